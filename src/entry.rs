@@ -1,0 +1,86 @@
+//! Data that several rooms share: what an entry is and how it is named.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The position of an entry: names one entry for ever, never reused, grows with each accepted entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Seq(pub u64);
+
+impl fmt::Display for Seq {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Names one continuous run of driving that belongs on one dashboard page.
+///
+/// Counts up from 1 for the life of a queue; outlives a crash and a restart of the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct StintId(pub u64);
+
+impl fmt::Display for StintId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A moment of capture: milliseconds since 1970-01-01T00:00:00Z, the dashboard's resolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CapturedAt(pub i64);
+
+impl CapturedAt {
+    /// The moment that an RFC 3339 text names, cut to milliseconds; `None` if it names none.
+    pub fn parse(text: &str) -> Option<Self> {
+        let moment: jiff::Timestamp = text.parse().ok()?;
+        Some(Self(moment.as_millisecond()))
+    }
+}
+
+/// RFC 3339 in UTC with milliseconds, as the dashboard wants it: `2025-11-22T14:30:22.123Z`.
+impl fmt::Display for CapturedAt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Out of range only beyond the year 9999: a broken clock must not stop the agent.
+        let moment = jiff::Timestamp::from_millisecond(self.0).unwrap_or(jiff::Timestamp::MAX);
+        write!(f, "{moment:.3}")
+    }
+}
+
+/// What an entry holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Kind {
+    /// A frame: one dashboard telemetry record of 20 fields.
+    Frame,
+    /// The car's setup, opaque JSON.
+    Setup,
+}
+
+/// One accepted frame or setup, as the queue holds it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    pub seq: Seq,
+    pub stint: StintId,
+    pub captured_at: CapturedAt,
+    pub kind: Kind,
+    /// The frame or the setup as JSON text, ready to be put into an event.
+    pub json: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_moment_reads_back_as_it_was_written() {
+        for ms in [0, 1, 999, 1_763_821_822_123, 4_102_444_800_000] {
+            let moment = CapturedAt(ms);
+            assert_eq!(CapturedAt::parse(&moment.to_string()), Some(moment), "{moment}");
+        }
+        assert_eq!(CapturedAt(1_763_821_822_123).to_string(), "2025-11-22T14:30:22.123Z");
+        assert_eq!(CapturedAt::parse("2025-11-22 17:16"), None);
+    }
+}

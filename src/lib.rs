@@ -1,0 +1,7 @@
+//! pitwire: a store-and-forward telemetry agent for sim racing.
+
+pub mod config;
+pub mod dashboard;
+pub mod entry;
+pub mod fields;
+pub mod source;

@@ -1,0 +1,3 @@
+//! The `pitwire` command.
+
+fn main() {}
