@@ -1,0 +1,161 @@
+//! The task that owns the log: one command after the other, commands that are there together
+//! share one flush.
+
+use std::future::pending;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+
+use super::log::Log;
+use super::store::Store;
+use super::{Appended, Batch, Limit, NewEntry, QueueError, QueueStatus};
+use crate::config::{Durability, QUEUE_CHANNEL_COMMANDS, REMOVE_FLUSH_INTERVAL};
+use crate::entry::{Entry, Seq, StintId};
+
+type Reply<T> = oneshot::Sender<Result<T, QueueError>>;
+/// A reply that waits for a flush.
+type Held = (Reply<Vec<Appended>>, Vec<Appended>);
+/// A read that waits for an entry.
+type Parked = (Seq, Limit, Reply<Batch>);
+
+#[derive(Debug)]
+pub(super) enum Command {
+    Append { entries: Vec<NewEntry>, reply: Reply<Vec<Appended>> },
+    Read { from: Seq, limit: Limit, reply: Reply<Batch> },
+    Remove { batch: Batch, reply: Reply<()> },
+    Stint { reply: Reply<StintId> },
+    SetupInForce { stint: StintId, reply: Reply<Option<Entry>> },
+    Session { stint: StintId, server: String, reply: Reply<Option<String>> },
+    SetSession { stint: StintId, server: String, session: String, reply: Reply<()> },
+}
+
+/// Serves commands until both ends of the queue are gone, then flushes once more.
+pub(super) async fn run<S: Store>(
+    log: Log<S>,
+    durability: Durability,
+    mut inbox: mpsc::Receiver<Command>,
+    status: watch::Sender<QueueStatus>,
+) {
+    let mut keeper = Keeper { log, durability, held: Vec::new(), parked: None, flush_at: None };
+    let mut commands = Vec::new();
+    loop {
+        let due = keeper.flush_at;
+        let count = tokio::select! {
+            biased;
+            () = until(due) => {
+                keeper.flush();
+                0
+            }
+            count = inbox.recv_many(&mut commands, QUEUE_CHANNEL_COMMANDS) => match count {
+                0 => break,
+                count => count,
+            },
+        };
+        for command in commands.drain(..count) {
+            keeper.handle(command);
+        }
+        keeper.settle();
+        status.send_replace(keeper.log.status());
+    }
+    keeper.flush();
+    status.send_replace(keeper.log.status());
+}
+
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => sleep_until(deadline).await,
+        None => pending().await,
+    }
+}
+
+struct Keeper<S> {
+    log: Log<S>,
+    durability: Durability,
+    held: Vec<Held>,
+    parked: Option<Parked>,
+    flush_at: Option<Instant>,
+}
+
+impl<S: Store> Keeper<S> {
+    fn handle(&mut self, command: Command) {
+        match command {
+            Command::Append { entries, reply } => self.append(entries, reply),
+            Command::Read { from, limit, reply } => self.parked = Some((from, limit, reply)),
+            Command::Remove { batch, reply } => answer(reply, self.log.remove(&batch)),
+            Command::Stint { reply } => answer(reply, self.log.stint()),
+            Command::SetupInForce { stint, reply } => {
+                answer(reply, self.log.setup_in_force(stint));
+            }
+            Command::Session { stint, server, reply } => {
+                answer(reply, self.log.session(stint, &server));
+            }
+            Command::SetSession { stint, server, session, reply } => {
+                answer(reply, self.log.set_session(stint, &server, &session));
+            }
+        }
+    }
+
+    fn append(&mut self, entries: Vec<NewEntry>, reply: Reply<Vec<Appended>>) {
+        let outcomes: Result<Vec<_>, _> =
+            entries.into_iter().map(|entry| self.log.append(entry)).collect();
+        match (outcomes, self.durability) {
+            (Ok(outcomes), Durability::Entry) => self.held.push((reply, outcomes)),
+            (outcomes, _) => answer(reply, outcomes),
+        }
+    }
+
+    /// What the commands just handled have left to do.
+    fn settle(&mut self) {
+        if !self.held.is_empty() || (self.parked.is_some() && self.log.has_unflushed_entries()) {
+            self.flush();
+        }
+        self.serve_parked();
+        self.flush_at = match (self.log.is_dirty(), self.flush_at) {
+            (false, _) => None,
+            (true, Some(due)) => Some(due),
+            (true, None) => Some(Instant::now() + self.flush_after()),
+        };
+    }
+
+    fn flush_after(&self) -> std::time::Duration {
+        match self.durability {
+            Durability::Within(interval) if self.log.has_unflushed_entries() => interval,
+            _ => REMOVE_FLUSH_INTERVAL,
+        }
+    }
+
+    fn flush(&mut self) {
+        self.flush_at = None;
+        match self.log.flush() {
+            Ok(()) => {
+                for (reply, outcomes) in self.held.drain(..) {
+                    let _ = reply.send(Ok(outcomes));
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "the queue cannot be flushed");
+                let error = QueueError::from(error);
+                for (reply, _) in self.held.drain(..) {
+                    let _ = reply.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    fn serve_parked(&mut self) {
+        let Some((from, limit, reply)) = self.parked.take() else { return };
+        if reply.is_closed() {
+            return;
+        }
+        match self.log.read(from, limit) {
+            Ok(None) => self.parked = Some((from, limit, reply)),
+            Ok(Some(batch)) => answer(reply, Ok(batch)),
+            Err(error) => answer(reply, Err(error)),
+        }
+    }
+}
+
+/// A caller that is gone does not want the answer any more.
+fn answer<T>(reply: Reply<T>, result: std::io::Result<T>) {
+    let _ = reply.send(result.map_err(QueueError::from));
+}

@@ -1,0 +1,69 @@
+//! The books: what became of every entry that the queue ever accepted.
+//!
+//! appended = delivered + dropped (by reason) + thinned + quarantined + queued
+
+use serde::{Deserialize, Serialize};
+
+/// Why an entry left the queue without reaching the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DropReason {
+    /// The queue was at its bound.
+    QueueFull,
+    /// It was older than `queue.max_age`.
+    Expired,
+    /// It could not be read back.
+    Corrupt,
+}
+
+impl DropReason {
+    /// Every reason.
+    pub const ALL: [Self; 3] = [Self::QueueFull, Self::Expired, Self::Corrupt];
+
+    /// The label in metrics and in reports.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::QueueFull => "queue_full",
+            Self::Expired => "expired",
+            Self::Corrupt => "corrupt",
+        }
+    }
+}
+
+/// Counts since the queue was made. What is still queued is not in here: it is derived from the
+/// positions, so that the books can be checked against the log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ledger {
+    pub delivered: u64,
+    pub queue_full: u64,
+    pub expired: u64,
+    pub corrupt: u64,
+    /// Positions that were skipped and never named an entry.
+    pub skipped: u64,
+    /// Entries that were dropped before they got a position; they are in the reasons too.
+    pub unplaced: u64,
+}
+
+impl Ledger {
+    /// Books `entries` as dropped.
+    pub fn drop(&mut self, reason: DropReason, entries: u64) {
+        match reason {
+            DropReason::QueueFull => self.queue_full += entries,
+            DropReason::Expired => self.expired += entries,
+            DropReason::Corrupt => self.corrupt += entries,
+        }
+    }
+
+    /// Entries dropped for `reason`.
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        match reason {
+            DropReason::QueueFull => self.queue_full,
+            DropReason::Expired => self.expired,
+            DropReason::Corrupt => self.corrupt,
+        }
+    }
+
+    /// Entries that left the queue, in whichever way.
+    pub fn gone(&self) -> u64 {
+        self.delivered + DropReason::ALL.iter().map(|&reason| self.dropped(reason)).sum::<u64>()
+    }
+}

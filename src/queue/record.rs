@@ -1,0 +1,105 @@
+//! Entry to bytes and back: the on-disk contract.
+//!
+//! A record is a version byte and a MessagePack array `[stint, captured_at, kind, json]`. The
+//! position is the record's key, so it is not in the record. A reader refuses a version that it
+//! does not know; a new version gets a new number and an arm in [`decode`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::entry::{CapturedAt, Entry, Kind, Seq, StintId};
+
+const VERSION: u8 = 1;
+
+/// The fields of a record, in the order in which they lie on the disk.
+#[derive(Serialize, Deserialize)]
+struct Record<'a> {
+    stint: StintId,
+    captured_at: CapturedAt,
+    kind: Kind,
+    #[serde(borrow)]
+    json: std::borrow::Cow<'a, str>,
+}
+
+/// Why bytes are not a record.
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    #[error("the record is empty")]
+    Empty,
+    #[error("record version {0} is not known (this program knows up to {VERSION})")]
+    Version(u8),
+    #[error("the record does not decode: {0}")]
+    Format(#[from] rmp_serde::decode::Error),
+    #[error("{0} bytes follow the record")]
+    Trailing(usize),
+}
+
+/// Why an entry could not be written as a record; only memory can be the reason.
+#[derive(Debug, thiserror::Error)]
+#[error("the entry does not encode: {0}")]
+pub struct EncodeError(#[from] rmp_serde::encode::Error);
+
+/// The bytes of an entry.
+pub fn encode(
+    stint: StintId,
+    captured_at: CapturedAt,
+    kind: Kind,
+    json: &str,
+) -> Result<Vec<u8>, EncodeError> {
+    let mut bytes = Vec::with_capacity(json.len() + 32);
+    bytes.push(VERSION);
+    let record = Record { stint, captured_at, kind, json: json.into() };
+    rmp_serde::encode::write(&mut bytes, &record)?;
+    Ok(bytes)
+}
+
+/// The entry at `seq` whose bytes these are.
+pub fn decode(seq: Seq, bytes: &[u8]) -> Result<Entry, DecodeError> {
+    let (&version, mut rest) = bytes.split_first().ok_or(DecodeError::Empty)?;
+    if version != VERSION {
+        return Err(DecodeError::Version(version));
+    }
+    let record: Record<'_> = rmp_serde::decode::from_read(&mut rest)?;
+    if !rest.is_empty() {
+        return Err(DecodeError::Trailing(rest.len()));
+    }
+    let Record { stint, captured_at, kind, json } = record;
+    Ok(Entry { seq, stint, captured_at, kind, json: json.into_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn an_entry_reads_back_as_it_was_written(
+            stint in any::<u64>(), at in any::<i64>(), setup in any::<bool>(), json in ".{0,200}",
+        ) {
+            let kind = if setup { Kind::Setup } else { Kind::Frame };
+            let entry = Entry {
+                seq: Seq(7), stint: StintId(stint), captured_at: CapturedAt(at), kind, json,
+            };
+            let bytes = encode(entry.stint, entry.captured_at, kind, &entry.json).unwrap();
+            prop_assert_eq!(decode(Seq(7), &bytes).unwrap(), entry);
+        }
+
+        #[test]
+        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode(Seq(1), &bytes);
+        }
+
+        #[test]
+        fn a_record_cut_short_is_refused(cut in 0_usize..40) {
+            let bytes = encode(StintId(1), CapturedAt(2), Kind::Frame, &"x".repeat(40)).unwrap();
+            prop_assert!(decode(Seq(1), &bytes[..cut]).is_err());
+        }
+    }
+
+    #[test]
+    fn the_bytes_on_disk_stay_what_they_are() {
+        let bytes = encode(StintId(3), CapturedAt(1000), Kind::Setup, "{}").unwrap();
+        assert_eq!(bytes, b"\x01\x94\x03\xcd\x03\xe8\xa5Setup\xa2{}");
+    }
+}
