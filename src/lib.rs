@@ -1,7 +1,62 @@
-//! pitwire: a store-and-forward telemetry agent for sim racing.
+//! pitwire: a store-and-forward telemetry agent for sim racing. This is its map.
+//!
+//! It takes telemetry frames and the car's setup, writes them to a bounded queue on disk, and
+//! replays them in order to the team's dashboard server as soon as a connection and a session
+//! exist.
+//!
+//! # One frame's way: seven calls, one direction
+//!
+//! ```text
+//! 1 source::…::run          a sample arrives; clock::now stamps it
+//! 2 fields::map             sample -> the dashboard's 20 fields          pure
+//! 3 Writer::append          admit or make room, encode, Store::append    -- on disk --
+//! 4 Reader::next_batch      flush, then the oldest entries of one stint
+//! 5 Session::serve          the batch that is out
+//! 6 Link::publish           emit, wait for proof
+//! 7 Reader::remove(batch)   Store::release                               -- gone --
+//! ```
+//!
+//! No room calls back into an earlier one.
+//!
+//! # Rooms
+//!
+//! | room | what it does | it must not |
+//! | --- | --- | --- |
+//! | [`entry`], [`fields`], [`backoff`] | compute | use a clock, I/O, logs or metrics |
+//! | [`source`] | read samples, hand them to the queue | know that sessions or sinks exist |
+//! | [`queue`] | keep entries in order within bounds; keep the books | know network, time, chance |
+//! | [`session`] | the story: bind, publish, prove, remove; all retrying | know sockets or disks |
+//! | [`sink`] | speak to a server over one connection | retry, sleep, know the queue |
+//! | [`publisher`] | wire queue, session and sink into one handle | |
+//! | [`agent`] | the long-running program: publisher, sources, admin pages | |
+//! | [`admin`], [`metrics`] | show how things stand | |
+//! | [`dashboard`] | the reference dashboard server, for demo and tests | know the agent |
+//! | [`config`] | every number with its unit | |
+//! | [`cli`] | what was typed, one file a subcommand | |
+//!
+//! # Invariants
+//!
+//! - Sources and session meet only in the queue.
+//! - An entry is removed only by handing back the batch that was proven.
+//! - An entry is published only once it is durable; else its position could name another entry
+//!   after a power cut.
+//! - Shutdown and crash are the same path: nothing is saved at exit but a flush.
+//! - All waiting happens in `session` and in `source`.
 
+pub mod admin;
+pub mod agent;
+pub mod backoff;
+pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod dashboard;
 pub mod entry;
 pub mod fields;
+pub mod metrics;
+pub mod publisher;
+pub mod queue;
+pub mod session;
+pub mod sink;
 pub mod source;
+
+pub use self::publisher::DashboardPublisher;

@@ -1,3 +1,61 @@
-//! The `pitwire` command.
+//! The `pitwire` command: arguments, a runtime, signals, an exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+use pitwire::cli::{Cli, Command, Exit, demo, replay, run, serve, simulate};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match execute(cli) {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            eprintln!("pitwire: {error:#}");
+            Exit::Failed.into()
+        }
+    }
+}
+
+fn execute(cli: Cli) -> anyhow::Result<Exit> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("no runtime")?;
+    let exit = runtime.block_on(async {
+        Ok(match cli.command {
+            Command::Demo(args) => demo::demo(args, shutdown()).await,
+            Command::Run(args) => run::run(args, shutdown()).await,
+            Command::Replay(args) => replay::replay(args, shutdown()).await,
+            Command::Serve(args) => {
+                serve::run(args, shutdown()).await.context("the dashboard server ended")?;
+                Exit::Good
+            }
+            Command::Simulate(args) => {
+                simulate::run(args, &mut std::io::stdout().lock()).context("stdout")?;
+                Exit::Good
+            }
+        })
+    });
+    // A read of stdin that never ends must not keep the process.
+    runtime.shutdown_background();
+    exit
+}
+
+/// Resolves at Ctrl-C or when the system asks the process to end.
+async fn shutdown() {
+    #[cfg(unix)]
+    let terminated = async {
+        use tokio::signal::unix::{SignalKind, signal};
+        match signal(SignalKind::terminate()) {
+            Ok(mut signal) => drop(signal.recv().await),
+            Err(_) => std::future::pending().await,
+        }
+    };
+    #[cfg(not(unix))]
+    let terminated = std::future::pending::<()>();
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        () = terminated => {}
+    }
+}

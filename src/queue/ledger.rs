@@ -37,6 +37,8 @@ pub struct Ledger {
     pub queue_full: u64,
     pub expired: u64,
     pub corrupt: u64,
+    /// Set aside because the server refuses them.
+    pub quarantined: u64,
     /// Positions that were skipped and never named an entry.
     pub skipped: u64,
     /// Entries that were dropped before they got a position; they are in the reasons too.
@@ -64,6 +66,7 @@ impl Ledger {
 
     /// Entries that left the queue, in whichever way.
     pub fn gone(&self) -> u64 {
-        self.delivered + DropReason::ALL.iter().map(|&reason| self.dropped(reason)).sum::<u64>()
+        let dropped: u64 = DropReason::ALL.iter().map(|&reason| self.dropped(reason)).sum();
+        self.delivered + self.quarantined + dropped
     }
 }

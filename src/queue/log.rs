@@ -174,9 +174,16 @@ impl<S: Store> Log<S> {
             return Ok(());
         }
         self.put_in_force(batch.entries.iter().filter(|entry| held(&entry.seq)))?;
+        let refused = batch.refused.iter().filter(|entry| held(&entry.seq));
+        let mut quarantined = 0;
+        for entry in refused {
+            self.store.set_aside(&aside(entry))?;
+            quarantined += 1;
+        }
         self.bytes -= bytes;
         self.ledger.delivered += delivered;
-        self.ledger.drop(DropReason::Corrupt, count - delivered);
+        self.ledger.quarantined += quarantined;
+        self.ledger.drop(DropReason::Corrupt, count - delivered - quarantined);
         self.keep_books(Seq(last.0 + 1))
     }
 
@@ -340,6 +347,18 @@ fn fact<T: serde::de::DeserializeOwned>(store: &impl Store, key: &str) -> io::Re
 
 fn to_bytes(value: &impl Serialize) -> io::Result<Vec<u8>> {
     rmp_serde::to_vec(value).map_err(io::Error::other)
+}
+
+/// An entry in quarantine: one JSON object, with the frame or the setup as it was.
+fn aside(entry: &Entry) -> String {
+    let Entry { seq, stint, captured_at, kind, json } = entry;
+    let kind = match kind {
+        Kind::Frame => "telemetry",
+        Kind::Setup => "setup",
+    };
+    format!(
+        r#"{{"seq":{seq},"stint":{stint},"captured_at":"{captured_at}","cause":"refused","{kind}":{json}}}"#
+    )
 }
 
 fn not_encoded(error: EncodeError) -> io::Error {

@@ -15,10 +15,12 @@ mod keeper;
 pub mod ledger;
 mod lock;
 mod log;
+mod quarantine;
 pub mod record;
 pub mod sled;
 pub mod store;
 
+use std::convert::Infallible;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -118,13 +120,15 @@ pub enum Appended {
 pub struct Batch {
     stint: StintId,
     entries: Vec<Entry>,
+    /// Entries that the server refuses: set aside when the batch is removed.
+    refused: Vec<Entry>,
     /// Position and size of every record that was read, also of those that did not decode.
     records: Vec<(Seq, u32)>,
 }
 
 impl Batch {
     fn new(stint: StintId) -> Self {
-        Self { stint, entries: Vec::new(), records: Vec::new() }
+        Self { stint, entries: Vec::new(), refused: Vec::new(), records: Vec::new() }
     }
 
     /// The stint of all its entries.
@@ -135,6 +139,11 @@ impl Batch {
     /// The entries, oldest first. Empty when not one of the records could be read back.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
+    }
+
+    /// Marks entries as refused by the server: they will not count as delivered.
+    pub fn quarantine(&mut self, refused: &[Seq]) {
+        self.refused.extend(self.entries.extract_if(.., |entry| refused.contains(&entry.seq)));
     }
 }
 
@@ -158,8 +167,11 @@ pub struct QueueStatus {
     /// Entries accepted since the queue was made.
     pub appended: u64,
     pub ledger: Ledger,
-    /// appended - (delivered + dropped) - queued; anything but 0 is a fault of this program.
+    /// appended - (delivered + dropped + quarantined) - queued; anything but 0 is a fault of this
+    /// program.
     pub imbalance: i64,
+    /// Why the disk failed the last time, until it works again.
+    pub storage_error: Option<String>,
 }
 
 /// Why the queue did not do what it was asked.
@@ -191,12 +203,12 @@ pub enum OpenError {
 /// Opens the queue in the folder `queue.path`, making it if need be, and starts its keeper.
 ///
 /// Blocks for as long as the disk takes. `now` is the wall clock's moment: it decides whether the
-/// last stint goes on.
+/// last stint goes on. [`Closed`] tells when both ends are dropped and the folder is free again.
 pub fn open(
     queue: &config::Queue,
     stint: &config::Stint,
     now: CapturedAt,
-) -> Result<(Writer, Reader), OpenError> {
+) -> Result<(Writer, Reader, Closed), OpenError> {
     let limits = Limits::new(queue, stint);
     let path = || queue.path.display().to_string();
     let storage = |source| OpenError::Storage { path: path(), source };
@@ -205,7 +217,8 @@ pub fn open(
         .map_err(storage)?
         .map_err(|owner| OpenError::InUse { path: path(), owner })?;
     let store = sled::SledStore::open(&queue.path).map_err(storage)?;
-    let (ends, keeper) = with_store(store, limits, now).map_err(storage)?;
+    let ((writer, reader), keeper) = with_store(store, limits, now).map_err(storage)?;
+    let (done, closed) = oneshot::channel();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
@@ -215,9 +228,20 @@ pub fn open(
         .spawn(move || {
             runtime.block_on(keeper);
             drop(lock);
+            drop(done);
         })
         .map_err(storage)?;
-    Ok(ends)
+    Ok((writer, reader, Closed(closed)))
+}
+
+/// Resolves when a queue is closed: flushed, and its folder free for another agent.
+#[derive(Debug)]
+pub struct Closed(oneshot::Receiver<Infallible>);
+
+impl Closed {
+    pub async fn wait(self) {
+        let _ = self.0.await;
+    }
 }
 
 /// The two ends of a queue over any store, and the keeper that must be run for them to work. The
@@ -291,6 +315,11 @@ impl Writer {
     /// How the queue stands, as of the keeper's last step.
     pub fn status(&self) -> QueueStatus {
         self.status.borrow().clone()
+    }
+
+    /// Whether the keeper is gone, so that nothing can be stored any more.
+    pub fn is_closed(&self) -> bool {
+        self.commands.is_closed()
     }
 }
 

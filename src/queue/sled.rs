@@ -13,7 +13,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::Limit;
+use super::{Limit, quarantine};
 use super::log::FIRST;
 use super::store::Store;
 use crate::config::STORE_OPEN_TIMEOUT;
@@ -30,6 +30,7 @@ const BOOKS: &[u8] = b"books";
 /// and the facts.
 #[derive(Debug)]
 pub struct SledStore {
+    queue: PathBuf,
     folder: PathBuf,
     db: sled::Db,
     entries: sled::Tree,
@@ -55,7 +56,7 @@ impl SledStore {
             Some((key, _)) => Seq(position(&key)?.0 + 1).max(head),
             None => head,
         };
-        let mut store = Self { folder, db, entries, meta, head, tail };
+        let mut store = Self { queue: queue.to_owned(), folder, db, entries, meta, head, tail };
         // Below the head is what a crash left behind of a removal.
         store.delete_below(head)?;
         store.flush()?;
@@ -136,6 +137,10 @@ impl Store for SledStore {
     fn get(&self, key: &str) -> io::Result<Option<Vec<u8>>> {
         let value = self.meta.get(fact_key(key)).map_err(to_io)?;
         Ok(value.map(|bytes| bytes.to_vec()))
+    }
+
+    fn set_aside(&mut self, line: &str) -> io::Result<()> {
+        quarantine::append(&self.queue, line)
     }
 
     fn disk_bytes(&self) -> u64 {

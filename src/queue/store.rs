@@ -40,6 +40,9 @@ pub trait Store: Send + 'static {
     /// The fact that [`Store::put`] kept.
     fn get(&self, key: &str) -> io::Result<Option<Vec<u8>>>;
 
+    /// Sets an entry aside for people to look at, as a line of text. Old ones make room.
+    fn set_aside(&mut self, line: &str) -> io::Result<()>;
+
     /// Bytes that the store takes on the disk.
     fn disk_bytes(&self) -> u64;
 }

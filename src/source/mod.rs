@@ -1,1 +1,9 @@
-//! Where entries come from.
+//! Where entries come from. Every source hands its samples to an [`Intake`]; none of them knows
+//! that sessions or sinks exist.
+
+pub mod http;
+pub mod intake;
+pub mod lines;
+pub mod simulator;
+
+pub use self::intake::{Intake, Sample, Taken};

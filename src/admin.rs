@@ -1,0 +1,92 @@
+//! What the agent shows of itself over HTTP: `/metrics`, `/healthz` and `/readyz`.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::metrics;
+use crate::queue::Writer;
+use crate::session::SessionStatus;
+
+/// What the pages are made from.
+#[derive(Clone, Debug)]
+pub struct View {
+    pub config: Arc<Config>,
+    pub queue: Writer,
+    pub session: watch::Receiver<SessionStatus>,
+    /// `None` when this process has no recorder of its own.
+    pub metrics: Option<PrometheusHandle>,
+}
+
+/// The routes of the admin address.
+pub fn router(view: View) -> Router {
+    Router::new()
+        .route("/metrics", get(show_metrics))
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .with_state(Arc::new(view))
+}
+
+async fn show_metrics(State(view): State<Arc<View>>) -> impl IntoResponse {
+    metrics::observe_queue(&view.config, &view.queue.status());
+    metrics::observe_session(&view.session.borrow());
+    metrics::observe_process();
+    match &view.metrics {
+        Some(handle) => {
+            handle.run_upkeep();
+            let text = "text/plain; version=0.0.4; charset=utf-8";
+            (StatusCode::OK, [(header::CONTENT_TYPE, text)], handle.render())
+        }
+        None => {
+            let body = "the program that embeds pitwire records its own metrics\n".to_owned();
+            (StatusCode::NOT_FOUND, [(header::CONTENT_TYPE, "text/plain")], body)
+        }
+    }
+}
+
+/// 200 while the agent can do its main job: store what it is given.
+async fn healthz(State(view): State<Arc<View>>) -> impl IntoResponse {
+    let queue = view.queue.status();
+    let mut faults = Vec::new();
+    if view.queue.is_closed() {
+        faults.push("the queue is closed".to_owned());
+    }
+    if let Some(error) = queue.storage_error {
+        faults.push(format!("the queue's disk fails: {error}"));
+    }
+    if queue.imbalance != 0 {
+        faults.push(format!("the ledger is out by {} entries", queue.imbalance));
+    }
+    verdict(&faults)
+}
+
+/// 200 while entries reach the dashboard.
+async fn readyz(State(view): State<Arc<View>>) -> impl IntoResponse {
+    let session = view.session.borrow();
+    let mut reasons = Vec::new();
+    if !session.connected {
+        reasons.push("not connected to the dashboard server".to_owned());
+    } else if session.session.is_none() {
+        reasons.push("no session is bound yet".to_owned());
+    }
+    if let Some(error) = &session.last_error {
+        reasons.push(error.clone());
+    }
+    verdict(&reasons)
+}
+
+/// 200 and `ok`, or 503 and a reason a line.
+fn verdict(reasons: &[String]) -> impl IntoResponse + use<> {
+    if reasons.is_empty() {
+        (StatusCode::OK, "ok\n".to_owned())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n")
+    }
+}

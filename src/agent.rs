@@ -1,0 +1,207 @@
+//! The long-running agent: a publisher, its sources and its admin pages.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use crate::admin;
+use crate::config::{Config, LISTEN_RETRY_INTERVAL, SIMULATOR_RATE_HZ};
+use crate::publisher::DashboardPublisher;
+use crate::queue::OpenError;
+use crate::source::lines::{self, Pace};
+use crate::source::simulator::Car;
+use crate::source::{Intake, Sample, Taken, http};
+
+/// When the agent ends by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// Never.
+    Shutdown,
+    /// When the lines and files are read and everything queued is delivered.
+    Drained,
+}
+
+/// Runs the agent until `shutdown` resolves or, with [`Until::Drained`], its work is done. Calls
+/// `announce` with the dashboard's page whenever it is a new one.
+///
+/// Must run in a tokio runtime. Ends within 5 s of the shutdown; what is not sent stays queued.
+pub async fn run(
+    config: Config,
+    until: Until,
+    metrics: Option<PrometheusHandle>,
+    shutdown: impl Future<Output = ()>,
+    mut announce: impl FnMut(&str),
+) -> Result<(), OpenError> {
+    let publisher = DashboardPublisher::open(config)?;
+    publisher.start();
+    let mut sources = Sources::start(&publisher);
+    let services = serve(&publisher, metrics);
+    let mut session = publisher.watch_session();
+    let mut page = None;
+    let finished = async {
+        sources.ended().await;
+        match until {
+            Until::Drained => drained(&publisher).await,
+            Until::Shutdown => std::future::pending().await,
+        }
+    };
+    tokio::pin!(shutdown, finished);
+    loop {
+        tokio::select! {
+            biased;
+            () = &mut shutdown => break,
+            () = &mut finished => break,
+            changed = session.changed() => {
+                let now = session.borrow_and_update().page.clone();
+                if now.is_some() && now != page {
+                    page = now;
+                    page.iter().for_each(|page| announce(page));
+                }
+                if changed.is_err() {
+                    break;
+                }
+            }
+        }
+    }
+    drop(services);
+    publisher.close().await;
+    Ok(())
+}
+
+/// Waits until everything that was accepted has left the queue.
+async fn drained(publisher: &DashboardPublisher) {
+    let mut look = interval(Duration::from_millis(100));
+    while publisher.queue_status().entries > 0 {
+        look.tick().await;
+    }
+}
+
+/// Tasks of the sources that come to an end: lines and files.
+struct Sources {
+    ending: JoinSet<()>,
+    _endless: JoinSet<()>,
+}
+
+impl Sources {
+    fn start(publisher: &DashboardPublisher) -> Self {
+        let config = publisher.config();
+        let (mut ending, mut endless) = (JoinSet::new(), JoinSet::new());
+        let rate = config.update_rate_hz;
+        if config.source.stdin.enabled && !std::io::IsTerminal::is_terminal(&std::io::stdin()) {
+            ending.spawn(read_stdin(publisher.intake("stdin", rate), config.source.stdin.receipts));
+        }
+        if let Some(path) = config.source.file.path.clone() {
+            let recorded = if rate > 0.0 { rate } else { SIMULATOR_RATE_HZ };
+            let pace = Pace::per_second(recorded * config.source.file.speed);
+            ending.spawn(read_file(publisher.intake("file", 0.0), path, pace));
+        }
+        if config.source.simulator.enabled {
+            let seed = config.source.simulator.seed;
+            endless.spawn(drive(publisher.intake("simulator", rate), rate, seed));
+        }
+        Self { ending, _endless: endless }
+    }
+
+    /// Returns when all lines and files are read.
+    async fn ended(&mut self) {
+        while self.ending.join_next().await.is_some() {}
+    }
+}
+
+async fn read_stdin(intake: Intake, receipts: bool) {
+    let receipt = |line, taken: &Taken| {
+        if receipts {
+            print_receipt(line, taken);
+        }
+    };
+    if let Err(error) = lines::run(tokio::io::stdin(), &intake, Pace::AsTheyCome, receipt).await {
+        tracing::warn!(%error, "stdin cannot be read any more");
+    }
+}
+
+/// One JSON object a line on stdout, so that a program that feeds the agent knows what is stored.
+fn print_receipt(line: u64, taken: &Taken) {
+    let what = match taken {
+        Taken::Stored(seq) => format!(r#""seq":{seq}"#),
+        Taken::Unchanged => r#""unchanged":true"#.into(),
+        Taken::Thinned => r#""thinned":true"#.into(),
+        Taken::Dropped(reason) => format!(r#""dropped":"{}""#, reason.as_str()),
+        Taken::Refused(refused) => format!(r#""refused":"{}""#, refused.reason.as_str()),
+    };
+    use std::io::Write as _;
+    let mut out = std::io::stdout().lock();
+    // Nobody listens any more: that is theirs to decide.
+    let _ = writeln!(out, r#"{{"line":{line},{what}}}"#).and_then(|()| out.flush());
+}
+
+async fn read_file(intake: Intake, path: std::path::PathBuf, pace: Pace) {
+    let read = async {
+        let file = tokio::fs::File::open(&path).await?;
+        lines::run(file, &intake, pace, |_, _| {}).await
+    };
+    if let Err(error) = read.await {
+        tracing::error!(path = %path.display(), %error, "the file cannot be read");
+    }
+}
+
+/// The simulated car, for trying things out.
+async fn drive(intake: Intake, rate_hz: f64, seed: u64) {
+    let rate = if rate_hz > 0.0 { rate_hz } else { SIMULATOR_RATE_HZ };
+    let period = Duration::from_secs_f64(1.0 / rate);
+    let mut car = Car::new(seed);
+    let mut tick = interval(period);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    let mut samples = vec![Ok(Sample::Setup(car.setup()))];
+    loop {
+        tick.tick().await;
+        car.step(period);
+        samples.push(Ok(Sample::Telemetry(car.sample())));
+        if let Err(error) = intake.take(std::mem::take(&mut samples)).await {
+            tracing::warn!(%error, "a simulated sample is not stored");
+        }
+    }
+}
+
+/// The HTTP source and the admin pages.
+fn serve(publisher: &DashboardPublisher, metrics: Option<PrometheusHandle>) -> JoinSet<()> {
+    let config = publisher.config();
+    let mut services = JoinSet::new();
+    if config.source.http.enabled {
+        let intake = Arc::new(publisher.intake("http", config.update_rate_hz));
+        services.spawn(listen(config.source.http.listen, "telemetry", http::router(intake)));
+    }
+    if config.metrics.enabled {
+        let view = admin::View {
+            config: Arc::clone(config),
+            queue: publisher.writer(),
+            session: publisher.watch_session(),
+            metrics,
+        };
+        services.spawn(listen(config.metrics.listen, "metrics", admin::router(view)));
+    }
+    services
+}
+
+/// Serves on an address; while that is taken by another program, it is tried again.
+async fn listen(address: SocketAddr, what: &'static str, router: Router) {
+    loop {
+        let served = async {
+            let listener = TcpListener::bind(address).await?;
+            tracing::info!("{what} on http://{}", listener.local_addr()?);
+            axum::serve(listener, router.clone()).await
+        };
+        let error = match served.await {
+            Ok(()) => io::Error::other("it ended"),
+            Err(error) => error,
+        };
+        tracing::warn!(%address, %error, "cannot listen for {what}, trying again");
+        sleep(LISTEN_RETRY_INTERVAL).await;
+    }
+}

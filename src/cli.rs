@@ -1,0 +1,49 @@
+//! What was typed on the command line, one file a subcommand.
+
+pub mod demo;
+pub mod replay;
+pub mod run;
+pub mod serve;
+pub mod simulate;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Brings sim-racing telemetry to the team's dashboard, through outages and crashes.
+///
+/// Everything that is handed in is stored on disk first and sent in order as soon as the dashboard
+/// server is there. Try it with `pitwire demo`; use it with `pitwire run --server URL`.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    Demo(demo::Demo),
+    Run(run::Run),
+    Replay(replay::Replay),
+    Simulate(simulate::Simulate),
+    Serve(serve::Serve),
+}
+
+/// How a command ended: 0 good, 1 failed, 2 wrong use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    Good,
+    Failed,
+    WrongUse,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Good => 0,
+            Exit::Failed => 1,
+            Exit::WrongUse => 2,
+        })
+    }
+}

@@ -1,0 +1,81 @@
+//! A viewer of the dashboard that counts what it is shown, over a connection of its own.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::task::JoinHandle;
+
+use crate::config::DEMO_DRAIN_TIMEOUT;
+use crate::sink::SinkError;
+use crate::sink::socketio::{Address, Connection, Incoming, Outgoing};
+
+/// What a viewer saw.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Seen {
+    /// Different frames.
+    pub(super) frames: u64,
+    pub(super) out_of_order: u64,
+    pub(super) duplicated: u64,
+    timestamps: HashSet<String>,
+    newest: String,
+}
+
+impl Seen {
+    fn note(&mut self, event: &Incoming) {
+        let timestamp = event.payload.pointer("/telemetry/timestamp").and_then(|at| at.as_str());
+        let Some(timestamp) = timestamp else { return };
+        if !self.timestamps.insert(timestamp.to_owned()) {
+            self.duplicated += 1;
+            return;
+        }
+        self.frames += 1;
+        // RFC 3339 of one form sorts as text.
+        if timestamp < self.newest.as_str() {
+            self.out_of_order += 1;
+        } else {
+            self.newest = timestamp.to_owned();
+        }
+    }
+}
+
+/// A viewer at work.
+#[derive(Debug)]
+pub(super) struct Viewer {
+    seen: Arc<Mutex<Seen>>,
+    task: JoinHandle<()>,
+}
+
+impl Viewer {
+    /// Joins a session on the server at `url`, past the plug.
+    pub(super) async fn start(url: &str, session: &str) -> Result<Self, SinkError> {
+        let mut connection = Connection::open(Address {
+            url: format!("{url}/socket.io/"),
+            open_timeout: DEMO_DRAIN_TIMEOUT,
+            events: &["telemetry_update"],
+        })
+        .await?;
+        let json = serde_json::json!({"session_id": session}).to_string();
+        let joined = connection.emit_with_ack(vec![Outgoing { name: "join_session", json }]).await?;
+        let _ = joined.await;
+        let seen = Arc::new(Mutex::new(Seen::default()));
+        let notes = Arc::clone(&seen);
+        let task = tokio::spawn(async move {
+            while let Ok(event) = connection.next().await {
+                notes.lock().unwrap_or_else(PoisonError::into_inner).note(&event);
+            }
+        });
+        Ok(Self { seen, task })
+    }
+
+    /// Different frames seen so far.
+    pub(super) fn seen(&self) -> u64 {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).frames
+    }
+
+    /// Leaves, and says what it saw.
+    pub(super) async fn stop(self) -> Seen {
+        self.task.abort();
+        let _ = self.task.await;
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}

@@ -1,0 +1,74 @@
+//! `pitwire replay`: a recorded file through the same path as live telemetry.
+
+use std::path::PathBuf;
+
+use crate::agent::Until;
+use crate::cli::{Exit, run};
+use crate::config::{self, Overrides};
+
+/// Sends a recording to the dashboard server: one JSON sample or dashboard frame a line.
+///
+/// Every sample is kept, whatever update_rate_hz says. Ends when all of it is delivered; a server
+/// that is away is waited for.
+#[derive(Debug, clap::Args)]
+pub struct Replay {
+    /// The recording, JSON Lines.
+    pub file: PathBuf,
+    /// Address of the dashboard server.
+    #[arg(long, value_name = "URL")]
+    pub server: String,
+    /// How many times faster than the 2 samples a second of a live car; 0 is as fast as it goes.
+    #[arg(long, default_value = "1")]
+    pub speed: String,
+    /// Folder of the queue. By default a temporary one; with one of your own, a replay that was
+    /// killed goes on with what it had stored.
+    #[arg(long, value_name = "DIR")]
+    pub queue: Option<PathBuf>,
+    /// Any other setting, e.g. --set delivery.max_rate=100.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// Replays the file, or fails if it cannot be read.
+pub async fn replay(args: Replay, shutdown: impl Future<Output = ()>) -> Exit {
+    if let Err(error) = std::fs::File::open(&args.file) {
+        eprintln!("pitwire: {}: {error}", args.file.display());
+        return Exit::Failed;
+    }
+    let temporary = match tempfile::Builder::new().prefix("pitwire-replay-").tempdir() {
+        Ok(folder) => folder,
+        Err(error) => {
+            eprintln!("pitwire: no temporary folder: {error}; name one with --queue");
+            return Exit::Failed;
+        }
+    };
+    let queue = args.queue.clone().unwrap_or_else(|| temporary.path().to_owned());
+    let mut overrides = Overrides::default();
+    overrides.set("server.url", &args.server, "--server");
+    overrides.set("source.file.path", &args.file.to_string_lossy(), "FILE");
+    overrides.set("source.file.speed", &args.speed, "--speed");
+    overrides.set("queue.path", &queue.to_string_lossy(), "--queue");
+    for (key, value) in [
+        ("source.stdin.enabled", "false"),
+        ("source.http.enabled", "false"),
+        ("metrics.enabled", "false"),
+    ] {
+        overrides.set(key, value, "replay");
+    }
+    for setting in &args.set {
+        let Some((key, value)) = setting.split_once('=') else {
+            eprintln!("--set {setting}: write it as KEY=VALUE");
+            return Exit::WrongUse;
+        };
+        overrides.set(key.trim(), value.trim(), "--set");
+    }
+    let config = match config::load(None, std::env::vars(), &overrides) {
+        Ok(loaded) => loaded.config,
+        Err(problems) => {
+            eprintln!("{problems}");
+            return Exit::WrongUse;
+        }
+    };
+    run::start_log(&config.log);
+    run::start(config, Until::Drained, shutdown).await
+}

@@ -1,0 +1,126 @@
+//! `pitwire run`: the agent.
+
+use std::path::PathBuf;
+
+use crate::agent::{self, Until};
+use crate::cli::Exit;
+use crate::config::{self, Config, Log, LogFormat, Overrides};
+use crate::metrics;
+
+/// Runs the agent: takes samples, stores them, brings them to the dashboard server.
+///
+/// Every setting has a default. They come from the configuration file, from the environment
+/// (PITWIRE_SERVER__URL, …) and from the options here, the later ones winning. Samples come in as
+/// lines on stdin and by HTTP POST to http://127.0.0.1:9185/v1/telemetry.
+///
+/// Stop it with Ctrl-C: what is not sent yet stays queued and is sent the next time.
+#[derive(Debug, clap::Args)]
+pub struct Run {
+    /// Configuration file: TOML, or the `config.json` of the original client.
+    #[arg(long, value_name = "FILE", env = "PITWIRE_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Address of the dashboard server, e.g. http://localhost:5000.
+    #[arg(long, value_name = "URL")]
+    pub server: Option<String>,
+    /// Folder of the queue.
+    #[arg(long, value_name = "DIR")]
+    pub queue: Option<String>,
+    /// Frames a second to keep of a faster source; 0 keeps all.
+    #[arg(long, value_name = "HZ")]
+    pub update_rate_hz: Option<String>,
+    /// Any other setting, e.g. --set queue.durability=200ms. May be given several times.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// End when stdin and files are read and everything queued is delivered.
+    #[arg(long)]
+    pub until_drained: bool,
+}
+
+impl Run {
+    /// The settings given here, as overrides of the file and the environment.
+    pub fn overrides(&self) -> Result<Overrides, String> {
+        let mut overrides = Overrides::default();
+        for (option, key, value) in [
+            ("--server", "server.url", &self.server),
+            ("--queue", "queue.path", &self.queue),
+            ("--update-rate-hz", "update_rate_hz", &self.update_rate_hz),
+        ] {
+            if let Some(value) = value {
+                overrides.set(key, value, option);
+            }
+        }
+        for setting in &self.set {
+            let (key, value) = setting
+                .split_once('=')
+                .ok_or_else(|| format!("--set {setting}: write it as KEY=VALUE"))?;
+            overrides.set(key.trim(), value.trim(), "--set");
+        }
+        Ok(overrides)
+    }
+}
+
+/// Runs the agent until `shutdown` resolves.
+pub async fn run(args: Run, shutdown: impl Future<Output = ()>) -> Exit {
+    let config = match configure(&args) {
+        Ok(config) => config,
+        Err(text) => {
+            eprintln!("{text}");
+            return Exit::WrongUse;
+        }
+    };
+    let until = if args.until_drained { Until::Drained } else { Until::Shutdown };
+    start(config, until, shutdown).await
+}
+
+fn configure(args: &Run) -> Result<Config, String> {
+    let overrides = args.overrides()?;
+    let loaded = config::load(args.config.as_deref(), std::env::vars(), &overrides)
+        .map_err(|problems| problems.to_string())?;
+    start_log(&loaded.config.log);
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
+    Ok(loaded.config)
+}
+
+/// Runs the agent with a configuration, printing each new dashboard link on stdout.
+pub(super) async fn start(
+    config: Config,
+    until: Until,
+    shutdown: impl Future<Output = ()>,
+) -> Exit {
+    let recorder = match metrics::install() {
+        Ok(handle) => Some(handle),
+        Err(error) => {
+            tracing::error!(%error, "there will be no metrics");
+            None
+        }
+    };
+    let announce = |page: &str| println!("dashboard: {page}");
+    match agent::run(config, until, recorder, shutdown, announce).await {
+        Ok(()) => Exit::Good,
+        Err(error) => {
+            eprintln!("pitwire: {error}");
+            Exit::Failed
+        }
+    }
+}
+
+/// Logs go to stderr, so that stdout stays for links and receipts.
+pub(super) fn start_log(log: &Log) {
+    // The libraries below say much at the finer levels, session ids among it.
+    let filter = format!(
+        "{level},rust_socketio=off,rust_engineio=off,tungstenite=off,sled=off,socketioxide=off,engineioxide=off",
+        level = log.level
+    );
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()) && std::env::var_os("NO_COLOR").is_none())
+        .with_target(false)
+        .with_writer(std::io::stderr);
+    // Only the first one in a process counts.
+    let _ = match log.format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+}

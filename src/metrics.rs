@@ -1,0 +1,340 @@
+//! Every metric of the program: one table with names and meanings, and a function for each event
+//! that is counted.
+//!
+//! Counters and histograms are fed where things happen; gauges are derived from the status of the
+//! queue and of the session when somebody asks for `/metrics`. Label sets are closed and all of
+//! them start at 0. Without a recorder, as in a program that embeds the library and has none,
+//! every call here does nothing.
+
+use std::time::Duration;
+
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+
+use crate::config::{Config, LIVE_WITHIN};
+use crate::entry::{CapturedAt, Entry};
+use crate::queue::QueueStatus;
+use crate::queue::ledger::DropReason;
+use crate::session::SessionStatus;
+use crate::sink::Proof;
+
+/// The kind of a metric in the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Type {
+    Counter,
+    Gauge,
+    Histogram,
+}
+
+/// One row of the table: name, type, labels with their values, meaning.
+pub type Row = (&'static str, Type, &'static [(&'static str, &'static [&'static str])], &'static str);
+
+const MODES: &[&str] = &["live", "replay"];
+const PROOFS: &[&str] = &["written", "ack", "echo"];
+const SOURCES: &[&str] = &["stdin", "http", "file", "simulator", "publisher"];
+
+/// All metrics of pitwire itself.
+pub const TABLE: &[Row] = &[
+    (
+        "pitwire_build_info",
+        Type::Gauge,
+        &[("version", &[env!("CARGO_PKG_VERSION")]), ("os", &[std::env::consts::OS])],
+        "Always 1; the labels say what is running.",
+    ),
+    ("pitwire_queue_entries", Type::Gauge, &[], "Entries in the queue."),
+    ("pitwire_queue_bytes", Type::Gauge, &[], "Bytes of the entries in the queue."),
+    ("pitwire_queue_max_entries", Type::Gauge, &[], "Bound of the queue in entries."),
+    ("pitwire_queue_max_bytes", Type::Gauge, &[], "Bound of the queue in bytes."),
+    ("pitwire_queue_disk_bytes", Type::Gauge, &[], "Bytes that the queue takes on the disk."),
+    (
+        "pitwire_queue_oldest_timestamp_seconds",
+        Type::Gauge,
+        &[],
+        "Capture time of the oldest entry in the queue; 0 when it is empty.",
+    ),
+    (
+        "pitwire_queue_newest_timestamp_seconds",
+        Type::Gauge,
+        &[],
+        "Capture time of the newest entry ever accepted; 0 when there was none.",
+    ),
+    (
+        "pitwire_delivered_newest_timestamp_seconds",
+        Type::Gauge,
+        &[],
+        "Capture time of the newest entry delivered since the start; 0 when there was none.",
+    ),
+    ("pitwire_entries_appended_total", Type::Counter, &[], "Entries accepted into the queue."),
+    (
+        "pitwire_entries_delivered_total",
+        Type::Counter,
+        &[("proof", PROOFS), ("mode", MODES)],
+        "Entries that the server has, by proof and by whether they were captured within 5 s.",
+    ),
+    ("pitwire_entries_resent_total", Type::Counter, &[], "Setups sent again to a new session."),
+    (
+        "pitwire_entries_dropped_total",
+        Type::Counter,
+        &[("reason", &["queue_full", "expired", "corrupt"])],
+        "Entries that left the queue without reaching the server.",
+    ),
+    (
+        "pitwire_entries_quarantined_total",
+        Type::Counter,
+        &[("cause", &["refused"])],
+        "Entries set aside because the server refuses them.",
+    ),
+    (
+        "pitwire_ledger_entries",
+        Type::Gauge,
+        &[("state", &["appended", "delivered", "dropped", "quarantined", "queued"])],
+        "What became of the entries accepted since the queue was made.",
+    ),
+    (
+        "pitwire_ledger_imbalance_entries",
+        Type::Gauge,
+        &[],
+        "Appended less delivered, dropped, quarantined and queued; anything but 0 is a fault.",
+    ),
+    ("pitwire_connected", Type::Gauge, &[], "1 while there is a connection to the server."),
+    ("pitwire_session_bound", Type::Gauge, &[], "1 while a session is bound on the connection."),
+    (
+        "pitwire_session_verified",
+        Type::Gauge,
+        &[],
+        "1 while the server has shown on this connection that it knows the session.",
+    ),
+    (
+        "pitwire_connects_total",
+        Type::Counter,
+        &[("outcome", &["ok", "refused", "timeout", "tls", "auth", "protocol"])],
+        "Attempts to connect.",
+    ),
+    ("pitwire_backoff_seconds", Type::Gauge, &[], "The wait before the next attempt; 0 outside."),
+    (
+        "pitwire_session_rebinds_total",
+        Type::Counter,
+        &[("cause", &["unknown_on_connect", "forgotten"])],
+        "New sessions asked for because the server did not know the old one any more.",
+    ),
+    (
+        "pitwire_order_inversions_total",
+        Type::Counter,
+        &[],
+        "Entries that the server showed to viewers after a newer one.",
+    ),
+    (
+        "pitwire_proof_latency_seconds",
+        Type::Histogram,
+        &[],
+        "From publishing a batch to its proof.",
+    ),
+    (
+        "pitwire_delivery_latency_seconds",
+        Type::Histogram,
+        &[("mode", MODES)],
+        "From the capture of an entry to its proof.",
+    ),
+    (
+        "pitwire_storage_errors_total",
+        Type::Counter,
+        &[("op", &["append", "flush", "read", "remove"])],
+        "Failures of the queue's disk.",
+    ),
+    (
+        "pitwire_storage_fsync_duration_seconds",
+        Type::Histogram,
+        &[],
+        "How long it takes to make appended entries durable.",
+    ),
+    (
+        "pitwire_source_samples_total",
+        Type::Counter,
+        &[("source", SOURCES)],
+        "Samples and setups that a source handed in.",
+    ),
+    (
+        "pitwire_source_rejected_total",
+        Type::Counter,
+        &[
+            ("source", SOURCES),
+            (
+                "reason",
+                &[
+                    "not_utf8",
+                    "not_json",
+                    "not_object",
+                    "not_finite",
+                    "too_deep",
+                    "too_large",
+                    "wrong_type",
+                    "out_of_range",
+                    "storage",
+                ],
+            ),
+        ],
+        "Samples and setups that were not accepted.",
+    ),
+    (
+        "pitwire_source_thinned_total",
+        Type::Counter,
+        &[("source", SOURCES)],
+        "Samples left out because the source is faster than update_rate_hz.",
+    ),
+];
+
+/// Upper ends of the buckets from 1 ms to 30 s.
+const SECONDS: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
+/// Upper ends of the buckets for what may wait out a day of outage.
+const UP_TO_A_DAY: &[f64] = &[
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 1800.0, 7200.0, 86_400.0,
+];
+
+/// Makes this process's metrics visible: installs the recorder with every series of the table.
+///
+/// Fails when the process has a recorder already.
+pub fn install() -> Result<PrometheusHandle, metrics_exporter_prometheus::BuildError> {
+    let delivery = Matcher::Full("pitwire_delivery_latency_seconds".into());
+    let handle = PrometheusBuilder::new()
+        .set_buckets(SECONDS)?
+        .set_buckets_for_metric(delivery, UP_TO_A_DAY)?
+        .install_recorder()?;
+    for &(name, kind, labels, meaning) in TABLE {
+        match kind {
+            Type::Counter => describe_counter!(name, meaning),
+            Type::Gauge => describe_gauge!(name, meaning),
+            Type::Histogram => describe_histogram!(name, meaning),
+        }
+        for labels in combinations(labels) {
+            match kind {
+                Type::Counter => counter!(name, &labels).absolute(0),
+                Type::Gauge => gauge!(name, &labels).set(0.0),
+                Type::Histogram => drop(histogram!(name, &labels)),
+            }
+        }
+    }
+    let build = [("version", env!("CARGO_PKG_VERSION")), ("os", std::env::consts::OS)];
+    gauge!("pitwire_build_info", &build).set(1.0);
+    metrics_process::Collector::default().describe();
+    Ok(handle)
+}
+
+fn combinations(labels: &[(&'static str, &[&'static str])]) -> Vec<Vec<(&'static str, &'static str)>> {
+    labels.iter().fold(vec![Vec::new()], |rows, &(name, values)| {
+        let extend = |row: &Vec<_>| {
+            let row = row.clone();
+            values.iter().map(move |&value| {
+                let mut row = row.clone();
+                row.push((name, value));
+                row
+            })
+        };
+        rows.iter().flat_map(|row| extend(row).collect::<Vec<_>>()).collect()
+    })
+}
+
+/// Sets the gauges from how the queue stands.
+pub fn observe_queue(config: &Config, status: &QueueStatus) {
+    let seconds = |at: Option<CapturedAt>| at.map_or(0.0, |at| at.0 as f64 / 1000.0);
+    gauge!("pitwire_queue_entries").set(status.entries as f64);
+    gauge!("pitwire_queue_bytes").set(status.bytes as f64);
+    gauge!("pitwire_queue_max_entries").set(config.queue.max_entries as f64);
+    gauge!("pitwire_queue_max_bytes").set(config.queue.max_bytes as f64);
+    gauge!("pitwire_queue_disk_bytes").set(status.disk_bytes as f64);
+    gauge!("pitwire_queue_oldest_timestamp_seconds").set(seconds(status.oldest));
+    gauge!("pitwire_queue_newest_timestamp_seconds").set(seconds(status.newest));
+    gauge!("pitwire_ledger_imbalance_entries").set(status.imbalance as f64);
+    let ledger = &status.ledger;
+    let dropped: u64 = DropReason::ALL.iter().map(|&reason| ledger.dropped(reason)).sum();
+    for (state, entries) in [
+        ("appended", status.appended),
+        ("delivered", ledger.delivered),
+        ("dropped", dropped),
+        ("quarantined", ledger.quarantined),
+        ("queued", status.entries),
+    ] {
+        gauge!("pitwire_ledger_entries", "state" => state).set(entries as f64);
+    }
+}
+
+/// Sets the gauges from how the session stands.
+pub fn observe_session(status: &SessionStatus) {
+    let number = |truth: bool| f64::from(u8::from(truth));
+    gauge!("pitwire_connected").set(number(status.connected));
+    gauge!("pitwire_session_bound").set(number(status.session.is_some()));
+    gauge!("pitwire_session_verified").set(number(status.verified));
+    gauge!("pitwire_backoff_seconds").set(status.retry_in.unwrap_or_default().as_secs_f64());
+}
+
+/// Sets the process figures, which are read from the operating system.
+pub fn observe_process() {
+    metrics_process::Collector::default().collect();
+}
+
+pub(crate) fn appended(entries: u64) {
+    counter!("pitwire_entries_appended_total").increment(entries);
+}
+
+pub(crate) fn dropped(reason: DropReason, entries: u64) {
+    counter!("pitwire_entries_dropped_total", "reason" => reason.as_str()).increment(entries);
+}
+
+pub(crate) fn quarantined(entries: u64) {
+    counter!("pitwire_entries_quarantined_total", "cause" => "refused").increment(entries);
+}
+
+pub(crate) fn delivered(proof: Proof, now: CapturedAt, entries: &[Entry]) {
+    for entry in entries {
+        let latency = Duration::from_millis(now.0.saturating_sub(entry.captured_at.0).max(0) as u64);
+        let mode = if latency <= LIVE_WITHIN { "live" } else { "replay" };
+        counter!("pitwire_entries_delivered_total", "proof" => proof.as_str(), "mode" => mode)
+            .increment(1);
+        histogram!("pitwire_delivery_latency_seconds", "mode" => mode).record(latency);
+    }
+    if let Some(newest) = entries.last() {
+        gauge!("pitwire_delivered_newest_timestamp_seconds")
+            .set(newest.captured_at.0 as f64 / 1000.0);
+    }
+}
+
+pub(crate) fn resent(entries: u64) {
+    counter!("pitwire_entries_resent_total").increment(entries);
+}
+
+pub(crate) fn connect(outcome: &'static str) {
+    counter!("pitwire_connects_total", "outcome" => outcome).increment(1);
+}
+
+pub(crate) fn rebound(cause: &'static str) {
+    counter!("pitwire_session_rebinds_total", "cause" => cause).increment(1);
+}
+
+pub(crate) fn inversions(entries: u64) {
+    counter!("pitwire_order_inversions_total").increment(entries);
+}
+
+pub(crate) fn proof_latency(latency: Duration) {
+    histogram!("pitwire_proof_latency_seconds").record(latency);
+}
+
+pub(crate) fn storage_error(op: &'static str) {
+    counter!("pitwire_storage_errors_total", "op" => op).increment(1);
+}
+
+pub(crate) fn fsync(duration: Duration) {
+    histogram!("pitwire_storage_fsync_duration_seconds").record(duration);
+}
+
+pub(crate) fn sampled(source: &'static str) {
+    counter!("pitwire_source_samples_total", "source" => source).increment(1);
+}
+
+pub(crate) fn rejected(source: &'static str, reason: &'static str) {
+    counter!("pitwire_source_rejected_total", "source" => source, "reason" => reason).increment(1);
+}
+
+pub(crate) fn thinned(source: &'static str) {
+    counter!("pitwire_source_thinned_total", "source" => source).increment(1);
+}

@@ -1,0 +1,236 @@
+//! The handle that a program embeds: hand in telemetry and setups, connected or not.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use serde_json::Value;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::backoff::Backoff;
+use crate::clock;
+use crate::config::{Config, SHUTDOWN_TIMEOUT, SessionChoice};
+use crate::fields;
+use crate::queue::{self, Closed, OpenError, QueueError, QueueStatus, Writer};
+use crate::session::{Session, SessionStatus};
+use crate::sink::dashboard::Dashboard;
+use crate::source::{Intake, Sample, Taken};
+
+/// Stores what it is given and brings it to the dashboard server as soon as there is one.
+///
+/// `publish_*` return as soon as the entry is stored, whether there is a connection or not. What
+/// is not sent when the program ends or crashes is sent when a publisher is made on the same queue
+/// again.
+///
+/// ```no_run
+/// # async fn doc() -> Result<(), Box<dyn std::error::Error>> {
+/// let publisher = pitwire::DashboardPublisher::new("http://localhost:5000", "auto")?;
+/// publisher.connect().await.ok(); // a server that is down is tried again for ever
+/// publisher.publish_telemetry(serde_json::json!({"lap": 1, "speed": 212.5})).await?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct DashboardPublisher {
+    config: Arc<Config>,
+    writer: Writer,
+    intake: Intake,
+    status: watch::Receiver<SessionStatus>,
+    carrier: Mutex<Carrier>,
+    closed: Closed,
+}
+
+/// The session, at rest or at work.
+#[derive(Debug)]
+enum Carrier {
+    Resting(Box<Session<Dashboard>>),
+    Working { stop: oneshot::Sender<()>, task: JoinHandle<Box<Session<Dashboard>>> },
+    /// Between the two, or its task was lost with its runtime.
+    Away,
+}
+
+/// Why a publisher could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum NewError {
+    #[error(transparent)]
+    Config(#[from] crate::config::Problems),
+    #[error(transparent)]
+    Open(#[from] OpenError),
+}
+
+/// Why there is no connection yet. It is tried again until [`DashboardPublisher::disconnect`].
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ConnectError(String);
+
+impl DashboardPublisher {
+    /// A publisher to `server_url` with the default configuration. `session_id` is `"auto"`, which
+    /// asks the server for one, or a fixed id.
+    ///
+    /// Opens the queue, so it may take as long as the disk does, and fails if another process has
+    /// it open.
+    pub fn new(server_url: &str, session_id: &str) -> Result<Self, NewError> {
+        Ok(Self::open(Config::for_server(server_url, session_id)?)?)
+    }
+
+    /// A publisher with a configuration of one's own, for example with another `queue.path`.
+    pub fn open(config: Config) -> Result<Self, OpenError> {
+        let (writer, reader, closed) = queue::open(&config.queue, &config.stint, clock::now())?;
+        let (sender, status) = watch::channel(SessionStatus::default());
+        let delivery = config.delivery.clone();
+        let rng = SmallRng::from_os_rng();
+        let backoff = Backoff::new(delivery.backoff_min, delivery.backoff_max, rng);
+        let sink = Dashboard::new(&config);
+        let choice = config.server.session_id.clone();
+        let session = Session::new(choice, delivery, reader, sink, backoff, sender);
+        Ok(Self {
+            intake: Intake::new(writer.clone(), "publisher", config.update_rate_hz),
+            carrier: Mutex::new(Carrier::Resting(Box::new(session))),
+            config: Arc::new(config),
+            writer,
+            status,
+            closed,
+        })
+    }
+
+    /// Starts to connect, and waits for the first attempt to succeed or fail.
+    ///
+    /// A failure ends nothing: it goes on trying in the background, with growing pauses, for ever.
+    /// Does nothing when it has been called before.
+    pub async fn connect(&self) -> Result<(), ConnectError> {
+        let before = self.session_status();
+        self.start();
+        let mut status = self.status.clone();
+        let tried = |now: &SessionStatus| now.connected || now.failures > before.failures;
+        match status.wait_for(tried).await {
+            Ok(now) if now.connected => Ok(()),
+            Ok(now) => Err(ConnectError(now.last_error.clone().unwrap_or_default())),
+            Err(_) => Err(ConnectError("the session's task is gone".into())),
+        }
+    }
+
+    /// Starts to connect and returns at once.
+    pub fn start(&self) {
+        let mut carrier = self.carrier.lock().unwrap_or_else(PoisonError::into_inner);
+        *carrier = match std::mem::replace(&mut *carrier, Carrier::Away) {
+            Carrier::Resting(mut session) => {
+                let (stop, stopped) = oneshot::channel();
+                let task = tokio::spawn(async move {
+                    tokio::select! {
+                        biased;
+                        _ = stopped => {}
+                        _ = session.run() => {}
+                    }
+                    session.rest();
+                    session
+                });
+                Carrier::Working { stop, task }
+            }
+            other => other,
+        };
+    }
+
+    /// Ends the connection and waits for its task and its thread to end. What is not sent stays
+    /// queued; [`DashboardPublisher::connect`] goes on with it.
+    pub async fn disconnect(&self) {
+        let working = std::mem::replace(
+            &mut *self.carrier.lock().unwrap_or_else(PoisonError::into_inner),
+            Carrier::Away,
+        );
+        let rest = match working {
+            Carrier::Working { stop, task } => {
+                drop(stop);
+                match task.await {
+                    Ok(session) => Carrier::Resting(session),
+                    Err(_) => Carrier::Away,
+                }
+            }
+            other => other,
+        };
+        *self.carrier.lock().unwrap_or_else(PoisonError::into_inner) = rest;
+    }
+
+    /// Disconnects, flushes and closes the queue, within 5 s.
+    pub async fn close(self) {
+        self.disconnect().await;
+        let Self { closed, writer, intake, carrier, .. } = self;
+        drop((writer, intake, carrier));
+        if timeout(SHUTDOWN_TIMEOUT, closed.wait()).await.is_err() {
+            tracing::error!("the queue's disk does not answer, leaving without its last flush");
+        }
+    }
+
+    /// Stores a sample or a dashboard frame and says what became of it.
+    ///
+    /// A source faster than `update_rate_hz` is thinned to it.
+    pub async fn publish_telemetry(&self, sample: Value) -> Result<Taken, QueueError> {
+        self.publish(fields::check(&sample).map(|()| Sample::Telemetry(sample))).await
+    }
+
+    /// Stores the car's setup and says what became of it. One that is the same as the one before
+    /// is not stored again.
+    pub async fn publish_setup(&self, setup: Value) -> Result<Taken, QueueError> {
+        self.publish(Ok(Sample::Setup(setup))).await
+    }
+
+    async fn publish(&self, sample: Result<Sample, fields::Refused>) -> Result<Taken, QueueError> {
+        let taken = self.intake.take(vec![sample]).await?;
+        taken.into_iter().next().ok_or(QueueError::Closed)
+    }
+
+    /// Whether there is a connection to the server.
+    pub fn is_connected(&self) -> bool {
+        self.status.borrow().connected
+    }
+
+    /// Whether there is a connection and a session is bound on it.
+    pub fn is_ready(&self) -> bool {
+        let status = self.status.borrow();
+        status.connected && status.session.is_some()
+    }
+
+    /// The session that is bound, or the fixed one.
+    pub fn session_id(&self) -> Option<String> {
+        match &self.config.server.session_id {
+            SessionChoice::Fixed(id) => Some(id.clone()),
+            SessionChoice::Auto => self.status.borrow().session.clone(),
+        }
+    }
+
+    /// The page on which people look at the newest session.
+    pub fn dashboard_url(&self) -> Option<String> {
+        self.status.borrow().page.clone()
+    }
+
+    /// How the session stands.
+    pub fn session_status(&self) -> SessionStatus {
+        self.status.borrow().clone()
+    }
+
+    /// How the session stands, to be watched.
+    pub fn watch_session(&self) -> watch::Receiver<SessionStatus> {
+        self.status.clone()
+    }
+
+    /// How the queue stands.
+    pub fn queue_status(&self) -> QueueStatus {
+        self.writer.status()
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    /// A way into the same queue for another source; `rate_hz` 0 keeps every sample.
+    pub fn intake(&self, source: &'static str, rate_hz: f64) -> Intake {
+        Intake::new(self.writer.clone(), source, rate_hz)
+    }
+
+    /// The end of the queue that appends.
+    pub fn writer(&self) -> Writer {
+        self.writer.clone()
+    }
+}

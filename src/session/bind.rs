@@ -1,0 +1,167 @@
+//! The session of a stint: keep it for as long as the server knows it, else ask for a new one.
+
+use tokio::time::{Instant, timeout};
+
+use super::{Session, SessionError, next_verification};
+use crate::config::SessionChoice;
+use crate::entry::{CapturedAt, Entry, StintId};
+use crate::metrics;
+use crate::queue::Batch;
+use crate::sink::{Joined, Link, Proof, Sink, SinkError};
+
+/// A session that is bound on a link, and what is known about it there.
+#[derive(Debug)]
+pub(super) struct Bound {
+    pub(super) stint: StintId,
+    pub(super) session: String,
+    /// The server was asked for this session on this link and has not shown data for it yet.
+    pub(super) is_new: bool,
+    /// The server answers when a session is joined.
+    pub(super) answers_join: bool,
+    /// What the link gives; learned with the first entry.
+    pub(super) proof: Option<Proof>,
+    /// What the server held of this stint when the session was joined.
+    pub(super) stored: Stored,
+    /// Batches that are sent and wait for a stronger proof than they have, oldest first.
+    pub(super) unproven: Vec<(Instant, Batch)>,
+    pub(super) verify_at: Instant,
+}
+
+/// The newest frame and setup that a server holds for a session.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Stored {
+    pub(super) frame: Option<CapturedAt>,
+    pub(super) setup: Option<CapturedAt>,
+}
+
+impl Stored {
+    /// Whether the server has this entry: it keeps a stint's entries in order, so it has all that
+    /// are not newer than the newest.
+    pub(super) fn has(&self, entry: &Entry) -> bool {
+        match entry.kind {
+            crate::entry::Kind::Frame => self.frame >= Some(entry.captured_at),
+            crate::entry::Kind::Setup => self.setup >= Some(entry.captured_at),
+        }
+    }
+}
+
+impl Bound {
+    pub(super) fn has_unproven(&self) -> bool {
+        !self.unproven.is_empty()
+    }
+
+    pub(super) fn unproven_entries(&self) -> usize {
+        self.unproven.iter().map(|(_, batch)| batch.entries().len()).sum()
+    }
+}
+
+impl<S: Sink> Session<S> {
+    /// Binds the stint's session: the remembered one if the server knows it, else a new one, with
+    /// the setup in force as its first entry.
+    pub(super) async fn bind(
+        &mut self,
+        link: &mut S::Link,
+        stint: StintId,
+    ) -> Result<Bound, SessionError> {
+        let remembered = match &self.choice {
+            SessionChoice::Fixed(id) => Some(id.clone()),
+            SessionChoice::Auto => self.reader.session(stint, self.sink.server()).await?,
+        };
+        let Some(session) = remembered else {
+            return self.bind_new(link, stint).await;
+        };
+        let joined = self.join(link, &session).await?;
+        match (joined, &self.choice) {
+            (Joined::Known { frame, setup }, choice) => {
+                // A fixed id may hold frames of other queues, which say nothing about ours.
+                let stored = match choice {
+                    SessionChoice::Auto => Stored { frame, setup },
+                    SessionChoice::Fixed(_) => Stored::default(),
+                };
+                let bound = self.bound(stint, session, false, joined, stored);
+                self.send_setup_in_force(link, bound).await
+            }
+            (_, SessionChoice::Fixed(_)) => {
+                let bound = self.bound(stint, session, true, joined, Stored::default());
+                self.send_setup_in_force(link, bound).await
+            }
+            (Joined::Silent | Joined::Unanswered, SessionChoice::Auto) => {
+                metrics::rebound("unknown_on_connect");
+                tracing::warn!("the server does not know the session any more, asking for a new one");
+                self.bind_new(link, stint).await
+            }
+        }
+    }
+
+    /// Asks for a session and joins it, so that its events come back to us.
+    pub(super) async fn bind_new(
+        &mut self,
+        link: &mut S::Link,
+        stint: StintId,
+    ) -> Result<Bound, SessionError> {
+        if let SessionChoice::Fixed(_) = self.choice {
+            return Err(SessionError::NotKept("it does not know server.session_id"));
+        }
+        let limit = self.settings.proof_timeout;
+        let session = timeout(limit, link.request_session())
+            .await
+            .map_err(|_| SinkError::Timeout(limit, "it assigns no session"))??;
+        let joined = self.join(link, &session).await?;
+        self.reader.set_session(stint, self.sink.server(), &session).await?;
+        let bound = self.bound(stint, session, true, joined, Stored::default());
+        self.send_setup_in_force(link, bound).await
+    }
+
+    pub(super) async fn join(
+        &mut self,
+        link: &mut S::Link,
+        session: &str,
+    ) -> Result<Joined, SessionError> {
+        let limit = self.settings.proof_timeout;
+        let joined = timeout(limit, link.join(session)).await;
+        Ok(joined.map_err(|_| SinkError::Timeout(limit, "it answers no join_session"))??)
+    }
+
+    fn bound(
+        &mut self,
+        stint: StintId,
+        session: String,
+        is_new: bool,
+        joined: Joined,
+        stored: Stored,
+    ) -> Bound {
+        let page = self.sink.page(&session);
+        let verified = matches!(joined, Joined::Known { .. });
+        self.status.send_modify(|status| {
+            status.session = Some(session.clone());
+            status.stint = Some(stint);
+            status.page = Some(page);
+            status.verified = verified;
+            status.last_error = None;
+        });
+        Bound {
+            stint,
+            session,
+            is_new,
+            answers_join: joined != Joined::Unanswered,
+            proof: None,
+            stored,
+            unproven: Vec::new(),
+            verify_at: next_verification(&self.settings),
+        }
+    }
+
+    /// A page without its setup gets the one that was in force where the queue begins.
+    async fn send_setup_in_force(
+        &mut self,
+        link: &mut S::Link,
+        mut bound: Bound,
+    ) -> Result<Bound, SessionError> {
+        if let Some(setup) = self.reader.setup_in_force(bound.stint).await?
+            && !bound.stored.has(&setup)
+        {
+            self.publish_apart(link, &mut bound, &setup).await?;
+        }
+        Ok(bound)
+    }
+}

@@ -1,0 +1,219 @@
+//! The story of the program: open a link, bind a session, publish what is queued, wait for proof,
+//! remove. A straight line; any surprise ends it, and one place waits and starts it again.
+//!
+//! - [`bind`](self::bind): the session of a stint: keep it while the server knows it.
+//! - [`deliver`](self::deliver): what happens to one batch, and what counts as proof.
+//!
+//! Nothing but proof empties the queue. A batch that is out when the line ends is read again.
+
+mod bind;
+mod deliver;
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use self::bind::Bound;
+use self::deliver::Verified;
+use crate::backoff::Backoff;
+use crate::config::{AUTH_RETRY_INTERVAL, Delivery, MAX_UNPROVEN_ENTRIES, SessionChoice};
+use crate::entry::StintId;
+use crate::metrics;
+use crate::queue::{Limit, QueueError, Reader};
+use crate::sink::{Proof, Sink, SinkError};
+
+/// How the session stands, for people and for programs.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SessionStatus {
+    /// A link to the server is open.
+    pub connected: bool,
+    /// The session that is bound on this link.
+    pub session: Option<String>,
+    /// The page of the newest session, also while there is no link.
+    pub page: Option<String>,
+    pub stint: Option<StintId>,
+    /// The server has shown on this link that it knows the session.
+    pub verified: bool,
+    /// The proof that this link gives; `None` until it is learned.
+    pub proof: Option<Proof>,
+    /// Links opened and attempts failed so far.
+    pub connects: u64,
+    pub failures: u64,
+    /// Why there is no link, or was none the last time.
+    pub last_error: Option<String>,
+    /// The wait that is on before the next attempt.
+    pub retry_in: Option<Duration>,
+}
+
+impl SessionStatus {
+    fn unlink(&mut self) {
+        self.connected = false;
+        self.verified = false;
+        self.proof = None;
+        self.session = None;
+        self.retry_in = None;
+    }
+}
+
+/// Why the line ended.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// Neither an echo nor an acknowledgement came in time.
+    #[error("no proof of delivery within {0:?}")]
+    NoProof(Duration),
+    /// The server acknowledges and keeps nothing.
+    #[error("the server acknowledges what it does not keep: {0}")]
+    NotKept(&'static str),
+    /// The configuration asks for a proof that this server does not give.
+    #[error("delivery.proof = \"{0}\" but the server gives no {0}; set it to \"auto\" or mend the server")]
+    Weak(&'static str),
+}
+
+/// What was learned about the server on earlier links.
+#[derive(Debug, Default)]
+struct Learned {
+    /// It changed the order of entries that were out together: one at a time from then on.
+    one_at_a_time: bool,
+    /// Links on which it gave a session but no proof.
+    without_proof: u32,
+    /// It acknowledged the first entry on a new session and kept nothing.
+    without_keeping: bool,
+}
+
+/// Carries the queue to the server.
+#[derive(Debug)]
+pub struct Session<S> {
+    choice: SessionChoice,
+    settings: Delivery,
+    reader: Reader,
+    sink: S,
+    backoff: Backoff,
+    status: watch::Sender<SessionStatus>,
+    learned: Learned,
+}
+
+impl<S: Sink> Session<S> {
+    pub fn new(
+        choice: SessionChoice,
+        settings: Delivery,
+        reader: Reader,
+        sink: S,
+        backoff: Backoff,
+        status: watch::Sender<SessionStatus>,
+    ) -> Self {
+        Self { choice, settings, reader, sink, backoff, status, learned: Learned::default() }
+    }
+
+    /// Runs until the queue is closed. Dropping the future ends the link at once; what was out
+    /// stays in the queue.
+    pub async fn run(&mut self) -> QueueError {
+        loop {
+            self.reader.rewind();
+            let Err(error) = self.serve().await;
+            if let SessionError::Queue(QueueError::Closed) = error {
+                return QueueError::Closed;
+            }
+            let delay = self.delay_after(&error);
+            let text = error.to_string();
+            let news = self.status.borrow().last_error.as_deref() != Some(&text);
+            if news {
+                tracing::warn!(%error, retry_in = ?delay, "the dashboard is out of reach; entries are kept");
+            } else {
+                tracing::debug!(%error, retry_in = ?delay, "still out of reach");
+            }
+            self.status.send_modify(|status| {
+                status.unlink();
+                status.failures += 1;
+                status.last_error = Some(text);
+                status.retry_in = Some(delay);
+            });
+            sleep(delay).await;
+            self.status.send_modify(|status| status.retry_in = None);
+        }
+    }
+
+    /// Says that there is no link any more, after [`Session::run`] was dropped.
+    pub fn rest(&mut self) {
+        self.status.send_modify(SessionStatus::unlink);
+    }
+
+    /// What needs a person is tried again slowly.
+    fn delay_after(&mut self, error: &SessionError) -> Duration {
+        let delay = self.backoff.next_delay();
+        match error {
+            SessionError::Sink(SinkError::Auth(_) | SinkError::Tls(_)) | SessionError::Weak(_) => {
+                delay.max(AUTH_RETRY_INTERVAL)
+            }
+            _ => delay,
+        }
+    }
+
+    /// One link, from open to end. Ends only by an error.
+    async fn serve(&mut self) -> Result<Infallible, SessionError> {
+        let mut link = self.open().await?;
+        let stint = self.reader.stint().await?;
+        let mut bound = self.bind(&mut link, stint).await?;
+        loop {
+            let limit = self.limit(&bound);
+            let batch = tokio::select! {
+                biased;
+                error = crate::sink::Link::closed(&mut link) => return Err(error.into()),
+                () = sleep_until(bound.verify_at) => {
+                    self.verify(&mut link, &mut bound).await?;
+                    continue;
+                }
+                batch = self.reader.next_batch(limit) => batch?,
+            };
+            if batch.stint() != bound.stint {
+                if self.settle(&mut link, &mut bound).await? == Verified::Rebound {
+                    continue;
+                }
+                bound = self.bind(&mut link, batch.stint()).await?;
+            }
+            self.deliver(&mut link, &mut bound, batch).await?;
+        }
+    }
+
+    async fn open(&mut self) -> Result<S::Link, SessionError> {
+        let limit = self.settings.open_timeout;
+        let opened = timeout(limit, self.sink.open()).await.unwrap_or_else(|_| {
+            Err(SinkError::Timeout(limit, "it accepts no connection"))
+        });
+        match &opened {
+            Ok(_) => {
+                metrics::connect("ok");
+                self.status.send_modify(|status| {
+                    status.connected = true;
+                    status.connects += 1;
+                });
+            }
+            Err(error) => metrics::connect(error.outcome()),
+        }
+        Ok(opened?)
+    }
+
+    /// How much may be out next: little while the link is being learned.
+    fn limit(&self, bound: &Bound) -> Limit {
+        let Delivery { batch_max_entries, batch_max_bytes, max_rate, .. } = self.settings;
+        let entries = match bound.proof {
+            None if self.learned.without_keeping => 16,
+            None => 1,
+            Some(_) if self.learned.one_at_a_time => 1,
+            // A tenth of a second's worth, so that the pauses between batches stay short.
+            Some(_) if max_rate > 0.0 => batch_max_entries.min((max_rate / 10.0).ceil() as usize),
+            Some(_) => batch_max_entries,
+        };
+        Limit { entries: entries.clamp(1, MAX_UNPROVEN_ENTRIES), bytes: batch_max_bytes }
+    }
+}
+
+/// The next moment to look whether the server still knows the session.
+fn next_verification(settings: &Delivery) -> Instant {
+    Instant::now() + settings.verify_interval
+}

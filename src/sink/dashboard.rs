@@ -1,0 +1,401 @@
+//! The dashboard server's contract over a Socket.IO connection: event names and payloads.
+//!
+//! An acknowledgement does not mean that a frame was kept: it comes for sessions that the server
+//! does not know, too. Joining a session tells the two apart, and makes the server send back to us
+//! each event that it accepts. The session decides what to believe; here is only the translation.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+
+use super::socketio::{AckReceiver, Address, Connection, Incoming, Outgoing};
+use super::{Ack, Joined, Link, Proof, Receipt, Sink, SinkError};
+use crate::config::{Config, JOIN_TIMEOUT, MAX_SESSION_ID_CHARS};
+use crate::entry::{CapturedAt, Entry, Kind, Seq};
+
+const ASSIGNED: &str = "session_id_assigned";
+const TELEMETRY: &str = "telemetry_update";
+const SETUP: &str = "setup_update";
+
+/// A dashboard server.
+#[derive(Debug)]
+pub struct Dashboard {
+    url: String,
+    open_timeout: Duration,
+    request_timeout: Duration,
+    mark: bool,
+}
+
+impl Dashboard {
+    /// The server that the configuration names.
+    pub fn new(config: &Config) -> Self {
+        Self {
+            url: config.server.url.trim_end_matches('/').to_owned(),
+            open_timeout: config.delivery.open_timeout,
+            request_timeout: config.delivery.proof_timeout,
+            mark: config.delivery.mark,
+        }
+    }
+}
+
+impl Sink for Dashboard {
+    type Link = DashboardLink;
+
+    async fn open(&mut self) -> Result<DashboardLink, SinkError> {
+        let address = Address {
+            url: format!("{}/socket.io/", self.url),
+            open_timeout: self.open_timeout,
+            events: &[ASSIGNED, TELEMETRY, SETUP],
+        };
+        Ok(DashboardLink {
+            connection: Connection::open(address).await?,
+            request_timeout: self.request_timeout,
+            mark: self.mark,
+            ack_out: None,
+        })
+    }
+
+    fn server(&self) -> &str {
+        &self.url
+    }
+
+    fn page(&self, session: &str) -> String {
+        format!("{}/dashboard/{session}", self.url)
+    }
+}
+
+/// One connection to a dashboard server.
+#[derive(Debug)]
+pub struct DashboardLink {
+    connection: Connection,
+    request_timeout: Duration,
+    mark: bool,
+    /// The one acknowledgement that may be out.
+    ack_out: Option<AckReceiver>,
+}
+
+impl Link for DashboardLink {
+    async fn request_session(&mut self) -> Result<String, SinkError> {
+        let request = Outgoing { name: "request_session_id", json: "{}".into() };
+        self.connection.emit(vec![request]).await?;
+        let assigned = async {
+            loop {
+                let event = self.connection.next().await?;
+                if event.name == ASSIGNED {
+                    return session_id(&event.payload);
+                }
+            }
+        };
+        let limit = self.request_timeout;
+        timeout(limit, assigned)
+            .await
+            .map_err(|_| SinkError::Timeout(limit, "it assigns no session"))?
+    }
+
+    async fn join(&mut self, session: &str) -> Result<Joined, SinkError> {
+        let join = Outgoing { name: "join_session", json: envelope(session, "") };
+        let limit = self.request_timeout;
+        let mut ack = timeout(limit, async {
+            // One acknowledgement out at most: an earlier one must come first.
+            if let Some(earlier) = self.ack_out.take() {
+                let _ = earlier.await;
+            }
+            self.connection.emit_with_ack(vec![join]).await
+        })
+        .await
+        .map_err(|_| SinkError::Timeout(limit, "an acknowledgement is missing"))??;
+        let (mut frame, mut setup) = (None, None);
+        let mut stored = |event: &Incoming| match echo(event, session) {
+            Some(Echo { kind: Kind::Frame, captured_at, .. }) => frame = Some(captured_at),
+            Some(Echo { kind: Kind::Setup, captured_at, .. }) => setup = Some(captured_at),
+            None => {}
+        };
+        let answer = async {
+            loop {
+                tokio::select! {
+                    biased;
+                    event = self.connection.next() => stored(&event?),
+                    _ = &mut ack => {
+                        while let Some(event) = self.connection.try_next() {
+                            stored(&event);
+                        }
+                        return Ok::<_, SinkError>(());
+                    }
+                }
+            }
+        };
+        match timeout(JOIN_TIMEOUT.min(limit), answer).await {
+            Ok(answered) => answered?,
+            Err(_) => {
+                self.ack_out = Some(ack);
+                if frame.is_none() && setup.is_none() {
+                    return Ok(Joined::Unanswered);
+                }
+            }
+        }
+        let silent = frame.is_none() && setup.is_none();
+        Ok(if silent { Joined::Silent } else { Joined::Known { frame, setup } })
+    }
+
+    async fn publish(
+        &mut self,
+        session: &str,
+        entries: &[Entry],
+        proof: Proof,
+        grace: Duration,
+    ) -> Result<Receipt, SinkError> {
+        let events = entries.iter().map(|entry| self.event(session, entry)).collect();
+        let fresh_ack = self.emit(events, proof).await?;
+        let mut expected = Expected::new(entries, self.mark);
+        if proof == Proof::Written {
+            return Ok(expected.receipt(Ack::None));
+        }
+        let mut ack = Ack::None;
+        let mut acked_out = !fresh_ack;
+        let grace_over = sleep(Duration::MAX.min(grace));
+        tokio::pin!(grace_over);
+        loop {
+            tokio::select! {
+                biased;
+                event = self.connection.next() => {
+                    if let Some(echo) = echo(&event?, session) {
+                        expected.came_back(&echo);
+                    }
+                    if expected.is_empty() {
+                        return Ok(expected.receipt(ack));
+                    }
+                }
+                answer = arrival(&mut self.ack_out) => {
+                    // The one of an earlier batch says nothing about this one.
+                    if acked_out {
+                        acked_out = false;
+                        continue;
+                    }
+                    ack = answer.map_or(Ack::None, |answer| objection(&answer));
+                    if proof == Proof::Ack || !matches!(ack, Ack::Plain) {
+                        return Ok(expected.receipt(ack));
+                    }
+                    grace_over.as_mut().reset(tokio::time::Instant::now() + grace);
+                }
+                () = &mut grace_over, if ack == Ack::Plain => return Ok(expected.receipt(ack)),
+            }
+        }
+    }
+
+    async fn closed(&mut self) -> SinkError {
+        self.connection.closed().await
+    }
+}
+
+impl DashboardLink {
+    /// Emits the events, asking for an acknowledgement of the last one if none is out. With
+    /// [`Proof::Ack`] it waits for the earlier one, as the new one is needed.
+    async fn emit(&mut self, events: Vec<Outgoing>, proof: Proof) -> Result<bool, SinkError> {
+        if proof == Proof::Ack
+            && let Some(earlier) = self.ack_out.take()
+        {
+            let _ = earlier.await;
+        }
+        let ack_is_free = match &mut self.ack_out {
+            None => true,
+            Some(earlier) => !matches!(earlier.try_recv(), Err(oneshot::error::TryRecvError::Empty)),
+        };
+        if proof == Proof::Written || !ack_is_free {
+            self.connection.emit(events).await?;
+            return Ok(false);
+        }
+        self.ack_out = Some(self.connection.emit_with_ack(events).await?);
+        Ok(true)
+    }
+
+    fn event(&self, session: &str, entry: &Entry) -> Outgoing {
+        match entry.kind {
+            Kind::Frame => {
+                let mark = if self.mark { mark(&entry.json, entry.seq) } else { None };
+                let telemetry = mark.as_deref().unwrap_or(&entry.json);
+                let json = envelope(session, &format!(r#","telemetry":{telemetry}"#));
+                Outgoing { name: "telemetry_update", json }
+            }
+            Kind::Setup => {
+                let (at, setup) = (entry.captured_at, &entry.json);
+                let json = envelope(session, &format!(r#","timestamp":"{at}","setup":{setup}"#));
+                Outgoing { name: "setup_data", json }
+            }
+        }
+    }
+}
+
+/// Waits for the acknowledgement that is out; for ever when there is none.
+async fn arrival(ack_out: &mut Option<AckReceiver>) -> Option<Value> {
+    let Some(ack) = ack_out else { return std::future::pending().await };
+    let answer = ack.await.ok();
+    *ack_out = None;
+    answer
+}
+
+fn envelope(session: &str, rest: &str) -> String {
+    // Quoted as JSON: a fixed id is the user's to choose.
+    format!(r#"{{"session_id":{}{rest}}}"#, Value::from(session))
+}
+
+/// The frame with its position inside, where the server passes extra keys through.
+fn mark(json: &str, seq: Seq) -> Option<String> {
+    let rest = json.strip_prefix('{')?;
+    let comma = if rest.trim_start().starts_with('}') { "" } else { "," };
+    Some(format!(r#"{{"seq":{seq}{comma}{rest}"#))
+}
+
+/// The id that a server assigned, if it is one that can go into a link.
+fn session_id(payload: &Value) -> Result<String, SinkError> {
+    let id = payload.get("session_id").and_then(Value::as_str).unwrap_or_default();
+    let fits = (1..=MAX_SESSION_ID_CHARS).contains(&id.len())
+        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte));
+    if fits {
+        Ok(id.to_owned())
+    } else {
+        Err(SinkError::Protocol(format!("it assigns {:.80?} as a session id", id)))
+    }
+}
+
+/// What an acknowledgement says besides that the event arrived. Most servers say nothing.
+fn objection(arguments: &Value) -> Ack {
+    let first = arguments.get(0).unwrap_or(&Value::Null);
+    let error = match first.get("error") {
+        Some(Value::Null | Value::Bool(false)) | None => None,
+        Some(Value::String(text)) => Some(text.clone()),
+        Some(other) => Some(other.to_string()),
+    };
+    let not_ok = first.get("ok") == Some(&Value::Bool(false));
+    let reason = || {
+        ["reason", "message"].iter().find_map(|key| first.get(key)?.as_str()).unwrap_or("").to_owned()
+    };
+    match error.or_else(|| not_ok.then(reason)) {
+        None => Ack::Plain,
+        Some(text) if text.to_lowercase().contains("session") => Ack::UnknownSession,
+        Some(text) => Ack::Error(text.chars().filter(|c| !c.is_control()).take(200).collect()),
+    }
+}
+
+/// An event that the server sends to every viewer of the session.
+struct Echo {
+    kind: Kind,
+    captured_at: CapturedAt,
+    seq: Option<u64>,
+}
+
+fn echo(event: &Incoming, session: &str) -> Option<Echo> {
+    if event.payload.get("session_id")?.as_str()? != session {
+        return None;
+    }
+    let (kind, holder) = match event.name.as_str() {
+        TELEMETRY => (Kind::Frame, event.payload.get("telemetry")?),
+        SETUP => (Kind::Setup, &event.payload),
+        _ => return None,
+    };
+    let captured_at = CapturedAt::parse(holder.get("timestamp")?.as_str()?)?;
+    Some(Echo { kind, captured_at, seq: holder.get("seq").and_then(Value::as_u64) })
+}
+
+/// The entries of a batch that have not come back yet.
+struct Expected {
+    entries: Vec<(Seq, Kind, CapturedAt)>,
+    by_seq: bool,
+    newest_back: Option<Seq>,
+    inversions: u64,
+}
+
+impl Expected {
+    fn new(entries: &[Entry], by_seq: bool) -> Self {
+        let entries = entries.iter().rev().map(|e| (e.seq, e.kind, e.captured_at)).collect();
+        Self { entries, by_seq, newest_back: None, inversions: 0 }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    fn came_back(&mut self, echo: &Echo) {
+        let matches = |(seq, kind, at): &(Seq, Kind, CapturedAt)| match echo.seq {
+            Some(echoed) if self.by_seq => *kind == Kind::Frame && seq.0 == echoed,
+            _ => *kind == echo.kind && *at == echo.captured_at,
+        };
+        // From the end, where the oldest stands: in order it is the first one looked at.
+        let Some(index) = self.entries.iter().rposition(matches) else { return };
+        let (seq, ..) = self.entries.remove(index);
+        match self.newest_back {
+            Some(newest) if seq < newest => self.inversions += 1,
+            _ => self.newest_back = Some(seq),
+        }
+    }
+
+    fn receipt(self, ack: Ack) -> Receipt {
+        let missing = self.entries.iter().rev().map(|(seq, ..)| *seq).collect();
+        Receipt { ack, missing, inversions: self.inversions }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_an_acknowledgement_with_an_error_is_an_objection() {
+        for (arguments, expected) in [
+            (json!([]), Ack::Plain),
+            (json!([null]), Ack::Plain),
+            (json!([{"ok": true}]), Ack::Plain),
+            (json!([{"error": null}]), Ack::Plain),
+            (json!([{"error": "lap is below 0"}]), Ack::Error("lap is below 0".into())),
+            (json!([{"error": "Unknown session"}]), Ack::UnknownSession),
+            (json!([{"ok": false, "reason": "no such session"}]), Ack::UnknownSession),
+            (json!([{"ok": false}]), Ack::Error(String::new())),
+            (json!("text"), Ack::Plain),
+        ] {
+            assert_eq!(objection(&arguments), expected, "{arguments}");
+        }
+    }
+
+    #[test]
+    fn an_assigned_id_that_cannot_be_a_link_is_refused() {
+        for id in ["5f0b7a5e-8b5e-4f7e-9d0e-0f4c6c1d2e3f", "race_1", "a"] {
+            assert_eq!(session_id(&json!({"session_id": id})).unwrap(), id);
+        }
+        let long = "x".repeat(MAX_SESSION_ID_CHARS + 1);
+        for id in ["", "a b", "../x", "<b>", "a\u{1b}[2J", &long] {
+            assert!(session_id(&json!({"session_id": id})).is_err(), "{id:?}");
+        }
+        assert!(session_id(&json!(7)).is_err());
+    }
+
+    #[test]
+    fn what_comes_back_late_is_an_inversion_and_what_does_not_is_missing() {
+        let entry = |n: u64| Entry {
+            seq: Seq(n),
+            stint: crate::entry::StintId(1),
+            captured_at: CapturedAt(n as i64 * 500),
+            kind: Kind::Frame,
+            json: "{}".into(),
+        };
+        let entries: Vec<_> = (1..=4).map(entry).collect();
+        let mut expected = Expected::new(&entries, false);
+        for n in [1, 3, 2, 9] {
+            expected.came_back(&Echo {
+                kind: Kind::Frame,
+                captured_at: CapturedAt(n * 500),
+                seq: None,
+            });
+        }
+        let receipt = expected.receipt(Ack::Plain);
+        assert_eq!(receipt, Receipt { ack: Ack::Plain, missing: vec![Seq(4)], inversions: 1 });
+    }
+
+    #[test]
+    fn a_mark_goes_inside_the_telemetry() {
+        assert_eq!(mark(r#"{"lap":1}"#, Seq(7)).unwrap(), r#"{"seq":7,"lap":1}"#);
+        assert_eq!(mark("{}", Seq(7)).unwrap(), r#"{"seq":7}"#);
+    }
+}

@@ -1,0 +1,145 @@
+//! Where entries go: a server that hands out sessions and keeps what is published to them.
+//!
+//! A [`Sink`] opens a [`Link`]; any error on a link is the end of it. Nothing here retries, sleeps
+//! or knows the queue: that is the session's part.
+
+pub mod dashboard;
+pub mod socketio;
+
+use std::time::Duration;
+
+use crate::entry::{CapturedAt, Entry, Seq};
+
+/// How sure we are that the server kept an entry, weakest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Proof {
+    /// The bytes left, and the connection lived on for two heartbeats.
+    Written,
+    /// The server acknowledged it, and knew the session.
+    Ack,
+    /// The server sent it back to us as it sends it to every viewer.
+    Echo,
+}
+
+impl Proof {
+    /// Every level.
+    pub const ALL: [Self; 3] = [Self::Written, Self::Ack, Self::Echo];
+
+    /// The label in metrics, logs and the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Written => "written",
+            Self::Ack => "ack",
+            Self::Echo => "echo",
+        }
+    }
+}
+
+/// What a server says when a session is joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Joined {
+    /// It knows the session and holds data for it: the newest frame and the setup that it stored.
+    Known { frame: Option<CapturedAt>, setup: Option<CapturedAt> },
+    /// It acknowledged and sent nothing: it does not know the session, or holds nothing for it.
+    Silent,
+    /// It did not answer: it has no such event.
+    Unanswered,
+}
+
+/// What came back for a batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Receipt {
+    pub ack: Ack,
+    /// Entries of the batch that the server did not send back, oldest first.
+    pub missing: Vec<Seq>,
+    /// Entries that were sent back after a newer one.
+    pub inversions: u64,
+}
+
+/// What the server answered to the last event of a batch.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Ack {
+    /// Nothing so far.
+    #[default]
+    None,
+    /// An acknowledgement without an objection.
+    Plain,
+    /// An acknowledgement that says that the session is not known.
+    UnknownSession,
+    /// An acknowledgement that carries another error.
+    Error(String),
+}
+
+/// Why a link did not come about or ended; one variant per thing the caller does next.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum SinkError {
+    /// Nobody listens there, or the name does not resolve.
+    #[error("cannot reach the server: {0}")]
+    Refused(String),
+    /// It did not answer in time.
+    #[error("the server did not answer within {0:?}: {1}")]
+    Timeout(Duration, &'static str),
+    /// No trust: the certificate is not good.
+    #[error("TLS failed: {0}; check the server's certificate, or name its CA in server.ca_file")]
+    Tls(String),
+    /// The server wants other credentials.
+    #[error("the server refuses access: {0}; check server.token and server.headers")]
+    Auth(String),
+    /// Something else than such a server.
+    #[error("the server does not speak Socket.IO as expected: {0}")]
+    Protocol(String),
+    /// The connection ended.
+    #[error("connection lost: {0}")]
+    Lost(String),
+}
+
+impl SinkError {
+    /// The label in metrics.
+    pub fn outcome(&self) -> &'static str {
+        match self {
+            Self::Refused(_) | Self::Lost(_) => "refused",
+            Self::Timeout(..) => "timeout",
+            Self::Tls(_) => "tls",
+            Self::Auth(_) => "auth",
+            Self::Protocol(_) => "protocol",
+        }
+    }
+}
+
+/// A server to publish to.
+pub trait Sink: Send {
+    type Link: Link;
+
+    /// Opens a fresh link.
+    fn open(&mut self) -> impl Future<Output = Result<Self::Link, SinkError>> + Send;
+
+    /// Names the server in what is remembered about sessions.
+    fn server(&self) -> &str;
+
+    /// The page on which people look at a session.
+    fn page(&self, session: &str) -> String;
+}
+
+/// One connection to a server. Dropping it ends the connection at once.
+pub trait Link: Send {
+    /// Asks for a new session.
+    fn request_session(&mut self) -> impl Future<Output = Result<String, SinkError>> + Send;
+
+    /// Joins a session and learns whether the server knows it.
+    fn join(&mut self, session: &str) -> impl Future<Output = Result<Joined, SinkError>> + Send;
+
+    /// Publishes entries in their order and waits for `proof` of all of them. Gives a receipt
+    /// without it when the server has acknowledged but `grace` later still not sent all back.
+    ///
+    /// Waits without a bound of its own otherwise; the caller sets one.
+    fn publish(
+        &mut self,
+        session: &str,
+        entries: &[Entry],
+        proof: Proof,
+        grace: Duration,
+    ) -> impl Future<Output = Result<Receipt, SinkError>> + Send;
+
+    /// Returns when the link has ended. Safe to cancel.
+    fn closed(&mut self) -> impl Future<Output = SinkError> + Send;
+}

@@ -1,0 +1,378 @@
+//! A disposable Socket.IO connection; the only file that names `rust_socketio` 0.6.
+//!
+//! Each connection is a fresh client in a runtime and a thread of its own, because dropping that
+//! runtime is the only hard close there is. The traps of the crate:
+//! - `Ok` from `emit` means "written to the kernel".
+//! - From two acknowledgements out on they are mixed up, so there is never more than one: asking
+//!   for one while another is out is refused here.
+//! - A timed-out acknowledgement is never cleaned up: the caller ends the connection instead.
+//! - The list of acknowledgements is locked while a callback runs, so a callback does nothing but
+//!   complete a channel.
+//! - Emitting before `Event::Connect` ends the connection on some servers, so opening waits for it.
+//! - The client ends silently on a clean close, a malformed packet or a panic of its own, and a
+//!   server can fake its events. What counts is whether the reader task still runs.
+//! - A payload handed over as a string is sent as it is; a tree of values costs three times more.
+
+use std::error::Error;
+use std::io;
+use std::thread;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use rust_socketio::asynchronous::{Client, ClientBuilder};
+use rust_socketio::{Event, Payload, TransportType};
+use serde_json::Value;
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use super::SinkError;
+use crate::config::{CONNECTION_EVENTS, READER_CHECK_INTERVAL};
+
+/// The library drops an acknowledgement after this long; the caller's own limit is far below.
+const ACK_LIBRARY_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// What to open a connection with.
+#[derive(Clone, Debug)]
+pub struct Address {
+    /// `http://` or `https://` with the Socket.IO path, e.g. `http://localhost:5000/socket.io/`.
+    pub url: String,
+    /// Longest time until the server has accepted the connection.
+    pub open_timeout: Duration,
+    /// Names of the server's events that are handed on; all others are dropped unread.
+    pub events: &'static [&'static str],
+}
+
+/// An event of the server, with its first argument.
+#[derive(Debug)]
+pub struct Incoming {
+    pub name: String,
+    pub payload: Value,
+}
+
+/// An event to emit, with its argument as JSON text.
+#[derive(Debug)]
+pub struct Outgoing {
+    pub name: &'static str,
+    pub json: String,
+}
+
+/// Resolves to the arguments of an acknowledgement.
+pub type AckReceiver = oneshot::Receiver<Value>;
+
+struct Emit {
+    events: Vec<Outgoing>,
+    /// Wanted for the last event.
+    ack: Option<oneshot::Sender<Value>>,
+}
+
+/// A connection that is open. Dropping it ends the connection and its thread at once.
+#[derive(Debug)]
+pub struct Connection {
+    emits: mpsc::Sender<Emit>,
+    incoming: mpsc::Receiver<Incoming>,
+    ended: oneshot::Receiver<SinkError>,
+    end: Option<SinkError>,
+    /// Dropped with the connection, which stops the thread wherever it is.
+    _stop: oneshot::Sender<()>,
+}
+
+impl Connection {
+    /// Connects, and returns once the server has accepted the connection.
+    pub async fn open(address: Address) -> Result<Self, SinkError> {
+        let (emits, emits_inbox) = mpsc::channel(1);
+        let (events, incoming) = mpsc::channel(CONNECTION_EVENTS);
+        let (opened, opening) = oneshot::channel();
+        let (end, ended) = oneshot::channel();
+        let (stop, stopped) = oneshot::channel();
+        let limit = address.open_timeout;
+        thread::Builder::new()
+            .name("pitwire-link".into())
+            .spawn(move || run(address, events, emits_inbox, opened, stopped, end))
+            .map_err(|error| SinkError::Lost(format!("no thread for the connection: {error}")))?;
+        match timeout(limit, opening).await {
+            Ok(Ok(Ok(()))) => Ok(Self { emits, incoming, ended, end: None, _stop: stop }),
+            Ok(Ok(Err(error))) => Err(error),
+            Ok(Err(_)) => Err(SinkError::Protocol("the client library gave up".into())),
+            Err(_) => Err(SinkError::Timeout(limit, "it accepts no Socket.IO connection")),
+        }
+    }
+
+    /// Hands events to the connection, which emits them in this order.
+    pub async fn emit(&mut self, events: Vec<Outgoing>) -> Result<(), SinkError> {
+        self.send(Emit { events, ack: None }).await
+    }
+
+    /// Like [`Connection::emit`], asking for an acknowledgement of the last event.
+    ///
+    /// At most one may be out on a connection: wait for it before the next.
+    pub async fn emit_with_ack(&mut self, events: Vec<Outgoing>) -> Result<AckReceiver, SinkError> {
+        let (ack, receiver) = oneshot::channel();
+        self.send(Emit { events, ack: Some(ack) }).await?;
+        Ok(receiver)
+    }
+
+    /// The next event of the server. Safe to cancel.
+    pub async fn next(&mut self) -> Result<Incoming, SinkError> {
+        tokio::select! {
+            biased;
+            Some(incoming) = self.incoming.recv() => Ok(incoming),
+            error = ended(&mut self.ended, &mut self.end) => Err(error),
+        }
+    }
+
+    /// An event that is already here.
+    pub fn try_next(&mut self) -> Option<Incoming> {
+        self.incoming.try_recv().ok()
+    }
+
+    /// Returns when the connection has ended. Safe to cancel.
+    pub async fn closed(&mut self) -> SinkError {
+        ended(&mut self.ended, &mut self.end).await
+    }
+
+    async fn send(&mut self, emit: Emit) -> Result<(), SinkError> {
+        if self.emits.send(emit).await.is_err() {
+            return Err(self.closed().await);
+        }
+        Ok(())
+    }
+}
+
+async fn ended(ended: &mut oneshot::Receiver<SinkError>, end: &mut Option<SinkError>) -> SinkError {
+    if end.is_none() {
+        let error = ended.await;
+        *end = Some(error.unwrap_or_else(|_| SinkError::Lost("the connection's thread died".into())));
+    }
+    end.clone().unwrap_or_else(|| SinkError::Lost("ended".into()))
+}
+
+/// The life of a connection, on its own thread.
+fn run(
+    address: Address,
+    events: mpsc::Sender<Incoming>,
+    emits: mpsc::Receiver<Emit>,
+    opened: oneshot::Sender<Result<(), SinkError>>,
+    stopped: oneshot::Receiver<()>,
+    end: oneshot::Sender<SinkError>,
+) {
+    let runtime = match Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = opened.send(Err(SinkError::Lost(format!("no runtime: {error}"))));
+            return;
+        }
+    };
+    let error = runtime.block_on(async {
+        tokio::select! {
+            biased;
+            _ = stopped => SinkError::Lost("closed by us".into()),
+            error = live(address, events, emits, opened) => error,
+        }
+    });
+    // Not a plain drop: that would wait for a name look-up that hangs.
+    runtime.shutdown_background();
+    let _ = end.send(error);
+}
+
+async fn live(
+    address: Address,
+    events: mpsc::Sender<Incoming>,
+    mut emits: mpsc::Receiver<Emit>,
+    opened: oneshot::Sender<Result<(), SinkError>>,
+) -> SinkError {
+    let (signals, mut inbox) = mpsc::channel(16);
+    let client = match connect(address, events, signals, &mut inbox).await {
+        Ok(client) => client,
+        Err(error) => {
+            let _ = opened.send(Err(error.clone()));
+            return error;
+        }
+    };
+    let _ = opened.send(Ok(()));
+    let mut check = interval(READER_CHECK_INTERVAL);
+    check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            Some(signal) = inbox.recv() => match signal {
+                Signal::Closed => return SinkError::Lost("the server closed it".into()),
+                Signal::Flooded => {
+                    return SinkError::Protocol("it sends events faster than they are read".into());
+                }
+                Signal::Error(text) => {
+                    // The server's own event `error`, or the end: the reader task tells.
+                    tokio::task::yield_now().await;
+                    if reader_ended() {
+                        return SinkError::Lost(text);
+                    }
+                    tracing::warn!(error = shorten(&text), "the server reports an error");
+                }
+                Signal::Connected => {}
+            },
+            _ = check.tick() => if reader_ended() {
+                return SinkError::Lost("the server closed it".into());
+            },
+            emit = emits.recv() => {
+                let Some(emit) = emit else { return SinkError::Lost("closed by us".into()) };
+                if let Err(error) = send(&client, emit).await {
+                    return SinkError::Lost(chain(&error));
+                }
+            }
+        }
+    }
+}
+
+/// Whether the client's reader, the only task in this runtime, is gone.
+fn reader_ended() -> bool {
+    Handle::current().metrics().num_alive_tasks() == 0
+}
+
+enum Signal {
+    Connected,
+    Closed,
+    Flooded,
+    Error(String),
+}
+
+async fn connect(
+    address: Address,
+    events: mpsc::Sender<Incoming>,
+    signals: mpsc::Sender<Signal>,
+    inbox: &mut mpsc::Receiver<Signal>,
+) -> Result<Client, SinkError> {
+    let signal = |make: fn(&Payload) -> Signal| {
+        let signals = signals.clone();
+        move |payload: Payload, _: Client| {
+            // A full channel already holds the news.
+            let _ = signals.try_send(make(&payload));
+            async {}.boxed()
+        }
+    };
+    let client = ClientBuilder::new(address.url)
+        .transport_type(TransportType::Websocket)
+        .reconnect(false)
+        .on(Event::Connect, signal(|_| Signal::Connected))
+        .on(Event::Close, signal(|_| Signal::Closed))
+        .on(Event::Error, signal(|payload| Signal::Error(text(payload))))
+        .on_any(move |event, payload, _| {
+            if let (Event::Custom(name), Payload::Text(mut arguments)) = (event, payload)
+                && address.events.contains(&name.as_str())
+                && !arguments.is_empty()
+            {
+                let incoming = Incoming { name, payload: arguments.swap_remove(0) };
+                if let Err(mpsc::error::TrySendError::Full(_)) = events.try_send(incoming) {
+                    let _ = signals.try_send(Signal::Flooded);
+                }
+            }
+            async {}.boxed()
+        })
+        .connect()
+        .await
+        .map_err(|error| classify(&error))?;
+    let mut check = interval(READER_CHECK_INTERVAL);
+    loop {
+        tokio::select! {
+            biased;
+            Some(signal) = inbox.recv() => match signal {
+                Signal::Connected => return Ok(client),
+                Signal::Error(text) if text.contains("ConnectError") => {
+                    return Err(SinkError::Auth(shorten(&text).into()));
+                }
+                Signal::Error(text) => return Err(SinkError::Protocol(shorten(&text).into())),
+                Signal::Closed | Signal::Flooded => {
+                    return Err(SinkError::Protocol("it closed before it accepted".into()));
+                }
+            },
+            _ = check.tick() => if reader_ended() {
+                return Err(SinkError::Protocol("it closed before it accepted".into()));
+            },
+        }
+    }
+}
+
+async fn send(client: &Client, emit: Emit) -> Result<(), rust_socketio::Error> {
+    let mut ack = emit.ack;
+    let mut events = emit.events.into_iter().peekable();
+    while let Some(Outgoing { name, json }) = events.next() {
+        #[allow(deprecated, reason = "the only way to send JSON text as it is")]
+        let payload = Payload::String(json);
+        match ack.take_if(|_| events.peek().is_none()) {
+            None => client.emit(name, payload).await?,
+            Some(ack) => {
+                let mut ack = Some(ack);
+                let complete = move |payload: Payload, _: Client| {
+                    if let (Some(ack), Payload::Text(mut values)) = (ack.take(), payload) {
+                        // `[[arguments…]]`, as the library nests them.
+                        let _ = ack.send(values.pop().unwrap_or(Value::Null));
+                    }
+                    async {}.boxed()
+                };
+                client.emit_with_ack(name, payload, ACK_LIBRARY_TIMEOUT, complete).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What an error of the library means for the caller. Its kinds are hidden in a chain of causes,
+/// so the texts have to tell.
+fn classify(error: &rust_socketio::Error) -> SinkError {
+    let text = chain(error);
+    if let Some(io) = io_cause(error) {
+        return match io.kind() {
+            io::ErrorKind::TimedOut => SinkError::Refused(text),
+            _ if text.to_lowercase().contains("certificate") => SinkError::Tls(text),
+            _ => SinkError::Refused(text),
+        };
+    }
+    if ["401", "403"].iter().any(|code| text.contains(&format!("HTTP error: {code}"))) {
+        SinkError::Auth(text)
+    } else if text.contains("TLS error") || text.contains("certificate") {
+        SinkError::Tls(text)
+    } else {
+        SinkError::Protocol(text)
+    }
+}
+
+fn io_cause(error: &(dyn Error + 'static)) -> Option<&io::Error> {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            return Some(io);
+        }
+        cause = error.source();
+    }
+    None
+}
+
+/// The error and its causes in one line, without saying the same twice.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let text = error.to_string();
+        if !line.contains(&text) {
+            line.push_str(": ");
+            line.push_str(&text);
+        }
+        cause = error.source();
+    }
+    line
+}
+
+fn text(payload: &Payload) -> String {
+    match payload {
+        Payload::Text(values) => match values.first() {
+            Some(Value::String(text)) => text.clone(),
+            Some(value) => value.to_string(),
+            None => String::new(),
+        },
+        _ => "binary data".into(),
+    }
+}
+
+/// A server's text, short enough for a log line and without control characters.
+fn shorten(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(200).collect()
+}

@@ -1,0 +1,180 @@
+//! Samples over HTTP: `POST /v1/telemetry` and `POST /v1/setup`, on loopback unless told otherwise.
+//!
+//! A body is one JSON object, an array of objects, or one object a line. The answer comes when
+//! what was accepted is in the queue, and names its positions. Web pages of other origins are kept
+//! out, as a browser on the same PC reaches loopback too.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use serde_json::{Value, json};
+
+use super::{Intake, Sample, Taken};
+use crate::config::{MAX_HTTP_BODY_BYTES, MAX_HTTP_ENTRIES, STORAGE_RETRY_INTERVAL};
+use crate::fields::{self, Reason, Refused};
+
+/// The routes of this source.
+pub fn router(intake: Arc<Intake>) -> Router {
+    Router::new()
+        .route("/v1/telemetry", post(telemetry))
+        .route("/v1/setup", post(setup))
+        .layer(DefaultBodyLimit::max(MAX_HTTP_BODY_BYTES))
+        .layer(middleware::from_fn(only_local_origins))
+        .with_state(intake)
+}
+
+async fn telemetry(State(intake): State<Arc<Intake>>, body: Bytes) -> Response {
+    let samples = match parts(&body) {
+        Ok(parts) => parts.into_iter().map(|part| part.map(Sample::Telemetry)).collect(),
+        Err(refused) => return bad_request(&[(0, refused)]),
+    };
+    answer(&intake, samples).await
+}
+
+async fn setup(State(intake): State<Arc<Intake>>, body: Bytes) -> Response {
+    answer(&intake, vec![fields::parse(&body).map(Sample::Setup)]).await
+}
+
+/// The objects of a body, each parsed or refused.
+fn parts(body: &[u8]) -> Result<Vec<Result<Value, Refused>>, Refused> {
+    let text = body.trim_ascii();
+    let is_array = text.starts_with(b"[");
+    let parts: Vec<_> = if is_array {
+        let array: Vec<Value> = serde_json::from_slice(text).map_err(|error| Refused {
+            reason: Reason::NotJson,
+            message: format!("the body is no JSON array of objects: {error}"),
+        })?;
+        array.into_iter().map(|value| fields::check(&value).map(|()| value)).collect()
+    } else {
+        let lines = text.split(|&byte| byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
+        let parsed: Vec<_> = lines.map(fields::parse).collect();
+        // One object that is spread over several lines.
+        if parsed.len() > 1 && parsed.iter().all(Result::is_err) {
+            vec![fields::parse(text)]
+        } else {
+            parsed
+        }
+    };
+    match parts.len() {
+        0 => Err(Refused { reason: Reason::NotJson, message: "the body is empty".into() }),
+        1..=MAX_HTTP_ENTRIES => Ok(parts),
+        count => Err(Refused {
+            reason: Reason::TooLarge,
+            message: format!("{count} samples in one body; send at most {MAX_HTTP_ENTRIES}"),
+        }),
+    }
+}
+
+async fn answer(intake: &Intake, samples: Vec<Result<Sample, Refused>>) -> Response {
+    let taken = match intake.take(samples).await {
+        Ok(taken) => taken,
+        Err(error) => return unavailable(&error.to_string()),
+    };
+    let (mut seqs, mut refused, mut thinned, mut dropped) = (Vec::new(), Vec::new(), 0, 0);
+    for (index, taken) in taken.into_iter().enumerate() {
+        match taken {
+            Taken::Stored(seq) => seqs.push(seq.0),
+            Taken::Unchanged => {}
+            Taken::Thinned => thinned += 1,
+            Taken::Dropped(_) => dropped += 1,
+            Taken::Refused(why) => refused.push((index, why)),
+        }
+    }
+    if seqs.is_empty() && dropped > 0 {
+        return unavailable("the queue is full");
+    }
+    if seqs.is_empty() && !refused.is_empty() {
+        return bad_request(&refused);
+    }
+    let mut answer = json!({"seqs": seqs, "thinned": thinned, "dropped": dropped});
+    if let [seq] = seqs[..] {
+        answer["seq"] = seq.into();
+    }
+    if refused.is_empty() {
+        return json_response(StatusCode::OK, &answer);
+    }
+    answer["refused"] = reasons(&refused);
+    json_response(StatusCode::BAD_REQUEST, &answer)
+}
+
+fn bad_request(refused: &[(usize, Refused)]) -> Response {
+    let too_large = refused.iter().all(|(_, why)| why.reason == Reason::TooLarge);
+    let status = if too_large { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST };
+    json_response(status, &json!({"seqs": [], "refused": reasons(refused)}))
+}
+
+fn reasons(refused: &[(usize, Refused)]) -> Value {
+    let reason = |(index, why): &(usize, Refused)| {
+        json!({"index": index, "reason": why.reason.as_str(), "message": why.message})
+    };
+    refused.iter().map(reason).collect()
+}
+
+fn unavailable(why: &str) -> Response {
+    let retry_after = STORAGE_RETRY_INTERVAL.as_secs().max(1).to_string();
+    let body = json!({"seqs": [], "error": why});
+    let mut response = json_response(StatusCode::SERVICE_UNAVAILABLE, &body);
+    if let Ok(value) = retry_after.parse() {
+        response.headers_mut().insert(header::RETRY_AFTER, value);
+    }
+    response
+}
+
+fn json_response(status: StatusCode, body: &Value) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+}
+
+async fn only_local_origins(headers: HeaderMap, request: Request, next: Next) -> Response {
+    let origin = headers.get(header::ORIGIN).map(|origin| origin.to_str().unwrap_or("?"));
+    if origin.is_none_or(is_local_origin) {
+        return next.run(request).await;
+    }
+    let body = json!({"seqs": [], "error": "pages of other origins may not send telemetry"});
+    json_response(StatusCode::FORBIDDEN, &body)
+}
+
+fn is_local_origin(origin: &str) -> bool {
+    let host = origin.split_once("://").map_or(origin, |(_, host)| host);
+    ["localhost", "127.0.0.1", "[::1]"].iter().any(|local| {
+        host.strip_prefix(local).is_some_and(|port| port.is_empty() || port.starts_with(':'))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_is_an_object_an_array_or_lines() {
+        for (body, expected) in [
+            (r#"{"lap":1}"#, vec![true]),
+            ("{\n \"lap\": 1\n}", vec![true]),
+            (r#"[{"lap":1},{"lap":2}]"#, vec![true, true]),
+            ("{\"lap\":1}\n{\"lap\":2}\n\n", vec![true, true]),
+            ("{\"lap\":1}\nnonsense\n", vec![true, false]),
+            (r#"[{"lap":1},7]"#, vec![true, false]),
+        ] {
+            let parts = parts(body.as_bytes()).unwrap();
+            assert_eq!(parts.iter().map(Result::is_ok).collect::<Vec<_>>(), expected, "{body}");
+        }
+        for body in ["", " \n ", "[", "[]"] {
+            assert!(parts(body.as_bytes()).is_err(), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn only_this_machines_pages_may_send() {
+        for origin in ["http://localhost:3000", "https://127.0.0.1", "http://[::1]:80"] {
+            assert!(is_local_origin(origin), "{origin}");
+        }
+        for origin in ["null", "https://localhost.evil.example", "http://10.0.0.1", "?"] {
+            assert!(!is_local_origin(origin), "{origin}");
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! From a source's sample to an entry in the queue: check, thin, stamp, map, append.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::clock;
+use crate::config::LOG_REPEAT_INTERVAL;
+use crate::entry::{CapturedAt, Seq};
+use crate::fields::{self, Refused};
+use crate::metrics;
+use crate::queue::ledger::DropReason;
+use crate::queue::{Appended, Content, NewEntry, QueueError, Writer};
+
+/// What a source read.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Sample {
+    /// A flat object of readings, or a frame that has the dashboard's names already.
+    Telemetry(Value),
+    /// The car's setup.
+    Setup(Value),
+}
+
+impl Sample {
+    /// A sample from one line of text: `{"setup": {…}}` is a setup, any other object telemetry.
+    pub fn parse(line: &[u8]) -> Result<Self, Refused> {
+        match fields::parse(line)? {
+            Value::Object(mut object) if object.len() == 1 && object.contains_key("setup") => {
+                Ok(Self::Setup(object.remove("setup").unwrap_or_default()))
+            }
+            value => Ok(Self::Telemetry(value)),
+        }
+    }
+}
+
+/// What became of a sample.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Taken {
+    /// It is in the queue.
+    Stored(Seq),
+    /// A setup that is the same as the one before.
+    Unchanged,
+    /// Left out: the source is faster than `update_rate_hz`.
+    Thinned,
+    /// Not in the queue, and counted there under the reason.
+    Dropped(DropReason),
+    /// Not fit for the dashboard.
+    Refused(Refused),
+}
+
+/// A source's way into the queue.
+#[derive(Debug)]
+pub struct Intake {
+    writer: Writer,
+    source: &'static str,
+    rate: Mutex<Rate>,
+    last_complaint: Mutex<Option<tokio::time::Instant>>,
+}
+
+impl Intake {
+    /// The way in for `source`, thinned to `rate_hz`; 0 keeps every sample.
+    pub fn new(writer: Writer, source: &'static str, rate_hz: f64) -> Self {
+        let rate = Mutex::new(Rate::new(rate_hz));
+        Self { writer, source, rate, last_complaint: Mutex::new(None) }
+    }
+
+    /// Takes samples in their order, and returns when those accepted are as durable as the
+    /// configuration promises.
+    ///
+    /// A refused sample is counted and logged here; the others are taken all the same.
+    pub async fn take(
+        &self,
+        samples: Vec<Result<Sample, Refused>>,
+    ) -> Result<Vec<Taken>, QueueError> {
+        let now = clock::now();
+        let mut taken = Vec::with_capacity(samples.len());
+        let appended = self
+            .writer
+            .append(|stamps| {
+                let mut entries = Vec::with_capacity(samples.len());
+                for sample in samples {
+                    metrics::sampled(self.source);
+                    let entry = sample.and_then(|sample| {
+                        let at = captured_at(&sample, now);
+                        if matches!(sample, Sample::Telemetry(_)) && !self.is_due(at) {
+                            return Ok(None);
+                        }
+                        entry(sample, stamps.next(at)).map(Some)
+                    });
+                    taken.push(match entry {
+                        Ok(Some(entry)) => {
+                            entries.push(entry);
+                            None
+                        }
+                        Ok(None) => Some(Taken::Thinned),
+                        Err(refused) => Some(Taken::Refused(refused)),
+                    });
+                }
+                entries
+            })
+            .await
+            .inspect_err(|_| metrics::rejected(self.source, "storage"))?;
+        let mut appended = appended.into_iter().map(Taken::from);
+        let taken: Vec<_> =
+            taken.into_iter().filter_map(|taken| taken.or_else(|| appended.next())).collect();
+        taken.iter().for_each(|taken| self.count(taken));
+        Ok(taken)
+    }
+
+    fn is_due(&self, at: CapturedAt) -> bool {
+        self.rate.lock().unwrap_or_else(PoisonError::into_inner).is_due(at)
+    }
+
+    fn count(&self, taken: &Taken) {
+        match taken {
+            Taken::Thinned => metrics::thinned(self.source),
+            Taken::Refused(refused) => {
+                metrics::rejected(self.source, refused.reason.as_str());
+                self.complain(refused);
+            }
+            Taken::Stored(_) | Taken::Unchanged | Taken::Dropped(_) => {}
+        }
+    }
+
+    /// One line now and then: a source that is wrong is wrong many times a second.
+    fn complain(&self, refused: &Refused) {
+        let now = tokio::time::Instant::now();
+        let mut last = self.last_complaint.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_none_or(|last| now - last >= LOG_REPEAT_INTERVAL) {
+            *last = Some(now);
+            tracing::warn!(source = self.source, reason = refused.reason.as_str(), "{refused}");
+        }
+    }
+}
+
+impl From<Appended> for Taken {
+    fn from(appended: Appended) -> Self {
+        match appended {
+            Appended::Stored(seq) => Self::Stored(seq),
+            Appended::Unchanged => Self::Unchanged,
+            Appended::Dropped(reason) => Self::Dropped(reason),
+        }
+    }
+}
+
+fn captured_at(sample: &Sample, now: CapturedAt) -> CapturedAt {
+    match sample {
+        Sample::Telemetry(value) => fields::own_timestamp(value).unwrap_or(now),
+        Sample::Setup(_) => now,
+    }
+}
+
+fn entry(sample: Sample, captured_at: CapturedAt) -> Result<NewEntry, Refused> {
+    Ok(match sample {
+        Sample::Telemetry(value) => {
+            let json = fields::map(&value, captured_at)?;
+            NewEntry { captured_at, content: Content::Frame, json }
+        }
+        Sample::Setup(value) => {
+            fields::check_setup(&value)?;
+            let fingerprint = fields::setup_fingerprint(&value);
+            let content = Content::Setup { fingerprint };
+            NewEntry { captured_at, content, json: value.to_string() }
+        }
+    })
+}
+
+/// Thins by the moment of capture, without drift.
+#[derive(Debug)]
+struct Rate {
+    /// 0 keeps every sample.
+    period: Duration,
+    due: Option<CapturedAt>,
+}
+
+impl Rate {
+    fn new(hz: f64) -> Self {
+        let period = if hz > 0.0 { Duration::from_secs_f64(1.0 / hz) } else { Duration::ZERO };
+        Self { period, due: None }
+    }
+
+    /// Whether a sample of this moment is to be kept. One that is early by up to a quarter of the
+    /// period counts as on time, so that a source of just this rate loses nothing to its jitter.
+    fn is_due(&mut self, at: CapturedAt) -> bool {
+        if self.period.is_zero() {
+            return true;
+        }
+        let period = self.period.as_millis() as i64;
+        let due = match self.due {
+            // Far before: the clock went back.
+            Some(due) if at.0 >= due.0 - 2 * period => due,
+            _ => at,
+        };
+        if at.0 < due.0 - period / 4 {
+            return false;
+        }
+        // After a gap the rhythm begins anew.
+        let on_time = at.0 < due.0 + period;
+        self.due = Some(CapturedAt(if on_time { due.0 } else { at.0 } + period));
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept(hz: f64, moments: impl Iterator<Item = i64>) -> Vec<i64> {
+        let mut rate = Rate::new(hz);
+        moments.filter(|&at| rate.is_due(CapturedAt(at))).collect()
+    }
+
+    #[test]
+    fn a_faster_source_is_thinned_without_drift() {
+        for step in [1, 7, 10, 16, 100, 130, 499] {
+            let kept = kept(2.0, (0..100_000).step_by(step));
+            assert!((199..=202).contains(&kept.len()), "every {step} ms: {}", kept.len());
+        }
+    }
+
+    #[test]
+    fn a_source_of_the_same_rate_loses_nothing_to_jitter() {
+        let moments = (0..1000).map(|n| n * 500 + [0, 60, -70, 90, -20][n as usize % 5]);
+        assert_eq!(kept(2.0, moments).len(), 1000);
+    }
+
+    #[test]
+    fn rate_0_keeps_every_sample() {
+        assert_eq!(kept(0.0, 0..100).len(), 100);
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_stops_nothing() {
+        let moments = (0..10).map(|n| 10_000_000 + n * 500).chain((0..10).map(|n| n * 500));
+        assert_eq!(kept(2.0, moments).len(), 20);
+    }
+}

@@ -1,0 +1,117 @@
+//! Samples as lines of JSON: from stdin, from a file, from a pipe.
+//!
+//! Lines that are there together are appended together, so a fast source costs few fsyncs.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+use tokio::time::{Instant, sleep_until};
+
+use super::{Intake, Sample, Taken};
+use crate::config::{MAX_BATCH_LINES, MAX_SAMPLE_BYTES, STORAGE_RETRY_INTERVAL};
+use crate::fields::{Reason, Refused};
+use crate::queue::QueueError;
+
+/// How fast lines are read.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Pace {
+    /// As they come.
+    AsTheyCome,
+    /// One every so often.
+    Every(Duration),
+}
+
+impl Pace {
+    /// So many lines a second; 0 is as they come.
+    pub fn per_second(rate: f64) -> Self {
+        if rate > 0.0 { Self::Every(Duration::from_secs_f64(1.0 / rate)) } else { Self::AsTheyCome }
+    }
+}
+
+/// Reads lines until the input ends, and tells `receipt` what became of each, by its number from 1.
+///
+/// A disk that fails is waited for: the line is handed in again, so the order stays.
+pub async fn run(
+    input: impl AsyncRead + Unpin,
+    intake: &Intake,
+    pace: Pace,
+    mut receipt: impl FnMut(u64, &Taken),
+) -> std::io::Result<()> {
+    let mut lines = Lines { input: BufReader::with_capacity(64 << 10, input), number: 0 };
+    let mut due = Instant::now();
+    loop {
+        let most = if pace == Pace::AsTheyCome { MAX_BATCH_LINES } else { 1 };
+        let Some(batch) = lines.next_batch(most).await? else { return Ok(()) };
+        if let Pace::Every(period) = pace {
+            sleep_until(due).await;
+            due += period;
+        }
+        let (numbers, samples): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+        let taken = loop {
+            match intake.take(samples.clone()).await {
+                Ok(taken) => break taken,
+                Err(QueueError::Closed) => return Ok(()),
+                Err(QueueError::Storage(_)) => tokio::time::sleep(STORAGE_RETRY_INTERVAL).await,
+            }
+        };
+        numbers.iter().zip(&taken).for_each(|(number, taken)| receipt(*number, taken));
+    }
+}
+
+type Numbered = (u64, Result<Sample, Refused>);
+
+struct Lines<R> {
+    input: BufReader<R>,
+    /// Lines read so far.
+    number: u64,
+}
+
+impl<R: AsyncRead + Unpin> Lines<R> {
+    /// At least one line that is not empty, and those that are already here; `None` at the end.
+    async fn next_batch(&mut self, most: usize) -> std::io::Result<Option<Vec<Numbered>>> {
+        let mut batch = Vec::new();
+        loop {
+            let whole_line_is_here = self.input.buffer().contains(&b'\n');
+            if batch.len() >= most || (!batch.is_empty() && !whole_line_is_here) {
+                return Ok(Some(batch));
+            }
+            let Some(line) = self.next().await? else {
+                return Ok(if batch.is_empty() { None } else { Some(batch) });
+            };
+            self.number += 1;
+            let sample = match line {
+                Ok(line) if line.trim_ascii().is_empty() => continue,
+                Ok(line) => Sample::parse(&line),
+                Err(too_large) => Err(too_large),
+            };
+            batch.push((self.number, sample));
+        }
+    }
+
+    /// The next line without its end; one that is too long is read to its end and refused.
+    async fn next(&mut self) -> std::io::Result<Option<Result<Vec<u8>, Refused>>> {
+        let most = MAX_SAMPLE_BYTES as u64 + 2;
+        let mut line = Vec::new();
+        if (&mut self.input).take(most).read_until(b'\n', &mut line).await? == 0 {
+            return Ok(None);
+        }
+        if line.ends_with(b"\n") || (line.len() as u64) < most {
+            while line.last().is_some_and(|byte| b"\r\n".contains(byte)) {
+                line.pop();
+            }
+            return Ok(Some(Ok(line)));
+        }
+        loop {
+            let rest = self.input.fill_buf().await?;
+            let (count, ended) = match rest.iter().position(|&byte| byte == b'\n') {
+                Some(index) => (index + 1, true),
+                None => (rest.len(), rest.is_empty()),
+            };
+            self.input.consume(count);
+            if ended {
+                let message = format!("the line is longer than {MAX_SAMPLE_BYTES} bytes");
+                return Ok(Some(Err(Refused { reason: Reason::TooLarge, message })));
+            }
+        }
+    }
+}
