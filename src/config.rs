@@ -1,1 +1,310 @@
-//! Placeholder for the room.
+//! What an operator can set, its defaults, and every other number of the program.
+//!
+//! What an operator may want to change is a field of [`Config`]. What follows from a protocol, or
+//! is there only so that nothing grows without bound, is a constant below it. Either way the unit
+//! is in the type (`Duration`) or in the name (`_bytes`, `_hz`).
+//!
+//! [`load`] fills a `Config` from a file, the environment and the command line. The table of keys
+//! in `keys` says for each what is allowed and what it means; the messages, [`reference()`] and
+//! [`to_toml`] are all made from it, so none of them can disagree with another.
+
+mod file;
+mod given;
+mod keys;
+mod load;
+mod problem;
+mod units;
+mod values;
+
+use std::env;
+use std::ffi::OsString;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use keys::{reference, to_toml, values};
+pub use load::{Loaded, Overrides, load, process_environment};
+pub use problem::{Origin, Problem, Problems, Warning};
+pub use units::{parse_duration, parse_size};
+pub use values::{ServerUrl, Wrong};
+
+/// Everything an operator can set.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// Samples a second that a thinned source hands on, 0.001 to 1000; 0 keeps every sample.
+    pub update_rate_hz: f64,
+    pub server: ServerConfig,
+    pub queue: QueueConfig,
+    pub stint: StintConfig,
+    pub delivery: DeliveryConfig,
+    pub source: SourceConfig,
+    pub metrics: MetricsConfig,
+    pub log: LogConfig,
+}
+
+/// The dashboard server and the session on it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ServerConfig {
+    pub url: ServerUrl,
+    pub session_id: SessionChoice,
+}
+
+/// Who names the session.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SessionChoice {
+    /// The server assigns an id.
+    Auto,
+    /// This id is used as given: 1 to 128 of `A-Z a-z 0-9 _ -`.
+    Fixed(String),
+}
+
+/// The bounded durable log on disk.
+#[derive(Clone, Debug, PartialEq)]
+pub struct QueueConfig {
+    /// The directory it lives in; a relative path starts at the working directory.
+    pub path: PathBuf,
+    /// 1 to 1,000,000,000.
+    pub max_entries: u64,
+    /// 1 MiB to 1 TiB.
+    pub max_bytes: u64,
+    /// 1 minute to 365 days.
+    pub max_age: Duration,
+    pub when_full: WhenFull,
+    pub durability: Durability,
+}
+
+/// What gives way when the queue has reached a limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhenFull {
+    /// The oldest entries make room for the new one.
+    DropOldest,
+    /// The new entry is refused.
+    DropNewest,
+}
+
+/// When an appended entry is safe from a power cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Before the append is reported: one flush an entry.
+    Entry,
+    /// This long after the append at the latest, 10 ms to 60 s: one flush for many entries.
+    Within(Duration),
+}
+
+/// What makes one stint.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StintConfig {
+    /// A restart after a silence up to this continues the stint; 0 s to 7 days.
+    pub resume_after: Duration,
+}
+
+/// How entries go to the server.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeliveryConfig {
+    /// From the start of a connection to a bound session, 1 s to 120 s.
+    pub open_timeout: Duration,
+    /// From a published batch to its proof, 100 ms to 120 s.
+    pub proof_timeout: Duration,
+    /// Between two checks that the server still knows the session, 1 s to 9 s.
+    pub verify_interval: Duration,
+    /// 1 to 256.
+    pub batch_max_entries: u64,
+    /// 1 KiB to 512 KiB of JSON.
+    pub batch_max_bytes: u64,
+    pub proof: ProofChoice,
+    /// Adds the entry's seq to what the server gets, as `telemetry.seq`.
+    pub mark: bool,
+    /// Entries a second while a backlog is replayed, 0.001 to 100,000; 0 sets no limit.
+    pub max_rate: f64,
+    /// The first wait before a new connection, 10 ms to 10 s.
+    pub backoff_min: Duration,
+    /// The longest wait before a new connection, `backoff_min` to 10 minutes.
+    pub backoff_max: Duration,
+}
+
+/// The proof that an entry must have before it leaves the queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ProofChoice {
+    /// The strongest that the server turns out to give.
+    Auto,
+    /// The server sent the entry back to the session's viewers.
+    Echo,
+    /// The server acknowledged the event.
+    Ack,
+    /// The event was written to the connection.
+    Written,
+}
+
+/// Where entries come from; all that are on feed one queue.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SourceConfig {
+    pub stdin: StdinConfig,
+    pub http: HttpConfig,
+    pub file: FileConfig,
+    pub simulator: SimulatorConfig,
+}
+
+/// One JSON sample a line on standard input.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StdinConfig {
+    pub enabled: bool,
+    /// Prints `{"line":…,"seq":…}` on standard output for each stored line.
+    pub receipts: bool,
+}
+
+/// Samples and setups posted by another program.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HttpConfig {
+    pub enabled: bool,
+    pub listen: SocketAddr,
+}
+
+/// A recording.
+#[derive(Clone, Debug, PartialEq)]
+pub struct FileConfig {
+    /// `None` turns the source off.
+    pub path: Option<PathBuf>,
+    /// How many times faster than recorded, 0.001 to 10,000; 0 is as fast as it can be stored.
+    pub speed: f64,
+}
+
+/// A believable car.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SimulatorConfig {
+    pub enabled: bool,
+    /// The same seed drives the same race.
+    pub seed: u64,
+}
+
+/// The page for operators: metrics, health, readiness.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MetricsConfig {
+    pub enabled: bool,
+    pub listen: SocketAddr,
+}
+
+/// What is written to standard error.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LogConfig {
+    pub level: LogLevel,
+    pub format: LogFormat,
+}
+
+/// The least important line that is still written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    Off,
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// How a log line is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line, for programs.
+    Json,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            update_rate_hz: 2.0,
+            server: ServerConfig { url: ServerUrl::local(), session_id: SessionChoice::Auto },
+            queue: QueueConfig {
+                path: queue_path(|name| env::var_os(name)),
+                max_entries: 1_000_000,
+                max_bytes: 2 << 30,
+                max_age: Duration::from_hours(7 * 24),
+                when_full: WhenFull::DropOldest,
+                durability: Durability::Entry,
+            },
+            stint: StintConfig { resume_after: Duration::from_mins(30) },
+            delivery: DeliveryConfig {
+                open_timeout: Duration::from_secs(10),
+                proof_timeout: Duration::from_secs(5),
+                verify_interval: Duration::from_secs(5),
+                batch_max_entries: 256,
+                batch_max_bytes: 128 << 10,
+                proof: ProofChoice::Auto,
+                mark: false,
+                max_rate: 0.0,
+                backoff_min: Duration::from_millis(500),
+                backoff_max: Duration::from_secs(60),
+            },
+            source: SourceConfig {
+                stdin: StdinConfig { enabled: true, receipts: false },
+                http: HttpConfig { enabled: true, listen: (Ipv4Addr::LOCALHOST, 9185).into() },
+                file: FileConfig { path: None, speed: 1.0 },
+                simulator: SimulatorConfig { enabled: false, seed: 1 },
+            },
+            metrics: MetricsConfig { enabled: true, listen: (Ipv4Addr::LOCALHOST, 9184).into() },
+            log: LogConfig { level: LogLevel::Info, format: LogFormat::Text },
+        }
+    }
+}
+
+/// Where the platform keeps a user's data, or the working directory if it does not say.
+fn queue_path(variable: impl Fn(&str) -> Option<OsString>) -> PathBuf {
+    // A relative base would name another queue from each working directory.
+    let base = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let data = if cfg!(windows) {
+        base("LOCALAPPDATA")
+    } else {
+        base("XDG_DATA_HOME").or_else(|| Some(base("HOME")?.join(".local").join("share")))
+    };
+    data.unwrap_or_else(|| PathBuf::from(".")).join("pitwire").join("queue")
+}
+
+/// A configuration file above this is not read.
+pub const MAX_CONFIG_BYTES: u64 = 1 << 20;
+
+/// A sample, or a setup, above this is refused: the server closes the connection above 1,000,000
+/// bytes a message, and the envelope around it needs some of them.
+pub const MAX_SAMPLE_BYTES: usize = 900_000;
+
+/// Objects and arrays within each other; a sample above this is refused.
+pub const MAX_SAMPLE_DEPTH: usize = 32;
+
+/// The body of one HTTP request above this is refused.
+pub const MAX_HTTP_BODY_BYTES: usize = 8 << 20;
+
+/// Samples in one HTTP request; one with more is refused.
+pub const MAX_HTTP_ENTRIES: usize = 10_000;
+
+/// From the request to stop to the end of the process, however slow disk and network are.
+pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Commands that wait for the queue's thread; a full channel makes the source wait.
+pub const QUEUE_CHANNEL_COMMANDS: usize = 256;
+
+/// An entry younger than this is live; an older one is part of a backlog.
+pub const LIVE_WITHIN: Duration = Duration::from_secs(5);
+
+/// Between two log lines of the same kind.
+pub const LOG_REPEAT_INTERVAL: Duration = Duration::from_secs(10);
+
+#[cfg(all(test, not(windows)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_queue_lives_where_the_platform_keeps_data() {
+        let path = |variables: &[(&str, &str)]| {
+            let found = |name: &str| variables.iter().find(|(known, _)| *known == name);
+            queue_path(|name| found(name).map(|(_, value)| value.into())).display().to_string()
+        };
+        let home = ("HOME", "/home/ana");
+        assert_eq!(path(&[home, ("XDG_DATA_HOME", "/data")]), "/data/pitwire/queue");
+        assert_eq!(
+            path(&[home, ("XDG_DATA_HOME", "data")]),
+            "/home/ana/.local/share/pitwire/queue"
+        );
+        assert_eq!(path(&[home]), "/home/ana/.local/share/pitwire/queue");
+        assert_eq!(path(&[]), "./pitwire/queue");
+    }
+}

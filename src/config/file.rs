@@ -1,0 +1,180 @@
+//! Configuration files: TOML, and the `config.json` of the original client.
+
+use std::fs::File;
+use std::io;
+use std::io::Read as _;
+use std::path::Path;
+
+use toml::de::{DeTable, DeValue};
+
+use super::given::Given;
+use super::load::Loading;
+use super::problem::one_line;
+use super::{MAX_CONFIG_BYTES, Origin, Warning, keys};
+
+/// The original client's keys and ours. Its loop had to be told when to look for the game; the
+/// agent needs no order of starting, so those two are checked and then have no effect.
+const CLIENT_KEYS: [(&str, Option<&str>); 5] = [
+    ("server_url", Some("server.url")),
+    ("session_id", Some("server.session_id")),
+    ("update_rate_hz", Some("update_rate_hz")),
+    ("poll_interval", None),
+    ("target_process", None),
+];
+
+impl Loading {
+    /// Takes what the file sets; one whose name ends in `.json` is the original client's.
+    pub(super) fn file(&mut self, path: &Path) {
+        let whole = Origin::File { path: path.into(), line: None };
+        let text = match read(path) {
+            Ok(text) => text,
+            Err(message) => return self.problem(whole, None, message),
+        };
+        // Some editors on Windows put a byte order mark first.
+        let text = text.strip_prefix('\u{FEFF}').unwrap_or(&text);
+        let file = Lines::new(path, text);
+        if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json")) {
+            self.json(&file, text);
+        } else {
+            self.toml(&file, text);
+        }
+    }
+
+    fn toml(&mut self, file: &Lines<'_>, text: &str) {
+        match DeTable::parse(text) {
+            Ok(root) => self.toml_table(file, "", root.get_ref()),
+            Err(error) => {
+                let origin = file.origin(error.span().map(|span| span.start));
+                let message = format!("is not TOML: {}", one_line(error.message()));
+                self.problem(origin, None, message);
+            }
+        }
+    }
+
+    fn toml_table(&mut self, file: &Lines<'_>, above: &str, table: &DeTable<'_>) {
+        for (key, value) in table {
+            let dot = if above.is_empty() { "" } else { "." };
+            let name = format!("{above}{dot}{}", key.get_ref());
+            let origin = file.origin(Some(key.span().start));
+            match (keys::find(&name), value.get_ref()) {
+                (Some(known), value) => self.set(known, &name, &toml_value(value), origin),
+                (None, DeValue::Table(below)) if keys::is_table(&name) => {
+                    self.toml_table(file, &name, below);
+                }
+                (None, value) if keys::is_table(&name) => {
+                    let given = toml_value(value);
+                    let message = format!("{given} is not a table; write [{name}] above its keys");
+                    self.problem(origin, Some(&name), message);
+                }
+                (None, _) => self.unknown(&name, keys::nearest(&name), origin),
+            }
+        }
+    }
+
+    fn json(&mut self, file: &Lines<'_>, text: &str) {
+        let fields: serde_json::Map<String, serde_json::Value> = match serde_json::from_str(text) {
+            Ok(fields) => fields,
+            Err(error) => {
+                let origin = Origin::File { path: file.path.into(), line: Some(error.line()) };
+                let message = format!("is not a JSON object: {}", one_line(&error.to_string()));
+                return self.problem(origin, None, message);
+            }
+        };
+        for (name, value) in &fields {
+            let origin = file.origin(json_key(text, name));
+            let given = json_value(value);
+            let known = CLIENT_KEYS.iter().find(|(known, _)| known == name);
+            match known.map(|(_, key)| key.and_then(keys::find)) {
+                Some(Some(key)) => self.set(key, name, &given, origin),
+                Some(None) => self.without_effect(name, &given, origin),
+                None => {
+                    let near = keys::nearest_of(name, CLIENT_KEYS.iter().map(|(known, _)| *known));
+                    self.unknown(name, near, origin);
+                }
+            }
+        }
+    }
+
+    fn without_effect(&mut self, name: &str, given: &Given<'_>, origin: Origin) {
+        let (fits, otherwise) = match name {
+            "poll_interval" => (given.number().is_ok_and(|s| s > 0.0), "is not a time in seconds"),
+            _ => (given.text().is_ok(), "is not text"),
+        };
+        if fits {
+            let message = "has no effect: the agent and the game start in any order".into();
+            self.warnings.push(Warning { origin, key: Some(name.into()), message });
+        } else {
+            let message = format!("{given} {otherwise}; remove it, as it has no effect");
+            self.problem(origin, Some(name), message);
+        }
+    }
+}
+
+/// The text of a file, or what to tell the operator.
+fn read(path: &Path) -> Result<String, String> {
+    let mut bytes = Vec::new();
+    let file =
+        File::open(path).and_then(|file| file.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut bytes));
+    match file {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err("there is no such file; give the path of one with --config".into())
+        }
+        Err(error) => Err(format!("cannot be read: {error}")),
+        Ok(length) if length as u64 > MAX_CONFIG_BYTES => {
+            Err(format!("is above {MAX_CONFIG_BYTES} bytes; is it a configuration?"))
+        }
+        Ok(_) => String::from_utf8(bytes).map_err(|_| "is not text in UTF-8".into()),
+    }
+}
+
+/// A file and where its lines begin.
+struct Lines<'a> {
+    path: &'a Path,
+    starts: Vec<usize>,
+}
+
+impl<'a> Lines<'a> {
+    fn new(path: &'a Path, text: &str) -> Self {
+        let starts = text.match_indices('\n').map(|(end, _)| end + 1).collect();
+        Self { path, starts }
+    }
+
+    /// The line that holds the byte at `offset`.
+    fn origin(&self, offset: Option<usize>) -> Origin {
+        let line = |offset| self.starts.partition_point(|start| *start <= offset) + 1;
+        Origin::File { path: self.path.into(), line: offset.map(line) }
+    }
+}
+
+fn toml_value<'a>(value: &'a DeValue<'_>) -> Given<'a> {
+    match value {
+        DeValue::String(text) => Given::Text(text),
+        DeValue::Integer(number) => match i128::from_str_radix(number.as_str(), number.radix()) {
+            Ok(number) => Given::Number(number.to_string().into()),
+            Err(_) => Given::Number(number.as_str().into()),
+        },
+        DeValue::Float(number) => Given::Number(number.as_str().into()),
+        DeValue::Boolean(value) => Given::Switch(*value),
+        DeValue::Datetime(_) => Given::Other("a date"),
+        DeValue::Array(_) => Given::Other("a list"),
+        DeValue::Table(_) => Given::Other("a table"),
+    }
+}
+
+fn json_value(value: &serde_json::Value) -> Given<'_> {
+    match value {
+        serde_json::Value::String(text) => Given::Text(text),
+        serde_json::Value::Number(number) => Given::Number(number.to_string().into()),
+        serde_json::Value::Bool(value) => Given::Switch(*value),
+        serde_json::Value::Null => Given::Other("null"),
+        serde_json::Value::Array(_) => Given::Other("a list"),
+        serde_json::Value::Object(_) => Given::Other("an object"),
+    }
+}
+
+/// Where a key stands in JSON text: its last place, as the last of two equal keys wins.
+fn json_key(text: &str, key: &str) -> Option<usize> {
+    let quoted = serde_json::Value::from(key).to_string();
+    let follows = |at: &usize| text[at + quoted.len()..].trim_start().starts_with(':');
+    text.rmatch_indices(&quoted).map(|(at, _)| at).find(follows)
+}

@@ -1,0 +1,100 @@
+//! A value as somebody wrote it, before the kind of its key is known.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::time::Duration;
+
+use super::Wrong;
+use super::units::{parse_duration, parse_size};
+
+/// One value of a file, a variable or a flag.
+pub(super) enum Given<'a> {
+    Switch(bool),
+    /// As text, so that no digit is lost before the kind is known.
+    Number(Cow<'a, str>),
+    Text(&'a str),
+    /// From a variable or a flag: it has no type of its own.
+    Untyped(&'a str),
+    /// `a table`, `a list`: nothing that a key takes.
+    Other(&'static str),
+}
+
+impl Given<'_> {
+    pub(super) fn switch(&self) -> Result<bool, Wrong> {
+        match self {
+            Self::Switch(value) => Ok(*value),
+            Self::Untyped(text) => text.trim().parse().map_err(|_| Wrong("is not a switch")),
+            Self::Number(_) | Self::Text(_) | Self::Other(_) => Err(Wrong("is not a switch")),
+        }
+    }
+
+    pub(super) fn number(&self) -> Result<f64, Wrong> {
+        self.digits("is not a number")?.parse().map_err(|_| Wrong("is not a number"))
+    }
+
+    pub(super) fn whole(&self) -> Result<u64, Wrong> {
+        let digits = self.digits("is not a whole number")?;
+        let number: i128 = digits.parse().map_err(|_| Wrong("is not a whole number"))?;
+        u64::try_from(number).map_err(|_| Wrong("is out of range"))
+    }
+
+    fn digits(&self, otherwise: &'static str) -> Result<&str, Wrong> {
+        match self {
+            Self::Number(digits) => Ok(digits),
+            Self::Untyped(digits) => Ok(digits.trim()),
+            Self::Text(_) => Err(Wrong("is text and not a number")),
+            Self::Switch(_) | Self::Other(_) => Err(Wrong(otherwise)),
+        }
+    }
+
+    pub(super) fn size(&self) -> Result<u64, Wrong> {
+        match self {
+            Self::Number(_) => self.whole(),
+            Self::Text(text) | Self::Untyped(text) => parse_size(text),
+            Self::Switch(_) | Self::Other(_) => Err(Wrong("is not a size")),
+        }
+    }
+
+    pub(super) fn time(&self) -> Result<Duration, Wrong> {
+        match self {
+            Self::Number(_) => Err(Wrong("has no unit")),
+            Self::Text(text) | Self::Untyped(text) => parse_duration(text),
+            Self::Switch(_) | Self::Other(_) => Err(Wrong("is not a duration")),
+        }
+    }
+
+    pub(super) fn text(&self) -> Result<&str, Wrong> {
+        match self {
+            Self::Text(text) | Self::Untyped(text) => Ok(text),
+            Self::Switch(_) | Self::Number(_) | Self::Other(_) => Err(Wrong("is not text")),
+        }
+    }
+}
+
+/// One line, not long, and without what may be a password: it ends in a log.
+impl fmt::Display for Given<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Switch(value) => value.fmt(f),
+            Self::Number(digits) => f.write_str(&shorten(digits)),
+            Self::Text(text) | Self::Untyped(text) => {
+                let (before_query, query) = text.split_once('?').unwrap_or((text, ""));
+                let query = if query.is_empty() { "" } else { "?***" };
+                match before_query.rsplit_once('@') {
+                    Some((_, host)) => write!(f, "{:?}", shorten(&format!("***@{host}{query}"))),
+                    None => write!(f, "{:?}", shorten(&format!("{before_query}{query}"))),
+                }
+            }
+            Self::Other(what) => f.write_str(what),
+        }
+    }
+}
+
+/// The first of it, if it is long.
+pub(super) fn shorten(text: &str) -> Cow<'_, str> {
+    const MAX_CHARS: usize = 80;
+    match text.char_indices().nth(MAX_CHARS) {
+        Some((end, _)) => format!("{}…", &text[..end]).into(),
+        None => text.into(),
+    }
+}

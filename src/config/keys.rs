@@ -1,0 +1,302 @@
+//! The one table of keys: what each is called, what it may be, where it goes, what it means.
+//!
+//! File, environment, command line, messages and documentation are all read from [`KEYS`].
+
+use std::fmt::Write as _;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use Kind::{Rate, Size, Switch, Text, Time, Whole};
+
+use super::given::Given;
+use super::units::{show_duration, show_size};
+use super::values::Textual;
+use super::{Config, Wrong};
+
+/// Every key, a table's keys next to each other.
+#[rustfmt::skip]
+static KEYS: &[Key] = &[
+    key("update_rate_hz", Rate(0.001..=1000.0, |c| &mut c.update_rate_hz),
+        "Samples a second that a source hands on; 0 keeps every sample."),
+
+    key("server.url", Text(|c| &mut c.server.url),
+        "The dashboard server; a path prefix is kept."),
+    key("server.session_id", Text(|c| &mut c.server.session_id),
+        "The session on the server; \"auto\" asks the server for one."),
+
+    key("queue.path", Text(|c| &mut c.queue.path),
+        "The directory of the queue."),
+    key("queue.max_entries", Whole(1..=1_000_000_000, |c| &mut c.queue.max_entries),
+        "Entries that the queue holds at most."),
+    key("queue.max_bytes", Size(MIB..=TIB, |c| &mut c.queue.max_bytes),
+        "Bytes that the queue holds at most."),
+    key("queue.max_age", Time(MINUTE..=days(365), |c| &mut c.queue.max_age),
+        "An entry older than this is dropped."),
+    key("queue.when_full", Text(|c| &mut c.queue.when_full),
+        "Which entry gives way when the queue is full."),
+    key("queue.durability", Text(|c| &mut c.queue.durability),
+        "When a stored entry is safe from a power cut: at once, or within this time."),
+
+    key("stint.resume_after", Time(Duration::ZERO..=days(7), |c| &mut c.stint.resume_after),
+        "A restart after a silence up to this continues the stint and its dashboard page."),
+
+    key("delivery.open_timeout", Time(SECOND..=secs(120), |c| &mut c.delivery.open_timeout),
+        "From the start of a connection to a bound session, at most."),
+    key("delivery.proof_timeout", Time(millis(100)..=secs(120), |c| &mut c.delivery.proof_timeout),
+        "From a published batch to its proof, at most."),
+    key("delivery.verify_interval", Time(SECOND..=secs(9), |c| &mut c.delivery.verify_interval),
+        "Between two checks that the server still knows the session."),
+    key("delivery.batch_max_entries", Whole(1..=256, |c| &mut c.delivery.batch_max_entries),
+        "Entries in one batch, at most."),
+    key("delivery.batch_max_bytes", Size(KIB..=512 * KIB, |c| &mut c.delivery.batch_max_bytes),
+        "Bytes of JSON in one batch, at most; a larger entry goes alone."),
+    key("delivery.proof", Text(|c| &mut c.delivery.proof),
+        "The proof that an entry must have before it leaves the queue."),
+    key("delivery.mark", Switch(|c| &mut c.delivery.mark),
+        "Adds the entry's seq to what the server gets, as telemetry.seq."),
+    key("delivery.max_rate", Rate(0.001..=100_000.0, |c| &mut c.delivery.max_rate),
+        "Entries a second while a backlog is replayed; 0 sets no limit."),
+    key("delivery.backoff_min", Time(millis(10)..=secs(10), |c| &mut c.delivery.backoff_min),
+        "The first wait before a new connection."),
+    key("delivery.backoff_max", Time(millis(10)..=secs(600), |c| &mut c.delivery.backoff_max),
+        "The longest wait before a new connection; at least backoff_min."),
+
+    key("source.stdin.enabled", Switch(|c| &mut c.source.stdin.enabled),
+        "Reads one JSON sample a line from standard input."),
+    key("source.stdin.receipts", Switch(|c| &mut c.source.stdin.receipts),
+        "Prints the line number and the seq of each stored line."),
+    key("source.http.enabled", Switch(|c| &mut c.source.http.enabled),
+        "Takes samples and setups over HTTP."),
+    key("source.http.listen", Text(|c| &mut c.source.http.listen),
+        "Where the HTTP source listens; port 0 takes a free one."),
+    key("source.file.path", Text(|c| &mut c.source.file.path),
+        "A recording to play; none turns the source off."),
+    key("source.file.speed", Rate(0.001..=10_000.0, |c| &mut c.source.file.speed),
+        "How many times faster than recorded; 0 is as fast as it can be stored."),
+    key("source.simulator.enabled", Switch(|c| &mut c.source.simulator.enabled),
+        "Drives a simulated car."),
+    key("source.simulator.seed", Whole(0..=u64::MAX, |c| &mut c.source.simulator.seed),
+        "The same seed drives the same race."),
+
+    key("metrics.enabled", Switch(|c| &mut c.metrics.enabled),
+        "Serves /metrics, /healthz and /readyz."),
+    key("metrics.listen", Text(|c| &mut c.metrics.listen),
+        "Where they are served; port 0 takes a free one."),
+
+    key("log.level", Text(|c| &mut c.log.level),
+        "The least important line that is still logged."),
+    key("log.format", Text(|c| &mut c.log.format),
+        "How a log line is written."),
+];
+
+/// The key of that dotted name.
+pub(super) fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+/// Whether keys lie below that dotted name.
+pub(super) fn is_table(name: &str) -> bool {
+    tables().any(|table| table == name)
+}
+
+/// The key or table that `name` probably was meant to be.
+pub(super) fn nearest(name: &str) -> Option<&'static str> {
+    nearest_of(name, KEYS.iter().map(|key| key.name).chain(tables()))
+}
+
+/// The one of `known` that `name` probably was meant to be.
+pub(super) fn nearest_of(
+    name: &str,
+    known: impl Iterator<Item = &'static str>,
+) -> Option<&'static str> {
+    let name = name.to_lowercase();
+    // Without its table, as at the top of a file.
+    let inside = format!(".{name}");
+    let typos = |known: &'static str| {
+        let limit = 3.min(known.len() / 3);
+        let typos = match known.len().abs_diff(name.len()) {
+            _ if known.ends_with(&inside) => 0,
+            difference if difference > limit => return None,
+            _ => edit_distance(known, &name),
+        };
+        (typos <= limit).then_some((typos, known))
+    };
+    known.filter_map(typos).min().map(|(_, known)| known)
+}
+
+/// `source`, `source.stdin`, …: each dotted beginning of a key, some more than once.
+fn tables() -> impl Iterator<Item = &'static str> {
+    KEYS.iter().flat_map(|key| key.name.match_indices('.').map(|(dot, _)| &key.name[..dot]))
+}
+
+/// Bytes to insert, remove or replace to make one of the other.
+fn edit_distance(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (i, a) in one.bytes().enumerate() {
+        let mut diagonal = i;
+        row[0] = i + 1;
+        for (j, b) in other.bytes().enumerate() {
+            let replaced = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[other.len()]
+}
+
+/// One line of the table.
+pub(super) struct Key {
+    /// Dotted, as in `queue.max_age`.
+    pub(super) name: &'static str,
+    kind: Kind,
+    meaning: &'static str,
+}
+
+/// What a key may be, and where in the configuration it goes.
+enum Kind {
+    Switch(Field<bool>),
+    /// Zero, or a number in the range. A rate close to zero is out of it: its period would not
+    /// fit a `Duration`.
+    Rate(RangeInclusive<f64>, Field<f64>),
+    Whole(RangeInclusive<u64>, Field<u64>),
+    Size(RangeInclusive<u64>, Field<u64>),
+    Time(RangeInclusive<Duration>, Field<Duration>),
+    Text(Field<dyn Textual>),
+}
+
+type Field<T> = fn(&mut Config) -> &mut T;
+
+impl Key {
+    /// Puts the value into `config`, or says in one line why it cannot be and what could.
+    pub(super) fn set(&self, config: &mut Config, given: &Given<'_>) -> Result<(), String> {
+        let wrong = match self.try_set(config, given) {
+            Ok(()) => return Ok(()),
+            Err(wrong) => wrong,
+        };
+        Err(format!("{given} {wrong}; write {}", self.allowed(config)))
+    }
+
+    fn try_set(&self, config: &mut Config, given: &Given<'_>) -> Result<(), Wrong> {
+        match &self.kind {
+            Switch(field) => *field(config) = given.switch()?,
+            Rate(range, field) => {
+                let rate = given.number()?;
+                *field(config) = if rate == 0.0 { rate } else { within(range, rate)? };
+            }
+            Whole(range, field) => *field(config) = within(range, given.whole()?)?,
+            Size(range, field) => *field(config) = within(range, given.size()?)?,
+            Time(range, field) => *field(config) = within(range, given.time()?)?,
+            Text(field) => field(config).read(given.text()?)?,
+        }
+        Ok(())
+    }
+
+    /// What can be written, in words that follow "write".
+    fn allowed(&self, config: &mut Config) -> String {
+        // An example that is sure to be allowed.
+        let now = self.show(config);
+        let size = |bytes: &u64| show_size(*bytes);
+        let time = |duration: &Duration| show_duration(*duration);
+        match &self.kind {
+            Switch(_) => "true or false".into(),
+            Rate(range, _) => format!("0, or a number from {}", span(range, f64::to_string)),
+            Whole(range, _) => format!("a whole number from {}", span(range, u64::to_string)),
+            Size(range, _) => {
+                format!("bytes, or a number and a unit such as {now:?} ({})", span(range, size))
+            }
+            Time(range, _) => {
+                format!("a number and a unit such as {now:?} ({})", span(range, time))
+            }
+            Text(field) => field(config).allowed(),
+        }
+    }
+
+    /// The value in `config` as a variable or a flag takes it.
+    fn show(&self, config: &mut Config) -> String {
+        match &self.kind {
+            Switch(field) => field(config).to_string(),
+            Rate(_, field) => format!("{:?}", field(config)),
+            Whole(_, field) => field(config).to_string(),
+            Size(_, field) => show_size(*field(config)),
+            Time(_, field) => show_duration(*field(config)),
+            Text(field) => field(config).show(),
+        }
+    }
+
+    /// The value in `config` as a TOML file takes it.
+    fn show_toml(&self, config: &mut Config) -> String {
+        let shown = self.show(config);
+        match &self.kind {
+            Switch(_) | Rate(..) | Whole(..) => shown,
+            Size(..) | Time(..) | Text(_) => toml::Value::String(shown).to_string(),
+        }
+    }
+}
+
+fn within<T: PartialOrd>(range: &RangeInclusive<T>, value: T) -> Result<T, Wrong> {
+    if range.contains(&value) { Ok(value) } else { Err(Wrong("is out of range")) }
+}
+
+fn span<T>(range: &RangeInclusive<T>, show: impl Fn(&T) -> String) -> String {
+    format!("{} to {}", show(range.start()), show(range.end()))
+}
+
+/// Each key and its value, as a variable or a flag takes it.
+pub fn values(config: &Config) -> Vec<(&'static str, String)> {
+    // A field is reached by one function, which lends it for change too: hence the copy.
+    let mut config = config.clone();
+    KEYS.iter().map(|key| (key.name, key.show(&mut config))).collect()
+}
+
+/// The configuration as a TOML file, with what each key means beside it.
+pub fn to_toml(config: &Config) -> String {
+    let mut config = config.clone();
+    let mut out = String::new();
+    let mut table = "";
+    for key in KEYS {
+        let (above, name) = key.name.rsplit_once('.').unwrap_or(("", key.name));
+        if above != table {
+            table = above;
+            let _ = writeln!(out, "\n[{table}]");
+        }
+        let (allowed, value) = (key.allowed(&mut config), key.show_toml(&mut config));
+        let _ = writeln!(out, "# {}\n# Write {allowed}.\n{name} = {value}", key.meaning);
+    }
+    out
+}
+
+/// The table of all keys, their defaults and what they may be, in Markdown.
+pub fn reference() -> String {
+    let mut config = Config::default();
+    // The same text on every machine.
+    config.queue.path = "<data directory>/pitwire/queue".into();
+    let mut out =
+        String::from("| key | default | what it is | allowed |\n| --- | --- | --- | --- |\n");
+    for key in KEYS {
+        let (value, allowed) = (key.show_toml(&mut config), key.allowed(&mut config));
+        let _ = writeln!(out, "| `{}` | `{value}` | {} | {allowed} |", key.name, key.meaning);
+    }
+    out
+}
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+const TIB: u64 = 1 << 40;
+const SECOND: Duration = secs(1);
+const MINUTE: Duration = secs(60);
+
+const fn millis(number: u64) -> Duration {
+    Duration::from_millis(number)
+}
+
+const fn secs(number: u64) -> Duration {
+    Duration::from_secs(number)
+}
+
+const fn days(number: u64) -> Duration {
+    Duration::from_hours(24 * number)
+}
+
+const fn key(name: &'static str, kind: Kind, meaning: &'static str) -> Key {
+    Key { name, kind, meaning }
+}

@@ -1,0 +1,203 @@
+//! Reading the configuration: default < file < environment < command line.
+//!
+//! Nothing here stops at the first mistake: every source is read to its end, and all [`Problems`]
+//! are told at once.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::Path;
+
+use super::given::{Given, shorten};
+use super::keys::{self, Key};
+use super::problem::one_line;
+use super::units::show_duration;
+use super::{Config, Origin, Problem, Problems, Warning};
+
+/// `PITWIRE_` variables that are no keys: the file to read, a filter for the log as developers
+/// write it, recorded snapshots that stand in for the game.
+const OTHER_VARIABLES: [&str; 3] = ["PITWIRE_CONFIG", "PITWIRE_LOG", "PITWIRE_SHM_FIXTURES"];
+
+/// What the command line sets: dotted key, value, and how it was typed, such as `--server`.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides(pub Vec<(String, String, String)>);
+
+/// A configuration without a mistake in it.
+#[derive(Debug)]
+pub struct Loaded {
+    pub config: Config,
+    /// What works but is probably not meant.
+    pub warnings: Vec<Warning>,
+}
+
+/// The variables of this process as [`load`] takes them, with U+FFFD for what is not text.
+pub fn process_environment() -> impl Iterator<Item = (String, String)> {
+    let text = |text: OsString| text.to_string_lossy().into_owned();
+    env::vars_os().map(move |(name, value)| (text(name), text(value)))
+}
+
+/// Reads the configuration.
+///
+/// A `file` whose name ends in `.json` is read as the `config.json` of the original client, any
+/// other as TOML. Of the `environment` only the variables that begin with `PITWIRE_` are looked
+/// at. Fails with everything that is wrong in any of the three.
+pub fn load(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+    overrides: &Overrides,
+) -> Result<Loaded, Problems> {
+    let mut loading = Loading::default();
+    if let Some(path) = file {
+        loading.file(path);
+    }
+    loading.environment(environment);
+    for (key, value, typed) in &overrides.0 {
+        let origin = Origin::Flag(typed.clone());
+        match keys::find(key) {
+            Some(known) => loading.set(known, key, &Given::Untyped(value), origin),
+            None => loading.unknown(key, keys::nearest(key), origin),
+        }
+    }
+    loading.check_backoff();
+    loading.check_listen();
+    loading.check_queue();
+    loading.finish()
+}
+
+/// What has been read so far.
+#[derive(Default)]
+pub(super) struct Loading {
+    config: Config,
+    /// Where each key that is no longer the default was set last.
+    origins: BTreeMap<&'static str, Origin>,
+    problems: Vec<Problem>,
+    pub(super) warnings: Vec<Warning>,
+}
+
+impl Loading {
+    fn environment(&mut self, environment: impl Iterator<Item = (String, String)>) {
+        let own = |(name, value): (String, String)| {
+            let upper = name.to_ascii_uppercase();
+            let is_key = upper.starts_with("PITWIRE_") && !OTHER_VARIABLES.contains(&&*upper);
+            is_key.then_some((upper, name, value))
+        };
+        let mut variables: Vec<_> = environment.filter_map(own).collect();
+        // Two spellings of one name: the same wins each time.
+        variables.sort();
+        for (upper, name, value) in variables {
+            let key = upper["PITWIRE_".len()..].replace("__", ".").to_ascii_lowercase();
+            let origin = Origin::Variable(name);
+            match keys::find(&key) {
+                Some(known) => self.set(known, &key, &Given::Untyped(&value), origin),
+                None => {
+                    let near = keys::nearest(&key);
+                    let variable = |key: &str| key.replace('.', "__").to_ascii_uppercase();
+                    let near = near.map(|key| format!("PITWIRE_{}", variable(key)));
+                    self.unknown(&key, near.as_deref(), origin);
+                }
+            }
+        }
+    }
+
+    pub(super) fn set(
+        &mut self,
+        key: &'static Key,
+        called: &str,
+        given: &Given<'_>,
+        origin: Origin,
+    ) {
+        match key.set(&mut self.config, given) {
+            Ok(()) => {
+                self.origins.insert(key.name, origin);
+            }
+            Err(message) => self.problem(origin, Some(called), message),
+        }
+    }
+
+    pub(super) fn unknown(&mut self, called: &str, near: Option<&str>, origin: Origin) {
+        let message = match near {
+            Some(near) => format!("is not a key; did you mean {near}?"),
+            None => "is not a key; remove it".into(),
+        };
+        self.problem(origin, Some(called), message);
+    }
+
+    pub(super) fn problem(&mut self, origin: Origin, key: Option<&str>, message: String) {
+        let key = key.map(|key| shorten(&one_line(key)).into_owned());
+        self.problems.push(Problem { origin, key, message });
+    }
+
+    fn check_backoff(&mut self) {
+        let keys = ["delivery.backoff_min", "delivery.backoff_max"];
+        let (min, max) = (self.config.delivery.backoff_min, self.config.delivery.backoff_max);
+        if max < min && self.sound(&keys) {
+            let [min, max] = [min, max].map(show_duration);
+            let message = format!("\"{max}\" is below backoff_min; write at least \"{min}\"");
+            let origin = self.origin(&keys);
+            self.problem(origin, Some("delivery.backoff_max"), message);
+        }
+    }
+
+    fn check_listen(&mut self) {
+        let (http, metrics) = (&self.config.source.http, &self.config.metrics);
+        let keys = ["source.http.listen", "metrics.listen"];
+        let listens = [(http.enabled, http.listen), (metrics.enabled, metrics.listen)];
+        let both = http.enabled && metrics.enabled;
+        if both && overlap(http.listen, metrics.listen) && self.sound(&keys) {
+            let message = format!(
+                "\"{}\" is taken by source.http.listen; write another port, or 0 for a free one",
+                metrics.listen
+            );
+            let origin = self.origin(&keys);
+            self.problem(origin, Some("metrics.listen"), message);
+        }
+        for (key, (enabled, listen)) in keys.into_iter().zip(listens) {
+            if enabled && !listen.ip().to_canonical().is_loopback() {
+                self.warn(key, format!("\"{listen}\" lets other machines in, without a password"));
+            }
+        }
+    }
+
+    fn check_queue(&mut self) {
+        let path = &self.config.queue.path;
+        if path.starts_with(env::temp_dir()) {
+            let path = path.display();
+            let message =
+                format!("\"{path}\" is a place for temporary files: a restart empties it");
+            self.warn("queue.path", message);
+        }
+    }
+
+    fn warn(&mut self, key: &'static str, message: String) {
+        let origin = self.origin(&[key]);
+        self.warnings.push(Warning { origin, key: Some(key.into()), message });
+    }
+
+    /// Whether nothing is wrong with those keys, so that their values are the ones meant.
+    fn sound(&self, keys: &[&str]) -> bool {
+        let wrong = |problem: &Problem| keys.iter().any(|key| problem.key.as_deref() == Some(key));
+        !self.problems.iter().any(wrong)
+    }
+
+    /// Where those keys come from; for several of them, what was read last.
+    fn origin(&self, keys: &[&str]) -> Origin {
+        let origins = keys.iter().filter_map(|key| self.origins.get(key));
+        origins.max().cloned().unwrap_or(Origin::Default)
+    }
+
+    fn finish(mut self) -> Result<Loaded, Problems> {
+        self.warnings.sort_by(|one, other| one.origin.cmp(&other.origin));
+        if self.problems.is_empty() {
+            return Ok(Loaded { config: self.config, warnings: self.warnings });
+        }
+        self.problems.sort_by(|one, other| one.origin.cmp(&other.origin));
+        Err(Problems(self.problems))
+    }
+}
+
+/// Whether one of the two cannot be listened on while the other is.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let all = one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() == other.port() && one.port() != 0 && (all || one.ip() == other.ip())
+}

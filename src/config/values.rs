@@ -1,0 +1,260 @@
+//! The values that are written as a word, a path or an address: how each is read and shown.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use url::Url;
+
+use super::units::{parse_duration, show_duration};
+use super::{Durability, LogFormat, LogLevel, ProofChoice, SessionChoice, WhenFull};
+
+/// What is wrong with a text, in words that follow it: `is not a duration`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Wrong(pub(super) &'static str);
+
+/// A value that is written as text.
+pub(super) trait Textual {
+    /// Takes the value that `text` names; keeps the old one if it names none.
+    fn read(&mut self, text: &str) -> Result<(), Wrong>;
+    /// What [`Textual::read`] takes as this value.
+    fn show(&self) -> String;
+    /// What can be written, in words that follow "write".
+    fn allowed(&self) -> String;
+}
+
+/// Where a dashboard server is: `http` or `https`, a host, perhaps a port and a path prefix.
+///
+/// Never has a user name, a password, a query, a fragment or a `/` at its end, so that a path can
+/// be appended and the whole be printed. Made from text by `parse`, which also takes `ws` and
+/// `wss` and turns them into `http` and `https`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServerUrl(String);
+
+impl ServerUrl {
+    /// Where the best-known server listens when it is started without arguments.
+    pub(super) fn local() -> Self {
+        Self("http://localhost:5000".into())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ServerUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for ServerUrl {
+    type Err = Wrong;
+
+    fn from_str(text: &str) -> Result<Self, Wrong> {
+        let mut url = Url::parse(text).map_err(|_| Wrong("is not an address"))?;
+        let scheme = match url.scheme() {
+            "http" | "ws" => "http",
+            "https" | "wss" => "https",
+            _ => return Err(Wrong("is neither http nor https")),
+        };
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err(Wrong("has a user name or a password in it"));
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err(Wrong("has a query or a fragment"));
+        }
+        url.set_scheme(scheme).map_err(|()| Wrong("is not an address"))?;
+        Ok(Self(url.as_str().trim_end_matches('/').into()))
+    }
+}
+
+impl Textual for ServerUrl {
+    fn read(&mut self, text: &str) -> Result<(), Wrong> {
+        *self = text.parse()?;
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+
+    fn allowed(&self) -> String {
+        r#"an address such as "http://localhost:5000""#.into()
+    }
+}
+
+impl FromStr for SessionChoice {
+    type Err = Wrong;
+
+    fn from_str(text: &str) -> Result<Self, Wrong> {
+        let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
+        match text {
+            "auto" => Ok(Self::Auto),
+            id if (1..=128).contains(&id.len()) && id.chars().all(fits) => {
+                Ok(Self::Fixed(id.into()))
+            }
+            _ => Err(Wrong("is not a session id")),
+        }
+    }
+}
+
+impl Textual for SessionChoice {
+    fn read(&mut self, text: &str) -> Result<(), Wrong> {
+        *self = text.parse()?;
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Self::Auto => "auto".into(),
+            Self::Fixed(id) => id.clone(),
+        }
+    }
+
+    fn allowed(&self) -> String {
+        r#""auto", or an id of 1 to 128 letters, digits, "_" and "-""#.into()
+    }
+}
+
+impl Textual for Durability {
+    fn read(&mut self, text: &str) -> Result<(), Wrong> {
+        *self = match text {
+            "entry" => Self::Entry,
+            text => match parse_duration(text)? {
+                within if WITHIN.contains(&within) => Self::Within(within),
+                _ => return Err(Wrong("is out of range")),
+            },
+        };
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        match self {
+            Self::Entry => "entry".into(),
+            Self::Within(within) => show_duration(*within),
+        }
+    }
+
+    fn allowed(&self) -> String {
+        let [min, max] = [WITHIN.start(), WITHIN.end()].map(|end| show_duration(*end));
+        format!(r#""entry", or a number and a unit such as "200ms" ({min} to {max})"#)
+    }
+}
+
+const WITHIN: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60);
+
+impl Textual for PathBuf {
+    fn read(&mut self, text: &str) -> Result<(), Wrong> {
+        *self = path(text)?;
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        self.display().to_string()
+    }
+
+    fn allowed(&self) -> String {
+        "the whole path of a directory".into()
+    }
+}
+
+impl Textual for Option<PathBuf> {
+    fn read(&mut self, text: &str) -> Result<(), Wrong> {
+        *self = if text.is_empty() { None } else { Some(path(text)?) };
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        self.as_deref().map(Path::display).map(|path| path.to_string()).unwrap_or_default()
+    }
+
+    fn allowed(&self) -> String {
+        r#"the whole path of a file, or "" for none"#.into()
+    }
+}
+
+fn path(text: &str) -> Result<PathBuf, Wrong> {
+    if text.is_empty() {
+        return Err(Wrong("is empty"));
+    }
+    // U+FFFD stands where the environment held bytes that are no text: another path was meant.
+    if text.contains(['\0', '\u{FFFD}']) {
+        return Err(Wrong("is not a path"));
+    }
+    // Only a shell knows whose home that is; here it would make a directory named "~".
+    if text == "~" || text.starts_with("~/") || text.starts_with("~\\") {
+        return Err(Wrong(r#"begins with "~", which is not expanded"#));
+    }
+    Ok(PathBuf::from(text))
+}
+
+impl Textual for SocketAddr {
+    fn read(&mut self, text: &str) -> Result<(), Wrong> {
+        *self = text.parse().map_err(|_| Wrong("is not an IP address and a port"))?;
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+
+    fn allowed(&self) -> String {
+        format!("an IP address and a port such as \"{self}\"")
+    }
+}
+
+/// One of a few words.
+trait Choice: Copy + PartialEq + 'static {
+    const WORDS: &'static [(&'static str, Self)];
+}
+
+impl Choice for WhenFull {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("drop_oldest", Self::DropOldest), ("drop_newest", Self::DropNewest)];
+}
+
+impl Choice for ProofChoice {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("auto", Self::Auto),
+        ("echo", Self::Echo),
+        ("ack", Self::Ack),
+        ("written", Self::Written),
+    ];
+}
+
+impl Choice for LogLevel {
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("off", Self::Off),
+        ("error", Self::Error),
+        ("warn", Self::Warn),
+        ("info", Self::Info),
+        ("debug", Self::Debug),
+        ("trace", Self::Trace),
+    ];
+}
+
+impl Choice for LogFormat {
+    const WORDS: &'static [(&'static str, Self)] = &[("text", Self::Text), ("json", Self::Json)];
+}
+
+impl<T: Choice> Textual for T {
+    fn read(&mut self, text: &str) -> Result<(), Wrong> {
+        let named = T::WORDS.iter().find(|(word, _)| *word == text);
+        *self = named.ok_or(Wrong("is none of the choices"))?.1;
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        let word = T::WORDS.iter().find(|(_, value)| value == self);
+        word.map_or_else(String::new, |(word, _)| (*word).into())
+    }
+
+    fn allowed(&self) -> String {
+        T::WORDS.iter().map(|(word, _)| format!("{word:?}")).collect::<Vec<_>>().join(" or ")
+    }
+}

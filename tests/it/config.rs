@@ -1,0 +1,417 @@
+//! The configuration as an operator meets it: what is read, what wins, what each mistake is told.
+
+use std::fs;
+use std::iter;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pitwire::config::{
+    Config, Durability, Loaded, LogLevel, Overrides, Problems, ProofChoice, ServerUrl,
+    SessionChoice, WhenFull, load, reference, to_toml, values,
+};
+use proptest::prelude::*;
+
+/// What an operator has set, and under which name the file is stored.
+#[derive(Default)]
+struct Given<'a> {
+    file: Option<(&'a str, &'a [u8])>,
+    variables: &'a [(&'a str, &'a str)],
+    flags: &'a [(&'a str, &'a str, &'a str)],
+}
+
+fn toml(text: &str) -> Given<'_> {
+    Given { file: Some(("pitwire.toml", text.as_bytes())), ..Given::default() }
+}
+
+fn json(text: &str) -> Given<'_> {
+    Given { file: Some(("config.json", text.as_bytes())), ..Given::default() }
+}
+
+fn variables<'a>(variables: &'a [(&'a str, &'a str)]) -> Given<'a> {
+    Given { variables, ..Given::default() }
+}
+
+fn flags<'a>(flags: &'a [(&'a str, &'a str, &'a str)]) -> Given<'a> {
+    Given { flags, ..Given::default() }
+}
+
+fn read(given: &Given<'_>) -> Result<Loaded, Problems> {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = given.file.map(|(name, bytes)| {
+        let path = directory.path().join(name);
+        fs::write(&path, bytes).expect("a file");
+        path
+    });
+    let owned = |text: &&str| (*text).to_owned();
+    let environment = given.variables.iter().map(|(name, value)| (owned(name), owned(value)));
+    let flags =
+        given.flags.iter().map(|(key, value, typed)| (owned(key), owned(value), owned(typed)));
+    load(path.as_deref(), environment, &Overrides(flags.collect()))
+}
+
+fn config(given: &Given<'_>) -> Config {
+    read(given).unwrap_or_else(|problems| panic!("{problems}")).config
+}
+
+/// The messages of a wrong configuration, without the directory the file was in.
+fn complaints(given: &Given<'_>) -> Vec<String> {
+    let problems = read(given).expect_err("a wrong configuration");
+    let name = |line: &str| match given.file {
+        Some((name, _)) => match line.find(name) {
+            Some(at) => line[at..].to_owned(),
+            None => line.to_owned(),
+        },
+        None => line.to_owned(),
+    };
+    problems.to_string().lines().map(name).collect()
+}
+
+#[test]
+fn nothing_set_is_the_default() {
+    let loaded = read(&Given::default()).expect("the default is valid");
+    assert_eq!(loaded.config, Config::default());
+    assert_eq!(config(&toml("")), Config::default());
+    assert_eq!(config(&json("{}")), Config::default());
+}
+
+#[test]
+fn each_mistake_is_one_line_that_says_what_to_do() {
+    let long_id = format!("server.session_id = \"{}\"", "x".repeat(129));
+    #[rustfmt::skip]
+    let mistakes: &[(Given<'_>, &str)] = &[
+        // Numbers and switches.
+        (toml("update_rate_hz = 1001"),
+            "pitwire.toml:1: update_rate_hz: 1001 is out of range; write 0, or a number from 0.001 to 1000"),
+        (toml("update_rate_hz = nan"),
+            "pitwire.toml:1: update_rate_hz: nan is out of range; write 0, or a number from 0.001 to 1000"),
+        (toml("update_rate_hz = 1e-300"),
+            "pitwire.toml:1: update_rate_hz: 1e-300 is out of range; write 0, or a number from 0.001 to 1000"),
+        (toml("\nupdate_rate_hz = \"2.0\""),
+            "pitwire.toml:2: update_rate_hz: \"2.0\" is text and not a number; write 0, or a number from 0.001 to 1000"),
+        (toml("[queue]\nmax_entries = 0"),
+            "pitwire.toml:2: queue.max_entries: 0 is out of range; write a whole number from 1 to 1000000000"),
+        (toml("[queue]\nmax_entries = -1"),
+            "pitwire.toml:2: queue.max_entries: -1 is out of range; write a whole number from 1 to 1000000000"),
+        (toml("[delivery]\nbatch_max_entries = 2.5"),
+            "pitwire.toml:2: delivery.batch_max_entries: 2.5 is not a whole number; write a whole number from 1 to 256"),
+        (toml("[delivery]\nmark = \"yes\""),
+            "pitwire.toml:2: delivery.mark: \"yes\" is not a switch; write true or false"),
+        // Durations and sizes.
+        (toml("[queue]\nmax_age = \"soon\""),
+            "pitwire.toml:2: queue.max_age: \"soon\" is not a duration; write a number and a unit such as \"7d\" (1min to 365d)"),
+        (toml("[queue]\nmax_age = 30"),
+            "pitwire.toml:2: queue.max_age: 30 has no unit; write a number and a unit such as \"7d\" (1min to 365d)"),
+        (toml("[queue]\nmax_age = \"366d\""),
+            "pitwire.toml:2: queue.max_age: \"366d\" is out of range; write a number and a unit such as \"7d\" (1min to 365d)"),
+        (toml("[queue]\nmax_bytes = \"2 gigs\""),
+            "pitwire.toml:2: queue.max_bytes: \"2 gigs\" is not a size; write bytes, or a number and a unit such as \"2GiB\" (1MiB to 1TiB)"),
+        (toml("[queue]\nmax_bytes = 1000"),
+            "pitwire.toml:2: queue.max_bytes: 1000 is out of range; write bytes, or a number and a unit such as \"2GiB\" (1MiB to 1TiB)"),
+        (toml("[queue]\ndurability = \"1ms\""),
+            "pitwire.toml:2: queue.durability: \"1ms\" is out of range; write \"entry\", or a number and a unit such as \"200ms\" (10ms to 1min)"),
+        // Words, paths, addresses.
+        (toml("[queue]\nwhen_full = \"block\""),
+            "pitwire.toml:2: queue.when_full: \"block\" is none of the choices; write \"drop_oldest\" or \"drop_newest\""),
+        (toml("[log]\nlevel = 3"),
+            "pitwire.toml:2: log.level: 3 is not text; write \"off\" or \"error\" or \"warn\" or \"info\" or \"debug\" or \"trace\""),
+        (toml("[queue]\npath = \"\""),
+            "pitwire.toml:2: queue.path: \"\" is empty; write the whole path of a directory"),
+        (toml("[queue]\npath = \"~/queue\""),
+            "pitwire.toml:2: queue.path: \"~/queue\" begins with \"~\", which is not expanded; write the whole path of a directory"),
+        (toml("[metrics]\nlisten = \"localhost:9184\""),
+            "pitwire.toml:2: metrics.listen: \"localhost:9184\" is not an IP address and a port; write an IP address and a port such as \"127.0.0.1:9184\""),
+        (toml("[server]\nurl = \"localhost:5000\""),
+            "pitwire.toml:2: server.url: \"localhost:5000\" is neither http nor https; write an address such as \"http://localhost:5000\""),
+        (toml("[server]\nurl = \"http://\""),
+            "pitwire.toml:2: server.url: \"http://\" is not an address; write an address such as \"http://localhost:5000\""),
+        (toml("[server]\nurl = \"https://team:secret@example.org\""),
+            "pitwire.toml:2: server.url: \"***@example.org\" has a user name or a password in it; write an address such as \"http://localhost:5000\""),
+        (toml("[server]\nurl = \"https://example.org/?token=secret\""),
+            "pitwire.toml:2: server.url: \"https://example.org/?***\" has a query or a fragment; write an address such as \"http://localhost:5000\""),
+        (toml("server.session_id = \"a b\""),
+            "pitwire.toml:1: server.session_id: \"a b\" is not a session id; write \"auto\", or an id of 1 to 128 letters, digits, \"_\" and \"-\""),
+        (toml(&long_id),
+            "pitwire.toml:1: server.session_id: \"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…\" is not a session id; write \"auto\", or an id of 1 to 128 letters, digits, \"_\" and \"-\""),
+        // Keys and tables.
+        (toml("update_rate = 2"),
+            "pitwire.toml:1: update_rate: is not a key; did you mean update_rate_hz?"),
+        (toml("\n\nmax_age = \"7d\""),
+            "pitwire.toml:3: max_age: is not a key; did you mean queue.max_age?"),
+        (toml("[queu]\nmax_age = \"7d\"\nmax_bytes = 5"),
+            "pitwire.toml:1: queu: is not a key; did you mean queue?"),
+        (toml("[server]\ncolour = \"red\""),
+            "pitwire.toml:2: server.colour: is not a key; remove it"),
+        (toml("\"a\\nb\" = 1"),
+            "pitwire.toml:1: a b: is not a key; remove it"),
+        (toml("queue = 5"),
+            "pitwire.toml:1: queue: 5 is not a table; write [queue] above its keys"),
+        (toml("[[server]]\nurl = \"http://localhost\""),
+            "pitwire.toml:1: server: a list is not a table; write [server] above its keys"),
+        (toml("[server.url]\nhost = \"localhost\""),
+            "pitwire.toml:1: server.url: a table is not text; write an address such as \"http://localhost:5000\""),
+        (toml("[log]\nlevel = 2025-11-22"),
+            "pitwire.toml:2: log.level: a date is not text; write \"off\" or \"error\" or \"warn\" or \"info\" or \"debug\" or \"trace\""),
+        // Values that do not go together.
+        (toml("[delivery]\nbackoff_max = \"100ms\""),
+            "pitwire.toml:2: delivery.backoff_max: \"100ms\" is below backoff_min; write at least \"500ms\""),
+        (toml("[metrics]\nlisten = \"0.0.0.0:9185\""),
+            "pitwire.toml:2: metrics.listen: \"0.0.0.0:9185\" is taken by source.http.listen; write another port, or 0 for a free one"),
+        // The file as a whole.
+        (toml("[server]\nurl = \"http://localhost:5000\n"),
+            "pitwire.toml:2: is not TOML: invalid basic string, expected `\"`"),
+        (toml("[log]\nlevel = \"off\"\nlevel = \"info\""),
+            "pitwire.toml:3: is not TOML: duplicate key"),
+        (Given { file: Some(("pitwire.toml", b"update_rate_hz = 2 # \xff")), ..Given::default() },
+            "pitwire.toml: is not text in UTF-8"),
+        (Given { file: Some(("pitwire.toml", &[b'\n'; (1 << 20) + 1])), ..Given::default() },
+            "pitwire.toml: is above 1048576 bytes; is it a configuration?"),
+        // The original client's file.
+        (json("{\n  \"server_url\": 5000\n}"),
+            "config.json:2: server_url: 5000 is not text; write an address such as \"http://localhost:5000\""),
+        (json("{\n  \"session_id\": \"update_rate_hz\",\n  \"update_rate_hz\": \"2\"\n}"),
+            "config.json:3: update_rate_hz: \"2\" is text and not a number; write 0, or a number from 0.001 to 1000"),
+        (json("{\n  \"poll_interval\": -1\n}"),
+            "config.json:2: poll_interval: -1 is not a time in seconds; remove it, as it has no effect"),
+        (json("{\"target_process\": null}"),
+            "config.json:1: target_process: null is not text; remove it, as it has no effect"),
+        (json("{\"server_url\": \"http://localhost\",\n\"server_url\": 5000}"),
+            "config.json:2: server_url: 5000 is not text; write an address such as \"http://localhost:5000\""),
+        (json("{\"server_uri\": \"http://localhost\"}"),
+            "config.json:1: server_uri: is not a key; did you mean server_url?"),
+        (json("{\n  \"server_url\": \"http://localhost\",\n}"),
+            "config.json:3: is not a JSON object: trailing comma at line 3 column 1"),
+        // Environment and command line.
+        (variables(&[("PITWIRE_UPDATE_RATE_HZ", "fast")]),
+            "PITWIRE_UPDATE_RATE_HZ: update_rate_hz: \"fast\" is not a number; write 0, or a number from 0.001 to 1000"),
+        (variables(&[("pitwire_source__stdin__enabled", "on")]),
+            "pitwire_source__stdin__enabled: source.stdin.enabled: \"on\" is not a switch; write true or false"),
+        (variables(&[("PITWIRE_SERVER_URL", "http://localhost")]),
+            "PITWIRE_SERVER_URL: server_url: is not a key; did you mean PITWIRE_SERVER__URL?"),
+        (flags(&[("server.url", "ftp://example.org", "--server")]),
+            "--server: server.url: \"ftp://example.org\" is neither http nor https; write an address such as \"http://localhost:5000\""),
+        (flags(&[("log.levle", "off", "--set log.levle=off")]),
+            "--set log.levle=off: log.levle: is not a key; did you mean log.level?"),
+    ];
+    for (given, message) in mistakes {
+        assert_eq!(complaints(given), [*message]);
+    }
+}
+
+#[test]
+fn a_file_nested_without_end_is_one_problem() {
+    let dotted = "a.".repeat(500_000);
+    let (lists, tables) = ("[".repeat(1_000_000), "{ a = ".repeat(170_000));
+    for text in [format!("{dotted}a = 1"), format!("[{dotted}a]"), format!("a = {lists}")] {
+        assert_eq!(complaints(&toml(&text)).len(), 1);
+    }
+    assert_eq!(complaints(&toml(&format!("a = {tables}"))).len(), 1);
+    assert_eq!(complaints(&json(&format!("{{\"a\": {lists}"))).len(), 1);
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_a_problem() {
+    let read = |path: &Path| {
+        let problems = load(Some(path), iter::empty(), &Overrides::default());
+        problems.expect_err("nothing to read").to_string()
+    };
+    let missing = read(Path::new("no/such/pitwire.toml"));
+    let expected = "there is no such file; give the path of one with --config";
+    assert_eq!(missing, format!("no/such/pitwire.toml: {expected}"));
+    let directory = tempfile::tempdir().expect("a directory");
+    let unreadable = read(directory.path());
+    assert!(unreadable.contains(": cannot be read: "), "{unreadable}");
+}
+
+#[test]
+fn all_mistakes_are_told_at_once_in_the_order_of_the_lines() {
+    let text = "update_rate_hz = -1\n[queue]\nmax_age = 5\n[delivery]\nproof = \"all\"\n\
+                backoff_min = \"never\"\nbackoff_max = \"20ms\"\n[log]\nlevel = \"loud\"\n[log2]\n";
+    let given = Given {
+        variables: &[("PITWIRE_LOG__FORMAT", "xml"), ("PITWIRE_COLOUR", "red")],
+        flags: &[("server.session_id", "", "--session-id")],
+        ..toml(text)
+    };
+    let complaints = complaints(&given);
+    let places: Vec<&str> =
+        complaints.iter().filter_map(|line| Some(line.split_once(": ")?.0)).collect();
+    let expected = [
+        "pitwire.toml:1",
+        "pitwire.toml:3",
+        "pitwire.toml:5",
+        "pitwire.toml:6",
+        "pitwire.toml:9",
+        "pitwire.toml:10",
+        "PITWIRE_COLOUR",
+        "PITWIRE_LOG__FORMAT",
+        "--session-id",
+    ];
+    assert_eq!(places, expected, "{complaints:#?}");
+}
+
+#[test]
+fn the_command_line_wins_over_the_environment_and_that_over_the_file() {
+    let file = "update_rate_hz = 3\n[log]\nlevel = \"debug\"\n[stint]\nresume_after = \"1h\"\n";
+    let given = Given {
+        variables: &[("Pitwire_Update_Rate_Hz", "4"), ("PITWIRE_LOG__LEVEL", "warn")],
+        flags: &[("update_rate_hz", "5", "--update-rate-hz")],
+        ..toml(file)
+    };
+    let config = config(&given);
+    assert_eq!(config.update_rate_hz, 5.0);
+    assert_eq!(config.log.level, LogLevel::Warn);
+    assert_eq!(config.stint.resume_after, Duration::from_hours(1));
+}
+
+#[test]
+fn variables_of_others_and_those_that_are_no_keys_are_left_alone() {
+    let others = [("PATH", "/bin"), ("PITWIRE_CONFIG", "a.toml"), ("pitwire_log", "debug")];
+    assert_eq!(config(&variables(&others)), Config::default());
+}
+
+#[test]
+fn values_are_read_in_each_of_their_spellings() {
+    let text = "\u{FEFF}update_rate_hz = 10\n[server]\nurl = \"wss://example.org:8443/team/\"\n\
+                [queue]\nmax_entries = 0xff\nmax_bytes = 1_048_576\ndurability = \"200 ms\"\n\
+                [source]\nfile = { path = 'C:\\laps\\spa.ndjson', speed = 0 }\n";
+    let config = config(&toml(text));
+    assert_eq!(config.update_rate_hz, 10.0);
+    assert_eq!(config.server.url.as_str(), "https://example.org:8443/team");
+    assert_eq!(config.queue.max_entries, 255);
+    assert_eq!(config.queue.max_bytes, 1 << 20);
+    assert_eq!(config.queue.durability, Durability::Within(Duration::from_millis(200)));
+    assert_eq!(config.source.file.path, Some(PathBuf::from("C:\\laps\\spa.ndjson")));
+    assert_eq!(config.source.file.speed, 0.0);
+}
+
+#[test]
+fn the_original_clients_file_is_taken_over() {
+    let text = "{\n  \"server_url\": \"http://pit.example.org:5000\",\n  \"session_id\": \"auto\",\n  \
+                \"update_rate_hz\": 2,\n  \"poll_interval\": 0.01,\n  \
+                \"target_process\": \"LMU.exe\"\n}\n";
+    let loaded = read(&json(text)).expect("the file of the original client");
+    assert_eq!(loaded.config.server.url.as_str(), "http://pit.example.org:5000");
+    assert_eq!(loaded.config.server.session_id, SessionChoice::Auto);
+    assert_eq!(loaded.config.update_rate_hz, 2.0);
+    let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    let ends = [
+        "config.json:5: poll_interval: has no effect: the agent and the game start in any order",
+        "config.json:6: target_process: has no effect: the agent and the game start in any order",
+    ];
+    assert_eq!(warnings.len(), ends.len());
+    for (warning, end) in warnings.iter().zip(ends) {
+        assert!(warning.ends_with(end), "{warning}");
+    }
+}
+
+#[test]
+fn what_works_but_is_probably_not_meant_is_a_warning() {
+    let queue = std::env::temp_dir().join("queue").display().to_string();
+    let flags = [
+        ("queue.path", &*queue, "--queue"),
+        ("metrics.listen", "0.0.0.0:9184", "--metrics"),
+        ("source.http.listen", "[::1]:9184", "--listen"),
+        ("source.http.enabled", "false", "--no-http"),
+    ];
+    let loaded = read(&Given { flags: &flags, ..Given::default() }).expect("it works");
+    let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
+    let expected = [
+        "--metrics: metrics.listen: \"0.0.0.0:9184\" lets other machines in, without a password"
+            .to_owned(),
+        format!(
+            "--queue: queue.path: \"{queue}\" is a place for temporary files: a restart empties it"
+        ),
+    ];
+    assert_eq!(warnings, expected);
+}
+
+#[test]
+fn the_reference_names_every_key_and_its_default_holds() {
+    let reference = reference();
+    for (key, _) in values(&Config::default()) {
+        assert_eq!(reference.matches(&format!("| `{key}` |")).count(), 1, "{key}");
+    }
+    assert!(reference.lines().all(|row| row.matches('|').count() == 5), "{reference}");
+}
+
+prop_compose! {
+    fn any_config()(
+        update_rate_hz in prop_oneof![Just(0.0), 0.001..=1000.0],
+        url in "https?://[a-z]{1,9}\\.example(:[1-9][0-9]{3})?(/[a-z]{1,5}){0,2}",
+        session_id in prop_oneof![Just("auto".to_owned()), "[A-Za-z0-9_-]{1,128}"],
+        path in "[^\0\u{FFFD}~][^\0\u{FFFD}]{0,20}",
+        max_entries in 1..=1_000_000_000_u64,
+        max_bytes in 1_u64 << 20..=1 << 40,
+        max_age in 60_000..=31_536_000_000_u64,
+        durability in prop_oneof![Just(None), (10..=60_000_u64).prop_map(Some)],
+        listen in (any::<[u8; 4]>(), 1..=u16::MAX),
+        seed: u64,
+        drop_oldest: bool,
+        file in proptest::option::of("[^\0\u{FFFD}~][^\0\u{FFFD}]{0,20}"),
+    ) -> Config {
+        let mut config = Config { update_rate_hz, ..Config::default() };
+        config.server.url = url.parse::<ServerUrl>().expect("an address");
+        config.server.session_id = match &*session_id {
+            "auto" => SessionChoice::Auto,
+            id => SessionChoice::Fixed(id.into()),
+        };
+        config.queue.path = path.into();
+        config.queue.max_entries = max_entries;
+        config.queue.max_bytes = max_bytes;
+        config.queue.max_age = Duration::from_millis(max_age);
+        config.queue.when_full =
+            if drop_oldest { WhenFull::DropOldest } else { WhenFull::DropNewest };
+        config.queue.durability = match durability {
+            None => Durability::Entry,
+            Some(milliseconds) => Durability::Within(Duration::from_millis(milliseconds)),
+        };
+        config.delivery.proof = ProofChoice::Written;
+        config.metrics.enabled = false;
+        config.source.http.listen = SocketAddr::from(listen);
+        config.source.simulator.seed = seed;
+        config.source.file.path = file.map(PathBuf::from);
+        config
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_configuration_reads_back_from_file_environment_and_command_line(expected in any_config()) {
+        prop_assert_eq!(&config(&toml(&to_toml(&expected))), &expected);
+
+        let values = values(&expected);
+        let variable = |key: &str| format!("PITWIRE_{}", key.replace('.', "__").to_uppercase());
+        let named: Vec<_> = values.iter().map(|(key, value)| (variable(key), value)).collect();
+        let set: Vec<_> = named.iter().map(|(name, value)| (&**name, &***value)).collect();
+        prop_assert_eq!(&config(&variables(&set)), &expected);
+
+        let typed: Vec<_> = values.iter().map(|(key, value)| (*key, &**value, "--set")).collect();
+        prop_assert_eq!(&config(&flags(&typed)), &expected);
+    }
+
+    #[test]
+    fn any_bytes_as_a_file_are_read_or_refused(bytes: Vec<u8>, name in "pitwire\\.(toml|json)") {
+        let _ = read(&Given { file: Some((&name, &bytes)), ..Given::default() });
+    }
+
+    #[test]
+    fn any_value_of_any_key_is_read_or_refused_in_one_line_each(
+        index: prop::sample::Index,
+        value in prop_oneof![any::<String>(), "[-+0-9.eE_xa-z\"'\\[\\]{}: ]{0,20}"],
+    ) {
+        let keys = values(&Config::default());
+        let (key, _) = keys[index.index(keys.len())];
+        let variable = format!("PITWIRE_{}", key.replace('.', "__"));
+        let file = format!("{key} = {value}");
+        for given in [variables(&[(&variable, &value)]), toml(&file)] {
+            if let Err(problems) = read(&given) {
+                prop_assert_eq!(problems.to_string().lines().count(), problems.0.len());
+            }
+        }
+    }
+
+    #[test]
+    fn any_variable_is_read_or_refused(name in "(?i)pitwire_\\PC{0,20}", value: String) {
+        let _ = read(&variables(&[(&name, &value)]));
+    }
+}
