@@ -9,13 +9,15 @@
 //! frame and passes through, extra keys included. From any other exactly the fields of the table
 //! are taken. A null is the same as an absent key, everywhere.
 
+mod json;
+
 use std::io;
 
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 use serde_json::{Map, Number, Value};
 
-use crate::config::{MAX_SAMPLE_BYTES, MAX_SAMPLE_DEPTH};
+pub use self::json::{parse, parse_any};
 use crate::entry::CapturedAt;
 
 /// An input that was refused.
@@ -69,34 +71,6 @@ impl Reason {
     }
 }
 
-/// Reads one sample or setup, a JSON object, from untrusted bytes.
-///
-/// # Errors
-/// Refused if it is longer than [`MAX_SAMPLE_BYTES`], or whatever [`parse_any`] refuses, or not an
-/// object, or nested deeper than [`MAX_SAMPLE_DEPTH`].
-pub fn parse(text: &[u8]) -> Result<Value, Refused> {
-    bounded(text.len())?;
-    let value = parse_any(text)?;
-    object(&value)?;
-    Ok(value)
-}
-
-/// Reads any JSON value, such as an array of samples, from untrusted bytes.
-///
-/// The caller bounds the size; [`map`] and [`map_setup`] check what is inside. Of two equal keys in
-/// one object the later counts. A byte order mark at the start is skipped.
-///
-/// # Errors
-/// Refused if it is not UTF-8, not JSON, not finite, or far too deep to be read at all.
-pub fn parse_any(text: &[u8]) -> Result<Value, Refused> {
-    let text = std::str::from_utf8(text).map_err(|error| {
-        let valid = error.valid_up_to();
-        refused(Reason::NotUtf8, format!("not UTF-8 after {valid} bytes; send JSON as UTF-8"))
-    })?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    serde_json::from_str(text).map_err(|error| explain(text, &error))
-}
-
 /// The moment of capture that a sample brings along: the `timestamp` of one that has the
 /// dashboard's nine required names; `None` for any other.
 pub fn own_timestamp(sample: &Value) -> Option<CapturedAt> {
@@ -108,8 +82,10 @@ pub fn own_timestamp(sample: &Value) -> Option<CapturedAt> {
 /// # Errors
 /// Refused if the sample is not an object, nested too deep, or holds a known field of the wrong
 /// type or out of its range; or if the text exceeds [`MAX_SAMPLE_BYTES`].
+///
+/// [`MAX_SAMPLE_BYTES`]: crate::config::MAX_SAMPLE_BYTES
 pub fn map(sample: &Value, captured_at: CapturedAt) -> Result<String, Refused> {
-    let sample = object(sample)?;
+    let sample = json::object(sample)?;
     let timestamp = captured_at.to_string();
     let frame = match own_stamp(sample) {
         // The sender's own way of writing this moment is as good as ours.
@@ -119,15 +95,17 @@ pub fn map(sample: &Value, captured_at: CapturedAt) -> Result<String, Refused> {
         Some(_) => pass_through(sample, &timestamp)?,
         None => pick(sample, &timestamp)?,
     };
-    json_text(&frame)
+    json::text(&frame)
 }
 
 /// The car's setup as JSON text, passed through unread.
 ///
 /// # Errors
 /// Refused if it is not an object, nested too deep, or its text exceeds [`MAX_SAMPLE_BYTES`].
+///
+/// [`MAX_SAMPLE_BYTES`]: crate::config::MAX_SAMPLE_BYTES
 pub fn map_setup(setup: &Value) -> Result<String, Refused> {
-    json_text(object(setup)?)
+    json::text(json::object(setup)?)
 }
 
 /// A number that changes when the car's setup does, and else never: not with the order of keys,
@@ -186,29 +164,34 @@ const fn row(
 
 /// The 20 fields, less the timestamp, in the order in which they are sent.
 #[rustfmt::skip]
-const FIELDS: [Field; 19] = [
-    row("lap", &["lap"], Shape::Whole, Negative::Refused, "the lap"),
-    row("position", &["position", "race_position"], Shape::Whole, Negative::Refused, "the position"),
-    // The game counts up to the first lap from below 0.
-    row("lap_time", &["lap_time"], Shape::Number(0.0), Negative::LeftOut, "seconds"),
-    row("fuel", &["fuel", "fuel_remaining"], Shape::Number(0.0), Negative::Refused, "litres"),
-    row("fuel_capacity", &["fuel_capacity", "fuel_at_start"], Shape::Number(90.0), Negative::Refused, "litres"),
-    row("tire_pressures", &["tire_pressures", "tyre_pressure"], Shape::Wheels, Negative::Kept, "PSI"),
-    // The game says -273.15 for "not measured".
-    row("tire_temps", &["tire_temps", "tyre_temp"], Shape::Wheels, Negative::Kept, "degrees Celsius"),
-    row("tire_wear", &["tire_wear", "tyre_wear"], Shape::Wheels, Negative::Kept, "percent"),
-    row("brake_temps", &["brake_temps", "brake_temp"], Shape::Wheels, Negative::Kept, "degrees Celsius"),
-    row("engine_water_temp", &["engine_temp", "engine_water_temp"], Shape::Number(0.0), Negative::Kept, "degrees Celsius"),
-    row("track_temp", &["track_temp"], Shape::Number(0.0), Negative::Kept, "degrees Celsius"),
-    row("ambient_temp", &["ambient_temp"], Shape::Number(0.0), Negative::Kept, "degrees Celsius"),
-    row("speed", &["speed"], Shape::Number(0.0), Negative::Kept, "km/h"),
-    row("gear", &["gear"], Shape::Whole, Negative::Kept, "the gear (-1 is reverse)"),
-    row("rpm", &["rpm"], Shape::Number(0.0), Negative::Kept, "revolutions per minute"),
-    row("player_name", &["player_name"], Shape::Text, Negative::Kept, "the driver's name"),
-    row("car_name", &["car_name"], Shape::Text, Negative::Kept, "the car's name"),
-    row("track_name", &["track_name"], Shape::Text, Negative::Kept, "the track's name"),
-    row("session_type", &["session_type"], Shape::Text, Negative::Kept, "the kind of session"),
-];
+const FIELDS: [Field; 19] = {
+    use Negative::{Kept, LeftOut, Refused};
+    use Shape::{Number, Text, Wheels, Whole};
+    const CELSIUS: &str = "degrees Celsius";
+    [
+        row("lap", &["lap"], Whole, Refused, "the lap"),
+        row("position", &["position", "race_position"], Whole, Refused, "the position"),
+        // The game counts up to the first lap from below 0.
+        row("lap_time", &["lap_time"], Number(0.0), LeftOut, "seconds"),
+        row("fuel", &["fuel", "fuel_remaining"], Number(0.0), Refused, "litres"),
+        row("fuel_capacity", &["fuel_capacity", "fuel_at_start"], Number(90.0), Refused, "litres"),
+        row("tire_pressures", &["tire_pressures", "tyre_pressure"], Wheels, Kept, "PSI"),
+        // The game says -273.15 for "not measured".
+        row("tire_temps", &["tire_temps", "tyre_temp"], Wheels, Kept, CELSIUS),
+        row("tire_wear", &["tire_wear", "tyre_wear"], Wheels, Kept, "percent"),
+        row("brake_temps", &["brake_temps", "brake_temp"], Wheels, Kept, CELSIUS),
+        row("engine_water_temp", &["engine_temp", "engine_water_temp"], Number(0.0), Kept, CELSIUS),
+        row("track_temp", &["track_temp"], Number(0.0), Kept, CELSIUS),
+        row("ambient_temp", &["ambient_temp"], Number(0.0), Kept, CELSIUS),
+        row("speed", &["speed"], Number(0.0), Kept, "km/h"),
+        row("gear", &["gear"], Whole, Kept, "the gear (-1 is reverse)"),
+        row("rpm", &["rpm"], Number(0.0), Kept, "revolutions per minute"),
+        row("player_name", &["player_name"], Text, Kept, "the driver's name"),
+        row("car_name", &["car_name"], Text, Kept, "the car's name"),
+        row("track_name", &["track_name"], Text, Kept, "the track's name"),
+        row("session_type", &["session_type"], Text, Kept, "the kind of session"),
+    ]
+};
 
 /// What makes a sample with a readable `timestamp` a dashboard frame already.
 const REQUIRED: [&str; 8] = [
@@ -419,90 +402,6 @@ fn is_rfc3339(text: &str) -> bool {
 
 fn present<'a>(object: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
     object.get(key).filter(|value| !value.is_null())
-}
-
-/// The object that every sample and every setup has to be, no deeper than allowed.
-fn object(value: &Value) -> Result<&Map<String, Value>, Refused> {
-    let kind = match value {
-        Value::Object(object) if !is_deeper_than(MAX_SAMPLE_DEPTH, value) => return Ok(object),
-        Value::Object(_) => return Err(too_deep()),
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a text",
-        Value::Array(_) => "an array",
-    };
-    Err(refused(Reason::NotObject, format!("{kind} is not an object; send one JSON object")))
-}
-
-fn is_deeper_than(limit: usize, value: &Value) -> bool {
-    let is_too_deep = |inner: &Value| match limit.checked_sub(1) {
-        Some(limit) => is_deeper_than(limit, inner),
-        None => true,
-    };
-    match value {
-        Value::Object(object) => limit == 0 || object.values().any(is_too_deep),
-        Value::Array(array) => limit == 0 || array.iter().any(is_too_deep),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => false,
-    }
-}
-
-/// Writes what was checked; the only way to JSON text out of this file.
-fn json_text(checked: &impl Serialize) -> Result<String, Refused> {
-    // Cannot fail: every key is a text, and a string never refuses a write.
-    let text = serde_json::to_string(checked)
-        .map_err(|error| refused(Reason::NotJson, format!("not JSON: {error}")))?;
-    // A text can come out longer than it came in: 1e15 is written as 1000000000000000.0.
-    bounded(text.len())?;
-    Ok(text)
-}
-
-fn bounded(bytes: usize) -> Result<(), Refused> {
-    if bytes <= MAX_SAMPLE_BYTES {
-        return Ok(());
-    }
-    Err(refused(
-        Reason::TooLarge,
-        format!("{bytes} bytes; at most {MAX_SAMPLE_BYTES} are taken, send fewer fields"),
-    ))
-}
-
-/// Why a text is not JSON, in words that help more than the parser's where we know better.
-fn explain(text: &str, error: &serde_json::Error) -> Refused {
-    let token = token_at(text, error);
-    // Rust reads "NaN", "Infinity", "-inf" and 1e999, each as the number that JSON cannot carry.
-    if token.parse().is_ok_and(|number: f64| !number.is_finite()) {
-        let token = shorten(token);
-        return refused(
-            Reason::NotFinite,
-            format!("{token} is not a finite number; leave the value out"),
-        );
-    }
-    // The parser's own limit, far above ours, which keeps it from running out of stack.
-    if error.to_string().starts_with("recursion limit exceeded") {
-        return too_deep();
-    }
-    refused(Reason::NotJson, format!("not JSON: {error}; send one JSON object"))
-}
-
-/// The word or number in a value's place that the parser stopped at; empty if there is none.
-fn token_at<'a>(text: &'a str, error: &serde_json::Error) -> &'a str {
-    let lines_before = error.line().saturating_sub(1);
-    let line_start: usize = text.split_inclusive('\n').take(lines_before).map(str::len).sum();
-    let is_token = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
-    // The parser stops at the token's first byte, inside it, or at its end: its column counts from 1.
-    let stop = line_start.saturating_add(error.column()).saturating_sub(1);
-    let Some((head, _)) = text.split_at_checked(stop) else { return "" };
-    let before = head.trim_end_matches(is_token);
-    let token = &text[before.len()..];
-    let token = &token[..token.find(|c| !is_token(c)).unwrap_or(token.len())];
-    let is_value = matches!(before.trim_end().chars().next_back(), None | Some(':' | ',' | '['));
-    if is_value { token } else { "" }
-}
-
-fn too_deep() -> Refused {
-    let limit = MAX_SAMPLE_DEPTH;
-    refused(Reason::TooDeep, format!("nested deeper than {limit} levels; send a flatter object"))
 }
 
 fn refused(reason: Reason, message: String) -> Refused {
@@ -730,19 +629,6 @@ mod tests {
         frame["extra"] = json!(vec![1e15; 60_000]);
         assert_eq!(map(&frame, NOW).unwrap_err().reason, Reason::TooLarge);
         assert_eq!(map_setup(&frame).unwrap_err().reason, Reason::TooLarge);
-    }
-
-    #[test]
-    fn nesting_is_allowed_to_the_limit_and_no_further() {
-        let nested = |depth: usize| {
-            let brackets = depth - 1;
-            format!(r#"{{"a":{}{}}}"#, "[".repeat(brackets), "]".repeat(brackets))
-        };
-        assert!(parse(nested(MAX_SAMPLE_DEPTH).as_bytes()).is_ok());
-        for depth in [MAX_SAMPLE_DEPTH + 1, 127, 128, 129, 400_000] {
-            let refused = parse(nested(depth).as_bytes()).unwrap_err();
-            assert_eq!(refused.reason, Reason::TooDeep, "{depth}: {refused}");
-        }
     }
 
     #[test]

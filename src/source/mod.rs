@@ -1,1 +1,3 @@
 //! Where entries come from.
+
+pub mod simulator;

@@ -97,6 +97,7 @@ fn wrong_input_is_refused_with_its_reason_and_a_message_that_helps() {
     let large = format!(r#"{{"a":"{}"}}"#, "x".repeat(MAX_SAMPLE_BYTES));
     let bytes_and_large = "\u{1}".repeat(MAX_SAMPLE_BYTES + 1);
 
+    // One row a case, however long: a message that is broken over lines cannot be searched for.
     #[rustfmt::skip]
     let wrong: &[(&[u8], Reason, &str)] = &[
         // Bytes

@@ -1,0 +1,3 @@
+//! What was typed, one file a subcommand.
+
+pub mod simulate;
