@@ -1,0 +1,176 @@
+//! `pitwire simulate`: a simulated car's samples on standard output.
+
+use std::io::{self, Write};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use crate::source::simulator::Car;
+
+/// Print a simulated car's telemetry, one JSON sample a line.
+///
+/// The car drives laps of about two minutes, burns fuel, wears tyres and stops for new ones. The
+/// samples come as a game would give them; pipe them into `pitwire run`, or into a file to replay.
+#[derive(Args, Clone, Debug)]
+#[command(after_help = "\
+Examples:
+  pitwire simulate                                       watch a car at 2 samples a second
+  pitwire simulate | pitwire run                         send it to a dashboard
+  pitwire simulate --frames 2000 --speed 0 > race.ndjson    record a quarter of an hour at once")]
+pub struct Simulate {
+    /// Samples per second of the car's time, from 0.01 to 1000
+    #[arg(long, value_name = "HZ", default_value_t = 2.0, value_parser = rate)]
+    pub rate_hz: f64,
+
+    /// End after this many samples [default: run until stopped]
+    #[arg(long, value_name = "N")]
+    pub frames: Option<u64>,
+
+    /// How many times faster than real time, up to 10000; 0 is as fast as it goes
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = speed)]
+    pub speed: f64,
+
+    /// Which car, driver and race: the same seed gives the same samples
+    #[arg(long, value_name = "SEED", default_value_t = 1)]
+    pub seed: u64,
+}
+
+/// Writes the samples to `out`, which should be buffered: it is flushed when a sample is due.
+///
+/// `wait_until` blocks until that much time has passed since the start, such as [`since_now`]
+/// makes; it is not called with `--speed 0`. That the reader is gone is a good end.
+///
+/// # Errors
+/// What `out` fails with, a broken pipe excepted.
+pub fn run(
+    args: &Simulate,
+    out: &mut impl Write,
+    wait_until: impl FnMut(Duration),
+) -> io::Result<()> {
+    match write_samples(args, out, wait_until) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        ended => ended,
+    }
+}
+
+/// A `wait_until` by the real clock, which starts now.
+pub fn since_now() -> impl FnMut(Duration) {
+    let start = Instant::now();
+    move |due| std::thread::sleep(due.saturating_sub(start.elapsed()))
+}
+
+fn write_samples(
+    args: &Simulate,
+    out: &mut impl Write,
+    mut wait_until: impl FnMut(Duration),
+) -> io::Result<()> {
+    let step = Duration::from_secs_f64(args.rate_hz.recip());
+    let mut car = Car::new(args.seed);
+    for number in 0..args.frames.unwrap_or(u64::MAX) {
+        if args.speed > 0.0 {
+            // From the number and not from the last deadline, so that no error adds up.
+            let due = number as f64 / (args.rate_hz * args.speed);
+            wait_until(Duration::try_from_secs_f64(due).unwrap_or(Duration::MAX));
+        }
+        serde_json::to_writer(&mut *out, &car.sample())?;
+        out.write_all(b"\n")?;
+        if args.speed > 0.0 {
+            out.flush()?;
+        }
+        car.step(step);
+    }
+    out.flush()
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    within(text, 0.01..=1_000.0).ok_or("give a number from 0.01 to 1000".to_string())
+}
+
+fn speed(text: &str) -> Result<f64, String> {
+    within(text, 0.0..=10_000.0).ok_or("give a number from 0 to 10000".to_string())
+}
+
+fn within(text: &str, range: std::ops::RangeInclusive<f64>) -> Option<f64> {
+    text.parse().ok().filter(|number| range.contains(number))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use serde_json::Value;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Typed {
+        #[command(flatten)]
+        simulate: Simulate,
+    }
+
+    fn typed(args: &str) -> Result<Simulate, clap::Error> {
+        let words = ["simulate"].into_iter().chain(args.split_whitespace());
+        Ok(Typed::try_parse_from(words)?.simulate)
+    }
+
+    /// What is printed, and when each line was due.
+    fn printed(args: &str) -> (Vec<Value>, Vec<Duration>) {
+        let (mut out, mut dues) = (Vec::new(), Vec::new());
+        run(&typed(args).unwrap(), &mut out, |due| dues.push(due)).unwrap();
+        let lines = std::str::from_utf8(&out).unwrap().lines();
+        (lines.map(|line| serde_json::from_str(line).unwrap()).collect(), dues)
+    }
+
+    #[test]
+    fn lines_are_due_at_the_rate_without_drift() {
+        let (samples, dues) = printed("--rate-hz 3 --speed 10 --frames 3001");
+        assert_eq!((samples.len(), dues.len()), (3001, 3001));
+        assert_eq!(dues[0], Duration::ZERO);
+        assert_eq!(dues[3000], Duration::from_secs(100));
+    }
+
+    #[test]
+    fn the_pace_of_printing_does_not_change_the_samples() {
+        let (paced, _) = printed("--frames 20 --seed 9");
+        let (at_once, dues) = printed("--frames 20 --seed 9 --speed 0");
+        assert_eq!(paced, at_once);
+        assert!(dues.is_empty());
+        assert_ne!(paced, printed("--frames 20 --seed 10").0);
+    }
+
+    #[test]
+    fn the_real_clock_makes_up_for_the_time_that_writing_took() {
+        let start = Instant::now();
+        let mut wait_until = since_now();
+        std::thread::sleep(Duration::from_millis(30));
+        wait_until(Duration::from_millis(20));
+        wait_until(Duration::from_millis(60));
+        assert!(start.elapsed() >= Duration::from_millis(60));
+    }
+
+    #[test]
+    fn a_reader_that_leaves_ends_it_quietly_and_a_full_disk_does_not() {
+        struct Broken(io::ErrorKind);
+        impl Write for Broken {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(self.0.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let ended = |kind| run(&typed("").unwrap(), &mut Broken(kind), |_| {});
+        assert!(ended(io::ErrorKind::BrokenPipe).is_ok());
+        assert_eq!(
+            ended(io::ErrorKind::StorageFull).unwrap_err().kind(),
+            io::ErrorKind::StorageFull
+        );
+    }
+
+    #[test]
+    fn impossible_rates_are_refused() {
+        for wrong in ["--rate-hz 0", "--rate-hz NaN", "--rate-hz inf", "--speed -1", "--speed x"] {
+            assert!(typed(wrong).is_err(), "{wrong}");
+        }
+        assert!(typed("--rate-hz 0").unwrap_err().to_string().contains("from 0.01 to 1000"));
+    }
+}

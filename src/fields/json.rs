@@ -1,0 +1,135 @@
+//! JSON values from untrusted bytes, and back: bounded in size and depth, refused in plain words.
+
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::{Reason, Refused, refused, shorten};
+use crate::config::{MAX_SAMPLE_BYTES, MAX_SAMPLE_DEPTH};
+
+/// Reads one sample or setup, a JSON object, from untrusted bytes.
+///
+/// # Errors
+/// Refused if it is longer than [`MAX_SAMPLE_BYTES`], or whatever [`parse_any`] refuses, or not an
+/// object, or nested deeper than [`MAX_SAMPLE_DEPTH`].
+pub fn parse(text: &[u8]) -> Result<Value, Refused> {
+    bounded(text.len())?;
+    let value = parse_any(text)?;
+    object(&value)?;
+    Ok(value)
+}
+
+/// Reads any JSON value, such as an array of samples, from untrusted bytes.
+///
+/// The caller bounds the size; [`map`](super::map) and [`map_setup`](super::map_setup) check what
+/// is inside. Of two equal keys in one object the later counts. A byte order mark at the start is
+/// skipped.
+///
+/// # Errors
+/// Refused if it is not UTF-8, not JSON, not finite, or far too deep to be read at all.
+pub fn parse_any(text: &[u8]) -> Result<Value, Refused> {
+    let text = std::str::from_utf8(text).map_err(|error| {
+        let valid = error.valid_up_to();
+        refused(Reason::NotUtf8, format!("not UTF-8 after {valid} bytes; send JSON as UTF-8"))
+    })?;
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    serde_json::from_str(text).map_err(|error| explain(text, &error))
+}
+
+/// The object that every sample and every setup has to be, no deeper than allowed.
+pub(super) fn object(value: &Value) -> Result<&Map<String, Value>, Refused> {
+    let kind = match value {
+        Value::Object(object) if fits_into(MAX_SAMPLE_DEPTH, value) => return Ok(object),
+        Value::Object(_) => return Err(too_deep()),
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a text",
+        Value::Array(_) => "an array",
+    };
+    Err(refused(Reason::NotObject, format!("{kind} is not an object; send one JSON object")))
+}
+
+fn fits_into(levels: usize, value: &Value) -> bool {
+    let fits = |inner: &Value| fits_into(levels.saturating_sub(1), inner);
+    match value {
+        Value::Object(object) => levels > 0 && object.values().all(fits),
+        Value::Array(array) => levels > 0 && array.iter().all(fits),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
+    }
+}
+
+/// What was checked, as text.
+pub(super) fn text(checked: &impl Serialize) -> Result<String, Refused> {
+    // Cannot fail: every key is a text, and a string never refuses a write.
+    let text = serde_json::to_string(checked)
+        .map_err(|error| refused(Reason::NotJson, format!("not JSON: {error}")))?;
+    // A text can come out longer than it came in: 1e15 is written as 1000000000000000.0.
+    bounded(text.len())?;
+    Ok(text)
+}
+
+fn bounded(bytes: usize) -> Result<(), Refused> {
+    if bytes <= MAX_SAMPLE_BYTES {
+        return Ok(());
+    }
+    Err(refused(
+        Reason::TooLarge,
+        format!("{bytes} bytes; at most {MAX_SAMPLE_BYTES} are taken, send fewer fields"),
+    ))
+}
+
+/// Why a text is not JSON, in words that help more than the parser's where we know better.
+fn explain(text: &str, error: &serde_json::Error) -> Refused {
+    let token = token_at(text, error);
+    // Rust reads "NaN", "Infinity", "-inf" and 1e999, each as the number that JSON cannot carry.
+    if token.parse().is_ok_and(|number: f64| !number.is_finite()) {
+        let token = shorten(token);
+        return refused(
+            Reason::NotFinite,
+            format!("{token} is not a finite number; leave the value out"),
+        );
+    }
+    // The parser's own limit, far above ours, which keeps it from running out of stack.
+    if error.to_string().starts_with("recursion limit exceeded") {
+        return too_deep();
+    }
+    refused(Reason::NotJson, format!("not JSON: {error}; send one JSON object"))
+}
+
+/// The word or number in a value's place that the parser stopped at; empty if there is none.
+fn token_at<'a>(text: &'a str, error: &serde_json::Error) -> &'a str {
+    let lines_before = error.line().saturating_sub(1);
+    let line_start: usize = text.split_inclusive('\n').take(lines_before).map(str::len).sum();
+    let is_token = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
+    // The parser stops at the token's first byte, inside it, or at its end; columns count from 1.
+    let stop = line_start.saturating_add(error.column()).saturating_sub(1);
+    let Some((head, _)) = text.split_at_checked(stop) else { return "" };
+    let before = head.trim_end_matches(is_token);
+    let token = &text[before.len()..];
+    let token = &token[..token.find(|c| !is_token(c)).unwrap_or(token.len())];
+    let is_value = matches!(before.trim_end().chars().next_back(), None | Some(':' | ',' | '['));
+    if is_value { token } else { "" }
+}
+
+fn too_deep() -> Refused {
+    let limit = MAX_SAMPLE_DEPTH;
+    refused(Reason::TooDeep, format!("nested deeper than {limit} levels; send a flatter object"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nesting_is_allowed_to_the_limit_and_no_further() {
+        let nested = |depth: usize| {
+            let brackets = depth - 1;
+            format!(r#"{{"a":{}{}}}"#, "[".repeat(brackets), "]".repeat(brackets))
+        };
+        assert!(parse(nested(MAX_SAMPLE_DEPTH).as_bytes()).is_ok());
+        for depth in [MAX_SAMPLE_DEPTH + 1, 127, 128, 129, 400_000] {
+            let refused = parse(nested(depth).as_bytes()).unwrap_err();
+            assert_eq!(refused.reason, Reason::TooDeep, "{depth}: {refused}");
+        }
+    }
+}

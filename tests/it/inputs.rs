@@ -1,0 +1,287 @@
+//! Untrusted input: what is refused and in which words, and that nothing else gets through.
+
+use pitwire::config::{MAX_SAMPLE_BYTES, MAX_SAMPLE_DEPTH};
+use pitwire::entry::CapturedAt;
+use pitwire::fields::{self, Reason, Refused};
+use proptest::prelude::*;
+use serde_json::{Map, Value};
+
+/// Samples of every shape that is known from the game and from other programs.
+const SAMPLES: &str = include_str!("../data/samples.ndjson");
+
+/// The way of one input from its bytes to the frame's text.
+fn frame_of(input: &[u8]) -> Result<String, Refused> {
+    let sample = fields::parse(input)?;
+    let moment = fields::own_timestamp(&sample).unwrap_or(CapturedAt(1_741_514_527_250));
+    fields::map(&sample, moment)
+}
+
+/// The dashboard's schema mode, and what its page needs, said a second time and independently:
+/// `Err` tells the first rule that a frame breaks.
+fn schema_mode(text: &str) -> Result<(), String> {
+    const REQUIRED: [&str; 9] = [
+        "timestamp",
+        "lap",
+        "position",
+        "fuel",
+        "fuel_capacity",
+        "player_name",
+        "car_name",
+        "track_name",
+        "session_type",
+    ];
+    let frame: Map<String, Value> = serde_json::from_str(text).map_err(|e| e.to_string())?;
+    for key in REQUIRED {
+        frame.get(key).ok_or(format!("{key} is missing"))?;
+    }
+    for (key, value) in &frame {
+        let fits = match key.as_str() {
+            "timestamp" => value.as_str().is_some_and(is_a_date),
+            "lap" | "position" => value.is_u64(),
+            "gear" => value.is_i64(),
+            "lap_time" | "fuel" | "fuel_capacity" => value.as_f64().is_some_and(|n| n >= 0.0),
+            "speed" | "rpm" | "engine_water_temp" | "track_temp" | "ambient_temp" => {
+                value.is_number()
+            }
+            "player_name" | "car_name" | "track_name" | "session_type" => value.is_string(),
+            "tire_pressures" | "tire_temps" | "tire_wear" | "brake_temps" => {
+                value.as_object().is_some_and(|wheels| {
+                    wheels.iter().all(|(wheel, value)| {
+                        ["fl", "fr", "rl", "rr"].contains(&wheel.as_str()) && value.is_number()
+                    })
+                })
+            }
+            _ => !value.is_null(),
+        };
+        if !fits {
+            return Err(format!("{key} may not be {value}"));
+        }
+    }
+    Ok(())
+}
+
+/// `2025-11-22T14:30:22`, then a fraction or none, then `Z` or an offset.
+fn is_a_date(text: &str) -> bool {
+    let Some((head, tail)) = text.split_at_checked(19) else { return false };
+    let digits_stand = head.bytes().zip("0000-00-00T00:00:00".bytes()).all(|(byte, pattern)| {
+        if pattern == b'0' { byte.is_ascii_digit() } else { byte == pattern }
+    });
+    let zone = tail.trim_start_matches(|c: char| c == '.' || c.is_ascii_digit());
+    digits_stand && (zone == "Z" || (zone.len() == 6 && zone.starts_with(['+', '-'])))
+}
+
+#[test]
+fn every_known_shape_of_sample_becomes_a_frame_that_the_schema_mode_takes() {
+    for line in SAMPLES.lines() {
+        let frame = frame_of(line.as_bytes()).unwrap();
+        assert_eq!(schema_mode(&frame), Ok(()), "{line}");
+        assert!(frame.contains("Zoë Lindqvist") && frame.contains("Autódromo da Serra Verde"));
+    }
+}
+
+#[test]
+fn a_frame_that_another_program_made_arrives_as_it_was_sent() {
+    let sent = SAMPLES.lines().find(|line| line.contains("timestamp")).unwrap();
+    let arrived: Value = serde_json::from_str(&frame_of(sent.as_bytes()).unwrap()).unwrap();
+    assert_eq!(arrived, serde_json::from_str::<Value>(sent).unwrap());
+}
+
+#[test]
+fn wrong_input_is_refused_with_its_reason_and_a_message_that_helps() {
+    use Reason::{
+        NotFinite, NotJson, NotObject, NotUtf8, OutOfRange, TooDeep, TooLarge, WrongType,
+    };
+    let deep = "[".repeat(MAX_SAMPLE_DEPTH) + &"]".repeat(MAX_SAMPLE_DEPTH);
+    let deep_sample = format!(r#"{{"a":{deep}}}"#);
+    let deeper_than_the_parser = r#"{"a":"#.repeat(100_000);
+    let large = format!(r#"{{"a":"{}"}}"#, "x".repeat(MAX_SAMPLE_BYTES));
+    let bytes_and_large = "\u{1}".repeat(MAX_SAMPLE_BYTES + 1);
+
+    // One row a case, however long: a message that is broken over lines cannot be searched for.
+    #[rustfmt::skip]
+    let wrong: &[(&[u8], Reason, &str)] = &[
+        // Bytes
+        (b"{\"player_name\":\"\xff\"}", NotUtf8, "not UTF-8 after 16 bytes; send JSON as UTF-8"),
+        (b"{\"track_name\":\"Aut\xf3dromo\"}", NotUtf8, "not UTF-8 after 18 bytes; send JSON as UTF-8"),
+        (b"\xff\xfe{\0}\0", NotUtf8, "not UTF-8 after 0 bytes; send JSON as UTF-8"),
+        (large.as_bytes(), TooLarge, "900008 bytes; at most 900000 are taken, send fewer fields"),
+        (bytes_and_large.as_bytes(), TooLarge, "900001 bytes; at most 900000 are taken, send fewer fields"),
+        // Text
+        (b"", NotJson, "not JSON: EOF while parsing a value at line 1 column 0; send one JSON object"),
+        (b"lap=3 fuel=20", NotJson, "not JSON: expected value at line 1 column 1; send one JSON object"),
+        (b"{'lap': 3}", NotJson, "not JSON: key must be a string at line 1 column 2; send one JSON object"),
+        (b"{\"lap\": 3,}", NotJson, "not JSON: trailing comma at line 1 column 11; send one JSON object"),
+        (b"{\"lap\": 3", NotJson, "not JSON: EOF while parsing an object at line 1 column 9; send one JSON object"),
+        (b"{\"lap\": 3} {\"lap\": 4}", NotJson, "not JSON: trailing characters at line 1 column 12; send one JSON object"),
+        (b"{\"lap\": 03}", NotJson, "not JSON: invalid number at line 1 column 10; send one JSON object"),
+        (b"{\"player_name\": \"inf\tX\"}", NotJson, "not JSON: control character (\\u0000-\\u001F) found while parsing a string at line 1 column 21; send one JSON object"),
+        (br#"{"player_name": "\ud800"}"#, NotJson, "not JSON: unexpected end of hex escape at line 1 column 24; send one JSON object"),
+        // Numbers that JSON cannot carry
+        (b"{\"speed\": NaN}", NotFinite, "NaN is not a finite number; leave the value out"),
+        (b"{\"speed\":nan,\"rpm\":1}", NotFinite, "nan is not a finite number; leave the value out"),
+        (b"{\"speed\": Infinity}", NotFinite, "Infinity is not a finite number; leave the value out"),
+        (b"{\"lap\":1,\n \"speed\": -Infinity}", NotFinite, "-Infinity is not a finite number; leave the value out"),
+        (b"{\"tyre_temp\": {\"fl\": -nan(ind)}}", NotFinite, "-nan is not a finite number; leave the value out"),
+        (b"{\"fuel\": 1e999}", NotFinite, "1e999 is not a finite number; leave the value out"),
+        (b"{\"extra\": [1, -1.5E+400, 2]}", NotFinite, "-1.5E+400 is not a finite number; leave the value out"),
+        // Structure
+        (b"null", NotObject, "null is not an object; send one JSON object"),
+        (b"true", NotObject, "a boolean is not an object; send one JSON object"),
+        (b"3", NotObject, "a number is not an object; send one JSON object"),
+        (b"\"lap\"", NotObject, "a text is not an object; send one JSON object"),
+        (b"[{\"lap\": 3}]", NotObject, "an array is not an object; send one JSON object"),
+        (deep_sample.as_bytes(), TooDeep, "nested deeper than 32 levels; send a flatter object"),
+        (deeper_than_the_parser.as_bytes(), TooDeep, "nested deeper than 32 levels; send a flatter object"),
+        // Types
+        (br#"{"fuel": "full"}"#, WrongType, r#"fuel: "full" is not a number; send litres as a JSON number or leave the field out"#),
+        (br#"{"fuel_remaining": []}"#, WrongType, "fuel_remaining: [] is not a number; send litres as a JSON number or leave the field out"),
+        (br#"{"speed": "201,7"}"#, WrongType, r#"speed: "201,7" is not a number; send km/h as a JSON number or leave the field out"#),
+        (br#"{"rpm": {"value": 7000, "unit": "1/min", "source": "ecu"}}"#, WrongType, r#"rpm: {"source":"ecu","unit":"1/min","value":… is not a number; send revolutions per minute as a JSON number or leave the field out"#),
+        (br#"{"lap": 2.5}"#, WrongType, "lap: 2.5 is not a whole number; send the lap as a JSON integer or leave the field out"),
+        (br#"{"lap": "3"}"#, WrongType, r#"lap: "3" is not a whole number; send the lap as a JSON integer or leave the field out"#),
+        (br#"{"race_position": true}"#, WrongType, "race_position: true is not a whole number; send the position as a JSON integer or leave the field out"),
+        (br#"{"gear": "N"}"#, WrongType, r#"gear: "N" is not a whole number; send the gear (-1 is reverse) as a JSON integer or leave the field out"#),
+        (br#"{"player_name": 27}"#, WrongType, "player_name: 27 is not a text; send the driver's name as a JSON string or leave the field out"),
+        (br#"{"session_type": ["Race"]}"#, WrongType, r#"session_type: ["Race"] is not a text; send the kind of session as a JSON string or leave the field out"#),
+        (br#"{"tyre_temp": 85}"#, WrongType, r#"tyre_temp: 85 is not an object; send degrees Celsius as numbers under "fl", "fr", "rl", "rr" or leave the field out"#),
+        (br#"{"brake_temp": [300, 301, 250, 251]}"#, WrongType, r#"brake_temp: [300,301,250,251] is not an object; send degrees Celsius as numbers under "fl", "fr", "rl", "rr" or leave the field out"#),
+        (br#"{"tyre_pressure": {"fl": "25 PSI"}}"#, WrongType, r#"tyre_pressure.fl: "25 PSI" is not a number; send PSI as a JSON number or leave the wheel out"#),
+        (br#"{"tire_wear": {"rr": {"inner": 3}}}"#, WrongType, r#"tire_wear.rr: {"inner":3} is not a number; send percent as a JSON number or leave the wheel out"#),
+        // Ranges
+        (br#"{"lap": -1}"#, OutOfRange, "lap: -1 is below 0; send the lap from 0 up or leave the field out"),
+        (br#"{"position": -1.0}"#, OutOfRange, "position: -1.0 is below 0; send the position from 0 up or leave the field out"),
+        (br#"{"fuel": -0.25}"#, OutOfRange, "fuel: -0.25 is below 0; send litres from 0 up or leave the field out"),
+        (br#"{"fuel_capacity": -1}"#, OutOfRange, "fuel_capacity: -1 is below 0; send litres from 0 up or leave the field out"),
+        (br#"{"lap": 1e30}"#, OutOfRange, "lap: 1e+30 is beyond 9007199254740991; send the lap as a smaller integer or leave the field out"),
+        (br#"{"gear": -9007199254740993}"#, OutOfRange, "gear: -9007199254740993 is beyond 9007199254740991; send the gear (-1 is reverse) as a smaller integer or leave the field out"),
+    ];
+    let mut differing = Vec::new();
+    for (input, reason, message) in wrong {
+        let refused = frame_of(input).unwrap_err();
+        if (refused.reason, refused.to_string()) != (*reason, message.to_string()) {
+            differing.push(refused);
+        }
+    }
+    assert!(differing.is_empty(), "{differing:#?}");
+    for reason in Reason::ALL {
+        assert!(wrong.iter().any(|(_, told, _)| *told == reason), "{reason:?} is never given");
+    }
+}
+
+/// Any JSON value without structure.
+fn leaf() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        (-3_i64..9).prop_map(Value::from),
+        any::<f64>().prop_map(Value::from),
+        any::<char>().prop_map(|c| Value::from(c.to_string())),
+        Just(Value::from("2025-11-22T14:30:22.123Z")),
+    ]
+}
+
+/// Any JSON, with the keys of a sample more often than chance would have it.
+fn tree() -> impl Strategy<Value = Value> {
+    let key = prop_oneof![
+        4 => prop::sample::select(KEYS).prop_map(str::to_string),
+        1 => any::<char>().prop_map(String::from),
+    ];
+    leaf().prop_recursive(2, 8, 4, move |inner| {
+        prop_oneof![
+            1 => prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            3 => prop::collection::vec((key.clone(), inner), 0..5)
+                .prop_map(|members| members.into_iter().collect::<Value>()),
+        ]
+    })
+}
+
+const KEYS: &[&str] = &[
+    "timestamp",
+    "lap",
+    "position",
+    "race_position",
+    "lap_time",
+    "fuel",
+    "fuel_capacity",
+    "tire_wear",
+    "tyre_temp",
+    "engine_temp",
+    "gear",
+    "rpm",
+    "player_name",
+    "car_name",
+    "track_name",
+    "session_type",
+    "fl",
+    "rr",
+    "extra",
+];
+
+/// A good sample with one of its values replaced, often under another key.
+fn mutated_sample() -> impl Strategy<Value = Value> {
+    let samples: Vec<Map<String, Value>> =
+        SAMPLES.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let key = prop::sample::select(KEYS);
+    let value = prop_oneof![4 => leaf(), 1 => tree()];
+    (prop::sample::select(samples), key.clone(), key, value).prop_map(
+        |(mut sample, from, to, value)| {
+            sample.remove(from);
+            sample.insert(to.to_string(), value);
+            Value::Object(sample)
+        },
+    )
+}
+
+/// A good sample's text with some bytes overwritten: often still JSON, seldom the same.
+fn mutated_text() -> impl Strategy<Value = Vec<u8>> {
+    let lines: Vec<&str> = SAMPLES.lines().collect();
+    let bytes = prop::sample::select(br#"{}[]":,.-+eEnNIi0123456789tfu\ "#.to_vec());
+    let edit = (any::<prop::sample::Index>(), prop_oneof![4 => bytes, 1 => 0x20..0x7f_u8]);
+    (prop::sample::select(lines), prop::collection::vec(edit, 1..4)).prop_map(|(line, edits)| {
+        let mut text = line.as_bytes().to_vec();
+        for (at, byte) in edits {
+            let at = at.index(text.len());
+            text[at] = byte;
+        }
+        text
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100_000))]
+
+    #[test]
+    fn whatever_comes_in_only_what_the_schema_mode_takes_gets_out(
+        input in prop_oneof![
+            1 => prop::collection::vec(any::<u8>(), 0..64),
+            2 => tree().prop_map(|tree| tree.to_string().into_bytes()),
+            1 => mutated_sample().prop_map(|sample| sample.to_string().into_bytes()),
+            2 => mutated_text(),
+        ]
+    ) {
+        if let Ok(frame) = frame_of(&input) {
+            prop_assert_eq!(schema_mode(&frame), Ok(()));
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(5_000))]
+
+    #[test]
+    fn a_setup_is_the_same_after_its_way_through(setup in tree()) {
+        match fields::map_setup(&setup) {
+            Ok(text) => {
+                let arrived = fields::parse(text.as_bytes()).unwrap();
+                let print = fields::setup_fingerprint(&arrived);
+                prop_assert_eq!(print, fields::setup_fingerprint(&setup));
+                prop_assert_eq!(arrived, setup);
+            }
+            Err(refused) => {
+                prop_assert_eq!(refused.reason, Reason::NotObject);
+                prop_assert!(!setup.is_object());
+            }
+        }
+    }
+}
