@@ -9,3 +9,5 @@
 
 mod config;
 mod inputs;
+mod contract;
+mod peers;

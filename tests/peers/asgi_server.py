@@ -1,0 +1,67 @@
+"""A dashboard server on python-socketio's AsyncServer, served by uvicorn over websockets."""
+
+import functools
+import socket
+
+import socketio
+import uvicorn
+
+import dashboard
+
+OPTIONS = dashboard.options(__doc__)
+SOCKETS = socketio.AsyncServer(async_mode="asgi", cors_allowed_origins="*")
+DASHBOARD = dashboard.Dashboard(OPTIONS.schema, OPTIONS.persist)
+NO_ACK = SOCKETS.not_handled
+
+
+async def handle(event, sid, data=None):
+    reply = DASHBOARD.handle(event, data)
+    if reply is None:
+        return NO_ACK
+    if reply.join is not None:
+        await SOCKETS.enter_room(sid, reply.join)
+    for name, payload in reply.to_sender:
+        await SOCKETS.emit(name, payload, to=sid)
+    if reply.to_room:
+        room, name, payload = reply.to_room
+        await SOCKETS.emit(name, payload, to=room, skip_sid=sid if OPTIONS.no_echo else None)
+    if OPTIONS.ack_delay:
+        await SOCKETS.sleep(OPTIONS.ack_delay / 1000)
+    return NO_ACK if OPTIONS.never_ack else None
+
+
+for name in dashboard.EVENTS:
+    SOCKETS.on(name, functools.partial(handle, name))
+
+
+async def api(scope, _receive, send):
+    answer = DASHBOARD.api(scope["path"])
+    headers = [(b"content-type", b"application/json")]
+    status = 404 if answer is None else 200
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": (answer or "").encode()})
+
+
+def listen(port):
+    listener = socket.socket()
+    # A killed server leaves connections in TIME_WAIT; its successor takes the port all the same.
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    listener.listen(128)
+    return listener
+
+
+class Server(uvicorn.Server):
+    async def startup(self, sockets=None):
+        await super().startup(sockets)
+        dashboard.announce(sockets[0].getsockname()[1])
+
+
+Server(
+    uvicorn.Config(
+        socketio.ASGIApp(SOCKETS, other_asgi_app=api),
+        lifespan="off",
+        ws="websockets-sansio",
+        log_level="warning",
+    )
+).run(sockets=[listen(OPTIONS.port)])

@@ -1,0 +1,221 @@
+"""The dashboard's sessions, apart from any transport: what both Python servers serve.
+
+A transport hands every event to `Dashboard.handle`, does what the `Reply` says, and acknowledges
+afterwards. Sessions live in memory; with `--persist FILE` each accepted event is also a line of
+FILE, so that a restarted server knows them again.
+"""
+
+import argparse
+import json
+import sys
+import threading
+import uuid
+from typing import NamedTuple
+
+EVENTS = ("request_session_id", "setup_data", "telemetry_update", "join_session")
+
+
+def options(description, async_modes=()):
+    """The command line that all the servers share."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--port", type=int, default=0, help="0 takes a free one (default)")
+    parser.add_argument("--schema", action="store_true", help="refuse what the schema refuses")
+    parser.add_argument("--no-echo", action="store_true", help="broadcast to all but the sender")
+    parser.add_argument("--never-ack", action="store_true", help="acknowledge no event")
+    parser.add_argument("--ack-delay", type=int, default=0, metavar="MS", help="acknowledge late")
+    parser.add_argument("--persist", metavar="FILE", help="keep the sessions over a restart")
+    if async_modes:
+        parser.add_argument("--async-mode", choices=async_modes, default=async_modes[0])
+    return parser.parse_args()
+
+
+def announce(port):
+    """Tells whoever started the server that it accepts connections, and where."""
+    print(f"listening on http://127.0.0.1:{port}", flush=True)
+
+
+class Reply(NamedTuple):
+    """What one event makes the server do before it acknowledges."""
+
+    join: str | None = None  # the room that the sender enters
+    to_sender: tuple = ()  # (event, payload), in order
+    to_room: tuple | None = None  # (room, event, payload)
+
+
+class Session(NamedTuple):
+    setups: list
+    frames: list
+
+
+class Dashboard:
+    def __init__(self, schema=False, persist=None):
+        self._schema = schema
+        self._sessions = {}
+        self._refused = []
+        # The threaded server handles events of one connection at the same time.
+        self._lock = threading.Lock()
+        self._journal = open_journal(persist, self._apply) if persist else None
+
+    def handle(self, event, data):
+        """The reply to one event, or None if the event cannot even be acknowledged."""
+        if not isinstance(data, dict):
+            log(f"{event}: the payload is not an object")
+            return None
+        with self._lock:
+            return getattr(self, f"_{event}")(data)
+
+    def api(self, path):
+        """What `GET path` answers, as JSON text; None is a 404."""
+        with self._lock:
+            match path.strip("/").split("/"):
+                case ["api", "sessions"]:
+                    answer = [{"session_id": session_id} for session_id in self._sessions]
+                case ["api", "sessions", session_id, ("frames" | "setups") as kind] if (
+                    session_id in self._sessions
+                ):
+                    answer = getattr(self._sessions[session_id], kind)
+                case ["api", "refused"]:
+                    answer = self._refused
+                case _:
+                    return None
+            return json.dumps(answer)
+
+    def _request_session_id(self, _data):
+        session_id = str(uuid.uuid4())
+        self._keep({"session_id": session_id})
+        return Reply(to_sender=(("session_id_assigned", {"session_id": session_id}),))
+
+    def _setup_data(self, data):
+        if not self._accepts("setup_data", data):
+            return Reply()
+        setup = {key: data.get(key) for key in ("session_id", "timestamp", "setup")}
+        self._keep(setup)
+        return Reply(to_room=(setup["session_id"], "setup_update", setup))
+
+    def _telemetry_update(self, data):
+        if not self._accepts("telemetry_update", data):
+            return Reply()
+        frame = {key: data.get(key) for key in ("session_id", "telemetry")}
+        self._keep(frame)
+        return Reply(to_room=(frame["session_id"], "telemetry_update", frame))
+
+    def _join_session(self, data):
+        session_id = data.get("session_id")
+        session = self._sessions.get(session_id)
+        if session is None:
+            log(f"join_session: unknown session {session_id}")
+            return Reply(join=session_id)
+        stored = [("setup_update", setup) for setup in session.setups[-1:]]
+        stored += [("telemetry_update", frame) for frame in session.frames[-1:]]
+        own = {"session_id": session_id}
+        return Reply(session_id, tuple((event, own | payload) for event, payload in stored))
+
+    def _accepts(self, event, data):
+        reason = refusal(event, data) if self._schema else None
+        if reason:
+            self._refused.append({"event": event, "reason": reason})
+            return False
+        if data.get("session_id") not in self._sessions:
+            log(f"{event}: unknown session {data.get('session_id')}")
+            return False
+        return True
+
+    def _keep(self, record):
+        self._apply(record)
+        if self._journal:
+            self._journal.write(json.dumps(record).encode() + b"\n")
+
+    def _apply(self, record):
+        record = dict(record)
+        session = self._sessions.setdefault(record.pop("session_id"), Session([], []))
+        if "telemetry" in record:
+            session.frames.append(record)
+        elif "setup" in record:
+            session.setups.append(record)
+
+
+def open_journal(path, apply):
+    """Applies the records of the journal at `path` and opens it for more.
+
+    A last line without its end is what a kill in the middle of a write left: it is cut off.
+    """
+    journal = open(path, "a+b", buffering=0)
+    journal.seek(0)
+    text = journal.read()
+    whole = text[: text.rfind(b"\n") + 1]
+    journal.truncate(len(whole))
+    for line in whole.splitlines():
+        apply(json.loads(line))
+    return journal
+
+
+ENVELOPES = {
+    "setup_data": {"session_id", "timestamp", "setup"},
+    "telemetry_update": {"session_id", "telemetry"},
+}
+REQUIRED = (
+    *("timestamp", "lap", "position", "fuel", "fuel_capacity"),
+    *("player_name", "car_name", "track_name", "session_type"),
+)
+INTEGERS = ("lap", "position", "gear")
+NOT_NEGATIVE = ("lap", "position", "lap_time", "fuel", "fuel_capacity")
+WHEELS = ("tire_pressures", "tire_temps", "tire_wear", "brake_temps")
+
+
+def refusal(event, data):
+    """Why the schema refuses the event, or None."""
+    envelope = ENVELOPES[event]
+    for key in sorted(data.keys() - envelope):
+        return f"extra key in the envelope: {key}"
+    for key in sorted(envelope):
+        if data.get(key) is None:
+            return f"missing or null: {key}"
+    if event == "setup_data":
+        return None if isinstance(data["setup"], dict) else "setup is not an object"
+    return telemetry_refusal(data["telemetry"])
+
+
+def telemetry_refusal(telemetry):
+    if not isinstance(telemetry, dict):
+        return "telemetry is not an object"
+    for key, value in telemetry.items():
+        if value is None:
+            return f"null: {key}"
+    for key in REQUIRED:
+        if key not in telemetry:
+            return f"missing: {key}"
+    for key in INTEGERS:
+        if not is_integer(telemetry.get(key, 0)):
+            return f"not an integer: {key}"
+    for key in NOT_NEGATIVE:
+        if not is_number(telemetry.get(key, 0)) or telemetry.get(key, 0) < 0:
+            return f"negative or not a number: {key}"
+    for key in WHEELS:
+        reason = wheel_refusal(key, telemetry.get(key, {}))
+        if reason:
+            return reason
+    return None
+
+
+def wheel_refusal(key, wheels):
+    if not isinstance(wheels, dict):
+        return f"not an object: {key}"
+    for wheel, value in wheels.items():
+        if wheel not in ("fl", "fr", "rl", "rr"):
+            return f"unknown wheel: {key}.{wheel}"
+        if not is_number(value):
+            return f"null or not a number: {key}.{wheel}"
+    return None
+
+
+def is_number(value):
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def is_integer(value):
+    # As in JSON Schema, 3.0 is an integer.
+    return is_number(value) and value == value // 1
+
+
+def log(line):
+    print(line, file=sys.stderr, flush=True)

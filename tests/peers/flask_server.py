@@ -1,0 +1,67 @@
+"""A dashboard server on Flask-SocketIO, as the public one is.
+
+On eventlet it keeps the order of any number of events in flight; `--async-mode threading` (one
+thread an event, Werkzeug, simple-websocket) may swap them.
+"""
+
+import functools
+
+import dashboard
+
+OPTIONS = dashboard.options(__doc__, async_modes=("eventlet", "threading"))
+if OPTIONS.async_mode == "eventlet":
+    # Before anything else is imported: it replaces the blocking parts of the standard library.
+    import eventlet
+
+    eventlet.monkey_patch()
+
+import flask  # noqa: E402
+import flask_socketio  # noqa: E402
+
+APP = flask.Flask(__name__)
+SOCKETS = flask_socketio.SocketIO(
+    APP, async_mode=OPTIONS.async_mode, cors_allowed_origins="*"
+)
+DASHBOARD = dashboard.Dashboard(OPTIONS.schema, OPTIONS.persist)
+NO_ACK = SOCKETS.server.not_handled
+
+
+def handle(event, data=None):
+    reply = DASHBOARD.handle(event, data)
+    if reply is None:
+        return NO_ACK
+    if reply.join is not None:
+        flask_socketio.join_room(reply.join)
+    for name, payload in reply.to_sender:
+        flask_socketio.emit(name, payload)
+    if reply.to_room:
+        room, name, payload = reply.to_room
+        SOCKETS.emit(name, payload, to=room, skip_sid=flask.request.sid if OPTIONS.no_echo else None)
+    if OPTIONS.ack_delay:
+        SOCKETS.sleep(OPTIONS.ack_delay / 1000)
+    return NO_ACK if OPTIONS.never_ack else None
+
+
+for name in dashboard.EVENTS:
+    SOCKETS.on_event(name, functools.partial(handle, name))
+
+
+@APP.get("/api/<path:_path>")
+def api(_path):
+    answer = DASHBOARD.api(flask.request.path)
+    return flask.Response(answer or "", 404 if answer is None else 200, mimetype="application/json")
+
+
+if OPTIONS.async_mode == "eventlet":
+    listener = eventlet.listen(("127.0.0.1", OPTIONS.port))
+    dashboard.announce(listener.getsockname()[1])
+    eventlet.wsgi.server(listener, APP, log_output=False)
+else:
+    import logging
+
+    import werkzeug.serving
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = werkzeug.serving.make_server("127.0.0.1", OPTIONS.port, APP, threaded=True)
+    dashboard.announce(server.port)
+    server.serve_forever()

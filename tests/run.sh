@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Everything that must hold, in one command. See tests/README.md.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+step() {
+    printf '\n==> %s\n' "$*"
+    "$@"
+}
+
+main() {
+    printf '==> tests/setup.sh\n'
+    PITWIRE_PEERS=$(tests/setup.sh)
+    export PITWIRE_PEERS
+    install_rust_components
+    step cargo fmt --check
+    step cargo clippy --locked --all-targets -- -D warnings
+    step env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+    step cargo test --locked
+    printf '\n==> all good after %d s\n' "$SECONDS"
+}
+
+# rustup's minimal profile has neither.
+install_rust_components() {
+    cargo fmt --version >/dev/null 2>&1 || step rustup component add rustfmt
+    cargo clippy --version >/dev/null 2>&1 || step rustup component add clippy
+}
+
+main

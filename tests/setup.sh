@@ -1,0 +1,116 @@
+#!/usr/bin/env bash
+# Installs what the tests need besides a Rust toolchain, and prints where on the last line:
+# a directory outside the clone with a Python venv, node_modules and bin/promtool.
+#
+# Missing system packages come from apt (Debian 12 or a relative), as root or through sudo.
+# Anything that cannot be installed ends the script: no test is skipped for it.
+set -euo pipefail
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+peers=$here/peers
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/pitwire
+
+main() {
+    # Standard output is for the directory alone.
+    exec 3>&1 1>&2
+    install_system_packages
+    mkdir -p "$cache"
+    # Two test runs at once install once.
+    exec 9>"$cache/lock"
+    flock 9
+    local target
+    target=$cache/peers-$(fingerprint)
+    if [[ ! -e $target/ready ]]; then
+        headline "installing the test servers into $target"
+        rm -rf "$target"
+        install_peers "$target"
+        touch "$target/ready"
+    fi
+    echo "$target" >&3
+}
+
+install_system_packages() {
+    local missing=()
+    # The vendored OpenSSL is built with perl (more of it than Debian's perl-base) and make.
+    perl -MFindBin -MIPC::Cmd -MFile::Compare -e 1 2>/dev/null || missing+=(perl)
+    has make || missing+=(make)
+    has cc || missing+=(gcc libc6-dev)
+    python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
+    has node || missing+=(nodejs)
+    has npm || missing+=(npm)
+    if ((${#missing[@]})); then
+        headline "installing with apt: ${missing[*]}"
+        apt_get update -qq
+        apt_get install -y -qq --no-install-recommends "${missing[@]}"
+    fi
+    python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
+        fail "python3 is $(python3 --version), the servers need 3.11 or newer"
+    [[ $(node -p 'process.versions.node.split(".")[0]') -ge 18 ]] ||
+        fail "node is $(node --version), the servers need 18 or newer"
+}
+
+# Names the cache: a changed pin, script or interpreter makes a new one.
+fingerprint() {
+    {
+        cat "$here/setup.sh" "$peers"/{requirements.txt,package.json,package-lock.json}
+        python3 -c 'import sys; print(sys.version, sys.base_prefix)'
+        node --version
+    } | sha256sum | cut -c1-12
+}
+
+install_peers() {
+    local target=$1
+    mkdir -p "$target/bin"
+    python3 -m venv "$target/venv"
+    "$target/venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
+        --requirement "$peers/requirements.txt"
+    "$target/venv/bin/python" -m pip check --disable-pip-version-check
+    cp "$peers"/{package.json,package-lock.json,.npmrc} "$target/"
+    (cd "$target" && npm ci --no-audit --no-fund --loglevel=error)
+    install_promtool "$target/bin"
+}
+
+# promtool alone out of Debian's package: installing that would start a Prometheus server.
+install_promtool() {
+    local bin=$1
+    if has promtool; then
+        ln -s "$(command -v promtool)" "$bin/promtool"
+        return
+    fi
+    has apt-get || fail "promtool is missing: install it from https://prometheus.io/download"
+    local unpacked
+    unpacked=$(mktemp -d)
+    (
+        cd "$unpacked"
+        # Needs no root, unless the package lists are missing or too old.
+        download_prometheus || { apt_get update -qq && download_prometheus; }
+        dpkg-deb --extract prometheus_*.deb .
+        cp usr/bin/promtool "$bin/promtool"
+    )
+    rm -rf "$unpacked"
+    "$bin/promtool" --version | head -n 1
+}
+
+download_prometheus() {
+    # Without this apt warns that its own user may not write here.
+    apt-get download -qq -o APT::Sandbox::User=root prometheus
+}
+
+apt_get() {
+    has apt-get || fail "no apt-get here: install the packages by hand and run this again"
+    local as_root=()
+    if ((EUID != 0)); then
+        has sudo || fail "neither root nor sudo: run as root: apt-get $*"
+        as_root=(sudo)
+    fi
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get "$@"
+}
+
+has() { command -v "$1" >/dev/null; }
+headline() { printf '\n==> %s\n' "$*"; }
+fail() {
+    printf 'error: %s\n' "$*"
+    exit 1
+}
+
+main "$@"
