@@ -105,7 +105,7 @@ pub struct DeliveryConfig {
     pub open_timeout: Duration,
     /// From a published batch to its proof, 100 ms to 120 s.
     pub proof_timeout: Duration,
-    /// Between two checks that the server still knows the session, 1 s to 9 s.
+    /// Between two checks that the server still knows the session, up to 9 s; 0 never asks.
     pub verify_interval: Duration,
     /// 1 to 256.
     pub batch_max_entries: u64,
@@ -281,6 +281,65 @@ pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Commands that wait for the queue's thread; a full channel makes the source wait.
 pub const QUEUE_CHANNEL_COMMANDS: usize = 256;
+
+/// A removal that no append has flushed with is flushed after this long: until then a power cut
+/// makes the entry go out again.
+pub const REMOVE_FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long to wait for another process, or for the last one's threads, to let go of the store.
+pub const STORE_OPEN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Entries that a server refuses are kept in two files of this size, in bytes.
+pub const MAX_QUARANTINE_FILE_BYTES: u64 = 16 << 20;
+
+/// Between two tries to store what the disk did not take.
+pub const STORAGE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Lines that are appended together.
+pub const MAX_BATCH_LINES: usize = 256;
+
+/// Between two tries to listen on an address that another program has.
+pub const LISTEN_RETRY_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Samples a second of the simulated car, and of a recording, where `update_rate_hz` is 0.
+pub const SIMULATOR_RATE_HZ: f64 = 2.0;
+
+/// Events of the server that wait for the session; more is a flood and ends the connection. A
+/// batch that comes back whole fits many times.
+pub const CONNECTION_EVENTS: usize = 4096;
+
+/// Between two looks whether the client library still reads: it can end without a word.
+pub const READER_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// From joining a session to the server's acknowledgement, at most; without one it is taken to
+/// have no such event.
+pub const JOIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The longest session id that is taken from a server; a UUID has 36.
+pub const MAX_SESSION_ID_CHARS: usize = 128;
+
+/// After the acknowledgement of a batch, how long to wait for what has not come back yet.
+pub const ECHO_GRACE: Duration = Duration::from_millis(500);
+
+/// Entries that are sent and wait for a stronger proof, at most.
+pub const MAX_UNPROVEN_ENTRIES: usize = 4096;
+
+/// An entry that the server refuses is tried this often, with this pause between: 5 s in all.
+pub const REFUSAL_TRIES: u32 = 3;
+pub const REFUSAL_PAUSE: Duration = Duration::from_millis(2500);
+
+/// Links on which a server gave a session and no proof, after which it is taken to give none.
+pub const WITHOUT_PROOF_LINKS: u32 = 3;
+
+/// A server that confirms nothing has an entry when the connection outlives two times the ping
+/// interval (25 s) and timeout (20 s) after it.
+pub const WRITTEN_AFTER: Duration = Duration::from_secs(90);
+
+/// What needs a person, such as a wrong token, is tried again no sooner than this.
+pub const AUTH_RETRY_INTERVAL: Duration = Duration::from_secs(30);
+
+/// How long the demo waits for a session, and at its end for the queue to drain.
+pub const DEMO_DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// An entry younger than this is live; an older one is part of a backlog.
 pub const LIVE_WITHIN: Duration = Duration::from_secs(5);

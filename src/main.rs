@@ -32,7 +32,8 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
                 Exit::Good
             }
             Command::Simulate(args) => {
-                simulate::run(args, &mut std::io::stdout().lock()).context("stdout")?;
+                let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+                simulate::run(&args, &mut out, simulate::since_now()).context("stdout")?;
                 Exit::Good
             }
         })

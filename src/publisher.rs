@@ -11,8 +11,7 @@ use tokio::time::timeout;
 
 use crate::backoff::Backoff;
 use crate::clock;
-use crate::config::{Config, SHUTDOWN_TIMEOUT, SessionChoice};
-use crate::fields;
+use crate::config::{Config, SHUTDOWN_TIMEOUT, SessionChoice, Wrong};
 use crate::queue::{self, Closed, OpenError, QueueError, QueueStatus, Writer};
 use crate::session::{Session, SessionStatus};
 use crate::sink::dashboard::Dashboard;
@@ -54,8 +53,10 @@ enum Carrier {
 /// Why a publisher could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum NewError {
-    #[error(transparent)]
-    Config(#[from] crate::config::Problems),
+    #[error("server_url: {0:?} {1}; write one such as http://localhost:5000")]
+    Url(String, Wrong),
+    #[error("session_id: {0:?} {1}; write auto, or 1 to 128 of A-Z a-z 0-9 _ -")]
+    SessionId(String, Wrong),
     #[error(transparent)]
     Open(#[from] OpenError),
 }
@@ -72,7 +73,12 @@ impl DashboardPublisher {
     /// Opens the queue, so it may take as long as the disk does, and fails if another process has
     /// it open.
     pub fn new(server_url: &str, session_id: &str) -> Result<Self, NewError> {
-        Ok(Self::open(Config::for_server(server_url, session_id)?)?)
+        let mut config = Config::default();
+        config.server.url =
+            server_url.parse().map_err(|wrong| NewError::Url(server_url.into(), wrong))?;
+        config.server.session_id =
+            session_id.parse().map_err(|wrong| NewError::SessionId(session_id.into(), wrong))?;
+        Ok(Self::open(config)?)
     }
 
     /// A publisher with a configuration of one's own, for example with another `queue.path`.
@@ -166,17 +172,17 @@ impl DashboardPublisher {
     ///
     /// A source faster than `update_rate_hz` is thinned to it.
     pub async fn publish_telemetry(&self, sample: Value) -> Result<Taken, QueueError> {
-        self.publish(fields::check(&sample).map(|()| Sample::Telemetry(sample))).await
+        self.publish(Sample::Telemetry(sample)).await
     }
 
     /// Stores the car's setup and says what became of it. One that is the same as the one before
     /// is not stored again.
     pub async fn publish_setup(&self, setup: Value) -> Result<Taken, QueueError> {
-        self.publish(Ok(Sample::Setup(setup))).await
+        self.publish(Sample::Setup(setup)).await
     }
 
-    async fn publish(&self, sample: Result<Sample, fields::Refused>) -> Result<Taken, QueueError> {
-        let taken = self.intake.take(vec![sample]).await?;
+    async fn publish(&self, sample: Sample) -> Result<Taken, QueueError> {
+        let taken = self.intake.take(vec![Ok(sample)]).await?;
         taken.into_iter().next().ok_or(QueueError::Closed)
     }
 

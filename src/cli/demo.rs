@@ -14,7 +14,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use self::plug::Plug;
 use self::viewer::Viewer;
 use crate::cli::{Exit, run};
-use crate::config::{Config, DEMO_DRAIN_TIMEOUT, Log, SIMULATOR_RATE_HZ};
+use crate::config::{Config, DEMO_DRAIN_TIMEOUT, LogConfig, LogFormat, LogLevel, SIMULATOR_RATE_HZ};
 use crate::dashboard::{Behaviour, Server};
 use crate::publisher::DashboardPublisher;
 use crate::source::simulator::Car;
@@ -78,7 +78,7 @@ struct Books {
 
 /// Runs the demo until it is over or `shutdown` resolves.
 pub async fn demo(args: Demo, shutdown: impl Future<Output = ()>) -> Exit {
-    run::start_log(&Log { level: "error".into(), ..Log::default() });
+    run::start_log(&LogConfig { level: LogLevel::Error, format: LogFormat::Text });
     match play(&args, shutdown).await {
         Ok(books) => {
             report(&args, &books);
@@ -99,7 +99,8 @@ async fn play(
     let folder = tempfile::Builder::new().prefix("pitwire-demo-").tempdir()?;
     let server = Server::start(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), Behaviour::default())?;
     let plug = Plug::start(server.addr()).await?;
-    let mut config = Config::for_server(&plug.url(), "auto")?;
+    let mut config = Config::default();
+    config.server.url = plug.url().parse()?;
     config.queue.path = folder.path().join("queue");
     let publisher = DashboardPublisher::open(config)?;
     publisher.connect().await?;

@@ -62,7 +62,7 @@ pub async fn replay(args: Replay, shutdown: impl Future<Output = ()>) -> Exit {
         };
         overrides.set(key.trim(), value.trim(), "--set");
     }
-    let config = match config::load(None, std::env::vars(), &overrides) {
+    let config = match config::load(None, config::process_environment(), &overrides) {
         Ok(loaded) => loaded.config,
         Err(problems) => {
             eprintln!("{problems}");

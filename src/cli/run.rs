@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::agent::{self, Until};
 use crate::cli::Exit;
-use crate::config::{self, Config, Log, LogFormat, Overrides};
+use crate::config::{self, Config, LogConfig, LogFormat, LogLevel, Overrides};
 use crate::metrics;
 
 /// Runs the agent: takes samples, stores them, brings them to the dashboard server.
@@ -74,7 +74,7 @@ pub async fn run(args: Run, shutdown: impl Future<Output = ()>) -> Exit {
 
 fn configure(args: &Run) -> Result<Config, String> {
     let overrides = args.overrides()?;
-    let loaded = config::load(args.config.as_deref(), std::env::vars(), &overrides)
+    let loaded = config::load(args.config.as_deref(), config::process_environment(), &overrides)
         .map_err(|problems| problems.to_string())?;
     start_log(&loaded.config.log);
     for warning in &loaded.warnings {
@@ -107,11 +107,11 @@ pub(super) async fn start(
 }
 
 /// Logs go to stderr, so that stdout stays for links and receipts.
-pub(super) fn start_log(log: &Log) {
+pub(super) fn start_log(log: &LogConfig) {
     // The libraries below say much at the finer levels, session ids among it.
     let filter = format!(
         "{level},rust_socketio=off,rust_engineio=off,tungstenite=off,sled=off,socketioxide=off,engineioxide=off",
-        level = log.level
+        level = level(log.level)
     );
     let builder = tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
@@ -123,4 +123,15 @@ pub(super) fn start_log(log: &Log) {
         LogFormat::Text => builder.try_init(),
         LogFormat::Json => builder.json().try_init(),
     };
+}
+
+fn level(level: LogLevel) -> &'static str {
+    match level {
+        LogLevel::Off => "off",
+        LogLevel::Error => "error",
+        LogLevel::Warn => "warn",
+        LogLevel::Info => "info",
+        LogLevel::Debug => "debug",
+        LogLevel::Trace => "trace",
+    }
 }

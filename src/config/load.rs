@@ -23,6 +23,13 @@ const OTHER_VARIABLES: [&str; 3] = ["PITWIRE_CONFIG", "PITWIRE_LOG", "PITWIRE_SH
 #[derive(Clone, Debug, Default)]
 pub struct Overrides(pub Vec<(String, String, String)>);
 
+impl Overrides {
+    /// Adds one; of two for the same key the later counts.
+    pub fn set(&mut self, key: &str, value: &str, typed: &str) {
+        self.0.push((key.into(), value.into(), typed.into()));
+    }
+}
+
 /// A configuration without a mistake in it.
 #[derive(Debug)]
 pub struct Loaded {

@@ -259,6 +259,7 @@ impl<S: Store> Log<S> {
             appended,
             imbalance: appended as i64 - self.ledger.gone() as i64 - entries as i64,
             ledger: self.ledger,
+            storage_error: None,
         }
     }
 

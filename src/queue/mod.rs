@@ -49,7 +49,7 @@ pub struct Limits {
 
 impl Limits {
     /// What the configuration says.
-    pub fn new(queue: &config::Queue, stint: &config::Stint) -> Self {
+    pub fn new(queue: &config::QueueConfig, stint: &config::StintConfig) -> Self {
         Self {
             max_entries: queue.max_entries,
             max_bytes: queue.max_bytes,
@@ -205,8 +205,8 @@ pub enum OpenError {
 /// Blocks for as long as the disk takes. `now` is the wall clock's moment: it decides whether the
 /// last stint goes on. [`Closed`] tells when both ends are dropped and the folder is free again.
 pub fn open(
-    queue: &config::Queue,
-    stint: &config::Stint,
+    queue: &config::QueueConfig,
+    stint: &config::StintConfig,
     now: CapturedAt,
 ) -> Result<(Writer, Reader, Closed), OpenError> {
     let limits = Limits::new(queue, stint);

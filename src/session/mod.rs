@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use self::bind::Bound;
 use self::deliver::Verified;
 use crate::backoff::Backoff;
-use crate::config::{AUTH_RETRY_INTERVAL, Delivery, MAX_UNPROVEN_ENTRIES, SessionChoice};
+use crate::config::{AUTH_RETRY_INTERVAL, DeliveryConfig, MAX_UNPROVEN_ENTRIES, SessionChoice};
 use crate::entry::StintId;
 use crate::metrics;
 use crate::queue::{Limit, QueueError, Reader};
@@ -90,7 +90,7 @@ struct Learned {
 #[derive(Debug)]
 pub struct Session<S> {
     choice: SessionChoice,
-    settings: Delivery,
+    settings: DeliveryConfig,
     reader: Reader,
     sink: S,
     backoff: Backoff,
@@ -101,7 +101,7 @@ pub struct Session<S> {
 impl<S: Sink> Session<S> {
     pub fn new(
         choice: SessionChoice,
-        settings: Delivery,
+        settings: DeliveryConfig,
         reader: Reader,
         sink: S,
         backoff: Backoff,
@@ -200,20 +200,23 @@ impl<S: Sink> Session<S> {
 
     /// How much may be out next: little while the link is being learned.
     fn limit(&self, bound: &Bound) -> Limit {
-        let Delivery { batch_max_entries, batch_max_bytes, max_rate, .. } = self.settings;
+        let DeliveryConfig { batch_max_entries, batch_max_bytes, max_rate, .. } = self.settings;
+        let most = batch_max_entries as usize;
         let entries = match bound.proof {
             None if self.learned.without_keeping => 16,
             None => 1,
             Some(_) if self.learned.one_at_a_time => 1,
             // A tenth of a second's worth, so that the pauses between batches stay short.
-            Some(_) if max_rate > 0.0 => batch_max_entries.min((max_rate / 10.0).ceil() as usize),
-            Some(_) => batch_max_entries,
+            Some(_) if max_rate > 0.0 => most.min((max_rate / 10.0).ceil() as usize),
+            Some(_) => most,
         };
-        Limit { entries: entries.clamp(1, MAX_UNPROVEN_ENTRIES), bytes: batch_max_bytes }
+        Limit { entries: entries.clamp(1, MAX_UNPROVEN_ENTRIES), bytes: batch_max_bytes as usize }
     }
 }
 
 /// The next moment to look whether the server still knows the session.
-fn next_verification(settings: &Delivery) -> Instant {
-    Instant::now() + settings.verify_interval
+fn next_verification(settings: &DeliveryConfig) -> Instant {
+    // 0 is never, which is far enough away.
+    let interval = settings.verify_interval;
+    Instant::now() + if interval.is_zero() { Duration::from_hours(24 * 365) } else { interval }
 }

@@ -32,7 +32,7 @@ impl Dashboard {
     /// The server that the configuration names.
     pub fn new(config: &Config) -> Self {
         Self {
-            url: config.server.url.trim_end_matches('/').to_owned(),
+            url: config.server.url.to_string(),
             open_timeout: config.delivery.open_timeout,
             request_timeout: config.delivery.proof_timeout,
             mark: config.delivery.mark,
@@ -154,7 +154,7 @@ impl Link for DashboardLink {
         }
         let mut ack = Ack::None;
         let mut acked_out = !fresh_ack;
-        let grace_over = sleep(Duration::MAX.min(grace));
+        let grace_over = sleep(grace);
         tokio::pin!(grace_over);
         loop {
             tokio::select! {

@@ -158,10 +158,9 @@ fn entry(sample: Sample, captured_at: CapturedAt) -> Result<NewEntry, Refused> {
             NewEntry { captured_at, content: Content::Frame, json }
         }
         Sample::Setup(value) => {
-            fields::check_setup(&value)?;
-            let fingerprint = fields::setup_fingerprint(&value);
-            let content = Content::Setup { fingerprint };
-            NewEntry { captured_at, content, json: value.to_string() }
+            let json = fields::map_setup(&value)?;
+            let content = Content::Setup { fingerprint: fields::setup_fingerprint(&value) };
+            NewEntry { captured_at, content, json }
         }
     })
 }
