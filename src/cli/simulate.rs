@@ -14,9 +14,10 @@ use crate::source::simulator::Car;
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
-  pitwire simulate                                       watch a car at 2 samples a second
-  pitwire simulate | pitwire run                         send it to a dashboard
-  pitwire simulate --frames 2000 --speed 0 > race.ndjson    record a quarter of an hour at once")]
+  pitwire simulate                    watch a car at 2 samples a second
+  pitwire simulate | pitwire run      send it to a dashboard
+  pitwire simulate --frames 7200 --speed 0 > hour.ndjson
+                                      record an hour at once")]
 pub struct Simulate {
     /// Samples per second of the car's time, from 0.01 to 1000
     #[arg(long, value_name = "HZ", default_value_t = 2.0, value_parser = rate)]

@@ -177,7 +177,12 @@ fn leaf() -> impl Strategy<Value = Value> {
         (-3_i64..9).prop_map(Value::from),
         any::<f64>().prop_map(Value::from),
         any::<char>().prop_map(|c| Value::from(c.to_string())),
-        Just(Value::from("2025-11-22T14:30:22.123Z")),
+        prop::sample::select(&[
+            "2025-11-22T14:30:22.123Z",
+            "2025-11-22 14:30:22Z",
+            "20251122T143022Z"
+        ])
+        .prop_map(Value::from),
     ]
 }
 
