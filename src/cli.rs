@@ -1,0 +1,3 @@
+//! What was typed: one file per subcommand.
+
+pub mod serve;
