@@ -52,7 +52,8 @@ pub async fn run(
             Until::Shutdown => std::future::pending().await,
         }
     };
-    tokio::pin!(shutdown, finished);
+    tokio::pin!(shutdown);
+    let mut finished = Box::pin(finished);
     loop {
         tokio::select! {
             biased;
@@ -70,7 +71,7 @@ pub async fn run(
             }
         }
     }
-    drop(services);
+    drop((finished, services));
     publisher.close().await;
     Ok(())
 }

@@ -237,6 +237,13 @@ impl<S: Store> Log<S> {
         self.store.put(SESSIONS, Some(&to_bytes(&sessions)?))
     }
 
+    /// The stint that the oldest entry, or if there is none the next one, belongs to.
+    pub(super) fn stint(&mut self) -> io::Result<StintId> {
+        let oldest = self.store.read(self.store.head(), Limit::ONE)?;
+        let entry = oldest.first().and_then(|(seq, bytes)| record::decode(*seq, bytes).ok());
+        Ok(entry.map_or(self.stint, |entry| entry.stint))
+    }
+
     /// How the queue stands.
     pub(super) fn status(&mut self) -> QueueStatus {
         let (head, tail) = (self.store.head(), self.store.tail());

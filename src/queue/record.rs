@@ -17,7 +17,7 @@ struct Record<'a> {
     captured_at: CapturedAt,
     kind: Kind,
     #[serde(borrow)]
-    json: std::borrow::Cow<'a, str>,
+    json: &'a str,
 }
 
 /// Why bytes are not a record.
@@ -47,23 +47,23 @@ pub fn encode(
 ) -> Result<Vec<u8>, EncodeError> {
     let mut bytes = Vec::with_capacity(json.len() + 32);
     bytes.push(VERSION);
-    let record = Record { stint, captured_at, kind, json: json.into() };
+    let record = Record { stint, captured_at, kind, json };
     rmp_serde::encode::write(&mut bytes, &record)?;
     Ok(bytes)
 }
 
 /// The entry at `seq` whose bytes these are.
 pub fn decode(seq: Seq, bytes: &[u8]) -> Result<Entry, DecodeError> {
-    let (&version, mut rest) = bytes.split_first().ok_or(DecodeError::Empty)?;
+    let (&version, rest) = bytes.split_first().ok_or(DecodeError::Empty)?;
     if version != VERSION {
         return Err(DecodeError::Version(version));
     }
-    let record: Record<'_> = rmp_serde::decode::from_read(&mut rest)?;
-    if !rest.is_empty() {
-        return Err(DecodeError::Trailing(rest.len()));
+    let mut decoder = rmp_serde::Deserializer::from_read_ref(rest);
+    let Record { stint, captured_at, kind, json } = Record::deserialize(&mut decoder)?;
+    match decoder.get_ref().len() {
+        0 => Ok(Entry { seq, stint, captured_at, kind, json: json.to_owned() }),
+        trailing => Err(DecodeError::Trailing(trailing)),
     }
-    let Record { stint, captured_at, kind, json } = record;
-    Ok(Entry { seq, stint, captured_at, kind, json: json.into_owned() })
 }
 
 #[cfg(test)]

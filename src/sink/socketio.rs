@@ -335,7 +335,7 @@ fn classify(error: &rust_socketio::Error) -> SinkError {
     }
 }
 
-fn io_cause(error: &(dyn Error + 'static)) -> Option<&io::Error> {
+fn io_cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a io::Error> {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(io) = error.downcast_ref::<io::Error>() {

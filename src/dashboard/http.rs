@@ -1,0 +1,144 @@
+//! The HTTP side: the page, and what the server holds, as JSON.
+
+use std::fmt::Write;
+use std::ops::Range;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use futures_util::stream;
+use serde_json::json;
+
+use super::Hub;
+use super::sessions::{Setup, Summary};
+
+const PAGE: &str = include_str!("page.html");
+
+/// A history is sent in pieces of about this size, so that it is never in memory twice.
+const PIECE_BYTES: usize = 1 << 20;
+
+pub(super) fn routes(hub: &Arc<Hub>) -> Router {
+    Router::new()
+        .route("/", get(index))
+        .route("/dashboard/{session_id}", get(page))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/api/sessions", get(sessions).delete(forget_sessions))
+        .route("/api/sessions/{session_id}/frames", get(frames))
+        .route("/api/sessions/{session_id}/setups", get(setups))
+        .fallback(|| async { not_found("no such path") })
+        .with_state(hub.clone())
+}
+
+/// A list of links. Nothing in it comes from a client: ids are made here.
+async fn index(State(hub): State<Arc<Hub>>) -> Response {
+    let mut html = String::from(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Sessions</title>\
+         <meta name=\"viewport\" content=\"width=device-width\">\
+         <style>:root{color-scheme:light dark}body{font:1rem system-ui;margin:2rem}</style>\
+         <h1>Sessions</h1><ul>",
+    );
+    let sessions = hub.sessions().summaries();
+    for Summary { session_id, frames, .. } in sessions.iter().rev() {
+        // Writing to a string cannot fail.
+        let _ = write!(
+            html,
+            "<li><a href=\"/dashboard/{session_id}\">{session_id}</a>: {frames} frames"
+        );
+    }
+    html.push_str(if sessions.is_empty() { "</ul><p>None yet." } else { "</ul>" });
+    document(html)
+}
+
+/// The same page for every session, also for one that is unknown yet: it waits for its first frame.
+async fn page() -> Response {
+    document(PAGE)
+}
+
+async fn sessions(State(hub): State<Arc<Hub>>) -> Json<Vec<Summary>> {
+    Json(hub.sessions().summaries())
+}
+
+/// A `DELETE`, so that a page of another origin cannot ask for it.
+async fn forget_sessions(State(hub): State<Arc<Hub>>) -> Response {
+    let forgotten = hub.sessions().forget_all();
+    Json(json!({ "forgotten": forgotten })).into_response()
+}
+
+async fn frames(State(hub): State<Arc<Hub>>, Path(id): Path<String>) -> Response {
+    let Some(positions) = hub.sessions().frame_positions(&id) else {
+        return not_found("no such session");
+    };
+    let history = History { hub, id, rest: positions, separator: '[' };
+    let pieces = stream::unfold(Some(history), |history| async move {
+        let mut history = history?;
+        let piece = history.next_piece();
+        let next = if history.rest.is_empty() { None } else { Some(history) };
+        Some((Ok::<_, std::convert::Infallible>(piece), next))
+    });
+    ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(pieces)).into_response()
+}
+
+async fn setups(State(hub): State<Arc<Hub>>, Path(id): Path<String>) -> Response {
+    let sessions = hub.sessions();
+    match sessions.setups(&id) {
+        Some(setups) => Json(setups.collect::<Vec<&Setup>>()).into_response(),
+        None => not_found("no such session"),
+    }
+}
+
+/// The frames of one session on their way out, as one JSON array.
+struct History {
+    hub: Arc<Hub>,
+    id: String,
+    /// The positions that are still to be sent; empty once the array is closed.
+    rest: Range<u64>,
+    separator: char,
+}
+
+impl History {
+    /// The next piece of the array; what was forgotten since it was begun is left out.
+    fn next_piece(&mut self) -> String {
+        let mut piece = String::new();
+        let mut next = self.rest.end;
+        for (position, frame) in self.hub.sessions().frames(&self.id, self.rest.clone()) {
+            if piece.len() >= PIECE_BYTES {
+                next = position;
+                break;
+            }
+            piece.push(self.separator);
+            self.separator = ',';
+            piece.push_str("{\"telemetry\":");
+            piece.push_str(frame.get());
+            piece.push('}');
+        }
+        self.rest.start = next;
+        if self.rest.is_empty() {
+            piece.push_str(if self.separator == '[' { "[]" } else { "]" });
+        }
+        piece
+    }
+}
+
+/// An HTML document that may load nothing and may talk to nobody but this server.
+fn document(html: impl Into<String>) -> Response {
+    let headers = [
+        (
+            header::CONTENT_SECURITY_POLICY,
+            "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
+             img-src data:; connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'",
+        ),
+        (header::CACHE_CONTROL, "no-store"),
+        // The id in the address is the session's secret.
+        (header::REFERRER_POLICY, "no-referrer"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    (headers, Html(html.into())).into_response()
+}
+
+fn not_found(reason: &str) -> Response {
+    (StatusCode::NOT_FOUND, Json(json!({ "error": reason }))).into_response()
+}

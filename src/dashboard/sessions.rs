@@ -1,0 +1,261 @@
+//! The sessions, in memory: everything each was sent, as the text it came in.
+//!
+//! All sessions together hold [`HISTORY_BYTES`]. When they hold more, the session that has been
+//! quiet longest gives up its oldest frame, then its oldest setup, but never its latest: a viewer
+//! who joins must still see the car. The count of frames given up stays in its summary.
+
+use std::collections::{HashMap, VecDeque};
+use std::ops::Range;
+
+use serde::Serialize;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+/// What all sessions together may hold, in bytes: 1 GiB, a week of frames at 2 Hz.
+pub(super) const HISTORY_BYTES: usize = 1 << 30;
+
+/// How many sessions are kept; one more, and the one that has been quiet longest is forgotten.
+const SESSIONS_KEPT: usize = 1_000;
+
+/// What a frame or a setup costs beside its text: pointers and the allocator's share, in bytes.
+const OVERHEAD_BYTES: usize = 64;
+
+/// A car's setup and the moment it was read, both as received.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Setup {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) timestamp: Option<Box<RawValue>>,
+    pub(super) setup: Box<RawValue>,
+}
+
+/// What the server holds of one session.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Summary {
+    pub session_id: String,
+    /// Frames held, in order of arrival.
+    pub frames: usize,
+    /// Setups held, in order of arrival.
+    pub setups: usize,
+    /// Frames that were held once and made room for newer ones.
+    pub frames_dropped: u64,
+}
+
+/// An event for a session that the server does not know.
+#[derive(Debug, thiserror::Error)]
+#[error("unknown session")]
+pub(super) struct UnknownSession;
+
+/// All sessions of one server.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    by_id: HashMap<String, Session>,
+    bytes: usize,
+    limit_bytes: usize,
+    /// Counts assignments and stored events: the order in which things happened.
+    clock: u64,
+}
+
+#[derive(Debug, Default)]
+struct Session {
+    assigned: u64,
+    last_fed: u64,
+    frames: VecDeque<Box<RawValue>>,
+    frames_dropped: u64,
+    setups: VecDeque<Setup>,
+}
+
+impl Sessions {
+    pub(super) fn new(limit_bytes: usize) -> Self {
+        Self { by_id: HashMap::new(), bytes: 0, limit_bytes, clock: 0 }
+    }
+
+    /// Begins a session and names it: a random UUID in lower case.
+    pub(super) fn assign(&mut self) -> String {
+        if self.by_id.len() >= SESSIONS_KEPT {
+            self.forget_quietest();
+        }
+        let id = Uuid::new_v4().to_string();
+        let now = self.tick();
+        let session = Session { assigned: now, last_fed: now, ..Session::default() };
+        self.by_id.insert(id.clone(), session);
+        id
+    }
+
+    /// Stores a frame behind those that the session holds.
+    pub(super) fn store_frame(&mut self, id: &str, frame: &RawValue) -> Result<(), UnknownSession> {
+        let size = frame_bytes(frame);
+        self.feed(id, size)?.frames.push_back(frame.to_owned());
+        self.make_room();
+        Ok(())
+    }
+
+    /// Stores a setup behind those that the session holds.
+    pub(super) fn store_setup(&mut self, id: &str, setup: Setup) -> Result<(), UnknownSession> {
+        let size = setup_bytes(&setup);
+        self.feed(id, size)?.setups.push_back(setup);
+        self.make_room();
+        Ok(())
+    }
+
+    /// The latest setup and the latest frame, which a viewer is sent on joining.
+    pub(super) fn latest(&self, id: &str) -> (Option<Setup>, Option<Box<RawValue>>) {
+        let session = self.by_id.get(id);
+        (
+            session.and_then(|session| session.setups.back().cloned()),
+            session.and_then(|session| session.frames.back().cloned()),
+        )
+    }
+
+    /// All sessions, in the order in which they were assigned.
+    pub(super) fn summaries(&self) -> Vec<Summary> {
+        let mut sessions: Vec<_> = self.by_id.iter().collect();
+        sessions.sort_unstable_by_key(|(_, session)| session.assigned);
+        sessions
+            .into_iter()
+            .map(|(id, session)| Summary {
+                session_id: id.clone(),
+                frames: session.frames.len(),
+                setups: session.setups.len(),
+                frames_dropped: session.frames_dropped,
+            })
+            .collect()
+    }
+
+    /// The positions of the frames that the session holds, counted from its first frame ever.
+    pub(super) fn frame_positions(&self, id: &str) -> Option<Range<u64>> {
+        let session = self.by_id.get(id)?;
+        let start = session.frames_dropped;
+        Some(start..start + session.frames.len() as u64)
+    }
+
+    /// The frames at `positions` that are still held, each with its position.
+    pub(super) fn frames(
+        &self,
+        id: &str,
+        positions: Range<u64>,
+    ) -> impl Iterator<Item = (u64, &RawValue)> {
+        self.by_id.get(id).into_iter().flat_map(move |session| {
+            let skipped = positions.start.saturating_sub(session.frames_dropped);
+            let first = session.frames_dropped + skipped;
+            let frames = session.frames.iter().skip(usize::try_from(skipped).unwrap_or(usize::MAX));
+            (first..positions.end).zip(frames.map(AsRef::as_ref))
+        })
+    }
+
+    /// The setups that the session holds, in order of arrival.
+    pub(super) fn setups(&self, id: &str) -> Option<impl Iterator<Item = &Setup>> {
+        Some(self.by_id.get(id)?.setups.iter())
+    }
+
+    /// Forgets every session, as a restart does; returns how many there were.
+    pub(super) fn forget_all(&mut self) -> usize {
+        self.bytes = 0;
+        self.by_id.drain().count()
+    }
+
+    /// The session that is about to be given `size` more bytes.
+    fn feed(&mut self, id: &str, size: usize) -> Result<&mut Session, UnknownSession> {
+        let now = self.tick();
+        let session = self.by_id.get_mut(id).ok_or(UnknownSession)?;
+        session.last_fed = now;
+        self.bytes += size;
+        Ok(session)
+    }
+
+    fn make_room(&mut self) {
+        while self.bytes > self.limit_bytes {
+            let quietest = self
+                .by_id
+                .values_mut()
+                .filter(|session| session.frames.len() > 1 || session.setups.len() > 1)
+                .min_by_key(|session| session.last_fed);
+            let Some(session) = quietest else { return };
+            self.bytes -= session.give_up_oldest();
+        }
+    }
+
+    fn forget_quietest(&mut self) {
+        let quietest = self.by_id.iter().min_by_key(|(_, session)| session.last_fed);
+        let Some(id) = quietest.map(|(id, _)| id.clone()) else { return };
+        if let Some(session) = self.by_id.remove(&id) {
+            self.bytes -= session.bytes();
+            tracing::warn!(session = %id, "too many sessions: forgot the one quiet longest");
+        }
+    }
+
+    fn tick(&mut self) -> u64 {
+        self.clock += 1;
+        self.clock
+    }
+}
+
+impl Session {
+    /// Lets go of the oldest frame, or of the oldest setup if one frame is all there is; returns
+    /// the bytes that this freed.
+    fn give_up_oldest(&mut self) -> usize {
+        if self.frames.len() > 1 {
+            self.frames_dropped += 1;
+            self.frames.pop_front().map_or(0, |frame| frame_bytes(&frame))
+        } else {
+            self.setups.pop_front().map_or(0, |setup| setup_bytes(&setup))
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        let frames: usize = self.frames.iter().map(|frame| frame_bytes(frame)).sum();
+        let setups: usize = self.setups.iter().map(setup_bytes).sum();
+        frames + setups
+    }
+}
+
+fn frame_bytes(frame: &RawValue) -> usize {
+    frame.get().len() + OVERHEAD_BYTES
+}
+
+fn setup_bytes(setup: &Setup) -> usize {
+    let timestamp = setup.timestamp.as_ref().map_or(0, |timestamp| timestamp.get().len());
+    timestamp + setup.setup.get().len() + OVERHEAD_BYTES
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn json(text: &str) -> Box<RawValue> {
+        RawValue::from_string(text.to_owned()).unwrap()
+    }
+
+    fn held(sessions: &Sessions, id: &str) -> Vec<String> {
+        let all = sessions.frames(id, 0..u64::MAX);
+        all.map(|(position, frame)| format!("{position}:{}", frame.get())).collect()
+    }
+
+    #[test]
+    fn the_quietest_session_gives_up_its_oldest_frames_but_never_its_latest() {
+        let mut sessions = Sessions::new(4 * (1 + OVERHEAD_BYTES));
+        let quiet = sessions.assign();
+        let busy = sessions.assign();
+        for frame in ["1", "2", "3"] {
+            sessions.store_frame(&quiet, &json(frame)).unwrap();
+        }
+        for frame in ["4", "5", "6", "7"] {
+            sessions.store_frame(&busy, &json(frame)).unwrap();
+        }
+        assert_eq!(held(&sessions, &quiet), ["2:3"]);
+        assert_eq!(held(&sessions, &busy), ["1:5", "2:6", "3:7"]);
+        assert_eq!(sessions.frame_positions(&busy), Some(1..4));
+        assert_eq!(sessions.frames(&busy, 2..3).count(), 1, "a part of the history");
+        assert_eq!(sessions.bytes, sessions.by_id.values().map(Session::bytes).sum::<usize>());
+    }
+
+    #[test]
+    fn one_session_too_many_forgets_the_quietest() {
+        let mut sessions = Sessions::new(HISTORY_BYTES);
+        let ids: Vec<_> = (0..SESSIONS_KEPT).map(|_| sessions.assign()).collect();
+        sessions.store_frame(&ids[0], &json("1")).unwrap();
+        sessions.assign();
+        assert!(sessions.frame_positions(&ids[0]).is_some());
+        assert!(sessions.store_frame(&ids[1], &json("2")).is_err());
+        assert_eq!(sessions.summaries().len(), SESSIONS_KEPT);
+    }
+}
