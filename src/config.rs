@@ -339,7 +339,7 @@ pub const WRITTEN_AFTER: Duration = Duration::from_secs(90);
 pub const AUTH_RETRY_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How long the demo waits for a session, and at its end for the queue to drain.
-pub const DEMO_DRAIN_TIMEOUT: Duration = Duration::from_secs(60);
+pub const DEMO_DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// An entry younger than this is live; an older one is part of a backlog.
 pub const LIVE_WITHIN: Duration = Duration::from_secs(5);

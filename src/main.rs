@@ -18,10 +18,8 @@ fn main() -> ExitCode {
 }
 
 fn execute(cli: Cli) -> anyhow::Result<Exit> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("no runtime")?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().context("no runtime")?;
     let exit = runtime.block_on(async {
         Ok(match cli.command {
             Command::Demo(args) => demo::demo(args, shutdown()).await,

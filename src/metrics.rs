@@ -27,7 +27,8 @@ pub enum Type {
 }
 
 /// One row of the table: name, type, labels with their values, meaning.
-pub type Row = (&'static str, Type, &'static [(&'static str, &'static [&'static str])], &'static str);
+pub type Row =
+    (&'static str, Type, &'static [(&'static str, &'static [&'static str])], &'static str);
 
 const MODES: &[&str] = &["live", "replay"];
 const PROOFS: &[&str] = &["written", "ack", "echo"];
@@ -184,9 +185,8 @@ pub const TABLE: &[Row] = &[
 ];
 
 /// Upper ends of the buckets from 1 ms to 30 s.
-const SECONDS: &[f64] = &[
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
-];
+const SECONDS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 /// Upper ends of the buckets for what may wait out a day of outage.
 const UP_TO_A_DAY: &[f64] = &[
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 1800.0, 7200.0, 86_400.0,
@@ -221,7 +221,9 @@ pub fn install() -> Result<PrometheusHandle, metrics_exporter_prometheus::BuildE
     Ok(handle)
 }
 
-fn combinations(labels: &[(&'static str, &[&'static str])]) -> Vec<Vec<(&'static str, &'static str)>> {
+fn combinations(
+    labels: &[(&'static str, &[&'static str])],
+) -> Vec<Vec<(&'static str, &'static str)>> {
     labels.iter().fold(vec![Vec::new()], |rows, &(name, values)| {
         let extend = |row: &Vec<_>| {
             let row = row.clone();
@@ -235,7 +237,8 @@ fn combinations(labels: &[(&'static str, &[&'static str])]) -> Vec<Vec<(&'static
     })
 }
 
-/// Sets the gauges from how the queue stands.
+/// Sets the gauges, and the counters that the ledger keeps over restarts, from how the queue
+/// stands.
 pub fn observe_queue(config: &Config, status: &QueueStatus) {
     let seconds = |at: Option<CapturedAt>| at.map_or(0.0, |at| at.0 as f64 / 1000.0);
     gauge!("pitwire_queue_entries").set(status.entries as f64);
@@ -257,6 +260,13 @@ pub fn observe_queue(config: &Config, status: &QueueStatus) {
     ] {
         gauge!("pitwire_ledger_entries", "state" => state).set(entries as f64);
     }
+    counter!("pitwire_entries_appended_total").absolute(status.appended);
+    counter!("pitwire_entries_quarantined_total", "cause" => "refused")
+        .absolute(ledger.quarantined);
+    for reason in DropReason::ALL {
+        counter!("pitwire_entries_dropped_total", "reason" => reason.as_str())
+            .absolute(ledger.dropped(reason));
+    }
 }
 
 /// Sets the gauges from how the session stands.
@@ -273,21 +283,10 @@ pub fn observe_process() {
     metrics_process::Collector::default().collect();
 }
 
-pub(crate) fn appended(entries: u64) {
-    counter!("pitwire_entries_appended_total").increment(entries);
-}
-
-pub(crate) fn dropped(reason: DropReason, entries: u64) {
-    counter!("pitwire_entries_dropped_total", "reason" => reason.as_str()).increment(entries);
-}
-
-pub(crate) fn quarantined(entries: u64) {
-    counter!("pitwire_entries_quarantined_total", "cause" => "refused").increment(entries);
-}
-
 pub(crate) fn delivered(proof: Proof, now: CapturedAt, entries: &[Entry]) {
     for entry in entries {
-        let latency = Duration::from_millis(now.0.saturating_sub(entry.captured_at.0).max(0) as u64);
+        let latency =
+            Duration::from_millis(now.0.saturating_sub(entry.captured_at.0).max(0) as u64);
         let mode = if latency <= LIVE_WITHIN { "live" } else { "replay" };
         counter!("pitwire_entries_delivered_total", "proof" => proof.as_str(), "mode" => mode)
             .increment(1);

@@ -45,7 +45,10 @@ pub struct DashboardPublisher {
 #[derive(Debug)]
 enum Carrier {
     Resting(Box<Session<Dashboard>>),
-    Working { stop: oneshot::Sender<()>, task: JoinHandle<Box<Session<Dashboard>>> },
+    Working {
+        stop: oneshot::Sender<()>,
+        task: JoinHandle<Box<Session<Dashboard>>>,
+    },
     /// Between the two, or its task was lost with its runtime.
     Away,
 }

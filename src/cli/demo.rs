@@ -14,7 +14,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use self::plug::Plug;
 use self::viewer::Viewer;
 use crate::cli::{Exit, run};
-use crate::config::{Config, DEMO_DRAIN_TIMEOUT, LogConfig, LogFormat, LogLevel, SIMULATOR_RATE_HZ};
+use crate::config::{
+    Config, DEMO_DRAIN_TIMEOUT, LogConfig, LogFormat, LogLevel, SIMULATOR_RATE_HZ,
+};
 use crate::dashboard::{Behaviour, Server};
 use crate::publisher::DashboardPublisher;
 use crate::source::simulator::Car;
@@ -102,6 +104,8 @@ async fn play(
     let mut config = Config::default();
     config.server.url = plug.url().parse()?;
     config.queue.path = folder.path().join("queue");
+    // Nobody watches a demo for a minute to see the next attempt.
+    config.delivery.backoff_max = Duration::from_secs(3);
     let publisher = DashboardPublisher::open(config)?;
     publisher.connect().await?;
     let session = bound_session(&publisher).await?;
@@ -168,7 +172,11 @@ async fn drive(
             return produced;
         }
         let out = args.outage.iter().any(|outage| outage.is_on(start.elapsed()));
-        if out { plug.pull() } else { plug.push() }
+        if out {
+            plug.pull()
+        } else {
+            plug.push()
+        }
         car.step(period);
         samples.push(Ok(Sample::Telemetry(car.sample())));
         let taken = intake.take(std::mem::take(&mut samples)).await.unwrap_or_default();

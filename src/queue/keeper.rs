@@ -2,6 +2,7 @@
 //! share one flush.
 
 use std::future::pending;
+use std::io;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
@@ -11,6 +12,7 @@ use super::store::Store;
 use super::{Appended, Batch, Limit, NewEntry, QueueError, QueueStatus};
 use crate::config::{Durability, QUEUE_CHANNEL_COMMANDS, REMOVE_FLUSH_INTERVAL};
 use crate::entry::{Entry, Seq, StintId};
+use crate::metrics;
 
 type Reply<T> = oneshot::Sender<Result<T, QueueError>>;
 /// A reply that waits for a flush.
@@ -36,7 +38,14 @@ pub(super) async fn run<S: Store>(
     mut inbox: mpsc::Receiver<Command>,
     status: watch::Sender<QueueStatus>,
 ) {
-    let mut keeper = Keeper { log, durability, held: Vec::new(), parked: None, flush_at: None };
+    let mut keeper = Keeper {
+        log,
+        durability,
+        held: Vec::new(),
+        parked: None,
+        flush_at: None,
+        storage_error: None,
+    };
     let mut commands = Vec::new();
     loop {
         let due = keeper.flush_at;
@@ -55,10 +64,10 @@ pub(super) async fn run<S: Store>(
             keeper.handle(command);
         }
         keeper.settle();
-        status.send_replace(keeper.log.status());
+        status.send_replace(keeper.status());
     }
     keeper.flush();
-    status.send_replace(keeper.log.status());
+    status.send_replace(keeper.status());
 }
 
 async fn until(deadline: Option<Instant>) {
@@ -74,6 +83,8 @@ struct Keeper<S> {
     held: Vec<Held>,
     parked: Option<Parked>,
     flush_at: Option<Instant>,
+    /// Why the disk failed the last time, until it works again.
+    storage_error: Option<String>,
 }
 
 impl<S: Store> Keeper<S> {
@@ -81,7 +92,10 @@ impl<S: Store> Keeper<S> {
         match command {
             Command::Append { entries, reply } => self.append(entries, reply),
             Command::Read { from, limit, reply } => self.parked = Some((from, limit, reply)),
-            Command::Remove { batch, reply } => answer(reply, self.log.remove(&batch)),
+            Command::Remove { batch, reply } => {
+                let removed = self.log.remove(&batch);
+                self.answer("remove", reply, removed);
+            }
             Command::Stint { reply } => answer(reply, self.log.stint()),
             Command::SetupInForce { stint, reply } => {
                 answer(reply, self.log.setup_in_force(stint));
@@ -100,7 +114,7 @@ impl<S: Store> Keeper<S> {
             entries.into_iter().map(|entry| self.log.append(entry)).collect();
         match (outcomes, self.durability) {
             (Ok(outcomes), Durability::Entry) => self.held.push((reply, outcomes)),
-            (outcomes, _) => answer(reply, outcomes),
+            (outcomes, _) => self.answer("append", reply, outcomes),
         }
     }
 
@@ -126,19 +140,43 @@ impl<S: Store> Keeper<S> {
 
     fn flush(&mut self) {
         self.flush_at = None;
+        let started = Instant::now();
         match self.log.flush() {
             Ok(()) => {
+                metrics::fsync(started.elapsed());
+                self.storage_error = None;
                 for (reply, outcomes) in self.held.drain(..) {
                     let _ = reply.send(Ok(outcomes));
                 }
             }
             Err(error) => {
-                tracing::error!(%error, "the queue cannot be flushed");
+                self.failed("flush", &error);
                 let error = QueueError::from(error);
                 for (reply, _) in self.held.drain(..) {
                     let _ = reply.send(Err(error.clone()));
                 }
             }
+        }
+    }
+
+    fn status(&mut self) -> QueueStatus {
+        QueueStatus { storage_error: self.storage_error.clone(), ..self.log.status() }
+    }
+
+    /// Answers, and notes a failure of the disk.
+    fn answer<T>(&mut self, op: &'static str, reply: Reply<T>, result: io::Result<T>) {
+        if let Err(error) = &result {
+            self.failed(op, error);
+        }
+        answer(reply, result);
+    }
+
+    fn failed(&mut self, op: &'static str, error: &io::Error) {
+        metrics::storage_error(op);
+        let text = error.to_string();
+        if self.storage_error.as_ref() != Some(&text) {
+            tracing::error!(op, %error, "the queue's disk fails");
+            self.storage_error = Some(text);
         }
     }
 
@@ -150,12 +188,12 @@ impl<S: Store> Keeper<S> {
         match self.log.read(from, limit) {
             Ok(None) => self.parked = Some((from, limit, reply)),
             Ok(Some(batch)) => answer(reply, Ok(batch)),
-            Err(error) => answer(reply, Err(error)),
+            Err(error) => self.answer("read", reply, Err(error)),
         }
     }
 }
 
 /// A caller that is gone does not want the answer any more.
-fn answer<T>(reply: Reply<T>, result: std::io::Result<T>) {
+fn answer<T>(reply: Reply<T>, result: io::Result<T>) {
     let _ = reply.send(result.map_err(QueueError::from));
 }

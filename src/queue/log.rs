@@ -142,7 +142,8 @@ impl<S: Store> Log<S> {
         if from >= self.durable {
             return Ok(None);
         }
-        let limit = Limit { entries: limit.entries.min((self.durable.0 - from.0) as usize), ..limit };
+        let limit =
+            Limit { entries: limit.entries.min((self.durable.0 - from.0) as usize), ..limit };
         let mut batch: Option<Batch> = None;
         for (seq, bytes) in self.store.read(from, limit)? {
             let entry = record::decode(seq, &bytes);
@@ -168,7 +169,8 @@ impl<S: Store> Log<S> {
         let held = |seq: &Seq| *seq >= head;
         let delivered = batch.entries.iter().filter(|entry| held(&entry.seq)).count() as u64;
         let records = batch.records.iter().filter(|(seq, _)| held(seq));
-        let (count, bytes) = records.fold((0, 0), |(n, sum), (_, len)| (n + 1, sum + u64::from(*len)));
+        let (count, bytes) =
+            records.fold((0, 0), |(n, sum), (_, len)| (n + 1, sum + u64::from(*len)));
         let Some(&(last, _)) = batch.records.last() else { return Ok(()) };
         if count == 0 {
             return Ok(());

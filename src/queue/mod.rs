@@ -219,10 +219,8 @@ pub fn open(
     let store = sled::SledStore::open(&queue.path).map_err(storage)?;
     let ((writer, reader), keeper) = with_store(store, limits, now).map_err(storage)?;
     let (done, closed) = oneshot::channel();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
-        .map_err(storage)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(storage)?;
     std::thread::Builder::new()
         .name("pitwire-queue".into())
         .spawn(move || {

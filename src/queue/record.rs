@@ -4,21 +4,12 @@
 //! position is the record's key, so it is not in the record. A reader refuses a version that it
 //! does not know; a new version gets a new number and an arm in [`decode`].
 
-use serde::{Deserialize, Serialize};
-
 use crate::entry::{CapturedAt, Entry, Kind, Seq, StintId};
 
 const VERSION: u8 = 1;
 
 /// The fields of a record, in the order in which they lie on the disk.
-#[derive(Serialize, Deserialize)]
-struct Record<'a> {
-    stint: StintId,
-    captured_at: CapturedAt,
-    kind: Kind,
-    #[serde(borrow)]
-    json: &'a str,
-}
+type Record<Text> = (StintId, CapturedAt, Kind, Text);
 
 /// Why bytes are not a record.
 #[derive(Debug, thiserror::Error)]
@@ -47,21 +38,20 @@ pub fn encode(
 ) -> Result<Vec<u8>, EncodeError> {
     let mut bytes = Vec::with_capacity(json.len() + 32);
     bytes.push(VERSION);
-    let record = Record { stint, captured_at, kind, json };
+    let record: Record<&str> = (stint, captured_at, kind, json);
     rmp_serde::encode::write(&mut bytes, &record)?;
     Ok(bytes)
 }
 
 /// The entry at `seq` whose bytes these are.
 pub fn decode(seq: Seq, bytes: &[u8]) -> Result<Entry, DecodeError> {
-    let (&version, rest) = bytes.split_first().ok_or(DecodeError::Empty)?;
+    let (&version, mut rest) = bytes.split_first().ok_or(DecodeError::Empty)?;
     if version != VERSION {
         return Err(DecodeError::Version(version));
     }
-    let mut decoder = rmp_serde::Deserializer::from_read_ref(rest);
-    let Record { stint, captured_at, kind, json } = Record::deserialize(&mut decoder)?;
-    match decoder.get_ref().len() {
-        0 => Ok(Entry { seq, stint, captured_at, kind, json: json.to_owned() }),
+    let (stint, captured_at, kind, json): Record<String> = rmp_serde::from_read(&mut rest)?;
+    match rest.len() {
+        0 => Ok(Entry { seq, stint, captured_at, kind, json }),
         trailing => Err(DecodeError::Trailing(trailing)),
     }
 }

@@ -13,9 +13,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::{Limit, quarantine};
 use super::log::FIRST;
 use super::store::Store;
+use super::{Limit, quarantine};
 use crate::config::STORE_OPEN_TIMEOUT;
 use crate::entry::Seq;
 
@@ -149,8 +149,7 @@ impl Store for SledStore {
 }
 
 fn open_db(folder: &Path) -> io::Result<sled::Db> {
-    let config =
-        sled::Config::new().path(folder).cache_capacity(CACHE_BYTES).flush_every_ms(None);
+    let config = sled::Config::new().path(folder).cache_capacity(CACHE_BYTES).flush_every_ms(None);
     let deadline = Instant::now() + STORE_OPEN_TIMEOUT;
     loop {
         let opened = catch_unwind(AssertUnwindSafe(|| config.open()))

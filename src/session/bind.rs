@@ -87,7 +87,9 @@ impl<S: Sink> Session<S> {
             }
             (Joined::Silent | Joined::Unanswered, SessionChoice::Auto) => {
                 metrics::rebound("unknown_on_connect");
-                tracing::warn!("the server does not know the session any more, asking for a new one");
+                tracing::warn!(
+                    "the server does not know the session any more, asking for a new one"
+                );
                 self.bind_new(link, stint).await
             }
         }

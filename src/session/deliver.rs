@@ -158,11 +158,7 @@ impl<S: Sink> Session<S> {
     }
 
     /// The server forgot the session: nothing that it acknowledged since is taken as delivered.
-    async fn rebind(
-        &mut self,
-        link: &mut S::Link,
-        bound: &mut Bound,
-    ) -> Result<(), SessionError> {
+    async fn rebind(&mut self, link: &mut S::Link, bound: &mut Bound) -> Result<(), SessionError> {
         metrics::rebound("forgotten");
         tracing::warn!("the server forgot the session, asking for a new one");
         self.reader.rewind();
@@ -369,7 +365,9 @@ impl<S: Sink> Session<S> {
             return;
         }
         if proof == Proof::Written {
-            tracing::warn!("the server confirms nothing; an entry counts as delivered when the connection outlives two heartbeats");
+            tracing::warn!(
+                "the server confirms nothing; an entry counts as delivered when the connection outlives two heartbeats"
+            );
         } else {
             self.learned.without_proof = 0;
             tracing::info!(proof = proof.as_str(), "proof of delivery");

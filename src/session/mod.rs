@@ -71,7 +71,9 @@ pub enum SessionError {
     #[error("the server acknowledges what it does not keep: {0}")]
     NotKept(&'static str),
     /// The configuration asks for a proof that this server does not give.
-    #[error("delivery.proof = \"{0}\" but the server gives no {0}; set it to \"auto\" or mend the server")]
+    #[error(
+        "delivery.proof = \"{0}\" but the server gives no {0}; set it to \"auto\" or mend the server"
+    )]
     Weak(&'static str),
 }
 
@@ -182,9 +184,9 @@ impl<S: Sink> Session<S> {
 
     async fn open(&mut self) -> Result<S::Link, SessionError> {
         let limit = self.settings.open_timeout;
-        let opened = timeout(limit, self.sink.open()).await.unwrap_or_else(|_| {
-            Err(SinkError::Timeout(limit, "it accepts no connection"))
-        });
+        let opened = timeout(limit, self.sink.open())
+            .await
+            .unwrap_or_else(|_| Err(SinkError::Timeout(limit, "it accepts no connection")));
         match &opened {
             Ok(_) => {
                 metrics::connect("ok");

@@ -200,7 +200,9 @@ impl DashboardLink {
         }
         let ack_is_free = match &mut self.ack_out {
             None => true,
-            Some(earlier) => !matches!(earlier.try_recv(), Err(oneshot::error::TryRecvError::Empty)),
+            Some(earlier) => {
+                !matches!(earlier.try_recv(), Err(oneshot::error::TryRecvError::Empty))
+            }
         };
         if proof == Proof::Written || !ack_is_free {
             self.connection.emit(events).await?;
@@ -269,7 +271,11 @@ fn objection(arguments: &Value) -> Ack {
     };
     let not_ok = first.get("ok") == Some(&Value::Bool(false));
     let reason = || {
-        ["reason", "message"].iter().find_map(|key| first.get(key)?.as_str()).unwrap_or("").to_owned()
+        ["reason", "message"]
+            .iter()
+            .find_map(|key| first.get(key)?.as_str())
+            .unwrap_or("")
+            .to_owned()
     };
     match error.or_else(|| not_ok.then(reason)) {
         None => Ack::Plain,

@@ -142,7 +142,8 @@ impl Connection {
 async fn ended(ended: &mut oneshot::Receiver<SinkError>, end: &mut Option<SinkError>) -> SinkError {
     if end.is_none() {
         let error = ended.await;
-        *end = Some(error.unwrap_or_else(|_| SinkError::Lost("the connection's thread died".into())));
+        *end =
+            Some(error.unwrap_or_else(|_| SinkError::Lost("the connection's thread died".into())));
     }
     end.clone().unwrap_or_else(|| SinkError::Lost("ended".into()))
 }
@@ -277,9 +278,9 @@ async fn connect(
             Some(signal) = inbox.recv() => match signal {
                 Signal::Connected => return Ok(client),
                 Signal::Error(text) if text.contains("ConnectError") => {
-                    return Err(SinkError::Auth(shorten(&text).into()));
+                    return Err(SinkError::Auth(shorten(&text)));
                 }
-                Signal::Error(text) => return Err(SinkError::Protocol(shorten(&text).into())),
+                Signal::Error(text) => return Err(SinkError::Protocol(shorten(&text))),
                 Signal::Closed | Signal::Flooded => {
                     return Err(SinkError::Protocol("it closed before it accepted".into()));
                 }

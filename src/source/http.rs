@@ -109,9 +109,7 @@ fn bad_request(refused: &[(usize, Refused)]) -> Response {
 }
 
 fn reasons(refused: &[(usize, Refused)]) -> Value {
-    let reason = |(index, why): &(usize, Refused)| {
-        json!({"index": index, "reason": why.reason.as_str(), "message": why.message})
-    };
+    let reason = |(index, why): &(usize, Refused)| json!({"index": index, "reason": why.reason.as_str(), "message": why.message});
     refused.iter().map(reason).collect()
 }
 

@@ -8,6 +8,6 @@
 )]
 
 mod config;
-mod inputs;
 mod contract;
+mod inputs;
 mod peers;

@@ -55,7 +55,8 @@ impl Viewer {
         })
         .await?;
         let json = serde_json::json!({"session_id": session}).to_string();
-        let joined = connection.emit_with_ack(vec![Outgoing { name: "join_session", json }]).await?;
+        let joined =
+            connection.emit_with_ack(vec![Outgoing { name: "join_session", json }]).await?;
         let _ = joined.await;
         let seen = Arc::new(Mutex::new(Seen::default()));
         let notes = Arc::clone(&seen);
