@@ -11,3 +11,5 @@ mod config;
 mod contract;
 mod inputs;
 mod peers;
+mod server;
+mod session;

@@ -1,0 +1,306 @@
+//! The session's story against a server in memory that misbehaves, in paused time.
+
+use std::time::Duration;
+
+use pitwire::backoff::Backoff;
+use pitwire::config::{Config, DeliveryConfig, ProofChoice, SessionChoice};
+use pitwire::entry::{CapturedAt, Kind, Seq};
+use pitwire::queue::sled::SledStore;
+use pitwire::queue::{self, Appended, Content, Limits, NewEntry, QueueStatus, Writer};
+use pitwire::session::{Session, SessionStatus};
+use pitwire::sink::Proof;
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+use crate::server::{Faults, History, Server};
+
+/// The agent without its sources: a queue, a session, a server.
+struct World {
+    server: Server,
+    writer: Writer,
+    status: watch::Receiver<SessionStatus>,
+    frames: i64,
+    _tasks: JoinSet<()>,
+    _folder: tempfile::TempDir,
+}
+
+impl World {
+    fn new(adjust: impl FnOnce(&mut DeliveryConfig)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        adjust(&mut config.delivery);
+        let store = SledStore::open(folder.path()).unwrap();
+        let limits = Limits::new(&config.queue, &config.stint);
+        let ((writer, reader), keeper) = queue::with_store(store, limits, CapturedAt(0)).unwrap();
+        let server = Server::default();
+        let (sender, status) = watch::channel(SessionStatus::default());
+        let backoff = Backoff::new(
+            config.delivery.backoff_min,
+            config.delivery.backoff_max,
+            SmallRng::seed_from_u64(1),
+        );
+        let mut session = Session::new(
+            SessionChoice::Auto,
+            config.delivery,
+            reader,
+            server.clone(),
+            backoff,
+            sender,
+        );
+        let mut tasks = JoinSet::new();
+        tasks.spawn(keeper);
+        tasks.spawn(async move { drop(session.run().await) });
+        Self { server, writer, status, frames: 0, _tasks: tasks, _folder: folder }
+    }
+
+    fn with(faults: Faults) -> Self {
+        let world = Self::new(|_| {});
+        world.server.behave(faults);
+        world
+    }
+
+    async fn append(&mut self, content: Content, json: &str) -> Appended {
+        self.frames += 1;
+        let captured_at = CapturedAt(self.frames * 500);
+        let entry = NewEntry { captured_at, content, json: json.into() };
+        self.writer.append(|_| vec![entry]).await.unwrap()[0]
+    }
+
+    async fn frames(&mut self, count: u32) {
+        for _ in 0..count {
+            self.append(Content::Frame, "{}").await;
+        }
+    }
+
+    async fn setup(&mut self, fingerprint: u64) {
+        self.append(Content::Setup { fingerprint }, "{}").await;
+    }
+
+    /// Waits until the queue is empty; fails when that takes longer than `limit` of virtual time.
+    async fn drain(&self, limit: Duration) {
+        let drained = async {
+            while self.queue().entries > 0 {
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let drained = timeout(limit, drained).await;
+        assert!(
+            drained.is_ok(),
+            "not drained in {limit:?}: {:?} {:?}",
+            self.queue(),
+            self.status()
+        );
+        assert_eq!(self.queue().imbalance, 0);
+    }
+
+    fn queue(&self) -> QueueStatus {
+        self.writer.status()
+    }
+
+    fn status(&self) -> SessionStatus {
+        self.status.borrow().clone()
+    }
+
+    /// What viewers saw in all sessions together, in the order of the sessions.
+    fn seen(&self) -> Vec<u64> {
+        self.server.seen().iter().flat_map(|(_, history)| seqs(history)).collect()
+    }
+}
+
+fn seqs(history: &History) -> Vec<u64> {
+    history.iter().map(|(_, Seq(seq), _)| *seq).collect()
+}
+
+fn up_to(last: u64) -> Vec<u64> {
+    (1..=last).collect()
+}
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[tokio::test(start_paused = true)]
+async fn the_best_proof_that_a_server_offers_is_used() {
+    for (faults, proof) in [
+        (Faults::default(), Proof::Echo),
+        (Faults { never_acks: true, ..Faults::default() }, Proof::Echo),
+        (Faults { no_join: true, ..Faults::default() }, Proof::Echo),
+        (Faults { no_echo: true, ..Faults::default() }, Proof::Ack),
+        (Faults { no_echo: true, no_join: true, ..Faults::default() }, Proof::Ack),
+        (Faults { no_echo: true, never_acks: true, ..Faults::default() }, Proof::Written),
+        (
+            Faults { no_echo: true, never_acks: true, no_join: true, ..Faults::default() },
+            Proof::Written,
+        ),
+    ] {
+        let mut world = World::with(faults.clone());
+        world.frames(300).await;
+        world.drain(10 * MINUTE).await;
+        assert_eq!(world.status().proof, Some(proof), "{faults:?}");
+        let mut seen = world.seen();
+        seen.dedup();
+        // Without any proof, what was sent on the links before is sent again.
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen, up_to(300), "{faults:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fixed_proof_refuses_a_server_that_cannot_give_it() {
+    let mut world = World::new(|delivery| delivery.proof = ProofChoice::Echo);
+    world.server.behave(Faults { no_echo: true, ..Faults::default() });
+    world.frames(10).await;
+    sleep(3 * MINUTE).await;
+    // What it shows as stored when the session is joined is delivered all the same.
+    assert!(world.queue().entries >= 4, "{:?}", world.queue());
+    let error = world.status().last_error.unwrap();
+    assert!(error.contains("delivery.proof = \"echo\""), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_forgotten_in_mid_connection_is_noticed_and_filled_again() {
+    for no_echo in [false, true] {
+        let mut world = World::with(Faults { no_echo, ..Faults::default() });
+        world.setup(1).await;
+        world.frames(100).await;
+        world.drain(MINUTE).await;
+        world.server.forget();
+        let forgotten = Instant::now();
+        for _ in 0..40 {
+            world.frames(1).await;
+            sleep(Duration::from_millis(500)).await;
+        }
+        world.drain(MINUTE).await;
+        let seen = world.server.seen();
+        let [(_, first), (_, second)] = &seen[..] else { panic!("no_echo {no_echo}: {seen:?}") };
+        assert_eq!(seqs(first), up_to(101));
+        // The setup in force goes first on the new page.
+        assert_eq!(second[0].0, Kind::Setup);
+        assert_eq!(seqs(second)[1..], (102..=141).collect::<Vec<_>>(), "no_echo {no_echo}");
+        assert_eq!(world.server.state().requests, 2);
+        assert!(forgotten.elapsed() < MINUTE);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_forgotten_session_is_noticed_within_ten_seconds_without_frames_too() {
+    let mut world = World::with(Faults::default());
+    world.frames(3).await;
+    world.drain(MINUTE).await;
+    let before = world.status().session.unwrap();
+    world.server.forget();
+    sleep(Duration::from_secs(10)).await;
+    assert_ne!(world.status().session.unwrap(), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_session_goes_on_after_an_outage_and_nothing_is_sent_twice() {
+    let mut world = World::with(Faults::default());
+    world.setup(1).await;
+    for _ in 0..20 {
+        world.frames(30).await;
+        sleep(Duration::from_millis(3)).await;
+        world.server.cut();
+        world.frames(5).await;
+    }
+    world.drain(10 * MINUTE).await;
+    let seen = world.server.seen();
+    assert_eq!(seen.len(), 1, "one page");
+    assert_eq!(seqs(&seen[0].1), up_to(701));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_that_the_server_refuses_is_set_aside_and_the_rest_flows_on() {
+    for objects in [false, true] {
+        let mut world = World::with(Faults::default());
+        world.frames(5).await;
+        world.drain(MINUTE).await;
+        world.server.behave(Faults { refuses: Some("poison"), objects, ..Faults::default() });
+        let started = Instant::now();
+        world.frames(20).await;
+        world.append(Content::Frame, r#"{"driver":"poison"}"#).await;
+        world.frames(20).await;
+        world.drain(2 * MINUTE).await;
+        assert!(started.elapsed() >= Duration::from_secs(5), "three tries over five seconds");
+        assert_eq!(world.queue().ledger.quarantined, 1);
+        assert_eq!(world.queue().ledger.delivered, 45);
+        let mut seen = world.seen();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen, up_to(46).into_iter().filter(|&seq| seq != 26).collect::<Vec<_>>());
+        assert_eq!(world.server.state().requests, 1, "the page stays");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_poison_entry_at_the_start_of_a_session_does_not_block_it() {
+    let mut world = World::with(Faults { refuses: Some("poison"), ..Faults::default() });
+    world.append(Content::Frame, r#"{"driver":"poison"}"#).await;
+    world.frames(5).await;
+    world.drain(5 * MINUTE).await;
+    assert_eq!(world.queue().ledger.quarantined, 1);
+    let mut seen = world.seen();
+    seen.sort_unstable();
+    seen.dedup();
+    assert_eq!(seen, [2, 3, 4, 5, 6]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_keeps_nothing_empties_nothing() {
+    let mut world = World::with(Faults { keeps_nothing: true, ..Faults::default() });
+    world.frames(20).await;
+    sleep(10 * MINUTE).await;
+    let queue = world.queue();
+    assert_eq!((queue.entries, queue.ledger.delivered, queue.ledger.quarantined), (20, 0, 0));
+    let error = world.status().last_error.unwrap();
+    assert!(error.contains("acknowledges what it does not keep"), "{error}");
+    world.server.behave(Faults::default());
+    world.drain(5 * MINUTE).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_changes_the_order_gets_one_at_a_time() {
+    let mut world = World::with(Faults { down: true, ..Faults::default() });
+    world.frames(600).await;
+    world.server.behave(Faults { swaps: true, ..Faults::default() });
+    world.drain(10 * MINUTE).await;
+    let seen = world.seen();
+    let inversions = seen.windows(2).filter(|pair| pair[1] < pair[0]).count();
+    assert_eq!(inversions, 1, "none after the first is noticed");
+    assert_eq!(seen.len(), 600);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_silent_server_ends_the_link_by_the_proof_timeout() {
+    let mut world = World::with(Faults::default());
+    world.frames(3).await;
+    world.drain(MINUTE).await;
+    world.server.behave(Faults { silent: true, ..Faults::default() });
+    world.frames(1).await;
+    sleep(Duration::from_secs(6)).await;
+    assert_eq!(world.status().failures, 1);
+    world.server.behave(Faults::default());
+    world.drain(2 * MINUTE).await;
+    assert_eq!(world.seen(), up_to(4));
+}
+
+#[tokio::test(start_paused = true)]
+async fn acknowledged_entries_stay_queued_until_the_server_is_asked_again() {
+    let mut world = World::with(Faults { no_echo: true, ..Faults::default() });
+    world.frames(50).await;
+    world.drain(MINUTE).await;
+    world.frames(10).await;
+    sleep(Duration::from_millis(500)).await;
+    assert_eq!(world.queue().entries, 10);
+    world.drain(Duration::from_secs(10)).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slow_server_delays_and_loses_nothing() {
+    let mut world = World::with(Faults { delay: Duration::from_millis(1500), ..Faults::default() });
+    world.frames(1000).await;
+    world.drain(10 * MINUTE).await;
+    assert_eq!(world.seen(), up_to(1000));
+}
