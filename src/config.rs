@@ -8,6 +8,7 @@
 //! in `keys` says for each what is allowed and what it means; the messages, [`reference()`] and
 //! [`to_toml`] are all made from it, so none of them can disagree with another.
 
+mod access;
 mod file;
 mod given;
 mod keys;
@@ -22,6 +23,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use access::{Auth, Headers, Secret};
 pub use keys::{reference, to_toml, values};
 pub use load::{Loaded, Overrides, load, process_environment};
 pub use problem::{Origin, Problem, Problems, Warning};
@@ -47,6 +49,11 @@ pub struct Config {
 pub struct ServerConfig {
     pub url: ServerUrl,
     pub session_id: SessionChoice,
+    pub token: Secret,
+    pub token_file: Option<PathBuf>,
+    pub headers: Headers,
+    pub auth: Auth,
+    pub ca_file: Option<PathBuf>,
 }
 
 /// Who names the session.
@@ -214,7 +221,15 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             update_rate_hz: 2.0,
-            server: ServerConfig { url: ServerUrl::local(), session_id: SessionChoice::Auto },
+            server: ServerConfig {
+                url: ServerUrl::local(),
+                session_id: SessionChoice::Auto,
+                token: Secret::default(),
+                token_file: None,
+                headers: Headers::default(),
+                auth: Auth::default(),
+                ca_file: None,
+            },
             queue: QueueConfig {
                 path: queue_path(|name| env::var_os(name)),
                 max_entries: 1_000_000,
@@ -323,6 +338,10 @@ pub const ECHO_GRACE: Duration = Duration::from_millis(500);
 
 /// Entries that are sent and wait for a stronger proof, at most.
 pub const MAX_UNPROVEN_ENTRIES: usize = 4096;
+
+/// With so many unproven entries and nothing more to send, the server is asked after this pause.
+pub const VERIFY_SOON_ENTRIES: usize = 32;
+pub const VERIFY_SOON: Duration = Duration::from_millis(20);
 
 /// An entry that the server refuses is tried this often, with this pause between: 5 s in all.
 pub const REFUSAL_TRIES: u32 = 3;

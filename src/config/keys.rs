@@ -23,6 +23,16 @@ static KEYS: &[Key] = &[
         "The dashboard server; a path prefix is kept."),
     key("server.session_id", Text(|c| &mut c.server.session_id),
         "The session on the server; \"auto\" asks the server for one."),
+    key("server.token", Text(|c| &mut c.server.token),
+        "Sent as `Authorization: Bearer …` and, unless auth is set, as the Socket.IO auth `{token}`."),
+    key("server.token_file", Text(|c| &mut c.server.token_file),
+        "A file with the token, read anew for each connection."),
+    key("server.headers", Text(|c| &mut c.server.headers),
+        "HTTP headers for a proxy in front of the server."),
+    key("server.auth", Text(|c| &mut c.server.auth),
+        "The Socket.IO auth payload."),
+    key("server.ca_file", Text(|c| &mut c.server.ca_file),
+        "A certificate authority to trust besides the system's, PEM."),
 
     key("queue.path", Text(|c| &mut c.queue.path),
         "The directory of the queue."),
@@ -173,6 +183,8 @@ impl Key {
             Ok(()) => return Ok(()),
             Err(wrong) => wrong,
         };
+        let is_secret = matches!(&self.kind, Text(field) if field(config).is_secret());
+        let given = if is_secret { "\"***\"".into() } else { given.to_string() };
         Err(format!("{given} {wrong}; write {}", self.allowed(config)))
     }
 

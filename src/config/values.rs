@@ -25,6 +25,10 @@ pub(super) trait Textual {
     fn show(&self) -> String;
     /// What can be written, in words that follow "write".
     fn allowed(&self) -> String;
+    /// Whether not even a message may repeat what was written.
+    fn is_secret(&self) -> bool {
+        false
+    }
 }
 
 /// Where a dashboard server is: `http` or `https`, a host, perhaps a port and a path prefix.

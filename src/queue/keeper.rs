@@ -43,6 +43,7 @@ pub(super) async fn run<S: Store>(
         durability,
         held: Vec::new(),
         parked: None,
+        answers: Vec::new(),
         flush_at: None,
         storage_error: None,
     };
@@ -64,7 +65,9 @@ pub(super) async fn run<S: Store>(
             keeper.handle(command);
         }
         keeper.settle();
+        // Whoever gets an answer sees its effect in the status.
         status.send_replace(keeper.status());
+        keeper.answers.drain(..).for_each(|answer| answer());
     }
     keeper.flush();
     status.send_replace(keeper.status());
@@ -82,6 +85,8 @@ struct Keeper<S> {
     durability: Durability,
     held: Vec<Held>,
     parked: Option<Parked>,
+    /// What is said at the end of the step.
+    answers: Vec<Box<dyn FnOnce() + Send>>,
     flush_at: Option<Instant>,
     /// Why the disk failed the last time, until it works again.
     storage_error: Option<String>,
@@ -96,15 +101,21 @@ impl<S: Store> Keeper<S> {
                 let removed = self.log.remove(&batch);
                 self.answer("remove", reply, removed);
             }
-            Command::Stint { reply } => answer(reply, self.log.stint()),
+            Command::Stint { reply } => {
+                let stint = self.log.stint();
+                self.answer("read", reply, stint);
+            }
             Command::SetupInForce { stint, reply } => {
-                answer(reply, self.log.setup_in_force(stint));
+                let setup = self.log.setup_in_force(stint);
+                self.answer("read", reply, setup);
             }
             Command::Session { stint, server, reply } => {
-                answer(reply, self.log.session(stint, &server));
+                let session = self.log.session(stint, &server);
+                self.answer("read", reply, session);
             }
             Command::SetSession { stint, server, session, reply } => {
-                answer(reply, self.log.set_session(stint, &server, &session));
+                let set = self.log.set_session(stint, &server, &session);
+                self.answer("append", reply, set);
             }
         }
     }
@@ -145,15 +156,15 @@ impl<S: Store> Keeper<S> {
             Ok(()) => {
                 metrics::fsync(started.elapsed());
                 self.storage_error = None;
-                for (reply, outcomes) in self.held.drain(..) {
-                    let _ = reply.send(Ok(outcomes));
+                for (reply, outcomes) in std::mem::take(&mut self.held) {
+                    self.say(reply, Ok(outcomes));
                 }
             }
             Err(error) => {
                 self.failed("flush", &error);
                 let error = QueueError::from(error);
-                for (reply, _) in self.held.drain(..) {
-                    let _ = reply.send(Err(error.clone()));
+                for (reply, _) in std::mem::take(&mut self.held) {
+                    self.say(reply, Err(error.clone()));
                 }
             }
         }
@@ -164,11 +175,21 @@ impl<S: Store> Keeper<S> {
     }
 
     /// Answers, and notes a failure of the disk.
-    fn answer<T>(&mut self, op: &'static str, reply: Reply<T>, result: io::Result<T>) {
+    fn answer<T: Send + 'static>(
+        &mut self,
+        op: &'static str,
+        reply: Reply<T>,
+        result: io::Result<T>,
+    ) {
         if let Err(error) = &result {
             self.failed(op, error);
         }
-        answer(reply, result);
+        self.say(reply, result.map_err(QueueError::from));
+    }
+
+    fn say<T: Send + 'static>(&mut self, reply: Reply<T>, result: Result<T, QueueError>) {
+        // A caller that is gone does not want the answer any more.
+        self.answers.push(Box::new(move || drop(reply.send(result))));
     }
 
     fn failed(&mut self, op: &'static str, error: &io::Error) {
@@ -187,13 +208,8 @@ impl<S: Store> Keeper<S> {
         }
         match self.log.read(from, limit) {
             Ok(None) => self.parked = Some((from, limit, reply)),
-            Ok(Some(batch)) => answer(reply, Ok(batch)),
+            Ok(Some(batch)) => self.say(reply, Ok(batch)),
             Err(error) => self.answer("read", reply, Err(error)),
         }
     }
-}
-
-/// A caller that is gone does not want the answer any more.
-fn answer<T>(reply: Reply<T>, result: io::Result<T>) {
-    let _ = reply.send(result.map_err(QueueError::from));
 }

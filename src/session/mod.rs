@@ -18,7 +18,10 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use self::bind::Bound;
 use self::deliver::Verified;
 use crate::backoff::Backoff;
-use crate::config::{AUTH_RETRY_INTERVAL, DeliveryConfig, MAX_UNPROVEN_ENTRIES, SessionChoice};
+use crate::config::{
+    AUTH_RETRY_INTERVAL, DeliveryConfig, MAX_UNPROVEN_ENTRIES, SessionChoice, VERIFY_SOON,
+    VERIFY_SOON_ENTRIES,
+};
 use crate::entry::StintId;
 use crate::metrics;
 use crate::queue::{Limit, QueueError, Reader};
@@ -166,7 +169,7 @@ impl<S: Sink> Session<S> {
             let batch = tokio::select! {
                 biased;
                 error = crate::sink::Link::closed(&mut link) => return Err(error.into()),
-                () = sleep_until(bound.verify_at) => {
+                () = sleep_until(self.verify_at(&bound)) => {
                     self.verify(&mut link, &mut bound).await?;
                     continue;
                 }
@@ -198,6 +201,15 @@ impl<S: Sink> Session<S> {
             Err(error) => metrics::connect(error.outcome()),
         }
         Ok(opened?)
+    }
+
+    /// When to look next whether the server still knows the session. A replay that waits for it
+    /// with the queue read to its end need not wait long.
+    fn verify_at(&self, bound: &Bound) -> Instant {
+        if bound.proof != Some(Proof::Ack) || bound.unproven_entries() < VERIFY_SOON_ENTRIES {
+            return bound.verify_at;
+        }
+        bound.verify_at.min(Instant::now() + VERIFY_SOON)
     }
 
     /// How much may be out next: little while the link is being learned.

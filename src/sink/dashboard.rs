@@ -4,6 +4,7 @@
 //! does not know, too. Joining a session tells the two apart, and makes the server send back to us
 //! each event that it accepts. The session decides what to believe; here is only the translation.
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -12,7 +13,7 @@ use tokio::time::{sleep, timeout};
 
 use super::socketio::{AckReceiver, Address, Connection, Incoming, Outgoing};
 use super::{Ack, Joined, Link, Proof, Receipt, Sink, SinkError};
-use crate::config::{Config, JOIN_TIMEOUT, MAX_SESSION_ID_CHARS};
+use crate::config::{Config, JOIN_TIMEOUT, MAX_SESSION_ID_CHARS, Secret, ServerConfig};
 use crate::entry::{CapturedAt, Entry, Kind, Seq};
 
 const ASSIGNED: &str = "session_id_assigned";
@@ -26,6 +27,7 @@ pub struct Dashboard {
     open_timeout: Duration,
     request_timeout: Duration,
     mark: bool,
+    access: ServerConfig,
 }
 
 impl Dashboard {
@@ -36,7 +38,38 @@ impl Dashboard {
             open_timeout: config.delivery.open_timeout,
             request_timeout: config.delivery.proof_timeout,
             mark: config.delivery.mark,
+            access: config.server.clone(),
         }
+    }
+
+    /// What to connect with. The files are read anew each time, so that a token can be changed
+    /// while the agent runs.
+    fn address(&self) -> Result<Address, SinkError> {
+        let read = |path: &Path| {
+            let shown = path.display();
+            std::fs::read(path).map_err(|error| SinkError::Auth(format!("{shown}: {error}")))
+        };
+        let ServerConfig { token, token_file, headers, auth, ca_file, .. } = &self.access;
+        let file = token_file.as_deref().map(read).transpose()?;
+        let file = file.map(|bytes| Secret::from(String::from_utf8_lossy(&bytes).as_ref()));
+        let token = file.as_ref().unwrap_or(token).reveal();
+        let mut headers: Vec<_> =
+            headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        if let Some(token) = token {
+            if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+                return Err(SinkError::Auth("the token has characters that no header takes".into()));
+            }
+            headers.push(("Authorization".into(), format!("Bearer {token}")));
+        }
+        let auth = auth.reveal().cloned();
+        Ok(Address {
+            url: format!("{}/socket.io/", self.url),
+            open_timeout: self.open_timeout,
+            headers,
+            auth: auth.or_else(|| token.map(|token| serde_json::json!({"token": token}))),
+            ca: ca_file.as_deref().map(read).transpose()?,
+            events: &[ASSIGNED, TELEMETRY, SETUP],
+        })
     }
 }
 
@@ -44,13 +77,8 @@ impl Sink for Dashboard {
     type Link = DashboardLink;
 
     async fn open(&mut self) -> Result<DashboardLink, SinkError> {
-        let address = Address {
-            url: format!("{}/socket.io/", self.url),
-            open_timeout: self.open_timeout,
-            events: &[ASSIGNED, TELEMETRY, SETUP],
-        };
         Ok(DashboardLink {
-            connection: Connection::open(address).await?,
+            connection: Connection::open(self.address()?).await?,
             request_timeout: self.request_timeout,
             mark: self.mark,
             ack_out: None,

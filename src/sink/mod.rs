@@ -4,6 +4,7 @@
 //! or knows the queue: that is the session's part.
 
 pub mod dashboard;
+mod nodelay;
 pub mod socketio;
 
 use std::time::Duration;

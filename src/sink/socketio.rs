@@ -11,9 +11,11 @@
 //! - Emitting before `Event::Connect` ends the connection on some servers, so opening waits for it.
 //! - The client ends silently on a clean close, a malformed packet or a panic of its own, and a
 //!   server can fake its events. What counts is whether the reader task still runs.
+//! - Nagle's algorithm is on and has no switch: see [`nodelay`].
 //! - A payload handed over as a string is sent as it is; a tree of values costs three times more.
 
 use std::error::Error;
+use std::fmt;
 use std::io;
 use std::thread;
 use std::time::Duration;
@@ -26,21 +28,34 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::SinkError;
+use super::{SinkError, nodelay};
 use crate::config::{CONNECTION_EVENTS, READER_CHECK_INTERVAL};
 
 /// The library drops an acknowledgement after this long; the caller's own limit is far below.
 const ACK_LIBRARY_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// What to open a connection with.
-#[derive(Clone, Debug)]
+/// What to open a connection with. Holds secrets, so it is not to be printed.
+#[derive(Clone)]
 pub struct Address {
     /// `http://` or `https://` with the Socket.IO path, e.g. `http://localhost:5000/socket.io/`.
     pub url: String,
     /// Longest time until the server has accepted the connection.
     pub open_timeout: Duration,
+    /// HTTP headers of the opening request.
+    pub headers: Vec<(String, String)>,
+    /// The payload of the connect packet.
+    pub auth: Option<Value>,
+    /// A certificate authority to trust besides the system's, PEM.
+    pub ca: Option<Vec<u8>>,
     /// Names of the server's events that are handed on; all others are dropped unread.
     pub events: &'static [&'static str],
+}
+
+/// Without what may be a secret.
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Address").field("url", &self.url).finish_non_exhaustive()
+    }
 }
 
 /// An event of the server, with its first argument.
@@ -250,7 +265,19 @@ async fn connect(
             async {}.boxed()
         }
     };
-    let client = ClientBuilder::new(address.url)
+    let url = url::Url::parse(&address.url).ok();
+    let port = url.and_then(|url| url.port_or_known_default()).unwrap_or_default();
+    let mut builder = ClientBuilder::new(address.url);
+    for (name, value) in address.headers {
+        builder = builder.opening_header(name, value.as_str());
+    }
+    if let Some(auth) = address.auth {
+        builder = builder.auth(auth);
+    }
+    if let Some(ca) = address.ca {
+        builder = builder.tls_config(trusting(&ca)?);
+    }
+    let client = builder
         .transport_type(TransportType::Websocket)
         .reconnect(false)
         .on(Event::Connect, signal(|_| Signal::Connected))
@@ -276,7 +303,10 @@ async fn connect(
         tokio::select! {
             biased;
             Some(signal) = inbox.recv() => match signal {
-                Signal::Connected => return Ok(client),
+                Signal::Connected => {
+                    nodelay::set(port);
+                    return Ok(client);
+                }
                 Signal::Error(text) if text.contains("ConnectError") => {
                     return Err(SinkError::Auth(shorten(&text)));
                 }
@@ -290,6 +320,15 @@ async fn connect(
             },
         }
     }
+}
+
+/// TLS that trusts a certificate authority besides the system's.
+fn trusting(ca: &[u8]) -> Result<native_tls::TlsConnector, SinkError> {
+    let certificate = native_tls::Certificate::from_pem(ca)
+        .map_err(|error| SinkError::Tls(format!("server.ca_file is no PEM certificate: {error}")))?;
+    let mut builder = native_tls::TlsConnector::builder();
+    builder.add_root_certificate(certificate);
+    builder.build().map_err(|error| SinkError::Tls(error.to_string()))
 }
 
 async fn send(client: &Client, emit: Emit) -> Result<(), rust_socketio::Error> {

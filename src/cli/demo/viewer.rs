@@ -51,6 +51,9 @@ impl Viewer {
         let mut connection = Connection::open(Address {
             url: format!("{url}/socket.io/"),
             open_timeout: DEMO_DRAIN_TIMEOUT,
+            headers: Vec::new(),
+            auth: None,
+            ca: None,
             events: &["telemetry_update"],
         })
         .await?;

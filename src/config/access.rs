@@ -1,0 +1,186 @@
+//! What opens a server's door: a token, headers, a Socket.IO `auth` payload. None of it is ever
+//! printed.
+
+use std::fmt;
+
+use super::Wrong;
+use super::values::Textual;
+
+/// How a secret is shown, when there is one.
+const HIDDEN: &str = "***";
+
+/// A text that is never printed; empty is none.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text itself, to be sent to the server and nowhere else.
+    pub fn reveal(&self) -> Option<&str> {
+        Some(self.0.as_str()).filter(|text| !text.is_empty())
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self(text.trim().into())
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "none" } else { HIDDEN })
+    }
+}
+
+impl Textual for Secret {
+    fn read(&mut self, text: &str) -> Result<(), Wrong> {
+        if text.contains(|c: char| c.is_control()) {
+            return Err(Wrong("has control characters in it"));
+        }
+        *self = text.into();
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        hidden(self.0.is_empty())
+    }
+
+    fn allowed(&self) -> String {
+        r#"text without line breaks, or "" for none"#.into()
+    }
+
+    fn is_secret(&self) -> bool {
+        true
+    }
+}
+
+/// HTTP headers, one a line.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Headers(Vec<(String, String)>);
+
+impl Headers {
+    /// Name and value of each.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+}
+
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_map().entries(self.0.iter().map(|(name, _)| (name, HIDDEN))).finish()
+    }
+}
+
+impl Textual for Headers {
+    fn read(&mut self, text: &str) -> Result<(), Wrong> {
+        let mut headers = Vec::new();
+        for line in text.lines().filter(|line| !line.trim().is_empty()) {
+            let (name, value) = line.split_once(':').ok_or(Wrong("is no list of headers"))?;
+            let (name, value) = (name.trim(), value.trim());
+            let token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+            if name.is_empty() || !name.bytes().all(token) {
+                return Err(Wrong("has a header without a proper name"));
+            }
+            if !value.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
+                return Err(Wrong("has a header whose value is not plain ASCII"));
+            }
+            headers.push((name.into(), value.into()));
+        }
+        *self = Self(headers);
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        hidden(self.0.is_empty())
+    }
+
+    fn allowed(&self) -> String {
+        r#"one "Name: value" a line, or "" for none"#.into()
+    }
+
+    fn is_secret(&self) -> bool {
+        true
+    }
+}
+
+/// The payload of the Socket.IO connect packet.
+#[derive(Clone, Default, PartialEq)]
+pub struct Auth(Option<serde_json::Value>);
+
+impl Auth {
+    /// The payload itself, to be sent to the server and nowhere else.
+    pub fn reveal(&self) -> Option<&serde_json::Value> {
+        self.0.as_ref()
+    }
+}
+
+impl fmt::Debug for Auth {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_none() { "none" } else { HIDDEN })
+    }
+}
+
+impl Textual for Auth {
+    fn read(&mut self, text: &str) -> Result<(), Wrong> {
+        *self = match text.trim() {
+            "" => Self(None),
+            text => match serde_json::from_str(text) {
+                Ok(value @ serde_json::Value::Object(_)) => Self(Some(value)),
+                Ok(_) | Err(_) => return Err(Wrong("is not a JSON object")),
+            },
+        };
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        hidden(self.0.is_none())
+    }
+
+    fn allowed(&self) -> String {
+        r#"a JSON object such as '{"token": "…"}', or "" for none"#.into()
+    }
+
+    fn is_secret(&self) -> bool {
+        true
+    }
+}
+
+fn hidden(none: bool) -> String {
+    if none { String::new() } else { HIDDEN.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{self, Overrides};
+
+    #[test]
+    fn a_secret_is_in_no_message_and_in_no_listing() {
+        let mut overrides = Overrides::default();
+        for (key, value) in [
+            ("server.token", "hunter2"),
+            ("server.headers", "X-Key: hunter2"),
+            ("server.auth", r#"{"key": "hunter2"}"#),
+        ] {
+            overrides.set(key, value, "--set");
+        }
+        let config = config::load(None, std::iter::empty(), &overrides).unwrap().config;
+        assert_eq!(config.server.token.reveal(), Some("hunter2"));
+        assert_eq!(config.server.headers.iter().collect::<Vec<_>>(), [("X-Key", "hunter2")]);
+        for text in [format!("{config:?}"), config::to_toml(&config)] {
+            assert!(text.contains(HIDDEN) && !text.contains("hunter2"), "{text}");
+        }
+        for (key, value) in [
+            ("server.token", "hunter2\u{7}"),
+            ("server.headers", "hunter2"),
+            ("server.headers", "X-Key: hunter2\u{7}"),
+            ("server.auth", "hunter2"),
+        ] {
+            let mut overrides = Overrides::default();
+            overrides.set(key, value, "--set");
+            let problems = config::load(None, std::iter::empty(), &overrides).unwrap_err();
+            let text = problems.to_string();
+            assert!(text.contains(HIDDEN) && !text.contains("hunter2"), "{text}");
+        }
+    }
+}
