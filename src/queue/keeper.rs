@@ -29,9 +29,10 @@ pub(super) enum Command {
     SetupInForce { stint: StintId, reply: Reply<Option<Entry>> },
     Session { stint: StintId, server: String, reply: Reply<Option<String>> },
     SetSession { stint: StintId, server: String, session: String, reply: Reply<()> },
+    Close,
 }
 
-/// Serves commands until both ends of the queue are gone, then flushes once more.
+/// Serves commands until both ends of the queue are gone or one closed it, then flushes once more.
 pub(super) async fn run<S: Store>(
     log: Log<S>,
     durability: Durability,
@@ -45,6 +46,7 @@ pub(super) async fn run<S: Store>(
         parked: None,
         flush_at: None,
         storage_error: None,
+        is_closing: false,
     };
     let mut commands = Vec::new();
     loop {
@@ -62,6 +64,10 @@ pub(super) async fn run<S: Store>(
         };
         for command in commands.drain(..count) {
             keeper.handle(command);
+        }
+        if keeper.is_closing {
+            // What was handed in before is still served.
+            inbox.close();
         }
         keeper.settle();
         status.send_replace(keeper.status());
@@ -85,6 +91,7 @@ struct Keeper<S> {
     flush_at: Option<Instant>,
     /// Why the disk failed the last time, until it works again.
     storage_error: Option<String>,
+    is_closing: bool,
 }
 
 impl<S: Store> Keeper<S> {
@@ -106,6 +113,7 @@ impl<S: Store> Keeper<S> {
             Command::SetSession { stint, server, session, reply } => {
                 answer(reply, self.log.set_session(stint, &server, &session));
             }
+            Command::Close => self.is_closing = true,
         }
     }
 

@@ -315,6 +315,13 @@ impl Writer {
         self.status.borrow().clone()
     }
 
+    /// Closes the queue for all its ends: what was handed in so far is stored and flushed,
+    /// everything later finds it [closed](QueueError::Closed). [`Closed`] tells when it is done.
+    pub async fn close(&self) {
+        // Closed already if it cannot be sent.
+        let _ = self.commands.send(Command::Close).await;
+    }
+
     /// Whether the keeper is gone, so that nothing can be stored any more.
     pub fn is_closed(&self) -> bool {
         self.commands.is_closed()
