@@ -11,3 +11,4 @@ mod config;
 mod contract;
 mod inputs;
 mod peers;
+mod publisher;
