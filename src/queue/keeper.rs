@@ -15,8 +15,8 @@ use crate::entry::{Entry, Seq, StintId};
 use crate::metrics;
 
 type Reply<T> = oneshot::Sender<Result<T, QueueError>>;
-/// A reply that waits for a flush.
-type Held = (Reply<Vec<Appended>>, Vec<Appended>);
+/// What became of entries, and who is to know.
+type Outcome<T> = (Reply<Vec<Appended>>, T);
 /// A read that waits for an entry.
 type Parked = (Seq, Limit, Reply<Batch>);
 
@@ -43,6 +43,7 @@ pub(super) async fn run<S: Store>(
         log,
         durability,
         held: Vec::new(),
+        settled: Vec::new(),
         parked: None,
         flush_at: None,
         storage_error: None,
@@ -70,10 +71,10 @@ pub(super) async fn run<S: Store>(
             inbox.close();
         }
         keeper.settle();
-        status.send_replace(keeper.status());
+        keeper.report(&status);
     }
     keeper.flush();
-    status.send_replace(keeper.status());
+    keeper.report(&status);
 }
 
 async fn until(deadline: Option<Instant>) {
@@ -86,7 +87,10 @@ async fn until(deadline: Option<Instant>) {
 struct Keeper<S> {
     log: Log<S>,
     durability: Durability,
-    held: Vec<Held>,
+    /// Appends that wait for a flush.
+    held: Vec<Outcome<Vec<Appended>>>,
+    /// Appends that wait for the status to show them.
+    settled: Vec<Outcome<Result<Vec<Appended>, QueueError>>>,
     parked: Option<Parked>,
     flush_at: Option<Instant>,
     /// Why the disk failed the last time, until it works again.
@@ -118,11 +122,21 @@ impl<S: Store> Keeper<S> {
     }
 
     fn append(&mut self, entries: Vec<NewEntry>, reply: Reply<Vec<Appended>>) {
-        let outcomes: Result<Vec<_>, _> =
-            entries.into_iter().map(|entry| self.log.append(entry)).collect();
+        // What does not become durable is handed in again: it must not pile up meanwhile.
+        if self.storage_error.is_some() {
+            self.flush();
+        }
+        let outcomes = match &self.storage_error {
+            Some(error) => Err(io::Error::other(error.clone())),
+            None => entries.into_iter().map(|entry| self.log.append(entry)).collect(),
+        };
         match (outcomes, self.durability) {
             (Ok(outcomes), Durability::Entry) => self.held.push((reply, outcomes)),
-            (outcomes, _) => self.answer("append", reply, outcomes),
+            (Ok(outcomes), Durability::Within(_)) => self.settled.push((reply, Ok(outcomes))),
+            (Err(error), _) => {
+                self.failed("append", &error);
+                self.settled.push((reply, Err(error.into())));
+            }
         }
     }
 
@@ -132,11 +146,10 @@ impl<S: Store> Keeper<S> {
             self.flush();
         }
         self.serve_parked();
-        self.flush_at = match (self.log.is_dirty(), self.flush_at) {
-            (false, _) => None,
-            (true, Some(due)) => Some(due),
-            (true, None) => Some(Instant::now() + self.flush_after()),
-        };
+        self.flush_at = self.log.is_dirty().then(|| {
+            let due = Instant::now() + self.flush_after();
+            self.flush_at.map_or(due, |earlier| earlier.min(due))
+        });
     }
 
     fn flush_after(&self) -> std::time::Duration {
@@ -153,22 +166,26 @@ impl<S: Store> Keeper<S> {
             Ok(()) => {
                 metrics::fsync(started.elapsed());
                 self.storage_error = None;
-                for (reply, outcomes) in self.held.drain(..) {
-                    let _ = reply.send(Ok(outcomes));
-                }
+                let held = self.held.drain(..);
+                self.settled.extend(held.map(|(reply, outcomes)| (reply, Ok(outcomes))));
             }
             Err(error) => {
                 self.failed("flush", &error);
                 let error = QueueError::from(error);
-                for (reply, _) in self.held.drain(..) {
-                    let _ = reply.send(Err(error.clone()));
-                }
+                let held = self.held.drain(..);
+                self.settled.extend(held.map(|(reply, _)| (reply, Err(error.clone()))));
             }
         }
     }
 
-    fn status(&mut self) -> QueueStatus {
-        QueueStatus { storage_error: self.storage_error.clone(), ..self.log.status() }
+    /// Shows how the queue stands, then answers the appends: whoever has an answer finds its
+    /// entries in the status.
+    fn report(&mut self, status: &watch::Sender<QueueStatus>) {
+        let storage_error = self.storage_error.clone();
+        status.send_replace(QueueStatus { storage_error, ..self.log.status() });
+        for (reply, outcome) in self.settled.drain(..) {
+            let _ = reply.send(outcome);
+        }
     }
 
     /// Answers, and notes a failure of the disk.
