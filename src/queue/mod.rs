@@ -354,7 +354,8 @@ impl Reader {
         self.cursor = Seq(0);
     }
 
-    /// Gives up a batch whose entries the server has.
+    /// Gives up a batch whose entries the server has. Batches are removed in the order in which
+    /// they were read; one that is not the oldest is refused.
     pub async fn remove(&mut self, batch: Batch) -> Result<(), QueueError> {
         self.ask(|reply| Command::Remove { batch, reply }).await
     }

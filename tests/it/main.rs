@@ -9,6 +9,8 @@
 
 mod config;
 mod contract;
+mod disk;
 mod inputs;
 mod peers;
 mod publisher;
+mod queue;
