@@ -33,6 +33,7 @@ struct Content {
     head: Option<Seq>,
     books: Option<Vec<u8>>,
     records: BTreeMap<Seq, Vec<u8>>,
+    held: Held,
     facts: BTreeMap<String, Vec<u8>>,
 }
 
@@ -84,7 +85,7 @@ impl Disk {
     }
 
     pub fn held(&self) -> Held {
-        self.platter().current.held()
+        self.platter().current.held
     }
 
     /// The most it ever held at once.
@@ -102,7 +103,7 @@ impl Platter {
         self.call()?;
         self.current.apply(change.clone());
         self.unflushed.push(change);
-        let held = self.current.held();
+        let held = self.current.held;
         self.most.entries = self.most.entries.max(held.entries);
         self.most.bytes = self.most.bytes.max(held.bytes);
         Ok(())
@@ -127,9 +128,15 @@ impl Content {
     fn apply(&mut self, change: Change) {
         match change {
             Change::Append(record) => {
+                self.held.entries += 1;
+                self.held.bytes += record.len() as u64;
                 self.records.insert(self.tail(), record);
             }
             Change::Release(head, books) => {
+                for (_, record) in self.records.range(self.head()..head.max(self.head())) {
+                    self.held.entries -= 1;
+                    self.held.bytes -= record.len() as u64;
+                }
                 self.head = self.head.max(Some(head));
                 self.books = Some(books);
             }
@@ -142,11 +149,6 @@ impl Content {
 
     fn tail(&self) -> Seq {
         self.records.last_key_value().map_or(self.head(), |(last, _)| Seq(last.0 + 1))
-    }
-
-    fn held(&self) -> Held {
-        let sizes = self.records.range(self.head()..).map(|(_, record)| record.len() as u64);
-        Held { entries: sizes.clone().count() as u64, bytes: sizes.sum() }
     }
 }
 

@@ -10,6 +10,7 @@
 mod config;
 mod contract;
 mod disk;
+mod http;
 mod inputs;
 mod peers;
 mod publisher;
