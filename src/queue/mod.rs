@@ -177,7 +177,8 @@ pub struct QueueStatus {
 /// Why the queue did not do what it was asked.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum QueueError {
-    /// The disk failed; the entry is not stored. Trying again later may succeed.
+    /// The disk failed. Trying again later may succeed, and store an entry twice: one whose flush
+    /// failed may be there already.
     #[error("the queue's disk failed: {0}")]
     Storage(Arc<io::Error>),
     /// The queue has been closed.
