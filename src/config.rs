@@ -294,6 +294,10 @@ pub const MAX_HTTP_ENTRIES: usize = 10_000;
 /// From the request to stop to the end of the process, however slow disk and network are.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A sample that says it was captured further ahead of this machine's clock than this gets the
+/// clock's moment. A day, as a wrong time zone is no more.
+pub const MAX_CLOCK_LEAD: Duration = Duration::from_hours(24);
+
 /// Commands that wait for the queue's thread; a full channel makes the source wait.
 pub const QUEUE_CHANNEL_COMMANDS: usize = 256;
 

@@ -1,6 +1,7 @@
 //! The handle that a program embeds: hand in telemetry and setups, connected or not.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -23,11 +24,36 @@ use crate::source::{Intake, Sample, Taken};
 /// is not sent when the program ends or crashes is sent when a publisher is made on the same queue
 /// again.
 ///
-/// ```no_run
-/// # async fn doc() -> Result<(), Box<dyn std::error::Error>> {
-/// let publisher = pitwire::DashboardPublisher::new("http://localhost:5000", "auto")?;
-/// publisher.connect().await.ok(); // a server that is down is tried again for ever
-/// publisher.publish_telemetry(serde_json::json!({"lap": 1, "speed": 212.5})).await?;
+/// ```
+/// # use std::error::Error;
+/// # use std::net::Ipv4Addr;
+/// # use pitwire::dashboard::{Behaviour, Server};
+/// # fn main() -> Result<(), Box<dyn Error>> {
+/// #     let folder = tempfile::tempdir()?;
+/// #     // Where the queue lives unless it is told otherwise; no thread is there to see it change.
+/// #     unsafe { std::env::set_var("XDG_DATA_HOME", folder.path()) };
+/// #     unsafe { std::env::set_var("LOCALAPPDATA", folder.path()) };
+/// #     let server = Server::start((Ipv4Addr::LOCALHOST, 0).into(), Behaviour::default())?;
+/// #     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+/// #     runtime.block_on(example(&server.url()))?;
+/// #     let session = server.sessions().remove(0);
+/// #     assert_eq!((session.setups, session.frames), (1, 1));
+/// #     Ok(())
+/// # }
+/// # async fn example(server_url: &str) -> Result<(), Box<dyn Error>> {
+/// use serde_json::json;
+///
+/// let publisher = pitwire::DashboardPublisher::new(server_url, "auto")?;
+/// if let Err(error) = publisher.connect().await {
+///     eprintln!("{error}; what is published is kept until the server is there");
+/// }
+/// publisher.publish_setup(json!({"VM_REAR_WING": 7})).await?;
+/// publisher.publish_telemetry(json!({"lap": 1, "speed": 212.5})).await?;
+/// # while publisher.queue_status().entries > 0 {
+/// #     tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+/// # }
+/// println!("{:?}", publisher.dashboard_url());
+/// publisher.close().await;
 /// # Ok(())
 /// # }
 /// ```
@@ -37,20 +63,17 @@ pub struct DashboardPublisher {
     writer: Writer,
     intake: Intake,
     status: watch::Receiver<SessionStatus>,
-    carrier: Mutex<Carrier>,
+    /// Locked by the task that has it at work.
+    session: Arc<tokio::sync::Mutex<Session<Dashboard>>>,
+    work: Mutex<Option<Work>>,
     closed: Closed,
 }
 
-/// The session, at rest or at work.
+/// The task that has the session at work, until `stop` is dropped.
 #[derive(Debug)]
-enum Carrier {
-    Resting(Box<Session<Dashboard>>),
-    Working {
-        stop: oneshot::Sender<()>,
-        task: JoinHandle<Box<Session<Dashboard>>>,
-    },
-    /// Between the two, or its task was lost with its runtime.
-    Away,
+struct Work {
+    stop: oneshot::Sender<Infallible>,
+    task: JoinHandle<()>,
 }
 
 /// Why a publisher could not be made.
@@ -96,10 +119,11 @@ impl DashboardPublisher {
         let session = Session::new(choice, delivery, reader, sink, backoff, sender);
         Ok(Self {
             intake: Intake::new(writer.clone(), "publisher", config.update_rate_hz),
-            carrier: Mutex::new(Carrier::Resting(Box::new(session))),
             config: Arc::new(config),
             writer,
             status,
+            session: Arc::new(tokio::sync::Mutex::new(session)),
+            work: Mutex::new(None),
             closed,
         })
     }
@@ -107,68 +131,59 @@ impl DashboardPublisher {
     /// Starts to connect, and waits for the first attempt to succeed or fail.
     ///
     /// A failure ends nothing: it goes on trying in the background, with growing pauses, for ever.
-    /// Does nothing when it has been called before.
+    /// Does nothing when there is a connection.
     pub async fn connect(&self) -> Result<(), ConnectError> {
-        let before = self.session_status();
+        let failures = self.status.borrow().failures;
         self.start();
         let mut status = self.status.clone();
-        let tried = |now: &SessionStatus| now.connected || now.failures > before.failures;
-        match status.wait_for(tried).await {
+        let is_over =
+            |now: &SessionStatus| now.connected || now.failures > failures || self.work().is_none();
+        match status.wait_for(is_over).await {
             Ok(now) if now.connected => Ok(()),
-            Ok(now) => Err(ConnectError(now.last_error.clone().unwrap_or_default())),
-            Err(_) => Err(ConnectError("the session's task is gone".into())),
+            Ok(now) if now.failures > failures => {
+                Err(ConnectError(now.last_error.clone().unwrap_or_default()))
+            }
+            _ => Err(ConnectError("disconnected meanwhile".into())),
         }
     }
 
-    /// Starts to connect and returns at once.
+    /// Starts to connect and returns at once. Must be called in a tokio runtime.
     pub fn start(&self) {
-        let mut carrier = self.carrier.lock().unwrap_or_else(PoisonError::into_inner);
-        *carrier = match std::mem::replace(&mut *carrier, Carrier::Away) {
-            Carrier::Resting(mut session) => {
-                let (stop, stopped) = oneshot::channel();
-                let task = tokio::spawn(async move {
-                    tokio::select! {
-                        biased;
-                        _ = stopped => {}
-                        _ = session.run() => {}
-                    }
-                    session.rest();
-                    session
-                });
-                Carrier::Working { stop, task }
-            }
-            other => other,
-        };
+        let mut work = self.work();
+        if work.as_ref().is_some_and(|work| !work.task.is_finished()) {
+            return;
+        }
+        let (stop, stopped) = oneshot::channel();
+        let task = tokio::spawn(carry(Arc::clone(&self.session), stopped));
+        *work = Some(Work { stop, task });
     }
 
-    /// Ends the connection and waits for its task and its thread to end. What is not sent stays
+    /// Ends the connection at once, and returns when its task has ended. What is not sent stays
     /// queued; [`DashboardPublisher::connect`] goes on with it.
     pub async fn disconnect(&self) {
-        let working = std::mem::replace(
-            &mut *self.carrier.lock().unwrap_or_else(PoisonError::into_inner),
-            Carrier::Away,
-        );
-        let rest = match working {
-            Carrier::Working { stop, task } => {
-                drop(stop);
-                match task.await {
-                    Ok(session) => Carrier::Resting(session),
-                    Err(_) => Carrier::Away,
-                }
-            }
-            other => other,
-        };
-        *self.carrier.lock().unwrap_or_else(PoisonError::into_inner) = rest;
+        let work = self.work().take();
+        if let Some(Work { stop, task }) = work {
+            drop(stop);
+            // It ends by a panic at the worst, which leaves the session at rest all the same.
+            let _ = task.await;
+        }
     }
 
-    /// Disconnects, flushes and closes the queue, within 5 s.
+    /// Disconnects, flushes and closes the queue, within 5 s. Other ways into the queue, such as
+    /// an [`Intake`], find it closed.
     pub async fn close(self) {
-        self.disconnect().await;
-        let Self { closed, writer, intake, carrier, .. } = self;
-        drop((writer, intake, carrier));
-        if timeout(SHUTDOWN_TIMEOUT, closed.wait()).await.is_err() {
+        let closing = async {
+            self.disconnect().await;
+            self.writer.close().await;
+            self.closed.wait().await;
+        };
+        if timeout(SHUTDOWN_TIMEOUT, closing).await.is_err() {
             tracing::error!("the queue's disk does not answer, leaving without its last flush");
         }
+    }
+
+    fn work(&self) -> MutexGuard<'_, Option<Work>> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Stores a sample or a dashboard frame and says what became of it.
@@ -241,5 +256,27 @@ impl DashboardPublisher {
     /// The end of the queue that appends.
     pub fn writer(&self) -> Writer {
         self.writer.clone()
+    }
+}
+
+/// Has the session at work until it is told to stop.
+async fn carry(
+    session: Arc<tokio::sync::Mutex<Session<Dashboard>>>,
+    stopped: oneshot::Receiver<Infallible>,
+) {
+    let mut session = AtWork(session.lock().await);
+    tokio::select! {
+        biased;
+        _ = stopped => {}
+        _ = session.0.run() => {}
+    }
+}
+
+/// Puts the session to rest however its work ends, also when the runtime does.
+struct AtWork<'a>(tokio::sync::MutexGuard<'a, Session<Dashboard>>);
+
+impl Drop for AtWork<'_> {
+    fn drop(&mut self) {
+        self.0.rest();
     }
 }

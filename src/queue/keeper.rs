@@ -15,8 +15,8 @@ use crate::entry::{Entry, Seq, StintId};
 use crate::metrics;
 
 type Reply<T> = oneshot::Sender<Result<T, QueueError>>;
-/// A reply that waits for a flush.
-type Held = (Reply<Vec<Appended>>, Vec<Appended>);
+/// What became of entries, and who is to know.
+type Outcome<T> = (Reply<Vec<Appended>>, T);
 /// A read that waits for an entry.
 type Parked = (Seq, Limit, Reply<Batch>);
 
@@ -29,9 +29,10 @@ pub(super) enum Command {
     SetupInForce { stint: StintId, reply: Reply<Option<Entry>> },
     Session { stint: StintId, server: String, reply: Reply<Option<String>> },
     SetSession { stint: StintId, server: String, session: String, reply: Reply<()> },
+    Close,
 }
 
-/// Serves commands until both ends of the queue are gone, then flushes once more.
+/// Serves commands until both ends of the queue are gone or one closed it, then flushes once more.
 pub(super) async fn run<S: Store>(
     log: Log<S>,
     durability: Durability,
@@ -42,10 +43,11 @@ pub(super) async fn run<S: Store>(
         log,
         durability,
         held: Vec::new(),
+        settled: Vec::new(),
         parked: None,
-        answers: Vec::new(),
         flush_at: None,
         storage_error: None,
+        is_closing: false,
     };
     let mut commands = Vec::new();
     loop {
@@ -64,13 +66,15 @@ pub(super) async fn run<S: Store>(
         for command in commands.drain(..count) {
             keeper.handle(command);
         }
+        if keeper.is_closing {
+            // What was handed in before is still served.
+            inbox.close();
+        }
         keeper.settle();
-        // Whoever gets an answer sees its effect in the status.
-        status.send_replace(keeper.status());
-        keeper.answers.drain(..).for_each(|answer| answer());
+        keeper.report(&status);
     }
     keeper.flush();
-    status.send_replace(keeper.status());
+    keeper.report(&status);
 }
 
 async fn until(deadline: Option<Instant>) {
@@ -83,13 +87,15 @@ async fn until(deadline: Option<Instant>) {
 struct Keeper<S> {
     log: Log<S>,
     durability: Durability,
-    held: Vec<Held>,
+    /// Appends that wait for a flush.
+    held: Vec<Outcome<Vec<Appended>>>,
+    /// Appends that wait for the status to show them.
+    settled: Vec<Outcome<Result<Vec<Appended>, QueueError>>>,
     parked: Option<Parked>,
-    /// What is said at the end of the step.
-    answers: Vec<Box<dyn FnOnce() + Send>>,
     flush_at: Option<Instant>,
     /// Why the disk failed the last time, until it works again.
     storage_error: Option<String>,
+    is_closing: bool,
 }
 
 impl<S: Store> Keeper<S> {
@@ -101,31 +107,36 @@ impl<S: Store> Keeper<S> {
                 let removed = self.log.remove(&batch);
                 self.answer("remove", reply, removed);
             }
-            Command::Stint { reply } => {
-                let stint = self.log.stint();
-                self.answer("read", reply, stint);
-            }
+            Command::Stint { reply } => answer(reply, self.log.stint()),
             Command::SetupInForce { stint, reply } => {
-                let setup = self.log.setup_in_force(stint);
-                self.answer("read", reply, setup);
+                answer(reply, self.log.setup_in_force(stint));
             }
             Command::Session { stint, server, reply } => {
-                let session = self.log.session(stint, &server);
-                self.answer("read", reply, session);
+                answer(reply, self.log.session(stint, &server));
             }
             Command::SetSession { stint, server, session, reply } => {
-                let set = self.log.set_session(stint, &server, &session);
-                self.answer("append", reply, set);
+                answer(reply, self.log.set_session(stint, &server, &session));
             }
+            Command::Close => self.is_closing = true,
         }
     }
 
     fn append(&mut self, entries: Vec<NewEntry>, reply: Reply<Vec<Appended>>) {
-        let outcomes: Result<Vec<_>, _> =
-            entries.into_iter().map(|entry| self.log.append(entry)).collect();
+        // What does not become durable is handed in again: it must not pile up meanwhile.
+        if self.storage_error.is_some() {
+            self.flush();
+        }
+        let outcomes = match &self.storage_error {
+            Some(error) => Err(io::Error::other(error.clone())),
+            None => entries.into_iter().map(|entry| self.log.append(entry)).collect(),
+        };
         match (outcomes, self.durability) {
             (Ok(outcomes), Durability::Entry) => self.held.push((reply, outcomes)),
-            (outcomes, _) => self.answer("append", reply, outcomes),
+            (Ok(outcomes), Durability::Within(_)) => self.settled.push((reply, Ok(outcomes))),
+            (Err(error), _) => {
+                self.failed("append", &error);
+                self.settled.push((reply, Err(error.into())));
+            }
         }
     }
 
@@ -135,11 +146,10 @@ impl<S: Store> Keeper<S> {
             self.flush();
         }
         self.serve_parked();
-        self.flush_at = match (self.log.is_dirty(), self.flush_at) {
-            (false, _) => None,
-            (true, Some(due)) => Some(due),
-            (true, None) => Some(Instant::now() + self.flush_after()),
-        };
+        self.flush_at = self.log.is_dirty().then(|| {
+            let due = Instant::now() + self.flush_after();
+            self.flush_at.map_or(due, |earlier| earlier.min(due))
+        });
     }
 
     fn flush_after(&self) -> std::time::Duration {
@@ -156,40 +166,34 @@ impl<S: Store> Keeper<S> {
             Ok(()) => {
                 metrics::fsync(started.elapsed());
                 self.storage_error = None;
-                for (reply, outcomes) in std::mem::take(&mut self.held) {
-                    self.say(reply, Ok(outcomes));
-                }
+                let held = self.held.drain(..);
+                self.settled.extend(held.map(|(reply, outcomes)| (reply, Ok(outcomes))));
             }
             Err(error) => {
                 self.failed("flush", &error);
                 let error = QueueError::from(error);
-                for (reply, _) in std::mem::take(&mut self.held) {
-                    self.say(reply, Err(error.clone()));
-                }
+                let held = self.held.drain(..);
+                self.settled.extend(held.map(|(reply, _)| (reply, Err(error.clone()))));
             }
         }
     }
 
-    fn status(&mut self) -> QueueStatus {
-        QueueStatus { storage_error: self.storage_error.clone(), ..self.log.status() }
+    /// Shows how the queue stands, then answers the appends: whoever has an answer finds its
+    /// entries in the status.
+    fn report(&mut self, status: &watch::Sender<QueueStatus>) {
+        let storage_error = self.storage_error.clone();
+        status.send_replace(QueueStatus { storage_error, ..self.log.status() });
+        for (reply, outcome) in self.settled.drain(..) {
+            let _ = reply.send(outcome);
+        }
     }
 
     /// Answers, and notes a failure of the disk.
-    fn answer<T: Send + 'static>(
-        &mut self,
-        op: &'static str,
-        reply: Reply<T>,
-        result: io::Result<T>,
-    ) {
+    fn answer<T>(&mut self, op: &'static str, reply: Reply<T>, result: io::Result<T>) {
         if let Err(error) = &result {
             self.failed(op, error);
         }
-        self.say(reply, result.map_err(QueueError::from));
-    }
-
-    fn say<T: Send + 'static>(&mut self, reply: Reply<T>, result: Result<T, QueueError>) {
-        // A caller that is gone does not want the answer any more.
-        self.answers.push(Box::new(move || drop(reply.send(result))));
+        answer(reply, result);
     }
 
     fn failed(&mut self, op: &'static str, error: &io::Error) {
@@ -208,8 +212,13 @@ impl<S: Store> Keeper<S> {
         }
         match self.log.read(from, limit) {
             Ok(None) => self.parked = Some((from, limit, reply)),
-            Ok(Some(batch)) => self.say(reply, Ok(batch)),
+            Ok(Some(batch)) => answer(reply, Ok(batch)),
             Err(error) => self.answer("read", reply, Err(error)),
         }
     }
+}
+
+/// A caller that is gone does not want the answer any more.
+fn answer<T>(reply: Reply<T>, result: io::Result<T>) {
+    let _ = reply.send(result.map_err(QueueError::from));
 }

@@ -1,7 +1,7 @@
 //! The queue's rules over a store: admit, make room, read, remove, and keep the books.
 //!
-//! Plain calls, no task and no clock: "old" means older than the newest entry, so a jump of the
-//! wall clock while nothing is captured expires nothing.
+//! Plain calls, no task and no clock: "old" means older than the newest entry that came, so a jump
+//! of the wall clock while nothing is captured expires nothing.
 
 use std::io;
 
@@ -15,7 +15,7 @@ use crate::config::WhenFull;
 use crate::entry::{CapturedAt, Entry, Kind, Seq, StintId};
 
 /// Facts that are kept beside the log; each is one small MessagePack value.
-const SETUP_IN_FORCE: &str = "setup_in_force";
+const SETUPS_LEFT: &str = "setups_left";
 const LATEST_SETUP: &str = "latest_setup";
 const SESSIONS: &str = "sessions";
 
@@ -43,6 +43,9 @@ struct StintSession {
     server: String,
     session: String,
 }
+
+/// A setup that has left the log: where it was, and its record.
+type SetupLeft = (Seq, Vec<u8>);
 
 /// The log: a store and the rules over it.
 #[derive(Debug)]
@@ -95,6 +98,9 @@ impl<S: Store> Log<S> {
         };
         // A limit that was lowered holds from here on.
         log.make_room(0)?;
+        if let Some(newest) = newest {
+            log.expire(newest.captured_at)?;
+        }
         Ok(log)
     }
 
@@ -114,11 +120,13 @@ impl<S: Store> Log<S> {
             return Ok(Appended::Unchanged);
         }
         let bytes = record::encode(stint, captured_at, kind, &json).map_err(not_encoded)?;
+        self.expire(captured_at)?;
         let full = self.lacks_room(1, bytes.len() as u64);
         if full && self.limits.when_full == WhenFull::DropNewest {
-            self.ledger.unplaced += 1;
-            self.ledger.drop(DropReason::QueueFull, 1);
-            self.keep_books(self.store.head())?;
+            let mut ledger = self.ledger;
+            ledger.unplaced += 1;
+            ledger.drop(DropReason::QueueFull, 1);
+            self.keep_books(self.store.head(), ledger)?;
             return Ok(Appended::Dropped(DropReason::QueueFull));
         }
         if full {
@@ -128,9 +136,10 @@ impl<S: Store> Log<S> {
         self.dirty = true;
         self.bytes += bytes.len() as u64;
         self.newest = Some(Newest { stint, captured_at });
-        self.expire()?;
         if let Some(setup) = setup {
             self.latest_setup = Some(setup);
+            // The fact must not outlive the setup, or it would not be accepted again.
+            self.flush()?;
             self.store.put(LATEST_SETUP, Some(&to_bytes(&setup)?))?;
         }
         Ok(Appended::Stored(seq))
@@ -163,9 +172,14 @@ impl<S: Store> Log<S> {
         Ok(batch)
     }
 
-    /// Gives up a batch whose entries the server has.
+    /// Gives up a batch whose entries the server has. It must be the oldest one: what lies before
+    /// it would leave with it, unsent and in no book.
     pub(super) fn remove(&mut self, batch: &Batch) -> io::Result<()> {
         let head = self.store.head();
+        if batch.records.first().is_some_and(|(first, _)| *first > head) {
+            let text = "a batch is to be removed before an older one";
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+        }
         let held = |seq: &Seq| *seq >= head;
         let delivered = batch.entries.iter().filter(|entry| held(&entry.seq)).count() as u64;
         let records = batch.records.iter().filter(|(seq, _)| held(seq));
@@ -182,11 +196,13 @@ impl<S: Store> Log<S> {
             self.store.set_aside(&aside(entry))?;
             quarantined += 1;
         }
+        let mut ledger = self.ledger;
+        ledger.delivered += delivered;
+        ledger.quarantined += quarantined;
+        ledger.drop(DropReason::Corrupt, count - delivered - quarantined);
+        self.keep_books(Seq(last.0 + 1), ledger)?;
         self.bytes -= bytes;
-        self.ledger.delivered += delivered;
-        self.ledger.quarantined += quarantined;
-        self.ledger.drop(DropReason::Corrupt, count - delivered - quarantined);
-        self.keep_books(Seq(last.0 + 1))
+        Ok(())
     }
 
     /// Makes everything so far durable.
@@ -211,10 +227,9 @@ impl<S: Store> Log<S> {
 
     /// The setup that was in force just before the head, if the head's stint has one.
     pub(super) fn setup_in_force(&self, stint: StintId) -> io::Result<Option<Entry>> {
-        let Some((seq, bytes)) = fact::<(Seq, Vec<u8>)>(&self.store, SETUP_IN_FORCE)? else {
-            return Ok(None);
-        };
-        Ok(record::decode(seq, &bytes).ok().filter(|entry| entry.stint == stint))
+        let setup = self.last_setup_left()?;
+        let entry = setup.and_then(|(seq, bytes)| record::decode(seq, &bytes).ok());
+        Ok(entry.filter(|entry| entry.stint == stint))
     }
 
     /// The session that `server` gave to `stint`.
@@ -249,11 +264,6 @@ impl<S: Store> Log<S> {
     /// How the queue stands.
     pub(super) fn status(&mut self) -> QueueStatus {
         let (head, tail) = (self.store.head(), self.store.tail());
-        if self.oldest.is_none_or(|(seq, _)| seq != head) {
-            let one = self.store.read(head, Limit::ONE).unwrap_or_default();
-            let entry = one.first().and_then(|(seq, bytes)| record::decode(*seq, bytes).ok());
-            self.oldest = entry.map(|entry| (head, entry.captured_at));
-        }
         let entries = tail.0 - head.0;
         let appended = tail.0 - FIRST.0 - self.ledger.skipped + self.ledger.unplaced;
         QueueStatus {
@@ -262,7 +272,7 @@ impl<S: Store> Log<S> {
             entries,
             bytes: self.bytes,
             disk_bytes: self.store.disk_bytes(),
-            oldest: self.oldest.map(|(_, captured_at)| captured_at),
+            oldest: self.oldest().unwrap_or_default(),
             newest: self.newest.map(|newest| newest.captured_at),
             stint: self.stint,
             appended,
@@ -285,14 +295,24 @@ impl<S: Store> Log<S> {
         Ok(())
     }
 
-    /// Drops what is older than the newest entry by more than the limit.
-    fn expire(&mut self) -> io::Result<()> {
-        let Some(newest) = self.newest else { return Ok(()) };
-        let oldest_allowed = newest.captured_at.0.saturating_sub(self.limits.max_age_ms());
-        while self.status().oldest.is_some_and(|oldest| oldest.0 < oldest_allowed)
+    /// Drops what is older than `newest` by more than the limit.
+    fn expire(&mut self, newest: CapturedAt) -> io::Result<()> {
+        let oldest_allowed = newest.0.saturating_sub(self.limits.max_age_ms());
+        while self.oldest()?.is_some_and(|oldest| oldest.0 < oldest_allowed)
             && self.drop_oldest(DropReason::Expired)?
         {}
         Ok(())
+    }
+
+    /// The moment of the oldest entry.
+    fn oldest(&mut self) -> io::Result<Option<CapturedAt>> {
+        let head = self.store.head();
+        if self.oldest.is_none_or(|(seq, _)| seq != head) {
+            let oldest = self.store.read(head, Limit::ONE)?;
+            let entry = oldest.first().and_then(|(seq, bytes)| record::decode(*seq, bytes).ok());
+            self.oldest = entry.map(|entry| (head, entry.captured_at));
+        }
+        Ok(self.oldest.map(|(_, captured_at)| captured_at))
     }
 
     /// Drops the oldest entry; `false` when there is none.
@@ -302,26 +322,43 @@ impl<S: Store> Log<S> {
         };
         let entry = record::decode(seq, &bytes).ok();
         self.put_in_force(entry.iter())?;
+        let mut ledger = self.ledger;
+        ledger.drop(if entry.is_some() { reason } else { DropReason::Corrupt }, 1);
+        self.keep_books(Seq(seq.0 + 1), ledger)?;
         self.bytes -= bytes.len() as u64;
-        self.ledger.drop(if entry.is_some() { reason } else { DropReason::Corrupt }, 1);
-        self.keep_books(Seq(seq.0 + 1))?;
         Ok(true)
     }
 
     /// Entries are leaving: the last setup among them is the one in force at the new head.
+    ///
+    /// The one at the old head is kept beside it, as a power cut may bring that head back; no
+    /// older one may come back, hence the flush.
     fn put_in_force<'a>(&mut self, leaving: impl Iterator<Item = &'a Entry>) -> io::Result<()> {
         let Some(setup) = leaving.filter(|entry| entry.kind == Kind::Setup).last() else {
             return Ok(());
         };
         let bytes = record::encode(setup.stint, setup.captured_at, setup.kind, &setup.json)
             .map_err(not_encoded)?;
-        self.store.put(SETUP_IN_FORCE, Some(&to_bytes(&(setup.seq, bytes))?))
+        self.flush()?;
+        let mut setups: Vec<_> = self.last_setup_left()?.into_iter().collect();
+        setups.push((setup.seq, bytes));
+        self.store.put(SETUPS_LEFT, Some(&to_bytes(&setups)?))
     }
 
-    fn keep_books(&mut self, head: Seq) -> io::Result<()> {
-        let books = Books { ledger: self.ledger, newest: self.newest };
+    /// Position and record of the last setup below the head.
+    fn last_setup_left(&self) -> io::Result<Option<SetupLeft>> {
+        let setups: Vec<SetupLeft> = fact(&self.store, SETUPS_LEFT)?.unwrap_or_default();
+        let head = self.store.head();
+        Ok(setups.into_iter().rfind(|(seq, _)| *seq < head))
+    }
+
+    /// Gives up what is below `head`. On an error nothing has changed, here and in the store.
+    fn keep_books(&mut self, head: Seq, ledger: Ledger) -> io::Result<()> {
+        let books = Books { ledger, newest: self.newest };
         self.dirty = true;
-        self.store.release(head, &to_bytes(&books)?)
+        self.store.release(head, &to_bytes(&books)?)?;
+        self.ledger = ledger;
+        Ok(())
     }
 }
 

@@ -141,6 +141,11 @@ impl Batch {
         &self.entries
     }
 
+    /// Where it begins and ends, also when no entry could be read back.
+    pub fn ends(&self) -> Option<(Seq, Seq)> {
+        Some((self.records.first()?.0, self.records.last()?.0))
+    }
+
     /// Marks entries as refused by the server: they will not count as delivered.
     pub fn quarantine(&mut self, refused: &[Seq]) {
         self.refused.extend(self.entries.extract_if(.., |entry| refused.contains(&entry.seq)));
@@ -177,7 +182,8 @@ pub struct QueueStatus {
 /// Why the queue did not do what it was asked.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum QueueError {
-    /// The disk failed; the entry is not stored. Trying again later may succeed.
+    /// The disk failed. Trying again later may succeed, and store an entry twice: one whose flush
+    /// failed may be there already.
     #[error("the queue's disk failed: {0}")]
     Storage(Arc<io::Error>),
     /// The queue has been closed.
@@ -315,6 +321,13 @@ impl Writer {
         self.status.borrow().clone()
     }
 
+    /// Closes the queue for all its ends: what was handed in so far is stored and flushed,
+    /// everything later finds it [closed](QueueError::Closed). [`Closed`] tells when it is done.
+    pub async fn close(&self) {
+        // Closed already if it cannot be sent.
+        let _ = self.commands.send(Command::Close).await;
+    }
+
     /// Whether the keeper is gone, so that nothing can be stored any more.
     pub fn is_closed(&self) -> bool {
         self.commands.is_closed()
@@ -347,7 +360,8 @@ impl Reader {
         self.cursor = Seq(0);
     }
 
-    /// Gives up a batch whose entries the server has.
+    /// Gives up a batch whose entries the server has. Batches are removed in the order in which
+    /// they were read; one that is not the oldest is refused.
     pub async fn remove(&mut self, batch: Batch) -> Result<(), QueueError> {
         self.ask(|reply| Command::Remove { batch, reply }).await
     }

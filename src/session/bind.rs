@@ -4,7 +4,7 @@ use tokio::time::{Instant, timeout};
 
 use super::{Session, SessionError, next_verification};
 use crate::config::SessionChoice;
-use crate::entry::{CapturedAt, Entry, StintId};
+use crate::entry::{CapturedAt, Entry, Seq, StintId};
 use crate::metrics;
 use crate::queue::Batch;
 use crate::sink::{Joined, Link, Proof, Sink, SinkError};
@@ -22,6 +22,11 @@ pub(super) struct Bound {
     pub(super) proof: Option<Proof>,
     /// What the server held of this stint when the session was joined.
     pub(super) stored: Stored,
+    /// The last position that was sent; a batch that does not follow it comes after a gap, which
+    /// may have held a setup.
+    pub(super) sent: Option<Seq>,
+    /// The newest setup that was sent apart.
+    pub(super) setup_apart: Option<Seq>,
     /// Batches that are sent and wait for a stronger proof than they have, oldest first.
     pub(super) unproven: Vec<(Instant, Batch)>,
     pub(super) verify_at: Instant,
@@ -148,6 +153,8 @@ impl<S: Sink> Session<S> {
             answers_join: joined != Joined::Unanswered,
             proof: None,
             stored,
+            sent: None,
+            setup_apart: None,
             unproven: Vec::new(),
             verify_at: next_verification(&self.settings),
         }
@@ -159,11 +166,23 @@ impl<S: Sink> Session<S> {
         link: &mut S::Link,
         mut bound: Bound,
     ) -> Result<Bound, SessionError> {
+        self.refresh_setup(link, &mut bound).await?;
+        Ok(bound)
+    }
+
+    /// Sends the setup in force where the queue begins, unless the page has it or a newer one.
+    pub(super) async fn refresh_setup(
+        &mut self,
+        link: &mut S::Link,
+        bound: &mut Bound,
+    ) -> Result<(), SessionError> {
         if let Some(setup) = self.reader.setup_in_force(bound.stint).await?
             && !bound.stored.has(&setup)
+            && bound.setup_apart.max(bound.sent) < Some(setup.seq)
         {
-            self.publish_apart(link, &mut bound, &setup).await?;
+            self.publish_apart(link, bound, &setup).await?;
+            bound.setup_apart = Some(setup.seq);
         }
-        Ok(bound)
+        Ok(())
     }
 }

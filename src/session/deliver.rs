@@ -48,6 +48,12 @@ impl<S: Sink> Session<S> {
         bound: &mut Bound,
         mut batch: Batch,
     ) -> Result<(), SessionError> {
+        if let (Some((first, last)), sent) = (batch.ends(), bound.sent) {
+            if sent.is_some_and(|sent| first.0 > sent.0 + 1) {
+                self.refresh_setup(link, bound).await?;
+            }
+            bound.sent = Some(last);
+        }
         let is_missing = |entry: &&Entry| !bound.stored.has(entry);
         let missing: Vec<Entry> = batch.entries().iter().filter(is_missing).cloned().collect();
         let outcome = if missing.is_empty() {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
@@ -29,16 +30,29 @@ pub fn router(intake: Arc<Intake>) -> Router {
         .with_state(intake)
 }
 
-async fn telemetry(State(intake): State<Arc<Intake>>, body: Bytes) -> Response {
-    let samples = match parts(&body) {
+type Body = Result<Bytes, BytesRejection>;
+
+async fn telemetry(State(intake): State<Arc<Intake>>, body: Body) -> Response {
+    let parts = body.map_err(unread).and_then(|body| parts(&body));
+    let samples = match parts {
         Ok(parts) => parts.into_iter().map(|part| part.map(Sample::Telemetry)).collect(),
-        Err(refused) => return bad_request(&[(0, refused)]),
+        Err(refused) => vec![Err(refused)],
     };
     answer(&intake, samples).await
 }
 
-async fn setup(State(intake): State<Arc<Intake>>, body: Bytes) -> Response {
-    answer(&intake, vec![fields::parse(&body).map(Sample::Setup)]).await
+async fn setup(State(intake): State<Arc<Intake>>, body: Body) -> Response {
+    let setup = body.map_err(unread).and_then(|body| fields::parse(&body));
+    answer(&intake, vec![setup.map(Sample::Setup)]).await
+}
+
+/// A body that was cut off or is too large.
+fn unread(rejection: BytesRejection) -> Refused {
+    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
+        let message = format!("the body is larger than {MAX_HTTP_BODY_BYTES} bytes");
+        return Refused { reason: Reason::TooLarge, message };
+    }
+    Refused { reason: Reason::NotJson, message: rejection.body_text() }
 }
 
 /// The objects of a body, each parsed or refused.
@@ -75,11 +89,12 @@ async fn answer(intake: &Intake, samples: Vec<Result<Sample, Refused>>) -> Respo
         Ok(taken) => taken,
         Err(error) => return unavailable(&error.to_string()),
     };
-    let (mut seqs, mut refused, mut thinned, mut dropped) = (Vec::new(), Vec::new(), 0, 0);
+    let (mut seqs, mut refused) = (Vec::new(), Vec::new());
+    let (mut unchanged, mut thinned, mut dropped) = (0, 0, 0);
     for (index, taken) in taken.into_iter().enumerate() {
         match taken {
             Taken::Stored(seq) => seqs.push(seq.0),
-            Taken::Unchanged => {}
+            Taken::Unchanged => unchanged += 1,
             Taken::Thinned => thinned += 1,
             Taken::Dropped(_) => dropped += 1,
             Taken::Refused(why) => refused.push((index, why)),
@@ -88,29 +103,26 @@ async fn answer(intake: &Intake, samples: Vec<Result<Sample, Refused>>) -> Respo
     if seqs.is_empty() && dropped > 0 {
         return unavailable("the queue is full");
     }
-    if seqs.is_empty() && !refused.is_empty() {
-        return bad_request(&refused);
-    }
-    let mut answer = json!({"seqs": seqs, "thinned": thinned, "dropped": dropped});
+    let status = match &refused[..] {
+        [] => StatusCode::OK,
+        all if all.iter().all(|(_, why)| why.reason == Reason::TooLarge) => {
+            StatusCode::PAYLOAD_TOO_LARGE
+        }
+        _ => StatusCode::BAD_REQUEST,
+    };
+    let mut answer =
+        json!({"seqs": seqs, "unchanged": unchanged, "thinned": thinned, "dropped": dropped});
     if let [seq] = seqs[..] {
         answer["seq"] = seq.into();
     }
-    if refused.is_empty() {
-        return json_response(StatusCode::OK, &answer);
+    if !refused.is_empty() {
+        answer["refused"] = refused.iter().map(reason).collect();
     }
-    answer["refused"] = reasons(&refused);
-    json_response(StatusCode::BAD_REQUEST, &answer)
+    json_response(status, &answer)
 }
 
-fn bad_request(refused: &[(usize, Refused)]) -> Response {
-    let too_large = refused.iter().all(|(_, why)| why.reason == Reason::TooLarge);
-    let status = if too_large { StatusCode::PAYLOAD_TOO_LARGE } else { StatusCode::BAD_REQUEST };
-    json_response(status, &json!({"seqs": [], "refused": reasons(refused)}))
-}
-
-fn reasons(refused: &[(usize, Refused)]) -> Value {
-    let reason = |(index, why): &(usize, Refused)| json!({"index": index, "reason": why.reason.as_str(), "message": why.message});
-    refused.iter().map(reason).collect()
+fn reason((index, why): &(usize, Refused)) -> Value {
+    json!({"index": index, "reason": why.reason.as_str(), "message": why.message})
 }
 
 fn unavailable(why: &str) -> Response {

@@ -1,12 +1,12 @@
 //! From a source's sample to an entry in the queue: check, thin, stamp, map, append.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::clock;
-use crate::config::LOG_REPEAT_INTERVAL;
+use crate::config::{LOG_REPEAT_INTERVAL, MAX_CLOCK_LEAD};
 use crate::entry::{CapturedAt, Seq};
 use crate::fields::{self, Refused};
 use crate::metrics;
@@ -83,7 +83,7 @@ impl Intake {
                     metrics::sampled(self.source);
                     let entry = sample.and_then(|sample| {
                         let at = captured_at(&sample, now);
-                        if matches!(sample, Sample::Telemetry(_)) && !self.is_due(at) {
+                        if matches!(sample, Sample::Telemetry(_)) && !self.rate().is_due(at) {
                             return Ok(None);
                         }
                         entry(sample, stamps.next(at)).map(Some)
@@ -100,7 +100,10 @@ impl Intake {
                 entries
             })
             .await
-            .inspect_err(|_| metrics::rejected(self.source, "storage"))?;
+            .inspect_err(|_| {
+                metrics::rejected(self.source, "storage");
+                self.rate().forget();
+            })?;
         let mut appended = appended.into_iter().map(Taken::from);
         let taken: Vec<_> =
             taken.into_iter().filter_map(|taken| taken.or_else(|| appended.next())).collect();
@@ -108,8 +111,8 @@ impl Intake {
         Ok(taken)
     }
 
-    fn is_due(&self, at: CapturedAt) -> bool {
-        self.rate.lock().unwrap_or_else(PoisonError::into_inner).is_due(at)
+    fn rate(&self) -> MutexGuard<'_, Rate> {
+        self.rate.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn count(&self, taken: &Taken) {
@@ -144,11 +147,15 @@ impl From<Appended> for Taken {
     }
 }
 
+/// The sample's own moment, unless that is far ahead of `now`: in the queue it would make all that
+/// came before look too old to keep, and all that comes after take its time from it.
 fn captured_at(sample: &Sample, now: CapturedAt) -> CapturedAt {
-    match sample {
-        Sample::Telemetry(value) => fields::own_timestamp(value).unwrap_or(now),
-        Sample::Setup(_) => now,
-    }
+    let own = match sample {
+        Sample::Telemetry(value) => fields::own_timestamp(value),
+        Sample::Setup(_) => None,
+    };
+    let latest = now.0.saturating_add(MAX_CLOCK_LEAD.as_millis() as i64);
+    own.filter(|own| own.0 <= latest).unwrap_or(now)
 }
 
 fn entry(sample: Sample, captured_at: CapturedAt) -> Result<NewEntry, Refused> {
@@ -198,6 +205,11 @@ impl Rate {
         let on_time = at.0 < due.0 + period;
         self.due = Some(CapturedAt(if on_time { due.0 } else { at.0 } + period));
         true
+    }
+
+    /// What was due is not stored: it is due still, when it is handed in again.
+    fn forget(&mut self) {
+        self.due = None;
     }
 }
 

@@ -9,7 +9,11 @@
 
 mod config;
 mod contract;
+mod disk;
+mod http;
 mod inputs;
 mod peers;
+mod publisher;
+mod queue;
 mod server;
 mod session;

@@ -123,7 +123,7 @@ impl Peer {
 
     /// Every `{"timestamp", "setup"}` of a session, in the order of arrival.
     pub async fn setups(&self, session_id: &str) -> Vec<Value> {
-        list(&self.url(), &format!("/api/sessions/{session_id}/setups")).await
+        setups(&self.url(), session_id).await
     }
 
     /// Every `{"event", "reason"}` that `--schema` refused.
@@ -153,6 +153,11 @@ pub async fn sessions(url: &str) -> Vec<String> {
 pub async fn frames(url: &str, session_id: &str) -> Vec<Value> {
     let mut frames = list(url, &format!("/api/sessions/{session_id}/frames")).await;
     frames.iter_mut().map(|frame| frame["telemetry"].take()).collect()
+}
+
+/// Every `{"timestamp", "setup"}` of a session, in the order of arrival; empty if it is unknown.
+pub async fn setups(url: &str, session_id: &str) -> Vec<Value> {
+    list(url, &format!("/api/sessions/{session_id}/setups")).await
 }
 
 /// An array that the server has at `path`; a 404 is an empty one.

@@ -96,10 +96,7 @@ async fn relay(mut client: TcpStream, server_port: u16, state: watch::Receiver<N
     }
     let (from_client, to_client) = client.into_split();
     let (from_server, to_server) = server.into_split();
-    tokio::join!(
-        pipe(from_client, to_server, state.clone()),
-        pipe(from_server, to_client, state),
-    );
+    tokio::join!(pipe(from_client, to_server, state.clone()), pipe(from_server, to_client, state),);
 }
 
 /// One direction, late by the latency at the time of reading.

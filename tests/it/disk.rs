@@ -1,0 +1,231 @@
+//! A disk in memory: at a power cut it forgets what was not flushed, or all but a beginning of it,
+//! and it fails when it is told to.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use pitwire::entry::Seq;
+use pitwire::queue::Limit;
+use pitwire::queue::store::Store;
+
+/// Clones are the same disk: one is the queue's, another in the hands of the test.
+#[derive(Clone, Debug, Default)]
+pub struct Disk(Arc<Mutex<Platter>>);
+
+#[derive(Debug, Default)]
+struct Platter {
+    /// What there is after a power cut.
+    durable: Content,
+    /// What was done since the last flush, oldest first.
+    unflushed: Vec<Change>,
+    /// What there is.
+    current: Content,
+    /// So many calls from now on fail.
+    failures: u32,
+    fails_flushes: bool,
+    most: Held,
+}
+
+/// Records are kept beyond their release, for the test to look at.
+#[derive(Clone, Debug, Default)]
+struct Content {
+    head: Option<Seq>,
+    books: Option<Vec<u8>>,
+    records: BTreeMap<Seq, Vec<u8>>,
+    held: Held,
+    facts: BTreeMap<String, Vec<u8>>,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Append(Vec<u8>),
+    Release(Seq, Vec<u8>),
+}
+
+/// How much a queue holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    pub entries: u64,
+    pub bytes: u64,
+}
+
+impl Disk {
+    /// The power goes. Of what was not flushed, the first `survivors` changes have reached the
+    /// disk. Whoever had the disk must be gone already.
+    pub fn cut_power(&self, survivors: usize) {
+        let mut platter = self.platter();
+        let Platter { durable, unflushed, current, .. } = &mut *platter;
+        unflushed.drain(..).take(survivors).for_each(|change| durable.apply(change));
+        *current = durable.clone();
+    }
+
+    /// Lets the next `calls` calls fail; 0 mends the disk.
+    pub fn fail(&self, calls: u32) {
+        self.platter().failures = calls;
+    }
+
+    /// Lets every flush fail, and nothing else.
+    pub fn fail_flushes(&self, fails: bool) {
+        self.platter().fails_flushes = fails;
+    }
+
+    pub fn is_failing(&self) -> bool {
+        self.platter().failures > 0
+    }
+
+    /// The bytes at a position, released or not.
+    pub fn record(&self, seq: Seq) -> Option<Vec<u8>> {
+        self.platter().current.records.get(&seq).cloned()
+    }
+
+    /// Whether the record at a position would be there after a power cut.
+    pub fn is_durable(&self, seq: Seq) -> bool {
+        self.platter().durable.records.contains_key(&seq)
+    }
+
+    pub fn held(&self) -> Held {
+        self.platter().current.held
+    }
+
+    /// The most it ever held at once.
+    pub fn most_held(&self) -> Held {
+        self.platter().most
+    }
+
+    fn platter(&self) -> MutexGuard<'_, Platter> {
+        self.0.lock().unwrap()
+    }
+}
+
+impl Platter {
+    fn change(&mut self, change: Change) -> io::Result<()> {
+        self.call()?;
+        self.current.apply(change.clone());
+        self.unflushed.push(change);
+        let held = self.current.held;
+        self.most.entries = self.most.entries.max(held.entries);
+        self.most.bytes = self.most.bytes.max(held.bytes);
+        Ok(())
+    }
+
+    fn call(&mut self) -> io::Result<()> {
+        match self.failures.checked_sub(1) {
+            None => Ok(()),
+            Some(left) => {
+                self.failures = left;
+                Err(failure())
+            }
+        }
+    }
+}
+
+fn failure() -> io::Error {
+    io::Error::other("a failure on demand")
+}
+
+impl Content {
+    fn apply(&mut self, change: Change) {
+        match change {
+            Change::Append(record) => {
+                self.held.entries += 1;
+                self.held.bytes += record.len() as u64;
+                self.records.insert(self.tail(), record);
+            }
+            Change::Release(head, books) => {
+                for (_, record) in self.records.range(self.head()..head.max(self.head())) {
+                    self.held.entries -= 1;
+                    self.held.bytes -= record.len() as u64;
+                }
+                self.head = self.head.max(Some(head));
+                self.books = Some(books);
+            }
+        }
+    }
+
+    fn head(&self) -> Seq {
+        self.head.unwrap_or(Seq(1))
+    }
+
+    fn tail(&self) -> Seq {
+        self.records.last_key_value().map_or(self.head(), |(last, _)| Seq(last.0 + 1))
+    }
+}
+
+impl Store for Disk {
+    fn head(&self) -> Seq {
+        self.platter().current.head()
+    }
+
+    fn tail(&self) -> Seq {
+        self.platter().current.tail()
+    }
+
+    fn books(&self) -> Option<Vec<u8>> {
+        self.platter().current.books.clone()
+    }
+
+    fn append(&mut self, record: &[u8]) -> io::Result<Seq> {
+        let seq = Store::tail(self);
+        self.platter().change(Change::Append(record.to_vec()))?;
+        Ok(seq)
+    }
+
+    fn release(&mut self, head: Seq, books: &[u8]) -> io::Result<()> {
+        self.platter().change(Change::Release(head, books.to_vec()))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        let mut platter = self.platter();
+        if platter.fails_flushes {
+            return Err(failure());
+        }
+        platter.call()?;
+        let Platter { durable, unflushed, .. } = &mut *platter;
+        unflushed.drain(..).for_each(|change| durable.apply(change));
+        Ok(())
+    }
+
+    fn read(&mut self, from: Seq, limit: Limit) -> io::Result<Vec<(Seq, Vec<u8>)>> {
+        let mut platter = self.platter();
+        platter.call()?;
+        let (mut records, mut bytes) = (Vec::new(), 0);
+        let from = from.max(platter.current.head());
+        for (seq, record) in platter.current.records.range(from..).take(limit.entries) {
+            bytes += record.len();
+            if bytes > limit.bytes && !records.is_empty() {
+                break;
+            }
+            records.push((*seq, record.clone()));
+        }
+        Ok(records)
+    }
+
+    /// Durable at once, and without anything else becoming so.
+    fn put(&mut self, key: &str, value: Option<&[u8]>) -> io::Result<()> {
+        let mut platter = self.platter();
+        platter.call()?;
+        let Platter { durable, current, .. } = &mut *platter;
+        for content in [durable, current] {
+            match value {
+                Some(value) => content.facts.insert(key.into(), value.into()),
+                None => content.facts.remove(key),
+            };
+        }
+        Ok(())
+    }
+
+    fn get(&self, key: &str) -> io::Result<Option<Vec<u8>>> {
+        let mut platter = self.platter();
+        platter.call()?;
+        Ok(platter.current.facts.get(key).cloned())
+    }
+
+    fn set_aside(&mut self, _line: &str) -> io::Result<()> {
+        self.platter().call()
+    }
+
+    fn disk_bytes(&self) -> u64 {
+        self.held().bytes
+    }
+}

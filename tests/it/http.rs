@@ -1,0 +1,261 @@
+//! The HTTP source over a real socket, on a queue whose disk is in the test's hands.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pitwire::clock;
+use pitwire::config::{
+    Durability, MAX_HTTP_BODY_BYTES, MAX_HTTP_ENTRIES, MAX_SAMPLE_BYTES, WhenFull,
+};
+use pitwire::entry::Entry;
+use pitwire::queue::{self, Limit, Limits, Reader, Writer};
+use pitwire::source::{Intake, http};
+use reqwest::header::{ORIGIN, RETRY_AFTER};
+use reqwest::{Client, Response, StatusCode};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use crate::disk::Disk;
+
+#[tokio::test]
+async fn what_is_accepted_is_answered_with_its_positions() {
+    let mut source = Source::start(0.0, WhenFull::DropOldest, 100).await;
+    let answer = source.post("telemetry", r#"{"lap": 1}"#).await;
+    assert_eq!(
+        answer,
+        (200, json!({"seqs": [1], "seq": 1, "unchanged": 0, "thinned": 0, "dropped": 0}))
+    );
+    for (body, seqs) in [
+        (r#"[{"lap": 2}, {"lap": 3}]"#, json!([2, 3])),
+        ("{\"lap\": 4}\n{\"lap\": 5}\r\n\n{\"lap\": 6}", json!([4, 5, 6])),
+        ("{\n  \"lap\": 7\n}\n", json!([7])),
+    ] {
+        let (status, answer) = source.post("telemetry", body).await;
+        assert_eq!((status, &answer["seqs"]), (200, &seqs), "{answer}");
+    }
+    let laps: Vec<_> = source.stored().await.iter().map(|entry| number(entry, "lap")).collect();
+    assert_eq!(laps, [1, 2, 3, 4, 5, 6, 7]);
+}
+
+#[tokio::test]
+async fn a_setup_is_stored_once() {
+    let source = Source::start(2.0, WhenFull::DropOldest, 100).await;
+    let setup = r#"{"carSetup": {"garageValues": {"VM_REAR_WING": 7}}}"#;
+    let (status, answer) = source.post("setup", setup).await;
+    assert_eq!((status, &answer["seq"]), (200, &json!(1)), "{answer}");
+    let (status, answer) = source.post("setup", setup).await;
+    assert_eq!((status, &answer["unchanged"]), (200, &json!(1)), "{answer}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_taken_is_refused_with_the_reason_and_does_not_stop_the_rest() {
+    let source = Source::start(0.0, WhenFull::DropOldest, 100).await;
+    let body = "{\"lap\": 1}\nlap=2\n{\"lap\": \"three\"}\n{\"lap\": 4}";
+    let (status, answer) = source.post("telemetry", body).await;
+    assert_eq!((status, &answer["seqs"]), (400, &json!([1, 2])), "{answer}");
+    let refused = answer["refused"].as_array().unwrap();
+    let refused: Vec<_> = refused.iter().map(|row| (&row["index"], &row["reason"])).collect();
+    let expected = [(&json!(1), &json!("not_json")), (&json!(2), &json!("wrong_type"))];
+    assert_eq!(refused, expected, "{answer}");
+}
+
+#[tokio::test]
+async fn a_body_with_nothing_to_take_is_refused() {
+    let mut source = Source::start(0.0, WhenFull::DropOldest, 100).await;
+    let text = |length| format!(r#"{{"lap": 1, "player_name": "{}"}}"#, "x".repeat(length));
+    for (what, body, status, reason) in [
+        ("empty", Vec::new(), 400, "not_json"),
+        ("blank", b" \r\n ".to_vec(), 400, "not_json"),
+        ("empty array", b"[]".to_vec(), 400, "not_json"),
+        ("no JSON", b"lap=1".to_vec(), 400, "not_json"),
+        ("cut short", b"{\"lap\": 1".to_vec(), 400, "not_json"),
+        ("no objects", b"[1, 2]".to_vec(), 400, "not_object"),
+        ("not UTF-8", b"{\"player_name\": \"\xff\"}".to_vec(), 400, "not_utf8"),
+        ("NaN", b"{\"speed\": NaN}".to_vec(), 400, "not_finite"),
+        ("one sample too large", text(MAX_SAMPLE_BYTES).into_bytes(), 413, "too_large"),
+        ("too large", vec![b' '; MAX_HTTP_BODY_BYTES + 1], 413, "too_large"),
+        ("too many", b"{}\n".repeat(MAX_HTTP_ENTRIES + 1), 413, "too_large"),
+    ] {
+        let (answered, answer) = source.post("telemetry", body).await;
+        assert_eq!(answered, status, "{what}: {answer}");
+        assert_eq!(answer["seqs"], json!([]), "{what}");
+        for refused in answer["refused"].as_array().unwrap() {
+            assert_eq!(refused["reason"], reason, "{what}: {answer}");
+            assert!(!refused["message"].as_str().unwrap().is_empty(), "{what}");
+        }
+    }
+    let (status, answer) = source.post("setup", "[]").await;
+    assert_eq!((status, &answer["refused"][0]["reason"]), (400, &json!("not_object")));
+    assert!(source.stored().await.is_empty());
+}
+
+#[tokio::test]
+async fn as_many_samples_as_a_body_may_have_are_stored_together() {
+    let source = Source::start(0.0, WhenFull::DropOldest, 20_000).await;
+    let (status, answer) = source.post("telemetry", b"{}\n".repeat(MAX_HTTP_ENTRIES)).await;
+    assert_eq!(status, 200);
+    assert_eq!(answer["seqs"].as_array().unwrap().len(), MAX_HTTP_ENTRIES);
+}
+
+#[tokio::test]
+async fn a_full_queue_that_drops_the_newest_says_to_try_again() {
+    let mut source = Source::start(0.0, WhenFull::DropNewest, 2).await;
+    let (status, answer) =
+        source.post("telemetry", r#"[{"lap": 1}, {"lap": 2}, {"lap": 3}]"#).await;
+    assert_eq!((status, &answer["seqs"], &answer["dropped"]), (200, &json!([1, 2]), &json!(1)));
+    source.is_unavailable(r#"{"lap": 4}"#).await;
+
+    assert_eq!(source.stored().await.len(), 2);
+    let (status, answer) = source.post("telemetry", r#"{"lap": 4}"#).await;
+    assert_eq!((status, &answer["seqs"]), (200, &json!([3])), "{answer}");
+}
+
+#[tokio::test]
+async fn a_disk_that_fails_costs_no_sample_that_is_sent_again() {
+    let mut source = Source::start(2.0, WhenFull::DropOldest, 100).await;
+    source.post("telemetry", r#"{"lap": 1}"#).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    source.disk.fail_flushes(true);
+    for _ in 0..3 {
+        source.is_unavailable(r#"{"lap": 2}"#).await;
+    }
+    source.disk.fail_flushes(false);
+    let (status, answer) = source.post("telemetry", r#"{"lap": 2}"#).await;
+    assert_eq!((status, &answer["thinned"]), (200, &json!(0)), "{answer}");
+    // The first try may have reached the disk, and only that one.
+    let laps: Vec<_> = source.stored().await.iter().map(|entry| number(entry, "lap")).collect();
+    assert_eq!(laps, [1, 2, 2]);
+}
+
+#[tokio::test]
+async fn a_closed_queue_says_to_try_again() {
+    let source = Source::start(0.0, WhenFull::DropOldest, 100).await;
+    source.writer.close().await;
+    source.is_unavailable(r#"{"lap": 1}"#).await;
+}
+
+#[tokio::test]
+async fn posters_at_the_same_time_each_keep_their_order() {
+    let mut source = Source::start(0.0, WhenFull::DropOldest, 1000).await;
+    let posters = (0..8).map(|poster| {
+        let (client, url) = (source.client.clone(), source.url("telemetry"));
+        tokio::spawn(async move {
+            for first in (0..40).step_by(4) {
+                let lap = |n| json!({"position": poster, "lap": first + n});
+                let body = Value::from_iter((0..4).map(lap)).to_string();
+                let response = client.post(&url).body(body).send().await.unwrap();
+                assert_eq!(response.status(), StatusCode::OK);
+            }
+        })
+    });
+    for poster in posters.collect::<Vec<_>>() {
+        poster.await.unwrap();
+    }
+    let stored = source.stored().await;
+    for poster in 0..8 {
+        let own = stored.iter().filter(|entry| number(entry, "position") == poster);
+        assert!(own.map(|entry| number(entry, "lap")).eq(0..40), "poster {poster}");
+    }
+    assert!(stored.is_sorted_by(|a, b| a.captured_at < b.captured_at));
+}
+
+#[tokio::test]
+async fn a_page_of_another_origin_is_kept_out() {
+    let mut source = Source::start(0.0, WhenFull::DropOldest, 100).await;
+    for (origin, status) in [("https://example.com", 403), ("http://localhost:3000", 200)] {
+        let request = source.client.post(source.url("telemetry")).header(ORIGIN, origin);
+        let response = request.body(r#"{"lap": 1}"#).send().await.unwrap();
+        assert_eq!(response.status(), status, "{origin}");
+    }
+    assert_eq!(source.stored().await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_frame_from_the_far_future_gets_the_moment_at_which_it_came() {
+    let mut source = Source::start(0.0, WhenFull::DropOldest, 100).await;
+    let now = clock::now();
+    source.post("telemetry", r#"{"lap": 1}"#).await;
+    let frame = json!({
+        "timestamp": "2999-01-01T00:00:00.000Z", "lap": 2, "position": 1, "fuel": 1.0,
+        "fuel_capacity": 2.0, "player_name": "", "car_name": "", "track_name": "",
+        "session_type": "",
+    });
+    source.post("telemetry", frame.to_string()).await;
+    let stored = source.stored().await;
+    assert_eq!(stored.len(), 2, "nothing has become too old");
+    let [_, frame] = &stored[..] else { unreachable!() };
+    assert!((now.0..now.0 + 60_000).contains(&frame.captured_at.0), "{frame:?}");
+    assert!(frame.json.contains(&frame.captured_at.to_string()), "{frame:?}");
+}
+
+/// A source that listens, and the queue behind it.
+struct Source {
+    base: String,
+    client: Client,
+    disk: Disk,
+    writer: Writer,
+    reader: Reader,
+}
+
+impl Source {
+    async fn start(rate_hz: f64, when_full: WhenFull, max_entries: u64) -> Self {
+        let limits = Limits {
+            max_entries,
+            max_bytes: 16 << 20,
+            max_age: Duration::from_hours(1),
+            when_full,
+            durability: Durability::Entry,
+            resume_after: Duration::from_mins(30),
+        };
+        let disk = Disk::default();
+        let ((writer, reader), keeper) =
+            queue::with_store(disk.clone(), limits, clock::now()).unwrap();
+        tokio::spawn(keeper);
+        let router = http::router(Arc::new(Intake::new(writer.clone(), "http", rate_hz)));
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let base = format!("http://{}/v1", listener.local_addr().unwrap());
+        tokio::spawn(async { axum::serve(listener, router).await });
+        let client = Client::builder().no_proxy().timeout(Duration::from_secs(20)).build().unwrap();
+        Self { base, client, disk, writer, reader }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}/{path}", self.base)
+    }
+
+    /// The status and the answer.
+    async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> (u16, Value) {
+        let response = self.send(path, body).await;
+        (response.status().as_u16(), response.json().await.unwrap())
+    }
+
+    async fn send(&self, path: &str, body: impl Into<reqwest::Body>) -> Response {
+        self.client.post(self.url(path)).body(body).send().await.unwrap()
+    }
+
+    async fn is_unavailable(&self, body: &'static str) {
+        let response = self.send("telemetry", body).await;
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let seconds: u64 = response.headers()[RETRY_AFTER].to_str().unwrap().parse().unwrap();
+        assert!((1..=60).contains(&seconds), "{seconds}");
+        let answer: Value = response.json().await.unwrap();
+        assert!(answer["error"].is_string() && answer["seqs"] == json!([]), "{answer}");
+    }
+
+    /// All that is in the queue, which is then empty.
+    async fn stored(&mut self) -> Vec<Entry> {
+        let mut stored = Vec::new();
+        while self.writer.status().entries > 0 {
+            let limit = Limit { entries: 1000, bytes: usize::MAX };
+            let batch = self.reader.next_batch(limit).await.unwrap();
+            stored.extend_from_slice(batch.entries());
+            self.reader.remove(batch).await.unwrap();
+        }
+        stored
+    }
+}
+
+fn number(entry: &Entry, field: &str) -> u64 {
+    serde_json::from_str::<Value>(&entry.json).unwrap()[field].as_u64().unwrap()
+}

@@ -1,0 +1,608 @@
+//! The queue against a model: whatever is done to it and to its disk, its promises hold.
+//!
+//! Time is paused and nothing is random but the steps, so a failure fails again.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use pitwire::config::{Durability, WhenFull};
+use pitwire::entry::{CapturedAt, Entry, Seq, StintId};
+use pitwire::queue::ledger::DropReason;
+use pitwire::queue::sled::SledStore;
+use pitwire::queue::store::Store;
+use pitwire::queue::{
+    self, Appended, Batch, Content, Limit, Limits, NewEntry, QueueError, QueueStatus, Reader,
+    Writer, record,
+};
+use proptest::prelude::*;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use crate::disk::Disk;
+
+const RESUME_AFTER: Duration = Duration::from_secs(10);
+const WITHIN: Duration = Duration::from_millis(200);
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    #[test]
+    fn the_queue_keeps_its_promises_on_a_disk_that_forgets_tears_and_fails(
+        limits in limits(),
+        steps in prop::collection::vec(prop_oneof![5 => use_of_the_queue(), 1 => fault()], 1..80),
+    ) {
+        check(Disk::default(), limits, steps);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn the_queue_keeps_its_promises_on_sled(
+        limits in limits(),
+        steps in prop::collection::vec(
+            prop_oneof![9 => use_of_the_queue(), 1 => Just(Step::Restart)], 1..60,
+        ),
+    ) {
+        check(tempfile::tempdir().unwrap(), limits, steps);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_that_is_handed_in_again_and_again_does_not_pile_up_on_a_disk_that_fails() {
+    let disk = Disk::default();
+    let (queue, _) = Life::open(&disk, &roomy(), 0);
+    queue.append("old").await.unwrap();
+    disk.fail_flushes(true);
+    for _ in 0..100 {
+        assert!(matches!(queue.append("new").await, Err(QueueError::Storage(_))));
+        sleep(Duration::from_secs(1)).await;
+    }
+    disk.fail_flushes(false);
+    queue.append("new").await.unwrap();
+    assert_eq!(queue.writer.status().entries, 3, "old, new, and new once more");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_handed_in_before_the_queue_is_closed_is_on_the_disk() {
+    let disk = Disk::default();
+    let durability = Durability::Within(WITHIN);
+    let (mut queue, _) = Life::open(&disk, &Limits { durability, ..roomy() }, 0);
+    let (appended, ()) = tokio::join!(queue.append("1"), queue.writer.close());
+    assert_eq!(appended.unwrap(), [Appended::Stored(Seq(1))]);
+    queue.keeper.await.unwrap();
+    assert!(disk.is_durable(Seq(1)));
+    let read = queue.reader.next_batch(Limit::ONE).await;
+    assert!(matches!(read, Err(QueueError::Closed)));
+}
+
+/// One thing that is done to a queue.
+#[derive(Clone, Debug)]
+enum Step {
+    /// Frames of this size, handed in together, so long after the entry before.
+    Append {
+        frames: usize,
+        bytes: usize,
+        after: Duration,
+    },
+    Setup {
+        fingerprint: u64,
+        after: Duration,
+    },
+    /// For as long as an entry may take to become durable.
+    Wait,
+    Read(Limit),
+    /// The oldest batch that is out.
+    Remove,
+    /// Likewise, with its first entry marked as refused.
+    Refuse,
+    /// It is dropped.
+    Forget,
+    Rewind,
+    /// So many calls of the disk fail.
+    Fail(u32),
+    /// So many changes that were not flushed survive.
+    CutPower(usize),
+    Kill,
+    Restart,
+}
+
+fn use_of_the_queue() -> impl Strategy<Value = Step> {
+    let after = || {
+        let ms = [0, 0, 500, 9_999, 10_001, 61_000];
+        prop::sample::select(ms.to_vec()).prop_map(Duration::from_millis)
+    };
+    prop_oneof![
+        4 => (1_usize..4, 0_usize..300, after())
+            .prop_map(|(frames, bytes, after)| Step::Append { frames, bytes, after }),
+        2 => (0_u64..2, after())
+            .prop_map(|(fingerprint, after)| Step::Setup { fingerprint, after }),
+        1 => Just(Step::Wait),
+        3 => (1_usize..6, 0_usize..1000)
+            .prop_map(|(entries, bytes)| Step::Read(Limit { entries, bytes })),
+        3 => Just(Step::Remove),
+        1 => Just(Step::Refuse),
+        1 => Just(Step::Forget),
+        1 => Just(Step::Rewind),
+    ]
+}
+
+fn fault() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (1_u32..6).prop_map(Step::Fail),
+        Just(Step::CutPower(0)),
+        (1_usize..8).prop_map(Step::CutPower),
+        Just(Step::Kill),
+        Just(Step::Restart),
+    ]
+}
+
+fn limits() -> impl Strategy<Value = Limits> {
+    let when_full = prop::sample::select(vec![WhenFull::DropOldest, WhenFull::DropNewest]);
+    let durability = prop::sample::select(vec![Durability::Entry, Durability::Within(WITHIN)]);
+    let limits = |(when_full, durability)| Limits {
+        max_entries: 8,
+        max_bytes: 1200,
+        max_age: Duration::from_secs(60),
+        when_full,
+        durability,
+        ..roomy()
+    };
+    (when_full, durability).prop_map(limits)
+}
+
+fn roomy() -> Limits {
+    Limits {
+        max_entries: 1000,
+        max_bytes: 1 << 20,
+        max_age: Duration::from_hours(1),
+        when_full: WhenFull::DropOldest,
+        durability: Durability::Entry,
+        resume_after: RESUME_AFTER,
+    }
+}
+
+/// What a queue is opened on, again and again.
+trait Medium {
+    type Store: Store;
+
+    fn store(&self) -> Self::Store;
+
+    /// One that can be looked into, and that fails.
+    fn disk(&self) -> Option<&Disk> {
+        None
+    }
+}
+
+impl Medium for Disk {
+    type Store = Self;
+
+    fn store(&self) -> Self {
+        self.clone()
+    }
+
+    fn disk(&self) -> Option<&Disk> {
+        Some(self)
+    }
+}
+
+impl Medium for TempDir {
+    type Store = SledStore;
+
+    fn store(&self) -> SledStore {
+        SledStore::open(self.path()).unwrap()
+    }
+}
+
+/// A queue from its opening to its end.
+#[derive(Debug)]
+struct Life {
+    writer: Writer,
+    reader: Reader,
+    keeper: JoinHandle<()>,
+}
+
+impl Life {
+    /// Opens the queue, and tells how it stands; a disk that fails is tried until it does not.
+    fn open(medium: &impl Medium, limits: &Limits, now: i64) -> (Self, QueueStatus) {
+        let ((writer, reader), keeper) = loop {
+            match queue::with_store(medium.store(), limits.clone(), CapturedAt(now)) {
+                Ok(opened) => break opened,
+                Err(error) => assert!(error.to_string().contains("on demand"), "{error}"),
+            }
+        };
+        let status = writer.status();
+        (Self { writer, reader, keeper: tokio::spawn(keeper) }, status)
+    }
+
+    async fn append(&self, json: &str) -> Result<Vec<Appended>, QueueError> {
+        let entry =
+            |captured_at| NewEntry { captured_at, content: Content::Frame, json: json.into() };
+        self.writer.append(|stamps| vec![entry(stamps.next(CapturedAt(0)))]).await
+    }
+
+    /// Ends in the middle of things.
+    async fn kill(self) {
+        self.keeper.abort();
+        assert!(self.keeper.await.is_err_and(|error| error.is_cancelled()), "the keeper panicked");
+    }
+
+    async fn end(self) {
+        drop((self.writer, self.reader));
+        self.keeper.await.unwrap();
+    }
+}
+
+fn check(medium: impl Medium, limits: Limits, steps: Vec<Step>) {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let mut trial = Trial::new(medium, limits);
+        for step in steps {
+            trial.take(step).await;
+            trial.check().await;
+        }
+        trial.drain().await;
+    });
+}
+
+/// A queue, and what is known about it.
+struct Trial<M> {
+    medium: M,
+    limits: Limits,
+    /// `None` only between two lives.
+    life: Option<Life>,
+    /// The wall clock, in ms.
+    now: i64,
+    /// Entries made so far; each is told from all others by its number.
+    made: u64,
+    /// What is, or was, at each position.
+    history: BTreeMap<Seq, Known>,
+    /// What was read, or reported durable: there for ever.
+    fixed: BTreeMap<Seq, String>,
+    stints: BTreeMap<Seq, StintId>,
+    /// The next batch begins here, or at the head.
+    cursor: Seq,
+    out: VecDeque<Batch>,
+    removed: BTreeSet<Seq>,
+    /// Those of them that the server refused.
+    refused: BTreeSet<Seq>,
+    highest_head: Seq,
+    /// An append failed, so that a setup may be accepted twice.
+    may_repeat_setup: bool,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Known {
+    captured_at: CapturedAt,
+    json: String,
+    fingerprint: Option<u64>,
+}
+
+impl<M: Medium> Trial<M> {
+    fn new(medium: M, limits: Limits) -> Self {
+        let (life, _) = Life::open(&medium, &limits, 0);
+        Self {
+            medium,
+            limits,
+            life: Some(life),
+            now: 0,
+            made: 0,
+            history: BTreeMap::new(),
+            fixed: BTreeMap::new(),
+            stints: BTreeMap::new(),
+            cursor: Seq(0),
+            out: VecDeque::new(),
+            removed: BTreeSet::new(),
+            refused: BTreeSet::new(),
+            highest_head: Seq(0),
+            may_repeat_setup: false,
+        }
+    }
+
+    async fn take(&mut self, step: Step) {
+        match step {
+            Step::Append { frames, bytes, after } => {
+                self.append(&vec![Content::Frame; frames], bytes, after).await;
+            }
+            Step::Setup { fingerprint, after } => {
+                self.append(&[Content::Setup { fingerprint }], 40, after).await;
+            }
+            Step::Wait => self.wait().await,
+            Step::Read(limit) => drop(self.read(limit).await),
+            Step::Remove => self.remove(false).await,
+            Step::Refuse => self.remove(true).await,
+            Step::Forget => drop(self.out.pop_front()),
+            Step::Rewind => self.rewind(),
+            Step::Fail(calls) => self.medium.disk().iter().for_each(|disk| disk.fail(calls)),
+            Step::CutPower(survivors) => {
+                self.end_life().kill().await;
+                self.medium.disk().iter().for_each(|disk| disk.cut_power(survivors));
+                self.revive();
+            }
+            Step::Kill => {
+                let before = self.status();
+                self.end_life().kill().await;
+                let after = self.revive();
+                assert_eq!((after.head, after.tail), (before.head, before.tail));
+            }
+            Step::Restart => {
+                let before = self.status();
+                let healthy = !self.is_failing();
+                self.end_life().end().await;
+                if healthy {
+                    self.medium.disk().iter().for_each(|disk| disk.cut_power(0));
+                }
+                let after = self.revive();
+                assert_eq!((after.head, after.tail), (before.head, before.tail));
+            }
+        }
+    }
+
+    async fn append(&mut self, contents: &[Content], bytes: usize, after: Duration) {
+        let failing = self.is_failing();
+        let mut tail = self.status().tail;
+        self.now += after.as_millis() as i64;
+        let mut handed_in = Vec::new();
+        let (now, made) = (CapturedAt(self.now), &mut self.made);
+        let life = self.life.as_ref().unwrap();
+        let outcome = life
+            .writer
+            .append(|stamps| {
+                let mut entry = |content: &Content| {
+                    *made += 1;
+                    let json = format!(r#"{{"n":{made},"pad":"{}"}}"#, "x".repeat(bytes));
+                    let fingerprint = match *content {
+                        Content::Frame => None,
+                        Content::Setup { fingerprint } => Some(fingerprint),
+                    };
+                    let captured_at = stamps.next(now);
+                    handed_in.push(Known { captured_at, json: json.clone(), fingerprint });
+                    NewEntry { captured_at, content: *content, json }
+                };
+                contents.iter().map(&mut entry).collect()
+            })
+            .await;
+        self.now = handed_in.last().unwrap().captured_at.0;
+        match outcome {
+            Ok(outcomes) => {
+                for (known, outcome) in handed_in.into_iter().zip(outcomes) {
+                    let repeats = self.repeats_setup(&known);
+                    match outcome {
+                        Appended::Stored(seq) => {
+                            assert_eq!(seq, tail, "positions grow by one");
+                            assert!(!repeats || self.may_repeat_setup, "{known:?} twice");
+                            tail = Seq(seq.0 + 1);
+                            self.may_repeat_setup &= known.fingerprint.is_none();
+                            self.history.insert(seq, known);
+                            if self.limits.durability == Durability::Entry {
+                                self.is_durable(seq);
+                            }
+                        }
+                        Appended::Unchanged => assert!(repeats, "{known:?} is lost"),
+                        Appended::Dropped(reason) => {
+                            assert_eq!(self.limits.when_full, WhenFull::DropNewest);
+                            assert_eq!(reason, DropReason::QueueFull);
+                        }
+                    }
+                }
+            }
+            Err(QueueError::Storage(_)) if failing => {
+                self.may_repeat_setup = true;
+                // Some may be there all the same.
+                for seq in (tail.0..self.status().tail.0).map(Seq) {
+                    let bytes = self.medium.disk().unwrap().record(seq).unwrap();
+                    let entry = record::decode(seq, &bytes).unwrap();
+                    let known = handed_in.iter().find(|known| known.json == entry.json);
+                    self.history.insert(seq, known.unwrap().clone());
+                }
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    async fn wait(&mut self) {
+        let failing = self.is_failing();
+        sleep(WITHIN + Duration::from_millis(1)).await;
+        if !failing && matches!(self.limits.durability, Durability::Within(_)) {
+            let all: Vec<_> = self.history.keys().copied().collect();
+            all.into_iter().for_each(|seq| self.is_durable(seq));
+        }
+    }
+
+    /// How many entries came.
+    async fn read(&mut self, limit: Limit) -> usize {
+        let failing = self.is_failing();
+        let QueueStatus { head, tail, .. } = self.status();
+        let from = self.cursor.max(head);
+        let reader = &mut self.life.as_mut().unwrap().reader;
+        let batch = match timeout(Duration::from_millis(50), reader.next_batch(limit)).await {
+            Ok(Ok(batch)) => batch,
+            Ok(Err(QueueError::Storage(_))) if failing => return 0,
+            Ok(Err(error)) => panic!("{error}"),
+            Err(_) => {
+                assert!(failing || from == tail, "nothing from {from} to {tail}");
+                return 0;
+            }
+        };
+        let entries = batch.entries();
+        let seqs = entries.iter().map(|entry| entry.seq.0);
+        assert!(seqs.eq(from.0..from.0 + entries.len() as u64), "from {from}: {entries:?}");
+        assert!((1..=limit.entries).contains(&entries.len()), "{limit:?}: {entries:?}");
+        let bytes: usize = entries.iter().map(|entry| entry.json.len()).sum();
+        assert!(entries.len() == 1 || bytes <= limit.bytes, "{limit:?}: {entries:?}");
+        assert!(entries.iter().all(|entry| entry.stint == batch.stint()), "{batch:?}");
+        for entry in entries {
+            self.was_read(entry);
+        }
+        self.cursor = Seq(from.0 + entries.len() as u64);
+        let count = entries.len();
+        self.out.push_back(batch);
+        count
+    }
+
+    fn was_read(&mut self, entry: &Entry) {
+        let Entry { seq, stint, captured_at, json, .. } = entry;
+        let known = &self.history[seq];
+        assert_eq!((json, captured_at), (&known.json, &known.captured_at), "at {seq}");
+        self.is_durable(*seq);
+        if let Some((before, earlier)) = self.stints.range(..seq).next_back() {
+            let same = self.is_one_stint(*before, *captured_at, *seq);
+            assert_eq!(
+                stint == earlier,
+                same,
+                "the stints {earlier} at {before}, {stint} at {seq}"
+            );
+            assert!(stint >= earlier);
+        }
+        assert_eq!(*self.stints.entry(*seq).or_insert(*stint), *stint);
+    }
+
+    async fn remove(&mut self, refuse: bool) {
+        let Some(mut batch) = self.out.pop_front() else { return };
+        let failing = self.is_failing();
+        let head = self.status().head;
+        let seqs: Vec<_> = batch.entries().iter().map(|entry| entry.seq).collect();
+        // A setup that comes back after a power cut may be in force already.
+        let refused = if refuse && seqs[0] >= self.highest_head { &seqs[..1] } else { &[] };
+        batch.quarantine(refused);
+        // Else a batch before it was dropped.
+        let is_next = seqs[0] <= head;
+        match self.life.as_mut().unwrap().reader.remove(batch).await {
+            Ok(()) => {
+                assert!(is_next, "{seqs:?} removed, but the queue begins at {head}");
+                let held = |seq: &&Seq| **seq >= head;
+                self.refused.extend(refused.iter().filter(held));
+                self.removed.extend(seqs.iter().filter(held));
+            }
+            Err(QueueError::Storage(_)) if failing || !is_next => self.rewind(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    fn rewind(&mut self) {
+        self.out.clear();
+        self.cursor = Seq(0);
+        self.life.as_mut().unwrap().reader.rewind();
+    }
+
+    fn end_life(&mut self) -> Life {
+        self.out.clear();
+        self.cursor = Seq(0);
+        self.life.take().unwrap()
+    }
+
+    fn revive(&mut self) -> QueueStatus {
+        let (life, status) = Life::open(&self.medium, &self.limits, self.now);
+        self.life = Some(life);
+        self.history.split_off(&status.tail);
+        // What was not flushed comes back.
+        self.removed.split_off(&status.head);
+        self.refused.split_off(&status.head);
+        let last_fixed = self.fixed.last_key_value().map(|(seq, _)| *seq);
+        assert!(last_fixed < Some(status.tail), "{last_fixed:?} is lost: {status:?}");
+        status
+    }
+
+    async fn check(&mut self) {
+        let status = self.status();
+        let Limits { max_entries, max_bytes, max_age, .. } = self.limits;
+        self.highest_head = self.highest_head.max(status.head);
+        assert_eq!(status.imbalance, 0, "{status:?}");
+        assert_eq!(status.entries, status.tail.0 - status.head.0);
+        assert!(status.entries <= max_entries && status.bytes <= max_bytes, "{status:?}");
+        let newest = self.history.last_key_value().map(|(_, known)| known.captured_at);
+        assert_eq!(status.newest, newest);
+        let oldest = self.history.get(&status.head).map(|known| known.captured_at);
+        assert!(status.oldest == oldest || self.is_failing(), "{status:?}");
+        if let (Some(oldest), Some(newest)) = (oldest, newest) {
+            assert!(newest.0 - oldest.0 <= max_age.as_millis() as i64, "{status:?}");
+        }
+        if let Some(disk) = self.medium.disk() {
+            let (held, most) = (disk.held(), disk.most_held());
+            assert_eq!((status.entries, status.bytes), (held.entries, held.bytes));
+            assert!(most.entries <= max_entries && most.bytes <= max_bytes, "{most:?}");
+        }
+        let ledger = status.ledger;
+        let dropped: u64 = DropReason::ALL.map(|reason| ledger.dropped(reason)).iter().sum();
+        assert_eq!(ledger.delivered + ledger.quarantined, self.removed.len() as u64);
+        assert_eq!(dropped - ledger.unplaced, status.head.0 - 1 - self.removed.len() as u64);
+        self.check_setup_in_force(&status).await;
+    }
+
+    /// The last setup before the head that no server refused, if it is of the head's stint.
+    async fn check_setup_in_force(&mut self, status: &QueueStatus) {
+        if status.entries == 0 {
+            return;
+        }
+        let failing = self.is_failing();
+        let head = self.history[&status.head].captured_at;
+        let is_setup = |seq, known: &Known| known.is_setup() && !self.refused.contains(seq);
+        let setup = self.history.range(..status.head).rfind(|(seq, known)| is_setup(seq, known));
+        let expected = setup
+            .filter(|(seq, _)| self.is_one_stint(**seq, head, status.head))
+            .map(|(seq, known)| (*seq, known.json.clone()));
+        let reader = &mut self.life.as_mut().unwrap().reader;
+        let in_force = async {
+            let stint = reader.stint().await?;
+            reader.setup_in_force(stint).await
+        };
+        match in_force.await {
+            Ok(setup) => assert_eq!(setup.map(|entry| (entry.seq, entry.json)), expected),
+            Err(error) => assert!(failing, "{error}"),
+        }
+    }
+
+    /// The disk mends, and all that is left is read and removed, in this life.
+    async fn drain(mut self) {
+        self.medium.disk().iter().for_each(|disk| disk.fail(0));
+        self.rewind();
+        while self.read(Limit { entries: 5, bytes: 1000 }).await > 0 {
+            self.remove(false).await;
+            self.check().await;
+        }
+        let status = self.status();
+        assert_eq!((status.entries, status.bytes, status.oldest), (0, 0, None));
+        self.end_life().end().await;
+    }
+
+    /// From here on the position has this one name, whatever happens.
+    fn is_durable(&mut self, seq: Seq) {
+        assert!(self.medium.disk().is_none_or(|disk| disk.is_durable(seq)), "{seq}");
+        let json = &self.history[&seq].json;
+        assert_eq!(self.fixed.entry(seq).or_insert_with(|| json.clone()), json, "at {seq}");
+    }
+
+    /// Whether this is the setup that the stint's last one was.
+    fn repeats_setup(&self, next: &Known) -> bool {
+        let last = self.history.iter().rfind(|(_, known)| known.is_setup());
+        last.is_some_and(|(seq, known)| {
+            known.fingerprint == next.fingerprint
+                && self.is_one_stint(*seq, next.captured_at, Seq(u64::MAX))
+        })
+    }
+
+    /// Whether there was no long silence from the entry at `first` to the one at `last`, which was
+    /// captured at `at`.
+    fn is_one_stint(&self, first: Seq, at: CapturedAt, last: Seq) -> bool {
+        let moments = self.history.range(first..last).map(|(_, known)| known.captured_at);
+        let ends = moments.clone().skip(1).chain([at]);
+        moments.zip(ends).all(|(from, to)| to.0 - from.0 <= RESUME_AFTER.as_millis() as i64)
+    }
+
+    fn status(&self) -> QueueStatus {
+        self.life.as_ref().unwrap().writer.status()
+    }
+
+    fn is_failing(&self) -> bool {
+        self.medium.disk().is_some_and(Disk::is_failing)
+    }
+}
+
+impl Known {
+    fn is_setup(&self) -> bool {
+        self.fingerprint.is_some()
+    }
+}
