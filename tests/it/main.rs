@@ -9,5 +9,8 @@
 
 mod config;
 mod contract;
+mod deploy;
+mod help;
 mod inputs;
 mod peers;
+mod readme;
