@@ -1,4 +1,7 @@
 //! What was typed on the command line, one file a subcommand.
+//!
+//! The doc comments of commands and options are their `--help`. A command's begins with what to do
+//! in the imperative, an option's is one sentence; clap takes the last full stop off.
 
 pub mod demo;
 pub mod replay;
@@ -10,10 +13,12 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Brings sim-racing telemetry to the team's dashboard, through outages and crashes.
+/// Bring sim-racing telemetry to the team's dashboard, through outages and crashes.
 ///
-/// Everything that is handed in is stored on disk first and sent in order as soon as the dashboard
-/// server is there. Try it with `pitwire demo`; use it with `pitwire run --server URL`.
+/// What is handed in is stored on disk first, and sent in order as soon as the dashboard server is
+/// there. Try it with `pitwire demo`; use it with `pitwire run --server URL`.
+///
+/// Every command ends with 0 if all went well, 1 if something failed and 2 if it was used wrongly.
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true)]
 pub struct Cli {

@@ -60,3 +60,8 @@ pub mod sink;
 pub mod source;
 
 pub use self::publisher::DashboardPublisher;
+
+/// The README's examples are compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+pub struct ReadmeDoctests;

@@ -16,6 +16,7 @@ main() {
     step cargo fmt --check
     step cargo clippy --locked --all-targets -- -D warnings
     step env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+    check_dependencies
     step cargo test --locked
     printf '\n==> all good after %d s\n' "$SECONDS"
 }
@@ -24,6 +25,14 @@ main() {
 install_rust_components() {
     cargo fmt --version >/dev/null 2>&1 || step rustup component add rustfmt
     cargo clippy --version >/dev/null 2>&1 || step rustup component add clippy
+}
+
+# Only where cargo-deny is installed: building it takes longer than all the rest. The advisories are
+# left out, since a new one must not fail an old commit.
+check_dependencies() {
+    if cargo deny --version >/dev/null 2>&1; then
+        step cargo deny --config .deny.toml check licenses bans sources
+    fi
 }
 
 main

@@ -22,25 +22,26 @@ use crate::publisher::DashboardPublisher;
 use crate::source::simulator::Car;
 use crate::source::{Sample, Taken};
 
-/// Shows the main job with nothing to set up: a dashboard server, a simulated car and the agent in
-/// one process. Open the link that it prints.
+/// Show the main job with nothing to set up.
 ///
-/// The network plug is pulled after 10 s for 10 s: the queue fills; when it is back in, the queue
-/// drains and the page has every frame. At the end it prints what became of every frame, and fails
-/// if one was lost or out of order.
+/// A dashboard server, a simulated car and the agent run in one process; open the link that it
+/// prints. The network plug is pulled after 10 s for 10 s, and the queue fills. When the plug is
+/// back in, the queue drains and the page gets every frame.
+///
+/// At the end it prints what became of every frame, and fails if one was lost or out of order.
 #[derive(Debug, clap::Args)]
 pub struct Demo {
-    /// End after so many seconds; without it, on Ctrl-C.
+    /// End after so many seconds [default: run until Ctrl-C].
     #[arg(long, value_name = "N")]
     pub seconds: Option<u64>,
-    /// Pull the plug: seconds from the start, and for how many. May be given several times.
+    /// When to pull the plug and for how long, in seconds; may be given several times.
     #[arg(long, value_name = "START:LENGTH", value_parser = outage, default_value = "10:10")]
     pub outage: Vec<Outage>,
     /// Print the result as one JSON object on the last line of stdout, the rest on stderr.
     #[arg(long)]
     pub json: bool,
-    /// The same number gives the same car.
-    #[arg(long, default_value_t = 1)]
+    /// Which car, driver and race; the same seed gives the same samples.
+    #[arg(long, value_name = "SEED", default_value_t = 1)]
     pub seed: u64,
 }
 

@@ -6,25 +6,25 @@ use crate::agent::Until;
 use crate::cli::{Exit, run};
 use crate::config::{self, Overrides};
 
-/// Sends a recording to the dashboard server: one JSON sample or dashboard frame a line.
+/// Send a recording to the dashboard server.
 ///
-/// Every sample is kept, whatever update_rate_hz says. Ends when all of it is delivered; a server
-/// that is away is waited for.
+/// It goes the same way as live telemetry, and every sample of it is kept, whatever update_rate_hz
+/// says. The command ends when all of it is delivered; a server that is away is waited for.
 #[derive(Debug, clap::Args)]
 pub struct Replay {
-    /// The recording, JSON Lines.
+    /// The recording: one JSON sample or dashboard frame a line.
     pub file: PathBuf,
-    /// Address of the dashboard server.
+    /// Address of the dashboard server, such as http://localhost:5000.
     #[arg(long, value_name = "URL")]
     pub server: String,
-    /// How many times faster than the 2 samples a second of a live car; 0 is as fast as it goes.
-    #[arg(long, default_value = "1")]
+    /// How many times faster than a live car's 2 samples a second; 0 is as fast as it goes.
+    #[arg(long, value_name = "FACTOR", default_value = "1")]
     pub speed: String,
-    /// Folder of the queue. By default a temporary one; with one of your own, a replay that was
-    /// killed goes on with what it had stored.
+    /// Folder of the queue; in one of your own, what a killed replay has stored is still there
+    /// for the next [default: a temporary one].
     #[arg(long, value_name = "DIR")]
     pub queue: Option<PathBuf>,
-    /// Any other setting, e.g. --set delivery.max_rate=100.
+    /// Any other setting, such as delivery.max_rate=100; may be given several times.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
 }

@@ -7,31 +7,35 @@ use crate::cli::Exit;
 use crate::config::{self, Config, LogConfig, LogFormat, LogLevel, Overrides};
 use crate::metrics;
 
-/// Runs the agent: takes samples, stores them, brings them to the dashboard server.
+/// Run the agent: take samples, store them, bring them to the dashboard server.
 ///
-/// Every setting has a default. They come from the configuration file, from the environment
-/// (PITWIRE_SERVER__URL, …) and from the options here, the later ones winning. Samples come in as
-/// lines on stdin and by HTTP POST to http://127.0.0.1:9185/v1/telemetry.
+/// Samples come in as lines on standard input and by HTTP POST to
+/// http://127.0.0.1:9185/v1/telemetry. The link to the dashboard is printed on standard output, the
+/// log on standard error. How it stands is told at http://127.0.0.1:9184, under /metrics, /healthz
+/// and /readyz.
+///
+/// Every setting has a default. Settings are read from the configuration file, from the environment
+/// (PITWIRE_SERVER__URL for server.url) and from the options here; the later ones win.
 ///
 /// Stop it with Ctrl-C: what is not sent yet stays queued and is sent the next time.
 #[derive(Debug, clap::Args)]
 pub struct Run {
-    /// Configuration file: TOML, or the `config.json` of the original client.
+    /// Configuration file: TOML, or the config.json of the original client [default: none].
     #[arg(long, value_name = "FILE", env = "PITWIRE_CONFIG")]
     pub config: Option<PathBuf>,
-    /// Address of the dashboard server, e.g. http://localhost:5000.
+    /// Address of the dashboard server [default: http://localhost:5000].
     #[arg(long, value_name = "URL")]
     pub server: Option<String>,
-    /// Folder of the queue.
+    /// Folder of the queue [default: pitwire/queue in ~/.local/share or %LOCALAPPDATA%].
     #[arg(long, value_name = "DIR")]
     pub queue: Option<String>,
-    /// Frames a second to keep of a faster source; 0 keeps all.
+    /// Samples a second to keep of a faster source; 0 keeps all [default: 2.0].
     #[arg(long, value_name = "HZ")]
     pub update_rate_hz: Option<String>,
-    /// Any other setting, e.g. --set queue.durability=200ms. May be given several times.
+    /// Any other setting, such as queue.durability=200ms; may be given several times.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// End when stdin and files are read and everything queued is delivered.
+    /// End when standard input and the file are read and everything queued is delivered.
     #[arg(long)]
     pub until_drained: bool,
 }

@@ -9,53 +9,53 @@ use crate::dashboard::{Acks, Behaviour, Server};
 
 /// Run the dashboard server alone.
 ///
-/// Agents publish to it over Socket.IO, browsers watch at /dashboard/ID. Sessions live in
-/// memory and are gone when it stops.
+/// Agents publish to it over Socket.IO, browsers watch at /dashboard/ID. Sessions live in memory
+/// and are gone when it stops.
 ///
-/// What it holds, as JSON: GET /api/sessions, /api/sessions/ID/frames and /api/sessions/ID/setups.
-/// DELETE /api/sessions forgets them all, as a restart would.
+/// GET /api/sessions, /api/sessions/ID/frames and /api/sessions/ID/setups give what it holds as
+/// JSON. DELETE /api/sessions forgets all sessions, as a restart would.
 ///
 /// The options under "Misbehaviour" make it fail in the ways in which real servers fail, to see
 /// what an agent makes of it. Each works alone or with the others.
 #[derive(clap::Args, Debug)]
 pub struct Serve {
-    /// Where to listen; port 0 takes any free one, 0.0.0.0:5000 lets the network in
+    /// Where to listen; port 0 takes any free one, 0.0.0.0:5000 lets the network in.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:5000")]
     pub listen: SocketAddr,
 
-    /// Refuse, without a word, what a server in schema mode refuses
+    /// Refuse, without a word, what a server in schema mode refuses.
     #[arg(long)]
     pub schema: bool,
 
-    /// Forget all sessions again and again
+    /// Forget all sessions again and again [default: never].
     #[arg(long, value_name = "SECONDS", help_heading = MISBEHAVIOUR)]
     pub forget_every: Option<NonZeroU64>,
 
-    /// Wait before each event is handled; those behind it wait too
+    /// Wait before each event is handled; those behind it wait too.
     #[arg(long, value_name = "MS", default_value_t = 0, help_heading = MISBEHAVIOUR)]
     pub delay: u64,
 
-    /// Wait between handling an event and its ack; the events behind it wait too
+    /// Wait between handling an event and its ack; the events behind it wait too.
     #[arg(long, value_name = "MS", default_value_t = 0, help_heading = MISBEHAVIOUR)]
     pub ack_delay: u64,
 
-    /// Handle events but never acknowledge one
+    /// Handle events but never acknowledge one.
     #[arg(long, conflicts_with = "ack_delay", help_heading = MISBEHAVIOUR)]
     pub never_ack: bool,
 
-    /// Read every event and do nothing with it
+    /// Read every event and do nothing with it.
     #[arg(long, help_heading = MISBEHAVIOUR)]
     pub silent: bool,
 
-    /// Do not send frames and setups back to the connection they came from
+    /// Do not send frames and setups back to the connection they came from.
     #[arg(long, help_heading = MISBEHAVIOUR)]
     pub no_echo: bool,
 
-    /// Throw away every Nth frame, acknowledged like the others
+    /// Throw away every Nth frame, acknowledged like the others [default: never].
     #[arg(long, value_name = "N", help_heading = MISBEHAVIOUR)]
     pub refuse_every: Option<NonZeroU64>,
 
-    /// Break the connection at every Nth frame, with that frame unhandled
+    /// Break the connection at every Nth frame, with that frame unhandled [default: never].
     #[arg(long, value_name = "N", help_heading = MISBEHAVIOUR)]
     pub close_every: Option<NonZeroU64>,
 }

@@ -19,19 +19,19 @@ Examples:
   pitwire simulate --frames 7200 --speed 0 > hour.ndjson
                                       record an hour at once")]
 pub struct Simulate {
-    /// Samples per second of the car's time, from 0.01 to 1000
+    /// Samples per second of the car's time, from 0.01 to 1000.
     #[arg(long, value_name = "HZ", default_value_t = 2.0, value_parser = rate)]
     pub rate_hz: f64,
 
-    /// End after this many samples [default: run until stopped]
+    /// End after this many samples [default: run until stopped].
     #[arg(long, value_name = "N")]
     pub frames: Option<u64>,
 
-    /// How many times faster than real time, up to 10000; 0 is as fast as it goes
+    /// How many times faster than real time, up to 10000; 0 is as fast as it goes.
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = speed)]
     pub speed: f64,
 
-    /// Which car, driver and race: the same seed gives the same samples
+    /// Which car, driver and race; the same seed gives the same samples.
     #[arg(long, value_name = "SEED", default_value_t = 1)]
     pub seed: u64,
 }

@@ -1,15 +1,14 @@
 //! The queue: a bounded, durable log of entries on a disk.
 //!
 //! [`open`] gives a [`Writer`] for the sources and a [`Reader`] for the session; they meet nowhere
-//! else. One task, the keeper, owns the [`Store`](store::Store) and runs on a thread of its own,
-//! so that no fsync ever holds up another task.
+//! else. One task, the keeper, owns the [`Store`] and runs on a thread of its own, so that no fsync
+//! ever holds up another task.
 //!
 //! Invariants, each checked by a test:
 //! - A position names one entry for ever; positions grow by one and survive power cuts.
 //! - An entry is read only once it is durable.
-//! - An entry leaves by [`Reader::remove`] of the batch it was read in, or under a
-//!   [`DropReason`](ledger::DropReason).
-//! - The [ledger](ledger) balances against the positions at all times.
+//! - An entry leaves by [`Reader::remove`] of the batch it was read in, or under a [`DropReason`].
+//! - The [ledger] balances against the positions at all times.
 
 mod keeper;
 pub mod ledger;

@@ -1,8 +1,8 @@
 //! The story of the program: open a link, bind a session, publish what is queued, wait for proof,
 //! remove. A straight line; any surprise ends it, and one place waits and starts it again.
 //!
-//! - [`bind`](self::bind): the session of a stint: keep it while the server knows it.
-//! - [`deliver`](self::deliver): what happens to one batch, and what counts as proof.
+//! - `bind`: the session of a stint: keep it while the server knows it.
+//! - `deliver`: what happens to one batch, and what counts as proof.
 //!
 //! Nothing but proof empties the queue. A batch that is out when the line ends is read again.
 

@@ -9,11 +9,14 @@
 
 mod config;
 mod contract;
+mod deploy;
 mod disk;
+mod help;
 mod http;
 mod inputs;
 mod peers;
 mod publisher;
 mod queue;
+mod readme;
 mod server;
 mod session;

@@ -1,0 +1,77 @@
+//! What one frame costs in CPU: from a source's bytes to the record that goes to the disk, and
+//! back.
+#![allow(clippy::unwrap_used, missing_docs, reason = "a bench")]
+
+mod lap;
+
+use std::hint::black_box;
+
+use divan::Bencher;
+use divan::counter::BytesCount;
+use pitwire::entry::{CapturedAt, Kind, Seq, StintId};
+use pitwire::fields;
+use pitwire::queue::record;
+use pitwire::source::simulator::Car;
+
+/// Two laps and a half: every corner, fuel going down, tyres warming up.
+const FRAMES: usize = 600;
+const STINT: StintId = StintId(1);
+
+fn main() {
+    divan::main();
+}
+
+/// A source's line to a sample.
+#[divan::bench]
+fn parse(bencher: Bencher<'_, '_>) {
+    let lines = lap::samples(FRAMES).into_iter().map(|(_, sample)| sample.to_string());
+    let mut lines = lines.collect::<Vec<_>>().into_iter().cycle();
+    bencher
+        .with_inputs(|| lines.next().unwrap())
+        .input_counter(BytesCount::of_str)
+        .bench_local_refs(|line| fields::parse(black_box(line.as_bytes())).unwrap());
+}
+
+/// A sample to the dashboard's frame, as JSON text.
+#[divan::bench]
+fn map(bencher: Bencher<'_, '_>) {
+    let mut samples = lap::samples(FRAMES).into_iter().cycle();
+    bencher
+        .with_inputs(|| samples.next().unwrap())
+        .bench_local_refs(|(at, sample)| fields::map(black_box(sample), *at).unwrap());
+}
+
+/// A setup, to learn whether it changed.
+#[divan::bench]
+fn setup_fingerprint(bencher: Bencher<'_, '_>) {
+    let setup = Car::new(1).setup();
+    bencher.bench_local(|| fields::setup_fingerprint(black_box(&setup)));
+}
+
+/// A frame to the queue's record.
+#[divan::bench]
+fn encode(bencher: Bencher<'_, '_>) {
+    let mut frames = frames().into_iter().cycle();
+    bencher
+        .with_inputs(|| frames.next().unwrap())
+        .input_counter(|(_, json)| BytesCount::of_str(json))
+        .bench_local_refs(|(at, json)| {
+            record::encode(STINT, *at, Kind::Frame, black_box(json)).unwrap()
+        });
+}
+
+/// The queue's record to an entry.
+#[divan::bench]
+fn decode(bencher: Bencher<'_, '_>) {
+    let encode = |(at, json): (_, String)| record::encode(STINT, at, Kind::Frame, &json).unwrap();
+    let mut records = frames().into_iter().map(encode).collect::<Vec<_>>().into_iter().cycle();
+    bencher
+        .with_inputs(|| records.next().unwrap())
+        .input_counter(BytesCount::of_slice)
+        .bench_local_refs(|record| record::decode(Seq(1), black_box(record)).unwrap());
+}
+
+fn frames() -> Vec<(CapturedAt, String)> {
+    let map = |(at, sample)| (at, fields::map(&sample, at).unwrap());
+    lap::samples(FRAMES).into_iter().map(map).collect()
+}

@@ -1,0 +1,121 @@
+//! What the queue costs, on the disk that holds the build. Never trust it on a disk in memory:
+//! there an fsync is free.
+#![allow(clippy::unwrap_used, missing_docs, reason = "a bench")]
+
+mod lap;
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use divan::Bencher;
+use divan::counter::ItemsCount;
+use pitwire::clock;
+use pitwire::config::{Config, Durability};
+use pitwire::entry::CapturedAt;
+use pitwire::fields;
+use pitwire::queue::{self, Closed, Content, Limit, NewEntry, Reader, Writer};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+/// One frame is what a live car gives; 256 is the most that sources and the session take at once.
+const BATCHES: [usize; 2] = [1, 256];
+/// Different ones; they go in again and again.
+const FRAMES: usize = 600;
+
+fn main() {
+    divan::main();
+}
+
+/// Until it is stored for good: one fsync a call.
+#[divan::bench(args = BATCHES, sample_count = 50, sample_size = 1)]
+fn append_entry(bencher: Bencher<'_, '_>, batch: usize) {
+    append(bencher, Durability::Entry, batch);
+}
+
+/// Until it is in the queue, which does an fsync every 200 ms.
+#[divan::bench(args = BATCHES, sample_count = 50, sample_size = 16)]
+fn append_200ms(bencher: Bencher<'_, '_>, batch: usize) {
+    append(bencher, Durability::Within(Duration::from_millis(200)), batch);
+}
+
+fn append(bencher: Bencher<'_, '_>, durability: Durability, batch: usize) {
+    let queue = RefCell::new(Queue::open(durability));
+    bencher
+        .counter(ItemsCount::new(batch))
+        .with_inputs(|| queue.borrow_mut().frames(batch))
+        .bench_local_values(|frames| queue.borrow_mut().append(frames));
+    queue.into_inner().close();
+}
+
+/// The oldest entries out and away, as if the server had them.
+#[divan::bench(args = BATCHES, sample_count = 50, sample_size = 1)]
+fn read_and_remove(bencher: Bencher<'_, '_>, batch: usize) {
+    let queue = RefCell::new(Queue::open(Durability::Entry));
+    bencher
+        .counter(ItemsCount::new(batch))
+        .with_inputs(|| {
+            let mut queue = queue.borrow_mut();
+            let frames = queue.frames(batch);
+            queue.append(frames);
+        })
+        .bench_local_values(|()| queue.borrow_mut().read_and_remove(batch));
+    queue.into_inner().close();
+}
+
+/// A queue in a folder of its own.
+struct Queue {
+    runtime: Runtime,
+    writer: Writer,
+    reader: Reader,
+    closed: Closed,
+    frames: Box<dyn Iterator<Item = String>>,
+    now: CapturedAt,
+    folder: TempDir,
+}
+
+impl Queue {
+    fn open(durability: Durability) -> Self {
+        let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let mut config = Config::default();
+        config.queue.path = folder.path().join("queue");
+        config.queue.durability = durability;
+        let now = clock::now();
+        let (writer, reader, closed) = queue::open(&config.queue, &config.stint, now).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let json = |(at, sample)| fields::map(&sample, at).unwrap();
+        let frames: Vec<_> = lap::samples(FRAMES).into_iter().map(json).collect();
+        let frames = Box::new(frames.into_iter().cycle());
+        Self { runtime, writer, reader, closed, frames, now, folder }
+    }
+
+    fn frames(&mut self, count: usize) -> Vec<String> {
+        self.frames.by_ref().take(count).collect()
+    }
+
+    fn append(&mut self, frames: Vec<String>) {
+        let now = self.now;
+        let appended = self.writer.append(|stamps| {
+            let entry =
+                |json| NewEntry { captured_at: stamps.next(now), content: Content::Frame, json };
+            frames.into_iter().map(entry).collect()
+        });
+        self.runtime.block_on(appended).unwrap();
+    }
+
+    fn read_and_remove(&mut self, entries: usize) {
+        let Self { runtime, reader, .. } = self;
+        runtime.block_on(async {
+            let batch = reader.next_batch(Limit { entries, bytes: usize::MAX }).await.unwrap();
+            assert_eq!(batch.entries().len(), entries);
+            reader.remove(batch).await.unwrap();
+        });
+    }
+
+    /// Waits until the queue has let go of its folder, and deletes that.
+    fn close(self) {
+        let Self { runtime, writer, reader, closed, folder, .. } = self;
+        drop((writer, reader));
+        runtime.block_on(closed.wait());
+        folder.close().unwrap();
+    }
+}

@@ -1,0 +1,78 @@
+//! What `--help` says.
+
+use clap::{Arg, ArgAction, Command, CommandFactory};
+use pitwire::cli::Cli;
+use pitwire::config::{Config, values};
+
+/// Each subcommand with the text of its `--help`.
+fn commands() -> Vec<(Command, String)> {
+    let mut whole = Cli::command().term_width(0);
+    whole.build();
+    let with_help = |command: &Command| {
+        let mut command = command.clone().term_width(0);
+        let help = command.render_help().to_string();
+        (command, help)
+    };
+    whole.get_subcommands().filter(|command| command.get_name() != "help").map(with_help).collect()
+}
+
+/// The line of an option in the text.
+fn line<'a>(help: &'a str, option: &Arg) -> &'a str {
+    let name = format!("--{}", option.get_long().expect("a long name"));
+    let is_it = |line: &&str| line.split_whitespace().any(|word| word == name);
+    help.lines().find(is_it).unwrap_or_else(|| panic!("{name} is not in:\n{help}"))
+}
+
+/// Whether there is something that holds when the option is not given. A switch is off then.
+fn has_default(option: &Arg) -> bool {
+    let is_list = matches!(option.get_action(), ArgAction::Append);
+    option.get_action().takes_values()
+        && !option.is_required_set()
+        && (!is_list || !option.get_default_values().is_empty())
+}
+
+#[test]
+fn every_option_that_may_be_left_out_names_its_default() {
+    let mut options = 0;
+    for (command, help) in commands() {
+        for option in command.get_opts().filter(|option| has_default(option)) {
+            let line = line(&help, option);
+            assert!(line.contains("[default: "), "pitwire {}: {line}", command.get_name());
+            options += 1;
+        }
+    }
+    assert!(options > 15, "{options}");
+}
+
+#[test]
+fn the_defaults_of_run_are_those_of_the_configuration() {
+    let commands = commands();
+    let (run, help) = commands.iter().find(|(command, _)| command.get_name() == "run").unwrap();
+    let defaults = values(&Config::default());
+    for (option, key) in [("server", "server.url"), ("update_rate_hz", "update_rate_hz")] {
+        let option = run.get_opts().find(|known| known.get_id() == option).unwrap();
+        let (_, default) = defaults.iter().find(|(known, _)| *known == key).unwrap();
+        let line = line(help, option);
+        assert!(line.contains(&format!("[default: {default}]")), "{line}");
+    }
+}
+
+#[test]
+fn the_help_of_an_option_is_one_sentence_without_its_full_stop() {
+    for (command, _) in commands() {
+        for option in command.get_arguments() {
+            let text = option.get_help().expect("a help text").to_string();
+            let place = format!("pitwire {}: {text}", command.get_name());
+            assert!(text.starts_with(char::is_uppercase), "{place}");
+            assert!(!text.contains(". ") && !text.ends_with('.'), "{place}");
+        }
+    }
+}
+
+#[test]
+fn the_first_line_of_a_command_fits_the_list_of_commands() {
+    for (command, _) in commands() {
+        let about = command.get_about().expect("a first line").to_string();
+        assert!(about.len() <= 75 && !about.ends_with('.'), "{}: {about}", command.get_name());
+    }
+}
