@@ -57,7 +57,9 @@ impl Dashboard {
             headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         if let Some(token) = token {
             if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
-                return Err(SinkError::Auth("the token has characters that no header takes".into()));
+                return Err(SinkError::Auth(
+                    "the token has characters that no header takes".into(),
+                ));
             }
             headers.push(("Authorization".into(), format!("Bearer {token}")));
         }

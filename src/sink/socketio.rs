@@ -324,8 +324,9 @@ async fn connect(
 
 /// TLS that trusts a certificate authority besides the system's.
 fn trusting(ca: &[u8]) -> Result<native_tls::TlsConnector, SinkError> {
-    let certificate = native_tls::Certificate::from_pem(ca)
-        .map_err(|error| SinkError::Tls(format!("server.ca_file is no PEM certificate: {error}")))?;
+    let certificate = native_tls::Certificate::from_pem(ca).map_err(|error| {
+        SinkError::Tls(format!("server.ca_file is no PEM certificate: {error}"))
+    })?;
     let mut builder = native_tls::TlsConnector::builder();
     builder.add_root_certificate(certificate);
     builder.build().map_err(|error| SinkError::Tls(error.to_string()))
