@@ -7,9 +7,13 @@
     reason = "tests"
 )]
 
+#[cfg(unix)]
+mod agent;
 mod config;
 mod contract;
 mod inputs;
 mod peers;
+#[cfg(unix)]
+mod process;
 mod server;
 mod session;
