@@ -9,6 +9,8 @@ pub mod run;
 pub mod serve;
 pub mod simulate;
 
+use std::fmt::Display;
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -41,6 +43,16 @@ pub enum Exit {
     Good,
     Failed,
     WrongUse,
+}
+
+/// Prints a line on stdout. That nobody reads it, which makes `println!` panic, is no reason to end.
+pub fn print(line: impl Display) {
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
+/// The same on stderr.
+pub fn complain(line: impl Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 impl From<Exit> for ExitCode {

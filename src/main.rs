@@ -4,14 +4,14 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use pitwire::cli::{Cli, Command, Exit, demo, replay, run, serve, simulate};
+use pitwire::cli::{Cli, Command, Exit, complain, demo, replay, run, serve, simulate};
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match execute(cli) {
         Ok(exit) => exit.into(),
         Err(error) => {
-            eprintln!("pitwire: {error:#}");
+            complain(format_args!("pitwire: {error:#}"));
             Exit::Failed.into()
         }
     }

@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use self::plug::Plug;
 use self::viewer::Viewer;
-use crate::cli::{Exit, run};
+use crate::cli::{Exit, complain, print, run};
 use crate::config::{
     Config, DEMO_DRAIN_TIMEOUT, LogConfig, LogFormat, LogLevel, SIMULATOR_RATE_HZ,
 };
@@ -89,7 +89,7 @@ pub async fn demo(args: Demo, shutdown: impl Future<Output = ()>) -> Exit {
             if good { Exit::Good } else { Exit::Failed }
         }
         Err(error) => {
-            eprintln!("pitwire: the demo cannot run: {error}");
+            complain(format_args!("pitwire: the demo cannot run: {error}"));
             Exit::Failed
         }
     }
@@ -198,8 +198,8 @@ fn show(args: &Demo, plug: &str, publisher: &DashboardPublisher, viewer: &Viewer
     );
     let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
     if terminal {
-        eprint!("\r{line}");
-        let _ = std::io::stderr().flush();
+        let mut terminal = std::io::stderr();
+        let _ = write!(terminal, "\r{line}").and_then(|()| terminal.flush());
     } else if plug != "draining" {
         say(args, &line);
     }
@@ -208,7 +208,7 @@ fn show(args: &Demo, plug: &str, publisher: &DashboardPublisher, viewer: &Viewer
 fn report(args: &Demo, books: &Books) {
     let Books { produced, delivered, seen, lost, out_of_order, duplicated } = books;
     if std::io::IsTerminal::is_terminal(&std::io::stderr()) {
-        eprintln!();
+        complain("");
     }
     say(
         args,
@@ -218,10 +218,10 @@ fn report(args: &Demo, books: &Books) {
         ),
     );
     if args.json {
-        println!("{}", serde_json::to_string(books).unwrap_or_default());
+        print(serde_json::to_string(books).unwrap_or_default());
     }
 }
 
 fn say(args: &Demo, text: &str) {
-    if args.json { eprintln!("{text}") } else { println!("{text}") }
+    if args.json { complain(text) } else { print(text) }
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::agent::Until;
-use crate::cli::{Exit, run};
+use crate::cli::{Exit, complain, run};
 use crate::config::{self, Overrides};
 
 /// Send a recording to the dashboard server.
@@ -32,13 +32,13 @@ pub struct Replay {
 /// Replays the file, or fails if it cannot be read.
 pub async fn replay(args: Replay, shutdown: impl Future<Output = ()>) -> Exit {
     if let Err(error) = std::fs::File::open(&args.file) {
-        eprintln!("pitwire: {}: {error}", args.file.display());
+        complain(format_args!("pitwire: {}: {error}", args.file.display()));
         return Exit::Failed;
     }
     let temporary = match tempfile::Builder::new().prefix("pitwire-replay-").tempdir() {
         Ok(folder) => folder,
         Err(error) => {
-            eprintln!("pitwire: no temporary folder: {error}; name one with --queue");
+            complain(format_args!("pitwire: no temporary folder: {error}; name one with --queue"));
             return Exit::Failed;
         }
     };
@@ -57,7 +57,7 @@ pub async fn replay(args: Replay, shutdown: impl Future<Output = ()>) -> Exit {
     }
     for setting in &args.set {
         let Some((key, value)) = setting.split_once('=') else {
-            eprintln!("--set {setting}: write it as KEY=VALUE");
+            complain(format_args!("--set {setting}: write it as KEY=VALUE"));
             return Exit::WrongUse;
         };
         overrides.set(key.trim(), value.trim(), "--set");
@@ -65,7 +65,7 @@ pub async fn replay(args: Replay, shutdown: impl Future<Output = ()>) -> Exit {
     let config = match config::load(None, config::process_environment(), &overrides) {
         Ok(loaded) => loaded.config,
         Err(problems) => {
-            eprintln!("{problems}");
+            complain(problems);
             return Exit::WrongUse;
         }
     };

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::agent::{self, Until};
-use crate::cli::Exit;
+use crate::cli::{Exit, complain, print};
 use crate::config::{self, Config, LogConfig, LogFormat, LogLevel, Overrides};
 use crate::metrics;
 
@@ -68,7 +68,7 @@ pub async fn run(args: Run, shutdown: impl Future<Output = ()>) -> Exit {
     let config = match configure(&args) {
         Ok(config) => config,
         Err(text) => {
-            eprintln!("{text}");
+            complain(text);
             return Exit::WrongUse;
         }
     };
@@ -100,11 +100,11 @@ pub(super) async fn start(
             None
         }
     };
-    let announce = |page: &str| println!("dashboard: {page}");
+    let announce = |page: &str| print(format_args!("dashboard: {page}"));
     match agent::run(config, until, recorder, shutdown, announce).await {
         Ok(()) => Exit::Good,
         Err(error) => {
-            eprintln!("pitwire: {error}");
+            complain(format_args!("pitwire: {error}"));
             Exit::Failed
         }
     }
@@ -124,6 +124,8 @@ pub(super) fn start_log(log: &LogConfig) {
                 && std::env::var_os("NO_COLOR").is_none(),
         )
         .with_target(false)
+        // It would complain on stderr, and panic where that is what nobody reads.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     // Only the first one in a process counts.
     let _ = match log.format {

@@ -90,6 +90,9 @@ impl Store for SledStore {
     fn append(&mut self, record: &[u8]) -> io::Result<Seq> {
         let seq = self.tail;
         self.entries.insert(key(seq), record).map_err(to_io)?;
+        // Out of this process, though not onto the disk yet: what is reported stored before its
+        // fsync must survive a kill.
+        self.db.flush().map_err(to_io)?;
         self.tail = Seq(seq.0 + 1);
         Ok(seq)
     }

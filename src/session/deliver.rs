@@ -201,7 +201,8 @@ impl<S: Sink> Session<S> {
             }
             (_, Proof::Ack) => {
                 self.learn(bound, Proof::Ack);
-                Ok(self.acknowledged(bound))
+                let came_back = receipt.missing.is_empty();
+                Ok(if came_back { Outcome::Proven } else { self.acknowledged(bound) })
             }
             (_, Proof::Echo) if receipt.missing.is_empty() => {
                 if bound.proof.is_none() {

@@ -220,21 +220,13 @@ impl Link for DashboardLink {
 }
 
 impl DashboardLink {
-    /// Emits the events, asking for an acknowledgement of the last one if none is out. With
-    /// [`Proof::Ack`] it waits for the earlier one, as the new one is needed.
+    /// Emits the events, asking for an acknowledgement of the last one unless one is still out:
+    /// what came back before its acknowledgement is not waited for.
     async fn emit(&mut self, events: Vec<Outgoing>, proof: Proof) -> Result<bool, SinkError> {
-        if proof == Proof::Ack
-            && let Some(earlier) = self.ack_out.take()
-        {
-            let _ = earlier.await;
-        }
-        let ack_is_free = match &mut self.ack_out {
-            None => true,
-            Some(earlier) => {
-                !matches!(earlier.try_recv(), Err(oneshot::error::TryRecvError::Empty))
-            }
-        };
-        if proof == Proof::Written || !ack_is_free {
+        let is_out = self.ack_out.as_mut().is_some_and(|earlier| {
+            matches!(earlier.try_recv(), Err(oneshot::error::TryRecvError::Empty))
+        });
+        if proof == Proof::Written || is_out {
             self.connection.emit(events).await?;
             return Ok(false);
         }

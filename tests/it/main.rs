@@ -7,6 +7,8 @@
     reason = "tests"
 )]
 
+#[cfg(unix)]
+mod agent;
 mod config;
 mod contract;
 mod deploy;
@@ -15,6 +17,9 @@ mod help;
 mod http;
 mod inputs;
 mod peers;
+#[cfg(unix)]
+mod process;
+mod proxy;
 mod publisher;
 mod queue;
 mod readme;

@@ -5,7 +5,8 @@
 //! // … let the agent publish to peer.url() …
 //! assert_eq!(peer.all_frames().await.len(), 50);
 //! ```
-//! The servers are in `tests/peers/`; what they run on, `tests/setup.sh` installed.
+//! The servers are in `tests/peers/`; what they run on, `tests/setup.sh` installed. `pitwire serve`
+//! is started in the same way, so that a test can be put to it too.
 
 use std::collections::VecDeque;
 use std::env;
@@ -36,9 +37,12 @@ pub enum Kind {
     Asgi,
     /// socket.io 4 on Node.
     Node,
+    /// `pitwire serve`, whose sessions never outlive it.
+    Embedded,
 }
 
 impl Kind {
+    /// The servers of others.
     pub const ALL: [Self; 3] = [Self::Flask, Self::Asgi, Self::Node];
 }
 
@@ -97,9 +101,8 @@ impl Peer {
     }
 
     #[cfg(unix)]
-    fn signal(&self, signal: &str) {
-        let kill = Command::new("kill").args([signal, &self.child.id().to_string()]).status();
-        assert!(kill.expect("kill runs").success(), "kill {signal}");
+    fn signal(&self, name: &str) {
+        signal(self.child.id(), name);
     }
 
     /// The ids of the sessions, in the order in which they were made.
@@ -141,6 +144,13 @@ impl Drop for Peer {
             eprintln!("{:?} {:?} on port {} said:\n{}", self.kind, self.args, self.port, self.log);
         }
     }
+}
+
+/// Sends a process a signal such as `-STOP`.
+#[cfg(unix)]
+pub fn signal(process: u32, name: &str) {
+    let kill = Command::new("kill").args([name, &process.to_string()]).status();
+    assert!(kill.expect("kill runs").success(), "kill {name}");
 }
 
 /// The ids of a dashboard server's sessions.
@@ -192,8 +202,7 @@ pub fn plain(value: Value) -> Value {
 
 /// Starts the process and waits for the line that names its port.
 fn spawn(kind: Kind, port: u16, args: &[String]) -> (Child, u16, Log) {
-    let mut child = command(kind)
-        .args(["--port", &port.to_string()])
+    let mut child = command(kind, port)
         .args(args)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -214,25 +223,32 @@ fn spawn(kind: Kind, port: u16, args: &[String]) -> (Child, u16, Log) {
     }
 }
 
-fn command(kind: Kind) -> Command {
-    let home = home();
+fn command(kind: Kind, port: u16) -> Command {
     let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers");
     let python = |script: &str| {
         let python = if cfg!(windows) { "venv/Scripts/python.exe" } else { "venv/bin/python" };
-        let mut command = Command::new(home.join(python));
+        let mut command = Command::new(home().join(python));
         // -B: no compiled files in the clone.
         command.args(["-B", "-W", "ignore"]).arg(scripts.join(script));
         command
     };
-    match kind {
+    let mut command = match kind {
         Kind::Flask => python("flask_server.py"),
         Kind::Asgi => python("asgi_server.py"),
         Kind::Node => {
             let mut command = Command::new("node");
-            command.arg(scripts.join("node_server.js")).env("NODE_PATH", home.join("node_modules"));
+            command.arg(scripts.join("node_server.js"));
+            command.env("NODE_PATH", home().join("node_modules"));
             command
         }
-    }
+        Kind::Embedded => {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_pitwire"));
+            command.args(["serve", "--listen", &format!("127.0.0.1:{port}")]);
+            return command;
+        }
+    };
+    command.args(["--port", &port.to_string()]);
+    command
 }
 
 /// What `tests/setup.sh` installed: `PITWIRE_PEERS`, or else the newest in the cache.

@@ -1,0 +1,319 @@
+//! The `pitwire` binary as its users run it: started by a test, killed when the test ends.
+//!
+//! ```ignore
+//! let mut agent = Agent::start(&queue, &peer.url(), &[]);
+//! agent.feed(&lines);
+//! agent.receipts(lines.len()).await;
+//! agent.process.kill(); // as a power switch would end the process
+//! ```
+
+use std::fmt;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::peers;
+
+/// How long to wait for what must happen. Only a test that fails waits this long, so it is
+/// generous: two shared cores run many tests at once.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Between two looks.
+const LOOK_INTERVAL: Duration = Duration::from_millis(25);
+/// How long one request to the agent may take.
+const ANSWER: Duration = Duration::from_secs(20);
+
+/// Settings of every agent: free ports, every sample kept, no long pauses.
+const SETTINGS: [&str; 7] = [
+    "source.http.listen=127.0.0.1:0",
+    "metrics.listen=127.0.0.1:0",
+    "update_rate_hz=0",
+    "source.stdin.receipts=true",
+    "delivery.proof_timeout=2s",
+    "delivery.backoff_min=50ms",
+    "delivery.backoff_max=500ms",
+];
+
+/// The binary with these arguments.
+pub fn pitwire(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pitwire"));
+    command.args(args);
+    // What the developer has set up for an agent of their own.
+    for (name, _) in std::env::vars_os() {
+        if name.to_string_lossy().starts_with("PITWIRE_") {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// Waits until `look` finds something.
+pub async fn eventually<T>(what: &str, look: impl AsyncFnMut() -> Option<T>) -> T {
+    within(PATIENCE, look).await.unwrap_or_else(|| panic!("{what}: not within {PATIENCE:?}"))
+}
+
+/// What `look` finds before the time is up.
+pub async fn within<T>(limit: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> Option<T> {
+    let start = Instant::now();
+    loop {
+        // Looked at before the clock: a test that was held up has not failed.
+        if let found @ Some(_) = look().await {
+            return found;
+        }
+        if start.elapsed() > limit {
+            return None;
+        }
+        tokio::time::sleep(LOOK_INTERVAL).await;
+    }
+}
+
+/// A child process and what it has printed so far. Dropping it kills it.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    stdout: Lines,
+    stderr: Lines,
+    readers: Vec<JoinHandle<()>>,
+}
+
+impl Process {
+    /// Starts the command with its output read; stdin is as the command has it.
+    pub fn start(command: &mut Command) -> Self {
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
+        let (stdout, stderr) = (Lines::default(), Lines::default());
+        let readers = vec![
+            stdout.collect(child.stdout.take().unwrap()),
+            stderr.collect(child.stderr.take().unwrap()),
+        ];
+        Self { child, stdout, stderr, readers }
+    }
+
+    /// Starts the command with nobody at the other end of its output.
+    pub fn unheard(command: &mut Command) -> Self {
+        let mut child = command
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?} does not start: {error}"));
+        drop((child.stdout.take(), child.stderr.take()));
+        let (stdout, stderr) = (Lines::default(), Lines::default());
+        Self { child, stdout, stderr, readers: Vec::new() }
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The whole lines on stdout so far.
+    pub fn stdout(&self) -> Vec<String> {
+        self.stdout.all()
+    }
+
+    /// The whole lines on stderr so far.
+    pub fn stderr(&self) -> Vec<String> {
+        self.stderr.all()
+    }
+
+    /// Waits for a line on stderr that contains this.
+    pub async fn says(&self, text: &str) {
+        let said = async || self.stderr().iter().any(|line| line.contains(text)).then_some(());
+        eventually(text, said).await;
+    }
+
+    /// Ends the process at once, with no chance to save anything.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("it was killed");
+        self.child.wait().expect("it ended");
+        self.read_to_the_end();
+    }
+
+    /// Sends a signal such as `-TERM`.
+    pub fn signal(&self, signal: &str) {
+        peers::signal(self.id(), signal);
+    }
+
+    /// The exit code, if the process ends in time by itself.
+    pub async fn exit_code(&mut self, limit: Duration) -> Option<i32> {
+        let status = within(limit, async || self.child.try_wait().unwrap()).await?;
+        self.read_to_the_end();
+        status.code()
+    }
+
+    /// The exit code of a process that does end.
+    pub async fn ended(&mut self) -> i32 {
+        self.exit_code(PATIENCE).await.expect("it ends by itself")
+    }
+
+    /// What it wrote before it ended may still be in the pipes.
+    fn read_to_the_end(&mut self) {
+        self.readers.drain(..).for_each(|reader| reader.join().unwrap());
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("process {} logged:\n{}", self.id(), self.stderr);
+        }
+    }
+}
+
+/// `pitwire run`, with stdin open for lines.
+#[derive(Debug)]
+pub struct Agent {
+    pub process: Process,
+    /// Text on its way to stdin, which stays open.
+    stdin: mpsc::Sender<String>,
+    http: reqwest::Client,
+}
+
+impl Agent {
+    /// Starts an agent with further settings; returns while it is still opening its queue.
+    pub fn start(queue: &Path, server: &str, settings: &[&str]) -> Self {
+        let mut command = pitwire(&["run", "--server", server]);
+        command.arg("--queue").arg(queue).stdin(Stdio::piped());
+        for setting in SETTINGS.iter().chain(settings) {
+            command.args(["--set", setting]);
+        }
+        let mut process = Process::start(&mut command);
+        let stdin = feeder(process.child.stdin.take().unwrap());
+        let http = reqwest::Client::builder().no_proxy().timeout(ANSWER).build().unwrap();
+        Self { process, stdin, http }
+    }
+
+    /// Writes lines to stdin in the background, so that a kill may come in the middle.
+    pub fn feed(&self, lines: &[String]) {
+        // Nobody takes it any more when the agent has ended.
+        let _ = self.stdin.send(lines.join("\n") + "\n");
+    }
+
+    /// What was reported stored: the line's number from 1, and the entry's position.
+    pub fn receipts(&self) -> Vec<(usize, u64)> {
+        let receipt = |line: &String| {
+            let receipt: Value = serde_json::from_str(line).ok()?;
+            Some((receipt["line"].as_u64()? as usize, receipt["seq"].as_u64()?))
+        };
+        self.process.stdout().iter().filter_map(receipt).collect()
+    }
+
+    /// Waits until so many lines were reported stored.
+    pub async fn stored(&self, lines: usize) {
+        let enough = async || (self.receipts().len() >= lines).then_some(());
+        eventually(&format!("{lines} receipts"), enough).await;
+    }
+
+    /// The dashboard links printed so far.
+    pub fn links(&self) -> Vec<String> {
+        let lines = self.process.stdout();
+        lines.iter().filter_map(|line| Some(line.strip_prefix("dashboard: ")?.to_owned())).collect()
+    }
+
+    /// The link printed as the `number`th, from 1.
+    pub async fn link(&self, number: usize) -> String {
+        let printed = async || self.links().get(number - 1).cloned();
+        eventually(&format!("link number {number}"), printed).await
+    }
+
+    /// Posts to the HTTP source.
+    pub async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> reqwest::Response {
+        let request = self.http.post(self.telemetry_url(path).await).body(body);
+        request.send().await.expect("the HTTP source answers")
+    }
+
+    /// A request to the HTTP source, for whoever wants to add to it.
+    pub async fn request(&self, path: &str) -> reqwest::RequestBuilder {
+        self.http.post(self.telemetry_url(path).await)
+    }
+
+    /// Gets a page of the admin address: its status and text.
+    pub async fn page(&self, path: &str) -> (u16, String) {
+        let url = self.address("metrics").await + path;
+        let response = self.http.get(url).send().await.expect("the admin address answers");
+        (response.status().as_u16(), response.text().await.expect("a text"))
+    }
+
+    pub async fn metrics(&self) -> String {
+        self.page("/metrics").await.1
+    }
+
+    /// The value of one series, written as on `/metrics`.
+    pub async fn metric(&self, series: &str) -> f64 {
+        let text = self.metrics().await;
+        let value = |line: &str| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok();
+        text.lines().find_map(value).unwrap_or_else(|| panic!("no {series} in\n{text}"))
+    }
+
+    /// Waits until a series has a value that fits.
+    pub async fn metric_becomes(&self, series: &str, fits: impl Fn(f64) -> bool) {
+        let look = async || fits(self.metric(series).await).then_some(());
+        eventually(series, look).await;
+    }
+
+    async fn telemetry_url(&self, path: &str) -> String {
+        self.address("telemetry").await + path
+    }
+
+    /// The address that the agent says it serves `what` on.
+    async fn address(&self, what: &str) -> String {
+        let said = async || {
+            let lines = self.process.stderr();
+            let address = |line: &String| Some(line.split_once(&format!(" {what} on "))?.1.into());
+            lines.iter().find_map(address)
+        };
+        eventually(&format!("{what} is served"), said).await
+    }
+}
+
+/// A thread that writes texts to a pipe, for as long as there is somebody to read them.
+fn feeder(mut pipe: ChildStdin) -> mpsc::Sender<String> {
+    let (sender, texts) = mpsc::channel::<String>();
+    thread::spawn(move || {
+        for text in texts {
+            if pipe.write_all(text.as_bytes()).is_err() {
+                return;
+            }
+        }
+    });
+    sender
+}
+
+/// What a process has written, by whole lines.
+#[derive(Clone, Debug, Default)]
+struct Lines(Arc<Mutex<Vec<String>>>);
+
+impl Lines {
+    /// Reads to the end of the output.
+    fn collect(&self, output: impl Read + Send + 'static) -> JoinHandle<()> {
+        let lines = self.clone();
+        thread::spawn(move || {
+            let mut output = BufReader::new(output);
+            let mut line = Vec::new();
+            // A line without its end is what a kill cut short.
+            while output.read_until(b'\n', &mut line).is_ok() && line.pop() == Some(b'\n') {
+                lines.0.lock().unwrap().push(String::from_utf8_lossy(&line).into_owned());
+                line.clear();
+            }
+        })
+    }
+
+    fn all(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+impl fmt::Display for Lines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.all().iter().try_for_each(|line| writeln!(f, "  {line}"))
+    }
+}

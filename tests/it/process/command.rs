@@ -1,0 +1,233 @@
+//! What the process is told: signals, arguments, requests; and how it ends.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::process::Stdio;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+use super::{numbered_samples, numbers};
+use crate::agent::{Agent, Process, eventually, pitwire};
+use crate::peers::{Kind, Peer};
+
+/// Where nobody listens.
+const NOBODY: &str = "http://127.0.0.1:9";
+/// From a signal to the end of the process, at most.
+const SHUTDOWN: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+async fn a_signal_ends_it_in_time_wherever_it_is_and_the_queue_keeps_the_rest() {
+    let signals = ["-TERM", "-INT"].map(|signal| async move {
+        let server = Peer::start(Kind::Embedded, &[]);
+        let queues = [(); 3].map(|()| tempfile::tempdir().unwrap());
+
+        // With nobody there, stdin open and silent.
+        let mut offline = Agent::start(queues[0].path(), NOBODY, &[]);
+        offline.feed(&numbered_samples(1, 50));
+        offline.stored(50).await;
+        // At rest, with the connection of its HTTP client still open.
+        let mut idle = Agent::start(queues[1].path(), &server.url(), &[]);
+        assert_eq!(idle.post("/v1/telemetry", "{}").await.status(), 200);
+        idle.link(1).await;
+        // With a batch out that nobody answers.
+        let mut waiting = Agent::start(queues[2].path(), &server.url(), &[]);
+        waiting.link(1).await;
+        server.pause();
+        waiting.feed(&numbered_samples(1, 500));
+        waiting.stored(500).await;
+
+        for agent in [&mut offline, &mut idle, &mut waiting] {
+            agent.process.signal(signal);
+            assert_eq!(agent.process.exit_code(SHUTDOWN).await, Some(0), "{signal}");
+            let errors = agent.process.stderr();
+            assert!(!errors.iter().any(|line| line.contains("ERROR")), "{errors:?}");
+        }
+
+        server.resume();
+        let agent = Agent::start(queues[2].path(), &server.url(), &[]);
+        agent.metric_becomes("pitwire_queue_entries", |entries| entries == 0.0).await;
+        let link = agent.link(1).await;
+        let session = link.rsplit_once('/').unwrap().1;
+        let came = BTreeSet::from_iter(numbers(&server.frames(session).await));
+        assert!(came.iter().copied().eq(1..=500), "{came:?}");
+    });
+    join_all(signals).await;
+}
+
+#[tokio::test]
+async fn a_second_agent_on_the_same_queue_is_refused_and_told_which_process_has_it() {
+    let queue = tempfile::tempdir().unwrap();
+    let mut first = Agent::start(queue.path(), NOBODY, &[]);
+    first.page("/healthz").await;
+    let mut second = Agent::start(queue.path(), NOBODY, &[]);
+    assert_eq!(second.process.ended().await, 1);
+    let said = format!("is in use by another pitwire (process {})", first.process.id());
+    second.process.says(&said).await;
+
+    first.process.kill();
+    let third = Agent::start(queue.path(), NOBODY, &[]);
+    assert_eq!(third.page("/healthz").await.0, 200);
+}
+
+#[tokio::test]
+async fn wrong_use_ends_with_2_and_everything_that_is_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pitwire.toml");
+    fs::write(&file, "update_rate_hz = \"fast\"\n[server]\nurll = 1\n[queue]\nmax_entries = 0\n")
+        .unwrap();
+    let file = file.to_str().unwrap();
+    let problems: &[&str] = &[
+        "pitwire.toml:1: update_rate_hz: ",
+        "pitwire.toml:3: server.urll: is not a key; did you mean",
+        "pitwire.toml:5: queue.max_entries: ",
+        "--server: server.url: ",
+        "--set: log.level: ",
+    ];
+    let wrong: [(&[&str], &[&str]); 6] = [
+        (&["run", "--config", file, "--server", "nowhere", "--set", "log.level=loud"], problems),
+        (&["run", "--set", "log.level"], &["--set log.level: write it as KEY=VALUE"]),
+        (&["run", "--config", "missing.toml"], &["missing.toml: "]),
+        (&["replay", file, "--server", "nowhere"], &["--server: server.url: "]),
+        (&["run", "--nonsense"], &["unexpected argument '--nonsense'"]),
+        (&[], &["Usage: pitwire <COMMAND>"]),
+    ];
+    for (args, expected) in wrong {
+        let mut process = Process::start(pitwire(args).stdin(Stdio::null()));
+        assert_eq!(process.ended().await, 2, "{args:?}");
+        for expected in expected {
+            process.says(expected).await;
+        }
+        assert!(process.stdout().is_empty(), "{args:?}: {:?}", process.stdout());
+    }
+}
+
+#[tokio::test]
+async fn a_missing_recording_ends_a_replay_with_1() {
+    let args = ["replay", "missing.ndjson", "--server", NOBODY];
+    let mut replay = Process::start(pitwire(&args).stdin(Stdio::null()));
+    assert_eq!(replay.ended().await, 1);
+    replay.says("missing.ndjson: ").await;
+}
+
+#[tokio::test]
+async fn an_agent_that_nobody_listens_to_goes_on() {
+    let server = Peer::start(Kind::Embedded, &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("lines");
+    fs::write(&file, numbered_samples(1, 100).join("\n") + "\nnonsense\n").unwrap();
+    let mut command = pitwire(&["run", "--until-drained", "--server", &server.url()]);
+    command.arg("--queue").arg(folder.path().join("queue")).stdin(fs::File::open(&file).unwrap());
+    for setting in [
+        "update_rate_hz=0",
+        "source.stdin.receipts=true",
+        "source.http.enabled=false",
+        "metrics.enabled=false",
+    ] {
+        command.args(["--set", setting]);
+    }
+    let mut agent = Process::unheard(&mut command);
+    assert_eq!(agent.ended().await, 0);
+    assert!(numbers(&server.all_frames().await).into_iter().eq(1..=100));
+}
+
+#[tokio::test]
+async fn the_http_source_says_what_became_of_each_sample() {
+    let queue = tempfile::tempdir().unwrap();
+    let agent = Agent::start(queue.path(), NOBODY, &[]);
+    let large = format!(r#"{{"player_name": "{}"}}"#, "x".repeat(900_000));
+    let nothing = json!([]);
+    for (path, body, status, seqs, reason) in [
+        ("/v1/telemetry", r#"{"lap": 1}"#, 200, json!([1]), None),
+        ("/v1/telemetry", r#"[{"lap": 2}, {"lap": 3}]"#, 200, json!([2, 3]), None),
+        ("/v1/telemetry", "{\"lap\": 4}\n{\"lap\": 5}\n", 200, json!([4, 5]), None),
+        ("/v1/setup", r#"{"wing": 7}"#, 200, json!([6]), None),
+        ("/v1/setup", r#"{"wing": 7}"#, 200, nothing.clone(), None),
+        ("/v1/setup", "7", 400, nothing.clone(), Some("not_object")),
+        ("/v1/telemetry", r#"{"lap": -1}"#, 400, nothing.clone(), Some("out_of_range")),
+        ("/v1/telemetry", r#"{"lap": "one"}"#, 400, nothing.clone(), Some("wrong_type")),
+        ("/v1/telemetry", "{\"lap\": 6}\nnonsense\n", 400, json!([7]), Some("not_json")),
+        ("/v1/telemetry", "", 400, nothing.clone(), Some("not_json")),
+        ("/v1/telemetry", &large, 413, nothing.clone(), Some("too_large")),
+    ] {
+        let response = agent.post(path, body.to_owned()).await;
+        let body = &body[..body.len().min(40)];
+        assert_eq!(response.status(), status, "{body}");
+        let answer: Value = response.json().await.unwrap();
+        assert_eq!(answer["seqs"], seqs, "{body}: {answer}");
+        assert_eq!(answer["refused"][0]["reason"].as_str(), reason, "{body}: {answer}");
+        let message = answer["refused"][0]["message"].as_str();
+        assert_eq!(message.is_some_and(|text| !text.is_empty()), reason.is_some(), "{answer}");
+    }
+    let body = "{\"lap\": 1}\n".repeat(1 << 20);
+    assert_eq!(agent.post("/v1/telemetry", body).await.status(), 413);
+    assert_eq!(agent.metric("pitwire_queue_entries").await, 7.0);
+}
+
+#[tokio::test]
+async fn a_page_of_another_origin_may_not_send() {
+    let queue = tempfile::tempdir().unwrap();
+    let agent = Agent::start(queue.path(), NOBODY, &[]);
+    for (origin, status) in [
+        ("https://evil.example", 403),
+        ("http://localhost.evil.example", 403),
+        ("null", 403),
+        ("http://localhost:3000", 200),
+    ] {
+        let request = agent.request("/v1/telemetry").await.header("Origin", origin);
+        assert_eq!(request.body("{}").send().await.unwrap().status(), status, "{origin}");
+    }
+    assert_eq!(agent.metric("pitwire_queue_entries").await, 1.0);
+}
+
+#[tokio::test]
+async fn a_source_that_is_too_fast_is_thinned() {
+    let queue = tempfile::tempdir().unwrap();
+    let agent = Agent::start(queue.path(), NOBODY, &["update_rate_hz=2"]);
+    let burst = numbered_samples(1, 100).join("\n");
+    let response = agent.post("/v1/telemetry", burst.clone()).await;
+    assert_eq!(response.status(), 200);
+    let answer: Value = response.json().await.unwrap();
+    assert_eq!((&answer["seqs"], &answer["thinned"]), (&json!([1]), &json!(99)), "{answer}");
+    assert_eq!(agent.metric(r#"pitwire_source_thinned_total{source="http"}"#).await, 99.0);
+
+    // Half a second of the samples' time later the next one is due.
+    let next = async || {
+        let answer: Value = agent.post("/v1/telemetry", burst.clone()).await.json().await.unwrap();
+        answer["seq"].as_u64()
+    };
+    assert_eq!(eventually("the next sample is due", next).await, 2);
+}
+
+#[tokio::test]
+async fn a_sender_is_told_to_come_back_when_the_queue_takes_nothing() {
+    let queue = tempfile::tempdir().unwrap();
+    let settings = ["queue.max_entries=2", "queue.when_full=drop_newest"];
+    let agent = Agent::start(queue.path(), NOBODY, &settings);
+    let three = agent.post("/v1/telemetry", "{}\n{}\n{}").await;
+    assert_eq!(three.status(), 200);
+    let answer: Value = three.json().await.unwrap();
+    assert_eq!((&answer["seqs"], &answer["dropped"]), (&json!([1, 2]), &json!(1)));
+    let more = agent.post("/v1/telemetry", "{}").await;
+    assert_eq!(more.status(), 503);
+    let wait: u64 = more.headers()["Retry-After"].to_str().unwrap().parse().unwrap();
+    assert!((1..=60).contains(&wait), "{wait} s");
+    assert_eq!(agent.metric("pitwire_ledger_imbalance_entries").await, 0.0);
+}
+
+#[tokio::test]
+async fn the_demo_loses_nothing_and_says_so_in_json() {
+    let args = ["demo", "--seconds", "20", "--outage", "5:5", "--json"];
+    let mut demo = Process::start(pitwire(&args).stdin(Stdio::null()));
+    assert_eq!(demo.ended().await, 0, "{:?}", demo.stderr());
+    demo.says("dashboard: http://").await;
+    let books: Value = serde_json::from_str(demo.stdout().last().unwrap()).unwrap();
+    assert!(books["produced"].as_u64().unwrap() >= 35, "{books}");
+    for same in ["delivered", "seen"] {
+        assert_eq!(books[same], books["produced"], "{books}");
+    }
+    for none in ["lost", "out_of_order", "duplicated"] {
+        assert_eq!(books[none], 0, "{books}");
+    }
+}

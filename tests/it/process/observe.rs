@@ -1,0 +1,111 @@
+//! What the process shows of itself: metrics, health, readiness.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use pitwire::metrics::TABLE;
+
+use super::numbered_samples;
+use crate::agent::{Agent, eventually};
+use crate::peers::{self, Kind, Peer};
+
+/// Where nobody listens.
+const NOBODY: &str = "http://127.0.0.1:9";
+
+#[tokio::test]
+async fn every_series_of_the_table_is_there_from_the_start() {
+    let queue = tempfile::tempdir().unwrap();
+    let agent = Agent::start(queue.path(), NOBODY, &[]);
+    let text = agent.metrics().await;
+    for (name, _, labels, meaning) in TABLE {
+        assert!(text.contains(&format!("# HELP {name} {meaning}\n")), "what {name} means");
+        let series: Vec<&str> = text.lines().filter(|line| line.starts_with(name)).collect();
+        assert!(!series.is_empty(), "{name} in\n{text}");
+        for (label, values) in *labels {
+            for value in *values {
+                let label = format!("{label}=\"{value}\"");
+                assert!(series.iter().any(|line| line.contains(&label)), "{name}{{{label}}}");
+            }
+        }
+    }
+    let known = |line: &&str| TABLE.iter().any(|(name, ..)| line.starts_with(name));
+    let mut own = text.lines().filter(|line| line.starts_with("pitwire_"));
+    assert_eq!(own.find(|line| !known(line)), None, "the table lists it");
+    promtool_has_nothing_to_say(&text);
+}
+
+#[tokio::test]
+async fn the_depth_rises_in_an_outage_and_returns_to_0() {
+    let queue = tempfile::tempdir().unwrap();
+    let server = Peer::start(Kind::Embedded, &[]);
+    let agent = Agent::start(queue.path(), &server.url(), &[]);
+    agent.feed(&numbered_samples(1, 20));
+    agent.metric_becomes(r#"pitwire_ledger_entries{state="delivered"}"#, |n| n == 20.0).await;
+    assert_eq!(agent.metric("pitwire_queue_entries").await, 0.0);
+
+    server.pause();
+    agent.feed(&numbered_samples(21, 30));
+    agent.metric_becomes("pitwire_queue_entries", |entries| entries == 30.0).await;
+    assert!(agent.metric("pitwire_queue_bytes").await > 30.0 * 300.0);
+    assert!(agent.metric("pitwire_queue_oldest_timestamp_seconds").await > 1.7e9);
+    agent.metric_becomes("pitwire_connected", |connected| connected == 0.0).await;
+    promtool_has_nothing_to_say(&agent.metrics().await);
+
+    server.resume();
+    agent.metric_becomes("pitwire_queue_entries", |entries| entries == 0.0).await;
+    for (series, value) in [
+        ("pitwire_queue_bytes", 0.0),
+        ("pitwire_queue_oldest_timestamp_seconds", 0.0),
+        ("pitwire_connected", 1.0),
+        ("pitwire_session_bound", 1.0),
+        ("pitwire_entries_appended_total", 50.0),
+        (r#"pitwire_source_samples_total{source="stdin"}"#, 50.0),
+        (r#"pitwire_ledger_entries{state="appended"}"#, 50.0),
+        (r#"pitwire_ledger_entries{state="delivered"}"#, 50.0),
+        (r#"pitwire_ledger_entries{state="dropped"}"#, 0.0),
+        (r#"pitwire_ledger_entries{state="queued"}"#, 0.0),
+        ("pitwire_ledger_imbalance_entries", 0.0),
+    ] {
+        assert_eq!(agent.metric(series).await, value, "{series}");
+    }
+    promtool_has_nothing_to_say(&agent.metrics().await);
+}
+
+#[tokio::test]
+async fn it_is_healthy_while_offline_and_ready_once_a_session_is_bound() {
+    let queue = tempfile::tempdir().unwrap();
+    let mut server = Peer::start(Kind::Embedded, &[]);
+    server.kill();
+    let agent = Agent::start(queue.path(), &server.url(), &[]);
+    assert_eq!(agent.page("/healthz").await, (200, "ok\n".into()));
+    let refused = async || {
+        let (status, reasons) = agent.page("/readyz").await;
+        assert_eq!(status, 503, "{reasons}");
+        let says = |what| reasons.lines().any(|reason| reason.starts_with(what));
+        (says("not connected to the dashboard server") && says("cannot reach the server"))
+            .then_some(())
+    };
+    eventually("both reasons", refused).await;
+
+    server.restart();
+    let ready = async || (agent.page("/readyz").await == (200, "ok\n".into())).then_some(());
+    eventually("ready", ready).await;
+    assert_eq!(agent.page("/healthz").await.0, 200);
+    assert_eq!(agent.page("/nothing").await.0, 404);
+}
+
+/// What Prometheus' own checker says of a page: nothing, if it is right.
+fn promtool_has_nothing_to_say(metrics: &str) {
+    let mut promtool = Command::new(peers::home().join("bin/promtool"))
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("promtool runs");
+    promtool.stdin.take().unwrap().write_all(metrics.as_bytes()).unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    assert_eq!(String::from_utf8_lossy(&said), "");
+    assert!(output.status.success());
+}
