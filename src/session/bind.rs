@@ -3,11 +3,13 @@
 use tokio::time::{Instant, timeout};
 
 use super::{Session, SessionError, next_verification};
-use crate::config::SessionChoice;
+use crate::config::{ProofChoice, SessionChoice};
 use crate::entry::{CapturedAt, Entry, Seq, StintId};
 use crate::metrics;
 use crate::queue::Batch;
 use crate::sink::{Joined, Link, Proof, Sink, SinkError};
+
+const NO_JOIN: &str = "it answers no join_session";
 
 /// A session that is bound on a link, and what is known about it there.
 #[derive(Debug)]
@@ -16,8 +18,10 @@ pub(super) struct Bound {
     pub(super) session: String,
     /// The server was asked for this session on this link and has not shown data for it yet.
     pub(super) is_new: bool,
-    /// The server answers when a session is joined.
+    /// The server answers when a session is joined, as far as is known.
     pub(super) answers_join: bool,
+    /// It has answered on this link.
+    pub(super) has_answered: bool,
     /// What the link gives; learned with the first entry.
     pub(super) proof: Option<Proof>,
     /// What the server held of this stint when the session was joined.
@@ -113,20 +117,31 @@ impl<S: Sink> Session<S> {
         let session = timeout(limit, link.request_session())
             .await
             .map_err(|_| SinkError::Timeout(limit, "it assigns no session"))??;
-        let joined = self.join(link, &session).await?;
+        // A server does twice the work for a publisher that has joined.
+        let joined = match self.settings.proof {
+            ProofChoice::Ack | ProofChoice::Written => Joined::Silent,
+            ProofChoice::Auto | ProofChoice::Echo => self.join(link, &session).await?,
+        };
         self.reader.set_session(stint, self.sink.server(), &session).await?;
         let bound = self.bound(stint, session, true, joined, Stored::default());
         self.send_setup_in_force(link, bound).await
     }
 
+    /// Asks whether the server knows the session: on the link itself, after which its entries come
+    /// back to us there, or where that is not wanted on a link of its own.
     pub(super) async fn join(
         &mut self,
         link: &mut S::Link,
         session: &str,
     ) -> Result<Joined, SessionError> {
         let limit = self.settings.proof_timeout;
+        if self.settings.proof == ProofChoice::Ack {
+            let mut aside = self.open().await?;
+            let joined = timeout(limit, aside.join(session)).await;
+            return Ok(joined.map_err(|_| SinkError::Timeout(limit, NO_JOIN))??);
+        }
         let joined = timeout(limit, link.join(session)).await;
-        Ok(joined.map_err(|_| SinkError::Timeout(limit, "it answers no join_session"))??)
+        Ok(joined.map_err(|_| SinkError::Timeout(limit, NO_JOIN))??)
     }
 
     fn bound(
@@ -151,6 +166,7 @@ impl<S: Sink> Session<S> {
             session,
             is_new,
             answers_join: joined != Joined::Unanswered,
+            has_answered: verified,
             proof: None,
             stored,
             sent: None,

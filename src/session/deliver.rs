@@ -120,6 +120,7 @@ impl<S: Sink> Session<S> {
         let session = bound.session.clone();
         match self.join(link, &session).await? {
             Joined::Known { frame, setup } => {
+                bound.has_answered = true;
                 let stored = Stored { frame, setup };
                 let newest = bound.unproven.last().and_then(|(_, batch)| batch.entries().last());
                 if newest.is_some_and(|entry| !stored.has(entry)) {
@@ -136,8 +137,16 @@ impl<S: Sink> Session<S> {
                 self.rebind(link, bound).await?;
                 Ok(Verified::Rebound)
             }
-            Joined::Unanswered => {
+            Joined::Unanswered if bound.has_answered => {
                 Err(SessionError::NotKept("it does not answer join_session any more"))
+            }
+            Joined::Unanswered => {
+                tracing::warn!("the server cannot be asked about a session; its word must do");
+                bound.answers_join = false;
+                for (_, batch) in std::mem::take(&mut bound.unproven) {
+                    self.remove(bound, batch).await?;
+                }
+                Ok(Verified::Known)
             }
         }
     }

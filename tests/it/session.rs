@@ -298,6 +298,25 @@ async fn acknowledged_entries_stay_queued_until_the_server_is_asked_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn with_proof_ack_the_server_is_asked_on_a_link_of_its_own() {
+    for no_join in [false, true] {
+        let mut world = World::new(|delivery| delivery.proof = ProofChoice::Ack);
+        world.server.behave(Faults { no_join, ..Faults::default() });
+        world.frames(500).await;
+        world.drain(MINUTE).await;
+        world.frames(10).await;
+        world.drain(MINUTE).await;
+        assert_eq!(world.seen(), up_to(510), "no_join {no_join}");
+        assert!(world.server.state().links > 1);
+        world.server.forget();
+        world.frames(10).await;
+        world.drain(MINUTE).await;
+        let seen = world.server.seen();
+        assert_eq!(seen.len(), if no_join { 1 } else { 2 }, "no_join {no_join}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_slow_server_delays_and_loses_nothing() {
     let mut world = World::with(Faults { delay: Duration::from_millis(1500), ..Faults::default() });
     world.frames(1000).await;

@@ -43,7 +43,8 @@ async def api(scope, _receive, send):
 
 
 def listen(port):
-    listener = socket.socket()
+    # With the protocol named, as uvicorn's own are: else asyncio leaves Nagle's algorithm on.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     # A killed server leaves connections in TIME_WAIT; its successor takes the port all the same.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", port))
