@@ -1,7 +1,7 @@
 //! A server in memory behind the `Sink` seam: it delays, refuses, forgets its sessions, goes
 //! silent, acknowledges what it throws away. Time is tokio's, so a test can pause it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -88,7 +88,7 @@ impl Sink for Server {
             return Err(SinkError::Refused("down".into()));
         }
         state.links += 1;
-        Ok(ServerLink { server: self.clone(), cuts: state.cuts })
+        Ok(ServerLink { server: self.clone(), cuts: state.cuts, joined: BTreeSet::new() })
     }
 
     fn server(&self) -> &str {
@@ -104,6 +104,8 @@ impl Sink for Server {
 pub struct ServerLink {
     server: Server,
     cuts: u32,
+    /// Rooms: what is kept for their sessions comes back on this link.
+    joined: BTreeSet<String>,
 }
 
 impl ServerLink {
@@ -135,6 +137,7 @@ impl Link for ServerLink {
     async fn join(&mut self, session: &str) -> Result<Joined, SinkError> {
         self.trip().await?;
         let state = self.server.state();
+        self.joined.insert(session.into());
         if state.faults.no_join {
             return Ok(Joined::Unanswered);
         }
@@ -164,16 +167,17 @@ impl Link for ServerLink {
         if faults.swaps && entries.len() > 1 {
             entries.swap(0, 1);
         }
+        let echoes = self.joined.contains(session) && !faults.no_echo;
         let (mut missing, mut refused) = (Vec::new(), false);
         for entry in &entries {
             let poison = faults.refuses.is_some_and(|poison| entry.json.contains(poison));
             refused |= poison;
-            if !self.keep(session, entry, poison || faults.keeps_nothing) || faults.no_echo {
+            if !self.keep(session, entry, poison || faults.keeps_nothing) || !echoes {
                 missing.push(entry.seq);
             }
         }
         missing.sort();
-        let inversions = u64::from(faults.swaps && entries.len() > 1 && !faults.no_echo);
+        let inversions = u64::from(faults.swaps && entries.len() > 1 && echoes);
         let waits = match proof {
             Proof::Written => false,
             Proof::Ack => true,
