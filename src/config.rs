@@ -291,6 +291,9 @@ pub const MAX_HTTP_BODY_BYTES: usize = 8 << 20;
 /// Samples in one HTTP request; one with more is refused.
 pub const MAX_HTTP_ENTRIES: usize = 10_000;
 
+/// From an HTTP request to its answer, at most.
+pub const HTTP_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// From the request to stop to the end of the process, however slow disk and network are.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 

@@ -109,6 +109,8 @@ pub struct DashboardLink {
 impl Link for DashboardLink {
     async fn request_session(&mut self) -> Result<String, SinkError> {
         let request = Outgoing { name: "request_session_id", json: "{}".into() };
+        // An id that nobody asked for, or a second one, is not the answer to this request.
+        while self.connection.try_next().is_some() {}
         self.connection.emit(vec![request]).await?;
         let assigned = async {
             loop {

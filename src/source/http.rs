@@ -15,9 +15,10 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::{Intake, Sample, Taken};
-use crate::config::{MAX_HTTP_BODY_BYTES, MAX_HTTP_ENTRIES, STORAGE_RETRY_INTERVAL};
+use crate::config::{HTTP_TIMEOUT, MAX_HTTP_BODY_BYTES, MAX_HTTP_ENTRIES, STORAGE_RETRY_INTERVAL};
 use crate::fields::{self, Reason, Refused};
 
 /// The routes of this source.
@@ -26,6 +27,7 @@ pub fn router(intake: Arc<Intake>) -> Router {
         .route("/v1/telemetry", post(telemetry))
         .route("/v1/setup", post(setup))
         .layer(DefaultBodyLimit::max(MAX_HTTP_BODY_BYTES))
+        .layer(middleware::from_fn(in_time))
         .layer(middleware::from_fn(only_local_origins))
         .with_state(intake)
 }
@@ -137,6 +139,18 @@ fn unavailable(why: &str) -> Response {
 
 fn json_response(status: StatusCode, body: &Value) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
+}
+
+/// A client that stops in the middle of a body, or a disk that does not answer, holds nothing for
+/// ever.
+async fn in_time(request: Request, next: Next) -> Response {
+    match timeout(HTTP_TIMEOUT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => {
+            let body = json!({"seqs": [], "error": format!("not done within {HTTP_TIMEOUT:?}")});
+            json_response(StatusCode::REQUEST_TIMEOUT, &body)
+        }
+    }
 }
 
 async fn only_local_origins(headers: HeaderMap, request: Request, next: Next) -> Response {

@@ -128,6 +128,19 @@ async fn a_disk_that_fails_costs_no_sample_that_is_sent_again() {
     assert_eq!(laps, [1, 2, 2]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_client_that_stops_in_the_middle_of_a_body_is_let_go() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let source = Source::start(0.0, WhenFull::DropOldest, 100).await;
+    let address = source.url("").split('/').nth(2).unwrap().to_owned();
+    let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+    let head = "POST /v1/telemetry HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{";
+    client.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = vec![0; 12];
+    client.read_exact(&mut answer).await.unwrap();
+    assert_eq!(answer, b"HTTP/1.1 408");
+}
+
 #[tokio::test]
 async fn a_closed_queue_says_to_try_again() {
     let source = Source::start(0.0, WhenFull::DropOldest, 100).await;
