@@ -71,7 +71,12 @@ fn frames() -> Vec<String> {
         .collect()
 }
 
+/// `cargo bench --bench replay -- WORD` runs the rows that have the word in their name.
 fn row(name: &str, mut run: impl FnMut(&Peer) -> f64) {
+    let mut words = std::env::args().skip(1).filter(|word| !word.starts_with("--"));
+    if words.next().is_some_and(|word| !name.contains(&word)) {
+        return;
+    }
     let mut rates: Vec<f64> = (0..RUNS).map(|_| run(&Peer::start(Kind::Asgi, &[]))).collect();
     rates.sort_by(f64::total_cmp);
     println!("{name:<44} {:>9.0} {:>9.0} {:>9.0}", rates[RUNS / 2], rates[0], rates[RUNS - 1]);

@@ -244,7 +244,7 @@ impl Default for Config {
                 proof_timeout: Duration::from_secs(5),
                 verify_interval: Duration::from_secs(5),
                 batch_max_entries: 256,
-                batch_max_bytes: 128 << 10,
+                batch_max_bytes: 256 << 10,
                 proof: ProofChoice::Auto,
                 mark: false,
                 max_rate: 0.0,
@@ -343,8 +343,9 @@ pub const MAX_SESSION_ID_CHARS: usize = 128;
 /// After the acknowledgement of a batch, how long to wait for what has not come back yet.
 pub const ECHO_GRACE: Duration = Duration::from_millis(500);
 
-/// Entries that are sent and wait for a stronger proof, at most.
-pub const MAX_UNPROVEN_ENTRIES: usize = 4096;
+/// Entries that are sent and wait for a stronger proof, at most; each takes about 100 bytes of
+/// memory.
+pub const MAX_UNPROVEN_ENTRIES: usize = 16_384;
 
 /// With so many unproven entries and nothing more to send, the server is asked after this pause.
 pub const VERIFY_SOON_ENTRIES: usize = 32;

@@ -31,7 +31,7 @@ use self::ledger::{DropReason, Ledger};
 use self::log::Log;
 use self::store::Store;
 use crate::config::{self, Durability, QUEUE_CHANNEL_COMMANDS, WhenFull};
-use crate::entry::{CapturedAt, Entry, Seq, StintId};
+use crate::entry::{CapturedAt, Entry, Kind, Seq, StintId};
 
 /// The bounds of a queue and what it does at them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -143,6 +143,13 @@ impl Batch {
     /// Where it begins and ends, also when no entry could be read back.
     pub fn ends(&self) -> Option<(Seq, Seq)> {
         Some((self.records.first()?.0, self.records.last()?.0))
+    }
+
+    /// Gives up the memory of the frames, which are still in the queue. Setups are kept: what
+    /// follows their removal needs them.
+    pub fn forget_frames(&mut self) {
+        let frames = self.entries.iter_mut().filter(|entry| entry.kind == Kind::Frame);
+        frames.for_each(|entry| entry.json = String::new());
     }
 
     /// Marks entries as refused by the server: they will not count as delivered.

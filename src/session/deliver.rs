@@ -64,6 +64,7 @@ impl<S: Sink> Session<S> {
         match outcome {
             Outcome::Proven => {}
             Outcome::Unproven => {
+                batch.forget_frames();
                 bound.unproven.push((Instant::now(), batch));
                 if bound.unproven_entries() >= MAX_UNPROVEN_ENTRIES {
                     self.settle(link, bound).await?;
