@@ -13,7 +13,7 @@ mod contract;
 #[allow(dead_code, unused_imports, unreachable_pub, reason = "shared")]
 #[path = "../tests/it/peers.rs"]
 mod peers;
-#[allow(dead_code, unreachable_pub, reason = "shared")]
+#[allow(dead_code, unused_imports, unreachable_pub, reason = "shared")]
 #[path = "../tests/it/proxy.rs"]
 mod proxy;
 

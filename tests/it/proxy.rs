@@ -131,3 +131,44 @@ async fn write_late(mut to: OwnedWriteHalf, mut late: mpsc::Receiver<(Instant, V
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const SHORT: Duration = Duration::from_millis(300);
+
+    /// Sends a byte through the proxy to a server that sends it back.
+    async fn round_trip(client: &mut TcpStream) -> Option<Duration> {
+        let start = Instant::now();
+        client.write_all(b"x").await.ok()?;
+        client.read_u8().await.ok()?;
+        Some(start.elapsed())
+    }
+
+    #[tokio::test]
+    async fn the_network_is_as_it_is_told_to_be() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let proxy = Proxy::start(listener.local_addr().unwrap().port());
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut from, mut to) = client.split();
+                    tokio::io::copy(&mut from, &mut to).await
+                });
+            }
+        });
+        let mut client = TcpStream::connect(proxy.address).await.unwrap();
+        assert!(round_trip(&mut client).await.unwrap() < SHORT);
+        proxy.set(Network::Up { latency: SHORT });
+        assert!(round_trip(&mut client).await.unwrap() >= SHORT * 2);
+        proxy.set(Network::Stalled);
+        assert!(timeout(SHORT, round_trip(&mut client)).await.is_err(), "open, and silent");
+        proxy.set(Network::UP);
+        assert_eq!(client.read_u8().await.unwrap(), b'x', "late and not lost");
+        proxy.set(Network::Down);
+        assert_eq!(timeout(SHORT, round_trip(&mut client)).await, Ok(None), "cut");
+    }
+}
