@@ -25,3 +25,4 @@ mod queue;
 mod readme;
 mod server;
 mod session;
+mod simulation;

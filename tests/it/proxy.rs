@@ -160,7 +160,8 @@ mod tests {
                 });
             }
         });
-        let mut client = TcpStream::connect(proxy.address).await.unwrap();
+        let address = proxy.url().replace("http://", "");
+        let mut client = TcpStream::connect(address).await.unwrap();
         assert!(round_trip(&mut client).await.unwrap() < SHORT);
         proxy.set(Network::Up { latency: SHORT });
         assert!(round_trip(&mut client).await.unwrap() >= SHORT * 2);
