@@ -3,7 +3,7 @@
 use tokio::time::{Instant, timeout};
 
 use super::{Session, SessionError, next_verification};
-use crate::config::{ProofChoice, SessionChoice};
+use crate::config::{ProofChoice, SessionChoice, WITHOUT_PROOF_LINKS};
 use crate::entry::{CapturedAt, Entry, Seq, StintId};
 use crate::metrics;
 use crate::queue::Batch;
@@ -20,6 +20,8 @@ pub(super) struct Bound {
     pub(super) is_new: bool,
     /// The server answers when a session is joined, as far as is known.
     pub(super) answers_join: bool,
+    /// It answers no event, but shows what it stored: it is asked instead.
+    pub(super) asks: bool,
     /// It has answered on this link.
     pub(super) has_answered: bool,
     /// What the link gives; learned with the first entry.
@@ -166,6 +168,7 @@ impl<S: Sink> Session<S> {
             session,
             is_new,
             answers_join: joined != Joined::Unanswered,
+            asks: verified && self.learned.found_stored + 1 >= WITHOUT_PROOF_LINKS,
             has_answered: verified,
             proof: None,
             stored,

@@ -2,8 +2,9 @@
 //!
 //! The proof is learned with the first entry on a link: sent back to us (`echo`), acknowledged by
 //! a server that then shows it as stored (`ack`), or neither (`written`). It never gets weaker in
-//! silence. What is only acknowledged stays in the queue until the server, asked anew, still knows
-//! the session and holds it.
+//! silence: a server that answers anything at all is not taken to be one that cannot. What is only
+//! acknowledged stays in the queue until the server, asked anew, still knows the session and holds
+//! it.
 
 use tokio::time::{Instant, sleep, timeout};
 
@@ -57,6 +58,7 @@ impl<S: Sink> Session<S> {
         let is_missing = |entry: &&Entry| !bound.stored.has(entry);
         let missing: Vec<Entry> = batch.entries().iter().filter(is_missing).cloned().collect();
         let outcome = if missing.is_empty() {
+            self.learned.found_stored += u32::from(self.learned.without_proof > 0);
             Outcome::Proven
         } else {
             self.publish(link, bound, &missing).await?
@@ -194,6 +196,7 @@ impl<S: Sink> Session<S> {
             ProofChoice::Ack => Proof::Ack,
             ProofChoice::Written => Proof::Written,
         });
+        let proof = if bound.asks { Proof::Written } else { proof };
         let sent = Instant::now();
         let published = link.publish(&bound.session, entries, proof, ECHO_GRACE);
         let Ok(receipt) = timeout(self.settings.proof_timeout, published).await else {
@@ -206,7 +209,7 @@ impl<S: Sink> Session<S> {
             (Ack::UnknownSession, _) => Ok(Outcome::Forgotten),
             (Ack::Error(text), _) => self.objected(text, entries, receipt.missing),
             (_, Proof::Written) => {
-                self.learn(bound, Proof::Written);
+                self.learn(bound, if bound.asks { Proof::Ack } else { Proof::Written });
                 Ok(Outcome::Unproven)
             }
             (_, Proof::Ack) => {
@@ -303,7 +306,8 @@ impl<S: Sink> Session<S> {
         Err(SessionError::NotKept("it refused an entry of a batch; going on one at a time"))
     }
 
-    /// Neither an echo nor an acknowledgement came in time.
+    /// Neither an echo nor an acknowledgement came in time. A server that answers when a session
+    /// is joined can answer, so its silence is no proof of anything.
     fn without_proof(&mut self, bound: &mut Bound) -> Result<Outcome, SessionError> {
         let error = SessionError::NoProof(self.settings.proof_timeout);
         if bound.proof.is_some() {
@@ -311,7 +315,8 @@ impl<S: Sink> Session<S> {
         }
         self.learned.without_proof += 1;
         // A stalled link takes no session request; this server does, and never answers more.
-        if self.learned.without_proof < WITHOUT_PROOF_LINKS {
+        let never_answers = !bound.answers_join && !bound.has_answered;
+        if self.learned.without_proof < WITHOUT_PROOF_LINKS || !never_answers {
             return Err(error);
         }
         match self.settings.proof {
@@ -387,6 +392,9 @@ impl<S: Sink> Session<S> {
             );
         } else {
             self.learned.without_proof = 0;
+            if !bound.asks {
+                self.learned.found_stored = 0;
+            }
             tracing::info!(proof = proof.as_str(), "proof of delivery");
         }
         bound.proof = Some(proof);

@@ -85,8 +85,10 @@ pub enum SessionError {
 struct Learned {
     /// It changed the order of entries that were out together: one at a time from then on.
     one_at_a_time: bool,
-    /// Links on which it gave a session but no proof.
+    /// Links in a row on which it gave a session but no proof.
     without_proof: u32,
+    /// How often an entry without proof was found stored on the next link.
+    found_stored: u32,
     /// It acknowledged the first entry on a new session and kept nothing.
     without_keeping: bool,
 }

@@ -202,7 +202,7 @@ impl Link for ServerLink {
             if let Err(error) = self.trip().await {
                 return error;
             }
-            sleep(Duration::from_millis(100)).await;
+            sleep(Duration::from_millis(700)).await;
         }
     }
 }
