@@ -36,6 +36,8 @@ install_system_packages() {
     has make || missing+=(make)
     has cc || missing+=(gcc libc6-dev)
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
+    # Certificates for the TLS tests.
+    has openssl || missing+=(openssl)
     has node || missing+=(nodejs)
     has npm || missing+=(npm)
     if ((${#missing[@]})); then

@@ -81,7 +81,11 @@ impl<S: Sink> Session<S> {
         let Some(session) = remembered else {
             return self.bind_new(link, stint).await;
         };
-        let joined = self.join(link, &session).await?;
+        let joined = if self.never_asks() {
+            Joined::Known { frame: None, setup: None }
+        } else {
+            self.join(link, &session).await?
+        };
         match (joined, &self.choice) {
             (Joined::Known { frame, setup }, choice) => {
                 // A fixed id may hold frames of other queues, which say nothing about ours.
@@ -129,6 +133,11 @@ impl<S: Sink> Session<S> {
         self.send_setup_in_force(link, bound).await
     }
 
+    /// Whether the server's acknowledgement is believed whatever happens, as most clients do.
+    fn never_asks(&self) -> bool {
+        self.settings.proof == ProofChoice::Ack && self.settings.verify_interval.is_zero()
+    }
+
     /// Asks whether the server knows the session: on the link itself, after which its entries come
     /// back to us there, or where that is not wanted on a link of its own.
     pub(super) async fn join(
@@ -155,7 +164,7 @@ impl<S: Sink> Session<S> {
         stored: Stored,
     ) -> Bound {
         let page = self.sink.page(&session);
-        let verified = matches!(joined, Joined::Known { .. });
+        let verified = matches!(joined, Joined::Known { .. }) && !self.never_asks();
         self.status.send_modify(|status| {
             status.session = Some(session.clone());
             status.stint = Some(stint);

@@ -11,7 +11,7 @@
 //! - Emitting before `Event::Connect` ends the connection on some servers, so opening waits for it.
 //! - The client ends silently on a clean close, a malformed packet or a panic of its own, and a
 //!   server can fake its events. What counts is whether the reader task still runs.
-//! - Nagle's algorithm is on and has no switch: see [`nodelay`].
+//! - Nagle's algorithm is on and has no switch: see `nodelay`.
 //! - A payload handed over as a string is sent as it is; a tree of values costs three times more.
 
 use std::error::Error;

@@ -19,6 +19,8 @@ mod inputs;
 mod peers;
 #[cfg(unix)]
 mod process;
+#[cfg(unix)]
+mod proof;
 mod proxy;
 mod publisher;
 mod queue;

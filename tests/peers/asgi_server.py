@@ -2,6 +2,7 @@
 
 import functools
 import socket
+import uuid
 
 import socketio
 import uvicorn
@@ -10,18 +11,23 @@ import dashboard
 
 OPTIONS = dashboard.options(__doc__)
 SOCKETS = socketio.AsyncServer(async_mode="asgi", cors_allowed_origins="*")
-DASHBOARD = dashboard.Dashboard(OPTIONS.schema, OPTIONS.persist)
+DASHBOARD = dashboard.Dashboard(OPTIONS)
 NO_ACK = SOCKETS.not_handled
 
 
 async def handle(event, sid, data=None):
     reply = DASHBOARD.handle(event, data)
+    if OPTIONS.odd:
+        await be_odd(sid)
     if reply is None:
         return NO_ACK
     if reply.join is not None:
         await SOCKETS.enter_room(sid, reply.join)
     for name, payload in reply.to_sender:
         await SOCKETS.emit(name, payload, to=sid)
+    if OPTIONS.odd and event == "request_session_id":
+        await SOCKETS.emit("session_id_assigned", {"session_id": str(uuid.uuid4())}, to=sid)
+        await SOCKETS.emit("session_id_assigned", {"session_id": 7}, to=sid)
     if reply.to_room:
         room, name, payload = reply.to_room
         await SOCKETS.emit(name, payload, to=room, skip_sid=sid if OPTIONS.no_echo else None)
@@ -32,6 +38,38 @@ async def handle(event, sid, data=None):
 
 for name in dashboard.EVENTS:
     SOCKETS.on(name, functools.partial(handle, name))
+
+
+async def be_odd(sid):
+    """Ids that nobody asked for, events of the library's own names, other people's frames."""
+    stranger = str(uuid.uuid4())
+    for name, payload in [
+        ("error", {"message": "odd"}),
+        ("error", "odd"),
+        ("connect", {}),
+        ("open", {}),
+        ("message", "odd"),
+        ("telemetry_update", b"odd"),
+        ("telemetry_update", [stranger]),
+        ("telemetry_update", {"session_id": stranger, "telemetry": {"timestamp": "odd"}}),
+        ("telemetry_update", {"session_id": 7, "telemetry": None}),
+        ("odd", {"text": "odd" * 10_000}),
+    ]:
+        await SOCKETS.emit(name, payload, to=sid)
+
+
+@SOCKETS.event
+async def connect(_sid, _environ, auth):
+    return OPTIONS.token is None or (auth or {}).get("token") == OPTIONS.token
+
+
+async def guarded(scope, receive, send):
+    """The app behind a proxy that wants a header."""
+    name, _, value = (OPTIONS.header or ":").partition(":")
+    if name and (name.lower().encode(), value.strip().encode()) not in scope.get("headers", ()):
+        await send({"type": "websocket.close"})
+        return
+    await APP(scope, receive, send)
 
 
 async def api(scope, _receive, send):
@@ -58,9 +96,12 @@ class Server(uvicorn.Server):
         dashboard.announce(sockets[0].getsockname()[1])
 
 
+APP = socketio.ASGIApp(SOCKETS, other_asgi_app=api)
 Server(
     uvicorn.Config(
-        socketio.ASGIApp(SOCKETS, other_asgi_app=api),
+        guarded,
+        ssl_certfile=OPTIONS.certfile,
+        ssl_keyfile=OPTIONS.keyfile,
         lifespan="off",
         ws="websockets-sansio",
         log_level="warning",

@@ -24,6 +24,14 @@ def options(description, async_modes=()):
     parser.add_argument("--never-ack", action="store_true", help="acknowledge no event")
     parser.add_argument("--ack-delay", type=int, default=0, metavar="MS", help="acknowledge late")
     parser.add_argument("--persist", metavar="FILE", help="keep the sessions over a restart")
+    parser.add_argument("--record", metavar="FILE", help="append what is kept, never read it")
+    parser.add_argument("--refuse", metavar="TEXT", help="drop frames that hold this text")
+    parser.add_argument("--token", help="refuse clients without it in their auth payload")
+    parser.add_argument("--header", metavar="NAME:VALUE", help="refuse clients without it")
+    parser.add_argument("--certfile", help="speak TLS with this certificate")
+    parser.add_argument("--keyfile", help="and this key")
+    parser.add_argument("--odd", action="store_true", help="send what nobody asked for")
+    parser.add_argument("--swap", type=int, metavar="N", help="let every Nth frame be overtaken")
     if async_modes:
         parser.add_argument("--async-mode", choices=async_modes, default=async_modes[0])
     return parser.parse_args()
@@ -48,8 +56,11 @@ class Session(NamedTuple):
 
 
 class Dashboard:
-    def __init__(self, schema=False, persist=None):
-        self._schema = schema
+    def __init__(self, options):
+        persist = options.persist
+        self._schema = options.schema
+        self._refuse = options.refuse
+        self._record = open(options.record, "ab", buffering=0) if options.record else None
         self._sessions = {}
         self._refused = []
         # The threaded server handles events of one connection at the same time.
@@ -115,6 +126,9 @@ class Dashboard:
         if reason:
             self._refused.append({"event": event, "reason": reason})
             return False
+        if self._refuse and self._refuse in json.dumps(data):
+            self._refused.append({"event": event, "reason": "it holds the text"})
+            return False
         if data.get("session_id") not in self._sessions:
             log(f"{event}: unknown session {data.get('session_id')}")
             return False
@@ -122,6 +136,8 @@ class Dashboard:
 
     def _keep(self, record):
         self._apply(record)
+        if self._record and "telemetry" in record:
+            self._record.write(json.dumps(record).encode() + b"\n")
         if self._journal:
             self._journal.write(json.dumps(record).encode() + b"\n")
 

@@ -5,6 +5,7 @@ thread an event, Werkzeug, simple-websocket) may swap them.
 """
 
 import functools
+import itertools
 
 import dashboard
 
@@ -22,11 +23,16 @@ APP = flask.Flask(__name__)
 SOCKETS = flask_socketio.SocketIO(
     APP, async_mode=OPTIONS.async_mode, cors_allowed_origins="*"
 )
-DASHBOARD = dashboard.Dashboard(OPTIONS.schema, OPTIONS.persist)
+DASHBOARD = dashboard.Dashboard(OPTIONS)
 NO_ACK = SOCKETS.server.not_handled
 
 
+FRAMES = itertools.count(1)
+
+
 def handle(event, data=None):
+    if OPTIONS.swap and event == "telemetry_update" and next(FRAMES) % OPTIONS.swap == 0:
+        SOCKETS.sleep(0.05)
     reply = DASHBOARD.handle(event, data)
     if reply is None:
         return NO_ACK

@@ -1,0 +1,220 @@
+//! What "delivered" means on real servers, and the one page that lasts.
+//!
+//! `LONG=1` runs the long versions: 20,000 frames over 20 restarts, a stall of 70 s.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use pitwire::DashboardPublisher;
+use pitwire::config::{Config, Durability, ProofChoice};
+use pitwire::source::Sample;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use crate::agent::{Agent, eventually, within};
+use crate::contract::Client;
+use crate::peers::{Kind, Peer};
+use crate::proxy::{Network, Proxy};
+
+fn is_long() -> bool {
+    std::env::var_os("LONG").is_some()
+}
+
+/// A publisher whose queue lies in `folder`, with short pauses between its attempts.
+fn publisher(url: &str, folder: &Path, adjust: impl FnOnce(&mut Config)) -> DashboardPublisher {
+    let mut config = Config::default();
+    config.server.url = url.parse().unwrap();
+    config.queue.path = folder.join("queue");
+    config.queue.durability = Durability::Within(Duration::from_millis(200));
+    config.delivery.backoff_max = Duration::from_secs(1);
+    adjust(&mut config);
+    DashboardPublisher::open(config).unwrap()
+}
+
+/// Stores frames that are numbered by their lap.
+async fn store(publisher: &DashboardPublisher, laps: std::ops::RangeInclusive<u64>) {
+    let intake = publisher.intake("file", 0.0);
+    let samples: Vec<_> =
+        laps.map(|lap| Ok(Sample::Telemetry(json!({"lap": lap, "speed": 200.5})))).collect();
+    for samples in samples.chunks(500) {
+        intake.take(samples.to_vec()).await.unwrap();
+    }
+}
+
+async fn drained(publisher: &DashboardPublisher) {
+    let limit = Duration::from_secs(if is_long() { 400 } else { 90 });
+    let empty = within(limit, async || (publisher.queue_status().entries == 0).then_some(()));
+    assert!(empty.await.is_some(), "{:?}", publisher.session_status());
+}
+
+/// What a server kept over all its lives: session and lap, in the order in which it kept them.
+fn record(file: &Path) -> Vec<(String, u64)> {
+    let text = std::fs::read_to_string(file).unwrap();
+    let rows = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+    rows.map(|row| {
+        let session = row["session_id"].as_str().unwrap().to_owned();
+        (session, row["telemetry"]["lap"].as_u64().unwrap())
+    })
+    .collect()
+}
+
+/// Replays to a Flask server that is killed and started again on the way; gives what it kept.
+async fn replay_over_restarts(adjust: impl FnOnce(&mut Config)) -> (u64, Vec<(String, u64)>) {
+    let (frames, restarts) = if is_long() { (20_000, 20) } else { (2_000, 4) };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("record");
+    let mut server = Peer::start(Kind::Flask, &["--record", file.to_str().unwrap()]);
+    let publisher = publisher(&server.url(), folder.path(), adjust);
+    store(&publisher, 1..=frames).await;
+    publisher.start();
+    for restart in 1..=restarts {
+        let left = frames - frames * restart / (restarts + 1);
+        let limit = Duration::from_secs(60);
+        let reached =
+            within(limit, async || (publisher.queue_status().entries <= left).then_some(()));
+        reached.await.expect("it goes on after a restart");
+        server.restart();
+    }
+    drained(&publisher).await;
+    assert_eq!(publisher.queue_status().imbalance, 0);
+    publisher.close().await;
+    (frames, record(&file))
+}
+
+#[tokio::test]
+async fn every_frame_is_in_some_session_in_order_however_often_the_server_forgets() {
+    let (frames, record) = replay_over_restarts(|_| {}).await;
+    let kept: BTreeSet<u64> = record.iter().map(|(_, lap)| *lap).collect();
+    let lost = (1..=frames).filter(|lap| !kept.contains(lap)).count();
+    let sessions: BTreeSet<&String> = record.iter().map(|(session, _)| session).collect();
+    println!("{frames} frames, {} sessions, lost {lost}", sessions.len());
+    assert_eq!(lost, 0);
+    assert!(sessions.len() > 3, "the server really forgot: {}", sessions.len());
+    for session in sessions {
+        let laps: Vec<_> = record.iter().filter(|(id, _)| id == session).map(|(_, n)| n).collect();
+        assert!(laps.is_sorted_by(|a, b| a < b), "{session} has each frame once, in order");
+    }
+}
+
+#[tokio::test]
+async fn who_believes_the_acknowledgement_loses_frames() {
+    let (frames, record) = replay_over_restarts(|config| {
+        config.delivery.proof = ProofChoice::Ack;
+        config.delivery.verify_interval = Duration::ZERO;
+    })
+    .await;
+    let kept: BTreeSet<u64> = record.iter().map(|(_, lap)| *lap).collect();
+    println!("{frames} frames, acknowledgement believed: lost {}", frames - kept.len() as u64);
+    assert!((kept.len() as u64) < frames, "the faults bite");
+}
+
+#[tokio::test]
+async fn one_page_lasts_through_a_cut_a_stall_and_a_crash_and_viewers_see_each_frame_once() {
+    let (cut, stall) = if is_long() { (12, 70) } else { (4, 9) };
+    let server = Peer::start(Kind::Asgi, &[]);
+    let proxy = Proxy::start(server.port());
+    let folder = tempfile::tempdir().unwrap();
+    let mut agent = Agent::start(folder.path(), &proxy.url(), &[]);
+    let link = agent.link(1).await;
+    let session = link.rsplit('/').next().unwrap().to_owned();
+    let seen = watch(&server.url(), &session).await;
+
+    let mut lap = 0;
+    let mut drive = async |agent: &Agent, seconds: u64| {
+        for _ in 0..seconds * 20 {
+            lap += 1;
+            let sample = json!({"lap": lap, "speed": 200.5}).to_string();
+            assert_eq!(agent.post("/v1/telemetry", sample).await.status(), 200);
+            sleep(Duration::from_millis(50)).await;
+        }
+        lap
+    };
+    let caught_up = async |laps: usize| {
+        eventually("the viewer has seen it all", async || {
+            (seen.lock().unwrap().iter().collect::<BTreeSet<_>>().len() >= laps).then_some(())
+        })
+        .await;
+    };
+    drive(&agent, 1).await;
+    proxy.set(Network::Down);
+    let laps = drive(&agent, cut).await;
+    proxy.set(Network::UP);
+    caught_up(laps).await;
+
+    proxy.set(Network::Stalled);
+    let stalled = Instant::now();
+    drive(&agent, 1).await;
+    agent.metric_becomes("pitwire_connected", |connected| connected == 0.0).await;
+    let noticed = stalled.elapsed();
+    assert!(noticed < Duration::from_secs(8), "a stall ends by the proof timeout: {noticed:?}");
+    let laps = drive(&agent, stall - 6).await;
+    proxy.set(Network::UP);
+    caught_up(laps).await;
+
+    let mut links = agent.links();
+    agent.process.kill();
+    drop(agent);
+    let agent = Agent::start(folder.path(), &proxy.url(), &[]);
+    agent.link(1).await;
+    let laps = drive(&agent, 1).await;
+    caught_up(laps).await;
+    links.extend(agent.links());
+
+    assert!(links.iter().all(|other| *other == link), "{links:?}");
+    assert_eq!(*seen.lock().unwrap(), (1..=laps as u64).collect::<Vec<_>>());
+}
+
+/// A viewer of a session: the laps that it is shown.
+async fn watch(url: &str, session: &str) -> Arc<Mutex<Vec<u64>>> {
+    let mut viewer = Client::connect(url).await;
+    viewer.ask("join_session", json!({"session_id": session})).await;
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let laps = Arc::clone(&seen);
+    tokio::spawn(async move {
+        loop {
+            let (name, payload) = viewer.next_event().await;
+            if name == "telemetry_update" {
+                laps.lock().unwrap().push(payload["telemetry"]["lap"].as_u64().unwrap());
+            }
+        }
+    });
+    seen
+}
+
+#[tokio::test]
+async fn a_threaded_server_that_swaps_frames_is_given_one_at_a_time() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("record");
+    let args = ["--async-mode", "threading", "--swap", "10", "--record", file.to_str().unwrap()];
+    let server = Peer::start(Kind::Flask, &args);
+    let publisher = publisher(&server.url(), folder.path(), |config| {
+        config.delivery.batch_max_entries = 30;
+    });
+    store(&publisher, 1..=300).await;
+    publisher.start();
+    drained(&publisher).await;
+    publisher.close().await;
+    let record = record(&file);
+    let inverted = |pair: &[(String, u64)]| pair[1].1 < pair[0].1;
+    let last = record.windows(2).rposition(inverted).expect("the server really swaps");
+    assert!(last <= 31, "none after the first batch that had one: {last}");
+    let kept: BTreeSet<u64> = record.iter().map(|(_, lap)| *lap).collect();
+    assert_eq!(kept.len(), 300);
+}
+
+#[tokio::test]
+async fn a_replay_stays_below_the_rate_that_is_set() {
+    let server = Peer::start(Kind::Embedded, &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let publisher =
+        publisher(&server.url(), folder.path(), |config| config.delivery.max_rate = 200.0);
+    store(&publisher, 1..=600).await;
+    let start = Instant::now();
+    publisher.start();
+    drained(&publisher).await;
+    let rate = 600.0 / start.elapsed().as_secs_f64();
+    assert!((100.0..=210.0).contains(&rate), "{rate}");
+    publisher.close().await;
+}
