@@ -14,6 +14,8 @@ mod contract;
 mod deploy;
 mod disk;
 mod help;
+#[cfg(unix)]
+mod hostile;
 mod http;
 mod inputs;
 mod peers;

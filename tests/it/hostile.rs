@@ -1,0 +1,351 @@
+//! Servers that refuse, answer late, close, lie, shout, keep their door shut, or are none at all:
+//! each ends in the right state, delivered or kept with a clear reason.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use pitwire::DashboardPublisher;
+use pitwire::config::{self, Config, Overrides};
+use pitwire::dashboard::{Acks, Behaviour, Server};
+use pitwire::session::SessionStatus;
+use pitwire::sink::Proof;
+use pitwire::source::Sample;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::time::sleep;
+
+use crate::agent::{Process, eventually, pitwire as command};
+use crate::peers::{Kind, Peer, frames, sessions};
+
+/// A publisher with a queue of its own, and settings as they are typed.
+struct Pit {
+    folder: TempDir,
+    publisher: DashboardPublisher,
+}
+
+impl Pit {
+    fn new(url: &str, settings: &[(&str, &str)]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mut overrides = Overrides::default();
+        overrides.set("server.url", url, "test");
+        overrides.set("queue.path", folder.path().join("queue").to_str().unwrap(), "test");
+        overrides.set("queue.durability", "200ms", "test");
+        overrides.set("delivery.backoff_max", "1s", "test");
+        settings.iter().for_each(|(key, value)| overrides.set(key, value, "test"));
+        let config: Config = config::load(None, std::iter::empty(), &overrides).unwrap().config;
+        let publisher = DashboardPublisher::open(config).unwrap();
+        publisher.start();
+        Self { folder, publisher }
+    }
+
+    async fn store(&self, laps: std::ops::RangeInclusive<u64>, driver: &str) {
+        let samples: Vec<_> = laps
+            .map(|lap| Ok(Sample::Telemetry(json!({"lap": lap, "player_name": driver}))))
+            .collect();
+        let intake = self.publisher.intake("file", 0.0);
+        for samples in samples.chunks(500) {
+            intake.take(samples.to_vec()).await.unwrap();
+        }
+    }
+
+    async fn drained(&self) {
+        let status = || (self.publisher.queue_status(), self.publisher.session_status());
+        let empty = async || (self.publisher.queue_status().entries == 0).then_some(());
+        let drained = crate::agent::within(Duration::from_secs(40), empty).await;
+        assert!(drained.is_some(), "{:?}", status());
+        assert_eq!(self.publisher.queue_status().imbalance, 0);
+    }
+
+    fn status(&self) -> SessionStatus {
+        self.publisher.session_status()
+    }
+
+    /// The reason why there is no link, once there is one.
+    async fn complaint(&self) -> String {
+        eventually("a complaint", async || self.status().last_error).await
+    }
+}
+
+/// The laps of all sessions of a server, in the order in which it kept them.
+async fn laps(url: &str) -> Vec<u64> {
+    let mut laps = Vec::new();
+    for session in sessions(url).await {
+        let frames = frames(url, &session).await;
+        laps.extend(frames.iter().map(|frame| frame["lap"].as_u64().unwrap()));
+    }
+    laps
+}
+
+#[tokio::test]
+async fn a_poison_frame_is_set_aside_where_people_find_it_and_the_rest_flows_on() {
+    let server = Peer::start(Kind::Asgi, &["--refuse", "poison"]);
+    let pit = Pit::new(&server.url(), &[]);
+    pit.store(1..=50, "Ana").await;
+    pit.store(51..=51, "poison").await;
+    pit.store(52..=100, "Ana").await;
+    pit.drained().await;
+    let laps = laps(&server.url()).await;
+    assert_eq!(laps, (1..=100).filter(|&lap| lap != 51).collect::<Vec<_>>());
+    assert_eq!(pit.publisher.queue_status().ledger.quarantined, 1);
+    let aside = pit.folder.path().join("queue/quarantine/refused.ndjson");
+    let aside = std::fs::read_to_string(aside).unwrap();
+    let entry: Value = serde_json::from_str(aside.lines().next().unwrap()).unwrap();
+    assert_eq!((&entry["seq"], &entry["telemetry"]["lap"]), (&json!(51), &json!(51)));
+}
+
+#[tokio::test]
+async fn a_server_that_never_acknowledges_proves_by_what_it_sends_back() {
+    let server = Peer::start(Kind::Node, &["--never-ack"]);
+    let pit = Pit::new(&server.url(), &[]);
+    pit.store(1..=300, "Ana").await;
+    pit.drained().await;
+    assert_eq!(laps(&server.url()).await, (1..=300).collect::<Vec<_>>());
+    assert_eq!(pit.status().proof, Some(Proof::Echo));
+}
+
+#[tokio::test]
+async fn a_server_that_confirms_nothing_at_all_empties_nothing_before_time_has_proven_it() {
+    let behaviour = Behaviour { acks: Acks::Never, no_echo: true, ..Behaviour::default() };
+    let server = Server::start((Ipv4Addr::LOCALHOST, 0).into(), behaviour).unwrap();
+    let settings = [("delivery.proof_timeout", "300ms"), ("delivery.backoff_min", "50ms")];
+    let pit = Pit::new(&server.url(), &settings);
+    pit.store(1..=20, "Ana").await;
+    sleep(Duration::from_secs(6)).await;
+    // Here joining shows what is stored, so some may be known to be there; none by a guess.
+    let (queue, kept) = (pit.publisher.queue_status(), laps(&server.url()).await);
+    assert!(kept.len() as u64 >= 20 - queue.entries, "{queue:?} {kept:?}");
+}
+
+#[tokio::test]
+async fn a_server_that_acknowledges_too_late_is_asked_what_it_holds() {
+    let behaviour = Behaviour {
+        acks: Acks::After(Duration::from_millis(900)),
+        no_echo: true,
+        ..Behaviour::default()
+    };
+    let server = Server::start((Ipv4Addr::LOCALHOST, 0).into(), behaviour).unwrap();
+    let settings = [("delivery.proof_timeout", "1500ms")];
+    let pit = Pit::new(&server.url(), &settings);
+    pit.store(1..=200, "Ana").await;
+    pit.drained().await;
+    let mut laps = laps(&server.url()).await;
+    laps.dedup();
+    assert_eq!(laps, (1..=200).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_server_that_closes_at_every_100th_frame_gets_them_all() {
+    let behaviour =
+        Behaviour { close_every: Some(100.try_into().unwrap()), ..Behaviour::default() };
+    let server = Server::start((Ipv4Addr::LOCALHOST, 0).into(), behaviour).unwrap();
+    let pit = Pit::new(&server.url(), &[("delivery.backoff_min", "10ms")]);
+    pit.store(1..=1000, "Ana").await;
+    pit.drained().await;
+    // What it had kept of a batch when it closed is not sent again: it says so when asked.
+    assert_eq!(laps(&server.url()).await, (1..=1000).collect::<Vec<_>>());
+    assert_eq!(server.sessions().len(), 1);
+}
+
+#[tokio::test]
+async fn ids_and_events_that_nobody_asked_for_change_nothing() {
+    let server = Peer::start(Kind::Asgi, &["--odd"]);
+    let pit = Pit::new(&server.url(), &[]);
+    pit.store(1..=300, "Ana").await;
+    pit.drained().await;
+    assert_eq!(laps(&server.url()).await, (1..=300).collect::<Vec<_>>());
+    assert_eq!(server.sessions().await.len(), 1);
+    assert_eq!(pit.status().failures, 0, "{:?}", pit.status().last_error);
+}
+
+// What is not a Socket.IO server.
+
+/// Answers every connection with these bytes after having read a little, and counts them.
+fn answering(answer: Option<&'static [u8]>) -> (SocketAddr, Arc<AtomicU32>) {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let count = Arc::new(AtomicU32::new(0));
+    let counted = Arc::clone(&count);
+    std::thread::spawn(move || {
+        let mut open = Vec::new();
+        for client in listener.incoming() {
+            counted.fetch_add(1, Ordering::Relaxed);
+            let Ok(mut client) = client else { continue };
+            match answer {
+                // Silence: the connection stays open.
+                None => open.push(client),
+                Some(answer) => {
+                    let _ = client.set_read_timeout(Some(Duration::from_millis(200)));
+                    let _ = client.read(&mut [0; 1024]);
+                    let _ = client.write_all(answer);
+                }
+            }
+        }
+    });
+    (address, count)
+}
+
+#[tokio::test]
+async fn what_is_no_socket_io_server_is_said_in_time_and_not_asked_all_the_time() {
+    let ok: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
+    let not_found: &[u8] = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
+    let unavailable: &[u8] = b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n";
+    for (answer, complaint) in [
+        (Some(ok), "does not speak Socket.IO"),
+        (Some(not_found), "404"),
+        (Some(unavailable), "503"),
+        (Some(&b"\x15\x03\x03\x00\x02\x02\x50garbage"[..]), "does not speak Socket.IO"),
+        (Some(&b""[..]), "does not speak Socket.IO"),
+        (None, "did not answer within 1s"),
+    ] {
+        let (address, count) = answering(answer);
+        let settings = [("delivery.open_timeout", "1s")];
+        let pit = Pit::new(&format!("http://{address}"), &settings);
+        let said = pit.complaint().await;
+        assert!(said.contains(complaint), "{answer:?}: {said}");
+        sleep(Duration::from_secs(3)).await;
+        let tries = count.load(Ordering::Relaxed);
+        assert!((1..=7).contains(&tries), "{answer:?}: {tries} tries in 3 s");
+    }
+}
+
+// TLS and access.
+
+/// A certificate authority and a certificate for 127.0.0.1 that it signed.
+fn certificates(folder: &Path) -> (PathBuf, PathBuf, PathBuf) {
+    let path = |name: &str| folder.join(name);
+    let openssl = |args: &str| {
+        let output = Command::new("openssl")
+            .args(args.split_whitespace())
+            .current_dir(folder)
+            .output()
+            .expect("openssl is installed by tests/setup.sh");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    std::fs::write(path("ext"), "subjectAltName=IP:127.0.0.1\n").unwrap();
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+    openssl(&format!("req -x509 {key} -keyout ca.key -out ca.pem -days 2 -subj /CN=pit-ca"));
+    openssl(&format!("req {key} -keyout server.key -out server.csr -subj /CN=pit"));
+    openssl(
+        "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext \
+         -out server.pem",
+    );
+    (path("ca.pem"), path("server.pem"), path("server.key"))
+}
+
+#[tokio::test]
+async fn a_certificate_of_ones_own_authority_is_trusted_when_that_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let (ca, certificate, key) = certificates(folder.path());
+    let args = ["--certfile", certificate.to_str().unwrap(), "--keyfile", key.to_str().unwrap()];
+    let server = Peer::start(Kind::Asgi, &args);
+    let url = server.url().replace("http://", "https://");
+
+    let stranger = Pit::new(&url, &[]);
+    let said = stranger.complaint().await;
+    assert!(said.starts_with("TLS failed") && said.contains("server.ca_file"), "{said}");
+    let pause = eventually("a pause", async || stranger.status().retry_in).await;
+    assert!(pause >= Duration::from_secs(30), "{pause:?}");
+
+    let friend = Pit::new(&url, &[("server.ca_file", ca.to_str().unwrap())]);
+    friend.store(1..=50, "Ana").await;
+    friend.drained().await;
+
+    // The certificate is for another name.
+    let url = url.replace("127.0.0.1", "localhost");
+    let misled = Pit::new(&url, &[("server.ca_file", ca.to_str().unwrap())]);
+    let said = misled.complaint().await;
+    assert!(said.starts_with("TLS failed"), "{said}");
+
+    let plain = Pit::new(&server.url(), &[("delivery.open_timeout", "2s")]);
+    let said = plain.complaint().await;
+    assert!(said.contains("does not speak Socket.IO"), "{said}");
+}
+
+#[tokio::test]
+async fn a_token_opens_the_door_and_a_wrong_one_is_said_and_tried_slowly() {
+    let server = Peer::start(Kind::Asgi, &["--token", "hunter2"]);
+    let auth = r#"{"token": "hunter2"}"#;
+    for (settings, enters) in [
+        (&[][..], false),
+        (&[("server.token", "wrong")][..], false),
+        (&[("server.token", "hunter2")][..], true),
+        (&[("server.auth", auth)][..], true),
+    ] {
+        let pit = Pit::new(&server.url(), settings);
+        if enters {
+            pit.store(1..=5, "Ana").await;
+            pit.drained().await;
+        } else {
+            let said = pit.complaint().await;
+            assert!(said.contains("refuses access") && said.contains("server.token"), "{said}");
+            let pause = eventually("a pause", async || pit.status().retry_in).await;
+            assert!(pause >= Duration::from_secs(30), "{pause:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_header_opens_the_door_of_a_proxy() {
+    let server = Peer::start(Kind::Asgi, &["--header", "Authorization:Bearer hunter2"]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "hunter2\n").unwrap();
+    for settings in [
+        ("server.token", "hunter2"),
+        ("server.token_file", file.to_str().unwrap()),
+        ("server.headers", "Authorization: Bearer hunter2"),
+    ] {
+        let pit = Pit::new(&server.url(), &[settings]);
+        pit.store(1..=5, "Ana").await;
+        pit.drained().await;
+    }
+    let stranger = Pit::new(&server.url(), &[]);
+    let said = stranger.complaint().await;
+    assert!(said.contains("refuses access") && said.contains("403"), "{said}");
+}
+
+#[tokio::test]
+async fn a_token_that_changes_in_its_file_is_taken_at_the_next_connection() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "old").unwrap();
+    let mut server = Peer::start(Kind::Asgi, &["--token", "old"]);
+    let pit = Pit::new(&server.url(), &[("server.token_file", file.to_str().unwrap())]);
+    pit.store(1..=5, "Ana").await;
+    pit.drained().await;
+    let port = server.port();
+    server.kill();
+    std::fs::write(&file, "new").unwrap();
+    let _server = Peer::start_on(Kind::Asgi, port, &["--token", "new"]);
+    pit.store(6..=10, "Ana").await;
+    pit.drained().await;
+}
+
+#[tokio::test]
+async fn no_log_level_shows_a_token_or_the_session() {
+    let server = Peer::start(Kind::Asgi, &["--token", "hunter2"]);
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = command(&["run", "--server", &server.url(), "--queue"]);
+    run.arg(folder.path()).stdin(std::process::Stdio::piped());
+    for setting in [
+        "log.level=trace",
+        "server.token=hunter2",
+        "source.simulator.enabled=true",
+        "metrics.listen=127.0.0.1:0",
+        "source.http.listen=127.0.0.1:0",
+    ] {
+        run.args(["--set", setting]);
+    }
+    let process = Process::start(&mut run);
+    let link = eventually("a link", async || process.stdout().first().cloned()).await;
+    let session = link.rsplit('/').next().unwrap().to_owned();
+    eventually("a frame", async || (!server.frames(&session).await.is_empty()).then_some(())).await;
+    let log = process.stderr().join("\n");
+    assert!(log.contains("proof"), "the log is there: {log}");
+    assert!(!log.contains("hunter2") && !log.contains(&session), "{log}");
+}
