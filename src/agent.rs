@@ -8,13 +8,17 @@ use std::time::Duration;
 use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::admin;
-use crate::config::{Config, LISTEN_RETRY_INTERVAL, SIMULATOR_RATE_HZ};
+use crate::config::{Config, DRAIN_INTERVAL, LISTEN_RETRY_INTERVAL, SIMULATOR_RATE_HZ};
+use crate::drain::Drain;
+use crate::metrics;
 use crate::publisher::DashboardPublisher;
-use crate::queue::OpenError;
+use crate::queue::{OpenError, Writer};
+use crate::session::SessionStatus;
 use crate::source::lines::{self, Pace};
 use crate::source::simulator::Car;
 use crate::source::{Intake, Sample, Taken, http};
@@ -170,10 +174,11 @@ async fn drive(intake: Intake, rate_hz: f64, seed: u64) {
     }
 }
 
-/// The HTTP source and the admin pages.
+/// The HTTP source, the admin pages, and an eye on the drain.
 fn serve(publisher: &DashboardPublisher, metrics: Option<PrometheusHandle>) -> JoinSet<()> {
     let config = publisher.config();
     let mut services = JoinSet::new();
+    services.spawn(watch_drain(publisher.writer(), publisher.watch_session()));
     if config.source.http.enabled {
         let intake = Arc::new(publisher.intake("http", config.update_rate_hz));
         services.spawn(listen(config.source.http.listen, "telemetry", http::router(intake)));
@@ -188,6 +193,26 @@ fn serve(publisher: &DashboardPublisher, metrics: Option<PrometheusHandle>) -> J
         services.spawn(listen(config.metrics.listen, "metrics", admin::router(view)));
     }
     services
+}
+
+/// Says when the queue begins to drain slower than it fills, or has caught up.
+async fn watch_drain(queue: Writer, session: watch::Receiver<SessionStatus>) {
+    let mut said = Drain::Level;
+    let mut before = queue.status();
+    loop {
+        sleep(DRAIN_INTERVAL).await;
+        let now = queue.status();
+        // Without a session nothing drains, and everybody knows why.
+        if session.borrow().session.is_some() {
+            let drain = Drain::judge(&before, &now, DRAIN_INTERVAL);
+            metrics::catch_up(drain);
+            if !drain.is_like(said) {
+                tracing::info!(queued = now.entries, "{drain}");
+                said = drain;
+            }
+        }
+        before = now;
+    }
 }
 
 /// Serves on an address; while that is taken by another program, it is tried again.

@@ -368,6 +368,9 @@ pub const AUTH_RETRY_INTERVAL: Duration = Duration::from_secs(30);
 /// How long the demo waits for a session, and at its end for the queue to drain.
 pub const DEMO_DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// Between two looks at how the queue drains.
+pub const DRAIN_INTERVAL: Duration = Duration::from_secs(10);
+
 /// An entry younger than this is live; an older one is part of a backlog.
 pub const LIVE_WITHIN: Duration = Duration::from_secs(5);
 

@@ -22,7 +22,7 @@
 //!
 //! | room | what it does | it must not |
 //! | --- | --- | --- |
-//! | [`entry`], [`fields`], [`backoff`] | compute | use a clock, I/O, logs or metrics |
+//! | [`entry`], [`fields`], [`backoff`], [`drain`] | compute | use a clock, I/O, logs or metrics |
 //! | [`source`] | read samples, hand them to the queue | know that sessions or sinks exist |
 //! | [`queue`] | keep entries in order within bounds; keep the books | know network, time, chance |
 //! | [`session`] | the story: bind, publish, prove, remove; all retrying | know sockets or disks |
@@ -50,6 +50,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod dashboard;
+pub mod drain;
 pub mod entry;
 pub mod fields;
 pub mod metrics;

@@ -12,6 +12,7 @@ use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gau
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::config::{Config, LIVE_WITHIN};
+use crate::drain::Drain;
 use crate::entry::{CapturedAt, Entry};
 use crate::queue::QueueStatus;
 use crate::queue::ledger::DropReason;
@@ -64,6 +65,12 @@ pub const TABLE: &[Row] = &[
         Type::Gauge,
         &[],
         "Capture time of the newest entry delivered since the start; 0 when there was none.",
+    ),
+    (
+        "pitwire_catch_up_seconds",
+        Type::Gauge,
+        &[],
+        "Estimate until the queue has caught up; 0 when it has, +Inf when it fills faster.",
     ),
     ("pitwire_entries_appended_total", Type::Counter, &[], "Entries accepted into the queue."),
     (
@@ -304,6 +311,10 @@ pub(crate) fn resent(entries: u64) {
 
 pub(crate) fn connect(outcome: &'static str) {
     counter!("pitwire_connects_total", "outcome" => outcome).increment(1);
+}
+
+pub(crate) fn catch_up(drain: Drain) {
+    gauge!("pitwire_catch_up_seconds").set(drain.seconds());
 }
 
 pub(crate) fn rebound(cause: &'static str) {

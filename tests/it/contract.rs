@@ -380,6 +380,14 @@ impl Client {
         }
     }
 
+    /// The next event, however long it takes; `None` when the connection has ended.
+    pub async fn later_event(&mut self) -> Option<(String, Value)> {
+        match self.heard.recv().await {
+            Some(Heard::Event(name, payload)) => Some((name, payload)),
+            _ => None,
+        }
+    }
+
     /// The id of a new session.
     pub async fn new_session(&mut self) -> String {
         let events = self.ask("request_session_id", json!({})).await;

@@ -173,8 +173,7 @@ async fn watch(url: &str, session: &str) -> Arc<Mutex<Vec<u64>>> {
     let seen = Arc::new(Mutex::new(Vec::new()));
     let laps = Arc::clone(&seen);
     tokio::spawn(async move {
-        loop {
-            let (name, payload) = viewer.next_event().await;
+        while let Some((name, payload)) = viewer.later_event().await {
             if name == "telemetry_update" {
                 laps.lock().unwrap().push(payload["telemetry"]["lap"].as_u64().unwrap());
             }
