@@ -4,4 +4,5 @@ pub mod config;
 pub mod dashboard;
 pub mod entry;
 pub mod fields;
+pub mod queue;
 pub mod source;

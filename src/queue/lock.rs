@@ -14,11 +14,8 @@ impl Lock {
     pub(super) fn take(folder: &Path) -> io::Result<Result<Self, String>> {
         // Two files: a locked one cannot be read by others on Windows.
         let owner = folder.join("owner");
-        let file = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(folder.join("lock"))?;
+        let file =
+            File::options().create(true).truncate(false).write(true).open(folder.join("lock"))?;
         match file.try_lock() {
             Ok(()) => {
                 fs::write(&owner, std::process::id().to_string())?;

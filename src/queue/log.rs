@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::ledger::{DropReason, Ledger};
 use super::record::{self, EncodeError};
 use super::store::Store;
-use super::{Appended, Batch, Content, Limit, Limits, NewEntry, QueueStatus};
+use super::{Appended, Batch, Content, FIRST, Limit, Limits, NewEntry, QueueStatus};
 use crate::config::WhenFull;
 use crate::entry::{CapturedAt, Entry, Kind, Seq, StintId};
 
@@ -142,7 +142,8 @@ impl<S: Store> Log<S> {
         if from >= self.durable {
             return Ok(None);
         }
-        let limit = Limit { entries: limit.entries.min((self.durable.0 - from.0) as usize), ..limit };
+        let limit =
+            Limit { entries: limit.entries.min((self.durable.0 - from.0) as usize), ..limit };
         let mut batch: Option<Batch> = None;
         for (seq, bytes) in self.store.read(from, limit)? {
             let entry = record::decode(seq, &bytes);
@@ -168,7 +169,8 @@ impl<S: Store> Log<S> {
         let held = |seq: &Seq| *seq >= head;
         let delivered = batch.entries.iter().filter(|entry| held(&entry.seq)).count() as u64;
         let records = batch.records.iter().filter(|(seq, _)| held(seq));
-        let (count, bytes) = records.fold((0, 0), |(n, sum), (_, len)| (n + 1, sum + u64::from(*len)));
+        let (count, bytes) =
+            records.fold((0, 0), |(n, sum), (_, len)| (n + 1, sum + u64::from(*len)));
         let Some(&(last, _)) = batch.records.last() else { return Ok(()) };
         if count == 0 {
             return Ok(());
@@ -228,6 +230,13 @@ impl<S: Store> Log<S> {
         sessions.drain(..excess);
         sessions.push(StintSession { stint, server: server.into(), session: session.into() });
         self.store.put(SESSIONS, Some(&to_bytes(&sessions)?))
+    }
+
+    /// The stint of the oldest entry, or if there is none that of the next.
+    pub(super) fn stint(&mut self) -> io::Result<StintId> {
+        let oldest = self.store.read(self.store.head(), Limit::ONE)?.pop();
+        let oldest = oldest.and_then(|(seq, bytes)| record::decode(seq, &bytes).ok());
+        Ok(oldest.map_or(self.stint, |entry| entry.stint))
     }
 
     /// How the queue stands.
@@ -307,9 +316,6 @@ impl<S: Store> Log<S> {
         self.store.release(head, &to_bytes(&books)?)
     }
 }
-
-/// The first position of a new queue.
-pub(super) const FIRST: Seq = Seq(1);
 
 /// Bytes of all records, and the newest entry, by reading the log once.
 fn measure<S: Store>(store: &mut S) -> io::Result<(u64, Option<Newest>)> {

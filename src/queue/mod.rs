@@ -11,12 +11,16 @@
 //!   [`DropReason`](ledger::DropReason).
 //! - The [ledger](ledger) balances against the positions at all times.
 
+mod bytes;
+mod disk;
+mod journal;
 mod keeper;
 pub mod ledger;
 mod lock;
 mod log;
 pub mod record;
-pub mod sled;
+pub mod segments;
+mod sled;
 pub mod store;
 
 use std::io;
@@ -31,6 +35,9 @@ use self::log::Log;
 use self::store::Store;
 use crate::config::{self, Durability, QUEUE_CHANNEL_COMMANDS, WhenFull};
 use crate::entry::{CapturedAt, Entry, Seq, StintId};
+
+/// The first position of a new queue.
+pub const FIRST: Seq = Seq(1);
 
 /// The bounds of a queue and what it does at them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -204,12 +211,11 @@ pub fn open(
     let lock = lock::Lock::take(&queue.path)
         .map_err(storage)?
         .map_err(|owner| OpenError::InUse { path: path(), owner })?;
-    let store = sled::SledStore::open(&queue.path).map_err(storage)?;
+    let options = segments::Options::new(queue.max_bytes);
+    let store = segments::SegmentStore::open(&queue.path, options).map_err(storage)?;
     let (ends, keeper) = with_store(store, limits, now).map_err(storage)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_time()
-        .build()
-        .map_err(storage)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(storage)?;
     std::thread::Builder::new()
         .name("pitwire-queue".into())
         .spawn(move || {

@@ -16,7 +16,6 @@ struct Record<'a> {
     stint: StintId,
     captured_at: CapturedAt,
     kind: Kind,
-    #[serde(borrow)]
     json: std::borrow::Cow<'a, str>,
 }
 
