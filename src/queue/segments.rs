@@ -432,6 +432,8 @@ impl Active {
         // What lies there belonged to nothing that was ever reported.
         disk::remove_folder(&path)?;
         let db = Database::open(&path)?;
+        // Its name must not come after that of the next journal.
+        disk::sync_folder(folder)?;
         Ok(Self::over(folder, lo, db, journal, &[]))
     }
 

@@ -120,11 +120,6 @@ impl Database {
         disk::sync_folder(&self.folder)
     }
 
-    /// Bytes of the file that holds the values.
-    pub(super) fn file_bytes(&self) -> u64 {
-        fs::metadata(self.folder.join(FILE)).map_or(0, |file| file.len())
-    }
-
     fn db(&self) -> io::Result<&sled::Db> {
         self.db.as_ref().ok_or_else(|| io::Error::other("the database is closed"))
     }

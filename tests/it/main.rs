@@ -6,4 +6,8 @@
     reason = "tests"
 )]
 
+mod damage;
+mod kill;
+#[cfg(target_os = "linux")]
+mod powercut;
 mod store_model;
