@@ -146,7 +146,7 @@ pub const TABLE: &[Row] = &[
     (
         "pitwire_storage_errors_total",
         Type::Counter,
-        &[("op", &["append", "flush", "read", "remove"])],
+        &[("op", &["append", "flush", "read", "remove", "maintain"])],
         "Failures of the queue's disk.",
     ),
     (

@@ -72,6 +72,7 @@ pub(super) async fn run<S: Store>(
         }
         keeper.settle();
         keeper.report(&status);
+        keeper.maintain();
     }
     keeper.flush();
     keeper.report(&status);
@@ -118,6 +119,15 @@ impl<S: Store> Keeper<S> {
                 answer(reply, self.log.set_session(stint, &server, &session));
             }
             Command::Close => self.is_closing = true,
+        }
+    }
+
+    /// Nobody waits: the time to begin a segment or to remove one.
+    fn maintain(&mut self) {
+        if self.storage_error.is_none()
+            && let Err(error) = self.log.maintain()
+        {
+            self.failed("maintain", &error);
         }
     }
 

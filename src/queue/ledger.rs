@@ -39,8 +39,6 @@ pub struct Ledger {
     pub corrupt: u64,
     /// Set aside because the server refuses them.
     pub quarantined: u64,
-    /// Positions that were skipped and never named an entry.
-    pub skipped: u64,
     /// Entries that were dropped before they got a position; they are in the reasons too.
     pub unplaced: u64,
 }

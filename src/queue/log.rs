@@ -53,8 +53,6 @@ pub(super) struct Log<S> {
     store: S,
     limits: Limits,
     ledger: Ledger,
-    /// Bytes of the records that are held.
-    bytes: u64,
     newest: Option<Newest>,
     /// The stint that the next entry belongs to, unless silence begins another.
     stint: StintId,
@@ -64,6 +62,8 @@ pub(super) struct Log<S> {
     /// of a published entry would be given to another one.
     durable: Seq,
     dirty: bool,
+    /// The store failed and has to be opened again before anything else.
+    is_broken: bool,
     oldest: Option<(Seq, CapturedAt)>,
 }
 
@@ -76,8 +76,7 @@ impl<S: Store> Log<S> {
         };
         // What the operating system still held of a killed process is not durable yet.
         store.flush()?;
-        let (bytes, last) = measure(&mut store)?;
-        let newest = last.or(books.newest);
+        let newest = newest_held(&mut store)?.or(books.newest);
         let latest_setup = fact(&store, LATEST_SETUP)?;
         let stint = match newest {
             Some(newest) if limits.continues(newest.captured_at, now) => newest.stint,
@@ -87,11 +86,11 @@ impl<S: Store> Log<S> {
         let mut log = Self {
             durable: store.tail(),
             ledger: books.ledger,
-            bytes,
             newest,
             stint,
             latest_setup,
             dirty: false,
+            is_broken: false,
             oldest: None,
             store,
             limits,
@@ -132,9 +131,9 @@ impl<S: Store> Log<S> {
         if full {
             self.make_room(bytes.len() as u64)?;
         }
-        let seq = self.store.append(&bytes)?;
+        let seq = self.sound()?.append(&bytes);
+        let seq = self.unless_broken(seq)?;
         self.dirty = true;
-        self.bytes += bytes.len() as u64;
         self.newest = Some(Newest { stint, captured_at });
         if let Some(setup) = setup {
             self.latest_setup = Some(setup);
@@ -151,10 +150,11 @@ impl<S: Store> Log<S> {
         if from >= self.durable {
             return Ok(None);
         }
-        let limit =
-            Limit { entries: limit.entries.min((self.durable.0 - from.0) as usize), ..limit };
         let mut batch: Option<Batch> = None;
-        for (seq, bytes) in self.store.read(from, limit)? {
+        for (seq, bytes) in self.read_records(from, limit)? {
+            if seq >= self.durable {
+                break;
+            }
             let entry = record::decode(seq, &bytes);
             let stint = entry.as_ref().ok().map(|entry| entry.stint);
             let batch = batch.get_or_insert_with(|| Batch::new(stint.unwrap_or(self.stint)));
@@ -176,15 +176,14 @@ impl<S: Store> Log<S> {
     /// it would leave with it, unsent and in no book.
     pub(super) fn remove(&mut self, batch: &Batch) -> io::Result<()> {
         let head = self.store.head();
-        if batch.records.first().is_some_and(|(first, _)| *first > head) {
+        let oldest = self.read_records(head, Limit::ONE)?.first().map(|(seq, _)| *seq);
+        if batch.records.first().is_some_and(|(first, _)| Some(*first) > oldest) {
             let text = "a batch is to be removed before an older one";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         let held = |seq: &Seq| *seq >= head;
         let delivered = batch.entries.iter().filter(|entry| held(&entry.seq)).count() as u64;
-        let records = batch.records.iter().filter(|(seq, _)| held(seq));
-        let (count, bytes) =
-            records.fold((0, 0), |(n, sum), (_, len)| (n + 1, sum + u64::from(*len)));
+        let count = batch.records.iter().filter(|(seq, _)| held(seq)).count() as u64;
         let Some(&(last, _)) = batch.records.last() else { return Ok(()) };
         if count == 0 {
             return Ok(());
@@ -200,15 +199,14 @@ impl<S: Store> Log<S> {
         ledger.delivered += delivered;
         ledger.quarantined += quarantined;
         ledger.drop(DropReason::Corrupt, count - delivered - quarantined);
-        self.keep_books(Seq(last.0 + 1), ledger)?;
-        self.bytes -= bytes;
-        Ok(())
+        self.keep_books(Seq(last.0 + 1), ledger)
     }
 
     /// Makes everything so far durable.
     pub(super) fn flush(&mut self) -> io::Result<()> {
-        if self.dirty {
-            self.store.flush()?;
+        if self.dirty || self.is_broken {
+            let flushed = self.sound()?.flush();
+            self.unless_broken(flushed)?;
             self.dirty = false;
             self.durable = self.store.tail();
         }
@@ -256,7 +254,7 @@ impl<S: Store> Log<S> {
 
     /// The stint that the oldest entry, or if there is none the next one, belongs to.
     pub(super) fn stint(&mut self) -> io::Result<StintId> {
-        let oldest = self.store.read(self.store.head(), Limit::ONE)?;
+        let oldest = self.read_records(self.store.head(), Limit::ONE)?;
         let entry = oldest.first().and_then(|(seq, bytes)| record::decode(*seq, bytes).ok());
         Ok(entry.map_or(self.stint, |entry| entry.stint))
     }
@@ -264,27 +262,30 @@ impl<S: Store> Log<S> {
     /// How the queue stands.
     pub(super) fn status(&mut self) -> QueueStatus {
         let (head, tail) = (self.store.head(), self.store.tail());
-        let entries = tail.0 - head.0;
-        let appended = tail.0 - FIRST.0 - self.ledger.skipped + self.ledger.unplaced;
+        let held = self.store.held();
+        let appended = self.store.appended() + self.ledger.unplaced;
+        let mut ledger = self.ledger;
+        ledger.corrupt += self.store.lost();
         QueueStatus {
             head,
             tail,
-            entries,
-            bytes: self.bytes,
+            entries: held.records,
+            bytes: held.bytes,
             disk_bytes: self.store.disk_bytes(),
             oldest: self.oldest().unwrap_or_default(),
             newest: self.newest.map(|newest| newest.captured_at),
             stint: self.stint,
             appended,
-            imbalance: appended as i64 - self.ledger.gone() as i64 - entries as i64,
-            ledger: self.ledger,
+            imbalance: appended as i64 - ledger.gone() as i64 - held.records as i64,
+            ledger,
             storage_error: None,
         }
     }
 
     fn lacks_room(&self, entries: u64, bytes: u64) -> bool {
-        let held = self.store.tail().0 - self.store.head().0;
-        held + entries > self.limits.max_entries || self.bytes + bytes > self.limits.max_bytes
+        let held = self.store.held();
+        held.records + entries > self.limits.max_entries
+            || held.bytes + bytes > self.limits.max_bytes
     }
 
     /// Drops the oldest entries until one of `bytes` fits, or until the log is within its limits
@@ -308,7 +309,7 @@ impl<S: Store> Log<S> {
     fn oldest(&mut self) -> io::Result<Option<CapturedAt>> {
         let head = self.store.head();
         if self.oldest.is_none_or(|(seq, _)| seq != head) {
-            let oldest = self.store.read(head, Limit::ONE)?;
+            let oldest = self.read_records(head, Limit::ONE)?;
             let entry = oldest.first().and_then(|(seq, bytes)| record::decode(*seq, bytes).ok());
             self.oldest = entry.map(|entry| (head, entry.captured_at));
         }
@@ -317,7 +318,7 @@ impl<S: Store> Log<S> {
 
     /// Drops the oldest entry; `false` when there is none.
     fn drop_oldest(&mut self, reason: DropReason) -> io::Result<bool> {
-        let Some((seq, bytes)) = self.store.read(self.store.head(), Limit::ONE)?.pop() else {
+        let Some((seq, bytes)) = self.read_records(self.store.head(), Limit::ONE)?.pop() else {
             return Ok(false);
         };
         let entry = record::decode(seq, &bytes).ok();
@@ -325,7 +326,6 @@ impl<S: Store> Log<S> {
         let mut ledger = self.ledger;
         ledger.drop(if entry.is_some() { reason } else { DropReason::Corrupt }, 1);
         self.keep_books(Seq(seq.0 + 1), ledger)?;
-        self.bytes -= bytes.len() as u64;
         Ok(true)
     }
 
@@ -356,29 +356,49 @@ impl<S: Store> Log<S> {
     fn keep_books(&mut self, head: Seq, ledger: Ledger) -> io::Result<()> {
         let books = Books { ledger, newest: self.newest };
         self.dirty = true;
-        self.store.release(head, &to_bytes(&books)?)?;
+        let books = to_bytes(&books)?;
+        let released = self.sound()?.release(head, &books);
+        self.unless_broken(released)?;
         self.ledger = ledger;
         Ok(())
     }
+
+    /// Does what would hold up an append; to be called when nobody waits.
+    pub(super) fn maintain(&mut self) -> io::Result<()> {
+        let done = self.sound()?.maintain();
+        self.unless_broken(done)
+    }
+
+    fn read_records(&mut self, from: Seq, limit: Limit) -> io::Result<Vec<(Seq, Vec<u8>)>> {
+        let records = self.sound()?.read(from, limit);
+        self.unless_broken(records)
+    }
+
+    /// The store, opened again if it failed: after an error it starts over from what is on the
+    /// disk, and so do the books.
+    fn sound(&mut self) -> io::Result<&mut S> {
+        if self.is_broken {
+            self.store.reopen()?;
+            self.is_broken = false;
+            let books = self.store.books().and_then(|bytes| rmp_serde::from_slice(&bytes).ok());
+            self.ledger = books.map_or(self.ledger, |books: Books| books.ledger);
+            self.dirty = true;
+        }
+        Ok(&mut self.store)
+    }
+
+    fn unless_broken<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
+        self.is_broken |= result.is_err();
+        result
+    }
 }
 
-/// The first position of a new queue.
-pub(super) const FIRST: Seq = Seq(1);
-
-/// Bytes of all records, and the newest entry, by reading the log once.
-fn measure<S: Store>(store: &mut S) -> io::Result<(u64, Option<Newest>)> {
-    let (mut from, mut total, mut newest) = (store.head(), 0, None);
-    loop {
-        let records = store.read(from, Limit { entries: 1024, bytes: 1 << 20 })?;
-        let Some(&(last, _)) = records.last() else { return Ok((total, newest)) };
-        for (seq, bytes) in &records {
-            total += bytes.len() as u64;
-            if let Ok(entry) = record::decode(*seq, bytes) {
-                newest = Some(Newest { stint: entry.stint, captured_at: entry.captured_at });
-            }
-        }
-        from = Seq(last.0 + 1);
-    }
+/// Stint and moment of the newest record that is held.
+fn newest_held<S: Store>(store: &mut S) -> io::Result<Option<Newest>> {
+    let Some(last) = store.last() else { return Ok(None) };
+    let records = store.read(last, Limit::ONE)?;
+    let entry = records.first().and_then(|(seq, bytes)| record::decode(*seq, bytes).ok());
+    Ok(entry.map(|entry| Newest { stint: entry.stint, captured_at: entry.captured_at }))
 }
 
 fn fact<T: serde::de::DeserializeOwned>(store: &impl Store, key: &str) -> io::Result<Option<T>> {

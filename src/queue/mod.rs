@@ -10,13 +10,17 @@
 //! - An entry leaves by [`Reader::remove`] of the batch it was read in, or under a [`DropReason`].
 //! - The [ledger] balances against the positions at all times.
 
+mod bytes;
+mod disk;
+mod journal;
 mod keeper;
 pub mod ledger;
 mod lock;
 mod log;
 mod quarantine;
 pub mod record;
-pub mod sled;
+pub mod segments;
+mod sled;
 pub mod store;
 
 use std::convert::Infallible;
@@ -32,6 +36,9 @@ use self::log::Log;
 use self::store::Store;
 use crate::config::{self, Durability, QUEUE_CHANNEL_COMMANDS, WhenFull};
 use crate::entry::{CapturedAt, Entry, Kind, Seq, StintId};
+
+/// The first position of a new queue.
+pub const FIRST: Seq = Seq(1);
 
 /// The bounds of a queue and what it does at them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -228,7 +235,8 @@ pub fn open(
     let lock = lock::Lock::take(&queue.path)
         .map_err(storage)?
         .map_err(|owner| OpenError::InUse { path: path(), owner })?;
-    let store = sled::SledStore::open(&queue.path).map_err(storage)?;
+    let options = segments::Options::new(queue.max_bytes);
+    let store = segments::SegmentStore::open(&queue.path, options).map_err(storage)?;
     let ((writer, reader), keeper) = with_store(store, limits, now).map_err(storage)?;
     let (done, closed) = oneshot::channel();
     let runtime =

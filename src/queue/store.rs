@@ -1,5 +1,5 @@
-//! What a disk must do for the queue; [`super::sled`] does it with sled, the tests with a disk in
-//! memory that forgets what was not flushed, tears and fails.
+//! What a disk must do for the queue; [`super::segments`] does it with sled, the tests with a disk
+//! in memory that forgets what was not flushed, tears and fails.
 //!
 //! A store keeps bytes and positions. It knows no limits, no policies and no frames.
 
@@ -8,15 +8,33 @@ use std::io;
 use super::Limit;
 use crate::entry::Seq;
 
+/// How much a store holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    pub records: u64,
+    /// Bytes of the records.
+    pub bytes: u64,
+}
+
 /// A log of records on a disk, with a little room for facts beside it.
 ///
-/// All methods block. An error leaves the store as it was or is repaired at the next open.
+/// All methods block. After an error the store may refuse everything but [`Store::reopen`].
 pub trait Store: Send + 'static {
     /// The position of the oldest record that is held; [`Store::tail`] when there is none.
     fn head(&self) -> Seq;
 
-    /// The position that the next record takes. Never falls, not after a power cut either.
+    /// The position that the next record takes. Never falls, not after a power cut either; may
+    /// jump when the store is opened.
     fn tail(&self) -> Seq;
+
+    /// The records that are held: those that a [`Store::read`] would find.
+    fn held(&self) -> Held;
+
+    /// Records that were ever appended. After a crash, those of them that are back.
+    fn appended(&self) -> u64;
+
+    /// Records that were held and could not be brought back, ever.
+    fn lost(&self) -> u64;
 
     /// What [`Store::release`] was last given; `None` for a new store.
     fn books(&self) -> Option<Vec<u8>>;
@@ -31,18 +49,28 @@ pub trait Store: Send + 'static {
     /// Returns once everything before it would survive a power cut.
     fn flush(&mut self) -> io::Result<()>;
 
+    /// Does what would hold up an append: called when nobody waits.
+    fn maintain(&mut self) -> io::Result<()>;
+
     /// The records from `from` on, oldest first, at most `limit` but at least one if there is one.
     fn read(&mut self, from: Seq, limit: Limit) -> io::Result<Vec<(Seq, Vec<u8>)>>;
 
-    /// Keeps a rarely written fact; durable when this returns. `None` forgets it.
+    /// Keeps a rarely written fact; durable when this returns. `None` forgets it. Keys are file
+    /// names: lower-case letters, digits, `_` and `-`.
     fn put(&mut self, key: &str, value: Option<&[u8]>) -> io::Result<()>;
 
     /// The fact that [`Store::put`] kept.
     fn get(&self, key: &str) -> io::Result<Option<Vec<u8>>>;
 
+    /// The position of the newest record that is held.
+    fn last(&self) -> Option<Seq>;
+
     /// Sets an entry aside for people to look at, as a line of text. Old ones make room.
     fn set_aside(&mut self, line: &str) -> io::Result<()>;
 
-    /// Bytes that the store takes on the disk.
+    /// Bytes that the store takes on the disk, as `du` counts them.
     fn disk_bytes(&self) -> u64;
+
+    /// Starts over from what is on the disk, after an error.
+    fn reopen(&mut self) -> io::Result<()>;
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use pitwire::entry::Seq;
 use pitwire::queue::Limit;
-use pitwire::queue::store::Store;
+use pitwire::queue::store::{self, Store};
 
 /// Clones are the same disk: one is the queue's, another in the hands of the test.
 #[derive(Clone, Debug, Default)]
@@ -219,6 +219,33 @@ impl Store for Disk {
         let mut platter = self.platter();
         platter.call()?;
         Ok(platter.current.facts.get(key).cloned())
+    }
+
+    fn held(&self) -> store::Held {
+        let Held { entries, bytes } = Self::held(self);
+        store::Held { records: entries, bytes }
+    }
+
+    fn appended(&self) -> u64 {
+        self.platter().current.records.len() as u64
+    }
+
+    fn lost(&self) -> u64 {
+        0
+    }
+
+    fn last(&self) -> Option<Seq> {
+        let platter = self.platter();
+        let Content { records, .. } = &platter.current;
+        records.range(platter.current.head()..).next_back().map(|(seq, _)| *seq)
+    }
+
+    fn maintain(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn reopen(&mut self) -> io::Result<()> {
+        self.platter().call()
     }
 
     fn set_aside(&mut self, _line: &str) -> io::Result<()> {

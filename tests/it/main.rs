@@ -11,6 +11,7 @@
 mod agent;
 mod config;
 mod contract;
+mod damage;
 mod deploy;
 mod disk;
 mod help;
@@ -18,7 +19,10 @@ mod help;
 mod hostile;
 mod http;
 mod inputs;
+mod kill;
 mod peers;
+#[cfg(target_os = "linux")]
+mod powercut;
 #[cfg(unix)]
 mod process;
 #[cfg(unix)]
@@ -30,3 +34,4 @@ mod readme;
 mod server;
 mod session;
 mod simulation;
+mod store_model;

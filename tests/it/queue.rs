@@ -8,7 +8,7 @@ use std::time::Duration;
 use pitwire::config::{Durability, WhenFull};
 use pitwire::entry::{CapturedAt, Entry, Seq, StintId};
 use pitwire::queue::ledger::DropReason;
-use pitwire::queue::sled::SledStore;
+use pitwire::queue::segments::{Options, SegmentStore};
 use pitwire::queue::store::Store;
 use pitwire::queue::{
     self, Appended, Batch, Content, Limit, Limits, NewEntry, QueueError, QueueStatus, Reader,
@@ -189,10 +189,10 @@ impl Medium for Disk {
 }
 
 impl Medium for TempDir {
-    type Store = SledStore;
+    type Store = SegmentStore;
 
-    fn store(&self) -> SledStore {
-        SledStore::open(self.path()).unwrap()
+    fn store(&self) -> SegmentStore {
+        SegmentStore::open(self.path(), Options::new(64 << 20)).unwrap()
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pitwire::backoff::Backoff;
 use pitwire::config::{Config, DeliveryConfig, ProofChoice, SessionChoice};
 use pitwire::entry::{CapturedAt, Kind, Seq};
-use pitwire::queue::sled::SledStore;
+use pitwire::queue::segments::{Options, SegmentStore};
 use pitwire::queue::{self, Appended, Content, Limits, NewEntry, QueueStatus, Writer};
 use pitwire::session::{Session, SessionStatus};
 use pitwire::sink::Proof;
@@ -32,7 +32,8 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config::default();
         adjust(&mut config.delivery);
-        let store = SledStore::open(folder.path()).unwrap();
+        let options = Options::new(config.queue.max_bytes);
+        let store = SegmentStore::open(folder.path(), options).unwrap();
         let limits = Limits::new(&config.queue, &config.stint);
         let ((writer, reader), keeper) = queue::with_store(store, limits, CapturedAt(0)).unwrap();
         let server = Server::default();

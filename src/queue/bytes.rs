@@ -1,0 +1,98 @@
+//! Frames of bytes that can be trusted on their own, and found again in a damaged file.
+//!
+//! `magic | len u32 | crc32 u32 | seq u64 | payload`, little-endian. The sum covers the segment's
+//! number, the length, the position and the payload: bytes that were left over from another file
+//! are not taken for this one's.
+
+use crate::entry::Seq;
+
+const MAGIC: [u8; 4] = *b"pwE1";
+/// Bytes before the payload.
+pub(super) const HEADER: usize = 20;
+
+/// The frame of `payload` at `seq` in the segment `lo`.
+pub(super) fn frame(lo: Seq, seq: Seq, payload: &[u8]) -> Vec<u8> {
+    let len = payload.len() as u32;
+    let mut bytes = Vec::with_capacity(HEADER + payload.len());
+    bytes.extend_from_slice(&MAGIC);
+    bytes.extend_from_slice(&len.to_le_bytes());
+    bytes.extend_from_slice(&sum(lo, len, seq, payload).to_le_bytes());
+    bytes.extend_from_slice(&seq.0.to_le_bytes());
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+/// The position and the payload of the frame that `bytes` begin with, if it is a whole one of the
+/// segment `lo`.
+pub(super) fn parse(lo: Seq, bytes: &[u8]) -> Option<(Seq, &[u8])> {
+    let (magic, rest) = bytes.split_first_chunk()?;
+    let (len, rest) = rest.split_first_chunk()?;
+    let (stored, rest) = rest.split_first_chunk()?;
+    let (seq, rest) = rest.split_first_chunk()?;
+    let (len, seq) = (u32::from_le_bytes(*len), Seq(u64::from_le_bytes(*seq)));
+    let payload = rest.get(..usize::try_from(len).ok()?)?;
+    let whole = *magic == MAGIC && u32::from_le_bytes(*stored) == sum(lo, len, seq, payload);
+    whole.then_some((seq, payload))
+}
+
+/// Every frame of the segment `lo` that can still be read in `bytes`, wherever it lies, with its
+/// offset.
+pub(super) fn carve(lo: Seq, bytes: &[u8]) -> impl Iterator<Item = (usize, Seq, &[u8])> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        loop {
+            let rest = bytes.get(at..)?;
+            if let Some((seq, payload)) = parse(lo, rest) {
+                let offset = at;
+                at += HEADER + payload.len();
+                return Some((offset, seq, payload));
+            }
+            // The next place that looks like a beginning.
+            let ahead = rest.get(1..)?.iter().position(|&byte| byte == MAGIC[0])?;
+            at += 1 + ahead;
+        }
+    })
+}
+
+fn sum(lo: Seq, len: u32, seq: Seq, payload: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&lo.0.to_le_bytes());
+    hasher.update(&len.to_le_bytes());
+    hasher.update(&seq.0.to_le_bytes());
+    hasher.update(payload);
+    hasher.finalize()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn frames_are_found_behind_any_damage(
+            payloads in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..60), 1..8),
+            garbage in proptest::collection::vec(any::<u8>(), 0..60),
+        ) {
+            let lo = Seq(5);
+            let mut bytes = garbage;
+            for (i, payload) in payloads.iter().enumerate() {
+                bytes.extend(frame(lo, Seq(i as u64), payload));
+            }
+            let found: Vec<_> = carve(lo, &bytes).map(|(_, _, payload)| payload.to_vec()).collect();
+            prop_assert_eq!(&found, &payloads);
+            prop_assert_eq!(carve(Seq(6), &bytes).count(), 0);
+        }
+
+        #[test]
+        fn a_frame_with_one_bit_changed_is_none(
+            payload in proptest::collection::vec(any::<u8>(), 0..60), bit in any::<usize>(),
+        ) {
+            let mut bytes = frame(Seq(1), Seq(2), &payload);
+            let bit = bit % (bytes.len() * 8);
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            prop_assert_eq!(parse(Seq(1), &bytes), None);
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Bits that flip and files that are cut short: never a panic, never a wrong record, and the loss
+//! is at most the segments that were hit.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use pitwire::entry::Seq;
+use pitwire::queue::Limit;
+use pitwire::queue::segments::{Options, SegmentStore};
+use pitwire::queue::store::Store;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+
+#[test]
+fn damage_costs_at_most_the_segments_that_were_hit() {
+    damage(1, 40);
+}
+
+/// The long run: `cargo test --release --test it -- --ignored long_damage`.
+#[test]
+#[ignore = "takes minutes"]
+fn long_damage() {
+    damage(2, 1000);
+}
+
+fn damage(seed: u64, places: usize) {
+    let mut rng = SmallRng::seed_from_u64(seed);
+    let place = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
+    let original = place.path().join("original");
+    let written = fill(&original, &mut rng);
+    for number in 0..places {
+        let damaged = place.path().join("damaged");
+        let _ = fs::remove_dir_all(&damaged);
+        copy(&original, &damaged);
+        let files = files(&damaged);
+        let file = &files[rng.random_range(0..files.len())];
+        let mut bytes = fs::read(file).unwrap();
+        if bytes.is_empty() {
+            continue;
+        }
+        let at = rng.random_range(0..bytes.len());
+        let what = match rng.random_range(0..4) {
+            0 => {
+                bytes.truncate(at);
+                "cut"
+            }
+            1 => {
+                fs::remove_file(file).unwrap();
+                "removed"
+            }
+            _ => {
+                bytes[at] ^= 1 << rng.random_range(0..8);
+                "flipped"
+            }
+        };
+        if what != "removed" {
+            fs::write(file, &bytes).unwrap();
+        }
+        let case = format!("seed {seed}, case {number}: {} {what} at {at}", file.display());
+        let hit = segment_of(file);
+        let same_boot = rng.random::<bool>();
+        check(&damaged, &written, hit.as_deref(), same_boot, &case);
+    }
+}
+
+fn check(
+    folder: &Path,
+    written: &BTreeMap<u64, Vec<u8>>,
+    hit: Option<&str>,
+    same_boot: bool,
+    case: &str,
+) {
+    let boot = if same_boot { "one" } else { "another" };
+    let mut store = open(folder, boot);
+    let (found, last) = read_all(&mut store);
+    for (seq, record) in &found {
+        assert_eq!(written.get(seq), Some(record), "{case}: a wrong record at {seq}");
+    }
+    let missing: Vec<u64> =
+        written.keys().copied().filter(|seq| !found.contains_key(seq)).collect();
+    let lo = hit.map_or(u64::MAX, |name| u64::from_str_radix(name, 16).unwrap());
+    for seq in &missing {
+        assert!((lo..lo + 600).contains(seq), "{case}: {seq} is missing, in another segment");
+    }
+    assert_eq!(store.held().records, found.len() as u64, "{case}");
+    assert!(store.tail().0 > last, "{case}: a position would be given out again");
+    // It goes on from there, and nothing changes any more.
+    store.append(b"after").unwrap();
+    store.flush().unwrap();
+    drop(store);
+    let (again, _) = read_all(&mut open(folder, boot));
+    assert_eq!(again.len(), found.len() + 1, "{case}");
+}
+
+fn open(folder: &Path, boot: &str) -> SegmentStore {
+    SegmentStore::open(folder, Options { segment_bytes: 0, boot: boot.into() }).unwrap()
+}
+
+/// Ten segments and a part of one; the process that wrote them was killed.
+fn fill(folder: &Path, rng: &mut SmallRng) -> BTreeMap<u64, Vec<u8>> {
+    let mut store = open(folder, "one");
+    let mut written = BTreeMap::new();
+    for i in 0..2_100 {
+        let record: Vec<u8> = (0..rng.random_range(0..900)).map(|_| rng.random()).collect();
+        let seq = store.append(&record).unwrap();
+        written.insert(seq.0, record);
+        if i % 200 == 199 {
+            store.maintain().unwrap();
+        }
+    }
+    store.put("fact", Some(b"value")).unwrap();
+    store.flush().unwrap();
+    // As a kill leaves it: a copy of the files while they are open.
+    let killed = folder.with_extension("killed");
+    copy(folder, &killed);
+    drop(store);
+    fs::remove_dir_all(folder).unwrap();
+    fs::rename(killed, folder).unwrap();
+    written
+}
+
+fn read_all(store: &mut SegmentStore) -> (BTreeMap<u64, Vec<u8>>, u64) {
+    let (mut records, mut from) = (BTreeMap::new(), Seq(0));
+    loop {
+        let read = store.read(from, Limit { entries: 1000, bytes: 1 << 20 }).unwrap();
+        let Some((last, _)) = read.last() else { return (records, from.0.saturating_sub(1)) };
+        from = Seq(last.0 + 1);
+        records.extend(read.into_iter().map(|(seq, record)| (seq.0, record)));
+    }
+}
+
+/// The number of the segment that a file belongs to.
+fn segment_of(file: &Path) -> Option<String> {
+    file.iter().find_map(|part| {
+        let (kind, number) = part.to_str()?.split_once('-')?;
+        let number = number.strip_suffix(".log").unwrap_or(number);
+        matches!(kind, "q" | "tail").then(|| number.to_owned())
+    })
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for item in fs::read_dir(folder).unwrap() {
+        let path = item.unwrap().path();
+        match path.is_dir() {
+            true => files.extend(self::files(&path)),
+            false => files.push(path),
+        }
+    }
+    files.sort();
+    files
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for item in fs::read_dir(from).unwrap() {
+        let path = item.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        match path.is_dir() {
+            true => copy(&path, &target),
+            false => drop(fs::copy(&path, &target).unwrap()),
+        }
+    }
+}

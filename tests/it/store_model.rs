@@ -1,0 +1,187 @@
+//! The store against a model that is a sorted map: whatever is done in whatever order, both hold
+//! the same, over restarts as well.
+
+use std::collections::BTreeMap;
+
+use pitwire::entry::Seq;
+use pitwire::queue::segments::{Options, SegmentStore};
+use pitwire::queue::store::{Held, Store};
+use pitwire::queue::{FIRST, Limit};
+use proptest::prelude::*;
+
+#[derive(Clone, Debug)]
+enum Op {
+    Append {
+        count: usize,
+        len: usize,
+    },
+    Release {
+        share: u8,
+    },
+    Read {
+        share: u8,
+        entries: usize,
+        bytes: usize,
+    },
+    Put {
+        key: u8,
+        value: Option<Vec<u8>>,
+    },
+    Flush,
+    Maintain,
+    /// Drop the store and open it again, in this boot or after another one.
+    Restart {
+        same_boot: bool,
+    },
+    Reopen,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        6 => (1_usize..60, 0_usize..3000).prop_map(|(count, len)| Op::Append { count, len }),
+        1 => (1_usize..3, 90_000_usize..250_000).prop_map(|(count, len)| Op::Append { count, len }),
+        3 => any::<u8>().prop_map(|share| Op::Release { share }),
+        4 => (any::<u8>(), 1_usize..100, 1_usize..20_000)
+            .prop_map(|(share, entries, bytes)| Op::Read { share, entries, bytes }),
+        1 => (0_u8..3, proptest::option::of(proptest::collection::vec(any::<u8>(), 0..50)))
+            .prop_map(|(key, value)| Op::Put { key, value }),
+        2 => Just(Op::Flush),
+        3 => Just(Op::Maintain),
+        1 => any::<bool>().prop_map(|same_boot| Op::Restart { same_boot }),
+        1 => Just(Op::Reopen),
+    ]
+}
+
+struct Model {
+    records: BTreeMap<u64, Vec<u8>>,
+    head: u64,
+    tail: u64,
+    appended: u64,
+    books: Option<Vec<u8>>,
+    facts: BTreeMap<u8, Vec<u8>>,
+}
+
+fn check(ops: &[Op]) {
+    let folder = tempfile::tempdir().unwrap();
+    let mut boot = 0;
+    // Every segment is "full" when the store is maintained: many small ones.
+    let open = |boot: u32| {
+        let options = Options { segment_bytes: 0, boot: format!("boot-{boot}") };
+        SegmentStore::open(folder.path(), options).unwrap()
+    };
+    let mut store = open(boot);
+    let mut model = Model {
+        records: BTreeMap::new(),
+        head: FIRST.0,
+        tail: FIRST.0,
+        appended: 0,
+        books: None,
+        facts: BTreeMap::new(),
+    };
+    for op in ops {
+        match op {
+            Op::Append { count, len } => {
+                for _ in 0..*count {
+                    let record: Vec<u8> =
+                        (0..*len).map(|i| (model.tail as usize * 31 + i * i) as u8).collect();
+                    let seq = store.append(&record).unwrap();
+                    assert_eq!(seq.0, model.tail);
+                    model.records.insert(seq.0, record);
+                    model.tail += 1;
+                    model.appended += 1;
+                }
+            }
+            Op::Release { share } => {
+                let head = at(&model, *share);
+                let books = vec![*share; 20];
+                store.release(Seq(head), &books).unwrap();
+                model.records = model.records.split_off(&head);
+                model.head = model.head.max(head);
+                model.books = Some(books);
+            }
+            Op::Read { share, entries, bytes } => {
+                let from = at(&model, *share);
+                let limit = Limit { entries: *entries, bytes: *bytes };
+                let read = store.read(Seq(from), limit).unwrap();
+                let expected: Vec<_> =
+                    model.records.range(from..).take(read.len().max(1)).collect();
+                let found: Vec<_> = read.iter().map(|(seq, record)| (&seq.0, record)).collect();
+                assert_eq!(found, expected, "from {from}");
+                assert!(read.len() <= *entries);
+                let size: usize = read.iter().map(|(_, record)| record.len()).sum();
+                assert!(size <= *bytes || read.len() == 1);
+            }
+            Op::Put { key, value } => {
+                store.put(&format!("key-{key}"), value.as_deref()).unwrap();
+                match value {
+                    Some(value) => model.facts.insert(*key, value.clone()),
+                    None => model.facts.remove(key),
+                };
+            }
+            Op::Flush => store.flush().unwrap(),
+            Op::Maintain => store.maintain().unwrap(),
+            Op::Restart { same_boot } => {
+                drop(store);
+                boot += u32::from(!same_boot);
+                store = open(boot);
+            }
+            Op::Reopen => {
+                store.reopen().unwrap();
+                assert!(store.tail().0 >= model.tail, "a position would be given out again");
+                model.tail = store.tail().0;
+            }
+        }
+        compare(&store, &model, op);
+    }
+    drop(store);
+    let mut store = open(boot);
+    let (mut all, mut from) = (BTreeMap::new(), Seq(0));
+    loop {
+        let read = store.read(from, Limit { entries: 50, bytes: 1 << 20 }).unwrap();
+        let Some((last, _)) = read.last() else { break };
+        from = Seq(last.0 + 1);
+        all.extend(read.into_iter().map(|(seq, record)| (seq.0, record)));
+    }
+    assert_eq!(all, model.records);
+}
+
+/// A position between head and tail.
+fn at(model: &Model, share: u8) -> u64 {
+    model.head + (model.tail - model.head) * u64::from(share) / 255
+}
+
+fn compare(store: &SegmentStore, model: &Model, op: &Op) {
+    let bytes = model.records.values().map(|record| record.len() as u64).sum();
+    let held = Held { records: model.records.len() as u64, bytes };
+    assert_eq!(store.held(), held, "after {op:?}");
+    assert_eq!(store.appended(), model.appended, "after {op:?}");
+    assert_eq!(store.lost(), 0, "after {op:?}");
+    assert_eq!(store.tail().0, model.tail, "after {op:?}");
+    assert_eq!(store.books(), model.books, "after {op:?}");
+    for key in 0..3 {
+        let fact = store.get(&format!("key-{key}")).unwrap();
+        assert_eq!(fact.as_ref(), model.facts.get(&key), "after {op:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #[test]
+    fn the_store_holds_what_the_model_holds(ops in proptest::collection::vec(op(), 1..60)) {
+        check(&ops);
+    }
+}
+
+#[test]
+fn many_segments_are_read_and_released_as_one_log() {
+    let ops: Vec<Op> = (0..40_u32)
+        .flat_map(|i| {
+            [
+                Op::Append { count: 450, len: 100 },
+                Op::Release { share: (i * 37 % 256) as u8 },
+                Op::Read { share: (i * 91 % 256) as u8, entries: 64, bytes: 1 << 16 },
+            ]
+        })
+        .collect();
+    check(&ops);
+}
