@@ -705,7 +705,10 @@ impl SegmentStore {
         let newest = find_newest(folder, &options, trust)?;
         let Newest { lo, records, end, mut mark, lost, db, is_uncertain } = match newest {
             Some(newest) => newest,
-            None => Newest::nothing(highest.map_or(FIRST, |seq| Seq(seq.0 + SEGMENT_ENTRIES))),
+            None => {
+                let lo = highest.map_or(FIRST, |seq| Seq(seq.0 + SEGMENT_ENTRIES));
+                Newest::unknown(folder, lo)?
+            }
         };
         finish_rewrite(folder, &mark)?;
         mark.appended += end.0.saturating_sub(mark.tail.max(lo.0));
@@ -806,9 +809,14 @@ impl SegmentStore {
 }
 
 impl Newest {
-    fn nothing(lo: Seq) -> Self {
-        let mark = Mark { head: lo.0, tail: lo.0, ..Mark::default() };
-        Self { lo, records: Vec::new(), end: lo, mark, lost: 0, db: None, is_uncertain: false }
+    /// A new one from `lo` on, where nothing of one is left: the sealed ones know the rest.
+    fn unknown(folder: &Path, lo: Seq) -> io::Result<Self> {
+        let mark = match numbers(folder, "q-")?.is_empty() {
+            true => Mark { head: lo.0, tail: lo.0, ..Mark::default() },
+            false => last_sealed_mark(folder, lo)?,
+        };
+        let records = Vec::new();
+        Ok(Self { lo, records, end: lo, mark, lost: 0, db: None, is_uncertain: false })
     }
 }
 

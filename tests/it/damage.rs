@@ -17,6 +17,18 @@ fn damage_costs_at_most_the_segments_that_were_hit() {
     damage(1, 40);
 }
 
+/// The journal is gone, and sled had written nothing of the newest segment yet.
+#[test]
+fn a_newest_segment_of_which_nothing_is_left_does_not_take_the_others_with_it() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("queue");
+    let written = fill(&folder, &mut SmallRng::seed_from_u64(3));
+    let journal = files(&folder).into_iter().rfind(|file| file.extension() == Some("log".as_ref()));
+    let journal = journal.unwrap();
+    fs::remove_file(&journal).unwrap();
+    check(&folder, &written, segment_of(&journal).as_deref(), false, "no journal");
+}
+
 /// The long run: `cargo test --release --test it -- --ignored long_damage`.
 #[test]
 #[ignore = "takes minutes"]
@@ -81,7 +93,13 @@ fn check(
         written.keys().copied().filter(|seq| !found.contains_key(seq)).collect();
     let lo = hit.map_or(u64::MAX, |name| u64::from_str_radix(name, 16).unwrap());
     for seq in &missing {
-        assert!((lo..lo + 600).contains(seq), "{case}: {seq} is missing, in another segment");
+        assert!(
+            (lo..lo + 600).contains(seq),
+            "{case}, same boot {same_boot}: {seq} is missing, in another segment; {} are, head {}, tail {}",
+            missing.len(),
+            store.head(),
+            store.tail()
+        );
     }
     assert_eq!(store.held().records, found.len() as u64, "{case}");
     assert!(store.tail().0 > last, "{case}: a position would be given out again");
