@@ -20,6 +20,7 @@ mod hostile;
 mod http;
 mod inputs;
 mod kill;
+mod long;
 mod peers;
 #[cfg(target_os = "linux")]
 mod powercut;

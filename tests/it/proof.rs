@@ -15,12 +15,9 @@ use tokio::time::{Instant, sleep};
 
 use crate::agent::{Agent, eventually, within};
 use crate::contract::Client;
+use crate::long::is_long;
 use crate::peers::{Kind, Peer};
 use crate::proxy::{Network, Proxy};
-
-fn is_long() -> bool {
-    std::env::var_os("LONG").is_some()
-}
 
 /// A publisher whose queue lies in `folder`, with short pauses between its attempts.
 fn publisher(url: &str, folder: &Path, adjust: impl FnOnce(&mut Config)) -> DashboardPublisher {
