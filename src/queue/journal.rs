@@ -37,8 +37,9 @@ pub(super) struct Mark {
     pub(super) tail: u64,
     /// Records that were ever appended.
     pub(super) appended: u64,
-    /// Records that were held and could not be brought back.
-    pub(super) lost: u64,
+    /// Records that were ever released. What was appended, is not released and not held either is
+    /// lost: that needs no number of its own, which could be wrong after a crash.
+    pub(super) released: u64,
     /// The sealed segments from the first to the last of these numbers are given up for the one
     /// that lies ready under the first's; (0, 0) when there are none.
     pub(super) replaced: (u64, u64),
@@ -49,7 +50,7 @@ pub(super) struct Mark {
 impl Mark {
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let (first, last) = self.replaced;
-        let numbers = [self.head, self.tail, self.appended, self.lost, first, last];
+        let numbers = [self.head, self.tail, self.appended, self.released, first, last];
         let mut bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
         bytes.extend_from_slice(&self.books);
         bytes
@@ -59,11 +60,11 @@ impl Mark {
         let (head, rest) = number(bytes)?;
         let (tail, rest) = number(rest)?;
         let (appended, rest) = number(rest)?;
-        let (lost, rest) = number(rest)?;
+        let (released, rest) = number(rest)?;
         let (first, rest) = number(rest)?;
         let (last, books) = number(rest)?;
         let replaced = (first, last);
-        Some(Self { head, tail, appended, lost, replaced, books: books.to_vec() })
+        Some(Self { head, tail, appended, released, replaced, books: books.to_vec() })
     }
 }
 

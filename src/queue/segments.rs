@@ -98,7 +98,9 @@ pub struct SegmentStore {
     durable_head: Seq,
     tail: Seq,
     appended: u64,
-    lost: u64,
+    released: u64,
+    /// Of all segments; kept while the store has failed.
+    held: Held,
     books: Vec<u8>,
     replaced: (u64, u64),
     /// Something is in the journal that was not synced.
@@ -155,7 +157,7 @@ impl SegmentStore {
             head: self.head.0,
             tail: self.tail.0,
             appended: self.appended,
-            lost: self.lost,
+            released: self.released,
             replaced: self.replaced,
             books: self.books.clone(),
         }
@@ -175,15 +177,16 @@ impl SegmentStore {
         Ok(())
     }
 
-    /// Counts what is below the head as released.
-    fn release_below(&mut self, head: Seq) -> io::Result<()> {
+    /// What is below `head` is not held any more; returns how much that was.
+    fn release_below(&mut self, head: Seq) -> io::Result<Held> {
+        let mut released = Held::default();
         let mut index = 0;
         while let Some(segment) = self.sealed.get(index)
             && segment.lo < head
         {
             let next = self.next_lo(index);
             if next <= head {
-                self.sealed[index].held = Held::default();
+                released += std::mem::take(&mut self.sealed[index].held);
                 index += 1;
                 continue;
             }
@@ -192,16 +195,19 @@ impl SegmentStore {
             }
             let records = self.records(self.sealed[index].lo);
             let left = &records[records.partition_point(|(seq, _)| *seq < head)..];
-            self.sealed[index].held = held(left);
+            let left = held(left);
+            released += std::mem::replace(&mut self.sealed[index].held, left) - left;
             break;
         }
         if let Some(active) = &mut self.active {
-            let released = head.0.saturating_sub(active.lo.0).min(active.sizes.len() as u64);
-            let left = &active.sizes[released as usize..];
+            let below = head.0.saturating_sub(active.lo.0).min(active.sizes.len() as u64);
+            let left = &active.sizes[below as usize..];
             let bytes = left.iter().map(|&size| u64::from(size)).sum();
-            active.held = Held { records: left.len() as u64, bytes };
+            let left = Held { records: left.len() as u64, bytes };
+            released += std::mem::replace(&mut active.held, left) - left;
         }
-        Ok(())
+        self.held = self.held - released;
+        Ok(released)
     }
 
     /// Where the segment after the sealed one at `index` begins.
@@ -217,7 +223,7 @@ impl SegmentStore {
 
     /// Brings the records of the sealed segment at `index` into memory.
     fn load(&mut self, index: usize) -> io::Result<Loading> {
-        let Segment { lo, last, all, .. } = self.sealed[index];
+        let Segment { lo, all, .. } = self.sealed[index];
         if self.loaded.iter().any(|(loaded, _)| *loaded == lo) {
             return Ok(Loading::Done);
         }
@@ -228,20 +234,12 @@ impl SegmentStore {
             _ if records.len() as u64 == all.records => {}
             Some(error) if disk::is_circumstance(&error) => return Err(error),
             trouble => {
-                let found = records.len() as u64;
-                let records: Records =
-                    records.into_iter().filter(|(seq, _)| *seq >= self.head).collect();
-                let is_contiguous = last.0 - lo.0 + 1 == all.records;
-                let expected = match is_contiguous {
-                    true => (last.0 + 1).saturating_sub(self.head.max(lo).0),
-                    false => all.records.saturating_sub(found - records.len() as u64),
-                };
-                let lost = expected.saturating_sub(records.len() as u64);
                 tracing::error!(
-                    segment = %lo, lost, error = trouble.map(tracing::field::display),
+                    segment = %lo, records = all.records, readable = records.len(),
+                    error = trouble.map(tracing::field::display),
                     "a segment of the queue is damaged: set aside, what can be read is kept",
                 );
-                self.lost += lost;
+                let records = records.into_iter().filter(|(seq, _)| *seq >= self.head).collect();
                 self.rewrite(index, 1, records, Old::Quarantine)?;
                 return Ok(Loading::Replaced);
             }
@@ -258,7 +256,6 @@ impl SegmentStore {
     }
 
     /// Puts one segment with `records` in the place of the `count` sealed ones from `index` on.
-    /// The counters as of now become durable with it, or not at all.
     fn rewrite(
         &mut self,
         index: usize,
@@ -267,16 +264,17 @@ impl SegmentStore {
         old: Old,
     ) -> io::Result<()> {
         let (first, last) = (self.sealed[index].lo, self.sealed[index + count - 1].lo);
-        let counted = (self.lost, self.books.clone());
-        let done = self.try_rewrite(first, last, &records, old);
-        if let Err(error) = done {
-            (self.lost, self.books) = counted;
+        if let Err(error) = self.try_rewrite(first, last, &records, old) {
             return self.fail(error);
         }
-        let removed: Vec<Seq> = self.sealed.drain(index..index + count).map(|s| s.lo).collect();
-        self.loaded.retain(|(lo, _)| !removed.contains(lo));
+        for segment in self.sealed.drain(index..index + count) {
+            self.loaded.retain(|(lo, _)| *lo != segment.lo);
+            self.held = self.held - segment.held;
+        }
         if !records.is_empty() {
-            self.sealed.insert(index, Segment::of(&self.folder, first, &records));
+            let segment = Segment::of(&self.folder, first, &records);
+            self.held += segment.held;
+            self.sealed.insert(index, segment);
         }
         self.measure_others();
         Ok(())
@@ -290,14 +288,13 @@ impl SegmentStore {
         old: Old,
     ) -> io::Result<()> {
         // The folder that lies ready must not be taken for the one of an earlier mark.
-        let (lost, books) = (self.lost, self.books.clone());
         self.replaced = (0, 0);
         self.note()?;
         self.flush()?;
         let new = new_path(&self.folder, first);
         build(&new, first, records, &self.mark())?;
         disk::sync_folder(&self.folder)?;
-        (self.lost, self.books, self.replaced) = (lost, books, (first.0, last.0));
+        self.replaced = (first.0, last.0);
         self.note()?;
         self.flush()?;
         swap(&self.folder, first, last, old)?;
@@ -473,11 +470,7 @@ impl Store for SegmentStore {
     }
 
     fn held(&self) -> Held {
-        let active = self.active.iter().map(|active| active.held);
-        self.sealed.iter().map(|segment| segment.held).chain(active).fold(
-            Held::default(),
-            |sum, held| Held { records: sum.records + held.records, bytes: sum.bytes + held.bytes },
-        )
+        self.held
     }
 
     fn appended(&self) -> u64 {
@@ -485,7 +478,7 @@ impl Store for SegmentStore {
     }
 
     fn lost(&self) -> u64 {
-        self.lost
+        self.appended.saturating_sub(self.released + self.held.records)
     }
 
     fn books(&self) -> Option<Vec<u8>> {
@@ -508,8 +501,9 @@ impl Store for SegmentStore {
         let len = record.len() as u64;
         active.sizes.push(record.len() as u32);
         active.all_bytes += len;
-        active.held.records += 1;
-        active.held.bytes += len;
+        let one = Held { records: 1, bytes: len };
+        active.held += one;
+        self.held += one;
         active.unmeasured += len;
         if active.unmeasured >= MEASURE_BYTES {
             active.measure(&self.folder);
@@ -523,7 +517,7 @@ impl Store for SegmentStore {
     fn release(&mut self, head: Seq, books: &[u8]) -> io::Result<()> {
         let head = head.clamp(self.head, self.tail);
         if head > self.head {
-            self.release_below(head)?;
+            self.released += self.release_below(head)?.records;
             self.head = head;
         }
         self.books = books.to_vec();
@@ -688,8 +682,6 @@ struct Newest {
     /// The position after its last record, also when that is lost.
     end: Seq,
     mark: Mark,
-    /// Records of it that could not be brought back.
-    lost: u64,
     /// The database, when it may be written to further.
     db: Option<Database>,
     /// Positions may have been given out that are not known any more.
@@ -703,7 +695,7 @@ impl SegmentStore {
         let highest = highest_number(folder)?;
         sweep(folder)?;
         let newest = find_newest(folder, &options, trust)?;
-        let Newest { lo, records, end, mut mark, lost, db, is_uncertain } = match newest {
+        let Newest { lo, records, end, mut mark, db, is_uncertain } = match newest {
             Some(newest) => newest,
             None => {
                 let lo = highest.map_or(FIRST, |seq| Seq(seq.0 + SEGMENT_ENTRIES));
@@ -712,7 +704,6 @@ impl SegmentStore {
         };
         finish_rewrite(folder, &mark)?;
         mark.appended += end.0.saturating_sub(mark.tail.max(lo.0));
-        mark.lost += lost;
         let mut store = Self {
             folder: folder.into(),
             options,
@@ -723,7 +714,8 @@ impl SegmentStore {
             durable_head: Seq(mark.head),
             tail: end,
             appended: mark.appended,
-            lost: mark.lost,
+            released: mark.released,
+            held: Held::default(),
             books: std::mem::take(&mut mark.books),
             replaced: (0, 0),
             dirty: true,
@@ -738,8 +730,8 @@ impl SegmentStore {
             None => store.write_anew(lo, records, is_uncertain)?,
         });
         remove_old_journals(folder, store.active()?.lo)?;
+        store.count_held()?;
         store.note()?;
-        store.release_below(store.head)?;
         if store.held().records == 0 {
             store.head = store.tail;
         }
@@ -748,6 +740,19 @@ impl SegmentStore {
         store.flush()?;
         store.remove_released()?;
         Ok(store)
+    }
+
+    /// Counts what is there. The books that the caller kept are of the same moment as `released`:
+    /// they balance whatever was lost since.
+    fn count_held(&mut self) -> io::Result<()> {
+        let active = self.active.iter().map(|active| active.held);
+        for held in self.sealed.iter().map(|segment| segment.held).chain(active) {
+            self.held += held;
+        }
+        self.release_below(self.head)?;
+        // More than was known of, when only an old mark was left.
+        self.appended = self.appended.max(self.released + self.held.records);
+        Ok(())
     }
 
     /// The sealed segments below `newest`; what is released of them goes.
@@ -816,7 +821,7 @@ impl Newest {
             false => last_sealed_mark(folder, lo)?,
         };
         let records = Vec::new();
-        Ok(Self { lo, records, end: lo, mark, lost: 0, db: None, is_uncertain: false })
+        Ok(Self { lo, records, end: lo, mark, db: None, is_uncertain: false })
     }
 }
 
@@ -870,8 +875,8 @@ fn recover(folder: &Path, lo: Seq, options: &Options, trust: Trust) -> io::Resul
     }
     let after = known.last_key_value().map_or(lo, |(seq, _)| Seq(seq.0 + 1));
     let end = mark.as_ref().map_or(after, |mark| after.max(Seq(mark.tail)));
-    let lost = end.0 - lo.0 - known.len() as u64;
-    let may_continue = is_prefix && lost == 0 && !is_uncertain && read_seal(&path, lo).is_none();
+    let is_whole = end.0 - lo.0 == known.len() as u64;
+    let may_continue = is_prefix && is_whole && !is_uncertain && read_seal(&path, lo).is_none();
     let db = match db.filter(|_| may_continue) {
         Some(db) => insert_all(&db, lo, &missing).ok().map(|()| db),
         None => None,
@@ -881,7 +886,7 @@ fn recover(folder: &Path, lo: Seq, options: &Options, trust: Trust) -> io::Resul
         Some(mark) => mark,
         None => last_sealed_mark(folder, lo)?,
     };
-    Ok(Some(Newest { lo, records, end, mark, lost, db, is_uncertain }))
+    Ok(Some(Newest { lo, records, end, mark, db, is_uncertain }))
 }
 
 /// Fills the holes of what is known, and goes on where it ends for as long as nothing is missing.
@@ -1011,8 +1016,8 @@ fn last_sealed_mark(folder: &Path, lo: Seq) -> io::Result<Mark> {
             return Ok(mark);
         }
     }
-    let (head, tail) = (first.0, first.0);
-    Ok(Mark { head, tail, appended: first.0 - FIRST.0, ..Mark::default() })
+    // Nor the books of what was before: what is there is all that there ever was.
+    Ok(Mark { head: first.0, tail: first.0, ..Mark::default() })
 }
 
 /// Puts the segment that lies ready into the place of those from `first` to `last`.

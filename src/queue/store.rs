@@ -4,6 +4,7 @@
 //! A store keeps bytes and positions. It knows no limits, no policies and no frames.
 
 use std::io;
+use std::ops::{AddAssign, Sub};
 
 use super::Limit;
 use crate::entry::Seq;
@@ -14,6 +15,25 @@ pub struct Held {
     pub records: u64,
     /// Bytes of the records.
     pub bytes: u64,
+}
+
+impl AddAssign for Held {
+    fn add_assign(&mut self, more: Self) {
+        self.records += more.records;
+        self.bytes += more.bytes;
+    }
+}
+
+impl Sub for Held {
+    type Output = Self;
+
+    /// What is left; nothing where there is less.
+    fn sub(self, less: Self) -> Self {
+        Self {
+            records: self.records.saturating_sub(less.records),
+            bytes: self.bytes.saturating_sub(less.bytes),
+        }
+    }
 }
 
 /// A log of records on a disk, with a little room for facts beside it.
