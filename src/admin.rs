@@ -7,12 +7,14 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use metrics::{counter, gauge};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::watch;
 
 use crate::config::Config;
-use crate::metrics;
-use crate::queue::Writer;
+use crate::entry::CapturedAt;
+use crate::queue::ledger::DropReason;
+use crate::queue::{QueueStatus, Writer};
 use crate::session::SessionStatus;
 
 /// What the pages are made from.
@@ -35,9 +37,9 @@ pub fn router(view: View) -> Router {
 }
 
 async fn show_metrics(State(view): State<Arc<View>>) -> impl IntoResponse {
-    metrics::observe_queue(&view.config, &view.queue.status());
-    metrics::observe_session(&view.session.borrow());
-    metrics::observe_process();
+    observe_queue(&view.config, &view.queue.status());
+    observe_session(&view.session.borrow());
+    crate::metrics::observe_process();
     match &view.metrics {
         Some(handle) => {
             handle.run_upkeep();
@@ -49,6 +51,47 @@ async fn show_metrics(State(view): State<Arc<View>>) -> impl IntoResponse {
             (StatusCode::NOT_FOUND, [(header::CONTENT_TYPE, "text/plain")], body)
         }
     }
+}
+
+/// Sets the gauges, and the counters that the ledger keeps over restarts, from how the queue
+/// stands.
+fn observe_queue(config: &Config, status: &QueueStatus) {
+    let seconds = |at: Option<CapturedAt>| at.map_or(0.0, |at| at.0 as f64 / 1000.0);
+    gauge!("pitwire_queue_entries").set(status.entries as f64);
+    gauge!("pitwire_queue_bytes").set(status.bytes as f64);
+    gauge!("pitwire_queue_max_entries").set(config.queue.max_entries as f64);
+    gauge!("pitwire_queue_max_bytes").set(config.queue.max_bytes as f64);
+    gauge!("pitwire_queue_disk_bytes").set(status.disk_bytes as f64);
+    gauge!("pitwire_queue_oldest_timestamp_seconds").set(seconds(status.oldest));
+    gauge!("pitwire_queue_newest_timestamp_seconds").set(seconds(status.newest));
+    gauge!("pitwire_ledger_imbalance_entries").set(status.imbalance as f64);
+    let ledger = &status.ledger;
+    let dropped: u64 = DropReason::ALL.iter().map(|&reason| ledger.dropped(reason)).sum();
+    for (state, entries) in [
+        ("appended", status.appended),
+        ("delivered", ledger.delivered),
+        ("dropped", dropped),
+        ("quarantined", ledger.quarantined),
+        ("queued", status.entries),
+    ] {
+        gauge!("pitwire_ledger_entries", "state" => state).set(entries as f64);
+    }
+    counter!("pitwire_entries_appended_total").absolute(status.appended);
+    counter!("pitwire_entries_quarantined_total", "cause" => "refused")
+        .absolute(ledger.quarantined);
+    for reason in DropReason::ALL {
+        counter!("pitwire_entries_dropped_total", "reason" => reason.as_str())
+            .absolute(ledger.dropped(reason));
+    }
+}
+
+/// Sets the gauges from how the session stands.
+fn observe_session(status: &SessionStatus) {
+    let number = |truth: bool| f64::from(u8::from(truth));
+    gauge!("pitwire_connected").set(number(status.connected));
+    gauge!("pitwire_session_bound").set(number(status.session.is_some()));
+    gauge!("pitwire_session_verified").set(number(status.verified));
+    gauge!("pitwire_backoff_seconds").set(status.retry_in.unwrap_or_default().as_secs_f64());
 }
 
 /// 200 while the agent can do its main job: store what it is given.

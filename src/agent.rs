@@ -205,7 +205,7 @@ async fn watch_drain(queue: Writer, session: watch::Receiver<SessionStatus>) {
         // Without a session nothing drains, and everybody knows why.
         if session.borrow().session.is_some() {
             let drain = Drain::judge(&before, &now, DRAIN_INTERVAL);
-            metrics::catch_up(drain);
+            metrics::catch_up(drain.seconds());
             if !drain.is_like(said) {
                 tracing::info!(queued = now.entries, "{drain}");
                 said = drain;

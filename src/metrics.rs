@@ -2,7 +2,7 @@
 //! that is counted.
 //!
 //! Counters and histograms are fed where things happen; gauges are derived from the status of the
-//! queue and of the session when somebody asks for `/metrics`. Label sets are closed and all of
+//! queue and of the session when somebody asks for `/metrics`: [`crate::admin`] does that. Label sets are closed and all of
 //! them start at 0. Without a recorder, as in a program that embeds the library and has none,
 //! every call here does nothing.
 
@@ -11,12 +11,8 @@ use std::time::Duration;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
-use crate::config::{Config, LIVE_WITHIN};
-use crate::drain::Drain;
+use crate::config::LIVE_WITHIN;
 use crate::entry::{CapturedAt, Entry};
-use crate::queue::QueueStatus;
-use crate::queue::ledger::DropReason;
-use crate::session::SessionStatus;
 use crate::sink::Proof;
 
 /// The kind of a metric in the table.
@@ -244,47 +240,6 @@ fn combinations(
     })
 }
 
-/// Sets the gauges, and the counters that the ledger keeps over restarts, from how the queue
-/// stands.
-pub fn observe_queue(config: &Config, status: &QueueStatus) {
-    let seconds = |at: Option<CapturedAt>| at.map_or(0.0, |at| at.0 as f64 / 1000.0);
-    gauge!("pitwire_queue_entries").set(status.entries as f64);
-    gauge!("pitwire_queue_bytes").set(status.bytes as f64);
-    gauge!("pitwire_queue_max_entries").set(config.queue.max_entries as f64);
-    gauge!("pitwire_queue_max_bytes").set(config.queue.max_bytes as f64);
-    gauge!("pitwire_queue_disk_bytes").set(status.disk_bytes as f64);
-    gauge!("pitwire_queue_oldest_timestamp_seconds").set(seconds(status.oldest));
-    gauge!("pitwire_queue_newest_timestamp_seconds").set(seconds(status.newest));
-    gauge!("pitwire_ledger_imbalance_entries").set(status.imbalance as f64);
-    let ledger = &status.ledger;
-    let dropped: u64 = DropReason::ALL.iter().map(|&reason| ledger.dropped(reason)).sum();
-    for (state, entries) in [
-        ("appended", status.appended),
-        ("delivered", ledger.delivered),
-        ("dropped", dropped),
-        ("quarantined", ledger.quarantined),
-        ("queued", status.entries),
-    ] {
-        gauge!("pitwire_ledger_entries", "state" => state).set(entries as f64);
-    }
-    counter!("pitwire_entries_appended_total").absolute(status.appended);
-    counter!("pitwire_entries_quarantined_total", "cause" => "refused")
-        .absolute(ledger.quarantined);
-    for reason in DropReason::ALL {
-        counter!("pitwire_entries_dropped_total", "reason" => reason.as_str())
-            .absolute(ledger.dropped(reason));
-    }
-}
-
-/// Sets the gauges from how the session stands.
-pub fn observe_session(status: &SessionStatus) {
-    let number = |truth: bool| f64::from(u8::from(truth));
-    gauge!("pitwire_connected").set(number(status.connected));
-    gauge!("pitwire_session_bound").set(number(status.session.is_some()));
-    gauge!("pitwire_session_verified").set(number(status.verified));
-    gauge!("pitwire_backoff_seconds").set(status.retry_in.unwrap_or_default().as_secs_f64());
-}
-
 /// Sets the process figures, which are read from the operating system.
 pub fn observe_process() {
     metrics_process::Collector::default().collect();
@@ -313,8 +268,8 @@ pub(crate) fn connect(outcome: &'static str) {
     counter!("pitwire_connects_total", "outcome" => outcome).increment(1);
 }
 
-pub(crate) fn catch_up(drain: Drain) {
-    gauge!("pitwire_catch_up_seconds").set(drain.seconds());
+pub(crate) fn catch_up(seconds: f64) {
+    gauge!("pitwire_catch_up_seconds").set(seconds);
 }
 
 pub(crate) fn rebound(cause: &'static str) {

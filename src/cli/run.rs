@@ -93,6 +93,7 @@ pub(super) async fn start(
     until: Until,
     shutdown: impl Future<Output = ()>,
 ) -> Exit {
+    lower_priority();
     let recorder = match metrics::install() {
         Ok(handle) => Some(handle),
         Err(error) => {
@@ -107,6 +108,14 @@ pub(super) async fn start(
             complain(format_args!("pitwire: {error}"));
             Exit::Failed
         }
+    }
+}
+
+/// The game goes first. Where this is not allowed the agent runs all the same.
+fn lower_priority() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::nice(config::NICENESS) {
+        tracing::debug!(%error, "the priority stays as it is");
     }
 }
 

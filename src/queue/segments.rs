@@ -29,17 +29,23 @@
 //! - Facts are plain files because their loss would be silent: a sled database that is written
 //!   to for ever is the arrangement that failed.
 
-use std::collections::{BTreeMap, VecDeque};
+mod folder;
+mod recover;
+
+use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::bytes;
-use super::disk;
-use super::journal::{self, Contents, Journal, Mark, Note, number};
-use super::sled::{self, Database};
+use self::folder::{
+    Old, Segment, build, check_format, discard, finish_rewrite, held, highest_number, new_path,
+    numbers, read_seal, read_whole, remove_old_journals, segment_path, swap, sweep, write_seal,
+};
+use self::recover::{Newest, Trust, find_newest};
+use super::journal::{Journal, Mark};
+use super::sled::Database;
 use super::store::{Held, Store};
-use super::{FIRST, Limit, quarantine};
+use super::{FIRST, Limit, bytes, disk, quarantine};
 use crate::entry::Seq;
 
 /// Positions that a segment may take: at most so many are skipped after a power cut.
@@ -107,18 +113,6 @@ pub struct SegmentStore {
     dirty: bool,
     /// Bytes on the disk of what is no segment and no journal.
     other_bytes: u64,
-}
-
-/// A sealed segment.
-#[derive(Clone, Debug)]
-struct Segment {
-    lo: Seq,
-    /// The position of its last record.
-    last: Seq,
-    all: Held,
-    /// What is not released of it.
-    held: Held,
-    disk_bytes: u64,
 }
 
 /// The newest segment.
@@ -414,14 +408,6 @@ impl SegmentStore {
     }
 }
 
-impl Segment {
-    fn of(folder: &Path, lo: Seq, records: &[(Seq, Vec<u8>)]) -> Self {
-        let all = held(records);
-        let last = records.last().map_or(lo, |(seq, _)| *seq);
-        Self { lo, last, all, held: all, disk_bytes: disk::used(&segment_path(folder, lo)) }
-    }
-}
-
 impl Active {
     /// An empty segment over a new journal.
     fn new(folder: &Path, lo: Seq, journal: Journal) -> io::Result<Self> {
@@ -660,34 +646,6 @@ enum Loading {
     Replaced,
 }
 
-/// What becomes of segments that another one replaces.
-#[derive(Clone, Copy)]
-enum Old {
-    Discard,
-    Quarantine,
-}
-
-/// What a start may rely on.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Trust {
-    Disk,
-    /// A write or an fsync failed: what was written last must be written anew.
-    Nothing,
-}
-
-/// What became of the newest segment.
-struct Newest {
-    lo: Seq,
-    records: Records,
-    /// The position after its last record, also when that is lost.
-    end: Seq,
-    mark: Mark,
-    /// The database, when it may be written to further.
-    db: Option<Database>,
-    /// Positions may have been given out that are not known any more.
-    is_uncertain: bool,
-}
-
 impl SegmentStore {
     fn start(folder: &Path, options: Options, trust: Trust) -> io::Result<Self> {
         fs::create_dir_all(folder.join("facts"))?;
@@ -811,333 +769,6 @@ impl SegmentStore {
         }
         Active::new(&self.folder, self.tail, journal)
     }
-}
-
-impl Newest {
-    /// A new one from `lo` on, where nothing of one is left: the sealed ones know the rest.
-    fn unknown(folder: &Path, lo: Seq) -> io::Result<Self> {
-        let mark = match numbers(folder, "q-")?.is_empty() {
-            true => Mark { head: lo.0, tail: lo.0, ..Mark::default() },
-            false => last_sealed_mark(folder, lo)?,
-        };
-        let records = Vec::new();
-        Ok(Self { lo, records, end: lo, mark, db: None, is_uncertain: false })
-    }
-}
-
-/// Finds the newest segment of which anything is known; `None` in a new folder.
-fn find_newest(folder: &Path, options: &Options, trust: Trust) -> io::Result<Option<Newest>> {
-    let segments = numbers(folder, "q-")?;
-    let mut candidates = numbers(folder, "tail-")?;
-    candidates.extend(segments.last());
-    candidates.sort_unstable();
-    candidates.dedup();
-    for &lo in candidates.iter().rev() {
-        if let Some(newest) = recover(folder, lo, options, trust)? {
-            return Ok(Some(newest));
-        }
-        // A new segment that a crash prevented: nothing was reported as stored in it.
-        discard(folder, lo)?;
-        disk::remove_file(&journal::path(folder, lo))?;
-    }
-    Ok(None)
-}
-
-/// Puts together what journal and database know of the newest segment; `None` if that is nothing.
-fn recover(folder: &Path, lo: Seq, options: &Options, trust: Trust) -> io::Result<Option<Newest>> {
-    let path = segment_path(folder, lo);
-    let contents = journal::read(folder, lo)?;
-    let same_boot = !options.boot.is_empty() && contents.boot() == Some(options.boot.as_str());
-    let is_uncertain =
-        trust == Trust::Nothing || !contents.is_clean || !(same_boot || contents.was_closed());
-    let (db, in_db) = open_newest(&path, lo);
-    let Contents { notes, intact, .. } = contents;
-    // What a power cut tore was never durable; after any other damage, what follows it still is.
-    let trusted = if same_boot { notes.len() } else { intact };
-    let (mut known, mut beyond) = (BTreeMap::new(), BTreeMap::new());
-    let mut mark = None;
-    for (index, note) in notes.into_iter().enumerate() {
-        match note {
-            Note::Record(seq, record) if index < trusted => drop(known.insert(seq, record)),
-            Note::Record(seq, record) => drop(beyond.insert(seq, record)),
-            Note::Mark(found) if index < trusted => mark = Some(found),
-            Note::Mark(_) | Note::Opened(_) | Note::Closed => {}
-        }
-    }
-    let is_equal = in_db.iter().zip(&known).all(|(a, (seq, record))| a.0 == *seq && a.1 == *record);
-    let is_prefix = is_equal && in_db.len() <= known.len();
-    let missing: Records =
-        known.iter().skip(in_db.len()).map(|(seq, record)| (*seq, record.clone())).collect();
-    beyond.extend(in_db);
-    merge(lo, &mut known, beyond);
-    if known.is_empty() && mark.is_none() {
-        return Ok(None);
-    }
-    let after = known.last_key_value().map_or(lo, |(seq, _)| Seq(seq.0 + 1));
-    let end = mark.as_ref().map_or(after, |mark| after.max(Seq(mark.tail)));
-    let is_whole = end.0 - lo.0 == known.len() as u64;
-    let may_continue = is_prefix && is_whole && !is_uncertain && read_seal(&path, lo).is_none();
-    let db = match db.filter(|_| may_continue) {
-        Some(db) => insert_all(&db, lo, &missing).ok().map(|()| db),
-        None => None,
-    };
-    let records: Records = known.into_iter().collect();
-    let mark = match mark {
-        Some(mark) => mark,
-        None => last_sealed_mark(folder, lo)?,
-    };
-    Ok(Some(Newest { lo, records, end, mark, db, is_uncertain }))
-}
-
-/// Fills the holes of what is known, and goes on where it ends for as long as nothing is missing.
-fn merge(lo: Seq, known: &mut BTreeMap<Seq, Vec<u8>>, beyond: BTreeMap<Seq, Vec<u8>>) {
-    let mut next = known.last_key_value().map_or(lo, |(seq, _)| Seq(seq.0 + 1));
-    for (seq, record) in beyond {
-        if seq < lo || seq > next || seq.0 >= lo.0 + SEGMENT_ENTRIES {
-            continue;
-        }
-        known.entry(seq).or_insert(record);
-        next = next.max(Seq(seq.0 + 1));
-    }
-}
-
-/// The database of the newest segment and the records in it, if it is in good order; else as many
-/// of the records as can be found.
-fn open_newest(path: &Path, lo: Seq) -> (Option<Database>, Records) {
-    if !path.is_dir() {
-        return (None, Vec::new());
-    }
-    let mut records = Vec::new();
-    let opened = Database::open(path).and_then(|db| {
-        records = scan(&db, lo)?;
-        Ok(db)
-    });
-    match opened {
-        Ok(db) => (Some(db), records),
-        Err(error) => {
-            tracing::warn!(segment = %lo, %error, "the newest segment does not open");
-            (None, carve(path, lo))
-        }
-    }
-}
-
-/// Every record of a sealed segment that can be read, and what stood in the way of reading it as
-/// it should be. `expected` is how many there should be, where that is known.
-fn read_whole(path: &Path, lo: Seq, expected: Option<u64>) -> (Records, Option<io::Error>) {
-    if !path.join("db").exists() {
-        // Opening it would make an empty one.
-        return (Vec::new(), Some(io::ErrorKind::NotFound.into()));
-    }
-    match Database::open(path).and_then(|db| scan(&db, lo)) {
-        Ok(records) if expected.is_none_or(|count| count == records.len() as u64) => {
-            (records, None)
-        }
-        Ok(records) => {
-            let mut found: BTreeMap<_, _> = carve(path, lo).into_iter().collect();
-            found.extend(records);
-            (found.into_iter().collect(), None)
-        }
-        Err(error) => (carve(path, lo), Some(error)),
-    }
-}
-
-fn scan(db: &Database, lo: Seq) -> io::Result<Records> {
-    let (mut records, mut damaged) = (Vec::new(), false);
-    db.scan(Seq(0), |seq, value| {
-        match bytes::parse(lo, &value) {
-            Some((held, record)) if held == seq => records.push((seq, record.to_vec())),
-            _ => damaged = true,
-        }
-        true
-    })?;
-    match damaged {
-        false => Ok(records),
-        true => Err(io::Error::new(io::ErrorKind::InvalidData, "a record is damaged")),
-    }
-}
-
-/// The records that lie in the raw file of a database, in order.
-fn carve(path: &Path, lo: Seq) -> Records {
-    let raw = sled::raw(path).unwrap_or_default();
-    let found: BTreeMap<Seq, Vec<u8>> =
-        bytes::carve(lo, &raw).map(|(_, seq, record)| (seq, record.to_vec())).collect();
-    found.into_iter().collect()
-}
-
-fn insert_all(db: &Database, lo: Seq, records: &[(Seq, Vec<u8>)]) -> io::Result<()> {
-    records.iter().try_for_each(|(seq, record)| db.insert(*seq, &bytes::frame(lo, *seq, record)))
-}
-
-/// A sealed segment in `path`; durable, but for its name.
-fn build(path: &Path, lo: Seq, records: &Records, mark: &Mark) -> io::Result<()> {
-    disk::remove_folder(path)?;
-    let db = Database::open(path)?;
-    insert_all(&db, lo, records)?;
-    db.seal()?;
-    let last = records.last().map_or(lo, |(seq, _)| *seq);
-    write_seal(path, lo, last, held(records), mark)
-}
-
-fn write_seal(path: &Path, lo: Seq, last: Seq, all: Held, mark: &Mark) -> io::Result<()> {
-    let disk_bytes = disk::used(path) + 4096;
-    let numbers = [last.0, all.records, all.bytes, disk_bytes];
-    let mut payload: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
-    payload.extend(mark.to_bytes());
-    disk::write_durably(&path.join("seal"), &bytes::frame(lo, Seq(0), &payload))?;
-    disk::sync_folder(path)
-}
-
-fn seal_payload(path: &Path, lo: Seq) -> Option<Vec<u8>> {
-    let bytes = fs::read(path.join("seal")).ok()?;
-    bytes::parse(lo, &bytes).map(|(_, payload)| payload.to_vec())
-}
-
-/// A sealed segment as its seal has it.
-fn read_seal(path: &Path, lo: Seq) -> Option<Segment> {
-    let payload = seal_payload(path, lo)?;
-    let (last, rest) = number(&payload)?;
-    let (records, rest) = number(rest)?;
-    let (bytes, rest) = number(rest)?;
-    let (disk_bytes, _) = number(rest)?;
-    let all = Held { records, bytes };
-    Some(Segment { lo, last: Seq(last), all, held: all, disk_bytes })
-}
-
-/// Where the store stood when the last segment below `lo` was sealed: all that is known when the
-/// journal is gone.
-fn last_sealed_mark(folder: &Path, lo: Seq) -> io::Result<Mark> {
-    let below = numbers(folder, "q-")?.into_iter().rev().filter(|number| *number < lo);
-    let mut first = lo;
-    for number in below {
-        first = number;
-        if let Some(payload) = seal_payload(&segment_path(folder, number), number)
-            && let Some(mark) = Mark::from_bytes(payload.get(32..).unwrap_or_default())
-        {
-            return Ok(mark);
-        }
-    }
-    // Nor the books of what was before: what is there is all that there ever was.
-    Ok(Mark { head: first.0, tail: first.0, ..Mark::default() })
-}
-
-/// Puts the segment that lies ready into the place of those from `first` to `last`.
-fn swap(folder: &Path, first: Seq, last: Seq, old: Old) -> io::Result<()> {
-    for lo in numbers(folder, "q-")?.into_iter().filter(|lo| (first..=last).contains(lo)) {
-        match old {
-            Old::Discard => discard(folder, lo)?,
-            Old::Quarantine => set_segment_aside(folder, lo)?,
-        }
-    }
-    let new = new_path(folder, first);
-    match read_seal(&new, first) {
-        Some(segment) if segment.all.records == 0 => disk::remove_folder(&new)?,
-        _ => disk::rename(&new, &segment_path(folder, first))?,
-    }
-    disk::sync_folder(folder)
-}
-
-/// What a crash left between the mark of a rewritten segment and its last rename.
-fn finish_rewrite(folder: &Path, mark: &Mark) -> io::Result<()> {
-    let (first, last) = (Seq(mark.replaced.0), Seq(mark.replaced.1));
-    if first != Seq(0) && read_seal(&new_path(folder, first), first).is_some() {
-        swap(folder, first, last, Old::Discard)?;
-    }
-    for name in disk::names(folder, "new-")? {
-        disk::remove_folder(&folder.join(name))?;
-    }
-    Ok(())
-}
-
-/// Removes a segment, renamed first: half of one must not be taken for a whole one.
-fn discard(folder: &Path, lo: Seq) -> io::Result<()> {
-    let path = segment_path(folder, lo);
-    if !path.exists() {
-        return Ok(());
-    }
-    let trash = disk::free_name(folder, &format!("trash-{:016x}", lo.0));
-    disk::rename(&path, &trash)?;
-    disk::remove_folder(&trash)
-}
-
-/// Sets a segment aside; the oldest of those goes when there are too many.
-fn set_segment_aside(folder: &Path, lo: Seq) -> io::Result<()> {
-    let place = folder.join("quarantine");
-    fs::create_dir_all(&place)?;
-    let kept = disk::names(&place, "bad-")?;
-    for name in kept.iter().take((kept.len() + 1).saturating_sub(MAX_QUARANTINED)) {
-        disk::remove_folder(&place.join(name))?;
-    }
-    disk::rename(&segment_path(folder, lo), &disk::free_name(&place, &format!("bad-{:016x}", lo.0)))
-}
-
-/// Removes what was on its way out when a process ended.
-fn sweep(folder: &Path) -> io::Result<()> {
-    for name in disk::names(folder, "")? {
-        if name.starts_with("trash-") {
-            disk::remove_folder(&folder.join(name))?;
-        } else if name.ends_with(".tmp") {
-            disk::remove_file(&folder.join(name))?;
-        }
-    }
-    Ok(())
-}
-
-fn remove_old_journals(folder: &Path, newest: Seq) -> io::Result<()> {
-    for lo in numbers(folder, "tail-")?.into_iter().filter(|lo| *lo != newest) {
-        disk::remove_file(&journal::path(folder, lo))?;
-    }
-    Ok(())
-}
-
-/// Refuses a folder that another version of this program made; one whose mark is damaged is ours.
-fn check_format(folder: &Path) -> io::Result<()> {
-    let path = folder.join("FORMAT");
-    let found = fs::read_to_string(&path).unwrap_or_default();
-    let version = found.strip_prefix("pitwire queue ").and_then(|rest| rest.split_once(' '));
-    let version = version.and_then(|(version, _)| version.parse().ok());
-    match version {
-        Some(VERSION) => Ok(()),
-        Some(version) if found == format_text(version) => Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("it has format {version}, this program knows format {VERSION}"),
-        )),
-        _ => disk::replace(&path, format_text(VERSION).as_bytes()),
-    }
-}
-
-fn format_text(version: u32) -> String {
-    let sum = crc32fast::hash(&version.to_le_bytes());
-    format!("pitwire queue {version} {sum:08x}\n")
-}
-
-/// The highest segment number in any name, also in those of what is gone or set aside.
-fn highest_number(folder: &Path) -> io::Result<Option<Seq>> {
-    let mut names = disk::names(folder, "")?;
-    names.extend(disk::names(&folder.join("quarantine"), "").unwrap_or_default());
-    Ok(names.iter().filter_map(|name| parse_number(name)).max())
-}
-
-/// The numbers of the files or folders whose names begin with `prefix`, ascending.
-fn numbers(folder: &Path, prefix: &str) -> io::Result<Vec<Seq>> {
-    Ok(disk::names(folder, prefix)?.iter().filter_map(|name| parse_number(name)).collect())
-}
-
-fn parse_number(name: &str) -> Option<Seq> {
-    let (_, rest) = name.split_once('-')?;
-    u64::from_str_radix(rest.get(..16)?, 16).ok().map(Seq)
-}
-
-fn segment_path(folder: &Path, lo: Seq) -> PathBuf {
-    folder.join(format!("q-{:016x}", lo.0))
-}
-
-fn new_path(folder: &Path, lo: Seq) -> PathBuf {
-    folder.join(format!("new-{:016x}", lo.0))
-}
-
-fn held(records: &[(Seq, Vec<u8>)]) -> Held {
-    let bytes = records.iter().map(|(_, record)| record.len() as u64).sum();
-    Held { records: records.len() as u64, bytes }
 }
 
 fn not_open() -> io::Error {

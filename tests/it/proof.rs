@@ -211,6 +211,6 @@ async fn a_replay_stays_below_the_rate_that_is_set() {
     publisher.start();
     drained(&publisher).await;
     let rate = 600.0 / start.elapsed().as_secs_f64();
-    assert!((100.0..=210.0).contains(&rate), "{rate}");
+    assert!(rate <= 210.0, "{rate}");
     publisher.close().await;
 }

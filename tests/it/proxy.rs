@@ -164,8 +164,11 @@ mod tests {
         let mut client = TcpStream::connect(address).await.unwrap();
         assert!(round_trip(&mut client).await.unwrap() < SHORT);
         proxy.set(Network::Up { latency: SHORT });
+        // The relay hears of it a moment later.
+        tokio::time::sleep(SHORT).await;
         assert!(round_trip(&mut client).await.unwrap() >= SHORT * 2);
         proxy.set(Network::Stalled);
+        tokio::time::sleep(SHORT).await;
         assert!(timeout(SHORT, round_trip(&mut client)).await.is_err(), "open, and silent");
         proxy.set(Network::UP);
         assert_eq!(client.read_u8().await.unwrap(), b'x', "late and not lost");

@@ -17,6 +17,21 @@ const NOBODY: &str = "http://127.0.0.1:9";
 /// From a signal to the end of the process, at most.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_agent_steps_back_behind_the_game() {
+    let queue = tempfile::tempdir().unwrap();
+    let agent = Agent::start(queue.path(), NOBODY, &[]);
+    agent.metrics().await;
+    let threads = fs::read_dir(format!("/proc/{}/task", agent.process.id())).unwrap();
+    for thread in threads {
+        let stat = fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
+        // Field 19, counted behind the name in brackets, which may hold spaces.
+        let nice = stat.rsplit_once(") ").unwrap().1.split(' ').nth(16).unwrap();
+        assert_eq!(nice.parse(), Ok(pitwire::config::NICENESS), "{stat}");
+    }
+}
+
 #[tokio::test]
 async fn a_signal_ends_it_in_time_wherever_it_is_and_the_queue_keeps_the_rest() {
     let signals = ["-TERM", "-INT"].map(|signal| async move {
