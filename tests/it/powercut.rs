@@ -132,7 +132,7 @@ fn child() {
     let options = Options { segment_bytes: 0, boot: boot.into() };
     let mut store = SegmentStore::open(&folder, options).unwrap();
     let mut gone = store.books().map_or(0, |books| u64::from_le_bytes(books.try_into().unwrap()));
-    for step in 0..300 {
+    for step in 0..150 {
         match rng.random_range(0..14) {
             0..7 => {
                 for _ in 0..rng.random_range(1..30) {
