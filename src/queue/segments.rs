@@ -20,9 +20,12 @@
 //! - Only the newest database is written to, and nothing in it is ever changed or removed. A
 //!   segment goes as a folder once all of it is released and that is durable.
 //! - After a power cut no database is written to that was open in it: the newest is written anew
-//!   from the journal, position by position, and the next one begins [`SEGMENT_ENTRIES`] further
-//!   on: a position that was given out and not yet durable is not given out again. Whether it was
-//!   a power cut or only the process that died says the id of the boot.
+//!   from the journal, position by position, and the next one begins [`SEGMENT_ENTRIES`] after the
+//!   last position that is known: one that was given out and not yet durable is not given out
+//!   again. Whether it was a power cut or only the process that died says the id of the boot.
+//! - A mark in the journal says how much was appended and released, and keeps the caller's books
+//!   of the same moment. What of that is not held any more is lost: derived, so that the books
+//!   balance whatever the damage.
 //! - A segment that sled cannot read is read from its raw bytes, frame by frame; what is missing
 //!   then is counted as lost, the folder goes to quarantine and what was found takes its place.
 //! - Opening looks at names and seals, at the newest segment and at the oldest.
@@ -48,7 +51,7 @@ use super::store::{Held, Store};
 use super::{FIRST, Limit, bytes, disk, quarantine};
 use crate::entry::Seq;
 
-/// Positions that a segment may take: at most so many are skipped after a power cut.
+/// Positions that a segment may take: so many are skipped after a power cut.
 pub const SEGMENT_ENTRIES: u64 = 4096;
 /// A segment is full, whenever there is time for a new one, a little earlier.
 const ENOUGH_ENTRIES: u64 = SEGMENT_ENTRIES * 7 / 8;
@@ -656,7 +659,7 @@ impl SegmentStore {
         let Newest { lo, records, end, mut mark, db, is_uncertain } = match newest {
             Some(newest) => newest,
             None => {
-                let lo = highest.map_or(FIRST, |seq| Seq(seq.0 + SEGMENT_ENTRIES));
+                let lo = highest.map_or(FIRST, |seq| Seq(seq.0 + 2 * SEGMENT_ENTRIES));
                 Newest::unknown(folder, lo)?
             }
         };
@@ -685,7 +688,13 @@ impl SegmentStore {
                 let journal = Journal::reopen(folder, lo, &store.options.boot)?;
                 Active::over(folder, lo, db, journal, &records)
             }
-            None => store.write_anew(lo, records, is_uncertain)?,
+            None => {
+                if is_uncertain {
+                    let highest = highest.map_or(end, |seq| seq.max(end));
+                    store.skip_to(Seq(highest.0 + SEGMENT_ENTRIES));
+                }
+                store.write_anew(lo, records)?
+            }
         });
         remove_old_journals(folder, store.active()?.lo)?;
         store.count_held()?;
@@ -749,19 +758,21 @@ impl SegmentStore {
         Ok((!records.is_empty()).then(|| Segment::of(&self.folder, lo, &records)))
     }
 
+    /// Leaves the positions out that may have been given to records of which nothing is left: no
+    /// segment, whether its name survived or not, went further than this.
+    fn skip_to(&mut self, tail: Seq) {
+        if self.head >= self.tail {
+            self.head = tail;
+        }
+        self.tail = tail;
+    }
+
     /// Seals what was found of the newest segment in a new database and begins another.
-    fn write_anew(&mut self, lo: Seq, records: Records, is_uncertain: bool) -> io::Result<Active> {
+    fn write_anew(&mut self, lo: Seq, records: Records) -> io::Result<Active> {
         if !records.is_empty() {
             build(&new_path(&self.folder, lo), lo, &records, &self.mark())?;
             swap(&self.folder, lo, lo, Old::Discard)?;
             self.sealed.push_back(Segment::of(&self.folder, lo, &records));
-        }
-        let old_tail = self.tail;
-        if is_uncertain {
-            self.tail = Seq(lo.0 + SEGMENT_ENTRIES);
-        }
-        if self.head >= old_tail {
-            self.head = self.tail;
         }
         let journal = Journal::create(&self.folder, self.tail, &self.options.boot, &self.mark())?;
         if records.is_empty() && self.tail != lo {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use pitwire::entry::Seq;
 use pitwire::queue::Limit;
-use pitwire::queue::segments::{Options, SegmentStore};
+use pitwire::queue::segments::{Options, SEGMENT_ENTRIES, SegmentStore};
 use pitwire::queue::store::Store;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -29,6 +29,42 @@ fn a_newest_segment_of_which_nothing_is_left_does_not_take_the_others_with_it() 
     let journal = journal.unwrap();
     fs::remove_file(&journal).unwrap();
     check(&folder, &written, segment_of(&journal).as_deref(), false, "no journal");
+}
+
+#[test]
+fn no_position_is_given_out_again_when_the_whole_newest_segment_is_gone() {
+    let place = tempfile::tempdir().unwrap();
+    let options = Options { segment_bytes: u64::MAX, boot: "one".into() };
+    let mut store = SegmentStore::open(place.path(), options.clone()).unwrap();
+    let mut last = Seq(0);
+    for i in 0..SEGMENT_ENTRIES + 1_000 {
+        if i == SEGMENT_ENTRIES - 1 {
+            store.maintain().unwrap();
+        }
+        last = store.append(b"record").unwrap();
+    }
+    drop(store);
+    let newest = format!("{SEGMENT_ENTRIES:016x}");
+    fs::remove_file(place.path().join(format!("tail-{newest}.log"))).unwrap();
+    fs::remove_dir_all(place.path().join(format!("q-{newest}"))).unwrap();
+    let mut store = SegmentStore::open(place.path(), options).unwrap();
+    assert!(store.tail() > last, "{} would be given out again", store.tail());
+    assert_eq!(read_all(&mut store).0.len() as u64, SEGMENT_ENTRIES - 1);
+}
+
+#[test]
+fn a_name_that_is_no_segment_of_ours_does_no_harm() {
+    let place = tempfile::tempdir().unwrap();
+    for name in
+        ["q-ffffffffffffffff", "tail-fffffffffffffffe.log", "q-", "q-zz", "q-0000000000000001x"]
+    {
+        fs::create_dir_all(place.path().join(name)).unwrap();
+    }
+    let mut store = open(place.path(), "one");
+    store.append(b"record").unwrap();
+    store.flush().unwrap();
+    drop(store);
+    assert_eq!(read_all(&mut open(place.path(), "one")).0.len(), 1);
 }
 
 fn damage(seed: u64, places: usize) {
@@ -102,7 +138,8 @@ fn check(
     let books = store.books().map_or(0, |books| u64::from_le_bytes(books.try_into().unwrap()));
     let accounted = books + store.lost() + store.held().records;
     assert_eq!(store.appended(), accounted, "{case}: the books do not balance, {books} released");
-    assert!(store.tail().0 > last, "{case}: a position would be given out again");
+    let given_out = written.last_key_value().map_or(0, |(seq, _)| *seq);
+    assert!(store.tail().0 > last.max(given_out), "{case}: a position would be given out again");
     // It goes on from there, and nothing changes any more.
     store.append(b"after").unwrap();
     store.flush().unwrap();

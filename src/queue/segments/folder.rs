@@ -230,12 +230,16 @@ pub(super) fn highest_number(folder: &Path) -> io::Result<Option<Seq>> {
 
 /// The numbers of the files or folders whose names begin with `prefix`, ascending.
 pub(super) fn numbers(folder: &Path, prefix: &str) -> io::Result<Vec<Seq>> {
-    Ok(disk::names(folder, prefix)?.iter().filter_map(|name| parse_number(name)).collect())
+    let ours = |name: &String| matches!(name.get(prefix.len() + 16..), Some("" | ".log"));
+    let names = disk::names(folder, prefix)?.into_iter().filter(ours);
+    Ok(names.filter_map(|name| parse_number(&name)).collect())
 }
 
 pub(super) fn parse_number(name: &str) -> Option<Seq> {
     let (_, rest) = name.split_once('-')?;
-    u64::from_str_radix(rest.get(..16)?, 16).ok().map(Seq)
+    let number = u64::from_str_radix(rest.get(..16)?, 16).ok()?;
+    // No queue gets there; sums of two positions do not overflow below.
+    (number < 1 << 62).then_some(Seq(number))
 }
 
 pub(super) fn segment_path(folder: &Path, lo: Seq) -> PathBuf {
