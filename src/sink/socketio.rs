@@ -35,7 +35,6 @@ use crate::config::{CONNECTION_EVENTS, READER_CHECK_INTERVAL};
 const ACK_LIBRARY_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// What to open a connection with. Holds secrets, so it is not to be printed.
-#[derive(Clone)]
 pub struct Address {
     /// `http://` or `https://` with the Socket.IO path, e.g. `http://localhost:5000/socket.io/`.
     pub url: String,
@@ -47,8 +46,6 @@ pub struct Address {
     pub auth: Option<Value>,
     /// A certificate authority to trust besides the system's, PEM.
     pub ca: Option<Vec<u8>>,
-    /// Names of the server's events that are handed on; all others are dropped unread.
-    pub events: &'static [&'static str],
 }
 
 /// Without what may be a secret.
@@ -56,13 +53,6 @@ impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Address").field("url", &self.url).finish_non_exhaustive()
     }
-}
-
-/// An event of the server, with its first argument.
-#[derive(Debug)]
-pub struct Incoming {
-    pub name: String,
-    pub payload: Value,
 }
 
 /// An event to emit, with its argument as JSON text.
@@ -81,20 +71,27 @@ struct Emit {
     ack: Option<oneshot::Sender<Value>>,
 }
 
-/// A connection that is open. Dropping it ends the connection and its thread at once.
+/// A connection that is open, and what is made of the server's events. Dropping it ends the
+/// connection and its thread at once.
 #[derive(Debug)]
-pub struct Connection {
+pub struct Connection<E> {
     emits: mpsc::Sender<Emit>,
-    incoming: mpsc::Receiver<Incoming>,
+    incoming: mpsc::Receiver<E>,
     ended: oneshot::Receiver<SinkError>,
     end: Option<SinkError>,
     /// Dropped with the connection, which stops the thread wherever it is.
     _stop: oneshot::Sender<()>,
 }
 
-impl Connection {
+impl<E: Send + 'static> Connection<E> {
     /// Connects, and returns once the server has accepted the connection.
-    pub async fn open(address: Address) -> Result<Self, SinkError> {
+    ///
+    /// `read` makes something of an event and its first argument, or drops it. A server sends as
+    /// much as it likes, so that what is made is to be small.
+    pub async fn open(
+        address: Address,
+        read: impl Fn(&str, &Value) -> Option<E> + Send + Sync + 'static,
+    ) -> Result<Self, SinkError> {
         let (emits, emits_inbox) = mpsc::channel(1);
         let (events, incoming) = mpsc::channel(CONNECTION_EVENTS);
         let (opened, opening) = oneshot::channel();
@@ -103,7 +100,13 @@ impl Connection {
         let limit = address.open_timeout;
         thread::Builder::new()
             .name("pitwire-link".into())
-            .spawn(move || run(address, events, emits_inbox, opened, stopped, end))
+            .spawn(move || {
+                let hand_on = move |name: &str, payload: &Value| match read(name, payload) {
+                    Some(event) => events.try_send(event).is_ok() || events.is_closed(),
+                    None => true,
+                };
+                run(address, Box::new(hand_on), emits_inbox, opened, stopped, end);
+            })
             .map_err(|error| SinkError::Lost(format!("no thread for the connection: {error}")))?;
         match timeout(limit, opening).await {
             Ok(Ok(Ok(()))) => Ok(Self { emits, incoming, ended, end: None, _stop: stop }),
@@ -128,7 +131,7 @@ impl Connection {
     }
 
     /// The next event of the server. Safe to cancel.
-    pub async fn next(&mut self) -> Result<Incoming, SinkError> {
+    pub async fn next(&mut self) -> Result<E, SinkError> {
         tokio::select! {
             biased;
             Some(incoming) = self.incoming.recv() => Ok(incoming),
@@ -137,7 +140,7 @@ impl Connection {
     }
 
     /// An event that is already here.
-    pub fn try_next(&mut self) -> Option<Incoming> {
+    pub fn try_next(&mut self) -> Option<E> {
         self.incoming.try_recv().ok()
     }
 
@@ -154,6 +157,9 @@ impl Connection {
     }
 }
 
+/// Hands on an event and its first argument; false when there is no room for it.
+type HandOn = Box<dyn Fn(&str, &Value) -> bool + Send + Sync>;
+
 async fn ended(ended: &mut oneshot::Receiver<SinkError>, end: &mut Option<SinkError>) -> SinkError {
     if end.is_none() {
         let error = ended.await;
@@ -166,7 +172,7 @@ async fn ended(ended: &mut oneshot::Receiver<SinkError>, end: &mut Option<SinkEr
 /// The life of a connection, on its own thread.
 fn run(
     address: Address,
-    events: mpsc::Sender<Incoming>,
+    hand_on: HandOn,
     emits: mpsc::Receiver<Emit>,
     opened: oneshot::Sender<Result<(), SinkError>>,
     stopped: oneshot::Receiver<()>,
@@ -183,7 +189,7 @@ fn run(
         tokio::select! {
             biased;
             _ = stopped => SinkError::Lost("closed by us".into()),
-            error = live(address, events, emits, opened) => error,
+            error = live(address, hand_on, emits, opened) => error,
         }
     });
     // Not a plain drop: that would wait for a name look-up that hangs.
@@ -193,12 +199,12 @@ fn run(
 
 async fn live(
     address: Address,
-    events: mpsc::Sender<Incoming>,
+    hand_on: HandOn,
     mut emits: mpsc::Receiver<Emit>,
     opened: oneshot::Sender<Result<(), SinkError>>,
 ) -> SinkError {
     let (signals, mut inbox) = mpsc::channel(16);
-    let client = match connect(address, events, signals, &mut inbox).await {
+    let client = match connect(address, hand_on, signals, &mut inbox).await {
         Ok(client) => client,
         Err(error) => {
             let _ = opened.send(Err(error.clone()));
@@ -224,7 +230,7 @@ async fn live(
                     }
                     tracing::warn!(error = shorten(&text), "the server reports an error");
                 }
-                Signal::Connected => {}
+                Signal::Connected | Signal::Named => {}
             },
             _ = check.tick() => if reader_ended() {
                 return SinkError::Lost("the server closed it".into());
@@ -247,13 +253,15 @@ fn reader_ended() -> bool {
 enum Signal {
     Connected,
     Closed,
+    /// An event of the server that happens to be called `close`.
+    Named,
     Flooded,
     Error(String),
 }
 
 async fn connect(
     address: Address,
-    events: mpsc::Sender<Incoming>,
+    hand_on: HandOn,
     signals: mpsc::Sender<Signal>,
     inbox: &mut mpsc::Receiver<Signal>,
 ) -> Result<Client, SinkError> {
@@ -281,17 +289,14 @@ async fn connect(
         .transport_type(TransportType::Websocket)
         .reconnect(false)
         .on(Event::Connect, signal(|_| Signal::Connected))
-        .on(Event::Close, signal(|_| Signal::Closed))
+        .on(Event::Close, signal(closing))
         .on(Event::Error, signal(|payload| Signal::Error(text(payload))))
         .on_any(move |event, payload, _| {
-            if let (Event::Custom(name), Payload::Text(mut arguments)) = (event, payload)
-                && address.events.contains(&name.as_str())
-                && !arguments.is_empty()
+            if let (Event::Custom(name), Payload::Text(arguments)) = (event, payload)
+                && let Some(first) = arguments.first()
+                && !hand_on(&name, first)
             {
-                let incoming = Incoming { name, payload: arguments.swap_remove(0) };
-                if let Err(mpsc::error::TrySendError::Full(_)) = events.try_send(incoming) {
-                    let _ = signals.try_send(Signal::Flooded);
-                }
+                let _ = signals.try_send(Signal::Flooded);
             }
             async {}.boxed()
         })
@@ -311,6 +316,7 @@ async fn connect(
                     return Err(SinkError::Auth(shorten(&text)));
                 }
                 Signal::Error(text) => return Err(SinkError::Protocol(shorten(&text))),
+                Signal::Named => {}
                 Signal::Closed | Signal::Flooded => {
                     return Err(SinkError::Protocol("it closed before it accepted".into()));
                 }
@@ -319,6 +325,16 @@ async fn connect(
                 return Err(SinkError::Protocol("it closed before it accepted".into()));
             },
         }
+    }
+}
+
+/// The client makes its own `close` out of the server's farewell, with an empty text.
+fn closing(payload: &Payload) -> Signal {
+    match payload {
+        Payload::Text(values) if matches!(&values[..], [Value::String(text)] if text.is_empty()) => {
+            Signal::Closed
+        }
+        _ => Signal::Named,
     }
 }
 
@@ -414,6 +430,6 @@ fn text(payload: &Payload) -> String {
 }
 
 /// A server's text, short enough for a log line and without control characters.
-fn shorten(text: &str) -> String {
+pub(super) fn shorten(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(200).collect()
 }

@@ -17,6 +17,8 @@ mod help;
 #[cfg(unix)]
 mod hostile;
 mod http;
+#[cfg(unix)]
+mod impostor;
 mod inputs;
 mod peers;
 #[cfg(unix)]
