@@ -320,7 +320,7 @@ fn objection(arguments: &Value) -> Ack {
     match error.or_else(|| not_ok.then(reason)) {
         None => Ack::Plain,
         Some(text) if text.to_lowercase().contains("session") => Ack::UnknownSession,
-        Some(text) => Ack::Error(text.chars().filter(|c| !c.is_control()).take(200).collect()),
+        Some(text) => Ack::Error(shorten(&text)),
     }
 }
 

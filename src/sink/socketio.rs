@@ -204,7 +204,8 @@ async fn live(
     opened: oneshot::Sender<Result<(), SinkError>>,
 ) -> SinkError {
     let (signals, mut inbox) = mpsc::channel(16);
-    let client = match connect(address, hand_on, signals, &mut inbox).await {
+    let secrets = Secrets::of(&address);
+    let client = match connect(address, hand_on, signals, &mut inbox, &secrets).await {
         Ok(client) => client,
         Err(error) => {
             let _ = opened.send(Err(error.clone()));
@@ -212,6 +213,7 @@ async fn live(
         }
     };
     let _ = opened.send(Ok(()));
+    let mut has_reported = false;
     let mut check = interval(READER_CHECK_INTERVAL);
     check.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -228,7 +230,11 @@ async fn live(
                     if reader_ended() {
                         return SinkError::Lost(text);
                     }
-                    tracing::warn!(error = shorten(&text), "the server reports an error");
+                    // Once a connection: a server may go on and on about it.
+                    if !std::mem::replace(&mut has_reported, true) {
+                        let error = secrets.hide(&text);
+                        tracing::warn!(error, "the server reports an error");
+                    }
                 }
                 Signal::Connected | Signal::Named => {}
             },
@@ -264,6 +270,7 @@ async fn connect(
     hand_on: HandOn,
     signals: mpsc::Sender<Signal>,
     inbox: &mut mpsc::Receiver<Signal>,
+    secrets: &Secrets,
 ) -> Result<Client, SinkError> {
     let signal = |make: fn(&Payload) -> Signal| {
         let signals = signals.clone();
@@ -313,9 +320,9 @@ async fn connect(
                     return Ok(client);
                 }
                 Signal::Error(text) if text.contains("ConnectError") => {
-                    return Err(SinkError::Auth(shorten(&text)));
+                    return Err(SinkError::Auth(secrets.hide(&text)));
                 }
-                Signal::Error(text) => return Err(SinkError::Protocol(shorten(&text))),
+                Signal::Error(text) => return Err(SinkError::Protocol(secrets.hide(&text))),
                 Signal::Named => {}
                 Signal::Closed | Signal::Flooded => {
                     return Err(SinkError::Protocol("it closed before it accepted".into()));
@@ -429,7 +436,75 @@ fn text(payload: &Payload) -> String {
     }
 }
 
-/// A server's text, short enough for a log line and without control characters.
+/// What opens the server's door, to be left out of what it says.
+struct Secrets(Vec<String>);
+
+impl Secrets {
+    fn of(address: &Address) -> Self {
+        let mut secrets = Vec::new();
+        for (_, value) in &address.headers {
+            secrets.extend(value.split(' ').map(str::to_owned));
+        }
+        let mut values: Vec<&Value> = address.auth.iter().collect();
+        while let Some(value) = values.pop() {
+            match value {
+                Value::Object(pairs) => values.extend(pairs.values()),
+                Value::Array(items) => values.extend(items),
+                Value::String(text) => secrets.push(text.clone()),
+                Value::Null | Value::Bool(_) | Value::Number(_) => {}
+            }
+        }
+        // What is this short guards nothing, and is found in any text.
+        secrets.retain(|secret| secret.len() >= 4);
+        Self(secrets)
+    }
+
+    /// A server's text, fit for a log.
+    fn hide(&self, text: &str) -> String {
+        let hidden =
+            self.0.iter().fold(text.to_owned(), |text, secret| text.replace(secret, "***"));
+        shorten(&hidden)
+    }
+}
+
+/// A server's text, short enough for a log line, without control characters and without the ids
+/// of sessions: whoever has one has the page.
 pub(super) fn shorten(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(200).collect()
+    let id_char = |c: char| c.is_ascii_hexdigit() || c == '-';
+    let mut shown = String::new();
+    for piece in text.split_inclusive(|c| !id_char(c)) {
+        let word = piece.trim_end_matches(|c| !id_char(c)).trim_matches('-');
+        let is_id = word.len() == 36 && uuid::Uuid::try_parse(word).is_ok();
+        shown.push_str(&if is_id { piece.replace(word, "***") } else { piece.to_owned() });
+    }
+    shown.chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_servers_text_is_shown_without_what_opens_a_door_or_a_page() {
+        let secrets = Secrets::of(&Address {
+            url: "http://localhost".into(),
+            open_timeout: Duration::ZERO,
+            headers: vec![("Authorization".into(), "Bearer hunter2".into())],
+            auth: Some(json!({"who": ["Ana-Maria", 7]})),
+            ca: None,
+        });
+        let id = "5f0b7a5e-8b5e-4f7e-9d0e-0f4c6c1d2e3f";
+        for (text, shown) in [
+            ("no such token: hunter2!".to_owned(), "no such token: ***!"),
+            ("Ana-Maria, go home".to_owned(), "***, go home"),
+            (format!("no session {id}."), "no session ***."),
+            (format!("no session-{id}\n"), "no session-***"),
+            ("Größe 5f0b-\u{1b}[2J".to_owned(), "Größe 5f0b-[2J"),
+        ] {
+            assert_eq!(secrets.hide(&text), shown);
+        }
+        assert_eq!(secrets.hide(&"é".repeat(500)).chars().count(), 200);
+    }
 }

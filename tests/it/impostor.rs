@@ -328,6 +328,39 @@ async fn a_flood_of_other_peoples_frames_ends_nothing_while_we_send_or_while_we_
 }
 
 #[tokio::test]
+async fn a_server_that_says_our_secrets_back_puts_them_into_no_log_and_no_status() {
+    use crate::agent::{Agent, eventually};
+
+    const SESSION: &str = "5f0b7a5e-8b5e-4f7e-9d0e-0f4c6c1d2e3f";
+    let server = Impostor::start(Script {
+        aside: Box::new(|name, count| match (name, count) {
+            ("telemetry_update", 1) => at_once(event("error", json!(format!("{SESSION} hunter2")))),
+            _ => Vec::new(),
+        }),
+        assigns: Box::new(|_, count| match count {
+            1 => at_once(Message::text(r#"44{"message":"no such token: hunter2"}"#)),
+            2 => at_once(assigned(format!("{SESSION} is yours"))),
+            _ => at_once(assigned(SESSION)),
+        }),
+    })
+    .await;
+    let folder = tempfile::tempdir().unwrap();
+    let settings = ["server.token=hunter2", "log.level=trace", "delivery.proof=echo"];
+    let agent = Agent::start(folder.path(), &server.url(), &settings);
+    agent.feed(&[json!({"lap": 1}).to_string()]);
+    agent.process.says("reports an error").await;
+    let complaints = async || {
+        let log = agent.process.stderr();
+        log.iter().any(|line| line.contains("as a session id")).then_some(())
+    };
+    eventually("the wrong id is named", complaints).await;
+    let (_, status) = agent.page("/").await;
+    let log = agent.process.stderr().join("\n");
+    assert!(!log.contains("hunter2") && !log.contains(SESSION), "{log}");
+    assert!(!status.contains("hunter2"), "{status}");
+}
+
+#[tokio::test]
 async fn packets_that_are_none_end_the_link_and_never_the_agent() {
     for packet in [
         "",
