@@ -85,10 +85,14 @@ async fn laps(url: &str) -> Vec<u64> {
 async fn a_poison_frame_is_set_aside_where_people_find_it_and_the_rest_flows_on() {
     let server = Peer::start(Kind::Asgi, &["--refuse", "poison"]);
     let pit = Pit::new(&server.url(), &[]);
+    let start = std::time::Instant::now();
     pit.store(1..=50, "Ana").await;
     pit.store(51..=51, "poison").await;
     pit.store(52..=100, "Ana").await;
     pit.drained().await;
+    // Three tries, over at least five seconds.
+    assert!(start.elapsed() >= Duration::from_secs(5), "{:?}", start.elapsed());
+    assert_eq!(server.refused().await.len(), 3);
     let laps = laps(&server.url()).await;
     assert_eq!(laps, (1..=100).filter(|&lap| lap != 51).collect::<Vec<_>>());
     assert_eq!(pit.publisher.queue_status().ledger.quarantined, 1);
