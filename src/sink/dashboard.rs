@@ -5,13 +5,15 @@
 //! each event that it accepts. The session decides what to believe; here is only the translation.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::oneshot;
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
-use super::socketio::{AckReceiver, Address, Connection, Incoming, Outgoing};
+use super::socketio::{AckReceiver, Address, Connection, Outgoing, shorten};
 use super::{Ack, Joined, Link, Proof, Receipt, Sink, SinkError};
 use crate::config::{Config, JOIN_TIMEOUT, MAX_SESSION_ID_CHARS, Secret, ServerConfig};
 use crate::entry::{CapturedAt, Entry, Kind, Seq};
@@ -70,7 +72,6 @@ impl Dashboard {
             headers,
             auth: auth.or_else(|| token.map(|token| serde_json::json!({"token": token}))),
             ca: ca_file.as_deref().map(read).transpose()?,
-            events: &[ASSIGNED, TELEMETRY, SETUP],
         })
     }
 }
@@ -79,8 +80,12 @@ impl Sink for Dashboard {
     type Link = DashboardLink;
 
     async fn open(&mut self) -> Result<DashboardLink, SinkError> {
+        let listening = Listening::default();
+        let ears = listening.clone();
+        let read = move |name: &str, payload: &Value| ears.read(name, payload);
         Ok(DashboardLink {
-            connection: Connection::open(self.address()?).await?,
+            connection: Connection::open(self.address()?, read).await?,
+            listening,
             request_timeout: self.request_timeout,
             mark: self.mark,
             ack_out: None,
@@ -99,7 +104,8 @@ impl Sink for Dashboard {
 /// One connection to a dashboard server.
 #[derive(Debug)]
 pub struct DashboardLink {
-    connection: Connection,
+    connection: Connection<News>,
+    listening: Listening,
     request_timeout: Duration,
     mark: bool,
     /// The one acknowledgement that may be out.
@@ -114,9 +120,8 @@ impl Link for DashboardLink {
         self.connection.emit(vec![request]).await?;
         let assigned = async {
             loop {
-                let event = self.connection.next().await?;
-                if event.name == ASSIGNED {
-                    return session_id(&event.payload);
+                if let News::Assigned(id) = self.connection.next().await? {
+                    return id.map_err(SinkError::Protocol);
                 }
             }
         };
@@ -127,6 +132,7 @@ impl Link for DashboardLink {
     }
 
     async fn join(&mut self, session: &str) -> Result<Joined, SinkError> {
+        self.listening.to(session);
         let join = Outgoing { name: "join_session", json: envelope(session, "") };
         let limit = self.request_timeout;
         let mut ack = timeout(limit, async {
@@ -139,9 +145,9 @@ impl Link for DashboardLink {
         .await
         .map_err(|_| SinkError::Timeout(limit, "an acknowledgement is missing"))??;
         let (mut frame, mut setup) = (None, None);
-        let mut stored = |event: &Incoming| match echo(event, session) {
-            Some(Echo { kind: Kind::Frame, captured_at, .. }) => frame = Some(captured_at),
-            Some(Echo { kind: Kind::Setup, captured_at, .. }) => setup = Some(captured_at),
+        let mut stored = |news: &News| match news.echo(session) {
+            Some(Echo { kind: Kind::Frame, captured_at, .. }) => frame = Some(*captured_at),
+            Some(Echo { kind: Kind::Setup, captured_at, .. }) => setup = Some(*captured_at),
             None => {}
         };
         let answer = async {
@@ -178,6 +184,7 @@ impl Link for DashboardLink {
         proof: Proof,
         grace: Duration,
     ) -> Result<Receipt, SinkError> {
+        self.listening.to(session);
         let events = entries.iter().map(|entry| self.event(session, entry)).collect();
         let fresh_ack = self.emit(events, proof).await?;
         let mut expected = Expected::new(entries, self.mark);
@@ -192,8 +199,8 @@ impl Link for DashboardLink {
             tokio::select! {
                 biased;
                 event = self.connection.next() => {
-                    if let Some(echo) = echo(&event?, session) {
-                        expected.came_back(&echo);
+                    if let Some(echo) = event?.echo(session) {
+                        expected.came_back(echo);
                     }
                     if expected.is_empty() {
                         return Ok(expected.receipt(ack));
@@ -217,7 +224,16 @@ impl Link for DashboardLink {
     }
 
     async fn closed(&mut self) -> SinkError {
-        self.connection.closed().await
+        // Nobody waits for what arrives meanwhile, and left alone it would end the connection.
+        loop {
+            for _ in 0..32 {
+                if let Err(error) = self.connection.next().await {
+                    return error;
+                }
+            }
+            // Others have a turn, however much arrives.
+            yield_now().await;
+        }
     }
 }
 
@@ -274,14 +290,14 @@ fn mark(json: &str, seq: Seq) -> Option<String> {
 }
 
 /// The id that a server assigned, if it is one that can go into a link.
-fn session_id(payload: &Value) -> Result<String, SinkError> {
+fn session_id(payload: &Value) -> Result<String, String> {
     let id = payload.get("session_id").and_then(Value::as_str).unwrap_or_default();
     let fits = (1..=MAX_SESSION_ID_CHARS).contains(&id.len())
         && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte));
     if fits {
         Ok(id.to_owned())
     } else {
-        Err(SinkError::Protocol(format!("it assigns {:.80?} as a session id", id)))
+        Err(format!("it assigns \"{:.80}\" as a session id", shorten(id)))
     }
 }
 
@@ -304,28 +320,72 @@ fn objection(arguments: &Value) -> Ack {
     match error.or_else(|| not_ok.then(reason)) {
         None => Ack::Plain,
         Some(text) if text.to_lowercase().contains("session") => Ack::UnknownSession,
-        Some(text) => Ack::Error(text.chars().filter(|c| !c.is_control()).take(200).collect()),
+        Some(text) => Ack::Error(shorten(&text)),
+    }
+}
+
+/// The session whose events are wanted: a server may send those of others too, as many and as
+/// large as it likes.
+#[derive(Clone, Debug, Default)]
+struct Listening(Arc<Mutex<Arc<str>>>);
+
+impl Listening {
+    fn to(&self, session: &str) {
+        let mut wanted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if **wanted != *session {
+            *wanted = session.into();
+        }
+    }
+
+    /// What an event of the server says to us, if anything.
+    fn read(&self, name: &str, payload: &Value) -> Option<News> {
+        if name == ASSIGNED {
+            return Some(News::Assigned(session_id(payload)));
+        }
+        let session = Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        echo(name, payload, session).map(News::Echo)
+    }
+}
+
+/// What is kept of an event of the server until it is looked at.
+#[derive(Debug)]
+enum News {
+    /// A session was assigned, or something that is no id.
+    Assigned(Result<String, String>),
+    Echo(Echo),
+}
+
+impl News {
+    fn echo(&self, session: &str) -> Option<&Echo> {
+        match self {
+            Self::Echo(echo) if *echo.session == *session => Some(echo),
+            Self::Echo(_) | Self::Assigned(_) => None,
+        }
     }
 }
 
 /// An event that the server sends to every viewer of the session.
+#[derive(Debug)]
 struct Echo {
+    /// One that waited while another session was bound says nothing about that one.
+    session: Arc<str>,
     kind: Kind,
     captured_at: CapturedAt,
     seq: Option<u64>,
 }
 
-fn echo(event: &Incoming, session: &str) -> Option<Echo> {
-    if event.payload.get("session_id")?.as_str()? != session {
+fn echo(name: &str, payload: &Value, session: Arc<str>) -> Option<Echo> {
+    if payload.get("session_id")?.as_str()? != &*session {
         return None;
     }
-    let (kind, holder) = match event.name.as_str() {
-        TELEMETRY => (Kind::Frame, event.payload.get("telemetry")?),
-        SETUP => (Kind::Setup, &event.payload),
+    let (kind, holder) = match name {
+        TELEMETRY => (Kind::Frame, payload.get("telemetry")?),
+        SETUP => (Kind::Setup, payload),
         _ => return None,
     };
     let captured_at = CapturedAt::parse(holder.get("timestamp")?.as_str()?)?;
-    Some(Echo { kind, captured_at, seq: holder.get("seq").and_then(Value::as_u64) })
+    let seq = holder.get("seq").and_then(Value::as_u64);
+    Some(Echo { session, kind, captured_at, seq })
 }
 
 /// The entries of a batch that have not come back yet.
@@ -414,6 +474,7 @@ mod tests {
         let mut expected = Expected::new(&entries, false);
         for n in [1, 3, 2, 9] {
             expected.came_back(&Echo {
+                session: "race".into(),
                 kind: Kind::Frame,
                 captured_at: CapturedAt(n * 500),
                 seq: None,

@@ -35,7 +35,6 @@ use crate::config::{CONNECTION_EVENTS, READER_CHECK_INTERVAL};
 const ACK_LIBRARY_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// What to open a connection with. Holds secrets, so it is not to be printed.
-#[derive(Clone)]
 pub struct Address {
     /// `http://` or `https://` with the Socket.IO path, e.g. `http://localhost:5000/socket.io/`.
     pub url: String,
@@ -47,8 +46,6 @@ pub struct Address {
     pub auth: Option<Value>,
     /// A certificate authority to trust besides the system's, PEM.
     pub ca: Option<Vec<u8>>,
-    /// Names of the server's events that are handed on; all others are dropped unread.
-    pub events: &'static [&'static str],
 }
 
 /// Without what may be a secret.
@@ -56,13 +53,6 @@ impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Address").field("url", &self.url).finish_non_exhaustive()
     }
-}
-
-/// An event of the server, with its first argument.
-#[derive(Debug)]
-pub struct Incoming {
-    pub name: String,
-    pub payload: Value,
 }
 
 /// An event to emit, with its argument as JSON text.
@@ -81,20 +71,27 @@ struct Emit {
     ack: Option<oneshot::Sender<Value>>,
 }
 
-/// A connection that is open. Dropping it ends the connection and its thread at once.
+/// A connection that is open, and what is made of the server's events. Dropping it ends the
+/// connection and its thread at once.
 #[derive(Debug)]
-pub struct Connection {
+pub struct Connection<E> {
     emits: mpsc::Sender<Emit>,
-    incoming: mpsc::Receiver<Incoming>,
+    incoming: mpsc::Receiver<E>,
     ended: oneshot::Receiver<SinkError>,
     end: Option<SinkError>,
     /// Dropped with the connection, which stops the thread wherever it is.
     _stop: oneshot::Sender<()>,
 }
 
-impl Connection {
+impl<E: Send + 'static> Connection<E> {
     /// Connects, and returns once the server has accepted the connection.
-    pub async fn open(address: Address) -> Result<Self, SinkError> {
+    ///
+    /// `read` makes something of an event and its first argument, or drops it. A server sends as
+    /// much as it likes, so that what is made is to be small.
+    pub async fn open(
+        address: Address,
+        read: impl Fn(&str, &Value) -> Option<E> + Send + Sync + 'static,
+    ) -> Result<Self, SinkError> {
         let (emits, emits_inbox) = mpsc::channel(1);
         let (events, incoming) = mpsc::channel(CONNECTION_EVENTS);
         let (opened, opening) = oneshot::channel();
@@ -103,7 +100,13 @@ impl Connection {
         let limit = address.open_timeout;
         thread::Builder::new()
             .name("pitwire-link".into())
-            .spawn(move || run(address, events, emits_inbox, opened, stopped, end))
+            .spawn(move || {
+                let hand_on = move |name: &str, payload: &Value| match read(name, payload) {
+                    Some(event) => events.try_send(event).is_ok() || events.is_closed(),
+                    None => true,
+                };
+                run(address, Box::new(hand_on), emits_inbox, opened, stopped, end);
+            })
             .map_err(|error| SinkError::Lost(format!("no thread for the connection: {error}")))?;
         match timeout(limit, opening).await {
             Ok(Ok(Ok(()))) => Ok(Self { emits, incoming, ended, end: None, _stop: stop }),
@@ -128,7 +131,7 @@ impl Connection {
     }
 
     /// The next event of the server. Safe to cancel.
-    pub async fn next(&mut self) -> Result<Incoming, SinkError> {
+    pub async fn next(&mut self) -> Result<E, SinkError> {
         tokio::select! {
             biased;
             Some(incoming) = self.incoming.recv() => Ok(incoming),
@@ -137,7 +140,7 @@ impl Connection {
     }
 
     /// An event that is already here.
-    pub fn try_next(&mut self) -> Option<Incoming> {
+    pub fn try_next(&mut self) -> Option<E> {
         self.incoming.try_recv().ok()
     }
 
@@ -154,6 +157,9 @@ impl Connection {
     }
 }
 
+/// Hands on an event and its first argument; false when there is no room for it.
+type HandOn = Box<dyn Fn(&str, &Value) -> bool + Send + Sync>;
+
 async fn ended(ended: &mut oneshot::Receiver<SinkError>, end: &mut Option<SinkError>) -> SinkError {
     if end.is_none() {
         let error = ended.await;
@@ -166,7 +172,7 @@ async fn ended(ended: &mut oneshot::Receiver<SinkError>, end: &mut Option<SinkEr
 /// The life of a connection, on its own thread.
 fn run(
     address: Address,
-    events: mpsc::Sender<Incoming>,
+    hand_on: HandOn,
     emits: mpsc::Receiver<Emit>,
     opened: oneshot::Sender<Result<(), SinkError>>,
     stopped: oneshot::Receiver<()>,
@@ -183,7 +189,7 @@ fn run(
         tokio::select! {
             biased;
             _ = stopped => SinkError::Lost("closed by us".into()),
-            error = live(address, events, emits, opened) => error,
+            error = live(address, hand_on, emits, opened) => error,
         }
     });
     // Not a plain drop: that would wait for a name look-up that hangs.
@@ -193,12 +199,13 @@ fn run(
 
 async fn live(
     address: Address,
-    events: mpsc::Sender<Incoming>,
+    hand_on: HandOn,
     mut emits: mpsc::Receiver<Emit>,
     opened: oneshot::Sender<Result<(), SinkError>>,
 ) -> SinkError {
     let (signals, mut inbox) = mpsc::channel(16);
-    let client = match connect(address, events, signals, &mut inbox).await {
+    let secrets = Secrets::of(&address);
+    let client = match connect(address, hand_on, signals, &mut inbox, &secrets).await {
         Ok(client) => client,
         Err(error) => {
             let _ = opened.send(Err(error.clone()));
@@ -206,6 +213,7 @@ async fn live(
         }
     };
     let _ = opened.send(Ok(()));
+    let mut has_reported = false;
     let mut check = interval(READER_CHECK_INTERVAL);
     check.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -222,9 +230,13 @@ async fn live(
                     if reader_ended() {
                         return SinkError::Lost(text);
                     }
-                    tracing::warn!(error = shorten(&text), "the server reports an error");
+                    // Once a connection: a server may go on and on about it.
+                    if !std::mem::replace(&mut has_reported, true) {
+                        let error = secrets.hide(&text);
+                        tracing::warn!(error, "the server reports an error");
+                    }
                 }
-                Signal::Connected => {}
+                Signal::Connected | Signal::Named => {}
             },
             _ = check.tick() => if reader_ended() {
                 return SinkError::Lost("the server closed it".into());
@@ -247,15 +259,18 @@ fn reader_ended() -> bool {
 enum Signal {
     Connected,
     Closed,
+    /// An event of the server that happens to be called `close`.
+    Named,
     Flooded,
     Error(String),
 }
 
 async fn connect(
     address: Address,
-    events: mpsc::Sender<Incoming>,
+    hand_on: HandOn,
     signals: mpsc::Sender<Signal>,
     inbox: &mut mpsc::Receiver<Signal>,
+    secrets: &Secrets,
 ) -> Result<Client, SinkError> {
     let signal = |make: fn(&Payload) -> Signal| {
         let signals = signals.clone();
@@ -281,17 +296,14 @@ async fn connect(
         .transport_type(TransportType::Websocket)
         .reconnect(false)
         .on(Event::Connect, signal(|_| Signal::Connected))
-        .on(Event::Close, signal(|_| Signal::Closed))
+        .on(Event::Close, signal(closing))
         .on(Event::Error, signal(|payload| Signal::Error(text(payload))))
         .on_any(move |event, payload, _| {
-            if let (Event::Custom(name), Payload::Text(mut arguments)) = (event, payload)
-                && address.events.contains(&name.as_str())
-                && !arguments.is_empty()
+            if let (Event::Custom(name), Payload::Text(arguments)) = (event, payload)
+                && let Some(first) = arguments.first()
+                && !hand_on(&name, first)
             {
-                let incoming = Incoming { name, payload: arguments.swap_remove(0) };
-                if let Err(mpsc::error::TrySendError::Full(_)) = events.try_send(incoming) {
-                    let _ = signals.try_send(Signal::Flooded);
-                }
+                let _ = signals.try_send(Signal::Flooded);
             }
             async {}.boxed()
         })
@@ -308,9 +320,10 @@ async fn connect(
                     return Ok(client);
                 }
                 Signal::Error(text) if text.contains("ConnectError") => {
-                    return Err(SinkError::Auth(shorten(&text)));
+                    return Err(SinkError::Auth(secrets.hide(&text)));
                 }
-                Signal::Error(text) => return Err(SinkError::Protocol(shorten(&text))),
+                Signal::Error(text) => return Err(SinkError::Protocol(secrets.hide(&text))),
+                Signal::Named => {}
                 Signal::Closed | Signal::Flooded => {
                     return Err(SinkError::Protocol("it closed before it accepted".into()));
                 }
@@ -319,6 +332,16 @@ async fn connect(
                 return Err(SinkError::Protocol("it closed before it accepted".into()));
             },
         }
+    }
+}
+
+/// The client makes its own `close` out of the server's farewell, with an empty text.
+fn closing(payload: &Payload) -> Signal {
+    match payload {
+        Payload::Text(values) if matches!(&values[..], [Value::String(text)] if text.is_empty()) => {
+            Signal::Closed
+        }
+        _ => Signal::Named,
     }
 }
 
@@ -413,7 +436,75 @@ fn text(payload: &Payload) -> String {
     }
 }
 
-/// A server's text, short enough for a log line and without control characters.
-fn shorten(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(200).collect()
+/// What opens the server's door, to be left out of what it says.
+struct Secrets(Vec<String>);
+
+impl Secrets {
+    fn of(address: &Address) -> Self {
+        let mut secrets = Vec::new();
+        for (_, value) in &address.headers {
+            secrets.extend(value.split(' ').map(str::to_owned));
+        }
+        let mut values: Vec<&Value> = address.auth.iter().collect();
+        while let Some(value) = values.pop() {
+            match value {
+                Value::Object(pairs) => values.extend(pairs.values()),
+                Value::Array(items) => values.extend(items),
+                Value::String(text) => secrets.push(text.clone()),
+                Value::Null | Value::Bool(_) | Value::Number(_) => {}
+            }
+        }
+        // What is this short guards nothing, and is found in any text.
+        secrets.retain(|secret| secret.len() >= 4);
+        Self(secrets)
+    }
+
+    /// A server's text, fit for a log.
+    fn hide(&self, text: &str) -> String {
+        let hidden =
+            self.0.iter().fold(text.to_owned(), |text, secret| text.replace(secret, "***"));
+        shorten(&hidden)
+    }
+}
+
+/// A server's text, short enough for a log line, without control characters and without the ids
+/// of sessions: whoever has one has the page.
+pub(super) fn shorten(text: &str) -> String {
+    let id_char = |c: char| c.is_ascii_hexdigit() || c == '-';
+    let mut shown = String::new();
+    for piece in text.split_inclusive(|c| !id_char(c)) {
+        let word = piece.trim_end_matches(|c| !id_char(c)).trim_matches('-');
+        let is_id = word.len() == 36 && uuid::Uuid::try_parse(word).is_ok();
+        shown.push_str(&if is_id { piece.replace(word, "***") } else { piece.to_owned() });
+    }
+    shown.chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_servers_text_is_shown_without_what_opens_a_door_or_a_page() {
+        let secrets = Secrets::of(&Address {
+            url: "http://localhost".into(),
+            open_timeout: Duration::ZERO,
+            headers: vec![("Authorization".into(), "Bearer hunter2".into())],
+            auth: Some(json!({"who": ["Ana-Maria", 7]})),
+            ca: None,
+        });
+        let id = "5f0b7a5e-8b5e-4f7e-9d0e-0f4c6c1d2e3f";
+        for (text, shown) in [
+            ("no such token: hunter2!".to_owned(), "no such token: ***!"),
+            ("Ana-Maria, go home".to_owned(), "***, go home"),
+            (format!("no session {id}."), "no session ***."),
+            (format!("no session-{id}\n"), "no session-***"),
+            ("Größe 5f0b-\u{1b}[2J".to_owned(), "Größe 5f0b-[2J"),
+        ] {
+            assert_eq!(secrets.hide(&text), shown);
+        }
+        assert_eq!(secrets.hide(&"é".repeat(500)).chars().count(), 200);
+    }
 }

@@ -23,13 +23,13 @@ use crate::agent::{Process, eventually, pitwire as command};
 use crate::peers::{Kind, Peer, frames, sessions};
 
 /// A publisher with a queue of its own, and settings as they are typed.
-struct Pit {
+pub struct Pit {
     folder: TempDir,
-    publisher: DashboardPublisher,
+    pub publisher: DashboardPublisher,
 }
 
 impl Pit {
-    fn new(url: &str, settings: &[(&str, &str)]) -> Self {
+    pub fn new(url: &str, settings: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut overrides = Overrides::default();
         overrides.set("server.url", url, "test");
@@ -43,7 +43,7 @@ impl Pit {
         Self { folder, publisher }
     }
 
-    async fn store(&self, laps: std::ops::RangeInclusive<u64>, driver: &str) {
+    pub async fn store(&self, laps: std::ops::RangeInclusive<u64>, driver: &str) {
         let samples: Vec<_> = laps
             .map(|lap| Ok(Sample::Telemetry(json!({"lap": lap, "player_name": driver}))))
             .collect();
@@ -53,7 +53,7 @@ impl Pit {
         }
     }
 
-    async fn drained(&self) {
+    pub async fn drained(&self) {
         let status = || (self.publisher.queue_status(), self.publisher.session_status());
         let empty = async || (self.publisher.queue_status().entries == 0).then_some(());
         let drained = crate::agent::within(Duration::from_secs(40), empty).await;
@@ -61,12 +61,12 @@ impl Pit {
         assert_eq!(self.publisher.queue_status().imbalance, 0);
     }
 
-    fn status(&self) -> SessionStatus {
+    pub fn status(&self) -> SessionStatus {
         self.publisher.session_status()
     }
 
     /// The reason why there is no link, once there is one.
-    async fn complaint(&self) -> String {
+    pub async fn complaint(&self) -> String {
         eventually("a complaint", async || self.status().last_error).await
     }
 }
@@ -85,10 +85,14 @@ async fn laps(url: &str) -> Vec<u64> {
 async fn a_poison_frame_is_set_aside_where_people_find_it_and_the_rest_flows_on() {
     let server = Peer::start(Kind::Asgi, &["--refuse", "poison"]);
     let pit = Pit::new(&server.url(), &[]);
+    let start = std::time::Instant::now();
     pit.store(1..=50, "Ana").await;
     pit.store(51..=51, "poison").await;
     pit.store(52..=100, "Ana").await;
     pit.drained().await;
+    // Three tries, over at least five seconds.
+    assert!(start.elapsed() >= Duration::from_secs(5), "{:?}", start.elapsed());
+    assert_eq!(server.refused().await.len(), 3);
     let laps = laps(&server.url()).await;
     assert_eq!(laps, (1..=100).filter(|&lap| lap != 51).collect::<Vec<_>>());
     assert_eq!(pit.publisher.queue_status().ledger.quarantined, 1);
@@ -136,6 +140,33 @@ async fn a_server_that_acknowledges_too_late_is_asked_what_it_holds() {
     let mut laps = laps(&server.url()).await;
     laps.dedup();
     assert_eq!(laps, (1..=200).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_server_that_acknowledges_after_the_limit_empties_nothing_that_it_does_not_hold() {
+    let behaviour = Behaviour {
+        acks: Acks::After(Duration::from_millis(1500)),
+        no_echo: true,
+        ..Behaviour::default()
+    };
+    let server = Server::start((Ipv4Addr::LOCALHOST, 0).into(), behaviour).unwrap();
+    let settings = [("delivery.proof_timeout", "500ms"), ("delivery.backoff_min", "50ms")];
+    let pit = Pit::new(&server.url(), &settings);
+    pit.store(1..=20, "Ana").await;
+    let said = pit.complaint().await;
+    assert!(said.contains("within 500ms"), "{said}");
+    sleep(Duration::from_secs(4)).await;
+    let removed = 20 - pit.publisher.queue_status().entries;
+    let kept = laps(&server.url()).await;
+    assert!((1..=removed).all(|lap| kept.contains(&lap)), "{removed} removed: {kept:?}");
+    assert!(pit.status().failures < 15, "{:?}", pit.status());
+
+    server.behave(Behaviour::default());
+    pit.drained().await;
+    let mut kept = laps(&server.url()).await;
+    kept.sort_unstable();
+    kept.dedup();
+    assert_eq!(kept, (1..=20).collect::<Vec<_>>());
 }
 
 #[tokio::test]
@@ -211,6 +242,46 @@ async fn what_is_no_socket_io_server_is_said_in_time_and_not_asked_all_the_time(
         let tries = count.load(Ordering::Relaxed);
         assert!((1..=7).contains(&tries), "{answer:?}: {tries} tries in 3 s");
     }
+}
+
+#[tokio::test]
+async fn when_a_dashboard_server_takes_the_port_of_something_else_it_gets_everything() {
+    use tokio::io::AsyncWriteExt;
+
+    let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let pit = Pit::new(&format!("http://{address}"), &[("delivery.open_timeout", "1s")]);
+    pit.store(1..=50, "Ana").await;
+    let (mut client, _) = listener.accept().await.unwrap();
+    client.write_all(b"SSH-2.0-OpenSSH_9.2\r\n").await.unwrap();
+    let said = pit.complaint().await;
+    assert!(said.contains("does not speak Socket.IO"), "{said}");
+    drop((client, listener));
+    let start = async || Server::start(address, Behaviour::default()).ok();
+    let server = eventually("the port is free", start).await;
+    pit.drained().await;
+    assert_eq!(laps(&server.url()).await, (1..=50).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn https_to_a_port_without_tls_is_said_to_be_that() {
+    let server = Server::start((Ipv4Addr::LOCALHOST, 0).into(), Behaviour::default()).unwrap();
+    let url = server.url().replace("http://", "https://");
+    let pit = Pit::new(&url, &[("delivery.open_timeout", "2s")]);
+    let said = pit.complaint().await;
+    assert!(said.starts_with("TLS failed"), "{said}");
+}
+
+#[tokio::test]
+async fn a_401_is_a_matter_of_access_and_tried_slowly() {
+    let answer: &[u8] = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n";
+    let (address, count) = answering(Some(answer));
+    let pit = Pit::new(&format!("http://{address}"), &[("delivery.backoff_min", "10ms")]);
+    let said = pit.complaint().await;
+    assert!(said.contains("refuses access") && said.contains("401"), "{said}");
+    let pause = eventually("a pause", async || pit.status().retry_in).await;
+    assert!(pause >= Duration::from_secs(30), "{pause:?}");
+    assert_eq!(count.load(Ordering::Relaxed), 1);
 }
 
 // TLS and access.

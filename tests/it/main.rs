@@ -18,6 +18,8 @@ mod help;
 #[cfg(unix)]
 mod hostile;
 mod http;
+#[cfg(unix)]
+mod impostor;
 mod inputs;
 mod kill;
 mod long;

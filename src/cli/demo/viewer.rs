@@ -3,11 +3,12 @@
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use crate::config::DEMO_DRAIN_TIMEOUT;
 use crate::sink::SinkError;
-use crate::sink::socketio::{Address, Connection, Incoming, Outgoing};
+use crate::sink::socketio::{Address, Connection, Outgoing};
 
 /// What a viewer saw.
 #[derive(Clone, Debug, Default)]
@@ -21,19 +22,17 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    fn note(&mut self, event: &Incoming) {
-        let timestamp = event.payload.pointer("/telemetry/timestamp").and_then(|at| at.as_str());
-        let Some(timestamp) = timestamp else { return };
-        if !self.timestamps.insert(timestamp.to_owned()) {
+    fn note(&mut self, timestamp: String) {
+        if !self.timestamps.insert(timestamp.clone()) {
             self.duplicated += 1;
             return;
         }
         self.frames += 1;
         // RFC 3339 of one form sorts as text.
-        if timestamp < self.newest.as_str() {
+        if timestamp < self.newest {
             self.out_of_order += 1;
         } else {
-            self.newest = timestamp.to_owned();
+            self.newest = timestamp;
         }
     }
 }
@@ -48,15 +47,18 @@ pub(super) struct Viewer {
 impl Viewer {
     /// Joins a session on the server at `url`, past the plug.
     pub(super) async fn start(url: &str, session: &str) -> Result<Self, SinkError> {
-        let mut connection = Connection::open(Address {
+        let address = Address {
             url: format!("{url}/socket.io/"),
             open_timeout: DEMO_DRAIN_TIMEOUT,
             headers: Vec::new(),
             auth: None,
             ca: None,
-            events: &["telemetry_update"],
-        })
-        .await?;
+        };
+        let timestamp = |name: &str, payload: &Value| {
+            let timestamp = payload.pointer("/telemetry/timestamp")?.as_str()?;
+            (name == "telemetry_update").then(|| timestamp.to_owned())
+        };
+        let mut connection = Connection::open(address, timestamp).await?;
         let json = serde_json::json!({"session_id": session}).to_string();
         let joined =
             connection.emit_with_ack(vec![Outgoing { name: "join_session", json }]).await?;
@@ -64,8 +66,8 @@ impl Viewer {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let notes = Arc::clone(&seen);
         let task = tokio::spawn(async move {
-            while let Ok(event) = connection.next().await {
-                notes.lock().unwrap_or_else(PoisonError::into_inner).note(&event);
+            while let Ok(timestamp) = connection.next().await {
+                notes.lock().unwrap_or_else(PoisonError::into_inner).note(timestamp);
             }
         });
         Ok(Self { seen, task })
