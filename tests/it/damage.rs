@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use pitwire::entry::Seq;
-use pitwire::queue::Limit;
+use pitwire::config::Config;
+use pitwire::entry::{CapturedAt, Seq};
 use pitwire::queue::segments::{Options, SEGMENT_ENTRIES, SegmentStore};
 use pitwire::queue::store::Store;
+use pitwire::queue::{self, Content, Limit, NewEntry, Stamps};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -50,6 +51,40 @@ fn no_position_is_given_out_again_when_the_whole_newest_segment_is_gone() {
     let mut store = SegmentStore::open(place.path(), options).unwrap();
     assert!(store.tail() > last, "{} would be given out again", store.tail());
     assert_eq!(read_all(&mut store).0.len() as u64, SEGMENT_ENTRIES - 1);
+}
+
+#[tokio::test]
+async fn the_ledger_balances_when_the_journal_is_gone() {
+    let place = tempfile::tempdir().unwrap();
+    let mut config = Config::default();
+    config.queue.path = place.path().join("queue");
+    let open = || queue::open(&config.queue, &config.stint, CapturedAt(1)).unwrap();
+    let (writer, mut reader, closed) = open();
+    let frame = |at| NewEntry { captured_at: at, content: Content::Frame, json: "{}".into() };
+    // In two segments, the first of which is delivered and gone.
+    for count in [SEGMENT_ENTRIES, 200] {
+        let make = |stamps: &mut Stamps| {
+            (0..count).map(|_| frame(stamps.next(CapturedAt(1)))).collect::<Vec<_>>()
+        };
+        writer.append(make).await.unwrap();
+    }
+    let limit = Limit { entries: SEGMENT_ENTRIES as usize + 100, bytes: usize::MAX };
+    let batch = reader.next_batch(limit).await.unwrap();
+    reader.remove(batch).await.unwrap();
+    drop((writer, reader));
+    closed.wait().await;
+    // The segment goes when the queue is opened.
+    let (_, _, closed) = open();
+    closed.wait().await;
+    for file in files(&config.queue.path) {
+        if file.extension() == Some("log".as_ref()) {
+            fs::remove_file(file).unwrap();
+        }
+    }
+    let (writer, _reader, _) = open();
+    let status = writer.status();
+    assert_eq!(status.imbalance, 0, "{status:?}");
+    assert_eq!(status.entries, 200, "{status:?}");
 }
 
 #[test]
