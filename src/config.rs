@@ -333,8 +333,7 @@ pub const CONNECTION_EVENTS: usize = 4096;
 /// Between two looks whether the client library still reads: it can end without a word.
 pub const READER_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// From joining a session to the server's acknowledgement, at most; without one it is taken to
-/// have no such event.
+/// From joining a session to the server's acknowledgement, at most.
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The longest session id that is taken from a server; a UUID has 36.
@@ -357,6 +356,10 @@ pub const REFUSAL_PAUSE: Duration = Duration::from_millis(2500);
 
 /// Links on which a server gave a session and no proof, after which it is taken to give none.
 pub const WITHOUT_PROOF_LINKS: u32 = 3;
+
+/// Links on which a server did not answer when a session was joined, after which it is taken to
+/// have no such event.
+pub const WITHOUT_JOIN_LINKS: u32 = 3;
 
 /// A server that confirms nothing has an entry when the connection outlives two times the ping
 /// interval (25 s) and timeout (20 s) after it.

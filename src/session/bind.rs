@@ -3,7 +3,9 @@
 use tokio::time::{Instant, timeout};
 
 use super::{Session, SessionError, next_verification};
-use crate::config::{ProofChoice, SessionChoice, WITHOUT_PROOF_LINKS};
+use crate::config::{
+    JOIN_TIMEOUT, ProofChoice, SessionChoice, WITHOUT_JOIN_LINKS, WITHOUT_PROOF_LINKS,
+};
 use crate::entry::{CapturedAt, Entry, Seq, StintId};
 use crate::metrics;
 use crate::queue::Batch;
@@ -86,6 +88,9 @@ impl<S: Sink> Session<S> {
         } else {
             self.join(link, &session).await?
         };
+        if joined != Joined::Unanswered {
+            self.learned.without_join = 0;
+        }
         match (joined, &self.choice) {
             (Joined::Known { frame, setup }, choice) => {
                 // A fixed id may hold frames of other queues, which say nothing about ours.
@@ -99,6 +104,13 @@ impl<S: Sink> Session<S> {
             (_, SessionChoice::Fixed(_)) => {
                 let bound = self.bound(stint, session, true, joined, Stored::default());
                 self.send_setup_in_force(link, bound).await
+            }
+            // It may be slow for once: viewers would lose their page for that.
+            (Joined::Unanswered, SessionChoice::Auto)
+                if self.learned.without_join + 1 < WITHOUT_JOIN_LINKS =>
+            {
+                self.learned.without_join += 1;
+                Err(SinkError::Timeout(JOIN_TIMEOUT, NO_JOIN).into())
             }
             (Joined::Silent | Joined::Unanswered, SessionChoice::Auto) => {
                 metrics::rebound("unknown_on_connect");

@@ -155,11 +155,15 @@ impl Link for DashboardLink {
                 tokio::select! {
                     biased;
                     event = self.connection.next() => stored(&event?),
-                    _ = &mut ack => {
+                    answer = &mut ack => {
+                        // It can only be dropped with its connection, which is no answer.
+                        if answer.is_err() {
+                            return Err(self.connection.closed().await);
+                        }
                         while let Some(event) = self.connection.try_next() {
                             stored(&event);
                         }
-                        return Ok::<_, SinkError>(());
+                        return Ok(());
                     }
                 }
             }
@@ -207,12 +211,13 @@ impl Link for DashboardLink {
                     }
                 }
                 answer = arrival(&mut self.ack_out) => {
+                    let Some(answer) = answer else { return Err(self.closed().await) };
                     // The one of an earlier batch says nothing about this one.
                     if acked_out {
                         acked_out = false;
                         continue;
                     }
-                    ack = answer.map_or(Ack::None, |answer| objection(&answer));
+                    ack = objection(&answer);
                     if proof == Proof::Ack || !matches!(ack, Ack::Plain) {
                         return Ok(expected.receipt(ack));
                     }
@@ -269,7 +274,8 @@ impl DashboardLink {
     }
 }
 
-/// Waits for the acknowledgement that is out; for ever when there is none.
+/// Waits for the acknowledgement that is out; for ever when there is none. `None` when the
+/// connection ended before it came.
 async fn arrival(ack_out: &mut Option<AckReceiver>) -> Option<Value> {
     let Some(ack) = ack_out else { return std::future::pending().await };
     let answer = ack.await.ok();

@@ -62,7 +62,8 @@ pub struct Outgoing {
     pub json: String,
 }
 
-/// Resolves to the arguments of an acknowledgement.
+/// Resolves to the arguments of an acknowledgement, or to an error when the connection ended
+/// before it came.
 pub type AckReceiver = oneshot::Receiver<Value>;
 
 struct Emit {
@@ -366,9 +367,13 @@ async fn send(client: &Client, emit: Emit) -> Result<(), rust_socketio::Error> {
             Some(ack) => {
                 let mut ack = Some(ack);
                 let complete = move |payload: Payload, _: Client| {
-                    if let (Some(ack), Payload::Text(mut values)) = (ack.take(), payload) {
-                        // `[[arguments…]]`, as the library nests them.
-                        let _ = ack.send(values.pop().unwrap_or(Value::Null));
+                    // `[[arguments…]]`, as the library nests them.
+                    let arguments = match payload {
+                        Payload::Text(mut values) => values.pop(),
+                        _ => None,
+                    };
+                    if let Some(ack) = ack.take() {
+                        let _ = ack.send(arguments.unwrap_or(Value::Null));
                     }
                     async {}.boxed()
                 };

@@ -95,6 +95,16 @@ async fn every_frame_is_in_some_session_in_order_however_often_the_server_forget
     }
 }
 
+/// An acknowledgement whose connection died once passed for one that came.
+#[tokio::test]
+async fn with_acknowledgements_and_the_session_verified_nothing_is_lost_either() {
+    let (frames, record) =
+        replay_over_restarts(|config| config.delivery.proof = ProofChoice::Ack).await;
+    let kept: BTreeSet<u64> = record.iter().map(|(_, lap)| *lap).collect();
+    let lost = (1..=frames).filter(|lap| !kept.contains(lap)).count();
+    assert_eq!(lost, 0);
+}
+
 #[tokio::test]
 async fn who_believes_the_acknowledgement_loses_frames() {
     let (frames, record) = replay_over_restarts(|config| {
