@@ -10,7 +10,7 @@ use divan::Bencher;
 use divan::counter::BytesCount;
 use pitwire::entry::{CapturedAt, Kind, Seq, StintId};
 use pitwire::fields;
-use pitwire::queue::record;
+use pitwire::queue::record::{self, Marks};
 use pitwire::source::simulator::Car;
 
 /// Two laps and a half: every corner, fuel going down, tyres warming up.
@@ -56,14 +56,14 @@ fn encode(bencher: Bencher<'_, '_>) {
         .with_inputs(|| frames.next().unwrap())
         .input_counter(|(_, json)| BytesCount::of_str(json))
         .bench_local_refs(|(at, json)| {
-            record::encode(STINT, *at, Kind::Frame, black_box(json)).unwrap()
+            record::encode(STINT, *at, Kind::Frame, Marks::default(), black_box(json)).unwrap()
         });
 }
 
 /// The queue's record to an entry.
 #[divan::bench]
 fn decode(bencher: Bencher<'_, '_>) {
-    let encode = |(at, json): (_, String)| record::encode(STINT, at, Kind::Frame, &json).unwrap();
+    let encode = |(at, json): (_, String)| record::encode(STINT, at, Kind::Frame, Marks::default(), &json).unwrap();
     let mut records = frames().into_iter().map(encode).collect::<Vec<_>>().into_iter().cycle();
     bencher
         .with_inputs(|| records.next().unwrap())

@@ -11,7 +11,7 @@ use divan::Bencher;
 use divan::counter::ItemsCount;
 use pitwire::clock;
 use pitwire::config::{Config, Durability};
-use pitwire::entry::CapturedAt;
+use pitwire::entry::{CapturedAt, Situation};
 use pitwire::fields;
 use pitwire::queue::{self, Closed, Content, Limit, NewEntry, Reader, Writer};
 use tempfile::TempDir;
@@ -96,7 +96,7 @@ impl Queue {
         let now = self.now;
         let appended = self.writer.append(|stamps| {
             let entry =
-                |json| NewEntry { captured_at: stamps.next(now), content: Content::Frame, json };
+                |json| NewEntry { captured_at: stamps.next(now), content: Content::Frame(Situation::default()), json };
             frames.into_iter().map(entry).collect()
         });
         self.runtime.block_on(appended).unwrap();

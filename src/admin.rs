@@ -66,16 +66,20 @@ fn observe_queue(config: &Config, status: &QueueStatus) {
     gauge!("pitwire_queue_newest_timestamp_seconds").set(seconds(status.newest));
     gauge!("pitwire_ledger_imbalance_entries").set(status.imbalance as f64);
     let ledger = &status.ledger;
-    let dropped: u64 = DropReason::ALL.iter().map(|&reason| ledger.dropped(reason)).sum();
     for (state, entries) in [
         ("appended", status.appended),
         ("delivered", ledger.delivered),
-        ("dropped", dropped),
+        ("dropped", ledger.dropped_in_all()),
+        ("thinned", ledger.thinned),
         ("quarantined", ledger.quarantined),
         ("queued", status.entries),
     ] {
         gauge!("pitwire_ledger_entries", "state" => state).set(entries as f64);
     }
+    gauge!("pitwire_queue_buffered_entries").set(status.buffered as f64);
+    let undurable_for = status.undurable_since.map(|since| since.elapsed()).unwrap_or_default();
+    gauge!("pitwire_loss_window_seconds").set(undurable_for.as_secs_f64());
+    counter!("pitwire_entries_thinned_total").absolute(ledger.thinned);
     counter!("pitwire_entries_appended_total").absolute(status.appended);
     counter!("pitwire_entries_quarantined_total", "cause" => "refused")
         .absolute(ledger.quarantined);

@@ -105,7 +105,7 @@ impl Sources {
         if let Some(path) = config.source.file.path.clone() {
             let recorded = if rate > 0.0 { rate } else { SIMULATOR_RATE_HZ };
             let pace = Pace::per_second(recorded * config.source.file.speed);
-            ending.spawn(read_file(publisher.intake("file", 0.0), path, pace));
+            ending.spawn(read_file(publisher.intake("file", 0.0).patient(), path, pace));
         }
         if config.source.simulator.enabled {
             let seed = config.source.simulator.seed;
@@ -137,6 +137,7 @@ fn print_receipt(line: u64, taken: &Taken) {
         Taken::Stored(seq) => format!(r#""seq":{seq}"#),
         Taken::Unchanged => r#""unchanged":true"#.into(),
         Taken::Thinned => r#""thinned":true"#.into(),
+        Taken::Buffered => r#""buffered":true"#.into(),
         Taken::Dropped(reason) => format!(r#""dropped":"{}""#, reason.as_str()),
         Taken::Refused(refused) => format!(r#""refused":"{}""#, refused.reason.as_str()),
     };

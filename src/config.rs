@@ -72,7 +72,7 @@ pub struct QueueConfig {
     pub path: PathBuf,
     /// 1 to 1,000,000,000.
     pub max_entries: u64,
-    /// 1 MiB to 1 TiB.
+    /// 16 MiB to 1 TiB, as `du` counts them.
     pub max_bytes: u64,
     /// 1 minute to 365 days.
     pub max_age: Duration,
@@ -83,10 +83,14 @@ pub struct QueueConfig {
 /// What gives way when the queue has reached a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenFull {
+    /// The oldest stretch is thinned to half its resolution, again and again.
+    Thin,
     /// The oldest entries make room for the new one.
     DropOldest,
     /// The new entry is refused.
     DropNewest,
+    /// A file or a replay waits; other sources thin.
+    Block,
 }
 
 /// When an appended entry is safe from a power cut.
@@ -96,6 +100,8 @@ pub enum Durability {
     Entry,
     /// This long after the append at the latest, 10 ms to 60 s: one flush for many entries.
     Within(Duration),
+    /// When the operating system sees fit: nothing waits for the disk.
+    Os,
 }
 
 /// What makes one stint.
@@ -235,7 +241,7 @@ impl Default for Config {
                 max_entries: 1_000_000,
                 max_bytes: 2 << 30,
                 max_age: Duration::from_hours(7 * 24),
-                when_full: WhenFull::DropOldest,
+                when_full: WhenFull::Thin,
                 durability: Durability::Entry,
             },
             stint: StintConfig { resume_after: Duration::from_mins(30) },
@@ -301,7 +307,7 @@ pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// clock's moment. A day, as a wrong time zone is no more.
 pub const MAX_CLOCK_LEAD: Duration = Duration::from_hours(24);
 
-/// Commands that wait for the queue's thread; a full channel makes the source wait.
+/// Commands of the session that wait for the queue's thread; a full channel makes it wait.
 pub const QUEUE_CHANNEL_COMMANDS: usize = 256;
 
 /// A removal that no append has flushed with is flushed after this long: until then a power cut
@@ -311,11 +317,22 @@ pub const REMOVE_FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 /// How long to wait for another process, or for the last one's threads, to let go of the store.
 pub const STORE_OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Entries that a server refuses are kept in two files of this size, in bytes.
-pub const MAX_QUARANTINE_FILE_BYTES: u64 = 16 << 20;
-
 /// Between two tries to store what the disk did not take.
 pub const STORAGE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a source waits for the disk before its entries count as buffered.
+pub const APPEND_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Entries, and bytes of JSON, that wait in memory for a disk that is slow, full or gone; one
+/// more request of a source fits on top.
+pub const BUFFER_ENTRIES: usize = 16_384;
+pub const BUFFER_BYTES: usize = 12 << 20;
+
+/// Entries that are younger than this, measured against the newest, are never thinned.
+pub const RECENT: Duration = Duration::from_secs(60);
+
+/// Between two looks whether the ledger balances.
+pub const LEDGER_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Lines that are appended together.
 pub const MAX_BATCH_LINES: usize = 256;

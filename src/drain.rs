@@ -81,6 +81,8 @@ mod tests {
             appended: entries,
             ledger: Ledger::default(),
             imbalance: 0,
+            buffered: 0,
+            undurable_since: None,
             storage_error: None,
         }
     }

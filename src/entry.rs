@@ -59,6 +59,17 @@ pub enum Kind {
     Setup,
 }
 
+/// What of the drive a frame shows; where it changes, a person looks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Situation {
+    /// `None` when the frame does not say.
+    pub lap: Option<i64>,
+    /// -1 reverse, 0 neutral or not said, 1 any forward gear.
+    pub gear_box: i64,
+    /// Differs where the session, the driver, the car or the pits do.
+    pub state: u64,
+}
+
 /// One accepted frame or setup, as the queue holds it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {

@@ -18,7 +18,7 @@ use serde::ser::{SerializeMap, Serializer};
 use serde_json::{Map, Number, Value};
 
 pub use self::json::{parse, parse_any};
-use crate::entry::CapturedAt;
+use crate::entry::{CapturedAt, Situation};
 
 /// An input that was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -98,6 +98,29 @@ pub fn map(sample: &Value, captured_at: CapturedAt) -> Result<String, Refused> {
     json::text(&frame)
 }
 
+/// What of the drive a sample shows, whatever it is called there.
+pub fn situation(sample: &Value) -> Situation {
+    let get = |keys: &[&str]| keys.iter().find_map(|key| sample.get(key).filter(|v| !v.is_null()));
+    let whole = |keys| get(keys).and_then(Value::as_f64).map(|number| number as i64);
+    let mut state = Fnv1a(FNV1A_BASIS);
+    for keys in STATE {
+        // Writing to a hash cannot fail.
+        let _ = serde_json::to_writer(&mut state, &get(keys));
+    }
+    let gear_box = whole(&["gear"]).unwrap_or(0).signum();
+    Situation { lap: whole(&["lap"]), gear_box, state: state.0 }
+}
+
+/// What a state is made of; the last are no field of the dashboard, but many a source has one.
+const STATE: &[&[&str]] = &[
+    &["session_type"],
+    &["track_name"],
+    &["car_name"],
+    &["player_name"],
+    &["in_pits", "in_pit", "pit_state"],
+    &["in_garage"],
+];
+
 /// The car's setup as JSON text, passed through unread.
 ///
 /// # Errors
@@ -114,7 +137,7 @@ pub fn map_setup(setup: &Value) -> Result<String, Refused> {
 /// Covers `carSetup.garageValues` where it exists, else the whole object.
 pub fn setup_fingerprint(setup: &Value) -> u64 {
     let settings = setup.pointer("/carSetup/garageValues").unwrap_or(setup);
-    let mut hash = Fnv1a(0xcbf2_9ce4_8422_2325);
+    let mut hash = Fnv1a(FNV1A_BASIS);
     // serde_json keeps keys sorted (its `preserve_order` is off, a test sees to it), so that the
     // text is canonical. Writing to a hash cannot fail.
     let _ = serde_json::to_writer(&mut hash, settings);
@@ -421,6 +444,8 @@ fn shorten(value: &(impl ToString + ?Sized)) -> String {
 /// FNV-1a, 64 bits: not for secrets, the same for ever.
 struct Fnv1a(u64);
 
+const FNV1A_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+
 impl io::Write for Fnv1a {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         for byte in bytes {
@@ -648,8 +673,8 @@ mod tests {
         assert_ne!(print(setup), print(other));
         assert_ne!(print(r#"{"wing":1}"#), print(r#"{"wing":2}"#));
         // Kept between runs, so it must never change; these are FNV-1a's published values.
-        assert_eq!(Fnv1a(0xcbf2_9ce4_8422_2325).over("a"), 0xaf63_dc4c_8601_ec8c);
-        assert_eq!(Fnv1a(0xcbf2_9ce4_8422_2325).over("foobar"), 0x8594_4171_f739_67e8);
+        assert_eq!(Fnv1a(FNV1A_BASIS).over("a"), 0xaf63_dc4c_8601_ec8c);
+        assert_eq!(Fnv1a(FNV1A_BASIS).over("foobar"), 0x8594_4171_f739_67e8);
     }
 
     impl Fnv1a {

@@ -42,8 +42,20 @@ pub const TABLE: &[Row] = &[
     ("pitwire_queue_entries", Type::Gauge, &[], "Entries in the queue."),
     ("pitwire_queue_bytes", Type::Gauge, &[], "Bytes of the entries in the queue."),
     ("pitwire_queue_max_entries", Type::Gauge, &[], "Bound of the queue in entries."),
-    ("pitwire_queue_max_bytes", Type::Gauge, &[], "Bound of the queue in bytes."),
+    ("pitwire_queue_max_bytes", Type::Gauge, &[], "Bound of the queue in bytes on the disk."),
     ("pitwire_queue_disk_bytes", Type::Gauge, &[], "Bytes that the queue takes on the disk."),
+    (
+        "pitwire_queue_buffered_entries",
+        Type::Gauge,
+        &[],
+        "Entries in memory that wait for a disk that does not keep up.",
+    ),
+    (
+        "pitwire_loss_window_seconds",
+        Type::Gauge,
+        &[],
+        "Age of the oldest entry that a power cut now would lose; 0 when it would lose none.",
+    ),
     (
         "pitwire_queue_oldest_timestamp_seconds",
         Type::Gauge,
@@ -79,8 +91,14 @@ pub const TABLE: &[Row] = &[
     (
         "pitwire_entries_dropped_total",
         Type::Counter,
-        &[("reason", &["queue_full", "expired", "corrupt"])],
+        &[("reason", &["queue_full", "expired", "corrupt", "storage"])],
         "Entries that left the queue without reaching the server.",
+    ),
+    (
+        "pitwire_entries_thinned_total",
+        Type::Counter,
+        &[],
+        "Entries left out of a full queue, whose neighbours stand for them.",
     ),
     (
         "pitwire_entries_quarantined_total",
@@ -91,14 +109,14 @@ pub const TABLE: &[Row] = &[
     (
         "pitwire_ledger_entries",
         Type::Gauge,
-        &[("state", &["appended", "delivered", "dropped", "quarantined", "queued"])],
+        &[("state", &["appended", "delivered", "dropped", "thinned", "quarantined", "queued"])],
         "What became of the entries accepted since the queue was made.",
     ),
     (
         "pitwire_ledger_imbalance_entries",
         Type::Gauge,
         &[],
-        "Appended less delivered, dropped, quarantined and queued; anything but 0 is a fault.",
+        "Appended less delivered, dropped, thinned, quarantined and queued; but for 0 a fault.",
     ),
     ("pitwire_connected", Type::Gauge, &[], "1 while there is a connection to the server."),
     ("pitwire_session_bound", Type::Gauge, &[], "1 while a session is bound on the connection."),
@@ -173,7 +191,6 @@ pub const TABLE: &[Row] = &[
                     "too_large",
                     "wrong_type",
                     "out_of_range",
-                    "storage",
                 ],
             ),
         ],

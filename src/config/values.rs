@@ -129,6 +129,7 @@ impl Textual for Durability {
     fn read(&mut self, text: &str) -> Result<(), Wrong> {
         *self = match text {
             "entry" => Self::Entry,
+            "os" => Self::Os,
             text => match parse_duration(text)? {
                 within if WITHIN.contains(&within) => Self::Within(within),
                 _ => return Err(Wrong("is out of range")),
@@ -141,12 +142,13 @@ impl Textual for Durability {
         match self {
             Self::Entry => "entry".into(),
             Self::Within(within) => show_duration(*within),
+            Self::Os => "os".into(),
         }
     }
 
     fn allowed(&self) -> String {
         let [min, max] = [WITHIN.start(), WITHIN.end()].map(|end| show_duration(*end));
-        format!(r#""entry", or a number and a unit such as "200ms" ({min} to {max})"#)
+        format!(r#""entry", "os", or a number and a unit such as "200ms" ({min} to {max})"#)
     }
 }
 
@@ -218,8 +220,12 @@ trait Choice: Copy + PartialEq + 'static {
 }
 
 impl Choice for WhenFull {
-    const WORDS: &'static [(&'static str, Self)] =
-        &[("drop_oldest", Self::DropOldest), ("drop_newest", Self::DropNewest)];
+    const WORDS: &'static [(&'static str, Self)] = &[
+        ("thin", Self::Thin),
+        ("drop_oldest", Self::DropOldest),
+        ("drop_newest", Self::DropNewest),
+        ("block", Self::Block),
+    ];
 }
 
 impl Choice for ProofChoice {

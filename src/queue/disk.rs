@@ -50,6 +50,18 @@ pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
 }
 
+/// Makes a folder durable with all that is below it.
+pub(super) fn sync_all(path: &Path) -> io::Result<()> {
+    for item in fs::read_dir(path)? {
+        let item = item?;
+        match item.file_type()?.is_dir() {
+            true => sync_all(&item.path())?,
+            false => sync_file(&item.path())?,
+        }
+    }
+    sync_folder(path)
+}
+
 fn sync_parent(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), sync_folder)
 }
@@ -93,12 +105,12 @@ pub(super) fn used(path: &Path) -> u64 {
 }
 
 #[cfg(unix)]
-fn allocated(metadata: &fs::Metadata) -> u64 {
+pub(super) fn allocated(metadata: &fs::Metadata) -> u64 {
     std::os::unix::fs::MetadataExt::blocks(metadata) * 512
 }
 
 #[cfg(not(unix))]
-fn allocated(metadata: &fs::Metadata) -> u64 {
+pub(super) fn allocated(metadata: &fs::Metadata) -> u64 {
     metadata.len().next_multiple_of(4096)
 }
 

@@ -1,11 +1,11 @@
-//! The tail journal: what the newest segment holds, as a plain file that takes one fsync.
+//! The journal: the newest segment, as a plain file that takes one fsync.
 //!
-//! The journal is the authority for its segment until that is sealed: a record counts as written
-//! once it is in here, and as durable once the journal was synced. It holds [frames](super::bytes):
-//! records under their positions, and notes of the store under positions no record can have.
+//! A record counts as written once it is in here, and as durable once the journal was synced. It
+//! holds [frames](super::bytes): records under their positions, and notes of the store under
+//! positions no record can have.
 
 use std::fs::{self, File};
-use std::io::{self, Seek, SeekFrom, Write};
+use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::bytes::{self, HEADER};
@@ -19,7 +19,8 @@ const CLOSED: Seq = Seq(u64::MAX - 2);
 /// One thing that a journal holds.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Note {
-    Record(Seq, Vec<u8>),
+    /// A record, and where its frame begins.
+    Record(Seq, Vec<u8>, u64),
     /// Where the store stands as of here.
     Mark(Mark),
     /// Written to by a process of this boot from here on.
@@ -40,8 +41,8 @@ pub(super) struct Mark {
     /// Records that were ever released. What was appended, is not released and not held either is
     /// lost: that needs no number of its own, which could be wrong after a crash.
     pub(super) released: u64,
-    /// The sealed segments from the first to the last of these numbers are given up for the one
-    /// that lies ready under the first's; (0, 0) when there are none.
+    /// The sealed segments from the first to the last of these positions are given up for the one
+    /// that lies ready; (0, 0) when there are none.
     pub(super) replaced: (u64, u64),
     /// What the caller keeps; empty when it has kept nothing yet.
     pub(super) books: Vec<u8>,
@@ -78,11 +79,11 @@ pub(super) fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
 #[derive(Debug)]
 pub(super) struct Journal {
     file: File,
+    /// The same file: reading must not move the place where writing goes on.
+    reader: File,
     path: PathBuf,
     lo: Seq,
     len: u64,
-    /// Length before the last write.
-    undo: u64,
 }
 
 impl Journal {
@@ -108,17 +109,23 @@ impl Journal {
     fn open(path: PathBuf, lo: Seq) -> io::Result<Self> {
         let mut file = File::options().write(true).open(&path)?;
         let len = file.seek(SeekFrom::End(0))?;
-        Ok(Self { file, path, lo, len, undo: len })
+        let reader = File::open(&path)?;
+        Ok(Self { file, reader, path, lo, len })
     }
 
-    /// Adds a record.
-    pub(super) fn append(&mut self, seq: Seq, record: &[u8]) -> io::Result<()> {
-        self.write(seq, record)
+    /// Adds a record; returns where its frame begins.
+    pub(super) fn append(&mut self, seq: Seq, record: &[u8]) -> io::Result<u64> {
+        let at = self.len;
+        self.write(seq, record)?;
+        Ok(at)
     }
 
-    /// Takes the last thing that was added back.
-    pub(super) fn undo(&mut self) -> io::Result<()> {
-        self.cut(self.undo)
+    /// The bytes from one place up to another.
+    pub(super) fn read(&mut self, from: u64, to: u64) -> io::Result<Vec<u8>> {
+        let mut bytes = vec![0; to.saturating_sub(from) as usize];
+        self.reader.seek(SeekFrom::Start(from))?;
+        self.reader.read_exact(&mut bytes)?;
+        Ok(bytes)
     }
 
     /// Notes where the store stands.
@@ -137,6 +144,11 @@ impl Journal {
         self.file.sync_data()
     }
 
+    /// Whether it can still be found under its name: somebody may have removed the folder.
+    pub(super) fn is_there(&self) -> bool {
+        self.path.exists()
+    }
+
     pub(super) fn len(&self) -> u64 {
         self.len
     }
@@ -152,7 +164,6 @@ impl Journal {
             self.cut(self.len)?;
             return Err(error);
         }
-        self.undo = self.len;
         self.len += frame.len() as u64;
         Ok(())
     }
@@ -190,7 +201,7 @@ impl Contents {
     }
 
     pub(super) fn was_closed(&self) -> bool {
-        self.is_clean && self.notes.last() == Some(&Note::Closed)
+        self.notes.last() == Some(&Note::Closed)
     }
 }
 
@@ -206,7 +217,7 @@ pub(super) fn read(folder: &Path, lo: Seq) -> io::Result<Contents> {
     for (offset, seq, payload) in bytes::carve(lo, &bytes) {
         contents.is_clean &= offset == end;
         end = offset + HEADER + payload.len();
-        contents.notes.extend(note(seq, payload));
+        contents.notes.extend(note(seq, payload, offset as u64));
         if contents.is_clean {
             contents.intact = contents.notes.len();
         }
@@ -215,11 +226,11 @@ pub(super) fn read(folder: &Path, lo: Seq) -> io::Result<Contents> {
     Ok(contents)
 }
 
-fn note(seq: Seq, payload: &[u8]) -> Option<Note> {
+fn note(seq: Seq, payload: &[u8], at: u64) -> Option<Note> {
     Some(match seq {
         OPENED => Note::Opened(String::from_utf8_lossy(payload).into_owned()),
         CLOSED => Note::Closed,
         MARK => Note::Mark(Mark::from_bytes(payload)?),
-        seq => Note::Record(seq, payload.to_vec()),
+        seq => Note::Record(seq, payload.to_vec(), at),
     })
 }

@@ -1,81 +1,93 @@
-//! The task that owns the log: one command after the other, commands that are there together
-//! share one flush.
+//! The task that owns the log: one command after the other; what is there together shares one
+//! flush.
 
+use std::collections::VecDeque;
 use std::future::pending;
 use std::io;
+use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::buffer::{Buffer, Group, Shed};
+use super::fates::Fate;
 use super::log::Log;
 use super::store::Store;
-use super::{Appended, Batch, Limit, NewEntry, QueueError, QueueStatus};
-use crate::config::{Durability, QUEUE_CHANNEL_COMMANDS, REMOVE_FLUSH_INTERVAL};
+use super::{Appended, Batch, Limit, QueueError, QueueStatus};
+use crate::config::{
+    Durability, LEDGER_CHECK_INTERVAL, QUEUE_CHANNEL_COMMANDS, REMOVE_FLUSH_INTERVAL,
+    STORAGE_RETRY_INTERVAL,
+};
 use crate::entry::{Entry, Seq, StintId};
 use crate::metrics;
 
 type Reply<T> = oneshot::Sender<Result<T, QueueError>>;
-/// What became of entries, and who is to know.
-type Outcome<T> = (Reply<Vec<Appended>>, T);
 /// A read that waits for an entry.
 type Parked = (Seq, Limit, Reply<Batch>);
 
+/// What the reader asks for.
 #[derive(Debug)]
 pub(super) enum Command {
-    Append { entries: Vec<NewEntry>, reply: Reply<Vec<Appended>> },
     Read { from: Seq, limit: Limit, reply: Reply<Batch> },
     Remove { batch: Batch, reply: Reply<()> },
     Stint { reply: Reply<StintId> },
     SetupInForce { stint: StintId, reply: Reply<Option<Entry>> },
     Session { stint: StintId, server: String, reply: Reply<Option<String>> },
     SetSession { stint: StintId, server: String, session: String, reply: Reply<()> },
+    Fate { seq: Seq, reply: Reply<Fate> },
     Close,
 }
 
-/// Serves commands until both ends of the queue are gone or one closed it, then flushes once more.
+/// Serves until both ends of the queue are gone or one closed it, then flushes once more.
 pub(super) async fn run<S: Store>(
     log: Log<S>,
     durability: Durability,
+    buffer: Arc<Buffer>,
     mut inbox: mpsc::Receiver<Command>,
     status: watch::Sender<QueueStatus>,
 ) {
     let mut keeper = Keeper {
         log,
         durability,
-        held: Vec::new(),
-        settled: Vec::new(),
+        buffer: Arc::clone(&buffer),
+        unflushed: VecDeque::new(),
+        blocked: VecDeque::new(),
+        settled: VecDeque::new(),
         parked: None,
         flush_at: None,
+        retry_at: None,
+        undurable_since: None,
         storage_error: None,
+        ledger_checked_at: Instant::now(),
         is_closing: false,
     };
     let mut commands = Vec::new();
     loop {
-        let due = keeper.flush_at;
-        let count = tokio::select! {
+        tokio::select! {
             biased;
-            () = until(due) => {
-                keeper.flush();
-                0
+            () = until(keeper.flush_at) => keeper.flush(),
+            () = until(keeper.retry_at) => keeper.retry(),
+            count = inbox.recv_many(&mut commands, QUEUE_CHANNEL_COMMANDS) => {
+                // Both ends are gone, and nobody is left to hand anything in.
+                if count == 0 {
+                    break;
+                }
             }
-            count = inbox.recv_many(&mut commands, QUEUE_CHANNEL_COMMANDS) => match count {
-                0 => break,
-                count => count,
-            },
-        };
-        for command in commands.drain(..count) {
-            keeper.handle(command);
+            () = buffer.handed_in() => {}
         }
+        commands.drain(..).for_each(|command| keeper.handle(command));
+        keeper.step(&status);
         if keeper.is_closing {
             // What was handed in before is still served.
             inbox.close();
+            buffer.close();
         }
-        keeper.settle();
-        keeper.report(&status);
-        keeper.maintain();
     }
+    buffer.close();
+    keeper.step(&status);
     keeper.flush();
     keeper.report(&status);
+    keeper.part();
 }
 
 async fn until(deadline: Option<Instant>) {
@@ -88,21 +100,28 @@ async fn until(deadline: Option<Instant>) {
 struct Keeper<S> {
     log: Log<S>,
     durability: Durability,
-    /// Appends that wait for a flush.
-    held: Vec<Outcome<Vec<Appended>>>,
-    /// Appends that wait for the status to show them.
-    settled: Vec<Outcome<Result<Vec<Appended>, QueueError>>>,
+    buffer: Arc<Buffer>,
+    /// Appended, and to be reported once they are flushed.
+    unflushed: VecDeque<Group>,
+    /// Of patient sources, waiting for room in the queue.
+    blocked: VecDeque<Group>,
+    /// To be answered once the status shows them.
+    settled: VecDeque<Group>,
     parked: Option<Parked>,
     flush_at: Option<Instant>,
+    /// The disk failed; until then nothing is tried.
+    retry_at: Option<Instant>,
+    /// When the oldest entry came that a power cut would lose.
+    undurable_since: Option<Instant>,
     /// Why the disk failed the last time, until it works again.
     storage_error: Option<String>,
+    ledger_checked_at: Instant,
     is_closing: bool,
 }
 
 impl<S: Store> Keeper<S> {
     fn handle(&mut self, command: Command) {
         match command {
-            Command::Append { entries, reply } => self.append(entries, reply),
             Command::Read { from, limit, reply } => self.parked = Some((from, limit, reply)),
             Command::Remove { batch, reply } => {
                 let removed = self.log.remove(&batch);
@@ -118,55 +137,86 @@ impl<S: Store> Keeper<S> {
             Command::SetSession { stint, server, session, reply } => {
                 answer(reply, self.log.set_session(stint, &server, &session));
             }
+            Command::Fate { seq, reply } => answer(reply, self.log.fate(seq)),
             Command::Close => self.is_closing = true,
         }
     }
 
-    /// Nobody waits: the time to begin a segment or to remove one.
-    fn maintain(&mut self) {
-        if self.storage_error.is_none()
+    /// Everything that there is to do now.
+    fn step(&mut self, status: &watch::Sender<QueueStatus>) {
+        if self.retry_at.is_none() {
+            self.take_in();
+        }
+        if !self.unflushed.is_empty() {
+            self.flush();
+        }
+        self.serve_parked();
+        self.flush_at = self.flush_due();
+        self.report(status);
+        // The answers are out: the time to begin a segment or to remove one.
+        if self.retry_at.is_none()
             && let Err(error) = self.log.maintain()
         {
             self.failed("maintain", &error);
+            self.report(status);
         }
+        self.check_ledger(status);
     }
 
-    fn append(&mut self, entries: Vec<NewEntry>, reply: Reply<Vec<Appended>>) {
-        // What does not become durable is handed in again: it must not pile up meanwhile.
-        if self.storage_error.is_some() {
-            self.flush();
+    /// Stores what was handed in.
+    fn take_in(&mut self) {
+        let (handed_in, shed) = self.buffer.take();
+        let mut groups = std::mem::take(&mut self.blocked);
+        groups.extend(handed_in);
+        if let Err(error) = self.log.book(shed) {
+            self.failed("append", &error);
+            self.buffer.put_back(groups, shed);
+            return;
         }
-        let outcomes = match &self.storage_error {
-            Some(error) => Err(io::Error::other(error.clone())),
-            None => entries.into_iter().map(|entry| self.log.append(entry)).collect(),
-        };
-        match (outcomes, self.durability) {
-            (Ok(outcomes), Durability::Entry) => self.held.push((reply, outcomes)),
-            (Ok(outcomes), Durability::Within(_)) => self.settled.push((reply, Ok(outcomes))),
-            (Err(error), _) => {
-                self.failed("append", &error);
-                self.settled.push((reply, Err(error.into())));
+        while let Some(mut group) = groups.pop_front() {
+            match self.store(&mut group) {
+                Ok(Stored::All) => match self.durability {
+                    Durability::Entry => self.unflushed.push_back(group),
+                    Durability::Within(_) | Durability::Os => self.settled.push_back(group),
+                },
+                Ok(Stored::NoRoom) => self.blocked.push_back(group),
+                Err(error) => {
+                    self.failed("append", &error);
+                    groups.push_front(group);
+                    self.buffer.put_back(groups, Shed::default());
+                    return;
+                }
             }
         }
     }
 
-    /// What the commands just handled have left to do.
-    fn settle(&mut self) {
-        if !self.held.is_empty() || (self.parked.is_some() && self.log.has_unflushed_entries()) {
-            self.flush();
+    fn store(&mut self, group: &mut Group) -> io::Result<Stored> {
+        for entry in &mut group.entries {
+            // One that was on its way when the disk failed may be there, or not.
+            entry.outcome = match (entry.outcome, self.log.has(entry)?) {
+                (None, Some(newest)) => Some(Appended::Stored(newest)),
+                (None | Some(Appended::Stored(_)), None) => self.log.append(entry)?,
+                (outcome, _) => outcome,
+            };
+            if entry.outcome.is_none() {
+                return Ok(Stored::NoRoom);
+            }
+            self.undurable_since.get_or_insert_with(Instant::now);
         }
-        self.serve_parked();
-        self.flush_at = self.log.is_dirty().then(|| {
-            let due = Instant::now() + self.flush_after();
-            self.flush_at.map_or(due, |earlier| earlier.min(due))
-        });
+        Ok(Stored::All)
     }
 
-    fn flush_after(&self) -> std::time::Duration {
-        match self.durability {
-            Durability::Within(interval) if self.log.has_unflushed_entries() => interval,
-            _ => REMOVE_FLUSH_INTERVAL,
-        }
+    fn flush_due(&self) -> Option<Instant> {
+        let after = match self.durability {
+            _ if !self.log.is_dirty() || self.retry_at.is_some() => return None,
+            // Removals; the entries are flushed already.
+            Durability::Entry => REMOVE_FLUSH_INTERVAL,
+            Durability::Within(within) if self.log.has_unflushed_entries() => within,
+            Durability::Within(_) => REMOVE_FLUSH_INTERVAL,
+            Durability::Os => return None,
+        };
+        let due = Instant::now() + after;
+        Some(self.flush_at.map_or(due, |earlier| earlier.min(due)))
     }
 
     fn flush(&mut self) {
@@ -175,32 +225,68 @@ impl<S: Store> Keeper<S> {
         match self.log.flush() {
             Ok(()) => {
                 metrics::fsync(started.elapsed());
-                self.storage_error = None;
-                let held = self.held.drain(..);
-                self.settled.extend(held.map(|(reply, outcomes)| (reply, Ok(outcomes))));
+                self.undurable_since = None;
+                self.settled.append(&mut self.unflushed);
             }
             Err(error) => {
                 self.failed("flush", &error);
-                let error = QueueError::from(error);
-                let held = self.held.drain(..);
-                self.settled.extend(held.map(|(reply, _)| (reply, Err(error.clone()))));
+                self.buffer.put_back(std::mem::take(&mut self.unflushed), Shed::default());
             }
+        }
+    }
+
+    /// Another try of a disk that failed; the first flush opens the store again.
+    fn retry(&mut self) {
+        self.retry_at = None;
+        self.flush();
+        if self.retry_at.is_none() {
+            tracing::info!("the queue's disk works again");
+            self.storage_error = None;
         }
     }
 
     /// Shows how the queue stands, then answers the appends: whoever has an answer finds its
     /// entries in the status.
     fn report(&mut self, status: &watch::Sender<QueueStatus>) {
+        self.settled.iter().for_each(|group| self.buffer.settle(group));
         let storage_error = self.storage_error.clone();
-        status.send_replace(QueueStatus { storage_error, ..self.log.status() });
-        for (reply, outcome) in self.settled.drain(..) {
-            let _ = reply.send(outcome);
+        let undurable_since = self.undurable_since;
+        status.send_replace(QueueStatus { storage_error, undurable_since, ..self.log.status() });
+        for group in self.settled.drain(..) {
+            let outcomes = group.outcomes();
+            if let Some(reply) = group.reply {
+                let _ = reply.send(Ok(outcomes));
+            }
+        }
+    }
+
+    /// The books are derived anew with each report; whoever is to mend them must hear of it.
+    fn check_ledger(&mut self, status: &watch::Sender<QueueStatus>) {
+        if self.ledger_checked_at.elapsed() < LEDGER_CHECK_INTERVAL {
+            return;
+        }
+        self.ledger_checked_at = Instant::now();
+        let imbalance = status.borrow().imbalance;
+        if imbalance != 0 {
+            tracing::error!(entries = imbalance, "the ledger of the queue does not balance");
+        }
+    }
+
+    /// Says at the end what only memory had.
+    fn part(&self) {
+        let (entries, _, shed) = self.buffer.status();
+        let lost = entries + shed.dropped + shed.thinned;
+        if lost > 0 {
+            let error = self.storage_error.as_deref().unwrap_or("it did not answer in time");
+            tracing::error!(entries = lost, error, "lost: the queue's disk never took them");
         }
     }
 
     /// Answers, and notes a failure of the disk.
     fn answer<T>(&mut self, op: &'static str, reply: Reply<T>, result: io::Result<T>) {
-        if let Err(error) = &result {
+        if let Err(error) = &result
+            && error.kind() != io::ErrorKind::InvalidInput
+        {
             self.failed(op, error);
         }
         answer(reply, result);
@@ -208,6 +294,8 @@ impl<S: Store> Keeper<S> {
 
     fn failed(&mut self, op: &'static str, error: &io::Error) {
         metrics::storage_error(op);
+        self.retry_at.get_or_insert_with(|| Instant::now() + STORAGE_RETRY_INTERVAL);
+        self.flush_at = None;
         let text = error.to_string();
         if self.storage_error.as_ref() != Some(&text) {
             tracing::error!(op, %error, "the queue's disk fails");
@@ -226,6 +314,12 @@ impl<S: Store> Keeper<S> {
             Err(error) => self.answer("read", reply, Err(error)),
         }
     }
+}
+
+enum Stored {
+    All,
+    /// Not before something leaves the queue.
+    NoRoom,
 }
 
 /// A caller that is gone does not want the answer any more.

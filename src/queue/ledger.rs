@@ -13,11 +13,13 @@ pub enum DropReason {
     Expired,
     /// It could not be read back.
     Corrupt,
+    /// The disk failed for longer than the memory lasted.
+    Storage,
 }
 
 impl DropReason {
     /// Every reason.
-    pub const ALL: [Self; 3] = [Self::QueueFull, Self::Expired, Self::Corrupt];
+    pub const ALL: [Self; 4] = [Self::QueueFull, Self::Expired, Self::Corrupt, Self::Storage];
 
     /// The label in metrics and in reports.
     pub fn as_str(self) -> &'static str {
@@ -25,6 +27,7 @@ impl DropReason {
             Self::QueueFull => "queue_full",
             Self::Expired => "expired",
             Self::Corrupt => "corrupt",
+            Self::Storage => "storage",
         }
     }
 }
@@ -37,9 +40,12 @@ pub struct Ledger {
     pub queue_full: u64,
     pub expired: u64,
     pub corrupt: u64,
+    pub storage: u64,
+    /// Left out to make room: neighbours stand for them.
+    pub thinned: u64,
     /// Set aside because the server refuses them.
     pub quarantined: u64,
-    /// Entries that were dropped before they got a position; they are in the reasons too.
+    /// Entries that left before they got a position; they are in the counts above too.
     pub unplaced: u64,
 }
 
@@ -50,6 +56,7 @@ impl Ledger {
             DropReason::QueueFull => self.queue_full += entries,
             DropReason::Expired => self.expired += entries,
             DropReason::Corrupt => self.corrupt += entries,
+            DropReason::Storage => self.storage += entries,
         }
     }
 
@@ -59,12 +66,17 @@ impl Ledger {
             DropReason::QueueFull => self.queue_full,
             DropReason::Expired => self.expired,
             DropReason::Corrupt => self.corrupt,
+            DropReason::Storage => self.storage,
         }
     }
 
     /// Entries that left the queue, in whichever way.
     pub fn gone(&self) -> u64 {
-        let dropped: u64 = DropReason::ALL.iter().map(|&reason| self.dropped(reason)).sum();
-        self.delivered + self.quarantined + dropped
+        self.delivered + self.quarantined + self.thinned + self.dropped_in_all()
+    }
+
+    /// Entries dropped, whatever the reason.
+    pub fn dropped_in_all(&self) -> u64 {
+        DropReason::ALL.iter().map(|&reason| self.dropped(reason)).sum()
     }
 }

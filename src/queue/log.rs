@@ -3,15 +3,20 @@
 //! Plain calls, no task and no clock: "old" means older than the newest entry that came, so a jump
 //! of the wall clock while nothing is captured expires nothing.
 
+mod recent;
+
 use std::io;
 
 use serde::{Deserialize, Serialize};
 
+use self::recent::Recent;
+use super::buffer::{Shed, Waiting};
+use super::fates::{self, Fate, Run};
 use super::ledger::{DropReason, Ledger};
-use super::record::{self, EncodeError};
-use super::store::Store;
-use super::{Appended, Batch, Content, Limit, Limits, NewEntry, QueueStatus};
-use crate::config::WhenFull;
+use super::record::{self, EncodeError, Marks};
+use super::store::{Notes, Store};
+use super::{Appended, Batch, Content, Limit, Limits, QueueStatus, thinning};
+use crate::config::{Durability, WhenFull};
 use crate::entry::{CapturedAt, Entry, Kind, Seq, StintId};
 
 /// Facts that are kept beside the log; each is one small MessagePack value.
@@ -27,6 +32,8 @@ const MAX_SESSIONS: usize = 64;
 struct Books {
     ledger: Ledger,
     newest: Option<Newest>,
+    /// What left last.
+    run: Option<Run>,
 }
 
 /// The stint and the moment of the newest entry that was ever appended.
@@ -58,9 +65,15 @@ pub(super) struct Log<S> {
     stint: StintId,
     /// Stint and fingerprint of the setup that was accepted last.
     latest_setup: Option<(StintId, u64)>,
-    /// Everything below is durable: only that may be published, or after a power cut the position
-    /// of a published entry would be given to another one.
+    run: Option<Run>,
+    /// Everything below is durable.
     durable: Seq,
+    /// Everything below was read since the start and may be out.
+    read_to: Seq,
+    /// Where the newest minute begins, which is not thinned.
+    recent: Recent,
+    /// The next frame is the first since the start, or follows a setup.
+    marks_next: bool,
     dirty: bool,
     /// The store failed and has to be opened again before anything else.
     is_broken: bool,
@@ -85,6 +98,10 @@ impl<S: Store> Log<S> {
         };
         let mut log = Self {
             durable: store.tail(),
+            read_to: store.head(),
+            recent: Recent::new(newest.map(|newest| newest.captured_at), store.tail()),
+            marks_next: true,
+            run: books.run,
             ledger: books.ledger,
             newest,
             stint,
@@ -96,63 +113,101 @@ impl<S: Store> Log<S> {
             limits,
         };
         // A limit that was lowered holds from here on.
-        log.make_room(0)?;
+        log.make_room(None, log.limits.when_full)?;
         if let Some(newest) = newest {
             log.expire(newest.captured_at)?;
         }
         Ok(log)
     }
 
-    /// Accepts an entry or says what became of it.
-    pub(super) fn append(&mut self, entry: NewEntry) -> io::Result<Appended> {
-        let NewEntry { captured_at, content, json } = entry;
+    /// Accepts an entry or says what became of it; `None` when it has to wait for room.
+    pub(super) fn append(&mut self, entry: &Waiting) -> io::Result<Option<Appended>> {
+        let &Waiting { captured_at, content, .. } = entry;
+        self.sound()?;
         let newest = self.newest.filter(|newest| newest.stint == self.stint);
-        if newest.is_some_and(|newest| !self.limits.continues(newest.captured_at, captured_at)) {
+        let begins = newest.is_none_or(|newest| !self.limits.continues(newest.captured_at, captured_at));
+        if begins && newest.is_some() {
             self.stint = StintId(self.stint.0 + 1);
         }
         let stint = self.stint;
         let (kind, setup) = match content {
-            Content::Frame => (Kind::Frame, None),
+            Content::Frame(_) => (Kind::Frame, None),
             Content::Setup { fingerprint } => (Kind::Setup, Some((stint, fingerprint))),
         };
         if setup.is_some() && setup == self.latest_setup {
-            return Ok(Appended::Unchanged);
+            return Ok(Some(Appended::Unchanged));
         }
-        let bytes = record::encode(stint, captured_at, kind, &json).map_err(not_encoded)?;
+        let marks = match begins || self.marks_next {
+            true => entry.marks.and(Marks::KEPT),
+            false => entry.marks,
+        };
+        let bytes = record::encode(stint, captured_at, kind, marks, &entry.json).map_err(not_encoded)?;
         self.expire(captured_at)?;
-        let full = self.lacks_room(1, bytes.len() as u64);
-        if full && self.limits.when_full == WhenFull::DropNewest {
+        let when_full = match self.limits.when_full {
+            WhenFull::Block if !entry.is_patient => WhenFull::Thin,
+            when_full => when_full,
+        };
+        if !self.make_room(Some(bytes.len()), when_full)? {
+            if when_full == WhenFull::Block {
+                return Ok(None);
+            }
             let mut ledger = self.ledger;
             ledger.unplaced += 1;
             ledger.drop(DropReason::QueueFull, 1);
             self.keep_books(self.store.head(), ledger)?;
-            return Ok(Appended::Dropped(DropReason::QueueFull));
-        }
-        if full {
-            self.make_room(bytes.len() as u64)?;
+            return Ok(Some(Appended::Dropped(DropReason::QueueFull)));
         }
         let seq = self.sound()?.append(&bytes);
         let seq = self.unless_broken(seq)?;
         self.dirty = true;
         self.newest = Some(Newest { stint, captured_at });
+        self.recent.note(captured_at, seq);
+        self.marks_next = kind == Kind::Setup;
         if let Some(setup) = setup {
             self.latest_setup = Some(setup);
             // The fact must not outlive the setup, or it would not be accepted again.
             self.flush()?;
             self.store.put(LATEST_SETUP, Some(&to_bytes(&setup)?))?;
         }
-        Ok(Appended::Stored(seq))
+        Ok(Some(Appended::Stored(seq)))
     }
 
-    /// The durable entries from `from` on, all of one stint; `None` when there is none.
+    /// Whether an entry is there already, appended before the store failed: moments are strictly
+    /// increasing, so each names one entry. Returns the position of the newest then.
+    pub(super) fn has(&mut self, entry: &Waiting) -> io::Result<Option<Seq>> {
+        self.sound()?;
+        let is_there = self.newest.is_some_and(|newest| entry.captured_at <= newest.captured_at);
+        Ok(self.store.last().filter(|_| is_there))
+    }
+
+    /// Books what was given up in memory, before it had a position.
+    pub(super) fn book(&mut self, shed: Shed) -> io::Result<()> {
+        if shed == Shed::default() {
+            return Ok(());
+        }
+        let mut ledger = self.ledger;
+        ledger.unplaced += shed.thinned + shed.dropped;
+        ledger.thinned += shed.thinned;
+        ledger.drop(DropReason::Storage, shed.dropped);
+        self.keep_books(self.store.head(), ledger)
+    }
+
+    /// The entries from `from` on that may be sent, all of one stint; `None` when there is none.
+    ///
+    /// Where each entry is made durable on its own, only what is durable is sent. Elsewhere a power
+    /// cut may forget an entry that the server has; its position is not given out again.
     pub(super) fn read(&mut self, from: Seq, limit: Limit) -> io::Result<Option<Batch>> {
         let from = from.max(self.store.head());
-        if from >= self.durable {
+        let end = match self.limits.durability {
+            Durability::Entry => self.durable,
+            Durability::Within(_) | Durability::Os => self.store.tail(),
+        };
+        if from >= end {
             return Ok(None);
         }
         let mut batch: Option<Batch> = None;
         for (seq, bytes) in self.read_records(from, limit)? {
-            if seq >= self.durable {
+            if seq >= end {
                 break;
             }
             let entry = record::decode(seq, &bytes);
@@ -168,6 +223,7 @@ impl<S: Store> Log<S> {
                 Err(error) => tracing::error!(%seq, %error, "an entry cannot be read back"),
             }
             batch.records.push((seq, bytes.len() as u32));
+            self.read_to = self.read_to.max(Seq(seq.0 + 1));
         }
         Ok(batch)
     }
@@ -192,14 +248,60 @@ impl<S: Store> Log<S> {
         let refused = batch.refused.iter().filter(|entry| held(&entry.seq));
         let mut quarantined = 0;
         for entry in refused {
-            self.store.set_aside(&aside(entry))?;
+            self.store.note(Notes::Refused, &aside(entry))?;
             quarantined += 1;
         }
         let mut ledger = self.ledger;
         ledger.delivered += delivered;
         ledger.quarantined += quarantined;
         ledger.drop(DropReason::Corrupt, count - delivered - quarantined);
+        self.note_fates(batch, head)?;
         self.keep_books(Seq(last.0 + 1), ledger)
+    }
+
+    /// What becomes of the entries of a batch that is removed.
+    fn note_fates(&mut self, batch: &Batch, head: Seq) -> io::Result<()> {
+        let has = |entries: &[Entry], seq| entries.binary_search_by_key(&seq, |e| e.seq).is_ok();
+        let is_thinned = self.is_head_thinned();
+        for &(seq, _) in batch.records.iter().filter(|(seq, _)| *seq >= head) {
+            let fate = match seq {
+                seq if has(&batch.entries, seq) => Fate::Delivered,
+                seq if has(&batch.refused, seq) => Fate::Refused,
+                _ => Fate::Dropped(DropReason::Corrupt),
+            };
+            self.note_run(Run { first: seq, last: seq, fate }, is_thinned)?;
+        }
+        Ok(())
+    }
+
+    fn is_head_thinned(&self) -> bool {
+        let head = self.store.head();
+        let stretches = self.store.stretches();
+        stretches.first().is_some_and(|first| first.level > 0 && first.last >= head)
+    }
+
+    fn note_run(&mut self, run: Run, is_thinned: bool) -> io::Result<()> {
+        let Some(growing) = &mut self.run else {
+            self.run = Some(run);
+            return Ok(());
+        };
+        if let Some(next) = growing.join(run, is_thinned) {
+            // One that was noted and is not in the books after a crash is noted again: no harm.
+            self.store.note(Notes::Fates, &growing.line())?;
+            self.run = Some(next);
+        }
+        Ok(())
+    }
+
+    /// What became of an entry.
+    pub(super) fn fate(&mut self, seq: Seq) -> io::Result<Fate> {
+        if seq >= self.store.tail() {
+            return Ok(Fate::NotGivenYet);
+        }
+        if self.read_records(seq, Limit::ONE)?.first().is_some_and(|(found, _)| *found == seq) {
+            return Ok(Fate::Queued);
+        }
+        Ok(fates::find(&self.store.notes(Notes::Fates)?, self.run, seq))
     }
 
     /// Makes everything so far durable.
@@ -218,7 +320,7 @@ impl<S: Store> Log<S> {
         self.dirty
     }
 
-    /// Whether appended entries wait for a flush before they may be read.
+    /// Whether a power cut now would lose an entry.
     pub(super) fn has_unflushed_entries(&self) -> bool {
         self.durable < self.store.tail()
     }
@@ -278,22 +380,104 @@ impl<S: Store> Log<S> {
             appended,
             imbalance: appended as i64 - ledger.gone() as i64 - held.records as i64,
             ledger,
+            buffered: 0,
+            undurable_since: None,
             storage_error: None,
         }
     }
 
-    fn lacks_room(&self, entries: u64, bytes: u64) -> bool {
-        let held = self.store.held();
-        held.records + entries > self.limits.max_entries
-            || held.bytes + bytes > self.limits.max_bytes
+    fn lacks_room(&self, record: Option<usize>) -> Lack {
+        let more = u64::from(record.is_some());
+        if self.store.held().records + more > self.limits.max_entries {
+            Lack::Entries
+        } else if self.store.disk_bytes_with(record.unwrap_or(0)) > self.limits.max_bytes {
+            Lack::Bytes
+        } else {
+            Lack::Nothing
+        }
     }
 
-    /// Drops the oldest entries until one of `bytes` fits, or until the log is within its limits
-    /// when `bytes` is 0.
-    fn make_room(&mut self, bytes: u64) -> io::Result<()> {
-        let entries = u64::from(bytes > 0);
-        while self.lacks_room(entries, bytes) && self.drop_oldest(DropReason::QueueFull)? {}
-        Ok(())
+    /// Makes room for a record of so many bytes, or until the log is within its limits. `false`
+    /// when there is none to be had.
+    fn make_room(&mut self, record: Option<usize>, when_full: WhenFull) -> io::Result<bool> {
+        loop {
+            let lack = self.lacks_room(record);
+            let found = match when_full {
+                _ if lack == Lack::Nothing => return Ok(true),
+                WhenFull::Thin => self.thin()? || self.give_up_oldest(lack)?,
+                WhenFull::DropOldest => self.give_up_oldest(lack)?,
+                // What is there already must be within a limit that was lowered.
+                _ if record.is_none() => self.give_up_oldest(lack)?,
+                WhenFull::DropNewest | WhenFull::Block => false,
+            };
+            if !found {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Leaves frames out of the oldest stretches; `false` when nothing can be left out any more.
+    fn thin(&mut self) -> io::Result<bool> {
+        let old = self.recent.begins_at();
+        let mut stretches = self.store.stretches();
+        stretches.retain(|stretch| stretch.last < old);
+        let most = self.limits.stretch_entries();
+        while let Some(step) = thinning::next(&stretches, most) {
+            let (first, last) = (stretches[step.first].first, stretches[step.last].last);
+            let mut records = self.read_records(first, Limit::ALL_OF_A_STRETCH)?;
+            while let Some(next) = records.last().map(|(seq, _)| Seq(seq.0 + 1))
+                && next <= last
+            {
+                let more = self.read_records(next, Limit::ALL_OF_A_STRETCH)?;
+                if more.is_empty() {
+                    break;
+                }
+                records.extend(more);
+            }
+            records.truncate(records.partition_point(|(seq, _)| *seq <= last));
+            let before = records.len();
+            let thinned = thinning::thin(records, step.level, self.read_to..old);
+            let gone = (before - thinned.records.len()) as u64;
+            if gone > 0 {
+                let line = fates::thinned_line(first, last, thinned.level, &thinned.records);
+                self.store.note(Notes::Fates, &line)?;
+            }
+            let ledger = Ledger { thinned: self.ledger.thinned + gone, ..self.ledger };
+            let books = self.books(ledger)?;
+            let replaced =
+                self.sound()?.replace(first, last, thinned.level, thinned.records, &books);
+            self.unless_broken(replaced)?;
+            self.ledger = ledger;
+            if gone > 0 {
+                return Ok(true);
+            }
+            stretches = self.store.stretches();
+            stretches.retain(|stretch| stretch.last < old);
+        }
+        Ok(false)
+    }
+
+    /// Drops the oldest entry, or of what fills the disk as much as goes at once; `false` when there
+    /// is nothing to drop.
+    fn give_up_oldest(&mut self, lack: Lack) -> io::Result<bool> {
+        if lack != Lack::Bytes {
+            return self.drop_oldest(DropReason::QueueFull);
+        }
+        if self.store.held().records == 0 {
+            return Ok(false);
+        }
+        if self.store.stretches().is_empty() {
+            let sealed = self.sound()?.seal();
+            self.unless_broken(sealed)?;
+        }
+        let last = self.store.stretches().first().map(|stretch| stretch.last);
+        while last.is_some_and(|last| self.store.head() <= last)
+            && self.drop_oldest(DropReason::QueueFull)?
+        {}
+        // Only what is durably given up goes from the disk.
+        self.flush()?;
+        self.maintain()?;
+        Ok(true)
     }
 
     /// Drops what is older than `newest` by more than the limit.
@@ -324,7 +508,10 @@ impl<S: Store> Log<S> {
         let entry = record::decode(seq, &bytes).ok();
         self.put_in_force(entry.iter())?;
         let mut ledger = self.ledger;
-        ledger.drop(if entry.is_some() { reason } else { DropReason::Corrupt }, 1);
+        let reason = if entry.is_some() { reason } else { DropReason::Corrupt };
+        ledger.drop(reason, 1);
+        let run = Run { first: seq, last: seq, fate: Fate::Dropped(reason) };
+        self.note_run(run, self.is_head_thinned())?;
         self.keep_books(Seq(seq.0 + 1), ledger)?;
         Ok(true)
     }
@@ -337,7 +524,8 @@ impl<S: Store> Log<S> {
         let Some(setup) = leaving.filter(|entry| entry.kind == Kind::Setup).last() else {
             return Ok(());
         };
-        let bytes = record::encode(setup.stint, setup.captured_at, setup.kind, &setup.json)
+        let Entry { stint, captured_at, kind, json, .. } = setup;
+        let bytes = record::encode(*stint, *captured_at, *kind, Marks::default(), json)
             .map_err(not_encoded)?;
         self.flush()?;
         let mut setups: Vec<_> = self.last_setup_left()?.into_iter().collect();
@@ -354,13 +542,16 @@ impl<S: Store> Log<S> {
 
     /// Gives up what is below `head`. On an error nothing has changed, here and in the store.
     fn keep_books(&mut self, head: Seq, ledger: Ledger) -> io::Result<()> {
-        let books = Books { ledger, newest: self.newest };
+        let books = self.books(ledger)?;
         self.dirty = true;
-        let books = to_bytes(&books)?;
         let released = self.sound()?.release(head, &books);
         self.unless_broken(released)?;
         self.ledger = ledger;
         Ok(())
+    }
+
+    fn books(&self, ledger: Ledger) -> io::Result<Vec<u8>> {
+        to_bytes(&Books { ledger, newest: self.newest, run: self.run })
     }
 
     /// Does what would hold up an append; to be called when nobody waits.
@@ -381,7 +572,11 @@ impl<S: Store> Log<S> {
             self.store.reopen()?;
             self.is_broken = false;
             let books = self.store.books().and_then(|bytes| rmp_serde::from_slice(&bytes).ok());
-            self.ledger = books.map_or(self.ledger, |books: Books| books.ledger);
+            let books: Books = books.unwrap_or_default();
+            self.ledger = books.ledger;
+            self.run = books.run;
+            self.newest = newest_held(&mut self.store)?.or(books.newest);
+            self.marks_next = true;
             self.dirty = true;
         }
         Ok(&mut self.store)
@@ -391,6 +586,14 @@ impl<S: Store> Log<S> {
         self.is_broken |= result.is_err();
         result
     }
+}
+
+/// What there is too little of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Lack {
+    Nothing,
+    Entries,
+    Bytes,
 }
 
 /// Stint and moment of the newest record that is held.

@@ -5,37 +5,45 @@
 //! ever holds up another task.
 //!
 //! Invariants, each checked by a test:
-//! - A position names one entry for ever; positions grow by one and survive power cuts.
-//! - An entry is read only once it is durable.
-//! - An entry leaves by [`Reader::remove`] of the batch it was read in, or under a [`DropReason`].
+//! - A position names one entry for ever; positions grow and survive power cuts.
+//! - An entry leaves by [`Reader::remove`] of the batch it was read in, under a [`DropReason`], or
+//!   because [thinning] left it out.
 //! - The [ledger] balances against the positions at all times.
 
+mod buffer;
 mod bytes;
 mod disk;
+pub mod fates;
 mod journal;
 mod keeper;
 pub mod ledger;
 mod lock;
 mod log;
-mod quarantine;
+mod notes;
+mod reader;
 pub mod record;
 pub mod segments;
 mod sled;
 pub mod store;
+mod thinning;
+mod writer;
 
 use std::convert::Infallible;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
-use self::keeper::Command;
+use self::buffer::Buffer;
 use self::ledger::{DropReason, Ledger};
 use self::log::Log;
+pub use self::reader::{Batch, Reader};
 use self::store::Store;
+pub use self::writer::{Stamps, Writer};
 use crate::config::{self, Durability, QUEUE_CHANNEL_COMMANDS, WhenFull};
-use crate::entry::{CapturedAt, Entry, Kind, Seq, StintId};
+use crate::entry::{CapturedAt, Seq, Situation, StintId};
 
 /// The first position of a new queue.
 pub const FIRST: Seq = Seq(1);
@@ -44,7 +52,7 @@ pub const FIRST: Seq = Seq(1);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub max_entries: u64,
-    /// Bytes of the records; the store takes more on the disk.
+    /// Bytes on the disk, as `du` counts them, all included.
     pub max_bytes: u64,
     pub max_age: Duration,
     pub when_full: WhenFull,
@@ -71,6 +79,11 @@ impl Limits {
         i128::from(next.0) - i128::from(newest.0) <= self.resume_after.as_millis() as i128
     }
 
+    /// Records that a stretch is to hold, about.
+    fn stretch_entries(&self) -> u64 {
+        segments::segment_entries(self.max_entries)
+    }
+
     fn max_age_ms(&self) -> i64 {
         i64::try_from(self.max_age.as_millis()).unwrap_or(i64::MAX)
     }
@@ -86,6 +99,8 @@ pub struct Limit {
 impl Limit {
     /// One record, however large.
     pub const ONE: Self = Self { entries: 1, bytes: usize::MAX };
+    /// What the store reads together.
+    const ALL_OF_A_STRETCH: Self = Self { entries: usize::MAX, bytes: usize::MAX };
 }
 
 /// An entry that a source hands in; position and stint are the queue's to give.
@@ -99,7 +114,7 @@ pub struct NewEntry {
 /// What a new entry holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
-    Frame,
+    Frame(Situation),
     /// A setup is accepted when its fingerprint differs from that of the stint's last setup.
     Setup {
         fingerprint: u64,
@@ -115,54 +130,9 @@ pub enum Appended {
     Unchanged,
     /// It is not in the queue, and counted under the reason.
     Dropped(DropReason),
-}
-
-/// Entries that are out: handed back to [`Reader::remove`] once the server has them.
-///
-/// A batch that is dropped instead stays in the queue and is read again after a
-/// [`Reader::rewind`].
-#[derive(Debug)]
-#[must_use = "a batch that is not removed stays in the queue"]
-pub struct Batch {
-    stint: StintId,
-    entries: Vec<Entry>,
-    /// Entries that the server refuses: set aside when the batch is removed.
-    refused: Vec<Entry>,
-    /// Position and size of every record that was read, also of those that did not decode.
-    records: Vec<(Seq, u32)>,
-}
-
-impl Batch {
-    fn new(stint: StintId) -> Self {
-        Self { stint, entries: Vec::new(), refused: Vec::new(), records: Vec::new() }
-    }
-
-    /// The stint of all its entries.
-    pub fn stint(&self) -> StintId {
-        self.stint
-    }
-
-    /// The entries, oldest first. Empty when not one of the records could be read back.
-    pub fn entries(&self) -> &[Entry] {
-        &self.entries
-    }
-
-    /// Where it begins and ends, also when no entry could be read back.
-    pub fn ends(&self) -> Option<(Seq, Seq)> {
-        Some((self.records.first()?.0, self.records.last()?.0))
-    }
-
-    /// Gives up the memory of the frames, which are still in the queue. Setups are kept: what
-    /// follows their removal needs them.
-    pub fn forget_frames(&mut self) {
-        let frames = self.entries.iter_mut().filter(|entry| entry.kind == Kind::Frame);
-        frames.for_each(|entry| entry.json = String::new());
-    }
-
-    /// Marks entries as refused by the server: they will not count as delivered.
-    pub fn quarantine(&mut self, refused: &[Seq]) {
-        self.refused.extend(self.entries.extract_if(.., |entry| refused.contains(&entry.seq)));
-    }
+    /// It waits in memory: the disk does not keep up, or fails. It will be stored, or counted as
+    /// dropped or thinned.
+    Buffered,
 }
 
 /// How a queue stands.
@@ -177,6 +147,10 @@ pub struct QueueStatus {
     pub bytes: u64,
     /// Bytes on the disk.
     pub disk_bytes: u64,
+    /// Entries that wait in memory for the disk; they are not in the other numbers.
+    pub buffered: u64,
+    /// When the oldest entry came that a power cut now would lose; `None` when it would lose none.
+    pub undurable_since: Option<Instant>,
     pub oldest: Option<CapturedAt>,
     /// The newest entry that was ever appended, also when it has been delivered.
     pub newest: Option<CapturedAt>,
@@ -185,8 +159,8 @@ pub struct QueueStatus {
     /// Entries accepted since the queue was made.
     pub appended: u64,
     pub ledger: Ledger,
-    /// appended - (delivered + dropped + quarantined) - queued; anything but 0 is a fault of this
-    /// program.
+    /// appended - (delivered + dropped + thinned + quarantined) - queued; anything but 0 is a fault
+    /// of this program.
     pub imbalance: i64,
     /// Why the disk failed the last time, until it works again.
     pub storage_error: Option<String>,
@@ -195,8 +169,7 @@ pub struct QueueStatus {
 /// Why the queue did not do what it was asked.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum QueueError {
-    /// The disk failed. Trying again later may succeed, and store an entry twice: one whose flush
-    /// failed may be there already.
+    /// The disk failed. Trying again later may succeed.
     #[error("the queue's disk failed: {0}")]
     Storage(Arc<io::Error>),
     /// The queue has been closed.
@@ -235,7 +208,7 @@ pub fn open(
     let lock = lock::Lock::take(&queue.path)
         .map_err(storage)?
         .map_err(|owner| OpenError::InUse { path: path(), owner })?;
-    let options = segments::Options::new(queue.max_bytes);
+    let options = segments::Options::new(queue.max_entries, queue.max_bytes);
     let store = segments::SegmentStore::open(&queue.path, options).map_err(storage)?;
     let ((writer, reader), keeper) = with_store(store, limits, now).map_err(storage)?;
     let (done, closed) = oneshot::channel();
@@ -272,155 +245,10 @@ pub fn with_store<S: Store>(
     let durability = limits.durability;
     let mut log = Log::open(store, limits, now)?;
     let status = log.status();
-    let stamps = Stamps { last: status.newest };
-    let head = status.head;
+    let buffer = Arc::new(Buffer::new(Stamps::after(status.newest)));
     let (commands, inbox) = mpsc::channel(QUEUE_CHANNEL_COMMANDS);
     let (publisher, status) = watch::channel(status);
-    let writer = Writer {
-        commands: commands.clone(),
-        stamps: Arc::new(Mutex::new(stamps)),
-        status: status.clone(),
-    };
-    let reader = Reader { commands, cursor: head, status };
-    Ok(((writer, reader), keeper::run(log, durability, inbox, publisher)))
-}
-
-/// Gives each entry its moment of capture, strictly later than the one before.
-#[derive(Debug)]
-pub struct Stamps {
-    last: Option<CapturedAt>,
-}
-
-impl Stamps {
-    /// `at`, or the first moment after the last stamp if the clock stood still or went back.
-    pub fn next(&mut self, at: CapturedAt) -> CapturedAt {
-        let stamp = match self.last {
-            Some(last) if at <= last => CapturedAt(last.0.saturating_add(1)),
-            _ => at,
-        };
-        self.last = Some(stamp);
-        stamp
-    }
-}
-
-/// The end that appends. Clones share one queue.
-#[derive(Clone, Debug)]
-pub struct Writer {
-    commands: mpsc::Sender<Command>,
-    stamps: Arc<Mutex<Stamps>>,
-    status: watch::Receiver<QueueStatus>,
-}
-
-impl Writer {
-    /// Appends the entries that `make` gives, in their order, and says what became of each.
-    ///
-    /// `make` is called once there is room in the channel; the order in which it draws stamps is
-    /// the order in the queue. Returns when the entries are as durable as the configuration
-    /// promises. Waits for the disk, never for the network.
-    pub async fn append(
-        &self,
-        make: impl FnOnce(&mut Stamps) -> Vec<NewEntry>,
-    ) -> Result<Vec<Appended>, QueueError> {
-        let room = self.commands.reserve().await.map_err(|_| QueueError::Closed)?;
-        let (reply, answer) = oneshot::channel();
-        {
-            let mut stamps = self.stamps.lock().unwrap_or_else(PoisonError::into_inner);
-            room.send(Command::Append { entries: make(&mut stamps), reply });
-        }
-        answer.await.map_err(|_| QueueError::Closed)?
-    }
-
-    /// How the queue stands, as of the keeper's last step.
-    pub fn status(&self) -> QueueStatus {
-        self.status.borrow().clone()
-    }
-
-    /// Closes the queue for all its ends: what was handed in so far is stored and flushed,
-    /// everything later finds it [closed](QueueError::Closed). [`Closed`] tells when it is done.
-    pub async fn close(&self) {
-        // Closed already if it cannot be sent.
-        let _ = self.commands.send(Command::Close).await;
-    }
-
-    /// Whether the keeper is gone, so that nothing can be stored any more.
-    pub fn is_closed(&self) -> bool {
-        self.commands.is_closed()
-    }
-}
-
-/// The end that reads and removes. There is one.
-#[derive(Debug)]
-pub struct Reader {
-    commands: mpsc::Sender<Command>,
-    /// The next batch begins here; what lies between it and the head is out.
-    cursor: Seq,
-    status: watch::Receiver<QueueStatus>,
-}
-
-impl Reader {
-    /// The entries that follow those already out, all of one stint, as soon as there is one that
-    /// is durable. Safe to cancel.
-    pub async fn next_batch(&mut self, limit: Limit) -> Result<Batch, QueueError> {
-        let from = self.cursor;
-        let batch = self.ask(|reply| Command::Read { from, limit, reply }).await?;
-        if let Some(&(last, _)) = batch.records.last() {
-            self.cursor = Seq(last.0 + 1);
-        }
-        Ok(batch)
-    }
-
-    /// Puts all batches that are out back: the next one begins with the oldest entry.
-    pub fn rewind(&mut self) {
-        self.cursor = Seq(0);
-    }
-
-    /// Gives up a batch whose entries the server has. Batches are removed in the order in which
-    /// they were read; one that is not the oldest is refused.
-    pub async fn remove(&mut self, batch: Batch) -> Result<(), QueueError> {
-        self.ask(|reply| Command::Remove { batch, reply }).await
-    }
-
-    /// The stint that the next batch, or if the queue is empty the next entry, belongs to.
-    pub async fn stint(&mut self) -> Result<StintId, QueueError> {
-        self.ask(|reply| Command::Stint { reply }).await
-    }
-
-    /// The setup that was in force just before the oldest entry of `stint`.
-    pub async fn setup_in_force(&mut self, stint: StintId) -> Result<Option<Entry>, QueueError> {
-        self.ask(|reply| Command::SetupInForce { stint, reply }).await
-    }
-
-    /// The session that `server` gave to `stint`, if it is remembered.
-    pub async fn session(
-        &mut self,
-        stint: StintId,
-        server: &str,
-    ) -> Result<Option<String>, QueueError> {
-        self.ask(|reply| Command::Session { stint, server: server.into(), reply }).await
-    }
-
-    /// Remembers the session that `server` gave to `stint`, over restarts.
-    pub async fn set_session(
-        &mut self,
-        stint: StintId,
-        server: &str,
-        session: &str,
-    ) -> Result<(), QueueError> {
-        let (server, session) = (server.into(), session.into());
-        self.ask(|reply| Command::SetSession { stint, server, session, reply }).await
-    }
-
-    /// How the queue stands, as of the keeper's last step.
-    pub fn status(&self) -> QueueStatus {
-        self.status.borrow().clone()
-    }
-
-    async fn ask<T>(
-        &self,
-        command: impl FnOnce(oneshot::Sender<Result<T, QueueError>>) -> Command,
-    ) -> Result<T, QueueError> {
-        let (reply, answer) = oneshot::channel();
-        self.commands.send(command(reply)).await.map_err(|_| QueueError::Closed)?;
-        answer.await.map_err(|_| QueueError::Closed)?
-    }
+    let writer = Writer::new(commands.clone(), Arc::clone(&buffer), status.clone());
+    let reader = Reader::new(commands, status);
+    Ok(((writer, reader), keeper::run(log, durability, buffer, inbox, publisher)))
 }

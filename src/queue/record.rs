@@ -1,15 +1,43 @@
 //! Entry to bytes and back: the on-disk contract.
 //!
-//! A record is a version byte and a MessagePack array `[stint, captured_at, kind, json]`. The
+//! A record is a version byte and a MessagePack array `[stint, captured_at, kind, marks, json]`. The
 //! position is the record's key, so it is not in the record. A reader refuses a version that it
 //! does not know; a new version gets a new number and an arm in [`decode`].
+
+use serde::{Deserialize, Serialize};
 
 use crate::entry::{CapturedAt, Entry, Kind, Seq, StintId};
 
 const VERSION: u8 = 1;
 
 /// The fields of a record, in the order in which they lie on the disk.
-type Record<Text> = (StintId, CapturedAt, Kind, Text);
+type Record<Text> = (StintId, CapturedAt, Kind, Marks, Text);
+
+/// What [thinning](super::thinning) must know of a frame.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Marks(u8);
+
+impl Marks {
+    /// It is never left out.
+    pub const KEPT: Self = Self(1);
+    /// Nor is the one before it.
+    pub const KEPT_WITH_THE_ONE_BEFORE: Self = Self(3);
+
+    pub fn is_kept(self) -> bool {
+        self.0 & 1 != 0
+    }
+
+    pub fn keeps_the_one_before(self) -> bool {
+        self.0 & 2 != 0
+    }
+
+    /// Both.
+    #[must_use]
+    pub fn and(self, more: Self) -> Self {
+        Self(self.0 | more.0)
+    }
+}
 
 /// Why bytes are not a record.
 #[derive(Debug, thiserror::Error)]
@@ -34,11 +62,12 @@ pub fn encode(
     stint: StintId,
     captured_at: CapturedAt,
     kind: Kind,
+    marks: Marks,
     json: &str,
 ) -> Result<Vec<u8>, EncodeError> {
     let mut bytes = Vec::with_capacity(json.len() + 32);
     bytes.push(VERSION);
-    let record: Record<&str> = (stint, captured_at, kind, json);
+    let record: Record<&str> = (stint, captured_at, kind, marks, json);
     rmp_serde::encode::write(&mut bytes, &record)?;
     Ok(bytes)
 }
@@ -49,11 +78,18 @@ pub fn decode(seq: Seq, bytes: &[u8]) -> Result<Entry, DecodeError> {
     if version != VERSION {
         return Err(DecodeError::Version(version));
     }
-    let (stint, captured_at, kind, json): Record<String> = rmp_serde::from_read(&mut rest)?;
+    let (stint, captured_at, kind, _, json): Record<String> = rmp_serde::from_read(&mut rest)?;
     match rest.len() {
         0 => Ok(Entry { seq, stint, captured_at, kind, json }),
         trailing => Err(DecodeError::Trailing(trailing)),
     }
+}
+
+/// Kind and marks of the entry whose bytes these are; `None` if they are no record.
+pub(super) fn marks(bytes: &[u8]) -> Option<(Kind, Marks)> {
+    let (_, rest) = bytes.split_first().filter(|(version, _)| **version == VERSION)?;
+    let (_, _, kind, marks, _): Record<&str> = rmp_serde::from_slice(rest).ok()?;
+    Some((kind, marks))
 }
 
 #[cfg(test)]
@@ -71,7 +107,7 @@ mod tests {
             let entry = Entry {
                 seq: Seq(7), stint: StintId(stint), captured_at: CapturedAt(at), kind, json,
             };
-            let bytes = encode(entry.stint, entry.captured_at, kind, &entry.json).unwrap();
+            let bytes = encode(entry.stint, entry.captured_at, kind, Marks::KEPT, &entry.json).unwrap();
             prop_assert_eq!(decode(Seq(7), &bytes).unwrap(), entry);
         }
 
@@ -82,14 +118,15 @@ mod tests {
 
         #[test]
         fn a_record_cut_short_is_refused(cut in 0_usize..40) {
-            let bytes = encode(StintId(1), CapturedAt(2), Kind::Frame, &"x".repeat(40)).unwrap();
+            let bytes = encode(StintId(1), CapturedAt(2), Kind::Frame, Marks::default(), &"x".repeat(40)).unwrap();
             prop_assert!(decode(Seq(1), &bytes[..cut]).is_err());
         }
     }
 
     #[test]
     fn the_bytes_on_disk_stay_what_they_are() {
-        let bytes = encode(StintId(3), CapturedAt(1000), Kind::Setup, "{}").unwrap();
-        assert_eq!(bytes, b"\x01\x94\x03\xcd\x03\xe8\xa5Setup\xa2{}");
+        let marks = Marks::KEPT_WITH_THE_ONE_BEFORE;
+        let bytes = encode(StintId(3), CapturedAt(1000), Kind::Setup, marks, "{}").unwrap();
+        assert_eq!(bytes, b"\x01\x95\x03\xcd\x03\xe8\xa5Setup\x03\xa2{}");
     }
 }

@@ -1,38 +1,44 @@
-//! The store of the queue: a row of small sled databases and a journal beside the newest.
+//! The store of the queue: a row of sealed segments on sled, and the journal of the newest one.
 //!
 //! ```text
 //! FORMAT                 what made this folder
-//! q-<lo>/                a segment: the records from position <lo> on, a sled database
-//! q-<lo>/seal            written last: how many records it holds, and where the store stood
-//! tail-<lo>.log          the journal of the newest segment
-//! new-<lo>/              a segment that is being written anew
+//! q-<lo>-<last>/         a sealed segment: a sled database of the records between two positions
+//! q-<lo>-<last>/seal     written last: how much it holds, and where the store stood
+//! tail-<lo>.log          the journal: the newest segment, from position <lo> on
+//! new-<lo>-<last>/       a segment that is being written
 //! trash-*  *.tmp         on its way out, or never finished
 //! quarantine/            segments that could not be read in full, the last few; refused entries
+//! fates/                 what became of the entries that are gone
 //! facts/<key>            the caller's facts, each a checksummed file
 //! ballast                room to let go of when the disk is full
 //! ```
 //!
-//! One database for ever grows to many times its records and was consistent in 93 of 236 simulated
-//! power cuts; a row of databases with a tail journal in 1,783 of 1,783. So:
-//! - A record is written to the journal, then to the newest database. A flush is one fsync of the
-//!   journal. When the segment is full it is sealed (sled flushed, every file and the folder
-//!   synced) before its journal goes.
-//! - Only the newest database is written to, and nothing in it is ever changed or removed. A
-//!   segment goes as a folder once all of it is released and that is durable.
-//! - After a power cut no database is written to that was open in it: the newest is written anew
-//!   from the journal, position by position, and the next one begins [`SEGMENT_ENTRIES`] after the
-//!   last position that is known: one that was given out and not yet durable is not given out
-//!   again. Whether it was a power cut or only the process that died says the id of the boot.
+//! One sled database for ever grows to many times its records and was consistent in 93 of 236
+//! simulated power cuts; a row of databases with a journal of the newest in 1,783 of 1,783. So
+//! there is a row, and one step further: the newest segment is its journal and nothing else.
+//! - A record is written to the journal. A flush is one fsync of it. What is delivered within a
+//!   segment's length, as in every race without an outage, never goes through sled at all.
+//! - When the journal is full, what is held of it is packed into a sled database: written once,
+//!   never changed, every file and the folder synced before its name, its name before the journal
+//!   goes. Packed frames take a quarter of their bytes; records kept one by one took three times
+//!   theirs.
+//! - A segment goes as a folder once all of it is released and that is durable.
+//! - After a power cut the journal is not written to further: it is sealed as far as it can be
+//!   read, and the next segment begins [`SEGMENT_ENTRIES`] after the last position that is known: one
+//!   that was given out and not yet durable is not given out again. Whether it was a power cut or
+//!   only the process that died says the id of the boot.
 //! - A mark in the journal says how much was appended and released, and keeps the caller's books
 //!   of the same moment. What of that is not held any more is lost: derived, so that the books
 //!   balance whatever the damage.
-//! - A segment that sled cannot read is read from its raw bytes, frame by frame; what is missing
+//! - A segment that sled cannot read is read from its raw bytes, block by block; what is missing
 //!   then is counted as lost, the folder goes to quarantine and what was found takes its place.
-//! - Opening looks at names and seals, at the newest segment and at the oldest.
+//! - Opening looks at names and seals, and at the journal.
 //! - Facts are plain files because their loss would be silent: a sled database that is written
 //!   to for ever is the arrangement that failed.
 
 mod folder;
+mod newest;
+mod packed;
 mod recover;
 
 use std::collections::VecDeque;
@@ -41,53 +47,68 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use self::folder::{
-    Old, Segment, build, check_format, discard, finish_rewrite, held, highest_number, new_path,
-    numbers, read_seal, read_whole, remove_old_journals, segment_path, swap, sweep, write_seal,
+    Old, Segment, Span, borrowed, build, check_format, discard, finish_rewrite, held,
+    highest_position, publish, read_seal, remove_other_journals, set_segment_aside, spans, swap,
+    sweep,
 };
-use self::recover::{Newest, Trust, find_newest};
+use self::newest::NewestSegment;
+use self::packed::Packed;
+use self::recover::{Newest, Trust, find_newest, last_sealed_mark};
 use super::journal::{Journal, Mark};
-use super::sled::Database;
-use super::store::{Held, Store};
-use super::{FIRST, Limit, bytes, disk, quarantine};
+use super::store::{Held, Notes, Store, Stretch};
+use super::{FIRST, Limit, bytes, disk, notes};
+use crate::config::MAX_SAMPLE_BYTES;
 use crate::entry::Seq;
 
 /// Positions that a segment may take: so many are skipped after a power cut.
 pub const SEGMENT_ENTRIES: u64 = 4096;
-/// A segment is full, whenever there is time for a new one, a little earlier.
-const ENOUGH_ENTRIES: u64 = SEGMENT_ENTRIES * 7 / 8;
-/// A journal that holds little else but marks is begun anew at this size.
-const JOURNAL_BYTES: u64 = 8 << 20;
-/// A drained segment is left for a new one at this size, so that an empty queue is small.
+/// A drained segment is left for a new one when its journal has this size, so that an empty queue
+/// is small.
 const DRAINED_BYTES: u64 = 1 << 20;
-/// A sled database can be opened and a journal written within this.
+/// A journal can be begun and a segment of the smallest size be packed within this.
 const BALLAST_BYTES: usize = 320 << 10;
 /// Segments that are kept for inspection after they could not be read in full.
 const MAX_QUARANTINED: usize = 2;
-/// Sealed segments whose records are kept in memory: the one at the head, and the one after it
-/// while a batch of the first is out.
-const MAX_LOADED: usize = 2;
-/// The newest segment is looked at on the disk again after so many bytes of records.
-const MEASURE_BYTES: u64 = 32 << 10;
+/// Sealed segments whose blocks are kept in memory: the one at the head, the one after it while a
+/// batch of the first is out, and one that is being thinned.
+const MAX_LOADED: usize = 3;
+/// What may come at once beside records: two setups in force, written anew, and a note.
+const BESIDE_BYTES: u64 = 5 * MAX_SAMPLE_BYTES as u64;
+/// A database takes so much more than its values, at most.
+const DATABASE_BYTES: u64 = 192 << 10;
 
 const VERSION: u32 = 1;
 
 type Records = Vec<(Seq, Vec<u8>)>;
 
+/// Records that a segment is to hold in a queue of `max_entries`.
+pub(super) fn segment_entries(max_entries: u64) -> u64 {
+    (max_entries / 16).clamp(16, SEGMENT_ENTRIES)
+}
+
 /// How the store behaves; not part of what is on the disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// A segment is sealed when its database has grown to this.
+    /// A segment is sealed when it has so many records, 1 to [`SEGMENT_ENTRIES`].
+    pub segment_entries: u64,
+    /// A segment is sealed when its journal has grown to this.
     pub segment_bytes: u64,
+    /// Two files of this size are kept of each kind of notes.
+    pub notes_bytes: u64,
     /// Names the time since the machine was started; empty when the system does not say.
     pub boot: String,
 }
 
 impl Options {
-    /// For a queue that may take `max_bytes` on the disk: what is dropped at once when it is full
-    /// is a sixteenth of it.
-    pub fn new(max_bytes: u64) -> Self {
-        let segment_bytes = (max_bytes / 16).clamp(1 << 20, 6 << 20);
-        Self { segment_bytes, boot: disk::boot().unwrap_or_default() }
+    /// For a queue that may take so much: what is dropped or thinned at once when it is full is
+    /// about a sixteenth of it.
+    pub fn new(max_entries: u64, max_bytes: u64) -> Self {
+        Self {
+            segment_entries: segment_entries(max_entries),
+            segment_bytes: (max_bytes / 16).clamp(512 << 10, 4 << 20),
+            notes_bytes: (max_bytes / 64).min(4 << 20),
+            boot: disk::boot().unwrap_or_default(),
+        }
     }
 }
 
@@ -99,9 +120,9 @@ pub struct SegmentStore {
     /// Oldest first.
     sealed: VecDeque<Segment>,
     /// `None` after an error, until the store is opened again.
-    active: Option<Active>,
+    newest: Option<NewestSegment>,
     /// The most recently read last.
-    loaded: VecDeque<(Seq, Records)>,
+    loaded: VecDeque<(Seq, Packed)>,
     head: Seq,
     /// Segments below are not needed any more, even after a power cut.
     durable_head: Seq,
@@ -118,34 +139,19 @@ pub struct SegmentStore {
     other_bytes: u64,
 }
 
-/// The newest segment.
-#[derive(Debug)]
-struct Active {
-    lo: Seq,
-    db: Database,
-    journal: Journal,
-    /// Bytes of each record from `lo` on.
-    sizes: Vec<u32>,
-    all_bytes: u64,
-    held: Held,
-    db_bytes: u64,
-    /// Bytes of records since `db_bytes` was measured.
-    unmeasured: u64,
-}
-
 impl SegmentStore {
     /// Opens the store in `folder`, making it if need be.
     pub fn open(folder: &Path, options: Options) -> io::Result<Self> {
-        Self::start(folder, options, Trust::Disk)
+        Self::start(folder, options, &Trust::Disk)
     }
 
-    fn active(&mut self) -> io::Result<&mut Active> {
-        self.active.as_mut().ok_or_else(not_open)
+    fn newest(&mut self) -> io::Result<&mut NewestSegment> {
+        self.newest.as_mut().ok_or_else(not_open)
     }
 
-    /// After this only [`Store::reopen`] helps: what the disk and sled hold is uncertain.
+    /// After this only [`Store::reopen`] helps: what the disk holds is uncertain.
     fn fail<T>(&mut self, error: io::Error) -> io::Result<T> {
-        self.active = None;
+        self.newest = None;
         Err(error)
     }
 
@@ -162,114 +168,121 @@ impl SegmentStore {
 
     /// Notes where the store stands. A full disk does not prevent it as long as there is ballast:
     /// without it nothing could be released, and nothing be freed.
-    fn note(&mut self) -> io::Result<()> {
+    fn note_mark(&mut self) -> io::Result<()> {
         let mark = self.mark();
-        match self.active()?.journal.mark(&mark) {
-            Err(error) if disk::is_full(&error) && self.spend_ballast() => {
-                self.active()?.journal.mark(&mark)?;
-            }
-            result => result?,
-        }
+        self.with_ballast(|store| store.newest()?.journal.mark(&mark))?;
         self.dirty = true;
         Ok(())
+    }
+
+    /// Tries again without the ballast where the disk is full.
+    fn with_ballast<T>(
+        &mut self,
+        mut act: impl FnMut(&mut Self) -> io::Result<T>,
+    ) -> io::Result<T> {
+        match act(self) {
+            Err(error) if disk::is_full(&error) && self.spend_ballast() => act(self),
+            result => result,
+        }
     }
 
     /// What is below `head` is not held any more; returns how much that was.
     fn release_below(&mut self, head: Seq) -> io::Result<Held> {
         let mut released = Held::default();
         let mut index = 0;
-        while let Some(segment) = self.sealed.get(index)
-            && segment.lo < head
+        while let Some(segment) = self.sealed.get_mut(index)
+            && segment.span.lo < head
         {
-            let next = self.next_lo(index);
-            if next <= head {
-                released += std::mem::take(&mut self.sealed[index].held);
+            if segment.span.last < head {
+                released += std::mem::take(&mut segment.held);
                 index += 1;
                 continue;
             }
             if self.load(index)? == Loading::Replaced {
                 continue;
             }
-            let records = self.records(self.sealed[index].lo);
-            let left = &records[records.partition_point(|(seq, _)| *seq < head)..];
-            let left = held(left);
+            let lo = self.sealed[index].span.lo;
+            let left = self.packed(lo).map(|packed| packed.holds_from(head)).unwrap_or_default();
             released += std::mem::replace(&mut self.sealed[index].held, left) - left;
             break;
         }
-        if let Some(active) = &mut self.active {
-            let below = head.0.saturating_sub(active.lo.0).min(active.sizes.len() as u64);
-            let left = &active.sizes[below as usize..];
-            let bytes = left.iter().map(|&size| u64::from(size)).sum();
-            let left = Held { records: left.len() as u64, bytes };
-            released += std::mem::replace(&mut active.held, left) - left;
+        if let Some(newest) = &mut self.newest {
+            released += newest.release_below(head);
         }
         self.held = self.held - released;
         Ok(released)
     }
 
-    /// Where the segment after the sealed one at `index` begins.
-    fn next_lo(&self, index: usize) -> Seq {
-        let active = || self.active.as_ref().map_or(self.tail, |active| active.lo);
-        self.sealed.get(index + 1).map_or_else(active, |segment| segment.lo)
+    /// The blocks of a segment that was loaded.
+    fn packed(&mut self, lo: Seq) -> Option<&mut Packed> {
+        let mut loaded = self.loaded.iter_mut();
+        loaded.find(|(loaded, _)| *loaded == lo).map(|(_, packed)| packed)
     }
 
-    /// The records of a segment that was loaded.
-    fn records(&self, lo: Seq) -> &[(Seq, Vec<u8>)] {
-        self.loaded.iter().find(|(loaded, _)| *loaded == lo).map_or(&[], |(_, records)| records)
-    }
-
-    /// Brings the records of the sealed segment at `index` into memory.
+    /// Brings the blocks of the sealed segment at `index` into memory.
     fn load(&mut self, index: usize) -> io::Result<Loading> {
-        let Segment { lo, all, .. } = self.sealed[index];
-        if self.loaded.iter().any(|(loaded, _)| *loaded == lo) {
+        let Segment { span, all, level, .. } = self.sealed[index];
+        if self.packed(span.lo).is_some() {
             return Ok(Loading::Done);
         }
-        let folder = segment_path(&self.folder, lo);
-        let (records, trouble) = read_whole(&folder, lo, Some(all.records));
-        self.sealed[index].disk_bytes = disk::used(&folder);
+        let path = span.path(&self.folder);
+        let (packed, trouble) = Packed::read(&path, span.lo);
+        self.sealed[index].disk_bytes = disk::used(&path);
         match trouble {
-            _ if records.len() as u64 == all.records => {}
+            _ if packed.holds().records == all.records => {}
             Some(error) if disk::is_circumstance(&error) => return Err(error),
             trouble => {
+                let records = packed.all();
                 tracing::error!(
-                    segment = %lo, records = all.records, readable = records.len(),
+                    segment = %span.lo, records = all.records, readable = records.len(),
                     error = trouble.map(tracing::field::display),
                     "a segment of the queue is damaged: set aside, what can be read is kept",
                 );
                 let records = records.into_iter().filter(|(seq, _)| *seq >= self.head).collect();
-                self.rewrite(index, 1, records, Old::Quarantine)?;
+                self.rewrite(span, level, records, Old::Quarantine, None)?;
                 return Ok(Loading::Replaced);
             }
         }
-        self.keep_loaded(lo, records);
+        self.keep_loaded(span.lo, packed);
         Ok(Loading::Done)
     }
 
-    fn keep_loaded(&mut self, lo: Seq, records: Records) {
+    fn keep_loaded(&mut self, lo: Seq, packed: Packed) {
         while self.loaded.len() >= MAX_LOADED {
             self.loaded.pop_front();
         }
-        self.loaded.push_back((lo, records));
+        self.loaded.push_back((lo, packed));
     }
 
-    /// Puts one segment with `records` in the place of the `count` sealed ones from `index` on.
+    /// Puts one segment with `records`, or none, in the place of the sealed ones in `replaced`.
+    /// With `books`, what is missing then counts as released; else it is lost.
     fn rewrite(
         &mut self,
-        index: usize,
-        count: usize,
+        replaced: Span,
+        level: u32,
         records: Records,
         old: Old,
+        books: Option<&[u8]>,
     ) -> io::Result<()> {
-        let (first, last) = (self.sealed[index].lo, self.sealed[index + count - 1].lo);
-        if let Err(error) = self.try_rewrite(first, last, &records, old) {
+        let inside = |segment: &Segment| {
+            replaced.lo <= segment.span.lo && segment.span.last <= replaced.last
+        };
+        let mut before = Held::default();
+        self.sealed.iter().filter(|segment| inside(segment)).for_each(|s| before += s.held);
+        let kept = held(&records);
+        let new = self.with_ballast(|store| store.prepare(replaced, level, &records, kept))?;
+        if let Some(books) = books {
+            self.released += (before - kept).records;
+            self.books = books.to_vec();
+        }
+        if let Err(error) = self.commit(replaced, new.as_ref(), old) {
             return self.fail(error);
         }
-        for segment in self.sealed.drain(index..index + count) {
-            self.loaded.retain(|(lo, _)| *lo != segment.lo);
-            self.held = self.held - segment.held;
-        }
-        if !records.is_empty() {
-            let segment = Segment::of(&self.folder, first, &records);
+        self.loaded.retain(|(lo, _)| !(replaced.lo..=replaced.last).contains(lo));
+        let index = self.sealed.partition_point(|segment| segment.span.lo < replaced.lo);
+        self.sealed.retain(|segment| !inside(segment));
+        self.held = self.held - before;
+        if let Some(segment) = new {
             self.held += segment.held;
             self.sealed.insert(index, segment);
         }
@@ -277,98 +290,98 @@ impl SegmentStore {
         Ok(())
     }
 
-    fn try_rewrite(
+    /// Builds what is to take the place of segments. Until it is committed nothing has changed.
+    fn prepare(
         &mut self,
-        first: Seq,
-        last: Seq,
+        replaced: Span,
+        level: u32,
         records: &Records,
-        old: Old,
-    ) -> io::Result<()> {
+        all: Held,
+    ) -> io::Result<Option<Segment>> {
         // The folder that lies ready must not be taken for the one of an earlier mark.
         self.replaced = (0, 0);
-        self.note()?;
+        self.note_mark()?;
         self.flush()?;
-        let new = new_path(&self.folder, first);
-        build(&new, first, records, &self.mark())?;
-        disk::sync_folder(&self.folder)?;
-        self.replaced = (first.0, last.0);
-        self.note()?;
+        if records.is_empty() {
+            return Ok(None);
+        }
+        let packed = Packed::new(replaced.lo, borrowed(records));
+        build(&self.folder, replaced, &packed, all, level, &self.mark()).map(Some)
+    }
+
+    fn commit(&mut self, replaced: Span, new: Option<&Segment>, old: Old) -> io::Result<()> {
+        self.replaced = if new.is_some() { (replaced.lo.0, replaced.last.0) } else { (0, 0) };
+        self.note_mark()?;
         self.flush()?;
-        swap(&self.folder, first, last, old)?;
+        swap(&self.folder, replaced, new.map(|segment| segment.span), old)?;
         self.replaced = (0, 0);
-        self.note()
+        self.note_mark()
     }
 
-    /// Begins a new segment; the old one is sealed, or removed if nothing of it is held.
+    /// Begins a new segment; what is held of the old one is sealed. On an error the old one goes on.
     fn rotate(&mut self) -> io::Result<()> {
-        match self.try_rotate() {
-            Err(error) => self.fail(error),
-            done => done,
-        }
-    }
-
-    fn try_rotate(&mut self) -> io::Result<()> {
-        let (tail, mark) = (self.tail, self.mark());
-        let active = self.active()?;
-        let (lo, held) = (active.lo, active.held);
-        let all = Held { records: active.sizes.len() as u64, bytes: active.all_bytes };
-        let folder = segment_path(&self.folder, lo);
-        if tail == lo {
-            // Nothing but marks: a new journal under the old name.
-            let journal = Journal::create(&self.folder, lo, &self.options.boot, &mark)?;
-            self.active()?.journal = journal;
-            self.dirty = false;
-            self.durable_head = self.head;
-            return Ok(());
-        }
-        if held.records > 0 {
-            self.active()?.db.seal()?;
-            write_seal(&folder, lo, Seq(tail.0 - 1), all, &mark)?;
-            if self.head >= lo {
-                // The reader is here: spares opening it again at once.
-                let mut records = Vec::new();
-                self.active()?.db.scan(lo, |seq, value| {
-                    records
-                        .extend(bytes::parse(lo, &value).map(|(_, bytes)| (seq, bytes.to_vec())));
-                    true
-                })?;
-                if records.len() as u64 == all.records {
-                    self.keep_loaded(lo, records);
-                }
-            }
-        }
-        let journal = Journal::create(&self.folder, tail, &self.options.boot, &mark)?;
-        let new = Active::new(&self.folder, tail, journal)?;
-        self.dirty = false;
-        self.durable_head = self.head;
-        let Some(old) = self.active.replace(new) else { return Ok(()) };
-        drop(old.db);
-        disk::remove_file(old.journal.path())?;
-        if held.records > 0 {
-            let disk_bytes = disk::used(&folder);
-            self.sealed.push_back(Segment { lo, last: Seq(tail.0 - 1), all, held, disk_bytes });
-        } else {
-            discard(&self.folder, lo)?;
-        }
+        self.with_ballast(Self::try_rotate)?;
         self.fill_ballast();
         Ok(())
     }
 
+    fn try_rotate(&mut self) -> io::Result<()> {
+        let (tail, mark, head) = (self.tail, self.mark(), self.head);
+        let boot = self.options.boot.clone();
+        let newest = self.newest.as_mut().ok_or_else(not_open)?;
+        let (lo, held) = (newest.lo, newest.held());
+        let mut sealed = None;
+        if held.records > 0 {
+            let span = Span { lo, last: Seq(tail.0 - 1) };
+            let records = newest.read(head.max(lo), Limit { entries: usize::MAX, bytes: usize::MAX })?;
+            let packed = Packed::new(lo, borrowed(&records));
+            let segment = build(&self.folder, span, &packed, held, 0, &mark)?;
+            publish(&self.folder, span)?;
+            sealed = Some((segment, packed));
+        }
+        let journal = match Journal::create(&self.folder, tail, &boot, &mark) {
+            Ok(journal) => journal,
+            Err(error) => {
+                // What was sealed goes on in the journal.
+                sealed.map_or(Ok(()), |(segment, _)| discard(&self.folder, segment.span))?;
+                return Err(error);
+            }
+        };
+        self.dirty = false;
+        self.durable_head = self.head;
+        let old = self.newest.replace(NewestSegment::new(tail, journal));
+        if let Some((segment, packed)) = sealed {
+            if self.head >= lo {
+                // The reader is here: spares opening it again at once.
+                self.keep_loaded(lo, packed);
+            }
+            self.sealed.push_back(segment);
+        }
+        match old {
+            // Else it was replaced under its own name.
+            Some(old) if old.lo != tail => disk::remove_file(old.journal.path()),
+            _ => Ok(()),
+        }
+    }
+
     fn is_rotation_due(&self) -> bool {
-        let Some(active) = &self.active else { return false };
-        let drained = active.held.records == 0 && active.db_bytes > DRAINED_BYTES;
-        active.sizes.len() as u64 >= ENOUGH_ENTRIES
-            || active.db_bytes >= self.options.segment_bytes
-            || active.journal.len() >= JOURNAL_BYTES
+        let Some(newest) = &self.newest else { return false };
+        let drained = newest.held().records == 0 && newest.journal.len() > DRAINED_BYTES;
+        // A little early: whoever fills it up would wait for the sealing.
+        newest.len() >= (self.options.segment_entries * 7 / 8).max(1)
+            || newest.journal.len() >= self.options.segment_bytes
             || drained
     }
 
     /// Removes the segments that nobody needs any more.
     fn remove_released(&mut self) -> io::Result<()> {
-        while !self.sealed.is_empty() && self.next_lo(0) <= self.durable_head {
-            let Some(segment) = self.sealed.pop_front() else { break };
-            self.loaded.retain(|(lo, _)| *lo != segment.lo);
-            discard(&self.folder, segment.lo)?;
+        while let Some(segment) = self.sealed.front()
+            && segment.span.last < self.durable_head
+        {
+            discard(&self.folder, segment.span)?;
+            let lo = segment.span.lo;
+            self.loaded.retain(|(loaded, _)| *loaded != lo);
+            self.sealed.pop_front();
         }
         Ok(())
     }
@@ -401,51 +414,13 @@ impl SegmentStore {
         let names = disk::names(&self.folder, "").unwrap_or_default();
         let others =
             names.iter().filter(|name| !name.starts_with("q-") && !name.starts_with("tail-"));
-        let folder = fs::symlink_metadata(&self.folder).map_or(0, |_| 4096);
+        let folder = fs::symlink_metadata(&self.folder).map_or(0, |folder| disk::allocated(&folder));
         self.other_bytes =
             folder + others.map(|name| disk::used(&self.folder.join(name))).sum::<u64>();
     }
 
     fn fact_path(&self, key: &str) -> PathBuf {
         self.folder.join("facts").join(key)
-    }
-}
-
-impl Active {
-    /// An empty segment over a new journal.
-    fn new(folder: &Path, lo: Seq, journal: Journal) -> io::Result<Self> {
-        let path = segment_path(folder, lo);
-        // What lies there belonged to nothing that was ever reported.
-        disk::remove_folder(&path)?;
-        let db = Database::open(&path)?;
-        // Its name must not come after that of the next journal.
-        disk::sync_folder(folder)?;
-        Ok(Self::over(folder, lo, db, journal, &[]))
-    }
-
-    fn over(
-        folder: &Path,
-        lo: Seq,
-        db: Database,
-        journal: Journal,
-        records: &[(Seq, Vec<u8>)],
-    ) -> Self {
-        let all = held(records);
-        Self {
-            lo,
-            db,
-            journal,
-            sizes: records.iter().map(|(_, record)| record.len() as u32).collect(),
-            all_bytes: all.bytes,
-            held: all,
-            db_bytes: disk::used(&segment_path(folder, lo)),
-            unmeasured: 0,
-        }
-    }
-
-    fn measure(&mut self, folder: &Path) {
-        self.unmeasured = 0;
-        self.db_bytes = disk::used(&segment_path(folder, self.lo));
     }
 }
 
@@ -475,28 +450,13 @@ impl Store for SegmentStore {
     }
 
     fn append(&mut self, record: &[u8]) -> io::Result<Seq> {
-        if self.active()?.sizes.len() as u64 >= SEGMENT_ENTRIES {
+        let seq = self.tail;
+        let newest = self.newest()?;
+        if newest.len() >= SEGMENT_ENTRIES {
             self.rotate()?;
         }
-        let seq = self.tail;
-        // Not by `active()`: the folder is read while it is borrowed.
-        let Some(active) = &mut self.active else { return Err(not_open()) };
-        active.journal.append(seq, record)?;
-        if let Err(error) = active.db.insert(seq, &bytes::frame(active.lo, seq, record)) {
-            // The caller hears that it is not stored: it must not come back.
-            let _ = active.journal.undo();
-            return self.fail(error);
-        }
-        let len = record.len() as u64;
-        active.sizes.push(record.len() as u32);
-        active.all_bytes += len;
-        let one = Held { records: 1, bytes: len };
-        active.held += one;
-        self.held += one;
-        active.unmeasured += len;
-        if active.unmeasured >= MEASURE_BYTES {
-            active.measure(&self.folder);
-        }
+        self.newest()?.append(seq, record)?;
+        self.held += Held { records: 1, bytes: record.len() as u64 };
         self.dirty = true;
         self.tail = Seq(seq.0 + 1);
         self.appended += 1;
@@ -510,17 +470,47 @@ impl Store for SegmentStore {
             self.head = head;
         }
         self.books = books.to_vec();
-        self.note()
+        self.note_mark()
+    }
+
+    fn stretches(&self) -> Vec<Stretch> {
+        let stretch = |segment: &Segment| {
+            let Segment { span, held, level, .. } = *segment;
+            Stretch { first: span.lo.max(self.head), last: span.last, held, level }
+        };
+        self.sealed.iter().filter(|s| s.held.records > 0).map(stretch).collect()
+    }
+
+    fn seal(&mut self) -> io::Result<()> {
+        self.rotate()
+    }
+
+    fn replace(
+        &mut self,
+        first: Seq,
+        last: Seq,
+        level: u32,
+        records: Vec<(Seq, Vec<u8>)>,
+        books: &[u8],
+    ) -> io::Result<()> {
+        // What is released of the first stretch goes as well.
+        let lo = self.sealed.iter().rev().find(|s| s.span.lo <= first).map_or(first, |s| s.span.lo);
+        self.rewrite(Span { lo, last }, level, records, Old::Discard, Some(books))
     }
 
     fn flush(&mut self) -> io::Result<()> {
         let head = self.head;
         if !self.dirty {
-            return self.active().map(drop);
+            return self.newest().map(drop);
         }
+        let journal = &self.newest()?.journal;
+        let synced = match journal.is_there() {
+            true => journal.sync(),
+            false => Err(io::Error::new(io::ErrorKind::NotFound, "the folder was removed")),
+        };
         // After a failed fsync the system forgets what it could not write: only writing it anew
         // helps.
-        if let Err(error) = self.active()?.journal.sync() {
+        if let Err(error) = synced {
             return self.fail(error);
         }
         self.dirty = false;
@@ -538,21 +528,24 @@ impl Store for SegmentStore {
     fn read(&mut self, from: Seq, limit: Limit) -> io::Result<Vec<(Seq, Vec<u8>)>> {
         let mut from = from.max(self.head);
         loop {
-            let after = self.sealed.partition_point(|segment| segment.lo <= from);
-            let active_lo = self.active()?.lo;
-            if from >= active_lo || self.sealed.is_empty() {
-                return self.read_active(from, limit);
-            }
-            let index = after.saturating_sub(1);
+            let newest = self.newest()?;
+            let lo = newest.lo;
+            let index = self.sealed.partition_point(|segment| segment.span.last < from);
+            let Some(segment) = self.sealed.get(index).filter(|_| from < lo) else {
+                return match self.newest()?.read(from, limit) {
+                    Err(error) => self.fail(error),
+                    records => records,
+                };
+            };
+            let Span { lo, last } = segment.span;
             if self.load(index)? == Loading::Replaced {
                 continue;
             }
-            let records = self.records(self.sealed[index].lo);
-            let first = records.partition_point(|(seq, _)| *seq < from);
-            if first < records.len() {
-                return Ok(within(&records[first..], limit));
+            let records = self.packed(lo).map(|packed| packed.range(from, limit));
+            match records {
+                Some(records) if !records.is_empty() => return Ok(records),
+                _ => from = Seq(last.0 + 1),
             }
-            from = self.next_lo(index);
         }
     }
 
@@ -560,7 +553,9 @@ impl Store for SegmentStore {
         let path = self.fact_path(key);
         let folder = self.folder.join("facts");
         match value {
-            Some(value) => disk::replace(&path, &bytes::frame(Seq(0), Seq(0), value))?,
+            Some(value) => self.with_ballast(|_| {
+                disk::replace(&path, &bytes::frame(Seq(0), Seq(0), value))
+            })?,
             None => {
                 disk::remove_file(&path)?;
                 disk::sync_folder(&folder)?;
@@ -579,63 +574,49 @@ impl Store for SegmentStore {
     }
 
     fn last(&self) -> Option<Seq> {
-        let active = self.active.as_ref().filter(|active| active.held.records > 0);
-        let newest = active.map(|active| Seq(active.lo.0 + active.sizes.len() as u64 - 1));
+        let newest = self.newest.as_ref().filter(|newest| newest.held().records > 0);
+        let newest = newest.map(NewestSegment::last);
         let sealed = self.sealed.iter().rev().find(|segment| segment.held.records > 0);
-        newest.or(sealed.map(|segment| segment.last))
+        newest.or(sealed.map(|segment| segment.span.last))
     }
 
-    fn set_aside(&mut self, line: &str) -> io::Result<()> {
-        quarantine::append(&self.folder, line)?;
+    fn note(&mut self, notes: Notes, line: &str) -> io::Result<()> {
+        notes::append(&self.folder, notes, line, self.options.notes_bytes)?;
         self.measure_others();
         Ok(())
     }
 
+    fn notes(&self, notes: Notes) -> io::Result<String> {
+        notes::read(&self.folder, notes)
+    }
+
     fn disk_bytes(&self) -> u64 {
-        let active =
-            |active: &Active| active.db_bytes + active.journal.len().next_multiple_of(4096);
         self.other_bytes
             + self.sealed.iter().map(|segment| segment.disk_bytes).sum::<u64>()
-            + self.active.as_ref().map_or(0, active)
+            + self.newest.as_ref().map_or(0, NewestSegment::disk_bytes)
+    }
+
+    fn disk_bytes_with(&self, record: usize) -> u64 {
+        let journal = self.newest.as_ref().map_or(0, |newest| newest.journal.len()) + record as u64;
+        // Beside the journal that is sealed, or beside two segments that become one.
+        let sealing = journal + journal / 16;
+        let largest = self.sealed.iter().map(|segment| segment.disk_bytes).max().unwrap_or(0);
+        let more = sealing.max(2 * largest) + DATABASE_BYTES;
+        self.disk_bytes() + record as u64 + more + BESIDE_BYTES
     }
 
     fn reopen(&mut self) -> io::Result<()> {
-        self.active = None;
-        *self = Self::start(&self.folder, self.options.clone(), Trust::Nothing)?;
+        self.newest = None;
+        let trust = Trust::Nothing(self.mark());
+        *self = Self::start(&self.folder, self.options.clone(), &trust)?;
         Ok(())
-    }
-}
-
-impl SegmentStore {
-    fn read_active(&mut self, from: Seq, limit: Limit) -> io::Result<Records> {
-        let (mut records, mut size, mut damaged) = (Vec::new(), 0, false);
-        let active = self.active()?;
-        let lo = active.lo;
-        let scanned = active.db.scan(from, |seq, value| {
-            let Some((_, record)) = bytes::parse(lo, &value).filter(|(held, _)| *held == seq)
-            else {
-                damaged = true;
-                return false;
-            };
-            size += record.len();
-            let fits = records.is_empty() || size <= limit.bytes;
-            if fits {
-                records.push((seq, record.to_vec()));
-            }
-            fits && records.len() < limit.entries
-        });
-        match scanned {
-            Ok(()) if !damaged => Ok(records),
-            Ok(()) => self.fail(io::Error::new(io::ErrorKind::InvalidData, "a record is damaged")),
-            Err(error) => self.fail(error),
-        }
     }
 }
 
 impl Drop for SegmentStore {
     fn drop(&mut self) {
-        if let Some(active) = &mut self.active
-            && let Err(error) = active.journal.close()
+        if let Some(newest) = &mut self.newest
+            && let Err(error) = newest.journal.close()
         {
             tracing::warn!(%error, "the queue was not closed in good order");
         }
@@ -650,26 +631,23 @@ enum Loading {
 }
 
 impl SegmentStore {
-    fn start(folder: &Path, options: Options, trust: Trust) -> io::Result<Self> {
+    fn start(folder: &Path, options: Options, trust: &Trust) -> io::Result<Self> {
         fs::create_dir_all(folder.join("facts"))?;
         check_format(folder)?;
-        let highest = highest_number(folder)?;
+        let highest = highest_position(folder)?;
         sweep(folder)?;
-        let newest = find_newest(folder, &options, trust)?;
-        let Newest { lo, records, end, mut mark, db, is_uncertain } = match newest {
+        let found = match find_newest(folder, &options, trust)? {
             Some(newest) => newest,
-            None => {
-                let lo = highest.map_or(FIRST, |seq| Seq(seq.0 + 2 * SEGMENT_ENTRIES));
-                Newest::unknown(folder, lo)?
-            }
+            None => Self::without_journal(folder, highest, trust)?,
         };
+        let Newest { lo, records, end, mut mark, index, is_uncertain } = found;
         finish_rewrite(folder, &mark)?;
         mark.appended += end.0.saturating_sub(mark.tail.max(lo.0));
         let mut store = Self {
             folder: folder.into(),
             options,
             sealed: VecDeque::new(),
-            active: None,
+            newest: None,
             loaded: VecDeque::new(),
             head: Seq(mark.head),
             durable_head: Seq(mark.head),
@@ -683,22 +661,27 @@ impl SegmentStore {
             other_bytes: 0,
         };
         store.find_sealed(lo)?;
-        store.active = Some(match db {
-            Some(db) => {
+        store.newest = Some(match index {
+            Some(index) => {
+                // Sealed already when the process ended; the journal has it all, and goes on.
+                spans(folder, "q-")?
+                    .into_iter()
+                    .filter(|span| span.lo >= lo)
+                    .try_for_each(|span| discard(folder, span))?;
                 let journal = Journal::reopen(folder, lo, &store.options.boot)?;
-                Active::over(folder, lo, db, journal, &records)
+                NewestSegment::continued(lo, journal, &index, &records)
             }
             None => {
                 if is_uncertain {
                     let highest = highest.map_or(end, |seq| seq.max(end));
                     store.skip_to(Seq(highest.0 + SEGMENT_ENTRIES));
                 }
-                store.write_anew(lo, records)?
+                store.seal_found(lo, end, records)?
             }
         });
-        remove_old_journals(folder, store.active()?.lo)?;
+        remove_other_journals(folder, store.newest()?.lo)?;
         store.count_held()?;
-        store.note()?;
+        store.note_mark()?;
         if store.held().records == 0 {
             store.head = store.tail;
         }
@@ -709,11 +692,34 @@ impl SegmentStore {
         Ok(store)
     }
 
+    /// Where to go on when nothing is left of the newest segment: the sealed ones know the rest.
+    fn without_journal(folder: &Path, highest: Option<Seq>, trust: &Trust) -> io::Result<Newest> {
+        let known = match trust {
+            Trust::Disk => None,
+            Trust::Nothing(mark) => Some(mark),
+        };
+        let floor = highest.max(known.map(|mark| Seq(mark.tail)));
+        let lo = floor.map_or(FIRST, |seq| Seq(seq.0 + 2 * SEGMENT_ENTRIES));
+        let mark = match known {
+            // The folder is empty: all that was held is lost.
+            Some(mark) if spans(folder, "q-")?.is_empty() => {
+                Mark { head: lo.0, tail: lo.0, ..mark.clone() }
+            }
+            Some(mark) => mark.clone(),
+            None if spans(folder, "q-")?.is_empty() => {
+                Mark { head: lo.0, tail: lo.0, ..Mark::default() }
+            }
+            None => last_sealed_mark(folder, lo)?,
+        };
+        let records = Vec::new();
+        Ok(Newest { lo, records, end: lo, mark, index: None, is_uncertain: false })
+    }
+
     /// Counts what is there. The books that the caller kept are of the same moment as `released`:
     /// they balance whatever was lost since.
     fn count_held(&mut self) -> io::Result<()> {
-        let active = self.active.iter().map(|active| active.held);
-        for held in self.sealed.iter().map(|segment| segment.held).chain(active) {
+        let newest = self.newest.iter().map(NewestSegment::held);
+        for held in self.sealed.iter().map(|segment| segment.held).chain(newest) {
             self.held += held;
         }
         self.release_below(self.head)?;
@@ -724,38 +730,42 @@ impl SegmentStore {
 
     /// The sealed segments below `newest`; what is released of them goes.
     fn find_sealed(&mut self, newest: Seq) -> io::Result<()> {
-        let mut numbers = numbers(&self.folder, "q-")?;
-        numbers.retain(|lo| *lo < newest);
-        for (index, &lo) in numbers.iter().enumerate() {
-            let next = numbers.get(index + 1).copied().unwrap_or(newest);
-            if next <= self.head {
-                discard(&self.folder, lo)?;
+        for span in spans(&self.folder, "q-")?.into_iter().filter(|span| span.lo < newest) {
+            if span.last < self.head {
+                discard(&self.folder, span)?;
                 continue;
             }
-            let path = segment_path(&self.folder, lo);
-            let segment = match read_seal(&path, lo) {
-                Some(segment) => Some(segment),
-                None => self.seal_again(lo)?,
+            let segment = match read_seal(&span.path(&self.folder), span) {
+                Some((segment, _)) => Some(segment),
+                None => self.seal_again(span)?,
             };
             self.sealed.extend(segment);
         }
         // The first was opened for reading since its seal was written.
         for segment in self.sealed.iter_mut().take(MAX_LOADED) {
-            segment.disk_bytes = disk::used(&segment_path(&self.folder, segment.lo));
+            segment.disk_bytes = disk::used(&segment.span.path(&self.folder));
         }
         Ok(())
     }
 
     /// A segment whose seal cannot be read: what can be read of the rest is sealed anew.
-    fn seal_again(&mut self, lo: Seq) -> io::Result<Option<Segment>> {
-        let (records, trouble) = read_whole(&segment_path(&self.folder, lo), lo, None);
+    fn seal_again(&mut self, span: Span) -> io::Result<Option<Segment>> {
+        let (packed, trouble) = Packed::read(&span.path(&self.folder), span.lo);
+        let records = packed.all();
         tracing::error!(
-            segment = %lo, records = records.len(), error = trouble.map(tracing::field::display),
+            segment = %span.lo, records = records.len(),
+            error = trouble.map(tracing::field::display),
             "a segment of the queue has lost its seal",
         );
-        build(&new_path(&self.folder, lo), lo, &records, &self.mark())?;
-        swap(&self.folder, lo, lo, Old::Quarantine)?;
-        Ok((!records.is_empty()).then(|| Segment::of(&self.folder, lo, &records)))
+        let segment = match records.is_empty() {
+            true => None,
+            false => {
+                Some(build(&self.folder, span, &packed, held(&records), 0, &self.mark())?)
+            }
+        };
+        set_segment_aside(&self.folder, span)?;
+        segment.iter().try_for_each(|segment| publish(&self.folder, segment.span))?;
+        Ok(segment)
     }
 
     /// Leaves the positions out that may have been given to records of which nothing is left: no
@@ -767,32 +777,31 @@ impl SegmentStore {
         self.tail = tail;
     }
 
-    /// Seals what was found of the newest segment in a new database and begins another.
-    fn write_anew(&mut self, lo: Seq, records: Records) -> io::Result<Active> {
+    /// Seals what was found of the newest segment and begins another.
+    fn seal_found(&mut self, lo: Seq, end: Seq, mut records: Records) -> io::Result<NewestSegment> {
+        records.retain(|(seq, _)| *seq >= self.head);
         if !records.is_empty() {
-            build(&new_path(&self.folder, lo), lo, &records, &self.mark())?;
-            swap(&self.folder, lo, lo, Old::Discard)?;
-            self.sealed.push_back(Segment::of(&self.folder, lo, &records));
+            let span = Span { lo, last: Seq(end.0 - 1) };
+            let packed = Packed::new(lo, borrowed(&records));
+            let mark = self.mark();
+            let segment = self.with_ballast(|store| {
+                build(&store.folder, span, &packed, held(&records), 0, &mark)
+            })?;
+            // What was sealed of it before the process ended is in here too.
+            for old in spans(&self.folder, "q-")?.into_iter().filter(|old| old.lo >= lo) {
+                discard(&self.folder, old)?;
+            }
+            publish(&self.folder, span)?;
+            self.sealed.push_back(segment);
         }
-        let journal = Journal::create(&self.folder, self.tail, &self.options.boot, &self.mark())?;
-        if records.is_empty() && self.tail != lo {
-            discard(&self.folder, lo)?;
-        }
-        Active::new(&self.folder, self.tail, journal)
+        let (mark, boot) = (self.mark(), self.options.boot.clone());
+        let tail = self.tail;
+        let journal =
+            self.with_ballast(|store| Journal::create(&store.folder, tail, &boot, &mark))?;
+        Ok(NewestSegment::new(tail, journal))
     }
 }
 
 fn not_open() -> io::Error {
     io::Error::other("the store failed and is not open")
-}
-
-/// As many of `records` as `limit` allows, at least one.
-fn within(records: &[(Seq, Vec<u8>)], limit: Limit) -> Records {
-    let mut size = 0;
-    let fits = records.iter().take(limit.entries.max(1)).take_while(|(_, record)| {
-        let first = size == 0;
-        size += record.len();
-        first || size <= limit.bytes
-    });
-    fits.cloned().collect()
 }

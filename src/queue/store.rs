@@ -36,6 +36,28 @@ impl Sub for Held {
     }
 }
 
+/// Texts that are kept beside the records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Notes {
+    /// Entries that a server refuses.
+    Refused,
+    /// What became of the entries that are gone.
+    Fates,
+}
+
+/// Records next to each other that can be thinned together: what is not written to any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stretch {
+    /// No record of it is below.
+    pub first: Seq,
+    /// No record of it is above.
+    pub last: Seq,
+    /// What is held of it.
+    pub held: Held,
+    /// What [`Store::replace`] was given; 0 for one that was never replaced.
+    pub level: u32,
+}
+
 /// A log of records on a disk, with a little room for facts beside it.
 ///
 /// All methods block. After an error the store may refuse everything but [`Store::reopen`].
@@ -66,6 +88,24 @@ pub trait Store: Send + 'static {
     /// both are back or neither. Durable after the next [`Store::flush`].
     fn release(&mut self, head: Seq, books: &[u8]) -> io::Result<()>;
 
+    /// The stretches that hold something, oldest first.
+    fn stretches(&self) -> Vec<Stretch>;
+
+    /// Makes a stretch of what is in none yet.
+    fn seal(&mut self) -> io::Result<()>;
+
+    /// Puts one stretch with `records` into the place of those from `first` to `last`, and keeps
+    /// `books` as of the same moment: after a crash both are so or neither. Durable when this
+    /// returns. What is not in `records` counts as released.
+    fn replace(
+        &mut self,
+        first: Seq,
+        last: Seq,
+        level: u32,
+        records: Vec<(Seq, Vec<u8>)>,
+        books: &[u8],
+    ) -> io::Result<()>;
+
     /// Returns once everything before it would survive a power cut.
     fn flush(&mut self) -> io::Result<()>;
 
@@ -85,11 +125,18 @@ pub trait Store: Send + 'static {
     /// The position of the newest record that is held.
     fn last(&self) -> Option<Seq>;
 
-    /// Sets an entry aside for people to look at, as a line of text. Old ones make room.
-    fn set_aside(&mut self, line: &str) -> io::Result<()>;
+    /// Keeps a line of text for people to look at, durably. Old ones make room.
+    fn note(&mut self, notes: Notes, line: &str) -> io::Result<()>;
+
+    /// The lines that are still there, oldest first.
+    fn notes(&self, notes: Notes) -> io::Result<String>;
 
     /// Bytes that the store takes on the disk, as `du` counts them.
     fn disk_bytes(&self) -> u64;
+
+    /// Bytes that it may take at the worst moment of all that follows when a record of so many
+    /// bytes is appended, whatever it is called to do with what it holds then.
+    fn disk_bytes_with(&self, record: usize) -> u64;
 
     /// Starts over from what is on the disk, after an error.
     fn reopen(&mut self) -> io::Result<()>;

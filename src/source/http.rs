@@ -1,7 +1,8 @@
 //! Samples over HTTP: `POST /v1/telemetry` and `POST /v1/setup`, on loopback unless told otherwise.
 //!
 //! A body is one JSON object, an array of objects, or one object a line. The answer comes when
-//! what was accepted is in the queue, and names its positions. Web pages of other origins are kept
+//! what was accepted is in the queue, and names its positions; 202 says that the disk does not keep
+//! up and some is in memory. Web pages of other origins are kept
 //! out, as a browser on the same PC reaches loopback too.
 
 use std::sync::Arc;
@@ -20,6 +21,7 @@ use tokio::time::timeout;
 use super::{Intake, Sample, Taken};
 use crate::config::{HTTP_TIMEOUT, MAX_HTTP_BODY_BYTES, MAX_HTTP_ENTRIES, STORAGE_RETRY_INTERVAL};
 use crate::fields::{self, Reason, Refused};
+use crate::queue::ledger::DropReason;
 
 /// The routes of this source.
 pub fn router(intake: Arc<Intake>) -> Router {
@@ -92,28 +94,41 @@ async fn answer(intake: &Intake, samples: Vec<Result<Sample, Refused>>) -> Respo
         Err(error) => return unavailable(&error.to_string()),
     };
     let (mut seqs, mut refused) = (Vec::new(), Vec::new());
-    let (mut unchanged, mut thinned, mut dropped) = (0, 0, 0);
+    let (mut unchanged, mut thinned, mut buffered) = (0, 0, 0);
+    let (mut dropped, mut last_reason) = (0, None);
     for (index, taken) in taken.into_iter().enumerate() {
         match taken {
             Taken::Stored(seq) => seqs.push(seq.0),
             Taken::Unchanged => unchanged += 1,
             Taken::Thinned => thinned += 1,
-            Taken::Dropped(_) => dropped += 1,
+            Taken::Buffered => buffered += 1,
+            Taken::Dropped(reason) => {
+                dropped += 1;
+                last_reason = Some(reason);
+            }
             Taken::Refused(why) => refused.push((index, why)),
         }
     }
-    if seqs.is_empty() && dropped > 0 {
-        return unavailable("the queue is full");
+    match last_reason {
+        Some(DropReason::Storage) if seqs.is_empty() => {
+            return unavailable("the queue's disk fails, and the memory for it is full");
+        }
+        Some(_) if seqs.is_empty() => return unavailable("the queue is full"),
+        _ => {}
     }
     let status = match &refused[..] {
+        // In memory, not on the disk.
+        [] if buffered > 0 => StatusCode::ACCEPTED,
         [] => StatusCode::OK,
         all if all.iter().all(|(_, why)| why.reason == Reason::TooLarge) => {
             StatusCode::PAYLOAD_TOO_LARGE
         }
         _ => StatusCode::BAD_REQUEST,
     };
-    let mut answer =
-        json!({"seqs": seqs, "unchanged": unchanged, "thinned": thinned, "dropped": dropped});
+    let mut answer = json!({
+        "seqs": seqs, "unchanged": unchanged, "thinned": thinned, "dropped": dropped,
+        "buffered": buffered,
+    });
     if let [seq] = seqs[..] {
         answer["seq"] = seq.into();
     }

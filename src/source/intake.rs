@@ -11,7 +11,7 @@ use crate::entry::{CapturedAt, Seq};
 use crate::fields::{self, Refused};
 use crate::metrics;
 use crate::queue::ledger::DropReason;
-use crate::queue::{Appended, Content, NewEntry, QueueError, Writer};
+use crate::queue::{Appended, Content, NewEntry, QueueError, Stamps, Writer};
 
 /// What a source read.
 #[derive(Clone, Debug, PartialEq)]
@@ -45,6 +45,8 @@ pub enum Taken {
     Thinned,
     /// Not in the queue, and counted there under the reason.
     Dropped(DropReason),
+    /// In memory: the disk does not keep up, or fails.
+    Buffered,
     /// Not fit for the dashboard.
     Refused(Refused),
 }
@@ -54,6 +56,7 @@ pub enum Taken {
 pub struct Intake {
     writer: Writer,
     source: &'static str,
+    is_patient: bool,
     rate: Mutex<Rate>,
     last_complaint: Mutex<Option<tokio::time::Instant>>,
 }
@@ -62,11 +65,18 @@ impl Intake {
     /// The way in for `source`, thinned to `rate_hz`; 0 keeps every sample.
     pub fn new(writer: Writer, source: &'static str, rate_hz: f64) -> Self {
         let rate = Mutex::new(Rate::new(rate_hz));
-        Self { writer, source, rate, last_complaint: Mutex::new(None) }
+        Self { writer, source, is_patient: false, rate, last_complaint: Mutex::new(None) }
+    }
+
+    /// For a source that loses nothing by waiting, such as a file: it waits for the disk, and with
+    /// `when_full = "block"` for room, for as long as it takes.
+    #[must_use]
+    pub fn patient(self) -> Self {
+        Self { is_patient: true, ..self }
     }
 
     /// Takes samples in their order, and returns when those accepted are as durable as the
-    /// configuration promises.
+    /// configuration promises, or the disk does not keep up.
     ///
     /// A refused sample is counted and logged here; the others are taken all the same.
     pub async fn take(
@@ -75,35 +85,32 @@ impl Intake {
     ) -> Result<Vec<Taken>, QueueError> {
         let now = clock::now();
         let mut taken = Vec::with_capacity(samples.len());
-        let appended = self
-            .writer
-            .append(|stamps| {
-                let mut entries = Vec::with_capacity(samples.len());
-                for sample in samples {
-                    metrics::sampled(self.source);
-                    let entry = sample.and_then(|sample| {
-                        let at = captured_at(&sample, now);
-                        if matches!(sample, Sample::Telemetry(_)) && !self.rate().is_due(at) {
-                            return Ok(None);
-                        }
-                        entry(sample, stamps.next(at)).map(Some)
-                    });
-                    taken.push(match entry {
-                        Ok(Some(entry)) => {
-                            entries.push(entry);
-                            None
-                        }
-                        Ok(None) => Some(Taken::Thinned),
-                        Err(refused) => Some(Taken::Refused(refused)),
-                    });
-                }
-                entries
-            })
-            .await
-            .inspect_err(|_| {
-                metrics::rejected(self.source, "storage");
-                self.rate().forget();
-            })?;
+        let make = |stamps: &mut Stamps| {
+            let mut entries = Vec::with_capacity(samples.len());
+            for sample in samples {
+                metrics::sampled(self.source);
+                let entry = sample.and_then(|sample| {
+                    let at = captured_at(&sample, now);
+                    if matches!(sample, Sample::Telemetry(_)) && !self.rate().is_due(at) {
+                        return Ok(None);
+                    }
+                    entry(sample, stamps.next(at)).map(Some)
+                });
+                taken.push(match entry {
+                    Ok(Some(entry)) => {
+                        entries.push(entry);
+                        None
+                    }
+                    Ok(None) => Some(Taken::Thinned),
+                    Err(refused) => Some(Taken::Refused(refused)),
+                });
+            }
+            entries
+        };
+        let appended = match self.is_patient {
+            true => self.writer.append_patiently(make).await?,
+            false => self.writer.append(make).await?,
+        };
         let mut appended = appended.into_iter().map(Taken::from);
         let taken: Vec<_> =
             taken.into_iter().filter_map(|taken| taken.or_else(|| appended.next())).collect();
@@ -122,7 +129,7 @@ impl Intake {
                 metrics::rejected(self.source, refused.reason.as_str());
                 self.complain(refused);
             }
-            Taken::Stored(_) | Taken::Unchanged | Taken::Dropped(_) => {}
+            Taken::Stored(_) | Taken::Unchanged | Taken::Dropped(_) | Taken::Buffered => {}
         }
     }
 
@@ -143,6 +150,7 @@ impl From<Appended> for Taken {
             Appended::Stored(seq) => Self::Stored(seq),
             Appended::Unchanged => Self::Unchanged,
             Appended::Dropped(reason) => Self::Dropped(reason),
+            Appended::Buffered => Self::Buffered,
         }
     }
 }
@@ -162,7 +170,8 @@ fn entry(sample: Sample, captured_at: CapturedAt) -> Result<NewEntry, Refused> {
     Ok(match sample {
         Sample::Telemetry(value) => {
             let json = fields::map(&value, captured_at)?;
-            NewEntry { captured_at, content: Content::Frame, json }
+            let content = Content::Frame(fields::situation(&value));
+            NewEntry { captured_at, content, json }
         }
         Sample::Setup(value) => {
             let json = fields::map_setup(&value)?;
@@ -205,11 +214,6 @@ impl Rate {
         let on_time = at.0 < due.0 + period;
         self.due = Some(CapturedAt(if on_time { due.0 } else { at.0 } + period));
         true
-    }
-
-    /// What was due is not stored: it is due still, when it is handed in again.
-    fn forget(&mut self) {
-        self.due = None;
     }
 }
 

@@ -8,9 +8,8 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::time::{Instant, sleep_until};
 
 use super::{Intake, Sample, Taken};
-use crate::config::{MAX_BATCH_LINES, MAX_SAMPLE_BYTES, STORAGE_RETRY_INTERVAL};
+use crate::config::{MAX_BATCH_LINES, MAX_SAMPLE_BYTES};
 use crate::fields::{Reason, Refused};
-use crate::queue::QueueError;
 
 /// How fast lines are read.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -28,9 +27,8 @@ impl Pace {
     }
 }
 
-/// Reads lines until the input ends, and tells `receipt` what became of each, by its number from 1.
-///
-/// A disk that fails is waited for: the line is handed in again, so the order stays.
+/// Reads lines until the input ends or the queue is closed, and tells `receipt` what became of each,
+/// by its number from 1.
 pub async fn run(
     input: impl AsyncRead + Unpin,
     intake: &Intake,
@@ -47,13 +45,7 @@ pub async fn run(
             due += period;
         }
         let (numbers, samples): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-        let taken = loop {
-            match intake.take(samples.clone()).await {
-                Ok(taken) => break taken,
-                Err(QueueError::Closed) => return Ok(()),
-                Err(QueueError::Storage(_)) => tokio::time::sleep(STORAGE_RETRY_INTERVAL).await,
-            }
-        };
+        let Ok(taken) = intake.take(samples).await else { return Ok(()) };
         numbers.iter().zip(&taken).for_each(|(number, taken)| receipt(*number, taken));
     }
 }

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use pitwire::config::Config;
-use pitwire::entry::{CapturedAt, Seq};
+use pitwire::entry::{CapturedAt, Seq, Situation};
 use pitwire::queue::segments::{Options, SEGMENT_ENTRIES, SegmentStore};
 use pitwire::queue::store::Store;
 use pitwire::queue::{self, Content, Limit, NewEntry, Stamps};
@@ -35,7 +35,7 @@ fn a_newest_segment_of_which_nothing_is_left_does_not_take_the_others_with_it() 
 #[test]
 fn no_position_is_given_out_again_when_the_whole_newest_segment_is_gone() {
     let place = tempfile::tempdir().unwrap();
-    let options = Options { segment_bytes: u64::MAX, boot: "one".into() };
+    let options = Options { segment_bytes: u64::MAX, boot: "one".into(), ..Options::new(1_000_000, 64 << 20) };
     let mut store = SegmentStore::open(place.path(), options.clone()).unwrap();
     let mut last = Seq(0);
     for i in 0..SEGMENT_ENTRIES + 1_000 {
@@ -60,7 +60,7 @@ async fn the_ledger_balances_when_the_journal_is_gone() {
     config.queue.path = place.path().join("queue");
     let open = || queue::open(&config.queue, &config.stint, CapturedAt(1)).unwrap();
     let (writer, mut reader, closed) = open();
-    let frame = |at| NewEntry { captured_at: at, content: Content::Frame, json: "{}".into() };
+    let frame = |at| NewEntry { captured_at: at, content: Content::Frame(Situation::default()), json: "{}".into() };
     // In two segments, the first of which is delivered and gone.
     for count in [SEGMENT_ENTRIES, 200] {
         let make = |stamps: &mut Stamps| {
@@ -185,7 +185,7 @@ fn check(
 }
 
 fn open(folder: &Path, boot: &str) -> SegmentStore {
-    SegmentStore::open(folder, Options { segment_bytes: 0, boot: boot.into() }).unwrap()
+    SegmentStore::open(folder, Options { segment_bytes: 0, boot: boot.into(), ..Options::new(1_000_000, 64 << 20) }).unwrap()
 }
 
 /// Records that were released when the process was killed.

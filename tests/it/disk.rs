@@ -7,7 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use pitwire::entry::Seq;
 use pitwire::queue::Limit;
-use pitwire::queue::store::{self, Store};
+use pitwire::queue::store::{self, Notes, Store, Stretch};
+
+/// Records that make a stretch.
+const STRETCH: usize = 16;
 
 /// Clones are the same disk: one is the queue's, another in the hands of the test.
 #[derive(Clone, Debug, Default)]
@@ -35,12 +38,21 @@ struct Content {
     records: BTreeMap<Seq, Vec<u8>>,
     held: Held,
     facts: BTreeMap<String, Vec<u8>>,
+    /// No record is appended below.
+    floor: Option<Seq>,
+    /// Records that ever were, also those that were replaced by none.
+    appended: u64,
+    /// First and last position of each, and its level.
+    stretches: Vec<(Seq, Seq, u32)>,
+    notes: [String; 2],
 }
 
 #[derive(Clone, Debug)]
 enum Change {
     Append(Vec<u8>),
     Release(Seq, Vec<u8>),
+    Seal,
+    Replace { first: Seq, last: Seq, level: u32, left: Vec<Seq>, books: Vec<u8> },
 }
 
 /// How much a queue holds.
@@ -57,6 +69,8 @@ impl Disk {
         let mut platter = self.platter();
         let Platter { durable, unflushed, current, .. } = &mut *platter;
         unflushed.drain(..).take(survivors).for_each(|change| durable.apply(change));
+        // What was given out and is lost is not given out again.
+        durable.floor = Some(current.tail());
         *current = durable.clone();
     }
 
@@ -130,7 +144,30 @@ impl Content {
             Change::Append(record) => {
                 self.held.entries += 1;
                 self.held.bytes += record.len() as u64;
+                self.appended += 1;
                 self.records.insert(self.tail(), record);
+            }
+            Change::Seal => {
+                let first = self.unsealed();
+                if first < self.tail() {
+                    self.stretches.push((first, Seq(self.tail().0 - 1), 0));
+                }
+            }
+            Change::Replace { first, last, level, left, books } => {
+                let (inside, mut others): (Vec<_>, Vec<_>) =
+                    self.stretches.drain(..).partition(|s| s.0 >= first && s.1 <= last);
+                assert!(!inside.is_empty(), "nothing to replace from {first} to {last}");
+                others.push((inside[0].0, last, level));
+                others.sort_unstable();
+                self.stretches = others;
+                let head = self.head();
+                for seq in (first.max(head).0..=last.0).map(Seq).filter(|seq| !left.contains(seq)) {
+                    if let Some(record) = self.records.remove(&seq) {
+                        self.held.entries -= 1;
+                        self.held.bytes -= record.len() as u64;
+                    }
+                }
+                self.books = Some(books);
             }
             Change::Release(head, books) => {
                 for (_, record) in self.records.range(self.head()..head.max(self.head())) {
@@ -148,13 +185,22 @@ impl Content {
     }
 
     fn tail(&self) -> Seq {
-        self.records.last_key_value().map_or(self.head(), |(last, _)| Seq(last.0 + 1))
+        let last = self.records.last_key_value().map(|(last, _)| Seq(last.0 + 1));
+        last.max(self.floor).map_or(self.head(), |tail| tail.max(self.head()))
+    }
+
+    /// Where the records begin that are in no stretch.
+    fn unsealed(&self) -> Seq {
+        self.stretches.last().map_or(Seq(1), |(_, last, _)| Seq(last.0 + 1)).max(self.head())
     }
 }
 
 impl Store for Disk {
     fn head(&self) -> Seq {
-        self.platter().current.head()
+        let platter = self.platter();
+        let Content { records, .. } = &platter.current;
+        let head = platter.current.head();
+        records.range(head..).next().map_or(platter.current.tail(), |(seq, _)| *seq)
     }
 
     fn tail(&self) -> Seq {
@@ -227,7 +273,7 @@ impl Store for Disk {
     }
 
     fn appended(&self) -> u64 {
-        self.platter().current.records.len() as u64
+        self.platter().current.appended
     }
 
     fn lost(&self) -> u64 {
@@ -241,15 +287,66 @@ impl Store for Disk {
     }
 
     fn maintain(&mut self) -> io::Result<()> {
-        Ok(())
+        let mut platter = self.platter();
+        let content = &platter.current;
+        if content.records.range(content.unsealed()..).count() < STRETCH {
+            return Ok(());
+        }
+        platter.change(Change::Seal)
+    }
+
+    fn stretches(&self) -> Vec<Stretch> {
+        let platter = self.platter();
+        let Content { stretches, records, .. } = &platter.current;
+        let head = platter.current.head();
+        let stretch = |&(first, last, level): &(Seq, Seq, u32)| {
+            let first = first.max(head);
+            let held = match first <= last {
+                true => records.range(first..=last).count() as u64,
+                false => 0,
+            };
+            Stretch { first, last, held: store::Held { records: held, bytes: 0 }, level }
+        };
+        stretches.iter().map(stretch).filter(|stretch| stretch.held.records > 0).collect()
+    }
+
+    fn seal(&mut self) -> io::Result<()> {
+        self.platter().change(Change::Seal)
+    }
+
+    fn replace(
+        &mut self,
+        first: Seq,
+        last: Seq,
+        level: u32,
+        records: Vec<(Seq, Vec<u8>)>,
+        books: &[u8],
+    ) -> io::Result<()> {
+        let left = records.into_iter().map(|(seq, _)| seq).collect();
+        self.platter().change(Change::Replace { first, last, level, left, books: books.into() })?;
+        self.flush()
+    }
+
+    fn disk_bytes_with(&self, record: usize) -> u64 {
+        self.disk_bytes() + record as u64
     }
 
     fn reopen(&mut self) -> io::Result<()> {
         self.platter().call()
     }
 
-    fn set_aside(&mut self, _line: &str) -> io::Result<()> {
-        self.platter().call()
+    fn note(&mut self, notes: Notes, line: &str) -> io::Result<()> {
+        let mut platter = self.platter();
+        platter.call()?;
+        let Platter { durable, current, .. } = &mut *platter;
+        for content in [durable, current] {
+            content.notes[notes as usize] += &format!("{line}\n");
+        }
+        Ok(())
+    }
+
+    fn notes(&self, notes: Notes) -> io::Result<String> {
+        Ok(self.platter().current.notes[notes as usize].clone())
     }
 
     fn disk_bytes(&self) -> u64 {

@@ -146,7 +146,7 @@ fn number(record: &[u8]) -> u64 {
 
 fn open(folder: &Path) -> SegmentStore {
     // The real boot: a killed process leaves what the operating system has.
-    let options = Options { segment_bytes: 700 << 10, ..Options::new(0) };
+    let options = Options { segment_bytes: 700 << 10, ..Options::new(1_000_000, 64 << 20) };
     fs::create_dir_all(folder).unwrap();
     SegmentStore::open(folder, options).unwrap()
 }

@@ -129,7 +129,7 @@ fn child() {
         .open(format!("{}.marks", folder.display()))
         .unwrap();
     let boot = if life < LIFE_AFTER_BOOT { "one boot" } else { "the next boot" };
-    let options = Options { segment_bytes: 0, boot: boot.into() };
+    let options = Options { segment_bytes: 0, boot: boot.into(), ..Options::new(1_000_000, 64 << 20) };
     let mut store = SegmentStore::open(&folder, options).unwrap();
     let mut gone = store.books().map_or(0, |books| u64::from_le_bytes(books.try_into().unwrap()));
     for step in 0..150 {
@@ -209,7 +209,7 @@ impl Promises {
         let mut boots = 0..;
         let mut open = || {
             let boot = format!("after cut {}", boots.next().unwrap());
-            SegmentStore::open(folder, Options { segment_bytes: 0, boot }).unwrap()
+            SegmentStore::open(folder, Options { segment_bytes: 0, boot, ..Options::new(1_000_000, 64 << 20) }).unwrap()
         };
         let mut store = open();
         let before = all(&mut store);

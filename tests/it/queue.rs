@@ -5,14 +5,14 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use pitwire::config::{Durability, WhenFull};
-use pitwire::entry::{CapturedAt, Entry, Seq, StintId};
+use pitwire::config::{BUFFER_ENTRIES, Durability, STORAGE_RETRY_INTERVAL, WhenFull};
+use pitwire::entry::{CapturedAt, Entry, Seq, StintId, Situation};
 use pitwire::queue::ledger::DropReason;
 use pitwire::queue::segments::{Options, SegmentStore};
 use pitwire::queue::store::Store;
 use pitwire::queue::{
     self, Appended, Batch, Content, Limit, Limits, NewEntry, QueueError, QueueStatus, Reader,
-    Writer, record,
+    Stamps, Writer, record,
 };
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -46,23 +46,64 @@ proptest! {
             prop_oneof![9 => use_of_the_queue(), 1 => Just(Step::Restart)], 1..60,
         ),
     ) {
-        check(tempfile::tempdir().unwrap(), limits, steps);
+        // The least that a store on a real disk can be bounded to is far above these few records.
+        check(tempfile::tempdir().unwrap(), Limits { max_bytes: 64 << 20, ..limits }, steps);
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_entry_that_is_handed_in_again_and_again_does_not_pile_up_on_a_disk_that_fails() {
+async fn entries_wait_in_memory_for_a_disk_that_fails_and_are_stored_once() {
     let disk = Disk::default();
     let (queue, _) = Life::open(&disk, &roomy(), 0);
     queue.append("old").await.unwrap();
     disk.fail_flushes(true);
     for _ in 0..100 {
-        assert!(matches!(queue.append("new").await, Err(QueueError::Storage(_))));
+        assert_eq!(queue.append("new").await.unwrap(), [Appended::Buffered]);
         sleep(Duration::from_secs(1)).await;
     }
+    let status = queue.writer.status();
+    assert_eq!(status.buffered, 100, "{status:?}");
+    assert!(status.storage_error.is_some() && status.undurable_since.is_some(), "{status:?}");
     disk.fail_flushes(false);
-    queue.append("new").await.unwrap();
-    assert_eq!(queue.writer.status().entries, 3, "old, new, and new once more");
+    sleep(STORAGE_RETRY_INTERVAL).await;
+    let outcome = queue.append("newest").await.unwrap();
+    assert_eq!(outcome, [Appended::Stored(Seq(102))]);
+    let status = queue.writer.status();
+    assert_eq!((status.entries, status.buffered, status.imbalance), (102, 0, 0), "{status:?}");
+    assert_eq!((status.storage_error, status.undurable_since), (None, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_memory_is_thinned_and_then_drops_and_all_of_it_is_counted() {
+    let disk = Disk::default();
+    let limits = Limits { max_entries: 1_000_000, max_bytes: 1 << 30, ..roomy() };
+    let (mut queue, _) = Life::open(&disk, &limits, 0);
+    disk.fail_flushes(true);
+    let total = 4 * BUFFER_ENTRIES as u64;
+    for _ in 0..total / 64 {
+        queue.append_many(64).await.unwrap();
+    }
+    let status = queue.writer.status();
+    assert!(status.buffered <= BUFFER_ENTRIES as u64 + 64, "{status:?}");
+    assert!(status.ledger.thinned > total / 2, "{status:?}");
+    assert_eq!(status.buffered + status.ledger.thinned + status.ledger.storage, total);
+    // Setups cannot be thinned.
+    for n in 0..BUFFER_ENTRIES as u64 {
+        queue.append_setup(n).await.unwrap();
+    }
+    let status = queue.writer.status();
+    assert!(status.ledger.storage > 0, "{status:?}");
+    disk.fail_flushes(false);
+    sleep(STORAGE_RETRY_INTERVAL * 2).await;
+    let status = queue.writer.status();
+    assert_eq!((status.buffered, status.imbalance), (0, 0), "{status:?}");
+    assert_eq!(status.appended, total + BUFFER_ENTRIES as u64);
+    let mut read = 0;
+    while status.entries > read {
+        let batch = queue.reader.next_batch(Limit { entries: 1000, bytes: 1 << 20 }).await.unwrap();
+        assert!(batch.entries().windows(2).all(|two| two[0].captured_at < two[1].captured_at));
+        read += batch.entries().len() as u64;
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -192,7 +233,7 @@ impl Medium for TempDir {
     type Store = SegmentStore;
 
     fn store(&self) -> SegmentStore {
-        SegmentStore::open(self.path(), Options::new(64 << 20)).unwrap()
+        SegmentStore::open(self.path(), Options::new(1_000_000, 64 << 20)).unwrap()
     }
 }
 
@@ -217,9 +258,24 @@ impl Life {
         (Self { writer, reader, keeper: tokio::spawn(keeper) }, status)
     }
 
+    async fn append_many(&self, count: usize) -> Result<Vec<Appended>, QueueError> {
+        let content = Content::Frame(Situation::default());
+        let entry = |captured_at| NewEntry { captured_at, content, json: "{}".into() };
+        let make = |stamps: &mut Stamps| {
+            (0..count).map(|_| entry(stamps.next(CapturedAt(0)))).collect::<Vec<_>>()
+        };
+        self.writer.append(make).await
+    }
+
+    async fn append_setup(&self, fingerprint: u64) -> Result<Vec<Appended>, QueueError> {
+        let content = Content::Setup { fingerprint };
+        let entry = |captured_at| NewEntry { captured_at, content, json: "{}".into() };
+        self.writer.append(|stamps| vec![entry(stamps.next(CapturedAt(0)))]).await
+    }
+
     async fn append(&self, json: &str) -> Result<Vec<Appended>, QueueError> {
         let entry =
-            |captured_at| NewEntry { captured_at, content: Content::Frame, json: json.into() };
+            |captured_at| NewEntry { captured_at, content: Content::Frame(Situation::default()), json: json.into() };
         self.writer.append(|stamps| vec![entry(stamps.next(CapturedAt(0)))]).await
     }
 
@@ -270,8 +326,8 @@ struct Trial<M> {
     /// Those of them that the server refused.
     refused: BTreeSet<Seq>,
     highest_head: Seq,
-    /// An append failed, so that a setup may be accepted twice.
-    may_repeat_setup: bool,
+    /// In memory, as the disk failed: they are stored when it works again, in their order.
+    pending: VecDeque<Known>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -298,14 +354,14 @@ impl<M: Medium> Trial<M> {
             removed: BTreeSet::new(),
             refused: BTreeSet::new(),
             highest_head: Seq(0),
-            may_repeat_setup: false,
+            pending: VecDeque::new(),
         }
     }
 
     async fn take(&mut self, step: Step) {
         match step {
             Step::Append { frames, bytes, after } => {
-                self.append(&vec![Content::Frame; frames], bytes, after).await;
+                self.append(&vec![Content::Frame(Situation::default()); frames], bytes, after).await;
             }
             Step::Setup { fingerprint, after } => {
                 self.append(&[Content::Setup { fingerprint }], 40, after).await;
@@ -326,7 +382,7 @@ impl<M: Medium> Trial<M> {
                 let before = self.status();
                 self.end_life().kill().await;
                 let after = self.revive();
-                assert_eq!((after.head, after.tail), (before.head, before.tail));
+                self.is_like(&before, &after);
             }
             Step::Restart => {
                 let before = self.status();
@@ -336,13 +392,43 @@ impl<M: Medium> Trial<M> {
                     self.medium.disk().iter().for_each(|disk| disk.cut_power(0));
                 }
                 let after = self.revive();
-                assert_eq!((after.head, after.tail), (before.head, before.tail));
+                self.is_like(&before, &after);
             }
         }
     }
 
+    /// A life that ends without a power cut leaves what there was; what was in memory may have been
+    /// stored meanwhile.
+    fn is_like(&self, before: &QueueStatus, after: &QueueStatus) {
+        if before.buffered == 0 {
+            assert_eq!((after.entries, after.head), (before.entries, before.head));
+        }
+        assert!(after.tail >= before.tail, "{before:?} {after:?}");
+    }
+
+    /// What was in memory and is on the disk now.
+    fn learn(&mut self) {
+        let Some(disk) = self.medium.disk() else { return };
+        let newest = self.history.last_key_value().map_or(0, |(seq, _)| seq.0);
+        for seq in (newest + 1..self.status().tail.0).map(Seq) {
+            let Some(bytes) = disk.record(seq) else { continue };
+            let entry = record::decode(seq, &bytes).unwrap();
+            // Between may be setups that changed nothing, and what a full queue refused.
+            let mut known = self.pending.pop_front().unwrap();
+            while known.json != entry.json {
+                assert!(known.is_setup() || self.limits.when_full == WhenFull::DropNewest);
+                known = self.pending.pop_front().unwrap();
+            }
+            self.history.insert(seq, known);
+        }
+        if self.status().buffered == 0 {
+            self.pending.clear();
+        }
+    }
+
     async fn append(&mut self, contents: &[Content], bytes: usize, after: Duration) {
-        let failing = self.is_failing();
+        self.learn();
+        let failing = self.is_unwell();
         let mut tail = self.status().tail;
         self.now += after.as_millis() as i64;
         let mut handed_in = Vec::new();
@@ -355,7 +441,7 @@ impl<M: Medium> Trial<M> {
                     *made += 1;
                     let json = format!(r#"{{"n":{made},"pad":"{}"}}"#, "x".repeat(bytes));
                     let fingerprint = match *content {
-                        Content::Frame => None,
+                        Content::Frame(_) => None,
                         Content::Setup { fingerprint } => Some(fingerprint),
                     };
                     let captured_at = stamps.next(now);
@@ -373,13 +459,16 @@ impl<M: Medium> Trial<M> {
                     match outcome {
                         Appended::Stored(seq) => {
                             assert_eq!(seq, tail, "positions grow by one");
-                            assert!(!repeats || self.may_repeat_setup, "{known:?} twice");
+                            assert!(!repeats, "{known:?} twice");
                             tail = Seq(seq.0 + 1);
-                            self.may_repeat_setup &= known.fingerprint.is_none();
                             self.history.insert(seq, known);
                             if self.limits.durability == Durability::Entry {
                                 self.is_durable(seq);
                             }
+                        }
+                        Appended::Buffered => {
+                            assert!(failing, "{known:?} waits");
+                            self.pending.push_back(known);
                         }
                         Appended::Unchanged => assert!(repeats, "{known:?} is lost"),
                         Appended::Dropped(reason) => {
@@ -389,22 +478,12 @@ impl<M: Medium> Trial<M> {
                     }
                 }
             }
-            Err(QueueError::Storage(_)) if failing => {
-                self.may_repeat_setup = true;
-                // Some may be there all the same.
-                for seq in (tail.0..self.status().tail.0).map(Seq) {
-                    let bytes = self.medium.disk().unwrap().record(seq).unwrap();
-                    let entry = record::decode(seq, &bytes).unwrap();
-                    let known = handed_in.iter().find(|known| known.json == entry.json);
-                    self.history.insert(seq, known.unwrap().clone());
-                }
-            }
             Err(error) => panic!("{error}"),
         }
     }
 
     async fn wait(&mut self) {
-        let failing = self.is_failing();
+        let failing = self.is_unwell();
         sleep(WITHIN + Duration::from_millis(1)).await;
         if !failing && matches!(self.limits.durability, Durability::Within(_)) {
             let all: Vec<_> = self.history.keys().copied().collect();
@@ -414,6 +493,7 @@ impl<M: Medium> Trial<M> {
 
     /// How many entries came.
     async fn read(&mut self, limit: Limit) -> usize {
+        self.learn();
         let failing = self.is_failing();
         let QueueStatus { head, tail, .. } = self.status();
         let from = self.cursor.max(head);
@@ -423,22 +503,26 @@ impl<M: Medium> Trial<M> {
             Ok(Err(QueueError::Storage(_))) if failing => return 0,
             Ok(Err(error)) => panic!("{error}"),
             Err(_) => {
-                assert!(failing || from == tail, "nothing from {from} to {tail}");
+                assert!(failing || self.history.range(from..tail).next().is_none(), "nothing from {from} to {tail}");
                 return 0;
             }
         };
         let entries = batch.entries();
-        let seqs = entries.iter().map(|entry| entry.seq.0);
-        assert!(seqs.eq(from.0..from.0 + entries.len() as u64), "from {from}: {entries:?}");
+        self.learn();
+        // What waited for the disk may have made room meanwhile.
+        let from = self.cursor.max(self.status().head);
+        let seqs: Vec<_> = entries.iter().map(|entry| entry.seq).collect();
+        let expected: Vec<_> = self.history.range(from..).map(|(seq, _)| *seq).collect();
+        assert!(expected.starts_with(&seqs), "from {from}: {entries:?}");
         assert!((1..=limit.entries).contains(&entries.len()), "{limit:?}: {entries:?}");
         let bytes: usize = entries.iter().map(|entry| entry.json.len()).sum();
         assert!(entries.len() == 1 || bytes <= limit.bytes, "{limit:?}: {entries:?}");
         assert!(entries.iter().all(|entry| entry.stint == batch.stint()), "{batch:?}");
-        for entry in entries {
+        for entry in batch.entries() {
             self.was_read(entry);
         }
-        self.cursor = Seq(from.0 + entries.len() as u64);
-        let count = entries.len();
+        self.cursor = Seq(seqs.last().unwrap().0 + 1);
+        let count = seqs.len();
         self.out.push_back(batch);
         count
     }
@@ -447,7 +531,9 @@ impl<M: Medium> Trial<M> {
         let Entry { seq, stint, captured_at, json, .. } = entry;
         let known = &self.history[seq];
         assert_eq!((json, captured_at), (&known.json, &known.captured_at), "at {seq}");
-        self.is_durable(*seq);
+        if self.limits.durability == Durability::Entry {
+            self.is_durable(*seq);
+        }
         if let Some((before, earlier)) = self.stints.range(..seq).next_back() {
             let same = self.is_one_stint(*before, *captured_at, *seq);
             assert_eq!(
@@ -497,7 +583,14 @@ impl<M: Medium> Trial<M> {
     fn revive(&mut self) -> QueueStatus {
         let (life, status) = Life::open(&self.medium, &self.limits, self.now);
         self.life = Some(life);
-        self.history.split_off(&status.tail);
+        self.learn();
+        self.pending.clear();
+        if let Some(disk) = self.medium.disk() {
+            self.history.retain(|seq, _| disk.record(*seq).is_some());
+            self.stints.retain(|seq, _| disk.record(*seq).is_some());
+            self.removed.retain(|seq| disk.record(*seq).is_some());
+            self.refused.retain(|seq| disk.record(*seq).is_some());
+        }
         // What was not flushed comes back.
         self.removed.split_off(&status.head);
         self.refused.split_off(&status.head);
@@ -507,11 +600,13 @@ impl<M: Medium> Trial<M> {
     }
 
     async fn check(&mut self) {
+        self.learn();
         let status = self.status();
         let Limits { max_entries, max_bytes, max_age, .. } = self.limits;
         self.highest_head = self.highest_head.max(status.head);
         assert_eq!(status.imbalance, 0, "{status:?}");
-        assert_eq!(status.entries, status.tail.0 - status.head.0);
+        let held = self.history.range(status.head..).count() as u64;
+        assert_eq!(status.entries, held, "{status:?}");
         assert!(status.entries <= max_entries && status.bytes <= max_bytes, "{status:?}");
         let newest = self.history.last_key_value().map(|(_, known)| known.captured_at);
         assert_eq!(status.newest, newest);
@@ -528,7 +623,8 @@ impl<M: Medium> Trial<M> {
         let ledger = status.ledger;
         let dropped: u64 = DropReason::ALL.map(|reason| ledger.dropped(reason)).iter().sum();
         assert_eq!(ledger.delivered + ledger.quarantined, self.removed.len() as u64);
-        assert_eq!(dropped - ledger.unplaced, status.head.0 - 1 - self.removed.len() as u64);
+        let gone = self.history.range(..status.head).count() as u64;
+        assert_eq!(dropped - ledger.unplaced, gone - self.removed.len() as u64);
         self.check_setup_in_force(&status).await;
     }
 
@@ -549,7 +645,12 @@ impl<M: Medium> Trial<M> {
             let stint = reader.stint().await?;
             reader.setup_in_force(stint).await
         };
-        match in_force.await {
+        let in_force = in_force.await;
+        if self.status().head != status.head {
+            // What waited for the disk was stored meanwhile, and something made room.
+            return;
+        }
+        match in_force {
             Ok(setup) => assert_eq!(setup.map(|entry| (entry.seq, entry.json)), expected),
             Err(error) => assert!(failing, "{error}"),
         }
@@ -594,6 +695,12 @@ impl<M: Medium> Trial<M> {
 
     fn status(&self) -> QueueStatus {
         self.life.as_ref().unwrap().writer.status()
+    }
+
+    /// The disk fails, or did and has not been tried again yet.
+    fn is_unwell(&self) -> bool {
+        let status = self.status();
+        self.is_failing() || status.buffered > 0 || status.storage_error.is_some()
     }
 
     fn is_failing(&self) -> bool {

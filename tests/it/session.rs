@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pitwire::backoff::Backoff;
 use pitwire::config::{Config, DeliveryConfig, ProofChoice, SessionChoice};
-use pitwire::entry::{CapturedAt, Kind, Seq};
+use pitwire::entry::{CapturedAt, Kind, Seq, Situation};
 use pitwire::queue::segments::{Options, SegmentStore};
 use pitwire::queue::{self, Appended, Content, Limits, NewEntry, QueueStatus, Writer};
 use pitwire::session::{Session, SessionStatus};
@@ -32,7 +32,7 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config::default();
         adjust(&mut config.delivery);
-        let options = Options::new(config.queue.max_bytes);
+        let options = Options::new(config.queue.max_entries, config.queue.max_bytes);
         let store = SegmentStore::open(folder.path(), options).unwrap();
         let limits = Limits::new(&config.queue, &config.stint);
         let ((writer, reader), keeper) = queue::with_store(store, limits, CapturedAt(0)).unwrap();
@@ -72,7 +72,7 @@ impl World {
 
     async fn frames(&mut self, count: u32) {
         for _ in 0..count {
-            self.append(Content::Frame, "{}").await;
+            self.append(Content::Frame(Situation::default()), "{}").await;
         }
     }
 
@@ -221,7 +221,7 @@ async fn an_entry_that_the_server_refuses_is_set_aside_and_the_rest_flows_on() {
         world.server.behave(Faults { refuses: Some("poison"), objects, ..Faults::default() });
         let started = Instant::now();
         world.frames(20).await;
-        world.append(Content::Frame, r#"{"driver":"poison"}"#).await;
+        world.append(Content::Frame(Situation::default()), r#"{"driver":"poison"}"#).await;
         world.frames(20).await;
         world.drain(2 * MINUTE).await;
         assert!(started.elapsed() >= Duration::from_secs(5), "three tries over five seconds");
@@ -238,7 +238,7 @@ async fn an_entry_that_the_server_refuses_is_set_aside_and_the_rest_flows_on() {
 #[tokio::test(start_paused = true)]
 async fn a_poison_entry_at_the_start_of_a_session_does_not_block_it() {
     let mut world = World::with(Faults { refuses: Some("poison"), ..Faults::default() });
-    world.append(Content::Frame, r#"{"driver":"poison"}"#).await;
+    world.append(Content::Frame(Situation::default()), r#"{"driver":"poison"}"#).await;
     world.frames(5).await;
     world.drain(5 * MINUTE).await;
     assert_eq!(world.queue().ledger.quarantined, 1);

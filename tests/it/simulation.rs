@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use pitwire::backoff::Backoff;
 use pitwire::config::{Config, Durability, SessionChoice};
-use pitwire::entry::{CapturedAt, Kind, Seq};
+use pitwire::entry::{CapturedAt, Kind, Seq, Situation};
 use pitwire::queue::{self, Appended, Content, Limits, NewEntry, Writer};
 use pitwire::session::{Session, SessionStatus};
 use rand::rngs::SmallRng;
@@ -288,7 +288,7 @@ impl Life {
         let is_poison = world.swarm.poison && !is_setup && world.rng.random_bool(0.01);
         let content = match is_setup {
             true => Content::Setup { fingerprint: world.rng.random_range(0..3) },
-            false => Content::Frame,
+            false => Content::Frame(Situation::default()),
         };
         let json = if is_poison { format!(r#"{{"x":"{POISON}"}}"#) } else { "{}".into() };
         let now = world.now();

@@ -66,7 +66,8 @@ fn check(ops: &[Op]) {
     let mut boot = 0;
     // Every segment is "full" when the store is maintained: many small ones.
     let open = |boot: u32| {
-        let options = Options { segment_bytes: 0, boot: format!("boot-{boot}") };
+        let roomy = Options::new(1_000_000, 64 << 20);
+        let options = Options { segment_bytes: 0, boot: format!("boot-{boot}"), ..roomy };
         SegmentStore::open(folder.path(), options).unwrap()
     };
     let mut store = open(boot);

@@ -1,35 +1,54 @@
-//! The folders of the segments: how they are read, sealed, replaced, removed and named.
+//! The folders of the segments: how they are built, read, replaced, removed and named.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::packed::Packed;
 use super::{MAX_QUARANTINED, Records, VERSION};
 use crate::entry::Seq;
 use crate::queue::journal::{self, Mark, number};
-use crate::queue::sled::{self, Database};
 use crate::queue::store::Held;
 use crate::queue::{bytes, disk};
+
+/// The first and the last position that a segment may hold a record at; also its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Span {
+    pub(super) lo: Seq,
+    pub(super) last: Seq,
+}
+
+impl Span {
+    pub(super) fn path(self, folder: &Path) -> PathBuf {
+        folder.join(self.name("q"))
+    }
+
+    /// Where it is built.
+    pub(super) fn new_path(self, folder: &Path) -> PathBuf {
+        folder.join(self.name("new"))
+    }
+
+    fn name(self, prefix: &str) -> String {
+        format!("{prefix}-{:016x}-{:016x}", self.lo.0, self.last.0)
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        let (_, rest) = name.split_once('-')?;
+        let (lo, rest) = parse_number(rest)?;
+        let (last, rest) = parse_number(rest.strip_prefix('-')?)?;
+        (rest.is_empty() && lo <= last).then_some(Self { lo, last })
+    }
+}
 
 /// A sealed segment.
 #[derive(Clone, Debug)]
 pub(super) struct Segment {
-    pub(super) lo: Seq,
-    /// The position of its last record.
-    pub(super) last: Seq,
+    pub(super) span: Span,
     pub(super) all: Held,
     /// What is not released of it.
     pub(super) held: Held,
+    pub(super) level: u32,
     pub(super) disk_bytes: u64,
-}
-
-impl Segment {
-    pub(super) fn of(folder: &Path, lo: Seq, records: &[(Seq, Vec<u8>)]) -> Self {
-        let all = held(records);
-        let last = records.last().map_or(lo, |(seq, _)| *seq);
-        Self { lo, last, all, held: all, disk_bytes: disk::used(&segment_path(folder, lo)) }
-    }
 }
 
 /// What becomes of segments that another one replaces.
@@ -39,119 +58,94 @@ pub(super) enum Old {
     Quarantine,
 }
 
-/// Every record of a sealed segment that can be read, and what stood in the way of reading it as
-/// it should be. `expected` is how many there should be, where that is known.
-pub(super) fn read_whole(
-    path: &Path,
-    lo: Seq,
-    expected: Option<u64>,
-) -> (Records, Option<io::Error>) {
-    if !path.join("db").exists() {
-        // Opening it would make an empty one.
-        return (Vec::new(), Some(io::ErrorKind::NotFound.into()));
-    }
-    match Database::open(path).and_then(|db| scan(&db, lo)) {
-        Ok(records) if expected.is_none_or(|count| count == records.len() as u64) => {
-            (records, None)
-        }
-        Ok(records) => {
-            let mut found: BTreeMap<_, _> = carve(path, lo).into_iter().collect();
-            found.extend(records);
-            (found.into_iter().collect(), None)
-        }
-        Err(error) => (carve(path, lo), Some(error)),
-    }
-}
-
-pub(super) fn scan(db: &Database, lo: Seq) -> io::Result<Records> {
-    let (mut records, mut damaged) = (Vec::new(), false);
-    db.scan(Seq(0), |seq, value| {
-        match bytes::parse(lo, &value) {
-            Some((held, record)) if held == seq => records.push((seq, record.to_vec())),
-            _ => damaged = true,
-        }
-        true
-    })?;
-    match damaged {
-        false => Ok(records),
-        true => Err(io::Error::new(io::ErrorKind::InvalidData, "a record is damaged")),
-    }
-}
-
-/// The records that lie in the raw file of a database, in order.
-pub(super) fn carve(path: &Path, lo: Seq) -> Records {
-    let raw = sled::raw(path).unwrap_or_default();
-    let found: BTreeMap<Seq, Vec<u8>> =
-        bytes::carve(lo, &raw).map(|(_, seq, record)| (seq, record.to_vec())).collect();
-    found.into_iter().collect()
-}
-
-pub(super) fn insert_all(db: &Database, lo: Seq, records: &[(Seq, Vec<u8>)]) -> io::Result<()> {
-    records.iter().try_for_each(|(seq, record)| db.insert(*seq, &bytes::frame(lo, *seq, record)))
-}
-
-/// A sealed segment in `path`; durable, but for its name.
-pub(super) fn build(path: &Path, lo: Seq, records: &Records, mark: &Mark) -> io::Result<()> {
-    disk::remove_folder(path)?;
-    let db = Database::open(path)?;
-    insert_all(&db, lo, records)?;
-    db.seal()?;
-    let last = records.last().map_or(lo, |(seq, _)| *seq);
-    write_seal(path, lo, last, held(records), mark)
-}
-
-pub(super) fn write_seal(
-    path: &Path,
-    lo: Seq,
-    last: Seq,
+/// Builds a sealed segment where it is not taken for one yet; durable, but for its name.
+pub(super) fn build(
+    folder: &Path,
+    span: Span,
+    packed: &Packed,
     all: Held,
+    level: u32,
     mark: &Mark,
-) -> io::Result<()> {
-    let disk_bytes = disk::used(path) + 4096;
-    let numbers = [last.0, all.records, all.bytes, disk_bytes];
-    let mut payload: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
-    payload.extend(mark.to_bytes());
-    disk::write_durably(&path.join("seal"), &bytes::frame(lo, Seq(0), &payload))?;
-    disk::sync_folder(path)
-}
-
-pub(super) fn seal_payload(path: &Path, lo: Seq) -> Option<Vec<u8>> {
-    let bytes = fs::read(path.join("seal")).ok()?;
-    bytes::parse(lo, &bytes).map(|(_, payload)| payload.to_vec())
-}
-
-/// A sealed segment as its seal has it.
-pub(super) fn read_seal(path: &Path, lo: Seq) -> Option<Segment> {
-    let payload = seal_payload(path, lo)?;
-    let (last, rest) = number(&payload)?;
-    let (records, rest) = number(rest)?;
-    let (bytes, rest) = number(rest)?;
-    let (disk_bytes, _) = number(rest)?;
-    let all = Held { records, bytes };
-    Some(Segment { lo, last: Seq(last), all, held: all, disk_bytes })
-}
-
-/// Puts the segment that lies ready into the place of those from `first` to `last`.
-pub(super) fn swap(folder: &Path, first: Seq, last: Seq, old: Old) -> io::Result<()> {
-    for lo in numbers(folder, "q-")?.into_iter().filter(|lo| (first..=last).contains(lo)) {
-        match old {
-            Old::Discard => discard(folder, lo)?,
-            Old::Quarantine => set_segment_aside(folder, lo)?,
+) -> io::Result<Segment> {
+    let path = span.new_path(folder);
+    disk::remove_folder(&path)?;
+    let built = packed.write(&path).and_then(|()| {
+        let disk_bytes = disk::used(&path) + 4096;
+        let numbers = [all.records, all.bytes, u64::from(level), disk_bytes];
+        let mut payload: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        payload.extend(mark.to_bytes());
+        disk::write_durably(&path.join("seal"), &bytes::frame(span.lo, span.last, &payload))?;
+        disk::sync_folder(&path)?;
+        disk::sync_folder(folder)?;
+        Ok(disk_bytes)
+    });
+    match built {
+        Ok(disk_bytes) => Ok(Segment { span, all, held: all, level, disk_bytes }),
+        Err(error) => {
+            // Its room may be what the rest needs.
+            let _ = disk::remove_folder(&path);
+            Err(error)
         }
     }
-    let new = new_path(folder, first);
-    match read_seal(&new, first) {
-        Some(segment) if segment.all.records == 0 => disk::remove_folder(&new)?,
-        _ => disk::rename(&new, &segment_path(folder, first))?,
+}
+
+/// The segment in the folder `path` as its seal has it, and where the store stood then.
+pub(super) fn read_seal(path: &Path, span: Span) -> Option<(Segment, Mark)> {
+    let bytes = fs::read(path.join("seal")).ok()?;
+    let (_, payload) = bytes::parse(span.lo, &bytes).filter(|(last, _)| *last == span.last)?;
+    let (records, rest) = number(payload)?;
+    let (bytes, rest) = number(rest)?;
+    let (level, rest) = number(rest)?;
+    let (disk_bytes, rest) = number(rest)?;
+    let all = Held { records, bytes };
+    let level = u32::try_from(level).ok()?;
+    Some((Segment { span, all, held: all, level, disk_bytes }, Mark::from_bytes(rest)?))
+}
+
+/// Gives a segment that was built its name.
+pub(super) fn publish(folder: &Path, span: Span) -> io::Result<()> {
+    let path = span.path(folder);
+    if path.exists() {
+        discard(folder, span)?;
     }
+    disk::rename(&span.new_path(folder), &path)?;
     disk::sync_folder(folder)
+}
+
+/// Puts the segment that was built for the `replaced` positions, if there is one, into the place of
+/// those that lie there.
+pub(super) fn swap(
+    folder: &Path,
+    replaced: Span,
+    new: Option<Span>,
+    old: Old,
+) -> io::Result<()> {
+    let inside = |span: &Span| replaced.lo <= span.lo && span.last <= replaced.last;
+    for span in spans(folder, "q-")?.into_iter().filter(inside) {
+        match old {
+            Old::Discard => discard(folder, span)?,
+            Old::Quarantine => set_segment_aside(folder, span)?,
+        }
+    }
+    match new {
+        Some(new) => publish(folder, new),
+        None => disk::sync_folder(folder),
+    }
 }
 
 /// What a crash left between the mark of a rewritten segment and its last rename.
 pub(super) fn finish_rewrite(folder: &Path, mark: &Mark) -> io::Result<()> {
-    let (first, last) = (Seq(mark.replaced.0), Seq(mark.replaced.1));
-    if first != Seq(0) && read_seal(&new_path(folder, first), first).is_some() {
-        swap(folder, first, last, Old::Discard)?;
+    let replaced = Span { lo: Seq(mark.replaced.0), last: Seq(mark.replaced.1) };
+    if replaced.lo != Seq(0) {
+        // Another may lie there, of a rewriting that failed: only a sealed one inside is meant.
+        let new = spans(folder, "new-")?.into_iter().find(|span| {
+            replaced.lo <= span.lo
+                && span.last <= replaced.last
+                && read_seal(&span.new_path(folder), *span).is_some()
+        });
+        if new.is_some() {
+            swap(folder, replaced, new, Old::Discard)?;
+        }
     }
     for name in disk::names(folder, "new-")? {
         disk::remove_folder(&folder.join(name))?;
@@ -160,25 +154,25 @@ pub(super) fn finish_rewrite(folder: &Path, mark: &Mark) -> io::Result<()> {
 }
 
 /// Removes a segment, renamed first: half of one must not be taken for a whole one.
-pub(super) fn discard(folder: &Path, lo: Seq) -> io::Result<()> {
-    let path = segment_path(folder, lo);
+pub(super) fn discard(folder: &Path, span: Span) -> io::Result<()> {
+    let path = span.path(folder);
     if !path.exists() {
         return Ok(());
     }
-    let trash = disk::free_name(folder, &format!("trash-{:016x}", lo.0));
+    let trash = disk::free_name(folder, &span.name("trash"));
     disk::rename(&path, &trash)?;
     disk::remove_folder(&trash)
 }
 
 /// Sets a segment aside; the oldest of those goes when there are too many.
-pub(super) fn set_segment_aside(folder: &Path, lo: Seq) -> io::Result<()> {
+pub(super) fn set_segment_aside(folder: &Path, span: Span) -> io::Result<()> {
     let place = folder.join("quarantine");
     fs::create_dir_all(&place)?;
     let kept = disk::names(&place, "bad-")?;
     for name in kept.iter().take((kept.len() + 1).saturating_sub(MAX_QUARANTINED)) {
         disk::remove_folder(&place.join(name))?;
     }
-    disk::rename(&segment_path(folder, lo), &disk::free_name(&place, &format!("bad-{:016x}", lo.0)))
+    disk::rename(&span.path(folder), &disk::free_name(&place, &span.name("bad")))
 }
 
 /// Removes what was on its way out when a process ended.
@@ -189,13 +183,6 @@ pub(super) fn sweep(folder: &Path) -> io::Result<()> {
         } else if name.ends_with(".tmp") {
             disk::remove_file(&folder.join(name))?;
         }
-    }
-    Ok(())
-}
-
-pub(super) fn remove_old_journals(folder: &Path, newest: Seq) -> io::Result<()> {
-    for lo in numbers(folder, "tail-")?.into_iter().filter(|lo| *lo != newest) {
-        disk::remove_file(&journal::path(folder, lo))?;
     }
     Ok(())
 }
@@ -216,41 +203,58 @@ pub(super) fn check_format(folder: &Path) -> io::Result<()> {
     }
 }
 
-pub(super) fn format_text(version: u32) -> String {
+fn format_text(version: u32) -> String {
     let sum = crc32fast::hash(&version.to_le_bytes());
     format!("pitwire queue {version} {sum:08x}\n")
 }
 
-/// The highest segment number in any name, also in those of what is gone or set aside.
-pub(super) fn highest_number(folder: &Path) -> io::Result<Option<Seq>> {
+/// The highest position in any name, also in those of what is gone or set aside.
+pub(super) fn highest_position(folder: &Path) -> io::Result<Option<Seq>> {
     let mut names = disk::names(folder, "")?;
     names.extend(disk::names(&folder.join("quarantine"), "").unwrap_or_default());
-    Ok(names.iter().filter_map(|name| parse_number(name)).max())
+    let last = |name: &String| {
+        let name = name.split_once('-')?.1;
+        let (lo, rest) = parse_number(name)?;
+        let last = rest.strip_prefix('-').and_then(parse_number);
+        Some(last.map_or(lo, |(last, _)| last))
+    };
+    Ok(names.iter().filter_map(last).max())
 }
 
-/// The numbers of the files or folders whose names begin with `prefix`, ascending.
-pub(super) fn numbers(folder: &Path, prefix: &str) -> io::Result<Vec<Seq>> {
-    let ours = |name: &String| matches!(name.get(prefix.len() + 16..), Some("" | ".log"));
-    let names = disk::names(folder, prefix)?.into_iter().filter(ours);
-    Ok(names.filter_map(|name| parse_number(&name)).collect())
+/// The segments whose names begin with `prefix`, oldest first.
+pub(super) fn spans(folder: &Path, prefix: &str) -> io::Result<Vec<Span>> {
+    Ok(disk::names(folder, prefix)?.iter().filter_map(|name| Span::parse(name)).collect())
 }
 
-pub(super) fn parse_number(name: &str) -> Option<Seq> {
-    let (_, rest) = name.split_once('-')?;
-    let number = u64::from_str_radix(rest.get(..16)?, 16).ok()?;
+/// The first positions of the journals that are there, oldest first.
+pub(super) fn journals(folder: &Path) -> io::Result<Vec<Seq>> {
+    let lo = |name: &String| {
+        let (lo, rest) = parse_number(name.strip_prefix("tail-")?)?;
+        (rest == ".log").then_some(lo)
+    };
+    Ok(disk::names(folder, "tail-")?.iter().filter_map(lo).collect())
+}
+
+pub(super) fn remove_other_journals(folder: &Path, newest: Seq) -> io::Result<()> {
+    for lo in journals(folder)?.into_iter().filter(|lo| *lo != newest) {
+        disk::remove_file(&journal::path(folder, lo))?;
+    }
+    Ok(())
+}
+
+fn parse_number(text: &str) -> Option<(Seq, &str)> {
+    let (digits, rest) = text.split_at_checked(16)?;
+    let number = u64::from_str_radix(digits, 16).ok()?;
     // No queue gets there; sums of two positions do not overflow below.
-    (number < 1 << 62).then_some(Seq(number))
+    (number < 1 << 62).then_some((Seq(number), rest))
 }
 
-pub(super) fn segment_path(folder: &Path, lo: Seq) -> PathBuf {
-    folder.join(format!("q-{:016x}", lo.0))
-}
-
-pub(super) fn new_path(folder: &Path, lo: Seq) -> PathBuf {
-    folder.join(format!("new-{:016x}", lo.0))
-}
-
-pub(super) fn held(records: &[(Seq, Vec<u8>)]) -> Held {
+pub(super) fn held(records: &Records) -> Held {
     let bytes = records.iter().map(|(_, record)| record.len() as u64).sum();
     Held { records: records.len() as u64, bytes }
+}
+
+/// The records, ready to be packed.
+pub(super) fn borrowed(records: &Records) -> impl Iterator<Item = (Seq, &[u8])> {
+    records.iter().map(|(seq, record)| (*seq, record.as_slice()))
 }

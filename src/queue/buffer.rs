@@ -1,0 +1,312 @@
+//! The entries in memory that wait for the disk: as a rule none, and a bounded number while the
+//! disk is slow, full or gone.
+//!
+//! A source that hands in entries waits for the disk, but not for long: [`APPEND_TIMEOUT`] later the
+//! disk counts as stalled, and until it works again entries are taken as they come. When the
+//! buffer is full, every second frame in it is left out; when that helps no more, what comes is
+//! dropped. A patient source, one that reads a file, waits instead.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, timeout_at};
+
+use super::ledger::DropReason;
+use super::record::Marks;
+use super::{Appended, Content, NewEntry, QueueError, Stamps};
+use crate::config::{APPEND_TIMEOUT, BUFFER_BYTES, BUFFER_ENTRIES};
+use crate::entry::{CapturedAt, Situation};
+
+/// An entry that waits.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) captured_at: CapturedAt,
+    pub(super) content: Content,
+    pub(super) marks: Marks,
+    pub(super) json: String,
+    /// Its source waits for as long as it takes.
+    pub(super) is_patient: bool,
+    /// `None` while nothing has become of it.
+    pub(super) outcome: Option<Appended>,
+}
+
+/// Entries that were handed in together.
+#[derive(Debug)]
+pub(super) struct Group {
+    pub(super) entries: Vec<Waiting>,
+    /// `None` when nobody waits for the answer any more.
+    pub(super) reply: Option<oneshot::Sender<Result<Vec<Appended>, QueueError>>>,
+    bytes: usize,
+}
+
+impl Group {
+    /// What became of each; what still waits is in memory only.
+    pub(super) fn outcomes(&self) -> Vec<Appended> {
+        self.entries.iter().map(|entry| entry.outcome.unwrap_or(Appended::Buffered)).collect()
+    }
+
+    pub(super) fn is_patient(&self) -> bool {
+        self.entries.first().is_some_and(|entry| entry.is_patient)
+    }
+}
+
+/// Entries that were given up in memory and are not in the books yet.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Shed {
+    pub(super) thinned: u64,
+    pub(super) dropped: u64,
+}
+
+enum HandedIn {
+    Answered(Vec<Appended>),
+    /// So many entries, and where the answer will come.
+    Waits(usize, oneshot::Receiver<Result<Vec<Appended>, QueueError>>),
+    NoRoom,
+}
+
+/// Shared by the sources and the keeper.
+#[derive(Debug)]
+pub(super) struct Buffer {
+    inner: Mutex<Inner>,
+    /// For the keeper: something was handed in.
+    handed_in: Notify,
+    /// For the sources: there is room again.
+    freed: Notify,
+}
+
+#[derive(Debug)]
+struct Inner {
+    stamps: Stamps,
+    /// Of the last frame.
+    situation: Option<Situation>,
+    groups: VecDeque<Group>,
+    /// Of these groups and of those that the keeper has taken and not settled.
+    entries: usize,
+    bytes: usize,
+    shed: Shed,
+    /// The disk does not keep up, since then.
+    stalled: Option<Instant>,
+    is_closed: bool,
+}
+
+impl Buffer {
+    pub(super) fn new(stamps: Stamps) -> Self {
+        let inner = Inner {
+            stamps,
+            situation: None,
+            groups: VecDeque::new(),
+            entries: 0,
+            bytes: 0,
+            shed: Shed::default(),
+            stalled: None,
+            is_closed: false,
+        };
+        Self { inner: Mutex::new(inner), handed_in: Notify::new(), freed: Notify::new() }
+    }
+
+    /// Hands in the entries that `make` gives and says what became of each.
+    pub(super) async fn append(
+        &self,
+        is_patient: bool,
+        make: impl FnOnce(&mut Stamps) -> Vec<NewEntry>,
+    ) -> Result<Vec<Appended>, QueueError> {
+        let deadline = Instant::now() + if is_patient { FOREVER } else { APPEND_TIMEOUT };
+        let mut make = Some(make);
+        let (count, answer) = loop {
+            let is_in_time = timeout_at(deadline, self.room(is_patient)).await.is_ok();
+            match self.hand_in(is_patient, is_in_time, &mut make)? {
+                HandedIn::Answered(outcomes) => return Ok(outcomes),
+                HandedIn::Waits(count, answer) => break (count, answer),
+                HandedIn::NoRoom => {}
+            }
+        };
+        self.handed_in.notify_one();
+        match timeout_at(deadline, answer).await {
+            Ok(answer) => answer.map_err(|_| QueueError::Closed)?,
+            Err(_) => {
+                self.inner().stall();
+                Ok(vec![Appended::Buffered; count])
+            }
+        }
+    }
+
+    fn hand_in(
+        &self,
+        is_patient: bool,
+        is_in_time: bool,
+        make: &mut Option<impl FnOnce(&mut Stamps) -> Vec<NewEntry>>,
+    ) -> Result<HandedIn, QueueError> {
+        let mut inner = self.inner();
+        if inner.is_closed {
+            return Err(QueueError::Closed);
+        }
+        if inner.is_full() && is_in_time && (is_patient || inner.stalled.is_none()) {
+            // Another source was faster.
+            return Ok(HandedIn::NoRoom);
+        }
+        let entries = make.take().map(|make| make(&mut inner.stamps)).unwrap_or_default();
+        let mut group = inner.group(entries, is_patient);
+        let count = group.entries.len();
+        if inner.is_full() {
+            inner.stall();
+            inner.thin();
+        }
+        if inner.is_full() {
+            inner.shed.dropped += count as u64;
+            return Ok(HandedIn::Answered(vec![Appended::Dropped(DropReason::Storage); count]));
+        }
+        let is_stalled = inner.stalled.is_some() && !is_patient;
+        inner.entries += count;
+        inner.bytes += group.bytes;
+        if is_stalled {
+            inner.groups.push_back(group);
+            return Ok(HandedIn::Answered(vec![Appended::Buffered; count]));
+        }
+        let (reply, answer) = oneshot::channel();
+        group.reply = Some(reply);
+        inner.groups.push_back(group);
+        Ok(HandedIn::Waits(count, answer))
+    }
+
+    /// Returns when there is room, or need not be waited for.
+    async fn room(&self, is_patient: bool) {
+        loop {
+            let freed = self.freed.notified();
+            {
+                let inner = self.inner();
+                let waits = inner.is_full() && (is_patient || inner.stalled.is_none());
+                if inner.is_closed || !waits {
+                    return;
+                }
+            }
+            freed.await;
+        }
+    }
+
+    /// Returns when something may have been handed in.
+    pub(super) async fn handed_in(&self) {
+        self.handed_in.notified().await;
+    }
+
+    /// What waits, for the keeper to store. It stays in the buffer's count until it is
+    /// [settled](Buffer::settle).
+    pub(super) fn take(&self) -> (VecDeque<Group>, Shed) {
+        let mut inner = self.inner();
+        (std::mem::take(&mut inner.groups), std::mem::take(&mut inner.shed))
+    }
+
+    /// The disk failed: what could not be stored is the first to be taken again.
+    pub(super) fn put_back(&self, groups: VecDeque<Group>, shed: Shed) {
+        let mut inner = self.inner();
+        for mut group in groups.into_iter().rev() {
+            if !group.is_patient()
+                && let Some(reply) = group.reply.take()
+            {
+                // Gone already is as good.
+                let _ = reply.send(Ok(vec![Appended::Buffered; group.entries.len()]));
+            }
+            inner.groups.push_front(group);
+        }
+        inner.shed.thinned += shed.thinned;
+        inner.shed.dropped += shed.dropped;
+        inner.stall();
+    }
+
+    /// The group is stored, or what became of its entries is known.
+    pub(super) fn settle(&self, group: &Group) {
+        let mut inner = self.inner();
+        inner.entries = inner.entries.saturating_sub(group.entries.len());
+        inner.bytes = inner.bytes.saturating_sub(group.bytes);
+        inner.stalled = None;
+        drop(inner);
+        self.freed.notify_waiters();
+    }
+
+    /// Nothing is taken any more.
+    pub(super) fn close(&self) {
+        self.inner().is_closed = true;
+        self.freed.notify_waiters();
+    }
+
+    /// Entries that are in memory and not on the disk, since when the disk has not kept up, and what
+    /// was given up and is not in the books yet.
+    pub(super) fn status(&self) -> (u64, Option<Instant>, Shed) {
+        let inner = self.inner();
+        (inner.entries as u64, inner.stalled, inner.shed)
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Longer than any race; far enough from the end of time to be added to now.
+const FOREVER: Duration = Duration::from_hours(365 * 24);
+
+impl Inner {
+    fn group(&mut self, entries: Vec<NewEntry>, is_patient: bool) -> Group {
+        let bytes = entries.iter().map(|entry| entry.json.len()).sum();
+        let waiting = |NewEntry { captured_at, content, json }| {
+            let marks = self.marks(content);
+            Waiting { captured_at, content, marks, json, is_patient, outcome: None }
+        };
+        Group { entries: entries.into_iter().map(waiting).collect(), reply: None, bytes }
+    }
+
+    /// What thinning must know of a frame, from the one before it.
+    fn marks(&mut self, content: Content) -> Marks {
+        let Content::Frame(situation) = content else { return Marks::default() };
+        match self.situation.replace(situation) {
+            None => Marks::KEPT,
+            Some(before) if before.lap != situation.lap => Marks::KEPT_WITH_THE_ONE_BEFORE,
+            Some(before) if before != situation => Marks::KEPT,
+            Some(_) => Marks::default(),
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.entries >= BUFFER_ENTRIES || self.bytes >= BUFFER_BYTES
+    }
+
+    fn stall(&mut self) {
+        self.stalled.get_or_insert_with(Instant::now);
+    }
+
+    /// Leaves out every second frame that waits; none that is marked, or before one that wants it.
+    fn thin(&mut self) {
+        let mut goes = true;
+        let mut is_wanted = true;
+        let (mut entries, mut bytes) = (0, 0);
+        for group in self.groups.iter_mut().rev() {
+            if group.is_patient() {
+                continue;
+            }
+            let before = group.entries.len();
+            let mut kept = Vec::with_capacity(before);
+            for entry in group.entries.drain(..).rev() {
+                let is_frame = matches!(entry.content, Content::Frame(_));
+                let may_go = is_frame && !is_wanted && !entry.marks.is_kept();
+                if is_frame {
+                    is_wanted = entry.marks.keeps_the_one_before();
+                }
+                goes = may_go && !goes;
+                // Whoever still waits for the answer is to hear of each.
+                if goes && group.reply.is_none() && entry.outcome.is_none() {
+                    bytes += entry.json.len();
+                    continue;
+                }
+                kept.push(entry);
+            }
+            kept.reverse();
+            group.entries = kept;
+            entries += before - group.entries.len();
+            group.bytes = group.entries.iter().map(|entry| entry.json.len()).sum();
+        }
+        self.groups.retain(|group| !group.entries.is_empty());
+        self.entries -= entries;
+        self.bytes = self.bytes.saturating_sub(bytes);
+        self.shed.thinned += entries as u64;
+    }
+}

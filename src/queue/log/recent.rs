@@ -1,0 +1,62 @@
+//! Where the newest minute begins: what a person at the pit wall is looking at.
+
+use std::collections::VecDeque;
+
+use crate::config::RECENT;
+use crate::entry::{CapturedAt, Seq};
+
+/// Positions and their moments, one a second, of what is not old yet.
+#[derive(Debug)]
+pub(super) struct Recent {
+    seconds: VecDeque<(CapturedAt, Seq)>,
+    begins_at: Seq,
+}
+
+impl Recent {
+    /// Of what was there at a start no more is known than the moment of the newest.
+    pub(super) fn new(newest: Option<CapturedAt>, tail: Seq) -> Self {
+        Self { seconds: newest.map(|newest| (newest, tail)).into_iter().collect(), begins_at: Seq(0) }
+    }
+
+    /// An entry was appended.
+    pub(super) fn note(&mut self, at: CapturedAt, seq: Seq) {
+        let last = self.seconds.back();
+        if last.is_none_or(|(last, _)| at.0.saturating_sub(last.0) >= 1000) {
+            self.seconds.push_back((at, seq));
+        }
+        let old = at.0.saturating_sub(RECENT.as_millis() as i64);
+        while let Some((_, seq)) = self.seconds.pop_front_if(|(at, _)| at.0 <= old) {
+            self.begins_at = seq;
+        }
+    }
+
+    /// What is below is older.
+    pub(super) fn begins_at(&self) -> Seq {
+        self.begins_at
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_minute_begins_a_minute_before_the_newest_entry() {
+        let mut recent = Recent::new(None, Seq(1));
+        for n in 0..1000 {
+            recent.note(CapturedAt(n * 100), Seq(1 + n as u64));
+            assert!(recent.seconds.len() <= 62, "{}", recent.seconds.len());
+        }
+        // The last one came at 99,900 ms, the last second that is a minute old began at 39,000.
+        assert_eq!(recent.begins_at(), Seq(391));
+    }
+
+    #[test]
+    fn what_was_there_at_a_start_is_old_after_a_minute() {
+        let mut recent = Recent::new(Some(CapturedAt(5000)), Seq(100));
+        recent.note(CapturedAt(64_000), Seq(100));
+        assert_eq!(recent.begins_at(), Seq(0));
+        recent.note(CapturedAt(65_000), Seq(101));
+        assert_eq!(recent.begins_at(), Seq(100));
+    }
+}

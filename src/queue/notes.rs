@@ -1,0 +1,44 @@
+//! Lines for people: JSON Lines in files that are bounded by being two. A full one becomes
+//! `….old.ndjson` and replaces the one before.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use super::store::Notes;
+
+impl Notes {
+    fn path(self, folder: &Path, old: bool) -> PathBuf {
+        let old = if old { ".old" } else { "" };
+        match self {
+            Self::Refused => folder.join("quarantine").join(format!("refused{old}.ndjson")),
+            Self::Fates => folder.join("fates").join(format!("fates{old}.ndjson")),
+        }
+    }
+}
+
+/// Appends a line; a file holds `most` bytes. Durable when this returns.
+pub(super) fn append(folder: &Path, notes: Notes, line: &str, most: u64) -> io::Result<()> {
+    let path = notes.path(folder, false);
+    path.parent().map_or(Ok(()), fs::create_dir_all)?;
+    let size = fs::metadata(&path).map_or(0, |file| file.len());
+    if size > 0 && size + line.len() as u64 > most {
+        fs::rename(&path, notes.path(folder, true))?;
+    }
+    let mut file = File::options().create(true).append(true).open(&path)?;
+    file.write_all(format!("{line}\n").as_bytes())?;
+    file.sync_data()
+}
+
+/// What is still there, oldest first. Bytes that are no text are replaced.
+pub(super) fn read(folder: &Path, notes: Notes) -> io::Result<String> {
+    let mut text = String::new();
+    for old in [true, false] {
+        match fs::read(notes.path(folder, old)) {
+            Ok(bytes) => text.push_str(&String::from_utf8_lossy(&bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(text)
+}

@@ -1,0 +1,147 @@
+//! The end of the queue that reads and removes.
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::keeper::Command;
+use super::{Limit, QueueError, QueueStatus};
+use crate::entry::{Entry, Kind, Seq, StintId};
+
+/// Entries that are out: handed back to [`Reader::remove`] once the server has them.
+///
+/// A batch that is dropped instead stays in the queue and is read again after a
+/// [`Reader::rewind`].
+#[derive(Debug)]
+#[must_use = "a batch that is not removed stays in the queue"]
+pub struct Batch {
+    pub(super) stint: StintId,
+    pub(super) entries: Vec<Entry>,
+    /// Entries that the server refuses: set aside when the batch is removed.
+    pub(super) refused: Vec<Entry>,
+    /// Position and size of every record that was read, also of those that did not decode.
+    pub(super) records: Vec<(Seq, u32)>,
+}
+
+impl Batch {
+    pub(super) fn new(stint: StintId) -> Self {
+        Self { stint, entries: Vec::new(), refused: Vec::new(), records: Vec::new() }
+    }
+
+    /// The stint of all its entries.
+    pub fn stint(&self) -> StintId {
+        self.stint
+    }
+
+    /// The entries, oldest first. Empty when not one of the records could be read back.
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Where it begins and ends, also when no entry could be read back.
+    pub fn ends(&self) -> Option<(Seq, Seq)> {
+        Some((self.records.first()?.0, self.records.last()?.0))
+    }
+
+    /// Gives up the memory of the frames, which are still in the queue. Setups are kept: what
+    /// follows their removal needs them.
+    pub fn forget_frames(&mut self) {
+        let frames = self.entries.iter_mut().filter(|entry| entry.kind == Kind::Frame);
+        frames.for_each(|entry| entry.json = String::new());
+    }
+
+    /// Marks entries as refused by the server: they will not count as delivered.
+    pub fn quarantine(&mut self, refused: &[Seq]) {
+        self.refused.extend(self.entries.extract_if(.., |entry| refused.contains(&entry.seq)));
+    }
+}
+
+/// The end that reads and removes. There is one.
+#[derive(Debug)]
+pub struct Reader {
+    commands: mpsc::Sender<Command>,
+    /// The next batch begins here; what lies between it and the head is out.
+    cursor: Seq,
+    status: watch::Receiver<QueueStatus>,
+}
+
+impl Reader {
+    pub(super) fn new(
+        commands: mpsc::Sender<Command>,
+        status: watch::Receiver<QueueStatus>,
+    ) -> Self {
+        Self { commands, cursor: Seq(0), status }
+    }
+
+    /// The entries that follow those already out, all of one stint, as soon as there is one that
+    /// may be sent. Safe to cancel.
+    pub async fn next_batch(&mut self, limit: Limit) -> Result<Batch, QueueError> {
+        let from = self.cursor;
+        let batch = self.ask(|reply| Command::Read { from, limit, reply }).await?;
+        if let Some(&(last, _)) = batch.records.last() {
+            self.cursor = Seq(last.0 + 1);
+        }
+        Ok(batch)
+    }
+
+    /// Puts all batches that are out back: the next one begins with the oldest entry.
+    pub fn rewind(&mut self) {
+        self.cursor = Seq(0);
+    }
+
+    /// Gives up a batch whose entries the server has. Batches are removed in the order in which
+    /// they were read; one that is not the oldest is refused.
+    pub async fn remove(&mut self, batch: Batch) -> Result<(), QueueError> {
+        self.ask(|reply| Command::Remove { batch, reply }).await
+    }
+
+    /// The stint that the next batch, or if the queue is empty the next entry, belongs to.
+    pub async fn stint(&mut self) -> Result<StintId, QueueError> {
+        self.ask(|reply| Command::Stint { reply }).await
+    }
+
+    /// The setup that was in force just before the oldest entry of `stint`.
+    pub async fn setup_in_force(&mut self, stint: StintId) -> Result<Option<Entry>, QueueError> {
+        self.ask(|reply| Command::SetupInForce { stint, reply }).await
+    }
+
+    /// The session that `server` gave to `stint`, if it is remembered.
+    pub async fn session(
+        &mut self,
+        stint: StintId,
+        server: &str,
+    ) -> Result<Option<String>, QueueError> {
+        self.ask(|reply| Command::Session { stint, server: server.into(), reply }).await
+    }
+
+    /// Remembers the session that `server` gave to `stint`, over restarts.
+    pub async fn set_session(
+        &mut self,
+        stint: StintId,
+        server: &str,
+        session: &str,
+    ) -> Result<(), QueueError> {
+        let (server, session) = (server.into(), session.into());
+        self.ask(|reply| Command::SetSession { stint, server, session, reply }).await
+    }
+
+    /// How the queue stands, as of the keeper's last step.
+    pub fn status(&self) -> QueueStatus {
+        self.status.borrow().clone()
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, QueueError>>) -> Command,
+    ) -> Result<T, QueueError> {
+        ask(&self.commands, command).await
+    }
+}
+
+/// Hands the keeper a command and waits for its answer.
+pub(super) async fn ask<T>(
+    commands: &mpsc::Sender<Command>,
+    command: impl FnOnce(oneshot::Sender<Result<T, QueueError>>) -> Command,
+) -> Result<T, QueueError> {
+    let (reply, answer) = oneshot::channel();
+    commands.send(command(reply)).await.map_err(|_| QueueError::Closed)?;
+    answer.await.map_err(|_| QueueError::Closed)?
+}

@@ -1,0 +1,141 @@
+//! Thinning: which frames a full queue leaves out, so that it holds a day at a lower resolution
+//! instead of an hour and a hole.
+//!
+//! A stretch has a level. At level k it holds the frames at positions that are multiples of 2^k and
+//! those that are [marked](Marks): the first and the last of a lap, one where the state of the
+//! gear-box, the pits or the session changes, one after a setup or a start. Setups are always kept.
+//! So no two neighbours that are left are further apart than 2^k frames were, within a stretch and
+//! from one to the next.
+//!
+//! The oldest stretch of the lowest level goes first. So none is given up to level k + 1 while
+//! level k would do, and what is newer never has the lower resolution.
+//!
+//! [Marks]: super::record::Marks
+
+use std::ops::Range;
+
+use super::record;
+use super::store::Stretch;
+use crate::entry::{Kind, Seq};
+
+/// Every 65,536th frame, nine hours apart at 2 Hz; what is left then is marked.
+pub(super) const MAX_LEVEL: u32 = 16;
+
+/// The stretches between two indices, ends included, are to become one of this level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Step {
+    pub(super) first: usize,
+    pub(super) last: usize,
+    pub(super) level: u32,
+}
+
+/// What to thin next; `None` when nothing is left to be thinned. A stretch is to hold `most`
+/// records, or not much more.
+pub(super) fn next(stretches: &[Stretch], most: u64) -> Option<Step> {
+    let lowest = stretches.iter().map(|stretch| stretch.level).min()?;
+    let index = stretches.iter().position(|stretch| stretch.level == lowest)?;
+    let level = lowest + 1;
+    let records = |index: usize| stretches[index].held.records;
+    let (mut first, mut last) = (index, index);
+    if index > 0
+        && stretches[index - 1].level == level
+        && records(index - 1) + records(index) / 2 <= most
+    {
+        first -= 1;
+    } else if let Some(next) = stretches.get(index + 1)
+        && next.level == lowest
+        && (records(index) + next.held.records) / 2 <= most
+    {
+        last += 1;
+    }
+    (lowest < MAX_LEVEL).then_some(Step { first, last, level })
+}
+
+/// What is left of records.
+#[derive(Debug)]
+pub(super) struct Thinned {
+    pub(super) records: Vec<(Seq, Vec<u8>)>,
+    pub(super) level: u32,
+}
+
+/// Thins records that lie next to each other to `level` or, where that leaves none out, to the
+/// lowest level that does. Those that are not `free` stay, and the last one: whether the one after
+/// it wants it to stay is not known here.
+pub(super) fn thin(mut records: Vec<(Seq, Vec<u8>)>, level: u32, free: Range<Seq>) -> Thinned {
+    let mut may_go = vec![false; records.len()];
+    let mut is_wanted = true;
+    for (index, (seq, bytes)) in records.iter().enumerate().rev() {
+        // What cannot be read back is counted where it is sent.
+        let Some((Kind::Frame, marks)) = record::marks(bytes) else { continue };
+        may_go[index] = !is_wanted && !marks.is_kept() && free.contains(seq);
+        is_wanted = marks.keeps_the_one_before();
+    }
+    let goes = |seq: Seq, may_go: bool, level: u32| may_go && seq.0 % (1 << level) != 0;
+    let leaves_out = |level: &u32| {
+        records.iter().zip(&may_go).any(|((seq, _), may_go)| goes(*seq, *may_go, *level))
+    };
+    let level = (level..MAX_LEVEL).find(leaves_out).unwrap_or(MAX_LEVEL);
+    let mut may_go = may_go.into_iter();
+    records.retain(|(seq, _)| !goes(*seq, may_go.next().unwrap_or(false), level));
+    Thinned { records, level }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::Marks;
+    use super::super::store::Held;
+    use super::*;
+    use crate::entry::{CapturedAt, StintId};
+
+    fn stretches(levels: &[u32], records: u64) -> Vec<Stretch> {
+        let stretch = |(index, level): (usize, &u32)| Stretch {
+            first: Seq(index as u64 * 100),
+            last: Seq(index as u64 * 100 + 99),
+            held: Held { records, bytes: 0 },
+            level: *level,
+        };
+        levels.iter().enumerate().map(stretch).collect()
+    }
+
+    #[test]
+    fn the_oldest_of_the_lowest_level_goes_first() {
+        for (levels, records, first, last, level) in [
+            (&[0][..], 100, 0, 0, 1),
+            (&[0, 0], 100, 0, 1, 1),
+            (&[0, 0], 120, 0, 0, 1),
+            (&[1, 0, 0], 50, 0, 1, 1),
+            (&[1, 0, 0], 100, 1, 2, 1),
+            (&[2, 1, 1], 50, 0, 1, 2),
+            (&[3, 2, 16, 0], 100, 3, 3, 1),
+        ] {
+            let step = next(&stretches(levels, records), 100);
+            assert_eq!(step, Some(Step { first, last, level }), "{levels:?}");
+        }
+        assert_eq!(next(&stretches(&[16, 16], 1), 100), None);
+        assert_eq!(next(&[], 100), None);
+    }
+
+    #[test]
+    fn marked_frames_their_neighbours_and_setups_stay() {
+        let record = |seq: u64| {
+            let (kind, marks) = match seq {
+                5 => (Kind::Frame, Marks::KEPT),
+                // The setup between the two laps does not hide the last frame of the first.
+                10 => (Kind::Setup, Marks::default()),
+                11 => (Kind::Frame, Marks::KEPT_WITH_THE_ONE_BEFORE),
+                _ => (Kind::Frame, Marks::default()),
+            };
+            let bytes = record::encode(StintId(1), CapturedAt(0), kind, marks, "{}").unwrap();
+            (Seq(seq), bytes)
+        };
+        let left = |level, free| {
+            let thinned = thin((1..20).map(record).collect(), level, free);
+            (thinned.records.iter().map(|(seq, _)| seq.0).collect::<Vec<_>>(), thinned.level)
+        };
+        let all = Seq(0)..Seq(100);
+        assert_eq!(left(3, all), (vec![5, 8, 9, 10, 11, 16, 19], 3));
+        assert_eq!(left(3, Seq(4)..Seq(18)), (vec![1, 2, 3, 5, 8, 9, 10, 11, 16, 18, 19], 3));
+        // Nothing goes at any level.
+        assert_eq!(left(1, Seq(5)..Seq(6)).1, MAX_LEVEL);
+    }
+}

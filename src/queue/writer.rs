@@ -1,0 +1,109 @@
+//! The end of the queue that appends.
+
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, watch};
+
+use super::buffer::Buffer;
+use super::fates::Fate;
+use super::keeper::Command;
+use super::reader::ask;
+use super::{Appended, NewEntry, QueueError, QueueStatus};
+use crate::entry::{CapturedAt, Seq};
+
+/// Gives each entry its moment of capture, strictly later than the one before.
+#[derive(Debug)]
+pub struct Stamps {
+    last: Option<CapturedAt>,
+}
+
+impl Stamps {
+    pub(super) fn after(last: Option<CapturedAt>) -> Self {
+        Self { last }
+    }
+
+    /// `at`, or the first moment after the last stamp if the clock stood still or went back.
+    pub fn next(&mut self, at: CapturedAt) -> CapturedAt {
+        let stamp = match self.last {
+            Some(last) if at <= last => CapturedAt(last.0.saturating_add(1)),
+            _ => at,
+        };
+        self.last = Some(stamp);
+        stamp
+    }
+}
+
+/// The end that appends. Clones share one queue.
+#[derive(Clone, Debug)]
+pub struct Writer {
+    commands: mpsc::Sender<Command>,
+    buffer: Arc<Buffer>,
+    status: watch::Receiver<QueueStatus>,
+}
+
+impl Writer {
+    pub(super) fn new(
+        commands: mpsc::Sender<Command>,
+        buffer: Arc<Buffer>,
+        status: watch::Receiver<QueueStatus>,
+    ) -> Self {
+        Self { commands, buffer, status }
+    }
+
+    /// Appends the entries that `make` gives, in their order, and says what became of each.
+    ///
+    /// The order in which `make` draws stamps is the order in the queue. Returns when the entries
+    /// are as durable as the configuration promises or, where the disk does not keep up,
+    /// [`APPEND_TIMEOUT`](crate::config::APPEND_TIMEOUT) later: they are [buffered](Appended::Buffered)
+    /// then. Never waits for the network.
+    pub async fn append(
+        &self,
+        make: impl FnOnce(&mut Stamps) -> Vec<NewEntry>,
+    ) -> Result<Vec<Appended>, QueueError> {
+        self.buffer.append(false, make).await
+    }
+
+    /// Likewise, but waits for as long as it takes until there is room and the disk has them: for
+    /// sources that lose nothing by waiting.
+    pub async fn append_patiently(
+        &self,
+        make: impl FnOnce(&mut Stamps) -> Vec<NewEntry>,
+    ) -> Result<Vec<Appended>, QueueError> {
+        self.buffer.append(true, make).await
+    }
+
+    /// How the queue stands, as of the keeper's last step, and what waits in memory now.
+    pub fn status(&self) -> QueueStatus {
+        let mut status = self.status.borrow().clone();
+        let (buffered, stalled, shed) = self.buffer.status();
+        status.buffered = buffered;
+        status.undurable_since = match (status.undurable_since, stalled) {
+            (Some(since), Some(stalled)) => Some(since.min(stalled)),
+            (since, stalled) => since.or(stalled),
+        };
+        // Booked when the disk takes the books again.
+        status.appended += shed.thinned + shed.dropped;
+        status.ledger.unplaced += shed.thinned + shed.dropped;
+        status.ledger.thinned += shed.thinned;
+        status.ledger.storage += shed.dropped;
+        status
+    }
+
+    /// What became of the entry at a position.
+    pub async fn fate(&self, seq: Seq) -> Result<Fate, QueueError> {
+        ask(&self.commands, |reply| Command::Fate { seq, reply }).await
+    }
+
+    /// Closes the queue for all its ends: what was handed in so far is stored and flushed,
+    /// everything later finds it [closed](QueueError::Closed). [`Closed`](super::Closed) tells when
+    /// it is done.
+    pub async fn close(&self) {
+        // Closed already if it cannot be sent.
+        let _ = self.commands.send(Command::Close).await;
+    }
+
+    /// Whether the keeper is gone, so that nothing can be stored any more.
+    pub fn is_closed(&self) -> bool {
+        self.commands.is_closed()
+    }
+}
