@@ -63,7 +63,9 @@ fn encode(bencher: Bencher<'_, '_>) {
 /// The queue's record to an entry.
 #[divan::bench]
 fn decode(bencher: Bencher<'_, '_>) {
-    let encode = |(at, json): (_, String)| record::encode(STINT, at, Kind::Frame, Marks::default(), &json).unwrap();
+    let encode = |(at, json): (_, String)| {
+        record::encode(STINT, at, Kind::Frame, Marks::default(), &json).unwrap()
+    };
     let mut records = frames().into_iter().map(encode).collect::<Vec<_>>().into_iter().cycle();
     bencher
         .with_inputs(|| records.next().unwrap())

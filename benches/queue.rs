@@ -95,8 +95,11 @@ impl Queue {
     fn append(&mut self, frames: Vec<String>) {
         let now = self.now;
         let appended = self.writer.append(|stamps| {
-            let entry =
-                |json| NewEntry { captured_at: stamps.next(now), content: Content::Frame(Situation::default()), json };
+            let entry = |json| NewEntry {
+                captured_at: stamps.next(now),
+                content: Content::Frame(Situation::default()),
+                json,
+            };
             frames.into_iter().map(entry).collect()
         });
         self.runtime.block_on(appended).unwrap();

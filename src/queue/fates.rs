@@ -97,8 +97,7 @@ struct Line {
 impl Line {
     /// Whether the line is about this position. An entry that thinning kept left in another way.
     fn is_about(&self, seq: Seq) -> bool {
-        let is_kept =
-            || seq.0 % (1_u64 << self.level.min(63)) == 0 || self.kept.contains(&seq.0);
+        let is_kept = || seq.0 % (1_u64 << self.level.min(63)) == 0 || self.kept.contains(&seq.0);
         (self.first..=self.last).contains(&seq.0) && (self.fate != "thinned" || !is_kept())
     }
 }

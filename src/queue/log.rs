@@ -125,7 +125,8 @@ impl<S: Store> Log<S> {
         let &Waiting { captured_at, content, .. } = entry;
         self.sound()?;
         let newest = self.newest.filter(|newest| newest.stint == self.stint);
-        let begins = newest.is_none_or(|newest| !self.limits.continues(newest.captured_at, captured_at));
+        let begins =
+            newest.is_none_or(|newest| !self.limits.continues(newest.captured_at, captured_at));
         if begins && newest.is_some() {
             self.stint = StintId(self.stint.0 + 1);
         }
@@ -141,7 +142,8 @@ impl<S: Store> Log<S> {
             true => entry.marks.and(Marks::KEPT),
             false => entry.marks,
         };
-        let bytes = record::encode(stint, captured_at, kind, marks, &entry.json).map_err(not_encoded)?;
+        let bytes =
+            record::encode(stint, captured_at, kind, marks, &entry.json).map_err(not_encoded)?;
         self.expire(captured_at)?;
         let when_full = match self.limits.when_full {
             WhenFull::Block if !entry.is_patient => WhenFull::Thin,

@@ -3,8 +3,9 @@
 //! ```text
 //! FORMAT                 what made this folder
 //! q-<lo>-<last>/         a sealed segment: a sled database of the records between two positions
-//! q-<lo>-<last>/seal     written last: how much it holds, and where the store stood
+//! q-<lo>-<last>/seal     written last: how much it holds
 //! tail-<lo>.log          the journal: the newest segment, from position <lo> on
+//! mark                   where the store stood when the journal was begun, should that be lost
 //! new-<lo>-<last>/       a segment that is being written
 //! trash-*  *.tmp         on its way out, or never finished
 //! quarantine/            segments that could not be read in full, the last few; refused entries
@@ -53,7 +54,7 @@ use self::folder::{
 };
 use self::newest::NewestSegment;
 use self::packed::Packed;
-use self::recover::{Newest, Trust, find_newest, last_sealed_mark};
+use self::recover::{Newest, Trust, find_newest, last_mark, write_mark};
 use super::journal::{Journal, Mark};
 use super::store::{Held, Notes, Store, Stretch};
 use super::{FIRST, Limit, bytes, disk, notes};
@@ -306,7 +307,7 @@ impl SegmentStore {
             return Ok(None);
         }
         let packed = Packed::new(replaced.lo, borrowed(records));
-        build(&self.folder, replaced, &packed, all, level, &self.mark()).map(Some)
+        build(&self.folder, replaced, &packed, all, level).map(Some)
     }
 
     fn commit(&mut self, replaced: Span, new: Option<&Segment>, old: Old) -> io::Result<()> {
@@ -333,13 +334,16 @@ impl SegmentStore {
         let mut sealed = None;
         if held.records > 0 {
             let span = Span { lo, last: Seq(tail.0 - 1) };
-            let records = newest.read(head.max(lo), Limit { entries: usize::MAX, bytes: usize::MAX })?;
+            let records =
+                newest.read(head.max(lo), Limit { entries: usize::MAX, bytes: usize::MAX })?;
             let packed = Packed::new(lo, borrowed(&records));
-            let segment = build(&self.folder, span, &packed, held, 0, &mark)?;
+            let segment = build(&self.folder, span, &packed, held, 0)?;
             publish(&self.folder, span)?;
             sealed = Some((segment, packed));
         }
-        let journal = match Journal::create(&self.folder, tail, &boot, &mark) {
+        let begun = write_mark(&self.folder, &mark)
+            .and_then(|()| Journal::create(&self.folder, tail, &boot, &mark));
+        let journal = match begun {
             Ok(journal) => journal,
             Err(error) => {
                 // What was sealed goes on in the journal.
@@ -414,7 +418,8 @@ impl SegmentStore {
         let names = disk::names(&self.folder, "").unwrap_or_default();
         let others =
             names.iter().filter(|name| !name.starts_with("q-") && !name.starts_with("tail-"));
-        let folder = fs::symlink_metadata(&self.folder).map_or(0, |folder| disk::allocated(&folder));
+        let folder =
+            fs::symlink_metadata(&self.folder).map_or(0, |folder| disk::allocated(&folder));
         self.other_bytes =
             folder + others.map(|name| disk::used(&self.folder.join(name))).sum::<u64>();
     }
@@ -553,9 +558,9 @@ impl Store for SegmentStore {
         let path = self.fact_path(key);
         let folder = self.folder.join("facts");
         match value {
-            Some(value) => self.with_ballast(|_| {
-                disk::replace(&path, &bytes::frame(Seq(0), Seq(0), value))
-            })?,
+            Some(value) => {
+                self.with_ballast(|_| disk::replace(&path, &bytes::frame(Seq(0), Seq(0), value)))?
+            }
             None => {
                 disk::remove_file(&path)?;
                 disk::sync_folder(&folder)?;
@@ -692,25 +697,20 @@ impl SegmentStore {
         Ok(store)
     }
 
-    /// Where to go on when nothing is left of the newest segment: the sealed ones know the rest.
+    /// Where to go on when nothing is left of the newest segment.
     fn without_journal(folder: &Path, highest: Option<Seq>, trust: &Trust) -> io::Result<Newest> {
         let known = match trust {
-            Trust::Disk => None,
-            Trust::Nothing(mark) => Some(mark),
+            Trust::Nothing(mark) => Some(mark.clone()),
+            Trust::Disk => last_mark(folder)?,
         };
-        let floor = highest.max(known.map(|mark| Seq(mark.tail)));
+        let floor = highest.max(known.as_ref().map(|mark| Seq(mark.tail)));
+        // A segment may have followed of which not even the name is left.
         let lo = floor.map_or(FIRST, |seq| Seq(seq.0 + 2 * SEGMENT_ENTRIES));
-        let mark = match known {
-            // The folder is empty: all that was held is lost.
-            Some(mark) if spans(folder, "q-")?.is_empty() => {
-                Mark { head: lo.0, tail: lo.0, ..mark.clone() }
-            }
-            Some(mark) => mark.clone(),
-            None if spans(folder, "q-")?.is_empty() => {
-                Mark { head: lo.0, tail: lo.0, ..Mark::default() }
-            }
-            None => last_sealed_mark(folder, lo)?,
-        };
+        let mut mark = known.unwrap_or_default();
+        // Whatever is there is held.
+        let first = spans(folder, "q-")?.first().map_or(lo, |span| span.lo);
+        mark.head = mark.head.max(first.0);
+        mark.tail = lo.0;
         let records = Vec::new();
         Ok(Newest { lo, records, end: lo, mark, index: None, is_uncertain: false })
     }
@@ -736,7 +736,7 @@ impl SegmentStore {
                 continue;
             }
             let segment = match read_seal(&span.path(&self.folder), span) {
-                Some((segment, _)) => Some(segment),
+                Some(segment) => Some(segment),
                 None => self.seal_again(span)?,
             };
             self.sealed.extend(segment);
@@ -759,9 +759,7 @@ impl SegmentStore {
         );
         let segment = match records.is_empty() {
             true => None,
-            false => {
-                Some(build(&self.folder, span, &packed, held(&records), 0, &self.mark())?)
-            }
+            false => Some(build(&self.folder, span, &packed, held(&records), 0)?),
         };
         set_segment_aside(&self.folder, span)?;
         segment.iter().try_for_each(|segment| publish(&self.folder, segment.span))?;
@@ -783,10 +781,8 @@ impl SegmentStore {
         if !records.is_empty() {
             let span = Span { lo, last: Seq(end.0 - 1) };
             let packed = Packed::new(lo, borrowed(&records));
-            let mark = self.mark();
-            let segment = self.with_ballast(|store| {
-                build(&store.folder, span, &packed, held(&records), 0, &mark)
-            })?;
+            let segment =
+                self.with_ballast(|store| build(&store.folder, span, &packed, held(&records), 0))?;
             // What was sealed of it before the process ended is in here too.
             for old in spans(&self.folder, "q-")?.into_iter().filter(|old| old.lo >= lo) {
                 discard(&self.folder, old)?;
@@ -796,8 +792,10 @@ impl SegmentStore {
         }
         let (mark, boot) = (self.mark(), self.options.boot.clone());
         let tail = self.tail;
-        let journal =
-            self.with_ballast(|store| Journal::create(&store.folder, tail, &boot, &mark))?;
+        let journal = self.with_ballast(|store| {
+            write_mark(&store.folder, &mark)?;
+            Journal::create(&store.folder, tail, &boot, &mark)
+        })?;
         Ok(NewestSegment::new(tail, journal))
     }
 }

@@ -8,7 +8,7 @@
 //!
 //! `LONG=1` looks at 2,000 moments of four recordings.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -72,6 +72,7 @@ fn explore(states: usize, seed: u64) {
             );
         }
     }
+    assert!(!promises.thinned.is_empty(), "nothing was thinned");
     let events = log.len();
     eprintln!("{states} power cuts in {events} events: failed opens, lost, out of order: 0");
 }
@@ -129,7 +130,8 @@ fn child() {
         .open(format!("{}.marks", folder.display()))
         .unwrap();
     let boot = if life < LIFE_AFTER_BOOT { "one boot" } else { "the next boot" };
-    let options = Options { segment_bytes: 0, boot: boot.into(), ..Options::new(1_000_000, 64 << 20) };
+    let options =
+        Options { segment_bytes: 0, boot: boot.into(), ..Options::new(1_000_000, 64 << 20) };
     let mut store = SegmentStore::open(&folder, options).unwrap();
     let mut gone = store.books().map_or(0, |books| u64::from_le_bytes(books.try_into().unwrap()));
     for step in 0..150 {
@@ -154,6 +156,33 @@ fn child() {
                     gone += read.len() as u64;
                     mark(&mut marks, &format!("releasing {}\n", last.0 + 1));
                     store.release(Seq(last.0 + 1), &gone.to_le_bytes()).unwrap();
+                }
+            }
+            10 if step % 2 == 0 => {
+                let stretches = store.stretches();
+                if let [first, .., last] | [first @ last] = &stretches[..stretches.len().min(2)] {
+                    let limit = Limit { entries: usize::MAX, bytes: usize::MAX };
+                    let mut records = Vec::new();
+                    let mut from = first.first;
+                    while from <= last.last {
+                        let read = store.read(from, limit).unwrap();
+                        from = Seq(read.last().unwrap().0.0 + 1);
+                        records.extend(read.into_iter().filter(|(seq, _)| *seq <= last.last));
+                    }
+                    let every = 1 << (first.level + 1);
+                    let before = records.len() as u64;
+                    records.retain(|(seq, _)| seq.0 % every == 0);
+                    gone += before - records.len() as u64;
+                    mark(&mut marks, &format!("thinning {} {} {every}\n", first.first, last.last));
+                    store
+                        .replace(
+                            first.first,
+                            last.last,
+                            first.level + 1,
+                            records,
+                            &gone.to_le_bytes(),
+                        )
+                        .unwrap();
                 }
             }
             12 if step % 3 == 0 => store.put("fact", Some(&payload(step, 300))).unwrap(),
@@ -187,6 +216,8 @@ struct Promises {
     durable_tail: u64,
     durable_head: u64,
     releasing: u64,
+    /// Positions that may have been thinned out.
+    thinned: BTreeSet<u64>,
 }
 
 impl Promises {
@@ -201,6 +232,10 @@ impl Promises {
             }
             "durable" => (self.durable_tail, self.durable_head) = (number(1), number(2)),
             "releasing" => self.releasing = number(1),
+            "thinning" => {
+                let gone = |seq: &u64| !seq.is_multiple_of(number(3));
+                self.thinned.extend((number(1)..=number(2)).filter(gone));
+            }
             _ => {}
         }
     }
@@ -209,7 +244,11 @@ impl Promises {
         let mut boots = 0..;
         let mut open = || {
             let boot = format!("after cut {}", boots.next().unwrap());
-            SegmentStore::open(folder, Options { segment_bytes: 0, boot, ..Options::new(1_000_000, 64 << 20) }).unwrap()
+            SegmentStore::open(
+                folder,
+                Options { segment_bytes: 0, boot, ..Options::new(1_000_000, 64 << 20) },
+            )
+            .unwrap()
         };
         let mut store = open();
         let before = all(&mut store);
@@ -241,13 +280,18 @@ impl Promises {
         let known = self.appended.iter().chain(&self.trying);
         let last = records.last_key_value().map_or(0, |(seq, _)| *seq);
         for seq in known.filter(|&&seq| seq >= head && (seq < self.durable_tail || seq <= last)) {
-            assert!(records.contains_key(seq), "{seq} is missing");
+            let is_there = records.contains_key(seq) || self.thinned.contains(seq);
+            assert!(is_there, "{seq} is missing");
         }
         let gone = store.books().map_or(0, |books| u64::from_le_bytes(books.try_into().unwrap()));
         assert_eq!(store.held().records, records.len() as u64);
         assert_eq!(store.lost(), 0);
         assert_eq!(store.appended(), gone + store.held().records, "the books do not balance");
-        assert!(head <= self.releasing.max(FIRST.0) || records.is_empty(), "head {head}");
+        let thinned = || self.thinned.contains(&self.releasing.max(FIRST.0));
+        assert!(
+            head <= self.releasing.max(FIRST.0) || records.is_empty() || thinned(),
+            "head {head}"
+        );
     }
 }
 

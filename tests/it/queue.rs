@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use pitwire::config::{BUFFER_ENTRIES, Durability, STORAGE_RETRY_INTERVAL, WhenFull};
-use pitwire::entry::{CapturedAt, Entry, Seq, StintId, Situation};
+use pitwire::entry::{CapturedAt, Entry, Seq, Situation, StintId};
 use pitwire::queue::ledger::DropReason;
 use pitwire::queue::segments::{Options, SegmentStore};
 use pitwire::queue::store::Store;
@@ -274,8 +274,11 @@ impl Life {
     }
 
     async fn append(&self, json: &str) -> Result<Vec<Appended>, QueueError> {
-        let entry =
-            |captured_at| NewEntry { captured_at, content: Content::Frame(Situation::default()), json: json.into() };
+        let entry = |captured_at| NewEntry {
+            captured_at,
+            content: Content::Frame(Situation::default()),
+            json: json.into(),
+        };
         self.writer.append(|stamps| vec![entry(stamps.next(CapturedAt(0)))]).await
     }
 
@@ -361,7 +364,8 @@ impl<M: Medium> Trial<M> {
     async fn take(&mut self, step: Step) {
         match step {
             Step::Append { frames, bytes, after } => {
-                self.append(&vec![Content::Frame(Situation::default()); frames], bytes, after).await;
+                self.append(&vec![Content::Frame(Situation::default()); frames], bytes, after)
+                    .await;
             }
             Step::Setup { fingerprint, after } => {
                 self.append(&[Content::Setup { fingerprint }], 40, after).await;
@@ -503,7 +507,10 @@ impl<M: Medium> Trial<M> {
             Ok(Err(QueueError::Storage(_))) if failing => return 0,
             Ok(Err(error)) => panic!("{error}"),
             Err(_) => {
-                assert!(failing || self.history.range(from..tail).next().is_none(), "nothing from {from} to {tail}");
+                assert!(
+                    failing || self.history.range(from..tail).next().is_none(),
+                    "nothing from {from} to {tail}"
+                );
                 return 0;
             }
         };

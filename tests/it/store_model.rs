@@ -27,7 +27,14 @@ enum Op {
         key: u8,
         value: Option<Vec<u8>>,
     },
+    /// Leave every so many-th record of one or two stretches.
+    Thin {
+        share: u8,
+        stretches: usize,
+        every: usize,
+    },
     Flush,
+    Seal,
     Maintain,
     /// Drop the store and open it again, in this boot or after another one.
     Restart {
@@ -45,7 +52,10 @@ fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(share, entries, bytes)| Op::Read { share, entries, bytes }),
         1 => (0_u8..3, proptest::option::of(proptest::collection::vec(any::<u8>(), 0..50)))
             .prop_map(|(key, value)| Op::Put { key, value }),
+        2 => (any::<u8>(), 1_usize..3, 1_usize..60)
+            .prop_map(|(share, stretches, every)| Op::Thin { share, stretches, every }),
         2 => Just(Op::Flush),
+        1 => Just(Op::Seal),
         3 => Just(Op::Maintain),
         1 => any::<bool>().prop_map(|same_boot| Op::Restart { same_boot }),
         1 => Just(Op::Reopen),
@@ -118,6 +128,35 @@ fn check(ops: &[Op]) {
                     Some(value) => model.facts.insert(*key, value.clone()),
                     None => model.facts.remove(key),
                 };
+            }
+            Op::Thin { share, stretches, every } => {
+                let found = store.stretches();
+                if found.is_empty() {
+                    continue;
+                }
+                let first = (found.len() - 1) * usize::from(*share) / 255;
+                let last = (first + stretches - 1).min(found.len() - 1);
+                let inside = found[first].first.0..=found[last].last.0;
+                let mut number = 0;
+                model.records.retain(|seq, _| {
+                    number += usize::from(inside.contains(seq));
+                    !inside.contains(seq) || number % every == 0
+                });
+                let left = model.records.range(inside).map(|(seq, r)| (Seq(*seq), r.clone()));
+                let books = vec![*share; 30];
+                let level = found[first].level + 1;
+                let (first, last) = (found[first].first, found[last].last);
+                let left: Vec<_> = left.collect();
+                let is_gone = left.is_empty();
+                store.replace(first, last, level, left, &books).unwrap();
+                model.books = Some(books);
+                let stretch = store.stretches().into_iter().find(|stretch| stretch.last == last);
+                assert_eq!(stretch.map(|stretch| stretch.level), (!is_gone).then_some(level));
+            }
+            Op::Seal => {
+                store.seal().unwrap();
+                let last = store.stretches().last().map(|stretch| stretch.last.0);
+                assert!(last >= model.records.keys().next_back().copied(), "{last:?}");
             }
             Op::Flush => store.flush().unwrap(),
             Op::Maintain => store.maintain().unwrap(),

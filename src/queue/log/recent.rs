@@ -15,7 +15,10 @@ pub(super) struct Recent {
 impl Recent {
     /// Of what was there at a start no more is known than the moment of the newest.
     pub(super) fn new(newest: Option<CapturedAt>, tail: Seq) -> Self {
-        Self { seconds: newest.map(|newest| (newest, tail)).into_iter().collect(), begins_at: Seq(0) }
+        Self {
+            seconds: newest.map(|newest| (newest, tail)).into_iter().collect(),
+            begins_at: Seq(0),
+        }
     }
 
     /// An entry was appended.

@@ -65,15 +65,13 @@ pub(super) fn build(
     packed: &Packed,
     all: Held,
     level: u32,
-    mark: &Mark,
 ) -> io::Result<Segment> {
     let path = span.new_path(folder);
     disk::remove_folder(&path)?;
     let built = packed.write(&path).and_then(|()| {
         let disk_bytes = disk::used(&path) + 4096;
         let numbers = [all.records, all.bytes, u64::from(level), disk_bytes];
-        let mut payload: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
-        payload.extend(mark.to_bytes());
+        let payload: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
         disk::write_durably(&path.join("seal"), &bytes::frame(span.lo, span.last, &payload))?;
         disk::sync_folder(&path)?;
         disk::sync_folder(folder)?;
@@ -89,17 +87,17 @@ pub(super) fn build(
     }
 }
 
-/// The segment in the folder `path` as its seal has it, and where the store stood then.
-pub(super) fn read_seal(path: &Path, span: Span) -> Option<(Segment, Mark)> {
+/// The segment in the folder `path` as its seal has it.
+pub(super) fn read_seal(path: &Path, span: Span) -> Option<Segment> {
     let bytes = fs::read(path.join("seal")).ok()?;
     let (_, payload) = bytes::parse(span.lo, &bytes).filter(|(last, _)| *last == span.last)?;
     let (records, rest) = number(payload)?;
     let (bytes, rest) = number(rest)?;
     let (level, rest) = number(rest)?;
-    let (disk_bytes, rest) = number(rest)?;
+    let (disk_bytes, _) = number(rest)?;
     let all = Held { records, bytes };
     let level = u32::try_from(level).ok()?;
-    Some((Segment { span, all, held: all, level, disk_bytes }, Mark::from_bytes(rest)?))
+    Some(Segment { span, all, held: all, level, disk_bytes })
 }
 
 /// Gives a segment that was built its name.
@@ -114,12 +112,7 @@ pub(super) fn publish(folder: &Path, span: Span) -> io::Result<()> {
 
 /// Puts the segment that was built for the `replaced` positions, if there is one, into the place of
 /// those that lie there.
-pub(super) fn swap(
-    folder: &Path,
-    replaced: Span,
-    new: Option<Span>,
-    old: Old,
-) -> io::Result<()> {
+pub(super) fn swap(folder: &Path, replaced: Span, new: Option<Span>, old: Old) -> io::Result<()> {
     let inside = |span: &Span| replaced.lo <= span.lo && span.last <= replaced.last;
     for span in spans(folder, "q-")?.into_iter().filter(inside) {
         match old {

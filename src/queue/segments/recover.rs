@@ -2,15 +2,16 @@
 //! sealed, what was sealed.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::folder::{read_seal, spans};
+use super::folder::spans;
 use super::packed::Packed;
 use super::{Options, Records, SEGMENT_ENTRIES};
 use crate::entry::Seq;
-use crate::queue::disk;
 use crate::queue::journal::{self, Contents, Mark, Note};
+use crate::queue::{bytes, disk};
 
 /// What a start may rely on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,8 +56,7 @@ fn recover(folder: &Path, lo: Seq, options: &Options, trust: &Trust) -> io::Resu
     let contents = journal::read(folder, lo)?;
     let same_boot = !options.boot.is_empty() && contents.boot() == Some(options.boot.as_str());
     let was_closed = contents.was_closed();
-    let is_uncertain =
-        *trust != Trust::Disk || !contents.is_clean || !(same_boot || was_closed);
+    let is_uncertain = *trust != Trust::Disk || !contents.is_clean || !(same_boot || was_closed);
     let Contents { notes, intact, .. } = contents;
     // What a power cut tore was never durable; after any other damage, what follows it still is.
     let trusted = if same_boot || was_closed { notes.len() } else { intact };
@@ -88,9 +88,13 @@ fn recover(folder: &Path, lo: Seq, options: &Options, trust: &Trust) -> io::Resu
     let is_whole = end.0 - lo.0 == known.len() as u64 && index.len() == known.len();
     let index = (is_whole && !is_uncertain).then_some(index);
     let records: Records = known.into_iter().collect();
-    let mark = match mark {
+    let mark = match mark.map_or_else(|| last_mark(folder), |mark| Ok(Some(mark)))? {
         Some(mark) => mark,
-        None => last_sealed_mark(folder, lo)?,
+        // Nor the books of what was before: what is there is all that there ever was.
+        None => {
+            let first = spans(folder, "q-")?.first().map_or(lo, |span| span.lo);
+            Mark { head: first.0, tail: first.0, ..Mark::default() }
+        }
     };
     Ok(Some(Newest { lo, records, end, mark, index, is_uncertain }))
 }
@@ -107,13 +111,19 @@ fn merge(lo: Seq, known: &mut BTreeMap<Seq, Vec<u8>>, beyond: BTreeMap<Seq, Vec<
     }
 }
 
-/// Where the store stood when the last segment was sealed: all that is known when the journal is
-/// gone. Segments that were thinned since know more than newer ones.
-pub(super) fn last_sealed_mark(folder: &Path, lo: Seq) -> io::Result<Mark> {
-    let spans = spans(folder, "q-")?;
-    let marks = spans.iter().filter_map(|span| Some(read_seal(&span.path(folder), *span)?.1));
-    let last = marks.max_by_key(|mark| (mark.tail, mark.released));
-    // Nor the books of what was before: what is there is all that there ever was.
-    let first = spans.first().map_or(lo, |span| span.lo);
-    Ok(last.unwrap_or(Mark { head: first.0, tail: first.0, ..Mark::default() }))
+/// Notes where the store stands, in a file that is read when the journal is lost.
+pub(super) fn write_mark(folder: &Path, mark: &Mark) -> io::Result<()> {
+    disk::replace(&folder.join(MARK), &bytes::frame(Seq(0), Seq(0), &mark.to_bytes()))
 }
+
+/// What was noted last; `None` when it cannot be read.
+pub(super) fn last_mark(folder: &Path) -> io::Result<Option<Mark>> {
+    let bytes = match fs::read(folder.join(MARK)) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    Ok(bytes::parse(Seq(0), &bytes).and_then(|(_, mark)| Mark::from_bytes(mark)))
+}
+
+const MARK: &str = "mark";
