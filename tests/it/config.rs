@@ -105,14 +105,14 @@ fn each_mistake_is_one_line_that_says_what_to_do() {
         (toml("[queue]\nmax_age = \"366d\""),
             "pitwire.toml:2: queue.max_age: \"366d\" is out of range; write a number and a unit such as \"7d\" (1min to 365d)"),
         (toml("[queue]\nmax_bytes = \"2 gigs\""),
-            "pitwire.toml:2: queue.max_bytes: \"2 gigs\" is not a size; write bytes, or a number and a unit such as \"2GiB\" (1MiB to 1TiB)"),
+            "pitwire.toml:2: queue.max_bytes: \"2 gigs\" is not a size; write bytes, or a number and a unit such as \"2GiB\" (16MiB to 1TiB)"),
         (toml("[queue]\nmax_bytes = 1000"),
-            "pitwire.toml:2: queue.max_bytes: 1000 is out of range; write bytes, or a number and a unit such as \"2GiB\" (1MiB to 1TiB)"),
+            "pitwire.toml:2: queue.max_bytes: 1000 is out of range; write bytes, or a number and a unit such as \"2GiB\" (16MiB to 1TiB)"),
         (toml("[queue]\ndurability = \"1ms\""),
-            "pitwire.toml:2: queue.durability: \"1ms\" is out of range; write \"entry\", or a number and a unit such as \"200ms\" (10ms to 1min)"),
+            "pitwire.toml:2: queue.durability: \"1ms\" is out of range; write \"entry\", \"os\", or a number and a unit such as \"200ms\" (10ms to 1min)"),
         // Words, paths, addresses.
-        (toml("[queue]\nwhen_full = \"block\""),
-            "pitwire.toml:2: queue.when_full: \"block\" is none of the choices; write \"drop_oldest\" or \"drop_newest\""),
+        (toml("[queue]\nwhen_full = \"wait\""),
+            "pitwire.toml:2: queue.when_full: \"wait\" is none of the choices; write \"thin\" or \"drop_oldest\" or \"drop_newest\" or \"block\""),
         (toml("[log]\nlevel = 3"),
             "pitwire.toml:2: log.level: 3 is not text; write \"off\" or \"error\" or \"warn\" or \"info\" or \"debug\" or \"trace\""),
         (toml("[queue]\npath = \"\""),
@@ -272,13 +272,13 @@ fn variables_of_others_and_those_that_are_no_keys_are_left_alone() {
 #[test]
 fn values_are_read_in_each_of_their_spellings() {
     let text = "\u{FEFF}update_rate_hz = 10\n[server]\nurl = \"wss://example.org:8443/team/\"\n\
-                [queue]\nmax_entries = 0xff\nmax_bytes = 1_048_576\ndurability = \"200 ms\"\n\
+                [queue]\nmax_entries = 0xff\nmax_bytes = 33_554_432\ndurability = \"200 ms\"\n\
                 [source]\nfile = { path = 'C:\\laps\\spa.ndjson', speed = 0 }\n";
     let config = config(&toml(text));
     assert_eq!(config.update_rate_hz, 10.0);
     assert_eq!(config.server.url.as_str(), "https://example.org:8443/team");
     assert_eq!(config.queue.max_entries, 255);
-    assert_eq!(config.queue.max_bytes, 1 << 20);
+    assert_eq!(config.queue.max_bytes, 32 << 20);
     assert_eq!(config.queue.durability, Durability::Within(Duration::from_millis(200)));
     assert_eq!(config.source.file.path, Some(PathBuf::from("C:\\laps\\spa.ndjson")));
     assert_eq!(config.source.file.speed, 0.0);
@@ -341,7 +341,7 @@ prop_compose! {
         session_id in prop_oneof![Just("auto".to_owned()), "[A-Za-z0-9_-]{1,128}"],
         path in "[^\0\u{FFFD}~][^\0\u{FFFD}]{0,20}",
         max_entries in 1..=1_000_000_000_u64,
-        max_bytes in 1_u64 << 20..=1 << 40,
+        max_bytes in 16_u64 << 20..=1 << 40,
         max_age in 60_000..=31_536_000_000_u64,
         durability in prop_oneof![Just(None), (10..=60_000_u64).prop_map(Some)],
         listen in (any::<[u8; 4]>(), 1..=u16::MAX),

@@ -155,7 +155,7 @@ impl Content {
             }
             Change::Replace { first, last, level, left, books } => {
                 let (inside, mut others): (Vec<_>, Vec<_>) =
-                    self.stretches.drain(..).partition(|s| s.0 >= first && s.1 <= last);
+                    self.stretches.drain(..).partition(|s| s.1 >= first && s.1 <= last);
                 assert!(!inside.is_empty(), "nothing to replace from {first} to {last}");
                 others.push((inside[0].0, last, level));
                 others.sort_unstable();

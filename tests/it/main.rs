@@ -38,3 +38,4 @@ mod server;
 mod session;
 mod simulation;
 mod store_model;
+mod thinning;

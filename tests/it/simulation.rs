@@ -11,7 +11,7 @@ use std::time::Duration;
 use pitwire::backoff::Backoff;
 use pitwire::config::{Config, Durability, SessionChoice};
 use pitwire::entry::{CapturedAt, Kind, Seq, Situation};
-use pitwire::queue::{self, Appended, Content, Limits, NewEntry, Writer};
+use pitwire::queue::{self, Appended, Content, Limits, NewEntry, QueueStatus, Writer};
 use pitwire::session::{Session, SessionStatus};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -114,6 +114,8 @@ struct World {
     clock_offset_ms: i64,
     /// Everything that was reported stored: position, moment, whether the server may refuse it.
     stored: Vec<(Seq, CapturedAt, bool)>,
+    /// Frames that were taken into memory in this life, as the disk failed.
+    buffered: Vec<(CapturedAt, bool)>,
     forgets: u32,
 }
 
@@ -146,7 +148,10 @@ impl World {
         // A server that refuses without a word and shows nothing back cannot be found out.
         let nature = Faults { objects: nature.objects || nature.no_echo, ..nature };
         let mut config = Config::default();
-        config.queue.durability = Durability::Entry;
+        config.queue.durability = match coin() {
+            true if !swarm.power_cuts => Durability::Within(Duration::from_millis(200)),
+            _ => Durability::Entry,
+        };
         let server = Server::default();
         server.behave(nature.clone());
         Self {
@@ -159,6 +164,7 @@ impl World {
             start: Instant::now(),
             clock_offset_ms: 0,
             stored: Vec::new(),
+            buffered: Vec::new(),
             forgets: 0,
         }
     }
@@ -213,6 +219,9 @@ impl World {
                 self.swarm,
                 self.nature
             );
+        }
+        for (at, may_be_refused) in &self.buffered {
+            assert!(*may_be_refused || kept.contains(at), "{at} was in memory and is lost");
         }
         for (session, history) in &seen {
             let mut first = BTreeSet::new();
@@ -298,18 +307,19 @@ impl Life {
             vec![NewEntry { captured_at: stamped, content, json }]
         });
         let appended = timeout(Duration::from_secs(60), append).await.expect("an answer in time");
-        // What is not reported stored may be there or not.
-        let Ok(outcome) = appended else { return };
-        match outcome[..] {
+        match appended.unwrap()[..] {
             [Appended::Stored(seq)] => world.stored.push((seq, stamped, is_poison)),
+            [Appended::Buffered] if is_setup => {}
+            [Appended::Buffered] => world.buffered.push((stamped, is_poison)),
             [Appended::Unchanged] => {}
-            _ => panic!("{outcome:?}"),
+            ref outcome => panic!("{outcome:?}"),
         }
     }
 
     /// A crash, or the power goes.
     async fn end(mut self, world: &mut World) {
         self.tasks.shutdown().await;
+        world.buffered.clear();
         world.disk.fail(0);
         if world.swarm.power_cuts && world.rng.random_bool(0.5) {
             let survivors = world.rng.random_range(0..10);
@@ -321,7 +331,8 @@ impl Life {
 
     async fn drain(&self, world: &World) {
         let drained = timeout(DRAIN, async {
-            while self.writer.status().entries > 0 {
+            let waits = |status: QueueStatus| status.entries + status.buffered > 0;
+            while waits(self.writer.status()) {
                 sleep(Duration::from_millis(100)).await;
             }
         });
