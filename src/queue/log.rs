@@ -404,6 +404,12 @@ impl<S: Store> Log<S> {
     fn make_room(&mut self, record: Option<usize>, when_full: WhenFull) -> io::Result<bool> {
         loop {
             let lack = self.lacks_room(record);
+            if lack == Lack::Bytes && self.dirty {
+                // What is released goes from the disk once that is durable.
+                self.flush()?;
+                self.maintain()?;
+                continue;
+            }
             let found = match when_full {
                 _ if lack == Lack::Nothing => return Ok(true),
                 WhenFull::Thin => self.thin()? || self.give_up_oldest(lack)?,
@@ -476,9 +482,6 @@ impl<S: Store> Log<S> {
         while last.is_some_and(|last| self.store.head() <= last)
             && self.drop_oldest(DropReason::QueueFull)?
         {}
-        // Only what is durably given up goes from the disk.
-        self.flush()?;
-        self.maintain()?;
         Ok(true)
     }
 

@@ -9,6 +9,7 @@
 
 #[cfg(unix)]
 mod agent;
+mod bound;
 mod config;
 mod contract;
 mod damage;
