@@ -10,7 +10,7 @@
 //! 1 source::…::run          a sample arrives; clock::now stamps it
 //! 2 fields::map             sample -> the dashboard's 20 fields          pure
 //! 3 Writer::append          admit or make room, encode, Store::append    -- on disk --
-//! 4 Reader::next_batch      flush, then the oldest entries of one stint
+//! 4 Reader::next_batch      the oldest entries of one stint
 //! 5 Session::serve          the batch that is out
 //! 6 Link::publish           emit, wait for proof
 //! 7 Reader::remove(batch)   Store::release                               -- gone --
@@ -32,14 +32,14 @@
 //! | [`admin`], [`metrics`] | show how things stand | |
 //! | [`dashboard`] | the reference dashboard server, for demo and tests | know the agent |
 //! | [`config`] | every number with its unit | |
+//! | [`memory`] | one setting of the allocator | |
 //! | [`cli`] | what was typed, one file a subcommand | |
 //!
 //! # Invariants
 //!
 //! - Sources and session meet only in the queue.
 //! - An entry is removed only by handing back the batch that was proven.
-//! - An entry is published only once it is durable; else its position could name another entry
-//!   after a power cut.
+//! - A position names one entry for ever, whatever a power cut takes.
 //! - Shutdown and crash are the same path: nothing is saved at exit but a flush.
 //! - All waiting happens in `session` and in `source`.
 
@@ -53,6 +53,7 @@ pub mod dashboard;
 pub mod drain;
 pub mod entry;
 pub mod fields;
+pub mod memory;
 pub mod metrics;
 pub mod publisher;
 pub mod queue;

@@ -5,8 +5,10 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use pitwire::cli::{Cli, Command, Exit, complain, demo, replay, run, serve, simulate};
+use pitwire::memory;
 
 fn main() -> ExitCode {
+    memory::give_back_what_is_freed();
     let cli = Cli::parse();
     match execute(cli) {
         Ok(exit) => exit.into(),

@@ -150,8 +150,7 @@ impl Drive {
             durability: Durability::Within(Duration::from_secs(1)),
             resume_after: Duration::from_secs(60),
         };
-        let ((writer, reader), keeper) =
-            queue::with_store(store, limits, CapturedAt(0)).unwrap();
+        let ((writer, reader), keeper) = queue::with_store(store, limits, CapturedAt(0)).unwrap();
         tokio::spawn(keeper);
         Self {
             writer,
@@ -233,7 +232,8 @@ impl Drive {
     /// One batch goes out.
     async fn deliver(&mut self) {
         if self.writer.status().entries > 0 {
-            let batch = self.reader.next_batch(Limit { entries: 20, bytes: 1 << 20 }).await.unwrap();
+            let batch =
+                self.reader.next_batch(Limit { entries: 20, bytes: 1 << 20 }).await.unwrap();
             self.delivered = self.delivered.max(batch.ends().unwrap().1.0);
             self.reader.remove(batch).await.unwrap();
         }
@@ -249,7 +249,8 @@ impl Drive {
     async fn queued(&mut self) -> Vec<Entry> {
         let mut entries = Vec::new();
         while (entries.len() as u64) < self.writer.status().entries {
-            let batch = self.reader.next_batch(Limit { entries: 500, bytes: 1 << 30 }).await.unwrap();
+            let batch =
+                self.reader.next_batch(Limit { entries: 500, bytes: 1 << 30 }).await.unwrap();
             entries.extend_from_slice(batch.entries());
         }
         entries

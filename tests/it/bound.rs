@@ -1,0 +1,133 @@
+//! The bound is what `du` shows: entries without end through a small queue, in a process of its own
+//! whose memory is looked at. `LONG=1` sends ten million.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use pitwire::config::{Config, Durability};
+use pitwire::entry::{CapturedAt, Situation};
+use pitwire::fields;
+use pitwire::queue::{self, Content, Limit, NewEntry, Stamps};
+use pitwire::source::simulator::Car;
+
+use crate::long;
+
+const ROLE: &str = "PITWIRE_TEST_BOUND_CHILD";
+const MAX_ENTRIES: u64 = 10_000;
+const MAX_BYTES: u64 = 24_000_000;
+
+#[test]
+fn du_never_shows_more_than_the_bound_and_little_when_all_is_delivered() {
+    let place = tempfile::tempdir().unwrap();
+    let entries = long::size(60_000, 10_000_000);
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "bound::child", "--ignored", "--nocapture"])
+        .env(ROLE, format!("{entries} {}", place.path().display()))
+        .output()
+        .unwrap();
+    let (out, err) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{out}\n{err}");
+    let line = out.lines().find(|line| line.contains("entries through")).unwrap();
+    eprintln!("{line}");
+}
+
+/// Fills and drains the queue in turns.
+#[tokio::test]
+#[ignore = "run by the test above"]
+async fn child() {
+    let Ok(role) = std::env::var(ROLE) else { return };
+    let (entries, folder) = role.split_once(' ').unwrap();
+    let entries: u64 = entries.parse().unwrap();
+    let mut config = Config::default();
+    config.queue.path = PathBuf::from(folder).join("queue");
+    config.queue.max_entries = MAX_ENTRIES;
+    config.queue.max_bytes = MAX_BYTES;
+    config.queue.durability = Durability::Within(Duration::from_millis(200));
+    let (writer, mut reader, closed) =
+        queue::open(&config.queue, &config.stint, CapturedAt(0)).unwrap();
+    pitwire::memory::give_back_what_is_freed();
+    let frames = frames();
+    let (mut made, mut removed, mut most) = (0, 0, 0);
+    while made < entries {
+        let make = |stamps: &mut Stamps| {
+            let entry = |number: u64| {
+                let (situation, json) = &frames[number as usize % frames.len()];
+                let captured_at = stamps.next(CapturedAt(number as i64 * 500));
+                NewEntry { captured_at, content: Content::Frame(*situation), json: json.clone() }
+            };
+            (made..made + 250).map(entry).collect()
+        };
+        writer.append(make).await.unwrap();
+        made += 250;
+        // Out for 15,000 entries, then there for as many.
+        while made / 15_000 % 2 == 1 && writer.status().entries > 500 {
+            let batch = reader.next_batch(Limit { entries: 256, bytes: 256 << 10 }).await.unwrap();
+            removed += batch.entries().len();
+            reader.remove(batch).await.unwrap();
+        }
+        if made % 2_500 == 0 {
+            let (du, status) = (du(&config.queue.path), writer.status());
+            assert!(du <= MAX_BYTES, "{du} bytes on the disk: {status:?}");
+            assert!(status.entries <= MAX_ENTRIES && status.imbalance == 0, "{status:?}");
+            most = most.max(du);
+        }
+    }
+    while writer.status().entries > 0 {
+        let batch = reader.next_batch(Limit { entries: 256, bytes: 256 << 10 }).await.unwrap();
+        removed += batch.entries().len();
+        reader.remove(batch).await.unwrap();
+    }
+    let status = writer.status();
+    assert_eq!((status.imbalance, status.ledger.dropped_in_all()), (0, 0), "{status:?}");
+    assert_eq!(status.ledger.thinned + removed as u64, made, "{status:?}");
+    assert!(status.ledger.thinned > 0);
+    drop((writer, reader));
+    closed.wait().await;
+    let drained = du(&config.queue.path);
+    assert!(drained < 2_000_000, "{drained} bytes on the disk when all is delivered");
+    let rss = rss();
+    assert!(rss.is_none_or(|rss| rss < 40_000_000), "{rss:?} bytes of memory");
+    println!(
+        "{made} entries through {MAX_BYTES} bytes: at most {most} on the disk, {drained} when drained, \
+         {} bytes of memory",
+        rss.unwrap_or_default()
+    );
+}
+
+/// A stint of frames, again and again the same.
+fn frames() -> Vec<(Situation, String)> {
+    let mut car = Car::new(7);
+    let frame = |number| {
+        car.step(Duration::from_millis(500));
+        let sample = car.sample();
+        (fields::situation(&sample), fields::map(&sample, CapturedAt(number)).unwrap())
+    };
+    (0..2_000).map(frame).collect()
+}
+
+/// As the command of that name counts.
+#[cfg(unix)]
+fn du(path: &Path) -> u64 {
+    let output = Command::new("du").args(["-s", "--block-size=1"]).arg(path).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+#[cfg(not(unix))]
+fn du(path: &Path) -> u64 {
+    let items = std::fs::read_dir(path).into_iter().flatten().flatten();
+    let size = |item: std::fs::DirEntry| match item.metadata() {
+        Ok(metadata) if metadata.is_dir() => du(&item.path()),
+        metadata => metadata.map_or(0, |metadata| metadata.len()),
+    };
+    items.map(size).sum()
+}
+
+/// Memory of this process, in bytes, where the system says.
+fn rss() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    Some(line.split_whitespace().next()?.parse::<u64>().ok()? * 1024)
+}
