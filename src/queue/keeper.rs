@@ -53,6 +53,7 @@ pub(super) async fn run<S: Store>(
         unflushed: VecDeque::new(),
         blocked: VecDeque::new(),
         settled: VecDeque::new(),
+        removed: Vec::new(),
         parked: None,
         flush_at: None,
         retry_at: None,
@@ -105,8 +106,9 @@ struct Keeper<S> {
     unflushed: VecDeque<Group>,
     /// Of patient sources, waiting for room in the queue.
     blocked: VecDeque<Group>,
-    /// To be answered once the status shows them.
+    /// To be answered once the status shows them, and likewise what was removed.
     settled: VecDeque<Group>,
+    removed: Vec<(Reply<()>, io::Result<()>)>,
     parked: Option<Parked>,
     flush_at: Option<Instant>,
     /// The disk failed; until then nothing is tried.
@@ -125,7 +127,8 @@ impl<S: Store> Keeper<S> {
             Command::Read { from, limit, reply } => self.parked = Some((from, limit, reply)),
             Command::Remove { batch, reply } => {
                 let removed = self.log.remove(&batch);
-                self.answer("remove", reply, removed);
+                self.note_failure("remove", &removed);
+                self.removed.push((reply, removed));
             }
             Command::Stint { reply } => answer(reply, self.log.stint()),
             Command::SetupInForce { stint, reply } => {
@@ -245,8 +248,8 @@ impl<S: Store> Keeper<S> {
         }
     }
 
-    /// Shows how the queue stands, then answers the appends: whoever has an answer finds its
-    /// entries in the status.
+    /// Shows how the queue stands, then answers: whoever has an answer finds in the status what was
+    /// done.
     fn report(&mut self, status: &watch::Sender<QueueStatus>) {
         self.settled.iter().for_each(|group| self.buffer.settle(group));
         let storage_error = self.storage_error.clone();
@@ -258,6 +261,7 @@ impl<S: Store> Keeper<S> {
                 let _ = reply.send(Ok(outcomes));
             }
         }
+        self.removed.drain(..).for_each(|(reply, removed)| answer(reply, removed));
     }
 
     /// The books are derived anew with each report; whoever is to mend them must hear of it.
@@ -284,12 +288,17 @@ impl<S: Store> Keeper<S> {
 
     /// Answers, and notes a failure of the disk.
     fn answer<T>(&mut self, op: &'static str, reply: Reply<T>, result: io::Result<T>) {
-        if let Err(error) = &result
+        self.note_failure(op, &result);
+        answer(reply, result);
+    }
+
+    fn note_failure<T>(&mut self, op: &'static str, result: &io::Result<T>) {
+        // A batch that is not the oldest is no failure of the disk.
+        if let Err(error) = result
             && error.kind() != io::ErrorKind::InvalidInput
         {
             self.failed(op, error);
         }
-        answer(reply, result);
     }
 
     fn failed(&mut self, op: &'static str, error: &io::Error) {
