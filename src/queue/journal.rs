@@ -84,6 +84,8 @@ pub(super) struct Journal {
     path: PathBuf,
     lo: Seq,
     len: u64,
+    /// Half of something lies at its end and could not be cut off.
+    is_torn: bool,
 }
 
 impl Journal {
@@ -110,7 +112,7 @@ impl Journal {
         let mut file = File::options().write(true).open(&path)?;
         let len = file.seek(SeekFrom::End(0))?;
         let reader = File::open(&path)?;
-        Ok(Self { file, reader, path, lo, len })
+        Ok(Self { file, reader, path, lo, len, is_torn: false })
     }
 
     /// Adds a record; returns where its frame begins.
@@ -149,6 +151,10 @@ impl Journal {
         self.path.exists()
     }
 
+    pub(super) fn is_torn(&self) -> bool {
+        self.is_torn
+    }
+
     pub(super) fn len(&self) -> u64 {
         self.len
     }
@@ -161,7 +167,7 @@ impl Journal {
     fn write(&mut self, seq: Seq, payload: &[u8]) -> io::Result<()> {
         let frame = bytes::frame(self.lo, seq, payload);
         if let Err(error) = self.file.write_all(&frame) {
-            self.cut(self.len)?;
+            self.is_torn = self.cut(self.len).is_err();
             return Err(error);
         }
         self.len += frame.len() as u64;

@@ -75,8 +75,6 @@ pub(super) struct Log<S> {
     /// The next frame is the first since the start, or follows a setup.
     marks_next: bool,
     dirty: bool,
-    /// The store failed and has to be opened again before anything else.
-    is_broken: bool,
     oldest: Option<(Seq, CapturedAt)>,
 }
 
@@ -107,7 +105,6 @@ impl<S: Store> Log<S> {
             stint,
             latest_setup,
             dirty: false,
-            is_broken: false,
             oldest: None,
             store,
             limits,
@@ -159,8 +156,7 @@ impl<S: Store> Log<S> {
             self.keep_books(self.store.head(), ledger)?;
             return Ok(Some(Appended::Dropped(DropReason::QueueFull)));
         }
-        let seq = self.sound()?.append(&bytes);
-        let seq = self.unless_broken(seq)?;
+        let seq = self.sound()?.append(&bytes)?;
         self.dirty = true;
         self.newest = Some(Newest { stint, captured_at });
         self.recent.note(captured_at, seq);
@@ -174,12 +170,13 @@ impl<S: Store> Log<S> {
         Ok(Some(Appended::Stored(seq)))
     }
 
-    /// Whether an entry is there already, appended before the store failed: moments are strictly
-    /// increasing, so each names one entry. Returns the position of the newest then.
+    /// Whether an entry was appended already, before the store failed: moments are strictly
+    /// increasing, so each names one entry. Says the position of the newest then.
     pub(super) fn has(&mut self, entry: &Waiting) -> io::Result<Option<Seq>> {
         self.sound()?;
         let is_there = self.newest.is_some_and(|newest| entry.captured_at <= newest.captured_at);
-        Ok(self.store.last().filter(|_| is_there))
+        let newest = self.store.last().unwrap_or(Seq(self.store.tail().0 - 1));
+        Ok(is_there.then_some(newest))
     }
 
     /// Books what was given up in memory, before it had a position.
@@ -308,9 +305,8 @@ impl<S: Store> Log<S> {
 
     /// Makes everything so far durable.
     pub(super) fn flush(&mut self) -> io::Result<()> {
-        if self.dirty || self.is_broken {
-            let flushed = self.sound()?.flush();
-            self.unless_broken(flushed)?;
+        if self.dirty || !self.store.is_open() {
+            self.sound()?.flush()?;
             self.dirty = false;
             self.durable = self.store.tail();
         }
@@ -452,9 +448,7 @@ impl<S: Store> Log<S> {
             }
             let ledger = Ledger { thinned: self.ledger.thinned + gone, ..self.ledger };
             let books = self.books(ledger)?;
-            let replaced =
-                self.sound()?.replace(first, last, thinned.level, thinned.records, &books);
-            self.unless_broken(replaced)?;
+            self.sound()?.replace(first, last, thinned.level, thinned.records, &books)?;
             self.ledger = ledger;
             if gone > 0 {
                 return Ok(true);
@@ -475,8 +469,7 @@ impl<S: Store> Log<S> {
             return Ok(false);
         }
         if self.store.stretches().is_empty() {
-            let sealed = self.sound()?.seal();
-            self.unless_broken(sealed)?;
+            self.sound()?.seal()?;
         }
         let last = self.store.stretches().first().map(|stretch| stretch.last);
         while last.is_some_and(|last| self.store.head() <= last)
@@ -549,8 +542,7 @@ impl<S: Store> Log<S> {
     fn keep_books(&mut self, head: Seq, ledger: Ledger) -> io::Result<()> {
         let books = self.books(ledger)?;
         self.dirty = true;
-        let released = self.sound()?.release(head, &books);
-        self.unless_broken(released)?;
+        self.sound()?.release(head, &books)?;
         self.ledger = ledger;
         Ok(())
     }
@@ -561,21 +553,18 @@ impl<S: Store> Log<S> {
 
     /// Does what would hold up an append; to be called when nobody waits.
     pub(super) fn maintain(&mut self) -> io::Result<()> {
-        let done = self.sound()?.maintain();
-        self.unless_broken(done)
+        self.sound()?.maintain()
     }
 
     fn read_records(&mut self, from: Seq, limit: Limit) -> io::Result<Vec<(Seq, Vec<u8>)>> {
-        let records = self.sound()?.read(from, limit);
-        self.unless_broken(records)
+        self.sound()?.read(from, limit)
     }
 
     /// The store, opened again if it failed: after an error it starts over from what is on the
     /// disk, and so do the books.
     fn sound(&mut self) -> io::Result<&mut S> {
-        if self.is_broken {
+        if !self.store.is_open() {
             self.store.reopen()?;
-            self.is_broken = false;
             let books = self.store.books().and_then(|bytes| rmp_serde::from_slice(&bytes).ok());
             let books: Books = books.unwrap_or_default();
             self.ledger = books.ledger;
@@ -585,11 +574,6 @@ impl<S: Store> Log<S> {
             self.dirty = true;
         }
         Ok(&mut self.store)
-    }
-
-    fn unless_broken<T>(&mut self, result: io::Result<T>) -> io::Result<T> {
-        self.is_broken |= result.is_err();
-        result
     }
 }
 

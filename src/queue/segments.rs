@@ -430,6 +430,10 @@ impl SegmentStore {
 }
 
 impl Store for SegmentStore {
+    fn is_open(&self) -> bool {
+        self.newest.as_ref().is_some_and(|newest| !newest.journal.is_torn())
+    }
+
     fn head(&self) -> Seq {
         self.head
     }
@@ -475,7 +479,10 @@ impl Store for SegmentStore {
             self.head = head;
         }
         self.books = books.to_vec();
-        self.note_mark()
+        match self.note_mark() {
+            Err(error) => self.fail(error),
+            done => done,
+        }
     }
 
     fn stretches(&self) -> Vec<Stretch> {

@@ -60,8 +60,12 @@ pub struct Stretch {
 
 /// A log of records on a disk, with a little room for facts beside it.
 ///
-/// All methods block. After an error the store may refuse everything but [`Store::reopen`].
+/// All methods block. One that fails has changed nothing, or closed the store.
 pub trait Store: Send + 'static {
+    /// Whether it can be used: it could not write and no longer knows what is on the disk until it
+    /// is [opened again](Store::reopen).
+    fn is_open(&self) -> bool;
+
     /// The position of the oldest record that is held; [`Store::tail`] when there is none.
     fn head(&self) -> Seq;
 
@@ -138,6 +142,6 @@ pub trait Store: Send + 'static {
     /// bytes is appended, whatever it is called to do with what it holds then.
     fn disk_bytes_with(&self, record: usize) -> u64;
 
-    /// Starts over from what is on the disk, after an error.
+    /// Starts over from what is on the disk.
     fn reopen(&mut self) -> io::Result<()>;
 }

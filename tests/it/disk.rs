@@ -26,6 +26,8 @@ struct Platter {
     current: Content,
     /// So many calls from now on fail.
     failures: u32,
+    /// One has failed.
+    is_closed: bool,
     fails_flushes: bool,
     most: Held,
 }
@@ -128,6 +130,7 @@ impl Platter {
             None => Ok(()),
             Some(left) => {
                 self.failures = left;
+                self.is_closed = true;
                 Err(failure())
             }
         }
@@ -224,6 +227,7 @@ impl Store for Disk {
     fn flush(&mut self) -> io::Result<()> {
         let mut platter = self.platter();
         if platter.fails_flushes {
+            platter.is_closed = true;
             return Err(failure());
         }
         platter.call()?;
@@ -331,8 +335,15 @@ impl Store for Disk {
         self.disk_bytes() + record as u64
     }
 
+    fn is_open(&self) -> bool {
+        !self.platter().is_closed
+    }
+
     fn reopen(&mut self) -> io::Result<()> {
-        self.platter().call()
+        let mut platter = self.platter();
+        platter.call()?;
+        platter.is_closed = false;
+        Ok(())
     }
 
     fn note(&mut self, notes: Notes, line: &str) -> io::Result<()> {
