@@ -1,40 +1,48 @@
-//! SIGKILL at any moment: what was reported as stored is there, in order, without a gap; what was
-//! released does not come back. Checked against notes that share no code with the queue.
-//! `LONG=1` kills a thousand times.
+//! SIGKILL at any moment, in each durability: what was reported as stored is there, in order,
+//! without a gap; what was removed does not come back, but for a batch. Checked against notes that
+//! share no code with the queue. `LONG=1` kills a thousand times in each.
 
-use std::fs;
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use pitwire::entry::Seq;
-use pitwire::queue::Limit;
-use pitwire::queue::segments::{Options, SegmentStore};
-use pitwire::queue::store::Store;
+use pitwire::config::{Config, Durability, WhenFull};
+use pitwire::entry::{CapturedAt, Situation};
+use pitwire::queue::{self, Appended, Closed, Content, Limit, NewEntry, Reader, Stamps, Writer};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::long;
 
 const ROLE: &str = "PITWIRE_TEST_KILL_CHILD";
-/// Records that the child releases at once.
+/// Entries that the child removes at once.
 const BATCH: usize = 64;
 
 #[test]
-fn a_killed_store_has_what_it_reported_as_stored() {
-    kill(long::size(40, 1000), 1);
+fn a_killed_queue_has_what_it_reported_as_stored_with_durability_entry() {
+    kill("entry", 1);
 }
 
-fn kill(times: usize, seed: u64) {
+#[test]
+fn a_killed_queue_has_what_it_reported_as_stored_with_durability_200ms() {
+    kill("200ms", 2);
+}
+
+#[test]
+fn a_killed_queue_has_what_it_reported_as_stored_with_durability_os() {
+    kill("os", 3);
+}
+
+fn kill(durability: &str, seed: u64) {
+    let times = long::size(20, 1000);
     let mut rng = SmallRng::seed_from_u64(seed);
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().display();
     let mut notes = Notes::default();
     for life in 0..times {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "kill::child", "--ignored", "--nocapture"])
-            .env(ROLE, format!("{} {}", if life % 2 == 0 { "entry" } else { "os" }, path))
+            .env(ROLE, format!("{durability} {}", folder.path().display()))
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -48,105 +56,115 @@ fn kill(times: usize, seed: u64) {
         child.wait().unwrap();
         let lines: Vec<String> = reader.join().unwrap();
         lines.iter().for_each(|line| notes.read(line));
-        notes.check(folder.path(), life);
+        notes.check(folder.path(), durability, life);
     }
     assert!(notes.stored > times as u64, "it was always killed before it stored anything");
-    let Notes { stored, released } = notes;
-    eprintln!("{times} kills: {stored} stored, {released} released; lost, gaps, back again: 0");
+    let Notes { stored, removed, .. } = notes;
+    eprintln!(
+        "{times} kills with durability {durability}: {stored} stored, {removed} removed; lost, gaps, \
+         out of order, back by more than a batch: 0"
+    );
 }
 
-/// The process that is killed: numbers what it appends, on from what it finds. It reports a record
-/// as stored once it was flushed, or once the operating system has it.
-#[test]
+/// The process that is killed: numbers what it appends, on from what it finds.
+#[tokio::test]
 #[ignore = "run by the tests above"]
-fn child() {
+async fn child() {
     let Ok(role) = std::env::var(ROLE) else { return };
     let (durability, folder) = role.split_once(' ').unwrap();
     let mut out = std::io::stdout();
     let mut say = |text: String| out.write_all(text.as_bytes()).and_then(|()| out.flush()).unwrap();
-    let mut store = open(&PathBuf::from(folder));
-    let mut next = last_number(&mut store) + 1;
+    let (writer, mut reader, _) = open(Path::new(folder), durability);
+    let mut next = writer.status().appended + 1;
     let mut rng = SmallRng::seed_from_u64(next);
     loop {
         for _ in 0..rng.random_range(1..40) {
-            let mut record = format!("{next} ").into_bytes();
-            record.resize(record.len() + rng.random_range(0..800), b'.');
-            store.append(&record).unwrap();
-            if durability == "entry" {
-                store.flush().unwrap();
-            }
-            say(format!("stored {next}\n"));
-            next += 1;
+            let count = rng.random_range(1..4);
+            let pad = ".".repeat(rng.random_range(0..800));
+            let make = |stamps: &mut Stamps| {
+                let entry = |number| NewEntry {
+                    captured_at: stamps.next(CapturedAt(0)),
+                    content: Content::Frame(Situation::default()),
+                    json: format!("{number} {pad}"),
+                };
+                (next..next + count).map(entry).collect()
+            };
+            say(format!("trying {}\n", next + count - 1));
+            let appended = writer.append(make).await.unwrap();
+            assert!(appended.iter().all(|one| matches!(one, Appended::Stored(_))), "{appended:?}");
+            next += count;
+            say(format!("stored {}\n", next - 1));
         }
-        if rng.random_bool(0.3) {
-            store.flush().unwrap();
+        if rng.random_bool(0.6) && writer.status().entries > 0 {
+            let limit = Limit { entries: BATCH, bytes: 1 << 20 };
+            let batch = reader.next_batch(limit).await.unwrap();
+            let last = number(&batch.entries().last().unwrap().json);
+            reader.remove(batch).await.unwrap();
+            say(format!("removed {last}\n"));
         }
-        if rng.random_bool(0.5) {
-            let head = store.head();
-            let batch = store.read(head, Limit { entries: BATCH, bytes: 1 << 20 }).unwrap();
-            if let Some((seq, record)) = batch.last() {
-                let number = number(record);
-                store.release(Seq(seq.0 + 1), &number.to_le_bytes()).unwrap();
-                say(format!("released {number}\n"));
-            }
-        }
-        store.maintain().unwrap();
     }
 }
 
 /// What the child said.
 #[derive(Default)]
 struct Notes {
+    trying: u64,
     stored: u64,
-    released: u64,
+    removed: u64,
 }
 
 impl Notes {
     fn read(&mut self, line: &str) {
         match line.split_once(' ').and_then(|(what, n)| Some((what, n.parse().ok()?))) {
+            Some(("trying", number)) => self.trying = number,
             Some(("stored", number)) => self.stored = number,
-            Some(("released", number)) => self.released = number,
+            Some(("removed", number)) => self.removed = number,
             _ => {}
         }
     }
 
-    fn check(&mut self, folder: &Path, life: usize) {
-        let mut store = open(folder);
-        let (mut numbers, mut from) = (Vec::new(), Seq(0));
-        loop {
-            let read = store.read(from, Limit { entries: 1000, bytes: 1 << 20 }).unwrap();
-            let Some((last, _)) = read.last() else { break };
-            from = Seq(last.0 + 1);
-            numbers.extend(read.iter().map(|(_, record)| number(record)));
+    #[tokio::main(flavor = "current_thread")]
+    async fn check(&mut self, folder: &Path, durability: &str, life: usize) {
+        let (writer, mut reader, closed) = open(folder, durability);
+        let status = writer.status();
+        let mut numbers = Vec::new();
+        while (numbers.len() as u64) < status.entries {
+            let limit = Limit { entries: 1000, bytes: 1 << 20 };
+            let batch = reader.next_batch(limit).await.unwrap();
+            numbers.extend(batch.entries().iter().map(|entry| number(&entry.json)));
         }
         let first = numbers.first().copied().unwrap_or(self.stored + 1);
         assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "life {life}: a gap");
-        assert!(first > self.released, "life {life}: {first} came back");
-        // A release that was under way may be done.
-        assert!(first <= self.released + 1 + BATCH as u64, "life {life}: begins with {first}");
-        let last = last_number(&mut store);
+        assert!(first + BATCH as u64 > self.removed, "life {life}: {first} came back");
+        // A removal that was under way may be done.
+        assert!(first <= self.removed + 1 + BATCH as u64, "life {life}: begins with {first}");
+        let last = numbers.last().copied().unwrap_or(first - 1);
         assert!(last >= self.stored, "life {life}: stored {}, found {last}", self.stored);
-        assert!(last <= self.stored + 1, "life {life}: {last} was never stored");
-        assert_eq!((store.appended(), store.lost()), (last, 0), "life {life}: the books");
-        self.stored = last;
-        self.released = first - 1;
+        assert!(last <= self.trying.max(self.stored), "life {life}: {last} was never handed in");
+        assert_eq!(status.appended, last, "life {life}: {status:?}");
+        assert_eq!((status.imbalance, status.ledger.delivered), (0, first - 1), "life {life}");
+        (self.stored, self.removed) = (last, first - 1);
+        drop((writer, reader));
+        closed.wait().await;
     }
 }
 
-/// The number of the newest record ever: held, or noted in the books when it was released.
-fn last_number(store: &mut SegmentStore) -> u64 {
-    let released = store.books().map_or(0, |books| u64::from_le_bytes(books.try_into().unwrap()));
-    released + store.held().records
+fn number(json: &str) -> u64 {
+    json.split(' ').next().unwrap().parse().unwrap()
 }
 
-fn number(record: &[u8]) -> u64 {
-    let text = String::from_utf8_lossy(record);
-    text.split(' ').next().unwrap().parse().unwrap()
-}
-
-fn open(folder: &Path) -> SegmentStore {
-    // The real boot: a killed process leaves what the operating system has.
-    let options = Options { segment_bytes: 700 << 10, ..Options::new(1_000_000, 64 << 20) };
-    fs::create_dir_all(folder).unwrap();
-    SegmentStore::open(folder, options).unwrap()
+/// The real boot: a killed process leaves what the operating system has.
+fn open(folder: &Path, durability: &str) -> (Writer, Reader, Closed) {
+    let mut config = Config::default();
+    config.queue.path = folder.into();
+    // Small segments, so that there are many.
+    config.queue.max_bytes = 16 << 20;
+    config.queue.max_entries = 10_000;
+    config.queue.when_full = WhenFull::DropNewest;
+    config.queue.durability = match durability {
+        "entry" => Durability::Entry,
+        "os" => Durability::Os,
+        _ => Durability::Within(Duration::from_millis(200)),
+    };
+    queue::open(&config.queue, &config.stint, CapturedAt(0)).unwrap()
 }
