@@ -81,7 +81,7 @@ impl Queue {
         config.queue.durability = durability;
         let now = clock::now();
         let (writer, reader, closed) = queue::open(&config.queue, &config.stint, now).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let json = |(at, sample)| fields::map(&sample, at).unwrap();
         let frames: Vec<_> = lap::samples(FRAMES).into_iter().map(json).collect();
         let frames = Box::new(frames.into_iter().cycle());

@@ -13,7 +13,9 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::admin;
-use crate::config::{Config, DRAIN_INTERVAL, LISTEN_RETRY_INTERVAL, SIMULATOR_RATE_HZ};
+use crate::config::{
+    Config, DRAIN_INTERVAL, LISTEN_RETRY_INTERVAL, SIMULATOR_RATE_HZ, STORAGE_OPEN_INTERVAL,
+};
 use crate::drain::Drain;
 use crate::metrics;
 use crate::publisher::DashboardPublisher;
@@ -43,7 +45,11 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
     mut announce: impl FnMut(&str),
 ) -> Result<(), OpenError> {
-    let publisher = DashboardPublisher::open(config)?;
+    tokio::pin!(shutdown);
+    let publisher = tokio::select! {
+        publisher = open(config) => publisher?,
+        () = &mut shutdown => return Ok(()),
+    };
     publisher.start();
     let mut sources = Sources::start(&publisher);
     let services = serve(&publisher, metrics);
@@ -56,7 +62,6 @@ pub async fn run(
             Until::Shutdown => std::future::pending().await,
         }
     };
-    tokio::pin!(shutdown);
     let mut finished = Box::pin(finished);
     loop {
         tokio::select! {
@@ -78,6 +83,19 @@ pub async fn run(
     drop((finished, services));
     publisher.close().await;
     Ok(())
+}
+
+/// Opens the queue, however long the disk is full or read-only.
+async fn open(config: Config) -> Result<DashboardPublisher, OpenError> {
+    loop {
+        match DashboardPublisher::open(config.clone()) {
+            Err(error) if error.may_pass() => {
+                tracing::error!(%error, "nothing is taken before the queue opens, trying again");
+                sleep(STORAGE_OPEN_INTERVAL).await;
+            }
+            opened => return opened,
+        }
+    }
 }
 
 /// Waits until everything that was accepted has left the queue.

@@ -320,6 +320,9 @@ pub const STORE_OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between two tries to store what the disk did not take.
 pub const STORAGE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
+/// Between two tries to open a queue whose disk is full or read-only.
+pub const STORAGE_OPEN_INTERVAL: Duration = Duration::from_secs(2);
+
 /// How long a source waits for the disk before its entries count as buffered.
 pub const APPEND_TIMEOUT: Duration = Duration::from_secs(1);
 

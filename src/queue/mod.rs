@@ -192,6 +192,14 @@ pub enum OpenError {
     Storage { path: String, source: io::Error },
 }
 
+impl OpenError {
+    /// Whether the disk, not what is on it, is in a bad way: full, read-only, not there. That may
+    /// pass without a person.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Storage { source, .. } if disk::is_circumstance(source))
+    }
+}
+
 /// Opens the queue in the folder `queue.path`, making it if need be, and starts its keeper.
 ///
 /// Blocks for as long as the disk takes. `now` is the wall clock's moment: it decides whether the

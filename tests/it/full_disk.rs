@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use pitwire::agent;
 use pitwire::config::{Config, Durability, STORAGE_RETRY_INTERVAL};
 use pitwire::entry::{CapturedAt, Seq, Situation};
 use pitwire::queue::{self, Appended, Content, Limit, NewEntry, Reader, Stamps, Writer};
@@ -24,26 +25,67 @@ fn frames_flow_on_while_the_disk_is_filled_to_the_brim_and_freed() {
     if !cfg!(target_os = "linux") {
         return;
     }
-    let place = tempfile::tempdir().unwrap();
-    let mount = "mount -t tmpfs -o size=30m none \"$0\" && exec \"$@\"";
     for (seed, durability) in (1..).zip(["entry", "200ms"]) {
-        let output = Command::new("unshare")
-            .args(["--user", "--map-root-user", "--mount", "sh", "-c", mount])
-            .arg(place.path())
-            .arg(std::env::current_exe().unwrap())
-            .args(["--exact", "full_disk::child", "--ignored", "--nocapture"])
-            .env(ROLE, format!("{seed} {durability} {}", place.path().display()))
-            .output()
-            .unwrap();
-        let (out, err) =
-            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success(), "{durability}: {out}\n{err}");
+        let out = on_a_small_disk("full_disk::child", &format!("{seed} {durability}"));
         eprintln!("{durability}: {}", out.lines().find(|line| line.contains("handed in")).unwrap());
     }
 }
 
+#[test]
+fn an_agent_that_starts_on_a_full_disk_waits_for_it() {
+    if cfg!(target_os = "linux") {
+        on_a_small_disk("full_disk::start", "");
+    }
+}
+
+/// Runs an ignored test of this file beside an empty tmpfs and returns what it printed.
+fn on_a_small_disk(test: &str, role: &str) -> String {
+    let place = tempfile::tempdir().unwrap();
+    let mount = "mount -t tmpfs -o size=30m none \"$0\" && exec \"$@\"";
+    let output = Command::new("unshare")
+        .args(["--user", "--map-root-user", "--mount", "sh", "-c", mount])
+        .arg(place.path())
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--ignored", "--nocapture"])
+        .env(ROLE, format!("{role} {}", place.path().display()))
+        .output()
+        .unwrap();
+    let out = String::from_utf8_lossy(&output.stdout).into_owned();
+    let err = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{test} {role}: {out}\n{err}");
+    out
+}
+
 #[tokio::test]
-#[ignore = "run by the test above"]
+#[ignore = "run by a test above"]
+async fn start() {
+    let Ok(role) = std::env::var(ROLE) else { return };
+    let folder = PathBuf::from(role.trim());
+    let filler = folder.join("filler");
+    fill(&filler);
+    let mut config = Config::default();
+    config.queue.path = folder.join("queue");
+    config.metrics.enabled = false;
+    config.source.stdin.enabled = false;
+    config.source.http.enabled = false;
+    config.source.simulator.enabled = true;
+    let agent = tokio::spawn(agent::run(
+        config.clone(),
+        agent::Until::Shutdown,
+        None,
+        sleep(Duration::from_secs(6)),
+        |_| {},
+    ));
+    sleep(Duration::from_secs(1)).await;
+    assert!(!agent.is_finished());
+    free(&filler, 0);
+    agent.await.unwrap().unwrap();
+    let (writer, ..) = queue::open(&config.queue, &config.stint, CapturedAt(0)).unwrap();
+    assert!(writer.status().entries > 2, "{:?}", writer.status());
+}
+
+#[tokio::test]
+#[ignore = "run by a test above"]
 async fn child() {
     let Ok(role) = std::env::var(ROLE) else { return };
     let mut words = role.splitn(3, ' ');
