@@ -29,6 +29,10 @@ struct Platter {
     /// One has failed.
     is_closed: bool,
     fails_flushes: bool,
+    /// How long each flush takes.
+    stall: std::time::Duration,
+    /// So many records more than there were.
+    miscount: u64,
     most: Held,
 }
 
@@ -84,6 +88,16 @@ impl Disk {
     /// Lets every flush fail, and nothing else.
     pub fn fail_flushes(&self, fails: bool) {
         self.platter().fails_flushes = fails;
+    }
+
+    /// Lets every flush take so long, and hold up its thread meanwhile.
+    pub fn stall(&self, stall: std::time::Duration) {
+        self.platter().stall = stall;
+    }
+
+    /// Breaks the counter of appended records.
+    pub fn miscount(&self, records: u64) {
+        self.platter().miscount = records;
     }
 
     pub fn is_failing(&self) -> bool {
@@ -225,6 +239,8 @@ impl Store for Disk {
     }
 
     fn flush(&mut self) -> io::Result<()> {
+        let stall = self.platter().stall;
+        std::thread::sleep(stall);
         let mut platter = self.platter();
         if platter.fails_flushes {
             platter.is_closed = true;
@@ -277,7 +293,8 @@ impl Store for Disk {
     }
 
     fn appended(&self) -> u64 {
-        self.platter().current.appended
+        let platter = self.platter();
+        platter.current.appended + platter.miscount
     }
 
     fn lost(&self) -> u64 {

@@ -5,7 +5,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use pitwire::config::{BUFFER_ENTRIES, Durability, STORAGE_RETRY_INTERVAL, WhenFull};
+use pitwire::config::{
+    APPEND_TIMEOUT, BUFFER_ENTRIES, Durability, STORAGE_RETRY_INTERVAL, WhenFull,
+};
 use pitwire::entry::{CapturedAt, Entry, Seq, Situation, StintId};
 use pitwire::queue::ledger::DropReason;
 use pitwire::queue::segments::{Options, SegmentStore};
@@ -104,6 +106,48 @@ async fn a_full_memory_is_thinned_and_then_drops_and_all_of_it_is_counted() {
         assert!(batch.entries().windows(2).all(|two| two[0].captured_at < two[1].captured_at));
         read += batch.entries().len() as u64;
     }
+}
+
+#[tokio::test]
+async fn a_disk_that_stalls_does_not_hold_up_the_source() {
+    let disk = Disk::default();
+    let ((writer, _reader), keeper) =
+        queue::with_store(disk.clone(), roomy(), CapturedAt(0)).unwrap();
+    let keeper = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        runtime.unwrap().block_on(keeper);
+    });
+    disk.stall(Duration::from_secs(4));
+    let content = Content::Frame(Situation::default());
+    let entry = |captured_at| NewEntry { captured_at, content, json: "{}".into() };
+    let append = || writer.append(|stamps| vec![entry(stamps.next(CapturedAt(0)))]);
+    let started = std::time::Instant::now();
+    assert_eq!(append().await.unwrap(), [Appended::Buffered]);
+    assert!(started.elapsed() < APPEND_TIMEOUT + Duration::from_millis(900));
+    let started = std::time::Instant::now();
+    for _ in 0..100 {
+        assert_eq!(append().await.unwrap(), [Appended::Buffered]);
+    }
+    assert!(started.elapsed() < Duration::from_millis(900), "{:?}", started.elapsed());
+    let status = writer.status();
+    assert_eq!(status.buffered, 101);
+    assert!(status.undurable_since.is_some_and(|since| since.elapsed() < Duration::from_secs(4)));
+    disk.stall(Duration::ZERO);
+    writer.close().await;
+    keeper.join().unwrap();
+    let status = writer.status();
+    assert_eq!((status.entries, status.buffered, status.imbalance), (101, 0, 0), "{status:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_counter_that_is_wrong_is_seen() {
+    let disk = Disk::default();
+    let (queue, _) = Life::open(&disk, &roomy(), 0);
+    queue.append("1").await.unwrap();
+    assert_eq!(queue.writer.status().imbalance, 0);
+    disk.miscount(3);
+    queue.append("2").await.unwrap();
+    assert_eq!(queue.writer.status().imbalance, 3);
 }
 
 #[tokio::test(start_paused = true)]
