@@ -4,7 +4,8 @@
 //! A source that hands in entries waits for the disk, but not for long: [`APPEND_TIMEOUT`] later the
 //! disk counts as stalled, and until it works again entries are taken as they come. When the
 //! buffer is full, every second frame in it is left out; when that helps no more, what comes is
-//! dropped. A patient source, one that reads a file, waits instead.
+//! dropped. A patient source, one that reads a file, waits instead, and with `when_full = "block"`
+//! until the queue has room, too.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -26,8 +27,6 @@ pub(super) struct Waiting {
     pub(super) content: Content,
     pub(super) marks: Marks,
     pub(super) json: String,
-    /// Its source waits for as long as it takes.
-    pub(super) is_patient: bool,
     /// `None` while nothing has become of it.
     pub(super) outcome: Option<Appended>,
 }
@@ -38,6 +37,8 @@ pub(super) struct Group {
     pub(super) entries: Vec<Waiting>,
     /// `None` when nobody waits for the answer any more.
     pub(super) reply: Option<oneshot::Sender<Result<Vec<Appended>, QueueError>>>,
+    /// Their source waits for as long as it takes.
+    is_patient: bool,
     bytes: usize,
 }
 
@@ -45,10 +46,6 @@ impl Group {
     /// What became of each; what still waits is in memory only.
     pub(super) fn outcomes(&self) -> Vec<Appended> {
         self.entries.iter().map(|entry| entry.outcome.unwrap_or(Appended::Buffered)).collect()
-    }
-
-    pub(super) fn is_patient(&self) -> bool {
-        self.entries.first().is_some_and(|entry| entry.is_patient)
     }
 }
 
@@ -86,6 +83,8 @@ struct Inner {
     entries: usize,
     bytes: usize,
     shed: Shed,
+    /// Entries that the queue would take without giving others up.
+    room: u64,
     /// The disk does not keep up, since then.
     stalled: Option<Instant>,
     is_closed: bool,
@@ -100,22 +99,25 @@ impl Buffer {
             entries: 0,
             bytes: 0,
             shed: Shed::default(),
+            room: u64::MAX,
             stalled: None,
             is_closed: false,
         };
         Self { inner: Mutex::new(inner), handed_in: Notify::new(), freed: Notify::new() }
     }
 
-    /// Hands in the entries that `make` gives and says what became of each.
+    /// Hands in the entries that `make` gives and says what became of each. A `patient` source
+    /// says how many it has; until the queue has room for them it waits.
     pub(super) async fn append(
         &self,
-        is_patient: bool,
+        patient: Option<u64>,
         make: impl FnOnce(&mut Stamps) -> Vec<NewEntry>,
     ) -> Result<Vec<Appended>, QueueError> {
+        let is_patient = patient.is_some();
         let deadline = Instant::now() + if is_patient { FOREVER } else { APPEND_TIMEOUT };
         let mut make = Some(make);
         let (count, answer) = loop {
-            let is_in_time = timeout_at(deadline, self.room(is_patient)).await.is_ok();
+            let is_in_time = timeout_at(deadline, self.room(patient)).await.is_ok();
             match self.hand_in(is_patient, is_in_time, &mut make)? {
                 HandedIn::Answered(outcomes) => return Ok(outcomes),
                 HandedIn::Waits(count, answer) => break (count, answer),
@@ -171,12 +173,15 @@ impl Buffer {
     }
 
     /// Returns when there is room, or need not be waited for.
-    async fn room(&self, is_patient: bool) {
+    async fn room(&self, patient: Option<u64>) {
         loop {
             let freed = self.freed.notified();
             {
                 let inner = self.inner();
-                let waits = inner.is_full() && (is_patient || inner.stalled.is_none());
+                let waits = match patient {
+                    Some(entries) => inner.is_full() || inner.entries as u64 + entries > inner.room,
+                    None => inner.is_full() && inner.stalled.is_none(),
+                };
                 if inner.is_closed || !waits {
                     return;
                 }
@@ -201,7 +206,7 @@ impl Buffer {
     pub(super) fn put_back(&self, groups: VecDeque<Group>, shed: Shed) {
         let mut inner = self.inner();
         for mut group in groups.into_iter().rev() {
-            if !group.is_patient()
+            if !group.is_patient
                 && let Some(reply) = group.reply.take()
             {
                 // Gone already is as good.
@@ -222,6 +227,13 @@ impl Buffer {
         inner.stalled = None;
         drop(inner);
         self.freed.notify_waiters();
+    }
+
+    /// How many entries the queue would take without giving others up.
+    pub(super) fn set_room(&self, room: u64) {
+        if std::mem::replace(&mut self.inner().room, room) != room {
+            self.freed.notify_waiters();
+        }
     }
 
     /// Nothing is taken any more.
@@ -250,9 +262,14 @@ impl Inner {
         let bytes = entries.iter().map(|entry| entry.json.len()).sum();
         let waiting = |NewEntry { captured_at, content, json }| {
             let marks = self.marks(content);
-            Waiting { captured_at, content, marks, json, is_patient, outcome: None }
+            Waiting { captured_at, content, marks, json, outcome: None }
         };
-        Group { entries: entries.into_iter().map(waiting).collect(), reply: None, bytes }
+        Group {
+            entries: entries.into_iter().map(waiting).collect(),
+            reply: None,
+            is_patient,
+            bytes,
+        }
     }
 
     /// What thinning must know of a frame, from the one before it.
@@ -280,7 +297,7 @@ impl Inner {
         let mut is_wanted = true;
         let (mut entries, mut bytes) = (0, 0);
         for group in self.groups.iter_mut().rev() {
-            if group.is_patient() {
+            if group.is_patient {
                 continue;
             }
             let before = group.entries.len();

@@ -51,7 +51,6 @@ pub(super) async fn run<S: Store>(
         durability,
         buffer: Arc::clone(&buffer),
         unflushed: VecDeque::new(),
-        blocked: VecDeque::new(),
         settled: VecDeque::new(),
         removed: Vec::new(),
         parked: None,
@@ -104,8 +103,6 @@ struct Keeper<S> {
     buffer: Arc<Buffer>,
     /// Appended, and to be reported once they are flushed.
     unflushed: VecDeque<Group>,
-    /// Of patient sources, waiting for room in the queue.
-    blocked: VecDeque<Group>,
     /// To be answered once the status shows them, and likewise what was removed.
     settled: VecDeque<Group>,
     removed: Vec<(Reply<()>, io::Result<()>)>,
@@ -168,9 +165,7 @@ impl<S: Store> Keeper<S> {
 
     /// Stores what was handed in.
     fn take_in(&mut self) {
-        let (handed_in, shed) = self.buffer.take();
-        let mut groups = std::mem::take(&mut self.blocked);
-        groups.extend(handed_in);
+        let (mut groups, shed) = self.buffer.take();
         if let Err(error) = self.log.book(shed) {
             self.failed("append", &error);
             self.buffer.put_back(groups, shed);
@@ -178,11 +173,10 @@ impl<S: Store> Keeper<S> {
         }
         while let Some(mut group) = groups.pop_front() {
             match self.store(&mut group) {
-                Ok(Stored::All) => match self.durability {
+                Ok(()) => match self.durability {
                     Durability::Entry => self.unflushed.push_back(group),
                     Durability::Within(_) | Durability::Os => self.settled.push_back(group),
                 },
-                Ok(Stored::NoRoom) => self.blocked.push_back(group),
                 Err(error) => {
                     self.failed("append", &error);
                     groups.push_front(group);
@@ -193,20 +187,17 @@ impl<S: Store> Keeper<S> {
         }
     }
 
-    fn store(&mut self, group: &mut Group) -> io::Result<Stored> {
+    fn store(&mut self, group: &mut Group) -> io::Result<()> {
         for entry in &mut group.entries {
             // One that was on its way when the disk failed may be there, or not.
             entry.outcome = match (entry.outcome, self.log.has(entry)?) {
                 (None, Some(newest)) => Some(Appended::Stored(newest)),
-                (None | Some(Appended::Stored(_)), None) => self.log.append(entry)?,
+                (None | Some(Appended::Stored(_)), None) => Some(self.log.append(entry)?),
                 (outcome, _) => outcome,
             };
-            if entry.outcome.is_none() {
-                return Ok(Stored::NoRoom);
-            }
             self.undurable_since.get_or_insert_with(Instant::now);
         }
-        Ok(Stored::All)
+        Ok(())
     }
 
     fn flush_due(&self) -> Option<Instant> {
@@ -252,6 +243,7 @@ impl<S: Store> Keeper<S> {
     /// done.
     fn report(&mut self, status: &watch::Sender<QueueStatus>) {
         self.settled.iter().for_each(|group| self.buffer.settle(group));
+        self.buffer.set_room(self.log.room());
         let storage_error = self.storage_error.clone();
         let undurable_since = self.undurable_since;
         status.send_replace(QueueStatus { storage_error, undurable_since, ..self.log.status() });
@@ -323,12 +315,6 @@ impl<S: Store> Keeper<S> {
             Err(error) => self.answer("read", reply, Err(error)),
         }
     }
-}
-
-enum Stored {
-    All,
-    /// Not before something leaves the queue.
-    NoRoom,
 }
 
 /// A caller that is gone does not want the answer any more.

@@ -24,6 +24,9 @@ const SETUPS_LEFT: &str = "setups_left";
 const LATEST_SETUP: &str = "latest_setup";
 const SESSIONS: &str = "sessions";
 
+/// So much is free before a source that can wait goes on: a batch of lines.
+const BLOCK_BYTES: usize = 1 << 20;
+
 /// Sessions that are remembered, the newest ones: more stints than a queue can hold in practice.
 const MAX_SESSIONS: usize = 64;
 
@@ -110,15 +113,15 @@ impl<S: Store> Log<S> {
             limits,
         };
         // A limit that was lowered holds from here on.
-        log.make_room(None, log.limits.when_full)?;
+        log.make_room(None)?;
         if let Some(newest) = newest {
             log.expire(newest.captured_at)?;
         }
         Ok(log)
     }
 
-    /// Accepts an entry or says what became of it; `None` when it has to wait for room.
-    pub(super) fn append(&mut self, entry: &Waiting) -> io::Result<Option<Appended>> {
+    /// Accepts an entry or says what became of it.
+    pub(super) fn append(&mut self, entry: &Waiting) -> io::Result<Appended> {
         let &Waiting { captured_at, content, .. } = entry;
         self.sound()?;
         let newest = self.newest.filter(|newest| newest.stint == self.stint);
@@ -133,7 +136,7 @@ impl<S: Store> Log<S> {
             Content::Setup { fingerprint } => (Kind::Setup, Some((stint, fingerprint))),
         };
         if setup.is_some() && setup == self.latest_setup {
-            return Ok(Some(Appended::Unchanged));
+            return Ok(Appended::Unchanged);
         }
         let marks = match begins || self.marks_next {
             true => entry.marks.and(Marks::KEPT),
@@ -142,19 +145,12 @@ impl<S: Store> Log<S> {
         let bytes =
             record::encode(stint, captured_at, kind, marks, &entry.json).map_err(not_encoded)?;
         self.expire(captured_at)?;
-        let when_full = match self.limits.when_full {
-            WhenFull::Block if !entry.is_patient => WhenFull::Thin,
-            when_full => when_full,
-        };
-        if !self.make_room(Some(bytes.len()), when_full)? {
-            if when_full == WhenFull::Block {
-                return Ok(None);
-            }
+        if !self.make_room(Some(bytes.len()))? {
             let mut ledger = self.ledger;
             ledger.unplaced += 1;
             ledger.drop(DropReason::QueueFull, 1);
             self.keep_books(self.store.head(), ledger)?;
-            return Ok(Some(Appended::Dropped(DropReason::QueueFull)));
+            return Ok(Appended::Dropped(DropReason::QueueFull));
         }
         let seq = self.sound()?.append(&bytes)?;
         self.dirty = true;
@@ -167,7 +163,7 @@ impl<S: Store> Log<S> {
             self.flush()?;
             self.store.put(LATEST_SETUP, Some(&to_bytes(&setup)?))?;
         }
-        Ok(Some(Appended::Stored(seq)))
+        Ok(Appended::Stored(seq))
     }
 
     /// Whether an entry was appended already, before the store failed: moments are strictly
@@ -395,9 +391,21 @@ impl<S: Store> Log<S> {
         }
     }
 
+    /// Entries that a source which can wait may hand in now.
+    pub(super) fn room(&self) -> u64 {
+        let held = self.store.held().records;
+        match self.limits.when_full {
+            // A batch is larger than the whole queue: it has to come in somehow.
+            WhenFull::Block if held == 0 => u64::MAX,
+            WhenFull::Block if self.lacks_room(Some(BLOCK_BYTES)) == Lack::Bytes => 0,
+            WhenFull::Block => self.limits.max_entries.saturating_sub(held),
+            _ => u64::MAX,
+        }
+    }
+
     /// Makes room for a record of so many bytes, or until the log is within its limits. `false`
     /// when there is none to be had.
-    fn make_room(&mut self, record: Option<usize>, when_full: WhenFull) -> io::Result<bool> {
+    fn make_room(&mut self, record: Option<usize>) -> io::Result<bool> {
         loop {
             let lack = self.lacks_room(record);
             if lack == Lack::Bytes && self.dirty {
@@ -406,13 +414,14 @@ impl<S: Store> Log<S> {
                 self.maintain()?;
                 continue;
             }
-            let found = match when_full {
+            let found = match self.limits.when_full {
                 _ if lack == Lack::Nothing => return Ok(true),
-                WhenFull::Thin => self.thin()? || self.give_up_oldest(lack)?,
+                // A source that could wait for room did.
+                WhenFull::Thin | WhenFull::Block => self.thin()? || self.give_up_oldest(lack)?,
                 WhenFull::DropOldest => self.give_up_oldest(lack)?,
                 // What is there already must be within a limit that was lowered.
                 _ if record.is_none() => self.give_up_oldest(lack)?,
-                WhenFull::DropNewest | WhenFull::Block => false,
+                WhenFull::DropNewest => false,
             };
             if !found {
                 return Ok(false);

@@ -60,16 +60,17 @@ impl Writer {
         &self,
         make: impl FnOnce(&mut Stamps) -> Vec<NewEntry>,
     ) -> Result<Vec<Appended>, QueueError> {
-        self.buffer.append(false, make).await
+        self.buffer.append(None, make).await
     }
 
-    /// Likewise, but waits for as long as it takes until there is room and the disk has them: for
-    /// sources that lose nothing by waiting.
+    /// Likewise for so many entries, but waits for as long as it takes until the disk has them and,
+    /// with `when_full = "block"`, until there is room: for sources that lose nothing by waiting.
     pub async fn append_patiently(
         &self,
+        entries: usize,
         make: impl FnOnce(&mut Stamps) -> Vec<NewEntry>,
     ) -> Result<Vec<Appended>, QueueError> {
-        self.buffer.append(true, make).await
+        self.buffer.append(Some(entries as u64), make).await
     }
 
     /// How the queue stands, as of the keeper's last step, and what waits in memory now.

@@ -85,6 +85,7 @@ impl Intake {
     ) -> Result<Vec<Taken>, QueueError> {
         let now = clock::now();
         let mut taken = Vec::with_capacity(samples.len());
+        let count = samples.len();
         let make = |stamps: &mut Stamps| {
             let mut entries = Vec::with_capacity(samples.len());
             for sample in samples {
@@ -108,7 +109,7 @@ impl Intake {
             entries
         };
         let appended = match self.is_patient {
-            true => self.writer.append_patiently(make).await?,
+            true => self.writer.append_patiently(count, make).await?,
             false => self.writer.append(make).await?,
         };
         let mut appended = appended.into_iter().map(Taken::from);

@@ -97,6 +97,27 @@ async fn the_ledger_balances_when_the_journal_is_gone() {
 }
 
 #[test]
+fn a_folder_that_is_removed_costs_what_was_in_it_and_no_position_twice() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("queue");
+    let mut store = open(&folder, "one");
+    for _ in 0..300 {
+        store.append(b"record").unwrap();
+    }
+    store.maintain().unwrap();
+    let last = store.append(b"record").unwrap();
+    store.flush().unwrap();
+    fs::remove_dir_all(&folder).unwrap();
+    store.append(b"record").unwrap();
+    store.flush().unwrap_err();
+    assert!(!store.is_open());
+    store.reopen().unwrap();
+    let seq = store.append(b"record").unwrap();
+    assert!(seq > Seq(last.0 + 1), "{seq}");
+    assert_eq!((store.held().records, store.appended(), store.lost()), (1, 303, 302));
+}
+
+#[test]
 fn a_name_that_is_no_segment_of_ours_does_no_harm() {
     let place = tempfile::tempdir().unwrap();
     for name in [

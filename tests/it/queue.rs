@@ -140,6 +140,42 @@ async fn a_disk_that_stalls_does_not_hold_up_the_source() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_file_waits_for_room_and_others_do_not() {
+    let disk = Disk::default();
+    let limits = Limits { max_entries: 3, when_full: WhenFull::Block, ..roomy() };
+    let (mut queue, _) = Life::open(&disk, &limits, 0);
+    let writer = queue.writer.clone();
+    let file = tokio::spawn(async move {
+        let content = Content::Frame(Situation::default());
+        let entry = |captured_at| NewEntry { captured_at, content, json: "file".into() };
+        for _ in 0..3 {
+            let make = |stamps: &mut Stamps| {
+                (0..2).map(|_| entry(stamps.next(CapturedAt(0)))).collect::<Vec<_>>()
+            };
+            writer.append_patiently(2, make).await.unwrap();
+        }
+    });
+    sleep(Duration::from_secs(100)).await;
+    assert!(!file.is_finished());
+    assert_eq!(queue.writer.status().entries, 2);
+    for seq in 3..5 {
+        // A live source drops the oldest where nothing can be thinned.
+        assert_eq!(queue.append("live").await.unwrap(), [Appended::Stored(Seq(seq))]);
+    }
+    let mut seen = Vec::new();
+    for _ in 0..7 {
+        let batch = queue.reader.next_batch(Limit::ONE).await.unwrap();
+        assert!(batch.entries().windows(2).all(|two| two[0].captured_at < two[1].captured_at));
+        seen.extend(batch.entries().iter().map(|entry| entry.json.clone()));
+        queue.reader.remove(batch).await.unwrap();
+    }
+    file.await.unwrap();
+    assert_eq!(seen, ["file", "live", "live", "file", "file", "file", "file"]);
+    let status = queue.writer.status();
+    assert_eq!((status.ledger.queue_full, status.imbalance), (1, 0), "{status:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_counter_that_is_wrong_is_seen() {
     let disk = Disk::default();
     let (queue, _) = Life::open(&disk, &roomy(), 0);
