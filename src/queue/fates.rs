@@ -75,7 +75,7 @@ impl Run {
 /// The line for what was left out between two positions: all but the multiples of 2^`level` and
 /// those in `kept`.
 pub(super) fn thinned_line(first: Seq, last: Seq, level: u32, left: &[(Seq, Vec<u8>)]) -> String {
-    let others = left.iter().filter(|(seq, _)| seq.0 % (1 << level) != 0);
+    let others = left.iter().filter(|(seq, _)| !seq.0.is_multiple_of(1 << level));
     let kept: Vec<String> = others.map(|(seq, _)| seq.to_string()).collect();
     format!(
         r#"{{"first":{first},"last":{last},"fate":"thinned","level":{level},"kept":[{}]}}"#,
@@ -97,7 +97,8 @@ struct Line {
 impl Line {
     /// Whether the line is about this position. An entry that thinning kept left in another way.
     fn is_about(&self, seq: Seq) -> bool {
-        let is_kept = || seq.0 % (1_u64 << self.level.min(63)) == 0 || self.kept.contains(&seq.0);
+        let every = 1_u64 << self.level.min(63);
+        let is_kept = || seq.0.is_multiple_of(every) || self.kept.contains(&seq.0);
         (self.first..=self.last).contains(&seq.0) && (self.fate != "thinned" || !is_kept())
     }
 }

@@ -70,7 +70,7 @@ pub(super) fn thin(mut records: Vec<(Seq, Vec<u8>)>, level: u32, free: Range<Seq
         may_go[index] = !is_wanted && !marks.is_kept() && free.contains(seq);
         is_wanted = marks.keeps_the_one_before();
     }
-    let goes = |seq: Seq, may_go: bool, level: u32| may_go && seq.0 % (1 << level) != 0;
+    let goes = |seq: Seq, may_go: bool, level: u32| may_go && !seq.0.is_multiple_of(1 << level);
     let leaves_out = |level: &u32| {
         records.iter().zip(&may_go).any(|((seq, _), may_go)| goes(*seq, *may_go, *level))
     };

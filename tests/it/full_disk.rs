@@ -172,7 +172,7 @@ impl Flow {
         let count = self.rng.random_range(1..60);
         // Nothing that could be packed.
         let noise: String =
-            (0..600).map(|_| char::from(self.rng.random_range(b'a'..b'z'))).collect();
+            (0..600).map(|_| char::from(self.rng.random_range(b'a'..=b'z'))).collect();
         let mut stamped = Vec::new();
         let make = |stamps: &mut Stamps| {
             let mut entry = |n| {
