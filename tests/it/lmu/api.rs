@@ -165,15 +165,15 @@ async fn nothing_is_asked_while_the_game_is_away() {
     let api = Api::start(&pit).await;
     api.answers(OVERVIEW, Json(overview(7, 20.0)));
     sleep(Duration::from_millis(500)).await;
-    assert_eq!(api.script().requests, [] as [String; 0]);
+    assert_eq!(api.requests(), 0);
     pit.presence(Presence::Waiting);
     pit.has_setups(&[7]).await;
 
     pit.presence(Presence::Away);
     sleep(Duration::from_millis(200)).await;
-    let asked = api.script().requests.len();
+    let asked = api.requests();
     sleep(Duration::from_millis(500)).await;
-    assert_eq!(api.script().requests.len(), asked);
+    assert_eq!(api.requests(), asked);
     pit.presence(Presence::Driven(Way::Native));
     api.is_asked(3).await;
     pit.has_setups(&[7]).await;
@@ -273,7 +273,7 @@ fn wing(setup: &Value) -> u64 {
 
 /// The API, which notes what it is asked. When it is dropped, it checks that nothing was asked that
 /// is not allowed, and never two things at once.
-struct Api {
+pub struct Api {
     script: Arc<Mutex<Script>>,
     _server: JoinSet<()>,
 }
@@ -293,7 +293,7 @@ impl Api {
         Self::serve(TcpListener::bind(("127.0.0.1", pit.port)).await.unwrap())
     }
 
-    fn serve(listener: TcpListener) -> Self {
+    pub fn serve(listener: TcpListener) -> Self {
         let script = Arc::new(Mutex::new(Script::default()));
         let mut server = JoinSet::new();
         let shared = Arc::clone(&script);
@@ -307,6 +307,16 @@ impl Api {
         let api = Self { script, _server: server };
         api.answers(SESSIONS, Json("{}".into()));
         api
+    }
+
+    /// A setup is there from now on.
+    pub fn has_setup(&self) {
+        self.answers(OVERVIEW, Json(overview(7, 20.0)));
+    }
+
+    /// Requests so far.
+    pub fn requests(&self) -> usize {
+        self.script().requests.len()
     }
 
     fn script(&self) -> MutexGuard<'_, Script> {

@@ -7,8 +7,10 @@ use pitwire::entry::CapturedAt;
 use pitwire::source::lmu::reader::Way;
 use serde_json::Value;
 use tempfile::TempDir;
+use tokio::net::TcpListener;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
+use super::api::Api;
 use super::fake::Fake;
 use crate::agent::{Agent, eventually};
 use crate::peers::{Kind, Peer};
@@ -137,15 +139,30 @@ async fn samples_keep_the_rhythm_and_a_game_that_hangs_is_no_fault_of_the_agent(
     pit.agent.metric_becomes(hangs, |gaps| (5.0..=12.0).contains(&(gaps - before))).await;
     pit.agent.metric_becomes("pitwire_queue_entries", |entries| entries == 0.0).await;
     let frames = pit.frames().await;
-    let moments: Vec<i64> = frames
-        .iter()
-        .map(|frame| CapturedAt::parse(frame["timestamp"].as_str().unwrap()).unwrap().0)
-        .take(50)
-        .collect();
-    // How far each is from where the rhythm of the first puts it, in ms.
-    let late = moments.iter().map(|moment| (moment - moments[0] + 50).rem_euclid(100) - 50);
-    let in_time = late.filter(|late| late.abs() <= 25).count();
-    assert!(in_time >= 40, "{moments:?}");
+    let moment = |frame: &Value| CapturedAt::parse(frame["timestamp"].as_str().unwrap()).unwrap().0;
+    let period = (moment(&frames[50]) - moment(&frames[0])) as f64 / 50.0;
+    // A pause of 100 ms after each would add what it takes to read, 5 ms at least.
+    assert!((98.0..104.5).contains(&period), "{period} ms");
+}
+
+#[tokio::test]
+async fn the_setup_comes_from_the_api_as_soon_as_the_game_is_there() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let place = format!("source.lmu.rest={}", listener.local_addr().unwrap());
+    let api = Api::serve(listener);
+    api.has_setup();
+    let pit = Pit::start(&[&place]).await;
+    sleep(Duration::from_millis(1500)).await;
+    assert_eq!(api.requests(), 0);
+    let mut game = Fake::appear(Way::Native, pit.folder(), 1);
+    pit.drives(&mut game, 5).await;
+    let setup = async || {
+        let session = pit.server.sessions().await.pop()?;
+        let setups = pit.server.setups(&session).await;
+        (setups.len() == 1).then_some(())
+    };
+    eventually("the setup", setup).await;
+    pit.all_is_well().await;
 }
 
 /// A dashboard server, an agent, and the folder in which a game may appear.
