@@ -5,6 +5,7 @@
 //! - [`drive`]: the agent beside a game that comes and goes.
 //! - [`api`]: the REST API as it is and as it fails.
 
+#[cfg(unix)]
 mod api;
 #[cfg(target_os = "linux")]
 mod drive;

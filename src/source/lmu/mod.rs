@@ -145,3 +145,26 @@ async fn store(intake: &Intake, mut samples: mpsc::Receiver<Value>) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{Instant, advance};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn looks_that_take_long_move_none_of_the_later_ones() {
+        const fn ms(number: u64) -> Duration {
+            Duration::from_millis(number)
+        }
+        let start = Instant::now();
+        let mut ticks = every(ms(500));
+        // How long each look takes, and when the next one is due.
+        for (takes, next) in [(0, 500), (7, 1000), (499, 1500), (700, 2000), (1900, 2500)] {
+            advance(ms(takes)).await;
+            assert_eq!(ticks.tick().await - start, ms(next));
+        }
+        // It came after 4,100 ms, so the three before that are left out.
+        assert_eq!(ticks.tick().await - start, ms(4500));
+    }
+}

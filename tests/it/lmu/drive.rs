@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use pitwire::entry::CapturedAt;
 use pitwire::source::lmu::reader::Way;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -128,21 +127,16 @@ async fn the_native_memory_comes_before_the_plugin_s_whenever_it_moves() {
 }
 
 #[tokio::test]
-async fn samples_keep_the_rhythm_and_a_game_that_hangs_is_no_fault_of_the_agent() {
-    let pit = Pit::start(&["update_rate_hz=10"]).await;
+async fn what_a_game_that_hangs_leaves_out_is_counted_as_its_own() {
+    let pit = Pit::start(&["update_rate_hz=5"]).await;
     let mut game = Fake::appear(Way::Native, pit.folder(), 1);
+    pit.drives(&mut game, 10).await;
     let hangs = r#"pitwire_source_gaps_total{source="lmu",cause="game"}"#;
-    drive(&mut game, Duration::from_secs(7)).await;
     let before = pit.agent.metric(hangs).await;
     sleep(Duration::from_secs(1)).await;
-    drive(&mut game, Duration::from_secs(1)).await;
-    pit.agent.metric_becomes(hangs, |gaps| (5.0..=12.0).contains(&(gaps - before))).await;
-    pit.agent.metric_becomes("pitwire_queue_entries", |entries| entries == 0.0).await;
-    let frames = pit.frames().await;
-    let moment = |frame: &Value| CapturedAt::parse(frame["timestamp"].as_str().unwrap()).unwrap().0;
-    let period = (moment(&frames[50]) - moment(&frames[0])) as f64 / 50.0;
-    // A pause of 100 ms after each would add what it takes to read, 5 ms at least.
-    assert!((98.0..104.5).contains(&period), "{period} ms");
+    pit.drives(&mut game, 2).await;
+    pit.agent.metric_becomes(hangs, |gaps| (3.0..=8.0).contains(&(gaps - before))).await;
+    pit.all_is_well().await;
 }
 
 #[tokio::test]
