@@ -23,7 +23,7 @@ use crate::queue::{OpenError, Writer};
 use crate::session::SessionStatus;
 use crate::source::lines::{self, Pace};
 use crate::source::simulator::Car;
-use crate::source::{Intake, Sample, Taken, http};
+use crate::source::{Intake, Sample, Taken, http, lmu};
 
 /// When the agent ends by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,6 +124,11 @@ impl Sources {
             let recorded = if rate > 0.0 { rate } else { SIMULATOR_RATE_HZ };
             let pace = Pace::per_second(recorded * config.source.file.speed);
             ending.spawn(read_file(publisher.intake("file", 0.0).patient(), path, pace));
+        }
+        if config.source.lmu.enabled {
+            // It keeps the rate by itself.
+            let intake = publisher.intake(lmu::NAME, 0.0);
+            endless.spawn(lmu::run(intake, config.source.lmu.clone(), rate));
         }
         if config.source.simulator.enabled {
             let seed = config.source.simulator.seed;

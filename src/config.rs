@@ -12,6 +12,7 @@ mod access;
 mod file;
 mod given;
 mod keys;
+mod lmu;
 mod load;
 mod problem;
 mod units;
@@ -25,6 +26,7 @@ use std::time::Duration;
 
 pub use access::{Auth, Headers, Secret};
 pub use keys::{reference, to_toml, values};
+pub use lmu::*;
 pub use load::{Loaded, Overrides, load, process_environment};
 pub use problem::{Origin, Problem, Problems, Warning};
 pub use units::{parse_duration, parse_size};
@@ -151,10 +153,20 @@ pub enum ProofChoice {
 /// Where entries come from; all that are on feed one queue.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SourceConfig {
+    pub lmu: LmuConfig,
     pub stdin: StdinConfig,
     pub http: HttpConfig,
     pub file: FileConfig,
     pub simulator: SimulatorConfig,
+}
+
+/// In which units the values of a game go out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Units {
+    /// Those that the dashboard shows beside them: PSI, °C, % used.
+    Label,
+    /// Those that the original client sends: kPa, kelvin for brakes, 1.0 for a new tyre.
+    Upstream,
 }
 
 /// One JSON sample a line on standard input.
@@ -258,6 +270,7 @@ impl Default for Config {
                 backoff_max: Duration::from_secs(60),
             },
             source: SourceConfig {
+                lmu: LmuConfig::default(),
                 stdin: StdinConfig { enabled: true, receipts: false },
                 http: HttpConfig { enabled: true, listen: (Ipv4Addr::LOCALHOST, 9185).into() },
                 file: FileConfig { path: None, speed: 1.0 },

@@ -6,6 +6,7 @@
 
 /// Keeps large blocks apart, so that each goes back when it is freed. For the start of a program;
 /// does nothing where the system's allocator is another one.
+#[allow(unsafe_code, reason = "the allocator's parameters have no safe form")]
 pub fn give_back_what_is_freed() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {

@@ -29,7 +29,10 @@ pub type Row =
 
 const MODES: &[&str] = &["live", "replay"];
 const PROOFS: &[&str] = &["written", "ack", "echo"];
-const SOURCES: &[&str] = &["stdin", "http", "file", "simulator", "publisher"];
+const SOURCES: &[&str] = &["lmu", "stdin", "http", "file", "simulator", "publisher"];
+
+/// Sources that read a game by themselves.
+const GAMES: &[&str] = &["lmu"];
 
 /// All metrics of pitwire itself.
 pub const TABLE: &[Row] = &[
@@ -202,6 +205,18 @@ pub const TABLE: &[Row] = &[
         &[("source", SOURCES)],
         "Samples left out because the source is faster than update_rate_hz.",
     ),
+    (
+        "pitwire_source_up",
+        Type::Gauge,
+        &[("source", GAMES)],
+        "1 while the game is there, driven or not.",
+    ),
+    (
+        "pitwire_source_gaps_total",
+        Type::Counter,
+        &[("source", GAMES), ("cause", &["game", "agent"])],
+        "Samples that were due in mid-drive and are missing: the game had none, or the agent was late.",
+    ),
 ];
 
 /// Upper ends of the buckets from 1 ms to 30 s.
@@ -319,4 +334,13 @@ pub(crate) fn rejected(source: &'static str, reason: &'static str) {
 
 pub(crate) fn thinned(source: &'static str) {
     counter!("pitwire_source_thinned_total", "source" => source).increment(1);
+}
+
+pub(crate) fn source_up(source: &'static str, up: bool) {
+    gauge!("pitwire_source_up", "source" => source).set(f64::from(u8::from(up)));
+}
+
+/// Samples missing from a source; `cause` is `game` or `agent`.
+pub(crate) fn gaps(source: &'static str, cause: &'static str, samples: u64) {
+    counter!("pitwire_source_gaps_total", "source" => source, "cause" => cause).increment(samples);
 }

@@ -49,6 +49,7 @@ pub async fn replay(args: Replay, shutdown: impl Future<Output = ()>) -> Exit {
     overrides.set("source.file.speed", &args.speed, "--speed");
     overrides.set("queue.path", &queue.to_string_lossy(), "--queue");
     for (key, value) in [
+        ("source.lmu.enabled", "false"),
         ("source.stdin.enabled", "false"),
         ("source.http.enabled", "false"),
         ("metrics.enabled", "false"),

@@ -9,10 +9,10 @@ use crate::metrics;
 
 /// Run the agent: take samples, store them, bring them to the dashboard server.
 ///
-/// Samples come in as lines on standard input and by HTTP POST to
-/// http://127.0.0.1:9185/v1/telemetry. The link to the dashboard is printed on standard output, the
-/// log on standard error. How it stands is told at http://127.0.0.1:9184, under /metrics, /healthz
-/// and /readyz.
+/// Le Mans Ultimate and rFactor 2 are read when they run on this PC. Other samples come in as lines
+/// on standard input and by HTTP POST to http://127.0.0.1:9185/v1/telemetry. The link to the
+/// dashboard is printed on standard output, the log on standard error. How it stands is told at
+/// http://127.0.0.1:9184, under /metrics, /healthz and /readyz.
 ///
 /// Every setting has a default. Settings are read from the configuration file, from the environment
 /// (PITWIRE_SERVER__URL for server.url) and from the options here; the later ones win.

@@ -71,6 +71,15 @@ static KEYS: &[Key] = &[
     key("delivery.backoff_max", Time(millis(10)..=secs(600), |c| &mut c.delivery.backoff_max),
         "The longest wait before a new connection; at least backoff_min."),
 
+    key("source.lmu.enabled", Switch(|c| &mut c.source.lmu.enabled),
+        "Reads Le Mans Ultimate and rFactor 2 when they run on this PC."),
+    key("source.lmu.units", Text(|c| &mut c.source.lmu.units),
+        "\"label\" sends what the dashboard's labels say: PSI, °C, % used; \"upstream\" the original client's kPa, kelvin and 1.0 for a new tyre."),
+    key("source.lmu.folder", Text(|c| &mut c.source.lmu.folder),
+        "Where the game's shared memory lies as files, on Linux."),
+    key("source.lmu.rest", Text(|c| &mut c.source.lmu.rest),
+        "The game's REST API, which gives the car's setup."),
+
     key("source.stdin.enabled", Switch(|c| &mut c.source.stdin.enabled),
         "Reads one JSON sample a line from standard input."),
     key("source.stdin.receipts", Switch(|c| &mut c.source.stdin.receipts),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::units::{parse_duration, show_duration};
-use super::{Durability, LogFormat, LogLevel, ProofChoice, SessionChoice, WhenFull};
+use super::{Durability, LogFormat, LogLevel, ProofChoice, SessionChoice, Units, WhenFull};
 
 /// What is wrong with a text, in words that follow it: `is not a duration`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -235,6 +235,11 @@ impl Choice for ProofChoice {
         ("ack", Self::Ack),
         ("written", Self::Written),
     ];
+}
+
+impl Choice for Units {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("label", Self::Label), ("upstream", Self::Upstream)];
 }
 
 impl Choice for LogLevel {

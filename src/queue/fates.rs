@@ -1,7 +1,7 @@
 //! What became of the entries that are gone: runs of positions with one fate, a line for each, so
 //! that a person can ask for one position years later.
 //!
-//! The run that still grows lies in the books; the others are [notes](Notes::Fates), JSON Lines such
+//! The run that still grows lies in the books; the others are [notes](super::store::Notes::Fates), JSON Lines such
 //! as `{"first":1,"last":500,"fate":"delivered"}`.
 
 use serde::{Deserialize, Serialize};

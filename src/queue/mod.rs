@@ -7,7 +7,7 @@
 //! Invariants, each checked by a test:
 //! - A position names one entry for ever; positions grow and survive power cuts.
 //! - An entry leaves by [`Reader::remove`] of the batch it was read in, under a [`DropReason`], or
-//!   because [thinning] left it out.
+//!   because thinning left it out.
 //! - The [ledger] balances against the positions at all times.
 
 mod buffer;

@@ -13,7 +13,7 @@ const VERSION: u8 = 1;
 /// The fields of a record, in the order in which they lie on the disk.
 type Record<Text> = (StintId, CapturedAt, Kind, Marks, Text);
 
-/// What [thinning](super::thinning) must know of a frame.
+/// What thinning must know of a frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Marks(u8);

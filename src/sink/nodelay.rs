@@ -6,6 +6,7 @@
 
 /// Does so for every connection of this process to `port`: they all are to the same server.
 #[cfg(target_os = "linux")]
+#[allow(unsafe_code, reason = "rustix asks for an open file as a type; a number is all there is")]
 pub(super) fn set(port: u16) {
     use std::net::SocketAddr;
     use std::os::fd::BorrowedFd;

@@ -4,6 +4,7 @@
 pub mod http;
 pub mod intake;
 pub mod lines;
+pub mod lmu;
 pub mod simulator;
 
 pub use self::intake::{Intake, Sample, Taken};

@@ -27,8 +27,9 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(25);
 /// How long one request to the agent may take.
 const ANSWER: Duration = Duration::from_secs(20);
 
-/// Settings of every agent: free ports, every sample kept, no long pauses.
-const SETTINGS: [&str; 7] = [
+/// Settings of every agent: no game, free ports, every sample kept, no long pauses.
+const SETTINGS: [&str; 8] = [
+    "source.lmu.enabled=false",
     "source.http.listen=127.0.0.1:0",
     "metrics.listen=127.0.0.1:0",
     "update_rate_hz=0",

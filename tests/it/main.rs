@@ -24,6 +24,7 @@ mod http;
 mod impostor;
 mod inputs;
 mod kill;
+mod lmu;
 mod long;
 mod peers;
 #[cfg(target_os = "linux")]

@@ -1,0 +1,170 @@
+//! Le Mans Ultimate and rFactor 2, read on the PC on which they run: the car from the game's
+//! memory, its setup from the game's REST API.
+//!
+//! Nothing is asked of the driver, and nothing of the game: its memory is only read, no lock of it
+//! taken, no event of it waited for. While the game is away, it is looked for once a second.
+//!
+//! ```text
+//! memory    regions by name: files (Linux), windows (mappings)
+//! reader    native or plugin: a whole Snapshot of the player's car, or why there is none
+//! game      which of the two, and whether the sample is new
+//! rest      the REST API: three paths, one request at a time
+//! setup     when to ask for the setup, and when to hand it in
+//! ```
+
+#[cfg(unix)]
+mod files;
+pub mod game;
+mod gaps;
+mod layout;
+pub mod memory;
+mod native;
+mod plugin;
+pub mod reader;
+pub mod rest;
+pub mod setup;
+mod snapshot;
+#[cfg(windows)]
+mod windows;
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::sync::{mpsc, watch};
+use tokio::task::spawn_blocking;
+use tokio::time::{Interval, MissedTickBehavior, interval, interval_at, sleep};
+
+use self::game::{Game, Look, Presence};
+use self::gaps::Gaps;
+pub use self::native::Native;
+pub use self::plugin::Plugin;
+pub use self::snapshot::Snapshot;
+use super::{Intake, Sample};
+use crate::clock;
+use crate::config::{
+    LMU_CHANNEL_SAMPLES, LMU_LOOK_INTERVAL, LMU_MAX_RATE_HZ, LmuConfig, STORAGE_RETRY_INTERVAL,
+    Units,
+};
+use crate::entry::CapturedAt;
+use crate::metrics;
+use crate::queue::QueueError;
+
+/// What the source is called in metrics.
+pub const NAME: &str = "lmu";
+
+/// Reads the game for ever, `rate_hz` times a second; with 0, each of its updates.
+///
+/// Samples wait in memory for a disk that is slow, for two minutes at 2 Hz.
+pub async fn run(intake: Intake, config: LmuConfig, rate_hz: f64) {
+    let game = Game::new(memory::here(&config.folder));
+    let (samples, stored) = mpsc::channel(LMU_CHANNEL_SAMPLES);
+    let (presence, seen) = watch::channel(Presence::Away);
+    let rate = if rate_hz > 0.0 { rate_hz.min(LMU_MAX_RATE_HZ) } else { LMU_MAX_RATE_HZ };
+    let period = Duration::from_secs_f64(1.0 / rate);
+    let output = Output { units: config.units, samples, presence, gaps: Gaps::new(period) };
+    tokio::join!(
+        watch_game(game, period, output),
+        store(&intake, stored),
+        setup::follow(&intake, config.rest, setup::Pace::default(), seen),
+    );
+}
+
+/// Looks at the game once a period while there may be something new, else once a second.
+async fn watch_game(mut game: Game, period: Duration, mut output: Output) {
+    let mut ticks = interval(LMU_LOOK_INTERVAL);
+    loop {
+        let due = ticks.tick().await.into_std();
+        let was_open = game.is_open();
+        let look = spawn_blocking(move || {
+            let look = game.look(Instant::now());
+            (game, look, clock::now())
+        });
+        // It fails when the runtime ends.
+        let Ok((back, look, now)) = look.await else { return };
+        game = back;
+        output.hand_out(look, due, now);
+        if game.is_open() != was_open {
+            ticks = every(if was_open { LMU_LOOK_INTERVAL } else { period });
+        }
+    }
+}
+
+/// Ticks without drift, the first after one period; those that are missed are left out.
+fn every(period: Duration) -> Interval {
+    let mut ticks = interval_at(tokio::time::Instant::now() + period, period);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    ticks
+}
+
+/// Where the looks at the game go.
+struct Output {
+    units: Units,
+    samples: mpsc::Sender<Value>,
+    presence: watch::Sender<Presence>,
+    gaps: Gaps,
+}
+
+impl Output {
+    fn hand_out(&mut self, look: Look, due: Instant, now: CapturedAt) {
+        self.show(look.presence);
+        let Presence::Driven(_) = look.presence else { return self.gaps.end() };
+        let mut missing = self.gaps.look(due, look.sample.is_some());
+        if let Some(sample) = look.sample {
+            let sample = self.samples.try_send(sample.sample(self.units, now));
+            // The disk is behind by all that the channel holds.
+            missing.by_agent += u64::from(sample.is_err());
+        }
+        metrics::gaps(NAME, "game", missing.by_game);
+        metrics::gaps(NAME, "agent", missing.by_agent);
+    }
+
+    fn show(&self, presence: Presence) {
+        let before = self.presence.send_replace(presence);
+        if presence == before {
+            return;
+        }
+        metrics::source_up(NAME, presence != Presence::Away);
+        match presence {
+            Presence::Away => tracing::info!("the game is gone"),
+            Presence::Waiting => tracing::info!("the game is there, nobody drives"),
+            Presence::Driven(way) => tracing::info!(memory = way.as_str(), "the game is driven"),
+        }
+    }
+}
+
+/// Stores the samples in their order; a disk that fails is waited for.
+async fn store(intake: &Intake, mut samples: mpsc::Receiver<Value>) {
+    let mut batch = Vec::new();
+    while samples.recv_many(&mut batch, LMU_CHANNEL_SAMPLES).await > 0 {
+        let telemetry: Vec<_> = batch.drain(..).map(|s| Ok(Sample::Telemetry(s))).collect();
+        while let Err(error) = intake.take(telemetry.clone()).await {
+            match error {
+                QueueError::Closed => return,
+                QueueError::Storage(_) => sleep(STORAGE_RETRY_INTERVAL).await,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{Instant, advance};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn looks_that_take_long_move_none_of_the_later_ones() {
+        const fn ms(number: u64) -> Duration {
+            Duration::from_millis(number)
+        }
+        let start = Instant::now();
+        let mut ticks = every(ms(500));
+        // How long each look takes, and when the next one is due.
+        for (takes, next) in [(0, 500), (7, 1000), (499, 1500), (700, 2000), (1900, 2500)] {
+            advance(ms(takes)).await;
+            assert_eq!(ticks.tick().await - start, ms(next));
+        }
+        // It came after 4,100 ms, so the three before that are left out.
+        assert_eq!(ticks.tick().await - start, ms(4500));
+    }
+}

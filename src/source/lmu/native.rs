@@ -1,0 +1,87 @@
+//! The memory that Le Mans Ultimate itself shares: one region, no version counters.
+//!
+//! Copies that stay the same for a while are taken for a whole one. Two in a row would not do: the
+//! game's thread may be off the processor in the middle of a write.
+
+use std::io;
+use std::thread::sleep;
+
+use super::layout::{bytes, integer, session, standing, telemetry};
+use super::memory::{Mapping, Memory, Region, copy, find};
+use super::reader::{Reading, Why};
+use super::snapshot::Snapshot;
+use crate::config::{LMU_COPY_PAUSE, LMU_COPY_TRIES, LMU_SAME_PAUSES};
+
+/// Set at each update of the standings and of the physics.
+const UPDATE_MARKS: usize = 40;
+/// i32; 0 until the game writes.
+const GAME_VERSION: usize = 64;
+const SESSION: usize = 1632;
+const STANDINGS: usize = 2192;
+/// Cars with telemetry, the index of the player's among them, and whether there is one.
+const PLAYER: usize = 128_464;
+const TELEMETRY: usize = 128_468;
+/// Cars that there is room for.
+const ROOM: usize = 104;
+
+/// The open region.
+#[derive(Debug)]
+pub struct Native(Box<dyn Mapping>);
+
+/// What one copy shows, and the marks that an update leaves.
+#[derive(PartialEq)]
+struct Copied {
+    marks: [u8; 8],
+    reading: Reading,
+}
+
+impl Native {
+    pub(super) fn open(memory: &dyn Memory) -> io::Result<Self> {
+        Ok(Self(memory.open(Region::Native)?))
+    }
+
+    pub(super) fn read(&self) -> io::Result<Reading> {
+        let mut before = self.look()?;
+        let mut same = 0;
+        for _ in 0..LMU_COPY_TRIES {
+            if before.reading == Reading::Unavailable || same == LMU_SAME_PAUSES {
+                return Ok(before.reading);
+            }
+            sleep(LMU_COPY_PAUSE);
+            let again = self.look()?;
+            same = if again == before { same + 1 } else { 0 };
+            before = again;
+        }
+        Ok(Reading::NoSample(Why::Torn))
+    }
+
+    fn look(&self) -> io::Result<Copied> {
+        let head = copy(&*self.0, UPDATE_MARKS, GAME_VERSION + 4 - UPDATE_MARKS)?;
+        let marks = bytes(&head, 0);
+        let reading = match integer(&head, GAME_VERSION - UPDATE_MARKS) {
+            0 => Reading::Unavailable,
+            _ => self.player()?,
+        };
+        Ok(Copied { marks, reading })
+    }
+
+    fn player(&self) -> io::Result<Reading> {
+        let memory = &*self.0;
+        let [cars, player, has_car] = bytes(&copy(memory, PLAYER, 3)?, 0).map(usize::from);
+        let session = copy(memory, SESSION, session::BYTES)?;
+        let standings = usize::try_from(integer(&session, session::CARS)).unwrap_or(usize::MAX);
+        if has_car == 0 {
+            return Ok(Reading::NoSample(Why::NoPlayer));
+        }
+        if cars > ROOM || player >= cars || standings > ROOM {
+            return Ok(Reading::NoSample(Why::Nonsense));
+        }
+        let telemetry = copy(memory, TELEMETRY + player * telemetry::BYTES, telemetry::BYTES)?;
+        let slot = integer(&telemetry, telemetry::SLOT);
+        let is_same = |standing: &[u8]| integer(standing, standing::SLOT) == slot;
+        Ok(match find(memory, STANDINGS, standing::BYTES, standings, is_same)? {
+            Some(standing) => Reading::Sample(Box::new(Snapshot { session, standing, telemetry })),
+            None => Reading::NoSample(Why::NoPlayer),
+        })
+    }
+}

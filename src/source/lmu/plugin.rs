@@ -1,0 +1,139 @@
+//! The memory that the rF2 plugin shares: physics and standings in a region each, with version
+//! counters around every write.
+
+use std::io;
+use std::thread::sleep;
+
+use super::layout::{byte, integer, session, standing, telemetry, text};
+use super::memory::{Mapping, Memory, Region, copy, find};
+use super::reader::{Reading, Why};
+use super::snapshot::Snapshot;
+use crate::config::{LMU_COPY_PAUSE, LMU_COPY_TRIES};
+
+/// Raised before a write.
+const BEGIN: usize = 0;
+/// Raised after it.
+const END: usize = 4;
+
+/// In the region of the plugin itself: its version as text, and that it is the 64-bit one.
+const VERSION: usize = 8;
+const VERSION_BYTES: usize = 12;
+const IS_64_BIT: usize = 20;
+const OLDEST_VERSION: [u32; 4] = [3, 6, 0, 0];
+
+/// Cars with telemetry, i32.
+const CARS: usize = 12;
+const TELEMETRY: usize = 16;
+const SESSION: usize = 12;
+const STANDINGS: usize = 560;
+/// Cars that there is room for.
+const ROOM: usize = 128;
+
+/// The open regions.
+#[derive(Debug)]
+pub struct Plugin {
+    telemetry: Box<dyn Mapping>,
+    scoring: Box<dyn Mapping>,
+    extended: Box<dyn Mapping>,
+}
+
+impl Plugin {
+    pub(super) fn open(memory: &dyn Memory) -> io::Result<Self> {
+        Ok(Self {
+            telemetry: memory.open(Region::Telemetry)?,
+            scoring: memory.open(Region::Scoring)?,
+            extended: memory.open(Region::Extended)?,
+        })
+    }
+
+    pub(super) fn read(&self) -> io::Result<Reading> {
+        if !self.is_live()? {
+            return Ok(Reading::Unavailable);
+        }
+        for _ in 0..LMU_COPY_TRIES {
+            if let Some(reading) = self.read_whole()? {
+                return Ok(reading);
+            }
+            sleep(LMU_COPY_PAUSE);
+        }
+        Ok(Reading::NoSample(Why::Torn))
+    }
+
+    fn is_live(&self) -> io::Result<bool> {
+        let about = copy(&*self.extended, 0, IS_64_BIT + 1)?;
+        let version = version(&text(&about, VERSION, VERSION_BYTES));
+        let is_new_enough = version.is_some_and(|version| version >= OLDEST_VERSION);
+        Ok(is_new_enough && byte(&about, IS_64_BIT) != 0)
+    }
+
+    /// What the regions hold, if none of them was written to meanwhile.
+    fn read_whole(&self) -> io::Result<Option<Reading>> {
+        let regions = [&*self.telemetry, &*self.scoring];
+        let mut versions = [0; 2];
+        for (region, version) in regions.iter().zip(&mut versions) {
+            let end = region.counter(END)?;
+            *version = region.counter(BEGIN)?;
+            if *version != end {
+                return Ok(None);
+            }
+        }
+        let reading = self.player()?;
+        for (region, version) in regions.iter().zip(versions) {
+            if region.counter(BEGIN)? != version {
+                return Ok(None);
+            }
+        }
+        Ok(Some(reading))
+    }
+
+    fn player(&self) -> io::Result<Reading> {
+        let session = copy(&*self.scoring, SESSION, session::BYTES)?;
+        let cars = copy(&*self.telemetry, CARS, 4)?;
+        let room = |cars: i32| usize::try_from(cars).ok().filter(|cars| *cars <= ROOM);
+        let standings = room(integer(&session, session::CARS));
+        let (Some(standings), Some(cars)) = (standings, room(integer(&cars, 0))) else {
+            return Ok(Reading::NoSample(Why::Nonsense));
+        };
+        // Those beyond the count are left from earlier, with their flags.
+        let is_player = |standing: &[u8]| byte(standing, standing::IS_PLAYER) != 0;
+        let standing = find(&*self.scoring, STANDINGS, standing::BYTES, standings, is_player)?;
+        let Some(standing) = standing else { return Ok(Reading::NoSample(Why::NoPlayer)) };
+        let slot = integer(&standing, standing::SLOT);
+        let is_same = |telemetry: &[u8]| integer(telemetry, telemetry::SLOT) == slot;
+        let found = find(&*self.telemetry, TELEMETRY, telemetry::BYTES, cars, is_same)?;
+        Ok(match found {
+            Some(telemetry) => Reading::Sample(Box::new(Snapshot { session, standing, telemetry })),
+            None => Reading::NoSample(Why::NoPlayer),
+        })
+    }
+}
+
+/// The four numbers of a version such as `3.7.15.1`.
+fn version(text: &str) -> Option<[u32; 4]> {
+    let numbers: Vec<u32> = text.split('.').map(|part| part.parse().ok()).collect::<Option<_>>()?;
+    numbers.try_into().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_compared_as_numbers() {
+        for (text, is_new_enough) in [
+            ("3.7.15.1", true),
+            ("3.6.0.0", true),
+            ("3.10.0.0", true),
+            ("10.0.0.0", true),
+            ("3.5.99.9", false),
+            ("3.6.0", false),
+            ("3.6.0.0.1", false),
+            ("3.6.0.x", false),
+            ("3.6.0.-1", false),
+            ("", false),
+        ] {
+            let version = version(text);
+            assert_eq!(version.is_some_and(|v| v >= OLDEST_VERSION), is_new_enough, "{text}");
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The game's REST API, asked for the car's setup and nothing else.
+//!
+//! The game answers its own menus with it. Some of its paths stop the game, and everything but GET
+//! changes it: what may be asked is a type here, and one request is over before the next begins.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper::header::{CONNECTION, HOST};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::config::{GAME_API_PROBE_TIMEOUT, GAME_API_TIMEOUT, GameApi, MAX_SAMPLE_BYTES};
+
+/// All that is ever asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Path {
+    /// Is the API there?
+    Sessions,
+    Setup,
+    /// The same in older versions of the game; in the menus, a list of those that are saved.
+    OlderSetup,
+}
+
+impl Path {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Sessions => "/rest/sessions",
+            Self::Setup => "/rest/garage/UIScreen/CarSetupOverview",
+            Self::OlderSetup => "/rest/garage/setup",
+        }
+    }
+}
+
+/// What the API says.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Answer {
+    /// The car's setup, as the game gives it.
+    Setup(Value),
+    /// There is none now: the player is in the menus or on the track.
+    NoSetup,
+}
+
+/// Why the API said nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum RestError {
+    /// The game does not run, starts, or is busy.
+    #[error("cannot be reached: {0}")]
+    Unreachable(#[from] io::Error),
+    #[error("does not answer in {0:?}")]
+    Timeout(Duration),
+    #[error("breaks off: {0}")]
+    Broken(#[from] hyper::Error),
+    #[error("answers {0}")]
+    Status(StatusCode),
+    #[error("answers with more than {MAX_SAMPLE_BYTES} bytes")]
+    TooLarge,
+    #[error("answers with no JSON")]
+    NotJson,
+}
+
+/// The API, and which of its addresses answered last.
+#[derive(Debug)]
+pub struct Rest {
+    addresses: Vec<SocketAddr>,
+    address: Option<SocketAddr>,
+}
+
+impl Rest {
+    /// Asks nothing yet.
+    pub fn new(api: GameApi) -> Self {
+        Self { addresses: api.addresses(), address: None }
+    }
+
+    /// Asks for the setup: at most four requests, one after the other. Dropping the future ends
+    /// the one that is under way.
+    pub async fn setup(&mut self) -> Result<Answer, RestError> {
+        let address = match self.address {
+            Some(address) => address,
+            None => self.find().await?,
+        };
+        let answer = ask_for_setup(address).await;
+        self.address = answer.is_ok().then_some(address);
+        answer
+    }
+
+    /// The first address that has the API.
+    async fn find(&self) -> Result<SocketAddr, RestError> {
+        let mut error = RestError::Unreachable(io::ErrorKind::NotFound.into());
+        for &address in &self.addresses {
+            match get(address, Path::Sessions, GAME_API_PROBE_TIMEOUT).await {
+                Ok((StatusCode::OK, _)) => return Ok(address),
+                Ok((status, _)) => error = RestError::Status(status),
+                Err(failed) => error = failed,
+            }
+        }
+        Err(error)
+    }
+}
+
+async fn ask_for_setup(address: SocketAddr) -> Result<Answer, RestError> {
+    let (mut status, mut body) = get(address, Path::Setup, GAME_API_TIMEOUT).await?;
+    if status == StatusCode::NOT_FOUND {
+        (status, body) = get(address, Path::OlderSetup, GAME_API_TIMEOUT).await?;
+    }
+    match status {
+        StatusCode::NOT_FOUND => Ok(Answer::NoSetup),
+        status if status.is_success() => read(&body),
+        status => Err(RestError::Status(status)),
+    }
+}
+
+/// A setup is an object that has settings in it.
+fn read(body: &[u8]) -> Result<Answer, RestError> {
+    if body.trim_ascii().is_empty() {
+        return Ok(Answer::NoSetup);
+    }
+    let answer: Value = serde_json::from_slice(body).map_err(|_| RestError::NotJson)?;
+    let settings = answer.pointer("/carSetup/garageValues").and_then(Value::as_object);
+    let is_setup = settings.is_some_and(|settings| !settings.is_empty());
+    Ok(if is_setup { Answer::Setup(answer) } else { Answer::NoSetup })
+}
+
+/// One request on a connection of its own, which is closed when this returns or is dropped.
+async fn get(
+    address: SocketAddr,
+    path: Path,
+    limit: Duration,
+) -> Result<(StatusCode, Bytes), RestError> {
+    let exchange = async {
+        let stream = TcpStream::connect(address).await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let request = Request::get(path.as_str())
+            .header(HOST, address.to_string())
+            .header(CONNECTION, "close")
+            .body(Empty::<Bytes>::new())
+            .map_err(io::Error::other)?;
+        let answer = async { whole(sender.send_request(request).await?).await };
+        tokio::pin!(answer, connection);
+        tokio::select! {
+            biased;
+            answer = &mut answer => answer,
+            // It drives the answer; when it is over, all of it has come that will.
+            _ = &mut connection => answer.await,
+        }
+    };
+    timeout(limit, exchange).await.map_err(|_| RestError::Timeout(limit))?
+}
+
+async fn whole(response: Response<Incoming>) -> Result<(StatusCode, Bytes), RestError> {
+    let status = response.status();
+    let body = Limited::new(response.into_body(), MAX_SAMPLE_BYTES).collect().await;
+    match body {
+        Ok(body) => Ok((status, body.to_bytes())),
+        Err(error) if error.is::<LengthLimitError>() => Err(RestError::TooLarge),
+        Err(error) => Err(RestError::Unreachable(io::Error::other(error))),
+    }
+}

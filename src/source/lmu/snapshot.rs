@@ -1,0 +1,124 @@
+//! One moment of the player's car as the game has it, and the sample that it makes.
+
+use serde_json::{Value, json};
+
+use super::layout::{
+    DRIVER_NAME_BYTES, NAME_BYTES, byte, float, integer, session, short, standing, telemetry, text,
+};
+use crate::config::Units;
+use crate::entry::CapturedAt;
+
+const KPA_PER_PSI: f64 = 6.894_757_293_168_361;
+const ZERO_CELSIUS_IN_KELVIN: f64 = 273.15;
+
+/// The three records that a sample is made from, whole and of one moment each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    pub(super) session: Vec<u8>,
+    pub(super) standing: Vec<u8>,
+    pub(super) telemetry: Vec<u8>,
+}
+
+impl Snapshot {
+    /// A number that is another one at each update of the car's physics.
+    pub fn clock(&self) -> u64 {
+        float(&self.telemetry, telemetry::CLOCK).to_bits()
+    }
+
+    /// The dashboard's 20 fields. A value that is not finite, and fuel below 0, is null.
+    pub fn sample(&self, units: Units, captured_at: CapturedAt) -> Value {
+        let Self { session, standing, telemetry } = self;
+        let car = text(telemetry, telemetry::CAR_NAME, NAME_BYTES);
+        let track = text(telemetry, telemetry::TRACK_NAME, NAME_BYTES);
+        let or = |text: String, other: String| if text.is_empty() { other } else { text };
+        json!({
+            "timestamp": captured_at.to_string(),
+            "lap": short(standing, standing::LAPS).max(1),
+            "position": byte(standing, standing::PLACE),
+            "lap_time": lap_time(units, float(standing, standing::LAP_TIME)),
+            "fuel": litres(float(telemetry, telemetry::FUEL)),
+            "fuel_capacity": litres(float(telemetry, telemetry::FUEL_CAPACITY)),
+            "tire_pressures": self.by_wheel(|wheel| pressure(units, wheel)),
+            "tire_temps": self.by_wheel(tyre_temp),
+            "tire_wear": self.by_wheel(|wheel| wear(units, wheel)),
+            "brake_temps": self.by_wheel(|wheel| brake_temp(units, wheel)),
+            "engine_water_temp": float(telemetry, telemetry::WATER_TEMP),
+            "track_temp": float(session, session::TRACK_TEMP),
+            "ambient_temp": float(session, session::AIR_TEMP),
+            "speed": speed(telemetry),
+            "gear": integer(telemetry, telemetry::GEAR),
+            "rpm": float(telemetry, telemetry::RPM),
+            "player_name": text(standing, standing::DRIVER_NAME, DRIVER_NAME_BYTES),
+            "car_name": or(car, text(standing, standing::CAR_NAME, NAME_BYTES)),
+            "track_name": or(track, text(session, session::TRACK_NAME, NAME_BYTES)),
+            "session_type": session_type(integer(session, session::KIND)),
+        })
+    }
+
+    fn by_wheel(&self, value: impl Fn(&[u8]) -> f64) -> Value {
+        let value = |number: usize| {
+            let at = telemetry::WHEELS + number * telemetry::WHEEL_BYTES;
+            value(self.telemetry.get(at..).unwrap_or_default())
+        };
+        json!({"fl": value(0), "fr": value(1), "rl": value(2), "rr": value(3)})
+    }
+}
+
+/// Before the first lap the game counts up from below 0.
+fn lap_time(units: Units, seconds: f64) -> f64 {
+    match units {
+        Units::Label if seconds < 0.0 => 0.0,
+        Units::Label | Units::Upstream => seconds,
+    }
+}
+
+fn litres(litres: f64) -> Option<f64> {
+    (litres >= 0.0).then_some(litres)
+}
+
+fn pressure(units: Units, wheel: &[u8]) -> f64 {
+    let kpa = float(wheel, telemetry::wheel::PRESSURE);
+    match units {
+        Units::Label => kpa / KPA_PER_PSI,
+        Units::Upstream => kpa,
+    }
+}
+
+/// The mean across the tread.
+fn tyre_temp(wheel: &[u8]) -> f64 {
+    let kelvin = |nth: usize| float(wheel, telemetry::wheel::SURFACE_TEMP + 8 * nth);
+    (kelvin(0) + kelvin(1) + kelvin(2)) / 3.0 - ZERO_CELSIUS_IN_KELVIN
+}
+
+fn wear(units: Units, wheel: &[u8]) -> f64 {
+    let left = float(wheel, telemetry::wheel::CONDITION);
+    match units {
+        Units::Label => (1.0 - left) * 100.0,
+        Units::Upstream => left,
+    }
+}
+
+fn brake_temp(units: Units, wheel: &[u8]) -> f64 {
+    let kelvin = float(wheel, telemetry::wheel::BRAKE_TEMP);
+    match units {
+        Units::Label => kelvin - ZERO_CELSIUS_IN_KELVIN,
+        Units::Upstream => kelvin,
+    }
+}
+
+/// km/h.
+fn speed(telemetry: &[u8]) -> f64 {
+    let along = |axis: usize| float(telemetry, telemetry::VELOCITY + 8 * axis);
+    let (x, y, z) = (along(0), along(1), along(2));
+    (x * x + y * y + z * z).sqrt() * 3.6
+}
+
+fn session_type(kind: i32) -> &'static str {
+    match kind {
+        0 => "TestDay",
+        5..=8 => "Qualifying",
+        9 => "Warmup",
+        10..=13 => "Race",
+        _ => "Practice",
+    }
+}

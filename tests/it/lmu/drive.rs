@@ -1,0 +1,230 @@
+//! The agent beside a game that appears, is driven, pauses, goes and comes back.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use pitwire::source::lmu::reader::Way;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::net::TcpListener;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use super::api::Api;
+use super::fake::Fake;
+use crate::agent::{Agent, eventually};
+use crate::peers::{Kind, Peer};
+
+/// Longer than a clock stands still before nobody drives, and the look after that.
+const PAUSE: Duration = Duration::from_millis(3500);
+
+#[tokio::test]
+async fn the_native_memory_is_read_whenever_the_game_is_driven() {
+    check(Way::Native).await;
+}
+
+#[tokio::test]
+async fn the_plugin_s_memory_is_read_whenever_the_game_is_driven() {
+    check(Way::Plugin).await;
+}
+
+async fn check(way: Way) {
+    let pit = Pit::start(&[]).await;
+    let up = r#"pitwire_source_up{source="lmu"}"#;
+    sleep(Duration::from_millis(1500)).await;
+    assert_eq!(pit.agent.metric(up).await, 0.0);
+
+    let mut game = Fake::appear(way, pit.folder(), 1);
+    pit.drives(&mut game, 20).await;
+    assert_eq!(pit.agent.metric(up).await, 1.0);
+
+    // In the pause nothing comes, and the game is still there.
+    sleep(Duration::from_secs(1)).await;
+    let before = pit.frames().await.len();
+    sleep(PAUSE).await;
+    assert_eq!(pit.frames().await.len(), before);
+    assert_eq!(pit.agent.metric(up).await, 1.0);
+    pit.drives(&mut game, 20).await;
+
+    let next = game.update();
+    game.disappear(pit.folder());
+    pit.agent.metric_becomes(up, |up| up == 0.0).await;
+    let mut game = Fake::appear(way, pit.folder(), next + 1);
+    pit.drives(&mut game, 20).await;
+
+    // Another bridge makes the files anew in mid-drive; nobody writes to the old ones any more.
+    let next = game.update();
+    let mut game = Fake::appear(way, pit.folder(), next + 1);
+    pit.drives(&mut game, 20).await;
+    pit.all_is_well().await;
+}
+
+#[tokio::test]
+async fn what_a_game_has_left_behind_is_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut native = Fake::appear(Way::Native, folder.path(), 1);
+    let mut plugin = Fake::appear(Way::Plugin, folder.path(), 1);
+    native.update();
+    plugin.update();
+    let pit = Pit::start_in(folder, &[]).await;
+    pit.agent.process.says("nobody drives").await;
+    sleep(PAUSE).await;
+    assert!(pit.frames().await.is_empty());
+    pit.drives(&mut plugin, 20).await;
+    pit.all_is_well().await;
+}
+
+#[tokio::test]
+async fn an_agent_that_starts_in_mid_drive_joins_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut game = Fake::appear(Way::Native, folder.path(), 1);
+    let start = drive(&mut game, Duration::MAX);
+    let pit = async {
+        let pit = Pit::start_in(folder, &[]).await;
+        eventually("frames", async || (pit.frames().await.len() >= 20).then_some(())).await;
+        pit
+    };
+    let pit = tokio::select! {
+        pit = pit => pit,
+        () = start => unreachable!("it drives for ever"),
+    };
+    pit.all_is_well().await;
+}
+
+#[tokio::test]
+async fn the_native_memory_comes_before_the_plugin_s_whenever_it_moves() {
+    const NATIVE: u32 = 1_000_000;
+    let pit = Pit::start(&[]).await;
+    let mut plugin = Fake::appear(Way::Plugin, pit.folder(), 1);
+    let is_native = |frame: &Value| frame["rpm"].as_f64().unwrap() >= f64::from(NATIVE);
+    let comes_from = async |native: bool| {
+        let before = pit.frames().await.len();
+        let look = async || {
+            let frames = pit.frames().await;
+            let last = frames.get(before..)?.last_chunk::<5>()?;
+            last.iter().all(|frame| is_native(frame) == native).then_some(())
+        };
+        eventually("frames of the other way", look).await;
+    };
+    let mut native = None;
+    for is_driven in [false, true, false, true] {
+        let drives = async {
+            let mut ticks = interval(Duration::from_millis(10));
+            loop {
+                ticks.tick().await;
+                plugin.update();
+                if is_driven {
+                    native
+                        .get_or_insert_with(|| Fake::appear(Way::Native, pit.folder(), NATIVE))
+                        .update();
+                }
+            }
+        };
+        tokio::select! {
+            () = comes_from(is_driven) => {}
+            () = drives => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_a_game_that_hangs_leaves_out_is_counted_as_its_own() {
+    let pit = Pit::start(&["update_rate_hz=5"]).await;
+    let mut game = Fake::appear(Way::Native, pit.folder(), 1);
+    pit.drives(&mut game, 10).await;
+    let hangs = r#"pitwire_source_gaps_total{source="lmu",cause="game"}"#;
+    let before = pit.agent.metric(hangs).await;
+    sleep(Duration::from_secs(1)).await;
+    pit.drives(&mut game, 2).await;
+    pit.agent.metric_becomes(hangs, |gaps| (3.0..=8.0).contains(&(gaps - before))).await;
+    pit.all_is_well().await;
+}
+
+#[tokio::test]
+async fn the_setup_comes_from_the_api_as_soon_as_the_game_is_there() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let place = format!("source.lmu.rest={}", listener.local_addr().unwrap());
+    let api = Api::serve(listener);
+    api.has_setup();
+    let pit = Pit::start(&[&place]).await;
+    sleep(Duration::from_millis(1500)).await;
+    assert_eq!(api.requests(), 0);
+    let mut game = Fake::appear(Way::Native, pit.folder(), 1);
+    pit.drives(&mut game, 5).await;
+    let setup = async || {
+        let session = pit.server.sessions().await.pop()?;
+        let setups = pit.server.setups(&session).await;
+        (setups.len() == 1).then_some(())
+    };
+    eventually("the setup", setup).await;
+    pit.all_is_well().await;
+}
+
+/// A dashboard server, an agent, and the folder in which a game may appear.
+struct Pit {
+    server: Peer,
+    agent: Agent,
+    folder: TempDir,
+    _queue: TempDir,
+}
+
+impl Pit {
+    async fn start(settings: &[&str]) -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), settings).await
+    }
+
+    async fn start_in(folder: TempDir, settings: &[&str]) -> Self {
+        let queue = tempfile::tempdir().unwrap();
+        let server = Peer::start(Kind::Embedded, &["--schema"]);
+        let place = format!("source.lmu.folder={}", folder.path().display());
+        let game = ["source.lmu.enabled=true", "source.lmu.rest=", &place, "update_rate_hz=20"];
+        let agent = Agent::start(queue.path(), &server.url(), &[&game, settings].concat());
+        agent.metrics().await;
+        Self { server, agent, folder, _queue: queue }
+    }
+
+    fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    async fn frames(&self) -> Vec<Value> {
+        self.server.all_frames().await
+    }
+
+    /// Drives until so many more frames have come.
+    async fn drives(&self, game: &mut Fake, frames: usize) {
+        let before = self.frames().await.len();
+        let enough = async || (self.frames().await.len() >= before + frames).then_some(());
+        tokio::select! {
+            () = eventually("frames", enough) => {}
+            () = drive(game, Duration::MAX) => {}
+        }
+    }
+
+    /// The frames are of one update each, in their order, none of them twice.
+    async fn all_is_well(&self) {
+        let delivered = "pitwire_queue_entries";
+        self.agent.metric_becomes(delivered, |entries| entries == 0.0).await;
+        let frames = self.frames().await;
+        let mut before = 0.0;
+        for frame in &frames {
+            let number = frame["rpm"].as_f64().unwrap();
+            assert!(number > before, "{number} after {before}");
+            assert_eq!(frame["fuel"].as_f64(), Some(number));
+            assert_eq!(frame["player_name"], "Robin Example");
+            before = number;
+        }
+        assert_eq!(self.agent.metric("pitwire_ledger_imbalance_entries").await, 0.0);
+        assert_eq!(self.server.refused().await, [] as [Value; 0]);
+    }
+}
+
+/// Has the game write 100 times a second.
+async fn drive(game: &mut Fake, time: Duration) {
+    let start = Instant::now();
+    let mut ticks = interval(Duration::from_millis(10));
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while start.elapsed() < time {
+        ticks.tick().await;
+        game.update();
+    }
+}
