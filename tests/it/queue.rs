@@ -662,6 +662,8 @@ impl<M: Medium> Trial<M> {
     }
 
     fn end_life(&mut self) -> Life {
+        // What waited for the disk may have made room since the last look.
+        self.highest_head = self.highest_head.max(self.status().head);
         self.out.clear();
         self.cursor = Seq(0);
         self.life.take().unwrap()
