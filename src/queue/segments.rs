@@ -505,8 +505,10 @@ impl Store for SegmentStore {
         records: Vec<(Seq, Vec<u8>)>,
         books: &[u8],
     ) -> io::Result<()> {
-        // What is released of the first stretch goes as well.
-        let lo = self.sealed.iter().rev().find(|s| s.span.lo <= first).map_or(first, |s| s.span.lo);
+        // What is released of the first stretch goes as well. It may have gone as a whole: nothing
+        // of it could be read.
+        let is_first = |s: &&Segment| s.span.lo <= first && first <= s.span.last;
+        let lo = self.sealed.iter().find(is_first).map_or(first, |s| s.span.lo);
         self.rewrite(Span { lo, last }, level, records, Old::Discard, Some(books))
     }
 

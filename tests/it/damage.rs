@@ -96,6 +96,30 @@ async fn the_ledger_balances_when_the_journal_is_gone() {
     assert!(status.tail.0 > SEGMENT_ENTRIES + 200, "{status:?}");
 }
 
+/// Thinning reads a stretch and then puts what is left into its place.
+#[test]
+fn replacing_a_segment_of_which_nothing_is_left_leaves_the_one_before_it_alone() {
+    let place = tempfile::tempdir().unwrap();
+    let mut store = open(place.path(), "one");
+    for _ in 0..3 {
+        for _ in 0..10 {
+            store.append(b"record").unwrap();
+        }
+        store.seal().unwrap();
+    }
+    let stretches = store.stretches();
+    let [_, second, _] = stretches[..] else { panic!("{stretches:?}") };
+    drop(store);
+    let name = format!("q-{:016x}-{:016x}", second.first.0, second.last.0);
+    fs::write(place.path().join(name).join("db"), b"nothing of it").unwrap();
+    let mut store = open(place.path(), "one");
+    let read = store.read(second.first, Limit { entries: 100, bytes: usize::MAX }).unwrap();
+    assert_eq!(read[0].0, Seq(21));
+    store.replace(second.first, second.last, 1, Vec::new(), b"books").unwrap();
+    let left: Vec<u64> = read_all(&mut store).0.into_keys().collect();
+    assert!(left.iter().copied().eq((1..=10).chain(21..=30)), "{left:?}");
+}
+
 #[test]
 fn a_folder_that_is_removed_costs_what_was_in_it_and_no_position_twice() {
     let place = tempfile::tempdir().unwrap();
