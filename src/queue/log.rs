@@ -271,8 +271,8 @@ impl<S: Store> Log<S> {
 
     fn is_head_thinned(&self) -> bool {
         let head = self.store.head();
-        let stretches = self.store.stretches();
-        stretches.first().is_some_and(|first| first.level > 0 && first.last >= head)
+        let oldest = self.store.oldest_stretch();
+        oldest.is_some_and(|oldest| oldest.level > 0 && oldest.last >= head)
     }
 
     fn note_run(&mut self, run: Run, is_thinned: bool) -> io::Result<()> {
@@ -477,10 +477,10 @@ impl<S: Store> Log<S> {
         if self.store.held().records == 0 {
             return Ok(false);
         }
-        if self.store.stretches().is_empty() {
+        if self.store.oldest_stretch().is_none() {
             self.sound()?.seal()?;
         }
-        let last = self.store.stretches().first().map(|stretch| stretch.last);
+        let last = self.store.oldest_stretch().map(|stretch| stretch.last);
         while last.is_some_and(|last| self.store.head() <= last)
             && self.drop_oldest(DropReason::QueueFull)?
         {}

@@ -136,6 +136,9 @@ pub struct SegmentStore {
     replaced: (u64, u64),
     /// Something is in the journal that was not synced.
     dirty: bool,
+    /// Bytes on the disk of all sealed segments, and of the largest.
+    sealed_bytes: u64,
+    largest_bytes: u64,
     /// Bytes on the disk of what is no segment and no journal.
     other_bytes: u64,
 }
@@ -229,6 +232,7 @@ impl SegmentStore {
         let path = span.path(&self.folder);
         let (packed, trouble) = Packed::read(&path, span.lo);
         self.sealed[index].disk_bytes = disk::used(&path);
+        self.measure_sealed();
         match trouble {
             _ if packed.holds().records == all.records => {}
             Some(error) if disk::is_circumstance(&error) => return Err(error),
@@ -287,6 +291,7 @@ impl SegmentStore {
             self.held += segment.held;
             self.sealed.insert(index, segment);
         }
+        self.measure_sealed();
         self.measure_others();
         Ok(())
     }
@@ -360,6 +365,7 @@ impl SegmentStore {
                 self.keep_loaded(lo, packed);
             }
             self.sealed.push_back(segment);
+            self.measure_sealed();
         }
         match old {
             // Else it was replaced under its own name.
@@ -386,6 +392,7 @@ impl SegmentStore {
             let lo = segment.span.lo;
             self.loaded.retain(|(loaded, _)| *loaded != lo);
             self.sealed.pop_front();
+            self.measure_sealed();
         }
         Ok(())
     }
@@ -422,6 +429,17 @@ impl SegmentStore {
             fs::symlink_metadata(&self.folder).map_or(0, |folder| disk::allocated(&folder));
         self.other_bytes =
             folder + others.map(|name| disk::used(&self.folder.join(name))).sum::<u64>();
+    }
+
+    fn stretch(&self, segment: &Segment) -> Stretch {
+        let Segment { span, held, level, .. } = *segment;
+        Stretch { first: span.lo.max(self.head), last: span.last, held, level }
+    }
+
+    /// There are thousands in a long backlog, and each append asks for these.
+    fn measure_sealed(&mut self) {
+        let bytes = || self.sealed.iter().map(|segment| segment.disk_bytes);
+        (self.sealed_bytes, self.largest_bytes) = (bytes().sum(), bytes().max().unwrap_or(0));
     }
 
     fn fact_path(&self, key: &str) -> PathBuf {
@@ -486,11 +504,12 @@ impl Store for SegmentStore {
     }
 
     fn stretches(&self) -> Vec<Stretch> {
-        let stretch = |segment: &Segment| {
-            let Segment { span, held, level, .. } = *segment;
-            Stretch { first: span.lo.max(self.head), last: span.last, held, level }
-        };
-        self.sealed.iter().filter(|s| s.held.records > 0).map(stretch).collect()
+        let held = self.sealed.iter().filter(|segment| segment.held.records > 0);
+        held.map(|segment| self.stretch(segment)).collect()
+    }
+
+    fn oldest_stretch(&self) -> Option<Stretch> {
+        self.sealed.iter().find(|s| s.held.records > 0).map(|segment| self.stretch(segment))
     }
 
     fn seal(&mut self) -> io::Result<()> {
@@ -606,7 +625,7 @@ impl Store for SegmentStore {
 
     fn disk_bytes(&self) -> u64 {
         self.other_bytes
-            + self.sealed.iter().map(|segment| segment.disk_bytes).sum::<u64>()
+            + self.sealed_bytes
             + self.newest.as_ref().map_or(0, NewestSegment::disk_bytes)
     }
 
@@ -614,8 +633,7 @@ impl Store for SegmentStore {
         let journal = self.newest.as_ref().map_or(0, |newest| newest.journal.len()) + record as u64;
         // Beside the journal that is sealed, or beside two segments that become one.
         let sealing = journal + journal / 16;
-        let largest = self.sealed.iter().map(|segment| segment.disk_bytes).max().unwrap_or(0);
-        let more = sealing.max(2 * largest) + DATABASE_BYTES;
+        let more = sealing.max(2 * self.largest_bytes) + DATABASE_BYTES;
         self.disk_bytes() + record as u64 + more + BESIDE_BYTES
     }
 
@@ -672,6 +690,8 @@ impl SegmentStore {
             books: std::mem::take(&mut mark.books),
             replaced: (0, 0),
             dirty: true,
+            sealed_bytes: 0,
+            largest_bytes: 0,
             other_bytes: 0,
         };
         store.find_sealed(lo)?;
@@ -701,6 +721,7 @@ impl SegmentStore {
         }
         store.fill_ballast();
         store.measure_others();
+        store.measure_sealed();
         store.flush()?;
         store.remove_released()?;
         Ok(store)

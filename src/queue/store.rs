@@ -95,6 +95,11 @@ pub trait Store: Send + 'static {
     /// The stretches that hold something, oldest first.
     fn stretches(&self) -> Vec<Stretch>;
 
+    /// The first of them.
+    fn oldest_stretch(&self) -> Option<Stretch> {
+        self.stretches().into_iter().next()
+    }
+
     /// Makes a stretch of what is in none yet.
     fn seal(&mut self) -> io::Result<()>;
 
