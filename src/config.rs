@@ -336,6 +336,11 @@ pub const READER_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 /// From joining a session to the server's acknowledgement, at most.
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// What an earlier link sent may still be on its way through the server: it is asked with this pause
+/// between, so often at most, until what it holds stands still.
+pub const STORED_PAUSE: Duration = Duration::from_millis(250);
+pub const STORED_LOOKS: u32 = 20;
+
 /// The longest session id that is taken from a server; a UUID has 36.
 pub const MAX_SESSION_ID_CHARS: usize = 128;
 

@@ -1,10 +1,11 @@
 //! The session of a stint: keep it for as long as the server knows it, else ask for a new one.
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Session, SessionError, next_verification};
 use crate::config::{
-    JOIN_TIMEOUT, ProofChoice, SessionChoice, WITHOUT_JOIN_LINKS, WITHOUT_PROOF_LINKS,
+    JOIN_TIMEOUT, ProofChoice, STORED_LOOKS, STORED_PAUSE, SessionChoice, WITHOUT_JOIN_LINKS,
+    WITHOUT_PROOF_LINKS,
 };
 use crate::entry::{CapturedAt, Entry, Seq, StintId};
 use crate::metrics;
@@ -86,7 +87,8 @@ impl<S: Sink> Session<S> {
         let joined = if self.never_asks() {
             Joined::Known { frame: None, setup: None }
         } else {
-            self.join(link, &session).await?
+            let joined = self.join(link, &session).await?;
+            self.at_rest(link, &session, joined).await?
         };
         if joined != Joined::Unanswered {
             self.learned.without_join = 0;
@@ -165,6 +167,35 @@ impl<S: Sink> Session<S> {
         }
         let joined = timeout(limit, link.join(session)).await;
         Ok(joined.map_err(|_| SinkError::Timeout(limit, NO_JOIN))??)
+    }
+
+    /// What the server holds of the session once that stands still.
+    ///
+    /// The server may read what an earlier link sent after this one has joined, and would show it
+    /// a second time if it were sent again.
+    async fn at_rest(
+        &mut self,
+        link: &mut S::Link,
+        session: &str,
+        mut joined: Joined,
+    ) -> Result<Joined, SessionError> {
+        // A fixed id may hold frames of other queues, which never stand still.
+        if let SessionChoice::Fixed(_) = self.choice {
+            return Ok(joined);
+        }
+        for _ in 0..STORED_LOOKS {
+            let Joined::Known { frame, .. } = joined else { break };
+            let queue = self.reader.status();
+            if queue.entries == 0 || frame >= queue.newest {
+                break;
+            }
+            sleep(STORED_PAUSE).await;
+            let before = std::mem::replace(&mut joined, self.join(link, session).await?);
+            if joined == before {
+                break;
+            }
+        }
+        Ok(joined)
     }
 
     fn bound(
