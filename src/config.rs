@@ -333,7 +333,8 @@ pub const CONNECTION_EVENTS: usize = 4096;
 /// Between two looks whether the client library still reads: it can end without a word.
 pub const READER_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// From joining a session to the server's acknowledgement, at most.
+/// From joining a session to the server's answer, at most; and as long for an earlier
+/// acknowledgement that must come first.
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What an earlier link sent may still be on its way through the server: it is asked with this pause
@@ -362,9 +363,9 @@ pub const REFUSAL_PAUSE: Duration = Duration::from_millis(2500);
 /// Links on which a server gave a session and no proof, after which it is taken to give none.
 pub const WITHOUT_PROOF_LINKS: u32 = 3;
 
-/// Links on which a server did not answer when a session was joined, after which it is taken to
-/// have no such event.
-pub const WITHOUT_JOIN_LINKS: u32 = 3;
+/// How often in a row a server does not answer when a session is joined, after which it is taken to
+/// have no such event, or to acknowledge none.
+pub const UNANSWERED_JOINS: u32 = 3;
 
 /// A server that confirms nothing has an entry when the connection outlives two times the ping
 /// interval (25 s) and timeout (20 s) after it.

@@ -6,6 +6,8 @@
 //! acknowledged stays in the queue until the server, asked anew, still knows the session and holds
 //! it.
 
+use std::time::Duration;
+
 use tokio::time::{Instant, sleep, timeout};
 
 use super::bind::{Bound, Stored};
@@ -143,6 +145,11 @@ impl<S: Sink> Session<S> {
             Joined::Unanswered if bound.has_answered => {
                 Err(SessionError::NotKept("it does not answer join_session any more"))
             }
+            // It may be slow for once, and have forgotten all that it acknowledged.
+            Joined::Unanswered if !self.answers_no_join() => {
+                self.learned.unanswered_joins += 1;
+                Ok(Verified::Known)
+            }
             Joined::Unanswered => {
                 tracing::warn!("the server cannot be asked about a session; its word must do");
                 bound.answers_join = false;
@@ -198,7 +205,7 @@ impl<S: Sink> Session<S> {
         });
         let proof = if bound.asks { Proof::Written } else { proof };
         let sent = Instant::now();
-        let published = link.publish(&bound.session, entries, proof, ECHO_GRACE);
+        let published = link.publish(&bound.session, entries, proof, self.grace());
         let Ok(receipt) = timeout(self.settings.proof_timeout, published).await else {
             return self.without_proof(bound);
         };
@@ -250,6 +257,8 @@ impl<S: Sink> Session<S> {
         let session = bound.session.clone();
         match self.join(link, &session).await? {
             Joined::Known { frame, setup } => {
+                bound.answers_join = true;
+                bound.has_answered = true;
                 let stored = Stored { frame, setup };
                 let kept = entries.last().is_some_and(|entry| stored.has(entry));
                 if !kept {
@@ -316,6 +325,11 @@ impl<S: Sink> Session<S> {
         self.learned.without_proof += 1;
         // A stalled link takes no session request; this server does, and never answers more.
         let never_answers = !bound.answers_join && !bound.has_answered;
+        if never_answers && !self.answers_no_join() {
+            // The acknowledgement of the join, which never came, was in the way on this link.
+            self.learned.unanswered_joins += 1;
+            return Err(error);
+        }
         if self.learned.without_proof < WITHOUT_PROOF_LINKS || !never_answers {
             return Err(error);
         }
@@ -344,7 +358,7 @@ impl<S: Sink> Session<S> {
             let again: Vec<Entry> =
                 entries.iter().filter(|entry| refused.contains(&entry.seq)).cloned().collect();
             let proof = bound.proof.unwrap_or(Proof::Echo);
-            let published = link.publish(&bound.session, &again, proof, ECHO_GRACE);
+            let published = link.publish(&bound.session, &again, proof, self.grace());
             let receipt = timeout(self.settings.proof_timeout, published)
                 .await
                 .map_err(|_| SessionError::NoProof(self.settings.proof_timeout))??;
@@ -424,11 +438,17 @@ impl<S: Sink> Session<S> {
         Ok(())
     }
 
+    /// How long to wait after an acknowledgement for what has not come back. Shorter than the limit
+    /// for the proof, or a refused entry would end the link instead of being found out.
+    fn grace(&self) -> Duration {
+        ECHO_GRACE.min(self.settings.proof_timeout / 2)
+    }
+
     /// Keeps a replay below `delivery.max_rate`.
     async fn pace(&self, entries: usize) {
         let rate = self.settings.max_rate;
         if rate > 0.0 {
-            sleep(std::time::Duration::from_secs_f64(entries as f64 / rate)).await;
+            sleep(Duration::from_secs_f64(entries as f64 / rate)).await;
         }
     }
 }

@@ -87,8 +87,8 @@ struct Learned {
     one_at_a_time: bool,
     /// Links in a row on which it gave a session but no proof.
     without_proof: u32,
-    /// Links in a row on which it did not answer when the remembered session was joined.
-    without_join: u32,
+    /// How often in a row it did not answer when a session that it gave was joined.
+    unanswered_joins: u32,
     /// How often an entry without proof was found stored on the next link.
     found_stored: u32,
     /// It acknowledged the first entry on a new session and kept nothing.

@@ -14,7 +14,7 @@ use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
 use super::socketio::{AckReceiver, Address, Connection, Outgoing, shorten};
-use super::{Ack, Joined, Link, Proof, Receipt, Sink, SinkError};
+use super::{Ack, Answer, Joined, Link, Proof, Receipt, Sink, SinkError};
 use crate::config::{Config, JOIN_TIMEOUT, MAX_SESSION_ID_CHARS, Secret, ServerConfig};
 use crate::entry::{CapturedAt, Entry, Kind, Seq};
 
@@ -89,6 +89,7 @@ impl Sink for Dashboard {
             request_timeout: self.request_timeout,
             mark: self.mark,
             ack_out: None,
+            ack_is_late: false,
         })
     }
 
@@ -110,6 +111,8 @@ pub struct DashboardLink {
     mark: bool,
     /// The one acknowledgement that may be out.
     ack_out: Option<AckReceiver>,
+    /// It was waited for in vain.
+    ack_is_late: bool,
 }
 
 impl Link for DashboardLink {
@@ -131,33 +134,38 @@ impl Link for DashboardLink {
             .map_err(|_| SinkError::Timeout(limit, "it assigns no session"))?
     }
 
-    async fn join(&mut self, session: &str) -> Result<Joined, SinkError> {
+    async fn join(&mut self, session: &str, answer: Answer) -> Result<Joined, SinkError> {
+        let asks_for_ack = answer == Answer::Ack && self.is_free().await;
         self.listening.to(session);
-        let join = Outgoing { name: "join_session", json: envelope(session, "") };
-        let limit = self.request_timeout;
-        let mut ack = timeout(limit, async {
-            // One acknowledgement out at most: an earlier one must come first.
-            if let Some(earlier) = self.ack_out.take() {
-                let _ = earlier.await;
-            }
-            self.connection.emit_with_ack(vec![join]).await
-        })
-        .await
-        .map_err(|_| SinkError::Timeout(limit, "an acknowledgement is missing"))??;
-        let (mut frame, mut setup) = (None, None);
-        let mut stored = |news: &News| match news.echo(session) {
-            Some(Echo { kind: Kind::Frame, captured_at, .. }) => frame = Some(*captured_at),
-            Some(Echo { kind: Kind::Setup, captured_at, .. }) => setup = Some(*captured_at),
-            None => {}
+        // What came before is no answer.
+        while self.connection.try_next().is_some() {}
+        let join = vec![Outgoing { name: "join_session", json: envelope(session, "") }];
+        let mut ack = if asks_for_ack {
+            Some(self.connection.emit_with_ack(join).await?)
+        } else {
+            self.connection.emit(join).await?;
+            None
         };
-        let answer = async {
+        let (mut frame, mut setup) = (None, None);
+        // Whether it was the frame, which comes last.
+        let mut stored = |news: &News| {
+            let Some(Echo { kind, captured_at, .. }) = news.echo(session) else { return false };
+            match kind {
+                Kind::Frame => frame = Some(*captured_at),
+                Kind::Setup => setup = Some(*captured_at),
+            }
+            *kind == Kind::Frame
+        };
+        let answered = async {
             loop {
                 tokio::select! {
                     biased;
-                    event = self.connection.next() => stored(&event?),
-                    answer = &mut ack => {
+                    event = self.connection.next() => if stored(&event?) && !asks_for_ack {
+                        return Ok(());
+                    },
+                    acked = arrival(&mut ack) => {
                         // It can only be dropped with its connection, which is no answer.
-                        if answer.is_err() {
+                        if acked.is_none() {
                             return Err(self.connection.closed().await);
                         }
                         while let Some(event) = self.connection.try_next() {
@@ -168,17 +176,18 @@ impl Link for DashboardLink {
                 }
             }
         };
-        match timeout(JOIN_TIMEOUT.min(limit), answer).await {
-            Ok(answered) => answered?,
-            Err(_) => {
-                self.ack_out = Some(ack);
-                if frame.is_none() && setup.is_none() {
-                    return Ok(Joined::Unanswered);
-                }
-            }
+        let is_answered = match timeout(JOIN_TIMEOUT, answered).await {
+            Ok(answered) => answered.map(|()| true)?,
+            Err(_) => false,
+        };
+        if ack.is_some() {
+            self.ack_out = ack;
         }
-        let silent = frame.is_none() && setup.is_none();
-        Ok(if silent { Joined::Silent } else { Joined::Known { frame, setup } })
+        Ok(match (frame, setup) {
+            (None, None) if is_answered => Joined::Silent,
+            (None, None) => Joined::Unanswered,
+            (frame, setup) => Joined::Known { frame, setup },
+        })
     }
 
     async fn publish(
@@ -243,13 +252,30 @@ impl Link for DashboardLink {
 }
 
 impl DashboardLink {
-    /// Emits the events, asking for an acknowledgement of the last one unless one is still out:
-    /// what came back before its acknowledgement is not waited for.
-    async fn emit(&mut self, events: Vec<Outgoing>, proof: Proof) -> Result<bool, SinkError> {
+    /// Whether an acknowledgement may be asked for: no earlier one is out, or it comes soon.
+    async fn is_free(&mut self) -> bool {
+        // Waited for once: a server that does not acknowledge will hardly begin to.
+        if self.ack_is_out() && !self.ack_is_late {
+            self.ack_is_late = timeout(JOIN_TIMEOUT, arrival(&mut self.ack_out)).await.is_err();
+        }
+        !self.ack_is_out()
+    }
+
+    fn ack_is_out(&mut self) -> bool {
         let is_out = self.ack_out.as_mut().is_some_and(|earlier| {
             matches!(earlier.try_recv(), Err(oneshot::error::TryRecvError::Empty))
         });
-        if proof == Proof::Written || is_out {
+        if !is_out {
+            self.ack_out = None;
+            self.ack_is_late = false;
+        }
+        is_out
+    }
+
+    /// Emits the events, asking for an acknowledgement of the last one unless one is still out:
+    /// what came back before its acknowledgement is not waited for.
+    async fn emit(&mut self, events: Vec<Outgoing>, proof: Proof) -> Result<bool, SinkError> {
+        if proof == Proof::Written || self.ack_is_out() {
             self.connection.emit(events).await?;
             return Ok(false);
         }

@@ -38,3 +38,5 @@ mod server;
 mod session;
 mod simulation;
 mod store_model;
+#[cfg(unix)]
+mod unanswered;

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use pitwire::entry::{CapturedAt, Entry, Kind, Seq};
-use pitwire::sink::{Ack, Joined, Link, Proof, Receipt, Sink, SinkError};
+use pitwire::sink::{Ack, Answer, Joined, Link, Proof, Receipt, Sink, SinkError};
 use tokio::time::sleep;
 
 /// How the server is to behave; the default is by the contract.
@@ -134,7 +134,7 @@ impl Link for ServerLink {
         Ok(id)
     }
 
-    async fn join(&mut self, session: &str) -> Result<Joined, SinkError> {
+    async fn join(&mut self, session: &str, answer: Answer) -> Result<Joined, SinkError> {
         self.trip().await?;
         let state = self.server.state();
         self.joined.insert(session.into());
@@ -143,7 +143,8 @@ impl Link for ServerLink {
         }
         let Some(history) = state.sessions.get(session).filter(|history| !history.is_empty())
         else {
-            return Ok(Joined::Silent);
+            let acks = answer == Answer::Ack && !state.faults.never_acks;
+            return Ok(if acks { Joined::Silent } else { Joined::Unanswered });
         };
         let newest = |wanted: Kind| {
             history.iter().rev().find(|(kind, ..)| *kind == wanted).map(|(_, _, at)| *at)

@@ -318,6 +318,45 @@ async fn with_proof_ack_the_server_is_asked_on_a_link_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn with_proof_ack_a_join_that_goes_unanswered_once_makes_no_word_do() {
+    let mut world = World::new(|delivery| delivery.proof = ProofChoice::Ack);
+    sleep(Duration::from_secs(1)).await;
+    world.server.behave(Faults { no_join: true, ..Faults::default() });
+    world.frames(10).await;
+    sleep(Duration::from_secs(6)).await;
+    assert_eq!(world.queue().entries, 10);
+    world.server.forget();
+    world.server.behave(Faults::default());
+    world.drain(MINUTE).await;
+    // Those that were acknowledged before are on the new page too.
+    let seen = world.server.seen();
+    assert_eq!(seqs(&seen[1].1), up_to(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_answers_joins_again_is_asked_again() {
+    let no_echo = Faults { no_echo: true, ..Faults::default() };
+    let mut world = World::with(no_echo.clone());
+    world.frames(10).await;
+    world.drain(MINUTE).await;
+    world.server.behave(Faults { no_join: true, ..no_echo.clone() });
+    world.server.cut();
+    let page = async {
+        while world.server.state().requests < 2 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(MINUTE, page).await.expect("a new page");
+    world.server.behave(no_echo);
+    world.frames(10).await;
+    world.drain(MINUTE).await;
+    world.server.forget();
+    world.frames(10).await;
+    world.drain(MINUTE).await;
+    assert_eq!(world.seen(), up_to(30));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_slow_server_delays_and_loses_nothing() {
     let mut world = World::with(Faults { delay: Duration::from_millis(1500), ..Faults::default() });
     world.frames(1000).await;
