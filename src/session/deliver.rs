@@ -5,6 +5,10 @@
 //! silence: a server that answers anything at all is not taken to be one that cannot. What is only
 //! acknowledged stays in the queue until the server, asked anew, still knows the session and holds
 //! it.
+//!
+//! A server shows only the newest that it holds. So an entry that did not come back though a newer
+//! one did is remembered over the end of its link, and sent again. Where nothing comes back, one
+//! that is refused without a word cannot be told from the others.
 
 use std::time::Duration;
 
@@ -57,7 +61,9 @@ impl<S: Sink> Session<S> {
             }
             bound.sent = Some(last);
         }
-        let is_missing = |entry: &&Entry| !bound.stored.has(entry);
+        let passed_over = &self.learned.passed_over;
+        let is_missing =
+            |entry: &&Entry| !bound.stored.has(entry) || passed_over.contains(&entry.seq);
         let missing: Vec<Entry> = batch.entries().iter().filter(is_missing).cloned().collect();
         let outcome = if missing.is_empty() {
             self.learned.found_stored += u32::from(self.learned.without_proof > 0);
@@ -206,9 +212,9 @@ impl<S: Sink> Session<S> {
         let proof = if bound.asks { Proof::Written } else { proof };
         let sent = Instant::now();
         let published = link.publish(&bound.session, entries, proof, self.grace());
-        let Ok(receipt) = timeout(self.settings.proof_timeout, published).await else {
-            return self.without_proof(bound);
-        };
+        let published = timeout(self.settings.proof_timeout, published).await;
+        self.learned.passed_over.extend(link.passed_over());
+        let Ok(receipt) = published else { return self.without_proof(bound) };
         let receipt = receipt?;
         metrics::proof_latency(sent.elapsed());
         self.note_inversions(&receipt);
@@ -260,11 +266,11 @@ impl<S: Sink> Session<S> {
                 bound.answers_join = true;
                 bound.has_answered = true;
                 let stored = Stored { frame, setup };
-                let kept = entries.last().is_some_and(|entry| stored.has(entry));
-                if !kept {
-                    let is_stored = |seq: &Seq| {
-                        entries.iter().any(|entry| entry.seq == *seq && stored.has(entry))
-                    };
+                // What it held before is newer than one that was passed over.
+                let is_kept = |entry: &Entry| stored.has(entry) && !bound.stored.has(entry);
+                if !entries.last().is_some_and(is_kept) {
+                    let is_stored =
+                        |seq: &Seq| entries.iter().any(|entry| entry.seq == *seq && is_kept(entry));
                     let refused = missing.into_iter().filter(|seq| !is_stored(seq)).collect();
                     return Ok(Outcome::Refused(refused));
                 }
@@ -433,6 +439,9 @@ impl<S: Sink> Session<S> {
     async fn remove(&mut self, bound: &Bound, batch: Batch) -> Result<(), SessionError> {
         let proof = bound.proof.unwrap_or(Proof::Echo);
         metrics::delivered(proof, clock::now(), batch.entries());
+        if let Some((_, last)) = batch.ends() {
+            self.learned.passed_over = self.learned.passed_over.split_off(&Seq(last.0 + 1));
+        }
         self.reader.remove(batch).await?;
         self.backoff.reset();
         Ok(())

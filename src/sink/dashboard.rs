@@ -4,8 +4,9 @@
 //! does not know, too. Joining a session tells the two apart, and makes the server send back to us
 //! each event that it accepts. The session decides what to believe; here is only the translation.
 
+mod echoes;
+
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -13,14 +14,11 @@ use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
+use self::echoes::{Echo, Expected, Listening, News};
 use super::socketio::{AckReceiver, Address, Connection, Outgoing, shorten};
 use super::{Ack, Answer, Joined, Link, Proof, Receipt, Sink, SinkError};
-use crate::config::{Config, JOIN_TIMEOUT, MAX_SESSION_ID_CHARS, Secret, ServerConfig};
-use crate::entry::{CapturedAt, Entry, Kind, Seq};
-
-const ASSIGNED: &str = "session_id_assigned";
-const TELEMETRY: &str = "telemetry_update";
-const SETUP: &str = "setup_update";
+use crate::config::{Config, JOIN_TIMEOUT, Secret, ServerConfig};
+use crate::entry::{Entry, Kind, Seq};
 
 /// A dashboard server.
 #[derive(Debug)]
@@ -90,6 +88,7 @@ impl Sink for Dashboard {
             mark: self.mark,
             ack_out: None,
             ack_is_late: false,
+            expected: Expected::default(),
         })
     }
 
@@ -113,6 +112,8 @@ pub struct DashboardLink {
     ack_out: Option<AckReceiver>,
     /// It was waited for in vain.
     ack_is_late: bool,
+    /// What was published last.
+    expected: Expected,
 }
 
 impl Link for DashboardLink {
@@ -199,10 +200,10 @@ impl Link for DashboardLink {
     ) -> Result<Receipt, SinkError> {
         self.listening.to(session);
         let events = entries.iter().map(|entry| self.event(session, entry)).collect();
+        self.expected = Expected::new(entries, self.mark);
         let fresh_ack = self.emit(events, proof).await?;
-        let mut expected = Expected::new(entries, self.mark);
         if proof == Proof::Written {
-            return Ok(expected.receipt(Ack::None));
+            return Ok(self.expected.receipt(Ack::None));
         }
         let mut ack = Ack::None;
         let mut acked_out = !fresh_ack;
@@ -213,10 +214,10 @@ impl Link for DashboardLink {
                 biased;
                 event = self.connection.next() => {
                     if let Some(echo) = event?.echo(session) {
-                        expected.came_back(echo);
+                        self.expected.came_back(echo);
                     }
-                    if expected.is_empty() {
-                        return Ok(expected.receipt(ack));
+                    if self.expected.is_empty() {
+                        return Ok(self.expected.receipt(ack));
                     }
                 }
                 answer = arrival(&mut self.ack_out) => {
@@ -228,13 +229,17 @@ impl Link for DashboardLink {
                     }
                     ack = objection(&answer);
                     if proof == Proof::Ack || !matches!(ack, Ack::Plain) {
-                        return Ok(expected.receipt(ack));
+                        return Ok(self.expected.receipt(ack));
                     }
                     grace_over.as_mut().reset(tokio::time::Instant::now() + grace);
                 }
-                () = &mut grace_over, if ack == Ack::Plain => return Ok(expected.receipt(ack)),
+                () = &mut grace_over, if ack == Ack::Plain => return Ok(self.expected.receipt(ack)),
             }
         }
+    }
+
+    fn passed_over(&self) -> Vec<Seq> {
+        self.expected.passed_over()
     }
 
     async fn closed(&mut self) -> SinkError {
@@ -321,18 +326,6 @@ fn mark(json: &str, seq: Seq) -> Option<String> {
     Some(format!(r#"{{"seq":{seq}{comma}{rest}"#))
 }
 
-/// The id that a server assigned, if it is one that can go into a link.
-fn session_id(payload: &Value) -> Result<String, String> {
-    let id = payload.get("session_id").and_then(Value::as_str).unwrap_or_default();
-    let fits = (1..=MAX_SESSION_ID_CHARS).contains(&id.len())
-        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte));
-    if fits {
-        Ok(id.to_owned())
-    } else {
-        Err(format!("it assigns \"{:.80}\" as a session id", shorten(id)))
-    }
-}
-
 /// What an acknowledgement says besides that the event arrived. Most servers say nothing.
 fn objection(arguments: &Value) -> Ack {
     let first = arguments.get(0).unwrap_or(&Value::Null);
@@ -353,108 +346,6 @@ fn objection(arguments: &Value) -> Ack {
         None => Ack::Plain,
         Some(text) if text.to_lowercase().contains("session") => Ack::UnknownSession,
         Some(text) => Ack::Error(shorten(&text)),
-    }
-}
-
-/// The session whose events are wanted: a server may send those of others too, as many and as
-/// large as it likes.
-#[derive(Clone, Debug, Default)]
-struct Listening(Arc<Mutex<Arc<str>>>);
-
-impl Listening {
-    fn to(&self, session: &str) {
-        let mut wanted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if **wanted != *session {
-            *wanted = session.into();
-        }
-    }
-
-    /// What an event of the server says to us, if anything.
-    fn read(&self, name: &str, payload: &Value) -> Option<News> {
-        if name == ASSIGNED {
-            return Some(News::Assigned(session_id(payload)));
-        }
-        let session = Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        echo(name, payload, session).map(News::Echo)
-    }
-}
-
-/// What is kept of an event of the server until it is looked at.
-#[derive(Debug)]
-enum News {
-    /// A session was assigned, or something that is no id.
-    Assigned(Result<String, String>),
-    Echo(Echo),
-}
-
-impl News {
-    fn echo(&self, session: &str) -> Option<&Echo> {
-        match self {
-            Self::Echo(echo) if *echo.session == *session => Some(echo),
-            Self::Echo(_) | Self::Assigned(_) => None,
-        }
-    }
-}
-
-/// An event that the server sends to every viewer of the session.
-#[derive(Debug)]
-struct Echo {
-    /// One that waited while another session was bound says nothing about that one.
-    session: Arc<str>,
-    kind: Kind,
-    captured_at: CapturedAt,
-    seq: Option<u64>,
-}
-
-fn echo(name: &str, payload: &Value, session: Arc<str>) -> Option<Echo> {
-    if payload.get("session_id")?.as_str()? != &*session {
-        return None;
-    }
-    let (kind, holder) = match name {
-        TELEMETRY => (Kind::Frame, payload.get("telemetry")?),
-        SETUP => (Kind::Setup, payload),
-        _ => return None,
-    };
-    let captured_at = CapturedAt::parse(holder.get("timestamp")?.as_str()?)?;
-    let seq = holder.get("seq").and_then(Value::as_u64);
-    Some(Echo { session, kind, captured_at, seq })
-}
-
-/// The entries of a batch that have not come back yet.
-struct Expected {
-    entries: Vec<(Seq, Kind, CapturedAt)>,
-    by_seq: bool,
-    newest_back: Option<Seq>,
-    inversions: u64,
-}
-
-impl Expected {
-    fn new(entries: &[Entry], by_seq: bool) -> Self {
-        let entries = entries.iter().rev().map(|e| (e.seq, e.kind, e.captured_at)).collect();
-        Self { entries, by_seq, newest_back: None, inversions: 0 }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    fn came_back(&mut self, echo: &Echo) {
-        let matches = |(seq, kind, at): &(Seq, Kind, CapturedAt)| match echo.seq {
-            Some(echoed) if self.by_seq => *kind == Kind::Frame && seq.0 == echoed,
-            _ => *kind == echo.kind && *at == echo.captured_at,
-        };
-        // From the end, where the oldest stands: in order it is the first one looked at.
-        let Some(index) = self.entries.iter().rposition(matches) else { return };
-        let (seq, ..) = self.entries.remove(index);
-        match self.newest_back {
-            Some(newest) if seq < newest => self.inversions += 1,
-            _ => self.newest_back = Some(seq),
-        }
-    }
-
-    fn receipt(self, ack: Ack) -> Receipt {
-        let missing = self.entries.iter().rev().map(|(seq, ..)| *seq).collect();
-        Receipt { ack, missing, inversions: self.inversions }
     }
 }
 
@@ -479,41 +370,6 @@ mod tests {
         ] {
             assert_eq!(objection(&arguments), expected, "{arguments}");
         }
-    }
-
-    #[test]
-    fn an_assigned_id_that_cannot_be_a_link_is_refused() {
-        for id in ["5f0b7a5e-8b5e-4f7e-9d0e-0f4c6c1d2e3f", "race_1", "a"] {
-            assert_eq!(session_id(&json!({"session_id": id})).unwrap(), id);
-        }
-        let long = "x".repeat(MAX_SESSION_ID_CHARS + 1);
-        for id in ["", "a b", "../x", "<b>", "a\u{1b}[2J", &long] {
-            assert!(session_id(&json!({"session_id": id})).is_err(), "{id:?}");
-        }
-        assert!(session_id(&json!(7)).is_err());
-    }
-
-    #[test]
-    fn what_comes_back_late_is_an_inversion_and_what_does_not_is_missing() {
-        let entry = |n: u64| Entry {
-            seq: Seq(n),
-            stint: crate::entry::StintId(1),
-            captured_at: CapturedAt(n as i64 * 500),
-            kind: Kind::Frame,
-            json: "{}".into(),
-        };
-        let entries: Vec<_> = (1..=4).map(entry).collect();
-        let mut expected = Expected::new(&entries, false);
-        for n in [1, 3, 2, 9] {
-            expected.came_back(&Echo {
-                session: "race".into(),
-                kind: Kind::Frame,
-                captured_at: CapturedAt(n * 500),
-                seq: None,
-            });
-        }
-        let receipt = expected.receipt(Ack::Plain);
-        assert_eq!(receipt, Receipt { ack: Ack::Plain, missing: vec![Seq(4)], inversions: 1 });
     }
 
     #[test]

@@ -156,6 +156,10 @@ pub trait Link: Send {
         grace: Duration,
     ) -> impl Future<Output = Result<Receipt, SinkError>> + Send;
 
+    /// The entries that were published last and have not come back although a newer one has, oldest
+    /// first. Tells so of a publication too that was cancelled or failed.
+    fn passed_over(&self) -> Vec<Seq>;
+
     /// Returns when the link has ended. Safe to cancel.
     fn closed(&mut self) -> impl Future<Output = SinkError> + Send;
 }

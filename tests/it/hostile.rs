@@ -22,6 +22,7 @@ use tokio::time::sleep;
 
 use crate::agent::{Process, eventually, pitwire as command};
 use crate::peers::{Kind, Peer, frames, sessions};
+use crate::proxy::{Network, Proxy};
 
 /// A publisher with a queue of its own, and settings as they are typed.
 pub struct Pit {
@@ -62,6 +63,15 @@ impl Pit {
         assert_eq!(self.publisher.queue_status().imbalance, 0);
     }
 
+    /// What was set aside: position and lap.
+    fn refused(&self) -> Vec<(u64, u64)> {
+        let file = self.folder.path().join("queue/quarantine/refused.ndjson");
+        let text = std::fs::read_to_string(file).unwrap();
+        let entries = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        let number = |value: &Value| value.as_u64().unwrap();
+        entries.map(|entry| (number(&entry["seq"]), number(&entry["telemetry"]["lap"]))).collect()
+    }
+
     pub fn status(&self) -> SessionStatus {
         self.publisher.session_status()
     }
@@ -99,12 +109,32 @@ async fn a_poison_frame_is_set_aside_where_people_find_it_and_the_rest_flows_on(
         let laps = laps(&server.url()).await;
         assert_eq!(laps, (1..=100).filter(|&lap| lap != 51).collect::<Vec<_>>());
         assert_eq!(pit.publisher.queue_status().ledger.quarantined, 1);
-        let aside = pit.folder.path().join("queue/quarantine/refused.ndjson");
-        let aside = std::fs::read_to_string(aside).unwrap();
-        let entry: Value = serde_json::from_str(aside.lines().next().unwrap()).unwrap();
-        assert_eq!((&entry["seq"], &entry["telemetry"]["lap"]), (&json!(51), &json!(51)));
+        assert_eq!(pit.refused(), [(51, 51)]);
     });
     join_all(cases).await;
+}
+
+/// What came after it is stored, which once made it pass for stored too.
+#[tokio::test]
+async fn a_poison_frame_is_set_aside_though_the_link_is_cut_between_two_tries() {
+    let server = Peer::start(Kind::Asgi, &["--refuse", "poison"]);
+    let network = Proxy::start(server.port());
+    let pit = Pit::new(&network.url(), &[("delivery.backoff_min", "50ms")]);
+    pit.store(1..=1, "Ana").await;
+    pit.drained().await;
+    pit.store(2..=50, "Ana").await;
+    pit.store(51..=51, "poison").await;
+    pit.store(52..=100, "Ana").await;
+    let newest = async || (laps(&server.url()).await.last() == Some(&100)).then_some(());
+    eventually("all that follows is stored", newest).await;
+    network.set(Network::Down);
+    eventually("the link is cut", async || (!pit.status().connected).then_some(())).await;
+    network.set(Network::UP);
+    pit.drained().await;
+    assert_eq!(pit.publisher.queue_status().ledger.quarantined, 1);
+    assert_eq!(pit.refused(), [(51, 51)]);
+    let laps = laps(&server.url()).await;
+    assert_eq!(laps, (1..=100).filter(|&lap| lap != 51).collect::<Vec<_>>());
 }
 
 #[tokio::test]

@@ -236,6 +236,38 @@ async fn an_entry_that_the_server_refuses_is_set_aside_and_the_rest_flows_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_entry_that_was_passed_over_when_the_link_ended_is_tried_again_and_set_aside() {
+    let poison = Faults { refuses: Some("poison"), ..Faults::default() };
+    for stalls in [false, true] {
+        let mut world = World::with(Faults::default());
+        world.frames(1).await;
+        world.drain(MINUTE).await;
+        world.server.behave(Faults { down: true, ..Faults::default() });
+        world.frames(9).await;
+        world.append(Content::Frame, r#"{"driver":"poison"}"#).await;
+        world.frames(10).await;
+        sleep(Duration::from_secs(1)).await;
+        // One entry to learn the link by, then the batch: cut in the middle, or between two tries.
+        let stalls_after = stalls.then_some(15);
+        world.server.behave(Faults { stalls_after, ..poison.clone() });
+        let shown = async {
+            while world.seen().len() < 16 {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(MINUTE, shown).await.expect("the batch is shown");
+        sleep(Duration::from_secs(3)).await;
+        world.server.cut();
+        world.server.behave(poison.clone());
+        world.drain(MINUTE).await;
+        assert_eq!(world.queue().ledger.quarantined, 1, "stalls {stalls}");
+        assert_eq!(world.queue().ledger.delivered, 20, "stalls {stalls}");
+        let shown: Vec<_> = up_to(21).into_iter().filter(|&seq| seq != 11).collect();
+        assert_eq!(world.seen(), shown, "stalls {stalls}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_poison_entry_at_the_start_of_a_session_does_not_block_it() {
     let mut world = World::with(Faults { refuses: Some("poison"), ..Faults::default() });
     world.append(Content::Frame, r#"{"driver":"poison"}"#).await;
