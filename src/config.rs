@@ -380,6 +380,14 @@ pub const DEMO_DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// Between two looks at how the queue drains.
 pub const DRAIN_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Intervals in a row in which the queue must not get less before the server is said to take less
+/// than is driven.
+pub const DRAIN_INTERVALS: usize = 3;
+
+/// And so much older than its newest must the oldest entry be: what waits for its proof, which
+/// takes up to [`WRITTEN_AFTER`] and a verification, is no backlog.
+pub const BEHIND_AFTER: Duration = Duration::from_mins(2);
+
 /// An entry younger than this is live; an older one is part of a backlog.
 pub const LIVE_WITHIN: Duration = Duration::from_secs(5);
 
