@@ -16,7 +16,7 @@ use crate::admin;
 use crate::config::{
     Config, DRAIN_INTERVAL, LISTEN_RETRY_INTERVAL, SIMULATOR_RATE_HZ, STORAGE_OPEN_INTERVAL,
 };
-use crate::drain::Drain;
+use crate::drain::{Drain, Watch};
 use crate::metrics;
 use crate::publisher::DashboardPublisher;
 use crate::queue::{OpenError, Writer};
@@ -222,20 +222,21 @@ fn serve(publisher: &DashboardPublisher, metrics: Option<PrometheusHandle>) -> J
 /// Says when the queue begins to drain slower than it fills, or has caught up.
 async fn watch_drain(queue: Writer, session: watch::Receiver<SessionStatus>) {
     let mut said = Drain::Level;
-    let mut before = queue.status();
+    let mut watch = Watch::default();
     loop {
         sleep(DRAIN_INTERVAL).await;
-        let now = queue.status();
-        // Without a session nothing drains, and everybody knows why.
-        if session.borrow().session.is_some() {
-            let drain = Drain::judge(&before, &now, DRAIN_INTERVAL);
-            metrics::catch_up(drain.seconds());
-            if !drain.is_like(said) {
-                tracing::info!(queued = now.entries, "{drain}");
-                said = drain;
-            }
+        // Everybody knows why nothing drains.
+        if session.borrow().session.is_none() {
+            watch.pause();
+            continue;
         }
-        before = now;
+        let status = queue.status();
+        let drain = watch.look(&status);
+        metrics::catch_up(drain.seconds());
+        if !drain.is_like(said) {
+            tracing::info!(queued = status.entries, "{drain}");
+            said = drain;
+        }
     }
 }
 

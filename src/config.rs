@@ -366,8 +366,14 @@ pub const CONNECTION_EVENTS: usize = 4096;
 /// Between two looks whether the client library still reads: it can end without a word.
 pub const READER_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// From joining a session to the server's acknowledgement, at most.
+/// From joining a session to the server's answer, at most; and as long for an earlier
+/// acknowledgement that must come first.
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What an earlier link sent may still be on its way through the server: it is asked with this pause
+/// between, so often at most, until what it holds stands still.
+pub const STORED_PAUSE: Duration = Duration::from_millis(250);
+pub const STORED_LOOKS: u32 = 20;
 
 /// The longest session id that is taken from a server; a UUID has 36.
 pub const MAX_SESSION_ID_CHARS: usize = 128;
@@ -390,9 +396,9 @@ pub const REFUSAL_PAUSE: Duration = Duration::from_millis(2500);
 /// Links on which a server gave a session and no proof, after which it is taken to give none.
 pub const WITHOUT_PROOF_LINKS: u32 = 3;
 
-/// Links on which a server did not answer when a session was joined, after which it is taken to
-/// have no such event.
-pub const WITHOUT_JOIN_LINKS: u32 = 3;
+/// How often in a row a server does not answer when a session is joined, after which it is taken to
+/// have no such event, or to acknowledge none.
+pub const UNANSWERED_JOINS: u32 = 3;
 
 /// A server that confirms nothing has an entry when the connection outlives two times the ping
 /// interval (25 s) and timeout (20 s) after it.
@@ -406,6 +412,14 @@ pub const DEMO_DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Between two looks at how the queue drains.
 pub const DRAIN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Intervals in a row in which the queue must not get less before the server is said to take less
+/// than is driven.
+pub const DRAIN_INTERVALS: usize = 3;
+
+/// And so much older than its newest must the oldest entry be: what waits for its proof, which
+/// takes up to [`WRITTEN_AFTER`] and a verification, is no backlog.
+pub const BEHIND_AFTER: Duration = Duration::from_mins(2);
 
 /// An entry younger than this is live; an older one is part of a backlog.
 pub const LIVE_WITHIN: Duration = Duration::from_secs(5);

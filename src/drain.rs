@@ -1,14 +1,18 @@
-//! Whether what is queued gets less as fast as it should: a pure judgement from two looks.
+//! Whether what is queued gets less as fast as it should: a pure judgement from looks at regular
+//! intervals.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
+use crate::config::{BEHIND_AFTER, DRAIN_INTERVAL, DRAIN_INTERVALS};
 use crate::queue::QueueStatus;
 
 /// How a queue drains while there is a session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Drain {
     /// Nothing waits but what is on its way.
+    #[default]
     Level,
     /// It gets less; at this rate it is empty after so long.
     CatchingUp { ready_in: Duration },
@@ -19,20 +23,52 @@ pub enum Drain {
 /// So few entries are no backlog: a batch on its way.
 const ON_ITS_WAY: u64 = 10;
 
-impl Drain {
-    /// What two looks at the queue, `between` apart, say.
-    pub fn judge(earlier: &QueueStatus, later: &QueueStatus, between: Duration) -> Self {
-        if later.entries <= ON_ITS_WAY || between.is_zero() {
-            return Self::Level;
+/// Looks at a queue every [`DRAIN_INTERVAL`]. One in which nothing left says little: the server may
+/// have been busy, or a source handed in many entries at once.
+#[derive(Debug, Default)]
+pub struct Watch {
+    /// Entries in the queue, the last looks, oldest first.
+    looks: VecDeque<u64>,
+    judged: Drain,
+}
+
+impl Watch {
+    /// One more look. While it is too early to judge, what was judged before holds.
+    pub fn look(&mut self, queue: &QueueStatus) -> Drain {
+        if self.looks.len() > DRAIN_INTERVALS {
+            self.looks.pop_front();
         }
-        let less = earlier.entries.saturating_sub(later.entries) as f64 / between.as_secs_f64();
-        let seconds = later.entries as f64 / less;
-        match Duration::try_from_secs_f64(seconds) {
-            Ok(ready_in) if less > 0.0 => Self::CatchingUp { ready_in },
-            _ => Self::FallingBehind,
+        self.looks.push_back(queue.entries);
+        let first = self.looks.front().copied().unwrap_or_default();
+        let is_stuck = self.looks.len() > DRAIN_INTERVALS
+            && first > ON_ITS_WAY
+            && self.looks.iter().all(|entries| *entries >= first);
+        if queue.entries <= ON_ITS_WAY {
+            self.judged = Drain::Level;
+        } else if queue.entries < first {
+            let time = DRAIN_INTERVAL.as_secs_f64() * (self.looks.len() - 1) as f64;
+            let rate = (first - queue.entries) as f64 / time;
+            let ready_in = Duration::from_secs_f64(queue.entries as f64 / rate);
+            self.judged = Drain::CatchingUp { ready_in };
+        } else if is_stuck && lag(queue) > BEHIND_AFTER {
+            self.judged = Drain::FallingBehind;
         }
+        self.judged
     }
 
+    /// Without a session nothing drains: what follows is no continuation.
+    pub fn pause(&mut self) {
+        self.looks.clear();
+    }
+}
+
+/// How much older the oldest entry is than the newest.
+fn lag(queue: &QueueStatus) -> Duration {
+    let (Some(oldest), Some(newest)) = (queue.oldest, queue.newest) else { return Duration::ZERO };
+    Duration::from_millis(u64::try_from(newest.0.saturating_sub(oldest.0)).unwrap_or(0))
+}
+
+impl Drain {
     /// Seconds until it has caught up, for the metric: 0 when level, infinite when never.
     pub fn seconds(self) -> f64 {
         match self {
@@ -65,18 +101,19 @@ impl fmt::Display for Drain {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entry::{Seq, StintId};
+    use crate::entry::{CapturedAt, Seq, StintId};
     use crate::queue::ledger::Ledger;
 
-    fn queue(entries: u64) -> QueueStatus {
+    /// A queue with entries of the last `seconds`.
+    fn queue(entries: u64, seconds: i64) -> QueueStatus {
         QueueStatus {
             head: Seq(1),
             tail: Seq(1 + entries),
             entries,
             bytes: 0,
             disk_bytes: 0,
-            oldest: None,
-            newest: None,
+            oldest: Some(CapturedAt(0)),
+            newest: Some(CapturedAt(seconds * 1000)),
             stint: StintId(1),
             appended: entries,
             ledger: Ledger::default(),
@@ -87,21 +124,70 @@ mod tests {
         }
     }
 
+    /// What is judged after these looks at a queue with entries of an hour.
+    fn judged(looks: &[u64]) -> Drain {
+        let mut watch = Watch::default();
+        looks.iter().map(|entries| watch.look(&queue(*entries, 3600))).last().unwrap_or_default()
+    }
+
+    fn catching_up(seconds: u64) -> Drain {
+        Drain::CatchingUp { ready_in: Duration::from_secs(seconds) }
+    }
+
     #[test]
-    fn what_two_looks_say() {
-        for (earlier, later, expected) in [
-            (0, 0, Drain::Level),
-            (0, 3, Drain::Level),
-            (7200, 2, Drain::Level),
-            (1000, 500, Drain::CatchingUp { ready_in: Duration::from_secs(10) }),
-            (520, 500, Drain::CatchingUp { ready_in: Duration::from_secs(250) }),
-            (500, 500, Drain::FallingBehind),
-            (400, 500, Drain::FallingBehind),
+    fn a_queue_that_gets_less_is_empty_at_its_rate() {
+        for (looks, expected) in [
+            (&[0, 0][..], Drain::Level),
+            (&[0, 3], Drain::Level),
+            (&[7200, 2], Drain::Level),
+            (&[1000, 500], catching_up(10)),
+            (&[520, 500], catching_up(250)),
+            (&[1000, 900, 500], catching_up(20)),
+            (&[9000, 1000, 900, 800, 700], catching_up(70)),
         ] {
-            let judged = Drain::judge(&queue(earlier), &queue(later), Duration::from_secs(10));
-            assert_eq!(judged, expected, "{earlier} -> {later}");
+            assert_eq!(judged(looks), expected, "{looks:?}");
         }
-        assert_eq!(Drain::judge(&queue(50), &queue(50), Duration::ZERO), Drain::Level);
+    }
+
+    #[test]
+    fn only_what_does_not_get_less_for_several_intervals_falls_behind() {
+        for (looks, expected) in [
+            (&[500][..], Drain::Level),
+            (&[500, 500, 500], Drain::Level),
+            (&[500, 500, 500, 500], Drain::FallingBehind),
+            (&[400, 500, 499, 600], Drain::FallingBehind),
+            // The server was busy for a moment.
+            (&[1000, 500, 500, 500], catching_up(30)),
+            (&[500, 500, 499, 500], catching_up(9980)),
+            // Many entries came at once.
+            (&[0, 0, 0, 500], Drain::Level),
+            (&[0, 500, 300, 100], Drain::Level),
+            // It was behind, and is not sure to be so no more.
+            (&[500, 500, 500, 500, 500, 499], catching_up(14_970)),
+            (&[500, 500, 500, 500, 501], Drain::FallingBehind),
+        ] {
+            assert_eq!(judged(looks), expected, "{looks:?}");
+        }
         assert_eq!(Drain::FallingBehind.seconds(), f64::INFINITY);
+    }
+
+    #[test]
+    fn what_waits_for_its_proof_is_no_backlog() {
+        // At 2 frames a second, from a server that confirms nothing.
+        let mut watch = Watch::default();
+        for entries in (0..100).map(|look| 180.min(look * 20)) {
+            assert_eq!(watch.look(&queue(entries, entries as i64 / 2)), Drain::Level);
+        }
+    }
+
+    #[test]
+    fn an_outage_is_no_slow_server() {
+        let mut watch = Watch::default();
+        for look in 0..3 {
+            watch.look(&queue(500 + look, 3600));
+        }
+        watch.pause();
+        assert_eq!(watch.look(&queue(900, 3600)), Drain::Level);
+        assert_eq!(watch.look(&queue(600, 3600)), catching_up(20));
     }
 }

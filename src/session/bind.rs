@@ -1,15 +1,16 @@
 //! The session of a stint: keep it for as long as the server knows it, else ask for a new one.
 
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::{Session, SessionError, next_verification};
 use crate::config::{
-    JOIN_TIMEOUT, ProofChoice, SessionChoice, WITHOUT_JOIN_LINKS, WITHOUT_PROOF_LINKS,
+    JOIN_TIMEOUT, ProofChoice, STORED_LOOKS, STORED_PAUSE, SessionChoice, UNANSWERED_JOINS,
+    WITHOUT_PROOF_LINKS,
 };
 use crate::entry::{CapturedAt, Entry, Seq, StintId};
 use crate::metrics;
 use crate::queue::Batch;
-use crate::sink::{Joined, Link, Proof, Sink, SinkError};
+use crate::sink::{Answer, Joined, Link, Proof, Sink, SinkError};
 
 const NO_JOIN: &str = "it answers no join_session";
 
@@ -86,11 +87,9 @@ impl<S: Sink> Session<S> {
         let joined = if self.never_asks() {
             Joined::Known { frame: None, setup: None }
         } else {
-            self.join(link, &session).await?
+            let joined = self.join(link, &session).await?;
+            self.at_rest(link, &session, joined).await?
         };
-        if joined != Joined::Unanswered {
-            self.learned.without_join = 0;
-        }
         match (joined, &self.choice) {
             (Joined::Known { frame, setup }, choice) => {
                 // A fixed id may hold frames of other queues, which say nothing about ours.
@@ -106,10 +105,8 @@ impl<S: Sink> Session<S> {
                 self.send_setup_in_force(link, bound).await
             }
             // It may be slow for once: viewers would lose their page for that.
-            (Joined::Unanswered, SessionChoice::Auto)
-                if self.learned.without_join + 1 < WITHOUT_JOIN_LINKS =>
-            {
-                self.learned.without_join += 1;
+            (Joined::Unanswered, SessionChoice::Auto) if !self.answers_no_join() => {
+                self.learned.unanswered_joins += 1;
                 Err(SinkError::Timeout(JOIN_TIMEOUT, NO_JOIN).into())
             }
             (Joined::Silent | Joined::Unanswered, SessionChoice::Auto) => {
@@ -157,14 +154,55 @@ impl<S: Sink> Session<S> {
         link: &mut S::Link,
         session: &str,
     ) -> Result<Joined, SessionError> {
-        let limit = self.settings.proof_timeout;
-        if self.settings.proof == ProofChoice::Ack {
+        // The link itself bounds the wait for an answer; this is for one that takes nothing more.
+        let limit = self.settings.proof_timeout.max(3 * JOIN_TIMEOUT);
+        let late = |_| SinkError::Timeout(limit, NO_JOIN);
+        let joined = if self.settings.proof == ProofChoice::Ack {
             let mut aside = self.open().await?;
-            let joined = timeout(limit, aside.join(session)).await;
-            return Ok(joined.map_err(|_| SinkError::Timeout(limit, NO_JOIN))??);
+            timeout(limit, aside.join(session, Answer::Ack)).await.map_err(late)??
+        } else {
+            let answer = if self.answers_no_join() { Answer::Data } else { Answer::Ack };
+            timeout(limit, link.join(session, answer)).await.map_err(late)??
+        };
+        if joined != Joined::Unanswered {
+            self.learned.unanswered_joins = 0;
         }
-        let joined = timeout(limit, link.join(session)).await;
-        Ok(joined.map_err(|_| SinkError::Timeout(limit, NO_JOIN))??)
+        Ok(joined)
+    }
+
+    /// Whether the server left so many joins unanswered that it is taken to have no such event, or
+    /// to acknowledge none.
+    pub(super) fn answers_no_join(&self) -> bool {
+        self.learned.unanswered_joins >= UNANSWERED_JOINS
+    }
+
+    /// What the server holds of the session once that stands still.
+    ///
+    /// The server may read what an earlier link sent after this one has joined, and would show it
+    /// a second time if it were sent again.
+    async fn at_rest(
+        &mut self,
+        link: &mut S::Link,
+        session: &str,
+        mut joined: Joined,
+    ) -> Result<Joined, SessionError> {
+        // A fixed id may hold frames of other queues, which never stand still.
+        if let SessionChoice::Fixed(_) = self.choice {
+            return Ok(joined);
+        }
+        for _ in 0..STORED_LOOKS {
+            let Joined::Known { frame, .. } = joined else { break };
+            let queue = self.reader.status();
+            if queue.entries == 0 || frame >= queue.newest {
+                break;
+            }
+            sleep(STORED_PAUSE).await;
+            let before = std::mem::replace(&mut joined, self.join(link, session).await?);
+            if joined == before {
+                break;
+            }
+        }
+        Ok(joined)
     }
 
     fn bound(

@@ -5,6 +5,12 @@
 //! silence: a server that answers anything at all is not taken to be one that cannot. What is only
 //! acknowledged stays in the queue until the server, asked anew, still knows the session and holds
 //! it.
+//!
+//! A server shows only the newest that it holds. So an entry that did not come back though a newer
+//! one did is remembered over the end of its link, and sent again. Where nothing comes back, one
+//! that is refused without a word cannot be told from the others.
+
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
@@ -55,7 +61,9 @@ impl<S: Sink> Session<S> {
             }
             bound.sent = Some(last);
         }
-        let is_missing = |entry: &&Entry| !bound.stored.has(entry);
+        let passed_over = &self.learned.passed_over;
+        let is_missing =
+            |entry: &&Entry| !bound.stored.has(entry) || passed_over.contains(&entry.seq);
         let missing: Vec<Entry> = batch.entries().iter().filter(is_missing).cloned().collect();
         let outcome = if missing.is_empty() {
             self.learned.found_stored += u32::from(self.learned.without_proof > 0);
@@ -143,6 +151,11 @@ impl<S: Sink> Session<S> {
             Joined::Unanswered if bound.has_answered => {
                 Err(SessionError::NotKept("it does not answer join_session any more"))
             }
+            // It may be slow for once, and have forgotten all that it acknowledged.
+            Joined::Unanswered if !self.answers_no_join() => {
+                self.learned.unanswered_joins += 1;
+                Ok(Verified::Known)
+            }
             Joined::Unanswered => {
                 tracing::warn!("the server cannot be asked about a session; its word must do");
                 bound.answers_join = false;
@@ -198,10 +211,10 @@ impl<S: Sink> Session<S> {
         });
         let proof = if bound.asks { Proof::Written } else { proof };
         let sent = Instant::now();
-        let published = link.publish(&bound.session, entries, proof, ECHO_GRACE);
-        let Ok(receipt) = timeout(self.settings.proof_timeout, published).await else {
-            return self.without_proof(bound);
-        };
+        let published = link.publish(&bound.session, entries, proof, self.grace());
+        let published = timeout(self.settings.proof_timeout, published).await;
+        self.learned.passed_over.extend(link.passed_over());
+        let Ok(receipt) = published else { return self.without_proof(bound) };
         let receipt = receipt?;
         metrics::proof_latency(sent.elapsed());
         self.note_inversions(&receipt);
@@ -250,12 +263,14 @@ impl<S: Sink> Session<S> {
         let session = bound.session.clone();
         match self.join(link, &session).await? {
             Joined::Known { frame, setup } => {
+                bound.answers_join = true;
+                bound.has_answered = true;
                 let stored = Stored { frame, setup };
-                let kept = entries.last().is_some_and(|entry| stored.has(entry));
-                if !kept {
-                    let is_stored = |seq: &Seq| {
-                        entries.iter().any(|entry| entry.seq == *seq && stored.has(entry))
-                    };
+                // What it held before is newer than one that was passed over.
+                let is_kept = |entry: &Entry| stored.has(entry) && !bound.stored.has(entry);
+                if !entries.last().is_some_and(is_kept) {
+                    let is_stored =
+                        |seq: &Seq| entries.iter().any(|entry| entry.seq == *seq && is_kept(entry));
                     let refused = missing.into_iter().filter(|seq| !is_stored(seq)).collect();
                     return Ok(Outcome::Refused(refused));
                 }
@@ -316,6 +331,11 @@ impl<S: Sink> Session<S> {
         self.learned.without_proof += 1;
         // A stalled link takes no session request; this server does, and never answers more.
         let never_answers = !bound.answers_join && !bound.has_answered;
+        if never_answers && !self.answers_no_join() {
+            // The acknowledgement of the join, which never came, was in the way on this link.
+            self.learned.unanswered_joins += 1;
+            return Err(error);
+        }
         if self.learned.without_proof < WITHOUT_PROOF_LINKS || !never_answers {
             return Err(error);
         }
@@ -344,7 +364,7 @@ impl<S: Sink> Session<S> {
             let again: Vec<Entry> =
                 entries.iter().filter(|entry| refused.contains(&entry.seq)).cloned().collect();
             let proof = bound.proof.unwrap_or(Proof::Echo);
-            let published = link.publish(&bound.session, &again, proof, ECHO_GRACE);
+            let published = link.publish(&bound.session, &again, proof, self.grace());
             let receipt = timeout(self.settings.proof_timeout, published)
                 .await
                 .map_err(|_| SessionError::NoProof(self.settings.proof_timeout))??;
@@ -419,16 +439,25 @@ impl<S: Sink> Session<S> {
     async fn remove(&mut self, bound: &Bound, batch: Batch) -> Result<(), SessionError> {
         let proof = bound.proof.unwrap_or(Proof::Echo);
         metrics::delivered(proof, clock::now(), batch.entries());
+        if let Some((_, last)) = batch.ends() {
+            self.learned.passed_over = self.learned.passed_over.split_off(&Seq(last.0 + 1));
+        }
         self.reader.remove(batch).await?;
         self.backoff.reset();
         Ok(())
+    }
+
+    /// How long to wait after an acknowledgement for what has not come back. Shorter than the limit
+    /// for the proof, or a refused entry would end the link instead of being found out.
+    fn grace(&self) -> Duration {
+        ECHO_GRACE.min(self.settings.proof_timeout / 2)
     }
 
     /// Keeps a replay below `delivery.max_rate`.
     async fn pace(&self, entries: usize) {
         let rate = self.settings.max_rate;
         if rate > 0.0 {
-            sleep(std::time::Duration::from_secs_f64(entries as f64 / rate)).await;
+            sleep(Duration::from_secs_f64(entries as f64 / rate)).await;
         }
     }
 }

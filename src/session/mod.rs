@@ -9,6 +9,7 @@
 mod bind;
 mod deliver;
 
+use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::time::Duration;
 
@@ -22,7 +23,7 @@ use crate::config::{
     AUTH_RETRY_INTERVAL, DeliveryConfig, MAX_UNPROVEN_ENTRIES, SessionChoice, VERIFY_SOON,
     VERIFY_SOON_ENTRIES,
 };
-use crate::entry::StintId;
+use crate::entry::{Seq, StintId};
 use crate::metrics;
 use crate::queue::{Limit, QueueError, Reader};
 use crate::sink::{Proof, Sink, SinkError};
@@ -87,10 +88,13 @@ struct Learned {
     one_at_a_time: bool,
     /// Links in a row on which it gave a session but no proof.
     without_proof: u32,
-    /// Links in a row on which it did not answer when the remembered session was joined.
-    without_join: u32,
+    /// How often in a row it did not answer when a session that it gave was joined.
+    unanswered_joins: u32,
     /// How often an entry without proof was found stored on the next link.
     found_stored: u32,
+    /// Entries that did not come back although a newer one did, on a link that ended before it was
+    /// known why: that the server holds the newer one says nothing about them.
+    passed_over: BTreeSet<Seq>,
     /// It acknowledged the first entry on a new session and kept nothing.
     without_keeping: bool,
 }

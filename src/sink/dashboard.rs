@@ -4,8 +4,9 @@
 //! does not know, too. Joining a session tells the two apart, and makes the server send back to us
 //! each event that it accepts. The session decides what to believe; here is only the translation.
 
+mod echoes;
+
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -13,14 +14,11 @@ use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
+use self::echoes::{Echo, Expected, Listening, News};
 use super::socketio::{AckReceiver, Address, Connection, Outgoing, shorten};
-use super::{Ack, Joined, Link, Proof, Receipt, Sink, SinkError};
-use crate::config::{Config, JOIN_TIMEOUT, MAX_SESSION_ID_CHARS, Secret, ServerConfig};
-use crate::entry::{CapturedAt, Entry, Kind, Seq};
-
-const ASSIGNED: &str = "session_id_assigned";
-const TELEMETRY: &str = "telemetry_update";
-const SETUP: &str = "setup_update";
+use super::{Ack, Answer, Joined, Link, Proof, Receipt, Sink, SinkError};
+use crate::config::{Config, JOIN_TIMEOUT, Secret, ServerConfig};
+use crate::entry::{Entry, Kind, Seq};
 
 /// A dashboard server.
 #[derive(Debug)]
@@ -89,6 +87,8 @@ impl Sink for Dashboard {
             request_timeout: self.request_timeout,
             mark: self.mark,
             ack_out: None,
+            ack_is_late: false,
+            expected: Expected::default(),
         })
     }
 
@@ -110,6 +110,10 @@ pub struct DashboardLink {
     mark: bool,
     /// The one acknowledgement that may be out.
     ack_out: Option<AckReceiver>,
+    /// It was waited for in vain.
+    ack_is_late: bool,
+    /// What was published last.
+    expected: Expected,
 }
 
 impl Link for DashboardLink {
@@ -131,33 +135,38 @@ impl Link for DashboardLink {
             .map_err(|_| SinkError::Timeout(limit, "it assigns no session"))?
     }
 
-    async fn join(&mut self, session: &str) -> Result<Joined, SinkError> {
+    async fn join(&mut self, session: &str, answer: Answer) -> Result<Joined, SinkError> {
+        let asks_for_ack = answer == Answer::Ack && self.is_free().await;
         self.listening.to(session);
-        let join = Outgoing { name: "join_session", json: envelope(session, "") };
-        let limit = self.request_timeout;
-        let mut ack = timeout(limit, async {
-            // One acknowledgement out at most: an earlier one must come first.
-            if let Some(earlier) = self.ack_out.take() {
-                let _ = earlier.await;
-            }
-            self.connection.emit_with_ack(vec![join]).await
-        })
-        .await
-        .map_err(|_| SinkError::Timeout(limit, "an acknowledgement is missing"))??;
-        let (mut frame, mut setup) = (None, None);
-        let mut stored = |news: &News| match news.echo(session) {
-            Some(Echo { kind: Kind::Frame, captured_at, .. }) => frame = Some(*captured_at),
-            Some(Echo { kind: Kind::Setup, captured_at, .. }) => setup = Some(*captured_at),
-            None => {}
+        // What came before is no answer.
+        while self.connection.try_next().is_some() {}
+        let join = vec![Outgoing { name: "join_session", json: envelope(session, "") }];
+        let mut ack = if asks_for_ack {
+            Some(self.connection.emit_with_ack(join).await?)
+        } else {
+            self.connection.emit(join).await?;
+            None
         };
-        let answer = async {
+        let (mut frame, mut setup) = (None, None);
+        // Whether it was the frame, which comes last.
+        let mut stored = |news: &News| {
+            let Some(Echo { kind, captured_at, .. }) = news.echo(session) else { return false };
+            match kind {
+                Kind::Frame => frame = Some(*captured_at),
+                Kind::Setup => setup = Some(*captured_at),
+            }
+            *kind == Kind::Frame
+        };
+        let answered = async {
             loop {
                 tokio::select! {
                     biased;
-                    event = self.connection.next() => stored(&event?),
-                    answer = &mut ack => {
+                    event = self.connection.next() => if stored(&event?) && !asks_for_ack {
+                        return Ok(());
+                    },
+                    acked = arrival(&mut ack) => {
                         // It can only be dropped with its connection, which is no answer.
-                        if answer.is_err() {
+                        if acked.is_none() {
                             return Err(self.connection.closed().await);
                         }
                         while let Some(event) = self.connection.try_next() {
@@ -168,17 +177,18 @@ impl Link for DashboardLink {
                 }
             }
         };
-        match timeout(JOIN_TIMEOUT.min(limit), answer).await {
-            Ok(answered) => answered?,
-            Err(_) => {
-                self.ack_out = Some(ack);
-                if frame.is_none() && setup.is_none() {
-                    return Ok(Joined::Unanswered);
-                }
-            }
+        let is_answered = match timeout(JOIN_TIMEOUT, answered).await {
+            Ok(answered) => answered.map(|()| true)?,
+            Err(_) => false,
+        };
+        if ack.is_some() {
+            self.ack_out = ack;
         }
-        let silent = frame.is_none() && setup.is_none();
-        Ok(if silent { Joined::Silent } else { Joined::Known { frame, setup } })
+        Ok(match (frame, setup) {
+            (None, None) if is_answered => Joined::Silent,
+            (None, None) => Joined::Unanswered,
+            (frame, setup) => Joined::Known { frame, setup },
+        })
     }
 
     async fn publish(
@@ -190,10 +200,10 @@ impl Link for DashboardLink {
     ) -> Result<Receipt, SinkError> {
         self.listening.to(session);
         let events = entries.iter().map(|entry| self.event(session, entry)).collect();
+        self.expected = Expected::new(entries, self.mark);
         let fresh_ack = self.emit(events, proof).await?;
-        let mut expected = Expected::new(entries, self.mark);
         if proof == Proof::Written {
-            return Ok(expected.receipt(Ack::None));
+            return Ok(self.expected.receipt(Ack::None));
         }
         let mut ack = Ack::None;
         let mut acked_out = !fresh_ack;
@@ -204,10 +214,10 @@ impl Link for DashboardLink {
                 biased;
                 event = self.connection.next() => {
                     if let Some(echo) = event?.echo(session) {
-                        expected.came_back(echo);
+                        self.expected.came_back(echo);
                     }
-                    if expected.is_empty() {
-                        return Ok(expected.receipt(ack));
+                    if self.expected.is_empty() {
+                        return Ok(self.expected.receipt(ack));
                     }
                 }
                 answer = arrival(&mut self.ack_out) => {
@@ -219,13 +229,17 @@ impl Link for DashboardLink {
                     }
                     ack = objection(&answer);
                     if proof == Proof::Ack || !matches!(ack, Ack::Plain) {
-                        return Ok(expected.receipt(ack));
+                        return Ok(self.expected.receipt(ack));
                     }
                     grace_over.as_mut().reset(tokio::time::Instant::now() + grace);
                 }
-                () = &mut grace_over, if ack == Ack::Plain => return Ok(expected.receipt(ack)),
+                () = &mut grace_over, if ack == Ack::Plain => return Ok(self.expected.receipt(ack)),
             }
         }
+    }
+
+    fn passed_over(&self) -> Vec<Seq> {
+        self.expected.passed_over()
     }
 
     async fn closed(&mut self) -> SinkError {
@@ -243,13 +257,30 @@ impl Link for DashboardLink {
 }
 
 impl DashboardLink {
-    /// Emits the events, asking for an acknowledgement of the last one unless one is still out:
-    /// what came back before its acknowledgement is not waited for.
-    async fn emit(&mut self, events: Vec<Outgoing>, proof: Proof) -> Result<bool, SinkError> {
+    /// Whether an acknowledgement may be asked for: no earlier one is out, or it comes soon.
+    async fn is_free(&mut self) -> bool {
+        // Waited for once: a server that does not acknowledge will hardly begin to.
+        if self.ack_is_out() && !self.ack_is_late {
+            self.ack_is_late = timeout(JOIN_TIMEOUT, arrival(&mut self.ack_out)).await.is_err();
+        }
+        !self.ack_is_out()
+    }
+
+    fn ack_is_out(&mut self) -> bool {
         let is_out = self.ack_out.as_mut().is_some_and(|earlier| {
             matches!(earlier.try_recv(), Err(oneshot::error::TryRecvError::Empty))
         });
-        if proof == Proof::Written || is_out {
+        if !is_out {
+            self.ack_out = None;
+            self.ack_is_late = false;
+        }
+        is_out
+    }
+
+    /// Emits the events, asking for an acknowledgement of the last one unless one is still out:
+    /// what came back before its acknowledgement is not waited for.
+    async fn emit(&mut self, events: Vec<Outgoing>, proof: Proof) -> Result<bool, SinkError> {
+        if proof == Proof::Written || self.ack_is_out() {
             self.connection.emit(events).await?;
             return Ok(false);
         }
@@ -295,18 +326,6 @@ fn mark(json: &str, seq: Seq) -> Option<String> {
     Some(format!(r#"{{"seq":{seq}{comma}{rest}"#))
 }
 
-/// The id that a server assigned, if it is one that can go into a link.
-fn session_id(payload: &Value) -> Result<String, String> {
-    let id = payload.get("session_id").and_then(Value::as_str).unwrap_or_default();
-    let fits = (1..=MAX_SESSION_ID_CHARS).contains(&id.len())
-        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte));
-    if fits {
-        Ok(id.to_owned())
-    } else {
-        Err(format!("it assigns \"{:.80}\" as a session id", shorten(id)))
-    }
-}
-
 /// What an acknowledgement says besides that the event arrived. Most servers say nothing.
 fn objection(arguments: &Value) -> Ack {
     let first = arguments.get(0).unwrap_or(&Value::Null);
@@ -327,108 +346,6 @@ fn objection(arguments: &Value) -> Ack {
         None => Ack::Plain,
         Some(text) if text.to_lowercase().contains("session") => Ack::UnknownSession,
         Some(text) => Ack::Error(shorten(&text)),
-    }
-}
-
-/// The session whose events are wanted: a server may send those of others too, as many and as
-/// large as it likes.
-#[derive(Clone, Debug, Default)]
-struct Listening(Arc<Mutex<Arc<str>>>);
-
-impl Listening {
-    fn to(&self, session: &str) {
-        let mut wanted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if **wanted != *session {
-            *wanted = session.into();
-        }
-    }
-
-    /// What an event of the server says to us, if anything.
-    fn read(&self, name: &str, payload: &Value) -> Option<News> {
-        if name == ASSIGNED {
-            return Some(News::Assigned(session_id(payload)));
-        }
-        let session = Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner));
-        echo(name, payload, session).map(News::Echo)
-    }
-}
-
-/// What is kept of an event of the server until it is looked at.
-#[derive(Debug)]
-enum News {
-    /// A session was assigned, or something that is no id.
-    Assigned(Result<String, String>),
-    Echo(Echo),
-}
-
-impl News {
-    fn echo(&self, session: &str) -> Option<&Echo> {
-        match self {
-            Self::Echo(echo) if *echo.session == *session => Some(echo),
-            Self::Echo(_) | Self::Assigned(_) => None,
-        }
-    }
-}
-
-/// An event that the server sends to every viewer of the session.
-#[derive(Debug)]
-struct Echo {
-    /// One that waited while another session was bound says nothing about that one.
-    session: Arc<str>,
-    kind: Kind,
-    captured_at: CapturedAt,
-    seq: Option<u64>,
-}
-
-fn echo(name: &str, payload: &Value, session: Arc<str>) -> Option<Echo> {
-    if payload.get("session_id")?.as_str()? != &*session {
-        return None;
-    }
-    let (kind, holder) = match name {
-        TELEMETRY => (Kind::Frame, payload.get("telemetry")?),
-        SETUP => (Kind::Setup, payload),
-        _ => return None,
-    };
-    let captured_at = CapturedAt::parse(holder.get("timestamp")?.as_str()?)?;
-    let seq = holder.get("seq").and_then(Value::as_u64);
-    Some(Echo { session, kind, captured_at, seq })
-}
-
-/// The entries of a batch that have not come back yet.
-struct Expected {
-    entries: Vec<(Seq, Kind, CapturedAt)>,
-    by_seq: bool,
-    newest_back: Option<Seq>,
-    inversions: u64,
-}
-
-impl Expected {
-    fn new(entries: &[Entry], by_seq: bool) -> Self {
-        let entries = entries.iter().rev().map(|e| (e.seq, e.kind, e.captured_at)).collect();
-        Self { entries, by_seq, newest_back: None, inversions: 0 }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.entries.is_empty()
-    }
-
-    fn came_back(&mut self, echo: &Echo) {
-        let matches = |(seq, kind, at): &(Seq, Kind, CapturedAt)| match echo.seq {
-            Some(echoed) if self.by_seq => *kind == Kind::Frame && seq.0 == echoed,
-            _ => *kind == echo.kind && *at == echo.captured_at,
-        };
-        // From the end, where the oldest stands: in order it is the first one looked at.
-        let Some(index) = self.entries.iter().rposition(matches) else { return };
-        let (seq, ..) = self.entries.remove(index);
-        match self.newest_back {
-            Some(newest) if seq < newest => self.inversions += 1,
-            _ => self.newest_back = Some(seq),
-        }
-    }
-
-    fn receipt(self, ack: Ack) -> Receipt {
-        let missing = self.entries.iter().rev().map(|(seq, ..)| *seq).collect();
-        Receipt { ack, missing, inversions: self.inversions }
     }
 }
 
@@ -453,41 +370,6 @@ mod tests {
         ] {
             assert_eq!(objection(&arguments), expected, "{arguments}");
         }
-    }
-
-    #[test]
-    fn an_assigned_id_that_cannot_be_a_link_is_refused() {
-        for id in ["5f0b7a5e-8b5e-4f7e-9d0e-0f4c6c1d2e3f", "race_1", "a"] {
-            assert_eq!(session_id(&json!({"session_id": id})).unwrap(), id);
-        }
-        let long = "x".repeat(MAX_SESSION_ID_CHARS + 1);
-        for id in ["", "a b", "../x", "<b>", "a\u{1b}[2J", &long] {
-            assert!(session_id(&json!({"session_id": id})).is_err(), "{id:?}");
-        }
-        assert!(session_id(&json!(7)).is_err());
-    }
-
-    #[test]
-    fn what_comes_back_late_is_an_inversion_and_what_does_not_is_missing() {
-        let entry = |n: u64| Entry {
-            seq: Seq(n),
-            stint: crate::entry::StintId(1),
-            captured_at: CapturedAt(n as i64 * 500),
-            kind: Kind::Frame,
-            json: "{}".into(),
-        };
-        let entries: Vec<_> = (1..=4).map(entry).collect();
-        let mut expected = Expected::new(&entries, false);
-        for n in [1, 3, 2, 9] {
-            expected.came_back(&Echo {
-                session: "race".into(),
-                kind: Kind::Frame,
-                captured_at: CapturedAt(n * 500),
-                seq: None,
-            });
-        }
-        let receipt = expected.receipt(Ack::Plain);
-        assert_eq!(receipt, Receipt { ack: Ack::Plain, missing: vec![Seq(4)], inversions: 1 });
     }
 
     #[test]

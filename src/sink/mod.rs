@@ -47,6 +47,16 @@ pub enum Joined {
     Unanswered,
 }
 
+/// What to wait for when a session is joined.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// The server's acknowledgement.
+    Ack,
+    /// What the server holds. An acknowledgement that never comes would be in the way of those of
+    /// entries.
+    Data,
+}
+
 /// What came back for a batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Receipt {
@@ -126,8 +136,13 @@ pub trait Link: Send {
     /// Asks for a new session.
     fn request_session(&mut self) -> impl Future<Output = Result<String, SinkError>> + Send;
 
-    /// Joins a session and learns whether the server knows it.
-    fn join(&mut self, session: &str) -> impl Future<Output = Result<Joined, SinkError>> + Send;
+    /// Joins a session and learns whether the server knows it. Where no acknowledgement is waited
+    /// for, or an earlier one is still out, it never turns out to be [`Joined::Silent`].
+    fn join(
+        &mut self,
+        session: &str,
+        answer: Answer,
+    ) -> impl Future<Output = Result<Joined, SinkError>> + Send;
 
     /// Publishes entries in their order and waits for `proof` of all of them. Gives a receipt
     /// without it when the server has acknowledged but `grace` later still not sent all back.
@@ -140,6 +155,10 @@ pub trait Link: Send {
         proof: Proof,
         grace: Duration,
     ) -> impl Future<Output = Result<Receipt, SinkError>> + Send;
+
+    /// The entries that were published last and have not come back although a newer one has, oldest
+    /// first. Tells so of a publication too that was cancelled or failed.
+    fn passed_over(&self) -> Vec<Seq>;
 
     /// Returns when the link has ended. Safe to cancel.
     fn closed(&mut self) -> impl Future<Output = SinkError> + Send;

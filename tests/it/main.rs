@@ -42,3 +42,5 @@ mod session;
 mod simulation;
 mod store_model;
 mod thinning;
+#[cfg(unix)]
+mod unanswered;

@@ -20,7 +20,7 @@ use crate::agent::pitwire;
 
 /// Samples of `pitwire simulate` as lines, with the numbers from `first` on in the field `lap`: a
 /// server's history then tells which frames came, in which order and how often.
-fn numbered_samples(first: u64, count: usize) -> Vec<String> {
+pub fn numbered_samples(first: u64, count: usize) -> Vec<String> {
     let count = count.to_string();
     let simulated = pitwire(&["simulate", "--speed", "0", "--frames", &count])
         .stdin(Stdio::null())

@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use pitwire::DashboardPublisher;
 use pitwire::config::{Config, Durability, ProofChoice};
 use pitwire::source::Sample;
@@ -17,7 +18,13 @@ use crate::agent::{Agent, eventually, within};
 use crate::contract::Client;
 use crate::long::is_long;
 use crate::peers::{Kind, Peer};
+use crate::process::numbered_samples;
 use crate::proxy::{Network, Proxy};
+
+const CONNECTED: &str = "pitwire_connected";
+const QUEUED: &str = "pitwire_queue_entries";
+const DELIVERED: &str = r#"pitwire_ledger_entries{state="delivered"}"#;
+const INVERSIONS: &str = "pitwire_order_inversions_total";
 
 /// A publisher whose queue lies in `folder`, with short pauses between its attempts.
 fn publisher(url: &str, folder: &Path, adjust: impl FnOnce(&mut Config)) -> DashboardPublisher {
@@ -123,91 +130,164 @@ async fn one_page_lasts_through_a_cut_a_stall_and_a_crash_and_viewers_see_each_f
     let server = Peer::start(Kind::Asgi, &[]);
     let proxy = Proxy::start(server.port());
     let folder = tempfile::tempdir().unwrap();
-    let mut agent = Agent::start(folder.path(), &proxy.url(), &[]);
+    // As it comes.
+    let settings = ["delivery.proof_timeout=5s"];
+    let mut agent = Agent::start(folder.path(), &proxy.url(), &settings);
     let link = agent.link(1).await;
-    let session = link.rsplit('/').next().unwrap().to_owned();
-    let seen = watch(&server.url(), &session).await;
+    let viewer = Viewer::of(&server, &link).await;
 
-    let mut lap = 0;
-    let mut drive = async |agent: &Agent, seconds: u64| {
-        for _ in 0..seconds * 20 {
-            lap += 1;
-            let sample = json!({"lap": lap, "speed": 200.5}).to_string();
-            assert_eq!(agent.post("/v1/telemetry", sample).await.status(), 200);
-            sleep(Duration::from_millis(50)).await;
-        }
-        lap
-    };
-    let caught_up = async |laps: usize| {
-        eventually("the viewer has seen it all", async || {
-            (seen.lock().unwrap().iter().collect::<BTreeSet<_>>().len() >= laps).then_some(())
-        })
-        .await;
-    };
-    drive(&agent, 1).await;
+    let mut laps = 0;
+    drive(&agent, &mut laps, 1).await;
     proxy.set(Network::Down);
-    let laps = drive(&agent, cut).await;
+    drive(&agent, &mut laps, cut).await;
     proxy.set(Network::UP);
-    caught_up(laps).await;
+    viewer.sees(laps).await;
 
     proxy.set(Network::Stalled);
     let stalled = Instant::now();
-    drive(&agent, 1).await;
-    agent.metric_becomes("pitwire_connected", |connected| connected == 0.0).await;
+    drive(&agent, &mut laps, 1).await;
+    agent.metric_becomes(CONNECTED, |connected| connected == 0.0).await;
     let noticed = stalled.elapsed();
-    assert!(noticed < Duration::from_secs(8), "a stall ends by the proof timeout: {noticed:?}");
-    let laps = drive(&agent, stall - 6).await;
+    let by_the_proof_timeout = Duration::from_secs(4)..Duration::from_secs(8);
+    assert!(by_the_proof_timeout.contains(&noticed), "{noticed:?}");
+    drive(&agent, &mut laps, stall - 6).await;
     proxy.set(Network::UP);
-    caught_up(laps).await;
+    viewer.sees(laps).await;
 
-    let mut links = agent.links();
+    // Killed in the middle of a replay.
+    proxy.set(Network::Down);
+    hand_in(&agent, &mut laps, 5000).await;
+    let before = agent.metric(DELIVERED).await;
+    proxy.set(Network::UP);
+    agent.metric_becomes(DELIVERED, |delivered| delivered >= before + 300.0).await;
+    let queued = agent.metric(QUEUED).await;
     agent.process.kill();
-    drop(agent);
-    let agent = Agent::start(folder.path(), &proxy.url(), &[]);
+    let shown = viewer.seen().len() as u64;
+    assert!(queued > 0.0 && shown < laps, "{queued} were queued, {shown} of {laps} shown");
+    let mut links = agent.links();
+    let agent = Agent::start(folder.path(), &proxy.url(), &settings);
     agent.link(1).await;
-    let laps = drive(&agent, 1).await;
-    caught_up(laps).await;
+    drive(&agent, &mut laps, 1).await;
+    viewer.sees(laps).await;
     links.extend(agent.links());
 
     assert!(links.iter().all(|other| *other == link), "{links:?}");
-    assert_eq!(*seen.lock().unwrap(), (1..=laps as u64).collect::<Vec<_>>());
+    viewer.saw_each_once(laps);
 }
 
-/// A viewer of a session: the laps that it is shown.
-async fn watch(url: &str, session: &str) -> Arc<Mutex<Vec<u64>>> {
-    let mut viewer = Client::connect(url).await;
-    viewer.ask("join_session", json!({"session_id": session})).await;
-    let seen = Arc::new(Mutex::new(Vec::new()));
-    let laps = Arc::clone(&seen);
-    tokio::spawn(async move {
-        while let Some((name, payload)) = viewer.later_event().await {
-            if name == "telemetry_update" {
-                laps.lock().unwrap().push(payload["telemetry"]["lap"].as_u64().unwrap());
-            }
+/// Drives for so many seconds, 20 frames in each.
+async fn drive(agent: &Agent, laps: &mut u64, seconds: u64) {
+    for _ in 0..seconds * 20 {
+        hand_in(agent, laps, 1).await;
+        sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Hands the next frames in at once.
+async fn hand_in(agent: &Agent, laps: &mut u64, count: u64) {
+    let frames: Vec<_> =
+        (*laps + 1..=*laps + count).map(|lap| json!({"lap": lap, "speed": 200.5})).collect();
+    *laps += count;
+    assert_eq!(agent.post("/v1/telemetry", json!(frames).to_string()).await.status(), 200);
+}
+
+/// A server that was stopped reads first what came before, on links that are long given up.
+#[tokio::test]
+async fn a_server_that_stops_and_goes_on_shows_nothing_twice() {
+    let rounds = Kind::ALL.map(|kind| async move {
+        let server = Peer::start(kind, &[]);
+        let queue = tempfile::tempdir().unwrap();
+        let settings = ["queue.durability=200ms", "delivery.proof_timeout=500ms"];
+        let agent = Agent::start(queue.path(), &server.url(), &settings);
+        let link = agent.link(1).await;
+        let viewer = Viewer::of(&server, &link).await;
+        let samples = numbered_samples(1, 2440);
+        for stop in 0..4 {
+            let (before, during) = samples[stop * 610..][..610].split_at(10);
+            agent.feed(before);
+            viewer.sees(stop as u64 * 610 + 10).await;
+            server.pause();
+            agent.feed(during);
+            agent.metric_becomes(CONNECTED, |connected| connected == 0.0).await;
+            // A new link waits to be accepted meanwhile.
+            sleep(Duration::from_millis(700)).await;
+            server.resume();
+            viewer.sees(stop as u64 * 610 + 610).await;
         }
+        agent.metric_becomes(QUEUED, |entries| entries == 0.0).await;
+        assert_eq!(agent.links(), [link], "{kind:?}");
+        viewer.saw_each_once(2440);
     });
-    seen
+    join_all(rounds).await;
+}
+
+/// Somebody who looks at a page, on a connection of their own.
+struct Viewer(Arc<Mutex<Vec<u64>>>);
+
+impl Viewer {
+    /// Looks at the page behind a link, at this server.
+    async fn of(server: &Peer, link: &str) -> Self {
+        let (_, session) = link.rsplit_once('/').unwrap();
+        let mut client = Client::connect(&server.url()).await;
+        client.ask("join_session", json!({"session_id": session})).await;
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let laps = Arc::clone(&seen);
+        tokio::spawn(async move {
+            while let Some((name, payload)) = client.later_event().await {
+                if name == "telemetry_update" {
+                    laps.lock().unwrap().push(payload["telemetry"]["lap"].as_u64().unwrap());
+                }
+            }
+        });
+        Self(seen)
+    }
+
+    /// The laps in the order in which the page showed them.
+    fn seen(&self) -> Vec<u64> {
+        self.0.lock().unwrap().clone()
+    }
+
+    /// Waits until the page has shown this lap.
+    async fn sees(&self, lap: u64) {
+        let shown = async || self.0.lock().unwrap().contains(&lap).then_some(());
+        eventually(&format!("lap {lap} is on the page"), shown).await;
+    }
+
+    /// That the page showed the laps from 1 on up to this one, each once and in order.
+    fn saw_each_once(&self, laps: u64) {
+        let seen = self.seen();
+        let wrong = seen.iter().zip(1..).find(|(lap, expected)| *lap != expected);
+        assert_eq!((seen.len() as u64, wrong), (laps, None), "seen, the first that is wrong");
+    }
 }
 
 #[tokio::test]
 async fn a_threaded_server_that_swaps_frames_is_given_one_at_a_time() {
+    const BATCH: u64 = 30;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("record");
     let args = ["--async-mode", "threading", "--swap", "10", "--record", file.to_str().unwrap()];
     let server = Peer::start(Kind::Flask, &args);
-    let publisher = publisher(&server.url(), folder.path(), |config| {
-        config.delivery.batch_max_entries = 30;
-    });
-    store(&publisher, 1..=300).await;
-    publisher.start();
-    drained(&publisher).await;
-    publisher.close().await;
-    let record = record(&file);
-    let inverted = |pair: &[(String, u64)]| pair[1].1 < pair[0].1;
-    let last = record.windows(2).rposition(inverted).expect("the server really swaps");
-    assert!(last <= 31, "none after the first batch that had one: {last}");
-    let kept: BTreeSet<u64> = record.iter().map(|(_, lap)| *lap).collect();
-    assert_eq!(kept.len(), 300);
+    let settings = ["queue.durability=200ms", &format!("delivery.batch_max_entries={BATCH}")];
+    let agent = Agent::start(&folder.path().join("queue"), &server.url(), &settings);
+    let viewer = Viewer::of(&server, &agent.link(1).await).await;
+    assert_eq!(agent.metric(INVERSIONS).await, 0.0);
+    agent.feed(&numbered_samples(1, 300));
+    viewer.sees(300).await;
+    agent.metric_becomes(QUEUED, |entries| entries == 0.0).await;
+
+    let kept: Vec<u64> = record(&file).into_iter().map(|(_, lap)| lap).collect();
+    for (who, laps) in [("the server", kept), ("the viewer", viewer.seen())] {
+        let swapped: Vec<u64> =
+            laps.windows(2).filter(|pair| pair[1] < pair[0]).map(|pair| pair[0]).collect();
+        let first = swapped.first().expect("the server really swaps");
+        let late = swapped.iter().find(|lap| **lap > first + BATCH);
+        assert_eq!(late, None, "{who}: only in the batch that was out: {swapped:?}");
+        assert_eq!(laps.len(), 300, "{who}");
+        assert_eq!(laps.into_iter().collect::<BTreeSet<_>>().len(), 300, "{who}");
+    }
+    let noticed = agent.metric(INVERSIONS).await;
+    assert!((1.0..BATCH as f64).contains(&noticed), "{noticed}");
 }
 
 #[tokio::test]

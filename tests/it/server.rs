@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use pitwire::entry::{CapturedAt, Entry, Kind, Seq};
-use pitwire::sink::{Ack, Joined, Link, Proof, Receipt, Sink, SinkError};
+use pitwire::sink::{Ack, Answer, Joined, Link, Proof, Receipt, Sink, SinkError};
 use tokio::time::sleep;
 
 /// How the server is to behave; the default is by the contract.
@@ -26,6 +26,8 @@ pub struct Faults {
     pub objects: bool,
     /// Two neighbours of a batch change places.
     pub swaps: bool,
+    /// It reads so many entries of a batch, and then nothing more.
+    pub stalls_after: Option<usize>,
     /// Keeps nothing at all, and acknowledges.
     pub keeps_nothing: bool,
     pub delay: Duration,
@@ -88,7 +90,12 @@ impl Sink for Server {
             return Err(SinkError::Refused("down".into()));
         }
         state.links += 1;
-        Ok(ServerLink { server: self.clone(), cuts: state.cuts, joined: BTreeSet::new() })
+        Ok(ServerLink {
+            server: self.clone(),
+            cuts: state.cuts,
+            joined: BTreeSet::new(),
+            passed_over: Vec::new(),
+        })
     }
 
     fn server(&self) -> &str {
@@ -106,6 +113,7 @@ pub struct ServerLink {
     cuts: u32,
     /// Rooms: what is kept for their sessions comes back on this link.
     joined: BTreeSet<String>,
+    passed_over: Vec<Seq>,
 }
 
 impl ServerLink {
@@ -134,7 +142,7 @@ impl Link for ServerLink {
         Ok(id)
     }
 
-    async fn join(&mut self, session: &str) -> Result<Joined, SinkError> {
+    async fn join(&mut self, session: &str, answer: Answer) -> Result<Joined, SinkError> {
         self.trip().await?;
         let state = self.server.state();
         self.joined.insert(session.into());
@@ -143,7 +151,8 @@ impl Link for ServerLink {
         }
         let Some(history) = state.sessions.get(session).filter(|history| !history.is_empty())
         else {
-            return Ok(Joined::Silent);
+            let acks = answer == Answer::Ack && !state.faults.never_acks;
+            return Ok(if acks { Joined::Silent } else { Joined::Unanswered });
         };
         let newest = |wanted: Kind| {
             history.iter().rev().find(|(kind, ..)| *kind == wanted).map(|(_, _, at)| *at)
@@ -169,11 +178,17 @@ impl Link for ServerLink {
         }
         let echoes = self.joined.contains(session) && !faults.no_echo;
         let (mut missing, mut refused) = (Vec::new(), false);
-        for entry in &entries {
+        self.passed_over.clear();
+        for (index, entry) in entries.iter().enumerate() {
+            if faults.stalls_after == Some(index) {
+                return std::future::pending().await;
+            }
             let poison = faults.refuses.is_some_and(|poison| entry.json.contains(poison));
             refused |= poison;
             if !self.keep(session, entry, poison || faults.keeps_nothing) || !echoes {
                 missing.push(entry.seq);
+            } else {
+                self.passed_over.clone_from(&missing);
             }
         }
         missing.sort();
@@ -195,6 +210,10 @@ impl Link for ServerLink {
             (_, false) => Ack::Plain,
         };
         Ok(Receipt { ack, missing, inversions })
+    }
+
+    fn passed_over(&self) -> Vec<Seq> {
+        self.passed_over.clone()
     }
 
     async fn closed(&mut self) -> SinkError {

@@ -236,6 +236,38 @@ async fn an_entry_that_the_server_refuses_is_set_aside_and_the_rest_flows_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_entry_that_was_passed_over_when_the_link_ended_is_tried_again_and_set_aside() {
+    let poison = Faults { refuses: Some("poison"), ..Faults::default() };
+    for stalls in [false, true] {
+        let mut world = World::with(Faults::default());
+        world.frames(1).await;
+        world.drain(MINUTE).await;
+        world.server.behave(Faults { down: true, ..Faults::default() });
+        world.frames(9).await;
+        world.append(Content::Frame(Situation::default()), r#"{"driver":"poison"}"#).await;
+        world.frames(10).await;
+        sleep(Duration::from_secs(1)).await;
+        // One entry to learn the link by, then the batch: cut in the middle, or between two tries.
+        let stalls_after = stalls.then_some(15);
+        world.server.behave(Faults { stalls_after, ..poison.clone() });
+        let shown = async {
+            while world.seen().len() < 16 {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(MINUTE, shown).await.expect("the batch is shown");
+        sleep(Duration::from_secs(3)).await;
+        world.server.cut();
+        world.server.behave(poison.clone());
+        world.drain(MINUTE).await;
+        assert_eq!(world.queue().ledger.quarantined, 1, "stalls {stalls}");
+        assert_eq!(world.queue().ledger.delivered, 20, "stalls {stalls}");
+        let shown: Vec<_> = up_to(21).into_iter().filter(|&seq| seq != 11).collect();
+        assert_eq!(world.seen(), shown, "stalls {stalls}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_poison_entry_at_the_start_of_a_session_does_not_block_it() {
     let mut world = World::with(Faults { refuses: Some("poison"), ..Faults::default() });
     world.append(Content::Frame(Situation::default()), r#"{"driver":"poison"}"#).await;
@@ -315,6 +347,45 @@ async fn with_proof_ack_the_server_is_asked_on_a_link_of_its_own() {
         let seen = world.server.seen();
         assert_eq!(seen.len(), if no_join { 1 } else { 2 }, "no_join {no_join}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_proof_ack_a_join_that_goes_unanswered_once_makes_no_word_do() {
+    let mut world = World::new(|delivery| delivery.proof = ProofChoice::Ack);
+    sleep(Duration::from_secs(1)).await;
+    world.server.behave(Faults { no_join: true, ..Faults::default() });
+    world.frames(10).await;
+    sleep(Duration::from_secs(6)).await;
+    assert_eq!(world.queue().entries, 10);
+    world.server.forget();
+    world.server.behave(Faults::default());
+    world.drain(MINUTE).await;
+    // Those that were acknowledged before are on the new page too.
+    let seen = world.server.seen();
+    assert_eq!(seqs(&seen[1].1), up_to(10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_answers_joins_again_is_asked_again() {
+    let no_echo = Faults { no_echo: true, ..Faults::default() };
+    let mut world = World::with(no_echo.clone());
+    world.frames(10).await;
+    world.drain(MINUTE).await;
+    world.server.behave(Faults { no_join: true, ..no_echo.clone() });
+    world.server.cut();
+    let page = async {
+        while world.server.state().requests < 2 {
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(MINUTE, page).await.expect("a new page");
+    world.server.behave(no_echo);
+    world.frames(10).await;
+    world.drain(MINUTE).await;
+    world.server.forget();
+    world.frames(10).await;
+    world.drain(MINUTE).await;
+    assert_eq!(world.seen(), up_to(30));
 }
 
 #[tokio::test(start_paused = true)]

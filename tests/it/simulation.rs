@@ -91,6 +91,7 @@ struct Swarm {
     outages: bool,
     forgets: bool,
     silences: bool,
+    deaf: bool,
     slow: bool,
     disk_fails: bool,
     flush_fails: bool,
@@ -128,6 +129,7 @@ impl World {
             outages: coin(),
             forgets: coin(),
             silences: coin(),
+            deaf: coin(),
             slow: coin(),
             disk_fails: coin(),
             flush_fails: coin(),
@@ -177,7 +179,7 @@ impl World {
     /// One thing goes wrong, or right again.
     fn misfortune(&mut self) {
         let Self { rng, swarm, server, disk, nature, .. } = self;
-        match rng.random_range(0..9) {
+        match rng.random_range(0..10) {
             0 if swarm.cuts => server.cut(),
             1 if swarm.outages => server.behave(Faults { down: true, ..nature.clone() }),
             2 if swarm.silences => server.behave(Faults { silent: true, ..nature.clone() }),
@@ -189,6 +191,10 @@ impl World {
             5 if swarm.flush_fails => disk.fail_flushes(true),
             6 if swarm.clock_jumps => {
                 self.clock_offset_ms += rng.random_range(-3_600_000..3_600_000_i64);
+            }
+            // One that forgets meanwhile cannot be found out.
+            7 if swarm.deaf && !swarm.forgets => {
+                server.behave(Faults { no_join: true, ..nature.clone() });
             }
             _ => self.heal(),
         }

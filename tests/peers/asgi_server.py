@@ -36,7 +36,7 @@ async def handle(event, sid, data=None):
     return NO_ACK if OPTIONS.never_ack else None
 
 
-for name in dashboard.EVENTS:
+for name in dashboard.events(OPTIONS):
     SOCKETS.on(name, functools.partial(handle, name))
 
 

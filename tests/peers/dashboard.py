@@ -21,6 +21,7 @@ def options(description, async_modes=()):
     parser.add_argument("--port", type=int, default=0, help="0 takes a free one (default)")
     parser.add_argument("--schema", action="store_true", help="refuse what the schema refuses")
     parser.add_argument("--no-echo", action="store_true", help="broadcast to all but the sender")
+    parser.add_argument("--no-join", action="store_true", help="know no join_session")
     parser.add_argument("--never-ack", action="store_true", help="acknowledge no event")
     parser.add_argument("--ack-delay", type=int, default=0, metavar="MS", help="acknowledge late")
     parser.add_argument("--persist", metavar="FILE", help="keep the sessions over a restart")
@@ -35,6 +36,11 @@ def options(description, async_modes=()):
     if async_modes:
         parser.add_argument("--async-mode", choices=async_modes, default=async_modes[0])
     return parser.parse_args()
+
+
+def events(options):
+    """The events that the server has handlers for."""
+    return [event for event in EVENTS if not (options.no_join and event == "join_session")]
 
 
 def announce(port):

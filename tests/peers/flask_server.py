@@ -48,7 +48,7 @@ def handle(event, data=None):
     return NO_ACK if OPTIONS.never_ack else None
 
 
-for name in dashboard.EVENTS:
+for name in dashboard.events(OPTIONS):
     SOCKETS.on_event(name, functools.partial(handle, name))
 
 

@@ -53,6 +53,7 @@ async fn comes_through_crashes_and_an_outage(kind: Kind, durability: &'static st
     server.pause();
     life.feed(400);
     life.agent.stored(500).await;
+    life.has_queued().await;
     drive.crash(life).await;
 
     // Killed with nobody there to send to: nothing but its promise makes it write.
@@ -60,16 +61,20 @@ async fn comes_through_crashes_and_an_outage(kind: Kind, durability: &'static st
     life.post(200).await;
     life.feed(300);
     life.agent.stored(100).await;
+    life.has_queued().await;
     drive.crash(life).await;
 
-    // Killed while it catches up.
+    // Killed while it catches up, with a batch out.
     let mut life = drive.begin();
-    life.feed(300);
-    life.agent.stored(300).await;
+    life.feed(3000);
+    life.agent.stored(3000).await;
     let before = life.agent.metric(DELIVERED).await;
     server.resume();
     life.agent.metric_becomes(DELIVERED, |entries| entries >= before + 300.0).await;
+    server.pause();
+    life.has_queued().await;
     drive.crash(life).await;
+    server.resume();
 
     let mut life = drive.begin();
     life.feed(200);
@@ -105,6 +110,7 @@ async fn a_server_that_keeps_its_sessions_over_a_restart_keeps_its_link() {
         server.kill();
         life.feed(100);
         life.agent.stored(400).await;
+        life.has_queued().await;
         drive.crash(life).await;
         server.restart();
         let life = drive.begin();
@@ -275,6 +281,11 @@ impl Life {
             }
             stored
         }));
+    }
+
+    /// That a crash now comes before everything is delivered: there is no server to deliver to.
+    async fn has_queued(&self) {
+        self.agent.metric_becomes("pitwire_queue_entries", |entries| entries > 0.0).await;
     }
 
     /// Waits until everything that was accepted has left the queue.

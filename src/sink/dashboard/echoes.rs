@@ -1,0 +1,190 @@
+//! What a server sends back: which of its events are meant for us, and what of a batch they leave
+//! missing.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use serde_json::Value;
+
+use crate::config::MAX_SESSION_ID_CHARS;
+use crate::entry::{CapturedAt, Entry, Kind, Seq};
+use crate::sink::socketio::shorten;
+use crate::sink::{Ack, Receipt};
+
+const ASSIGNED: &str = "session_id_assigned";
+const TELEMETRY: &str = "telemetry_update";
+const SETUP: &str = "setup_update";
+
+/// The session whose events are wanted: a server may send those of others too, as many and as
+/// large as it likes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Listening(Arc<Mutex<Arc<str>>>);
+
+impl Listening {
+    pub(super) fn to(&self, session: &str) {
+        let mut wanted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if **wanted != *session {
+            *wanted = session.into();
+        }
+    }
+
+    /// What an event of the server says to us, if anything.
+    pub(super) fn read(&self, name: &str, payload: &Value) -> Option<News> {
+        if name == ASSIGNED {
+            return Some(News::Assigned(session_id(payload)));
+        }
+        let session = Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        echo(name, payload, session).map(News::Echo)
+    }
+}
+
+/// What is kept of an event of the server until it is looked at.
+#[derive(Debug)]
+pub(super) enum News {
+    /// A session was assigned, or something that is no id.
+    Assigned(Result<String, String>),
+    Echo(Echo),
+}
+
+impl News {
+    pub(super) fn echo(&self, session: &str) -> Option<&Echo> {
+        match self {
+            Self::Echo(echo) if *echo.session == *session => Some(echo),
+            Self::Echo(_) | Self::Assigned(_) => None,
+        }
+    }
+}
+
+/// An event that the server sends to every viewer of the session.
+#[derive(Debug)]
+pub(super) struct Echo {
+    /// One that waited while another session was bound says nothing about that one.
+    session: Arc<str>,
+    pub(super) kind: Kind,
+    pub(super) captured_at: CapturedAt,
+    seq: Option<u64>,
+}
+
+fn echo(name: &str, payload: &Value, session: Arc<str>) -> Option<Echo> {
+    if payload.get("session_id")?.as_str()? != &*session {
+        return None;
+    }
+    let (kind, holder) = match name {
+        TELEMETRY => (Kind::Frame, payload.get("telemetry")?),
+        SETUP => (Kind::Setup, payload),
+        _ => return None,
+    };
+    let captured_at = CapturedAt::parse(holder.get("timestamp")?.as_str()?)?;
+    let seq = holder.get("seq").and_then(Value::as_u64);
+    Some(Echo { session, kind, captured_at, seq })
+}
+
+/// The id that a server assigned, if it is one that can go into a link.
+fn session_id(payload: &Value) -> Result<String, String> {
+    let id = payload.get("session_id").and_then(Value::as_str).unwrap_or_default();
+    let fits = (1..=MAX_SESSION_ID_CHARS).contains(&id.len())
+        && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte));
+    if fits {
+        Ok(id.to_owned())
+    } else {
+        Err(format!("it assigns \"{:.80}\" as a session id", shorten(id)))
+    }
+}
+
+/// The entries of a batch that have not come back yet.
+#[derive(Debug, Default)]
+pub(super) struct Expected {
+    /// Newest first.
+    entries: Vec<(Seq, Kind, CapturedAt)>,
+    by_seq: bool,
+    newest_back: Option<Seq>,
+    inversions: u64,
+}
+
+impl Expected {
+    pub(super) fn new(entries: &[Entry], by_seq: bool) -> Self {
+        let entries = entries.iter().rev().map(|e| (e.seq, e.kind, e.captured_at)).collect();
+        Self { entries, by_seq, newest_back: None, inversions: 0 }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    pub(super) fn came_back(&mut self, echo: &Echo) {
+        let matches = |(seq, kind, at): &(Seq, Kind, CapturedAt)| match echo.seq {
+            Some(echoed) if self.by_seq => *kind == Kind::Frame && seq.0 == echoed,
+            _ => *kind == echo.kind && *at == echo.captured_at,
+        };
+        // From the end, where the oldest stands: in order it is the first one looked at.
+        let Some(index) = self.entries.iter().rposition(matches) else { return };
+        let (seq, ..) = self.entries.remove(index);
+        match self.newest_back {
+            Some(newest) if seq < newest => self.inversions += 1,
+            _ => self.newest_back = Some(seq),
+        }
+    }
+
+    pub(super) fn passed_over(&self) -> Vec<Seq> {
+        let older = |seq: &Seq| Some(*seq) < self.newest_back;
+        self.entries.iter().rev().map(|(seq, ..)| *seq).filter(older).collect()
+    }
+
+    pub(super) fn receipt(&self, ack: Ack) -> Receipt {
+        let missing = self.entries.iter().rev().map(|(seq, ..)| *seq).collect();
+        Receipt { ack, missing, inversions: self.inversions }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::entry::StintId;
+
+    /// Of a batch of frames 1 to 4, what is left when these have come back.
+    fn after(back: &[i64]) -> Expected {
+        let entry = |n: u64| Entry {
+            seq: Seq(n),
+            stint: StintId(1),
+            captured_at: CapturedAt(n as i64 * 500),
+            kind: Kind::Frame,
+            json: "{}".into(),
+        };
+        let entries: Vec<_> = (1..=4).map(entry).collect();
+        let mut expected = Expected::new(&entries, false);
+        for n in back {
+            let captured_at = CapturedAt(n * 500);
+            let session = "race".into();
+            expected.came_back(&Echo { session, kind: Kind::Frame, captured_at, seq: None });
+        }
+        expected
+    }
+
+    #[test]
+    fn an_assigned_id_that_cannot_be_a_link_is_refused() {
+        for id in ["5f0b7a5e-8b5e-4f7e-9d0e-0f4c6c1d2e3f", "race_1", "a"] {
+            assert_eq!(session_id(&json!({"session_id": id})).unwrap(), id);
+        }
+        let long = "x".repeat(MAX_SESSION_ID_CHARS + 1);
+        for id in ["", "a b", "../x", "<b>", "a\u{1b}[2J", &long] {
+            assert!(session_id(&json!({"session_id": id})).is_err(), "{id:?}");
+        }
+        assert!(session_id(&json!(7)).is_err());
+    }
+
+    #[test]
+    fn what_comes_back_late_is_an_inversion_and_what_does_not_is_missing() {
+        let receipt = after(&[1, 3, 2, 9]).receipt(Ack::Plain);
+        assert_eq!(receipt, Receipt { ack: Ack::Plain, missing: vec![Seq(4)], inversions: 1 });
+    }
+
+    #[test]
+    fn what_is_missing_before_a_newer_one_was_passed_over() {
+        assert_eq!(after(&[]).passed_over(), []);
+        assert_eq!(after(&[1, 2]).passed_over(), []);
+        assert_eq!(after(&[3]).passed_over(), [Seq(1), Seq(2)]);
+        assert_eq!(after(&[1, 3, 2]).passed_over(), []);
+        assert_eq!(after(&[1, 3, 4]).passed_over(), [Seq(2)]);
+    }
+}
