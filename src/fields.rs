@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 use serde_json::{Map, Number, Value};
 
+pub(crate) use self::json::null_what_is_not_finite;
 pub use self::json::{parse, parse_any};
 use crate::entry::{CapturedAt, Situation};
 
