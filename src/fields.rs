@@ -42,11 +42,15 @@ pub enum Reason {
     TooLarge,
     WrongType,
     OutOfRange,
+    /// It names a session that the agent did not give out.
+    UnknownSession,
+    /// Another publisher was there first.
+    OtherPublisher,
 }
 
 impl Reason {
     /// Every reason, for a metric that shows zeros too.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::NotUtf8,
         Self::NotJson,
         Self::NotObject,
@@ -55,6 +59,8 @@ impl Reason {
         Self::TooLarge,
         Self::WrongType,
         Self::OutOfRange,
+        Self::UnknownSession,
+        Self::OtherPublisher,
     ];
 
     /// The reason as a metric's label: lower case, underscores.
@@ -68,6 +74,8 @@ impl Reason {
             Self::TooLarge => "too_large",
             Self::WrongType => "wrong_type",
             Self::OutOfRange => "out_of_range",
+            Self::UnknownSession => "unknown_session",
+            Self::OtherPublisher => "other_publisher",
         }
     }
 }
