@@ -1,11 +1,11 @@
 //! The long-running agent: a publisher, its sources and its admin pages.
 
+use std::future::IntoFuture as _;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -23,6 +23,7 @@ use crate::queue::{OpenError, Writer};
 use crate::session::SessionStatus;
 use crate::source::lines::{self, Pace};
 use crate::source::simulator::Car;
+use crate::source::socketio::Publishers;
 use crate::source::{Intake, Sample, Taken, http, lmu};
 
 /// When the agent ends by itself.
@@ -187,7 +188,7 @@ async fn drive(intake: Intake, rate_hz: f64, seed: u64) {
     let mut car = Car::new(seed);
     let mut tick = interval(period);
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut samples = vec![Ok(Sample::Setup(car.setup()))];
+    let mut samples = vec![Ok(Sample::setup(car.setup()))];
     loop {
         tick.tick().await;
         car.step(period);
@@ -198,14 +199,24 @@ async fn drive(intake: Intake, rate_hz: f64, seed: u64) {
     }
 }
 
-/// The HTTP source, the admin pages, and an eye on the drain.
+/// The sources that listen, the admin pages, and an eye on the drain.
 fn serve(publisher: &DashboardPublisher, metrics: Option<PrometheusHandle>) -> JoinSet<()> {
     let config = publisher.config();
     let mut services = JoinSet::new();
     services.spawn(watch_drain(publisher.writer(), publisher.watch_session()));
     if config.source.http.enabled {
         let intake = Arc::new(publisher.intake("http", config.update_rate_hz));
-        services.spawn(listen(config.source.http.listen, "telemetry", http::router(intake)));
+        let routes = http::router(intake);
+        let serve = move |listener| axum::serve(listener, routes.clone()).into_future();
+        services.spawn(listen(config.source.http.listen, "telemetry", serve));
+    }
+    if config.source.socketio.enabled {
+        // A publisher has a rate of its own: what it sends is kept.
+        let intake = publisher.intake("socketio", 0.0);
+        let publishers = Arc::new(Publishers::new(intake, &config.queue.path));
+        services.spawn(show_pages(Arc::clone(&publishers), publisher.watch_session()));
+        let serve = move |listener| Arc::clone(&publishers).serve(listener);
+        services.spawn(listen(config.source.socketio.listen, "publishers", serve));
     }
     if config.metrics.enabled {
         let view = admin::View {
@@ -214,7 +225,9 @@ fn serve(publisher: &DashboardPublisher, metrics: Option<PrometheusHandle>) -> J
             session: publisher.watch_session(),
             metrics,
         };
-        services.spawn(listen(config.metrics.listen, "metrics", admin::router(view)));
+        let routes = admin::router(view);
+        let serve = move |listener| axum::serve(listener, routes.clone()).into_future();
+        services.spawn(listen(config.metrics.listen, "metrics", serve));
     }
     services
 }
@@ -240,13 +253,30 @@ async fn watch_drain(queue: Writer, session: watch::Receiver<SessionStatus>) {
     }
 }
 
+/// Tells publishers' streams where the pages of their stints are.
+async fn show_pages(publishers: Arc<Publishers>, mut session: watch::Receiver<SessionStatus>) {
+    loop {
+        let SessionStatus { stint, page, .. } = session.borrow_and_update().clone();
+        if let (Some(stint), Some(page)) = (stint, page) {
+            publishers.show(stint, &page).await;
+        }
+        if session.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
 /// Serves on an address; while that is taken by another program, it is tried again.
-async fn listen(address: SocketAddr, what: &'static str, router: Router) {
+async fn listen<S, F>(address: SocketAddr, what: &'static str, serve: S)
+where
+    S: Fn(TcpListener) -> F,
+    F: Future<Output = io::Result<()>>,
+{
     loop {
         let served = async {
             let listener = TcpListener::bind(address).await?;
             tracing::info!("{what} on http://{}", listener.local_addr()?);
-            axum::serve(listener, router.clone()).await
+            serve(listener).await
         };
         let error = match served.await {
             Ok(()) => io::Error::other("it ended"),

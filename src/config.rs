@@ -156,6 +156,7 @@ pub struct SourceConfig {
     pub lmu: LmuConfig,
     pub stdin: StdinConfig,
     pub http: HttpConfig,
+    pub socketio: SocketioConfig,
     pub file: FileConfig,
     pub simulator: SimulatorConfig,
 }
@@ -180,6 +181,13 @@ pub struct StdinConfig {
 /// Samples and setups posted by another program.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HttpConfig {
+    pub enabled: bool,
+    pub listen: SocketAddr,
+}
+
+/// Another program's publisher, which takes the agent for its dashboard server.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SocketioConfig {
     pub enabled: bool,
     pub listen: SocketAddr,
 }
@@ -273,6 +281,10 @@ impl Default for Config {
                 lmu: LmuConfig::default(),
                 stdin: StdinConfig { enabled: true, receipts: false },
                 http: HttpConfig { enabled: true, listen: (Ipv4Addr::LOCALHOST, 9185).into() },
+                socketio: SocketioConfig {
+                    enabled: false,
+                    listen: (Ipv4Addr::LOCALHOST, 9186).into(),
+                },
                 file: FileConfig { path: None, speed: 1.0 },
                 simulator: SimulatorConfig { enabled: false, seed: 1 },
             },
@@ -312,6 +324,38 @@ pub const MAX_HTTP_ENTRIES: usize = 10_000;
 
 /// From an HTTP request to its answer, at most.
 pub const HTTP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Where this program is the server: a longer message ends its connection, as on the public one.
+pub const MAX_MESSAGE_BYTES: usize = 1_000_000;
+
+/// A client that has more than this unhandled, in bytes, is cut off.
+pub const MAX_INBOX_BYTES: usize = 64 << 20;
+
+/// A client that leaves more than this unread, in messages, is cut off: a frame that is silently
+/// left out on a connection that stands would look like a frame that was lost.
+pub const MAX_OUTBOX_MESSAGES: usize = 65_536;
+
+/// Rooms that a client may be in, and how long the name of one may be; a UUID has 36.
+pub const MAX_ROOMS: usize = 1_000;
+pub const MAX_ROOM_NAME_BYTES: usize = 100;
+
+/// From a client's connection to its first packet, at most.
+pub const HELLO_TIMEOUT: Duration = Duration::from_secs(45);
+
+/// How often a server looks whether a client is there, and how long that may take to answer: as the
+/// public server has it.
+pub const PING_INTERVAL: Duration = Duration::from_secs(25);
+pub const PING_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// How long a server that is asked to stop waits for its clients to take their leave.
+pub const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Publishers' streams that are remembered, and pages of stints: the newest ones.
+pub const MAX_STREAMS: usize = 64;
+pub const MAX_PAGES: usize = 64;
+
+/// Between two looks of a browser whether the page of a stream is there yet.
+pub const PAGE_REFRESH: Duration = Duration::from_secs(2);
 
 /// From the request to stop to the end of the process, however slow disk and network are.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);

@@ -28,6 +28,13 @@ impl fmt::Display for StintId {
     }
 }
 
+/// What one publisher sends, named by the session id that the agent gave it.
+///
+/// The queue has one stint at a time, so one stream at a time is let in.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Stream(pub String);
+
 /// A moment of capture: milliseconds since 1970-01-01T00:00:00Z, the dashboard's resolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]

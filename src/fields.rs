@@ -17,6 +17,7 @@ use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 use serde_json::{Map, Number, Value};
 
+pub(crate) use self::json::null_what_is_not_finite;
 pub use self::json::{parse, parse_any};
 use crate::entry::{CapturedAt, Situation};
 
@@ -41,11 +42,15 @@ pub enum Reason {
     TooLarge,
     WrongType,
     OutOfRange,
+    /// It names a session that the agent did not give out.
+    UnknownSession,
+    /// Another publisher was there first.
+    OtherPublisher,
 }
 
 impl Reason {
     /// Every reason, for a metric that shows zeros too.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::NotUtf8,
         Self::NotJson,
         Self::NotObject,
@@ -54,6 +59,8 @@ impl Reason {
         Self::TooLarge,
         Self::WrongType,
         Self::OutOfRange,
+        Self::UnknownSession,
+        Self::OtherPublisher,
     ];
 
     /// The reason as a metric's label: lower case, underscores.
@@ -67,6 +74,8 @@ impl Reason {
             Self::TooLarge => "too_large",
             Self::WrongType => "wrong_type",
             Self::OutOfRange => "out_of_range",
+            Self::UnknownSession => "unknown_session",
+            Self::OtherPublisher => "other_publisher",
         }
     }
 }

@@ -30,6 +30,7 @@
 //! | [`publisher`] | wire queue, session and sink into one handle | |
 //! | [`agent`] | the long-running program: publisher, sources, admin pages | |
 //! | [`admin`], [`metrics`] | show how things stand | |
+//! | `contract` | the server's side of the dashboard's events | keep sessions |
 //! | [`dashboard`] | the reference dashboard server, for demo and tests | know the agent |
 //! | [`config`] | every number with its unit | |
 //! | [`memory`] | one setting of the allocator | |
@@ -49,6 +50,7 @@ pub mod backoff;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub(crate) mod contract;
 pub mod dashboard;
 pub mod drain;
 pub mod entry;

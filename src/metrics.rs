@@ -29,7 +29,7 @@ pub type Row =
 
 const MODES: &[&str] = &["live", "replay"];
 const PROOFS: &[&str] = &["written", "ack", "echo"];
-const SOURCES: &[&str] = &["lmu", "stdin", "http", "file", "simulator", "publisher"];
+const SOURCES: &[&str] = &["lmu", "stdin", "http", "socketio", "file", "simulator", "publisher"];
 
 /// Sources that read a game by themselves.
 const GAMES: &[&str] = &["lmu"];
@@ -194,6 +194,8 @@ pub const TABLE: &[Row] = &[
                     "too_large",
                     "wrong_type",
                     "out_of_range",
+                    "unknown_session",
+                    "other_publisher",
                 ],
             ),
         ],

@@ -196,7 +196,7 @@ impl DashboardPublisher {
     /// Stores the car's setup and says what became of it. One that is the same as the one before
     /// is not stored again.
     pub async fn publish_setup(&self, setup: Value) -> Result<Taken, QueueError> {
-        self.publish(Sample::Setup(setup)).await
+        self.publish(Sample::setup(setup)).await
     }
 
     async fn publish(&self, sample: Sample) -> Result<Taken, QueueError> {

@@ -156,7 +156,7 @@ async fn drive(
     let intake = publisher.intake("simulator", 0.0);
     let period = Duration::from_secs_f64(1.0 / SIMULATOR_RATE_HZ);
     let mut car = Car::new(args.seed);
-    let mut samples = vec![Ok(Sample::Setup(car.setup()))];
+    let mut samples = vec![Ok(Sample::setup(car.setup()))];
     let mut tick = interval(period);
     tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
     let start = Instant::now();

@@ -123,7 +123,7 @@ fn lower_priority() {
 pub(super) fn start_log(log: &LogConfig) {
     // The libraries below say much at the finer levels, session ids among it.
     let filter = format!(
-        "{level},rust_socketio=off,rust_engineio=off,tungstenite=off,sled=off,socketioxide=off,engineioxide=off",
+        "{level},rust_socketio=off,rust_engineio=off,tungstenite=off,sled=off,engineioxide=off",
         level = level(log.level)
     );
     let builder = tracing_subscriber::fmt()

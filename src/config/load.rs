@@ -68,6 +68,8 @@ pub fn load(
     }
     loading.check_backoff();
     loading.check_listen();
+    loading.check_circle();
+    loading.check_reads_once();
     loading.check_queue();
     loading.finish()
 }
@@ -147,22 +149,54 @@ impl Loading {
     }
 
     fn check_listen(&mut self) {
-        let (http, metrics) = (&self.config.source.http, &self.config.metrics);
-        let keys = ["source.http.listen", "metrics.listen"];
-        let listens = [(http.enabled, http.listen), (metrics.enabled, metrics.listen)];
-        let both = http.enabled && metrics.enabled;
-        if both && overlap(http.listen, metrics.listen) && self.sound(&keys) {
-            let message = format!(
-                "\"{}\" is taken by source.http.listen; write another port, or 0 for a free one",
-                metrics.listen
-            );
-            let origin = self.origin(&keys);
-            self.problem(origin, Some("metrics.listen"), message);
-        }
-        for (key, (enabled, listen)) in keys.into_iter().zip(listens) {
-            if enabled && !listen.ip().to_canonical().is_loopback() {
+        let Config { source, metrics, .. } = &self.config;
+        let listens = [
+            ("source.http.listen", source.http.enabled, source.http.listen),
+            ("source.socketio.listen", source.socketio.enabled, source.socketio.listen),
+            ("metrics.listen", metrics.enabled, metrics.listen),
+        ];
+        let on: Vec<_> = listens.iter().filter(|(_, enabled, _)| *enabled).collect();
+        for (index, &&(key, _, listen)) in on.iter().enumerate() {
+            let taken = on[..index].iter().find(|(_, _, other)| overlap(*other, listen));
+            if let Some(&&(other, ..)) = taken
+                && self.sound(&[other, key])
+            {
+                let message = format!(
+                    "\"{listen}\" is taken by {other}; write another port, or 0 for a free one"
+                );
+                self.problem(self.origin(&[other, key]), Some(key), message);
+            }
+            if !listen.ip().to_canonical().is_loopback() {
                 self.warn(key, format!("\"{listen}\" lets other machines in, without a password"));
             }
+        }
+    }
+
+    /// An agent that is its own dashboard server would send itself the same frames for ever.
+    fn check_circle(&mut self) {
+        let keys = ["source.socketio.listen", "server.url"];
+        let Config { source, server, .. } = &self.config;
+        let (enabled, listen) = (source.socketio.enabled, source.socketio.listen);
+        if enabled && server.url.is_at(listen) && self.sound(&keys) {
+            let message = format!(
+                "\"{}\" is where the agent itself listens, by source.socketio.listen; write the \
+                 address of the dashboard server, and another port for one of them",
+                server.url
+            );
+            self.problem(self.origin(&keys), Some("server.url"), message);
+        }
+    }
+
+    /// The agent reads a game by itself unless it is told not to, and a publisher may read the same.
+    fn check_reads_once(&mut self) {
+        let Config { source, .. } = &self.config;
+        let is_said = self.origins.contains_key("source.lmu.enabled");
+        if source.socketio.enabled && source.lmu.enabled && !is_said {
+            let message = "true: if the publisher reads that game, each frame comes twice; write \
+                           false, or true if it reads another one";
+            let origin = self.origin(&["source.socketio.enabled"]);
+            let key = Some("source.lmu.enabled".into());
+            self.warnings.push(Warning { origin, key, message: message.into() });
         }
     }
 

@@ -1,13 +1,13 @@
 //! The values that are written as a word, a path or an address: how each is read and shown.
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use url::Url;
+use url::{Host, Url};
 
 use super::units::{parse_duration, show_duration};
 use super::{Durability, LogFormat, LogLevel, ProofChoice, SessionChoice, Units, WhenFull};
@@ -47,6 +47,22 @@ impl ServerUrl {
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether who listens on `address` of this machine is reached by this address.
+    pub(super) fn is_at(&self, address: SocketAddr) -> bool {
+        let Ok(url) = Url::parse(&self.0) else { return false };
+        let own = address.ip().to_canonical();
+        let is_own = |ip: IpAddr| ip == own || (own.is_unspecified() && ip.is_loopback());
+        let same_host = match url.host() {
+            Some(Host::Domain(name)) => {
+                name == "localhost" && (own.is_loopback() || own.is_unspecified())
+            }
+            Some(Host::Ipv4(ip)) => is_own(ip.into()),
+            Some(Host::Ipv6(ip)) => is_own(ip.into()),
+            None => false,
+        };
+        same_host && url.port_or_known_default() == Some(address.port())
     }
 }
 

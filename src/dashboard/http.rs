@@ -7,14 +7,15 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use futures_util::stream;
 use serde_json::json;
 
 use super::Hub;
-use super::sessions::{Setup, Summary};
+use super::sessions::Summary;
+use crate::contract::{Setup, document};
 
 const PAGE: &str = include_str!("page.html");
 
@@ -121,22 +122,6 @@ impl History {
         }
         piece
     }
-}
-
-/// An HTML document that may load nothing and may talk to nobody but this server.
-fn document(html: impl Into<String>) -> Response {
-    let headers = [
-        (
-            header::CONTENT_SECURITY_POLICY,
-            "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
-             img-src data:; connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'",
-        ),
-        (header::CACHE_CONTROL, "no-store"),
-        // The id in the address is the session's secret.
-        (header::REFERRER_POLICY, "no-referrer"),
-        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-    ];
-    (headers, Html(html.into())).into_response()
 }
 
 fn not_found(reason: &str) -> Response {

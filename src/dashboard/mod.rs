@@ -4,17 +4,12 @@
 //! small team needs nothing else; it shows each session on a page; and it can be told to
 //! misbehave in the ways in which real servers do.
 //!
-//! - An event is handled completely before the next one of its connection: stored, then sent to
-//!   the viewers, then acknowledged. The history is therefore in order of arrival.
-//! - An acknowledgement says nothing: an event for an unknown session, or one that was refused,
-//!   is acknowledged too and thrown away.
+//! - Events are handled as `contract` says, one after the other: the history is in order
+//!   of arrival.
 //! - Sessions live in memory. A restart forgets them; so does [`Server::forget_sessions`].
-//! - Nothing grows without bound: neither the history, nor what a client sent and the server has
-//!   not handled yet, nor what the server sent and a client does not read.
+//! - Nothing grows without bound, the history included.
 
-mod events;
 mod http;
-mod plug;
 pub mod schema;
 mod sessions;
 
@@ -28,17 +23,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use serde_json::value::RawValue;
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio::time;
 
+pub use crate::contract::Acks;
 pub use sessions::Summary;
 
-use plug::{Plug, PluggedListener, Plugs};
-use sessions::{HISTORY_BYTES, Sessions};
-
-/// How long a server that is asked to stop waits for its clients to take their leave.
-const FAREWELL: Duration = Duration::from_secs(1);
+use crate::contract::{self, Client, Event, Host, Manners, Plugs, Refusal, Setup};
+use sessions::{HISTORY_BYTES, Sessions, UnknownSession};
 
 /// How the server is to behave; the default behaves as the contract says.
 ///
@@ -62,16 +56,6 @@ pub struct Behaviour {
     pub close_every: Option<NonZeroU64>,
     /// Forgets all sessions again and again, this long after the last time.
     pub forget_every: Option<Duration>,
-}
-
-/// When a handled event is acknowledged.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Acks {
-    #[default]
-    AtOnce,
-    /// This long after the event was handled; the events behind it wait too.
-    After(Duration),
-    Never,
 }
 
 /// Serves until `shutdown` completes, then tells the clients and breaks every connection.
@@ -114,8 +98,7 @@ impl Server {
             let hub = hub.clone();
             move || {
                 // The runtime lives and dies on this thread, so that a caller may itself be
-                // asynchronous; dropping it is what breaks the connections. It is a
-                // current_thread one, on which socketioxide keeps events in order.
+                // asynchronous; dropping it is what breaks the connections.
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
                 let listening = runtime.and_then(|runtime| {
                     let listener = runtime.block_on(TcpListener::bind(addr))?;
@@ -265,22 +248,15 @@ impl Hub {
         listener: TcpListener,
         shutdown: impl Future<Output = ()>,
     ) -> io::Result<()> {
-        let (events, io) = events::layer(&self);
-        let app = http::routes(&self).layer(events);
-        let listener = PluggedListener { listener, hub: self.clone() };
-        let server = axum::serve(listener, app.into_make_service_with_connect_info::<Plug>());
-
-        let result = tokio::select! {
-            biased;
-            () = shutdown => Ok(()),
-            never = self.forget_again_and_again() => match never {},
-            result = server => result,
+        let until = async {
+            tokio::select! {
+                biased;
+                () = shutdown => {}
+                never = self.forget_again_and_again() => match never {},
+            }
         };
-        if time::timeout(FAREWELL, io.close()).await.is_err() {
-            tracing::debug!("not every client took its leave");
-        }
-        self.plugs.pull_all();
-        result
+        let routes = |events| http::routes(&self).layer(events);
+        contract::serve(&self, listener, &self.plugs, routes, until).await
     }
 
     async fn forget_again_and_again(&self) -> Infallible {
@@ -304,6 +280,71 @@ impl Hub {
             }
         }
     }
+}
+
+impl Host for Hub {
+    async fn assign(&self) -> String {
+        let session_id = self.sessions().assign();
+        tracing::info!(session = %session_id, "session assigned");
+        session_id
+    }
+
+    /// What it was told to refuse is refused before it is looked at.
+    fn admit(&self, event: Event, payload: &RawValue) -> Result<(), Refusal> {
+        let behaviour = self.behaviour.borrow().clone();
+        if event == Event::Frame {
+            let count = self.frames_received.fetch_add(1, Ordering::Relaxed) + 1;
+            if is_nth(count, behaviour.close_every) {
+                return Err(Refusal::Cut);
+            }
+            if is_nth(count, behaviour.refuse_every) {
+                return Err(Refusal::NotKept("one of those that are to be refused".into()));
+            }
+        }
+        if behaviour.schema
+            && let Some(reason) =
+                schema::refuses(event.name(), &serde_json::from_str(payload.get())?)
+        {
+            return Err(Refusal::NotKept(format!("schema: {reason}")));
+        }
+        Ok(())
+    }
+
+    async fn keep_frame(
+        &self,
+        _: Client,
+        session_id: &str,
+        frame: &RawValue,
+    ) -> Result<(), Refusal> {
+        Ok(self.sessions().store_frame(session_id, frame)?)
+    }
+
+    async fn keep_setup(&self, _: Client, session_id: &str, setup: Setup) -> Result<(), Refusal> {
+        Ok(self.sessions().store_setup(session_id, setup)?)
+    }
+
+    fn latest(&self, session_id: &str) -> (Option<Setup>, Option<Box<RawValue>>) {
+        self.sessions().latest(session_id)
+    }
+
+    fn unreadable(&self, _: &str, _: &Refusal) {}
+
+    fn left(&self, _: Client) {}
+
+    fn manners(&self) -> Manners {
+        let Behaviour { silent, delay, acks, no_echo, .. } = *self.behaviour.borrow();
+        Manners { silent, delay, acks, no_echo }
+    }
+}
+
+impl From<UnknownSession> for Refusal {
+    fn from(unknown: UnknownSession) -> Self {
+        Self::NotKept(unknown.to_string())
+    }
+}
+
+fn is_nth(count: u64, every: Option<NonZeroU64>) -> bool {
+    every.is_some_and(|every| count.is_multiple_of(every.get()))
 }
 
 #[cfg(test)]

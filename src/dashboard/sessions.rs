@@ -9,7 +9,8 @@ use std::ops::Range;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
-use uuid::Uuid;
+
+use crate::contract::{Setup, new_session_id};
 
 /// What all sessions together may hold, in bytes: 1 GiB, a week of frames at 2 Hz.
 pub(super) const HISTORY_BYTES: usize = 1 << 30;
@@ -19,14 +20,6 @@ const SESSIONS_KEPT: usize = 1_000;
 
 /// What a frame or a setup costs beside its text: pointers and the allocator's share, in bytes.
 const OVERHEAD_BYTES: usize = 64;
-
-/// A car's setup and the moment it was read, both as received.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Setup {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) timestamp: Option<Box<RawValue>>,
-    pub(super) setup: Box<RawValue>,
-}
 
 /// What the server holds of one session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -74,7 +67,7 @@ impl Sessions {
         if self.by_id.len() >= SESSIONS_KEPT {
             self.forget_quietest();
         }
-        let id = Uuid::new_v4().to_string();
+        let id = new_session_id();
         let now = self.tick();
         let session = Session { assigned: now, last_fed: now, ..Session::default() };
         self.by_id.insert(id.clone(), session);

@@ -35,6 +35,48 @@ pub fn parse_any(text: &[u8]) -> Result<Value, Refused> {
     serde_json::from_str(text).map_err(|error| explain(text, &error))
 }
 
+/// The text with `null` in the place of each bare `NaN`, `Infinity` and `-Infinity`, as Python
+/// writes what JSON cannot carry; `None` if there is none in it.
+pub(crate) fn null_what_is_not_finite(text: &str) -> Option<String> {
+    let mut mended = String::new();
+    let mut rest = text;
+    // Every second piece between quotes is a string; an escaped quote ends none.
+    let mut in_string = false;
+    let mut has_found = false;
+    while !rest.is_empty() {
+        if in_string {
+            let end = end_of_string(rest);
+            mended.push_str(&rest[..end]);
+            rest = &rest[end..];
+        } else {
+            let end = rest.find('"').map_or(rest.len(), |quote| quote + 1);
+            let outside = &rest[..end];
+            let without = ["-Infinity", "Infinity", "NaN"]
+                .iter()
+                .fold(outside.to_owned(), |text, word| text.replace(word, "null"));
+            has_found |= without != outside;
+            mended.push_str(&without);
+            rest = &rest[end..];
+        }
+        in_string = !in_string;
+    }
+    has_found.then_some(mended)
+}
+
+/// Where a string ends, behind its closing quote; `text` begins behind the opening one.
+fn end_of_string(text: &str) -> usize {
+    let mut escaped = false;
+    for (index, byte) in text.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => return index + 1,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
 /// The object that every sample and every setup has to be, no deeper than allowed.
 pub(super) fn object(value: &Value) -> Result<&Map<String, Value>, Refused> {
     let kind = match value {
@@ -119,6 +161,20 @@ fn too_deep() -> Refused {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_finite_becomes_null_and_texts_stay() {
+        for (text, mended) in [
+            (r#"{"a":NaN,"b":[-Infinity, Infinity]}"#, Some(r#"{"a":null,"b":[null, null]}"#)),
+            (r#"{"NaN":"NaN\"NaN\\","b":NaN}"#, Some(r#"{"NaN":"NaN\"NaN\\","b":null}"#)),
+            (r#"{"Zoë":"\\","é":NaN}"#, Some(r#"{"Zoë":"\\","é":null}"#)),
+            (r#"{"a":"NaN"}"#, None),
+            (r#"{"a":"NaN"#, None),
+            ("", None),
+        ] {
+            assert_eq!(null_what_is_not_finite(text).as_deref(), mended, "{text}");
+        }
+    }
 
     #[test]
     fn nesting_is_allowed_to_the_limit_and_no_further() {

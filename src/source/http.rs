@@ -47,7 +47,7 @@ async fn telemetry(State(intake): State<Arc<Intake>>, body: Body) -> Response {
 
 async fn setup(State(intake): State<Arc<Intake>>, body: Body) -> Response {
     let setup = body.map_err(unread).and_then(|body| fields::parse(&body));
-    answer(&intake, vec![setup.map(Sample::Setup)]).await
+    answer(&intake, vec![setup.map(Sample::setup)]).await
 }
 
 /// A body that was cut off or is too large.
@@ -168,7 +168,12 @@ async fn in_time(request: Request, next: Next) -> Response {
     }
 }
 
-async fn only_local_origins(headers: HeaderMap, request: Request, next: Next) -> Response {
+/// Refuses web pages of other origins. Programs say where they come from only if they want to.
+pub(super) async fn only_local_origins(
+    headers: HeaderMap,
+    request: Request,
+    next: Next,
+) -> Response {
     let origin = headers.get(header::ORIGIN).map(|origin| origin.to_str().unwrap_or("?"));
     if origin.is_none_or(is_local_origin) {
         return next.run(request).await;

@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use crate::clock;
 use crate::config::{LOG_REPEAT_INTERVAL, MAX_CLOCK_LEAD};
-use crate::entry::{CapturedAt, Seq};
-use crate::fields::{self, Refused};
+use crate::entry::{CapturedAt, Seq, StintId, Stream};
+use crate::fields::{self, Reason, Refused};
 use crate::metrics;
 use crate::queue::ledger::DropReason;
 use crate::queue::{Appended, Content, NewEntry, QueueError, Stamps, Writer};
@@ -18,16 +18,21 @@ use crate::queue::{Appended, Content, NewEntry, QueueError, Stamps, Writer};
 pub enum Sample {
     /// A flat object of readings, or a frame that has the dashboard's names already.
     Telemetry(Value),
-    /// The car's setup.
-    Setup(Value),
+    /// The car's setup, and the moment at which it was read if that is known.
+    Setup(Value, Option<CapturedAt>),
 }
 
 impl Sample {
+    /// The car's setup as of now.
+    pub fn setup(setup: Value) -> Self {
+        Self::Setup(setup, None)
+    }
+
     /// A sample from one line of text: `{"setup": {…}}` is a setup, any other object telemetry.
     pub fn parse(line: &[u8]) -> Result<Self, Refused> {
         match fields::parse(line)? {
             Value::Object(mut object) if object.len() == 1 && object.contains_key("setup") => {
-                Ok(Self::Setup(object.remove("setup").unwrap_or_default()))
+                Ok(Self::setup(object.remove("setup").unwrap_or_default()))
             }
             value => Ok(Self::Telemetry(value)),
         }
@@ -59,13 +64,22 @@ pub struct Intake {
     is_patient: bool,
     rate: Mutex<Rate>,
     last_complaint: Mutex<Option<tokio::time::Instant>>,
+    /// The stream that has the queue's stint.
+    turn: Mutex<Option<Stream>>,
 }
 
 impl Intake {
     /// The way in for `source`, thinned to `rate_hz`; 0 keeps every sample.
     pub fn new(writer: Writer, source: &'static str, rate_hz: f64) -> Self {
         let rate = Mutex::new(Rate::new(rate_hz));
-        Self { writer, source, is_patient: false, rate, last_complaint: Mutex::new(None) }
+        Self {
+            writer,
+            source,
+            is_patient: false,
+            rate,
+            last_complaint: Mutex::default(),
+            turn: Mutex::default(),
+        }
     }
 
     /// For a source that loses nothing by waiting, such as a file: it waits for the disk, and with
@@ -73,6 +87,48 @@ impl Intake {
     #[must_use]
     pub fn patient(self) -> Self {
         Self { is_patient: true, ..self }
+    }
+
+    /// Takes samples of one of several publishers, as [`Intake::take`] does, and says which stint
+    /// the stream is in.
+    ///
+    /// The queue has one stint at a time. It is the stream's that comes first: until that
+    /// [leaves](Intake::leave), what others send is refused, as it would show on its page.
+    pub async fn take_from(
+        &self,
+        stream: &Stream,
+        mut samples: Vec<Result<Sample, Refused>>,
+    ) -> Result<(Vec<Taken>, StintId), QueueError> {
+        if !self.has_turn(stream) {
+            samples.iter_mut().for_each(|sample| *sample = Err(other_publisher()));
+        }
+        let taken = self.take(samples).await?;
+        Ok((taken, self.writer.status().stint))
+    }
+
+    /// Whether the stint is the stream's: from now on if it was nobody's.
+    fn has_turn(&self, stream: &Stream) -> bool {
+        let mut turn = lock(&self.turn);
+        if turn.is_none() {
+            tracing::info!(source = self.source, "a publisher has the queue's stint");
+        }
+        turn.get_or_insert_with(|| stream.clone()) == stream
+    }
+
+    /// The stream's publisher is gone: the stint is for whoever comes next.
+    pub fn leave(&self, stream: &Stream) {
+        lock(&self.turn).take_if(|turn| turn == stream);
+    }
+
+    /// Counts and logs what came in and is no sample at all.
+    pub fn refuse(&self, refused: Refused) {
+        metrics::sampled(self.source);
+        self.count(&Taken::Refused(refused));
+    }
+
+    /// Entries that wait in the queue.
+    pub fn queued(&self) -> u64 {
+        self.writer.status().entries
     }
 
     /// Takes samples in their order, and returns when those accepted are as durable as the
@@ -120,7 +176,7 @@ impl Intake {
     }
 
     fn rate(&self) -> MutexGuard<'_, Rate> {
-        self.rate.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.rate)
     }
 
     fn count(&self, taken: &Taken) {
@@ -137,7 +193,7 @@ impl Intake {
     /// One line now and then: a source that is wrong is wrong many times a second.
     fn complain(&self, refused: &Refused) {
         let now = tokio::time::Instant::now();
-        let mut last = self.last_complaint.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = lock(&self.last_complaint);
         if last.is_none_or(|last| now - last >= LOG_REPEAT_INTERVAL) {
             *last = Some(now);
             tracing::warn!(source = self.source, reason = refused.reason.as_str(), "{refused}");
@@ -156,12 +212,22 @@ impl From<Appended> for Taken {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn other_publisher() -> Refused {
+    let message = "another publisher is connected and has the queue's stint; close it, or start a \
+                   second agent with a queue.path and addresses of its own";
+    Refused { reason: Reason::OtherPublisher, message: message.into() }
+}
+
 /// The sample's own moment, unless that is far ahead of `now`: in the queue it would make all that
 /// came before look too old to keep, and all that comes after take its time from it.
 fn captured_at(sample: &Sample, now: CapturedAt) -> CapturedAt {
     let own = match sample {
         Sample::Telemetry(value) => fields::own_timestamp(value),
-        Sample::Setup(_) => None,
+        Sample::Setup(_, own) => *own,
     };
     let latest = now.0.saturating_add(MAX_CLOCK_LEAD.as_millis() as i64);
     own.filter(|own| own.0 <= latest).unwrap_or(now)
@@ -174,7 +240,7 @@ fn entry(sample: Sample, captured_at: CapturedAt) -> Result<NewEntry, Refused> {
             let content = Content::Frame(fields::situation(&value));
             NewEntry { captured_at, content, json }
         }
-        Sample::Setup(value) => {
+        Sample::Setup(value, _) => {
             let json = fields::map_setup(&value)?;
             let content = Content::Setup { fingerprint: fields::setup_fingerprint(&value) };
             NewEntry { captured_at, content, json }

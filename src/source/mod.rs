@@ -6,5 +6,6 @@ pub mod intake;
 pub mod lines;
 pub mod lmu;
 pub mod simulator;
+pub mod socketio;
 
 pub use self::intake::{Intake, Sample, Taken};

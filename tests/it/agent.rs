@@ -266,7 +266,7 @@ impl Agent {
     }
 
     /// The address that the agent says it serves `what` on.
-    async fn address(&self, what: &str) -> String {
+    pub async fn address(&self, what: &str) -> String {
         let said = async || {
             let lines = self.process.stderr();
             let address = |line: &String| Some(line.split_once(&format!(" {what} on "))?.1.into());

@@ -157,6 +157,12 @@ fn each_mistake_is_one_line_that_says_what_to_do() {
             "pitwire.toml:2: delivery.backoff_max: \"100ms\" is below backoff_min; write at least \"500ms\""),
         (toml("[metrics]\nlisten = \"0.0.0.0:9185\""),
             "pitwire.toml:2: metrics.listen: \"0.0.0.0:9185\" is taken by source.http.listen; write another port, or 0 for a free one"),
+        (toml("[source.socketio]\nenabled = true\nlisten = \"127.0.0.1:9184\""),
+            "pitwire.toml:3: metrics.listen: \"127.0.0.1:9184\" is taken by source.socketio.listen; write another port, or 0 for a free one"),
+        (toml("[source.socketio]\nenabled = true\nlisten = \"127.0.0.1:5000\""),
+            "pitwire.toml:3: server.url: \"http://localhost:5000\" is where the agent itself listens, by source.socketio.listen; write the address of the dashboard server, and another port for one of them"),
+        (toml("[server]\nurl = \"http://127.0.0.1\"\n[source.socketio]\nenabled = true\nlisten = \"0.0.0.0:80\""),
+            "pitwire.toml:5: server.url: \"http://127.0.0.1\" is where the agent itself listens, by source.socketio.listen; write the address of the dashboard server, and another port for one of them"),
         // The file as a whole.
         (toml("[server]\nurl = \"http://localhost:5000\n"),
             "pitwire.toml:2: is not TOML: invalid basic string, expected `\"`"),
@@ -312,6 +318,7 @@ fn what_works_but_is_probably_not_meant_is_a_warning() {
         ("metrics.listen", "0.0.0.0:9184", "--metrics"),
         ("source.http.listen", "[::1]:9184", "--listen"),
         ("source.http.enabled", "false", "--no-http"),
+        ("source.socketio.enabled", "true", "--stand-in"),
     ];
     let loaded = read(&Given { flags: &flags, ..Given::default() }).expect("it works");
     let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
@@ -321,6 +328,9 @@ fn what_works_but_is_probably_not_meant_is_a_warning() {
         format!(
             "--queue: queue.path: \"{queue}\" is a place for temporary files: a restart empties it"
         ),
+        "--stand-in: source.lmu.enabled: true: if the publisher reads that game, each frame comes \
+         twice; write false, or true if it reads another one"
+            .to_owned(),
     ];
     assert_eq!(warnings, expected);
 }

@@ -58,11 +58,14 @@ async fn every_server_in_schema_mode_refuses_what_the_schema_refuses() {
 
 /// Everything that a server does with one event at a time.
 pub async fn keeps_the_contract(url: &str) {
-    assigns_an_id_before_the_ack(url).await;
+    let ids = assigns_an_id_before_the_ack(url).await;
+    let known = peers::sessions(url).await;
+    assert!(ids.iter().all(|id| known.contains(id)), "{ids:?} in {known:?}");
     takes_an_id_from_any_connection(url).await;
     echoes_to_the_room_before_the_ack(url).await;
     rebuilds_the_envelope(url).await;
-    shows_a_joiner_the_last_setup_then_the_last_frame(url).await;
+    let session_id = shows_a_joiner_the_last_setup_then_the_last_frame(url).await;
+    assert_eq!(peers::frames(url, &session_id).await.len(), 2);
     acks_and_drops_what_has_an_unknown_session(url).await;
     leaves_unacked_what_it_cannot_handle(url).await;
 }
@@ -102,7 +105,8 @@ pub async fn refuses_by_the_schema(url: &str) {
     assert_eq!(peers::frames(url, &session_id).await.len(), accepted.len());
 }
 
-async fn assigns_an_id_before_the_ack(url: &str) {
+/// Gives the ids that were assigned.
+pub async fn assigns_an_id_before_the_ack(url: &str) -> Vec<String> {
     let mut client = Client::connect(url).await;
     let mut ids = Vec::new();
     for _ in 0..2 {
@@ -116,8 +120,7 @@ async fn assigns_an_id_before_the_ack(url: &str) {
         ids.push(id.to_owned());
     }
     assert_ne!(ids[0], ids[1]);
-    let known = peers::sessions(url).await;
-    assert!(ids.iter().all(|id| known.contains(id)), "{ids:?} in {known:?}");
+    ids
 }
 
 async fn takes_an_id_from_any_connection(url: &str) {
@@ -129,7 +132,7 @@ async fn takes_an_id_from_any_connection(url: &str) {
     assert_eq!(kept, [peers::plain(frame(&session_id)["telemetry"].clone())]);
 }
 
-async fn echoes_to_the_room_before_the_ack(url: &str) {
+pub async fn echoes_to_the_room_before_the_ack(url: &str) {
     let mut publisher = Client::connect(url).await;
     let mut viewer = Client::connect(url).await;
     let session_id = publisher.new_session().await;
@@ -147,7 +150,7 @@ async fn echoes_to_the_room_before_the_ack(url: &str) {
     assert_eq!(viewer.next_event().await, heard("telemetry_update", &frame));
 }
 
-async fn rebuilds_the_envelope(url: &str) {
+pub async fn rebuilds_the_envelope(url: &str) {
     let mut client = Client::connect(url).await;
     let session_id = client.new_session().await;
     client.ask("join_session", json!({"session_id": session_id})).await;
@@ -157,7 +160,8 @@ async fn rebuilds_the_envelope(url: &str) {
     assert_eq!(echo, [heard("telemetry_update", &within)]);
 }
 
-async fn shows_a_joiner_the_last_setup_then_the_last_frame(url: &str) {
+/// Gives the id of the session, which has two frames.
+pub async fn shows_a_joiner_the_last_setup_then_the_last_frame(url: &str) -> String {
     let mut client = Client::connect(url).await;
     let session_id = client.new_session().await;
     let newer = frame(&session_id);
@@ -172,10 +176,10 @@ async fn shows_a_joiner_the_last_setup_then_the_last_frame(url: &str) {
     let stored = viewer.ask("join_session", json!({"session_id": session_id})).await;
     let setup = setup(&session_id);
     assert_eq!(stored, [heard("setup_update", &setup), heard("telemetry_update", &older)]);
-    assert_eq!(peers::frames(url, &session_id).await.len(), 2);
+    session_id
 }
 
-async fn acks_and_drops_what_has_an_unknown_session(url: &str) {
+pub async fn acks_and_drops_what_has_an_unknown_session(url: &str) {
     let mut client = Client::connect(url).await;
     let unknown = uuid::Uuid::new_v4().to_string();
     let events = [
@@ -191,7 +195,7 @@ async fn acks_and_drops_what_has_an_unknown_session(url: &str) {
     assert!(!peers::sessions(url).await.contains(&unknown));
 }
 
-async fn leaves_unacked_what_it_cannot_handle(url: &str) {
+pub async fn leaves_unacked_what_it_cannot_handle(url: &str) {
     for (event, payload) in [("telemetry_update", json!("text")), ("no_such_event", json!({}))] {
         let mut client = Client::connect(url).await;
         assert!(!client.is_acked(event, payload).await, "{event}");
@@ -293,7 +297,7 @@ fn acceptable(session_id: &str) -> Vec<Value> {
 }
 
 /// `payload` with the key of the object at `parent`, a JSON pointer, set or, by `None`, left out.
-fn edited(mut payload: Value, parent: &str, key: &str, value: Option<Value>) -> Value {
+pub fn edited(mut payload: Value, parent: &str, key: &str, value: Option<Value>) -> Value {
     let object = payload.pointer_mut(parent).and_then(Value::as_object_mut).expect("an object");
     match value {
         Some(value) => object.insert(key.to_owned(), value),

@@ -40,6 +40,8 @@ mod readme;
 mod server;
 mod session;
 mod simulation;
+#[cfg(unix)]
+mod stand_in;
 mod store_model;
 mod thinning;
 #[cfg(unix)]

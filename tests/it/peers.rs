@@ -223,21 +223,26 @@ fn spawn(kind: Kind, port: u16, args: &[String]) -> (Child, u16, Log) {
     }
 }
 
+/// A script of `tests/peers/`, in Python.
+pub fn python(script: &str) -> Command {
+    let python = if cfg!(windows) { "venv/Scripts/python.exe" } else { "venv/bin/python" };
+    let mut command = Command::new(home().join(python));
+    // -B: no compiled files in the clone.
+    command.args(["-B", "-W", "ignore"]).arg(scripts().join(script));
+    command
+}
+
+fn scripts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers")
+}
+
 fn command(kind: Kind, port: u16) -> Command {
-    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers");
-    let python = |script: &str| {
-        let python = if cfg!(windows) { "venv/Scripts/python.exe" } else { "venv/bin/python" };
-        let mut command = Command::new(home().join(python));
-        // -B: no compiled files in the clone.
-        command.args(["-B", "-W", "ignore"]).arg(scripts.join(script));
-        command
-    };
     let mut command = match kind {
         Kind::Flask => python("flask_server.py"),
         Kind::Asgi => python("asgi_server.py"),
         Kind::Node => {
             let mut command = Command::new("node");
-            command.arg(scripts.join("node_server.js"));
+            command.arg(scripts().join("node_server.js"));
             command.env("NODE_PATH", home().join("node_modules"));
             command
         }

@@ -117,6 +117,6 @@ impl Kept<'_> {
     /// Whether the queue took it; one that it did not comes again with the next answer.
     async fn hand_in(&self) -> bool {
         let Some(setup) = self.setup.clone() else { return false };
-        self.intake.take(vec![Ok(Sample::Setup(setup))]).await.is_ok()
+        self.intake.take(vec![Ok(Sample::setup(setup))]).await.is_ok()
     }
 }

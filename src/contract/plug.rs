@@ -53,13 +53,13 @@ impl State {
     }
 }
 
-/// The plugs of all connections of a server.
-#[derive(Debug, Default)]
-pub(super) struct Plugs(Mutex<Vec<Weak<State>>>);
+/// The plugs of all connections of a server. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Plugs(Arc<Mutex<Vec<Weak<State>>>>);
 
 impl Plugs {
     /// Breaks every connection there is now; new ones are accepted as before.
-    pub(super) fn pull_all(&self) {
+    pub(crate) fn pull_all(&self) {
         for state in self.lock().drain(..).filter_map(|state| state.upgrade()) {
             state.pull();
         }
@@ -79,7 +79,7 @@ impl Plugs {
 /// A listener whose connections can be pulled.
 pub(super) struct PluggedListener {
     pub(super) listener: TcpListener,
-    pub(super) hub: Arc<super::Hub>,
+    pub(super) plugs: Plugs,
 }
 
 impl Listener for PluggedListener {
@@ -94,7 +94,7 @@ impl Listener for PluggedListener {
             tracing::debug!(%error, "cannot set TCP_NODELAY");
         }
         let plug = Plug::default();
-        self.hub.plugs.add(&plug);
+        self.plugs.add(&plug);
         (PluggedStream { stream, plug }, addr)
     }
 

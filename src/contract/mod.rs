@@ -1,0 +1,162 @@
+//! The server's side of the dashboard's contract: what every server with its events does, whoever
+//! keeps the sessions. [`crate::dashboard`] keeps them in memory, [`crate::source::socketio`] hands
+//! what comes in to the queue.
+//!
+//! - An event is handled completely before the next one of its connection: kept, then sent to the
+//!   viewers, then acknowledged.
+//! - An acknowledgement says nothing: an event for an unknown session, or one that was refused,
+//!   is acknowledged too and thrown away.
+//! - Nothing grows without bound: neither what a client sent and the server has not handled yet,
+//!   nor what the server sent and a client does not read.
+
+mod engineio;
+mod events;
+mod packet;
+mod page;
+mod plug;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tokio::net::TcpListener;
+use tokio::time;
+
+use self::engineio::Hall;
+pub(crate) use self::engineio::{Client, Events};
+pub(crate) use self::events::Event;
+pub(crate) use self::page::document;
+pub(crate) use self::plug::Plugs;
+use self::plug::{Plug, PluggedListener};
+use crate::config::FAREWELL_TIMEOUT;
+
+/// Who keeps the sessions.
+pub(crate) trait Host: Send + Sync + 'static {
+    /// Begins a session for a client and names it: a random UUID in lower case.
+    fn assign(&self) -> impl Future<Output = String> + Send;
+
+    /// Whether an event is to be handled at all; asked before anything else of it is looked at.
+    fn admit(&self, event: Event, payload: &RawValue) -> Result<(), Refusal>;
+
+    /// Keeps a frame. What is kept is sent to all who joined the session.
+    fn keep_frame(
+        &self,
+        client: Client,
+        session_id: &str,
+        frame: &RawValue,
+    ) -> impl Future<Output = Result<(), Refusal>> + Send;
+
+    /// Keeps a setup. What is kept is sent to all who joined the session.
+    fn keep_setup(
+        &self,
+        client: Client,
+        session_id: &str,
+        setup: Setup,
+    ) -> impl Future<Output = Result<(), Refusal>> + Send;
+
+    /// The latest setup and the latest frame, which a viewer is sent on joining.
+    fn latest(&self, session_id: &str) -> (Option<Setup>, Option<Box<RawValue>>);
+
+    /// Hears of an event that is no envelope, so that nothing of it could be kept. `message` is
+    /// the event as text.
+    fn unreadable(&self, message: &str, refusal: &Refusal);
+
+    /// Hears that a client has left and all that it sent is handled.
+    fn left(&self, client: Client);
+
+    /// How it handles the next event.
+    fn manners(&self) -> Manners {
+        Manners::default()
+    }
+}
+
+/// How a server handles events; the default is as the contract says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Manners {
+    /// Reads every event and does nothing with it.
+    pub(crate) silent: bool,
+    /// Waits this long before it handles an event; the events behind it wait too.
+    pub(crate) delay: Duration,
+    pub(crate) acks: Acks,
+    /// Does not send a frame or a setup back to the connection it came from.
+    pub(crate) no_echo: bool,
+}
+
+/// When a handled event is acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Acks {
+    #[default]
+    AtOnce,
+    /// This long after the event was handled; the events behind it wait too.
+    After(Duration),
+    Never,
+}
+
+/// Why an event is thrown away.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refusal {
+    /// Not JSON, or without a session: the public server would not know what to do with it either.
+    #[error("not an envelope: {0}")]
+    NoEnvelope(#[from] serde_json::Error),
+    #[error("nothing in the envelope")]
+    Empty,
+    #[error("too long a name, or too many rooms")]
+    TooManyRooms,
+    /// The host does not keep it.
+    #[error("{0}")]
+    NotKept(String),
+    /// The host cannot say yet whether it keeps it, or has no room for it: not acknowledged either.
+    #[error("{0}")]
+    Unsure(String),
+    /// The host wants the connection to break, with this event and all behind it unhandled.
+    #[error("the connection is cut")]
+    Cut,
+}
+
+/// A car's setup and the moment it was read, both as received.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Setup {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) timestamp: Option<Box<RawValue>>,
+    pub(crate) setup: Box<RawValue>,
+}
+
+/// Names a session: a random UUID in lower case.
+pub(crate) fn new_session_id() -> String {
+    uuid::Uuid::new_v4().to_string()
+}
+
+/// Serves `host` until `shutdown` completes, then tells the clients and breaks every connection
+/// that has one of the `plugs`. `routes` puts the events around the other paths.
+///
+/// # Errors
+/// If the listener's address cannot be read. What happens on a connection ends that connection.
+pub(crate) async fn serve<H: Host>(
+    host: &Arc<H>,
+    listener: TcpListener,
+    plugs: &Plugs,
+    routes: impl FnOnce(Events) -> Router,
+    shutdown: impl Future<Output = ()>,
+) -> io::Result<()> {
+    let hall = Hall::default();
+    let workers = Arc::clone(host);
+    let events = hall.layer(Arc::new(move |connection, inbox| {
+        tokio::spawn(events::work(Arc::clone(&workers), connection, inbox));
+    }));
+    let app = routes(events).into_make_service_with_connect_info::<Plug>();
+    let listener = PluggedListener { listener, plugs: plugs.clone() };
+    let server = axum::serve(listener, app);
+    let result = tokio::select! {
+        biased;
+        () = shutdown => Ok(()),
+        result = server => result,
+    };
+    if time::timeout(FAREWELL_TIMEOUT, hall.close()).await.is_err() {
+        tracing::debug!("not every client took its leave");
+    }
+    plugs.pull_all();
+    result
+}

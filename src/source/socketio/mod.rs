@@ -1,0 +1,213 @@
+//! The agent in the place of a dashboard server: a publisher that exists already changes its
+//! `server_url`, and what it sends goes into the queue.
+//!
+//! It gets a session id at once, whether the dashboard server can be reached or not. That id names
+//! its [`Stream`]; `/dashboard/<id>` leads on to the page of the stint that the stream is in.
+//!
+//! - What is acknowledged is stored, or was refused as the dashboard server would have: without an
+//!   echo, counted under a reason, said in the log.
+//! - What is not stored yet, as the disk does not keep up, or has no room, is not acknowledged.
+//! - An id works from any connection, and after a restart of the agent.
+
+mod page;
+mod streams;
+
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde_json::value::RawValue;
+use tokio::net::TcpListener;
+
+use self::streams::{Change, Streams};
+use super::{Intake, Sample, Taken};
+use crate::contract::{self, Client, Event, Host, Plugs, Refusal, Setup, new_session_id};
+use crate::entry::{CapturedAt, StintId, Stream};
+use crate::fields::{self, Reason, Refused};
+
+/// The publishers that take this agent for their dashboard server.
+#[derive(Debug)]
+pub struct Publishers {
+    intake: Intake,
+    /// Where the streams are remembered; locked by who writes it.
+    file: tokio::sync::Mutex<PathBuf>,
+    memory: Mutex<Memory>,
+}
+
+#[derive(Debug)]
+struct Memory {
+    streams: Streams,
+    /// The stream that each connection sent to last.
+    feeds: HashMap<Client, Stream>,
+    latest: Latest,
+}
+
+/// The newest setup and frame that were kept, for those who join their stream.
+#[derive(Debug, Default)]
+struct Latest {
+    stream: Option<Stream>,
+    setup: Option<Setup>,
+    frame: Option<Box<RawValue>>,
+}
+
+impl Publishers {
+    /// Publishers whose samples go in by `intake`, to the queue that lies in this folder.
+    pub fn new(intake: Intake, queue: &Path) -> Self {
+        let file = queue.join("streams.json");
+        let streams = Streams::load(&file);
+        let memory = Memory { streams, feeds: HashMap::new(), latest: Latest::default() };
+        Self { intake, file: file.into(), memory: Mutex::new(memory) }
+    }
+
+    /// Serves publishers for as long as the listener lives.
+    ///
+    /// # Errors
+    /// If the listener's address cannot be read. What happens on a connection ends that connection.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener) -> io::Result<()> {
+        let routes = |events| page::guarded(page::routes(&self).layer(events));
+        let forever = std::future::pending();
+        contract::serve(&self, listener, &Plugs::default(), routes, forever).await
+    }
+
+    /// The dashboard server has given a stint this page.
+    pub async fn show(&self, stint: StintId, url: &str) {
+        let change = self.memory().streams.show(stint, url);
+        self.save(change).await;
+    }
+
+    /// What is remembered, locked: never across an `.await`.
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes down what is remembered, if it is another than before. Waits for the disk.
+    async fn save(&self, change: Change) {
+        if change == Change::None {
+            return;
+        }
+        let file = self.file.lock().await;
+        let text = self.memory().streams.to_json();
+        if let Err(error) = streams::save(&file, text).await {
+            let file = file.display();
+            tracing::warn!(%file, %error, "publishers' ids will not outlive the agent");
+        }
+    }
+
+    /// Hands a sample to the queue.
+    async fn keep(
+        &self,
+        client: Client,
+        id: &str,
+        sample: Result<Sample, Refused>,
+    ) -> Result<Stream, Refusal> {
+        let Some(stream) = self.fed(client, id) else {
+            self.intake.refuse(unknown_session());
+            return Err(Refusal::NotKept("unknown session".into()));
+        };
+        let taken = self.intake.take_from(&stream, vec![sample]).await;
+        let (taken, stint) = taken.map_err(|_| Refusal::Cut)?;
+        match taken.into_iter().next() {
+            Some(Taken::Stored(_)) => {
+                let change = self.memory().streams.is_in(&stream, stint);
+                self.save(change).await;
+                Ok(stream)
+            }
+            Some(Taken::Unchanged | Taken::Thinned) => Ok(stream),
+            Some(Taken::Buffered) => Err(Refusal::Unsure("the disk does not keep up".into())),
+            Some(Taken::Dropped(reason)) => Err(Refusal::Unsure(reason.as_str().into())),
+            Some(Taken::Refused(refused)) => Err(Refusal::NotKept(refused.to_string())),
+            None => Err(Refusal::Cut),
+        }
+    }
+
+    /// The stream of that id, if there is one: the connection sends to it from now on.
+    fn fed(&self, client: Client, id: &str) -> Option<Stream> {
+        let mut memory = self.memory();
+        let stream = memory.streams.used(id)?;
+        let before = memory.feeds.insert(client, stream.clone());
+        self.leave_unfed(&memory, before);
+        Some(stream)
+    }
+
+    /// A stream that no connection sends to any more makes room for another.
+    fn leave_unfed(&self, memory: &Memory, stream: Option<Stream>) {
+        if let Some(stream) = stream
+            && !memory.feeds.values().any(|fed| *fed == stream)
+        {
+            self.intake.leave(&stream);
+        }
+    }
+}
+
+impl Host for Publishers {
+    async fn assign(&self) -> String {
+        let id = new_session_id();
+        self.memory().streams.add(Stream(id.clone()));
+        // Before the publisher hears of it: it may use it when this agent is killed next.
+        self.save(Change::Changed).await;
+        id
+    }
+
+    fn admit(&self, _: Event, _: &RawValue) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    async fn keep_frame(&self, client: Client, id: &str, frame: &RawValue) -> Result<(), Refusal> {
+        let sample = fields::parse(frame.get().as_bytes()).map(Sample::Telemetry);
+        let stream = self.keep(client, id, sample).await?;
+        self.memory().latest.of(stream).frame = Some(frame.to_owned());
+        Ok(())
+    }
+
+    async fn keep_setup(&self, client: Client, id: &str, setup: Setup) -> Result<(), Refusal> {
+        let timestamp = setup.timestamp.as_deref();
+        let read_at = timestamp
+            .and_then(|text| serde_json::from_str(text.get()).ok())
+            .and_then(|text: String| CapturedAt::parse(&text));
+        let sample = fields::parse(setup.setup.get().as_bytes());
+        let sample = sample.map(|setup| Sample::Setup(setup, read_at));
+        let stream = self.keep(client, id, sample).await?;
+        self.memory().latest.of(stream).setup = Some(setup);
+        Ok(())
+    }
+
+    fn latest(&self, id: &str) -> (Option<Setup>, Option<Box<RawValue>>) {
+        let memory = self.memory();
+        let Latest { stream, setup, frame } = &memory.latest;
+        match stream {
+            Some(stream) if stream.0 == id => (setup.clone(), frame.clone()),
+            _ => (None, None),
+        }
+    }
+
+    fn unreadable(&self, message: &str, refusal: &Refusal) {
+        let refused = fields::parse_any(message.as_bytes()).err().unwrap_or_else(|| Refused {
+            reason: Reason::WrongType,
+            message: format!("{refusal}; send session_id and telemetry, or session_id and setup"),
+        });
+        self.intake.refuse(refused);
+    }
+
+    fn left(&self, client: Client) {
+        let mut memory = self.memory();
+        let fed = memory.feeds.remove(&client);
+        self.leave_unfed(&memory, fed);
+    }
+}
+
+impl Latest {
+    /// What is known of this stream, and of no other any more.
+    fn of(&mut self, stream: Stream) -> &mut Self {
+        if self.stream.as_ref() != Some(&stream) {
+            *self = Self { stream: Some(stream), ..Self::default() };
+        }
+        self
+    }
+}
+
+fn unknown_session() -> Refused {
+    let message = "a publisher uses a session_id that this agent did not give out; connect it \
+                   anew, so that it asks for one";
+    Refused { reason: Reason::UnknownSession, message: message.into() }
+}

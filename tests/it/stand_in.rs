@@ -1,0 +1,419 @@
+//! The agent in the place of a dashboard server, for publishers that know no agent.
+//!
+//! `LONG=1` takes the dashboard server away for a minute at 2 frames a second, and kills the agent
+//! ten times.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pitwire::clock;
+use pitwire::config::{Durability, STORAGE_RETRY_INTERVAL, WhenFull};
+use pitwire::queue::{self, Limit, Limits};
+use pitwire::source::Intake;
+use pitwire::source::socketio::Publishers;
+use reqwest::header::{LOCATION, ORIGIN};
+use reqwest::redirect::Policy;
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::time::sleep;
+
+use crate::agent::{Agent, Process, eventually};
+use crate::contract::{self, Client, edited};
+use crate::disk::Disk;
+use crate::long::{is_long, size};
+use crate::peers::{self, Kind, Peer, plain};
+
+/// What may come twice when the agent is killed: the one batch that was out.
+const BATCH: usize = 256;
+
+const OTHER_PUBLISHER: &str =
+    r#"pitwire_source_rejected_total{source="socketio",reason="other_publisher"}"#;
+
+/// An agent that stands in on this port; 0 takes a free one.
+fn stand_in(queue: &Path, server: &str, port: u16) -> Agent {
+    let listen = format!("source.socketio.listen=127.0.0.1:{port}");
+    Agent::start(queue, server, &["source.socketio.enabled=true", &listen])
+}
+
+/// Where publishers are to go.
+async fn url_of(agent: &Agent) -> String {
+    agent.address("publishers").await
+}
+
+fn port_of(url: &str) -> u16 {
+    url.rsplit(':').next().unwrap().parse().unwrap()
+}
+
+/// `tests/peers/publisher.py`. Dropping it kills it.
+struct Publisher(Process);
+
+impl Publisher {
+    fn start(url: &str, options: &[&str]) -> Self {
+        let mut command = peers::python("publisher.py");
+        Self(Process::start(command.arg(url).args(options).stdin(Stdio::null())))
+    }
+
+    /// The dashboards that it has told people of.
+    fn dashboards(&self) -> Vec<String> {
+        self.said("dashboard")
+    }
+
+    async fn dashboard(&self) -> String {
+        eventually("a session is assigned", async || self.dashboards().pop()).await
+    }
+
+    fn sent(&self) -> Vec<u64> {
+        self.said("sent").iter().map(|number| number.parse().unwrap()).collect()
+    }
+
+    /// What was acknowledged, in the order of the acknowledgements.
+    fn acked(&self) -> Vec<u64> {
+        self.said("acked").iter().map(|number| number.parse().unwrap()).collect()
+    }
+
+    async fn has_acked(&self, count: usize) {
+        let enough = async || (self.acked().len() >= count).then_some(());
+        eventually(&format!("{count} acknowledged"), enough).await;
+    }
+
+    fn said(&self, what: &str) -> Vec<String> {
+        let lines = self.0.stdout();
+        let words = lines.iter().filter_map(|line| line.split_once(' '));
+        words.filter(|(word, _)| *word == what).map(|(_, rest)| rest.to_owned()).collect()
+    }
+}
+
+/// A page as a browser gets it, redirects not followed: status, target, text.
+async fn page(url: &str) -> (u16, Option<String>, String) {
+    let client = reqwest::Client::builder().no_proxy().redirect(Policy::none()).build().unwrap();
+    let response = client.get(url).send().await.expect("the agent answers");
+    let target = response.headers().get(LOCATION).map(|to| to.to_str().unwrap().to_owned());
+    (response.status().as_u16(), target, response.text().await.unwrap())
+}
+
+async fn leads_to(url: &str) -> Option<String> {
+    page(url).await.1
+}
+
+/// The numbers of all frames that a server has, session after session.
+async fn numbers(server: &Peer) -> Vec<u64> {
+    server.all_frames().await.iter().map(|frame| frame["lap"].as_u64().unwrap()).collect()
+}
+
+async fn drained(agent: &Agent) {
+    agent.metric_becomes("pitwire_queue_entries", |entries| entries == 0.0).await;
+}
+
+#[tokio::test]
+async fn an_unmodified_publisher_loses_nothing_while_the_server_is_down() {
+    let (rate, down) = if is_long() { ("2", 60) } else { ("20", 4) };
+    let count = 20 + rate.parse::<usize>().unwrap() * down as usize;
+    let mut server = Peer::start(Kind::Flask, &[]);
+    server.kill();
+    let folder = tempfile::tempdir().unwrap();
+    let agent = stand_in(folder.path(), &server.url(), 0);
+    let url = url_of(&agent).await;
+    let publisher = Publisher::start(&url, &["--rate", rate, "--count", &count.to_string()]);
+
+    // At once, though nobody has heard of the session on the server.
+    let dashboard = publisher.dashboard().await;
+    assert!(dashboard.starts_with(&format!("{url}/dashboard/")), "{dashboard}");
+    publisher.has_acked(1).await;
+    let (status, target, text) = page(&dashboard).await;
+    assert_eq!((status, target), (200, None));
+    assert!(
+        text.contains("http-equiv=\"refresh\"") && text.contains("stored on this PC"),
+        "{text}"
+    );
+
+    sleep(Duration::from_secs(down)).await;
+    server.restart();
+    publisher.has_acked(count).await;
+    drained(&agent).await;
+
+    let frames = server.all_frames().await;
+    assert!(frames.iter().map(|frame| frame["lap"].as_u64().unwrap()).eq(1..=count as u64));
+    let sessions = server.sessions().await;
+    let link = format!("{}/dashboard/{}", server.url(), sessions[0]);
+    assert_eq!((sessions.len(), leads_to(&dashboard).await), (1, Some(link)));
+
+    // As it was sent: text that is markup, keys that nobody knows, the moment of capture.
+    assert_eq!(frames[0]["player_name"], "Zoë <b>&amp;</b>");
+    assert_eq!(frames[0]["extra"], json!({"of": ["the", "publisher"]}));
+    let moments: Vec<_> = frames.iter().map(|frame| frame["timestamp"].as_str().unwrap()).collect();
+    assert!(moments.is_sorted_by(|a, b| a < b), "{moments:?}");
+    let setups = server.setups(&sessions[0]).await;
+    assert_eq!(setups.len(), 1, "{setups:?}");
+    assert_eq!(setups[0]["setup"], json!({"wing": 7, "note": null}));
+    assert!(setups[0]["timestamp"].as_str().unwrap() < moments[0], "{setups:?}");
+}
+
+#[tokio::test]
+async fn a_publisher_that_is_started_again_goes_on_on_the_same_page() {
+    for transports in [&["websocket"][..], &["polling", "websocket"]] {
+        let server = Peer::start(Kind::Flask, &[]);
+        let folder = tempfile::tempdir().unwrap();
+        let agent = stand_in(folder.path(), &server.url(), 0);
+        let url = url_of(&agent).await;
+        let start = |first: &str| {
+            let options = ["--rate", "20", "--first", first, "--transports"];
+            Publisher::start(&url, &[&options, transports].concat())
+        };
+        let mut first = start("1");
+        first.has_acked(20).await;
+        first.0.kill();
+        let mut second = start("1001");
+        second.has_acked(20).await;
+        second.0.kill();
+        drained(&agent).await;
+
+        let acked = [first.acked(), second.acked()].concat();
+        let came = numbers(&server).await;
+        assert!(came.is_sorted_by(|a, b| a < b), "{came:?}");
+        assert!(acked.iter().all(|number| came.contains(number)), "{acked:?} in {came:?}");
+        let sessions = server.sessions().await;
+        let link = format!("{}/dashboard/{}", server.url(), sessions[0]);
+        assert_eq!(sessions.len(), 1, "{sessions:?}");
+        for dashboard in [first.dashboard().await, second.dashboard().await] {
+            assert_eq!(leads_to(&dashboard).await.as_ref(), Some(&link), "{transports:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_survives_a_killed_agent() {
+    survives_a_killed_agent(&[]).await;
+}
+
+#[tokio::test]
+async fn a_publisher_that_keeps_its_id_is_known_after_the_agent_was_killed() {
+    let dashboards = survives_a_killed_agent(&["--keep-id"]).await;
+    assert_eq!(dashboards.len(), 1, "it was never told another");
+}
+
+/// Gives the dashboards that the publisher was told.
+async fn survives_a_killed_agent(options: &[&str]) -> Vec<String> {
+    let server = Peer::start(Kind::Flask, &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let mut agent = stand_in(folder.path(), &server.url(), 0);
+    let url = url_of(&agent).await;
+    let publisher = Publisher::start(&url, &[&["--rate", "50"], options].concat());
+    publisher.has_acked(50).await;
+    let kills = size(2, 10);
+    for _ in 0..kills {
+        let before = publisher.acked().len();
+        agent.process.kill();
+        agent = stand_in(folder.path(), &server.url(), port_of(&url));
+        publisher.has_acked(before + 50).await;
+    }
+    let dashboards = publisher.dashboards();
+    let (acked, sent) = (publisher.acked(), publisher.sent());
+    drop(publisher);
+    drained(&agent).await;
+
+    let came = numbers(&server).await;
+    let mut seen = BTreeSet::new();
+    let first_seen: Vec<_> = came.iter().filter(|number| seen.insert(**number)).collect();
+    let lost: Vec<_> = acked.iter().filter(|number| !came.contains(number)).collect();
+    assert!(lost.is_empty(), "{} of {} lost: {lost:?}", lost.len(), acked.len());
+    assert!(first_seen.is_sorted(), "{came:?}");
+    // What was out when the agent was killed goes out again.
+    let twice = came.len() - first_seen.len();
+    assert!(twice <= kills * BATCH, "{twice} came twice");
+    assert!(seen.last() <= Some(&(sent.last().unwrap() + 1)), "nobody sent {:?}", seen.last());
+    let sessions = server.sessions().await;
+    let link = format!("{}/dashboard/{}", server.url(), sessions[0]);
+    assert_eq!(sessions.len(), 1, "{sessions:?}");
+    for dashboard in &dashboards {
+        assert_eq!(leads_to(dashboard).await.as_ref(), Some(&link));
+    }
+    dashboards
+}
+
+#[tokio::test]
+async fn a_second_publisher_is_refused_for_as_long_as_the_first_is_there() {
+    let server = Peer::start(Kind::Flask, &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let agent = stand_in(folder.path(), &server.url(), 0);
+    let url = url_of(&agent).await;
+    let mut first = Publisher::start(&url, &["--rate", "20"]);
+    first.has_acked(10).await;
+    let second = Publisher::start(&url, &["--rate", "20", "--first", "1000001"]);
+    // As the public server does with what it throws away.
+    second.has_acked(10).await;
+    assert_ne!(first.dashboard().await, second.dashboard().await);
+    agent.metric_becomes(OTHER_PUBLISHER, |refused| refused >= 10.0).await;
+    agent.process.says("another publisher is connected and has the queue's stint").await;
+    let (status, _, text) = page(&second.dashboard().await).await;
+    assert!(status == 200 && text.contains("Nothing is stored yet"), "{text}");
+
+    first.0.kill();
+    let is_of_second = |number: &u64| *number > 1_000_000;
+    let came = eventually("the second is let in", async || {
+        let came = numbers(&server).await;
+        (came.iter().filter(|number| is_of_second(number)).count() >= 10).then_some(came)
+    })
+    .await;
+    assert!(came.is_sorted(), "one after the other: {came:?}");
+    assert!(first.acked().iter().all(|number| came.contains(number)), "{came:?}");
+    let first_of_second = came.iter().find(|number| is_of_second(number)).unwrap();
+    assert!(*first_of_second > 1_000_010, "{came:?}");
+    let link = leads_to(&second.dashboard().await).await;
+    assert_eq!(link, leads_to(&first.dashboard().await).await);
+    assert!(link.is_some_and(|link| link.starts_with(&server.url())));
+}
+
+/// Python writes a bare NaN, and a server in Python takes it. A Socket.IO library in the agent once
+/// ended the connection for it.
+#[tokio::test]
+async fn a_value_that_is_not_finite_costs_neither_the_frame_nor_the_connection() {
+    let server = Peer::start(Kind::Flask, &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let agent = stand_in(folder.path(), &server.url(), 0);
+    let url = url_of(&agent).await;
+    let publisher = Publisher::start(&url, &["--rate", "20", "--count", "10", "--nan"]);
+    publisher.has_acked(10).await;
+    drained(&agent).await;
+    let frames = server.all_frames().await;
+    let speeds: Vec<_> = frames.iter().map(|frame| frame["speed"].as_f64()).collect();
+    let expected: Vec<_> = (1..=10).map(|n| (n % 3 != 0).then_some(251.75)).collect();
+    assert_eq!(speeds, expected);
+    assert_eq!(publisher.dashboards().len(), 1, "connected once");
+}
+
+#[tokio::test]
+async fn the_agent_speaks_the_contract_as_a_dashboard_server_does() {
+    let server = Peer::start(Kind::Embedded, &[]);
+    let agent = async || {
+        let folder = tempfile::tempdir().unwrap();
+        let agent = stand_in(folder.path(), &server.url(), 0);
+        let url = url_of(&agent).await;
+        (folder, agent, url)
+    };
+    // Each its own: a publisher is let in when the one before has left.
+    let (_folder, _agent, url) = agent().await;
+    contract::assigns_an_id_before_the_ack(&url).await;
+    contract::leaves_unacked_what_it_cannot_handle(&url).await;
+    contract::echoes_to_the_room_before_the_ack(&url).await;
+    let (_folder, _agent, url) = agent().await;
+    contract::rebuilds_the_envelope(&url).await;
+    let (_folder, _agent, url) = agent().await;
+    contract::shows_a_joiner_the_last_setup_then_the_last_frame(&url).await;
+    let (_folder, agent, url) = agent().await;
+    contract::acks_and_drops_what_has_an_unknown_session(&url).await;
+    let unknown = r#"pitwire_source_rejected_total{source="socketio",reason="unknown_session"}"#;
+    assert_eq!(agent.metric(unknown).await, 2.0);
+    agent.process.says("uses a session_id that this agent did not give out").await;
+}
+
+#[tokio::test]
+async fn a_burst_arrives_whole_and_in_order() {
+    let server = Peer::start(Kind::Embedded, &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let agent = stand_in(folder.path(), &server.url(), 0);
+    let mut client = Client::connect(&url_of(&agent).await).await;
+    let session_id = client.new_session().await;
+    let numbered =
+        |lap: u32| edited(contract::frame(&session_id), "/telemetry", "lap", Some(json!(lap)));
+    let setup = contract::setup(&session_id);
+    client.tell("setup_data", setup.clone()).await;
+    for lap in 0..100 {
+        client.tell("telemetry_update", numbered(lap)).await;
+    }
+    client.ask("telemetry_update", numbered(100)).await;
+    drained(&agent).await;
+    let setups = server.setups(&server.sessions().await[0]).await;
+    assert_eq!(setups, [edited(setup, "", "session_id", None)]);
+    let frames = server.all_frames().await;
+    assert!(frames.iter().map(|frame| frame["lap"].as_u64().unwrap()).eq(0..=100));
+    // But for the moments: no two may be the same.
+    let expected = plain(edited(numbered(100)["telemetry"].clone(), "", "timestamp", None));
+    assert_eq!(edited(frames[100].clone(), "", "timestamp", None), expected);
+}
+
+#[tokio::test]
+async fn a_long_silence_leads_the_same_id_to_a_new_page() {
+    let server = Peer::start(Kind::Embedded, &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let agent = stand_in(folder.path(), &server.url(), 0);
+    let url = url_of(&agent).await;
+    let mut client = Client::connect(&url).await;
+    let session_id = client.new_session().await;
+    let at = |moment: &str| {
+        edited(contract::frame(&session_id), "/telemetry", "timestamp", Some(json!(moment)))
+    };
+    let mut links = Vec::new();
+    for moment in ["2025-11-22T14:30:22.123Z", "2025-11-22T16:30:22.123Z"] {
+        client.ask("telemetry_update", at(moment)).await;
+        drained(&agent).await;
+        links.extend(leads_to(&format!("{url}/dashboard/{session_id}")).await);
+    }
+    let sessions = server.sessions().await;
+    assert_eq!(sessions.len(), 2, "{sessions:?}");
+    let page = |id: &String| format!("{}/dashboard/{id}", server.url());
+    assert_eq!(links, sessions.iter().map(page).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_is_not_on_the_disk_is_not_acknowledged_and_not_lost_either() {
+    let limits = Limits {
+        max_entries: 100,
+        max_bytes: 16 << 20,
+        max_age: Duration::from_hours(1),
+        when_full: WhenFull::DropOldest,
+        durability: Durability::Entry,
+        resume_after: Duration::from_mins(30),
+    };
+    let disk = Disk::default();
+    let ((writer, mut reader), keeper) =
+        queue::with_store(disk.clone(), limits, clock::now()).unwrap();
+    tokio::spawn(keeper);
+    let folder = tempfile::tempdir().unwrap();
+    let intake = Intake::new(writer.clone(), "socketio", 0.0);
+    let publishers = Arc::new(Publishers::new(intake, folder.path()));
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(publishers.serve(listener));
+
+    let mut client = Client::connect(&url).await;
+    let session_id = client.new_session().await;
+    let numbered =
+        |lap: u32| edited(contract::frame(&session_id), "/telemetry", "lap", Some(json!(lap)));
+    client.ask("telemetry_update", numbered(1)).await;
+    disk.fail_flushes(true);
+    assert!(!client.is_acked("telemetry_update", numbered(2)).await);
+    client.tell("telemetry_update", numbered(3)).await;
+    disk.fail_flushes(false);
+    sleep(STORAGE_RETRY_INTERVAL + Duration::from_millis(500)).await;
+    client.ask("telemetry_update", numbered(4)).await;
+
+    let limit = Limit { entries: 100, bytes: usize::MAX };
+    let batch = reader.next_batch(limit).await.unwrap();
+    let lap = |json: &str| serde_json::from_str::<Value>(json).unwrap()["lap"].as_u64().unwrap();
+    let laps: Vec<_> = batch.entries().iter().map(|entry| lap(&entry.json)).collect();
+    assert_eq!(laps, [1, 2, 3, 4]);
+}
+
+#[tokio::test]
+async fn nothing_that_a_browser_asks_for_opens_a_door() {
+    let folder = tempfile::tempdir().unwrap();
+    let agent = stand_in(folder.path(), "http://127.0.0.1:9", 0);
+    let url = url_of(&agent).await;
+    for path in
+        ["/dashboard/%3Cscript%3Ealert(1)%3C%2Fscript%3E", "/dashboard/..%2f..", "/x%3Cb%3E", "/"]
+    {
+        let (status, target, text) = page(&format!("{url}{path}")).await;
+        assert_eq!((status, target), (404, None), "{path}");
+        assert!(!text.contains("alert") && !text.contains("<b>") && !text.contains(".."), "{text}");
+    }
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    for (origin, status) in [("https://evil.example", 403), (url.as_str(), 200)] {
+        let handshake = format!("{url}/socket.io/?EIO=4&transport=polling");
+        let response = client.get(handshake).header(ORIGIN, origin).send().await.unwrap();
+        assert_eq!(response.status(), status, "{origin}");
+    }
+}
