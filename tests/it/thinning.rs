@@ -269,9 +269,11 @@ impl Drive {
         for (seq, known) in known().filter(|(_, known)| known.is_marked) {
             assert!(left.contains(&seq), "{seq} is left out: {known:?}");
         }
-        // The lowest level at which all would fit.
+        // The lowest level at which all would fit, also what was delivered later than it was thinned.
         let fits = |level: &u32| {
-            let kept = known().filter(|(seq, known)| known.is_marked || seq % (1 << level) == 0);
+            let kept = (1_u64..)
+                .zip(&self.handed_in)
+                .filter(|(seq, known)| known.is_marked || seq % (1 << level) == 0);
             kept.count() as u64 + UNTOUCHED.max(self.max_entries / 16 * 2) <= self.max_entries
         };
         let level = (0..30).find(fits).unwrap_or(30);
