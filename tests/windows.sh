@@ -21,7 +21,7 @@ main() {
     exec 9>"$cache/lock"
     flock 9
     sysroot=$cache/sysroot-$("$debian/rustc" -V | sha256sum | cut -c1-12)
-    prefix=$cache/wine-$(wine --version | tr -cd 'a-z0-9.-')
+    prefix=$cache/$(WINEDEBUG=-all wine --version | cut -d' ' -f1)
     [[ -e $sysroot ]] || build_standard_library
     windows_cargo clippy --locked --all-targets -- -D warnings
     windows_cargo build --locked
@@ -41,7 +41,7 @@ has_compiler() {
     [[ -x $debian/cargo && -x $debian/rustc && -x $debian/cargo-clippy ]] || return
     [[ -e $("$debian/rustc" --print sysroot)/lib/rustlib/src/rust/library/Cargo.lock ]] || return
     # An old list of packages has an old compiler.
-    printf '%s\n' "$(oldest_rust)" "$("$debian/rustc" -V | cut -d' ' -f2)" | sort --check --version-sort
+    printf '%s\n' "$(oldest_rust)" "$("$debian/rustc" -V | cut -d' ' -f2)" | sort --check=quiet --version-sort
 }
 
 oldest_rust() { sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml; }
@@ -85,8 +85,11 @@ make_prefix() {
 # The tests are those of Linux, and so are the servers: the agent alone is the one for Windows.
 kill_it_under_wine() {
     printf '\n==> cargo test, with pitwire.exe\n'
-    PITWIRE_WINDOWS_BINARY=$cache/target/$target/debug/pitwire.exe \
-        in_wine "$prefix" cargo test --locked --test it process::crash::what_was_reported_stored_reaches
+    PITWIRE_WINDOWS_BINARY=$cache/target/$target/debug/pitwire.exe in_wine "$prefix" \
+        cargo test --locked --test it process::crash::what_was_reported_stored_reaches |
+        tee "$cache/tests.log"
+    # A filter that fits nothing would be a success.
+    grep -q '^test result: ok. [1-9]' "$cache/tests.log" || fail "no test ran under Wine"
 }
 
 # Wine's server outlives the command, and must not keep the lock.
