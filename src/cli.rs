@@ -4,6 +4,7 @@
 //! in the imperative, an option's is one sentence; clap takes the last full stop off.
 
 pub mod demo;
+mod priority;
 pub mod replay;
 pub mod run;
 pub mod serve;

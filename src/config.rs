@@ -468,7 +468,8 @@ pub const BEHIND_AFTER: Duration = Duration::from_mins(2);
 /// An entry younger than this is live; an older one is part of a backlog.
 pub const LIVE_WITHIN: Duration = Duration::from_secs(5);
 
-/// How much lower than normal the agent's priority is, on the scale of `nice`: 0 to 19.
+/// How much lower than normal the agent's priority is on Linux, on the scale of `nice`: 0 to 19.
+/// On Windows it is "below normal".
 pub const NICENESS: i32 = 5;
 
 /// Between two log lines of the same kind.

@@ -18,6 +18,7 @@ main() {
     step env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
     check_dependencies
     step cargo test --locked
+    step tests/windows.sh
     printf '\n==> all good after %d s\n' "$SECONDS"
 }
 

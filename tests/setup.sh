@@ -7,6 +7,7 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+source "$here/install.sh"
 peers=$here/peers
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/pitwire
 
@@ -41,9 +42,7 @@ install_system_packages() {
     has node || missing+=(nodejs)
     has npm || missing+=(npm)
     if ((${#missing[@]})); then
-        headline "installing with apt: ${missing[*]}"
-        apt_get update -qq
-        apt_get install -y -qq --no-install-recommends "${missing[@]}"
+        apt_install "${missing[@]}"
     fi
     python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         fail "python3 is $(python3 --version), the servers need 3.11 or newer"
@@ -96,23 +95,6 @@ install_promtool() {
 download_prometheus() {
     # Without this apt warns that its own user may not write here.
     apt-get download -qq -o APT::Sandbox::User=root prometheus
-}
-
-apt_get() {
-    has apt-get || fail "no apt-get here: install the packages by hand and run this again"
-    local as_root=()
-    if ((EUID != 0)); then
-        has sudo || fail "neither root nor sudo: run as root: apt-get $*"
-        as_root=(sudo)
-    fi
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get "$@"
-}
-
-has() { command -v "$1" >/dev/null; }
-headline() { printf '\n==> %s\n' "$*"; }
-fail() {
-    printf 'error: %s\n' "$*"
-    exit 1
 }
 
 main "$@"

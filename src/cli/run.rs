@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::agent::{self, Until};
-use crate::cli::{Exit, complain, print};
+use crate::cli::{Exit, complain, print, priority};
 use crate::config::{self, Config, LogConfig, LogFormat, LogLevel, Overrides};
 use crate::metrics;
 
@@ -93,7 +93,7 @@ pub(super) async fn start(
     until: Until,
     shutdown: impl Future<Output = ()>,
 ) -> Exit {
-    lower_priority();
+    priority::lower();
     let recorder = match metrics::install() {
         Ok(handle) => Some(handle),
         Err(error) => {
@@ -108,14 +108,6 @@ pub(super) async fn start(
             complain(format_args!("pitwire: {error}"));
             Exit::Failed
         }
-    }
-}
-
-/// The game goes first. Where this is not allowed the agent runs all the same.
-fn lower_priority() {
-    #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::nice(config::NICENESS) {
-        tracing::debug!(%error, "the priority stays as it is");
     }
 }
 

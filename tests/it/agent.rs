@@ -39,9 +39,19 @@ const SETTINGS: [&str; 8] = [
     "delivery.backoff_max=500ms",
 ];
 
+/// Names the Windows binary, for `tests/windows.sh`: it runs in place of this system's, under Wine.
+const WINDOWS_BINARY: &str = "PITWIRE_WINDOWS_BINARY";
+
 /// The binary with these arguments.
 pub fn pitwire(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_pitwire"));
+    let mut command = match std::env::var_os(WINDOWS_BINARY) {
+        Some(binary) => {
+            let mut wine = Command::new("wine");
+            wine.arg(binary);
+            wine
+        }
+        None => Command::new(env!("CARGO_BIN_EXE_pitwire")),
+    };
     command.args(args);
     // What the developer has set up for an agent of their own.
     for (name, _) in std::env::vars_os() {

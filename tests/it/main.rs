@@ -6,6 +6,7 @@
     unreachable_pub,
     reason = "tests"
 )]
+#![cfg_attr(windows, allow(dead_code, reason = "some of it serves tests that need Unix"))]
 
 #[cfg(unix)]
 mod agent;

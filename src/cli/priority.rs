@@ -1,0 +1,59 @@
+//! The game goes first: the agent runs at a lower priority than what the player starts.
+
+/// Lowers the priority of this process, for all its life. Where this is not allowed it stays as it
+/// is and the log says so.
+pub(super) fn lower() {
+    if let Err(error) = system::lower() {
+        tracing::debug!(%error, "the priority stays as it is");
+    }
+}
+
+#[cfg(target_os = "linux")]
+mod system {
+    use std::io;
+
+    use crate::config;
+
+    pub(super) fn lower() -> io::Result<()> {
+        rustix::process::nice(config::NICENESS)?;
+        Ok(())
+    }
+}
+
+#[cfg(windows)]
+#[allow(unsafe_code, reason = "a function of Windows, with no safe form")]
+mod system {
+    use std::io;
+
+    use windows_sys::Win32::System::Threading::{
+        BELOW_NORMAL_PRIORITY_CLASS, GetCurrentProcess, SetPriorityClass,
+    };
+
+    pub(super) fn lower() -> io::Result<()> {
+        // SAFETY: the handle is this process's own and needs no closing; nothing else is handed over.
+        let done = unsafe { SetPriorityClass(GetCurrentProcess(), BELOW_NORMAL_PRIORITY_CLASS) };
+        if done == 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+}
+
+#[cfg(not(any(target_os = "linux", windows)))]
+mod system {
+    pub(super) fn lower() -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(all(test, windows))]
+mod tests {
+    use windows_sys::Win32::System::Threading::{
+        BELOW_NORMAL_PRIORITY_CLASS, GetCurrentProcess, GetPriorityClass,
+    };
+
+    #[test]
+    #[allow(unsafe_code, reason = "a function of Windows, with no safe form")]
+    fn it_is_below_normal() {
+        super::lower();
+        // SAFETY: the handle is this process's own and needs no closing.
+        assert_eq!(unsafe { GetPriorityClass(GetCurrentProcess()) }, BELOW_NORMAL_PRIORITY_CLASS);
+    }
+}
