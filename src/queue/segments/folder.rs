@@ -182,17 +182,24 @@ pub(super) fn sweep(folder: &Path) -> io::Result<()> {
 
 /// Refuses a folder that another version of this program made; one whose mark is damaged is ours.
 pub(super) fn check_format(folder: &Path) -> io::Result<()> {
-    let path = folder.join("FORMAT");
-    let found = fs::read_to_string(&path).unwrap_or_default();
+    match has_format(folder)? {
+        true => Ok(()),
+        false => disk::replace(&folder.join("FORMAT"), format_text(VERSION).as_bytes()),
+    }
+}
+
+/// Whether the folder says that this version of the program made it; an error if it was another.
+pub(super) fn has_format(folder: &Path) -> io::Result<bool> {
+    let found = fs::read_to_string(folder.join("FORMAT")).unwrap_or_default();
     let version = found.strip_prefix("pitwire queue ").and_then(|rest| rest.split_once(' '));
     let version = version.and_then(|(version, _)| version.parse().ok());
     match version {
-        Some(VERSION) => Ok(()),
+        Some(VERSION) => Ok(true),
         Some(version) if found == format_text(version) => Err(io::Error::new(
             io::ErrorKind::InvalidData,
             format!("it has format {version}, this program knows format {VERSION}"),
         )),
-        _ => disk::replace(&path, format_text(VERSION).as_bytes()),
+        _ => Ok(false),
     }
 }
 
