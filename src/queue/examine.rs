@@ -37,8 +37,9 @@ pub struct Examination {
     /// The positions that the stretch covers, ends included.
     pub first: Seq,
     pub last: Seq,
-    /// Entries that can be read.
+    /// Entries that can be read, and those that cannot.
     pub entries: u64,
+    pub missing: u64,
     /// At most [`MAX_FINDINGS`].
     pub findings: Vec<Finding>,
     /// Its oldest and its newest entry.
@@ -87,7 +88,14 @@ pub(super) fn examine(examined: &Examined) -> Examination {
         findings.truncate(MAX_FINDINGS - 1);
         findings.push(Finding::new(&format!("{place}: {} more like these", more + 1), NOTHING));
     }
-    Examination { first: *first, last: *last, entries: records.len() as u64, findings, ends }
+    Examination {
+        first: *first,
+        last: *last,
+        entries: records.len() as u64,
+        missing: *missing,
+        findings,
+        ends,
+    }
 }
 
 /// What is wrong with two entries that follow each other.

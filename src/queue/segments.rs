@@ -51,8 +51,8 @@ use std::path::{Path, PathBuf};
 
 use self::folder::{
     Old, Segment, Span, borrowed, build, check_format, discard, finish_rewrite, held,
-    highest_position, publish, read_seal, remove_other_journals, set_segment_aside, spans, swap,
-    sweep,
+    highest_position, publish, read_seal, remove_damaged_facts, remove_other_journals,
+    set_segment_aside, spans, swap, sweep,
 };
 use self::newest::NewestSegment;
 use self::packed::Packed;
@@ -686,6 +686,7 @@ impl SegmentStore {
         check_format(folder)?;
         let highest = highest_position(folder)?;
         sweep(folder)?;
+        remove_damaged_facts(folder)?;
         let found = match find_newest(folder, &options, trust)? {
             Some(newest) => newest,
             None => Self::without_journal(folder, highest, trust)?,

@@ -180,6 +180,30 @@ pub(super) fn sweep(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// The names of the facts that cannot be read back.
+pub(super) fn damaged_facts(folder: &Path) -> io::Result<Vec<String>> {
+    let facts = folder.join("facts");
+    let mut damaged = Vec::new();
+    for name in disk::names(&facts, "").unwrap_or_default() {
+        let is_damaged =
+            |bytes: Vec<u8>| bytes::parse(Seq(0), &bytes).is_none() && !name.ends_with(".tmp");
+        // One that cannot be read for now may be whole.
+        if fs::read(facts.join(&name)).is_ok_and(is_damaged) {
+            damaged.push(name);
+        }
+    }
+    Ok(damaged)
+}
+
+/// Removes what is as good as not there.
+pub(super) fn remove_damaged_facts(folder: &Path) -> io::Result<()> {
+    for name in damaged_facts(folder)? {
+        tracing::error!(name, "a fact of the queue is damaged, going on without");
+        disk::remove_file(&folder.join("facts").join(name))?;
+    }
+    Ok(())
+}
+
 /// Refuses a folder that another version of this program made; one whose mark is damaged is ours.
 pub(super) fn check_format(folder: &Path) -> io::Result<()> {
     match has_format(folder)? {

@@ -4,13 +4,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::examine;
-use super::folder::{Span, has_format, journals, spans};
+use super::folder::{Span, damaged_facts, has_format, journals, spans};
 use super::recover::last_mark;
 use crate::entry::Seq;
+use crate::queue::disk;
 use crate::queue::examine::Finding;
 use crate::queue::journal::{self, Mark, Note};
 use crate::queue::store::Examined;
-use crate::queue::{bytes, disk};
 
 /// What lies in the folder of a store.
 #[derive(Debug)]
@@ -57,7 +57,10 @@ impl Untouched {
         };
         // Those above were sealed just before a crash: the journal has them too.
         spans.retain(|span| journal.is_none_or(|lo| span.lo < lo));
-        findings.extend(damaged_facts(folder)?);
+        for name in damaged_facts(folder)? {
+            let what = format!("facts/{name}: it is damaged");
+            findings.push(Finding::new(&what, "it is removed, the queue goes on without it"));
+        }
         Ok(Self { folder: folder.into(), spans, journal, mark, findings })
     }
 
@@ -106,17 +109,4 @@ fn newest_mark(folder: &Path, lo: Seq) -> io::Result<Option<Mark>> {
         Note::Mark(mark) => Some(mark),
         Note::Record(..) | Note::Opened(_) | Note::Closed => None,
     }))
-}
-
-fn damaged_facts(folder: &Path) -> io::Result<Vec<Finding>> {
-    let facts = folder.join("facts");
-    let mut findings = Vec::new();
-    for name in disk::names(&facts, "").unwrap_or_default() {
-        let is_whole = bytes::parse(Seq(0), &std::fs::read(facts.join(&name))?).is_some();
-        if !is_whole && !name.ends_with(".tmp") {
-            let what = format!("facts/{name}: it is damaged");
-            findings.push(Finding::new(&what, "the queue goes on without it"));
-        }
-    }
-    Ok(findings)
 }
