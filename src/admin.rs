@@ -1,4 +1,5 @@
-//! What the agent shows of itself over HTTP: `/metrics`, `/healthz` and `/readyz`.
+//! What the agent shows of itself over HTTP: `/metrics`, `/healthz` and `/readyz`; and the queue's
+//! [tools](crate::tools) for the commands.
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use crate::entry::CapturedAt;
 use crate::queue::ledger::DropReason;
 use crate::queue::{QueueStatus, Writer};
 use crate::session::SessionStatus;
+use crate::tools::{self, Tools};
 
 /// What the pages are made from.
 #[derive(Clone, Debug)]
@@ -29,11 +31,13 @@ pub struct View {
 
 /// The routes of the admin address.
 pub fn router(view: View) -> Router {
+    let tools = Tools::new(Arc::clone(&view.config), view.queue.clone());
     Router::new()
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .with_state(Arc::new(view))
+        .merge(tools::router(tools))
 }
 
 async fn show_metrics(State(view): State<Arc<View>>) -> impl IntoResponse {

@@ -225,7 +225,7 @@ fn serve(publisher: &DashboardPublisher, metrics: Option<PrometheusHandle>) -> J
             session: publisher.watch_session(),
             metrics,
         };
-        let routes = admin::router(view);
+        let routes = admin::router(view).into_make_service_with_connect_info::<SocketAddr>();
         let serve = move |listener| axum::serve(listener, routes.clone()).into_future();
         services.spawn(listen(config.metrics.listen, "metrics", serve));
     }

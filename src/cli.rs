@@ -5,6 +5,7 @@
 
 pub mod demo;
 mod priority;
+pub mod queue;
 pub mod replay;
 pub mod run;
 pub mod serve;
@@ -15,6 +16,8 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+
+use crate::config::Overrides;
 
 /// Bring sim-racing telemetry to the team's dashboard, through outages and crashes.
 ///
@@ -36,6 +39,7 @@ pub enum Command {
     Replay(replay::Replay),
     Simulate(simulate::Simulate),
     Serve(serve::Serve),
+    Queue(queue::Queue),
 }
 
 /// How a command ended: 0 good, 1 failed, 2 wrong use.
@@ -44,6 +48,21 @@ pub enum Exit {
     Good,
     Failed,
     WrongUse,
+    /// A tool found something: 1.
+    Found,
+    /// A tool could not do its work: 2.
+    Cannot,
+}
+
+/// Adds what was given with `--set KEY=VALUE`.
+fn set_all(overrides: &mut Overrides, settings: &[String]) -> Result<(), String> {
+    for setting in settings {
+        let (key, value) = setting
+            .split_once('=')
+            .ok_or_else(|| format!("--set {setting}: write it as KEY=VALUE"))?;
+        overrides.set(key.trim(), value.trim(), "--set");
+    }
+    Ok(())
 }
 
 /// Prints a line on stdout. That nobody reads it, which makes `println!` panic, is no reason to end.
@@ -60,8 +79,8 @@ impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(match exit {
             Exit::Good => 0,
-            Exit::Failed => 1,
-            Exit::WrongUse => 2,
+            Exit::Failed | Exit::Found => 1,
+            Exit::WrongUse | Exit::Cannot => 2,
         })
     }
 }

@@ -391,6 +391,30 @@ pub const BUFFER_BYTES: usize = 12 << 20;
 /// Entries that are younger than this, measured against the newest, are never thinned.
 pub const RECENT: Duration = Duration::from_secs(60);
 
+/// Entries, and bytes of their records, that a person's tool looks at together; a larger entry comes
+/// alone. The queue does nothing else meanwhile.
+pub const PAGE_ENTRIES: usize = 1024;
+pub const PAGE_BYTES: usize = 1 << 20;
+
+/// Entries, and bytes of their records, that are dropped together from the head of the queue.
+pub const DROP_STEP_ENTRIES: usize = 4096;
+pub const DROP_STEP_BYTES: usize = 4 << 20;
+
+/// Things wrong with one stretch of the queue that are told one by one.
+pub const MAX_FINDINGS: usize = 100;
+
+/// A line of an export above this is refused: an entry, and what says where it was.
+pub const MAX_LINE_BYTES: usize = MAX_SAMPLE_BYTES + 1024;
+
+/// From a tool's request to the agent's answer, at most.
+pub const TOOL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// An answer of the agent to a tool above this is not read; a page with the largest entry fits.
+pub const MAX_TOOL_ANSWER_BYTES: usize = 8 << 20;
+
+/// Positions that a person may name are below; no queue gets there.
+pub const MAX_SEQ: u64 = 1 << 62;
+
 /// Between two looks whether the ledger balances.
 pub const LEDGER_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 

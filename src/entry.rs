@@ -66,6 +66,16 @@ pub enum Kind {
     Setup,
 }
 
+impl Kind {
+    /// The word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Frame => "frame",
+            Self::Setup => "setup",
+        }
+    }
+}
+
 /// What of the drive a frame shows; where it changes, a person looks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Situation {

@@ -237,6 +237,17 @@ const REQUIRED: [&str; 8] = [
     "session_type",
 ];
 
+/// The dashboard's fields less the timestamp, each wheel by itself: name and wheel.
+pub fn columns() -> impl Iterator<Item = (&'static str, Option<&'static str>)> {
+    FIELDS.iter().flat_map(|field| {
+        let wheels: &[_] = match field.shape {
+            Shape::Wheels => &[Some("fl"), Some("fr"), Some("rl"), Some("rr")],
+            Shape::Whole | Shape::Number(_) | Shape::Text => &[None],
+        };
+        wheels.iter().map(|wheel| (field.name, *wheel))
+    })
+}
+
 /// The largest integer that a browser holds exactly, 2^53 - 1.
 const MAX_WHOLE: i64 = 9_007_199_254_740_991;
 
@@ -442,7 +453,7 @@ fn refused(reason: Reason, message: String) -> Refused {
 
 /// A value as a message may quote it: JSON, so that control characters are escaped, and at most
 /// 40 characters of it.
-fn shorten(value: &(impl ToString + ?Sized)) -> String {
+pub(crate) fn shorten(value: &(impl ToString + ?Sized)) -> String {
     let text = value.to_string();
     match text.char_indices().nth(40) {
         Some(_) => text.chars().take(39).chain(['…']).collect(),

@@ -31,6 +31,8 @@
 //! | [`agent`] | the long-running program: publisher, sources, admin pages | |
 //! | [`admin`], [`metrics`] | show how things stand | |
 //! | `contract` | the server's side of the dashboard's events | keep sessions |
+//! | [`tools`] | what a person does to a queue by hand, at the agent's address too | know sessions |
+//! | `local`, `request` | tell programs and pages of this PC from others; ask another program | |
 //! | [`dashboard`] | the reference dashboard server, for demo and tests | know the agent |
 //! | [`config`] | every number with its unit | |
 //! | [`memory`] | one setting of the allocator | |
@@ -55,13 +57,16 @@ pub mod dashboard;
 pub mod drain;
 pub mod entry;
 pub mod fields;
+mod local;
 pub mod memory;
 pub mod metrics;
 pub mod publisher;
 pub mod queue;
+mod request;
 pub mod session;
 pub mod sink;
 pub mod source;
+pub mod tools;
 
 pub use self::publisher::DashboardPublisher;
 

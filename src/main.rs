@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use pitwire::cli::{Cli, Command, Exit, complain, demo, replay, run, serve, simulate};
+use pitwire::cli::{Cli, Command, Exit, complain, demo, queue, replay, run, serve, simulate};
 use pitwire::memory;
 
 fn main() -> ExitCode {
@@ -36,6 +36,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
                 simulate::run(&args, &mut out, simulate::since_now()).context("stdout")?;
                 Exit::Good
             }
+            Command::Queue(args) => queue::queue(args).await,
         })
     });
     // A read of stdin that never ends must not keep the process.

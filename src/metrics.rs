@@ -94,7 +94,7 @@ pub const TABLE: &[Row] = &[
     (
         "pitwire_entries_dropped_total",
         Type::Counter,
-        &[("reason", &["queue_full", "expired", "corrupt", "storage"])],
+        &[("reason", &["queue_full", "expired", "corrupt", "storage", "operator"])],
         "Entries that left the queue without reaching the server.",
     ),
     (

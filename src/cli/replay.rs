@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::agent::Until;
-use crate::cli::{Exit, complain, run};
+use crate::cli::{Exit, complain, run, set_all};
 use crate::config::{self, Overrides};
 
 /// Send a recording to the dashboard server.
@@ -56,12 +56,9 @@ pub async fn replay(args: Replay, shutdown: impl Future<Output = ()>) -> Exit {
     ] {
         overrides.set(key, value, "replay");
     }
-    for setting in &args.set {
-        let Some((key, value)) = setting.split_once('=') else {
-            complain(format_args!("--set {setting}: write it as KEY=VALUE"));
-            return Exit::WrongUse;
-        };
-        overrides.set(key.trim(), value.trim(), "--set");
+    if let Err(text) = set_all(&mut overrides, &args.set) {
+        complain(text);
+        return Exit::WrongUse;
     }
     let config = match config::load(None, config::process_environment(), &overrides) {
         Ok(loaded) => loaded.config,

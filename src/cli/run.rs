@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::agent::{self, Until};
-use crate::cli::{Exit, complain, print, priority};
+use crate::cli::{Exit, complain, print, priority, set_all};
 use crate::config::{self, Config, LogConfig, LogFormat, LogLevel, Overrides};
 use crate::metrics;
 
@@ -53,12 +53,7 @@ impl Run {
                 overrides.set(key, value, option);
             }
         }
-        for setting in &self.set {
-            let (key, value) = setting
-                .split_once('=')
-                .ok_or_else(|| format!("--set {setting}: write it as KEY=VALUE"))?;
-            overrides.set(key.trim(), value.trim(), "--set");
-        }
+        set_all(&mut overrides, &self.set)?;
         Ok(overrides)
     }
 }

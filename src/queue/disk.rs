@@ -62,6 +62,20 @@ pub(super) fn sync_all(path: &Path) -> io::Result<()> {
     sync_folder(path)
 }
 
+/// Copies a folder with all that is below it into a new one.
+pub(super) fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for item in fs::read_dir(from)? {
+        let item = item?;
+        let to = to.join(item.file_name());
+        match item.file_type()?.is_dir() {
+            true => copy_folder(&item.path(), &to)?,
+            false => drop(fs::copy(item.path(), to)?),
+        }
+    }
+    Ok(())
+}
+
 fn sync_parent(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), sync_folder)
 }

@@ -39,10 +39,18 @@ impl Fate {
         }
     }
 
-    fn parse(word: &str) -> Option<Self> {
+    /// The fate that has this word.
+    pub fn parse(word: &str) -> Option<Self> {
         let dropped = DropReason::ALL.into_iter().map(Self::Dropped);
-        let mut all = [Self::Delivered, Self::Refused, Self::Thinned].into_iter().chain(dropped);
-        all.find(|fate| fate.as_str() == word)
+        let others = [
+            Self::Delivered,
+            Self::Refused,
+            Self::Thinned,
+            Self::Queued,
+            Self::NotGivenYet,
+            Self::Unknown,
+        ];
+        others.into_iter().chain(dropped).find(|fate| fate.as_str() == word)
     }
 }
 
@@ -103,8 +111,9 @@ impl Line {
     }
 }
 
-/// What the notes say of a position that is not held; the newest line that is about it counts, but
-/// one that says it was thinned counts before all others.
+/// What the notes say of a position that is not held. The newest line that is about it counts. But
+/// what was taken out of the middle, thinned or dropped by a person, is out for good: later lines go
+/// over it, so the oldest such line counts before all others.
 pub(super) fn find(notes: &str, growing: Option<Run>, seq: Seq) -> Fate {
     let growing = growing.map(Run::line);
     let lines = notes.lines().chain(growing.as_deref());
@@ -114,7 +123,7 @@ pub(super) fn find(notes: &str, growing: Option<Run>, seq: Seq) -> Fate {
         .filter_map(|line| Fate::parse(&line.fate));
     let mut found = Fate::Unknown;
     for fate in about {
-        if fate == Fate::Thinned {
+        if matches!(fate, Fate::Thinned | Fate::Dropped(DropReason::Operator)) {
             return fate;
         }
         found = fate;
@@ -150,6 +159,29 @@ mod tests {
             (20, Fate::Unknown),
         ] {
             assert_eq!(find(&notes, Some(growing), Seq(seq)), fate, "{seq}");
+        }
+    }
+
+    #[test]
+    fn what_was_taken_out_of_the_middle_first_counts_before_what_goes_over_it() {
+        let run = |first, last, fate| Run { first: Seq(first), last: Seq(last), fate };
+        let operator = Fate::Dropped(DropReason::Operator);
+        let notes = [
+            thinned_line(Seq(1), Seq(20), 1, &[]),
+            run(8, 12, operator).line(),
+            thinned_line(Seq(1), Seq(20), 2, &[]),
+            run(1, 20, Fate::Delivered).line(),
+        ]
+        .join("\n");
+        for (seq, fate) in [
+            (7, Fate::Thinned),
+            (9, Fate::Thinned),
+            (10, operator),
+            (12, operator),
+            (14, Fate::Thinned),
+            (16, Fate::Delivered),
+        ] {
+            assert_eq!(find(&notes, None, Seq(seq)), fate, "{seq}");
         }
     }
 

@@ -10,8 +10,9 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::buffer::{Buffer, Group, Shed};
+use super::examine::Examination;
 use super::fates::Fate;
-use super::log::Log;
+use super::log::{DropStep, Log, Mended, Peeked};
 use super::store::Store;
 use super::{Appended, Batch, Limit, QueueError, QueueStatus};
 use crate::config::{
@@ -25,7 +26,7 @@ type Reply<T> = oneshot::Sender<Result<T, QueueError>>;
 /// A read that waits for an entry.
 type Parked = (Seq, Limit, Reply<Batch>);
 
-/// What the reader asks for.
+/// What the reader and the operator ask for.
 #[derive(Debug)]
 pub(super) enum Command {
     Read { from: Seq, limit: Limit, reply: Reply<Batch> },
@@ -35,6 +36,12 @@ pub(super) enum Command {
     Session { stint: StintId, server: String, reply: Reply<Option<String>> },
     SetSession { stint: StintId, server: String, session: String, reply: Reply<()> },
     Fate { seq: Seq, reply: Reply<Fate> },
+    Peek { from: Seq, limit: Limit, reply: Reply<Vec<Peeked>> },
+    Examine { from: Seq, reply: Reply<Option<Examination>> },
+    Mend { from: Seq, reply: Reply<Option<Mended>> },
+    Drop { first: Seq, last: Seq, reply: Reply<DropStep> },
+    Refused { reply: Reply<(String, Seq)> },
+    TakeRefused { reply: Reply<(String, Seq)> },
     Close,
 }
 
@@ -52,7 +59,7 @@ pub(super) async fn run<S: Store>(
         buffer: Arc::clone(&buffer),
         unflushed: VecDeque::new(),
         settled: VecDeque::new(),
-        removed: Vec::new(),
+        changed: Vec::new(),
         parked: None,
         flush_at: None,
         retry_at: None,
@@ -103,9 +110,9 @@ struct Keeper<S> {
     buffer: Arc<Buffer>,
     /// Appended, and to be reported once they are flushed.
     unflushed: VecDeque<Group>,
-    /// To be answered once the status shows them, and likewise what was removed.
+    /// To be answered once the status shows them, and likewise what was changed.
     settled: VecDeque<Group>,
-    removed: Vec<(Reply<()>, io::Result<()>)>,
+    changed: Vec<Box<dyn FnOnce() + Send>>,
     parked: Option<Parked>,
     flush_at: Option<Instant>,
     /// The disk failed; until then nothing is tried.
@@ -124,8 +131,7 @@ impl<S: Store> Keeper<S> {
             Command::Read { from, limit, reply } => self.parked = Some((from, limit, reply)),
             Command::Remove { batch, reply } => {
                 let removed = self.log.remove(&batch);
-                self.note_failure("remove", &removed);
-                self.removed.push((reply, removed));
+                self.answer_later("remove", reply, removed);
             }
             Command::Stint { reply } => answer(reply, self.log.stint()),
             Command::SetupInForce { stint, reply } => {
@@ -138,6 +144,24 @@ impl<S: Store> Keeper<S> {
                 answer(reply, self.log.set_session(stint, &server, &session));
             }
             Command::Fate { seq, reply } => answer(reply, self.log.fate(seq)),
+            Command::Peek { from, limit, reply } => {
+                let peeked = self.log.peek(from, limit);
+                self.answer("read", reply, peeked);
+            }
+            Command::Examine { from, reply } => {
+                let examined = self.log.examine(from);
+                self.answer("read", reply, examined);
+            }
+            Command::Mend { from, reply } => {
+                let mended = self.log.mend(from);
+                self.answer_later("read", reply, mended);
+            }
+            Command::Drop { first, last, reply } => {
+                let dropped = self.log.drop_between(first, last);
+                self.answer_later("remove", reply, dropped);
+            }
+            Command::Refused { reply } => answer(reply, self.log.refused()),
+            Command::TakeRefused { reply } => answer(reply, self.log.take_refused()),
             Command::Close => self.is_closing = true,
         }
     }
@@ -253,7 +277,7 @@ impl<S: Store> Keeper<S> {
                 let _ = reply.send(Ok(outcomes));
             }
         }
-        self.removed.drain(..).for_each(|(reply, removed)| answer(reply, removed));
+        self.changed.drain(..).for_each(|answer| answer());
     }
 
     /// The books are derived anew with each report; whoever is to mend them must hear of it.
@@ -282,6 +306,17 @@ impl<S: Store> Keeper<S> {
     fn answer<T>(&mut self, op: &'static str, reply: Reply<T>, result: io::Result<T>) {
         self.note_failure(op, &result);
         answer(reply, result);
+    }
+
+    /// Likewise, but once the status shows what was done.
+    fn answer_later<T: Send + 'static>(
+        &mut self,
+        op: &'static str,
+        reply: Reply<T>,
+        result: io::Result<T>,
+    ) {
+        self.note_failure(op, &result);
+        self.changed.push(Box::new(move || answer(reply, result)));
     }
 
     fn note_failure<T>(&mut self, op: &'static str, result: &io::Result<T>) {

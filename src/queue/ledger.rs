@@ -15,11 +15,14 @@ pub enum DropReason {
     Corrupt,
     /// The disk failed for longer than the memory lasted.
     Storage,
+    /// A person said so.
+    Operator,
 }
 
 impl DropReason {
     /// Every reason.
-    pub const ALL: [Self; 4] = [Self::QueueFull, Self::Expired, Self::Corrupt, Self::Storage];
+    pub const ALL: [Self; 5] =
+        [Self::QueueFull, Self::Expired, Self::Corrupt, Self::Storage, Self::Operator];
 
     /// The label in metrics and in reports.
     pub fn as_str(self) -> &'static str {
@@ -28,6 +31,7 @@ impl DropReason {
             Self::Expired => "expired",
             Self::Corrupt => "corrupt",
             Self::Storage => "storage",
+            Self::Operator => "operator",
         }
     }
 }
@@ -47,6 +51,9 @@ pub struct Ledger {
     pub quarantined: u64,
     /// Entries that left before they got a position; they are in the counts above too.
     pub unplaced: u64,
+    /// Dropped by a person. Last, and not there in older books.
+    #[serde(default)]
+    pub operator: u64,
 }
 
 impl Ledger {
@@ -57,6 +64,7 @@ impl Ledger {
             DropReason::Expired => self.expired += entries,
             DropReason::Corrupt => self.corrupt += entries,
             DropReason::Storage => self.storage += entries,
+            DropReason::Operator => self.operator += entries,
         }
     }
 
@@ -67,6 +75,7 @@ impl Ledger {
             DropReason::Expired => self.expired,
             DropReason::Corrupt => self.corrupt,
             DropReason::Storage => self.storage,
+            DropReason::Operator => self.operator,
         }
     }
 

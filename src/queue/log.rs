@@ -3,12 +3,16 @@
 //! Plain calls, no task and no clock: "old" means older than the newest entry that came, so a jump
 //! of the wall clock while nothing is captured expires nothing.
 
+mod dropping;
+mod looking;
 mod recent;
 
 use std::io;
 
 use serde::{Deserialize, Serialize};
 
+pub use self::dropping::DropStep;
+pub use self::looking::{Mended, Peeked};
 use self::recent::Recent;
 use super::buffer::{Shed, Waiting};
 use super::fates::{self, Fate, Run};
@@ -437,17 +441,7 @@ impl<S: Store> Log<S> {
         let most = self.limits.stretch_entries();
         while let Some(step) = thinning::next(&stretches, most) {
             let (first, last) = (stretches[step.first].first, stretches[step.last].last);
-            let mut records = self.read_records(first, Limit::ALL_OF_A_STRETCH)?;
-            while let Some(next) = records.last().map(|(seq, _)| Seq(seq.0 + 1))
-                && next <= last
-            {
-                let more = self.read_records(next, Limit::ALL_OF_A_STRETCH)?;
-                if more.is_empty() {
-                    break;
-                }
-                records.extend(more);
-            }
-            records.truncate(records.partition_point(|(seq, _)| *seq <= last));
+            let records = self.read_between(first, last)?;
             let before = records.len();
             let thinned = thinning::thin(records, step.level, self.read_to..old);
             let gone = (before - thinned.records.len()) as u64;
@@ -569,6 +563,22 @@ impl<S: Store> Log<S> {
         self.sound()?.read(from, limit)
     }
 
+    /// All records between two positions, ends included.
+    fn read_between(&mut self, first: Seq, last: Seq) -> io::Result<Vec<(Seq, Vec<u8>)>> {
+        let mut records = self.read_records(first, Limit::ALL_OF_A_STRETCH)?;
+        while let Some(next) = records.last().map(|(seq, _)| Seq(seq.0 + 1))
+            && next <= last
+        {
+            let more = self.read_records(next, Limit::ALL_OF_A_STRETCH)?;
+            if more.is_empty() {
+                break;
+            }
+            records.extend(more);
+        }
+        records.truncate(records.partition_point(|(seq, _)| *seq <= last));
+        Ok(records)
+    }
+
     /// The store, opened again if it failed: after an error it starts over from what is on the
     /// disk, and so do the books.
     fn sound(&mut self) -> io::Result<&mut S> {
@@ -584,6 +594,14 @@ impl<S: Store> Log<S> {
         }
         Ok(&mut self.store)
     }
+}
+
+/// The ledger in the books that a store keeps; an empty one if it keeps none yet.
+pub(super) fn ledger_of(books: &[u8]) -> io::Result<Ledger> {
+    if books.is_empty() {
+        return Ok(Ledger::default());
+    }
+    rmp_serde::from_slice(books).map(|books: Books| books.ledger).map_err(io::Error::other)
 }
 
 /// What there is too little of.

@@ -1,7 +1,7 @@
 //! The queue: a bounded, durable log of entries on a disk.
 //!
 //! [`open`] gives a [`Writer`] for the sources and a [`Reader`] for the session; they meet nowhere
-//! else. One task, the keeper, owns the [`Store`] and runs on a thread of its own, so that no fsync
+//! else. A person looks in with an [`Operator`](operator::Operator). One task, the keeper, owns the [`Store`] and runs on a thread of its own, so that no fsync
 //! ever holds up another task.
 //!
 //! Invariants, each checked by a test:
@@ -13,13 +13,16 @@
 mod buffer;
 mod bytes;
 mod disk;
+mod examine;
 pub mod fates;
+pub mod inspect;
 mod journal;
 mod keeper;
 pub mod ledger;
 mod lock;
 mod log;
 mod notes;
+pub mod operator;
 mod reader;
 pub mod record;
 pub mod segments;
@@ -190,6 +193,8 @@ pub enum OpenError {
     InUse { path: String, owner: String },
     #[error("the queue {path} does not open: {source}")]
     Storage { path: String, source: io::Error },
+    #[error("there is no queue in {path}")]
+    Missing { path: String },
 }
 
 impl OpenError {
@@ -209,7 +214,33 @@ pub fn open(
     stint: &config::StintConfig,
     now: CapturedAt,
 ) -> Result<(Writer, Reader, Closed), OpenError> {
-    let limits = Limits::new(queue, stint);
+    open_within(Limits::new(queue, stint), queue, now)
+}
+
+/// Opens a queue that is there already, for a person to look into: nothing makes room and nothing
+/// expires, whatever the limits say.
+pub fn open_as_it_is(
+    queue: &config::QueueConfig,
+    stint: &config::StintConfig,
+    now: CapturedAt,
+) -> Result<(Writer, Reader, Closed), OpenError> {
+    let limits = Limits {
+        max_entries: u64::MAX,
+        max_bytes: u64::MAX,
+        max_age: Duration::MAX,
+        ..Limits::new(queue, stint)
+    };
+    if !segments::inspect::is_store(&queue.path) {
+        return Err(OpenError::Missing { path: queue.path.display().to_string() });
+    }
+    open_within(limits, queue, now)
+}
+
+fn open_within(
+    limits: Limits,
+    queue: &config::QueueConfig,
+    now: CapturedAt,
+) -> Result<(Writer, Reader, Closed), OpenError> {
     let path = || queue.path.display().to_string();
     let storage = |source| OpenError::Storage { path: path(), source };
     std::fs::create_dir_all(&queue.path).map_err(storage)?;

@@ -5,14 +5,32 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
+use super::disk;
 use super::store::Notes;
 
 impl Notes {
     fn path(self, folder: &Path, old: bool) -> PathBuf {
         let old = if old { ".old" } else { "" };
+        folder.join(self.folder()).join(format!("{}{old}.ndjson", self.name()))
+    }
+
+    /// Where a file goes that is set aside.
+    fn aside(self, folder: &Path, old: bool) -> PathBuf {
+        let old = if old { ".old" } else { "" };
+        folder.join(self.folder()).join(format!("{}-taken{old}.ndjson", self.name()))
+    }
+
+    fn folder(self) -> &'static str {
         match self {
-            Self::Refused => folder.join("quarantine").join(format!("refused{old}.ndjson")),
-            Self::Fates => folder.join("fates").join(format!("fates{old}.ndjson")),
+            Self::Refused => "quarantine",
+            Self::Fates => "fates",
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::Fates => "fates",
         }
     }
 }
@@ -28,6 +46,24 @@ pub(super) fn append(folder: &Path, notes: Notes, line: &str, most: u64) -> io::
     let mut file = File::options().create(true).append(true).open(&path)?;
     file.write_all(format!("{line}\n").as_bytes())?;
     file.sync_data()
+}
+
+/// Sets both files aside in the place of those that were set aside before, and gives out what is in
+/// them. Durable when this returns.
+pub(super) fn take(folder: &Path, notes: Notes) -> io::Result<String> {
+    let text = read(folder, notes)?;
+    if text.is_empty() {
+        return Ok(text);
+    }
+    for old in [true, false] {
+        let (path, aside) = (notes.path(folder, old), notes.aside(folder, old));
+        match path.exists() {
+            true => disk::rename(&path, &aside)?,
+            false => disk::remove_file(&aside)?,
+        }
+    }
+    disk::sync_folder(&folder.join(notes.folder()))?;
+    Ok(text)
 }
 
 /// What is still there, oldest first. Bytes that are no text are replaced.

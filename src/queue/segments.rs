@@ -37,7 +37,9 @@
 //! - Facts are plain files because their loss would be silent: a sled database that is written
 //!   to for ever is the arrangement that failed.
 
+mod examine;
 mod folder;
+pub(super) mod inspect;
 mod newest;
 mod packed;
 mod recover;
@@ -49,14 +51,14 @@ use std::path::{Path, PathBuf};
 
 use self::folder::{
     Old, Segment, Span, borrowed, build, check_format, discard, finish_rewrite, held,
-    highest_position, publish, read_seal, remove_other_journals, set_segment_aside, spans, swap,
-    sweep,
+    highest_position, publish, read_seal, remove_damaged_facts, remove_other_journals,
+    set_segment_aside, spans, swap, sweep,
 };
 use self::newest::NewestSegment;
 use self::packed::Packed;
 use self::recover::{Newest, Trust, find_newest, last_mark, write_mark};
 use super::journal::{Journal, Mark};
-use super::store::{Held, Notes, Store, Stretch};
+use super::store::{Examined, Held, Notes, Store, Stretch};
 use super::{FIRST, Limit, bytes, disk, notes};
 use crate::config::MAX_SAMPLE_BYTES;
 use crate::entry::Seq;
@@ -582,6 +584,16 @@ impl Store for SegmentStore {
         }
     }
 
+    fn examine(&self, from: Seq) -> io::Result<Option<Examined>> {
+        let from = from.max(self.head);
+        let newest = self.newest.as_ref().ok_or_else(not_open)?;
+        match self.sealed.iter().find(|segment| segment.span.last >= from) {
+            Some(segment) => examine::segment(&self.folder, segment.span, self.head).map(Some),
+            None if from < self.tail => examine::journal(&self.folder, newest.lo, self.head),
+            None => Ok(None),
+        }
+    }
+
     fn put(&mut self, key: &str, value: Option<&[u8]>) -> io::Result<()> {
         let path = self.fact_path(key);
         let folder = self.folder.join("facts");
@@ -621,6 +633,12 @@ impl Store for SegmentStore {
 
     fn notes(&self, notes: Notes) -> io::Result<String> {
         notes::read(&self.folder, notes)
+    }
+
+    fn take_notes(&mut self, notes: Notes) -> io::Result<String> {
+        let text = notes::take(&self.folder, notes)?;
+        self.measure_others();
+        Ok(text)
     }
 
     fn disk_bytes(&self) -> u64 {
@@ -668,6 +686,7 @@ impl SegmentStore {
         check_format(folder)?;
         let highest = highest_position(folder)?;
         sweep(folder)?;
+        remove_damaged_facts(folder)?;
         let found = match find_newest(folder, &options, trust)? {
             Some(newest) => newest,
             None => Self::without_journal(folder, highest, trust)?,

@@ -58,6 +58,21 @@ pub struct Stretch {
     pub level: u32,
 }
 
+/// A stretch, or what is in none yet, as it lies on the disk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Examined {
+    /// No record of it is below.
+    pub first: Seq,
+    /// No record of it is above.
+    pub last: Seq,
+    /// Those that can be read and are not released, oldest first.
+    pub records: Vec<(Seq, Vec<u8>)>,
+    /// Records that should be there and cannot be read.
+    pub missing: u64,
+    /// What is wrong with its files.
+    pub trouble: Option<String>,
+}
+
 /// A log of records on a disk, with a little room for facts beside it.
 ///
 /// All methods block. One that fails has changed nothing, or closed the store.
@@ -124,6 +139,10 @@ pub trait Store: Send + 'static {
     /// The records from `from` on, oldest first, at most `limit` but at least one if there is one.
     fn read(&mut self, from: Seq, limit: Limit) -> io::Result<Vec<(Seq, Vec<u8>)>>;
 
+    /// Reads what holds `from`, or comes next after it, from the disk and changes nothing there;
+    /// `None` when nothing follows.
+    fn examine(&self, from: Seq) -> io::Result<Option<Examined>>;
+
     /// Keeps a rarely written fact; durable when this returns. `None` forgets it. Keys are file
     /// names: lower-case letters, digits, `_` and `-`.
     fn put(&mut self, key: &str, value: Option<&[u8]>) -> io::Result<()>;
@@ -139,6 +158,10 @@ pub trait Store: Send + 'static {
 
     /// The lines that are still there, oldest first.
     fn notes(&self, notes: Notes) -> io::Result<String>;
+
+    /// Sets the lines aside, so that they are not among [`Store::notes`] any more; those that were
+    /// set aside before go. Gives them out.
+    fn take_notes(&mut self, notes: Notes) -> io::Result<String>;
 
     /// Bytes that the store takes on the disk, as `du` counts them.
     fn disk_bytes(&self) -> u64;

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, watch};
 
 use super::buffer::Buffer;
-use super::fates::Fate;
 use super::keeper::Command;
-use super::reader::ask;
+use super::operator::Operator;
 use super::{Appended, NewEntry, QueueError, QueueStatus};
-use crate::entry::{CapturedAt, Seq};
+use crate::entry::CapturedAt;
 
 /// Gives each entry its moment of capture, strictly later than the one before.
 #[derive(Debug)]
@@ -90,9 +89,9 @@ impl Writer {
         status
     }
 
-    /// What became of the entry at a position.
-    pub async fn fate(&self, seq: Seq) -> Result<Fate, QueueError> {
-        ask(&self.commands, |reply| Command::Fate { seq, reply }).await
+    /// The end for a person, of the same queue.
+    pub fn operator(&self) -> Operator {
+        Operator::new(self.commands.clone())
     }
 
     /// Closes the queue for all its ends: what was handed in so far is stored and flushed,

@@ -249,7 +249,7 @@ impl Agent {
 
     /// Gets a page of the admin address: its status and text.
     pub async fn page(&self, path: &str) -> (u16, String) {
-        let url = self.address("metrics").await + path;
+        let url = self.admin().await + path;
         let response = self.http.get(url).send().await.expect("the admin address answers");
         (response.status().as_u16(), response.text().await.expect("a text"))
     }
@@ -269,6 +269,17 @@ impl Agent {
     pub async fn metric_becomes(&self, series: &str, fits: impl Fn(f64) -> bool) {
         let look = async || fits(self.metric(series).await).then_some(());
         eventually(series, look).await;
+    }
+
+    /// Asks it to stop, as a person does, and waits until it has.
+    pub async fn stop(&mut self) {
+        self.process.signal("-TERM");
+        assert_eq!(self.process.ended().await, 0);
+    }
+
+    /// The admin address.
+    pub async fn admin(&self) -> String {
+        self.address("metrics").await
     }
 
     async fn telemetry_url(&self, path: &str) -> String {

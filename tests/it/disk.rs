@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use pitwire::entry::Seq;
 use pitwire::queue::Limit;
-use pitwire::queue::store::{self, Notes, Store, Stretch};
+use pitwire::queue::store::{self, Examined, Notes, Store, Stretch};
 
 /// Records that make a stretch.
 const STRETCH: usize = 16;
@@ -178,6 +178,8 @@ impl Content {
                 others.sort_unstable();
                 self.stretches = others;
                 let head = self.head();
+                // The newest may be among those that go.
+                self.floor = self.floor.max(Some(self.tail()));
                 for seq in (first.max(head).0..=last.0).map(Seq).filter(|seq| !left.contains(seq)) {
                     if let Some(record) = self.records.remove(&seq) {
                         self.held.entries -= 1;
@@ -375,6 +377,28 @@ impl Store for Disk {
 
     fn notes(&self, notes: Notes) -> io::Result<String> {
         Ok(self.platter().current.notes[notes as usize].clone())
+    }
+
+    fn take_notes(&mut self, notes: Notes) -> io::Result<String> {
+        let mut platter = self.platter();
+        platter.call()?;
+        platter.durable.notes[notes as usize].clear();
+        Ok(std::mem::take(&mut platter.current.notes[notes as usize]))
+    }
+
+    fn examine(&self, from: Seq) -> io::Result<Option<Examined>> {
+        let platter = self.platter();
+        let (head, tail) = (platter.current.head(), platter.current.tail());
+        let (first, last) = (from.max(head), Seq(tail.0 - 1));
+        let records = platter.current.records.range(first..);
+        let records: Vec<_> = records.map(|(seq, record)| (*seq, record.clone())).collect();
+        Ok((!records.is_empty()).then_some(Examined {
+            first,
+            last,
+            records,
+            missing: 0,
+            trouble: None,
+        }))
     }
 
     fn disk_bytes(&self) -> u64 {

@@ -4,16 +4,21 @@ use clap::{Arg, ArgAction, Command, CommandFactory};
 use pitwire::cli::Cli;
 use pitwire::config::{Config, values};
 
-/// Each subcommand with the text of its `--help`.
+/// Each subcommand, those below others too, with the text of its `--help`.
 fn commands() -> Vec<(Command, String)> {
     let mut whole = Cli::command().term_width(0);
     whole.build();
-    let with_help = |command: &Command| {
-        let mut command = command.clone().term_width(0);
-        let help = command.render_help().to_string();
-        (command, help)
-    };
-    whole.get_subcommands().filter(|command| command.get_name() != "help").map(with_help).collect()
+    let mut commands = Vec::new();
+    let mut parents = vec![whole];
+    while let Some(parent) = parents.pop() {
+        for command in parent.get_subcommands().filter(|command| command.get_name() != "help") {
+            let mut command = command.clone().term_width(0);
+            let help = command.render_help().to_string();
+            parents.push(command.clone());
+            commands.push((command, help));
+        }
+    }
+    commands
 }
 
 /// The line of an option in the text.

@@ -16,6 +16,7 @@ mod contract;
 mod damage;
 mod deploy;
 mod disk;
+mod dropping;
 mod full_disk;
 mod help;
 #[cfg(unix)]

@@ -4,6 +4,7 @@
 //! - [`recordings`]: real data, field by field.
 //! - [`observe`]: what it shows of itself.
 //! - [`command`]: signals, exit codes, the HTTP source, the demo.
+//! - [`tools`]: `pitwire queue`, over an agent that runs and over a folder.
 //!
 //! Stopping a process is a signal of Unix, hence none of this runs on Windows.
 
@@ -11,6 +12,7 @@ mod command;
 mod crash;
 mod observe;
 mod recordings;
+mod tools;
 
 use std::process::Stdio;
 

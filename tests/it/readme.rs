@@ -4,6 +4,8 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use clap::CommandFactory;
+use pitwire::cli::Cli;
 use pitwire::config;
 use pitwire::metrics::{Row, TABLE, Type};
 
@@ -20,6 +22,17 @@ fn the_readme_has_every_metric() {
         String::from("| metric | type | labels | what it is |\n| --- | --- | --- | --- |\n");
     TABLE.iter().for_each(|row| table.push_str(&table_row(row)));
     check("metrics", &table);
+}
+
+#[test]
+fn the_readme_has_every_tool_of_the_queue() {
+    let mut table = String::from("| `pitwire queue …` | what it does |\n| --- | --- |\n");
+    let whole = Cli::command();
+    let queue = whole.find_subcommand("queue").unwrap();
+    for tool in queue.get_subcommands() {
+        let _ = writeln!(table, "| `{}` | {} |", tool.get_name(), tool.get_about().unwrap());
+    }
+    check("tools", &table);
 }
 
 /// The table between the marker comments of this name is `expected`.

@@ -96,7 +96,8 @@ async fn what_became_of_an_entry_can_be_asked() {
     drive.deliver_all().await;
     drive.go(Event::Drive(500)).await;
     let left: BTreeSet<u64> = drive.queued().await.iter().map(|entry| entry.seq.0).collect();
-    let fate = async |seq| drive.writer.fate(Seq(seq)).await.unwrap();
+    let operator = drive.writer.operator();
+    let fate = async |seq| operator.fate(Seq(seq)).await.unwrap();
     for seq in 1..=600 {
         let expected = match seq {
             ..=100 => Fate::Delivered,
@@ -111,7 +112,7 @@ async fn what_became_of_an_entry_can_be_asked() {
     drive.deliver_all().await;
     for seq in 101..=600 {
         let expected = if left.contains(&seq) { Fate::Delivered } else { Fate::Thinned };
-        assert_eq!(drive.writer.fate(Seq(seq)).await.unwrap(), expected, "{seq}");
+        assert_eq!(fate(seq).await, expected, "{seq}");
     }
 }
 

@@ -180,19 +180,50 @@ pub(super) fn sweep(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// The names of the facts that cannot be read back.
+pub(super) fn damaged_facts(folder: &Path) -> io::Result<Vec<String>> {
+    let facts = folder.join("facts");
+    let mut damaged = Vec::new();
+    for name in disk::names(&facts, "").unwrap_or_default() {
+        let is_damaged =
+            |bytes: Vec<u8>| bytes::parse(Seq(0), &bytes).is_none() && !name.ends_with(".tmp");
+        // One that cannot be read for now may be whole.
+        if fs::read(facts.join(&name)).is_ok_and(is_damaged) {
+            damaged.push(name);
+        }
+    }
+    Ok(damaged)
+}
+
+/// Removes what is as good as not there.
+pub(super) fn remove_damaged_facts(folder: &Path) -> io::Result<()> {
+    for name in damaged_facts(folder)? {
+        tracing::error!(name, "a fact of the queue is damaged, going on without");
+        disk::remove_file(&folder.join("facts").join(name))?;
+    }
+    Ok(())
+}
+
 /// Refuses a folder that another version of this program made; one whose mark is damaged is ours.
 pub(super) fn check_format(folder: &Path) -> io::Result<()> {
-    let path = folder.join("FORMAT");
-    let found = fs::read_to_string(&path).unwrap_or_default();
+    match has_format(folder)? {
+        true => Ok(()),
+        false => disk::replace(&folder.join("FORMAT"), format_text(VERSION).as_bytes()),
+    }
+}
+
+/// Whether the folder says that this version of the program made it; an error if it was another.
+pub(super) fn has_format(folder: &Path) -> io::Result<bool> {
+    let found = fs::read_to_string(folder.join("FORMAT")).unwrap_or_default();
     let version = found.strip_prefix("pitwire queue ").and_then(|rest| rest.split_once(' '));
     let version = version.and_then(|(version, _)| version.parse().ok());
     match version {
-        Some(VERSION) => Ok(()),
+        Some(VERSION) => Ok(true),
         Some(version) if found == format_text(version) => Err(io::Error::new(
             io::ErrorKind::InvalidData,
             format!("it has format {version}, this program knows format {VERSION}"),
         )),
-        _ => disk::replace(&path, format_text(VERSION).as_bytes()),
+        _ => Ok(false),
     }
 }
 

@@ -7,17 +7,10 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
-use hyper::body::{Bytes, Incoming};
-use hyper::client::conn::http1;
-use hyper::header::{CONNECTION, HOST};
-use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
 use serde_json::Value;
-use tokio::net::TcpStream;
-use tokio::time::timeout;
 
 use crate::config::{GAME_API_PROBE_TIMEOUT, GAME_API_TIMEOUT, GameApi, MAX_SAMPLE_BYTES};
+use crate::request::{Bounds, Bytes, Method, RequestError, StatusCode, request};
 
 /// All that is ever asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,16 +45,10 @@ pub enum Answer {
 #[derive(Debug, thiserror::Error)]
 pub enum RestError {
     /// The game does not run, starts, or is busy.
-    #[error("cannot be reached: {0}")]
-    Unreachable(#[from] io::Error),
-    #[error("does not answer in {0:?}")]
-    Timeout(Duration),
-    #[error("breaks off: {0}")]
-    Broken(#[from] hyper::Error),
+    #[error(transparent)]
+    Request(#[from] RequestError),
     #[error("answers {0}")]
     Status(StatusCode),
-    #[error("answers with more than {MAX_SAMPLE_BYTES} bytes")]
-    TooLarge,
     #[error("answers with no JSON")]
     NotJson,
 }
@@ -93,7 +80,8 @@ impl Rest {
 
     /// The first address that has the API.
     async fn find(&self) -> Result<SocketAddr, RestError> {
-        let mut error = RestError::Unreachable(io::ErrorKind::NotFound.into());
+        let mut error =
+            RestError::from(RequestError::from(io::Error::from(io::ErrorKind::NotFound)));
         for &address in &self.addresses {
             match get(address, Path::Sessions, GAME_API_PROBE_TIMEOUT).await {
                 Ok((StatusCode::OK, _)) => return Ok(address),
@@ -128,38 +116,12 @@ fn read(body: &[u8]) -> Result<Answer, RestError> {
     Ok(if is_setup { Answer::Setup(answer) } else { Answer::NoSetup })
 }
 
-/// One request on a connection of its own, which is closed when this returns or is dropped.
 async fn get(
     address: SocketAddr,
     path: Path,
     limit: Duration,
 ) -> Result<(StatusCode, Bytes), RestError> {
-    let exchange = async {
-        let stream = TcpStream::connect(address).await?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        let request = Request::get(path.as_str())
-            .header(HOST, address.to_string())
-            .header(CONNECTION, "close")
-            .body(Empty::<Bytes>::new())
-            .map_err(io::Error::other)?;
-        let answer = async { whole(sender.send_request(request).await?).await };
-        tokio::pin!(answer, connection);
-        tokio::select! {
-            biased;
-            answer = &mut answer => answer,
-            // It drives the answer; when it is over, all of it has come that will.
-            _ = &mut connection => answer.await,
-        }
-    };
-    timeout(limit, exchange).await.map_err(|_| RestError::Timeout(limit))?
-}
-
-async fn whole(response: Response<Incoming>) -> Result<(StatusCode, Bytes), RestError> {
-    let status = response.status();
-    let body = Limited::new(response.into_body(), MAX_SAMPLE_BYTES).collect().await;
-    match body {
-        Ok(body) => Ok((status, body.to_bytes())),
-        Err(error) if error.is::<LengthLimitError>() => Err(RestError::TooLarge),
-        Err(error) => Err(RestError::Unreachable(io::Error::other(error))),
-    }
+    let bounds = Bounds { time: limit, answer_bytes: MAX_SAMPLE_BYTES };
+    let address = address.to_string();
+    Ok(request(&address, Method::GET, path.as_str(), Bytes::new(), bounds).await?)
 }

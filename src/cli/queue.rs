@@ -1,0 +1,156 @@
+//! `pitwire queue`: one file a tool.
+
+mod access;
+mod cat;
+mod csv;
+mod drop;
+mod export;
+mod import;
+mod ls;
+mod repair;
+mod requeue;
+mod status;
+mod trace;
+mod verify;
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+use self::access::{Access, Cannot, Examiner, Walk};
+use crate::cli::{Exit, complain, print};
+use crate::config::MAX_SEQ;
+use crate::entry::Seq;
+use crate::tools::Moved;
+
+/// Look into the queue, check it, move entries in and out of it.
+///
+/// The queue is the one that `pitwire run` has with the same configuration. While an agent has it
+/// open, the tools ask that agent at its admin address (metrics.listen); else they open the folder
+/// themselves. What they say is the same.
+///
+/// What changes something says what it would do, and does it with --apply.
+///
+/// Each tool ends with 0 if all is well, 1 if it found something and 2 if it could not do its work.
+#[derive(Debug, clap::Args)]
+pub struct Queue {
+    #[command(subcommand)]
+    pub tool: Tool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Tool {
+    Status(status::Status),
+    Ls(ls::Ls),
+    Cat(cat::Cat),
+    Export(export::Export),
+    Import(import::Import),
+    Verify(verify::Verify),
+    Repair(repair::Repair),
+    Trace(trace::Trace),
+    Drop(drop::Drop),
+    Requeue(requeue::Requeue),
+}
+
+/// Which queue a tool works on.
+#[derive(Debug, clap::Args)]
+pub struct Which {
+    /// Configuration file, as for pitwire run [default: none].
+    #[arg(long, value_name = "FILE", env = "PITWIRE_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Folder of the queue [default: pitwire/queue in ~/.local/share or %LOCALAPPDATA%].
+    #[arg(long, value_name = "DIR")]
+    pub queue: Option<String>,
+    /// Any other setting, as for pitwire run; may be given several times.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+    /// Admin address of the agent to ask [default: metrics.listen, while one has the queue open].
+    #[arg(long, value_name = "URL")]
+    pub admin: Option<String>,
+}
+
+/// Runs a tool, and says why if it cannot do its work.
+pub async fn queue(args: Queue) -> Exit {
+    let done = match args.tool {
+        Tool::Status(args) => args.run().await,
+        Tool::Ls(args) => args.run().await,
+        Tool::Cat(args) => args.run().await,
+        Tool::Export(args) => args.run().await,
+        Tool::Import(args) => args.run().await,
+        Tool::Verify(args) => args.run().await,
+        Tool::Repair(args) => args.run().await,
+        Tool::Trace(args) => args.run().await,
+        Tool::Drop(args) => args.run().await,
+        Tool::Requeue(args) => args.run().await,
+    };
+    done.unwrap_or_else(|Cannot(why)| {
+        complain(format_args!("pitwire: {why}"));
+        Exit::Cannot
+    })
+}
+
+/// A position that somebody typed.
+fn seq(text: &str) -> Result<Seq, String> {
+    let seq = text.parse().ok().filter(|seq| *seq < MAX_SEQ).map(Seq);
+    seq.ok_or_else(|| "write a position, a whole number such as 1".into())
+}
+
+/// "7200 frames and 1 setup", or what there is of them.
+fn contents(frames: u64, setups: u64) -> String {
+    match (count(frames, "frame"), count(setups, "setup")) {
+        (frames, _) if setups == 0 => frames,
+        (_, setups) if frames == 0 => setups,
+        (frames, setups) => format!("{frames} and {setups}"),
+    }
+}
+
+/// "1 frame", "2 frames".
+fn count(number: u64, one: &str) -> String {
+    match one.strip_suffix('y') {
+        _ if number == 1 => format!("1 {one}"),
+        Some(stem) => format!("{number} {stem}ies"),
+        None if one.ends_with("ch") => format!("{number} {one}es"),
+        None => format!("{number} {one}s"),
+    }
+}
+
+/// Says what became of entries that were queued by hand. Anything but stored is a finding.
+fn say_moved(moved: &Moved) -> Exit {
+    match (moved.first, moved.last) {
+        (Some(first), Some(last)) => {
+            let entries = count(moved.stored, "entry");
+            print(format_args!("queued {entries}, as entries {first} to {last}"));
+        }
+        _ => print("queued nothing"),
+    }
+    for (number, what) in [
+        (moved.unchanged, "the same as the setup before: left out"),
+        (moved.dropped, "dropped: the queue is full; raise queue.max_entries or queue.max_bytes"),
+        (moved.buffered, "still in memory: the queue's disk does not keep up; look at it"),
+        (moved.refused, "not fit for the dashboard: left out"),
+    ] {
+        if number > 0 {
+            print(format_args!("{} {what}", count(number, "entry")));
+        }
+    }
+    let all_well = moved.dropped + moved.buffered + moved.refused == 0;
+    if all_well { Exit::Good } else { Exit::Found }
+}
+
+/// What a tool says that would change something.
+const NOT_DONE: &str = "nothing is changed; --apply does it";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_said_as_people_say_them() {
+        assert_eq!(contents(2, 1), "2 frames and 1 setup");
+        assert_eq!(contents(1, 0), "1 frame");
+        assert_eq!(contents(0, 3), "3 setups");
+        assert_eq!(contents(0, 0), "0 frames");
+        assert_eq!(count(2, "entry"), "2 entries");
+        assert_eq!(count(0, "stretch"), "0 stretches");
+    }
+}

@@ -1,0 +1,339 @@
+//! The queue that a tool works on: opened here, or an agent's.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::Which;
+use crate::cli::{run, set_all};
+use crate::clock;
+use crate::config::{self, Config, Overrides, PAGE_ENTRIES};
+use crate::entry::Seq;
+use crate::queue::inspect::{Examination, Finding, Inspection};
+use crate::queue::operator::{DropStep, Mended};
+use crate::queue::{self, Closed, OpenError, QueueError, Reader};
+use crate::tools::{Client, ClientError, Line, Moved, Page, Refusals, Status, Tools, Trace};
+
+/// Why a tool cannot do its work, and what to do.
+#[derive(Debug)]
+pub(super) struct Cannot(pub(super) String);
+
+impl From<QueueError> for Cannot {
+    fn from(error: QueueError) -> Self {
+        Self(format!("{error}; see that the disk is there and has room"))
+    }
+}
+
+impl From<ClientError> for Cannot {
+    fn from(error: ClientError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// A queue that can be used.
+pub(super) enum Access {
+    Own(Own),
+    Agent(Client),
+}
+
+/// One that this process has open.
+pub(super) struct Own {
+    tools: Tools,
+    _reader: Reader,
+    closed: Closed,
+}
+
+/// A queue that is read to its last byte, and not changed.
+pub(super) enum Examiner {
+    Stopped(Box<Inspection>, Box<Config>),
+    Agent(Client),
+}
+
+impl Which {
+    /// Opens the queue as it is, or finds the agent that has it open.
+    pub(super) async fn open(&self) -> Result<Access, Cannot> {
+        self.open_by(queue::open_as_it_is).await
+    }
+
+    /// Opens the queue to append to it, so that its limits hold; makes one if there is none.
+    pub(super) async fn open_to_append(&self) -> Result<Access, Cannot> {
+        self.open_by(queue::open).await
+    }
+
+    async fn open_by(
+        &self,
+        open: impl Fn(
+            &config::QueueConfig,
+            &config::StintConfig,
+            crate::entry::CapturedAt,
+        ) -> Result<(queue::Writer, Reader, Closed), OpenError>,
+    ) -> Result<Access, Cannot> {
+        if let Some(admin) = &self.admin {
+            return Ok(Access::Agent(Client::new(admin)?));
+        }
+        let config = self.configure()?;
+        match open(&config.queue, &config.stint, clock::now()) {
+            Ok((writer, reader, closed)) => {
+                let tools = Tools::new(Arc::new(config), writer);
+                Ok(Access::Own(Own { tools, _reader: reader, closed }))
+            }
+            Err(error) => Ok(Access::Agent(agent(&config, error).await?)),
+        }
+    }
+
+    /// Looks at the queue without opening it, or finds the agent that has it open.
+    pub(super) async fn examiner(&self) -> Result<Examiner, Cannot> {
+        if let Some(admin) = &self.admin {
+            return Ok(Examiner::Agent(Client::new(admin)?));
+        }
+        let config = self.configure()?;
+        match Inspection::begin(&config.queue) {
+            Ok(inspection) => Ok(Examiner::Stopped(Box::new(inspection), Box::new(config))),
+            Err(error) => Ok(Examiner::Agent(agent(&config, error).await?)),
+        }
+    }
+
+    fn configure(&self) -> Result<Config, Cannot> {
+        let mut overrides = Overrides::default();
+        if let Some(path) = &self.queue {
+            overrides.set("queue.path", path, "--queue");
+        }
+        set_all(&mut overrides, &self.set).map_err(Cannot)?;
+        let environment = config::process_environment();
+        let loaded = config::load(self.config.as_deref(), environment, &overrides)
+            .map_err(|problems| Cannot(problems.to_string()))?;
+        run::start_log(&loaded.config.log);
+        Ok(loaded.config)
+    }
+}
+
+/// The agent that has the queue, if that is why it does not open.
+async fn agent(config: &Config, error: OpenError) -> Result<Client, Cannot> {
+    match &error {
+        OpenError::InUse { .. } => {}
+        OpenError::Missing { .. } => {
+            return Err(Cannot(format!("{error}; name its folder with --queue")));
+        }
+        OpenError::Storage { .. } => {
+            return Err(Cannot(format!("{error}; see that the folder and its disk can be used")));
+        }
+    }
+    let metrics = &config.metrics;
+    if !metrics.enabled || metrics.listen.port() == 0 {
+        return Err(Cannot(format!(
+            "{error}, and the configuration does not say where it can be asked (metrics.listen); \
+             name that address with --admin, or stop it"
+        )));
+    }
+    let client = Client::new(&on_this_pc(metrics.listen).to_string())?;
+    let status: Status = client
+        .get("/queue/status")
+        .await
+        .map_err(|refused| Cannot(format!("{error}, but {refused}; or name it with --admin")))?;
+    if !is_same(Path::new(&status.path), &config.queue.path) {
+        return Err(Cannot(format!(
+            "{error}, but the agent at {} has the queue {}; name the right one with --admin",
+            metrics.listen, status.path
+        )));
+    }
+    Ok(client)
+}
+
+/// Where to ask for what listens at an address.
+fn on_this_pc(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    matches!((one.canonicalize(), other.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
+impl Access {
+    pub(super) async fn status(&self) -> Result<Status, Cannot> {
+        match self {
+            Self::Own(own) => Ok(own.tools.status()),
+            Self::Agent(agent) => Ok(agent.get("/queue/status").await?),
+        }
+    }
+
+    async fn page(&self, from: Seq, entries: usize, whole: bool) -> Result<Page, Cannot> {
+        match self {
+            Self::Own(own) => Ok(own.tools.page(from, entries, whole).await?),
+            Self::Agent(agent) => {
+                let whole = u8::from(whole);
+                let path = format!("/queue/entries?from={from}&entries={entries}&whole={whole}");
+                Ok(agent.get(&path).await?)
+            }
+        }
+    }
+
+    pub(super) async fn trace(&self, seq: Seq) -> Result<Trace, Cannot> {
+        match self {
+            Self::Own(own) => Ok(own.tools.trace(seq).await?),
+            Self::Agent(agent) => Ok(agent.get(&format!("/queue/trace?seq={seq}")).await?),
+        }
+    }
+
+    pub(super) async fn mend(&self, from: Seq) -> Result<Option<Mended>, Cannot> {
+        match self {
+            Self::Own(own) => Ok(own.tools.mend(from).await?),
+            Self::Agent(agent) => Ok(agent.post(&format!("/queue/mend?from={from}"), "").await?),
+        }
+    }
+
+    pub(super) async fn drop_between(&self, first: Seq, last: Seq) -> Result<DropStep, Cannot> {
+        match self {
+            Self::Own(own) => Ok(own.tools.drop_between(first, last).await?),
+            Self::Agent(agent) => {
+                let path = format!("/queue/drop?first={first}&last={last}");
+                Ok(agent.post(&path, "").await?)
+            }
+        }
+    }
+
+    pub(super) async fn refused(&self) -> Result<Refusals, Cannot> {
+        match self {
+            Self::Own(own) => Ok(own.tools.refused().await?),
+            Self::Agent(agent) => Ok(agent.get("/queue/refused").await?),
+        }
+    }
+
+    pub(super) async fn requeue(&self) -> Result<Moved, Cannot> {
+        match self {
+            Self::Own(own) => Ok(own.tools.requeue().await?),
+            Self::Agent(agent) => Ok(agent.post("/queue/requeue", "").await?),
+        }
+    }
+
+    /// Appends the entries of lines that were checked.
+    pub(super) async fn import(&self, text: &[u8]) -> Result<Moved, Cannot> {
+        match self {
+            Self::Own(own) => {
+                let now = clock::now();
+                let lines = text.split(|&byte| byte == b'\n');
+                let lines = lines.filter(|line| !line.trim_ascii().is_empty());
+                let lines: Result<Vec<_>, _> = lines.map(|line| Line::parse(line, now)).collect();
+                let lines = lines.map_err(|refused| Cannot(refused.to_string()))?;
+                Ok(own.tools.append(&lines).await?)
+            }
+            Self::Agent(agent) => Ok(agent.post("/queue/import", text.to_vec()).await?),
+        }
+    }
+
+    /// Returns once what was done is on the disk, and the queue free for others.
+    pub(super) async fn close(self) {
+        if let Self::Own(Own { tools, _reader, closed }) = self {
+            drop((tools, _reader));
+            closed.wait().await;
+        }
+    }
+}
+
+impl Examiner {
+    /// Reads a stretch to its last byte.
+    pub(super) async fn examine(&self, from: Seq) -> Result<Option<Examination>, Cannot> {
+        match self {
+            Self::Stopped(inspection, _) => inspection.examine(from).map_err(|error| {
+                Cannot(format!("the queue cannot be read: {error}; see that its disk can be used"))
+            }),
+            Self::Agent(agent) => Ok(agent.get(&format!("/queue/examination?from={from}")).await?),
+        }
+    }
+
+    /// What is wrong beside the entries.
+    pub(super) async fn others(&self) -> Result<Vec<Finding>, Cannot> {
+        let mut findings = Vec::new();
+        let (imbalance, disk_bytes, max_bytes) = match self {
+            Self::Stopped(inspection, config) => {
+                findings.extend_from_slice(inspection.findings());
+                (inspection.imbalance(), inspection.disk_bytes(), config.queue.max_bytes)
+            }
+            Self::Agent(agent) => {
+                let status: Status = agent.get("/queue/status").await?;
+                if let Some(error) = &status.storage_error {
+                    let what = format!("the queue's disk fails: {error}");
+                    findings.push(Finding::new(&what, "it is tried again every second"));
+                }
+                (status.imbalance, status.disk_bytes, status.max_bytes)
+            }
+        };
+        if imbalance != 0 {
+            let what = format!("the ledger is out by {imbalance} entries");
+            findings.push(Finding::new(&what, "nothing can be done about it; please report it"));
+        }
+        if disk_bytes > max_bytes {
+            let what = format!(
+                "the queue takes {disk_bytes} bytes on the disk, above the bound of {max_bytes} \
+                 (queue.max_bytes)"
+            );
+            findings.push(Finding::new(&what, "the next start makes room"));
+        }
+        Ok(findings)
+    }
+}
+
+/// The entries between two positions, page by page.
+pub(super) struct Walk<'a> {
+    access: &'a Access,
+    next: Option<Seq>,
+    last: Seq,
+    left: u64,
+    whole: bool,
+}
+
+impl<'a> Walk<'a> {
+    /// From `first`, or the oldest, to `last`, or what is the newest now; at most so many. With
+    /// their JSON, or without.
+    pub(super) async fn start(
+        access: &'a Access,
+        first: Option<Seq>,
+        last: Option<Seq>,
+        most: u64,
+        whole: bool,
+    ) -> Result<Self, Cannot> {
+        let newest = Seq(access.status().await?.tail.0.saturating_sub(1));
+        let last = last.map_or(newest, |last| last.min(newest));
+        Ok(Self { access, next: Some(first.unwrap_or(Seq(0))), last, left: most, whole })
+    }
+
+    /// The next entries; `None` when there are no more.
+    pub(super) async fn page(&mut self) -> Result<Option<Page>, Cannot> {
+        let Some(from) = self.next.filter(|from| *from <= self.last && self.left > 0) else {
+            return Ok(None);
+        };
+        let entries = self.left.min(PAGE_ENTRIES as u64) as usize;
+        let mut page = self.access.page(from, entries, self.whole).await?;
+        self.next = page.next;
+        page.entries.retain(|entry| entry.seq <= self.last);
+        page.unreadable.retain(|(seq, _)| *seq <= self.last);
+        let count = page.entries.len() + page.unreadable.len();
+        self.left = self.left.saturating_sub(count as u64);
+        Ok((count > 0).then_some(page))
+    }
+
+    /// Where more follows of what was asked for.
+    pub(super) fn rest(&self) -> Option<Seq> {
+        self.next.filter(|next| *next <= self.last)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_listens_everywhere_is_asked_on_loopback() {
+        for (listen, asked) in [
+            ("0.0.0.0:9184", "127.0.0.1:9184"),
+            ("[::]:9184", "[::1]:9184"),
+            ("127.0.0.1:80", "127.0.0.1:80"),
+        ] {
+            assert_eq!(on_this_pc(listen.parse().unwrap()), asked.parse().unwrap());
+        }
+    }
+}

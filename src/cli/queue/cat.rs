@@ -1,0 +1,40 @@
+//! `pitwire queue cat`.
+
+use super::{Cannot, Exit, Walk, Which, complain, print, seq, trace};
+use crate::entry::Seq;
+
+/// Print an entry: the JSON of its frame or setup.
+///
+/// Ends with 1, and says what became of it, when it is not in the queue.
+#[derive(Debug, clap::Args)]
+pub struct Cat {
+    /// Position of the entry.
+    #[arg(value_parser = seq)]
+    pub seq: Seq,
+    #[command(flatten)]
+    pub which: Which,
+}
+
+impl Cat {
+    pub(super) async fn run(self) -> Result<Exit, Cannot> {
+        let access = self.which.open().await?;
+        let mut walk = Walk::start(&access, Some(self.seq), Some(self.seq), 1, true).await?;
+        let page = walk.page().await?.unwrap_or_default();
+        let exit = match (page.entries.first(), page.unreadable.first()) {
+            (Some(entry), _) => {
+                print(entry.json.as_ref().map_or("null", |json| json.get()));
+                Exit::Good
+            }
+            (None, Some((seq, error))) => {
+                complain(format_args!("entry {seq} cannot be read back: {error}"));
+                Exit::Found
+            }
+            (None, None) => {
+                complain(trace::sentence(&access.trace(self.seq).await?));
+                Exit::Found
+            }
+        };
+        access.close().await;
+        Ok(exit)
+    }
+}

@@ -1,0 +1,106 @@
+//! `pitwire queue drop`.
+
+use super::{Access, Cannot, Exit, NOT_DONE, Walk, Which, contents, count, print, seq};
+use crate::config::MAX_SEQ;
+use crate::entry::{Kind, Seq};
+
+/// Drop entries, which the server then never gets.
+///
+/// They are counted in the ledger and in the metrics as dropped, reason operator. A setup in the
+/// middle stays when what follows was driven with it.
+#[derive(Debug, clap::Args)]
+#[command(group = clap::ArgGroup::new("range").required(true).multiple(true))]
+pub struct Drop {
+    /// Position of the first entry to drop [default: the oldest].
+    #[arg(long, value_name = "SEQ", value_parser = seq, group = "range")]
+    pub from: Option<Seq>,
+    /// Position of the last entry to drop [default: the newest].
+    #[arg(long, value_name = "SEQ", value_parser = seq, group = "range")]
+    pub to: Option<Seq>,
+    /// Drop everything that is queued.
+    #[arg(long, conflicts_with_all = ["from", "to"], group = "range")]
+    pub all: bool,
+    /// Do it; without this it is only said what would be done.
+    #[arg(long)]
+    pub apply: bool,
+    #[command(flatten)]
+    pub which: Which,
+}
+
+impl Drop {
+    pub(super) async fn run(self) -> Result<Exit, Cannot> {
+        if let (Some(from), Some(to)) = (self.from, self.to)
+            && to < from
+        {
+            return Err(Cannot(format!(
+                "--to: {to} is below --from {from}; write it the other way round"
+            )));
+        }
+        let access = self.which.open().await?;
+        match self.apply {
+            true => self.drop_them(&access).await?,
+            false => self.say(&access).await?,
+        }
+        access.close().await;
+        Ok(Exit::Good)
+    }
+
+    async fn say(&self, access: &Access) -> Result<(), Cannot> {
+        let mut walk = Walk::start(access, self.from, self.to, u64::MAX, false).await?;
+        let (mut frames, mut setups, mut unreadable) = (0, 0, 0);
+        let (mut first, mut last) = (None, None);
+        while let Some(page) = walk.page().await? {
+            for entry in page.entries {
+                match entry.kind {
+                    Kind::Frame => frames += 1,
+                    Kind::Setup => setups += 1,
+                }
+                first.get_or_insert((entry.seq, entry.captured_at));
+                last = Some((entry.seq, entry.captured_at));
+            }
+            unreadable += page.unreadable.len() as u64;
+        }
+        if let (Some((first, from)), Some((last, to))) = (first, last) {
+            let what = contents(frames, setups);
+            print(format_args!(
+                "would drop {what}: entries {first} to {last}, captured {from} to {to}"
+            ));
+        } else {
+            print("would drop nothing: no entry is queued there");
+        }
+        if unreadable > 0 {
+            let entries = count(unreadable, "entry");
+            print(format_args!("would drop {entries} that cannot be read back"));
+        }
+        print(NOT_DONE);
+        Ok(())
+    }
+
+    async fn drop_them(&self, access: &Access) -> Result<(), Cannot> {
+        // What comes later stays.
+        let newest = Seq(access.status().await?.tail.0.saturating_sub(1));
+        let first = self.from.unwrap_or(Seq(0));
+        let last = self.to.unwrap_or(Seq(MAX_SEQ)).min(newest);
+        let (mut rest, mut dropped) = (Some((first, last)), 0);
+        let (mut setup, mut out_below) = (None, None);
+        while let Some((first, last)) = rest {
+            let step = access.drop_between(first, last).await.map_err(|Cannot(why)| {
+                Cannot(format!("{why} ({} dropped so far)", count(dropped, "entry")))
+            })?;
+            dropped += step.dropped;
+            setup = setup.or(step.setup);
+            out_below = out_below.or(step.out_below);
+            rest = step.rest;
+        }
+        print(format_args!("dropped {}", count(dropped, "entry")));
+        if let Some(setup) = setup {
+            print(format_args!("entry {setup} stays: a setup, with which what follows was driven"));
+        }
+        if let Some(below) = out_below {
+            print(format_args!(
+                "entries below {below} stay: they may be on their way to the server"
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,180 @@
+//! `pitwire queue export`.
+
+use std::fs::File;
+use std::io::{self, BufWriter, ErrorKind, Write};
+use std::path::PathBuf;
+
+use super::csv::Table;
+use super::{Access, Cannot, Exit, Walk, Which, complain, contents, count, seq};
+use crate::entry::{CapturedAt, Kind, Seq};
+use crate::tools::{Item, export_line};
+
+/// Write entries to a file, as JSON Lines or as CSV; they stay queued.
+///
+/// A line of JSON has seq, stint, captured_at, kind and the frame or the setup; `pitwire queue
+/// import` reads it. CSV has the frames alone, one column a reading, UTF-8.
+///
+/// Ends with 1 when an entry cannot be read.
+#[derive(Debug, clap::Args)]
+pub struct Export {
+    /// What to write.
+    #[arg(long, value_enum, default_value_t = Format::Jsonl)]
+    pub format: Format,
+    /// Position of the first entry [default: the oldest].
+    #[arg(long, value_name = "SEQ", value_parser = seq)]
+    pub from: Option<Seq>,
+    /// Position of the last entry [default: the newest].
+    #[arg(long, value_name = "SEQ", value_parser = seq)]
+    pub to: Option<Seq>,
+    /// Moment of the first entry, such as 2025-11-22T14:30:00Z [default: that of the oldest].
+    #[arg(long, value_name = "MOMENT", value_parser = moment, conflicts_with_all = ["from", "to"])]
+    pub since: Option<CapturedAt>,
+    /// Moment up to which entries are taken, itself included [default: that of the newest].
+    #[arg(long, value_name = "MOMENT", value_parser = moment, conflicts_with_all = ["from", "to"])]
+    pub until: Option<CapturedAt>,
+    /// A new file to write to [default: standard output].
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    #[command(flatten)]
+    pub which: Which,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    Jsonl,
+    Csv,
+}
+
+fn moment(text: &str) -> Result<CapturedAt, String> {
+    CapturedAt::parse(text).ok_or_else(|| "write a moment such as 2025-11-22T14:30:00Z".into())
+}
+
+/// How many were written.
+#[derive(Default)]
+struct Written {
+    frames: u64,
+    setups: u64,
+    unreadable: u64,
+}
+
+/// Why it ended early.
+enum Ended {
+    Cannot(Cannot),
+    Output(io::Error),
+}
+
+impl From<Cannot> for Ended {
+    fn from(cannot: Cannot) -> Self {
+        Self::Cannot(cannot)
+    }
+}
+
+impl From<io::Error> for Ended {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+impl Export {
+    pub(super) async fn run(self) -> Result<Exit, Cannot> {
+        let access = self.which.open().await?;
+        let written = match &self.output {
+            Some(path) => {
+                let file = File::create_new(path).map_err(|error| cannot_create(path, &error))?;
+                let written = self.write(&access, BufWriter::new(file)).await;
+                if written.is_err() {
+                    // Half of an export must not be taken for a whole one.
+                    let _ = std::fs::remove_file(path);
+                }
+                written
+            }
+            None => self.write(&access, BufWriter::new(io::stdout())).await,
+        };
+        access.close().await;
+        let written = match written {
+            Ok(written) => written,
+            Err(Ended::Cannot(cannot)) => return Err(cannot),
+            // Whoever read it has enough.
+            Err(Ended::Output(error)) if error.kind() == ErrorKind::BrokenPipe => {
+                return Ok(Exit::Good);
+            }
+            Err(Ended::Output(error)) => {
+                let why = format!("the output cannot be written: {error}; name a disk with room");
+                return Err(Cannot(why));
+            }
+        };
+        Ok(self.say(&written))
+    }
+
+    async fn write(&self, access: &Access, mut out: impl Write) -> Result<Written, Ended> {
+        let mut walk = Walk::start(access, self.from, self.to, u64::MAX, true).await?;
+        let mut written = Written::default();
+        let mut table = match self.format {
+            Format::Jsonl => None,
+            Format::Csv => Some(Table::begin(&mut out)?),
+        };
+        'pages: while let Some(page) = walk.page().await? {
+            for (seq, error) in &page.unreadable {
+                complain(format_args!("entry {seq} cannot be read back: {error}"));
+                written.unreadable += 1;
+            }
+            for item in &page.entries {
+                if self.until.is_some_and(|until| item.captured_at > until) {
+                    break 'pages;
+                }
+                if self.since.is_some_and(|since| item.captured_at < since) {
+                    continue;
+                }
+                write_item(&mut out, table.as_mut(), item, &mut written)?;
+            }
+        }
+        out.flush()?;
+        if let Some(table) = table.filter(|table| !table.left_out.is_empty()) {
+            let names = Vec::from_iter(table.left_out).join(", ");
+            complain(format_args!("not in the CSV, which has the dashboard's fields: {names}"));
+        }
+        Ok(written)
+    }
+
+    fn say(&self, written: &Written) -> Exit {
+        let &Written { frames, setups, unreadable } = written;
+        match self.format {
+            Format::Jsonl => complain(format_args!("exported {}", contents(frames, setups))),
+            Format::Csv => {
+                complain(format_args!("exported {}", count(frames, "frame")));
+                if setups > 0 {
+                    let setups = count(setups, "setup");
+                    complain(format_args!("left {setups} out of the CSV; --format jsonl has them"));
+                }
+            }
+        }
+        if unreadable == 0 { Exit::Good } else { Exit::Found }
+    }
+}
+
+fn write_item(
+    out: &mut impl Write,
+    table: Option<&mut Table>,
+    item: &Item,
+    written: &mut Written,
+) -> io::Result<()> {
+    match item.kind {
+        Kind::Frame => written.frames += 1,
+        Kind::Setup => written.setups += 1,
+    }
+    match (table, item.kind) {
+        (Some(table), Kind::Frame) => table.frame(out, item),
+        (Some(_), Kind::Setup) => Ok(()),
+        (None, _) => writeln!(out, "{}", export_line(item)),
+    }
+}
+
+fn cannot_create(path: &std::path::Path, error: &io::Error) -> Cannot {
+    let path = path.display();
+    Cannot(match error.kind() {
+        ErrorKind::AlreadyExists => {
+            format!("--output: {path} is there already; name another file, or remove it")
+        }
+        _ => format!("--output: {path}: {error}; name a file in a folder that can be written to"),
+    })
+}

@@ -1,0 +1,169 @@
+//! `pitwire queue import`.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Seek};
+use std::path::PathBuf;
+
+use super::{Access, Cannot, Exit, NOT_DONE, Which, contents, count, print, say_moved};
+use crate::clock;
+use crate::config::{MAX_BATCH_LINES, MAX_FINDINGS, MAX_LINE_BYTES, PAGE_BYTES};
+use crate::entry::CapturedAt;
+use crate::tools::{Line, Moved, What};
+
+/// Queue the entries of an export again.
+///
+/// They get new positions. Each keeps its moment of capture, unless the queue holds a later one
+/// already: then it gets the moment after that. Nothing is queued if a single line is no entry.
+///
+/// Ends with 1 when a line is no entry, or was not stored.
+#[derive(Debug, clap::Args)]
+pub struct Import {
+    /// JSON Lines, as pitwire queue export writes them.
+    pub file: PathBuf,
+    /// Do it; without this it is only said what would be done.
+    #[arg(long)]
+    pub apply: bool,
+    #[command(flatten)]
+    pub which: Which,
+}
+
+/// What a file holds.
+#[derive(Default)]
+struct Check {
+    frames: u64,
+    setups: u64,
+    wrong: u64,
+    /// Not later than the one before.
+    late: u64,
+    first: Option<CapturedAt>,
+    last: Option<CapturedAt>,
+}
+
+impl Import {
+    pub(super) async fn run(self) -> Result<Exit, Cannot> {
+        let unreadable = |error: io::Error| {
+            Cannot(format!("{}: {error}; name a file that can be read", self.file.display()))
+        };
+        let mut file = File::open(&self.file).map_err(unreadable)?;
+        let check = self.check(&file).map_err(unreadable)?;
+        let what = contents(check.frames, check.setups);
+        if check.wrong > 0 {
+            let lines = count(check.wrong, "line");
+            print(format_args!("{what}, but {lines} that are no entries: mend or remove them"));
+            return Ok(Exit::Found);
+        }
+        if !self.apply {
+            self.say(&check, &what);
+            return Ok(Exit::Good);
+        }
+        file.rewind().map_err(unreadable)?;
+        let access = self.which.open_to_append().await?;
+        let moved = self.import(&access, file).await?;
+        access.close().await;
+        Ok(say_moved(&moved))
+    }
+
+    fn say(&self, check: &Check, what: &str) {
+        match (check.first, check.last) {
+            (Some(first), Some(last)) => {
+                print(format_args!("would queue {what}, captured {first} to {last}"));
+            }
+            _ => print("would queue nothing: the file holds no line"),
+        }
+        if check.late > 0 {
+            let entries = count(check.late, "entry");
+            print(format_args!("{entries} not later than the one before: they get a new moment"));
+        }
+        print(NOT_DONE);
+    }
+
+    /// Reads all lines, and says which are no entries.
+    fn check(&self, file: &File) -> io::Result<Check> {
+        let now = clock::now();
+        let mut check = Check::default();
+        let mut lines = Lines::new(file);
+        while let Some(text) = lines.next()? {
+            match Line::parse(&text, now) {
+                Ok(Line { captured_at, what, .. }) => {
+                    match what {
+                        What::Frame(_) => check.frames += 1,
+                        What::Setup(_) => check.setups += 1,
+                    }
+                    check.first.get_or_insert(captured_at);
+                    check.late += u64::from(check.last.is_some_and(|last| captured_at <= last));
+                    check.last = check.last.max(Some(captured_at));
+                }
+                Err(refused) => {
+                    check.wrong += 1;
+                    if check.wrong <= MAX_FINDINGS as u64 {
+                        let file = self.file.display();
+                        print(format_args!("{file}:{}: {refused}", lines.number));
+                    }
+                }
+            }
+        }
+        Ok(check)
+    }
+
+    /// Hands the lines over, many at a time.
+    async fn import(&self, access: &Access, file: File) -> Result<Moved, Cannot> {
+        let mut lines = Lines::new(&file);
+        let mut moved = Moved::default();
+        let mut done = 0;
+        loop {
+            let (mut text, mut count) = (Vec::new(), 0);
+            let mut is_last = true;
+            while let Some(line) = lines.next().map_err(|error| Cannot(error.to_string()))? {
+                text.extend_from_slice(&line);
+                text.push(b'\n');
+                count += 1;
+                if count >= MAX_BATCH_LINES || text.len() >= PAGE_BYTES {
+                    is_last = false;
+                    break;
+                }
+            }
+            if count > 0 {
+                let stored = access.import(&text).await.map_err(|Cannot(why)| {
+                    Cannot(format!(
+                        "{why}; lines 1 to {done} are queued: remove them before you try again"
+                    ))
+                })?;
+                moved.add(stored);
+                done = lines.number;
+            }
+            if is_last {
+                return Ok(moved);
+            }
+        }
+    }
+}
+
+/// The lines of a file that are not empty. Of one that is too long, enough to be refused.
+struct Lines<'a> {
+    input: BufReader<&'a File>,
+    /// Of the line that was given last, from 1.
+    number: u64,
+}
+
+impl<'a> Lines<'a> {
+    fn new(file: &'a File) -> Self {
+        Self { input: BufReader::new(file), number: 0 }
+    }
+
+    fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
+        loop {
+            let mut line = Vec::new();
+            let most = MAX_LINE_BYTES as u64 + 2;
+            if (&mut self.input).take(most).read_until(b'\n', &mut line)? == 0 {
+                return Ok(None);
+            }
+            self.number += 1;
+            if !line.ends_with(b"\n") && line.len() as u64 == most {
+                self.input.skip_until(b'\n')?;
+            }
+            if !line.trim_ascii().is_empty() {
+                return Ok(Some(line.trim_ascii().to_vec()));
+            }
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! `pitwire queue ls`.
+
+use super::{Cannot, Exit, Walk, Which, complain, print, seq};
+use crate::entry::Seq;
+
+/// List entries: position, moment of capture, stint, kind, bytes.
+///
+/// A line each, with tabs between, oldest first; the first line names the columns.
+#[derive(Debug, clap::Args)]
+pub struct Ls {
+    /// Position of the first entry [default: the oldest].
+    #[arg(long, value_name = "SEQ", value_parser = seq)]
+    pub from: Option<Seq>,
+    /// Position of the last entry [default: the newest].
+    #[arg(long, value_name = "SEQ", value_parser = seq)]
+    pub to: Option<Seq>,
+    /// Entries to list, at most.
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub limit: u64,
+    #[command(flatten)]
+    pub which: Which,
+}
+
+impl Ls {
+    pub(super) async fn run(self) -> Result<Exit, Cannot> {
+        let access = self.which.open().await?;
+        let mut walk = Walk::start(&access, self.from, self.to, self.limit, false).await?;
+        let mut exit = Exit::Good;
+        print("seq\tcaptured_at\tstint\tkind\tbytes");
+        while let Some(page) = walk.page().await? {
+            for entry in page.entries {
+                let kind = entry.kind.as_str();
+                let (seq, at, stint, bytes) =
+                    (entry.seq, entry.captured_at, entry.stint, entry.bytes);
+                print(format_args!("{seq}\t{at}\t{stint}\t{kind}\t{bytes}"));
+            }
+            for (seq, error) in page.unreadable {
+                complain(format_args!("entry {seq} cannot be read back: {error}"));
+                exit = Exit::Found;
+            }
+        }
+        if let Some(next) = walk.rest() {
+            complain(format_args!("more follow: --from {next}"));
+        }
+        access.close().await;
+        Ok(exit)
+    }
+}

@@ -1,0 +1,67 @@
+//! `pitwire queue trace`.
+
+use super::{Cannot, Exit, Which, print, seq};
+use crate::entry::Seq;
+use crate::queue::fates::Fate;
+use crate::queue::ledger::DropReason;
+use crate::tools;
+
+/// Say what became of an entry.
+///
+/// Ends with 1 when that is not known: the notes on what is gone are bounded, the oldest go first.
+#[derive(Debug, clap::Args)]
+pub struct Trace {
+    /// Position of the entry.
+    #[arg(value_parser = seq)]
+    pub seq: Seq,
+    #[command(flatten)]
+    pub which: Which,
+}
+
+impl Trace {
+    pub(super) async fn run(self) -> Result<Exit, Cannot> {
+        let access = self.which.open().await?;
+        let trace = access.trace(self.seq).await?;
+        access.close().await;
+        print(sentence(&trace));
+        let is_known = !matches!(trace.fate, Fate::Unknown | Fate::NotGivenYet);
+        Ok(if is_known { Exit::Good } else { Exit::Found })
+    }
+}
+
+/// What became of an entry, for a person.
+pub(super) fn sentence(trace: &tools::Trace) -> String {
+    let tools::Trace { seq, fate, entry, tail } = trace;
+    let what = match fate {
+        Fate::Delivered => "was delivered: the server has it".into(),
+        Fate::Refused => {
+            "was refused by the server and set aside; pitwire queue requeue queues it again".into()
+        }
+        Fate::Dropped(reason) => format!("was dropped: {}", because(*reason)),
+        Fate::Thinned => {
+            "was left out to make room; its neighbours stand for it (queue.when_full)".into()
+        }
+        Fate::Queued => match entry {
+            Some(entry) => format!(
+                "is in the queue: a {} of stint {}, captured at {}",
+                entry.kind.as_str(),
+                entry.stint,
+                entry.captured_at
+            ),
+            None => "is in the queue".into(),
+        },
+        Fate::NotGivenYet => format!("does not exist yet: the next one becomes entry {tail}"),
+        Fate::Unknown => "is unknown: nothing ever had this position, or it is too long ago".into(),
+    };
+    format!("entry {seq} {what}")
+}
+
+fn because(reason: DropReason) -> &'static str {
+    match reason {
+        DropReason::QueueFull => "the queue was full (queue.max_entries, queue.max_bytes)",
+        DropReason::Expired => "it was older than queue.max_age",
+        DropReason::Corrupt => "it could not be read back from the disk",
+        DropReason::Storage => "the disk failed for longer than the memory lasted",
+        DropReason::Operator => "somebody said so, with pitwire queue drop",
+    }
+}

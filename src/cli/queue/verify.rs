@@ -1,0 +1,74 @@
+//! `pitwire queue verify`.
+
+use super::{Cannot, Examiner, Exit, Which, count, print};
+use crate::entry::Seq;
+use crate::queue::inspect::{Finding, Place, out_of_order};
+
+/// Read every entry and check the queue, without changing anything.
+///
+/// Each entry is read from the disk and decoded; their order, the ledger and the bound on the disk
+/// are checked. A finding a line; ends with 1 if there are any. `pitwire queue repair` says what can
+/// be done.
+#[derive(Debug, clap::Args)]
+pub struct Verify {
+    #[command(flatten)]
+    pub which: Which,
+}
+
+impl Verify {
+    pub(super) async fn run(self) -> Result<Exit, Cannot> {
+        let examiner = self.which.examiner().await?;
+        let verdict = examine(&examiner, |finding| print(&finding.what)).await?;
+        print(verdict.sentence());
+        Ok(if verdict.findings == 0 { Exit::Good } else { Exit::Found })
+    }
+}
+
+/// What was found in all.
+#[derive(Default)]
+pub(super) struct Verdict {
+    entries: u64,
+    missing: u64,
+    stretches: u64,
+    pub(super) findings: u64,
+}
+
+impl Verdict {
+    pub(super) fn sentence(&self) -> String {
+        let Self { entries, missing, stretches, findings } = *self;
+        let missing = match missing {
+            0 => String::new(),
+            missing => format!(", {missing} cannot be read"),
+        };
+        let (entries, stretches) = (count(entries, "entry"), count(stretches, "stretch"));
+        format!("read {entries} in {stretches}{missing}; {}", count(findings, "finding"))
+    }
+}
+
+/// Reads all of a queue, and tells each finding.
+pub(super) async fn examine(
+    examiner: &Examiner,
+    mut tell: impl FnMut(&Finding),
+) -> Result<Verdict, Cannot> {
+    let mut verdict = Verdict::default();
+    let mut tell = |verdict: &mut Verdict, finding: &Finding| {
+        verdict.findings += 1;
+        tell(finding);
+    };
+    let mut from = Seq(0);
+    let mut before: Option<Place> = None;
+    while let Some(examination) = examiner.examine(from).await? {
+        verdict.stretches += 1;
+        verdict.entries += examination.entries;
+        verdict.missing += examination.missing;
+        if let Some((first, last)) = examination.ends {
+            let finding = before.and_then(|before| out_of_order(before, first));
+            finding.iter().for_each(|finding| tell(&mut verdict, finding));
+            before = Some(last);
+        }
+        examination.findings.iter().for_each(|finding| tell(&mut verdict, finding));
+        from = Seq((examination.last.0 + 1).max(from.0 + 1));
+    }
+    examiner.others().await?.iter().for_each(|finding| tell(&mut verdict, finding));
+    Ok(verdict)
+}

@@ -1,0 +1,172 @@
+//! What is right with entries, and what is not: pure judgements over what was read.
+
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Serialize};
+
+use super::record;
+use super::store::Examined;
+use crate::config::MAX_FINDINGS;
+use crate::entry::{CapturedAt, Seq, StintId};
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Finding {
+    /// Where it is and what it is.
+    pub what: String,
+    /// What becomes of it.
+    pub remedy: String,
+}
+
+impl Finding {
+    pub fn new(what: &str, remedy: &str) -> Self {
+        Self { what: what.into(), remedy: remedy.into() }
+    }
+}
+
+/// An entry as a point in the order of all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    pub seq: Seq,
+    pub stint: StintId,
+    pub captured_at: CapturedAt,
+}
+
+/// What was found where a stretch was read in full.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Examination {
+    /// The positions that the stretch covers, ends included.
+    pub first: Seq,
+    pub last: Seq,
+    /// Entries that can be read, and those that cannot.
+    pub entries: u64,
+    pub missing: u64,
+    /// At most [`MAX_FINDINGS`].
+    pub findings: Vec<Finding>,
+    /// Its oldest and its newest entry.
+    pub ends: Option<(Place, Place)>,
+}
+
+const SET_ASIDE: &str = "it is set aside in quarantine/ when it is read; what can be read of it is \
+                         kept, the rest counts as dropped (corrupt)";
+const CORRUPT: &str = "it is left out when it is sent and counts as dropped (corrupt)";
+const NOTHING: &str = "nothing can be done about it";
+
+/// Judges what was read of a stretch.
+pub(super) fn examine(examined: &Examined) -> Examination {
+    let Examined { first, last, records, missing, trouble } = examined;
+    let place = format!("entries {first} to {last}");
+    let mut findings = Vec::new();
+    match (missing, trouble) {
+        (0, None) => {}
+        (0, Some(trouble)) => {
+            findings.push(Finding::new(&format!("{place}: {trouble}; all can be read"), SET_ASIDE));
+        }
+        (missing, trouble) => {
+            let trouble = trouble.as_deref().unwrap_or("it is damaged");
+            let what = format!("{place}: {trouble}; {missing} cannot be read");
+            findings.push(Finding::new(&what, SET_ASIDE));
+        }
+    }
+    let mut ends: Option<(Place, Place)> = None;
+    for (seq, bytes) in records {
+        let entry = match record::decode(*seq, bytes) {
+            Ok(entry) => entry,
+            Err(error) => {
+                findings.push(Finding::new(&format!("entry {seq}: {error}"), CORRUPT));
+                continue;
+            }
+        };
+        if let Err(error) = serde_json::from_str::<IgnoredAny>(&entry.json) {
+            findings
+                .push(Finding::new(&format!("entry {seq}: it holds no JSON: {error}"), NOTHING));
+        }
+        let place = Place { seq: *seq, stint: entry.stint, captured_at: entry.captured_at };
+        findings.extend(ends.and_then(|(_, before)| out_of_order(before, place)));
+        ends = Some((ends.map_or(place, |(first, _)| first), place));
+    }
+    if let Some(more) = findings.len().checked_sub(MAX_FINDINGS).filter(|more| *more > 0) {
+        findings.truncate(MAX_FINDINGS - 1);
+        findings.push(Finding::new(&format!("{place}: {} more like these", more + 1), NOTHING));
+    }
+    Examination {
+        first: *first,
+        last: *last,
+        entries: records.len() as u64,
+        missing: *missing,
+        findings,
+        ends,
+    }
+}
+
+/// What is wrong with two entries that follow each other.
+pub fn out_of_order(before: Place, after: Place) -> Option<Finding> {
+    let what = if after.seq <= before.seq {
+        format!("entry {}: it comes after entry {}", after.seq, before.seq)
+    } else if after.captured_at <= before.captured_at {
+        let (at, earlier) = (after.captured_at, before.captured_at);
+        format!(
+            "entry {}: captured at {at}, not after {earlier} of entry {}",
+            after.seq, before.seq
+        )
+    } else if after.stint < before.stint {
+        format!("entry {}: of stint {}, after stint {}", after.seq, after.stint, before.stint)
+    } else {
+        return None;
+    };
+    Some(Finding::new(&what, NOTHING))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::Marks;
+    use super::*;
+    use crate::entry::Kind;
+
+    fn examined(records: &[(u64, u64, i64, &str)]) -> Examination {
+        let record = |&(seq, stint, at, json): &(u64, u64, i64, &str)| {
+            let marks = Marks::default();
+            let at = CapturedAt(at);
+            (Seq(seq), record::encode(StintId(stint), at, Kind::Frame, marks, json).unwrap())
+        };
+        examine(&Examined {
+            first: Seq(1),
+            last: Seq(1000),
+            records: records.iter().map(record).collect(),
+            missing: 0,
+            trouble: None,
+        })
+    }
+
+    #[test]
+    fn entries_in_order_are_no_finding() {
+        let examination = examined(&[(1, 1, 10, "{}"), (4, 1, 11, "{}"), (5, 3, 900, "{}")]);
+        assert_eq!(examination.findings, []);
+        let (first, last) = examination.ends.unwrap();
+        assert_eq!((first.seq, last.seq, examination.entries), (Seq(1), Seq(5), 3));
+    }
+
+    #[test]
+    fn what_is_out_of_order_or_no_entry_is_found() {
+        for (records, expected) in [
+            (&[(2, 1, 10, "{}"), (2, 1, 11, "{}")][..], "entry 2: it comes after entry 2"),
+            (
+                &[(2, 1, 10, "{}"), (3, 1, 10, "{}")],
+                "entry 3: captured at 1970-01-01T00:00:00.010Z",
+            ),
+            (&[(2, 2, 10, "{}"), (3, 1, 11, "{}")], "entry 3: of stint 1, after stint 2"),
+            (&[(7, 1, 10, "{")], "entry 7: it holds no JSON"),
+        ] {
+            let findings = examined(records).findings;
+            assert_eq!(findings.len(), 1, "{findings:?}");
+            assert!(findings[0].what.starts_with(expected), "{findings:?}");
+        }
+    }
+
+    #[test]
+    fn the_findings_of_a_stretch_are_bounded() {
+        let records: Vec<_> = (1..=1000).map(|seq| (seq, 1, 5, "{}")).collect();
+        let findings = examined(&records).findings;
+        assert_eq!(findings.len(), MAX_FINDINGS);
+        assert!(findings.last().unwrap().what.contains("900 more like these"), "{findings:?}");
+    }
+}

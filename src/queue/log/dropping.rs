@@ -1,0 +1,160 @@
+//! Dropping what a person wants gone, from the head or out of the middle.
+//!
+//! It goes in steps of a stretch, each with its books: nobody who appends waits for long, and after
+//! a crash some of it is gone and the ledger balances.
+//!
+//! - From the head it is what happens at a bound: the setup that leaves is the one in force.
+//! - Out of the middle it goes from the newest stretch to the oldest, by [`Store::replace`]. The
+//!   setup in which what follows was driven stays, and so does what may be out.
+
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Log, Run};
+use crate::config::{DROP_STEP_BYTES, DROP_STEP_ENTRIES};
+use crate::entry::{Entry, Kind, Seq};
+use crate::queue::fates::Fate;
+use crate::queue::ledger::{DropReason, Ledger};
+use crate::queue::store::{Notes, Store, Stretch};
+use crate::queue::{Limit, record};
+
+/// What one step of a drop did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DropStep {
+    pub dropped: u64,
+    /// A setup that stays, as what follows was driven with it.
+    pub setup: Option<Seq>,
+    /// Entries below this position stay, as they may be on their way to the server.
+    pub out_below: Option<Seq>,
+    /// What is to be dropped next, ends included; `None` when it is done.
+    pub rest: Option<(Seq, Seq)>,
+}
+
+const FATE: Fate = Fate::Dropped(DropReason::Operator);
+
+impl<S: Store> Log<S> {
+    /// Drops of the entries between two positions, ends included, as much as goes in one step.
+    pub(in crate::queue) fn drop_between(&mut self, first: Seq, last: Seq) -> io::Result<DropStep> {
+        let last = last.min(Seq(self.sound()?.tail().0.saturating_sub(1)));
+        let oldest = self.read_records(self.store.head(), Limit::ONE)?;
+        match oldest.first() {
+            Some((oldest, _)) if *oldest > last || first > last => Ok(DropStep::default()),
+            Some((oldest, _)) if *oldest < first => self.drop_inside(first, last),
+            Some(_) => self.drop_from_head(last),
+            None => Ok(DropStep::default()),
+        }
+    }
+
+    fn drop_from_head(&mut self, last: Seq) -> io::Result<DropStep> {
+        let limit = Limit { entries: DROP_STEP_ENTRIES, bytes: DROP_STEP_BYTES };
+        let mut records = self.read_records(self.store.head(), limit)?;
+        records.truncate(records.partition_point(|(seq, _)| *seq <= last));
+        let Some(&(end, _)) = records.last() else { return Ok(DropStep::default()) };
+        let dropped = records.len() as u64;
+        let entries: Vec<Entry> = decoded(&records).collect();
+        self.put_in_force(entries.iter())?;
+        let is_thinned = self.is_head_thinned();
+        for (seq, _) in records {
+            self.note_run(Run { first: seq, last: seq, fate: FATE }, is_thinned)?;
+        }
+        let mut ledger = self.ledger;
+        ledger.drop(DropReason::Operator, dropped);
+        let next = Seq(end.0 + 1);
+        self.keep_books(next, ledger)?;
+        let rest = (next <= last).then_some((next, last));
+        Ok(DropStep { dropped, rest, ..DropStep::default() })
+    }
+
+    /// Something older stays.
+    fn drop_inside(&mut self, first: Seq, last: Seq) -> io::Result<DropStep> {
+        let out_below = (first < self.read_to).then_some(self.read_to);
+        let first = first.max(self.read_to);
+        let mut step = DropStep { out_below, ..DropStep::default() };
+        if first > last {
+            return Ok(step);
+        }
+        let sealed = self.store.stretches();
+        if sealed.last().is_none_or(|newest| newest.last < last) {
+            self.sound()?.seal()?;
+        }
+        let stretches = self.store.stretches();
+        let index = stretches.partition_point(|stretch| stretch.first <= last);
+        let Some((stretch, older)) = stretches[..index].split_last() else { return Ok(step) };
+        if stretch.last < first {
+            return Ok(step);
+        }
+        let begin = first.max(stretch.first);
+        step.rest = (first < begin).then(|| (first, Seq(begin.0 - 1)));
+        let all = self.read_between(stretch.first, stretch.last)?;
+        step.setup = self.setup_that_stays(&all, begin, last)?;
+        let goes = |seq: Seq| (begin..=last).contains(&seq) && Some(seq) != step.setup;
+        let (gone, kept): (Vec<_>, Vec<_>) = all.into_iter().partition(|(seq, _)| goes(*seq));
+        step.dropped = gone.len() as u64;
+        if gone.is_empty() {
+            return Ok(step);
+        }
+        let gone: Vec<Seq> = gone.into_iter().map(|(seq, _)| seq).collect();
+        self.note_gone(&gone, step.setup)?;
+        self.put_in_place(stretch, older.last(), kept, step.dropped)?;
+        Ok(step)
+    }
+
+    /// The last setup of what is to go, unless what follows brings one of its own.
+    fn setup_that_stays(
+        &mut self,
+        records: &[(Seq, Vec<u8>)],
+        first: Seq,
+        last: Seq,
+    ) -> io::Result<Option<Seq>> {
+        let setups = decoded(records).filter(|entry| entry.kind == Kind::Setup);
+        let Some(setup) = setups.filter(|setup| (first..=last).contains(&setup.seq)).last() else {
+            return Ok(None);
+        };
+        let follows = self.read_records(Seq(last.0 + 1), Limit::ONE)?;
+        let is_needed = match decoded(&follows).next() {
+            Some(entry) => entry.stint == setup.stint && entry.kind == Kind::Frame,
+            // What is captured next may go on with it. One that cannot be read says nothing.
+            None => !follows.is_empty() || setup.stint == self.stint,
+        };
+        Ok(is_needed.then_some(setup.seq))
+    }
+
+    /// Until the books say so too this may be wrong; but then the entries are still queued, or
+    /// have left at a crash in between.
+    fn note_gone(&mut self, gone: &[Seq], setup: Option<Seq>) -> io::Result<()> {
+        let (before, after) = gone.split_at(gone.partition_point(|seq| Some(*seq) < setup));
+        for part in [before, after] {
+            if let (Some(&first), Some(&last)) = (part.first(), part.last()) {
+                self.store.note(Notes::Fates, &Run { first, last, fate: FATE }.line())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts what is kept into the place of a stretch. One of which nothing is kept is joined to the
+    /// older one: a store that puts nothing in a place may have the old back after a crash.
+    fn put_in_place(
+        &mut self,
+        stretch: &Stretch,
+        older: Option<&Stretch>,
+        mut kept: Vec<(Seq, Vec<u8>)>,
+        dropped: u64,
+    ) -> io::Result<()> {
+        let (mut first, mut level) = (stretch.first, stretch.level);
+        if let Some(older) = older.filter(|_| kept.is_empty()) {
+            kept = self.read_between(older.first, older.last)?;
+            (first, level) = (older.first, older.level);
+        }
+        let mut ledger: Ledger = self.ledger;
+        ledger.drop(DropReason::Operator, dropped);
+        let books = self.books(ledger)?;
+        self.sound()?.replace(first, stretch.last, level, kept, &books)?;
+        self.ledger = ledger;
+        Ok(())
+    }
+}
+
+fn decoded(records: &[(Seq, Vec<u8>)]) -> impl Iterator<Item = Entry> {
+    records.iter().filter_map(|(seq, bytes)| record::decode(*seq, bytes).ok())
+}

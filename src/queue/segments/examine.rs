@@ -1,0 +1,72 @@
+//! Reading a segment to the last byte without changing anything of it.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+
+use super::folder::{Span, read_seal};
+use super::packed::Packed;
+use crate::entry::Seq;
+use crate::queue::disk;
+use crate::queue::journal::{self, Note};
+use crate::queue::store::Examined;
+
+/// Looks at a sealed segment: at a copy, since sled writes to what it opens.
+pub(super) fn segment(folder: &Path, span: Span, head: Seq) -> io::Result<Examined> {
+    let path = span.path(folder);
+    let copy = tempfile::tempdir()?;
+    disk::copy_folder(&path, copy.path())?;
+    let (packed, error) = Packed::read(copy.path(), span.lo);
+    if let Some(error) = error.as_ref().filter(|error| disk::is_circumstance(error)) {
+        return Err(io::Error::new(error.kind(), error.to_string()));
+    }
+    let readable = packed.holds().records;
+    let seal = read_seal(&path, span);
+    let trouble = match (&seal, error) {
+        (_, Some(error)) => Some(format!("its database is damaged ({})", one_line(&error))),
+        (None, None) => Some("its seal is damaged".into()),
+        (Some(seal), None) if seal.all.records != readable => Some("it is damaged".into()),
+        (Some(_), None) => None,
+    };
+    Ok(Examined {
+        first: span.lo.max(head),
+        last: span.last,
+        records: packed.all().into_iter().filter(|(seq, _)| *seq >= head).collect(),
+        missing: seal.map_or(0, |seal| seal.all.records.saturating_sub(readable)),
+        trouble,
+    })
+}
+
+/// Looks at the journal of the segment `lo`; `None` when it has no records and none is missing.
+pub(super) fn journal(folder: &Path, lo: Seq, head: Seq) -> io::Result<Option<Examined>> {
+    let contents = journal::read(folder, lo)?;
+    let is_clean = contents.is_clean;
+    let (mut records, mut end) = (BTreeMap::new(), lo);
+    for note in contents.notes {
+        match note {
+            Note::Record(seq, record, _) => {
+                end = end.max(Seq(seq.0 + 1));
+                records.insert(seq, record);
+            }
+            Note::Mark(mark) => end = end.max(Seq(mark.tail)),
+            Note::Opened(_) | Note::Closed => {}
+        }
+    }
+    if is_clean && (records.is_empty() || end <= head) {
+        return Ok(None);
+    }
+    let trouble = (!is_clean).then(|| "the journal is damaged, or was cut short".to_owned());
+    Ok(Some(Examined {
+        first: lo.max(head),
+        last: Seq(end.0.saturating_sub(1)),
+        missing: (end.0 - lo.0).saturating_sub(records.len() as u64),
+        records: records.into_iter().filter(|(seq, _)| *seq >= head).collect(),
+        trouble,
+    }))
+}
+
+/// What sled says of damaged files has several lines.
+fn one_line(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,80 @@
+//! One plain HTTP request to another program of this PC, on a connection of its own.
+
+use std::io;
+use std::time::Duration;
+
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+pub(crate) use hyper::body::Bytes;
+use hyper::body::Incoming;
+use hyper::client::conn::http1;
+use hyper::header::{CONNECTION, HOST};
+pub(crate) use hyper::{Method, StatusCode};
+use hyper::{Request, Response};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum RequestError {
+    #[error("cannot be reached: {0}")]
+    Unreachable(#[from] io::Error),
+    #[error("does not answer in {0:?}")]
+    Timeout(Duration),
+    #[error("breaks off: {0}")]
+    Broken(#[from] hyper::Error),
+    #[error("answers with more than {0} bytes")]
+    TooLarge(usize),
+}
+
+/// What bounds a request.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    /// From the connection to the end of the answer.
+    pub(crate) time: Duration,
+    pub(crate) answer_bytes: usize,
+}
+
+/// Asks at `address`, which is `HOST:PORT`. The connection is closed when this returns or is
+/// dropped.
+pub(crate) async fn request(
+    address: &str,
+    method: Method,
+    path: &str,
+    body: Bytes,
+    bounds: Bounds,
+) -> Result<(StatusCode, Bytes), RequestError> {
+    let exchange = async {
+        let stream = TcpStream::connect(address).await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(HOST, address)
+            .header(CONNECTION, "close")
+            .body(Full::new(body))
+            .map_err(io::Error::other)?;
+        let answer =
+            async { whole(sender.send_request(request).await?, bounds.answer_bytes).await };
+        tokio::pin!(answer, connection);
+        tokio::select! {
+            biased;
+            answer = &mut answer => answer,
+            // It drives the answer; when it is over, all of it has come that will.
+            _ = &mut connection => answer.await,
+        }
+    };
+    timeout(bounds.time, exchange).await.map_err(|_| RequestError::Timeout(bounds.time))?
+}
+
+async fn whole(
+    response: Response<Incoming>,
+    most: usize,
+) -> Result<(StatusCode, Bytes), RequestError> {
+    let status = response.status();
+    match Limited::new(response.into_body(), most).collect().await {
+        Ok(body) => Ok((status, body.to_bytes())),
+        Err(error) if error.is::<LengthLimitError>() => Err(RequestError::TooLarge(most)),
+        Err(error) => Err(RequestError::Unreachable(io::Error::other(error))),
+    }
+}

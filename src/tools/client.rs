@@ -1,0 +1,111 @@
+//! The tools of an agent that runs, asked over its admin address.
+
+use serde::de::DeserializeOwned;
+
+use crate::config::{MAX_TOOL_ANSWER_BYTES, TOOL_TIMEOUT};
+use crate::request::{Bounds, Bytes, Method, RequestError, StatusCode, request};
+
+/// An agent's admin address.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// Host and port.
+    address: String,
+}
+
+/// Why an agent gave no answer. The text says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error(
+        "--admin: {0:?} is no admin address; write the one that the agent logs, such as \
+         http://127.0.0.1:9184"
+    )]
+    Address(String),
+    #[error(
+        "no agent answers at http://{0}: {1}; see that it runs, and that its metrics.listen is this \
+         address"
+    )]
+    Unreachable(String, std::io::Error),
+    #[error("the agent at http://{0} {1}; try again, and look at its log")]
+    Silent(String, RequestError),
+    #[error("the agent at http://{0} refuses it: {1}")]
+    Refused(String, String),
+    #[error(
+        "what answers at http://{0} does not know the queue's tools; use the pitwire command of the \
+         agent that runs, and its metrics.listen"
+    )]
+    Strange(String),
+}
+
+impl Client {
+    /// Asks nothing yet. The address is as an agent logs it: `http://HOST:PORT`, or `HOST:PORT`.
+    pub fn new(address: &str) -> Result<Self, ClientError> {
+        let bare = address.strip_prefix("http://").unwrap_or(address).trim_end_matches('/');
+        let port = bare.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+        let is_address = port.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|p| p > 0));
+        match is_address && !bare.contains(['/', ' ', '@', '?']) {
+            true => Ok(Self { address: bare.into() }),
+            false => Err(ClientError::Address(address.into())),
+        }
+    }
+
+    /// Looks.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.ask(Method::GET, path, Bytes::new()).await
+    }
+
+    /// Changes.
+    pub(crate) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: impl Into<Bytes>,
+    ) -> Result<T, ClientError> {
+        self.ask(Method::POST, path, body.into()).await
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<T, ClientError> {
+        let address = || self.address.clone();
+        let bounds = Bounds { time: TOOL_TIMEOUT, answer_bytes: MAX_TOOL_ANSWER_BYTES };
+        let asked = request(&self.address, method, path, body, bounds).await;
+        let (status, body) = asked.map_err(|error| match error {
+            RequestError::Unreachable(error) => ClientError::Unreachable(address(), error),
+            error => ClientError::Silent(address(), error),
+        })?;
+        if status.is_success() {
+            return serde_json::from_slice(&body).map_err(|_| ClientError::Strange(address()));
+        }
+        let error = serde_json::from_slice::<serde_json::Value>(&body).unwrap_or_default();
+        match error["error"].as_str() {
+            // An agent knows the paths.
+            Some(error) if status != StatusCode::NOT_FOUND => {
+                Err(ClientError::Refused(address(), error.into()))
+            }
+            _ => Err(ClientError::Strange(address())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_one_that_an_agent_logs() {
+        for (address, bare) in [
+            ("http://127.0.0.1:9184", "127.0.0.1:9184"),
+            ("http://[::1]:9184/", "[::1]:9184"),
+            ("localhost:9184", "localhost:9184"),
+        ] {
+            assert_eq!(Client::new(address).unwrap().address, bare);
+        }
+        for address in ["", "9184", "http://127.0.0.1", "https://a:1", "http://a:0", "a:1/metrics"]
+        {
+            let error = Client::new(address).unwrap_err().to_string();
+            assert!(error.starts_with("--admin: "), "{error}");
+        }
+    }
+}

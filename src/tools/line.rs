@@ -1,0 +1,158 @@
+//! An entry as a line of text: what is exported, imported, and kept of what a server refuses.
+//!
+//! `{"seq":1,"stint":1,"captured_at":"…","kind":"frame","frame":{…}}`, or `"kind":"setup","setup":{…}`.
+//! The lines of refused entries say `telemetry` for `frame` and have no kind; both are read.
+
+use serde_json::{Map, Value};
+
+use super::Item;
+use crate::config::{MAX_CLOCK_LEAD, MAX_LINE_BYTES};
+use crate::entry::{CapturedAt, Seq};
+use crate::fields::{self, Reason, Refused};
+use crate::queue::{Content, NewEntry};
+
+/// The line of an entry, without its end.
+pub fn export_line(item: &Item) -> String {
+    let Item { seq, stint, captured_at, kind, json, .. } = item;
+    let json = json.as_ref().map_or("null", |json| json.get());
+    let kind = kind.as_str();
+    format!(
+        r#"{{"seq":{seq},"stint":{stint},"captured_at":"{captured_at}","kind":"{kind}","{kind}":{json}}}"#
+    )
+}
+
+/// An entry that a line holds, checked as that of a source is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Line {
+    /// The position that it had; not the one that it gets.
+    pub seq: Option<Seq>,
+    pub captured_at: CapturedAt,
+    pub what: What,
+}
+
+/// A frame or a setup.
+#[derive(Clone, Debug, PartialEq)]
+pub enum What {
+    Frame(Value),
+    Setup(Value),
+}
+
+impl Line {
+    /// Reads a line; `now` is the clock's moment.
+    ///
+    /// # Errors
+    /// Refused if it is no such line, or if the dashboard would not take what it holds.
+    pub fn parse(text: &[u8], now: CapturedAt) -> Result<Self, Refused> {
+        if text.len() > MAX_LINE_BYTES {
+            let message = format!("{} bytes; at most {MAX_LINE_BYTES} are taken", text.len());
+            return Err(Refused { reason: Reason::TooLarge, message });
+        }
+        let Value::Object(mut object) = fields::parse_any(text)? else {
+            let message = "it is no object; send a line of pitwire queue export".into();
+            return Err(Refused { reason: Reason::NotObject, message });
+        };
+        let seq = object.get("seq").and_then(Value::as_u64).map(Seq);
+        let captured_at = captured_at(&object, now)?;
+        let line = Self { seq, captured_at, what: what(&mut object)? };
+        line.entry(captured_at)?;
+        Ok(line)
+    }
+
+    /// The entry, to be appended as captured at this moment.
+    pub fn entry(&self, captured_at: CapturedAt) -> Result<NewEntry, Refused> {
+        let (content, json) = match &self.what {
+            What::Frame(frame) => {
+                (Content::Frame(fields::situation(frame)), fields::map(frame, captured_at)?)
+            }
+            What::Setup(setup) => {
+                let fingerprint = fields::setup_fingerprint(setup);
+                (Content::Setup { fingerprint }, fields::map_setup(setup)?)
+            }
+        };
+        Ok(NewEntry { captured_at, content, json })
+    }
+}
+
+fn captured_at(object: &Map<String, Value>, now: CapturedAt) -> Result<CapturedAt, Refused> {
+    let given = object.get("captured_at").unwrap_or(&Value::Null);
+    let refused = |reason, why: &str| {
+        let message = format!("captured_at: {} {why}", fields::shorten(given));
+        Err(Refused { reason, message })
+    };
+    let Some(moment) = given.as_str().and_then(CapturedAt::parse) else {
+        let why = "is no moment; write one such as \"2025-11-22T14:30:22.123Z\"";
+        return refused(Reason::WrongType, why);
+    };
+    if moment.0 > now.0.saturating_add(MAX_CLOCK_LEAD.as_millis() as i64) {
+        let why = "is more than 24 h ahead of this PC's clock; set the clock, or mend the line";
+        return refused(Reason::OutOfRange, why);
+    }
+    Ok(moment)
+}
+
+fn what(object: &mut Map<String, Value>) -> Result<What, Refused> {
+    let frame = object.remove("frame").or_else(|| object.remove("telemetry"));
+    match (frame, object.remove("setup")) {
+        (Some(frame), None) => Ok(What::Frame(frame)),
+        (None, Some(setup)) => Ok(What::Setup(setup)),
+        (frame, _) => {
+            let which = if frame.is_some() { "both" } else { "neither" };
+            let message = format!("frame, setup: it has {which}; send a line with one of the two");
+            Err(Refused { reason: Reason::WrongType, message })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: CapturedAt = CapturedAt(1_763_821_822_123);
+
+    fn refused(text: &str) -> String {
+        Line::parse(text.as_bytes(), NOW).unwrap_err().message
+    }
+
+    #[test]
+    fn lines_of_exports_and_of_refused_entries_are_read() {
+        let at = "2025-11-22T14:30:22.123Z";
+        for text in [
+            format!(
+                r#"{{"seq":7,"stint":1,"captured_at":"{at}","kind":"frame","frame":{{"lap":3}}}}"#
+            ),
+            format!(
+                r#"{{"seq":7,"captured_at":"{at}","cause":"refused","telemetry":{{"lap":3}}}}"#
+            ),
+        ] {
+            let line = Line::parse(text.as_bytes(), NOW).unwrap();
+            assert_eq!((line.seq, line.captured_at), (Some(Seq(7)), NOW));
+            assert_eq!(line.what, What::Frame(serde_json::json!({"lap": 3})));
+        }
+        let text = format!(r#"{{"captured_at":"{at}","setup":{{"wing":7}}}}"#);
+        let line = Line::parse(text.as_bytes(), NOW).unwrap();
+        assert_eq!(line.what, What::Setup(serde_json::json!({"wing": 7})));
+        assert_eq!(line.entry(NOW).unwrap().json, r#"{"wing":7}"#);
+    }
+
+    #[test]
+    fn what_is_no_line_is_refused_by_name() {
+        let at = r#""captured_at":"2025-11-22T14:30:22.123Z""#;
+        for (text, expected) in [
+            ("7", "it is no object"),
+            ("{", "not JSON"),
+            (r#"{"frame":{}}"#, "captured_at: null is no moment"),
+            (r#"{"captured_at":"noon","frame":{}}"#, "captured_at: \"noon\" is no moment"),
+            (
+                r#"{"captured_at":"2025-11-24T14:30:22.123Z","frame":{}}"#,
+                "captured_at: \"2025-11-24T14:30:22.123Z\" is more than 24 h ahead",
+            ),
+            (&format!("{{{at}}}"), "frame, setup: it has neither"),
+            (&format!(r#"{{{at},"frame":{{}},"setup":{{}}}}"#), "frame, setup: it has both"),
+            (&format!(r#"{{{at},"frame":{{"lap":"one"}}}}"#), "lap: \"one\" is not a whole number"),
+            (&format!(r#"{{{at},"frame":7}}"#), "a number is not an object"),
+        ] {
+            let message = refused(text);
+            assert!(message.starts_with(expected), "{text}: {message}");
+        }
+    }
+}

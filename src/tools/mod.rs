@@ -1,0 +1,183 @@
+//! What a person does to a queue by hand: look, check, move entries in and out.
+//!
+//! [`Tools`] does it over a queue that this process has open. The agent offers it to the commands at
+//! its admin address ([`router`]), and they ask with a [`Client`]: the answers are the same.
+
+mod client;
+mod http;
+mod line;
+mod moves;
+mod wire;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+pub use self::client::{Client, ClientError};
+pub(crate) use self::http::router;
+pub use self::line::{Line, What, export_line};
+pub use self::moves::{Moved, Refusals};
+use crate::config::Config;
+use crate::entry::{CapturedAt, Entry, Kind, Seq, StintId};
+use crate::queue::fates::Fate;
+use crate::queue::inspect::Examination;
+use crate::queue::ledger::Ledger;
+use crate::queue::operator::{DropStep, Mended, Operator, Peeked};
+use crate::queue::{QueueError, Writer};
+
+/// The tools of a queue.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    config: Arc<Config>,
+    writer: Writer,
+    operator: Operator,
+}
+
+/// How a queue stands, and its bounds.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// The folder.
+    pub path: String,
+    pub head: Seq,
+    pub tail: Seq,
+    pub entries: u64,
+    /// Bytes of the records.
+    pub bytes: u64,
+    pub disk_bytes: u64,
+    pub max_entries: u64,
+    pub max_bytes: u64,
+    /// Entries in memory that wait for the disk.
+    pub buffered: u64,
+    #[serde(with = "wire::moment")]
+    pub oldest: Option<CapturedAt>,
+    #[serde(with = "wire::moment")]
+    pub newest: Option<CapturedAt>,
+    pub stint: StintId,
+    pub appended: u64,
+    pub ledger: Ledger,
+    pub imbalance: i64,
+    pub storage_error: Option<String>,
+}
+
+/// Entries that follow each other.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Page {
+    pub entries: Vec<Item>,
+    /// Those that cannot be read back, and why.
+    pub unreadable: Vec<(Seq, String)>,
+    /// Where the next page begins; `None` when nothing follows.
+    pub next: Option<Seq>,
+}
+
+/// One entry of a page.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Item {
+    pub seq: Seq,
+    pub stint: StintId,
+    #[serde(with = "wire::moment")]
+    pub captured_at: CapturedAt,
+    #[serde(with = "wire::kind")]
+    pub kind: Kind,
+    /// Bytes of its record.
+    pub bytes: u64,
+    /// The frame or the setup, where it was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub json: Option<Box<RawValue>>,
+}
+
+/// What became of an entry.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Trace {
+    pub seq: Seq,
+    #[serde(with = "wire::fate")]
+    pub fate: Fate,
+    /// The entry itself, while it is queued.
+    pub entry: Option<Item>,
+    /// The position that the next entry takes.
+    pub tail: Seq,
+}
+
+impl Tools {
+    pub fn new(config: Arc<Config>, writer: Writer) -> Self {
+        Self { config, operator: writer.operator(), writer }
+    }
+
+    /// How the queue stands.
+    pub fn status(&self) -> Status {
+        let queue = &self.config.queue;
+        let status = self.writer.status();
+        Status {
+            path: absolute(&queue.path),
+            head: status.head,
+            tail: status.tail,
+            entries: status.entries,
+            bytes: status.bytes,
+            disk_bytes: status.disk_bytes,
+            max_entries: queue.max_entries,
+            max_bytes: queue.max_bytes,
+            buffered: status.buffered,
+            oldest: status.oldest,
+            newest: status.newest,
+            stint: status.stint,
+            appended: status.appended,
+            ledger: status.ledger,
+            imbalance: status.imbalance,
+            storage_error: status.storage_error,
+        }
+    }
+
+    /// The entries from `from` on, at most so many and no more than a page; with their JSON, or
+    /// without.
+    pub async fn page(&self, from: Seq, entries: usize, whole: bool) -> Result<Page, QueueError> {
+        let mut page = Page::default();
+        for Peeked { seq, bytes, entry } in self.operator.peek(from, entries).await? {
+            page.next = Some(Seq(seq.0 + 1));
+            match entry.and_then(|entry| item(entry, bytes)) {
+                Ok(item) if whole => page.entries.push(item),
+                Ok(item) => page.entries.push(Item { json: None, ..item }),
+                Err(error) => page.unreadable.push((seq, error)),
+            }
+        }
+        Ok(page)
+    }
+
+    /// What became of the entry at a position.
+    pub async fn trace(&self, seq: Seq) -> Result<Trace, QueueError> {
+        let fate = self.operator.fate(seq).await?;
+        let mut entry = None;
+        if fate == Fate::Queued {
+            let page = self.page(seq, 1, false).await?;
+            entry = page.entries.into_iter().find(|entry| entry.seq == seq);
+        }
+        Ok(Trace { seq, fate, entry, tail: self.writer.status().tail })
+    }
+
+    /// Reads a stretch to its last byte; see [`Operator::examine`].
+    pub async fn examine(&self, from: Seq) -> Result<Option<Examination>, QueueError> {
+        self.operator.examine(from).await
+    }
+
+    /// Sets aside what is damaged of a stretch; see [`Operator::mend`].
+    pub async fn mend(&self, from: Seq) -> Result<Option<Mended>, QueueError> {
+        self.operator.mend(from).await
+    }
+
+    /// Drops a stretch's worth of entries; see [`Operator::drop_between`].
+    pub async fn drop_between(&self, first: Seq, last: Seq) -> Result<DropStep, QueueError> {
+        self.operator.drop_between(first, last).await
+    }
+}
+
+/// The path from the root, as another process may have another working directory.
+fn absolute(path: &Path) -> String {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
+}
+
+/// What is no JSON could not be put into an answer.
+fn item(entry: Entry, bytes: u64) -> Result<Item, String> {
+    let Entry { seq, stint, captured_at, kind, json } = entry;
+    let json = RawValue::from_string(json).map_err(|error| format!("it holds no JSON: {error}"))?;
+    Ok(Item { seq, stint, captured_at, kind, bytes, json: Some(json) })
+}

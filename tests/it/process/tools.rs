@@ -1,0 +1,752 @@
+//! `pitwire queue`: each tool says the same of an agent that runs and of the folder that it left.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use pitwire::entry::CapturedAt;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+use super::{numbered_samples, numbers};
+use crate::agent::{Agent, eventually, pitwire};
+use crate::peers::{self, Kind, Peer};
+
+/// Where nobody listens.
+const NOBODY: &str = "http://127.0.0.1:9";
+
+/// What a tool said, and how it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Said {
+    code: i32,
+    out: Vec<String>,
+    err: Vec<String>,
+}
+
+fn tool(args: &[&str]) -> Said {
+    let output = pitwire(&["queue"]).args(args).stdin(Stdio::null()).output().unwrap();
+    let lines = |bytes: Vec<u8>| {
+        String::from_utf8(bytes).unwrap().lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (out, err) = (lines(output.stdout), lines(output.stderr));
+    Said { code: output.status.code().unwrap(), out, err }
+}
+
+/// The line of `pitwire queue status` of this name.
+fn status(place: &[&str], name: &str) -> u64 {
+    let said = tool(&[&["status"], place].concat());
+    let value = |line: &String| line.split_once(char::is_whitespace)?.1.trim().parse().ok();
+    let line = said.out.iter().find(|line| line.split_whitespace().next() == Some(name));
+    line.and_then(value).unwrap_or_else(|| panic!("no {name} in {said:?}"))
+}
+
+/// A queue with frames and setups that go nowhere.
+struct Pit {
+    folder: TempDir,
+    agent: Agent,
+}
+
+impl Pit {
+    async fn start(settings: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let agent = Agent::start(&folder.path().join("queue"), NOBODY, settings);
+        agent.page("/healthz").await;
+        Self { folder, agent }
+    }
+
+    fn queue(&self) -> String {
+        self.folder.path().join("queue").to_str().unwrap().to_owned()
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Frames numbered from `first` on, each stored when this returns.
+    async fn drive(&self, first: u64, count: usize) {
+        // Few enough for a busy disk to take at once.
+        for samples in numbered_samples(first, count).chunks(400) {
+            let answer = self.agent.post("/v1/telemetry", samples.join("\n")).await;
+            assert_eq!(answer.status(), 200);
+        }
+    }
+
+    async fn setup(&self, wing: u64) {
+        let setup = json!({"wing": wing}).to_string();
+        assert_eq!(self.agent.post("/v1/setup", setup).await.status(), 200);
+    }
+}
+
+#[tokio::test]
+async fn each_tool_says_the_same_of_an_agent_and_of_the_folder_it_left() {
+    let mut pit = Pit::start(&[]).await;
+    pit.drive(1, 20).await;
+    pit.setup(7).await;
+    pit.drive(21, 30).await;
+    let queue = pit.queue();
+    let admin = pit.agent.admin().await;
+    let tools: [(&[&str], i32); 16] = [
+        (&["status"], 0),
+        (&["ls"], 0),
+        (&["ls", "--from", "20", "--to", "22"], 0),
+        (&["ls", "--limit", "3"], 0),
+        (&["cat", "21"], 0),
+        (&["cat", "52"], 1),
+        (&["export"], 0),
+        (&["export", "--format", "csv", "--from", "5"], 0),
+        (&["trace", "21"], 0),
+        (&["trace", "0"], 1),
+        (&["verify"], 0),
+        (&["repair"], 0),
+        (&["drop", "--to", "30"], 0),
+        (&["drop", "--all"], 0),
+        (&["drop", "--from", "90"], 0),
+        (&["requeue"], 0),
+    ];
+    let ask = |place: &[&str]| {
+        let said = tools.map(|(args, code)| {
+            let said = tool(&[args, place].concat());
+            assert_eq!(said.code, code, "{args:?}: {said:?}");
+            said
+        });
+        said.map(|mut said| {
+            // The journal grows by a mark at each start.
+            said.out.retain(|line| !line.starts_with("disk_bytes"));
+            said
+        })
+    };
+    let of_the_agent = ask(&["--admin", &admin]);
+    assert_eq!(pit.agent.metric("pitwire_queue_entries").await, 51.0, "nothing is changed");
+    pit.agent.stop().await;
+    let of_the_folder = ask(&["--queue", &queue]);
+    for ((args, _), (agent, folder)) in tools.iter().zip(of_the_agent.iter().zip(&of_the_folder)) {
+        assert_eq!(agent, folder, "{args:?}");
+    }
+    let [status, all, some, few, setup, nothing, export, ..] = &of_the_folder;
+    assert!(status.out.contains(&format!("{:20}51", "entries")), "{status:?}");
+    assert_eq!((all.out.len(), some.out.len(), few.out.len()), (52, 4, 4));
+    assert_eq!(few.err, ["more follow: --from 4"]);
+    let row: Vec<&str> = some.out[2].split('\t').collect();
+    assert_eq!((row[0], row[2], row[3]), ("21", "1", "setup"), "{row:?}");
+    assert_eq!(setup.out, [r#"{"wing":7}"#]);
+    assert_eq!(nothing.err, ["entry 52 does not exist yet: the next one becomes entry 52"]);
+    assert_eq!(
+        (export.out.len(), &export.err[..]),
+        (51, &["exported 50 frames and 1 setup".into()][..])
+    );
+}
+
+#[tokio::test]
+async fn the_agent_that_has_the_folder_is_found_by_the_configuration() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let listen = format!("metrics.listen=127.0.0.1:{port}");
+    let pit = Pit::start(&[&listen]).await;
+    pit.drive(1, 3).await;
+    let queue = pit.queue();
+    assert_eq!(status(&["--queue", &queue, "--set", &listen], "entries"), 3);
+
+    let other = Pit::start(&[]).await;
+    let foreign = format!("metrics.listen={}", &other.agent.admin().await["http://".len()..]);
+    let nobody = "metrics.listen=127.0.0.1:9";
+    for (setting, expected) in [
+        (foreign.as_str(), "has the queue"),
+        (nobody, "no agent answers at http://127.0.0.1:9"),
+        ("metrics.enabled=false", "name that address with --admin, or stop it"),
+    ] {
+        let said = tool(&["status", "--queue", &queue, "--set", setting]);
+        assert_eq!((said.code, said.out.len()), (2, 0), "{said:?}");
+        let why = said.err.join("\n");
+        assert!(why.contains("is in use by another pitwire") && why.contains(expected), "{why}");
+        assert!(why.contains("--admin"), "{why}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_exported_and_imported_is_the_same_again() {
+    let mut pit = Pit::start(&[]).await;
+    pit.setup(1).await;
+    pit.drive(1, 300).await;
+    pit.setup(2).await;
+    pit.drive(301, 300).await;
+    pit.agent.stop().await;
+    let export = pit.file("export.jsonl");
+    let export = export.to_str().unwrap();
+    let said = tool(&["export", "--queue", &pit.queue(), "--output", export]);
+    assert_eq!((said.code, &said.err[..]), (0, &["exported 600 frames and 2 setups".into()][..]));
+    let exported = entries(&fs::read_to_string(export).unwrap());
+    assert_eq!(exported.len(), 602);
+
+    let copy = pit.file("copy");
+    let copy = copy.to_str().unwrap();
+    let plan = tool(&["import", export, "--queue", copy]);
+    assert_eq!(plan.code, 0, "{plan:?}");
+    assert!(plan.out[0].starts_with("would queue 600 frames and 2 setups, captured "), "{plan:?}");
+    assert!(!Path::new(copy).exists(), "a plan makes no queue");
+    let said = tool(&["import", export, "--queue", copy, "--apply"]);
+    assert_eq!((said.code, said.out), (0, vec!["queued 602 entries, as entries 1 to 602".into()]));
+    let again = tool(&["export", "--queue", copy]);
+    assert_eq!(entries(&again.out.join("\n")), exported);
+
+    // An agent that runs has later ones: they get new moments, in their order.
+    let running = Pit::start(&[]).await;
+    running.drive(1, 1).await;
+    let admin = running.agent.admin().await;
+    let said = tool(&["import", export, "--admin", &admin, "--apply"]);
+    assert_eq!((said.code, said.out), (0, vec!["queued 602 entries, as entries 2 to 603".into()]));
+    let again = entries(&tool(&["export", "--from", "2", "--admin", &admin]).out.join("\n"));
+    let laps = |entries: &[Value]| {
+        entries.iter().map(|entry| entry["frame"]["lap"].clone()).collect::<Vec<_>>()
+    };
+    assert_eq!(laps(&again), laps(&exported));
+    assert_eq!(tool(&["verify", "--admin", &admin]).code, 0);
+    assert_eq!(running.agent.metric("pitwire_ledger_imbalance_entries").await, 0.0);
+}
+
+/// The entries of an export.
+fn entries(text: &str) -> Vec<Value> {
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn a_file_with_a_line_that_is_no_entry_is_not_imported() {
+    let pit = Pit::start(&[]).await;
+    let file = pit.file("lines");
+    let good = r#"{"captured_at":"2025-11-22T14:30:22.123Z","frame":{"lap":1}}"#;
+    let bad = r#"{"captured_at":"2025-11-22T14:30:22.123Z","frame":{"lap":"one"}}"#;
+    let long = format!(r#"{{"captured_at":"{}"}}"#, "x".repeat(2_000_000));
+    fs::write(&file, format!("{good}\n\n{bad}\n{long}\nnonsense\n{good}")).unwrap();
+    let admin = pit.agent.admin().await;
+    for apply in [&[][..], &["--apply"]] {
+        let args = [&["import", file.to_str().unwrap(), "--admin", &admin][..], apply].concat();
+        let said = tool(&args);
+        assert_eq!(said.code, 1, "{said:?}");
+        let file = file.display();
+        for (line, expected) in [
+            (0, format!("{file}:3: lap: \"one\" is not a whole number")),
+            (1, format!("{file}:4: ")),
+            (2, format!("{file}:5: not JSON")),
+            (3, "2 frames, but 3 lines that are no entries".into()),
+        ] {
+            assert!(said.out[line].starts_with(&expected), "{expected}: {said:?}");
+        }
+    }
+    assert_eq!(pit.agent.metric("pitwire_queue_entries").await, 0.0);
+}
+
+const COLUMNS: &str = "seq stint captured_at lap position lap_time fuel fuel_capacity \
+    tire_pressures_fl tire_pressures_fr tire_pressures_rl tire_pressures_rr \
+    tire_temps_fl tire_temps_fr tire_temps_rl tire_temps_rr \
+    tire_wear_fl tire_wear_fr tire_wear_rl tire_wear_rr \
+    brake_temps_fl brake_temps_fr brake_temps_rl brake_temps_rr \
+    engine_water_temp track_temp ambient_temp speed gear rpm \
+    player_name car_name track_name session_type";
+
+/// Reads a CSV as the rest of the world does, and gives its rows as JSON.
+const READ_CSV: &str = "
+import csv, json, sys
+with open(sys.argv[1], encoding='utf-8', newline='') as file:
+    rows = list(csv.reader(file, strict=True))
+assert all(len(row) == len(rows[0]) for row in rows)
+json.dump(rows, sys.stdout)
+";
+
+#[tokio::test]
+async fn an_hour_as_csv_is_read_by_python() {
+    let mut pit = Pit::start(&[]).await;
+    pit.setup(1).await;
+    pit.drive(1, 7_199).await;
+    let name = "Ángel \"Nieto\", 2nd\nof his name";
+    let odd = json!({
+        "timestamp": "2999-01-01T00:00:00Z", "lap": 7200, "position": 1, "fuel": 1, "fuel_capacity": 90,
+        "player_name": name, "car_name": "", "track_name": "", "session_type": "Race",
+        "tire_wear": {"fl": 1.5}, "strategy": [1],
+    });
+    assert_eq!(pit.agent.post("/v1/telemetry", odd.to_string()).await.status(), 200);
+    pit.agent.stop().await;
+    let csv = pit.file("hour.csv");
+    let csv = csv.to_str().unwrap();
+    let export = ["export", "--format", "csv", "--queue", &pit.queue(), "--output", csv];
+    let started = std::time::Instant::now();
+    let said = tool(&export);
+    eprintln!("7,200 frames exported as CSV in {:?}", started.elapsed());
+    assert_eq!(said.code, 0, "{said:?}");
+    assert_eq!(
+        said.err,
+        [
+            "not in the CSV, which has the dashboard's fields: strategy",
+            "exported 7200 frames",
+            "left 1 setup out of the CSV; --format jsonl has them",
+        ]
+    );
+    let python = Command::new(peers::home().join("venv/bin/python"))
+        .args(["-c", READ_CSV, csv])
+        .output()
+        .unwrap();
+    assert!(python.status.success(), "{}", String::from_utf8_lossy(&python.stderr));
+    let rows: Vec<Vec<String>> = serde_json::from_slice(&python.stdout).unwrap();
+    assert_eq!(rows[0].join(" "), COLUMNS);
+    assert_eq!(rows.len(), 7_201);
+    let column = |name| rows[0].iter().position(|column| column == name).unwrap();
+    let laps: Vec<u64> = rows[1..].iter().map(|row| row[column("lap")].parse().unwrap()).collect();
+    assert!(laps.into_iter().eq(1..=7_200));
+    let last = rows.last().unwrap();
+    assert_eq!(last[column("player_name")], name);
+    assert_eq!((&*last[column("tire_wear_fl")], &*last[column("tire_wear_rr")]), ("1.5", ""));
+    let first: Value =
+        serde_json::from_str(&tool(&["cat", "2", "--queue", &pit.queue()]).out[0]).unwrap();
+    let speed: f64 = rows[1][column("speed")].parse().unwrap();
+    assert_eq!(first["speed"].as_f64(), Some(speed));
+
+    let again = tool(&export);
+    assert_eq!(again.code, 2, "{again:?}");
+    assert!(again.err[0].contains("is there already; name another file"), "{again:?}");
+}
+
+#[tokio::test]
+async fn a_part_is_exported_by_position_or_by_moment() {
+    let mut pit = Pit::start(&[]).await;
+    pit.drive(1, 100).await;
+    pit.agent.stop().await;
+    let queue = pit.queue();
+    let seqs = |args: &[&str]| {
+        let said = tool(&[&["export", "--queue", &queue], args].concat());
+        assert_eq!(said.code, 0, "{said:?}");
+        let entries = entries(&said.out.join("\n"));
+        entries.iter().map(|entry| entry["seq"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    let at = |seq: usize| {
+        let said = tool(&["ls", "--queue", &queue]);
+        said.out[seq].split('\t').nth(1).unwrap().to_owned()
+    };
+    assert_eq!(seqs(&["--from", "10", "--to", "12"]), [10, 11, 12]);
+    assert_eq!(seqs(&["--from", "99"]), [99, 100]);
+    assert_eq!(seqs(&["--since", &at(98)]), [98, 99, 100]);
+    assert_eq!(seqs(&["--until", &at(3)]), [1, 2, 3]);
+    assert_eq!(seqs(&["--since", &at(5), "--until", &at(7)]), [5, 6, 7]);
+    assert!(seqs(&["--from", "500"]).is_empty());
+}
+
+/// Every file of a queue with its content; not the lock's.
+fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for item in fs::read_dir(folder).unwrap() {
+            let path = item.unwrap().path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false if path.ends_with("owner") || path.ends_with("lock") => {}
+                false => files.push((path.clone(), fs::read(path).unwrap())),
+            }
+        }
+    }
+    files.sort();
+    files
+}
+
+/// Turns over a bit in the middle of a segment's database.
+fn damage(queue: &Path) {
+    let segments = fs::read_dir(queue).unwrap().map(|item| item.unwrap().path());
+    let mut segments: Vec<_> = segments
+        .filter(|path| path.file_name().unwrap().to_str().unwrap().starts_with("q-"))
+        .collect();
+    segments.sort();
+    assert!(segments.len() >= 2, "{segments:?}");
+    let file = segments[1].join("db");
+    let mut bytes = fs::read(&file).unwrap();
+    let used = bytes.iter().rposition(|&byte| byte != 0).unwrap();
+    bytes[used / 2] ^= 1;
+    fs::write(file, bytes).unwrap();
+}
+
+/// Segments of 64 entries.
+const SMALL: [&str; 1] = ["queue.max_entries=1024"];
+
+#[tokio::test]
+async fn a_damaged_segment_is_found_and_repaired() {
+    let mut pit = Pit::start(&SMALL).await;
+    for first in 0..10 {
+        pit.drive(1 + first * 40, 40).await;
+    }
+    pit.agent.stop().await;
+    let queue = pit.queue();
+    let place = ["--queue", &queue, "--set", SMALL[0]];
+    assert_eq!(tool(&[&["verify"][..], &place].concat()).code, 0);
+    damage(Path::new(&queue));
+    let before = contents(Path::new(&queue));
+    let said = tool(&[&["verify"][..], &place].concat());
+    assert_eq!((said.code, said.out.len()), (1, 2), "{said:?}");
+    assert!(said.out[0].contains("damaged") && said.out[0].starts_with("entries "), "{said:?}");
+    assert!(said.out[1].starts_with("read ") && said.out[1].ends_with("; 1 finding"), "{said:?}");
+    let plan = tool(&[&["repair"][..], &place].concat());
+    assert_eq!(plan.code, 1, "{plan:?}");
+    assert!(
+        plan.out[0].starts_with(&said.out[0]) && plan.out[0].contains("quarantine/"),
+        "{plan:?}"
+    );
+    assert_eq!(plan.out.last().unwrap(), "nothing is changed; --apply does it");
+    assert!(contents(Path::new(&queue)) == before, "something was changed");
+
+    let said = tool(&[&["repair", "--apply"][..], &place].concat());
+    assert_eq!(said.code, 0, "{said:?}");
+    let line = said.out.iter().find(|line| line.starts_with("repaired: ")).unwrap();
+    let entries = status(&place, "entries");
+    let corrupt = status(&place, "dropped_corrupt");
+    assert!(entries < 400 && entries + corrupt == 400, "{entries} {corrupt} {said:?}");
+    assert!(line.starts_with(&format!("repaired: {entries} entries queued")), "{line}");
+    assert_eq!(tool(&[&["verify"][..], &place].concat()).code, 0);
+    let aside = fs::read_dir(Path::new(&queue).join("quarantine")).unwrap().count();
+    assert_eq!(aside, 1);
+}
+
+#[tokio::test]
+async fn a_segment_that_is_damaged_under_a_running_agent_is_found_and_repaired() {
+    let pit = Pit::start(&SMALL).await;
+    for first in 0..10 {
+        pit.drive(1 + first * 40, 40).await;
+    }
+    damage(Path::new(&pit.queue()));
+    let admin = pit.agent.admin().await;
+    let said = tool(&["verify", "--admin", &admin]);
+    assert_eq!((said.code, said.out.len()), (1, 2), "{said:?}");
+    assert_eq!(pit.agent.metric("pitwire_queue_entries").await, 400.0, "nothing is changed");
+    assert_eq!(tool(&["repair", "--admin", &admin]).code, 1);
+    assert_eq!(pit.agent.metric("pitwire_queue_entries").await, 400.0, "nothing is changed");
+    let said = tool(&["repair", "--apply", "--admin", &admin]);
+    assert_eq!(said.code, 0, "{said:?}");
+    let left = pit.agent.metric("pitwire_queue_entries").await;
+    let corrupt = r#"pitwire_entries_dropped_total{reason="corrupt"}"#;
+    assert_eq!(left + pit.agent.metric(corrupt).await, 400.0);
+    assert_eq!(tool(&["verify", "--admin", &admin]).code, 0);
+    pit.drive(500, 1).await;
+}
+
+#[tokio::test]
+async fn what_else_is_damaged_in_a_folder_is_found() {
+    let mut pit = Pit::start(&SMALL).await;
+    for first in 0..5 {
+        pit.drive(1 + first * 40, 40).await;
+    }
+    pit.setup(1).await;
+    pit.agent.stop().await;
+    let queue = pit.file("queue");
+    let journal = |queue: &Path| {
+        let names = fs::read_dir(queue).unwrap().map(|item| item.unwrap().path());
+        let mut names = names.filter(|path| path.extension() == Some("log".as_ref()));
+        names.next().unwrap()
+    };
+    let seal = |queue: &Path| {
+        let names = fs::read_dir(queue).unwrap().map(|item| item.unwrap().path());
+        let mut names = names.filter(|path| path.join("seal").exists());
+        names.next().unwrap().join("seal")
+    };
+    type Harm<'a> = &'a dyn Fn(&Path);
+    let harms: [(&str, Harm<'_>, i32); 7] = [
+        ("FORMAT: it is missing", &|queue| fs::remove_file(queue.join("FORMAT")).unwrap(), 1),
+        (
+            "the journal is damaged",
+            &|queue| {
+                let mut bytes = fs::read(journal(queue)).unwrap();
+                let middle = bytes.len() / 2;
+                bytes[middle] ^= 1;
+                fs::write(journal(queue), bytes).unwrap();
+            },
+            1,
+        ),
+        (
+            "the journal of the newest segment is missing",
+            &|queue| {
+                fs::remove_file(journal(queue)).unwrap();
+            },
+            1,
+        ),
+        ("its seal is damaged; all can be read", &|queue| fs::write(seal(queue), b"x").unwrap(), 1),
+        (
+            "facts/latest_setup: it is damaged",
+            &|queue| {
+                fs::write(queue.join("facts/latest_setup"), b"x").unwrap();
+            },
+            1,
+        ),
+        ("trash-1: a crash left it", &|queue| fs::create_dir(queue.join("trash-1")).unwrap(), 0),
+        ("is not there", &|queue| fs::remove_dir_all(queue).unwrap(), 2),
+    ];
+    for (expected, harm, code) in harms {
+        let copy = tempfile::tempdir().unwrap();
+        let copy = copy.path().join("queue");
+        let copied = Command::new("cp").arg("-r").arg(&queue).arg(&copy).status().unwrap();
+        assert!(copied.success());
+        harm(&copy);
+        let place = copy.to_str().unwrap().to_owned();
+        let said = tool(&["repair", "--queue", &place, "--set", SMALL[0]]);
+        assert_eq!(said.code, code, "{expected}: {said:?}");
+        if code == 2 {
+            assert!(said.err[0].contains("there is no queue in"), "{said:?}");
+            continue;
+        }
+        assert!(said.out.iter().any(|line| line.contains(expected)), "{expected}: {said:?}");
+        let said = tool(&["repair", "--apply", "--queue", &place, "--set", SMALL[0]]);
+        assert_eq!(said.code, 0, "{expected}: {said:?}");
+        assert_eq!(tool(&["verify", "--queue", &place, "--set", SMALL[0]]).code, 0, "{expected}");
+    }
+}
+
+#[tokio::test]
+async fn what_became_of_each_entry_is_told() {
+    // Five poisoned frames are refused, the next 100 delivered.
+    let server = Peer::start(Kind::Asgi, &["--refuse", "poison"]);
+    let settings = ["queue.max_entries=400", "queue.durability=200ms"];
+    let folder = tempfile::tempdir().unwrap();
+    let queue = folder.path().join("queue");
+    let mut agent = Agent::start(&queue, &server.url(), &settings);
+    let poison = r#"{"lap": 1, "player_name": "poison"}"#;
+    agent.post("/v1/telemetry", numbered_samples(1, 5).join("\n")).await;
+    agent.post("/v1/telemetry", poison).await;
+    agent.post("/v1/telemetry", numbered_samples(7, 50).join("\n")).await;
+    let aside = r#"pitwire_ledger_entries{state="quarantined"}"#;
+    agent.metric_becomes(aside, |entries| entries == 1.0).await;
+    agent.metric_becomes("pitwire_queue_entries", |entries| entries == 0.0).await;
+    agent.stop().await;
+    // Then nothing is delivered any more; the full queue is thinned, and a part dropped by hand.
+    let mut agent = Agent::start(&queue, NOBODY, &settings);
+    let now = pitwire::clock::now().0;
+    for first in 0..12 {
+        // Ten minutes in all; the newest one is never thinned.
+        let samples: Vec<String> = (1..=50)
+            .map(|n| {
+                let at = CapturedAt(now + (first * 50 + n) * 1000).to_string();
+                json!({
+                    "timestamp": at, "lap": 1, "position": 1, "fuel": 1, "fuel_capacity": 9,
+                    "player_name": "a", "car_name": "b", "track_name": "c", "session_type": "d",
+                })
+                .to_string()
+            })
+            .collect();
+        assert_eq!(agent.post("/v1/telemetry", samples.join("\n")).await.status(), 200);
+    }
+    let thinned = agent.metric(r#"pitwire_ledger_entries{state="thinned"}"#).await;
+    assert!(thinned > 0.0, "{thinned}");
+    let admin = agent.admin().await;
+    assert_eq!(
+        tool(&["drop", "--from", "640", "--to", "645", "--apply", "--admin", &admin]).code,
+        0
+    );
+    let queued: Vec<u64> = {
+        let said = tool(&["ls", "--limit", "1000", "--admin", &admin]);
+        said.out[1..].iter().map(|line| line.split('\t').next().unwrap().parse().unwrap()).collect()
+    };
+    let gone = (58..640).find(|seq| !queued.contains(seq)).unwrap().to_string();
+    let held = queued[0].to_string();
+    let next = status(&["--admin", &admin], "next_seq").to_string();
+    let expected = [
+        ("3", 0, "was delivered: the server has it"),
+        ("6", 0, "was refused by the server and set aside"),
+        ("50", 0, "was delivered: the server has it"),
+        (gone.as_str(), 0, "was left out to make room"),
+        ("642", 0, "was dropped: somebody said so"),
+        (held.as_str(), 0, "is in the queue: a frame of stint "),
+        (next.as_str(), 1, "does not exist yet: the next one becomes entry "),
+        ("0", 1, "is unknown: "),
+    ];
+    let queue = queue.to_str().unwrap();
+    let ask = |place: &[&str]| {
+        for (seq, code, expected) in expected {
+            let said = tool(&[&["trace", seq], place].concat());
+            assert_eq!((said.code, said.out.len()), (code, 1), "{said:?}");
+            let expected = format!("entry {seq} {expected}");
+            assert!(said.out[0].starts_with(&expected), "{expected}: {said:?}");
+        }
+    };
+    ask(&["--admin", &admin]);
+    agent.stop().await;
+    ask(&["--queue", queue]);
+}
+
+#[tokio::test]
+async fn what_is_dropped_is_counted_and_never_sent() {
+    let mut pit = Pit::start(&[]).await;
+    pit.drive(1, 20).await;
+    pit.setup(7).await;
+    pit.drive(21, 30).await;
+    let admin = pit.agent.admin().await;
+    let dropped = r#"pitwire_entries_dropped_total{reason="operator"}"#;
+    let plan = tool(&["drop", "--from", "11", "--to", "30", "--admin", &admin]);
+    assert!(
+        plan.out[0].starts_with("would drop 19 frames and 1 setup: entries 11 to 30"),
+        "{plan:?}"
+    );
+    assert_eq!(pit.agent.metric(dropped).await, 0.0);
+
+    let said = tool(&["drop", "--from", "11", "--to", "30", "--apply", "--admin", &admin]);
+    assert_eq!(
+        (said.code, &said.out[..]),
+        (
+            0,
+            &[
+                "dropped 19 entries".into(),
+                "entry 21 stays: a setup, with which what follows was driven".into(),
+            ][..]
+        ),
+    );
+    assert_eq!(pit.agent.metric(dropped).await, 19.0);
+    assert_eq!(pit.agent.metric("pitwire_ledger_imbalance_entries").await, 0.0);
+    let queue = pit.queue();
+    pit.agent.stop().await;
+    let said = tool(&["drop", "--to", "4", "--apply", "--queue", &queue]);
+    assert_eq!((said.code, said.out), (0, vec!["dropped 4 entries".into()]));
+    for (name, value) in [("dropped_operator", 23), ("queued", 28), ("imbalance", 0)] {
+        assert_eq!(status(&["--queue", &queue], name), value, "{name}");
+    }
+
+    let server = Peer::start(Kind::Embedded, &[]);
+    let agent = Agent::start(Path::new(&queue), &server.url(), &[]);
+    agent.metric_becomes("pitwire_queue_entries", |entries| entries == 0.0).await;
+    let expected: Vec<u64> = (5..=10).chain(30..=50).collect();
+    assert_eq!(numbers(&server.all_frames().await), expected);
+    let session = server.sessions().await.remove(0);
+    assert_eq!(server.setups(&session).await[0]["setup"], json!({"wing": 7}));
+}
+
+#[tokio::test]
+async fn all_is_dropped_and_what_comes_then_is_sent_with_its_setup() {
+    let pit = Pit::start(&[]).await;
+    pit.drive(1, 20).await;
+    pit.setup(7).await;
+    pit.drive(21, 30).await;
+    let admin = pit.agent.admin().await;
+    let said = tool(&["drop", "--all", "--apply", "--admin", &admin]);
+    assert_eq!((said.code, said.out), (0, vec!["dropped 51 entries".into()]));
+    pit.drive(60, 5).await;
+    let queue = pit.queue();
+    let Pit { folder: _folder, mut agent } = pit;
+    agent.stop().await;
+    let server = Peer::start(Kind::Embedded, &[]);
+    let agent = Agent::start(Path::new(&queue), &server.url(), &[]);
+    agent.metric_becomes("pitwire_queue_entries", |entries| entries == 0.0).await;
+    assert!(numbers(&server.all_frames().await).into_iter().eq(60..=64));
+    let session = server.sessions().await.remove(0);
+    assert_eq!(server.setups(&session).await[0]["setup"], json!({"wing": 7}));
+}
+
+#[tokio::test]
+async fn what_the_server_refused_is_queued_again_once() {
+    let strict = Peer::start(Kind::Asgi, &["--refuse", "poison"]);
+    let folder = tempfile::tempdir().unwrap();
+    let queue = folder.path().join("queue");
+    let mut agent = Agent::start(&queue, &strict.url(), &[]);
+    let samples = (1..=10).map(|lap| {
+        let name = if lap % 3 == 0 { "poison" } else { "Ana" };
+        json!({"lap": lap, "player_name": name}).to_string()
+    });
+    let samples = Vec::from_iter(samples).join("\n");
+    assert_eq!(agent.post("/v1/telemetry", samples).await.status(), 200);
+    let aside = r#"pitwire_ledger_entries{state="quarantined"}"#;
+    agent.metric_becomes(aside, |entries| entries == 3.0).await;
+    let admin = agent.admin().await;
+    let plan = tool(&["requeue", "--admin", &admin]);
+    assert_eq!(plan.code, 0, "{plan:?}");
+    assert_eq!(plan.out[0], "would queue again 3 frames, which were entries 3 to 9");
+    agent.stop().await;
+    let place = queue.to_str().unwrap();
+    assert_eq!(tool(&["requeue", "--queue", place]), plan);
+
+    let server = Peer::start(Kind::Asgi, &[]);
+    let agent = Agent::start(&queue, &server.url(), &[]);
+    let admin = agent.admin().await;
+    let said = tool(&["requeue", "--apply", "--admin", &admin]);
+    assert_eq!((said.code, said.out), (0, vec!["queued 3 entries, as entries 11 to 13".into()]));
+    let came = async || {
+        let frames = server.all_frames().await;
+        (numbers(&frames) == [3, 6, 9]).then_some(())
+    };
+    eventually("the refused frames", came).await;
+    let said = tool(&["requeue", "--apply", "--admin", &admin]);
+    assert_eq!(said.out, ["the server refused nothing that is still there"]);
+    assert_eq!(agent.metric("pitwire_ledger_imbalance_entries").await, 0.0);
+    assert!(queue.join("quarantine/refused-taken.ndjson").exists());
+}
+
+#[tokio::test]
+async fn pages_of_other_origins_and_other_hosts_are_kept_out() {
+    let pit = Pit::start(&[]).await;
+    pit.drive(1, 3).await;
+    let admin = pit.agent.admin().await;
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    for (header, value, status) in [
+        ("Origin", "https://evil.example", 403),
+        ("Origin", "null", 403),
+        ("Host", "evil.example:9184", 403),
+        ("Origin", "http://localhost:3000", 200),
+        ("Host", "localhost:9184", 200),
+    ] {
+        let ask = http.get(format!("{admin}/queue/status")).header(header, value);
+        assert_eq!(ask.send().await.unwrap().status(), status, "{header}: {value}");
+        let drop = http.post(format!("{admin}/queue/drop?first=9&last=9")).header(header, value);
+        assert_eq!(drop.send().await.unwrap().status(), status, "{header}: {value}");
+    }
+    for (path, status, error) in [
+        ("/queue/drop?first=1&last=3", 405, None),
+        ("/queue/trace", 400, Some("seq: is missing; send a whole number from 0 to ")),
+        ("/queue/trace?seq=one", 400, Some("seq: \"one\" is no such number; send ")),
+        ("/queue/entries?entries=1000000", 400, Some("entries: \"1000000\" is no such number")),
+        ("/queue/trace?seq=18446744073709551615", 400, Some("seq: ")),
+    ] {
+        let answer = http.get(format!("{admin}{path}")).send().await.unwrap();
+        assert_eq!(answer.status(), status, "{path}");
+        if let Some(error) = error {
+            let answer: Value = answer.json().await.unwrap();
+            assert!(answer["error"].as_str().unwrap().starts_with(error), "{answer}");
+        }
+    }
+    assert_eq!(pit.agent.metric("pitwire_queue_entries").await, 3.0);
+}
+
+#[tokio::test]
+async fn a_tool_that_cannot_do_its_work_ends_with_2_and_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let empty = folder.path().to_str().unwrap();
+    for (args, expected) in [
+        (&["status", "--queue", empty][..], "there is no queue in"),
+        (&["verify", "--queue", empty], "name its folder with --queue"),
+        (&["status", "--admin", "http://127.0.0.1:9"], "no agent answers at http://127.0.0.1:9"),
+        (&["status", "--admin", "nowhere"], "--admin: \"nowhere\" is no admin address; write"),
+        (&["status", "--queue", empty, "--set", "queue.max_entries"], "write it as KEY=VALUE"),
+        (&["status", "--queue", empty, "--set", "log.level=loud"], "--set: log.level: "),
+        (&["trace", "one", "--queue", empty], "write a position, a whole number such as 1"),
+        (&["ls", "--from", "99999999999999999999"], "write a position, a whole number"),
+        (&["export", "--since", "noon"], "write a moment such as 2025-11-22T14:30:00Z"),
+        (&["export", "--since", "2025-11-22T14:30:00Z", "--from", "1"], "cannot be used with"),
+        (&["drop", "--from", "5", "--to", "1", "--queue", empty], "--to: 1 is below --from 5"),
+        (&["drop", "--queue", empty], "--from <SEQ>|--to <SEQ>|--all"),
+        (&["import", "missing.jsonl"], "missing.jsonl: "),
+        (&[], "Usage: pitwire queue"),
+    ] {
+        let said = tool(args);
+        assert_eq!((said.code, said.out.len()), (2, 0), "{args:?}: {said:?}");
+        assert!(said.err.join("\n").contains(expected), "{args:?}: {said:?}");
+    }
+    let files = fs::read_dir(folder.path()).unwrap().count();
+    assert_eq!(files, 0, "a folder that is no queue is left alone");
+
+    // Something else answers there.
+    let server = Peer::start(Kind::Embedded, &[]);
+    let said = tool(&["status", "--admin", &server.url()]);
+    assert_eq!(said.code, 2);
+    assert!(said.err[0].contains("does not know the queue's tools"), "{said:?}");
+}
+
+/// Looking at a queue with a smaller configuration than it was made with must cost nothing.
+#[tokio::test]
+async fn looking_makes_no_room() {
+    let mut pit = Pit::start(&[]).await;
+    pit.drive(1, 200).await;
+    pit.agent.stop().await;
+    let queue = pit.queue();
+    for args in [&["status"][..], &["ls"], &["export"], &["trace", "1"], &["requeue"], &["verify"]]
+    {
+        let small = ["--queue", &queue, "--set", "queue.max_entries=10"];
+        assert_eq!(tool(&[args, &small].concat()).code, 0, "{args:?}");
+    }
+    assert_eq!(status(&["--queue", &queue], "entries"), 200);
+}
