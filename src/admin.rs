@@ -1,5 +1,5 @@
 //! What the agent shows of itself over HTTP: `/metrics`, `/healthz` and `/readyz`; and the queue's
-//! [tools](crate::tools) for the commands.
+//! [tools] for the commands.
 
 use std::sync::Arc;
 

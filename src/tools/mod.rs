@@ -1,7 +1,7 @@
 //! What a person does to a queue by hand: look, check, move entries in and out.
 //!
 //! [`Tools`] does it over a queue that this process has open. The agent offers it to the commands at
-//! its admin address ([`router`]), and they ask with a [`Client`]: the answers are the same.
+//! its admin address (`router`), and they ask with a [`Client`]: the answers are the same.
 
 mod client;
 mod http;
