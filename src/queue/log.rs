@@ -6,6 +6,7 @@
 mod dropping;
 mod looking;
 mod recent;
+mod room;
 
 use std::io;
 
@@ -19,17 +20,14 @@ use super::fates::{self, Fate, Run};
 use super::ledger::{DropReason, Ledger};
 use super::record::{self, EncodeError, Marks};
 use super::store::{Notes, Store};
-use super::{Appended, Batch, Content, Limit, Limits, QueueStatus, thinning};
-use crate::config::{Durability, WhenFull};
+use super::{Appended, Batch, Content, Limit, Limits, QueueStatus};
+use crate::config::Durability;
 use crate::entry::{CapturedAt, Entry, Kind, Seq, StintId};
 
 /// Facts that are kept beside the log; each is one small MessagePack value.
 const SETUPS_LEFT: &str = "setups_left";
 const LATEST_SETUP: &str = "latest_setup";
 const SESSIONS: &str = "sessions";
-
-/// So much is free before a source that can wait goes on: a batch of lines.
-const BLOCK_BYTES: usize = 1 << 20;
 
 /// Sessions that are remembered, the newest ones: more stints than a queue can hold in practice.
 const MAX_SESSIONS: usize = 64;
@@ -384,112 +382,6 @@ impl<S: Store> Log<S> {
         }
     }
 
-    fn lacks_room(&self, record: Option<usize>) -> Lack {
-        let more = u64::from(record.is_some());
-        if self.store.held().records + more > self.limits.max_entries {
-            Lack::Entries
-        } else if self.store.disk_bytes_with(record.unwrap_or(0)) > self.limits.max_bytes {
-            Lack::Bytes
-        } else {
-            Lack::Nothing
-        }
-    }
-
-    /// Entries that a source which can wait may hand in now.
-    pub(super) fn room(&self) -> u64 {
-        let held = self.store.held().records;
-        match self.limits.when_full {
-            // A batch is larger than the whole queue: it has to come in somehow.
-            WhenFull::Block if held == 0 => u64::MAX,
-            WhenFull::Block if self.lacks_room(Some(BLOCK_BYTES)) == Lack::Bytes => 0,
-            WhenFull::Block => self.limits.max_entries.saturating_sub(held),
-            _ => u64::MAX,
-        }
-    }
-
-    /// Makes room for a record of so many bytes, or until the log is within its limits. `false`
-    /// when there is none to be had.
-    fn make_room(&mut self, record: Option<usize>) -> io::Result<bool> {
-        loop {
-            let lack = self.lacks_room(record);
-            if lack == Lack::Bytes && self.dirty {
-                // What is released goes from the disk once that is durable.
-                self.flush()?;
-                self.maintain()?;
-                continue;
-            }
-            let found = match self.limits.when_full {
-                _ if lack == Lack::Nothing => return Ok(true),
-                // A source that could wait for room did.
-                WhenFull::Thin | WhenFull::Block => self.thin()? || self.give_up_oldest(lack)?,
-                WhenFull::DropOldest => self.give_up_oldest(lack)?,
-                // What is there already must be within a limit that was lowered.
-                _ if record.is_none() => self.give_up_oldest(lack)?,
-                WhenFull::DropNewest => false,
-            };
-            if !found {
-                return Ok(false);
-            }
-        }
-    }
-
-    /// Leaves frames out of the oldest stretches; `false` when nothing can be left out any more.
-    fn thin(&mut self) -> io::Result<bool> {
-        let old = self.recent.begins_at();
-        let mut stretches = self.store.stretches();
-        stretches.retain(|stretch| stretch.last < old);
-        let most = self.limits.stretch_entries();
-        while let Some(step) = thinning::next(&stretches, most) {
-            let (first, last) = (stretches[step.first].first, stretches[step.last].last);
-            let records = self.read_between(first, last)?;
-            let before = records.len();
-            let thinned = thinning::thin(records, step.level, self.read_to..old);
-            let gone = (before - thinned.records.len()) as u64;
-            if gone > 0 {
-                let line = fates::thinned_line(first, last, thinned.level, &thinned.records);
-                self.store.note(Notes::Fates, &line)?;
-            }
-            let ledger = Ledger { thinned: self.ledger.thinned + gone, ..self.ledger };
-            let books = self.books(ledger)?;
-            self.sound()?.replace(first, last, thinned.level, thinned.records, &books)?;
-            self.ledger = ledger;
-            if gone > 0 {
-                return Ok(true);
-            }
-            stretches = self.store.stretches();
-            stretches.retain(|stretch| stretch.last < old);
-        }
-        Ok(false)
-    }
-
-    /// Drops the oldest entry, or of what fills the disk as much as goes at once; `false` when there
-    /// is nothing to drop.
-    fn give_up_oldest(&mut self, lack: Lack) -> io::Result<bool> {
-        if lack != Lack::Bytes {
-            return self.drop_oldest(DropReason::QueueFull);
-        }
-        if self.store.held().records == 0 {
-            return Ok(false);
-        }
-        if self.store.oldest_stretch().is_none() {
-            self.sound()?.seal()?;
-        }
-        let last = self.store.oldest_stretch().map(|stretch| stretch.last);
-        while last.is_some_and(|last| self.store.head() <= last)
-            && self.drop_oldest(DropReason::QueueFull)?
-        {}
-        Ok(true)
-    }
-
-    /// Drops what is older than `newest` by more than the limit.
-    fn expire(&mut self, newest: CapturedAt) -> io::Result<()> {
-        let oldest_allowed = newest.0.saturating_sub(self.limits.max_age_ms());
-        while self.oldest()?.is_some_and(|oldest| oldest.0 < oldest_allowed)
-            && self.drop_oldest(DropReason::Expired)?
-        {}
-        Ok(())
-    }
-
     /// The moment of the oldest entry.
     fn oldest(&mut self) -> io::Result<Option<CapturedAt>> {
         let head = self.store.head();
@@ -499,22 +391,6 @@ impl<S: Store> Log<S> {
             self.oldest = entry.map(|entry| (head, entry.captured_at));
         }
         Ok(self.oldest.map(|(_, captured_at)| captured_at))
-    }
-
-    /// Drops the oldest entry; `false` when there is none.
-    fn drop_oldest(&mut self, reason: DropReason) -> io::Result<bool> {
-        let Some((seq, bytes)) = self.read_records(self.store.head(), Limit::ONE)?.pop() else {
-            return Ok(false);
-        };
-        let entry = record::decode(seq, &bytes).ok();
-        self.put_in_force(entry.iter())?;
-        let mut ledger = self.ledger;
-        let reason = if entry.is_some() { reason } else { DropReason::Corrupt };
-        ledger.drop(reason, 1);
-        let run = Run { first: seq, last: seq, fate: Fate::Dropped(reason) };
-        self.note_run(run, self.is_head_thinned())?;
-        self.keep_books(Seq(seq.0 + 1), ledger)?;
-        Ok(true)
     }
 
     /// Entries are leaving: the last setup among them is the one in force at the new head.
@@ -602,14 +478,6 @@ pub(super) fn ledger_of(books: &[u8]) -> io::Result<Ledger> {
         return Ok(Ledger::default());
     }
     rmp_serde::from_slice(books).map(|books: Books| books.ledger).map_err(io::Error::other)
-}
-
-/// What there is too little of.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Lack {
-    Nothing,
-    Entries,
-    Bytes,
 }
 
 /// Stint and moment of the newest record that is held.

@@ -43,23 +43,22 @@ pub(super) mod inspect;
 mod newest;
 mod packed;
 mod recover;
+mod rewrite;
+mod space;
+mod start;
 
 use std::collections::VecDeque;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use self::folder::{
-    Old, Segment, Span, borrowed, build, check_format, discard, finish_rewrite, held,
-    highest_position, publish, read_seal, remove_damaged_facts, remove_other_journals,
-    set_segment_aside, spans, swap, sweep,
-};
+use self::folder::{Old, Segment, Span, borrowed, build, discard, held, publish};
 use self::newest::NewestSegment;
 use self::packed::Packed;
-use self::recover::{Newest, Trust, find_newest, last_mark, write_mark};
+use self::recover::{Trust, write_mark};
 use super::journal::{Journal, Mark};
 use super::store::{Examined, Held, Notes, Store, Stretch};
-use super::{FIRST, Limit, bytes, disk, notes};
+use super::{Limit, bytes, disk, notes};
 use crate::config::MAX_SAMPLE_BYTES;
 use crate::entry::Seq;
 
@@ -68,8 +67,6 @@ pub const SEGMENT_ENTRIES: u64 = 4096;
 /// A drained segment is left for a new one when its journal has this size, so that an empty queue
 /// is small.
 const DRAINED_BYTES: u64 = 1 << 20;
-/// A journal can be begun and a segment of the smallest size be packed within this.
-const BALLAST_BYTES: usize = 320 << 10;
 /// Segments that are kept for inspection after they could not be read in full.
 const MAX_QUARANTINED: usize = 2;
 /// Sealed segments whose blocks are kept in memory: the one at the head, the one after it while a
@@ -181,17 +178,6 @@ impl SegmentStore {
         Ok(())
     }
 
-    /// Tries again without the ballast where the disk is full.
-    fn with_ballast<T>(
-        &mut self,
-        mut act: impl FnMut(&mut Self) -> io::Result<T>,
-    ) -> io::Result<T> {
-        match act(self) {
-            Err(error) if disk::is_full(&error) && self.spend_ballast() => act(self),
-            result => result,
-        }
-    }
-
     /// What is below `head` is not held any more; returns how much that was.
     fn release_below(&mut self, head: Seq) -> io::Result<Held> {
         let mut released = Held::default();
@@ -259,71 +245,6 @@ impl SegmentStore {
             self.loaded.pop_front();
         }
         self.loaded.push_back((lo, packed));
-    }
-
-    /// Puts one segment with `records`, or none, in the place of the sealed ones in `replaced`.
-    /// With `books`, what is missing then counts as released; else it is lost.
-    fn rewrite(
-        &mut self,
-        replaced: Span,
-        level: u32,
-        records: Records,
-        old: Old,
-        books: Option<&[u8]>,
-    ) -> io::Result<()> {
-        let inside = |segment: &Segment| {
-            replaced.lo <= segment.span.lo && segment.span.last <= replaced.last
-        };
-        let mut before = Held::default();
-        self.sealed.iter().filter(|segment| inside(segment)).for_each(|s| before += s.held);
-        let kept = held(&records);
-        let new = self.with_ballast(|store| store.prepare(replaced, level, &records, kept))?;
-        if let Some(books) = books {
-            self.released += (before - kept).records;
-            self.books = books.to_vec();
-        }
-        if let Err(error) = self.commit(replaced, new.as_ref(), old) {
-            return self.fail(error);
-        }
-        self.loaded.retain(|(lo, _)| !(replaced.lo..=replaced.last).contains(lo));
-        let index = self.sealed.partition_point(|segment| segment.span.lo < replaced.lo);
-        self.sealed.retain(|segment| !inside(segment));
-        self.held = self.held - before;
-        if let Some(segment) = new {
-            self.held += segment.held;
-            self.sealed.insert(index, segment);
-        }
-        self.measure_sealed();
-        self.measure_others();
-        Ok(())
-    }
-
-    /// Builds what is to take the place of segments. Until it is committed nothing has changed.
-    fn prepare(
-        &mut self,
-        replaced: Span,
-        level: u32,
-        records: &Records,
-        all: Held,
-    ) -> io::Result<Option<Segment>> {
-        // The folder that lies ready must not be taken for the one of an earlier mark.
-        self.replaced = (0, 0);
-        self.note_mark()?;
-        self.flush()?;
-        if records.is_empty() {
-            return Ok(None);
-        }
-        let packed = Packed::new(replaced.lo, borrowed(records));
-        build(&self.folder, replaced, &packed, all, level).map(Some)
-    }
-
-    fn commit(&mut self, replaced: Span, new: Option<&Segment>, old: Old) -> io::Result<()> {
-        self.replaced = if new.is_some() { (replaced.lo.0, replaced.last.0) } else { (0, 0) };
-        self.note_mark()?;
-        self.flush()?;
-        swap(&self.folder, replaced, new.map(|segment| segment.span), old)?;
-        self.replaced = (0, 0);
-        self.note_mark()
     }
 
     /// Begins a new segment; what is held of the old one is sealed. On an error the old one goes on.
@@ -399,49 +320,9 @@ impl SegmentStore {
         Ok(())
     }
 
-    fn spend_ballast(&mut self) -> bool {
-        let path = self.folder.join("ballast");
-        let spent = path.exists() && disk::remove_file(&path).is_ok();
-        self.measure_others();
-        spent
-    }
-
-    /// Without ballast the queue works as well, until the disk is full.
-    fn fill_ballast(&mut self) {
-        let path = self.folder.join("ballast");
-        if path.exists() {
-            return;
-        }
-        // Not zeros: some file systems would keep no room for them.
-        let noise: Vec<u8> = (0..BALLAST_BYTES)
-            .map(|i| (i as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0])
-            .collect();
-        if let Err(error) = disk::write_durably(&path, &noise) {
-            tracing::warn!(%error, "no room for the ballast of the queue");
-            let _ = disk::remove_file(&path);
-        }
-        self.measure_others();
-    }
-
-    fn measure_others(&mut self) {
-        let names = disk::names(&self.folder, "").unwrap_or_default();
-        let others =
-            names.iter().filter(|name| !name.starts_with("q-") && !name.starts_with("tail-"));
-        let folder =
-            fs::symlink_metadata(&self.folder).map_or(0, |folder| disk::allocated(&folder));
-        self.other_bytes =
-            folder + others.map(|name| disk::used(&self.folder.join(name))).sum::<u64>();
-    }
-
     fn stretch(&self, segment: &Segment) -> Stretch {
         let Segment { span, held, level, .. } = *segment;
         Stretch { first: span.lo.max(self.head), last: span.last, held, level }
-    }
-
-    /// There are thousands in a long backlog, and each append asks for these.
-    fn measure_sealed(&mut self) {
-        let bytes = || self.sealed.iter().map(|segment| segment.disk_bytes);
-        (self.sealed_bytes, self.largest_bytes) = (bytes().sum(), bytes().max().unwrap_or(0));
     }
 
     fn fact_path(&self, key: &str) -> PathBuf {
@@ -678,175 +559,6 @@ enum Loading {
     Done,
     /// It was damaged: another segment, or none, is in its place.
     Replaced,
-}
-
-impl SegmentStore {
-    fn start(folder: &Path, options: Options, trust: &Trust) -> io::Result<Self> {
-        fs::create_dir_all(folder.join("facts"))?;
-        check_format(folder)?;
-        let highest = highest_position(folder)?;
-        sweep(folder)?;
-        remove_damaged_facts(folder)?;
-        let found = match find_newest(folder, &options, trust)? {
-            Some(newest) => newest,
-            None => Self::without_journal(folder, highest, trust)?,
-        };
-        let Newest { lo, records, end, mut mark, index, is_uncertain } = found;
-        finish_rewrite(folder, &mark)?;
-        mark.appended += end.0.saturating_sub(mark.tail.max(lo.0));
-        let mut store = Self {
-            folder: folder.into(),
-            options,
-            sealed: VecDeque::new(),
-            newest: None,
-            loaded: VecDeque::new(),
-            head: Seq(mark.head),
-            durable_head: Seq(mark.head),
-            tail: end,
-            appended: mark.appended,
-            released: mark.released,
-            held: Held::default(),
-            books: std::mem::take(&mut mark.books),
-            replaced: (0, 0),
-            dirty: true,
-            sealed_bytes: 0,
-            largest_bytes: 0,
-            other_bytes: 0,
-        };
-        store.find_sealed(lo)?;
-        store.newest = Some(match index {
-            Some(index) => {
-                // Sealed already when the process ended; the journal has it all, and goes on.
-                spans(folder, "q-")?
-                    .into_iter()
-                    .filter(|span| span.lo >= lo)
-                    .try_for_each(|span| discard(folder, span))?;
-                let journal = Journal::reopen(folder, lo, &store.options.boot)?;
-                NewestSegment::continued(lo, journal, &index, &records)
-            }
-            None => {
-                if is_uncertain {
-                    let highest = highest.map_or(end, |seq| seq.max(end));
-                    store.skip_to(Seq(highest.0 + SEGMENT_ENTRIES));
-                }
-                store.seal_found(lo, end, records)?
-            }
-        });
-        remove_other_journals(folder, store.newest()?.lo)?;
-        store.count_held()?;
-        store.note_mark()?;
-        if store.held().records == 0 {
-            store.head = store.tail;
-        }
-        store.fill_ballast();
-        store.measure_others();
-        store.measure_sealed();
-        store.flush()?;
-        store.remove_released()?;
-        Ok(store)
-    }
-
-    /// Where to go on when nothing is left of the newest segment.
-    fn without_journal(folder: &Path, highest: Option<Seq>, trust: &Trust) -> io::Result<Newest> {
-        let known = match trust {
-            Trust::Nothing(mark) => Some(mark.clone()),
-            Trust::Disk => last_mark(folder)?,
-        };
-        let floor = highest.max(known.as_ref().map(|mark| Seq(mark.tail)));
-        // A segment may have followed of which not even the name is left.
-        let lo = floor.map_or(FIRST, |seq| Seq(seq.0 + 2 * SEGMENT_ENTRIES));
-        let mut mark = known.unwrap_or_default();
-        // Whatever is there is held.
-        let first = spans(folder, "q-")?.first().map_or(lo, |span| span.lo);
-        mark.head = mark.head.max(first.0);
-        mark.tail = lo.0;
-        let records = Vec::new();
-        Ok(Newest { lo, records, end: lo, mark, index: None, is_uncertain: false })
-    }
-
-    /// Counts what is there. The books that the caller kept are of the same moment as `released`:
-    /// they balance whatever was lost since.
-    fn count_held(&mut self) -> io::Result<()> {
-        let newest = self.newest.iter().map(NewestSegment::held);
-        for held in self.sealed.iter().map(|segment| segment.held).chain(newest) {
-            self.held += held;
-        }
-        self.release_below(self.head)?;
-        // More than was known of, when only an old mark was left.
-        self.appended = self.appended.max(self.released + self.held.records);
-        Ok(())
-    }
-
-    /// The sealed segments below `newest`; what is released of them goes.
-    fn find_sealed(&mut self, newest: Seq) -> io::Result<()> {
-        for span in spans(&self.folder, "q-")?.into_iter().filter(|span| span.lo < newest) {
-            if span.last < self.head {
-                discard(&self.folder, span)?;
-                continue;
-            }
-            let segment = match read_seal(&span.path(&self.folder), span) {
-                Some(segment) => Some(segment),
-                None => self.seal_again(span)?,
-            };
-            self.sealed.extend(segment);
-        }
-        // The first was opened for reading since its seal was written.
-        for segment in self.sealed.iter_mut().take(MAX_LOADED) {
-            segment.disk_bytes = disk::used(&segment.span.path(&self.folder));
-        }
-        Ok(())
-    }
-
-    /// A segment whose seal cannot be read: what can be read of the rest is sealed anew.
-    fn seal_again(&mut self, span: Span) -> io::Result<Option<Segment>> {
-        let (packed, trouble) = Packed::read(&span.path(&self.folder), span.lo);
-        let records = packed.all();
-        tracing::error!(
-            segment = %span.lo, records = records.len(),
-            error = trouble.map(tracing::field::display),
-            "a segment of the queue has lost its seal",
-        );
-        let segment = match records.is_empty() {
-            true => None,
-            false => Some(build(&self.folder, span, &packed, held(&records), 0)?),
-        };
-        set_segment_aside(&self.folder, span)?;
-        segment.iter().try_for_each(|segment| publish(&self.folder, segment.span))?;
-        Ok(segment)
-    }
-
-    /// Leaves the positions out that may have been given to records of which nothing is left: no
-    /// segment, whether its name survived or not, went further than this.
-    fn skip_to(&mut self, tail: Seq) {
-        if self.head >= self.tail {
-            self.head = tail;
-        }
-        self.tail = tail;
-    }
-
-    /// Seals what was found of the newest segment and begins another.
-    fn seal_found(&mut self, lo: Seq, end: Seq, mut records: Records) -> io::Result<NewestSegment> {
-        records.retain(|(seq, _)| *seq >= self.head);
-        if !records.is_empty() {
-            let span = Span { lo, last: Seq(end.0 - 1) };
-            let packed = Packed::new(lo, borrowed(&records));
-            let segment =
-                self.with_ballast(|store| build(&store.folder, span, &packed, held(&records), 0))?;
-            // What was sealed of it before the process ended is in here too.
-            for old in spans(&self.folder, "q-")?.into_iter().filter(|old| old.lo >= lo) {
-                discard(&self.folder, old)?;
-            }
-            publish(&self.folder, span)?;
-            self.sealed.push_back(segment);
-        }
-        let (mark, boot) = (self.mark(), self.options.boot.clone());
-        let tail = self.tail;
-        let journal = self.with_ballast(|store| {
-            write_mark(&store.folder, &mark)?;
-            Journal::create(&store.folder, tail, &boot, &mark)
-        })?;
-        Ok(NewestSegment::new(tail, journal))
-    }
 }
 
 fn not_open() -> io::Error {

@@ -1,0 +1,75 @@
+//! One segment in the place of others: thinned, or what could be read of a damaged one.
+
+use std::io;
+
+use super::folder::{Old, Segment, Span, borrowed, build, held, swap};
+use super::packed::Packed;
+use super::{Records, SegmentStore};
+use crate::queue::store::{Held, Store};
+
+impl SegmentStore {
+    /// Puts one segment with `records`, or none, in the place of the sealed ones in `replaced`.
+    /// With `books`, what is missing then counts as released; else it is lost.
+    pub(super) fn rewrite(
+        &mut self,
+        replaced: Span,
+        level: u32,
+        records: Records,
+        old: Old,
+        books: Option<&[u8]>,
+    ) -> io::Result<()> {
+        let inside = |segment: &Segment| {
+            replaced.lo <= segment.span.lo && segment.span.last <= replaced.last
+        };
+        let mut before = Held::default();
+        self.sealed.iter().filter(|segment| inside(segment)).for_each(|s| before += s.held);
+        let kept = held(&records);
+        let new = self.with_ballast(|store| store.prepare(replaced, level, &records, kept))?;
+        if let Some(books) = books {
+            self.released += (before - kept).records;
+            self.books = books.to_vec();
+        }
+        if let Err(error) = self.commit(replaced, new.as_ref(), old) {
+            return self.fail(error);
+        }
+        self.loaded.retain(|(lo, _)| !(replaced.lo..=replaced.last).contains(lo));
+        let index = self.sealed.partition_point(|segment| segment.span.lo < replaced.lo);
+        self.sealed.retain(|segment| !inside(segment));
+        self.held = self.held - before;
+        if let Some(segment) = new {
+            self.held += segment.held;
+            self.sealed.insert(index, segment);
+        }
+        self.measure_sealed();
+        self.measure_others();
+        Ok(())
+    }
+
+    /// Builds what is to take the place of segments. Until it is committed nothing has changed.
+    fn prepare(
+        &mut self,
+        replaced: Span,
+        level: u32,
+        records: &Records,
+        all: Held,
+    ) -> io::Result<Option<Segment>> {
+        // The folder that lies ready must not be taken for the one of an earlier mark.
+        self.replaced = (0, 0);
+        self.note_mark()?;
+        self.flush()?;
+        if records.is_empty() {
+            return Ok(None);
+        }
+        let packed = Packed::new(replaced.lo, borrowed(records));
+        build(&self.folder, replaced, &packed, all, level).map(Some)
+    }
+
+    fn commit(&mut self, replaced: Span, new: Option<&Segment>, old: Old) -> io::Result<()> {
+        self.replaced = if new.is_some() { (replaced.lo.0, replaced.last.0) } else { (0, 0) };
+        self.note_mark()?;
+        self.flush()?;
+        swap(&self.folder, replaced, new.map(|segment| segment.span), old)?;
+        self.replaced = (0, 0);
+        self.note_mark()
+    }
+}

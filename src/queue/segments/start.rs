@@ -1,0 +1,189 @@
+//! Opening the store: what is there is found, mended where it must be, and counted.
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io;
+use std::path::Path;
+
+use super::folder::{
+    Segment, Span, borrowed, build, check_format, discard, finish_rewrite, held, highest_position,
+    publish, read_seal, remove_damaged_facts, remove_other_journals, set_segment_aside, spans,
+    sweep,
+};
+use super::newest::NewestSegment;
+use super::packed::Packed;
+use super::recover::{Newest, Trust, find_newest, last_mark, write_mark};
+use super::{MAX_LOADED, Options, Records, SEGMENT_ENTRIES, SegmentStore};
+use crate::entry::Seq;
+use crate::queue::journal::Journal;
+use crate::queue::store::{Held, Store};
+use crate::queue::{FIRST, disk};
+
+impl SegmentStore {
+    pub(super) fn start(folder: &Path, options: Options, trust: &Trust) -> io::Result<Self> {
+        fs::create_dir_all(folder.join("facts"))?;
+        check_format(folder)?;
+        let highest = highest_position(folder)?;
+        sweep(folder)?;
+        remove_damaged_facts(folder)?;
+        let found = match find_newest(folder, &options, trust)? {
+            Some(newest) => newest,
+            None => Self::without_journal(folder, highest, trust)?,
+        };
+        let Newest { lo, records, end, mut mark, index, is_uncertain } = found;
+        finish_rewrite(folder, &mark)?;
+        mark.appended += end.0.saturating_sub(mark.tail.max(lo.0));
+        let mut store = Self {
+            folder: folder.into(),
+            options,
+            sealed: VecDeque::new(),
+            newest: None,
+            loaded: VecDeque::new(),
+            head: Seq(mark.head),
+            durable_head: Seq(mark.head),
+            tail: end,
+            appended: mark.appended,
+            released: mark.released,
+            held: Held::default(),
+            books: std::mem::take(&mut mark.books),
+            replaced: (0, 0),
+            dirty: true,
+            sealed_bytes: 0,
+            largest_bytes: 0,
+            other_bytes: 0,
+        };
+        store.find_sealed(lo)?;
+        store.newest = Some(match index {
+            Some(index) => {
+                // Sealed already when the process ended; the journal has it all, and goes on.
+                spans(folder, "q-")?
+                    .into_iter()
+                    .filter(|span| span.lo >= lo)
+                    .try_for_each(|span| discard(folder, span))?;
+                let journal = Journal::reopen(folder, lo, &store.options.boot)?;
+                NewestSegment::continued(lo, journal, &index, &records)
+            }
+            None => {
+                if is_uncertain {
+                    let highest = highest.map_or(end, |seq| seq.max(end));
+                    store.skip_to(Seq(highest.0 + SEGMENT_ENTRIES));
+                }
+                store.seal_found(lo, end, records)?
+            }
+        });
+        remove_other_journals(folder, store.newest()?.lo)?;
+        store.count_held()?;
+        store.note_mark()?;
+        if store.held().records == 0 {
+            store.head = store.tail;
+        }
+        store.fill_ballast();
+        store.measure_others();
+        store.measure_sealed();
+        store.flush()?;
+        store.remove_released()?;
+        Ok(store)
+    }
+
+    /// Where to go on when nothing is left of the newest segment.
+    fn without_journal(folder: &Path, highest: Option<Seq>, trust: &Trust) -> io::Result<Newest> {
+        let known = match trust {
+            Trust::Nothing(mark) => Some(mark.clone()),
+            Trust::Disk => last_mark(folder)?,
+        };
+        let floor = highest.max(known.as_ref().map(|mark| Seq(mark.tail)));
+        // A segment may have followed of which not even the name is left.
+        let lo = floor.map_or(FIRST, |seq| Seq(seq.0 + 2 * SEGMENT_ENTRIES));
+        let mut mark = known.unwrap_or_default();
+        // Whatever is there is held.
+        let first = spans(folder, "q-")?.first().map_or(lo, |span| span.lo);
+        mark.head = mark.head.max(first.0);
+        mark.tail = lo.0;
+        let records = Vec::new();
+        Ok(Newest { lo, records, end: lo, mark, index: None, is_uncertain: false })
+    }
+
+    /// Counts what is there. The books that the caller kept are of the same moment as `released`:
+    /// they balance whatever was lost since.
+    fn count_held(&mut self) -> io::Result<()> {
+        let newest = self.newest.iter().map(NewestSegment::held);
+        for held in self.sealed.iter().map(|segment| segment.held).chain(newest) {
+            self.held += held;
+        }
+        self.release_below(self.head)?;
+        // More than was known of, when only an old mark was left.
+        self.appended = self.appended.max(self.released + self.held.records);
+        Ok(())
+    }
+
+    /// The sealed segments below `newest`; what is released of them goes.
+    fn find_sealed(&mut self, newest: Seq) -> io::Result<()> {
+        for span in spans(&self.folder, "q-")?.into_iter().filter(|span| span.lo < newest) {
+            if span.last < self.head {
+                discard(&self.folder, span)?;
+                continue;
+            }
+            let segment = match read_seal(&span.path(&self.folder), span) {
+                Some(segment) => Some(segment),
+                None => self.seal_again(span)?,
+            };
+            self.sealed.extend(segment);
+        }
+        // The first was opened for reading since its seal was written.
+        for segment in self.sealed.iter_mut().take(MAX_LOADED) {
+            segment.disk_bytes = disk::used(&segment.span.path(&self.folder));
+        }
+        Ok(())
+    }
+
+    /// A segment whose seal cannot be read: what can be read of the rest is sealed anew.
+    fn seal_again(&mut self, span: Span) -> io::Result<Option<Segment>> {
+        let (packed, trouble) = Packed::read(&span.path(&self.folder), span.lo);
+        let records = packed.all();
+        tracing::error!(
+            segment = %span.lo, records = records.len(),
+            error = trouble.map(tracing::field::display),
+            "a segment of the queue has lost its seal",
+        );
+        let segment = match records.is_empty() {
+            true => None,
+            false => Some(build(&self.folder, span, &packed, held(&records), 0)?),
+        };
+        set_segment_aside(&self.folder, span)?;
+        segment.iter().try_for_each(|segment| publish(&self.folder, segment.span))?;
+        Ok(segment)
+    }
+
+    /// Leaves the positions out that may have been given to records of which nothing is left: no
+    /// segment, whether its name survived or not, went further than this.
+    fn skip_to(&mut self, tail: Seq) {
+        if self.head >= self.tail {
+            self.head = tail;
+        }
+        self.tail = tail;
+    }
+
+    /// Seals what was found of the newest segment and begins another.
+    fn seal_found(&mut self, lo: Seq, end: Seq, mut records: Records) -> io::Result<NewestSegment> {
+        records.retain(|(seq, _)| *seq >= self.head);
+        if !records.is_empty() {
+            let span = Span { lo, last: Seq(end.0 - 1) };
+            let packed = Packed::new(lo, borrowed(&records));
+            let segment =
+                self.with_ballast(|store| build(&store.folder, span, &packed, held(&records), 0))?;
+            // What was sealed of it before the process ended is in here too.
+            for old in spans(&self.folder, "q-")?.into_iter().filter(|old| old.lo >= lo) {
+                discard(&self.folder, old)?;
+            }
+            publish(&self.folder, span)?;
+            self.sealed.push_back(segment);
+        }
+        let (mark, boot) = (self.mark(), self.options.boot.clone());
+        let tail = self.tail;
+        let journal = self.with_ballast(|store| {
+            write_mark(&store.folder, &mark)?;
+            Journal::create(&store.folder, tail, &boot, &mark)
+        })?;
+        Ok(NewestSegment::new(tail, journal))
+    }
+}
