@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use pitwire::config::{Config, Durability};
 use pitwire::entry::{CapturedAt, Situation};
-use pitwire::queue::{self, Closed, Content, NewEntry, Reader, Stamps, Writer};
+use pitwire::queue::{self, Appended, Closed, Content, NewEntry, Reader, Stamps, Writer};
 use pitwire::{fields, memory};
 
 /// Each figure is the median of so many runs.
@@ -147,7 +147,12 @@ async fn append(writer: &Writer, frames: &[String], first: usize, count: usize) 
         };
         (first..first + count).map(entry).collect()
     };
-    writer.append(make).await.unwrap();
+    let appended = writer.append(make).await.unwrap();
+    // Else it would be measured how fast memory is.
+    assert!(
+        appended.iter().all(|one| matches!(one, Appended::Stored(_))),
+        "the disk does not keep up"
+    );
 }
 
 fn frames() -> Vec<String> {

@@ -3,8 +3,8 @@
 //!
 //! A source that hands in entries waits for the disk, but not for long: [`APPEND_TIMEOUT`] later the
 //! disk counts as stalled, and until it works again entries are taken as they come. When the
-//! buffer is full, every second frame in it is left out; when that helps no more, what comes is
-//! dropped. A patient source, one that reads a file, waits instead, and with `when_full = "block"`
+//! buffer is full, the source waits as long for room; then every second frame in it is left out,
+//! and when that helps no more, what comes is dropped. A patient source, one that reads a file, waits instead, and with `when_full = "block"`
 //! until the queue has room, too.
 
 use std::collections::VecDeque;
@@ -144,7 +144,7 @@ impl Buffer {
         if inner.is_closed {
             return Err(QueueError::Closed);
         }
-        if inner.is_full() && is_in_time && (is_patient || inner.stalled.is_none()) {
+        if inner.is_full() && is_in_time {
             // Another source was faster.
             return Ok(HandedIn::NoRoom);
         }
@@ -172,7 +172,7 @@ impl Buffer {
         Ok(HandedIn::Waits(count, answer))
     }
 
-    /// Returns when there is room, or need not be waited for.
+    /// Returns when there is room, or nothing is taken any more.
     async fn room(&self, patient: Option<u64>) {
         loop {
             let freed = self.freed.notified();
@@ -180,7 +180,7 @@ impl Buffer {
                 let inner = self.inner();
                 let waits = match patient {
                     Some(entries) => inner.is_full() || inner.entries as u64 + entries > inner.room,
-                    None => inner.is_full() && inner.stalled.is_none(),
+                    None => inner.is_full(),
                 };
                 if inner.is_closed || !waits {
                     return;

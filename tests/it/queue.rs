@@ -175,6 +175,36 @@ async fn a_file_waits_for_room_and_others_do_not() {
     assert_eq!((status.ledger.queue_full, status.imbalance), (1, 0), "{status:?}");
 }
 
+/// A fast source beside a disk that is slow for a while: it waits, and loses nothing.
+#[tokio::test]
+async fn a_slow_disk_slows_a_fast_source_down() {
+    let disk = Disk::default();
+    let limits = Limits { max_entries: 1_000_000, max_bytes: 1 << 30, ..roomy() };
+    let ((writer, _reader), keeper) =
+        queue::with_store(disk.clone(), limits, CapturedAt(0)).unwrap();
+    let keeper = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        runtime.unwrap().block_on(keeper);
+    });
+    disk.stall(APPEND_TIMEOUT + Duration::from_millis(300));
+    let content = Content::Frame(Situation::default());
+    let entry = |captured_at| NewEntry { captured_at, content, json: "{}".into() };
+    let total = 2 * BUFFER_ENTRIES as u64;
+    for number in 0..total / 256 {
+        if number == 4 {
+            disk.stall(Duration::from_millis(50));
+        }
+        let make = |stamps: &mut Stamps| {
+            (0..256).map(|_| entry(stamps.next(CapturedAt(0)))).collect::<Vec<_>>()
+        };
+        writer.append(make).await.unwrap();
+    }
+    writer.close().await;
+    keeper.join().unwrap();
+    let status = writer.status();
+    assert_eq!((status.entries, status.ledger.gone()), (total, 0), "{status:?}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_counter_that_is_wrong_is_seen() {
     let disk = Disk::default();
