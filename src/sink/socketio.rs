@@ -11,6 +11,9 @@
 //! - Emitting before `Event::Connect` ends the connection on some servers, so opening waits for it.
 //! - The client ends silently on a clean close, a malformed packet or a panic of its own, and a
 //!   server can fake its events. What counts is whether the reader task still runs.
+//! - A disconnect packet ends the client whatever namespace it is for: `41/other,` too.
+//! - A binary event takes the next packet for its attachment, whatever that is: after `451-` one
+//!   event is never heard of. A frame that is eaten so does not come back and is sent again.
 //! - Nagle's algorithm is on and has no switch: see `nodelay`.
 //! - A payload handed over as a string is sent as it is; a tree of values costs three times more.
 
