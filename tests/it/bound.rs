@@ -74,7 +74,7 @@ async fn child() {
             most = most.max(du);
         }
     }
-    while writer.status().entries > 0 {
+    while writer.status().entries + writer.status().buffered > 0 {
         let batch = reader.next_batch(Limit { entries: 256, bytes: 256 << 10 }).await.unwrap();
         removed += batch.entries().len();
         reader.remove(batch).await.unwrap();

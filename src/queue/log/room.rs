@@ -48,12 +48,14 @@ impl<S: Store> Log<S> {
     /// Makes room for a record of so many bytes, or until the log is within its limits. `false`
     /// when there is none to be had.
     pub(super) fn make_room(&mut self, record: Option<usize>) -> io::Result<bool> {
+        let mut is_tidy = false;
         loop {
             let lack = self.lacks_room(record);
-            if lack == Lack::Bytes && self.dirty {
+            if lack == Lack::Bytes && !is_tidy {
                 // What is released goes from the disk once that is durable.
                 self.flush()?;
                 self.maintain()?;
+                is_tidy = true;
                 continue;
             }
             let found = match self.limits.when_full {
@@ -68,6 +70,7 @@ impl<S: Store> Log<S> {
             if !found {
                 return Ok(false);
             }
+            is_tidy = false;
         }
     }
 
