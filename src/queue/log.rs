@@ -92,7 +92,7 @@ impl<S: Store> Log<S> {
         };
         // What the operating system still held of a killed process is not durable yet.
         store.flush()?;
-        let newest = newest_held(&mut store)?.or(books.newest);
+        let newest = newest_ever(&mut store, &books)?;
         let latest_setup = fact(&store, LATEST_SETUP)?;
         let stint = match newest {
             Some(newest) if limits.continues(newest.captured_at, now) => newest.stint,
@@ -464,7 +464,7 @@ impl<S: Store> Log<S> {
             let books: Books = books.unwrap_or_default();
             self.ledger = books.ledger;
             self.run = books.run;
-            self.newest = newest_held(&mut self.store)?.or(books.newest);
+            self.newest = newest_ever(&mut self.store, &books)?;
             self.marks_next = true;
             self.dirty = true;
         }
@@ -480,7 +480,13 @@ pub(super) fn ledger_of(books: &[u8]) -> io::Result<Ledger> {
     rmp_serde::from_slice(books).map(|books: Books| books.ledger).map_err(io::Error::other)
 }
 
-/// Stint and moment of the newest record that is held.
+/// Stint and moment of the newest record that ever was: the newest that is held may be much older,
+/// when those after it were dropped.
+fn newest_ever<S: Store>(store: &mut S, books: &Books) -> io::Result<Option<Newest>> {
+    let held = newest_held(store)?;
+    Ok(held.into_iter().chain(books.newest).max_by_key(|newest| newest.captured_at))
+}
+
 fn newest_held<S: Store>(store: &mut S) -> io::Result<Option<Newest>> {
     let Some(last) = store.last() else { return Ok(None) };
     let records = store.read(last, Limit::ONE)?;
