@@ -266,11 +266,14 @@ impl<S: Sink> Session<S> {
                 bound.answers_join = true;
                 bound.has_answered = true;
                 let stored = Stored { frame, setup };
-                // What it held before is newer than one that was passed over.
+                // What it held before is newer than one that was passed over, and so is what came
+                // back.
                 let is_kept = |entry: &Entry| stored.has(entry) && !bound.stored.has(entry);
                 if !entries.last().is_some_and(is_kept) {
-                    let is_stored =
-                        |seq: &Seq| entries.iter().any(|entry| entry.seq == *seq && is_kept(entry));
+                    let is_stored = |seq: &Seq| {
+                        newest_back.is_none_or(|back| back < *seq)
+                            && entries.iter().any(|entry| entry.seq == *seq && is_kept(entry))
+                    };
                     let refused = missing.into_iter().filter(|seq| !is_stored(seq)).collect();
                     return Ok(Outcome::Refused(refused));
                 }

@@ -268,6 +268,24 @@ async fn an_entry_that_was_passed_over_when_the_link_ended_is_tried_again_and_se
 }
 
 #[tokio::test(start_paused = true)]
+async fn each_entry_that_is_refused_is_set_aside_also_when_the_last_of_a_batch_is() {
+    let mut world = World::with(Faults::default());
+    world.frames(1).await;
+    world.drain(MINUTE).await;
+    let poison = Faults { refuses: Some("poison"), ..Faults::default() };
+    world.server.behave(Faults { down: true, ..poison.clone() });
+    for _ in 0..3 {
+        world.frames(2).await;
+        world.append(Content::Frame(Situation::default()), r#"{"driver":"poison"}"#).await;
+    }
+    sleep(Duration::from_secs(1)).await;
+    world.server.behave(poison);
+    world.drain(2 * MINUTE).await;
+    let ledger = world.queue().ledger;
+    assert_eq!((ledger.delivered, ledger.quarantined), (7, 3), "{ledger:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_poison_entry_at_the_start_of_a_session_does_not_block_it() {
     let mut world = World::with(Faults { refuses: Some("poison"), ..Faults::default() });
     world.append(Content::Frame(Situation::default()), r#"{"driver":"poison"}"#).await;
