@@ -178,10 +178,17 @@ impl<S: Store> Keeper<S> {
         self.flush_at = self.flush_due();
         self.report(status);
         // The answers are out: the time to begin a segment or to remove one.
-        if self.retry_at.is_none()
-            && let Err(error) = self.log.maintain()
-        {
-            self.failed("maintain", &error);
+        if self.retry_at.is_none() {
+            let had_unflushed_entries = self.log.has_unflushed_entries();
+            let maintained = self.log.maintain();
+            self.note_failure("maintain", &maintained);
+            if maintained.is_err() || self.log.has_unflushed_entries() != had_unflushed_entries {
+                self.report(status);
+            }
+        }
+        // Not before all that there was to do is done.
+        if self.retry_at.is_none() && self.storage_error.take().is_some() {
+            tracing::info!("the queue's disk works again");
             self.report(status);
         }
         self.check_ledger(status);
@@ -219,7 +226,6 @@ impl<S: Store> Keeper<S> {
                 (None | Some(Appended::Stored(_)), None) => Some(self.log.append(entry)?),
                 (outcome, _) => outcome,
             };
-            self.undurable_since.get_or_insert_with(Instant::now);
         }
         Ok(())
     }
@@ -243,7 +249,6 @@ impl<S: Store> Keeper<S> {
         match self.log.flush() {
             Ok(()) => {
                 metrics::fsync(started.elapsed());
-                self.undurable_since = None;
                 self.settled.append(&mut self.unflushed);
             }
             Err(error) => {
@@ -257,10 +262,6 @@ impl<S: Store> Keeper<S> {
     fn retry(&mut self) {
         self.retry_at = None;
         self.flush();
-        if self.retry_at.is_none() {
-            tracing::info!("the queue's disk works again");
-            self.storage_error = None;
-        }
     }
 
     /// Shows how the queue stands, then answers: whoever has an answer finds in the status what was
@@ -269,6 +270,10 @@ impl<S: Store> Keeper<S> {
         self.settled.iter().for_each(|group| self.buffer.settle(group));
         self.buffer.set_room(self.log.room());
         let storage_error = self.storage_error.clone();
+        self.undurable_since = match self.log.has_unflushed_entries() {
+            true => self.undurable_since.or_else(|| Some(Instant::now())),
+            false => None,
+        };
         let undurable_since = self.undurable_since;
         status.send_replace(QueueStatus { storage_error, undurable_since, ..self.log.status() });
         for group in self.settled.drain(..) {

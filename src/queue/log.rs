@@ -79,7 +79,6 @@ pub(super) struct Log<S> {
     recent: Recent,
     /// The next frame is the first since the start, or follows a setup.
     marks_next: bool,
-    dirty: bool,
     oldest: Option<(Seq, CapturedAt)>,
 }
 
@@ -109,7 +108,6 @@ impl<S: Store> Log<S> {
             newest,
             stint,
             latest_setup,
-            dirty: false,
             oldest: None,
             store,
             limits,
@@ -155,7 +153,6 @@ impl<S: Store> Log<S> {
             return Ok(Appended::Dropped(DropReason::QueueFull));
         }
         let seq = self.sound()?.append(&bytes)?;
-        self.dirty = true;
         self.newest = Some(Newest { stint, captured_at });
         self.recent.note(captured_at, seq);
         self.marks_next = kind == Kind::Setup;
@@ -303,17 +300,24 @@ impl<S: Store> Log<S> {
 
     /// Makes everything so far durable.
     pub(super) fn flush(&mut self) -> io::Result<()> {
-        if self.dirty || !self.store.is_open() {
-            self.sound()?.flush()?;
-            self.dirty = false;
-            self.durable = self.store.tail();
+        let store = self.sound()?;
+        if !store.is_durable() {
+            store.flush()?;
         }
+        self.note_durable();
         Ok(())
     }
 
-    /// Whether something would be lost by a power cut now.
+    /// What the store made durable on its own counts as well.
+    fn note_durable(&mut self) {
+        if self.store.is_durable() {
+            self.durable = self.store.tail();
+        }
+    }
+
+    /// Whether a power cut now would undo something.
     pub(super) fn is_dirty(&self) -> bool {
-        self.dirty
+        !self.store.is_durable()
     }
 
     /// Whether a power cut now would lose an entry.
@@ -420,7 +424,6 @@ impl<S: Store> Log<S> {
     /// Gives up what is below `head`. On an error nothing has changed, here and in the store.
     fn keep_books(&mut self, head: Seq, ledger: Ledger) -> io::Result<()> {
         let books = self.books(ledger)?;
-        self.dirty = true;
         self.sound()?.release(head, &books)?;
         self.ledger = ledger;
         Ok(())
@@ -432,7 +435,9 @@ impl<S: Store> Log<S> {
 
     /// Does what would hold up an append; to be called when nobody waits.
     pub(super) fn maintain(&mut self) -> io::Result<()> {
-        self.sound()?.maintain()
+        self.sound()?.maintain()?;
+        self.note_durable();
+        Ok(())
     }
 
     fn read_records(&mut self, from: Seq, limit: Limit) -> io::Result<Vec<(Seq, Vec<u8>)>> {
@@ -466,7 +471,7 @@ impl<S: Store> Log<S> {
             self.run = books.run;
             self.newest = newest_ever(&mut self.store, &books)?;
             self.marks_next = true;
-            self.dirty = true;
+            self.note_durable();
         }
         Ok(&mut self.store)
     }

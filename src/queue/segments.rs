@@ -335,6 +335,10 @@ impl Store for SegmentStore {
         self.newest.as_ref().is_some_and(|newest| !newest.journal.is_torn())
     }
 
+    fn is_durable(&self) -> bool {
+        !self.dirty
+    }
+
     fn head(&self) -> Seq {
         self.head
     }

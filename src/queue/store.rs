@@ -81,6 +81,9 @@ pub trait Store: Send + 'static {
     /// is [opened again](Store::reopen).
     fn is_open(&self) -> bool;
 
+    /// Whether everything that was appended and released would survive a power cut.
+    fn is_durable(&self) -> bool;
+
     /// The position of the oldest record that is held; [`Store::tail`] when there is none.
     fn head(&self) -> Seq;
 

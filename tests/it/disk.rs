@@ -29,6 +29,8 @@ struct Platter {
     /// One has failed.
     is_closed: bool,
     fails_flushes: bool,
+    /// It has no room for another record.
+    is_full: bool,
     /// How long each flush takes.
     stall: std::time::Duration,
     /// So many records more than there were.
@@ -88,6 +90,11 @@ impl Disk {
     /// Lets every flush fail, and nothing else.
     pub fn fail_flushes(&self, fails: bool) {
         self.platter().fails_flushes = fails;
+    }
+
+    /// Leaves room for no other record; all else works.
+    pub fn fill(&self, is_full: bool) {
+        self.platter().is_full = is_full;
     }
 
     /// Lets every flush take so long, and hold up its thread meanwhile.
@@ -232,6 +239,9 @@ impl Store for Disk {
 
     fn append(&mut self, record: &[u8]) -> io::Result<Seq> {
         let seq = Store::tail(self);
+        if self.platter().is_full {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         self.platter().change(Change::Append(record.to_vec()))?;
         Ok(seq)
     }
@@ -352,6 +362,10 @@ impl Store for Disk {
 
     fn disk_bytes_with(&self, record: usize) -> u64 {
         self.disk_bytes() + record as u64
+    }
+
+    fn is_durable(&self) -> bool {
+        self.platter().unflushed.is_empty()
     }
 
     fn is_open(&self) -> bool {

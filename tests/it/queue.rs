@@ -3,6 +3,7 @@
 //! Time is paused and nothing is random but the steps, so a failure fails again.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pitwire::config::{
@@ -173,6 +174,71 @@ async fn a_file_waits_for_room_and_others_do_not() {
     assert_eq!(seen, ["file", "live", "live", "file", "file", "file", "file"]);
     let status = queue.writer.status();
     assert_eq!((status.ledger.queue_full, status.imbalance), (1, 0), "{status:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_disk_is_said_once_and_stays_an_error_until_it_is_not() {
+    let log = Lines::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let disk = Disk::default();
+    let (queue, _) = Life::open(&disk, &roomy(), 0);
+    disk.fill(true);
+    assert_eq!(queue.append("1").await.unwrap(), [Appended::Buffered]);
+    sleep(STORAGE_RETRY_INTERVAL * 60).await;
+    assert!(queue.writer.status().storage_error.is_some());
+    disk.fill(false);
+    sleep(STORAGE_RETRY_INTERVAL * 2).await;
+    let status = queue.writer.status();
+    assert_eq!((status.entries, status.buffered, status.storage_error), (1, 0, None));
+    assert_eq!(log.containing("disk fails"), 1);
+    assert_eq!(log.containing("works again"), 1);
+}
+
+/// Nothing that was handed in would be lost: what changes nothing is no entry.
+#[tokio::test(start_paused = true)]
+async fn the_loss_window_is_closed_when_nothing_would_be_lost() {
+    let durability = Durability::Within(WITHIN);
+    let (queue, _) = Life::open(&Disk::default(), &Limits { durability, ..roomy() }, 0);
+    queue.append_setup(1).await.unwrap();
+    sleep(WITHIN * 2).await;
+    assert_eq!(queue.append_setup(1).await.unwrap(), [Appended::Unchanged]);
+    assert_eq!(queue.writer.status().undurable_since, None);
+    // What a segment is sealed with is on the disk, though nobody asked for a flush.
+    let place = tempfile::tempdir().unwrap();
+    let options = Options { segment_entries: 16, ..Options::new(1000, 64 << 20) };
+    let store = SegmentStore::open(place.path(), options).unwrap();
+    let limits = Limits { durability: Durability::Os, max_bytes: 64 << 20, ..roomy() };
+    let ((writer, reader), keeper) = queue::with_store(store, limits, CapturedAt(0)).unwrap();
+    let queue = Life { writer, reader, keeper: tokio::spawn(keeper) };
+    queue.append_many(13).await.unwrap();
+    assert!(queue.writer.status().undurable_since.is_some());
+    queue.append_many(1).await.unwrap();
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(queue.writer.status().undurable_since, None);
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Lines {
+    fn containing(&self, text: &str) -> usize {
+        let bytes = self.0.lock().unwrap();
+        String::from_utf8_lossy(&bytes).lines().filter(|line| line.contains(text)).count()
+    }
+}
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A fast source beside a disk that is slow for a while: it waits, and loses nothing.
