@@ -9,17 +9,17 @@
 //! frame and passes through, extra keys included. From any other exactly the fields of the table
 //! are taken. A null is the same as an absent key, everywhere.
 
+mod change;
 mod json;
-
-use std::io;
 
 use serde::Serialize;
 use serde::ser::{SerializeMap, Serializer};
 use serde_json::{Map, Number, Value};
 
+pub use self::change::{setup_fingerprint, situation};
 pub(crate) use self::json::null_what_is_not_finite;
 pub use self::json::{parse, parse_any};
-use crate::entry::{CapturedAt, Situation};
+use crate::entry::CapturedAt;
 
 /// An input that was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -107,29 +107,6 @@ pub fn map(sample: &Value, captured_at: CapturedAt) -> Result<String, Refused> {
     json::text(&frame)
 }
 
-/// What of the drive a sample shows, whatever it is called there.
-pub fn situation(sample: &Value) -> Situation {
-    let get = |keys: &[&str]| keys.iter().find_map(|key| sample.get(key).filter(|v| !v.is_null()));
-    let whole = |keys| get(keys).and_then(Value::as_f64).map(|number| number as i64);
-    let mut state = Fnv1a(FNV1A_BASIS);
-    for keys in STATE {
-        // Writing to a hash cannot fail.
-        let _ = serde_json::to_writer(&mut state, &get(keys));
-    }
-    let gear_box = whole(&["gear"]).unwrap_or(0).signum();
-    Situation { lap: whole(&["lap"]), gear_box, state: state.0 }
-}
-
-/// What a state is made of; the last are no field of the dashboard, but many a source has one.
-const STATE: &[&[&str]] = &[
-    &["session_type"],
-    &["track_name"],
-    &["car_name"],
-    &["player_name"],
-    &["in_pits", "in_pit", "pit_state"],
-    &["in_garage"],
-];
-
 /// The car's setup as JSON text, passed through unread.
 ///
 /// # Errors
@@ -138,19 +115,6 @@ const STATE: &[&[&str]] = &[
 /// [`MAX_SAMPLE_BYTES`]: crate::config::MAX_SAMPLE_BYTES
 pub fn map_setup(setup: &Value) -> Result<String, Refused> {
     json::text(json::object(setup)?)
-}
-
-/// A number that changes when the car's setup does, and else never: not with the order of keys,
-/// not with the agent's version, and not with the weather that comes in the same object.
-///
-/// Covers `carSetup.garageValues` where it exists, else the whole object.
-pub fn setup_fingerprint(setup: &Value) -> u64 {
-    let settings = setup.pointer("/carSetup/garageValues").unwrap_or(setup);
-    let mut hash = Fnv1a(FNV1A_BASIS);
-    // serde_json keeps keys sorted (its `preserve_order` is off, a test sees to it), so that the
-    // text is canonical. Writing to a hash cannot fail.
-    let _ = serde_json::to_writer(&mut hash, settings);
-    hash.0
 }
 
 /// A row of the table: one field of the dashboard.
@@ -461,24 +425,6 @@ pub(crate) fn shorten(value: &(impl ToString + ?Sized)) -> String {
     }
 }
 
-/// FNV-1a, 64 bits: not for secrets, the same for ever.
-struct Fnv1a(u64);
-
-const FNV1A_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
-
-impl io::Write for Fnv1a {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        for byte in bytes {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -681,26 +627,5 @@ mod tests {
         let setup = json!({"carSetup": {"fuel": "full", "lap": null}});
         assert_eq!(serde_json::from_str::<Value>(&map_setup(&setup).unwrap()).unwrap(), setup);
         assert_eq!(map_setup(&json!([setup])).unwrap_err().reason, Reason::NotObject);
-    }
-
-    #[test]
-    fn a_setup_is_known_again_by_its_settings_alone() {
-        let print = |text: &str| setup_fingerprint(&parse(text.as_bytes()).unwrap());
-        let setup = r#"{"carSetup":{"garageValues":{"A":{"value":1,"max":2},"B":3}},"time":1}"#;
-        let later = r#"{"time":2,"carSetup":{"garageValues":{"B":3,"A":{"max":2,"value":1}}}}"#;
-        let other = r#"{"carSetup":{"garageValues":{"A":{"value":2,"max":2},"B":3}},"time":1}"#;
-        assert_eq!(print(setup), print(later));
-        assert_ne!(print(setup), print(other));
-        assert_ne!(print(r#"{"wing":1}"#), print(r#"{"wing":2}"#));
-        // Kept between runs, so it must never change; these are FNV-1a's published values.
-        assert_eq!(Fnv1a(FNV1A_BASIS).over("a"), 0xaf63_dc4c_8601_ec8c);
-        assert_eq!(Fnv1a(FNV1A_BASIS).over("foobar"), 0x8594_4171_f739_67e8);
-    }
-
-    impl Fnv1a {
-        fn over(mut self, text: &str) -> u64 {
-            io::Write::write_all(&mut self, text.as_bytes()).unwrap();
-            self.0
-        }
     }
 }

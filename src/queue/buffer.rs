@@ -4,8 +4,8 @@
 //! A source that hands in entries waits for the disk, but not for long: [`APPEND_TIMEOUT`] later the
 //! disk counts as stalled, and until it works again entries are taken as they come. When the
 //! buffer is full, the source waits as long for room; then every second frame in it is left out,
-//! and when that helps no more, what comes is dropped. A patient source, one that reads a file, waits instead, and with `when_full = "block"`
-//! until the queue has room, too.
+//! and when that helps no more, what comes is dropped. A patient source, one that reads a file,
+//! waits instead, and with `when_full = "block"` until the queue has room, too.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};

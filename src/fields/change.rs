@@ -1,0 +1,118 @@
+//! What tells one sample from the next: the situation of the drive, and which setup the car has.
+//!
+//! A fingerprint is kept over restarts, so it stays what it is in every version of this program.
+
+use std::io;
+
+use serde_json::Value;
+
+use crate::entry::Situation;
+
+/// What of the drive a sample shows, whatever it is called there.
+pub fn situation(sample: &Value) -> Situation {
+    let get = |keys: &[&str]| keys.iter().find_map(|key| sample.get(key).filter(|v| !v.is_null()));
+    let whole = |keys| get(keys).and_then(Value::as_f64).map(|number| number as i64);
+    let mut state = Fnv1a(FNV1A_BASIS);
+    for keys in STATE {
+        // Writing to a hash cannot fail.
+        let _ = serde_json::to_writer(&mut state, &get(keys));
+    }
+    let gear_box = whole(&["gear"]).unwrap_or(0).signum();
+    Situation { lap: whole(&["lap"]), gear_box, state: state.0 }
+}
+
+/// What a state is made of; the last are no field of the dashboard, but many a source has one.
+const STATE: &[&[&str]] = &[
+    &["session_type"],
+    &["track_name"],
+    &["car_name"],
+    &["player_name"],
+    &["in_pits", "in_pit", "pit_state"],
+    &["in_garage"],
+];
+
+/// A number that changes when the car's setup does, and else never: not with the order of keys,
+/// not with the agent's version, and not with the weather that comes in the same object.
+///
+/// Covers `carSetup.garageValues` where it exists, else the whole object.
+pub fn setup_fingerprint(setup: &Value) -> u64 {
+    let settings = setup.pointer("/carSetup/garageValues").unwrap_or(setup);
+    let mut hash = Fnv1a(FNV1A_BASIS);
+    // serde_json keeps keys sorted (its `preserve_order` is off, a test sees to it), so that the
+    // text is canonical. Writing to a hash cannot fail.
+    let _ = serde_json::to_writer(&mut hash, settings);
+    hash.0
+}
+
+/// FNV-1a, 64 bits: not for secrets, the same for ever.
+struct Fnv1a(u64);
+
+const FNV1A_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
+
+impl io::Write for Fnv1a {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::parse;
+    use super::*;
+
+    #[test]
+    fn a_situation_changes_with_the_lap_the_direction_the_session_and_the_pits_alone() {
+        let drive =
+            json!({"lap": 3, "gear": 4, "session_type": "Race", "in_pits": false, "rpm": 9});
+        let with = |key: &str, value: Value| {
+            let mut other = drive.clone();
+            other[key] = value;
+            situation(&other)
+        };
+        for (key, value) in [("gear", json!(5)), ("rpm", json!(1)), ("in_pit", Value::Null)] {
+            assert_eq!(with(key, value), situation(&drive), "{key}");
+        }
+        for (key, value) in [
+            ("lap", json!(4)),
+            ("gear", json!(0)),
+            ("gear", json!(-1)),
+            ("session_type", json!("Warmup")),
+            ("in_pits", json!(true)),
+        ] {
+            assert_ne!(with(key, value), situation(&drive), "{key}");
+        }
+        for nothing in [json!({}), json!([]), json!({"lap": "three", "gear": {}})] {
+            assert_eq!((situation(&nothing).lap, situation(&nothing).gear_box), (None, 0));
+        }
+    }
+
+    #[test]
+    fn a_setup_is_known_again_by_its_settings_alone() {
+        let print = |text: &str| setup_fingerprint(&parse(text.as_bytes()).unwrap());
+        let setup = r#"{"carSetup":{"garageValues":{"A":{"value":1,"max":2},"B":3}},"time":1}"#;
+        let later = r#"{"time":2,"carSetup":{"garageValues":{"B":3,"A":{"max":2,"value":1}}}}"#;
+        let other = r#"{"carSetup":{"garageValues":{"A":{"value":2,"max":2},"B":3}},"time":1}"#;
+        assert_eq!(print(setup), print(later));
+        assert_ne!(print(setup), print(other));
+        assert_ne!(print(r#"{"wing":1}"#), print(r#"{"wing":2}"#));
+        // Kept between runs, so it must never change; these are FNV-1a's published values.
+        assert_eq!(Fnv1a(FNV1A_BASIS).over("a"), 0xaf63_dc4c_8601_ec8c);
+        assert_eq!(Fnv1a(FNV1A_BASIS).over("foobar"), 0x8594_4171_f739_67e8);
+    }
+
+    impl Fnv1a {
+        fn over(mut self, text: &str) -> u64 {
+            io::Write::write_all(&mut self, text.as_bytes()).unwrap();
+            self.0
+        }
+    }
+}
