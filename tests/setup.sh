@@ -18,7 +18,7 @@ main() {
     mkdir -p "$cache"
     # Two test runs at once install once.
     exec 9>"$cache/lock"
-    flock 9
+    flock --wait 1800 9 || fail "another run has held $cache/lock for half an hour: end it, or wait"
     local target
     target=$cache/peers-$(fingerprint)
     if [[ ! -e $target/ready ]]; then

@@ -19,7 +19,7 @@ main() {
     mkdir -p "$cache"
     # Two test runs at once build once, and neither has its program exchanged by the other.
     exec 9>"$cache/lock"
-    flock 9
+    flock --wait 1800 9 || fail "another run has held $cache/lock for half an hour: end it, or wait"
     sysroot=$cache/sysroot-$("$debian/rustc" -V | sha256sum | cut -c1-12)
     prefix=$cache/$(WINEDEBUG=-all wine --version | cut -d' ' -f1)
     [[ -e $sysroot ]] || build_standard_library
