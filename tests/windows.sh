@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Checks the whole crate for Windows, and kills pitwire.exe under Wine. See tests/README.md.
+# Checks the whole crate for Windows and builds pitwire.exe; with the argument `wine`, kills it under
+# Wine too. See tests/README.md.
 #
 # The compiler, the source of its standard library and Wine come from apt (Debian 12 or a relative),
 # as root or through sudo. The standard library is built once and Wine's folder is made once, in a
@@ -15,18 +16,19 @@ readonly debian=/usr/bin
 
 main() {
     install_compiler
-    has wine || apt_install wine64 wine
     mkdir -p "$cache"
     # Two test runs at once build once, and neither has its program exchanged by the other.
     exec 9>"$cache/lock"
     flock --wait 1800 9 || fail "another run has held $cache/lock for half an hour: end it, or wait"
     sysroot=$cache/sysroot-$("$debian/rustc" -V | sha256sum | cut -c1-12)
-    prefix=$cache/$(WINEDEBUG=-all wine --version | cut -d' ' -f1)
     [[ -e $sysroot ]] || build_standard_library
     windows_cargo clippy --locked --all-targets -- -D warnings
     windows_cargo build --locked
-    [[ -e $prefix ]] || make_prefix
-    kill_it_under_wine
+    case ${1-} in
+        wine) kill_it_under_wine ;;
+        '') ;;
+        *) fail "$1: is nothing that this script does; write \"wine\", or nothing" ;;
+    esac
 }
 
 install_compiler() {
@@ -84,9 +86,12 @@ make_prefix() {
 
 # The tests are those of Linux, and so are the servers: the agent alone is the one for Windows.
 kill_it_under_wine() {
+    has wine || apt_install wine64 wine
+    prefix=$cache/$(WINEDEBUG=-all wine --version | cut -d' ' -f1)
+    [[ -e $prefix ]] || make_prefix
     printf '\n==> cargo test, with pitwire.exe\n'
     PITWIRE_WINDOWS_BINARY=$cache/target/$target/debug/pitwire.exe in_wine "$prefix" \
-        cargo test --locked --test it process::crash::what_was_reported_stored_reaches |
+        timeout 600 cargo test --locked --test it process::crash::what_was_reported_stored_reaches |
         tee "$cache/tests.log"
     # A filter that fits nothing would be a success.
     grep -q '^test result: ok. [1-9]' "$cache/tests.log" || fail "no test ran under Wine"
@@ -111,4 +116,4 @@ debian_cargo() {
         "$debian/cargo" "$@"
 }
 
-main
+main "$@"
