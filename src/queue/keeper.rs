@@ -93,6 +93,7 @@ pub(super) async fn run<S: Store>(
     buffer.close();
     keeper.step(&status);
     keeper.flush();
+    keeper.maintain(&status);
     keeper.report(&status);
     keeper.part();
 }
@@ -177,21 +178,27 @@ impl<S: Store> Keeper<S> {
         self.serve_parked();
         self.flush_at = self.flush_due();
         self.report(status);
-        // The answers are out: the time to begin a segment or to remove one.
-        if self.retry_at.is_none() {
-            let had_unflushed_entries = self.log.has_unflushed_entries();
-            let maintained = self.log.maintain();
-            self.note_failure("maintain", &maintained);
-            if maintained.is_err() || self.log.has_unflushed_entries() != had_unflushed_entries {
-                self.report(status);
-            }
-        }
+        // The answers are out.
+        self.maintain(status);
         // Not before all that there was to do is done.
         if self.retry_at.is_none() && self.storage_error.take().is_some() {
             tracing::info!("the queue's disk works again");
             self.report(status);
         }
         self.check_ledger(status);
+    }
+
+    /// Begins a segment or removes those that nobody needs any more, if it is time.
+    fn maintain(&mut self, status: &watch::Sender<QueueStatus>) {
+        if self.retry_at.is_some() {
+            return;
+        }
+        let had_unflushed_entries = self.log.has_unflushed_entries();
+        let maintained = self.log.maintain();
+        self.note_failure("maintain", &maintained);
+        if maintained.is_err() || self.log.has_unflushed_entries() != had_unflushed_entries {
+            self.report(status);
+        }
     }
 
     /// Stores what was handed in.

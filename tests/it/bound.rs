@@ -20,7 +20,7 @@ const MAX_BYTES: u64 = 24_000_000;
 #[test]
 fn du_never_shows_more_than_the_bound_and_little_when_all_is_delivered() {
     let place = tempfile::tempdir().unwrap();
-    let entries = long::size(60_000, 10_000_000);
+    let entries = long::size(70_000, 10_000_000);
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "bound::child", "--ignored", "--nocapture"])
         .env(ROLE, format!("{entries} {}", place.path().display()))
