@@ -3,7 +3,9 @@
 //! The doc comments of commands and options are their `--help`. A command's begins with what to do
 //! in the imperative, an option's is one sentence; clap takes the last full stop off.
 
+pub mod autostart;
 pub mod demo;
+mod log;
 mod priority;
 pub mod queue;
 pub mod replay;
@@ -40,6 +42,7 @@ pub enum Command {
     Simulate(simulate::Simulate),
     Serve(serve::Serve),
     Queue(queue::Queue),
+    Autostart(autostart::Autostart),
 }
 
 /// How a command ended: 0 good, 1 failed, 2 wrong use.

@@ -14,12 +14,11 @@ mod given;
 mod keys;
 mod lmu;
 mod load;
+mod places;
 mod problem;
 mod units;
 mod values;
 
-use std::env;
-use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -28,6 +27,7 @@ pub use access::{Auth, Headers, Secret};
 pub use keys::{reference, to_toml, values};
 pub use lmu::*;
 pub use load::{Loaded, Overrides, load, process_environment};
+pub use places::{file, log_file, settings};
 pub use problem::{Origin, Problem, Problems, Warning};
 pub use units::{parse_duration, parse_size};
 pub use values::{ServerUrl, Wrong};
@@ -221,6 +221,8 @@ pub struct MetricsConfig {
 pub struct LogConfig {
     pub level: LogLevel,
     pub format: LogFormat,
+    /// Where it is written in the place of standard error.
+    pub file: Option<PathBuf>,
 }
 
 /// The least important line that is still written.
@@ -257,7 +259,7 @@ impl Default for Config {
                 ca_file: None,
             },
             queue: QueueConfig {
-                path: queue_path(|name| env::var_os(name)),
+                path: places::queue(),
                 max_entries: 1_000_000,
                 max_bytes: 2 << 30,
                 max_age: Duration::from_hours(7 * 24),
@@ -289,21 +291,9 @@ impl Default for Config {
                 simulator: SimulatorConfig { enabled: false, seed: 1 },
             },
             metrics: MetricsConfig { enabled: true, listen: (Ipv4Addr::LOCALHOST, 9184).into() },
-            log: LogConfig { level: LogLevel::Info, format: LogFormat::Text },
+            log: LogConfig { level: LogLevel::Info, format: LogFormat::Text, file: None },
         }
     }
-}
-
-/// Where the platform keeps a user's data, or the working directory if it does not say.
-fn queue_path(variable: impl Fn(&str) -> Option<OsString>) -> PathBuf {
-    // A relative base would name another queue from each working directory.
-    let base = |name| variable(name).map(PathBuf::from).filter(|path| path.is_absolute());
-    let data = if cfg!(windows) {
-        base("LOCALAPPDATA")
-    } else {
-        base("XDG_DATA_HOME").or_else(|| Some(base("HOME")?.join(".local").join("share")))
-    };
-    data.unwrap_or_else(|| PathBuf::from(".")).join("pitwire").join("queue")
 }
 
 /// A configuration file above this is not read.
@@ -496,26 +486,8 @@ pub const LIVE_WITHIN: Duration = Duration::from_secs(5);
 /// On Windows it is "below normal".
 pub const NICENESS: i32 = 5;
 
+/// A log file above this is kept as the old one, in the place of the old one before.
+pub const LOG_FILE_BYTES: u64 = 4 << 20;
+
 /// Between two log lines of the same kind.
 pub const LOG_REPEAT_INTERVAL: Duration = Duration::from_secs(10);
-
-#[cfg(all(test, not(windows)))]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_queue_lives_where_the_platform_keeps_data() {
-        let path = |variables: &[(&str, &str)]| {
-            let found = |name: &str| variables.iter().find(|(known, _)| *known == name);
-            queue_path(|name| found(name).map(|(_, value)| value.into())).display().to_string()
-        };
-        let home = ("HOME", "/home/ana");
-        assert_eq!(path(&[home, ("XDG_DATA_HOME", "/data")]), "/data/pitwire/queue");
-        assert_eq!(
-            path(&[home, ("XDG_DATA_HOME", "data")]),
-            "/home/ana/.local/share/pitwire/queue"
-        );
-        assert_eq!(path(&[home]), "/home/ana/.local/share/pitwire/queue");
-        assert_eq!(path(&[]), "./pitwire/queue");
-    }
-}

@@ -4,10 +4,12 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
-use pitwire::cli::{Cli, Command, Exit, complain, demo, queue, replay, run, serve, simulate};
+use pitwire::cli::{
+    Cli, Command, Exit, autostart, complain, demo, queue, replay, run, serve, simulate,
+};
 use pitwire::memory;
 
-fn main() -> ExitCode {
+pub(crate) fn main() -> ExitCode {
     memory::give_back_what_is_freed();
     let cli = Cli::parse();
     match execute(cli) {
@@ -37,6 +39,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
                 Exit::Good
             }
             Command::Queue(args) => queue::queue(args).await,
+            Command::Autostart(args) => autostart::autostart(&args),
         })
     });
     // A read of stdin that never ends must not keep the process.
@@ -54,7 +57,21 @@ async fn shutdown() {
             Err(_) => std::future::pending().await,
         }
     };
-    #[cfg(not(unix))]
+    #[cfg(windows)]
+    let terminated = async {
+        use tokio::signal::windows::{ctrl_break, ctrl_close, ctrl_logoff, ctrl_shutdown};
+        let signals = (ctrl_break(), ctrl_close(), ctrl_logoff(), ctrl_shutdown());
+        let (Ok(mut pause), Ok(mut close), Ok(mut logoff), Ok(mut shutdown)) = signals else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            _ = pause.recv() => {}
+            _ = close.recv() => {}
+            _ = logoff.recv() => {}
+            _ = shutdown.recv() => {}
+        }
+    };
+    #[cfg(not(any(unix, windows)))]
     let terminated = std::future::pending::<()>();
     tokio::select! {
         _ = tokio::signal::ctrl_c() => {}

@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use self::plug::Plug;
 use self::viewer::Viewer;
-use crate::cli::{Exit, complain, print, run};
+use crate::cli::{Exit, complain, log, print};
 use crate::config::{
     Config, DEMO_DRAIN_TIMEOUT, LogConfig, LogFormat, LogLevel, SIMULATOR_RATE_HZ,
 };
@@ -81,7 +81,7 @@ struct Books {
 
 /// Runs the demo until it is over or `shutdown` resolves.
 pub async fn demo(args: Demo, shutdown: impl Future<Output = ()>) -> Exit {
-    run::start_log(&LogConfig { level: LogLevel::Error, format: LogFormat::Text });
+    log::start(&LogConfig { level: LogLevel::Error, format: LogFormat::Text, file: None });
     match play(&args, shutdown).await {
         Ok(books) => {
             report(&args, &books);

@@ -55,7 +55,7 @@ pub enum Tool {
 /// Which queue a tool works on.
 #[derive(Debug, clap::Args)]
 pub struct Which {
-    /// Configuration file, as for pitwire run [default: none].
+    /// Configuration file, as for pitwire run [default: the same].
     #[arg(long, value_name = "FILE", env = "PITWIRE_CONFIG")]
     pub config: Option<PathBuf>,
     /// Folder of the queue [default: pitwire/queue in ~/.local/share or %LOCALAPPDATA%].

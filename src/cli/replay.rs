@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::agent::Until;
-use crate::cli::{Exit, complain, run, set_all};
+use crate::cli::{Exit, complain, log, run, set_all};
 use crate::config::{self, Overrides};
 
 /// Send a recording to the dashboard server.
@@ -67,6 +67,6 @@ pub async fn replay(args: Replay, shutdown: impl Future<Output = ()>) -> Exit {
             return Exit::WrongUse;
         }
     };
-    run::start_log(&config.log);
+    log::start(&config.log);
     run::start(config, Until::Drained, shutdown).await
 }

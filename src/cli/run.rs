@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use crate::agent::{self, Until};
-use crate::cli::{Exit, complain, print, priority, set_all};
-use crate::config::{self, Config, LogConfig, LogFormat, LogLevel, Overrides};
+use crate::cli::{Exit, complain, log, print, priority, set_all};
+use crate::config::{self, Config, Overrides};
 use crate::metrics;
 
 /// Run the agent: take samples, store them, bring them to the dashboard server.
@@ -20,7 +20,7 @@ use crate::metrics;
 /// Stop it with Ctrl-C: what is not sent yet stays queued and is sent the next time.
 #[derive(Debug, clap::Args)]
 pub struct Run {
-    /// Configuration file: TOML, or the config.json of the original client [default: none].
+    /// Configuration file: TOML, or the config.json of the original client [default: pitwire/pitwire.toml in ~/.config or %LOCALAPPDATA%, if it is there].
     #[arg(long, value_name = "FILE", env = "PITWIRE_CONFIG")]
     pub config: Option<PathBuf>,
     /// Address of the dashboard server [default: http://localhost:5000].
@@ -73,9 +73,10 @@ pub async fn run(args: Run, shutdown: impl Future<Output = ()>) -> Exit {
 
 fn configure(args: &Run) -> Result<Config, String> {
     let overrides = args.overrides()?;
-    let loaded = config::load(args.config.as_deref(), config::process_environment(), &overrides)
+    let file = config::file(args.config.clone());
+    let loaded = config::load(file.as_deref(), config::process_environment(), &overrides)
         .map_err(|problems| problems.to_string())?;
-    start_log(&loaded.config.log);
+    log::start(&loaded.config.log);
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }
@@ -103,40 +104,5 @@ pub(super) async fn start(
             complain(format_args!("pitwire: {error}"));
             Exit::Failed
         }
-    }
-}
-
-/// Logs go to stderr, so that stdout stays for links and receipts.
-pub(super) fn start_log(log: &LogConfig) {
-    // The libraries below say much at the finer levels, session ids among it.
-    let filter = format!(
-        "{level},rust_socketio=off,rust_engineio=off,tungstenite=off,sled=off,engineioxide=off",
-        level = level(log.level)
-    );
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(tracing_subscriber::EnvFilter::new(filter))
-        .with_ansi(
-            std::io::IsTerminal::is_terminal(&std::io::stderr())
-                && std::env::var_os("NO_COLOR").is_none(),
-        )
-        .with_target(false)
-        // It would complain on stderr, and panic where that is what nobody reads.
-        .log_internal_errors(false)
-        .with_writer(std::io::stderr);
-    // Only the first one in a process counts.
-    let _ = match log.format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
-    };
-}
-
-fn level(level: LogLevel) -> &'static str {
-    match level {
-        LogLevel::Off => "off",
-        LogLevel::Error => "error",
-        LogLevel::Warn => "warn",
-        LogLevel::Info => "info",
-        LogLevel::Debug => "debug",
-        LogLevel::Trace => "trace",
     }
 }

@@ -110,6 +110,8 @@ static KEYS: &[Key] = &[
         "The least important line that is still logged."),
     key("log.format", Text(|c| &mut c.log.format),
         "How a log line is written."),
+    key("log.file", Text(|c| &mut c.log.file),
+        "Writes the log there and not to standard error: this file and an older one, 4 MiB each at most."),
 ];
 
 /// The key of that dotted name.

@@ -54,6 +54,7 @@ pub fn pitwire(args: &[&str]) -> Command {
     };
     command.args(args);
     // What the developer has set up for an agent of their own.
+    command.env("XDG_CONFIG_HOME", "/nowhere");
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("PITWIRE_") {
             command.env_remove(name);

@@ -3,11 +3,13 @@
 //! - [`crash`]: killed in mid-queue, the server away: nothing that was reported stored is lost.
 //! - [`recordings`]: real data, field by field.
 //! - [`observe`]: what it shows of itself.
+//! - [`autostart`]: the start at log-on.
 //! - [`command`]: signals, exit codes, the HTTP source, the demo.
 //! - [`tools`]: `pitwire queue`, over an agent that runs and over a folder.
 //!
 //! Stopping a process is a signal of Unix, hence none of this runs on Windows.
 
+mod autostart;
 mod command;
 mod crash;
 mod observe;

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Which;
-use crate::cli::{run, set_all};
+use crate::cli::{log, set_all};
 use crate::clock;
-use crate::config::{self, Config, Overrides, PAGE_ENTRIES};
+use crate::config::{self, Config, LogConfig, Overrides, PAGE_ENTRIES};
 use crate::entry::Seq;
 use crate::queue::inspect::{Examination, Finding, Inspection};
 use crate::queue::operator::{DropStep, Mended};
@@ -100,9 +100,11 @@ impl Which {
         }
         set_all(&mut overrides, &self.set).map_err(Cannot)?;
         let environment = config::process_environment();
-        let loaded = config::load(self.config.as_deref(), environment, &overrides)
+        let file = config::file(self.config.clone());
+        let loaded = config::load(file.as_deref(), environment, &overrides)
             .map_err(|problems| Cannot(problems.to_string()))?;
-        run::start_log(&loaded.config.log);
+        // The file is the agent's.
+        log::start(&LogConfig { file: None, ..loaded.config.log.clone() });
         Ok(loaded.config)
     }
 }

@@ -1,0 +1,201 @@
+//! A user unit of systemd; without systemd, an entry in the desktop's autostart folder.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::{Start, text};
+use crate::config;
+
+/// The unit that is in `deploy/`: the same for who installs it by hand.
+const UNIT: &str = include_str!("../../../deploy/pitwire.service");
+const SERVICE: &str = "pitwire.service";
+
+/// The files that make the agent start; those that are there.
+struct Entries {
+    unit: PathBuf,
+    /// That systemd starts the unit at log-on is a link to it.
+    wanted: PathBuf,
+    desktop: PathBuf,
+}
+
+impl Entries {
+    fn find() -> io::Result<Self> {
+        let settings = config::settings().ok_or_else(|| {
+            io::Error::new(io::ErrorKind::NotFound, "HOME is not set: whose log-on is it to be?")
+        })?;
+        let units = settings.join("systemd").join("user");
+        Ok(Self {
+            wanted: units.join("default.target.wants").join(SERVICE),
+            unit: units.join(SERVICE),
+            desktop: settings.join("autostart").join("pitwire.desktop"),
+        })
+    }
+}
+
+pub(super) fn enable(start: Start) -> io::Result<()> {
+    let entries = Entries::find()?;
+    if is_systemd() {
+        write(&entries.unit, &unit(&start)?)?;
+        remove(&entries.wanted)?;
+        remove(&entries.desktop)?;
+        create_folder(&entries.wanted)?;
+        std::os::unix::fs::symlink(&entries.unit, &entries.wanted)?;
+        reload();
+        return Ok(());
+    }
+    write(&entries.desktop, &desktop(&start)?)
+}
+
+pub(super) fn disable() -> io::Result<()> {
+    let entries = Entries::find()?;
+    for path in [&entries.wanted, &entries.unit, &entries.desktop] {
+        remove(path)?;
+    }
+    reload();
+    Ok(())
+}
+
+/// What starts it, if anything does.
+pub(super) fn status() -> io::Result<Option<String>> {
+    let entries = Entries::find()?;
+    let found = [(&entries.wanted, "ExecStart="), (&entries.desktop, "Exec=")];
+    let line = |(path, key): (&PathBuf, &str)| {
+        let text = fs::read_to_string(path).ok()?;
+        let line = text.lines().find_map(|line| line.strip_prefix(key))?;
+        Some(format!("{line} ({})", path.display()))
+    };
+    Ok(found.into_iter().find_map(line))
+}
+
+/// What `sd_booted` looks at.
+fn is_systemd() -> bool {
+    Path::new("/run/systemd/system").is_dir()
+}
+
+/// Without it systemd sees the change at the next log-on, which is soon enough.
+fn reload() {
+    let _ = Command::new("systemctl")
+        .args(["--user", "daemon-reload"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+}
+
+fn unit(start: &Start) -> io::Result<String> {
+    if text(&start.program)?.contains(['"', '\'', '\\']) {
+        let text = format!(
+            "{}: systemd starts no program whose path has a quote or a backslash; move it",
+            start.program.display()
+        );
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    let escaped = |word: &str| word.replace('\\', r"\\").replace('"', r#"\""#).replace('%', "%%");
+    // Variables are put into arguments alone.
+    let command = command(start, escaped, |word| escaped(word).replace('$', "$$"))?;
+    let line = |line: &str| match line.starts_with("ExecStart=") {
+        true => format!("ExecStart={command}\n"),
+        false => format!("{line}\n"),
+    };
+    // What comes before the first section tells how to do by hand what is done here.
+    let from = UNIT.find("[Unit]").unwrap_or_default();
+    Ok(UNIT[from..].lines().map(line).collect())
+}
+
+fn desktop(start: &Start) -> io::Result<String> {
+    let escaped = |word: &str| {
+        let quoted = ['\\', '"', '`', '$'].iter().fold(word.to_owned(), |word, reserved| {
+            word.replace(*reserved, &format!("\\{reserved}"))
+        });
+        // Once more: the value as a whole is a string with escapes too.
+        quoted.replace('\\', r"\\").replace('%', "%%")
+    };
+    let command = command(start, escaped, escaped)?;
+    Ok(format!(
+        "[Desktop Entry]\nType=Application\nName=pitwire\nComment=Telemetry agent for sim racing\n\
+         Exec={command}\nTerminal=false\n"
+    ))
+}
+
+/// Each word in quotes, with what has a meaning there escaped.
+fn command(
+    start: &Start,
+    program: impl Fn(&str) -> String,
+    argument: impl Fn(&str) -> String,
+) -> io::Result<String> {
+    let path = text(&start.program)?;
+    let arguments = start.arguments.iter().map(|word| argument(word));
+    let words: Vec<_> = std::iter::once(program(&path)).chain(arguments).collect();
+    if words.iter().any(|word| word.contains(char::is_control)) {
+        let text = format!("{words:?}: a path with a line break cannot be started at log-on");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
+    }
+    Ok(words.iter().map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" "))
+}
+
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    create_folder(path)?;
+    fs::write(path, text)
+}
+
+/// The one that the file lies in.
+fn create_folder(path: &Path) -> io::Result<()> {
+    path.parent().map_or(Ok(()), fs::create_dir_all)
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn odd_paths_are_quoted_as_each_format_wants_it() {
+        let start = Start {
+            program: "/opt/J. Ö & 100%/pit$wire".into(),
+            arguments: vec!["run".into(), r#""$x""#.into()],
+        };
+        let unit = unit(&start).unwrap();
+        let expected = r#"ExecStart="/opt/J. Ö & 100%%/pit$wire" "run" "\"$$x\"""#;
+        assert_eq!(unit.lines().find(|line| line.starts_with("ExecStart=")), Some(expected));
+        assert!(unit.starts_with("[Unit]") && unit.contains("NoNewPrivileges"));
+        let desktop = desktop(&start).unwrap();
+        let expected = r#"Exec="/opt/J. Ö & 100%%/pit\\$wire" "run" "\\"\\$x\\"""#;
+        assert_eq!(desktop.lines().find(|line| line.starts_with("Exec=")), Some(expected));
+        for refused in ["/opt/two\nlines", "/opt/a\"quote"] {
+            let start = Start { program: refused.into(), arguments: Vec::new() };
+            assert!(super::unit(&start).is_err(), "{refused}");
+        }
+    }
+
+    /// Does nothing where there is no systemd to ask.
+    #[test]
+    fn systemd_has_nothing_to_say_about_the_unit() {
+        let home = tempfile::tempdir().unwrap();
+        let program = home.path().join("J. Ö 100% $x");
+        std::os::unix::fs::symlink(std::env::current_exe().unwrap(), &program).unwrap();
+        let file = home.path().join(SERVICE);
+        let start = Start { program, arguments: vec!["run".into()] };
+        fs::write(&file, unit(&start).unwrap()).unwrap();
+        let verified = Command::new("systemd-analyze")
+            .args(["verify", "--user", "--man=no"])
+            .arg(&file)
+            .env("HOME", home.path())
+            .env("XDG_RUNTIME_DIR", home.path())
+            .output();
+        match verified {
+            Ok(verified) => {
+                let said = String::from_utf8_lossy(&verified.stderr);
+                assert!(verified.status.success() && said.is_empty(), "{said}");
+            }
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}"),
+        }
+    }
+}

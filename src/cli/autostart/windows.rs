@@ -1,0 +1,44 @@
+//! An entry under Run of the registry, in the user's own part of it.
+
+use std::io;
+
+use windows_registry::CURRENT_USER;
+
+use super::{Start, text};
+use crate::config;
+
+const RUN: &str = r"Software\Microsoft\Windows\CurrentVersion\Run";
+const NAME: &str = "pitwire";
+/// pitwire without a console window.
+const WINDOWLESS: &str = "pitwirew.exe";
+
+pub(super) fn enable(mut start: Start) -> io::Result<()> {
+    let windowless = start.program.with_file_name(WINDOWLESS);
+    if windowless.is_file() {
+        start.program = windowless;
+        // Nobody sees what it says otherwise.
+        let log = format!("log.file={}", text(&config::log_file())?);
+        start.arguments.extend(["--set".to_owned(), log]);
+    }
+    CURRENT_USER.create(RUN)?.set_string(NAME, command(&start)?)?;
+    Ok(())
+}
+
+pub(super) fn disable() -> io::Result<()> {
+    match status()? {
+        Some(_) => Ok(CURRENT_USER.create(RUN)?.remove_value(NAME)?),
+        None => Ok(()),
+    }
+}
+
+/// What starts it, if anything does.
+pub(super) fn status() -> io::Result<Option<String>> {
+    Ok(CURRENT_USER.open(RUN).and_then(|run| run.get_string(NAME)).ok())
+}
+
+/// Each word in quotes: no path of Windows has one in it.
+fn command(start: &Start) -> io::Result<String> {
+    let program = text(&start.program)?;
+    let words = std::iter::once(&program).chain(&start.arguments);
+    Ok(words.map(|word| format!("\"{word}\"")).collect::<Vec<_>>().join(" "))
+}

@@ -1,0 +1,130 @@
+//! Where the log goes: to standard error, so that standard output stays for links and receipts; or
+//! to a file that is bounded by being two.
+
+use std::fs::{self, File};
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
+
+use crate::cli::complain;
+use crate::config::{LOG_FILE_BYTES, LogConfig, LogFormat, LogLevel};
+
+/// Starts the log. Only the first one in a process counts.
+pub(super) fn start(log: &LogConfig) {
+    // The libraries below say much at the finer levels, session ids among it.
+    let filter = format!(
+        "{level},rust_socketio=off,rust_engineio=off,tungstenite=off,sled=off,engineioxide=off",
+        level = level(log.level)
+    );
+    let file = log.file.as_deref().and_then(|path| match LogFile::open(path) {
+        Ok(file) => Some(file),
+        Err(error) => {
+            complain(format_args!("pitwire: log.file {}: {error}", path.display()));
+            None
+        }
+    });
+    let in_color =
+        file.is_none() && io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let writer = match file {
+        Some(file) => BoxMakeWriter::new(Mutex::new(file)),
+        None => BoxMakeWriter::new(io::stderr),
+    };
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(filter))
+        .with_ansi(in_color)
+        .with_target(false)
+        // It would complain on stderr, and panic where that is what nobody reads.
+        .log_internal_errors(false)
+        .with_writer(writer);
+    let _ = match log.format {
+        LogFormat::Text => builder.try_init(),
+        LogFormat::Json => builder.json().try_init(),
+    };
+}
+
+fn level(level: LogLevel) -> &'static str {
+    match level {
+        LogLevel::Off => "off",
+        LogLevel::Error => "error",
+        LogLevel::Warn => "warn",
+        LogLevel::Info => "info",
+        LogLevel::Debug => "debug",
+        LogLevel::Trace => "trace",
+    }
+}
+
+/// A file that is kept as the old one when it is full.
+struct LogFile {
+    path: PathBuf,
+    file: File,
+    len: u64,
+    most: u64,
+}
+
+impl LogFile {
+    fn open(path: &Path) -> io::Result<Self> {
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let file = File::options().create(true).append(true).open(path)?;
+        let len = file.metadata()?.len();
+        Ok(Self { path: path.into(), file, len, most: LOG_FILE_BYTES })
+    }
+
+    /// Goes on in a new file; in this one if the system does not let it.
+    fn turn(&mut self) {
+        let old = self.path.with_added_extension("old");
+        if fs::rename(&self.path, old).is_ok()
+            && let Ok(next) = Self::open(&self.path)
+        {
+            *self = Self { most: self.most, ..next };
+        } else if self.file.set_len(0).is_ok() {
+            // Somebody holds the old one open: better nothing of it than without bound.
+            self.len = 0;
+        }
+    }
+}
+
+/// Each call is one line.
+impl Write for LogFile {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.len > 0 && self.len + line.len() as u64 > self.most {
+            self.turn();
+        }
+        self.file.write_all(line)?;
+        self.len += line.len() as u64;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_files_hold_the_newest_lines_and_no_more() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new folder").join("pitwire.log");
+        let read = |path: &Path| fs::read_to_string(path).unwrap();
+        for from in [0, 50] {
+            let mut log = LogFile { most: 100, ..LogFile::open(&path).unwrap() };
+            (from..from + 50).for_each(|number| {
+                log.write_all(format!("line {number:03}\n").as_bytes()).unwrap()
+            });
+        }
+        let (new, old) = (read(&path), read(&path.with_added_extension("old")));
+        assert!(new.len() <= 100 && old.len() <= 100, "{} {}", new.len(), old.len());
+        let lines: Vec<_> = old.lines().chain(new.lines()).map(str::to_owned).collect();
+        let newest: Vec<_> =
+            (100 - lines.len()..100).map(|number| format!("line {number:03}")).collect();
+        assert!(lines.len() > 11, "{lines:?}");
+        assert_eq!(lines, newest);
+    }
+}

@@ -1,0 +1,81 @@
+//! Where things lie when nobody says: the folders that the platform has for them.
+
+use std::env;
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+/// The queue's folder: below where the platform keeps a user's data, or the working directory if it
+/// does not say.
+pub(super) fn queue() -> PathBuf {
+    queue_among(&|name| env::var_os(name))
+}
+
+/// The configuration file to read: the one that is `given`, else `pitwire/pitwire.toml` where the
+/// platform keeps a user's settings (`~/.config`, `%LOCALAPPDATA%`), if there is one.
+pub fn file(given: Option<PathBuf>) -> Option<PathBuf> {
+    given.or_else(|| {
+        let usual = settings()?.join("pitwire").join("pitwire.toml");
+        usual.exists().then_some(usual)
+    })
+}
+
+/// Where the platform keeps a user's settings; `None` if it does not say.
+pub fn settings() -> Option<PathBuf> {
+    settings_among(&|name| env::var_os(name))
+}
+
+/// Where the log goes that nobody would see: beside the queue's folder.
+pub fn log_file() -> PathBuf {
+    queue().with_file_name("pitwire.log")
+}
+
+type Variables<'a> = &'a dyn Fn(&str) -> Option<OsString>;
+
+fn queue_among(variables: Variables<'_>) -> PathBuf {
+    let data = match cfg!(windows) {
+        true => base(variables, "LOCALAPPDATA"),
+        false => base(variables, "XDG_DATA_HOME")
+            .or_else(|| Some(base(variables, "HOME")?.join(".local").join("share"))),
+    };
+    data.unwrap_or_else(|| PathBuf::from(".")).join("pitwire").join("queue")
+}
+
+fn settings_among(variables: Variables<'_>) -> Option<PathBuf> {
+    match cfg!(windows) {
+        true => base(variables, "LOCALAPPDATA"),
+        false => base(variables, "XDG_CONFIG_HOME")
+            .or_else(|| Some(base(variables, "HOME")?.join(".config"))),
+    }
+}
+
+/// A relative one would name another folder from each working directory.
+fn base(variables: Variables<'_>, name: &str) -> Option<PathBuf> {
+    variables(name).map(PathBuf::from).filter(|path| path.is_absolute())
+}
+
+#[cfg(all(test, not(windows)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn everything_lies_where_the_platform_keeps_it() {
+        let places = |variables: &[(&str, &str)]| {
+            let find = |name: &str| {
+                let found = variables.iter().find(|(known, _)| *known == name);
+                found.map(|(_, value)| value.into())
+            };
+            let settings = settings_among(&find).map(|path| path.display().to_string());
+            (queue_among(&find).display().to_string(), settings.unwrap_or_default())
+        };
+        let expected = |queue: &str, settings: &str| (queue.to_owned(), settings.to_owned());
+        let home = ("HOME", "/home/ana");
+        let at_home = expected("/home/ana/.local/share/pitwire/queue", "/home/ana/.config");
+        assert_eq!(places(&[home]), at_home);
+        assert_eq!(places(&[home, ("XDG_DATA_HOME", "x"), ("XDG_CONFIG_HOME", "x")]), at_home);
+        assert_eq!(
+            places(&[home, ("XDG_DATA_HOME", "/data"), ("XDG_CONFIG_HOME", "/etc/ana")]),
+            expected("/data/pitwire/queue", "/etc/ana")
+        );
+        assert_eq!(places(&[]), expected("./pitwire/queue", ""));
+    }
+}
