@@ -7,7 +7,7 @@
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-source "$here/install.sh"
+source "$here/../deploy/install.sh"
 peers=$here/peers
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/pitwire
 

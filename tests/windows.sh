@@ -1,119 +1,37 @@
 #!/usr/bin/env bash
-# Checks the whole crate for Windows and builds pitwire.exe; with the argument `wine`, kills it under
-# Wine too. See tests/README.md.
+# Checks the whole crate for Windows, builds pitwire.exe and tests it under Wine. See
+# tests/README.md.
 #
 # The compiler, the source of its standard library and Wine come from apt (Debian 12 or a relative),
 # as root or through sudo. The standard library is built once and Wine's folder is made once, in a
 # directory outside the clone. Anything that cannot be installed or built ends the script.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-source tests/install.sh
-
-readonly target=x86_64-pc-windows-gnu
-readonly cache=${XDG_CACHE_HOME:-$HOME/.cache}/pitwire/windows
-# rustup puts its own programs of these names first.
-readonly debian=/usr/bin
+source deploy/install.sh
+source deploy/windows.sh
+source tests/wine.sh
 
 main() {
-    install_compiler
-    mkdir -p "$cache"
-    # Two test runs at once build once, and neither has its program exchanged by the other.
-    exec 9>"$cache/lock"
-    flock --wait 1800 9 || fail "another run has held $cache/lock for half an hour: end it, or wait"
-    sysroot=$cache/sysroot-$("$debian/rustc" -V | sha256sum | cut -c1-12)
-    [[ -e $sysroot ]] || build_standard_library
+    prepare_windows
     windows_cargo clippy --locked --all-targets -- -D warnings
     windows_cargo build --locked
-    case ${1-} in
-        wine) kill_it_under_wine ;;
-        '') ;;
-        *) fail "$1: is nothing that this script does; write \"wine\", or nothing" ;;
-    esac
+    windows_cargo test --locked --no-run --lib --test it
+    prepare_wine
+    local programs=$cache/target/$target/debug
+    test_under_wine 300 wine "$(newest "$programs"/deps/pitwire-*.exe)"
+    # The other tests are those of Linux, and so are the servers: agent and game are for Windows.
+    export PITWIRE_WINDOWS_BINARY=$programs/pitwire.exe
+    export PITWIRE_WINDOWS_TESTS=$(newest "$programs"/deps/it-*.exe)
+    test_under_wine 300 cargo test --locked --test it process::crash::what_was_reported_stored_reaches
+    test_under_wine 200 cargo test --locked --test it -- --ignored lmu::wine
 }
 
-install_compiler() {
-    has_compiler && return
-    apt_install gcc-mingw-w64-x86-64 rustc-web cargo-web rust-web-src rust-web-clippy
-    has_compiler || fail "apt's rustc-web must be Rust $(oldest_rust) or newer; \
-this is $("$debian/rustc" -V)"
-}
+newest() { ls -t "$@" | head -n 1; }
 
-has_compiler() {
-    has x86_64-w64-mingw32-gcc || return
-    [[ -x $debian/cargo && -x $debian/rustc && -x $debian/cargo-clippy ]] || return
-    [[ -e $("$debian/rustc" --print sysroot)/lib/rustlib/src/rust/library/Cargo.lock ]] || return
-    # An old list of packages has an old compiler.
-    printf '%s\n' "$(oldest_rust)" "$("$debian/rustc" -V | cut -d' ' -f2)" | sort --check=quiet --version-sort
-}
-
-oldest_rust() { sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml; }
-
-# Debian has no standard library for Windows, but its source.
-build_standard_library() {
-    headline "building Rust's standard library for Windows into $sysroot"
-    local work host
-    work=$(mktemp -d "$cache/building.XXXXXX")
-    host=$("$debian/rustc" -vV | sed -n 's/^host: //p')
-    mkdir "$work/src"
-    printf '[package]\nname = "nothing"\nversion = "0.0.0"\nedition = "2024"\n' >"$work/Cargo.toml"
-    echo 'fn main() {}' >"$work/src/main.rs"
-    # Only a nightly compiler, or one that is told to be, builds it.
-    (
-        cd "$work"
-        RUSTC_BOOTSTRAP=1 debian_cargo build --release --target-dir target --target "$target" \
-            -Z build-std=std,panic_abort,panic_unwind,test
-    )
-    mkdir -p "$work/sysroot/lib/rustlib/$target/lib"
-    cp "$work/target/$target"/release/deps/lib*.rlib "$work/sysroot/lib/rustlib/$target/lib/"
-    ln -s "$("$debian/rustc" --print sysroot)/lib/rustlib/$host" "$work/sysroot/lib/rustlib/$host"
-    mv "$work/sysroot" "$sysroot"
-    rm -rf "$work"
-}
-
-# What Wine takes for the disk C: of a PC.
-make_prefix() {
-    headline "making Wine's folder $prefix"
-    local work
-    work=$(mktemp -d "$cache/building.XXXXXX")
-    in_wine "$work" wineboot --init
-    in_wine "$work" winecfg -v win10
-    in_wine "$work" wineserver --wait
-    # Wine 8.0 lacks a library that every Rust program wants.
-    x86_64-w64-mingw32-gcc -O2 -s -shared tests/bcryptprimitives.c -ladvapi32 \
-        -o "$work/drive_c/windows/system32/bcryptprimitives.dll"
-    mv "$work" "$prefix"
-}
-
-# The tests are those of Linux, and so are the servers: the agent alone is the one for Windows.
-kill_it_under_wine() {
-    has wine || apt_install wine64 wine
-    prefix=$cache/$(WINEDEBUG=-all wine --version | cut -d' ' -f1)
-    [[ -e $prefix ]] || make_prefix
-    printf '\n==> cargo test, with pitwire.exe\n'
-    PITWIRE_WINDOWS_BINARY=$cache/target/$target/debug/pitwire.exe in_wine "$prefix" \
-        timeout 600 cargo test --locked --test it process::crash::what_was_reported_stored_reaches |
-        tee "$cache/tests.log"
-    # A filter that fits nothing would be a success.
-    grep -q '^test result: ok. [1-9]' "$cache/tests.log" || fail "no test ran under Wine"
-}
-
-# Wine's server outlives the command, and must not keep the lock.
-in_wine() {
-    WINEPREFIX=$1 WINEDEBUG=-all DISPLAY='' "${@:2}" </dev/null 9>&-
-}
-
-windows_cargo() {
-    printf '\n==> cargo %s, for Windows\n' "$*"
-    local command=$1
-    shift
-    CARGO_TARGET_X86_64_PC_WINDOWS_GNU_RUSTFLAGS="--sysroot $sysroot" \
-        debian_cargo "$command" --target-dir "$cache/target" --target "$target" "$@"
-}
-
-# These variables would take the place of the flags for the target.
-debian_cargo() {
-    env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS PATH="$debian:$PATH" RUSTC="$debian/rustc" \
-        "$debian/cargo" "$@"
+# A filter that fits nothing would be a success.
+test_under_wine() {
+    under_wine "$@"
+    grep -q '^test result: ok. [1-9]' "$cache/wine.log" || fail "no test ran under Wine"
 }
 
 main "$@"

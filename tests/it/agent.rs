@@ -120,6 +120,11 @@ impl Process {
         Self { child, stdout, stderr, readers: Vec::new() }
     }
 
+    /// The other end of its stdin, which the command has piped; once.
+    pub fn stdin(&mut self) -> ChildStdin {
+        self.child.stdin.take().unwrap()
+    }
+
     pub fn id(&self) -> u32 {
         self.child.id()
     }
@@ -199,7 +204,7 @@ impl Agent {
             command.args(["--set", setting]);
         }
         let mut process = Process::start(&mut command);
-        let stdin = feeder(process.child.stdin.take().unwrap());
+        let stdin = feeder(process.stdin());
         let http = reqwest::Client::builder().no_proxy().timeout(ANSWER).build().unwrap();
         Self { process, stdin, http }
     }

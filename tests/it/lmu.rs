@@ -2,6 +2,7 @@
 //!
 //! - [`fixtures`]: whole buffers and the samples that they make.
 //! - [`torn`]: a game that writes while it is read.
+//! - [`wine`]: the same on Windows, as far as Wine is one.
 //! - [`drive`]: the agent beside a game that comes and goes.
 //! - [`api`]: the REST API as it is and as it fails.
 
@@ -9,8 +10,11 @@
 mod api;
 #[cfg(target_os = "linux")]
 mod drive;
-#[cfg(unix)]
 mod fake;
 mod fixtures;
+mod game;
+mod place;
 #[cfg(unix)]
 mod torn;
+#[cfg(target_os = "linux")]
+mod wine;

@@ -15,7 +15,10 @@ use crate::agent::{Agent, eventually};
 use crate::peers::{Kind, Peer};
 
 /// Longer than a clock stands still before nobody drives, and the look after that.
-const PAUSE: Duration = Duration::from_millis(3500);
+pub const PAUSE: Duration = Duration::from_millis(3500);
+
+/// Whether the game is there.
+pub const UP: &str = r#"pitwire_source_up{source="lmu"}"#;
 
 #[tokio::test]
 async fn the_native_memory_is_read_whenever_the_game_is_driven() {
@@ -29,25 +32,24 @@ async fn the_plugin_s_memory_is_read_whenever_the_game_is_driven() {
 
 async fn check(way: Way) {
     let pit = Pit::start(&[]).await;
-    let up = r#"pitwire_source_up{source="lmu"}"#;
     sleep(Duration::from_millis(1500)).await;
-    assert_eq!(pit.agent.metric(up).await, 0.0);
+    assert_eq!(pit.agent.metric(UP).await, 0.0);
 
     let mut game = Fake::appear(way, pit.folder(), 1);
     pit.drives(&mut game, 20).await;
-    assert_eq!(pit.agent.metric(up).await, 1.0);
+    assert_eq!(pit.agent.metric(UP).await, 1.0);
 
     // In the pause nothing comes, and the game is still there.
     sleep(Duration::from_secs(1)).await;
     let before = pit.frames().await.len();
     sleep(PAUSE).await;
     assert_eq!(pit.frames().await.len(), before);
-    assert_eq!(pit.agent.metric(up).await, 1.0);
+    assert_eq!(pit.agent.metric(UP).await, 1.0);
     pit.drives(&mut game, 20).await;
 
     let next = game.update();
     game.disappear(pit.folder());
-    pit.agent.metric_becomes(up, |up| up == 0.0).await;
+    pit.agent.metric_becomes(UP, |up| up == 0.0).await;
     let mut game = Fake::appear(way, pit.folder(), next + 1);
     pit.drives(&mut game, 20).await;
 
@@ -160,15 +162,16 @@ async fn the_setup_comes_from_the_api_as_soon_as_the_game_is_there() {
 }
 
 /// A dashboard server, an agent, and the folder in which a game may appear.
-struct Pit {
+pub struct Pit {
     server: Peer,
-    agent: Agent,
+    pub agent: Agent,
     folder: TempDir,
-    _queue: TempDir,
+    queue: TempDir,
+    settings: Vec<String>,
 }
 
 impl Pit {
-    async fn start(settings: &[&str]) -> Self {
+    pub async fn start(settings: &[&str]) -> Self {
         Self::start_in(tempfile::tempdir().unwrap(), settings).await
     }
 
@@ -177,16 +180,25 @@ impl Pit {
         let server = Peer::start(Kind::Embedded, &["--schema"]);
         let place = format!("source.lmu.folder={}", folder.path().display());
         let game = ["source.lmu.enabled=true", "source.lmu.rest=", &place, "update_rate_hz=20"];
-        let agent = Agent::start(queue.path(), &server.url(), &[&game, settings].concat());
+        let settings = [&game, settings].concat();
+        let agent = Agent::start(queue.path(), &server.url(), &settings);
         agent.metrics().await;
-        Self { server, agent, folder, _queue: queue }
+        let settings = settings.into_iter().map(str::to_owned).collect();
+        Self { server, agent, folder, queue, settings }
+    }
+
+    /// One more agent on the same queue.
+    pub async fn start_agent(&mut self) {
+        let settings: Vec<_> = self.settings.iter().map(String::as_str).collect();
+        self.agent = Agent::start(self.queue.path(), &self.server.url(), &settings);
+        self.agent.metrics().await;
     }
 
     fn folder(&self) -> &Path {
         self.folder.path()
     }
 
-    async fn frames(&self) -> Vec<Value> {
+    pub async fn frames(&self) -> Vec<Value> {
         self.server.all_frames().await
     }
 
@@ -201,7 +213,7 @@ impl Pit {
     }
 
     /// The frames are of one update each, in their order, none of them twice.
-    async fn all_is_well(&self) {
+    pub async fn all_is_well(&self) {
         let delivered = "pitwire_queue_entries";
         self.agent.metric_becomes(delivered, |entries| entries == 0.0).await;
         let frames = self.frames().await;

@@ -1,8 +1,8 @@
-//! A game that plays into files, as a bridge shows them beside it.
+//! A game that plays into its memory, as an agent beside it sees it.
 
-use std::fs::{self, File, OpenOptions};
+#[cfg(unix)]
+use std::fs;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use pitwire::source::lmu::memory::Region;
 use pitwire::source::lmu::reader::Way;
 
 use super::fixtures::own_buffer;
+use super::place::Place;
 
 /// Bytes that are written at once: a reader sees the game's memory in the middle of a write.
 const PIECE: usize = 1000;
@@ -21,10 +22,10 @@ const CARS: usize = 5;
 const TELEMETRY_BYTES: usize = 1888;
 const STANDING_BYTES: usize = 584;
 
-/// The files of one way, and what is in them.
+/// The regions of one way, and what is in them.
 pub struct Fake {
     way: Way,
-    regions: Vec<(Region, File, Vec<u8>)>,
+    regions: Vec<(Region, Place, Vec<u8>)>,
     /// What the next update writes everywhere.
     number: u32,
     /// Between two pieces of one write.
@@ -34,18 +35,12 @@ pub struct Fake {
 }
 
 impl Fake {
-    /// Makes the files as the game leaves them in a race, in place of those that are there. Its
-    /// first update writes `first`.
+    /// Makes the memory as the game leaves it in a race, in place of what is there. Its first update
+    /// writes `first`.
     pub fn appear(way: Way, folder: &Path, first: u32) -> Self {
         let regions = regions(way).iter().map(|&(region, file)| {
             let bytes = own_buffer(file, region);
-            // Made under another name, so that it is there whole or not at all.
-            let making = folder.join("making");
-            // Bridges make them larger than the game's data.
-            fs::write(&making, [&bytes[..], &[0; 1000]].concat()).unwrap();
-            let file = OpenOptions::new().write(true).open(&making).unwrap();
-            fs::rename(&making, folder.join(region.name())).unwrap();
-            (region, file, bytes)
+            (region, Place::appear(folder, region, &bytes), bytes)
         });
         Self {
             way,
@@ -57,11 +52,13 @@ impl Fake {
     }
 
     /// A game that writes so slowly that whoever reads meets it in the middle.
+    #[cfg(unix)]
     pub fn slowly(self, pause: Duration) -> Self {
         Self { pause, ..self }
     }
 
     /// The files go.
+    #[cfg(unix)]
     pub fn disappear(self, folder: &Path) {
         for (region, ..) in self.regions {
             fs::remove_file(folder.join(region.name())).unwrap();
@@ -69,6 +66,7 @@ impl Fake {
     }
 
     /// How long physics or standings were half written in the last update, at most.
+    #[cfg(unix)]
     pub fn slowest(&self) -> Duration {
         self.slowest
     }
@@ -110,13 +108,13 @@ impl Fake {
         &mut found.unwrap().2
     }
 
-    /// Writes a part of what is in memory to the file, from its start to its end.
+    /// Writes a part of the bytes to the region, from its start to its end.
     fn flush(&mut self, region: Region, part: Range<usize>) {
-        let (_, file, bytes) = self.regions.iter().find(|(known, ..)| *known == region).unwrap();
+        let (_, place, bytes) = self.regions.iter().find(|(known, ..)| *known == region).unwrap();
         let start = Instant::now();
         for at in part.clone().step_by(PIECE) {
             let end = part.end.min(at + PIECE);
-            file.write_all_at(&bytes[at..end], at as u64).unwrap();
+            place.write(at, &bytes[at..end]);
             if !self.pause.is_zero() {
                 thread::sleep(self.pause);
             }
@@ -126,8 +124,8 @@ impl Fake {
 
     /// Writes a version counter or an event mark.
     fn mark(&self, region: Region, at: usize, number: u32) {
-        let (_, file, _) = self.regions.iter().find(|(known, ..)| *known == region).unwrap();
-        file.write_all_at(&number.to_le_bytes(), at as u64).unwrap();
+        let (_, place, _) = self.regions.iter().find(|(known, ..)| *known == region).unwrap();
+        place.write(at, &number.to_le_bytes());
     }
 }
 

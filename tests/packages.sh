@@ -1,0 +1,82 @@
+#!/usr/bin/env bash
+# Builds the packages and installs each where it belongs: the .deb here, as root or through sudo, and
+# takes it off again; the tarball into a folder whose name has a space and an accent; the .msi and
+# the zip under Wine. See tests/README.md.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source deploy/install.sh
+source deploy/windows.sh
+source tests/wine.sh
+
+main() {
+    out=$PWD/target/packages
+    deploy/package.sh "$out"
+    work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    check_deb
+    check_tarball
+    prepare_windows
+    prepare_wine
+    check_zip
+    check_msi
+    headline "the packages are good"
+}
+
+check_deb() {
+    headline "the .deb"
+    [[ ! -e /usr/bin/pitwire ]] || fail "pitwire is installed here: take it off to test its package"
+    has systemd-analyze || apt_install systemd
+    apt_get install -y -qq --no-install-recommends "$out"/pitwire_*.deb
+    demo /usr/bin/pitwire
+    local unit=/usr/lib/systemd/user/pitwire.service said
+    # It ends with 0 also when it has something to say.
+    said=$(XDG_RUNTIME_DIR=$work systemd-analyze verify --user --man=no "$unit" 2>&1)
+    [[ -z $said ]] || fail "systemd-analyze: $said"
+    apt_get remove -y -qq pitwire
+    [[ ! -e /usr/bin/pitwire && ! -e $unit ]] || fail "the .deb leaves its files behind"
+}
+
+check_tarball() {
+    headline "the tarball"
+    local folder="$work/Frédéric G"
+    mkdir "$folder"
+    tar --extract --gzip --file "$out"/pitwire-*-linux.tar.gz --strip-components 1 --directory "$folder"
+    demo "$folder/pitwire"
+}
+
+check_zip() {
+    headline "the zip"
+    local folder="$work/Zoë's PC"
+    python3 -m zipfile --extract "$out"/pitwire-*-windows.zip "$folder"
+    demo_under_wine "$folder"/pitwire-*-windows/pitwire.exe
+}
+
+check_msi() {
+    headline "the .msi"
+    local msi=$work/pitwire.msi installed
+    installed=$prefix/drive_c/users/$(id -un)/AppData/Local/Programs/pitwire
+    cp "$out"/pitwire-*-windows.msi "$msi"
+    under_wine 120 wine msiexec /i "Z:${msi//\//\\}" /qn
+    [[ -e $installed/pitwirew.exe ]] || fail "the .msi puts nothing into $installed"
+    demo_under_wine "$installed/pitwire.exe"
+    under_wine 60 wine "$installed/pitwire.exe" autostart enable
+    starts_at_log_on || fail "the program does not start at log-on"
+    under_wine 120 wine msiexec /x "Z:${msi//\//\\}" /qn
+    [[ ! -e $installed ]] || fail "the .msi leaves $installed behind"
+    ! starts_at_log_on || fail "what is gone is still started at log-on"
+}
+
+starts_at_log_on() {
+    in_wine timeout 60 wine reg query 'HKCU\Software\Microsoft\Windows\CurrentVersion\Run' /v pitwire
+}
+
+demo_under_wine() {
+    under_wine 120 wine "$1" demo --seconds 8 --outage 2:3
+}
+
+# All of the program at work, with an outage.
+demo() {
+    "$1" demo --seconds 8 --outage 2:3
+}
+
+main

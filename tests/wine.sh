@@ -1,0 +1,47 @@
+# Wine, a Windows of sorts; for `source` after deploy/install.sh and deploy/windows.sh.
+
+# Installs it, and makes the folder that it takes for a PC's disk C:.
+prepare_wine() {
+    has wine || apt_install wine64 wine
+    prefix=$cache/$(WINEDEBUG=-all wine --version | cut -d' ' -f1)
+    [[ ! -e $prefix ]] || return 0
+    headline "making Wine's folder $prefix"
+    local made=$prefix
+    prefix=$(mktemp -d "$cache/building.XXXXXX")
+    under_wine 120 wineboot --init
+    under_wine 60 winecfg -v win10
+    in_wine timeout 60 wineserver --wait
+    # Wine 8.0 lacks a library that every Rust program wants.
+    x86_64-w64-mingw32-gcc -O2 -s -shared tests/bcryptprimitives.c -ladvapi32 \
+        -o "$prefix/drive_c/windows/system32/bcryptprimitives.dll"
+    mv "$prefix" "$made"
+    prefix=$made
+}
+
+# Runs a command with a bound in seconds. Wine 8.0 itself hangs now and then: its server turns round
+# on itself, and no program gets on. Then the command is ended and tried again, twice at most; one
+# that fails ends the script at once. What it printed is in $cache/wine.log too.
+under_wine() {
+    local seconds=$1 try status
+    shift
+    headline "under Wine: $*"
+    for try in 1 2 3; do
+        status=0
+        in_wine timeout --kill-after=5 "$seconds" "$@" >"$cache/wine.log" 2>&1 || status=$?
+        if ((status == 124 || status == 137)); then
+            tail -n 50 "$cache/wine.log"
+            headline "no end within $seconds s, try $try of 3"
+            in_wine wineserver --kill=9 || true
+            continue
+        fi
+        tail -n 200 "$cache/wine.log"
+        ((status == 0)) || fail "exit code $status"
+        return 0
+    done
+    fail "Wine hung three times"
+}
+
+# Its server outlives the command, and must not keep the lock.
+in_wine() {
+    WINEPREFIX=$prefix WINEDEBUG=-all DISPLAY='' "$@" </dev/null 9>&-
+}
