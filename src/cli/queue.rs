@@ -104,6 +104,11 @@ fn contents(frames: u64, setups: u64) -> String {
     }
 }
 
+/// "entry 5", or "entries 5 to 9".
+fn places(first: Seq, last: Seq) -> String {
+    if first == last { format!("entry {first}") } else { format!("entries {first} to {last}") }
+}
+
 /// "1 frame", "2 frames".
 fn count(number: u64, one: &str) -> String {
     match one.strip_suffix('y') {
@@ -119,7 +124,7 @@ fn say_moved(moved: &Moved) -> Exit {
     match (moved.first, moved.last) {
         (Some(first), Some(last)) => {
             let entries = count(moved.stored, "entry");
-            print(format_args!("queued {entries}, as entries {first} to {last}"));
+            print(format_args!("queued {entries}, as {}", places(first, last)));
         }
         _ => print("queued nothing"),
     }
@@ -151,6 +156,10 @@ mod tests {
         assert_eq!(contents(0, 3), "3 setups");
         assert_eq!(contents(0, 0), "0 frames");
         assert_eq!(count(2, "entry"), "2 entries");
+        assert_eq!(
+            (places(Seq(5), Seq(5)), places(Seq(5), Seq(9))),
+            ("entry 5".into(), "entries 5 to 9".into())
+        );
         assert_eq!(count(0, "stretch"), "0 stretches");
     }
 }

@@ -1,7 +1,7 @@
 //! The end of the queue for a person: looks, and changes by hand.
 //!
-//! The reader does not notice that it is looked. Each call is one short step of the keeper; longer
-//! work is a row of them.
+//! The reader does not notice. Each call is one short step of the keeper; longer work is a row of
+//! them.
 
 use tokio::sync::mpsc;
 

@@ -3,11 +3,11 @@
 //! For this PC alone, wherever the admin address listens: there is no password, and the frames are
 //! the team's. Web pages of other origins are kept out.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use axum::body::Bytes;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Query, Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -167,19 +167,50 @@ async fn only_this_pc(
     request: Request,
     next: Next,
 ) -> Response {
-    let headers = request.headers();
-    let why = if !peer.ip().to_canonical().is_loopback() || !has_local_host(headers) {
-        "the queue's tools are for this PC alone; ask at 127.0.0.1"
-    } else if !has_local_origin(headers) {
-        "pages of other origins may not use the queue's tools"
-    } else {
-        let Ok(mut response) = timeout(TOOL_TIMEOUT, next.run(request)).await else {
+    if let Some(why) = refusal(peer.ip(), request.headers()) {
+        return (StatusCode::FORBIDDEN, Json(json!({"error": why}))).into_response();
+    }
+    match timeout(TOOL_TIMEOUT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => {
             let error = format!("it is not done within {TOOL_TIMEOUT:?}; look at the agent's log");
-            return (StatusCode::REQUEST_TIMEOUT, Json(json!({"error": error}))).into_response();
-        };
-        let no_store = header::HeaderValue::from_static("no-store");
-        response.headers_mut().insert(header::CACHE_CONTROL, no_store);
-        return response;
-    };
-    (StatusCode::FORBIDDEN, Json(json!({"error": why}))).into_response()
+            (StatusCode::REQUEST_TIMEOUT, Json(json!({"error": error}))).into_response()
+        }
+    }
+}
+
+/// Why whoever asks gets no answer.
+fn refusal(peer: IpAddr, headers: &HeaderMap) -> Option<&'static str> {
+    if !peer.to_canonical().is_loopback() || !has_local_host(headers) {
+        Some("the queue's tools are for this PC alone; ask at 127.0.0.1")
+    } else if !has_local_origin(headers) {
+        Some("pages of other origins may not use the queue's tools")
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::header;
+
+    use super::*;
+
+    #[test]
+    fn only_this_pc_may_ask() {
+        let host = |host: &str| HeaderMap::from_iter([(header::HOST, host.parse().unwrap())]);
+        for (peer, headers, may) in [
+            ("127.0.0.1", host("127.0.0.1:9184"), true),
+            ("::ffff:127.0.0.1", host("localhost:9184"), true),
+            ("::1", host("[::1]:9184"), true),
+            // Another machine says what it likes.
+            ("192.168.1.7", host("127.0.0.1:9184"), false),
+            ("::ffff:192.168.1.7", host("127.0.0.1:9184"), false),
+            ("127.0.0.1", host("evil.example:9184"), false),
+            ("127.0.0.1", HeaderMap::new(), false),
+        ] {
+            let refused = refusal(peer.parse().unwrap(), &headers);
+            assert_eq!(refused.is_none(), may, "{peer} {headers:?}");
+        }
+    }
 }

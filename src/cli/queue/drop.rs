@@ -1,6 +1,6 @@
 //! `pitwire queue drop`.
 
-use super::{Access, Cannot, Exit, NOT_DONE, Walk, Which, contents, count, print, seq};
+use super::{Access, Cannot, Exit, NOT_DONE, Walk, Which, contents, count, places, print, seq};
 use crate::config::MAX_SEQ;
 use crate::entry::{Kind, Seq};
 
@@ -61,10 +61,8 @@ impl Drop {
             unreadable += page.unreadable.len() as u64;
         }
         if let (Some((first, from)), Some((last, to))) = (first, last) {
-            let what = contents(frames, setups);
-            print(format_args!(
-                "would drop {what}: entries {first} to {last}, captured {from} to {to}"
-            ));
+            let (what, places) = (contents(frames, setups), places(first, last));
+            print(format_args!("would drop {what}: {places}, captured {from} to {to}"));
         } else {
             print("would drop nothing: no entry is queued there");
         }

@@ -1,6 +1,6 @@
 //! `pitwire queue requeue`.
 
-use super::{Cannot, Exit, NOT_DONE, Which, contents, count, print, say_moved};
+use super::{Cannot, Exit, NOT_DONE, Which, contents, count, places, print, say_moved};
 
 /// Queue again what the server refused.
 ///
@@ -37,7 +37,7 @@ impl Requeue {
             return Ok(say_moved(&moved));
         }
         let what = contents(refusals.frames, refusals.setups);
-        print(format_args!("would queue again {what}, which were entries {first} to {last}"));
+        print(format_args!("would queue again {what}, until now {}", places(first, last)));
         if refusals.unreadable > 0 {
             let lines = count(refusals.unreadable, "line");
             print(format_args!("would leave out {lines} that are no entries"));

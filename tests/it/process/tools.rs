@@ -646,7 +646,7 @@ async fn what_the_server_refused_is_queued_again_once() {
     let admin = agent.admin().await;
     let plan = tool(&["requeue", "--admin", &admin]);
     assert_eq!(plan.code, 0, "{plan:?}");
-    assert_eq!(plan.out[0], "would queue again 3 frames, which were entries 3 to 9");
+    assert_eq!(plan.out[0], "would queue again 3 frames, until now entries 3 to 9");
     agent.stop().await;
     let place = queue.to_str().unwrap();
     assert_eq!(tool(&["requeue", "--queue", place]), plan);
@@ -665,6 +665,24 @@ async fn what_the_server_refused_is_queued_again_once() {
     assert_eq!(said.out, ["the server refused nothing that is still there"]);
     assert_eq!(agent.metric("pitwire_ledger_imbalance_entries").await, 0.0);
     assert!(queue.join("quarantine/refused-taken.ndjson").exists());
+}
+
+#[tokio::test]
+async fn a_session_at_work_does_not_notice_the_tools() {
+    let server = Peer::start(Kind::Embedded, &[]);
+    let folder = tempfile::tempdir().unwrap();
+    let agent = Agent::start(&folder.path().join("queue"), &server.url(), &SMALL);
+    let admin = agent.admin().await;
+    let samples = numbered_samples(1, 1000);
+    for samples in samples.chunks(100) {
+        agent.feed(samples);
+        for args in [&["export"][..], &["verify"], &["repair", "--apply"], &["trace", "1"]] {
+            assert_eq!(tool(&[args, &["--admin", &admin]].concat()).code, 0, "{args:?}");
+        }
+    }
+    agent.metric_becomes(r#"pitwire_ledger_entries{state="delivered"}"#, |n| n == 1000.0).await;
+    assert!(numbers(&server.all_frames().await).into_iter().eq(1..=1000));
+    assert_eq!(agent.metric("pitwire_storage_errors_total{op=\"read\"}").await, 0.0);
 }
 
 #[tokio::test]
