@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use axum::body::Bytes;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Query, Request, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -171,7 +171,12 @@ async fn only_this_pc(
         return (StatusCode::FORBIDDEN, Json(json!({"error": why}))).into_response();
     }
     match timeout(TOOL_TIMEOUT, next.run(request)).await {
-        Ok(response) => response,
+        // What the queue holds is nobody else's to keep.
+        Ok(mut response) => {
+            let no_store = HeaderValue::from_static("no-store");
+            response.headers_mut().insert(header::CACHE_CONTROL, no_store);
+            response
+        }
         Err(_) => {
             let error = format!("it is not done within {TOOL_TIMEOUT:?}; look at the agent's log");
             (StatusCode::REQUEST_TIMEOUT, Json(json!({"error": error}))).into_response()
@@ -192,8 +197,6 @@ fn refusal(peer: IpAddr, headers: &HeaderMap) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::header;
-
     use super::*;
 
     #[test]

@@ -65,11 +65,12 @@ impl Pit {
 
     /// Frames numbered from `first` on, each stored when this returns.
     async fn drive(&self, first: u64, count: usize) {
-        // Few enough for a busy disk to take at once.
         for samples in numbered_samples(first, count).chunks(400) {
             let answer = self.agent.post("/v1/telemetry", samples.join("\n")).await;
-            assert_eq!(answer.status(), 200);
+            // 202: the disk is busy, and some wait in memory.
+            assert!(answer.status().is_success(), "{answer:?}");
         }
+        self.agent.metric_becomes("pitwire_queue_buffered_entries", |entries| entries == 0.0).await;
     }
 
     async fn setup(&self, wing: u64) {
