@@ -1,5 +1,6 @@
 //! The files in `deploy/` are ones that the programs they are for accept.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -7,6 +8,8 @@ use std::process::Command;
 use clap::Parser;
 use pitwire::cli::Cli;
 use pitwire::config::{Config, Overrides, load, to_toml};
+use pitwire::metrics::{Row, TABLE, Type};
+use serde_json::{Value, json};
 
 use crate::{peers, readme};
 
@@ -44,12 +47,71 @@ fn the_example_configuration_has_every_setting_and_what_it_means() {
 
 #[test]
 fn prometheus_accepts_the_scrape_configuration_and_asks_where_the_agent_listens() {
-    let path = deployed("prometheus.yml");
-    let mut promtool = Command::new(peers::home().join("bin").join("promtool"));
-    let checked = promtool.args(["check", "config"]).arg(&path).output().unwrap();
-    assert!(checked.status.success(), "{checked:?}");
+    promtool(&["check", "config", "prometheus.yml"]);
     let target = format!("[\"{}\"]", Config::default().metrics.listen);
     assert!(text("prometheus.yml").contains(&target), "{target}");
+}
+
+/// Runs promtool in `deploy/`.
+fn promtool(args: &[&str]) {
+    let mut promtool = Command::new(peers::home().join("bin").join("promtool"));
+    let checked = promtool.args(args).current_dir(deployed("")).output().unwrap();
+    assert!(checked.status.success(), "{checked:?}");
+}
+
+/// What looks like a metric of this program in a text.
+fn metrics_in(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("pitwire_")).collect()
+}
+
+fn all_are_metrics(text: &str) {
+    let found = metrics_in(text);
+    assert!(found.len() > 10, "{found:?}");
+    for name in found {
+        let histogram = name.strip_suffix("_bucket");
+        let is_it = |(known, kind, ..): &Row| match (kind, histogram) {
+            (Type::Histogram, Some(name)) => name == *known,
+            (Type::Histogram, None) => false,
+            _ => name == *known,
+        };
+        assert!(TABLE.iter().any(is_it), "{name} is no metric");
+    }
+}
+
+#[test]
+fn each_alert_fires_and_clears_and_is_about_metrics_that_there_are() {
+    promtool(&["check", "rules", "alerts.yml"]);
+    promtool(&["test", "rules", "alerts_test.yml"]);
+    let (alerts, tests) = (text("alerts.yml"), text("alerts_test.yml"));
+    all_are_metrics(&alerts);
+    let names = alerts.lines().filter_map(|line| line.trim().strip_prefix("- alert: "));
+    let mut count = 0;
+    for name in names {
+        let fires = format!("alertname=\"{name}\", alertstate=\"firing\"");
+        assert!(tests.contains(&fires), "{name} is not tested");
+        count += 1;
+    }
+    assert!(count > 10, "{count}");
+}
+
+#[test]
+fn the_panels_ask_for_metrics_that_there_are_in_words_that_prometheus_knows() {
+    let text = text("grafana.json");
+    all_are_metrics(&text);
+    let dashboard: Value = serde_json::from_str(&text).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels.iter().flat_map(|panel| panel["targets"].as_array().into_iter().flatten());
+    let notes = dashboard["annotations"]["list"].as_array().unwrap();
+    let queries: Vec<_> =
+        targets.chain(notes).map(|target| target["expr"].as_str().unwrap()).collect();
+    assert!(queries.len() > 20, "{}", queries.len());
+    let rules: Vec<_> =
+        queries.iter().map(|expr| json!({"record": "a_query", "expr": expr})).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("queries.yml");
+    fs::write(&file, json!({"groups": [{"name": "queries", "rules": rules}]}).to_string()).unwrap();
+    promtool(&["check", "rules", "--lint=none", file.to_str().unwrap()]);
 }
 
 #[test]
