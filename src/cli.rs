@@ -4,6 +4,8 @@
 //! in the imperative, an option's is one sentence; clap takes the last full stop off.
 
 pub mod autostart;
+pub mod check;
+pub mod config;
 pub mod demo;
 mod log;
 mod priority;
@@ -11,6 +13,7 @@ pub mod queue;
 pub mod replay;
 pub mod run;
 pub mod serve;
+pub mod settings;
 pub mod simulate;
 
 use std::fmt::Display;
@@ -43,6 +46,8 @@ pub enum Command {
     Serve(serve::Serve),
     Queue(queue::Queue),
     Autostart(autostart::Autostart),
+    Check(check::Check),
+    Config(config::Print),
 }
 
 /// How a command ended: 0 good, 1 failed, 2 wrong use.

@@ -5,7 +5,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use pitwire::cli::{
-    Cli, Command, Exit, autostart, complain, demo, queue, replay, run, serve, simulate,
+    Cli, Command, Exit, autostart, check, complain, config, demo, queue, replay, run, serve,
+    simulate,
 };
 use pitwire::memory;
 
@@ -40,6 +41,8 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
             }
             Command::Queue(args) => queue::queue(args).await,
             Command::Autostart(args) => autostart::autostart(&args),
+            Command::Check(args) => check::check(&args),
+            Command::Config(args) => config::config(&args),
         })
     });
     // A read of stdin that never ends must not keep the process.

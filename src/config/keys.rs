@@ -198,9 +198,12 @@ impl Key {
             Ok(()) => return Ok(()),
             Err(wrong) => wrong,
         };
-        let is_secret = matches!(&self.kind, Text(field) if field(config).is_secret());
-        let given = if is_secret { "\"***\"".into() } else { given.to_string() };
+        let given = if self.is_secret(config) { "\"***\"".into() } else { given.to_string() };
         Err(format!("{given} {wrong}; write {}", self.allowed(config)))
+    }
+
+    fn is_secret(&self, config: &mut Config) -> bool {
+        matches!(&self.kind, Text(field) if field(config).is_secret())
     }
 
     fn try_set(&self, config: &mut Config, given: &Given<'_>) -> Result<(), Wrong> {
@@ -275,8 +278,27 @@ pub fn values(config: &Config) -> Vec<(&'static str, String)> {
     KEYS.iter().map(|key| (key.name, key.show(&mut config))).collect()
 }
 
-/// The configuration as a TOML file, with what each key means beside it.
+/// The configuration as a TOML file, with what each key means above it.
 pub fn to_toml(config: &Config) -> String {
+    toml_file(config, |out, key, name, config| {
+        let (allowed, value) = (key.allowed(config), key.show_toml(config));
+        let _ = writeln!(out, "# {}\n# Write {allowed}.\n{name} = {value}", key.meaning);
+    })
+}
+
+/// The same with the origin of each key beside it, and without secrets.
+pub(super) fn to_toml_from(config: &Config, origin: impl Fn(&str) -> String) -> String {
+    toml_file(config, |out, key, name, config| {
+        let value = match key.show_toml(config) {
+            value if key.is_secret(config) && value != "\"\"" => "\"***\"".into(),
+            value => value,
+        };
+        let _ = writeln!(out, "{name} = {value} # {}", origin(key.name));
+    })
+}
+
+/// One line or more for each key, below the head of its table.
+fn toml_file(config: &Config, line: impl Fn(&mut String, &Key, &str, &mut Config)) -> String {
     let mut config = config.clone();
     let mut out = String::new();
     let mut table = "";
@@ -286,8 +308,7 @@ pub fn to_toml(config: &Config) -> String {
             table = above;
             let _ = writeln!(out, "\n[{table}]");
         }
-        let (allowed, value) = (key.allowed(&mut config), key.show_toml(&mut config));
-        let _ = writeln!(out, "# {}\n# Write {allowed}.\n{name} = {value}", key.meaning);
+        line(&mut out, key, name, &mut config);
     }
     out
 }

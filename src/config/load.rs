@@ -36,6 +36,16 @@ pub struct Loaded {
     pub config: Config,
     /// What works but is probably not meant.
     pub warnings: Vec<Warning>,
+    /// Where each key that is not the default was set last.
+    origins: BTreeMap<&'static str, Origin>,
+}
+
+impl Loaded {
+    /// The configuration as a TOML file: each value with where it comes from, secrets as `***`.
+    pub fn to_toml(&self) -> String {
+        let origin = |key: &str| self.origins.get(key).unwrap_or(&Origin::Default).to_string();
+        keys::to_toml_from(&self.config, origin)
+    }
 }
 
 /// The variables of this process as [`load`] takes them, with U+FFFD for what is not text.
@@ -230,7 +240,11 @@ impl Loading {
     fn finish(mut self) -> Result<Loaded, Problems> {
         self.warnings.sort_by(|one, other| one.origin.cmp(&other.origin));
         if self.problems.is_empty() {
-            return Ok(Loaded { config: self.config, warnings: self.warnings });
+            return Ok(Loaded {
+                config: self.config,
+                warnings: self.warnings,
+                origins: self.origins,
+            });
         }
         self.problems.sort_by(|one, other| one.origin.cmp(&other.origin));
         Err(Problems(self.problems))

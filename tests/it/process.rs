@@ -5,6 +5,7 @@
 //! - [`observe`]: what it shows of itself.
 //! - [`autostart`]: the start at log-on.
 //! - [`command`]: signals, exit codes, the HTTP source, the demo.
+//! - [`settings`]: the configuration, checked and shown.
 //! - [`tools`]: `pitwire queue`, over an agent that runs and over a folder.
 //!
 //! Stopping a process is a signal of Unix, hence none of this runs on Windows.
@@ -14,6 +15,7 @@ mod command;
 mod crash;
 mod observe;
 mod recordings;
+mod settings;
 mod tools;
 
 use std::process::Stdio;

@@ -1,0 +1,52 @@
+//! The settings that several subcommands take, and the configuration that they make.
+
+use std::path::PathBuf;
+
+use crate::cli::set_all;
+use crate::config::{self, Loaded, Overrides};
+
+/// What is typed of the configuration.
+#[derive(Debug, clap::Args)]
+pub struct Settings {
+    /// Configuration file: TOML, or the config.json of the original client [default: pitwire/pitwire.toml in ~/.config or %LOCALAPPDATA%, if it is there].
+    #[arg(long, value_name = "FILE", env = "PITWIRE_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Address of the dashboard server [default: http://localhost:5000].
+    #[arg(long, value_name = "URL")]
+    pub server: Option<String>,
+    /// Folder of the queue [default: pitwire/queue in ~/.local/share or %LOCALAPPDATA%].
+    #[arg(long, value_name = "DIR")]
+    pub queue: Option<String>,
+    /// Samples a second to keep of a faster source; 0 keeps all [default: 2.0].
+    #[arg(long, value_name = "HZ")]
+    pub update_rate_hz: Option<String>,
+    /// Any other setting, such as queue.durability=200ms; may be given several times.
+    #[arg(long, value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+impl Settings {
+    /// The settings given here, as overrides of the file and the environment.
+    pub fn overrides(&self) -> Result<Overrides, String> {
+        let mut overrides = Overrides::default();
+        for (option, key, value) in [
+            ("--server", "server.url", &self.server),
+            ("--queue", "queue.path", &self.queue),
+            ("--update-rate-hz", "update_rate_hz", &self.update_rate_hz),
+        ] {
+            if let Some(value) = value {
+                overrides.set(key, value, option);
+            }
+        }
+        set_all(&mut overrides, &self.set)?;
+        Ok(overrides)
+    }
+
+    /// The configuration, with what is given here; else all that is wrong with it.
+    pub fn load(&self) -> Result<Loaded, String> {
+        let overrides = self.overrides()?;
+        let file = config::file(self.config.clone());
+        let loaded = config::load(file.as_deref(), config::process_environment(), &overrides);
+        loaded.map_err(|problems| problems.to_string())
+    }
+}
