@@ -1,5 +1,5 @@
-//! What the agent shows of itself over HTTP: `/metrics`, `/healthz` and `/readyz`; and the queue's
-//! [tools] for the commands.
+//! What the agent shows of itself over HTTP: `/metrics`, `/healthz` and `/readyz`; the
+//! [status] page, and the queue's [tools] for the commands.
 
 use std::sync::Arc;
 
@@ -17,6 +17,7 @@ use crate::entry::CapturedAt;
 use crate::queue::ledger::DropReason;
 use crate::queue::{QueueStatus, Writer};
 use crate::session::SessionStatus;
+use crate::status::{self, Board};
 use crate::tools::{self, Tools};
 
 /// What the pages are made from.
@@ -27,16 +28,19 @@ pub struct View {
     pub session: watch::Receiver<SessionStatus>,
     /// `None` when this process has no recorder of its own.
     pub metrics: Option<PrometheusHandle>,
+    pub board: Board,
 }
 
 /// The routes of the admin address.
 pub fn router(view: View) -> Router {
     let tools = Tools::new(Arc::clone(&view.config), view.queue.clone());
+    let page = status::router(tools.clone(), view.session.clone(), view.board.clone());
     Router::new()
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .with_state(Arc::new(view))
+        .merge(page)
         .merge(tools::router(tools))
 }
 

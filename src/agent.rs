@@ -13,6 +13,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::admin;
+use crate::clock;
 use crate::config::{
     Config, DRAIN_INTERVAL, LISTEN_RETRY_INTERVAL, SIMULATOR_RATE_HZ, STORAGE_OPEN_INTERVAL,
 };
@@ -25,6 +26,7 @@ use crate::source::lines::{self, Pace};
 use crate::source::simulator::Car;
 use crate::source::socketio::Publishers;
 use crate::source::{Intake, Sample, Taken, http, lmu};
+use crate::status::Board;
 
 /// When the agent ends by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -203,7 +205,8 @@ async fn drive(intake: Intake, rate_hz: f64, seed: u64) {
 fn serve(publisher: &DashboardPublisher, metrics: Option<PrometheusHandle>) -> JoinSet<()> {
     let config = publisher.config();
     let mut services = JoinSet::new();
-    services.spawn(watch_drain(publisher.writer(), publisher.watch_session()));
+    let board = Board::default();
+    services.spawn(watch_drain(publisher.writer(), publisher.watch_session(), board.clone()));
     if config.source.http.enabled {
         let intake = Arc::new(publisher.intake("http", config.update_rate_hz));
         let routes = http::router(intake);
@@ -224,6 +227,7 @@ fn serve(publisher: &DashboardPublisher, metrics: Option<PrometheusHandle>) -> J
             queue: publisher.writer(),
             session: publisher.watch_session(),
             metrics,
+            board,
         };
         let routes = admin::router(view).into_make_service_with_connect_info::<SocketAddr>();
         let serve = move |listener| axum::serve(listener, routes.clone()).into_future();
@@ -232,11 +236,12 @@ fn serve(publisher: &DashboardPublisher, metrics: Option<PrometheusHandle>) -> J
     services
 }
 
-/// Says when the queue begins to drain slower than it fills, or has caught up.
-async fn watch_drain(queue: Writer, session: watch::Receiver<SessionStatus>) {
+/// Says when the queue begins to drain slower than it fills, or has caught up; tells the board too.
+async fn watch_drain(queue: Writer, session: watch::Receiver<SessionStatus>, board: Board) {
     let mut said = Drain::Level;
     let mut watch = Watch::default();
     loop {
+        board.look(clock::now(), queue.status().entries);
         sleep(DRAIN_INTERVAL).await;
         // Everybody knows why nothing drains.
         if session.borrow().session.is_none() {
@@ -246,6 +251,7 @@ async fn watch_drain(queue: Writer, session: watch::Receiver<SessionStatus>) {
         let status = queue.status();
         let drain = watch.look(&status);
         metrics::catch_up(drain.seconds());
+        board.drains(drain);
         if !drain.is_like(said) {
             tracing::info!(queued = status.entries, "{drain}");
             said = drain;

@@ -471,6 +471,9 @@ pub const DEMO_DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// Between two looks at how the queue drains.
 pub const DRAIN_INTERVAL: Duration = Duration::from_secs(10);
 
+/// Looks at the queue that the status page shows: an hour of them.
+pub const STATUS_LOOKS: usize = 360;
+
 /// Intervals in a row in which the queue must not get less before the server is said to take less
 /// than is driven.
 pub const DRAIN_INTERVALS: usize = 3;

@@ -21,7 +21,7 @@ pub enum Drain {
 }
 
 /// So few entries are no backlog: a batch on its way.
-const ON_ITS_WAY: u64 = 10;
+pub(crate) const ON_ITS_WAY: u64 = 10;
 
 /// Looks at a queue every [`DRAIN_INTERVAL`]. One in which nothing left says little: the server may
 /// have been busy, or a source handed in many entries at once.

@@ -29,7 +29,7 @@
 //! | [`sink`] | speak to a server over one connection | retry, sleep, know the queue |
 //! | [`publisher`] | wire queue, session and sink into one handle | |
 //! | [`agent`] | the long-running program: publisher, sources, admin pages | |
-//! | [`admin`], [`metrics`] | show how things stand | |
+//! | [`admin`], [`status`], [`metrics`] | show how things stand | |
 //! | `contract` | the server's side of the dashboard's events | keep sessions |
 //! | [`tools`] | what a person does to a queue by hand, at the agent's address too | know sessions |
 //! | `local`, `request` | tell programs and pages of this PC from others; ask another program | |
@@ -66,6 +66,7 @@ mod request;
 pub mod session;
 pub mod sink;
 pub mod source;
+pub mod status;
 pub mod tools;
 
 pub use self::publisher::DashboardPublisher;

@@ -1,7 +1,37 @@
 //! Who may talk to the agent: programs, and web pages of this PC. A browser on it reaches loopback
 //! too, whatever page it shows.
 
-use axum::http::{HeaderMap, header};
+use std::net::{IpAddr, SocketAddr};
+
+use axum::Json;
+use axum::extract::{ConnectInfo, Request};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+/// Answers programs and pages of this PC, wherever the address listens.
+pub(crate) async fn only_this_pc(
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match refusal(peer.ip(), request.headers()) {
+        Some(why) => (StatusCode::FORBIDDEN, Json(json!({"error": why}))).into_response(),
+        None => next.run(request).await,
+    }
+}
+
+/// Why whoever asks gets no answer.
+fn refusal(peer: IpAddr, headers: &HeaderMap) -> Option<&'static str> {
+    if !peer.to_canonical().is_loopback() || !has_local_host(headers) {
+        Some("this is for this PC alone; ask at 127.0.0.1")
+    } else if !has_local_origin(headers) {
+        Some("pages of other origins may not use this")
+    } else {
+        None
+    }
+}
 
 /// Whether a request comes from a page of this PC, or from no page. Programs say where they come
 /// from only if they want to.
@@ -52,5 +82,23 @@ mod tests {
             assert!(!has_local_host(&headers(header::HOST, host)), "{host}");
         }
         assert!(!has_local_host(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn only_this_pc_may_ask() {
+        let host = |host: &str| HeaderMap::from_iter([(header::HOST, host.parse().unwrap())]);
+        for (peer, headers, may) in [
+            ("127.0.0.1", host("127.0.0.1:9184"), true),
+            ("::ffff:127.0.0.1", host("localhost:9184"), true),
+            ("::1", host("[::1]:9184"), true),
+            // Another machine says what it likes.
+            ("192.168.1.7", host("127.0.0.1:9184"), false),
+            ("::ffff:192.168.1.7", host("127.0.0.1:9184"), false),
+            ("127.0.0.1", host("evil.example:9184"), false),
+            ("127.0.0.1", HeaderMap::new(), false),
+        ] {
+            let refused = refusal(peer.parse().unwrap(), &headers);
+            assert_eq!(refused.is_none(), may, "{peer} {headers:?}");
+        }
     }
 }

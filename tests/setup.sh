@@ -41,6 +41,8 @@ install_system_packages() {
     has openssl || missing+=(openssl)
     has node || missing+=(nodejs)
     has npm || missing+=(npm)
+    # The pages are looked at in a real browser.
+    has chromium || missing+=(chromium)
     if ((${#missing[@]})); then
         apt_install "${missing[@]}"
     fi

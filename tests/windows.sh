@@ -15,18 +15,23 @@ main() {
     prepare_windows
     windows_cargo clippy --locked --all-targets -- -D warnings
     windows_cargo build --locked
-    windows_cargo test --locked --no-run --lib --test it
-    prepare_wine
-    local programs=$cache/target/$target/debug
-    test_under_wine 300 wine "$(newest "$programs"/deps/pitwire-*.exe)"
+    local library
+    library=$(test_program --lib)
     # The other tests are those of Linux, and so are the servers: agent and game are for Windows.
-    export PITWIRE_WINDOWS_BINARY=$programs/pitwire.exe
-    export PITWIRE_WINDOWS_TESTS=$(newest "$programs"/deps/it-*.exe)
+    PITWIRE_WINDOWS_TESTS=$(test_program --test it)
+    export PITWIRE_WINDOWS_TESTS
+    export PITWIRE_WINDOWS_BINARY=$cache/target/$target/debug/pitwire.exe
+    prepare_wine
+    test_under_wine 300 wine "$library"
     test_under_wine 300 cargo test --locked --test it process::crash::what_was_reported_stored_reaches
     test_under_wine 200 cargo test --locked --test it -- --ignored lmu::wine
 }
 
-newest() { ls -t "$@" | head -n 1; }
+# Builds tests; prints where.
+test_program() {
+    windows_cargo test --locked --no-run "$@" 2>&1 | tee /dev/stderr |
+        sed -n 's/^ *Executable .*(\(.*\.exe\))$/\1/p'
+}
 
 # A filter that fits nothing would be a success.
 test_under_wine() {

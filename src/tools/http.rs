@@ -3,11 +3,9 @@
 //! For this PC alone, wherever the admin address listens: there is no password, and the frames are
 //! the team's. Web pages of other origins are kept out.
 
-use std::net::{IpAddr, SocketAddr};
-
 use axum::body::Bytes;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Query, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::extract::{DefaultBodyLimit, Query, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -20,7 +18,7 @@ use super::{Line, Tools};
 use crate::clock;
 use crate::config::{MAX_HTTP_BODY_BYTES, MAX_SEQ, PAGE_ENTRIES, TOOL_TIMEOUT};
 use crate::entry::Seq;
-use crate::local::{has_local_host, has_local_origin};
+use crate::local::only_this_pc;
 use crate::queue::QueueError;
 
 /// The routes of the tools.
@@ -36,6 +34,7 @@ pub(crate) fn router(tools: Tools) -> Router {
         .route("/queue/import", post(import))
         .route("/queue/requeue", post(requeue))
         .layer(DefaultBodyLimit::max(MAX_HTTP_BODY_BYTES))
+        .layer(middleware::from_fn(bounded))
         .layer(middleware::from_fn(only_this_pc))
         .with_state(tools)
 }
@@ -162,58 +161,13 @@ fn number(
     })
 }
 
-async fn only_this_pc(
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    request: Request,
-    next: Next,
-) -> Response {
-    if let Some(why) = refusal(peer.ip(), request.headers()) {
-        return (StatusCode::FORBIDDEN, Json(json!({"error": why}))).into_response();
-    }
-    match timeout(TOOL_TIMEOUT, next.run(request)).await {
-        // What the queue holds is nobody else's to keep.
-        Ok(mut response) => {
-            let no_store = HeaderValue::from_static("no-store");
-            response.headers_mut().insert(header::CACHE_CONTROL, no_store);
-            response
-        }
-        Err(_) => {
-            let error = format!("it is not done within {TOOL_TIMEOUT:?}; look at the agent's log");
-            (StatusCode::REQUEST_TIMEOUT, Json(json!({"error": error}))).into_response()
-        }
-    }
-}
-
-/// Why whoever asks gets no answer.
-fn refusal(peer: IpAddr, headers: &HeaderMap) -> Option<&'static str> {
-    if !peer.to_canonical().is_loopback() || !has_local_host(headers) {
-        Some("the queue's tools are for this PC alone; ask at 127.0.0.1")
-    } else if !has_local_origin(headers) {
-        Some("pages of other origins may not use the queue's tools")
-    } else {
-        None
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_this_pc_may_ask() {
-        let host = |host: &str| HeaderMap::from_iter([(header::HOST, host.parse().unwrap())]);
-        for (peer, headers, may) in [
-            ("127.0.0.1", host("127.0.0.1:9184"), true),
-            ("::ffff:127.0.0.1", host("localhost:9184"), true),
-            ("::1", host("[::1]:9184"), true),
-            // Another machine says what it likes.
-            ("192.168.1.7", host("127.0.0.1:9184"), false),
-            ("::ffff:192.168.1.7", host("127.0.0.1:9184"), false),
-            ("127.0.0.1", host("evil.example:9184"), false),
-            ("127.0.0.1", HeaderMap::new(), false),
-        ] {
-            let refused = refusal(peer.parse().unwrap(), &headers);
-            assert_eq!(refused.is_none(), may, "{peer} {headers:?}");
-        }
-    }
+/// A bound on the time, and what the queue holds is nobody else's to keep.
+async fn bounded(request: Request, next: Next) -> Response {
+    let Ok(mut response) = timeout(TOOL_TIMEOUT, next.run(request)).await else {
+        let error = format!("it is not done within {TOOL_TIMEOUT:?}; look at the agent's log");
+        return (StatusCode::REQUEST_TIMEOUT, Json(json!({"error": error}))).into_response();
+    };
+    let no_store = HeaderValue::from_static("no-store");
+    response.headers_mut().insert(header::CACHE_CONTROL, no_store);
+    response
 }

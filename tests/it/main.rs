@@ -28,6 +28,8 @@ mod inputs;
 mod kill;
 mod lmu;
 mod long;
+#[cfg(unix)]
+mod page;
 mod peers;
 #[cfg(target_os = "linux")]
 mod powercut;

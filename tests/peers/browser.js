@@ -1,0 +1,45 @@
+// Debian's Chromium, without a window, told what to do by one JSON object a line:
+// {"open": url, "width": px, "dark": bool}, {"ask": "an expression"} or {"shot": path}.
+// Each is answered by a line {"answer": …} or {"error": "…"}. That a page asks any machine but this
+// one for something is an error too, at the next line.
+const readline = require("node:readline");
+const puppeteer = require("puppeteer-core");
+
+(async () => {
+  const browser = await puppeteer.launch({
+    executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
+    args: ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking"],
+  });
+  const page = await browser.newPage();
+  let outside = null;
+  page.on("request", request => {
+    const url = new URL(request.url());
+    if (!["data:", "blob:"].includes(url.protocol) && url.hostname !== "127.0.0.1") outside = url.href;
+  });
+  page.on("pageerror", error => { outside = `the page fails: ${error.message}`; });
+  const act = async line => {
+    if (line.open) {
+      await page.emulateMediaFeatures([
+        { name: "prefers-color-scheme", value: line.dark ? "dark" : "light" },
+      ]);
+      await page.setViewport({ width: line.width, height: 900 });
+      await page.goto(line.open, { timeout: 20000 });
+    } else if (line.ask) {
+      return page.evaluate(line.ask);
+    } else {
+      await page.screenshot({ path: line.shot, fullPage: true });
+    }
+    return null;
+  };
+  console.log("ready");
+  for await (const line of readline.createInterface({ input: process.stdin })) {
+    try {
+      const answer = await act(JSON.parse(line));
+      if (outside) throw new Error(outside);
+      console.log(JSON.stringify({ answer: answer ?? null }));
+    } catch (error) {
+      console.log(JSON.stringify({ error: String(error) }));
+    }
+  }
+  await browser.close();
+})();
