@@ -19,6 +19,7 @@ main() {
     check_dependencies
     step cargo test --locked
     step tests/windows.sh
+    step tests/packages.sh
     printf '\n==> all good after %d s\n' "$SECONDS"
 }
 
