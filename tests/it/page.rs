@@ -95,7 +95,7 @@ async fn the_dashboard_shows_names_as_text_and_says_when_nothing_comes() {
 /// Chromium with one page open. What a page does wrong makes the next question fail.
 struct Browser {
     child: Child,
-    stdin: ChildStdin,
+    stdin: Option<ChildStdin>,
     stdout: BufReader<ChildStdout>,
 }
 
@@ -108,7 +108,7 @@ impl Browser {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let stdin = child.stdin.take().unwrap();
+        let stdin = child.stdin.take();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let mut browser = Self { child, stdin, stdout };
         assert_eq!(browser.line(), "ready");
@@ -117,7 +117,7 @@ impl Browser {
     }
 
     fn tell(&mut self, what: &Value) -> Value {
-        writeln!(self.stdin, "{what}").unwrap();
+        writeln!(self.stdin.as_ref().unwrap(), "{what}").unwrap();
         let mut said: Value = serde_json::from_str(&self.line()).unwrap();
         assert!(said.get("error").is_none(), "{what}: {said}");
         said["answer"].take()
@@ -154,7 +154,12 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // Node ends the browser when its input ends; it may have failed already.
+        // It ends the browser and takes its files away when its input ends.
+        self.stdin = None;
+        let started = Instant::now();
+        while started.elapsed() < NOTICED && matches!(self.child.try_wait(), Ok(None)) {
+            std::thread::sleep(Duration::from_millis(50));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

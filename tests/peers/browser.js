@@ -8,6 +8,8 @@ const puppeteer = require("puppeteer-core");
 (async () => {
   const browser = await puppeteer.launch({
     executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
+    // The browser ends with this program, however that ends.
+    pipe: true,
     args: ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking"],
   });
   const page = await browser.newPage();
