@@ -29,6 +29,8 @@ mod kill;
 mod lmu;
 mod long;
 #[cfg(unix)]
+mod numbered;
+#[cfg(unix)]
 mod page;
 mod peers;
 #[cfg(target_os = "linux")]
@@ -44,9 +46,15 @@ mod readme;
 mod server;
 mod session;
 mod simulation;
+#[cfg(target_os = "linux")]
+mod soak;
 #[cfg(unix)]
 mod stand_in;
 mod store_model;
 mod thinning;
 #[cfg(unix)]
 mod unanswered;
+#[cfg(unix)]
+mod viewer;
+#[cfg(target_os = "linux")]
+mod vitals;
