@@ -11,6 +11,8 @@
 #[cfg(unix)]
 mod agent;
 mod bound;
+#[cfg(target_os = "linux")]
+mod chaos;
 mod config;
 mod contract;
 mod damage;

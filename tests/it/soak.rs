@@ -11,7 +11,7 @@ use crate::long;
 use crate::numbered::Numbered;
 use crate::peers::{Kind, Peer};
 use crate::viewer::Viewer;
-use crate::vitals::{Vitals, median, slope_per_hour};
+use crate::vitals::{Vitals, slope_per_hour, tenths};
 
 const RATE_HZ: u32 = 60;
 /// By so much the memory may differ from one tenth of the time to another, in KiB.
@@ -51,8 +51,7 @@ async fn a_race_at_60_hz_takes_no_more_memory_at_its_end_than_at_its_beginning()
     assert!(stored.len() > few, "{} of a source of {RATE_HZ} Hz", stored.len());
 
     let looks = vitals.after(warm_up);
-    let tenths = looks.chunks(looks.len().div_ceil(10));
-    let memory: Vec<u64> = tenths.map(|looks| median(looks, |look| look.rss_kib)).collect();
+    let memory = tenths(looks, |look| look.rss_kib);
     let (least, most) = (*memory.iter().min().unwrap(), *memory.iter().max().unwrap());
     let slope = slope_per_hour(looks, |look| look.rss_kib);
     let files: Vec<u64> = looks.iter().map(|look| look.files).collect();

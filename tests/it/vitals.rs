@@ -60,8 +60,12 @@ pub fn slope_per_hour(looks: &[Look], value: impl Fn(&Look) -> u64) -> f64 {
     along / across
 }
 
-/// The value in the middle.
-pub fn median(looks: &[Look], value: impl Fn(&Look) -> u64) -> u64 {
+/// The value in the middle of each tenth of the looks.
+pub fn tenths(looks: &[Look], value: impl Fn(&Look) -> u64 + Copy) -> Vec<u64> {
+    looks.chunks(looks.len().div_ceil(10)).map(|looks| median(looks, value)).collect()
+}
+
+fn median(looks: &[Look], value: impl Fn(&Look) -> u64) -> u64 {
     let mut values: Vec<u64> = looks.iter().map(value).collect();
     values.sort_unstable();
     values[values.len() / 2]
@@ -91,5 +95,6 @@ fn a_slope_is_what_a_straight_line_rises_in_an_hour() {
     let looks: Vec<Look> = (0..10).map(look).collect();
     assert!((slope_per_hour(&looks, |look| look.rss_kib) - 60.0).abs() < 1e-9);
     assert_eq!(slope_per_hour(&looks, |look| look.files), 0.0);
+    assert_eq!(tenths(&looks, |look| look.rss_kib), (100..110).collect::<Vec<_>>());
     assert_eq!(median(&looks, |look| look.rss_kib), 105);
 }
