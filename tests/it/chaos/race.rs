@@ -142,7 +142,7 @@ impl Race {
         }
         match fault {
             Fault::Reset => self.drive_until(fault, async |race| race.links().await > links).await,
-            Fault::Cut | Fault::Stall | Fault::HalfOpen => self.piles_up(fault, QUEUED).await,
+            Fault::Cut | Fault::Stall | Fault::HalfOpen => self.piles_up(fault).await,
             _ => self.drive_until(fault, async |race| race.proxy.hampered() > hampered + 5).await,
         }
         self.endure(fault).await;
@@ -156,20 +156,24 @@ impl Race {
             }
             Fault::DiskFull => {
                 let filler = self.disk.join("filler");
-                fill(&filler);
-                self.piles_up(fault, BUFFERED).await;
+                let is_full = async |race: &mut Self| {
+                    // Again and again: what is delivered makes room.
+                    fill(&filler);
+                    race.agent.metric(BUFFERED).await > 0.0
+                };
+                self.drive_until(fault, is_full).await;
                 self.endure(fault).await;
                 free(&filler, 0);
             }
             Fault::ServerStops => {
                 self.server.pause();
-                self.piles_up(fault, QUEUED).await;
+                self.piles_up(fault).await;
                 self.endure(fault).await;
                 self.server.resume();
             }
             Fault::ServerKilled => {
                 self.server.kill();
-                self.piles_up(fault, QUEUED).await;
+                self.piles_up(fault).await;
                 self.endure(fault).await;
                 self.server.restart();
             }
@@ -189,8 +193,8 @@ impl Race {
     }
 
     /// Frames wait, as they must in this fault.
-    async fn piles_up(&mut self, fault: Fault, series: &str) {
-        self.drive_until(fault, async |race| race.agent.metric(series).await > 0.0).await;
+    async fn piles_up(&mut self, fault: Fault) {
+        self.drive_until(fault, async |race| race.agent.metric(QUEUED).await > 0.0).await;
     }
 
     /// Goes on for a while in spite of a fault.
