@@ -20,6 +20,7 @@ mod deploy;
 mod disk;
 mod dropping;
 mod full_disk;
+mod fuzz;
 mod help;
 #[cfg(unix)]
 mod hostile;
