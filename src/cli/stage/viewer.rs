@@ -141,3 +141,31 @@ fn timestamp(telemetry: &Value) -> Option<String> {
 fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(held: &[&str], live: &[&str]) -> Seen {
+        let mut seen = Seen::default();
+        seen.open(held.iter().map(ToString::to_string).collect());
+        live.iter().for_each(|timestamp| seen.note(timestamp.to_string()));
+        seen
+    }
+
+    #[test]
+    fn what_comes_late_or_again_is_counted() {
+        let seen = shown(&[], &["1", "2", "4", "3", "2"]);
+        assert_eq!((seen.frames(), seen.out_of_order, seen.duplicated), (4, 1, 1));
+    }
+
+    #[test]
+    fn what_a_page_held_when_it_was_opened_may_be_shown_once_more() {
+        let mut seen = shown(&["1", "2"], &["2", "3", "2"]);
+        assert_eq!((seen.frames(), seen.out_of_order, seen.duplicated), (3, 0, 1));
+        // Another page begins anew.
+        seen.open(Vec::new());
+        seen.note("0".into());
+        assert_eq!((seen.frames(), seen.out_of_order, seen.duplicated), (4, 0, 1));
+    }
+}

@@ -120,3 +120,45 @@ fn first_sight(laps: &[u64]) -> Vec<u64> {
     let mut seen = BTreeSet::new();
     laps.iter().copied().filter(|lap| seen.insert(*lap)).collect()
 }
+
+mod tests {
+    use super::*;
+
+    /// Books of three frames, of which the server kept these, and a viewer saw those.
+    fn check(kept: &[(&str, u64)], seen: &[Shown]) -> Result<String, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let line = |(page, lap): &(&str, u64)| {
+            format!("{{\"session_id\":\"{page}\",\"telemetry\":{{\"lap\":{lap}}}}}\n")
+        };
+        let record = folder.path().join("record");
+        fs::write(&record, kept.iter().map(line).collect::<String>()).unwrap();
+        let mut books = Books::new(record);
+        books.note_stored(&[(1, 10), (2, 11), (3, 12)], 1);
+        books.links = 1;
+        let said = std::panic::catch_unwind(|| books.check(seen));
+        said.map_err(|panic| panic.downcast_ref::<String>().cloned().unwrap_or_default())
+    }
+
+    const KEPT: [(&str, u64); 3] = [("a", 1), ("a", 2), ("b", 3)];
+    const SEEN: [Shown; 3] = [(0, 1), (0, 2), (1, 3)];
+
+    #[test]
+    fn books_that_agree_are_good_and_others_are_not() {
+        let said = check(&KEPT, &SEEN).unwrap();
+        assert!(said.contains("3 stored, 3 kept on 2 pages, 3 of the stored seen"), "{said}");
+        let again = [("a", 1), ("a", 2), ("a", 1), ("b", 2), ("b", 3)];
+        assert!(check(&again, &SEEN).unwrap().contains("1 twice"), "and on another page it is new");
+        for (kept, seen, expected) in [
+            (&KEPT[1..], &SEEN[..], "1 of 3 lost: [1]"),
+            (&KEPT[..], &SEEN[..2], "1 stored and never seen: [3]"),
+            (&[("a", 2), ("a", 1), ("b", 3)], &SEEN[..], "page a is out of order"),
+            (&KEPT[..], &[(0, 2), (0, 1), (1, 3)], "as it was seen is out of order"),
+        ] {
+            let said = check(kept, seen).unwrap_err();
+            assert!(said.contains(expected), "{said}");
+        }
+        let often: Vec<_> = KEPT.into_iter().chain([KEPT[2]; BATCH + 1]).collect();
+        let said = check(&often, &SEEN).unwrap_err();
+        assert!(said.contains("257 came twice over 1 links"), "{said}");
+    }
+}
