@@ -5,6 +5,7 @@
 //! `FUZZ_CASES` sets how many each target gets; a case that fails prints its number, and
 //! `FUZZ_FIRST` begins there.
 
+#[cfg(unix)]
 mod agent;
 mod config;
 mod disk;

@@ -39,6 +39,7 @@ async fn a_race_at_60_hz_takes_no_more_memory_at_its_end_than_at_its_beginning()
         }
         sleep_until(start + Duration::from_secs(1) / RATE_HZ * n as u32).await;
     }
+    agent.has_taken(samples.number() - 1).await;
     agent.metric_becomes("pitwire_queue_entries", |entries| entries == 0.0).await;
     let stored = agent.receipts();
     let all = async || (viewer.seen().len() >= stored.len()).then_some(());

@@ -257,6 +257,7 @@ impl Race {
 
     /// All is well again: everything that is stored arrives, and is seen.
     pub async fn finish(mut self) {
+        self.agent.has_taken(self.samples.number() - self.first_fed).await;
         for series in [BUFFERED, QUEUED] {
             self.agent.metric_becomes(series, |entries| entries == 0.0).await;
         }

@@ -1,8 +1,6 @@
 //! What programs of this PC send to a running agent: requests over HTTP, and packets of a publisher
 //! that takes it for its dashboard server.
 
-#![cfg(unix)]
-
 use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
