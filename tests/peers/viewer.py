@@ -35,15 +35,22 @@ def show(session, lap):
 
 
 def look_at(session):
-    """Joins first, so that nothing is shown between what is held and what comes."""
-    try:
-        client.emit("join_session", {"session_id": session})
-    except socketio.exceptions.BadNamespaceError:
-        return  # It is done again with the next connection.
+    """Joins before it reads what is held, so that nothing is shown between the two."""
+    while not joined(session):
+        if not client.connected:
+            return  # It is done again with the next connection.
     for frame in held(session):
         lap = frame["telemetry"]["lap"]
         if lap not in seen[session]:
             show(session, lap)
+
+
+def joined(session):
+    try:
+        client.call("join_session", {"session_id": session}, timeout=1)
+        return True
+    except socketio.exceptions.SocketIOError:
+        return False
 
 
 def held(session):
