@@ -409,6 +409,9 @@ pub const MAX_SEQ: u64 = 1 << 62;
 /// Between two looks whether the ledger balances.
 pub const LEDGER_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
+/// Between two times at which what was measured is filed; some values of 8 bytes a frame wait for it.
+pub const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
 /// Lines that are appended together.
 pub const MAX_BATCH_LINES: usize = 256;
 
