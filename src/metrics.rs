@@ -358,7 +358,8 @@ pub(crate) fn gaps(source: &'static str, cause: &'static str, samples: u64) {
     counter!("pitwire_source_gaps_total", "source" => source, "cause" => cause).increment(samples);
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     use super::*;
 
