@@ -5,6 +5,7 @@ as it was shown: `SESSION LAP`. When the connection comes back, what the page ho
 yet is read over HTTP first, as somebody does who loads the page anew.
 """
 
+import http.client
 import json
 import queue
 import sys
@@ -19,6 +20,9 @@ url = sys.argv[1]
 # What happened, in order: a connection, a page to look at, or a frame.
 happened = queue.Queue()
 client = socketio.Client(reconnection_delay=0.05, reconnection_delay_max=0.3)
+# Else each message is handled in a thread of its own, and two may change places.
+trigger = client.eio._trigger_event
+client.eio._trigger_event = lambda *args, run_async=False: trigger(*args, run_async=False)
 client.on("connect", lambda: happened.put(("connected", None)))
 client.on("telemetry_update", lambda data: happened.put(("frame", data)))
 
@@ -60,7 +64,7 @@ def held(session):
             return json.load(urllib.request.urlopen(path, timeout=10))
         except urllib.error.HTTPError:
             return []  # The server does not know the page.
-        except (OSError, ValueError):
+        except (OSError, ValueError, http.client.HTTPException):
             time.sleep(0.1)  # It is away.
 
 
