@@ -22,7 +22,7 @@ happened = queue.Queue()
 client = socketio.Client(reconnection_delay=0.05, reconnection_delay_max=0.3)
 # Else each message is handled in a thread of its own, and two may change places.
 trigger = client.eio._trigger_event
-client.eio._trigger_event = lambda *args, run_async=False: trigger(*args, run_async=False)
+client.eio._trigger_event = lambda *args, **how: trigger(*args, **how | {"run_async": False})
 client.on("connect", lambda: happened.put(("connected", None)))
 client.on("telemetry_update", lambda data: happened.put(("frame", data)))
 
