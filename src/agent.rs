@@ -201,12 +201,15 @@ async fn drive(intake: Intake, rate_hz: f64, seed: u64) {
     }
 }
 
-/// The sources that listen, the admin pages, and an eye on the drain.
+/// The sources that listen, the admin pages, the metrics, and an eye on the drain.
 fn serve(publisher: &DashboardPublisher, metrics: Option<PrometheusHandle>) -> JoinSet<()> {
     let config = publisher.config();
     let mut services = JoinSet::new();
     let board = Board::default();
     services.spawn(watch_drain(publisher.writer(), publisher.watch_session(), board.clone()));
+    if let Some(metrics) = &metrics {
+        services.spawn(metrics::keep_up(metrics.clone()));
+    }
     if config.source.http.enabled {
         let intake = Arc::new(publisher.intake("http", config.update_rate_hz));
         let routes = http::router(intake);

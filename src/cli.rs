@@ -4,6 +4,7 @@
 //! in the imperative, an option's is one sentence; clap takes the last full stop off.
 
 pub mod autostart;
+pub mod chaos;
 pub mod check;
 pub mod config;
 pub mod demo;
@@ -15,6 +16,7 @@ pub mod run;
 pub mod serve;
 pub mod settings;
 pub mod simulate;
+mod stage;
 
 use std::fmt::Display;
 use std::io::Write;
@@ -40,6 +42,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Demo(demo::Demo),
+    Chaos(chaos::Chaos),
     Run(run::Run),
     Replay(replay::Replay),
     Simulate(simulate::Simulate),

@@ -20,6 +20,7 @@ mod units;
 mod values;
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -408,6 +409,9 @@ pub const MAX_SEQ: u64 = 1 << 62;
 /// Between two looks whether the ledger balances.
 pub const LEDGER_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
+/// Between two times at which what was measured is filed; some values of 8 bytes a frame wait for it.
+pub const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
 /// Lines that are appended together.
 pub const MAX_BATCH_LINES: usize = 256;
 
@@ -467,6 +471,22 @@ pub const AUTH_RETRY_INTERVAL: Duration = Duration::from_secs(30);
 
 /// How long the demo waits for a session, and at its end for the queue to drain.
 pub const DEMO_DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The longest wait of the demo's agent before a new connection, and between two looks at how its
+/// queue drains.
+pub const STAGE_BACKOFF_MAX: Duration = Duration::from_secs(3);
+pub const STAGE_LOOK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// Samples a second of the car in `pitwire chaos`.
+pub const CHAOS_RATE_HZ: f64 = 20.0;
+
+/// How long it is calm there between two faults, and how long a fault lasts: sometimes longer than a
+/// batch waits for its proof.
+pub const CHAOS_CALM: Range<Duration> = Duration::from_secs(1)..Duration::from_secs(4);
+pub const CHAOS_FAULT: Range<Duration> = Duration::from_millis(500)..Duration::from_secs(8);
+
+/// The longest chaos, in minutes.
+pub const MAX_CHAOS_MINUTES: f64 = 1440.0;
 
 /// Between two looks at how the queue drains.
 pub const DRAIN_INTERVAL: Duration = Duration::from_secs(10);

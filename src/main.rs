@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use pitwire::cli::{
-    Cli, Command, Exit, autostart, check, complain, config, demo, queue, replay, run, serve,
+    Cli, Command, Exit, autostart, chaos, check, complain, config, demo, queue, replay, run, serve,
     simulate,
 };
 use pitwire::memory;
@@ -28,6 +28,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
     let exit = runtime.block_on(async {
         Ok(match cli.command {
             Command::Demo(args) => demo::demo(args, shutdown()).await,
+            Command::Chaos(args) => chaos::chaos(args, shutdown()).await,
             Command::Run(args) => run::run(args, shutdown()).await,
             Command::Replay(args) => replay::replay(args, shutdown()).await,
             Command::Serve(args) => {

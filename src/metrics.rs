@@ -11,7 +11,9 @@ use std::time::Duration;
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
-use crate::config::LIVE_WITHIN;
+use tokio::time::sleep;
+
+use crate::config::{LIVE_WITHIN, METRICS_UPKEEP_INTERVAL};
 use crate::entry::{CapturedAt, Entry};
 use crate::sink::Proof;
 
@@ -258,6 +260,15 @@ pub fn install() -> Result<PrometheusHandle, metrics_exporter_prometheus::BuildE
     Ok(handle)
 }
 
+/// Files what was measured, again and again: until then each value of a histogram is kept in memory,
+/// and nobody may ever ask for them.
+pub async fn keep_up(handle: PrometheusHandle) {
+    loop {
+        sleep(METRICS_UPKEEP_INTERVAL).await;
+        handle.run_upkeep();
+    }
+}
+
 fn combinations(
     labels: &[(&'static str, &[&'static str])],
 ) -> Vec<Vec<(&'static str, &'static str)>> {
@@ -345,4 +356,35 @@ pub(crate) fn source_up(source: &'static str, up: bool) {
 /// Samples missing from a source; `cause` is `game` or `agent`.
 pub(crate) fn gaps(source: &'static str, cause: &'static str, samples: u64) {
     counter!("pitwire_source_gaps_total", "source" => source, "cause" => cause).increment(samples);
+}
+
+#[cfg(test)]
+#[cfg(target_os = "linux")]
+mod tests {
+    use super::*;
+
+    fn memory_kib() -> u64 {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        rss.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// Each value was kept until somebody asked for `/metrics`: 39 bytes a frame, for ever.
+    #[tokio::test(start_paused = true)]
+    async fn what_nobody_asks_for_takes_no_memory() {
+        let recorder = PrometheusBuilder::new().set_buckets(SECONDS).unwrap().build_recorder();
+        tokio::spawn(keep_up(recorder.handle()));
+        let latency = metrics::with_local_recorder(&recorder, || histogram!("latency"));
+        let mut memory = Vec::new();
+        for _ in 0..50 {
+            (0..100_000).for_each(|_| latency.record(0.1));
+            sleep(METRICS_UPKEEP_INTERVAL * 2).await;
+            memory.push(memory_kib());
+        }
+        // All of them together take 40 MB.
+        let grown = memory[49].saturating_sub(memory[4]);
+        assert!(grown < 16 << 10, "{grown} KiB");
+        let text = recorder.handle().render();
+        assert!(text.contains("latency_count 5000000"), "{text}");
+    }
 }

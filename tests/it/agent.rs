@@ -230,6 +230,16 @@ impl Agent {
         eventually(&format!("{lines} receipts"), enough).await;
     }
 
+    /// Waits until it has said what became of this line, from 1, and so of all before it.
+    pub async fn has_taken(&self, line: u64) {
+        let receipt = format!("{{\"line\":{line},");
+        let taken = async || {
+            let lines = self.process.stdout();
+            lines.iter().rev().any(|said| said.starts_with(&receipt)).then_some(())
+        };
+        eventually(&format!("line {line} is taken"), taken).await;
+    }
+
     /// The dashboard links printed so far.
     pub fn links(&self) -> Vec<String> {
         let lines = self.process.stdout();

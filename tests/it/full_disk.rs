@@ -18,7 +18,7 @@ use tokio::time::sleep;
 
 use crate::long;
 
-const ROLE: &str = "PITWIRE_TEST_FULL_DISK_CHILD";
+pub const ROLE: &str = "PITWIRE_TEST_FULL_DISK_CHILD";
 
 #[test]
 fn frames_flow_on_while_the_disk_is_filled_to_the_brim_and_freed() {
@@ -38,8 +38,9 @@ fn an_agent_that_starts_on_a_full_disk_waits_for_it() {
     }
 }
 
-/// Runs an ignored test of this file beside an empty tmpfs and returns what it printed.
-fn on_a_small_disk(test: &str, role: &str) -> String {
+/// Runs an ignored test beside an empty tmpfs, whose path ends the role that it is told in its
+/// environment, and returns what it printed.
+pub fn on_a_small_disk(test: &str, role: &str) -> String {
     let place = tempfile::tempdir().unwrap();
     let mount = "mount -t tmpfs -o size=30m none \"$0\" && exec \"$@\"";
     let output = Command::new("unshare")
@@ -214,7 +215,7 @@ impl Flow {
 }
 
 /// Takes all the room that there is.
-fn fill(filler: &Path) {
+pub fn fill(filler: &Path) {
     let mut file = File::options().create(true).append(true).open(filler).unwrap();
     for size in [1 << 20, 1 << 12, 1 << 6, 1] {
         while file.write(&vec![b'x'; size]).is_ok_and(|written| written > 0) {}
@@ -222,7 +223,7 @@ fn fill(filler: &Path) {
 }
 
 /// Leaves only so many bytes of it.
-fn free(filler: &Path, left: u64) {
+pub fn free(filler: &Path, left: u64) {
     match File::options().write(true).open(filler) {
         Ok(file) if left > 0 => {
             let len = file.metadata().unwrap().len();

@@ -19,7 +19,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::hostile::Pit;
 
 /// What an impostor says, and how much later.
-type Words = Vec<(Duration, Message)>;
+pub type Words = Vec<(Duration, Message)>;
 
 /// What it says to the `count`th event of this name, from 1, before it answers.
 type Aside = dyn Fn(&str, usize) -> Words + Send + Sync;
@@ -27,14 +27,14 @@ type Aside = dyn Fn(&str, usize) -> Words + Send + Sync;
 /// What it says as the answer to the `count`th request for a session, which has this id.
 type Assigns = dyn Fn(&str, usize) -> Words + Send + Sync;
 
-struct Script {
+pub struct Script {
     aside: Box<Aside>,
     assigns: Box<Assigns>,
 }
 
 impl Script {
     /// Keeps the contract, but for what it says besides.
-    fn aside(aside: impl Fn(&str, usize) -> Words + Send + Sync + 'static) -> Self {
+    pub fn aside(aside: impl Fn(&str, usize) -> Words + Send + Sync + 'static) -> Self {
         Self { aside: Box::new(aside), assigns: Box::new(|id, _| at_once(assigned(id))) }
     }
 
@@ -60,14 +60,14 @@ fn event(name: &str, payload: Value) -> Message {
 type Sessions = Vec<(String, Vec<Value>)>;
 
 /// A running impostor. Dropping it ends its connections.
-struct Impostor {
+pub struct Impostor {
     address: SocketAddr,
     sessions: Arc<Mutex<Sessions>>,
     _tasks: JoinSet<()>,
 }
 
 impl Impostor {
-    async fn start(script: Script) -> Self {
+    pub async fn start(script: Script) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let sessions = Arc::<Mutex<Sessions>>::default();
@@ -83,12 +83,12 @@ impl Impostor {
         Self { address, sessions, _tasks: tasks }
     }
 
-    fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// The laps of each session that has any.
-    fn laps(&self) -> Vec<Vec<u64>> {
+    pub fn laps(&self) -> Vec<Vec<u64>> {
         let sessions = self.sessions.lock().unwrap();
         let lap = |frame: &Value| frame["lap"].as_u64().unwrap();
         let laps = sessions.iter().map(|(_, frames)| frames.iter().map(lap).collect::<Vec<_>>());

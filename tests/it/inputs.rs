@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 const SAMPLES: &str = include_str!("../data/samples.ndjson");
 
 /// The way of one input from its bytes to the frame's text.
-fn frame_of(input: &[u8]) -> Result<String, Refused> {
+pub fn frame_of(input: &[u8]) -> Result<String, Refused> {
     let sample = fields::parse(input)?;
     let moment = fields::own_timestamp(&sample).unwrap_or(CapturedAt(1_741_514_527_250));
     fields::map(&sample, moment)
@@ -18,7 +18,7 @@ fn frame_of(input: &[u8]) -> Result<String, Refused> {
 
 /// The dashboard's schema mode, and what its page needs, said a second time and independently:
 /// `Err` tells the first rule that a frame breaks.
-fn schema_mode(text: &str) -> Result<(), String> {
+pub fn schema_mode(text: &str) -> Result<(), String> {
     const REQUIRED: [&str; 9] = [
         "timestamp",
         "lap",

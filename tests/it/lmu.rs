@@ -11,7 +11,7 @@ mod api;
 #[cfg(target_os = "linux")]
 mod drive;
 mod fake;
-mod fixtures;
+pub mod fixtures;
 mod game;
 mod place;
 #[cfg(unix)]

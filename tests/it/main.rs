@@ -11,6 +11,8 @@
 #[cfg(unix)]
 mod agent;
 mod bound;
+#[cfg(target_os = "linux")]
+mod chaos;
 mod config;
 mod contract;
 mod damage;
@@ -18,6 +20,7 @@ mod deploy;
 mod disk;
 mod dropping;
 mod full_disk;
+mod fuzz;
 mod help;
 #[cfg(unix)]
 mod hostile;
@@ -28,6 +31,8 @@ mod inputs;
 mod kill;
 mod lmu;
 mod long;
+#[cfg(unix)]
+mod numbered;
 #[cfg(unix)]
 mod page;
 mod peers;
@@ -44,9 +49,15 @@ mod readme;
 mod server;
 mod session;
 mod simulation;
+#[cfg(target_os = "linux")]
+mod soak;
 #[cfg(unix)]
 mod stand_in;
 mod store_model;
 mod thinning;
 #[cfg(unix)]
 mod unanswered;
+#[cfg(unix)]
+mod viewer;
+#[cfg(target_os = "linux")]
+mod vitals;

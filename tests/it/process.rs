@@ -4,7 +4,7 @@
 //! - [`recordings`]: real data, field by field.
 //! - [`observe`]: what it shows of itself.
 //! - [`autostart`]: the start at log-on.
-//! - [`command`]: signals, exit codes, the HTTP source, the demo.
+//! - [`command`]: signals, exit codes, the HTTP source, the demo, the chaos.
 //! - [`settings`]: the configuration, checked and shown.
 //! - [`tools`]: `pitwire queue`, over an agent that runs and over a folder.
 //!

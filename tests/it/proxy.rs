@@ -1,28 +1,88 @@
 //! A network between the agent and a server that can be cut, stalled and slowed.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
-use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 
 /// How the network is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Network {
     /// Everything passes, this much later each way.
     Up { latency: Duration },
+    /// Everything passes, later by a random time up to this one.
+    Jittery { most: Duration },
+    /// So many bytes pass in a second, each way.
+    Slow { bytes_per_second: u32 },
+    /// Everything passes in pieces of a few bytes.
+    Sliced,
     /// Connections are cut, and new ones refused as soon as they are made.
     Down,
-    /// Connections stay open, and nothing passes any more: a half-open link.
+    /// Connections stay open, and nothing passes any more.
     Stalled,
+    /// What is sent to the server passes, nothing comes back: a half-open link.
+    Mute,
+}
+
+/// At most so many bytes make a piece of a sliced stream.
+const SLICE: usize = 7;
+/// Between two pieces.
+const SLICE_PAUSE: Duration = Duration::from_micros(100);
+
+#[derive(Clone, Copy, PartialEq)]
+enum Direction {
+    ToServer,
+    ToClient,
 }
 
 impl Network {
     pub const UP: Self = Self::Up { latency: Duration::ZERO };
+
+    fn passes(self, direction: Direction) -> bool {
+        match self {
+            Self::Down | Self::Stalled => false,
+            Self::Mute => direction == Direction::ToServer,
+            _ => true,
+        }
+    }
+
+    /// At most so many bytes are taken at once.
+    fn piece(self, chance: &mut SmallRng) -> usize {
+        match self {
+            Self::Sliced => chance.random_range(1..=SLICE),
+            Self::Slow { .. } => 1 << 10,
+            _ => 64 << 10,
+        }
+    }
+
+    /// By how much a piece comes late.
+    fn latency(self, chance: &mut SmallRng) -> Duration {
+        match self {
+            Self::Up { latency } => latency,
+            Self::Jittery { most } => most.mul_f64(chance.random()),
+            _ => Duration::ZERO,
+        }
+    }
+
+    /// How long nothing more is taken after so many bytes.
+    fn pause(self, bytes: usize) -> Duration {
+        match self {
+            Self::Slow { bytes_per_second } => {
+                Duration::from_secs_f64(bytes as f64 / f64::from(bytes_per_second))
+            }
+            Self::Sliced => SLICE_PAUSE,
+            _ => Duration::ZERO,
+        }
+    }
 }
 
 /// A relay on a port and a thread of its own.
@@ -30,22 +90,35 @@ impl Network {
 pub struct Proxy {
     address: SocketAddr,
     network: watch::Sender<Network>,
+    resets: watch::Sender<()>,
+    hampered: Arc<AtomicU64>,
+}
+
+/// What a connection knows of the network.
+#[derive(Clone)]
+struct Wire {
+    network: watch::Receiver<Network>,
+    resets: watch::Receiver<()>,
+    hampered: Arc<AtomicU64>,
 }
 
 impl Proxy {
     /// A relay to the server on this port of loopback.
     pub fn start(server_port: u16) -> Self {
         let (network, state) = watch::channel(Network::UP);
+        let (resets, reset) = watch::channel(());
+        let hampered = Arc::<AtomicU64>::default();
+        let wire = Wire { network: state, resets: reset, hampered: Arc::clone(&hampered) };
         let (send, address) = std::sync::mpsc::channel();
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.unwrap().block_on(async {
                 let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
                 send.send(listener.local_addr().unwrap()).unwrap();
-                accept(listener, server_port, state).await;
+                accept(listener, server_port, wire).await;
             });
         });
-        Self { address: address.recv().unwrap(), network }
+        Self { address: address.recv().unwrap(), network, resets, hampered }
     }
 
     pub fn url(&self) -> String {
@@ -55,65 +128,88 @@ impl Proxy {
     pub fn set(&self, network: Network) {
         self.network.send_replace(network);
     }
+
+    /// Breaks every connection by a reset; new ones are taken.
+    pub fn reset(&self) {
+        self.resets.send_replace(());
+    }
+
+    /// How many pieces came late, in slices or slowly so far.
+    pub fn hampered(&self) -> u64 {
+        self.hampered.load(Ordering::Relaxed)
+    }
 }
 
-async fn accept(listener: TcpListener, server_port: u16, mut state: watch::Receiver<Network>) {
+async fn accept(listener: TcpListener, server_port: u16, mut wire: Wire) {
     loop {
         tokio::select! {
             accepted = listener.accept() => {
                 let Ok((client, _)) = accepted else { continue };
-                if *state.borrow() != Network::Down {
-                    tokio::spawn(connection(client, server_port, state.clone()));
+                if *wire.network.borrow() != Network::Down {
+                    let mut wire = wire.clone();
+                    wire.resets.mark_unchanged();
+                    tokio::spawn(connection(client, server_port, wire));
                 }
             }
             // The test is over.
-            changed = state.changed() => if changed.is_err() { return },
+            changed = wire.network.changed() => if changed.is_err() { return },
         }
     }
 }
 
-async fn connection(client: TcpStream, server_port: u16, mut state: watch::Receiver<Network>) {
-    let relay = relay(client, server_port, state.clone());
-    tokio::select! {
-        _ = state.wait_for(|network| *network == Network::Down) => {}
-        () = relay => {}
-    }
-}
-
-async fn relay(mut client: TcpStream, server_port: u16, state: watch::Receiver<Network>) {
+async fn connection(mut client: TcpStream, server_port: u16, mut wire: Wire) {
     let Ok(mut server) = TcpStream::connect((Ipv4Addr::LOCALHOST, server_port)).await else {
         return;
     };
     client.set_nodelay(true).unwrap();
     server.set_nodelay(true).unwrap();
-    if *state.borrow() == Network::UP {
-        let mut changed = state.clone();
-        changed.mark_unchanged();
-        tokio::select! {
-            _ = copy_bidirectional(&mut client, &mut server) => return,
-            _ = changed.changed() => {}
-        }
+    let (mut network, pipes) = (wire.network.clone(), wire.clone());
+    let is_reset = tokio::select! {
+        _ = network.wait_for(|network| *network == Network::Down) => false,
+        _ = wire.resets.changed() => true,
+        () = relay(&mut client, &mut server, pipes) => false,
+    };
+    if is_reset {
+        // Closed with no time to linger, a connection is reset.
+        client.set_zero_linger().unwrap();
+        server.set_zero_linger().unwrap();
     }
-    let (from_client, to_client) = client.into_split();
-    let (from_server, to_server) = server.into_split();
-    tokio::join!(pipe(from_client, to_server, state.clone()), pipe(from_server, to_client, state),);
+}
+
+async fn relay(client: &mut TcpStream, server: &mut TcpStream, wire: Wire) {
+    let (from_client, to_client) = client.split();
+    let (from_server, to_server) = server.split();
+    tokio::join!(
+        pipe(from_client, to_server, Direction::ToServer, wire.clone()),
+        pipe(from_server, to_client, Direction::ToClient, wire),
+    );
 }
 
 /// One direction, late by the latency at the time of reading.
-async fn pipe(mut from: OwnedReadHalf, to: OwnedWriteHalf, mut state: watch::Receiver<Network>) {
+async fn pipe(mut from: ReadHalf<'_>, to: WriteHalf<'_>, direction: Direction, wire: Wire) {
+    let Wire { network: mut state, hampered, .. } = wire;
     let (chunks, late) = mpsc::channel::<(Instant, Vec<u8>)>(4096);
     let write = write_late(to, late);
     let read = async move {
         let mut buffer = vec![0; 64 << 10];
+        let (mut due, mut chance) = (Instant::now(), SmallRng::seed_from_u64(1));
         loop {
-            let up = state.wait_for(|network| matches!(network, Network::Up { .. })).await;
-            let Ok(Network::Up { latency }) = up.map(|network| *network) else { return };
+            let network = state.wait_for(|network| network.passes(direction)).await;
+            let Ok(network) = network.map(|network| *network) else { return };
             tokio::select! {
-                read = from.read(&mut buffer) => match read {
+                read = from.read(&mut buffer[..network.piece(&mut chance)]) => match read {
                     Ok(0) | Err(_) => return,
                     Ok(count) => {
-                        let due = Instant::now() + latency;
+                        // Never before what was sent earlier.
+                        due = due.max(Instant::now() + network.latency(&mut chance));
                         let _ = chunks.send((due, buffer[..count].to_vec())).await;
+                        if network != Network::UP {
+                            hampered.fetch_add(1, Ordering::Relaxed);
+                        }
+                        tokio::select! {
+                            () = sleep(network.pause(count)) => {}
+                            _ = state.changed() => {}
+                        }
                     }
                 },
                 _ = state.changed() => {}
@@ -123,13 +219,16 @@ async fn pipe(mut from: OwnedReadHalf, to: OwnedWriteHalf, mut state: watch::Rec
     tokio::join!(read, write);
 }
 
-async fn write_late(mut to: OwnedWriteHalf, mut late: mpsc::Receiver<(Instant, Vec<u8>)>) {
+async fn write_late(mut to: WriteHalf<'_>, mut late: mpsc::Receiver<(Instant, Vec<u8>)>) {
     while let Some((due, chunk)) = late.recv().await {
-        sleep_until(due).await;
+        if due > Instant::now() {
+            sleep_until(due).await;
+        }
         if to.write_all(&chunk).await.is_err() {
             return;
         }
     }
+    let _ = to.shutdown().await;
 }
 
 #[cfg(test)]
@@ -150,18 +249,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_network_is_as_it_is_told_to_be() {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        let proxy = Proxy::start(listener.local_addr().unwrap().port());
-        tokio::spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
-                tokio::spawn(async move {
-                    let (mut from, mut to) = client.split();
-                    tokio::io::copy(&mut from, &mut to).await
-                });
-            }
-        });
-        let address = proxy.url().replace("http://", "");
-        let mut client = TcpStream::connect(address).await.unwrap();
+        let (proxy, mut client) = echoed().await;
         assert!(round_trip(&mut client).await.unwrap() < SHORT);
         proxy.set(Network::Up { latency: SHORT });
         // The relay hears of it a moment later.
@@ -174,5 +262,59 @@ mod tests {
         assert_eq!(client.read_u8().await.unwrap(), b'x', "late and not lost");
         proxy.set(Network::Down);
         assert_eq!(timeout(SHORT, round_trip(&mut client)).await, Ok(None), "cut");
+    }
+
+    #[tokio::test]
+    async fn the_network_is_slow_in_slices_half_open_or_broken_by_a_reset() {
+        let (proxy, mut client) = echoed().await;
+        assert_eq!(proxy.hampered(), 0);
+        proxy.set(Network::Slow { bytes_per_second: 20_000 });
+        sleep(SHORT).await;
+        let start = Instant::now();
+        assert_eq!(echo(&mut client, 10_000).await, Some(10_000));
+        assert!(start.elapsed() >= SHORT, "{:?}", start.elapsed());
+        proxy.set(Network::Sliced);
+        sleep(SHORT).await;
+        let before = proxy.hampered();
+        assert_eq!(echo(&mut client, 1000).await, Some(1000));
+        let pieces = proxy.hampered() - before;
+        assert!(pieces > 2 * 1000 / SLICE as u64, "{pieces} pieces");
+        proxy.set(Network::Jittery { most: SHORT });
+        sleep(SHORT).await;
+        assert_eq!(echo(&mut client, 100_000).await, Some(100_000));
+        proxy.set(Network::Mute);
+        sleep(SHORT).await;
+        assert!(timeout(SHORT, round_trip(&mut client)).await.is_err(), "nothing comes back");
+        proxy.set(Network::UP);
+        assert_eq!(client.read_u8().await.unwrap(), b'x', "it had arrived");
+        proxy.reset();
+        let broken = client.read_u8().await.unwrap_err();
+        assert_eq!(broken.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+
+    /// A proxy to a server that sends everything back, and a client.
+    async fn echoed() -> (Proxy, TcpStream) {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let proxy = Proxy::start(listener.local_addr().unwrap().port());
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut from, mut to) = client.split();
+                    tokio::io::copy(&mut from, &mut to).await
+                });
+            }
+        });
+        let address = proxy.url().replace("http://", "");
+        let client = TcpStream::connect(address).await.unwrap();
+        (proxy, client)
+    }
+
+    /// How many bytes came back as they were sent.
+    async fn echo(client: &mut TcpStream, count: usize) -> Option<usize> {
+        let sent: Vec<u8> = (0..count).map(|n| n as u8).collect();
+        let (mut from, mut to) = client.split();
+        let mut back = vec![0; count];
+        let (written, read) = tokio::join!(to.write_all(&sent), from.read_exact(&mut back));
+        (written.is_ok() && read.is_ok() && back == sent).then_some(count)
     }
 }

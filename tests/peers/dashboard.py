@@ -26,6 +26,7 @@ def options(description, async_modes=()):
     parser.add_argument("--ack-delay", type=int, default=0, metavar="MS", help="acknowledge late")
     parser.add_argument("--persist", metavar="FILE", help="keep the sessions over a restart")
     parser.add_argument("--record", metavar="FILE", help="append what is kept, never read it")
+    parser.add_argument("--keep", type=int, metavar="N", help="the newest N frames of a session")
     parser.add_argument("--refuse", metavar="TEXT", help="drop frames that hold this text")
     parser.add_argument("--token", help="refuse clients without it in their auth payload")
     parser.add_argument("--header", metavar="NAME:VALUE", help="refuse clients without it")
@@ -66,6 +67,7 @@ class Dashboard:
         persist = options.persist
         self._schema = options.schema
         self._refuse = options.refuse
+        self._most = options.keep
         self._record = open(options.record, "ab", buffering=0) if options.record else None
         self._sessions = {}
         self._refused = []
@@ -152,6 +154,8 @@ class Dashboard:
         session = self._sessions.setdefault(record.pop("session_id"), Session([], []))
         if "telemetry" in record:
             session.frames.append(record)
+            if self._most:
+                del session.frames[: -self._most]
         elif "setup" in record:
             session.setups.append(record)
 

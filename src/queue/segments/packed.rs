@@ -179,3 +179,50 @@ fn unpack(lo: Seq, block: &[u8]) -> Option<Records> {
     }
     Some(records)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// A block whose checksum is right, whatever it holds.
+    fn block(packed: &[u8]) -> Vec<u8> {
+        bytes::frame(Seq(1), Seq(1), packed)
+    }
+
+    fn deflated(plain: &[u8]) -> Vec<u8> {
+        block(&miniz_oxide::deflate::compress_to_vec(plain, LEVEL))
+    }
+
+    proptest! {
+        #[test]
+        fn what_a_block_holds_is_records_or_nothing(
+            lens in proptest::collection::vec(any::<u8>(), 0..20),
+            mut noise in proptest::collection::vec(any::<u8>(), 0..200),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let records = lens.iter().map(|len| vec![b'x'; usize::from(*len)]);
+            let mut plain = Vec::new();
+            for (seq, record) in (1_u64..).zip(records) {
+                plain.extend_from_slice(&seq.to_le_bytes());
+                plain.extend_from_slice(&(record.len() as u32).to_le_bytes());
+                plain.extend(record);
+            }
+            prop_assert_eq!(unpack(Seq(1), &deflated(&plain)).unwrap().len(), lens.len());
+            noise.extend_from_slice(&plain[..cut.index(plain.len() + 1)]);
+            for block in [block(&noise), deflated(&noise)] {
+                let unpacked = unpack(Seq(1), &block).unwrap_or_default();
+                let bytes: usize = unpacked.iter().map(|(_, r)| PREFIX + r.len()).sum();
+                prop_assert!(bytes <= MAX_BLOCK_BYTES);
+            }
+        }
+    }
+
+    #[test]
+    fn a_block_that_unpacks_to_more_than_any_block_is_damaged() {
+        let bomb = deflated(&vec![0; 2 * MAX_BLOCK_BYTES]);
+        assert!(bomb.len() < MAX_BLOCK_BYTES / 100, "{} bytes", bomb.len());
+        assert_eq!(unpack(Seq(1), &bomb), None);
+    }
+}

@@ -250,16 +250,16 @@ fn is_near(seen: &Value, expected: &Value, tolerance: f64) -> bool {
 
 /// Regions that nobody writes to.
 #[derive(Clone, Debug)]
-struct Buffers(HashMap<Region, Vec<u8>>);
+pub struct Buffers(HashMap<Region, Vec<u8>>);
 
 impl Buffers {
     /// Files of the project's own folder.
-    fn of(files: &[(Region, &str)]) -> Self {
+    pub fn of(files: &[(Region, &str)]) -> Self {
         let buffers = files.iter().map(|&(region, file)| (region, own_buffer(file, region)));
         Self(buffers.collect())
     }
 
-    fn patch(&mut self, region: Region, at: usize, bytes: &[u8]) {
+    pub fn patch(&mut self, region: Region, at: usize, bytes: &[u8]) {
         self.0.get_mut(&region).unwrap()[at..][..bytes.len()].copy_from_slice(bytes);
     }
 
@@ -275,7 +275,7 @@ impl Buffers {
         (0..104).map(|number| 2192 + 584 * number).find(|&at| &native[at..][..4] == slot).unwrap()
     }
 
-    fn read(&self, way: Way) -> Reading {
+    pub fn read(&self, way: Way) -> Reading {
         Reader::open(way, self).unwrap().read()
     }
 

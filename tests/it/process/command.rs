@@ -246,3 +246,40 @@ async fn the_demo_loses_nothing_and_says_so_in_json() {
         assert_eq!(books[none], 0, "{books}");
     }
 }
+
+#[tokio::test]
+async fn chaos_breaks_each_part_and_loses_nothing() {
+    // With this seed all kinds of faults come within half a minute.
+    let args = ["chaos", "--minutes", "0.5", "--seed", "3", "--json"];
+    let mut chaos = Process::start(pitwire(&args).stdin(Stdio::null()));
+    assert_eq!(chaos.ended().await, 0, "{:?}", chaos.stderr());
+    for said in ["the link is cut", "the link stalls", "the server is gone", "the agent is stopped"]
+    {
+        chaos.says(said).await;
+    }
+    let report: Value = serde_json::from_str(chaos.stdout().last().unwrap()).unwrap();
+    for fault in ["link_cut", "link_stalled", "server_replaced", "agent_stopped"] {
+        assert!(report["faults"][fault].as_u64() >= Some(1), "{report}");
+    }
+    assert!(report["produced"].as_u64() > Some(300), "{report}");
+    for same in ["delivered", "seen"] {
+        assert_eq!(report[same], report["produced"], "{report}");
+    }
+    for none in ["lost", "out_of_order"] {
+        assert_eq!(report[none], 0, "{report}");
+    }
+    // The setup is an entry too.
+    assert_eq!(report["ledger"]["delivered"].as_u64(), report["produced"].as_u64().map(|n| n + 1));
+}
+
+#[tokio::test]
+async fn chaos_that_is_stopped_in_a_fault_mends_it_and_says_what_became_of_each_frame() {
+    let mut chaos = Process::start(pitwire(&["chaos", "--json"]).stdin(Stdio::null()));
+    // The first fault of the default seed.
+    chaos.says(" s: the ").await;
+    chaos.signal("-INT");
+    assert_eq!(chaos.ended().await, 0, "{:?}", chaos.stderr());
+    let report: Value = serde_json::from_str(chaos.stdout().last().unwrap()).unwrap();
+    assert!(report["produced"].as_u64() > Some(10), "{report}");
+    assert_eq!((&report["seen"], &report["lost"]), (&report["produced"], &json!(0)), "{report}");
+}

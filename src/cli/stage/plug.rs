@@ -8,11 +8,21 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// A relay on a port of its own. Pulled, it cuts what is connected and takes nothing new.
+/// How the cable is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::cli) enum Link {
+    In,
+    /// What is connected is cut, and nothing new taken.
+    Out,
+    /// Connections stay open, and nothing passes.
+    Stalled,
+}
+
+/// A relay on a port of its own.
 #[derive(Debug)]
-pub(super) struct Plug {
+pub(in crate::cli) struct Plug {
     address: SocketAddr,
-    is_in: watch::Sender<bool>,
+    link: watch::Sender<Link>,
     _relay: JoinSet<()>,
 }
 
@@ -21,50 +31,47 @@ impl Plug {
     pub(super) async fn start(server: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
-        let (is_in, state) = watch::channel(true);
+        let (link, state) = watch::channel(Link::In);
         let mut relay = JoinSet::new();
         relay.spawn(accept(listener, server, state));
-        Ok(Self { address, is_in, _relay: relay })
+        Ok(Self { address, link, _relay: relay })
     }
 
     pub(super) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    pub(super) fn pull(&self) {
-        self.set(false);
-    }
-
-    pub(super) fn push(&self) {
-        self.set(true);
-    }
-
-    fn set(&self, is_in: bool) {
-        self.is_in.send_if_modified(|state| std::mem::replace(state, is_in) != is_in);
+    pub(in crate::cli) fn set(&self, link: Link) {
+        self.link.send_if_modified(|state| std::mem::replace(state, link) != link);
     }
 }
 
-async fn accept(listener: TcpListener, server: SocketAddr, state: watch::Receiver<bool>) {
+async fn accept(listener: TcpListener, server: SocketAddr, state: watch::Receiver<Link>) {
     let mut connections = JoinSet::new();
     loop {
         let Ok((client, _)) = listener.accept().await else { continue };
         while connections.try_join_next().is_some() {}
-        if *state.borrow() {
+        if *state.borrow() != Link::Out {
             connections.spawn(relay(client, server, state.clone()));
         }
     }
 }
 
-async fn relay(mut client: TcpStream, server: SocketAddr, mut state: watch::Receiver<bool>) {
+async fn relay(mut client: TcpStream, server: SocketAddr, mut state: watch::Receiver<Link>) {
     let copy = async {
         let mut server = TcpStream::connect(server).await?;
         client.set_nodelay(true)?;
         server.set_nodelay(true)?;
         copy_bidirectional(&mut client, &mut server).await
     };
-    tokio::select! {
-        biased;
-        _ = state.wait_for(|is_in| !is_in) => {}
-        _ = copy => {}
+    tokio::pin!(copy);
+    loop {
+        let link = *state.borrow_and_update();
+        tokio::select! {
+            biased;
+            changed = state.changed() => if changed.is_err() { return },
+            _ = std::future::ready(()), if link == Link::Out => return,
+            _ = &mut copy, if link == Link::In => return,
+        }
     }
 }

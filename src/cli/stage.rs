@@ -1,0 +1,236 @@
+//! What `pitwire demo` and `pitwire chaos` play on: a dashboard server, a network plug, a simulated
+//! car, the agent, and a viewer that counts, all in one process.
+
+mod plug;
+mod viewer;
+
+use std::error::Error;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use serde::Serialize;
+use tempfile::TempDir;
+use tokio::time::{sleep, timeout};
+
+pub(super) use self::plug::Link;
+use self::plug::Plug;
+use self::viewer::Viewer;
+use super::{complain, print};
+use crate::config::{Config, DEMO_DRAIN_TIMEOUT, STAGE_BACKOFF_MAX, STAGE_LOOK_INTERVAL};
+use crate::dashboard::{Behaviour, Server};
+use crate::publisher::DashboardPublisher;
+use crate::queue::ledger::Ledger;
+use crate::source::simulator::Car;
+use crate::source::{Sample, Taken};
+
+/// What became of the frames.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Books {
+    pub(super) produced: u64,
+    delivered: u64,
+    seen: u64,
+    lost: u64,
+    out_of_order: u64,
+    duplicated: u64,
+}
+
+impl Books {
+    pub(super) fn is_good(&self) -> bool {
+        self.lost == 0 && self.out_of_order == 0
+    }
+}
+
+impl std::fmt::Display for Books {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { produced, delivered, seen, lost, out_of_order, duplicated } = self;
+        write!(
+            f,
+            "produced {produced}, delivered {delivered}, seen by the viewer {seen}\n\
+             lost {lost}, out of order {out_of_order}, duplicated {duplicated}"
+        )
+    }
+}
+
+/// All parts at work.
+#[derive(Debug)]
+pub(super) struct Stage {
+    pub(super) plug: Plug,
+    config: Config,
+    /// `None` while it is away, as is the server.
+    publisher: Option<DashboardPublisher>,
+    server: Option<Server>,
+    address: SocketAddr,
+    viewer: Viewer,
+    car: Car,
+    /// Handed in with the first sample.
+    setup: Option<Sample>,
+    produced: u64,
+    /// Of the queue, when it was looked at last.
+    ledger: Ledger,
+    _folder: TempDir,
+}
+
+impl Stage {
+    /// Everybody is there, with a session bound and its page looked at.
+    ///
+    /// # Errors
+    /// If no port, no folder or no thread can be had, or the parts do not find each other in time.
+    pub(super) async fn start(seed: u64) -> Result<Self, Box<dyn Error>> {
+        let folder = tempfile::Builder::new().prefix("pitwire-demo-").tempdir()?;
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let server = Server::start(any, Behaviour::default())?;
+        let plug = Plug::start(server.addr()).await?;
+        let mut config = Config::default();
+        config.server.url = plug.url().parse()?;
+        config.queue.path = folder.path().join("queue");
+        // Nobody watches for a minute to see the next attempt.
+        config.delivery.backoff_max = STAGE_BACKOFF_MAX;
+        let publisher = DashboardPublisher::open(config.clone())?;
+        publisher.connect().await?;
+        let session = bound_session(&publisher).await?;
+        let viewer = Viewer::start(&server, &session).await?;
+        let car = Car::new(seed);
+        Ok(Self {
+            plug,
+            config,
+            publisher: Some(publisher),
+            address: server.addr(),
+            server: Some(server),
+            viewer,
+            setup: Some(Sample::setup(car.setup())),
+            car,
+            produced: 0,
+            ledger: Ledger::default(),
+            _folder: folder,
+        })
+    }
+
+    /// The page that is looked at now.
+    pub(super) fn page(&self) -> Option<String> {
+        let session = self.publisher.as_ref()?.session_id()?;
+        Some(format!("http://{}/dashboard/{session}", self.address))
+    }
+
+    /// Drives on for this long and hands in one sample. While the agent is away there is nobody to
+    /// take it.
+    pub(super) async fn step(&mut self, time: Duration) {
+        self.car.step(time);
+        if let Some(publisher) = &self.publisher {
+            let telemetry = Sample::Telemetry(self.car.sample());
+            let is_first = self.setup.is_some();
+            let samples = self.setup.take().into_iter().chain([telemetry]).map(Ok).collect();
+            let intake = publisher.intake("simulator", 0.0);
+            let taken = intake.take(samples).await.unwrap_or_default();
+            let frames = taken.iter().skip(usize::from(is_first));
+            self.produced +=
+                frames.filter(|taken| matches!(taken, Taken::Stored(_))).count() as u64;
+        }
+        self.follow().await;
+    }
+
+    /// The viewer goes where the agent says that the page is.
+    async fn follow(&mut self) {
+        let (Some(publisher), Some(server)) = (&self.publisher, &self.server) else { return };
+        self.ledger = publisher.queue_status().ledger;
+        if publisher.is_ready()
+            && let Some(session) = publisher.session_id()
+        {
+            // Tried again with the next step.
+            let _ = self.viewer.follow(server, &session).await;
+        }
+    }
+
+    /// The server is gone, and with it all that it knew.
+    pub(super) fn stop_server(&mut self) {
+        // The agent's link breaks wherever it is. What the page shows then can still be seen.
+        self.plug.set(Link::Out);
+        if let Some(server) = self.server.take() {
+            server.cut_connections();
+            self.viewer.catch_up(&server);
+        }
+    }
+
+    /// Another server takes its place.
+    ///
+    /// # Errors
+    /// If somebody else has taken its address meanwhile.
+    pub(super) fn start_server(&mut self) -> std::io::Result<()> {
+        self.server = Some(Server::start(self.address, Behaviour::default())?);
+        self.plug.set(Link::In);
+        Ok(())
+    }
+
+    /// The agent is gone; its queue stays.
+    pub(super) async fn stop_agent(&mut self) {
+        if let Some(publisher) = self.publisher.take() {
+            publisher.close().await;
+        }
+    }
+
+    /// Another agent goes on with the queue.
+    ///
+    /// # Errors
+    /// If the queue cannot be opened.
+    pub(super) fn start_agent(&mut self) -> Result<(), Box<dyn Error>> {
+        let publisher = DashboardPublisher::open(self.config.clone())?;
+        publisher.start();
+        self.publisher = Some(publisher);
+        Ok(())
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        self.publisher.as_ref().is_some_and(DashboardPublisher::is_ready)
+    }
+
+    pub(super) fn queued(&self) -> u64 {
+        self.publisher.as_ref().map_or(0, |publisher| publisher.queue_status().entries)
+    }
+
+    pub(super) fn produced(&self) -> u64 {
+        self.produced
+    }
+
+    pub(super) fn seen(&self) -> u64 {
+        self.viewer.seen().frames()
+    }
+
+    /// Waits until everything has arrived, and says what did. What is not there in time counts as
+    /// lost.
+    pub(super) async fn finish(mut self, show: impl Fn(&Self)) -> (Books, Ledger) {
+        self.plug.set(Link::In);
+        let drained = async {
+            while self.queued() > 0 || self.seen() < self.produced {
+                sleep(STAGE_LOOK_INTERVAL).await;
+                self.follow().await;
+                show(&self);
+            }
+        };
+        let _ = timeout(DEMO_DRAIN_TIMEOUT, drained).await;
+        self.follow().await;
+        self.stop_agent().await;
+        let seen = self.viewer.seen();
+        let books = Books {
+            produced: self.produced,
+            // The setup is the first entry of the queue and no frame.
+            delivered: self.ledger.delivered.saturating_sub(1),
+            seen: seen.frames(),
+            lost: self.produced.saturating_sub(seen.frames()),
+            out_of_order: seen.out_of_order,
+            duplicated: seen.duplicated,
+        };
+        (books, self.ledger)
+    }
+}
+
+async fn bound_session(publisher: &DashboardPublisher) -> Result<String, String> {
+    let mut status = publisher.watch_session();
+    let bound = status.wait_for(|status| status.session.is_some());
+    let status = timeout(DEMO_DRAIN_TIMEOUT, bound).await.map_err(|_| "no session in time")?;
+    let status = status.map_err(|_| "the session's task is gone")?;
+    status.session.clone().ok_or_else(|| "no session".into())
+}
+
+/// Says something to people; on stderr where stdout is for the result as JSON.
+pub(super) fn say(json: bool, text: &str) {
+    if json { complain(text) } else { print(text) }
+}

@@ -1,0 +1,164 @@
+//! What was stored, kept and seen.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::viewer::Shown;
+
+/// What may come twice when a link breaks, and what a viewer may have missed of a page that is
+/// forgotten: the one batch that was out.
+pub const BATCH: usize = 256;
+
+/// The books of one race.
+#[derive(Debug)]
+pub struct Books {
+    /// The file to which the server adds what it keeps, through all its lives.
+    record: PathBuf,
+    /// Number by position, as the agent's receipts have it.
+    stored: BTreeMap<u64, u64>,
+    /// The lengths of the record when the server was made to forget.
+    forgot_at: Vec<u64>,
+    /// Links that there were, each of which ended.
+    pub links: usize,
+}
+
+impl Books {
+    pub fn new(record: PathBuf) -> Self {
+        Self { record, stored: BTreeMap::new(), forgot_at: Vec::new(), links: 0 }
+    }
+
+    pub fn record(&self) -> &str {
+        self.record.to_str().unwrap()
+    }
+
+    /// Notes the receipts of one life: line and position.
+    pub fn note_stored(&mut self, receipts: &[(usize, u64)], first_fed: u64) {
+        for (line, seq) in receipts {
+            let number = first_fed + *line as u64 - 1;
+            let before = self.stored.insert(*seq, number);
+            assert_eq!(before, None, "position {seq} was given to two entries, also to {number}");
+        }
+    }
+
+    pub fn note_forgotten(&mut self) {
+        self.forgot_at.push(fs::metadata(&self.record).unwrap().len());
+    }
+
+    pub fn stored(&self) -> usize {
+        self.stored.len()
+    }
+
+    /// Stored, and shown on no page though it would still be there.
+    pub fn unseen(&self, seen: &[Shown]) -> Vec<u64> {
+        let mut fine: BTreeSet<u64> = seen.iter().map(|(_, lap)| *lap).collect();
+        fine.extend(self.beyond_seeing());
+        self.stored.values().copied().filter(|number| !fine.contains(number)).collect()
+    }
+
+    /// What the server kept right before it was made to forget: whether it showed it is not known.
+    fn beyond_seeing(&self) -> BTreeSet<u64> {
+        let text = fs::read(&self.record).unwrap();
+        let mut laps = BTreeSet::new();
+        for end in &self.forgot_at {
+            let before = String::from_utf8_lossy(&text[..*end as usize]);
+            laps.extend(before.lines().rev().take(BATCH).map(|line| row(line).1));
+        }
+        laps
+    }
+
+    /// That nothing is lost, everything in its order, and little came twice.
+    pub fn check(&self, seen: &[Shown]) -> String {
+        let text = fs::read_to_string(&self.record).unwrap();
+        let kept: Vec<(String, u64)> = text.lines().map(row).collect();
+        let laps: BTreeSet<u64> = kept.iter().map(|(_, lap)| *lap).collect();
+        let lost: Vec<_> = self.stored.values().filter(|number| !laps.contains(number)).collect();
+        assert!(lost.is_empty(), "{} of {} lost: {lost:?}", lost.len(), self.stored.len());
+
+        let mut pages = BTreeMap::<&str, Vec<u64>>::new();
+        kept.iter().for_each(|(page, lap)| pages.entry(page).or_default().push(*lap));
+        let mut twice = 0;
+        for (page, laps) in &pages {
+            let first = first_sight(laps);
+            twice += laps.len() - first.len();
+            assert!(first.is_sorted(), "the server's page {page} is out of order");
+        }
+        let most = self.links * BATCH;
+        assert!(twice <= most, "{twice} came twice over {} links", self.links);
+
+        let unseen = self.unseen(seen);
+        assert!(unseen.is_empty(), "{} stored and never seen: {unseen:?}", unseen.len());
+        let mut shown = BTreeMap::<usize, Vec<u64>>::new();
+        seen.iter().for_each(|(page, lap)| shown.entry(*page).or_default().push(*lap));
+        for (page, laps) in &shown {
+            assert!(first_sight(laps).is_sorted(), "page {page} as it was seen is out of order");
+        }
+        let stored: BTreeSet<u64> = self.stored.values().copied().collect();
+        let seen: BTreeSet<u64> = seen.iter().map(|(_, lap)| *lap).collect();
+        format!(
+            "{} stored, {} kept on {} pages, {} of the stored seen; lost 0, out of order 0, \
+             {twice} twice over {} links",
+            stored.len(),
+            laps.len(),
+            pages.len(),
+            stored.intersection(&seen).count(),
+            self.links
+        )
+    }
+}
+
+/// Page and lap of a line of the record.
+fn row(line: &str) -> (String, u64) {
+    let row: Value = serde_json::from_str(line).expect("a whole line");
+    (row["session_id"].as_str().unwrap().into(), row["telemetry"]["lap"].as_u64().unwrap())
+}
+
+/// Each number where it stands first.
+fn first_sight(laps: &[u64]) -> Vec<u64> {
+    let mut seen = BTreeSet::new();
+    laps.iter().copied().filter(|lap| seen.insert(*lap)).collect()
+}
+
+mod tests {
+    use super::*;
+
+    /// Books of three frames, of which the server kept these, and a viewer saw those.
+    fn check(kept: &[(&str, u64)], seen: &[Shown]) -> Result<String, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let line = |(page, lap): &(&str, u64)| {
+            format!("{{\"session_id\":\"{page}\",\"telemetry\":{{\"lap\":{lap}}}}}\n")
+        };
+        let record = folder.path().join("record");
+        fs::write(&record, kept.iter().map(line).collect::<String>()).unwrap();
+        let mut books = Books::new(record);
+        books.note_stored(&[(1, 10), (2, 11), (3, 12)], 1);
+        books.links = 1;
+        let said = std::panic::catch_unwind(|| books.check(seen));
+        said.map_err(|panic| panic.downcast_ref::<String>().cloned().unwrap_or_default())
+    }
+
+    const KEPT: [(&str, u64); 3] = [("a", 1), ("a", 2), ("b", 3)];
+    const SEEN: [Shown; 3] = [(0, 1), (0, 2), (1, 3)];
+
+    #[test]
+    fn books_that_agree_are_good_and_others_are_not() {
+        let said = check(&KEPT, &SEEN).unwrap();
+        assert!(said.contains("3 stored, 3 kept on 2 pages, 3 of the stored seen"), "{said}");
+        let again = [("a", 1), ("a", 2), ("a", 1), ("b", 2), ("b", 3)];
+        assert!(check(&again, &SEEN).unwrap().contains("1 twice"), "and on another page it is new");
+        for (kept, seen, expected) in [
+            (&KEPT[1..], &SEEN[..], "1 of 3 lost: [1]"),
+            (&KEPT[..], &SEEN[..2], "1 stored and never seen: [3]"),
+            (&[("a", 2), ("a", 1), ("b", 3)], &SEEN[..], "page a is out of order"),
+            (&KEPT[..], &[(0, 2), (0, 1), (1, 3)], "as it was seen is out of order"),
+        ] {
+            let said = check(kept, seen).unwrap_err();
+            assert!(said.contains(expected), "{said}");
+        }
+        let often: Vec<_> = KEPT.into_iter().chain([KEPT[2]; BATCH + 1]).collect();
+        let said = check(&often, &SEEN).unwrap_err();
+        assert!(said.contains("257 came twice over 1 links"), "{said}");
+    }
+}

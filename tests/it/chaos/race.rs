@@ -1,0 +1,319 @@
+//! A race with faults: who drives, what is done to whom, and whether it had any effect.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rand::rngs::SmallRng;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::books::Books;
+use super::fault::Fault;
+use crate::agent::{Agent, PATIENCE, within};
+use crate::full_disk::{fill, free};
+use crate::numbered::Numbered;
+use crate::peers::{Kind, Peer};
+use crate::proxy::{Network, Proxy};
+use crate::viewer::Viewer;
+use crate::vitals::{Look, Vitals, slope_per_hour, tenths};
+
+const LINKS: &str = r#"pitwire_connects_total{outcome="ok"}"#;
+const QUEUED: &str = "pitwire_queue_entries";
+const BUFFERED: &str = "pitwire_queue_buffered_entries";
+/// How long a fault may take to have an effect.
+const EFFECT: Duration = Duration::from_secs(15);
+/// A young process still grows.
+const YOUTH: Duration = Duration::from_secs(60);
+/// So long a life tells whether an agent grows.
+const OLD_AGE: Duration = Duration::from_mins(4);
+/// By so much the memory may differ from one tenth of a life to another, in KiB.
+const FLAT_KIB: u64 = 2 << 10;
+/// Sockets and files that may be open at one time and not at another.
+const FILES: u64 = 8;
+/// What the queue may take on the disk: two segments and a backlog of seconds, in KiB.
+const DISK_KIB: u64 = 16 << 10;
+/// So many frames of a session the server still shows to who comes late.
+const KEPT: &str = "5000";
+
+/// All parts, and how they are.
+pub struct Race {
+    chance: SmallRng,
+    rate_hz: u32,
+    samples: Numbered,
+    due: Instant,
+    /// A disk of its own, small.
+    disk: PathBuf,
+    /// Where the server writes.
+    paper: TempDir,
+    agent: Agent,
+    /// The number of the first line that this agent was fed.
+    first_fed: u64,
+    proxy: Proxy,
+    server: Peer,
+    viewer: Viewer,
+    books: Books,
+    /// Of the agent that is alive.
+    vitals: Vitals,
+    next_look: Instant,
+    fired: BTreeMap<Fault, usize>,
+}
+
+impl Race {
+    /// Everybody is there and well.
+    pub fn start(disk: PathBuf, rate_hz: u32, seed: u64) -> Self {
+        let paper = tempfile::tempdir().unwrap();
+        let books = Books::new(paper.path().join("record"));
+        let sessions = paper.path().join("sessions");
+        let persist = ["--persist", sessions.to_str().unwrap(), "--record", books.record()];
+        let server = Peer::start(Kind::Flask, &[&persist[..], &["--keep", KEPT]].concat());
+        let proxy = Proxy::start(server.port());
+        let viewer = Viewer::start(&server.url());
+        let now = Instant::now();
+        Self {
+            chance: SmallRng::seed_from_u64(seed),
+            rate_hz,
+            samples: Numbered::from(1),
+            due: now,
+            agent: agent(&disk, &proxy, rate_hz),
+            disk,
+            paper,
+            first_fed: 1,
+            proxy,
+            server,
+            viewer,
+            books,
+            vitals: Vitals::start(),
+            next_look: now,
+            fired: BTreeMap::new(),
+        }
+    }
+
+    /// Faults of these kinds in random order, again and again until the time is over; two at once
+    /// now and then.
+    pub async fn go_on(&mut self, time: Duration, faults: &[Fault]) {
+        let end = Instant::now() + time;
+        self.drive(Duration::from_secs(1)).await;
+        loop {
+            let mut round = faults.to_vec();
+            round.shuffle(&mut self.chance);
+            for fault in round {
+                let (network, other) = self.pick(fault, faults);
+                self.suffer(network, other).await;
+            }
+            if Instant::now() >= end {
+                return;
+            }
+        }
+    }
+
+    /// A fault of the network, one of somebody else, or both.
+    fn pick(&mut self, fault: Fault, faults: &[Fault]) -> (Option<Fault>, Option<Fault>) {
+        if fault.network(&mut self.chance).is_none() {
+            return (None, Some(fault));
+        }
+        let other = faults[self.chance.random_range(0..faults.len())];
+        let is_other = other.network(&mut self.chance).is_none();
+        let both = is_other && self.chance.random_ratio(1, 3);
+        (Some(fault), both.then_some(other))
+    }
+
+    async fn suffer(&mut self, network: Option<Fault>, other: Option<Fault>) {
+        if let Some(fault) = network {
+            self.harm_network(fault).await;
+        }
+        if let Some(fault) = other {
+            self.harm(fault).await;
+        }
+        self.proxy.set(Network::UP);
+        let rest = self.chance.random_range(300..1500);
+        self.drive(Duration::from_millis(rest)).await;
+    }
+
+    async fn harm_network(&mut self, fault: Fault) {
+        let network = fault.network(&mut self.chance).unwrap();
+        let (hampered, links) = (self.proxy.hampered(), self.links().await);
+        self.proxy.set(network);
+        if fault == Fault::Reset {
+            self.proxy.reset();
+        }
+        match fault {
+            Fault::Reset => self.drive_until(fault, async |race| race.links().await > links).await,
+            Fault::Cut | Fault::Stall | Fault::HalfOpen => self.piles_up(fault).await,
+            _ => self.drive_until(fault, async |race| race.proxy.hampered() > hampered + 5).await,
+        }
+        self.endure(fault).await;
+    }
+
+    async fn harm(&mut self, fault: Fault) {
+        match fault {
+            Fault::AgentKilled => {
+                self.kill_agent().await;
+                self.endure(fault).await;
+            }
+            Fault::DiskFull => {
+                let filler = self.disk.join("filler");
+                let is_full = async |race: &mut Self| {
+                    // Again and again: what is delivered makes room.
+                    fill(&filler);
+                    race.agent.metric(BUFFERED).await > 0.0
+                };
+                self.drive_until(fault, is_full).await;
+                self.endure(fault).await;
+                free(&filler, 0);
+            }
+            Fault::ServerStops => {
+                self.server.pause();
+                self.piles_up(fault).await;
+                self.endure(fault).await;
+                self.server.resume();
+            }
+            Fault::ServerKilled => {
+                self.server.kill();
+                self.piles_up(fault).await;
+                self.endure(fault).await;
+                self.server.restart();
+            }
+            Fault::ServerForgets => {
+                let pages = self.viewer.pages();
+                self.server.kill();
+                self.books.note_forgotten();
+                fs::remove_file(self.paper.path().join("sessions")).unwrap();
+                self.endure(fault).await;
+                self.proxy.set(Network::UP);
+                self.server.restart();
+                let new_page = async |race: &mut Self| race.viewer.pages() > pages;
+                self.drive_until(fault, new_page).await;
+            }
+            _ => unreachable!("{fault:?} is the network's"),
+        }
+    }
+
+    /// Frames wait, as they must in this fault.
+    async fn piles_up(&mut self, fault: Fault) {
+        self.drive_until(fault, async |race| race.agent.metric(QUEUED).await > 0.0).await;
+    }
+
+    /// Goes on for a while in spite of a fault.
+    async fn endure(&mut self, fault: Fault) {
+        *self.fired.entry(fault).or_default() += 1;
+        // Now and then longer than the agent waits for a proof.
+        let most = if self.chance.random_ratio(1, 6) { 6000 } else { 1500 };
+        let time = self.chance.random_range(100..most);
+        self.drive(Duration::from_millis(time)).await;
+    }
+
+    async fn kill_agent(&mut self) {
+        self.books.links += self.links().await;
+        self.agent.process.kill();
+        self.note_life();
+        self.first_fed = self.samples.number();
+        self.agent = agent(&self.disk, &self.proxy, self.rate_hz);
+        self.vitals = Vitals::start();
+    }
+
+    /// Notes what an agent that has ended said.
+    fn note_life(&mut self) {
+        self.follow_links();
+        self.books.note_stored(&self.agent.receipts(), self.first_fed);
+    }
+
+    /// Links that this agent has had so far.
+    async fn links(&self) -> usize {
+        self.agent.metric(LINKS).await as usize
+    }
+
+    fn follow_links(&mut self) {
+        self.agent.links().iter().for_each(|link| self.viewer.open(link));
+    }
+
+    /// Drives until something is so.
+    async fn drive_until(&mut self, fault: Fault, is_so: impl AsyncFn(&mut Self) -> bool) {
+        let start = Instant::now();
+        while !is_so(self).await {
+            assert!(start.elapsed() < EFFECT, "{fault:?} has no effect");
+            self.drive(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn drive(&mut self, time: Duration) {
+        let end = Instant::now() + time;
+        while self.due < end {
+            sleep_until(self.due).await;
+            self.agent.feed(&[self.samples.next()]);
+            // What a car that was held up did not measure is not made up for.
+            self.due = self.due.max(Instant::now() - time) + Duration::from_secs(1) / self.rate_hz;
+            if self.next_look <= Instant::now() {
+                self.next_look = Instant::now() + Duration::from_secs(1);
+                self.follow_links();
+                self.vitals.look(self.agent.process.id(), &self.disk.join("queue"));
+            }
+        }
+        sleep_until(end).await;
+    }
+
+    /// All is well again: everything that is stored arrives, and is seen.
+    pub async fn finish(mut self) {
+        self.agent.has_taken(self.samples.number() - self.first_fed).await;
+        for series in [BUFFERED, QUEUED] {
+            self.agent.metric_becomes(series, |entries| entries == 0.0).await;
+        }
+        let imbalance = self.agent.metric("pitwire_ledger_imbalance_entries").await;
+        assert_eq!(imbalance, 0.0, "the ledger balances");
+        self.books.links += self.links().await;
+        self.agent.stop().await;
+        self.note_life();
+        let all_seen = async || {
+            let unseen = self.books.unseen(&self.viewer.seen());
+            if unseen.is_empty() {
+                return Some(());
+            }
+            sleep(Duration::from_secs(1)).await;
+            None
+        };
+        // What is not seen by then, the books tell.
+        let _ = within(PATIENCE, all_seen).await;
+        println!("chaos: {} faults: {:?}", self.fired.values().sum::<usize>(), self.fired);
+        self.is_flat();
+        println!("chaos: {}", self.books.check(&self.viewer.seen()));
+        for fault in Fault::ALL {
+            assert!(self.fired.contains_key(&fault), "{fault:?} never came");
+        }
+        let fed = self.samples.number() - 1;
+        let share = self.books.stored() as f64 / fed as f64;
+        assert!(share > 0.5, "{} of {fed} stored: too easy", self.books.stored());
+    }
+
+    /// An agent that lives long enough to tell does not grow from fault to fault.
+    fn is_flat(&self) {
+        if self.vitals.after(OLD_AGE).is_empty() {
+            return;
+        }
+        let looks = self.vitals.after(YOUTH);
+        let memory = tenths(looks, |look| look.rss_kib);
+        let files = tenths(looks, |look| look.files);
+        let disk = tenths(looks, |look| look.disk_kib);
+        let slope = |value: fn(&Look) -> u64| slope_per_hour(looks, value);
+        println!(
+            "chaos: {} looks at the last life by tenths: memory {memory:?} KiB, {:+.0} an hour; \
+             files {files:?}, {:+.1}; disk {disk:?} KiB, {:+.0}",
+            looks.len(),
+            slope(|look| look.rss_kib),
+            slope(|look| look.files),
+            slope(|look| look.disk_kib),
+        );
+        let spread = |values: &[u64]| values.iter().max().unwrap() - values.iter().min().unwrap();
+        assert!(spread(&memory) <= FLAT_KIB, "{memory:?} KiB");
+        assert!(spread(&files) <= FILES, "{files:?} files");
+        assert!(looks.iter().all(|look| look.disk_kib <= DISK_KIB), "{disk:?} KiB");
+    }
+}
+
+fn agent(disk: &Path, proxy: &Proxy, rate_hz: u32) -> Agent {
+    let rate = format!("update_rate_hz={rate_hz}");
+    let settings = [rate.as_str(), "delivery.open_timeout=3s"];
+    Agent::start(&disk.join("queue"), &proxy.url(), &settings)
+}

@@ -1,0 +1,62 @@
+//! What sources hand in, in one process: lines, and what becomes of each.
+
+use std::sync::Mutex;
+
+use pitwire::DashboardPublisher;
+use pitwire::config::{Config, Durability};
+use pitwire::source::Taken;
+use pitwire::source::lines::{self, Pace};
+
+use super::fuzz;
+use crate::inputs::schema_mode;
+
+const SAMPLES: &str = include_str!("../../data/samples.ndjson");
+
+#[test]
+fn each_line_is_stored_or_refused_and_the_next_one_is_read() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = Config::default();
+    config.queue.path = folder.path().into();
+    config.queue.durability = Durability::Os;
+    let publisher = DashboardPublisher::open(config).unwrap();
+    let intake = publisher.intake("stdin", 0.0);
+    let mut corpus: Vec<Vec<u8>> = SAMPLES.lines().map(|line| line.as_bytes().to_vec()).collect();
+    corpus.push(SAMPLES.as_bytes().to_vec());
+    corpus.push(br#"{"setup": {"wing": 7}}"#.to_vec());
+    let stored = Mutex::new(0_u64);
+    fuzz(1500, &corpus, |input| {
+        // Whatever came before it.
+        let input = [input, b"\n{\"lap\": 7}\n"].concat();
+        let mut last = None;
+        runtime.block_on(async {
+            lines::run(&input[..], &intake, Pace::AsTheyCome, |_, taken| {
+                *stored.lock().unwrap() += u64::from(matches!(taken, Taken::Stored(_)));
+                if let Taken::Refused(why) = taken {
+                    assert!(why.message.len() < 1000, "{}", why.message);
+                }
+                last = Some(matches!(taken, Taken::Stored(_)));
+            })
+            .await
+            .unwrap();
+        });
+        assert_eq!(last, Some(true), "the good line at the end");
+    });
+    let stored = *stored.lock().unwrap();
+    assert!(stored > 1500, "{stored} stored: too wild to tell");
+    assert_eq!(publisher.queue_status().imbalance, 0);
+    runtime.block_on(publisher.close());
+}
+
+#[test]
+fn a_frame_of_a_mutant_is_one_that_the_schema_takes() {
+    let corpus: Vec<Vec<u8>> = SAMPLES.lines().map(|line| line.as_bytes().to_vec()).collect();
+    let good = std::cell::Cell::new(0);
+    fuzz(20_000, &corpus, |input| {
+        if let Ok(frame) = crate::inputs::frame_of(input) {
+            good.set(good.get() + 1);
+            assert_eq!(schema_mode(&frame), Ok(()));
+        }
+    });
+    assert!(good.get() > 500, "{}", good.get());
+}

@@ -1,0 +1,83 @@
+"""Somebody who looks at pages, on a connection of their own, and writes down what they were shown.
+
+Each line on stdin is the session of a page to look at from now on. Each line on stdout is a frame
+as it was shown: `SESSION LAP`. When the connection comes back, what the page holds and was not seen
+yet is read over HTTP first, as somebody does who loads the page anew.
+"""
+
+import http.client
+import json
+import queue
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+
+import socketio
+
+url = sys.argv[1]
+# What happened, in order: a connection, a page to look at, or a frame.
+happened = queue.Queue()
+client = socketio.Client(reconnection_delay=0.05, reconnection_delay_max=0.3)
+# Else each message is handled in a thread of its own, and two may change places.
+trigger = client.eio._trigger_event
+client.eio._trigger_event = lambda *args, **how: trigger(*args, **how | {"run_async": False})
+client.on("connect", lambda: happened.put(("connected", None)))
+client.on("telemetry_update", lambda data: happened.put(("frame", data)))
+
+
+def read_pages():
+    for line in sys.stdin:
+        happened.put(("page", line.strip()))
+    client.disconnect()
+
+
+def show(session, lap):
+    seen[session].add(lap)
+    print(session, lap, flush=True)
+
+
+def look_at(session):
+    """Joins before it reads what is held, so that nothing is shown between the two."""
+    while not joined(session):
+        if not client.connected:
+            return  # It is done again with the next connection.
+    for frame in held(session):
+        lap = frame["telemetry"]["lap"]
+        if lap not in seen[session]:
+            show(session, lap)
+
+
+def joined(session):
+    try:
+        client.call("join_session", {"session_id": session}, timeout=1)
+        return True
+    except socketio.exceptions.SocketIOError:
+        return False
+
+
+def held(session):
+    while True:
+        try:
+            path = f"{url}/api/sessions/{session}/frames"
+            return json.load(urllib.request.urlopen(path, timeout=10))
+        except urllib.error.HTTPError:
+            return []  # The server does not know the page.
+        except (OSError, ValueError, http.client.HTTPException):
+            time.sleep(0.1)  # It is away.
+
+
+seen = {}
+client.connect(url, transports=["websocket"], retry=True)
+threading.Thread(target=read_pages, daemon=True).start()
+while True:
+    what, data = happened.get()
+    if what == "connected":
+        for session in seen:
+            look_at(session)
+    elif what == "page":
+        seen.setdefault(data, set())
+        look_at(data)
+    elif data["session_id"] in seen:
+        show(data["session_id"], data["telemetry"]["lap"])
