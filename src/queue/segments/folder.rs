@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use super::packed::Packed;
 use super::{MAX_QUARANTINED, Records, VERSION};
 use crate::entry::Seq;
+use crate::planted::planted;
 use crate::queue::journal::{self, Mark, number};
 use crate::queue::store::Held;
 use crate::queue::{bytes, disk};
@@ -73,8 +74,10 @@ pub(super) fn build(
         let numbers = [all.records, all.bytes, u64::from(level), disk_bytes];
         let payload: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
         disk::write_durably(&path.join("seal"), &bytes::frame(span.lo, span.last, &payload))?;
-        disk::sync_folder(&path)?;
-        disk::sync_folder(folder)?;
+        if !planted("segment_not_synced") {
+            disk::sync_folder(&path)?;
+            disk::sync_folder(folder)?;
+        }
         Ok(disk_bytes)
     });
     match built {

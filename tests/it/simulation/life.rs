@@ -87,7 +87,7 @@ impl Life {
         }
     }
 
-    async fn append(&self, world: &mut World) {
+    async fn append(&self, world: &mut World) -> Appended {
         let is_setup = world.swarm.setups && world.rng.random_bool(0.05);
         let is_poison = world.swarm.poison && !is_setup && world.rng.random_bool(0.01);
         if world.rng.random_bool(0.05) {
@@ -112,13 +112,15 @@ impl Life {
         let lap = (!is_setup).then_some(world.lap);
         let frame = Frame { at, lap, may_be_refused: is_poison };
         let drops_newest = world.config.queue.when_full == WhenFull::DropNewest;
-        match appended.unwrap()[..] {
-            [Appended::Stored(seq)] => world.promises.stored(seq, frame),
-            [Appended::Buffered] => world.promises.buffered(frame),
-            [Appended::Unchanged] if is_setup => {}
-            [Appended::Dropped(DropReason::QueueFull)] if drops_newest => {}
-            ref outcome => panic!("{outcome:?}"),
+        let [appended] = appended.unwrap()[..] else { panic!("not one answer for one entry") };
+        match appended {
+            Appended::Stored(seq) => world.promises.stored(seq, frame),
+            Appended::Buffered => world.promises.buffered(frame),
+            Appended::Unchanged if is_setup => {}
+            Appended::Dropped(DropReason::QueueFull) if drops_newest => {}
+            outcome => panic!("{outcome:?}"),
         }
+        appended
     }
 
     /// All that must hold at any moment.
@@ -167,14 +169,14 @@ impl Life {
         self.check(world);
     }
 
-    /// One more frame is delivered at once, where the server shows what it keeps.
+    /// One more frame is stored at once, and delivered where the server shows what it keeps.
     pub async fn is_prompt(&mut self, world: &mut World) {
+        (world.swarm.poison, world.swarm.setups) = (false, false);
+        let appended = self.append(world).await;
+        assert!(matches!(appended, Appended::Stored(_)), "{appended:?}");
         if world.server.state().faults.no_echo {
-            return;
+            return self.drain(world).await;
         }
-        world.swarm.poison = false;
-        world.swarm.setups = false;
-        self.append(world).await;
         let delivered = timeout(PROMPT, async {
             while self.writer.status().entries > 0 {
                 sleep(Duration::from_millis(10)).await;

@@ -11,7 +11,7 @@ use pitwire::queue::ledger::Ledger;
 use super::life::Life;
 use super::world::Swarm;
 use crate::disk::Disk;
-use crate::server::Server;
+use crate::server::{Server, State};
 
 /// What was handed in.
 #[derive(Clone, Copy, Debug)]
@@ -27,8 +27,9 @@ pub struct Promises {
     swarm: Swarm,
     queue: QueueConfig,
     disk: Disk,
-    /// The moment that each position names.
+    /// The moment that each position names, and the other way round.
     names: BTreeMap<Seq, CapturedAt>,
+    positions: BTreeMap<CapturedAt, Seq>,
     /// Reported stored, and shown to no viewer yet.
     owed: BTreeMap<Seq, Frame>,
     /// Taken into memory in this life, and shown to no viewer yet.
@@ -58,6 +59,7 @@ impl Promises {
             queue: config.queue.clone(),
             disk: disk.clone(),
             names: BTreeMap::new(),
+            positions: BTreeMap::new(),
             owed: BTreeMap::new(),
             in_memory: BTreeMap::new(),
             shown: BTreeSet::new(),
@@ -105,6 +107,8 @@ impl Promises {
     fn name(&mut self, seq: Seq, at: CapturedAt) {
         let before = *self.names.entry(seq).or_insert(at);
         assert_eq!(before, at, "position {seq} names two entries");
+        let before = *self.positions.entry(at).or_insert(seq);
+        assert_eq!(before, seq, "the entry of {at} has two positions");
     }
 
     /// After each step.
@@ -119,6 +123,8 @@ impl Promises {
         assert!(queue.buffered <= BUFFER_ENTRIES as u64, "{queue:?}");
         assert!(queue.buffered * 2 <= BUFFER_BYTES as u64, "{queue:?}");
         assert_eq!(queue.ledger.corrupt, 0, "{queue:?}");
+        let dropped = server.state().dropped.len() as u64;
+        assert!(queue.ledger.quarantined <= self.refusable + dropped, "{queue:?}");
         let gone = self.owed.range(..queue.head).count() as u64;
         let named = without_delivery(&queue.ledger);
         let may_pass = self.owed.values().filter(|frame| self.may_pass(server, frame)).count();
@@ -127,7 +133,8 @@ impl Promises {
             "{gone} left and were not shown: {queue:?} {:?}",
             self.owed.range(..queue.head).next()
         );
-        let delivered = self.shown.len() as u64 + self.refusable + server.state().dropped.len() as u64;
+        let delivered =
+            self.shown.len() as u64 + self.refusable + server.state().dropped.len() as u64;
         assert!(queue.ledger.delivered <= delivered, "at most {delivered}: {queue:?}");
         if queue.ledger.thinned != self.thinned {
             self.thinned = queue.ledger.thinned;
@@ -138,6 +145,7 @@ impl Promises {
     fn look_at_pages(&mut self, server: &Server) {
         let mut new = Vec::new();
         let state = server.state();
+        let may_be_again = self.may_be_shown_twice(&state);
         for (session, history) in &state.seen {
             let page = self.pages.entry(session.clone()).or_default();
             for &(kind, seq, at) in &history[page.looked_at..] {
@@ -145,6 +153,8 @@ impl Promises {
                 // A setup is sent once more at the start of a page; frames never go back, but for
                 // one that the server threw away the first time.
                 let is_first = kind == Kind::Frame && page.frames.insert(at);
+                let is_again = kind == Kind::Frame && !is_first;
+                assert!(!is_again || may_be_again, "{session} shows {seq} twice");
                 if is_first && !self.swarm.swaps && !state.dropped.contains(&at) {
                     assert!(page.newest < Some(at), "{session} goes back to {seq}");
                     page.newest = Some(at);
@@ -166,6 +176,12 @@ impl Promises {
                 assert!(!is_there || self.disk.is_durable(seq), "{seq} was sent before its flush");
             }
         }
+    }
+
+    /// A server that keeps all it acknowledges, and can be asked, has nothing to show twice.
+    fn may_be_shown_twice(&self, state: &State) -> bool {
+        let Swarm { deaf, lies, drops, poison, .. } = self.swarm;
+        state.faults.duplicates > 0 || deaf || lies || drops || poison
     }
 
     /// No more is thinned than the books say, and no lap loses its ends.
@@ -212,9 +228,6 @@ impl Promises {
         let in_memory = in_memory.count() as u64;
         let named = if self.swarm.narrow { without_delivery(&queue.ledger) } else { 0 };
         assert!(in_memory <= named, "{in_memory} were in memory and are lost: {queue:?}");
-        if !self.swarm.poison && !self.swarm.drops && !self.swarm.lies {
-            assert_eq!(queue.ledger.quarantined, 0, "{queue:?}");
-        }
     }
 }
 
