@@ -9,6 +9,7 @@ use pitwire::entry::{CapturedAt, Entry, Kind, Seq, StintId};
 use pitwire::sink::{Ack, Answer, Joined, Link, Proof, Receipt, Sink, SinkError};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
 /// How the server is to behave; the default is by the contract.
@@ -62,6 +63,8 @@ pub struct State {
     cuts: u32,
     next_id: u32,
     dice: Dice,
+    /// Links were cut, or the server behaves in another way.
+    changed: Arc<Notify>,
 }
 
 /// What of the server's doings is chance.
@@ -90,12 +93,16 @@ impl Server {
     }
 
     pub fn behave(&self, faults: Faults) {
-        self.state().faults = faults;
+        let mut state = self.state();
+        state.faults = faults;
+        state.changed.notify_waiters();
     }
 
     /// Cuts every link.
     pub fn cut(&self) {
-        self.state().cuts += 1;
+        let mut state = self.state();
+        state.cuts += 1;
+        state.changed.notify_waiters();
     }
 
     /// Forgets every session, as a restart does, without cutting links.
@@ -256,11 +263,16 @@ impl Link for ServerLink {
     }
 
     async fn closed(&mut self) -> SinkError {
+        let changed = Arc::clone(&self.server.state().changed);
         loop {
+            let change = changed.notified();
             if let Err(error) = self.trip().await {
                 return error;
             }
-            sleep(Duration::from_millis(700)).await;
+            change.await;
+            // It is noticed sooner or later.
+            let later = Duration::from_millis(self.server.state().dice.0.random_range(0..700));
+            sleep(later).await;
         }
     }
 }
