@@ -18,6 +18,8 @@ mod world;
 use std::process::Command;
 use std::time::Duration;
 
+use pitwire::queue::ledger::Ledger;
+
 use self::life::Life;
 use self::world::World;
 use crate::server::History;
@@ -37,13 +39,22 @@ fn whatever_fails_nothing_is_lost_or_reordered_and_it_heals() {
     let from = one.or(from).unwrap_or(0);
     let count = one.map_or(count.unwrap_or(SEEDS), |_| 1);
     let started = std::time::Instant::now();
-    let mut virtual_time = Duration::ZERO;
+    let mut time = Duration::ZERO;
+    let (mut delivered, mut thinned, mut dropped, mut set_aside) = (0, 0, 0, 0);
     for seed in (from..from + count).chain(drawn) {
-        virtual_time += simulate(seed).time;
+        let story = simulate(seed);
+        time += story.time;
+        delivered += story.books.delivered;
+        thinned += story.books.thinned;
+        dropped += story.books.dropped_in_all();
+        set_aside += story.books.quarantined;
     }
-    let hours = virtual_time.as_secs_f64() / 3600.0;
-    println!("{count} seeds, {hours:.1} virtual hours in {:.1?}", started.elapsed());
-    println!("and of the commit: {drawn:?}");
+    let hours = time.as_secs_f64() / 3600.0;
+    println!("{count} seeds and {drawn:?}: {hours:.0} virtual hours in {:.1?}", started.elapsed());
+    println!("{delivered} delivered, {thinned} thinned, {dropped} dropped, {set_aside} set aside");
+    if count >= SEEDS {
+        assert!(thinned > 0 && dropped > 0 && set_aside > 0, "nothing went wrong");
+    }
 }
 
 #[test]
@@ -65,7 +76,7 @@ fn seed_of_the_commit() -> Option<u64> {
 struct Story {
     time: Duration,
     seen: Vec<(String, History)>,
-    delivered: u64,
+    books: Ledger,
 }
 
 fn simulate(seed: u64) -> Story {
@@ -88,8 +99,8 @@ fn simulate(seed: u64) -> Story {
         life.drain(&mut world).await;
         life.is_prompt(&mut world).await;
         world.promises.in_the_end(&world.server, &life).await;
-        let delivered = life.writer.status().ledger.delivered;
-        Story { time: world.start.elapsed(), seen: world.server.seen(), delivered }
+        let books = life.writer.status().ledger;
+        Story { time: world.start.elapsed(), seen: world.server.seen(), books }
     })
 }
 

@@ -226,7 +226,9 @@ impl Promises {
         assert!(lost.is_empty(), "lost: {lost:?} {queue:?} {:?}", self.swarm);
         let in_memory = self.in_memory.values().filter(|frame| !self.may_pass(server, frame));
         let in_memory = in_memory.count() as u64;
-        let named = if self.swarm.narrow { without_delivery(&queue.ledger) } else { 0 };
+        // They may have been refused for want of room, before they had a position.
+        let unplaced = queue.ledger.unplaced;
+        let named = if self.swarm.narrow { without_delivery(&queue.ledger) + unplaced } else { 0 };
         assert!(in_memory <= named, "{in_memory} were in memory and are lost: {queue:?}");
     }
 }

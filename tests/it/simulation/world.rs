@@ -176,6 +176,8 @@ impl World {
                 self.clock_offset_ms += rng.random_range(-21_600_000..21_600_000_i64);
             }
             14 if swarm.nights => self.sleep_a_night().await,
+            // What is wrong lasts until there is no room.
+            _ if swarm.narrow && rng.random_bool(0.6) => {}
             _ => self.heal(),
         }
     }
@@ -219,8 +221,8 @@ fn narrow(rng: &mut SmallRng, config: &mut Config) {
         _ => WhenFull::Thin,
     };
     match rng.random_range(0..4) {
-        0 => queue.max_bytes = rng.random_range(4_000..10_000),
+        0 => queue.max_bytes = rng.random_range(2_000..5_000),
         1 => queue.max_age = Duration::from_secs(rng.random_range(60..1800)),
-        _ => queue.max_entries = rng.random_range(100..400),
+        _ => queue.max_entries = rng.random_range(60..200),
     }
 }
