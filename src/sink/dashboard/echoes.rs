@@ -176,6 +176,18 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_back_of_another_session_proves_nothing() {
+        let listening = Listening::default();
+        listening.to("race");
+        let read = |session: &str| {
+            let telemetry = json!({"timestamp": CapturedAt(0).to_string()});
+            listening.read(TELEMETRY, &json!({"session_id": session, "telemetry": telemetry}))
+        };
+        assert!(read("race").is_some());
+        assert!(read("another").is_none());
+    }
+
+    #[test]
     fn what_comes_back_late_is_an_inversion_and_what_does_not_is_missing() {
         let receipt = after(&[1, 3, 2, 9]).receipt(Ack::Plain);
         assert_eq!(receipt, Receipt { ack: Ack::Plain, missing: vec![Seq(4)], inversions: 1 });

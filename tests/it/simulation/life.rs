@@ -68,8 +68,16 @@ impl Life {
 
     /// Drives for a while, with misfortunes on the way.
     pub async fn go_through(&mut self, world: &mut World) {
-        for _ in 0..world.rng.random_range(5..60) {
-            if world.rng.random_bool(0.3) {
+        let rounds = world.rng.random_range(5..60);
+        let outage = if world.swarm.narrow { world.rng.random_range(0..rounds) } else { 0 };
+        if outage > 0 {
+            world.begin_outage();
+        }
+        for round in 0..rounds {
+            if round == outage && outage > 0 {
+                world.heal();
+            }
+            if round >= outage && world.rng.random_bool(0.3) {
                 world.misfortune().await;
             }
             for _ in 0..world.rng.random_range(0..20) {

@@ -141,6 +141,11 @@ impl World {
         CapturedAt(1_763_821_822_000 + elapsed + self.clock_offset_ms)
     }
 
+    /// Takes the server away, for long enough to fill a narrow queue.
+    pub fn begin_outage(&self) {
+        self.server.behave(Faults { down: true, ..self.nature.clone() });
+    }
+
     /// One thing goes wrong, or right again.
     pub async fn misfortune(&mut self) {
         let Self { rng, swarm, server, disk, nature, .. } = self;
@@ -176,8 +181,6 @@ impl World {
                 self.clock_offset_ms += rng.random_range(-21_600_000..21_600_000_i64);
             }
             14 if swarm.nights => self.sleep_a_night().await,
-            // What is wrong lasts until there is no room.
-            _ if swarm.narrow && rng.random_bool(0.6) => {}
             _ => self.heal(),
         }
     }
@@ -223,6 +226,6 @@ fn narrow(rng: &mut SmallRng, config: &mut Config) {
     match rng.random_range(0..4) {
         0 => queue.max_bytes = rng.random_range(2_000..5_000),
         1 => queue.max_age = Duration::from_secs(rng.random_range(60..1800)),
-        _ => queue.max_entries = rng.random_range(60..200),
+        _ => queue.max_entries = rng.random_range(110..250),
     }
 }
