@@ -48,7 +48,7 @@ tests_of() {
 build() {
     local target=${CARGO_TARGET_DIR:-target}/planted built
     built=$(RUSTFLAGS='--cfg planted' CARGO_TARGET_DIR=$target CARGO_INCREMENTAL=0 \
-        cargo test --locked --no-run --lib --bins --test it --message-format=short 2>&1 |
+        cargo test --locked --no-run --lib --test it --message-format=short 2>&1 |
         tee /dev/stderr)
     LIB=$(sed -n 's/.*unittests src\/lib\.rs (\(.*\))/\1/p' <<<"$built")
     IT=$(sed -n 's/.*tests\/it\/main\.rs (\(.*\))/\1/p' <<<"$built")
