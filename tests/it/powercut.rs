@@ -98,12 +98,8 @@ fn child() {
     let folder = PathBuf::from(std::env::var("RECORD_ROOT").unwrap());
     let mut marks = Marks::open(&folder);
     let boot = if life < LIFE_AFTER_BOOT { "one boot" } else { "the next boot" };
-    // With larger segments some are released long before the next one begins.
-    let options = Options {
-        segment_bytes: life * 4096,
-        boot: boot.into(),
-        ..Options::new(1_000_000, 64 << 20)
-    };
+    let options =
+        Options { segment_bytes: 0, boot: boot.into(), ..Options::new(1_000_000, 64 << 20) };
     let mut store = SegmentStore::open(&folder, options).unwrap();
     let mut gone = store.books().map_or(0, |books| u64::from_le_bytes(books.try_into().unwrap()));
     for step in 0..150 {
