@@ -391,6 +391,8 @@ impl Store for Disk {
         records: Vec<(Seq, Vec<u8>)>,
         books: &[u8],
     ) -> io::Result<()> {
+        // What fails has changed nothing.
+        self.flush()?;
         let left = records.into_iter().map(|(seq, _)| seq).collect();
         self.platter().change(Change::Replace { first, last, level, left, books: books.into() })?;
         self.flush()
