@@ -232,7 +232,9 @@ fn a_segment_stays_until_its_release_is_durable() {
     let place = tempfile::tempdir().unwrap();
     let options = Options::new(1_000_000, 64 << 20);
     let mut store = SegmentStore::open(place.path(), options).unwrap();
-    (0..20).for_each(|_| drop(store.append(b"record").unwrap()));
+    for _ in 0..20 {
+        store.append(b"record").unwrap();
+    }
     store.seal().unwrap();
     let segments = || {
         let names = std::fs::read_dir(place.path()).unwrap().map(|item| item.unwrap().file_name());
