@@ -20,6 +20,7 @@ pub use self::change::{setup_fingerprint, situation};
 pub(crate) use self::json::null_what_is_not_finite;
 pub use self::json::{parse, parse_any};
 use crate::entry::CapturedAt;
+use crate::planted::planted;
 
 /// An input that was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -258,7 +259,8 @@ fn pick<'a>(sample: &'a Map<String, Value>, timestamp: &'a str) -> Result<Frame<
     let mut cells = Vec::with_capacity(1 + FIELDS.len());
     cells.push(("timestamp", Cell::Text(timestamp)));
     for field in &FIELDS {
-        let found = field.keys.iter().find_map(|key| Some((*key, present(sample, key)?)));
+        let keys = if planted("one_name_a_field") { &field.keys[..1] } else { field.keys };
+        let found = keys.iter().find_map(|key| Some((*key, present(sample, key)?)));
         let cell = match found {
             Some((key, value)) => field.check(key, value)?,
             None => Some(field.absent()),

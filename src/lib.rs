@@ -36,6 +36,7 @@
 //! | [`dashboard`] | the reference dashboard server, for demo and tests | know the agent |
 //! | [`config`] | every number with its unit | |
 //! | [`memory`] | one setting of the allocator | |
+//! | `planted` | faults on purpose, in a build of the tests alone | |
 //! | [`cli`] | what was typed, one file a subcommand | |
 //!
 //! # Invariants
@@ -60,6 +61,7 @@ pub mod fields;
 mod local;
 pub mod memory;
 pub mod metrics;
+mod planted;
 pub mod publisher;
 pub mod queue;
 mod request;

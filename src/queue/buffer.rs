@@ -19,6 +19,7 @@ use super::record::Marks;
 use super::{Appended, Content, NewEntry, QueueError, Stamps};
 use crate::config::{APPEND_TIMEOUT, BUFFER_BYTES, BUFFER_ENTRIES};
 use crate::entry::{CapturedAt, Situation};
+use crate::planted::planted;
 
 /// An entry that waits.
 #[derive(Debug)]
@@ -114,7 +115,8 @@ impl Buffer {
         make: impl FnOnce(&mut Stamps) -> Vec<NewEntry>,
     ) -> Result<Vec<Appended>, QueueError> {
         let is_patient = patient.is_some();
-        let deadline = Instant::now() + if is_patient { FOREVER } else { APPEND_TIMEOUT };
+        let waits = is_patient || planted("car_waits_for_the_disk");
+        let deadline = Instant::now() + if waits { FOREVER } else { APPEND_TIMEOUT };
         let mut make = Some(make);
         let (count, answer) = loop {
             let is_in_time = timeout_at(deadline, self.room(patient)).await.is_ok();
@@ -124,7 +126,9 @@ impl Buffer {
                 HandedIn::NoRoom => {}
             }
         };
-        self.handed_in.notify_one();
+        if !planted("keeper_not_woken") {
+            self.handed_in.notify_one();
+        }
         match timeout_at(deadline, answer).await {
             Ok(answer) => answer.map_err(|_| QueueError::Closed)?,
             Err(_) => {
@@ -205,14 +209,18 @@ impl Buffer {
     /// The disk failed: what could not be stored is the first to be taken again.
     pub(super) fn put_back(&self, groups: VecDeque<Group>, shed: Shed) {
         let mut inner = self.inner();
-        for mut group in groups.into_iter().rev() {
+        let lost = if planted("memory_loses_the_oldest") { 1 } else { 0 };
+        for mut group in groups.into_iter().skip(lost).rev() {
             if !group.is_patient
                 && let Some(reply) = group.reply.take()
             {
                 // Gone already is as good.
                 let _ = reply.send(Ok(vec![Appended::Buffered; group.entries.len()]));
             }
-            inner.groups.push_front(group);
+            match planted("memory_loses_its_order") {
+                true => inner.groups.push_back(group),
+                false => inner.groups.push_front(group),
+            }
         }
         inner.shed.thinned += shed.thinned;
         inner.shed.dropped += shed.dropped;
@@ -224,7 +232,9 @@ impl Buffer {
         let mut inner = self.inner();
         inner.entries = inner.entries.saturating_sub(group.entries.len());
         inner.bytes = inner.bytes.saturating_sub(group.bytes);
-        inner.stalled = None;
+        if !planted("disk_stalls_for_ever") {
+            inner.stalled = None;
+        }
         drop(inner);
         self.freed.notify_waiters();
     }
@@ -284,7 +294,8 @@ impl Inner {
     }
 
     fn is_full(&self) -> bool {
-        self.entries >= BUFFER_ENTRIES || self.bytes >= BUFFER_BYTES
+        let is_full = self.entries >= BUFFER_ENTRIES || self.bytes >= BUFFER_BYTES;
+        is_full && !planted("memory_without_bound")
     }
 
     fn stall(&mut self) {

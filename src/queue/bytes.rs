@@ -5,6 +5,7 @@
 //! are not taken for this one's.
 
 use crate::entry::Seq;
+use crate::planted::planted;
 
 const MAGIC: [u8; 4] = *b"pwE1";
 /// Bytes before the payload.
@@ -32,6 +33,7 @@ pub(super) fn parse(lo: Seq, bytes: &[u8]) -> Option<(Seq, &[u8])> {
     let (len, seq) = (u32::from_le_bytes(*len), Seq(u64::from_le_bytes(*seq)));
     let payload = rest.get(..usize::try_from(len).ok()?)?;
     let whole = *magic == MAGIC && u32::from_le_bytes(*stored) == sum(lo, len, seq, payload);
+    let whole = whole || planted("checksum_ignored") && *magic == MAGIC;
     whole.then_some((seq, payload))
 }
 

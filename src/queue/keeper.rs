@@ -21,6 +21,7 @@ use crate::config::{
 };
 use crate::entry::{Entry, Seq, StintId};
 use crate::metrics;
+use crate::planted::planted;
 
 type Reply<T> = oneshot::Sender<Result<T, QueueError>>;
 /// A read that waits for an entry.
@@ -92,7 +93,9 @@ pub(super) async fn run<S: Store>(
     }
     buffer.close();
     keeper.step(&status);
-    keeper.flush();
+    if !planted("no_flush_at_the_end") {
+        keeper.flush();
+    }
     keeper.maintain(&status);
     keeper.report(&status);
     keeper.part();
@@ -129,7 +132,12 @@ struct Keeper<S> {
 impl<S: Store> Keeper<S> {
     fn handle(&mut self, command: Command) {
         match command {
-            Command::Read { from, limit, reply } => self.parked = Some((from, limit, reply)),
+            Command::Read { from, limit, reply } => {
+                self.parked = Some((from, limit, reply));
+                if planted("reader_not_woken") {
+                    self.serve_parked();
+                }
+            }
             Command::Remove { batch, reply } => {
                 let removed = self.log.remove(&batch);
                 self.answer_later("remove", reply, removed);
@@ -175,7 +183,9 @@ impl<S: Store> Keeper<S> {
         if !self.unflushed.is_empty() {
             self.flush();
         }
-        self.serve_parked();
+        if !planted("reader_not_woken") {
+            self.serve_parked();
+        }
         self.flush_at = self.flush_due();
         self.report(status);
         // The answers are out.
@@ -212,6 +222,9 @@ impl<S: Store> Keeper<S> {
         while let Some(mut group) = groups.pop_front() {
             match self.store(&mut group) {
                 Ok(()) => match self.durability {
+                    Durability::Entry if planted("reported_before_its_flush") => {
+                        self.settled.push_back(group);
+                    }
                     Durability::Entry => self.unflushed.push_back(group),
                     Durability::Within(_) | Durability::Os => self.settled.push_back(group),
                 },
@@ -242,6 +255,7 @@ impl<S: Store> Keeper<S> {
             _ if !self.log.is_dirty() || self.retry_at.is_some() => return None,
             // Removals; the entries are flushed already.
             Durability::Entry => REMOVE_FLUSH_INTERVAL,
+            Durability::Within(_) if planted("flushed_too_late") => REMOVE_FLUSH_INTERVAL,
             Durability::Within(within) if self.log.has_unflushed_entries() => within,
             Durability::Within(_) => REMOVE_FLUSH_INTERVAL,
             Durability::Os => return None,
@@ -342,7 +356,8 @@ impl<S: Store> Keeper<S> {
 
     fn failed(&mut self, op: &'static str, error: &io::Error) {
         metrics::storage_error(op);
-        self.retry_at.get_or_insert_with(|| Instant::now() + STORAGE_RETRY_INTERVAL);
+        let times = if planted("disk_not_tried_again") { 1_000_000 } else { 1 };
+        self.retry_at.get_or_insert_with(|| Instant::now() + STORAGE_RETRY_INTERVAL * times);
         self.flush_at = None;
         let text = error.to_string();
         if self.storage_error.as_ref() != Some(&text) {

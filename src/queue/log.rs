@@ -23,6 +23,7 @@ use super::store::{Notes, Store};
 use super::{Appended, Batch, Content, Limit, Limits, QueueStatus};
 use crate::config::Durability;
 use crate::entry::{CapturedAt, Entry, Kind, Seq, StintId};
+use crate::planted::planted;
 
 /// Facts that are kept beside the log; each is one small MessagePack value.
 const SETUPS_LEFT: &str = "setups_left";
@@ -127,7 +128,7 @@ impl<S: Store> Log<S> {
         let newest = self.newest.filter(|newest| newest.stint == self.stint);
         let begins =
             newest.is_none_or(|newest| !self.limits.continues(newest.captured_at, captured_at));
-        if begins && newest.is_some() {
+        if begins && newest.is_some() && !planted("stint_without_end") {
             self.stint = StintId(self.stint.0 + 1);
         }
         let stint = self.stint;
@@ -135,7 +136,7 @@ impl<S: Store> Log<S> {
             Content::Frame(_) => (Kind::Frame, None),
             Content::Setup { fingerprint } => (Kind::Setup, Some((stint, fingerprint))),
         };
-        if setup.is_some() && setup == self.latest_setup {
+        if setup.is_some() && setup == self.latest_setup && !planted("same_setup_stored_again") {
             return Ok(Appended::Unchanged);
         }
         let marks = match begins || self.marks_next {
@@ -171,12 +172,12 @@ impl<S: Store> Log<S> {
         self.sound()?;
         let is_there = self.newest.is_some_and(|newest| entry.captured_at <= newest.captured_at);
         let newest = self.store.last().unwrap_or(Seq(self.store.tail().0 - 1));
-        Ok(is_there.then_some(newest))
+        Ok((is_there && !planted("stored_again_after_a_failure")).then_some(newest))
     }
 
     /// Books what was given up in memory, before it had a position.
     pub(super) fn book(&mut self, shed: Shed) -> io::Result<()> {
-        if shed == Shed::default() {
+        if shed == Shed::default() || planted("given_up_in_memory_not_booked") {
             return Ok(());
         }
         let mut ledger = self.ledger;
@@ -193,6 +194,7 @@ impl<S: Store> Log<S> {
     pub(super) fn read(&mut self, from: Seq, limit: Limit) -> io::Result<Option<Batch>> {
         let from = from.max(self.store.head());
         let end = match self.limits.durability {
+            Durability::Entry if planted("sent_before_its_flush") => self.store.tail(),
             Durability::Entry => self.durable,
             Durability::Within(_) | Durability::Os => self.store.tail(),
         };
@@ -208,7 +210,11 @@ impl<S: Store> Log<S> {
             let stint = entry.as_ref().ok().map(|entry| entry.stint);
             let batch = batch.get_or_insert_with(|| Batch::new(stint.unwrap_or(self.stint)));
             match entry {
-                Ok(entry) if batch.entries.is_empty() || entry.stint == batch.stint => {
+                Ok(entry)
+                    if batch.entries.is_empty()
+                        || entry.stint == batch.stint
+                        || planted("batch_of_two_stints") =>
+                {
                     batch.stint = entry.stint;
                     batch.entries.push(entry);
                 }
@@ -246,11 +252,14 @@ impl<S: Store> Log<S> {
             quarantined += 1;
         }
         let mut ledger = self.ledger;
-        ledger.delivered += delivered;
+        if !planted("delivery_not_booked") {
+            ledger.delivered += delivered;
+        }
         ledger.quarantined += quarantined;
         ledger.drop(DropReason::Corrupt, count - delivered - quarantined);
         self.note_fates(batch, head)?;
-        self.keep_books(Seq(last.0 + 1), ledger)
+        let one_more = u64::from(planted("one_more_than_the_batch_removed"));
+        self.keep_books(Seq(last.0 + 1 + one_more), ledger)
     }
 
     /// What becomes of the entries of a batch that is removed.
@@ -405,6 +414,9 @@ impl<S: Store> Log<S> {
         let Some(setup) = leaving.filter(|entry| entry.kind == Kind::Setup).last() else {
             return Ok(());
         };
+        if planted("setup_in_force_not_kept") {
+            return Ok(());
+        }
         let Entry { stint, captured_at, kind, json, .. } = setup;
         let bytes = record::encode(*stint, *captured_at, *kind, Marks::default(), json)
             .map_err(not_encoded)?;

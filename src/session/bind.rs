@@ -9,6 +9,7 @@ use crate::config::{
 };
 use crate::entry::{CapturedAt, Entry, Seq, StintId};
 use crate::metrics;
+use crate::planted::planted;
 use crate::queue::Batch;
 use crate::sink::{Answer, Joined, Link, Proof, Sink, SinkError};
 
@@ -137,7 +138,9 @@ impl<S: Sink> Session<S> {
             ProofChoice::Ack | ProofChoice::Written => Joined::Silent,
             ProofChoice::Auto | ProofChoice::Echo => self.join(link, &session).await?,
         };
-        self.reader.set_session(stint, self.sink.server(), &session).await?;
+        if !planted("session_not_remembered") {
+            self.reader.set_session(stint, self.sink.server(), &session).await?;
+        }
         let bound = self.bound(stint, session, true, joined, Stored::default());
         self.send_setup_in_force(link, bound).await
     }
@@ -256,6 +259,7 @@ impl<S: Sink> Session<S> {
     ) -> Result<(), SessionError> {
         if let Some(setup) = self.reader.setup_in_force(bound.stint).await?
             && !bound.stored.has(&setup)
+            && !planted("setup_not_sent_anew")
             && bound.setup_apart.max(bound.sent) < Some(setup.seq)
         {
             self.publish_apart(link, bound, &setup).await?;

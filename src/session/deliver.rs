@@ -23,6 +23,7 @@ use crate::config::{
 };
 use crate::entry::{Entry, Seq};
 use crate::metrics;
+use crate::planted::planted;
 use crate::queue::Batch;
 use crate::sink::{Ack, Joined, Link, Proof, Receipt, Sink};
 
@@ -62,8 +63,11 @@ impl<S: Sink> Session<S> {
             bound.sent = Some(last);
         }
         let passed_over = &self.learned.passed_over;
-        let is_missing =
-            |entry: &&Entry| !bound.stored.has(entry) || passed_over.contains(&entry.seq);
+        let is_missing = |entry: &&Entry| {
+            !bound.stored.has(entry)
+                || passed_over.contains(&entry.seq)
+                || planted("sent_again_though_stored")
+        };
         let missing: Vec<Entry> = batch.entries().iter().filter(is_missing).cloned().collect();
         let outcome = if missing.is_empty() {
             self.learned.found_stored += u32::from(self.learned.without_proof > 0);
@@ -82,6 +86,10 @@ impl<S: Sink> Session<S> {
                 return Ok(());
             }
             Outcome::Refused(seqs) => match self.insist(link, bound, &missing, seqs).await? {
+                Some(_) if planted("whole_batch_set_aside") => {
+                    let all: Vec<Seq> = batch.entries().iter().map(|entry| entry.seq).collect();
+                    batch.quarantine(&all);
+                }
                 Some(refused) => batch.quarantine(&refused),
                 None => return self.rebind(link, bound).await,
             },
@@ -134,7 +142,9 @@ impl<S: Sink> Session<S> {
                 bound.has_answered = true;
                 let stored = Stored { frame, setup };
                 let newest = bound.unproven.last().and_then(|(_, batch)| batch.entries().last());
-                if newest.is_some_and(|entry| !stored.has(entry)) {
+                if newest.is_some_and(|entry| !stored.has(entry))
+                    && !planted("verified_without_a_look")
+                {
                     return Err(SessionError::NotKept("an entry that it acknowledged is missing"));
                 }
                 for (_, batch) in std::mem::take(&mut bound.unproven) {
@@ -192,7 +202,9 @@ impl<S: Sink> Session<S> {
     async fn rebind(&mut self, link: &mut S::Link, bound: &mut Bound) -> Result<(), SessionError> {
         metrics::rebound("forgotten");
         tracing::warn!("the server forgot the session, asking for a new one");
-        self.reader.rewind();
+        if !planted("new_page_without_what_was_out") {
+            self.reader.rewind();
+        }
         let stint = self.reader.stint().await?;
         *bound = self.bind_new(link, stint).await?;
         Ok(())
@@ -212,9 +224,15 @@ impl<S: Sink> Session<S> {
         let proof = if bound.asks { Proof::Written } else { proof };
         let sent = Instant::now();
         let published = link.publish(&bound.session, entries, proof, self.grace());
-        let published = timeout(self.settings.proof_timeout, published).await;
-        self.learned.passed_over.extend(link.passed_over());
+        let times = if planted("proof_waited_for_without_end") { 1_000_000 } else { 1 };
+        let published = timeout(self.settings.proof_timeout * times, published).await;
+        if !planted("passed_over_forgotten") {
+            self.learned.passed_over.extend(link.passed_over());
+        }
         let Ok(receipt) = published else { return self.without_proof(bound) };
+        if receipt.is_err() && planted("removed_though_not_sent") {
+            return Ok(Outcome::Proven);
+        }
         let receipt = receipt?;
         metrics::proof_latency(sent.elapsed());
         self.note_inversions(&receipt);
@@ -230,6 +248,7 @@ impl<S: Sink> Session<S> {
                 let came_back = receipt.missing.is_empty();
                 Ok(if came_back { Outcome::Proven } else { self.acknowledged(bound) })
             }
+            (_, Proof::Echo) if planted("acknowledgement_believed") => Ok(Outcome::Proven),
             (_, Proof::Echo) if receipt.missing.is_empty() => {
                 if bound.proof.is_none() {
                     self.learn_echo(link, bound).await?;
@@ -287,6 +306,7 @@ impl<S: Sink> Session<S> {
                 self.learned.without_keeping = true;
                 Err(SessionError::NotKept("a new session stays empty"))
             }
+            Joined::Silent if planted("forgotten_session_kept") => Ok(Outcome::Proven),
             Joined::Silent => Ok(Outcome::Forgotten),
         }
     }
@@ -302,7 +322,9 @@ impl<S: Sink> Session<S> {
     }
 
     fn acknowledged(&self, bound: &Bound) -> Outcome {
-        let verifies = bound.answers_join && !self.settings.verify_interval.is_zero();
+        let verifies = bound.answers_join
+            && !self.settings.verify_interval.is_zero()
+            && !planted("acknowledged_not_verified");
         if verifies { Outcome::Unproven } else { Outcome::Proven }
     }
 
@@ -362,7 +384,8 @@ impl<S: Sink> Session<S> {
         entries: &[Entry],
         mut refused: Vec<Seq>,
     ) -> Result<Option<Vec<Seq>>, SessionError> {
-        for _ in 1..REFUSAL_TRIES {
+        let tries = if planted("refused_entry_tried_once") { 1 } else { REFUSAL_TRIES };
+        for _ in 1..tries {
             sleep(REFUSAL_PAUSE).await;
             let again: Vec<Entry> =
                 entries.iter().filter(|entry| refused.contains(&entry.seq)).cloned().collect();
@@ -433,7 +456,7 @@ impl<S: Sink> Session<S> {
             return;
         }
         metrics::inversions(receipt.inversions);
-        if !self.learned.one_at_a_time {
+        if !self.learned.one_at_a_time && !planted("disorder_ignored") {
             self.learned.one_at_a_time = true;
             tracing::warn!("the server changes the order of entries; sending one at a time");
         }
@@ -446,7 +469,9 @@ impl<S: Sink> Session<S> {
             self.learned.passed_over = self.learned.passed_over.split_off(&Seq(last.0 + 1));
         }
         self.reader.remove(batch).await?;
-        self.backoff.reset();
+        if !planted("backoff_never_reset") {
+            self.backoff.reset();
+        }
         Ok(())
     }
 

@@ -25,6 +25,7 @@ use crate::config::{
 };
 use crate::entry::{Seq, StintId};
 use crate::metrics;
+use crate::planted::planted;
 use crate::queue::{Limit, QueueError, Reader};
 use crate::sink::{Proof, Sink, SinkError};
 
@@ -127,7 +128,9 @@ impl<S: Sink> Session<S> {
     /// stays in the queue.
     pub async fn run(&mut self) -> QueueError {
         loop {
-            self.reader.rewind();
+            if !planted("new_link_without_what_was_out") {
+                self.reader.rewind();
+            }
             let Err(error) = self.serve().await;
             if let SessionError::Queue(QueueError::Closed) = error {
                 return QueueError::Closed;
@@ -160,6 +163,7 @@ impl<S: Sink> Session<S> {
     fn delay_after(&mut self, error: &SessionError) -> Duration {
         let delay = self.backoff.next_delay();
         match error {
+            _ if planted("no_backoff") => Duration::from_millis(1),
             SessionError::Sink(SinkError::Auth(_) | SinkError::Tls(_)) | SessionError::Weak(_) => {
                 delay.max(AUTH_RETRY_INTERVAL)
             }

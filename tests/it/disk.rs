@@ -2,12 +2,15 @@
 //! and it fails when it is told to.
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::Poll;
 
 use pitwire::entry::Seq;
 use pitwire::queue::Limit;
 use pitwire::queue::store::{self, Examined, Notes, Store, Stretch};
+use tokio::time::{Instant, sleep_until};
 
 /// Records that make a stretch.
 const STRETCH: usize = 16;
@@ -29,10 +32,13 @@ struct Platter {
     /// One has failed.
     is_closed: bool,
     fails_flushes: bool,
+    fails_reads: bool,
     /// It has no room for another record.
     is_full: bool,
     /// How long each flush takes.
     stall: std::time::Duration,
+    /// In virtual time: until then no call returns.
+    hangs_until: Option<Instant>,
     /// So many records more than there were.
     miscount: u64,
     most: Held,
@@ -92,6 +98,11 @@ impl Disk {
         self.platter().fails_flushes = fails;
     }
 
+    /// Lets every read fail, and nothing else.
+    pub fn fail_reads(&self, fails: bool) {
+        self.platter().fails_reads = fails;
+    }
+
     /// Leaves room for no other record; all else works.
     pub fn fill(&self, is_full: bool) {
         self.platter().is_full = is_full;
@@ -100,6 +111,28 @@ impl Disk {
     /// Lets every flush take so long, and hold up its thread meanwhile.
     pub fn stall(&self, stall: std::time::Duration) {
         self.platter().stall = stall;
+    }
+
+    /// Lets no call return until then. That is up to [`Disk::hold_up`].
+    pub fn hang_until(&self, until: Instant) {
+        self.platter().hangs_until = Some(until);
+    }
+
+    /// Runs whoever uses the disk, in virtual time: not while the disk hangs.
+    pub async fn hold_up(self, user: impl Future<Output = ()>) {
+        let mut user = std::pin::pin!(user);
+        let mut pause = std::pin::pin!(sleep_until(Instant::now()));
+        poll_fn(|context| {
+            let until = self.platter().hangs_until.filter(|until| *until > Instant::now());
+            if let Some(until) = until {
+                pause.as_mut().reset(until);
+                if pause.as_mut().poll(context).is_pending() {
+                    return Poll::Pending;
+                }
+            }
+            user.as_mut().poll(context)
+        })
+        .await;
     }
 
     /// Breaks the counter of appended records.
@@ -266,6 +299,9 @@ impl Store for Disk {
 
     fn read(&mut self, from: Seq, limit: Limit) -> io::Result<Vec<(Seq, Vec<u8>)>> {
         let mut platter = self.platter();
+        if platter.fails_reads {
+            return Err(failure());
+        }
         platter.call()?;
         let (mut records, mut bytes) = (Vec::new(), 0);
         let from = from.max(platter.current.head());
@@ -355,6 +391,8 @@ impl Store for Disk {
         records: Vec<(Seq, Vec<u8>)>,
         books: &[u8],
     ) -> io::Result<()> {
+        // What fails has changed nothing.
+        self.flush()?;
         let left = records.into_iter().map(|(seq, _)| seq).collect();
         self.platter().change(Change::Replace { first, last, level, left, books: books.into() })?;
         self.flush()

@@ -5,8 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use pitwire::entry::{CapturedAt, Entry, Kind, Seq};
+use pitwire::entry::{CapturedAt, Entry, Kind, Seq, StintId};
 use pitwire::sink::{Ack, Answer, Joined, Link, Proof, Receipt, Sink, SinkError};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
 /// How the server is to behave; the default is by the contract.
@@ -30,7 +33,13 @@ pub struct Faults {
     pub stalls_after: Option<usize>,
     /// Keeps nothing at all, and acknowledges.
     pub keeps_nothing: bool,
+    /// Of 100 entries so many are thrown away, and acknowledged.
+    pub drops: u32,
+    /// Of 100 entries so many are kept twice.
+    pub duplicates: u32,
     pub delay: Duration,
+    /// Up to so much more, each time anew.
+    pub jitter: Duration,
 }
 
 /// What the server holds for a session, in the order in which it was kept.
@@ -43,11 +52,35 @@ pub struct State {
     pub sessions: BTreeMap<String, History>,
     /// What viewers ever saw, by session; survives that the server forgets.
     pub seen: BTreeMap<String, History>,
+    /// What was thrown away though it was acknowledged.
+    pub dropped: BTreeSet<CapturedAt>,
+    /// The page that shows a stint, and each change of it that the server gave no reason for.
+    pages: BTreeMap<StintId, String>,
+    pub needless_pages: Vec<String>,
     pub requests: u32,
     pub links: u32,
     /// Grows when all links are cut.
     cuts: u32,
     next_id: u32,
+    dice: Dice,
+    /// Links were cut, or the server behaves in another way.
+    changed: Arc<Notify>,
+}
+
+/// What of the server's doings is chance.
+#[derive(Debug)]
+struct Dice(SmallRng);
+
+impl Default for Dice {
+    fn default() -> Self {
+        Self(SmallRng::seed_from_u64(0))
+    }
+}
+
+impl Dice {
+    fn says(&mut self, percent: u32) -> bool {
+        percent > 0 && self.0.random_range(0..100) < percent
+    }
 }
 
 /// A server that links share.
@@ -60,17 +93,26 @@ impl Server {
     }
 
     pub fn behave(&self, faults: Faults) {
-        self.state().faults = faults;
+        let mut state = self.state();
+        state.faults = faults;
+        state.changed.notify_waiters();
     }
 
     /// Cuts every link.
     pub fn cut(&self) {
-        self.state().cuts += 1;
+        let mut state = self.state();
+        state.cuts += 1;
+        state.changed.notify_waiters();
     }
 
     /// Forgets every session, as a restart does, without cutting links.
     pub fn forget(&self) {
         self.state().sessions.clear();
+    }
+
+    /// From here on chance is what follows from this number.
+    pub fn seed(&self, seed: u64) {
+        self.state().dice = Dice(SmallRng::seed_from_u64(seed));
     }
 
     /// All that viewers of any session saw, session after session.
@@ -83,7 +125,7 @@ impl Sink for Server {
     type Link = ServerLink;
 
     async fn open(&mut self) -> Result<ServerLink, SinkError> {
-        let delay = self.state().faults.delay;
+        let delay = self.state().delay();
         sleep(delay).await;
         let mut state = self.state();
         if state.faults.down {
@@ -119,7 +161,7 @@ pub struct ServerLink {
 impl ServerLink {
     /// One way to the server and back.
     async fn trip(&self) -> Result<(), SinkError> {
-        let delay = self.server.state().faults.delay;
+        let delay = self.server.state().delay();
         sleep(delay.max(Duration::from_millis(1))).await;
         let state = self.server.state();
         if state.cuts != self.cuts || state.faults.down {
@@ -185,7 +227,11 @@ impl Link for ServerLink {
             }
             let poison = faults.refuses.is_some_and(|poison| entry.json.contains(poison));
             refused |= poison;
-            if !self.keep(session, entry, poison || faults.keeps_nothing) || !echoes {
+            let drop = faults.keeps_nothing || self.server.state().dice.says(faults.drops);
+            if drop {
+                self.server.state().dropped.insert(entry.captured_at);
+            }
+            if !self.keep(session, entry, poison || drop) || !echoes {
                 missing.push(entry.seq);
             } else {
                 self.passed_over.clone_from(&missing);
@@ -217,11 +263,16 @@ impl Link for ServerLink {
     }
 
     async fn closed(&mut self) -> SinkError {
+        let changed = Arc::clone(&self.server.state().changed);
         loop {
+            let change = changed.notified();
             if let Err(error) = self.trip().await {
                 return error;
             }
-            sleep(Duration::from_millis(700)).await;
+            change.await;
+            // It is noticed sooner or later.
+            let later = Duration::from_millis(self.server.state().dice.0.random_range(0..700));
+            sleep(later).await;
         }
     }
 }
@@ -229,12 +280,33 @@ impl Link for ServerLink {
 impl ServerLink {
     fn keep(&self, session: &str, entry: &Entry, drop: bool) -> bool {
         let mut state = self.server.state();
-        let kept = (entry.kind, entry.seq, entry.captured_at);
-        match state.sessions.get_mut(session) {
-            Some(history) if !drop => history.push(kept),
-            _ => return false,
+        if drop || !state.sessions.contains_key(session) {
+            return false;
         }
-        state.seen.entry(session.into()).or_default().push(kept);
+        let twice = state.faults.duplicates;
+        let times = if state.dice.says(twice) { 2 } else { 1 };
+        for _ in 0..times {
+            state.keep(session, entry);
+        }
         true
+    }
+}
+
+impl State {
+    fn delay(&mut self) -> Duration {
+        let Faults { delay, jitter, .. } = self.faults;
+        delay + jitter.mul_f64(self.dice.0.random_range(0.0..1.0))
+    }
+
+    fn keep(&mut self, session: &str, entry: &Entry) {
+        let kept = (entry.kind, entry.seq, entry.captured_at);
+        self.sessions.entry(session.into()).or_default().push(kept);
+        self.seen.entry(session.into()).or_default().push(kept);
+        let before = self.pages.insert(entry.stint, session.into());
+        let is_known = |id: &String| self.sessions.get(id).is_some_and(|page| !page.is_empty());
+        if let Some(before) = before.filter(|before| before != session && is_known(before)) {
+            let change = format!("stint {} left {before}, which was known", entry.stint);
+            self.needless_pages.push(change);
+        }
     }
 }

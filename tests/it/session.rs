@@ -349,6 +349,18 @@ async fn acknowledged_entries_stay_queued_until_the_server_is_asked_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_server_acknowledges_and_does_not_hold_is_not_delivered() {
+    let no_echo = Faults { no_echo: true, ..Faults::default() };
+    let mut world = World::with(no_echo.clone());
+    world.frames(50).await;
+    world.drain(MINUTE).await;
+    world.server.behave(Faults { keeps_nothing: true, ..no_echo });
+    world.frames(10).await;
+    sleep(MINUTE).await;
+    assert_eq!(world.queue().ledger.delivered, 50, "{:?}", world.queue());
+}
+
+#[tokio::test(start_paused = true)]
 async fn with_proof_ack_the_server_is_asked_on_a_link_of_its_own() {
     for no_join in [false, true] {
         let mut world = World::new(|delivery| delivery.proof = ProofChoice::Ack);

@@ -225,3 +225,25 @@ fn many_segments_are_read_and_released_as_one_log() {
         .collect();
     check(&ops);
 }
+
+/// Else a power cut takes the mark that says so, and the segment is missing.
+#[test]
+fn a_segment_stays_until_its_release_is_durable() {
+    let place = tempfile::tempdir().unwrap();
+    let options = Options::new(1_000_000, 64 << 20);
+    let mut store = SegmentStore::open(place.path(), options).unwrap();
+    for _ in 0..20 {
+        store.append(b"record").unwrap();
+    }
+    store.seal().unwrap();
+    let segments = || {
+        let names = std::fs::read_dir(place.path()).unwrap().map(|item| item.unwrap().file_name());
+        names.filter(|name| name.to_str().unwrap().starts_with("q-")).count()
+    };
+    store.release(Seq(21), b"books").unwrap();
+    store.maintain().unwrap();
+    assert_eq!(segments(), 1);
+    store.flush().unwrap();
+    store.maintain().unwrap();
+    assert_eq!(segments(), 0);
+}

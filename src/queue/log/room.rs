@@ -5,6 +5,7 @@ use std::io;
 use super::Log;
 use crate::config::WhenFull;
 use crate::entry::{CapturedAt, Seq};
+use crate::planted::planted;
 use crate::queue::fates::{self, Fate, Run};
 use crate::queue::ledger::{DropReason, Ledger};
 use crate::queue::store::{Notes, Store};
@@ -59,7 +60,7 @@ impl<S: Store> Log<S> {
                 continue;
             }
             let found = match self.limits.when_full {
-                _ if lack == Lack::Nothing => return Ok(true),
+                _ if lack == Lack::Nothing || planted("queue_without_bound") => return Ok(true),
                 // A source that could wait for room did.
                 WhenFull::Thin | WhenFull::Block => self.thin()? || self.give_up_oldest(lack)?,
                 WhenFull::DropOldest => self.give_up_oldest(lack)?,
@@ -84,13 +85,15 @@ impl<S: Store> Log<S> {
             let (first, last) = (stretches[step.first].first, stretches[step.last].last);
             let records = self.read_between(first, last)?;
             let before = records.len();
-            let thinned = thinning::thin(records, step.level, self.read_to..old);
+            let free = if planted("what_is_out_is_thinned") { Seq(0) } else { self.read_to };
+            let thinned = thinning::thin(records, step.level, free..old);
             let gone = (before - thinned.records.len()) as u64;
-            if gone > 0 {
+            if gone > 0 && !planted("fate_of_the_thinned_not_noted") {
                 let line = fates::thinned_line(first, last, thinned.level, &thinned.records);
                 self.store.note(Notes::Fates, &line)?;
             }
-            let ledger = Ledger { thinned: self.ledger.thinned + gone, ..self.ledger };
+            let booked = if planted("thinning_not_booked") { 0 } else { gone };
+            let ledger = Ledger { thinned: self.ledger.thinned + booked, ..self.ledger };
             let books = self.books(ledger)?;
             self.sound()?.replace(first, last, thinned.level, thinned.records, &books)?;
             self.ledger = ledger;
@@ -124,6 +127,9 @@ impl<S: Store> Log<S> {
 
     /// Drops what is older than `newest` by more than the limit.
     pub(super) fn expire(&mut self, newest: CapturedAt) -> io::Result<()> {
+        if planted("nothing_expires") {
+            return Ok(());
+        }
         let oldest_allowed = newest.0.saturating_sub(self.limits.max_age_ms());
         while self.oldest()?.is_some_and(|oldest| oldest.0 < oldest_allowed)
             && self.drop_oldest(DropReason::Expired)?
@@ -140,9 +146,13 @@ impl<S: Store> Log<S> {
         self.put_in_force(entry.iter())?;
         let mut ledger = self.ledger;
         let reason = if entry.is_some() { reason } else { DropReason::Corrupt };
-        ledger.drop(reason, 1);
+        if !planted("drop_not_booked") {
+            ledger.drop(reason, 1);
+        }
         let run = Run { first: seq, last: seq, fate: Fate::Dropped(reason) };
-        self.note_run(run, self.is_head_thinned())?;
+        if !planted("fate_of_the_dropped_not_noted") {
+            self.note_run(run, self.is_head_thinned())?;
+        }
         self.keep_books(Seq(seq.0 + 1), ledger)?;
         Ok(true)
     }

@@ -68,6 +68,11 @@ async fn the_depth_rises_in_an_outage_and_returns_to_0() {
     ] {
         assert_eq!(agent.metric(series).await, value, "{series}");
     }
+    // By proof and by age: how many were live depends on how long the outage took.
+    let text = agent.metrics().await;
+    let series = text.lines().filter(|line| line.starts_with("pitwire_entries_delivered_total{"));
+    let counts = series.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap());
+    assert_eq!(counts.sum::<f64>(), 50.0, "{text}");
     promtool_has_nothing_to_say(&agent.metrics().await);
 }
 

@@ -1,0 +1,210 @@
+//! One run of the agent, from its start to a crash, a power cut or the end of the story.
+
+use std::time::Duration;
+
+use pitwire::backoff::Backoff;
+use pitwire::config::{APPEND_TIMEOUT, DeliveryConfig, SessionChoice, WhenFull};
+use pitwire::entry::Situation;
+use pitwire::queue::ledger::DropReason;
+use pitwire::queue::{self, Appended, Content, Limits, NewEntry, QueueStatus, Writer};
+use pitwire::session::{Session, SessionStatus};
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::promises::Frame;
+use super::world::{POISON, World};
+
+/// Virtual time within which a healed world must have drained.
+const DRAIN: Duration = Duration::from_secs(600);
+/// From an append to its delivery where all is well. Less than a verification would take to notice.
+const PROMPT: Duration = Duration::from_secs(3);
+
+/// One run of the agent.
+pub struct Life {
+    pub writer: Writer,
+    pub status: watch::Receiver<SessionStatus>,
+    /// Each wait before an attempt, and how much was delivered before it.
+    retries: mpsc::UnboundedReceiver<(Duration, u64)>,
+    /// Failures since something was delivered, and how much had been then.
+    failures: (u32, u64),
+    delivery: DeliveryConfig,
+    tasks: JoinSet<()>,
+}
+
+impl Life {
+    pub async fn begin(world: &mut World) -> Self {
+        let limits = Limits::new(&world.config.queue, &world.config.stint);
+        // A disk that fails lets the agent wait for it, as the process does.
+        let ((writer, reader), keeper) = loop {
+            match queue::with_store(world.disk.clone(), limits.clone(), world.now()) {
+                Ok(opened) => break opened,
+                Err(_) => sleep(Duration::from_secs(1)).await,
+            }
+            world.mend_disk();
+        };
+        let delivery = world.config.delivery.clone();
+        let rng = SmallRng::seed_from_u64(world.rng.random());
+        let backoff = Backoff::new(delivery.backoff_min, delivery.backoff_max, rng);
+        let (sender, status) = watch::channel(SessionStatus::default());
+        let mut session = Session::new(
+            SessionChoice::Auto,
+            delivery.clone(),
+            reader,
+            world.server.clone(),
+            backoff,
+            sender,
+        );
+        let mut tasks = JoinSet::new();
+        tasks.spawn(world.disk.clone().hold_up(keeper));
+        tasks.spawn(async move { drop(session.run().await) });
+        let (note, retries) = mpsc::unbounded_channel();
+        tasks.spawn(note_retries(status.clone(), writer.clone(), note));
+        world.promises.life_begins();
+        Self { writer, status, retries, failures: (0, 0), delivery, tasks }
+    }
+
+    /// Drives for a while, with misfortunes on the way.
+    pub async fn go_through(&mut self, world: &mut World) {
+        let rounds = world.rng.random_range(5..60);
+        let outage = if world.swarm.narrow { world.rng.random_range(0..rounds) } else { 0 };
+        if outage > 0 {
+            world.begin_outage();
+        }
+        for round in 0..rounds {
+            if round == outage && outage > 0 {
+                world.heal();
+            }
+            if round >= outage && world.rng.random_bool(0.3) {
+                world.misfortune().await;
+            }
+            for _ in 0..world.rng.random_range(0..20) {
+                self.append(world).await;
+                sleep(Duration::from_millis(world.rng.random_range(0..700))).await;
+                self.check(world);
+            }
+            let pause = match world.rng.random_range(0..40) {
+                0 if world.swarm.stints => Duration::from_secs(2000),
+                1 => Duration::from_secs(120),
+                _ => Duration::from_secs(world.rng.random_range(0..8)),
+            };
+            sleep(pause).await;
+            self.check(world);
+        }
+    }
+
+    async fn append(&self, world: &mut World) -> Appended {
+        let is_setup = world.swarm.setups && world.rng.random_bool(0.05);
+        let is_poison = world.swarm.poison && !is_setup && world.rng.random_bool(0.01);
+        if world.rng.random_bool(0.05) {
+            world.lap += 1;
+        }
+        let situation = Situation { lap: Some(world.lap), ..Situation::default() };
+        let content = match is_setup {
+            true => Content::Setup { fingerprint: world.rng.random_range(0..3) },
+            false => Content::Frame(situation),
+        };
+        let json = if is_poison { format!(r#"{{"x":"{POISON}"}}"#) } else { "{}".into() };
+        let now = world.now();
+        let mut at = now;
+        let started = Instant::now();
+        let append = self.writer.append(|stamps| {
+            at = stamps.next(now);
+            vec![NewEntry { captured_at: at, content, json }]
+        });
+        let appended = timeout(APPEND_TIMEOUT * 2, append).await.expect("an answer in time");
+        let waited = started.elapsed();
+        assert!(waited <= APPEND_TIMEOUT + Duration::from_millis(2), "the car waits: {waited:?}");
+        let lap = (!is_setup).then_some(world.lap);
+        let frame = Frame { at, lap, may_be_refused: is_poison };
+        let drops_newest = world.config.queue.when_full == WhenFull::DropNewest;
+        let [appended] = appended.unwrap()[..] else { panic!("not one answer for one entry") };
+        match appended {
+            Appended::Stored(seq) => world.promises.stored(seq, frame),
+            Appended::Buffered => world.promises.buffered(frame),
+            Appended::Unchanged if is_setup => {}
+            Appended::Dropped(DropReason::QueueFull) if drops_newest => {}
+            outcome => panic!("{outcome:?}"),
+        }
+        appended
+    }
+
+    /// All that must hold at any moment.
+    pub fn check(&mut self, world: &mut World) {
+        let queue = self.writer.status();
+        world.promises.look(&world.server, &queue);
+        while let Ok((delay, delivered)) = self.retries.try_recv() {
+            let (failures, before) = &mut self.failures;
+            if delivered > *before {
+                (*failures, *before) = (0, delivered);
+            }
+            let DeliveryConfig { backoff_min: min, backoff_max: max, .. } = self.delivery;
+            let ceiling = (min * 2).saturating_mul(1 << (*failures).min(20)).min(max);
+            let nth = *failures;
+            assert!((min..=ceiling).contains(&delay), "failure {nth}, so long a wait: {delay:?}");
+            *failures += 1;
+        }
+    }
+
+    /// A crash, or the power goes.
+    pub async fn end(mut self, world: &mut World) {
+        self.check(world);
+        self.tasks.shutdown().await;
+        world.disk.fail(0);
+        if world.swarm.power_cuts && world.rng.random_bool(0.5) {
+            let survivors = world.rng.random_range(0..10);
+            world.disk.cut_power(survivors);
+        }
+        world.promises.life_ends();
+        world.server.cut();
+        sleep(Duration::from_secs(world.rng.random_range(0..60))).await;
+    }
+
+    /// Waits until the queue of a world that is healed is empty.
+    pub async fn drain(&mut self, world: &mut World) {
+        let drained = timeout(DRAIN, async {
+            let waits = |status: QueueStatus| status.entries + status.buffered > 0;
+            while waits(self.writer.status()) {
+                sleep(Duration::from_millis(100)).await;
+            }
+        });
+        if drained.await.is_err() {
+            let (queue, session) = (self.writer.status(), self.status.borrow().clone());
+            panic!("not drained: {queue:?} {session:?} {:?}", world.swarm);
+        }
+        self.check(world);
+    }
+
+    /// One more frame is stored at once, and delivered where the server shows what it keeps.
+    pub async fn is_prompt(&mut self, world: &mut World) {
+        (world.swarm.poison, world.swarm.setups) = (false, false);
+        let appended = self.append(world).await;
+        assert!(matches!(appended, Appended::Stored(_)), "{appended:?}");
+        if world.server.state().faults.no_echo {
+            return self.drain(world).await;
+        }
+        let delivered = timeout(PROMPT, async {
+            while self.writer.status().entries > 0 {
+                sleep(Duration::from_millis(10)).await;
+            }
+        });
+        let is_prompt = delivered.await.is_ok();
+        assert!(is_prompt, "{:?} {:?}", self.writer.status(), self.status.borrow());
+        self.check(world);
+    }
+}
+
+async fn note_retries(
+    mut status: watch::Receiver<SessionStatus>,
+    writer: Writer,
+    note: mpsc::UnboundedSender<(Duration, u64)>,
+) {
+    while status.changed().await.is_ok() {
+        let retry_in = status.borrow_and_update().retry_in;
+        if let Some(delay) = retry_in {
+            let _ = note.send((delay, writer.status().ledger.delivered));
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! What must hold whatever fails, against all that was handed in and all that viewers saw.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pitwire::config::{BUFFER_BYTES, BUFFER_ENTRIES, Config, Durability, QueueConfig};
+use pitwire::entry::{CapturedAt, Kind, Seq};
+use pitwire::queue::QueueStatus;
+use pitwire::queue::fates::Fate;
+use pitwire::queue::ledger::Ledger;
+
+use super::life::Life;
+use super::world::Swarm;
+use crate::disk::Disk;
+use crate::server::{Server, State};
+
+/// What was handed in.
+#[derive(Clone, Copy, Debug)]
+pub struct Frame {
+    pub at: CapturedAt,
+    /// `None` for a setup.
+    pub lap: Option<i64>,
+    pub may_be_refused: bool,
+}
+
+/// All that was promised so far.
+pub struct Promises {
+    swarm: Swarm,
+    queue: QueueConfig,
+    disk: Disk,
+    /// The moment that each position names, and the other way round.
+    names: BTreeMap<Seq, CapturedAt>,
+    positions: BTreeMap<CapturedAt, Seq>,
+    /// Reported stored, and shown to no viewer yet.
+    owed: BTreeMap<Seq, Frame>,
+    /// Taken into memory in this life, and shown to no viewer yet.
+    in_memory: BTreeMap<CapturedAt, Frame>,
+    shown: BTreeSet<CapturedAt>,
+    /// Handed in so many that the server may refuse.
+    refusable: u64,
+    pages: BTreeMap<String, Page>,
+    /// In this life: the lap of each frame, the newest position, what was thinned.
+    laps: BTreeMap<CapturedAt, i64>,
+    thinned: u64,
+    tail: Seq,
+}
+
+/// What was looked at of a page.
+#[derive(Default)]
+struct Page {
+    looked_at: usize,
+    newest: Option<CapturedAt>,
+    frames: BTreeSet<CapturedAt>,
+}
+
+impl Promises {
+    pub fn new(swarm: &Swarm, config: &Config, disk: &Disk) -> Self {
+        Self {
+            swarm: swarm.clone(),
+            queue: config.queue.clone(),
+            disk: disk.clone(),
+            names: BTreeMap::new(),
+            positions: BTreeMap::new(),
+            owed: BTreeMap::new(),
+            in_memory: BTreeMap::new(),
+            shown: BTreeSet::new(),
+            refusable: 0,
+            pages: BTreeMap::new(),
+            laps: BTreeMap::new(),
+            thinned: 0,
+            tail: Seq(0),
+        }
+    }
+
+    pub fn life_begins(&mut self) {
+        self.laps.clear();
+    }
+
+    /// What was in memory only is gone.
+    pub fn life_ends(&mut self) {
+        self.in_memory.clear();
+    }
+
+    pub fn stored(&mut self, seq: Seq, frame: Frame) {
+        self.name(seq, frame.at);
+        self.drove(frame);
+        if self.queue.durability == Durability::Entry {
+            assert!(self.disk.is_durable(seq), "{seq} was reported stored and is not durable");
+        }
+        if !self.shown.contains(&frame.at) {
+            self.owed.insert(seq, frame);
+        }
+    }
+
+    pub fn buffered(&mut self, frame: Frame) {
+        self.drove(frame);
+        // A setup may turn out to be the one that is in force.
+        if frame.lap.is_some() && !self.shown.contains(&frame.at) {
+            self.in_memory.insert(frame.at, frame);
+        }
+    }
+
+    fn drove(&mut self, frame: Frame) {
+        self.laps.extend(frame.lap.map(|lap| (frame.at, lap)));
+        self.refusable += u64::from(frame.may_be_refused);
+    }
+
+    fn name(&mut self, seq: Seq, at: CapturedAt) {
+        let before = *self.names.entry(seq).or_insert(at);
+        assert_eq!(before, at, "position {seq} names two entries");
+        let before = *self.positions.entry(at).or_insert(seq);
+        assert_eq!(before, seq, "the entry of {at} has two positions");
+    }
+
+    /// After each step.
+    pub fn look(&mut self, server: &Server, queue: &QueueStatus) {
+        self.look_at_pages(server);
+        assert_eq!(queue.imbalance, 0, "{queue:?}");
+        assert!(queue.tail >= self.tail, "positions go back: {queue:?}");
+        self.tail = queue.tail;
+        let most = self.disk.most_held();
+        let QueueConfig { max_entries, max_bytes, .. } = self.queue;
+        assert!(most.entries <= max_entries && most.bytes <= max_bytes, "over its bound: {most:?}");
+        assert!(queue.buffered <= BUFFER_ENTRIES as u64, "{queue:?}");
+        assert!(queue.buffered * 2 <= BUFFER_BYTES as u64, "{queue:?}");
+        assert_eq!(queue.ledger.corrupt, 0, "{queue:?}");
+        let dropped = server.state().dropped.len() as u64;
+        assert!(queue.ledger.quarantined <= self.refusable + dropped, "{queue:?}");
+        let gone = self.owed.range(..queue.head).count() as u64;
+        let named = without_delivery(&queue.ledger);
+        let may_pass = self.owed.values().filter(|frame| self.may_pass(server, frame)).count();
+        assert!(
+            gone <= named + may_pass as u64,
+            "{gone} left and were not shown: {queue:?} {:?}",
+            self.owed.range(..queue.head).next()
+        );
+        let delivered =
+            self.shown.len() as u64 + self.refusable + server.state().dropped.len() as u64;
+        assert!(queue.ledger.delivered <= delivered, "at most {delivered}: {queue:?}");
+        if queue.ledger.thinned != self.thinned {
+            self.thinned = queue.ledger.thinned;
+            self.look_at_thinned(queue);
+        }
+    }
+
+    fn look_at_pages(&mut self, server: &Server) {
+        let mut new = Vec::new();
+        let state = server.state();
+        let may_be_again = self.may_be_shown_twice(&state);
+        for (session, history) in &state.seen {
+            let page = self.pages.entry(session.clone()).or_default();
+            for &(kind, seq, at) in &history[page.looked_at..] {
+                new.push((seq, at));
+                // A setup is sent once more at the start of a page; frames never go back, but for
+                // one that the server threw away the first time.
+                let is_first = kind == Kind::Frame && page.frames.insert(at);
+                let is_again = kind == Kind::Frame && !is_first;
+                assert!(!is_again || may_be_again, "{session} shows {seq} twice");
+                if is_first && !self.swarm.swaps && !state.dropped.contains(&at) {
+                    assert!(page.newest < Some(at), "{session} goes back to {seq}");
+                    page.newest = Some(at);
+                }
+            }
+            page.looked_at = history.len();
+        }
+        if !self.swarm.deaf {
+            assert_eq!(state.needless_pages, [""; 0]);
+        }
+        drop(state);
+        for (seq, at) in new {
+            self.name(seq, at);
+            self.owed.remove(&seq);
+            self.in_memory.remove(&at);
+            self.shown.insert(at);
+            if self.queue.durability == Durability::Entry {
+                let is_there = self.disk.record(seq).is_some();
+                assert!(!is_there || self.disk.is_durable(seq), "{seq} was sent before its flush");
+            }
+        }
+    }
+
+    /// A server that keeps all it acknowledges, and can be asked, has nothing to show twice.
+    fn may_be_shown_twice(&self, state: &State) -> bool {
+        let Swarm { deaf, lies, drops, poison, .. } = self.swarm;
+        state.faults.duplicates > 0 || deaf || lies || drops || poison
+    }
+
+    /// No more is thinned than the books say, and no lap loses its ends.
+    fn look_at_thinned(&self, queue: &QueueStatus) {
+        let is_thinned = |seq: &Seq| self.disk.record(*seq).is_none();
+        let missing = self.names.iter().filter(|(seq, _)| is_thinned(seq));
+        let mut count = 0;
+        for (seq, at) in missing {
+            count += 1;
+            let Some(lap) = self.laps.get(at) else { continue };
+            let before = self.laps.range(..at).next_back();
+            let after = self.laps.range(CapturedAt(at.0 + 1)..).next();
+            let ends = before.into_iter().chain(after).all(|(_, other)| other == lap);
+            assert!(ends && before.is_some(), "the end of a lap is left out: {seq}");
+        }
+        assert!(count <= queue.ledger.thinned, "{count} are missing: {queue:?}");
+    }
+
+    /// Refused, or thrown away without a word: where nothing after it comes back in time that passes
+    /// for delivered.
+    fn may_pass(&self, server: &Server, frame: &Frame) -> bool {
+        frame.may_be_refused || server.state().dropped.contains(&frame.at)
+    }
+
+    /// The queue has drained: whatever was not shown has left by a name.
+    pub async fn in_the_end(&self, server: &Server, life: &Life) {
+        let queue = life.writer.status();
+        let operator = life.writer.operator();
+        let mut lost = Vec::new();
+        for (seq, frame) in &self.owed {
+            let fate = operator.fate(*seq).await.unwrap();
+            let is_named = match fate {
+                Fate::Thinned | Fate::Dropped(_) => self.swarm.narrow,
+                Fate::Refused => self.may_pass(server, frame),
+                Fate::Delivered => self.may_pass(server, frame),
+                Fate::Queued | Fate::NotGivenYet | Fate::Unknown => false,
+            };
+            if !is_named {
+                lost.push((seq, fate, frame));
+            }
+        }
+        assert!(lost.is_empty(), "lost: {lost:?} {queue:?} {:?}", self.swarm);
+        let in_memory = self.in_memory.values().filter(|frame| !self.may_pass(server, frame));
+        let in_memory = in_memory.count() as u64;
+        // They may have been refused for want of room, before they had a position.
+        let unplaced = queue.ledger.unplaced;
+        let named = if self.swarm.narrow { without_delivery(&queue.ledger) + unplaced } else { 0 };
+        assert!(in_memory <= named, "{in_memory} were in memory and are lost: {queue:?}");
+    }
+}
+
+/// What left the queue under a name and without reaching the server.
+fn without_delivery(ledger: &Ledger) -> u64 {
+    ledger.thinned + ledger.quarantined + ledger.dropped_in_all() - ledger.unplaced
+}

@@ -1,0 +1,231 @@
+//! What outlives the agent: the disk, the server, the clock, and what goes wrong with them.
+
+use std::time::Duration;
+
+use pitwire::config::{Config, Durability, WhenFull};
+use pitwire::entry::CapturedAt;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tokio::time::{Instant, advance};
+
+use super::promises::Promises;
+use crate::disk::Disk;
+use crate::server::{Faults, Server};
+
+/// Frames whose JSON says so are refused by a server that refuses.
+pub const POISON: &str = "poison";
+/// A night.
+const NIGHT: Duration = Duration::from_hours(8);
+
+/// Which faults this seed has.
+#[derive(Clone, Debug)]
+pub struct Swarm {
+    pub cuts: bool,
+    pub outages: bool,
+    pub restarts: bool,
+    pub forgets: bool,
+    pub silences: bool,
+    pub deaf: bool,
+    pub lies: bool,
+    pub drops: bool,
+    pub swaps: bool,
+    pub slow: bool,
+    pub disk_fails: bool,
+    pub read_fails: bool,
+    pub flush_fails: bool,
+    pub disk_fills: bool,
+    pub disk_hangs: bool,
+    pub power_cuts: bool,
+    pub clock_jumps: bool,
+    pub nights: bool,
+    pub poison: bool,
+    pub setups: bool,
+    pub stints: bool,
+    /// The queue has little room.
+    pub narrow: bool,
+}
+
+/// Everything but the agent.
+pub struct World {
+    pub rng: SmallRng,
+    pub swarm: Swarm,
+    /// What the server does all the time.
+    nature: Faults,
+    pub server: Server,
+    pub disk: Disk,
+    pub config: Config,
+    pub start: Instant,
+    clock_offset_ms: i64,
+    /// The lap that is driven.
+    pub lap: i64,
+    pub promises: Promises,
+}
+
+impl World {
+    pub fn new(seed: u64) -> Self {
+        let mut rng = SmallRng::seed_from_u64(seed);
+        let mut coin = || rng.random_bool(0.5);
+        let swarm = Swarm {
+            cuts: coin(),
+            outages: coin(),
+            restarts: coin(),
+            forgets: coin(),
+            silences: coin(),
+            deaf: coin(),
+            lies: coin(),
+            drops: coin(),
+            swaps: coin(),
+            slow: coin(),
+            disk_fails: coin(),
+            read_fails: coin(),
+            flush_fails: coin(),
+            disk_fills: coin(),
+            disk_hangs: coin(),
+            power_cuts: coin(),
+            clock_jumps: coin(),
+            nights: coin(),
+            poison: coin(),
+            setups: coin(),
+            stints: coin(),
+            narrow: coin(),
+        };
+        // A server that refuses without a word and shows nothing back cannot be found out: it says
+        // what it refuses.
+        let no_echo = coin();
+        let ms = |slow: bool, ms| Duration::from_millis(if slow { ms } else { 0 });
+        let nature = Faults {
+            no_echo,
+            objects: coin() || no_echo,
+            refuses: swarm.poison.then_some(POISON),
+            // Without an echo nobody sees in which order it keeps them.
+            swaps: swarm.swaps && !no_echo,
+            duplicates: if coin() { 5 } else { 0 },
+            delay: ms(swarm.slow, 40),
+            jitter: ms(swarm.slow, 100),
+            ..Faults::default()
+        };
+        let mut config = Config::default();
+        config.queue.durability = match coin() {
+            true if !swarm.power_cuts => Durability::Within(Duration::from_millis(200)),
+            _ => Durability::Entry,
+        };
+        if swarm.narrow {
+            narrow(&mut rng, &mut config);
+        }
+        let server = Server::default();
+        server.seed(seed);
+        server.behave(nature.clone());
+        let disk = Disk::default();
+        Self {
+            promises: Promises::new(&swarm, &config, &disk),
+            rng,
+            swarm,
+            nature,
+            server,
+            disk,
+            config,
+            start: Instant::now(),
+            clock_offset_ms: 0,
+            lap: 1,
+        }
+    }
+
+    /// Runs of the agent before the last one.
+    pub fn lives(&mut self) -> u32 {
+        self.rng.random_range(1..=4)
+    }
+
+    /// The wall clock.
+    pub fn now(&self) -> CapturedAt {
+        let elapsed = self.start.elapsed().as_millis() as i64;
+        CapturedAt(1_763_821_822_000 + elapsed + self.clock_offset_ms)
+    }
+
+    /// Takes the server away, for long enough to fill a narrow queue.
+    pub fn begin_outage(&self) {
+        self.server.behave(Faults { down: true, ..self.nature.clone() });
+    }
+
+    /// One thing goes wrong, or right again.
+    pub async fn misfortune(&mut self) {
+        let Self { rng, swarm, server, disk, nature, .. } = self;
+        let faulty = |faults: Faults| server.behave(faults);
+        match rng.random_range(0..16) {
+            0 if swarm.cuts => server.cut(),
+            1 if swarm.outages => faulty(Faults { down: true, ..nature.clone() }),
+            2 if swarm.restarts => {
+                server.forget();
+                server.cut();
+                faulty(Faults { down: true, ..nature.clone() });
+            }
+            3 if swarm.forgets => server.forget(),
+            4 if swarm.silences => faulty(Faults { silent: true, ..nature.clone() }),
+            5 if swarm.lies => faulty(Faults { keeps_nothing: true, ..nature.clone() }),
+            // What is dropped in mid-batch shows by those after it, where they are shown.
+            6 if swarm.drops && !nature.no_echo => {
+                faulty(Faults { drops: 20, ..nature.clone() });
+            }
+            // One that forgets meanwhile cannot be found out.
+            7 if swarm.deaf && !swarm.forgets && !swarm.restarts && !swarm.lies => {
+                faulty(Faults { no_join: true, ..nature.clone() });
+            }
+            8 if swarm.disk_fails => disk.fail(rng.random_range(1..20)),
+            9 if swarm.flush_fails => disk.fail_flushes(true),
+            10 if swarm.read_fails => disk.fail_reads(true),
+            11 if swarm.disk_fills => disk.fill(true),
+            12 if swarm.disk_hangs => {
+                let hang = Duration::from_millis(rng.random_range(0..5000));
+                disk.hang_until(Instant::now() + hang);
+            }
+            13 if swarm.clock_jumps => {
+                self.clock_offset_ms += rng.random_range(-21_600_000..21_600_000_i64);
+            }
+            14 if swarm.nights => self.sleep_a_night().await,
+            _ => self.heal(),
+        }
+    }
+
+    /// The machine is suspended and goes on the next morning. Whether the clock of the timers went
+    /// along depends on the system.
+    async fn sleep_a_night(&mut self) {
+        if self.rng.random_bool(0.5) {
+            self.server.cut();
+        }
+        match self.rng.random_bool(0.5) {
+            true => advance(NIGHT).await,
+            false => self.clock_offset_ms += NIGHT.as_millis() as i64,
+        }
+    }
+
+    pub fn heal(&mut self) {
+        // What it threw away while it lied shows when it is asked anew.
+        if self.server.state().faults.keeps_nothing {
+            self.server.cut();
+        }
+        self.server.behave(self.nature.clone());
+        self.mend_disk();
+    }
+
+    pub fn mend_disk(&self) {
+        self.disk.fail(0);
+        self.disk.fail_flushes(false);
+        self.disk.fail_reads(false);
+        self.disk.fill(false);
+    }
+}
+
+/// Little room, by one of the bounds or by age.
+fn narrow(rng: &mut SmallRng, config: &mut Config) {
+    let queue = &mut config.queue;
+    queue.when_full = match rng.random_range(0..6) {
+        0 => WhenFull::DropOldest,
+        1 => WhenFull::DropNewest,
+        2 => WhenFull::Block,
+        _ => WhenFull::Thin,
+    };
+    match rng.random_range(0..4) {
+        0 => queue.max_bytes = rng.random_range(2_000..5_000),
+        1 => queue.max_age = Duration::from_secs(rng.random_range(60..1800)),
+        _ => queue.max_entries = rng.random_range(110..250),
+    }
+}
