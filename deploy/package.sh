@@ -77,8 +77,9 @@ package_windows() {
     gather "$work/$folder" "$programs/pitwire.exe" "$programs/pitwirew.exe"
     (cd "$work" && python3 -m zipfile --create "$folder.zip" "$folder")
     mv "$work/$folder.zip" "$out/"
-    wixl --arch x64 --define "Version=$version" --define "Folder=$work/$folder" \
-        --output "$out/$folder.msi" deploy/pitwire.wxs
+    # It finds files only below the folder of what it reads.
+    cp deploy/pitwire.wxs "$work/$folder/"
+    wixl --arch x64 --define "Version=$version" --output "$out/$folder.msi" "$work/$folder/pitwire.wxs"
 }
 
 # A folder with these files and those that every package has.
