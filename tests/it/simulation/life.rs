@@ -165,7 +165,10 @@ impl Life {
     /// Waits until the queue of a world that is healed is empty.
     pub async fn drain(&mut self, world: &mut World) {
         let drained = timeout(DRAIN, async {
-            let waits = |status: QueueStatus| status.entries + status.buffered > 0;
+            // The disk is well again before the queue tries it once more.
+            let waits = |status: QueueStatus| {
+                status.entries + status.buffered > 0 || status.storage_error.is_some()
+            };
             while waits(self.writer.status()) {
                 sleep(Duration::from_millis(100)).await;
             }
