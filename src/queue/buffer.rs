@@ -224,7 +224,10 @@ impl Buffer {
         }
         inner.shed.thinned += shed.thinned;
         inner.shed.dropped += shed.dropped;
-        inner.stall();
+        // Else nothing would come to say that the disk keeps up again.
+        if inner.entries > 0 {
+            inner.stall();
+        }
     }
 
     /// The group is stored, or what became of its entries is known.

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pitwire::config::{
-    APPEND_TIMEOUT, BUFFER_ENTRIES, Durability, STORAGE_RETRY_INTERVAL, WhenFull,
+    APPEND_TIMEOUT, BUFFER_ENTRIES, Durability, REMOVE_FLUSH_INTERVAL, STORAGE_RETRY_INTERVAL,
+    WhenFull,
 };
 use pitwire::entry::{CapturedAt, Entry, Seq, Situation, StintId};
 use pitwire::queue::ledger::DropReason;
@@ -74,6 +75,22 @@ async fn entries_wait_in_memory_for_a_disk_that_fails_and_are_stored_once() {
     let status = queue.writer.status();
     assert_eq!((status.entries, status.buffered, status.imbalance), (102, 0, 0), "{status:?}");
     assert_eq!((status.storage_error, status.undurable_since), (None, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_fails_while_nothing_waits_leaves_no_loss_window_open() {
+    let disk = Disk::default();
+    let (mut queue, _) = Life::open(&disk, &roomy(), 0);
+    queue.append("only").await.unwrap();
+    disk.fail_flushes(true);
+    let batch = queue.reader.next_batch(Limit::ONE).await.unwrap();
+    queue.reader.remove(batch).await.unwrap();
+    sleep(REMOVE_FLUSH_INTERVAL * 2).await;
+    assert!(queue.writer.status().storage_error.is_some());
+    disk.fail_flushes(false);
+    sleep(STORAGE_RETRY_INTERVAL * 2).await;
+    assert_eq!(queue.writer.status().undurable_since, None);
+    assert_eq!(queue.append("next").await.unwrap(), [Appended::Stored(Seq(2))]);
 }
 
 #[tokio::test(start_paused = true)]

@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::promises::Frame;
-use super::world::{POISON, World};
+use super::world::{LONGEST_HANG, POISON, World};
 
 /// Virtual time within which a healed world must have drained.
 const DRAIN: Duration = Duration::from_secs(600);
@@ -182,6 +182,7 @@ impl Life {
 
     /// One more frame is stored at once, and delivered where the server shows what it keeps.
     pub async fn is_prompt(&mut self, world: &mut World) {
+        sleep(LONGEST_HANG).await;
         (world.swarm.poison, world.swarm.setups) = (false, false);
         let appended = self.append(world).await;
         assert!(matches!(appended, Appended::Stored(_)), "{appended:?}");

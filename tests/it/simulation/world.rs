@@ -17,6 +17,9 @@ pub const POISON: &str = "poison";
 /// A night.
 const NIGHT: Duration = Duration::from_hours(8);
 
+/// A disk that hangs goes on within this.
+pub const LONGEST_HANG: Duration = Duration::from_secs(5);
+
 /// Which faults this seed has.
 #[derive(Clone, Debug)]
 pub struct Swarm {
@@ -174,7 +177,7 @@ impl World {
             10 if swarm.read_fails => disk.fail_reads(true),
             11 if swarm.disk_fills => disk.fill(true),
             12 if swarm.disk_hangs => {
-                let hang = Duration::from_millis(rng.random_range(0..5000));
+                let hang = rng.random_range(Duration::ZERO..LONGEST_HANG);
                 disk.hang_until(Instant::now() + hang);
             }
             13 if swarm.clock_jumps => {
