@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 use pitwire::agent;
 use pitwire::config::{Config, Durability, STORAGE_RETRY_INTERVAL};
 use pitwire::entry::{CapturedAt, Seq, Situation};
+use pitwire::queue::segments::{Options, SegmentStore};
+use pitwire::queue::store::Store;
 use pitwire::queue::{self, Appended, Content, Limit, NewEntry, Reader, Stamps, Writer};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -35,6 +37,13 @@ fn frames_flow_on_while_the_disk_is_filled_to_the_brim_and_freed() {
 fn an_agent_that_starts_on_a_full_disk_waits_for_it() {
     if cfg!(target_os = "linux") {
         on_a_small_disk("full_disk::start", "");
+    }
+}
+
+#[test]
+fn what_a_full_disk_took_half_of_leaves_nothing_behind() {
+    if cfg!(target_os = "linux") {
+        on_a_small_disk("full_disk::half", "");
     }
 }
 
@@ -83,6 +92,30 @@ async fn start() {
     agent.await.unwrap().unwrap();
     let (writer, ..) = queue::open(&config.queue, &config.stint, CapturedAt(0)).unwrap();
     assert!(writer.status().entries > 2, "{:?}", writer.status());
+}
+
+#[test]
+#[ignore = "run by a test above"]
+fn half() {
+    let Ok(role) = std::env::var(ROLE) else { return };
+    let folder = PathBuf::from(role.trim());
+    let filler = folder.join("filler");
+    let open = || SegmentStore::open(&folder.join("queue"), Options::new(1000, 16 << 20)).unwrap();
+    let mut store = open();
+    store.append(b"before").unwrap();
+    fill(&filler);
+    free(&filler, 4096);
+    let error = store.append(&[b'x'; 20_000]).unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
+    free(&filler, 0);
+    store.append(b"after").unwrap();
+    store.flush().unwrap();
+    let read = |store: &mut SegmentStore| store.read(Seq(0), Limit { entries: 9, bytes: 1 << 20 });
+    let found = read(&mut store).unwrap();
+    let records: Vec<&[u8]> = found.iter().map(|(_, record)| &record[..]).collect();
+    assert_eq!(records, [&b"before"[..], b"after"]);
+    drop(store);
+    assert_eq!(read(&mut open()).unwrap(), found);
 }
 
 #[tokio::test]
