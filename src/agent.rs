@@ -18,6 +18,7 @@ use crate::config::{
     Config, DRAIN_INTERVAL, LISTEN_RETRY_INTERVAL, SIMULATOR_RATE_HZ, STORAGE_OPEN_INTERVAL,
 };
 use crate::drain::{Drain, Watch};
+use crate::entry::StintId;
 use crate::metrics;
 use crate::publisher::DashboardPublisher;
 use crate::queue::{OpenError, Writer};
@@ -57,7 +58,7 @@ pub async fn run(
     let mut sources = Sources::start(&publisher);
     let services = serve(&publisher, metrics);
     let mut session = publisher.watch_session();
-    let mut page = None;
+    let mut announced: Vec<(StintId, String)> = Vec::new();
     let finished = async {
         sources.ended().await;
         match until {
@@ -72,11 +73,10 @@ pub async fn run(
             () = &mut shutdown => break,
             () = &mut finished => break,
             changed = session.changed() => {
-                let now = session.borrow_and_update().page.clone();
-                if now.is_some() && now != page {
-                    page = now;
-                    page.iter().for_each(|page| announce(page));
-                }
+                let pages = session.borrow_and_update().pages.clone();
+                let is_new = |page: &&(StintId, String)| !announced.contains(page);
+                pages.iter().filter(is_new).for_each(|(_, page)| announce(page));
+                announced = pages;
                 if changed.is_err() {
                     break;
                 }
@@ -219,7 +219,7 @@ fn serve(publisher: &DashboardPublisher, metrics: Option<PrometheusHandle>) -> J
     if config.source.socketio.enabled {
         // A publisher has a rate of its own: what it sends is kept.
         let intake = publisher.intake("socketio", 0.0);
-        let publishers = Arc::new(Publishers::new(intake, &config.queue.path));
+        let publishers = Arc::new(Publishers::new(intake, &config.queue.path, &config.stint));
         services.spawn(show_pages(Arc::clone(&publishers), publisher.watch_session()));
         let serve = move |listener| Arc::clone(&publishers).serve(listener);
         services.spawn(listen(config.source.socketio.listen, "publishers", serve));
@@ -265,8 +265,8 @@ async fn watch_drain(queue: Writer, session: watch::Receiver<SessionStatus>, boa
 /// Tells publishers' streams where the pages of their stints are.
 async fn show_pages(publishers: Arc<Publishers>, mut session: watch::Receiver<SessionStatus>) {
     loop {
-        let SessionStatus { stint, page, .. } = session.borrow_and_update().clone();
-        if let (Some(stint), Some(page)) = (stint, page) {
+        let SessionStatus { pages, .. } = session.borrow_and_update().clone();
+        for (stint, page) in pages {
             publishers.show(stint, &page).await;
         }
         if session.changed().await.is_err() {

@@ -341,9 +341,18 @@ pub const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a server that is asked to stop waits for its clients to take their leave.
 pub const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Publishers' streams that are remembered, and pages of stints: the newest ones.
-pub const MAX_STREAMS: usize = 64;
-pub const MAX_PAGES: usize = 64;
+/// Streams that are told apart, pages of stints, and sessions: those that were used last. More than
+/// a league has cars.
+pub const MAX_STREAMS: usize = 256;
+pub const MAX_PAGES: usize = 256;
+pub const MAX_SESSIONS: usize = 256;
+
+/// Streams whose newest frame and setup are kept for those who join them: those that sent last.
+pub const MAX_LATEST: usize = 8;
+
+/// Bytes of the setups that have left the queue and are kept for pages that begin anew; two of the
+/// largest fit.
+pub const MAX_SETUPS_LEFT_BYTES: usize = 2_000_000;
 
 /// Between two looks of a browser whether the page of a stream is there yet.
 pub const PAGE_REFRESH: Duration = Duration::from_secs(2);

@@ -115,6 +115,7 @@ mod tests {
             oldest: Some(CapturedAt(0)),
             newest: Some(CapturedAt(seconds * 1000)),
             stint: StintId(1),
+            stints: std::sync::Arc::default(),
             appended: entries,
             ledger: Ledger::default(),
             imbalance: 0,

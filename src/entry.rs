@@ -1,6 +1,7 @@
 //! Data that several rooms share: what an entry is and how it is named.
 
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +19,9 @@ impl fmt::Display for Seq {
 /// Names one continuous run of driving that belongs on one dashboard page.
 ///
 /// Counts up from 1 for the life of a queue; outlives a crash and a restart of the agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
 #[serde(transparent)]
 pub struct StintId(pub u64);
 
@@ -28,12 +31,17 @@ impl fmt::Display for StintId {
     }
 }
 
-/// What one publisher sends, named by the session id that the agent gave it.
-///
-/// The queue has one stint at a time, so one stream at a time is let in.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// Names who drives: each stream has stints of its own, and so pages. The agent's own sources
+/// together are one, the default.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Stream(pub String);
+pub struct Stream(pub Arc<str>);
+
+impl From<&str> for Stream {
+    fn from(name: &str) -> Self {
+        Self(name.into())
+    }
+}
 
 /// A moment of capture: milliseconds since 1970-01-01T00:00:00Z, the dashboard's resolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

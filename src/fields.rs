@@ -45,13 +45,11 @@ pub enum Reason {
     OutOfRange,
     /// It names a session that the agent did not give out.
     UnknownSession,
-    /// Another publisher was there first.
-    OtherPublisher,
 }
 
 impl Reason {
     /// Every reason, for a metric that shows zeros too.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 9] = [
         Self::NotUtf8,
         Self::NotJson,
         Self::NotObject,
@@ -61,7 +59,6 @@ impl Reason {
         Self::WrongType,
         Self::OutOfRange,
         Self::UnknownSession,
-        Self::OtherPublisher,
     ];
 
     /// The reason as a metric's label: lower case, underscores.
@@ -76,7 +73,6 @@ impl Reason {
             Self::WrongType => "wrong_type",
             Self::OutOfRange => "out_of_range",
             Self::UnknownSession => "unknown_session",
-            Self::OtherPublisher => "other_publisher",
         }
     }
 }

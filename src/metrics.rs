@@ -198,7 +198,6 @@ pub const TABLE: &[Row] = &[
                     "wrong_type",
                     "out_of_range",
                     "unknown_session",
-                    "other_publisher",
                 ],
             ),
         ],

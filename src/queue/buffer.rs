@@ -7,7 +7,7 @@
 //! and when that helps no more, what comes is dropped. A patient source, one that reads a file,
 //! waits instead, and with `when_full = "block"` until the queue has room, too.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,8 +17,8 @@ use tokio::time::{Instant, timeout_at};
 use super::ledger::DropReason;
 use super::record::Marks;
 use super::{Appended, Content, NewEntry, QueueError, Stamps};
-use crate::config::{APPEND_TIMEOUT, BUFFER_BYTES, BUFFER_ENTRIES};
-use crate::entry::{CapturedAt, Situation};
+use crate::config::{APPEND_TIMEOUT, BUFFER_BYTES, BUFFER_ENTRIES, MAX_STREAMS};
+use crate::entry::{CapturedAt, Situation, Stream};
 use crate::planted::planted;
 
 /// An entry that waits.
@@ -35,6 +35,7 @@ pub(super) struct Waiting {
 /// Entries that were handed in together.
 #[derive(Debug)]
 pub(super) struct Group {
+    pub(super) stream: Stream,
     pub(super) entries: Vec<Waiting>,
     /// `None` when nobody waits for the answer any more.
     pub(super) reply: Option<oneshot::Sender<Result<Vec<Appended>, QueueError>>>,
@@ -77,8 +78,8 @@ pub(super) struct Buffer {
 #[derive(Debug)]
 struct Inner {
     stamps: Stamps,
-    /// Of the last frame.
-    situation: Option<Situation>,
+    /// Of the last frame of each stream; the one that was used last is the last.
+    situations: Vec<(Stream, Situation)>,
     groups: VecDeque<Group>,
     /// Of these groups and of those that the keeper has taken and not settled.
     entries: usize,
@@ -95,7 +96,7 @@ impl Buffer {
     pub(super) fn new(stamps: Stamps) -> Self {
         let inner = Inner {
             stamps,
-            situation: None,
+            situations: Vec::new(),
             groups: VecDeque::new(),
             entries: 0,
             bytes: 0,
@@ -107,10 +108,11 @@ impl Buffer {
         Self { inner: Mutex::new(inner), handed_in: Notify::new(), freed: Notify::new() }
     }
 
-    /// Hands in the entries that `make` gives and says what became of each. A `patient` source
-    /// says how many it has; until the queue has room for them it waits.
+    /// Hands in the entries of a stream that `make` gives and says what became of each. A `patient`
+    /// source says how many it has; until the queue has room for them it waits.
     pub(super) async fn append(
         &self,
+        stream: &Stream,
         patient: Option<u64>,
         make: impl FnOnce(&mut Stamps) -> Vec<NewEntry>,
     ) -> Result<Vec<Appended>, QueueError> {
@@ -120,7 +122,7 @@ impl Buffer {
         let mut make = Some(make);
         let (count, answer) = loop {
             let is_in_time = timeout_at(deadline, self.room(patient)).await.is_ok();
-            match self.hand_in(is_patient, is_in_time, &mut make)? {
+            match self.hand_in(stream, is_patient, is_in_time, &mut make)? {
                 HandedIn::Answered(outcomes) => return Ok(outcomes),
                 HandedIn::Waits(count, answer) => break (count, answer),
                 HandedIn::NoRoom => {}
@@ -140,6 +142,7 @@ impl Buffer {
 
     fn hand_in(
         &self,
+        stream: &Stream,
         is_patient: bool,
         is_in_time: bool,
         make: &mut Option<impl FnOnce(&mut Stamps) -> Vec<NewEntry>>,
@@ -153,7 +156,7 @@ impl Buffer {
             return Ok(HandedIn::NoRoom);
         }
         let entries = make.take().map(|make| make(&mut inner.stamps)).unwrap_or_default();
-        let mut group = inner.group(entries, is_patient);
+        let mut group = inner.group(stream, entries, is_patient);
         let count = group.entries.len();
         if inner.is_full() {
             inner.stall();
@@ -271,13 +274,14 @@ impl Buffer {
 const FOREVER: Duration = Duration::from_hours(365 * 24);
 
 impl Inner {
-    fn group(&mut self, entries: Vec<NewEntry>, is_patient: bool) -> Group {
+    fn group(&mut self, stream: &Stream, entries: Vec<NewEntry>, is_patient: bool) -> Group {
         let bytes = entries.iter().map(|entry| entry.json.len()).sum();
         let waiting = |NewEntry { captured_at, content, json }| {
-            let marks = self.marks(content);
+            let marks = self.marks(stream, content);
             Waiting { captured_at, content, marks, json, outcome: None }
         };
         Group {
+            stream: stream.clone(),
             entries: entries.into_iter().map(waiting).collect(),
             reply: None,
             is_patient,
@@ -285,15 +289,26 @@ impl Inner {
         }
     }
 
-    /// What thinning must know of a frame, from the one before it.
-    fn marks(&mut self, content: Content) -> Marks {
+    /// What thinning must know of a frame, from the one before it of the same stream.
+    fn marks(&mut self, stream: &Stream, content: Content) -> Marks {
         let Content::Frame(situation) = content else { return Marks::default() };
-        match self.situation.replace(situation) {
+        match self.replace_situation(stream, situation) {
             None => Marks::KEPT,
             Some(before) if before.lap != situation.lap => Marks::KEPT_WITH_THE_ONE_BEFORE,
             Some(before) if before != situation => Marks::KEPT,
             Some(_) => Marks::default(),
         }
+    }
+
+    fn replace_situation(&mut self, stream: &Stream, now: Situation) -> Option<Situation> {
+        if let Some(index) = self.situations.iter().rposition(|(known, _)| known == stream) {
+            self.situations[index..].rotate_left(1);
+            return self.situations.last_mut().map(|(_, before)| std::mem::replace(before, now));
+        }
+        let excess = (self.situations.len() + 1).saturating_sub(MAX_STREAMS);
+        self.situations.drain(..excess);
+        self.situations.push((stream.clone(), now));
+        None
     }
 
     fn is_full(&self) -> bool {
@@ -305,26 +320,28 @@ impl Inner {
         self.stalled.get_or_insert_with(Instant::now);
     }
 
-    /// Leaves out every second frame that waits; none that is marked, or before one that wants it.
+    /// Leaves out every second frame of a stream that waits; none that is marked, or before one that
+    /// wants it.
     fn thin(&mut self) {
-        let mut goes = true;
-        let mut is_wanted = true;
+        // Of the frame after the one that is looked at: whether it goes, and wants that one to stay.
+        let mut after: HashMap<Stream, (bool, bool)> = HashMap::new();
         let (mut entries, mut bytes) = (0, 0);
         for group in self.groups.iter_mut().rev() {
             if group.is_patient {
                 continue;
             }
             let before = group.entries.len();
+            let (goes, is_wanted) = after.entry(group.stream.clone()).or_insert((true, true));
             let mut kept = Vec::with_capacity(before);
             for entry in group.entries.drain(..).rev() {
                 let is_frame = matches!(entry.content, Content::Frame(_));
-                let may_go = is_frame && !is_wanted && !entry.marks.is_kept();
+                let may_go = is_frame && !*is_wanted && !entry.marks.is_kept();
                 if is_frame {
-                    is_wanted = entry.marks.keeps_the_one_before();
+                    *is_wanted = entry.marks.keeps_the_one_before();
                 }
-                goes = may_go && !goes;
+                *goes = may_go && !*goes;
                 // Whoever still waits for the answer is to hear of each.
-                if goes && group.reply.is_none() && entry.outcome.is_none() {
+                if *goes && group.reply.is_none() && entry.outcome.is_none() {
                     bytes += entry.json.len();
                     continue;
                 }

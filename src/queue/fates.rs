@@ -80,14 +80,20 @@ impl Run {
     }
 }
 
-/// The line for what was left out between two positions: all but the multiples of 2^`level` and
-/// those in `kept`.
-pub(super) fn thinned_line(first: Seq, last: Seq, level: u32, left: &[(Seq, Vec<u8>)]) -> String {
-    let others = left.iter().filter(|(seq, _)| !seq.0.is_multiple_of(1 << level));
-    let kept: Vec<String> = others.map(|(seq, _)| seq.to_string()).collect();
+/// The line for what was left out between two positions: all but the multiples of 2^`level` that are
+/// not in `gone`, and those in `kept`. Where one stream drives alone both are short.
+pub(super) fn thinned_line(before: &[Seq], level: u32, left: &[(Seq, Vec<u8>)]) -> String {
+    let (first, last) =
+        (before.first().map_or(0, |seq| seq.0), before.last().map_or(0, |seq| seq.0));
+    let is_multiple = |seq: &Seq| seq.0.is_multiple_of(1 << level);
+    let is_left = |seq: &Seq| left.binary_search_by_key(seq, |(seq, _)| *seq).is_ok();
+    let list = |seqs: &mut dyn Iterator<Item = &Seq>| {
+        seqs.map(Seq::to_string).collect::<Vec<_>>().join(",")
+    };
+    let kept = list(&mut left.iter().map(|(seq, _)| seq).filter(|seq| !is_multiple(seq)));
+    let gone = list(&mut before.iter().filter(|seq| is_multiple(seq) && !is_left(seq)));
     format!(
-        r#"{{"first":{first},"last":{last},"fate":"thinned","level":{level},"kept":[{}]}}"#,
-        kept.join(",")
+        r#"{{"first":{first},"last":{last},"fate":"thinned","level":{level},"kept":[{kept}],"gone":[{gone}]}}"#
     )
 }
 
@@ -100,13 +106,18 @@ struct Line {
     level: u32,
     #[serde(default)]
     kept: Vec<u64>,
+    #[serde(default)]
+    gone: Vec<u64>,
 }
 
 impl Line {
     /// Whether the line is about this position. An entry that thinning kept left in another way.
     fn is_about(&self, seq: Seq) -> bool {
         let every = 1_u64 << self.level.min(63);
-        let is_kept = || seq.0.is_multiple_of(every) || self.kept.contains(&seq.0);
+        let is_kept = || match seq.0.is_multiple_of(every) {
+            true => !self.gone.contains(&seq.0),
+            false => self.kept.contains(&seq.0),
+        };
         (self.first..=self.last).contains(&seq.0) && (self.fate != "thinned" || !is_kept())
     }
 }
@@ -135,12 +146,37 @@ pub(super) fn find(notes: &str, growing: Option<Run>, seq: Seq) -> Fate {
 mod tests {
     use super::*;
 
+    /// The line for frames at these positions that one stream drove alone.
+    fn thinned(before: impl Iterator<Item = u64>, level: u32) -> String {
+        let before: Vec<Seq> = before.map(Seq).collect();
+        let is_left = |seq: &&Seq| seq.0.is_multiple_of(1 << level);
+        let left: Vec<_> = before.iter().filter(is_left).map(|seq| (*seq, Vec::new())).collect();
+        thinned_line(&before, level, &left)
+    }
+
+    #[test]
+    fn of_two_streams_in_turn_each_position_has_its_fate() {
+        let before: Vec<Seq> = (1..=8).map(Seq).collect();
+        let left: Vec<_> = [1, 4, 5, 8].map(|seq| (Seq(seq), Vec::new())).to_vec();
+        let line = thinned_line(&before, 1, &left);
+        for seq in before {
+            let expected = if left.iter().any(|(left, _)| *left == seq) {
+                Fate::Unknown
+            } else {
+                Fate::Thinned
+            };
+            assert_eq!(find(&line, None, seq), expected, "{seq}: {line}");
+        }
+    }
+
     #[test]
     fn each_position_has_the_fate_that_was_noted() {
         let run = |first, last, fate| Run { first: Seq(first), last: Seq(last), fate };
+        let six_to_twenty: Vec<Seq> = (6..=20).map(Seq).collect();
+        let left: Vec<_> = [7, 8, 12, 16, 20].map(|seq| (Seq(seq), Vec::new())).to_vec();
         let notes = [
             run(1, 5, Fate::Delivered).line(),
-            thinned_line(Seq(6), Seq(20), 2, &[(Seq(7), vec![]), (Seq(8), vec![])]),
+            thinned_line(&six_to_twenty, 2, &left),
             "no JSON".into(),
             run(6, 9, Fate::Dropped(DropReason::QueueFull)).line(),
         ]
@@ -167,9 +203,9 @@ mod tests {
         let run = |first, last, fate| Run { first: Seq(first), last: Seq(last), fate };
         let operator = Fate::Dropped(DropReason::Operator);
         let notes = [
-            thinned_line(Seq(1), Seq(20), 1, &[]),
+            thinned(1..=20, 1),
             run(8, 12, operator).line(),
-            thinned_line(Seq(1), Seq(20), 2, &[]),
+            thinned((2..=7).chain(13..=20).filter(|seq| seq % 2 == 0), 2),
             run(1, 20, Fate::Delivered).line(),
         ]
         .join("\n");

@@ -243,7 +243,9 @@ impl<S: Store> Keeper<S> {
             // One that was on its way when the disk failed may be there, or not.
             entry.outcome = match (entry.outcome, self.log.has(entry)?) {
                 (None, Some(newest)) => Some(Appended::Stored(newest)),
-                (None | Some(Appended::Stored(_)), None) => Some(self.log.append(entry)?),
+                (None | Some(Appended::Stored(_)), None) => {
+                    Some(self.log.append(&group.stream, entry)?)
+                }
                 (outcome, _) => outcome,
             };
         }

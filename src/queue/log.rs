@@ -7,6 +7,8 @@ mod dropping;
 mod looking;
 mod recent;
 mod room;
+mod setups;
+mod stints;
 
 use std::io;
 
@@ -15,23 +17,20 @@ use serde::{Deserialize, Serialize};
 pub use self::dropping::DropStep;
 pub use self::looking::{Mended, Peeked};
 use self::recent::Recent;
+use self::stints::Stints;
 use super::buffer::{Shed, Waiting};
 use super::fates::{self, Fate, Run};
 use super::ledger::{DropReason, Ledger};
-use super::record::{self, EncodeError, Marks};
+use super::record::{self, EncodeError};
 use super::store::{Notes, Store};
 use super::{Appended, Batch, Content, Limit, Limits, QueueStatus};
-use crate::config::Durability;
-use crate::entry::{CapturedAt, Entry, Kind, Seq, StintId};
+use crate::config::{Durability, MAX_SESSIONS};
+use crate::entry::{CapturedAt, Entry, Kind, Seq, StintId, Stream};
 use crate::planted::planted;
 
 /// Facts that are kept beside the log; each is one small MessagePack value.
-const SETUPS_LEFT: &str = "setups_left";
-const LATEST_SETUP: &str = "latest_setup";
+const STREAMS: &str = "streams";
 const SESSIONS: &str = "sessions";
-
-/// Sessions that are remembered, the newest ones: more stints than a queue can hold in practice.
-const MAX_SESSIONS: usize = 64;
 
 /// What the store keeps with the head.
 #[derive(Clone, Copy, Default, Serialize, Deserialize)]
@@ -57,9 +56,6 @@ struct StintSession {
     session: String,
 }
 
-/// A setup that has left the log: where it was, and its record.
-type SetupLeft = (Seq, Vec<u8>);
-
 /// The log: a store and the rules over it.
 #[derive(Debug)]
 pub(super) struct Log<S> {
@@ -67,10 +63,7 @@ pub(super) struct Log<S> {
     limits: Limits,
     ledger: Ledger,
     newest: Option<Newest>,
-    /// The stint that the next entry belongs to, unless silence begins another.
-    stint: StintId,
-    /// Stint and fingerprint of the setup that was accepted last.
-    latest_setup: Option<(StintId, u64)>,
+    stints: Stints,
     run: Option<Run>,
     /// Everything below is durable.
     durable: Seq,
@@ -78,8 +71,6 @@ pub(super) struct Log<S> {
     read_to: Seq,
     /// Where the newest minute begins, which is not thinned.
     recent: Recent,
-    /// The next frame is the first since the start, or follows a setup.
-    marks_next: bool,
     oldest: Option<(Seq, CapturedAt)>,
 }
 
@@ -93,22 +84,16 @@ impl<S: Store> Log<S> {
         // What the operating system still held of a killed process is not durable yet.
         store.flush()?;
         let newest = newest_ever(&mut store, &books)?;
-        let latest_setup = fact(&store, LATEST_SETUP)?;
-        let stint = match newest {
-            Some(newest) if limits.continues(newest.captured_at, now) => newest.stint,
-            Some(newest) => StintId(newest.stint.0 + 1),
-            None => StintId(1),
-        };
+        let known = fact(&store, STREAMS)?.unwrap_or_default();
+        let stints = Stints::resume(known, newest, &limits, now);
         let mut log = Self {
             durable: store.tail(),
             read_to: store.head(),
             recent: Recent::new(newest.map(|newest| newest.captured_at), store.tail()),
-            marks_next: true,
             run: books.run,
             ledger: books.ledger,
             newest,
-            stint,
-            latest_setup,
+            stints,
             oldest: None,
             store,
             limits,
@@ -121,28 +106,23 @@ impl<S: Store> Log<S> {
         Ok(log)
     }
 
-    /// Accepts an entry or says what became of it.
-    pub(super) fn append(&mut self, entry: &Waiting) -> io::Result<Appended> {
+    /// Accepts an entry of a stream or says what became of it.
+    pub(super) fn append(&mut self, stream: &Stream, entry: &Waiting) -> io::Result<Appended> {
         let &Waiting { captured_at, content, .. } = entry;
         self.sound()?;
-        let newest = self.newest.filter(|newest| newest.stint == self.stint);
-        let begins =
-            newest.is_none_or(|newest| !self.limits.continues(newest.captured_at, captured_at));
-        if begins && newest.is_some() && !planted("stint_without_end") {
-            self.stint = StintId(self.stint.0 + 1);
-        }
-        let stint = self.stint;
+        let (stint, begins) = self.stints.at(stream, captured_at, &self.limits);
         let (kind, setup) = match content {
             Content::Frame(_) => (Kind::Frame, None),
-            Content::Setup { fingerprint } => (Kind::Setup, Some((stint, fingerprint))),
+            Content::Setup { fingerprint } => (Kind::Setup, Some(fingerprint)),
         };
-        if setup.is_some() && setup == self.latest_setup && !planted("same_setup_stored_again") {
+        if setup.is_some_and(|setup| self.stints.has_setup(stream, setup))
+            && !planted("same_setup_stored_again")
+        {
             return Ok(Appended::Unchanged);
         }
-        let marks = match begins || self.marks_next {
-            true => entry.marks.and(Marks::KEPT),
-            false => entry.marks,
-        };
+        // Before its first entry: after a crash the stream must find its stint.
+        self.write_stints()?;
+        let marks = entry.marks.and(self.stints.marks(stream, begins, self.store.tail()));
         let bytes =
             record::encode(stint, captured_at, kind, marks, &entry.json).map_err(not_encoded)?;
         self.expire(captured_at)?;
@@ -156,14 +136,22 @@ impl<S: Store> Log<S> {
         let seq = self.sound()?.append(&bytes)?;
         self.newest = Some(Newest { stint, captured_at });
         self.recent.note(captured_at, seq);
-        self.marks_next = kind == Kind::Setup;
-        if let Some(setup) = setup {
-            self.latest_setup = Some(setup);
-            // The fact must not outlive the setup, or it would not be accepted again.
+        self.stints.appended(stream, captured_at, setup);
+        if setup.is_some() {
+            // What is known must not outlive the setup, or it would not be accepted again.
             self.flush()?;
-            self.store.put(LATEST_SETUP, Some(&to_bytes(&setup)?))?;
+            self.write_stints()?;
         }
         Ok(Appended::Stored(seq))
+    }
+
+    fn write_stints(&mut self) -> io::Result<()> {
+        if let Some(known) = self.stints.unwritten() {
+            let known = to_bytes(&known)?;
+            self.store.put(STREAMS, Some(&known))?;
+            self.stints.written();
+        }
+        Ok(())
     }
 
     /// Whether an entry was appended already, before the store failed: moments are strictly
@@ -187,7 +175,7 @@ impl<S: Store> Log<S> {
         self.keep_books(self.store.head(), ledger)
     }
 
-    /// The entries from `from` on that may be sent, all of one stint; `None` when there is none.
+    /// The entries from `from` on that may be sent; `None` when there is none.
     ///
     /// Where each entry is made durable on its own, only what is durable is sent. Elsewhere a power
     /// cut may forget an entry that the server has; its position is not given out again.
@@ -206,19 +194,9 @@ impl<S: Store> Log<S> {
             if seq >= end {
                 break;
             }
-            let entry = record::decode(seq, &bytes);
-            let stint = entry.as_ref().ok().map(|entry| entry.stint);
-            let batch = batch.get_or_insert_with(|| Batch::new(stint.unwrap_or(self.stint)));
-            match entry {
-                Ok(entry)
-                    if batch.entries.is_empty()
-                        || entry.stint == batch.stint
-                        || planted("batch_of_two_stints") =>
-                {
-                    batch.stint = entry.stint;
-                    batch.entries.push(entry);
-                }
-                Ok(_) => break,
+            let batch = batch.get_or_insert_default();
+            match record::decode(seq, &bytes) {
+                Ok(entry) => batch.entries.push(entry),
                 // Left out here, counted as corrupt when the batch is removed.
                 Err(error) => tracing::error!(%seq, %error, "an entry cannot be read back"),
             }
@@ -334,13 +312,6 @@ impl<S: Store> Log<S> {
         self.durable < self.store.tail()
     }
 
-    /// The setup that was in force just before the head, if the head's stint has one.
-    pub(super) fn setup_in_force(&self, stint: StintId) -> io::Result<Option<Entry>> {
-        let setup = self.last_setup_left()?;
-        let entry = setup.and_then(|(seq, bytes)| record::decode(seq, &bytes).ok());
-        Ok(entry.filter(|entry| entry.stint == stint))
-    }
-
     /// The session that `server` gave to `stint`.
     pub(super) fn session(&self, stint: StintId, server: &str) -> io::Result<Option<String>> {
         let sessions: Vec<StintSession> = fact(&self.store, SESSIONS)?.unwrap_or_default();
@@ -367,7 +338,7 @@ impl<S: Store> Log<S> {
     pub(super) fn stint(&mut self) -> io::Result<StintId> {
         let oldest = self.read_records(self.store.head(), Limit::ONE)?;
         let entry = oldest.first().and_then(|(seq, bytes)| record::decode(*seq, bytes).ok());
-        Ok(entry.map_or(self.stint, |entry| entry.stint))
+        Ok(entry.map_or_else(|| self.stints.expected(), |entry| entry.stint))
     }
 
     /// How the queue stands.
@@ -385,7 +356,8 @@ impl<S: Store> Log<S> {
             disk_bytes: self.store.disk_bytes(),
             oldest: self.oldest().unwrap_or_default(),
             newest: self.newest.map(|newest| newest.captured_at),
-            stint: self.stint,
+            stint: self.stints.expected(),
+            stints: self.stints.shown(),
             appended,
             imbalance: appended as i64 - ledger.gone() as i64 - held.records as i64,
             ledger,
@@ -404,33 +376,6 @@ impl<S: Store> Log<S> {
             self.oldest = entry.map(|entry| (head, entry.captured_at));
         }
         Ok(self.oldest.map(|(_, captured_at)| captured_at))
-    }
-
-    /// Entries are leaving: the last setup among them is the one in force at the new head.
-    ///
-    /// The one at the old head is kept beside it, as a power cut may bring that head back; no
-    /// older one may come back, hence the flush.
-    fn put_in_force<'a>(&mut self, leaving: impl Iterator<Item = &'a Entry>) -> io::Result<()> {
-        let Some(setup) = leaving.filter(|entry| entry.kind == Kind::Setup).last() else {
-            return Ok(());
-        };
-        if planted("setup_in_force_not_kept") {
-            return Ok(());
-        }
-        let Entry { stint, captured_at, kind, json, .. } = setup;
-        let bytes = record::encode(*stint, *captured_at, *kind, Marks::default(), json)
-            .map_err(not_encoded)?;
-        self.flush()?;
-        let mut setups: Vec<_> = self.last_setup_left()?.into_iter().collect();
-        setups.push((setup.seq, bytes));
-        self.store.put(SETUPS_LEFT, Some(&to_bytes(&setups)?))
-    }
-
-    /// Position and record of the last setup below the head.
-    fn last_setup_left(&self) -> io::Result<Option<SetupLeft>> {
-        let setups: Vec<SetupLeft> = fact(&self.store, SETUPS_LEFT)?.unwrap_or_default();
-        let head = self.store.head();
-        Ok(setups.into_iter().rfind(|(seq, _)| *seq < head))
     }
 
     /// Gives up what is below `head`. On an error nothing has changed, here and in the store.
@@ -482,7 +427,7 @@ impl<S: Store> Log<S> {
             self.ledger = books.ledger;
             self.run = books.run;
             self.newest = newest_ever(&mut self.store, &books)?;
-            self.marks_next = true;
+            self.stints.forget_neighbours();
             self.note_durable();
         }
         Ok(&mut self.store)

@@ -46,7 +46,7 @@ pub use self::reader::{Batch, Reader};
 use self::store::Store;
 pub use self::writer::{Stamps, Writer};
 use crate::config::{self, Durability, QUEUE_CHANNEL_COMMANDS, WhenFull};
-use crate::entry::{CapturedAt, Seq, Situation, StintId};
+use crate::entry::{CapturedAt, Seq, Situation, StintId, Stream};
 
 /// The first position of a new queue.
 pub const FIRST: Seq = Seq(1);
@@ -138,6 +138,9 @@ pub enum Appended {
     Buffered,
 }
 
+/// A stream and the stint that it is in.
+pub type StreamStint = (Stream, StintId);
+
 /// How a queue stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueStatus {
@@ -157,8 +160,10 @@ pub struct QueueStatus {
     pub oldest: Option<CapturedAt>,
     /// The newest entry that was ever appended, also when it has been delivered.
     pub newest: Option<CapturedAt>,
-    /// The stint that the next entry is expected to belong to.
+    /// The stint that the agent's own next entry is expected to belong to.
     pub stint: StintId,
+    /// The stint that each stream is in, of those that were used last.
+    pub stints: Arc<[StreamStint]>,
     /// Entries accepted since the queue was made.
     pub appended: u64,
     pub ledger: Ledger,

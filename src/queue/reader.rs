@@ -10,10 +10,9 @@ use crate::entry::{Entry, Kind, Seq, StintId};
 ///
 /// A batch that is dropped instead stays in the queue and is read again after a
 /// [`Reader::rewind`].
-#[derive(Debug)]
+#[derive(Debug, Default)]
 #[must_use = "a batch that is not removed stays in the queue"]
 pub struct Batch {
-    pub(super) stint: StintId,
     pub(super) entries: Vec<Entry>,
     /// Entries that the server refuses: set aside when the batch is removed.
     pub(super) refused: Vec<Entry>,
@@ -22,15 +21,6 @@ pub struct Batch {
 }
 
 impl Batch {
-    pub(super) fn new(stint: StintId) -> Self {
-        Self { stint, entries: Vec::new(), refused: Vec::new(), records: Vec::new() }
-    }
-
-    /// The stint of all its entries.
-    pub fn stint(&self) -> StintId {
-        self.stint
-    }
-
     /// The entries, oldest first. Empty when not one of the records could be read back.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
@@ -71,8 +61,8 @@ impl Reader {
         Self { commands, cursor: Seq(0), status }
     }
 
-    /// The entries that follow those already out, all of one stint, as soon as there is one that
-    /// may be sent. Safe to cancel.
+    /// The entries that follow those already out, as soon as there is one that may be sent. Safe to
+    /// cancel.
     pub async fn next_batch(&mut self, limit: Limit) -> Result<Batch, QueueError> {
         let from = self.cursor;
         let batch = self.ask(|reply| Command::Read { from, limit, reply }).await?;
@@ -98,7 +88,7 @@ impl Reader {
         self.ask(|reply| Command::Stint { reply }).await
     }
 
-    /// The setup that was in force just before the oldest entry of `stint`.
+    /// The setup that was in force in `stint` just before the oldest entry.
     pub async fn setup_in_force(&mut self, stint: StintId) -> Result<Option<Entry>, QueueError> {
         self.ask(|reply| Command::SetupInForce { stint, reply }).await
     }

@@ -10,6 +10,10 @@ use crate::entry::{CapturedAt, Entry, Kind, Seq, StintId};
 
 const VERSION: u8 = 1;
 
+/// Ranks of frames above this are all the same: a queue that is thinned as far holds one in nine
+/// hours.
+const MAX_RANK: u32 = 16;
+
 /// The fields of a record, in the order in which they lie on the disk.
 type Record<Text> = (StintId, CapturedAt, Kind, Marks, Text);
 
@@ -30,6 +34,22 @@ impl Marks {
 
     pub fn keeps_the_one_before(self) -> bool {
         self.0 & 2 != 0
+    }
+
+    /// For the entry of a stream that has this number there: the higher its rank, the longer it
+    /// stays.
+    pub fn numbered(number: u64) -> Self {
+        Self((number.trailing_zeros().min(MAX_RANK) as u8 + 1) << 2)
+    }
+
+    /// The highest level of thinning at which it stays without being kept for what it shows: a frame
+    /// has rank k if its number in its stream is a multiple of 2^k. One that was not numbered, as it
+    /// was stored by an earlier version, has that of its position.
+    pub fn rank(self, seq: Seq) -> u32 {
+        match self.0 >> 2 {
+            0 => seq.0.trailing_zeros(),
+            rank => u32::from(rank) - 1,
+        }
     }
 
     /// Both.
@@ -85,11 +105,16 @@ pub fn decode(seq: Seq, bytes: &[u8]) -> Result<Entry, DecodeError> {
     }
 }
 
-/// Kind and marks of the entry whose bytes these are; `None` if they are no record.
-pub(super) fn marks(bytes: &[u8]) -> Option<(Kind, Marks)> {
+/// What the entry whose bytes these are is to thinning; `None` if they are no record.
+pub(super) fn marks(bytes: &[u8]) -> Option<(StintId, Kind, Marks)> {
     let (_, rest) = bytes.split_first().filter(|(version, _)| **version == VERSION)?;
-    let (_, _, kind, marks, _): Record<&str> = rmp_serde::from_slice(rest).ok()?;
-    Some((kind, marks))
+    let (stint, _, kind, marks, _): Record<&str> = rmp_serde::from_slice(rest).ok()?;
+    Some((stint, kind, marks))
+}
+
+/// Its stint.
+pub(super) fn stint(bytes: &[u8]) -> Option<StintId> {
+    marks(bytes).map(|(stint, ..)| stint)
 }
 
 #[cfg(test)]

@@ -1,22 +1,23 @@
 //! Thinning: which frames a full queue leaves out, so that it holds a day at a lower resolution
 //! instead of an hour and a hole.
 //!
-//! A stretch has a level. At level k it holds the frames at positions that are multiples of 2^k and
-//! those that are [marked](Marks): the first and the last of a lap, one where the state of the
-//! gear-box, the pits or the session changes, one after a setup or a start. Setups are always kept.
-//! So no two neighbours that are left are further apart than 2^k frames were, within a stretch and
-//! from one to the next.
+//! A stretch has a level. At level k it holds of each stream the frames of [rank](Marks::rank) k or
+//! higher, every 2^k-th, and those that are [marked](Marks): the first and the last of a lap, one
+//! where the state of the gear-box, the pits or the session changes, one after a setup or a start.
+//! Setups are always kept. So no two neighbours that are left of a stint are further apart than 2^k
+//! frames of it were, within a stretch and from one to the next.
 //!
 //! The oldest stretch of the lowest level goes first. So none is given up to level k + 1 while
 //! level k would do, and what is newer never has the lower resolution.
 //!
 //! [Marks]: super::record::Marks
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use super::record;
 use super::store::Stretch;
-use crate::entry::{Kind, Seq};
+use crate::entry::{Kind, Seq, StintId};
 use crate::planted::planted;
 
 /// Every 65,536th frame, nine hours apart at 2 Hz; what is left then is marked.
@@ -60,24 +61,27 @@ pub(super) struct Thinned {
 }
 
 /// Thins records that lie next to each other to `level` or, where that leaves none out, to the
-/// lowest level that does. Those that are not `free` stay, and the last one: whether the one after
-/// it wants it to stay is not known here.
+/// lowest level that does. Those that are not `free` stay, and the last one of each stint: whether
+/// the one after it wants it to stay is not known here.
 pub(super) fn thin(mut records: Vec<(Seq, Vec<u8>)>, level: u32, free: Range<Seq>) -> Thinned {
-    let mut may_go = vec![false; records.len()];
-    let mut is_wanted = true;
+    /// Stays at every level.
+    const ALWAYS: u32 = u32::MAX;
+    let mut ranks = vec![ALWAYS; records.len()];
+    // Whether the frame after it, in its stint, wants one to stay.
+    let mut wanted: HashMap<StintId, bool> = HashMap::new();
     for (index, (seq, bytes)) in records.iter().enumerate().rev() {
         // What cannot be read back is counted where it is sent.
-        let Some((Kind::Frame, marks)) = record::marks(bytes) else { continue };
-        may_go[index] = !is_wanted && !marks.is_kept() && free.contains(seq);
-        is_wanted = marks.keeps_the_one_before() && !planted("end_of_a_lap_thinned");
+        let Some((stint, Kind::Frame, marks)) = record::marks(bytes) else { continue };
+        let wants = marks.keeps_the_one_before() && !planted("end_of_a_lap_thinned");
+        let is_wanted = wanted.insert(stint, wants).unwrap_or(true);
+        if !is_wanted && !marks.is_kept() && free.contains(seq) {
+            ranks[index] = marks.rank(*seq);
+        }
     }
-    let goes = |seq: Seq, may_go: bool, level: u32| may_go && !seq.0.is_multiple_of(1 << level);
-    let leaves_out = |level: &u32| {
-        records.iter().zip(&may_go).any(|((seq, _), may_go)| goes(*seq, *may_go, *level))
-    };
+    let leaves_out = |level: &u32| ranks.iter().any(|rank| rank < level);
     let level = (level..MAX_LEVEL).find(leaves_out).unwrap_or(MAX_LEVEL);
-    let mut may_go = may_go.into_iter();
-    records.retain(|(seq, _)| !goes(*seq, may_go.next().unwrap_or(false), level));
+    let mut ranks = ranks.into_iter();
+    records.retain(|_| ranks.next().is_none_or(|rank| rank >= level));
     Thinned { records, level }
 }
 
@@ -138,5 +142,22 @@ mod tests {
         assert_eq!(left(3, Seq(4)..Seq(18)), (vec![1, 2, 3, 5, 8, 9, 10, 11, 16, 18, 19], 3));
         // Nothing goes at any level.
         assert_eq!(left(1, Seq(5)..Seq(6)).1, MAX_LEVEL);
+    }
+
+    #[test]
+    fn two_cars_in_turn_are_thinned_alike() {
+        let mut frames = [0, 0];
+        let mut record = |seq: u64| {
+            let car = seq % 2;
+            let marks = Marks::numbered(frames[car as usize]);
+            frames[car as usize] += 1;
+            let stint = StintId(car);
+            (Seq(seq), record::encode(stint, CapturedAt(0), Kind::Frame, marks, "{}").unwrap())
+        };
+        let all: Vec<_> = (0..40).map(&mut record).collect();
+        let left = thin(all, 2, Seq(0)..Seq(100)).records;
+        let left: Vec<u64> = left.iter().map(|(seq, _)| seq.0).collect();
+        // Every fourth of each, and the last of each.
+        assert_eq!(left, [0, 1, 8, 9, 16, 17, 24, 25, 32, 33, 38, 39]);
     }
 }

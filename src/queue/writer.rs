@@ -8,7 +8,7 @@ use super::buffer::Buffer;
 use super::keeper::Command;
 use super::operator::Operator;
 use super::{Appended, NewEntry, QueueError, QueueStatus};
-use crate::entry::CapturedAt;
+use crate::entry::{CapturedAt, Stream};
 use crate::planted::planted;
 
 /// Gives each entry its moment of capture, strictly later than the one before.
@@ -62,7 +62,16 @@ impl Writer {
         &self,
         make: impl FnOnce(&mut Stamps) -> Vec<NewEntry>,
     ) -> Result<Vec<Appended>, QueueError> {
-        self.buffer.append(None, make).await
+        self.append_from(&Stream::default(), make).await
+    }
+
+    /// Likewise, entries of a stream that is not the agent's own.
+    pub async fn append_from(
+        &self,
+        stream: &Stream,
+        make: impl FnOnce(&mut Stamps) -> Vec<NewEntry>,
+    ) -> Result<Vec<Appended>, QueueError> {
+        self.buffer.append(stream, None, make).await
     }
 
     /// Likewise for so many entries, but waits for as long as it takes until the disk has them and,
@@ -72,7 +81,7 @@ impl Writer {
         entries: usize,
         make: impl FnOnce(&mut Stamps) -> Vec<NewEntry>,
     ) -> Result<Vec<Appended>, QueueError> {
-        self.buffer.append(Some(entries as u64), make).await
+        self.buffer.append(&Stream::default(), Some(entries as u64), make).await
     }
 
     /// How the queue stands, as of the keeper's last step, and what waits in memory now.

@@ -1,27 +1,28 @@
-//! The session of a stint: keep it for as long as the server knows it, else ask for a new one.
+//! The session of each stint: keep it for as long as the server knows it, else ask for a new one.
+
+use std::collections::BTreeMap;
 
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{Session, SessionError, next_verification};
 use crate::config::{
-    JOIN_TIMEOUT, ProofChoice, STORED_LOOKS, STORED_PAUSE, SessionChoice, UNANSWERED_JOINS,
-    WITHOUT_PROOF_LINKS,
+    DeliveryConfig, JOIN_TIMEOUT, MAX_SESSIONS, ProofChoice, STORED_LOOKS, STORED_PAUSE,
+    SessionChoice, UNANSWERED_JOINS, WITHOUT_PROOF_LINKS,
 };
-use crate::entry::{CapturedAt, Entry, Seq, StintId};
+use crate::entry::{CapturedAt, Entry, Kind, Seq, StintId};
 use crate::metrics;
 use crate::planted::planted;
 use crate::queue::Batch;
-use crate::sink::{Answer, Joined, Link, Proof, Sink, SinkError};
+use crate::sink::{Addressed, Answer, Joined, Link, Proof, Sink, SinkError};
 
 const NO_JOIN: &str = "it answers no join_session";
 
-/// A session that is bound on a link, and what is known about it there.
+/// The sessions that are bound on a link, and what is known about the server there.
 #[derive(Debug)]
-pub(super) struct Bound {
-    pub(super) stint: StintId,
-    pub(super) session: String,
-    /// The server was asked for this session on this link and has not shown data for it yet.
-    pub(super) is_new: bool,
+pub(super) struct Bindings {
+    by_stint: BTreeMap<StintId, Bound>,
+    /// Later than this nothing that an earlier link sent is on its way.
+    settled_at: Instant,
     /// The server answers when a session is joined, as far as is known.
     pub(super) answers_join: bool,
     /// It answers no event, but shows what it stored: it is asked instead.
@@ -30,16 +31,25 @@ pub(super) struct Bound {
     pub(super) has_answered: bool,
     /// What the link gives; learned with the first entry.
     pub(super) proof: Option<Proof>,
-    /// What the server held of this stint when the session was joined.
-    pub(super) stored: Stored,
     /// The last position that was sent; a batch that does not follow it comes after a gap, which
     /// may have held a setup.
     pub(super) sent: Option<Seq>,
-    /// The newest setup that was sent apart.
-    pub(super) setup_apart: Option<Seq>,
     /// Batches that are sent and wait for a stronger proof than they have, oldest first.
     pub(super) unproven: Vec<(Instant, Batch)>,
     pub(super) verify_at: Instant,
+}
+
+/// A session that is bound.
+#[derive(Debug)]
+pub(super) struct Bound {
+    pub(super) session: String,
+    /// The server was asked for this session on this link and has not shown data for it yet.
+    pub(super) is_new: bool,
+    /// What the server held of this stint when the session was joined.
+    pub(super) stored: Stored,
+    /// The last position that was sent to it, and that of the newest setup that was sent apart.
+    pub(super) sent: Option<Seq>,
+    setup_apart: Option<Seq>,
 }
 
 /// The newest frame and setup that a server holds for a session.
@@ -54,19 +64,84 @@ impl Stored {
     /// are not newer than the newest.
     pub(super) fn has(&self, entry: &Entry) -> bool {
         match entry.kind {
-            crate::entry::Kind::Frame => self.frame >= Some(entry.captured_at),
-            crate::entry::Kind::Setup => self.setup >= Some(entry.captured_at),
+            Kind::Frame => self.frame >= Some(entry.captured_at),
+            Kind::Setup => self.setup >= Some(entry.captured_at),
         }
     }
 }
 
-impl Bound {
+impl Bindings {
+    pub(super) fn new(settings: &DeliveryConfig) -> Self {
+        Self {
+            by_stint: BTreeMap::new(),
+            settled_at: Instant::now() + STORED_PAUSE * STORED_LOOKS,
+            answers_join: true,
+            asks: false,
+            has_answered: false,
+            proof: None,
+            sent: None,
+            unproven: Vec::new(),
+            verify_at: next_verification(settings),
+        }
+    }
+
+    pub(super) fn of(&self, stint: StintId) -> Result<&Bound, SessionError> {
+        self.by_stint.get(&stint).ok_or(SessionError::Unbound(stint))
+    }
+
+    pub(super) fn of_mut(&mut self, stint: StintId) -> Result<&mut Bound, SessionError> {
+        self.by_stint.get_mut(&stint).ok_or(SessionError::Unbound(stint))
+    }
+
+    /// The stints that have a session here.
+    pub(super) fn stints(&self) -> Vec<StintId> {
+        self.by_stint.keys().copied().collect()
+    }
+
+    /// Entries with the session that each goes to.
+    pub(super) fn addressed<'a>(
+        &'a self,
+        entries: &'a [Entry],
+    ) -> Result<Vec<Addressed<'a>>, SessionError> {
+        let stint_of = |entry: &Entry| match entries.first() {
+            Some(first) if planted("sent_to_the_page_of_another_stint") => first.stint,
+            _ => entry.stint,
+        };
+        let addressed = |entry| {
+            let session = &self.of(stint_of(entry))?.session;
+            Ok(Addressed { session, entry })
+        };
+        entries.iter().map(addressed).collect()
+    }
+
     pub(super) fn has_unproven(&self) -> bool {
         !self.unproven.is_empty()
     }
 
     pub(super) fn unproven_entries(&self) -> usize {
         self.unproven.iter().map(|(_, batch)| batch.entries().len()).sum()
+    }
+
+    /// The newest of the unproven entries of each stint.
+    pub(super) fn newest_unproven(&self) -> BTreeMap<StintId, &Entry> {
+        let entries = self.unproven.iter().flat_map(|(_, batch)| batch.entries());
+        entries.map(|entry| (entry.stint, entry)).collect()
+    }
+
+    /// The stint whose session was sent to last.
+    pub(super) fn latest(&self) -> Option<StintId> {
+        let latest = self.by_stint.iter().max_by_key(|(stint, bound)| (bound.sent, **stint));
+        latest.map(|(stint, _)| *stint)
+    }
+
+    /// Leaves the sessions that were not sent to for the longest time.
+    fn make_room(&mut self) {
+        while self.by_stint.len() >= 2 * MAX_SESSIONS
+            && let Some(oldest) = self.by_stint.iter().min_by_key(|(_, bound)| bound.sent)
+        {
+            let oldest = *oldest.0;
+            self.by_stint.remove(&oldest);
+        }
     }
 }
 
@@ -76,20 +151,21 @@ impl<S: Sink> Session<S> {
     pub(super) async fn bind(
         &mut self,
         link: &mut S::Link,
+        bindings: &mut Bindings,
         stint: StintId,
-    ) -> Result<Bound, SessionError> {
+    ) -> Result<(), SessionError> {
         let remembered = match &self.choice {
             SessionChoice::Fixed(id) => Some(id.clone()),
             SessionChoice::Auto => self.reader.session(stint, self.sink.server()).await?,
         };
         let Some(session) = remembered else {
-            return self.bind_new(link, stint).await;
+            return self.bind_new(link, bindings, stint).await;
         };
         let joined = if self.never_asks() {
             Joined::Known { frame: None, setup: None }
         } else {
             let joined = self.join(link, &session).await?;
-            self.at_rest(link, &session, joined).await?
+            self.at_rest(link, bindings, &session, joined).await?
         };
         match (joined, &self.choice) {
             (Joined::Known { frame, setup }, choice) => {
@@ -98,12 +174,12 @@ impl<S: Sink> Session<S> {
                     SessionChoice::Auto => Stored { frame, setup },
                     SessionChoice::Fixed(_) => Stored::default(),
                 };
-                let bound = self.bound(stint, session, false, joined, stored);
-                self.send_setup_in_force(link, bound).await
+                self.bound(bindings, stint, session, false, joined, stored);
+                self.refresh_setup(link, bindings, stint).await
             }
             (_, SessionChoice::Fixed(_)) => {
-                let bound = self.bound(stint, session, true, joined, Stored::default());
-                self.send_setup_in_force(link, bound).await
+                self.bound(bindings, stint, session, true, joined, Stored::default());
+                self.refresh_setup(link, bindings, stint).await
             }
             // It may be slow for once: viewers would lose their page for that.
             (Joined::Unanswered, SessionChoice::Auto) if !self.answers_no_join() => {
@@ -115,7 +191,7 @@ impl<S: Sink> Session<S> {
                 tracing::warn!(
                     "the server does not know the session any more, asking for a new one"
                 );
-                self.bind_new(link, stint).await
+                self.bind_new(link, bindings, stint).await
             }
         }
     }
@@ -124,8 +200,9 @@ impl<S: Sink> Session<S> {
     pub(super) async fn bind_new(
         &mut self,
         link: &mut S::Link,
+        bindings: &mut Bindings,
         stint: StintId,
-    ) -> Result<Bound, SessionError> {
+    ) -> Result<(), SessionError> {
         if let SessionChoice::Fixed(_) = self.choice {
             return Err(SessionError::NotKept("it does not know server.session_id"));
         }
@@ -141,8 +218,8 @@ impl<S: Sink> Session<S> {
         if !planted("session_not_remembered") {
             self.reader.set_session(stint, self.sink.server(), &session).await?;
         }
-        let bound = self.bound(stint, session, true, joined, Stored::default());
-        self.send_setup_in_force(link, bound).await
+        self.bound(bindings, stint, session, true, joined, Stored::default());
+        self.refresh_setup(link, bindings, stint).await
     }
 
     /// Whether the server's acknowledgement is believed whatever happens, as most clients do.
@@ -186,6 +263,7 @@ impl<S: Sink> Session<S> {
     async fn at_rest(
         &mut self,
         link: &mut S::Link,
+        bindings: &Bindings,
         session: &str,
         mut joined: Joined,
     ) -> Result<Joined, SessionError> {
@@ -196,7 +274,8 @@ impl<S: Sink> Session<S> {
         for _ in 0..STORED_LOOKS {
             let Joined::Known { frame, .. } = joined else { break };
             let queue = self.reader.status();
-            if queue.entries == 0 || frame >= queue.newest {
+            let is_settled = Instant::now() >= bindings.settled_at;
+            if queue.entries == 0 || frame >= queue.newest || is_settled {
                 break;
             }
             sleep(STORED_PAUSE).await;
@@ -210,60 +289,49 @@ impl<S: Sink> Session<S> {
 
     fn bound(
         &mut self,
+        bindings: &mut Bindings,
         stint: StintId,
         session: String,
         is_new: bool,
         joined: Joined,
         stored: Stored,
-    ) -> Bound {
+    ) {
         let page = self.sink.page(&session);
         let verified = matches!(joined, Joined::Known { .. }) && !self.never_asks();
+        let is_first = bindings.by_stint.is_empty();
         self.status.send_modify(|status| {
-            status.session = Some(session.clone());
-            status.stint = Some(stint);
-            status.page = Some(page);
-            status.verified = verified;
+            if is_first || status.stint <= Some(stint) {
+                status.session = Some(session.clone());
+                status.stint = Some(stint);
+                status.page = Some(page.clone());
+            }
+            status.show(stint, page);
+            status.verified = if is_first { verified } else { status.verified };
             status.last_error = None;
         });
-        Bound {
-            stint,
-            session,
-            is_new,
-            answers_join: joined != Joined::Unanswered,
-            asks: verified && self.learned.found_stored + 1 >= WITHOUT_PROOF_LINKS,
-            has_answered: verified,
-            proof: None,
-            stored,
-            sent: None,
-            setup_apart: None,
-            unproven: Vec::new(),
-            verify_at: next_verification(&self.settings),
-        }
-    }
-
-    /// A page without its setup gets the one that was in force where the queue begins.
-    async fn send_setup_in_force(
-        &mut self,
-        link: &mut S::Link,
-        mut bound: Bound,
-    ) -> Result<Bound, SessionError> {
-        self.refresh_setup(link, &mut bound).await?;
-        Ok(bound)
+        bindings.make_room();
+        bindings.answers_join &= joined != Joined::Unanswered;
+        bindings.asks |= verified && self.learned.found_stored + 1 >= WITHOUT_PROOF_LINKS;
+        bindings.has_answered |= verified;
+        let bound = Bound { session, is_new, stored, sent: None, setup_apart: None };
+        bindings.by_stint.insert(stint, bound);
     }
 
     /// Sends the setup in force where the queue begins, unless the page has it or a newer one.
     pub(super) async fn refresh_setup(
         &mut self,
         link: &mut S::Link,
-        bound: &mut Bound,
+        bindings: &mut Bindings,
+        stint: StintId,
     ) -> Result<(), SessionError> {
-        if let Some(setup) = self.reader.setup_in_force(bound.stint).await?
+        let bound = bindings.of(stint)?;
+        if let Some(setup) = self.reader.setup_in_force(stint).await?
             && !bound.stored.has(&setup)
             && !planted("setup_not_sent_anew")
             && bound.setup_apart.max(bound.sent) < Some(setup.seq)
         {
-            self.publish_apart(link, bound, &setup).await?;
-            bound.setup_apart = Some(setup.seq);
+            self.publish_apart(link, bindings, &setup).await?;
+            bindings.of_mut(stint)?.setup_apart = Some(setup.seq);
         }
         Ok(())
     }

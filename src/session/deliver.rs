@@ -10,18 +10,19 @@
 //! one did is remembered over the end of its link, and sent again. Where nothing comes back, one
 //! that is refused without a word cannot be told from the others.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use super::bind::{Bound, Stored};
+use super::bind::{Bindings, Stored};
 use super::{Session, SessionError, next_verification};
 use crate::clock;
 use crate::config::{
     ECHO_GRACE, MAX_UNPROVEN_ENTRIES, ProofChoice, REFUSAL_PAUSE, REFUSAL_TRIES,
     WITHOUT_PROOF_LINKS, WRITTEN_AFTER,
 };
-use crate::entry::{Entry, Seq};
+use crate::entry::{Entry, Seq, StintId};
 use crate::metrics;
 use crate::planted::planted;
 use crate::queue::Batch;
@@ -35,16 +36,16 @@ enum Outcome {
     Unproven,
     /// The server keeps others of the session, but not these.
     Refused(Vec<Seq>),
-    /// The server does not know the session any more.
-    Forgotten,
+    /// The server does not know the session of this stint any more.
+    Forgotten(StintId),
 }
 
-/// What the server says of the session that is bound.
+/// What the server says of the sessions that are bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verified {
-    /// It knows it, and what it acknowledged is proven.
+    /// It knows them, and what it acknowledged is proven.
     Known,
-    /// It forgot it: another one is bound, and all batches that were out will be read again.
+    /// It forgot one: another one is bound, and all batches that were out will be read again.
     Rebound,
 }
 
@@ -53,49 +54,58 @@ impl<S: Sink> Session<S> {
     pub(super) async fn deliver(
         &mut self,
         link: &mut S::Link,
-        bound: &mut Bound,
+        bindings: &mut Bindings,
         mut batch: Batch,
     ) -> Result<(), SessionError> {
-        if let (Some((first, last)), sent) = (batch.ends(), bound.sent) {
+        if let (Some((first, last)), sent) = (batch.ends(), bindings.sent) {
             if sent.is_some_and(|sent| first.0 > sent.0 + 1) {
-                self.refresh_setup(link, bound).await?;
+                for stint in bindings.stints() {
+                    self.refresh_setup(link, bindings, stint).await?;
+                }
             }
-            bound.sent = Some(last);
+            bindings.sent = Some(last);
         }
-        let passed_over = &self.learned.passed_over;
-        let is_missing = |entry: &&Entry| {
-            !bound.stored.has(entry)
-                || passed_over.contains(&entry.seq)
+        let mut missing = Vec::new();
+        for entry in batch.entries() {
+            if bindings.of(entry.stint).is_err() {
+                self.bind(link, bindings, entry.stint).await?;
+            }
+            let bound = bindings.of_mut(entry.stint)?;
+            bound.sent = Some(entry.seq);
+            if !bound.stored.has(entry)
+                || self.learned.passed_over.contains(&entry.seq)
                 || planted("sent_again_though_stored")
-        };
-        let missing: Vec<Entry> = batch.entries().iter().filter(is_missing).cloned().collect();
-        let outcome = if missing.is_empty() {
+            {
+                missing.push(entry.clone());
+            }
+        }
+        let mut outcome = if missing.is_empty() {
             self.learned.found_stored += u32::from(self.learned.without_proof > 0);
             Outcome::Proven
         } else {
-            self.publish(link, bound, &missing).await?
+            self.publish(link, bindings, &missing).await?
         };
+        if let Outcome::Refused(seqs) = outcome {
+            outcome = self.insist(link, bindings, &missing, seqs).await?;
+        }
         match outcome {
             Outcome::Proven => {}
             Outcome::Unproven => {
                 batch.forget_frames();
-                bound.unproven.push((Instant::now(), batch));
-                if bound.unproven_entries() >= MAX_UNPROVEN_ENTRIES {
-                    self.settle(link, bound).await?;
+                bindings.unproven.push((Instant::now(), batch));
+                if bindings.unproven_entries() >= MAX_UNPROVEN_ENTRIES {
+                    self.settle(link, bindings).await?;
                 }
                 return Ok(());
             }
-            Outcome::Refused(seqs) => match self.insist(link, bound, &missing, seqs).await? {
-                Some(_) if planted("whole_batch_set_aside") => {
-                    let all: Vec<Seq> = batch.entries().iter().map(|entry| entry.seq).collect();
-                    batch.quarantine(&all);
-                }
-                Some(refused) => batch.quarantine(&refused),
-                None => return self.rebind(link, bound).await,
-            },
-            Outcome::Forgotten => return self.rebind(link, bound).await,
+            Outcome::Refused(_) if planted("whole_batch_set_aside") => {
+                let all: Vec<Seq> = batch.entries().iter().map(|entry| entry.seq).collect();
+                batch.quarantine(&all);
+            }
+            Outcome::Refused(refused) => batch.quarantine(&refused),
+            Outcome::Forgotten(stint) => return self.rebind(link, bindings, stint).await,
         }
-        self.remove(bound, batch).await?;
+        self.remove(bindings, batch).await?;
         self.pace(missing.len()).await;
         Ok(())
     }
@@ -104,13 +114,13 @@ impl<S: Sink> Session<S> {
     pub(super) async fn publish_apart(
         &mut self,
         link: &mut S::Link,
-        bound: &mut Bound,
+        bindings: &mut Bindings,
         entry: &Entry,
     ) -> Result<(), SessionError> {
-        match self.publish(link, bound, std::slice::from_ref(entry)).await? {
+        match self.publish(link, bindings, std::slice::from_ref(entry)).await? {
             Outcome::Proven | Outcome::Unproven => {}
             Outcome::Refused(_) => tracing::warn!("the server refuses the setup, going on without"),
-            Outcome::Forgotten => {
+            Outcome::Forgotten(_) => {
                 return Err(SessionError::NotKept("it forgot the session at once"));
             }
         }
@@ -122,114 +132,137 @@ impl<S: Sink> Session<S> {
     pub(super) async fn verify(
         &mut self,
         link: &mut S::Link,
-        bound: &mut Bound,
+        bindings: &mut Bindings,
     ) -> Result<Verified, SessionError> {
-        bound.verify_at = next_verification(&self.settings);
-        if bound.proof == Some(Proof::Written) {
+        bindings.verify_at = next_verification(&self.settings);
+        if bindings.proof == Some(Proof::Written) {
             let old = |sent: &Instant| sent.elapsed() >= WRITTEN_AFTER;
-            while bound.unproven.first().is_some_and(|(sent, _)| old(sent)) {
-                let (_, batch) = bound.unproven.remove(0);
-                self.remove(bound, batch).await?;
+            while bindings.unproven.first().is_some_and(|(sent, _)| old(sent)) {
+                let (_, batch) = bindings.unproven.remove(0);
+                self.remove(bindings, batch).await?;
             }
             return Ok(Verified::Known);
         }
-        if !bound.answers_join {
+        if !bindings.answers_join {
             return Ok(Verified::Known);
         }
-        let session = bound.session.clone();
-        match self.join(link, &session).await? {
-            Joined::Known { frame, setup } => {
-                bound.has_answered = true;
-                let stored = Stored { frame, setup };
-                let newest = bound.unproven.last().and_then(|(_, batch)| batch.entries().last());
-                if newest.is_some_and(|entry| !stored.has(entry))
-                    && !planted("verified_without_a_look")
+        let mut stints: Vec<StintId> = bindings.newest_unproven().into_keys().collect();
+        if stints.is_empty() {
+            stints.extend(bindings.latest());
+        }
+        for stint in stints {
+            let bound = bindings.of(stint)?;
+            let session = bound.session.clone();
+            match self.join(link, &session).await? {
+                Joined::Known { frame, setup } => {
+                    bindings.has_answered = true;
+                    let stored = Stored { frame, setup };
+                    let newest = bindings.newest_unproven().remove(&stint);
+                    if newest.is_some_and(|entry| !stored.has(entry))
+                        && !planted("verified_without_a_look")
+                    {
+                        let what = "an entry that it acknowledged is missing";
+                        return Err(SessionError::NotKept(what));
+                    }
+                }
+                Joined::Silent
+                    if bindings.of(stint)?.is_new
+                        && !bindings.newest_unproven().contains_key(&stint) =>
                 {
-                    return Err(SessionError::NotKept("an entry that it acknowledged is missing"));
+                    return Ok(Verified::Known);
                 }
-                for (_, batch) in std::mem::take(&mut bound.unproven) {
-                    self.remove(bound, batch).await?;
+                Joined::Silent => {
+                    self.rebind(link, bindings, stint).await?;
+                    return Ok(Verified::Rebound);
                 }
-                self.verified();
-                Ok(Verified::Known)
-            }
-            Joined::Silent if bound.is_new && !bound.has_unproven() => Ok(Verified::Known),
-            Joined::Silent => {
-                self.rebind(link, bound).await?;
-                Ok(Verified::Rebound)
-            }
-            Joined::Unanswered if bound.has_answered => {
-                Err(SessionError::NotKept("it does not answer join_session any more"))
-            }
-            // It may be slow for once, and have forgotten all that it acknowledged.
-            Joined::Unanswered if !self.answers_no_join() => {
-                self.learned.unanswered_joins += 1;
-                Ok(Verified::Known)
-            }
-            Joined::Unanswered => {
-                tracing::warn!("the server cannot be asked about a session; its word must do");
-                bound.answers_join = false;
-                for (_, batch) in std::mem::take(&mut bound.unproven) {
-                    self.remove(bound, batch).await?;
+                Joined::Unanswered if bindings.has_answered => {
+                    let what = "it does not answer join_session any more";
+                    return Err(SessionError::NotKept(what));
                 }
-                Ok(Verified::Known)
+                // It may be slow for once, and have forgotten all that it acknowledged.
+                Joined::Unanswered if !self.answers_no_join() => {
+                    self.learned.unanswered_joins += 1;
+                    return Ok(Verified::Known);
+                }
+                Joined::Unanswered => {
+                    tracing::warn!("the server cannot be asked about a session; its word must do");
+                    bindings.answers_join = false;
+                    self.remove_unproven(bindings).await?;
+                    return Ok(Verified::Known);
+                }
             }
         }
+        self.remove_unproven(bindings).await?;
+        self.verified();
+        Ok(Verified::Known)
     }
 
-    /// Waits until nothing is unproven any more, or the session turns out to be forgotten.
+    async fn remove_unproven(&mut self, bindings: &mut Bindings) -> Result<(), SessionError> {
+        for (_, batch) in std::mem::take(&mut bindings.unproven) {
+            self.remove(bindings, batch).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until nothing is unproven any more, or a session turns out to be forgotten.
     pub(super) async fn settle(
         &mut self,
         link: &mut S::Link,
-        bound: &mut Bound,
+        bindings: &mut Bindings,
     ) -> Result<Verified, SessionError> {
-        while bound.has_unproven() {
-            if bound.proof == Some(Proof::Written) {
+        while bindings.has_unproven() {
+            if bindings.proof == Some(Proof::Written) {
                 tokio::select! {
                     biased;
                     error = link.closed() => return Err(error.into()),
                     () = sleep(self.settings.verify_interval) => {}
                 }
             }
-            if self.verify(link, bound).await? == Verified::Rebound {
+            if self.verify(link, bindings).await? == Verified::Rebound {
                 return Ok(Verified::Rebound);
             }
         }
         Ok(Verified::Known)
     }
 
-    /// The server forgot the session: nothing that it acknowledged since is taken as delivered.
-    async fn rebind(&mut self, link: &mut S::Link, bound: &mut Bound) -> Result<(), SessionError> {
+    /// The server forgot the session of this stint: nothing that it acknowledged since is taken as
+    /// delivered, and all that is known of this link is learned anew.
+    async fn rebind(
+        &mut self,
+        link: &mut S::Link,
+        bindings: &mut Bindings,
+        stint: StintId,
+    ) -> Result<(), SessionError> {
         metrics::rebound("forgotten");
         tracing::warn!("the server forgot the session, asking for a new one");
         if !planted("new_page_without_what_was_out") {
             self.reader.rewind();
         }
-        let stint = self.reader.stint().await?;
-        *bound = self.bind_new(link, stint).await?;
-        Ok(())
+        *bindings = Bindings::new(&self.settings);
+        self.bind_new(link, bindings, stint).await
     }
 
     async fn publish(
         &mut self,
         link: &mut S::Link,
-        bound: &mut Bound,
+        bindings: &mut Bindings,
         entries: &[Entry],
     ) -> Result<Outcome, SessionError> {
-        let proof = bound.proof.unwrap_or(match self.settings.proof {
+        let proof = bindings.proof.unwrap_or(match self.settings.proof {
             ProofChoice::Auto | ProofChoice::Echo => Proof::Echo,
             ProofChoice::Ack => Proof::Ack,
             ProofChoice::Written => Proof::Written,
         });
-        let proof = if bound.asks { Proof::Written } else { proof };
+        let proof = if bindings.asks { Proof::Written } else { proof };
         let sent = Instant::now();
-        let published = link.publish(&bound.session, entries, proof, self.grace());
+        let addressed = bindings.addressed(entries)?;
+        let published = link.publish(&addressed, proof, self.grace());
         let times = if planted("proof_waited_for_without_end") { 1_000_000 } else { 1 };
         let published = timeout(self.settings.proof_timeout * times, published).await;
         if !planted("passed_over_forgotten") {
             self.learned.passed_over.extend(link.passed_over());
         }
-        let Ok(receipt) = published else { return self.without_proof(bound) };
+        let Ok(receipt) = published else { return self.without_proof(bindings) };
         if receipt.is_err() && planted("removed_though_not_sent") {
             return Ok(Outcome::Proven);
         }
@@ -237,58 +270,87 @@ impl<S: Sink> Session<S> {
         metrics::proof_latency(sent.elapsed());
         self.note_inversions(&receipt);
         match (&receipt.ack, proof) {
-            (Ack::UnknownSession, _) => Ok(Outcome::Forgotten),
+            (Ack::UnknownSession, _) => Ok(forgotten(entries)),
             (Ack::Error(text), _) => self.objected(text, entries, receipt.missing),
             (_, Proof::Written) => {
-                self.learn(bound, if bound.asks { Proof::Ack } else { Proof::Written });
+                self.learn(bindings, if bindings.asks { Proof::Ack } else { Proof::Written });
                 Ok(Outcome::Unproven)
             }
             (_, Proof::Ack) => {
-                self.learn(bound, Proof::Ack);
+                self.learn(bindings, Proof::Ack);
                 let came_back = receipt.missing.is_empty();
-                Ok(if came_back { Outcome::Proven } else { self.acknowledged(bound) })
+                Ok(if came_back { Outcome::Proven } else { self.acknowledged(bindings) })
             }
             (_, Proof::Echo) if planted("acknowledgement_believed") => Ok(Outcome::Proven),
             (_, Proof::Echo) if receipt.missing.is_empty() => {
-                if bound.proof.is_none() {
-                    self.learn_echo(link, bound).await?;
+                if bindings.proof.is_none() {
+                    self.learn_echo(link, bindings, entries).await?;
                 }
-                bound.is_new = false;
-                bound.verify_at = next_verification(&self.settings);
+                for entry in entries {
+                    bindings.of_mut(entry.stint)?.is_new = false;
+                }
+                bindings.verify_at = next_verification(&self.settings);
                 Ok(Outcome::Proven)
             }
-            (_, Proof::Echo) => self.examine(link, bound, entries, receipt.missing).await,
+            (_, Proof::Echo) => self.examine(link, bindings, entries, receipt.missing).await,
         }
     }
 
-    /// Acknowledged, but not all came back: find out what the server did with the rest.
+    /// Acknowledged, but not all came back: find out, stint by stint, what the server did with the
+    /// rest.
     async fn examine(
         &mut self,
         link: &mut S::Link,
-        bound: &mut Bound,
+        bindings: &mut Bindings,
         entries: &[Entry],
         missing: Vec<Seq>,
     ) -> Result<Outcome, SessionError> {
-        let came_back = |entry: &&Entry| !missing.contains(&entry.seq);
-        let newest_back = entries.iter().filter(came_back).map(|entry| entry.seq).max();
-        if newest_back.is_some() {
+        for entry in entries.iter().filter(|entry| !missing.contains(&entry.seq)) {
             self.learned.without_keeping = false;
-            self.learn(bound, Proof::Echo);
-            bound.is_new = false;
-            if newest_back >= missing.last().copied() {
-                return Ok(Outcome::Refused(missing));
+            self.learn(bindings, Proof::Echo);
+            bindings.of_mut(entry.stint)?.is_new = false;
+        }
+        let of_missing = entries.iter().filter(|entry| missing.contains(&entry.seq));
+        let stints: BTreeSet<StintId> = of_missing.map(|entry| entry.stint).collect();
+        let mut refused = Vec::new();
+        for stint in stints {
+            let entries: Vec<&Entry> = entries.iter().filter(|e| e.stint == stint).collect();
+            match self.examine_stint(link, bindings, stint, &entries, &missing).await? {
+                Outcome::Proven | Outcome::Unproven => {}
+                Outcome::Refused(more) => refused.extend(more),
+                Outcome::Forgotten(stint) => return Ok(Outcome::Forgotten(stint)),
             }
         }
-        let session = bound.session.clone();
+        refused.sort();
+        Ok(if refused.is_empty() { Outcome::Proven } else { Outcome::Refused(refused) })
+    }
+
+    /// Likewise, for all entries of one stint.
+    async fn examine_stint(
+        &mut self,
+        link: &mut S::Link,
+        bindings: &mut Bindings,
+        stint: StintId,
+        entries: &[&Entry],
+        missing: &[Seq],
+    ) -> Result<Outcome, SessionError> {
+        let seqs = entries.iter().map(|entry| entry.seq);
+        let (missing, back): (Vec<Seq>, Vec<Seq>) = seqs.partition(|seq| missing.contains(seq));
+        let newest_back = back.last().copied();
+        if newest_back.is_some() && newest_back >= missing.last().copied() {
+            return Ok(Outcome::Refused(missing));
+        }
+        let bound = bindings.of(stint)?;
+        let (session, is_new, before) = (bound.session.clone(), bound.is_new, bound.stored);
         match self.join(link, &session).await? {
             Joined::Known { frame, setup } => {
-                bound.answers_join = true;
-                bound.has_answered = true;
+                bindings.answers_join = true;
+                bindings.has_answered = true;
                 let stored = Stored { frame, setup };
                 // What it held before is newer than one that was passed over, and so is what came
                 // back.
-                let is_kept = |entry: &Entry| stored.has(entry) && !bound.stored.has(entry);
-                if !entries.last().is_some_and(is_kept) {
+                let is_kept = |entry: &Entry| stored.has(entry) && !before.has(entry);
+                if !entries.last().is_some_and(|entry| is_kept(entry)) {
                     let is_stored = |seq: &Seq| {
                         newest_back.is_none_or(|back| back < *seq)
                             && entries.iter().any(|entry| entry.seq == *seq && is_kept(entry))
@@ -296,33 +358,37 @@ impl<S: Sink> Session<S> {
                     let refused = missing.into_iter().filter(|seq| !is_stored(seq)).collect();
                     return Ok(Outcome::Refused(refused));
                 }
-                self.kept_without_echo(bound)
+                self.kept_without_echo(bindings, stint)
             }
             Joined::Unanswered => {
-                bound.answers_join = false;
-                self.kept_without_echo(bound)
+                bindings.answers_join = false;
+                self.kept_without_echo(bindings, stint)
             }
-            Joined::Silent if bound.is_new => {
+            Joined::Silent if is_new => {
                 self.learned.without_keeping = true;
                 Err(SessionError::NotKept("a new session stays empty"))
             }
             Joined::Silent if planted("forgotten_session_kept") => Ok(Outcome::Proven),
-            Joined::Silent => Ok(Outcome::Forgotten),
+            Joined::Silent => Ok(Outcome::Forgotten(stint)),
         }
     }
 
     /// The server has the entries but does not send them back: the next proof must do.
-    fn kept_without_echo(&mut self, bound: &mut Bound) -> Result<Outcome, SessionError> {
+    fn kept_without_echo(
+        &mut self,
+        bindings: &mut Bindings,
+        stint: StintId,
+    ) -> Result<Outcome, SessionError> {
         if self.settings.proof == ProofChoice::Echo {
             return Err(SessionError::Weak(Proof::Echo.as_str()));
         }
-        self.learn(bound, Proof::Ack);
-        bound.is_new = false;
+        self.learn(bindings, Proof::Ack);
+        bindings.of_mut(stint)?.is_new = false;
         Ok(Outcome::Proven)
     }
 
-    fn acknowledged(&self, bound: &Bound) -> Outcome {
-        let verifies = bound.answers_join
+    fn acknowledged(&self, bindings: &Bindings) -> Outcome {
+        let verifies = bindings.answers_join
             && !self.settings.verify_interval.is_zero()
             && !planted("acknowledged_not_verified");
         if verifies { Outcome::Unproven } else { Outcome::Proven }
@@ -348,14 +414,14 @@ impl<S: Sink> Session<S> {
 
     /// Neither an echo nor an acknowledgement came in time. A server that answers when a session
     /// is joined can answer, so its silence is no proof of anything.
-    fn without_proof(&mut self, bound: &mut Bound) -> Result<Outcome, SessionError> {
+    fn without_proof(&mut self, bindings: &mut Bindings) -> Result<Outcome, SessionError> {
         let error = SessionError::NoProof(self.settings.proof_timeout);
-        if bound.proof.is_some() {
+        if bindings.proof.is_some() {
             return Err(error);
         }
         self.learned.without_proof += 1;
         // A stalled link takes no session request; this server does, and never answers more.
-        let never_answers = !bound.answers_join && !bound.has_answered;
+        let never_answers = !bindings.answers_join && !bindings.has_answered;
         if never_answers && !self.answers_no_join() {
             // The acknowledgement of the join, which never came, was in the way on this link.
             self.learned.unanswered_joins += 1;
@@ -366,7 +432,7 @@ impl<S: Sink> Session<S> {
         }
         match self.settings.proof {
             ProofChoice::Auto => {
-                self.learn(bound, Proof::Written);
+                self.learn(bindings, Proof::Written);
                 Ok(Outcome::Unproven)
             }
             ProofChoice::Echo => Err(SessionError::Weak(Proof::Echo.as_str())),
@@ -375,40 +441,47 @@ impl<S: Sink> Session<S> {
         }
     }
 
-    /// Tries refused entries again. Gives those that the server still refuses while it keeps the
-    /// session, or `None` if it forgot the session.
+    /// Tries refused entries again: what of them the server still refuses while it keeps their
+    /// session.
     async fn insist(
         &mut self,
         link: &mut S::Link,
-        bound: &mut Bound,
+        bindings: &mut Bindings,
         entries: &[Entry],
         mut refused: Vec<Seq>,
-    ) -> Result<Option<Vec<Seq>>, SessionError> {
+    ) -> Result<Outcome, SessionError> {
+        let of = |refused: &[Seq]| -> Vec<Entry> {
+            entries.iter().filter(|entry| refused.contains(&entry.seq)).cloned().collect()
+        };
         let tries = if planted("refused_entry_tried_once") { 1 } else { REFUSAL_TRIES };
         for _ in 1..tries {
             sleep(REFUSAL_PAUSE).await;
-            let again: Vec<Entry> =
-                entries.iter().filter(|entry| refused.contains(&entry.seq)).cloned().collect();
-            let proof = bound.proof.unwrap_or(Proof::Echo);
-            let published = link.publish(&bound.session, &again, proof, self.grace());
+            let again = of(&refused);
+            let proof = bindings.proof.unwrap_or(Proof::Echo);
+            let addressed = bindings.addressed(&again)?;
+            let published = link.publish(&addressed, proof, self.grace());
             let receipt = timeout(self.settings.proof_timeout, published)
                 .await
                 .map_err(|_| SessionError::NoProof(self.settings.proof_timeout))??;
             refused = match (proof, receipt.ack) {
-                (_, Ack::UnknownSession) => return Ok(None),
+                (_, Ack::UnknownSession) => return Ok(forgotten(&again)),
                 (Proof::Echo, _) => receipt.missing,
                 (_, Ack::Error(_)) => refused,
                 (_, _) => Vec::new(),
             };
             if refused.is_empty() {
-                return Ok(Some(refused));
+                return Ok(Outcome::Proven);
             }
         }
-        let session = bound.session.clone();
-        if bound.answers_join && self.join(link, &session).await? == Joined::Silent {
-            return Ok(if bound.is_new { Some(refused) } else { None });
+        let stints: BTreeSet<StintId> = of(&refused).iter().map(|entry| entry.stint).collect();
+        for stint in stints.into_iter().filter(|_| bindings.answers_join) {
+            let bound = bindings.of(stint)?;
+            let (session, is_new) = (bound.session.clone(), bound.is_new);
+            if self.join(link, &session).await? == Joined::Silent && !is_new {
+                return Ok(Outcome::Forgotten(stint));
+            }
         }
-        Ok(Some(refused))
+        Ok(Outcome::Refused(refused))
     }
 
     /// The first entry on the link came back. On a new session this is the moment to find out
@@ -416,20 +489,24 @@ impl<S: Sink> Session<S> {
     async fn learn_echo(
         &mut self,
         link: &mut S::Link,
-        bound: &mut Bound,
+        bindings: &mut Bindings,
+        entries: &[Entry],
     ) -> Result<(), SessionError> {
-        self.learn(bound, Proof::Echo);
+        self.learn(bindings, Proof::Echo);
         self.learned.without_keeping = false;
-        if bound.is_new && bound.answers_join {
+        let Some(entry) = entries.first() else { return Ok(()) };
+        let bound = bindings.of(entry.stint)?;
+        if bound.is_new && bindings.answers_join {
             let session = bound.session.clone();
-            bound.answers_join = matches!(self.join(link, &session).await?, Joined::Known { .. });
+            let joined = self.join(link, &session).await?;
+            bindings.answers_join = matches!(joined, Joined::Known { .. });
         }
         self.verified();
         Ok(())
     }
 
-    fn learn(&mut self, bound: &mut Bound, proof: Proof) {
-        if bound.proof == Some(proof) {
+    fn learn(&mut self, bindings: &mut Bindings, proof: Proof) {
+        if bindings.proof == Some(proof) {
             return;
         }
         if proof == Proof::Written {
@@ -438,12 +515,12 @@ impl<S: Sink> Session<S> {
             );
         } else {
             self.learned.without_proof = 0;
-            if !bound.asks {
+            if !bindings.asks {
                 self.learned.found_stored = 0;
             }
             tracing::info!(proof = proof.as_str(), "proof of delivery");
         }
-        bound.proof = Some(proof);
+        bindings.proof = Some(proof);
         self.status.send_modify(|status| status.proof = Some(proof));
     }
 
@@ -462,8 +539,8 @@ impl<S: Sink> Session<S> {
         }
     }
 
-    async fn remove(&mut self, bound: &Bound, batch: Batch) -> Result<(), SessionError> {
-        let proof = bound.proof.unwrap_or(Proof::Echo);
+    async fn remove(&mut self, bindings: &Bindings, batch: Batch) -> Result<(), SessionError> {
+        let proof = bindings.proof.unwrap_or(Proof::Echo);
         metrics::delivered(proof, clock::now(), batch.entries());
         if let Some((_, last)) = batch.ends() {
             self.learned.passed_over = self.learned.passed_over.split_off(&Seq(last.0 + 1));
@@ -488,4 +565,9 @@ impl<S: Sink> Session<S> {
             sleep(Duration::from_secs_f64(entries as f64 / rate)).await;
         }
     }
+}
+
+/// The acknowledgement is that of the last entry, and says that its session is not known.
+fn forgotten(entries: &[Entry]) -> Outcome {
+    entries.last().map_or(Outcome::Proven, |entry| Outcome::Forgotten(entry.stint))
 }

@@ -1,7 +1,7 @@
 //! The story of the program: open a link, bind a session, publish what is queued, wait for proof,
 //! remove. A straight line; any surprise ends it, and one place waits and starts it again.
 //!
-//! - `bind`: the session of a stint: keep it while the server knows it.
+//! - `bind`: the session of each stint: keep it while the server knows it.
 //! - `deliver`: what happens to one batch, and what counts as proof.
 //!
 //! Nothing but proof empties the queue. A batch that is out when the line ends is read again.
@@ -16,12 +16,11 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use self::bind::Bound;
-use self::deliver::Verified;
+use self::bind::Bindings;
 use crate::backoff::Backoff;
 use crate::config::{
-    AUTH_RETRY_INTERVAL, DeliveryConfig, MAX_UNPROVEN_ENTRIES, SessionChoice, VERIFY_SOON,
-    VERIFY_SOON_ENTRIES,
+    AUTH_RETRY_INTERVAL, DeliveryConfig, MAX_SESSIONS, MAX_UNPROVEN_ENTRIES, SessionChoice,
+    VERIFY_SOON, VERIFY_SOON_ENTRIES,
 };
 use crate::entry::{Seq, StintId};
 use crate::metrics;
@@ -34,12 +33,14 @@ use crate::sink::{Proof, Sink, SinkError};
 pub struct SessionStatus {
     /// A link to the server is open.
     pub connected: bool,
-    /// The session that is bound on this link.
+    /// The session of the newest stint that is bound on this link.
     pub session: Option<String>,
-    /// The page of the newest session, also while there is no link.
+    /// Its page, also while there is no link.
     pub page: Option<String>,
     pub stint: Option<StintId>,
-    /// The server has shown on this link that it knows the session.
+    /// The pages of all stints that were bound, the one that was bound last at the end.
+    pub pages: Vec<(StintId, String)>,
+    /// The server has shown on this link that it knows the sessions.
     pub verified: bool,
     /// The proof that this link gives; `None` until it is learned.
     pub proof: Option<Proof>,
@@ -53,6 +54,13 @@ pub struct SessionStatus {
 }
 
 impl SessionStatus {
+    fn show(&mut self, stint: StintId, page: String) {
+        self.pages.retain(|(known, _)| *known != stint);
+        let excess = (self.pages.len() + 1).saturating_sub(MAX_SESSIONS);
+        self.pages.drain(..excess);
+        self.pages.push((stint, page));
+    }
+
     fn unlink(&mut self) {
         self.connected = false;
         self.verified = false;
@@ -80,6 +88,9 @@ pub enum SessionError {
         "delivery.proof = \"{0}\" but the server gives no {0}; set it to \"auto\" or mend the server"
     )]
     Weak(&'static str),
+    /// A fault of this program.
+    #[error("stint {0} has no session")]
+    Unbound(StintId),
 }
 
 /// What was learned about the server on earlier links.
@@ -175,25 +186,20 @@ impl<S: Sink> Session<S> {
     async fn serve(&mut self) -> Result<Infallible, SessionError> {
         let mut link = self.open().await?;
         let stint = self.reader.stint().await?;
-        let mut bound = self.bind(&mut link, stint).await?;
+        let mut bindings = Bindings::new(&self.settings);
+        self.bind(&mut link, &mut bindings, stint).await?;
         loop {
-            let limit = self.limit(&bound);
+            let limit = self.limit(&bindings);
             let batch = tokio::select! {
                 biased;
                 error = crate::sink::Link::closed(&mut link) => return Err(error.into()),
-                () = sleep_until(self.verify_at(&bound)) => {
-                    self.verify(&mut link, &mut bound).await?;
+                () = sleep_until(self.verify_at(&bindings)) => {
+                    self.verify(&mut link, &mut bindings).await?;
                     continue;
                 }
                 batch = self.reader.next_batch(limit) => batch?,
             };
-            if batch.stint() != bound.stint {
-                if self.settle(&mut link, &mut bound).await? == Verified::Rebound {
-                    continue;
-                }
-                bound = self.bind(&mut link, batch.stint()).await?;
-            }
-            self.deliver(&mut link, &mut bound, batch).await?;
+            self.deliver(&mut link, &mut bindings, batch).await?;
         }
     }
 
@@ -217,18 +223,18 @@ impl<S: Sink> Session<S> {
 
     /// When to look next whether the server still knows the session. A replay that waits for it
     /// with the queue read to its end need not wait long.
-    fn verify_at(&self, bound: &Bound) -> Instant {
-        if bound.proof != Some(Proof::Ack) || bound.unproven_entries() < VERIFY_SOON_ENTRIES {
-            return bound.verify_at;
+    fn verify_at(&self, bindings: &Bindings) -> Instant {
+        if bindings.proof != Some(Proof::Ack) || bindings.unproven_entries() < VERIFY_SOON_ENTRIES {
+            return bindings.verify_at;
         }
-        bound.verify_at.min(Instant::now() + VERIFY_SOON)
+        bindings.verify_at.min(Instant::now() + VERIFY_SOON)
     }
 
     /// How much may be out next: little while the link is being learned.
-    fn limit(&self, bound: &Bound) -> Limit {
+    fn limit(&self, bindings: &Bindings) -> Limit {
         let DeliveryConfig { batch_max_entries, batch_max_bytes, max_rate, .. } = self.settings;
         let most = batch_max_entries as usize;
-        let entries = match bound.proof {
+        let entries = match bindings.proof {
             None if self.learned.without_keeping => 16,
             None => 1,
             Some(_) if self.learned.one_at_a_time => 1,

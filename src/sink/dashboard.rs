@@ -16,9 +16,9 @@ use tokio::time::{sleep, timeout};
 
 use self::echoes::{Echo, Expected, Listening, News};
 use super::socketio::{AckReceiver, Address, Connection, Outgoing, shorten};
-use super::{Ack, Answer, Joined, Link, Proof, Receipt, Sink, SinkError};
+use super::{Ack, Addressed, Answer, Joined, Link, Proof, Receipt, Sink, SinkError};
 use crate::config::{Config, JOIN_TIMEOUT, Secret, ServerConfig};
-use crate::entry::{Entry, Kind, Seq};
+use crate::entry::{Kind, Seq};
 use crate::planted::planted;
 
 /// A dashboard server.
@@ -194,14 +194,12 @@ impl Link for DashboardLink {
 
     async fn publish(
         &mut self,
-        session: &str,
-        entries: &[Entry],
+        entries: &[Addressed<'_>],
         proof: Proof,
         grace: Duration,
     ) -> Result<Receipt, SinkError> {
-        self.listening.to(session);
-        let events = entries.iter().map(|entry| self.event(session, entry)).collect();
-        self.expected = Expected::new(entries, self.mark);
+        let events = entries.iter().map(|entry| self.event(*entry)).collect();
+        self.expected = Expected::new(entries, self.mark, &self.listening);
         let fresh_ack = self.emit(events, proof).await?;
         if proof == Proof::Written {
             return Ok(self.expected.receipt(Ack::None));
@@ -214,7 +212,7 @@ impl Link for DashboardLink {
             tokio::select! {
                 biased;
                 event = self.connection.next() => {
-                    if let Some(echo) = event?.echo(session) {
+                    if let News::Echo(echo) = &event? {
                         self.expected.came_back(echo);
                     }
                     if self.expected.is_empty() {
@@ -289,7 +287,7 @@ impl DashboardLink {
         Ok(true)
     }
 
-    fn event(&self, session: &str, entry: &Entry) -> Outgoing {
+    fn event(&self, Addressed { session, entry }: Addressed<'_>) -> Outgoing {
         match entry.kind {
             Kind::Frame => {
                 let mark = if self.mark { mark(&entry.json, entry.seq) } else { None };

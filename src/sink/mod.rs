@@ -57,13 +57,20 @@ pub enum Answer {
     Data,
 }
 
+/// An entry, and the session that it goes to.
+#[derive(Clone, Copy, Debug)]
+pub struct Addressed<'a> {
+    pub session: &'a str,
+    pub entry: &'a Entry,
+}
+
 /// What came back for a batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Receipt {
     pub ack: Ack,
     /// Entries of the batch that the server did not send back, oldest first.
     pub missing: Vec<Seq>,
-    /// Entries that were sent back after a newer one.
+    /// Entries that were sent back after a newer one of the same session.
     pub inversions: u64,
 }
 
@@ -150,14 +157,13 @@ pub trait Link: Send {
     /// Waits without a bound of its own otherwise; the caller sets one.
     fn publish(
         &mut self,
-        session: &str,
-        entries: &[Entry],
+        entries: &[Addressed<'_>],
         proof: Proof,
         grace: Duration,
     ) -> impl Future<Output = Result<Receipt, SinkError>> + Send;
 
-    /// The entries that were published last and have not come back although a newer one has, oldest
-    /// first. Tells so of a publication too that was cancelled or failed.
+    /// The entries that were published last and have not come back although a newer one of the same
+    /// session has, oldest first. Tells so of a publication too that was cancelled or failed.
     fn passed_over(&self) -> Vec<Seq>;
 
     /// Returns when the link has ended. Safe to cancel.

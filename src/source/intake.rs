@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::clock;
 use crate::config::{LOG_REPEAT_INTERVAL, MAX_CLOCK_LEAD};
 use crate::entry::{CapturedAt, Seq, StintId, Stream};
-use crate::fields::{self, Reason, Refused};
+use crate::fields::{self, Refused};
 use crate::metrics;
 use crate::planted::planted;
 use crate::queue::ledger::DropReason;
@@ -65,66 +65,32 @@ pub struct Intake {
     is_patient: bool,
     rate: Mutex<Rate>,
     last_complaint: Mutex<Option<tokio::time::Instant>>,
-    /// The stream that has the queue's stint.
-    turn: Mutex<Option<Stream>>,
 }
 
 impl Intake {
     /// The way in for `source`, thinned to `rate_hz`; 0 keeps every sample.
     pub fn new(writer: Writer, source: &'static str, rate_hz: f64) -> Self {
         let rate = Mutex::new(Rate::new(rate_hz));
-        Self {
-            writer,
-            source,
-            is_patient: false,
-            rate,
-            last_complaint: Mutex::default(),
-            turn: Mutex::default(),
-        }
+        Self { writer, source, is_patient: false, rate, last_complaint: Mutex::default() }
     }
 
     /// For a source that loses nothing by waiting, such as a file: it waits for the disk, and with
-    /// `when_full = "block"` for room, for as long as it takes.
+    /// `when_full = "block"` for room, for as long as it takes. What it reads is the agent's own.
     #[must_use]
     pub fn patient(self) -> Self {
         Self { is_patient: true, ..self }
-    }
-
-    /// Takes samples of one of several publishers, as [`Intake::take`] does, and says which stint
-    /// the stream is in.
-    ///
-    /// The queue has one stint at a time. It is the stream's that comes first: until that
-    /// [leaves](Intake::leave), what others send is refused, as it would show on its page.
-    pub async fn take_from(
-        &self,
-        stream: &Stream,
-        mut samples: Vec<Result<Sample, Refused>>,
-    ) -> Result<(Vec<Taken>, StintId), QueueError> {
-        if !self.has_turn(stream) {
-            samples.iter_mut().for_each(|sample| *sample = Err(other_publisher()));
-        }
-        let taken = self.take(samples).await?;
-        Ok((taken, self.writer.status().stint))
-    }
-
-    /// Whether the stint is the stream's: from now on if it was nobody's.
-    fn has_turn(&self, stream: &Stream) -> bool {
-        let mut turn = lock(&self.turn);
-        if turn.is_none() {
-            tracing::info!(source = self.source, "a publisher has the queue's stint");
-        }
-        turn.get_or_insert_with(|| stream.clone()) == stream
-    }
-
-    /// The stream's publisher is gone: the stint is for whoever comes next.
-    pub fn leave(&self, stream: &Stream) {
-        lock(&self.turn).take_if(|turn| turn == stream);
     }
 
     /// Counts and logs what came in and is no sample at all.
     pub fn refuse(&self, refused: Refused) {
         metrics::sampled(self.source);
         self.count(&Taken::Refused(refused));
+    }
+
+    /// The stint that a stream is in; `None` when nothing of it was stored for long.
+    pub fn stint(&self, stream: &Stream) -> Option<StintId> {
+        let stints = self.writer.status().stints;
+        stints.iter().find(|(known, _)| known == stream).map(|(_, stint)| *stint)
     }
 
     /// Entries that wait in the queue.
@@ -138,6 +104,15 @@ impl Intake {
     /// A refused sample is counted and logged here; the others are taken all the same.
     pub async fn take(
         &self,
+        samples: Vec<Result<Sample, Refused>>,
+    ) -> Result<Vec<Taken>, QueueError> {
+        self.take_from(&Stream::default(), samples).await
+    }
+
+    /// Likewise, samples of a stream that is not the agent's own.
+    pub async fn take_from(
+        &self,
+        stream: &Stream,
         samples: Vec<Result<Sample, Refused>>,
     ) -> Result<Vec<Taken>, QueueError> {
         let now = clock::now();
@@ -167,7 +142,7 @@ impl Intake {
         };
         let appended = match self.is_patient {
             true => self.writer.append_patiently(count, make).await?,
-            false => self.writer.append(make).await?,
+            false => self.writer.append_from(stream, make).await?,
         };
         let mut appended = appended.into_iter().map(Taken::from);
         let taken: Vec<_> =
@@ -215,12 +190,6 @@ impl From<Appended> for Taken {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn other_publisher() -> Refused {
-    let message = "another publisher is connected and has the queue's stint; close it, or start a \
-                   second agent with a queue.path and addresses of its own";
-    Refused { reason: Reason::OtherPublisher, message: message.into() }
 }
 
 /// The sample's own moment, unless that is far ahead of `now`: in the queue it would make all that

@@ -372,10 +372,13 @@ impl<'a, M: Medium> Trial<'a, M> {
 
     /// The oldest entries, which follow what is in force.
     async fn check_setups(&mut self, entries: &[Entry]) {
-        let stint = entries[0].stint;
-        let in_force = self.life.as_mut().unwrap().reader.setup_in_force(stint).await.unwrap();
-        let mut setup = in_force.map(|entry| entry.seq);
+        let reader = &mut self.life.as_mut().unwrap().reader;
+        let (mut stint, mut setup) = (StintId(0), None);
         for entry in entries {
+            if entry.stint != stint {
+                stint = entry.stint;
+                setup = reader.setup_in_force(stint).await.unwrap().map(|entry| entry.seq);
+            }
             if entry.kind == Kind::Setup {
                 setup = Some(entry.seq);
             }
@@ -389,8 +392,8 @@ impl<'a, M: Medium> Trial<'a, M> {
         while let Some((first, last)) = rest {
             let step = self.operator().drop_between(first, last).await.unwrap();
             dropped += step.dropped;
-            assert!(stays.is_none() || step.setup.is_none(), "one is enough");
-            stays = stays.or(step.setup);
+            assert!(step.setups.len() + usize::from(stays.is_some()) <= 1, "one is enough");
+            stays = stays.or(step.setups.first().copied());
             rest = step.rest;
         }
         let oldest = self.queued.first().copied();

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use pitwire::entry::{CapturedAt, Entry, Kind, Seq, StintId};
-use pitwire::sink::{Ack, Answer, Joined, Link, Proof, Receipt, Sink, SinkError};
+use pitwire::sink::{Ack, Addressed, Answer, Joined, Link, Proof, Receipt, Sink, SinkError};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::Notify;
@@ -204,8 +204,7 @@ impl Link for ServerLink {
 
     async fn publish(
         &mut self,
-        session: &str,
-        entries: &[Entry],
+        entries: &[Addressed<'_>],
         proof: Proof,
         grace: Duration,
     ) -> Result<Receipt, SinkError> {
@@ -214,14 +213,16 @@ impl Link for ServerLink {
             return std::future::pending().await;
         }
         self.trip().await?;
-        let mut entries: Vec<&Entry> = entries.iter().collect();
+        let mut entries = entries.to_vec();
         if faults.swaps && entries.len() > 1 {
             entries.swap(0, 1);
         }
-        let echoes = self.joined.contains(session) && !faults.no_echo;
         let (mut missing, mut refused) = (Vec::new(), false);
+        let mut back: BTreeMap<&str, Seq> = BTreeMap::new();
+        let mut inversions = 0;
         self.passed_over.clear();
-        for (index, entry) in entries.iter().enumerate() {
+        for (index, Addressed { session, entry }) in entries.iter().enumerate() {
+            let echoes = self.joined.contains(*session) && !faults.no_echo;
             if faults.stalls_after == Some(index) {
                 return std::future::pending().await;
             }
@@ -232,13 +233,17 @@ impl Link for ServerLink {
                 self.server.state().dropped.insert(entry.captured_at);
             }
             if !self.keep(session, entry, poison || drop) || !echoes {
-                missing.push(entry.seq);
+                missing.push((*session, entry.seq));
             } else {
-                self.passed_over.clone_from(&missing);
+                let newest = back.entry(session).or_insert(entry.seq);
+                inversions += u64::from(entry.seq < *newest);
+                *newest = entry.seq.max(*newest);
+                let is_over = |(of, seq): &&(&str, Seq)| back.get(of).is_some_and(|b| seq < b);
+                self.passed_over = missing.iter().filter(is_over).map(|(_, seq)| *seq).collect();
             }
         }
+        let mut missing: Vec<Seq> = missing.into_iter().map(|(_, seq)| seq).collect();
         missing.sort();
-        let inversions = u64::from(faults.swaps && entries.len() > 1 && echoes);
         let waits = match proof {
             Proof::Written => false,
             Proof::Ack => true,

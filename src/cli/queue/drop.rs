@@ -80,18 +80,18 @@ impl Drop {
         let first = self.from.unwrap_or(Seq(0));
         let last = self.to.unwrap_or(Seq(MAX_SEQ)).min(newest);
         let (mut rest, mut dropped) = (Some((first, last)), 0);
-        let (mut setup, mut out_below) = (None, None);
+        let (mut setups, mut out_below) = (Vec::new(), None);
         while let Some((first, last)) = rest {
             let step = access.drop_between(first, last).await.map_err(|Cannot(why)| {
                 Cannot(format!("{why} ({} dropped so far)", count(dropped, "entry")))
             })?;
             dropped += step.dropped;
-            setup = setup.or(step.setup);
+            setups.extend(step.setups);
             out_below = out_below.or(step.out_below);
             rest = step.rest;
         }
         print(format_args!("dropped {}", count(dropped, "entry")));
-        if let Some(setup) = setup {
+        for setup in setups {
             print(format_args!("entry {setup} stays: a setup, with which what follows was driven"));
         }
         if let Some(below) = out_below {

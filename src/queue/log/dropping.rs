@@ -5,14 +5,15 @@
 //!
 //! - From the head it is what happens at a bound: the setup that leaves is the one in force.
 //! - Out of the middle it goes from the newest stretch to the oldest, by [`Store::replace`]. The
-//!   setup in which what follows was driven stays, and so does what may be out.
+//!   setups with which what follows was driven stay, and so does what may be out.
 
+use std::collections::BTreeMap;
 use std::io;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Log, Run};
-use crate::config::{DROP_STEP_BYTES, DROP_STEP_ENTRIES};
+use crate::config::{DROP_STEP_BYTES, DROP_STEP_ENTRIES, PAGE_BYTES, PAGE_ENTRIES};
 use crate::entry::{Entry, Kind, Seq};
 use crate::queue::fates::Fate;
 use crate::queue::ledger::{DropReason, Ledger};
@@ -23,8 +24,8 @@ use crate::queue::{Limit, record};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DropStep {
     pub dropped: u64,
-    /// A setup that stays, as what follows was driven with it.
-    pub setup: Option<Seq>,
+    /// Setups that stay, as what follows was driven with them.
+    pub setups: Vec<Seq>,
     /// Entries below this position stay, as they may be on their way to the server.
     pub out_below: Option<Seq>,
     /// What is to be dropped next, ends included; `None` when it is done.
@@ -87,44 +88,57 @@ impl<S: Store> Log<S> {
         let begin = first.max(stretch.first);
         step.rest = (first < begin).then(|| (first, Seq(begin.0 - 1)));
         let all = self.read_between(stretch.first, stretch.last)?;
-        step.setup = self.setup_that_stays(&all, begin, last)?;
-        let goes = |seq: Seq| (begin..=last).contains(&seq) && Some(seq) != step.setup;
+        step.setups = self.setups_that_stay(&all, begin, last)?;
+        let goes = |seq: Seq| (begin..=last).contains(&seq) && !step.setups.contains(&seq);
         let (gone, kept): (Vec<_>, Vec<_>) = all.into_iter().partition(|(seq, _)| goes(*seq));
         step.dropped = gone.len() as u64;
         if gone.is_empty() {
             return Ok(step);
         }
         let gone: Vec<Seq> = gone.into_iter().map(|(seq, _)| seq).collect();
-        self.note_gone(&gone, step.setup)?;
+        self.note_gone(&gone, &step.setups)?;
         self.put_in_place(stretch, older.last(), kept, step.dropped)?;
         Ok(step)
     }
 
-    /// The last setup of what is to go, unless what follows brings one of its own.
-    fn setup_that_stays(
+    /// Of each stint the last setup of what is to go, unless what follows brings another.
+    fn setups_that_stay(
         &mut self,
         records: &[(Seq, Vec<u8>)],
         first: Seq,
         last: Seq,
-    ) -> io::Result<Option<Seq>> {
-        let setups = decoded(records).filter(|entry| entry.kind == Kind::Setup);
-        let Some(setup) = setups.filter(|setup| (first..=last).contains(&setup.seq)).last() else {
-            return Ok(None);
-        };
-        let follows = self.read_records(Seq(last.0 + 1), Limit::ONE)?;
-        let is_needed = match decoded(&follows).next() {
-            Some(entry) => entry.stint == setup.stint && entry.kind == Kind::Frame,
-            // What is captured next may go on with it. One that cannot be read says nothing.
-            None => !follows.is_empty() || setup.stint == self.stint,
-        };
-        Ok(is_needed.then_some(setup.seq))
+    ) -> io::Result<Vec<Seq>> {
+        let mut setups = BTreeMap::new();
+        for entry in decoded(records).filter(|entry| (first..=last).contains(&entry.seq)) {
+            if entry.kind == Kind::Setup {
+                setups.insert(entry.stint, entry.seq);
+            }
+        }
+        if setups.is_empty() {
+            return Ok(Vec::new());
+        }
+        let limit = Limit { entries: PAGE_ENTRIES, bytes: PAGE_BYTES };
+        let records = self.read_records(Seq(last.0 + 1), limit)?;
+        let follows: Vec<Entry> = decoded(&records).collect();
+        // One that cannot be read says nothing, and more may be behind.
+        let is_all = follows.len() == records.len()
+            && records.last().is_none_or(|(seq, _)| Some(*seq) == self.store.last());
+        setups.retain(|stint, _| match follows.iter().find(|entry| entry.stint == *stint) {
+            Some(next) => next.kind == Kind::Frame,
+            // What is captured next may go on with it.
+            None => !is_all || self.stints.goes_on(*stint),
+        });
+        let mut setups: Vec<Seq> = setups.into_values().collect();
+        setups.sort();
+        Ok(setups)
     }
 
     /// Until the books say so too this may be wrong; but then the entries are still queued, or
     /// have left at a crash in between.
-    fn note_gone(&mut self, gone: &[Seq], setup: Option<Seq>) -> io::Result<()> {
-        let (before, after) = gone.split_at(gone.partition_point(|seq| Some(*seq) < setup));
-        for part in [before, after] {
+    fn note_gone(&mut self, gone: &[Seq], setups: &[Seq]) -> io::Result<()> {
+        let is_one_run =
+            |one: &Seq, next: &Seq| !setups.iter().any(|setup| one < setup && setup < next);
+        for part in gone.chunk_by(is_one_run) {
             if let (Some(&first), Some(&last)) = (part.first(), part.last()) {
                 self.store.note(Notes::Fates, &Run { first, last, fate: FATE }.line())?;
             }

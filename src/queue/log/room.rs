@@ -84,12 +84,12 @@ impl<S: Store> Log<S> {
         while let Some(step) = thinning::next(&stretches, most) {
             let (first, last) = (stretches[step.first].first, stretches[step.last].last);
             let records = self.read_between(first, last)?;
-            let before = records.len();
+            let before: Vec<Seq> = records.iter().map(|(seq, _)| *seq).collect();
             let free = if planted("what_is_out_is_thinned") { Seq(0) } else { self.read_to };
             let thinned = thinning::thin(records, step.level, free..old);
-            let gone = (before - thinned.records.len()) as u64;
+            let gone = (before.len() - thinned.records.len()) as u64;
             if gone > 0 && !planted("fate_of_the_thinned_not_noted") {
-                let line = fates::thinned_line(first, last, thinned.level, &thinned.records);
+                let line = fates::thinned_line(&before, thinned.level, &thinned.records);
                 self.store.note(Notes::Fates, &line)?;
             }
             let booked = if planted("thinning_not_booked") { 0 } else { gone };

@@ -1,31 +1,41 @@
 //! What a server sends back: which of its events are meant for us, and what of a batch they leave
 //! missing.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 
-use crate::config::MAX_SESSION_ID_CHARS;
-use crate::entry::{CapturedAt, Entry, Kind, Seq};
+use crate::config::{MAX_SESSION_ID_CHARS, MAX_SESSIONS};
+use crate::entry::{CapturedAt, Kind, Seq};
 use crate::planted::planted;
 use crate::sink::socketio::shorten;
-use crate::sink::{Ack, Receipt};
+use crate::sink::{Ack, Addressed, Receipt};
 
 const ASSIGNED: &str = "session_id_assigned";
 const TELEMETRY: &str = "telemetry_update";
 const SETUP: &str = "setup_update";
 
-/// The session whose events are wanted: a server may send those of others too, as many and as
-/// large as it likes.
+/// The sessions whose events are wanted, the one that was used last at the end: a server may send
+/// those of others too, as many and as large as it likes.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Listening(Arc<Mutex<Arc<str>>>);
+pub(super) struct Listening(Arc<Mutex<Vec<Arc<str>>>>);
 
 impl Listening {
-    pub(super) fn to(&self, session: &str) {
-        let mut wanted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if **wanted != *session {
-            *wanted = session.into();
+    pub(super) fn to(&self, session: &str) -> Arc<str> {
+        let mut wanted = self.wanted();
+        match wanted.iter().rposition(|known| **known == *session) {
+            Some(index) => wanted[index..].rotate_left(1),
+            None => {
+                let excess = (wanted.len() + 1).saturating_sub(MAX_SESSIONS);
+                wanted.drain(..excess);
+                wanted.push(session.into());
+            }
         }
+        wanted.last().map(Arc::clone).unwrap_or_default()
+    }
+
+    fn wanted(&self) -> MutexGuard<'_, Vec<Arc<str>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What an event of the server says to us, if anything.
@@ -33,7 +43,12 @@ impl Listening {
         if name == ASSIGNED {
             return Some(News::Assigned(session_id(payload)));
         }
-        let session = Arc::clone(&self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let id = payload.get("session_id")?.as_str()?;
+        let wanted = self.wanted();
+        let of_ours = wanted.iter().rfind(|session| ***session == *id);
+        let planted = wanted.last().filter(|_| planted("echo_of_another_page_counts"));
+        let session = Arc::clone(of_ours.or(planted)?);
+        drop(wanted);
         echo(name, payload, session).map(News::Echo)
     }
 }
@@ -58,7 +73,6 @@ impl News {
 /// An event that the server sends to every viewer of the session.
 #[derive(Debug)]
 pub(super) struct Echo {
-    /// One that waited while another session was bound says nothing about that one.
     session: Arc<str>,
     pub(super) kind: Kind,
     pub(super) captured_at: CapturedAt,
@@ -66,10 +80,6 @@ pub(super) struct Echo {
 }
 
 fn echo(name: &str, payload: &Value, session: Arc<str>) -> Option<Echo> {
-    let of_ours = payload.get("session_id")?.as_str()? == &*session;
-    if !of_ours && !planted("echo_of_another_page_counts") {
-        return None;
-    }
     let (kind, holder) = match name {
         TELEMETRY => (Kind::Frame, payload.get("telemetry")?),
         SETUP => (Kind::Setup, payload),
@@ -96,16 +106,32 @@ fn session_id(payload: &Value) -> Result<String, String> {
 #[derive(Debug, Default)]
 pub(super) struct Expected {
     /// Newest first.
-    entries: Vec<(Seq, Kind, CapturedAt)>,
+    entries: Vec<One>,
     by_seq: bool,
-    newest_back: Option<Seq>,
+    /// Of each session.
+    newest_back: Vec<(Arc<str>, Seq)>,
     inversions: u64,
 }
 
+/// An entry that has not come back.
+#[derive(Debug)]
+struct One {
+    session: Arc<str>,
+    seq: Seq,
+    kind: Kind,
+    captured_at: CapturedAt,
+}
+
 impl Expected {
-    pub(super) fn new(entries: &[Entry], by_seq: bool) -> Self {
-        let entries = entries.iter().rev().map(|e| (e.seq, e.kind, e.captured_at)).collect();
-        Self { entries, by_seq, newest_back: None, inversions: 0 }
+    pub(super) fn new(entries: &[Addressed<'_>], by_seq: bool, listening: &Listening) -> Self {
+        let one = |Addressed { session, entry }: &Addressed<'_>| One {
+            session: listening.to(session),
+            seq: entry.seq,
+            kind: entry.kind,
+            captured_at: entry.captured_at,
+        };
+        let entries = entries.iter().rev().map(one).collect();
+        Self { entries, by_seq, ..Self::default() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -113,26 +139,34 @@ impl Expected {
     }
 
     pub(super) fn came_back(&mut self, echo: &Echo) {
-        let matches = |(seq, kind, at): &(Seq, Kind, CapturedAt)| match echo.seq {
-            Some(echoed) if self.by_seq => *kind == Kind::Frame && seq.0 == echoed,
-            _ => *kind == echo.kind && *at == echo.captured_at,
+        let matches = |one: &One| {
+            one.session == echo.session
+                && match echo.seq {
+                    Some(echoed) if self.by_seq => one.kind == Kind::Frame && one.seq.0 == echoed,
+                    _ => one.kind == echo.kind && one.captured_at == echo.captured_at,
+                }
         };
         // From the end, where the oldest stands: in order it is the first one looked at.
         let Some(index) = self.entries.iter().rposition(matches) else { return };
-        let (seq, ..) = self.entries.remove(index);
-        match self.newest_back {
-            Some(newest) if seq < newest && !planted("disorder_not_seen") => self.inversions += 1,
-            _ => self.newest_back = Some(seq),
+        let One { session, seq, .. } = self.entries.remove(index);
+        match self.newest_back.iter_mut().find(|(of, _)| *of == session) {
+            Some((_, newest)) if seq < *newest && !planted("disorder_not_seen") => {
+                self.inversions += 1;
+            }
+            Some((_, newest)) => *newest = seq,
+            None => self.newest_back.push((session, seq)),
         }
     }
 
     pub(super) fn passed_over(&self) -> Vec<Seq> {
-        let older = |seq: &Seq| Some(*seq) < self.newest_back;
-        self.entries.iter().rev().map(|(seq, ..)| *seq).filter(older).collect()
+        let is_older = |one: &&One| {
+            self.newest_back.iter().any(|(of, newest)| *of == one.session && one.seq < *newest)
+        };
+        self.entries.iter().rev().filter(is_older).map(|one| one.seq).collect()
     }
 
     pub(super) fn receipt(&self, ack: Ack) -> Receipt {
-        let missing = self.entries.iter().rev().map(|(seq, ..)| *seq).collect();
+        let missing = self.entries.iter().rev().map(|one| one.seq).collect();
         Receipt { ack, missing, inversions: self.inversions }
     }
 }
@@ -142,10 +176,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::entry::StintId;
+    use crate::entry::{Entry, StintId};
 
     /// Of a batch of frames 1 to 4, what is left when these have come back.
     fn after(back: &[i64]) -> Expected {
+        after_in(|_| "race", back)
+    }
+
+    /// Likewise, where each goes to a session of its own.
+    fn after_in(session_of: impl Fn(u64) -> &'static str, back: &[i64]) -> Expected {
         let entry = |n: u64| Entry {
             seq: Seq(n),
             stint: StintId(1),
@@ -154,10 +193,14 @@ mod tests {
             json: "{}".into(),
         };
         let entries: Vec<_> = (1..=4).map(entry).collect();
-        let mut expected = Expected::new(&entries, false);
+        let addressed: Vec<_> = entries
+            .iter()
+            .map(|entry| Addressed { session: session_of(entry.seq.0), entry })
+            .collect();
+        let mut expected = Expected::new(&addressed, false, &Listening::default());
         for n in back {
             let captured_at = CapturedAt(n * 500);
-            let session = "race".into();
+            let session = session_of(*n as u64).into();
             expected.came_back(&Echo { session, kind: Kind::Frame, captured_at, seq: None });
         }
         expected
@@ -191,6 +234,15 @@ mod tests {
     fn what_comes_back_late_is_an_inversion_and_what_does_not_is_missing() {
         let receipt = after(&[1, 3, 2, 9]).receipt(Ack::Plain);
         assert_eq!(receipt, Receipt { ack: Ack::Plain, missing: vec![Seq(4)], inversions: 1 });
+    }
+
+    #[test]
+    fn sessions_have_an_order_each_and_none_among_them() {
+        let in_turn = |n| if n % 2 == 0 { "even" } else { "odd" };
+        let back = after_in(in_turn, &[4, 1]);
+        assert_eq!(back.passed_over(), [Seq(2)]);
+        assert_eq!(back.receipt(Ack::Plain).inversions, 0);
+        assert_eq!(after_in(in_turn, &[4, 2]).receipt(Ack::Plain).inversions, 1);
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The agent in the place of a dashboard server: a publisher that exists already changes its
 //! `server_url`, and what it sends goes into the queue.
 //!
-//! It gets a session id at once, whether the dashboard server can be reached or not. That id names
-//! its [`Stream`]; `/dashboard/<id>` leads on to the page of the stint that the stream is in.
+//! It gets a session id at once, whether the dashboard server can be reached or not, and with the
+//! first that it sends a [`Stream`]; `/dashboard/<id>` leads on to the page of the stint that the
+//! stream is in. Several publishers at the same time have a stream each.
 //!
 //! - What is acknowledged is stored, or was refused as the dashboard server would have: without an
 //!   echo, counted under a reason, said in the log.
@@ -16,12 +17,15 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio::net::TcpListener;
 
-use self::streams::{Change, Streams};
+use self::streams::{Change, Sender, State, Streams};
 use super::{Intake, Sample, Taken};
+use crate::config::{MAX_LATEST, StintConfig};
 use crate::contract::{self, Client, Event, Host, Plugs, Refusal, Setup, new_session_id};
 use crate::entry::{CapturedAt, StintId, Stream};
 use crate::fields::{self, Reason, Refused};
@@ -30,6 +34,8 @@ use crate::fields::{self, Reason, Refused};
 #[derive(Debug)]
 pub struct Publishers {
     intake: Intake,
+    /// A silence up to this goes on with a stint.
+    resume_after: Duration,
     /// Where the streams are remembered; locked by who writes it.
     file: tokio::sync::Mutex<PathBuf>,
     memory: Mutex<Memory>,
@@ -40,24 +46,31 @@ struct Memory {
     streams: Streams,
     /// The stream that each connection sent to last.
     feeds: HashMap<Client, Stream>,
-    latest: Latest,
+    /// When a stream was sent to last, of those that were since the start.
+    used: HashMap<Stream, Instant>,
+    /// Of the streams that sent last; the newest is the last.
+    latest: Vec<(Stream, Latest)>,
 }
 
 /// The newest setup and frame that were kept, for those who join their stream.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Latest {
-    stream: Option<Stream>,
     setup: Option<Setup>,
     frame: Option<Box<RawValue>>,
 }
 
 impl Publishers {
     /// Publishers whose samples go in by `intake`, to the queue that lies in this folder.
-    pub fn new(intake: Intake, queue: &Path) -> Self {
+    pub fn new(intake: Intake, queue: &Path, stint: &StintConfig) -> Self {
         let file = queue.join("streams.json");
-        let streams = Streams::load(&file);
-        let memory = Memory { streams, feeds: HashMap::new(), latest: Latest::default() };
-        Self { intake, file: file.into(), memory: Mutex::new(memory) }
+        let memory = Memory {
+            streams: Streams::load(&file),
+            feeds: HashMap::new(),
+            used: HashMap::new(),
+            latest: Vec::new(),
+        };
+        let resume_after = stint.resume_after;
+        Self { intake, resume_after, file: file.into(), memory: Mutex::new(memory) }
     }
 
     /// Serves publishers for as long as the listener lives.
@@ -101,19 +114,17 @@ impl Publishers {
         id: &str,
         sample: Result<Sample, Refused>,
     ) -> Result<Stream, Refusal> {
-        let Some(stream) = self.fed(client, id) else {
+        let sender = sample.as_ref().map(sender).unwrap_or_default();
+        let Some((stream, change)) = self.fed(client, id, sender) else {
             self.intake.refuse(unknown_session());
             return Err(Refusal::NotKept("unknown session".into()));
         };
         let taken = self.intake.take_from(&stream, vec![sample]).await;
-        let (taken, stint) = taken.map_err(|_| Refusal::Cut)?;
-        match taken.into_iter().next() {
-            Some(Taken::Stored(_)) => {
-                let change = self.memory().streams.is_in(&stream, stint);
-                self.save(change).await;
-                Ok(stream)
-            }
-            Some(Taken::Unchanged | Taken::Thinned) => Ok(stream),
+        let stint = self.intake.stint(&stream);
+        let moved = stint.map(|stint| self.memory().streams.is_in(&stream, stint));
+        self.save(moved.unwrap_or(change).max(change)).await;
+        match taken.map_err(|_| Refusal::Cut)?.into_iter().next() {
+            Some(Taken::Stored(_) | Taken::Unchanged | Taken::Thinned) => Ok(stream),
             Some(Taken::Buffered) => Err(Refusal::Unsure("the disk does not keep up".into())),
             Some(Taken::Dropped(reason)) => Err(Refusal::Unsure(reason.as_str().into())),
             Some(Taken::Refused(refused)) => Err(Refusal::NotKept(refused.to_string())),
@@ -122,28 +133,30 @@ impl Publishers {
     }
 
     /// The stream of that id, if there is one: the connection sends to it from now on.
-    fn fed(&self, client: Client, id: &str) -> Option<Stream> {
-        let mut memory = self.memory();
-        let stream = memory.streams.used(id)?;
-        let before = memory.feeds.insert(client, stream.clone());
-        self.leave_unfed(&memory, before);
-        Some(stream)
-    }
-
-    /// A stream that no connection sends to any more makes room for another.
-    fn leave_unfed(&self, memory: &Memory, stream: Option<Stream>) {
-        if let Some(stream) = stream
-            && !memory.feeds.values().any(|fed| *fed == stream)
-        {
-            self.intake.leave(&stream);
-        }
+    fn fed(&self, client: Client, id: &str, sender: Sender) -> Option<(Stream, Change)> {
+        let memory = &mut *self.memory();
+        let Memory { streams, feeds, used, .. } = memory;
+        let silence = |stream: &Stream| used.get(stream).map_or(Duration::ZERO, Instant::elapsed);
+        let (stream, change) = streams.used(id, sender, |stream| {
+            if feeds.iter().any(|(of, fed)| *of != client && fed == stream) {
+                State::Fed
+            } else if self.intake.stint(stream).is_some() && silence(stream) <= self.resume_after {
+                State::Left
+            } else {
+                State::Over
+            }
+        })?;
+        used.retain(|_, used| used.elapsed() <= self.resume_after);
+        used.insert(stream.clone(), Instant::now());
+        feeds.insert(client, stream.clone());
+        Some((stream, change))
     }
 }
 
 impl Host for Publishers {
     async fn assign(&self) -> String {
         let id = new_session_id();
-        self.memory().streams.add(Stream(id.clone()));
+        self.memory().streams.give(&id);
         // Before the publisher hears of it: it may use it when this agent is killed next.
         self.save(Change::Changed).await;
         id
@@ -156,7 +169,7 @@ impl Host for Publishers {
     async fn keep_frame(&self, client: Client, id: &str, frame: &RawValue) -> Result<(), Refusal> {
         let sample = fields::parse(frame.get().as_bytes()).map(Sample::Telemetry);
         let stream = self.keep(client, id, sample).await?;
-        self.memory().latest.of(stream).frame = Some(frame.to_owned());
+        self.memory().latest_of(stream).frame = Some(frame.to_owned());
         Ok(())
     }
 
@@ -168,17 +181,16 @@ impl Host for Publishers {
         let sample = fields::parse(setup.setup.get().as_bytes());
         let sample = sample.map(|setup| Sample::Setup(setup, read_at));
         let stream = self.keep(client, id, sample).await?;
-        self.memory().latest.of(stream).setup = Some(setup);
+        self.memory().latest_of(stream).setup = Some(setup);
         Ok(())
     }
 
     fn latest(&self, id: &str) -> (Option<Setup>, Option<Box<RawValue>>) {
         let memory = self.memory();
-        let Latest { stream, setup, frame } = &memory.latest;
-        match stream {
-            Some(stream) if stream.0 == id => (setup.clone(), frame.clone()),
-            _ => (None, None),
-        }
+        let stream = memory.streams.stream(id);
+        let found = memory.latest.iter().find(|(known, _)| Some(known) == stream);
+        let Latest { setup, frame } = found.map(|(_, latest)| latest.clone()).unwrap_or_default();
+        (setup, frame)
     }
 
     fn unreadable(&self, message: &str, refusal: &Refusal) {
@@ -190,19 +202,31 @@ impl Host for Publishers {
     }
 
     fn left(&self, client: Client) {
-        let mut memory = self.memory();
-        let fed = memory.feeds.remove(&client);
-        self.leave_unfed(&memory, fed);
+        self.memory().feeds.remove(&client);
     }
 }
 
-impl Latest {
-    /// What is known of this stream, and of no other any more.
-    fn of(&mut self, stream: Stream) -> &mut Self {
-        if self.stream.as_ref() != Some(&stream) {
-            *self = Self { stream: Some(stream), ..Self::default() };
+/// What tells who sends a sample.
+fn sender(sample: &Sample) -> Sender {
+    match sample {
+        Sample::Telemetry(value) => {
+            let driver = value.get("player_name").and_then(Value::as_str).map(str::to_owned);
+            Sender { driver, setup: None }
         }
-        self
+        Sample::Setup(setup, _) => {
+            Sender { driver: None, setup: Some(fields::setup_fingerprint(setup)) }
+        }
+    }
+}
+
+impl Memory {
+    /// What is known of this stream, as the one that sent last.
+    fn latest_of(&mut self, stream: Stream) -> &mut Latest {
+        let index = self.latest.iter().position(|(known, _)| *known == stream);
+        let one = index.map_or((stream, Latest::default()), |index| self.latest.remove(index));
+        let excess = (self.latest.len() + 1).saturating_sub(MAX_LATEST);
+        self.latest.drain(..excess);
+        &mut self.latest.push_mut(one).1
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pitwire::backoff::Backoff;
 use pitwire::config::{APPEND_TIMEOUT, DeliveryConfig, SessionChoice, WhenFull};
-use pitwire::entry::Situation;
+use pitwire::entry::{Situation, Stream};
 use pitwire::queue::ledger::DropReason;
 use pitwire::queue::{self, Appended, Content, Limits, NewEntry, QueueStatus, Writer};
 use pitwire::session::{Session, SessionStatus};
@@ -98,10 +98,13 @@ impl Life {
     async fn append(&self, world: &mut World) -> Appended {
         let is_setup = world.swarm.setups && world.rng.random_bool(0.05);
         let is_poison = world.swarm.poison && !is_setup && world.rng.random_bool(0.01);
+        let car = if world.swarm.streams { world.rng.random_range(0..3) } else { 0 };
         if world.rng.random_bool(0.05) {
-            world.lap += 1;
+            world.laps[car] += 1;
         }
-        let situation = Situation { lap: Some(world.lap), ..Situation::default() };
+        let lap = world.laps[car];
+        let stream = ["", "second", "third"].map(Stream::from)[car].clone();
+        let situation = Situation { lap: Some(lap), ..Situation::default() };
         let content = match is_setup {
             true => Content::Setup { fingerprint: world.rng.random_range(0..3) },
             false => Content::Frame(situation),
@@ -110,15 +113,15 @@ impl Life {
         let now = world.now();
         let mut at = now;
         let started = Instant::now();
-        let append = self.writer.append(|stamps| {
+        let append = self.writer.append_from(&stream, |stamps| {
             at = stamps.next(now);
             vec![NewEntry { captured_at: at, content, json }]
         });
         let appended = timeout(APPEND_TIMEOUT * 2, append).await.expect("an answer in time");
         let waited = started.elapsed();
         assert!(waited <= APPEND_TIMEOUT + Duration::from_millis(2), "the car waits: {waited:?}");
-        let lap = (!is_setup).then_some(world.lap);
-        let frame = Frame { at, lap, may_be_refused: is_poison };
+        let lap = (!is_setup).then_some(lap);
+        let frame = Frame { at, car, lap, may_be_refused: is_poison };
         let drops_newest = world.config.queue.when_full == WhenFull::DropNewest;
         let [appended] = appended.unwrap()[..] else { panic!("not one answer for one entry") };
         match appended {

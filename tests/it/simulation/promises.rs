@@ -17,6 +17,7 @@ use crate::server::{Server, State};
 #[derive(Clone, Copy, Debug)]
 pub struct Frame {
     pub at: CapturedAt,
+    pub car: usize,
     /// `None` for a setup.
     pub lap: Option<i64>,
     pub may_be_refused: bool,
@@ -38,8 +39,10 @@ pub struct Promises {
     /// Handed in so many that the server may refuse.
     refusable: u64,
     pages: BTreeMap<String, Page>,
-    /// In this life: the lap of each frame, the newest position, what was thinned.
-    laps: BTreeMap<CapturedAt, i64>,
+    /// Who drove what is stored or in memory.
+    cars: BTreeMap<CapturedAt, usize>,
+    /// In this life: the car and the lap of each frame, the newest position, what was thinned.
+    laps: BTreeMap<CapturedAt, (usize, i64)>,
     thinned: u64,
     tail: Seq,
 }
@@ -47,6 +50,7 @@ pub struct Promises {
 /// What was looked at of a page.
 #[derive(Default)]
 struct Page {
+    car: Option<usize>,
     looked_at: usize,
     newest: Option<CapturedAt>,
     frames: BTreeSet<CapturedAt>,
@@ -65,6 +69,7 @@ impl Promises {
             shown: BTreeSet::new(),
             refusable: 0,
             pages: BTreeMap::new(),
+            cars: BTreeMap::new(),
             laps: BTreeMap::new(),
             thinned: 0,
             tail: Seq(0),
@@ -100,7 +105,8 @@ impl Promises {
     }
 
     fn drove(&mut self, frame: Frame) {
-        self.laps.extend(frame.lap.map(|lap| (frame.at, lap)));
+        self.cars.insert(frame.at, frame.car);
+        self.laps.extend(frame.lap.map(|lap| (frame.at, (frame.car, lap))));
         self.refusable += u64::from(frame.may_be_refused);
     }
 
@@ -150,6 +156,12 @@ impl Promises {
             let page = self.pages.entry(session.clone()).or_default();
             for &(kind, seq, at) in &history[page.looked_at..] {
                 new.push((seq, at));
+                let car = self.cars[&at];
+                assert_eq!(
+                    *page.car.get_or_insert(car),
+                    car,
+                    "{session} shows {seq} of another car"
+                );
                 // A setup is sent once more at the start of a page; frames never go back, but for
                 // one that the server threw away the first time.
                 let is_first = kind == Kind::Frame && page.frames.insert(at);
@@ -192,8 +204,9 @@ impl Promises {
         for (seq, at) in missing {
             count += 1;
             let Some(lap) = self.laps.get(at) else { continue };
-            let before = self.laps.range(..at).next_back();
-            let after = self.laps.range(CapturedAt(at.0 + 1)..).next();
+            let of_car = |(_, (car, _)): &(&CapturedAt, &(usize, i64))| *car == lap.0;
+            let before = self.laps.range(..at).rfind(of_car);
+            let after = self.laps.range(CapturedAt(at.0 + 1)..).find(of_car);
             let ends = before.into_iter().chain(after).all(|(_, other)| other == lap);
             assert!(ends && before.is_some(), "the end of a lap is left out: {seq}");
         }

@@ -44,6 +44,8 @@ pub struct Swarm {
     pub poison: bool,
     pub setups: bool,
     pub stints: bool,
+    /// Three cars drive at the same time.
+    pub streams: bool,
     /// The queue has little room.
     pub narrow: bool,
 }
@@ -59,8 +61,8 @@ pub struct World {
     pub config: Config,
     pub start: Instant,
     clock_offset_ms: i64,
-    /// The lap that is driven.
-    pub lap: i64,
+    /// The lap that each car drives.
+    pub laps: [i64; 3],
     pub promises: Promises,
 }
 
@@ -90,6 +92,7 @@ impl World {
             poison: coin(),
             setups: coin(),
             stints: coin(),
+            streams: coin(),
             narrow: coin(),
         };
         // A server that refuses without a word and shows nothing back cannot be found out: it says
@@ -129,7 +132,7 @@ impl World {
             config,
             start: Instant::now(),
             clock_offset_ms: 0,
-            lap: 1,
+            laps: [1; 3],
         }
     }
 

@@ -1,0 +1,72 @@
+//! The setups that have left the log: a page that is begun anew needs the one that was in force
+//! where the log begins.
+
+use std::io;
+
+use super::{Log, fact, not_encoded, to_bytes};
+use crate::config::MAX_SETUPS_LEFT_BYTES;
+use crate::entry::{Entry, Kind, Seq, StintId};
+use crate::planted::planted;
+use crate::queue::record::{self, Marks};
+use crate::queue::store::Store;
+
+const SETUPS_LEFT: &str = "setups_left";
+
+/// Where a setup was, and its record.
+type SetupLeft = (Seq, Vec<u8>);
+
+impl<S: Store> Log<S> {
+    /// The setup that was in force in this stint just before the head, if it had one.
+    pub(in crate::queue) fn setup_in_force(&self, stint: StintId) -> io::Result<Option<Entry>> {
+        let mut left = self.setups_left()?.into_iter().rev();
+        Ok(left.find_map(|(seq, bytes)| {
+            record::decode(seq, &bytes).ok().filter(|entry| entry.stint == stint)
+        }))
+    }
+
+    /// Entries are leaving: of each stint the last setup among them is the one in force at the new
+    /// head.
+    ///
+    /// The one at the old head is kept beside it, as a power cut may bring that head back; no
+    /// older one may come back, hence the flush.
+    pub(super) fn put_in_force<'a>(
+        &mut self,
+        leaving: impl Iterator<Item = &'a Entry>,
+    ) -> io::Result<()> {
+        let leaving: Vec<_> = leaving.filter(|entry| entry.kind == Kind::Setup).collect();
+        if leaving.is_empty() || planted("setup_in_force_not_kept") {
+            return Ok(());
+        }
+        let encoded = |entry: &&Entry| {
+            let Entry { stint, captured_at, kind, json, .. } = entry;
+            record::encode(*stint, *captured_at, *kind, Marks::default(), json)
+                .map(|bytes| (entry.seq, bytes))
+                .map_err(not_encoded)
+        };
+        let leaving: Vec<SetupLeft> = leaving.iter().map(encoded).collect::<io::Result<_>>()?;
+        self.flush()?;
+        let mut setups = last_of_each_stint(self.setups_left()?);
+        setups.extend(last_of_each_stint(leaving));
+        let mut bytes: usize = setups.iter().map(|(_, record)| record.len()).sum();
+        while bytes > MAX_SETUPS_LEFT_BYTES && setups.len() > 2 {
+            bytes -= setups.remove(0).1.len();
+        }
+        self.store.put(SETUPS_LEFT, Some(&to_bytes(&setups)?))
+    }
+
+    /// Those below the head, oldest first.
+    fn setups_left(&self) -> io::Result<Vec<SetupLeft>> {
+        let mut setups: Vec<SetupLeft> = fact(&self.store, SETUPS_LEFT)?.unwrap_or_default();
+        let head = self.store.head();
+        setups.retain(|(seq, _)| *seq < head);
+        Ok(setups)
+    }
+}
+
+/// Of setups, oldest first, the newest of each stint.
+fn last_of_each_stint(setups: Vec<SetupLeft>) -> Vec<SetupLeft> {
+    let stints: Vec<_> = setups.iter().map(|(_, bytes)| record::stint(bytes)).collect();
+    let is_last = |index: &usize| !stints[index + 1..].contains(&stints[*index]);
+    let mut indices = 0..setups.len();
+    setups.into_iter().filter(|_| indices.next().is_some_and(|index| is_last(&index))).collect()
+}

@@ -1,0 +1,238 @@
+//! Which stint each stream is in, and what is known of it there.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::Newest;
+use crate::config::MAX_STREAMS;
+use crate::entry::{CapturedAt, Seq, StintId, Stream};
+use crate::planted::planted;
+use crate::queue::record::Marks;
+use crate::queue::{Limits, StreamStint};
+
+/// A stream and its newest stint.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Known {
+    stream: Stream,
+    stint: StintId,
+    /// Fingerprint of the setup that was accepted last in this stint.
+    setup: Option<u64>,
+    /// Of its newest entry, if it has one.
+    #[serde(skip)]
+    newest: Option<CapturedAt>,
+    /// The number of its next entry for thinning: that of its first entry since the start is its
+    /// position, so that of one that drives alone each is.
+    #[serde(skip)]
+    number: Option<u64>,
+    /// The newest entry is a frame.
+    #[serde(skip)]
+    follows_a_frame: bool,
+}
+
+/// The streams that were used last.
+#[derive(Debug, Default)]
+pub(super) struct Stints {
+    /// The one that was used last is the last.
+    known: Vec<Known>,
+    highest: StintId,
+    /// What is known differs from what is on the disk.
+    is_dirty: bool,
+    shown: Arc<[StreamStint]>,
+}
+
+impl Stints {
+    /// What goes on of what was `known` when the last entry was appended: all, unless the silence
+    /// since then was too long.
+    pub(super) fn resume(
+        mut known: Vec<Known>,
+        newest: Option<Newest>,
+        limits: &Limits,
+        now: CapturedAt,
+    ) -> Self {
+        let last = newest.map(|newest| newest.captured_at);
+        if let (true, Some(newest)) = (known.is_empty(), newest) {
+            known.push(Known::new(Stream::default(), newest.stint));
+        }
+        let highest = known.iter().map(|known| known.stint).chain(newest.map(|n| n.stint)).max();
+        known.retain_mut(|known| {
+            known.newest = last;
+            last.is_some_and(|last| limits.continues(last, now))
+        });
+        let highest = highest.unwrap_or_default();
+        let mut stints = Self { known, highest, ..Self::default() };
+        stints.show();
+        stints
+    }
+
+    /// The stint of the stream's next entry, and whether that is its first.
+    pub(super) fn at(
+        &mut self,
+        stream: &Stream,
+        captured_at: CapturedAt,
+        limits: &Limits,
+    ) -> (StintId, bool) {
+        match self.find(stream) {
+            Some(Known { newest: Some(newest), stint, .. })
+                if limits.continues(*newest, captured_at) || planted("stint_without_end") =>
+            {
+                (*stint, false)
+            }
+            Some(Known { newest: None, stint, .. }) => (*stint, true),
+            _ => (self.begin(stream), true),
+        }
+    }
+
+    fn begin(&mut self, stream: &Stream) -> StintId {
+        self.highest = StintId(self.highest.0 + 1);
+        let stint = match self.known.last() {
+            Some(last) if planted("one_stint_for_all_streams") => last.stint,
+            _ => self.highest,
+        };
+        self.known.retain(|known| known.stream != *stream);
+        let excess = (self.known.len() + 1).saturating_sub(MAX_STREAMS);
+        self.known.drain(..excess);
+        self.known.push(Known::new(stream.clone(), stint));
+        self.is_dirty = true;
+        self.show();
+        stint
+    }
+
+    /// Whether the stream has this setup already.
+    pub(super) fn has_setup(&mut self, stream: &Stream, fingerprint: u64) -> bool {
+        self.find(stream).is_some_and(|known| known.setup == Some(fingerprint))
+    }
+
+    /// What thinning must know of the stream's next entry.
+    pub(super) fn marks(&mut self, stream: &Stream, begins: bool, position: Seq) -> Marks {
+        let Some(known) = self.find(stream) else { return Marks::KEPT };
+        let first = if begins || !known.follows_a_frame { Marks::KEPT } else { Marks::default() };
+        first.and(Marks::numbered(*known.number.get_or_insert(position.0)))
+    }
+
+    /// The stream's next entry was appended.
+    pub(super) fn appended(&mut self, stream: &Stream, at: CapturedAt, setup: Option<u64>) {
+        let Some(known) = self.find(stream) else { return };
+        known.newest = Some(at);
+        known.follows_a_frame = setup.is_none();
+        known.number = known.number.map(|number| number + 1);
+        if setup.is_some() {
+            known.setup = setup;
+            self.is_dirty = true;
+        }
+    }
+
+    /// Entries may be gone: what comes next follows nothing that is known.
+    pub(super) fn forget_neighbours(&mut self) {
+        for known in &mut self.known {
+            (known.follows_a_frame, known.number) = (false, None);
+        }
+    }
+
+    /// The stint that the agent's own next entry belongs to, unless silence begins another.
+    pub(super) fn expected(&self) -> StintId {
+        let own = self.known.iter().find(|known| known.stream == Stream::default());
+        own.map_or(StintId(self.highest.0 + 1), |own| own.stint)
+    }
+
+    /// Whether a stream may go on with this stint.
+    pub(super) fn goes_on(&self, stint: StintId) -> bool {
+        stint == self.expected() || self.known.iter().any(|known| known.stint == stint)
+    }
+
+    /// What is to be written down, if it is not.
+    pub(super) fn unwritten(&self) -> Option<&[Known]> {
+        self.is_dirty.then_some(&self.known)
+    }
+
+    pub(super) fn written(&mut self) {
+        self.is_dirty = false;
+    }
+
+    /// For the status.
+    pub(super) fn shown(&self) -> Arc<[StreamStint]> {
+        Arc::clone(&self.shown)
+    }
+
+    fn show(&mut self) {
+        let shown = |known: &Known| (known.stream.clone(), known.stint);
+        self.shown = self.known.iter().map(shown).collect();
+    }
+
+    /// The stream, as the one that was used last.
+    fn find(&mut self, stream: &Stream) -> Option<&mut Known> {
+        let index = self.known.iter().rposition(|known| known.stream == *stream)?;
+        self.known[index..].rotate_left(1);
+        self.known.last_mut()
+    }
+}
+
+impl Known {
+    fn new(stream: Stream, stint: StintId) -> Self {
+        Self { stream, stint, setup: None, newest: None, number: None, follows_a_frame: false }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::config::Config;
+
+    fn limits() -> Limits {
+        let config = Config::default();
+        Limits {
+            resume_after: Duration::from_secs(10),
+            ..Limits::new(&config.queue, &config.stint)
+        }
+    }
+
+    /// Appends a frame of the stream at this second and says its stint.
+    fn drive(stints: &mut Stints, stream: &str, second: i64) -> u64 {
+        let (stream, at) = (Stream::from(stream), CapturedAt(second * 1000));
+        let (stint, _) = stints.at(&stream, at, &limits());
+        stints.appended(&stream, at, None);
+        stint.0
+    }
+
+    #[test]
+    fn each_stream_has_stints_of_its_own() {
+        let mut stints = Stints::default();
+        assert_eq!(drive(&mut stints, "", 0), 1);
+        assert_eq!(drive(&mut stints, "b", 1), 2);
+        assert_eq!(drive(&mut stints, "", 9), 1);
+        assert_eq!(drive(&mut stints, "b", 12), 3);
+        assert_eq!(drive(&mut stints, "", 13), 1);
+        assert_eq!(stints.expected(), StintId(1));
+        assert!(stints.goes_on(StintId(3)) && !stints.goes_on(StintId(2)));
+    }
+
+    #[test]
+    fn a_restart_goes_on_with_all_of_them_or_none() {
+        let mut stints = Stints::default();
+        drive(&mut stints, "a", 0);
+        drive(&mut stints, "b", 1);
+        let known = stints.unwritten().unwrap().to_vec();
+        let newest = Some(Newest { stint: StintId(2), captured_at: CapturedAt(1000) });
+        let mut soon = Stints::resume(known.clone(), newest, &limits(), CapturedAt(11_000));
+        assert_eq!(drive(&mut soon, "a", 11), 1);
+        assert_eq!(drive(&mut soon, "b", 11), 2);
+        let mut late = Stints::resume(known, newest, &limits(), CapturedAt(11_001));
+        assert_eq!(drive(&mut late, "a", 12), 3);
+        assert_eq!(drive(&mut late, "b", 12), 4);
+    }
+
+    #[test]
+    fn the_stream_that_was_not_used_for_the_longest_time_is_forgotten_first() {
+        let mut stints = Stints::default();
+        let names: Vec<String> = (0..=MAX_STREAMS).map(|number| number.to_string()).collect();
+        for name in &names[..MAX_STREAMS] {
+            drive(&mut stints, name, 0);
+        }
+        assert_eq!(drive(&mut stints, "0", 0), 1);
+        drive(&mut stints, &names[MAX_STREAMS], 0);
+        assert_eq!(drive(&mut stints, "0", 0), 1);
+        assert!(drive(&mut stints, "1", 0) > MAX_STREAMS as u64);
+    }
+}
