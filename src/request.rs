@@ -78,10 +78,7 @@ pub(crate) async fn ask(
     }
 }
 
-async fn whole(
-    response: Response<Incoming>,
-    most: usize,
-) -> Result<Response<Bytes>, RequestError> {
+async fn whole(response: Response<Incoming>, most: usize) -> Result<Response<Bytes>, RequestError> {
     let (head, body) = response.into_parts();
     match Limited::new(body, most).collect().await {
         Ok(body) => Ok(Response::from_parts(head, body.to_bytes())),

@@ -72,7 +72,9 @@ pub fn autostart(args: &Autostart) -> Exit {
         Action::Enable { config } => enable(config.as_deref()),
         Action::Disable => system::disable().map(|()| print("The agent does not start at log-on.")),
         Action::Status => system::registered().map(|registered| match registered {
-            Some(Registered { what, .. }) => print(format_args!("The agent starts at log-on: {what}")),
+            Some(Registered { what, .. }) => {
+                print(format_args!("The agent starts at log-on: {what}"))
+            }
             None => print("The agent does not start at log-on."),
         }),
     };

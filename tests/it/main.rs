@@ -18,9 +18,12 @@ mod contract;
 mod damage;
 mod deploy;
 mod disk;
+#[cfg(target_os = "linux")]
+mod doctor;
 mod dropping;
 mod full_disk;
 mod fuzz;
+#[cfg(unix)]
 mod help;
 #[cfg(unix)]
 mod hostile;

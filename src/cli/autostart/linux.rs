@@ -65,10 +65,9 @@ pub(super) fn registered() -> io::Result<Option<Registered>> {
         fs::symlink_metadata(path).ok()?;
         let text = fs::read_to_string(path).unwrap_or_default();
         Some(match text.lines().find_map(|line| line.strip_prefix(key)) {
-            Some(line) => Registered {
-                what: format!("{line} ({})", path.display()),
-                program: program(line),
-            },
+            Some(line) => {
+                Registered { what: format!("{line} ({})", path.display()), program: program(line) }
+            }
             None => Registered {
                 what: format!("{}, which leads nowhere", path.display()),
                 program: None,

@@ -82,7 +82,8 @@ pub(super) fn size(bytes: u64) -> String {
         left /= 1024.0;
         unit += 1;
     }
-    let number = if left >= 10.0 || unit == 0 { format!("{left:.0}") } else { format!("{left:.1}") };
+    let number =
+        if left >= 10.0 || unit == 0 { format!("{left:.0}") } else { format!("{left:.1}") };
     format!("{number} {}", UNITS[unit])
 }
 
@@ -115,9 +116,13 @@ mod tests {
 
     #[test]
     fn bytes_are_said_in_a_unit_that_fits() {
-        for (bytes, said) in
-            [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (30 << 20, "30 MiB"), (2 << 30, "2.0 GiB")]
-        {
+        for (bytes, said) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1536, "1.5 KiB"),
+            (30 << 20, "30 MiB"),
+            (2 << 30, "2.0 GiB"),
+        ] {
             assert_eq!(size(bytes), said);
         }
     }

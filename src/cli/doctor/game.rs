@@ -51,9 +51,7 @@ impl Seen {
 
     /// Returns whether the game is there.
     fn say(&self, report: &mut Report, config: &LmuConfig) -> bool {
-        let is_live = |reading: &io::Result<Reading>| {
-            matches!(reading, Ok(reading) if *reading != Reading::Unavailable)
-        };
+        let is_live = |reading: &io::Result<Reading>| matches!(reading, Ok(reading) if *reading != Reading::Unavailable);
         let (native, plugin) = (Region::Native.name(), Region::Extended.name());
         if is_live(&self.native) {
             report.ok(format!("it shares its own memory ({native})"));

@@ -39,13 +39,7 @@ enum Role {
     Publishers,
 }
 
-async fn look_at(
-    report: &mut Report,
-    config: &Config,
-    key: &str,
-    address: SocketAddr,
-    role: Role,
-) {
+async fn look_at(report: &mut Report, config: &Config, key: &str, address: SocketAddr, role: Role) {
     if address.port() == 0 {
         return report.ok(format!("{key} takes a free port"));
     }

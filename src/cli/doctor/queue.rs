@@ -155,25 +155,23 @@ async fn verify(report: &mut Report, inspection: Inspection, config: &Config) ->
 async fn ask(report: &mut Report, config: &Config, error: OpenError) -> u64 {
     let owner = match &error {
         OpenError::InUse { owner, .. } => owner.clone(),
-        _ => String::new(),
+        OpenError::Missing { .. } | OpenError::Storage { .. } => String::new(),
     };
     let status = async { Access::Agent(agent(config, error).await?).status().await };
-    let status = match timeout(DOCTOR_DISK_TIMEOUT, status).await {
-        Ok(Ok(status)) => status,
-        Ok(Err(Cannot(why))) => {
-            report.warning(why, "look with the configuration that this process has, or stop it");
-            return 0;
-        }
-        Err(_) => {
-            report.fault(
-                format!("process {owner} has it open, and does not answer"),
-                "look at its log, or stop it",
-            );
-            return 0;
-        }
+    if let Ok(Ok(status)) = timeout(DOCTOR_DISK_TIMEOUT, status).await {
+        say_status(report, &status, &owner);
+        return status.disk_bytes;
+    }
+    let admin = &config.metrics;
+    let where_to = match admin.enabled && admin.listen.port() != 0 {
+        true => format!("its agent is not the one at {}", admin.listen),
+        false => "metrics.listen does not say where to ask it".into(),
     };
-    say_status(report, &status, &owner);
-    status.disk_bytes
+    report.warning(
+        format!("process {owner} has it open; {where_to}"),
+        "ask again with the configuration that this process has, or stop it",
+    );
+    0
 }
 
 fn say_status(report: &mut Report, status: &Status, owner: &str) {

@@ -61,8 +61,10 @@ impl Redactor {
     /// The text without secrets, without the ids of sessions, and without links to pages.
     pub(super) fn text(&self, text: &str) -> String {
         let hide = |text: String, secret: &String| {
-            let escaped = Value::from(secret.as_str()).to_string();
-            text.replace(escaped.trim_matches('"'), HIDDEN).replace(secret, HIDDEN)
+            let quoted = Value::from(secret.as_str()).to_string();
+            // As it stands within a text of JSON.
+            let escaped = quoted.get(1..quoted.len() - 1).unwrap_or(secret);
+            text.replace(escaped, HIDDEN).replace(secret, HIDDEN)
         };
         without_pages(&without_ids(&self.secrets.iter().fold(text.to_owned(), hide)))
     }

@@ -4,7 +4,6 @@
 mod frame;
 mod reach;
 
-
 use self::reach::{Answer, Place};
 use super::Report;
 use crate::config::Config;

@@ -147,8 +147,6 @@ fn version(text: &str) -> Option<[u32; 4]> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn versions_are_compared_as_numbers() {
         for (text, is_new_enough) in [
