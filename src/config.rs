@@ -532,6 +532,9 @@ pub const DOCTOR_NETWORK_TIMEOUT: Duration = Duration::from_secs(5);
 /// An answer to the doctor above this is not read; `/metrics` and `/status` fit many times.
 pub const MAX_DOCTOR_ANSWER_BYTES: usize = 1 << 20;
 
+/// Addresses of one name that the doctor tries, at most.
+pub const MAX_DOCTOR_ADDRESSES: usize = 8;
+
 /// A server's clock that is further off than this is said: HTTP tells whole seconds, and the answer
 /// is on its way for a while.
 pub const DOCTOR_CLOCK_OFFSET: Duration = Duration::from_secs(5);

@@ -61,6 +61,13 @@ pub(super) struct Registered {
     pub(super) program: Option<PathBuf>,
 }
 
+impl Registered {
+    /// Whether what is to be started can be.
+    pub(super) fn is_there(&self) -> bool {
+        self.program.as_ref().is_some_and(|program| program.is_file())
+    }
+}
+
 /// Looks what starts the agent at log-on, if anything does.
 pub(super) fn registered() -> io::Result<Option<Registered>> {
     system::registered()

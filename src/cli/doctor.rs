@@ -17,7 +17,7 @@ mod server;
 use std::path::PathBuf;
 
 use self::bundle::Bundle;
-use self::finding::{Finding, Report, Verdict, to_json, to_text};
+use self::finding::{Finding, Report, Severity, to_json, to_text};
 use self::redact::Redactor;
 use crate::cli::settings::Settings;
 use crate::cli::{Exit, complain, print};
@@ -74,8 +74,8 @@ async fn examine(args: &Doctor) -> Result<Exit, String> {
         let path = bundle.write(&args.settings, &loaded, &findings, &redactor).await?;
         complain(format_args!("written to {path}; look into it before you give it to others"));
     }
-    let worst = findings.iter().map(|finding| finding.verdict).max();
-    Ok(if worst >= Some(Verdict::Warning) { Exit::Found } else { Exit::Good })
+    let worst = findings.iter().map(|finding| finding.severity).max();
+    Ok(if worst >= Some(Severity::Warning) { Exit::Found } else { Exit::Good })
 }
 
 /// All at the same time, as some wait for a network.

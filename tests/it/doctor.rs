@@ -23,7 +23,7 @@ use tempfile::TempDir;
 use crate::agent::pitwire;
 use crate::peers::{Kind, Peer};
 
-/// What is worse than a note: verdict, subject, finding, advice. A finding that ends with `…` may go on.
+/// What is worse than a note: severity, subject, finding, advice. A finding that ends with `…` may go on.
 type Bad<'a> = (&'a str, &'a str, &'a str, &'a str);
 
 /// A PC with nothing wrong but what a test does to it: no game, no agent.
@@ -95,11 +95,12 @@ impl Pc {
         let findings: Value =
             serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out} {err}"));
         let findings = findings["findings"].as_array().unwrap().clone();
-        let is_bad = findings.iter().any(|f| f["verdict"] == "warning" || f["verdict"] == "fault");
+        let is_bad =
+            findings.iter().any(|f| f["severity"] == "warning" || f["severity"] == "fault");
         assert_eq!(output.status.code(), Some(i32::from(is_bad)), "{out} {err}");
         assert_eq!(err, "", "nothing is said beside the findings");
         for finding in &findings {
-            assert_eq!(finding["verdict"] == "ok", finding["advice"].is_null(), "{finding}");
+            assert_eq!(finding["severity"] == "ok", finding["advice"].is_null(), "{finding}");
         }
         findings
     }
@@ -111,17 +112,17 @@ impl Pc {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let bad: Vec<_> = findings
             .iter()
-            .filter(|finding| finding["verdict"] == "warning" || finding["verdict"] == "fault")
+            .filter(|finding| finding["severity"] == "warning" || finding["severity"] == "fault")
             .collect();
         assert_eq!(bad.len(), expected.len(), "{findings:#?}");
-        for (finding, (verdict, subject, what, advice)) in bad.into_iter().zip(expected) {
+        for (finding, (severity, subject, what, advice)) in bad.into_iter().zip(expected) {
             let found = text(&finding["what"]);
             let is_it = match what.strip_suffix('…') {
                 Some(beginning) => found.starts_with(beginning),
                 None => found == *what,
             };
             assert!(is_it, "{what}: {finding:#}");
-            assert_eq!(text(&finding["verdict"]), *verdict, "{finding:#}");
+            assert_eq!(text(&finding["severity"]), *severity, "{finding:#}");
             assert_eq!(text(&finding["subject"]), *subject, "{finding:#}");
             assert_eq!(text(&finding["advice"]), *advice, "{finding:#}");
         }
@@ -129,10 +130,10 @@ impl Pc {
     }
 }
 
-/// Whether there is a finding with this verdict that begins so.
-fn has(findings: &[Value], verdict: &str, what: &str) -> bool {
+/// Whether there is a finding with this severity that begins so.
+fn has(findings: &[Value], severity: &str, what: &str) -> bool {
     let is_it = |finding: &Value| {
-        finding["verdict"] == verdict && finding["what"].as_str().unwrap().starts_with(what)
+        finding["severity"] == severity && finding["what"].as_str().unwrap().starts_with(what)
     };
     findings.iter().any(is_it)
 }

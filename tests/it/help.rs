@@ -1,11 +1,13 @@
 //! What `--help` says.
 
+#[cfg(unix)]
 use std::collections::BTreeSet;
 
 use clap::{Arg, ArgAction, Command, CommandFactory};
 use pitwire::cli::Cli;
 use pitwire::config::{Config, values};
 
+#[cfg(unix)]
 use crate::agent::pitwire;
 
 /// Each subcommand, those below others too, with the text of its `--help`.
@@ -79,6 +81,7 @@ fn the_help_of_an_option_is_one_sentence_without_its_full_stop() {
 }
 
 #[test]
+#[cfg(unix)]
 fn each_command_that_is_shown_has_a_manual_page() {
     let folder = tempfile::tempdir().unwrap();
     let written = pitwire(&["man"]).arg(folder.path().join("man1")).status().unwrap();
@@ -99,6 +102,7 @@ fn each_command_that_is_shown_has_a_manual_page() {
 }
 
 #[test]
+#[cfg(unix)]
 fn bash_completes_commands_and_options() {
     let script = pitwire(&["completions", "bash"]).output().unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -125,6 +129,7 @@ fn bash_completes_commands_and_options() {
 }
 
 #[test]
+#[cfg(unix)]
 fn other_shells_get_completions_too() {
     for shell in ["zsh", "fish", "powershell", "elvish"] {
         let script = pitwire(&["completions", shell]).output().unwrap();

@@ -23,7 +23,6 @@ mod doctor;
 mod dropping;
 mod full_disk;
 mod fuzz;
-#[cfg(unix)]
 mod help;
 #[cfg(unix)]
 mod hostile;

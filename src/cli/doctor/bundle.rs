@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
-use super::{Finding, Redactor, Verdict, queue, to_json, to_text};
+use super::{Finding, Redactor, Severity, disk, queue, to_json, to_text};
 use crate::cli::queue::access::{Cannot, on_this_pc};
 use crate::cli::queue::{Which, status};
 use crate::cli::settings::Settings;
@@ -96,16 +96,19 @@ async fn of_the_agent(config: &Config) -> Vec<(&'static str, String)> {
         };
         files.push((name, text));
     }
-    if let Some(path) = &config.log.file {
-        files.push(("pitwire.log", end_of(path)));
-        files.push(("pitwire.log.old", end_of(&path.with_added_extension("old"))));
+    if let Some(path) = config.log.file.clone() {
+        let old = path.with_added_extension("old");
+        for (name, path) in [("pitwire.log", path), ("pitwire.log.old", old)] {
+            let text = disk::in_time(move || end_of(&path)).await;
+            files.push((name, text.unwrap_or("its disk does not answer".into())));
+        }
     }
     files
 }
 
 /// As `pitwire queue status` says it. A queue with a fault is not opened: that would begin to mend it.
 async fn queue_status(settings: &Settings, findings: &[Finding]) -> String {
-    let is_fault = |f: &Finding| f.subject == queue::SUBJECT && f.verdict == Verdict::Fault;
+    let is_fault = |f: &Finding| f.subject == queue::SUBJECT && f.severity == Severity::Fault;
     if findings.iter().any(is_fault) {
         return "not looked at: the queue has a fault, which findings.txt tells\n".into();
     }

@@ -5,7 +5,17 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use crate::config::{DOCTOR_FSYNC_BYTES, DOCTOR_FSYNCS};
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use crate::config::{DOCTOR_DISK_TIMEOUT, DOCTOR_FSYNC_BYTES, DOCTOR_FSYNCS};
+
+/// Does what waits for a disk; `None` if that does not answer in time.
+pub(super) async fn in_time<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    timeout(DOCTOR_DISK_TIMEOUT, spawn_blocking(work)).await.ok()?.ok()
+}
 
 /// The folder, or the one in which it would be made.
 pub(super) fn existing(folder: &Path) -> io::Result<PathBuf> {

@@ -7,7 +7,7 @@ use crate::cli::queue::count;
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Verdict {
+pub(super) enum Severity {
     Ok,
     /// Good to know; no fault.
     Note,
@@ -17,7 +17,7 @@ pub(super) enum Verdict {
     Fault,
 }
 
-impl Verdict {
+impl Severity {
     fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -31,7 +31,7 @@ impl Verdict {
 /// One thing that was looked at.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Finding {
-    pub(super) verdict: Verdict,
+    pub(super) severity: Severity,
     pub(super) subject: &'static str,
     pub(super) what: String,
     /// What to do; there is always something to do unless all is well.
@@ -52,19 +52,19 @@ impl Report {
     }
 
     pub(super) fn ok(&mut self, what: impl Into<String>) {
-        self.add(Verdict::Ok, what.into(), None);
+        self.add(Severity::Ok, what.into(), None);
     }
 
     pub(super) fn note(&mut self, what: impl Into<String>, advice: impl Into<String>) {
-        self.add(Verdict::Note, what.into(), Some(advice.into()));
+        self.add(Severity::Note, what.into(), Some(advice.into()));
     }
 
     pub(super) fn warning(&mut self, what: impl Into<String>, advice: impl Into<String>) {
-        self.add(Verdict::Warning, what.into(), Some(advice.into()));
+        self.add(Severity::Warning, what.into(), Some(advice.into()));
     }
 
     pub(super) fn fault(&mut self, what: impl Into<String>, advice: impl Into<String>) {
-        self.add(Verdict::Fault, what.into(), Some(advice.into()));
+        self.add(Severity::Fault, what.into(), Some(advice.into()));
     }
 
     /// Says that something depends on what failed.
@@ -72,19 +72,19 @@ impl Report {
         self.note(format!("not looked at: {what}"), "mend the fault above, and ask again");
     }
 
-    fn add(&mut self, verdict: Verdict, what: String, advice: Option<String>) {
+    fn add(&mut self, severity: Severity, what: String, advice: Option<String>) {
         // A line each, whatever a server or the system has said.
         let one_line = |text: String| text.replace(char::is_control, " ");
         let (what, advice) = (one_line(what), advice.map(one_line));
-        self.findings.push(Finding { verdict, subject: self.subject, what, advice });
+        self.findings.push(Finding { severity, subject: self.subject, what, advice });
     }
 }
 
 /// For people: a finding a line, below it what to do, at the end a sum.
 pub(super) fn to_text(findings: &[Finding]) -> String {
     let mut lines = Vec::new();
-    for Finding { verdict, subject, what, advice } in findings {
-        lines.push(format!("{:8} {subject}: {what}", verdict.as_str()));
+    for Finding { severity, subject, what, advice } in findings {
+        lines.push(format!("{:8} {subject}: {what}", severity.as_str()));
         lines.extend(advice.as_ref().map(|advice| format!("         -> {advice}")));
     }
     lines.push(sum(findings));
@@ -101,8 +101,8 @@ pub(super) fn to_json(findings: &[Finding]) -> String {
 }
 
 fn sum(findings: &[Finding]) -> String {
-    let of = |verdict| findings.iter().filter(|f| f.verdict == verdict).count() as u64;
-    match (of(Verdict::Fault), of(Verdict::Warning)) {
+    let of = |severity| findings.iter().filter(|f| f.severity == severity).count() as u64;
+    match (of(Severity::Fault), of(Severity::Warning)) {
         (0, 0) => "all is well".into(),
         (faults, warnings) => {
             format!("{}, {}", count(faults, "fault"), count(warnings, "warning"))
@@ -127,7 +127,7 @@ mod tests {
         assert!(to_text(&report.findings[..1]).ends_with("\nall is well"));
         assert_eq!(
             to_json(&report.findings[1..]),
-            r#"{"findings":[{"verdict":"fault","subject":"server","what":"it says \"go away\"","advice":"go"}]}"#
+            r#"{"findings":[{"severity":"fault","subject":"server","what":"it says \"go away\"","advice":"go"}]}"#
         );
     }
 }

@@ -2,11 +2,8 @@
 
 use std::io;
 
-use tokio::task::spawn_blocking;
-use tokio::time::timeout;
-
-use super::Report;
-use crate::config::{DOCTOR_DISK_TIMEOUT, GameApi, LmuConfig};
+use super::{Report, disk};
+use crate::config::{GameApi, LmuConfig};
 use crate::source::lmu::About;
 use crate::source::lmu::memory::{self, Memory, Region};
 use crate::source::lmu::reader::{Reader, Reading, Way};
@@ -21,10 +18,9 @@ pub(super) async fn look(config: &LmuConfig) -> Report {
         return report;
     }
     let folder = config.folder.clone();
-    let seen = spawn_blocking(move || Seen::look(&*memory::here(&folder)));
-    let is_there = match timeout(DOCTOR_DISK_TIMEOUT, seen).await {
-        Ok(Ok(seen)) => seen.say(&mut report, config),
-        Ok(Err(_)) | Err(_) => {
+    let is_there = match disk::in_time(move || Seen::look(&*memory::here(&folder))).await {
+        Some(seen) => seen.say(&mut report, config),
+        None => {
             report.fault(
                 format!("{} cannot be read", config.folder.display()),
                 "name another place in source.lmu.folder",

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
-use super::Report;
+use super::{Report, disk};
 use crate::cli::queue::access::{is_same, on_this_pc};
 use crate::config::{Config, DOCTOR_LOCAL_TIMEOUT, MAX_DOCTOR_ANSWER_BYTES};
 use crate::request::{Bounds, Bytes, Method, RequestError, StatusCode, request};
@@ -53,8 +53,9 @@ async fn look_at(report: &mut Report, config: &Config, key: &str, address: Socke
         io::ErrorKind::AddrInUse => match role.holder(address).await {
             Some(Holder::Agent) => report.ok(format!("{place} is that of an agent that runs")),
             Some(Holder::Admin { health, queue }) => {
-                let is_ours = is_same(queue.as_ref(), &config.queue.path);
-                say_agent(report, &place, &health, &queue, is_ours);
+                let (theirs, ours) = (queue.clone(), config.queue.path.clone());
+                let is_same = disk::in_time(move || is_same(theirs.as_ref(), &ours)).await;
+                say_agent(report, &place, &health, &queue, is_same.unwrap_or(false));
             }
             None => report.fault(
                 format!("{place} is taken by another program"),
@@ -128,4 +129,32 @@ impl Role {
 async fn get(address: SocketAddr, path: &str) -> Result<(StatusCode, Bytes), RequestError> {
     let bounds = Bounds { time: DOCTOR_LOCAL_TIMEOUT, answer_bytes: MAX_DOCTOR_ANSWER_BYTES };
     request(&on_this_pc(address).to_string(), Method::GET, path, Bytes::new(), bounds).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Severity;
+    use super::*;
+
+    #[test]
+    fn an_agent_that_is_not_well_is_a_fault() {
+        for (health, is_ours, severity, said) in [
+            ("ok\n", true, Severity::Ok, "is that of the agent that runs; it is well"),
+            (
+                "the queue is closed\n",
+                true,
+                Severity::Fault,
+                "is that of the agent that runs; it says: the queue is closed",
+            ),
+            ("ok\n", false, Severity::Warning, "is that of another agent, with the queue /theirs"),
+        ] {
+            let mut report = Report::new(SUBJECT);
+            say_agent(&mut report, "127.0.0.1:9184", health, "/theirs", is_ours);
+            let found = &report.findings[0];
+            assert_eq!(
+                (found.severity, &*found.what),
+                (severity, &*format!("127.0.0.1:9184 {said}"))
+            );
+        }
+    }
 }

@@ -24,21 +24,13 @@ pub(super) const SUBJECT: &str = "queue";
 pub(super) async fn look(config: &Config) -> Report {
     let mut report = Report::new(SUBJECT);
     let queue = config.queue.clone();
-    let stored = timeout(DOCTOR_DISK_TIMEOUT, spawn_blocking(move || Stored::look(&queue))).await;
-    let stored = match stored {
-        Ok(Ok(Ok(stored))) => stored,
-        Ok(Ok(Err(error))) => {
-            say_unusable(&mut report, &config.queue.path, &error);
-            report.not_looked_at("how fast the disk is, how much room it has, what is queued");
-            return report;
-        }
-        Ok(Err(_)) | Err(_) => {
-            let path = config.queue.path.display();
-            let limit = DOCTOR_DISK_TIMEOUT;
-            report.fault(
-                format!("the disk of {path} does not answer in {limit:?}"),
-                "see that the disk is there, or name a folder on another one in queue.path",
-            );
+    let stored = match disk::in_time(move || Stored::look(&queue)).await {
+        Some(Ok(stored)) => stored,
+        failed => {
+            match failed {
+                Some(Err(error)) => say_unusable(&mut report, &config.queue.path, &error),
+                _ => say_silent(&mut report, &config.queue.path),
+            }
             report.not_looked_at("how fast the disk is, how much room it has, what is queued");
             return report;
         }
@@ -46,7 +38,10 @@ pub(super) async fn look(config: &Config) -> Report {
     say_speed(&mut report, &stored, config);
     let taken = look_inside(&mut report, config).await;
     say_room(&mut report, &stored, taken, &config.queue);
-    say_aside(&mut report, &config.queue.path);
+    let aside = config.queue.path.join("quarantine");
+    if let Some(counted) = disk::in_time(move || Aside::look(aside)).await {
+        counted.say(&mut report);
+    }
     report
 }
 
@@ -78,6 +73,13 @@ fn say_unusable(report: &mut Report, path: &Path, error: &io::Error) {
     );
 }
 
+fn say_silent(report: &mut Report, path: &Path) {
+    report.fault(
+        format!("the disk of {} does not answer in {DOCTOR_DISK_TIMEOUT:?}", path.display()),
+        "see that the disk is there, or name a folder on another one in queue.path",
+    );
+}
+
 fn say_speed(report: &mut Report, stored: &Stored, config: &Config) {
     let Stored { place, fsync, .. } = stored;
     let (place, ms) = (place.display(), fsync.as_secs_f64() * 1000.0);
@@ -96,30 +98,20 @@ fn say_speed(report: &mut Report, stored: &Stored, config: &Config) {
 
 /// Checks the entries, or asks the agent that has them. Returns the bytes that the queue takes.
 async fn look_inside(report: &mut Report, config: &Config) -> u64 {
-    let (queue, path) = (config.queue.clone(), config.queue.path.display());
-    let begun = timeout(DOCTOR_DISK_TIMEOUT, spawn_blocking(move || Inspection::begin(&queue)));
-    match begun.await {
-        Ok(Ok(Ok(inspection))) => verify(report, inspection, config).await,
-        Ok(Ok(Err(OpenError::Missing { .. }))) => {
+    let queue = config.queue.clone();
+    match disk::in_time(move || Inspection::begin(&queue)).await {
+        Some(Ok(inspection)) => return verify(report, inspection, config).await,
+        Some(Err(error @ OpenError::InUse { .. })) => return ask(report, config, error).await,
+        Some(Err(OpenError::Missing { path })) => {
             report.ok(format!("there is none in {path} yet; the agent makes it"));
-            0
         }
-        Ok(Ok(Err(error @ OpenError::InUse { .. }))) => ask(report, config, error).await,
-        Ok(Ok(Err(error))) => {
-            report.fault(
-                error.to_string(),
-                "see that your user may read and write all that is in that folder",
-            );
-            0
-        }
-        Ok(Err(_)) | Err(_) => {
-            report.fault(
-                format!("{path} cannot be read in {DOCTOR_DISK_TIMEOUT:?}"),
-                "see that its disk is well",
-            );
-            0
-        }
+        Some(Err(error @ OpenError::Storage { .. })) => report.fault(
+            error.to_string(),
+            "see that your user may read and write all that is in that folder",
+        ),
+        None => say_silent(report, &config.queue.path),
     }
+    0
 }
 
 async fn verify(report: &mut Report, inspection: Inspection, config: &Config) -> u64 {
@@ -211,22 +203,106 @@ fn say_room(report: &mut Report, stored: &Stored, taken: u64, queue: &QueueConfi
     }
 }
 
-fn say_aside(report: &mut Report, queue: &Path) {
-    let aside = queue.join("quarantine");
-    let refused = File::open(aside.join("refused.ndjson"))
-        .map_or(0, |file| BufReader::new(file).split(b'\n').map_while(Result::ok).count() as u64);
-    if refused > 0 {
-        report.warning(
-            format!("{} that the server refused: {}", count(refused, "entry"), aside.display()),
-            "when the server takes them, pitwire queue requeue --apply; else move refused.ndjson away",
-        );
+/// What is set aside.
+struct Aside {
+    folder: PathBuf,
+    refused: u64,
+    damaged: u64,
+}
+
+impl Aside {
+    fn look(folder: PathBuf) -> Self {
+        let lines = |file| BufReader::new(file).split(b'\n').map_while(Result::ok).count() as u64;
+        let refused = File::open(folder.join("refused.ndjson")).map_or(0, lines);
+        let names = fs::read_dir(&folder).into_iter().flatten().flatten();
+        let is_damaged =
+            |item: &fs::DirEntry| item.file_name().to_string_lossy().starts_with("bad-");
+        let damaged = names.filter(is_damaged).count() as u64;
+        Self { folder, refused, damaged }
     }
-    let names = fs::read_dir(&aside).into_iter().flatten().flatten().map(|item| item.file_name());
-    let damaged = names.filter(|name| name.to_string_lossy().starts_with("bad-")).count() as u64;
-    if damaged > 0 {
-        report.warning(
-            format!("{} that could not be read: {}", count(damaged, "stretch"), aside.display()),
-            "what could be read of it is queued; look at the disk, and delete the folders bad-…",
-        );
+
+    fn say(&self, report: &mut Report) {
+        let Self { folder, refused, damaged } = self;
+        let folder = folder.display();
+        if *refused > 0 {
+            report.warning(
+                format!("{} that the server refused: {folder}", count(*refused, "entry")),
+                "when the server takes them, pitwire queue requeue --apply; else move \
+                 refused.ndjson away",
+            );
+        }
+        if *damaged > 0 {
+            report.warning(
+                format!("{} that could not be read: {folder}", count(*damaged, "stretch")),
+                "what could be read of it is queued; look at the disk, and delete the folders bad-…",
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::finding::{Finding, Severity};
+    use super::*;
+
+    fn found(say: impl FnOnce(&mut Report)) -> (Severity, String) {
+        let mut report = Report::new(SUBJECT);
+        say(&mut report);
+        let Finding { severity, what, .. } = report.findings.remove(0);
+        (severity, what)
+    }
+
+    #[test]
+    fn a_slow_disk_is_no_matter_where_nothing_waits_for_it() {
+        for (ms, durability, severity) in [
+            (250, Durability::Entry, Severity::Ok),
+            (251, Durability::Entry, Severity::Warning),
+            (251, Durability::Os, Severity::Note),
+            (2000, Durability::Within(Duration::from_millis(200)), Severity::Note),
+        ] {
+            let stored = Stored {
+                place: "/queue".into(),
+                fsync: Duration::from_millis(ms),
+                free_bytes: None,
+            };
+            let mut config = Config::default();
+            config.queue.durability = durability;
+            let (said, what) = found(|report| say_speed(report, &stored, &config));
+            assert_eq!(said, severity, "{what}");
+        }
+    }
+
+    #[test]
+    fn an_agent_whose_disk_or_books_fail_is_a_fault() {
+        let status = Status {
+            path: "/queue".into(),
+            head: crate::entry::Seq(1),
+            tail: crate::entry::Seq(8),
+            entries: 7,
+            bytes: 0,
+            disk_bytes: 0,
+            max_entries: 0,
+            max_bytes: 0,
+            buffered: 3,
+            oldest: None,
+            newest: None,
+            stint: crate::entry::StintId(1),
+            appended: 7,
+            ledger: Default::default(),
+            imbalance: 0,
+            storage_error: None,
+        };
+        let fails = Status { storage_error: Some("no room".into()), ..status.clone() };
+        let is_out = Status { imbalance: -2, ..status.clone() };
+        for (status, severity, said) in [
+            (status, Severity::Ok, "; 7 entries wait, its ledger balances"),
+            (fails, Severity::Fault, ", and its disk fails: no room; 3 entries in memory"),
+            (is_out, Severity::Fault, "; its ledger is out by -2 entries"),
+        ] {
+            let said = format!("the agent (process 5) has it open{said}");
+            assert_eq!(found(|report| say_status(report, &status, "5")), (severity, said));
+        }
     }
 }

@@ -23,7 +23,9 @@ impl Redactor {
     pub(super) fn of(config: &Config) -> Self {
         let ServerConfig { token, token_file, headers, auth, session_id, .. } = &config.server;
         let file = token_file.as_ref().and_then(|path| {
-            let fits = std::fs::metadata(path).ok()?.len() <= MAX_CONFIG_BYTES;
+            // Opening a pipe would wait for somebody to write into it.
+            let about = std::fs::metadata(path).ok()?;
+            let fits = about.is_file() && about.len() <= MAX_CONFIG_BYTES;
             fits.then(|| std::fs::read(path).ok())?
         });
         let file = file.map(|bytes| Secret::from(String::from_utf8_lossy(&bytes).as_ref()));
@@ -53,9 +55,9 @@ impl Redactor {
     }
 
     pub(super) fn finding(&self, finding: Finding) -> Finding {
-        let Finding { verdict, subject, what, advice } = finding;
+        let Finding { severity, subject, what, advice } = finding;
         let (what, advice) = (self.text(&what), advice.map(|advice| self.text(&advice)));
-        Finding { verdict, subject, what, advice }
+        Finding { severity, subject, what, advice }
     }
 
     /// The text without secrets, without the ids of sessions, and without links to pages.

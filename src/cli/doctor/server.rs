@@ -5,7 +5,7 @@ mod frame;
 mod reach;
 
 use self::reach::{Answer, Place};
-use super::Report;
+use super::{Report, disk};
 use crate::config::Config;
 use crate::sink::dashboard::{Dashboard, DashboardLink};
 use crate::sink::{Link, Sink, SinkError};
@@ -31,7 +31,10 @@ pub(super) async fn look(config: &Config) -> Report {
 
 async fn steps(report: &mut Report, config: &Config) -> Result<(), Rest> {
     let mut dashboard = Dashboard::new(config);
-    let address = dashboard.address().map_err(|error| {
+    let door = Dashboard::new(config);
+    let silent = || Err(SinkError::Auth("the disk of its files does not answer".into()));
+    let address = disk::in_time(move || door.address()).await.unwrap_or_else(silent);
+    let address = address.map_err(|error| {
         report.fault(
             format!("what opens its door cannot be used: {}", reason(error)),
             "see that server.token_file and server.ca_file name files that your user may read",

@@ -65,7 +65,7 @@ async fn it_has_what_helps_and_no_secret() {
     }
     for (name, holds) in [
         ("findings.txt", "all is well"),
-        ("findings.json", r#"{"findings":[{"verdict":"ok","subject":"configuration""#),
+        ("findings.json", r#"{"findings":[{"severity":"ok","subject":"configuration""#),
         ("about.txt", concat!("pitwire ", env!("CARGO_PKG_VERSION"), "\nbuilt for linux ")),
         ("pitwire.toml", "token = \"***\" # --set"),
         ("queue-status.txt", "\nimbalance           0\n"),

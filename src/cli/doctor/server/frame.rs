@@ -139,3 +139,36 @@ fn say(report: &mut Report, manners: &Manners) {
         ),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::finding::Severity;
+    use super::*;
+
+    #[test]
+    fn the_frame_is_one_of_the_dashboard_s() {
+        let frame = frame();
+        let json: serde_json::Value = serde_json::from_str(&frame[0].json).unwrap();
+        assert_eq!(json.as_object().unwrap().len(), 20, "{json}");
+        assert_eq!(json["player_name"], "pitwire doctor");
+    }
+
+    #[test]
+    fn a_frame_that_is_refused_aloud_is_a_fault() {
+        let manners = Manners {
+            acknowledges: true,
+            echoes: false,
+            shows: false,
+            joins: true,
+            objection: Some("lap is below 0".into()),
+        };
+        let mut report = Report::new("server");
+        say(&mut report, &manners);
+        let said = "it refuses a frame in a session of our own: lap is below 0";
+        assert_eq!(report.findings.len(), 1);
+        assert_eq!(
+            (report.findings[0].severity, &*report.findings[0].what),
+            (Severity::Fault, said)
+        );
+    }
+}

@@ -16,7 +16,8 @@ use super::Report;
 use crate::cli::queue::count;
 use crate::clock;
 use crate::config::{
-    DOCTOR_CLOCK_OFFSET, DOCTOR_NETWORK_TIMEOUT, MAX_DOCTOR_ANSWER_BYTES, ServerUrl,
+    DOCTOR_CLOCK_OFFSET, DOCTOR_NETWORK_TIMEOUT, MAX_DOCTOR_ADDRESSES, MAX_DOCTOR_ANSWER_BYTES,
+    ServerUrl,
 };
 use crate::request::{Bytes, Full, Request, StatusCode, ask, header};
 use crate::sink::socketio::trusting;
@@ -63,7 +64,7 @@ impl Place {
         let looked_up = lookup_host((name.as_str(), self.port));
         let why = match timeout(DOCTOR_NETWORK_TIMEOUT, looked_up).await {
             Ok(Ok(addresses)) => {
-                let addresses: Vec<_> = addresses.collect();
+                let addresses: Vec<_> = addresses.take(MAX_DOCTOR_ADDRESSES).collect();
                 if !addresses.is_empty() {
                     report.ok(format!("the name {name} is known"));
                     return Some(addresses);
