@@ -1,7 +1,7 @@
 //! `pitwire doctor`: what is wrong, and what to do; one file a subject.
 //!
 //! Nothing is changed: neither the queue nor what a page shows that anybody looks at. What is tried on
-//! the server goes into a session that was asked for just now.
+//! the server goes into a session that was asked for just now, or two.
 
 mod autostart;
 mod bundle;
@@ -26,8 +26,8 @@ use crate::config::Config;
 /// Find out what is wrong, and say what to do about it.
 ///
 /// It looks at the configuration, the queue, the dashboard server, the game, the addresses to listen
-/// on and the start at log-on, whether an agent runs or not. The server is asked for a session of its
-/// own, into which one frame goes; nobody has the link to it.
+/// on and the start at log-on, whether an agent runs or not. The server is asked for a new session or
+/// two, with one frame in each; nobody has the link to them.
 ///
 /// A finding a line: ok, note, warning or fault; below it what to do. It ends with 0 if nothing is
 /// worse than a note, with 1 if there is a warning or a fault, and with 2 if it could not do its work.
