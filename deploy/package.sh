@@ -31,6 +31,8 @@ package_linux() {
     programs=$(realpath "${CARGO_TARGET_DIR:-target}/release")
     local folder=pitwire-$version-x86_64-linux
     gather "$work/$folder" "$programs/pitwire" deploy/pitwire.service
+    "$programs/pitwire" man "$work/$folder/man"
+    complete_commands "$programs/pitwire" "$work/$folder"/completions/{pitwire.bash,_pitwire,pitwire.fish}
     tar --create --gzip --owner 0 --group 0 --file "$out/$folder.tar.gz" --directory "$work" "$folder"
     has dpkg-shlibdeps || apt_install dpkg-dev
     package_deb "$programs/pitwire"
@@ -43,6 +45,11 @@ package_deb() {
     install -D --mode 644 deploy/pitwire.toml --target-directory "$root/usr/share/doc/pitwire/examples"
     install -D --mode 644 <(sed 's|%h/.local/bin/|/usr/bin/|' deploy/pitwire.service) \
         "$root/usr/lib/systemd/user/pitwire.service"
+    "$program" man "$root/usr/share/man/man1"
+    gzip -9n "$root"/usr/share/man/man1/*
+    complete_commands "$program" "$root/usr/share/bash-completion/completions/pitwire" \
+        "$root/usr/share/zsh/vendor-completions/_pitwire" \
+        "$root/usr/share/fish/vendor_completions.d/pitwire.fish"
     mkdir "$root/DEBIAN"
     cat >"$root/DEBIAN/control" <<END
 Package: pitwire
@@ -59,6 +66,16 @@ Description: store-and-forward telemetry agent for sim racing
  Start it at log-on with: pitwire autostart enable
 END
     dpkg-deb --root-owner-group --build "$root" "$out/pitwire_${version}_amd64.deb"
+}
+
+# What shells complete a program's commands with: files for bash, zsh and fish.
+complete_commands() {
+    local program=$1 shell
+    shift
+    for shell in bash zsh fish; do
+        install -D --mode 644 <("$program" completions "$shell") "$1"
+        shift
+    done
 }
 
 # The packages that a program needs, in the versions that it was built with.

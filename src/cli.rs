@@ -6,9 +6,12 @@
 pub mod autostart;
 pub mod chaos;
 pub mod check;
+pub mod completions;
 pub mod config;
 pub mod demo;
+pub mod doctor;
 mod log;
+pub mod man;
 mod priority;
 pub mod queue;
 pub mod replay;
@@ -49,8 +52,12 @@ pub enum Command {
     Serve(serve::Serve),
     Queue(queue::Queue),
     Autostart(autostart::Autostart),
+    Doctor(doctor::Doctor),
     Check(check::Check),
     Config(config::Print),
+    Completions(completions::Completions),
+    #[command(hide = true)]
+    Man(man::Man),
 }
 
 /// How a command ended: 0 good, 1 failed, 2 wrong use.

@@ -518,6 +518,39 @@ pub const LIVE_WITHIN: Duration = Duration::from_secs(5);
 /// On Windows it is "below normal".
 pub const NICENESS: i32 = 5;
 
+/// How often the doctor stores something to see how long that takes, and how much: about a frame.
+pub const DOCTOR_FSYNCS: usize = 9;
+pub const DOCTOR_FSYNC_BYTES: usize = 512;
+
+/// A disk that takes longer than this for it is slow: a source waits four times this long at most
+/// ([`APPEND_TIMEOUT`]).
+pub const DOCTOR_SLOW_FSYNC: Duration = Duration::from_millis(250);
+
+/// With less than this left on the queue's disk it cannot be told to take less: the smallest
+/// `queue.max_bytes`.
+pub const DOCTOR_LEAST_FREE_BYTES: u64 = 16 << 20;
+
+/// How long the doctor waits for a disk; and for every entry of the queue to be read.
+pub const DOCTOR_DISK_TIMEOUT: Duration = Duration::from_secs(10);
+pub const DOCTOR_VERIFY_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// How long it waits for a name to be looked up, for a connection to each address, for TLS, and for
+/// an answer to HTTP; the rest has the bounds of `delivery`.
+pub const DOCTOR_NETWORK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An answer to the doctor above this is not read; `/metrics` and `/status` fit many times.
+pub const MAX_DOCTOR_ANSWER_BYTES: usize = 1 << 20;
+
+/// Addresses of one name that the doctor tries, at most.
+pub const MAX_DOCTOR_ADDRESSES: usize = 8;
+
+/// A server's clock that is further off than this is said: HTTP tells whole seconds, and the answer
+/// is on its way for a while.
+pub const DOCTOR_CLOCK_OFFSET: Duration = Duration::from_secs(5);
+
+/// How long the doctor waits for a program that listens where the agent would.
+pub const DOCTOR_LOCAL_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// A log file above this is kept as the old one, in the place of the old one before.
 pub const LOG_FILE_BYTES: u64 = 4 << 20;
 

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use pitwire::cli::{
-    Cli, Command, Exit, autostart, chaos, check, complain, config, demo, queue, replay, run, serve,
-    simulate,
+    Cli, Command, Exit, autostart, chaos, check, complain, completions, config, demo, doctor, man,
+    queue, replay, run, serve, simulate,
 };
 use pitwire::memory;
 
@@ -42,8 +42,11 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
             }
             Command::Queue(args) => queue::queue(args).await,
             Command::Autostart(args) => autostart::autostart(&args),
+            Command::Doctor(args) => doctor::doctor(args).await,
             Command::Check(args) => check::check(&args),
             Command::Config(args) => config::config(&args),
+            Command::Completions(args) => completions::completions(&args),
+            Command::Man(args) => man::man(&args),
         })
     });
     // A read of stdin that never ends must not keep the process.

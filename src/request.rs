@@ -3,14 +3,16 @@
 use std::io;
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+pub(crate) use http_body_util::Full;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
 pub(crate) use hyper::body::Bytes;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
+pub(crate) use hyper::header;
 use hyper::header::{CONNECTION, HOST};
-pub(crate) use hyper::{Method, StatusCode};
-use hyper::{Request, Response};
+pub(crate) use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -46,7 +48,6 @@ pub(crate) async fn request(
 ) -> Result<(StatusCode, Bytes), RequestError> {
     let exchange = async {
         let stream = TcpStream::connect(address).await?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -54,26 +55,33 @@ pub(crate) async fn request(
             .header(CONNECTION, "close")
             .body(Full::new(body))
             .map_err(io::Error::other)?;
-        let answer =
-            async { whole(sender.send_request(request).await?, bounds.answer_bytes).await };
-        tokio::pin!(answer, connection);
-        tokio::select! {
-            biased;
-            answer = &mut answer => answer,
-            // It drives the answer; when it is over, all of it has come that will.
-            _ = &mut connection => answer.await,
-        }
+        let answer = ask(stream, request, bounds.answer_bytes).await?;
+        Ok((answer.status(), answer.into_body()))
     };
     timeout(bounds.time, exchange).await.map_err(|_| RequestError::Timeout(bounds.time))?
 }
 
-async fn whole(
-    response: Response<Incoming>,
-    most: usize,
-) -> Result<(StatusCode, Bytes), RequestError> {
-    let status = response.status();
-    match Limited::new(response.into_body(), most).collect().await {
-        Ok(body) => Ok((status, body.to_bytes())),
+/// Asks on a connection that is there already, which ends with this. The caller bounds the time.
+pub(crate) async fn ask(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    request: Request<Full<Bytes>>,
+    most_bytes: usize,
+) -> Result<Response<Bytes>, RequestError> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let answer = async { whole(sender.send_request(request).await?, most_bytes).await };
+    tokio::pin!(answer, connection);
+    tokio::select! {
+        biased;
+        answer = &mut answer => answer,
+        // It drives the answer; when it is over, all of it has come that will.
+        _ = &mut connection => answer.await,
+    }
+}
+
+async fn whole(response: Response<Incoming>, most: usize) -> Result<Response<Bytes>, RequestError> {
+    let (head, body) = response.into_parts();
+    match Limited::new(body, most).collect().await {
+        Ok(body) => Ok(Response::from_parts(head, body.to_bytes())),
         Err(error) if error.is::<LengthLimitError>() => Err(RequestError::TooLarge(most)),
         Err(error) => Err(RequestError::Unreachable(io::Error::other(error))),
     }

@@ -26,6 +26,12 @@ check_deb() {
     headline "the .deb"
     [[ ! -e /usr/bin/pitwire ]] || fail "pitwire is installed here: take it off to test its package"
     has systemd-analyze || apt_install systemd
+    # Not as it is installed: a system may be set up to leave manuals out.
+    dpkg-deb --extract "$out"/pitwire_*.deb "$work/deb"
+    local share=$work/deb/usr/share
+    check_manual "$share"/man/man1/pitwire{,-run,-doctor,-queue-export}.1.gz
+    check_completions "$share/bash-completion/completions/pitwire" \
+        "$share/zsh/vendor-completions/_pitwire" "$share/fish/vendor_completions.d/pitwire.fish"
     apt_get install -y -qq --no-install-recommends "$out"/pitwire_*.deb
     demo /usr/bin/pitwire
     local unit=/usr/lib/systemd/user/pitwire.service said
@@ -42,6 +48,29 @@ check_tarball() {
     mkdir "$folder"
     tar --extract --gzip --file "$out"/pitwire-*-linux.tar.gz --strip-components 1 --directory "$folder"
     demo "$folder/pitwire"
+    check_manual "$folder"/man/pitwire{,-run,-doctor,-queue-export}.1
+    check_completions "$folder"/completions/{pitwire.bash,_pitwire,pitwire.fish}
+}
+
+# Each page is there, and man has nothing to say about it.
+check_manual() {
+    has man || apt_install man-db
+    local page said
+    for page in "$@"; do
+        said=$(MANWIDTH=80 LC_ALL=C.UTF-8 man --warnings --local-file -Tutf8 --ditroff "$page" 2>&1 >/dev/null)
+        [[ -z $said ]] || fail "man: $said"
+    done
+}
+
+# Each is there; bash takes its own.
+check_completions() {
+    local file said
+    for file in "$@"; do
+        [[ -s $file ]] || fail "there is no $file"
+    done
+    bash -n "$1"
+    said=$(bash --norc -c 'source "$1" && complete -p pitwire' - "$1")
+    [[ $said == complete*pitwire ]] || fail "bash completes nothing: $said"
 }
 
 check_zip() {

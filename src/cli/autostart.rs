@@ -52,13 +52,36 @@ struct Start {
     arguments: Vec<String>,
 }
 
+/// What starts the agent at log-on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Registered {
+    /// The command as it stands there, and where that is.
+    pub(super) what: String,
+    /// `None` where what is there leads nowhere.
+    pub(super) program: Option<PathBuf>,
+}
+
+impl Registered {
+    /// Whether what is to be started can be.
+    pub(super) fn is_there(&self) -> bool {
+        self.program.as_ref().is_some_and(|program| program.is_file())
+    }
+}
+
+/// Looks what starts the agent at log-on, if anything does.
+pub(super) fn registered() -> io::Result<Option<Registered>> {
+    system::registered()
+}
+
 /// Does what was asked for.
 pub fn autostart(args: &Autostart) -> Exit {
     let done = match &args.action {
         Action::Enable { config } => enable(config.as_deref()),
         Action::Disable => system::disable().map(|()| print("The agent does not start at log-on.")),
-        Action::Status => system::status().map(|status| match status {
-            Some(what) => print(format_args!("The agent starts at log-on: {what}")),
+        Action::Status => system::registered().map(|registered| match registered {
+            Some(Registered { what, .. }) => {
+                print(format_args!("The agent starts at log-on: {what}"))
+            }
             None => print("The agent does not start at log-on."),
         }),
     };

@@ -1,6 +1,6 @@
 //! `pitwire queue`: one file a tool.
 
-mod access;
+pub(super) mod access;
 mod cat;
 mod csv;
 mod drop;
@@ -9,9 +9,9 @@ mod import;
 mod ls;
 mod repair;
 mod requeue;
-mod status;
+pub(super) mod status;
 mod trace;
-mod verify;
+pub(super) mod verify;
 
 use std::path::PathBuf;
 
@@ -110,7 +110,7 @@ fn places(first: Seq, last: Seq) -> String {
 }
 
 /// "1 frame", "2 frames".
-fn count(number: u64, one: &str) -> String {
+pub(super) fn count(number: u64, one: &str) -> String {
     match one.strip_suffix('y') {
         _ if number == 1 => format!("1 {one}"),
         Some(stem) => format!("{number} {stem}ies"),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::cli::set_all;
-use crate::config::{self, Loaded, Overrides};
+use crate::config::{self, Loaded, Overrides, Problems};
 
 /// What is typed of the configuration.
 #[derive(Debug, clap::Args)]
@@ -44,9 +44,13 @@ impl Settings {
 
     /// The configuration, with what is given here; else all that is wrong with it.
     pub fn load(&self) -> Result<Loaded, String> {
+        self.try_load()?.map_err(|problems| problems.to_string())
+    }
+
+    /// The same, with the problems one by one. Fails only if this cannot be read as settings.
+    pub fn try_load(&self) -> Result<Result<Loaded, Problems>, String> {
         let overrides = self.overrides()?;
         let file = config::file(self.config.clone());
-        let loaded = config::load(file.as_deref(), config::process_environment(), &overrides);
-        loaded.map_err(|problems| problems.to_string())
+        Ok(config::load(file.as_deref(), config::process_environment(), &overrides))
     }
 }

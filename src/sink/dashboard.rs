@@ -45,7 +45,7 @@ impl Dashboard {
 
     /// What to connect with. The files are read anew each time, so that a token can be changed
     /// while the agent runs.
-    fn address(&self) -> Result<Address, SinkError> {
+    pub(crate) fn address(&self) -> Result<Address, SinkError> {
         let read = |path: &Path| {
             let shown = path.display();
             std::fs::read(path).map_err(|error| SinkError::Auth(format!("{shown}: {error}")))

@@ -350,7 +350,7 @@ fn closing(payload: &Payload) -> Signal {
 }
 
 /// TLS that trusts a certificate authority besides the system's.
-fn trusting(ca: &[u8]) -> Result<native_tls::TlsConnector, SinkError> {
+pub(crate) fn trusting(ca: &[u8]) -> Result<native_tls::TlsConnector, SinkError> {
     let certificate = native_tls::Certificate::from_pem(ca).map_err(|error| {
         SinkError::Tls(format!("server.ca_file is no PEM certificate: {error}"))
     })?;

@@ -1,8 +1,14 @@
 //! What `--help` says.
 
+#[cfg(unix)]
+use std::collections::BTreeSet;
+
 use clap::{Arg, ArgAction, Command, CommandFactory};
 use pitwire::cli::Cli;
 use pitwire::config::{Config, values};
+
+#[cfg(unix)]
+use crate::agent::pitwire;
 
 /// Each subcommand, those below others too, with the text of its `--help`.
 fn commands() -> Vec<(Command, String)> {
@@ -72,6 +78,66 @@ fn the_help_of_an_option_is_one_sentence_without_its_full_stop() {
             assert!(!text.contains(". ") && !text.ends_with('.'), "{place}");
         }
     }
+}
+
+#[test]
+#[cfg(unix)]
+fn each_command_that_is_shown_has_a_manual_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let written = pitwire(&["man"]).arg(folder.path().join("man1")).status().unwrap();
+    assert!(written.success());
+    let pages = std::fs::read_dir(folder.path().join("man1")).unwrap();
+    let pages: BTreeSet<_> =
+        pages.map(|page| page.unwrap().file_name().into_string().unwrap()).collect();
+    let mut shown = BTreeSet::from(["pitwire.1".to_owned()]);
+    for (command, _) in commands().iter().filter(|(command, _)| !command.is_hide_set()) {
+        let page = format!("{}.1", command.get_display_name().unwrap());
+        let text = std::fs::read_to_string(folder.path().join("man1").join(&page)).unwrap();
+        let plain = text.replace("\\-", "-").replace("\\*(Aq", "'");
+        let about = command.get_about().unwrap().to_string();
+        assert!(plain.contains(&about), "{page}: {plain}");
+        shown.insert(page);
+    }
+    assert_eq!(pages, shown);
+}
+
+#[test]
+#[cfg(unix)]
+fn bash_completes_commands_and_options() {
+    let script = pitwire(&["completions", "bash"]).output().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("pitwire");
+    std::fs::write(&file, script.stdout).unwrap();
+    // As the shell does it when TAB is pressed after the last word.
+    let complete = "source \"$1\" && complete -p pitwire >&2 && shift && COMP_WORDS=(\"$@\") && \
+                    COMP_CWORD=$(($# - 1)) && _pitwire pitwire \"${@: -1}\" \"${@: -2:1}\" && \
+                    echo \"${COMPREPLY[@]}\"";
+    for (typed, offered) in [
+        (&["pitwire", "doc"][..], "doctor\n"),
+        (&["pitwire", "doctor", "--b"], "--bundle\n"),
+        (&["pitwire", "queue", "ex"], "export\n"),
+        (&["pitwire", "completions", "f"], "fish\n"),
+    ] {
+        let mut bash = std::process::Command::new("bash");
+        bash.args(["--norc", "-c", complete, "-"]).arg(&file).args(typed);
+        let said = bash.output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&said.stdout), offered, "{typed:?}: {said:?}");
+        let told = String::from_utf8_lossy(&said.stderr).into_owned();
+        let is_complete = told.starts_with("complete ") && told.ends_with(" -F _pitwire pitwire\n");
+        assert!(is_complete, "{told}");
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn other_shells_get_completions_too() {
+    for shell in ["zsh", "fish", "powershell", "elvish"] {
+        let script = pitwire(&["completions", shell]).output().unwrap();
+        let script = String::from_utf8(script.stdout).unwrap();
+        assert!(script.contains("doctor") && script.contains("bundle"), "{shell}: {script}");
+    }
+    let refused = pitwire(&["completions", "tcsh"]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(2));
 }
 
 #[test]

@@ -322,7 +322,7 @@ async fn a_401_is_a_matter_of_access_and_tried_slowly() {
 // TLS and access.
 
 /// A certificate authority and a certificate for 127.0.0.1 that it signed.
-fn certificates(folder: &Path) -> (PathBuf, PathBuf, PathBuf) {
+pub fn certificates(folder: &Path) -> (PathBuf, PathBuf, PathBuf) {
     let path = |name: &str| folder.join(name);
     let openssl = |args: &str| {
         let output = Command::new("openssl")

@@ -18,6 +18,8 @@ mod contract;
 mod damage;
 mod deploy;
 mod disk;
+#[cfg(target_os = "linux")]
+mod doctor;
 mod dropping;
 mod full_disk;
 mod fuzz;

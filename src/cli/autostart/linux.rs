@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::{Start, text};
+use super::{Registered, Start, text};
 use crate::config;
 
 /// The unit that is in `deploy/`: the same for who installs it by hand.
@@ -58,15 +58,37 @@ pub(super) fn disable() -> io::Result<()> {
 }
 
 /// What starts it, if anything does.
-pub(super) fn status() -> io::Result<Option<String>> {
+pub(super) fn registered() -> io::Result<Option<Registered>> {
     let entries = Entries::find()?;
     let found = [(&entries.wanted, "ExecStart="), (&entries.desktop, "Exec=")];
-    let line = |(path, key): (&PathBuf, &str)| {
-        let text = fs::read_to_string(path).ok()?;
-        let line = text.lines().find_map(|line| line.strip_prefix(key))?;
-        Some(format!("{line} ({})", path.display()))
+    let registered = |(path, key): (&PathBuf, &str)| {
+        fs::symlink_metadata(path).ok()?;
+        let text = fs::read_to_string(path).unwrap_or_default();
+        Some(match text.lines().find_map(|line| line.strip_prefix(key)) {
+            Some(line) => {
+                Registered { what: format!("{line} ({})", path.display()), program: program(line) }
+            }
+            None => Registered {
+                what: format!("{}, which leads nowhere", path.display()),
+                program: None,
+            },
+        })
     };
-    Ok(found.into_iter().find_map(line))
+    Ok(found.into_iter().find_map(registered))
+}
+
+/// The first word of a command, without what [`command`] puts around it.
+fn program(command: &str) -> Option<PathBuf> {
+    let word = match command.strip_prefix('"') {
+        Some(rest) => rest.split_once("\" ").map_or(rest.trim_end_matches('"'), |(word, _)| word),
+        None => command.split_whitespace().next()?,
+    };
+    // Two backslashes for each one that a desktop entry escapes with.
+    let plain = |word: &str| word.replace("%%", "%").replace(r"\\", "");
+    Some(match word.strip_prefix("%h/") {
+        Some(rest) => std::env::home_dir()?.join(plain(rest)),
+        None => plain(word).into(),
+    })
 }
 
 /// What `sd_booted` looks at.
@@ -166,6 +188,11 @@ mod tests {
         let expected = r#"ExecStart="/opt/J. Ö & 100%%/pit$wire" "run" "\"$$x\"""#;
         assert_eq!(unit.lines().find(|line| line.starts_with("ExecStart=")), Some(expected));
         assert!(unit.starts_with("[Unit]") && unit.contains("NoNewPrivileges"));
+        let of = |text: &str, key| program(text.lines().find_map(|l| l.strip_prefix(key)).unwrap());
+        assert_eq!(of(&unit, "ExecStart="), Some(start.program.clone()));
+        assert_eq!(of(&super::desktop(&start).unwrap(), "Exec="), Some(start.program.clone()));
+        let by_hand = of(UNIT, "ExecStart=").unwrap();
+        assert!(by_hand.is_absolute() && by_hand.ends_with(".local/bin/pitwire"), "{by_hand:?}");
         let desktop = desktop(&start).unwrap();
         let expected = r#"Exec="/opt/J. Ö & 100%%/pit\\$wire" "run" "\\"\\$x\\"""#;
         assert_eq!(desktop.lines().find(|line| line.starts_with("Exec=")), Some(expected));

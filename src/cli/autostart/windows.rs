@@ -1,10 +1,11 @@
 //! An entry under Run of the registry, in the user's own part of it.
 
 use std::io;
+use std::path::PathBuf;
 
 use windows_registry::CURRENT_USER;
 
-use super::{Start, text};
+use super::{Registered, Start, text};
 use crate::config;
 
 const RUN: &str = r"Software\Microsoft\Windows\CurrentVersion\Run";
@@ -25,15 +26,19 @@ pub(super) fn enable(mut start: Start) -> io::Result<()> {
 }
 
 pub(super) fn disable() -> io::Result<()> {
-    match status()? {
+    match registered()? {
         Some(_) => Ok(CURRENT_USER.create(RUN)?.remove_value(NAME)?),
         None => Ok(()),
     }
 }
 
 /// What starts it, if anything does.
-pub(super) fn status() -> io::Result<Option<String>> {
-    Ok(CURRENT_USER.open(RUN).and_then(|run| run.get_string(NAME)).ok())
+pub(super) fn registered() -> io::Result<Option<Registered>> {
+    let what = CURRENT_USER.open(RUN).and_then(|run| run.get_string(NAME)).ok();
+    Ok(what.map(|what| {
+        let program = what.split('"').find(|word| !word.trim().is_empty()).map(PathBuf::from);
+        Registered { what, program }
+    }))
 }
 
 /// Each word in quotes: no path of Windows has one in it.

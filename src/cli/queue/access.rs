@@ -16,7 +16,7 @@ use crate::tools::{Client, ClientError, Line, Moved, Page, Refusals, Status, Too
 
 /// Why a tool cannot do its work, and what to do.
 #[derive(Debug)]
-pub(super) struct Cannot(pub(super) String);
+pub(in crate::cli) struct Cannot(pub(in crate::cli) String);
 
 impl From<QueueError> for Cannot {
     fn from(error: QueueError) -> Self {
@@ -31,27 +31,27 @@ impl From<ClientError> for Cannot {
 }
 
 /// A queue that can be used.
-pub(super) enum Access {
+pub(in crate::cli) enum Access {
     Own(Own),
     Agent(Client),
 }
 
 /// One that this process has open.
-pub(super) struct Own {
+pub(in crate::cli) struct Own {
     tools: Tools,
     _reader: Reader,
     closed: Closed,
 }
 
 /// A queue that is read to its last byte, and not changed.
-pub(super) enum Examiner {
+pub(in crate::cli) enum Examiner {
     Stopped(Box<Inspection>, Box<Config>),
     Agent(Client),
 }
 
 impl Which {
     /// Opens the queue as it is, or finds the agent that has it open.
-    pub(super) async fn open(&self) -> Result<Access, Cannot> {
+    pub(in crate::cli) async fn open(&self) -> Result<Access, Cannot> {
         self.open_by(queue::open_as_it_is).await
     }
 
@@ -110,7 +110,7 @@ impl Which {
 }
 
 /// The agent that has the queue, if that is why it does not open.
-async fn agent(config: &Config, error: OpenError) -> Result<Client, Cannot> {
+pub(in crate::cli) async fn agent(config: &Config, error: OpenError) -> Result<Client, Cannot> {
     match &error {
         OpenError::InUse { .. } => {}
         OpenError::Missing { .. } => {
@@ -142,7 +142,7 @@ async fn agent(config: &Config, error: OpenError) -> Result<Client, Cannot> {
 }
 
 /// Where to ask for what listens at an address.
-fn on_this_pc(listen: SocketAddr) -> SocketAddr {
+pub(in crate::cli) fn on_this_pc(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
@@ -151,12 +151,12 @@ fn on_this_pc(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listen.port())
 }
 
-fn is_same(one: &Path, other: &Path) -> bool {
+pub(in crate::cli) fn is_same(one: &Path, other: &Path) -> bool {
     matches!((one.canonicalize(), other.canonicalize()), (Ok(a), Ok(b)) if a == b)
 }
 
 impl Access {
-    pub(super) async fn status(&self) -> Result<Status, Cannot> {
+    pub(in crate::cli) async fn status(&self) -> Result<Status, Cannot> {
         match self {
             Self::Own(own) => Ok(own.tools.status()),
             Self::Agent(agent) => Ok(agent.get("/queue/status").await?),
@@ -228,7 +228,7 @@ impl Access {
     }
 
     /// Returns once what was done is on the disk, and the queue free for others.
-    pub(super) async fn close(self) {
+    pub(in crate::cli) async fn close(self) {
         if let Self::Own(Own { tools, _reader, closed }) = self {
             drop((tools, _reader));
             closed.wait().await;

@@ -25,7 +25,7 @@ impl Status {
     }
 }
 
-fn lines(status: &tools::Status) -> Vec<(String, String)> {
+pub(in crate::cli) fn lines(status: &tools::Status) -> Vec<(String, String)> {
     let moment =
         |moment: Option<CapturedAt>| moment.map_or("none".into(), |moment| moment.to_string());
     let ledger = &status.ledger;

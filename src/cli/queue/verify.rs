@@ -26,15 +26,15 @@ impl Verify {
 
 /// What was found in all.
 #[derive(Default)]
-pub(super) struct Verdict {
+pub(in crate::cli) struct Verdict {
     entries: u64,
     missing: u64,
     stretches: u64,
-    pub(super) findings: u64,
+    pub(in crate::cli) findings: u64,
 }
 
 impl Verdict {
-    pub(super) fn sentence(&self) -> String {
+    pub(in crate::cli) fn sentence(&self) -> String {
         let Self { entries, missing, stretches, findings } = *self;
         let missing = match missing {
             0 => String::new(),
@@ -46,7 +46,7 @@ impl Verdict {
 }
 
 /// Reads all of a queue, and tells each finding.
-pub(super) async fn examine(
+pub(in crate::cli) async fn examine(
     examiner: &Examiner,
     mut tell: impl FnMut(&Finding),
 ) -> Result<Verdict, Cannot> {

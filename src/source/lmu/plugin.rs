@@ -60,10 +60,8 @@ impl Plugin {
     }
 
     fn is_live(&self) -> io::Result<bool> {
-        let about = copy(&*self.extended, 0, IS_64_BIT + 1)?;
-        let version = version(&text(&about, VERSION, VERSION_BYTES));
-        let is_new_enough = version.is_some_and(|version| version >= OLDEST_VERSION);
-        Ok(is_new_enough && byte(&about, IS_64_BIT) != 0)
+        let About { version, is_64_bit } = About::read(&*self.extended)?;
+        Ok(is_new_enough(&version) && is_64_bit)
     }
 
     /// What the regions hold, if none of them was written to meanwhile.
@@ -108,6 +106,39 @@ impl Plugin {
     }
 }
 
+/// What the plugin says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct About {
+    /// Such as `3.7.15.1`; empty when no plugin has written.
+    pub version: String,
+    pub is_64_bit: bool,
+}
+
+impl About {
+    /// What the plugin that shares this memory says, usable or not.
+    ///
+    /// # Errors
+    /// If it shares none, or less than it should.
+    pub fn of(memory: &dyn Memory) -> io::Result<Self> {
+        Self::read(&*memory.open(Region::Extended)?)
+    }
+
+    fn read(extended: &dyn Mapping) -> io::Result<Self> {
+        let about = copy(extended, 0, IS_64_BIT + 1)?;
+        let version = text(&about, VERSION, VERSION_BYTES);
+        Ok(Self { version, is_64_bit: byte(&about, IS_64_BIT) != 0 })
+    }
+
+    /// Whether the plugin shares all that is read.
+    pub fn is_new_enough(&self) -> bool {
+        is_new_enough(&self.version)
+    }
+}
+
+fn is_new_enough(text: &str) -> bool {
+    version(text).is_some_and(|version| version >= OLDEST_VERSION)
+}
+
 /// The four numbers of a version such as `3.7.15.1`.
 fn version(text: &str) -> Option<[u32; 4]> {
     let numbers: Vec<u32> = text.split('.').map(|part| part.parse().ok()).collect::<Option<_>>()?;
@@ -116,8 +147,6 @@ fn version(text: &str) -> Option<[u32; 4]> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn versions_are_compared_as_numbers() {
         for (text, is_new_enough) in [
@@ -132,8 +161,7 @@ mod tests {
             ("3.6.0.-1", false),
             ("", false),
         ] {
-            let version = version(text);
-            assert_eq!(version.is_some_and(|v| v >= OLDEST_VERSION), is_new_enough, "{text}");
+            assert_eq!(super::is_new_enough(text), is_new_enough, "{text}");
         }
     }
 }

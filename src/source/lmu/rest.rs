@@ -78,8 +78,8 @@ impl Rest {
         answer
     }
 
-    /// The first address that has the API.
-    async fn find(&self) -> Result<SocketAddr, RestError> {
+    /// The first address that has the API; asks each of them once.
+    pub async fn find(&self) -> Result<SocketAddr, RestError> {
         let mut error =
             RestError::from(RequestError::from(io::Error::from(io::ErrorKind::NotFound)));
         for &address in &self.addresses {

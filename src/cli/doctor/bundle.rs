@@ -1,0 +1,188 @@
+//! A zip for whoever helps: what was found, and what helps to understand it. No secret, no id of a
+//! session gets into it.
+
+use std::fs::File;
+use std::io::{self, Cursor, Read, Seek, SeekFrom, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use tokio::time::timeout;
+use zip::ZipWriter;
+use zip::write::SimpleFileOptions;
+
+use super::{Finding, Redactor, Severity, disk, queue, to_json, to_text};
+use crate::cli::queue::access::{Cannot, on_this_pc};
+use crate::cli::queue::{Which, status};
+use crate::cli::settings::Settings;
+use crate::config::{
+    Config, DOCTOR_DISK_TIMEOUT, DOCTOR_LOCAL_TIMEOUT, LOG_FILE_BYTES, Loaded,
+    MAX_DOCTOR_ANSWER_BYTES, Problems,
+};
+use crate::request::{Bounds, Bytes, Method, request};
+
+/// A file that is not there yet.
+#[derive(Debug)]
+pub(super) struct Bundle {
+    path: PathBuf,
+}
+
+impl Bundle {
+    /// Writes nothing yet; fails if there is something already.
+    pub(super) fn at(path: &Path) -> Result<Self, String> {
+        match std::fs::symlink_metadata(path) {
+            Ok(_) => Err(taken(path)),
+            Err(_) => Ok(Self { path: path.into() }),
+        }
+    }
+
+    /// Gathers all and writes it; returns where to.
+    pub(super) async fn write(
+        self,
+        settings: &Settings,
+        loaded: &Result<Loaded, Problems>,
+        findings: &[Finding],
+        redactor: &Redactor,
+    ) -> Result<String, String> {
+        let mut files = vec![
+            ("findings.txt", to_text(findings)),
+            ("findings.json", to_json(findings)),
+            ("about.txt", about()),
+        ];
+        match loaded {
+            Ok(loaded) => {
+                files.push(("pitwire.toml", loaded.to_toml()));
+                files.push(("queue-status.txt", queue_status(settings, findings).await));
+                files.extend(of_the_agent(&loaded.config).await);
+            }
+            Err(problems) => files.push(("pitwire.toml", problems.to_string())),
+        }
+        let files: Vec<_> =
+            files.into_iter().map(|(name, text)| (name, redactor.text(&text))).collect();
+        let shown = self.path.display();
+        let zip = zipped(&files).map_err(|error| format!("--bundle {shown}: {error}"))?;
+        let stored = File::create_new(&self.path).and_then(|mut file| {
+            file.write_all(&zip)?;
+            file.sync_all()
+        });
+        stored.map_err(|error| match error.kind() {
+            io::ErrorKind::AlreadyExists => taken(&self.path),
+            _ => format!("--bundle {shown}: {error}; name a file that your user may write"),
+        })?;
+        Ok(shown.to_string())
+    }
+}
+
+fn taken(path: &Path) -> String {
+    format!("--bundle {}: there is such a file already; name another one", path.display())
+}
+
+fn zipped(files: &[(&str, String)]) -> zip::result::ZipResult<Vec<u8>> {
+    let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
+    for (name, text) in files {
+        zip.start_file(*name, SimpleFileOptions::default())?;
+        zip.write_all(text.as_bytes())?;
+    }
+    Ok(zip.finish()?.into_inner())
+}
+
+/// What it shows of itself, and its log.
+async fn of_the_agent(config: &Config) -> Vec<(&'static str, String)> {
+    let mut files = Vec::new();
+    let admin = &config.metrics;
+    for (name, path) in [("metrics.txt", "/metrics"), ("status.json", "/status")] {
+        let text = match admin.enabled && admin.listen.port() != 0 {
+            true => answer(admin.listen, path).await,
+            false => "metrics.listen names no address to ask at".into(),
+        };
+        files.push((name, text));
+    }
+    if let Some(path) = config.log.file.clone() {
+        let old = path.with_added_extension("old");
+        for (name, path) in [("pitwire.log", path), ("pitwire.log.old", old)] {
+            let text = disk::in_time(move || end_of(&path)).await;
+            files.push((name, text.unwrap_or("its disk does not answer".into())));
+        }
+    }
+    files
+}
+
+/// As `pitwire queue status` says it. A queue with a fault is not opened: that would begin to mend it.
+async fn queue_status(settings: &Settings, findings: &[Finding]) -> String {
+    let is_fault = |f: &Finding| f.subject == queue::SUBJECT && f.severity == Severity::Fault;
+    if findings.iter().any(is_fault) {
+        return "not looked at: the queue has a fault, which findings.txt tells\n".into();
+    }
+    // Nothing is to come in between the findings.
+    let set = settings.set.iter().cloned().chain(["log.level=off".to_owned()]).collect();
+    let (config, queue) = (settings.config.clone(), settings.queue.clone());
+    let which = Which { config, queue, set, admin: None };
+    let asked = async {
+        let access = which.open().await?;
+        let status = access.status().await;
+        access.close().await;
+        status
+    };
+    match timeout(DOCTOR_DISK_TIMEOUT, asked).await {
+        Ok(Ok(status)) => {
+            let lines = status::lines(&status).into_iter();
+            lines.map(|(name, value)| format!("{name:20}{value}\n")).collect()
+        }
+        Ok(Err(Cannot(why))) => why,
+        Err(_) => format!("no answer in {DOCTOR_DISK_TIMEOUT:?}"),
+    }
+}
+
+async fn answer(listen: SocketAddr, path: &str) -> String {
+    let bounds = Bounds { time: DOCTOR_LOCAL_TIMEOUT, answer_bytes: MAX_DOCTOR_ANSWER_BYTES };
+    let address = on_this_pc(listen).to_string();
+    match request(&address, Method::GET, path, Bytes::new(), bounds).await {
+        Ok((_, body)) => String::from_utf8_lossy(&body).into_owned(),
+        Err(error) => format!("http://{address}{path} {error}"),
+    }
+}
+
+/// The newest lines of a log, as many as the agent keeps in one file.
+fn end_of(path: &Path) -> String {
+    let read = || {
+        let mut file = File::open(path)?;
+        let start = file.metadata()?.len().saturating_sub(LOG_FILE_BYTES);
+        file.seek(SeekFrom::Start(start))?;
+        let mut bytes = Vec::new();
+        file.take(LOG_FILE_BYTES).read_to_end(&mut bytes)?;
+        // A line that was cut may end with half a secret.
+        let cut = if start == 0 { 0 } else { bytes.iter().position(|b| *b == b'\n').unwrap_or(0) };
+        Ok::<_, io::Error>(String::from_utf8_lossy(&bytes[cut..]).into_owned())
+    };
+    read().unwrap_or_else(|error| format!("{}: {error}", path.display()))
+}
+
+/// The program and the system.
+fn about() -> String {
+    format!(
+        "pitwire {}\nbuilt for {} {}\nsystem {}\n",
+        env!("CARGO_PKG_VERSION"),
+        std::env::consts::OS,
+        std::env::consts::ARCH,
+        system()
+    )
+}
+
+#[cfg(windows)]
+fn system() -> String {
+    let key = r"SOFTWARE\Microsoft\Windows NT\CurrentVersion";
+    let of = |name| {
+        let key = windows_registry::LOCAL_MACHINE.open(key).ok()?;
+        key.get_string(name).ok()
+    };
+    let words = ["ProductName", "DisplayVersion", "CurrentBuild"].map(of);
+    words.into_iter().flatten().collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(not(windows))]
+fn system() -> String {
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let release = read("/etc/os-release");
+    let name = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
+    let name = name.unwrap_or("unknown").trim_matches('"');
+    format!("{name}, kernel {}", read("/proc/sys/kernel/osrelease").trim())
+}

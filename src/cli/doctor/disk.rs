@@ -1,0 +1,139 @@
+//! A folder as a place to store things: whether it takes them, how fast, and how much more.
+
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use crate::config::{DOCTOR_DISK_TIMEOUT, DOCTOR_FSYNC_BYTES, DOCTOR_FSYNCS};
+
+/// Does what waits for a disk; `None` if that does not answer in time.
+pub(super) async fn in_time<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Option<T> {
+    timeout(DOCTOR_DISK_TIMEOUT, spawn_blocking(work)).await.ok()?.ok()
+}
+
+/// The folder, or the one in which it would be made.
+pub(super) fn existing(folder: &Path) -> io::Result<PathBuf> {
+    let whole = std::path::absolute(folder)?;
+    for place in whole.ancestors() {
+        match fs::metadata(place) {
+            Ok(about) if about.is_dir() => return Ok(place.into()),
+            Ok(_) => {
+                let text = format!("{} is a file and no folder", place.display());
+                return Err(io::Error::new(io::ErrorKind::NotADirectory, text));
+            }
+            // What lies above tells why.
+            Err(error) if is_missing(&error) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Err(io::ErrorKind::NotFound.into())
+}
+
+fn is_missing(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
+/// Stores something in a file of its own there, which goes again; returns how long it took to make it
+/// durable: the median of some times.
+pub(super) fn fsync(folder: &Path) -> io::Result<Duration> {
+    // As no file of the queue is called.
+    let mut file = tempfile::Builder::new().prefix("doctor-").suffix(".tmp").tempfile_in(folder)?;
+    let mut times = Vec::new();
+    for _ in 0..DOCTOR_FSYNCS {
+        let start = Instant::now();
+        file.write_all(&[0x5A; DOCTOR_FSYNC_BYTES])?;
+        file.as_file().sync_data()?;
+        times.push(start.elapsed());
+    }
+    times.sort_unstable();
+    Ok(times[times.len() / 2])
+}
+
+/// Bytes that this user can still store in a folder; `None` where the system does not say.
+#[cfg(target_os = "linux")]
+pub(super) fn free_bytes(folder: &Path) -> Option<u64> {
+    let about = rustix::fs::statvfs(folder).ok()?;
+    Some(about.f_bavail.saturating_mul(about.f_frsize))
+}
+
+#[cfg(windows)]
+#[allow(unsafe_code, reason = "the system's own call has no safe form")]
+pub(super) fn free_bytes(folder: &Path) -> Option<u64> {
+    use std::os::windows::ffi::OsStrExt;
+    use std::ptr::null_mut;
+
+    use windows_sys::Win32::Storage::FileSystem::GetDiskFreeSpaceExW;
+
+    let path: Vec<u16> = folder.as_os_str().encode_wide().chain([0]).collect();
+    let mut free = 0;
+    // SAFETY: the path ends with a NUL and, like the number, outlives the call; what is not wanted is
+    // null, as is allowed.
+    let found = unsafe { GetDiskFreeSpaceExW(path.as_ptr(), &mut free, null_mut(), null_mut()) };
+    (found != 0).then_some(free)
+}
+
+#[cfg(not(any(target_os = "linux", windows)))]
+pub(super) fn free_bytes(_: &Path) -> Option<u64> {
+    None
+}
+
+/// Bytes as people read them: "512 MiB".
+pub(super) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut unit = 0;
+    let mut left = bytes as f64;
+    while left >= 1024.0 && unit + 1 < UNITS.len() {
+        left /= 1024.0;
+        unit += 1;
+    }
+    let number =
+        if left >= 10.0 || unit == 0 { format!("{left:.0}") } else { format!("{left:.1}") };
+    format!("{number} {}", UNITS[unit])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_is_not_there_is_made_in_one_that_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("file");
+        fs::write(&file, "").unwrap();
+        let deep = folder.path().join("a").join("b");
+        assert_eq!(existing(&deep).unwrap(), folder.path());
+        assert_eq!(existing(folder.path()).unwrap(), folder.path());
+        assert!(existing(Path::new("queue")).unwrap().is_absolute());
+        for in_the_way in [file.clone(), file.join("queue")] {
+            let error = existing(&in_the_way).unwrap_err().to_string();
+            assert_eq!(error, format!("{} is a file and no folder", file.display()));
+        }
+    }
+
+    #[test]
+    fn what_is_tried_leaves_nothing_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(fsync(folder.path()).unwrap() > Duration::ZERO);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert!(free_bytes(folder.path()) > Some(0));
+    }
+
+    #[test]
+    fn bytes_are_said_in_a_unit_that_fits() {
+        for (bytes, said) in [
+            (0, "0 B"),
+            (1023, "1023 B"),
+            (1536, "1.5 KiB"),
+            (30 << 20, "30 MiB"),
+            (2 << 30, "2.0 GiB"),
+        ] {
+            assert_eq!(size(bytes), said);
+        }
+    }
+}

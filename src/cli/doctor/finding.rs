@@ -1,0 +1,133 @@
+//! What the doctor says.
+
+use serde::Serialize;
+
+use crate::cli::queue::count;
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Severity {
+    Ok,
+    /// Good to know; no fault.
+    Note,
+    /// It works, but not as well as it could.
+    Warning,
+    /// It does not work.
+    Fault,
+}
+
+impl Severity {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Note => "note",
+            Self::Warning => "warning",
+            Self::Fault => "fault",
+        }
+    }
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Finding {
+    pub(super) severity: Severity,
+    pub(super) subject: &'static str,
+    pub(super) what: String,
+    /// What to do; there is always something to do unless all is well.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) advice: Option<String>,
+}
+
+/// What was found about one subject.
+#[derive(Debug)]
+pub(super) struct Report {
+    subject: &'static str,
+    pub(super) findings: Vec<Finding>,
+}
+
+impl Report {
+    pub(super) fn new(subject: &'static str) -> Self {
+        Self { subject, findings: Vec::new() }
+    }
+
+    pub(super) fn ok(&mut self, what: impl Into<String>) {
+        self.add(Severity::Ok, what.into(), None);
+    }
+
+    pub(super) fn note(&mut self, what: impl Into<String>, advice: impl Into<String>) {
+        self.add(Severity::Note, what.into(), Some(advice.into()));
+    }
+
+    pub(super) fn warning(&mut self, what: impl Into<String>, advice: impl Into<String>) {
+        self.add(Severity::Warning, what.into(), Some(advice.into()));
+    }
+
+    pub(super) fn fault(&mut self, what: impl Into<String>, advice: impl Into<String>) {
+        self.add(Severity::Fault, what.into(), Some(advice.into()));
+    }
+
+    /// Says that something depends on what failed.
+    pub(super) fn not_looked_at(&mut self, what: &str) {
+        self.note(format!("not looked at: {what}"), "mend the fault above, and ask again");
+    }
+
+    fn add(&mut self, severity: Severity, what: String, advice: Option<String>) {
+        // A line each, whatever a server or the system has said.
+        let one_line = |text: String| text.replace(char::is_control, " ");
+        let (what, advice) = (one_line(what), advice.map(one_line));
+        self.findings.push(Finding { severity, subject: self.subject, what, advice });
+    }
+}
+
+/// For people: a finding a line, below it what to do, at the end a sum.
+pub(super) fn to_text(findings: &[Finding]) -> String {
+    let mut lines = Vec::new();
+    for Finding { severity, subject, what, advice } in findings {
+        lines.push(format!("{:8} {subject}: {what}", severity.as_str()));
+        lines.extend(advice.as_ref().map(|advice| format!("         -> {advice}")));
+    }
+    lines.push(sum(findings));
+    lines.join("\n")
+}
+
+/// For programs.
+pub(super) fn to_json(findings: &[Finding]) -> String {
+    #[derive(Serialize)]
+    struct Findings<'a> {
+        findings: &'a [Finding],
+    }
+    serde_json::to_string(&Findings { findings }).unwrap_or_default()
+}
+
+fn sum(findings: &[Finding]) -> String {
+    let of = |severity| findings.iter().filter(|f| f.severity == severity).count() as u64;
+    match (of(Severity::Fault), of(Severity::Warning)) {
+        (0, 0) => "all is well".into(),
+        (faults, warnings) => {
+            format!("{}, {}", count(faults, "fault"), count(warnings, "warning"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_is_one_line_and_what_to_do_another() {
+        let mut report = Report::new("server");
+        report.ok("it is there");
+        report.fault("it says \"go\naway\"", "go");
+        assert_eq!(
+            to_text(&report.findings),
+            "ok       server: it is there\nfault    server: it says \"go away\"\n         -> go\n\
+             1 fault, 0 warnings"
+        );
+        assert!(to_text(&report.findings[..1]).ends_with("\nall is well"));
+        assert_eq!(
+            to_json(&report.findings[1..]),
+            r#"{"findings":[{"severity":"fault","subject":"server","what":"it says \"go away\"","advice":"go"}]}"#
+        );
+    }
+}

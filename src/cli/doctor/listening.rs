@@ -1,0 +1,160 @@
+//! The addresses on which the agent listens: free, or taken by whom.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+
+use super::{Report, disk};
+use crate::cli::queue::access::{is_same, on_this_pc};
+use crate::config::{Config, DOCTOR_LOCAL_TIMEOUT, MAX_DOCTOR_ANSWER_BYTES};
+use crate::request::{Bounds, Bytes, Method, RequestError, StatusCode, request};
+use crate::tools::Status;
+
+pub(super) const SUBJECT: &str = "addresses";
+
+pub(super) async fn look(config: &Config) -> Report {
+    let mut report = Report::new(SUBJECT);
+    let Config { source, metrics, .. } = config;
+    for (key, is_on, address, role) in [
+        ("metrics.listen", metrics.enabled, metrics.listen, Role::Admin),
+        ("source.http.listen", source.http.enabled, source.http.listen, Role::Samples),
+        (
+            "source.socketio.listen",
+            source.socketio.enabled,
+            source.socketio.listen,
+            Role::Publishers,
+        ),
+    ] {
+        if is_on {
+            look_at(&mut report, config, key, address, role).await;
+        }
+    }
+    report
+}
+
+/// What the agent does at an address.
+#[derive(Clone, Copy)]
+enum Role {
+    Admin,
+    Samples,
+    Publishers,
+}
+
+async fn look_at(report: &mut Report, config: &Config, key: &str, address: SocketAddr, role: Role) {
+    if address.port() == 0 {
+        return report.ok(format!("{key} takes a free port"));
+    }
+    let place = format!("{address} ({key})");
+    // Let go of at once.
+    let error = match TcpListener::bind(address).map(drop) {
+        Ok(()) => return report.ok(format!("{place} is free")),
+        Err(error) => error,
+    };
+    match error.kind() {
+        io::ErrorKind::AddrInUse => match role.holder(address).await {
+            Some(Holder::Agent) => report.ok(format!("{place} is that of an agent that runs")),
+            Some(Holder::Admin { health, queue }) => {
+                let (theirs, ours) = (queue.clone(), config.queue.path.clone());
+                let is_same = disk::in_time(move || is_same(theirs.as_ref(), &ours)).await;
+                say_agent(report, &place, &health, &queue, is_same.unwrap_or(false));
+            }
+            None => report.fault(
+                format!("{place} is taken by another program"),
+                format!("stop that program, or write another port into {key}"),
+            ),
+        },
+        io::ErrorKind::AddrNotAvailable => report.fault(
+            format!("{place} is no address of this PC"),
+            format!("write one that it has into {key}, such as 127.0.0.1:{}", address.port()),
+        ),
+        io::ErrorKind::PermissionDenied => report.fault(
+            format!("{place} may not be listened on: {error}"),
+            format!("write a port above 1023 into {key}"),
+        ),
+        _ => report.fault(
+            format!("{place} cannot be listened on: {error}"),
+            format!("write another address into {key}"),
+        ),
+    }
+}
+
+fn say_agent(report: &mut Report, place: &str, health: &str, queue: &str, is_ours: bool) {
+    if !is_ours {
+        report.warning(
+            format!("{place} is that of another agent, with the queue {queue}"),
+            "stop that agent, or give each its own addresses",
+        );
+    } else if health.trim() == "ok" {
+        report.ok(format!("{place} is that of the agent that runs; it is well"));
+    } else {
+        report.fault(
+            format!("{place} is that of the agent that runs; it says: {}", health.trim()),
+            "look at its log, and at the disk of its queue",
+        );
+    }
+}
+
+/// A pitwire that has an address.
+enum Holder {
+    Agent,
+    Admin { health: String, queue: String },
+}
+
+impl Role {
+    /// The agent there, if it is one.
+    async fn holder(self, address: SocketAddr) -> Option<Holder> {
+        match self {
+            Self::Admin => {
+                let (_, status) = get(address, "/queue/status").await.ok()?;
+                let status: Status = serde_json::from_slice(&status).ok()?;
+                let (_, health) = get(address, "/healthz").await.ok()?;
+                let health = String::from_utf8_lossy(&health).into_owned();
+                Some(Holder::Admin { health, queue: status.path })
+            }
+            // It takes posts alone.
+            Self::Samples => {
+                let (telemetry, _) = get(address, "/v1/telemetry").await.ok()?;
+                let (setup, _) = get(address, "/v1/setup").await.ok()?;
+                let expected = StatusCode::METHOD_NOT_ALLOWED;
+                (telemetry == expected && setup == expected).then_some(Holder::Agent)
+            }
+            Self::Publishers => {
+                let (_, page) = get(address, "/").await.ok()?;
+                let says = String::from_utf8_lossy(&page).contains("Publishers connect here");
+                says.then_some(Holder::Agent)
+            }
+        }
+    }
+}
+
+async fn get(address: SocketAddr, path: &str) -> Result<(StatusCode, Bytes), RequestError> {
+    let bounds = Bounds { time: DOCTOR_LOCAL_TIMEOUT, answer_bytes: MAX_DOCTOR_ANSWER_BYTES };
+    request(&on_this_pc(address).to_string(), Method::GET, path, Bytes::new(), bounds).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Severity;
+    use super::*;
+
+    #[test]
+    fn an_agent_that_is_not_well_is_a_fault() {
+        for (health, is_ours, severity, said) in [
+            ("ok\n", true, Severity::Ok, "is that of the agent that runs; it is well"),
+            (
+                "the queue is closed\n",
+                true,
+                Severity::Fault,
+                "is that of the agent that runs; it says: the queue is closed",
+            ),
+            ("ok\n", false, Severity::Warning, "is that of another agent, with the queue /theirs"),
+        ] {
+            let mut report = Report::new(SUBJECT);
+            say_agent(&mut report, "127.0.0.1:9184", health, "/theirs", is_ours);
+            let found = &report.findings[0];
+            assert_eq!(
+                (found.severity, &*found.what),
+                (severity, &*format!("127.0.0.1:9184 {said}"))
+            );
+        }
+    }
+}

@@ -1,0 +1,308 @@
+//! The queue: its folder, its disk, what is in it, and who has it open.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use tokio::runtime::Handle;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
+
+use super::{Report, disk};
+use crate::cli::queue::access::{Access, Cannot, Examiner, agent};
+use crate::cli::queue::{count, verify};
+use crate::config::{
+    Config, DOCTOR_DISK_TIMEOUT, DOCTOR_LEAST_FREE_BYTES, DOCTOR_SLOW_FSYNC, DOCTOR_VERIFY_TIMEOUT,
+    Durability, QueueConfig,
+};
+use crate::queue::OpenError;
+use crate::queue::inspect::Inspection;
+use crate::tools::Status;
+
+pub(super) const SUBJECT: &str = "queue";
+
+pub(super) async fn look(config: &Config) -> Report {
+    let mut report = Report::new(SUBJECT);
+    let queue = config.queue.clone();
+    let stored = match disk::in_time(move || Stored::look(&queue)).await {
+        Some(Ok(stored)) => stored,
+        failed => {
+            match failed {
+                Some(Err(error)) => say_unusable(&mut report, &config.queue.path, &error),
+                _ => say_silent(&mut report, &config.queue.path),
+            }
+            report.not_looked_at("how fast the disk is, how much room it has, what is queued");
+            return report;
+        }
+    };
+    say_speed(&mut report, &stored, config);
+    let taken = look_inside(&mut report, config).await;
+    say_room(&mut report, &stored, taken, &config.queue);
+    let aside = config.queue.path.join("quarantine");
+    if let Some(counted) = disk::in_time(move || Aside::look(aside)).await {
+        counted.say(&mut report);
+    }
+    report
+}
+
+/// What the disk says.
+struct Stored {
+    /// The queue's folder, or the one in which it would be made.
+    place: PathBuf,
+    /// To make a frame durable.
+    fsync: std::time::Duration,
+    free_bytes: Option<u64>,
+}
+
+impl Stored {
+    fn look(queue: &QueueConfig) -> io::Result<Self> {
+        let place = disk::existing(&queue.path)?;
+        Ok(Self { fsync: disk::fsync(&place)?, free_bytes: disk::free_bytes(&place), place })
+    }
+}
+
+fn say_unusable(report: &mut Report, path: &Path, error: &io::Error) {
+    let what = format!("nothing can be stored in {}: {error}", path.display());
+    report.fault(
+        what,
+        match error.kind() {
+            io::ErrorKind::StorageFull => "make room on that disk",
+            io::ErrorKind::NotADirectory => "name another folder in queue.path, or move that file",
+            _ => "let your user write there, or name another folder in queue.path",
+        },
+    );
+}
+
+fn say_silent(report: &mut Report, path: &Path) {
+    report.fault(
+        format!("the disk of {} does not answer in {DOCTOR_DISK_TIMEOUT:?}", path.display()),
+        "see that the disk is there, or name a folder on another one in queue.path",
+    );
+}
+
+fn say_speed(report: &mut Report, stored: &Stored, config: &Config) {
+    let Stored { place, fsync, .. } = stored;
+    let (place, ms) = (place.display(), fsync.as_secs_f64() * 1000.0);
+    let what = format!("{place} takes {ms:.1} ms to store a frame for good");
+    if *fsync <= DOCTOR_SLOW_FSYNC {
+        report.ok(what);
+    } else if config.queue.durability == Durability::Entry {
+        report.warning(
+            format!("{what}, which is slow"),
+            "set queue.durability = \"200ms\", or name a folder on a faster disk in queue.path",
+        );
+    } else {
+        report.note(format!("{what}, which is slow"), "nothing, as queue.durability says so");
+    }
+}
+
+/// Checks the entries, or asks the agent that has them. Returns the bytes that the queue takes.
+async fn look_inside(report: &mut Report, config: &Config) -> u64 {
+    let queue = config.queue.clone();
+    match disk::in_time(move || Inspection::begin(&queue)).await {
+        Some(Ok(inspection)) => return verify(report, inspection, config).await,
+        Some(Err(error @ OpenError::InUse { .. })) => return ask(report, config, error).await,
+        Some(Err(OpenError::Missing { path })) => {
+            report.ok(format!("there is none in {path} yet; the agent makes it"));
+        }
+        Some(Err(error @ OpenError::Storage { .. })) => report.fault(
+            error.to_string(),
+            "see that your user may read and write all that is in that folder",
+        ),
+        None => say_silent(report, &config.queue.path),
+    }
+    0
+}
+
+async fn verify(report: &mut Report, inspection: Inspection, config: &Config) -> u64 {
+    let taken = inspection.disk_bytes();
+    let examiner = Examiner::Stopped(Box::new(inspection), Box::new(config.clone()));
+    let runtime = Handle::current();
+    // It reads the disk all the time, and waits for nothing else.
+    let examined = spawn_blocking(move || {
+        runtime.block_on(async move {
+            let mut first = None;
+            let tell = |finding: &crate::queue::inspect::Finding| {
+                first.get_or_insert_with(|| finding.clone());
+            };
+            let verdict = verify::examine(&examiner, tell).await?;
+            Ok::<_, Cannot>((verdict, first))
+        })
+    });
+    match timeout(DOCTOR_VERIFY_TIMEOUT, examined).await {
+        Ok(Ok(Ok((verdict, None)))) => report.ok(verdict.sentence()),
+        Ok(Ok(Ok((verdict, Some(first))))) => report.fault(
+            format!("it is damaged: {}; {}", verdict.sentence(), first.what),
+            "pitwire queue verify tells all of it, pitwire queue repair what can be done",
+        ),
+        Ok(Ok(Err(Cannot(why)))) => report.fault(why, "look at the disk, and at its cable"),
+        Ok(Err(_)) | Err(_) => report.note(
+            format!("not all of its entries were read in {DOCTOR_VERIFY_TIMEOUT:?}"),
+            "pitwire queue verify reads them all",
+        ),
+    }
+    taken
+}
+
+async fn ask(report: &mut Report, config: &Config, error: OpenError) -> u64 {
+    let owner = match &error {
+        OpenError::InUse { owner, .. } => owner.clone(),
+        OpenError::Missing { .. } | OpenError::Storage { .. } => String::new(),
+    };
+    let status = async { Access::Agent(agent(config, error).await?).status().await };
+    if let Ok(Ok(status)) = timeout(DOCTOR_DISK_TIMEOUT, status).await {
+        say_status(report, &status, &owner);
+        return status.disk_bytes;
+    }
+    let admin = &config.metrics;
+    let where_to = match admin.enabled && admin.listen.port() != 0 {
+        true => format!("its agent is not the one at {}", admin.listen),
+        false => "metrics.listen does not say where to ask it".into(),
+    };
+    report.warning(
+        format!("process {owner} has it open; {where_to}"),
+        "ask again with the configuration that this process has, or stop it",
+    );
+    0
+}
+
+fn say_status(report: &mut Report, status: &Status, owner: &str) {
+    let entries = count(status.entries, "entry");
+    let has = format!("the agent (process {owner}) has it open");
+    if let Some(error) = &status.storage_error {
+        let in_memory = count(status.buffered, "entry");
+        report.fault(
+            format!("{has}, and its disk fails: {error}; {in_memory} in memory"),
+            "make room, or see that the disk is there; the agent tries it every second",
+        );
+    } else if status.imbalance != 0 {
+        report.fault(
+            format!("{has}; its ledger is out by {} entries", status.imbalance),
+            "report it, with a bundle (--bundle)",
+        );
+    } else {
+        report.ok(format!("{has}; {entries} wait, its ledger balances"));
+    }
+}
+
+fn say_room(report: &mut Report, stored: &Stored, taken: u64, queue: &QueueConfig) {
+    let Some(free) = stored.free_bytes else {
+        return report.note("the system does not say how much room its disk has", "look yourself");
+    };
+    let (place, most) = (stored.place.display(), queue.max_bytes);
+    let (said, wanted) = (disk::size(free), disk::size(most.saturating_sub(taken)));
+    if free < DOCTOR_LEAST_FREE_BYTES {
+        report.fault(format!("the disk of {place} has {said} left"), "make room on it");
+    } else if free.saturating_add(taken) < most {
+        report.warning(
+            format!("the disk of {place} has {said} left, and the queue may take {wanted} more"),
+            format!("make room, or set queue.max_bytes = \"{}MiB\"", (free + taken) >> 20),
+        );
+    } else {
+        report.ok(format!("the disk of {place} has {said} left; the queue may take {wanted} more"));
+    }
+}
+
+/// What is set aside.
+struct Aside {
+    folder: PathBuf,
+    refused: u64,
+    damaged: u64,
+}
+
+impl Aside {
+    fn look(folder: PathBuf) -> Self {
+        let lines = |file| BufReader::new(file).split(b'\n').map_while(Result::ok).count() as u64;
+        let refused = File::open(folder.join("refused.ndjson")).map_or(0, lines);
+        let names = fs::read_dir(&folder).into_iter().flatten().flatten();
+        let is_damaged =
+            |item: &fs::DirEntry| item.file_name().to_string_lossy().starts_with("bad-");
+        let damaged = names.filter(is_damaged).count() as u64;
+        Self { folder, refused, damaged }
+    }
+
+    fn say(&self, report: &mut Report) {
+        let Self { folder, refused, damaged } = self;
+        let folder = folder.display();
+        if *refused > 0 {
+            report.warning(
+                format!("{} that the server refused: {folder}", count(*refused, "entry")),
+                "when the server takes them, pitwire queue requeue --apply; else move \
+                 refused.ndjson away",
+            );
+        }
+        if *damaged > 0 {
+            report.warning(
+                format!("{} that could not be read: {folder}", count(*damaged, "stretch")),
+                "what could be read of it is queued; look at the disk, and delete the folders bad-…",
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::finding::{Finding, Severity};
+    use super::*;
+
+    fn found(say: impl FnOnce(&mut Report)) -> (Severity, String) {
+        let mut report = Report::new(SUBJECT);
+        say(&mut report);
+        let Finding { severity, what, .. } = report.findings.remove(0);
+        (severity, what)
+    }
+
+    #[test]
+    fn a_slow_disk_is_no_matter_where_nothing_waits_for_it() {
+        for (ms, durability, severity) in [
+            (250, Durability::Entry, Severity::Ok),
+            (251, Durability::Entry, Severity::Warning),
+            (251, Durability::Os, Severity::Note),
+            (2000, Durability::Within(Duration::from_millis(200)), Severity::Note),
+        ] {
+            let stored = Stored {
+                place: "/queue".into(),
+                fsync: Duration::from_millis(ms),
+                free_bytes: None,
+            };
+            let mut config = Config::default();
+            config.queue.durability = durability;
+            let (said, what) = found(|report| say_speed(report, &stored, &config));
+            assert_eq!(said, severity, "{what}");
+        }
+    }
+
+    #[test]
+    fn an_agent_whose_disk_or_books_fail_is_a_fault() {
+        let status = Status {
+            path: "/queue".into(),
+            head: crate::entry::Seq(1),
+            tail: crate::entry::Seq(8),
+            entries: 7,
+            bytes: 0,
+            disk_bytes: 0,
+            max_entries: 0,
+            max_bytes: 0,
+            buffered: 3,
+            oldest: None,
+            newest: None,
+            stint: crate::entry::StintId(1),
+            appended: 7,
+            ledger: Default::default(),
+            imbalance: 0,
+            storage_error: None,
+        };
+        let fails = Status { storage_error: Some("no room".into()), ..status.clone() };
+        let is_out = Status { imbalance: -2, ..status.clone() };
+        for (status, severity, said) in [
+            (status, Severity::Ok, "; 7 entries wait, its ledger balances"),
+            (fails, Severity::Fault, ", and its disk fails: no room; 3 entries in memory"),
+            (is_out, Severity::Fault, "; its ledger is out by -2 entries"),
+        ] {
+            let said = format!("the agent (process 5) has it open{said}");
+            assert_eq!(found(|report| say_status(report, &status, "5")), (severity, said));
+        }
+    }
+}

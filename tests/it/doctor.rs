@@ -1,0 +1,256 @@
+//! `pitwire doctor` beside what is broken on purpose: each time it says just that, and what to do.
+//!
+//! - [`server`]: servers that are not there, none, locked, silent, or have another time.
+//! - [`queue`]: folders and disks that cannot be used, damage, agents that have it.
+//! - [`around`]: configuration, game, addresses, the start at log-on.
+//! - [`bundle`]: the zip, and what must not be in it.
+
+mod around;
+mod bundle;
+mod queue;
+mod server;
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::agent::pitwire;
+use crate::peers::{Kind, Peer};
+
+/// What is worse than a note: severity, subject, finding, advice. A finding that ends with `…` may go on.
+type Bad<'a> = (&'a str, &'a str, &'a str, &'a str);
+
+/// A PC with nothing wrong but what a test does to it: no game, no agent.
+struct Pc {
+    /// Not among the temporary files, where no queue should be.
+    place: TempDir,
+    settings: Vec<String>,
+    /// What runs the command, if anything does.
+    wrapper: Vec<String>,
+}
+
+impl Pc {
+    fn new() -> Self {
+        let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let pc = Self { place, settings: Vec::new(), wrapper: Vec::new() };
+        std::fs::create_dir(pc.path("shm")).unwrap();
+        let settings = [
+            format!("queue.path={}", pc.path("queue").display()),
+            format!("source.lmu.folder={}", pc.path("shm").display()),
+            "queue.max_bytes=16MiB".into(),
+            "source.lmu.enabled=true".into(),
+            "source.lmu.rest=".into(),
+            "source.http.listen=127.0.0.1:0".into(),
+            "metrics.listen=127.0.0.1:0".into(),
+            "delivery.open_timeout=5s".into(),
+            "delivery.proof_timeout=2s".into(),
+        ];
+        Self { settings: settings.into(), ..pc }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.place.path().join(name)
+    }
+
+    /// With further settings, which win.
+    fn set<T: Into<String>>(mut self, settings: impl IntoIterator<Item = T>) -> Self {
+        self.settings.extend(settings.into_iter().map(Into::into));
+        self
+    }
+
+    fn server(self, url: &str) -> Self {
+        self.set([format!("server.url={url}")])
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut typed = vec!["doctor"];
+        typed.extend(args);
+        for setting in &self.settings {
+            typed.extend(["--set", setting]);
+        }
+        let doctor = pitwire(&typed);
+        let mut command = match self.wrapper.split_first() {
+            None => doctor,
+            Some((program, rest)) => {
+                let mut command = Command::new(program);
+                command.args(rest).arg(doctor.get_program()).args(doctor.get_args());
+                command
+            }
+        };
+        command.env("XDG_CONFIG_HOME", self.path("settings")).stdin(Stdio::null());
+        command
+    }
+
+    /// The findings.
+    fn look(&self) -> Vec<Value> {
+        let output = self.command(&["--json"]).output().unwrap();
+        let (out, err) = (String::from_utf8(output.stdout), String::from_utf8(output.stderr));
+        let (out, err) = (out.unwrap(), err.unwrap());
+        let findings: Value =
+            serde_json::from_str(&out).unwrap_or_else(|error| panic!("{error}: {out} {err}"));
+        let findings = findings["findings"].as_array().unwrap().clone();
+        let is_bad =
+            findings.iter().any(|f| f["severity"] == "warning" || f["severity"] == "fault");
+        assert_eq!(output.status.code(), Some(i32::from(is_bad)), "{out} {err}");
+        assert_eq!(err, "", "nothing is said beside the findings");
+        for finding in &findings {
+            assert_eq!(finding["severity"] == "ok", finding["advice"].is_null(), "{finding}");
+        }
+        findings
+    }
+
+    /// Looks, and finds this and nothing else that is worse than a note.
+    #[track_caller]
+    fn finds(&self, expected: &[Bad<'_>]) -> Vec<Value> {
+        let findings = self.look();
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let bad: Vec<_> = findings
+            .iter()
+            .filter(|finding| finding["severity"] == "warning" || finding["severity"] == "fault")
+            .collect();
+        assert_eq!(bad.len(), expected.len(), "{findings:#?}");
+        for (finding, (severity, subject, what, advice)) in bad.into_iter().zip(expected) {
+            let found = text(&finding["what"]);
+            let is_it = match what.strip_suffix('…') {
+                Some(beginning) => found.starts_with(beginning),
+                None => found == *what,
+            };
+            assert!(is_it, "{what}: {finding:#}");
+            assert_eq!(text(&finding["severity"]), *severity, "{finding:#}");
+            assert_eq!(text(&finding["subject"]), *subject, "{finding:#}");
+            assert_eq!(text(&finding["advice"]), *advice, "{finding:#}");
+        }
+        findings
+    }
+}
+
+/// Whether there is a finding with this severity that begins so.
+fn has(findings: &[Value], severity: &str, what: &str) -> bool {
+    let is_it = |finding: &Value| {
+        finding["severity"] == severity && finding["what"].as_str().unwrap().starts_with(what)
+    };
+    findings.iter().any(is_it)
+}
+
+/// A port where nobody listens.
+fn closed_port() -> u16 {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
+}
+
+/// A server that answers a request's first line with these bytes; where it has none, it hands the
+/// connection on to a port of this PC, or lets it hang. Returns its address.
+fn answering(
+    answer: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
+    upstream: Option<u16>,
+) -> String {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = listener.local_addr().unwrap();
+    let answer = std::sync::Arc::new(answer);
+    thread::spawn(move || {
+        for client in listener.incoming().map_while(Result::ok) {
+            let answer = std::sync::Arc::clone(&answer);
+            thread::spawn(move || attend(client, &*answer, upstream));
+        }
+    });
+    format!("http://{address}")
+}
+
+fn attend(mut client: TcpStream, answer: &dyn Fn(&str) -> Option<String>, upstream: Option<u16>) {
+    let mut head = [0; 4096];
+    let read = client.read(&mut head).unwrap_or(0);
+    let line = String::from_utf8_lossy(&head[..read]);
+    let line = line.lines().next().unwrap_or_default();
+    match (answer(line), upstream) {
+        (Some(bytes), _) => {
+            let _ = client.write_all(bytes.as_bytes());
+            let _ = client.shutdown(std::net::Shutdown::Write);
+            let _ = client.read(&mut head);
+        }
+        (None, Some(port)) => {
+            let mut server = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+            server.write_all(&head[..read]).unwrap();
+            let (mut from_client, mut to_client) = (client.try_clone().unwrap(), client);
+            let mut to_server = server.try_clone().unwrap();
+            thread::spawn(move || std::io::copy(&mut from_client, &mut to_server));
+            let _ = std::io::copy(&mut server, &mut to_client);
+            let _ = to_client.shutdown(std::net::Shutdown::Both);
+        }
+        (None, None) => thread::sleep(Duration::from_secs(30)),
+    }
+}
+
+/// An answer of HTTP with this status line, headers and body.
+fn http(status: &str, headers: &str, body: &str) -> String {
+    format!("HTTP/1.1 {status}\r\n{headers}content-length: {}\r\n\r\n{body}", body.len())
+}
+
+#[test]
+fn where_all_is_well_nothing_is_found() {
+    let server = Peer::start(Kind::Asgi, &[]);
+    let pc = Pc::new().server(&server.url());
+    let findings = pc.finds(&[]);
+    for what in [
+        "there is no mistake in it",
+        "there is none in ",
+        "it speaks Socket.IO, and lets us in",
+        "its clock and the one of this PC agree",
+        "it assigns a session",
+        "it acknowledges a frame, in a session of our own",
+        "it sends a frame to all who look on",
+        "metrics.listen takes a free port",
+    ] {
+        assert!(has(&findings, "ok", what), "{what}: {findings:#?}");
+    }
+    assert!(has(&findings, "note", "it does not run, or does not share its memory"));
+    assert!(has(&findings, "note", "the agent does not start at log-on"));
+    assert!(!pc.path("queue").exists(), "a look makes no queue");
+
+    let text = String::from_utf8(pc.command(&[]).output().unwrap().stdout).unwrap();
+    assert!(text.ends_with("\nall is well\n"), "{text}");
+    let is_line = |line: &str| {
+        ["ok       ", "note     ", "         -> ", "all is well"]
+            .iter()
+            .any(|x| line.starts_with(x))
+    };
+    assert!(text.lines().all(is_line), "{text}");
+}
+
+/// Whoever looks at a page of the team sees nothing of it.
+#[tokio::test]
+async fn what_is_tried_is_one_frame_in_a_session_of_its_own() {
+    let server = Peer::start(Kind::Asgi, &[]);
+    let pc = Pc::new().server(&server.url()).set(["server.session_id=our-own-race"]);
+    pc.finds(&[]);
+    let sessions = server.sessions().await;
+    assert_eq!(sessions.len(), 1);
+    assert_ne!(sessions[0], "our-own-race");
+    let frames = server.frames(&sessions[0]).await;
+    assert_eq!(frames.len(), 1);
+    assert_eq!(frames[0]["player_name"], "pitwire doctor");
+}
+
+#[test]
+fn the_doctor_that_cannot_do_its_work_says_so() {
+    let pc = Pc::new();
+    let there = pc.path("there.zip");
+    std::fs::write(&there, "mine").unwrap();
+    let nowhere = pc.path("nowhere").join("b.zip");
+    let text = |path: &Path| path.to_str().unwrap().to_owned();
+    for (args, expected) in [
+        (["--bundle", &text(&there)], "there is such a file already; name another one"),
+        (["--bundle", &text(&nowhere)], "name a file that your user may write"),
+        (["--set", "server.url"], "write it as KEY=VALUE"),
+    ] {
+        let output = pc.command(&args).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(expected), "{said}");
+    }
+    assert_eq!(std::fs::read_to_string(there).unwrap(), "mine");
+}

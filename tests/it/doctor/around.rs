@@ -1,0 +1,239 @@
+//! Configuration, game, addresses, the start at log-on.
+
+use std::fs;
+use std::net::TcpListener;
+
+use pitwire::source::lmu::memory::Region;
+
+use super::{Pc, answering, closed_port, has, http};
+use crate::agent::Agent;
+use crate::lmu::fixtures::own_buffer;
+use crate::peers::{Kind, Peer};
+
+/// A PC with a server that is well.
+fn pc() -> (Pc, Peer) {
+    let server = Peer::start(Kind::Embedded, &[]);
+    (Pc::new().server(&server.url()), server)
+}
+
+#[test]
+fn a_configuration_with_mistakes() {
+    let (pc, _server) = pc();
+    let folder = pc.path("settings").join("pitwire");
+    fs::create_dir_all(&folder).unwrap();
+    let file = folder.join("pitwire.toml");
+    fs::write(&file, "[server]\nurll = \"http://a\"\ntoken = 7\n").unwrap();
+    let shown = file.display();
+    let advice = "mend it there; pitwire check looks again";
+    let findings = pc.finds(&[
+        (
+            "fault",
+            "configuration",
+            &format!("{shown}:2: server.urll: is not a key; did you mean server.url?"),
+            advice,
+        ),
+        ("fault", "configuration", &format!("{shown}:3: server.token: …"), advice),
+    ]);
+    let not_looked = |finding: &&serde_json::Value| {
+        finding["what"] == "not looked at: the configuration does not say what to look at"
+    };
+    assert_eq!(findings.iter().filter(not_looked).count(), 5, "{findings:#?}");
+
+    fs::write(&file, "").unwrap();
+    let port = closed_port();
+    pc.set([format!("metrics.listen=0.0.0.0:{port}")]).finds(&[(
+        "warning",
+        "configuration",
+        &format!(
+            "--set: metrics.listen: \"0.0.0.0:{port}\" lets other machines in, without a password"
+        ),
+        "mend it where it is, if it is not meant",
+    )]);
+}
+
+#[test]
+fn the_game_s_memory() {
+    let (pc, _server) = pc();
+    let region = |region: Region, bytes: &[u8]| {
+        fs::write(pc.path("shm").join(region.name()), bytes).unwrap();
+    };
+    let extended = |version: &[u8; 12], is_64_bit: u8| {
+        let mut bytes = own_buffer("race_extended.bin", Region::Extended);
+        bytes[8..20].copy_from_slice(version);
+        bytes[20] = is_64_bit;
+        bytes
+    };
+    region(Region::Telemetry, &own_buffer("race_telemetry.bin", Region::Telemetry));
+    region(Region::Scoring, &own_buffer("race_scoring.bin", Region::Scoring));
+    region(Region::Extended, &extended(b"3.7.15.1\0\0\0\0", 1));
+    assert!(has(&pc.finds(&[]), "ok", "the rF2 plugin 3.7.15.1 shares its memory"));
+    region(Region::Extended, &extended(b"3.5.0.9\0\0\0\0\0", 1));
+    pc.finds(&[(
+        "warning",
+        "game",
+        "the rF2 plugin is version 3.5.0.9, which is too old",
+        "install the rF2 shared memory plugin 3.6 or newer",
+    )]);
+    region(Region::Extended, &extended(b"3.7.15.1\0\0\0\0", 0));
+    pc.finds(&[(
+        "warning",
+        "game",
+        "the rF2 plugin 3.7.15.1 is the one for 32 bits",
+        "install the plugin for 64 bits",
+    )]);
+    region(Region::Extended, &extended(&[0; 12], 0));
+    assert!(has(&pc.finds(&[]), "note", "it does not run, or does not share its memory"));
+
+    region(Region::Native, &own_buffer("race_lmu.bin", Region::Native));
+    assert!(has(&pc.finds(&[]), "ok", "it shares its own memory (LMU_Data)"));
+    region(Region::Native, &vec![0; Region::Native.size()]);
+    assert!(has(&pc.finds(&[]), "note", "its memory is there, and no game writes into it"));
+    region(Region::Native, b"short");
+    let file = pc.path("shm").join("LMU_Data");
+    pc.finds(&[(
+        "warning",
+        "game",
+        &format!("{} is not the game's memory: …", file.display()),
+        "remove what is left there, and start the bridge or the game anew",
+    )]);
+}
+
+#[test]
+fn the_game_s_api() {
+    let (pc, _server) = pc();
+    let at = |url: &str| [format!("source.lmu.rest={}", url.replace("http://", ""))];
+    let fails = answering(|_| Some(http("500 Internal Server Error", "", "")), None);
+    let place = fails.replace("http://", "");
+    let pc = pc.set(at(&fails));
+    pc.finds(&[(
+        "warning",
+        "game",
+        &format!("what is at {place} is not its REST API: it answers 500 Internal Server Error"),
+        "see which program has that port, or name the right one in source.lmu.rest",
+    )]);
+    let well = answering(
+        |line| {
+            Some(http(if line.contains("/rest/sessions ") { "200 OK" } else { "404 No" }, "", "{}"))
+        },
+        None,
+    );
+    let pc = pc.set(at(&well));
+    assert!(has(&pc.finds(&[]), "ok", "its REST API answers at "));
+
+    let nobody = format!("http://127.0.0.1:{}", closed_port());
+    let pc = pc.set(at(&nobody));
+    assert!(has(&pc.finds(&[]), "note", "its REST API does not answer at "));
+    // The game runs.
+    let native = own_buffer("race_lmu.bin", Region::Native);
+    fs::write(pc.path("shm").join("LMU_Data"), native).unwrap();
+    let place = nobody.replace("http://", "");
+    pc.finds(&[(
+        "warning",
+        "game",
+        &format!("it runs, but its REST API at {place} cannot be reached: …"),
+        "name the right port in source.lmu.rest; without it no setup comes from the game",
+    )]);
+}
+
+#[test]
+fn addresses_that_another_program_has() {
+    let (pc, _server) = pc();
+    let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let [admin, samples, publishers] = listeners.each_ref().map(|l| l.local_addr().unwrap());
+    let keys = ["metrics.listen", "source.http.listen", "source.socketio.listen"];
+    let addresses = [admin, samples, publishers];
+    let pc = pc
+        .set(keys.iter().zip(addresses).map(|(key, address)| format!("{key}={address}")))
+        .set(["source.socketio.enabled=true"]);
+    let taken = |index: usize| {
+        let (address, key) = (addresses[index], keys[index]);
+        (
+            format!("{address} ({key}) is taken by another program"),
+            format!("stop that program, or write another port into {key}"),
+        )
+    };
+    let taken = [taken(0), taken(1), taken(2)];
+    let expected: Vec<_> = taken
+        .iter()
+        .map(|(what, advice)| ("fault", "addresses", what.as_str(), advice.as_str()))
+        .collect();
+    pc.finds(&expected);
+
+    let pc = pc.set(["source.socketio.enabled=false", "source.http.enabled=false"]);
+    let port = admin.port();
+    pc.set([format!("metrics.listen=192.0.2.1:{port}")]).finds(&[
+        (
+            "warning",
+            "configuration",
+            &format!(
+                "--set: metrics.listen: \"192.0.2.1:{port}\" lets other machines in, without …"
+            ),
+            "mend it where it is, if it is not meant",
+        ),
+        (
+            "fault",
+            "addresses",
+            &format!("192.0.2.1:{port} (metrics.listen) is no address of this PC"),
+            &format!("write one that it has into metrics.listen, such as 127.0.0.1:{port}"),
+        ),
+    ]);
+}
+
+#[tokio::test]
+async fn addresses_that_an_agent_has() {
+    let (pc, _server) = pc();
+    let queue = pc.path("queue");
+    let settings = ["source.socketio.enabled=true", "source.socketio.listen=127.0.0.1:0"];
+    let agent = Agent::start(&queue, "http://127.0.0.1:9", &settings);
+    let mut addresses = Vec::new();
+    for (what, key) in [
+        ("metrics", "metrics.listen"),
+        ("telemetry", "source.http.listen"),
+        ("publishers", "source.socketio.listen"),
+    ] {
+        let address = agent.address(what).await.replace("http://", "");
+        addresses.push((key, address));
+    }
+    let pc = pc
+        .set(addresses.iter().map(|(key, address)| format!("{key}={address}")))
+        .set(["source.socketio.enabled=true"]);
+    let findings = pc.finds(&[]);
+    for (key, address) in &addresses {
+        let what = format!("{address} ({key}) is that of ");
+        assert!(has(&findings, "ok", &what), "{what}: {findings:#?}");
+    }
+    // It is not the agent of this configuration.
+    let other = pc.path("other queue");
+    let (shown, address) = (queue.display(), &addresses[0].1);
+    pc.set([format!("queue.path={}", other.display())]).finds(&[(
+        "warning",
+        "addresses",
+        &format!("{address} (metrics.listen) is that of another agent, with the queue {shown}"),
+        "stop that agent, or give each its own addresses",
+    )]);
+}
+
+#[test]
+fn a_start_at_log_on_that_leads_nowhere() {
+    let (pc, _server) = pc();
+    let advice = "pitwire autostart enable, with the pitwire that is to be started";
+    let entry = pc.path("settings").join("autostart").join("pitwire.desktop");
+    fs::create_dir_all(entry.parent().unwrap()).unwrap();
+    let exec = |program: &str| {
+        fs::write(&entry, format!("[Desktop Entry]\nExec=\"{program}\" \"run\"\n")).unwrap();
+    };
+    exec(env!("CARGO_BIN_EXE_pitwire"));
+    assert!(has(&pc.finds(&[]), "ok", "the agent starts at log-on: "));
+    exec("/opt/J. Ö/pitwire");
+    pc.finds(&[(
+        "warning",
+        "autostart",
+        "/opt/J. Ö/pitwire is to start at log-on, and is not there",
+        advice,
+    )]);
+    let link = pc.path("settings").join("systemd/user/default.target.wants/pitwire.service");
+    fs::create_dir_all(link.parent().unwrap()).unwrap();
+    std::os::unix::fs::symlink("/nowhere/pitwire.service", &link).unwrap();
+    let what = format!("what starts at log-on is {}, which leads nowhere", link.display());
+    pc.finds(&[("warning", "autostart", &what, advice)]);
+}

@@ -1,0 +1,230 @@
+//! Servers that are not there, none, locked, silent, or have another time.
+
+use std::net::Ipv4Addr;
+
+use pitwire::dashboard::{Behaviour, Server};
+use tempfile::tempdir;
+
+use super::{Pc, answering, closed_port, has, http};
+use crate::hostile::certificates;
+use crate::peers::{Kind, Peer};
+
+const ADDRESS: &str =
+    "see that server.url is the address of the dashboard, with the path that it has there";
+const PORT: &str = "see that server.url has the port of the dashboard server; one with TLS begins \
+                    with https://";
+const TOKEN: &str = "ask who runs it for a token; it goes into server.token or server.token_file, \
+                     other credentials into server.auth or server.headers";
+
+#[test]
+fn a_server_that_cannot_be_reached() {
+    let port = closed_port();
+    let findings = Pc::new().server(&format!("http://127.0.0.1:{port}")).finds(&[(
+        "fault",
+        "server",
+        &format!("nobody listens at http://127.0.0.1:{port}"),
+        "see that the dashboard server runs, and that server.url has its port",
+    )]);
+    assert!(has(&findings, "note", "not looked at: TLS, Socket.IO, its clock, sessions"));
+    // The rest is.
+    assert!(has(&findings, "ok", "metrics.listen takes a free port"));
+
+    let findings = Pc::new().server("http://pit.invalid:5000").finds(&[(
+        "fault",
+        "server",
+        "the name pit.invalid is not known: …",
+        "see that it is written right in server.url, and that this PC is online",
+    )]);
+    assert!(has(&findings, "note", "not looked at: whether it can be reached"));
+}
+
+#[test]
+fn what_is_no_dashboard_server() {
+    let not_found = answering(|_| Some(http("404 Not Found", "", "nothing here")), None);
+    let findings = Pc::new().server(&not_found).finds(&[(
+        "fault",
+        "server",
+        "it is no Socket.IO server: it answers 404 Not Found; …",
+        ADDRESS,
+    )]);
+    assert!(has(&findings, "note", "it does not tell its time"));
+    assert!(has(&findings, "note", "not looked at: sessions, acknowledgements, echoes"));
+
+    let ssh = answering(|_| Some("SSH-2.0-OpenSSH_9.2\r\n".into()), None);
+    let what = format!("what listens at {ssh} does not speak HTTP: it breaks off: …");
+    Pc::new().server(&ssh).finds(&[("fault", "server", &what, PORT)]);
+
+    let silent = answering(|_| None, None);
+    let what = format!("what listens at {silent} does not speak HTTP: no answer in 5s");
+    Pc::new().server(&silent).finds(&[("fault", "server", &what, PORT)]);
+
+    let plain = Server::start((Ipv4Addr::LOCALHOST, 0).into(), Behaviour::default()).unwrap();
+    Pc::new().server(&plain.url().replace("http://", "https://")).finds(&[(
+        "fault",
+        "server",
+        "it does not speak TLS: …",
+        "write http:// in place of https:// in server.url, or the port that has TLS",
+    )]);
+}
+
+#[test]
+fn a_server_behind_a_proxy_that_lets_no_websocket_through() {
+    let proxy = answering(
+        |line| {
+            Some(match line.contains("transport=polling") {
+                true => http("200 OK", "", r#"0{"sid":"a","upgrades":["websocket"]}"#),
+                false => http("400 Bad Request", "", ""),
+            })
+        },
+        None,
+    );
+    Pc::new().server(&proxy).finds(&[(
+        "fault",
+        "server",
+        "it speaks Socket.IO, but no WebSocket gets through: …",
+        "let the proxy in front of it pass WebSocket upgrades on to it",
+    )]);
+}
+
+#[test]
+fn a_door_that_is_locked() {
+    let server = Peer::start(Kind::Asgi, &["--token", "hunter2"]);
+    let expected = [("fault", "server", "it refuses access: …", TOKEN)];
+    Pc::new().server(&server.url()).finds(&expected);
+    Pc::new().server(&server.url()).set(["server.token=wrong"]).finds(&expected);
+    Pc::new().server(&server.url()).set(["server.token=hunter2"]).finds(&[]);
+    let header = Peer::start(Kind::Asgi, &["--header", "Authorization:Bearer hunter2"]);
+    Pc::new().server(&header.url()).finds(&expected);
+    Pc::new().server(&header.url()).set(["server.token=hunter2"]).finds(&[]);
+
+    Pc::new().server(&server.url()).set(["server.token_file=/nowhere/token"]).finds(&[(
+        "fault",
+        "server",
+        "what opens its door cannot be used: /nowhere/token: No such file or directory (os error 2)",
+        "see that server.token_file and server.ca_file name files that your user may read",
+    )]);
+}
+
+#[test]
+fn a_certificate_that_is_not_trusted() {
+    let (ours, others) = (tempdir().unwrap(), tempdir().unwrap());
+    let (ca, certificate, key) = certificates(ours.path());
+    let (other_ca, ..) = certificates(others.path());
+    let args = ["--certfile", certificate.to_str().unwrap(), "--keyfile", key.to_str().unwrap()];
+    let server = Peer::start(Kind::Asgi, &args);
+    let url = server.url().replace("http://", "https://");
+    let trusting = |ca: &std::path::Path| [format!("server.ca_file={}", ca.display())];
+    Pc::new().server(&url).set(trusting(&ca)).finds(&[]);
+    let advice = |name: &str| {
+        format!(
+            "name the authority that signed it in server.ca_file; see that it is for {name} and not \
+             out of date, and that the clock of this PC is right"
+        )
+    };
+    let (by_ip, by_name) = (&*advice("127.0.0.1"), &*advice("localhost"));
+    let untrusted = "its certificate is not trusted: …";
+    let expected = |advice| [("fault", "server", untrusted, advice)];
+    Pc::new().server(&url).set(trusting(&other_ca)).finds(&expected(by_ip));
+    Pc::new().server(&url).finds(&expected(by_ip));
+    // It is for another name.
+    let named = url.replace("127.0.0.1", "localhost");
+    Pc::new().server(&named).set(trusting(&ca)).finds(&expected(by_name));
+    Pc::new().server(&url).set(trusting(&key)).finds(&[(
+        "fault",
+        "server",
+        "TLS cannot begin: …",
+        "name a certificate authority as PEM in server.ca_file, or none",
+    )]);
+}
+
+#[test]
+fn a_server_whose_clock_is_off() {
+    let server = Peer::start(Kind::Asgi, &[]);
+    // To the second what the clock was an hour ago, which looks like an hour and a bit.
+    let date = |seconds: i64| {
+        let then = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(seconds);
+        jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&then).unwrap()
+    };
+    for (seconds, direction, pc) in [(-3600, "behind", "fast"), (3601, "ahead of", "slow")] {
+        let upgrade = move |line: &str| {
+            let date = format!("date: {}\r\n", date(seconds));
+            line.contains("polling").then(|| http("200 OK", &date, r#"0{"sid":"a"}"#))
+        };
+        let proxy = answering(upgrade, Some(server.port()));
+        let advice = format!(
+            "let both be set by the network; if this PC is the one that is {pc}, its frames have \
+             wrong times"
+        );
+        let findings =
+            Pc::new().server(&proxy).finds(&[("warning", "server", "its clock is 360…", &advice)]);
+        let what =
+            |seconds| format!("its clock is {seconds} seconds {direction} the one of this PC");
+        let said = (3600..=3601).any(|seconds| has(&findings, "warning", &what(seconds)));
+        assert!(said, "{findings:#?}");
+    }
+}
+
+#[test]
+fn a_server_that_assigns_no_session() {
+    let behaviour = Behaviour { silent: true, ..Behaviour::default() };
+    let server = Server::start((Ipv4Addr::LOCALHOST, 0).into(), behaviour).unwrap();
+    let findings = Pc::new().server(&server.url()).finds(&[(
+        "fault",
+        "server",
+        "it assigns no session: the server did not answer within 2s: it assigns no session",
+        "see that it is a dashboard server, which answers request_session_id",
+    )]);
+    assert!(has(&findings, "note", "not looked at: acknowledgements, echoes"));
+}
+
+#[test]
+fn what_a_server_does_with_a_frame() {
+    let no_ack = (
+        "warning",
+        "server",
+        "it acknowledges nothing",
+        "let its handlers return, or write delivery.proof = \"echo\" if it sends frames back",
+    );
+    let no_echo = (
+        "warning",
+        "server",
+        "it does not send a frame back to who sent it, but shows it when asked",
+        "nothing is lost, it is asked every delivery.verify_interval; faster is a server that sends \
+         to the whole room, the sender too",
+    );
+    let no_join = (
+        "warning",
+        "server",
+        "it does not answer who joins a session, so that it cannot be asked what it holds",
+        "an entry counts as delivered when the connection outlives it for 90 s; better is a server \
+         with join_session",
+    );
+    let not_kept = (
+        "fault",
+        "server",
+        "it keeps no frame: it neither sends one back nor shows one when asked",
+        "see its log: it may refuse frames without a word",
+    );
+    let cases = [
+        (Kind::Node, &["--never-ack"][..], &[no_ack][..]),
+        (Kind::Flask, &["--never-ack"], &[no_ack]),
+        (Kind::Asgi, &["--no-echo"], &[no_echo]),
+        (Kind::Node, &["--no-echo"], &[no_echo]),
+        (Kind::Flask, &["--no-join"], &[no_join]),
+        (Kind::Asgi, &["--no-join"], &[no_join]),
+        (Kind::Asgi, &["--no-echo", "--never-ack"], &[no_ack, no_echo]),
+        (Kind::Asgi, &["--refuse", "pitwire doctor"], &[not_kept]),
+        (Kind::Flask, &["--schema"], &[]),
+        (Kind::Node, &["--schema"], &[]),
+        (Kind::Embedded, &[], &[]),
+    ];
+    // At the same time, as most of it is waiting.
+    std::thread::scope(|scope| {
+        for (kind, args, expected) in cases {
+            scope.spawn(move || {
+                let server = Peer::start(kind, args);
+                Pc::new().server(&server.url()).finds(expected);
+            });
+        }
+    });
+}
