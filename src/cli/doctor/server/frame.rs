@@ -10,7 +10,7 @@ use crate::clock;
 use crate::config::{Config, ECHO_GRACE, JOIN_TIMEOUT};
 use crate::entry::{Entry, Kind, Seq, StintId};
 use crate::fields;
-use crate::sink::{Ack, Answer, Joined, Proof};
+use crate::sink::{Ack, Addressed, Answer, Joined, Proof};
 use crate::source::simulator::Car;
 
 /// What the server does with a frame.
@@ -57,7 +57,8 @@ async fn try_out(
     let limit = config.delivery.proof_timeout;
     let joined = link.join(session, Answer::Ack).await.unwrap_or(Joined::Unanswered);
     let frame = frame();
-    let published = link.publish(session, &frame, Proof::Echo, ECHO_GRACE);
+    let addressed = [Addressed { session, entry: &frame }];
+    let published = link.publish(&addressed, Proof::Echo, ECHO_GRACE);
     let receipt = timeout(limit, published).await.ok().and_then(Result::ok);
     let echoes = receipt.as_ref().is_some_and(|receipt| receipt.missing.is_empty());
     let objection = receipt.as_ref().and_then(|receipt| match &receipt.ack {
@@ -85,11 +86,12 @@ async fn try_out(
 }
 
 /// Whether a frame is acknowledged on a link where nothing else waits to be.
-async fn acknowledges(dashboard: &mut Dashboard, frame: &[Entry], limit: Duration) -> bool {
+async fn acknowledges(dashboard: &mut Dashboard, frame: &Entry, limit: Duration) -> bool {
     let tried = async {
         let mut link = dashboard.open().await.ok()?;
         let session = link.request_session().await.ok()?;
-        let published = link.publish(&session, frame, Proof::Ack, ECHO_GRACE);
+        let addressed = [Addressed { session: &session, entry: frame }];
+        let published = link.publish(&addressed, Proof::Ack, ECHO_GRACE);
         let receipt = timeout(JOIN_TIMEOUT.min(limit), published).await.ok()?.ok()?;
         Some(receipt.ack != Ack::None)
     };
@@ -97,12 +99,12 @@ async fn acknowledges(dashboard: &mut Dashboard, frame: &[Entry], limit: Duratio
 }
 
 /// One that no schema objects to.
-fn frame() -> Vec<Entry> {
+fn frame() -> Entry {
     let captured_at = clock::now();
     let mut sample = Car::new(1).sample();
     sample["player_name"] = "pitwire doctor".into();
     let json = fields::map(&sample, captured_at).unwrap_or_default();
-    vec![Entry { seq: Seq(1), stint: StintId(1), captured_at, kind: Kind::Frame, json }]
+    Entry { seq: Seq(1), stint: StintId(1), captured_at, kind: Kind::Frame, json }
 }
 
 fn say(report: &mut Report, manners: &Manners) {
@@ -148,7 +150,7 @@ mod tests {
     #[test]
     fn the_frame_is_one_of_the_dashboard_s() {
         let frame = frame();
-        let json: serde_json::Value = serde_json::from_str(&frame[0].json).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&frame.json).unwrap();
         assert_eq!(json.as_object().unwrap().len(), 20, "{json}");
         assert_eq!(json["player_name"], "pitwire doctor");
     }
