@@ -18,6 +18,8 @@ main() {
     step env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
     check_dependencies
     step cargo test --locked
+    # Two programs are built, and this one is meant.
+    step cargo run --locked --quiet -- --version
     step tests/windows.sh
     step tests/packages.sh
     printf '\n==> all good after %d s\n' "$SECONDS"
