@@ -17,6 +17,7 @@ main() {
         return
     fi
     root=$(mktemp -d)
+    chmod 755 "$root"
     trap 'rm -rf --one-file-system "$root"' EXIT
     make_machine
     git clone --quiet . "$root/home/racer/pitwire"

@@ -95,6 +95,31 @@ fn each_alert_fires_and_clears_and_is_about_metrics_that_there_are() {
     assert!(count > 10, "{count}");
 }
 
+/// What can go wrong has a page each: an alert leads to it, and so does the README.
+#[test]
+fn each_failure_has_a_page_that_says_what_is_seen_why_and_what_to_do() {
+    let (alerts, readme) = (text("alerts.yml"), text("../README.md"));
+    let led_to: BTreeSet<String> = alerts
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("runbook: failures/"))
+        .map(str::to_owned)
+        .collect();
+    let files = fs::read_dir(deployed("failures")).unwrap();
+    let pages: BTreeSet<String> =
+        files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    assert_eq!(pages, led_to);
+    assert_eq!(alerts.matches("- alert: ").count(), alerts.matches("runbook: ").count());
+    for page in pages {
+        assert!(readme.contains(&format!("(deploy/failures/{page})")), "README: {page}");
+        let text = text(&format!("failures/{page}"));
+        let headings: Vec<_> = text.lines().filter(|line| line.starts_with("## ")).collect();
+        assert_eq!(headings, ["## What you see", "## Why", "## What to do"], "{page}");
+        for name in metrics_in(&text) {
+            assert!(TABLE.iter().any(|(known, ..)| *known == name), "{page}: {name} is no metric");
+        }
+    }
+}
+
 #[test]
 fn the_panels_ask_for_metrics_that_there_are_in_words_that_prometheus_knows() {
     let text = text("grafana.json");
