@@ -12,11 +12,14 @@ main() {
     out=$PWD/target/packages
     deploy/package.sh "$out"
     work=$(mktemp -d)
-    trap 'rm -rf "$work"' EXIT
+    trap 'stop_wine; rm -rf "$work"' EXIT
     check_deb
     check_tarball
     prepare_windows
     prepare_wine
+    # What a run that fails leaves installed must not be there in the next.
+    cp --archive "$prefix" "$work/wine"
+    prefix=$work/wine
     check_zip
     check_msi
     headline "the packages are good"
@@ -93,6 +96,11 @@ check_msi() {
     under_wine 120 wine msiexec /x "Z:${msi//\//\\}" /qn
     [[ ! -e $installed ]] || fail "the .msi leaves $installed behind"
     ! starts_at_log_on || fail "what is gone is still started at log-on"
+}
+
+# Its server would go on writing into the folder.
+stop_wine() {
+    [[ -z ${prefix:-} ]] || in_wine wineserver --kill || true
 }
 
 starts_at_log_on() {

@@ -1,9 +1,9 @@
 # Wine, a Windows of sorts; for `source` after deploy/install.sh and deploy/windows.sh.
 
-# Installs it, and makes the folder that it takes for a PC's disk C:.
+# Installs it, and makes the folder that it takes for a PC's disk C:, on which nothing is installed.
 prepare_wine() {
     has wine || apt_install wine64 wine
-    prefix=$cache/$(WINEDEBUG=-all wine --version | cut -d' ' -f1)
+    prefix=$cache/bare-$(WINEDEBUG=-all wine --version | cut -d' ' -f1)
     [[ ! -e $prefix ]] || return 0
     headline "making Wine's folder $prefix"
     local made=$prefix
