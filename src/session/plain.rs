@@ -28,7 +28,8 @@ impl SessionError {
                  token."
             }
             Self::Sink(SinkError::Protocol(_)) => {
-                "What answers at the server's address is no dashboard server. Is the address right?"
+                "What answers at the server's address does not speak as a dashboard server does. It is \
+                 just starting, or the address is wrong."
             }
             Self::Sink(SinkError::Lost(_)) => {
                 "The connection to the dashboard server broke. It is tried again by itself."

@@ -27,8 +27,8 @@ let isPainted = true;
 function remember(frame) {
   const at = Date.parse(frame?.timestamp);
   if (isNaN(at) || at <= newest - HISTORY_MS) return;
-  const { fl, fr, rl, rr } = Object(frame.tire_temps);
-  keep({ at, fuel: frame.fuel, fl, fr, rl, rr });
+  const warm = wheel => frame.tire_temps?.[wheel] > -273 ? frame.tire_temps[wheel] : null;
+  keep({ at, fuel: frame.fuel, fl: warm("fl"), fr: warm("fr"), rl: warm("rl"), rr: warm("rr") });
   rememberLap(frame, at);
   isPainted = false;
 }
@@ -86,7 +86,8 @@ function lapTimes() {
 }
 
 // ---- Plots ----
-const clock = at => new Date(at).toLocaleTimeString();
+const clock = at => new Date(at)
+  .toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hour12: false });
 
 // A line through the points; where there are none for longer than `gapMs`, it is broken.
 function line(points, field, gapMs, y) {
@@ -118,8 +119,6 @@ function paintPlots() {
   if (isPainted) return;
   isPainted = true;
   const points = plotted();
-  for (const point of points)
-    for (const wheel of ["fl", "fr", "rl", "rr"]) if (!(point[wheel] > -273)) point[wheel] = null;
   const gapMs = Math.max(STALE_MS, 3 * slotMs);
   plot("fuel", "Fuel in litres", ["fuel"], points, gapMs,
     (low, high) => `${number(1)(low)} to ${number(1)(high)}`);
