@@ -16,18 +16,19 @@ use crate::admin;
 use crate::clock;
 use crate::config::{
     Config, DRAIN_INTERVAL, LISTEN_RETRY_INTERVAL, SIMULATOR_RATE_HZ, STORAGE_OPEN_INTERVAL,
+    TROUBLE_INTERVAL,
 };
 use crate::drain::{Drain, Watch};
 use crate::entry::StintId;
 use crate::metrics;
 use crate::publisher::DashboardPublisher;
 use crate::queue::{OpenError, Writer};
-use crate::session::SessionStatus;
+use crate::session::{self, SessionStatus};
 use crate::source::lines::{self, Pace};
 use crate::source::simulator::Car;
 use crate::source::socketio::Publishers;
 use crate::source::{Intake, Sample, Taken, http, lmu};
-use crate::status::Board;
+use crate::status::{self, Board};
 
 /// When the agent ends by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -205,8 +206,9 @@ async fn drive(intake: Intake, rate_hz: f64, seed: u64) {
 fn serve(publisher: &DashboardPublisher, metrics: Option<PrometheusHandle>) -> JoinSet<()> {
     let config = publisher.config();
     let mut services = JoinSet::new();
-    let board = Board::default();
+    let board = Board::new(publisher.latencies());
     services.spawn(watch_drain(publisher.writer(), publisher.watch_session(), board.clone()));
+    services.spawn(note_troubles(publisher.writer(), publisher.watch_session(), board.clone()));
     if let Some(metrics) = &metrics {
         services.spawn(metrics::keep_up(metrics.clone()));
     }
@@ -258,6 +260,34 @@ async fn watch_drain(queue: Writer, session: watch::Receiver<SessionStatus>, boa
         if !drain.is_like(said) {
             tracing::info!(queued = status.entries, "{drain}");
             said = drain;
+        }
+    }
+}
+
+/// Tells the board what goes wrong, as it does.
+async fn note_troubles(queue: Writer, mut session: watch::Receiver<SessionStatus>, board: Board) {
+    let (mut failures, mut forgotten_at, mut storage_error) = (0, None, None);
+    loop {
+        let now = session.borrow_and_update().clone();
+        if now.failures > failures {
+            let plainly = now.last_error_plainly.unwrap_or_default();
+            board.trouble(clock::now(), plainly, now.last_error.unwrap_or_default());
+        }
+        if now.forgotten_at.is_some() && now.forgotten_at != forgotten_at {
+            board.trouble(clock::now(), session::FORGOTTEN, String::new());
+        }
+        (failures, forgotten_at) = (now.failures, now.forgotten_at);
+        let disk = queue.status();
+        if let Some(error) = &disk.storage_error
+            && Some(error) != storage_error.as_ref()
+        {
+            board.trouble(clock::now(), status::disk_plainly(disk.disk_is_full), error.clone());
+        }
+        storage_error = disk.storage_error;
+        tokio::select! {
+            biased;
+            changed = session.changed() => if changed.is_err() { return },
+            () = sleep(TROUBLE_INTERVAL) => {}
         }
     }
 }

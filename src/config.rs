@@ -503,6 +503,21 @@ pub const DRAIN_INTERVAL: Duration = Duration::from_secs(10);
 /// Looks at the queue that the status page shows: an hour of them.
 pub const STATUS_LOOKS: usize = 360;
 
+/// What went wrong lately, on the status page: so many lines, the newest.
+pub const STATUS_TROUBLES: usize = 5;
+
+/// Between two looks whether the queue's disk fails, for the status page.
+pub const TROUBLE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long the status page says that the server forgot the session: somebody has to hand the new
+/// link on.
+pub const FORGOTTEN_SHOWN: Duration = Duration::from_secs(60);
+
+/// The latency on the status page is that of the entries delivered within this time, of the newest
+/// so many; each takes 32 bytes of memory.
+pub const LATENCY_WINDOW: Duration = Duration::from_secs(60);
+pub const LATENCIES: usize = 1000;
+
 /// Intervals in a row in which the queue must not get less before the server is said to take less
 /// than is driven.
 pub const DRAIN_INTERVALS: usize = 3;

@@ -65,7 +65,7 @@ impl Watch {
 /// How much older the oldest entry is than the newest.
 fn lag(queue: &QueueStatus) -> Duration {
     let (Some(oldest), Some(newest)) = (queue.oldest, queue.newest) else { return Duration::ZERO };
-    Duration::from_millis(u64::try_from(newest.0.saturating_sub(oldest.0)).unwrap_or(0))
+    oldest.age(newest)
 }
 
 impl Drain {
@@ -122,6 +122,7 @@ mod tests {
             buffered: 0,
             undurable_since: None,
             storage_error: None,
+            disk_is_full: false,
         }
     }
 

@@ -295,8 +295,7 @@ pub(crate) fn delivered(proof: Proof, now: CapturedAt, entries: &[Entry]) {
         if planted("delivery_not_counted") {
             break;
         }
-        let latency =
-            Duration::from_millis(now.0.saturating_sub(entry.captured_at.0).max(0) as u64);
+        let latency = entry.captured_at.age(now);
         let mode = if latency <= LIVE_WITHIN { "live" } else { "replay" };
         counter!("pitwire_entries_delivered_total", "proof" => proof.as_str(), "mode" => mode)
             .increment(1);

@@ -14,7 +14,7 @@ use crate::backoff::Backoff;
 use crate::clock;
 use crate::config::{Config, SHUTDOWN_TIMEOUT, SessionChoice, Wrong};
 use crate::queue::{self, Closed, OpenError, QueueError, QueueStatus, Writer};
-use crate::session::{Session, SessionStatus};
+use crate::session::{Latencies, Session, SessionStatus};
 use crate::sink::dashboard::Dashboard;
 use crate::source::{Intake, Sample, Taken};
 
@@ -63,6 +63,7 @@ pub struct DashboardPublisher {
     writer: Writer,
     intake: Intake,
     status: watch::Receiver<SessionStatus>,
+    latencies: Latencies,
     /// Locked by the task that has it at work.
     session: Arc<tokio::sync::Mutex<Session<Dashboard>>>,
     work: Mutex<Option<Work>>,
@@ -122,6 +123,7 @@ impl DashboardPublisher {
             config: Arc::new(config),
             writer,
             status,
+            latencies: session.latencies(),
             session: Arc::new(tokio::sync::Mutex::new(session)),
             work: Mutex::new(None),
             closed,
@@ -236,6 +238,11 @@ impl DashboardPublisher {
     /// How the session stands, to be watched.
     pub fn watch_session(&self) -> watch::Receiver<SessionStatus> {
         self.status.clone()
+    }
+
+    /// How long what was delivered lately took, from its capture to its proof.
+    pub fn latencies(&self) -> Latencies {
+        self.latencies.clone()
     }
 
     /// How the queue stands.

@@ -3,6 +3,8 @@
 //! `/status` gives it as JSON, which the page asks for every second; `/qr.svg` is the link to the
 //! dashboard for a phone. All of it for this PC alone: the link's id is the session's secret.
 
+mod pill;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,23 +18,29 @@ use qrcode::render::svg;
 use serde::Serialize;
 use tokio::sync::watch;
 
-use crate::config::STATUS_LOOKS;
+use self::pill::{Disk, Pill, was_forgotten};
+use crate::config::{STATUS_LOOKS, STATUS_TROUBLES};
 use crate::contract::document;
-use crate::drain::{Drain, ON_ITS_WAY};
+use crate::drain::Drain;
 use crate::entry::CapturedAt;
 use crate::local::only_this_pc;
-use crate::session::SessionStatus;
+use crate::session::{FORGOTTEN, Latencies, Latency, SessionStatus};
 use crate::tools::{self, Tools};
 
-/// What the page remembers: looks at the queue, taken at regular intervals.
+/// What the page remembers: looks at the queue, taken at regular intervals, and what went wrong.
 #[derive(Clone, Debug, Default)]
-pub struct Board(Arc<Mutex<Memory>>);
+pub struct Board {
+    memory: Arc<Mutex<Memory>>,
+    latencies: Latencies,
+}
 
 #[derive(Debug, Default)]
 struct Memory {
     drain: Drain,
     /// The last ones, oldest first.
     looks: VecDeque<Look>,
+    /// The last ones, oldest first.
+    troubles: VecDeque<Trouble>,
 }
 
 /// The queue at a moment.
@@ -43,7 +51,23 @@ struct Look {
     entries: u64,
 }
 
+/// Something that went wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Trouble {
+    /// The last time, in milliseconds since 1970.
+    at: CapturedAt,
+    /// In words for a driver.
+    plainly: &'static str,
+    /// For whoever is asked about it.
+    detail: String,
+}
+
 impl Board {
+    /// A board with nothing on it.
+    pub fn new(latencies: Latencies) -> Self {
+        Self { latencies, ..Self::default() }
+    }
+
     /// So many entries are queued at this moment.
     pub fn look(&self, at: CapturedAt, entries: u64) {
         let mut memory = self.memory();
@@ -58,8 +82,20 @@ impl Board {
         self.memory().drain = drain;
     }
 
+    /// This went wrong. The same again is no line of its own.
+    pub fn trouble(&self, at: CapturedAt, plainly: &'static str, detail: String) {
+        let mut memory = self.memory();
+        let troubles = &mut memory.troubles;
+        if let Some(known) = troubles.iter().position(|trouble| trouble.plainly == plainly) {
+            troubles.remove(known);
+        } else if troubles.len() >= STATUS_TROUBLES {
+            troubles.pop_front();
+        }
+        troubles.push_back(Trouble { at, plainly, detail });
+    }
+
     fn memory(&self) -> MutexGuard<'_, Memory> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -78,7 +114,7 @@ pub(crate) fn router(
     board: Board,
 ) -> Router {
     Router::new()
-        .route("/", get(async || document(include_str!("status/page.html"))))
+        .route("/", get(async || document(&[include_str!("status/page.html")])))
         .route("/status", get(status))
         .route("/qr.svg", get(qr))
         .layer(middleware::from_fn(only_this_pc))
@@ -96,8 +132,12 @@ struct Status {
     proof: Option<&'static str>,
     /// Seconds until the next attempt to connect.
     retry_in: Option<f64>,
-    /// Why there is no connection, or was none the last time.
-    last_error: Option<String>,
+    /// What is wrong now, in words for a driver.
+    wrong: Vec<String>,
+    /// What went wrong lately, oldest first.
+    troubles: Vec<Trouble>,
+    /// From capture to proof.
+    latency: Option<Latency>,
     queue: tools::Status,
     looks: Vec<Look>,
 }
@@ -105,19 +145,20 @@ struct Status {
 async fn status(State(view): State<Arc<View>>) -> Response {
     let queue = view.tools.status();
     let session = view.session.borrow().clone();
-    let (drain, looks) = {
-        let memory = view.board.memory();
-        (memory.drain, memory.looks.iter().copied().collect())
+    let (drain, looks, troubles) = {
+        let Memory { drain, looks, troubles } = &*view.board.memory();
+        (*drain, looks.iter().copied().collect(), troubles.iter().cloned().collect())
     };
-    let in_memory = queue.storage_error.as_ref().map(|_| queue.buffered);
     let status = Status {
-        pill: Pill::new(queue.entries, in_memory, &session, drain),
+        pill: Pill::new(Disk::new(&queue), queue.entries, &session, drain),
+        wrong: wrong(&queue, &session),
         page: session.page,
         connected: session.connected,
         verified: session.verified,
         proof: session.proof.map(|proof| proof.as_str()),
         retry_in: session.retry_in.map(|wait| wait.as_secs_f64()),
-        last_error: session.last_error,
+        troubles,
+        latency: view.board.latencies.lately(),
         queue,
         looks,
     };
@@ -135,85 +176,44 @@ async fn qr(State(view): State<Arc<View>>) -> Response {
     (headers, image).into_response()
 }
 
-/// The whole in a few words.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-struct Pill {
-    mood: Mood,
-    text: String,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-enum Mood {
-    /// Nothing to do.
-    Good,
-    /// Nothing is lost; somebody may want to look.
-    Waiting,
-    /// Somebody has to do something.
-    Bad,
-}
-
-impl Pill {
-    /// For so many entries in the queue and, while its disk fails, so many in memory.
-    fn new(queued: u64, in_memory: Option<u64>, session: &SessionStatus, drain: Drain) -> Self {
-        let saved = count(queued);
-        let (mood, text) = match (in_memory, drain) {
-            (Some(entries), _) => (Mood::Bad, format!("Disk fails, {} in memory", count(entries))),
-            _ if !session.connected => (Mood::Waiting, format!("Offline, {saved} saved")),
-            _ if session.session.is_none() => {
-                (Mood::Waiting, format!("No session yet, {saved} saved"))
-            }
-            _ if queued <= ON_ITS_WAY => (Mood::Good, "Live".into()),
-            (None, Drain::CatchingUp { ready_in }) => {
-                (Mood::Waiting, format!("Catching up, {} s", count(ready_in.as_secs().max(1))))
-            }
-            (None, Drain::FallingBehind) => (Mood::Bad, format!("Falling behind, {saved} saved")),
-            (None, Drain::Level) => (Mood::Waiting, format!("Catching up, {saved} left")),
-        };
-        Self { mood, text }
+/// What is wrong now, in words for a driver.
+fn wrong(queue: &tools::Status, session: &SessionStatus) -> Vec<String> {
+    let mut wrong = Vec::new();
+    wrong.extend(queue.storage_error.as_ref().map(|_| disk_plainly(queue.disk_is_full).into()));
+    if !session.connected {
+        wrong.extend(session.last_error_plainly.map(String::from));
+    } else if was_forgotten(session) {
+        wrong.push(FORGOTTEN.into());
     }
+    if queue.imbalance != 0 {
+        wrong.push(format!("The ledger is out by {}: a fault of pitwire.", queue.imbalance));
+    }
+    wrong
 }
 
-/// With a comma between thousands.
-fn count(number: u64) -> String {
-    let digits = number.to_string();
-    let groups = digits.as_bytes().rchunks(3).rev();
-    let groups = groups.map(|group| String::from_utf8_lossy(group));
-    groups.collect::<Vec<_>>().join(",")
+/// What it means that the queue's disk fails, in words for a driver.
+pub(crate) fn disk_plainly(is_full: bool) -> &'static str {
+    if is_full {
+        "The disk is full. Make room on it; until then what comes waits in memory."
+    } else {
+        "The disk does not work as it should. Look at it; until then what comes waits in memory."
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]
-    fn the_pill_says_what_matters_most() {
-        let offline = SessionStatus::default();
-        let connected = SessionStatus { connected: true, ..offline.clone() };
-        let bound = SessionStatus { session: Some("a".into()), ..connected.clone() };
-        let catching_up = Drain::CatchingUp { ready_in: Duration::from_millis(14_700) };
-        for (queued, in_memory, session, drain, mood, text) in [
-            (0, None, &bound, Drain::Level, Mood::Good, "Live"),
-            (7, None, &bound, Drain::FallingBehind, Mood::Good, "Live"),
-            (1_204, None, &offline, Drain::Level, Mood::Waiting, "Offline, 1,204 saved"),
-            (3, None, &connected, Drain::Level, Mood::Waiting, "No session yet, 3 saved"),
-            (900, None, &bound, catching_up, Mood::Waiting, "Catching up, 14 s"),
-            (900, None, &bound, Drain::Level, Mood::Waiting, "Catching up, 900 left"),
-            (
-                1_000_000,
-                None,
-                &bound,
-                Drain::FallingBehind,
-                Mood::Bad,
-                "Falling behind, 1,000,000 saved",
-            ),
-            (5, Some(12), &bound, Drain::Level, Mood::Bad, "Disk fails, 12 in memory"),
-        ] {
-            let pill = Pill::new(queued, in_memory, session, drain);
-            assert_eq!(pill, Pill { mood, text: text.into() });
+    fn the_same_trouble_again_is_no_line_of_its_own() {
+        let board = Board::default();
+        let words = ["a", "b", "c", "d", "e", "f"];
+        for (at, plainly) in (0..).zip(words.iter().chain(&["c", "e"])) {
+            board.trouble(CapturedAt(at), plainly, String::new());
         }
+        let kept: Vec<_> =
+            board.memory().troubles.iter().map(|kept| (kept.plainly, kept.at.0)).collect();
+        assert_eq!(kept, [("b", 1), ("d", 3), ("f", 5), ("c", 6), ("e", 7)]);
     }
 
     #[test]

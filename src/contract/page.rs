@@ -1,10 +1,14 @@
-//! What every HTML page of this program is sent with.
+//! What every HTML page of this program begins and is sent with.
 
 use axum::http::header;
 use axum::response::{Html, IntoResponse, Response};
 
-/// An HTML document that may load nothing and may talk to nobody but this server.
-pub(crate) fn document(html: impl Into<String>) -> Response {
+/// The beginning of every page: what a browser must know, and the look that they share.
+const HEAD: &str = include_str!("head.html");
+
+/// An HTML document out of its parts, the first of which begins with its title. It may load nothing
+/// and may talk to nobody but this server.
+pub(crate) fn document(parts: &[&str]) -> Response {
     let headers = [
         (
             header::CONTENT_SECURITY_POLICY,
@@ -16,5 +20,5 @@ pub(crate) fn document(html: impl Into<String>) -> Response {
         (header::REFERRER_POLICY, "no-referrer"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
-    (headers, Html(html.into())).into_response()
+    (headers, Html([HEAD, &parts.concat(), "\n</html>\n"].concat())).into_response()
 }

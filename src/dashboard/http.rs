@@ -1,23 +1,33 @@
 //! The HTTP side: the page, and what the server holds, as JSON.
 
 use std::fmt::Write;
+use std::num::NonZeroU64;
 use std::ops::Range;
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use futures_util::stream;
+use serde::Deserialize;
 use serde_json::json;
 
 use super::Hub;
 use super::sessions::Summary;
 use crate::contract::{Setup, document};
 
-const PAGE: &str = include_str!("page.html");
+/// The page, out of its parts; the scripts in the order in which they need each other.
+const PAGE: [&str; 6] = [
+    include_str!("page/page.html"),
+    "<script>\n",
+    include_str!("page/history.js"),
+    include_str!("page/setup.js"),
+    include_str!("page/page.js"),
+    "</script>",
+];
 
 /// A history is sent in pieces of about this size, so that it is never in memory twice.
 const PIECE_BYTES: usize = 1 << 20;
@@ -36,12 +46,7 @@ pub(super) fn routes(hub: &Arc<Hub>) -> Router {
 
 /// A list of links. Nothing in it comes from a client: ids are made here.
 async fn index(State(hub): State<Arc<Hub>>) -> Response {
-    let mut html = String::from(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>Sessions</title>\
-         <meta name=\"viewport\" content=\"width=device-width\">\
-         <style>:root{color-scheme:light dark}body{font:1rem system-ui;margin:2rem}</style>\
-         <h1>Sessions</h1><ul>",
-    );
+    let mut html = String::from("<title>Sessions</title><h1>Sessions</h1><ul>");
     let sessions = hub.sessions().summaries();
     for Summary { session_id, frames, .. } in sessions.iter().rev() {
         // Writing to a string cannot fail.
@@ -51,12 +56,12 @@ async fn index(State(hub): State<Arc<Hub>>) -> Response {
         );
     }
     html.push_str(if sessions.is_empty() { "</ul><p>None yet." } else { "</ul>" });
-    document(html)
+    document(&[&html])
 }
 
 /// The same page for every session, also for one that is unknown yet: it waits for its first frame.
 async fn page() -> Response {
-    document(PAGE)
+    document(&PAGE)
 }
 
 async fn sessions(State(hub): State<Arc<Hub>>) -> Json<Vec<Summary>> {
@@ -69,11 +74,25 @@ async fn forget_sessions(State(hub): State<Arc<Hub>>) -> Response {
     Json(json!({ "forgotten": forgotten })).into_response()
 }
 
-async fn frames(State(hub): State<Arc<Hub>>, Path(id): Path<String>) -> Response {
+/// How much of the frames is asked for.
+#[derive(Debug, Deserialize)]
+struct Frames {
+    /// At most so many, at even distances, the newest among them; without it all of them.
+    thin_to: Option<NonZeroU64>,
+}
+
+async fn frames(
+    State(hub): State<Arc<Hub>>,
+    Path(id): Path<String>,
+    Query(Frames { thin_to }): Query<Frames>,
+) -> Response {
     let Some(positions) = hub.sessions().frame_positions(&id) else {
         return not_found("no such session");
     };
-    let history = History { hub, id, rest: positions, separator: '[' };
+    let frames = positions.end - positions.start;
+    let every = thin_to.map_or(1, |most| frames.div_ceil(most.get()).max(1));
+    let newest = positions.end.saturating_sub(1);
+    let history = History { hub, id, rest: positions, newest, every, separator: '[' };
     let pieces = stream::unfold(Some(history), |history| async move {
         let mut history = history?;
         let piece = history.next_piece();
@@ -83,10 +102,25 @@ async fn frames(State(hub): State<Arc<Hub>>, Path(id): Path<String>) -> Response
     ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(pieces)).into_response()
 }
 
-async fn setups(State(hub): State<Arc<Hub>>, Path(id): Path<String>) -> Response {
+/// How much of the setups is asked for.
+#[derive(Debug, Deserialize)]
+struct Setups {
+    /// At most so many, the newest; without it all of them.
+    newest: Option<usize>,
+}
+
+async fn setups(
+    State(hub): State<Arc<Hub>>,
+    Path(id): Path<String>,
+    Query(Setups { newest }): Query<Setups>,
+) -> Response {
     let sessions = hub.sessions();
     match sessions.setups(&id) {
-        Some(setups) => Json(setups.collect::<Vec<&Setup>>()).into_response(),
+        Some(setups) => {
+            let setups: Vec<&Setup> = setups.collect();
+            let first = newest.map_or(0, |newest| setups.len().saturating_sub(newest));
+            Json(&setups[first..]).into_response()
+        }
         None => not_found("no such session"),
     }
 }
@@ -97,6 +131,9 @@ struct History {
     id: String,
     /// The positions that are still to be sent; empty once the array is closed.
     rest: Range<u64>,
+    newest: u64,
+    /// Counted back from the newest, every so many-th is sent.
+    every: u64,
     separator: char,
 }
 
@@ -106,6 +143,9 @@ impl History {
         let mut piece = String::new();
         let mut next = self.rest.end;
         for (position, frame) in self.hub.sessions().frames(&self.id, self.rest.clone()) {
+            if !(self.newest - position).is_multiple_of(self.every) {
+                continue;
+            }
             if piece.len() >= PIECE_BYTES {
                 next = position;
                 break;

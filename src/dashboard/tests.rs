@@ -235,6 +235,16 @@ async fn the_history_is_every_frame_in_order_of_arrival() {
     let history: Vec<Value> = serde_json::from_str(&history).unwrap();
     let laps: Vec<_> = history.iter().map(|item| item["telemetry"]["lap"].as_u64()).collect();
     assert_eq!(laps, (1..=3_000).map(Some).collect::<Vec<_>>());
+
+    for (most, expected) in
+        [(3, vec![1_000, 2_000, 3_000]), (1_999, (2..=3_000).step_by(2).collect())]
+    {
+        let (_, thinned) = get(&server, &format!("/api/sessions/{id}/frames?thin_to={most}")).await;
+        let thinned: Vec<Value> = serde_json::from_str(&thinned).unwrap();
+        let lap = |item: &Value| item["telemetry"]["lap"].as_u64().unwrap();
+        assert_eq!(thinned.iter().map(lap).collect::<Vec<_>>(), expected);
+    }
+    assert_eq!(get(&server, &format!("/api/sessions/{id}/frames?thin_to=0")).await.0, 400);
 }
 
 #[tokio::test]
@@ -410,8 +420,14 @@ async fn the_api_shows_setups_and_forgets_on_request() {
     agent.ask("setup_data", json!({"session_id": id, "timestamp": "t", "setup": {"a": 1}})).await;
     agent.hears("ack").await;
 
-    let setups = get(&server, &format!("/api/sessions/{id}/setups")).await;
-    assert_eq!(setups, (200, r#"[{"timestamp":"t","setup":{"a":1}}]"#.to_owned()));
+    agent.ask("setup_data", json!({"session_id": id, "timestamp": "u", "setup": {"a": 2}})).await;
+    agent.hears("ack").await;
+    let second = r#"{"timestamp":"u","setup":{"a":2}}"#;
+    let both = format!(r#"[{{"timestamp":"t","setup":{{"a":1}}}},{second}]"#);
+    for (asked, expected) in [("", &both), ("?newest=1", &format!("[{second}]"))] {
+        let setups = get(&server, &format!("/api/sessions/{id}/setups{asked}")).await;
+        assert_eq!(setups, (200, expected.clone()));
+    }
     let frames = get(&server, &format!("/api/sessions/{id}/frames")).await;
     assert_eq!(frames, (200, "[]".to_owned()));
     let (_, index) = get(&server, "/").await;

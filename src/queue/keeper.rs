@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
 use super::buffer::{Buffer, Group, Shed};
+use super::disk::is_full;
 use super::examine::Examination;
 use super::fates::Fate;
 use super::log::{DropStep, Log, Mended, Peeked};
@@ -66,6 +67,7 @@ pub(super) async fn run<S: Store>(
         retry_at: None,
         undurable_since: None,
         storage_error: None,
+        disk_is_full: false,
         ledger_checked_at: Instant::now(),
         is_closing: false,
     };
@@ -125,6 +127,7 @@ struct Keeper<S> {
     undurable_since: Option<Instant>,
     /// Why the disk failed the last time, until it works again.
     storage_error: Option<String>,
+    disk_is_full: bool,
     ledger_checked_at: Instant,
     is_closing: bool,
 }
@@ -192,6 +195,7 @@ impl<S: Store> Keeper<S> {
         self.maintain(status);
         // Not before all that there was to do is done.
         if self.retry_at.is_none() && self.storage_error.take().is_some() {
+            self.disk_is_full = false;
             tracing::info!("the queue's disk works again");
             self.report(status);
         }
@@ -292,13 +296,18 @@ impl<S: Store> Keeper<S> {
     fn report(&mut self, status: &watch::Sender<QueueStatus>) {
         self.settled.iter().for_each(|group| self.buffer.settle(group));
         self.buffer.set_room(self.log.room());
-        let storage_error = self.storage_error.clone();
+        let (storage_error, disk_is_full) = (self.storage_error.clone(), self.disk_is_full);
         self.undurable_since = match self.log.has_unflushed_entries() {
             true => self.undurable_since.or_else(|| Some(Instant::now())),
             false => None,
         };
         let undurable_since = self.undurable_since;
-        status.send_replace(QueueStatus { storage_error, undurable_since, ..self.log.status() });
+        status.send_replace(QueueStatus {
+            storage_error,
+            disk_is_full,
+            undurable_since,
+            ..self.log.status()
+        });
         for group in self.settled.drain(..) {
             let outcomes = group.outcomes();
             if let Some(reply) = group.reply {
@@ -361,6 +370,7 @@ impl<S: Store> Keeper<S> {
         let times = if planted("disk_not_tried_again") { 1_000_000 } else { 1 };
         self.retry_at.get_or_insert_with(|| Instant::now() + STORAGE_RETRY_INTERVAL * times);
         self.flush_at = None;
+        self.disk_is_full = is_full(error);
         let text = error.to_string();
         if self.storage_error.as_ref() != Some(&text) {
             tracing::error!(op, %error, "the queue's disk fails");

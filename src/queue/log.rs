@@ -364,6 +364,7 @@ impl<S: Store> Log<S> {
             buffered: 0,
             undurable_since: None,
             storage_error: None,
+            disk_is_full: false,
         }
     }
 

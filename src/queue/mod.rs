@@ -172,6 +172,8 @@ pub struct QueueStatus {
     pub imbalance: i64,
     /// Why the disk failed the last time, until it works again.
     pub storage_error: Option<String>,
+    /// It failed because there is no room on it.
+    pub disk_is_full: bool,
 }
 
 /// Why the queue did not do what it was asked.

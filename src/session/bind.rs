@@ -187,7 +187,7 @@ impl<S: Sink> Session<S> {
                 Err(SinkError::Timeout(JOIN_TIMEOUT, NO_JOIN).into())
             }
             (Joined::Silent | Joined::Unanswered, SessionChoice::Auto) => {
-                metrics::rebound("unknown_on_connect");
+                self.forgotten("unknown_on_connect");
                 tracing::warn!(
                     "the server does not know the session any more, asking for a new one"
                 );
@@ -287,6 +287,12 @@ impl<S: Sink> Session<S> {
         Ok(joined)
     }
 
+    /// The server does not know the session any more.
+    pub(super) fn forgotten(&self, cause: &'static str) {
+        metrics::rebound(cause);
+        self.status.send_modify(|status| status.forgotten_at = Some(Instant::now()));
+    }
+
     fn bound(
         &mut self,
         bindings: &mut Bindings,
@@ -308,6 +314,7 @@ impl<S: Sink> Session<S> {
             status.show(stint, page);
             status.verified = if is_first { verified } else { status.verified };
             status.last_error = None;
+            status.last_error_plainly = None;
         });
         bindings.make_room();
         bindings.answers_join &= joined != Joined::Unanswered;

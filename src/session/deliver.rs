@@ -233,7 +233,7 @@ impl<S: Sink> Session<S> {
         bindings: &mut Bindings,
         stint: StintId,
     ) -> Result<(), SessionError> {
-        metrics::rebound("forgotten");
+        self.forgotten("forgotten");
         tracing::warn!("the server forgot the session, asking for a new one");
         if !planted("new_page_without_what_was_out") {
             self.reader.rewind();
@@ -541,7 +541,9 @@ impl<S: Sink> Session<S> {
 
     async fn remove(&mut self, bindings: &Bindings, batch: Batch) -> Result<(), SessionError> {
         let proof = bindings.proof.unwrap_or(Proof::Echo);
-        metrics::delivered(proof, clock::now(), batch.entries());
+        let now = clock::now();
+        metrics::delivered(proof, now, batch.entries());
+        self.latencies.note(now, batch.entries());
         if let Some((_, last)) = batch.ends() {
             self.learned.passed_over = self.learned.passed_over.split_off(&Seq(last.0 + 1));
         }

@@ -8,6 +8,8 @@
 
 mod bind;
 mod deliver;
+mod latency;
+mod plain;
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -17,6 +19,8 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use self::bind::Bindings;
+pub use self::latency::{Latencies, Latency};
+pub use self::plain::FORGOTTEN;
 use crate::backoff::Backoff;
 use crate::config::{
     AUTH_RETRY_INTERVAL, DeliveryConfig, MAX_SESSIONS, MAX_UNPROVEN_ENTRIES, SessionChoice,
@@ -49,6 +53,11 @@ pub struct SessionStatus {
     pub failures: u64,
     /// Why there is no link, or was none the last time.
     pub last_error: Option<String>,
+    /// The same for a driver.
+    pub last_error_plainly: Option<&'static str>,
+    /// When the server was last found to have forgotten the session, unless the link has been lost
+    /// since: then that is the news.
+    pub forgotten_at: Option<Instant>,
     /// The wait that is on before the next attempt.
     pub retry_in: Option<Duration>,
 }
@@ -121,6 +130,7 @@ pub struct Session<S> {
     backoff: Backoff,
     status: watch::Sender<SessionStatus>,
     learned: Learned,
+    latencies: Latencies,
 }
 
 impl<S: Sink> Session<S> {
@@ -132,7 +142,13 @@ impl<S: Sink> Session<S> {
         backoff: Backoff,
         status: watch::Sender<SessionStatus>,
     ) -> Self {
-        Self { choice, settings, reader, sink, backoff, status, learned: Learned::default() }
+        let (learned, latencies) = (Learned::default(), Latencies::default());
+        Self { choice, settings, reader, sink, backoff, status, learned, latencies }
+    }
+
+    /// How long what was delivered lately took.
+    pub fn latencies(&self) -> Latencies {
+        self.latencies.clone()
     }
 
     /// Runs until the queue is closed. Dropping the future ends the link at once; what was out
@@ -158,6 +174,10 @@ impl<S: Sink> Session<S> {
                 status.unlink();
                 status.failures += 1;
                 status.last_error = Some(text);
+                status.last_error_plainly = Some(error.plainly());
+                if !matches!(error, SessionError::NotKept(_)) {
+                    status.forgotten_at = None;
+                }
                 status.retry_in = Some(delay);
             });
             sleep(delay).await;

@@ -59,6 +59,7 @@ pub struct Status {
     pub ledger: Ledger,
     pub imbalance: i64,
     pub storage_error: Option<String>,
+    pub disk_is_full: bool,
 }
 
 /// Entries that follow each other.
@@ -125,6 +126,7 @@ impl Tools {
             ledger: status.ledger,
             imbalance: status.imbalance,
             storage_error: status.storage_error,
+            disk_is_full: status.disk_is_full,
         }
     }
 

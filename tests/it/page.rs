@@ -5,62 +5,85 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use pitwire::entry::CapturedAt;
 use serde_json::{Value, json};
 
 use crate::agent::{Agent, eventually};
+use crate::contract::Client;
 use crate::peers::{self, Kind, Peer};
 use crate::proxy::{Network, Proxy};
 
-/// From the plug that is pulled to the words of the page; half of it is for a busy machine.
-const NOTICED: Duration = Duration::from_secs(4);
+/// From the plug that is pulled to the words of the page.
+const NOTICED: Duration = Duration::from_secs(2);
+
+/// Between two points of a plot, at most: a point a second is kept.
+const NO_GAP_MS: f64 = 2_500.0;
 
 #[tokio::test]
-async fn the_agents_page_says_how_it_stands_while_the_plug_is_pulled_and_put_back() {
+async fn the_pages_say_how_it_stands_while_the_plug_is_pulled_and_put_back() {
     let server = Peer::start(Kind::Embedded, &[]);
     let proxy = Proxy::start(server.port());
     let queue = tempfile::tempdir().unwrap();
     let drives = ["source.simulator.enabled=true", "update_rate_hz=10"];
     let agent = Agent::start(queue.path(), &proxy.url(), &drives);
     let link = agent.link(1).await;
+    let dashboard_link = link.replace(&proxy.url(), &server.url());
+    let mut dashboard = Browser::open(&dashboard_link, 900, false);
     let mut page = Browser::open(&agent.admin().await, 320, true);
 
     page.shows("pill", |text| text == "Live").await;
     page.shows("page", |text| text == link).await;
     page.shows("out", |text| text.parse().is_ok_and(|rate: f64| rate > 1.0)).await;
     page.shows("proof", |text| text == "seen by a viewer").await;
+    for latency in ["p50", "p99"] {
+        page.shows(latency, |text| text.ends_with(" ms") || text.ends_with(" s")).await;
+    }
     assert_eq!(page.ask("document.documentElement.scrollWidth <= 320"), true);
-    let code =
-        async || (page.ask("document.getElementById('qr').naturalWidth > 0") == true).then_some(());
-    eventually("the code for a phone", code).await;
-    let delivered = page.text("delivered");
-    page.shows("delivered", |text| text != delivered).await;
+    let code = "document.getElementById('qr').naturalWidth > 0";
+    page.comes_true(code).await;
+    page.changes("delivered").await;
+    dashboard.shows("state", |text| text == "Live").await;
+    dashboard.changes("lap_time").await;
+    dashboard.comes_true("plotted().length > 2").await;
 
     proxy.set(Network::Down);
     let pulled = Instant::now();
     page.shows("pill", |text| text.starts_with("Offline, ")).await;
-    assert!(pulled.elapsed() < NOTICED, "{:?}", pulled.elapsed());
-    eprintln!("the page said so after {:.1} s", pulled.elapsed().as_secs_f64());
+    let noticed = pulled.elapsed();
+    assert!(noticed < NOTICED, "{noticed:?}");
+    eprintln!("the page said so after {:.1} s", noticed.as_secs_f64());
+    dashboard.shows("state", |text| text == "Stale: no new frame").await;
+    page.shows("entries", |text| text.parse().is_ok_and(|entries: u64| entries > 60)).await;
+    // The newest point of the plot is its highest.
     let highest = "Math.min(...document.getElementById('line').getAttribute('points').split(' ')\
                    .map(point => Number(point.split(',')[1])))";
-    page.shows("entries", |text| text.parse().is_ok_and(|entries: u64| entries > 30)).await;
-    // The newest point of the plot is its highest.
     let newest = "Number(document.getElementById('line').getAttribute('points').split(',').pop())";
     assert_eq!(page.ask(newest), page.ask(highest));
-    assert_eq!(page.ask("document.getElementById('trouble').hidden"), false);
+    let wrong = page.text("wrong");
+    assert!(wrong.contains("dashboard server"), "{wrong}");
     page.shot("status-offline-320-dark.png");
 
     proxy.set(Network::UP);
     page.shows("pill", |text| text == "Live").await;
     page.shows("entries", |text| text.parse().is_ok_and(|entries: u64| entries < 10)).await;
     assert_eq!(page.ask("document.getElementById('trouble').hidden"), true);
+    page.shows("troubles", |text| text.contains(&wrong)).await;
+    dashboard.shows("state", |text| text == "Live").await;
+    let span = dashboard.ask("newest - oldest").as_f64().unwrap();
+    assert!(span > pulled.elapsed().as_secs_f64() * 1000.0, "{span} ms, from before the outage");
+    assert!(dashboard.longest_gap() < NO_GAP_MS, "{} ms", dashboard.longest_gap());
+    dashboard.comes_true(&in_one_line("fuel")).await;
+    dashboard.shot("dashboard.png");
     let mut page = Browser::open(&agent.admin().await, 900, false);
     page.shows("pill", |text| text == "Live").await;
     page.shows("out", |text| text.parse().is_ok_and(|rate: f64| rate > 1.0)).await;
-    eventually("the code for a phone", async || {
-        (page.ask("document.getElementById('qr').naturalWidth > 0") == true).then_some(())
-    })
-    .await;
+    page.comes_true(code).await;
     page.shot("status.png");
+
+    server.forget().await;
+    page.shows("pill", |text| text == "Server forgot the session").await;
+    page.shows("wrong", |text| text.contains("new page")).await;
+    page.shows("page", |text| text != link).await;
 
     drop(agent);
     page.shows("pill", |text| text == "The agent does not run").await;
@@ -69,27 +92,153 @@ async fn the_agents_page_says_how_it_stands_while_the_plug_is_pulled_and_put_bac
 #[tokio::test]
 async fn the_dashboard_shows_names_as_text_and_says_when_nothing_comes() {
     let server = Peer::start(Kind::Embedded, &[]);
-    let queue = tempfile::tempdir().unwrap();
-    let agent = Agent::start(queue.path(), &server.url(), &["update_rate_hz=0"]);
-    let name = "<img src=x onerror=\"document.title='owned'\"><b>Zoë</b>";
-    let sends = async |lap: u64| {
-        let sample = json!({"player_name": name, "lap": lap, "speed": 200.0}).to_string();
-        assert!(agent.post("/v1/telemetry", sample).await.status().is_success());
-    };
-    sends(3).await;
-    let mut page = Browser::open(&agent.link(1).await, 320, true);
-    page.shows("player_name", |text| text == name).await;
+    let mut car = Car::new(&server).await;
+    car.setup(1, json!({"wing": {"rear": 7}, "note": MARKUP})).await;
+    car.frame(3.0, json!({"lap": 3, "speed": 200.0, "tire_temps": {"fl": 80.5}})).await;
+    let mut page = Browser::open(&car.page(&server.url()), 320, true);
+    page.shows("player_name", |text| text == MARKUP).await;
     assert_eq!(page.ask("document.querySelector('#player_name *')"), Value::Null);
     page.shows("lap", |text| text == "3").await;
-    sends(4).await;
+    car.frame(4.0, json!({"lap": 4})).await;
     page.shows("lap", |text| text == "4").await;
-    assert_eq!(page.ask("document.documentElement.scrollWidth <= 320"), true);
     assert!(page.ask("document.title").as_str().is_some_and(|title| title != "owned"));
-    let stale = async || {
-        (page.ask("document.getElementById('main').className == 'stale'") == true).then_some(())
-    };
-    eventually("the warning that it is old", stale).await;
+
+    page.shows("setup_summary", |text| text.ends_with("the first")).await;
+    car.setup(2, json!({"wing": {"rear": 8}, "note": MARKUP, "tyres": ["soft"]})).await;
+    page.shows("setup_summary", |text| text.ends_with("2 changes since the one before")).await;
+    let rows = "document.getElementById('rows').innerText";
+    page.ask("document.querySelector('details').open = true");
+    page.comes_true(&format!("{rows}.includes({})", json!(MARKUP))).await;
+    assert_eq!(page.ask("document.querySelector('#rows img')"), Value::Null);
+    assert_eq!(page.ask("document.querySelectorAll('#rows mark').length"), 2);
+    page.types("filter", "REAR");
+    page.comes_true(&format!("{rows}.trim().split(/\\s+/).join(' ') == 'wing.rear 8 7'")).await;
+    page.shows("found", |text| text == "1 of 3").await;
+    let labelled = "[...document.querySelectorAll('input')].every(input => input.labels.length)";
+    assert_eq!(page.ask(labelled), true);
+    assert_eq!(page.ask("document.documentElement.scrollWidth <= 320"), true);
+
+    page.comes_true("document.getElementById('main').className == 'stale'").await;
     page.shot("dashboard-320-dark.png");
+
+    server.forget().await;
+    page.open_again(&car.page(&server.url()));
+    page.shows("state", |text| text == "The server does not know this session").await;
+}
+
+#[tokio::test]
+async fn the_dashboards_history_has_each_frame_at_its_own_moment() {
+    let server = Peer::start(Kind::Embedded, &[]);
+    let proxy = Proxy::start(server.port());
+    let mut car = Car::new(&server).await;
+    let mut page = Browser::open(&car.page(&proxy.url()), 900, false);
+    // Laps of 50 s, the first of which begins 10 s before the first frame.
+    let mut drive = async |from: u32, to: u32| {
+        for second in from..to {
+            let running = f64::from((second + 10) % 50);
+            let telemetry =
+                json!({"lap": (second + 10) / 50, "lap_time": running, "fuel": 90 - second / 4});
+            car.frame(f64::from(second), telemetry).await;
+        }
+    };
+    drive(0, 20).await;
+    drive(100, 120).await;
+    page.comes_true("plotted().length == 40").await;
+    assert!(page.longest_gap() > 80_000.0);
+    page.comes_true(&format!("!({})", in_one_line("fuel"))).await;
+    page.shows("lap_time", |text| text == "0:29.000").await;
+
+    // What was missing comes late, and changes nothing of what is shown.
+    drive(20, 100).await;
+    page.comes_true("plotted().length == 120").await;
+    page.comes_true(&in_one_line("fuel")).await;
+    assert!(page.longest_gap() < NO_GAP_MS, "{} ms", page.longest_gap());
+    assert_eq!(page.text("lap_time"), "0:29.000");
+    page.shows("laps_range", |text| text == "last 0:50.000, best 0:50.000").await;
+
+    // A page that was away gets what it missed.
+    proxy.set(Network::Down);
+    page.shows("state", |text| text == "No connection to the server").await;
+    drive(120, 180).await;
+    proxy.set(Network::UP);
+    page.comes_true("plotted().length == 180").await;
+    page.shows("lap", |text| text == "3").await;
+
+    // So does one that comes late.
+    let held = page.ask("plotted()");
+    page.open_again(&car.page(&server.url()));
+    page.comes_true("plotted().length == 180").await;
+    assert_eq!(page.ask("plotted()"), held);
+    page.shows("laps_range", |text| text == "last 0:50.000, best 0:50.000").await;
+}
+
+#[tokio::test]
+async fn a_day_takes_a_page_no_more_than_its_bounds() {
+    let server = Peer::start(Kind::Embedded, &[]);
+    let car = Car::new(&server).await;
+    let mut page = Browser::open(&car.page(&server.url()), 900, false);
+    // 30 hours at 2 Hz, in laps of 100 s; and as thinned as a late page is given them.
+    for seconds_apart in [0.5, 54.0] {
+        page.ask(
+            "slots.clear(), laps.clear(), slotMs = 1000, oldest = Infinity, newest = -Infinity",
+        );
+        page.ask(&format!(
+            "(() => {{ for (let s = 0; s < 108000; s += {seconds_apart}) remember({{ \
+             timestamp: new Date(1.7e12 + s * 1000).toISOString(), \
+             lap: Math.floor(s / 100), lap_time: s % 100, fuel: 50 }}) }})()"
+        ));
+        page.comes_true(&in_one_line("fuel")).await;
+        let points = page.ask("slots.size").as_u64().unwrap();
+        assert!((1_000..=2_001).contains(&points), "{points}");
+        assert_eq!(page.ask("newest - oldest <= 24 * 3600e3"), true);
+        assert_eq!(page.ask("laps.size <= 2000"), true);
+        page.shows("laps_range", |text| text == "last 1:40.000, best 1:40.000").await;
+    }
+}
+
+const MARKUP: &str = "<img src=x onerror=\"document.title='owned'\"><b>Zoë</b>";
+
+/// Whether a plot has one line without a gap.
+fn in_one_line(field: &str) -> String {
+    format!("document.getElementById('{field}_line').getAttribute('d')?.match(/M/g)?.length === 1")
+}
+
+/// A publisher that says when what it sends was driven.
+struct Car {
+    client: Client,
+    session: String,
+}
+
+impl Car {
+    async fn new(server: &Peer) -> Self {
+        let mut client = Client::connect(&server.url()).await;
+        let session = client.new_session().await;
+        Self { client, session }
+    }
+
+    fn page(&self, server: &str) -> String {
+        format!("{server}/dashboard/{}", self.session)
+    }
+
+    /// A frame of so many seconds after noon.
+    async fn frame(&mut self, second: f64, mut telemetry: Value) {
+        telemetry["timestamp"] = timestamp(second).into();
+        telemetry["player_name"] = MARKUP.into();
+        let frame = json!({"session_id": self.session, "telemetry": telemetry});
+        self.client.ask("telemetry_update", frame).await;
+    }
+
+    async fn setup(&mut self, second: u32, setup: Value) {
+        let timestamp = timestamp(f64::from(second));
+        let setup = json!({"session_id": self.session, "timestamp": timestamp, "setup": setup});
+        self.client.ask("setup_data", setup).await;
+    }
+}
+
+fn timestamp(second: f64) -> String {
+    /// 2025-11-22T12:00:00Z, in milliseconds since 1970.
+    const NOON: i64 = 1_763_812_800_000;
+    CapturedAt(NOON + (second * 1000.0) as i64).to_string()
 }
 
 /// Chromium with one page open. What a page does wrong makes the next question fail.
@@ -114,6 +263,11 @@ impl Browser {
         assert_eq!(browser.line(), "ready");
         browser.tell(&json!({"open": url, "width": width, "dark": dark}));
         browser
+    }
+
+    /// Goes to another page, or to the same once more.
+    fn open_again(&mut self, url: &str) {
+        self.tell(&json!({"open": url}));
     }
 
     fn tell(&mut self, what: &Value) -> Value {
@@ -142,6 +296,30 @@ impl Browser {
     /// Waits until the element has a text that fits.
     async fn shows(&mut self, id: &str, fits: impl Fn(&str) -> bool) {
         eventually(id, async || fits(&self.text(id)).then_some(())).await;
+    }
+
+    /// Waits until the element has another text.
+    async fn changes(&mut self, id: &str) {
+        let before = self.text(id);
+        self.shows(id, |text| text != before).await;
+    }
+
+    /// Waits until an expression of JavaScript is true.
+    async fn comes_true(&mut self, expression: &str) {
+        let is_true = async || (self.ask(expression) == true).then_some(());
+        eventually(expression, is_true).await;
+    }
+
+    /// Puts a text into a field as a person does.
+    fn types(&mut self, id: &str, text: &str) {
+        self.tell(&json!({"type": text, "into": format!("#{id}")}));
+    }
+
+    /// Between two neighbouring points of the dashboard's plots, in milliseconds.
+    fn longest_gap(&mut self) -> f64 {
+        let gap = "plotted().reduce(([gap, last], {at}) => [Math.max(gap, at - last), at], \
+                   [0, oldest])[0]";
+        self.ask(gap).as_f64().unwrap()
     }
 
     /// Kept for people to look at.

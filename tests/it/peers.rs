@@ -129,6 +129,13 @@ impl Peer {
         setups(&self.url(), session_id).await
     }
 
+    /// Makes it forget all sessions, as a restart does; Embedded alone can.
+    pub async fn forget(&self) {
+        let client = reqwest::Client::builder().no_proxy().timeout(ANSWER).build().unwrap();
+        let request = client.delete(format!("{}/api/sessions", self.url()));
+        request.send().await.and_then(|answer| answer.error_for_status()).expect("it forgets");
+    }
+
     /// Every `{"event", "reason"}` that `--schema` refused.
     pub async fn refused(&self) -> Vec<Value> {
         list(&self.url(), "/api/refused").await

@@ -68,6 +68,7 @@ async fn entries_wait_in_memory_for_a_disk_that_fails_and_are_stored_once() {
     let status = queue.writer.status();
     assert_eq!(status.buffered, 100, "{status:?}");
     assert!(status.storage_error.is_some() && status.undurable_since.is_some(), "{status:?}");
+    assert!(!status.disk_is_full, "{status:?}");
     disk.fail_flushes(false);
     sleep(STORAGE_RETRY_INTERVAL).await;
     let outcome = queue.append("newest").await.unwrap();
@@ -204,11 +205,13 @@ async fn a_full_disk_is_said_once_and_stays_an_error_until_it_is_not() {
     disk.fill(true);
     assert_eq!(queue.append("1").await.unwrap(), [Appended::Buffered]);
     sleep(STORAGE_RETRY_INTERVAL * 60).await;
-    assert!(queue.writer.status().storage_error.is_some());
+    let status = queue.writer.status();
+    assert!(status.storage_error.is_some() && status.disk_is_full, "{status:?}");
     disk.fill(false);
     sleep(STORAGE_RETRY_INTERVAL * 2).await;
     let status = queue.writer.status();
     assert_eq!((status.entries, status.buffered, status.storage_error), (1, 0, None));
+    assert!(!status.disk_is_full);
     assert_eq!(log.containing("disk fails"), 1);
     assert_eq!(log.containing("works again"), 1);
 }

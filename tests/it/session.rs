@@ -158,6 +158,8 @@ async fn a_fixed_proof_refuses_a_server_that_cannot_give_it() {
     assert!(world.queue().entries >= 4, "{:?}", world.queue());
     let error = world.status().last_error.unwrap();
     assert!(error.contains("delivery.proof = \"echo\""), "{error}");
+    let plainly = world.status().last_error_plainly.unwrap();
+    assert!(plainly.contains("cannot confirm"), "{plainly}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -190,10 +192,20 @@ async fn a_forgotten_session_is_noticed_within_ten_seconds_without_frames_too() 
     let mut world = World::with(Faults::default());
     world.frames(3).await;
     world.drain(MINUTE).await;
-    let before = world.status().session.unwrap();
+    let before = world.status();
+    assert_eq!(before.forgotten_at, None);
+    let called = Instant::now();
     world.server.forget();
     sleep(Duration::from_secs(10)).await;
-    assert_ne!(world.status().session.unwrap(), before);
+    let after = world.status();
+    assert_ne!(after.session, before.session);
+    assert!(after.forgotten_at >= Some(called), "{after:?}");
+    // From then on the outage is the news.
+    world.frames(1).await;
+    world.drain(MINUTE).await;
+    world.server.cut();
+    sleep(MINUTE).await;
+    assert_eq!((world.status().forgotten_at, world.status().connected), (None, true));
 }
 
 #[tokio::test(start_paused = true)]

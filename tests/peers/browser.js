@@ -1,7 +1,8 @@
 // Debian's Chromium, without a window, told what to do by one JSON object a line:
-// {"open": url, "width": px, "dark": bool}, {"ask": "an expression"} or {"shot": path}.
-// Each is answered by a line {"answer": …} or {"error": "…"}. That a page asks any machine but this
-// one for something is an error too, at the next line.
+// {"open": url, "width": px, "dark": bool}, {"ask": "an expression"}, {"type": text, "into": selector}
+// or {"shot": path}. Without a width the page is as wide and dark as the one before. Each is
+// answered by a line {"answer": …} or {"error": "…"}. That a page asks any machine but this one for
+// something is an error too, at the next line.
 const readline = require("node:readline");
 const puppeteer = require("puppeteer-core");
 
@@ -14,20 +15,28 @@ const puppeteer = require("puppeteer-core");
   });
   const page = await browser.newPage();
   let outside = null;
-  page.on("request", request => {
-    const url = new URL(request.url());
+  const asks = address => {
+    const url = new URL(address);
     if (!["data:", "blob:"].includes(url.protocol) && url.hostname !== "127.0.0.1") outside = url.href;
-  });
+  };
+  page.on("request", request => asks(request.url()));
+  const network = await page.createCDPSession();
+  network.on("Network.webSocketCreated", socket => asks(socket.url));
+  await network.send("Network.enable");
   page.on("pageerror", error => { outside = `the page fails: ${error.message}`; });
   const act = async line => {
     if (line.open) {
-      await page.emulateMediaFeatures([
-        { name: "prefers-color-scheme", value: line.dark ? "dark" : "light" },
-      ]);
-      await page.setViewport({ width: line.width, height: 900 });
+      if (line.width) {
+        await page.emulateMediaFeatures([
+          { name: "prefers-color-scheme", value: line.dark ? "dark" : "light" },
+        ]);
+        await page.setViewport({ width: line.width, height: 900 });
+      }
       await page.goto(line.open, { timeout: 20000 });
     } else if (line.ask) {
       return page.evaluate(line.ask);
+    } else if (line.type) {
+      await page.type(line.into, line.type);
     } else {
       await page.screenshot({ path: line.shot, fullPage: true });
     }

@@ -72,11 +72,8 @@ async fn nothing() -> Response {
 /// A page that looks again by itself. Nothing that a client sent is in it.
 fn note(title: &str, text: &str) -> Response {
     let again = PAGE_REFRESH.as_secs();
-    document(format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>pitwire: {title}</title>\
-         <meta http-equiv=\"refresh\" content=\"{again}\">\
-         <meta name=\"viewport\" content=\"width=device-width\">\
-         <style>:root{{color-scheme:light dark}}body{{font:1rem system-ui;margin:2rem;\
-         max-width:40rem}}</style><h1>{title}</h1><p>{text}<p>This page looks again every {again} s."
-    ))
+    document(&[&format!(
+        "<title>pitwire: {title}</title><meta http-equiv=\"refresh\" content=\"{again}\">\
+         <h1>{title}</h1><p>{text}<p>This page looks again every {again} s."
+    )])
 }

@@ -1,0 +1,132 @@
+"use strict";
+// Everything that comes from a car goes through textContent: names may hold markup.
+const $ = id => document.getElementById(id);
+const isObject = value => typeof value === "object" && value !== null && !Array.isArray(value);
+const text = value => typeof value === "string" ? value : "";
+const number = digits => value => Number.isFinite(value) ? value.toFixed(digits) : "–";
+// The game says -273.15 where it has no reading.
+const degrees = value => value > -273 ? number(0)(value) : "–";
+
+function show(id, value) {
+  // Writing what is there already costs a layout and makes a screen reader speak again.
+  if ($(id).textContent !== value) $(id).textContent = value;
+}
+
+// ---- The history: one point a slot of time, each at its frame's own moment ----
+const POINTS = 2000;                 // kept at most: more than a screen has columns
+const HISTORY_MS = 24 * 3600 * 1000; // what is older than the newest by this is let go
+const LAPS = 2000;                   // lap times kept at most
+const PAINT_MS = 1000;               // between two paintings of the plots
+
+let slotMs = 1000;     // doubles whenever the history needs more than POINTS slots
+let slots = new Map(); // by number: the newest point in the slot
+let oldest = Infinity;
+let newest = -Infinity;
+let isPainted = true;
+
+function remember(frame) {
+  const at = Date.parse(frame?.timestamp);
+  if (isNaN(at) || at <= newest - HISTORY_MS) return;
+  const warm = wheel => frame.tire_temps?.[wheel] > -273 ? frame.tire_temps[wheel] : null;
+  keep({ at, fuel: frame.fuel, fl: warm("fl"), fr: warm("fr"), rl: warm("rl"), rr: warm("rr") });
+  rememberLap(frame, at);
+  isPainted = false;
+}
+
+function keep(point) {
+  const slot = Math.floor(point.at / slotMs);
+  if (!(slots.get(slot)?.at > point.at)) slots.set(slot, point);
+  oldest = Math.min(oldest, point.at);
+  newest = Math.max(newest, point.at);
+  const start = newest - HISTORY_MS;
+  if (oldest < start) {
+    slots = new Map([...slots].filter(([, { at }]) => at >= start));
+    oldest = start;
+  }
+  if ((newest - oldest) / slotMs > POINTS) {
+    const points = slots.values();
+    slots = new Map();
+    slotMs *= 2;
+    for (const point of points) keep(point);
+  }
+}
+
+// What is plotted, in the order in which it was driven.
+const plotted = () => [...slots.values()].sort((a, b) => a.at - b.at);
+
+// ---- Lap times ----
+// A lap began where its running time says 0. Where that stands still, as in a pause of the game or
+// when a source gives the last lap's time instead, the longest that was seen has to do.
+const STEADY_MS = 1000;
+const laps = new Map(); // by session and number
+
+function rememberLap({ session_type, lap, lap_time }, at) {
+  if (!Number.isInteger(lap) || !(lap_time >= 0)) return;
+  const name = number => `${text(session_type).slice(0, 100)}/${number}`;
+  const began = at - lap_time * 1000;
+  const seen = laps.get(name(lap))
+    ?? { next: name(lap + 1), at, earliest: began, latest: began, longest: 0 };
+  seen.at = Math.min(seen.at, at);
+  seen.earliest = Math.min(seen.earliest, began);
+  seen.latest = Math.max(seen.latest, began);
+  seen.longest = Math.max(seen.longest, lap_time);
+  laps.set(name(lap), seen);
+  if (laps.size > LAPS) laps.delete(laps.keys().next().value);
+}
+
+// The laps that are over, each at the moment at which the next one began.
+function lapTimes() {
+  const isSteady = lap => lap.latest - lap.earliest < STEADY_MS;
+  const over = [...laps.values()].filter(lap => laps.has(lap.next)).map(lap => {
+    const next = laps.get(lap.next);
+    const exact = isSteady(lap) && isSteady(next);
+    return { at: next.at, lap: exact ? (next.earliest - lap.earliest) / 1000 : lap.longest };
+  });
+  return over.filter(({ lap }) => lap > 0).sort((a, b) => a.at - b.at);
+}
+
+// ---- Plots ----
+const clock = at => new Date(at)
+  .toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hour12: false });
+
+// A line through the points; where there are none for longer than `gapMs`, it is broken.
+function line(points, field, gapMs, y) {
+  let path = "";
+  let last = -Infinity;
+  for (const point of points) {
+    if (!Number.isFinite(point[field])) continue;
+    const x = newest > oldest ? 1000 * (point.at - oldest) / (newest - oldest) : 1000;
+    const to = `${x.toFixed(1)} ${y(point[field]).toFixed(1)}`;
+    path += point.at - last > gapMs ? `M${to}h0` : `L${to}`;
+    last = point.at;
+  }
+  return path;
+}
+
+function plot(name, title, fields, points, gapMs, words) {
+  const values = fields.flatMap(field => points.map(point => point[field])).filter(Number.isFinite);
+  const low = values.reduce((a, b) => Math.min(a, b), Infinity);
+  const high = values.reduce((a, b) => Math.max(a, b), -Infinity);
+  const y = value => high > low ? 95 - 90 * (value - low) / (high - low) : 50;
+  for (const field of fields)
+    $(`${field === "lap" ? "laps" : field}_line`).setAttribute("d", line(points, field, gapMs, y));
+  const said = values.length ? words(low, high, points[points.length - 1]) : "nothing yet";
+  show(`${name}_range`, said);
+  show(`${name}_title`, `${title}: ${said}`);
+}
+
+function paintPlots() {
+  if (isPainted) return;
+  isPainted = true;
+  const points = plotted();
+  const gapMs = Math.max(STALE_MS, 3 * slotMs);
+  plot("fuel", "Fuel in litres", ["fuel"], points, gapMs,
+    (low, high) => `${number(1)(low)} to ${number(1)(high)}`);
+  plot("tyres", "Tyre temperatures in °C", ["fl", "fr", "rl", "rr"], points, gapMs,
+    (low, high) => `${number(0)(low)} to ${number(0)(high)}`);
+  plot("laps", "Lap times", ["lap"], lapTimes(), 0,
+    (low, high, { lap }) => `last ${lapTime(lap)}, best ${lapTime(low)}`);
+  for (const from of document.querySelectorAll(".from")) from.textContent = clock(oldest);
+  for (const to of document.querySelectorAll(".to")) to.textContent = clock(newest);
+}
+setInterval(paintPlots, PAINT_MS);

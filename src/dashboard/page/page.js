@@ -1,0 +1,143 @@
+// What is shown, and whether it is old; the connection to the server.
+const STALE_MS = 5000;
+const HISTORY_TIMEOUT_MS = 30000;
+const session = decodeURIComponent(location.pathname.split("/").pop());
+let frame = null;       // the newest frame
+let movedAt = null;     // when it came, on this page's clock
+let link = "connecting";
+let known = true;       // the server knows the session
+
+const lapTime = value => {
+  if (!Number.isFinite(value) || value < 0) return "–";
+  const ms = Math.round(value * 1000);
+  return `${Math.floor(ms / 60000)}:${(ms % 60000 / 1000).toFixed(3).padStart(6, "0")}`;
+};
+const gear = value => value === -1 ? "R" : value === 0 ? "N" : number(0)(value);
+
+const FIELDS = {
+  player_name: value => text(value) || "Dashboard", car_name: text, track_name: text,
+  session_type: text, position: number(0), lap: number(0), lap_time: lapTime, speed: number(0),
+  gear, rpm: number(0), fuel: number(1), fuel_capacity: number(0), engine_water_temp: degrees,
+  track_temp: degrees, ambient_temp: degrees,
+};
+const WHEELS = [
+  ["Tyre", "°C", "tire_temps", degrees], ["Pressure", "PSI", "tire_pressures", number(1)],
+  ["Wear", "%", "tire_wear", number(1)], ["Brake", "°C", "brake_temps", degrees],
+];
+for (const [label, unit, field] of WHEELS) {
+  const row = $("wheels").insertRow();
+  const head = document.createElement("th");
+  const small = document.createElement("small");
+  head.scope = "row";
+  small.textContent = unit;
+  head.append(label + " ", small);
+  row.append(head);
+  for (const wheel of ["fl", "fr", "rl", "rr"]) row.insertCell().id = `${field}.${wheel}`;
+}
+
+function paintFrame() {
+  for (const field in FIELDS) show(field, FIELDS[field](frame[field]));
+  for (const [, , field, format] of WHEELS)
+    for (const wheel of ["fl", "fr", "rl", "rr"])
+      show(`${field}.${wheel}`, format((frame[field] ?? {})[wheel]));
+  $("tank").max = frame.fuel_capacity > 0 ? frame.fuel_capacity : 1;
+  $("tank").value = Number.isFinite(frame.fuel) ? frame.fuel : 0;
+  document.title = [frame.player_name, frame.car_name].map(text).filter(Boolean).join(" · ")
+    || "Dashboard";
+  paintState();
+}
+
+function paintState() {
+  const age = movedAt === null ? Infinity : performance.now() - movedAt;
+  const live = link === "joined" && age < STALE_MS;
+  show("state", link === "connecting" ? "Connecting …"
+    : link === "lost" ? "No connection to the server"
+    : !known ? "The server does not know this session" : frame === null
+    ? "Waiting for the first frame" : live ? "Live" : "Stale: no new frame");
+  $("state").classList.toggle("live", live);
+  $("main").classList.toggle("stale", !live);
+  const captured = new Date(frame?.timestamp);
+  show("age", isNaN(captured) ? "" : (live ? "" : "last one of ") + captured.toLocaleTimeString());
+}
+setInterval(paintState, 500);
+
+function takeFrame(next) {
+  known = true;
+  remember(next);
+  // What fills a gap is older than what is shown.
+  if (frame !== null && Date.parse(next.timestamp) < Date.parse(frame.timestamp)) return;
+  // On joining, the server sends what it stored: that may be an hour old.
+  const old = link !== "joined" && !(Date.now() - Date.parse(next.timestamp) < STALE_MS);
+  if (!old && next.timestamp !== frame?.timestamp) movedAt = performance.now();
+  if (frame === null || next.timestamp !== frame.timestamp) requestAnimationFrame(paintFrame);
+  frame = next;
+}
+
+// Whoever comes late, or was away, gets what was missed.
+async function fetchHistory() {
+  const fetched = async what => {
+    const path = `/api/sessions/${encodeURIComponent(session)}/${what}`;
+    const answer = await fetch(path, { signal: AbortSignal.timeout(HISTORY_TIMEOUT_MS) });
+    if (answer.status === 404) known = false;
+    return answer.ok ? answer.json() : [];
+  };
+  try {
+    for (const { telemetry } of await fetched(`frames?thin_to=${POINTS}`)) remember(telemetry);
+    for (const setup of await fetched("setups?newest=2")) takeSetup(setup);
+  } catch (error) {
+    console.warn("without the history:", error);
+  }
+  paintState();
+}
+
+// ---- Socket.IO, as much of it as this page needs: Engine.IO 4 over one WebSocket ----
+let attempt = 0;
+
+function connect() {
+  const scheme = location.protocol === "https:" ? "wss" : "ws";
+  const socket = new WebSocket(`${scheme}://${location.host}/socket.io/?EIO=4&transport=websocket`);
+  let patience = 20000; // ms of silence after which the connection is taken for dead
+  let watchdog = 0;
+  const heard = () => {
+    clearTimeout(watchdog);
+    watchdog = setTimeout(lost, patience);
+  };
+  const lost = () => {
+    clearTimeout(watchdog);
+    socket.onmessage = socket.onclose = null;
+    socket.close();
+    link = "lost";
+    paintState();
+    const wait = Math.min(10000, 500 * 2 ** attempt++);
+    setTimeout(connect, wait * (0.5 + Math.random() / 2));
+  };
+  heard();
+  socket.onclose = lost;
+  socket.onmessage = ({ data }) => {
+    heard();
+    if (data === "2") return socket.send("3");                    // ping
+    if (data.startsWith("0")) {                                   // Engine.IO is open
+      const { pingInterval, pingTimeout } = JSON.parse(data.slice(1));
+      patience = pingInterval + pingTimeout;
+      return socket.send("40");
+    }
+    if (data.startsWith("40"))                                    // Socket.IO is connected
+      return socket.send("420" + JSON.stringify(["join_session", { session_id: session }]));
+    if (data.startsWith("430")) {                                 // our join is acknowledged
+      attempt = 0;
+      link = "joined";
+      paintState();
+      return fetchHistory();
+    }
+    if (data === "1" || data.startsWith("41") || data.startsWith("44")) return lost();
+    if (data.startsWith("42")) {                                  // an event
+      let event;
+      try { event = JSON.parse(data.slice(2)); } catch { return; }  // a bare NaN, for one
+      const [name, update] = event;
+      if (!isObject(update) || update.session_id !== session) return;
+      if (name === "telemetry_update" && isObject(update.telemetry)) takeFrame(update.telemetry);
+      if (name === "setup_update") takeSetup(update);
+    }
+  };
+}
+connect();

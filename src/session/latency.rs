@@ -1,0 +1,92 @@
+//! How long what was delivered lately took: for people who look now. `/metrics` has all of it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+use crate::config::{LATENCIES, LATENCY_WINDOW};
+use crate::entry::{CapturedAt, Entry};
+
+/// From capture to proof, of the entries delivered lately: when they were, and how long it took.
+#[derive(Clone, Debug, Default)]
+pub struct Latencies(Arc<Mutex<VecDeque<(Instant, Duration)>>>);
+
+/// What they come to, in seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Latency {
+    /// Half of the entries took no longer.
+    pub p50: f64,
+    /// 99 of 100 took no longer.
+    pub p99: f64,
+    /// Of so many entries.
+    pub entries: usize,
+}
+
+impl Latencies {
+    pub(super) fn note(&self, now: CapturedAt, delivered: &[Entry]) {
+        let mut latest = self.latest();
+        for entry in delivered {
+            if latest.len() >= LATENCIES {
+                latest.pop_front();
+            }
+            latest.push_back((Instant::now(), entry.captured_at.age(now)));
+        }
+    }
+
+    /// Of the last minute, at most of the newest [`LATENCIES`]; `None` when nothing was delivered.
+    pub fn lately(&self) -> Option<Latency> {
+        let is_late = |(at, _): &&(Instant, Duration)| at.elapsed() <= LATENCY_WINDOW;
+        let mut sorted: Vec<Duration> =
+            self.latest().iter().filter(is_late).map(|(_, latency)| *latency).collect();
+        sorted.sort_unstable();
+        let nearest_rank = |percent: usize| {
+            let rank = (sorted.len() * percent).div_ceil(100);
+            Some(sorted.get(rank.checked_sub(1)?)?.as_secs_f64())
+        };
+        Some(Latency { p50: nearest_rank(50)?, p99: nearest_rank(99)?, entries: sorted.len() })
+    }
+
+    fn latest(&self) -> MutexGuard<'_, VecDeque<(Instant, Duration)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::{Kind, Seq, StintId};
+
+    /// Entries that took so many milliseconds each.
+    fn deliver(latencies: &Latencies, took: impl IntoIterator<Item = i64>) {
+        for took in took {
+            let captured_at = CapturedAt(1_000_000 - took);
+            let (seq, stint, kind) = (Seq(1), StintId(1), Kind::Frame);
+            let entry = Entry { seq, stint, captured_at, kind, json: String::new() };
+            latencies.note(CapturedAt(1_000_000), &[entry]);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_latency_is_that_of_the_last_minute() {
+        let latencies = Latencies::default();
+        assert_eq!(latencies.lately(), None);
+        deliver(&latencies, 1..=200);
+        let expected = Latency { p50: 0.1, p99: 0.198, entries: 200 };
+        assert_eq!(latencies.lately(), Some(expected));
+        tokio::time::advance(LATENCY_WINDOW + Duration::from_millis(1)).await;
+        assert_eq!(latencies.lately(), None);
+        deliver(&latencies, [-5]);
+        assert_eq!(latencies.lately(), Some(Latency { p50: 0.0, p99: 0.0, entries: 1 }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_newest_are_kept() {
+        let latencies = Latencies::default();
+        deliver(&latencies, 1..=LATENCIES as i64 + 500);
+        let lately = latencies.lately().unwrap();
+        assert_eq!((lately.p50, lately.entries), (1.0, LATENCIES));
+    }
+}

@@ -1,0 +1,128 @@
+//! The whole in a few words: the pill of the status page.
+
+use serde::Serialize;
+
+use crate::config::FORGOTTEN_SHOWN;
+use crate::drain::{Drain, ON_ITS_WAY};
+use crate::session::SessionStatus;
+use crate::tools;
+
+/// The whole in a few words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Pill {
+    mood: Mood,
+    text: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Mood {
+    /// Nothing to do.
+    Good,
+    /// Nothing is lost; somebody may want to look.
+    Waiting,
+    /// Somebody has to do something.
+    Bad,
+}
+
+impl Pill {
+    /// For so many entries in the queue.
+    pub(super) fn new(disk: Disk, queued: u64, session: &SessionStatus, drain: Drain) -> Self {
+        let saved = count(queued);
+        let (mood, text) = match (disk, drain) {
+            (Disk::Full, _) => (Mood::Bad, "Disk full".into()),
+            (Disk::Fails(entries), _) => {
+                (Mood::Bad, format!("Disk fails, {} in memory", count(entries)))
+            }
+            _ if was_forgotten(session) => (Mood::Waiting, "Server forgot the session".into()),
+            _ if !session.connected => (Mood::Waiting, format!("Offline, {saved} saved")),
+            _ if session.session.is_none() => {
+                (Mood::Waiting, format!("No session yet, {saved} saved"))
+            }
+            _ if queued <= ON_ITS_WAY => (Mood::Good, "Live".into()),
+            (Disk::Works, Drain::CatchingUp { ready_in }) => {
+                (Mood::Waiting, format!("Catching up, {} s", count(ready_in.as_secs().max(1))))
+            }
+            (Disk::Works, Drain::FallingBehind) => {
+                (Mood::Bad, format!("Falling behind, {saved} saved"))
+            }
+            (Disk::Works, Drain::Level) => (Mood::Waiting, format!("Catching up, {saved} left")),
+        };
+        Self { mood, text }
+    }
+}
+
+/// How the queue's disk does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Disk {
+    Works,
+    Full,
+    /// So many entries wait for it in memory.
+    Fails(u64),
+}
+
+impl Disk {
+    pub(super) fn new(queue: &tools::Status) -> Self {
+        match &queue.storage_error {
+            None => Self::Works,
+            Some(_) if queue.disk_is_full => Self::Full,
+            Some(_) => Self::Fails(queue.buffered),
+        }
+    }
+}
+
+/// Whether the server forgot the session a short time ago.
+pub(super) fn was_forgotten(session: &SessionStatus) -> bool {
+    session.forgotten_at.is_some_and(|at| at.elapsed() < FORGOTTEN_SHOWN)
+}
+
+/// With a comma between thousands.
+fn count(number: u64) -> String {
+    let digits = number.to_string();
+    let groups = digits.as_bytes().rchunks(3).rev();
+    let groups = groups.map(|group| String::from_utf8_lossy(group));
+    groups.collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::{Instant, advance};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_pill_says_what_matters_most() {
+        let offline = SessionStatus::default();
+        let connected = SessionStatus { connected: true, ..offline.clone() };
+        let bound = SessionStatus { session: Some("a".into()), ..connected.clone() };
+        let forgotten = SessionStatus { forgotten_at: Some(Instant::now()), ..connected.clone() };
+        let catching_up = Drain::CatchingUp { ready_in: Duration::from_millis(14_700) };
+        for (disk, queued, session, drain, mood, text) in [
+            (Disk::Works, 0, &bound, Drain::Level, Mood::Good, "Live"),
+            (Disk::Works, 7, &bound, Drain::FallingBehind, Mood::Good, "Live"),
+            (Disk::Works, 1_204, &offline, Drain::Level, Mood::Waiting, "Offline, 1,204 saved"),
+            (Disk::Works, 3, &connected, Drain::Level, Mood::Waiting, "No session yet, 3 saved"),
+            (Disk::Works, 900, &bound, catching_up, Mood::Waiting, "Catching up, 14 s"),
+            (Disk::Works, 900, &bound, Drain::Level, Mood::Waiting, "Catching up, 900 left"),
+            (
+                Disk::Works,
+                1_000_000,
+                &bound,
+                Drain::FallingBehind,
+                Mood::Bad,
+                "Falling behind, 1,000,000 saved",
+            ),
+            (Disk::Fails(12), 5, &bound, Drain::Level, Mood::Bad, "Disk fails, 12 in memory"),
+            (Disk::Full, 5, &offline, Drain::Level, Mood::Bad, "Disk full"),
+            (Disk::Works, 900, &forgotten, catching_up, Mood::Waiting, "Server forgot the session"),
+        ] {
+            let pill = Pill::new(disk, queued, session, drain);
+            assert_eq!(pill, Pill { mood, text: text.into() });
+        }
+        advance(FORGOTTEN_SHOWN).await;
+        let pill = Pill::new(Disk::Works, 900, &forgotten, Drain::Level);
+        assert_eq!(pill.text, "No session yet, 900 saved");
+    }
+}
