@@ -293,6 +293,7 @@ mod tests {
             ledger: Default::default(),
             imbalance: 0,
             storage_error: None,
+            disk_is_full: false,
         };
         let fails = Status { storage_error: Some("no room".into()), ..status.clone() };
         let is_out = Status { imbalance: -2, ..status.clone() };
