@@ -1,21 +1,25 @@
 //! What the agent shows of itself over HTTP: `/metrics`, `/healthz` and `/readyz`; the
 //! [status] page, and the queue's [tools] for the commands.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
 use metrics::{counter, gauge};
 use metrics_exporter_prometheus::PrometheusHandle;
+use serde_json::json;
 use tokio::sync::watch;
 
-use crate::config::Config;
 use crate::entry::CapturedAt;
+use crate::local::only_this_pc;
 use crate::queue::ledger::DropReason;
 use crate::queue::{QueueStatus, Writer};
+use crate::reload::Asking;
 use crate::session::SessionStatus;
 use crate::status::{self, Board};
 use crate::tools::{self, Tools};
@@ -23,7 +27,10 @@ use crate::tools::{self, Tools};
 /// What the pages are made from.
 #[derive(Clone, Debug)]
 pub struct View {
-    pub config: Arc<Config>,
+    /// The queue's folder.
+    pub path: PathBuf,
+    /// Whom to ask for another configuration, if that can be had.
+    pub reload: Option<Asking>,
     pub queue: Writer,
     pub session: watch::Receiver<SessionStatus>,
     /// `None` when this process has no recorder of its own.
@@ -33,7 +40,11 @@ pub struct View {
 
 /// The routes of the admin address.
 pub fn router(view: View) -> Router {
-    let tools = Tools::new(Arc::clone(&view.config), view.queue.clone());
+    let tools = Tools::new(view.path.clone(), view.queue.clone());
+    let reload = Router::new()
+        .route("/reload", post(reload))
+        .layer(middleware::from_fn(only_this_pc))
+        .with_state(view.reload.clone());
     let page = status::router(tools.clone(), view.session.clone(), view.board.clone());
     Router::new()
         .route("/metrics", get(show_metrics))
@@ -41,11 +52,24 @@ pub fn router(view: View) -> Router {
         .route("/readyz", get(readyz))
         .with_state(Arc::new(view))
         .merge(page)
+        .merge(reload)
         .merge(tools::router(tools))
 }
 
+/// What changed, or all that is wrong with the configuration.
+async fn reload(State(asking): State<Option<Asking>>) -> Response {
+    let answer = match asking {
+        Some(asking) => asking.ask().await,
+        None => Err("the program that embeds pitwire has its configuration from elsewhere".into()),
+    };
+    match answer {
+        Ok(changes) => Json(changes).into_response(),
+        Err(error) => (StatusCode::CONFLICT, Json(json!({"error": error}))).into_response(),
+    }
+}
+
 async fn show_metrics(State(view): State<Arc<View>>) -> impl IntoResponse {
-    observe_queue(&view.config, &view.queue.status());
+    observe_queue(&view.queue.status());
     observe_session(&view.session.borrow());
     crate::metrics::observe_process();
     match &view.metrics {
@@ -63,12 +87,12 @@ async fn show_metrics(State(view): State<Arc<View>>) -> impl IntoResponse {
 
 /// Sets the gauges, and the counters that the ledger keeps over restarts, from how the queue
 /// stands.
-fn observe_queue(config: &Config, status: &QueueStatus) {
+fn observe_queue(status: &QueueStatus) {
     let seconds = |at: Option<CapturedAt>| at.map_or(0.0, |at| at.0 as f64 / 1000.0);
     gauge!("pitwire_queue_entries").set(status.entries as f64);
     gauge!("pitwire_queue_bytes").set(status.bytes as f64);
-    gauge!("pitwire_queue_max_entries").set(config.queue.max_entries as f64);
-    gauge!("pitwire_queue_max_bytes").set(config.queue.max_bytes as f64);
+    gauge!("pitwire_queue_max_entries").set(status.max_entries as f64);
+    gauge!("pitwire_queue_max_bytes").set(status.max_bytes as f64);
     gauge!("pitwire_queue_disk_bytes").set(status.disk_bytes as f64);
     gauge!("pitwire_queue_oldest_timestamp_seconds").set(seconds(status.oldest));
     gauge!("pitwire_queue_newest_timestamp_seconds").set(seconds(status.newest));

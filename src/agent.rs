@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
@@ -23,6 +23,7 @@ use crate::entry::StintId;
 use crate::metrics;
 use crate::publisher::DashboardPublisher;
 use crate::queue::{OpenError, Writer};
+use crate::reload::{Answer, Asking, Reload};
 use crate::session::{self, SessionStatus};
 use crate::source::lines::{self, Pace};
 use crate::source::simulator::Car;
@@ -47,6 +48,7 @@ pub async fn run(
     config: Config,
     until: Until,
     metrics: Option<PrometheusHandle>,
+    mut reload: Option<Reload>,
     shutdown: impl Future<Output = ()>,
     mut announce: impl FnMut(&str),
 ) -> Result<(), OpenError> {
@@ -57,7 +59,8 @@ pub async fn run(
     };
     publisher.start();
     let mut sources = Sources::start(&publisher);
-    let services = serve(&publisher, metrics);
+    let asking = reload.as_ref().map(Reload::asking);
+    let services = serve(&publisher, metrics, asking);
     let mut session = publisher.watch_session();
     let mut announced: Vec<(StintId, String)> = Vec::new();
     let finished = async {
@@ -73,6 +76,10 @@ pub async fn run(
             biased;
             () = &mut shutdown => break,
             () = &mut finished => break,
+            reply = asked(&mut reload) => {
+                // Whoever asked may be gone.
+                let _ = reply.send(take_over(&publisher, reload.as_ref()).await);
+            }
             changed = session.changed() => {
                 let pages = session.borrow_and_update().pages.clone();
                 let is_new = |page: &&(StintId, String)| !announced.contains(page);
@@ -102,6 +109,31 @@ async fn open(config: Config) -> Result<DashboardPublisher, OpenError> {
     }
 }
 
+async fn asked(reload: &mut Option<Reload>) -> oneshot::Sender<Answer> {
+    match reload {
+        Some(reload) => reload.asked().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Reads the configuration anew and takes over what can change.
+async fn take_over(publisher: &DashboardPublisher, reload: Option<&Reload>) -> Answer {
+    let taken = async {
+        let reload = reload.ok_or("there is none to be read")?;
+        let (changes, config) = reload.read(&publisher.config())?;
+        publisher.take_over(config.clone()).await.map_err(|error| error.to_string())?;
+        reload.taken(&config);
+        Ok(changes)
+    };
+    let answer = taken.await;
+    match &answer {
+        Ok(changes) if changes.is_empty() => tracing::info!("the configuration is as it was"),
+        Ok(changes) => changes.iter().for_each(|change| tracing::info!("{change}")),
+        Err(error) => tracing::error!("the configuration stays as it was: {error}"),
+    }
+    answer
+}
+
 /// Waits until everything that was accepted has left the queue.
 async fn drained(publisher: &DashboardPublisher) {
     let mut look = interval(Duration::from_millis(100));
@@ -121,8 +153,10 @@ impl Sources {
         let config = publisher.config();
         let (mut ending, mut endless) = (JoinSet::new(), JoinSet::new());
         let rate = config.update_rate_hz;
+        let follow = || publisher.watch_rate();
         if config.source.stdin.enabled && !std::io::IsTerminal::is_terminal(&std::io::stdin()) {
-            ending.spawn(read_stdin(publisher.intake("stdin", rate), config.source.stdin.receipts));
+            let intake = publisher.intake("stdin", rate).following(follow());
+            ending.spawn(read_stdin(intake, config.source.stdin.receipts));
         }
         if let Some(path) = config.source.file.path.clone() {
             let recorded = if rate > 0.0 { rate } else { SIMULATOR_RATE_HZ };
@@ -131,12 +165,18 @@ impl Sources {
         }
         if config.source.lmu.enabled {
             // It keeps the rate by itself.
-            let intake = publisher.intake(lmu::NAME, 0.0);
-            endless.spawn(lmu::run(intake, config.source.lmu.clone(), rate));
+            let (writer, lmu) = (publisher.writer(), config.source.lmu.clone());
+            let read = move |rate| {
+                lmu::run(Intake::new(writer.clone(), lmu::NAME, 0.0), lmu.clone(), rate)
+            };
+            endless.spawn(at_each_rate(follow(), read));
         }
         if config.source.simulator.enabled {
             let seed = config.source.simulator.seed;
-            endless.spawn(drive(publisher.intake("simulator", rate), rate, seed));
+            let writer = publisher.writer();
+            let drive =
+                move |rate| drive(Intake::new(writer.clone(), "simulator", rate), rate, seed);
+            endless.spawn(at_each_rate(follow(), drive));
         }
         Self { ending, _endless: endless }
     }
@@ -144,6 +184,22 @@ impl Sources {
     /// Returns when all lines and files are read.
     async fn ended(&mut self) {
         while self.ending.join_next().await.is_some() {}
+    }
+}
+
+/// Runs a source that keeps the rate by itself, from the start at each new rate.
+async fn at_each_rate<F: Future<Output = ()>>(
+    mut rate: watch::Receiver<f64>,
+    source: impl Fn(f64) -> F,
+) {
+    loop {
+        let now = *rate.borrow_and_update();
+        tokio::select! {
+            () = source(now) => return,
+            changed = rate.changed() => if changed.is_err() {
+                return;
+            }
+        }
     }
 }
 
@@ -203,7 +259,11 @@ async fn drive(intake: Intake, rate_hz: f64, seed: u64) {
 }
 
 /// The sources that listen, the admin pages, the metrics, and an eye on the drain.
-fn serve(publisher: &DashboardPublisher, metrics: Option<PrometheusHandle>) -> JoinSet<()> {
+fn serve(
+    publisher: &DashboardPublisher,
+    metrics: Option<PrometheusHandle>,
+    reload: Option<Asking>,
+) -> JoinSet<()> {
     let config = publisher.config();
     let mut services = JoinSet::new();
     let board = Board::new(publisher.latencies());
@@ -213,7 +273,9 @@ fn serve(publisher: &DashboardPublisher, metrics: Option<PrometheusHandle>) -> J
         services.spawn(metrics::keep_up(metrics.clone()));
     }
     if config.source.http.enabled {
-        let intake = Arc::new(publisher.intake("http", config.update_rate_hz));
+        let intake = Arc::new(
+            publisher.intake("http", config.update_rate_hz).following(publisher.watch_rate()),
+        );
         let routes = http::router(intake);
         let serve = move |listener| axum::serve(listener, routes.clone()).into_future();
         services.spawn(listen(config.source.http.listen, "telemetry", serve));
@@ -228,7 +290,8 @@ fn serve(publisher: &DashboardPublisher, metrics: Option<PrometheusHandle>) -> J
     }
     if config.metrics.enabled {
         let view = admin::View {
-            config: Arc::clone(config),
+            path: config.queue.path.clone(),
+            reload,
             queue: publisher.writer(),
             session: publisher.watch_session(),
             metrics,

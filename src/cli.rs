@@ -14,6 +14,7 @@ mod log;
 pub mod man;
 mod priority;
 pub mod queue;
+pub mod reload;
 pub mod replay;
 pub mod run;
 pub mod serve;
@@ -47,6 +48,7 @@ pub enum Command {
     Demo(demo::Demo),
     Chaos(chaos::Chaos),
     Run(run::Run),
+    Reload(reload::Reload),
     Replay(replay::Replay),
     Simulate(simulate::Simulate),
     Serve(serve::Serve),

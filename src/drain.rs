@@ -112,6 +112,8 @@ mod tests {
             entries,
             bytes: 0,
             disk_bytes: 0,
+            max_entries: 1,
+            max_bytes: 1,
             oldest: Some(CapturedAt(0)),
             newest: Some(CapturedAt(seconds * 1000)),
             stint: StintId(1),

@@ -30,6 +30,7 @@
 //! | [`publisher`] | wire queue, session and sink into one handle | |
 //! | [`agent`] | the long-running program: publisher, sources, admin pages | |
 //! | [`admin`], [`status`], [`metrics`] | show how things stand | |
+//! | [`reload`] | a configuration that is read anew and taken over | |
 //! | `contract` | the server's side of the dashboard's events | keep sessions |
 //! | [`tools`] | what a person does to a queue by hand, at the agent's address too | know sessions |
 //! | `local`, `request` | tell programs and pages of this PC from others; ask another program | |
@@ -64,6 +65,7 @@ pub mod metrics;
 mod planted;
 pub mod publisher;
 pub mod queue;
+pub mod reload;
 mod request;
 pub mod session;
 pub mod sink;

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Parser;
 use pitwire::cli::{
     Cli, Command, Exit, autostart, chaos, check, complain, completions, config, demo, doctor, man,
-    queue, replay, run, serve, simulate,
+    queue, reload, replay, run, serve, simulate,
 };
 use pitwire::memory;
 
@@ -30,6 +30,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
             Command::Demo(args) => demo::demo(args, shutdown()).await,
             Command::Chaos(args) => chaos::chaos(args, shutdown()).await,
             Command::Run(args) => run::run(args, shutdown()).await,
+            Command::Reload(args) => reload::reload(args).await,
             Command::Replay(args) => replay::replay(args, shutdown()).await,
             Command::Serve(args) => {
                 serve::run(args, shutdown()).await.context("the dashboard server ended")?;

@@ -12,8 +12,8 @@ use tokio::time::timeout;
 
 use crate::backoff::Backoff;
 use crate::clock;
-use crate::config::{Config, SHUTDOWN_TIMEOUT, SessionChoice, Wrong};
-use crate::queue::{self, Closed, OpenError, QueueError, QueueStatus, Writer};
+use crate::config::{Config, DeliveryConfig, SHUTDOWN_TIMEOUT, SessionChoice, Wrong};
+use crate::queue::{self, Closed, Limits, OpenError, QueueError, QueueStatus, Writer};
 use crate::session::{Latencies, Session, SessionStatus};
 use crate::sink::dashboard::Dashboard;
 use crate::source::{Intake, Sample, Taken};
@@ -59,7 +59,8 @@ use crate::source::{Intake, Sample, Taken};
 /// ```
 #[derive(Debug)]
 pub struct DashboardPublisher {
-    config: Arc<Config>,
+    config: watch::Sender<Arc<Config>>,
+    rate: watch::Sender<f64>,
     writer: Writer,
     intake: Intake,
     status: watch::Receiver<SessionStatus>,
@@ -112,15 +113,15 @@ impl DashboardPublisher {
     pub fn open(config: Config) -> Result<Self, OpenError> {
         let (writer, reader, closed) = queue::open(&config.queue, &config.stint, clock::now())?;
         let (sender, status) = watch::channel(SessionStatus::default());
-        let delivery = config.delivery.clone();
-        let rng = SmallRng::from_os_rng();
-        let backoff = Backoff::new(delivery.backoff_min, delivery.backoff_max, rng);
+        let (choice, delivery) = (config.server.session_id.clone(), config.delivery.clone());
         let sink = Dashboard::new(&config);
-        let choice = config.server.session_id.clone();
-        let session = Session::new(choice, delivery, reader, sink, backoff, sender);
+        let session = Session::new(choice, delivery, reader, sink, backoff(&config), sender);
+        let rate = watch::Sender::new(config.update_rate_hz);
+        let intake = Intake::new(writer.clone(), "publisher", config.update_rate_hz);
         Ok(Self {
-            intake: Intake::new(writer.clone(), "publisher", config.update_rate_hz),
-            config: Arc::new(config),
+            intake: intake.following(rate.subscribe()),
+            rate,
+            config: watch::Sender::new(Arc::new(config)),
             writer,
             status,
             latencies: session.latencies(),
@@ -219,7 +220,7 @@ impl DashboardPublisher {
 
     /// The session that is bound, or the fixed one.
     pub fn session_id(&self) -> Option<String> {
-        match &self.config.server.session_id {
+        match &self.config().server.session_id {
             SessionChoice::Fixed(id) => Some(id.clone()),
             SessionChoice::Auto => self.status.borrow().session.clone(),
         }
@@ -251,8 +252,38 @@ impl DashboardPublisher {
     }
 
     /// The configuration in force.
-    pub fn config(&self) -> &Arc<Config> {
-        &self.config
+    pub fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.borrow())
+    }
+
+    /// Takes over another configuration, but for what needs a restart, such as `queue.path`. Another
+    /// server, or another way to deliver, takes another link; nothing queued is lost by that.
+    pub async fn take_over(&self, config: Config) -> Result<(), QueueError> {
+        let before = self.config();
+        let config = before.taking_over(config);
+        if config.queue != before.queue {
+            self.writer.limit(Limits::new(&config.queue, &config.stint)).await?;
+        }
+        self.rate.send_if_modified(|hz| {
+            std::mem::replace(hz, config.update_rate_hz) != config.update_rate_hz
+        });
+        if config.server != before.server || config.delivery != before.delivery {
+            let is_at_work = self.work().is_some();
+            self.disconnect().await;
+            let (choice, delivery) = (config.server.session_id.clone(), config.delivery.clone());
+            let sink = Dashboard::new(&config);
+            self.session.lock().await.renew(choice, delivery, sink, backoff(&config));
+            if is_at_work {
+                self.start();
+            }
+        }
+        self.config.send_replace(Arc::new(config));
+        Ok(())
+    }
+
+    /// `update_rate_hz`, to be watched.
+    pub(crate) fn watch_rate(&self) -> watch::Receiver<f64> {
+        self.rate.subscribe()
     }
 
     /// A way into the same queue for another source; `rate_hz` 0 keeps every sample.
@@ -264,6 +295,11 @@ impl DashboardPublisher {
     pub fn writer(&self) -> Writer {
         self.writer.clone()
     }
+}
+
+fn backoff(config: &Config) -> Backoff {
+    let DeliveryConfig { backoff_min, backoff_max, .. } = config.delivery;
+    Backoff::new(backoff_min, backoff_max, SmallRng::from_os_rng())
 }
 
 /// Has the session at work until it is told to stop.

@@ -85,6 +85,8 @@ SETUP
             curl*v1*) printf '%skill $agent; wait $agent\n' "$block" ;;
             'your-reader'* | 'pitwire run '*) printf 'for_ten_seconds %q\n' "$block" ;;
             'pitwire queue'*) sed -E 's/^(.*[^ ]) *#.*$/\1/; s/$/ || or_found/' <<<"${block%$'\n'}" ;;
+            # Nobody runs by then.
+            'pitwire reload'*) printf '! %s' "$block" ;;
             'pitwire doctor'*) printf '%s || or_found\n' "${block%$'\n'}" ;;
             *) printf '%s' "$block" ;;
         esac

@@ -4,7 +4,7 @@
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
@@ -12,13 +12,11 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use crate::cli::complain;
 use crate::config::{LOG_FILE_BYTES, LogConfig, LogFormat, LogLevel};
 
+/// Sets the level of the log that was started.
+static SET_LEVEL: OnceLock<Box<dyn Fn(LogLevel) + Send + Sync>> = OnceLock::new();
+
 /// Starts the log. Only the first one in a process counts.
 pub(super) fn start(log: &LogConfig) {
-    // The libraries below say much at the finer levels, session ids among it.
-    let filter = format!(
-        "{level},rust_socketio=off,rust_engineio=off,tungstenite=off,sled=off,engineioxide=off",
-        level = level(log.level)
-    );
     let file = log.file.as_deref().and_then(|path| match LogFile::open(path) {
         Ok(file) => Some(file),
         Err(error) => {
@@ -33,19 +31,43 @@ pub(super) fn start(log: &LogConfig) {
         None => BoxMakeWriter::new(io::stderr),
     };
     let builder = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(filter))
+        .with_env_filter(filter(log.level))
         .with_ansi(in_color)
         .with_target(false)
         // It would complain on stderr, and panic where that is what nobody reads.
         .log_internal_errors(false)
         .with_writer(writer);
-    let _ = match log.format {
-        LogFormat::Text => builder.try_init(),
-        LogFormat::Json => builder.json().try_init(),
+    let (started, set_level): (_, Box<dyn Fn(LogLevel) + Send + Sync>) = match log.format {
+        LogFormat::Text => {
+            let builder = builder.with_filter_reloading();
+            let handle = builder.reload_handle();
+            (builder.try_init(), Box::new(move |level| drop(handle.reload(filter(level)))))
+        }
+        LogFormat::Json => {
+            let builder = builder.json().with_filter_reloading();
+            let handle = builder.reload_handle();
+            (builder.try_init(), Box::new(move |level| drop(handle.reload(filter(level)))))
+        }
     };
+    if started.is_ok() {
+        let _ = SET_LEVEL.set(set_level);
+    }
 }
 
-fn level(level: LogLevel) -> &'static str {
+/// From here on lines of this level and more important ones are logged.
+pub(super) fn set_level(level: LogLevel) {
+    if let Some(set_level) = SET_LEVEL.get() {
+        set_level(level);
+    }
+}
+
+fn filter(level: LogLevel) -> EnvFilter {
+    // The libraries below say much at the finer levels, session ids among it.
+    let libraries = "rust_socketio=off,rust_engineio=off,tungstenite=off,sled=off,engineioxide=off";
+    EnvFilter::new(format!("{},{libraries}", word(level)))
+}
+
+fn word(level: LogLevel) -> &'static str {
     match level {
         LogLevel::Off => "off",
         LogLevel::Error => "error",

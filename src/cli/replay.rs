@@ -68,5 +68,5 @@ pub async fn replay(args: Replay, shutdown: impl Future<Output = ()>) -> Exit {
         }
     };
     log::start(&config.log);
-    run::start(config, Until::Drained, shutdown).await
+    run::start(config, Until::Drained, None, shutdown).await
 }

@@ -5,6 +5,9 @@ use crate::cli::settings::Settings;
 use crate::cli::{Exit, complain, log, print, priority};
 use crate::config::Config;
 use crate::metrics;
+#[cfg(unix)]
+use crate::reload::Asking;
+use crate::reload::Reload;
 
 /// Run the agent: take samples, store them, bring them to the dashboard server.
 ///
@@ -40,13 +43,33 @@ pub async fn run(args: Run, shutdown: impl Future<Output = ()>) -> Exit {
         tracing::warn!("{warning}");
     }
     let until = if args.until_drained { Until::Drained } else { Until::Shutdown };
-    start(loaded.config, until, shutdown).await
+    let settings = args.settings;
+    let reload = Reload::new(
+        move || settings.load().map(|loaded| loaded.config),
+        |config| {
+            log::set_level(config.log.level);
+        },
+    );
+    #[cfg(unix)]
+    tokio::spawn(reload_at_hangup(reload.asking()));
+    start(loaded.config, until, Some(reload), shutdown).await
+}
+
+/// SIGHUP, as `systemctl reload` sends it. What comes of it is in the log.
+#[cfg(unix)]
+async fn reload_at_hangup(asking: Asking) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    while hangup.recv().await.is_some() {
+        let _ = asking.ask().await;
+    }
 }
 
 /// Runs the agent with a configuration, printing each new dashboard link on stdout.
 pub(super) async fn start(
     config: Config,
     until: Until,
+    reload: Option<Reload>,
     shutdown: impl Future<Output = ()>,
 ) -> Exit {
     priority::lower();
@@ -58,7 +81,7 @@ pub(super) async fn start(
         }
     };
     let announce = |page: &str| print(format_args!("dashboard: {page}"));
-    match agent::run(config, until, recorder, shutdown, announce).await {
+    match agent::run(config, until, recorder, reload, shutdown, announce).await {
         Ok(()) => Exit::Good,
         Err(error) => {
             complain(format_args!("pitwire: {error}"));

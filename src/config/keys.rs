@@ -11,7 +11,8 @@ use Kind::{Rate, Size, Switch, Text, Time, Whole};
 use super::given::Given;
 use super::units::{show_duration, show_size};
 use super::values::Textual;
-use super::{Config, Wrong};
+use super::{Config, LogConfig, QueueConfig, Wrong};
+use crate::reload::Change;
 
 /// Every key, a table's keys next to each other.
 #[rustfmt::skip]
@@ -102,7 +103,7 @@ static KEYS: &[Key] = &[
         "The same seed drives the same race."),
 
     key("metrics.enabled", Switch(|c| &mut c.metrics.enabled),
-        "Serves /metrics, /healthz and /readyz."),
+        "Serves the page of the agent, /metrics, /healthz and /readyz, and answers `pitwire queue` and `pitwire reload`."),
     key("metrics.listen", Text(|c| &mut c.metrics.listen),
         "Where they are served; port 0 takes a free one."),
 
@@ -269,6 +270,49 @@ fn within<T: PartialOrd>(range: &RangeInclusive<T>, value: T) -> Result<T, Wrong
 
 fn span<T>(range: &RangeInclusive<T>, show: impl Fn(&T) -> String) -> String {
     format!("{} to {}", show(range.start()), show(range.end()))
+}
+
+/// Whether a key takes effect while the agent runs, or only when it is started again.
+fn is_live(key: &str) -> bool {
+    let is_of = |table: &str| key.strip_prefix(table).is_some_and(|rest| rest.starts_with('.'));
+    let of_queue = is_of("queue") && key != "queue.path";
+    of_queue
+        || is_of("server")
+        || is_of("delivery")
+        || ["update_rate_hz", "log.level"].contains(&key)
+}
+
+impl Config {
+    /// What is another in `new`.
+    pub(crate) fn changes(&self, new: &Self) -> Vec<Change> {
+        let (mut old, mut new) = (self.clone(), new.clone());
+        let change = |key: &Key| {
+            let values = (key.show(&mut old), key.show(&mut new));
+            if values.0 == values.1 {
+                return None;
+            }
+            let is_secret = key.is_secret(&mut old);
+            let shown = |value: String| match value.is_empty() || !is_secret {
+                true => value,
+                false => "***".into(),
+            };
+            let (key, needs_restart) = (key.name.to_owned(), !is_live(key.name));
+            Some(Change { key, old: shown(values.0), new: shown(values.1), needs_restart })
+        };
+        KEYS.iter().filter_map(change).collect()
+    }
+
+    /// `new`, but for what cannot change while the agent runs.
+    pub(crate) fn taking_over(&self, new: Self) -> Self {
+        Self {
+            update_rate_hz: new.update_rate_hz,
+            server: new.server,
+            queue: QueueConfig { path: self.queue.path.clone(), ..new.queue },
+            delivery: new.delivery,
+            log: LogConfig { level: new.log.level, ..self.log.clone() },
+            ..self.clone()
+        }
+    }
 }
 
 /// Each key and its value, as a variable or a flag takes it.

@@ -15,7 +15,7 @@ use super::examine::Examination;
 use super::fates::Fate;
 use super::log::{DropStep, Log, Mended, Peeked};
 use super::store::Store;
-use super::{Appended, Batch, Limit, QueueError, QueueStatus};
+use super::{Appended, Batch, Limit, Limits, QueueError, QueueStatus};
 use crate::config::{
     Durability, LEDGER_CHECK_INTERVAL, QUEUE_CHANNEL_COMMANDS, REMOVE_FLUSH_INTERVAL,
     STORAGE_RETRY_INTERVAL,
@@ -44,6 +44,7 @@ pub(super) enum Command {
     Drop { first: Seq, last: Seq, reply: Reply<DropStep> },
     Refused { reply: Reply<(String, Seq)> },
     TakeRefused { reply: Reply<(String, Seq)> },
+    Limit(Limits),
     Close,
 }
 
@@ -174,6 +175,11 @@ impl<S: Store> Keeper<S> {
             }
             Command::Refused { reply } => answer(reply, self.log.refused()),
             Command::TakeRefused { reply } => answer(reply, self.log.take_refused()),
+            Command::Limit(limits) => {
+                self.durability = limits.durability;
+                let limited = self.log.limit(limits);
+                self.note_failure("maintain", &limited);
+            }
             Command::Close => self.is_closing = true,
         }
     }

@@ -98,12 +98,19 @@ impl<S: Store> Log<S> {
             store,
             limits,
         };
-        // A limit that was lowered holds from here on.
-        log.make_room(None)?;
-        if let Some(newest) = newest {
-            log.expire(newest.captured_at)?;
-        }
+        // One that was lowered holds from here on.
+        log.limit(log.limits.clone())?;
         Ok(log)
+    }
+
+    /// Has other limits from here on.
+    pub(super) fn limit(&mut self, limits: Limits) -> io::Result<()> {
+        self.limits = limits;
+        self.make_room(None)?;
+        match self.newest {
+            Some(newest) => self.expire(newest.captured_at),
+            None => Ok(()),
+        }
     }
 
     /// Accepts an entry of a stream or says what became of it.
@@ -354,6 +361,8 @@ impl<S: Store> Log<S> {
             entries: held.records,
             bytes: held.bytes,
             disk_bytes: self.store.disk_bytes(),
+            max_entries: self.limits.max_entries,
+            max_bytes: self.limits.max_bytes,
             oldest: self.oldest().unwrap_or_default(),
             newest: self.newest.map(|newest| newest.captured_at),
             stint: self.stints.expected(),

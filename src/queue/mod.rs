@@ -153,6 +153,9 @@ pub struct QueueStatus {
     pub bytes: u64,
     /// Bytes on the disk.
     pub disk_bytes: u64,
+    /// The bounds of entries and of bytes on the disk.
+    pub max_entries: u64,
+    pub max_bytes: u64,
     /// Entries that wait in memory for the disk; they are not in the other numbers.
     pub buffered: u64,
     /// When the oldest entry came that a power cut now would lose; `None` when it would lose none.

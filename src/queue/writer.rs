@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 use super::buffer::Buffer;
 use super::keeper::Command;
 use super::operator::Operator;
-use super::{Appended, NewEntry, QueueError, QueueStatus};
+use super::{Appended, Limits, NewEntry, QueueError, QueueStatus};
 use crate::entry::{CapturedAt, Stream};
 use crate::planted::planted;
 
@@ -104,6 +104,11 @@ impl Writer {
     /// The end for a person, of the same queue.
     pub fn operator(&self) -> Operator {
         Operator::new(self.commands.clone())
+    }
+
+    /// Has other limits from here on: what is over a lower one gives way, as at a start.
+    pub async fn limit(&self, limits: Limits) -> Result<(), QueueError> {
+        self.commands.send(Command::Limit(limits)).await.map_err(|_| QueueError::Closed)
     }
 
     /// Closes the queue for all its ends: what was handed in so far is stored and flushed,

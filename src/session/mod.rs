@@ -151,6 +151,20 @@ impl<S: Sink> Session<S> {
         self.latencies.clone()
     }
 
+    /// Has other settings, and perhaps another server, from the next [`Session::run`] on.
+    pub fn renew(
+        &mut self,
+        choice: SessionChoice,
+        settings: DeliveryConfig,
+        sink: S,
+        backoff: Backoff,
+    ) {
+        if sink.server() != self.sink.server() {
+            self.learned = Learned::default();
+        }
+        (self.choice, self.settings, self.sink, self.backoff) = (choice, settings, sink, backoff);
+    }
+
     /// Runs until the queue is closed. Dropping the future ends the link at once; what was out
     /// stays in the queue.
     pub async fn run(&mut self) -> QueueError {

@@ -4,6 +4,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::sync::watch;
 
 use crate::clock;
 use crate::config::{LOG_REPEAT_INTERVAL, MAX_CLOCK_LEAD};
@@ -72,6 +73,13 @@ impl Intake {
     pub fn new(writer: Writer, source: &'static str, rate_hz: f64) -> Self {
         let rate = Mutex::new(Rate::new(rate_hz));
         Self { writer, source, is_patient: false, rate, last_complaint: Mutex::default() }
+    }
+
+    /// Thinned to what that says from now on.
+    #[must_use]
+    pub fn following(self, hz: watch::Receiver<f64>) -> Self {
+        self.rate().follows = Some(hz);
+        self
     }
 
     /// For a source that loses nothing by waiting, such as a file: it waits for the disk, and with
@@ -152,7 +160,9 @@ impl Intake {
     }
 
     fn rate(&self) -> MutexGuard<'_, Rate> {
-        lock(&self.rate)
+        let mut rate = lock(&self.rate);
+        rate.follow();
+        rate
     }
 
     fn count(&self, taken: &Taken) {
@@ -224,12 +234,21 @@ struct Rate {
     /// 0 keeps every sample.
     period: Duration,
     due: Option<CapturedAt>,
+    follows: Option<watch::Receiver<f64>>,
 }
 
 impl Rate {
     fn new(hz: f64) -> Self {
         let period = if hz > 0.0 { Duration::from_secs_f64(1.0 / hz) } else { Duration::ZERO };
-        Self { period, due: None }
+        Self { period, due: None, follows: None }
+    }
+
+    fn follow(&mut self) {
+        let Some(hz) = &mut self.follows else { return };
+        if hz.has_changed().unwrap_or(false) {
+            let hz = *hz.borrow_and_update();
+            *self = Self { follows: self.follows.take(), ..Self::new(hz) };
+        }
     }
 
     /// Whether a sample of this moment is to be kept. One that is early by up to a quarter of the

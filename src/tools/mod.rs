@@ -9,8 +9,7 @@ mod line;
 mod moves;
 mod wire;
 
-use std::path::Path;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -19,7 +18,6 @@ pub use self::client::{Client, ClientError};
 pub(crate) use self::http::router;
 pub use self::line::{Line, What, export_line};
 pub use self::moves::{Moved, Refusals};
-use crate::config::Config;
 use crate::entry::{CapturedAt, Entry, Kind, Seq, StintId};
 use crate::queue::fates::Fate;
 use crate::queue::inspect::Examination;
@@ -30,7 +28,7 @@ use crate::queue::{QueueError, Writer};
 /// The tools of a queue.
 #[derive(Clone, Debug)]
 pub struct Tools {
-    config: Arc<Config>,
+    path: PathBuf,
     writer: Writer,
     operator: Operator,
 }
@@ -101,23 +99,23 @@ pub struct Trace {
 }
 
 impl Tools {
-    pub fn new(config: Arc<Config>, writer: Writer) -> Self {
-        Self { config, operator: writer.operator(), writer }
+    /// Of the queue in this folder.
+    pub fn new(path: PathBuf, writer: Writer) -> Self {
+        Self { path, operator: writer.operator(), writer }
     }
 
     /// How the queue stands.
     pub fn status(&self) -> Status {
-        let queue = &self.config.queue;
         let status = self.writer.status();
         Status {
-            path: absolute(&queue.path),
+            path: absolute(&self.path),
             head: status.head,
             tail: status.tail,
             entries: status.entries,
             bytes: status.bytes,
             disk_bytes: status.disk_bytes,
-            max_entries: queue.max_entries,
-            max_bytes: queue.max_bytes,
+            max_entries: status.max_entries,
+            max_bytes: status.max_bytes,
             buffered: status.buffered,
             oldest: status.oldest,
             newest: status.newest,

@@ -199,8 +199,22 @@ impl Agent {
     /// Starts an agent with further settings; returns while it is still opening its queue.
     pub fn start(queue: &Path, server: &str, settings: &[&str]) -> Self {
         let mut command = pitwire(&["run", "--server", server]);
-        command.arg("--queue").arg(queue).stdin(Stdio::piped());
-        for setting in SETTINGS.iter().chain(settings) {
+        command.arg("--queue").arg(queue);
+        Self::run(command, &[&SETTINGS, settings].concat())
+    }
+
+    /// Starts one whose configuration is this file.
+    pub fn configured(file: &Path) -> Self {
+        let mut command = pitwire(&["run"]);
+        command.arg("--config").arg(file);
+        let left_to_it: Vec<_> =
+            SETTINGS.into_iter().filter(|setting| !setting.starts_with("update_rate_hz")).collect();
+        Self::run(command, &left_to_it)
+    }
+
+    fn run(mut command: Command, settings: &[&str]) -> Self {
+        command.stdin(Stdio::piped());
+        for setting in settings {
             command.args(["--set", setting]);
         }
         let mut process = Process::start(&mut command);

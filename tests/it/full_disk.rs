@@ -83,6 +83,7 @@ async fn start() {
         config.clone(),
         agent::Until::Shutdown,
         None,
+        None,
         sleep(Duration::from_secs(6)),
         |_| {},
     ));

@@ -2,6 +2,7 @@
 //!
 //! - [`crash`]: killed in mid-queue, the server away: nothing that was reported stored is lost.
 //! - [`recordings`]: real data, field by field.
+//! - [`reload`]: another configuration while it runs.
 //! - [`observe`]: what it shows of itself.
 //! - [`autostart`]: the start at log-on.
 //! - [`command`]: signals, exit codes, the HTTP source, the demo, the chaos.
@@ -15,6 +16,7 @@ mod command;
 mod crash;
 mod observe;
 mod recordings;
+mod reload;
 mod settings;
 mod tools;
 

@@ -2,7 +2,6 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
 
 use super::Which;
 use crate::cli::{log, set_all};
@@ -74,7 +73,7 @@ impl Which {
         let config = self.configure()?;
         match open(&config.queue, &config.stint, clock::now()) {
             Ok((writer, reader, closed)) => {
-                let tools = Tools::new(Arc::new(config), writer);
+                let tools = Tools::new(config.queue.path, writer);
                 Ok(Access::Own(Own { tools, _reader: reader, closed }))
             }
             Err(error) => Ok(Access::Agent(agent(&config, error).await?)),

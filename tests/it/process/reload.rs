@@ -1,0 +1,153 @@
+//! `pitwire reload` and SIGHUP: another configuration while the agent runs.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::time::sleep;
+
+use super::numbered_samples;
+use crate::agent::{Agent, pitwire};
+use crate::peers::{Kind, Peer};
+
+/// An agent, the folder of its queue, and its configuration.
+struct Trial {
+    folder: tempfile::TempDir,
+    agent: Agent,
+}
+
+impl Trial {
+    fn start(settings: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), settings);
+        let agent = Agent::configured(&file(folder.path()));
+        Self { folder, agent }
+    }
+
+    fn write(&self, settings: &str) {
+        write(self.folder.path(), settings);
+    }
+
+    /// Exit code, standard output, standard error.
+    async fn reload(&self) -> (i32, String, String) {
+        let admin = self.agent.admin().await;
+        let output = pitwire(&["reload", "--admin", &admin]).output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+    }
+}
+
+fn file(folder: &Path) -> PathBuf {
+    folder.join("pitwire.toml")
+}
+
+fn write(folder: &Path, settings: &str) {
+    let queue = folder.join("queue");
+    let text = format!("{settings}\n[queue]\npath = {:?}\n", queue.to_str().unwrap());
+    fs::write(file(folder), text).unwrap();
+}
+
+fn server(peer: &Peer) -> String {
+    format!("[server]\nurl = \"{}\"", peer.url())
+}
+
+/// To and fro between two servers in mid-drive.
+#[tokio::test]
+async fn another_server_gets_what_the_first_has_not() {
+    let peers = [Peer::start(Kind::Flask, &[]), Peer::start(Kind::Asgi, &[])];
+    let every = |peer: &Peer| format!("update_rate_hz = 0\n{}", server(peer));
+    let trial = Trial::start(&every(&peers[0]));
+    let mut sent = 0;
+    for turn in 0..6 {
+        trial.agent.feed(&numbered_samples(sent as u64 + 1, 300));
+        sent += 300;
+        sleep(Duration::from_millis(150)).await;
+        trial.write(&every(&peers[(turn + 1) % 2]));
+        let (code, said, errors) = trial.reload().await;
+        assert_eq!((code, errors.as_str()), (0, ""), "{said}");
+        let expected = format!(
+            "server.url: {:?} -> {:?}\n",
+            peers[turn % 2].url(),
+            peers[(turn + 1) % 2].url()
+        );
+        assert_eq!(said, expected);
+    }
+    trial.agent.stored(sent).await;
+    trial.agent.metric_becomes("pitwire_queue_entries", |entries| entries == 0.0).await;
+    let mut seen = BTreeSet::new();
+    for peer in &peers {
+        let laps = |frames: Vec<Value>| -> Vec<u64> {
+            frames.iter().map(|frame| frame["lap"].as_u64().unwrap()).collect()
+        };
+        let came = laps(peer.all_frames().await);
+        assert!(came.is_sorted(), "out of order: {came:?}");
+        assert!(!came.is_empty(), "it got nothing");
+        seen.extend(came);
+    }
+    assert!(seen.into_iter().eq(1..=sent as u64), "some were lost");
+}
+
+#[tokio::test]
+async fn what_can_change_does_and_what_needs_a_restart_is_named() {
+    let trial = Trial::start("update_rate_hz = 0.001\n[log]\nlevel = \"info\"");
+    let post = async |lap: u64| {
+        let sample = format!(r#"{{"lap": {lap}}}"#);
+        trial.agent.post("/v1/telemetry", sample).await.json::<Value>().await.unwrap()
+    };
+    post(1).await;
+    assert_eq!(post(2).await["thinned"], 1);
+    trial.write(
+        "update_rate_hz = 0\n[log]\nlevel = \"debug\"\nformat = \"json\"\n[source.http]\nenabled = false\n\
+         [server]\ntoken = \"wh1sper\"",
+    );
+    let (code, said, errors) = trial.reload().await;
+    let expected = "update_rate_hz: \"0.001\" -> \"0.0\"\n\
+                    server.token: \"\" -> \"***\"\n\
+                    source.http.enabled: \"true\" -> \"false\" needs a restart\n\
+                    log.level: \"info\" -> \"debug\"\n\
+                    log.format: \"text\" -> \"json\" needs a restart\n";
+    assert_eq!((code, said.as_str(), errors.as_str()), (0, expected, ""));
+    for lap in 3..6 {
+        assert_eq!(post(lap).await["seqs"].as_array().unwrap().len(), 1);
+    }
+    // Lines of this level come now, and no secret is in them.
+    let (code, said, _) = trial.reload().await;
+    // What needs a restart still does.
+    assert_eq!((code, said.lines().count()), (0, 2), "{said}");
+    trial.agent.process.says("still out of reach").await;
+    assert!(!trial.agent.process.stderr().join("\n").contains("wh1sper"));
+}
+
+#[tokio::test]
+async fn a_lower_bound_holds_at_once() {
+    let trial = Trial::start("update_rate_hz = 0");
+    trial.agent.feed(&numbered_samples(1, 500));
+    trial.agent.stored(500).await;
+    let folder = trial.folder.path();
+    let bounded = format!(
+        "update_rate_hz = 0\n[queue]\npath = {:?}\nmax_entries = 100\nwhen_full = \"drop_oldest\"\n",
+        folder.join("queue").to_str().unwrap()
+    );
+    fs::write(file(folder), bounded).unwrap();
+    // SIGHUP, as systemd sends it.
+    trial.agent.process.signal("-HUP");
+    trial.agent.metric_becomes("pitwire_queue_entries", |entries| entries == 100.0).await;
+    trial.agent.metric_becomes("pitwire_queue_max_entries", |entries| entries == 100.0).await;
+    trial.agent.metric_becomes("pitwire_ledger_imbalance_entries", |off| off == 0.0).await;
+}
+
+#[tokio::test]
+async fn a_wrong_configuration_changes_nothing_and_is_told() {
+    let trial = Trial::start("update_rate_hz = 3");
+    trial.write("update_rate_hz = 2000\n[delivery]\nprof = \"echo\"");
+    let (code, said, errors) = trial.reload().await;
+    assert_eq!((code, said.as_str()), (1, ""));
+    assert!(errors.contains("update_rate_hz") && errors.contains("delivery.prof"), "{errors}");
+    trial.agent.process.signal("-HUP");
+    trial.agent.process.says("the configuration stays as it was").await;
+    trial.write("update_rate_hz = 3");
+    let (code, said, _) = trial.reload().await;
+    assert_eq!((code, said.as_str()), (0, "The configuration is as it was.\n"));
+}
