@@ -29,6 +29,8 @@ pub(super) struct Bindings {
     pub(super) asks: bool,
     /// It has answered on this link.
     pub(super) has_answered: bool,
+    /// Entries were found stored that had no proof on an earlier link.
+    pub(super) has_found_stored: bool,
     /// What the link gives; learned with the first entry.
     pub(super) proof: Option<Proof>,
     /// The last position that was sent; a batch that does not follow it comes after a gap, which
@@ -78,6 +80,7 @@ impl Bindings {
             answers_join: true,
             asks: false,
             has_answered: false,
+            has_found_stored: false,
             proof: None,
             sent: None,
             unproven: Vec::new(),

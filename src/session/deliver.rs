@@ -80,7 +80,8 @@ impl<S: Sink> Session<S> {
             }
         }
         let mut outcome = if missing.is_empty() {
-            self.learned.found_stored += u32::from(self.learned.without_proof > 0);
+            let is_news = !std::mem::replace(&mut bindings.has_found_stored, true);
+            self.learned.found_stored += u32::from(self.learned.without_proof > 0 && is_news);
             Outcome::Proven
         } else {
             self.publish(link, bindings, &missing).await?
@@ -89,8 +90,9 @@ impl<S: Sink> Session<S> {
             outcome = self.insist(link, bindings, &missing, seqs).await?;
         }
         match outcome {
-            Outcome::Proven => {}
-            Outcome::Unproven => {
+            Outcome::Proven if !bindings.has_unproven() => {}
+            // What is out before it must be removed before it.
+            Outcome::Proven | Outcome::Unproven => {
                 batch.forget_frames();
                 bindings.unproven.push((Instant::now(), batch));
                 if bindings.unproven_entries() >= MAX_UNPROVEN_ENTRIES {
@@ -104,6 +106,9 @@ impl<S: Sink> Session<S> {
             }
             Outcome::Refused(refused) => batch.quarantine(&refused),
             Outcome::Forgotten(stint) => return self.rebind(link, bindings, stint).await,
+        }
+        if self.settle(link, bindings).await? == Verified::Rebound {
+            return Ok(());
         }
         self.remove(bindings, batch).await?;
         self.pace(missing.len()).await;
@@ -360,6 +365,10 @@ impl<S: Sink> Session<S> {
                 }
                 self.kept_without_echo(bindings, stint)
             }
+            // It shows others, and would have shown these.
+            Joined::Unanswered if bindings.proof == Some(Proof::Echo) => {
+                Ok(Outcome::Refused(missing))
+            }
             Joined::Unanswered => {
                 bindings.answers_join = false;
                 self.kept_without_echo(bindings, stint)
@@ -373,17 +382,21 @@ impl<S: Sink> Session<S> {
         }
     }
 
-    /// The server has the entries but does not send them back: the next proof must do.
+    /// The server has the entries but does not send them back: the next proof must do, unless it has
+    /// sent others back and is late.
     fn kept_without_echo(
         &mut self,
         bindings: &mut Bindings,
         stint: StintId,
     ) -> Result<Outcome, SessionError> {
+        bindings.of_mut(stint)?.is_new = false;
+        if bindings.proof == Some(Proof::Echo) {
+            return Ok(Outcome::Proven);
+        }
         if self.settings.proof == ProofChoice::Echo {
             return Err(SessionError::Weak(Proof::Echo.as_str()));
         }
         self.learn(bindings, Proof::Ack);
-        bindings.of_mut(stint)?.is_new = false;
         Ok(Outcome::Proven)
     }
 

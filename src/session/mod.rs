@@ -111,7 +111,7 @@ struct Learned {
     without_proof: u32,
     /// How often in a row it did not answer when a session that it gave was joined.
     unanswered_joins: u32,
-    /// How often an entry without proof was found stored on the next link.
+    /// Links on which entries without proof were found stored.
     found_stored: u32,
     /// Entries that did not come back although a newer one did, on a link that ended before it was
     /// known why: that the server holds the newer one says nothing about them.
