@@ -1,6 +1,7 @@
 //! The handle that a program embeds: hand in telemetry and setups, connected or not.
 
 use std::convert::Infallible;
+use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rand::SeedableRng;
@@ -12,7 +13,9 @@ use tokio::time::timeout;
 
 use crate::backoff::Backoff;
 use crate::clock;
-use crate::config::{Config, DeliveryConfig, SHUTDOWN_TIMEOUT, SessionChoice, Wrong};
+use crate::config::{
+    APPEND_TIMEOUT, Config, DeliveryConfig, SHUTDOWN_TIMEOUT, SessionChoice, Wrong,
+};
 use crate::queue::{self, Closed, Limits, OpenError, QueueError, QueueStatus, Writer};
 use crate::session::{Latencies, Session, SessionStatus};
 use crate::sink::dashboard::Dashboard;
@@ -262,7 +265,9 @@ impl DashboardPublisher {
         let before = self.config();
         let config = before.taking_over(config);
         if config.queue != before.queue {
-            self.writer.limit(Limits::new(&config.queue, &config.stint)).await?;
+            let limits = Limits::new(&config.queue, &config.stint);
+            // A disk that hangs must not hold up who asks.
+            timeout(APPEND_TIMEOUT, self.writer.limit(limits)).await.map_err(|_| stalled())??;
         }
         self.rate.send_if_modified(|hz| {
             std::mem::replace(hz, config.update_rate_hz) != config.update_rate_hz
@@ -295,6 +300,10 @@ impl DashboardPublisher {
     pub fn writer(&self) -> Writer {
         self.writer.clone()
     }
+}
+
+fn stalled() -> QueueError {
+    QueueError::from(io::Error::new(io::ErrorKind::TimedOut, "it does not answer"))
 }
 
 fn backoff(config: &Config) -> Backoff {

@@ -10,7 +10,6 @@
 //! one did is remembered over the end of its link, and sent again. Where nothing comes back, one
 //! that is refused without a word cannot be told from the others.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
@@ -19,8 +18,7 @@ use super::bind::{Bindings, Stored};
 use super::{Session, SessionError, next_verification};
 use crate::clock;
 use crate::config::{
-    ECHO_GRACE, MAX_UNPROVEN_ENTRIES, ProofChoice, REFUSAL_PAUSE, REFUSAL_TRIES,
-    WITHOUT_PROOF_LINKS, WRITTEN_AFTER,
+    ECHO_GRACE, MAX_UNPROVEN_ENTRIES, ProofChoice, WITHOUT_PROOF_LINKS, WRITTEN_AFTER,
 };
 use crate::entry::{Entry, Seq, StintId};
 use crate::metrics;
@@ -30,7 +28,7 @@ use crate::sink::{Ack, Joined, Link, Proof, Receipt, Sink};
 
 /// What is known after entries were published.
 #[derive(Debug)]
-enum Outcome {
+pub(super) enum Outcome {
     Proven,
     /// Sent, with a proof that time or the server's word must complete.
     Unproven,
@@ -301,128 +299,11 @@ impl<S: Sink> Session<S> {
         }
     }
 
-    /// Acknowledged, but not all came back: find out, stint by stint, what the server did with the
-    /// rest.
-    async fn examine(
-        &mut self,
-        link: &mut S::Link,
-        bindings: &mut Bindings,
-        entries: &[Entry],
-        missing: Vec<Seq>,
-    ) -> Result<Outcome, SessionError> {
-        for entry in entries.iter().filter(|entry| !missing.contains(&entry.seq)) {
-            self.learned.without_keeping = false;
-            self.learn(bindings, Proof::Echo);
-            bindings.of_mut(entry.stint)?.is_new = false;
-        }
-        let of_missing = entries.iter().filter(|entry| missing.contains(&entry.seq));
-        let stints: BTreeSet<StintId> = of_missing.map(|entry| entry.stint).collect();
-        let mut refused = Vec::new();
-        for stint in stints {
-            let entries: Vec<&Entry> = entries.iter().filter(|e| e.stint == stint).collect();
-            match self.examine_stint(link, bindings, stint, &entries, &missing).await? {
-                Outcome::Proven | Outcome::Unproven => {}
-                Outcome::Refused(more) => refused.extend(more),
-                Outcome::Forgotten(stint) => return Ok(Outcome::Forgotten(stint)),
-            }
-        }
-        refused.sort();
-        Ok(if refused.is_empty() { Outcome::Proven } else { Outcome::Refused(refused) })
-    }
-
-    /// Likewise, for all entries of one stint.
-    async fn examine_stint(
-        &mut self,
-        link: &mut S::Link,
-        bindings: &mut Bindings,
-        stint: StintId,
-        entries: &[&Entry],
-        missing: &[Seq],
-    ) -> Result<Outcome, SessionError> {
-        let seqs = entries.iter().map(|entry| entry.seq);
-        let (missing, back): (Vec<Seq>, Vec<Seq>) = seqs.partition(|seq| missing.contains(seq));
-        let newest_back = back.last().copied();
-        if newest_back.is_some() && newest_back >= missing.last().copied() {
-            return Ok(Outcome::Refused(missing));
-        }
-        let bound = bindings.of(stint)?;
-        let (session, is_new, before) = (bound.session.clone(), bound.is_new, bound.stored);
-        match self.join(link, &session).await? {
-            Joined::Known { frame, setup } => {
-                bindings.answers_join = true;
-                bindings.has_answered = true;
-                let stored = Stored { frame, setup };
-                // What it held before is newer than one that was passed over, and so is what came
-                // back.
-                let is_kept = |entry: &Entry| stored.has(entry) && !before.has(entry);
-                if !entries.last().is_some_and(|entry| is_kept(entry)) {
-                    let is_stored = |seq: &Seq| {
-                        newest_back.is_none_or(|back| back < *seq)
-                            && entries.iter().any(|entry| entry.seq == *seq && is_kept(entry))
-                    };
-                    let refused = missing.into_iter().filter(|seq| !is_stored(seq)).collect();
-                    return Ok(Outcome::Refused(refused));
-                }
-                self.kept_without_echo(bindings, stint)
-            }
-            // It shows others, and would have shown these.
-            Joined::Unanswered if bindings.proof == Some(Proof::Echo) => {
-                Ok(Outcome::Refused(missing))
-            }
-            Joined::Unanswered => {
-                bindings.answers_join = false;
-                self.kept_without_echo(bindings, stint)
-            }
-            Joined::Silent if is_new => {
-                self.learned.without_keeping = true;
-                Err(SessionError::NotKept("a new session stays empty"))
-            }
-            Joined::Silent if planted("forgotten_session_kept") => Ok(Outcome::Proven),
-            Joined::Silent => Ok(Outcome::Forgotten(stint)),
-        }
-    }
-
-    /// The server has the entries but does not send them back: the next proof must do, unless it has
-    /// sent others back and is late.
-    fn kept_without_echo(
-        &mut self,
-        bindings: &mut Bindings,
-        stint: StintId,
-    ) -> Result<Outcome, SessionError> {
-        bindings.of_mut(stint)?.is_new = false;
-        if bindings.proof == Some(Proof::Echo) {
-            return Ok(Outcome::Proven);
-        }
-        if self.settings.proof == ProofChoice::Echo {
-            return Err(SessionError::Weak(Proof::Echo.as_str()));
-        }
-        self.learn(bindings, Proof::Ack);
-        Ok(Outcome::Proven)
-    }
-
     fn acknowledged(&self, bindings: &Bindings) -> Outcome {
         let verifies = bindings.answers_join
             && !self.settings.verify_interval.is_zero()
             && !planted("acknowledged_not_verified");
         if verifies { Outcome::Unproven } else { Outcome::Proven }
-    }
-
-    /// The server answered with an error. Which entry it means is only certain for a single one.
-    fn objected(
-        &mut self,
-        text: &str,
-        entries: &[Entry],
-        missing: Vec<Seq>,
-    ) -> Result<Outcome, SessionError> {
-        tracing::warn!(error = text, "the server refuses an entry");
-        if let [entry] = entries {
-            return Ok(Outcome::Refused(vec![entry.seq]));
-        }
-        if missing.len() < entries.len() {
-            return Ok(Outcome::Refused(missing));
-        }
-        self.learned.one_at_a_time = true;
-        Err(SessionError::NotKept("it refused an entry of a batch; going on one at a time"))
     }
 
     /// Neither an echo nor an acknowledgement came in time. A server that answers when a session
@@ -454,49 +335,6 @@ impl<S: Sink> Session<S> {
         }
     }
 
-    /// Tries refused entries again: what of them the server still refuses while it keeps their
-    /// session.
-    async fn insist(
-        &mut self,
-        link: &mut S::Link,
-        bindings: &mut Bindings,
-        entries: &[Entry],
-        mut refused: Vec<Seq>,
-    ) -> Result<Outcome, SessionError> {
-        let of = |refused: &[Seq]| -> Vec<Entry> {
-            entries.iter().filter(|entry| refused.contains(&entry.seq)).cloned().collect()
-        };
-        let tries = if planted("refused_entry_tried_once") { 1 } else { REFUSAL_TRIES };
-        for _ in 1..tries {
-            sleep(REFUSAL_PAUSE).await;
-            let again = of(&refused);
-            let proof = bindings.proof.unwrap_or(Proof::Echo);
-            let addressed = bindings.addressed(&again)?;
-            let published = link.publish(&addressed, proof, self.grace());
-            let receipt = timeout(self.settings.proof_timeout, published)
-                .await
-                .map_err(|_| SessionError::NoProof(self.settings.proof_timeout))??;
-            refused = match (proof, receipt.ack) {
-                (_, Ack::UnknownSession) => return Ok(forgotten(&again)),
-                (Proof::Echo, _) => receipt.missing,
-                (_, Ack::Error(_)) => refused,
-                (_, _) => Vec::new(),
-            };
-            if refused.is_empty() {
-                return Ok(Outcome::Proven);
-            }
-        }
-        let stints: BTreeSet<StintId> = of(&refused).iter().map(|entry| entry.stint).collect();
-        for stint in stints.into_iter().filter(|_| bindings.answers_join) {
-            let bound = bindings.of(stint)?;
-            let (session, is_new) = (bound.session.clone(), bound.is_new);
-            if self.join(link, &session).await? == Joined::Silent && !is_new {
-                return Ok(Outcome::Forgotten(stint));
-            }
-        }
-        Ok(Outcome::Refused(refused))
-    }
-
     /// The first entry on the link came back. On a new session this is the moment to find out
     /// whether joining shows what is stored; if not, it cannot serve to verify.
     async fn learn_echo(
@@ -518,7 +356,7 @@ impl<S: Sink> Session<S> {
         Ok(())
     }
 
-    fn learn(&mut self, bindings: &mut Bindings, proof: Proof) {
+    pub(super) fn learn(&mut self, bindings: &mut Bindings, proof: Proof) {
         if bindings.proof == Some(proof) {
             return;
         }
@@ -569,7 +407,7 @@ impl<S: Sink> Session<S> {
 
     /// How long to wait after an acknowledgement for what has not come back. Shorter than the limit
     /// for the proof, or a refused entry would end the link instead of being found out.
-    fn grace(&self) -> Duration {
+    pub(super) fn grace(&self) -> Duration {
         ECHO_GRACE.min(self.settings.proof_timeout / 2)
     }
 
@@ -583,6 +421,6 @@ impl<S: Sink> Session<S> {
 }
 
 /// The acknowledgement is that of the last entry, and says that its session is not known.
-fn forgotten(entries: &[Entry]) -> Outcome {
+pub(super) fn forgotten(entries: &[Entry]) -> Outcome {
     entries.last().map_or(Outcome::Proven, |entry| Outcome::Forgotten(entry.stint))
 }

@@ -3,6 +3,7 @@
 //!
 //! - `bind`: the session of each stint: keep it while the server knows it.
 //! - `deliver`: what happens to one batch, and what counts as proof.
+//! - `refused`: what it means that an entry did not come back.
 //!
 //! Nothing but proof empties the queue. A batch that is out when the line ends is read again.
 
@@ -10,6 +11,7 @@ mod bind;
 mod deliver;
 mod latency;
 mod plain;
+mod refused;
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
