@@ -18,6 +18,7 @@ pub use self::client::{Client, ClientError};
 pub(crate) use self::http::router;
 pub use self::line::{Line, What, export_line};
 pub use self::moves::{Moved, Refusals};
+use crate::config::QueueConfig;
 use crate::entry::{CapturedAt, Entry, Kind, Seq, StintId};
 use crate::queue::fates::Fate;
 use crate::queue::inspect::Examination;
@@ -29,6 +30,8 @@ use crate::queue::{QueueError, Writer};
 #[derive(Clone, Debug)]
 pub struct Tools {
     path: PathBuf,
+    /// The bounds of entries and bytes to be shown, where the queue is open without any.
+    bounds: Option<(u64, u64)>,
     writer: Writer,
     operator: Operator,
 }
@@ -101,12 +104,20 @@ pub struct Trace {
 impl Tools {
     /// Of the queue in this folder.
     pub fn new(path: PathBuf, writer: Writer) -> Self {
-        Self { path, operator: writer.operator(), writer }
+        Self { path, bounds: None, operator: writer.operator(), writer }
+    }
+
+    /// Of a queue that was opened as it is.
+    pub fn as_it_is(queue: QueueConfig, writer: Writer) -> Self {
+        let bounds = Some((queue.max_entries, queue.max_bytes));
+        Self { bounds, ..Self::new(queue.path, writer) }
     }
 
     /// How the queue stands.
     pub fn status(&self) -> Status {
         let status = self.writer.status();
+        let (max_entries, max_bytes) =
+            self.bounds.unwrap_or((status.max_entries, status.max_bytes));
         Status {
             path: absolute(&self.path),
             head: status.head,
@@ -114,8 +125,8 @@ impl Tools {
             entries: status.entries,
             bytes: status.bytes,
             disk_bytes: status.disk_bytes,
-            max_entries: status.max_entries,
-            max_bytes: status.max_bytes,
+            max_entries,
+            max_bytes,
             buffered: status.buffered,
             oldest: status.oldest,
             newest: status.newest,

@@ -80,6 +80,12 @@ impl Pc {
             Some((program, rest)) => {
                 let mut command = Command::new(program);
                 command.args(rest).arg(doctor.get_program()).args(doctor.get_args());
+                for (name, value) in doctor.get_envs() {
+                    match value {
+                        Some(value) => command.env(name, value),
+                        None => command.env_remove(name),
+                    };
+                }
                 command
             }
         };

@@ -73,7 +73,7 @@ impl Which {
         let config = self.configure()?;
         match open(&config.queue, &config.stint, clock::now()) {
             Ok((writer, reader, closed)) => {
-                let tools = Tools::new(config.queue.path, writer);
+                let tools = Tools::as_it_is(config.queue, writer);
                 Ok(Access::Own(Own { tools, _reader: reader, closed }))
             }
             Err(error) => Ok(Access::Agent(agent(&config, error).await?)),
