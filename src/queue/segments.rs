@@ -52,9 +52,9 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use self::folder::{Old, Segment, Span, borrowed, build, discard, held, publish};
+use self::folder::{Old, Segment, Span, build, discard, held, publish};
 use self::newest::NewestSegment;
-use self::packed::Packed;
+use self::packed::{Packed, Packer};
 use self::recover::{Trust, write_mark};
 use super::journal::{Journal, Mark};
 use super::store::{Examined, Held, Notes, Store, Stretch};
@@ -263,9 +263,11 @@ impl SegmentStore {
         let mut sealed = None;
         if held.records > 0 {
             let span = Span { lo, last: Seq(tail.0 - 1) };
-            let records =
-                newest.read(head.max(lo), Limit { entries: usize::MAX, bytes: usize::MAX })?;
-            let packed = Packed::new(lo, borrowed(&records));
+            let mut packer = Packer::new(lo);
+            newest.each(head.max(lo), usize::MAX, |seq, record| {
+                packer.add(seq, record).map(|()| true)
+            })?;
+            let packed = packer.finish()?;
             let segment = build(&self.folder, span, &packed, held, 0)?;
             publish(&self.folder, span)?;
             sealed = Some((segment, packed));

@@ -86,14 +86,33 @@ impl NewestSegment {
 
     /// The records from `from` on, as many as `limit` allows, at least one if there is one.
     pub(super) fn read(&mut self, from: Seq, limit: Limit) -> io::Result<Records> {
-        let mut next = self.index(from);
         let (mut records, mut size) = (Records::new(), 0);
-        while let Some(&first) = self.places.get(next) {
+        self.each(from, limit.entries, |seq, record| {
+            size += record.len();
+            let is_full = size > limit.bytes && !records.is_empty();
+            if !is_full {
+                records.push((seq, record.to_vec()));
+            }
+            Ok(!is_full)
+        })?;
+        Ok(records)
+    }
+
+    /// Hands on the records from `from` on, at most so many but one if there is one, for as long as
+    /// `take` wants more.
+    pub(super) fn each(
+        &mut self,
+        from: Seq,
+        most: usize,
+        mut take: impl FnMut(Seq, &[u8]) -> io::Result<bool>,
+    ) -> io::Result<()> {
+        let mut next = self.index(from);
+        let end = next.saturating_add(most.max(1)).min(self.places.len());
+        while next < end {
+            let first = self.places[next];
             let within = |place: &&Place| place.end() <= first.at + READ_BYTES;
-            let wanted = limit.entries.saturating_sub(records.len()).max(1);
-            let count = self.places[next..].iter().take(wanted).take_while(within).count().max(1);
-            let end = self.places[next + count - 1].end();
-            let read = self.journal.read(first.at, end)?;
+            let count = self.places[next..end].iter().take_while(within).count().max(1);
+            let read = self.journal.read(first.at, self.places[next + count - 1].end())?;
             for place in &self.places[next..next + count] {
                 let seq = Seq(self.lo.0 + next as u64);
                 let frame = read.get((place.at - first.at) as usize..).unwrap_or_default();
@@ -103,16 +122,13 @@ impl NewestSegment {
                     let text = format!("the record {seq} is damaged in the journal");
                     return Err(io::Error::new(io::ErrorKind::InvalidData, text));
                 };
-                size += record.len();
-                let full = size > limit.bytes || records.len() >= limit.entries;
-                if full && !records.is_empty() {
-                    return Ok(records);
+                if !take(seq, record)? {
+                    return Ok(());
                 }
-                records.push((seq, record.to_vec()));
                 next += 1;
             }
         }
-        Ok(records)
+        Ok(())
     }
 
     fn index(&self, seq: Seq) -> usize {

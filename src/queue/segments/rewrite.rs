@@ -61,7 +61,7 @@ impl SegmentStore {
         if records.is_empty() {
             return Ok(None);
         }
-        let packed = Packed::new(replaced.lo, borrowed(records));
+        let packed = Packed::new(replaced.lo, borrowed(records))?;
         build(&self.folder, replaced, &packed, all, level).map(Some)
     }
 

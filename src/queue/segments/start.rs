@@ -169,7 +169,7 @@ impl SegmentStore {
         records.retain(|(seq, _)| *seq >= self.head);
         if !records.is_empty() {
             let span = Span { lo, last: Seq(end.0 - 1) };
-            let packed = Packed::new(lo, borrowed(&records));
+            let packed = Packed::new(lo, borrowed(&records))?;
             let segment =
                 self.with_ballast(|store| build(&store.folder, span, &packed, held(&records), 0))?;
             // What was sealed of it before the process ended is in here too.
