@@ -163,7 +163,7 @@ pub struct QueueStatus {
     pub oldest: Option<CapturedAt>,
     /// The newest entry that was ever appended, also when it has been delivered.
     pub newest: Option<CapturedAt>,
-    /// The stint that the agent's own next entry is expected to belong to.
+    /// The stint that the next entry is expected to belong to.
     pub stint: StintId,
     /// The stint that each stream is in, of those that were used last.
     pub stints: Arc<[StreamStint]>,

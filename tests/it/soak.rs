@@ -46,9 +46,14 @@ async fn a_race_at_60_hz_takes_no_more_memory_at_its_end_than_at_its_beginning()
     let all = async || (viewer.seen().len() >= stored.len()).then_some(());
     eventually("the viewer has seen them all", all).await;
 
-    let seen = viewer.seen();
+    let mut seen = viewer.seen();
     assert_eq!(viewer.pages(), 1);
-    assert!(seen.is_sorted_by(|one, next| one < next), "each once, in order");
+    // Who joins is shown the newest frame, and it may be just on its way to all.
+    if seen[0] == seen[1] {
+        seen.remove(0);
+    }
+    let wrong = seen.windows(2).find(|pair| pair[0] >= pair[1]);
+    assert_eq!(wrong, None, "each once, in order");
     let laps: BTreeSet<u64> = seen.iter().map(|(_, lap)| *lap).collect();
     // The line is the lap.
     let lost = stored.iter().filter(|(line, _)| !laps.contains(&(*line as u64))).count();

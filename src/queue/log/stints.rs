@@ -129,10 +129,10 @@ impl Stints {
         }
     }
 
-    /// The stint that the agent's own next entry belongs to, unless silence begins another.
+    /// The stint that the next entry is expected to belong to: that of the stream that was used last,
+    /// unless silence begins another.
     pub(super) fn expected(&self) -> StintId {
-        let own = self.known.iter().find(|known| known.stream == Stream::default());
-        own.map_or(StintId(self.highest.0 + 1), |own| own.stint)
+        self.known.last().map_or(StintId(self.highest.0 + 1), |last| last.stint)
     }
 
     /// Whether a stream may go on with this stint.
@@ -206,6 +206,20 @@ mod tests {
         assert_eq!(drive(&mut stints, "", 13), 1);
         assert_eq!(stints.expected(), StintId(1));
         assert!(stints.goes_on(StintId(3)) && !stints.goes_on(StintId(2)));
+    }
+
+    /// Else a link that opens while nothing is queued would ask the server for a page that stays
+    /// empty.
+    #[test]
+    fn where_another_program_publishes_its_stint_is_the_one_that_is_expected() {
+        let mut stints = Stints::default();
+        assert_eq!(stints.expected(), StintId(1));
+        drive(&mut stints, "publisher", 0);
+        assert_eq!(stints.expected(), StintId(1));
+        let known = stints.unwritten().unwrap().to_vec();
+        let newest = Some(Newest { stint: StintId(1), captured_at: CapturedAt(0) });
+        let stints = Stints::resume(known, newest, &limits(), CapturedAt(1000));
+        assert_eq!(stints.expected(), StintId(1));
     }
 
     #[test]
