@@ -1,13 +1,16 @@
 //! The long-running agent: a publisher, its sources and its admin pages.
 
 use std::future::IntoFuture as _;
-use std::io;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -15,8 +18,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use crate::admin;
 use crate::clock;
 use crate::config::{
-    Config, DRAIN_INTERVAL, LISTEN_RETRY_INTERVAL, SIMULATOR_RATE_HZ, STORAGE_OPEN_INTERVAL,
-    TROUBLE_INTERVAL,
+    Config, DRAIN_INTERVAL, LISTEN_RETRY_INTERVAL, SIMULATOR_RATE_HZ, STDIN_BUFFER_BYTES,
+    STDIN_READ_BYTES, STORAGE_OPEN_INTERVAL, TROUBLE_INTERVAL,
 };
 use crate::drain::{Drain, Watch};
 use crate::entry::StintId;
@@ -209,9 +212,36 @@ async fn read_stdin(intake: Intake, receipts: bool) {
             print_receipt(line, taken);
         }
     };
-    if let Err(error) = lines::run(tokio::io::stdin(), &intake, Pace::AsTheyCome, receipt).await {
+    let read = async {
+        let stdin = stdin(Handle::current())?;
+        lines::run(stdin, &intake, Pace::AsTheyCome, receipt).await
+    };
+    if let Err(error) = read.await {
         tracing::warn!(%error, "stdin cannot be read any more");
     }
+}
+
+/// Standard input, read by a thread of its own: tokio's takes two, and wakes one for each read.
+fn stdin(runtime: Handle) -> io::Result<DuplexStream> {
+    let (mut written, read) = tokio::io::duplex(STDIN_BUFFER_BYTES);
+    let copy = move || {
+        let mut stdin = io::stdin().lock();
+        let mut bytes = vec![0; STDIN_READ_BYTES];
+        loop {
+            let count = match stdin.read(&mut bytes) {
+                Ok(0) => return,
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return tracing::warn!(%error, "stdin cannot be read any more"),
+            };
+            // Nobody takes it any more when the agent ends.
+            if runtime.block_on(written.write_all(&bytes[..count])).is_err() {
+                return;
+            }
+        }
+    };
+    thread::Builder::new().name("pitwire-stdin".into()).spawn(copy)?;
+    Ok(read)
 }
 
 /// One JSON object a line on stdout, so that a program that feeds the agent knows what is stored.

@@ -424,6 +424,10 @@ pub const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Lines that are appended together.
 pub const MAX_BATCH_LINES: usize = 256;
 
+/// Read of standard input at once, and ahead while lines before it are stored.
+pub const STDIN_READ_BYTES: usize = 64 << 10;
+pub const STDIN_BUFFER_BYTES: usize = 256 << 10;
+
 /// Between two tries to listen on an address that another program has.
 pub const LISTEN_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -435,7 +439,7 @@ pub const SIMULATOR_RATE_HZ: f64 = 2.0;
 pub const CONNECTION_EVENTS: usize = 4096;
 
 /// Between two looks whether the client library still reads: it can end without a word.
-pub const READER_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+pub const READER_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// From joining a session to the server's answer, at most; and as long for an earlier
 /// acknowledgement that must come first.
@@ -507,7 +511,7 @@ pub const STATUS_LOOKS: usize = 360;
 pub const STATUS_TROUBLES: usize = 5;
 
 /// Between two looks whether the queue's disk fails, for the status page.
-pub const TROUBLE_INTERVAL: Duration = Duration::from_secs(1);
+pub const TROUBLE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long the status page says that the server forgot the session: somebody has to hand the new
 /// link on.

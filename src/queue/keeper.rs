@@ -31,19 +31,62 @@ type Parked = (Seq, Limit, Reply<Batch>);
 /// What the reader and the operator ask for.
 #[derive(Debug)]
 pub(super) enum Command {
-    Read { from: Seq, limit: Limit, reply: Reply<Batch> },
-    Remove { batch: Batch, reply: Reply<()> },
-    Stint { reply: Reply<StintId> },
-    SetupInForce { stint: StintId, reply: Reply<Option<Entry>> },
-    Session { stint: StintId, server: String, reply: Reply<Option<String>> },
-    SetSession { stint: StintId, server: String, session: String, reply: Reply<()> },
-    Fate { seq: Seq, reply: Reply<Fate> },
-    Peek { from: Seq, limit: Limit, reply: Reply<Vec<Peeked>> },
-    Examine { from: Seq, reply: Reply<Option<Examination>> },
-    Mend { from: Seq, reply: Reply<Option<Mended>> },
-    Drop { first: Seq, last: Seq, reply: Reply<DropStep> },
-    Refused { reply: Reply<(String, Seq)> },
-    TakeRefused { reply: Reply<(String, Seq)> },
+    Read {
+        from: Seq,
+        limit: Limit,
+        reply: Reply<Batch>,
+    },
+    /// Without a reply the next read says whether it failed.
+    Remove {
+        batch: Batch,
+        reply: Option<Reply<()>>,
+    },
+    Stint {
+        reply: Reply<StintId>,
+    },
+    SetupInForce {
+        stint: StintId,
+        reply: Reply<Option<Entry>>,
+    },
+    Session {
+        stint: StintId,
+        server: String,
+        reply: Reply<Option<String>>,
+    },
+    SetSession {
+        stint: StintId,
+        server: String,
+        session: String,
+        reply: Reply<()>,
+    },
+    Fate {
+        seq: Seq,
+        reply: Reply<Fate>,
+    },
+    Peek {
+        from: Seq,
+        limit: Limit,
+        reply: Reply<Vec<Peeked>>,
+    },
+    Examine {
+        from: Seq,
+        reply: Reply<Option<Examination>>,
+    },
+    Mend {
+        from: Seq,
+        reply: Reply<Option<Mended>>,
+    },
+    Drop {
+        first: Seq,
+        last: Seq,
+        reply: Reply<DropStep>,
+    },
+    Refused {
+        reply: Reply<(String, Seq)>,
+    },
+    TakeRefused {
+        reply: Reply<(String, Seq)>,
+    },
     Limit(Limits),
     Close,
 }
@@ -64,6 +107,7 @@ pub(super) async fn run<S: Store>(
         settled: VecDeque::new(),
         changed: Vec::new(),
         parked: None,
+        not_removed: None,
         flush_at: None,
         retry_at: None,
         undurable_since: None,
@@ -121,6 +165,8 @@ struct Keeper<S> {
     settled: VecDeque<Group>,
     changed: Vec<Box<dyn FnOnce() + Send>>,
     parked: Option<Parked>,
+    /// Why a removal that nobody waited for has failed.
+    not_removed: Option<io::Error>,
     flush_at: Option<Instant>,
     /// The disk failed; until then nothing is tried.
     retry_at: Option<Instant>,
@@ -144,7 +190,15 @@ impl<S: Store> Keeper<S> {
             }
             Command::Remove { batch, reply } => {
                 let removed = self.log.remove(&batch);
-                self.answer_later("remove", reply, removed);
+                match reply {
+                    Some(reply) => self.answer_later("remove", reply, removed),
+                    None => {
+                        self.note_failure("remove", &removed);
+                        if !planted("failed_removal_not_told") {
+                            self.not_removed = removed.err().or(self.not_removed.take());
+                        }
+                    }
+                }
             }
             Command::Stint { reply } => answer(reply, self.log.stint()),
             Command::SetupInForce { stint, reply } => {
@@ -389,9 +443,14 @@ impl<S: Store> Keeper<S> {
         if reply.is_closed() {
             return;
         }
+        // A reader that begins anew reads them again.
+        if let Some(error) = self.not_removed.take().filter(|_| from > Seq(0)) {
+            return answer(reply, Err(error));
+        }
         match self.log.read(from, limit) {
             Ok(None) => self.parked = Some((from, limit, reply)),
-            Ok(Some(batch)) => answer(reply, Ok(batch)),
+            // With the other answers: whoever waits for several of them is woken once.
+            Ok(Some(batch)) => self.answer_later("read", reply, Ok(batch)),
             Err(error) => self.answer("read", reply, Err(error)),
         }
     }

@@ -398,7 +398,7 @@ impl<S: Sink> Session<S> {
         if let Some((_, last)) = batch.ends() {
             self.learned.passed_over = self.learned.passed_over.split_off(&Seq(last.0 + 1));
         }
-        self.reader.remove(batch).await?;
+        self.reader.remove_soon(batch).await?;
         if !planted("backoff_never_reset") {
             self.backoff.reset();
         }

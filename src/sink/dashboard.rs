@@ -7,6 +7,8 @@
 mod echoes;
 
 use std::path::Path;
+use std::pin::Pin;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -216,6 +218,7 @@ impl Link for DashboardLink {
                         self.expected.came_back(echo);
                     }
                     if self.expected.is_empty() {
+                        self.expect_no_ack();
                         return Ok(self.expected.receipt(ack));
                     }
                 }
@@ -274,6 +277,15 @@ impl DashboardLink {
             self.ack_is_late = false;
         }
         is_out
+    }
+
+    /// Nobody waits for the acknowledgement that is out: as it comes, it wakes nobody.
+    fn expect_no_ack(&mut self) {
+        let mut nobody = Context::from_waker(Waker::noop());
+        // One that is here already is kept no longer than it would be without a look.
+        if self.ack_out.as_mut().is_some_and(|ack| Pin::new(ack).poll(&mut nobody).is_ready()) {
+            self.ack_out = None;
+        }
     }
 
     /// Emits the events, asking for an acknowledgement of the last one unless one is still out:

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::{Intake, Sample, Taken};
@@ -36,18 +37,32 @@ pub async fn run(
     mut receipt: impl FnMut(u64, &Taken),
 ) -> std::io::Result<()> {
     let mut lines = Lines { input: BufReader::with_capacity(64 << 10, input), number: 0 };
-    let mut due = Instant::now();
-    loop {
+    // One batch is read while the one before it is stored.
+    let (batches, mut read) = mpsc::channel(1);
+    let reading = async move {
         let most = if pace == Pace::AsTheyCome { MAX_BATCH_LINES } else { 1 };
-        let Some(batch) = lines.next_batch(most).await? else { return Ok(()) };
-        if let Pace::Every(period) = pace {
-            sleep_until(due).await;
-            due += period;
+        while let Some(batch) = lines.next_batch(most).await? {
+            if batches.send(batch).await.is_err() {
+                break;
+            }
         }
-        let (numbers, samples): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-        let Ok(taken) = intake.take(samples).await else { return Ok(()) };
-        numbers.iter().zip(&taken).for_each(|(number, taken)| receipt(*number, taken));
-    }
+        Ok(())
+    };
+    let storing = async move {
+        let mut due = Instant::now();
+        while let Some(batch) = read.recv().await {
+            if let Pace::Every(period) = pace {
+                sleep_until(due).await;
+                due += period;
+            }
+            let (numbers, samples): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+            let Ok(taken) = intake.take(samples).await else { return };
+            numbers.iter().zip(&taken).for_each(|(number, taken)| receipt(*number, taken));
+        }
+    };
+    // What is read is handed in before more is read: the queue works meanwhile.
+    let ((), read) = tokio::join!(biased; storing, reading);
+    read
 }
 
 type Numbered = (u64, Result<Sample, Refused>);

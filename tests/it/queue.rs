@@ -95,6 +95,24 @@ async fn a_disk_that_fails_while_nothing_waits_leaves_no_loss_window_open() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_next_read_says_that_a_removal_has_failed() {
+    let disk = Disk::default();
+    let (mut queue, _) = Life::open(&disk, &roomy(), 0);
+    queue.append_many(2).await.unwrap();
+    let oldest = queue.reader.next_batch(Limit::ONE).await.unwrap();
+    let expected = oldest.entries().to_vec();
+    disk.fail(1);
+    queue.reader.remove_soon(oldest).await.unwrap();
+    let next = queue.reader.next_batch(Limit::ONE).await;
+    assert!(matches!(next, Err(QueueError::Storage(_))), "{next:?}");
+    queue.reader.rewind();
+    let again = queue.reader.next_batch(Limit::ONE).await.unwrap();
+    assert_eq!(again.entries(), expected);
+    queue.reader.remove(again).await.unwrap();
+    assert_eq!(queue.writer.status().entries, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_full_memory_is_thinned_and_then_drops_and_all_of_it_is_counted() {
     let disk = Disk::default();
     let limits = Limits { max_entries: 1_000_000, max_bytes: 1 << 30, ..roomy() };
