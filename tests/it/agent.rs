@@ -41,6 +41,8 @@ const SETTINGS: [&str; 8] = [
 
 /// Names the Windows binary, for `tests/windows.sh`: it runs in place of this system's, under Wine.
 const WINDOWS_BINARY: &str = "PITWIRE_WINDOWS_BINARY";
+/// Names another build of this system's, for `tests/budget.sh`.
+const BINARY: &str = "PITWIRE_BINARY";
 
 /// The binary with these arguments.
 pub fn pitwire(args: &[&str]) -> Command {
@@ -50,7 +52,10 @@ pub fn pitwire(args: &[&str]) -> Command {
             wine.arg(binary);
             wine
         }
-        None => Command::new(env!("CARGO_BIN_EXE_pitwire")),
+        None => {
+            let built = || env!("CARGO_BIN_EXE_pitwire").into();
+            Command::new(std::env::var_os(BINARY).unwrap_or_else(built))
+        }
     };
     command.args(args);
     // What the developer has set up for an agent of their own.
@@ -203,6 +208,21 @@ impl Agent {
         Self::run(command, &[&SETTINGS, settings].concat())
     }
 
+    /// Starts one under a tool that looks at what it does, such as strace; it ends when it has been
+    /// [hung up](Agent::hang_up) and all is delivered.
+    pub fn under(mut tool: Command, queue: &Path, server: &str) -> Self {
+        let mut agent = pitwire(&["run", "--until-drained", "--server", server]);
+        agent.arg("--queue").arg(queue);
+        tool.arg(agent.get_program()).args(agent.get_args());
+        for (name, value) in agent.get_envs() {
+            match value {
+                Some(value) => tool.env(name, value),
+                None => tool.env_remove(name),
+            };
+        }
+        Self::run(tool, &SETTINGS)
+    }
+
     /// Starts one whose configuration is this file.
     pub fn configured(file: &Path) -> Self {
         let mut command = pitwire(&["run"]);
@@ -227,6 +247,11 @@ impl Agent {
     pub fn feed(&self, lines: &[String]) {
         // Nobody takes it any more when the agent has ended.
         let _ = self.stdin.send(lines.join("\n") + "\n");
+    }
+
+    /// Closes its stdin.
+    pub fn hang_up(&mut self) {
+        self.stdin = mpsc::channel().0;
     }
 
     /// What was reported stored: the line's number from 1, and the entry's position.

@@ -12,6 +12,8 @@
 mod agent;
 mod bound;
 #[cfg(target_os = "linux")]
+mod budget;
+#[cfg(target_os = "linux")]
 mod chaos;
 mod config;
 mod contract;

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Counts what the release build costs the PC, and fails where it is more than the budget: see
+# tests/it/budget.rs. Takes a minute once it is built.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source deploy/install.sh
+
+missing=()
+for tool in strace valgrind; do
+    has "$tool" || missing+=("$tool")
+done
+[[ ${#missing[@]} == 0 ]] || apt_install "${missing[@]}"
+cargo build --locked --release --bin pitwire
+PITWIRE_BINARY=$(realpath "${CARGO_TARGET_DIR:-target}/release/pitwire") \
+    cargo test --locked --test it -- --ignored --nocapture --test-threads 1 budget::
