@@ -154,7 +154,6 @@ impl Drop for Peer {
 }
 
 /// Sends a process a signal such as `-STOP`.
-#[cfg(unix)]
 pub fn signal(process: u32, name: &str) {
     let kill = Command::new("kill").args([name, &process.to_string()]).status();
     assert!(kill.expect("kill runs").success(), "kill {name}");

@@ -9,6 +9,7 @@ import argparse
 import json
 import sys
 import threading
+import time
 import uuid
 from typing import NamedTuple
 
@@ -145,7 +146,8 @@ class Dashboard:
     def _keep(self, record):
         self._apply(record)
         if self._record and "telemetry" in record:
-            self._record.write(json.dumps(record).encode() + b"\n")
+            received = {"received_ms": time.time_ns() / 1e6}
+            self._record.write(json.dumps(record | received).encode() + b"\n")
         if self._journal:
             self._journal.write(json.dumps(record).encode() + b"\n")
 
