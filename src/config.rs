@@ -424,6 +424,9 @@ pub const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 /// Lines that are appended together.
 pub const MAX_BATCH_LINES: usize = 256;
 
+/// Lines that are there are read together up to this: about as many as are appended together.
+pub const LINES_BUFFER_BYTES: usize = 256 << 10;
+
 /// Read of standard input at once, and ahead while lines before it are stored.
 pub const STDIN_READ_BYTES: usize = 64 << 10;
 pub const STDIN_BUFFER_BYTES: usize = 256 << 10;

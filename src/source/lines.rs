@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::{Intake, Sample, Taken};
-use crate::config::{MAX_BATCH_LINES, MAX_SAMPLE_BYTES};
+use crate::config::{LINES_BUFFER_BYTES, MAX_BATCH_LINES, MAX_SAMPLE_BYTES};
 use crate::fields::{Reason, Refused};
 
 /// How fast lines are read.
@@ -36,7 +36,7 @@ pub async fn run(
     pace: Pace,
     mut receipt: impl FnMut(u64, &Taken),
 ) -> std::io::Result<()> {
-    let mut lines = Lines { input: BufReader::with_capacity(64 << 10, input), number: 0 };
+    let mut lines = Lines { input: BufReader::with_capacity(LINES_BUFFER_BYTES, input), number: 0 };
     // One batch is read while the one before it is stored.
     let (batches, mut read) = mpsc::channel(1);
     let reading = async move {
