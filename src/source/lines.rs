@@ -27,40 +27,50 @@ impl Pace {
     }
 }
 
-/// Reads lines until the input ends or the queue is closed, and tells `receipt` what became of each,
-/// by its number from 1.
+/// Where a line is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its number, from 1.
+    pub line: u64,
+    /// Bytes of the input up to its end.
+    pub end: u64,
+}
+
+/// Reads lines until the input ends or the queue is closed, and tells `receipt` what became of each.
+/// Returns where it ended.
 pub async fn run(
     input: impl AsyncRead + Unpin,
     intake: &Intake,
     pace: Pace,
-    mut receipt: impl FnMut(u64, &Taken),
-) -> std::io::Result<()> {
-    let mut lines = Lines { input: BufReader::with_capacity(64 << 10, input), number: 0 };
+    mut receipt: impl FnMut(Place, &Taken),
+) -> std::io::Result<Place> {
+    let start = Place { line: 0, end: 0 };
+    let mut lines = Lines { input: BufReader::with_capacity(64 << 10, input), at: start };
     let mut due = Instant::now();
     loop {
         let most = if pace == Pace::AsTheyCome { MAX_BATCH_LINES } else { 1 };
-        let Some(batch) = lines.next_batch(most).await? else { return Ok(()) };
+        let Some(batch) = lines.next_batch(most).await? else { return Ok(lines.at) };
         if let Pace::Every(period) = pace {
             sleep_until(due).await;
             due += period;
         }
-        let (numbers, samples): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-        let Ok(taken) = intake.take(samples).await else { return Ok(()) };
-        numbers.iter().zip(&taken).for_each(|(number, taken)| receipt(*number, taken));
+        let (places, samples): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+        let Ok(taken) = intake.take(samples).await else { return Ok(lines.at) };
+        places.iter().zip(&taken).for_each(|(place, taken)| receipt(*place, taken));
     }
 }
 
-type Numbered = (u64, Result<Sample, Refused>);
+type Placed = (Place, Result<Sample, Refused>);
 
 struct Lines<R> {
     input: BufReader<R>,
-    /// Lines read so far.
-    number: u64,
+    /// The line that was read last.
+    at: Place,
 }
 
 impl<R: AsyncRead + Unpin> Lines<R> {
     /// At least one line that is not empty, and those that are already here; `None` at the end.
-    async fn next_batch(&mut self, most: usize) -> std::io::Result<Option<Vec<Numbered>>> {
+    async fn next_batch(&mut self, most: usize) -> std::io::Result<Option<Vec<Placed>>> {
         let mut batch = Vec::new();
         loop {
             let whole_line_is_here = self.input.buffer().contains(&b'\n');
@@ -70,13 +80,13 @@ impl<R: AsyncRead + Unpin> Lines<R> {
             let Some(line) = self.next().await? else {
                 return Ok(if batch.is_empty() { None } else { Some(batch) });
             };
-            self.number += 1;
+            self.at.line += 1;
             let sample = match line {
                 Ok(line) if line.trim_ascii().is_empty() => continue,
                 Ok(line) => Sample::parse(&line),
                 Err(too_large) => Err(too_large),
             };
-            batch.push((self.number, sample));
+            batch.push((self.at, sample));
         }
     }
 
@@ -87,6 +97,7 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         if (&mut self.input).take(most).read_until(b'\n', &mut line).await? == 0 {
             return Ok(None);
         }
+        self.at.end += line.len() as u64;
         if line.ends_with(b"\n") || (line.len() as u64) < most {
             while line.last().is_some_and(|byte| b"\r\n".contains(byte)) {
                 line.pop();
@@ -100,6 +111,7 @@ impl<R: AsyncRead + Unpin> Lines<R> {
                 None => (rest.len(), rest.is_empty()),
             };
             self.input.consume(count);
+            self.at.end += count as u64;
             if ended {
                 let message = format!("the line is longer than {MAX_SAMPLE_BYTES} bytes");
                 return Ok(Some(Err(Refused { reason: Reason::TooLarge, message })));

@@ -1,4 +1,4 @@
-//! The whole in a few words: the pill of the status page.
+//! The whole in a few words: the pill of the status page, and of the line in the terminal.
 
 use serde::Serialize;
 
@@ -9,14 +9,14 @@ use crate::tools;
 
 /// The whole in a few words.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Pill {
-    mood: Mood,
-    text: String,
+pub struct Pill {
+    pub mood: Mood,
+    pub text: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Mood {
+pub enum Mood {
     /// Nothing to do.
     Good,
     /// Nothing is lost; somebody may want to look.
@@ -77,7 +77,7 @@ pub(super) fn was_forgotten(session: &SessionStatus) -> bool {
 }
 
 /// With a comma between thousands.
-fn count(number: u64) -> String {
+pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
     let groups = digits.as_bytes().rchunks(3).rev();
     let groups = groups.map(|group| String::from_utf8_lossy(group));
