@@ -3,7 +3,9 @@
 use std::future::IntoFuture as _;
 use std::io::{self, Read};
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -18,8 +20,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 use crate::admin;
 use crate::clock;
 use crate::config::{
-    Config, DRAIN_INTERVAL, LISTEN_RETRY_INTERVAL, SIMULATOR_RATE_HZ, STDIN_BUFFER_BYTES,
-    STDIN_READ_BYTES, STORAGE_OPEN_INTERVAL, TROUBLE_INTERVAL,
+    Config, DRAIN_INTERVAL, LINE_INTERVAL, LISTEN_RETRY_INTERVAL, SIMULATOR_RATE_HZ,
+    STDIN_BUFFER_BYTES, STDIN_READ_BYTES, STORAGE_OPEN_INTERVAL, TROUBLE_INTERVAL,
 };
 use crate::drain::{Drain, Watch};
 use crate::entry::StintId;
@@ -28,11 +30,12 @@ use crate::publisher::DashboardPublisher;
 use crate::queue::{OpenError, Writer};
 use crate::reload::{Answer, Asking, Reload};
 use crate::session::{self, SessionStatus};
-use crate::source::lines::{self, Pace};
+use crate::source::lines::{self, Pace, Place};
 use crate::source::simulator::Car;
 use crate::source::socketio::Publishers;
 use crate::source::{Intake, Sample, Taken, http, lmu};
-use crate::status::{self, Board};
+use crate::status::{self, Board, Glance};
+use crate::tools::Tools;
 
 /// When the agent ends by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,8 +46,11 @@ pub enum Until {
     Drained,
 }
 
+/// Somebody who looks once a second how the agent stands.
+pub type Look = Box<dyn FnMut(&Glance) + Send>;
+
 /// Runs the agent until `shutdown` resolves or, with [`Until::Drained`], its work is done. Calls
-/// `announce` with the dashboard's page whenever it is a new one.
+/// `announce` with the dashboard's page whenever it is a new one, and `look` if there is one.
 ///
 /// Must run in a tokio runtime. Ends within 5 s of the shutdown; what is not sent stays queued.
 pub async fn run(
@@ -54,6 +60,7 @@ pub async fn run(
     mut reload: Option<Reload>,
     shutdown: impl Future<Output = ()>,
     mut announce: impl FnMut(&str),
+    mut look: Option<Look>,
 ) -> Result<(), OpenError> {
     tokio::pin!(shutdown);
     let publisher = tokio::select! {
@@ -63,8 +70,23 @@ pub async fn run(
     publisher.start();
     let mut sources = Sources::start(&publisher);
     let asking = reload.as_ref().map(Reload::asking);
-    let services = serve(&publisher, metrics, asking);
+    let board = Board::new(publisher.latencies());
+    let services = serve(&publisher, metrics, asking, board.clone());
     let mut session = publisher.watch_session();
+    let tools = Tools::new(publisher.config().queue.path.clone(), publisher.writer());
+    let recording_bytes = Arc::clone(&sources.recording_bytes);
+    let glance = |session: &SessionStatus| {
+        let queue = tools.status();
+        Glance {
+            pill: board.pill(&queue, session),
+            queued: queue.entries,
+            appended: queue.appended,
+            delivered: queue.ledger.delivered,
+            recording_bytes: recording_bytes.load(Ordering::Relaxed),
+        }
+    };
+    let mut due = interval(LINE_INTERVAL);
+    due.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut announced: Vec<(StintId, String)> = Vec::new();
     let finished = async {
         sources.ended().await;
@@ -78,7 +100,10 @@ pub async fn run(
         tokio::select! {
             biased;
             () = &mut shutdown => break,
-            () = &mut finished => break,
+            () = &mut finished => {
+                look.iter_mut().for_each(|look| look(&glance(&session.borrow())));
+                break;
+            }
             reply = asked(&mut reload) => {
                 // Whoever asked may be gone.
                 let _ = reply.send(take_over(&publisher, reload.as_ref()).await);
@@ -91,6 +116,9 @@ pub async fn run(
                 if changed.is_err() {
                     break;
                 }
+            }
+            _ = due.tick(), if look.is_some() => {
+                look.iter_mut().for_each(|look| look(&glance(&session.borrow())));
             }
         }
     }
@@ -148,6 +176,8 @@ async fn drained(publisher: &DashboardPublisher) {
 /// Tasks of the sources that come to an end: lines and files.
 struct Sources {
     ending: JoinSet<()>,
+    /// Read and taken of the file.
+    recording_bytes: Arc<AtomicU64>,
     _endless: JoinSet<()>,
 }
 
@@ -155,6 +185,7 @@ impl Sources {
     fn start(publisher: &DashboardPublisher) -> Self {
         let config = publisher.config();
         let (mut ending, mut endless) = (JoinSet::new(), JoinSet::new());
+        let recording_bytes = Arc::<AtomicU64>::default();
         let rate = config.update_rate_hz;
         let follow = || publisher.watch_rate();
         if config.source.stdin.enabled && !std::io::IsTerminal::is_terminal(&std::io::stdin()) {
@@ -164,7 +195,8 @@ impl Sources {
         if let Some(path) = config.source.file.path.clone() {
             let recorded = if rate > 0.0 { rate } else { SIMULATOR_RATE_HZ };
             let pace = Pace::per_second(recorded * config.source.file.speed);
-            ending.spawn(read_file(publisher.intake("file", 0.0).patient(), path, pace));
+            let intake = publisher.intake("file", 0.0).patient();
+            ending.spawn(read_file(intake, path, pace, Arc::clone(&recording_bytes)));
         }
         if config.source.lmu.enabled {
             // It keeps the rate by itself.
@@ -181,7 +213,7 @@ impl Sources {
                 move |rate| drive(Intake::new(writer.clone(), "simulator", rate), rate, seed);
             endless.spawn(at_each_rate(follow(), drive));
         }
-        Self { ending, _endless: endless }
+        Self { ending, recording_bytes, _endless: endless }
     }
 
     /// Returns when all lines and files are read.
@@ -207,9 +239,9 @@ async fn at_each_rate<F: Future<Output = ()>>(
 }
 
 async fn read_stdin(intake: Intake, receipts: bool) {
-    let receipt = |line, taken: &Taken| {
+    let receipt = |place: Place, taken: &Taken| {
         if receipts {
-            print_receipt(line, taken);
+            print_receipt(place.line, taken);
         }
     };
     let read = async {
@@ -260,10 +292,13 @@ fn print_receipt(line: u64, taken: &Taken) {
     let _ = writeln!(out, r#"{{"line":{line},{what}}}"#).and_then(|()| out.flush());
 }
 
-async fn read_file(intake: Intake, path: std::path::PathBuf, pace: Pace) {
+async fn read_file(intake: Intake, path: PathBuf, pace: Pace, bytes: Arc<AtomicU64>) {
+    let taken = |place: Place, _: &Taken| bytes.store(place.end, Ordering::Relaxed);
     let read = async {
         let file = tokio::fs::File::open(&path).await?;
-        lines::run(file, &intake, pace, |_, _| {}).await
+        let end = lines::run(file, &intake, pace, taken).await?;
+        bytes.store(end.end, Ordering::Relaxed);
+        Ok::<_, io::Error>(())
     };
     if let Err(error) = read.await {
         tracing::error!(path = %path.display(), %error, "the file cannot be read");
@@ -293,10 +328,10 @@ fn serve(
     publisher: &DashboardPublisher,
     metrics: Option<PrometheusHandle>,
     reload: Option<Asking>,
+    board: Board,
 ) -> JoinSet<()> {
     let config = publisher.config();
     let mut services = JoinSet::new();
-    let board = Board::new(publisher.latencies());
     services.spawn(watch_drain(publisher.writer(), publisher.watch_session(), board.clone()));
     services.spawn(note_troubles(publisher.writer(), publisher.watch_session(), board.clone()));
     if let Some(metrics) = &metrics {

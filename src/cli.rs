@@ -21,13 +21,14 @@ pub mod serve;
 pub mod settings;
 pub mod simulate;
 mod stage;
+mod terminal;
 
 use std::fmt::Display;
-use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use self::terminal::Stream;
 use crate::config::Overrides;
 
 /// Bring sim-racing telemetry to the team's dashboard, through outages and crashes.
@@ -87,12 +88,12 @@ fn set_all(overrides: &mut Overrides, settings: &[String]) -> Result<(), String>
 
 /// Prints a line on stdout. That nobody reads it, which makes `println!` panic, is no reason to end.
 pub fn print(line: impl Display) {
-    let _ = writeln!(std::io::stdout(), "{line}");
+    terminal::write(Stream::Out, format!("{line}\n").into());
 }
 
 /// The same on stderr.
 pub fn complain(line: impl Display) {
-    let _ = writeln!(std::io::stderr(), "{line}");
+    terminal::write(Stream::Err, format!("{line}\n").into());
 }
 
 impl From<Exit> for ExitCode {

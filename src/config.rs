@@ -516,6 +516,18 @@ pub const STATUS_TROUBLES: usize = 5;
 /// Between two looks whether the queue's disk fails, for the status page.
 pub const TROUBLE_INTERVAL: Duration = Duration::from_secs(5);
 
+/// Between two looks for the line in the terminal, and so between two texts of it, at least.
+pub const LINE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The rates on that line, and the time that is left, are those of this time.
+pub const RATE_WINDOW: Duration = Duration::from_secs(10);
+
+/// Texts that wait for a terminal that is stopped; lines of the log beyond that are left out.
+pub const TERMINAL_TEXTS: usize = 256;
+
+/// How long the agent waits at its end for such a terminal.
+pub const TERMINAL_PATIENCE: Duration = Duration::from_secs(2);
+
 /// How long the status page says that the server forgot the session: somebody has to hand the new
 /// link on.
 pub const FORGOTTEN_SHOWN: Duration = Duration::from_secs(60);

@@ -18,7 +18,9 @@ use qrcode::render::svg;
 use serde::Serialize;
 use tokio::sync::watch;
 
-use self::pill::{Disk, Pill, was_forgotten};
+pub(crate) use self::pill::count;
+use self::pill::{Disk, was_forgotten};
+pub use self::pill::{Mood, Pill};
 use crate::config::{STATUS_LOOKS, STATUS_TROUBLES};
 use crate::contract::document;
 use crate::drain::Drain;
@@ -77,6 +79,11 @@ impl Board {
         memory.looks.push_back(Look { at, entries });
     }
 
+    /// How all of it stands.
+    pub fn pill(&self, queue: &tools::Status, session: &SessionStatus) -> Pill {
+        Pill::new(Disk::new(queue), queue.entries, session, self.memory().drain)
+    }
+
     /// The queue drains like this from now on.
     pub fn drains(&self, drain: Drain) {
         self.memory().drain = drain;
@@ -97,6 +104,19 @@ impl Board {
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How the agent stands, for one look at it.
+#[derive(Clone, Debug)]
+pub struct Glance {
+    pub pill: Pill,
+    /// Entries that wait.
+    pub queued: u64,
+    /// Entries that were ever accepted, and delivered.
+    pub appended: u64,
+    pub delivered: u64,
+    /// Bytes of the recording that is read, up to the end of the last line that was taken.
+    pub recording_bytes: u64,
 }
 
 /// What the page is made from.
@@ -145,12 +165,12 @@ struct Status {
 async fn status(State(view): State<Arc<View>>) -> Response {
     let queue = view.tools.status();
     let session = view.session.borrow().clone();
-    let (drain, looks, troubles) = {
-        let Memory { drain, looks, troubles } = &*view.board.memory();
-        (*drain, looks.iter().copied().collect(), troubles.iter().cloned().collect())
+    let (looks, troubles) = {
+        let Memory { looks, troubles, .. } = &*view.board.memory();
+        (looks.iter().copied().collect(), troubles.iter().cloned().collect())
     };
     let status = Status {
-        pill: Pill::new(Disk::new(&queue), queue.entries, &session, drain),
+        pill: view.board.pill(&queue, &session),
         wrong: wrong(&queue, &session),
         page: session.page,
         connected: session.connected,

@@ -2,14 +2,14 @@
 //! to a file that is bounded by being two.
 
 use std::fs::{self, File};
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
-use crate::cli::complain;
+use crate::cli::{complain, terminal};
 use crate::config::{LOG_FILE_BYTES, LogConfig, LogFormat, LogLevel};
 
 /// Sets the level of the log that was started.
@@ -24,11 +24,10 @@ pub(super) fn start(log: &LogConfig) {
             None
         }
     });
-    let in_color =
-        file.is_none() && io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let in_color = file.is_none() && terminal::has_colors();
     let writer = match file {
         Some(file) => BoxMakeWriter::new(Mutex::new(file)),
-        None => BoxMakeWriter::new(io::stderr),
+        None => BoxMakeWriter::new(|| ToTerminal),
     };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter(log.level))
@@ -75,6 +74,21 @@ fn word(level: LogLevel) -> &'static str {
         LogLevel::Info => "info",
         LogLevel::Debug => "debug",
         LogLevel::Trace => "trace",
+    }
+}
+
+/// Standard error, above the line that may be at the bottom of it.
+struct ToTerminal;
+
+/// Each call is one line.
+impl Write for ToTerminal {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        terminal::log(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

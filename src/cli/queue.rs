@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 
 use self::access::{Access, Cannot, Examiner, Walk};
+use crate::cli::terminal::Progress;
 use crate::cli::{Exit, complain, print};
 use crate::config::MAX_SEQ;
 use crate::entry::Seq;

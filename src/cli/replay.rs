@@ -1,15 +1,21 @@
 //! `pitwire replay`: a recorded file through the same path as live telemetry.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use crate::agent::Until;
+use crate::cli::terminal::{Rate, colored, how_far};
 use crate::cli::{Exit, complain, log, run, set_all};
 use crate::config::{self, Overrides};
+use crate::status::{Glance, count};
 
 /// Send a recording to the dashboard server.
 ///
 /// It goes the same way as live telemetry, and every sample of it is kept, whatever update_rate_hz
-/// says. The command ends when all of it is delivered; a server that is away is waited for.
+/// says. The command ends when all of it is delivered; a server that is away is waited for. A terminal
+/// shows how far it is.
 #[derive(Debug, clap::Args)]
 pub struct Replay {
     /// The recording: one JSON sample or dashboard frame a line.
@@ -31,10 +37,13 @@ pub struct Replay {
 
 /// Replays the file, or fails if it cannot be read.
 pub async fn replay(args: Replay, shutdown: impl Future<Output = ()>) -> Exit {
-    if let Err(error) = std::fs::File::open(&args.file) {
-        complain(format_args!("pitwire: {}: {error}", args.file.display()));
-        return Exit::Failed;
-    }
+    let bytes = match size(&args.file) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            complain(format_args!("pitwire: {}: {error}", args.file.display()));
+            return Exit::Failed;
+        }
+    };
     let temporary = match tempfile::Builder::new().prefix("pitwire-replay-").tempdir() {
         Ok(folder) => folder,
         Err(error) => {
@@ -68,5 +77,75 @@ pub async fn replay(args: Replay, shutdown: impl Future<Output = ()>) -> Exit {
         }
     };
     log::start(&config.log);
-    run::start(config, Until::Drained, None, shutdown).await
+    let words = progress(&args.file, bytes);
+    run::start(config, Until::Drained, None, shutdown, words).await
+}
+
+/// The size of a file that can be read; a pipe has none.
+fn size(path: &Path) -> io::Result<Option<u64>> {
+    let file = File::open(path)?.metadata()?;
+    Ok(file.is_file().then_some(file.len()))
+}
+
+/// How far it is, in one line.
+fn progress(path: &Path, bytes: Option<u64>) -> impl FnMut(&Glance) -> String + Send + 'static {
+    let name = path.file_name().unwrap_or(path.as_os_str()).display().to_string();
+    let (mut start, mut rate) = (None, Rate::default());
+    move |glance| {
+        let start = start.get_or_insert_with(|| glance.clone());
+        let pill = colored(&glance.pill);
+        let Some(bytes) = bytes else {
+            return format!("{pill} | {name} | queued {}", count(glance.queued));
+        };
+        let done = done(start, glance, bytes);
+        let rate = rate.look(Instant::now(), done);
+        format!("{pill} | {name}: {}", how_far(done, 1.0, rate))
+    }
+}
+
+/// How much of it is delivered, from 0 to 1, as far as can be told from what is read. What an earlier
+/// replay left in the queue is part of it.
+fn done(start: &Glance, now: &Glance, bytes: u64) -> f64 {
+    let read = (now.recording_bytes as f64 / bytes.max(1) as f64).min(1.0);
+    let (left, accepted) = (start.queued as f64, (now.appended - start.appended) as f64);
+    if left + accepted == 0.0 {
+        return read;
+    }
+    let all = if read > 0.0 { left + accepted / read } else { f64::INFINITY };
+    (left + accepted - now.queued as f64) / all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::{Mood, Pill};
+
+    #[test]
+    fn what_is_read_and_delivered_counts() {
+        let glance = |appended, queued, recording_bytes| Glance {
+            pill: Pill { mood: Mood::Good, text: "Live".into() },
+            queued,
+            appended,
+            delivered: 0,
+            recording_bytes,
+        };
+        let (anew, continued) = (glance(0, 0, 0), glance(70, 20, 0));
+        for (start, now, fraction) in [
+            (&anew, glance(0, 0, 0), 0.0),
+            (&anew, glance(5, 5, 0), 0.0),
+            (&anew, glance(50, 50, 500), 0.0),
+            (&anew, glance(50, 10, 500), 0.4),
+            (&anew, glance(100, 1, 1000), 0.99),
+            (&anew, glance(100, 0, 1000), 1.0),
+            (&anew, glance(100, 0, 1001), 1.0),
+            // No line of it is a sample.
+            (&anew, glance(0, 0, 300), 0.3),
+            (&continued, glance(70, 20, 0), 0.0),
+            (&continued, glance(110, 50, 500), 0.1),
+            (&continued, glance(150, 0, 1000), 1.0),
+        ] {
+            assert_eq!(done(start, &now, 1000), fraction, "{now:?}");
+        }
+        assert_eq!(done(&anew, &anew, 0), 0.0, "an empty file");
+    }
 }

@@ -1,20 +1,26 @@
 //! `pitwire run`: the agent.
 
-use crate::agent::{self, Until};
+use std::io::{self, IsTerminal};
+use std::time::Instant;
+
+use crate::agent::{self, Look, Until};
 use crate::cli::settings::Settings;
+use crate::cli::terminal::{Line, Rate, colored};
 use crate::cli::{Exit, complain, log, print, priority};
-use crate::config::Config;
+use crate::config::{Config, TERMINAL_PATIENCE};
 use crate::metrics;
 #[cfg(unix)]
 use crate::reload::Asking;
 use crate::reload::Reload;
+use crate::status::{Glance, count};
 
 /// Run the agent: take samples, store them, bring them to the dashboard server.
 ///
 /// Le Mans Ultimate and rFactor 2 are read when they run on this PC. Other samples come in as lines
 /// on standard input and by HTTP POST to http://127.0.0.1:9185/v1/telemetry. The link to the
-/// dashboard is printed on standard output, the log on standard error. How it stands is told at
-/// http://127.0.0.1:9184, under /metrics, /healthz and /readyz.
+/// dashboard is printed on standard output, the log on standard error, and in a terminal a line below
+/// them how it stands. That is told at http://127.0.0.1:9184 too, under /metrics, /healthz and
+/// /readyz.
 ///
 /// Every setting has a default. Settings are read from the configuration file, from the environment
 /// (PITWIRE_SERVER__URL for server.url) and from the options here; the later ones win.
@@ -52,7 +58,7 @@ pub async fn run(args: Run, shutdown: impl Future<Output = ()>) -> Exit {
     );
     #[cfg(unix)]
     tokio::spawn(reload_at_hangup(reload.asking()));
-    start(loaded.config, until, Some(reload), shutdown).await
+    start(loaded.config, until, Some(reload), shutdown, standing()).await
 }
 
 /// SIGHUP, as `systemctl reload` sends it. What comes of it is in the log.
@@ -65,12 +71,27 @@ async fn reload_at_hangup(asking: Asking) {
     }
 }
 
-/// Runs the agent with a configuration, printing each new dashboard link on stdout.
+/// How the agent stands, in one line.
+fn standing() -> impl FnMut(&Glance) -> String + Send + 'static {
+    let (mut into, mut out) = (Rate::default(), Rate::default());
+    move |glance| {
+        let now = Instant::now();
+        let rate = |rate: Option<f64>| rate.map_or("-".into(), |rate| format!("{rate:.1}/s"));
+        let appended = rate(into.look(now, glance.appended as f64));
+        let delivered = rate(out.look(now, glance.delivered as f64));
+        let (pill, queued) = (colored(&glance.pill), count(glance.queued));
+        format!("{pill} | queued {queued} | in {appended} | out {delivered}")
+    }
+}
+
+/// Runs the agent with a configuration, printing each new dashboard link on stdout. `words` are those
+/// of the line in the terminal.
 pub(super) async fn start(
     config: Config,
     until: Until,
     reload: Option<Reload>,
     shutdown: impl Future<Output = ()>,
+    mut words: impl FnMut(&Glance) -> String + Send + 'static,
 ) -> Exit {
     priority::lower();
     let recorder = match metrics::install() {
@@ -81,7 +102,11 @@ pub(super) async fn start(
         }
     };
     let announce = |page: &str| print(format_args!("dashboard: {page}"));
-    match agent::run(config, until, recorder, reload, shutdown, announce).await {
+    // Receipts go to stdout as they come: a terminal that shows them has no room for a line.
+    let has_receipts = config.source.stdin.receipts && io::stdout().is_terminal();
+    let line = if has_receipts { None } else { Line::begin(TERMINAL_PATIENCE) };
+    let look = line.map(|line| -> Look { Box::new(move |glance| line.show(words(glance))) });
+    match agent::run(config, until, recorder, reload, shutdown, announce, look).await {
         Ok(()) => Exit::Good,
         Err(error) => {
             complain(format_args!("pitwire: {error}"));

@@ -20,6 +20,9 @@ pub struct Settings {
     /// Samples a second to keep of a faster source; 0 keeps all [default: 2.0].
     #[arg(long, value_name = "HZ")]
     pub update_rate_hz: Option<String>,
+    /// Format of the log, text or json [default: text].
+    #[arg(long, value_name = "FORMAT")]
+    pub log_format: Option<String>,
     /// Any other setting, such as queue.durability=200ms; may be given several times.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
@@ -33,6 +36,7 @@ impl Settings {
             ("--server", "server.url", &self.server),
             ("--queue", "queue.path", &self.queue),
             ("--update-rate-hz", "update_rate_hz", &self.update_rate_hz),
+            ("--log-format", "log.format", &self.log_format),
         ] {
             if let Some(value) = value {
                 overrides.set(key, value, option);

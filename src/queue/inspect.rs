@@ -46,6 +46,11 @@ impl Inspection {
         self.store.leftovers()
     }
 
+    /// The oldest position, and the one after the newest, as far as they are known unread.
+    pub fn ends(&self) -> (Seq, Seq) {
+        (Seq(self.store.mark().head), self.store.tail())
+    }
+
     /// Reads the stretch that holds `from`, or the next one; `None` when nothing follows.
     pub fn examine(&self, from: Seq) -> io::Result<Option<Examination>> {
         Ok(self.store.examine(from)?.as_ref().map(examine::examine))

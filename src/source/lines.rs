@@ -28,15 +28,25 @@ impl Pace {
     }
 }
 
-/// Reads lines until the input ends or the queue is closed, and tells `receipt` what became of each,
-/// by its number from 1.
+/// Where a line is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// Its number, from 1.
+    pub line: u64,
+    /// Bytes of the input up to its end.
+    pub end: u64,
+}
+
+/// Reads lines until the input ends or the queue is closed, and tells `receipt` what became of each.
+/// Returns where it ended.
 pub async fn run(
     input: impl AsyncRead + Unpin,
     intake: &Intake,
     pace: Pace,
-    mut receipt: impl FnMut(u64, &Taken),
-) -> std::io::Result<()> {
-    let mut lines = Lines { input: BufReader::with_capacity(LINES_BUFFER_BYTES, input), number: 0 };
+    mut receipt: impl FnMut(Place, &Taken),
+) -> std::io::Result<Place> {
+    let start = Place { line: 0, end: 0 };
+    let mut lines = Lines { input: BufReader::with_capacity(LINES_BUFFER_BYTES, input), at: start };
     // One batch is read while the one before it is stored.
     let (batches, mut read) = mpsc::channel(1);
     let reading = async move {
@@ -46,7 +56,7 @@ pub async fn run(
                 break;
             }
         }
-        Ok(())
+        Ok(lines.at)
     };
     let storing = async move {
         let mut due = Instant::now();
@@ -55,9 +65,9 @@ pub async fn run(
                 sleep_until(due).await;
                 due += period;
             }
-            let (numbers, samples): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+            let (places, samples): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
             let Ok(taken) = intake.take(samples).await else { return };
-            numbers.iter().zip(&taken).for_each(|(number, taken)| receipt(*number, taken));
+            places.iter().zip(&taken).for_each(|(place, taken)| receipt(*place, taken));
         }
     };
     // What is read is handed in before more is read: the queue works meanwhile.
@@ -65,17 +75,17 @@ pub async fn run(
     read
 }
 
-type Numbered = (u64, Result<Sample, Refused>);
+type Placed = (Place, Result<Sample, Refused>);
 
 struct Lines<R> {
     input: BufReader<R>,
-    /// Lines read so far.
-    number: u64,
+    /// The line that was read last.
+    at: Place,
 }
 
 impl<R: AsyncRead + Unpin> Lines<R> {
     /// At least one line that is not empty, and those that are already here; `None` at the end.
-    async fn next_batch(&mut self, most: usize) -> std::io::Result<Option<Vec<Numbered>>> {
+    async fn next_batch(&mut self, most: usize) -> std::io::Result<Option<Vec<Placed>>> {
         let mut batch = Vec::new();
         loop {
             let whole_line_is_here = self.input.buffer().contains(&b'\n');
@@ -85,13 +95,13 @@ impl<R: AsyncRead + Unpin> Lines<R> {
             let Some(line) = self.next().await? else {
                 return Ok(if batch.is_empty() { None } else { Some(batch) });
             };
-            self.number += 1;
+            self.at.line += 1;
             let sample = match line {
                 Ok(line) if line.trim_ascii().is_empty() => continue,
                 Ok(line) => Sample::parse(&line),
                 Err(too_large) => Err(too_large),
             };
-            batch.push((self.number, sample));
+            batch.push((self.at, sample));
         }
     }
 
@@ -102,6 +112,7 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         if (&mut self.input).take(most).read_until(b'\n', &mut line).await? == 0 {
             return Ok(None);
         }
+        self.at.end += line.len() as u64;
         if line.ends_with(b"\n") || (line.len() as u64) < most {
             while line.last().is_some_and(|byte| b"\r\n".contains(byte)) {
                 line.pop();
@@ -115,6 +126,7 @@ impl<R: AsyncRead + Unpin> Lines<R> {
                 None => (rest.len(), rest.is_empty()),
             };
             self.input.consume(count);
+            self.at.end += count as u64;
             if ended {
                 let message = format!("the line is longer than {MAX_SAMPLE_BYTES} bytes");
                 return Ok(Some(Err(Refused { reason: Reason::TooLarge, message })));

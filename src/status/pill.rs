@@ -1,4 +1,4 @@
-//! The whole in a few words: the pill of the status page.
+//! The whole in a few words: the pill of the status page, and of the line in the terminal.
 
 use serde::Serialize;
 
@@ -9,14 +9,14 @@ use crate::tools;
 
 /// The whole in a few words.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub(super) struct Pill {
-    mood: Mood,
-    text: String,
+pub struct Pill {
+    pub mood: Mood,
+    pub text: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Mood {
+pub enum Mood {
     /// Nothing to do.
     Good,
     /// Nothing is lost; somebody may want to look.
@@ -77,7 +77,7 @@ pub(super) fn was_forgotten(session: &SessionStatus) -> bool {
 }
 
 /// With a comma between thousands.
-fn count(number: u64) -> String {
+pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
     let groups = digits.as_bytes().rchunks(3).rev();
     let groups = groups.map(|group| String::from_utf8_lossy(group));
@@ -92,20 +92,60 @@ mod tests {
 
     use super::*;
 
+    /// There is nothing to do, and no page.
+    const LIVE: &str = "## What you see\nLive";
+    const DISK: &str = include_str!("../../deploy/failures/disk.md");
+    const OFFLINE: &str = include_str!("../../deploy/failures/offline.md");
+    const NO_SESSION: &str = include_str!("../../deploy/failures/no-session.md");
+    const NEW_PAGE: &str = include_str!("../../deploy/failures/new-page.md");
+    const BEHIND: &str = include_str!("../../deploy/failures/behind.md");
+
+    /// That somebody who sees these words, with whatever number, finds them on the page.
+    fn leads_to(text: &str, page: &str) {
+        let (_, seen) = page.split_once("## What you see").unwrap();
+        let seen = seen.split("\n## ").next().unwrap();
+        let words = text.split(|c: char| c.is_ascii_digit()).next().unwrap();
+        assert!(seen.contains(words), "{words:?} is not in {seen}");
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn the_pill_says_what_matters_most() {
+    async fn the_pill_says_what_matters_most_and_a_page_what_to_do() {
         let offline = SessionStatus::default();
         let connected = SessionStatus { connected: true, ..offline.clone() };
         let bound = SessionStatus { session: Some("a".into()), ..connected.clone() };
         let forgotten = SessionStatus { forgotten_at: Some(Instant::now()), ..connected.clone() };
         let catching_up = Drain::CatchingUp { ready_in: Duration::from_millis(14_700) };
-        for (disk, queued, session, drain, mood, text) in [
-            (Disk::Works, 0, &bound, Drain::Level, Mood::Good, "Live"),
-            (Disk::Works, 7, &bound, Drain::FallingBehind, Mood::Good, "Live"),
-            (Disk::Works, 1_204, &offline, Drain::Level, Mood::Waiting, "Offline, 1,204 saved"),
-            (Disk::Works, 3, &connected, Drain::Level, Mood::Waiting, "No session yet, 3 saved"),
-            (Disk::Works, 900, &bound, catching_up, Mood::Waiting, "Catching up, 14 s"),
-            (Disk::Works, 900, &bound, Drain::Level, Mood::Waiting, "Catching up, 900 left"),
+        for (disk, queued, session, drain, mood, text, page) in [
+            (Disk::Works, 0, &bound, Drain::Level, Mood::Good, "Live", LIVE),
+            (Disk::Works, 7, &bound, Drain::FallingBehind, Mood::Good, "Live", LIVE),
+            (
+                Disk::Works,
+                1_204,
+                &offline,
+                Drain::Level,
+                Mood::Waiting,
+                "Offline, 1,204 saved",
+                OFFLINE,
+            ),
+            (
+                Disk::Works,
+                3,
+                &connected,
+                Drain::Level,
+                Mood::Waiting,
+                "No session yet, 3 saved",
+                NO_SESSION,
+            ),
+            (Disk::Works, 900, &bound, catching_up, Mood::Waiting, "Catching up, 14 s", BEHIND),
+            (
+                Disk::Works,
+                900,
+                &bound,
+                Drain::Level,
+                Mood::Waiting,
+                "Catching up, 900 left",
+                BEHIND,
+            ),
             (
                 Disk::Works,
                 1_000_000,
@@ -113,13 +153,23 @@ mod tests {
                 Drain::FallingBehind,
                 Mood::Bad,
                 "Falling behind, 1,000,000 saved",
+                BEHIND,
             ),
-            (Disk::Fails(12), 5, &bound, Drain::Level, Mood::Bad, "Disk fails, 12 in memory"),
-            (Disk::Full, 5, &offline, Drain::Level, Mood::Bad, "Disk full"),
-            (Disk::Works, 900, &forgotten, catching_up, Mood::Waiting, "Server forgot the session"),
+            (Disk::Fails(12), 5, &bound, Drain::Level, Mood::Bad, "Disk fails, 12 in memory", DISK),
+            (Disk::Full, 5, &offline, Drain::Level, Mood::Bad, "Disk full", DISK),
+            (
+                Disk::Works,
+                900,
+                &forgotten,
+                catching_up,
+                Mood::Waiting,
+                "Server forgot the session",
+                NEW_PAGE,
+            ),
         ] {
             let pill = Pill::new(disk, queued, session, drain);
             assert_eq!(pill, Pill { mood, text: text.into() });
+            leads_to(text, page);
         }
         advance(FORGOTTEN_SHOWN).await;
         let pill = Pill::new(Disk::Works, 900, &forgotten, Drain::Level);

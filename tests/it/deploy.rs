@@ -147,35 +147,3 @@ fn the_units_start_a_command_that_there_is() {
         Cli::try_parse_from(command.split_whitespace()).unwrap_or_else(|error| panic!("{error}"));
     }
 }
-
-/// Does nothing where there is no systemd to ask.
-#[cfg(target_os = "linux")]
-fn systemd_analyze(home: &Path, args: &[&str], unit: &Path) {
-    let mut command = Command::new("systemd-analyze");
-    command.args(args).arg(unit).env("HOME", home).env("XDG_RUNTIME_DIR", home);
-    match command.output() {
-        Ok(output) => {
-            let said = String::from_utf8_lossy(&output.stderr);
-            assert!(output.status.success() && said.is_empty(), "{args:?}: {output:?}");
-        }
-        Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::NotFound, "{error}"),
-    }
-}
-
-#[test]
-#[cfg(target_os = "linux")]
-fn systemd_has_nothing_to_say_about_the_units() {
-    let home = tempfile::tempdir().unwrap();
-    let programs = home.path().join(".local").join("bin");
-    fs::create_dir_all(&programs).unwrap();
-    let program = programs.join("pitwire");
-    std::os::unix::fs::symlink(env!("CARGO_BIN_EXE_pitwire"), &program).unwrap();
-    let verify = ["verify", "--user", "--man=no"];
-    systemd_analyze(home.path(), &verify, &deployed("pitwire.service"));
-    let system = text("system/pitwire.service");
-    let unit = home.path().join("pitwire.service");
-    fs::write(&unit, system.replace("/usr/local/bin/pitwire", program.to_str().unwrap())).unwrap();
-    systemd_analyze(home.path(), &["verify", "--man=no"], &unit);
-    // Tenths; other versions of systemd look at more.
-    systemd_analyze(home.path(), &["security", "--offline=true", "--threshold=20"], &unit);
-}

@@ -86,6 +86,7 @@ async fn start() {
         None,
         sleep(Duration::from_secs(6)),
         |_| {},
+        None,
     ));
     sleep(Duration::from_secs(1)).await;
     assert!(!agent.is_finished());

@@ -50,6 +50,8 @@ mod proxy;
 mod publisher;
 mod queue;
 mod readme;
+#[cfg(target_os = "linux")]
+mod screen;
 mod server;
 mod session;
 mod simulation;
@@ -58,6 +60,8 @@ mod soak;
 #[cfg(unix)]
 mod stand_in;
 mod store_model;
+#[cfg(target_os = "linux")]
+mod terminal;
 mod thinning;
 #[cfg(unix)]
 mod unanswered;

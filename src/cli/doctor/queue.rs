@@ -125,7 +125,7 @@ async fn verify(report: &mut Report, inspection: Inspection, config: &Config) ->
             let tell = |finding: &crate::queue::inspect::Finding| {
                 first.get_or_insert_with(|| finding.clone());
             };
-            let verdict = verify::examine(&examiner, tell).await?;
+            let verdict = verify::examine(&examiner, tell, |_| {}).await?;
             Ok::<_, Cannot>((verdict, first))
         })
     });

@@ -236,6 +236,17 @@ impl Access {
 }
 
 impl Examiner {
+    /// The oldest position, and the one after the newest, as far as they are known unread.
+    pub(super) async fn ends(&self) -> Result<(Seq, Seq), Cannot> {
+        match self {
+            Self::Stopped(inspection, _) => Ok(inspection.ends()),
+            Self::Agent(agent) => {
+                let status: Status = agent.get("/queue/status").await?;
+                Ok((status.head, status.tail))
+            }
+        }
+    }
+
     /// Reads a stretch to its last byte.
     pub(super) async fn examine(&self, from: Seq) -> Result<Option<Examination>, Cannot> {
         match self {
@@ -281,6 +292,7 @@ impl Examiner {
 /// The entries between two positions, page by page.
 pub(super) struct Walk<'a> {
     access: &'a Access,
+    first: Seq,
     next: Option<Seq>,
     last: Seq,
     left: u64,
@@ -297,9 +309,17 @@ impl<'a> Walk<'a> {
         most: u64,
         whole: bool,
     ) -> Result<Self, Cannot> {
-        let newest = Seq(access.status().await?.tail.0.saturating_sub(1));
+        let status = access.status().await?;
+        let newest = Seq(status.tail.0.saturating_sub(1));
         let last = last.map_or(newest, |last| last.min(newest));
-        Ok(Self { access, next: Some(first.unwrap_or(Seq(0))), last, left: most, whole })
+        let first = first.map_or(status.head, |first| first.max(status.head));
+        Ok(Self { access, first, next: Some(first), last, left: most, whole })
+    }
+
+    /// Positions behind it, and in all.
+    pub(super) fn progress(&self) -> (u64, u64) {
+        let all = (self.last.0 + 1).saturating_sub(self.first.0);
+        (self.rest().map_or(all, |next| next.0.saturating_sub(self.first.0)), all)
     }
 
     /// The next entries; `None` when there are no more.

@@ -1,11 +1,11 @@
 //! `pitwire queue export`.
 
 use std::fs::File;
-use std::io::{self, BufWriter, ErrorKind, Write};
+use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 
 use super::csv::Table;
-use super::{Access, Cannot, Exit, Walk, Which, complain, contents, count, seq};
+use super::{Access, Cannot, Exit, Progress, Walk, Which, complain, contents, count, seq};
 use crate::entry::{CapturedAt, Kind, Seq};
 use crate::tools::{Item, export_line};
 
@@ -109,6 +109,11 @@ impl Export {
     async fn write(&self, access: &Access, mut out: impl Write) -> Result<Written, Ended> {
         let mut walk = Walk::start(access, self.from, self.to, u64::MAX, true).await?;
         let mut written = Written::default();
+        // A terminal that shows the entries has no room for a line.
+        let is_shown = self.output.is_none() && io::stdout().is_terminal();
+        let all = walk.progress().1;
+        let mut progress =
+            if is_shown { Progress::hidden() } else { Progress::begin("exporting", all) };
         let mut table = match self.format {
             Format::Jsonl => None,
             Format::Csv => Some(Table::begin(&mut out)?),
@@ -127,8 +132,10 @@ impl Export {
                 }
                 write_item(&mut out, table.as_mut(), item, &mut written)?;
             }
+            progress.at(walk.progress().0);
         }
         out.flush()?;
+        progress.at(all);
         if let Some(table) = table.filter(|table| !table.left_out.is_empty()) {
             let names = Vec::from_iter(table.left_out).join(", ");
             complain(format_args!("not in the CSV, which has the dashboard's fields: {names}"));

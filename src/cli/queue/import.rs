@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::path::PathBuf;
 
-use super::{Access, Cannot, Exit, NOT_DONE, Which, contents, count, print, say_moved};
+use super::{Access, Cannot, Exit, NOT_DONE, Progress, Which, contents, count, print, say_moved};
 use crate::clock;
 use crate::config::{MAX_BATCH_LINES, MAX_FINDINGS, MAX_LINE_BYTES, PAGE_BYTES};
 use crate::entry::CapturedAt;
@@ -83,7 +83,9 @@ impl Import {
         let now = clock::now();
         let mut check = Check::default();
         let mut lines = Lines::new(file);
+        let mut progress = Progress::begin("checking", file.metadata()?.len());
         while let Some(text) = lines.next()? {
+            progress.at(lines.end);
             match Line::parse(&text, now) {
                 Ok(Line { captured_at, what, .. }) => {
                     match what {
@@ -103,18 +105,22 @@ impl Import {
                 }
             }
         }
+        progress.at(lines.end);
         Ok(check)
     }
 
     /// Hands the lines over, many at a time.
     async fn import(&self, access: &Access, file: File) -> Result<Moved, Cannot> {
+        let unreadable = |error: io::Error| Cannot(error.to_string());
         let mut lines = Lines::new(&file);
+        let of = file.metadata().map_err(unreadable)?.len();
+        let mut progress = Progress::begin("importing", of);
         let mut moved = Moved::default();
         let mut done = 0;
         loop {
             let (mut text, mut count) = (Vec::new(), 0);
             let mut is_last = true;
-            while let Some(line) = lines.next().map_err(|error| Cannot(error.to_string()))? {
+            while let Some(line) = lines.next().map_err(unreadable)? {
                 text.extend_from_slice(&line);
                 text.push(b'\n');
                 count += 1;
@@ -132,6 +138,7 @@ impl Import {
                 moved.add(stored);
                 done = lines.number;
             }
+            progress.at(lines.end);
             if is_last {
                 return Ok(moved);
             }
@@ -144,11 +151,13 @@ struct Lines<'a> {
     input: BufReader<&'a File>,
     /// Of the line that was given last, from 1.
     number: u64,
+    /// Bytes of the file up to its end.
+    end: u64,
 }
 
 impl<'a> Lines<'a> {
     fn new(file: &'a File) -> Self {
-        Self { input: BufReader::new(file), number: 0 }
+        Self { input: BufReader::new(file), number: 0, end: 0 }
     }
 
     fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
@@ -159,8 +168,9 @@ impl<'a> Lines<'a> {
                 return Ok(None);
             }
             self.number += 1;
+            self.end += line.len() as u64;
             if !line.ends_with(b"\n") && line.len() as u64 == most {
-                self.input.skip_until(b'\n')?;
+                self.end += self.input.skip_until(b'\n')? as u64;
             }
             if !line.trim_ascii().is_empty() {
                 return Ok(Some(line.trim_ascii().to_vec()));

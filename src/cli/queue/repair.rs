@@ -3,6 +3,7 @@
 use super::verify::{Verdict, examine};
 use super::{Access, Cannot, Examiner, Exit, NOT_DONE, Which, count, print};
 use crate::entry::Seq;
+use crate::queue::inspect::Finding;
 
 /// Say what is damaged and what becomes of it; do it with --apply.
 ///
@@ -35,8 +36,8 @@ impl Repair {
         self.mend(&access).await?;
         access.close().await;
         let examiner = self.which.examiner().await?;
-        let left = examine(&examiner, |finding| print(format_args!("left: {}", finding.what)));
-        let left = left.await?;
+        let tell = |finding: &Finding| print(format_args!("left: {}", finding.what));
+        let left = examine(&examiner, tell, |_| {}).await?;
         print(left.sentence());
         Ok(if left.findings == 0 { Exit::Good } else { Exit::Found })
     }
@@ -44,10 +45,8 @@ impl Repair {
     /// Each finding with what becomes of it, and how many files a crash left.
     async fn say(&self) -> Result<(Verdict, u64), Cannot> {
         let examiner = self.which.examiner().await?;
-        let verdict = examine(&examiner, |finding| {
-            print(format_args!("{}: {}", finding.what, finding.remedy));
-        });
-        let verdict = verdict.await?;
+        let tell = |finding: &Finding| print(format_args!("{}: {}", finding.what, finding.remedy));
+        let verdict = examine(&examiner, tell, |_| {}).await?;
         let mut leftovers = Vec::new();
         if let Examiner::Stopped(inspection, _) = &examiner {
             leftovers = inspection.leftovers().map_err(|error| Cannot(error.to_string()))?;

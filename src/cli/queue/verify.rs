@@ -1,6 +1,6 @@
 //! `pitwire queue verify`.
 
-use super::{Cannot, Examiner, Exit, Which, count, print};
+use super::{Cannot, Examiner, Exit, Progress, Which, count, print};
 use crate::entry::Seq;
 use crate::queue::inspect::{Finding, Place, out_of_order};
 
@@ -18,7 +18,11 @@ pub struct Verify {
 impl Verify {
     pub(super) async fn run(self) -> Result<Exit, Cannot> {
         let examiner = self.which.examiner().await?;
-        let verdict = examine(&examiner, |finding| print(&finding.what)).await?;
+        let (head, tail) = examiner.ends().await?;
+        let mut progress = Progress::begin("reading the queue", tail.0.saturating_sub(head.0));
+        // The closure has it, so that its line is gone before the last sentence.
+        let read = move |last: Seq| progress.at((last.0 + 1).saturating_sub(head.0));
+        let verdict = examine(&examiner, |finding| print(&finding.what), read).await?;
         print(verdict.sentence());
         Ok(if verdict.findings == 0 { Exit::Good } else { Exit::Found })
     }
@@ -45,10 +49,11 @@ impl Verdict {
     }
 }
 
-/// Reads all of a queue, and tells each finding.
+/// Reads all of a queue, and tells each finding, and the last position of each stretch that is read.
 pub(in crate::cli) async fn examine(
     examiner: &Examiner,
     mut tell: impl FnMut(&Finding),
+    mut read: impl FnMut(Seq),
 ) -> Result<Verdict, Cannot> {
     let mut verdict = Verdict::default();
     let mut tell = |verdict: &mut Verdict, finding: &Finding| {
@@ -67,6 +72,7 @@ pub(in crate::cli) async fn examine(
             before = Some(last);
         }
         examination.findings.iter().for_each(|finding| tell(&mut verdict, finding));
+        read(examination.last);
         from = Seq((examination.last.0 + 1).max(from.0 + 1));
     }
     examiner.others().await?.iter().for_each(|finding| tell(&mut verdict, finding));

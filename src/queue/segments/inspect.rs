@@ -74,6 +74,12 @@ impl Untouched {
         &self.mark
     }
 
+    /// The position after the newest, unless the journal has newer ones than it says.
+    pub(in crate::queue) fn tail(&self) -> Seq {
+        let sealed = self.spans.last().map_or(0, |span| span.last.0 + 1);
+        Seq(self.mark.tail.max(sealed))
+    }
+
     /// Bytes on the disk.
     pub(in crate::queue) fn disk_bytes(&self) -> u64 {
         disk::used(&self.folder)

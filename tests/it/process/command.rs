@@ -119,6 +119,25 @@ async fn wrong_use_ends_with_2_and_everything_that_is_wrong() {
 }
 
 #[tokio::test]
+async fn the_log_is_json_where_that_is_asked_for() {
+    let queue = tempfile::tempdir().unwrap();
+    let mut command = pitwire(&["run", "--server", NOBODY, "--log-format", "json"]);
+    command.arg("--queue").arg(queue.path()).stdin(Stdio::null());
+    for setting in ["source.http.listen=127.0.0.1:0", "metrics.listen=127.0.0.1:0"] {
+        command.args(["--set", setting]);
+    }
+    let agent = Process::start(&mut command);
+    agent.says("the dashboard is out of reach").await;
+    let lines = agent.stderr();
+    assert!(lines.len() > 2, "{lines:?}");
+    for line in lines {
+        let line: Value =
+            serde_json::from_str(&line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        assert!(line["level"].is_string() && line["fields"]["message"].is_string(), "{line}");
+    }
+}
+
+#[tokio::test]
 async fn a_missing_recording_ends_a_replay_with_1() {
     let args = ["replay", "missing.ndjson", "--server", NOBODY];
     let mut replay = Process::start(pitwire(&args).stdin(Stdio::null()));

@@ -1,0 +1,325 @@
+//! What a driver sees in a terminal: one line at the bottom, everything else whole above it.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use pitwire::clock;
+use pitwire::entry::CapturedAt;
+
+use crate::agent::{PATIENCE, eventually, pitwire};
+use crate::peers::{self, Kind, Peer};
+use crate::process::numbered_samples;
+use crate::proxy::{Network, Proxy};
+use crate::screen::{Screen, take_environment};
+
+/// Where nobody listens.
+const NOBODY: &str = "http://127.0.0.1:9";
+const WIDE: u16 = 400;
+/// In the queue of the tools.
+const ENTRIES: u64 = 20_000;
+/// From a signal to the end of the process, at most.
+const SHUTDOWN: Duration = Duration::from_secs(5);
+const CTRL_C: &str = "\x03";
+const CTRL_S: &str = "\x13";
+const CTRL_Q: &str = "\x11";
+/// What begins each text of the line.
+const CLEAR: &str = "\r\x1b[2K";
+
+/// An agent with a car that drives at 10 Hz.
+fn run(server: &str, queue: &Path, settings: &[&str]) -> Command {
+    let mut command = pitwire(&["run", "--server", server]);
+    command.arg("--queue").arg(queue);
+    for setting in [
+        "source.lmu.enabled=false",
+        "source.stdin.enabled=false",
+        "source.simulator.enabled=true",
+        "source.http.listen=127.0.0.1:0",
+        "metrics.listen=127.0.0.1:0",
+        "update_rate_hz=10",
+        "delivery.proof_timeout=2s",
+        "delivery.backoff_min=50ms",
+        "delivery.backoff_max=500ms",
+    ]
+    .iter()
+    .chain(settings)
+    {
+        command.args(["--set", setting]);
+    }
+    command.env("TERM", "xterm").env_remove("NO_COLOR");
+    command
+}
+
+/// That a row is a line of the log from its beginning on, or a link.
+fn is_whole(row: &str) -> bool {
+    let is_moment = row.starts_with("20") && row.get(10..11) == Some("T");
+    let level = ["TRACE", "DEBUG", "INFO", "WARN", "ERROR"];
+    row.starts_with("dashboard: http://")
+        || is_moment && row.split_whitespace().nth(1).is_some_and(|word| level.contains(&word))
+}
+
+/// Whether colours are set somewhere in it.
+fn has_colors(written: &str) -> bool {
+    written.split("\x1b[").skip(1).any(|rest| {
+        rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').starts_with('m')
+    })
+}
+
+/// How many are saved, while the line says that it is offline.
+fn saved(row: &str) -> Option<u64> {
+    row.strip_prefix("Offline, ")?.split(' ').next()?.replace(',', "").parse().ok()
+}
+
+/// That nothing is left of the line, and the next program writes where one should.
+fn is_clean(screen: &Screen) {
+    let rows = screen.rows();
+    assert_eq!(screen.cursor(), (rows.len() as u16, 0), "{rows:#?}");
+    assert!(!rows.iter().any(|row| row.contains("| queued")), "{rows:#?}");
+}
+
+#[tokio::test]
+async fn the_line_says_how_it_stands_below_whole_lines_of_the_log_and_goes_at_ctrl_c() {
+    let server = Peer::start(Kind::Embedded, &[]);
+    let proxy = Proxy::start(server.port());
+    proxy.set(Network::Down);
+    let folder = tempfile::tempdir().unwrap();
+    let started = Instant::now();
+    let run = run(&proxy.url(), &folder.path().join("queue"), &[]);
+    let mut screen = Screen::start(&run, WIDE, |_| {});
+    let offline = |row: &str| saved(row) >= Some(10) && row.ends_with("/s | out 0.0/s");
+    let row = screen.shows("offline", offline).await;
+    let saved = saved(&row).unwrap();
+    assert!(row.contains(&format!("{saved} saved | queued {saved} | in ")), "{row}");
+
+    proxy.set(Network::UP);
+    let live = |row: &str| row.starts_with("Live | queued ") && !row.ends_with("out 0.0/s");
+    screen.shows("live", live).await;
+    screen.has("the link", |row| row.starts_with(&format!("dashboard: {}", proxy.url()))).await;
+
+    proxy.set(Network::Down);
+    screen.shows("offline again", |row| row.starts_with("Offline, ")).await;
+    screen.types(CTRL_C);
+    assert_eq!(screen.exit_code(SHUTDOWN).await, Some(0));
+    let seconds = started.elapsed().as_secs() as usize;
+    is_clean(&screen);
+    let rows = screen.rows();
+    assert!(rows.len() > 4, "{rows:#?}");
+    assert!(rows.iter().all(|row| is_whole(row)), "{rows:#?}");
+
+    let written = screen.written();
+    let texts = written.matches(CLEAR).count();
+    assert!(texts <= rows.len() + seconds + 3, "{texts} in {seconds} s:\n{written:?}");
+    assert!(has_colors(&written), "{written:?}");
+    // The terminal shows it there, so the line was removed with it.
+    assert!(written.contains("^C"), "{written:?}");
+}
+
+#[tokio::test]
+async fn no_color_takes_the_colours_and_a_dumb_terminal_or_none_the_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let agent = |name: &str, settings: &[&str]| run(NOBODY, &folder.path().join(name), settings);
+    let out_of_reach = |row: &str| row.contains("the dashboard is out of reach");
+
+    let mut plain = agent("plain", &[]);
+    let plain = Screen::start(plain.env("NO_COLOR", "1"), WIDE, |_| {});
+    plain.shows("a line", |row| saved(row) >= Some(10)).await;
+    plain.has("a log", out_of_reach).await;
+    assert!(!has_colors(&plain.written()), "{:?}", plain.written());
+
+    let mut dumb = agent("dumb", &[]);
+    let mut dumb = Screen::start(dumb.env("TERM", "dumb"), WIDE, |_| {});
+    // In a pipe, while the terminal is that of the other streams.
+    let file = folder.path().join("stderr");
+    let away = fs::File::create(&file).unwrap();
+    let mut piped = Screen::start(&agent("piped", &[]), WIDE, |command| {
+        command.stderr(Stdio::from(away));
+    });
+    let log = folder.path().join("pitwire.log");
+    let log_file = format!("log.file={}", log.display());
+    let mut logged = Screen::start(&agent("logged", &[&log_file]), WIDE, |_| {});
+    logged.shows("a line", |row| saved(row) >= Some(10)).await;
+    dumb.has("a log", out_of_reach).await;
+    // As long as the others take for a line.
+    let said = async || out_of_reach(&fs::read_to_string(&file).unwrap()).then_some(());
+    eventually("a log", said).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    for screen in [&mut dumb, &mut piped, &mut logged] {
+        peers::signal(screen.id(), "-INT");
+        assert_eq!(screen.exit_code(SHUTDOWN).await, Some(0));
+    }
+    let rows = dumb.rows();
+    assert!(rows.len() > 2 && rows.iter().all(|row| is_whole(row)), "{rows:#?}");
+    assert!(!dumb.written().contains('\x1b'), "{:?}", dumb.written());
+    assert_eq!(piped.written(), "");
+    let piped = fs::read_to_string(&file).unwrap();
+    assert!(piped.lines().all(is_whole), "{piped}");
+    assert!(!piped.contains('\x1b'), "{piped:?}");
+    // All that is left is what was said before the file was open.
+    is_clean(&logged);
+    assert!(logged.rows().len() < 2, "{:#?}", logged.rows());
+    assert!(out_of_reach(&fs::read_to_string(log).unwrap()));
+}
+
+#[tokio::test]
+async fn the_line_fits_a_narrow_terminal() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = run(NOBODY, &folder.path().join("queue"), &[]);
+    let mut screen = Screen::start(&run, 24, |_| {});
+    let first = screen.shows("a line", |row| saved(row) >= Some(0)).await;
+    let bottom = screen.shows("another", |row| saved(row) > saved(&first)).await;
+    assert_eq!(bottom.len(), 21, "{bottom}");
+    let lines = screen.rows().iter().filter(|row| row.contains("| q")).count();
+    assert_eq!(lines, 1, "{:#?}", screen.rows());
+    screen.types(CTRL_C);
+    assert_eq!(screen.exit_code(SHUTDOWN).await, Some(0));
+    let rows = screen.rows();
+    assert!(!rows.iter().any(|row| row.starts_with("Offline")), "{rows:#?}");
+    assert_eq!(screen.cursor(), (rows.len() as u16, 0), "{rows:#?}");
+}
+
+#[tokio::test]
+async fn an_agent_in_the_background_leaves_the_bottom_to_the_shell() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = run(NOBODY, &folder.path().join("queue"), &[]);
+    let mut shell = Command::new("bash");
+    shell.args(["-mc", r#""$0" "$@" & sleep 6; kill $!; wait $!"#]);
+    shell.arg(run.get_program()).args(run.get_args());
+    take_environment(&mut shell, &run);
+    let mut screen = Screen::start(&shell, WIDE, |_| {});
+    assert_eq!(screen.exit_code(PATIENCE).await, Some(0));
+    let rows = screen.rows();
+    assert!(rows.iter().any(|row| row.contains("the dashboard is out of reach")), "{rows:#?}");
+    assert!(!screen.written().contains(CLEAR), "{:?}", screen.written());
+}
+
+#[tokio::test]
+async fn a_terminal_that_is_stopped_stops_neither_the_car_nor_the_end() {
+    let folder = tempfile::tempdir().unwrap();
+    // It soon has more to say than there is room for.
+    let loud = [
+        "log.level=debug",
+        "source.simulator.enabled=false",
+        "update_rate_hz=0",
+        "delivery.backoff_min=10ms",
+        "delivery.backoff_max=10ms",
+    ];
+    let run = run(NOBODY, &folder.path().join("queue"), &loud);
+    for goes_on in [true, false] {
+        let mut screen = Screen::start(&run, WIDE, |_| {});
+        let served = |row: &str| row.contains("telemetry on http://");
+        let row = screen.has("an address", served).await;
+        let address = row.split("http://").nth(1).unwrap().trim();
+        screen.shows("a line", |row| row.starts_with("Offline, ")).await;
+        screen.types(CTRL_S);
+        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
+        let mut stored = 0;
+        let stopped = Instant::now();
+        while stopped.elapsed() < Duration::from_secs(8) {
+            let request = http.post(format!("http://{address}/v1/telemetry")).body("{}");
+            // 202: the disk is busy, and it is in memory.
+            assert!(request.send().await.unwrap().status().is_success());
+            stored += 1;
+        }
+        if goes_on {
+            screen.types(CTRL_Q);
+            screen
+                .has("what is missing", |row| row.contains("lines of the log are left out"))
+                .await;
+            screen.shows("how it stands now", |row| saved(row) == Some(stored)).await;
+        }
+        peers::signal(screen.id(), "-INT");
+        assert_eq!(screen.exit_code(SHUTDOWN).await, Some(0));
+        if goes_on {
+            is_clean(&screen);
+        }
+    }
+}
+
+/// The numbers before each " %" that was shown.
+fn percentages(written: &str, what: &str) -> Vec<u64> {
+    let shown = written.split(what).skip(1).filter_map(|rest| rest.split(" %").next());
+    shown.map(|number| number.parse().unwrap()).collect()
+}
+
+/// That it was said how far it is, from the beginning to the end.
+fn gets_there(written: &str, what: &str) {
+    let shown = percentages(written, what);
+    assert!(shown.is_sorted(), "{written:?}");
+    assert_eq!((shown.first(), shown.last()), (Some(&0), Some(&100)), "{written:?}");
+}
+
+#[tokio::test]
+async fn a_replay_says_how_far_it_is_and_why_it_waits() {
+    let server = Peer::start(Kind::Embedded, &[]);
+    let proxy = Proxy::start(server.port());
+    proxy.set(Network::Down);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("laps.ndjson");
+    // Eight seconds of it.
+    fs::write(&file, numbered_samples(1, 160).join("\n") + "\n\n").unwrap();
+    let mut replay = pitwire(&["replay", file.to_str().unwrap(), "--server", &proxy.url()]);
+    replay.args(["--speed", "10", "--set", "delivery.backoff_max=500ms"]);
+    replay.env("TERM", "xterm").env_remove("NO_COLOR");
+    let mut screen = Screen::start(&replay, WIDE, |_| {});
+    let waits = |row: &str| saved(row) >= Some(10) && row.ends_with(" | laps.ndjson: 0 %");
+    screen.shows("why it waits", waits).await;
+    proxy.set(Network::UP);
+    let goes_on = |row: &str| row.starts_with("Live | laps.ndjson: ") && row.ends_with(" s left");
+    screen.shows("how far it is", goes_on).await;
+    assert_eq!(screen.exit_code(PATIENCE).await, Some(0));
+    gets_there(&screen.written(), "laps.ndjson: ");
+    is_clean(&screen);
+    let rows = screen.rows();
+    assert!(rows.iter().all(|row| is_whole(row) && !row.contains('%')), "{rows:#?}");
+}
+
+/// A tool of the queue, and what it says where there is no terminal.
+fn tool(args: &[&str]) -> Vec<String> {
+    let output = pitwire(&["queue"]).args(args).stdin(Stdio::null()).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let lines = |bytes: &[u8]| String::from_utf8_lossy(bytes).lines().map(str::to_owned).collect();
+    let (mut out, err): (Vec<_>, Vec<_>) = (lines(&output.stdout), lines(&output.stderr));
+    out.extend(err);
+    out
+}
+
+#[tokio::test]
+async fn the_tools_of_the_queue_say_how_far_they_are_and_else_the_same_as_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let file = path("race.jsonl");
+    let start = clock::now().0 - 3_600_000;
+    let entry = |number: u64| {
+        let at = CapturedAt(start + number as i64);
+        format!(r#"{{"captured_at":"{at}","telemetry":{{"lap":{number}}}}}"#)
+    };
+    fs::write(&file, (1..=ENTRIES).map(entry).collect::<Vec<_>>().join("\n")).unwrap();
+    let (plain, shown) = (path("plain"), path("shown"));
+    let (once, again) = (path("once.jsonl"), path("again.jsonl"));
+    let there: [(&[&str], &[&str], &str); 4] = [
+        (&["import", &file], &["import", &file], "checking: "),
+        (
+            &["import", &file, "--apply", "--queue", &plain],
+            &["import", &file, "--apply", "--queue", &shown],
+            "importing: ",
+        ),
+        (&["verify", "--queue", &plain], &["verify", "--queue", &shown], "reading the queue: "),
+        (
+            &["export", "--queue", &plain, "--output", &once],
+            &["export", "--queue", &shown, "--output", &again],
+            "exporting: ",
+        ),
+    ];
+    for (piped, in_a_terminal, what) in there {
+        let expected = tool(piped);
+        let mut command = pitwire(&["queue"]);
+        command.args(in_a_terminal).env("TERM", "xterm").env_remove("NO_COLOR");
+        let mut screen = Screen::start(&command, WIDE, |_| {});
+        assert_eq!(screen.exit_code(PATIENCE).await, Some(0));
+        assert_eq!(screen.rows(), expected, "{in_a_terminal:?}");
+        gets_there(&screen.written(), what);
+        assert_eq!(screen.cursor(), (expected.len() as u16, 0));
+    }
+    assert_eq!(fs::read(once).unwrap(), fs::read(again).unwrap());
+}
