@@ -31,13 +31,14 @@ pub use load::{Loaded, Overrides, load, process_environment};
 pub use places::{file, log_file, settings};
 pub use problem::{Origin, Problem, Problems, Warning};
 pub use units::{parse_duration, parse_size};
-pub use values::{ServerUrl, Wrong};
+pub use values::{AgentName, Protocol, ServerUrl, Wrong};
 
 /// Everything an operator can set.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Samples a second that a thinned source hands on, 0.001 to 1000; 0 keeps every sample.
     pub update_rate_hz: f64,
+    pub agent: AgentConfig,
     pub server: ServerConfig,
     pub queue: QueueConfig,
     pub stint: StintConfig,
@@ -47,7 +48,24 @@ pub struct Config {
     pub log: LogConfig,
 }
 
-/// The dashboard server and the session on it.
+/// This agent among others.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AgentConfig {
+    /// `None` is the name of this PC.
+    pub name: Option<AgentName>,
+}
+
+impl AgentConfig {
+    /// What this agent is called on NATS.
+    pub fn name(&self) -> String {
+        match &self.name {
+            Some(name) => name.to_string(),
+            None => places::pc_name(),
+        }
+    }
+}
+
+/// The server and the session on it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerConfig {
     pub url: ServerUrl,
@@ -57,6 +75,12 @@ pub struct ServerConfig {
     pub headers: Headers,
     pub auth: Auth,
     pub ca_file: Option<PathBuf>,
+    /// On NATS: a `.creds` file.
+    pub credentials_file: Option<PathBuf>,
+    /// On NATS: servers that keep a copy of the stream, 1 to 5.
+    pub stream_replicas: u64,
+    /// On NATS: how long the stream keeps an entry, 1 hour to 365 days.
+    pub stream_max_age: Duration,
 }
 
 /// Who names the session.
@@ -250,6 +274,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             update_rate_hz: 2.0,
+            agent: AgentConfig::default(),
             server: ServerConfig {
                 url: ServerUrl::local(),
                 session_id: SessionChoice::Auto,
@@ -258,6 +283,9 @@ impl Default for Config {
                 headers: Headers::default(),
                 auth: Auth::default(),
                 ca_file: None,
+                credentials_file: None,
+                stream_replicas: 1,
+                stream_max_age: Duration::from_hours(30 * 24),
             },
             queue: QueueConfig {
                 path: places::queue(),
@@ -436,6 +464,14 @@ pub const CONNECTION_EVENTS: usize = 4096;
 
 /// Between two looks whether the client library still reads: it can end without a word.
 pub const READER_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How often a NATS server is asked whether it is still there. A connection over which nothing came
+/// for three times this long is lost.
+pub const NATS_PING_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long a stream remembers what it has, to recognise what comes again. It is not the only thing
+/// that does, so that it need not span an outage.
+pub const NATS_DUPLICATE_WINDOW: Duration = Duration::from_mins(2);
 
 /// From joining a session to the server's answer, at most; and as long for an earlier
 /// acknowledgement that must come first.

@@ -31,7 +31,8 @@ pub(super) trait Textual {
     }
 }
 
-/// Where a dashboard server is: `http` or `https`, a host, perhaps a port and a path prefix.
+/// Where the server is. A dashboard: `http` or `https`, a host, perhaps a port and a path prefix. NATS:
+/// `nats` or `tls`, a host, perhaps a port.
 ///
 /// Never has a user name, a password, a query, a fragment or a `/` at its end, so that a path can
 /// be appended and the whole be printed. Made from text by `parse`, which also takes `ws` and
@@ -47,6 +48,23 @@ impl ServerUrl {
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// What is spoken there.
+    pub fn protocol(&self) -> Protocol {
+        match self.0.split_once(':') {
+            Some(("nats" | "tls", _)) => Protocol::Nats,
+            _ => Protocol::SocketIo,
+        }
+    }
+
+    fn without_a_path(self) -> Result<Self, Wrong> {
+        let url = Url::parse(&self.0).map_err(|_| Wrong("is not an address"))?;
+        match url.host_str() {
+            None | Some("") => Err(Wrong("is not an address")),
+            Some(_) if !url.path().is_empty() => Err(Wrong("has a path, which NATS has not")),
+            Some(_) => Ok(self),
+        }
     }
 
     /// Whether who listens on `address` of this machine is reached by this address.
@@ -66,6 +84,14 @@ impl ServerUrl {
     }
 }
 
+/// What a server speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// A dashboard server.
+    SocketIo,
+    Nats,
+}
+
 impl fmt::Display for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -80,7 +106,9 @@ impl FromStr for ServerUrl {
         let scheme = match url.scheme() {
             "http" | "ws" => "http",
             "https" | "wss" => "https",
-            _ => return Err(Wrong("is neither http nor https")),
+            "nats" => "nats",
+            "tls" => "tls",
+            _ => return Err(Wrong("is none of http, https, nats and tls")),
         };
         if !url.username().is_empty() || url.password().is_some() {
             return Err(Wrong("has a user name or a password in it"));
@@ -89,7 +117,11 @@ impl FromStr for ServerUrl {
             return Err(Wrong("has a query or a fragment"));
         }
         url.set_scheme(scheme).map_err(|()| Wrong("is not an address"))?;
-        Ok(Self(url.as_str().trim_end_matches('/').into()))
+        let url = Self(url.as_str().trim_end_matches('/').into());
+        match url.protocol() {
+            Protocol::Nats => url.without_a_path(),
+            Protocol::SocketIo => Ok(url),
+        }
     }
 }
 
@@ -104,7 +136,54 @@ impl Textual for ServerUrl {
     }
 
     fn allowed(&self) -> String {
-        r#"an address such as "http://localhost:5000""#.into()
+        r#"an address such as "http://localhost:5000" or "nats://localhost:4222""#.into()
+    }
+}
+
+/// What an agent is called where there are many: 1 to 64 of `A-Z a-z 0-9 _ -`, as a part of a
+/// subject and of the name of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentName(String);
+
+impl AgentName {
+    const MAX_CHARS: usize = 64;
+
+    /// A name out of any text: what cannot be in one is a `-`.
+    pub(super) fn made_of(text: &str) -> Option<Self> {
+        let safe = |c: char| if fits_in_a_subject(c) { c } else { '-' };
+        let name: String = text.trim().chars().take(Self::MAX_CHARS).map(safe).collect();
+        Some(Self(name)).filter(|name| !name.0.is_empty())
+    }
+}
+
+fn fits_in_a_subject(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_' || c == '-'
+}
+
+impl fmt::Display for AgentName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Textual for Option<AgentName> {
+    fn read(&mut self, text: &str) -> Result<(), Wrong> {
+        *self = match text {
+            "" => None,
+            name if name.len() <= AgentName::MAX_CHARS && name.chars().all(fits_in_a_subject) => {
+                Some(AgentName(name.into()))
+            }
+            _ => return Err(Wrong("is not a name")),
+        };
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        self.as_ref().map(AgentName::to_string).unwrap_or_default()
+    }
+
+    fn allowed(&self) -> String {
+        r#"1 to 64 letters, digits, "_" and "-", or "" for the name of this PC"#.into()
     }
 }
 

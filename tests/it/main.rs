@@ -34,6 +34,8 @@ mod kill;
 mod lmu;
 mod long;
 #[cfg(unix)]
+mod nats;
+#[cfg(unix)]
 mod numbered;
 #[cfg(unix)]
 mod page;
