@@ -32,8 +32,7 @@ pub(crate) const CAPTURED_AT: &str = "Pitwire-Captured-At";
 pub(crate) const TELEMETRY: &str = "telemetry";
 pub(crate) const SETUP: &str = "setup";
 
-/// All that agents publish, and how their streams are called.
-pub(crate) const ALL_AGENTS: &str = "pitwire.>";
+/// How the streams of agents are called.
 pub(crate) const STREAM_PREFIX: &str = "PITWIRE_";
 
 /// Longer than any race; far enough from the end of time to be added to now.

@@ -315,6 +315,9 @@ impl<S: Sink> Session<S> {
         stored: Stored,
     ) {
         let page = self.sink.page(&session);
+        if page.is_none() {
+            tracing::info!(%stint, name = session, on = self.sink.server(), "the stint has a name");
+        }
         let verified = matches!(joined, Joined::Known { .. }) && !self.never_asks();
         let is_first = bindings.by_stint.is_empty();
         self.status.send_modify(|status| {

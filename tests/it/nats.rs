@@ -1,7 +1,9 @@
 //! The agent and a real NATS server: as a sink, and as a hub's source.
 //!
-//! - [`sink`]: what is killed and cut, the stream holds each entry once and in order.
+//! - [`sink`]: whatever is killed and cut, the stream holds each entry once and in order.
+//! - [`access`]: who is let in, and what is said of a server that does not do what it should.
 
+mod access;
 mod sink;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,6 +42,15 @@ impl NatsServer {
         let folder = tempfile::tempdir().unwrap();
         let store = folder.path().join("store");
         let config = format!("jetstream {{ store_dir: {store:?} }}\n{more}\n");
+        Self::start_in(folder, scheme, &config)
+    }
+
+    /// One that passes messages on and keeps none.
+    pub fn without_jetstream() -> Self {
+        Self::start_in(tempfile::tempdir().unwrap(), "nats", "")
+    }
+
+    fn start_in(folder: TempDir, scheme: &'static str, config: &str) -> Self {
         std::fs::write(folder.path().join("server.conf"), config).unwrap();
         let (child, port) = spawn(&folder, -1);
         Self { child, port, folder, scheme }
@@ -102,8 +113,8 @@ fn spawn(folder: &TempDir, port: i32) -> (Child, u16) {
         .expect("nats-server starts");
     let log = BufReader::new(child.stderr.take().unwrap());
     let (send, receive) = mpsc::channel();
-    thread::spawn(move || {
-        let mut port = None;
+    let collector = thread::spawn(move || {
+        let (mut port, mut said) = (None, Vec::new());
         // Read on, or the server blocks when the pipe is full.
         for line in log.lines().map_while(Result::ok) {
             if let Some((_, address)) = line.split_once("Listening for client connections on ") {
@@ -112,10 +123,17 @@ fn spawn(folder: &TempDir, port: i32) -> (Child, u16) {
             if line.contains("Server is ready") {
                 let _ = send.send(port);
             }
+            if port.is_none() {
+                said.push(line);
+            }
         }
+        said
     });
-    let port = receive.recv_timeout(START_UP).expect("nats-server is ready");
-    (child, port.expect("it says its port"))
+    let Ok(Some(port)) = receive.recv_timeout(START_UP) else {
+        let _ = child.kill();
+        panic!("nats-server is not ready:\n{}", collector.join().unwrap().join("\n"));
+    };
+    (child, port)
 }
 
 /// An entry as a stream keeps it.

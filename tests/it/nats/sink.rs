@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use async_nats::jetstream::stream::Config;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
 use tokio::time::sleep;
 
 use super::{NatsServer, check};
-use crate::agent::Agent;
+use crate::agent::{Agent, eventually};
 use crate::numbered::Numbered;
 use crate::proxy::{Network, Proxy};
 
@@ -67,9 +68,61 @@ async fn a_stream_holds_each_entry_once_and_in_order_though_the_network_is_cut()
     .await;
 }
 
+/// The server's own window recognises what comes again within two minutes. An outage may last longer.
+#[tokio::test]
+async fn no_entry_is_stored_twice_though_the_servers_window_is_long_over() {
+    let server = NatsServer::start();
+    let config = Config {
+        name: "PITWIRE_pc-7".into(),
+        subjects: vec!["pitwire.pc-7.>".into()],
+        duplicate_window: Duration::from_millis(100),
+        ..Config::default()
+    };
+    server.jetstream().await.create_stream(config).await.unwrap();
+    let trial = Trial::at(server, 5);
+    goes_wrong(trial, async |trial| {
+        // What was sent arrives, and no word of it comes back.
+        trial.proxy.set(Network::Mute);
+        trial.feed(100);
+        trial.pause(300).await;
+        trial.kill_agent().await;
+        sleep(Duration::from_millis(200)).await;
+        trial.proxy.set(Network::UP);
+    })
+    .await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_connection_that_ended_leaves_no_thread_behind() {
+    let mut trial = Trial::new(6);
+    trial.feed(1);
+    trial.drained().await;
+    let threads = |trial: &Trial| {
+        let tasks = format!("/proc/{}/task", trial.agent.process.id());
+        std::fs::read_dir(tasks).unwrap().count()
+    };
+    let before = threads(&trial);
+    for connects in 2..20 {
+        trial.proxy.reset();
+        trial.agent.metric_becomes(CONNECTS, |count| count >= f64::from(connects)).await;
+    }
+    trial.proxy.set(Network::Stalled);
+    sleep(Duration::from_secs(5)).await;
+    trial.proxy.set(Network::UP);
+    trial.feed(1);
+    trial.drained().await;
+    // One of tokio's own may be about to end.
+    let settled = async || (threads(&trial) <= before + 1).then_some(());
+    eventually("no more threads than before", settled).await;
+}
+
+async fn holds_each_entry_once_and_in_order(seed: u64, fault: impl AsyncFnMut(&mut Trial)) {
+    goes_wrong(Trial::new(seed), fault).await;
+}
+
 /// Hands in frames, and lets the same kind of fault happen again and again in their midst.
-async fn holds_each_entry_once_and_in_order(seed: u64, mut fault: impl AsyncFnMut(&mut Trial)) {
-    let mut trial = Trial::new(seed);
+async fn goes_wrong(mut trial: Trial, mut fault: impl AsyncFnMut(&mut Trial)) {
     for round in 0..10 {
         trial.feed(ROUND);
         match round % 2 {
@@ -116,7 +169,10 @@ struct Trial {
 
 impl Trial {
     fn new(seed: u64) -> Self {
-        let server = NatsServer::start();
+        Self::at(NatsServer::start(), seed)
+    }
+
+    fn at(server: NatsServer, seed: u64) -> Self {
         let proxy = Proxy::start(server.port());
         let queue = tempfile::tempdir().unwrap();
         let agent = agent(&queue, &proxy);
