@@ -10,7 +10,7 @@
 use std::error::Error as _;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use tokio::runtime::Builder;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
-use crate::config::NATS_PING_INTERVAL;
+use crate::config::{NATS_PING_INTERVAL, Secret, ServerUrl};
 
 /// What each entry has besides its JSON and its subject, which names agent, stint and kind: with
 /// them a hub makes the same entry of it again.
@@ -38,18 +38,33 @@ pub(crate) const STREAM_PREFIX: &str = "PITWIRE_";
 /// Longer than any race; far enough from the end of time to be added to now.
 const NEVER: Duration = Duration::from_hours(365 * 24);
 
-/// What to connect with. Holds secrets, so it is not to be printed.
-pub(crate) struct Access {
+/// Where to connect, and what opens the door there. Its files are read anew for each connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Door {
     /// `nats://` or `tls://`, a host, perhaps a port.
-    pub(crate) url: String,
-    pub(crate) token: Option<String>,
-    /// What is in a `.creds` file.
-    pub(crate) credentials: Option<String>,
+    pub(crate) url: ServerUrl,
+    pub(crate) token: Secret,
+    pub(crate) token_file: Option<PathBuf>,
+    /// A `.creds` file.
+    pub(crate) credentials_file: Option<PathBuf>,
     /// A certificate authority to trust in the place of the system's, PEM.
     pub(crate) ca_file: Option<PathBuf>,
     pub(crate) open_timeout: Duration,
     /// From a request to its answer.
     pub(crate) request_timeout: Duration,
+}
+
+impl Door {
+    fn token(&self) -> Result<Option<String>, NatsError> {
+        let file = self.token_file.as_deref().map(read).transpose()?;
+        let file = file.map(|text| Secret::from(text.as_str()));
+        Ok(file.as_ref().unwrap_or(&self.token).reveal().map(str::to_owned))
+    }
+}
+
+fn read(path: &Path) -> Result<String, NatsError> {
+    let shown = path.display();
+    std::fs::read_to_string(path).map_err(|error| NatsError::Auth(format!("{shown}: {error}")))
 }
 
 /// Why there is no connection, or none any more.
@@ -86,14 +101,14 @@ impl fmt::Debug for Connection {
 
 impl Connection {
     /// Connects, and returns once the server has let us in.
-    pub(crate) async fn open(access: Access) -> Result<Self, NatsError> {
+    pub(crate) async fn open(door: Door) -> Result<Self, NatsError> {
         let (opened, opening) = oneshot::channel();
         let (end, ended) = watch::channel(None);
         let (stop, stopped) = oneshot::channel();
-        let limit = access.open_timeout;
+        let limit = door.open_timeout;
         thread::Builder::new()
             .name("pitwire-nats".into())
-            .spawn(move || run(access, opened, stopped, end))
+            .spawn(move || run(door, opened, stopped, end))
             .map_err(|error| NatsError::Lost(format!("no thread for the connection: {error}")))?;
         match timeout(limit, opening).await {
             Ok(Ok(opened)) => Ok(Self { context: opened?, ended, _stop: stop }),
@@ -130,7 +145,7 @@ impl Connection {
 
 /// The life of a connection, on its own thread.
 fn run(
-    access: Access,
+    door: Door,
     opened: oneshot::Sender<Result<Context, NatsError>>,
     stopped: oneshot::Receiver<()>,
     end: watch::Sender<Option<NatsError>>,
@@ -146,7 +161,7 @@ fn run(
         tokio::select! {
             biased;
             _ = stopped => {}
-            () = live(access, opened, end) => {}
+            () = live(door, opened, end) => {}
         }
     });
     // Not a plain drop: that would wait for a name look-up that hangs.
@@ -154,13 +169,13 @@ fn run(
 }
 
 async fn live(
-    access: Access,
+    door: Door,
     opened: oneshot::Sender<Result<Context, NatsError>>,
     end: watch::Sender<Option<NatsError>>,
 ) {
-    let request_timeout = access.request_timeout;
-    let connected = match options(&access, end) {
-        Ok(options) => options.connect(&access.url).await.map_err(|error| classify(&error)),
+    let request_timeout = door.request_timeout;
+    let connected = match options(&door, end) {
+        Ok(options) => options.connect(door.url.as_str()).await.map_err(|error| classify(&error)),
         Err(error) => Err(error),
     };
     let is_open = connected.is_ok();
@@ -172,14 +187,14 @@ async fn live(
 }
 
 fn options(
-    access: &Access,
+    door: &Door,
     end: watch::Sender<Option<NatsError>>,
 ) -> Result<ConnectOptions, NatsError> {
     let is_first = AtomicBool::new(true);
     let mut options = ConnectOptions::new()
         .name("pitwire")
-        .connection_timeout(access.open_timeout)
-        .request_timeout(Some(access.request_timeout))
+        .connection_timeout(door.open_timeout)
+        .request_timeout(Some(door.request_timeout))
         .ping_interval(NATS_PING_INTERVAL)
         .ignore_discovered_servers()
         .reconnect_delay_callback(move |_| match is_first.swap(false, Ordering::Relaxed) {
@@ -197,15 +212,15 @@ fn options(
             });
             async {}
         });
-    if let Some(token) = &access.token {
-        options = options.token(token.clone());
+    if let Some(token) = door.token()? {
+        options = options.token(token);
     }
-    if let Some(credentials) = &access.credentials {
+    if let Some(file) = &door.credentials_file {
         options = options
-            .credentials(credentials)
+            .credentials(&read(file)?)
             .map_err(|error| NatsError::Auth(format!("the credentials file: {error}")))?;
     }
-    if let Some(ca_file) = &access.ca_file {
+    if let Some(ca_file) = &door.ca_file {
         options = options.add_root_certificates(ca_file.clone());
     }
     Ok(options)

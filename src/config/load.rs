@@ -200,6 +200,7 @@ impl Loading {
 
     /// What a NATS server cannot do, and what it is not told.
     fn check_nats(&mut self) {
+        self.check_hub();
         let server = &self.config.server;
         if server.url.protocol() != Protocol::Nats || !self.sound(&["server.url"]) {
             return;
@@ -228,6 +229,29 @@ impl Loading {
         }
         for (key, _) in unused.into_iter().filter(|(_, is_set)| *is_set) {
             self.warn(key, "is for a dashboard server; a NATS server gets nothing of it".into());
+        }
+    }
+
+    /// A hub that published to where it takes from would send itself the same entries for ever.
+    fn check_hub(&mut self) {
+        let Config { source, server, .. } = &self.config;
+        let keys = ["source.nats.enabled", "source.nats.url", "server.url"];
+        if !source.nats.enabled || !self.sound(&keys) {
+            return;
+        }
+        if source.nats.url.protocol() != Protocol::Nats {
+            let message = format!(
+                "\"{}\" is no NATS server; write an address such as \"nats://localhost:4222\"",
+                source.nats.url
+            );
+            self.problem(self.origin(&keys[..2]), Some("source.nats.url"), message);
+        } else if server.url.protocol() == Protocol::Nats {
+            let message = format!(
+                "\"{}\" cannot be where a hub sends to, or it would take that in again; write the \
+                 address of the dashboard server, or source.nats.enabled = false",
+                server.url
+            );
+            self.problem(self.origin(&keys), Some("server.url"), message);
         }
     }
 

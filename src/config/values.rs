@@ -46,6 +46,11 @@ impl ServerUrl {
         Self("http://localhost:5000".into())
     }
 
+    /// Likewise, of a NATS server.
+    pub(super) fn local_nats() -> Self {
+        Self("nats://localhost:4222".into())
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -148,6 +153,10 @@ pub struct AgentName(String);
 impl AgentName {
     const MAX_CHARS: usize = 64;
 
+    pub(super) fn pitwire() -> Self {
+        Self("pitwire".into())
+    }
+
     /// A name out of any text: what cannot be in one is a `-`.
     pub(super) fn made_of(text: &str) -> Option<Self> {
         let safe = |c: char| if fits_in_a_subject(c) { c } else { '-' };
@@ -166,15 +175,62 @@ impl fmt::Display for AgentName {
     }
 }
 
+impl FromStr for AgentName {
+    type Err = Wrong;
+
+    fn from_str(text: &str) -> Result<Self, Wrong> {
+        let fits =
+            (1..=Self::MAX_CHARS).contains(&text.len()) && text.chars().all(fits_in_a_subject);
+        if fits { Ok(Self(text.into())) } else { Err(Wrong("is not a name")) }
+    }
+}
+
+impl Textual for AgentName {
+    fn read(&mut self, text: &str) -> Result<(), Wrong> {
+        *self = text.parse()?;
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+
+    fn allowed(&self) -> String {
+        r#"1 to 64 letters, digits, "_" and "-""#.into()
+    }
+}
+
+/// Names of agents; none stands for all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AgentNames(Vec<AgentName>);
+
+impl AgentNames {
+    /// Whether that agent is meant.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.is_empty() || self.0.iter().any(|known| known.0 == name)
+    }
+}
+
+impl Textual for AgentNames {
+    fn read(&mut self, text: &str) -> Result<(), Wrong> {
+        let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+        let names = names.map(str::parse).collect::<Result<_, Wrong>>();
+        *self = Self(names.map_err(|_| Wrong("has a name that is none"))?);
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        self.0.iter().map(AgentName::to_string).collect::<Vec<_>>().join(", ")
+    }
+
+    fn allowed(&self) -> String {
+        r#"names of agents with a comma between them, or "" for all"#.into()
+    }
+}
+
 impl Textual for Option<AgentName> {
     fn read(&mut self, text: &str) -> Result<(), Wrong> {
-        *self = match text {
-            "" => None,
-            name if name.len() <= AgentName::MAX_CHARS && name.chars().all(fits_in_a_subject) => {
-                Some(AgentName(name.into()))
-            }
-            _ => return Err(Wrong("is not a name")),
-        };
+        *self = if text.is_empty() { None } else { Some(text.parse()?) };
         Ok(())
     }
 

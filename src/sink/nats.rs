@@ -11,7 +11,6 @@
 //! its stints from 1 again. The server needs no memory of it, so that it is never forgotten.
 
 use std::error::Error as _;
-use std::path::Path;
 use std::time::Duration;
 
 use async_nats::jetstream;
@@ -25,55 +24,39 @@ use async_nats::jetstream::stream::{
 };
 
 use super::{Ack, Addressed, Answer, Joined, Link, Proof, Receipt, Sink, SinkError};
-use crate::config::{Config, NATS_DUPLICATE_WINDOW, Secret, ServerConfig};
+use crate::config::{Config, NATS_DUPLICATE_WINDOW};
 use crate::entry::{CapturedAt, Kind, Seq, StintId};
-use crate::nats::{
-    Access, CAPTURED_AT, Connection, NatsError, SEQ, SETUP, STREAM_PREFIX, TELEMETRY,
-};
+use crate::nats::{CAPTURED_AT, Connection, Door, NatsError, SEQ, SETUP, STREAM_PREFIX, TELEMETRY};
 
 /// A NATS server, and this agent's stream on it.
 #[derive(Debug)]
 pub struct Nats {
     stream: String,
     agent: String,
-    open_timeout: Duration,
-    request_timeout: Duration,
-    server: ServerConfig,
+    door: Door,
+    replicas: usize,
+    max_age: Duration,
 }
 
 impl Nats {
     /// The server that the configuration names.
     pub fn new(config: &Config) -> Self {
-        let agent = config.agent.name();
+        let (agent, server) = (config.agent.name(), &config.server);
         Self {
             stream: format!("{STREAM_PREFIX}{agent}"),
             agent,
-            open_timeout: config.delivery.open_timeout,
-            request_timeout: config.delivery.proof_timeout,
-            server: config.server.clone(),
+            door: Door {
+                url: server.url.clone(),
+                token: server.token.clone(),
+                token_file: server.token_file.clone(),
+                credentials_file: server.credentials_file.clone(),
+                ca_file: server.ca_file.clone(),
+                open_timeout: config.delivery.open_timeout,
+                request_timeout: config.delivery.proof_timeout,
+            },
+            replicas: server.stream_replicas as usize,
+            max_age: server.stream_max_age,
         }
-    }
-
-    /// What to connect with. The files are read anew each time.
-    fn access(&self) -> Result<Access, SinkError> {
-        let read = |path: &Path| {
-            let shown = path.display();
-            std::fs::read_to_string(path)
-                .map_err(|error| SinkError::Auth(format!("{shown}: {error}")))
-        };
-        let ServerConfig { url, token, token_file, credentials_file, ca_file, .. } = &self.server;
-        let file = token_file.as_deref().map(read).transpose()?;
-        let file = file.map(|text| Secret::from(text.as_str()));
-        let token = file.as_ref().unwrap_or(token).reveal().map(str::to_owned);
-        let credentials = credentials_file.as_deref().map(read).transpose()?;
-        Ok(Access {
-            url: url.to_string(),
-            token,
-            credentials,
-            ca_file: ca_file.clone(),
-            open_timeout: self.open_timeout,
-            request_timeout: self.request_timeout,
-        })
     }
 
     /// What the stream is made as, where there is none. One that is there stays as it is.
@@ -83,9 +66,9 @@ impl Nats {
             description: Some(format!("telemetry of {}, by pitwire", self.agent)),
             subjects: vec![format!("pitwire.{}.>", self.agent)],
             storage: StorageType::File,
-            num_replicas: self.server.stream_replicas as usize,
-            max_age: self.server.stream_max_age,
-            duplicate_window: NATS_DUPLICATE_WINDOW.min(self.server.stream_max_age),
+            num_replicas: self.replicas,
+            max_age: self.max_age,
+            duplicate_window: NATS_DUPLICATE_WINDOW.min(self.max_age),
             ..StreamConfig::default()
         }
     }
@@ -95,17 +78,18 @@ impl Sink for Nats {
     type Link = NatsLink;
 
     async fn open(&mut self) -> Result<NatsLink, SinkError> {
-        let mut connection = Connection::open(self.access()?).await?;
+        let limit = self.door.request_timeout;
+        let mut connection = Connection::open(self.door.clone()).await?;
         let context = connection.context();
         let made = connection.wait_for(context.get_or_create_stream(self.new_stream())).await?;
-        let stream = made.map_err(|error| no_stream(&self.stream, self.request_timeout, &error))?;
+        let stream = made.map_err(|error| no_stream(&self.stream, limit, &error))?;
         let last = stream.cached_info().state.last_sequence;
         Ok(NatsLink {
             connection,
             stream,
             name: self.stream.clone(),
             agent: self.agent.clone(),
-            request_timeout: self.request_timeout,
+            request_timeout: limit,
             last,
         })
     }

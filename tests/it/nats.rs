@@ -2,9 +2,11 @@
 //!
 //! - [`sink`]: whatever is killed and cut, the stream holds each entry once and in order.
 //! - [`access`]: who is let in, and what is said of a server that does not do what it should.
+//! - [`source`]: a hub between agents and a dashboard.
 
 mod access;
 mod sink;
+mod source;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
