@@ -27,6 +27,7 @@ use super::{Ack, Addressed, Answer, Joined, Link, Proof, Receipt, Sink, SinkErro
 use crate::config::{Config, NATS_DUPLICATE_WINDOW};
 use crate::entry::{CapturedAt, Kind, Seq, StintId};
 use crate::nats::{CAPTURED_AT, Connection, Door, NatsError, SEQ, SETUP, STREAM_PREFIX, TELEMETRY};
+use crate::planted::planted;
 
 /// A NATS server, and this agent's stream on it.
 #[derive(Debug)]
@@ -122,10 +123,16 @@ pub struct NatsLink {
 
 impl Link for NatsLink {
     async fn request_session(&mut self, stint: StintId) -> Result<String, SinkError> {
+        if planted("stint_named_by_its_number") {
+            return Ok(stint.to_string());
+        }
         Ok(format!("{stint}-{:08x}", rand::random::<u32>()))
     }
 
     async fn join(&mut self, session: &str, _answer: Answer) -> Result<Joined, SinkError> {
+        if planted("stream_not_asked") {
+            return Ok(Joined::Known { frame: None, setup: None });
+        }
         let frame = self.newest(session, TELEMETRY).await?;
         let setup = self.newest(session, SETUP).await?;
         Ok(Joined::Known { frame, setup })
@@ -179,13 +186,15 @@ impl NatsLink {
             Kind::Frame => TELEMETRY,
             Kind::Setup => SETUP,
         };
-        let message = PublishMessage::build()
+        let mut message = PublishMessage::build()
             .payload(entry.json.clone().into())
             .message_id(format!("{}.{session}.{}", self.agent, entry.seq))
             .expected_stream(&self.name)
-            .expected_last_sequence(follows)
             .header(SEQ, entry.seq.to_string().as_str())
             .header(CAPTURED_AT, entry.captured_at.to_string().as_str());
+        if !planted("any_place_in_the_stream") {
+            message = message.expected_last_sequence(follows);
+        }
         let context = self.connection.context();
         let subject = self.subject(session, kind);
         let sent = self.connection.wait_for(context.send_publish(subject, message)).await?;

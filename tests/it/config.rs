@@ -173,6 +173,12 @@ fn each_mistake_is_one_line_that_says_what_to_do() {
             "pitwire.toml:3: server.session_id: \"race\" cannot be on NATS, where each stint has a name of its own; write \"auto\""),
         (toml("[server]\nurl = \"nats://pit\"\n[delivery]\nproof = \"echo\""),
             "pitwire.toml:4: delivery.proof: \"echo\" cannot be had from NATS, which acknowledges what it has stored; write \"auto\""),
+        (toml("[source.nats]\nenabled = true\nurl = \"http://pit\""),
+            "pitwire.toml:3: source.nats.url: \"http://pit\" is no NATS server; write an address such as \"nats://localhost:4222\""),
+        (toml("[server]\nurl = \"nats://pit\"\n[source.nats]\nenabled = true"),
+            "pitwire.toml:4: server.url: \"nats://pit\" cannot be where a hub sends to, or it would take that in again; write the address of the dashboard server, or source.nats.enabled = false"),
+        (toml("[source.nats]\nagents = \"pc-1, pc 2\""),
+            "pitwire.toml:2: source.nats.agents: \"pc-1, pc 2\" has a name that is none; write names of agents with a comma between them, or \"\" for all"),
         // The file as a whole.
         (toml("[server]\nurl = \"http://localhost:5000\n"),
             "pitwire.toml:2: is not TOML: invalid basic string, expected `\"`"),

@@ -23,6 +23,7 @@ use crate::config::{
 };
 use crate::entry::Stream;
 use crate::nats::STREAM_PREFIX;
+use crate::planted::planted;
 use crate::queue::QueueError;
 
 /// Why a stream is not followed any more.
@@ -81,7 +82,7 @@ impl Follower {
         let consumer = self.consumer().await?;
         let left = consumer.cached_info().delivered.stream_sequence;
         self.behind.store(consumer.cached_info().num_pending, Ordering::Relaxed);
-        if consumer.cached_info().num_ack_pending > 0 {
+        if consumer.cached_info().num_ack_pending > 0 && !planted("the_new_before_the_old") {
             sleep(NATS_ACK_WAIT + NATS_LOOK_INTERVAL).await;
         }
         let mut taken = BTreeSet::new();
@@ -160,7 +161,10 @@ impl Follower {
                     continue;
                 }
             };
-            if position <= left && self.before.get(&stream) >= Some(&entry.driven_at) {
+            if position <= left
+                && !planted("given_out_again_stored_again")
+                && self.before.get(&stream) >= Some(&entry.driven_at)
+            {
                 continue;
             }
             match runs.last_mut() {
@@ -170,6 +174,12 @@ impl Follower {
                 }
                 _ => runs.push((stream, vec![entry], vec![index])),
             }
+        }
+        if planted("acknowledged_before_it_is_stored") {
+            for message in &messages {
+                let _ = message.ack().await;
+            }
+            sleep(NATS_BACKOFF.start).await;
         }
         for (stream, entries, indices) in runs {
             let outcomes = self.relay(stream, entries).await?;
