@@ -173,7 +173,7 @@ impl Intake {
         &self,
         stream: &Stream,
         entries: Vec<Relayed>,
-    ) -> Result<Vec<Taken>, QueueError> {
+    ) -> Result<(), QueueError> {
         let (now, count) = (clock::now(), entries.len());
         entries.iter().for_each(|_| metrics::sampled(self.source));
         let make = |stamps: &mut Stamps| {
@@ -185,8 +185,8 @@ impl Intake {
             };
             entries.into_iter().map(entry).collect()
         };
-        let appended = self.writer.append_patiently_from(stream, count, make).await?;
-        Ok(appended.into_iter().map(Taken::from).collect())
+        self.writer.append_patiently_from(stream, count, make).await?;
+        Ok(())
     }
 
     fn rate(&self) -> MutexGuard<'_, Rate> {

@@ -99,8 +99,6 @@ async fn serve(
     config: &NatsConfig,
     backoff: &mut Backoff,
 ) -> HubError {
-    // What an earlier connection took may be on its way to the queue still: this waits for it.
-    let before = Arc::new(stored.lock().await.clone());
     let mut connection = match Connection::open(door(config)).await {
         Ok(connection) => connection,
         Err(error) => return error.into(),
@@ -114,8 +112,16 @@ async fn serve(
         match streams(&mut connection, config).await {
             Ok(streams) => {
                 for name in streams {
-                    if followed.contains_key(&name) || followed.len() >= MAX_STREAMS {
+                    if followed.contains_key(&name) {
                         continue;
+                    }
+                    if followed.len() >= MAX_STREAMS {
+                        tracing::warn!(
+                            stream = name,
+                            "more agents than {MAX_STREAMS}: this one is left out; give a part of \
+                             them to another hub with source.nats.agents"
+                        );
+                        break;
                     }
                     let behind = Arc::<AtomicU64>::default();
                     followed.insert(name.clone(), Arc::clone(&behind));
@@ -124,7 +130,6 @@ async fn serve(
                         name,
                         durable: config.durable.to_string(),
                         intake: Arc::clone(intake),
-                        before: Arc::clone(&before),
                         stored: Arc::clone(stored),
                         behind,
                     };

@@ -4,7 +4,7 @@
 //! entries would come in between: so nothing is asked for until that wait is over, and then the old
 //! come first.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,8 +15,8 @@ use async_nats::jetstream::{Context, Message};
 use futures_util::StreamExt;
 use tokio::time::{Instant, sleep};
 
+use super::super::Intake;
 use super::super::intake::Relayed;
-use super::super::{Intake, Taken};
 use super::{Newest, Stored, message, remember};
 use crate::config::{
     NATS_ACK_WAIT, NATS_BACKOFF, NATS_FETCH_EXPIRES, NATS_LOOK_INTERVAL, NATS_UNACKNOWLEDGED,
@@ -64,8 +64,6 @@ pub(super) struct Follower {
     pub(super) name: String,
     pub(super) durable: String,
     pub(super) intake: Arc<Intake>,
-    /// What was stored before this connection.
-    pub(super) before: Arc<Newest>,
     pub(super) stored: Stored,
     /// Entries that the stream has and that were not taken yet.
     pub(super) behind: Arc<AtomicU64>,
@@ -80,7 +78,8 @@ impl Follower {
 
     async fn follow(&self) -> Result<std::convert::Infallible, Ended> {
         let consumer = self.consumer().await?;
-        let left = consumer.cached_info().delivered.stream_sequence;
+        // What was taken before may be on its way to the queue still: this waits for it.
+        let before = self.stored.lock().await.clone();
         self.behind.store(consumer.cached_info().num_pending, Ordering::Relaxed);
         if consumer.cached_info().num_ack_pending > 0 && !planted("the_new_before_the_old") {
             sleep(NATS_ACK_WAIT + NATS_LOOK_INTERVAL).await;
@@ -94,7 +93,7 @@ impl Follower {
                 .expires(NATS_FETCH_EXPIRES)
                 .messages()
                 .await?;
-            if !self.take_all(batch, left, &mut taken).await?
+            if !self.take_all(batch, &before, &mut taken).await?
                 && asked.elapsed() < NATS_BACKOFF.start
             {
                 sleep(NATS_BACKOFF.start).await;
@@ -118,7 +117,7 @@ impl Follower {
     async fn take_all(
         &self,
         batch: Batch,
-        left: u64,
+        before: &Newest,
         taken: &mut BTreeSet<u64>,
     ) -> Result<bool, Ended> {
         let mut has_any = false;
@@ -127,90 +126,78 @@ impl Follower {
             has_any = true;
             let chunk: Result<Vec<Message>, _> = chunk.into_iter().collect();
             let chunk = chunk.map_err(|error| Ended::Stream(error.to_string()))?;
-            self.take(chunk, left, taken).await?;
+            self.take(chunk, before, taken).await?;
         }
         Ok(has_any)
     }
 
-    /// Stores what is new in these messages, and acknowledges what is stored. Up to the position
-    /// `left` an earlier connection had them, and may have stored them.
+    /// Stores what is new in these messages, and acknowledges all of them.
     async fn take(
         &self,
         messages: Vec<Message>,
-        left: u64,
+        before: &Newest,
         taken: &mut BTreeSet<u64>,
     ) -> Result<(), Ended> {
-        let mut runs: Vec<(Stream, Vec<Relayed>, Vec<usize>)> = Vec::new();
-        let mut unfinished = HashSet::new();
-        for (index, message) in messages.iter().enumerate() {
+        let mut positions = Vec::with_capacity(messages.len());
+        let mut runs: Vec<(Stream, Vec<Relayed>)> = Vec::new();
+        for message in &messages {
             let info = message.info().map_err(|error| Ended::Stream(error.to_string()))?;
-            let position = info.stream_sequence;
             self.behind.store(info.pending, Ordering::Relaxed);
-            if taken.contains(&position) {
+            positions.push(info.stream_sequence);
+            if taken.contains(&info.stream_sequence) {
                 continue;
             }
-            let read = message::read(&message.subject, message.headers.as_ref(), &message.payload);
-            let (stream, entry) = match read {
-                Ok((stream, entry)) if self.is_of_this_agent(&stream) => (stream, entry),
-                Ok((stream, _)) => {
-                    self.intake.refuse(message::of_another(&self.name, &stream));
-                    continue;
-                }
-                Err(refused) => {
-                    self.intake.refuse(refused);
-                    continue;
-                }
-            };
-            if position <= left
-                && !planted("given_out_again_stored_again")
-                && self.before.get(&stream) >= Some(&entry.driven_at)
-            {
-                continue;
-            }
+            let Some((stream, entry)) = self.new_entry(message, before) else { continue };
             match runs.last_mut() {
-                Some((of, entries, indices)) if *of == stream => {
-                    entries.push(entry);
-                    indices.push(index);
-                }
-                _ => runs.push((stream, vec![entry], vec![index])),
+                Some((of, entries)) if *of == stream => entries.push(entry),
+                _ => runs.push((stream, vec![entry])),
             }
         }
         if planted("acknowledged_before_it_is_stored") {
-            for message in &messages {
-                let _ = message.ack().await;
-            }
+            acknowledge(&messages).await?;
             sleep(NATS_BACKOFF.start).await;
         }
-        for (stream, entries, indices) in runs {
-            let outcomes = self.relay(stream, entries).await?;
-            let waits =
-                outcomes.iter().zip(indices).filter(|(taken, _)| **taken == Taken::Buffered);
-            unfinished.extend(waits.map(|(_, index)| index));
+        for (stream, entries) in runs {
+            self.relay(stream, entries).await?;
         }
-        for (_, message) in
-            messages.iter().enumerate().filter(|(index, _)| !unfinished.contains(index))
-        {
-            if let Ok(info) = message.info() {
-                taken.insert(info.stream_sequence);
-            }
-            message.ack().await.map_err(|error| Ended::Stream(error.to_string()))?;
-        }
+        taken.extend(positions);
         while taken.len() > 4 * NATS_UNACKNOWLEDGED {
             taken.pop_first();
         }
-        Ok(())
+        acknowledge(&messages).await
+    }
+
+    /// The entry of a message, unless that has none or it was stored `before`: as a stint's moments
+    /// grow, all of it is stored that is no newer than the newest that is.
+    fn new_entry(&self, message: &Message, before: &Newest) -> Option<(Stream, Relayed)> {
+        let read = message::read(&message.subject, message.headers.as_ref(), &message.payload);
+        let (stream, entry) = match read {
+            Ok((stream, entry)) if self.is_of_this_agent(&stream) => (stream, entry),
+            Ok((stream, _)) => {
+                self.intake.refuse(message::of_another(&self.name, &stream));
+                return None;
+            }
+            Err(refused) => {
+                self.intake.refuse(refused);
+                return None;
+            }
+        };
+        let is_stored = before.get(&stream) >= Some(&entry.driven_at);
+        (!is_stored || planted("given_out_again_stored_again")).then_some((stream, entry))
     }
 
     /// Goes on to its end though the connection ends meanwhile: else nobody would know whether the
     /// queue has the entries.
-    async fn relay(&self, stream: Stream, entries: Vec<Relayed>) -> Result<Vec<Taken>, Ended> {
-        let (intake, stored) = (Arc::clone(&self.intake), Arc::clone(&self.stored));
+    ///
+    /// When it ends, each entry is stored, or was dropped and counted by the queue.
+    async fn relay(&self, stream: Stream, entries: Vec<Relayed>) -> Result<(), Ended> {
+        let intake = Arc::clone(&self.intake);
+        let mut stored = Arc::clone(&self.stored).lock_owned().await;
         let relayed = tokio::spawn(async move {
-            let mut stored = stored.lock().await;
             let newest = entries.iter().map(|entry| entry.driven_at).max();
-            let taken = intake.relay(&stream, entries).await?;
+            intake.relay(&stream, entries).await?;
             remember(&mut stored, stream, newest);
-            Ok::<_, QueueError>(taken)
+            Ok::<_, QueueError>(())
         });
         Ok(relayed.await.map_err(|error| Ended::Stream(error.to_string()))??)
     }
@@ -219,4 +206,11 @@ impl Follower {
         let agent = self.name.strip_prefix(STREAM_PREFIX);
         stream.0.split_once('.').map(|(of, _)| of) == agent
     }
+}
+
+async fn acknowledge(messages: &[Message]) -> Result<(), Ended> {
+    for message in messages {
+        message.ack().await.map_err(|error| Ended::Stream(error.to_string()))?;
+    }
+    Ok(())
 }
