@@ -71,15 +71,7 @@ async fn a_stream_holds_each_entry_once_and_in_order_though_the_network_is_cut()
 /// The server's own window recognises what comes again within two minutes. An outage may last longer.
 #[tokio::test]
 async fn no_entry_is_stored_twice_though_the_servers_window_is_long_over() {
-    let server = NatsServer::start();
-    let config = Config {
-        name: "PITWIRE_pc-7".into(),
-        subjects: vec!["pitwire.pc-7.>".into()],
-        duplicate_window: Duration::from_millis(100),
-        ..Config::default()
-    };
-    server.jetstream().await.create_stream(config).await.unwrap();
-    let trial = Trial::at(server, 5);
+    let trial = Trial::at(forgetful().await, 5);
     goes_wrong(trial, async |trial| {
         // What was sent arrives, and no word of it comes back.
         trial.proxy.set(Network::Mute);
@@ -90,6 +82,41 @@ async fn no_entry_is_stored_twice_though_the_servers_window_is_long_over() {
         trial.proxy.set(Network::UP);
     })
     .await;
+}
+
+/// A connection that was given up may have sent entries that are still on their way.
+#[tokio::test]
+async fn what_comes_in_late_from_an_earlier_connection_is_not_stored_again() {
+    let mut trial = Trial::at(forgetful().await, 7);
+    trial.feed(1);
+    trial.drained().await;
+    // What is sent now arrives after the agent has lost patience, and after what it sends then.
+    trial.proxy.set(Network::Up { latency: Duration::from_secs(4) });
+    sleep(Duration::from_millis(100)).await;
+    trial.feed(100);
+    sleep(Duration::from_secs(1)).await;
+    trial.proxy.set(Network::UP);
+    trial.agent.metric_becomes(CONNECTS, |count| count >= 2.0).await;
+    trial.drained().await;
+    sleep(Duration::from_secs(4)).await;
+    trial.feed(100);
+    trial.agent.has_taken(trial.lines).await;
+    trial.drained().await;
+    trial.note_receipts();
+    check(&trial.server.kept("pc-7").await, &trial.stored);
+}
+
+/// A server whose own window is over at once.
+async fn forgetful() -> NatsServer {
+    let server = NatsServer::start();
+    let config = Config {
+        name: "PITWIRE_pc-7".into(),
+        subjects: vec!["pitwire.pc-7.>".into()],
+        duplicate_window: Duration::from_millis(100),
+        ..Config::default()
+    };
+    server.jetstream().await.create_stream(config).await.unwrap();
+    server
 }
 
 #[cfg(target_os = "linux")]

@@ -5,6 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
+use async_nats::jetstream::consumer::pull;
+use futures_util::StreamExt;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
@@ -131,6 +133,27 @@ async fn a_hub_that_was_killed_brings_each_stint_to_its_page_once_and_in_order()
     league.has_published(driven).await;
     league.is_shown_by(&dashboard).await;
     eprintln!("killed with {killed_with} entries queued in all");
+}
+
+/// What a hub had when it died, the server gives out again some seconds later.
+#[tokio::test]
+async fn what_another_life_left_unacknowledged_comes_before_what_is_new() {
+    let mut league = League::of(&["pc-1"]);
+    league.drive(100);
+    league.has_published(100).await;
+    let stream = league.server.jetstream().await.get_stream("PITWIRE_pc-1").await.unwrap();
+    let config = pull::Config {
+        durable_name: Some("pitwire".into()),
+        ack_wait: Duration::from_secs(5),
+        ..pull::Config::default()
+    };
+    let consumer = stream.create_consumer(config).await.unwrap();
+    let taken = consumer.fetch().max_messages(30).messages().await.unwrap();
+    assert_eq!(taken.collect::<Vec<_>>().await.len(), 30);
+    let dashboard = Peer::start(Kind::Embedded, &[]);
+    let queue = tempdir().unwrap();
+    let _hub = hub(queue.path(), &dashboard.url(), &league.server.url(), &[]);
+    league.is_shown_by(&dashboard).await;
 }
 
 #[tokio::test]
