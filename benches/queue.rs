@@ -96,6 +96,7 @@ impl Queue {
         let now = self.now;
         let appended = self.writer.append(|stamps| {
             let entry = |json| NewEntry {
+                driven_at: None,
                 captured_at: stamps.next(now),
                 content: Content::Frame(Situation::default()),
                 json,

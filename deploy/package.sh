@@ -42,7 +42,7 @@ package_deb() {
     local program=$1 root=$work/deb
     install -D --mode 755 "$program" "$root/usr/bin/pitwire"
     install -D --mode 644 README.md LICENSE --target-directory "$root/usr/share/doc/pitwire"
-    install -D --mode 644 deploy/pitwire.toml --target-directory "$root/usr/share/doc/pitwire/examples"
+    install -D --mode 644 deploy/pitwire.toml deploy/hub.toml --target-directory "$root/usr/share/doc/pitwire/examples"
     install -D --mode 644 <(sed 's|%h/.local/bin/|/usr/bin/|' deploy/pitwire.service) \
         "$root/usr/lib/systemd/user/pitwire.service"
     "$program" man "$root/usr/share/man/man1"
@@ -103,7 +103,7 @@ package_windows() {
 gather() {
     local folder=$1
     mkdir "$folder"
-    cp "${@:2}" README.md LICENSE deploy/pitwire.toml "$folder/"
+    cp "${@:2}" README.md LICENSE deploy/pitwire.toml deploy/hub.toml "$folder/"
 }
 
 main

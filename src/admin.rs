@@ -151,7 +151,7 @@ async fn readyz(State(view): State<Arc<View>>) -> impl IntoResponse {
     let session = view.session.borrow();
     let mut reasons = Vec::new();
     if !session.connected {
-        reasons.push("not connected to the dashboard server".to_owned());
+        reasons.push("not connected to the server".to_owned());
     } else if session.session.is_none() {
         reasons.push("no session is bound yet".to_owned());
     }

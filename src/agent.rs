@@ -33,7 +33,7 @@ use crate::session::{self, SessionStatus};
 use crate::source::lines::{self, Pace, Place};
 use crate::source::simulator::Car;
 use crate::source::socketio::Publishers;
-use crate::source::{Intake, Sample, Taken, http, lmu};
+use crate::source::{Intake, Sample, Taken, http, lmu, nats};
 use crate::status::{self, Board, Glance};
 use crate::tools::Tools;
 
@@ -205,6 +205,10 @@ impl Sources {
                 lmu::run(Intake::new(writer.clone(), lmu::NAME, 0.0), lmu.clone(), rate)
             };
             endless.spawn(at_each_rate(follow(), read));
+        }
+        if config.source.nats.enabled {
+            let (intake, writer) = (publisher.intake(nats::NAME, 0.0), publisher.writer());
+            endless.spawn(nats::run(intake, writer, config.source.nats.clone()));
         }
         if config.source.simulator.enabled {
             let seed = config.source.simulator.seed;

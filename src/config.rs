@@ -31,13 +31,14 @@ pub use load::{Loaded, Overrides, load, process_environment};
 pub use places::{file, log_file, settings};
 pub use problem::{Origin, Problem, Problems, Warning};
 pub use units::{parse_duration, parse_size};
-pub use values::{ServerUrl, Wrong};
+pub use values::{AgentName, AgentNames, Protocol, ServerUrl, Wrong};
 
 /// Everything an operator can set.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Samples a second that a thinned source hands on, 0.001 to 1000; 0 keeps every sample.
     pub update_rate_hz: f64,
+    pub agent: AgentConfig,
     pub server: ServerConfig,
     pub queue: QueueConfig,
     pub stint: StintConfig,
@@ -47,7 +48,24 @@ pub struct Config {
     pub log: LogConfig,
 }
 
-/// The dashboard server and the session on it.
+/// This agent among others.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AgentConfig {
+    /// `None` is the name of this PC.
+    pub name: Option<AgentName>,
+}
+
+impl AgentConfig {
+    /// What this agent is called on NATS.
+    pub fn name(&self) -> String {
+        match &self.name {
+            Some(name) => name.to_string(),
+            None => places::pc_name(),
+        }
+    }
+}
+
+/// The server and the session on it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerConfig {
     pub url: ServerUrl,
@@ -57,6 +75,12 @@ pub struct ServerConfig {
     pub headers: Headers,
     pub auth: Auth,
     pub ca_file: Option<PathBuf>,
+    /// On NATS: a `.creds` file.
+    pub credentials_file: Option<PathBuf>,
+    /// On NATS: servers that keep a copy of the stream, 1 to 5.
+    pub stream_replicas: u64,
+    /// On NATS: how long the stream keeps an entry, 1 hour to 365 days.
+    pub stream_max_age: Duration,
 }
 
 /// Who names the session.
@@ -158,6 +182,7 @@ pub struct SourceConfig {
     pub stdin: StdinConfig,
     pub http: HttpConfig,
     pub socketio: SocketioConfig,
+    pub nats: NatsConfig,
     pub file: FileConfig,
     pub simulator: SimulatorConfig,
 }
@@ -191,6 +216,21 @@ pub struct HttpConfig {
 pub struct SocketioConfig {
     pub enabled: bool,
     pub listen: SocketAddr,
+}
+
+/// What the agents of a league publish to a NATS server: this one is a hub.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NatsConfig {
+    pub enabled: bool,
+    pub url: ServerUrl,
+    pub token: Secret,
+    pub token_file: Option<PathBuf>,
+    pub credentials_file: Option<PathBuf>,
+    pub ca_file: Option<PathBuf>,
+    /// Empty is all of them.
+    pub agents: AgentNames,
+    /// What the server remembers by this name of what was taken.
+    pub durable: AgentName,
 }
 
 /// A recording.
@@ -250,6 +290,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             update_rate_hz: 2.0,
+            agent: AgentConfig::default(),
             server: ServerConfig {
                 url: ServerUrl::local(),
                 session_id: SessionChoice::Auto,
@@ -258,6 +299,9 @@ impl Default for Config {
                 headers: Headers::default(),
                 auth: Auth::default(),
                 ca_file: None,
+                credentials_file: None,
+                stream_replicas: 1,
+                stream_max_age: Duration::from_hours(30 * 24),
             },
             queue: QueueConfig {
                 path: places::queue(),
@@ -287,6 +331,16 @@ impl Default for Config {
                 socketio: SocketioConfig {
                     enabled: false,
                     listen: (Ipv4Addr::LOCALHOST, 9186).into(),
+                },
+                nats: NatsConfig {
+                    enabled: false,
+                    url: ServerUrl::local_nats(),
+                    token: Secret::default(),
+                    token_file: None,
+                    credentials_file: None,
+                    ca_file: None,
+                    agents: AgentNames::default(),
+                    durable: AgentName::pitwire(),
                 },
                 file: FileConfig { path: None, speed: 1.0 },
                 simulator: SimulatorConfig { enabled: false, seed: 1 },
@@ -443,6 +497,37 @@ pub const CONNECTION_EVENTS: usize = 4096;
 
 /// Between two looks whether the client library still reads: it can end without a word.
 pub const READER_CHECK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How often a NATS server is asked whether it is still there. A connection over which nothing came
+/// for three times this long is lost.
+pub const NATS_PING_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long a stream remembers what it has, to recognise what comes again. It is not the only thing
+/// that does, so that it need not span an outage.
+pub const NATS_DUPLICATE_WINDOW: Duration = Duration::from_mins(2);
+
+/// From a hub's request to the NATS server to its answer, and from the start of a connection.
+pub const NATS_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often a hub looks for streams of agents that are new, and the first and the longest wait before
+/// a connection that ended is made again.
+pub const NATS_LOOK_INTERVAL: Duration = Duration::from_secs(5);
+pub const NATS_BACKOFF: Range<Duration> = Duration::from_millis(500)..Duration::from_secs(30);
+
+/// Entries of one agent that a hub has and has not acknowledged, at most; each is 1 MB at the worst
+/// and 700 bytes as a rule.
+pub const NATS_UNACKNOWLEDGED: usize = 128;
+
+/// An entry that a hub does not acknowledge for so long is given out again. As long waits a hub that
+/// was killed before it takes what is new: the old comes first.
+pub const NATS_ACK_WAIT: Duration = Duration::from_secs(5);
+
+/// A request for entries ends after this long, and the next one is made.
+pub const NATS_FETCH_EXPIRES: Duration = Duration::from_secs(20);
+
+/// Entries at the end of the queue that a hub looks through at its start for what it had stored and
+/// not acknowledged: what that can be of [`MAX_STREAMS`] agents.
+pub const NATS_LOOK_BACK_ENTRIES: u64 = (NATS_UNACKNOWLEDGED * MAX_STREAMS) as u64;
 
 /// From joining a session to the server's answer, at most; and as long for an earlier
 /// acknowledgement that must come first.

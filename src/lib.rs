@@ -34,6 +34,7 @@
 //! | `contract` | the server's side of the dashboard's events | keep sessions |
 //! | [`tools`] | what a person does to a queue by hand, at the agent's address too | know sessions |
 //! | `local`, `request` | tell programs and pages of this PC from others; ask another program | |
+//! | `nats` | one connection to a NATS server, for the sink and the source | retry |
 //! | [`dashboard`] | the reference dashboard server, for demo and tests | know the agent |
 //! | [`config`] | every number with its unit | |
 //! | [`memory`] | one setting of the allocator | |
@@ -62,6 +63,7 @@ pub mod fields;
 mod local;
 pub mod memory;
 pub mod metrics;
+mod nats;
 mod planted;
 pub mod publisher;
 pub mod queue;

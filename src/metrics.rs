@@ -32,7 +32,8 @@ pub type Row =
 
 const MODES: &[&str] = &["live", "replay"];
 const PROOFS: &[&str] = &["written", "ack", "echo"];
-const SOURCES: &[&str] = &["lmu", "stdin", "http", "socketio", "file", "simulator", "publisher"];
+const SOURCES: &[&str] =
+    &["lmu", "stdin", "http", "socketio", "nats", "file", "simulator", "publisher"];
 
 /// Sources that read a game by themselves.
 const GAMES: &[&str] = &["lmu"];
@@ -210,6 +211,18 @@ pub const TABLE: &[Row] = &[
         "Samples left out because the source is faster than update_rate_hz.",
     ),
     (
+        "pitwire_source_connected",
+        Type::Gauge,
+        &[("source", &["nats"])],
+        "1 while a hub is connected to the server that it takes from.",
+    ),
+    (
+        "pitwire_source_behind_entries",
+        Type::Gauge,
+        &[("source", &["nats"])],
+        "Entries that agents have published and a hub has not taken yet.",
+    ),
+    (
         "pitwire_source_up",
         Type::Gauge,
         &[("source", GAMES)],
@@ -353,6 +366,14 @@ pub(crate) fn thinned(source: &'static str) {
 
 pub(crate) fn source_up(source: &'static str, up: bool) {
     gauge!("pitwire_source_up", "source" => source).set(f64::from(u8::from(up)));
+}
+
+pub(crate) fn source_connected(source: &'static str, connected: bool) {
+    gauge!("pitwire_source_connected", "source" => source).set(f64::from(u8::from(connected)));
+}
+
+pub(crate) fn source_behind(source: &'static str, entries: u64) {
+    gauge!("pitwire_source_behind_entries", "source" => source).set(entries as f64);
 }
 
 /// Samples missing from a source; `cause` is `game` or `agent`.

@@ -18,7 +18,7 @@ use crate::config::{
 };
 use crate::queue::{self, Closed, Limits, OpenError, QueueError, QueueStatus, Writer};
 use crate::session::{Latencies, Session, SessionStatus};
-use crate::sink::dashboard::Dashboard;
+use crate::sink::server::Server;
 use crate::source::{Intake, Sample, Taken};
 
 /// Stores what it is given and brings it to the dashboard server as soon as there is one.
@@ -69,7 +69,7 @@ pub struct DashboardPublisher {
     status: watch::Receiver<SessionStatus>,
     latencies: Latencies,
     /// Locked by the task that has it at work.
-    session: Arc<tokio::sync::Mutex<Session<Dashboard>>>,
+    session: Arc<tokio::sync::Mutex<Session<Server>>>,
     work: Mutex<Option<Work>>,
     closed: Closed,
 }
@@ -117,7 +117,7 @@ impl DashboardPublisher {
         let (writer, reader, closed) = queue::open(&config.queue, &config.stint, clock::now())?;
         let (sender, status) = watch::channel(SessionStatus::default());
         let (choice, delivery) = (config.server.session_id.clone(), config.delivery.clone());
-        let sink = Dashboard::new(&config);
+        let sink = Server::new(&config);
         let session = Session::new(choice, delivery, reader, sink, backoff(&config), sender);
         let rate = watch::Sender::new(config.update_rate_hz);
         let intake = Intake::new(writer.clone(), "publisher", config.update_rate_hz);
@@ -276,7 +276,7 @@ impl DashboardPublisher {
             let is_at_work = self.work().is_some();
             self.disconnect().await;
             let (choice, delivery) = (config.server.session_id.clone(), config.delivery.clone());
-            let sink = Dashboard::new(&config);
+            let sink = Server::new(&config);
             self.session.lock().await.renew(choice, delivery, sink, backoff(&config));
             if is_at_work {
                 self.start();
@@ -313,7 +313,7 @@ fn backoff(config: &Config) -> Backoff {
 
 /// Has the session at work until it is told to stop.
 async fn carry(
-    session: Arc<tokio::sync::Mutex<Session<Dashboard>>>,
+    session: Arc<tokio::sync::Mutex<Session<Server>>>,
     stopped: oneshot::Receiver<Infallible>,
 ) {
     let mut session = AtWork(session.lock().await);
@@ -325,7 +325,7 @@ async fn carry(
 }
 
 /// Puts the session to rest however its work ends, also when the runtime does.
-struct AtWork<'a>(tokio::sync::MutexGuard<'a, Session<Dashboard>>);
+struct AtWork<'a>(tokio::sync::MutexGuard<'a, Session<Server>>);
 
 impl Drop for AtWork<'_> {
     fn drop(&mut self) {

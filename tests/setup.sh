@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need besides a Rust toolchain, and prints where on the last line:
-# a directory outside the clone with a Python venv, node_modules and bin/promtool.
+# a directory outside the clone with a Python venv, node_modules, bin/promtool and bin/nats-server.
 #
 # Missing system packages come from apt (Debian 12 or a relative), as root or through sudo.
 # Anything that cannot be installed ends the script: no test is skipped for it.
@@ -70,33 +70,34 @@ install_peers() {
     "$target/venv/bin/python" -m pip check --disable-pip-version-check
     cp "$peers"/{package.json,package-lock.json,.npmrc} "$target/"
     (cd "$target" && npm ci --no-audit --no-fund --loglevel=error)
-    install_promtool "$target/bin"
+    install_program "$target/bin" promtool prometheus https://prometheus.io/download
+    install_program "$target/bin" nats-server nats-server https://nats.io/download
 }
 
-# promtool alone out of Debian's package: installing that would start a Prometheus server.
-install_promtool() {
-    local bin=$1
-    if has promtool; then
-        ln -s "$(command -v promtool)" "$bin/promtool"
+# One program alone out of a Debian package: installing that would start a server.
+install_program() {
+    local bin=$1 program=$2 package=$3 home=$4
+    if has "$program"; then
+        ln -s "$(command -v "$program")" "$bin/$program"
         return
     fi
-    has apt-get || fail "promtool is missing: install it from https://prometheus.io/download"
+    has apt-get || fail "$program is missing: install it from $home"
     local unpacked
     unpacked=$(mktemp -d)
     (
         cd "$unpacked"
         # Needs no root, unless the package lists are missing or too old.
-        download_prometheus || { apt_get update -qq && download_prometheus; }
-        dpkg-deb --extract prometheus_*.deb .
-        cp usr/bin/promtool "$bin/promtool"
+        download "$package" || { apt_get update -qq && download "$package"; }
+        dpkg-deb --extract "$package"_*.deb .
+        cp usr/*bin/"$program" "$bin/$program"
     )
     rm -rf "$unpacked"
-    "$bin/promtool" --version | head -n 1
+    "$bin/$program" --version | head -n 1
 }
 
-download_prometheus() {
+download() {
     # Without this apt warns that its own user may not write here.
-    apt-get download -qq -o APT::Sandbox::User=root prometheus
+    apt-get download -qq -o APT::Sandbox::User=root "$1"
 }
 
 main "$@"

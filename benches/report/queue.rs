@@ -118,6 +118,7 @@ async fn start(folder: &Path) -> (f64, f64) {
 async fn append(writer: &Writer, frames: &[String], first: usize, count: usize) {
     let make = |stamps: &mut Stamps| {
         let entry = |number: usize| NewEntry {
+            driven_at: None,
             captured_at: stamps.next(CapturedAt(0)),
             content: Content::Frame(Situation::default()),
             json: frames[number % frames.len()].clone(),

@@ -62,7 +62,7 @@ pub(super) fn set_level(level: LogLevel) {
 
 fn filter(level: LogLevel) -> EnvFilter {
     // The libraries below say much at the finer levels, session ids among it.
-    let libraries = "rust_socketio=off,rust_engineio=off,tungstenite=off,sled=off,engineioxide=off";
+    let libraries = "rust_socketio=off,rust_engineio=off,tungstenite=off,sled=off,engineioxide=off,async_nats=off";
     EnvFilter::new(format!("{},{libraries}", word(level)))
 }
 

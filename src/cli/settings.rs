@@ -11,7 +11,7 @@ pub struct Settings {
     /// Configuration file: TOML, or the config.json of the original client [default: pitwire/pitwire.toml in ~/.config or %LOCALAPPDATA%, if it is there].
     #[arg(long, value_name = "FILE", env = "PITWIRE_CONFIG")]
     pub config: Option<PathBuf>,
-    /// Address of the dashboard server [default: http://localhost:5000].
+    /// Address of the server: a dashboard, or NATS by nats:// or tls:// [default: http://localhost:5000].
     #[arg(long, value_name = "URL")]
     pub server: Option<String>,
     /// Folder of the queue [default: pitwire/queue in ~/.local/share or %LOCALAPPDATA%].

@@ -159,6 +159,7 @@ mod tests {
         let mut overrides = Overrides::default();
         for (key, value) in [
             ("server.token", "hunter2"),
+            ("source.nats.token", "hunter2"),
             ("server.headers", "X-Key: hunter2"),
             ("server.auth", r#"{"key": "hunter2"}"#),
         ] {

@@ -13,7 +13,7 @@ use super::given::{Given, shorten};
 use super::keys::{self, Key};
 use super::problem::one_line;
 use super::units::show_duration;
-use super::{Config, Origin, Problem, Problems, Warning};
+use super::{Config, Origin, Problem, Problems, ProofChoice, Protocol, SessionChoice, Warning};
 
 /// `PITWIRE_` variables that are no keys: the file to read, a filter for the log as developers
 /// write it, recorded snapshots that stand in for the game.
@@ -79,6 +79,7 @@ pub fn load(
     loading.check_backoff();
     loading.check_listen();
     loading.check_circle();
+    loading.check_nats();
     loading.check_reads_once();
     loading.check_queue();
     loading.finish()
@@ -191,6 +192,63 @@ impl Loading {
             let message = format!(
                 "\"{}\" is where the agent itself listens, by source.socketio.listen; write the \
                  address of the dashboard server, and another port for one of them",
+                server.url
+            );
+            self.problem(self.origin(&keys), Some("server.url"), message);
+        }
+    }
+
+    /// What a NATS server cannot do, and what it is not told.
+    fn check_nats(&mut self) {
+        self.check_hub();
+        let server = &self.config.server;
+        if server.url.protocol() != Protocol::Nats || !self.sound(&["server.url"]) {
+            return;
+        }
+        let fixed = match &server.session_id {
+            SessionChoice::Fixed(id) => Some(id.clone()),
+            SessionChoice::Auto => None,
+        };
+        let unused = [
+            ("server.headers", server.headers.iter().next().is_some()),
+            ("server.auth", server.auth.reveal().is_some()),
+            ("delivery.mark", self.config.delivery.mark),
+        ];
+        if let Some(id) = fixed {
+            let keys = ["server.url", "server.session_id"];
+            let message = format!(
+                "\"{id}\" cannot be on NATS, where each stint has a name of its own; write \"auto\""
+            );
+            self.problem(self.origin(&keys), Some("server.session_id"), message);
+        }
+        if self.config.delivery.proof == ProofChoice::Echo {
+            let keys = ["server.url", "delivery.proof"];
+            let message = "\"echo\" cannot be had from NATS, which acknowledges what it has stored; \
+                           write \"auto\"";
+            self.problem(self.origin(&keys), Some("delivery.proof"), message.into());
+        }
+        for (key, _) in unused.into_iter().filter(|(_, is_set)| *is_set) {
+            self.warn(key, "is for a dashboard server; a NATS server gets nothing of it".into());
+        }
+    }
+
+    /// A hub that published to where it takes from would send itself the same entries for ever.
+    fn check_hub(&mut self) {
+        let Config { source, server, .. } = &self.config;
+        let keys = ["source.nats.enabled", "source.nats.url", "server.url"];
+        if !source.nats.enabled || !self.sound(&keys) {
+            return;
+        }
+        if source.nats.url.protocol() != Protocol::Nats {
+            let message = format!(
+                "\"{}\" is no NATS server; write an address such as \"nats://localhost:4222\"",
+                source.nats.url
+            );
+            self.problem(self.origin(&keys[..2]), Some("source.nats.url"), message);
+        } else if server.url.protocol() == Protocol::Nats {
+            let message = format!(
+                "\"{}\" cannot be where a hub sends to, or it would take that in again; write the \
+                 address of the dashboard server, or source.nats.enabled = false",
                 server.url
             );
             self.problem(self.origin(&keys), Some("server.url"), message);

@@ -4,6 +4,8 @@ use std::env;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use super::AgentName;
+
 /// The queue's folder: below where the platform keeps a user's data, or the working directory if it
 /// does not say.
 pub(super) fn queue() -> PathBuf {
@@ -27,6 +29,22 @@ pub fn settings() -> Option<PathBuf> {
 /// Where the log goes that nobody would see: beside the queue's folder.
 pub fn log_file() -> PathBuf {
     queue().with_file_name("pitwire.log")
+}
+
+/// What this PC is called, made safe for a subject.
+pub(super) fn pc_name() -> String {
+    let name = AgentName::made_of(&host_name());
+    name.map_or_else(|| "pc".into(), |name| name.to_string())
+}
+
+#[cfg(target_os = "linux")]
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn host_name() -> String {
+    env::var("COMPUTERNAME").unwrap_or_default()
 }
 
 type Variables<'a> = &'a dyn Fn(&str) -> Option<OsString>;

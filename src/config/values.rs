@@ -31,7 +31,8 @@ pub(super) trait Textual {
     }
 }
 
-/// Where a dashboard server is: `http` or `https`, a host, perhaps a port and a path prefix.
+/// Where the server is. A dashboard: `http` or `https`, a host, perhaps a port and a path prefix. NATS:
+/// `nats` or `tls`, a host, perhaps a port.
 ///
 /// Never has a user name, a password, a query, a fragment or a `/` at its end, so that a path can
 /// be appended and the whole be printed. Made from text by `parse`, which also takes `ws` and
@@ -45,8 +46,30 @@ impl ServerUrl {
         Self("http://localhost:5000".into())
     }
 
+    /// Likewise, of a NATS server.
+    pub(super) fn local_nats() -> Self {
+        Self("nats://localhost:4222".into())
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// What is spoken there.
+    pub fn protocol(&self) -> Protocol {
+        match self.0.split_once(':') {
+            Some(("nats" | "tls", _)) => Protocol::Nats,
+            _ => Protocol::SocketIo,
+        }
+    }
+
+    fn without_a_path(self) -> Result<Self, Wrong> {
+        let url = Url::parse(&self.0).map_err(|_| Wrong("is not an address"))?;
+        match url.host_str() {
+            None | Some("") => Err(Wrong("is not an address")),
+            Some(_) if !url.path().is_empty() => Err(Wrong("has a path, which NATS has not")),
+            Some(_) => Ok(self),
+        }
     }
 
     /// Whether who listens on `address` of this machine is reached by this address.
@@ -66,6 +89,14 @@ impl ServerUrl {
     }
 }
 
+/// What a server speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// A dashboard server.
+    SocketIo,
+    Nats,
+}
+
 impl fmt::Display for ServerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -80,7 +111,9 @@ impl FromStr for ServerUrl {
         let scheme = match url.scheme() {
             "http" | "ws" => "http",
             "https" | "wss" => "https",
-            _ => return Err(Wrong("is neither http nor https")),
+            "nats" => "nats",
+            "tls" => "tls",
+            _ => return Err(Wrong("is none of http, https, nats and tls")),
         };
         if !url.username().is_empty() || url.password().is_some() {
             return Err(Wrong("has a user name or a password in it"));
@@ -89,7 +122,11 @@ impl FromStr for ServerUrl {
             return Err(Wrong("has a query or a fragment"));
         }
         url.set_scheme(scheme).map_err(|()| Wrong("is not an address"))?;
-        Ok(Self(url.as_str().trim_end_matches('/').into()))
+        let url = Self(url.as_str().trim_end_matches('/').into());
+        match url.protocol() {
+            Protocol::Nats => url.without_a_path(),
+            Protocol::SocketIo => Ok(url),
+        }
     }
 }
 
@@ -104,7 +141,105 @@ impl Textual for ServerUrl {
     }
 
     fn allowed(&self) -> String {
-        r#"an address such as "http://localhost:5000""#.into()
+        r#"an address such as "http://localhost:5000" or "nats://localhost:4222""#.into()
+    }
+}
+
+/// What an agent is called where there are many: 1 to 64 of `A-Z a-z 0-9 _ -`, as a part of a
+/// subject and of the name of a stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentName(String);
+
+impl AgentName {
+    const MAX_CHARS: usize = 64;
+
+    pub(super) fn pitwire() -> Self {
+        Self("pitwire".into())
+    }
+
+    /// A name out of any text: what cannot be in one is a `-`.
+    pub(super) fn made_of(text: &str) -> Option<Self> {
+        let safe = |c: char| if fits_in_a_subject(c) { c } else { '-' };
+        let name: String = text.trim().chars().take(Self::MAX_CHARS).map(safe).collect();
+        Some(Self(name)).filter(|name| !name.0.is_empty())
+    }
+}
+
+fn fits_in_a_subject(c: char) -> bool {
+    c.is_ascii_alphanumeric() || c == '_' || c == '-'
+}
+
+impl fmt::Display for AgentName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl FromStr for AgentName {
+    type Err = Wrong;
+
+    fn from_str(text: &str) -> Result<Self, Wrong> {
+        let fits =
+            (1..=Self::MAX_CHARS).contains(&text.len()) && text.chars().all(fits_in_a_subject);
+        if fits { Ok(Self(text.into())) } else { Err(Wrong("is not a name")) }
+    }
+}
+
+impl Textual for AgentName {
+    fn read(&mut self, text: &str) -> Result<(), Wrong> {
+        *self = text.parse()?;
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        self.to_string()
+    }
+
+    fn allowed(&self) -> String {
+        r#"1 to 64 letters, digits, "_" and "-""#.into()
+    }
+}
+
+/// Names of agents; none stands for all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AgentNames(Vec<AgentName>);
+
+impl AgentNames {
+    /// Whether that agent is meant.
+    pub fn has(&self, name: &str) -> bool {
+        self.0.is_empty() || self.0.iter().any(|known| known.0 == name)
+    }
+}
+
+impl Textual for AgentNames {
+    fn read(&mut self, text: &str) -> Result<(), Wrong> {
+        let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+        let names = names.map(str::parse).collect::<Result<_, Wrong>>();
+        *self = Self(names.map_err(|_| Wrong("has a name that is none"))?);
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        self.0.iter().map(AgentName::to_string).collect::<Vec<_>>().join(", ")
+    }
+
+    fn allowed(&self) -> String {
+        r#"names of agents with a comma between them, or "" for all"#.into()
+    }
+}
+
+impl Textual for Option<AgentName> {
+    fn read(&mut self, text: &str) -> Result<(), Wrong> {
+        *self = if text.is_empty() { None } else { Some(text.parse()?) };
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        self.as_ref().map(AgentName::to_string).unwrap_or_default()
+    }
+
+    fn allowed(&self) -> String {
+        r#"1 to 64 letters, digits, "_" and "-", or "" for the name of this PC"#.into()
     }
 }
 

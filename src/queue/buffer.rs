@@ -25,6 +25,7 @@ use crate::planted::planted;
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) captured_at: CapturedAt,
+    pub(super) driven_at: Option<CapturedAt>,
     pub(super) content: Content,
     pub(super) marks: Marks,
     pub(super) json: String,
@@ -276,9 +277,9 @@ const FOREVER: Duration = Duration::from_hours(365 * 24);
 impl Inner {
     fn group(&mut self, stream: &Stream, entries: Vec<NewEntry>, is_patient: bool) -> Group {
         let bytes = entries.iter().map(|entry| entry.json.len()).sum();
-        let waiting = |NewEntry { captured_at, content, json }| {
+        let waiting = |NewEntry { captured_at, driven_at, content, json }| {
             let marks = self.marks(stream, content);
-            Waiting { captured_at, content, marks, json, outcome: None }
+            Waiting { captured_at, driven_at, content, marks, json, outcome: None }
         };
         Group {
             stream: stream.clone(),

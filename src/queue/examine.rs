@@ -80,7 +80,9 @@ pub(super) fn examine(examined: &Examined) -> Examination {
             findings
                 .push(Finding::new(&format!("entry {seq}: it holds no JSON: {error}"), NOTHING));
         }
-        let place = Place { seq: *seq, stint: entry.stint, captured_at: entry.captured_at };
+        // Their order here, not in which they were driven.
+        let at = record::place(bytes).map_or(entry.captured_at, |(_, at)| at);
+        let place = Place { seq: *seq, stint: entry.stint, captured_at: at };
         findings.extend(ends.and_then(|(_, before)| out_of_order(before, place)));
         ends = Some((ends.map_or(place, |(first, _)| first), place));
     }

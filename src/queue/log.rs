@@ -115,7 +115,7 @@ impl<S: Store> Log<S> {
 
     /// Accepts an entry of a stream or says what became of it.
     pub(super) fn append(&mut self, stream: &Stream, entry: &Waiting) -> io::Result<Appended> {
-        let &Waiting { captured_at, content, .. } = entry;
+        let &Waiting { captured_at, driven_at, content, .. } = entry;
         self.sound()?;
         let (stint, begins) = self.stints.at(stream, captured_at, &self.limits);
         let (kind, setup) = match content {
@@ -130,8 +130,12 @@ impl<S: Store> Log<S> {
         // Before its first entry: after a crash the stream must find its stint.
         self.write_stints()?;
         let marks = entry.marks.and(self.stints.marks(stream, begins, self.store.tail()));
-        let bytes =
-            record::encode(stint, captured_at, kind, marks, &entry.json).map_err(not_encoded)?;
+        let json = &entry.json;
+        let bytes = match driven_at {
+            None => record::encode(stint, captured_at, kind, marks, json),
+            Some(at) => record::encode_relayed(stint, captured_at, at, kind, marks, json),
+        };
+        let bytes = bytes.map_err(not_encoded)?;
         self.expire(captured_at)?;
         if !self.make_room(Some(bytes.len()))? {
             let mut ledger = self.ledger;
@@ -388,8 +392,8 @@ impl<S: Store> Log<S> {
         let head = self.store.head();
         if self.oldest.is_none_or(|(seq, _)| seq != head) {
             let oldest = self.read_records(head, Limit::ONE)?;
-            let entry = oldest.first().and_then(|(seq, bytes)| record::decode(*seq, bytes).ok());
-            self.oldest = entry.map(|entry| (head, entry.captured_at));
+            let place = oldest.first().and_then(|(_, bytes)| record::place(bytes));
+            self.oldest = place.map(|(_, at)| (head, at));
         }
         Ok(self.oldest.map(|(_, captured_at)| captured_at))
     }
@@ -468,8 +472,8 @@ fn newest_ever<S: Store>(store: &mut S, books: &Books) -> io::Result<Option<Newe
 fn newest_held<S: Store>(store: &mut S) -> io::Result<Option<Newest>> {
     let Some(last) = store.last() else { return Ok(None) };
     let records = store.read(last, Limit::ONE)?;
-    let entry = records.first().and_then(|(seq, bytes)| record::decode(*seq, bytes).ok());
-    Ok(entry.map(|entry| Newest { stint: entry.stint, captured_at: entry.captured_at }))
+    let place = records.first().and_then(|(_, bytes)| record::place(bytes));
+    Ok(place.map(|(stint, captured_at)| Newest { stint, captured_at }))
 }
 
 fn fact<T: serde::de::DeserializeOwned>(store: &impl Store, key: &str) -> io::Result<Option<T>> {

@@ -109,7 +109,11 @@ impl Limit {
 /// An entry that a source hands in; position and stint are the queue's to give.
 #[derive(Clone, Debug)]
 pub struct NewEntry {
+    /// Strictly later than that of the entry before, whoever drove: the queue's order.
     pub captured_at: CapturedAt,
+    /// The moment of capture, where the queue's order is not that: another agent's, which may come
+    /// hours late.
+    pub driven_at: Option<CapturedAt>,
     pub content: Content,
     pub json: String,
 }

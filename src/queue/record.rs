@@ -1,7 +1,8 @@
 //! Entry to bytes and back: the on-disk contract.
 //!
-//! A record is a version byte and a MessagePack array `[stint, captured_at, kind, marks, json]`. The
-//! position is the record's key, so it is not in the record. A reader refuses a version that it
+//! A record is a version byte and a MessagePack array `[stint, captured_at, kind, marks, json]`; in
+//! version 2, of an entry that another agent captured, `driven_at` follows: then `captured_at` is
+//! its place in the queue's order alone. The position is the record's key, so it is not in the record. A reader refuses a version that it
 //! does not know; a new version gets a new number and an arm in [`decode`].
 
 use serde::{Deserialize, Serialize};
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::entry::{CapturedAt, Entry, Kind, Seq, StintId};
 
 const VERSION: u8 = 1;
+const RELAYED: u8 = 2;
 
 /// Ranks of frames above this are all the same: a queue that is thinned as far holds one in nine
 /// hours.
@@ -16,6 +18,7 @@ const MAX_RANK: u32 = 16;
 
 /// The fields of a record, in the order in which they lie on the disk.
 type Record<Text> = (StintId, CapturedAt, Kind, Marks, Text);
+type Relayed<Text> = (StintId, CapturedAt, Kind, Marks, Text, CapturedAt);
 
 /// What thinning must know of a frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,7 +67,7 @@ impl Marks {
 pub enum DecodeError {
     #[error("the record is empty")]
     Empty,
-    #[error("record version {0} is not known (this program knows up to {VERSION})")]
+    #[error("record version {0} is not known (this program knows up to {RELAYED})")]
     Version(u8),
     #[error("the record does not decode: {0}")]
     Format(#[from] rmp_serde::decode::Error),
@@ -92,13 +95,36 @@ pub fn encode(
     Ok(bytes)
 }
 
+/// The bytes of an entry that was captured elsewhere, at `driven_at`.
+pub fn encode_relayed(
+    stint: StintId,
+    captured_at: CapturedAt,
+    driven_at: CapturedAt,
+    kind: Kind,
+    marks: Marks,
+    json: &str,
+) -> Result<Vec<u8>, EncodeError> {
+    let mut bytes = Vec::with_capacity(json.len() + 48);
+    bytes.push(RELAYED);
+    let record: Relayed<&str> = (stint, captured_at, kind, marks, json, driven_at);
+    rmp_serde::encode::write(&mut bytes, &record)?;
+    Ok(bytes)
+}
+
 /// The entry at `seq` whose bytes these are.
 pub fn decode(seq: Seq, bytes: &[u8]) -> Result<Entry, DecodeError> {
     let (&version, mut rest) = bytes.split_first().ok_or(DecodeError::Empty)?;
-    if version != VERSION {
-        return Err(DecodeError::Version(version));
-    }
-    let (stint, captured_at, kind, _, json): Record<String> = rmp_serde::from_read(&mut rest)?;
+    let (stint, captured_at, kind, json) = match version {
+        VERSION => {
+            let (stint, at, kind, _, json): Record<String> = rmp_serde::from_read(&mut rest)?;
+            (stint, at, kind, json)
+        }
+        RELAYED => {
+            let (stint, _, kind, _, json, at): Relayed<String> = rmp_serde::from_read(&mut rest)?;
+            (stint, at, kind, json)
+        }
+        version => return Err(DecodeError::Version(version)),
+    };
     match rest.len() {
         0 => Ok(Entry { seq, stint, captured_at, kind, json }),
         trailing => Err(DecodeError::Trailing(trailing)),
@@ -107,9 +133,28 @@ pub fn decode(seq: Seq, bytes: &[u8]) -> Result<Entry, DecodeError> {
 
 /// What the entry whose bytes these are is to thinning; `None` if they are no record.
 pub(super) fn marks(bytes: &[u8]) -> Option<(StintId, Kind, Marks)> {
-    let (_, rest) = bytes.split_first().filter(|(version, _)| **version == VERSION)?;
-    let (stint, _, kind, marks, _): Record<&str> = rmp_serde::from_slice(rest).ok()?;
+    let (stint, _, kind, marks, _) = lent(bytes)?;
     Some((stint, kind, marks))
+}
+
+/// Its stint, and its place in the queue's order.
+pub(super) fn place(bytes: &[u8]) -> Option<(StintId, CapturedAt)> {
+    let (stint, captured_at, ..) = lent(bytes)?;
+    Some((stint, captured_at))
+}
+
+/// What both versions have.
+fn lent(bytes: &[u8]) -> Option<Record<&str>> {
+    let (version, rest) = bytes.split_first()?;
+    match *version {
+        VERSION => rmp_serde::from_slice(rest).ok(),
+        RELAYED => {
+            let (stint, captured_at, kind, marks, json, _): Relayed<&str> =
+                rmp_serde::from_slice(rest).ok()?;
+            Some((stint, captured_at, kind, marks, json))
+        }
+        _ => None,
+    }
 }
 
 /// Its stint.
@@ -137,6 +182,19 @@ mod tests {
         }
 
         #[test]
+        fn one_of_another_agent_has_its_own_moment_and_its_place_here(
+            here in any::<i64>(), there in any::<i64>(), json in ".{0,200}",
+        ) {
+            let (stint, kind) = (StintId(3), Kind::Frame);
+            let (here, there) = (CapturedAt(here), CapturedAt(there));
+            let bytes = encode_relayed(stint, here, there, kind, Marks::KEPT, &json).unwrap();
+            let entry = Entry { seq: Seq(7), stint, captured_at: there, kind, json };
+            prop_assert_eq!(decode(Seq(7), &bytes).unwrap(), entry);
+            prop_assert_eq!(place(&bytes), Some((stint, here)));
+            prop_assert_eq!(marks(&bytes), Some((stint, kind, Marks::KEPT)));
+        }
+
+        #[test]
         fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = decode(Seq(1), &bytes);
         }
@@ -153,5 +211,8 @@ mod tests {
         let marks = Marks::KEPT_WITH_THE_ONE_BEFORE;
         let bytes = encode(StintId(3), CapturedAt(1000), Kind::Setup, marks, "{}").unwrap();
         assert_eq!(bytes, b"\x01\x95\x03\xcd\x03\xe8\xa5Setup\x03\xa2{}");
+        let (here, there) = (CapturedAt(1000), CapturedAt(7));
+        let bytes = encode_relayed(StintId(3), here, there, Kind::Setup, marks, "{}").unwrap();
+        assert_eq!(bytes, b"\x02\x96\x03\xcd\x03\xe8\xa5Setup\x03\xa2{}\x07");
     }
 }

@@ -81,7 +81,17 @@ impl Writer {
         entries: usize,
         make: impl FnOnce(&mut Stamps) -> Vec<NewEntry>,
     ) -> Result<Vec<Appended>, QueueError> {
-        self.buffer.append(&Stream::default(), Some(entries as u64), make).await
+        self.append_patiently_from(&Stream::default(), entries, make).await
+    }
+
+    /// Likewise, entries of a stream that is not the agent's own.
+    pub async fn append_patiently_from(
+        &self,
+        stream: &Stream,
+        entries: usize,
+        make: impl FnOnce(&mut Stamps) -> Vec<NewEntry>,
+    ) -> Result<Vec<Appended>, QueueError> {
+        self.buffer.append(stream, Some(entries as u64), make).await
     }
 
     /// How the queue stands, as of the keeper's last step, and what waits in memory now.

@@ -210,13 +210,12 @@ impl<S: Sink> Session<S> {
             return Err(SessionError::NotKept("it does not know server.session_id"));
         }
         let limit = self.settings.proof_timeout;
-        let session = timeout(limit, link.request_session())
+        let session = timeout(limit, link.request_session(stint))
             .await
             .map_err(|_| SinkError::Timeout(limit, "it assigns no session"))??;
-        // A server does twice the work for a publisher that has joined.
-        let joined = match self.settings.proof {
-            ProofChoice::Ack | ProofChoice::Written => Joined::Silent,
-            ProofChoice::Auto | ProofChoice::Echo => self.join(link, &session).await?,
+        let joined = match self.keeps_from_echoes() {
+            true => Joined::Silent,
+            false => self.join(link, &session).await?,
         };
         if !planted("session_not_remembered") {
             self.reader.set_session(stint, self.sink.server(), &session).await?;
@@ -225,9 +224,19 @@ impl<S: Sink> Session<S> {
         self.refresh_setup(link, bindings, stint).await
     }
 
+    /// Whether the server could send back what it takes, and is not to: it does twice the work for a
+    /// publisher that has joined.
+    fn keeps_from_echoes(&self) -> bool {
+        let choice = self.settings.proof;
+        self.sink.strongest_proof() == Proof::Echo
+            && matches!(choice, ProofChoice::Ack | ProofChoice::Written)
+    }
+
     /// Whether the server's acknowledgement is believed whatever happens, as most clients do.
     fn never_asks(&self) -> bool {
-        self.settings.proof == ProofChoice::Ack && self.settings.verify_interval.is_zero()
+        self.keeps_from_echoes()
+            && self.settings.proof == ProofChoice::Ack
+            && self.settings.verify_interval.is_zero()
     }
 
     /// Asks whether the server knows the session: on the link itself, after which its entries come
@@ -240,7 +249,7 @@ impl<S: Sink> Session<S> {
         // The link itself bounds the wait for an answer; this is for one that takes nothing more.
         let limit = self.settings.proof_timeout.max(3 * JOIN_TIMEOUT);
         let late = |_| SinkError::Timeout(limit, NO_JOIN);
-        let joined = if self.settings.proof == ProofChoice::Ack {
+        let joined = if self.keeps_from_echoes() && self.settings.proof == ProofChoice::Ack {
             let mut aside = self.open().await?;
             timeout(limit, aside.join(session, Answer::Ack)).await.map_err(late)??
         } else {
@@ -306,15 +315,20 @@ impl<S: Sink> Session<S> {
         stored: Stored,
     ) {
         let page = self.sink.page(&session);
+        if page.is_none() {
+            tracing::info!(%stint, name = session, on = self.sink.server(), "the stint has a name");
+        }
         let verified = matches!(joined, Joined::Known { .. }) && !self.never_asks();
         let is_first = bindings.by_stint.is_empty();
         self.status.send_modify(|status| {
             if is_first || status.stint <= Some(stint) {
                 status.session = Some(session.clone());
                 status.stint = Some(stint);
-                status.page = Some(page.clone());
+                status.page.clone_from(&page);
             }
-            status.show(stint, page);
+            if let Some(page) = page {
+                status.show(stint, page);
+            }
             status.verified = if is_first { verified } else { status.verified };
             status.last_error = None;
             status.last_error_plainly = None;

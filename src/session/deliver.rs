@@ -251,11 +251,16 @@ impl<S: Sink> Session<S> {
         bindings: &mut Bindings,
         entries: &[Entry],
     ) -> Result<Outcome, SessionError> {
+        let strongest = self.sink.strongest_proof();
         let proof = bindings.proof.unwrap_or(match self.settings.proof {
-            ProofChoice::Auto | ProofChoice::Echo => Proof::Echo,
+            ProofChoice::Auto => strongest,
+            ProofChoice::Echo => Proof::Echo,
             ProofChoice::Ack => Proof::Ack,
             ProofChoice::Written => Proof::Written,
         });
+        if proof > strongest {
+            return Err(SessionError::Weak(proof.as_str()));
+        }
         let proof = if bindings.asks { Proof::Written } else { proof };
         let sent = Instant::now();
         let addressed = bindings.addressed(entries)?;

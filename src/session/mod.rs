@@ -182,7 +182,7 @@ impl<S: Sink> Session<S> {
             let text = error.to_string();
             let news = self.status.borrow().last_error.as_deref() != Some(&text);
             if news {
-                tracing::warn!(%error, retry_in = ?delay, "the dashboard is out of reach; entries are kept");
+                tracing::warn!(%error, retry_in = ?delay, "the server is out of reach; entries are kept");
             } else {
                 tracing::debug!(%error, retry_in = ?delay, "still out of reach");
             }

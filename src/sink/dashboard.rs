@@ -20,7 +20,7 @@ use self::echoes::{Echo, Expected, Listening, News};
 use super::socketio::{AckReceiver, Address, Connection, Outgoing, shorten};
 use super::{Ack, Addressed, Answer, Joined, Link, Proof, Receipt, Sink, SinkError};
 use crate::config::{Config, JOIN_TIMEOUT, Secret, ServerConfig};
-use crate::entry::{Kind, Seq};
+use crate::entry::{Kind, Seq, StintId};
 use crate::planted::planted;
 
 /// A dashboard server.
@@ -99,8 +99,12 @@ impl Sink for Dashboard {
         &self.url
     }
 
-    fn page(&self, session: &str) -> String {
-        format!("{}/dashboard/{session}", self.url)
+    fn page(&self, session: &str) -> Option<String> {
+        Some(format!("{}/dashboard/{session}", self.url))
+    }
+
+    fn strongest_proof(&self) -> Proof {
+        Proof::Echo
     }
 }
 
@@ -120,7 +124,7 @@ pub struct DashboardLink {
 }
 
 impl Link for DashboardLink {
-    async fn request_session(&mut self) -> Result<String, SinkError> {
+    async fn request_session(&mut self, _stint: StintId) -> Result<String, SinkError> {
         let request = Outgoing { name: "request_session_id", json: "{}".into() };
         // An id that nobody asked for, or a second one, is not the answer to this request.
         while self.connection.try_next().is_some() {}

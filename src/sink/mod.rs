@@ -4,12 +4,14 @@
 //! or knows the queue: that is the session's part.
 
 pub mod dashboard;
+pub mod nats;
 mod nodelay;
+pub mod server;
 pub mod socketio;
 
 use std::time::Duration;
 
-use crate::entry::{CapturedAt, Entry, Seq};
+use crate::entry::{CapturedAt, Entry, Seq, StintId};
 
 /// How sure we are that the server kept an entry, weakest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,7 +41,7 @@ impl Proof {
 /// What a server says when a session is joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Joined {
-    /// It knows the session and holds data for it: the newest frame and the setup that it stored.
+    /// It knows the session: the newest frame and the setup that it stored of it.
     Known { frame: Option<CapturedAt>, setup: Option<CapturedAt> },
     /// It acknowledged and sent nothing: it does not know the session, or holds nothing for it.
     Silent,
@@ -101,11 +103,16 @@ pub enum SinkError {
     #[error("TLS failed: {0}; check the server's certificate, or name its CA in server.ca_file")]
     Tls(String),
     /// The server wants other credentials.
-    #[error("the server refuses access: {0}; check server.token and server.headers")]
+    #[error(
+        "the server refuses access: {0}; check server.token, server.headers and server.credentials_file"
+    )]
     Auth(String),
     /// Something else than such a server.
     #[error("the server does not speak Socket.IO as expected: {0}")]
     Protocol(String),
+    /// It speaks NATS, or should, and keeps nothing for us as things stand.
+    #[error("the NATS server takes no entries: {0}")]
+    Stream(String),
     /// The connection ended.
     #[error("connection lost: {0}")]
     Lost(String),
@@ -119,7 +126,7 @@ impl SinkError {
             Self::Timeout(..) => "timeout",
             Self::Tls(_) => "tls",
             Self::Auth(_) => "auth",
-            Self::Protocol(_) => "protocol",
+            Self::Protocol(_) | Self::Stream(_) => "protocol",
         }
     }
 }
@@ -134,14 +141,20 @@ pub trait Sink: Send {
     /// Names the server in what is remembered about sessions.
     fn server(&self) -> &str;
 
-    /// The page on which people look at a session.
-    fn page(&self, session: &str) -> String;
+    /// The page on which people look at a session, where there is one.
+    fn page(&self, session: &str) -> Option<String>;
+
+    /// The best proof that such a server can give.
+    fn strongest_proof(&self) -> Proof;
 }
 
 /// One connection to a server. Dropping it ends the connection at once.
 pub trait Link: Send {
-    /// Asks for a new session.
-    fn request_session(&mut self) -> impl Future<Output = Result<String, SinkError>> + Send;
+    /// Asks for a new session, for this stint.
+    fn request_session(
+        &mut self,
+        stint: StintId,
+    ) -> impl Future<Output = Result<String, SinkError>> + Send;
 
     /// Joins a session and learns whether the server knows it. Where no acknowledgement is waited
     /// for, or an earlier one is still out, it never turns out to be [`Joined::Silent`].
@@ -151,7 +164,8 @@ pub trait Link: Send {
         answer: Answer,
     ) -> impl Future<Output = Result<Joined, SinkError>> + Send;
 
-    /// Publishes entries in their order and waits for `proof` of all of them. Gives a receipt
+    /// Publishes entries in their order and waits for `proof` of all of them, or for a better one.
+    /// Gives a receipt
     /// without it when the server has acknowledged but `grace` later still not sent all back.
     ///
     /// Waits without a bound of its own otherwise; the caller sets one.

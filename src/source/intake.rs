@@ -41,6 +41,14 @@ impl Sample {
     }
 }
 
+/// An entry that another agent made.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Relayed {
+    pub(super) driven_at: CapturedAt,
+    pub(super) content: Content,
+    pub(super) json: String,
+}
+
 /// What became of a sample.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Taken {
@@ -159,6 +167,28 @@ impl Intake {
         Ok(taken)
     }
 
+    /// Takes entries of another agent as that made them, in their order, and waits for as long as it
+    /// takes until the queue has them: whoever gives them has them until then.
+    pub(super) async fn relay(
+        &self,
+        stream: &Stream,
+        entries: Vec<Relayed>,
+    ) -> Result<(), QueueError> {
+        let (now, count) = (clock::now(), entries.len());
+        entries.iter().for_each(|_| metrics::sampled(self.source));
+        let make = |stamps: &mut Stamps| {
+            let entry = |Relayed { driven_at, content, json }| NewEntry {
+                captured_at: stamps.next(now),
+                driven_at: Some(driven_at),
+                content,
+                json,
+            };
+            entries.into_iter().map(entry).collect()
+        };
+        self.writer.append_patiently_from(stream, count, make).await?;
+        Ok(())
+    }
+
     fn rate(&self) -> MutexGuard<'_, Rate> {
         let mut rate = lock(&self.rate);
         rate.follow();
@@ -218,12 +248,12 @@ fn entry(sample: Sample, captured_at: CapturedAt) -> Result<NewEntry, Refused> {
         Sample::Telemetry(value) => {
             let json = fields::map(&value, captured_at)?;
             let content = Content::Frame(fields::situation(&value));
-            NewEntry { captured_at, content, json }
+            NewEntry { driven_at: None, captured_at, content, json }
         }
         Sample::Setup(value, _) => {
             let json = fields::map_setup(&value)?;
             let content = Content::Setup { fingerprint: fields::setup_fingerprint(&value) };
-            NewEntry { captured_at, content, json }
+            NewEntry { driven_at: None, captured_at, content, json }
         }
     })
 }

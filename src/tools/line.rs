@@ -69,7 +69,7 @@ impl Line {
                 (Content::Setup { fingerprint }, fields::map_setup(setup)?)
             }
         };
-        Ok(NewEntry { captured_at, content, json })
+        Ok(NewEntry { driven_at: None, captured_at, content, json })
     }
 }
 

@@ -55,7 +55,12 @@ async fn child() {
             let entry = |number: u64| {
                 let (situation, json) = &frames[number as usize % frames.len()];
                 let captured_at = stamps.next(CapturedAt(number as i64 * 500));
-                NewEntry { captured_at, content: Content::Frame(*situation), json: json.clone() }
+                NewEntry {
+                    driven_at: None,
+                    captured_at,
+                    content: Content::Frame(*situation),
+                    json: json.clone(),
+                }
             };
             (made..made + 250).map(entry).collect()
         };

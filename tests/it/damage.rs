@@ -64,6 +64,7 @@ async fn the_ledger_balances_when_the_journal_is_gone() {
     let open = || queue::open(&config.queue, &config.stint, CapturedAt(1)).unwrap();
     let (writer, mut reader, closed) = open();
     let frame = |at| NewEntry {
+        driven_at: None,
         captured_at: at,
         content: Content::Frame(Situation::default()),
         json: "{}".into(),

@@ -46,6 +46,14 @@ fn the_example_configuration_has_every_setting_and_what_it_means() {
 }
 
 #[test]
+fn the_hubs_configuration_is_one() {
+    let loaded = load(Some(&deployed("hub.toml")), std::iter::empty(), &Overrides::default())
+        .unwrap_or_else(|problems| panic!("{problems}"));
+    assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
+    assert!(loaded.config.source.nats.enabled);
+}
+
+#[test]
 fn prometheus_accepts_the_scrape_configuration_and_asks_where_the_agent_listens() {
     promtool(&["check", "config", "prometheus.yml"]);
     let target = format!("[\"{}\"]", Config::default().metrics.listen);

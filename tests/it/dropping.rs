@@ -327,7 +327,7 @@ impl<'a, M: Medium> Trial<'a, M> {
         self.now += 500;
         let now = CapturedAt(self.now);
         let json = format!(r#"{{"n":{}}}"#, self.history.len());
-        let entry = |captured_at| NewEntry { captured_at, content, json };
+        let entry = |captured_at| NewEntry { driven_at: None, captured_at, content, json };
         let appended =
             self.writer().append(|stamps: &mut Stamps| vec![entry(stamps.next(now))]).await;
         let queue::Appended::Stored(seq) = appended.unwrap()[0] else { panic!("not stored") };

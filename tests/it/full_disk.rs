@@ -215,7 +215,12 @@ impl Flow {
                 let captured_at = stamps.next(CapturedAt(0));
                 stamped.push(captured_at);
                 let json = format!(r#"{{"n":{n},"noise":"{noise}"}}"#);
-                NewEntry { captured_at, content: Content::Frame(Situation::default()), json }
+                NewEntry {
+                    driven_at: None,
+                    captured_at,
+                    content: Content::Frame(Situation::default()),
+                    json,
+                }
             };
             (0..count).map(&mut entry).collect()
         };

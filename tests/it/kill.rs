@@ -83,6 +83,7 @@ async fn child() {
             let pad = ".".repeat(rng.random_range(0..800));
             let make = |stamps: &mut Stamps| {
                 let entry = |number| NewEntry {
+                    driven_at: None,
                     captured_at: stamps.next(CapturedAt(0)),
                     content: Content::Frame(Situation::default()),
                     json: format!("{number} {pad}"),

@@ -36,6 +36,8 @@ mod kill;
 mod lmu;
 mod long;
 #[cfg(unix)]
+mod nats;
+#[cfg(unix)]
 mod numbered;
 #[cfg(unix)]
 mod page;

@@ -156,7 +156,7 @@ async fn a_disk_that_stalls_does_not_hold_up_the_source() {
     });
     disk.stall(Duration::from_secs(4));
     let content = Content::Frame(Situation::default());
-    let entry = |captured_at| NewEntry { captured_at, content, json: "{}".into() };
+    let entry = |captured_at| NewEntry { driven_at: None, captured_at, content, json: "{}".into() };
     let append = || writer.append(|stamps| vec![entry(stamps.next(CapturedAt(0)))]);
     let started = std::time::Instant::now();
     assert_eq!(append().await.unwrap(), [Appended::Buffered]);
@@ -184,7 +184,8 @@ async fn a_file_waits_for_room_and_others_do_not() {
     let writer = queue.writer.clone();
     let file = tokio::spawn(async move {
         let content = Content::Frame(Situation::default());
-        let entry = |captured_at| NewEntry { captured_at, content, json: "file".into() };
+        let entry =
+            |captured_at| NewEntry { driven_at: None, captured_at, content, json: "file".into() };
         for _ in 0..3 {
             let make = |stamps: &mut Stamps| {
                 (0..2).map(|_| entry(stamps.next(CapturedAt(0)))).collect::<Vec<_>>()
@@ -292,7 +293,7 @@ async fn a_slow_disk_slows_a_fast_source_down() {
     });
     disk.stall(APPEND_TIMEOUT + Duration::from_millis(300));
     let content = Content::Frame(Situation::default());
-    let entry = |captured_at| NewEntry { captured_at, content, json: "{}".into() };
+    let entry = |captured_at| NewEntry { driven_at: None, captured_at, content, json: "{}".into() };
     let total = 2 * BUFFER_ENTRIES as u64;
     for number in 0..total / 256 {
         if number == 4 {
@@ -474,7 +475,8 @@ impl Life {
 
     async fn append_many(&self, count: usize) -> Result<Vec<Appended>, QueueError> {
         let content = Content::Frame(Situation::default());
-        let entry = |captured_at| NewEntry { captured_at, content, json: "{}".into() };
+        let entry =
+            |captured_at| NewEntry { driven_at: None, captured_at, content, json: "{}".into() };
         let make = |stamps: &mut Stamps| {
             (0..count).map(|_| entry(stamps.next(CapturedAt(0)))).collect::<Vec<_>>()
         };
@@ -483,12 +485,14 @@ impl Life {
 
     async fn append_setup(&self, fingerprint: u64) -> Result<Vec<Appended>, QueueError> {
         let content = Content::Setup { fingerprint };
-        let entry = |captured_at| NewEntry { captured_at, content, json: "{}".into() };
+        let entry =
+            |captured_at| NewEntry { driven_at: None, captured_at, content, json: "{}".into() };
         self.writer.append(|stamps| vec![entry(stamps.next(CapturedAt(0)))]).await
     }
 
     async fn append(&self, json: &str) -> Result<Vec<Appended>, QueueError> {
         let entry = |captured_at| NewEntry {
+            driven_at: None,
             captured_at,
             content: Content::Frame(Situation::default()),
             json: json.into(),
@@ -664,7 +668,7 @@ impl<M: Medium> Trial<M> {
                     };
                     let captured_at = stamps.next(now);
                     handed_in.push(Known { captured_at, json: json.clone(), fingerprint });
-                    NewEntry { captured_at, content: *content, json }
+                    NewEntry { driven_at: None, captured_at, content: *content, json }
                 };
                 contents.iter().map(&mut entry).collect()
             })

@@ -144,8 +144,12 @@ impl Sink for Server {
         "memory"
     }
 
-    fn page(&self, session: &str) -> String {
-        format!("memory/dashboard/{session}")
+    fn page(&self, session: &str) -> Option<String> {
+        Some(format!("memory/dashboard/{session}"))
+    }
+
+    fn strongest_proof(&self) -> Proof {
+        Proof::Echo
     }
 }
 
@@ -172,7 +176,7 @@ impl ServerLink {
 }
 
 impl Link for ServerLink {
-    async fn request_session(&mut self) -> Result<String, SinkError> {
+    async fn request_session(&mut self, _stint: StintId) -> Result<String, SinkError> {
         self.trip().await?;
         let mut state = self.server.state();
         state.requests += 1;

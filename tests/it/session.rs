@@ -66,7 +66,7 @@ impl World {
     async fn append(&mut self, content: Content, json: &str) -> Appended {
         self.frames += 1;
         let captured_at = CapturedAt(self.frames * 500);
-        let entry = NewEntry { captured_at, content, json: json.into() };
+        let entry = NewEntry { driven_at: None, captured_at, content, json: json.into() };
         self.writer.append(|_| vec![entry]).await.unwrap()[0]
     }
 

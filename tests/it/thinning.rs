@@ -219,7 +219,12 @@ impl Drive {
         let make = |stamps: &mut Stamps| {
             let entry = |_| {
                 *now += PERIOD.as_millis() as i64;
-                NewEntry { captured_at: stamps.next(CapturedAt(*now)), content, json: json.clone() }
+                NewEntry {
+                    driven_at: None,
+                    captured_at: stamps.next(CapturedAt(*now)),
+                    content,
+                    json: json.clone(),
+                }
             };
             (0..count).map(entry).collect()
         };

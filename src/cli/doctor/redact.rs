@@ -1,5 +1,7 @@
 //! What must not get out: what opens the server's door, and what opens a page.
 
+use std::path::Path;
+
 use serde_json::Value;
 
 use super::Finding;
@@ -22,16 +24,13 @@ impl Redactor {
     /// Knows the secrets of a configuration, those in the files that it names too.
     pub(super) fn of(config: &Config) -> Self {
         let ServerConfig { token, token_file, headers, auth, session_id, .. } = &config.server;
-        let file = token_file.as_ref().and_then(|path| {
-            // Opening a pipe would wait for somebody to write into it.
-            let about = std::fs::metadata(path).ok()?;
-            let fits = about.is_file() && about.len() <= MAX_CONFIG_BYTES;
-            fits.then(|| std::fs::read(path).ok())?
-        });
-        let file = file.map(|bytes| Secret::from(String::from_utf8_lossy(&bytes).as_ref()));
+        let hub = &config.source.nats;
         let mut secrets = Vec::new();
-        for token in [Some(token), file.as_ref()].into_iter().flatten() {
+        for token in [token, &hub.token] {
             secrets.extend(token.reveal().map(str::to_owned));
+        }
+        for file in [token_file, &hub.token_file].into_iter().flatten() {
+            secrets.extend(in_file(file).and_then(|token| token.reveal().map(str::to_owned)));
         }
         for (_, value) in headers.iter() {
             secrets.extend(value.split_whitespace().chain([value]).map(str::to_owned));
@@ -70,6 +69,14 @@ impl Redactor {
         };
         without_pages(&without_ids(&self.secrets.iter().fold(text.to_owned(), hide)))
     }
+}
+
+fn in_file(path: &Path) -> Option<Secret> {
+    // Opening a pipe would wait for somebody to write into it.
+    let about = std::fs::metadata(path).ok()?;
+    let fits = about.is_file() && about.len() <= MAX_CONFIG_BYTES;
+    let bytes = fits.then(|| std::fs::read(path).ok())??;
+    Some(Secret::from(String::from_utf8_lossy(&bytes).as_ref()))
 }
 
 /// Whoever has the id of a session has its page.

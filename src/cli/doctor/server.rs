@@ -1,12 +1,13 @@
 //! The dashboard server, step by step: its name, a connection, TLS, HTTP, Socket.IO, a session, a
-//! frame. What depends on a step that failed is not looked at.
+//! frame. What depends on a step that failed is not looked at. A NATS server is looked at as a whole.
 
 mod frame;
+mod nats;
 mod reach;
 
 use self::reach::{Answer, Place};
 use super::{Report, disk};
-use crate::config::Config;
+use crate::config::{Config, Protocol};
 use crate::sink::dashboard::{Dashboard, DashboardLink};
 use crate::sink::{Link, Sink, SinkError};
 
@@ -23,8 +24,13 @@ const FRAME: Rest = Rest("acknowledgements, echoes");
 
 pub(super) async fn look(config: &Config) -> Report {
     let mut report = Report::new(SUBJECT);
-    if let Err(Rest(what)) = steps(&mut report, config).await {
-        report.not_looked_at(what);
+    match config.server.url.protocol() {
+        Protocol::Nats => nats::look(&mut report, config).await,
+        Protocol::SocketIo => {
+            if let Err(Rest(what)) = steps(&mut report, config).await {
+                report.not_looked_at(what);
+            }
+        }
     }
     report
 }
@@ -99,6 +105,7 @@ fn reason(error: SinkError) -> String {
         | SinkError::Tls(text)
         | SinkError::Auth(text)
         | SinkError::Protocol(text)
+        | SinkError::Stream(text)
         | SinkError::Lost(text) => text,
         error @ SinkError::Timeout(..) => error.to_string(),
     }

@@ -46,8 +46,8 @@ const EMPTY: &str = "Nothing that a publisher sent under this id is stored so fa
 
 fn stored(queued: u64) -> String {
     format!(
-        "The dashboard server has not given this session a page yet. What the publisher sends is \
-         stored on this PC, and goes there as soon as the server can be reached. Entries that \
+        "No page is known for this session so far: a dashboard server gives it one, NATS has none. \
+         What the publisher sends is stored on this PC, and goes there as soon as the server can be reached. Entries that \
          wait: {queued}."
     )
 }

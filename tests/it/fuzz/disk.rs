@@ -80,6 +80,7 @@ fn config(folder: &Path) -> Config {
 
 fn entries(stamps: &mut Stamps, count: usize) -> Vec<NewEntry> {
     let entry = |json: &str| NewEntry {
+        driven_at: None,
         captured_at: stamps.next(CapturedAt(1_763_821_822_123)),
         content: Content::Frame(Situation::default()),
         json: json.into(),

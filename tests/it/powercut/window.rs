@@ -80,7 +80,12 @@ async fn child() {
             .append(|stamps| {
                 let captured_at = stamps.next(CapturedAt(number));
                 let json = format!("{{\"lap\":{number}}}");
-                vec![NewEntry { captured_at, content: Content::Frame(Situation::default()), json }]
+                vec![NewEntry {
+                    driven_at: None,
+                    captured_at,
+                    content: Content::Frame(Situation::default()),
+                    json,
+                }]
             })
             .await
             .unwrap();

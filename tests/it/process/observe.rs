@@ -87,8 +87,7 @@ async fn it_is_healthy_while_offline_and_ready_once_a_session_is_bound() {
         let (status, reasons) = agent.page("/readyz").await;
         assert_eq!(status, 503, "{reasons}");
         let says = |what| reasons.lines().any(|reason| reason.starts_with(what));
-        (says("not connected to the dashboard server") && says("cannot reach the server"))
-            .then_some(())
+        (says("not connected to the server") && says("cannot reach the server")).then_some(())
     };
     eventually("both reasons", refused).await;
 

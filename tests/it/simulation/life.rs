@@ -115,7 +115,7 @@ impl Life {
         let started = Instant::now();
         let append = self.writer.append_from(&stream, |stamps| {
             at = stamps.next(now);
-            vec![NewEntry { captured_at: at, content, json }]
+            vec![NewEntry { driven_at: None, captured_at: at, content, json }]
         });
         let appended = timeout(APPEND_TIMEOUT * 2, append).await.expect("an answer in time");
         let waited = started.elapsed();

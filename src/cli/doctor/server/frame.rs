@@ -32,7 +32,7 @@ pub(super) async fn publish(
     dashboard: &mut Dashboard,
     mut link: DashboardLink,
 ) -> Option<()> {
-    let session = match link.request_session().await {
+    let session = match link.request_session(StintId(1)).await {
         Ok(session) => session,
         Err(error) => {
             report.fault(
@@ -89,7 +89,7 @@ async fn try_out(
 async fn acknowledges(dashboard: &mut Dashboard, frame: &Entry, limit: Duration) -> bool {
     let tried = async {
         let mut link = dashboard.open().await.ok()?;
-        let session = link.request_session().await.ok()?;
+        let session = link.request_session(StintId(1)).await.ok()?;
         let addressed = [Addressed { session: &session, entry: frame }];
         let published = link.publish(&addressed, Proof::Ack, ECHO_GRACE);
         let receipt = timeout(JOIN_TIMEOUT.min(limit), published).await.ok()?.ok()?;

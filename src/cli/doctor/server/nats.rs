@@ -1,0 +1,44 @@
+//! A NATS server: whether it lets us in, and keeps a stream for us.
+
+use tokio::time::timeout;
+
+use super::super::Report;
+use super::reason;
+use crate::config::Config;
+use crate::sink::nats::Nats;
+use crate::sink::{Sink, SinkError};
+
+pub(super) async fn look(report: &mut Report, config: &Config) {
+    let mut nats = Nats::new(config);
+    let limit = config.delivery.open_timeout;
+    let late = |_| Err(SinkError::Timeout(limit, "it does not show its stream"));
+    let error = match timeout(limit, nats.open()).await.unwrap_or_else(late) {
+        Ok(_) => {
+            report.ok(format!("it speaks NATS, lets us in, and has the stream {}", nats.server()));
+            return;
+        }
+        Err(error) => error,
+    };
+    let advice = match &error {
+        SinkError::Refused(_) => {
+            "see that server.url has the name and the port of the NATS server, that it runs, and that \
+             this PC is online"
+        }
+        SinkError::Timeout(..) | SinkError::Lost(_) => {
+            "try again; see that the server is not overloaded"
+        }
+        SinkError::Tls(_) => {
+            "see that server.ca_file names the authority of the server's certificate, and that the \
+             certificate has the name in server.url"
+        }
+        SinkError::Auth(_) => {
+            "ask who runs it for a token or a .creds file; they go into server.token or \
+             server.token_file, and server.credentials_file"
+        }
+        SinkError::Protocol(_) | SinkError::Stream(_) => {
+            "see that server.url is the address of a NATS server that was started with JetStream: \
+             nats-server -js"
+        }
+    };
+    report.fault(format!("{}: {}", config.server.url, reason(error)), advice);
+}

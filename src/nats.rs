@@ -1,0 +1,279 @@
+//! One connection to a NATS server, for the sink and for the source. The traps of `async_nats` 0.51:
+//! - It connects again by itself, and sends what waits on a connection of which nobody here knows
+//!   what went before: that is put off for ever, and the end of a connection is the end.
+//! - Its tasks outlive what they are for: one that connects again, or an acknowledgement that nobody
+//!   waits for. So each connection has a runtime and a thread of its own; dropping that runtime is a
+//!   hard close.
+//! - A refusal of the server is an event and no answer: it ends the connection here.
+//! - It logs what it gives back as errors too: `cli/log.rs` turns that off.
+
+use std::error::Error as _;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use async_nats::jetstream::context::{Context, ContextBuilder};
+use async_nats::{ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerError};
+use tokio::runtime::Builder;
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
+
+use crate::config::{NATS_PING_INTERVAL, Secret, ServerUrl};
+
+/// What each entry has besides its JSON and its subject, which names agent, stint and kind: with
+/// them a hub makes the same entry of it again.
+pub(crate) const SEQ: &str = "Pitwire-Seq";
+pub(crate) const CAPTURED_AT: &str = "Pitwire-Captured-At";
+
+/// The last part of a subject.
+pub(crate) const TELEMETRY: &str = "telemetry";
+pub(crate) const SETUP: &str = "setup";
+
+/// How the streams of agents are called.
+pub(crate) const STREAM_PREFIX: &str = "PITWIRE_";
+
+/// Longer than any race; far enough from the end of time to be added to now.
+const NEVER: Duration = Duration::from_hours(365 * 24);
+
+/// Where to connect, and what opens the door there. Its files are read anew for each connection.
+#[derive(Clone, Debug)]
+pub(crate) struct Door {
+    /// `nats://` or `tls://`, a host, perhaps a port.
+    pub(crate) url: ServerUrl,
+    pub(crate) token: Secret,
+    pub(crate) token_file: Option<PathBuf>,
+    /// A `.creds` file.
+    pub(crate) credentials_file: Option<PathBuf>,
+    /// A certificate authority to trust in the place of the system's, PEM.
+    pub(crate) ca_file: Option<PathBuf>,
+    pub(crate) open_timeout: Duration,
+    /// From a request to its answer.
+    pub(crate) request_timeout: Duration,
+}
+
+impl Door {
+    fn token(&self) -> Result<Option<String>, NatsError> {
+        let file = self.token_file.as_deref().map(read).transpose()?;
+        let file = file.map(|text| Secret::from(text.as_str()));
+        Ok(file.as_ref().unwrap_or(&self.token).reveal().map(str::to_owned))
+    }
+}
+
+fn read(path: &Path) -> Result<String, NatsError> {
+    let shown = path.display();
+    std::fs::read_to_string(path).map_err(|error| NatsError::Auth(format!("{shown}: {error}")))
+}
+
+/// Why there is no connection, or none any more.
+#[derive(Clone, Debug, thiserror::Error)]
+pub(crate) enum NatsError {
+    #[error("{0}")]
+    Refused(String),
+    #[error("no answer within {0:?}: {1}")]
+    Timeout(Duration, &'static str),
+    #[error("{0}")]
+    Tls(String),
+    #[error("{0}")]
+    Auth(String),
+    /// Something else than a NATS server with JetStream.
+    #[error("{0}")]
+    Unfit(String),
+    #[error("{0}")]
+    Lost(String),
+}
+
+/// A connection that is open. Dropping it ends it and its thread at once.
+pub(crate) struct Connection {
+    context: Context,
+    ended: watch::Receiver<Option<NatsError>>,
+    /// Dropped with the connection, which stops the thread wherever it is.
+    _stop: oneshot::Sender<()>,
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection").finish_non_exhaustive()
+    }
+}
+
+impl Connection {
+    /// Connects, and returns once the server has let us in.
+    pub(crate) async fn open(door: Door) -> Result<Self, NatsError> {
+        let (opened, opening) = oneshot::channel();
+        let (end, ended) = watch::channel(None);
+        let (stop, stopped) = oneshot::channel();
+        let limit = door.open_timeout;
+        thread::Builder::new()
+            .name("pitwire-nats".into())
+            .spawn(move || run(door, opened, stopped, end))
+            .map_err(|error| NatsError::Lost(format!("no thread for the connection: {error}")))?;
+        match timeout(limit, opening).await {
+            Ok(Ok(opened)) => Ok(Self { context: opened?, ended, _stop: stop }),
+            Ok(Err(_)) => Err(NatsError::Lost("the connection's thread died".into())),
+            Err(_) => Err(NatsError::Timeout(limit, "it accepts no NATS connection")),
+        }
+    }
+
+    /// JetStream on this connection.
+    pub(crate) fn context(&self) -> Context {
+        self.context.clone()
+    }
+
+    /// Returns when the connection has ended. Safe to cancel.
+    pub(crate) async fn closed(&mut self) -> NatsError {
+        match self.ended.wait_for(Option::is_some).await {
+            Ok(end) => end.clone().unwrap_or_else(|| NatsError::Lost("ended".into())),
+            Err(_) => NatsError::Lost("the connection's thread died".into()),
+        }
+    }
+
+    /// Waits for something on this connection, for as long as that stands.
+    pub(crate) async fn wait_for<T>(
+        &mut self,
+        something: impl Future<Output = T>,
+    ) -> Result<T, NatsError> {
+        tokio::select! {
+            biased;
+            done = something => Ok(done),
+            error = self.closed() => Err(error),
+        }
+    }
+}
+
+/// The life of a connection, on its own thread.
+fn run(
+    door: Door,
+    opened: oneshot::Sender<Result<Context, NatsError>>,
+    stopped: oneshot::Receiver<()>,
+    end: watch::Sender<Option<NatsError>>,
+) {
+    let runtime = match Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            let _ = opened.send(Err(NatsError::Lost(format!("no runtime: {error}"))));
+            return;
+        }
+    };
+    runtime.block_on(async {
+        tokio::select! {
+            biased;
+            _ = stopped => {}
+            () = live(door, opened, end) => {}
+        }
+    });
+    // Not a plain drop: that would wait for a name look-up that hangs.
+    runtime.shutdown_background();
+}
+
+async fn live(
+    door: Door,
+    opened: oneshot::Sender<Result<Context, NatsError>>,
+    end: watch::Sender<Option<NatsError>>,
+) {
+    let request_timeout = door.request_timeout;
+    let connected = match options(&door, end) {
+        Ok(options) => options.connect(door.url.as_str()).await.map_err(|error| classify(&error)),
+        Err(error) => Err(error),
+    };
+    let is_open = connected.is_ok();
+    let context = |client| ContextBuilder::new().timeout(request_timeout).build(client);
+    let _ = opened.send(connected.map(context));
+    if is_open {
+        std::future::pending().await
+    }
+}
+
+fn options(
+    door: &Door,
+    end: watch::Sender<Option<NatsError>>,
+) -> Result<ConnectOptions, NatsError> {
+    let is_first = AtomicBool::new(true);
+    let mut options = ConnectOptions::new()
+        .name("pitwire")
+        .connection_timeout(door.open_timeout)
+        .request_timeout(Some(door.request_timeout))
+        .ping_interval(NATS_PING_INTERVAL)
+        .ignore_discovered_servers()
+        .reconnect_delay_callback(move |_| match is_first.swap(false, Ordering::Relaxed) {
+            true => Duration::ZERO,
+            false => NEVER,
+        })
+        .event_callback(move |event| {
+            let ending = ending(&event);
+            end.send_if_modified(|end| {
+                let is_news = end.is_none() && ending.is_some();
+                if is_news {
+                    *end = ending;
+                }
+                is_news
+            });
+            async {}
+        });
+    if let Some(token) = door.token()? {
+        options = options.token(token);
+    }
+    if let Some(file) = &door.credentials_file {
+        options = options
+            .credentials(&read(file)?)
+            .map_err(|error| NatsError::Auth(format!("the credentials file: {error}")))?;
+    }
+    if let Some(ca_file) = &door.ca_file {
+        options = options.add_root_certificates(ca_file.clone());
+    }
+    Ok(options)
+}
+
+/// Why the connection ends, if it does.
+fn ending(event: &Event) -> Option<NatsError> {
+    match event {
+        Event::Disconnected | Event::Closed | Event::Draining => {
+            Some(NatsError::Lost("the server closed it".into()))
+        }
+        Event::SlowConsumer(_) => {
+            Some(NatsError::Lost("what it sends is not read fast enough".into()))
+        }
+        Event::ServerError(error) => Some(refusal(error)),
+        Event::Connected | Event::LameDuckMode | Event::ClientError(_) => None,
+    }
+}
+
+fn refusal(error: &ServerError) -> NatsError {
+    let text = error.to_string();
+    let is_about_access = ["authorization", "authentication", "permissions"]
+        .iter()
+        .any(|word| text.to_lowercase().contains(word));
+    if is_about_access { NatsError::Auth(text) } else { NatsError::Lost(text) }
+}
+
+/// What an error of the library means for the caller. What broke is hidden in a chain of causes.
+fn classify(error: &ConnectError) -> NatsError {
+    let text = error.to_string();
+    let io = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    let server = error.source().and_then(|cause| cause.downcast_ref::<ServerError>());
+    match error.kind() {
+        ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+            NatsError::Auth(text)
+        }
+        ConnectErrorKind::Tls => NatsError::Tls(text),
+        ConnectErrorKind::ServerParse => NatsError::Unfit(text),
+        ConnectErrorKind::Dns | ConnectErrorKind::TimedOut | ConnectErrorKind::MaxReconnects => {
+            NatsError::Refused(text)
+        }
+        ConnectErrorKind::Io => match (io, server) {
+            (_, Some(server)) => refusal(server),
+            (Some(io), _) if is_tls(io) => NatsError::Tls(text),
+            (Some(io), _) if io.kind() == io::ErrorKind::InvalidInput => NatsError::Unfit(text),
+            (Some(_), _) => NatsError::Refused(text),
+            // As one does that is just starting, or a relay to a server that is away.
+            (None, None) if text.contains("got nothing") => NatsError::Refused(text),
+            (None, None) => NatsError::Unfit(text),
+        },
+    }
+}
+
+fn is_tls(error: &io::Error) -> bool {
+    error.get_ref().is_some_and(|cause| cause.is::<async_nats::rustls::Error>())
+}

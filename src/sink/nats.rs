@@ -1,0 +1,316 @@
+//! A stream on NATS JetStream, for a league's fleet: what this PC stores goes to
+//! `pitwire.<agent>.<stint>.telemetry` and `.setup`, with the entry's JSON as it is.
+//!
+//! Each agent has a stream of its own, `PITWIRE_<agent>`, so that the stream's positions are in the
+//! agent's hand. Every entry says which position it must follow (`Nats-Expected-Last-Sequence`). So
+//! many can be out at once: if one is lost, the server refuses those after it, and what an earlier
+//! connection had sent and comes in late cannot slip in between. `Nats-Msg-Id` lets the server's own
+//! window see a repetition too.
+//!
+//! A stint's name is made up here, its number and a random part: a queue that is made anew counts
+//! its stints from 1 again. The server needs no memory of it, so that it is never forgotten.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use async_nats::jetstream;
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::{
+    CreateStreamError, CreateStreamErrorKind, PublishAckFuture, PublishError, PublishErrorKind,
+};
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::stream::{
+    Config as StreamConfig, LastRawMessageErrorKind, StorageType, Stream,
+};
+
+use super::{Ack, Addressed, Answer, Joined, Link, Proof, Receipt, Sink, SinkError};
+use crate::config::{Config, NATS_DUPLICATE_WINDOW};
+use crate::entry::{CapturedAt, Kind, Seq, StintId};
+use crate::nats::{CAPTURED_AT, Connection, Door, NatsError, SEQ, SETUP, STREAM_PREFIX, TELEMETRY};
+use crate::planted::planted;
+
+/// A NATS server, and this agent's stream on it.
+#[derive(Debug)]
+pub struct Nats {
+    stream: String,
+    agent: String,
+    door: Door,
+    replicas: usize,
+    max_age: Duration,
+}
+
+impl Nats {
+    /// The server that the configuration names.
+    pub fn new(config: &Config) -> Self {
+        let (agent, server) = (config.agent.name(), &config.server);
+        Self {
+            stream: format!("{STREAM_PREFIX}{agent}"),
+            agent,
+            door: Door {
+                url: server.url.clone(),
+                token: server.token.clone(),
+                token_file: server.token_file.clone(),
+                credentials_file: server.credentials_file.clone(),
+                ca_file: server.ca_file.clone(),
+                open_timeout: config.delivery.open_timeout,
+                request_timeout: config.delivery.proof_timeout,
+            },
+            replicas: server.stream_replicas as usize,
+            max_age: server.stream_max_age,
+        }
+    }
+
+    /// What the stream is made as, where there is none. One that is there stays as it is.
+    fn new_stream(&self) -> StreamConfig {
+        StreamConfig {
+            name: self.stream.clone(),
+            description: Some(format!("telemetry of {}, by pitwire", self.agent)),
+            subjects: vec![format!("pitwire.{}.>", self.agent)],
+            storage: StorageType::File,
+            num_replicas: self.replicas,
+            max_age: self.max_age,
+            duplicate_window: NATS_DUPLICATE_WINDOW.min(self.max_age),
+            ..StreamConfig::default()
+        }
+    }
+}
+
+impl Sink for Nats {
+    type Link = NatsLink;
+
+    async fn open(&mut self) -> Result<NatsLink, SinkError> {
+        let limit = self.door.request_timeout;
+        let mut connection = Connection::open(self.door.clone()).await?;
+        let context = connection.context();
+        let made = connection.wait_for(context.get_or_create_stream(self.new_stream())).await?;
+        let stream = made.map_err(|error| no_stream(&self.stream, limit, &error))?;
+        let last = stream.cached_info().state.last_sequence;
+        Ok(NatsLink {
+            connection,
+            stream,
+            name: self.stream.clone(),
+            agent: self.agent.clone(),
+            request_timeout: limit,
+            last,
+        })
+    }
+
+    fn server(&self) -> &str {
+        // Without the address: a stint has one name, whichever server of a cluster takes it.
+        &self.stream
+    }
+
+    fn page(&self, _session: &str) -> Option<String> {
+        None
+    }
+
+    fn strongest_proof(&self) -> Proof {
+        Proof::Ack
+    }
+}
+
+/// One connection to a NATS server, with the agent's stream.
+#[derive(Debug)]
+pub struct NatsLink {
+    connection: Connection,
+    stream: Stream,
+    name: String,
+    agent: String,
+    request_timeout: Duration,
+    /// The position of the newest entry of the stream, as far as is known here.
+    last: u64,
+}
+
+impl Link for NatsLink {
+    async fn request_session(&mut self, stint: StintId) -> Result<String, SinkError> {
+        if planted("stint_named_by_its_number") {
+            return Ok(stint.to_string());
+        }
+        Ok(format!("{stint}-{:08x}", rand::random::<u32>()))
+    }
+
+    async fn join(&mut self, session: &str, _answer: Answer) -> Result<Joined, SinkError> {
+        if planted("stream_not_asked") {
+            return Ok(Joined::Known { frame: None, setup: None });
+        }
+        let frame = self.newest(session, TELEMETRY).await?;
+        let setup = self.newest(session, SETUP).await?;
+        Ok(Joined::Known { frame, setup })
+    }
+
+    async fn publish(
+        &mut self,
+        entries: &[Addressed<'_>],
+        _proof: Proof,
+        _grace: Duration,
+    ) -> Result<Receipt, SinkError> {
+        let mut acks = Vec::with_capacity(entries.len());
+        for (entry, follows) in entries.iter().zip(self.last..) {
+            match self.send(*entry, follows).await? {
+                Ok(ack) => acks.push(ack),
+                Err(objection) => return Ok(objected(entries, objection)),
+            }
+        }
+        for ack in acks {
+            let acked = self.connection.wait_for(ack.into_future()).await?;
+            match acked {
+                Ok(ack) if !ack.duplicate && ack.sequence == self.last + 1 => self.last += 1,
+                Ok(_) => return Err(self.moved().await),
+                Err(error) => match self.understand(error).await {
+                    Ok(objection) => return Ok(objected(entries, objection)),
+                    Err(error) => return Err(error),
+                },
+            }
+        }
+        Ok(Receipt { ack: Ack::Plain, ..Receipt::default() })
+    }
+
+    fn passed_over(&self) -> Vec<Seq> {
+        // The stream takes nothing out of its order.
+        Vec::new()
+    }
+
+    async fn closed(&mut self) -> SinkError {
+        self.connection.closed().await.into()
+    }
+}
+
+impl NatsLink {
+    /// Hands an entry to the connection; or says why the server would not take it.
+    async fn send(
+        &mut self,
+        Addressed { session, entry }: Addressed<'_>,
+        follows: u64,
+    ) -> Result<Result<PublishAckFuture, String>, SinkError> {
+        let kind = match entry.kind {
+            Kind::Frame => TELEMETRY,
+            Kind::Setup => SETUP,
+        };
+        let mut message = PublishMessage::build()
+            .payload(entry.json.clone().into())
+            .message_id(format!("{}.{session}.{}", self.agent, entry.seq))
+            .expected_stream(&self.name)
+            .header(SEQ, entry.seq.to_string().as_str())
+            .header(CAPTURED_AT, entry.captured_at.to_string().as_str());
+        if !planted("any_place_in_the_stream") {
+            message = message.expected_last_sequence(follows);
+        }
+        let context = self.connection.context();
+        let subject = self.subject(session, kind);
+        let sent = self.connection.wait_for(context.send_publish(subject, message)).await?;
+        match sent {
+            Ok(ack) => Ok(Ok(ack)),
+            Err(error) => self.understand(error).await.map(Err),
+        }
+    }
+
+    fn subject(&self, session: &str, kind: &str) -> String {
+        format!("pitwire.{}.{session}.{kind}", self.agent)
+    }
+
+    /// The moment of the newest entry on a subject.
+    async fn newest(&mut self, session: &str, kind: &str) -> Result<Option<CapturedAt>, SinkError> {
+        let subject = self.subject(session, kind);
+        let asked = self.stream.get_last_raw_message_by_subject(&subject);
+        let message = match self.connection.wait_for(asked).await? {
+            Ok(message) => message,
+            Err(error) => match error.kind() {
+                LastRawMessageErrorKind::NoMessageFound => return Ok(None),
+                _ => return Err(self.unanswered(&error)),
+            },
+        };
+        let moment = message.headers.get(CAPTURED_AT).and_then(|at| CapturedAt::parse(at.as_str()));
+        let foreign = || {
+            SinkError::Stream(format!(
+                "the newest entry on {subject} has no {CAPTURED_AT}: somebody else publishes there"
+            ))
+        };
+        moment.map(Some).ok_or_else(foreign)
+    }
+
+    /// Whether it is the entry that the server does not take, and why; or what is wrong else.
+    async fn understand(&mut self, error: PublishError) -> Result<String, SinkError> {
+        let refusal = error.source().and_then(|cause| cause.downcast_ref::<jetstream::Error>());
+        let code = refusal.map(jetstream::Error::error_code);
+        match error.kind() {
+            PublishErrorKind::MaxPayloadExceeded => Ok(error.to_string()),
+            PublishErrorKind::Other if code.is_some_and(is_about_the_entry) => {
+                Ok(error.to_string())
+            }
+            PublishErrorKind::WrongLastSequence | PublishErrorKind::WrongLastMessageId => {
+                Err(self.moved().await)
+            }
+            PublishErrorKind::TimedOut => {
+                Err(SinkError::Timeout(self.request_timeout, "it acknowledges no entry"))
+            }
+            PublishErrorKind::StreamNotFound => {
+                Err(SinkError::Stream(format!("the stream {} is gone", self.name)))
+            }
+            PublishErrorKind::BrokenPipe => Err(self.closed().await),
+            PublishErrorKind::MaxAckPending | PublishErrorKind::Other => {
+                Err(SinkError::Stream(error.to_string()))
+            }
+        }
+    }
+
+    /// The stream is not where this link left it: the next one asks it anew.
+    async fn moved(&mut self) -> SinkError {
+        let all = format!("pitwire.{}.>", self.agent);
+        let asked = self.stream.get_last_raw_message_by_subject(&all);
+        let newest = match self.connection.wait_for(asked).await {
+            Ok(Ok(newest)) => newest,
+            Ok(Err(error)) => return self.unanswered(&error),
+            Err(error) => return error.into(),
+        };
+        let id = newest.headers.get(async_nats::header::NATS_MESSAGE_ID);
+        let id = id.map_or("an entry of somebody else", |id| id.as_str());
+        SinkError::Stream(format!(
+            "the stream {} moved on to {id} meanwhile: what an earlier connection sent came in late, \
+             or another agent is called {:?} too; give each an agent.name of its own",
+            self.name, self.agent
+        ))
+    }
+
+    fn unanswered(&self, error: &async_nats::jetstream::stream::LastRawMessageError) -> SinkError {
+        match error.kind() {
+            LastRawMessageErrorKind::Other => {
+                SinkError::Timeout(self.request_timeout, "it does not show what the stream holds")
+            }
+            _ => SinkError::Stream(error.to_string()),
+        }
+    }
+}
+
+/// The server does not take an entry. Those after it are refused too, as they do not follow.
+fn objected(entries: &[Addressed<'_>], objection: String) -> Receipt {
+    let missing = entries.iter().map(|addressed| addressed.entry.seq).collect();
+    Receipt { ack: Ack::Error(objection), missing, inversions: 0 }
+}
+
+fn is_about_the_entry(code: ErrorCode) -> bool {
+    [ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM, ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM]
+        .contains(&code)
+}
+
+fn no_stream(stream: &str, limit: Duration, error: &CreateStreamError) -> SinkError {
+    match error.kind() {
+        CreateStreamErrorKind::TimedOut => SinkError::Timeout(limit, "it does not show its stream"),
+        CreateStreamErrorKind::JetStreamUnavailable => SinkError::Stream(
+            "it has no JetStream, or none yet; start nats-server with -js and a store_dir".into(),
+        ),
+        _ => SinkError::Stream(format!("no stream {stream}: {error}")),
+    }
+}
+
+impl From<NatsError> for SinkError {
+    fn from(error: NatsError) -> Self {
+        match error {
+            NatsError::Refused(text) => Self::Refused(text),
+            NatsError::Timeout(limit, what) => Self::Timeout(limit, what),
+            NatsError::Tls(text) => Self::Tls(text),
+            NatsError::Auth(text) => Self::Auth(text),
+            NatsError::Unfit(text) => Self::Stream(text),
+            NatsError::Lost(text) => Self::Lost(text),
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The server that the configuration names: its address says which kind it is. The one place that
+//! decides.
+
+use std::time::Duration;
+
+use super::dashboard::{Dashboard, DashboardLink};
+use super::nats::{Nats, NatsLink};
+use super::{Addressed, Answer, Joined, Link, Proof, Receipt, Sink, SinkError};
+use crate::config::{Config, Protocol};
+use crate::entry::{Seq, StintId};
+
+/// A server of any kind.
+#[derive(Debug)]
+pub enum Server {
+    Dashboard(Dashboard),
+    Nats(Nats),
+}
+
+impl Server {
+    /// The server that the configuration names.
+    pub fn new(config: &Config) -> Self {
+        match config.server.url.protocol() {
+            Protocol::SocketIo => Self::Dashboard(Dashboard::new(config)),
+            Protocol::Nats => Self::Nats(Nats::new(config)),
+        }
+    }
+}
+
+impl Sink for Server {
+    type Link = ServerLink;
+
+    async fn open(&mut self) -> Result<ServerLink, SinkError> {
+        match self {
+            Self::Dashboard(dashboard) => dashboard.open().await.map(ServerLink::Dashboard),
+            Self::Nats(nats) => nats.open().await.map(Box::new).map(ServerLink::Nats),
+        }
+    }
+
+    fn server(&self) -> &str {
+        match self {
+            Self::Dashboard(dashboard) => dashboard.server(),
+            Self::Nats(nats) => nats.server(),
+        }
+    }
+
+    fn page(&self, session: &str) -> Option<String> {
+        match self {
+            Self::Dashboard(dashboard) => dashboard.page(session),
+            Self::Nats(nats) => nats.page(session),
+        }
+    }
+
+    fn strongest_proof(&self) -> Proof {
+        match self {
+            Self::Dashboard(dashboard) => dashboard.strongest_proof(),
+            Self::Nats(nats) => nats.strongest_proof(),
+        }
+    }
+}
+
+/// One connection to a server of any kind.
+#[derive(Debug)]
+pub enum ServerLink {
+    Dashboard(DashboardLink),
+    Nats(Box<NatsLink>),
+}
+
+impl Link for ServerLink {
+    async fn request_session(&mut self, stint: StintId) -> Result<String, SinkError> {
+        match self {
+            Self::Dashboard(link) => link.request_session(stint).await,
+            Self::Nats(link) => link.request_session(stint).await,
+        }
+    }
+
+    async fn join(&mut self, session: &str, answer: Answer) -> Result<Joined, SinkError> {
+        match self {
+            Self::Dashboard(link) => link.join(session, answer).await,
+            Self::Nats(link) => link.join(session, answer).await,
+        }
+    }
+
+    async fn publish(
+        &mut self,
+        entries: &[Addressed<'_>],
+        proof: Proof,
+        grace: Duration,
+    ) -> Result<Receipt, SinkError> {
+        match self {
+            Self::Dashboard(link) => link.publish(entries, proof, grace).await,
+            Self::Nats(link) => link.publish(entries, proof, grace).await,
+        }
+    }
+
+    fn passed_over(&self) -> Vec<Seq> {
+        match self {
+            Self::Dashboard(link) => link.passed_over(),
+            Self::Nats(link) => link.passed_over(),
+        }
+    }
+
+    async fn closed(&mut self) -> SinkError {
+        match self {
+            Self::Dashboard(link) => link.closed().await,
+            Self::Nats(link) => link.closed().await,
+        }
+    }
+}

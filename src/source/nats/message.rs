@@ -1,0 +1,110 @@
+//! From a message of an agent's stream to the entry that it was there: pure, and for any message.
+
+use async_nats::HeaderMap;
+
+use super::super::intake::Relayed;
+use crate::entry::{CapturedAt, Stream};
+use crate::fields::{self, Reason, Refused};
+use crate::nats::{CAPTURED_AT, SETUP, TELEMETRY};
+use crate::queue::Content;
+
+/// The stream and the entry that a message holds.
+pub(super) fn read(
+    subject: &str,
+    headers: Option<&HeaderMap>,
+    payload: &[u8],
+) -> Result<(Stream, Relayed), Refused> {
+    let mut parts = subject.split('.');
+    let parts = (parts.next(), parts.next(), parts.next(), parts.next(), parts.next());
+    let (Some("pitwire"), Some(agent), Some(stint), Some(kind), None) = parts else {
+        return Err(foreign(subject, "its subject is not pitwire.<agent>.<stint>.<kind>"));
+    };
+    let stream = Stream::from(format!("{agent}.{stint}").as_str());
+    let value = fields::parse(payload)?;
+    let moment = || {
+        let moment = headers?.get(CAPTURED_AT)?;
+        CapturedAt::parse(moment.as_str())
+    };
+    let (driven_at, content) = match kind {
+        // As the dashboard will see it.
+        TELEMETRY => match fields::own_timestamp(&value) {
+            Some(at) => (at, Content::Frame(fields::situation(&value))),
+            None => return Err(foreign(subject, "it is no frame of the dashboard")),
+        },
+        SETUP => match moment() {
+            Some(at) => (at, Content::Setup { fingerprint: fields::setup_fingerprint(&value) }),
+            None => return Err(foreign(subject, "it does not say when it was captured")),
+        },
+        _ => return Err(foreign(subject, "it is neither telemetry nor a setup")),
+    };
+    // Checked to be text above.
+    let json = String::from_utf8_lossy(payload).into_owned();
+    Ok((stream, Relayed { driven_at, content, json }))
+}
+
+/// What a stream holds of another agent than the one that it is called after.
+pub(super) fn of_another(name: &str, stream: &Stream) -> Refused {
+    let message = format!("the stream {name} holds an entry of {:.100}", stream.0);
+    Refused { reason: Reason::WrongType, message }
+}
+
+fn foreign(subject: &str, why: &str) -> Refused {
+    let message = format!(
+        "a message on {subject:.100} is of no agent: {why}; only agents may publish to pitwire.>"
+    );
+    Refused { reason: Reason::WrongType, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const FRAME: &str = r#"{"timestamp":"2025-11-22T14:30:22.123Z","lap":3,"position":4,"lap_time":81.5,"fuel":41.2,"tire_pressures":{"fl":25.1,"fr":25.1,"rl":24.0,"rr":24.0},"tire_temps":{"fl":80.0,"fr":80.0,"rl":80.0,"rr":80.0},"tire_wear":{"fl":1.0,"fr":1.0,"rl":1.0,"rr":1.0},"brake_temps":{"fl":300.0,"fr":300.0,"rl":300.0,"rr":300.0},"speed":231.0}"#;
+
+    fn at(moment: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(CAPTURED_AT, moment);
+        headers
+    }
+
+    #[test]
+    fn a_message_is_the_entry_that_it_was() {
+        let (stream, entry) = read("pitwire.pc.3-ab.telemetry", None, FRAME.as_bytes()).unwrap();
+        assert_eq!((stream, entry.json.as_str()), (Stream::from("pc.3-ab"), FRAME));
+        assert_eq!(entry.driven_at.to_string(), "2025-11-22T14:30:22.123Z");
+        let headers = at("2025-11-22T14:30:22.123Z");
+        let (_, entry) = read("pitwire.pc.3-ab.setup", Some(&headers), b"{\"wing\":7}").unwrap();
+        assert_eq!(entry.driven_at.to_string(), "2025-11-22T14:30:22.123Z");
+    }
+
+    #[test]
+    fn what_is_no_entry_is_refused() {
+        let headers = at("2025-11-22T14:30:22.123Z");
+        for (subject, payload, why) in [
+            ("pitwire.pc.3.telemetry", "{\"lap\":3}", "it is no frame of the dashboard"),
+            ("pitwire.pc.3.telemetry", "[1]", "array"),
+            ("pitwire.pc.3.notes", "{}", "neither telemetry nor a setup"),
+            ("pitwire.pc.telemetry", FRAME, "its subject"),
+            ("pitwire.pc.3.setup.more", "{}", "its subject"),
+            ("other.pc.3.telemetry", FRAME, "its subject"),
+        ] {
+            let refused = read(subject, Some(&headers), payload.as_bytes()).unwrap_err();
+            assert!(refused.message.contains(why), "{subject}: {refused}");
+        }
+        let refused = read("pitwire.pc.3.setup", Some(&at("noon")), b"{}").unwrap_err();
+        assert!(refused.message.contains("when it was captured"), "{refused}");
+    }
+
+    proptest! {
+        #[test]
+        fn no_message_makes_it_panic(
+            subject in "[a-z.]{0,40}|pitwire\\.a\\.b\\.(telemetry|setup)",
+            moment in "[ -~]{0,30}",
+            payload in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
+            let _ = read(&subject, Some(&at(&moment)), &payload);
+        }
+    }
+}

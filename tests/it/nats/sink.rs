@@ -1,0 +1,257 @@
+//! The sink: what a stream holds after the agent, the server or the network between them broke.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_nats::jetstream::stream::Config;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use tempfile::TempDir;
+use tokio::time::sleep;
+
+use super::{NatsServer, check};
+use crate::agent::{Agent, eventually};
+use crate::numbered::Numbered;
+use crate::proxy::{Network, Proxy};
+
+const CONNECTS: &str = r#"pitwire_connects_total{outcome="ok"}"#;
+/// Frames that are handed in between two faults.
+const ROUND: usize = 300;
+
+#[tokio::test]
+async fn a_stream_holds_each_entry_once_and_in_order_though_the_agent_is_killed() {
+    holds_each_entry_once_and_in_order(1, async |trial| trial.kill_agent().await).await;
+}
+
+#[tokio::test]
+async fn a_stream_holds_each_entry_once_and_in_order_though_the_server_is_killed() {
+    holds_each_entry_once_and_in_order(2, async |trial| {
+        trial.server.kill();
+        trial.pause(600).await;
+        trial.server.restart();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stream_holds_each_entry_once_and_in_order_though_both_are_killed() {
+    holds_each_entry_once_and_in_order(3, async |trial| {
+        trial.server.kill();
+        trial.pause(100).await;
+        trial.kill_agent().await;
+        trial.pause(300).await;
+        trial.server.restart();
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_stream_holds_each_entry_once_and_in_order_though_the_network_is_cut() {
+    holds_each_entry_once_and_in_order(4, async |trial| {
+        let faults = [
+            Network::Down,
+            Network::Stalled,
+            Network::Mute,
+            Network::Sliced,
+            Network::Slow { bytes_per_second: 50_000 },
+            Network::Jittery { most: Duration::from_millis(100) },
+        ];
+        let fault = faults[trial.chance.random_range(0..faults.len())];
+        trial.proxy.set(fault);
+        // Longer than a batch waits for its proof, sometimes.
+        trial.pause(3000).await;
+        trial.proxy.set(Network::UP);
+        if trial.chance.random() {
+            trial.proxy.reset();
+        }
+    })
+    .await;
+}
+
+/// The server's own window recognises what comes again within two minutes. An outage may last longer.
+#[tokio::test]
+async fn no_entry_is_stored_twice_though_the_servers_window_is_long_over() {
+    let trial = Trial::at(forgetful().await, 5);
+    goes_wrong(trial, async |trial| {
+        // What was sent arrives, and no word of it comes back.
+        trial.proxy.set(Network::Mute);
+        trial.feed(100);
+        trial.pause(300).await;
+        trial.kill_agent().await;
+        sleep(Duration::from_millis(200)).await;
+        trial.proxy.set(Network::UP);
+    })
+    .await;
+}
+
+/// A connection that was given up may have sent entries that are still on their way.
+#[tokio::test]
+async fn what_comes_in_late_from_an_earlier_connection_is_not_stored_again() {
+    let mut trial = Trial::at(forgetful().await, 7);
+    trial.feed(1);
+    trial.drained().await;
+    // What is sent now arrives after the agent has lost patience, and after what it sends then.
+    trial.proxy.set(Network::Up { latency: Duration::from_secs(4) });
+    sleep(Duration::from_millis(100)).await;
+    trial.feed(100);
+    sleep(Duration::from_secs(1)).await;
+    trial.proxy.set(Network::UP);
+    trial.agent.metric_becomes(CONNECTS, |count| count >= 2.0).await;
+    trial.drained().await;
+    sleep(Duration::from_secs(4)).await;
+    trial.feed(100);
+    trial.agent.has_taken(trial.lines).await;
+    trial.drained().await;
+    trial.note_receipts();
+    check(&trial.server.kept("pc-7").await, &trial.stored);
+}
+
+/// A server whose own window is over at once.
+async fn forgetful() -> NatsServer {
+    let server = NatsServer::start();
+    let config = Config {
+        name: "PITWIRE_pc-7".into(),
+        subjects: vec!["pitwire.pc-7.>".into()],
+        duplicate_window: Duration::from_millis(100),
+        ..Config::default()
+    };
+    server.jetstream().await.create_stream(config).await.unwrap();
+    server
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_connection_that_ended_leaves_no_thread_behind() {
+    let mut trial = Trial::new(6);
+    trial.feed(1);
+    trial.drained().await;
+    let threads = |trial: &Trial| {
+        let tasks = format!("/proc/{}/task", trial.agent.process.id());
+        std::fs::read_dir(tasks).unwrap().count()
+    };
+    let before = threads(&trial);
+    for connects in 2..20 {
+        trial.proxy.reset();
+        trial.agent.metric_becomes(CONNECTS, |count| count >= f64::from(connects)).await;
+    }
+    trial.proxy.set(Network::Stalled);
+    sleep(Duration::from_secs(5)).await;
+    trial.proxy.set(Network::UP);
+    trial.feed(1);
+    trial.drained().await;
+    // One of tokio's own may be about to end.
+    let settled = async || (threads(&trial) <= before + 1).then_some(());
+    eventually("no more threads than before", settled).await;
+}
+
+async fn holds_each_entry_once_and_in_order(seed: u64, fault: impl AsyncFnMut(&mut Trial)) {
+    goes_wrong(Trial::new(seed), fault).await;
+}
+
+/// Hands in frames, and lets the same kind of fault happen again and again in their midst.
+async fn goes_wrong(mut trial: Trial, mut fault: impl AsyncFnMut(&mut Trial)) {
+    for round in 0..10 {
+        trial.feed(ROUND);
+        match round % 2 {
+            // In the midst of a batch, or of the first link.
+            0 => trial.pause(150).await,
+            // While it is live.
+            _ => trial.drained().await,
+        }
+        trial.feed(ROUND / 3);
+        trial.pause(50).await;
+        fault(&mut trial).await;
+    }
+    trial.feed(ROUND);
+    trial.agent.has_taken(trial.lines).await;
+    trial.drained().await;
+    let connects = trial.connects + trial.agent.metric(CONNECTS).await as u64;
+    assert!(connects >= 4, "{connects} connections: the faults were none");
+    trial.note_receipts();
+    let kept = trial.server.kept("pc-7").await;
+    let stints = check(&kept, &trial.stored);
+    assert_eq!(stints.len(), 1, "one race: {stints:?}");
+    assert!(trial.stored.len() > 1000, "{} entries", trial.stored.len());
+    let unreported = kept.len() - trial.stored.len();
+    eprintln!("{} entries, {unreported} of them unreported, {connects} connections", kept.len());
+}
+
+/// A queue through all lives of its agent, and a server behind a network.
+struct Trial {
+    server: NatsServer,
+    proxy: Proxy,
+    queue: TempDir,
+    agent: Agent,
+    samples: Numbered,
+    chance: SmallRng,
+    /// The number of this agent's first line.
+    first: u64,
+    /// Lines that this agent was fed.
+    lines: u64,
+    /// Connections of the agents before.
+    connects: u64,
+    /// Number by position.
+    stored: BTreeMap<u64, u64>,
+}
+
+impl Trial {
+    fn new(seed: u64) -> Self {
+        Self::at(NatsServer::start(), seed)
+    }
+
+    fn at(server: NatsServer, seed: u64) -> Self {
+        let proxy = Proxy::start(server.port());
+        let queue = tempfile::tempdir().unwrap();
+        let agent = agent(&queue, &proxy);
+        Self {
+            server,
+            proxy,
+            queue,
+            agent,
+            samples: Numbered::from(1),
+            chance: SmallRng::seed_from_u64(seed),
+            first: 1,
+            lines: 0,
+            connects: 0,
+            stored: BTreeMap::new(),
+        }
+    }
+
+    fn feed(&mut self, count: usize) {
+        let lines: Vec<String> = (0..count).map(|_| self.samples.next()).collect();
+        self.agent.feed(&lines);
+        self.lines += count as u64;
+    }
+
+    /// A random time up to so many milliseconds.
+    async fn pause(&mut self, most: u64) {
+        let pause = self.chance.random_range(0..=most);
+        sleep(Duration::from_millis(pause)).await;
+    }
+
+    async fn drained(&self) {
+        self.agent.metric_becomes("pitwire_queue_entries", |entries| entries == 0.0).await;
+    }
+
+    async fn kill_agent(&mut self) {
+        self.connects += self.agent.metric(CONNECTS).await as u64;
+        self.agent.process.kill();
+        self.note_receipts();
+        self.first = self.samples.number();
+        self.lines = 0;
+        self.agent = agent(&self.queue, &self.proxy);
+    }
+
+    fn note_receipts(&mut self) {
+        for (line, seq) in self.agent.receipts() {
+            let number = self.first + line as u64 - 1;
+            let before = self.stored.insert(seq, number);
+            assert!(before.is_none_or(|before| before == number), "position {seq} was given twice");
+        }
+    }
+}
+
+fn agent(queue: &TempDir, proxy: &Proxy) -> Agent {
+    let url = proxy.url().replace("http://", "nats://");
+    Agent::start(queue.path(), &url, &["agent.name=pc-7", "delivery.batch_max_entries=64"])
+}

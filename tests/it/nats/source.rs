@@ -1,0 +1,306 @@
+//! A hub: what agents publish reaches dashboards, each stint on a page of its own, once and in order.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::consumer::pull;
+use futures_util::StreamExt;
+use rand::rngs::SmallRng;
+use rand::{Rng, SeedableRng};
+use serde_json::{Value, json};
+use tempfile::{TempDir, tempdir};
+use tokio::time::sleep;
+
+use super::NatsServer;
+use crate::agent::{Agent, eventually};
+use crate::numbered::Numbered;
+use crate::peers::{Kind, Peer, plain};
+use crate::proxy::{Network, Proxy};
+
+const REJECTED: &str = r#"pitwire_source_rejected_total{source="nats",reason="wrong_type"}"#;
+const CONNECTED: &str = r#"pitwire_source_connected{source="nats"}"#;
+
+/// A hub that takes from there.
+fn hub(queue: &Path, dashboard: &str, nats: &str, settings: &[&str]) -> Agent {
+    let url = format!("source.nats.url={nats}");
+    let hub = ["source.nats.enabled=true", &url, "source.stdin.enabled=false"];
+    Agent::start(queue, dashboard, &[&hub, settings].concat())
+}
+
+/// A league: agents that publish to one server.
+struct League {
+    server: NatsServer,
+    queues: TempDir,
+    agents: Vec<(String, Agent)>,
+    samples: Numbered,
+}
+
+impl League {
+    fn of(names: &[&str]) -> Self {
+        let (server, queues) = (NatsServer::start(), tempdir().unwrap());
+        let start = |name: &&str| {
+            let queue = queues.path().join(name);
+            let agent = Agent::start(&queue, &server.url(), &[&format!("agent.name={name}")]);
+            ((*name).to_owned(), agent)
+        };
+        let agents = names.iter().map(start).collect();
+        Self { server, queues, agents, samples: Numbered::from(1) }
+    }
+
+    /// Each agent drives so many frames; which of them gets which is as it comes.
+    fn drive(&mut self, frames: usize) {
+        for (_, agent) in &self.agents {
+            let lines: Vec<String> = (0..frames).map(|_| self.samples.next()).collect();
+            agent.feed(&lines);
+        }
+    }
+
+    /// All that is driven is in the streams.
+    async fn has_published(&self, frames: usize) {
+        for (_, agent) in &self.agents {
+            agent.stored(frames).await;
+            agent.metric_becomes("pitwire_queue_entries", |entries| entries == 0.0).await;
+        }
+    }
+
+    /// What the streams hold, by the first frame of each stint.
+    async fn frames(&self) -> BTreeMap<String, Vec<Value>> {
+        let mut frames = BTreeMap::new();
+        for (name, _) in &self.agents {
+            for entry in self.server.kept(name).await {
+                if entry.kind == "telemetry" {
+                    let stint: &mut Vec<Value> =
+                        frames.entry(format!("{name}.{}", entry.stint)).or_default();
+                    stint.push(plain(entry.json));
+                }
+            }
+        }
+        frames
+    }
+
+    /// That a dashboard has a page for each stint, with all its frames as they were driven, once and
+    /// in order.
+    async fn is_shown_by(&self, dashboard: &Peer) {
+        let expected: Vec<_> = self.frames().await.into_values().collect();
+        let all: usize = expected.iter().map(Vec::len).sum();
+        let arrived = async || (dashboard.all_frames().await.len() >= all).then_some(());
+        eventually("all frames are on the dashboard", arrived).await;
+        let mut pages = Vec::new();
+        for session in dashboard.sessions().await {
+            pages.push(dashboard.frames(&session).await);
+        }
+        // One that was asked for just before the hub was killed.
+        pages.retain(|frames| !frames.is_empty());
+        let numbers = |frames: &Vec<Value>| -> Vec<u64> {
+            frames.iter().map(|frame| frame["lap"].as_u64().unwrap()).collect()
+        };
+        let (mut shown, mut wanted): (Vec<_>, Vec<_>) =
+            (pages.iter().map(numbers).collect(), expected.iter().map(numbers).collect());
+        shown.sort();
+        wanted.sort();
+        assert_eq!(shown, wanted, "numbers, page by page");
+        for frames in &expected {
+            assert!(pages.contains(frames), "as they were driven");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_hub_that_was_killed_brings_each_stint_to_its_page_once_and_in_order() {
+    let mut league = League::of(&["pc-1", "pc-2", "pc-3"]);
+    let dashboard = Peer::start(Kind::Embedded, &[]);
+    let queue = tempdir().unwrap();
+    let mut chance = SmallRng::seed_from_u64(1);
+    let start = || hub(queue.path(), &dashboard.url(), &league.server.url(), &[]);
+    let mut hub = start();
+    let mut driven = 0;
+    let mut killed_with = 0.0;
+    for _ in 0..8 {
+        for (_, agent) in &league.agents {
+            let lines: Vec<String> = (0..150).map(|_| league.samples.next()).collect();
+            agent.feed(&lines);
+        }
+        driven += 150;
+        let some = dashboard.all_frames().await.len() as f64;
+        hub.metric_becomes("pitwire_entries_appended_total", |entries| entries > some).await;
+        sleep(Duration::from_millis(chance.random_range(0..400))).await;
+        killed_with += hub.metric("pitwire_queue_entries").await;
+        hub.process.kill();
+        hub = start();
+    }
+    league.has_published(driven).await;
+    league.is_shown_by(&dashboard).await;
+    eprintln!("killed with {killed_with} entries queued in all");
+}
+
+/// What a hub had when it died, the server gives out again some seconds later.
+#[tokio::test]
+async fn what_another_life_left_unacknowledged_comes_before_what_is_new() {
+    let mut league = League::of(&["pc-1"]);
+    league.drive(100);
+    league.has_published(100).await;
+    let stream = league.server.jetstream().await.get_stream("PITWIRE_pc-1").await.unwrap();
+    let config = pull::Config {
+        durable_name: Some("pitwire".into()),
+        ack_wait: Duration::from_secs(5),
+        ..pull::Config::default()
+    };
+    let consumer = stream.create_consumer(config).await.unwrap();
+    let taken = consumer.fetch().max_messages(30).messages().await.unwrap();
+    assert_eq!(taken.collect::<Vec<_>>().await.len(), 30);
+    let dashboard = Peer::start(Kind::Embedded, &[]);
+    let queue = tempdir().unwrap();
+    let _hub = hub(queue.path(), &dashboard.url(), &league.server.url(), &[]);
+    league.is_shown_by(&dashboard).await;
+}
+
+#[tokio::test]
+async fn a_hub_misses_nothing_when_the_server_or_the_network_between_them_breaks() {
+    let mut league = League::of(&["pc-1", "pc-2"]);
+    let dashboard = Peer::start(Kind::Embedded, &[]);
+    let queue = tempdir().unwrap();
+    let proxy = Proxy::start(league.server.port());
+    let url = proxy.url().replace("http://", "nats://");
+    let hub = hub(queue.path(), &dashboard.url(), &url, &[]);
+    let mut driven = 0;
+    for network in [Network::Down, Network::Mute, Network::Stalled] {
+        league.drive(300);
+        driven += 300;
+        hub.metric_becomes(CONNECTED, |connected| connected == 1.0).await;
+        sleep(Duration::from_millis(200)).await;
+        proxy.set(network);
+        sleep(Duration::from_millis(500)).await;
+        proxy.set(Network::UP);
+        proxy.reset();
+    }
+    league.drive(300);
+    driven += 300;
+    league.server.kill();
+    sleep(Duration::from_millis(500)).await;
+    league.server.restart();
+    league.has_published(driven).await;
+    league.is_shown_by(&dashboard).await;
+}
+
+/// What one PC drove in a dead Wi-Fi reaches the hub hours after what the others did then.
+#[tokio::test]
+async fn frames_that_come_late_keep_the_time_at_which_they_were_driven() {
+    let mut league = League::of(&["pc-1"]);
+    league.server.kill();
+    league.drive(100);
+    league.agents[0].1.stored(100).await;
+    league.server.restart();
+    // Another one is live meanwhile, and first on the hub.
+    let live = Agent::start(
+        &league.queues.path().join("live"),
+        &league.server.url(),
+        &["agent.name=pc-2"],
+    );
+    let lines: Vec<String> = (0..50).map(|_| league.samples.next()).collect();
+    live.feed(&lines);
+    live.stored(50).await;
+    live.metric_becomes("pitwire_queue_entries", |entries| entries == 0.0).await;
+    league.agents.push(("pc-2".into(), live));
+    let dashboard = Peer::start(Kind::Embedded, &[]);
+    let queue = tempdir().unwrap();
+    let only = ["source.nats.agents=pc-2"];
+    let mut hub = self::hub(queue.path(), &dashboard.url(), &league.server.url(), &only);
+    let live = async || (dashboard.all_frames().await.len() == 50).then_some(());
+    eventually("the live one is shown", live).await;
+    hub.stop().await;
+    league.agents[0].1.metric_becomes("pitwire_queue_entries", |entries| entries == 0.0).await;
+    let _hub = self::hub(queue.path(), &dashboard.url(), &league.server.url(), &[]);
+    league.is_shown_by(&dashboard).await;
+}
+
+#[tokio::test]
+async fn a_hub_that_is_full_leaves_the_rest_where_it_is() {
+    let mut league = League::of(&["pc-1", "pc-2"]);
+    let mut dashboard = Peer::start(Kind::Embedded, &[]);
+    dashboard.kill();
+    let queue = tempdir().unwrap();
+    let small = ["queue.max_entries=400", "queue.when_full=block"];
+    let hub = hub(queue.path(), &dashboard.url(), &league.server.url(), &small);
+    league.drive(1000);
+    league.has_published(1000).await;
+    hub.metric_becomes("pitwire_queue_entries", |entries| entries > 250.0).await;
+    sleep(Duration::from_secs(2)).await;
+    assert!(hub.metric("pitwire_queue_entries").await <= 400.0);
+    dashboard.restart();
+    league.is_shown_by(&dashboard).await;
+    assert_eq!(hub.metric(r#"pitwire_ledger_entries{state="thinned"}"#).await, 0.0);
+    assert_eq!(hub.metric(r#"pitwire_ledger_entries{state="dropped"}"#).await, 0.0);
+}
+
+/// `deploy/hub.toml`, with other addresses.
+#[tokio::test]
+async fn the_example_of_a_hub_feeds_a_dashboard() {
+    let mut league = League::of(&["pc-1", "pc-2"]);
+    let dashboard = Peer::start(Kind::Flask, &[]);
+    let folder = tempdir().unwrap();
+    let example = include_str!("../../../deploy/hub.toml")
+        .replace("http://localhost:5000", &dashboard.url())
+        .replace("nats://localhost:4222", &league.server.url())
+        .replace("[queue]", &format!("[queue]\npath = {:?}", folder.path().join("queue")));
+    let file = folder.path().join("hub.toml");
+    std::fs::write(&file, example).unwrap();
+    let _hub = Agent::configured(&file);
+    league.drive(100);
+    for (_, agent) in &league.agents {
+        agent.post("/v1/setup", r#"{"wing": 7}"#).await;
+    }
+    league.has_published(100).await;
+    league.is_shown_by(&dashboard).await;
+    for session in dashboard.sessions().await {
+        let setups = async || {
+            let setups = dashboard.setups(&session).await;
+            (setups.len() == 1).then(|| setups[0]["setup"].clone())
+        };
+        assert_eq!(eventually("the setup is shown", setups).await, json!({"wing": 7}));
+    }
+}
+
+#[tokio::test]
+async fn what_is_no_entry_is_refused_and_holds_up_nothing() {
+    let mut league = League::of(&["pc-1"]);
+    league.drive(10);
+    league.has_published(10).await;
+    let jetstream = league.server.jetstream().await;
+    for (subject, payload) in [
+        ("pitwire.pc-1.race.telemetry", "{}"),
+        ("pitwire.pc-1.race.telemetry", "\u{7}"),
+        ("pitwire.pc-1.race.setup", "{}"),
+        ("pitwire.pc-1.notes", "{}"),
+    ] {
+        let sent = jetstream.publish_with_headers(subject, HeaderMap::new(), payload.into()).await;
+        sent.unwrap().await.unwrap();
+    }
+    let dashboard = Peer::start(Kind::Embedded, &[]);
+    let queue = tempdir().unwrap();
+    let hub = hub(queue.path(), &dashboard.url(), &league.server.url(), &[]);
+    hub.metric_becomes(REJECTED, |refused| refused == 3.0).await;
+    let shown = async || (dashboard.all_frames().await.len() == 10).then_some(());
+    eventually("the frames are shown", shown).await;
+    // Not given out again: an entry that is no good does not get better.
+    for _ in 0..7 {
+        sleep(Duration::from_secs(1)).await;
+        assert_eq!(hub.metric(REJECTED).await, 3.0);
+    }
+    hub.process.says("only agents may publish").await;
+}
+
+#[tokio::test]
+async fn a_hub_says_what_is_wrong_with_its_server() {
+    let server = NatsServer::configured("nats", "authorization { token: pit-lane }");
+    let queue = tempdir().unwrap();
+    let url = server.url();
+    let stranger = hub(&queue.path().join("a"), "http://127.0.0.1:1", &url, &[]);
+    stranger.process.says("nothing from the league: no NATS server").await;
+    stranger.process.says("authorization violation").await;
+    stranger.metric_becomes(CONNECTED, |connected| connected == 0.0).await;
+    let token = ["source.nats.token=pit-lane"];
+    let friend = hub(&queue.path().join("b"), "http://127.0.0.1:1", &url, &token);
+    friend.metric_becomes(CONNECTED, |connected| connected == 1.0).await;
+}
