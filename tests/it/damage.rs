@@ -262,7 +262,7 @@ fn fill(folder: &Path, rng: &mut SmallRng) -> BTreeMap<u64, Vec<u8>> {
     let mut store = open(folder, "one");
     let mut written = BTreeMap::new();
     for i in 0..2_100 {
-        let record: Vec<u8> = (0..rng.random_range(0..900)).map(|_| rng.random()).collect();
+        let record: Vec<u8> = (0..rng.random_range(0..900)).map(|_| rng.random::<u8>()).collect();
         let seq = store.append(&record).unwrap();
         written.insert(seq.0, record);
         if i % 200 == 199 {

@@ -64,7 +64,7 @@ fn odd(chance: &mut SmallRng) -> Vec<u8> {
         2 => i32::MIN.to_le_bytes().to_vec(),
         3 => vec![0xff; chance.random_range(1..70)],
         4 => vec![0; chance.random_range(1..70)],
-        _ => (0..chance.random_range(1..9)).map(|_| chance.random()).collect(),
+        _ => (0..chance.random_range(1..9)).map(|_| chance.random::<u8>()).collect(),
     }
 }
 

@@ -33,7 +33,7 @@ const PIECES: [&[u8]; 20] = [
 /// One of the corpus, changed in one to six places; now and then plain noise.
 pub fn mutate(corpus: &[Vec<u8>], chance: &mut SmallRng) -> Vec<u8> {
     if chance.random_ratio(1, 20) {
-        return (0..chance.random_range(0..300)).map(|_| chance.random()).collect();
+        return (0..chance.random_range(0..300)).map(|_| chance.random::<u8>()).collect();
     }
     let mut input = corpus[chance.random_range(0..corpus.len())].clone();
     for _ in 0..chance.random_range(1..=6) {
