@@ -58,10 +58,15 @@ fn foreign(subject: &str, why: &str) -> Refused {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use serde_json::json;
 
     use super::*;
 
-    const FRAME: &str = r#"{"timestamp":"2025-11-22T14:30:22.123Z","lap":3,"position":4,"lap_time":81.5,"fuel":41.2,"tire_pressures":{"fl":25.1,"fr":25.1,"rl":24.0,"rr":24.0},"tire_temps":{"fl":80.0,"fr":80.0,"rl":80.0,"rr":80.0},"tire_wear":{"fl":1.0,"fr":1.0,"rl":1.0,"rr":1.0},"brake_temps":{"fl":300.0,"fr":300.0,"rl":300.0,"rr":300.0},"speed":231.0}"#;
+    /// As an agent publishes it.
+    fn frame() -> String {
+        let moment = CapturedAt::parse("2025-11-22T14:30:22.123Z").unwrap();
+        fields::map(&json!({"lap": 3, "speed": 231.0}), moment).unwrap()
+    }
 
     fn at(moment: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
@@ -71,8 +76,9 @@ mod tests {
 
     #[test]
     fn a_message_is_the_entry_that_it_was() {
-        let (stream, entry) = read("pitwire.pc.3-ab.telemetry", None, FRAME.as_bytes()).unwrap();
-        assert_eq!((stream, entry.json.as_str()), (Stream::from("pc.3-ab"), FRAME));
+        let frame = frame();
+        let (stream, entry) = read("pitwire.pc.3-ab.telemetry", None, frame.as_bytes()).unwrap();
+        assert_eq!((stream, entry.json), (Stream::from("pc.3-ab"), frame));
         assert_eq!(entry.driven_at.to_string(), "2025-11-22T14:30:22.123Z");
         let headers = at("2025-11-22T14:30:22.123Z");
         let (_, entry) = read("pitwire.pc.3-ab.setup", Some(&headers), b"{\"wing\":7}").unwrap();
@@ -81,14 +87,14 @@ mod tests {
 
     #[test]
     fn what_is_no_entry_is_refused() {
-        let headers = at("2025-11-22T14:30:22.123Z");
+        let (headers, frame) = (at("2025-11-22T14:30:22.123Z"), frame());
         for (subject, payload, why) in [
             ("pitwire.pc.3.telemetry", "{\"lap\":3}", "it is no frame of the dashboard"),
             ("pitwire.pc.3.telemetry", "[1]", "array"),
             ("pitwire.pc.3.notes", "{}", "neither telemetry nor a setup"),
-            ("pitwire.pc.telemetry", FRAME, "its subject"),
+            ("pitwire.pc.telemetry", frame.as_str(), "its subject"),
             ("pitwire.pc.3.setup.more", "{}", "its subject"),
-            ("other.pc.3.telemetry", FRAME, "its subject"),
+            ("other.pc.3.telemetry", frame.as_str(), "its subject"),
         ] {
             let refused = read(subject, Some(&headers), payload.as_bytes()).unwrap_err();
             assert!(refused.message.contains(why), "{subject}: {refused}");
