@@ -4,8 +4,9 @@
 //! Each agent has a stream of its own, `PITWIRE_<agent>`, so that the stream's positions are in the
 //! agent's hand. Every entry says which position it must follow (`Nats-Expected-Last-Sequence`). So
 //! many can be out at once: if one is lost, the server refuses those after it, and what an earlier
-//! connection had sent and comes in late cannot slip in between. `Nats-Msg-Id` lets the server's own
-//! window see a repetition too.
+//! connection had sent and comes in late cannot slip in between. Those that are out together also say
+//! which entry they follow (`Nats-Expected-Last-Msg-Id`): another agent of the same name may have taken
+//! the position. `Nats-Msg-Id` lets the server's own window see a repetition too.
 //!
 //! A stint's name is made up here, its number and a random part: a queue that is made anew counts
 //! its stints from 1 again. The server needs no memory of it, so that it is never forgotten.
@@ -145,11 +146,14 @@ impl Link for NatsLink {
         _grace: Duration,
     ) -> Result<Receipt, SinkError> {
         let mut acks = Vec::with_capacity(entries.len());
+        let mut before = None;
         for (entry, follows) in entries.iter().zip(self.last..) {
-            match self.send(*entry, follows).await? {
+            let id = self.id(*entry);
+            match self.send(*entry, &id, follows, before.as_deref()).await? {
                 Ok(ack) => acks.push(ack),
                 Err(objection) => return Ok(objected(entries, objection)),
             }
+            before = Some(id);
         }
         for ack in acks {
             let acked = self.connection.wait_for(ack.into_future()).await?;
@@ -176,11 +180,18 @@ impl Link for NatsLink {
 }
 
 impl NatsLink {
-    /// Hands an entry to the connection; or says why the server would not take it.
+    fn id(&self, Addressed { session, entry }: Addressed<'_>) -> String {
+        format!("{}.{session}.{}", self.agent, entry.seq)
+    }
+
+    /// Hands an entry to the connection, to follow a position and, where there is one, the entry that
+    /// was sent `before`; or says why the server would not take it.
     async fn send(
         &mut self,
         Addressed { session, entry }: Addressed<'_>,
+        id: &str,
         follows: u64,
+        before: Option<&str>,
     ) -> Result<Result<PublishAckFuture, String>, SinkError> {
         let kind = match entry.kind {
             Kind::Frame => TELEMETRY,
@@ -188,12 +199,15 @@ impl NatsLink {
         };
         let mut message = PublishMessage::build()
             .payload(entry.json.clone().into())
-            .message_id(format!("{}.{session}.{}", self.agent, entry.seq))
+            .message_id(id)
             .expected_stream(&self.name)
             .header(SEQ, entry.seq.to_string().as_str())
             .header(CAPTURED_AT, entry.captured_at.to_string().as_str());
         if !planted("any_place_in_the_stream") {
             message = message.expected_last_sequence(follows);
+        }
+        if let Some(before) = before.filter(|_| !planted("after_any_entry")) {
+            message = message.expected_last_message_id(before);
         }
         let context = self.connection.context();
         let subject = self.subject(session, kind);

@@ -60,7 +60,8 @@ async fn the_pages_say_how_it_stands_while_the_plug_is_pulled_and_put_back() {
     let newest = "Number(document.getElementById('line').getAttribute('points').split(',').pop())";
     assert_eq!(page.ask(newest), page.ask(highest));
     let wrong = page.text("wrong");
-    assert!(wrong.contains("The server"), "{wrong}");
+    // Refused, or cut in the middle of a handshake.
+    assert!(wrong.contains("server"), "{wrong}");
     page.shot("status-offline-320-dark.png");
 
     proxy.set(Network::UP);

@@ -8,6 +8,9 @@ use std::time::Duration;
 
 use async_nats::jetstream::stream::Config;
 use nkeys::KeyPair;
+use pitwire::entry::{CapturedAt, Entry, Kind, Seq, StintId};
+use pitwire::sink::nats::Nats;
+use pitwire::sink::{Addressed, Link, Proof, Sink};
 use serde_json::{Value, json};
 use tempfile::tempdir;
 use tokio::time::sleep;
@@ -229,6 +232,34 @@ async fn two_agents_of_one_name_are_told_and_lose_nothing() {
     let (one, other): (Vec<_>, Vec<_>) =
         kept.iter().cloned().partition(|entry| entry.stint == kept[0].stint);
     assert_eq!((check(&one, &stored).len(), check(&other, &stored).len()), (1, 1));
+}
+
+/// Else the position that the first was to take would be that of another agent's entry, and the second
+/// would follow it: the first would be taken for stored.
+#[tokio::test]
+async fn what_follows_an_entry_that_is_not_taken_is_not_taken_either() {
+    let server = NatsServer::start();
+    let mut config = pitwire::config::Config::default();
+    config.server.url = server.url().parse().unwrap();
+    config.agent.name = Some("pc".parse().unwrap());
+    let mut link = Nats::new(&config).open().await.unwrap();
+    let jetstream = server.jetstream().await;
+    let other = jetstream.publish("pitwire.pc.9-other.telemetry", "{}".into());
+    other.await.unwrap().await.unwrap();
+
+    let entry = |seq: u64| Entry {
+        seq: Seq(seq),
+        stint: StintId(1),
+        captured_at: CapturedAt(seq as i64),
+        kind: Kind::Frame,
+        json: "{}".into(),
+    };
+    let entries = [1, 2, 3].map(entry);
+    let addressed = entries.each_ref().map(|entry| Addressed { session: "1-mine", entry });
+    let published = link.publish(&addressed, Proof::Ack, Duration::ZERO).await;
+    assert!(published.is_err(), "{published:?}");
+    let mut stream = jetstream.get_stream("PITWIRE_pc").await.unwrap();
+    assert_eq!(stream.info().await.unwrap().state.messages, 1);
 }
 
 #[tokio::test]
