@@ -28,65 +28,23 @@ type Reply<T> = oneshot::Sender<Result<T, QueueError>>;
 /// A read that waits for an entry.
 type Parked = (Seq, Limit, Reply<Batch>);
 
-/// What the reader and the operator ask for.
+/// What the reader and the operator ask for. Whether a removal without a reply failed, the next read
+/// says.
 #[derive(Debug)]
 pub(super) enum Command {
-    Read {
-        from: Seq,
-        limit: Limit,
-        reply: Reply<Batch>,
-    },
-    /// Without a reply the next read says whether it failed.
-    Remove {
-        batch: Batch,
-        reply: Option<Reply<()>>,
-    },
-    Stint {
-        reply: Reply<StintId>,
-    },
-    SetupInForce {
-        stint: StintId,
-        reply: Reply<Option<Entry>>,
-    },
-    Session {
-        stint: StintId,
-        server: String,
-        reply: Reply<Option<String>>,
-    },
-    SetSession {
-        stint: StintId,
-        server: String,
-        session: String,
-        reply: Reply<()>,
-    },
-    Fate {
-        seq: Seq,
-        reply: Reply<Fate>,
-    },
-    Peek {
-        from: Seq,
-        limit: Limit,
-        reply: Reply<Vec<Peeked>>,
-    },
-    Examine {
-        from: Seq,
-        reply: Reply<Option<Examination>>,
-    },
-    Mend {
-        from: Seq,
-        reply: Reply<Option<Mended>>,
-    },
-    Drop {
-        first: Seq,
-        last: Seq,
-        reply: Reply<DropStep>,
-    },
-    Refused {
-        reply: Reply<(String, Seq)>,
-    },
-    TakeRefused {
-        reply: Reply<(String, Seq)>,
-    },
+    Read { from: Seq, limit: Limit, reply: Reply<Batch> },
+    Remove { batch: Batch, reply: Option<Reply<()>> },
+    Stint { reply: Reply<StintId> },
+    SetupInForce { stint: StintId, reply: Reply<Option<Entry>> },
+    Session { stint: StintId, server: String, reply: Reply<Option<String>> },
+    SetSession { stint: StintId, server: String, session: String, reply: Reply<()> },
+    Fate { seq: Seq, reply: Reply<Fate> },
+    Peek { from: Seq, limit: Limit, reply: Reply<Vec<Peeked>> },
+    Examine { from: Seq, reply: Reply<Option<Examination>> },
+    Mend { from: Seq, reply: Reply<Option<Mended>> },
+    Drop { first: Seq, last: Seq, reply: Reply<DropStep> },
+    Refused { reply: Reply<(String, Seq)> },
+    TakeRefused { reply: Reply<(String, Seq)> },
     Limit(Limits),
     Close,
 }
