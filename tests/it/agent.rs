@@ -24,6 +24,8 @@ use crate::peers;
 pub const PATIENCE: Duration = Duration::from_secs(60);
 /// Between two looks.
 const LOOK_INTERVAL: Duration = Duration::from_millis(25);
+/// How long after its end a process may still be heard.
+const PIPES_CLOSE: Duration = Duration::from_secs(5);
 /// How long one request to the agent may take.
 const ANSWER: Duration = Duration::from_secs(20);
 
@@ -174,9 +176,15 @@ impl Process {
         self.exit_code(PATIENCE).await.expect("it ends by itself")
     }
 
-    /// What it wrote before it ended may still be in the pipes.
+    /// What it wrote before it ended may still be in the pipes. They may stay open: the first program
+    /// under Wine starts the services, which have its pipes too and outlive it.
     fn read_to_the_end(&mut self) {
-        self.readers.drain(..).for_each(|reader| reader.join().unwrap());
+        let start = Instant::now();
+        for reader in self.readers.drain(..) {
+            while !reader.is_finished() && start.elapsed() < PIPES_CLOSE {
+                thread::sleep(LOOK_INTERVAL);
+            }
+        }
     }
 }
 

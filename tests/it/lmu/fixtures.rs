@@ -148,9 +148,10 @@ fn folder() -> PathBuf {
     env::var_os("PITWIRE_SHM_FIXTURES").map_or_else(own_folder, PathBuf::from)
 }
 
-/// The project's own buffers.
+/// The project's own buffers. Where the project is, is asked of cargo that runs the tests: a game for
+/// Windows may have been built in a clone that is gone.
 fn own_folder() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/shm")
+    PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs it")).join("tests/data/shm")
 }
 
 /// One of the project's own buffers, with the zeros at its end that the file is without.
