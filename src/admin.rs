@@ -13,14 +13,14 @@ use axum::{Json, Router};
 use metrics::{counter, gauge};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
-use tokio::sync::watch;
 
 use crate::entry::CapturedAt;
 use crate::local::only_this_pc;
+use crate::metrics::labels_of;
 use crate::queue::ledger::DropReason;
-use crate::queue::{QueueStatus, Writer};
+use crate::queue::{QueueStatus, Standing, Writer};
 use crate::reload::Asking;
-use crate::session::SessionStatus;
+use crate::session::{Others, SessionStatus, Watched};
 use crate::status::{self, Board};
 use crate::tools::{self, Tools};
 
@@ -32,7 +32,8 @@ pub struct View {
     /// Whom to ask for another configuration, if that can be had.
     pub reload: Option<Asking>,
     pub queue: Writer,
-    pub session: watch::Receiver<SessionStatus>,
+    pub session: Watched,
+    pub others: Others,
     /// `None` when this process has no recorder of its own.
     pub metrics: Option<PrometheusHandle>,
     pub board: Board,
@@ -45,7 +46,8 @@ pub fn router(view: View) -> Router {
         .route("/reload", post(reload))
         .layer(middleware::from_fn(only_this_pc))
         .with_state(view.reload.clone());
-    let page = status::router(tools.clone(), view.session.clone(), view.board.clone());
+    let (session, others) = (view.session.clone(), view.others.clone());
+    let page = status::router(tools.clone(), session, others, view.board.clone());
     Router::new()
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(healthz))
@@ -70,7 +72,10 @@ async fn reload(State(asking): State<Option<Asking>>) -> Response {
 
 async fn show_metrics(State(view): State<Arc<View>>) -> impl IntoResponse {
     observe_queue(&view.queue.status());
-    observe_session(&view.session.borrow());
+    observe_session("", &view.session.borrow());
+    for (name, session) in &view.others {
+        observe_session(name, &session.borrow());
+    }
     crate::metrics::observe_process();
     match &view.metrics {
         Some(handle) => {
@@ -96,38 +101,47 @@ fn observe_queue(status: &QueueStatus) {
     gauge!("pitwire_queue_disk_bytes").set(status.disk_bytes as f64);
     gauge!("pitwire_queue_oldest_timestamp_seconds").set(seconds(status.oldest));
     gauge!("pitwire_queue_newest_timestamp_seconds").set(seconds(status.newest));
-    gauge!("pitwire_ledger_imbalance_entries").set(status.imbalance as f64);
-    let ledger = &status.ledger;
+    gauge!("pitwire_queue_buffered_entries").set(status.buffered as f64);
+    let undurable_for = status.undurable_since.map(|since| since.elapsed()).unwrap_or_default();
+    gauge!("pitwire_loss_window_seconds").set(undurable_for.as_secs_f64());
+    counter!("pitwire_entries_appended_total").absolute(status.appended);
+    observe_ledger(&status.server());
+    status.others.iter().for_each(observe_ledger);
+}
+
+/// Likewise, from the ledger of one destination.
+fn observe_ledger(standing: &Standing) {
+    let Standing { name, queued, appended, ledger, imbalance } = standing;
+    gauge!("pitwire_ledger_imbalance_entries", labels_of(name, &[])).set(*imbalance as f64);
     for (state, entries) in [
-        ("appended", status.appended),
+        ("appended", *appended),
         ("delivered", ledger.delivered),
         ("dropped", ledger.dropped_in_all()),
         ("thinned", ledger.thinned),
         ("quarantined", ledger.quarantined),
-        ("queued", status.entries),
+        ("queued", *queued),
     ] {
-        gauge!("pitwire_ledger_entries", "state" => state).set(entries as f64);
+        let labels = labels_of(name, &[("state", state)]);
+        gauge!("pitwire_ledger_entries", labels).set(entries as f64);
     }
-    gauge!("pitwire_queue_buffered_entries").set(status.buffered as f64);
-    let undurable_for = status.undurable_since.map(|since| since.elapsed()).unwrap_or_default();
-    gauge!("pitwire_loss_window_seconds").set(undurable_for.as_secs_f64());
-    counter!("pitwire_entries_thinned_total").absolute(ledger.thinned);
-    counter!("pitwire_entries_appended_total").absolute(status.appended);
-    counter!("pitwire_entries_quarantined_total", "cause" => "refused")
+    counter!("pitwire_entries_thinned_total", labels_of(name, &[])).absolute(ledger.thinned);
+    counter!("pitwire_entries_quarantined_total", labels_of(name, &[("cause", "refused")]))
         .absolute(ledger.quarantined);
     for reason in DropReason::ALL {
-        counter!("pitwire_entries_dropped_total", "reason" => reason.as_str())
-            .absolute(ledger.dropped(reason));
+        let labels = labels_of(name, &[("reason", reason.as_str())]);
+        counter!("pitwire_entries_dropped_total", labels).absolute(ledger.dropped(reason));
     }
 }
 
-/// Sets the gauges from how the session stands.
-fn observe_session(status: &SessionStatus) {
+/// Sets the gauges from how the session of one destination stands.
+fn observe_session(destination: &str, status: &SessionStatus) {
+    let labels = || labels_of(destination, &[]);
     let number = |truth: bool| f64::from(u8::from(truth));
-    gauge!("pitwire_connected").set(number(status.connected));
-    gauge!("pitwire_session_bound").set(number(status.session.is_some()));
-    gauge!("pitwire_session_verified").set(number(status.verified));
-    gauge!("pitwire_backoff_seconds").set(status.retry_in.unwrap_or_default().as_secs_f64());
+    gauge!("pitwire_connected", labels()).set(number(status.connected));
+    gauge!("pitwire_session_bound", labels()).set(number(status.session.is_some()));
+    gauge!("pitwire_session_verified", labels()).set(number(status.verified));
+    let wait = status.retry_in.unwrap_or_default().as_secs_f64();
+    gauge!("pitwire_backoff_seconds", labels()).set(wait);
 }
 
 /// 200 while the agent can do its main job: store what it is given.
@@ -143,6 +157,10 @@ async fn healthz(State(view): State<Arc<View>>) -> impl IntoResponse {
     if queue.imbalance != 0 {
         faults.push(format!("the ledger is out by {} entries", queue.imbalance));
     }
+    for other in queue.others.iter().filter(|other| other.imbalance != 0) {
+        let Standing { name, imbalance, .. } = other;
+        faults.push(format!("the ledger of the destination {name} is out by {imbalance} entries"));
+    }
     verdict(&faults)
 }
 
@@ -157,6 +175,11 @@ async fn readyz(State(view): State<Arc<View>>) -> impl IntoResponse {
     }
     if let Some(error) = &session.last_error {
         reasons.push(error.clone());
+    }
+    for (name, session) in &view.others {
+        if session.borrow().session.is_none() {
+            reasons.push(format!("no session is bound on the destination {name}"));
+        }
     }
     verdict(&reasons)
 }

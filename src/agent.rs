@@ -13,14 +13,14 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::admin;
 use crate::clock;
 use crate::config::{
-    Config, DRAIN_INTERVAL, LINE_INTERVAL, LISTEN_RETRY_INTERVAL, SIMULATOR_RATE_HZ,
+    Config, DRAIN_INTERVAL, LINE_INTERVAL, LISTEN_RETRY_INTERVAL, MAX_PAGES, SIMULATOR_RATE_HZ,
     STDIN_BUFFER_BYTES, STDIN_READ_BYTES, STORAGE_OPEN_INTERVAL, TROUBLE_INTERVAL,
 };
 use crate::drain::{Drain, Watch};
@@ -29,7 +29,7 @@ use crate::metrics;
 use crate::publisher::DashboardPublisher;
 use crate::queue::{OpenError, Writer};
 use crate::reload::{Answer, Asking, Reload};
-use crate::session::{self, SessionStatus};
+use crate::session::{self, SessionStatus, Watched};
 use crate::source::lines::{self, Pace, Place};
 use crate::source::simulator::Car;
 use crate::source::socketio::Publishers;
@@ -71,8 +71,8 @@ pub async fn run(
     let mut sources = Sources::start(&publisher);
     let asking = reload.as_ref().map(Reload::asking);
     let board = Board::new(publisher.latencies());
-    let services = serve(&publisher, metrics, asking, board.clone());
-    let mut session = publisher.watch_session();
+    let mut services = serve(&publisher, metrics, asking, board.clone());
+    let session = publisher.watch_session();
     let tools = Tools::new(publisher.config().queue.path.clone(), publisher.writer());
     let recording_bytes = Arc::clone(&sources.recording_bytes);
     let glance = |session: &SessionStatus| {
@@ -87,7 +87,7 @@ pub async fn run(
     };
     let mut due = interval(LINE_INTERVAL);
     due.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut announced: Vec<(StintId, String)> = Vec::new();
+    let mut pages = pages(&publisher, &mut services);
     let finished = async {
         sources.ended().await;
         match until {
@@ -108,15 +108,7 @@ pub async fn run(
                 // Whoever asked may be gone.
                 let _ = reply.send(take_over(&publisher, reload.as_ref()).await);
             }
-            changed = session.changed() => {
-                let pages = session.borrow_and_update().pages.clone();
-                let is_new = |page: &&(StintId, String)| !announced.contains(page);
-                pages.iter().filter(is_new).for_each(|(_, page)| announce(page));
-                announced = pages;
-                if changed.is_err() {
-                    break;
-                }
-            }
+            Some(page) = pages.recv() => announce(&page),
             _ = due.tick(), if look.is_some() => {
                 look.iter_mut().for_each(|look| look(&glance(&session.borrow())));
             }
@@ -125,6 +117,32 @@ pub async fn run(
     drop((finished, services));
     publisher.close().await;
     Ok(())
+}
+
+/// The dashboards' pages, each as it comes to be known.
+fn pages(publisher: &DashboardPublisher, services: &mut JoinSet<()>) -> mpsc::Receiver<String> {
+    let (sender, pages) = mpsc::channel(MAX_PAGES);
+    let others = publisher.watch_others().into_iter().map(|(_, session)| session);
+    for session in [publisher.watch_session()].into_iter().chain(others) {
+        services.spawn(tell_pages(session, sender.clone()));
+    }
+    pages
+}
+
+async fn tell_pages(mut session: Watched, told: mpsc::Sender<String>) {
+    let mut known: Vec<(StintId, String)> = Vec::new();
+    loop {
+        let pages = session.borrow_and_update().pages.clone();
+        for (_, page) in pages.iter().filter(|page| !known.contains(page)) {
+            if told.send(page.clone()).await.is_err() {
+                return;
+            }
+        }
+        known = pages;
+        if session.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Opens the queue, however long the disk is full or read-only.
@@ -363,6 +381,7 @@ fn serve(
             reload,
             queue: publisher.writer(),
             session: publisher.watch_session(),
+            others: publisher.watch_others(),
             metrics,
             board,
         };
@@ -374,7 +393,7 @@ fn serve(
 }
 
 /// Says when the queue begins to drain slower than it fills, or has caught up; tells the board too.
-async fn watch_drain(queue: Writer, session: watch::Receiver<SessionStatus>, board: Board) {
+async fn watch_drain(queue: Writer, session: Watched, board: Board) {
     let mut said = Drain::Level;
     let mut watch = Watch::default();
     loop {
@@ -390,14 +409,14 @@ async fn watch_drain(queue: Writer, session: watch::Receiver<SessionStatus>, boa
         metrics::catch_up(drain.seconds());
         board.drains(drain);
         if !drain.is_like(said) {
-            tracing::info!(queued = status.entries, "{drain}");
+            tracing::info!(queued = status.queued, "{drain}");
             said = drain;
         }
     }
 }
 
 /// Tells the board what goes wrong, as it does.
-async fn note_troubles(queue: Writer, mut session: watch::Receiver<SessionStatus>, board: Board) {
+async fn note_troubles(queue: Writer, mut session: Watched, board: Board) {
     let (mut failures, mut forgotten_at, mut storage_error) = (0, None, None);
     loop {
         let now = session.borrow_and_update().clone();
@@ -425,7 +444,7 @@ async fn note_troubles(queue: Writer, mut session: watch::Receiver<SessionStatus
 }
 
 /// Tells publishers' streams where the pages of their stints are.
-async fn show_pages(publishers: Arc<Publishers>, mut session: watch::Receiver<SessionStatus>) {
+async fn show_pages(publishers: Arc<Publishers>, mut session: Watched) {
     loop {
         let SessionStatus { pages, .. } = session.borrow_and_update().clone();
         for (stint, page) in pages {

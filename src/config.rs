@@ -10,6 +10,7 @@
 
 mod access;
 mod bounds;
+mod destination;
 mod file;
 mod given;
 mod keys;
@@ -20,6 +21,7 @@ mod problem;
 mod units;
 mod values;
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -41,6 +43,9 @@ pub struct Config {
     pub update_rate_hz: f64,
     pub agent: AgentConfig,
     pub server: ServerConfig,
+    /// Other servers that get the same entries, each at its own pace, by name: 1 to 32 of
+    /// `a-z 0-9 _ -`.
+    pub destinations: BTreeMap<String, ServerConfig>,
     pub queue: QueueConfig,
     pub stint: StintConfig,
     pub delivery: DeliveryConfig,
@@ -287,23 +292,30 @@ pub enum LogFormat {
     Json,
 }
 
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            url: ServerUrl::local(),
+            session_id: SessionChoice::Auto,
+            token: Secret::default(),
+            token_file: None,
+            headers: Headers::default(),
+            auth: Auth::default(),
+            ca_file: None,
+            credentials_file: None,
+            stream_replicas: 1,
+            stream_max_age: Duration::from_hours(30 * 24),
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
             update_rate_hz: 2.0,
             agent: AgentConfig::default(),
-            server: ServerConfig {
-                url: ServerUrl::local(),
-                session_id: SessionChoice::Auto,
-                token: Secret::default(),
-                token_file: None,
-                headers: Headers::default(),
-                auth: Auth::default(),
-                ca_file: None,
-                credentials_file: None,
-                stream_replicas: 1,
-                stream_max_age: Duration::from_hours(30 * 24),
-            },
+            server: ServerConfig::default(),
+            destinations: BTreeMap::new(),
             queue: QueueConfig {
                 path: places::queue(),
                 max_entries: 1_000_000,

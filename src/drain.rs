@@ -38,17 +38,17 @@ impl Watch {
         if self.looks.len() > DRAIN_INTERVALS {
             self.looks.pop_front();
         }
-        self.looks.push_back(queue.entries);
+        self.looks.push_back(queue.queued);
         let first = self.looks.front().copied().unwrap_or_default();
         let is_stuck = self.looks.len() > DRAIN_INTERVALS
             && first > ON_ITS_WAY
             && self.looks.iter().all(|entries| *entries >= first);
-        if queue.entries <= ON_ITS_WAY {
+        if queue.queued <= ON_ITS_WAY {
             self.judged = Drain::Level;
-        } else if queue.entries < first {
+        } else if queue.queued < first {
             let time = DRAIN_INTERVAL.as_secs_f64() * (self.looks.len() - 1) as f64;
-            let rate = (first - queue.entries) as f64 / time;
-            let ready_in = Duration::from_secs_f64(queue.entries as f64 / rate);
+            let rate = (first - queue.queued) as f64 / time;
+            let ready_in = Duration::from_secs_f64(queue.queued as f64 / rate);
             self.judged = Drain::CatchingUp { ready_in };
         } else if is_stuck && lag(queue) > BEHIND_AFTER {
             self.judged = Drain::FallingBehind;
@@ -121,6 +121,8 @@ mod tests {
             appended: entries,
             ledger: Ledger::default(),
             imbalance: 0,
+            queued: entries,
+            others: Vec::new(),
             buffered: 0,
             undurable_since: None,
             storage_error: None,

@@ -8,7 +8,9 @@
 
 use std::time::Duration;
 
-use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use metrics::{
+    Label, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram,
+};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use tokio::time::sleep;
@@ -236,6 +238,30 @@ pub const TABLE: &[Row] = &[
     ),
 ];
 
+/// The label of what is counted for another destination than `[server]`.
+const DESTINATION: &str = "destination";
+
+/// What is counted for each destination: `[server]` has these without that label.
+pub const OF_A_DESTINATION: &[&str] = &[
+    "pitwire_entries_delivered_total",
+    "pitwire_delivered_newest_timestamp_seconds",
+    "pitwire_entries_resent_total",
+    "pitwire_entries_dropped_total",
+    "pitwire_entries_thinned_total",
+    "pitwire_entries_quarantined_total",
+    "pitwire_ledger_entries",
+    "pitwire_ledger_imbalance_entries",
+    "pitwire_connected",
+    "pitwire_session_bound",
+    "pitwire_session_verified",
+    "pitwire_connects_total",
+    "pitwire_backoff_seconds",
+    "pitwire_session_rebinds_total",
+    "pitwire_order_inversions_total",
+    "pitwire_proof_latency_seconds",
+    "pitwire_delivery_latency_seconds",
+];
+
 /// Upper ends of the buckets from 1 ms to 30 s.
 const SECONDS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
@@ -253,19 +279,13 @@ pub fn install() -> Result<PrometheusHandle, metrics_exporter_prometheus::BuildE
         .set_buckets(SECONDS)?
         .set_buckets_for_metric(delivery, UP_TO_A_DAY)?
         .install_recorder()?;
-    for &(name, kind, labels, meaning) in TABLE {
+    for row @ &(name, kind, _, meaning) in TABLE {
         match kind {
             Type::Counter => describe_counter!(name, meaning),
             Type::Gauge => describe_gauge!(name, meaning),
             Type::Histogram => describe_histogram!(name, meaning),
         }
-        for labels in combinations(labels) {
-            match kind {
-                Type::Counter => counter!(name, &labels).absolute(0),
-                Type::Gauge => gauge!(name, &labels).set(0.0),
-                Type::Histogram => drop(histogram!(name, &labels)),
-            }
-        }
+        begin(row, "");
     }
     let build = [("version", env!("CARGO_PKG_VERSION")), ("os", std::env::consts::OS)];
     gauge!("pitwire_build_info", &build).set(1.0);
@@ -280,6 +300,24 @@ pub async fn keep_up(handle: PrometheusHandle) {
         sleep(METRICS_UPKEEP_INTERVAL).await;
         handle.run_upkeep();
     }
+}
+
+/// Has every series of a row there at 0, for a destination.
+fn begin(&(name, kind, labels, _): &Row, destination: &str) {
+    for labels in combinations(labels) {
+        let labels = labels_of(destination, &labels);
+        match kind {
+            Type::Counter => counter!(name, labels).absolute(0),
+            Type::Gauge => gauge!(name, labels).set(0.0),
+            Type::Histogram => drop(histogram!(name, labels)),
+        }
+    }
+}
+
+/// Labels, and the destination's name among them; `[server]` has none.
+pub(crate) fn labels_of(destination: &str, labels: &[(&'static str, &'static str)]) -> Vec<Label> {
+    let of = (!destination.is_empty()).then(|| Label::new(DESTINATION, destination.to_owned()));
+    of.into_iter().chain(labels.iter().map(|&(name, value)| Label::new(name, value))).collect()
 }
 
 fn combinations(
@@ -303,45 +341,71 @@ pub fn observe_process() {
     metrics_process::Collector::default().collect();
 }
 
-pub(crate) fn delivered(proof: Proof, now: CapturedAt, entries: &[Entry]) {
-    for entry in entries {
-        if planted("delivery_not_counted") {
-            break;
+/// What is counted of one destination, with its name as a label; `[server]` has none.
+#[derive(Clone, Debug)]
+pub(crate) struct Meter {
+    destination: String,
+}
+
+impl Meter {
+    pub(crate) fn new(destination: &str) -> Self {
+        if !destination.is_empty() {
+            let own = TABLE.iter().filter(|(name, ..)| OF_A_DESTINATION.contains(name));
+            own.for_each(|row| begin(row, destination));
         }
-        let latency = entry.captured_at.age(now);
-        let mode = if latency <= LIVE_WITHIN { "live" } else { "replay" };
-        counter!("pitwire_entries_delivered_total", "proof" => proof.as_str(), "mode" => mode)
-            .increment(1);
-        histogram!("pitwire_delivery_latency_seconds", "mode" => mode).record(latency);
+        Self { destination: destination.to_owned() }
     }
-    if let Some(newest) = entries.last() {
-        gauge!("pitwire_delivered_newest_timestamp_seconds")
-            .set(newest.captured_at.0 as f64 / 1000.0);
+
+    fn with(&self, labels: &[(&'static str, &'static str)]) -> Vec<Label> {
+        labels_of(&self.destination, labels)
     }
-}
 
-pub(crate) fn resent(entries: u64) {
-    counter!("pitwire_entries_resent_total").increment(entries);
-}
+    pub(crate) fn delivered(&self, proof: Proof, now: CapturedAt, entries: &[Entry]) {
+        if planted("delivery_not_counted") {
+            return;
+        }
+        for mode in MODES {
+            let latencies = entries.iter().map(|entry| entry.captured_at.age(now));
+            let is_of_mode = |latency: &Duration| (*latency <= LIVE_WITHIN) == (*mode == "live");
+            let mut latencies = latencies.filter(is_of_mode).peekable();
+            if latencies.peek().is_none() {
+                continue;
+            }
+            let latency =
+                histogram!("pitwire_delivery_latency_seconds", self.with(&[("mode", mode)]));
+            let count = latencies.map(|seconds| latency.record(seconds)).count();
+            let labels = self.with(&[("proof", proof.as_str()), ("mode", mode)]);
+            counter!("pitwire_entries_delivered_total", labels).increment(count as u64);
+        }
+        if let Some(newest) = entries.last() {
+            gauge!("pitwire_delivered_newest_timestamp_seconds", self.with(&[]))
+                .set(newest.captured_at.0 as f64 / 1000.0);
+        }
+    }
 
-pub(crate) fn connect(outcome: &'static str) {
-    counter!("pitwire_connects_total", "outcome" => outcome).increment(1);
+    pub(crate) fn resent(&self, entries: u64) {
+        counter!("pitwire_entries_resent_total", self.with(&[])).increment(entries);
+    }
+
+    pub(crate) fn connect(&self, outcome: &'static str) {
+        counter!("pitwire_connects_total", self.with(&[("outcome", outcome)])).increment(1);
+    }
+
+    pub(crate) fn rebound(&self, cause: &'static str) {
+        counter!("pitwire_session_rebinds_total", self.with(&[("cause", cause)])).increment(1);
+    }
+
+    pub(crate) fn inversions(&self, entries: u64) {
+        counter!("pitwire_order_inversions_total", self.with(&[])).increment(entries);
+    }
+
+    pub(crate) fn proof_latency(&self, latency: Duration) {
+        histogram!("pitwire_proof_latency_seconds", self.with(&[])).record(latency);
+    }
 }
 
 pub(crate) fn catch_up(seconds: f64) {
     gauge!("pitwire_catch_up_seconds").set(seconds);
-}
-
-pub(crate) fn rebound(cause: &'static str) {
-    counter!("pitwire_session_rebinds_total", "cause" => cause).increment(1);
-}
-
-pub(crate) fn inversions(entries: u64) {
-    counter!("pitwire_order_inversions_total").increment(entries);
-}
-
-pub(crate) fn proof_latency(latency: Duration) {
-    histogram!("pitwire_proof_latency_seconds").record(latency);
 }
 
 pub(crate) fn storage_error(op: &'static str) {

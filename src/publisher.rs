@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use futures_util::future::join_all;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use serde_json::Value;
@@ -16,8 +17,8 @@ use crate::clock;
 use crate::config::{
     APPEND_TIMEOUT, Config, DeliveryConfig, SHUTDOWN_TIMEOUT, SessionChoice, Wrong,
 };
-use crate::queue::{self, Closed, Limits, OpenError, QueueError, QueueStatus, Writer};
-use crate::session::{Latencies, Session, SessionStatus};
+use crate::queue::{self, Closed, Limits, OpenError, QueueError, QueueStatus, Reader, Writer};
+use crate::session::{Latencies, Others, Session, SessionStatus, Watched};
 use crate::sink::server::Server;
 use crate::source::{Intake, Sample, Taken};
 
@@ -66,15 +67,45 @@ pub struct DashboardPublisher {
     rate: watch::Sender<f64>,
     writer: Writer,
     intake: Intake,
-    status: watch::Receiver<SessionStatus>,
-    latencies: Latencies,
-    /// Locked by the task that has it at work.
-    session: Arc<tokio::sync::Mutex<Session<Server>>>,
+    server: Destination,
+    others: Vec<Destination>,
     work: Mutex<Option<Work>>,
     closed: Closed,
 }
 
-/// The task that has the session at work, until `stop` is dropped.
+/// A server, and the session that carries the queue to it.
+#[derive(Debug)]
+struct Destination {
+    /// None for `[server]`.
+    name: String,
+    status: Watched,
+    latencies: Latencies,
+    session: SharedSession,
+}
+
+/// Locked by the task that has it at work.
+type SharedSession = Arc<tokio::sync::Mutex<Session<Server>>>;
+
+impl Destination {
+    fn new(config: &Config, reader: Reader) -> Self {
+        let name = reader.destination().to_owned();
+        let (sender, status) = watch::channel(SessionStatus::default());
+        let (choice, delivery) = (config.server.session_id.clone(), config.delivery.clone());
+        let sink = Server::new(config);
+        let session = Session::new(choice, delivery, reader, sink, backoff(config), sender);
+        let latencies = session.latencies();
+        Self { name, status, latencies, session: Arc::new(tokio::sync::Mutex::new(session)) }
+    }
+
+    /// Has the session go on as another configuration says.
+    async fn renew(&self, config: &Config) {
+        let (choice, delivery) = (config.server.session_id.clone(), config.delivery.clone());
+        let sink = Server::new(config);
+        self.session.lock().await.renew(choice, delivery, sink, backoff(config));
+    }
+}
+
+/// The task that has the sessions at work, until `stop` is dropped.
 #[derive(Debug)]
 struct Work {
     stop: oneshot::Sender<Infallible>,
@@ -114,11 +145,13 @@ impl DashboardPublisher {
 
     /// A publisher with a configuration of one's own, for example with another `queue.path`.
     pub fn open(config: Config) -> Result<Self, OpenError> {
-        let (writer, reader, closed) = queue::open(&config.queue, &config.stint, clock::now())?;
-        let (sender, status) = watch::channel(SessionStatus::default());
-        let (choice, delivery) = (config.server.session_id.clone(), config.delivery.clone());
-        let sink = Server::new(&config);
-        let session = Session::new(choice, delivery, reader, sink, backoff(&config), sender);
+        let names: Vec<String> = config.destinations.keys().cloned().collect();
+        let (writer, (server, others), closed) =
+            queue::open_for(&names, &config.queue, &config.stint, clock::now())?;
+        let server = Destination::new(&config, server);
+        let other =
+            |reader: Reader| Destination::new(&config.towards(reader.destination()), reader);
+        let others = others.into_iter().map(other).collect();
         let rate = watch::Sender::new(config.update_rate_hz);
         let intake = Intake::new(writer.clone(), "publisher", config.update_rate_hz);
         Ok(Self {
@@ -126,22 +159,21 @@ impl DashboardPublisher {
             rate,
             config: watch::Sender::new(Arc::new(config)),
             writer,
-            status,
-            latencies: session.latencies(),
-            session: Arc::new(tokio::sync::Mutex::new(session)),
+            server,
+            others,
             work: Mutex::new(None),
             closed,
         })
     }
 
-    /// Starts to connect, and waits for the first attempt to succeed or fail.
+    /// Starts to connect, and waits for the first attempt at `[server]` to succeed or fail.
     ///
     /// A failure ends nothing: it goes on trying in the background, with growing pauses, for ever.
     /// Does nothing when there is a connection.
     pub async fn connect(&self) -> Result<(), ConnectError> {
-        let failures = self.status.borrow().failures;
+        let failures = self.server.status.borrow().failures;
         self.start();
-        let mut status = self.status.clone();
+        let mut status = self.server.status.clone();
         let is_over =
             |now: &SessionStatus| now.connected || now.failures > failures || self.work().is_none();
         match status.wait_for(is_over).await {
@@ -160,7 +192,8 @@ impl DashboardPublisher {
             return;
         }
         let (stop, stopped) = oneshot::channel();
-        let task = tokio::spawn(carry(Arc::clone(&self.session), stopped));
+        let sessions = self.destinations().map(|destination| Arc::clone(&destination.session));
+        let task = tokio::spawn(carry(sessions.collect(), stopped));
         *work = Some(Work { stop, task });
     }
 
@@ -212,12 +245,12 @@ impl DashboardPublisher {
 
     /// Whether there is a connection to the server.
     pub fn is_connected(&self) -> bool {
-        self.status.borrow().connected
+        self.server.status.borrow().connected
     }
 
     /// Whether there is a connection and a session is bound on it.
     pub fn is_ready(&self) -> bool {
-        let status = self.status.borrow();
+        let status = self.server.status.borrow();
         status.connected && status.session.is_some()
     }
 
@@ -225,28 +258,37 @@ impl DashboardPublisher {
     pub fn session_id(&self) -> Option<String> {
         match &self.config().server.session_id {
             SessionChoice::Fixed(id) => Some(id.clone()),
-            SessionChoice::Auto => self.status.borrow().session.clone(),
+            SessionChoice::Auto => self.server.status.borrow().session.clone(),
         }
     }
 
     /// The page on which people look at the newest session.
     pub fn dashboard_url(&self) -> Option<String> {
-        self.status.borrow().page.clone()
+        self.server.status.borrow().page.clone()
     }
 
     /// How the session stands.
     pub fn session_status(&self) -> SessionStatus {
-        self.status.borrow().clone()
+        self.server.status.borrow().clone()
     }
 
     /// How the session stands, to be watched.
-    pub fn watch_session(&self) -> watch::Receiver<SessionStatus> {
-        self.status.clone()
+    pub fn watch_session(&self) -> Watched {
+        self.server.status.clone()
+    }
+
+    /// How the sessions of the other destinations stand, by name, to be watched.
+    pub fn watch_others(&self) -> Others {
+        self.others.iter().map(|other| (other.name.clone(), other.status.clone())).collect()
+    }
+
+    fn destinations(&self) -> impl Iterator<Item = &Destination> {
+        [&self.server].into_iter().chain(&self.others)
     }
 
     /// How long what was delivered lately took, from its capture to its proof.
     pub fn latencies(&self) -> Latencies {
-        self.latencies.clone()
+        self.server.latencies.clone()
     }
 
     /// How the queue stands.
@@ -275,9 +317,10 @@ impl DashboardPublisher {
         if config.server != before.server || config.delivery != before.delivery {
             let is_at_work = self.work().is_some();
             self.disconnect().await;
-            let (choice, delivery) = (config.server.session_id.clone(), config.delivery.clone());
-            let sink = Server::new(&config);
-            self.session.lock().await.renew(choice, delivery, sink, backoff(&config));
+            self.server.renew(&config).await;
+            for other in &self.others {
+                other.renew(&config.towards(&other.name)).await;
+            }
             if is_at_work {
                 self.start();
             }
@@ -311,23 +354,23 @@ fn backoff(config: &Config) -> Backoff {
     Backoff::new(backoff_min, backoff_max, SmallRng::from_os_rng())
 }
 
-/// Has the session at work until it is told to stop.
-async fn carry(
-    session: Arc<tokio::sync::Mutex<Session<Server>>>,
-    stopped: oneshot::Receiver<Infallible>,
-) {
-    let mut session = AtWork(session.lock().await);
+/// Has the sessions at work, each by itself, until it is told to stop.
+async fn carry(sessions: Vec<SharedSession>, stopped: oneshot::Receiver<Infallible>) {
+    let mut at_work = Vec::with_capacity(sessions.len());
+    for session in sessions {
+        at_work.push(AtWork(session.lock_owned().await));
+    }
     tokio::select! {
         biased;
         _ = stopped => {}
-        _ = session.0.run() => {}
+        _ = join_all(at_work.iter_mut().map(|session| session.0.run())) => {}
     }
 }
 
 /// Puts the session to rest however its work ends, also when the runtime does.
-struct AtWork<'a>(tokio::sync::MutexGuard<'a, Session<Server>>);
+struct AtWork(tokio::sync::OwnedMutexGuard<Session<Server>>);
 
-impl Drop for AtWork<'_> {
+impl Drop for AtWork {
     fn drop(&mut self) {
         self.0.rest();
     }

@@ -16,7 +16,6 @@ use axum::{Json, Router, middleware};
 use qrcode::QrCode;
 use qrcode::render::svg;
 use serde::Serialize;
-use tokio::sync::watch;
 
 pub(crate) use self::pill::count;
 use self::pill::{Disk, was_forgotten};
@@ -26,7 +25,7 @@ use crate::contract::document;
 use crate::drain::Drain;
 use crate::entry::CapturedAt;
 use crate::local::only_this_pc;
-use crate::session::{FORGOTTEN, Latencies, Latency, SessionStatus};
+use crate::session::{FORGOTTEN, Latencies, Latency, Others, SessionStatus, Watched};
 use crate::tools::{self, Tools};
 
 /// What the page remembers: looks at the queue, taken at regular intervals, and what went wrong.
@@ -81,7 +80,7 @@ impl Board {
 
     /// How all of it stands.
     pub fn pill(&self, queue: &tools::Status, session: &SessionStatus) -> Pill {
-        Pill::new(Disk::new(queue), queue.entries, session, self.memory().drain)
+        Pill::new(Disk::new(queue), queue.queued, session, self.memory().drain)
     }
 
     /// The queue drains like this from now on.
@@ -123,22 +122,19 @@ pub struct Glance {
 #[derive(Debug)]
 struct View {
     tools: Tools,
-    session: watch::Receiver<SessionStatus>,
+    session: Watched,
+    others: Others,
     board: Board,
 }
 
 /// The page's routes.
-pub(crate) fn router(
-    tools: Tools,
-    session: watch::Receiver<SessionStatus>,
-    board: Board,
-) -> Router {
+pub(crate) fn router(tools: Tools, session: Watched, others: Others, board: Board) -> Router {
     Router::new()
         .route("/", get(async || document(&[include_str!("status/page.html")])))
         .route("/status", get(status))
         .route("/qr.svg", get(qr))
         .layer(middleware::from_fn(only_this_pc))
-        .with_state(Arc::new(View { tools, session, board }))
+        .with_state(Arc::new(View { tools, session, others, board }))
 }
 
 /// Everything on the page.
@@ -160,6 +156,30 @@ struct Status {
     latency: Option<Latency>,
     queue: tools::Status,
     looks: Vec<Look>,
+    others: Vec<Other>,
+}
+
+/// A destination besides `[server]`.
+#[derive(Debug, Serialize)]
+struct Other {
+    name: String,
+    pill: Pill,
+    /// What is wrong with it now, in words for a driver.
+    wrong: Option<&'static str>,
+    page: Option<String>,
+}
+
+impl Other {
+    fn new(name: &str, session: &SessionStatus, queue: &tools::Status) -> Self {
+        let standing = queue.others.iter().find(|standing| standing.name == name);
+        let queued = standing.map_or(0, |standing| standing.queued);
+        Self {
+            name: name.to_owned(),
+            pill: Pill::new(Disk::new(queue), queued, session, Drain::Level),
+            wrong: session.last_error_plainly.filter(|_| !session.connected),
+            page: session.page.clone(),
+        }
+    }
 }
 
 async fn status(State(view): State<Arc<View>>) -> Response {
@@ -169,6 +189,8 @@ async fn status(State(view): State<Arc<View>>) -> Response {
         let Memory { looks, troubles, .. } = &*view.board.memory();
         (looks.iter().copied().collect(), troubles.iter().cloned().collect())
     };
+    let other = |(name, session): &(String, Watched)| Other::new(name, &session.borrow(), &queue);
+    let others = view.others.iter().map(other).collect();
     let status = Status {
         pill: view.board.pill(&queue, &session),
         wrong: wrong(&queue, &session),
@@ -181,6 +203,7 @@ async fn status(State(view): State<Arc<View>>) -> Response {
         latency: view.board.latencies.lately(),
         queue,
         looks,
+        others,
     };
     ([(header::CACHE_CONTROL, "no-store")], Json(status)).into_response()
 }

@@ -45,6 +45,10 @@ pub const LISTEN_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// Samples a second of the simulated car, and of a recording, where `update_rate_hz` is 0.
 pub const SIMULATOR_RATE_HZ: f64 = 2.0;
 
+/// Servers besides `[server]`, and how long the name of one may be.
+pub const MAX_DESTINATIONS: usize = 8;
+pub const MAX_DESTINATION_NAME_BYTES: usize = 32;
+
 /// Streams that are told apart, pages of stints, and sessions: those that were used last. More than
 /// a league has cars.
 pub const MAX_STREAMS: usize = 256;

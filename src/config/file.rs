@@ -7,6 +7,7 @@ use std::path::Path;
 
 use toml::de::{DeTable, DeValue};
 
+use super::destination;
 use super::given::Given;
 use super::load::Loading;
 use super::problem::one_line;
@@ -56,8 +57,8 @@ impl Loading {
             let dot = if above.is_empty() { "" } else { "." };
             let name = format!("{above}{dot}{}", key.get_ref());
             let origin = file.origin(Some(key.span().start));
-            match (keys::find(&name), value.get_ref()) {
-                (Some(known), value) => self.set(known, &name, &toml_value(value), origin),
+            match (destination::find(&name), value.get_ref()) {
+                (Some(place), value) => self.set(&place, &name, &toml_value(value), origin),
                 (None, DeValue::Table(below)) if keys::is_table(&name) => {
                     self.toml_table(file, &name, below);
                 }
@@ -84,8 +85,8 @@ impl Loading {
             let origin = file.origin(json_key(text, name));
             let given = json_value(value);
             let known = CLIENT_KEYS.iter().find(|(known, _)| known == name);
-            match known.map(|(_, key)| key.and_then(keys::find)) {
-                Some(Some(key)) => self.set(key, name, &given, origin),
+            match known.map(|(_, key)| key.and_then(destination::find)) {
+                Some(Some(place)) => self.set(&place, name, &given, origin),
                 Some(None) => self.without_effect(name, &given, origin),
                 None => {
                     let near = keys::nearest_of(name, CLIENT_KEYS.iter().map(|(known, _)| *known));

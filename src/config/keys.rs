@@ -2,12 +2,14 @@
 //!
 //! File, environment, command line, messages and documentation are all read from [`KEYS`].
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use Kind::{Rate, Size, Switch, Text, Time, Whole};
 
+use super::destination::{self, standing_in};
 use super::given::Given;
 use super::units::{show_duration, show_size};
 use super::values::Textual;
@@ -147,7 +149,7 @@ pub(super) fn find(name: &str) -> Option<&'static Key> {
 
 /// Whether keys lie below that dotted name.
 pub(super) fn is_table(name: &str) -> bool {
-    tables().any(|table| table == name)
+    destination::is_table(name) || tables().any(|table| table == name)
 }
 
 /// The key or table that `name` probably was meant to be.
@@ -324,7 +326,33 @@ impl Config {
             let (key, needs_restart) = (key.name.to_owned(), !is_live(key.name));
             Some(Change { key, old: shown(values.0), new: shown(values.1), needs_restart })
         };
-        KEYS.iter().filter_map(change).collect()
+        let mut changes: Vec<_> = KEYS.iter().filter_map(change).collect();
+        changes.extend(self.changed_destinations(&new));
+        changes
+    }
+
+    fn changed_destinations(&self, new: &Self) -> Vec<Change> {
+        let names: BTreeSet<_> = self.destinations.keys().chain(new.destinations.keys()).collect();
+        let url = |config: &Self, name: &String| {
+            config.destinations.get(name).map(|server| server.url.to_string()).unwrap_or_default()
+        };
+        let changed = names
+            .into_iter()
+            .filter(|name| self.destinations.get(*name) != new.destinations.get(*name));
+        let change = |name: &String| Change {
+            key: destination::named("server.url", Some(name)),
+            old: url(self, name),
+            new: url(new, name),
+            needs_restart: true,
+        };
+        changed.map(change).collect()
+    }
+
+    /// The configuration of a program for which another destination is `[server]`.
+    pub(crate) fn towards(&self, destination: &str) -> Self {
+        let mut config = self.clone();
+        destination::swap(&mut config, destination);
+        config
     }
 
     /// `new`, but for what cannot change while the agent runs.
@@ -349,21 +377,26 @@ pub fn values(config: &Config) -> Vec<(&'static str, String)> {
 
 /// The configuration as a TOML file, with what each key means above it.
 pub fn to_toml(config: &Config) -> String {
-    toml_file(config, |out, key, name, config| {
+    toml_file(config, |out, key, dotted, config| {
         let (allowed, value) = (key.allowed(config), key.show_toml(config));
-        let _ = writeln!(out, "# {}\n# Write {allowed}.\n{name} = {value}", key.meaning);
+        let _ =
+            writeln!(out, "# {}\n# Write {allowed}.\n{} = {value}", key.meaning, last_word(dotted));
     })
 }
 
 /// The same with the origin of each key beside it, and without secrets.
 pub(super) fn to_toml_from(config: &Config, origin: impl Fn(&str) -> String) -> String {
-    toml_file(config, |out, key, name, config| {
+    toml_file(config, |out, key, dotted, config| {
         let value = match key.show_toml(config) {
             value if key.is_secret(config) && value != "\"\"" => "\"***\"".into(),
             value => value,
         };
-        let _ = writeln!(out, "{name} = {value} # {}", origin(key.name));
+        let _ = writeln!(out, "{} = {value} # {}", last_word(dotted), origin(dotted));
     })
+}
+
+fn last_word(dotted: &str) -> &str {
+    dotted.rsplit('.').next().unwrap_or(dotted)
 }
 
 /// One line or more for each key, below the head of its table.
@@ -372,14 +405,27 @@ fn toml_file(config: &Config, line: impl Fn(&mut String, &Key, &str, &mut Config
     let mut out = String::new();
     let mut table = "";
     for key in KEYS {
-        let (above, name) = key.name.rsplit_once('.').unwrap_or(("", key.name));
+        let (above, _) = key.name.rsplit_once('.').unwrap_or(("", key.name));
         if above != table {
             table = above;
             let _ = writeln!(out, "\n[{table}]");
         }
-        line(&mut out, key, name, &mut config);
+        line(&mut out, key, key.name, &mut config);
+    }
+    for name in config.destinations.clone().into_keys() {
+        let _ = writeln!(out, "\n[destination.{name}]");
+        standing_in(&mut config, &name, |config| {
+            for key in of_server() {
+                line(&mut out, key, &destination::named(key.name, Some(&name)), config);
+            }
+        });
     }
     out
+}
+
+/// The keys of `[server]`, and so of a destination.
+fn of_server() -> impl Iterator<Item = &'static Key> {
+    KEYS.iter().filter(|key| key.name.starts_with("server."))
 }
 
 /// The table of all keys, their defaults and what they may be, in Markdown.

@@ -9,8 +9,9 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::Path;
 
+use super::destination::{self, Place};
 use super::given::{Given, shorten};
-use super::keys::{self, Key};
+use super::keys;
 use super::problem::one_line;
 use super::units::show_duration;
 use super::{Config, Origin, Problem, Problems, ProofChoice, Protocol, SessionChoice, Warning};
@@ -37,7 +38,7 @@ pub struct Loaded {
     /// What works but is probably not meant.
     pub warnings: Vec<Warning>,
     /// Where each key that is not the default was set last.
-    origins: BTreeMap<&'static str, Origin>,
+    origins: BTreeMap<String, Origin>,
 }
 
 impl Loaded {
@@ -71,15 +72,14 @@ pub fn load(
     loading.environment(environment);
     for (key, value, typed) in &overrides.0 {
         let origin = Origin::Flag(typed.clone());
-        match keys::find(key) {
-            Some(known) => loading.set(known, key, &Given::Untyped(value), origin),
+        match destination::find(key) {
+            Some(place) => loading.set(&place, key, &Given::Untyped(value), origin),
             None => loading.unknown(key, keys::nearest(key), origin),
         }
     }
     loading.check_backoff();
     loading.check_listen();
-    loading.check_circle();
-    loading.check_nats();
+    loading.check_servers();
     loading.check_reads_once();
     loading.check_queue();
     loading.finish()
@@ -90,7 +90,9 @@ pub fn load(
 pub(super) struct Loading {
     config: Config,
     /// Where each key that is no longer the default was set last.
-    origins: BTreeMap<&'static str, Origin>,
+    origins: BTreeMap<String, Origin>,
+    /// The destination that stands in the place of `[server]` while it is checked.
+    destination: Option<String>,
     problems: Vec<Problem>,
     pub(super) warnings: Vec<Warning>,
 }
@@ -108,8 +110,8 @@ impl Loading {
         for (upper, name, value) in variables {
             let key = upper["PITWIRE_".len()..].replace("__", ".").to_ascii_lowercase();
             let origin = Origin::Variable(name);
-            match keys::find(&key) {
-                Some(known) => self.set(known, &key, &Given::Untyped(&value), origin),
+            match destination::find(&key) {
+                Some(place) => self.set(&place, &key, &Given::Untyped(&value), origin),
                 None => {
                     let near = keys::nearest(&key);
                     let variable = |key: &str| key.replace('.', "__").to_ascii_uppercase();
@@ -120,16 +122,11 @@ impl Loading {
         }
     }
 
-    pub(super) fn set(
-        &mut self,
-        key: &'static Key,
-        called: &str,
-        given: &Given<'_>,
-        origin: Origin,
-    ) {
-        match key.set(&mut self.config, given) {
+    pub(super) fn set(&mut self, place: &Place, called: &str, given: &Given<'_>, origin: Origin) {
+        let set = place.within(&mut self.config, |config| place.key.set(config, given));
+        match set.flatten() {
             Ok(()) => {
-                self.origins.insert(key.name, origin);
+                self.origins.insert(place.name(), origin);
             }
             Err(message) => self.problem(origin, Some(called), message),
         }
@@ -183,9 +180,68 @@ impl Loading {
         }
     }
 
+    /// `[server]` and the other destinations, each as if it were `[server]`.
+    fn check_servers(&mut self) {
+        self.check_server();
+        let names: Vec<_> = self.config.destinations.keys().cloned().collect();
+        for name in names {
+            let key = destination::named("server.url", Some(&name));
+            if !self.sound(&[&key]) {
+                continue;
+            }
+            if !self.origins.contains_key(&key) {
+                let message = "is missing; write the address of that server".into();
+                self.problem(self.origin_of(&name), Some(&key), message);
+                continue;
+            }
+            self.check_is_another(&name);
+            destination::swap(&mut self.config, &name);
+            self.destination = Some(name.clone());
+            self.check_server();
+            self.destination = None;
+            destination::swap(&mut self.config, &name);
+        }
+    }
+
+    fn check_server(&mut self) {
+        self.check_circle();
+        self.check_nats();
+    }
+
+    /// What is remembered of a server goes by its address.
+    fn check_is_another(&mut self, name: &str) {
+        let Config { server, destinations, .. } = &self.config;
+        let Some(own) = destinations.get(name) else { return };
+        let others = destinations.iter().filter(|(other, _)| &***other < name);
+        let others = others.map(|(other, config)| (Some(&**other), config));
+        let same =
+            [(None, server)].into_iter().chain(others).find(|(_, other)| other.url == own.url);
+        if let Some((other, _)) = same {
+            let keys = [Some(name), other].map(|name| destination::named("server.url", name));
+            let message =
+                format!("\"{}\" is that of {}; write another server's address", own.url, keys[1]);
+            self.problem(self.origin(&[&keys[0]]), Some(&keys[0]), message);
+        }
+    }
+
+    /// Where a destination comes from.
+    fn origin_of(&self, name: &str) -> Origin {
+        let is_of = |key: &&String| {
+            destination::find(key).is_some_and(|p| p.destination.as_deref() == Some(name))
+        };
+        let keys: Vec<&str> = self.origins.keys().filter(is_of).map(String::as_str).collect();
+        self.origin(&keys)
+    }
+
+    /// A key of the server that is looked at.
+    fn key(&self, key: &str) -> String {
+        destination::named(key, self.destination.as_deref())
+    }
+
     /// An agent that is its own dashboard server would send itself the same frames for ever.
     fn check_circle(&mut self) {
-        let keys = ["source.socketio.listen", "server.url"];
+        let url = self.key("server.url");
+        let keys = ["source.socketio.listen", &url];
         let Config { source, server, .. } = &self.config;
         let (enabled, listen) = (source.socketio.enabled, source.socketio.listen);
         if enabled && server.url.is_at(listen) && self.sound(&keys) {
@@ -194,15 +250,16 @@ impl Loading {
                  address of the dashboard server, and another port for one of them",
                 server.url
             );
-            self.problem(self.origin(&keys), Some("server.url"), message);
+            self.problem(self.origin(&keys), Some(&url), message);
         }
     }
 
     /// What a NATS server cannot do, and what it is not told.
     fn check_nats(&mut self) {
         self.check_hub();
+        let url = self.key("server.url");
         let server = &self.config.server;
-        if server.url.protocol() != Protocol::Nats || !self.sound(&["server.url"]) {
+        if server.url.protocol() != Protocol::Nats || !self.sound(&[&url]) {
             return;
         }
         let fixed = match &server.session_id {
@@ -210,32 +267,34 @@ impl Loading {
             SessionChoice::Auto => None,
         };
         let unused = [
-            ("server.headers", server.headers.iter().next().is_some()),
-            ("server.auth", server.auth.reveal().is_some()),
-            ("delivery.mark", self.config.delivery.mark),
+            (self.key("server.headers"), server.headers.iter().next().is_some()),
+            (self.key("server.auth"), server.auth.reveal().is_some()),
+            ("delivery.mark".to_owned(), self.config.delivery.mark),
         ];
         if let Some(id) = fixed {
-            let keys = ["server.url", "server.session_id"];
+            let session_id = self.key("server.session_id");
+            let keys = [&*url, &*session_id];
             let message = format!(
                 "\"{id}\" cannot be on NATS, where each stint has a name of its own; write \"auto\""
             );
-            self.problem(self.origin(&keys), Some("server.session_id"), message);
+            self.problem(self.origin(&keys), Some(&session_id), message);
         }
         if self.config.delivery.proof == ProofChoice::Echo {
-            let keys = ["server.url", "delivery.proof"];
+            let keys = [&*url, "delivery.proof"];
             let message = "\"echo\" cannot be had from NATS, which acknowledges what it has stored; \
                            write \"auto\"";
             self.problem(self.origin(&keys), Some("delivery.proof"), message.into());
         }
         for (key, _) in unused.into_iter().filter(|(_, is_set)| *is_set) {
-            self.warn(key, "is for a dashboard server; a NATS server gets nothing of it".into());
+            self.warn(&key, "is for a dashboard server; a NATS server gets nothing of it".into());
         }
     }
 
     /// A hub that published to where it takes from would send itself the same entries for ever.
     fn check_hub(&mut self) {
+        let url = self.key("server.url");
         let Config { source, server, .. } = &self.config;
-        let keys = ["source.nats.enabled", "source.nats.url", "server.url"];
+        let keys = ["source.nats.enabled", "source.nats.url", &url];
         if !source.nats.enabled || !self.sound(&keys) {
             return;
         }
@@ -244,14 +303,16 @@ impl Loading {
                 "\"{}\" is no NATS server; write an address such as \"nats://localhost:4222\"",
                 source.nats.url
             );
-            self.problem(self.origin(&keys[..2]), Some("source.nats.url"), message);
+            if self.destination.is_none() {
+                self.problem(self.origin(&keys[..2]), Some("source.nats.url"), message);
+            }
         } else if server.url.protocol() == Protocol::Nats {
             let message = format!(
                 "\"{}\" cannot be where a hub sends to, or it would take that in again; write the \
                  address of the dashboard server, or source.nats.enabled = false",
                 server.url
             );
-            self.problem(self.origin(&keys), Some("server.url"), message);
+            self.problem(self.origin(&keys), Some(&url), message);
         }
     }
 
@@ -278,7 +339,7 @@ impl Loading {
         }
     }
 
-    fn warn(&mut self, key: &'static str, message: String) {
+    fn warn(&mut self, key: &str, message: String) {
         let origin = self.origin(&[key]);
         self.warnings.push(Warning { origin, key: Some(key.into()), message });
     }
@@ -291,7 +352,7 @@ impl Loading {
 
     /// Where those keys come from; for several of them, what was read last.
     fn origin(&self, keys: &[&str]) -> Origin {
-        let origins = keys.iter().filter_map(|key| self.origins.get(key));
+        let origins = keys.iter().filter_map(|key| self.origins.get(*key));
         origins.max().cloned().unwrap_or(Origin::Default)
     }
 

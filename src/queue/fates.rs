@@ -4,6 +4,8 @@
 //! The run that still grows lies in the books; the others are [notes](super::store::Notes::Fates), JSON Lines such
 //! as `{"first":1,"last":500,"fate":"delivered"}`.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::ledger::DropReason;
@@ -63,9 +65,10 @@ pub(super) struct Run {
 }
 
 impl Run {
-    pub(super) fn line(self) -> String {
+    pub(super) fn line(self, destination: &str) -> String {
         let Self { first, last, fate } = self;
-        format!(r#"{{"first":{first},"last":{last},"fate":"{}"}}"#, fate.as_str())
+        let whose = whose(destination);
+        format!(r#"{{"first":{first},"last":{last},"fate":"{}"{whose}}}"#, fate.as_str())
     }
 
     /// Takes `next` in if it goes on from here; else gives it back as a run of its own. What was
@@ -80,9 +83,23 @@ impl Run {
     }
 }
 
+/// What a line has about its destination: nothing for that of `[server]`.
+pub(super) fn whose(destination: &str) -> String {
+    match destination {
+        "" => String::new(),
+        name => format!(r#","destination":"{name}""#),
+    }
+}
+
 /// The line for what was left out between two positions: all but the multiples of 2^`level` that are
-/// not in `gone`, and those in `kept`. Where one stream drives alone both are short.
-pub(super) fn thinned_line(before: &[Seq], level: u32, left: &[(Seq, Vec<u8>)]) -> String {
+/// not in `gone`, and those in `kept`. Where one stream drives alone both are short. Destinations that
+/// `had` what is below a position lost nothing there.
+pub(super) fn thinned_line(
+    before: &[Seq],
+    level: u32,
+    left: &[(Seq, Vec<u8>)],
+    had: &BTreeMap<String, u64>,
+) -> String {
     let (first, last) =
         (before.first().map_or(0, |seq| seq.0), before.last().map_or(0, |seq| seq.0));
     let is_multiple = |seq: &Seq| seq.0.is_multiple_of(1 << level);
@@ -92,8 +109,12 @@ pub(super) fn thinned_line(before: &[Seq], level: u32, left: &[(Seq, Vec<u8>)]) 
     };
     let kept = list(&mut left.iter().map(|(seq, _)| seq).filter(|seq| !is_multiple(seq)));
     let gone = list(&mut before.iter().filter(|seq| is_multiple(seq) && !is_left(seq)));
+    let had = match had.is_empty() {
+        true => String::new(),
+        false => format!(r#","had":{}"#, serde_json::json!(had)),
+    };
     format!(
-        r#"{{"first":{first},"last":{last},"fate":"thinned","level":{level},"kept":[{kept}],"gone":[{gone}]}}"#
+        r#"{{"first":{first},"last":{last},"fate":"thinned","level":{level},"kept":[{kept}],"gone":[{gone}]{had}}}"#
     )
 }
 
@@ -108,29 +129,41 @@ struct Line {
     kept: Vec<u64>,
     #[serde(default)]
     gone: Vec<u64>,
+    /// Of a run: whose it is.
+    #[serde(default)]
+    destination: String,
+    #[serde(default)]
+    had: BTreeMap<String, u64>,
 }
 
 impl Line {
-    /// Whether the line is about this position. An entry that thinning kept left in another way.
-    fn is_about(&self, seq: Seq) -> bool {
+    /// Whether the line is about this position of a destination. An entry that thinning kept left in
+    /// another way.
+    fn is_about(&self, destination: &str, seq: Seq) -> bool {
+        let is_own = match &*self.fate {
+            "thinned" => self.had.get(destination).is_none_or(|had| seq.0 >= *had),
+            _ => self.destination == destination,
+        };
         let every = 1_u64 << self.level.min(63);
         let is_kept = || match seq.0.is_multiple_of(every) {
             true => !self.gone.contains(&seq.0),
             false => self.kept.contains(&seq.0),
         };
-        (self.first..=self.last).contains(&seq.0) && (self.fate != "thinned" || !is_kept())
+        is_own
+            && (self.first..=self.last).contains(&seq.0)
+            && (self.fate != "thinned" || !is_kept())
     }
 }
 
-/// What the notes say of a position that is not held. The newest line that is about it counts. But
+/// What the notes say of a position that a destination does not wait for. The newest line that is about it counts. But
 /// what was taken out of the middle, thinned or dropped by a person, is out for good: later lines go
 /// over it, so the oldest such line counts before all others.
-pub(super) fn find(notes: &str, growing: Option<Run>, seq: Seq) -> Fate {
-    let growing = growing.map(Run::line);
+pub(super) fn find(notes: &str, destination: &str, growing: Option<Run>, seq: Seq) -> Fate {
+    let growing = growing.map(|run| run.line(destination));
     let lines = notes.lines().chain(growing.as_deref());
     let about = lines
         .filter_map(|line| serde_json::from_str::<Line>(line).ok())
-        .filter(|line| line.is_about(seq))
+        .filter(|line| line.is_about(destination, seq))
         .filter_map(|line| Fate::parse(&line.fate));
     let mut found = Fate::Unknown;
     for fate in about {
@@ -151,21 +184,21 @@ mod tests {
         let before: Vec<Seq> = before.map(Seq).collect();
         let is_left = |seq: &&Seq| seq.0.is_multiple_of(1 << level);
         let left: Vec<_> = before.iter().filter(is_left).map(|seq| (*seq, Vec::new())).collect();
-        thinned_line(&before, level, &left)
+        thinned_line(&before, level, &left, &BTreeMap::new())
     }
 
     #[test]
     fn of_two_streams_in_turn_each_position_has_its_fate() {
         let before: Vec<Seq> = (1..=8).map(Seq).collect();
         let left: Vec<_> = [1, 4, 5, 8].map(|seq| (Seq(seq), Vec::new())).to_vec();
-        let line = thinned_line(&before, 1, &left);
+        let line = thinned_line(&before, 1, &left, &BTreeMap::new());
         for seq in before {
             let expected = if left.iter().any(|(left, _)| *left == seq) {
                 Fate::Unknown
             } else {
                 Fate::Thinned
             };
-            assert_eq!(find(&line, None, seq), expected, "{seq}: {line}");
+            assert_eq!(find(&line, "", None, seq), expected, "{seq}: {line}");
         }
     }
 
@@ -175,10 +208,10 @@ mod tests {
         let six_to_twenty: Vec<Seq> = (6..=20).map(Seq).collect();
         let left: Vec<_> = [7, 8, 12, 16, 20].map(|seq| (Seq(seq), Vec::new())).to_vec();
         let notes = [
-            run(1, 5, Fate::Delivered).line(),
-            thinned_line(&six_to_twenty, 2, &left),
+            run(1, 5, Fate::Delivered).line(""),
+            thinned_line(&six_to_twenty, 2, &left, &BTreeMap::new()),
             "no JSON".into(),
-            run(6, 9, Fate::Dropped(DropReason::QueueFull)).line(),
+            run(6, 9, Fate::Dropped(DropReason::QueueFull)).line(""),
         ]
         .join("\n");
         let growing = run(10, 16, Fate::Refused);
@@ -194,7 +227,7 @@ mod tests {
             (18, Fate::Thinned),
             (20, Fate::Unknown),
         ] {
-            assert_eq!(find(&notes, Some(growing), Seq(seq)), fate, "{seq}");
+            assert_eq!(find(&notes, "", Some(growing), Seq(seq)), fate, "{seq}");
         }
     }
 
@@ -204,9 +237,9 @@ mod tests {
         let operator = Fate::Dropped(DropReason::Operator);
         let notes = [
             thinned(1..=20, 1),
-            run(8, 12, operator).line(),
+            run(8, 12, operator).line(""),
             thinned((2..=7).chain(13..=20).filter(|seq| seq % 2 == 0), 2),
-            run(1, 20, Fate::Delivered).line(),
+            run(1, 20, Fate::Delivered).line(""),
         ]
         .join("\n");
         for (seq, fate) in [
@@ -217,7 +250,32 @@ mod tests {
             (14, Fate::Thinned),
             (16, Fate::Delivered),
         ] {
-            assert_eq!(find(&notes, None, Seq(seq)), fate, "{seq}");
+            assert_eq!(find(&notes, "", None, Seq(seq)), fate, "{seq}");
+        }
+    }
+
+    #[test]
+    fn each_destination_has_its_own() {
+        let run = |first, last, fate| Run { first: Seq(first), last: Seq(last), fate };
+        let before: Vec<Seq> = (1..=8).map(Seq).collect();
+        let left: Vec<_> = [2, 4, 6, 8].map(|seq| (Seq(seq), Vec::new())).to_vec();
+        let had = [(String::new(), 5), ("b".to_owned(), 1)].into();
+        let notes = [
+            thinned_line(&before, 1, &left, &had),
+            run(1, 8, Fate::Delivered).line(""),
+            run(2, 4, Fate::Dropped(DropReason::Expired)).line("b"),
+        ]
+        .join("\n");
+        let growing = Some(run(6, 8, Fate::Delivered));
+        let expired = Fate::Dropped(DropReason::Expired);
+        for (seq, server, b) in [
+            (3, Fate::Delivered, Fate::Thinned),
+            (4, Fate::Delivered, expired),
+            (7, Fate::Thinned, Fate::Thinned),
+            (8, Fate::Delivered, Fate::Delivered),
+        ] {
+            assert_eq!(find(&notes, "", None, Seq(seq)), server, "{seq}");
+            assert_eq!(find(&notes, "b", growing, Seq(seq)), b, "{seq}");
         }
     }
 

@@ -13,7 +13,7 @@ use super::buffer::{Buffer, Group, Shed};
 use super::disk::is_full;
 use super::examine::Examination;
 use super::fates::Fate;
-use super::log::{DropStep, Log, Mended, Peeked};
+use super::log::{DropStep, Index, Log, Mended, Peeked};
 use super::store::Store;
 use super::{Appended, Batch, Limit, Limits, QueueError, QueueStatus};
 use crate::config::{
@@ -26,19 +26,25 @@ use crate::planted::planted;
 
 type Reply<T> = oneshot::Sender<Result<T, QueueError>>;
 /// A read that waits for an entry.
-type Parked = (Seq, Limit, Reply<Batch>);
+#[derive(Debug)]
+struct Parked {
+    of: Index,
+    from: Seq,
+    limit: Limit,
+    reply: Reply<Batch>,
+}
 
 /// What the reader and the operator ask for. Whether a removal without a reply failed, the next read
 /// says.
 #[derive(Debug)]
 pub(super) enum Command {
-    Read { from: Seq, limit: Limit, reply: Reply<Batch> },
-    Remove { batch: Batch, reply: Option<Reply<()>> },
-    Stint { reply: Reply<StintId> },
-    SetupInForce { stint: StintId, reply: Reply<Option<Entry>> },
+    Read { of: Index, from: Seq, limit: Limit, reply: Reply<Batch> },
+    Remove { of: Index, batch: Batch, reply: Option<Reply<()>> },
+    Stint { of: Index, reply: Reply<StintId> },
+    SetupInForce { of: Index, stint: StintId, reply: Reply<Option<Entry>> },
     Session { stint: StintId, server: String, reply: Reply<Option<String>> },
     SetSession { stint: StintId, server: String, session: String, reply: Reply<()> },
-    Fate { seq: Seq, reply: Reply<Fate> },
+    Fate { seq: Seq, reply: Reply<(Fate, Vec<(String, Fate)>)> },
     Peek { from: Seq, limit: Limit, reply: Reply<Vec<Peeked>> },
     Examine { from: Seq, reply: Reply<Option<Examination>> },
     Mend { from: Seq, reply: Reply<Option<Mended>> },
@@ -64,8 +70,8 @@ pub(super) async fn run<S: Store>(
         unflushed: VecDeque::new(),
         settled: VecDeque::new(),
         changed: Vec::new(),
-        parked: None,
-        not_removed: None,
+        parked: Vec::new(),
+        not_removed: Vec::new(),
         flush_at: None,
         retry_at: None,
         undurable_since: None,
@@ -122,9 +128,10 @@ struct Keeper<S> {
     /// To be answered once the status shows them, and likewise what was changed.
     settled: VecDeque<Group>,
     changed: Vec<Box<dyn FnOnce() + Send>>,
-    parked: Option<Parked>,
-    /// Why a removal that nobody waited for has failed.
-    not_removed: Option<io::Error>,
+    /// One a destination at most.
+    parked: Vec<Parked>,
+    /// Why a removal that nobody waited for has failed, of each destination the last one.
+    not_removed: Vec<(Index, io::Error)>,
     flush_at: Option<Instant>,
     /// The disk failed; until then nothing is tried.
     retry_at: Option<Instant>,
@@ -140,27 +147,31 @@ struct Keeper<S> {
 impl<S: Store> Keeper<S> {
     fn handle(&mut self, command: Command) {
         match command {
-            Command::Read { from, limit, reply } => {
-                self.parked = Some((from, limit, reply));
+            Command::Read { of, from, limit, reply } => {
+                self.parked.retain(|parked| parked.of != of);
+                self.parked.push(Parked { of, from, limit, reply });
                 if planted("reader_not_woken") {
                     self.serve_parked();
                 }
             }
-            Command::Remove { batch, reply } => {
-                let removed = self.log.remove(&batch);
+            Command::Remove { of, batch, reply } => {
+                let removed = self.log.remove(of, &batch);
                 match reply {
                     Some(reply) => self.answer_later("remove", reply, removed),
                     None => {
                         self.note_failure("remove", &removed);
-                        if !planted("failed_removal_not_told") {
-                            self.not_removed = removed.err().or(self.not_removed.take());
+                        if let Err(error) = removed
+                            && !planted("failed_removal_not_told")
+                        {
+                            self.not_removed.retain(|(other, _)| *other != of);
+                            self.not_removed.push((of, error));
                         }
                     }
                 }
             }
-            Command::Stint { reply } => answer(reply, self.log.stint()),
-            Command::SetupInForce { stint, reply } => {
-                answer(reply, self.log.setup_in_force(stint));
+            Command::Stint { of, reply } => answer(reply, self.log.stint(of)),
+            Command::SetupInForce { of, stint, reply } => {
+                answer(reply, self.log.setup_in_force(of, stint));
             }
             Command::Session { stint, server, reply } => {
                 answer(reply, self.log.session(stint, &server));
@@ -397,16 +408,24 @@ impl<S: Store> Keeper<S> {
     }
 
     fn serve_parked(&mut self) {
-        let Some((from, limit, reply)) = self.parked.take() else { return };
+        for parked in std::mem::take(&mut self.parked) {
+            self.serve_reader(parked);
+        }
+    }
+
+    fn serve_reader(&mut self, parked: Parked) {
+        let Parked { of, from, limit, reply } = parked;
         if reply.is_closed() {
             return;
         }
+        let not_removed = self.not_removed.iter().position(|(other, _)| *other == of);
+        let not_removed = not_removed.map(|index| self.not_removed.swap_remove(index));
         // A reader that begins anew reads them again.
-        if let Some(error) = self.not_removed.take().filter(|_| from > Seq(0)) {
+        if let Some((_, error)) = not_removed.filter(|_| from > Seq(0)) {
             return answer(reply, Err(error));
         }
-        match self.log.read(from, limit) {
-            Ok(None) => self.parked = Some((from, limit, reply)),
+        match self.log.read(of, from, limit) {
+            Ok(None) => self.parked.push(Parked { of, from, limit, reply }),
             // With the other answers: whoever waits for several of them is woken once.
             Ok(Some(batch)) => self.answer_later("read", reply, Ok(batch)),
             Err(error) => self.answer("read", reply, Err(error)),

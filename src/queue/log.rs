@@ -3,6 +3,7 @@
 //! Plain calls, no task and no clock: "old" means older than the newest entry that came, so a jump
 //! of the wall clock while nothing is captured expires nothing.
 
+mod accounts;
 mod dropping;
 mod looking;
 mod recent;
@@ -14,6 +15,8 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
+pub(super) use self::accounts::Index;
+use self::accounts::{Account, Kept};
 pub use self::dropping::DropStep;
 pub use self::looking::{Mended, Peeked};
 use self::recent::Recent;
@@ -22,8 +25,8 @@ use super::buffer::{Shed, Waiting};
 use super::fates::{self, Fate, Run};
 use super::ledger::{DropReason, Ledger};
 use super::record::{self, EncodeError};
-use super::store::{Notes, Store};
-use super::{Appended, Batch, Content, Limit, Limits, QueueStatus};
+use super::store::{Notes, Store, Stretch};
+use super::{Appended, Batch, Content, Destinations, Limit, Limits, QueueStatus};
 use crate::config::{Durability, MAX_SESSIONS};
 use crate::entry::{CapturedAt, Entry, Kind, Seq, StintId, Stream};
 use crate::planted::planted;
@@ -33,12 +36,19 @@ const STREAMS: &str = "streams";
 const SESSIONS: &str = "sessions";
 
 /// What the store keeps with the head.
-#[derive(Clone, Copy, Default, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize)]
 struct Books {
     ledger: Ledger,
     newest: Option<Newest>,
     /// What left last.
     run: Option<Run>,
+    /// Where `[server]` is, if there are other destinations. From here on not in older books.
+    #[serde(default)]
+    head: Option<Seq>,
+    #[serde(default)]
+    not_lost: u64,
+    #[serde(default)]
+    others: Vec<Kept>,
 }
 
 /// The stint and the moment of the newest entry that was ever appended.
@@ -61,14 +71,16 @@ struct StintSession {
 pub(super) struct Log<S> {
     store: S,
     limits: Limits,
-    ledger: Ledger,
+    /// The destinations: `[server]`, which has no name, and the others.
+    names: Vec<String>,
+    /// Of each of them.
+    accounts: Vec<Account>,
+    /// What the store had lost when the accounts were counted last.
+    lost_counted: Option<u64>,
     newest: Option<Newest>,
     stints: Stints,
-    run: Option<Run>,
     /// Everything below is durable.
     durable: Seq,
-    /// Everything below was read since the start and may be out.
-    read_to: Seq,
     /// Where the newest minute begins, which is not thinned.
     recent: Recent,
     oldest: Option<(Seq, CapturedAt)>,
@@ -76,7 +88,12 @@ pub(super) struct Log<S> {
 
 impl<S: Store> Log<S> {
     /// Takes over a store at the moment `now`, as the wall clock has it.
-    pub(super) fn open(mut store: S, limits: Limits, now: CapturedAt) -> io::Result<Self> {
+    pub(super) fn open(
+        mut store: S,
+        limits: Limits,
+        destinations: Destinations<'_>,
+        now: CapturedAt,
+    ) -> io::Result<Self> {
         let books = match store.books() {
             Some(bytes) => rmp_serde::from_slice(&bytes).map_err(io::Error::other)?,
             None => Books::default(),
@@ -86,18 +103,24 @@ impl<S: Store> Log<S> {
         let newest = newest_ever(&mut store, &books)?;
         let known = fact(&store, STREAMS)?.unwrap_or_default();
         let stints = Stints::resume(known, newest, &limits, now);
+        let others = match destinations {
+            Destinations::These(names) => names.to_vec(),
+            Destinations::AsTheyAre => books.others.iter().map(Kept::name).collect(),
+        };
         let mut log = Self {
             durable: store.tail(),
-            read_to: store.head(),
             recent: Recent::new(newest.map(|newest| newest.captured_at), store.tail()),
-            run: books.run,
-            ledger: books.ledger,
+            names: [String::new()].into_iter().chain(others).collect(),
+            accounts: Vec::new(),
+            lost_counted: None,
             newest,
             stints,
             oldest: None,
             store,
             limits,
         };
+        log.take_accounts(&books);
+        log.part_with_others(&books)?;
         // One that was lowered holds from here on.
         log.limit(log.limits.clone())?;
         Ok(log)
@@ -138,10 +161,7 @@ impl<S: Store> Log<S> {
         let bytes = bytes.map_err(not_encoded)?;
         self.expire(captured_at)?;
         if !self.make_room(Some(bytes.len()))? {
-            let mut ledger = self.ledger;
-            ledger.unplaced += 1;
-            ledger.drop(DropReason::QueueFull, 1);
-            self.keep_books(self.store.head(), ledger)?;
+            self.keep_unplaced(|ledger| ledger.drop(DropReason::QueueFull, 1), 1)?;
             return Ok(Appended::Dropped(DropReason::QueueFull));
         }
         let seq = self.sound()?.append(&bytes)?;
@@ -182,19 +202,29 @@ impl<S: Store> Log<S> {
         if shed == Shed::default() || planted("given_up_in_memory_not_booked") {
             return Ok(());
         }
-        let mut ledger = self.ledger;
-        ledger.unplaced += shed.thinned + shed.dropped;
-        ledger.thinned += shed.thinned;
-        ledger.drop(DropReason::Storage, shed.dropped);
-        self.keep_books(self.store.head(), ledger)
+        let gone = |ledger: &mut Ledger| {
+            ledger.thinned += shed.thinned;
+            ledger.drop(DropReason::Storage, shed.dropped);
+        };
+        self.keep_unplaced(gone, shed.thinned + shed.dropped)
     }
 
-    /// The entries from `from` on that may be sent; `None` when there is none.
+    /// Books entries that no destination gets, as they never got a position.
+    fn keep_unplaced(&mut self, gone: impl Fn(&mut Ledger), entries: u64) -> io::Result<()> {
+        let mut accounts = self.accounts.clone();
+        for account in &mut accounts {
+            account.ledger.unplaced += entries;
+            gone(&mut account.ledger);
+        }
+        self.keep_books(accounts)
+    }
+
+    /// The entries from `from` on that may be sent to a destination; `None` when there is none.
     ///
     /// Where each entry is made durable on its own, only what is durable is sent. Elsewhere a power
     /// cut may forget an entry that the server has; its position is not given out again.
-    pub(super) fn read(&mut self, from: Seq, limit: Limit) -> io::Result<Option<Batch>> {
-        let from = from.max(self.store.head());
+    pub(super) fn read(&mut self, of: Index, from: Seq, limit: Limit) -> io::Result<Option<Batch>> {
+        let from = from.max(self.accounts[of].head);
         let end = match self.limits.durability {
             Durability::Entry if planted("sent_before_its_flush") => self.store.tail(),
             Durability::Entry => self.durable,
@@ -215,15 +245,16 @@ impl<S: Store> Log<S> {
                 Err(error) => tracing::error!(%seq, %error, "an entry cannot be read back"),
             }
             batch.records.push((seq, bytes.len() as u32));
-            self.read_to = self.read_to.max(Seq(seq.0 + 1));
+            let account = &mut self.accounts[of];
+            account.read_to = account.read_to.max(Seq(seq.0 + 1));
         }
         Ok(batch)
     }
 
-    /// Gives up a batch whose entries the server has. It must be the oldest one: what lies before
+    /// Gives up a batch whose entries a destination has. It must be its oldest one: what lies before
     /// it would leave with it, unsent and in no book.
-    pub(super) fn remove(&mut self, batch: &Batch) -> io::Result<()> {
-        let head = self.store.head();
+    pub(super) fn remove(&mut self, of: Index, batch: &Batch) -> io::Result<()> {
+        let head = self.accounts[of].head.max(self.store.head());
         let ahead = batch.records.first().map(|(first, _)| *first).filter(|first| *first > head);
         // What lies before it may have been thinned out.
         if ahead.is_some()
@@ -239,67 +270,74 @@ impl<S: Store> Log<S> {
         if count == 0 {
             return Ok(());
         }
-        self.put_in_force(batch.entries.iter().filter(|entry| held(&entry.seq)))?;
+        self.put_in_force(of, batch.entries.iter().filter(|entry| held(&entry.seq)))?;
         let refused = batch.refused.iter().filter(|entry| held(&entry.seq));
         let mut quarantined = 0;
         for entry in refused {
-            self.store.note(Notes::Refused, &aside(entry))?;
+            self.store.note(Notes::Refused, &aside(entry, &self.names[of]))?;
             quarantined += 1;
         }
-        let mut ledger = self.ledger;
+        let mut account = self.accounts[of];
         if !planted("delivery_not_booked") {
-            ledger.delivered += delivered;
+            account.ledger.delivered += delivered;
         }
-        ledger.quarantined += quarantined;
-        ledger.drop(DropReason::Corrupt, count - delivered - quarantined);
-        self.note_fates(batch, head)?;
+        account.ledger.quarantined += quarantined;
+        account.ledger.drop(DropReason::Corrupt, count - delivered - quarantined);
+        self.note_fates(of, &mut account, batch, head)?;
         let one_more = u64::from(planted("one_more_than_the_batch_removed"));
-        self.keep_books(Seq(last.0 + 1 + one_more), ledger)
+        account.goes_ahead(Seq(last.0 + 1 + one_more), count);
+        self.keep_account(of, account)
     }
 
     /// What becomes of the entries of a batch that is removed.
-    fn note_fates(&mut self, batch: &Batch, head: Seq) -> io::Result<()> {
+    fn note_fates(
+        &mut self,
+        of: Index,
+        account: &mut Account,
+        batch: &Batch,
+        head: Seq,
+    ) -> io::Result<()> {
         let has = |entries: &[Entry], seq| entries.binary_search_by_key(&seq, |e| e.seq).is_ok();
-        let is_thinned = self.is_head_thinned();
+        let is_thinned = self.is_thinned_at(head);
         for &(seq, _) in batch.records.iter().filter(|(seq, _)| *seq >= head) {
             let fate = match seq {
                 seq if has(&batch.entries, seq) => Fate::Delivered,
                 seq if has(&batch.refused, seq) => Fate::Refused,
                 _ => Fate::Dropped(DropReason::Corrupt),
             };
-            self.note_run(Run { first: seq, last: seq, fate }, is_thinned)?;
+            self.note_run(of, account, Run { first: seq, last: seq, fate }, is_thinned)?;
         }
         Ok(())
     }
 
-    fn is_head_thinned(&self) -> bool {
-        let head = self.store.head();
-        let oldest = self.store.oldest_stretch();
-        oldest.is_some_and(|oldest| oldest.level > 0 && oldest.last >= head)
-    }
-
-    fn note_run(&mut self, run: Run, is_thinned: bool) -> io::Result<()> {
-        let Some(growing) = &mut self.run else {
-            self.run = Some(run);
-            return Ok(());
-        };
-        if let Some(next) = growing.join(run, is_thinned) {
-            // One that was noted and is not in the books after a crash is noted again: no harm.
-            self.store.note(Notes::Fates, &growing.line())?;
-            self.run = Some(next);
+    /// Whether the stretch that holds a place in the log was thinned.
+    fn is_thinned_at(&self, seq: Seq) -> bool {
+        let is_there = |stretch: &Stretch| stretch.level > 0 && stretch.last >= seq;
+        if seq <= self.store.head() {
+            return self.store.oldest_stretch().as_ref().is_some_and(is_there);
         }
-        Ok(())
+        let stretches = self.store.stretches();
+        stretches.iter().find(|stretch| stretch.last >= seq).is_some_and(is_there)
     }
 
-    /// What became of an entry.
-    pub(super) fn fate(&mut self, seq: Seq) -> io::Result<Fate> {
+    /// What became of an entry: for `[server]`, and by name for the other destinations.
+    pub(super) fn fate(&mut self, seq: Seq) -> io::Result<(Fate, Vec<(String, Fate)>)> {
         if seq >= self.store.tail() {
-            return Ok(Fate::NotGivenYet);
+            return Ok((Fate::NotGivenYet, Vec::new()));
         }
-        if self.read_records(seq, Limit::ONE)?.first().is_some_and(|(found, _)| *found == seq) {
-            return Ok(Fate::Queued);
-        }
-        Ok(fates::find(&self.store.notes(Notes::Fates)?, self.run, seq))
+        let found = self.read_records(seq, Limit::ONE)?;
+        let is_held = found.first().is_some_and(|(found, _)| *found == seq);
+        let notes = match self.accounts.iter().all(|account| is_held && account.head <= seq) {
+            true => String::new(),
+            false => self.store.notes(Notes::Fates)?,
+        };
+        let fate = |(name, account): (&String, &Account)| match is_held && account.head <= seq {
+            true => (name.clone(), Fate::Queued),
+            false => (name.clone(), fates::find(&notes, name, account.run, seq)),
+        };
+        let mut all = self.names.iter().zip(&self.accounts).map(fate);
+        let server = all.next().map_or(Fate::Unknown, |(_, fate)| fate);
+        Ok((server, all.collect()))
     }
 
     /// Makes everything so far durable.
@@ -351,9 +389,9 @@ impl<S: Store> Log<S> {
         self.store.put(SESSIONS, Some(&to_bytes(&sessions)?))
     }
 
-    /// The stint that the oldest entry, or if there is none the next one, belongs to.
-    pub(super) fn stint(&mut self) -> io::Result<StintId> {
-        let oldest = self.read_records(self.store.head(), Limit::ONE)?;
+    /// The stint that the oldest entry of a destination, or if there is none the next one, belongs to.
+    pub(super) fn stint(&mut self, of: Index) -> io::Result<StintId> {
+        let oldest = self.read_records(self.accounts[of].head, Limit::ONE)?;
         let entry = oldest.first().and_then(|(seq, bytes)| record::decode(*seq, bytes).ok());
         Ok(entry.map_or_else(|| self.stints.expected(), |entry| entry.stint))
     }
@@ -362,9 +400,7 @@ impl<S: Store> Log<S> {
     pub(super) fn status(&mut self) -> QueueStatus {
         let (head, tail) = (self.store.head(), self.store.tail());
         let held = self.store.held();
-        let appended = self.store.appended() + self.ledger.unplaced;
-        let mut ledger = self.ledger;
-        ledger.corrupt += self.store.lost();
+        let (server, others) = self.standings();
         QueueStatus {
             head,
             tail,
@@ -377,9 +413,11 @@ impl<S: Store> Log<S> {
             newest: self.newest.map(|newest| newest.captured_at),
             stint: self.stints.expected(),
             stints: self.stints.shown(),
-            appended,
-            imbalance: appended as i64 - ledger.gone() as i64 - held.records as i64,
-            ledger,
+            queued: server.queued,
+            appended: server.appended,
+            imbalance: server.imbalance,
+            ledger: server.ledger,
+            others,
             buffered: 0,
             undurable_since: None,
             storage_error: None,
@@ -396,18 +434,6 @@ impl<S: Store> Log<S> {
             self.oldest = place.map(|(_, at)| (head, at));
         }
         Ok(self.oldest.map(|(_, captured_at)| captured_at))
-    }
-
-    /// Gives up what is below `head`. On an error nothing has changed, here and in the store.
-    fn keep_books(&mut self, head: Seq, ledger: Ledger) -> io::Result<()> {
-        let books = self.books(ledger)?;
-        self.sound()?.release(head, &books)?;
-        self.ledger = ledger;
-        Ok(())
-    }
-
-    fn books(&self, ledger: Ledger) -> io::Result<Vec<u8>> {
-        to_bytes(&Books { ledger, newest: self.newest, run: self.run })
     }
 
     /// Does what would hold up an append; to be called when nobody waits.
@@ -444,8 +470,7 @@ impl<S: Store> Log<S> {
             self.store.reopen()?;
             let books = self.store.books().and_then(|bytes| rmp_serde::from_slice(&bytes).ok());
             let books: Books = books.unwrap_or_default();
-            self.ledger = books.ledger;
-            self.run = books.run;
+            self.take_accounts(&books);
             self.newest = newest_ever(&mut self.store, &books)?;
             self.stints.forget_neighbours();
             self.note_durable();
@@ -492,14 +517,15 @@ fn to_bytes(value: &impl Serialize) -> io::Result<Vec<u8>> {
 }
 
 /// An entry in quarantine: one JSON object, with the frame or the setup as it was.
-fn aside(entry: &Entry) -> String {
+fn aside(entry: &Entry, destination: &str) -> String {
     let Entry { seq, stint, captured_at, kind, json } = entry;
     let kind = match kind {
         Kind::Frame => "telemetry",
         Kind::Setup => "setup",
     };
+    let whose = fates::whose(destination);
     format!(
-        r#"{{"seq":{seq},"stint":{stint},"captured_at":"{captured_at}","cause":"refused","{kind}":{json}}}"#
+        r#"{{"seq":{seq},"stint":{stint},"captured_at":"{captured_at}","cause":"refused"{whose},"{kind}":{json}}}"#
     )
 }
 

@@ -36,6 +36,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
@@ -171,16 +172,57 @@ pub struct QueueStatus {
     pub stint: StintId,
     /// The stint that each stream is in, of those that were used last.
     pub stints: Arc<[StreamStint]>,
+    /// Of the entries those that `[server]` has not had: all of them, where it is the slowest.
+    pub queued: u64,
     /// Entries accepted since the queue was made.
     pub appended: u64,
+    /// Of `[server]`.
     pub ledger: Ledger,
     /// appended - (delivered + dropped + thinned + quarantined) - queued; anything but 0 is a fault
     /// of this program.
     pub imbalance: i64,
+    /// The other destinations.
+    pub others: Vec<Standing>,
     /// Why the disk failed the last time, until it works again.
     pub storage_error: Option<String>,
     /// It failed because there is no room on it.
     pub disk_is_full: bool,
+}
+
+impl QueueStatus {
+    /// How `[server]` stands.
+    pub fn server(&self) -> Standing {
+        Standing {
+            name: String::new(),
+            queued: self.queued,
+            appended: self.appended,
+            ledger: self.ledger,
+            imbalance: self.imbalance,
+        }
+    }
+}
+
+/// How one destination stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    pub name: String,
+    /// Entries that it has not had.
+    pub queued: u64,
+    /// Entries accepted since the queue knows it, and those that it held then.
+    pub appended: u64,
+    pub ledger: Ledger,
+    /// As in [`QueueStatus`].
+    pub imbalance: i64,
+}
+
+/// Who gets the entries besides `[server]`.
+#[derive(Clone, Copy, Debug)]
+pub enum Destinations<'a> {
+    /// Those of these names, each of which is a few of `a-z 0-9 _ -`. One that was there and is not
+    /// named is given up, and what was only kept for it.
+    These(&'a [String]),
+    /// Those that the queue knows.
+    AsTheyAre,
 }
 
 /// Why the queue did not do what it was asked.
@@ -228,7 +270,19 @@ pub fn open(
     stint: &config::StintConfig,
     now: CapturedAt,
 ) -> Result<(Writer, Reader, Closed), OpenError> {
-    open_within(Limits::new(queue, stint), queue, now)
+    let limits = Limits::new(queue, stint);
+    let (writer, readers, closed) = open_within(limits, queue, Destinations::These(&[]), now)?;
+    Ok((writer, readers.0, closed))
+}
+
+/// Likewise, for other destinations besides `[server]`: a [`Reader`] for each of them.
+pub fn open_for(
+    others: &[String],
+    queue: &config::QueueConfig,
+    stint: &config::StintConfig,
+    now: CapturedAt,
+) -> Result<(Writer, Readers, Closed), OpenError> {
+    open_within(Limits::new(queue, stint), queue, Destinations::These(others), now)
 }
 
 /// Opens a queue that is there already, for a person to look into: nothing makes room and nothing
@@ -247,14 +301,19 @@ pub fn open_as_it_is(
     if !segments::inspect::is_store(&queue.path) {
         return Err(OpenError::Missing { path: queue.path.display().to_string() });
     }
-    open_within(limits, queue, now)
+    let (writer, readers, closed) = open_within(limits, queue, Destinations::AsTheyAre, now)?;
+    Ok((writer, readers.0, closed))
 }
+
+/// The end for `[server]`, and those for the other destinations in their order.
+pub type Readers = (Reader, Vec<Reader>);
 
 fn open_within(
     limits: Limits,
     queue: &config::QueueConfig,
+    destinations: Destinations<'_>,
     now: CapturedAt,
-) -> Result<(Writer, Reader, Closed), OpenError> {
+) -> Result<(Writer, Readers, Closed), OpenError> {
     let path = || queue.path.display().to_string();
     let storage = |source| OpenError::Storage { path: path(), source };
     std::fs::create_dir_all(&queue.path).map_err(storage)?;
@@ -263,7 +322,8 @@ fn open_within(
         .map_err(|owner| OpenError::InUse { path: path(), owner })?;
     let options = segments::Options::new(queue.max_entries, queue.max_bytes);
     let store = segments::SegmentStore::open(&queue.path, options).map_err(storage)?;
-    let ((writer, reader), keeper) = with_store(store, limits, now).map_err(storage)?;
+    let ((writer, readers), keeper) =
+        with_store_for(destinations, store, limits, now).map_err(storage)?;
     let (done, closed) = oneshot::channel();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(storage)?;
@@ -275,7 +335,7 @@ fn open_within(
             drop(done);
         })
         .map_err(storage)?;
-    Ok((writer, reader, Closed(closed)))
+    Ok((writer, readers, Closed(closed)))
 }
 
 /// Resolves when a queue is closed: flushed, and its folder free for another agent.
@@ -295,13 +355,30 @@ pub fn with_store<S: Store>(
     limits: Limits,
     now: CapturedAt,
 ) -> io::Result<((Writer, Reader), impl Future<Output = ()> + Send)> {
+    let destinations = Destinations::These(&[]);
+    let ((writer, readers), keeper) = with_store_for(destinations, store, limits, now)?;
+    Ok(((writer, readers.0), keeper))
+}
+
+/// Likewise, with an end for each destination.
+pub fn with_store_for<S: Store>(
+    destinations: Destinations<'_>,
+    store: S,
+    limits: Limits,
+    now: CapturedAt,
+) -> io::Result<((Writer, Readers), impl Future<Output = ()> + Send + use<S>)> {
     let durability = limits.durability;
-    let mut log = Log::open(store, limits, now)?;
+    let mut log = Log::open(store, limits, destinations, now)?;
     let status = log.status();
     let buffer = Arc::new(Buffer::new(Stamps::after(status.newest)));
     let (commands, inbox) = mpsc::channel(QUEUE_CHANNEL_COMMANDS);
     let (publisher, status) = watch::channel(status);
     let writer = Writer::new(commands.clone(), Arc::clone(&buffer), status.clone());
-    let reader = Reader::new(commands, status);
-    Ok(((writer, reader), keeper::run(log, durability, buffer, inbox, publisher)))
+    let reader = |(of, name): (usize, &String)| {
+        Reader::new(commands.clone(), of, name.clone(), status.clone())
+    };
+    let mut all = log.destinations().iter().enumerate().map(reader);
+    let server = all.next().ok_or(io::ErrorKind::InvalidInput)?;
+    let readers = (server, all.collect());
+    Ok(((writer, readers), keeper::run(log, durability, buffer, inbox, publisher)))
 }

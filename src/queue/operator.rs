@@ -34,6 +34,11 @@ impl Operator {
 
     /// What became of the entry at a position.
     pub async fn fate(&self, seq: Seq) -> Result<Fate, QueueError> {
+        Ok(self.fates(seq).await?.0)
+    }
+
+    /// Likewise, and by name for the other destinations.
+    pub async fn fates(&self, seq: Seq) -> Result<(Fate, Vec<(String, Fate)>), QueueError> {
         ask(&self.commands, |reply| Command::Fate { seq, reply }).await
     }
 

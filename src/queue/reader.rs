@@ -3,6 +3,7 @@
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::keeper::Command;
+use super::log::Index;
 use super::{Limit, QueueError, QueueStatus};
 use crate::entry::{Entry, Kind, Seq, StintId};
 
@@ -44,10 +45,12 @@ impl Batch {
     }
 }
 
-/// The end that reads and removes. There is one.
+/// The end that reads and removes. There is one for each destination.
 #[derive(Debug)]
 pub struct Reader {
     commands: mpsc::Sender<Command>,
+    of: Index,
+    destination: String,
     /// The next batch begins here; what lies between it and the head is out.
     cursor: Seq,
     status: watch::Receiver<QueueStatus>,
@@ -56,16 +59,18 @@ pub struct Reader {
 impl Reader {
     pub(super) fn new(
         commands: mpsc::Sender<Command>,
+        of: Index,
+        destination: String,
         status: watch::Receiver<QueueStatus>,
     ) -> Self {
-        Self { commands, cursor: Seq(0), status }
+        Self { commands, of, destination, cursor: Seq(0), status }
     }
 
     /// The entries that follow those already out, as soon as there is one that may be sent. Safe to
     /// cancel.
     pub async fn next_batch(&mut self, limit: Limit) -> Result<Batch, QueueError> {
-        let from = self.cursor;
-        let batch = self.ask(|reply| Command::Read { from, limit, reply }).await?;
+        let (of, from) = (self.of, self.cursor);
+        let batch = self.ask(|reply| Command::Read { of, from, limit, reply }).await?;
         if let Some(&(last, _)) = batch.records.last() {
             self.cursor = Seq(last.0 + 1);
         }
@@ -80,24 +85,27 @@ impl Reader {
     /// Gives up a batch whose entries the server has. Batches are removed in the order in which
     /// they were read; one that is not the oldest is refused.
     pub async fn remove(&mut self, batch: Batch) -> Result<(), QueueError> {
-        self.ask(|reply| Command::Remove { batch, reply: Some(reply) }).await
+        let of = self.of;
+        self.ask(|reply| Command::Remove { of, batch, reply: Some(reply) }).await
     }
 
     /// Likewise, but without waiting for the disk: if that fails, the next [`Reader::next_batch`] says
     /// so. Spares a live frame a change of threads.
     pub async fn remove_soon(&mut self, batch: Batch) -> Result<(), QueueError> {
-        let remove = Command::Remove { batch, reply: None };
+        let remove = Command::Remove { of: self.of, batch, reply: None };
         self.commands.send(remove).await.map_err(|_| QueueError::Closed)
     }
 
     /// The stint that the next batch, or if the queue is empty the next entry, belongs to.
     pub async fn stint(&mut self) -> Result<StintId, QueueError> {
-        self.ask(|reply| Command::Stint { reply }).await
+        let of = self.of;
+        self.ask(|reply| Command::Stint { of, reply }).await
     }
 
     /// The setup that was in force in `stint` just before the oldest entry.
     pub async fn setup_in_force(&mut self, stint: StintId) -> Result<Option<Entry>, QueueError> {
-        self.ask(|reply| Command::SetupInForce { stint, reply }).await
+        let of = self.of;
+        self.ask(|reply| Command::SetupInForce { of, stint, reply }).await
     }
 
     /// The session that `server` gave to `stint`, if it is remembered.
@@ -123,6 +131,20 @@ impl Reader {
     /// How the queue stands, as of the keeper's last step.
     pub fn status(&self) -> QueueStatus {
         self.status.borrow().clone()
+    }
+
+    /// The name of the destination; none for `[server]`.
+    pub fn destination(&self) -> &str {
+        &self.destination
+    }
+
+    /// Entries that wait for this destination.
+    pub fn queued(&self) -> u64 {
+        let status = self.status.borrow();
+        match self.of {
+            0 => status.queued,
+            of => status.others.get(of - 1).map_or(0, |other| other.queued),
+        }
     }
 
     async fn ask<T>(

@@ -13,7 +13,6 @@
 //! [Marks]: super::record::Marks
 
 use std::collections::HashMap;
-use std::ops::Range;
 
 use super::record;
 use super::store::Stretch;
@@ -61,9 +60,13 @@ pub(super) struct Thinned {
 }
 
 /// Thins records that lie next to each other to `level` or, where that leaves none out, to the
-/// lowest level that does. Those that are not `free` stay, and the last one of each stint: whether
+/// lowest level that does. Those that are not free stay, and the last one of each stint: whether
 /// the one after it wants it to stay is not known here.
-pub(super) fn thin(mut records: Vec<(Seq, Vec<u8>)>, level: u32, free: Range<Seq>) -> Thinned {
+pub(super) fn thin(
+    mut records: Vec<(Seq, Vec<u8>)>,
+    level: u32,
+    is_free: impl Fn(Seq) -> bool,
+) -> Thinned {
     /// Stays at every level.
     const ALWAYS: u32 = u32::MAX;
     let mut ranks = vec![ALWAYS; records.len()];
@@ -74,7 +77,7 @@ pub(super) fn thin(mut records: Vec<(Seq, Vec<u8>)>, level: u32, free: Range<Seq
         let Some((stint, Kind::Frame, marks)) = record::marks(bytes) else { continue };
         let wants = marks.keeps_the_one_before() && !planted("end_of_a_lap_thinned");
         let is_wanted = wanted.insert(stint, wants).unwrap_or(true);
-        if !is_wanted && !marks.is_kept() && free.contains(seq) {
+        if !is_wanted && !marks.is_kept() && is_free(*seq) {
             ranks[index] = marks.rank(*seq);
         }
     }
@@ -87,6 +90,8 @@ pub(super) fn thin(mut records: Vec<(Seq, Vec<u8>)>, level: u32, free: Range<Seq
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use super::super::record::Marks;
     use super::super::store::Held;
     use super::*;
@@ -133,8 +138,9 @@ mod tests {
             let bytes = record::encode(StintId(1), CapturedAt(0), kind, marks, "{}").unwrap();
             (Seq(seq), bytes)
         };
-        let left = |level, free| {
-            let thinned = thin((1..20).map(record).collect(), level, free);
+        let left = |level, free: Range<Seq>| {
+            let is_free = |seq| free.contains(&seq);
+            let thinned = thin((1..20).map(record).collect(), level, is_free);
             (thinned.records.iter().map(|(seq, _)| seq.0).collect::<Vec<_>>(), thinned.level)
         };
         let all = Seq(0)..Seq(100);
@@ -155,7 +161,7 @@ mod tests {
             (Seq(seq), record::encode(stint, CapturedAt(0), Kind::Frame, marks, "{}").unwrap())
         };
         let all: Vec<_> = (0..40).map(&mut record).collect();
-        let left = thin(all, 2, Seq(0)..Seq(100)).records;
+        let left = thin(all, 2, |_| true).records;
         let left: Vec<u64> = left.iter().map(|(seq, _)| seq.0).collect();
         // Every fourth of each, and the last of each.
         assert_eq!(left, [0, 1, 8, 9, 16, 17, 24, 25, 32, 33, 38, 39]);

@@ -104,10 +104,15 @@ impl Writer {
             (since, stalled) => since.or(stalled),
         };
         // Booked when the disk takes the books again.
-        status.appended += shed.thinned + shed.dropped;
-        status.ledger.unplaced += shed.thinned + shed.dropped;
-        status.ledger.thinned += shed.thinned;
-        status.ledger.storage += shed.dropped;
+        let others = status.others.iter_mut().map(|other| (&mut other.appended, &mut other.ledger));
+        for (appended, ledger) in
+            [(&mut status.appended, &mut status.ledger)].into_iter().chain(others)
+        {
+            *appended += shed.thinned + shed.dropped;
+            ledger.unplaced += shed.thinned + shed.dropped;
+            ledger.thinned += shed.thinned;
+            ledger.storage += shed.dropped;
+        }
         status
     }
 

@@ -10,7 +10,6 @@ use crate::config::{
     SessionChoice, UNANSWERED_JOINS, WITHOUT_PROOF_LINKS,
 };
 use crate::entry::{CapturedAt, Entry, Kind, Seq, StintId};
-use crate::metrics;
 use crate::planted::planted;
 use crate::queue::Batch;
 use crate::sink::{Addressed, Answer, Joined, Link, Proof, Sink, SinkError};
@@ -287,7 +286,7 @@ impl<S: Sink> Session<S> {
             let Joined::Known { frame, .. } = joined else { break };
             let queue = self.reader.status();
             let is_settled = Instant::now() >= bindings.settled_at;
-            if queue.entries == 0 || frame >= queue.newest || is_settled {
+            if self.reader.queued() == 0 || frame >= queue.newest || is_settled {
                 break;
             }
             sleep(STORED_PAUSE).await;
@@ -301,7 +300,7 @@ impl<S: Sink> Session<S> {
 
     /// The server does not know the session any more.
     pub(super) fn forgotten(&self, cause: &'static str) {
-        metrics::rebound(cause);
+        self.meter.rebound(cause);
         self.status.send_modify(|status| status.forgotten_at = Some(Instant::now()));
     }
 

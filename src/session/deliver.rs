@@ -21,7 +21,6 @@ use crate::config::{
     ECHO_GRACE, MAX_UNPROVEN_ENTRIES, ProofChoice, WITHOUT_PROOF_LINKS, WRITTEN_AFTER,
 };
 use crate::entry::{Entry, Seq, StintId};
-use crate::metrics;
 use crate::planted::planted;
 use crate::queue::Batch;
 use crate::sink::{Ack, Joined, Link, Proof, Receipt, Sink};
@@ -127,7 +126,7 @@ impl<S: Sink> Session<S> {
                 return Err(SessionError::NotKept("it forgot the session at once"));
             }
         }
-        metrics::resent(1);
+        self.meter.resent(1);
         Ok(())
     }
 
@@ -275,7 +274,7 @@ impl<S: Sink> Session<S> {
             return Ok(Outcome::Proven);
         }
         let receipt = receipt?;
-        metrics::proof_latency(sent.elapsed());
+        self.meter.proof_latency(sent.elapsed());
         self.note_inversions(&receipt);
         match (&receipt.ack, proof) {
             (Ack::UnknownSession, _) => Ok(forgotten(entries)),
@@ -388,7 +387,7 @@ impl<S: Sink> Session<S> {
         if receipt.inversions == 0 {
             return;
         }
-        metrics::inversions(receipt.inversions);
+        self.meter.inversions(receipt.inversions);
         if !self.learned.one_at_a_time && !planted("disorder_ignored") {
             self.learned.one_at_a_time = true;
             tracing::warn!("the server changes the order of entries; sending one at a time");
@@ -398,7 +397,7 @@ impl<S: Sink> Session<S> {
     async fn remove(&mut self, bindings: &Bindings, batch: Batch) -> Result<(), SessionError> {
         let proof = bindings.proof.unwrap_or(Proof::Echo);
         let now = clock::now();
-        metrics::delivered(proof, now, batch.entries());
+        self.meter.delivered(proof, now, batch.entries());
         self.latencies.note(now, batch.entries());
         if let Some((_, last)) = batch.ends() {
             self.learned.passed_over = self.learned.passed_over.split_off(&Seq(last.0 + 1));

@@ -29,7 +29,7 @@ use crate::config::{
     VERIFY_SOON, VERIFY_SOON_ENTRIES,
 };
 use crate::entry::{Seq, StintId};
-use crate::metrics;
+use crate::metrics::Meter;
 use crate::planted::planted;
 use crate::queue::{Limit, QueueError, Reader};
 use crate::sink::{Proof, Sink, SinkError};
@@ -63,6 +63,12 @@ pub struct SessionStatus {
     /// The wait that is on before the next attempt.
     pub retry_in: Option<Duration>,
 }
+
+/// A session's status, to be watched.
+pub type Watched = watch::Receiver<SessionStatus>;
+
+/// Those of the destinations besides `[server]`, by name.
+pub type Others = Vec<(String, Watched)>;
 
 impl SessionStatus {
     fn show(&mut self, stint: StintId, page: String) {
@@ -133,6 +139,7 @@ pub struct Session<S> {
     status: watch::Sender<SessionStatus>,
     learned: Learned,
     latencies: Latencies,
+    meter: Meter,
 }
 
 impl<S: Sink> Session<S> {
@@ -145,7 +152,8 @@ impl<S: Sink> Session<S> {
         status: watch::Sender<SessionStatus>,
     ) -> Self {
         let (learned, latencies) = (Learned::default(), Latencies::default());
-        Self { choice, settings, reader, sink, backoff, status, learned, latencies }
+        let meter = Meter::new(reader.destination());
+        Self { choice, settings, reader, sink, backoff, status, learned, latencies, meter }
     }
 
     /// How long what was delivered lately took.
@@ -246,13 +254,13 @@ impl<S: Sink> Session<S> {
             .unwrap_or_else(|_| Err(SinkError::Timeout(limit, "it accepts no connection")));
         match &opened {
             Ok(_) => {
-                metrics::connect("ok");
+                self.meter.connect("ok");
                 self.status.send_modify(|status| {
                     status.connected = true;
                     status.connects += 1;
                 });
             }
-            Err(error) => metrics::connect(error.outcome()),
+            Err(error) => self.meter.connect(error.outcome()),
         }
         Ok(opened?)
     }

@@ -110,7 +110,7 @@ impl Intake {
     }
 
     /// Entries that wait in the queue.
-    pub fn queued(&self) -> u64 {
+    pub fn entries(&self) -> u64 {
         self.writer.status().entries
     }
 

@@ -24,7 +24,7 @@ use crate::queue::fates::Fate;
 use crate::queue::inspect::Examination;
 use crate::queue::ledger::Ledger;
 use crate::queue::operator::{DropStep, Mended, Operator, Peeked};
-use crate::queue::{QueueError, Writer};
+use crate::queue::{QueueError, Standing, Writer};
 
 /// The tools of a queue.
 #[derive(Clone, Debug)]
@@ -56,11 +56,29 @@ pub struct Status {
     #[serde(with = "wire::moment")]
     pub newest: Option<CapturedAt>,
     pub stint: StintId,
+    /// Entries that `[server]` has not had; likewise its ledger.
+    pub queued: u64,
     pub appended: u64,
     pub ledger: Ledger,
     pub imbalance: i64,
+    /// The other destinations.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<Standing>,
     pub storage_error: Option<String>,
     pub disk_is_full: bool,
+}
+
+impl Status {
+    /// How `[server]` stands.
+    pub fn server(&self) -> Standing {
+        Standing {
+            name: String::new(),
+            queued: self.queued,
+            appended: self.appended,
+            ledger: self.ledger,
+            imbalance: self.imbalance,
+        }
+    }
 }
 
 /// Entries that follow each other.
@@ -95,10 +113,21 @@ pub struct Trace {
     pub seq: Seq,
     #[serde(with = "wire::fate")]
     pub fate: Fate,
+    /// And for the other destinations.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<OtherFate>,
     /// The entry itself, while it is queued.
     pub entry: Option<Item>,
     /// The position that the next entry takes.
     pub tail: Seq,
+}
+
+/// What became of an entry for another destination than `[server]`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OtherFate {
+    pub destination: String,
+    #[serde(with = "wire::fate")]
+    pub fate: Fate,
 }
 
 impl Tools {
@@ -131,9 +160,11 @@ impl Tools {
             oldest: status.oldest,
             newest: status.newest,
             stint: status.stint,
+            queued: status.queued,
             appended: status.appended,
             ledger: status.ledger,
             imbalance: status.imbalance,
+            others: status.others,
             storage_error: status.storage_error,
             disk_is_full: status.disk_is_full,
         }
@@ -156,13 +187,15 @@ impl Tools {
 
     /// What became of the entry at a position.
     pub async fn trace(&self, seq: Seq) -> Result<Trace, QueueError> {
-        let fate = self.operator.fate(seq).await?;
+        let (fate, others) = self.operator.fates(seq).await?;
+        let others = others.into_iter().map(|(destination, fate)| OtherFate { destination, fate });
+        let others: Vec<_> = others.collect();
         let mut entry = None;
-        if fate == Fate::Queued {
+        if fate == Fate::Queued || others.iter().any(|other| other.fate == Fate::Queued) {
             let page = self.page(seq, 1, false).await?;
             entry = page.entries.into_iter().find(|entry| entry.seq == seq);
         }
-        Ok(Trace { seq, fate, entry, tail: self.writer.status().tail })
+        Ok(Trace { seq, fate, others, entry, tail: self.writer.status().tail })
     }
 
     /// Reads a stretch to its last byte; see [`Operator::examine`].

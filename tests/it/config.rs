@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pitwire::config::{
-    Config, Durability, Loaded, LogLevel, Overrides, Problems, ProofChoice, ServerUrl,
+    Config, Durability, Loaded, LogLevel, Overrides, Problems, ProofChoice, Secret, ServerUrl,
     SessionChoice, WhenFull, load, reference, to_toml, values,
 };
 use proptest::prelude::*;
@@ -217,6 +217,69 @@ fn each_mistake_is_one_line_that_says_what_to_do() {
     ];
     for (given, message) in mistakes {
         assert_eq!(complaints(given), [*message]);
+    }
+}
+
+#[test]
+fn other_servers_have_the_keys_of_the_first() {
+    let given = toml(
+        "[server]\nurl = \"http://a\"\n[destination.league]\nurl = \"nats://b\"\ntoken = \"hush\"\n\
+         [destination.2nd]\nurl = \"https://c/pit\"\nsession_id = \"race\"\n",
+    );
+    let loaded = read(&given).unwrap();
+    let known = &loaded.config;
+    assert_eq!(known.server.url.to_string(), "http://a");
+    let [(second, c), (league, b)] = known.destinations.iter().collect::<Vec<_>>()[..] else {
+        panic!("{:?}", known.destinations)
+    };
+    assert_eq!((&**second, &*c.url.to_string()), ("2nd", "https://c/pit"));
+    assert_eq!(c.session_id, SessionChoice::Fixed("race".into()));
+    assert_eq!((&**league, &*b.url.to_string()), ("league", "nats://b"));
+    // What is shown can be read, but for its secret; what is written is the same.
+    let shown = loaded.to_toml();
+    assert!(!shown.contains("hush") && shown.contains("[destination.league]"), "{shown}");
+    assert!(
+        shown.contains("session_id = \"race\" # ") && shown.contains("pitwire.toml:7"),
+        "{shown}"
+    );
+    let mut open = known.clone();
+    open.destinations.get_mut("league").unwrap().token = Secret::default();
+    assert_eq!(config(&toml(&to_toml(&open))), open);
+    let variable = variables(&[("PITWIRE_DESTINATION__B__URL", "http://d")]);
+    assert_eq!(config(&variable).destinations["b"].url.to_string(), "http://d");
+    let flag = flags(&[("destination.b.url", "http://d", "--set")]);
+    assert_eq!(config(&flag).destinations["b"].url.to_string(), "http://d");
+}
+
+#[test]
+fn each_mistake_with_other_servers_is_one_line() {
+    let nine: String =
+        (0..9).map(|n| format!("[destination.d{n}]\nurl = \"http://d{n}\"\n")).collect();
+    #[rustfmt::skip]
+    let mistakes: &[(Given<'_>, &str)] = &[
+        (toml("[destination.B]\nurl = \"http://b\""),
+            "pitwire.toml:2: destination.B.url: \"B\" is no name of a destination; write 1 to 32 of a-z 0-9 _ -"),
+        (toml("[destination.b]\nurl = \"b\""),
+            "pitwire.toml:2: destination.b.url: \"b\" is not an address; write an address such as \"http://localhost:5000\" or \"nats://localhost:4222\""),
+        (toml("[destination.b]\ntoken = \"x\""),
+            "pitwire.toml:2: destination.b.url: is missing; write the address of that server"),
+        (toml("[destination.b]\nport = 1"),
+            "pitwire.toml:2: destination.b.port: is not a key; remove it"),
+        (toml("[destination]\nb = \"http://b\""),
+            "pitwire.toml:2: destination.b: \"http://b\" is not a table; write [destination.b] above its keys"),
+        (toml("[destination.b]\nurl = \"http://localhost:5000\""),
+            "pitwire.toml:2: destination.b.url: \"http://localhost:5000\" is that of server.url; write another server's address"),
+        (toml("[destination.b]\nurl = \"http://x\"\n[destination.c]\nurl = \"http://x\""),
+            "pitwire.toml:4: destination.c.url: \"http://x\" is that of destination.b.url; write another server's address"),
+        (toml("[destination.b]\nurl = \"nats://b\"\nsession_id = \"race\""),
+            "pitwire.toml:3: destination.b.session_id: \"race\" cannot be on NATS, where each stint has a name of its own; write \"auto\""),
+        (toml("source.nats.enabled = true\ndestination.b.url = \"nats://b\""),
+            "pitwire.toml:2: destination.b.url: \"nats://b\" cannot be where a hub sends to, or it would take that in again; write the address of the dashboard server, or source.nats.enabled = false"),
+        (toml(&nine),
+            "pitwire.toml:18: destination.d8.url: is one destination too many; write 8 at most"),
+    ];
+    for (given, expected) in mistakes {
+        assert_eq!(complaints(given), [*expected]);
     }
 }
 

@@ -19,6 +19,7 @@ mod config;
 mod contract;
 mod damage;
 mod deploy;
+mod destinations;
 mod disk;
 #[cfg(target_os = "linux")]
 mod doctor;

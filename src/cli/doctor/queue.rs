@@ -289,9 +289,11 @@ mod tests {
             oldest: None,
             newest: None,
             stint: crate::entry::StintId(1),
+            queued: 7,
             appended: 7,
             ledger: Default::default(),
             imbalance: 0,
+            others: Vec::new(),
             storage_error: None,
             disk_is_full: false,
         };

@@ -2,6 +2,7 @@
 
 use super::{Access, Cannot, Exit, Which, print};
 use crate::entry::CapturedAt;
+use crate::queue::Standing;
 use crate::queue::ledger::DropReason;
 use crate::tools;
 
@@ -20,7 +21,8 @@ impl Status {
         let status = access.status().await?;
         access.close().await;
         lines(&status).iter().for_each(|(name, value)| print(format_args!("{name:20}{value}")));
-        let is_well = status.imbalance == 0 && status.storage_error.is_none();
+        let balances = status.others.iter().all(|other| other.imbalance == 0);
+        let is_well = status.imbalance == 0 && balances && status.storage_error.is_none();
         Ok(if is_well { Exit::Good } else { Exit::Found })
     }
 }
@@ -28,7 +30,6 @@ impl Status {
 pub(in crate::cli) fn lines(status: &tools::Status) -> Vec<(String, String)> {
     let moment =
         |moment: Option<CapturedAt>| moment.map_or("none".into(), |moment| moment.to_string());
-    let ledger = &status.ledger;
     let mut lines = vec![
         ("path", status.path.clone()),
         ("entries", status.entries.to_string()),
@@ -41,20 +42,27 @@ pub(in crate::cli) fn lines(status: &tools::Status) -> Vec<(String, String)> {
         ("stint", status.stint.to_string()),
         ("next_seq", status.tail.to_string()),
         ("buffered", status.buffered.to_string()),
-        ("appended", status.appended.to_string()),
-        ("delivered", ledger.delivered.to_string()),
     ];
-    let dropped: Vec<_> = DropReason::ALL
-        .into_iter()
-        .map(|reason| (format!("dropped_{}", reason.as_str()), ledger.dropped(reason).to_string()))
-        .collect();
-    let mut rest = vec![
-        ("thinned", ledger.thinned.to_string()),
-        ("quarantined", ledger.quarantined.to_string()),
-        ("queued", status.entries.to_string()),
-        ("imbalance", status.imbalance.to_string()),
-    ];
-    rest.extend(status.storage_error.clone().map(|error| ("storage_error", error)));
+    let error = status.storage_error.clone().map(|error| ("storage_error", error));
     let named = |(name, value): (&str, String)| (name.to_owned(), value);
-    lines.drain(..).map(named).chain(dropped).chain(rest.into_iter().map(named)).collect()
+    let server = status.server();
+    let others = status.others.iter().flat_map(|other| {
+        let destination = [("destination".to_owned(), other.name.clone())];
+        destination.into_iter().chain(ledger(other))
+    });
+    let all = lines.drain(..).map(named).chain(ledger(&server));
+    all.chain(error.map(named)).chain(others).collect()
+}
+
+/// What became of the entries for one destination.
+fn ledger(standing: &Standing) -> impl Iterator<Item = (String, String)> + use<> {
+    let Standing { queued, appended, ledger, imbalance, .. } = standing.clone();
+    let named = |(name, value): (&str, u64)| (name.to_owned(), value.to_string());
+    let dropped = DropReason::ALL
+        .map(|reason| (format!("dropped_{}", reason.as_str()), ledger.dropped(reason).to_string()));
+    let first = [("appended", appended), ("delivered", ledger.delivered)].map(named);
+    let rest =
+        [("thinned", ledger.thinned), ("quarantined", ledger.quarantined), ("queued", queued)];
+    let imbalance = ("imbalance".to_owned(), imbalance.to_string());
+    first.into_iter().chain(dropped).chain(rest.map(named)).chain([imbalance])
 }

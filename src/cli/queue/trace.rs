@@ -1,5 +1,7 @@
 //! `pitwire queue trace`.
 
+use std::fmt::Write as _;
+
 use super::{Cannot, Exit, Which, print, seq};
 use crate::entry::Seq;
 use crate::queue::fates::Fate;
@@ -31,13 +33,24 @@ impl Trace {
 
 /// What became of an entry, for a person.
 pub(super) fn sentence(trace: &tools::Trace) -> String {
-    let tools::Trace { seq, fate, entry, tail } = trace;
-    let what = match fate {
+    let tools::Trace { seq, fate, entry, tail, others } = trace;
+    let mut text = format!("entry {seq} {}", what(*fate, entry.as_ref(), *tail));
+    for tools::OtherFate { destination, fate } in
+        others.iter().filter(|_| *fate != Fate::NotGivenYet)
+    {
+        let what = what(*fate, entry.as_ref(), *tail);
+        let _ = write!(text, "\nfor the destination {destination} it {what}");
+    }
+    text
+}
+
+fn what(fate: Fate, entry: Option<&tools::Item>, tail: Seq) -> String {
+    match fate {
         Fate::Delivered => "was delivered: the server has it".into(),
         Fate::Refused => {
             "was refused by the server and set aside; pitwire queue requeue queues it again".into()
         }
-        Fate::Dropped(reason) => format!("was dropped: {}", because(*reason)),
+        Fate::Dropped(reason) => format!("was dropped: {}", because(reason)),
         Fate::Thinned => {
             "was left out to make room; its neighbours stand for it (queue.when_full)".into()
         }
@@ -52,8 +65,7 @@ pub(super) fn sentence(trace: &tools::Trace) -> String {
         },
         Fate::NotGivenYet => format!("does not exist yet: the next one becomes entry {tail}"),
         Fate::Unknown => "is unknown: nothing ever had this position, or it is too long ago".into(),
-    };
-    format!("entry {seq} {what}")
+    }
 }
 
 fn because(reason: DropReason) -> &'static str {

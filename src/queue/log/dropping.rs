@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 use super::{Log, Run};
 use crate::config::{DROP_STEP_BYTES, DROP_STEP_ENTRIES, PAGE_BYTES, PAGE_ENTRIES};
 use crate::entry::{Entry, Kind, Seq};
+use crate::planted::planted;
 use crate::queue::fates::Fate;
-use crate::queue::ledger::{DropReason, Ledger};
+use crate::queue::ledger::DropReason;
 use crate::queue::store::{Notes, Store, Stretch};
 use crate::queue::{Limit, record};
 
@@ -53,24 +54,45 @@ impl<S: Store> Log<S> {
         records.truncate(records.partition_point(|(seq, _)| *seq <= last));
         let Some(&(end, _)) = records.last() else { return Ok(DropStep::default()) };
         let dropped = records.len() as u64;
-        let entries: Vec<Entry> = decoded(&records).collect();
-        self.put_in_force(entries.iter())?;
-        let is_thinned = self.is_head_thinned();
-        for (seq, _) in records {
-            self.note_run(Run { first: seq, last: seq, fate: FATE }, is_thinned)?;
-        }
-        let mut ledger = self.ledger;
-        ledger.drop(DropReason::Operator, dropped);
+        self.drop_from(&records, DropReason::Operator)?;
         let next = Seq(end.0 + 1);
-        self.keep_books(next, ledger)?;
         let rest = (next <= last).then_some((next, last));
         Ok(DropStep { dropped, rest, ..DropStep::default() })
     }
 
+    /// Drops the oldest records of the log, for each destination that has not had them.
+    pub(super) fn drop_from(
+        &mut self,
+        oldest: &[(Seq, Vec<u8>)],
+        reason: DropReason,
+    ) -> io::Result<()> {
+        let Some(&(last, _)) = oldest.last() else { return Ok(()) };
+        let is_thinned = self.is_thinned_at(self.store.head());
+        let mut accounts = self.accounts.clone();
+        for (of, account) in accounts.iter_mut().enumerate() {
+            let own = &oldest[oldest.partition_point(|(seq, _)| *seq < account.head)..];
+            if own.is_empty() {
+                continue;
+            }
+            let entries: Vec<Entry> = decoded(own).collect();
+            self.put_in_force(of, entries.iter())?;
+            for &(seq, _) in own {
+                if !planted("fate_of_the_dropped_not_noted") {
+                    let run = Run { first: seq, last: seq, fate: Fate::Dropped(reason) };
+                    self.note_run(of, account, run, is_thinned)?;
+                }
+            }
+            let count = own.len() as u64;
+            account.ledger.drop(reason, if planted("drop_not_booked") { 0 } else { count });
+            account.goes_ahead(Seq(last.0 + 1), count);
+        }
+        self.keep_books(accounts)
+    }
+
     /// Something older stays.
     fn drop_inside(&mut self, first: Seq, last: Seq) -> io::Result<DropStep> {
-        let out_below = (first < self.read_to).then_some(self.read_to);
-        let first = first.max(self.read_to);
+        let out_below = self.out_below(first, last);
+        let first = first.max(out_below.unwrap_or(first));
         let mut step = DropStep { out_below, ..DropStep::default() };
         if first > last {
             return Ok(step);
@@ -97,7 +119,7 @@ impl<S: Store> Log<S> {
         }
         let gone: Vec<Seq> = gone.into_iter().map(|(seq, _)| seq).collect();
         self.note_gone(&gone, &step.setups)?;
-        self.put_in_place(stretch, older.last(), kept, step.dropped)?;
+        self.put_in_place(stretch, older.last(), kept, &gone)?;
         Ok(step)
     }
 
@@ -139,8 +161,16 @@ impl<S: Store> Log<S> {
         let is_one_run =
             |one: &Seq, next: &Seq| !setups.iter().any(|setup| one < setup && setup < next);
         for part in gone.chunk_by(is_one_run) {
-            if let (Some(&first), Some(&last)) = (part.first(), part.last()) {
-                self.store.note(Notes::Fates, &Run { first, last, fate: FATE }.line())?;
+            self.note_part_gone(part)?;
+        }
+        Ok(())
+    }
+
+    fn note_part_gone(&mut self, part: &[Seq]) -> io::Result<()> {
+        for (name, account) in self.names.iter().zip(&self.accounts) {
+            let own = &part[part.partition_point(|seq| *seq < account.head)..];
+            if let (Some(&first), Some(&last)) = (own.first(), own.last()) {
+                self.store.note(Notes::Fates, &Run { first, last, fate: FATE }.line(name))?;
             }
         }
         Ok(())
@@ -153,18 +183,18 @@ impl<S: Store> Log<S> {
         stretch: &Stretch,
         older: Option<&Stretch>,
         mut kept: Vec<(Seq, Vec<u8>)>,
-        dropped: u64,
+        gone: &[Seq],
     ) -> io::Result<()> {
         let (mut first, mut level) = (stretch.first, stretch.level);
         if let Some(older) = older.filter(|_| kept.is_empty()) {
             kept = self.read_between(older.first, older.last)?;
             (first, level) = (older.first, older.level);
         }
-        let mut ledger: Ledger = self.ledger;
-        ledger.drop(DropReason::Operator, dropped);
-        let books = self.books(ledger)?;
+        let accounts =
+            self.without(gone, |ledger, entries| ledger.drop(DropReason::Operator, entries));
+        let books = self.books(&accounts)?;
         self.sound()?.replace(first, stretch.last, level, kept, &books)?;
-        self.ledger = ledger;
+        self.accounts = accounts;
         Ok(())
     }
 }

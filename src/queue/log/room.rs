@@ -6,8 +6,8 @@ use super::Log;
 use crate::config::WhenFull;
 use crate::entry::{CapturedAt, Seq};
 use crate::planted::planted;
-use crate::queue::fates::{self, Fate, Run};
-use crate::queue::ledger::{DropReason, Ledger};
+use crate::queue::fates;
+use crate::queue::ledger::DropReason;
 use crate::queue::store::{Notes, Store};
 use crate::queue::{Limit, record, thinning};
 
@@ -85,19 +85,23 @@ impl<S: Store> Log<S> {
             let (first, last) = (stretches[step.first].first, stretches[step.last].last);
             let records = self.read_between(first, last)?;
             let before: Vec<Seq> = records.iter().map(|(seq, _)| *seq).collect();
-            let free = if planted("what_is_out_is_thinned") { Seq(0) } else { self.read_to };
-            let thinned = thinning::thin(records, step.level, free..old);
-            let gone = (before.len() - thinned.records.len()) as u64;
-            if gone > 0 && !planted("fate_of_the_thinned_not_noted") {
-                let line = fates::thinned_line(&before, thinned.level, &thinned.records);
+            let is_out = |seq| self.may_be_out(seq) && !planted("what_is_out_is_thinned");
+            let is_free = |seq: Seq| seq < old && !is_out(seq);
+            let thinned = thinning::thin(records, step.level, is_free);
+            let is_left = |seq: &Seq| thinned.records.binary_search_by_key(seq, |r| r.0).is_ok();
+            let gone: Vec<Seq> = before.iter().copied().filter(|seq| !is_left(seq)).collect();
+            if !gone.is_empty() && !planted("fate_of_the_thinned_not_noted") {
+                let had = self.places();
+                let line = fates::thinned_line(&before, thinned.level, &thinned.records, &had);
                 self.store.note(Notes::Fates, &line)?;
             }
-            let booked = if planted("thinning_not_booked") { 0 } else { gone };
-            let ledger = Ledger { thinned: self.ledger.thinned + booked, ..self.ledger };
-            let books = self.books(ledger)?;
+            let accounts = self.without(&gone, |ledger, entries| {
+                ledger.thinned += if planted("thinning_not_booked") { 0 } else { entries };
+            });
+            let books = self.books(&accounts)?;
             self.sound()?.replace(first, last, thinned.level, thinned.records, &books)?;
-            self.ledger = ledger;
-            if gone > 0 {
+            self.accounts = accounts;
+            if !gone.is_empty() {
                 return Ok(true);
             }
             stretches = self.store.stretches();
@@ -137,23 +141,13 @@ impl<S: Store> Log<S> {
         Ok(())
     }
 
-    /// Drops the oldest entry; `false` when there is none.
+    /// Drops the oldest entry; `false` when there is none. Destinations that have had it lose nothing.
     fn drop_oldest(&mut self, reason: DropReason) -> io::Result<bool> {
         let Some((seq, bytes)) = self.read_records(self.store.head(), Limit::ONE)?.pop() else {
             return Ok(false);
         };
-        let entry = record::decode(seq, &bytes).ok();
-        self.put_in_force(entry.iter())?;
-        let mut ledger = self.ledger;
-        let reason = if entry.is_some() { reason } else { DropReason::Corrupt };
-        if !planted("drop_not_booked") {
-            ledger.drop(reason, 1);
-        }
-        let run = Run { first: seq, last: seq, fate: Fate::Dropped(reason) };
-        if !planted("fate_of_the_dropped_not_noted") {
-            self.note_run(run, self.is_head_thinned())?;
-        }
-        self.keep_books(Seq(seq.0 + 1), ledger)?;
+        let reason = if record::decode(seq, &bytes).is_ok() { reason } else { DropReason::Corrupt };
+        self.drop_from(&[(seq, bytes)], reason)?;
         Ok(true)
     }
 }

@@ -1,9 +1,10 @@
 //! The setups that have left the log: a page that is begun anew needs the one that was in force
 //! where the log begins.
 
+use std::borrow::Cow;
 use std::io;
 
-use super::{Log, fact, not_encoded, to_bytes};
+use super::{Index, Log, fact, not_encoded, to_bytes};
 use crate::config::MAX_SETUPS_LEFT_BYTES;
 use crate::entry::{Entry, Kind, Seq, StintId};
 use crate::planted::planted;
@@ -16,21 +17,26 @@ const SETUPS_LEFT: &str = "setups_left";
 type SetupLeft = (Seq, Vec<u8>);
 
 impl<S: Store> Log<S> {
-    /// The setup that was in force in this stint just before the head, if it had one.
-    pub(in crate::queue) fn setup_in_force(&self, stint: StintId) -> io::Result<Option<Entry>> {
-        let mut left = self.setups_left()?.into_iter().rev();
+    /// The setup that was in force in this stint just before a destination's place, if it had one.
+    pub(in crate::queue) fn setup_in_force(
+        &self,
+        of: Index,
+        stint: StintId,
+    ) -> io::Result<Option<Entry>> {
+        let mut left = self.setups_left(of)?.into_iter().rev();
         Ok(left.find_map(|(seq, bytes)| {
             record::decode(seq, &bytes).ok().filter(|entry| entry.stint == stint)
         }))
     }
 
-    /// Entries are leaving: of each stint the last setup among them is the one in force at the new
-    /// head.
+    /// A destination has had entries: of each stint the last setup among them is the one in force at
+    /// its new place.
     ///
-    /// The one at the old head is kept beside it, as a power cut may bring that head back; no
-    /// older one may come back, hence the flush.
+    /// The one at the old place is kept beside it, as a power cut may bring that back; no older one
+    /// may come back, hence the flush.
     pub(super) fn put_in_force<'a>(
         &mut self,
+        of: Index,
         leaving: impl Iterator<Item = &'a Entry>,
     ) -> io::Result<()> {
         let leaving: Vec<_> = leaving.filter(|entry| entry.kind == Kind::Setup).collect();
@@ -45,19 +51,26 @@ impl<S: Store> Log<S> {
         };
         let leaving: Vec<SetupLeft> = leaving.iter().map(encoded).collect::<io::Result<_>>()?;
         self.flush()?;
-        let mut setups = last_of_each_stint(self.setups_left()?);
+        let mut setups = last_of_each_stint(self.setups_left(of)?);
         setups.extend(last_of_each_stint(leaving));
         let mut bytes: usize = setups.iter().map(|(_, record)| record.len()).sum();
         while bytes > MAX_SETUPS_LEFT_BYTES && setups.len() > 2 {
             bytes -= setups.remove(0).1.len();
         }
-        self.store.put(SETUPS_LEFT, Some(&to_bytes(&setups)?))
+        self.store.put(&self.key(of), Some(&to_bytes(&setups)?))
     }
 
-    /// Those below the head, oldest first.
-    fn setups_left(&self) -> io::Result<Vec<SetupLeft>> {
-        let mut setups: Vec<SetupLeft> = fact(&self.store, SETUPS_LEFT)?.unwrap_or_default();
-        let head = self.store.head();
+    fn key(&self, of: Index) -> Cow<'static, str> {
+        match &*self.names[of] {
+            "" => SETUPS_LEFT.into(),
+            name => format!("{SETUPS_LEFT}-{name}").into(),
+        }
+    }
+
+    /// Those below a destination's place, oldest first.
+    fn setups_left(&self, of: Index) -> io::Result<Vec<SetupLeft>> {
+        let mut setups: Vec<SetupLeft> = fact(&self.store, &self.key(of))?.unwrap_or_default();
+        let head = self.accounts[of].head;
         setups.retain(|(seq, _)| *seq < head);
         Ok(setups)
     }

@@ -29,7 +29,7 @@ pub(super) fn guarded(app: Router) -> Router {
 }
 
 async fn page(State(publishers): State<Arc<Publishers>>, Path(id): Path<String>) -> Response {
-    let queued = publishers.intake.queued();
+    let queued = publishers.intake.entries();
     match publishers.memory().streams.place(&id) {
         None => (StatusCode::NOT_FOUND, note("No such session", UNKNOWN)).into_response(),
         Some(Place::Empty) => note("Nothing is stored yet", EMPTY),

@@ -1,0 +1,87 @@
+//! Servers besides `[server]`: `[destination.<name>]` has the keys of `[server]`.
+//!
+//! There is one table of keys. A key of a destination is that of `[server]`, set in a configuration
+//! in which the destination stands in the place of `[server]`.
+
+use super::keys::{self, Key};
+use super::{Config, MAX_DESTINATION_NAME_BYTES, MAX_DESTINATIONS};
+
+const TABLE: &str = "destination";
+
+/// A key, and the destination whose it is; `None` for those that the agent has once.
+pub(super) struct Place {
+    pub(super) destination: Option<String>,
+    pub(super) key: &'static Key,
+}
+
+/// What a dotted name means.
+pub(super) fn find(name: &str) -> Option<Place> {
+    if let Some(key) = keys::find(name) {
+        return Some(Place { destination: None, key });
+    }
+    let (destination, key) = name.strip_prefix(TABLE)?.strip_prefix('.')?.split_once('.')?;
+    let key = keys::find(&format!("server.{key}"))?;
+    Some(Place { destination: Some(destination.to_owned()), key })
+}
+
+/// Whether keys lie below that dotted name.
+pub(super) fn is_table(name: &str) -> bool {
+    let rest = name.strip_prefix(TABLE);
+    let is_one = |name: &str| !name.is_empty() && !name.contains('.');
+    rest.is_some_and(|rest| rest.is_empty() || rest.strip_prefix('.').is_some_and(is_one))
+}
+
+impl Place {
+    /// As it is written.
+    pub(super) fn name(&self) -> String {
+        named(self.key.name, self.destination.as_deref())
+    }
+
+    /// Works on a configuration in which this destination is `[server]`; says why there can be none
+    /// of its name.
+    pub(super) fn within<T>(
+        &self,
+        config: &mut Config,
+        work: impl FnOnce(&mut Config) -> T,
+    ) -> Result<T, String> {
+        let Some(name) = &self.destination else { return Ok(work(config)) };
+        let is_fine =
+            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte);
+        if !(1..=MAX_DESTINATION_NAME_BYTES).contains(&name.len()) || !name.bytes().all(is_fine) {
+            return Err(format!(
+                "{name:?} is no name of a destination; write 1 to {MAX_DESTINATION_NAME_BYTES} of \
+                 a-z 0-9 _ -"
+            ));
+        }
+        if !config.destinations.contains_key(name) && config.destinations.len() >= MAX_DESTINATIONS
+        {
+            return Err(format!("is one destination too many; write {MAX_DESTINATIONS} at most"));
+        }
+        Ok(standing_in(config, name, work))
+    }
+}
+
+/// The name of a key of `[server]` where it is one of a destination.
+pub(super) fn named(key: &str, destination: Option<&str>) -> String {
+    match (destination, key.strip_prefix("server.")) {
+        (Some(name), Some(key)) => format!("{TABLE}.{name}.{key}"),
+        _ => key.to_owned(),
+    }
+}
+
+/// Works on a configuration in which a destination, perhaps a new one, is `[server]`.
+pub(super) fn standing_in<T>(
+    config: &mut Config,
+    name: &str,
+    work: impl FnOnce(&mut Config) -> T,
+) -> T {
+    swap(config, name);
+    let done = work(config);
+    swap(config, name);
+    done
+}
+
+/// Has a destination and `[server]` change places.
+pub(super) fn swap(config: &mut Config, name: &str) {
+    std::mem::swap(&mut config.server, config.destinations.entry(name.to_owned()).or_default());
+}

@@ -1,0 +1,499 @@
+//! One queue, several destinations: each gets all of it in order and at its own pace, and each has a
+//! ledger that balances.
+
+mod live;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use pitwire::config::{Durability, REMOVE_FLUSH_INTERVAL, WhenFull};
+use pitwire::entry::{CapturedAt, Kind, Seq, Situation, StintId};
+use pitwire::queue::fates::Fate;
+use pitwire::queue::segments::{Options, SegmentStore};
+use pitwire::queue::store::Store;
+use pitwire::queue::{
+    self, Batch, Content, Destinations, Limit, Limits, NewEntry, QueueStatus, Reader, Stamps,
+    Standing, Writer,
+};
+use proptest::prelude::*;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
+
+use crate::disk::Disk;
+
+const OTHERS: [&str; 2] = ["b", "c"];
+const ALL: usize = 1 + OTHERS.len();
+
+/// One thing that is done to a queue. Destinations are told by their place.
+#[derive(Clone, Debug)]
+enum Step {
+    /// Frames, so many seconds after the entry before.
+    Drive {
+        frames: usize,
+        after: u64,
+    },
+    Setup,
+    Read {
+        of: usize,
+        entries: usize,
+    },
+    /// The oldest batch that is out.
+    Remove {
+        of: usize,
+    },
+    /// Likewise, with its first entry marked as refused.
+    Refuse {
+        of: usize,
+    },
+    Rewind {
+        of: usize,
+    },
+    /// A person drops a part of what is there, as permille.
+    Drop {
+        from: u64,
+        to: u64,
+    },
+    Wait,
+    Kill,
+    Restart,
+    /// So many changes that were not flushed survive.
+    CutPower(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let of = || 0..ALL;
+    prop_oneof![
+        6 => (1_usize..40, 0_u64..30).prop_map(|(frames, after)| Step::Drive { frames, after }),
+        1 => Just(Step::Setup),
+        8 => (of(), 1_usize..60).prop_map(|(of, entries)| Step::Read { of, entries }),
+        8 => of().prop_map(|of| Step::Remove { of }),
+        1 => of().prop_map(|of| Step::Refuse { of }),
+        1 => of().prop_map(|of| Step::Rewind { of }),
+        1 => (0_u64..1000, 0_u64..1000).prop_map(|(from, to)| Step::Drop { from, to }),
+        2 => Just(Step::Wait),
+        1 => Just(Step::Kill),
+        1 => Just(Step::Restart),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn each_destination_has_what_it_is_owed_on_a_disk_that_forgets(
+        max_entries in 60_u64..2000,
+        when_full in prop::sample::select(vec![WhenFull::Thin, WhenFull::DropOldest, WhenFull::DropNewest]),
+        steps in prop::collection::vec(
+            prop_oneof![12 => step(), 1 => (0_usize..6).prop_map(Step::CutPower)], 1..80,
+        ),
+    ) {
+        check(Disk::default(), max_entries, when_full, steps);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(12))]
+
+    #[test]
+    fn each_destination_has_what_it_is_owed_on_sled(
+        max_entries in 60_u64..2000,
+        when_full in prop::sample::select(vec![WhenFull::Thin, WhenFull::DropOldest]),
+        steps in prop::collection::vec(step(), 1..80),
+    ) {
+        check(tempfile::tempdir().unwrap(), max_entries, when_full, steps);
+    }
+}
+
+#[test]
+fn one_that_is_away_holds_back_nobody_but_the_bound() {
+    let away = (0..20).flat_map(|_| {
+        let turns = [0, 1].map(|of| [Step::Read { of, entries: 60 }, Step::Remove { of }]);
+        [Step::Drive { frames: 40, after: 1 }].into_iter().chain(turns.into_iter().flatten())
+    });
+    run(async {
+        let mut trial = Trial::new(Disk::default(), 10_000, WhenFull::Thin);
+        for step in away {
+            trial.take(step).await;
+        }
+        let status = trial.status();
+        assert_eq!(status.entries, 800);
+        let queued: Vec<_> = trial.standings().iter().map(|standing| standing.queued).collect();
+        assert_eq!(queued, [0, 0, 800]);
+        trial.drain().await;
+    });
+}
+
+#[test]
+fn a_destination_that_is_new_begins_with_what_is_there_and_one_that_is_gone_leaves_it() {
+    run(async {
+        let disk = Disk::default();
+        let mut trial = Trial::new(disk.clone(), 10_000, WhenFull::Thin);
+        trial.take(Step::Drive { frames: 100, after: 1 }).await;
+        for of in [0, 1] {
+            trial.take(Step::Read { of, entries: 60 }).await;
+            trial.take(Step::Remove { of }).await;
+        }
+        trial.end().await;
+        // What is only kept for "c", which had nothing, leaves with it.
+        let life = Life::open(disk.clone(), &limits(10_000, WhenFull::Thin), &["b"]);
+        assert_eq!(life.writer.status().entries, 40);
+        assert!(standings(&life.writer.status()).iter().all(balances));
+        life.end().await;
+        let mut life = Life::open(disk.clone(), &limits(10_000, WhenFull::Thin), &["b", "d"]);
+        let all = standings(&life.writer.status());
+        let queued: Vec<_> = all.iter().map(|s| (&*s.name, s.queued, s.appended)).collect();
+        assert_eq!(queued, [("", 40, 100), ("b", 40, 100), ("d", 40, 40)]);
+        for reader in &mut life.readers {
+            let batch = reader.next_batch(Limit { entries: 256, bytes: 1 << 20 }).await.unwrap();
+            assert_eq!((batch.entries()[0].seq, batch.entries().len()), (Seq(61), 40));
+            reader.remove(batch).await.unwrap();
+        }
+        assert_eq!(life.writer.status().entries, 0);
+        assert!(self::standings(&life.writer.status()).iter().all(balances));
+        // A tool that does not know of them leaves them as they are.
+        life.end().await;
+        let destinations = Destinations::AsTheyAre;
+        let opened =
+            queue::with_store_for(destinations, disk, limits(10, WhenFull::Thin), CapturedAt(0));
+        let ((writer, _), _) = opened.unwrap();
+        let names =
+            writer.status().others.iter().map(|other| other.name.clone()).collect::<Vec<_>>();
+        assert_eq!(names, ["b", "d"]);
+    });
+}
+
+#[test]
+fn an_older_queue_is_taken_over() {
+    run(async {
+        let disk = Disk::default();
+        let ((writer, mut reader), keeper) =
+            queue::with_store(disk.clone(), limits(100, WhenFull::Thin), CapturedAt(0)).unwrap();
+        let keeper = tokio::spawn(keeper);
+        append(&writer, 10, 0, Content::Frame(Situation::default())).await;
+        let batch = reader.next_batch(Limit { entries: 4, bytes: 1 << 20 }).await.unwrap();
+        reader.remove(batch).await.unwrap();
+        drop((writer, reader));
+        keeper.await.unwrap();
+        let life = Life::open(disk, &limits(100, WhenFull::Thin), &OTHERS);
+        let queued: Vec<_> =
+            standings(&life.writer.status()).iter().map(|s| (s.queued, s.appended)).collect();
+        assert_eq!(queued, [(6, 10), (6, 6), (6, 6)]);
+    });
+}
+
+fn limits(max_entries: u64, when_full: WhenFull) -> Limits {
+    Limits {
+        max_entries,
+        max_bytes: 64 << 20,
+        max_age: Duration::from_mins(40),
+        when_full,
+        durability: Durability::Entry,
+        resume_after: Duration::from_secs(20),
+    }
+}
+
+fn run(test: impl Future<Output = ()>) {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(test);
+}
+
+fn check(medium: impl Medium, max_entries: u64, when_full: WhenFull, steps: Vec<Step>) {
+    run(async {
+        let mut trial = Trial::new(medium, max_entries, when_full);
+        for step in steps {
+            trial.take(step).await;
+            trial.check().await;
+        }
+        trial.drain().await;
+        trial.check_fates().await;
+    });
+}
+
+/// What a queue is opened on, again and again.
+trait Medium {
+    type Store: Store;
+
+    fn store(&self) -> Self::Store;
+
+    fn cut_power(&self, _survivors: usize) {}
+}
+
+impl Medium for Disk {
+    type Store = Self;
+
+    fn store(&self) -> Self {
+        self.clone()
+    }
+
+    fn cut_power(&self, survivors: usize) {
+        Self::cut_power(self, survivors);
+    }
+}
+
+impl Medium for TempDir {
+    type Store = SegmentStore;
+
+    fn store(&self) -> SegmentStore {
+        SegmentStore::open(self.path(), Options::new(2000, 64 << 20)).unwrap()
+    }
+}
+
+/// A queue from its opening to its end.
+struct Life {
+    writer: Writer,
+    readers: Vec<Reader>,
+    keeper: JoinHandle<()>,
+}
+
+impl Life {
+    fn open(store: impl Store, limits: &Limits, others: &[&str]) -> Self {
+        let others: Vec<String> = others.iter().map(|&name| name.to_owned()).collect();
+        let destinations = Destinations::These(&others);
+        let opened = queue::with_store_for(destinations, store, limits.clone(), CapturedAt(0));
+        let ((writer, (server, others)), keeper) = opened.unwrap();
+        let readers = [server].into_iter().chain(others).collect();
+        Self { writer, readers, keeper: tokio::spawn(keeper) }
+    }
+
+    async fn end(self) {
+        drop((self.writer, self.readers));
+        self.keeper.await.unwrap();
+    }
+}
+
+struct Trial<M> {
+    medium: M,
+    limits: Limits,
+    life: Option<Life>,
+    now: i64,
+    setups: u64,
+    /// Of each destination: what is out, and what was read up to where.
+    out: [VecDeque<Batch>; ALL],
+    read_to: [Seq; ALL],
+    /// What it had, or what was refused; a power cut may bring some of it back.
+    had: [BTreeMap<Seq, Fate>; ALL],
+    /// The last setup that it had, of each stint.
+    in_force: [BTreeMap<StintId, Seq>; ALL],
+    power_was_cut: bool,
+    was_dropped: bool,
+}
+
+impl<M: Medium> Trial<M> {
+    fn new(medium: M, max_entries: u64, when_full: WhenFull) -> Self {
+        let limits = limits(max_entries, when_full);
+        let life = Life::open(medium.store(), &limits, &OTHERS);
+        Self {
+            medium,
+            limits,
+            life: Some(life),
+            now: 0,
+            setups: 0,
+            out: Default::default(),
+            read_to: [Seq(0); ALL],
+            had: Default::default(),
+            in_force: Default::default(),
+            power_was_cut: false,
+            was_dropped: false,
+        }
+    }
+
+    fn life(&mut self) -> &mut Life {
+        self.life.as_mut().unwrap()
+    }
+
+    fn status(&self) -> QueueStatus {
+        self.life.as_ref().unwrap().writer.status()
+    }
+
+    fn standings(&self) -> Vec<Standing> {
+        standings(&self.status())
+    }
+
+    async fn take(&mut self, step: Step) {
+        match step {
+            Step::Drive { frames, after } => {
+                self.now += after as i64 * 1000;
+                let frame = Content::Frame(Situation::default());
+                let writer = self.life().writer.clone();
+                self.now = append(&writer, frames, self.now, frame).await;
+            }
+            Step::Setup => {
+                self.setups += 1;
+                let setup = Content::Setup { fingerprint: self.setups };
+                let writer = self.life().writer.clone();
+                self.now = append(&writer, 1, self.now, setup).await;
+            }
+            Step::Read { of, entries } => drop(self.read(of, entries).await),
+            Step::Remove { of } => self.remove(of, false).await,
+            Step::Refuse { of } => self.remove(of, true).await,
+            Step::Rewind { of } => {
+                self.out[of].clear();
+                self.read_to[of] = Seq(0);
+                self.life().readers[of].rewind();
+            }
+            Step::Drop { from, to } => {
+                let QueueStatus { head, tail, .. } = self.status();
+                let at = |permille| Seq(head.0 + (tail.0 - head.0) * permille / 1000);
+                let (from, to) = (at(from.min(to)), at(from.max(to)));
+                let operator = self.life().writer.operator();
+                let mut rest = Some((from, to));
+                while let Some((from, to)) = rest {
+                    let step = operator.drop_between(from, to).await.unwrap();
+                    self.was_dropped |= step.dropped > 0;
+                    rest = step.rest;
+                }
+            }
+            Step::Wait => sleep(REMOVE_FLUSH_INTERVAL * 2).await,
+            Step::Kill => {
+                let life = self.life.take().unwrap();
+                life.keeper.abort();
+                let _ = life.keeper.await;
+                self.open();
+            }
+            Step::Restart => {
+                self.life.take().unwrap().end().await;
+                self.open();
+            }
+            Step::CutPower(survivors) => {
+                let life = self.life.take().unwrap();
+                life.keeper.abort();
+                let _ = life.keeper.await;
+                self.medium.cut_power(survivors);
+                self.power_was_cut = true;
+                self.open();
+            }
+        }
+    }
+
+    async fn end(mut self) {
+        self.life.take().unwrap().end().await;
+    }
+
+    fn open(&mut self) {
+        self.out.iter_mut().for_each(VecDeque::clear);
+        self.read_to = [Seq(0); ALL];
+        self.life = Some(Life::open(self.medium.store(), &self.limits, &OTHERS));
+    }
+
+    /// How many came.
+    async fn read(&mut self, of: usize, entries: usize) -> usize {
+        let limit = Limit { entries, bytes: 1 << 20 };
+        let next = self.life().readers[of].next_batch(limit);
+        let Ok(batch) = timeout(Duration::from_millis(20), next).await else { return 0 };
+        let batch = batch.unwrap();
+        for entry in batch.entries() {
+            assert!(entry.seq >= self.read_to[of], "{} out of order", entry.seq);
+            self.read_to[of] = Seq(entry.seq.0 + 1);
+            let is_new = !self.had[of].contains_key(&entry.seq);
+            assert!(is_new || self.power_was_cut, "{} twice", entry.seq);
+        }
+        let count = batch.entries().len();
+        self.out[of].push_back(batch);
+        count
+    }
+
+    async fn remove(&mut self, of: usize, refuse: bool) {
+        let Some(mut batch) = self.out[of].pop_front() else { return };
+        // One that was dropped meanwhile has its reason already.
+        let standing = self.standings().remove(of);
+        for entry in batch.entries() {
+            let is_refused = refuse && Some(entry) == batch.entries().first();
+            let fate = if is_refused { Fate::Refused } else { Fate::Delivered };
+            self.had[of].insert(entry.seq, fate);
+            if entry.kind == Kind::Setup && !is_refused {
+                self.in_force[of].insert(entry.stint, entry.seq);
+            }
+        }
+        let first = batch.entries().first().map(|entry| entry.seq);
+        batch.quarantine(first.filter(|_| refuse).as_slice());
+        let count = batch.entries().len() as u64;
+        let removed = self.life().readers[of].remove(batch).await;
+        if self.was_dropped {
+            return;
+        }
+        removed.unwrap();
+        let after = self.standings().remove(of);
+        let delivered = after.ledger.delivered - standing.ledger.delivered;
+        assert!(delivered <= count, "{delivered} of {count}");
+    }
+
+    async fn check(&mut self) {
+        let status = self.status();
+        let standings = standings(&status);
+        for standing in &standings {
+            assert!(balances(standing), "{standing:?} of {status:?}");
+            assert!(standing.queued <= status.entries, "{standing:?} of {status:?}");
+        }
+        // The slowest has the log.
+        assert_eq!(standings.iter().map(|standing| standing.queued).max(), Some(status.entries));
+        assert!(status.entries <= self.limits.max_entries, "{status:?}");
+        if self.was_dropped || self.power_was_cut || status.entries == self.limits.max_entries {
+            return;
+        }
+        for of in 0..ALL {
+            for (stint, seq) in self.in_force[of].clone() {
+                let setup = self.life().readers[of].setup_in_force(stint).await.unwrap();
+                let setup = setup.map(|entry| entry.seq);
+                assert!(setup >= Some(seq), "{setup:?} of {of} in {stint}, not {seq}");
+            }
+        }
+    }
+
+    async fn drain(&mut self) {
+        for of in 0..ALL {
+            self.take(Step::Rewind { of }).await;
+            while self.read(of, 100).await > 0 {
+                self.remove(of, false).await;
+            }
+            self.check().await;
+        }
+        assert_eq!(self.status().entries, 0);
+        let gone = |standing: Standing| standing.ledger.gone();
+        let appended: Vec<_> = self.standings().iter().map(|standing| standing.appended).collect();
+        assert_eq!(self.standings().into_iter().map(gone).collect::<Vec<_>>(), appended);
+    }
+
+    /// Each destination is told what it had itself.
+    async fn check_fates(&mut self) {
+        if self.power_was_cut || self.was_dropped {
+            return;
+        }
+        let operator = self.life().writer.operator();
+        for (of, had) in self.had.clone().into_iter().enumerate() {
+            for (seq, fate) in had {
+                let (server, others) = operator.fates(seq).await.unwrap();
+                let mut all = vec![server];
+                all.extend(others.into_iter().map(|(_, fate)| fate));
+                // One that was out when the bound came over it was dropped by then.
+                let may_be = [fate, Fate::Dropped(queue::ledger::DropReason::QueueFull)];
+                let expired = Fate::Dropped(queue::ledger::DropReason::Expired);
+                assert!(may_be.contains(&all[of]) || all[of] == expired, "{seq} of {of}: {all:?}");
+            }
+        }
+    }
+}
+
+/// Says what time it is after them.
+async fn append(writer: &Writer, count: usize, now: i64, content: Content) -> i64 {
+    let mut last = now;
+    let make = |stamps: &mut Stamps| {
+        let entry = |at: i64| {
+            let captured_at = stamps.next(CapturedAt(at));
+            last = captured_at.0;
+            NewEntry { driven_at: None, captured_at, content, json: "{}".into() }
+        };
+        (0..count as i64).map(|index| now + index * 500).map(entry).collect()
+    };
+    writer.append(make).await.unwrap();
+    last
+}
+
+fn standings(status: &QueueStatus) -> Vec<Standing> {
+    [status.server()].into_iter().chain(status.others.clone()).collect()
+}
+
+fn balances(standing: &Standing) -> bool {
+    standing.imbalance == 0
+}
