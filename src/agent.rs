@@ -119,24 +119,27 @@ pub async fn run(
     Ok(())
 }
 
-/// The dashboards' pages, each as it comes to be known.
+/// The pages of `[server]`, each as it comes to be known. Those of the others go to the log.
 fn pages(publisher: &DashboardPublisher, services: &mut JoinSet<()>) -> mpsc::Receiver<String> {
     let (sender, pages) = mpsc::channel(MAX_PAGES);
-    let others = publisher.watch_others().into_iter().map(|(_, session)| session);
-    for session in [publisher.watch_session()].into_iter().chain(others) {
-        services.spawn(tell_pages(session, sender.clone()));
+    services.spawn(tell_pages(publisher.watch_session(), async move |page| {
+        // Nobody listens any more when the agent ends.
+        let _ = sender.send(page).await;
+    }));
+    for (destination, session) in publisher.watch_others() {
+        services.spawn(tell_pages(session, async move |page| {
+            tracing::info!(destination, "dashboard: {page}");
+        }));
     }
     pages
 }
 
-async fn tell_pages(mut session: Watched, told: mpsc::Sender<String>) {
+async fn tell_pages(mut session: Watched, tell: impl AsyncFn(String)) {
     let mut known: Vec<(StintId, String)> = Vec::new();
     loop {
         let pages = session.borrow_and_update().pages.clone();
         for (_, page) in pages.iter().filter(|page| !known.contains(page)) {
-            if told.send(page.clone()).await.is_err() {
-                return;
-            }
+            tell(page.clone()).await;
         }
         known = pages;
         if session.changed().await.is_err() {

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 pub use access::{Auth, Headers, Secret};
 pub use bounds::*;
-pub use keys::{reference, to_toml, values};
+pub use keys::{reference, to_toml, values, with_keys_of};
 pub use lmu::*;
 pub use load::{Loaded, Overrides, load, process_environment};
 pub use places::{file, log_file, settings};

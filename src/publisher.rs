@@ -11,6 +11,7 @@ use serde_json::Value;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
+use tracing::{Instrument, Span};
 
 use crate::backoff::Backoff;
 use crate::clock;
@@ -363,12 +364,23 @@ async fn carry(sessions: Vec<SharedSession>, stopped: oneshot::Receiver<Infallib
     tokio::select! {
         biased;
         _ = stopped => {}
-        _ = join_all(at_work.iter_mut().map(|session| session.0.run())) => {}
+        _ = join_all(at_work.iter_mut().map(AtWork::run)) => {}
     }
 }
 
 /// Puts the session to rest however its work ends, also when the runtime does.
 struct AtWork(tokio::sync::OwnedMutexGuard<Session<Server>>);
+
+impl AtWork {
+    /// Says in the log whose lines they are, unless they are those of `[server]`.
+    fn run(&mut self) -> impl Future<Output = QueueError> {
+        let span = match self.0.destination() {
+            "" => Span::none(),
+            name => tracing::error_span!("destination", name),
+        };
+        self.0.run().instrument(span)
+    }
+}
 
 impl Drop for AtWork {
     fn drop(&mut self) {

@@ -16,6 +16,8 @@ mod server;
 
 use std::path::PathBuf;
 
+use futures_util::future::join_all;
+
 use self::bundle::Bundle;
 use self::finding::{Finding, Report, Severity, to_json, to_text};
 use self::redact::Redactor;
@@ -79,15 +81,17 @@ async fn examine(args: &Doctor) -> Result<Exit, String> {
 }
 
 /// All at the same time, as some wait for a network.
-async fn look(config: &Config) -> [Report; 5] {
-    let (queue, server, game, listening, autostart) = tokio::join!(
+async fn look(config: &Config) -> Vec<Report> {
+    let others = config.destinations.keys().map(|name| server::look_at_other(config, name));
+    let (queue, server, others, game, listening, autostart) = tokio::join!(
         queue::look(config),
         server::look(config),
+        join_all(others),
         game::look(&config.source.lmu),
         listening::look(config),
         autostart::look(),
     );
-    [queue, server, game, listening, autostart]
+    [queue, server].into_iter().chain(others).chain([game, listening, autostart]).collect()
 }
 
 /// What is looked at as the configuration says cannot be without one.

@@ -423,6 +423,13 @@ fn toml_file(config: &Config, line: impl Fn(&mut String, &Key, &str, &mut Config
     out
 }
 
+/// A text in which the keys of `[server]` are those of a destination.
+pub fn with_keys_of(text: &str, destination: &str) -> String {
+    of_server().fold(text.to_owned(), |text, key| {
+        text.replace(key.name, &destination::named(key.name, Some(destination)))
+    })
+}
+
 /// The keys of `[server]`, and so of a destination.
 fn of_server() -> impl Iterator<Item = &'static Key> {
     KEYS.iter().filter(|key| key.name.starts_with("server."))

@@ -156,6 +156,11 @@ impl<S: Sink> Session<S> {
         Self { choice, settings, reader, sink, backoff, status, learned, latencies, meter }
     }
 
+    /// The name of the destination; none for `[server]`.
+    pub fn destination(&self) -> &str {
+        self.reader.destination()
+    }
+
     /// How long what was delivered lately took.
     pub fn latencies(&self) -> Latencies {
         self.latencies.clone()

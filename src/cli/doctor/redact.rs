@@ -23,30 +23,10 @@ pub(super) struct Redactor {
 impl Redactor {
     /// Knows the secrets of a configuration, those in the files that it names too.
     pub(super) fn of(config: &Config) -> Self {
-        let ServerConfig { token, token_file, headers, auth, session_id, .. } = &config.server;
         let hub = &config.source.nats;
-        let mut secrets = Vec::new();
-        for token in [token, &hub.token] {
-            secrets.extend(token.reveal().map(str::to_owned));
-        }
-        for file in [token_file, &hub.token_file].into_iter().flatten() {
-            secrets.extend(in_file(file).and_then(|token| token.reveal().map(str::to_owned)));
-        }
-        for (_, value) in headers.iter() {
-            secrets.extend(value.split_whitespace().chain([value]).map(str::to_owned));
-        }
-        let mut values: Vec<&Value> = auth.reveal().into_iter().collect();
-        while let Some(value) = values.pop() {
-            match value {
-                Value::Object(pairs) => values.extend(pairs.values()),
-                Value::Array(items) => values.extend(items),
-                Value::String(text) => secrets.push(text.clone()),
-                Value::Number(number) => secrets.push(number.to_string()),
-                Value::Null | Value::Bool(_) => {}
-            }
-        }
-        if let SessionChoice::Fixed(id) = session_id {
-            secrets.push(id.clone());
+        let mut secrets = of_tokens(&hub.token, hub.token_file.as_deref());
+        for server in [&config.server].into_iter().chain(config.destinations.values()) {
+            secrets.extend(of_server(server));
         }
         secrets.retain(|secret| secret.chars().count() >= LEAST_CHARS);
         secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
@@ -69,6 +49,39 @@ impl Redactor {
         };
         without_pages(&without_ids(&self.secrets.iter().fold(text.to_owned(), hide)))
     }
+}
+
+fn of_server(server: &ServerConfig) -> Vec<String> {
+    let ServerConfig { token, token_file, headers, auth, session_id, .. } = server;
+    let mut secrets = of_tokens(token, token_file.as_deref());
+    for (_, value) in headers.iter() {
+        secrets.extend(value.split_whitespace().chain([value]).map(str::to_owned));
+    }
+    let mut values: Vec<&Value> = auth.reveal().into_iter().collect();
+    while let Some(value) = values.pop() {
+        match value {
+            Value::Object(pairs) => values.extend(pairs.values()),
+            Value::Array(items) => values.extend(items),
+            Value::String(text) => secrets.push(text.clone()),
+            Value::Number(number) => secrets.push(number.to_string()),
+            Value::Null | Value::Bool(_) => {}
+        }
+    }
+    if let SessionChoice::Fixed(id) = session_id {
+        secrets.push(id.clone());
+    }
+    secrets
+}
+
+/// A token, and the one in a file.
+fn of_tokens(token: &Secret, file: Option<&Path>) -> Vec<String> {
+    let in_file = file.and_then(in_file);
+    [Some(token), in_file.as_ref()]
+        .into_iter()
+        .flatten()
+        .filter_map(Secret::reveal)
+        .map(str::to_owned)
+        .collect()
 }
 
 fn in_file(path: &Path) -> Option<Secret> {

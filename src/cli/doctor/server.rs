@@ -7,7 +7,7 @@ mod reach;
 
 use self::reach::{Answer, Place};
 use super::{Report, disk};
-use crate::config::{Config, Protocol};
+use crate::config::{self, Config, Protocol};
 use crate::sink::dashboard::{Dashboard, DashboardLink};
 use crate::sink::{Link, Sink, SinkError};
 
@@ -31,6 +31,16 @@ pub(super) async fn look(config: &Config) -> Report {
                 report.not_looked_at(what);
             }
         }
+    }
+    report
+}
+
+/// Likewise at another destination, as if it were `[server]`.
+pub(super) async fn look_at_other(config: &Config, name: &str) -> Report {
+    let mut report = look(&config.towards(name)).await;
+    for finding in &mut report.findings {
+        finding.what = format!("destination {name}: {}", config::with_keys_of(&finding.what, name));
+        finding.advice = finding.advice.take().map(|advice| config::with_keys_of(&advice, name));
     }
     report
 }

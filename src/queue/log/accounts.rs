@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Books, Log};
 use crate::entry::Seq;
+use crate::planted::planted;
 use crate::queue::Standing;
 use crate::queue::fates::Run;
 use crate::queue::ledger::Ledger;
@@ -120,14 +121,19 @@ impl<S: Store> Log<S> {
     /// here and in the store.
     pub(super) fn keep_books(&mut self, accounts: Vec<Account>) -> io::Result<()> {
         let books = self.books(&accounts)?;
-        let lowest = accounts.iter().map(|account| account.head).min();
+        let heads = accounts.iter().map(|account| account.head);
+        let lowest = match planted("the_fastest_releases") {
+            true => heads.max(),
+            false => heads.min(),
+        };
         let head = lowest.unwrap_or_default().max(self.store.head());
         let held = self.store.held().records;
         self.sound()?.release(head, &books)?;
         let released = held.saturating_sub(self.store.held().records);
         self.accounts = accounts;
         for account in &mut self.accounts {
-            account.ahead = account.ahead.saturating_sub(released);
+            let had = if planted("what_was_had_is_counted_on") { 0 } else { released };
+            account.ahead = account.ahead.saturating_sub(had);
         }
         Ok(())
     }

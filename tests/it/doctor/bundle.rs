@@ -25,11 +25,14 @@ fn files(zip: &Path) -> BTreeMap<String, String> {
 #[tokio::test]
 async fn it_has_what_helps_and_no_secret() {
     let server = Peer::start(Kind::Asgi, &["--token", "hunter2"]);
+    let other = Peer::start(Kind::Embedded, &[]);
     let pc = Pc::new().server(&server.url());
     let log = pc.path("pitwire.log");
     let pc = pc.set([
         "server.token=hunter2".into(),
         "server.headers=X-Key: sesame-open".into(),
+        format!("destination.b.url={}", other.url()),
+        "destination.b.token=swordfish".into(),
         format!("log.file={}", log.display()),
         "log.level=trace".into(),
         "source.simulator.enabled=true".into(),
@@ -49,7 +52,7 @@ async fn it_has_what_helps_and_no_secret() {
     .await;
     eventually("a frame", async || (!server.frames(&session).await.is_empty()).then_some(())).await;
     // What an agent never writes is planted.
-    let planted = format!("old Bearer hunter2 sesame-open {session}\n{link}\n");
+    let planted = format!("old Bearer hunter2 swordfish sesame-open {session}\n{link}\n");
     fs::write(log.with_added_extension("old"), &planted).unwrap();
 
     let pc = pc.set([format!("metrics.listen={admin}")]);
@@ -59,7 +62,7 @@ async fn it_has_what_helps_and_no_secret() {
     assert_eq!(output.status.code(), Some(0), "{said}");
     let files = files(&zip);
     for (name, text) in &files {
-        for secret in ["hunter2", "sesame-open", &session] {
+        for secret in ["hunter2", "swordfish", "sesame-open", &session] {
             assert!(!text.contains(secret), "{secret} is in {name}: {text}");
         }
     }

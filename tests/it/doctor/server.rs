@@ -39,6 +39,25 @@ fn a_server_that_cannot_be_reached() {
 }
 
 #[test]
+fn each_destination_is_looked_at() {
+    let server = Server::start((Ipv4Addr::LOCALHOST, 0).into(), Behaviour::default()).unwrap();
+    let port = closed_port();
+    let there = Server::start((Ipv4Addr::LOCALHOST, 0).into(), Behaviour::default()).unwrap();
+    let others = [
+        format!("destination.away.url=http://127.0.0.1:{port}"),
+        format!("destination.there.url={}", there.url()),
+    ];
+    let findings = Pc::new().server(&server.url()).set(others).finds(&[(
+        "fault",
+        "server",
+        &format!("destination away: nobody listens at http://127.0.0.1:{port}"),
+        "see that the dashboard server runs, and that destination.away.url has its port",
+    )]);
+    assert!(has(&findings, "ok", "it assigns a session"));
+    assert!(has(&findings, "ok", "destination there: it assigns a session"));
+}
+
+#[test]
 fn what_is_no_dashboard_server() {
     let not_found = answering(|_| Some(http("404 Not Found", "", "nothing here")), None);
     let findings = Pc::new().server(&not_found).finds(&[(
