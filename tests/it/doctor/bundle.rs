@@ -75,7 +75,7 @@ async fn it_has_what_helps_and_no_secret() {
         ("metrics.txt", "\npitwire_connected 1\n"),
         ("status.json", "/dashboard/***\""),
         ("pitwire.log", " INFO "),
-        ("pitwire.log.old", "old Bearer *** *** ***\n"),
+        ("pitwire.log.old", "old Bearer *** *** *** ***\n"),
     ] {
         assert!(files[name].contains(holds), "{name}: {}", files[name]);
     }
