@@ -1,6 +1,7 @@
 //! One queue, several destinations: each gets all of it in order and at its own pace, and each has a
 //! ledger that balances.
 
+#[cfg(target_os = "linux")]
 mod live;
 
 use std::collections::{BTreeMap, VecDeque};
