@@ -10,6 +10,7 @@
 
 mod access;
 mod bounds;
+mod checks;
 mod destination;
 mod file;
 mod given;

@@ -1,0 +1,219 @@
+//! What the values must be together: each key for itself may be right, and the whole wrong.
+
+use std::env;
+use std::net::SocketAddr;
+
+use super::destination;
+use super::load::Loading;
+use super::units::show_duration;
+use super::{Config, Origin, ProofChoice, Protocol, SessionChoice, Warning};
+
+impl Loading {
+    pub(super) fn check(&mut self) {
+        self.check_backoff();
+        self.check_listen();
+        self.check_servers();
+        self.check_reads_once();
+        self.check_queue();
+    }
+
+    fn check_backoff(&mut self) {
+        let keys = ["delivery.backoff_min", "delivery.backoff_max"];
+        let (min, max) = (self.config.delivery.backoff_min, self.config.delivery.backoff_max);
+        if max < min && self.sound(&keys) {
+            let [min, max] = [min, max].map(show_duration);
+            let message = format!("\"{max}\" is below backoff_min; write at least \"{min}\"");
+            let origin = self.origin(&keys);
+            self.problem(origin, Some("delivery.backoff_max"), message);
+        }
+    }
+
+    fn check_listen(&mut self) {
+        let Config { source, metrics, .. } = &self.config;
+        let listens = [
+            ("source.http.listen", source.http.enabled, source.http.listen),
+            ("source.socketio.listen", source.socketio.enabled, source.socketio.listen),
+            ("metrics.listen", metrics.enabled, metrics.listen),
+        ];
+        let on: Vec<_> = listens.iter().filter(|(_, enabled, _)| *enabled).collect();
+        for (index, &&(key, _, listen)) in on.iter().enumerate() {
+            let taken = on[..index].iter().find(|(_, _, other)| overlap(*other, listen));
+            if let Some(&&(other, ..)) = taken
+                && self.sound(&[other, key])
+            {
+                let message = format!(
+                    "\"{listen}\" is taken by {other}; write another port, or 0 for a free one"
+                );
+                self.problem(self.origin(&[other, key]), Some(key), message);
+            }
+            if !listen.ip().to_canonical().is_loopback() {
+                self.warn(key, format!("\"{listen}\" lets other machines in, without a password"));
+            }
+        }
+    }
+
+    /// `[server]` and the other destinations, each as if it were `[server]`.
+    fn check_servers(&mut self) {
+        self.check_server();
+        let names: Vec<_> = self.config.destinations.keys().cloned().collect();
+        for name in names {
+            let key = destination::named("server.url", Some(&name));
+            if !self.sound(&[&key]) {
+                continue;
+            }
+            if !self.origins.contains_key(&key) {
+                let message = "is missing; write the address of that server".into();
+                self.problem(self.origin_of(&name), Some(&key), message);
+                continue;
+            }
+            self.check_is_another(&name);
+            destination::swap(&mut self.config, &name);
+            self.destination = Some(name.clone());
+            self.check_server();
+            self.destination = None;
+            destination::swap(&mut self.config, &name);
+        }
+    }
+
+    fn check_server(&mut self) {
+        self.check_circle();
+        self.check_nats();
+    }
+
+    /// What is remembered of a server goes by its address.
+    fn check_is_another(&mut self, name: &str) {
+        let Config { server, destinations, .. } = &self.config;
+        let Some(own) = destinations.get(name) else { return };
+        let others = destinations.iter().filter(|(other, _)| &***other < name);
+        let others = others.map(|(other, config)| (Some(&**other), config));
+        let same =
+            [(None, server)].into_iter().chain(others).find(|(_, other)| other.url == own.url);
+        if let Some((other, _)) = same {
+            let keys = [Some(name), other].map(|name| destination::named("server.url", name));
+            let message =
+                format!("\"{}\" is that of {}; write another server's address", own.url, keys[1]);
+            self.problem(self.origin(&[&keys[0]]), Some(&keys[0]), message);
+        }
+    }
+
+    /// Where a destination comes from.
+    fn origin_of(&self, name: &str) -> Origin {
+        let is_of = |key: &&String| {
+            destination::find(key).is_some_and(|p| p.destination.as_deref() == Some(name))
+        };
+        let keys: Vec<&str> = self.origins.keys().filter(is_of).map(String::as_str).collect();
+        self.origin(&keys)
+    }
+
+    /// A key of the server that is looked at.
+    fn key(&self, key: &str) -> String {
+        destination::named(key, self.destination.as_deref())
+    }
+
+    /// An agent that is its own dashboard server would send itself the same frames for ever.
+    fn check_circle(&mut self) {
+        let url = self.key("server.url");
+        let keys = ["source.socketio.listen", &url];
+        let Config { source, server, .. } = &self.config;
+        let (enabled, listen) = (source.socketio.enabled, source.socketio.listen);
+        if enabled && server.url.is_at(listen) && self.sound(&keys) {
+            let message = format!(
+                "\"{}\" is where the agent itself listens, by source.socketio.listen; write the \
+                 address of the dashboard server, and another port for one of them",
+                server.url
+            );
+            self.problem(self.origin(&keys), Some(&url), message);
+        }
+    }
+
+    /// What a NATS server cannot do, and what it is not told.
+    fn check_nats(&mut self) {
+        self.check_hub();
+        let url = self.key("server.url");
+        let server = &self.config.server;
+        if server.url.protocol() != Protocol::Nats || !self.sound(&[&url]) {
+            return;
+        }
+        let fixed = match &server.session_id {
+            SessionChoice::Fixed(id) => Some(id.clone()),
+            SessionChoice::Auto => None,
+        };
+        let unused = [
+            (self.key("server.headers"), server.headers.iter().next().is_some()),
+            (self.key("server.auth"), server.auth.reveal().is_some()),
+            ("delivery.mark".to_owned(), self.config.delivery.mark),
+        ];
+        if let Some(id) = fixed {
+            let session_id = self.key("server.session_id");
+            let keys = [&*url, &*session_id];
+            let message = format!(
+                "\"{id}\" cannot be on NATS, where each stint has a name of its own; write \"auto\""
+            );
+            self.problem(self.origin(&keys), Some(&session_id), message);
+        }
+        if self.config.delivery.proof == ProofChoice::Echo {
+            let keys = [&*url, "delivery.proof"];
+            let message = "\"echo\" cannot be had from NATS, which acknowledges what it has stored; \
+                           write \"auto\"";
+            self.problem(self.origin(&keys), Some("delivery.proof"), message.into());
+        }
+        for (key, _) in unused.into_iter().filter(|(_, is_set)| *is_set) {
+            self.warn(&key, "is for a dashboard server; a NATS server gets nothing of it".into());
+        }
+    }
+
+    /// A hub that published to where it takes from would send itself the same entries for ever.
+    fn check_hub(&mut self) {
+        let url = self.key("server.url");
+        let Config { source, server, .. } = &self.config;
+        let keys = ["source.nats.enabled", "source.nats.url", &url];
+        if !source.nats.enabled || !self.sound(&keys) {
+            return;
+        }
+        if source.nats.url.protocol() != Protocol::Nats {
+            let message = format!(
+                "\"{}\" is no NATS server; write an address such as \"nats://localhost:4222\"",
+                source.nats.url
+            );
+            if self.destination.is_none() {
+                self.problem(self.origin(&keys[..2]), Some("source.nats.url"), message);
+            }
+        } else if server.url.protocol() == Protocol::Nats {
+            let message = format!(
+                "\"{}\" cannot be where a hub sends to, or it would take that in again; write the \
+                 address of the dashboard server, or source.nats.enabled = false",
+                server.url
+            );
+            self.problem(self.origin(&keys), Some(&url), message);
+        }
+    }
+
+    /// The agent reads a game by itself unless it is told not to, and a publisher may read the same.
+    fn check_reads_once(&mut self) {
+        let Config { source, .. } = &self.config;
+        let is_said = self.origins.contains_key("source.lmu.enabled");
+        if source.socketio.enabled && source.lmu.enabled && !is_said {
+            let message = "true: if the publisher reads that game, each frame comes twice; write \
+                           false, or true if it reads another one";
+            let origin = self.origin(&["source.socketio.enabled"]);
+            let key = Some("source.lmu.enabled".into());
+            self.warnings.push(Warning { origin, key, message: message.into() });
+        }
+    }
+
+    fn check_queue(&mut self) {
+        let path = &self.config.queue.path;
+        if path.starts_with(env::temp_dir()) {
+            let path = path.display();
+            let message =
+                format!("\"{path}\" is a place for temporary files: a restart empties it");
+            self.warn("queue.path", message);
+        }
+    }
+}
+
+/// Whether one of the two cannot be listened on while the other is.
+fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
+    let all = one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() == other.port() && one.port() != 0 && (all || one.ip() == other.ip())
+}
