@@ -85,11 +85,19 @@ impl Dice {
 
 /// A server that links share.
 #[derive(Clone, Debug, Default)]
-pub struct Server(Arc<Mutex<State>>);
+pub struct Server {
+    name: &'static str,
+    state: Arc<Mutex<State>>,
+}
 
 impl Server {
+    /// Sessions are remembered by the name.
+    pub fn named(name: &'static str) -> Self {
+        Self { name, ..Self::default() }
+    }
+
     pub fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap()
+        self.state.lock().unwrap()
     }
 
     pub fn behave(&self, faults: Faults) {
@@ -141,7 +149,7 @@ impl Sink for Server {
     }
 
     fn server(&self) -> &str {
-        "memory"
+        self.name
     }
 
     fn page(&self, session: &str) -> Option<String> {

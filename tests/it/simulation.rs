@@ -21,7 +21,7 @@ use std::time::Duration;
 use pitwire::queue::ledger::Ledger;
 
 use self::life::Life;
-use self::world::World;
+use self::world::{Second, World};
 use crate::server::History;
 
 /// The seeds of every run.
@@ -102,6 +102,9 @@ fn simulate(seed: u64) -> Story {
         life.drain(&mut world).await;
         life.is_prompt(&mut world).await;
         world.promises.in_the_end(&world.server, &life).await;
+        if let Some(Second { promises, server, .. }) = &world.second {
+            promises.in_the_end(server, &life).await;
+        }
         let books = life.writer.status().ledger;
         Story { time: world.start.elapsed(), seen: world.server.seen(), books }
     })

@@ -132,7 +132,7 @@ impl<S: Store> Log<S> {
         let released = held.saturating_sub(self.store.held().records);
         self.accounts = accounts;
         for account in &mut self.accounts {
-            let had = if planted("what_was_had_is_counted_on") { 0 } else { released };
+            let had = if planted("what_was_had_counts_on") { 0 } else { released };
             account.ahead = account.ahead.saturating_sub(had);
         }
         Ok(())
@@ -250,21 +250,29 @@ impl<S: Store> Log<S> {
             self.lost_counted = Some(lost);
             return;
         }
+        let mut counts = 0;
         let (held, appended) = (self.store.held().records, self.store.appended());
         for index in 0..self.accounts.len() {
-            let account = self.accounts[index];
-            // Another time, if the disk fails.
-            let Ok(ahead) = self.count_below(account.head) else { return };
+            let counted = self.store.is_open().then(|| self.count_below(self.accounts[index].head));
+            let head = self.store.head();
+            let account = &mut self.accounts[index];
             let gone = account.ledger.gone() + lost.saturating_sub(account.not_lost);
             let appended = (appended + account.ledger.unplaced).saturating_sub(account.before);
-            let excess = (gone + held.saturating_sub(ahead)).saturating_sub(appended);
-            let account = &mut self.accounts[index];
+            let Some(Ok(ahead)) = counted else {
+                // The disk fails: as the books have it, until it can be counted.
+                account.ahead = (held + gone).saturating_sub(appended);
+                continue;
+            };
             account.ahead = ahead;
-            if ahead > 0 || account.head > self.store.head() {
-                account.not_lost += excess;
+            if account.head > head {
+                let queued = held.saturating_sub(ahead);
+                account.not_lost += (gone + queued).saturating_sub(appended);
             }
+            counts += 1;
         }
-        self.lost_counted = Some(self.store.lost());
+        if counts == self.accounts.len() {
+            self.lost_counted = Some(self.store.lost());
+        }
     }
 
     /// Records that are held below a position.

@@ -6,7 +6,9 @@ use pitwire::backoff::Backoff;
 use pitwire::config::{APPEND_TIMEOUT, DeliveryConfig, SessionChoice, WhenFull};
 use pitwire::entry::{Situation, Stream};
 use pitwire::queue::ledger::DropReason;
-use pitwire::queue::{self, Appended, Content, Limits, NewEntry, QueueStatus, Writer};
+use pitwire::queue::{
+    self, Appended, Content, Destinations, Limits, NewEntry, QueueStatus, Writer,
+};
 use pitwire::session::{Session, SessionStatus};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -14,8 +16,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::promises::Frame;
-use super::world::{LONGEST_HANG, POISON, World};
+use super::promises::{Frame, Promises};
+use super::world::{LONGEST_HANG, POISON, SECOND, Second, World};
 
 /// Virtual time within which a healed world must have drained.
 const DRAIN: Duration = Duration::from_secs(600);
@@ -38,8 +40,11 @@ impl Life {
     pub async fn begin(world: &mut World) -> Self {
         let limits = Limits::new(&world.config.queue, &world.config.stint);
         // A disk that fails lets the agent wait for it, as the process does.
-        let ((writer, reader), keeper) = loop {
-            match queue::with_store(world.disk.clone(), limits.clone(), world.now()) {
+        let others: Vec<String> = world.second.iter().map(|_| SECOND.to_owned()).collect();
+        let ((writer, (reader, seconds)), keeper) = loop {
+            let (store, limits) = (world.disk.clone(), limits.clone());
+            let destinations = Destinations::These(&others);
+            match queue::with_store_for(destinations, store, limits, world.now()) {
                 Ok(opened) => break opened,
                 Err(_) => sleep(Duration::from_secs(1)).await,
             }
@@ -58,11 +63,26 @@ impl Life {
             sender,
         );
         let mut tasks = JoinSet::new();
+        for (reader, second) in seconds.into_iter().zip(&world.second) {
+            let mut session = Session::new(
+                SessionChoice::Auto,
+                delivery.clone(),
+                reader,
+                second.server.clone(),
+                Backoff::new(
+                    delivery.backoff_min,
+                    delivery.backoff_max,
+                    SmallRng::seed_from_u64(1),
+                ),
+                watch::channel(SessionStatus::default()).0,
+            );
+            tasks.spawn(async move { drop(session.run().await) });
+        }
         tasks.spawn(world.disk.clone().hold_up(keeper));
         tasks.spawn(async move { drop(session.run().await) });
         let (note, retries) = mpsc::unbounded_channel();
         tasks.spawn(note_retries(status.clone(), writer.clone(), note));
-        world.promises.life_begins();
+        world.each_promise().for_each(Promises::life_begins);
         Self { writer, status, retries, failures: (0, 0), delivery, tasks }
     }
 
@@ -80,6 +100,7 @@ impl Life {
             if round >= outage && world.rng.random_bool(0.3) {
                 world.misfortune().await;
             }
+            world.second_misfortune();
             for _ in 0..world.rng.random_range(0..20) {
                 self.append(world).await;
                 sleep(Duration::from_millis(world.rng.random_range(0..700))).await;
@@ -125,8 +146,8 @@ impl Life {
         let drops_newest = world.config.queue.when_full == WhenFull::DropNewest;
         let [appended] = appended.unwrap()[..] else { panic!("not one answer for one entry") };
         match appended {
-            Appended::Stored(seq) => world.promises.stored(seq, frame),
-            Appended::Buffered => world.promises.buffered(frame),
+            Appended::Stored(seq) => world.each_promise().for_each(|all| all.stored(seq, frame)),
+            Appended::Buffered => world.each_promise().for_each(|all| all.buffered(frame)),
             Appended::Unchanged if is_setup => {}
             Appended::Dropped(DropReason::QueueFull) if drops_newest => {}
             outcome => panic!("{outcome:?}"),
@@ -138,6 +159,9 @@ impl Life {
     pub fn check(&mut self, world: &mut World) {
         let queue = self.writer.status();
         world.promises.look(&world.server, &queue);
+        if let Some(Second { promises, server, .. }) = &mut world.second {
+            promises.look(server, &queue);
+        }
         while let Ok((delay, delivered)) = self.retries.try_recv() {
             let (failures, before) = &mut self.failures;
             if delivered > *before {
@@ -160,8 +184,9 @@ impl Life {
             let survivors = world.rng.random_range(0..10);
             world.disk.cut_power(survivors);
         }
-        world.promises.life_ends();
+        world.each_promise().for_each(Promises::life_ends);
         world.server.cut();
+        world.second.iter().for_each(|second| second.server.cut());
         sleep(Duration::from_secs(world.rng.random_range(0..60))).await;
     }
 

@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pitwire::config::{BUFFER_BYTES, BUFFER_ENTRIES, Config, Durability, QueueConfig};
 use pitwire::entry::{CapturedAt, Kind, Seq};
-use pitwire::queue::QueueStatus;
 use pitwire::queue::fates::Fate;
 use pitwire::queue::ledger::Ledger;
+use pitwire::queue::{QueueStatus, Standing};
 
 use super::life::Life;
 use super::world::Swarm;
@@ -25,6 +25,8 @@ pub struct Frame {
 
 /// All that was promised so far.
 pub struct Promises {
+    /// Of which destination.
+    of: usize,
     swarm: Swarm,
     queue: QueueConfig,
     disk: Disk,
@@ -58,7 +60,13 @@ struct Page {
 
 impl Promises {
     pub fn new(swarm: &Swarm, config: &Config, disk: &Disk) -> Self {
+        Self::of(0, swarm, config, disk)
+    }
+
+    /// Of another destination than the first one.
+    pub fn of(of: usize, swarm: &Swarm, config: &Config, disk: &Disk) -> Self {
         Self {
+            of,
             swarm: swarm.clone(),
             queue: config.queue.clone(),
             disk: disk.clone(),
@@ -119,6 +127,7 @@ impl Promises {
 
     /// After each step.
     pub fn look(&mut self, server: &Server, queue: &QueueStatus) {
+        let queue = &self.own(queue);
         self.look_at_pages(server);
         assert_eq!(queue.imbalance, 0, "{queue:?}");
         assert!(queue.tail >= self.tail, "positions go back: {queue:?}");
@@ -146,6 +155,15 @@ impl Promises {
             self.thinned = queue.ledger.thinned;
             self.look_at_thinned(queue);
         }
+    }
+
+    /// How the queue stands for this destination.
+    fn own(&self, queue: &QueueStatus) -> QueueStatus {
+        let Some(own) = self.of.checked_sub(1).map(|index| &queue.others[index]) else {
+            return queue.clone();
+        };
+        let Standing { queued, appended, ledger, imbalance, .. } = *own;
+        QueueStatus { queued, appended, ledger, imbalance, ..queue.clone() }
     }
 
     fn look_at_pages(&mut self, server: &Server) {
@@ -199,7 +217,9 @@ impl Promises {
     /// No more is thinned than the books say, and no lap loses its ends.
     fn look_at_thinned(&self, queue: &QueueStatus) {
         let is_thinned = |seq: &Seq| self.disk.record(*seq).is_none();
-        let missing = self.names.iter().filter(|(seq, _)| is_thinned(seq));
+        // What only another destination has not had may be thinned, and is not in this one's books.
+        let is_own = |at: &CapturedAt| queue.others.is_empty() || !self.shown.contains(at);
+        let missing = self.names.iter().filter(|(seq, at)| is_thinned(seq) && is_own(at));
         let mut count = 0;
         for (seq, at) in missing {
             count += 1;
@@ -210,7 +230,9 @@ impl Promises {
             let ends = before.into_iter().chain(after).all(|(_, other)| other == lap);
             assert!(ends && before.is_some(), "the end of a lap is left out: {seq}");
         }
-        assert!(count <= queue.ledger.thinned, "{count} are missing: {queue:?}");
+        // Nor was what the server refused shown.
+        let refused = if queue.others.is_empty() { 0 } else { queue.ledger.quarantined };
+        assert!(count <= queue.ledger.thinned + refused, "{count} are missing: {queue:?}");
     }
 
     /// Refused, or thrown away without a word: where nothing after it comes back in time that passes
@@ -221,11 +243,12 @@ impl Promises {
 
     /// The queue has drained: whatever was not shown has left by a name.
     pub async fn in_the_end(&self, server: &Server, life: &Life) {
-        let queue = life.writer.status();
+        let queue = self.own(&life.writer.status());
         let operator = life.writer.operator();
         let mut lost = Vec::new();
         for (seq, frame) in &self.owed {
-            let fate = operator.fate(*seq).await.unwrap();
+            let (first, others) = operator.fates(*seq).await.unwrap();
+            let fate = self.of.checked_sub(1).map_or(first, |index| others[index].1);
             let is_named = match fate {
                 Fate::Thinned | Fate::Dropped(_) => self.swarm.narrow,
                 Fate::Refused => self.may_pass(server, frame),

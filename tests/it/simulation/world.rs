@@ -64,7 +64,19 @@ pub struct World {
     /// The lap that each car drives.
     pub laps: [i64; 3],
     pub promises: Promises,
+    /// Half of the seeds have a second destination, which goes wrong on its own.
+    pub second: Option<Second>,
 }
+
+/// A server beside the first one.
+pub struct Second {
+    rng: SmallRng,
+    pub server: Server,
+    pub promises: Promises,
+}
+
+/// Its name as a destination.
+pub const SECOND: &str = "second";
 
 impl World {
     pub fn new(seed: u64) -> Self {
@@ -122,7 +134,16 @@ impl World {
         server.seed(seed);
         server.behave(nature.clone());
         let disk = Disk::default();
+        // From a chance of its own: what the other seeds do stays as it is.
+        let second = (seed % 2 == 1).then(|| {
+            let server = Server::named(SECOND);
+            server.seed(!seed);
+            server.behave(nature.clone());
+            let promises = Promises::of(1, &swarm, &config, &disk);
+            Second { rng: SmallRng::seed_from_u64(!seed), server, promises }
+        });
         Self {
+            second,
             promises: Promises::new(&swarm, &config, &disk),
             rng,
             swarm,
@@ -191,6 +212,31 @@ impl World {
         }
     }
 
+    /// Likewise with the second server.
+    pub fn second_misfortune(&mut self) {
+        let Self { second: Some(Second { rng, server, .. }), swarm, nature, .. } = self else {
+            return;
+        };
+        match rng.random_range(0..10) {
+            0 | 1 => server.behave(Faults { down: true, ..nature.clone() }),
+            2 if swarm.cuts => server.cut(),
+            3 if swarm.forgets => server.forget(),
+            4 if swarm.restarts => {
+                server.forget();
+                server.cut();
+            }
+            5 if swarm.silences => server.behave(Faults { silent: true, ..nature.clone() }),
+            6..=8 => server.behave(nature.clone()),
+            _ => {}
+        }
+    }
+
+    /// All that was promised, of each destination.
+    pub fn each_promise(&mut self) -> impl Iterator<Item = &mut Promises> {
+        let second = self.second.iter_mut().map(|second| &mut second.promises);
+        [&mut self.promises].into_iter().chain(second)
+    }
+
     /// The machine is suspended and goes on the next morning. Whether the clock of the timers went
     /// along depends on the system.
     async fn sleep_a_night(&mut self) {
@@ -209,6 +255,9 @@ impl World {
             self.server.cut();
         }
         self.server.behave(self.nature.clone());
+        if let Some(second) = &self.second {
+            second.server.behave(self.nature.clone());
+        }
         self.mend_disk();
     }
 
