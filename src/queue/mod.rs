@@ -192,13 +192,7 @@ pub struct QueueStatus {
 impl QueueStatus {
     /// How `[server]` stands.
     pub fn server(&self) -> Standing {
-        Standing {
-            name: String::new(),
-            queued: self.queued,
-            appended: self.appended,
-            ledger: self.ledger,
-            imbalance: self.imbalance,
-        }
+        Standing::server(self.queued, self.appended, self.ledger, self.imbalance)
     }
 }
 
@@ -213,6 +207,13 @@ pub struct Standing {
     pub ledger: Ledger,
     /// As in [`QueueStatus`].
     pub imbalance: i64,
+}
+
+impl Standing {
+    /// That of `[server]`, which has no name.
+    pub fn server(queued: u64, appended: u64, ledger: Ledger, imbalance: i64) -> Self {
+        Self { name: String::new(), queued, appended, ledger, imbalance }
+    }
 }
 
 /// Who gets the entries besides `[server]`.

@@ -71,13 +71,7 @@ pub struct Status {
 impl Status {
     /// How `[server]` stands.
     pub fn server(&self) -> Standing {
-        Standing {
-            name: String::new(),
-            queued: self.queued,
-            appended: self.appended,
-            ledger: self.ledger,
-            imbalance: self.imbalance,
-        }
+        Standing::server(self.queued, self.appended, self.ledger, self.imbalance)
     }
 }
 
