@@ -278,7 +278,7 @@ impl<S: Sink> Session<S> {
         self.note_inversions(&receipt);
         match (&receipt.ack, proof) {
             (Ack::UnknownSession, _) => Ok(forgotten(entries)),
-            (Ack::Error(text), _) => self.objected(text, entries, receipt.missing),
+            (Ack::Error(text), _) => self.objected(bindings, text, entries, receipt.missing),
             (_, Proof::Written) => {
                 self.learn(bindings, if bindings.asks { Proof::Ack } else { Proof::Written });
                 Ok(Outcome::Unproven)

@@ -3,7 +3,7 @@
 //! A server shows only the newest that it holds. So an entry that did not come back though a newer
 //! one did is tried again, and set aside when that helps nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::time::{sleep, timeout};
 
@@ -25,11 +25,7 @@ impl<S: Sink> Session<S> {
         entries: &[Entry],
         missing: Vec<Seq>,
     ) -> Result<Outcome, SessionError> {
-        for entry in entries.iter().filter(|entry| !missing.contains(&entry.seq)) {
-            self.learned.without_keeping = false;
-            self.learn(bindings, Proof::Echo);
-            bindings.of_mut(entry.stint)?.is_new = false;
-        }
+        self.came_back(bindings, entries, &missing)?;
         let of_missing = entries.iter().filter(|entry| missing.contains(&entry.seq));
         let stints: BTreeSet<StintId> = of_missing.map(|entry| entry.stint).collect();
         let mut refused = Vec::new();
@@ -43,6 +39,21 @@ impl<S: Sink> Session<S> {
         }
         refused.sort();
         Ok(if refused.is_empty() { Outcome::Proven } else { Outcome::Refused(refused) })
+    }
+
+    /// All but the missing ones came back: the server keeps what goes to their sessions.
+    fn came_back(
+        &mut self,
+        bindings: &mut Bindings,
+        entries: &[Entry],
+        missing: &[Seq],
+    ) -> Result<(), SessionError> {
+        for entry in entries.iter().filter(|entry| !missing.contains(&entry.seq)) {
+            self.learned.without_keeping = false;
+            self.learn(bindings, Proof::Echo);
+            bindings.of_mut(entry.stint)?.is_new = false;
+        }
+        Ok(())
     }
 
     /// Likewise, for all entries of one stint.
@@ -118,19 +129,26 @@ impl<S: Sink> Session<S> {
     /// The server answered with an error. Which entry it means is only certain for a single one.
     pub(super) fn objected(
         &mut self,
+        bindings: &mut Bindings,
         text: &str,
         entries: &[Entry],
         missing: Vec<Seq>,
     ) -> Result<Outcome, SessionError> {
         tracing::warn!(error = text, "the server refuses an entry");
+        // Or a server that forgot the rest at once would be taken for one that never kept any.
+        self.came_back(bindings, entries, &missing)?;
         if let [entry] = entries {
             return Ok(Outcome::Refused(vec![entry.seq]));
         }
         if missing.len() < entries.len() {
             return Ok(Outcome::Refused(missing));
         }
+        Err(self.one_at_a_time())
+    }
+
+    fn one_at_a_time(&mut self) -> SessionError {
         self.learned.one_at_a_time = true;
-        Err(SessionError::NotKept("it refused an entry of a batch; going on one at a time"))
+        SessionError::NotKept("it refused an entry of a batch; going on one at a time")
     }
 
     /// Tries refused entries again: what of them the server still refuses while it keeps their
@@ -165,12 +183,22 @@ impl<S: Sink> Session<S> {
                 return Ok(Outcome::Proven);
             }
         }
-        let stints: BTreeSet<StintId> = of(&refused).iter().map(|entry| entry.stint).collect();
-        for stint in stints.into_iter().filter(|_| bindings.answers_join) {
+        let mut of_stints: BTreeMap<StintId, usize> = BTreeMap::new();
+        for entry in of(&refused) {
+            *of_stints.entry(entry.stint).or_default() += 1;
+        }
+        for (stint, count) in of_stints.into_iter().filter(|_| bindings.answers_join) {
             let bound = bindings.of(stint)?;
             let (session, is_new) = (bound.session.clone(), bound.is_new);
-            if self.join(link, &session).await? == Joined::Silent && !is_new {
+            if self.join(link, &session).await? != Joined::Silent {
+                continue;
+            }
+            if !is_new {
                 return Ok(Outcome::Forgotten(stint));
+            }
+            // It holds nothing of it: was each of them refused, or the session forgotten?
+            if count > 1 {
+                return Err(self.one_at_a_time());
             }
         }
         Ok(Outcome::Refused(refused))

@@ -139,7 +139,12 @@ impl Promises {
         assert!(queue.buffered * 2 <= BUFFER_BYTES as u64, "{queue:?}");
         assert_eq!(queue.ledger.corrupt, 0, "{queue:?}");
         let dropped = server.state().dropped.len() as u64;
-        assert!(queue.ledger.quarantined <= self.refusable + dropped, "{queue:?}");
+        assert!(
+            queue.ledger.quarantined <= self.refusable + dropped,
+            "{} {dropped} {queue:?} {:?}",
+            self.refusable,
+            self.swarm
+        );
         let gone = self.owed.range(..queue.head).count() as u64;
         let named = without_delivery(&queue.ledger);
         let may_pass = self.owed.values().filter(|frame| self.may_pass(server, frame)).count();
@@ -153,7 +158,7 @@ impl Promises {
         assert!(queue.ledger.delivered <= delivered, "at most {delivered}: {queue:?}");
         if queue.ledger.thinned != self.thinned {
             self.thinned = queue.ledger.thinned;
-            self.look_at_thinned(queue);
+            self.look_at_thinned(server, queue);
         }
     }
 
@@ -215,11 +220,12 @@ impl Promises {
     }
 
     /// No more is thinned than the books say, and no lap loses its ends.
-    fn look_at_thinned(&self, queue: &QueueStatus) {
+    fn look_at_thinned(&self, server: &Server, queue: &QueueStatus) {
         let is_thinned = |seq: &Seq| self.disk.record(*seq).is_none();
         // What only another destination has not had may be thinned, and is not in this one's books.
-        let is_own = |at: &CapturedAt| queue.others.is_empty() || !self.shown.contains(at);
-        let missing = self.names.iter().filter(|(seq, at)| is_thinned(seq) && is_own(at));
+        let is_owed = |seq| self.owed.get(seq).is_some_and(|frame| !self.may_pass(server, frame));
+        let is_own = |seq| queue.others.is_empty() || is_owed(seq);
+        let missing = self.names.iter().filter(|(seq, _)| is_thinned(seq) && is_own(seq));
         let mut count = 0;
         for (seq, at) in missing {
             count += 1;
@@ -230,9 +236,7 @@ impl Promises {
             let ends = before.into_iter().chain(after).all(|(_, other)| other == lap);
             assert!(ends && before.is_some(), "the end of a lap is left out: {seq}");
         }
-        // Nor was what the server refused shown.
-        let refused = if queue.others.is_empty() { 0 } else { queue.ledger.quarantined };
-        assert!(count <= queue.ledger.thinned + refused, "{count} are missing: {queue:?}");
+        assert!(count <= queue.ledger.thinned, "{count} are missing: {queue:?}");
     }
 
     /// Refused, or thrown away without a word: where nothing after it comes back in time that passes
