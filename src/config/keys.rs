@@ -117,7 +117,7 @@ static KEYS: &[Key] = &[
     key("source.nats.agents", Text(|c| &mut c.source.nats.agents),
         "The agents to take from; none takes from all."),
     key("source.nats.durable", Text(|c| &mut c.source.nats.durable),
-        "The name by which the server remembers what was taken; each hub has one of its own."),
+        "The name by which the server remembers what was delivered; hubs of one name share the agents."),
     key("source.file.path", Text(|c| &mut c.source.file.path),
         "A recording to play; none turns the source off."),
     key("source.file.speed", Rate(0.001..=10_000.0, |c| &mut c.source.file.speed),

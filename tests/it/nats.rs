@@ -3,8 +3,10 @@
 //! - [`sink`]: whatever is killed and cut, the stream holds each entry once and in order.
 //! - [`access`]: who is let in, and what is said of a server that does not do what it should.
 //! - [`source`]: a hub between agents and a dashboard.
+//! - [`hubs`]: several that share the agents.
 
 mod access;
+mod hubs;
 mod sink;
 mod source;
 

@@ -1,0 +1,116 @@
+//! Hubs of one name: they share the agents, and stand in for each other. Whatever happens to them, each
+//! stint has one page, with each frame once and in order.
+
+use std::time::Duration;
+
+use tempfile::{TempDir, tempdir};
+use tokio::time::sleep;
+
+use super::source::{League, hub};
+use crate::agent::Agent;
+use crate::peers::{Kind, Peer};
+
+const AGENTS: &str = r#"pitwire_source_agents{source="nats"}"#;
+
+/// A hub, and its queue through all its lives.
+struct Hub {
+    queue: TempDir,
+    agent: Agent,
+}
+
+impl Hub {
+    fn start(league: &League, dashboard: &Peer) -> Self {
+        let queue = tempdir().unwrap();
+        let agent = hub(queue.path(), &dashboard.url(), &league.server.url(), &[]);
+        Self { queue, agent }
+    }
+
+    fn start_again(&mut self, league: &League, dashboard: &Peer) {
+        self.agent = hub(self.queue.path(), &dashboard.url(), &league.server.url(), &[]);
+    }
+
+    async fn takes_from(&self, agents: usize) {
+        self.agent.metric_becomes(AGENTS, |count| count == agents as f64).await;
+    }
+}
+
+#[tokio::test]
+async fn hubs_of_one_name_share_the_agents_and_one_that_is_started_again_goes_on() {
+    let mut league = League::of(&["pc-1", "pc-2", "pc-3", "pc-4"]);
+    league.drive(1);
+    league.has_published(1).await;
+    let dashboard = Peer::start(Kind::Embedded, &[]);
+    let [mut one, other] = [(); 2].map(|()| Hub::start(&league, &dashboard));
+    one.takes_from(2).await;
+    other.takes_from(2).await;
+    let mut driven = 1;
+    for _ in 0..4 {
+        league.drive(150);
+        driven += 150;
+        sleep(Duration::from_millis(300)).await;
+        one.agent.process.kill();
+        league.drive(150);
+        driven += 150;
+        one.start_again(&league, &dashboard);
+    }
+    league.has_published(driven).await;
+    league.is_shown_by(&dashboard).await;
+    one.takes_from(2).await;
+    other.takes_from(2).await;
+}
+
+/// What the dead hub has on its disk, the other one takes from NATS again.
+#[tokio::test]
+async fn a_hub_that_stays_away_is_replaced_on_the_same_pages_and_nothing_is_missing() {
+    let mut league = League::of(&["pc-1", "pc-2", "pc-3", "pc-4"]);
+    let folder = tempdir().unwrap();
+    let file = folder.path().join("sessions.json");
+    let mut dashboard = Peer::start(Kind::Flask, &["--persist", file.to_str().unwrap()]);
+    let [mut one, other] = [(); 2].map(|()| Hub::start(&league, &dashboard));
+    league.drive(200);
+    one.takes_from(2).await;
+    other.takes_from(2).await;
+    league.has_published(200).await;
+    league.is_shown_by(&dashboard).await;
+    // The pages are in the book.
+    sleep(Duration::from_secs(3)).await;
+    dashboard.kill();
+    league.drive(100);
+    league.has_published(300).await;
+    one.agent.metric_becomes("pitwire_queue_entries", |entries| entries >= 200.0).await;
+    one.agent.process.kill();
+    dashboard.restart();
+    other.takes_from(4).await;
+    league.drive(100);
+    league.has_published(400).await;
+    league.is_shown_by(&dashboard).await;
+    one.start_again(&league, &dashboard);
+    one.agent.metric_becomes("pitwire_queue_entries", |entries| entries == 0.0).await;
+    league.drive(100);
+    league.has_published(500).await;
+    league.is_shown_by(&dashboard).await;
+    sleep(Duration::from_secs(2)).await;
+    league.is_shown_by(&dashboard).await;
+}
+
+#[tokio::test]
+async fn a_hub_that_is_added_gets_the_stints_that_begin() {
+    let mut league = League::with(&["pc-1", "pc-2", "pc-3", "pc-4"], &["stint.resume_after=2s"]);
+    let dashboard = Peer::start(Kind::Embedded, &[]);
+    let one = Hub::start(&league, &dashboard);
+    league.drive(50);
+    one.takes_from(4).await;
+    let other = Hub::start(&league, &dashboard);
+    league.has_published(50).await;
+    sleep(Duration::from_millis(1500)).await;
+    league.drive(50);
+    league.has_published(100).await;
+    sleep(Duration::from_secs(5)).await;
+    one.takes_from(4).await;
+    other.takes_from(0).await;
+    league.drive(50);
+    other.takes_from(2).await;
+    one.takes_from(2).await;
+    league.has_published(150).await;
+    league.is_shown_by(&dashboard).await;
+}
