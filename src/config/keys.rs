@@ -24,7 +24,7 @@ static KEYS: &[Key] = &[
         "What this PC is called on NATS, where no other may have the name; none takes the PC's own."),
 
     key("server.url", Text(|c| &mut c.server.url),
-        "The dashboard server, http or https, where a path prefix is kept; or a NATS server with JetStream, nats or tls."),
+        "The dashboard server, http or https, where a path prefix is kept; or a NATS server with JetStream, nats or tls, with commas between the nodes of a cluster."),
     key("server.session_id", Text(|c| &mut c.server.session_id),
         "The session on the server; \"auto\" asks the server for one."),
     key("server.token", Text(|c| &mut c.server.token),
@@ -105,7 +105,7 @@ static KEYS: &[Key] = &[
     key("source.nats.enabled", Switch(|c| &mut c.source.nats.enabled),
         "Takes what the agents of a league publish to a NATS server: this one is a hub."),
     key("source.nats.url", Text(|c| &mut c.source.nats.url),
-        "That server, nats or tls."),
+        "That server, nats or tls, with commas between the nodes of a cluster."),
     key("source.nats.token", Text(|c| &mut c.source.nats.token),
         "Its token."),
     key("source.nats.token_file", Text(|c| &mut c.source.nats.token_file),
