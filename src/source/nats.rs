@@ -92,6 +92,7 @@ pub fn run(parts: Parts<'_>) -> impl Future<Output = ()> + Send + use<> {
                 error => error,
             };
             metrics::source_connected(NAME, false);
+            metrics::source_agents(NAME, 0);
             let (delay, text) = (backoff.next_delay(), error.to_string());
             let url = hub.url();
             if text == said {

@@ -23,7 +23,7 @@ use crate::config::{
     HUB_BEAT, HUB_HOLD, NATS_BACKOFF, NATS_FETCH_ENTRIES, NATS_FETCH_EXPIRES, NATS_READER_FORGOTTEN,
 };
 use crate::entry::{Seq, Stream};
-use crate::nats::STREAM_PREFIX;
+use crate::nats::{SETUP, STREAM_PREFIX};
 use crate::planted::planted;
 use crate::queue::{QueueError, Writer};
 
@@ -129,6 +129,7 @@ impl Follower {
         // What was taken before may be on its way to the queue still: this waits for it.
         let before = self.stored.lock().await.clone();
         let mut place = Place { before, stint: self.stint_before(&stream).await, consumed: 0 };
+        self.take_setup(&stream, &place).await?;
         loop {
             let asked = Instant::now();
             let batch = consumer
@@ -160,6 +161,32 @@ impl Follower {
     async fn stint_before(&self, stream: &stream::Stream<stream::Info>) -> Option<Stream> {
         let last = stream.get_raw_message(self.after).await.ok()?;
         message::stint(&last.subject)
+    }
+
+    /// Takes the setup with which a stint is driven that another hub began: the page may be forgotten, and
+    /// one that begins anew has it first.
+    async fn take_setup(
+        &mut self,
+        stream: &stream::Stream<stream::Info>,
+        place: &Place,
+    ) -> Result<(), Ended> {
+        let Some(stint) = place.stint.as_ref().filter(|stint| !place.before.contains_key(stint))
+        else {
+            return Ok(());
+        };
+        let subject = format!("pitwire.{}.{SETUP}", stint.0);
+        let Ok(setup) = stream.get_last_raw_message_by_subject(&subject).await else {
+            return Ok(());
+        };
+        let read = message::read(&setup.subject, Some(&setup.headers), &setup.payload);
+        // A later one comes by itself.
+        if let Ok((stint, entry)) = read
+            && setup.sequence <= self.after
+        {
+            self.is_ours().await;
+            self.relay(stint, vec![entry]).await?;
+        }
+        Ok(())
     }
 
     /// Takes a batch to its end; says whether there was anything in it.

@@ -17,7 +17,7 @@ use super::book::{Book, Entry, Page, Seen, Share};
 use super::bucket::{Bucket, Written};
 use super::follow::{Ended, Follower, Progress};
 use super::orders::{Commander, Order};
-use super::{HubError, NAME, Newest, Stored};
+use super::{FILE, HubError, NAME, Newest, Stored};
 use crate::backoff::Backoff;
 use crate::clock;
 use crate::config::{
@@ -40,7 +40,7 @@ pub(super) struct Hub {
     seen: Seen,
     /// Until when the book surely says what it said last.
     until: watch::Sender<Instant>,
-    /// The number that this hub wrote last; `None` before its first.
+    /// The number that this hub wrote last; `None` when it is not known whether it was written.
     count: Option<u64>,
     surplus: Arc<AtomicUsize>,
     /// Whether its queue may be delivered.
@@ -175,7 +175,7 @@ impl Hub {
         for _ in 0..HUB_TRIES {
             let asked = Instant::now();
             let (before, version) = bucket.read(connection).await?;
-            self.check_name(&before)?;
+            self.check_name(&before).await?;
             let now = Instant::now();
             self.seen.look(&before, now);
             let head = self.writer.status().head;
@@ -192,6 +192,7 @@ impl Hub {
             };
             let mut book = before.clone();
             let surplus = book.write(entry, &mut self.seen, now);
+            let count = self.count.take();
             if bucket.write(connection, &book, version).await? == Written::Yes {
                 self.count = book.hubs.get(&self.me).copied();
                 self.until.send_replace(asked + HUB_LEASE - HUB_MARGIN);
@@ -202,25 +203,28 @@ impl Hub {
                 self.settle(connection, &book).await?;
                 return self.take_over(connection, &before, &book, streams, followed).await;
             }
+            self.count = count;
             let pause = rand::rng().random_range(HUB_RETRY);
             sleep(pause).await;
         }
         Err(NatsError::Lost("other hubs write into the book all the time".into()).into())
     }
 
-    /// That nobody else writes under this hub's name. Its own last number may have been written though
-    /// the server's word of it got lost.
-    fn check_name(&mut self, book: &Book) -> Result<(), NatsError> {
+    /// That nobody else writes under this hub's name. If somebody does, one of the two stays away for as
+    /// long as the other goes on.
+    async fn check_name(&mut self, book: &Book) -> Result<(), NatsError> {
         let written = book.hubs.get(&self.me).copied().unwrap_or_default();
-        let Some(count) = self.count.take() else { return Ok(()) };
-        if written > count + u64::from(HUB_TRIES) {
-            return Err(NatsError::Unfit(format!(
-                "another hub is called {} too: its queue's folder is a copy; delete the file hub in it",
-                self.me
-            )));
+        if self.count.is_none_or(|count| count == written) {
+            return Ok(());
         }
         self.count = Some(written);
-        Ok(())
+        // Whether it goes on shows after its next beat.
+        sleep(2 * HUB_BEAT).await;
+        Err(NatsError::Unfit(format!(
+            "another hub is called {} too, as its queue's folder is a copy; stop one and delete the \
+             file {FILE:?} in its folder",
+            self.me
+        )))
     }
 
     /// Follows what is this hub's own, and nothing else.

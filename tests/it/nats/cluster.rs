@@ -7,6 +7,8 @@ use std::process::Child;
 use std::time::Duration;
 
 use async_nats::jetstream;
+use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::jetstream::message::PublishMessage;
 use tempfile::{TempDir, tempdir};
 use tokio::time::sleep;
 
@@ -137,6 +139,8 @@ impl Rig {
             .settings(include_str!("../../../deploy/cluster/rig.toml"))
             .replace("# name = \"rig-17\"", "name = \"rig-17\"");
         let queue = folder.path().join("queue");
+        // What is handed in at once is kept.
+        let settings = "update_rate_hz = 0.0\n".to_owned() + &settings;
         let settings =
             format!("{settings}[queue]\npath = {queue:?}\n[source.lmu]\nenabled = false\n");
         std::fs::write(folder.path().join("rig.toml"), settings).unwrap();
@@ -200,6 +204,7 @@ async fn a_stream_in_a_cluster_holds_each_entry_once_and_in_order_though_its_ser
     let kept = cluster.kept("rig-17").await;
     assert_eq!(check(&kept, &rig.stored).len(), 1, "one race");
     assert_eq!(kept.len(), rig.stored.len());
+    assert_eq!(kept.len(), 200 + 4 * 800);
 }
 
 #[tokio::test]
@@ -226,4 +231,35 @@ async fn an_agent_starts_while_a_server_of_the_cluster_is_dead() {
     }
     rig.note_receipts();
     check(&cluster.kept("rig-17").await, &rig.stored);
+}
+
+/// A cluster looks for the name of an entry before its place, as a single server does. The sink copes
+/// with either.
+#[tokio::test]
+async fn a_cluster_takes_nothing_twice_and_nothing_in_the_wrong_place() {
+    let cluster = Cluster::start();
+    let mut rig = Rig::start(&cluster);
+    rig.drive(3).await;
+    rig.has_published().await;
+    let jetstream = cluster.jetstream().await;
+    let kept = kept(&jetstream, "rig-17").await;
+    assert_eq!(kept.len(), 3);
+    let last = kept.last().unwrap();
+    let publish = async |id: String, follows: u64| {
+        let message = PublishMessage::build()
+            .payload("{}".into())
+            .message_id(id)
+            .expected_last_sequence(follows);
+        let subject = format!("pitwire.rig-17.{}.telemetry", last.stint);
+        jetstream.send_publish(subject, message).await.unwrap().await
+    };
+    let id = |seq: u64| format!("rig-17.{}.{seq}", last.stint);
+    let at = kept.len() as u64;
+    for follows in [at - 1, at] {
+        let again = publish(id(last.seq), follows).await.expect("it looks for its name first");
+        assert!(again.duplicate, "after {follows}");
+    }
+    let misplaced = publish(id(last.seq + 1), at - 1).await.unwrap_err();
+    assert_eq!(misplaced.kind(), PublishErrorKind::WrongLastSequence);
+    assert_eq!(super::kept(&jetstream, "rig-17").await, kept);
 }

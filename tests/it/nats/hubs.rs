@@ -3,12 +3,14 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use tempfile::{TempDir, tempdir};
 use tokio::time::sleep;
 
 use super::source::{League, hub};
-use crate::agent::Agent;
+use crate::agent::{Agent, eventually};
 use crate::peers::{Kind, Peer};
+use crate::proxy::{Network, Proxy};
 
 const AGENTS: &str = r#"pitwire_source_agents{source="nats"}"#;
 
@@ -68,6 +70,9 @@ async fn a_hub_that_stays_away_is_replaced_on_the_same_pages_and_nothing_is_miss
     let mut dashboard = Peer::start(Kind::Flask, &["--persist", file.to_str().unwrap()]);
     let [mut one, other] = [(); 2].map(|()| Hub::start(&league, &dashboard));
     league.drive(200);
+    for (_, agent) in &league.agents {
+        agent.post("/v1/setup", r#"{"wing": 7}"#).await;
+    }
     one.takes_from(2).await;
     other.takes_from(2).await;
     league.has_published(200).await;
@@ -91,6 +96,69 @@ async fn a_hub_that_stays_away_is_replaced_on_the_same_pages_and_nothing_is_miss
     league.is_shown_by(&dashboard).await;
     sleep(Duration::from_secs(2)).await;
     league.is_shown_by(&dashboard).await;
+    // What was driven with before comes to a new page too.
+    dashboard.kill();
+    std::fs::remove_file(&file).unwrap();
+    dashboard.restart();
+    league.drive(10);
+    let has_setup = async || {
+        for session in dashboard.sessions().await {
+            let setups = dashboard.setups(&session).await;
+            if setups.first().is_some_and(|setup| setup["setup"] == json!({"wing": 7})) {
+                return Some(());
+            }
+        }
+        None
+    };
+    eventually("the new page has the setup", has_setup).await;
+}
+
+/// Nobody can tell whether it lives, or has lost the others.
+#[tokio::test]
+async fn a_hub_that_is_cut_off_is_replaced_and_comes_back_without_showing_anything_twice() {
+    let mut league = League::of(&["pc-1", "pc-2"]);
+    league.drive(50);
+    let dashboard = Peer::start(Kind::Embedded, &[]);
+    let proxy = Proxy::start(league.server.port());
+    let url = proxy.url().replace("http://", "nats://");
+    let queue = tempdir().unwrap();
+    let one = hub(queue.path(), &dashboard.url(), &url, &[]);
+    one.metric_becomes(AGENTS, |count| count >= 1.0).await;
+    let other = Hub::start(&league, &dashboard);
+    league.has_published(50).await;
+    league.is_shown_by(&dashboard).await;
+    sleep(Duration::from_secs(3)).await;
+    for round in 1..=10 {
+        proxy.set(if round < 9 { Network::Stalled } else { Network::UP });
+        league.drive(20);
+        sleep(Duration::from_millis(3500)).await;
+    }
+    proxy.reset();
+    other.takes_from(2).await;
+    one.metric_becomes(r#"pitwire_source_connected{source="nats"}"#, |is| is == 1.0).await;
+    league.drive(20);
+    league.has_published(270).await;
+    league.is_shown_by(&dashboard).await;
+    sleep(Duration::from_secs(2)).await;
+    league.is_shown_by(&dashboard).await;
+}
+
+#[tokio::test]
+async fn two_hubs_that_are_one_are_told_so() {
+    let mut league = League::of(&["pc-1"]);
+    league.drive(10);
+    let dashboard = Peer::start(Kind::Embedded, &[]);
+    let one = Hub::start(&league, &dashboard);
+    one.takes_from(1).await;
+    let copy = tempdir().unwrap();
+    std::fs::copy(one.queue.path().join("hub"), copy.path().join("hub")).unwrap();
+    let copy = hub(copy.path(), &dashboard.url(), &league.server.url(), &[]);
+    let told = async || {
+        let said =
+            |agent: &Agent| agent.process.stderr().join("").contains("another hub is called");
+        (said(&one.agent) || said(&copy)).then_some(())
+    };
+    eventually("one of them is told", told).await;
 }
 
 #[tokio::test]
