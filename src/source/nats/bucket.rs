@@ -32,8 +32,13 @@ impl Bucket {
     ) -> Result<Self, NatsError> {
         let name = format!("pitwire-hubs-{durable}");
         let context = connection.context();
-        let opened = connection.wait_for(get_or_create(&context, &name, replicas)).await?;
-        Ok(Self { store: opened?, name })
+        let opened = connection.wait_for(get_or_create(&context, &name, replicas)).await;
+        let store = opened.and_then(|opened| opened).map_err(|error| match error {
+            // A refusal of the server ends the connection, and does not say what it was good for.
+            NatsError::Auth(text) => NatsError::Auth(no_bucket(&name, text)),
+            error => error,
+        })?;
+        Ok(Self { store, name })
     }
 
     /// What the book says, and which version of it that is.
@@ -95,12 +100,17 @@ async fn get_or_create(context: &Context, name: &str, replicas: usize) -> Result
         allow_direct: false,
         ..Config::default()
     };
-    context.create_stream(config).await.map_err(|error| {
-        NatsError::Unfit(format!(
-            "there is no bucket {name}, which hubs need, and it cannot be made: {error}; give this \
-             hub's account the right to, or make it: nats kv add {name}"
-        ))
-    })?;
+    context
+        .create_stream(config)
+        .await
+        .map_err(|error| NatsError::Unfit(no_bucket(name, error)))?;
     let store = context.get_key_value(name).await;
     store.map_err(|error| NatsError::Lost(format!("the bucket {name} does not answer: {error}")))
+}
+
+fn no_bucket(name: &str, error: impl std::fmt::Display) -> String {
+    format!(
+        "there is no bucket {name}, which hubs need, and it cannot be made: {error}; give this hub's \
+         account the right to, or make it: nats kv add {name}"
+    )
 }

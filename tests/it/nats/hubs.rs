@@ -7,6 +7,7 @@ use serde_json::json;
 use tempfile::{TempDir, tempdir};
 use tokio::time::sleep;
 
+use super::NatsServer;
 use super::source::{League, hub};
 use crate::agent::{Agent, eventually};
 use crate::peers::{Kind, Peer};
@@ -159,6 +160,24 @@ async fn two_hubs_that_are_one_are_told_so() {
         (said(&one.agent) || said(&copy)).then_some(())
     };
     eventually("one of them is told", told).await;
+}
+
+#[tokio::test]
+async fn a_hub_that_may_not_make_the_bucket_says_so() {
+    let server = NatsServer::configured(
+        "nats",
+        r#"
+        no_auth_user: league
+        authorization { users: [ { user: league, password: "x", permissions: { publish: {
+            allow: ">", deny: "$JS.API.STREAM.CREATE.KV_pitwire-hubs-pitwire"
+        } } } ] }"#,
+    );
+    let folder = tempdir().unwrap();
+    let agent = Agent::start(&folder.path().join("a"), &server.url(), &["agent.name=pc-1"]);
+    agent.metric_becomes(r#"pitwire_connects_total{outcome="ok"}"#, |count| count == 1.0).await;
+    let hub = hub(&folder.path().join("h"), "http://127.0.0.1:1", &server.url(), &[]);
+    hub.process.says("there is no bucket pitwire-hubs-pitwire").await;
+    hub.process.says("nats kv add pitwire-hubs-pitwire").await;
 }
 
 #[tokio::test]
