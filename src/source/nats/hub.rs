@@ -123,6 +123,7 @@ impl Hub {
         tracing::info!(url = self.url(), hub = self.me, "taking what the league publishes");
         metrics::source_connected(NAME, true);
         backoff.reset();
+        self.look_at_lease().await;
         // They may not have been able to write either.
         self.seen = Seen::default();
         let mut followed = Followed::default();

@@ -84,6 +84,8 @@ async fn a_hub_that_stays_away_is_replaced_on_the_same_pages_and_nothing_is_miss
     league.drive(100);
     league.has_published(300).await;
     one.agent.metric_becomes("pitwire_queue_entries", |entries| entries >= 200.0).await;
+    // And how far it has delivered.
+    sleep(Duration::from_secs(3)).await;
     one.agent.process.kill();
     dashboard.restart();
     other.takes_from(4).await;

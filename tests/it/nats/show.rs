@@ -97,7 +97,8 @@ fn rig(cluster: &Cluster, folder: &TempDir, name: &str, seed: Option<u64>) -> Ag
 
 fn hub(cluster: &Cluster, folder: &TempDir, number: usize, dashboard: &Peer) -> Agent {
     let example = include_str!("../../../deploy/cluster/hub.toml");
-    let settings = cluster.settings(example).replace("http://localhost:5000", &dashboard.url());
+    let settings =
+        cluster.settings(example).replace("http://dashboard.example.org:5000", &dashboard.url());
     configured(folder, &format!("hub-{number}"), &settings)
 }
 
