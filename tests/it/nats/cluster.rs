@@ -116,10 +116,13 @@ impl Cluster {
     }
 }
 
-/// Ports that nobody has; another program may take one until it is listened on.
+/// Ports that nobody has, and that the system gives to nobody who asks for any: the servers listen on
+/// them later, and again after they were killed.
 fn free_ports() -> [u16; NODES] {
-    let listeners = [(); NODES].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
-    listeners.map(|listener| listener.local_addr().unwrap().port())
+    [(); NODES].map(|()| {
+        let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+        std::iter::repeat_with(|| rand::random_range(10_000..32_000)).find(is_free).unwrap()
+    })
 }
 
 /// An agent that publishes to a cluster, through all its lives.
