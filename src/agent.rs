@@ -31,6 +31,7 @@ use crate::queue::{OpenError, Writer};
 use crate::reload::{Answer, Asking, Reload};
 use crate::session::{self, SessionStatus, Watched};
 use crate::source::lines::{self, Pace, Place};
+use crate::source::nats::{Commander, Order, Ordered};
 use crate::source::simulator::Car;
 use crate::source::socketio::Publishers;
 use crate::source::{Intake, Sample, Taken, http, lmu, nats};
@@ -67,8 +68,12 @@ pub async fn run(
         publisher = open(config) => publisher?,
         () = &mut shutdown => return Ok(()),
     };
-    publisher.start();
-    let mut sources = Sources::start(&publisher);
+    let (commander, mut orders) = nats::orders();
+    let is_hub = publisher.config().source.nats.enabled;
+    if !is_hub {
+        publisher.start();
+    }
+    let mut sources = Sources::start(&publisher, commander);
     let asking = reload.as_ref().map(Reload::asking);
     let board = Board::new(publisher.latencies());
     let mut services = serve(&publisher, metrics, asking, board.clone());
@@ -108,6 +113,7 @@ pub async fn run(
                 // Whoever asked may be gone.
                 let _ = reply.send(take_over(&publisher, reload.as_ref()).await);
             }
+            ordered = orders.next(), if is_hub => carry_out(&publisher, ordered).await,
             Some(page) = pages.recv() => announce(&page),
             _ = due.tick(), if look.is_some() => {
                 look.iter_mut().for_each(|look| look(&glance(&session.borrow())));
@@ -161,6 +167,21 @@ async fn open(config: Config) -> Result<DashboardPublisher, OpenError> {
     }
 }
 
+/// Does what a hub asks for.
+async fn carry_out(publisher: &DashboardPublisher, Ordered { order, done }: Ordered) {
+    match order {
+        Order::Hold => publisher.disconnect().await,
+        Order::Deliver => publisher.start(),
+        Order::Renew if publisher.is_started() => {
+            publisher.disconnect().await;
+            publisher.start();
+        }
+        Order::Renew => {}
+    }
+    // Who ordered it may be gone.
+    done.map(|done| done.send(()));
+}
+
 async fn asked(reload: &mut Option<Reload>) -> oneshot::Sender<Answer> {
     match reload {
         Some(reload) => reload.asked().await,
@@ -203,7 +224,7 @@ struct Sources {
 }
 
 impl Sources {
-    fn start(publisher: &DashboardPublisher) -> Self {
+    fn start(publisher: &DashboardPublisher, commander: Commander) -> Self {
         let config = publisher.config();
         let (mut ending, mut endless) = (JoinSet::new(), JoinSet::new());
         let recording_bytes = Arc::<AtomicU64>::default();
@@ -228,8 +249,14 @@ impl Sources {
             endless.spawn(at_each_rate(follow(), read));
         }
         if config.source.nats.enabled {
-            let (intake, writer) = (publisher.intake(nats::NAME, 0.0), publisher.writer());
-            endless.spawn(nats::run(intake, writer, config.source.nats.clone()));
+            endless.spawn(nats::run(nats::Parts {
+                intake: publisher.intake(nats::NAME, 0.0),
+                writer: publisher.writer(),
+                config: config.source.nats.clone(),
+                agent: &config.agent.name(),
+                folder: &config.queue.path,
+                commander,
+            }));
         }
         if config.source.simulator.enabled {
             let seed = config.source.simulator.seed;

@@ -236,7 +236,7 @@ pub struct NatsConfig {
     pub ca_file: Option<PathBuf>,
     /// Empty is all of them.
     pub agents: AgentNames,
-    /// What the server remembers by this name of what was taken.
+    /// Hubs of this name share the agents, and the server remembers what they delivered.
     pub durable: AgentName,
 }
 

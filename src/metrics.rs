@@ -219,6 +219,12 @@ pub const TABLE: &[Row] = &[
         "1 while a hub is connected to the server that it takes from.",
     ),
     (
+        "pitwire_source_agents",
+        Type::Gauge,
+        &[("source", &["nats"])],
+        "Agents whose entries this hub takes; hubs of one name share them.",
+    ),
+    (
         "pitwire_source_behind_entries",
         Type::Gauge,
         &[("source", &["nats"])],
@@ -434,6 +440,10 @@ pub(crate) fn source_up(source: &'static str, up: bool) {
 
 pub(crate) fn source_connected(source: &'static str, connected: bool) {
     gauge!("pitwire_source_connected", "source" => source).set(f64::from(u8::from(connected)));
+}
+
+pub(crate) fn source_agents(source: &'static str, agents: usize) {
+    gauge!("pitwire_source_agents", "source" => source).set(agents as f64);
 }
 
 pub(crate) fn source_behind(source: &'static str, entries: u64) {

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::context::{Context, ContextBuilder};
 use async_nats::{ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerError};
+use rand::seq::SliceRandom;
 use tokio::runtime::Builder;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
@@ -41,7 +42,7 @@ const NEVER: Duration = Duration::from_hours(365 * 24);
 /// Where to connect, and what opens the door there. Its files are read anew for each connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Door {
-    /// `nats://` or `tls://`, a host, perhaps a port.
+    /// `nats://` or `tls://`, a host, perhaps a port; several where there is a cluster.
     pub(crate) url: ServerUrl,
     pub(crate) token: Secret,
     pub(crate) token_file: Option<PathBuf>,
@@ -174,10 +175,7 @@ async fn live(
     end: watch::Sender<Option<NatsError>>,
 ) {
     let request_timeout = door.request_timeout;
-    let connected = match options(&door, end) {
-        Ok(options) => options.connect(door.url.as_str()).await.map_err(|error| classify(&error)),
-        Err(error) => Err(error),
-    };
+    let connected = connect(&door, end).await;
     let is_open = connected.is_ok();
     let context = |client| ContextBuilder::new().timeout(request_timeout).build(client);
     let _ = opened.send(connected.map(context));
@@ -186,14 +184,38 @@ async fn live(
     }
 }
 
+/// Connects to one node after the other, in any order, so that a fleet is spread over them, until one
+/// lets us in; or gives what the last one said.
+async fn connect(
+    door: &Door,
+    end: watch::Sender<Option<NatsError>>,
+) -> Result<async_nats::Client, NatsError> {
+    let mut nodes: Vec<&str> = door.url.addresses().collect();
+    nodes.shuffle(&mut rand::rng());
+    // One that is switched off says nothing.
+    let limit = door.open_timeout / nodes.len().max(1) as u32;
+    let mut last = NatsError::Refused("no address".into());
+    for node in nodes {
+        let options = options(door, limit, end.clone())?;
+        match timeout(limit, options.connect(node)).await {
+            Ok(Ok(client)) => return Ok(client),
+            Ok(Err(error)) => last = classify(&error),
+            Err(_) => last = NatsError::Timeout(limit, "it accepts no NATS connection"),
+        }
+        end.send_replace(None);
+    }
+    Err(last)
+}
+
 fn options(
     door: &Door,
+    limit: Duration,
     end: watch::Sender<Option<NatsError>>,
 ) -> Result<ConnectOptions, NatsError> {
     let is_first = AtomicBool::new(true);
     let mut options = ConnectOptions::new()
         .name("pitwire")
-        .connection_timeout(door.open_timeout)
+        .connection_timeout(limit)
         .request_timeout(Some(door.request_timeout))
         .ping_interval(NATS_PING_INTERVAL)
         .ignore_discovered_servers()

@@ -198,6 +198,11 @@ impl DashboardPublisher {
         *work = Some(Work { stop, task });
     }
 
+    /// Whether it connects, or tries to.
+    pub(crate) fn is_started(&self) -> bool {
+        self.work().is_some()
+    }
+
     /// Ends the connection at once, and returns when its task has ended. What is not sent stays
     /// queued; [`DashboardPublisher::connect`] goes on with it.
     pub async fn disconnect(&self) {

@@ -178,24 +178,56 @@ pub const NATS_DUPLICATE_WINDOW: Duration = Duration::from_mins(2);
 pub const NATS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How often a hub looks for streams of agents that are new, and the first and the longest wait before
-/// a connection that ended is made again.
+/// a connection that ended is made again: well within [`HUB_LEASE`].
 pub const NATS_LOOK_INTERVAL: Duration = Duration::from_secs(5);
-pub const NATS_BACKOFF: Range<Duration> = Duration::from_millis(500)..Duration::from_secs(30);
+pub const NATS_BACKOFF: Range<Duration> = Duration::from_millis(500)..Duration::from_secs(5);
 
-/// Entries of one agent that a hub has and has not acknowledged, at most; each is 1 MB at the worst
-/// and 700 bytes as a rule.
-pub const NATS_UNACKNOWLEDGED: usize = 128;
+/// Entries of one agent that a hub asks for at once; each is 1 MB at the worst and 700 bytes as a rule.
+pub const NATS_FETCH_ENTRIES: usize = 128;
 
-/// An entry that a hub does not acknowledge for so long is given out again. As long waits a hub that
-/// was killed before it takes what is new: the old comes first.
-pub const NATS_ACK_WAIT: Duration = Duration::from_secs(5);
+/// A request for entries ends after this long, and the next one is made. A node of a cluster may die
+/// with who would have answered: so long is that not seen.
+pub const NATS_FETCH_EXPIRES: Duration = Duration::from_secs(10);
 
-/// A request for entries ends after this long, and the next one is made.
-pub const NATS_FETCH_EXPIRES: Duration = Duration::from_secs(20);
+/// What a hub reads with is forgotten by the server after so long without a request.
+pub const NATS_READER_FORGOTTEN: Duration = Duration::from_secs(60);
 
-/// Entries at the end of the queue that a hub looks through at its start for what it had stored and
-/// not acknowledged: what that can be of [`MAX_STREAMS`] agents.
-pub const NATS_LOOK_BACK_ENTRIES: u64 = (NATS_UNACKNOWLEDGED * MAX_STREAMS) as u64;
+/// Entries at the end of the queue that a hub looks through at its start for what it has of each
+/// agent, which is given out again.
+pub const NATS_LOOK_BACK_ENTRIES: u64 = 32_768;
+
+/// How often a hub writes into the book of its name that it lives, and what it has delivered.
+pub const HUB_BEAT: Duration = Duration::from_secs(2);
+
+/// Others take over from a hub that has not written for so long: longer than a restart takes, or a
+/// cluster to choose another leader. The hub itself stops that much earlier.
+pub const HUB_LEASE: Duration = Duration::from_secs(20);
+pub const HUB_MARGIN: Duration = Duration::from_secs(2);
+
+/// How long an agent whom nobody takes is left to a hub that has fewer.
+pub const HUB_PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a hub that comes back keeps what it had, at most, until the one that took over has
+/// delivered that; and how long a stint that begins is held up to be handed over, at most.
+pub const HUB_HOLD: Duration = Duration::from_secs(30);
+
+/// How often the book is read anew because another hub wrote in between, and the pause before: each
+/// hub writes once in [`HUB_BEAT`].
+pub const HUB_TRIES: u32 = 8;
+pub const HUB_RETRY: Range<Duration> = Duration::from_millis(5)..Duration::from_millis(100);
+
+/// Stints of an agent whose pages are in the book, the newest: an older one is delivered.
+pub const HUB_STINTS: usize = 2;
+
+/// A hub that has not written for so long, and has no agents, is struck out of the book.
+pub const HUB_FORGOTTEN: Duration = Duration::from_hours(1);
+
+/// Places in an agent's stream that are remembered until what lies before them is delivered; of more,
+/// the newest.
+pub const HUB_MARKS: usize = 1024;
+
+/// What a hub may wait for of itself; it waits for each to be done.
+pub const HUB_ORDERS: usize = 4;
 
 // Where this program is the server.
 

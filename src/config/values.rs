@@ -32,7 +32,8 @@ pub(super) trait Textual {
 }
 
 /// Where the server is. A dashboard: `http` or `https`, a host, perhaps a port and a path prefix. NATS:
-/// `nats` or `tls`, a host, perhaps a port.
+/// `nats` or `tls`, a host, perhaps a port; or several such addresses with a comma between them, of the
+/// nodes of a cluster.
 ///
 /// Never has a user name, a password, a query, a fragment or a `/` at its end, so that a path can
 /// be appended and the whole be printed. Made from text by `parse`, which also takes `ws` and
@@ -53,6 +54,11 @@ impl ServerUrl {
 
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The address, or those of the nodes.
+    pub(crate) fn addresses(&self) -> impl Iterator<Item = &str> {
+        self.0.split(',')
     }
 
     /// What is spoken there.
@@ -107,6 +113,25 @@ impl FromStr for ServerUrl {
     type Err = Wrong;
 
     fn from_str(text: &str) -> Result<Self, Wrong> {
+        if !text.contains(',') {
+            return Self::one(text);
+        }
+        let nodes = text.split(',').map(|node| Self::one(node.trim()));
+        let nodes: Vec<Self> = nodes.collect::<Result<_, Wrong>>()?;
+        let is_good = |node: &Self| {
+            node.protocol() == Protocol::Nats
+                && node.0.split(':').next() == nodes[0].0.split(':').next()
+        };
+        if !nodes.iter().all(is_good) {
+            return Err(Wrong("has several addresses that are not all nats, or all tls"));
+        }
+        Ok(Self(nodes.iter().map(Self::as_str).collect::<Vec<_>>().join(",")))
+    }
+}
+
+impl ServerUrl {
+    /// A single address.
+    fn one(text: &str) -> Result<Self, Wrong> {
         let mut url = Url::parse(text).map_err(|_| Wrong("is not an address"))?;
         let scheme = match url.scheme() {
             "http" | "ws" => "http",

@@ -13,14 +13,14 @@ use super::buffer::{Buffer, Group, Shed};
 use super::disk::is_full;
 use super::examine::Examination;
 use super::fates::Fate;
-use super::log::{DropStep, Index, Log, Mended, Peeked};
+use super::log::{DropStep, Index, Log, Mended, Peeked, StintSession};
 use super::store::Store;
 use super::{Appended, Batch, Limit, Limits, QueueError, QueueStatus};
 use crate::config::{
     Durability, LEDGER_CHECK_INTERVAL, QUEUE_CHANNEL_COMMANDS, REMOVE_FLUSH_INTERVAL,
     STORAGE_RETRY_INTERVAL,
 };
-use crate::entry::{Entry, Seq, StintId};
+use crate::entry::{CapturedAt, Entry, Seq, StintId, Stream};
 use crate::metrics;
 use crate::planted::planted;
 
@@ -44,6 +44,8 @@ pub(super) enum Command {
     SetupInForce { of: Index, stint: StintId, reply: Reply<Option<Entry>> },
     Session { stint: StintId, server: String, reply: Reply<Option<String>> },
     SetSession { stint: StintId, server: String, session: String, reply: Reply<()> },
+    Sessions { reply: Reply<Vec<StintSession>> },
+    GoOn { stream: Stream, at: CapturedAt, sessions: Vec<(String, String)>, reply: Reply<()> },
     Fate { seq: Seq, reply: Reply<(Fate, Vec<(String, Fate)>)> },
     Peek { from: Seq, limit: Limit, reply: Reply<Vec<Peeked>> },
     Examine { from: Seq, reply: Reply<Option<Examination>> },
@@ -178,6 +180,11 @@ impl<S: Store> Keeper<S> {
             }
             Command::SetSession { stint, server, session, reply } => {
                 answer(reply, self.log.set_session(stint, &server, &session));
+            }
+            Command::Sessions { reply } => answer(reply, self.log.sessions()),
+            Command::GoOn { stream, at, sessions, reply } => {
+                let gone_on = self.log.go_on(&stream, at, &sessions);
+                self.answer_later("append", reply, gone_on);
             }
             Command::Fate { seq, reply } => answer(reply, self.log.fate(seq)),
             Command::Peek { from, limit, reply } => {

@@ -61,10 +61,10 @@ struct Newest {
 
 /// The session that a server gave to a stint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct StintSession {
-    stint: StintId,
-    server: String,
-    session: String,
+pub struct StintSession {
+    pub stint: StintId,
+    pub server: String,
+    pub session: String,
 }
 
 /// The log: a store and the rules over it.
@@ -300,6 +300,26 @@ impl<S: Store> Log<S> {
         sessions.drain(..excess);
         sessions.push(StintSession { stint, server: server.into(), session: session.into() });
         self.store.put(SESSIONS, Some(&to_bytes(&sessions)?))
+    }
+
+    /// All sessions that are remembered, the newest last.
+    pub(super) fn sessions(&self) -> io::Result<Vec<StintSession>> {
+        Ok(fact(&self.store, SESSIONS)?.unwrap_or_default())
+    }
+
+    /// Begins the stint that the stream's next entry at the moment `at` belongs to, if it has none, and
+    /// remembers the session that each server gave to it elsewhere.
+    pub(super) fn go_on(
+        &mut self,
+        stream: &Stream,
+        at: CapturedAt,
+        sessions: &[(String, String)],
+    ) -> io::Result<()> {
+        self.sound()?;
+        let (stint, _) = self.stints.at(stream, at, &self.limits);
+        // Before its sessions: after a crash no other stream may find them.
+        self.write_stints()?;
+        sessions.iter().try_for_each(|(server, session)| self.set_session(stint, server, session))
     }
 
     /// The stint that the oldest entry of a destination, or if there is none the next one, belongs to.

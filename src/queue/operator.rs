@@ -8,11 +8,11 @@ use tokio::sync::mpsc;
 use super::examine::Examination;
 use super::fates::Fate;
 use super::keeper::Command;
-pub use super::log::{DropStep, Mended, Peeked};
+pub use super::log::{DropStep, Mended, Peeked, StintSession};
 use super::reader::ask;
 use super::{Limit, QueueError};
 use crate::config::{PAGE_BYTES, PAGE_ENTRIES};
-use crate::entry::Seq;
+use crate::entry::{CapturedAt, Seq, Stream};
 
 /// The end for a person. Clones share one queue.
 #[derive(Clone, Debug)]
@@ -64,6 +64,23 @@ impl Operator {
     /// below the one given beside them has left the queue; an entry at or above is queued still.
     pub async fn refused(&self) -> Result<(String, Seq), QueueError> {
         ask(&self.commands, |reply| Command::Refused { reply }).await
+    }
+
+    /// The sessions that servers gave to stints, as far as they are remembered, the newest last.
+    pub async fn sessions(&self) -> Result<Vec<StintSession>, QueueError> {
+        ask(&self.commands, |reply| Command::Sessions { reply }).await
+    }
+
+    /// Has the stream's next entry, which comes about `at`, go to the sessions that servers gave to its
+    /// stint elsewhere: names of servers, and sessions.
+    pub async fn go_on(
+        &self,
+        stream: &Stream,
+        at: CapturedAt,
+        sessions: Vec<(String, String)>,
+    ) -> Result<(), QueueError> {
+        let stream = stream.clone();
+        ask(&self.commands, |reply| Command::GoOn { stream, at, sessions, reply }).await
     }
 
     /// Gives out the same lines for the last time: they are set aside, in the place of those that

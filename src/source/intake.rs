@@ -168,12 +168,13 @@ impl Intake {
     }
 
     /// Takes entries of another agent as that made them, in their order, and waits for as long as it
-    /// takes until the queue has them: whoever gives them has them until then.
+    /// takes until the queue has them: whoever gives them has them until then. Says where the newest is
+    /// that was stored.
     pub(super) async fn relay(
         &self,
         stream: &Stream,
         entries: Vec<Relayed>,
-    ) -> Result<(), QueueError> {
+    ) -> Result<Option<Seq>, QueueError> {
         let (now, count) = (clock::now(), entries.len());
         entries.iter().for_each(|_| metrics::sampled(self.source));
         let make = |stamps: &mut Stamps| {
@@ -185,8 +186,12 @@ impl Intake {
             };
             entries.into_iter().map(entry).collect()
         };
-        self.writer.append_patiently_from(stream, count, make).await?;
-        Ok(())
+        let appended = self.writer.append_patiently_from(stream, count, make).await?;
+        let position = |appended: Appended| match appended {
+            Appended::Stored(seq) => Some(seq),
+            Appended::Unchanged | Appended::Dropped(_) | Appended::Buffered => None,
+        };
+        Ok(appended.into_iter().filter_map(position).max())
     }
 
     fn rate(&self) -> MutexGuard<'_, Rate> {

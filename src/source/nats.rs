@@ -3,41 +3,50 @@
 //!
 //! - Each agent has a stream; they are looked for again and again, and followed one beside the other.
 //! - Each agent's stint is a [`Stream`] of its own here, and so gets a page of its own.
-//! - The server remembers what was taken, by a durable consumer a stream. An entry is acknowledged
-//!   once the queue has it, or has dropped it by name.
-//! - An entry of before a crash may have been stored and not acknowledged. It is given out again, and
-//!   known by its moment, which within a stint is later with each entry.
+//! - Hubs of one name share the agents; a [`book`] on the server says who takes from whom. A position
+//!   in it moves when a dashboard has what is before it: whoever takes over goes on there, on the same
+//!   page.
+//! - What is taken a second time is known by its moment, which within a stint is later with each entry:
+//!   here if it is queued, by the dashboard if it has it.
 //!
 //! [`Stream`]: crate::entry::Stream
 
+mod book;
+mod bucket;
 mod follow;
+mod hub;
+mod marks;
 mod message;
+mod orders;
 
 use std::collections::HashMap;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use futures_util::TryStreamExt;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::sync::Mutex;
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 
-use self::follow::Follower;
+use self::hub::Hub;
+pub use self::orders::{Commander, Order, Ordered, Orders, orders};
 use super::Intake;
 use crate::backoff::Backoff;
 use crate::config::{
-    MAX_STREAMS, NATS_BACKOFF, NATS_LOOK_BACK_ENTRIES, NATS_LOOK_INTERVAL, NATS_TIMEOUT,
-    NatsConfig, PAGE_ENTRIES, STORAGE_OPEN_INTERVAL,
+    MAX_STREAMS, NATS_BACKOFF, NATS_LOOK_BACK_ENTRIES, NatsConfig, PAGE_ENTRIES,
+    STORAGE_OPEN_INTERVAL,
 };
 use crate::entry::{CapturedAt, Seq, Stream};
 use crate::metrics;
-use crate::nats::{Connection, Door, NatsError, STREAM_PREFIX};
+use crate::nats::NatsError;
 use crate::queue::{QueueError, Writer};
 
 /// The label in metrics.
 pub const NAME: &str = "nats";
+
+/// The file beside the queue with what tells this hub from others.
+const FILE: &str = "hub";
 
 /// The newest moment that was stored of each stream.
 type Newest = HashMap<Stream, CapturedAt>;
@@ -45,9 +54,6 @@ type Newest = HashMap<Stream, CapturedAt>;
 /// Locked while entries are on their way to the queue: of all agents one at a time, so that each finds
 /// the room that it waited for.
 type Stored = Arc<Mutex<Newest>>;
-
-/// How many entries each agent's stream has that were not taken yet.
-type Behind = HashMap<String, Arc<AtomicU64>>;
 
 /// Why a hub is not connected, or not any more.
 #[derive(Debug, thiserror::Error)]
@@ -58,134 +64,89 @@ enum HubError {
     Queue(#[from] QueueError),
 }
 
+/// What a hub is made of.
+#[derive(Debug)]
+pub struct Parts<'a> {
+    pub intake: Intake,
+    pub writer: Writer,
+    pub config: NatsConfig,
+    pub agent: &'a str,
+    /// The queue's folder.
+    pub folder: &'a Path,
+    pub commander: Commander,
+}
+
 /// Takes entries for as long as the queue is open.
-pub async fn run(intake: Intake, writer: Writer, config: NatsConfig) {
-    let intake = Arc::new(intake);
-    let stored = loop {
-        // Of what has left the queue the dashboard knows.
-        match stored(&writer).await {
-            Ok(stored) => break Stored::new(Mutex::new(stored)),
-            Err(QueueError::Closed) => return,
+pub fn run(parts: Parts<'_>) -> impl Future<Output = ()> + Send + use<> {
+    let me = name(parts.agent, parts.folder);
+    let Parts { intake, writer, config, commander, .. } = parts;
+    async move {
+        let Some(stored) = stored_at_last(&writer).await else { return };
+        let mut hub = Hub::new(me, intake, writer, stored, config, commander);
+        let mut backoff =
+            Backoff::new(NATS_BACKOFF.start, NATS_BACKOFF.end, SmallRng::from_os_rng());
+        let mut said = String::new();
+        loop {
+            let error = match hub.serve(&mut backoff).await {
+                HubError::Queue(QueueError::Closed) => return,
+                error => error,
+            };
+            metrics::source_connected(NAME, false);
+            metrics::source_agents(NAME, 0);
+            let (delay, text) = (backoff.next_delay(), error.to_string());
+            let url = hub.url();
+            if text == said {
+                tracing::debug!(url, %error, retry_in = ?delay, "still nothing from the league");
+            } else {
+                tracing::warn!(url, %error, retry_in = ?delay, "nothing from the league: no NATS server");
+            }
+            said = text;
+            sleep(delay).await;
+            hub.look_at_lease().await;
+        }
+    }
+}
+
+/// What tells this hub from others, also after a restart: the agent's name, and a random part beside
+/// its queue. Two on one PC have the same name.
+fn name(agent: &str, folder: &Path) -> String {
+    let file = folder.join(FILE);
+    let is_good = |text: &String| !text.is_empty() && text.chars().all(|c| c.is_ascii_hexdigit());
+    let known = std::fs::read_to_string(&file).map(|text| text.trim().to_owned());
+    let number = known.ok().filter(is_good).unwrap_or_else(|| {
+        let number = format!("{:08x}", rand::random::<u32>());
+        if let Err(error) = write(&file, &number) {
+            let file = file.display();
+            tracing::warn!(%file, %error, "after a restart this hub will pass for another one");
+        }
+        number
+    });
+    format!("{agent}-{number:.16}")
+}
+
+/// A crash leaves a whole file or none.
+fn write(file: &Path, text: &str) -> io::Result<()> {
+    let temporary = file.with_extension("tmp");
+    std::fs::write(&temporary, text)?;
+    std::fs::rename(&temporary, file)
+}
+
+/// What is [`stored`], when the disk shows it; `None` when the queue is closed.
+async fn stored_at_last(writer: &Writer) -> Option<Newest> {
+    loop {
+        match stored(writer).await {
+            Ok(stored) => return Some(stored),
+            Err(QueueError::Closed) => return None,
             Err(error) => {
                 tracing::error!(%error, "a hub takes nothing before it can read its queue");
                 sleep(STORAGE_OPEN_INTERVAL).await;
             }
         }
-    };
-    let mut backoff = Backoff::new(NATS_BACKOFF.start, NATS_BACKOFF.end, SmallRng::from_os_rng());
-    let mut said = String::new();
-    loop {
-        let error = match serve(&intake, &stored, &config, &mut backoff).await {
-            HubError::Queue(QueueError::Closed) => return,
-            error => error,
-        };
-        metrics::source_connected(NAME, false);
-        let (delay, text) = (backoff.next_delay(), error.to_string());
-        let url = config.url.as_str();
-        if text == said {
-            tracing::debug!(url, %error, retry_in = ?delay, "still nothing from the league");
-        } else {
-            tracing::warn!(url, %error, retry_in = ?delay, "nothing from the league: no NATS server");
-        }
-        said = text;
-        sleep(delay).await;
     }
 }
 
-/// One connection, from open to end.
-async fn serve(
-    intake: &Arc<Intake>,
-    stored: &Stored,
-    config: &NatsConfig,
-    backoff: &mut Backoff,
-) -> HubError {
-    let mut connection = match Connection::open(door(config)).await {
-        Ok(connection) => connection,
-        Err(error) => return error.into(),
-    };
-    tracing::info!(url = config.url.as_str(), "taking what the league publishes");
-    metrics::source_connected(NAME, true);
-    backoff.reset();
-    let mut followed = Behind::new();
-    let mut followers = JoinSet::new();
-    loop {
-        match streams(&mut connection, config).await {
-            Ok(streams) => {
-                for name in streams {
-                    if followed.contains_key(&name) {
-                        continue;
-                    }
-                    if followed.len() >= MAX_STREAMS {
-                        tracing::warn!(
-                            stream = name,
-                            "more agents than {MAX_STREAMS}: this one is left out; give a part of \
-                             them to another hub with source.nats.agents"
-                        );
-                        break;
-                    }
-                    let behind = Arc::<AtomicU64>::default();
-                    followed.insert(name.clone(), Arc::clone(&behind));
-                    let follower = Follower {
-                        context: connection.context(),
-                        name,
-                        durable: config.durable.to_string(),
-                        intake: Arc::clone(intake),
-                        stored: Arc::clone(stored),
-                        behind,
-                    };
-                    followers.spawn(follower.run());
-                }
-            }
-            Err(error) => return error.into(),
-        }
-        let behind = followed.values().map(|entries| entries.load(Ordering::Relaxed)).sum();
-        metrics::source_behind(NAME, behind);
-        tokio::select! {
-            biased;
-            error = connection.closed() => return error.into(),
-            Some(ended) = followers.join_next() => {
-                let (name, error) = match ended {
-                    Ok(ended) => ended,
-                    Err(error) => return NatsError::Lost(error.to_string()).into(),
-                };
-                if let follow::Ended::Queue(error) = error {
-                    return error.into();
-                }
-                tracing::warn!(stream = name, %error, "nothing more from this agent, trying again");
-                followed.remove(&name);
-                // A stream that is gone, or no good, is not asked all the time.
-                sleep(NATS_LOOK_INTERVAL).await;
-            }
-            () = sleep(NATS_LOOK_INTERVAL) => {}
-        }
-    }
-}
-
-fn door(config: &NatsConfig) -> Door {
-    let NatsConfig { url, token, token_file, credentials_file, ca_file, .. } = config.clone();
-    let (open_timeout, request_timeout) = (NATS_TIMEOUT, NATS_TIMEOUT);
-    Door { url, token, token_file, credentials_file, ca_file, open_timeout, request_timeout }
-}
-
-/// The streams of the agents that are meant.
-async fn streams(
-    connection: &mut Connection,
-    config: &NatsConfig,
-) -> Result<Vec<String>, NatsError> {
-    let names = connection.context().stream_names();
-    let is_meant = |name: &String| {
-        name.strip_prefix(STREAM_PREFIX).is_some_and(|agent| config.agents.has(agent))
-    };
-    let all = timeout(NATS_TIMEOUT, names.try_collect::<Vec<String>>());
-    match connection.wait_for(all).await? {
-        Ok(Ok(names)) => Ok(names.into_iter().filter(is_meant).collect()),
-        Ok(Err(error)) => Err(NatsError::Unfit(format!("it shows no streams: {error}"))),
-        Err(_) => Err(NatsError::Timeout(NATS_TIMEOUT, "it shows no streams")),
-    }
-}
-
-/// The newest moment of each stream among the last entries of the queue. What is further back was
-/// acknowledged long ago.
+/// The newest moment of each stream among the last entries of the queue. Of what has left it, the
+/// dashboard knows.
 async fn stored(writer: &Writer) -> Result<Newest, QueueError> {
     let (status, operator) = (writer.status(), writer.operator());
     let streams: HashMap<_, _> =

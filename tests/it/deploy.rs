@@ -54,6 +54,15 @@ fn the_hubs_configuration_is_one() {
 }
 
 #[test]
+fn the_configurations_of_a_cluster_are_some() {
+    for file in ["cluster/rig.toml", "cluster/hub.toml"] {
+        let loaded = load(Some(&deployed(file)), std::iter::empty(), &Overrides::default())
+            .unwrap_or_else(|problems| panic!("{problems}"));
+        assert!(loaded.warnings.is_empty(), "{file}: {:?}", loaded.warnings);
+    }
+}
+
+#[test]
 fn prometheus_accepts_the_scrape_configuration_and_asks_where_the_agent_listens() {
     promtool(&["check", "config", "prometheus.yml"]);
     let target = format!("[\"{}\"]", Config::default().metrics.listen);

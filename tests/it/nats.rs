@@ -2,9 +2,15 @@
 //!
 //! - [`sink`]: whatever is killed and cut, the stream holds each entry once and in order.
 //! - [`access`]: who is let in, and what is said of a server that does not do what it should.
+//! - [`cluster`]: three servers that are one.
+//! - [`show`]: a whole league at once.
 //! - [`source`]: a hub between agents and a dashboard.
+//! - [`hubs`]: several that share the agents.
 
 mod access;
+mod cluster;
+mod hubs;
+mod show;
 mod sink;
 mod source;
 
@@ -54,7 +60,7 @@ impl NatsServer {
 
     fn start_in(folder: TempDir, scheme: &'static str, config: &str) -> Self {
         std::fs::write(folder.path().join("server.conf"), config).unwrap();
-        let (child, port) = spawn(&folder, -1);
+        let (child, port) = spawn(&folder, -1, &[]);
         Self { child, port, folder, scheme }
     }
 
@@ -80,7 +86,7 @@ impl NatsServer {
     /// Kills the server, if it runs, and starts it again on the same port and the same files.
     pub fn restart(&mut self) {
         self.kill();
-        (self.child, self.port) = spawn(&self.folder, i32::from(self.port));
+        (self.child, self.port) = spawn(&self.folder, i32::from(self.port), &[]);
     }
 
     /// JetStream there, for a client without credentials.
@@ -103,11 +109,12 @@ impl Drop for NatsServer {
     }
 }
 
-fn spawn(folder: &TempDir, port: i32) -> (Child, u16) {
+fn spawn(folder: &TempDir, port: i32, settings: &[(&str, String)]) -> (Child, u16) {
     let mut child = Command::new(peers::home().join("bin/nats-server"))
         .arg("--config")
         .arg(folder.path().join("server.conf"))
         .args(["--addr", "127.0.0.1", "--port", &port.to_string()])
+        .envs(settings.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

@@ -1,30 +1,31 @@
-//! One agent's stream, followed from where the server says that it was left.
+//! One agent's stream, followed from where the hubs' book says that it is delivered.
 //!
-//! The server gives out again what was taken and not acknowledged, once it has waited for that. New
-//! entries would come in between: so nothing is asked for until that wait is over, and then the old
-//! come first.
+//! What it reads with leaves no trace on the server: another hub reads the same again if it must. So
+//! nothing is acknowledged here, and no order is broken by what was given out and got lost; if one
+//! message is missing, the stream is followed anew from the book.
 
-use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_nats::jetstream::consumer::pull::{Batch, Config};
-use async_nats::jetstream::consumer::{AckPolicy, Consumer};
-use async_nats::jetstream::{Context, Message};
+use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy};
+use async_nats::jetstream::{Context, Message, stream};
 use futures_util::StreamExt;
+use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
 use super::super::Intake;
 use super::super::intake::Relayed;
+use super::marks::Marks;
 use super::{Newest, Stored, message, remember};
 use crate::config::{
-    NATS_ACK_WAIT, NATS_BACKOFF, NATS_FETCH_EXPIRES, NATS_LOOK_INTERVAL, NATS_UNACKNOWLEDGED,
+    HUB_BEAT, HUB_HOLD, NATS_BACKOFF, NATS_FETCH_ENTRIES, NATS_FETCH_EXPIRES, NATS_READER_FORGOTTEN,
 };
-use crate::entry::Stream;
-use crate::nats::STREAM_PREFIX;
+use crate::entry::{Seq, Stream};
+use crate::nats::{SETUP, STREAM_PREFIX};
 use crate::planted::planted;
-use crate::queue::QueueError;
+use crate::queue::{QueueError, Writer};
 
 /// Why a stream is not followed any more.
 #[derive(Debug)]
@@ -32,6 +33,8 @@ pub(super) enum Ended {
     Queue(QueueError),
     /// The server, or the library, says so.
     Stream(String),
+    /// Another hub is to take it: all that was taken is delivered, and a stint begins.
+    GivenUp,
 }
 
 impl fmt::Display for Ended {
@@ -39,6 +42,7 @@ impl fmt::Display for Ended {
         match self {
             Self::Queue(error) => error.fmt(f),
             Self::Stream(text) => f.write_str(text),
+            Self::GivenUp => f.write_str("given to another hub"),
         }
     }
 }
@@ -58,113 +62,206 @@ where
     }
 }
 
+/// How a stream is followed, for who writes the book.
+#[derive(Debug)]
+pub(super) struct Progress {
+    /// Entries that the stream has and that were not taken yet.
+    pub(super) behind: AtomicU64,
+    marks: Mutex<Marks>,
+}
+
+impl Progress {
+    pub(super) fn new(after: u64, writer: &Writer) -> Self {
+        let marks = Mutex::new(Marks::new(after, writer.status().tail));
+        Self { behind: AtomicU64::default(), marks }
+    }
+
+    pub(super) fn marks(&self) -> MutexGuard<'_, Marks> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 pub(super) struct Follower {
     pub(super) context: Context,
     /// Of the stream.
     pub(super) name: String,
-    pub(super) durable: String,
+    /// Dashboards have everything up to there.
+    pub(super) after: u64,
     pub(super) intake: Arc<Intake>,
+    pub(super) writer: Writer,
     pub(super) stored: Stored,
-    /// Entries that the stream has and that were not taken yet.
-    pub(super) behind: Arc<AtomicU64>,
+    pub(super) progress: Arc<Progress>,
+    /// Until when the book surely says that this hub takes from the agent.
+    pub(super) until: watch::Receiver<Instant>,
+    /// How many agents this hub is to give up.
+    pub(super) surplus: Arc<AtomicUsize>,
+}
+
+/// How far a follower is.
+struct Place {
+    /// What is not newer was stored before.
+    before: Newest,
+    /// Of the newest message; `None` when that is not known.
+    stint: Option<Stream>,
+    /// What the server counts, from 1: a gap is a message that was lost.
+    consumed: u64,
 }
 
 impl Follower {
     /// Takes entries until something is wrong, and says what.
-    pub(super) async fn run(self) -> (String, Ended) {
+    pub(super) async fn run(mut self) -> (String, Ended) {
         let Err(ended) = self.follow().await;
         (self.name, ended)
     }
 
-    async fn follow(&self) -> Result<std::convert::Infallible, Ended> {
-        let consumer = self.consumer().await?;
+    async fn follow(&mut self) -> Result<std::convert::Infallible, Ended> {
+        let stream = self.context.get_stream(&self.name).await?;
+        if stream.cached_info().state.last_sequence < self.after {
+            tracing::warn!(
+                stream = self.name,
+                "it was made anew: it is followed from its beginning"
+            );
+            self.after = 0;
+            *self.progress.marks() = Marks::new(0, self.writer.status().tail);
+        }
+        let consumer = self.consumer(&stream).await?;
+        self.progress.behind.store(consumer.cached_info().num_pending, Ordering::Relaxed);
         // What was taken before may be on its way to the queue still: this waits for it.
         let before = self.stored.lock().await.clone();
-        self.behind.store(consumer.cached_info().num_pending, Ordering::Relaxed);
-        if consumer.cached_info().num_ack_pending > 0 && !planted("the_new_before_the_old") {
-            sleep(NATS_ACK_WAIT + NATS_LOOK_INTERVAL).await;
-        }
-        let mut taken = BTreeSet::new();
+        let mut place = Place { before, stint: self.stint_before(&stream).await, consumed: 0 };
+        self.take_setup(&stream, &place).await?;
         loop {
             let asked = Instant::now();
             let batch = consumer
                 .batch()
-                .max_messages(NATS_UNACKNOWLEDGED)
+                .max_messages(NATS_FETCH_ENTRIES)
                 .expires(NATS_FETCH_EXPIRES)
                 .messages()
                 .await?;
-            if !self.take_all(batch, &before, &mut taken).await?
-                && asked.elapsed() < NATS_BACKOFF.start
-            {
+            if !self.take_all(batch, &mut place).await? && asked.elapsed() < NATS_BACKOFF.start {
                 sleep(NATS_BACKOFF.start).await;
             }
         }
     }
 
-    async fn consumer(&self) -> Result<Consumer<Config>, Ended> {
-        let stream = self.context.get_stream(&self.name).await?;
+    async fn consumer(
+        &self,
+        stream: &stream::Stream<stream::Info>,
+    ) -> Result<Consumer<Config>, Ended> {
         let config = Config {
-            durable_name: Some(self.durable.clone()),
-            ack_policy: AckPolicy::Explicit,
-            ack_wait: NATS_ACK_WAIT,
-            max_ack_pending: NATS_UNACKNOWLEDGED as i64,
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.after + 1 },
+            ack_policy: AckPolicy::None,
+            inactive_threshold: NATS_READER_FORGOTTEN,
             ..Config::default()
         };
-        Ok(stream.get_or_create_consumer(&self.durable, config).await?)
+        Ok(stream.create_consumer(config).await?)
+    }
+
+    /// The stint of the last message that is delivered.
+    async fn stint_before(&self, stream: &stream::Stream<stream::Info>) -> Option<Stream> {
+        let last = stream.get_raw_message(self.after).await.ok()?;
+        message::stint(&last.subject)
+    }
+
+    /// Takes the setup with which a stint is driven that another hub began: the page may be forgotten, and
+    /// one that begins anew has it first.
+    async fn take_setup(
+        &mut self,
+        stream: &stream::Stream<stream::Info>,
+        place: &Place,
+    ) -> Result<(), Ended> {
+        let Some(stint) = place.stint.as_ref().filter(|stint| !place.before.contains_key(stint))
+        else {
+            return Ok(());
+        };
+        let subject = format!("pitwire.{}.{SETUP}", stint.0);
+        let Ok(setup) = stream.get_last_raw_message_by_subject(&subject).await else {
+            return Ok(());
+        };
+        let read = message::read(&setup.subject, Some(&setup.headers), &setup.payload);
+        // A later one comes by itself.
+        if let Ok((stint, entry)) = read
+            && setup.sequence <= self.after
+        {
+            self.is_ours().await;
+            self.relay(stint, vec![entry]).await?;
+        }
+        Ok(())
     }
 
     /// Takes a batch to its end; says whether there was anything in it.
-    async fn take_all(
-        &self,
-        batch: Batch,
-        before: &Newest,
-        taken: &mut BTreeSet<u64>,
-    ) -> Result<bool, Ended> {
+    async fn take_all(&mut self, batch: Batch, place: &mut Place) -> Result<bool, Ended> {
         let mut has_any = false;
-        let mut chunks = batch.ready_chunks(NATS_UNACKNOWLEDGED);
+        let mut chunks = batch.ready_chunks(NATS_FETCH_ENTRIES);
         while let Some(chunk) = chunks.next().await {
             has_any = true;
             let chunk: Result<Vec<Message>, _> = chunk.into_iter().collect();
-            let chunk = chunk.map_err(|error| Ended::Stream(error.to_string()))?;
-            self.take(chunk, before, taken).await?;
+            let mut chunk = chunk.map_err(|error| Ended::Stream(error.to_string()))?;
+            while let Some(begins) = place.next_stint(&chunk) {
+                let next = chunk.split_off(begins);
+                self.take(chunk, place).await?;
+                self.give_up().await?;
+                place.stint = None;
+                chunk = next;
+            }
+            self.take(chunk, place).await?;
         }
         Ok(has_any)
     }
 
-    /// Stores what is new in these messages, and acknowledges all of them.
-    async fn take(
-        &self,
-        messages: Vec<Message>,
-        before: &Newest,
-        taken: &mut BTreeSet<u64>,
-    ) -> Result<(), Ended> {
-        let mut positions = Vec::with_capacity(messages.len());
+    /// Stores what is new in these messages.
+    async fn take(&mut self, messages: Vec<Message>, place: &mut Place) -> Result<(), Ended> {
+        let mut last = None;
         let mut runs: Vec<(Stream, Vec<Relayed>)> = Vec::new();
         for message in &messages {
             let info = message.info().map_err(|error| Ended::Stream(error.to_string()))?;
-            self.behind.store(info.pending, Ordering::Relaxed);
-            positions.push(info.stream_sequence);
-            if taken.contains(&info.stream_sequence) {
-                continue;
+            place.consumed += 1;
+            if info.consumer_sequence != place.consumed {
+                return Err(Ended::Stream("a message got lost on its way".into()));
             }
-            let Some((stream, entry)) = self.new_entry(message, before) else { continue };
+            self.progress.behind.store(info.pending, Ordering::Relaxed);
+            last = Some(info.stream_sequence);
+            place.stint = message::stint(&message.subject).or(place.stint.take());
+            let Some((stream, entry)) = self.new_entry(message, &place.before) else { continue };
             match runs.last_mut() {
                 Some((of, entries)) if *of == stream => entries.push(entry),
                 _ => runs.push((stream, vec![entry])),
             }
         }
-        if planted("acknowledged_before_it_is_stored") {
-            acknowledge(&messages).await?;
-            sleep(NATS_BACKOFF.start).await;
-        }
+        let Some(last) = last else { return Ok(()) };
+        let mut newest = None;
         for (stream, entries) in runs {
-            self.relay(stream, entries).await?;
+            self.is_ours().await;
+            newest = self.relay(stream, entries).await?.or(newest);
         }
-        taken.extend(positions);
-        while taken.len() > 4 * NATS_UNACKNOWLEDGED {
-            taken.pop_first();
+        self.progress.marks().taken(last, newest);
+        Ok(())
+    }
+
+    /// Returns as soon as the book surely says that this hub takes from the agent. Where it says
+    /// otherwise, the follower is ended meanwhile.
+    async fn is_ours(&mut self) {
+        // The one that writes the book ends this too, when it ends.
+        let _ = self.until.wait_for(|until| Instant::now() < *until).await;
+    }
+
+    /// Ends it if this hub has too many agents, once all that it took of this one is delivered. If the
+    /// dashboard is away the agent stays.
+    async fn give_up(&self) -> Result<(), Ended> {
+        let since = Instant::now();
+        while self.surplus.load(Ordering::Acquire) > 0 {
+            if self.progress.marks().is_all_delivered(self.writer.status().head) {
+                let take_one = |surplus: usize| surplus.checked_sub(1);
+                let taken =
+                    self.surplus.fetch_update(Ordering::AcqRel, Ordering::Acquire, take_one);
+                return taken.map_or(Ok(()), |_| Err(Ended::GivenUp));
+            }
+            if since.elapsed() >= HUB_HOLD {
+                break;
+            }
+            sleep(HUB_BEAT / 10).await;
         }
-        acknowledge(&messages).await
+        Ok(())
     }
 
     /// The entry of a message, unless that has none or it was stored `before`: as a stint's moments
@@ -187,17 +284,17 @@ impl Follower {
     }
 
     /// Goes on to its end though the connection ends meanwhile: else nobody would know whether the
-    /// queue has the entries.
+    /// queue has the entries. Says where the newest is that was stored.
     ///
     /// When it ends, each entry is stored, or was dropped and counted by the queue.
-    async fn relay(&self, stream: Stream, entries: Vec<Relayed>) -> Result<(), Ended> {
+    async fn relay(&self, stream: Stream, entries: Vec<Relayed>) -> Result<Option<Seq>, Ended> {
         let intake = Arc::clone(&self.intake);
         let mut stored = Arc::clone(&self.stored).lock_owned().await;
         let relayed = tokio::spawn(async move {
             let newest = entries.iter().map(|entry| entry.driven_at).max();
-            intake.relay(&stream, entries).await?;
+            let position = intake.relay(&stream, entries).await?;
             remember(&mut stored, stream, newest);
-            Ok::<_, QueueError>(())
+            Ok::<_, QueueError>(position)
         });
         Ok(relayed.await.map_err(|error| Ended::Stream(error.to_string()))??)
     }
@@ -208,9 +305,13 @@ impl Follower {
     }
 }
 
-async fn acknowledge(messages: &[Message]) -> Result<(), Ended> {
-    for message in messages {
-        message.ack().await.map_err(|error| Ended::Stream(error.to_string()))?;
+impl Place {
+    /// Where among these messages another stint begins than the one before, if that is known.
+    fn next_stint(&self, messages: &[Message]) -> Option<usize> {
+        let known = self.stint.as_ref()?;
+        let is_other = |message: &Message| {
+            message::stint(&message.subject).is_some_and(|stint| stint != *known)
+        };
+        messages.iter().position(is_other)
     }
-    Ok(())
 }

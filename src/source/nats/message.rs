@@ -14,12 +14,9 @@ pub(super) fn read(
     headers: Option<&HeaderMap>,
     payload: &[u8],
 ) -> Result<(Stream, Relayed), Refused> {
-    let mut parts = subject.split('.');
-    let parts = (parts.next(), parts.next(), parts.next(), parts.next(), parts.next());
-    let (Some("pitwire"), Some(agent), Some(stint), Some(kind), None) = parts else {
+    let Some((stream, kind)) = parts(subject) else {
         return Err(foreign(subject, "its subject is not pitwire.<agent>.<stint>.<kind>"));
     };
-    let stream = Stream::from(format!("{agent}.{stint}").as_str());
     let value = fields::parse(payload)?;
     let moment = || {
         let moment = headers?.get(CAPTURED_AT)?;
@@ -40,6 +37,23 @@ pub(super) fn read(
     // Checked to be text above.
     let json = String::from_utf8_lossy(payload).into_owned();
     Ok((stream, Relayed { driven_at, content, json }))
+}
+
+/// The stream that a subject names: an agent's stint.
+pub(super) fn stint(subject: &str) -> Option<Stream> {
+    parts(subject).map(|(stream, _)| stream)
+}
+
+/// Stream and kind.
+fn parts(subject: &str) -> Option<(Stream, &str)> {
+    let mut parts = subject.split('.');
+    let parts = (parts.next(), parts.next(), parts.next(), parts.next(), parts.next());
+    match parts {
+        (Some("pitwire"), Some(agent), Some(stint), Some(kind), None) => {
+            Some((Stream::from(format!("{agent}.{stint}").as_str()), kind))
+        }
+        _ => None,
+    }
 }
 
 /// What a stream holds of another agent than the one that it is called after.

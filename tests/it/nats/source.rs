@@ -5,8 +5,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
-use async_nats::jetstream::consumer::pull;
-use futures_util::StreamExt;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use serde_json::{Value, json};
@@ -23,34 +21,40 @@ const REJECTED: &str = r#"pitwire_source_rejected_total{source="nats",reason="wr
 const CONNECTED: &str = r#"pitwire_source_connected{source="nats"}"#;
 
 /// A hub that takes from there.
-fn hub(queue: &Path, dashboard: &str, nats: &str, settings: &[&str]) -> Agent {
+pub(super) fn hub(queue: &Path, dashboard: &str, nats: &str, settings: &[&str]) -> Agent {
     let url = format!("source.nats.url={nats}");
     let hub = ["source.nats.enabled=true", &url, "source.stdin.enabled=false"];
     Agent::start(queue, dashboard, &[&hub, settings].concat())
 }
 
 /// A league: agents that publish to one server.
-struct League {
-    server: NatsServer,
+pub(super) struct League {
+    pub(super) server: NatsServer,
     queues: TempDir,
-    agents: Vec<(String, Agent)>,
+    pub(super) agents: Vec<(String, Agent)>,
     samples: Numbered,
 }
 
 impl League {
-    fn of(names: &[&str]) -> Self {
+    pub(super) fn of(names: &[&str]) -> Self {
+        Self::with(names, &[])
+    }
+
+    /// Likewise, agents with these settings.
+    pub(super) fn with(names: &[&str], settings: &[&str]) -> Self {
         let (server, queues) = (NatsServer::start(), tempdir().unwrap());
         let start = |name: &&str| {
             let queue = queues.path().join(name);
-            let agent = Agent::start(&queue, &server.url(), &[&format!("agent.name={name}")]);
-            ((*name).to_owned(), agent)
+            let name = format!("agent.name={name}");
+            Agent::start(&queue, &server.url(), &[&[name.as_str()], settings].concat())
         };
+        let start = |name: &&str| ((*name).to_owned(), start(name));
         let agents = names.iter().map(start).collect();
         Self { server, queues, agents, samples: Numbered::from(1) }
     }
 
     /// Each agent drives so many frames; which of them gets which is as it comes.
-    fn drive(&mut self, frames: usize) {
+    pub(super) fn drive(&mut self, frames: usize) {
         for (_, agent) in &self.agents {
             let lines: Vec<String> = (0..frames).map(|_| self.samples.next()).collect();
             agent.feed(&lines);
@@ -58,7 +62,7 @@ impl League {
     }
 
     /// All that is driven is in the streams.
-    async fn has_published(&self, frames: usize) {
+    pub(super) async fn has_published(&self, frames: usize) {
         for (_, agent) in &self.agents {
             agent.stored(frames).await;
             agent.metric_becomes("pitwire_queue_entries", |entries| entries == 0.0).await;
@@ -82,7 +86,7 @@ impl League {
 
     /// That a dashboard has a page for each stint, with all its frames as they were driven, once and
     /// in order.
-    async fn is_shown_by(&self, dashboard: &Peer) {
+    pub(super) async fn is_shown_by(&self, dashboard: &Peer) {
         let expected: Vec<_> = self.frames().await.into_values().collect();
         let all: usize = expected.iter().map(Vec::len).sum();
         let arrived = async || (dashboard.all_frames().await.len() >= all).then_some(());
@@ -133,27 +137,6 @@ async fn a_hub_that_was_killed_brings_each_stint_to_its_page_once_and_in_order()
     league.has_published(driven).await;
     league.is_shown_by(&dashboard).await;
     eprintln!("killed with {killed_with} entries queued in all");
-}
-
-/// What a hub had when it died, the server gives out again some seconds later.
-#[tokio::test]
-async fn what_another_life_left_unacknowledged_comes_before_what_is_new() {
-    let mut league = League::of(&["pc-1"]);
-    league.drive(100);
-    league.has_published(100).await;
-    let stream = league.server.jetstream().await.get_stream("PITWIRE_pc-1").await.unwrap();
-    let config = pull::Config {
-        durable_name: Some("pitwire".into()),
-        ack_wait: Duration::from_secs(5),
-        ..pull::Config::default()
-    };
-    let consumer = stream.create_consumer(config).await.unwrap();
-    let taken = consumer.fetch().max_messages(30).messages().await.unwrap();
-    assert_eq!(taken.collect::<Vec<_>>().await.len(), 30);
-    let dashboard = Peer::start(Kind::Embedded, &[]);
-    let queue = tempdir().unwrap();
-    let _hub = hub(queue.path(), &dashboard.url(), &league.server.url(), &[]);
-    league.is_shown_by(&dashboard).await;
 }
 
 #[tokio::test]

@@ -1,0 +1,324 @@
+//! The book of the hubs that have one name: who takes from which agent, and from where. Pure.
+//!
+//! - It is read, changed and written as one, and only if nobody wrote in between: so no agent ever has
+//!   two hubs in it.
+//! - Each hub writes a higher number beside its name again and again. One whose number stood still for
+//!   [`HUB_LEASE`], by the clock of who looks, is dead; the hub itself stops before that, by its own.
+//! - A position moves when dashboards have what is before it. Whoever takes over begins there, so that
+//!   it needs nothing of what the dead hub has on its disk.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::config::{HUB_FORGOTTEN, HUB_LEASE, HUB_PATIENCE, HUB_STINTS, MAX_STREAMS};
+use crate::planted::planted;
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Book {
+    /// How often each hub has written.
+    pub(super) hubs: BTreeMap<String, u64>,
+    /// By the name of the agent's stream.
+    pub(super) agents: BTreeMap<String, Share>,
+}
+
+/// How far an agent's stream is taken, and by whom.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Share {
+    /// `None` when it was given up for another hub to take.
+    pub(super) hub: Option<String>,
+    /// Dashboards have everything up to this position of the stream.
+    pub(super) after: u64,
+    /// The newest is the last.
+    pub(super) pages: Vec<Page>,
+}
+
+/// The session that a server gave to a stint.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Page {
+    /// The agent's name, a dot, and the stint's name on NATS.
+    pub(super) stint: String,
+    pub(super) server: String,
+    pub(super) session: String,
+}
+
+/// What a hub writes about itself.
+#[derive(Debug, Default)]
+pub(super) struct Entry<'a> {
+    pub(super) me: &'a str,
+    /// The agents' streams that there are and that this hub may take from.
+    pub(super) meant: &'a [String],
+    /// How far each of those that it takes from is delivered.
+    pub(super) after: BTreeMap<String, u64>,
+    /// Those that it gives up.
+    pub(super) given_up: BTreeSet<String>,
+    pub(super) pages: Vec<Page>,
+    /// Whether it takes agents that no hub was near to.
+    pub(super) takes_new: bool,
+}
+
+/// What a hub has seen of the others, by its own clock.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    /// The number of each, and since when it is that.
+    hubs: BTreeMap<String, (u64, Instant)>,
+    /// Since when no living hub takes from an agent.
+    free: BTreeMap<String, Instant>,
+}
+
+impl Seen {
+    pub(super) fn look(&mut self, book: &Book, now: Instant) {
+        self.hubs.retain(|hub, _| book.hubs.contains_key(hub));
+        for (hub, count) in &book.hubs {
+            let seen = self.hubs.entry(hub.clone()).or_insert((*count, now));
+            if seen.0 != *count {
+                *seen = (*count, now);
+            }
+        }
+    }
+
+    /// Whether it has written lately; until that can be told, yes.
+    fn lives(&self, hub: &str, now: Instant) -> bool {
+        let lease = if planted("hubs_die_at_once") { HUB_LEASE / 20 } else { HUB_LEASE };
+        self.hubs.get(hub).is_some_and(|(_, since)| now - *since < lease)
+    }
+
+    /// Whether there is another that lives.
+    pub(super) fn others(&self, me: &str, now: Instant) -> bool {
+        self.hubs.keys().any(|hub| hub != me && self.lives(hub, now))
+    }
+}
+
+impl Book {
+    /// Writes a hub's entry, and takes for it what it may. Gives how many agents it has too many.
+    pub(super) fn write(&mut self, entry: Entry<'_>, seen: &mut Seen, now: Instant) -> usize {
+        let me = entry.me;
+        *self.hubs.entry(me.into()).or_default() += 1;
+        self.strike_out(me, seen, now);
+        for (agent, share) in &mut self.agents {
+            if share.hub.as_deref() == Some(me) {
+                share.after = entry.after.get(agent).copied().unwrap_or(share.after);
+                share.learn(agent, &entry.pages);
+                share.hub = share.hub.take().filter(|_| !entry.given_up.contains(agent));
+            }
+        }
+        let living = self.hubs.keys().filter(|hub| *hub == me || seen.lives(hub, now)).count();
+        let fair = entry.meant.len().div_ceil(living.max(1)).min(MAX_STREAMS);
+        for agent in entry.meant {
+            if self.taker(agent).is_some_and(|hub| hub == me || seen.lives(hub, now)) {
+                seen.free.remove(agent);
+                continue;
+            }
+            let since = *seen.free.entry(agent.clone()).or_insert(now);
+            let is_given_up = entry.given_up.contains(agent);
+            let mine = self.taken_by(me);
+            let may = mine < fair || (now - since >= HUB_PATIENCE && mine < MAX_STREAMS);
+            if may && entry.takes_new && !is_given_up {
+                self.agents.entry(agent.clone()).or_default().hub = Some(me.into());
+                seen.free.remove(agent);
+            }
+        }
+        seen.free.retain(|agent, _| entry.meant.contains(agent));
+        if living > 1 { self.taken_by(me).saturating_sub(fair) } else { 0 }
+    }
+
+    /// The agents' streams that a hub takes from.
+    pub(super) fn of<'a>(&'a self, hub: &'a str) -> impl Iterator<Item = (&'a String, &'a Share)> {
+        self.agents.iter().filter(move |(_, share)| share.hub.as_deref() == Some(hub))
+    }
+
+    pub(super) fn taker(&self, agent: &str) -> Option<&str> {
+        self.agents.get(agent)?.hub.as_deref()
+    }
+
+    fn taken_by(&self, hub: &str) -> usize {
+        self.of(hub).count()
+    }
+
+    /// Hubs that are long gone.
+    fn strike_out(&mut self, me: &str, seen: &Seen, now: Instant) {
+        let is_gone = |hub: &str| {
+            hub != me && seen.hubs.get(hub).is_some_and(|(_, since)| now - *since >= HUB_FORGOTTEN)
+        };
+        let gone: Vec<String> = self.hubs.keys().filter(|hub| is_gone(hub)).cloned().collect();
+        for hub in gone {
+            if self.taken_by(&hub) == 0 {
+                self.hubs.remove(&hub);
+            }
+        }
+    }
+}
+
+impl Share {
+    /// Notes the pages of the agent's stints, given with the newest stint last.
+    fn learn(&mut self, agent: &str, pages: &[Page]) {
+        let stream_of = |page: &Page| {
+            let name = page.stint.split_once('.').map(|(agent, _)| agent);
+            name.map(|name| format!("{}{name}", crate::nats::STREAM_PREFIX))
+        };
+        for page in pages.iter().filter(|page| stream_of(page).as_deref() == Some(agent)) {
+            let is_same = |known: &Page| known.stint == page.stint && known.server == page.server;
+            match self.pages.iter_mut().find(|known| is_same(known)) {
+                Some(known) => known.session.clone_from(&page.session),
+                None => self.pages.push(page.clone()),
+            }
+        }
+        let mut stints: Vec<&str> = Vec::new();
+        for page in self.pages.iter().rev() {
+            if !stints.contains(&page.stint.as_str()) {
+                stints.push(&page.stint);
+            }
+        }
+        let kept: Vec<String> = stints.into_iter().take(HUB_STINTS).map(str::to_owned).collect();
+        self.pages.retain(|page| kept.contains(&page.stint));
+    }
+
+    /// The stints whose pages are known, each with the session that each server gave to it.
+    pub(super) fn sessions(&self) -> BTreeMap<&str, Vec<(String, String)>> {
+        let mut sessions = BTreeMap::<_, Vec<_>>::new();
+        for page in &self.pages {
+            let of_stint = sessions.entry(page.stint.as_str()).or_default();
+            of_stint.push((page.server.clone(), page.session.clone()));
+        }
+        sessions
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::HUB_BEAT;
+
+    fn agents(count: usize) -> Vec<String> {
+        (0..count).map(|number| format!("PITWIRE_pc-{number}")).collect()
+    }
+
+    /// A hub of a test: what it has seen, and since when it may not have written.
+    #[derive(Default)]
+    struct Hub {
+        name: String,
+        seen: Seen,
+        is_new: bool,
+    }
+
+    impl Hub {
+        fn named(name: &str) -> Self {
+            Self { name: name.into(), is_new: true, ..Self::default() }
+        }
+
+        fn turn(
+            &mut self,
+            book: &mut Book,
+            meant: &[String],
+            give_up: usize,
+            now: Instant,
+        ) -> usize {
+            self.seen.look(book, now);
+            let given_up = book.of(&self.name).map(|(agent, _)| agent.clone()).take(give_up);
+            let entry = Entry {
+                me: &self.name,
+                meant,
+                given_up: given_up.collect(),
+                takes_new: !std::mem::take(&mut self.is_new),
+                ..Entry::default()
+            };
+            book.write(entry, &mut self.seen, now)
+        }
+    }
+
+    #[test]
+    fn hubs_that_start_together_share_and_the_dead_ones_agents_are_taken_over() {
+        let (mut book, meant, mut now) = (Book::default(), agents(7), Instant::now());
+        let mut hubs = [Hub::named("a"), Hub::named("b")];
+        for _ in 0..3 {
+            hubs.iter_mut().for_each(|hub| {
+                hub.turn(&mut book, &meant, 0, now);
+            });
+            now += HUB_BEAT;
+        }
+        assert_eq!((book.taken_by("a"), book.taken_by("b")), (4, 3));
+        let killed_at = now;
+        while book.taken_by("a") < 7 {
+            hubs[0].turn(&mut book, &meant, 0, now);
+            now += HUB_BEAT;
+        }
+        assert!(now - killed_at >= HUB_LEASE && now - killed_at <= HUB_LEASE + 3 * HUB_BEAT);
+    }
+
+    #[test]
+    fn who_has_too_many_gives_them_to_who_comes() {
+        let (mut book, meant, mut now) = (Book::default(), agents(4), Instant::now());
+        let (mut old, mut new) = (Hub::named("a"), Hub::named("b"));
+        old.turn(&mut book, &meant, 0, now);
+        assert_eq!(old.turn(&mut book, &meant, 0, now), 0);
+        assert_eq!(book.taken_by("a"), 4);
+        new.turn(&mut book, &meant, 0, now);
+        new.turn(&mut book, &meant, 0, now);
+        assert_eq!(book.taken_by("b"), 0, "a stint under way stays");
+        assert_eq!(old.turn(&mut book, &meant, 0, now), 2);
+        assert_eq!(old.turn(&mut book, &meant, 1, now), 1);
+        new.turn(&mut book, &meant, 0, now);
+        assert_eq!((book.taken_by("a"), book.taken_by("b")), (3, 1));
+        // One that nobody else takes is taken back.
+        old.turn(&mut book, &meant, 2, now);
+        assert_eq!(book.taken_by("a"), 1);
+        old.turn(&mut book, &meant, 0, now);
+        now += HUB_PATIENCE;
+        old.turn(&mut book, &meant, 0, now);
+        assert_eq!(book.taken_by("a"), 3);
+    }
+
+    #[test]
+    fn pages_of_the_newest_stints_are_kept() {
+        let page = |stint: &str, server: &str, session: &str| Page {
+            stint: stint.into(),
+            server: server.into(),
+            session: session.into(),
+        };
+        let mut share = Share::default();
+        share.learn("PITWIRE_pc", &[page("pc.1", "x", "1"), page("other.1", "x", "2")]);
+        share.learn("PITWIRE_pc", &[page("pc.1", "y", "3"), page("pc.2", "x", "4")]);
+        share.learn("PITWIRE_pc", &[page("pc.2", "x", "5"), page("pc.2", "y", "6")]);
+        assert_eq!(share.sessions().keys().copied().collect::<Vec<_>>(), ["pc.1", "pc.2"]);
+        assert_eq!(share.sessions()["pc.2"], [("x".into(), "5".into()), ("y".into(), "6".into())]);
+        share.learn("PITWIRE_pc", &[page("pc.3", "x", "7")]);
+        assert_eq!(share.sessions().keys().copied().collect::<Vec<_>>(), ["pc.2", "pc.3"]);
+    }
+
+    proptest! {
+        /// Whoever turns when, and whoever is away for how long: a hub that takes from an agent has
+        /// written within its lease, or nobody has come since. And all are taken in the end.
+        #[test]
+        fn no_agent_has_two_hubs(
+            turns in proptest::collection::vec((0_usize..3, 0_u64..8000, 0_usize..2), 1..200),
+        ) {
+            let (mut book, meant, mut now) = (Book::default(), agents(5), Instant::now());
+            let mut hubs = [Hub::named("a"), Hub::named("b"), Hub::named("c")];
+            let mut wrote = [now; 3];
+            for (who, pause, give_up) in turns {
+                now += Duration::from_millis(pause);
+                let before = book.clone();
+                hubs[who].turn(&mut book, &meant, give_up, now);
+                wrote[who] = now;
+                for (other, hub) in hubs.iter().enumerate().filter(|(other, _)| *other != who) {
+                    for (agent, _) in before.of(&hub.name) {
+                        let lost = book.taker(agent) != Some(&hub.name);
+                        prop_assert!(!lost || now - wrote[other] >= HUB_LEASE, "{agent}");
+                    }
+                }
+            }
+            for _ in 0..20 {
+                now += HUB_BEAT;
+                hubs[0].turn(&mut book, &meant, 0, now);
+            }
+            prop_assert!(meant.iter().all(|agent| book.taker(agent) == Some("a")));
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Where the hubs of one name keep their book: a key-value bucket on the NATS server, with one key.
+
+use async_nats::jetstream::Context;
+use async_nats::jetstream::kv::{Store, UpdateErrorKind};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
+
+use super::book::Book;
+use crate::config::NATS_TIMEOUT;
+use crate::nats::{Connection, NatsError};
+
+const KEY: &str = "book";
+
+/// Whether a book was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Written {
+    Yes,
+    /// Another hub wrote in between.
+    No,
+}
+
+pub(super) struct Bucket {
+    store: Store,
+    name: String,
+}
+
+impl Bucket {
+    /// The bucket of the hubs with that name, made if it is not there, with so many replicas.
+    pub(super) async fn open(
+        connection: &mut Connection,
+        durable: &str,
+        replicas: usize,
+    ) -> Result<Self, NatsError> {
+        let name = format!("pitwire-hubs-{durable}");
+        let context = connection.context();
+        let opened = connection.wait_for(get_or_create(&context, &name, replicas)).await;
+        let store = opened.and_then(|opened| opened).map_err(|error| match error {
+            // A refusal of the server ends the connection, and does not say what it was good for.
+            NatsError::Auth(text) => NatsError::Auth(no_bucket(&name, text)),
+            error => error,
+        })?;
+        Ok(Self { store, name })
+    }
+
+    /// What the book says, and which version of it that is.
+    pub(super) async fn read(&self, connection: &mut Connection) -> Result<(Book, u64), NatsError> {
+        let read = connection.wait_for(self.store.entry(KEY)).await?;
+        let entry = read.map_err(|error| self.unanswered(&error))?;
+        let Some(entry) = entry else { return Ok((Book::default(), 0)) };
+        let book = serde_json::from_slice(&entry.value).map_err(|error| {
+            let name = &self.name;
+            NatsError::Unfit(format!("the key {KEY:?} of the bucket {name} is no book: {error}"))
+        })?;
+        Ok((book, entry.revision))
+    }
+
+    /// Writes the book if it is still that version.
+    pub(super) async fn write(
+        &self,
+        connection: &mut Connection,
+        book: &Book,
+        version: u64,
+    ) -> Result<Written, NatsError> {
+        let text = serde_json::to_vec(book).map_err(|error| NatsError::Unfit(error.to_string()))?;
+        let written = self.store.update(KEY, text.into(), version);
+        match connection.wait_for(written).await? {
+            Ok(_) => Ok(Written::Yes),
+            Err(error) => match error.kind() {
+                UpdateErrorKind::WrongLastRevision => Ok(Written::No),
+                UpdateErrorKind::TimedOut => Err(late()),
+                _ => Err(self.unanswered(&error)),
+            },
+        }
+    }
+
+    fn unanswered(&self, error: &dyn std::error::Error) -> NatsError {
+        NatsError::Lost(format!("the bucket {} does not answer: {error}", self.name))
+    }
+}
+
+fn late() -> NatsError {
+    NatsError::Timeout(NATS_TIMEOUT, "it does not keep the hubs' book")
+}
+
+async fn get_or_create(context: &Context, name: &str, replicas: usize) -> Result<Store, NatsError> {
+    if let Ok(store) = context.get_key_value(name).await {
+        return Ok(store);
+    }
+    // As `create_key_value` would, which asks what a server as old as Debian's does not know.
+    let config = Config {
+        name: format!("KV_{name}"),
+        description: Some("who of pitwire's hubs takes from which agent".into()),
+        subjects: vec![format!("$KV.{name}.>")],
+        storage: StorageType::File,
+        discard: DiscardPolicy::New,
+        max_messages_per_subject: 1,
+        num_replicas: replicas,
+        allow_rollup: true,
+        deny_delete: true,
+        // Who takes over must see what is there, not what a replica had.
+        allow_direct: false,
+        ..Config::default()
+    };
+    context
+        .create_stream(config)
+        .await
+        .map_err(|error| NatsError::Unfit(no_bucket(name, error)))?;
+    let store = context.get_key_value(name).await;
+    store.map_err(|error| NatsError::Lost(format!("the bucket {name} does not answer: {error}")))
+}
+
+fn no_bucket(name: &str, error: impl std::fmt::Display) -> String {
+    format!(
+        "there is no bucket {name}, which hubs need, and it cannot be made: {error}; give this hub's \
+         account the right to, or make it: nats kv add {name}"
+    )
+}

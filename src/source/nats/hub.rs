@@ -1,0 +1,403 @@
+//! A hub among those of its name: it writes into their book again and again, and follows the streams
+//! of which the book says that they are its own.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use futures_util::TryStreamExt;
+use rand::Rng;
+use tokio::sync::{Mutex, watch};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::super::Intake;
+use super::book::{Book, Entry, Page, Seen, Share};
+use super::bucket::{Bucket, Written};
+use super::follow::{Ended, Follower, Progress};
+use super::orders::{Commander, Order};
+use super::{FILE, HubError, NAME, Newest, Stored};
+use crate::backoff::Backoff;
+use crate::clock;
+use crate::config::{
+    HUB_BEAT, HUB_LEASE, HUB_MARGIN, HUB_RETRY, HUB_TRIES, NATS_LOOK_INTERVAL, NATS_TIMEOUT,
+    NatsConfig,
+};
+use crate::entry::Stream;
+use crate::metrics;
+use crate::nats::{Connection, Door, NatsError, STREAM_PREFIX};
+use crate::planted::planted;
+use crate::queue::Writer;
+
+pub(super) struct Hub {
+    me: String,
+    intake: Arc<Intake>,
+    writer: Writer,
+    stored: Stored,
+    config: NatsConfig,
+    commander: Commander,
+    seen: Seen,
+    /// Until when the book surely says what it said last.
+    until: watch::Sender<Instant>,
+    /// The number that this hub wrote last; `None` when it is not known whether it was written.
+    count: Option<u64>,
+    surplus: Arc<AtomicUsize>,
+    /// Whether its queue may be delivered.
+    settling: Settling,
+}
+
+/// Whether another hub may be delivering what is in the queue.
+enum Settling {
+    /// It is not known yet.
+    Unknown,
+    /// Others are, until each of these streams is delivered up to that position.
+    Until(BTreeMap<String, u64>),
+    Done,
+}
+
+/// The streams that are followed.
+#[derive(Default)]
+struct Followed {
+    followers: JoinSet<(String, Ended)>,
+    by_name: HashMap<String, (AbortHandle, Arc<Progress>)>,
+    given_up: BTreeSet<String>,
+}
+
+impl Followed {
+    fn end(&mut self, name: &str) {
+        if let Some((follower, _)) = self.by_name.remove(name) {
+            follower.abort();
+        }
+    }
+}
+
+impl Hub {
+    pub(super) fn new(
+        me: String,
+        intake: Intake,
+        writer: Writer,
+        stored: Newest,
+        config: NatsConfig,
+        commander: Commander,
+    ) -> Self {
+        Self {
+            me,
+            intake: Arc::new(intake),
+            writer,
+            stored: Stored::new(Mutex::new(stored)),
+            config,
+            commander,
+            seen: Seen::default(),
+            until: watch::Sender::new(Instant::now()),
+            count: None,
+            surplus: Arc::default(),
+            settling: Settling::Unknown,
+        }
+    }
+
+    pub(super) fn url(&self) -> &str {
+        self.config.url.as_str()
+    }
+
+    /// One connection, from open to end.
+    pub(super) async fn serve(&mut self, backoff: &mut Backoff) -> HubError {
+        let Err(error) = self.take_part(backoff).await;
+        error
+    }
+
+    async fn take_part(&mut self, backoff: &mut Backoff) -> Result<Infallible, HubError> {
+        let mut connection = Connection::open(door(&self.config)).await?;
+        let mut streams = self.streams(&mut connection).await?;
+        // The book is kept as often as what is in it.
+        while streams.is_empty() {
+            metrics::source_connected(NAME, true);
+            self.deliver().await;
+            let pause = sleep(NATS_LOOK_INTERVAL);
+            connection.wait_for(pause).await?;
+            streams = self.streams(&mut connection).await?;
+        }
+        let replicas = replicas(&mut connection, &streams).await?;
+        let durable = self.config.durable.to_string();
+        let bucket = Bucket::open(&mut connection, &durable, replicas).await?;
+        tracing::info!(url = self.url(), hub = self.me, "taking what the league publishes");
+        metrics::source_connected(NAME, true);
+        backoff.reset();
+        self.look_at_lease().await;
+        // They may not have been able to write either.
+        self.seen = Seen::default();
+        let mut followed = Followed::default();
+        let (mut looked, mut is_first) = (Instant::now(), true);
+        loop {
+            if looked.elapsed() >= NATS_LOOK_INTERVAL {
+                (streams, looked) = (self.streams(&mut connection).await?, Instant::now());
+            }
+            let next = Instant::now() + HUB_BEAT;
+            self.look_at_lease().await;
+            self.turn(&mut connection, &bucket, &streams, &mut followed, is_first).await?;
+            is_first = false;
+            let behind =
+                |(_, progress): &(_, Arc<Progress>)| progress.behind.load(Ordering::Relaxed);
+            metrics::source_behind(NAME, followed.by_name.values().map(behind).sum());
+            metrics::source_agents(NAME, followed.by_name.len());
+            tokio::select! {
+                biased;
+                error = connection.closed() => return Err(error.into()),
+                Some(ended) = followed.followers.join_next() => match ended {
+                    Ok((name, Ended::GivenUp)) => {
+                        tracing::info!(stream = name, "left to another hub, as a stint begins");
+                        followed.given_up.insert(name);
+                    }
+                    Ok((_, Ended::Queue(error))) => return Err(error.into()),
+                    Ok((name, error)) => {
+                        tracing::warn!(stream = name, %error, "nothing more from this agent, trying again");
+                        followed.by_name.remove(&name);
+                        // A stream that is gone, or no good, is not asked all the time.
+                        sleep_until(next).await;
+                    }
+                    Err(error) if error.is_cancelled() => {}
+                    Err(error) => return Err(NatsError::Lost(error.to_string()).into()),
+                },
+                () = sleep_until(next) => {}
+            }
+        }
+    }
+
+    /// Writes into the book, and does what it says then.
+    async fn turn(
+        &mut self,
+        connection: &mut Connection,
+        bucket: &Bucket,
+        streams: &[String],
+        followed: &mut Followed,
+        is_first: bool,
+    ) -> Result<(), HubError> {
+        let pages = self.pages().await?;
+        for _ in 0..HUB_TRIES {
+            let asked = Instant::now();
+            let (before, version) = bucket.read(connection).await?;
+            self.check_name(&before).await?;
+            let now = Instant::now();
+            self.seen.look(&before, now);
+            let head = self.writer.status().head;
+            let after = |(name, (_, progress)): (&String, &(_, Arc<Progress>))| {
+                (name.clone(), progress.marks().delivered(head))
+            };
+            let entry = Entry {
+                me: &self.me,
+                meant: streams,
+                after: followed.by_name.iter().map(after).collect(),
+                given_up: followed.given_up.clone(),
+                pages: pages.clone(),
+                takes_new: !is_first,
+            };
+            let mut book = before.clone();
+            let surplus = book.write(entry, &mut self.seen, now);
+            let count = self.count.take();
+            if bucket.write(connection, &book, version).await? == Written::Yes {
+                self.count = book.hubs.get(&self.me).copied();
+                self.until.send_replace(asked + HUB_LEASE - HUB_MARGIN);
+                self.surplus.store(surplus, Ordering::Release);
+                for name in std::mem::take(&mut followed.given_up) {
+                    followed.end(&name);
+                }
+                self.settle(connection, &book).await?;
+                return self.take_over(connection, &before, &book, streams, followed).await;
+            }
+            self.count = count;
+            let pause = rand::rng().random_range(HUB_RETRY);
+            sleep(pause).await;
+        }
+        Err(NatsError::Lost("other hubs write into the book all the time".into()).into())
+    }
+
+    /// That nobody else writes under this hub's name. If somebody does, one of the two stays away for as
+    /// long as the other goes on.
+    async fn check_name(&mut self, book: &Book) -> Result<(), NatsError> {
+        let written = book.hubs.get(&self.me).copied().unwrap_or_default();
+        if self.count.is_none_or(|count| count == written) {
+            return Ok(());
+        }
+        self.count = Some(written);
+        // Whether it goes on shows after its next beat.
+        sleep(2 * HUB_BEAT).await;
+        Err(NatsError::Unfit(format!(
+            "another hub is called {} too, as its queue's folder is a copy; stop one and delete the \
+             file {FILE:?} in its folder",
+            self.me
+        )))
+    }
+
+    /// Follows what is this hub's own, and nothing else.
+    async fn take_over(
+        &self,
+        connection: &mut Connection,
+        before: &Book,
+        book: &Book,
+        streams: &[String],
+        followed: &mut Followed,
+    ) -> Result<(), HubError> {
+        let lost: Vec<String> = followed
+            .by_name
+            .keys()
+            .filter(|name| book.taker(name) != Some(&self.me))
+            .cloned()
+            .collect();
+        for name in lost {
+            tracing::warn!(stream = name, "another hub has taken over this agent");
+            followed.end(&name);
+        }
+        let is_new = |(name, _): &(&String, &Share)| {
+            !followed.by_name.contains_key(*name) && streams.contains(name)
+        };
+        let new: Vec<_> = book.of(&self.me).filter(is_new).collect();
+        let taken_over = new.iter().filter(|(name, _)| before.taker(name) != Some(&self.me));
+        self.go_on(taken_over.map(|(_, share)| *share)).await?;
+        for (name, share) in new {
+            tracing::info!(stream = name, after = share.after, "taking from this agent");
+            let progress = Arc::new(Progress::new(share.after, &self.writer));
+            let follower = Follower {
+                context: connection.context(),
+                name: name.clone(),
+                after: share.after,
+                intake: Arc::clone(&self.intake),
+                writer: self.writer.clone(),
+                stored: Arc::clone(&self.stored),
+                progress: Arc::clone(&progress),
+                until: self.until.subscribe(),
+                surplus: Arc::clone(&self.surplus),
+            };
+            let handle = followed.followers.spawn(follower.run());
+            followed.by_name.insert(name.clone(), (handle, progress));
+        }
+        Ok(())
+    }
+
+    /// Has the stints of agents that come from another hub go to the pages that they have.
+    async fn go_on(&self, shares: impl Iterator<Item = &Share>) -> Result<(), HubError> {
+        let mut has_any = false;
+        for (stint, sessions) in shares.flat_map(Share::sessions) {
+            if planted("pages_not_shared") {
+                continue;
+            }
+            has_any = true;
+            let (stint, at) = (Stream::from(stint), clock::now());
+            self.writer.operator().go_on(&stint, at, sessions).await?;
+        }
+        if has_any {
+            // What is bound may be another page, or know of less than there is by now.
+            self.commander.give(Order::Renew).await;
+        }
+        Ok(())
+    }
+
+    /// The pages of the agents' stints that are in this queue, the newest stint last.
+    async fn pages(&self) -> Result<Vec<Page>, HubError> {
+        let sessions = self.writer.operator().sessions().await?;
+        let mut pages = Vec::new();
+        for (stream, stint) in self.writer.status().stints.iter() {
+            pages.extend(sessions.iter().filter(|known| known.stint == *stint).map(|known| Page {
+                stint: stream.0.to_string(),
+                server: known.server.clone(),
+                session: known.session.clone(),
+            }));
+        }
+        Ok(pages)
+    }
+
+    /// Has nothing delivered from when others may have taken over, until it is known what they have.
+    pub(super) async fn look_at_lease(&mut self) {
+        let now = Instant::now();
+        let is_over = now >= *self.until.borrow();
+        if matches!(self.settling, Settling::Done) && is_over && self.seen.others(&self.me, now) {
+            tracing::warn!(
+                "this hub could not say that it lives: others may have taken over from it"
+            );
+            self.settling = Settling::Unknown;
+            self.commander.give(Order::Hold).await;
+        }
+    }
+
+    /// Has the queue delivered once nobody else delivers what is in it.
+    async fn settle(&mut self, connection: &mut Connection, book: &Book) -> Result<(), HubError> {
+        if let Settling::Unknown = self.settling {
+            self.settling = Settling::Until(self.left(connection, book).await?);
+        }
+        let Settling::Until(left) = &mut self.settling else { return Ok(()) };
+        left.retain(|name, position| {
+            let share = book.agents.get(name);
+            share.is_some_and(|share| {
+                share.hub.as_ref().is_some_and(|hub| *hub != self.me) && share.after < *position
+            })
+        });
+        if left.is_empty() {
+            self.deliver().await;
+        }
+        Ok(())
+    }
+
+    async fn deliver(&mut self) {
+        if !matches!(self.settling, Settling::Done) {
+            self.settling = Settling::Done;
+            self.commander.give(Order::Deliver).await;
+        }
+    }
+
+    /// The agents of which entries may be in the queue and that another hub takes from, each with the
+    /// position of its newest entry.
+    async fn left(
+        &self,
+        connection: &mut Connection,
+        book: &Book,
+    ) -> Result<BTreeMap<String, u64>, HubError> {
+        let status = self.writer.status();
+        if status.entries == 0 {
+            return Ok(BTreeMap::new());
+        }
+        let agents = status.stints.iter().filter_map(|(stream, _)| stream.0.split_once('.'));
+        let names: BTreeSet<String> =
+            agents.map(|(agent, _)| format!("{STREAM_PREFIX}{agent}")).collect();
+        let mut left = BTreeMap::new();
+        for name in names {
+            if book.taker(&name).is_none_or(|hub| hub == self.me) {
+                continue;
+            }
+            let stream = connection.context();
+            let asked = connection.wait_for(stream.get_stream(&name)).await?;
+            // One that is gone cannot be waited for.
+            if let Ok(stream) = asked {
+                left.insert(name, stream.cached_info().state.last_sequence);
+            }
+        }
+        Ok(left)
+    }
+
+    /// The streams of the agents that are meant.
+    async fn streams(&self, connection: &mut Connection) -> Result<Vec<String>, NatsError> {
+        let names = connection.context().stream_names();
+        let is_meant = |name: &String| {
+            let agent = name.strip_prefix(STREAM_PREFIX);
+            agent.is_some_and(|agent| self.config.agents.has(agent))
+        };
+        let all = timeout(NATS_TIMEOUT, names.try_collect::<Vec<String>>());
+        match connection.wait_for(all).await? {
+            Ok(Ok(names)) => Ok(names.into_iter().filter(is_meant).collect()),
+            Ok(Err(error)) => Err(NatsError::Unfit(format!("it shows no streams: {error}"))),
+            Err(_) => Err(NatsError::Timeout(NATS_TIMEOUT, "it shows no streams")),
+        }
+    }
+}
+
+/// How many copies the league keeps of what agents publish: as many as there are of the book.
+async fn replicas(connection: &mut Connection, streams: &[String]) -> Result<usize, NatsError> {
+    let Some(name) = streams.first() else { return Ok(1) };
+    let context = connection.context();
+    let asked = connection.wait_for(context.get_stream(name)).await?;
+    Ok(asked.map_or(1, |stream| stream.cached_info().config.num_replicas))
+}
+
+fn door(config: &NatsConfig) -> Door {
+    let NatsConfig { url, token, token_file, credentials_file, ca_file, .. } = config.clone();
+    let (open_timeout, request_timeout) = (NATS_TIMEOUT, NATS_TIMEOUT);
+    Door { url, token, token_file, credentials_file, ca_file, open_timeout, request_timeout }
+}

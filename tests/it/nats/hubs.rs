@@ -1,0 +1,205 @@
+//! Hubs of one name: they share the agents, and stand in for each other. Whatever happens to them, each
+//! stint has one page, with each frame once and in order.
+
+use std::time::Duration;
+
+use serde_json::json;
+use tempfile::{TempDir, tempdir};
+use tokio::time::sleep;
+
+use super::NatsServer;
+use super::source::{League, hub};
+use crate::agent::{Agent, eventually};
+use crate::peers::{Kind, Peer};
+use crate::proxy::{Network, Proxy};
+
+const AGENTS: &str = r#"pitwire_source_agents{source="nats"}"#;
+
+/// A hub, and its queue through all its lives.
+struct Hub {
+    queue: TempDir,
+    agent: Agent,
+}
+
+impl Hub {
+    fn start(league: &League, dashboard: &Peer) -> Self {
+        let queue = tempdir().unwrap();
+        let agent = hub(queue.path(), &dashboard.url(), &league.server.url(), &[]);
+        Self { queue, agent }
+    }
+
+    fn start_again(&mut self, league: &League, dashboard: &Peer) {
+        self.agent = hub(self.queue.path(), &dashboard.url(), &league.server.url(), &[]);
+    }
+
+    async fn takes_from(&self, agents: usize) {
+        self.agent.metric_becomes(AGENTS, |count| count == agents as f64).await;
+    }
+}
+
+#[tokio::test]
+async fn hubs_of_one_name_share_the_agents_and_one_that_is_started_again_goes_on() {
+    let mut league = League::of(&["pc-1", "pc-2", "pc-3", "pc-4"]);
+    league.drive(1);
+    league.has_published(1).await;
+    let dashboard = Peer::start(Kind::Embedded, &[]);
+    let [mut one, other] = [(); 2].map(|()| Hub::start(&league, &dashboard));
+    one.takes_from(2).await;
+    other.takes_from(2).await;
+    let mut driven = 1;
+    for _ in 0..4 {
+        league.drive(150);
+        driven += 150;
+        sleep(Duration::from_millis(300)).await;
+        one.agent.process.kill();
+        league.drive(150);
+        driven += 150;
+        one.start_again(&league, &dashboard);
+    }
+    league.has_published(driven).await;
+    league.is_shown_by(&dashboard).await;
+    one.takes_from(2).await;
+    other.takes_from(2).await;
+}
+
+/// What the dead hub has on its disk, the other one takes from NATS again.
+#[tokio::test]
+async fn a_hub_that_stays_away_is_replaced_on_the_same_pages_and_nothing_is_missing() {
+    let mut league = League::of(&["pc-1", "pc-2", "pc-3", "pc-4"]);
+    let folder = tempdir().unwrap();
+    let file = folder.path().join("sessions.json");
+    let mut dashboard = Peer::start(Kind::Flask, &["--persist", file.to_str().unwrap()]);
+    let [mut one, other] = [(); 2].map(|()| Hub::start(&league, &dashboard));
+    league.drive(200);
+    for (_, agent) in &league.agents {
+        agent.post("/v1/setup", r#"{"wing": 7}"#).await;
+    }
+    one.takes_from(2).await;
+    other.takes_from(2).await;
+    league.has_published(200).await;
+    league.is_shown_by(&dashboard).await;
+    // The pages are in the book.
+    sleep(Duration::from_secs(3)).await;
+    dashboard.kill();
+    league.drive(100);
+    league.has_published(300).await;
+    one.agent.metric_becomes("pitwire_queue_entries", |entries| entries >= 200.0).await;
+    // And how far it has delivered.
+    sleep(Duration::from_secs(3)).await;
+    one.agent.process.kill();
+    dashboard.restart();
+    other.takes_from(4).await;
+    league.drive(100);
+    league.has_published(400).await;
+    league.is_shown_by(&dashboard).await;
+    one.start_again(&league, &dashboard);
+    one.agent.metric_becomes("pitwire_queue_entries", |entries| entries == 0.0).await;
+    league.drive(100);
+    league.has_published(500).await;
+    league.is_shown_by(&dashboard).await;
+    sleep(Duration::from_secs(2)).await;
+    league.is_shown_by(&dashboard).await;
+    // What was driven with before comes to a new page too.
+    dashboard.kill();
+    std::fs::remove_file(&file).unwrap();
+    dashboard.restart();
+    league.drive(10);
+    let has_setup = async || {
+        for session in dashboard.sessions().await {
+            let setups = dashboard.setups(&session).await;
+            if setups.first().is_some_and(|setup| setup["setup"] == json!({"wing": 7})) {
+                return Some(());
+            }
+        }
+        None
+    };
+    eventually("the new page has the setup", has_setup).await;
+}
+
+/// Nobody can tell whether it lives, or has lost the others.
+#[tokio::test]
+async fn a_hub_that_is_cut_off_is_replaced_and_comes_back_without_showing_anything_twice() {
+    let mut league = League::of(&["pc-1", "pc-2"]);
+    league.drive(50);
+    let dashboard = Peer::start(Kind::Embedded, &[]);
+    let proxy = Proxy::start(league.server.port());
+    let url = proxy.url().replace("http://", "nats://");
+    let queue = tempdir().unwrap();
+    let one = hub(queue.path(), &dashboard.url(), &url, &[]);
+    one.metric_becomes(AGENTS, |count| count >= 1.0).await;
+    let other = Hub::start(&league, &dashboard);
+    league.has_published(50).await;
+    league.is_shown_by(&dashboard).await;
+    sleep(Duration::from_secs(3)).await;
+    for round in 1..=10 {
+        proxy.set(if round < 9 { Network::Stalled } else { Network::UP });
+        league.drive(20);
+        sleep(Duration::from_millis(3500)).await;
+    }
+    proxy.reset();
+    other.takes_from(2).await;
+    one.metric_becomes(r#"pitwire_source_connected{source="nats"}"#, |is| is == 1.0).await;
+    league.drive(20);
+    league.has_published(270).await;
+    league.is_shown_by(&dashboard).await;
+    sleep(Duration::from_secs(2)).await;
+    league.is_shown_by(&dashboard).await;
+}
+
+#[tokio::test]
+async fn two_hubs_that_are_one_are_told_so() {
+    let mut league = League::of(&["pc-1"]);
+    league.drive(10);
+    let dashboard = Peer::start(Kind::Embedded, &[]);
+    let one = Hub::start(&league, &dashboard);
+    one.takes_from(1).await;
+    let copy = tempdir().unwrap();
+    std::fs::copy(one.queue.path().join("hub"), copy.path().join("hub")).unwrap();
+    let copy = hub(copy.path(), &dashboard.url(), &league.server.url(), &[]);
+    let told = async || {
+        let said =
+            |agent: &Agent| agent.process.stderr().join("").contains("another hub is called");
+        (said(&one.agent) || said(&copy)).then_some(())
+    };
+    eventually("one of them is told", told).await;
+}
+
+#[tokio::test]
+async fn a_hub_that_may_not_make_the_bucket_says_so() {
+    let server = NatsServer::configured(
+        "nats",
+        r#"
+        no_auth_user: league
+        authorization { users: [ { user: league, password: "x", permissions: { publish: {
+            allow: ">", deny: "$JS.API.STREAM.CREATE.KV_pitwire-hubs-pitwire"
+        } } } ] }"#,
+    );
+    let folder = tempdir().unwrap();
+    let agent = Agent::start(&folder.path().join("a"), &server.url(), &["agent.name=pc-1"]);
+    agent.metric_becomes(r#"pitwire_connects_total{outcome="ok"}"#, |count| count == 1.0).await;
+    let hub = hub(&folder.path().join("h"), "http://127.0.0.1:1", &server.url(), &[]);
+    hub.process.says("there is no bucket pitwire-hubs-pitwire").await;
+    hub.process.says("nats kv add pitwire-hubs-pitwire").await;
+}
+
+#[tokio::test]
+async fn a_hub_that_is_added_gets_the_stints_that_begin() {
+    let mut league = League::with(&["pc-1", "pc-2", "pc-3", "pc-4"], &["stint.resume_after=2s"]);
+    let dashboard = Peer::start(Kind::Embedded, &[]);
+    let one = Hub::start(&league, &dashboard);
+    league.drive(50);
+    one.takes_from(4).await;
+    let other = Hub::start(&league, &dashboard);
+    league.has_published(50).await;
+    sleep(Duration::from_millis(1500)).await;
+    league.drive(50);
+    league.has_published(100).await;
+    sleep(Duration::from_secs(5)).await;
+    one.takes_from(4).await;
+    other.takes_from(0).await;
+    league.drive(50);
+    other.takes_from(2).await;
+    one.takes_from(2).await;
+    league.has_published(150).await;
+    league.is_shown_by(&dashboard).await;
+}
