@@ -20,7 +20,7 @@ use crate::queue::store::{Notes, Store};
 pub(in crate::queue) type Index = usize;
 
 /// What one destination has had.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Account {
     /// The oldest position that it has not had.
     pub(super) head: Seq,
@@ -32,8 +32,10 @@ pub(super) struct Account {
     /// Records that were lost after it had had them, or before it was configured.
     not_lost: u64,
     /// Everything below was read since the start and may be out.
+    #[serde(skip)]
     pub(super) read_to: Seq,
     /// Records that are held though it had them: somebody else has not.
+    #[serde(skip)]
     ahead: u64,
 }
 
@@ -48,17 +50,25 @@ impl Account {
     fn may_be_out(&self, seq: Seq) -> bool {
         (self.head..self.read_to).contains(&seq)
     }
+
+    /// Its ledger, of a store that has lost so much.
+    fn ledger(&self, lost: u64) -> Ledger {
+        let mut ledger = self.ledger;
+        ledger.corrupt += lost.saturating_sub(self.not_lost);
+        ledger
+    }
+
+    /// Entries that were accepted for it, in a store to which so much was appended.
+    fn appended(&self, appended: u64) -> u64 {
+        (appended + self.ledger.unplaced).saturating_sub(self.before)
+    }
 }
 
 /// An account in the books; the name says whose it is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Kept {
     name: String,
-    head: Seq,
-    ledger: Ledger,
-    run: Option<Run>,
-    before: u64,
-    not_lost: u64,
+    account: Account,
 }
 
 impl Kept {
@@ -81,17 +91,10 @@ impl<S: Store> Log<S> {
             ..Account::default()
         };
         let others = self.names[1..].iter().map(|name| {
-            match books.others.iter().find(|kept| kept.name == *name) {
-                Some(kept) => Account {
-                    head: kept.head.max(head),
-                    ledger: kept.ledger,
-                    run: kept.run,
-                    before: kept.before,
-                    not_lost: kept.not_lost,
-                    ..Account::default()
-                },
-                None => Account { head, before, not_lost: lost, ..Account::default() },
-            }
+            let known = books.others.iter().find(|kept| kept.name == *name);
+            let new = Account { head, before, not_lost: lost, ..Account::default() };
+            let account = known.map_or(new, |kept| kept.account);
+            Account { head: account.head.max(head), ..account }
         });
         let accounts: Vec<_> = [server].into_iter().chain(others).collect();
         let read_to = |index| self.accounts.get(index).map_or(head, |old: &Account| old.read_to);
@@ -108,9 +111,12 @@ impl<S: Store> Log<S> {
         let gone = books.others.iter().filter(|kept| !self.names.contains(&kept.name));
         let mut has_gone = false;
         for kept in gone {
+            let appended = kept.account.appended(self.store.appended());
+            let gone = kept.account.ledger(self.store.lost()).gone();
             tracing::warn!(
                 destination = kept.name,
-                "not configured any more: what was only kept for it is given up"
+                entries = appended.saturating_sub(gone),
+                "not configured any more: what it has not had is not kept for it any longer"
             );
             has_gone = true;
         }
@@ -148,8 +154,8 @@ impl<S: Store> Log<S> {
     pub(super) fn books(&self, accounts: &[Account]) -> io::Result<Vec<u8>> {
         let (server, others) = accounts.split_first().ok_or(io::ErrorKind::InvalidInput)?;
         let kept = |(name, account): (&String, &Account)| {
-            let &Account { head, ledger, run, before, not_lost, .. } = account;
-            Kept { name: name.clone(), head, ledger, run, before, not_lost }
+            let (name, account) = (name.clone(), *account);
+            Kept { name, account }
         };
         super::to_bytes(&Books {
             ledger: server.ledger,
@@ -226,9 +232,7 @@ impl<S: Store> Log<S> {
         let held = self.store.held().records;
         let (appended, lost) = (self.store.appended(), self.store.lost());
         let standing = |(name, account): (&String, &Account)| {
-            let mut ledger = account.ledger;
-            ledger.corrupt += lost.saturating_sub(account.not_lost);
-            let appended = (appended + ledger.unplaced).saturating_sub(account.before);
+            let (ledger, appended) = (account.ledger(lost), account.appended(appended));
             let queued = held.saturating_sub(account.ahead);
             let imbalance = appended as i64 - ledger.gone() as i64 - queued as i64;
             Standing { name: name.clone(), queued, appended, ledger, imbalance }
@@ -256,8 +260,7 @@ impl<S: Store> Log<S> {
             let counted = self.store.is_open().then(|| self.count_below(self.accounts[index].head));
             let head = self.store.head();
             let account = &mut self.accounts[index];
-            let gone = account.ledger.gone() + lost.saturating_sub(account.not_lost);
-            let appended = (appended + account.ledger.unplaced).saturating_sub(account.before);
+            let (gone, appended) = (account.ledger(lost).gone(), account.appended(appended));
             let Some(Ok(ahead)) = counted else {
                 // The disk fails: as the books have it, until it can be counted.
                 account.ahead = (held + gone).saturating_sub(appended);
