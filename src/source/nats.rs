@@ -3,7 +3,7 @@
 //!
 //! - Each agent has a stream; they are looked for again and again, and followed one beside the other.
 //! - Each agent's stint is a [`Stream`] of its own here, and so gets a page of its own.
-//! - Hubs of one name share the agents; a [`book`] on the server says who takes from whom. A position
+//! - Hubs of one name share the agents; a book on the server says who takes from whom. A position
 //!   in it moves when a dashboard has what is before it: whoever takes over goes on there, on the same
 //!   page.
 //! - What is taken a second time is known by its moment, which within a stint is later with each entry:
