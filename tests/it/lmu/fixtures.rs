@@ -148,10 +148,12 @@ fn folder() -> PathBuf {
     env::var_os("PITWIRE_SHM_FIXTURES").map_or_else(own_folder, PathBuf::from)
 }
 
-/// The project's own buffers. Where the project is, is asked of cargo that runs the tests: a game for
-/// Windows may have been built in a clone that is gone.
+/// The project's own buffers. Where the project is, cargo says if it runs the tests: a game for Windows
+/// may have been built in a clone that is gone.
 fn own_folder() -> PathBuf {
-    PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs it")).join("tests/data/shm")
+    let built = || env!("CARGO_MANIFEST_DIR").into();
+    let project: PathBuf = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(built).into();
+    project.join("tests/data/shm")
 }
 
 /// One of the project's own buffers, with the zeros at its end that the file is without.
