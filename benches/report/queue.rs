@@ -84,7 +84,8 @@ fn start_with_backlog(report: &mut Report, runtime: &Runtime) {
                 std::mem::replace(&mut made, *backlog),
                 *backlog,
             ));
-            let (took, memory) = runtime.block_on(start(place.path()));
+            let (took, memory, queued) = runtime.block_on(start(place.path()));
+            assert!(queued > *backlog as f64, "of {backlog} entries {queued} are queued");
             vec![took, memory, disk as f64 / *backlog as f64]
         });
     }
@@ -103,7 +104,7 @@ async fn fill(folder: &Path, from: usize, to: usize) -> u64 {
     disk
 }
 
-async fn start(folder: &Path) -> (f64, f64) {
+async fn start(folder: &Path) -> (f64, f64, f64) {
     let limits = ["queue.max_entries=10000000", "queue.max_bytes=16GiB", "queue.max_age=365d"];
     let started = Instant::now();
     let mut agent = Agent::start(folder, NOWHERE, &limits);
@@ -111,15 +112,18 @@ async fn start(folder: &Path) -> (f64, f64) {
     agent.has_taken(1).await;
     let took = started.elapsed();
     let memory = Look::at(agent.process.id()).rss_bytes;
+    let queued = agent.metric("pitwire_queue_entries").await;
     agent.stop().await;
-    (took.as_secs_f64() * 1000.0, memory as f64 / 1e6)
+    (took.as_secs_f64() * 1000.0, memory as f64 / 1e6, queued)
 }
 
 async fn append(writer: &Writer, frames: &[String], first: usize, count: usize) {
+    let now = std::time::UNIX_EPOCH.elapsed().unwrap();
+    let now = CapturedAt(now.as_millis() as i64);
     let make = |stamps: &mut Stamps| {
         let entry = |number: usize| NewEntry {
             driven_at: None,
-            captured_at: stamps.next(CapturedAt(0)),
+            captured_at: stamps.next(now),
             content: Content::Frame(Situation::default()),
             json: frames[number % frames.len()].clone(),
         };

@@ -74,17 +74,18 @@ impl<S: Store> Log<S> {
             if own.is_empty() {
                 continue;
             }
-            let entries: Vec<Entry> = decoded(own).collect();
-            self.put_in_force(of, entries.iter())?;
-            for &(seq, _) in own {
+            let decoded = own.iter().map(|(seq, bytes)| record::decode(*seq, bytes).ok());
+            let entries: Vec<Option<Entry>> = decoded.collect();
+            self.put_in_force(of, entries.iter().flatten())?;
+            for (&(seq, _), entry) in own.iter().zip(&entries) {
+                let reason = if entry.is_some() { reason } else { DropReason::Corrupt };
                 if !planted("fate_of_the_dropped_not_noted") {
                     let run = Run { first: seq, last: seq, fate: Fate::Dropped(reason) };
                     self.note_run(of, account, run, is_thinned)?;
                 }
+                account.ledger.drop(reason, if planted("drop_not_booked") { 0 } else { 1 });
             }
-            let count = own.len() as u64;
-            account.ledger.drop(reason, if planted("drop_not_booked") { 0 } else { count });
-            account.goes_ahead(Seq(last.0 + 1), count);
+            account.goes_ahead(Seq(last.0 + 1), own.len() as u64);
         }
         self.keep_books(accounts)
     }

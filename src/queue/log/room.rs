@@ -3,7 +3,7 @@
 use std::io;
 
 use super::Log;
-use crate::config::WhenFull;
+use crate::config::{DROP_STEP_BYTES, DROP_STEP_ENTRIES, WhenFull};
 use crate::entry::{CapturedAt, Seq};
 use crate::planted::planted;
 use crate::queue::fates;
@@ -114,7 +114,7 @@ impl<S: Store> Log<S> {
     /// is nothing to drop.
     fn give_up_oldest(&mut self, lack: Lack) -> io::Result<bool> {
         if lack != Lack::Bytes {
-            return self.drop_oldest(DropReason::QueueFull);
+            return self.drop_oldest(1, DropReason::QueueFull, |_, _| true);
         }
         if self.store.held().records == 0 {
             return Ok(false);
@@ -122,10 +122,9 @@ impl<S: Store> Log<S> {
         if self.store.oldest_stretch().is_none() {
             self.sound()?.seal()?;
         }
-        let last = self.store.oldest_stretch().map(|stretch| stretch.last);
-        while last.is_some_and(|last| self.store.head() <= last)
-            && self.drop_oldest(DropReason::QueueFull)?
-        {}
+        let Some(stretch) = self.store.oldest_stretch() else { return Ok(true) };
+        let goes = |seq: Seq, _: &[u8]| seq <= stretch.last;
+        while self.drop_oldest(DROP_STEP_ENTRIES, DropReason::QueueFull, goes)? {}
         Ok(true)
     }
 
@@ -135,19 +134,31 @@ impl<S: Store> Log<S> {
             return Ok(());
         }
         let oldest_allowed = newest.0.saturating_sub(self.limits.max_age_ms());
-        while self.oldest()?.is_some_and(|oldest| oldest.0 < oldest_allowed)
-            && self.drop_oldest(DropReason::Expired)?
-        {}
+        let is_old = |at: CapturedAt| at.0 < oldest_allowed;
+        let goes = |_: Seq, bytes: &[u8]| record::place(bytes).is_some_and(|(_, at)| is_old(at));
+        // Mostly it is one for each that comes; after a long stop it may be all there is.
+        let mut most = 1;
+        while self.oldest()?.is_some_and(is_old)
+            && self.drop_oldest(most, DropReason::Expired, goes)?
+        {
+            most = (2 * most).min(DROP_STEP_ENTRIES);
+        }
         Ok(())
     }
 
-    /// Drops the oldest entry; `false` when there is none. Destinations that have had it lose nothing.
-    fn drop_oldest(&mut self, reason: DropReason) -> io::Result<bool> {
-        let Some((seq, bytes)) = self.read_records(self.store.head(), Limit::ONE)?.pop() else {
-            return Ok(false);
-        };
-        let reason = if record::decode(seq, &bytes).is_ok() { reason } else { DropReason::Corrupt };
-        self.drop_from(&[(seq, bytes)], reason)?;
-        Ok(true)
+    /// Drops of the oldest entries those that go, no more than `most`; `false` when none does.
+    /// Destinations that have had them lose nothing.
+    fn drop_oldest(
+        &mut self,
+        most: usize,
+        reason: DropReason,
+        goes: impl Fn(Seq, &[u8]) -> bool,
+    ) -> io::Result<bool> {
+        let limit = Limit { entries: most, bytes: DROP_STEP_BYTES };
+        let mut oldest = self.read_records(self.store.head(), limit)?;
+        let going = oldest.iter().take_while(|(seq, bytes)| goes(*seq, bytes)).count();
+        oldest.truncate(going);
+        self.drop_from(&oldest, reason)?;
+        Ok(!oldest.is_empty())
     }
 }
