@@ -9,7 +9,7 @@ use std::hint::black_box;
 use divan::Bencher;
 use divan::counter::BytesCount;
 use pitwire::entry::{CapturedAt, Kind, Seq, StintId};
-use pitwire::fields;
+use pitwire::fields::{self, Frame};
 use pitwire::queue::record::{self, Marks};
 use pitwire::source::simulator::Car;
 
@@ -21,18 +21,18 @@ fn main() {
     divan::main();
 }
 
-/// A source's line to a sample.
+/// A source's line to the dashboard's frame.
 #[divan::bench]
-fn parse(bencher: Bencher<'_, '_>) {
+fn frame(bencher: Bencher<'_, '_>) {
     let lines = lap::samples(FRAMES).into_iter().map(|(_, sample)| sample.to_string());
     let mut lines = lines.collect::<Vec<_>>().into_iter().cycle();
     bencher
         .with_inputs(|| lines.next().unwrap())
         .input_counter(BytesCount::of_str)
-        .bench_local_refs(|line| fields::parse(black_box(line.as_bytes())).unwrap());
+        .bench_local_refs(|line| Frame::parse(black_box(line.as_bytes())).unwrap());
 }
 
-/// A sample to the dashboard's frame, as JSON text.
+/// A sample that a source made itself to the frame's text.
 #[divan::bench]
 fn map(bencher: Bencher<'_, '_>) {
     let mut samples = lap::samples(FRAMES).into_iter().cycle();

@@ -368,7 +368,7 @@ async fn drive(intake: Intake, rate_hz: f64, seed: u64) {
     loop {
         tick.tick().await;
         car.step(period);
-        samples.push(Ok(Sample::Telemetry(car.sample())));
+        samples.push(Sample::telemetry(&car.sample()));
         if let Err(error) = intake.take(std::mem::take(&mut samples)).await {
             tracing::warn!(%error, "a simulated sample is not stored");
         }

@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! 1 source::…::run          a sample arrives; clock::now stamps it
-//! 2 fields::map             sample -> the dashboard's 20 fields          pure
+//! 2 fields::Frame           sample -> the dashboard's 20 fields          pure
 //! 3 Writer::append          admit or make room, encode, Store::append    -- on disk --
 //! 4 Reader::next_batch      the oldest entries of one stint
 //! 5 Session::serve          the batch that is out

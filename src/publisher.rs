@@ -18,6 +18,7 @@ use crate::clock;
 use crate::config::{
     APPEND_TIMEOUT, Config, DeliveryConfig, SHUTDOWN_TIMEOUT, SessionChoice, Wrong,
 };
+use crate::fields::Refused;
 use crate::queue::{self, Closed, Limits, OpenError, QueueError, QueueStatus, Reader, Writer};
 use crate::session::{Latencies, Others, Session, SessionStatus, Watched};
 use crate::sink::server::Server;
@@ -235,17 +236,17 @@ impl DashboardPublisher {
     ///
     /// A source faster than `update_rate_hz` is thinned to it.
     pub async fn publish_telemetry(&self, sample: Value) -> Result<Taken, QueueError> {
-        self.publish(Sample::Telemetry(sample)).await
+        self.publish(Sample::telemetry(&sample)).await
     }
 
     /// Stores the car's setup and says what became of it. One that is the same as the one before
     /// is not stored again.
     pub async fn publish_setup(&self, setup: Value) -> Result<Taken, QueueError> {
-        self.publish(Sample::setup(setup)).await
+        self.publish(Ok(Sample::setup(setup))).await
     }
 
-    async fn publish(&self, sample: Sample) -> Result<Taken, QueueError> {
-        let taken = self.intake.take(vec![Ok(sample)]).await?;
+    async fn publish(&self, sample: Result<Sample, Refused>) -> Result<Taken, QueueError> {
+        let taken = self.intake.take(vec![sample]).await?;
         taken.into_iter().next().ok_or(QueueError::Closed)
     }
 

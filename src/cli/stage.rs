@@ -116,9 +116,9 @@ impl Stage {
     pub(super) async fn step(&mut self, time: Duration) {
         self.car.step(time);
         if let Some(publisher) = &self.publisher {
-            let telemetry = Sample::Telemetry(self.car.sample());
+            let telemetry = Sample::telemetry(&self.car.sample());
             let is_first = self.setup.is_some();
-            let samples = self.setup.take().into_iter().chain([telemetry]).map(Ok).collect();
+            let samples = self.setup.take().map(Ok).into_iter().chain([telemetry]).collect();
             let intake = publisher.intake("simulator", 0.0);
             let taken = intake.take(samples).await.unwrap_or_default();
             let frames = taken.iter().skip(usize::from(is_first));

@@ -6,12 +6,13 @@ use std::io;
 
 use serde_json::Value;
 
+use super::json::{Json, Object, present};
 use crate::entry::Situation;
 
 /// What of the drive a sample shows, whatever it is called there.
-pub fn situation(sample: &Value) -> Situation {
-    let get = |keys: &[&str]| keys.iter().find_map(|key| sample.get(key).filter(|v| !v.is_null()));
-    let whole = |keys| get(keys).and_then(Value::as_f64).map(|number| number as i64);
+pub(super) fn situation(sample: &Object<'_>) -> Situation {
+    let get = |keys: &[&str]| keys.iter().find_map(|key| present(sample, key));
+    let whole = |keys| get(keys).and_then(Json::as_f64).map(|number| number as i64);
     let mut state = Fnv1a(FNV1A_BASIS);
     for keys in STATE {
         // Writing to a hash cannot fail.
@@ -66,8 +67,12 @@ impl io::Write for Fnv1a {
 mod tests {
     use serde_json::json;
 
-    use super::super::parse;
+    use super::super::{Frame, parse};
     use super::*;
+
+    fn situation(sample: &Value) -> Situation {
+        Frame::of(sample).unwrap().situation()
+    }
 
     #[test]
     fn a_situation_changes_with_the_lap_the_direction_the_session_and_the_pits_alone() {
@@ -90,7 +95,7 @@ mod tests {
         ] {
             assert_ne!(with(key, value), situation(&drive), "{key}");
         }
-        for nothing in [json!({}), json!([]), json!({"lap": "three", "gear": {}})] {
+        for nothing in [json!({}), json!({"lap": null, "gear": null})] {
             assert_eq!((situation(&nothing).lap, situation(&nothing).gear_box), (None, 0));
         }
     }

@@ -1,12 +1,17 @@
 //! JSON values from untrusted bytes, and back: bounded in size and depth, refused in plain words.
 
-use serde::Serialize;
-use serde_json::{Map, Value};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{Reason, Refused, refused, shorten};
 use crate::config::{MAX_SAMPLE_BYTES, MAX_SAMPLE_DEPTH};
 
-/// Reads one sample or setup, a JSON object, from untrusted bytes.
+/// A value that lends its texts from what it was read from. Its objects hold equal keys more than
+/// once, see [`present`].
+pub(crate) type Json<'a> = serde_json_borrow::Value<'a>;
+pub(super) type Object<'a> = serde_json_borrow::ObjectAsVec<'a>;
+
+/// Reads a setup, a JSON object, from untrusted bytes.
 ///
 /// # Errors
 /// Refused if it is longer than [`MAX_SAMPLE_BYTES`], or whatever [`parse_any`] refuses, or not an
@@ -14,19 +19,29 @@ use crate::config::{MAX_SAMPLE_BYTES, MAX_SAMPLE_DEPTH};
 pub fn parse(text: &[u8]) -> Result<Value, Refused> {
     bounded(text.len())?;
     let value = parse_any(text)?;
-    object(&value)?;
+    object(&Json::from(&value))?;
     Ok(value)
+}
+
+/// Likewise a sample, which is still to be checked.
+pub(crate) fn read(text: &[u8]) -> Result<Json<'_>, Refused> {
+    bounded(text.len())?;
+    read_any(text)
 }
 
 /// Reads any JSON value, such as an array of samples, from untrusted bytes.
 ///
-/// The caller bounds the size; [`map`](super::map) and [`map_setup`](super::map_setup) check what
-/// is inside. Of two equal keys in one object the later counts. A byte order mark at the start is
+/// The caller bounds the size; [`Frame::of`](super::Frame::of) and [`map_setup`] check what is
+/// inside. Of two equal keys in one object the later counts. A byte order mark at the start is
 /// skipped.
 ///
 /// # Errors
 /// Refused if it is not UTF-8, not JSON, not finite, or far too deep to be read at all.
 pub fn parse_any(text: &[u8]) -> Result<Value, Refused> {
+    read_any(text)
+}
+
+fn read_any<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Refused> {
     let text = std::str::from_utf8(text).map_err(|error| {
         let valid = error.valid_up_to();
         refused(Reason::NotUtf8, format!("not UTF-8 after {valid} bytes; send JSON as UTF-8"))
@@ -78,39 +93,57 @@ fn end_of_string(text: &str) -> usize {
 }
 
 /// The object that every sample and every setup has to be, no deeper than allowed.
-pub(super) fn object(value: &Value) -> Result<&Map<String, Value>, Refused> {
+pub(super) fn object<'a>(value: &'a Json<'a>) -> Result<&'a Object<'a>, Refused> {
     let kind = match value {
-        Value::Object(object) if fits_into(MAX_SAMPLE_DEPTH, value) => return Ok(object),
-        Value::Object(_) => return Err(too_deep()),
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a text",
-        Value::Array(_) => "an array",
+        Json::Object(object) if fits_into(MAX_SAMPLE_DEPTH, value) => return Ok(object),
+        Json::Object(_) => return Err(too_deep()),
+        Json::Null => "null",
+        Json::Bool(_) => "a boolean",
+        Json::Number(_) => "a number",
+        Json::Str(_) => "a text",
+        Json::Array(_) => "an array",
     };
     Err(refused(Reason::NotObject, format!("{kind} is not an object; send one JSON object")))
 }
 
-fn fits_into(levels: usize, value: &Value) -> bool {
-    let fits = |inner: &Value| fits_into(levels.saturating_sub(1), inner);
+fn fits_into(levels: usize, value: &Json<'_>) -> bool {
+    let fits = |inner: &Json<'_>| fits_into(levels.saturating_sub(1), inner);
     match value {
-        Value::Object(object) => levels > 0 && object.values().all(fits),
-        Value::Array(array) => levels > 0 && array.iter().all(fits),
-        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => true,
+        Json::Object(object) => levels > 0 && object.values().all(fits),
+        Json::Array(array) => levels > 0 && array.iter().all(fits),
+        Json::Null | Json::Bool(_) | Json::Number(_) | Json::Str(_) => true,
     }
 }
 
-/// What was checked, as text.
-pub(super) fn text(checked: &impl Serialize) -> Result<String, Refused> {
-    // Cannot fail: every key is a text, and a string never refuses a write.
-    let text = serde_json::to_string(checked)
-        .map_err(|error| refused(Reason::NotJson, format!("not JSON: {error}")))?;
-    // A text can come out longer than it came in: 1e15 is written as 1000000000000000.0.
+/// What an object holds under a key, unless that is null. Of two equal keys the later counts.
+pub(super) fn present<'a>(object: &'a Object<'a>, key: &str) -> Option<&'a Json<'a>> {
+    let found = object.as_vec().iter().rfind(|(held, _)| **held == *key);
+    found.map(|(_, value)| value).filter(|value| !value.is_null())
+}
+
+/// The car's setup as JSON text, passed through unread.
+///
+/// # Errors
+/// Refused if it is not an object, nested too deep, or its text exceeds [`MAX_SAMPLE_BYTES`].
+pub fn map_setup(setup: &Value) -> Result<String, Refused> {
+    object(&Json::from(setup))?;
+    let text = serde_json::to_string(setup).map_err(not_written)?;
     bounded(text.len())?;
     Ok(text)
 }
 
-fn bounded(bytes: usize) -> Result<(), Refused> {
+/// Adds what was checked as text.
+pub(super) fn write(text: &mut Vec<u8>, checked: &impl Serialize) -> Result<(), Refused> {
+    serde_json::to_writer(text, checked).map_err(not_written)
+}
+
+/// Cannot happen: every key is a text, and memory never refuses a write.
+fn not_written(error: serde_json::Error) -> Refused {
+    refused(Reason::NotJson, format!("not JSON: {error}"))
+}
+
+/// A text can come out longer than it came in: 1e15 is written as 1000000000000000.0.
+pub(super) fn bounded(bytes: usize) -> Result<(), Refused> {
     if bytes <= MAX_SAMPLE_BYTES {
         return Ok(());
     }

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 
 use super::{Intake, Sample, Taken};
 use crate::config::{HTTP_TIMEOUT, MAX_HTTP_BODY_BYTES, MAX_HTTP_ENTRIES, STORAGE_RETRY_INTERVAL};
-use crate::fields::{self, Reason, Refused};
+use crate::fields::{self, Frame, Reason, Refused};
 use crate::local::has_local_origin;
 use crate::queue::ledger::DropReason;
 
@@ -39,10 +39,8 @@ type Body = Result<Bytes, BytesRejection>;
 
 async fn telemetry(State(intake): State<Arc<Intake>>, body: Body) -> Response {
     let parts = body.map_err(unread).and_then(|body| parts(&body));
-    let samples = match parts {
-        Ok(parts) => parts.into_iter().map(|part| part.map(Sample::Telemetry)).collect(),
-        Err(refused) => vec![Err(refused)],
-    };
+    let frames = parts.unwrap_or_else(|refused| vec![Err(refused)]);
+    let samples = frames.into_iter().map(|frame| frame.map(Sample::Telemetry)).collect();
     answer(&intake, samples).await
 }
 
@@ -60,21 +58,21 @@ fn unread(rejection: BytesRejection) -> Refused {
     Refused { reason: Reason::NotJson, message: rejection.body_text() }
 }
 
-/// The objects of a body, each parsed or refused.
-fn parts(body: &[u8]) -> Result<Vec<Result<Value, Refused>>, Refused> {
+/// The objects of a body, each a frame or refused.
+fn parts(body: &[u8]) -> Result<Vec<Result<Frame, Refused>>, Refused> {
     let text = body.trim_ascii();
     let is_array = text.starts_with(b"[");
     let parts: Vec<_> = if is_array {
         match fields::parse_any(text)? {
-            Value::Array(values) => values.into_iter().map(Ok).collect(),
-            value => vec![Ok(value)],
+            Value::Array(values) => values.iter().map(Frame::of).collect(),
+            value => vec![Frame::of(&value)],
         }
     } else {
         let lines = text.split(|&byte| byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
-        let parsed: Vec<_> = lines.map(fields::parse).collect();
+        let parsed: Vec<_> = lines.map(Frame::parse).collect();
         // One object that is spread over several lines.
         if parsed.len() > 1 && parsed.iter().all(Result::is_err) {
-            vec![fields::parse(text)]
+            vec![Frame::parse(text)]
         } else {
             parsed
         }

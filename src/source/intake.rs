@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use crate::clock;
 use crate::config::{LOG_REPEAT_INTERVAL, MAX_CLOCK_LEAD};
 use crate::entry::{CapturedAt, Seq, StintId, Stream};
-use crate::fields::{self, Refused};
+use crate::fields::{self, Frame, Json, Refused};
 use crate::metrics;
 use crate::planted::planted;
 use crate::queue::ledger::DropReason;
@@ -19,12 +19,17 @@ use crate::queue::{Appended, Content, NewEntry, QueueError, Stamps, Writer};
 #[derive(Clone, Debug, PartialEq)]
 pub enum Sample {
     /// A flat object of readings, or a frame that has the dashboard's names already.
-    Telemetry(Value),
+    Telemetry(Frame),
     /// The car's setup, and the moment at which it was read if that is known.
     Setup(Value, Option<CapturedAt>),
 }
 
 impl Sample {
+    /// Readings, checked.
+    pub fn telemetry(sample: &Value) -> Result<Self, Refused> {
+        Frame::of(sample).map(Self::Telemetry)
+    }
+
     /// The car's setup as of now.
     pub fn setup(setup: Value) -> Self {
         Self::Setup(setup, None)
@@ -32,11 +37,12 @@ impl Sample {
 
     /// A sample from one line of text: `{"setup": {…}}` is a setup, any other object telemetry.
     pub fn parse(line: &[u8]) -> Result<Self, Refused> {
-        match fields::parse(line)? {
-            Value::Object(mut object) if object.len() == 1 && object.contains_key("setup") => {
-                Ok(Self::setup(object.remove("setup").unwrap_or_default()))
+        let sample = fields::read(line)?;
+        match &sample {
+            Json::Object(object) if object.len() == 1 && object.contains_key("setup") => {
+                Ok(Self::setup(sample.get("setup").into()))
             }
-            value => Ok(Self::Telemetry(value)),
+            _ => Frame::checked(&sample).map(Self::Telemetry),
         }
     }
 }
@@ -241,7 +247,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// came before look too old to keep, and all that comes after take its time from it.
 fn captured_at(sample: &Sample, now: CapturedAt) -> CapturedAt {
     let own = match sample {
-        Sample::Telemetry(value) => fields::own_timestamp(value),
+        Sample::Telemetry(frame) => frame.own_timestamp(),
         Sample::Setup(_, own) => *own,
     };
     let latest = now.0.saturating_add(MAX_CLOCK_LEAD.as_millis() as i64);
@@ -250,10 +256,9 @@ fn captured_at(sample: &Sample, now: CapturedAt) -> CapturedAt {
 
 fn entry(sample: Sample, captured_at: CapturedAt) -> Result<NewEntry, Refused> {
     Ok(match sample {
-        Sample::Telemetry(value) => {
-            let json = fields::map(&value, captured_at)?;
-            let content = Content::Frame(fields::situation(&value));
-            NewEntry { driven_at: None, captured_at, content, json }
+        Sample::Telemetry(frame) => {
+            let content = Content::Frame(frame.situation());
+            NewEntry { driven_at: None, captured_at, content, json: frame.json(captured_at) }
         }
         Sample::Setup(value, _) => {
             let json = fields::map_setup(&value)?;

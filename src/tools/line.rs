@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use super::Item;
 use crate::config::{MAX_CLOCK_LEAD, MAX_LINE_BYTES};
 use crate::entry::{CapturedAt, Seq};
-use crate::fields::{self, Reason, Refused};
+use crate::fields::{self, Frame, Reason, Refused};
 use crate::queue::{Content, NewEntry};
 
 /// The line of an entry, without its end.
@@ -62,7 +62,8 @@ impl Line {
     pub fn entry(&self, captured_at: CapturedAt) -> Result<NewEntry, Refused> {
         let (content, json) = match &self.what {
             What::Frame(frame) => {
-                (Content::Frame(fields::situation(frame)), fields::map(frame, captured_at)?)
+                let frame = Frame::of(frame)?;
+                (Content::Frame(frame.situation()), frame.json(captured_at))
             }
             What::Setup(setup) => {
                 let fingerprint = fields::setup_fingerprint(setup);

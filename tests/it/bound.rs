@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use pitwire::config::{Config, Durability};
 use pitwire::entry::{CapturedAt, Situation};
-use pitwire::fields;
+use pitwire::fields::Frame;
 use pitwire::queue::{self, Content, Limit, NewEntry, Stamps};
 use pitwire::source::simulator::Car;
 
@@ -107,7 +107,8 @@ fn frames() -> Vec<(Situation, String)> {
     let frame = |number| {
         car.step(Duration::from_millis(500));
         let sample = car.sample();
-        (fields::situation(&sample), fields::map(&sample, CapturedAt(number)).unwrap())
+        let frame = Frame::of(&sample).unwrap();
+        (frame.situation(), frame.json(CapturedAt(number)))
     };
     (0..2_000).map(frame).collect()
 }

@@ -47,7 +47,7 @@ impl Pit {
 
     pub async fn store(&self, laps: std::ops::RangeInclusive<u64>, driver: &str) {
         let samples: Vec<_> = laps
-            .map(|lap| Ok(Sample::Telemetry(json!({"lap": lap, "player_name": driver}))))
+            .map(|lap| Sample::telemetry(&json!({"lap": lap, "player_name": driver})))
             .collect();
         let intake = self.publisher.intake("file", 0.0);
         for samples in samples.chunks(500) {

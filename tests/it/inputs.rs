@@ -2,7 +2,7 @@
 
 use pitwire::config::{MAX_SAMPLE_BYTES, MAX_SAMPLE_DEPTH};
 use pitwire::entry::CapturedAt;
-use pitwire::fields::{self, Reason, Refused};
+use pitwire::fields::{self, Frame, Reason, Refused};
 use proptest::prelude::*;
 use serde_json::{Map, Value};
 
@@ -11,9 +11,9 @@ const SAMPLES: &str = include_str!("../data/samples.ndjson");
 
 /// The way of one input from its bytes to the frame's text.
 pub fn frame_of(input: &[u8]) -> Result<String, Refused> {
-    let sample = fields::parse(input)?;
-    let moment = fields::own_timestamp(&sample).unwrap_or(CapturedAt(1_741_514_527_250));
-    fields::map(&sample, moment)
+    let frame = Frame::parse(input)?;
+    let moment = frame.own_timestamp().unwrap_or(CapturedAt(1_741_514_527_250));
+    Ok(frame.json(moment))
 }
 
 /// The dashboard's schema mode, and what its page needs, said a second time and independently:

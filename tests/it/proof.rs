@@ -41,7 +41,7 @@ fn publisher(url: &str, folder: &Path, adjust: impl FnOnce(&mut Config)) -> Dash
 async fn store(publisher: &DashboardPublisher, laps: std::ops::RangeInclusive<u64>) {
     let intake = publisher.intake("file", 0.0);
     let samples: Vec<_> =
-        laps.map(|lap| Ok(Sample::Telemetry(json!({"lap": lap, "speed": 200.5})))).collect();
+        laps.map(|lap| Sample::telemetry(&json!({"lap": lap, "speed": 200.5}))).collect();
     for samples in samples.chunks(500) {
         intake.take(samples.to_vec()).await.unwrap();
     }

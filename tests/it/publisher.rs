@@ -278,7 +278,7 @@ async fn a_source_that_still_has_its_intake_does_not_keep_the_queue_open() {
     let started = Instant::now();
     publisher.close().await;
     assert!(started.elapsed() < Duration::from_secs(4), "it waited for the intake");
-    let refused = intake.take(vec![Ok(Sample::Telemetry(sample(1)))]).await;
+    let refused = intake.take(vec![Sample::telemetry(&sample(1))]).await;
     assert!(matches!(refused, Err(QueueError::Closed)), "{refused:?}");
     pit.publisher("http://localhost:5000");
 }

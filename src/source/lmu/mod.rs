@@ -136,7 +136,7 @@ impl Output {
 async fn store(intake: &Intake, mut samples: mpsc::Receiver<Value>) {
     let mut batch = Vec::new();
     while samples.recv_many(&mut batch, LMU_CHANNEL_SAMPLES).await > 0 {
-        let telemetry: Vec<_> = batch.drain(..).map(|s| Ok(Sample::Telemetry(s))).collect();
+        let telemetry: Vec<_> = batch.drain(..).map(|s| Sample::telemetry(&s)).collect();
         while let Err(error) = intake.take(telemetry.clone()).await {
             match error {
                 QueueError::Closed => return,

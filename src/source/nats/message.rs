@@ -4,7 +4,7 @@ use async_nats::HeaderMap;
 
 use super::super::intake::Relayed;
 use crate::entry::{CapturedAt, Stream};
-use crate::fields::{self, Reason, Refused};
+use crate::fields::{self, Frame, Reason, Refused};
 use crate::nats::{CAPTURED_AT, SETUP, TELEMETRY};
 use crate::queue::Content;
 
@@ -17,21 +17,26 @@ pub(super) fn read(
     let Some((stream, kind)) = parts(subject) else {
         return Err(foreign(subject, "its subject is not pitwire.<agent>.<stint>.<kind>"));
     };
-    let value = fields::parse(payload)?;
     let moment = || {
         let moment = headers?.get(CAPTURED_AT)?;
         CapturedAt::parse(moment.as_str())
     };
     let (driven_at, content) = match kind {
         // As the dashboard will see it.
-        TELEMETRY => match fields::own_timestamp(&value) {
-            Some(at) => (at, Content::Frame(fields::situation(&value))),
-            None => return Err(foreign(subject, "it is no frame of the dashboard")),
-        },
-        SETUP => match moment() {
-            Some(at) => (at, Content::Setup { fingerprint: fields::setup_fingerprint(&value) }),
-            None => return Err(foreign(subject, "it does not say when it was captured")),
-        },
+        TELEMETRY => {
+            let frame = Frame::parse(payload)?;
+            let Some(at) = frame.own_timestamp() else {
+                return Err(foreign(subject, "it is no frame of the dashboard"));
+            };
+            (at, Content::Frame(frame.situation()))
+        }
+        SETUP => {
+            let setup = fields::parse(payload)?;
+            let Some(at) = moment() else {
+                return Err(foreign(subject, "it does not say when it was captured"));
+            };
+            (at, Content::Setup { fingerprint: fields::setup_fingerprint(&setup) })
+        }
         _ => return Err(foreign(subject, "it is neither telemetry nor a setup")),
     };
     // Checked to be text above.

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::net::TcpListener;
 
@@ -28,7 +28,7 @@ use super::{Intake, Sample, Taken};
 use crate::config::{MAX_LATEST, StintConfig};
 use crate::contract::{self, Client, Event, Host, Plugs, Refusal, Setup, new_session_id};
 use crate::entry::{CapturedAt, StintId, Stream};
-use crate::fields::{self, Reason, Refused};
+use crate::fields::{self, Frame, Reason, Refused};
 
 /// The publishers that take this agent for their dashboard server.
 #[derive(Debug)]
@@ -113,8 +113,8 @@ impl Publishers {
         client: Client,
         id: &str,
         sample: Result<Sample, Refused>,
+        sender: Sender,
     ) -> Result<Stream, Refusal> {
-        let sender = sample.as_ref().map(sender).unwrap_or_default();
         let Some((stream, change)) = self.fed(client, id, sender) else {
             self.intake.refuse(unknown_session());
             return Err(Refusal::NotKept("unknown session".into()));
@@ -167,8 +167,9 @@ impl Host for Publishers {
     }
 
     async fn keep_frame(&self, client: Client, id: &str, frame: &RawValue) -> Result<(), Refusal> {
-        let sample = fields::parse(frame.get().as_bytes()).map(Sample::Telemetry);
-        let stream = self.keep(client, id, sample).await?;
+        let sample = Frame::parse(frame.get().as_bytes()).map(Sample::Telemetry);
+        let sender = Sender { driver: driver(frame), setup: None };
+        let stream = self.keep(client, id, sample, sender).await?;
         self.memory().latest_of(stream).frame = Some(frame.to_owned());
         Ok(())
     }
@@ -178,9 +179,11 @@ impl Host for Publishers {
         let read_at = timestamp
             .and_then(|text| serde_json::from_str(text.get()).ok())
             .and_then(|text: String| CapturedAt::parse(&text));
-        let sample = fields::parse(setup.setup.get().as_bytes());
-        let sample = sample.map(|setup| Sample::Setup(setup, read_at));
-        let stream = self.keep(client, id, sample).await?;
+        let read = fields::parse(setup.setup.get().as_bytes());
+        let fingerprint = read.as_ref().ok().map(fields::setup_fingerprint);
+        let sender = Sender { driver: None, setup: fingerprint };
+        let sample = read.map(|setup| Sample::Setup(setup, read_at));
+        let stream = self.keep(client, id, sample, sender).await?;
         self.memory().latest_of(stream).setup = Some(setup);
         Ok(())
     }
@@ -206,17 +209,13 @@ impl Host for Publishers {
     }
 }
 
-/// What tells who sends a sample.
-fn sender(sample: &Sample) -> Sender {
-    match sample {
-        Sample::Telemetry(value) => {
-            let driver = value.get("player_name").and_then(Value::as_str).map(str::to_owned);
-            Sender { driver, setup: None }
-        }
-        Sample::Setup(setup, _) => {
-            Sender { driver: None, setup: Some(fields::setup_fingerprint(setup)) }
-        }
+/// Who drives, if the frame says so.
+fn driver(frame: &RawValue) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Driven {
+        player_name: String,
     }
+    serde_json::from_str(frame.get()).ok().map(|driven: Driven| driven.player_name)
 }
 
 impl Memory {
