@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 
 use crate::agent::pitwire;
+use crate::bare;
 use crate::clients::{node, python};
 use crate::ingest::Ended;
 use crate::lap;
@@ -46,6 +47,9 @@ pub(crate) fn measure(report: &mut Report) {
     }
     report.rows("live at 60 Hz by Node's socket.io-client", &figures, || {
         live(60, |server| started(node("live.js").arg(server)))
+    });
+    report.rows("live at 60 Hz by rust_socketio by itself", &figures, || {
+        live(60, |server| started(&mut bare::command(server)))
     });
     report.rows("live at 60 Hz by python-socketio", &figures, || {
         live(60, |server| started(python("live.py").arg(server)))

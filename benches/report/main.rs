@@ -26,6 +26,7 @@ mod peers;
 #[path = "../../tests/it/proxy.rs"]
 mod proxy;
 
+mod bare;
 mod catch_up;
 mod clients;
 mod ingest;
@@ -41,6 +42,9 @@ mod table;
 use table::Report;
 
 fn main() {
+    if let Some(server) = bare::server() {
+        return bare::publish(&server);
+    }
     let mut report = Report::from_args();
     queue::measure(&mut report);
     ingest::measure(&mut report);

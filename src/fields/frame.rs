@@ -343,6 +343,15 @@ mod tests {
     }
 
     #[test]
+    fn of_two_equal_keys_the_later_counts_and_goes_out_once() {
+        let json = |text: &str| Frame::parse(text.as_bytes()).unwrap().json(NOW);
+        let seen = json(r#"{"lap": "one", "tyre_wear": {"fl": 1, "fl": 2}, "lap": 2}"#);
+        assert!(seen.contains(r#""lap":2,"#) && seen.contains(r#""tire_wear":{"fl":2}"#), "{seen}");
+        let twice = dashboard_frame().to_string().replacen('{', r#"{"lap":"one","flag":false,"#, 1);
+        assert_eq!(json(&twice), mapped(&dashboard_frame()).to_string());
+    }
+
+    #[test]
     fn a_sample_that_lacks_a_required_name_is_no_dashboard_frame() {
         for key in REQUIRED.iter().chain(&["timestamp"]) {
             let mut frame = dashboard_frame();

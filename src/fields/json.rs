@@ -132,6 +132,11 @@ pub fn map_setup(setup: &Value) -> Result<String, Refused> {
     Ok(text)
 }
 
+/// A value as a message may quote it.
+pub(super) fn quoted(value: &impl Serialize) -> String {
+    shorten(&serde_json::to_string(value).unwrap_or_default())
+}
+
 /// Adds what was checked as text.
 pub(super) fn write(text: &mut Vec<u8>, checked: &impl Serialize) -> Result<(), Refused> {
     serde_json::to_writer(text, checked).map_err(not_written)

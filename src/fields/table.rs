@@ -3,8 +3,8 @@
 use serde::Serialize;
 use serde_json_borrow::Number;
 
-use super::json::{Json, Object, present};
-use super::{Reason, Refused, refused, shorten};
+use super::json::{Json, Object, present, quoted};
+use super::{Reason, Refused, refused};
 
 /// A row of the table: one field of the dashboard.
 pub(super) struct Field {
@@ -172,7 +172,7 @@ impl Field {
                 Reason::OutOfRange,
                 format!(
                     "{key}: {} is below 0; send {} from 0 up or leave the field out",
-                    shorten(value),
+                    quoted(value),
                     self.unit
                 ),
             )),
@@ -191,7 +191,7 @@ impl Field {
                 format!(
                     "{key}: {} is beyond {MAX_WHOLE}; send {} as a smaller integer \
                      or leave the field out",
-                    shorten(number),
+                    quoted(number),
                     self.unit
                 ),
             ));
@@ -208,7 +208,7 @@ impl Field {
                 format!(
                     "{key}.{wheel}: {} is not a number; send {} as a JSON number \
                      or leave the wheel out",
-                    shorten(other),
+                    quoted(other),
                     self.unit
                 ),
             )),
@@ -216,14 +216,14 @@ impl Field {
         Ok(Wheels { fl: number("fl")?, fr: number("fr")?, rl: number("rl")?, rr: number("rr")? })
     }
 
-    fn wrong_type(&self, key: &str, value: &impl ToString) -> Refused {
+    fn wrong_type(&self, key: &str, value: &impl Serialize) -> Refused {
         let (allowed, form) = match self.shape {
             Shape::Whole => ("a whole number", "as a JSON integer"),
             Shape::Number(_) => ("a number", "as a JSON number"),
             Shape::Text => ("a text", "as a JSON string"),
             Shape::Wheels => ("an object", r#"as numbers under "fl", "fr", "rl", "rr""#),
         };
-        let (value, unit) = (shorten(value), self.unit);
+        let (value, unit) = (quoted(value), self.unit);
         refused(
             Reason::WrongType,
             format!("{key}: {value} is not {allowed}; send {unit} {form} or leave the field out"),

@@ -317,6 +317,18 @@ impl Rate {
 mod tests {
     use super::*;
 
+    #[test]
+    fn a_line_is_a_setup_if_it_holds_that_and_nothing_else() {
+        let setup = Sample::setup(serde_json::json!({"wing": 7}));
+        for line in [r#"{"setup":{"wing":7}}"#, "\u{feff}{ \"setup\" : {\"wing\": 7} }"] {
+            assert_eq!(Sample::parse(line.as_bytes()).as_ref(), Ok(&setup), "{line}");
+        }
+        for line in [r#"{"setup":{"wing":7},"lap":1}"#, r#"{"lap":1}"#, "{}"] {
+            let sample = Sample::parse(line.as_bytes());
+            assert!(matches!(sample, Ok(Sample::Telemetry(_))), "{line}: {sample:?}");
+        }
+    }
+
     fn kept(hz: f64, moments: impl Iterator<Item = i64>) -> Vec<i64> {
         let mut rate = Rate::new(hz);
         moments.filter(|&at| rate.is_due(CapturedAt(at))).collect()

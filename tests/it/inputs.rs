@@ -136,7 +136,7 @@ fn wrong_input_is_refused_with_its_reason_and_a_message_that_helps() {
         (br#"{"fuel": "full"}"#, WrongType, r#"fuel: "full" is not a number; send litres as a JSON number or leave the field out"#),
         (br#"{"fuel_remaining": []}"#, WrongType, "fuel_remaining: [] is not a number; send litres as a JSON number or leave the field out"),
         (br#"{"speed": "201,7"}"#, WrongType, r#"speed: "201,7" is not a number; send km/h as a JSON number or leave the field out"#),
-        (br#"{"rpm": {"value": 7000, "unit": "1/min", "source": "ecu"}}"#, WrongType, r#"rpm: {"source":"ecu","unit":"1/min","value":… is not a number; send revolutions per minute as a JSON number or leave the field out"#),
+        (br#"{"rpm": {"value": 7000, "unit": "1/min", "source": "ecu"}}"#, WrongType, r#"rpm: {"value":7000,"unit":"1/min","source":"… is not a number; send revolutions per minute as a JSON number or leave the field out"#),
         (br#"{"lap": 2.5}"#, WrongType, "lap: 2.5 is not a whole number; send the lap as a JSON integer or leave the field out"),
         (br#"{"lap": "3"}"#, WrongType, r#"lap: "3" is not a whole number; send the lap as a JSON integer or leave the field out"#),
         (br#"{"race_position": true}"#, WrongType, "race_position: true is not a whole number; send the position as a JSON integer or leave the field out"),
