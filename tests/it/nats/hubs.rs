@@ -116,6 +116,41 @@ async fn a_hub_that_stays_away_is_replaced_on_the_same_pages_and_nothing_is_miss
     eventually("the new page has the setup", has_setup).await;
 }
 
+/// Who takes over has nobody to show it to yet, and neither has what it waits with a page of its own.
+#[tokio::test]
+async fn a_hub_that_dies_while_the_dashboard_is_away_is_replaced_before_that_is_back() {
+    let mut league = League::of(&["pc-1", "pc-2"]);
+    let folder = tempdir().unwrap();
+    let file = folder.path().join("sessions.json");
+    let mut dashboard = Peer::start(Kind::Flask, &["--persist", file.to_str().unwrap()]);
+    let [mut one, other] = [(); 2].map(|()| Hub::start(&league, &dashboard));
+    league.drive(100);
+    one.takes_from(1).await;
+    other.takes_from(1).await;
+    league.has_published(100).await;
+    league.is_shown_by(&dashboard).await;
+    // The pages are in the book.
+    sleep(Duration::from_secs(3)).await;
+    dashboard.kill();
+    league.drive(100);
+    league.has_published(200).await;
+    one.agent.metric_becomes("pitwire_queue_entries", |entries| entries >= 100.0).await;
+    one.agent.process.kill();
+    other.takes_from(2).await;
+    league.drive(50);
+    league.has_published(250).await;
+    other.agent.metric_becomes("pitwire_queue_entries", |entries| entries >= 250.0).await;
+    dashboard.restart();
+    league.is_shown_by(&dashboard).await;
+    one.start_again(&league, &dashboard);
+    one.agent.metric_becomes("pitwire_queue_entries", |entries| entries == 0.0).await;
+    league.drive(10);
+    league.has_published(260).await;
+    league.is_shown_by(&dashboard).await;
+    sleep(Duration::from_secs(2)).await;
+    league.is_shown_by(&dashboard).await;
+}
+
 /// Nobody can tell whether it lives, or has lost the others.
 #[tokio::test]
 async fn a_hub_that_is_cut_off_is_replaced_and_comes_back_without_showing_anything_twice() {
