@@ -37,6 +37,19 @@ impl Hub {
     }
 }
 
+/// Two hubs that share the agents, which have driven so many frames: the pages are in the book.
+async fn two_hubs(league: &mut League, dashboard: &Peer, frames: usize) -> [Hub; 2] {
+    let hubs = [(); 2].map(|()| Hub::start(league, dashboard));
+    league.drive(frames);
+    for hub in &hubs {
+        hub.takes_from(league.agents.len() / 2).await;
+    }
+    league.has_published(frames).await;
+    league.is_shown_by(dashboard).await;
+    sleep(Duration::from_secs(3)).await;
+    hubs
+}
+
 #[tokio::test]
 async fn hubs_of_one_name_share_the_agents_and_one_that_is_started_again_goes_on() {
     let mut league = League::of(&["pc-1", "pc-2", "pc-3", "pc-4"]);
@@ -69,17 +82,10 @@ async fn a_hub_that_stays_away_is_replaced_on_the_same_pages_and_nothing_is_miss
     let folder = tempdir().unwrap();
     let file = folder.path().join("sessions.json");
     let mut dashboard = Peer::start(Kind::Flask, &["--persist", file.to_str().unwrap()]);
-    let [mut one, other] = [(); 2].map(|()| Hub::start(&league, &dashboard));
-    league.drive(200);
     for (_, agent) in &league.agents {
         agent.post("/v1/setup", r#"{"wing": 7}"#).await;
     }
-    one.takes_from(2).await;
-    other.takes_from(2).await;
-    league.has_published(200).await;
-    league.is_shown_by(&dashboard).await;
-    // The pages are in the book.
-    sleep(Duration::from_secs(3)).await;
+    let [mut one, other] = two_hubs(&mut league, &dashboard, 200).await;
     dashboard.kill();
     league.drive(100);
     league.has_published(300).await;
@@ -123,14 +129,7 @@ async fn a_hub_that_dies_while_the_dashboard_is_away_is_replaced_before_that_is_
     let folder = tempdir().unwrap();
     let file = folder.path().join("sessions.json");
     let mut dashboard = Peer::start(Kind::Flask, &["--persist", file.to_str().unwrap()]);
-    let [mut one, other] = [(); 2].map(|()| Hub::start(&league, &dashboard));
-    league.drive(100);
-    one.takes_from(1).await;
-    other.takes_from(1).await;
-    league.has_published(100).await;
-    league.is_shown_by(&dashboard).await;
-    // The pages are in the book.
-    sleep(Duration::from_secs(3)).await;
+    let [mut one, other] = two_hubs(&mut league, &dashboard, 100).await;
     dashboard.kill();
     league.drive(100);
     league.has_published(200).await;
