@@ -204,6 +204,38 @@ fn damage(seed: u64, places: usize) {
     eprintln!("{places} places damaged: on average {} of {of} records lost", lost / places);
 }
 
+/// A power cut forgets the removal of a segment and not the name of the one that replaced it.
+#[test]
+fn a_segment_whose_removal_was_forgotten_does_not_come_back_beside_the_one_in_its_place() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("queue");
+    let mut store = open(&folder, "one");
+    for _ in 0..2 {
+        for _ in 0..10 {
+            store.append(b"record").unwrap();
+        }
+        store.seal().unwrap();
+    }
+    let second = store.stretches()[1];
+    let name = format!("q-{:016x}-{:016x}", second.first.0, second.last.0);
+    copy(&folder.join(&name), &place.path().join("kept"));
+    let (all, _) = read_all(&mut store);
+    let every_third = all.into_iter().filter(|(seq, _)| seq % 3 == 0);
+    let kept = every_third.map(|(seq, record)| (Seq(seq), record)).collect();
+    store.replace(Seq(1), second.last, 1, kept, b"books").unwrap();
+    let journal = files(&folder).into_iter().rfind(|file| file.extension() == Some("log".as_ref()));
+    let journal = fs::File::options().write(true).open(journal.unwrap()).unwrap();
+    let len = journal.metadata().unwrap().len();
+    drop(store);
+    // The last that it held says that the replacing is over: that was not durable yet.
+    journal.set_len(len - 1).unwrap();
+    copy(&place.path().join("kept"), &folder.join(&name));
+    let mut store = open(&folder, "two");
+    let (left, _) = read_all(&mut store);
+    assert_eq!(left.keys().copied().collect::<Vec<_>>(), [3, 6, 9, 12, 15, 18]);
+    assert_eq!((store.held().records, store.lost()), (6, 0));
+}
+
 /// Returns how many records are lost.
 fn check(
     folder: &Path,

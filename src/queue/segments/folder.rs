@@ -29,6 +29,10 @@ impl Span {
         folder.join(self.name("new"))
     }
 
+    pub(super) fn is_inside(self, other: Self) -> bool {
+        other.lo <= self.lo && self.last <= other.last
+    }
+
     fn name(self, prefix: &str) -> String {
         format!("{prefix}-{:016x}-{:016x}", self.lo.0, self.last.0)
     }
@@ -114,8 +118,7 @@ pub(super) fn publish(folder: &Path, span: Span) -> io::Result<()> {
 /// Puts the segment that was built for the `replaced` positions, if there is one, into the place of
 /// those that lie there.
 pub(super) fn swap(folder: &Path, replaced: Span, new: Option<Span>, old: Old) -> io::Result<()> {
-    let inside = |span: &Span| replaced.lo <= span.lo && span.last <= replaced.last;
-    for span in spans(folder, "q-")?.into_iter().filter(inside) {
+    for span in spans(folder, "q-")?.into_iter().filter(|span| span.is_inside(replaced)) {
         match old {
             Old::Discard => discard(folder, span)?,
             Old::Quarantine => set_segment_aside(folder, span)?,
@@ -133,12 +136,17 @@ pub(super) fn finish_rewrite(folder: &Path, mark: &Mark) -> io::Result<()> {
     if replaced.lo != Seq(0) {
         // Another may lie there, of a rewriting that failed: only a sealed one inside is meant.
         let new = spans(folder, "new-")?.into_iter().find(|span| {
-            replaced.lo <= span.lo
-                && span.last <= replaced.last
-                && read_seal(&span.new_path(folder), *span).is_some()
+            span.is_inside(replaced) && read_seal(&span.new_path(folder), *span).is_some()
         });
         if new.is_some() {
             swap(folder, replaced, new, Old::Discard)?;
+        } else if replaced.path(folder).exists() {
+            // It has its name, and a power cut may have forgotten that others lost theirs.
+            let others = |span: &Span| span.is_inside(replaced) && *span != replaced;
+            for span in spans(folder, "q-")?.into_iter().filter(others) {
+                discard(folder, span)?;
+            }
+            disk::sync_folder(folder)?;
         }
     }
     for name in disk::names(folder, "new-")? {

@@ -19,9 +19,7 @@ impl SegmentStore {
         old: Old,
         books: Option<&[u8]>,
     ) -> io::Result<()> {
-        let inside = |segment: &Segment| {
-            replaced.lo <= segment.span.lo && segment.span.last <= replaced.last
-        };
+        let inside = |segment: &Segment| segment.span.is_inside(replaced);
         let mut before = Held::default();
         self.sealed.iter().filter(|segment| inside(segment)).for_each(|s| before += s.held);
         let kept = held(&records);
