@@ -136,8 +136,10 @@ impl Journal {
         self.write(MARK, &mark.to_bytes())
     }
 
-    /// Notes that nothing is left to be written, durably.
+    /// Notes that nothing is left to be written, durably. Who finds the note may rely on all that is
+    /// before it: that is durable before the note is written.
     pub(super) fn close(&mut self) -> io::Result<()> {
+        self.sync()?;
         self.write(CLOSED, &[])?;
         self.sync()
     }

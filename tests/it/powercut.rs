@@ -64,12 +64,13 @@ fn explore(states: usize, seed: u64) {
             at += 1;
         }
         let state = recorder.state();
+        let mut same = rng.clone();
         disk.crash(&state, &mut rng);
         let broken = std::panic::catch_unwind(|| promises.check(&state));
         if broken.is_err() {
             let kept = std::env::temp_dir().join(format!("pitwire-powercut-{seed}-{number}"));
             let _ = fs::remove_dir_all(&kept);
-            disk.crash(&kept, &mut SmallRng::seed_from_u64(0));
+            disk.crash(&kept, &mut same);
             panic!(
                 "seed {seed}, state {number}: cut at event {cut} of {}: {promises:?}",
                 log.len()
@@ -77,6 +78,7 @@ fn explore(states: usize, seed: u64) {
         }
     }
     assert!(!promises.thinned.is_empty(), "nothing was thinned");
+    assert!(!promises.dropped.is_empty(), "nothing was dropped");
     let events = log.len();
     eprintln!("{states} power cuts in {events} events: failed opens, lost, out of order: 0");
 }
@@ -153,6 +155,21 @@ fn child() {
                         .unwrap();
                 }
             }
+            11 if step % 4 == 0 => {
+                let stretches = store.stretches();
+                if let Some(dropped) = stretches.get(1) {
+                    let (first, last) = (dropped.first, dropped.last);
+                    gone += store
+                        .read(first, Limit { entries: usize::MAX, bytes: usize::MAX })
+                        .unwrap()
+                        .iter()
+                        .filter(|(seq, _)| *seq <= last)
+                        .count() as u64;
+                    marks.write(&format!("dropping {first} {last}\n"));
+                    store.replace(first, last, 0, Vec::new(), &gone.to_le_bytes()).unwrap();
+                    marks.write(&format!("dropped {first} {last}\n"));
+                }
+            }
             12 if step % 3 == 0 => store.put("fact", Some(&payload(step, 300))).unwrap(),
             _ => store.maintain().unwrap(),
         }
@@ -179,8 +196,9 @@ struct Promises {
     durable_tail: u64,
     durable_head: u64,
     releasing: u64,
-    /// Positions that may have been thinned out.
+    /// Positions that may have been thinned out, or dropped.
     thinned: BTreeSet<u64>,
+    dropped: BTreeSet<u64>,
 }
 
 impl Promises {
@@ -199,6 +217,8 @@ impl Promises {
                 let gone = |seq: &u64| !seq.is_multiple_of(number(3));
                 self.thinned.extend((number(1)..=number(2)).filter(gone));
             }
+            "dropping" => self.thinned.extend(number(1)..=number(2)),
+            "dropped" => self.dropped.extend(number(1)..=number(2)),
             _ => {}
         }
     }
@@ -238,6 +258,8 @@ impl Promises {
                 "{seq} was never appended"
             );
         }
+        let back = self.dropped.iter().find(|seq| records.contains_key(seq));
+        assert_eq!(back, None, "what was dropped is back");
         let head = store.head().0;
         assert!(head >= self.durable_head, "what was released durably is back: {head}");
         let known = self.appended.iter().chain(&self.trying);

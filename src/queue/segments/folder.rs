@@ -56,6 +56,13 @@ pub(super) struct Segment {
     pub(super) disk_bytes: u64,
 }
 
+impl Segment {
+    /// Whether there was nothing in it from the beginning: it took the place of what was dropped.
+    pub(super) fn is_empty(&self) -> bool {
+        self.all.records == 0
+    }
+}
+
 /// What becomes of segments that another one replaces.
 #[derive(Clone, Copy)]
 pub(super) enum Old {
@@ -115,19 +122,16 @@ pub(super) fn publish(folder: &Path, span: Span) -> io::Result<()> {
     if planted("segment_name_not_synced") { Ok(()) } else { disk::sync_folder(folder) }
 }
 
-/// Puts the segment that was built for the `replaced` positions, if there is one, into the place of
-/// those that lie there.
-pub(super) fn swap(folder: &Path, replaced: Span, new: Option<Span>, old: Old) -> io::Result<()> {
+/// Puts the segment that was built for the `replaced` positions into the place of those that lie
+/// there.
+pub(super) fn swap(folder: &Path, replaced: Span, new: Span, old: Old) -> io::Result<()> {
     for span in spans(folder, "q-")?.into_iter().filter(|span| span.is_inside(replaced)) {
         match old {
             Old::Discard => discard(folder, span)?,
             Old::Quarantine => set_segment_aside(folder, span)?,
         }
     }
-    match new {
-        Some(new) => publish(folder, new),
-        None => disk::sync_folder(folder),
-    }
+    publish(folder, new)
 }
 
 /// What a crash left between the mark of a rewritten segment and its last rename.
@@ -138,7 +142,7 @@ pub(super) fn finish_rewrite(folder: &Path, mark: &Mark) -> io::Result<()> {
         let new = spans(folder, "new-")?.into_iter().find(|span| {
             span.is_inside(replaced) && read_seal(&span.new_path(folder), *span).is_some()
         });
-        if new.is_some() {
+        if let Some(new) = new {
             swap(folder, replaced, new, Old::Discard)?;
         } else if replaced.path(folder).exists() {
             // It has its name, and a power cut may have forgotten that others lost theirs.

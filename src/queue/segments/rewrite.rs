@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::folder::{Old, Segment, Span, borrowed, build, held, swap};
+use super::folder::{Old, Segment, Span, borrowed, build, discard, held, swap};
 use super::packed::Packed;
 use super::{Records, SegmentStore};
 use crate::planted::planted;
@@ -28,48 +28,49 @@ impl SegmentStore {
             self.released += (before - kept).records;
             self.books = books.to_vec();
         }
-        if let Err(error) = self.commit(replaced, new.as_ref(), old) {
+        if let Err(error) = self.commit(&new, old) {
             return self.fail(error);
         }
         self.loaded.retain(|(lo, _)| !(replaced.lo..=replaced.last).contains(lo));
         let index = self.sealed.partition_point(|segment| segment.span.lo < replaced.lo);
         self.sealed.retain(|segment| !inside(segment));
         self.held = self.held - before;
-        if let Some(segment) = new {
-            self.held += segment.held;
-            self.sealed.insert(index, segment);
+        if !new.is_empty() {
+            self.held += new.held;
+            self.sealed.insert(index, new);
         }
         self.measure_sealed();
         self.measure_others();
         Ok(())
     }
 
-    /// Builds what is to take the place of segments. Until it is committed nothing has changed.
+    /// Builds what is to take the place of segments, also if that is nothing: a crash must find what
+    /// the mark says. Until it is committed nothing has changed.
     fn prepare(
         &mut self,
         replaced: Span,
         level: u32,
         records: &Records,
         all: Held,
-    ) -> io::Result<Option<Segment>> {
+    ) -> io::Result<Segment> {
         // The folder that lies ready must not be taken for the one of an earlier mark.
         self.replaced = (0, 0);
         self.note_mark()?;
         self.flush()?;
-        if records.is_empty() {
-            return Ok(None);
-        }
         let packed = Packed::new(replaced.lo, borrowed(records))?;
-        build(&self.folder, replaced, &packed, all, level).map(Some)
+        build(&self.folder, replaced, &packed, all, level)
     }
 
-    fn commit(&mut self, replaced: Span, new: Option<&Segment>, old: Old) -> io::Result<()> {
-        self.replaced = if new.is_some() { (replaced.lo.0, replaced.last.0) } else { (0, 0) };
+    fn commit(&mut self, new: &Segment, old: Old) -> io::Result<()> {
+        self.replaced = (new.span.lo.0, new.span.last.0);
         if !planted("thinned_without_a_mark") {
             self.note_mark()?;
             self.flush()?;
         }
-        swap(&self.folder, replaced, new.map(|segment| segment.span), old)?;
+        swap(&self.folder, new.span, new.span, old)?;
+        if new.is_empty() {
+            discard(&self.folder, new.span)?;
+        }
         self.replaced = (0, 0);
         self.note_mark()
     }

@@ -125,6 +125,10 @@ impl SegmentStore {
                 continue;
             }
             let segment = match read_seal(&span.path(&self.folder), span) {
+                Some(segment) if segment.is_empty() => {
+                    discard(&self.folder, span)?;
+                    None
+                }
                 Some(segment) => Some(segment),
                 None => self.seal_again(span)?,
             };
