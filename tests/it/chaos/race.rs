@@ -277,8 +277,8 @@ impl Race {
         // What is not seen by then, the books tell.
         let _ = within(PATIENCE, all_seen).await;
         println!("chaos: {} faults: {:?}", self.fired.values().sum::<usize>(), self.fired);
-        self.is_flat();
         println!("chaos: {}", self.books.check(&self.viewer.seen()));
+        self.is_flat();
         for fault in Fault::ALL {
             assert!(self.fired.contains_key(&fault), "{fault:?} never came");
         }
