@@ -102,12 +102,7 @@ async fn the_ledger_balances_when_the_journal_is_gone() {
 fn replacing_a_segment_of_which_nothing_is_left_leaves_the_one_before_it_alone() {
     let place = tempfile::tempdir().unwrap();
     let mut store = open(place.path(), "one");
-    for _ in 0..3 {
-        for _ in 0..10 {
-            store.append(b"record").unwrap();
-        }
-        store.seal().unwrap();
-    }
+    seal_ten(&mut store, 3);
     let stretches = store.stretches();
     let [_, second, _] = stretches[..] else { panic!("{stretches:?}") };
     drop(store);
@@ -210,12 +205,7 @@ fn a_segment_whose_removal_was_forgotten_does_not_come_back_beside_the_one_in_it
     let place = tempfile::tempdir().unwrap();
     let folder = place.path().join("queue");
     let mut store = open(&folder, "one");
-    for _ in 0..2 {
-        for _ in 0..10 {
-            store.append(b"record").unwrap();
-        }
-        store.seal().unwrap();
-    }
+    seal_ten(&mut store, 2);
     let second = store.stretches()[1];
     let name = format!("q-{:016x}-{:016x}", second.first.0, second.last.0);
     copy(&folder.join(&name), &place.path().join("kept"));
@@ -275,6 +265,16 @@ fn check(
     let (again, _) = read_all(&mut open(folder, boot));
     assert_eq!(again.len(), found.len() + 1, "{case}");
     missing.len()
+}
+
+/// Appends so many stretches of ten records.
+fn seal_ten(store: &mut SegmentStore, stretches: usize) {
+    for _ in 0..stretches {
+        for _ in 0..10 {
+            store.append(b"record").unwrap();
+        }
+        store.seal().unwrap();
+    }
 }
 
 fn open(folder: &Path, boot: &str) -> SegmentStore {
