@@ -8,8 +8,8 @@ use serde_json::Value;
 
 use crate::viewer::Shown;
 
-/// What may come twice when a link breaks, and what a viewer may have missed of a page that is
-/// forgotten: the one batch that was out.
+/// What may come twice when a link breaks, and what a viewer may have missed of a server that was
+/// killed: the one batch that was out.
 pub const BATCH: usize = 256;
 
 /// The books of one race.
@@ -19,15 +19,15 @@ pub struct Books {
     record: PathBuf,
     /// Number by position, as the agent's receipts have it.
     stored: BTreeMap<u64, u64>,
-    /// The lengths of the record when the server was made to forget.
-    forgot_at: Vec<u64>,
+    /// The lengths of the record when the server was killed.
+    killed_at: Vec<u64>,
     /// Links that there were, each of which ended.
     pub links: usize,
 }
 
 impl Books {
     pub fn new(record: PathBuf) -> Self {
-        Self { record, stored: BTreeMap::new(), forgot_at: Vec::new(), links: 0 }
+        Self { record, stored: BTreeMap::new(), killed_at: Vec::new(), links: 0 }
     }
 
     pub fn record(&self) -> &str {
@@ -43,8 +43,8 @@ impl Books {
         }
     }
 
-    pub fn note_forgotten(&mut self) {
-        self.forgot_at.push(fs::metadata(&self.record).unwrap().len());
+    pub fn note_killed(&mut self) {
+        self.killed_at.push(fs::metadata(&self.record).unwrap().len());
     }
 
     pub fn stored(&self) -> usize {
@@ -58,11 +58,12 @@ impl Books {
         self.stored.values().copied().filter(|number| !fine.contains(number)).collect()
     }
 
-    /// What the server kept right before it was made to forget: whether it showed it is not known.
+    /// What the server kept right before it was killed: it may have had no time to show it, and shows
+    /// a page's newest frame alone when it is back.
     fn beyond_seeing(&self) -> BTreeSet<u64> {
         let text = fs::read(&self.record).unwrap();
         let mut laps = BTreeSet::new();
-        for end in &self.forgot_at {
+        for end in &self.killed_at {
             let before = String::from_utf8_lossy(&text[..*end as usize]);
             laps.extend(before.lines().rev().take(BATCH).map(|line| row(line).1));
         }

@@ -173,6 +173,7 @@ impl Race {
             }
             Fault::ServerKilled => {
                 self.server.kill();
+                self.books.note_killed();
                 self.piles_up(fault).await;
                 self.endure(fault).await;
                 self.server.restart();
@@ -180,7 +181,7 @@ impl Race {
             Fault::ServerForgets => {
                 let pages = self.viewer.pages();
                 self.server.kill();
-                self.books.note_forgotten();
+                self.books.note_killed();
                 fs::remove_file(self.paper.path().join("sessions")).unwrap();
                 self.endure(fault).await;
                 self.proxy.set(Network::UP);
