@@ -38,9 +38,11 @@ impl Sample {
     /// A sample from one line of text: `{"setup": {…}}` is a setup, any other object telemetry.
     pub fn parse(line: &[u8]) -> Result<Self, Refused> {
         let sample = fields::read(line)?;
-        match &sample {
-            Json::Object(object) if object.len() == 1 && object.contains_key("setup") => {
-                Ok(Self::setup(sample.get("setup").into()))
+        let fields = sample.as_object().map_or(&[][..], |object| object.as_vec());
+        match fields.split_last() {
+            // Of two equal keys the later counts.
+            Some(((_, setup), _)) if fields.iter().all(|(key, _)| *key == "setup") => {
+                Ok(Self::setup(setup.into()))
             }
             _ => Frame::checked(&sample).map(Self::Telemetry),
         }
@@ -320,7 +322,11 @@ mod tests {
     #[test]
     fn a_line_is_a_setup_if_it_holds_that_and_nothing_else() {
         let setup = Sample::setup(serde_json::json!({"wing": 7}));
-        for line in [r#"{"setup":{"wing":7}}"#, "\u{feff}{ \"setup\" : {\"wing\": 7} }"] {
+        for line in [
+            r#"{"setup":{"wing":7}}"#,
+            "\u{feff}{ \"setup\" : {\"wing\": 7} }",
+            r#"{"setup":{"wing":9},"setup":{"wing":7}}"#,
+        ] {
             assert_eq!(Sample::parse(line.as_bytes()).as_ref(), Ok(&setup), "{line}");
         }
         for line in [r#"{"setup":{"wing":7},"lap":1}"#, r#"{"lap":1}"#, "{}"] {
