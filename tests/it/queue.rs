@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pitwire::config::{
-    APPEND_TIMEOUT, BUFFER_ENTRIES, Durability, REMOVE_FLUSH_INTERVAL, STORAGE_RETRY_INTERVAL,
-    WhenFull,
+    APPEND_TIMEOUT, BUFFER_ENTRIES, DROP_STEP_ENTRIES, Durability, REMOVE_FLUSH_INTERVAL,
+    STORAGE_RETRY_INTERVAL, WhenFull,
 };
 use pitwire::entry::{CapturedAt, Entry, Seq, Situation, StintId};
 use pitwire::queue::ledger::DropReason;
@@ -308,6 +308,44 @@ async fn a_slow_disk_slows_a_fast_source_down() {
     keeper.join().unwrap();
     let status = writer.status();
     assert_eq!((status.entries, status.ledger.gone()), (total, 0), "{status:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_append_waits_until_all_that_is_too_old_is_dropped() {
+    let disk = Disk::default();
+    let limits = Limits { max_entries: 1_000_000, max_bytes: 1 << 30, ..roomy() };
+    let (queue, _) = Life::open(&disk, &limits, 0);
+    let old = 3 * DROP_STEP_ENTRIES as u64;
+    queue.append_many(old as usize).await.unwrap();
+    let now = CapturedAt(roomy().max_age.as_millis() as i64 + 2 * old as i64);
+    let mut expired = Vec::new();
+    for _ in 0..3 {
+        let content = Content::Frame(Situation::default());
+        let entry =
+            |captured_at| NewEntry { driven_at: None, captured_at, content, json: "{}".into() };
+        let appended = queue.writer.append(|stamps| vec![entry(stamps.next(now))]).await.unwrap();
+        assert!(matches!(appended[..], [Appended::Stored(_)]), "{appended:?}");
+        expired.push(queue.writer.status().ledger.expired);
+    }
+    let most = 2 * DROP_STEP_ENTRIES as u64;
+    assert!(0 < expired[0] && expired[0] < most, "{expired:?}");
+    assert_eq!(expired[1..], [old, old]);
+    let status = queue.writer.status();
+    assert_eq!((status.entries, status.imbalance), (3, 0), "{status:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_limit_that_is_lowered_drops_what_is_too_much_and_no_more() {
+    let disk = Disk::default();
+    let limits = Limits { max_entries: 1_000_000, max_bytes: 1 << 30, ..roomy() };
+    let (queue, _) = Life::open(&disk, &limits, 0);
+    let total = 3 * DROP_STEP_ENTRIES as u64;
+    queue.append_many(total as usize).await.unwrap();
+    queue.end().await;
+    let (queue, _) = Life::open(&disk, &Limits { max_entries: 10, ..limits }, 0);
+    let status = queue.writer.status();
+    assert_eq!((status.entries, status.ledger.queue_full), (10, total - 10), "{status:?}");
+    assert_eq!(status.imbalance, 0);
 }
 
 #[tokio::test(start_paused = true)]

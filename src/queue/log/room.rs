@@ -18,15 +18,16 @@ const BLOCK_BYTES: usize = 1 << 20;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Lack {
     Nothing,
-    Entries,
+    /// So many are too many.
+    Entries(u64),
     Bytes,
 }
 
 impl<S: Store> Log<S> {
     fn lacks_room(&self, record: Option<usize>) -> Lack {
-        let more = u64::from(record.is_some());
-        if self.store.held().records + more > self.limits.max_entries {
-            Lack::Entries
+        let entries = self.store.held().records + u64::from(record.is_some());
+        if entries > self.limits.max_entries {
+            Lack::Entries(entries - self.limits.max_entries)
         } else if self.store.disk_bytes_with(record.unwrap_or(0)) > self.limits.max_bytes {
             Lack::Bytes
         } else {
@@ -110,11 +111,12 @@ impl<S: Store> Log<S> {
         Ok(false)
     }
 
-    /// Drops the oldest entry, or of what fills the disk as much as goes at once; `false` when there
-    /// is nothing to drop.
+    /// Drops the oldest entries that are too many, or of what fills the disk as much as goes at
+    /// once; `false` when there is nothing to drop.
     fn give_up_oldest(&mut self, lack: Lack) -> io::Result<bool> {
-        if lack != Lack::Bytes {
-            return self.drop_oldest(1, DropReason::QueueFull, |_, _| true);
+        if let Lack::Entries(excess) = lack {
+            let most = excess.min(DROP_STEP_ENTRIES as u64) as usize;
+            return self.drop_oldest(most, DropReason::QueueFull, |_, _| true);
         }
         if self.store.held().records == 0 {
             return Ok(false);
@@ -128,7 +130,8 @@ impl<S: Store> Log<S> {
         Ok(true)
     }
 
-    /// Drops what is older than `newest` by more than the limit.
+    /// Drops what is older than `newest` by more than the limit: after a long stop a part of it, so
+    /// that no append waits for all.
     pub(super) fn expire(&mut self, newest: CapturedAt) -> io::Result<()> {
         if planted("nothing_expires") {
             return Ok(());
@@ -136,12 +139,13 @@ impl<S: Store> Log<S> {
         let oldest_allowed = newest.0.saturating_sub(self.limits.max_age_ms());
         let is_old = |at: CapturedAt| at.0 < oldest_allowed;
         let goes = |_: Seq, bytes: &[u8]| record::place(bytes).is_some_and(|(_, at)| is_old(at));
-        // Mostly it is one for each that comes; after a long stop it may be all there is.
+        // Mostly it is one for each that comes.
         let mut most = 1;
-        while self.oldest()?.is_some_and(is_old)
+        while most <= DROP_STEP_ENTRIES
+            && self.oldest()?.is_some_and(is_old)
             && self.drop_oldest(most, DropReason::Expired, goes)?
         {
-            most = (2 * most).min(DROP_STEP_ENTRIES);
+            most *= 2;
         }
         Ok(())
     }
