@@ -85,8 +85,8 @@ pub const BUFFER_BYTES: usize = 12 << 20;
 pub const RECENT: Duration = Duration::from_secs(60);
 
 /// Entries, and bytes of their records, that are dropped together from the head of the queue.
-pub const DROP_STEP_ENTRIES: usize = 4096;
-pub const DROP_STEP_BYTES: usize = 4 << 20;
+pub const DROP_STEP_ENTRIES: usize = 1024;
+pub const DROP_STEP_BYTES: usize = 1 << 20;
 
 /// Bytes of the setups that have left the queue and are kept for pages that begin anew; two of the
 /// largest fit.

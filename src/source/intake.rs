@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use crate::clock;
 use crate::config::{LOG_REPEAT_INTERVAL, MAX_CLOCK_LEAD};
 use crate::entry::{CapturedAt, Seq, StintId, Stream};
-use crate::fields::{self, Frame, Json, Refused};
+use crate::fields::{self, Frame, Refused};
 use crate::metrics;
 use crate::planted::planted;
 use crate::queue::ledger::DropReason;
