@@ -154,9 +154,9 @@ pub struct DeliveryConfig {
     pub proof_timeout: Duration,
     /// Between two checks that the server still knows the session, up to 9 s; 0 never asks.
     pub verify_interval: Duration,
-    /// 1 to 256.
+    /// 1 to 1024; a slow server gets fewer.
     pub batch_max_entries: u64,
-    /// 1 KiB to 512 KiB of JSON.
+    /// 1 KiB to 1 MiB of JSON.
     pub batch_max_bytes: u64,
     pub proof: ProofChoice,
     /// Adds the entry's seq to what the server gets, as `telemetry.seq`.
@@ -330,8 +330,8 @@ impl Default for Config {
                 open_timeout: Duration::from_secs(10),
                 proof_timeout: Duration::from_secs(5),
                 verify_interval: Duration::from_secs(5),
-                batch_max_entries: 256,
-                batch_max_bytes: 256 << 10,
+                batch_max_entries: 1024,
+                batch_max_bytes: 1 << 20,
                 proof: ProofChoice::Auto,
                 mark: false,
                 max_rate: 0.0,

@@ -16,8 +16,8 @@ mod table;
 
 pub use self::change::setup_fingerprint;
 pub use self::frame::{Frame, map};
-pub(crate) use self::json::{null_what_is_not_finite, read};
 pub use self::json::{map_setup, parse, parse_any};
+pub(crate) use self::json::{null_what_is_not_finite, read};
 pub use self::table::columns;
 
 /// An input that was refused.

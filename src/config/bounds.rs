@@ -117,7 +117,7 @@ pub const MAX_TOOL_ANSWER_BYTES: usize = 8 << 20;
 // The session with a server.
 
 /// Events of the server that wait for the session; more is a flood and ends the connection. A
-/// batch that comes back whole fits many times.
+/// batch that comes back whole fits four times.
 pub const CONNECTION_EVENTS: usize = 4096;
 
 /// Between two looks whether the client library still reads: it can end without a word.
@@ -134,6 +134,14 @@ pub const STORED_LOOKS: u32 = 20;
 
 /// The longest session id that is taken from a server; a UUID has 36.
 pub const MAX_SESSION_ID_CHARS: usize = 128;
+
+/// So many entries go out together on a link of which nothing is known.
+pub const MIN_WINDOW_ENTRIES: usize = 16;
+
+/// A full batch that takes less longer than an entry alone makes the next one twice as large, and one
+/// that takes more longer half as large.
+pub const WINDOW_GROWS_BELOW: Duration = Duration::from_millis(250);
+pub const WINDOW_SHRINKS_ABOVE: Duration = Duration::from_secs(1);
 
 /// After the acknowledgement of a batch, how long to wait for what has not come back yet.
 pub const ECHO_GRACE: Duration = Duration::from_millis(500);

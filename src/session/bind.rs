@@ -103,13 +103,13 @@ impl Bindings {
     /// Entries with the session that each goes to.
     pub(super) fn addressed<'a>(
         &'a self,
-        entries: &'a [Entry],
+        entries: &[&'a Entry],
     ) -> Result<Vec<Addressed<'a>>, SessionError> {
         let stint_of = |entry: &Entry| match entries.first() {
             Some(first) if planted("sent_to_the_page_of_another_stint") => first.stint,
             _ => entry.stint,
         };
-        let addressed = |entry| {
+        let addressed = |&entry: &&'a Entry| {
             let session = &self.of(stint_of(entry))?.session;
             Ok(Addressed { session, entry })
         };

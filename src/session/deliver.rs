@@ -73,7 +73,7 @@ impl<S: Sink> Session<S> {
                 || self.learned.passed_over.contains(&entry.seq)
                 || planted("sent_again_though_stored")
             {
-                missing.push(entry.clone());
+                missing.push(entry);
             }
         }
         let mut outcome = if missing.is_empty() {
@@ -86,6 +86,7 @@ impl<S: Sink> Session<S> {
         if let Outcome::Refused(seqs) = outcome {
             outcome = self.insist(link, bindings, &missing, seqs).await?;
         }
+        let sent = missing.len();
         match outcome {
             Outcome::Proven if !bindings.has_unproven() => {}
             // What is out before it must be removed before it.
@@ -108,7 +109,7 @@ impl<S: Sink> Session<S> {
             return Ok(());
         }
         self.remove(bindings, batch).await?;
-        self.pace(missing.len()).await;
+        self.pace(sent).await;
         Ok(())
     }
 
@@ -119,7 +120,7 @@ impl<S: Sink> Session<S> {
         bindings: &mut Bindings,
         entry: &Entry,
     ) -> Result<(), SessionError> {
-        match self.publish(link, bindings, std::slice::from_ref(entry)).await? {
+        match self.publish(link, bindings, &[entry]).await? {
             Outcome::Proven | Outcome::Unproven => {}
             Outcome::Refused(_) => tracing::warn!("the server refuses the setup, going on without"),
             Outcome::Forgotten(_) => {
@@ -248,7 +249,7 @@ impl<S: Sink> Session<S> {
         &mut self,
         link: &mut S::Link,
         bindings: &mut Bindings,
-        entries: &[Entry],
+        entries: &[&Entry],
     ) -> Result<Outcome, SessionError> {
         let strongest = self.sink.strongest_proof();
         let proof = bindings.proof.unwrap_or(match self.settings.proof {
@@ -269,12 +270,17 @@ impl<S: Sink> Session<S> {
         if !planted("passed_over_forgotten") {
             self.learned.passed_over.extend(link.passed_over());
         }
-        let Ok(receipt) = published else { return self.without_proof(bindings) };
+        let Ok(receipt) = published else {
+            self.learned.window.not_answered();
+            return self.without_proof(bindings);
+        };
         if receipt.is_err() && planted("removed_though_not_sent") {
             return Ok(Outcome::Proven);
         }
         let receipt = receipt?;
-        self.meter.proof_latency(sent.elapsed());
+        let (took, most) = (sent.elapsed(), self.settings.batch_max_entries as usize);
+        self.meter.proof_latency(took);
+        self.learned.window.sent(entries.len(), took, most);
         self.note_inversions(&receipt);
         match (&receipt.ack, proof) {
             (Ack::UnknownSession, _) => Ok(forgotten(entries)),
@@ -345,7 +351,7 @@ impl<S: Sink> Session<S> {
         &mut self,
         link: &mut S::Link,
         bindings: &mut Bindings,
-        entries: &[Entry],
+        entries: &[&Entry],
     ) -> Result<(), SessionError> {
         self.learn(bindings, Proof::Echo);
         self.learned.without_keeping = false;
@@ -425,6 +431,6 @@ impl<S: Sink> Session<S> {
 }
 
 /// The acknowledgement is that of the last entry, and says that its session is not known.
-pub(super) fn forgotten(entries: &[Entry]) -> Outcome {
+pub(super) fn forgotten(entries: &[&Entry]) -> Outcome {
     entries.last().map_or(Outcome::Proven, |entry| Outcome::Forgotten(entry.stint))
 }

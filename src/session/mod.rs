@@ -3,6 +3,7 @@
 //!
 //! - `bind`: the session of each stint: keep it while the server knows it.
 //! - `deliver`: what happens to one batch, and what counts as proof.
+//! - `window`: how many entries go out together.
 //! - `refused`: what it means that an entry did not come back.
 //!
 //! Nothing but proof empties the queue. A batch that is out when the line ends is read again.
@@ -12,6 +13,7 @@ mod deliver;
 mod latency;
 mod plain;
 mod refused;
+mod window;
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
@@ -23,6 +25,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use self::bind::Bindings;
 pub use self::latency::{Latencies, Latency};
 pub use self::plain::FORGOTTEN;
+use self::window::Window;
 use crate::backoff::Backoff;
 use crate::config::{
     AUTH_RETRY_INTERVAL, DeliveryConfig, MAX_SESSIONS, MAX_UNPROVEN_ENTRIES, SessionChoice,
@@ -126,6 +129,7 @@ struct Learned {
     passed_over: BTreeSet<Seq>,
     /// It acknowledged the first entry on a new session and kept nothing.
     without_keeping: bool,
+    window: Window,
 }
 
 /// Carries the queue to the server.
@@ -282,7 +286,7 @@ impl<S: Sink> Session<S> {
     /// How much may be out next: little while the link is being learned.
     fn limit(&self, bindings: &Bindings) -> Limit {
         let DeliveryConfig { batch_max_entries, batch_max_bytes, max_rate, .. } = self.settings;
-        let most = batch_max_entries as usize;
+        let most = self.learned.window.entries().min(batch_max_entries as usize);
         let entries = match bindings.proof {
             None if self.learned.without_keeping => 16,
             None => 1,

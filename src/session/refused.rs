@@ -22,7 +22,7 @@ impl<S: Sink> Session<S> {
         &mut self,
         link: &mut S::Link,
         bindings: &mut Bindings,
-        entries: &[Entry],
+        entries: &[&Entry],
         missing: Vec<Seq>,
     ) -> Result<Outcome, SessionError> {
         self.came_back(bindings, entries, &missing)?;
@@ -30,7 +30,8 @@ impl<S: Sink> Session<S> {
         let stints: BTreeSet<StintId> = of_missing.map(|entry| entry.stint).collect();
         let mut refused = Vec::new();
         for stint in stints {
-            let entries: Vec<&Entry> = entries.iter().filter(|e| e.stint == stint).collect();
+            let entries: Vec<&Entry> =
+                entries.iter().copied().filter(|entry| entry.stint == stint).collect();
             match self.examine_stint(link, bindings, stint, &entries, &missing).await? {
                 Outcome::Proven | Outcome::Unproven => {}
                 Outcome::Refused(more) => refused.extend(more),
@@ -45,7 +46,7 @@ impl<S: Sink> Session<S> {
     fn came_back(
         &mut self,
         bindings: &mut Bindings,
-        entries: &[Entry],
+        entries: &[&Entry],
         missing: &[Seq],
     ) -> Result<(), SessionError> {
         for entry in entries.iter().filter(|entry| !missing.contains(&entry.seq)) {
@@ -131,7 +132,7 @@ impl<S: Sink> Session<S> {
         &mut self,
         bindings: &mut Bindings,
         text: &str,
-        entries: &[Entry],
+        entries: &[&Entry],
         missing: Vec<Seq>,
     ) -> Result<Outcome, SessionError> {
         tracing::warn!(error = text, "the server refuses an entry");
@@ -157,11 +158,11 @@ impl<S: Sink> Session<S> {
         &mut self,
         link: &mut S::Link,
         bindings: &mut Bindings,
-        entries: &[Entry],
+        entries: &[&Entry],
         mut refused: Vec<Seq>,
     ) -> Result<Outcome, SessionError> {
-        let of = |refused: &[Seq]| -> Vec<Entry> {
-            entries.iter().filter(|entry| refused.contains(&entry.seq)).cloned().collect()
+        let of = |refused: &[Seq]| -> Vec<&Entry> {
+            entries.iter().copied().filter(|entry| refused.contains(&entry.seq)).collect()
         };
         let tries = if planted("refused_entry_tried_once") { 1 } else { REFUSAL_TRIES };
         for _ in 1..tries {

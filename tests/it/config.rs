@@ -94,7 +94,7 @@ fn each_mistake_is_one_line_that_says_what_to_do() {
         (toml("[queue]\nmax_entries = -1"),
             "pitwire.toml:2: queue.max_entries: -1 is out of range; write a whole number from 1 to 1000000000"),
         (toml("[delivery]\nbatch_max_entries = 2.5"),
-            "pitwire.toml:2: delivery.batch_max_entries: 2.5 is not a whole number; write a whole number from 1 to 256"),
+            "pitwire.toml:2: delivery.batch_max_entries: 2.5 is not a whole number; write a whole number from 1 to 1024"),
         (toml("[delivery]\nmark = \"yes\""),
             "pitwire.toml:2: delivery.mark: \"yes\" is not a switch; write true or false"),
         // Durations and sizes.

@@ -66,7 +66,7 @@ fn record(file: &Path) -> Vec<(String, u64)> {
 
 /// Replays to a Flask server that is killed and started again on the way; gives what it kept.
 async fn replay_over_restarts(adjust: impl FnOnce(&mut Config)) -> (u64, Vec<(String, u64)>) {
-    let (frames, restarts) = if is_long() { (20_000, 20) } else { (2_000, 4) };
+    let (frames, restarts) = if is_long() { (20_000, 20) } else { (8_000, 4) };
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("record");
     let mut server = Peer::start(Kind::Flask, &["--record", file.to_str().unwrap()]);
@@ -85,6 +85,22 @@ async fn replay_over_restarts(adjust: impl FnOnce(&mut Config)) -> (u64, Vec<(St
     assert_eq!(publisher.queue_status().imbalance, 0);
     publisher.close().await;
     (frames, record(&file))
+}
+
+/// Slower than a whole batch needs to be in time: 20 frames/s, and what comes back is as slow.
+#[tokio::test]
+async fn a_slow_network_keeps_its_link() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Peer::start(Kind::Asgi, &[]);
+    let proxy = Proxy::start(server.port());
+    proxy.set(Network::Slow { bytes_per_second: 10_000 });
+    let publisher = publisher(&proxy.url(), folder.path(), |_| {});
+    store(&publisher, 1..=300).await;
+    publisher.start();
+    drained(&publisher).await;
+    let status = publisher.session_status();
+    assert_eq!((status.connects, status.failures), (1, 0), "{status:?}");
+    publisher.close().await;
 }
 
 #[tokio::test]

@@ -1,0 +1,130 @@
+//! How many entries go out together: so many that the way there and back hardly counts, and so few
+//! that a slow network or server proves them well within the time it has.
+
+use std::time::Duration;
+
+use crate::config::{MIN_WINDOW_ENTRIES, WINDOW_GROWS_BELOW, WINDOW_SHRINKS_ABOVE};
+use crate::planted::planted;
+
+/// The size of a batch. It doubles while a full one hardly takes longer than a single entry, and
+/// halves when one takes much longer.
+#[derive(Debug)]
+pub(super) struct Window {
+    entries: usize,
+    /// The time that an entry took which went alone. No batch is faster, however small.
+    alone: Duration,
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self { entries: MIN_WINDOW_ENTRIES, alone: Duration::ZERO }
+    }
+}
+
+impl Window {
+    pub(super) fn entries(&self) -> usize {
+        if planted("slow_server_gets_all_at_once") { usize::MAX } else { self.entries }
+    }
+
+    /// So many were sent and answered after this time; no more than `most` may go out together.
+    pub(super) fn sent(&mut self, entries: usize, took: Duration, most: usize) {
+        if entries == 1 {
+            self.alone = took;
+        }
+        let longer = took.saturating_sub(self.alone);
+        if longer > WINDOW_SHRINKS_ABOVE {
+            self.shrink(2);
+        } else if longer < WINDOW_GROWS_BELOW && entries >= self.entries {
+            self.entries = (2 * self.entries).min(most.max(MIN_WINDOW_ENTRIES));
+        }
+    }
+
+    /// There was no answer within the time for it.
+    pub(super) fn not_answered(&mut self) {
+        self.shrink(8);
+    }
+
+    fn shrink(&mut self, by: usize) {
+        self.entries = (self.entries / by).max(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MOST: usize = 1000;
+    const TIMEOUT: Duration = Duration::from_secs(5);
+
+    /// A server that takes so many entries a second, this far away.
+    #[derive(Clone, Copy)]
+    struct Server {
+        a_second: f64,
+        away: Duration,
+    }
+
+    /// After the first entry on a link, which goes alone.
+    fn begun(server: Server) -> Window {
+        let mut window = Window::default();
+        window.sent(1, server.away, MOST);
+        window
+    }
+
+    /// Batches one after the other: how large they are in the end, and how many took too long.
+    fn settle(window: &mut Window, server: Server) -> (usize, usize) {
+        let mut too_long = 0;
+        for _ in 0..100 {
+            let entries = window.entries();
+            let took = server.away + Duration::from_secs_f64(entries as f64 / server.a_second);
+            if took > TIMEOUT {
+                window.not_answered();
+                too_long += 1;
+            } else {
+                window.sent(entries, took, MOST);
+            }
+        }
+        (window.entries(), too_long)
+    }
+
+    #[test]
+    fn a_batch_suits_the_server() {
+        for away in [1, 50, 700, 3000].map(Duration::from_millis) {
+            let server = Server { a_second: 5_000.0, away };
+            let (entries, too_long) = settle(&mut begun(server), server);
+            assert_eq!((entries, too_long), (MOST, 0), "{away:?}");
+        }
+        let away = Duration::from_millis(1);
+        for a_second in [4.0, 20.0, 100.0, 1_000.0] {
+            let server = Server { a_second, away };
+            let (entries, too_long) = settle(&mut begun(server), server);
+            let takes = entries as f64 / a_second;
+            assert!((0.2..=1.5).contains(&takes), "{a_second}: {entries} entries, {takes} s");
+            assert_eq!(too_long, 0, "{a_second}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_gets_slower_or_farther_is_followed() {
+        let near = Server { a_second: 5_000.0, away: Duration::from_millis(1) };
+        let mut window = begun(near);
+        settle(&mut window, near);
+        let (entries, too_long) = settle(&mut window, Server { a_second: 10.0, ..near });
+        assert!((4..=16).contains(&entries) && too_long <= 2, "{entries} {too_long}");
+        let far = Server { away: Duration::from_secs(3), ..near };
+        let (entries, too_long) = settle(&mut window, far);
+        assert_eq!((entries, too_long), (MOST, 0));
+    }
+
+    #[test]
+    fn it_grows_by_full_batches_only_and_is_never_empty() {
+        let mut window = Window::default();
+        window.sent(MIN_WINDOW_ENTRIES - 1, Duration::ZERO, MOST);
+        assert_eq!(window.entries(), MIN_WINDOW_ENTRIES);
+        for _ in 0..10 {
+            window.not_answered();
+        }
+        assert_eq!(window.entries(), 1);
+        window.sent(1, Duration::from_secs(4), MOST);
+        assert_eq!(window.entries(), 2);
+    }
+}
