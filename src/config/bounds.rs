@@ -136,10 +136,10 @@ pub const STORED_LOOKS: u32 = 20;
 pub const MAX_SESSION_ID_CHARS: usize = 128;
 
 /// So many entries go out together on a link of which nothing is known.
-pub const MIN_WINDOW_ENTRIES: usize = 16;
+pub const FIRST_WINDOW_ENTRIES: usize = 16;
 
-/// A full batch that takes less longer than an entry alone makes the next one twice as large, and one
-/// that takes more longer half as large.
+/// How much longer than an entry alone a batch may take: after less, the next one is twice as large,
+/// after more, half as large.
 pub const WINDOW_GROWS_BELOW: Duration = Duration::from_millis(250);
 pub const WINDOW_SHRINKS_ABOVE: Duration = Duration::from_secs(1);
 

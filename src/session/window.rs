@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::config::{MIN_WINDOW_ENTRIES, WINDOW_GROWS_BELOW, WINDOW_SHRINKS_ABOVE};
+use crate::config::{FIRST_WINDOW_ENTRIES, WINDOW_GROWS_BELOW, WINDOW_SHRINKS_ABOVE};
 use crate::planted::planted;
 
 /// The size of a batch. It doubles while a full one hardly takes longer than a single entry, and
@@ -17,7 +17,7 @@ pub(super) struct Window {
 
 impl Default for Window {
     fn default() -> Self {
-        Self { entries: MIN_WINDOW_ENTRIES, alone: Duration::ZERO }
+        Self { entries: FIRST_WINDOW_ENTRIES, alone: Duration::ZERO }
     }
 }
 
@@ -35,7 +35,7 @@ impl Window {
         if longer > WINDOW_SHRINKS_ABOVE {
             self.shrink(2);
         } else if longer < WINDOW_GROWS_BELOW && entries >= self.entries {
-            self.entries = (2 * self.entries).min(most.max(MIN_WINDOW_ENTRIES));
+            self.entries = (2 * self.entries).min(most.max(FIRST_WINDOW_ENTRIES));
         }
     }
 
@@ -118,8 +118,8 @@ mod tests {
     #[test]
     fn it_grows_by_full_batches_only_and_is_never_empty() {
         let mut window = Window::default();
-        window.sent(MIN_WINDOW_ENTRIES - 1, Duration::ZERO, MOST);
-        assert_eq!(window.entries(), MIN_WINDOW_ENTRIES);
+        window.sent(FIRST_WINDOW_ENTRIES - 1, Duration::ZERO, MOST);
+        assert_eq!(window.entries(), FIRST_WINDOW_ENTRIES);
         for _ in 0..10 {
             window.not_answered();
         }
