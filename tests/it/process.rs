@@ -32,6 +32,8 @@ pub fn numbered_samples(first: u64, count: usize) -> Vec<String> {
     let count = count.to_string();
     let simulated = pitwire(&["simulate", "--speed", "0", "--frames", &count])
         .stdin(Stdio::null())
+        // Not piped: the first program under Wine starts the services, which keep it open for ever.
+        .stderr(Stdio::inherit())
         .output()
         .expect("pitwire simulates");
     let text = String::from_utf8(simulated.stdout).expect("UTF-8");
