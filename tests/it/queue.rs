@@ -320,10 +320,7 @@ async fn no_append_waits_until_all_that_is_too_old_is_dropped() {
     let now = CapturedAt(roomy().max_age.as_millis() as i64 + 2 * old as i64);
     let mut expired = Vec::new();
     for _ in 0..3 {
-        let content = Content::Frame(Situation::default());
-        let entry =
-            |captured_at| NewEntry { driven_at: None, captured_at, content, json: "{}".into() };
-        let appended = queue.writer.append(|stamps| vec![entry(stamps.next(now))]).await.unwrap();
+        let appended = queue.append_many_at(now, 1).await.unwrap();
         assert!(matches!(appended[..], [Appended::Stored(_)]), "{appended:?}");
         expired.push(queue.writer.status().ledger.expired);
     }
@@ -512,12 +509,19 @@ impl Life {
     }
 
     async fn append_many(&self, count: usize) -> Result<Vec<Appended>, QueueError> {
+        self.append_many_at(CapturedAt(0), count).await
+    }
+
+    async fn append_many_at(
+        &self,
+        now: CapturedAt,
+        count: usize,
+    ) -> Result<Vec<Appended>, QueueError> {
         let content = Content::Frame(Situation::default());
         let entry =
             |captured_at| NewEntry { driven_at: None, captured_at, content, json: "{}".into() };
-        let make = |stamps: &mut Stamps| {
-            (0..count).map(|_| entry(stamps.next(CapturedAt(0)))).collect::<Vec<_>>()
-        };
+        let make =
+            |stamps: &mut Stamps| (0..count).map(|_| entry(stamps.next(now))).collect::<Vec<_>>();
         self.writer.append(make).await
     }
 

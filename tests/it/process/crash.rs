@@ -11,7 +11,7 @@ use crate::agent::Agent;
 use crate::peers::{Kind, Peer};
 
 /// What may come twice when a connection or a process is cut: the one batch that was out.
-const BATCH: usize = 1024;
+const BATCH: usize = 256;
 /// The numbers of what is posted begin after this, those of what goes through stdin at 1.
 const POSTED: u64 = 1_000_000;
 const DELIVERED: &str = r#"pitwire_ledger_entries{state="delivered"}"#;
@@ -200,7 +200,8 @@ impl Drive {
     }
 
     fn begin(&self) -> Life {
-        let agent = Agent::start(self.queue.path(), &self.server, &[&self.durability]);
+        let batch = format!("delivery.batch_max_entries={BATCH}");
+        let agent = Agent::start(self.queue.path(), &self.server, &[&self.durability, &batch]);
         let (fed, posted) = (self.fed, self.posted);
         Life { agent, first_fed: fed + 1, fed, posted, poster: None }
     }
