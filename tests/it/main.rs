@@ -8,6 +8,8 @@
 )]
 #![cfg_attr(windows, allow(dead_code, reason = "some of it serves tests that need Unix"))]
 
+#[cfg(target_os = "linux")]
+mod abuse;
 #[cfg(unix)]
 mod agent;
 mod bound;

@@ -1,0 +1,1 @@
+//! Clients that open many connections, or keep them open without using them.

@@ -1,0 +1,1 @@
+//! Clients that make the agent or the embedded server use memory.
