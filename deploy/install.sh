@@ -17,6 +17,45 @@ apt_get() {
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get "$@"
 }
 
+# Puts a Rust toolchain on the PATH that is new enough for Cargo.toml: the one that is there, else
+# rustup's, else Debian's. Further arguments are Debian packages to install with Debian's.
+ensure_rust() {
+    is_new_enough cargo && return
+    PATH=$HOME/.cargo/bin:$PATH
+    is_new_enough cargo && return
+    has curl || apt_install curl ca-certificates
+    if curl --proto '=https' --tlsv1.2 -sSf --max-time 60 https://sh.rustup.rs >/tmp/rustup-init.$$; then
+        headline "installing Rust with rustup"
+        sh /tmp/rustup-init.$$ -y --profile minimal
+        rm /tmp/rustup-init.$$
+    else
+        rm -f /tmp/rustup-init.$$
+        headline "sh.rustup.rs cannot be reached: installing Debian's Rust"
+        apt_install rustc-web cargo-web "$@"
+        PATH=/usr/bin:$PATH
+    fi
+    is_new_enough cargo || fail "no Rust $(oldest_rust) or newer: install it from https://rustup.rs"
+}
+
+is_new_enough() {
+    has "$1" && printf '%s\n' "$(oldest_rust)" "$("$1" -V | cut -d' ' -f2)" |
+        sort --check=quiet --version-sort
+}
+
+# The oldest Rust that pitwire builds with.
+oldest_rust() { sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml; }
+
+# What the vendored OpenSSL and the linker need: perl has more modules than Debian's perl-base.
+install_build_tools() {
+    local missing=()
+    perl -MFindBin -MIPC::Cmd -MFile::Compare -e 1 2>/dev/null || missing+=(perl)
+    has make || missing+=(make)
+    has cc || missing+=(gcc libc6-dev)
+    if ((${#missing[@]})); then
+        apt_install "${missing[@]}"
+    fi
+}
+
 has() { command -v "$1" >/dev/null; }
 headline() { printf '\n==> %s\n' "$*"; }
 fail() {

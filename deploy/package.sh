@@ -42,6 +42,9 @@ package_deb() {
     local program=$1 root=$work/deb
     install -D --mode 755 "$program" "$root/usr/bin/pitwire"
     install -D --mode 644 README.md LICENSE --target-directory "$root/usr/share/doc/pitwire"
+    # Where the links of the README lead.
+    mkdir "$root/usr/share/doc/pitwire/deploy"
+    cp --recursive deploy/docs "$root/usr/share/doc/pitwire/deploy/"
     install -D --mode 644 deploy/pitwire.toml deploy/hub.toml --target-directory "$root/usr/share/doc/pitwire/examples"
     install -D --mode 644 <(sed 's|%h/.local/bin/|/usr/bin/|' deploy/pitwire.service) \
         "$root/usr/lib/systemd/user/pitwire.service"
@@ -102,8 +105,9 @@ package_windows() {
 # A folder with these files and those that every package has.
 gather() {
     local folder=$1
-    mkdir "$folder"
+    mkdir --parents "$folder/deploy"
     cp "${@:2}" README.md LICENSE deploy/pitwire.toml deploy/hub.toml "$folder/"
+    cp --recursive deploy/docs "$folder/deploy/"
 }
 
 main

@@ -37,10 +37,8 @@ has_compiler() {
     [[ -x $debian/cargo && -x $debian/rustc && -x $debian/cargo-clippy ]] || return
     [[ -e $("$debian/rustc" --print sysroot)/lib/rustlib/src/rust/library/Cargo.lock ]] || return
     # An old list of packages has an old compiler.
-    printf '%s\n' "$(oldest_rust)" "$("$debian/rustc" -V | cut -d' ' -f2)" | sort --check=quiet --version-sort
+    is_new_enough "$debian/rustc"
 }
-
-oldest_rust() { sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml; }
 
 # Debian has no standard library for Windows, but its source.
 build_standard_library() {

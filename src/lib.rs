@@ -77,7 +77,7 @@ pub mod tools;
 
 pub use self::publisher::DashboardPublisher;
 
-/// The README's examples are compiled with the tests.
+/// Compiles the example in the documentation as a doc test.
 #[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-pub struct ReadmeDoctests;
+#[doc = include_str!("../deploy/docs/library.md")]
+pub struct DocumentationTests;

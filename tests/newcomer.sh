@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# A newcomer's way: a clean Debian 12, a fresh clone, a user who may use sudo, and the commands of the
-# README from top to bottom, each as it stands there. Takes a quarter of an hour; needs root and
-# debootstrap. See tests/README.md.
+# Runs the commands of the README and of the pages that a newcomer reads, in their order and as
+# written, on a clean Debian 12: a fresh clone, and a user who may use sudo. Takes a quarter of an
+# hour; needs root and debootstrap. See tests/README.md.
 #
-#   tests/newcomer.sh           makes the machine and goes the way
-#   tests/newcomer.sh commands  prints what would be typed there
+#   tests/newcomer.sh           makes the machine and runs the commands there
+#   tests/newcomer.sh commands  prints the commands
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -22,12 +22,6 @@ main() {
     make_machine
     git clone --quiet . "$root/home/racer/pitwire"
     script >"$root/home/racer/way.sh"
-    # It only leads on to this file.
-    if ! getent hosts sh.rustup.rs >/dev/null; then
-        echo 'sh.rustup.rs is not to be had here: the file that it leads to is taken instead' >&2
-        sed -i s,https://sh.rustup.rs,https://static.rust-lang.org/rustup/rustup-init.sh, \
-            "$root/home/racer/way.sh"
-    fi
     # What runs in there ends with it, and what is mounted in there goes with it.
     unshare --mount --pid --fork --kill-child bash -euc '
         mount -t proc proc "$1/proc"
@@ -39,7 +33,7 @@ main() {
         chroot "$1" chown -R racer: /home/racer
         chroot "$1" su - racer -c "bash way.sh"
     ' bash "$root"
-    echo "the way of the README goes to its end, after $SECONDS s"
+    echo "every command of the documentation ran, after $SECONDS s"
 }
 
 make_machine() {
@@ -55,14 +49,14 @@ make_machine() {
     mkdir -p "$root/dev/shm"
 }
 
-# What is typed: the README's blocks, each as what it is.
+# Prints the shell blocks of these pages as one script.
 script() {
     cat <<'SETUP'
 set -eux
 cd ~/pitwire
-# The program that the README leaves to the reader.
+# The reader's own program.
 your-reader() { pitwire simulate; }
-# Goes on until it is stopped with Ctrl-C, and ends well then.
+# Runs until Ctrl-C, and then ends with 0.
 for_ten_seconds() { timeout --preserve-status --signal=INT --kill-after=10 10 bash -euc "$1"; }
 export -f your-reader
 # A tool may have found something.
@@ -73,26 +67,38 @@ SETUP
         /^ *```sh$/ { block = ""; inside = 1; next }
         /^ *```$/ { if (inside) printf "%s%c", block, 0; inside = 0; next }
         inside { sub(/^  /, ""); block = block $0 "\n" }
-    ' README.md)
+    ' README.md deploy/docs/{install,sources,configuration,queue-tools}.md)
     for block in "${blocks[@]}"; do
         case $block in
             'tests/run.sh'*) printf '# left to CI: %s' "$block" ;;
-            'pitwire demo'*) printf 'timeout --preserve-status --signal=INT 30 %s' "$block" ;;
-            'pitwire run --server http://localhost:5000'$'\n')
-                printf 'pitwire serve & server=$!\nsleep 1\n%s' "${block%$'\n'}"
-                printf ' & agent=$!\nsleep 3\n'
+            deploy/quickstart.sh*)
+                printf '%s --seconds 40\n' "${block%$'\n'}"
+                printf 'export PATH=$PWD/target/release:$PATH\npitwire serve & server=$!\n'
                 ;;
-            curl*v1*) printf '%skill $agent; wait $agent\n' "$block" ;;
-            'your-reader'* | 'pitwire run '*) printf 'for_ten_seconds %q\n' "$block" ;;
+            # Posts need an agent; the other lines of the block run one after the other.
+            curl*v1*)
+                printf 'sleep 1; pitwire run & agent=$!\nsleep 3\n'
+                sed '/^your-reader\|^pitwire/d' <<<"$block"
+                printf 'kill $agent; wait $agent\n'
+                endless_commands "$block"
+                ;;
+            'your-reader'*) endless_commands "$block" ;;
+            'pitwire run '*) printf 'for_ten_seconds %q\n' "$block" ;;
             'pitwire queue'*) sed -E 's/^(.*[^ ]) *#.*$/\1/; s/$/ || or_found/' <<<"${block%$'\n'}" ;;
-            # Nobody runs by then.
-            'pitwire reload'*) printf '! %s' "$block" ;;
+            # No agent is running to be reloaded.
+            'pitwire check'*) sed -E 's/^(pitwire reload.*)/! \1/' <<<"${block%$'\n'}" ;;
             'pitwire doctor'*) printf '%s || or_found\n' "${block%$'\n'}" ;;
             *) printf '%s' "$block" ;;
         esac
     done
     # shellcheck disable=SC2016
     printf 'kill $server; wait $server\n'
+}
+
+# Prints the commands of a block that read a source without end, each bounded in time.
+endless_commands() {
+    sed -n '/^your-reader\|^pitwire simulate/p' <<<"$1" |
+        while read -r line; do printf 'for_ten_seconds %q\n' "$line"; done
 }
 
 main "$@"

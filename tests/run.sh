@@ -2,6 +2,7 @@
 # Everything that must hold, in one command. See tests/README.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source deploy/install.sh
 
 step() {
     printf '\n==> %s\n' "$*"
@@ -9,6 +10,7 @@ step() {
 }
 
 main() {
+    ensure_rust rust-web-clippy rustfmt-web
     printf '==> tests/setup.sh\n'
     PITWIRE_PEERS=$(tests/setup.sh)
     export PITWIRE_PEERS

@@ -31,11 +31,8 @@ main() {
 }
 
 install_system_packages() {
+    install_build_tools
     local missing=()
-    # The vendored OpenSSL is built with perl (more of it than Debian's perl-base) and make.
-    perl -MFindBin -MIPC::Cmd -MFile::Compare -e 1 2>/dev/null || missing+=(perl)
-    has make || missing+=(make)
-    has cc || missing+=(gcc libc6-dev)
     python3 -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
     # Certificates for the TLS tests.
     has openssl || missing+=(openssl)

@@ -94,11 +94,11 @@ mod tests {
 
     /// There is nothing to do, and no page.
     const LIVE: &str = "## What you see\nLive";
-    const DISK: &str = include_str!("../../deploy/failures/disk.md");
-    const OFFLINE: &str = include_str!("../../deploy/failures/offline.md");
-    const NO_SESSION: &str = include_str!("../../deploy/failures/no-session.md");
-    const NEW_PAGE: &str = include_str!("../../deploy/failures/new-page.md");
-    const BEHIND: &str = include_str!("../../deploy/failures/behind.md");
+    const DISK: &str = include_str!("../../deploy/docs/troubleshooting/disk.md");
+    const OFFLINE: &str = include_str!("../../deploy/docs/troubleshooting/offline.md");
+    const NO_SESSION: &str = include_str!("../../deploy/docs/troubleshooting/no-session.md");
+    const NEW_PAGE: &str = include_str!("../../deploy/docs/troubleshooting/new-page.md");
+    const BEHIND: &str = include_str!("../../deploy/docs/troubleshooting/behind.md");
 
     /// That somebody who sees these words, with whatever number, finds them on the page.
     fn leads_to(text: &str, page: &str) {

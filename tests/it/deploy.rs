@@ -112,23 +112,24 @@ fn each_alert_fires_and_clears_and_is_about_metrics_that_there_are() {
     assert!(count > 10, "{count}");
 }
 
-/// What can go wrong has a page each: an alert leads to it, and so does the README.
+/// Each problem has a troubleshooting page; an alert and the index link to it.
 #[test]
 fn each_failure_has_a_page_that_says_what_is_seen_why_and_what_to_do() {
-    let (alerts, readme) = (text("alerts.yml"), text("../README.md"));
+    let (alerts, index) = (text("alerts.yml"), text("docs/troubleshooting/README.md"));
     let led_to: BTreeSet<String> = alerts
         .lines()
-        .filter_map(|line| line.trim().strip_prefix("runbook: failures/"))
+        .filter_map(|line| line.trim().strip_prefix("runbook_url: docs/troubleshooting/"))
         .map(str::to_owned)
         .collect();
-    let files = fs::read_dir(deployed("failures")).unwrap();
-    let pages: BTreeSet<String> =
+    let files = fs::read_dir(deployed("docs/troubleshooting")).unwrap();
+    let mut pages: BTreeSet<String> =
         files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(pages.remove("README.md"), "no index");
     assert_eq!(pages, led_to);
-    assert_eq!(alerts.matches("- alert: ").count(), alerts.matches("runbook: ").count());
+    assert_eq!(alerts.matches("- alert: ").count(), alerts.matches("runbook_url: ").count());
     for page in pages {
-        assert!(readme.contains(&format!("(deploy/failures/{page})")), "README: {page}");
-        let text = text(&format!("failures/{page}"));
+        assert!(index.contains(&format!("({page})")), "index: {page}");
+        let text = text(&format!("docs/troubleshooting/{page}"));
         let headings: Vec<_> = text.lines().filter(|line| line.starts_with("## ")).collect();
         assert_eq!(headings, ["## What you see", "## Why", "## What to do"], "{page}");
         for name in metrics_in(&text) {

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Installs what is missing to build pitwire on Debian 12 or a relative, builds it and starts the demo.
+# Packages come from apt, as root or through sudo; Rust comes from rustup, or from Debian if rustup's
+# server cannot be reached. The program is then target/release/pitwire; its demo ends with Ctrl-C.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source deploy/install.sh
+
+install_build_tools
+ensure_rust
+headline "building pitwire (several minutes the first time)"
+cargo build --locked --release --bin pitwire
+exec "${CARGO_TARGET_DIR:-target}/release/pitwire" demo "$@"
