@@ -73,6 +73,7 @@ SETUP
             'tests/run.sh'*) printf '# left to CI: %s' "$block" ;;
             deploy/quickstart.sh*)
                 printf '%s --seconds 40\n' "${block%$'\n'}"
+                printf '[ ! -e ~/.cargo/env ] || . ~/.cargo/env\n'
                 printf 'export PATH=$PWD/target/release:$PATH\npitwire serve & server=$!\n'
                 ;;
             # Posts need an agent; the other lines of the block run one after the other.
