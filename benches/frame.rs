@@ -1,5 +1,4 @@
-//! What one frame costs in CPU: from a source's bytes to the record that goes to the disk, and
-//! back.
+//! CPU cost of one frame, from a source's bytes to the record on disk and back.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a bench")]
 
 mod lap;
@@ -13,7 +12,7 @@ use pitwire::fields::{self, Frame};
 use pitwire::queue::record::{self, Marks};
 use pitwire::source::simulator::Car;
 
-/// Two laps and a half: every corner, fuel going down, tyres warming up.
+/// Two and a half laps: every corner, decreasing fuel, warming tyres.
 const FRAMES: usize = 600;
 const STINT: StintId = StintId(1);
 
@@ -21,7 +20,7 @@ fn main() {
     divan::main();
 }
 
-/// A source's line to the dashboard's frame.
+/// From a source's line to the dashboard frame.
 #[divan::bench]
 fn frame(bencher: Bencher<'_, '_>) {
     let lines = lap::samples(FRAMES).into_iter().map(|(_, sample)| sample.to_string());
@@ -32,7 +31,7 @@ fn frame(bencher: Bencher<'_, '_>) {
         .bench_local_refs(|line| Frame::parse(black_box(line.as_bytes())).unwrap());
 }
 
-/// A sample that a source made itself to the frame's text.
+/// From a sample built in memory to the frame's text.
 #[divan::bench]
 fn map(bencher: Bencher<'_, '_>) {
     let mut samples = lap::samples(FRAMES).into_iter().cycle();
@@ -41,14 +40,14 @@ fn map(bencher: Bencher<'_, '_>) {
         .bench_local_refs(|(at, sample)| fields::map(black_box(sample), *at).unwrap());
 }
 
-/// A setup, to learn whether it changed.
+/// Checks whether a setup has changed.
 #[divan::bench]
 fn setup_fingerprint(bencher: Bencher<'_, '_>) {
     let setup = Car::new(1).setup();
     bencher.bench_local(|| fields::setup_fingerprint(black_box(&setup)));
 }
 
-/// A frame to the queue's record.
+/// From a frame to a queue record.
 #[divan::bench]
 fn encode(bencher: Bencher<'_, '_>) {
     let mut frames = frames().into_iter().cycle();
@@ -60,7 +59,7 @@ fn encode(bencher: Bencher<'_, '_>) {
         });
 }
 
-/// The queue's record to an entry.
+/// From a queue record to an entry.
 #[divan::bench]
 fn decode(bencher: Bencher<'_, '_>) {
     let encode = |(at, json): (_, String)| {

@@ -1,5 +1,5 @@
-//! What the queue costs, on the disk that holds the build. Never trust it on a disk in memory:
-//! there an fsync is free.
+//! Cost of the queue, on the disk that holds the build. Meaningless on a RAM disk, where an fsync is
+//! free.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a bench")]
 
 mod lap;
@@ -17,22 +17,22 @@ use pitwire::queue::{self, Closed, Content, Limit, NewEntry, Reader, Writer};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-/// One frame is what a live car gives; 256 is the most that sources and the session take at once.
+/// A live car gives one frame at a time; sources and delivery handle at most 256 at once.
 const BATCHES: [usize; 2] = [1, 256];
-/// Different ones; they go in again and again.
+/// Number of different frames, which are appended in turn.
 const FRAMES: usize = 600;
 
 fn main() {
     divan::main();
 }
 
-/// Until it is stored for good: one fsync a call.
+/// Append until durable: one fsync per call.
 #[divan::bench(args = BATCHES, sample_count = 50, sample_size = 1)]
 fn append_entry(bencher: Bencher<'_, '_>, batch: usize) {
     append(bencher, Durability::Entry, batch);
 }
 
-/// Until it is in the queue, which does an fsync every 200 ms.
+/// Append with an fsync every 200 ms.
 #[divan::bench(args = BATCHES, sample_count = 50, sample_size = 16)]
 fn append_200ms(bencher: Bencher<'_, '_>, batch: usize) {
     append(bencher, Durability::Within(Duration::from_millis(200)), batch);
@@ -47,7 +47,7 @@ fn append(bencher: Bencher<'_, '_>, durability: Durability, batch: usize) {
     queue.into_inner().close();
 }
 
-/// The oldest entries out and away, as if the server had them.
+/// Read and remove the oldest entries, as if the server had them.
 #[divan::bench(args = BATCHES, sample_count = 50, sample_size = 1)]
 fn read_and_remove(bencher: Bencher<'_, '_>, batch: usize) {
     let queue = RefCell::new(Queue::open(Durability::Entry));
@@ -62,7 +62,7 @@ fn read_and_remove(bencher: Bencher<'_, '_>, batch: usize) {
     queue.into_inner().close();
 }
 
-/// A queue in a folder of its own.
+/// A queue in a temporary directory.
 struct Queue {
     runtime: Runtime,
     writer: Writer,
@@ -115,7 +115,7 @@ impl Queue {
         });
     }
 
-    /// Waits until the queue has let go of its folder, and deletes that.
+    /// Waits until the queue has released its directory, then deletes it.
     fn close(self) {
         let Self { runtime, writer, reader, closed, folder, .. } = self;
         drop((writer, reader));

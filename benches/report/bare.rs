@@ -1,5 +1,5 @@
-//! The client library that pitwire is built on, with nothing around it: no queue, no proof, no
-//! order, nothing kept. What it costs no program on it can undercut.
+//! The bare client library that pitwire uses: no queue, no proof, no order, nothing kept. A program
+//! that uses it cannot cost less than this.
 
 use std::io::Write;
 use std::process::Command;
@@ -13,7 +13,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::runtime::Builder;
 use tokio::sync::mpsc;
 
-/// The first argument that makes this program the client.
+/// The first argument that turns this program into the client.
 const NAME: &str = "bare-client";
 
 pub(crate) fn command(server: &str) -> Command {
@@ -22,13 +22,13 @@ pub(crate) fn command(server: &str) -> Command {
     command
 }
 
-/// The server of the client that this process is to be; `None` when it is the report.
+/// The server, if this process is the client; `None` if it is the report.
 pub(crate) fn server() -> Option<String> {
     let mut args = std::env::args().skip(1);
     args.next().filter(|name| name == NAME).and_then(|_| args.next())
 }
 
-/// Publishes one sample a line of standard input, each with an acknowledgement.
+/// Publishes each line of standard input as a sample and asks for an acknowledgement.
 pub(crate) fn publish(server: &str) {
     Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
         let (assigned, mut session) = mpsc::channel(1);
@@ -40,12 +40,12 @@ pub(crate) fn publish(server: &str) {
                 }
                 async {}.boxed()
             })
-            // As pitwire has to: it looks at what comes back.
+            // Parse what comes back, as pitwire must.
             .on("telemetry_update", |_, _| async {}.boxed())
             .connect()
             .await
             .unwrap();
-        // The client takes no event before it is connected, and does not say when it is.
+        // The client accepts no event before it is connected, and does not report when it is.
         tokio::time::sleep(Duration::from_millis(500)).await;
         client.emit("request_session_id", json!({})).await.unwrap();
         let session = session.recv().await.unwrap();

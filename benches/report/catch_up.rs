@@ -1,5 +1,5 @@
-//! An hour without a server at 2 Hz, then it is back: how long until all is there, while the car
-//! goes on.
+//! The server is down for an hour at 2 Hz and comes back: time until everything has arrived, while
+//! the car keeps driving.
 
 use std::time::{Duration, Instant};
 
@@ -22,7 +22,7 @@ pub(crate) fn measure(report: &mut Report) {
     }
 }
 
-/// From the moment at which the server can be reached, its next attempt to connect included.
+/// Measured from the moment the server is reachable, so it includes the wait for the next attempt.
 async fn catch_up(network: Network) -> f64 {
     let place = place();
     let server = Peer::start(Kind::Asgi, &[]);
@@ -39,7 +39,7 @@ async fn catch_up(network: Network) -> f64 {
     proxy.set(network);
     let start = Instant::now();
     let mut fed = start;
-    // One frame may be on its way.
+    // One frame may be in flight.
     while queued().await > 1.0 {
         if fed.elapsed() >= Duration::from_millis(500) {
             fed = Instant::now();

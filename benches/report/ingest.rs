@@ -1,5 +1,5 @@
-//! How fast frames are taken in and stored, durable 200 ms later at the latest, beside other queues
-//! on the same disk: over HTTP, as lines on a pipe, and what others take as lines.
+//! How fast frames are ingested and stored, durable within 200 ms, beside other queues on the same
+//! disk: over HTTP, as lines on a pipe, and as lines for the others.
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
@@ -18,10 +18,10 @@ use crate::syslog::{self, Syslog};
 use crate::table::Report;
 
 const FRAMES: usize = 60_000;
-/// Of one HTTP request.
+/// Frames in one HTTP request.
 const BATCH: usize = 1_000;
 const FLUSH_INTERVAL: Duration = Duration::from_millis(200);
-/// Nothing listens there.
+/// An address where nothing listens.
 const NOWHERE: &str = "http://127.0.0.1:9";
 const SETTINGS: [&str; 3] =
     ["queue.durability=200ms", "source.stdin.receipts=false", "log.level=info"];
@@ -92,7 +92,7 @@ fn by_sqlite(lines: &[String]) -> f64 {
         .spawn()
         .unwrap();
     let mut stdout = child.stdout.take().unwrap();
-    // It says when it is ready, and when all is stored.
+    // It prints a line when it is ready, and another when everything is stored.
     stdout.read_exact(&mut [0]).unwrap();
     let started = Instant::now();
     let mut stdin = child.stdin.take().unwrap();
@@ -104,7 +104,7 @@ fn by_sqlite(lines: &[String]) -> f64 {
     rate
 }
 
-/// What the disk and a single thread can do: bytes and nothing else.
+/// The limit of the disk and a single thread: raw bytes.
 fn by_file(lines: &[String]) -> f64 {
     let place = place();
     let mut file = File::create(place.path().join("frames")).unwrap();
@@ -121,7 +121,8 @@ fn by_file(lines: &[String]) -> f64 {
     lines.len() as f64 / started.elapsed().as_secs_f64()
 }
 
-/// Until its queue on the disk is as large as what was sent: it does not say what it has stored.
+/// Waits until its disk queue is as large as what was sent, because it does not report what it has
+/// stored.
 fn by_syslog(daemon: Syslog, home: &Path, lines: &[String]) -> f64 {
     let place = place();
     let running = syslog::start(daemon, home, place.path(), 9);
@@ -144,7 +145,7 @@ fn by_syslog(daemon: Syslog, home: &Path, lines: &[String]) -> f64 {
     rate
 }
 
-/// Ends with whoever started it.
+/// A child process that is killed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Ended(pub(crate) Child);
 
@@ -155,7 +156,7 @@ impl Drop for Ended {
     }
 }
 
-/// Bytes of the files below a folder that changes meanwhile.
+/// Bytes of the files below a directory that may be changing.
 pub(crate) fn bytes_below(folder: &Path) -> u64 {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
     let bytes = |entry: fs::DirEntry| match entry.metadata() {

@@ -1,5 +1,5 @@
-//! A race without an outage: how late each frame is at the server, and what the publisher takes of
-//! the PC, at several rates.
+//! A race without an outage: latency of each frame at the server, and the publisher's CPU and memory,
+//! at several rates.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -21,7 +21,7 @@ use crate::queue::place;
 use crate::syslog::{self, Syslog};
 use crate::table::Report;
 
-/// What is measured begins after this: sessions are bound, pages are read in.
+/// Warm-up before measuring: sessions are bound and memory pages are loaded.
 const WARM_UP: Duration = Duration::from_secs(3);
 const MEASURED: Duration = Duration::from_secs(10);
 
@@ -81,21 +81,21 @@ fn agent(server: &str, queue: &Path, durability: &str) -> Ended {
     Ended(child.unwrap())
 }
 
-/// A client that says something when it is ready.
+/// A client that prints a line when it is ready.
 fn started(command: &mut Command) -> Ended {
     let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
     child.stdout.as_mut().unwrap().read_exact(&mut [0; 5]).unwrap();
     Ended(child)
 }
 
-/// Feeds a publisher and looks at it: latencies in ms, then its cost.
+/// Feeds a publisher and measures it: latencies in ms, then its cost.
 fn live(hz: u32, start: impl FnOnce(&str) -> Ended) -> Vec<f64> {
     let folder = place();
     let record = folder.path().join("record");
     let server = Peer::start(Kind::Asgi, &["--record", record.to_str().unwrap()]);
     let mut publisher = start(&server.url());
     let (sent, took, memory) = feed(&mut publisher.0, hz);
-    // What is on its way.
+    // Wait for frames in flight.
     thread::sleep(Duration::from_secs(1));
     let warm_up = (WARM_UP.as_secs() * u64::from(hz)) as usize;
     let mut late = latencies(&record, &sent[warm_up..]);
@@ -113,7 +113,7 @@ fn cost(took: Took, memory: u64, frames: f64) -> [f64; 4] {
     [cpu_seconds_a_minute, memory as f64 / 1e6, wake_ups_a_second, written_bytes as f64 / frames]
 }
 
-/// Gives the moment of each line, numbered from 0 in its field `lap`.
+/// Feeds lines numbered from 0 in their field `lap`, and returns when each was sent.
 fn feed(child: &mut Child, hz: u32) -> (Vec<f64>, Took, u64) {
     let mut stdin = child.stdin.take().unwrap();
     let mut samples = lap::samples(600);
@@ -142,7 +142,7 @@ fn now_ms() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64() * 1000.0
 }
 
-/// How much later than they were sent the last frames were received.
+/// Latencies of the most recent frames, from sent to received.
 fn latencies(record: &Path, sent: &[f64]) -> Vec<f64> {
     let text = fs::read_to_string(record).unwrap();
     let all = text.lines().count();
@@ -156,7 +156,7 @@ fn latencies(record: &Path, sent: &[f64]) -> Vec<f64> {
     late.collect()
 }
 
-/// A logger between a source and a sink that takes all.
+/// A logger between a source and a sink that accepts everything.
 fn relayed(daemon: Syslog, home: &Path) -> Vec<f64> {
     let place = place();
     let sink = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();

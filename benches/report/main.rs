@@ -1,18 +1,18 @@
-//! `cargo bench --bench report`: what pitwire does and what it costs, beside what one would take in
-//! its place, all in the same run: one table, medians of three runs with the least and the most.
+//! `cargo bench --bench report`: speed and cost of pitwire beside the alternatives, all in one run.
+//! One table; each figure is the median of three runs, with minimum and maximum.
 //!
 //! ```text
-//! cargo bench --bench report                  all of it, about half an hour
-//! cargo bench --bench report -- replay ack    the rows whose names hold one of these words
-//! cargo bench --bench report -- --json        one JSON object in place of the table
+//! cargo bench --bench report                  everything, about half an hour
+//! cargo bench --bench report -- replay ack    rows whose names contain one of these words
+//! cargo bench --bench report -- --json        one JSON object instead of the table
 //! ```
-//! Needs what `tests/setup.sh` and, for rsyslog and syslog-ng, `benches/setup.sh` install; a client
-//! that is not there is named in the table, and left out. Figures of a machine that does other work
-//! at the same time are worth little: what counts then are the ratios of one run.
+//! Needs what `tests/setup.sh` and, for rsyslog and syslog-ng, `benches/setup.sh` install. A missing
+//! client is named in the table and skipped. On a machine that does other work at the same time,
+//! compare only the ratios within one run.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a bench program")]
 
-// Shared with the tests, of which not all is needed here.
+// Shared with the tests; the benches use only part of it.
 #[allow(dead_code, unused_imports, unreachable_pub, reason = "shared")]
 #[path = "../../tests/it/agent.rs"]
 mod agent;

@@ -1,24 +1,24 @@
-//! What a process takes, as the system counts it.
+//! CPU, memory and wake-ups of a process, as the kernel counts them.
 
 use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
-/// The system counts CPU time in hundredths of a second.
+/// Unit of the kernel's CPU times: a hundredth of a second.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// One look at a process.
+/// One reading of a process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Look {
     at: Instant,
     cpu_seconds: f64,
-    /// How often one of its threads went to sleep of its own accord, and so was woken.
+    /// Voluntary context switches of all threads: each is followed by a wake-up.
     wake_ups: u64,
     written_bytes: u64,
     pub(crate) rss_bytes: u64,
 }
 
-/// What a process took between two looks.
+/// What a process used between two readings.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Took {
     pub(crate) cpu_seconds_a_minute: f64,
@@ -27,7 +27,7 @@ pub(crate) struct Took {
 }
 
 impl Look {
-    /// Looks at a process that runs.
+    /// Reads a running process.
     pub(crate) fn at(process: u32) -> Self {
         let folder = Path::new("/proc").join(process.to_string());
         let status = fs::read_to_string(folder.join("status")).unwrap_or_default();
@@ -46,7 +46,7 @@ impl Look {
         }
     }
 
-    /// What it took since an earlier look.
+    /// What it used since an earlier reading.
     pub(crate) fn since(&self, earlier: &Self) -> Took {
         let seconds = (self.at - earlier.at).as_secs_f64();
         Took {
@@ -57,10 +57,10 @@ impl Look {
     }
 }
 
-/// CPU time of a process so far, its kernel's included.
+/// User and system CPU time of a process so far.
 pub(crate) fn cpu_seconds(process: u32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    // The name may hold anything but ends with the last parenthesis; user and system time are the
+    // The name can contain anything and ends with the last parenthesis; user and system time are the
     // 12th and 13th field after it.
     let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
     fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>()

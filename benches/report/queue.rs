@@ -1,5 +1,5 @@
-//! The queue by itself, on the disk that holds the build: appends a second, the slowest of them at
-//! 100 Hz, and a start with a long backlog.
+//! The queue alone, on the disk that holds the build: appends per second, the slowest append at
+//! 100 Hz, and start-up with a long backlog.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -15,7 +15,7 @@ use crate::process::Look;
 use crate::table::Report;
 
 const WITHIN: Durability = Durability::Within(Duration::from_millis(200));
-/// Nothing listens there.
+/// An address where nothing listens.
 const NOWHERE: &str = "http://127.0.0.1:9";
 
 pub(crate) fn measure(report: &mut Report) {
@@ -48,7 +48,7 @@ async fn append_rate(durability: Durability, batch: usize, entries: usize) -> f6
     entries as f64 / started.elapsed().as_secs_f64()
 }
 
-/// Two segments' worth: their sealing is among what is measured.
+/// Enough for two segments, so that sealing them is measured too.
 async fn at_100_hz() -> Vec<f64> {
     let place = place();
     let (writer, _reader, _closed) = open(place.path(), WITHIN);
@@ -66,7 +66,7 @@ async fn at_100_hz() -> Vec<f64> {
     vec![at(0.5), at(0.99), at(0.999), took[took.len() - 1]]
 }
 
-/// The program itself, from its start to the first frame that it has stored.
+/// The program from its start to its first stored frame.
 fn start_with_backlog(report: &mut Report, runtime: &Runtime) {
     let place = place();
     let mut made = 0;
@@ -91,7 +91,7 @@ fn start_with_backlog(report: &mut Report, runtime: &Runtime) {
     }
 }
 
-/// Appends until there are so many; says what they take on the disk.
+/// Appends this many entries; returns the bytes that they use on disk.
 async fn fill(folder: &Path, from: usize, to: usize) -> u64 {
     let (writer, reader, closed) = open(folder, Durability::Os);
     let frames = lap::frames(600);
@@ -130,7 +130,7 @@ async fn append(writer: &Writer, frames: &[String], first: usize, count: usize) 
         (first..first + count).map(entry).collect()
     };
     let appended = writer.append(make).await.unwrap();
-    // Else it would be measured how fast memory is.
+    // Otherwise this would measure memory, not the disk.
     assert!(
         appended.iter().all(|one| matches!(one, Appended::Stored(_))),
         "the disk does not keep up"

@@ -1,5 +1,5 @@
-//! How fast a queue is replayed to a real python-socketio server, beside the clients that people
-//! use today, and what that costs the PC.
+//! How fast a queue is replayed to a real python-socketio server, beside the clients in common use,
+//! and the CPU that it costs.
 
 use std::fs;
 use std::path::Path;
@@ -60,7 +60,7 @@ pub(crate) fn measure(report: &mut Report) {
     }
 }
 
-/// A client that prints its frames a second and its microseconds of CPU for each.
+/// A client that prints its frames per second and its CPU time per frame in microseconds.
 fn foreign(mut command: Command, recording: &Path) -> Vec<f64> {
     let server = Peer::start(Kind::Asgi, &[]);
     let output = command.arg(server.url()).arg(recording).output().unwrap();
@@ -70,7 +70,7 @@ fn foreign(mut command: Command, recording: &Path) -> Vec<f64> {
     figures
 }
 
-/// Fills a queue, then measures from the connection to the empty queue.
+/// Fills a queue, then measures the time from the connection to the empty queue.
 fn replay(url: &str, frames: &[String], proof: ProofChoice) -> Vec<f64> {
     let folder = place();
     let mut config = Config::default();
@@ -98,8 +98,8 @@ fn replay(url: &str, frames: &[String], proof: ProofChoice) -> Vec<f64> {
     })
 }
 
-/// As fast as that server takes frames, and sends them back to whoever has joined, where nobody waits
-/// for anything in between.
+/// The most that this server can take: a client that sends everything at once and waits for nothing in
+/// between.
 async fn bare(port: u16, frames: &[String], joins: bool) -> f64 {
     let url = format!("ws://127.0.0.1:{port}/socket.io/?EIO=4&transport=websocket");
     let socket = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();

@@ -1,5 +1,5 @@
-//! rsyslog and syslog-ng with their queues on the disk, whose destination is away: neither of them
-//! syncs what it writes.
+//! rsyslog and syslog-ng with disk queues and an unreachable destination. Neither syncs what it
+//! writes.
 
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use crate::ingest::{Ended, bytes_below};
 
-/// From the start of a daemon until it accepts connections, at most.
+/// Longest time from the start of a daemon until it accepts connections.
 const START_UP: Duration = Duration::from_secs(10);
 
 /// Which daemon.
@@ -22,7 +22,7 @@ pub(crate) enum Syslog {
 
 pub(crate) const ALL: [Syslog; 2] = [Syslog::Rsyslog, Syslog::SyslogNg];
 
-/// A daemon that runs until it is dropped.
+/// A running daemon; dropping it ends the process.
 #[derive(Debug)]
 pub(crate) struct Running {
     pub(crate) child: Ended,
@@ -37,7 +37,7 @@ impl Syslog {
         }
     }
 
-    /// Takes lines on `port`, and sends them to `target` as they came.
+    /// Accepts lines on `port` and forwards them unchanged to `target`.
     fn configuration(self, folder: &Path, port: u16, target: u16) -> String {
         let folder = folder.display();
         match self {
@@ -94,7 +94,7 @@ log {{ source(s); destination(d); flags(flow-control); }};
     }
 }
 
-/// Where `benches/setup.sh` has unpacked them.
+/// Where `benches/setup.sh` unpacks the daemons.
 pub(crate) fn home() -> Option<PathBuf> {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| Some(std::env::home_dir()?.join(".cache")))?;
@@ -118,7 +118,7 @@ pub(crate) fn start(daemon: Syslog, home: &Path, folder: &Path, target: u16) -> 
 }
 
 impl Running {
-    /// A connection to it, as soon as it accepts one.
+    /// Connects as soon as the daemon accepts connections.
     pub(crate) fn connect(&self) -> TcpStream {
         let started = Instant::now();
         loop {
@@ -131,7 +131,7 @@ impl Running {
     }
 }
 
-/// What its queue in `folder` takes on the disk.
+/// Bytes on disk of its queue in `folder`.
 pub(crate) fn queued_bytes(folder: &Path) -> u64 {
     bytes_below(&folder.join("queue"))
 }

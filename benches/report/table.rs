@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-/// Each figure is the median of so many runs.
+/// Runs for each figure, of which the median counts.
 const RUNS: usize = 3;
 
-/// What was measured so far.
+/// The figures measured so far.
 #[derive(Debug)]
 pub(crate) struct Report {
     words: Vec<String>,
@@ -14,7 +14,7 @@ pub(crate) struct Report {
     absent: Vec<String>,
 }
 
-/// A figure: the values of all runs, ascending.
+/// One figure: the values of all runs in ascending order.
 #[derive(Debug)]
 struct Row {
     name: String,
@@ -29,7 +29,7 @@ impl Row {
 }
 
 impl Report {
-    /// Nothing yet; the words of the command line choose the rows.
+    /// Starts an empty report; the words of the command line select rows.
     pub(crate) fn from_args() -> Self {
         let (flags, words): (Vec<_>, Vec<_>) =
             std::env::args().skip(1).partition(|word| word.starts_with("--"));
@@ -41,12 +41,12 @@ impl Report {
         self.words.is_empty() || self.words.iter().any(|word| name.contains(word))
     }
 
-    /// Measures one figure three times.
+    /// Measures one figure, with the usual number of runs.
     pub(crate) fn row(&mut self, name: &str, unit: &'static str, mut run: impl FnMut() -> f64) {
         self.rows(name, &[("", unit)], || vec![run()]);
     }
 
-    /// Measures figures that come from the same runs: what each is, and its unit.
+    /// Measures several figures in the same runs; each has a name and a unit.
     pub(crate) fn rows(
         &mut self,
         name: &str,
@@ -56,7 +56,7 @@ impl Report {
         self.rows_of(RUNS, name, figures, run);
     }
 
-    /// Likewise, so many times.
+    /// Measures several figures in the same runs, with this number of runs.
     pub(crate) fn rows_of(
         &mut self,
         runs: usize,
@@ -73,20 +73,20 @@ impl Report {
             values.sort_by(f64::total_cmp);
             let name = if what.is_empty() { name.to_owned() } else { format!("{name}: {what}") };
             let row = Row { name, unit, values };
-            // For whoever waits.
+            // Shows progress.
             eprintln!("{}", line(&row));
             self.rows.push(row);
         }
     }
 
-    /// Notes that something cannot be measured here.
+    /// Records that something cannot be measured on this machine.
     pub(crate) fn absent(&mut self, name: &str, why: &str) {
         if self.wants(name) {
             self.absent.push(format!("{name}: {why}"));
         }
     }
 
-    /// Prints the table, or the object, on standard output.
+    /// Prints the table or the JSON object to standard output.
     pub(crate) fn print(&self) {
         if self.as_json {
             return println!("{:#}", self.to_json());
@@ -114,7 +114,7 @@ fn line(row: &Row) -> String {
     format!("{name:<66} {median:>10} {least:>10} {most:>10}")
 }
 
-/// Three digits that count, as a rule.
+/// Formats a number, usually with three significant digits.
 fn shown(value: f64) -> String {
     let decimals = match value.abs() {
         100.0.. => 0,
