@@ -1,5 +1,5 @@
-//! Cost of the queue, on the disk that holds the build. Meaningless on a RAM disk, where an fsync is
-//! free.
+//! Cost of the queue, on the disk that holds the build. Meaningless on a RAM disk, where an fsync
+//! is free.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a bench")]
 
 mod lap;

@@ -1,5 +1,5 @@
-//! Input of the benches: a simulated car at 2 Hz, whose frames have the sizes, digits and small changes
-//! of real ones.
+//! Input of the benches: a simulated car at 2 Hz, whose frames have the sizes, digits and small
+//! changes of real ones.
 
 #![allow(dead_code, reason = "each bench needs some of it")]
 

@@ -1,5 +1,5 @@
-//! A race without an outage: latency of each frame at the server, and the publisher's CPU and memory,
-//! at several rates.
+//! A race without an outage: latency of each frame at the server, and the publisher's CPU and
+//! memory, at several rates.
 
 use std::fs;
 use std::io::{Read, Write};

@@ -60,7 +60,7 @@ impl Look {
 /// User and system CPU time of a process so far.
 pub(crate) fn cpu_seconds(process: u32) -> f64 {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap_or_default();
-    // The name can contain anything and ends with the last parenthesis; user and system time are the
+    // The name can contain anything up to the last parenthesis; user and system time are the
     // 12th and 13th field after it.
     let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
     fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>()

@@ -98,8 +98,7 @@ fn replay(url: &str, frames: &[String], proof: ProofChoice) -> Vec<f64> {
     })
 }
 
-/// The most that this server can take: a client that sends everything at once and waits for nothing in
-/// between.
+/// The most that this server can take: a client that sends everything at once, without waiting.
 async fn bare(port: u16, frames: &[String], joins: bool) -> f64 {
     let url = format!("ws://127.0.0.1:{port}/socket.io/?EIO=4&transport=websocket");
     let socket = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
