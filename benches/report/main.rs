@@ -6,7 +6,7 @@
 //! cargo bench --bench report -- replay ack    rows whose names contain one of these words
 //! cargo bench --bench report -- --json        one JSON object instead of the table
 //! ```
-//! Needs what `tests/setup.sh` and, for rsyslog and syslog-ng, `benches/setup.sh` install. The table
+//! Needs what `tests/setup.sh` installs and, for rsyslog and syslog-ng, `benches/setup.sh`. The table
 //! names a missing client and skips it. On a machine that does other work at the same time, compare
 //! only the ratios within one run.
 
