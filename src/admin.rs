@@ -24,6 +24,9 @@ use crate::session::{Others, SessionStatus, Watched};
 use crate::status::{self, Board};
 use crate::tools::{self, Tools};
 
+/// Connections at the same time: a few scrapers, commands, and browsers with six each.
+pub(crate) const MAX_CONNECTIONS: usize = 64;
+
 /// What the pages are made from.
 #[derive(Clone, Debug)]
 pub struct View {

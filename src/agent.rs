@@ -1,6 +1,5 @@
 //! The long-running agent: a publisher, its sources and its admin pages.
 
-use std::future::IntoFuture as _;
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -9,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::io::{AsyncWriteExt, DuplexStream};
 use tokio::net::TcpListener;
@@ -26,6 +26,7 @@ use crate::config::{
 use crate::drain::{Drain, Watch};
 use crate::entry::StintId;
 use crate::metrics;
+use crate::net::{self, Connections};
 use crate::publisher::DashboardPublisher;
 use crate::queue::{OpenError, Writer};
 use crate::reload::{Answer, Asking, Reload};
@@ -37,6 +38,10 @@ use crate::source::socketio::Publishers;
 use crate::source::{Intake, Sample, Taken, http, lmu, nats};
 use crate::status::{self, Board, Glance};
 use crate::tools::Tools;
+
+/// How long answers that are under way may take at the end of the agent: long enough for a POST that
+/// the disk is about to take.
+const ANSWERS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// When the agent ends by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +81,7 @@ pub async fn run(
     let mut sources = Sources::start(&publisher, commander);
     let asking = reload.as_ref().map(Reload::asking);
     let board = Board::new(publisher.latencies());
-    let mut services = serve(&publisher, metrics, asking, board.clone());
+    let mut services = Services::start(&publisher, metrics, asking, board.clone());
     let session = publisher.watch_session();
     let tools = Tools::new(publisher.config().queue.path.clone(), publisher.writer());
     let recording_bytes = Arc::clone(&sources.recording_bytes);
@@ -92,7 +97,7 @@ pub async fn run(
     };
     let mut due = interval(LINE_INTERVAL);
     due.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut pages = pages(&publisher, &mut services);
+    let mut pages = pages(&publisher, &mut services.tasks);
     let finished = async {
         sources.ended().await;
         match until {
@@ -120,7 +125,8 @@ pub async fn run(
             }
         }
     }
-    drop((finished, services));
+    drop(finished);
+    services.end().await;
     publisher.close().await;
     Ok(())
 }
@@ -376,50 +382,72 @@ async fn drive(intake: Intake, rate_hz: f64, seed: u64) {
 }
 
 /// The sources that listen, the admin pages, the metrics, and an eye on the drain.
-fn serve(
-    publisher: &DashboardPublisher,
-    metrics: Option<PrometheusHandle>,
-    reload: Option<Asking>,
-    board: Board,
-) -> JoinSet<()> {
-    let config = publisher.config();
-    let mut services = JoinSet::new();
-    services.spawn(watch_drain(publisher.writer(), publisher.watch_session(), board.clone()));
-    services.spawn(note_troubles(publisher.writer(), publisher.watch_session(), board.clone()));
-    if let Some(metrics) = &metrics {
-        services.spawn(metrics::keep_up(metrics.clone()));
+struct Services {
+    tasks: JoinSet<()>,
+    /// Of each listener.
+    connections: Vec<Connections>,
+}
+
+impl Services {
+    fn start(
+        publisher: &DashboardPublisher,
+        metrics: Option<PrometheusHandle>,
+        reload: Option<Asking>,
+        board: Board,
+    ) -> Self {
+        let config = publisher.config();
+        let mut tasks = JoinSet::new();
+        let mut connections = Vec::new();
+        tasks.spawn(watch_drain(publisher.writer(), publisher.watch_session(), board.clone()));
+        tasks.spawn(note_troubles(publisher.writer(), publisher.watch_session(), board.clone()));
+        if let Some(metrics) = &metrics {
+            tasks.spawn(metrics::keep_up(metrics.clone()));
+        }
+        if config.source.http.enabled {
+            let intake = Arc::new(
+                publisher.intake("http", config.update_rate_hz).following(publisher.watch_rate()),
+            );
+            let open = Connections::new("telemetry", http::MAX_CONNECTIONS);
+            connections.push(open.clone());
+            let routes = http::router(intake);
+            tasks.spawn(listen(config.source.http.listen, "telemetry", async move |listener| {
+                match net::serve(listener, &open, routes.clone()).await {}
+            }));
+        }
+        if config.source.socketio.enabled {
+            // A publisher has a rate of its own: what it sends is kept.
+            let intake = publisher.intake("socketio", 0.0);
+            let publishers = Arc::new(Publishers::new(intake, &config.queue.path, &config.stint));
+            tasks.spawn(show_pages(Arc::clone(&publishers), publisher.watch_session()));
+            connections.push(publishers.connections());
+            let serve = async move |listener| Arc::clone(&publishers).serve(listener).await;
+            tasks.spawn(listen(config.source.socketio.listen, "publishers", serve));
+        }
+        if config.metrics.enabled {
+            let view = admin::View {
+                path: config.queue.path.clone(),
+                reload,
+                queue: publisher.writer(),
+                session: publisher.watch_session(),
+                others: publisher.watch_others(),
+                metrics,
+                board,
+            };
+            let open = Connections::new("metrics", admin::MAX_CONNECTIONS);
+            connections.push(open.clone());
+            let routes = admin::router(view);
+            tasks.spawn(listen(config.metrics.listen, "metrics", async move |listener| {
+                match net::serve(listener, &open, routes.clone()).await {}
+            }));
+        }
+        Self { tasks, connections }
     }
-    if config.source.http.enabled {
-        let intake = Arc::new(
-            publisher.intake("http", config.update_rate_hz).following(publisher.watch_rate()),
-        );
-        let routes = http::router(intake);
-        let serve = move |listener| axum::serve(listener, routes.clone()).into_future();
-        services.spawn(listen(config.source.http.listen, "telemetry", serve));
+
+    /// Accepts nothing more, and gives answers that are under way [`ANSWERS_TIMEOUT`].
+    async fn end(self) {
+        drop(self.tasks);
+        join_all(self.connections.iter().map(|open| open.close(ANSWERS_TIMEOUT))).await;
     }
-    if config.source.socketio.enabled {
-        // A publisher has a rate of its own: what it sends is kept.
-        let intake = publisher.intake("socketio", 0.0);
-        let publishers = Arc::new(Publishers::new(intake, &config.queue.path, &config.stint));
-        services.spawn(show_pages(Arc::clone(&publishers), publisher.watch_session()));
-        let serve = move |listener| Arc::clone(&publishers).serve(listener);
-        services.spawn(listen(config.source.socketio.listen, "publishers", serve));
-    }
-    if config.metrics.enabled {
-        let view = admin::View {
-            path: config.queue.path.clone(),
-            reload,
-            queue: publisher.writer(),
-            session: publisher.watch_session(),
-            others: publisher.watch_others(),
-            metrics,
-            board,
-        };
-        let routes = admin::router(view).into_make_service_with_connect_info::<SocketAddr>();
-        let serve = move |listener| axum::serve(listener, routes.clone()).into_future();
-        services.spawn(listen(config.metrics.listen, "metrics", serve));
-    }
-    services
 }
 
 /// Says when the queue begins to drain slower than it fills, or has caught up; tells the board too.
@@ -486,23 +514,24 @@ async fn show_pages(publishers: Arc<Publishers>, mut session: Watched) {
     }
 }
 
-/// Serves on an address; while that is taken by another program, it is tried again.
-async fn listen<S, F>(address: SocketAddr, what: &'static str, serve: S)
-where
-    S: Fn(TcpListener) -> F,
-    F: Future<Output = io::Result<()>>,
-{
+/// Serves on an address. While another program has it, that is tried again.
+async fn listen(
+    address: SocketAddr,
+    what: &'static str,
+    serve: impl AsyncFn(TcpListener) + Send + 'static,
+) {
     loop {
-        let served = async {
+        let bound = async {
             let listener = TcpListener::bind(address).await?;
             tracing::info!("{what} on http://{}", listener.local_addr()?);
-            serve(listener).await
+            Ok::<_, io::Error>(listener)
         };
-        let error = match served.await {
-            Ok(()) => io::Error::other("it ended"),
-            Err(error) => error,
-        };
-        tracing::warn!(%address, %error, "cannot listen for {what}, trying again");
+        match bound.await {
+            Ok(listener) => serve(listener).await,
+            Err(error) => {
+                tracing::warn!(%address, %error, "cannot listen for {what}, trying again");
+            }
+        }
         sleep(LISTEN_RETRY_INTERVAL).await;
     }
 }

@@ -34,6 +34,7 @@
 //! | `contract` | the server's side of the dashboard's events | keep sessions |
 //! | [`tools`] | what a person does to a queue by hand, at the agent's address too | know sessions |
 //! | `local`, `request` | tell programs and pages of this PC from others; ask another program | |
+//! | [`net`] | how every listener accepts and serves, within limits | know what is served |
 //! | `nats` | one connection to a NATS server, for the sink and the source | retry |
 //! | [`dashboard`] | the reference dashboard server, for demo and tests | know the agent |
 //! | [`config`] | every number with its unit | |
@@ -64,6 +65,7 @@ mod local;
 pub mod memory;
 pub mod metrics;
 mod nats;
+pub mod net;
 mod planted;
 pub mod publisher;
 pub mod queue;

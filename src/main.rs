@@ -9,9 +9,11 @@ use pitwire::cli::{
     queue, reload, replay, run, serve, simulate,
 };
 use pitwire::memory;
+use pitwire::net::open_files;
 
 pub(crate) fn main() -> ExitCode {
     memory::give_back_what_is_freed();
+    open_files::raise_limit();
     let cli = Cli::parse();
     match execute(cli) {
         Ok(exit) => exit.into(),

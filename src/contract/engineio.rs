@@ -11,7 +11,6 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::body::Bytes;
-use axum::extract::ConnectInfo;
 use engineioxide::config::EngineIoConfig;
 use engineioxide::handler::EngineIoHandler;
 use engineioxide::layer::EngineIoLayer;
@@ -22,11 +21,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time;
 
 use super::packet::{self, Packet};
-use super::plug::Plug;
 use crate::config::{
     HELLO_TIMEOUT, MAX_INBOX_BYTES, MAX_MESSAGE_BYTES, MAX_OUTBOX_MESSAGES, MAX_ROOM_NAME_BYTES,
     MAX_ROOMS, PING_INTERVAL, PING_TIMEOUT,
 };
+use crate::net::KillSwitch;
 
 /// What one connection is to the library.
 type Line = Arc<Socket<Mailbox>>;
@@ -279,8 +278,8 @@ fn send(line: &Line, packet: impl Into<Str>) {
 }
 
 fn cut(line: &Line) {
-    if let Some(ConnectInfo(plug)) = line.req_parts.extensions.get::<ConnectInfo<Plug>>() {
-        plug.pull();
+    if let Some(kill_switch) = line.req_parts.extensions.get::<KillSwitch>() {
+        kill_switch.kill();
     }
     // A client that began with polling may by now be on another connection than its first one.
     line.close(DisconnectReason::TransportClose);

@@ -13,9 +13,7 @@ mod engineio;
 mod events;
 mod packet;
 mod page;
-mod plug;
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,9 +27,8 @@ use self::engineio::Hall;
 pub(crate) use self::engineio::{Client, Events};
 pub(crate) use self::events::Event;
 pub(crate) use self::page::document;
-pub(crate) use self::plug::Plugs;
-use self::plug::{Plug, PluggedListener};
 use crate::config::FAREWELL_TIMEOUT;
+use crate::net::{self, Connections};
 
 /// Who keeps the sessions.
 pub(crate) trait Host: Send + Sync + 'static {
@@ -129,34 +126,29 @@ pub(crate) fn new_session_id() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 
-/// Serves `host` until `shutdown` completes, then tells the clients and breaks every connection
-/// that has one of the `plugs`. `routes` puts the events around the other paths.
-///
-/// # Errors
-/// If the listener's address cannot be read. What happens on a connection ends that connection.
+/// Serves `host` until `shutdown` completes, then tells the clients and closes every connection.
+/// `routes` puts the events around the other paths.
 pub(crate) async fn serve<H: Host>(
     host: &Arc<H>,
     listener: TcpListener,
-    plugs: &Plugs,
+    connections: &Connections,
     routes: impl FnOnce(Events) -> Router,
     shutdown: impl Future<Output = ()>,
-) -> io::Result<()> {
+) {
     let hall = Hall::default();
     let workers = Arc::clone(host);
     let events = hall.layer(Arc::new(move |connection, inbox| {
         tokio::spawn(events::work(Arc::clone(&workers), connection, inbox));
     }));
-    let app = routes(events).into_make_service_with_connect_info::<Plug>();
-    let listener = PluggedListener { listener, plugs: plugs.clone() };
-    let server = axum::serve(listener, app);
-    let result = tokio::select! {
+    tokio::select! {
         biased;
-        () = shutdown => Ok(()),
-        result = server => result,
-    };
-    if time::timeout(FAREWELL_TIMEOUT, hall.close()).await.is_err() {
+        () = shutdown => {}
+        never = net::serve(listener, connections, routes(events)) => match never {}
+    }
+    let farewell = time::timeout(FAREWELL_TIMEOUT, hall.close());
+    let (farewell, ()) = tokio::join!(farewell, connections.drain(FAREWELL_TIMEOUT));
+    if farewell.is_err() {
         tracing::debug!("not every client took its leave");
     }
-    plugs.pull_all();
-    result
+    connections.kill_all();
 }

@@ -31,8 +31,12 @@ use tokio::time;
 pub use crate::contract::Acks;
 pub use sessions::Summary;
 
-use crate::contract::{self, Client, Event, Host, Manners, Plugs, Refusal, Setup};
+use crate::contract::{self, Client, Event, Host, Manners, Refusal, Setup};
+use crate::net::Connections;
 use sessions::{HISTORY_BYTES, Sessions, UnknownSession};
+
+/// Connections at the same time: publishers, and viewers with one each for the page and its events.
+const MAX_CONNECTIONS: usize = 512;
 
 /// How the server is to behave; the default behaves as the contract says.
 ///
@@ -59,15 +63,12 @@ pub struct Behaviour {
 }
 
 /// Serves until `shutdown` completes, then tells the clients and breaks every connection.
-///
-/// # Errors
-/// If the listener's address cannot be read. What happens on a connection ends that connection.
 pub async fn serve(
     listener: TcpListener,
     behaviour: Behaviour,
     shutdown: impl Future<Output = ()> + Send + 'static,
-) -> io::Result<()> {
-    Arc::new(Hub::new(behaviour)).serve(listener, shutdown).await
+) {
+    Arc::new(Hub::new(behaviour)).serve(listener, shutdown).await;
 }
 
 /// A running server, on a thread and a runtime of its own.
@@ -163,7 +164,7 @@ impl Server {
 
     /// Breaks every connection there is, as a network does; new ones are accepted.
     pub fn cut_connections(&self) {
-        self.hub.plugs.pull_all();
+        self.hub.connections.kill_all();
     }
 
     /// Tells the clients, breaks the connections and waits for the end: about a second at most.
@@ -212,11 +213,7 @@ async fn live(
     tokio::select! {
         biased;
         _ = ended => {}
-        result = hub.serve(listener, shutdown) => {
-            if let Err(error) = result {
-                tracing::error!(%error, "the dashboard server failed");
-            }
-        }
+        () = hub.serve(listener, shutdown) => {}
     }
 }
 
@@ -225,7 +222,7 @@ struct Hub {
     sessions: Mutex<Sessions>,
     behaviour: watch::Sender<Behaviour>,
     frames_received: AtomicU64,
-    plugs: Plugs,
+    connections: Connections,
 }
 
 impl Hub {
@@ -234,7 +231,7 @@ impl Hub {
             sessions: Mutex::new(Sessions::new(HISTORY_BYTES)),
             behaviour: watch::Sender::new(behaviour),
             frames_received: AtomicU64::new(0),
-            plugs: Plugs::default(),
+            connections: Connections::new("dashboard server", MAX_CONNECTIONS),
         }
     }
 
@@ -243,11 +240,7 @@ impl Hub {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    async fn serve(
-        self: Arc<Self>,
-        listener: TcpListener,
-        shutdown: impl Future<Output = ()>,
-    ) -> io::Result<()> {
+    async fn serve(self: Arc<Self>, listener: TcpListener, shutdown: impl Future<Output = ()>) {
         let until = async {
             tokio::select! {
                 biased;
@@ -256,7 +249,7 @@ impl Hub {
             }
         };
         let routes = |events| http::routes(&self).layer(events);
-        contract::serve(&self, listener, &self.plugs, routes, until).await
+        contract::serve(&self, listener, &self.connections, routes, until).await;
     }
 
     async fn forget_again_and_again(&self) -> Infallible {

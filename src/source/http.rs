@@ -24,6 +24,9 @@ use crate::fields::{self, Frame, Reason, Refused};
 use crate::local::has_local_origin;
 use crate::queue::ledger::DropReason;
 
+/// Connections at the same time; programs that post at a high rate keep one.
+pub(crate) const MAX_CONNECTIONS: usize = 128;
+
 /// The routes of this source.
 pub fn router(intake: Arc<Intake>) -> Router {
     Router::new()

@@ -14,7 +14,6 @@ mod page;
 mod streams;
 
 use std::collections::HashMap;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -26,9 +25,13 @@ use tokio::net::TcpListener;
 use self::streams::{Change, Sender, State, Streams};
 use super::{Intake, Sample, Taken};
 use crate::config::{MAX_LATEST, StintConfig};
-use crate::contract::{self, Client, Event, Host, Plugs, Refusal, Setup, new_session_id};
+use crate::contract::{self, Client, Event, Host, Refusal, Setup, new_session_id};
 use crate::entry::{CapturedAt, StintId, Stream};
 use crate::fields::{self, Frame, Reason, Refused};
+use crate::net::Connections;
+
+/// Connections at the same time; a publisher has one, and one more while it upgrades from polling.
+const MAX_CONNECTIONS: usize = 256;
 
 /// The publishers that take this agent for their dashboard server.
 #[derive(Debug)]
@@ -39,6 +42,7 @@ pub struct Publishers {
     /// Where the streams are remembered; locked by who writes it.
     file: tokio::sync::Mutex<PathBuf>,
     memory: Mutex<Memory>,
+    connections: Connections,
 }
 
 #[derive(Debug)]
@@ -70,17 +74,19 @@ impl Publishers {
             latest: Vec::new(),
         };
         let resume_after = stint.resume_after;
-        Self { intake, resume_after, file: file.into(), memory: Mutex::new(memory) }
+        let connections = Connections::new("publishers", MAX_CONNECTIONS);
+        Self { intake, resume_after, file: file.into(), memory: Mutex::new(memory), connections }
     }
 
-    /// Serves publishers for as long as the listener lives.
-    ///
-    /// # Errors
-    /// If the listener's address cannot be read. What happens on a connection ends that connection.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener) -> io::Result<()> {
+    /// Serves publishers until this future is dropped; their connections stay open then.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener) {
         let routes = |events| page::guarded(page::routes(&self).layer(events));
         let forever = std::future::pending();
-        contract::serve(&self, listener, &Plugs::default(), routes, forever).await
+        contract::serve(&self, listener, &self.connections, routes, forever).await;
+    }
+
+    pub(crate) fn connections(&self) -> Connections {
+        self.connections.clone()
     }
 
     /// The dashboard server has given a stint this page.

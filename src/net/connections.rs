@@ -1,0 +1,270 @@
+//! The open connections of one listener, and which of them has to go when a limit is reached.
+//!
+//! Programs of this PC share one address, so a limit alone would let one of them lock out the
+//! others. At a limit, the connection that has kept the server waiting longest is closed for the
+//! new one; connections that the server owes an answer, and WebSockets in use, are never closed. A
+//! client that connects and asks at once gets its answer even while another one opens connections
+//! without end.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout};
+
+use super::open_files::affordable;
+use super::progress::Connection;
+
+/// How long a connection that is closed for a new one may take to free its descriptor. Its task
+/// only has to be polled once.
+const EVICTION_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// Between two log lines about connections that were closed or refused at a limit.
+const LOG_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The open connections of one listener. Clones share them.
+#[derive(Clone, Debug)]
+pub(crate) struct Connections(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    /// Names the listener in the log.
+    name: &'static str,
+    limits: Limits,
+    table: Mutex<Table>,
+    /// A connection has closed, or the server owes it no answer any more.
+    changed: Arc<Notify>,
+    is_closing: watch::Sender<bool>,
+}
+
+/// How many connections a listener may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Limits {
+    connections: usize,
+    /// From one address: half of all, so that others always find room.
+    per_peer: usize,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    next_id: u64,
+    open: HashMap<u64, Open>,
+    /// When the log was last told of a limit, and how many connections it was not told of.
+    limit_logged_at: Option<Instant>,
+    unlogged: u64,
+    accept_error_logged_at: Option<Instant>,
+}
+
+#[derive(Clone, Debug)]
+struct Open {
+    peer: IpAddr,
+    connection: Connection,
+}
+
+/// What becomes of a new connection.
+#[derive(Debug, PartialEq, Eq)]
+enum Admission {
+    Admit,
+    /// In place of this one.
+    Replace(u64),
+    Refuse,
+}
+
+impl Connections {
+    /// No connection yet. The process must be able to afford so many open files, or there are
+    /// fewer.
+    pub(crate) fn new(name: &'static str, connections: usize) -> Self {
+        let connections = affordable(connections);
+        let limits = Limits { connections, per_peer: connections.div_ceil(2) };
+        Self(Arc::new(Shared {
+            name,
+            limits,
+            table: Mutex::default(),
+            changed: Arc::default(),
+            is_closing: watch::Sender::new(false),
+        }))
+    }
+
+    pub(super) fn name(&self) -> &'static str {
+        self.0.name
+    }
+
+    /// Room for one more connection from `peer`, made by closing another one if need be; `None`
+    /// if there is none.
+    pub(super) async fn admit(&self, peer: IpAddr) -> Option<Slot> {
+        let peer = network_of(peer);
+        let victim = {
+            let mut table = self.table();
+            match table.admission(self.0.limits, peer, Instant::now()) {
+                Admission::Admit => return Some(self.insert(&mut table, peer)),
+                Admission::Replace(victim) => {
+                    table.open.get(&victim).map(|open| open.connection.clone())
+                }
+                Admission::Refuse => None,
+            }
+        };
+        self.log_limit(peer, victim.is_some());
+        victim?.kill_switch().kill();
+        let freed = timeout(EVICTION_TIMEOUT, async {
+            loop {
+                let changed = self.0.changed.notified();
+                {
+                    let mut table = self.table();
+                    if table.lacks_room(self.0.limits, peer).is_none() {
+                        return self.insert(&mut table, peer);
+                    }
+                }
+                changed.await;
+            }
+        });
+        freed.await.ok()
+    }
+
+    /// Breaks every connection there is now; new ones are accepted as before.
+    pub(crate) fn kill_all(&self) {
+        self.table().open.values().for_each(|open| open.connection.kill_switch().kill());
+    }
+
+    /// Lets answers that are under way end, for so long at most, and breaks all connections then.
+    /// No new ones may be accepted meanwhile.
+    pub(crate) async fn close(&self, limit: Duration) {
+        self.drain(limit).await;
+        self.kill_all();
+    }
+
+    /// Waits until no answer is under way, for so long at most. Each connection is closed after
+    /// its answer.
+    pub(crate) async fn drain(&self, limit: Duration) {
+        self.0.is_closing.send_replace(true);
+        let drained = timeout(limit, async {
+            loop {
+                let changed = self.0.changed.notified();
+                let is_answering =
+                    self.table().open.values().any(|open| open.connection.is_answering());
+                if !is_answering {
+                    return;
+                }
+                changed.await;
+            }
+        });
+        if drained.await.is_err() {
+            tracing::debug!(listener = self.0.name, "some answers were not complete at the end");
+        }
+    }
+
+    /// Resolves when the connections are to be closed.
+    pub(super) async fn closing(&self) {
+        // The sender is ours: it cannot be gone.
+        let _ = self.0.is_closing.subscribe().wait_for(|is_closing| *is_closing).await;
+    }
+
+    fn insert(&self, table: &mut Table, peer: IpAddr) -> Slot {
+        let id = table.next_id;
+        table.next_id += 1;
+        let connection = Connection::new(Arc::clone(&self.0.changed));
+        table.open.insert(id, Open { peer, connection: connection.clone() });
+        Slot { connections: self.clone(), id, connection }
+    }
+
+    /// One line for all that happens at a limit within [`LOG_INTERVAL`].
+    fn log_limit(&self, peer: IpAddr, replaces: bool) {
+        let mut table = self.table();
+        table.unlogged += 1;
+        if !is_due(&mut table.limit_logged_at, Instant::now()) {
+            return;
+        }
+        let closed = std::mem::take(&mut table.unlogged);
+        let (name, Limits { connections, per_peer }) = (self.0.name, self.0.limits);
+        let what = if replaces { "closed an idle one for it" } else { "refused it" };
+        tracing::warn!(
+            "{name}: a connection from {peer} is beyond the limit ({per_peer} for one address, \
+             {connections} in all): {what}; {closed} closed since the last report"
+        );
+    }
+
+    /// Logs why no connection can be accepted, at most once in [`LOG_INTERVAL`].
+    pub(super) fn log_accept_error(&self, error: &io::Error) {
+        if is_due(&mut self.table().accept_error_logged_at, Instant::now()) {
+            tracing::warn!("{}: cannot accept connections: {error}; retrying", self.0.name);
+        }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether [`LOG_INTERVAL`] has passed since the last line; a new one begins if so.
+fn is_due(logged_at: &mut Option<Instant>, now: Instant) -> bool {
+    let is_due = logged_at.is_none_or(|at| now - at >= LOG_INTERVAL);
+    if is_due {
+        *logged_at = Some(now);
+    }
+    is_due
+}
+
+impl Table {
+    fn admission(&self, limits: Limits, peer: IpAddr, now: Instant) -> Admission {
+        let Some(candidates) = self.lacks_room(limits, peer) else { return Admission::Admit };
+        let waited = |(&id, open): (&u64, &Open)| {
+            let (waits_for, waited) = open.connection.waits_for(now)?;
+            Some((waits_for, Reverse(waited), id))
+        };
+        let open = self.open.iter().filter(|(_, open)| match candidates {
+            Candidates::All => true,
+            Candidates::OfThePeer => open.peer == peer,
+        });
+        match open.filter_map(waited).min() {
+            Some((_, _, victim)) => Admission::Replace(victim),
+            None => Admission::Refuse,
+        }
+    }
+
+    /// Which connections may be closed for one more of this peer; `None` if there is room.
+    fn lacks_room(&self, limits: Limits, peer: IpAddr) -> Option<Candidates> {
+        let of_the_peer = self.open.values().filter(|open| open.peer == peer).count();
+        if of_the_peer >= limits.per_peer {
+            Some(Candidates::OfThePeer)
+        } else if self.open.len() >= limits.connections {
+            Some(Candidates::All)
+        } else {
+            None
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Candidates {
+    OfThePeer,
+    All,
+}
+
+/// The address that counts as one peer: a machine has 2^64 addresses of IPv6 to choose from.
+fn network_of(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V6(address) if !address.is_loopback() => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        address => address,
+    }
+}
+
+/// The place of one connection among those of its listener, free again when this is dropped.
+#[derive(Debug)]
+pub(super) struct Slot {
+    connections: Connections,
+    id: u64,
+    pub(super) connection: Connection,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.connections.table().open.remove(&self.id);
+        self.connections.0.changed.notify_waiters();
+    }
+}

@@ -1,0 +1,311 @@
+//! Accepts connections and serves HTTP/1.1 on them: the only file that names hyper's server.
+//!
+//! Each request carries the peer's address as `ConnectInfo<SocketAddr>` and the connection's
+//! [`KillSwitch`] as extensions.
+//!
+//! Traps:
+//! - hyper's timeout for a head also runs between two requests, so one number is both.
+//! - An upgraded connection outlives its task in hyper: [`Stream`] holds its place.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper::{Request, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use super::connections::Slot;
+use super::progress::{Connection, Stalled};
+use super::{Connections, KillSwitch};
+
+/// From the connection, or from an answer, to the end of the next request's head. Prometheus keeps
+/// a connection from one scrape to the next, which is 15 s by default.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Head of one request; more is answered with 431. Browsers send 1 to 2 kB.
+const MAX_HEAD_BYTES: usize = 16 << 10;
+
+/// Read ahead and not yet written of one connection. It fits any head, and all connections of an
+/// agent take 15 MB at most.
+const MAX_BUFFER_BYTES: usize = 32 << 10;
+
+/// After how long without a packet the system asks whether the peer is still there, and how often.
+/// A peer that is gone without a word is found out within a few minutes.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
+
+/// After a connection could not be accepted, for example without a free descriptor.
+const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Serves `router` on every connection until this future is dropped. Connections that are open
+/// then are served on: [`Connections::close`] ends them.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    connections: &Connections,
+    router: Router,
+) -> Infallible {
+    loop {
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) if is_of_the_client(&error) => continue,
+            Err(error) => {
+                connections.log_accept_error(&error);
+                sleep(ACCEPT_RETRY_INTERVAL).await;
+                continue;
+            }
+        };
+        // A refused connection is closed by the drop of its stream.
+        if let Some(slot) = connections.admit(peer.ip()).await {
+            configure(&stream);
+            tokio::spawn(converse(stream, peer, slot, connections.clone(), router.clone()));
+        }
+    }
+}
+
+/// Whether a client was gone before its connection was accepted.
+fn is_of_the_client(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
+
+fn configure(stream: &TcpStream) {
+    // Else an echo and its ack, two small packets, wait for the client's delayed TCP ACK.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "cannot set TCP_NODELAY");
+    }
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
+    if let Err(error) = SockRef::from(stream).set_tcp_keepalive(&keepalive) {
+        tracing::debug!(%error, "cannot set TCP keepalive");
+    }
+}
+
+/// Serves one connection until it is closed by either side.
+async fn converse(
+    tcp: TcpStream,
+    peer: SocketAddr,
+    slot: Slot,
+    connections: Connections,
+    router: Router,
+) {
+    let connection = slot.connection.clone();
+    // Nothing is ever sent: the stream is gone when the other half is dropped.
+    let (alive, gone) = oneshot::channel();
+    let stream = Stream { tcp, slot, _alive: alive };
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|request: Request<Incoming>| {
+        let (router, connection) = (router.clone(), connection.clone());
+        answer(router, connection, peer, request)
+    });
+    let http = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_header_size(MAX_HEAD_BYTES)
+        .max_buf_size(MAX_BUFFER_BYTES)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut http = pin!(http);
+    let mut closing = pin!(connections.closing());
+    let mut is_closing = false;
+    let stalled = tokio::select! {
+        biased;
+        stalled = until_stalled(&connection) => Some(stalled),
+        () = async {
+            loop {
+                tokio::select! {
+                    biased;
+                    () = &mut closing, if !is_closing => {
+                        is_closing = true;
+                        http.as_mut().graceful_shutdown();
+                    }
+                    result = &mut http => {
+                        if let Err(error) = result {
+                            tracing::debug!(listener = connections.name(), %peer, %error);
+                        }
+                        break;
+                    }
+                }
+            }
+            // An upgraded connection goes on.
+            let _ = gone.await;
+        } => None,
+    };
+    if let Some(stalled) = stalled {
+        tracing::debug!(listener = connections.name(), %peer, "connection closed: {stalled}");
+        connection.kill_switch().kill();
+    }
+}
+
+async fn until_stalled(connection: &Connection) -> Stalled {
+    loop {
+        match connection.stalled(Instant::now()) {
+            Ok(look_again) => sleep_until(look_again).await,
+            Err(stalled) => return stalled,
+        }
+    }
+}
+
+async fn answer(
+    router: TowerToHyperService<Router>,
+    connection: Connection,
+    peer: SocketAddr,
+    request: Request<Incoming>,
+) -> Result<hyper::Response<AnswerBody>, Infallible> {
+    if request.body().is_end_stream() {
+        connection.request_complete();
+    } else {
+        connection.request_begun();
+    }
+    let requested = connection.clone();
+    let mut request = request.map(|body| Body::new(RequestBody { body, connection: requested }));
+    request.extensions_mut().insert(ConnectInfo(peer));
+    request.extensions_mut().insert(connection.kill_switch().clone());
+    let response = router.call(request).await?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        connection.upgraded();
+    }
+    Ok(response.map(|body| AnswerBody { body, connection }))
+}
+
+/// The body of a request, which tells the connection when it is complete.
+struct RequestBody {
+    body: Incoming,
+    connection: Connection,
+}
+
+impl HttpBody for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        if frame.is_none() || self.body.is_end_stream() {
+            self.connection.request_complete();
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The body of an answer, which tells the connection when it has been given to the system.
+struct AnswerBody {
+    body: Body,
+    connection: Connection,
+}
+
+impl HttpBody for AnswerBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for AnswerBody {
+    fn drop(&mut self) {
+        self.connection.answered();
+    }
+}
+
+/// A TCP connection that breaks when it is killed, and holds its place until it is dropped.
+struct Stream {
+    tcp: TcpStream,
+    slot: Slot,
+    _alive: oneshot::Sender<Infallible>,
+}
+
+impl Stream {
+    fn kill_switch(&self) -> &KillSwitch {
+        self.slot.connection.kill_switch()
+    }
+
+    fn note_write<T>(&self, written: &Poll<io::Result<T>>) {
+        self.slot.connection.sent(written.is_pending());
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.kill_switch().check_reader(context)?;
+        let read = ready!(Pin::new(&mut self.tcp).poll_read(context, buffer));
+        self.slot.connection.received();
+        Poll::Ready(read)
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.kill_switch().check_writer(context)?;
+        let written = Pin::new(&mut self.tcp).poll_write(context, bytes);
+        self.note_write(&written);
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.kill_switch().check_writer(context)?;
+        Pin::new(&mut self.tcp).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.tcp).poll_shutdown(context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.kill_switch().check_writer(context)?;
+        let written = Pin::new(&mut self.tcp).poll_write_vectored(context, parts);
+        self.note_write(&written);
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.tcp.is_write_vectored()
+    }
+}

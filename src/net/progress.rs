@@ -1,0 +1,182 @@
+//! What one connection is doing, and since when its client has kept the server waiting.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::KillSwitch;
+
+/// From the connection, or the head of a later request, to the end of that request's body. Longer
+/// than the HTTP source takes to answer that a body came too slowly.
+pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(45);
+
+/// How long a client may read nothing of what it is sent. A client that has answered a ping within
+/// this has read.
+pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A client that has not read for so long may be closed for a new one. Shorter pauses are those of
+/// a busy machine.
+const BUSY_CLIENT: Duration = Duration::from_secs(2);
+
+/// One connection, as its task, its stream and its listener see it. Clones share it.
+#[derive(Clone, Debug)]
+pub(super) struct Connection(Arc<State>);
+
+#[derive(Debug)]
+struct State {
+    kill_switch: KillSwitch,
+    progress: Mutex<Progress>,
+    /// Told whenever an answer is complete.
+    answered: Arc<Notify>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Progress {
+    phase: Phase,
+    since: Instant,
+    /// Since when the client has taken nothing, while there is something to send.
+    unread_since: Option<Instant>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// The next request is not complete, and the connection is new or its head has come.
+    Requesting,
+    /// The server owes an answer.
+    Answering,
+    /// Everything is answered, and the next request has not begun.
+    KeptAlive,
+    /// A WebSocket that its client has not used yet.
+    UpgradedUnused,
+    Upgraded,
+}
+
+/// Why a connection is closed for a new one; the first is closed first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum WaitsFor {
+    Request,
+    Reader,
+    NextRequest,
+}
+
+/// Why a connection is closed although there is room for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Stalled {
+    #[error("the request was not complete within {REQUEST_TIMEOUT:?}")]
+    Request,
+    #[error("the client read nothing for {WRITE_TIMEOUT:?}")]
+    Unread,
+}
+
+impl Connection {
+    /// A connection that was just accepted.
+    pub(super) fn new(answered: Arc<Notify>) -> Self {
+        let now = Instant::now();
+        let progress = Progress { phase: Phase::Requesting, since: now, unread_since: None };
+        let kill_switch = KillSwitch::default();
+        Self(Arc::new(State { kill_switch, progress: Mutex::new(progress), answered }))
+    }
+
+    pub(super) fn kill_switch(&self) -> &KillSwitch {
+        &self.0.kill_switch
+    }
+
+    /// The head of a request has come, but not all of its body.
+    pub(super) fn request_begun(&self) {
+        let mut progress = self.progress();
+        // The first request began with the connection.
+        if progress.phase == Phase::KeptAlive {
+            progress.enter(Phase::Requesting);
+        }
+    }
+
+    /// A request has come with all of its body.
+    pub(super) fn request_complete(&self) {
+        self.progress().enter(Phase::Answering);
+    }
+
+    /// The last answer is on its way.
+    pub(super) fn answered(&self) {
+        let mut progress = self.progress();
+        if !matches!(progress.phase, Phase::UpgradedUnused | Phase::Upgraded) {
+            progress.enter(Phase::KeptAlive);
+        }
+        drop(progress);
+        self.0.answered.notify_waiters();
+    }
+
+    /// The connection is a WebSocket from now on.
+    pub(super) fn upgraded(&self) {
+        self.progress().enter(Phase::UpgradedUnused);
+    }
+
+    /// The client has sent something.
+    pub(super) fn received(&self) {
+        let mut progress = self.progress();
+        if progress.phase == Phase::UpgradedUnused {
+            progress.enter(Phase::Upgraded);
+        }
+    }
+
+    /// The client has taken something of what it is sent, or must do so first.
+    pub(super) fn sent(&self, is_blocked: bool) {
+        let mut progress = self.progress();
+        if !is_blocked {
+            progress.unread_since = None;
+        } else if progress.unread_since.is_none() {
+            progress.unread_since = Some(Instant::now());
+        }
+    }
+
+    /// Whether the server owes an answer.
+    pub(super) fn is_answering(&self) -> bool {
+        !self.0.kill_switch.is_killed() && self.progress().phase == Phase::Answering
+    }
+
+    /// What the server waits for and how long already, if this connection may be closed for a new
+    /// one.
+    pub(super) fn waits_for(&self, now: Instant) -> Option<(WaitsFor, Duration)> {
+        if self.0.kill_switch.is_killed() {
+            return None;
+        }
+        let progress = *self.progress();
+        let waited = now - progress.since;
+        match progress.phase {
+            Phase::Requesting | Phase::UpgradedUnused => Some((WaitsFor::Request, waited)),
+            Phase::KeptAlive => Some((WaitsFor::NextRequest, waited)),
+            Phase::Answering | Phase::Upgraded => {
+                let unread = now - progress.unread_since?;
+                (unread >= BUSY_CLIENT).then_some((WaitsFor::Reader, unread))
+            }
+        }
+    }
+
+    /// Why the connection has to be closed, or when to look again.
+    pub(super) fn stalled(&self, now: Instant) -> Result<Instant, Stalled> {
+        let progress = *self.progress();
+        let unread = progress.unread_since.map(|since| since + WRITE_TIMEOUT);
+        let request =
+            (progress.phase == Phase::Requesting).then(|| progress.since + REQUEST_TIMEOUT);
+        if unread.is_some_and(|deadline| deadline <= now) {
+            return Err(Stalled::Unread);
+        }
+        if request.is_some_and(|deadline| deadline <= now) {
+            return Err(Stalled::Request);
+        }
+        let deadlines = [unread, request, Some(now + WRITE_TIMEOUT)];
+        Ok(deadlines.into_iter().flatten().min().unwrap_or(now + WRITE_TIMEOUT))
+    }
+
+    fn progress(&self) -> MutexGuard<'_, Progress> {
+        self.0.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Progress {
+    fn enter(&mut self, phase: Phase) {
+        self.phase = phase;
+        self.since = Instant::now();
+    }
+}
