@@ -268,3 +268,145 @@ impl Drop for Slot {
         self.connections.0.changed.notify_waiters();
     }
 }
+
+#[cfg(test)]
+impl Connections {
+    pub(super) fn count(&self) -> usize {
+        self.table().open.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    const LIMIT: usize = 8;
+    const PER_PEER: usize = LIMIT / 2;
+
+    fn peer(number: u8) -> IpAddr {
+        [10, 0, 0, number].into()
+    }
+
+    fn connections() -> Connections {
+        Connections::new("test", LIMIT)
+    }
+
+    /// Drops the place of a connection as soon as it is killed, as its task does.
+    async fn serve_until_killed(slot: Slot) {
+        let killed = std::future::poll_fn(|context| {
+            match slot.connection.kill_switch().check_reader(context) {
+                Ok(()) => std::task::Poll::Pending,
+                Err(_) => std::task::Poll::Ready(()),
+            }
+        });
+        killed.await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_the_limit_the_connection_that_waits_longest_is_closed_for_a_new_one() {
+        let connections = connections();
+        let mut switches = Vec::new();
+        for _ in 0..PER_PEER {
+            let slot = connections.admit(peer(1)).await.unwrap();
+            switches.push(slot.connection.kill_switch().clone());
+            tokio::spawn(serve_until_killed(slot));
+            advance(Duration::from_secs(1)).await;
+        }
+        for oldest in &switches {
+            assert!(!oldest.is_killed());
+            let slot = connections.admit(peer(1)).await.expect("the oldest makes room");
+            assert!(oldest.is_killed());
+            tokio::spawn(serve_until_killed(slot));
+        }
+        assert_eq!(connections.count(), PER_PEER);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_sent_no_request_is_closed_before_one_that_is_kept_alive() {
+        let connections = connections();
+        let kept_alive = connections.admit(peer(1)).await.unwrap();
+        kept_alive.connection.request_complete();
+        kept_alive.connection.answered();
+        advance(Duration::from_secs(10)).await;
+        for _ in 1..=PER_PEER {
+            tokio::spawn(serve_until_killed(connections.admit(peer(1)).await.unwrap()));
+        }
+        assert!(!kept_alive.connection.kill_switch().is_killed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_in_use_is_never_closed_for_a_new_one() {
+        let connections = connections();
+        let mut slots = Vec::new();
+        for number in 0..PER_PEER {
+            let slot = connections.admit(peer(1)).await.unwrap();
+            slot.connection.request_complete();
+            if number % 2 == 0 {
+                slot.connection.upgraded();
+                slot.connection.received();
+            }
+            slots.push(slot);
+        }
+        assert!(connections.admit(peer(1)).await.is_none());
+        // Once its client stops reading, it may be.
+        slots[0].connection.sent(true);
+        advance(Duration::from_secs(3)).await;
+        tokio::spawn(serve_until_killed(slots.remove(0)));
+        assert!(connections.admit(peer(1)).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_address_leaves_room_for_others() {
+        let connections = connections();
+        let mut slots = Vec::new();
+        for _ in 0..3 * LIMIT {
+            if let Some(slot) = connections.admit(peer(1)).await {
+                slot.connection.request_complete();
+                slots.push(slot);
+            }
+        }
+        assert_eq!(slots.len(), PER_PEER);
+        assert!(connections.admit(peer(2)).await.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_does_not_close_costs_the_new_one_its_place() {
+        let connections = connections();
+        let mut stuck = Vec::new();
+        for _ in 0..PER_PEER {
+            stuck.push(connections.admit(peer(1)).await.unwrap());
+        }
+        assert!(connections.admit(peer(1)).await.is_none());
+        assert_eq!(connections.count(), PER_PEER);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_under_way_is_waited_for_at_the_end() {
+        let connections = connections();
+        let slot = connections.admit(peer(1)).await.unwrap();
+        slot.connection.request_complete();
+        let answered = async {
+            advance(Duration::from_millis(300)).await;
+            slot.connection.answered();
+        };
+        let begun_at = Instant::now();
+        let ((), ()) = tokio::join!(connections.close(Duration::from_secs(1)), answered);
+        let took = begun_at.elapsed();
+        assert!(took < Duration::from_secs(1) && slot.connection.kill_switch().is_killed());
+        // One that does not end is broken.
+        slot.connection.request_complete();
+        connections.close(Duration::from_secs(1)).await;
+        assert!(begun_at.elapsed() < Duration::from_secs(3));
+    }
+
+    #[test]
+    fn a_network_of_ipv6_is_one_peer() {
+        let network = |address: &str| network_of(address.parse().unwrap());
+        assert_eq!(network("2001:db8:1:2::3"), network("2001:db8:1:2:ffff::4"));
+        assert_ne!(network("2001:db8:1:2::3"), network("2001:db8:1:3::3"));
+        assert_eq!(network("::ffff:10.0.0.1"), peer(1));
+        assert_ne!(network("::1"), network("::2"));
+    }
+}

@@ -309,3 +309,145 @@ impl AsyncWrite for Stream {
         self.tcp.is_write_vectored()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use axum::routing::{any, get, post};
+    use futures_util::stream;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::super::progress::{REQUEST_TIMEOUT, WRITE_TIMEOUT};
+    use super::*;
+
+    /// More than what the system buffers for a client that does not read.
+    const LARGE_ANSWER_PIECES: usize = 1024;
+
+    /// The end of the connection may be a moment after the timeout.
+    const MOMENT: Duration = Duration::from_secs(1);
+
+    async fn start() -> (SocketAddr, Connections) {
+        let router = Router::new()
+            .route("/", get(async |ConnectInfo(peer): ConnectInfo<SocketAddr>| peer.to_string()))
+            .route("/echo", post(async |body: Bytes| body))
+            .route(
+                "/large",
+                get(async || {
+                    let pieces =
+                        (0..LARGE_ANSWER_PIECES).map(|_| Ok::<_, Infallible>(vec![0; 65536]));
+                    Body::from_stream(stream::iter(pieces))
+                }),
+            )
+            .route(
+                "/kill",
+                any(async |request: axum::extract::Request| {
+                    request.extensions().get::<KillSwitch>().unwrap().kill();
+                }),
+            );
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let connections = Connections::new("test", 64);
+        let open = connections.clone();
+        tokio::spawn(async move { serve(listener, &open, router).await });
+        (address, connections)
+    }
+
+    async fn send(address: SocketAddr, text: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(text.as_bytes()).await.unwrap();
+        stream
+    }
+
+    /// What the server sends until it closes the connection, and when that is.
+    async fn until_the_end(stream: &mut TcpStream) -> (String, Duration) {
+        let begun_at = Instant::now();
+        let mut received = Vec::new();
+        // A reset is an end too.
+        let _ = stream.read_to_end(&mut received).await;
+        (String::from_utf8_lossy(&received).into_owned(), begun_at.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_without_a_whole_head_is_closed() {
+        let (address, connections) = start().await;
+        for head in ["", "GET / HT", "GET / HTTP/1.1\r\nHost: localhost\r\n"] {
+            let mut stream = send(address, head).await;
+            let (_, took) = until_the_end(&mut stream).await;
+            assert!((HEAD_TIMEOUT..HEAD_TIMEOUT + MOMENT).contains(&took), "{head:?} {took:?}");
+        }
+        sleep(MOMENT).await;
+        assert_eq!(connections.count(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_without_a_next_request_is_closed() {
+        let (address, _) = start().await;
+        let mut stream = send(address, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        let (received, took) = until_the_end(&mut stream).await;
+        let peer = stream.local_addr().unwrap().to_string();
+        assert!(received.starts_with("HTTP/1.1 200") && received.ends_with(&peer), "{received}");
+        assert!((HEAD_TIMEOUT..HEAD_TIMEOUT + MOMENT).contains(&took), "{took:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_comes_byte_by_byte_ends_the_connection() {
+        let (address, connections) = start().await;
+        let head = "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999\r\n\r\n";
+        let mut stream = send(address, head).await;
+        let begun_at = Instant::now();
+        while stream.write_all(b" ").await.is_ok() {
+            assert!(begun_at.elapsed() < REQUEST_TIMEOUT + 10 * MOMENT, "it goes on");
+            sleep(MOMENT).await;
+        }
+        assert!(begun_at.elapsed() >= REQUEST_TIMEOUT);
+        assert_eq!(connections.count(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_not_read_ends_the_connection() {
+        let (address, connections) = start().await;
+        let _stream = send(address, "GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        sleep(WRITE_TIMEOUT / 2).await;
+        assert_eq!(connections.count(), 1);
+        sleep(2 * WRITE_TIMEOUT).await;
+        assert_eq!(connections.count(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_is_read_slowly_comes_to_its_end() {
+        let (address, _) = start().await;
+        let request = "GET /large HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        let mut stream = send(address, request).await;
+        let mut bytes = vec![0; 1 << 20];
+        let mut received = 0;
+        loop {
+            match stream.read(&mut bytes).await.unwrap() {
+                0 => break,
+                read => received += read,
+            }
+        }
+        assert!(received > LARGE_ANSWER_PIECES << 16, "{received}");
+    }
+
+    #[tokio::test]
+    async fn a_killed_connection_breaks_and_nothing_else() {
+        let (address, connections) = start().await;
+        let mut other = send(address, "").await;
+        let mut stream = send(address, "GET /kill HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+        assert_eq!(until_the_end(&mut stream).await.0, "");
+        other.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
+        assert!(until_the_end(&mut other).await.0.starts_with("HTTP/1.0 200"));
+        connections.close(MOMENT).await;
+    }
+
+    #[tokio::test]
+    async fn a_head_that_is_too_large_is_refused() {
+        let (address, _) = start().await;
+        let cookie = "x".repeat(MAX_HEAD_BYTES);
+        let head = format!("GET / HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\n\r\n");
+        let mut stream = send(address, &head).await;
+        let (received, _) = until_the_end(&mut stream).await;
+        assert!(received.starts_with("HTTP/1.1 431"), "{received}");
+    }
+}

@@ -70,6 +70,25 @@ pub fn pitwire(args: &[&str]) -> Command {
     command
 }
 
+/// Runs `command` in a process that may open so many files and cannot raise that limit.
+pub fn limit_open_files(limit: u64, command: &Command) -> Command {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &limit.to_string()]);
+    run_under(shell, command)
+}
+
+/// `tool` with `command`, its arguments and its environment at the end.
+fn run_under(mut tool: Command, command: &Command) -> Command {
+    tool.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => tool.env(name, value),
+            None => tool.env_remove(name),
+        };
+    }
+    tool
+}
+
 /// Waits until `look` finds something.
 pub async fn eventually<T>(what: &str, look: impl AsyncFnMut() -> Option<T>) -> T {
     within(PATIENCE, look).await.unwrap_or_else(|| panic!("{what}: not within {PATIENCE:?}"))
@@ -218,17 +237,17 @@ impl Agent {
 
     /// Starts one under a tool that looks at what it does, such as strace; it ends when it has been
     /// [hung up](Agent::hang_up) and all is delivered.
-    pub fn under(mut tool: Command, queue: &Path, server: &str) -> Self {
+    pub fn under(tool: Command, queue: &Path, server: &str) -> Self {
         let mut agent = pitwire(&["run", "--until-drained", "--server", server]);
         agent.arg("--queue").arg(queue);
-        tool.arg(agent.get_program()).args(agent.get_args());
-        for (name, value) in agent.get_envs() {
-            match value {
-                Some(value) => tool.env(name, value),
-                None => tool.env_remove(name),
-            };
-        }
-        Self::run(tool, &SETTINGS)
+        Self::run(run_under(tool, &agent), &SETTINGS)
+    }
+
+    /// Starts one that may open so many files and no more.
+    pub fn with_open_files(limit: u64, queue: &Path, server: &str, settings: &[&str]) -> Self {
+        let mut agent = pitwire(&["run", "--server", server]);
+        agent.arg("--queue").arg(queue);
+        Self::run(limit_open_files(limit, &agent), &[&SETTINGS, settings].concat())
     }
 
     /// Starts one whose configuration is this file.

@@ -1,1 +1,223 @@
 //! Clients that open many connections, or keep them open without using them.
+//!
+//! The process may open few files, so that the attack needs few connections; what matters is that
+//! they are more than that. Each attacker reconnects whenever it is closed.
+
+use std::future::pending;
+use std::time::{Duration, Instant};
+
+use pitwire::dashboard::{Behaviour, Server};
+use pitwire::net::open_files;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+use super::{PeakUsage, beside_live_source};
+use crate::agent::{Agent, Process, limit_open_files, pitwire};
+
+/// Open files that the process under attack may have.
+const OPEN_FILES: u64 = 200;
+/// Open files that no attack may take: the queue and the link to the server need them.
+const SPARE_FILES: u64 = 40;
+/// Attackers of one listener, each with one connection at a time. With those of one listener alone
+/// the process would have no descriptor left.
+const ATTACKERS: usize = 250;
+/// Between the end of an attacker's connection and its next one.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
+/// How long each attack lasts.
+const ATTACK: Duration = Duration::from_secs(6);
+/// From a client's first try to its answer, at most, on two cores that run other tests too.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// What an attacker sends.
+#[derive(Clone, Copy, Debug)]
+struct Attack {
+    begins: &'static str,
+    /// Sent again and again, to look alive.
+    goes_on: &'static str,
+}
+
+const IDLE: Attack = Attack { begins: "", goes_on: "" };
+const HALF_REQUEST: Attack = Attack { begins: "GET /heal", goes_on: "" };
+const SLOW_HEAD: Attack =
+    Attack { begins: "GET /healthz HTTP/1.1\r\nHost: localhost\r\n", goes_on: "X: y\r\n" };
+const SLOW_BODY: Attack = Attack {
+    begins: "POST /v1/telemetry HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9999\r\n\r\n{",
+    goes_on: " ",
+};
+const KEPT_ALIVE: Attack =
+    Attack { begins: "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", goes_on: "" };
+
+#[tokio::test]
+async fn idle_connections_lock_out_no_other_client() {
+    check_agent(IDLE).await;
+}
+
+#[tokio::test]
+async fn half_requests_lock_out_no_other_client() {
+    check_agent(HALF_REQUEST).await;
+}
+
+#[tokio::test]
+async fn slow_heads_lock_out_no_other_client() {
+    check_agent(SLOW_HEAD).await;
+}
+
+#[tokio::test]
+async fn slow_bodies_lock_out_no_other_client() {
+    check_agent(SLOW_BODY).await;
+}
+
+#[tokio::test]
+async fn connections_that_are_kept_after_an_answer_lock_out_no_other_client() {
+    check_agent(KEPT_ALIVE).await;
+}
+
+/// Attacks all listeners of an agent together; its sources, its delivery and its pages go on.
+async fn check_agent(attack: Attack) {
+    open_files::raise_limit();
+    let server = Server::start("127.0.0.1:0".parse().unwrap(), Behaviour::default()).unwrap();
+    let queue = TempDir::new().unwrap();
+    let settings = ["source.socketio.enabled=true", "source.socketio.listen=127.0.0.1:0"];
+    let mut agent = Agent::with_open_files(OPEN_FILES, queue.path(), &server.url(), &settings);
+    let metrics = agent.admin().await;
+    let telemetry = agent.address("telemetry").await;
+    let publishers = agent.address("publishers").await;
+    let delivered = || server.sessions().iter().map(|session| session.frames).sum::<u64>();
+
+    let under_attack = async {
+        let mut before_the_end = 0;
+        let requests = async {
+            let end = Instant::now() + ATTACK;
+            while Instant::now() < end {
+                assert_eq!(answer("GET", &format!("{metrics}/healthz")).await, 200);
+                assert_eq!(answer("POST", &format!("{telemetry}/v1/telemetry")).await, 200);
+                assert_eq!(answer("GET", &format!("{publishers}/dashboard/none")).await, 404);
+                before_the_end = delivered();
+                sleep(Duration::from_millis(250)).await;
+            }
+        };
+        tokio::select! {
+            () = requests => {}
+            () = attack_on(&metrics, attack) => {}
+            () = attack_on(&telemetry, attack) => {}
+            () = attack_on(&publishers, attack) => {}
+        }
+        before_the_end
+    };
+    let started_at = Instant::now();
+    let (delivered_under_attack, observed) = beside_live_source(&agent, under_attack).await;
+    let logged = agent.process.stderr();
+
+    assert!(observed.peak_open_files <= OPEN_FILES - SPARE_FILES, "{observed:?}");
+    assert!(observed.longest_wait < ANSWER, "{observed:?}");
+    // A good part of what was handed in during the attack, on a machine that is slow.
+    assert!(delivered_under_attack >= 40, "{delivered_under_attack} frames delivered meanwhile");
+    let limits: Vec<_> = logged.iter().filter(|line| line.contains("beyond the limit")).collect();
+    let most = 3 * (1 + started_at.elapsed().as_secs() / 10) as usize;
+    assert!((3..=most).contains(&limits.len()), "{limits:#?}");
+    agent.metric_becomes("pitwire_queue_entries", |entries| entries == 0.0).await;
+    assert_eq!(agent.metric("pitwire_ledger_imbalance_entries").await, 0.0);
+    agent.stop().await;
+}
+
+#[tokio::test]
+async fn pitwire_serve_goes_on_under_each_attack() {
+    open_files::raise_limit();
+    let serve = pitwire(&["serve", "--listen", "127.0.0.1:0"]);
+    let serve = Process::start(&mut limit_open_files(OPEN_FILES, &serve));
+    let url = crate::agent::eventually("the address of the server", async || {
+        let lines = serve.stdout();
+        Some(lines.first()?.strip_prefix("dashboard server on ")?.to_owned())
+    })
+    .await;
+    let queue = TempDir::new().unwrap();
+    let agent = Agent::start(queue.path(), &url, &[]);
+    agent.link(1).await;
+    let peak = PeakUsage::of(serve.id());
+
+    for attack in [IDLE, HALF_REQUEST, SLOW_HEAD, SLOW_BODY, KEPT_ALIVE] {
+        let requests = async {
+            let end = Instant::now() + ATTACK / 2;
+            while Instant::now() < end {
+                assert_eq!(answer("GET", &format!("{url}/api/sessions")).await, 200);
+                sleep(Duration::from_millis(100)).await;
+            }
+        };
+        let under_attack = async {
+            tokio::select! {
+                () = requests => {}
+                () = attack_on(&url, attack) => {}
+            }
+        };
+        let ((), observed) = beside_live_source(&agent, under_attack).await;
+        assert!(observed.longest_wait < ANSWER, "{attack:?} {observed:?}");
+    }
+    // Nothing but its one link counts: it was never closed for an attacker.
+    let stored = agent.receipts().len() as f64;
+    agent
+        .metric_becomes("pitwire_ledger_entries{state=\"delivered\"}", |delivered| {
+            delivered == stored
+        })
+        .await;
+    assert_eq!(agent.links().len(), 1, "{:?}", agent.links());
+    let (_, open_files) = peak.end();
+    assert!(open_files <= OPEN_FILES - SPARE_FILES, "{open_files} open files");
+}
+
+/// Keeps [`ATTACKERS`] connections to `url` until it is dropped.
+async fn attack_on(url: &str, attack: Attack) {
+    let address = url.strip_prefix("http://").unwrap().to_owned();
+    let mut attackers = JoinSet::new();
+    for _ in 0..ATTACKERS {
+        attackers.spawn(attack_again_and_again(address.clone(), attack));
+    }
+    pending().await
+}
+
+async fn attack_again_and_again(address: String, attack: Attack) {
+    loop {
+        if let Ok(stream) = TcpStream::connect(&address).await {
+            // The end of the connection is what the server is to do.
+            let _ = attack_once(stream, attack).await;
+        }
+        sleep(RECONNECT_PAUSE).await;
+    }
+}
+
+/// Ends when the server closes the connection.
+async fn attack_once(mut stream: TcpStream, attack: Attack) -> std::io::Result<()> {
+    stream.write_all(attack.begins.as_bytes()).await?;
+    let mut bytes = [0; 1024];
+    loop {
+        match timeout(Duration::from_secs(1), stream.read(&mut bytes)).await {
+            Ok(read) => {
+                if read? == 0 {
+                    return Ok(());
+                }
+            }
+            Err(_) => stream.write_all(attack.goes_on.as_bytes()).await?,
+        }
+    }
+}
+
+/// The status that a client gets which asks again when it was cut off.
+///
+/// # Panics
+/// If it gets none within [`ANSWER`].
+async fn answer(method: &str, url: &str) -> u16 {
+    let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0).build().unwrap();
+    let asked_at = Instant::now();
+    loop {
+        let request = client.request(method.parse().unwrap(), url).body(r#"{"lap": 1}"#);
+        let error = match timeout(ANSWER, request.send()).await {
+            Ok(Ok(response)) => return response.status().as_u16(),
+            Ok(Err(error)) => format!("{error:?}"),
+            Err(_) => "no answer".to_owned(),
+        };
+        assert!(asked_at.elapsed() < ANSWER, "{method} {url}: {error}");
+        sleep(Duration::from_millis(20)).await;
+    }
+}
