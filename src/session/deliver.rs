@@ -266,7 +266,7 @@ impl<S: Sink> Session<S> {
         let addressed = bindings.addressed(entries)?;
         let published = link.publish(&addressed, proof, self.grace());
         let times = if planted("proof_waited_for_without_end") { 1_000_000 } else { 1 };
-        let published = timeout(self.settings.proof_timeout * times, published).await;
+        let published = timeout(self.publish_limit() * times, published).await;
         if !planted("passed_over_forgotten") {
             self.learned.passed_over.extend(link.passed_over());
         }
@@ -415,10 +415,16 @@ impl<S: Sink> Session<S> {
         Ok(())
     }
 
-    /// How long to wait after an acknowledgement for what has not come back. Shorter than the limit
-    /// for the proof, or a refused entry would end the link instead of being found out.
+    /// How long to wait after an acknowledgement for what has not come back.
     pub(super) fn grace(&self) -> Duration {
         ECHO_GRACE.min(self.settings.proof_timeout / 2)
+    }
+
+    /// The longest time that a publication takes: an acknowledgement may arrive just in time, and
+    /// the echoes of the batch after it. Without the grace period, an entry that a slow server
+    /// refuses would end the link instead of being identified, and be retried for ever.
+    pub(super) fn publish_limit(&self) -> Duration {
+        self.settings.proof_timeout + self.grace()
     }
 
     /// Keeps a replay below `delivery.max_rate`.

@@ -171,7 +171,7 @@ impl<S: Sink> Session<S> {
             let proof = bindings.proof.unwrap_or(Proof::Echo);
             let addressed = bindings.addressed(&again)?;
             let published = link.publish(&addressed, proof, self.grace());
-            let receipt = timeout(self.settings.proof_timeout, published)
+            let receipt = timeout(self.publish_limit(), published)
                 .await
                 .map_err(|_| SessionError::NoProof(self.settings.proof_timeout))??;
             refused = match (proof, receipt.ack) {

@@ -105,7 +105,10 @@ async fn a_poison_frame_is_set_aside_where_people_find_it_and_the_rest_flows_on(
         pit.drained().await;
         // Three tries, over at least five seconds.
         assert!(start.elapsed() >= Duration::from_secs(5), "{:?}", start.elapsed());
-        assert_eq!(server.refused().await.len(), 3);
+        // On a busy machine the short limit ends a link now and then, and with it a series of tries.
+        let (tries, lost_links) = (server.refused().await.len(), pit.status().failures);
+        assert!(tries >= 3, "{tries} tries");
+        assert!(tries == 3 || lost_links > 0, "{tries} tries on one link");
         let laps = laps(&server.url()).await;
         assert_eq!(laps, (1..=100).filter(|&lap| lap != 51).collect::<Vec<_>>());
         assert_eq!(pit.publisher.queue_status().ledger.quarantined, 1);

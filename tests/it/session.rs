@@ -248,6 +248,19 @@ async fn an_entry_that_the_server_refuses_is_set_aside_and_the_rest_flows_on() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_refused_entry_is_identified_though_the_acknowledgement_takes_most_of_its_time() {
+    let mut world = World::new(|delivery| delivery.proof_timeout = Duration::from_millis(500));
+    let delay = Duration::from_millis(400);
+    world.server.behave(Faults { refuses: Some("poison"), delay, ..Faults::default() });
+    world.frames(5).await;
+    world.append(Content::Frame(Situation::default()), r#"{"driver":"poison"}"#).await;
+    world.frames(5).await;
+    world.drain(MINUTE).await;
+    assert_eq!(world.queue().ledger.quarantined, 1);
+    assert_eq!(world.status().failures, 0, "{:?}", world.status().last_error);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_entry_that_was_passed_over_when_the_link_ended_is_tried_again_and_set_aside() {
     let poison = Faults { refuses: Some("poison"), ..Faults::default() };
     for stalls in [false, true] {
