@@ -91,7 +91,9 @@ pub struct Proxy {
     address: SocketAddr,
     network: watch::Sender<Network>,
     resets: watch::Sender<()>,
+    releases: watch::Sender<()>,
     hampered: Arc<AtomicU64>,
+    delayed: Arc<AtomicU64>,
 }
 
 /// What a connection knows of the network.
@@ -99,7 +101,9 @@ pub struct Proxy {
 struct Wire {
     network: watch::Receiver<Network>,
     resets: watch::Receiver<()>,
+    releases: watch::Receiver<()>,
     hampered: Arc<AtomicU64>,
+    delayed: Arc<AtomicU64>,
 }
 
 impl Proxy {
@@ -107,8 +111,15 @@ impl Proxy {
     pub fn start(server_port: u16) -> Self {
         let (network, state) = watch::channel(Network::UP);
         let (resets, reset) = watch::channel(());
-        let hampered = Arc::<AtomicU64>::default();
-        let wire = Wire { network: state, resets: reset, hampered: Arc::clone(&hampered) };
+        let (releases, release) = watch::channel(());
+        let (hampered, delayed) = <(Arc<AtomicU64>, Arc<AtomicU64>)>::default();
+        let wire = Wire {
+            network: state,
+            resets: reset,
+            releases: release,
+            hampered: Arc::clone(&hampered),
+            delayed: Arc::clone(&delayed),
+        };
         let (send, address) = std::sync::mpsc::channel();
         thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -118,7 +129,8 @@ impl Proxy {
                 accept(listener, server_port, wire).await;
             });
         });
-        Self { address: address.recv().unwrap(), network, resets, hampered }
+        let address = address.recv().unwrap();
+        Self { address, network, resets, releases, hampered, delayed }
     }
 
     pub fn url(&self) -> String {
@@ -132,6 +144,16 @@ impl Proxy {
     /// Breaks every connection by a reset; new ones are taken.
     pub fn reset(&self) {
         self.resets.send_replace(());
+    }
+
+    /// Delivers every byte that is delayed now, also of clients that have closed their end.
+    pub fn release(&self) {
+        self.releases.send_replace(());
+    }
+
+    /// Bytes on their way to the server that a latency delays now.
+    pub fn delayed(&self) -> u64 {
+        self.delayed.load(Ordering::Relaxed)
     }
 
     /// How many pieces came late, in slices or slowly so far.
@@ -187,9 +209,10 @@ async fn relay(client: &mut TcpStream, server: &mut TcpStream, wire: Wire) {
 
 /// One direction, late by the latency at the time of reading.
 async fn pipe(mut from: ReadHalf<'_>, to: WriteHalf<'_>, direction: Direction, wire: Wire) {
-    let Wire { network: mut state, hampered, .. } = wire;
-    let (chunks, late) = mpsc::channel::<(Instant, Vec<u8>)>(4096);
-    let write = write_late(to, late);
+    let Wire { network: mut state, hampered, releases, delayed, .. } = wire;
+    let delayed = (direction == Direction::ToServer).then_some(delayed);
+    let (chunks, late) = mpsc::channel::<Chunk>(4096);
+    let write = write_late(to, late, releases, delayed.clone());
     let read = async move {
         let mut buffer = vec![0; 64 << 10];
         let (mut due, mut chance) = (Instant::now(), SmallRng::seed_from_u64(1));
@@ -201,8 +224,13 @@ async fn pipe(mut from: ReadHalf<'_>, to: WriteHalf<'_>, direction: Direction, w
                     Ok(0) | Err(_) => return,
                     Ok(count) => {
                         // Never before what was sent earlier.
-                        due = due.max(Instant::now() + network.latency(&mut chance));
-                        let _ = chunks.send((due, buffer[..count].to_vec())).await;
+                        let read_at = Instant::now();
+                        due = due.max(read_at + network.latency(&mut chance));
+                        if let Some(delayed) = &delayed {
+                            delayed.fetch_add(count as u64, Ordering::Relaxed);
+                        }
+                        let bytes = buffer[..count].to_vec();
+                        let _ = chunks.send(Chunk { read_at, due, bytes }).await;
                         if network != Network::UP {
                             hampered.fetch_add(1, Ordering::Relaxed);
                         }
@@ -219,12 +247,36 @@ async fn pipe(mut from: ReadHalf<'_>, to: WriteHalf<'_>, direction: Direction, w
     tokio::join!(read, write);
 }
 
-async fn write_late(mut to: WriteHalf<'_>, mut late: mpsc::Receiver<(Instant, Vec<u8>)>) {
-    while let Some((due, chunk)) = late.recv().await {
-        if due > Instant::now() {
-            sleep_until(due).await;
+/// Bytes that are relayed together.
+struct Chunk {
+    read_at: Instant,
+    due: Instant,
+    bytes: Vec<u8>,
+}
+
+async fn write_late(
+    mut to: WriteHalf<'_>,
+    mut late: mpsc::Receiver<Chunk>,
+    mut releases: watch::Receiver<()>,
+    delayed: Option<Arc<AtomicU64>>,
+) {
+    let mut released_at = None;
+    while let Some(Chunk { read_at, due, bytes }) = late.recv().await {
+        while due > Instant::now() && released_at < Some(read_at) {
+            tokio::select! {
+                () = sleep_until(due) => {}
+                released = releases.changed() => match released {
+                    Ok(()) => released_at = Some(Instant::now()),
+                    // The test is over.
+                    Err(_) => return,
+                },
+            }
         }
-        if to.write_all(&chunk).await.is_err() {
+        let written = to.write_all(&bytes).await;
+        if let Some(delayed) = &delayed {
+            delayed.fetch_sub(bytes.len() as u64, Ordering::Relaxed);
+        }
+        if written.is_err() {
             return;
         }
     }
