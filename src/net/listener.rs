@@ -19,7 +19,7 @@ use axum::body::Body;
 use axum::extract::ConnectInfo;
 use hyper::body::{Body as HttpBody, Bytes, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
-use hyper::service::{Service, service_fn};
+use hyper::service::{HttpService, Service, service_fn};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -118,36 +118,40 @@ async fn converse(
         .max_buf_size(MAX_BUFFER_BYTES)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
-    let mut http = pin!(http);
-    let mut closing = pin!(connections.closing());
-    let mut is_closing = false;
+    let closed = async {
+        if let Err(error) = until_closed(http, &connections).await {
+            tracing::debug!(listener = connections.name(), %peer, %error, "connection ended");
+        }
+        // An upgraded connection goes on.
+        let _ = gone.await;
+    };
     let stalled = tokio::select! {
         biased;
         stalled = until_stalled(&connection) => Some(stalled),
-        () = async {
-            loop {
-                tokio::select! {
-                    biased;
-                    () = &mut closing, if !is_closing => {
-                        is_closing = true;
-                        http.as_mut().graceful_shutdown();
-                    }
-                    result = &mut http => {
-                        if let Err(error) = result {
-                            tracing::debug!(listener = connections.name(), %peer, %error);
-                        }
-                        break;
-                    }
-                }
-            }
-            // An upgraded connection goes on.
-            let _ = gone.await;
-        } => None,
+        () = closed => None,
     };
     if let Some(stalled) = stalled {
         tracing::debug!(listener = connections.name(), %peer, "connection closed: {stalled}");
         connection.kill_switch().kill();
     }
+}
+
+/// Serves a connection until it is closed or upgraded.
+async fn until_closed<S>(
+    http: http1::UpgradeableConnection<TokioIo<Stream>, S>,
+    connections: &Connections,
+) -> hyper::Result<()>
+where
+    S: HttpService<Incoming, ResBody = AnswerBody, Error = Infallible>,
+    S::Future: Send,
+{
+    let mut http = pin!(http);
+    tokio::select! {
+        biased;
+        result = &mut http => return result,
+        () = connections.closing() => http.as_mut().graceful_shutdown(),
+    }
+    http.await
 }
 
 async fn until_stalled(connection: &Connection) -> Stalled {

@@ -85,7 +85,7 @@ async fn check_agent(attack: Attack) {
     let metrics = agent.admin().await;
     let telemetry = agent.address("telemetry").await;
     let publishers = agent.address("publishers").await;
-    let delivered = || server.sessions().iter().map(|session| session.frames).sum::<u64>();
+    let delivered = || server.sessions().iter().map(|session| session.frames).sum::<usize>();
 
     let under_attack = async {
         let mut before_the_end = 0;
