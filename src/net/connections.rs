@@ -75,10 +75,15 @@ enum Admission {
 }
 
 impl Connections {
-    /// No connection yet. The process must be able to afford so many open files, or there are
-    /// fewer.
-    pub(crate) fn new(name: &'static str, connections: usize) -> Self {
-        let connections = affordable(connections);
+    /// No connections yet, and so many at most; fewer where the process may open few files.
+    pub(crate) fn new(name: &'static str, wanted: usize) -> Self {
+        let connections = affordable(wanted);
+        if connections < wanted {
+            tracing::warn!(
+                "{name}: accepts {connections} connections at a time instead of {wanted}, because \
+                 this process may open few files; raise its limit (`ulimit -n`, `LimitNOFILE=`)"
+            );
+        }
         let limits = Limits { connections, per_peer: connections.div_ceil(2) };
         Self(Arc::new(Shared {
             name,

@@ -49,6 +49,13 @@ const SLOW_BODY: Attack = Attack {
 };
 const KEPT_ALIVE: Attack =
     Attack { begins: "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n", goes_on: "" };
+/// A WebSocket that says nothing; where there are none, a request for what is not there.
+const UNUSED_WEBSOCKET: Attack = Attack {
+    begins: "GET /socket.io/?EIO=4&transport=websocket HTTP/1.1\r\nHost: localhost\r\n\
+             Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    goes_on: "",
+};
 
 #[tokio::test]
 async fn idle_connections_lock_out_no_other_client() {
@@ -73,6 +80,11 @@ async fn slow_bodies_lock_out_no_other_client() {
 #[tokio::test]
 async fn connections_that_are_kept_after_an_answer_lock_out_no_other_client() {
     check_agent(KEPT_ALIVE).await;
+}
+
+#[tokio::test]
+async fn unused_web_sockets_lock_out_no_other_client() {
+    check_agent(UNUSED_WEBSOCKET).await;
 }
 
 /// Attacks all listeners of an agent together; its sources, its delivery and its pages go on.
@@ -138,31 +150,31 @@ async fn pitwire_serve_goes_on_under_each_attack() {
     agent.link(1).await;
     let peak = PeakUsage::of(serve.id());
 
-    for attack in [IDLE, HALF_REQUEST, SLOW_HEAD, SLOW_BODY, KEPT_ALIVE] {
-        let requests = async {
-            let end = Instant::now() + ATTACK / 2;
-            while Instant::now() < end {
-                assert_eq!(answer("GET", &format!("{url}/api/sessions")).await, 200);
-                sleep(Duration::from_millis(100)).await;
-            }
-        };
-        let under_attack = async {
+    let under_attacks = async {
+        for attack in [IDLE, HALF_REQUEST, SLOW_HEAD, SLOW_BODY, KEPT_ALIVE, UNUSED_WEBSOCKET] {
+            let requests = async {
+                let end = Instant::now() + ATTACK / 2;
+                while Instant::now() < end {
+                    assert_eq!(answer("GET", &format!("{url}/api/sessions")).await, 200);
+                    sleep(Duration::from_millis(100)).await;
+                }
+            };
             tokio::select! {
                 () = requests => {}
                 () = attack_on(&url, attack) => {}
             }
-        };
-        let ((), observed) = beside_live_source(&agent, under_attack).await;
-        assert!(observed.longest_wait < ANSWER, "{attack:?} {observed:?}");
-    }
-    // Nothing but its one link counts: it was never closed for an attacker.
+        }
+    };
+    let ((), observed) = beside_live_source(&agent, under_attacks).await;
+    assert!(observed.longest_wait < ANSWER, "{observed:?}");
     let stored = agent.receipts().len() as f64;
     agent
         .metric_becomes("pitwire_ledger_entries{state=\"delivered\"}", |delivered| {
             delivered == stored
         })
         .await;
-    assert_eq!(agent.links().len(), 1, "{:?}", agent.links());
+    // The publisher's connection was never closed for an attacker.
+    assert_eq!(agent.metric("pitwire_connects_total{outcome=\"ok\"}").await, 1.0);
     let (_, open_files) = peak.end();
     assert!(open_files <= OPEN_FILES - SPARE_FILES, "{open_files} open files");
 }
