@@ -7,7 +7,7 @@
 pub(super) const MAX_CONNECTIONS: usize = 512;
 
 /// Open files for everything but connections: the queue's segments and logs, the links to the
-/// servers, the game's files. An agent with eight destinations has about 80.
+/// servers, the game's files. Where the process may open fewer than twice as many, half of them.
 const RESERVED_FILES: usize = 256;
 
 /// The soft limit that a process asks for: all connections and the reserve, twice over.

@@ -14,7 +14,7 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::{PeakUsage, beside_live_source};
+use super::{MAX_AGENT_RSS_KIB, PeakUsage, beside_live_source};
 use crate::agent::{Agent, Process, limit_open_files, pitwire};
 
 /// Open files that the process under attack may have.
@@ -121,8 +121,10 @@ async fn check_agent(attack: Attack) {
     };
     let started_at = Instant::now();
     let (delivered_under_attack, observed) = beside_live_source(&agent, under_attack).await;
+    eprintln!("{attack:?}: {observed:?}, {delivered_under_attack} delivered");
     let logged = agent.process.stderr();
 
+    assert!(observed.peak_rss_kib <= MAX_AGENT_RSS_KIB, "{observed:?}");
     assert!(observed.peak_open_files <= OPEN_FILES - SPARE_FILES, "{observed:?}");
     assert!(observed.longest_wait < ANSWER, "{observed:?}");
     // A good part of what was handed in during the attack, on a machine that is slow.
