@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::num::NonZeroU64;
 use std::time::Duration;
 
+use crate::cli::log;
+use crate::config::{LogConfig, LogFormat, LogLevel};
 use crate::dashboard::{Acks, Behaviour, Server};
 
 /// Run the dashboard server alone.
@@ -86,6 +88,7 @@ impl Serve {
 /// # Errors
 /// If the address cannot be listened on; the text names it.
 pub async fn run(args: Serve, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+    log::start(&LogConfig { level: LogLevel::Warn, format: LogFormat::Text, file: None });
     let server = Server::start(args.listen, args.behaviour()).map_err(|error| {
         io::Error::new(error.kind(), format!("cannot listen on {}: {error}", args.listen))
     })?;

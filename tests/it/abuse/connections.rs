@@ -3,6 +3,7 @@
 //! The process may open few files, so that the attack needs few connections; what matters is that
 //! they are more than that. Each attacker reconnects whenever it is closed.
 
+use std::fs;
 use std::future::pending;
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::{MAX_AGENT_RSS_KIB, PeakUsage, beside_live_source};
-use crate::agent::{Agent, Process, limit_open_files, pitwire};
+use crate::agent::{Agent, Process, eventually, limit_open_files, pitwire};
 
 /// Open files that the process under attack may have.
 const OPEN_FILES: u64 = 200;
@@ -27,7 +28,7 @@ const ATTACKERS: usize = 250;
 /// Between the end of an attacker's connection and its next one.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(500);
 /// How long each attack lasts.
-const ATTACK: Duration = Duration::from_secs(6);
+const ATTACK: Duration = Duration::from_secs(4);
 /// From a client's first try to its answer, at most, on two cores that run other tests too.
 const ANSWER: Duration = Duration::from_secs(5);
 
@@ -121,7 +122,6 @@ async fn check_agent(attack: Attack) {
     };
     let started_at = Instant::now();
     let (delivered_under_attack, observed) = beside_live_source(&agent, under_attack).await;
-    eprintln!("{attack:?}: {observed:?}, {delivered_under_attack} delivered");
     let logged = agent.process.stderr();
 
     assert!(observed.peak_rss_kib <= MAX_AGENT_RSS_KIB, "{observed:?}");
@@ -140,17 +140,12 @@ async fn check_agent(attack: Attack) {
 #[tokio::test]
 async fn pitwire_serve_goes_on_under_each_attack() {
     open_files::raise_limit();
-    let serve = pitwire(&["serve", "--listen", "127.0.0.1:0"]);
-    let serve = Process::start(&mut limit_open_files(OPEN_FILES, &serve));
-    let url = crate::agent::eventually("the address of the server", async || {
-        let lines = serve.stdout();
-        Some(lines.first()?.strip_prefix("dashboard server on ")?.to_owned())
-    })
-    .await;
+    let (serve, url) = start_serve(OPEN_FILES).await;
     let queue = TempDir::new().unwrap();
     let agent = Agent::start(queue.path(), &url, &[]);
     agent.link(1).await;
     let peak = PeakUsage::of(serve.id());
+    let started_at = Instant::now();
 
     let under_attacks = async {
         for attack in [IDLE, HALF_REQUEST, SLOW_HEAD, SLOW_BODY, KEPT_ALIVE, UNUSED_WEBSOCKET] {
@@ -179,6 +174,37 @@ async fn pitwire_serve_goes_on_under_each_attack() {
     assert_eq!(agent.metric("pitwire_connects_total{outcome=\"ok\"}").await, 1.0);
     let (_, open_files) = peak.end();
     assert!(open_files <= OPEN_FILES - SPARE_FILES, "{open_files} open files");
+    let logged = serve.stderr();
+    let limits: Vec<_> = logged.iter().filter(|line| line.contains("beyond the limit")).collect();
+    let most = 1 + started_at.elapsed().as_secs() as usize / 10;
+    assert!((1..=most).contains(&limits.len()), "{limits:#?}");
+}
+
+#[tokio::test]
+async fn a_server_without_a_free_descriptor_accepts_again_once_there_is_one() {
+    let (serve, _) = start_serve(OPEN_FILES).await;
+    let idle_files = fs::read_dir(format!("/proc/{}/fd", serve.id())).unwrap().count() as u64;
+    drop(serve);
+    let (serve, url) = start_serve(idle_files + 2).await;
+    let mut held = Vec::new();
+    for _ in 0..5 {
+        held.push(TcpStream::connect(url.strip_prefix("http://").unwrap()).await.unwrap());
+    }
+    serve.says("cannot accept connections").await;
+    drop(held);
+    assert_eq!(answer("GET", &format!("{url}/healthz")).await, 200);
+}
+
+/// `pitwire serve` that may open so many files, and its URL.
+async fn start_serve(open_files: u64) -> (Process, String) {
+    let serve = pitwire(&["serve", "--listen", "127.0.0.1:0"]);
+    let serve = Process::start(&mut limit_open_files(open_files, &serve));
+    let url = eventually("the address of the server", async || {
+        let lines = serve.stdout();
+        Some(lines.first()?.strip_prefix("dashboard server on ")?.to_owned())
+    });
+    let url = url.await;
+    (serve, url)
 }
 
 /// Keeps [`ATTACKERS`] connections to `url` until it is dropped.
