@@ -7,14 +7,14 @@
 //! - Out of the middle it goes from the newest stretch to the oldest, by [`Store::replace`]. The
 //!   setups with which what follows was driven stay, and so does what may be out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Log, Run};
-use crate::config::{DROP_STEP_BYTES, DROP_STEP_ENTRIES, PAGE_BYTES, PAGE_ENTRIES};
-use crate::entry::{Entry, Kind, Seq};
+use crate::config::{DROP_STEP_BYTES, DROP_STEP_ENTRIES};
+use crate::entry::{Entry, Kind, Seq, StintId};
 use crate::planted::planted;
 use crate::queue::fates::Fate;
 use crate::queue::ledger::DropReason;
@@ -34,6 +34,9 @@ pub struct DropStep {
 }
 
 const FATE: Fate = Fate::Dropped(DropReason::Operator);
+/// How far a step looks behind what it drops for an entry of the same stint, in entries and bytes of
+/// records: as much as a full segment, so that a step stays short.
+const LOOK_AHEAD: Limit = Limit { entries: 4096, bytes: 4 << 20 };
 
 impl<S: Store> Log<S> {
     /// Drops of the entries between two positions, ends included, as much as goes in one step.
@@ -140,20 +143,44 @@ impl<S: Store> Log<S> {
         if setups.is_empty() {
             return Ok(Vec::new());
         }
-        let limit = Limit { entries: PAGE_ENTRIES, bytes: PAGE_BYTES };
-        let records = self.read_records(Seq(last.0 + 1), limit)?;
-        let follows: Vec<Entry> = decoded(&records).collect();
-        // One that cannot be read says nothing, and more may be behind.
-        let is_all = follows.len() == records.len()
-            && records.last().is_none_or(|(seq, _)| Some(*seq) == self.store.last());
-        setups.retain(|stint, _| match follows.iter().find(|entry| entry.stint == *stint) {
-            Some(next) => next.kind == Kind::Frame,
-            // What is captured next may go on with it.
-            None => !is_all || self.stints.goes_on(*stint),
+        let (undecided, is_all) = self.retain_needed(&mut setups, Seq(last.0 + 1))?;
+        // The stint of an undecided setup may continue behind the look-ahead, or with the next entry.
+        setups.retain(|stint, _| {
+            !undecided.contains(stint) || !is_all || self.stints.goes_on(*stint)
         });
         let mut setups: Vec<Seq> = setups.into_values().collect();
         setups.sort();
         Ok(setups)
+    }
+
+    /// Removes each setup that a setup of the same stint follows from `from` on. Returns the stints of
+    /// which nothing was found within [`LOOK_AHEAD`], and whether all records were looked at.
+    fn retain_needed(
+        &mut self,
+        setups: &mut BTreeMap<StintId, Seq>,
+        mut from: Seq,
+    ) -> io::Result<(BTreeSet<StintId>, bool)> {
+        let mut undecided: BTreeSet<StintId> = setups.keys().copied().collect();
+        let (mut is_readable, mut left) = (true, LOOK_AHEAD);
+        // A read ends with its segment at the latest: what follows may be in any of the next ones.
+        while !undecided.is_empty() && left.entries > 0 && left.bytes > 0 {
+            let records = self.read_records(from, left)?;
+            let Some(&(last, _)) = records.last() else { return Ok((undecided, is_readable)) };
+            from = Seq(last.0 + 1);
+            let bytes = records.iter().map(|(_, record)| record.len()).sum();
+            left.entries = left.entries.saturating_sub(records.len());
+            left.bytes = left.bytes.saturating_sub(bytes);
+            for (seq, bytes) in &records {
+                let Ok(entry) = record::decode(*seq, bytes) else {
+                    is_readable = false;
+                    continue;
+                };
+                if undecided.remove(&entry.stint) && entry.kind == Kind::Setup {
+                    setups.remove(&entry.stint);
+                }
+            }
+        }
+        Ok((undecided, false))
     }
 
     /// Until the books say so too this may be wrong; but then the entries are still queued, or
