@@ -32,6 +32,7 @@ pub use bounds::*;
 pub use keys::{reference, to_toml, values, with_keys_of};
 pub use lmu::*;
 pub use load::{Loaded, Overrides, load, process_environment};
+pub(crate) use places::pc_name;
 pub use places::{file, log_file, settings};
 pub use problem::{Origin, Problem, Problems, Warning};
 pub use units::{parse_duration, parse_size};

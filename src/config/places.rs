@@ -32,7 +32,7 @@ pub fn log_file() -> PathBuf {
 }
 
 /// What this PC is called, made safe for a subject.
-pub(super) fn pc_name() -> String {
+pub(crate) fn pc_name() -> String {
     let name = AgentName::made_of(&host_name());
     name.map_or_else(|| "pc".into(), |name| name.to_string())
 }

@@ -1,7 +1,10 @@
 //! What the queue asks of a file system beyond plain reads and writes: names and bytes that
 //! survive a power cut, removal that survives an antivirus, and what `du` would say.
+//!
+//! Files and folders are created for this user alone (0600, 0700), and through no symbolic link: the
+//! queue may be in a folder that others can write to.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -33,11 +36,79 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_parent(path)
 }
 
-/// A new file whose content is durable; its name is after a [`sync_folder`].
+/// Writes a new file in the place of one that may be there. Its content is durable when this returns,
+/// its name after a [`sync_folder`].
 pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create(path)?;
+    let mut file = create(path)?;
     file.write_all(bytes)?;
     file.sync_all()
+}
+
+/// Replaces the file at `path` as [`replace`] does, but for durability: a killed process leaves the
+/// old or the new content, a power cut perhaps neither.
+pub(crate) fn replace_undurably(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    create(&temporary)?.write_all(bytes)?;
+    rename(&temporary, path)
+}
+
+/// Creates an empty file in the place of the file or link that may be there.
+fn create(path: &Path) -> io::Result<File> {
+    let mut new = options();
+    new.write(true).create_new(true);
+    match new.open(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            remove_file(path)?;
+            new.open(path)
+        }
+        created => created,
+    }
+}
+
+/// Options under which a file is created for this user alone and no symbolic link is followed.
+pub(super) fn options() -> OpenOptions {
+    #[cfg_attr(not(unix), expect(unused_mut, reason = "only Unix has modes and O_NOFOLLOW"))]
+    let mut options = File::options();
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    #[cfg(target_os = "linux")]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(
+        &mut options,
+        rustix::fs::OFlags::NOFOLLOW.bits().cast_signed(),
+    );
+    options
+}
+
+/// Creates a folder for this user alone, with those above it; one that is there stays as it is.
+pub(super) fn create_folder(path: &Path) -> io::Result<()> {
+    let mut builder = DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
+}
+
+/// Takes the rights of others from the files in `folder`, which another library created.
+#[cfg(unix)]
+pub(super) fn make_private(folder: &Path) -> io::Result<()> {
+    use std::os::unix::fs::PermissionsExt;
+    for item in fs::read_dir(folder)? {
+        let item = item?;
+        let kind = item.file_type()?;
+        if kind.is_dir() {
+            fs::set_permissions(item.path(), fs::Permissions::from_mode(0o700))?;
+            make_private(&item.path())?;
+        } else if kind.is_file() {
+            fs::set_permissions(item.path(), fs::Permissions::from_mode(0o600))?;
+        }
+    }
+    Ok(())
+}
+
+/// Windows gives a new file the rights of its folder.
+#[cfg(not(unix))]
+pub(super) fn make_private(_folder: &Path) -> io::Result<()> {
+    Ok(())
 }
 
 /// fsync of a file that somebody else wrote; opened for writing because Windows wants that.
@@ -64,7 +135,7 @@ pub(super) fn sync_all(path: &Path) -> io::Result<()> {
 
 /// Copies a folder with all that is below it into a new one.
 pub(super) fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
-    fs::create_dir_all(to)?;
+    create_folder(to)?;
     for item in fs::read_dir(from)? {
         let item = item?;
         let to = to.join(item.file_name());
@@ -90,8 +161,14 @@ pub(super) fn remove_file(path: &Path) -> io::Result<()> {
     patiently(|| absent_is_fine(fs::remove_file(path)))
 }
 
-/// Removes a folder with all that is in it; one that is not there is removed already.
+/// Removes a folder with all that is in it; one that is not there is removed already. Of a symbolic
+/// link only the link is removed.
 pub(super) fn remove_folder(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if !metadata.is_dir() => return remove_file(path),
+        Ok(_) => {}
+        Err(error) => return absent_is_fine(Err(error)),
+    }
     let items = match fs::read_dir(path) {
         Ok(items) => items,
         Err(error) => return absent_is_fine(Err(error)),
@@ -158,11 +235,38 @@ pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
+/// Whether there is a symbolic link or a folder at `path`, where a file should be.
+pub(super) fn is_no_file(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.is_file())
+}
+
+/// Whether there is something else than a folder at `path`, such as a link to one.
+pub(super) fn is_no_folder(path: &Path) -> bool {
+    fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.is_dir())
+}
+
+/// Whether `file` is what is at `path`; true where the system cannot say.
+pub(super) fn is_at(file: &File, path: &Path) -> bool {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::MetadataExt;
+        let same = |ours: fs::Metadata, theirs: fs::Metadata| {
+            (ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino())
+        };
+        file.metadata().is_ok_and(|ours| fs::metadata(path).is_ok_and(|theirs| same(ours, theirs)))
+    }
+    #[cfg(not(unix))]
+    {
+        let _ = (file, path);
+        true
+    }
+}
+
 /// The path of `name` in `folder` that is not taken yet: `name`, else `name-1`, `name-2`, …
 pub(super) fn free_name(folder: &Path, name: &str) -> PathBuf {
     let numbered = (1_u32..).map(|n| folder.join(format!("{name}-{n}")));
     let mut paths = std::iter::once(folder.join(name)).chain(numbered);
-    paths.find(|path| !path.exists()).unwrap_or_else(|| folder.join(name))
+    paths.find(|path| fs::symlink_metadata(path).is_err()).unwrap_or_else(|| folder.join(name))
 }
 
 fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {

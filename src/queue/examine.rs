@@ -46,8 +46,8 @@ pub struct Examination {
     pub ends: Option<(Place, Place)>,
 }
 
-const SET_ASIDE: &str = "it is set aside in quarantine/ when it is read; what can be read of it is \
-                         kept, the rest counts as dropped (corrupt)";
+const SET_ASIDE: &str = "what can be read of it is kept, the rest counts as dropped (corrupt); a \
+                         damaged segment is set aside in quarantine/ when it is read";
 const CORRUPT: &str = "it is left out when it is sent and counts as dropped (corrupt)";
 const NOTHING: &str = "nothing can be done about it";
 

@@ -20,10 +20,12 @@ pub enum Fate {
     Dropped(DropReason),
     /// Left out to make room.
     Thinned,
+    /// Files of the queue were damaged, cut or deleted.
+    Lost,
     Queued,
     /// No entry has this position yet.
     NotGivenYet,
-    /// The position was skipped at a start, what was there was lost, or it is too long ago.
+    /// The position was skipped at a start, or it is too long ago.
     Unknown,
 }
 
@@ -35,6 +37,7 @@ impl Fate {
             Self::Refused => "refused",
             Self::Dropped(reason) => reason.as_str(),
             Self::Thinned => "thinned",
+            Self::Lost => "lost",
             Self::Queued => "queued",
             Self::NotGivenYet => "not_given_yet",
             Self::Unknown => "unknown",
@@ -48,6 +51,7 @@ impl Fate {
             Self::Delivered,
             Self::Refused,
             Self::Thinned,
+            Self::Lost,
             Self::Queued,
             Self::NotGivenYet,
             Self::Unknown,
@@ -118,6 +122,16 @@ pub(super) fn thinned_line(
     )
 }
 
+/// The line for positions whose records were lost. Destinations that `had` what is below a position
+/// lost nothing there.
+pub(super) fn lost_line(first: Seq, last: Seq, had: &BTreeMap<String, u64>) -> String {
+    let had = match had.is_empty() {
+        true => String::new(),
+        false => format!(r#","had":{}"#, serde_json::json!(had)),
+    };
+    format!(r#"{{"first":{first},"last":{last},"fate":"lost"{had}}}"#)
+}
+
 #[derive(Deserialize)]
 struct Line {
     first: u64,
@@ -141,7 +155,7 @@ impl Line {
     /// another way.
     fn is_about(&self, destination: &str, seq: Seq) -> bool {
         let is_own = match &*self.fate {
-            "thinned" => self.had.get(destination).is_none_or(|had| seq.0 >= *had),
+            "thinned" | "lost" => self.had.get(destination).is_none_or(|had| seq.0 >= *had),
             _ => self.destination == destination,
         };
         let every = 1_u64 << self.level.min(63);
@@ -156,8 +170,8 @@ impl Line {
 }
 
 /// What the notes say of a position that a destination does not wait for. The newest line that is about it counts. But
-/// what was taken out of the middle, thinned or dropped by a person, is out for good: later lines go
-/// over it, so the oldest such line counts before all others.
+/// what was taken out of the middle, thinned, lost or dropped by a person, is out for good: later
+/// lines go over it, so the oldest such line counts before all others.
 pub(super) fn find(notes: &str, destination: &str, growing: Option<Run>, seq: Seq) -> Fate {
     let growing = growing.map(|run| run.line(destination));
     let lines = notes.lines().chain(growing.as_deref());
@@ -167,7 +181,7 @@ pub(super) fn find(notes: &str, destination: &str, growing: Option<Run>, seq: Se
         .filter_map(|line| Fate::parse(&line.fate));
     let mut found = Fate::Unknown;
     for fate in about {
-        if matches!(fate, Fate::Thinned | Fate::Dropped(DropReason::Operator)) {
+        if matches!(fate, Fate::Thinned | Fate::Lost | Fate::Dropped(DropReason::Operator)) {
             return fate;
         }
         found = fate;
@@ -276,6 +290,23 @@ mod tests {
         ] {
             assert_eq!(find(&notes, "", None, Seq(seq)), server, "{seq}");
             assert_eq!(find(&notes, "b", growing, Seq(seq)), b, "{seq}");
+        }
+    }
+
+    #[test]
+    fn a_lost_entry_is_lost_to_the_destinations_that_had_not_had_it() {
+        let had = [(String::new(), 5), ("b".to_owned(), 1)].into();
+        let delivered = Run { first: Seq(1), last: Seq(8), fate: Fate::Delivered };
+        let notes = [lost_line(Seq(3), Seq(6), &had), delivered.line(""), delivered.line("b")];
+        let notes = notes.join("\n");
+        for (seq, server, b) in [
+            (2, Fate::Delivered, Fate::Delivered),
+            (4, Fate::Delivered, Fate::Lost),
+            (6, Fate::Lost, Fate::Lost),
+            (7, Fate::Delivered, Fate::Delivered),
+        ] {
+            assert_eq!(find(&notes, "", None, Seq(seq)), server, "{seq}");
+            assert_eq!(find(&notes, "b", None, Seq(seq)), b, "{seq}");
         }
     }
 

@@ -4,7 +4,7 @@ use std::io;
 
 use super::ledger::Ledger;
 use super::lock::Lock;
-use super::log::ledger_of;
+use super::log::{corrupt_of, ledger_of};
 use super::segments::inspect::{Untouched, is_store};
 use super::{OpenError, examine};
 use crate::config::QueueConfig;
@@ -59,6 +59,11 @@ impl Inspection {
     /// What became of the entries that are gone, less what is lost since.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
+    }
+
+    /// Entries that damage had cost when the queue was used last; they are in the ledger by now.
+    pub fn lost_before(&self) -> u64 {
+        corrupt_of(&self.store.mark().books, self.store.lost_before())
     }
 
     /// Entries that left and are in no book; anything but 0 is a fault of this program.

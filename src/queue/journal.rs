@@ -58,6 +58,11 @@ impl Mark {
         bytes
     }
 
+    /// Grows with all that is appended and released: of two marks the newer one has more.
+    pub(super) fn age(&self) -> u64 {
+        self.appended.saturating_add(self.released)
+    }
+
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (head, rest) = number(bytes)?;
         let (tail, rest) = number(rest)?;
@@ -110,7 +115,7 @@ impl Journal {
     }
 
     fn open(path: PathBuf, lo: Seq) -> io::Result<Self> {
-        let mut file = File::options().write(true).open(&path)?;
+        let mut file = disk::options().write(true).open(&path)?;
         let len = file.seek(SeekFrom::End(0))?;
         let reader = File::open(&path)?;
         Ok(Self { file, reader, path, lo, len, is_torn: false })

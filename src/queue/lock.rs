@@ -1,38 +1,159 @@
-//! One agent to a queue: a lock on a file, and beside it the name of the process that holds it.
+//! One agent to a queue: locks on a file and on the folder itself, and beside them who holds them.
+//!
+//! - The file is locked everywhere. Somebody may remove it: then the next process would lock a new
+//!   file of the same name. Windows does not let anyone remove it while it is locked.
+//! - Elsewhere the folder is locked too, if its file system can do that. A folder that was moved away
+//!   keeps the lock, so the holder checks [`Lock::is_of`] before it relies on the lock.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+use super::disk;
+use super::owner::{OWNER, Owner};
+
+const LOCK: &str = "lock";
 
 /// Held for as long as this lives; the operating system lets go of it when the process ends,
 /// however it ends.
 #[derive(Debug)]
-pub(super) struct Lock(File);
+pub(super) struct Lock {
+    folder: PathBuf,
+    /// The lock file; `None` when the lock was lost and not taken again.
+    file: Option<File>,
+    /// The folder, where it can be locked. Only held.
+    _locked_folder: Option<File>,
+}
 
 impl Lock {
     /// Takes the lock of the queue in `folder`, or names the process that holds it.
     pub(super) fn take(folder: &Path) -> io::Result<Result<Self, String>> {
-        // Two files: a locked one cannot be read by others on Windows.
-        let owner = folder.join("owner");
-        let file =
-            File::options().create(true).truncate(false).write(true).open(folder.join("lock"))?;
+        let held = || Ok(Err(Owner::read(folder).map_or("unknown".into(), |owner| owner.process)));
+        let _locked_folder = match lock_folder(folder) {
+            Ok(locked) => locked,
+            Err(TryLockError::WouldBlock) => return held(),
+            Err(TryLockError::Error(error)) => return Err(error),
+        };
+        let path = folder.join(LOCK);
+        if disk::is_no_file(&path) {
+            super::segments::set_stray_aside(folder, LOCK)?;
+        }
+        let mut options = disk::options();
+        options.create(true).truncate(false).write(true);
+        #[cfg(windows)]
+        {
+            const SHARE_READ_AND_WRITE: u32 = 1 | 2; // and not delete: see the module
+            std::os::windows::fs::OpenOptionsExt::share_mode(&mut options, SHARE_READ_AND_WRITE);
+        }
+        let file = options.open(&path)?;
         match file.try_lock() {
-            Ok(()) => {
-                fs::write(&owner, std::process::id().to_string())?;
-                Ok(Ok(Self(file)))
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return held(),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        // Two files: a locked one cannot be read by others on Windows.
+        if disk::is_no_file(&folder.join(OWNER)) {
+            super::segments::set_stray_aside(folder, OWNER)?;
+        }
+        Owner::set_process(folder)?;
+        Ok(Ok(Self { folder: folder.into(), file: Some(file), _locked_folder }))
+    }
+
+    /// Whether the lock file is still the one that is locked: if not, another process may have
+    /// locked the queue meanwhile.
+    pub(super) fn is_valid(&self) -> bool {
+        self.file.as_ref().is_some_and(|file| disk::is_at(file, &self.folder.join(LOCK)))
+    }
+
+    /// Takes the lock again if it is not valid any more.
+    ///
+    /// # Errors
+    /// Another process has the queue now, or the disk fails; then the lock is not held.
+    pub(super) fn renew(&mut self) -> io::Result<()> {
+        if self.is_valid() {
+            return Ok(());
+        }
+        let folder = std::mem::take(&mut self.folder);
+        // The folder may be the same one: it cannot be locked twice.
+        *self = Self { folder, file: None, _locked_folder: None };
+        disk::create_folder(&self.folder)?;
+        match Self::take(&self.folder)? {
+            Ok(lock) => {
+                *self = lock;
+                tracing::warn!(
+                    queue = %self.folder.display(),
+                    "the queue's lock file was removed or its folder moved; locked again"
+                );
+                Ok(())
             }
-            Err(TryLockError::WouldBlock) => {
-                let name = fs::read_to_string(&owner).unwrap_or_default();
-                Ok(Err(if name.is_empty() { "unknown".into() } else { name }))
-            }
-            Err(TryLockError::Error(error)) => Err(error),
+            Err(owner) => Err(io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                format!(
+                    "the queue's lock file was removed and another pitwire (process {owner}) has \
+                     the queue now; stop one of the two"
+                ),
+            )),
         }
     }
 }
 
-impl Drop for Lock {
-    fn drop(&mut self) {
-        // Closing the file lets go of the lock all the same.
-        let _ = self.0.unlock();
+/// Locks the folder itself; `None` where that is not possible.
+#[cfg(unix)]
+fn lock_folder(folder: &Path) -> Result<Option<File>, TryLockError> {
+    let file = File::open(folder).map_err(TryLockError::Error)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Err(TryLockError::WouldBlock),
+        // Some network file systems lock no folders.
+        Err(TryLockError::Error(_)) => Ok(None),
+    }
+}
+
+#[cfg(not(unix))]
+fn lock_folder(_folder: &Path) -> Result<Option<File>, TryLockError> {
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    #[cfg(unix)]
+    fn a_queue_whose_lock_file_was_removed_stays_locked() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut lock = Lock::take(folder.path()).unwrap().unwrap();
+        fs::remove_file(folder.path().join(LOCK)).unwrap();
+        let owner = Lock::take(folder.path()).unwrap().unwrap_err();
+        assert_eq!(owner, std::process::id().to_string());
+        assert!(!lock.is_valid());
+        lock.renew().unwrap();
+        assert!(lock.is_valid());
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_lock_of_a_folder_that_was_moved_away_is_not_valid_for_the_new_one() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("queue");
+        fs::create_dir(&folder).unwrap();
+        let mut first = Lock::take(&folder).unwrap().unwrap();
+        fs::rename(&folder, place.path().join("moved")).unwrap();
+        fs::create_dir(&folder).unwrap();
+        let second = Lock::take(&folder).unwrap().unwrap();
+        let error = first.renew().unwrap_err();
+        assert!(error.to_string().contains("another pitwire (process "), "{error}");
+        drop(second);
+        first.renew().unwrap();
+    }
+
+    #[test]
+    fn a_folder_in_the_place_of_the_lock_file_is_set_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join(LOCK)).unwrap();
+        let _lock = Lock::take(folder.path()).unwrap().unwrap();
+        assert!(folder.path().join("quarantine").join("stray-lock").is_dir());
     }
 }

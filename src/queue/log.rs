@@ -23,10 +23,10 @@ pub use self::looking::{Mended, Peeked};
 use self::recent::Recent;
 use self::stints::Stints;
 use super::buffer::{Shed, Waiting};
-use super::fates::Run;
+use super::fates::{self, Run};
 use super::ledger::{DropReason, Ledger};
 use super::record::{self, EncodeError};
-use super::store::Store;
+use super::store::{Notes, Store};
 use super::{Appended, Batch, Content, Destinations, Limit, Limits, QueueStatus};
 use crate::config::{Durability, MAX_SESSIONS};
 use crate::entry::{CapturedAt, Kind, Seq, StintId, Stream};
@@ -121,6 +121,7 @@ impl<S: Store> Log<S> {
             limits,
         };
         log.take_accounts(&books);
+        log.note_lost();
         log.part_with_others(&books)?;
         // One that was lowered holds from here on.
         log.limit(log.limits.clone())?;
@@ -377,7 +378,20 @@ impl<S: Store> Log<S> {
     }
 
     fn read_records(&mut self, from: Seq, limit: Limit) -> io::Result<Vec<(Seq, Vec<u8>)>> {
-        self.sound()?.read(from, limit)
+        let records = self.sound()?.read(from, limit);
+        self.note_lost();
+        records
+    }
+
+    /// Notes the fate of what the store has lost. Without the note the fate is unknown; the ledger
+    /// counts the loss all the same, so a disk that is full does not stop the queue here.
+    fn note_lost(&mut self) {
+        for (first, last) in self.store.take_lost() {
+            let line = fates::lost_line(first, last, &self.places());
+            if let Err(error) = self.store.note(Notes::Fates, &line) {
+                tracing::warn!(%first, %last, %error, "cannot note that entries were lost");
+            }
+        }
     }
 
     /// All records between two positions, ends included.
@@ -418,6 +432,12 @@ pub(super) fn ledger_of(books: &[u8]) -> io::Result<Ledger> {
         return Ok(Ledger::default());
     }
     rmp_serde::from_slice(books).map(|books: Books| books.ledger).map_err(io::Error::other)
+}
+
+/// Entries that damage has cost `[server]`, by the books of a store that has lost so many.
+pub(super) fn corrupt_of(books: &[u8], lost: u64) -> u64 {
+    let books: Books = rmp_serde::from_slice(books).unwrap_or_default();
+    books.ledger.corrupt + lost.saturating_sub(books.not_lost)
 }
 
 /// Stint and moment of the newest record that ever was: the newest that is held may be much older,

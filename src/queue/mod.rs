@@ -23,6 +23,7 @@ mod lock;
 mod log;
 mod notes;
 pub mod operator;
+mod owner;
 mod reader;
 pub mod record;
 pub mod segments;
@@ -41,6 +42,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use self::buffer::Buffer;
+pub(crate) use self::disk::replace_undurably;
 use self::ledger::{DropReason, Ledger};
 use self::log::Log;
 pub use self::reader::{Batch, Reader};
@@ -317,12 +319,14 @@ fn open_within(
 ) -> Result<(Writer, Readers, Closed), OpenError> {
     let path = || queue.path.display().to_string();
     let storage = |source| OpenError::Storage { path: path(), source };
-    std::fs::create_dir_all(&queue.path).map_err(storage)?;
+    disk::create_folder(&queue.path).map_err(storage)?;
     let lock = lock::Lock::take(&queue.path)
         .map_err(storage)?
         .map_err(|owner| OpenError::InUse { path: path(), owner })?;
     let options = segments::Options::new(queue.max_entries, queue.max_bytes);
-    let store = segments::SegmentStore::open(&queue.path, options).map_err(storage)?;
+    owner::Owner::set_place(&queue.path).map_err(storage)?;
+    let mut store = segments::SegmentStore::open(&queue.path, options).map_err(storage)?;
+    store.guard(lock);
     let ((writer, readers), keeper) =
         with_store_for(destinations, store, limits, now).map_err(storage)?;
     let (done, closed) = oneshot::channel();
@@ -332,7 +336,6 @@ fn open_within(
         .name("pitwire-queue".into())
         .spawn(move || {
             runtime.block_on(keeper);
-            drop(lock);
             drop(done);
         })
         .map_err(storage)?;

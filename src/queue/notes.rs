@@ -1,7 +1,7 @@
 //! Lines for people: JSON Lines in files that are bounded by being two. A full one becomes
 //! `….old.ndjson` and replaces the one before.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -38,12 +38,12 @@ impl Notes {
 /// Appends a line; a file holds `most` bytes. Durable when this returns.
 pub(super) fn append(folder: &Path, notes: Notes, line: &str, most: u64) -> io::Result<()> {
     let path = notes.path(folder, false);
-    path.parent().map_or(Ok(()), fs::create_dir_all)?;
+    path.parent().map_or(Ok(()), disk::create_folder)?;
     let size = fs::metadata(&path).map_or(0, |file| file.len());
     if size > 0 && size + line.len() as u64 > most {
         fs::rename(&path, notes.path(folder, true))?;
     }
-    let mut file = File::options().create(true).append(true).open(&path)?;
+    let mut file = disk::options().create(true).append(true).open(&path)?;
     file.write_all(format!("{line}\n").as_bytes())?;
     file.sync_data()
 }

@@ -6,6 +6,7 @@
 //! q-<lo>-<last>/seal     written last: how much it holds
 //! tail-<lo>.log          the journal: the newest segment, from position <lo> on
 //! mark                   where the store stood when the journal was begun, should that be lost
+//! checkpoint             where it stood at the last flush: shows what is missing of the journal
 //! new-<lo>-<last>/       a segment that is being written
 //! trash-*  *.tmp         on its way out, or never finished
 //! quarantine/            segments that could not be read in full, the last few; refused entries
@@ -37,7 +38,9 @@
 //! - Facts are plain files because their loss would be silent: a sled database that is written
 //!   to for ever is the arrangement that failed.
 
+mod checkpoint;
 mod examine;
+mod facts;
 mod folder;
 pub(super) mod inspect;
 mod newest;
@@ -47,18 +50,20 @@ mod rewrite;
 mod space;
 mod start;
 
-use std::collections::VecDeque;
-use std::fs;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 
+use self::checkpoint::{Checkpoint, Checkpoints};
+pub(super) use self::folder::set_stray_aside;
 use self::folder::{Old, Segment, Span, build, discard, held, publish};
 use self::newest::NewestSegment;
 use self::packed::{Packed, Packer};
-use self::recover::{Trust, write_mark};
+use self::recover::{Trust, gaps, write_mark};
 use super::journal::{Journal, Mark};
+use super::lock::Lock;
 use super::store::{Examined, Held, Notes, Store, Stretch};
-use super::{Limit, bytes, disk, notes};
+use super::{Limit, disk, notes};
 use crate::config::MAX_SAMPLE_BYTES;
 use crate::entry::Seq;
 use crate::planted::planted;
@@ -141,12 +146,32 @@ pub struct SegmentStore {
     largest_bytes: u64,
     /// Bytes on the disk of what is no segment and no journal.
     other_bytes: u64,
+    checkpoints: Checkpoints,
+    /// Where records were lost, ends included, until [`Store::take_lost`].
+    lost_stretches: Vec<(Seq, Seq)>,
+    /// All facts, so that those whose files somebody deletes are written again.
+    facts: BTreeMap<String, Vec<u8>>,
+    /// `None` where the caller sees to it that the folder has one user.
+    lock: Option<Lock>,
 }
 
 impl SegmentStore {
     /// Opens the store in `folder`, making it if need be.
     pub fn open(folder: &Path, options: Options) -> io::Result<Self> {
         Self::start(folder, options, &Trust::Disk)
+    }
+
+    /// Keeps the lock of the folder, and checks at each flush that it is still valid.
+    pub(super) fn guard(&mut self, lock: Lock) {
+        self.lock = Some(lock);
+    }
+
+    /// To be called when all is flushed.
+    fn note_checkpoint(&mut self) {
+        if let Some(newest) = &self.newest {
+            let (lo, lost, mark) = (newest.lo, self.lost(), self.mark());
+            self.checkpoints.write(&Checkpoint { lo, lost, mark });
+        }
     }
 
     fn newest(&mut self) -> io::Result<&mut NewestSegment> {
@@ -232,6 +257,8 @@ impl SegmentStore {
                     error = trouble.map(tracing::field::display),
                     "a segment of the queue is damaged: set aside, what can be read is kept",
                 );
+                let seqs = records.iter().map(|(seq, _)| *seq);
+                self.lost_stretches.extend(gaps(span.lo.max(self.head), span.last, seqs, level));
                 let records = records.into_iter().filter(|(seq, _)| *seq >= self.head).collect();
                 self.rewrite(span, level, records, Old::Quarantine, None)?;
                 return Ok(Loading::Replaced);
@@ -256,6 +283,7 @@ impl SegmentStore {
     }
 
     fn try_rotate(&mut self) -> io::Result<()> {
+        self.restore_facts();
         let (tail, mark, head) = (self.tail, self.mark(), self.head);
         let boot = self.options.boot.clone();
         let newest = self.newest.as_mut().ok_or_else(not_open)?;
@@ -330,10 +358,6 @@ impl SegmentStore {
     fn stretch(&self, segment: &Segment) -> Stretch {
         let Segment { span, held, level, .. } = *segment;
         Stretch { first: span.lo.max(self.head), last: span.last, held, level }
-    }
-
-    fn fact_path(&self, key: &str) -> PathBuf {
-        self.folder.join("facts").join(key)
     }
 }
 
@@ -431,10 +455,13 @@ impl Store for SegmentStore {
         if !self.dirty {
             return self.newest().map(drop);
         }
+        let is_locked = self.lock.as_ref().is_none_or(Lock::is_valid);
         let journal = &self.newest()?.journal;
+        let missing = |text| Err(io::Error::new(io::ErrorKind::NotFound, text));
         let synced = match journal.is_there() {
-            true => journal.sync(),
-            false => Err(io::Error::new(io::ErrorKind::NotFound, "the folder was removed")),
+            true if is_locked => journal.sync(),
+            true => missing("the queue's lock file was removed"),
+            false => missing("the folder was removed"),
         };
         // After a failed fsync the system forgets what it could not write: only writing it anew
         // helps.
@@ -443,7 +470,12 @@ impl Store for SegmentStore {
         }
         self.dirty = false;
         self.durable_head = head;
+        self.note_checkpoint();
         Ok(())
+    }
+
+    fn take_lost(&mut self) -> Vec<(Seq, Seq)> {
+        std::mem::take(&mut self.lost_stretches)
     }
 
     fn maintain(&mut self) -> io::Result<()> {
@@ -482,33 +514,19 @@ impl Store for SegmentStore {
         let newest = self.newest.as_ref().ok_or_else(not_open)?;
         match self.sealed.iter().find(|segment| segment.span.last >= from) {
             Some(segment) => examine::segment(&self.folder, segment.span, self.head).map(Some),
-            None if from < self.tail => examine::journal(&self.folder, newest.lo, self.head),
+            None if from < self.tail => {
+                examine::journal(&self.folder, newest.lo, self.head, self.tail)
+            }
             None => Ok(None),
         }
     }
 
     fn put(&mut self, key: &str, value: Option<&[u8]>) -> io::Result<()> {
-        let path = self.fact_path(key);
-        let folder = self.folder.join("facts");
-        match value {
-            Some(value) => {
-                self.with_ballast(|_| disk::replace(&path, &bytes::frame(Seq(0), Seq(0), value)))?
-            }
-            None => {
-                disk::remove_file(&path)?;
-                disk::sync_folder(&folder)?;
-            }
-        }
-        self.measure_others();
-        Ok(())
+        self.put_fact(key, value)
     }
 
     fn get(&self, key: &str) -> io::Result<Option<Vec<u8>>> {
-        match fs::read(self.fact_path(key)) {
-            Ok(bytes) => Ok(bytes::parse(Seq(0), &bytes).map(|(_, value)| value.to_vec())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        Ok(self.facts.get(key).cloned())
     }
 
     fn last(&self) -> Option<Seq> {
@@ -550,19 +568,30 @@ impl Store for SegmentStore {
 
     fn reopen(&mut self) -> io::Result<()> {
         self.newest = None;
+        if let Some(lock) = &mut self.lock {
+            lock.renew()?;
+        }
         let trust = Trust::Nothing(self.mark());
-        *self = Self::start(&self.folder, self.options.clone(), &trust)?;
+        let mut opened = Self::start(&self.folder, self.options.clone(), &trust)?;
+        opened.lock = self.lock.take();
+        opened.lost_stretches.append(&mut self.lost_stretches);
+        for (key, value) in std::mem::take(&mut self.facts) {
+            opened.facts.entry(key).or_insert(value);
+        }
+        *self = opened;
+        self.restore_facts();
         Ok(())
     }
 }
 
 impl Drop for SegmentStore {
     fn drop(&mut self) {
-        if let Some(newest) = &mut self.newest
-            && let Err(error) = newest.journal.close()
-        {
-            tracing::warn!(%error, "the queue was not closed in good order");
+        let Some(newest) = &mut self.newest else { return };
+        match newest.journal.close() {
+            Ok(()) => self.note_checkpoint(),
+            Err(error) => tracing::warn!(%error, "the queue was not closed in good order"),
         }
+        self.restore_facts();
     }
 }
 

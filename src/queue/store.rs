@@ -100,6 +100,11 @@ pub trait Store: Send + 'static {
     /// Records that were held and could not be brought back, ever.
     fn lost(&self) -> u64;
 
+    /// Where records were lost that this has not given out yet: stretches of positions, ends included.
+    fn take_lost(&mut self) -> Vec<(Seq, Seq)> {
+        Vec::new()
+    }
+
     /// What [`Store::release`] was last given; `None` for a new store.
     fn books(&self) -> Option<Vec<u8>>;
 

@@ -65,6 +65,8 @@ mod soak;
 #[cfg(unix)]
 mod stand_in;
 mod store_model;
+#[cfg(unix)]
+mod tampering;
 #[cfg(target_os = "linux")]
 mod terminal;
 mod thinning;

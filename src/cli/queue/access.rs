@@ -257,6 +257,14 @@ impl Examiner {
         }
     }
 
+    /// Entries that damage has cost already: the ledger counts them as dropped (corrupt).
+    pub(super) async fn lost_before(&self) -> Result<u64, Cannot> {
+        match self {
+            Self::Stopped(inspection, _) => Ok(inspection.lost_before()),
+            Self::Agent(agent) => Ok(agent.get::<Status>("/queue/status").await?.ledger.corrupt),
+        }
+    }
+
     /// What is wrong beside the entries.
     pub(super) async fn others(&self) -> Result<Vec<Finding>, Cannot> {
         let mut findings = Vec::new();

@@ -33,7 +33,7 @@ impl Repair {
             return Ok(if verdict.findings == 0 { Exit::Good } else { Exit::Found });
         }
         let access = self.which.open().await?;
-        self.mend(&access).await?;
+        mend(&access, verdict.lost_before).await?;
         access.close().await;
         let examiner = self.which.examiner().await?;
         let tell = |finding: &Finding| print(format_args!("left: {}", finding.what));
@@ -54,21 +54,27 @@ impl Repair {
         leftovers.iter().for_each(|name| print(format_args!("{name}: a crash left it: it goes")));
         Ok((verdict, leftovers.len() as u64))
     }
+}
 
-    async fn mend(&self, access: &Access) -> Result<(), Cannot> {
-        let before = access.status().await?;
-        let mut from = Seq(0);
-        while let Some(mended) = access.mend(from).await? {
-            from = Seq(mended.next.0.max(from.0 + 1));
+/// Reads every stretch as the reader would, and prints what that did. Opening the queue has repaired
+/// the rest already: `lost_before` is of the time before that.
+async fn mend(access: &Access, lost_before: u64) -> Result<(), Cannot> {
+    let mut from = Seq(0);
+    while let Some(mended) = access.mend(from).await? {
+        let next = Seq(mended.next.0.max(from.0 + 1));
+        if mended.lost > 0 {
+            let (last, lost) = (Seq(next.0 - 1), count(mended.lost, "entry"));
+            print(format_args!("repaired: {lost} lost of those up to entry {last}"));
         }
-        let after = access.status().await?;
-        let lost = after.ledger.corrupt.saturating_sub(before.ledger.corrupt);
-        print(format_args!(
-            "repaired: {} queued; {} lost now and {} ever, counted as dropped (corrupt)",
-            count(after.entries, "entry"),
-            count(lost, "entry"),
-            after.ledger.corrupt
-        ));
-        Ok(())
+        from = next;
     }
+    let after = access.status().await?;
+    let lost = after.ledger.corrupt.saturating_sub(lost_before);
+    print(format_args!(
+        "repaired: {} queued; {} lost now and {} ever, counted as dropped (corrupt)",
+        count(after.entries, "entry"),
+        count(lost, "entry"),
+        after.ledger.corrupt
+    ));
+    Ok(())
 }

@@ -54,6 +54,11 @@ fn what(fate: Fate, entry: Option<&tools::Item>, tail: Seq) -> String {
         Fate::Thinned => {
             "was left out to make room; its neighbours stand for it (queue.when_full)".into()
         }
+        Fate::Lost => {
+            "was lost to damage: files of the queue were damaged, cut or deleted before it was sent; \
+             the ledger counts it as dropped (corrupt)"
+                .into()
+        }
         Fate::Queued => match entry {
             Some(entry) => format!(
                 "is in the queue: a {} of stint {}, captured at {}",

@@ -35,17 +35,23 @@ pub(in crate::cli) struct Verdict {
     missing: u64,
     stretches: u64,
     pub(in crate::cli) findings: u64,
+    /// Entries that damage had cost before.
+    pub(in crate::cli) lost_before: u64,
 }
 
 impl Verdict {
     pub(in crate::cli) fn sentence(&self) -> String {
-        let Self { entries, missing, stretches, findings } = *self;
+        let Self { entries, missing, stretches, findings, lost_before } = *self;
         let missing = match missing {
             0 => String::new(),
             missing => format!(", {missing} cannot be read"),
         };
         let (entries, stretches) = (count(entries, "entry"), count(stretches, "stretch"));
-        format!("read {entries} in {stretches}{missing}; {}", count(findings, "finding"))
+        let lost = match lost_before {
+            0 => String::new(),
+            lost => format!("; {} lost to damage before (corrupt)", count(lost, "entry")),
+        };
+        format!("read {entries} in {stretches}{missing}; {}{lost}", count(findings, "finding"))
     }
 }
 
@@ -55,7 +61,8 @@ pub(in crate::cli) async fn examine(
     mut tell: impl FnMut(&Finding),
     mut read: impl FnMut(Seq),
 ) -> Result<Verdict, Cannot> {
-    let mut verdict = Verdict::default();
+    let lost_before = examiner.lost_before().await?;
+    let mut verdict = Verdict { lost_before, ..Verdict::default() };
     let mut tell = |verdict: &mut Verdict, finding: &Finding| {
         verdict.findings += 1;
         tell(finding);

@@ -37,11 +37,17 @@ pub(super) fn segment(folder: &Path, span: Span, head: Seq) -> io::Result<Examin
     })
 }
 
-/// Looks at the journal of the segment `lo`; `None` when it has no records and none is missing.
-pub(super) fn journal(folder: &Path, lo: Seq, head: Seq) -> io::Result<Option<Examined>> {
+/// Looks at the journal of the segment `lo`, which should reach up to `tail`; `None` when it holds no
+/// records and none is missing.
+pub(super) fn journal(
+    folder: &Path,
+    lo: Seq,
+    head: Seq,
+    tail: Seq,
+) -> io::Result<Option<Examined>> {
     let contents = journal::read(folder, lo)?;
     let is_clean = contents.is_clean;
-    let (mut records, mut end) = (BTreeMap::new(), lo);
+    let (mut records, mut end) = (BTreeMap::new(), lo.max(tail));
     for note in contents.notes {
         match note {
             Note::Record(seq, record, _) => {
@@ -52,17 +58,18 @@ pub(super) fn journal(folder: &Path, lo: Seq, head: Seq) -> io::Result<Option<Ex
             Note::Opened(_) | Note::Closed => {}
         }
     }
-    if is_clean && (records.is_empty() || end <= head) {
+    let first = lo.max(head);
+    if is_clean && end <= first {
         return Ok(None);
     }
-    let trouble = (!is_clean).then(|| "the journal is damaged, or was cut short".to_owned());
-    Ok(Some(Examined {
-        first: lo.max(head),
-        last: Seq(end.0.saturating_sub(1)),
-        missing: (end.0 - lo.0).saturating_sub(records.len() as u64),
-        records: records.into_iter().filter(|(seq, _)| *seq >= head).collect(),
-        trouble,
-    }))
+    let records: Vec<_> = records.into_iter().filter(|(seq, _)| *seq >= head).collect();
+    let missing = end.0.saturating_sub(first.0).saturating_sub(records.len() as u64);
+    let trouble = match (is_clean, missing) {
+        (true, 0) => None,
+        (true, _) => Some("the write-ahead log was cut short".to_owned()),
+        (false, _) => Some("the write-ahead log is damaged, deleted or was cut short".to_owned()),
+    };
+    Ok(Some(Examined { first, last: Seq(end.0.saturating_sub(1)), records, missing, trouble }))
 }
 
 /// What sled says of damaged files has several lines.

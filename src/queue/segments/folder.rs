@@ -12,6 +12,10 @@ use crate::queue::journal::{self, Mark, number};
 use crate::queue::store::Held;
 use crate::queue::{bytes, disk};
 
+/// Strays that are kept in quarantine, in number: a person moved them here by mistake and may want
+/// them back.
+const MAX_STRAYS: usize = 8;
+
 /// The first and the last position that a segment may hold a record at; also its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Span {
@@ -80,10 +84,11 @@ pub(super) fn build(
 ) -> io::Result<Segment> {
     let path = span.new_path(folder);
     disk::remove_folder(&path)?;
-    let built = packed.write(&path).and_then(|()| {
+    let built = disk::create_folder(&path).and_then(|()| packed.write(&path)).and_then(|()| {
         let disk_bytes = disk::used(&path) + 4096;
         let numbers = [all.records, all.bytes, u64::from(level), disk_bytes];
         let payload: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        disk::make_private(&path)?;
         disk::write_durably(&path.join("seal"), &bytes::frame(span.lo, span.last, &payload))?;
         disk::sync_folder(&path)?;
         disk::sync_folder(folder)?;
@@ -172,13 +177,84 @@ pub(super) fn discard(folder: &Path, span: Span) -> io::Result<()> {
 
 /// Sets a segment aside; the oldest of those goes when there are too many.
 pub(super) fn set_segment_aside(folder: &Path, span: Span) -> io::Result<()> {
-    let place = folder.join("quarantine");
-    fs::create_dir_all(&place)?;
+    let place = quarantine(folder)?;
     let kept = disk::names(&place, "bad-")?;
     for name in kept.iter().take((kept.len() + 1).saturating_sub(MAX_QUARANTINED)) {
         disk::remove_folder(&place.join(name))?;
     }
     disk::rename(&span.path(folder), &disk::free_name(&place, &span.name("bad")))
+}
+
+/// The folder of what is set aside, created if need be.
+fn quarantine(folder: &Path) -> io::Result<PathBuf> {
+    let place = folder.join(QUARANTINE);
+    if disk::is_no_folder(&place) {
+        set_stray_aside(folder, QUARANTINE)?;
+    }
+    disk::create_folder(&place)?;
+    Ok(place)
+}
+
+const QUARANTINE: &str = "quarantine";
+
+/// Names of files in the folder of a queue, and of folders.
+const FILES: [&str; 8] =
+    ["FORMAT", "mark", "checkpoint", "lock", "owner", "ballast", "hub", "streams.json"];
+const FOLDERS: [&str; 3] = [QUARANTINE, "facts", "fates"];
+
+/// What is not ours, though it has a name of ours: a folder or a link where a file should be, or
+/// anything else where a folder should be. Paths below the queue's folder.
+pub(super) fn strays(folder: &Path) -> io::Result<Vec<String>> {
+    let mut strays = Vec::new();
+    for name in disk::names(folder, "")? {
+        let path = folder.join(&name);
+        let is_file = FILES.contains(&&*name)
+            || name.ends_with(".tmp")
+            || name.starts_with("tail-") && name.ends_with(".log");
+        let is_folder = FOLDERS.contains(&&*name)
+            || ["q-", "new-", "trash-"].iter().any(|prefix| name.starts_with(prefix));
+        if is_file && disk::is_no_file(&path) || is_folder && disk::is_no_folder(&path) {
+            strays.push(name);
+        } else if name == QUARANTINE || name == "facts" || name == "fates" {
+            let is_inside = |inside: &String| {
+                (name != QUARANTINE || inside.starts_with("refused"))
+                    && disk::is_no_file(&path.join(inside))
+            };
+            let inside = disk::names(&path, "")?.into_iter().filter(is_inside);
+            strays.extend(inside.map(|inside| format!("{name}/{inside}")));
+        }
+    }
+    // The place where the others go to.
+    strays.sort_by_key(|name| name != QUARANTINE);
+    Ok(strays)
+}
+
+/// Sets aside what is not ours. What it took the place of is as good as missing.
+pub(super) fn set_strays_aside(folder: &Path) -> io::Result<()> {
+    strays(folder)?.iter().try_for_each(|name| set_stray_aside(folder, name))
+}
+
+/// Moves what is in the place of a file or folder of the queue into quarantine; the first of those
+/// there goes when there are too many.
+pub(in crate::queue) fn set_stray_aside(folder: &Path, name: &str) -> io::Result<()> {
+    let stray = folder.join(name);
+    let new_name = format!("stray-{}", name.replace('/', "-"));
+    tracing::error!(
+        name,
+        "something else is in the place of a file or folder of the queue (a link counts as such): \
+         moved to quarantine/{new_name}"
+    );
+    if name == QUARANTINE {
+        let moved = disk::free_name(folder, &new_name);
+        disk::rename(&stray, &moved)?;
+        return disk::rename(&moved, &disk::free_name(&quarantine(folder)?, &new_name));
+    }
+    let place = quarantine(folder)?;
+    let kept = disk::names(&place, "stray-")?;
+    for name in kept.iter().take((kept.len() + 1).saturating_sub(MAX_STRAYS)) {
+        disk::remove_folder(&place.join(name))?;
+    }
+    disk::rename(&stray, &disk::free_name(&place, &new_name))
 }
 
 /// Removes what was on its way out when a process ended.

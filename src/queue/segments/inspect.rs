@@ -3,14 +3,17 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::checkpoint::{self, Checkpoint};
 use super::examine;
-use super::folder::{Span, damaged_facts, has_format, journals, spans};
-use super::recover::last_mark;
+use super::folder::{Span, damaged_facts, has_format, journals, spans, strays};
+use super::recover::{last_mark, newer_mark};
 use crate::entry::Seq;
 use crate::queue::disk;
 use crate::queue::examine::Finding;
 use crate::queue::journal::{self, Mark, Note};
 use crate::queue::store::Examined;
+
+const NO_JOURNAL: &str = "the write-ahead log of the newest segment is missing";
 
 /// What lies in the folder of a store.
 #[derive(Debug)]
@@ -19,6 +22,7 @@ pub(in crate::queue) struct Untouched {
     /// The sealed segments, oldest first.
     spans: Vec<Span>,
     journal: Option<Seq>,
+    checkpoint: Option<Checkpoint>,
     mark: Mark,
     findings: Vec<Finding>,
 }
@@ -39,29 +43,40 @@ impl Untouched {
         if !has_format(folder)? {
             findings.push(Finding::new("FORMAT: it is missing or damaged", "it is written anew"));
         }
-        let journal = journals.last().copied();
+        for name in strays(folder)? {
+            let what =
+                format!("{name}: a link or a folder is in the place of a file, or the reverse");
+            findings
+                .push(Finding::new(&what, "it is moved to quarantine/; what was there is missing"));
+        }
+        let is_file = |lo: &&Seq| journal::path(folder, **lo).is_file();
+        let journal = journals.iter().rev().find(is_file).copied();
+        let checkpoint = checkpoint::read(folder);
         let mark = match journal {
             Some(lo) => newest_mark(folder, lo)?,
             None => None,
         };
-        if journal.is_none() {
-            let what = "the journal of the newest segment is missing";
-            findings.push(Finding::new(what, "what was in it is lost, the rest is kept"));
-        } else if mark.is_none() {
-            let what = "the journal says nowhere how the queue stood";
+        if journal.is_some() && mark.is_none() {
+            let what = "the write-ahead log says nowhere how the queue stood";
             findings.push(Finding::new(what, "what was noted when it was begun is taken"));
         }
         let mark = match mark {
-            Some(mark) => mark,
-            None => last_mark(folder)?.unwrap_or_default(),
+            Some(mark) => Some(mark),
+            None => last_mark(folder)?,
         };
+        let mark = newer_mark(mark, checkpoint.as_ref()).unwrap_or_default();
         // Those above were sealed just before a crash: the journal has them too.
         spans.retain(|span| journal.is_none_or(|lo| span.lo < lo));
         for name in damaged_facts(folder)? {
             let what = format!("facts/{name}: it is damaged");
             findings.push(Finding::new(&what, "it is removed, the queue goes on without it"));
         }
-        Ok(Self { folder: folder.into(), spans, journal, mark, findings })
+        let mut found = Self { folder: folder.into(), spans, journal, checkpoint, mark, findings };
+        if journal.is_none() && found.missing_journal().is_none() {
+            let remedy = "the checkpoint says that it held nothing; the rest is kept";
+            found.findings.push(Finding::new(NO_JOURNAL, remedy));
+        }
+        Ok(found)
     }
 
     /// What is wrong beside the segments.
@@ -101,11 +116,28 @@ impl Untouched {
         match (self.spans.iter().find(|span| span.last >= from), self.journal) {
             (Some(span), _) => examine::segment(&self.folder, *span, head).map(Some),
             (None, Some(lo)) => {
-                let examined = examine::journal(&self.folder, lo, head)?;
+                let examined = examine::journal(&self.folder, lo, head, Seq(self.mark.tail))?;
                 Ok(examined.filter(|examined| from <= examined.last.max(lo)))
             }
-            (None, None) => Ok(None),
+            (None, None) => Ok(self.missing_journal().filter(|missing| from <= missing.last)),
         }
+    }
+
+    /// What the missing journal held, if it held something.
+    fn missing_journal(&self) -> Option<Examined> {
+        let sealed = self.spans.last().map_or(0, |span| span.last.0 + 1);
+        let begin = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.lo.0);
+        let first = begin.max(sealed).max(self.mark.head);
+        let missing = self.mark.tail.saturating_sub(first);
+        let trouble = Some(NO_JOURNAL.to_owned());
+        let last = Seq(self.mark.tail.saturating_sub(1));
+        let examined = Examined { first: Seq(first), last, records: Vec::new(), missing, trouble };
+        (missing > 0).then_some(examined)
+    }
+
+    /// Entries that were lost until the queue was used last.
+    pub(in crate::queue) fn lost_before(&self) -> u64 {
+        self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.lost)
     }
 }
 

@@ -6,6 +6,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use super::checkpoint::Checkpoint;
 use super::folder::spans;
 use super::packed::Packed;
 use super::{Options, Records, SEGMENT_ENTRIES};
@@ -34,6 +35,8 @@ pub(super) struct Newest {
     pub(super) index: Option<Vec<u64>>,
     /// Positions may have been given out that are not known any more.
     pub(super) is_uncertain: bool,
+    /// Positions whose records were stored and are lost, ends included.
+    pub(super) missing: Vec<(Seq, Seq)>,
 }
 
 /// Finds the newest segment of which anything is known; `None` when there is none.
@@ -41,9 +44,10 @@ pub(super) fn find_newest(
     folder: &Path,
     options: &Options,
     trust: &Trust,
+    checkpoint: Option<&Checkpoint>,
 ) -> io::Result<Option<Newest>> {
     for lo in super::folder::journals(folder)?.into_iter().rev() {
-        if let Some(newest) = recover(folder, lo, options, trust)? {
+        if let Some(newest) = recover(folder, lo, options, trust, checkpoint)? {
             return Ok(Some(newest));
         }
         // A new segment that a crash prevented: nothing was reported as stored in it.
@@ -53,11 +57,18 @@ pub(super) fn find_newest(
 }
 
 /// Puts together what is known of the newest segment; `None` if that is nothing.
-fn recover(folder: &Path, lo: Seq, options: &Options, trust: &Trust) -> io::Result<Option<Newest>> {
+fn recover(
+    folder: &Path,
+    lo: Seq,
+    options: &Options,
+    trust: &Trust,
+    checkpoint: Option<&Checkpoint>,
+) -> io::Result<Option<Newest>> {
     let contents = journal::read(folder, lo)?;
     let same_boot = !options.boot.is_empty() && contents.boot() == Some(options.boot.as_str());
     let was_closed = contents.was_closed();
-    let is_uncertain = *trust != Trust::Disk || !contents.is_clean || !(same_boot || was_closed);
+    let mut is_uncertain =
+        *trust != Trust::Disk || !contents.is_clean || !(same_boot || was_closed);
     let Contents { notes, intact, .. } = contents;
     // What a power cut tore was never durable; after any other damage, what follows it still is.
     let is_trusted = same_boot || was_closed || planted("torn_journal_trusted");
@@ -86,7 +97,11 @@ fn recover(folder: &Path, lo: Seq, options: &Options, trust: &Trust) -> io::Resu
         return Ok(None);
     }
     let after = known.last_key_value().map_or(lo, |(seq, _)| Seq(seq.0 + 1));
-    let end = mark.as_ref().map_or(after, |mark| after.max(Seq(mark.tail)));
+    let known_end = mark.as_ref().map_or(after, |mark| after.max(Seq(mark.tail)));
+    let mark = newer_mark(mark, checkpoint);
+    let end = mark.as_ref().map_or(known_end, |mark| known_end.max(Seq(mark.tail)));
+    // It was cut: more may be missing than the checkpoint knows of.
+    is_uncertain |= end > known_end;
     let is_whole = end.0 - lo.0 == known.len() as u64 && index.len() == known.len();
     let index = (is_whole && !is_uncertain).then_some(index);
     let records: Records = known.into_iter().collect();
@@ -98,8 +113,39 @@ fn recover(folder: &Path, lo: Seq, options: &Options, trust: &Trust) -> io::Resu
             Mark { head: first.0, tail: first.0, ..Mark::default() }
         }
     };
-    Ok(Some(Newest { lo, records, end, mark, index, is_uncertain }))
+    let seqs = records.iter().map(|(seq, _)| *seq);
+    let missing = gaps(lo.max(Seq(mark.head)), Seq(end.0.saturating_sub(1)), seqs, 0);
+    Ok(Some(Newest { lo, records, end, mark, index, is_uncertain, missing }))
 }
+
+/// The newer one of the journal's last mark and the checkpoint's. The journal's is newer if they are
+/// the same age: a segment may have been replaced since.
+pub(super) fn newer_mark(journal: Option<Mark>, checkpoint: Option<&Checkpoint>) -> Option<Mark> {
+    let checkpoint = checkpoint.map(|checkpoint| checkpoint.mark.clone());
+    checkpoint.into_iter().chain(journal).max_by_key(Mark::age)
+}
+
+/// The stretches between `first` and `last`, ends included, that hold none of the records `seqs`,
+/// which are in order. Shorter ones than thinning to `level` leaves are none; at most [`MAX_GAPS`].
+pub(super) fn gaps(
+    first: Seq,
+    last: Seq,
+    seqs: impl Iterator<Item = Seq>,
+    level: u32,
+) -> Vec<(Seq, Seq)> {
+    let (mut gaps, mut next) = (Vec::new(), first.0);
+    for seq in seqs.chain([Seq(last.0 + 1)]).filter(|seq| (first.0..=last.0 + 1).contains(&seq.0)) {
+        if seq.0.saturating_sub(next) >= 1 << level.min(63) && gaps.len() < MAX_GAPS {
+            gaps.push((Seq(next), Seq(seq.0 - 1)));
+        }
+        next = seq.0 + 1;
+    }
+    gaps
+}
+
+/// Stretches of lost records that are noted of one segment, in number; each is a line in the notes.
+/// Damaged blocks leave about twenty.
+const MAX_GAPS: usize = 256;
 
 /// Fills the holes of what is known, and goes on where it ends for as long as nothing is missing.
 fn merge(lo: Seq, known: &mut BTreeMap<Seq, Vec<u8>>, beyond: BTreeMap<Seq, Vec<u8>>) {

@@ -1,18 +1,19 @@
 //! Opening the store: what is there is found, mended where it must be, and counted.
 
 use std::collections::VecDeque;
-use std::fs;
 use std::io;
 use std::path::Path;
 
+use super::checkpoint::{self, Checkpoint, Checkpoints};
+use super::facts::read_facts;
 use super::folder::{
     Segment, Span, borrowed, build, check_format, discard, finish_rewrite, held, highest_position,
-    publish, read_seal, remove_damaged_facts, remove_other_journals, set_segment_aside, spans,
-    sweep,
+    publish, read_seal, remove_damaged_facts, remove_other_journals, set_segment_aside,
+    set_strays_aside, spans, sweep,
 };
 use super::newest::NewestSegment;
 use super::packed::Packed;
-use super::recover::{Newest, Trust, find_newest, last_mark, write_mark};
+use super::recover::{Newest, Trust, find_newest, gaps, last_mark, newer_mark, write_mark};
 use super::{MAX_LOADED, Options, Records, SEGMENT_ENTRIES, SegmentStore};
 use crate::entry::Seq;
 use crate::planted::planted;
@@ -22,16 +23,19 @@ use crate::queue::{FIRST, disk};
 
 impl SegmentStore {
     pub(super) fn start(folder: &Path, options: Options, trust: &Trust) -> io::Result<Self> {
-        fs::create_dir_all(folder.join("facts"))?;
+        disk::create_folder(folder)?;
+        set_strays_aside(folder)?;
+        disk::create_folder(&folder.join("facts"))?;
         check_format(folder)?;
         let highest = highest_position(folder)?;
         sweep(folder)?;
         remove_damaged_facts(folder)?;
-        let found = match find_newest(folder, &options, trust)? {
+        let checkpoint = checkpoint::read(folder);
+        let found = match find_newest(folder, &options, trust, checkpoint.as_ref())? {
             Some(newest) => newest,
-            None => Self::without_journal(folder, highest, trust)?,
+            None => Self::without_journal(folder, highest, trust, checkpoint.as_ref())?,
         };
-        let Newest { lo, records, end, mut mark, index, is_uncertain } = found;
+        let Newest { lo, records, end, mut mark, index, is_uncertain, missing } = found;
         finish_rewrite(folder, &mark)?;
         mark.appended += end.0.saturating_sub(mark.tail.max(lo.0));
         let mut store = Self {
@@ -52,6 +56,10 @@ impl SegmentStore {
             sealed_bytes: 0,
             largest_bytes: 0,
             other_bytes: 0,
+            checkpoints: Checkpoints::open(folder),
+            lost_stretches: Vec::new(),
+            facts: read_facts(folder),
+            lock: None,
         };
         store.find_sealed(lo)?;
         store.newest = Some(match index {
@@ -74,6 +82,7 @@ impl SegmentStore {
         });
         remove_other_journals(folder, store.newest()?.lo)?;
         store.count_held()?;
+        store.say_what_is_lost(lo, missing, checkpoint.as_ref());
         store.note_mark()?;
         if store.held().records == 0 {
             store.head = store.tail;
@@ -87,21 +96,31 @@ impl SegmentStore {
     }
 
     /// Where to go on when nothing is left of the newest segment.
-    fn without_journal(folder: &Path, highest: Option<Seq>, trust: &Trust) -> io::Result<Newest> {
+    fn without_journal(
+        folder: &Path,
+        highest: Option<Seq>,
+        trust: &Trust,
+        checkpoint: Option<&Checkpoint>,
+    ) -> io::Result<Newest> {
         let known = match trust {
             Trust::Nothing(mark) => Some(mark.clone()),
-            Trust::Disk => last_mark(folder)?,
+            Trust::Disk => newer_mark(last_mark(folder)?, checkpoint),
         };
         let floor = highest.max(known.as_ref().map(|mark| Seq(mark.tail)));
         // A segment may have followed of which not even the name is left.
         let lo = floor.map_or(FIRST, |seq| Seq(seq.0 + 2 * SEGMENT_ENTRIES));
         let mut mark = known.unwrap_or_default();
+        let sealed = spans(folder, "q-")?;
+        let begin = checkpoint.map_or(Seq(0), |checkpoint| checkpoint.lo);
+        let begin = begin.max(sealed.last().map_or(FIRST, |span| Seq(span.last.0 + 1)));
+        let last = Seq(mark.tail.saturating_sub(1));
+        let missing = gaps(begin.max(Seq(mark.head)), last, std::iter::empty(), 0);
         // Whatever is there is held.
-        let first = spans(folder, "q-")?.first().map_or(lo, |span| span.lo);
+        let first = sealed.first().map_or(lo, |span| span.lo);
         mark.head = mark.head.max(first.0);
         mark.tail = lo.0;
         let records = Vec::new();
-        Ok(Newest { lo, records, end: lo, mark, index: None, is_uncertain: false })
+        Ok(Newest { lo, records, end: lo, mark, index: None, is_uncertain: false, missing })
     }
 
     /// Counts what is there. The books that the caller kept are of the same moment as `released`:
@@ -115,6 +134,44 @@ impl SegmentStore {
         // More than was known of, when only an old mark was left.
         self.appended = self.appended.max(self.released + self.held.records);
         Ok(())
+    }
+
+    /// Logs the records that were lost since the last flush, and keeps where they were. `missing` are
+    /// those of the newest segment, which began at `newest`.
+    fn say_what_is_lost(
+        &mut self,
+        newest: Seq,
+        missing: Vec<(Seq, Seq)>,
+        checkpoint: Option<&Checkpoint>,
+    ) {
+        let entries: u64 = missing.iter().map(|(first, last)| last.0 - first.0 + 1).sum();
+        if let (Some((first, _)), Some((_, last))) = (missing.first(), missing.last()) {
+            tracing::error!(
+                entries, %first, %last,
+                "entries are lost: the queue's newest write-ahead log was cut, damaged or deleted; \
+                 counted as dropped (corrupt)"
+            );
+        }
+        let lost = self.lost().saturating_sub(checkpoint.map_or(u64::MAX, |known| known.lost));
+        let others = lost.saturating_sub(entries);
+        if others > 0 {
+            tracing::error!(
+                entries = others,
+                "entries are lost: segments of the queue were damaged or deleted; counted as dropped \
+                 (corrupt)"
+            );
+            // What was skipped at a start lies in a gap too; nobody has those positions.
+            let mut next = self.head;
+            let found: Vec<_> = self.sealed.iter().map(|segment| segment.span).collect();
+            for span in found.into_iter().filter(|span| span.last >= self.head) {
+                let last = Seq(span.lo.0.saturating_sub(1));
+                self.lost_stretches.extend(gaps(next, last, std::iter::empty(), 0));
+                next = Seq(span.last.0 + 1);
+            }
+            let end = Seq(newest.0.saturating_sub(1));
+            self.lost_stretches.extend(gaps(next, end, std::iter::empty(), 0));
+        }
+        self.lost_stretches.extend(missing);
     }
 
     /// The sealed segments below `newest`; what is released of them goes.
@@ -150,6 +207,8 @@ impl SegmentStore {
             error = trouble.map(tracing::field::display),
             "a segment of the queue has lost its seal",
         );
+        let seqs = records.iter().map(|(seq, _)| *seq);
+        self.lost_stretches.extend(gaps(span.lo.max(self.head), span.last, seqs, 0));
         let segment = match records.is_empty() {
             true => None,
             false => Some(build(&self.folder, span, &packed, held(&records), 0)?),

@@ -446,7 +446,7 @@ async fn what_else_is_damaged_in_a_folder_is_found() {
     let harms: [(&str, Harm<'_>, i32); 7] = [
         ("FORMAT: it is missing", &|queue| fs::remove_file(queue.join("FORMAT")).unwrap(), 1),
         (
-            "the journal is damaged",
+            "the write-ahead log is damaged",
             &|queue| {
                 let mut bytes = fs::read(journal(queue)).unwrap();
                 let middle = bytes.len() / 2;
@@ -456,7 +456,7 @@ async fn what_else_is_damaged_in_a_folder_is_found() {
             1,
         ),
         (
-            "the journal of the newest segment is missing",
+            "the write-ahead log of the newest segment is missing",
             &|queue| {
                 fs::remove_file(journal(queue)).unwrap();
             },

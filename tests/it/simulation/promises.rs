@@ -257,7 +257,7 @@ impl Promises {
                 Fate::Thinned | Fate::Dropped(_) => self.swarm.narrow,
                 Fate::Refused => self.may_pass(server, frame),
                 Fate::Delivered => self.may_pass(server, frame),
-                Fate::Queued | Fate::NotGivenYet | Fate::Unknown => false,
+                Fate::Lost | Fate::Queued | Fate::NotGivenYet | Fate::Unknown => false,
             };
             if !is_named {
                 lost.push((seq, fate, frame));

@@ -1,0 +1,396 @@
+//! Files of a queue that somebody cut, deleted, replaced, locked or copied: each loss is counted, named
+//! and traced, no position is given out twice, and nothing outside the folder is touched.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use pitwire::config::Config;
+use pitwire::entry::{CapturedAt, Seq, Situation};
+use pitwire::queue::fates::Fate;
+use pitwire::queue::segments::{Options, SegmentStore};
+use pitwire::queue::store::Store;
+use pitwire::queue::{self, Closed, Content, NewEntry, OpenError, Reader, Stamps, Writer};
+
+use crate::agent::{Agent, pitwire};
+
+/// Bytes of a record's frame beside the record itself.
+const FRAME: u64 = 20;
+const RECORD: &[u8] = b"record";
+/// Where nobody listens.
+const NOBODY: &str = "http://127.0.0.1:9";
+
+fn open(folder: &Path) -> SegmentStore {
+    let options = Options { boot: "one".into(), ..Options::new(1_000_000, 64 << 20) };
+    SegmentStore::open(folder, options).unwrap()
+}
+
+fn journal(folder: &Path) -> PathBuf {
+    let mut paths = fs::read_dir(folder).unwrap().map(|item| item.unwrap().path());
+    paths.find(|path| path.extension() == Some("log".as_ref())).unwrap()
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for item in fs::read_dir(from).unwrap() {
+        let path = item.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        match path.is_dir() {
+            true => copy(&path, &target),
+            false => drop(fs::copy(&path, &target).unwrap()),
+        }
+    }
+}
+
+/// A hundred flushed records, as a process leaves them that was killed, or that ended in good order.
+fn hundred(folder: &Path, is_killed: bool) {
+    let written = folder.with_extension("written");
+    let mut store = open(&written);
+    for _ in 0..100 {
+        store.append(RECORD).unwrap();
+    }
+    store.flush().unwrap();
+    if is_killed {
+        copy(&written, folder);
+    }
+    drop(store);
+    if !is_killed {
+        copy(&written, folder);
+    }
+}
+
+#[test]
+fn a_write_ahead_log_that_was_cut_at_the_end_of_a_record_counts_what_is_missing() {
+    for is_killed in [true, false] {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("queue");
+        hundred(&folder, is_killed);
+        let file = fs::File::options().write(true).open(journal(&folder)).unwrap();
+        let closed = if is_killed { 0 } else { FRAME };
+        let len = file.metadata().unwrap().len();
+        file.set_len(len - closed - 40 * (FRAME + RECORD.len() as u64)).unwrap();
+        let mut store = open(&folder);
+        let case = format!("killed: {is_killed}");
+        assert_eq!((store.appended(), store.held().records, store.lost()), (100, 60, 40), "{case}");
+        assert_eq!(store.take_lost(), [(Seq(61), Seq(100))], "{case}");
+        assert!(store.append(RECORD).unwrap() > Seq(100), "{case}");
+        drop(store);
+        let mut store = open(&folder);
+        assert_eq!((store.lost(), store.take_lost()), (40, vec![]), "{case}");
+    }
+}
+
+#[test]
+fn a_write_ahead_log_that_was_deleted_or_emptied_counts_all_that_it_held() {
+    for is_killed in [true, false] {
+        for is_deleted in [true, false] {
+            let place = tempfile::tempdir().unwrap();
+            let folder = place.path().join("queue");
+            hundred(&folder, is_killed);
+            match is_deleted {
+                true => fs::remove_file(journal(&folder)).unwrap(),
+                false => fs::write(journal(&folder), b"").unwrap(),
+            }
+            let mut store = open(&folder);
+            assert_eq!((store.appended(), store.held().records, store.lost()), (100, 0, 100));
+            assert_eq!(store.take_lost(), [(Seq(1), Seq(100))]);
+            assert!(store.append(RECORD).unwrap() > Seq(100));
+        }
+    }
+}
+
+/// Entries that were delivered are not lost with the log that held them.
+#[test]
+fn a_deleted_write_ahead_log_loses_only_what_was_not_released() {
+    let place = tempfile::tempdir().unwrap();
+    let mut store = open(place.path());
+    for _ in 0..100 {
+        store.append(RECORD).unwrap();
+    }
+    store.release(Seq(71), b"books").unwrap();
+    store.flush().unwrap();
+    drop(store);
+    fs::remove_file(journal(place.path())).unwrap();
+    let mut store = open(place.path());
+    assert_eq!((store.appended(), store.lost()), (100, 30));
+    assert_eq!(store.books().as_deref(), Some(&b"books"[..]));
+    assert_eq!(store.take_lost(), [(Seq(71), Seq(100))]);
+}
+
+#[test]
+fn a_sealed_segment_that_was_deleted_is_missed_at_the_next_start() {
+    let place = tempfile::tempdir().unwrap();
+    let mut store = open(place.path());
+    for _ in 0..3 {
+        for _ in 0..10 {
+            store.append(RECORD).unwrap();
+        }
+        store.seal().unwrap();
+    }
+    store.flush().unwrap();
+    drop(store);
+    let second = format!("q-{:016x}-{:016x}", 11, 20);
+    fs::remove_dir_all(place.path().join(second)).unwrap();
+    let mut store = open(place.path());
+    assert_eq!((store.appended(), store.held().records, store.lost()), (30, 20, 10));
+    assert_eq!(store.take_lost(), [(Seq(11), Seq(20))]);
+}
+
+fn config(folder: &Path) -> Config {
+    let mut config = Config::default();
+    config.queue.path = folder.to_owned();
+    config
+}
+
+fn open_queue(folder: &Path) -> Result<(Writer, Reader, Closed), OpenError> {
+    let config = config(folder);
+    queue::open(&config.queue, &config.stint, CapturedAt(1))
+}
+
+async fn append(writer: &Writer, entries: u64) -> Vec<queue::Appended> {
+    let make = |stamps: &mut Stamps| {
+        let entry = |captured_at| NewEntry {
+            driven_at: None,
+            captured_at,
+            content: Content::Frame(Situation::default()),
+            json: "{}".into(),
+        };
+        (0..entries).map(|_| entry(stamps.next(CapturedAt(1)))).collect::<Vec<_>>()
+    };
+    writer.append(make).await.unwrap()
+}
+
+#[tokio::test]
+async fn an_entry_that_was_cut_off_is_traced_as_lost_and_stays_in_the_ledger() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("queue");
+    let (writer, reader, closed) = open_queue(&folder).unwrap();
+    append(&writer, 50).await;
+    drop((writer, reader));
+    closed.wait().await;
+    fs::remove_file(journal(&folder)).unwrap();
+    for start in 0..2 {
+        let (writer, reader, closed) = open_queue(&folder).unwrap();
+        let status = writer.status();
+        assert_eq!((status.imbalance, status.ledger.corrupt), (0, 50), "{start}: {status:?}");
+        assert_eq!(writer.operator().fate(Seq(50)).await.unwrap(), Fate::Lost, "{start}");
+        drop((writer, reader));
+        closed.wait().await;
+    }
+}
+
+/// A "cleaner" or a sync tool removes the file; the folder itself stays locked.
+#[tokio::test]
+async fn a_queue_whose_lock_file_was_removed_is_not_opened_by_another_agent() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("queue");
+    let (writer, _reader, _closed) = open_queue(&folder).unwrap();
+    append(&writer, 3).await;
+    fs::remove_file(folder.join("lock")).unwrap();
+    assert!(matches!(open_queue(&folder), Err(OpenError::InUse { .. })));
+    let link = place.path().join("link");
+    std::os::unix::fs::symlink(&folder, &link).unwrap();
+    assert!(matches!(open_queue(&link), Err(OpenError::InUse { .. })));
+    // The holder notices, locks again and goes on.
+    append(&writer, 3).await;
+    wait_for(|| folder.join("lock").exists()).await;
+    wait_for(|| writer.status().entries == 6).await;
+    assert_eq!(writer.status().ledger.gone(), 0);
+}
+
+/// The folder is moved away under an agent, and another agent begins a queue of the same name.
+#[tokio::test]
+async fn an_agent_whose_folder_was_replaced_does_not_write_into_the_queue_of_another() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("queue");
+    let (first, _reader, _closed) = open_queue(&folder).unwrap();
+    append(&first, 3).await;
+    fs::rename(&folder, place.path().join("moved")).unwrap();
+    let (second, _reader, _closed) = open_queue(&folder).unwrap();
+    append(&second, 3).await;
+    tokio::spawn({
+        let first = first.clone();
+        async move { append(&first, 3).await }
+    });
+    wait_for(|| first.status().storage_error.is_some()).await;
+    wait_for(|| {
+        let error = first.status().storage_error.unwrap_or_default();
+        error.contains("another pitwire")
+    })
+    .await;
+    append(&second, 3).await;
+    assert_eq!((second.status().entries, second.status().tail), (6, Seq(7)));
+}
+
+async fn wait_for(mut is_so: impl FnMut() -> bool) {
+    crate::agent::eventually("what was waited for", async || is_so().then_some(())).await;
+}
+
+#[test]
+fn facts_that_are_deleted_under_a_running_queue_are_written_again() {
+    let place = tempfile::tempdir().unwrap();
+    let facts = place.path().join("facts");
+    let mut store = open(place.path());
+    store.put("one", Some(b"1")).unwrap();
+    fs::remove_dir_all(&facts).unwrap();
+    store.put("two", Some(b"2")).unwrap();
+    fs::remove_dir_all(&facts).unwrap();
+    assert_eq!(store.get("one").unwrap().as_deref(), Some(&b"1"[..]));
+    drop(store);
+    let store = open(place.path());
+    for (key, value) in [("one", b"1"), ("two", b"2")] {
+        assert_eq!(store.get(key).unwrap().as_deref(), Some(&value[..]), "{key}");
+    }
+}
+
+#[test]
+fn a_folder_in_the_place_of_a_file_is_quarantined_and_costs_no_start() {
+    for name in ["FORMAT", "mark", "checkpoint", "lock", "owner", "ballast", "facts/one", "log"] {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path().join("queue");
+        hundred(&folder, false);
+        fs::create_dir_all(folder.join("facts")).unwrap();
+        let path = match name {
+            "log" => journal(&folder),
+            name => folder.join(name),
+        };
+        let _ = fs::remove_file(&path);
+        fs::create_dir(&path).unwrap();
+        fs::write(path.join("kept"), "of somebody").unwrap();
+        let config = config(&folder);
+        let opened = queue::open(&config.queue, &config.stint, CapturedAt(1));
+        let (writer, ..) = opened.unwrap_or_else(|error| panic!("{name}: {error}"));
+        let expected = if name == "log" { 0 } else { 100 };
+        assert_eq!(writer.status().entries, expected, "{name}");
+        let aside = fs::read_dir(folder.join("quarantine")).unwrap().map(|item| item.unwrap());
+        let aside: Vec<_> = aside.map(|item| item.path()).collect();
+        assert_eq!(aside.len(), 1, "{name}: {aside:?}");
+        assert!(aside[0].join("kept").exists(), "{name}: {aside:?}");
+    }
+}
+
+#[test]
+fn no_link_is_followed_when_a_file_is_created_and_no_one_else_may_read_it() {
+    use std::os::unix::fs::{MetadataExt, symlink};
+    let place = tempfile::tempdir().unwrap();
+    let (folder, outside) = (place.path().join("queue"), place.path().join("outside"));
+    fs::create_dir(&folder).unwrap();
+    fs::create_dir(&outside).unwrap();
+    let names = [
+        "FORMAT",
+        "FORMAT.tmp",
+        "mark",
+        "mark.tmp",
+        "checkpoint",
+        "lock",
+        "owner",
+        "owner.tmp",
+        "ballast",
+        "tail-0000000000000001.tmp",
+    ];
+    for name in names {
+        fs::write(outside.join(name), "mine").unwrap();
+        symlink(outside.join(name), folder.join(name)).unwrap();
+    }
+    // Folders too: one that is built, one that is swept and one of facts.
+    for name in ["new-0000000000000001-000000000000000a", "trash-1", "facts", "quarantine"] {
+        fs::create_dir(outside.join(name)).unwrap();
+        fs::write(outside.join(name).join("file"), "mine").unwrap();
+        symlink(outside.join(name), folder.join(name)).unwrap();
+    }
+    let (writer, _reader, _closed) = open_queue(&folder).unwrap();
+    drop(writer);
+    let other = place.path().join("store");
+    let mut store = open(&other);
+    for _ in 0..10 {
+        store.append(RECORD).unwrap();
+    }
+    store.seal().unwrap();
+    store.put("one", Some(b"1")).unwrap();
+    store.note(queue::store::Notes::Fates, "{}").unwrap();
+    for name in names {
+        assert_eq!(fs::read_to_string(outside.join(name)).unwrap(), "mine", "{name}");
+    }
+    for item in fs::read_dir(&outside).unwrap().map(|item| item.unwrap().path()) {
+        if item.is_dir() {
+            let left = fs::read_dir(&item).unwrap().count();
+            assert_eq!(left, 1, "{}", item.display());
+        }
+    }
+    let mut folders = vec![other, folder];
+    while let Some(folder) = folders.pop() {
+        for item in fs::read_dir(&folder).unwrap().map(|item| item.unwrap()) {
+            let metadata = item.metadata().unwrap();
+            if metadata.is_dir() {
+                folders.push(item.path());
+            }
+            if !metadata.is_symlink() {
+                let mode = metadata.mode() & 0o077;
+                assert_eq!(mode, 0, "{} is open to others", item.path().display());
+            }
+        }
+    }
+}
+
+/// An agent is killed, its newest log is cut: the log, the ledger and each tool say so.
+#[tokio::test]
+async fn a_cut_write_ahead_log_shows_in_the_log_the_ledger_and_the_tools() {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("queue");
+    let mut agent = Agent::start(&folder, NOBODY, &[]);
+    let samples = super::process::numbered_samples(1, 50).join("\n");
+    assert_eq!(agent.post("/v1/telemetry", samples).await.status(), 200);
+    agent.process.kill();
+    let file = fs::File::options().write(true).open(journal(&folder)).unwrap();
+    file.set_len(file.metadata().unwrap().len() / 2).unwrap();
+    let tool = |args: &[&str]| {
+        let queue = ["--queue", folder.to_str().unwrap()];
+        let mut command = pitwire(&["queue"]);
+        let output = command.args(args).args(queue).stdin(Stdio::null()).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, said) = tool(&["verify"]);
+    let is_named = said.contains("write-ahead log") && said.contains(" to 50");
+    assert!(code == 1 && is_named && said.contains("cannot be read"), "{said}");
+    let repaired = place.path().join("repaired");
+    copy(&folder, &repaired);
+    let mut agent = Agent::start(&folder, NOBODY, &[]);
+    agent.process.says("entries are lost: the queue's newest write-ahead log").await;
+    let lost = agent.metric(r#"pitwire_entries_dropped_total{reason="corrupt"}"#).await;
+    assert!((1.0..50.0).contains(&lost), "{lost}");
+    assert_eq!(agent.metric("pitwire_queue_entries").await + lost, 50.0);
+    agent.stop().await;
+    let (code, said) = tool(&["trace", "50"]);
+    assert!(code == 0 && said.contains("was lost to damage"), "{said}");
+    let (code, said) = tool(&["verify"]);
+    let expected = format!("; {lost} entries lost to damage before");
+    assert!(code == 0 && said.contains(&expected), "{said}");
+    // The other copy is repaired by hand.
+    let mut command = pitwire(&["queue", "repair", "--apply", "--queue"]);
+    let output = command.arg(&repaired).stdin(Stdio::null()).output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let expected = format!("{lost} entries lost now and {lost} ever");
+    assert!(output.status.success() && said.contains(&expected), "{said}");
+}
+
+/// The note of the owner is what a copy on another PC brings along.
+#[tokio::test]
+async fn a_queue_that_was_copied_is_noticed_and_both_places_are_named() {
+    let place = tempfile::tempdir().unwrap();
+    let (folder, copied) = (place.path().join("queue"), place.path().join("copy"));
+    let mut agent = Agent::start(&folder, NOBODY, &[]);
+    agent.page("/healthz").await;
+    agent.stop().await;
+    copy(&folder, &copied);
+    let mut agent = Agent::start(&copied, NOBODY, &[]);
+    agent.process.says("this queue is a copy of the one in").await;
+    agent.stop().await;
+    if cfg!(target_os = "linux")
+        && fs::read_to_string("/etc/machine-id").is_ok_and(|id| id.len() > 1)
+    {
+        let owner = format!("1\nanother-machine\nrig-1\n{}\n", copied.display());
+        fs::write(copied.join("owner"), owner).unwrap();
+        let agent = Agent::start(&copied, NOBODY, &[]);
+        agent.process.says("this queue was last used on the PC \"rig-1\"").await;
+    }
+}
