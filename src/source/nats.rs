@@ -20,7 +20,6 @@ mod message;
 mod orders;
 
 use std::collections::HashMap;
-use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -40,7 +39,7 @@ use crate::config::{
 use crate::entry::{CapturedAt, Seq, Stream};
 use crate::metrics;
 use crate::nats::NatsError;
-use crate::queue::{QueueError, Writer};
+use crate::queue::{QueueError, Writer, replace_undurably};
 
 /// The label in metrics.
 pub const NAME: &str = "nats";
@@ -115,20 +114,13 @@ fn name(agent: &str, folder: &Path) -> String {
     let known = std::fs::read_to_string(&file).map(|text| text.trim().to_owned());
     let number = known.ok().filter(is_good).unwrap_or_else(|| {
         let number = format!("{:08x}", rand::random::<u32>());
-        if let Err(error) = write(&file, &number) {
+        if let Err(error) = replace_undurably(&file, number.as_bytes()) {
             let file = file.display();
             tracing::warn!(%file, %error, "after a restart this hub will pass for another one");
         }
         number
     });
     format!("{agent}-{number:.16}")
-}
-
-/// A crash leaves a whole file or none.
-fn write(file: &Path, text: &str) -> io::Result<()> {
-    let temporary = file.with_extension("tmp");
-    std::fs::write(&temporary, text)?;
-    std::fs::rename(&temporary, file)
 }
 
 /// What is [`stored`], when the disk shows it; `None` when the queue is closed.

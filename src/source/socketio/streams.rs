@@ -227,9 +227,9 @@ fn last<T>(list: &mut [T], is_meant: impl Fn(&T) -> bool) -> Option<&mut T> {
 
 /// Puts a text into the file: a crash leaves the old or the new one. One at a time.
 pub(super) async fn save(file: &Path, text: serde_json::Result<String>) -> io::Result<()> {
-    let temporary = file.with_extension("tmp");
-    tokio::fs::write(&temporary, text?).await?;
-    tokio::fs::rename(&temporary, file).await
+    let (file, text) = (file.to_owned(), text?);
+    let replace = move || crate::queue::replace_undurably(&file, text.as_bytes());
+    tokio::task::spawn_blocking(replace).await.map_err(io::Error::other)?
 }
 
 #[cfg(test)]
