@@ -166,9 +166,12 @@ impl SegmentStore {
         self.lock = Some(lock);
     }
 
-    /// To be called when all is flushed.
+    /// To be called when all is flushed. While a segment is being replaced its records count twice or
+    /// not at all: the checkpoint before that stays.
     fn note_checkpoint(&mut self) {
-        if let Some(newest) = &self.newest {
+        if let Some(newest) = &self.newest
+            && self.replaced == (0, 0)
+        {
             let (lo, lost, mark) = (newest.lo, self.lost(), self.mark());
             self.checkpoints.write(&Checkpoint { lo, lost, mark });
         }

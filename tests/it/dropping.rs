@@ -95,6 +95,15 @@ fn a_setup_in_the_middle_stays_unless_another_follows() {
     }
 }
 
+/// What follows in the stint is judged by the entries of all later segments, not of the next one.
+#[test]
+fn a_setup_of_an_ended_stint_does_not_stay_because_more_segments_follow() {
+    use Step::{Break, Drive, Drop, Setup};
+    // On this store a segment has 16 entries; of the first stint nothing follows the drop.
+    let steps = vec![Drive(40), Setup, Break, Setup, Drive(60), Setup, Drive(20), Drop(300, 900)];
+    check(&tempfile::tempdir().unwrap(), steps);
+}
+
 /// A batch that is out would be booked twice.
 #[test]
 fn what_may_be_out_stays_unless_it_is_the_oldest() {

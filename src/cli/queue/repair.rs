@@ -64,7 +64,7 @@ async fn mend(access: &Access, lost_before: u64) -> Result<(), Cannot> {
         let next = Seq(mended.next.0.max(from.0 + 1));
         if mended.lost > 0 {
             let (last, lost) = (Seq(next.0 - 1), count(mended.lost, "entry"));
-            print(format_args!("repaired: {lost} lost of those up to entry {last}"));
+            print(format_args!("up to entry {last}: {lost} lost, the damaged segment set aside"));
         }
         from = next;
     }

@@ -113,7 +113,7 @@ async fn a_queue_that_is_damaged() {
         "pitwire queue verify tells all of it, pitwire queue repair what can be done",
     )]);
     let says_what =
-        findings.iter().any(|finding| finding.to_string().contains("journal is damaged"));
+        findings.iter().any(|finding| finding.to_string().contains("write-ahead log is damaged"));
     assert!(says_what, "{findings:#?}");
     assert_eq!(fs::read(&journal).unwrap(), bytes, "nothing is mended");
 }
