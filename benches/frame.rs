@@ -8,7 +8,7 @@ use std::hint::black_box;
 use divan::Bencher;
 use divan::counter::BytesCount;
 use pitwire::entry::{CapturedAt, Kind, Seq, StintId};
-use pitwire::fields::{self, Frame};
+use pitwire::fields::{self, Frame, Setup};
 use pitwire::queue::record::{self, Marks};
 use pitwire::source::simulator::Car;
 
@@ -44,7 +44,7 @@ fn map(bencher: Bencher<'_, '_>) {
 #[divan::bench]
 fn setup_fingerprint(bencher: Bencher<'_, '_>) {
     let setup = Car::new(1).setup();
-    bencher.bench_local(|| fields::setup_fingerprint(black_box(&setup)));
+    bencher.bench_local(|| Setup::of(black_box(&setup)).unwrap().fingerprint());
 }
 
 /// From a frame to a queue record.

@@ -370,7 +370,7 @@ async fn drive(intake: Intake, rate_hz: f64, seed: u64) {
     let mut car = Car::new(seed);
     let mut tick = interval(period);
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
-    let mut samples = vec![Ok(Sample::setup(car.setup()))];
+    let mut samples = vec![Sample::setup(&car.setup())];
     loop {
         tick.tick().await;
         car.step(period);

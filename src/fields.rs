@@ -12,12 +12,13 @@
 mod change;
 mod frame;
 mod json;
+mod setup;
 mod table;
 
-pub use self::change::setup_fingerprint;
 pub use self::frame::{Frame, map};
-pub use self::json::{map_setup, parse, parse_any};
-pub(crate) use self::json::{null_what_is_not_finite, read};
+pub use self::json::{MAX_OBJECT_KEYS, MAX_SAMPLE_VALUES};
+pub(crate) use self::json::{Json, Object, elements, is_json, null_what_is_not_finite, quoted, read, read_envelope};
+pub use self::setup::Setup;
 pub use self::table::columns;
 
 /// An input that was refused.

@@ -35,6 +35,7 @@
 //! | [`tools`] | what a person does to a queue by hand, at the agent's address too | know sessions |
 //! | `local`, `request` | tell programs and pages of this PC from others; ask another program | |
 //! | [`net`] | how every listener accepts and serves, within limits | know what is served |
+//! | `body`, `offload` | bound the bodies of HTTP requests; parse large texts on another thread | know what is in them |
 //! | `nats` | one connection to a NATS server, for the sink and the source | retry |
 //! | [`dashboard`] | the reference dashboard server, for demo and tests | know the agent |
 //! | [`config`] | every number with its unit | |
@@ -53,6 +54,7 @@
 pub mod admin;
 pub mod agent;
 pub mod backoff;
+mod body;
 pub mod cli;
 pub mod clock;
 pub mod config;
@@ -66,6 +68,7 @@ pub mod memory;
 pub mod metrics;
 mod nats;
 pub mod net;
+mod offload;
 mod planted;
 pub mod publisher;
 pub mod queue;

@@ -242,7 +242,7 @@ impl DashboardPublisher {
     /// Stores the car's setup and says what became of it. One that is the same as the one before
     /// is not stored again.
     pub async fn publish_setup(&self, setup: Value) -> Result<Taken, QueueError> {
-        self.publish(Ok(Sample::setup(setup))).await
+        self.publish(Sample::setup(&setup)).await
     }
 
     async fn publish(&self, sample: Result<Sample, Refused>) -> Result<Taken, QueueError> {

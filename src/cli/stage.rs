@@ -19,6 +19,7 @@ use super::{complain, print};
 use crate::config::{Config, DEMO_DRAIN_TIMEOUT, STAGE_BACKOFF_MAX, STAGE_LOOK_INTERVAL};
 use crate::dashboard::{Behaviour, Server};
 use crate::publisher::DashboardPublisher;
+use crate::fields::Refused;
 use crate::queue::ledger::Ledger;
 use crate::source::simulator::Car;
 use crate::source::{Sample, Taken};
@@ -63,7 +64,7 @@ pub(super) struct Stage {
     viewer: Viewer,
     car: Car,
     /// Handed in with the first sample.
-    setup: Option<Sample>,
+    setup: Option<Result<Sample, Refused>>,
     produced: u64,
     /// Of the queue, when it was looked at last.
     ledger: Ledger,
@@ -97,7 +98,7 @@ impl Stage {
             address: server.addr(),
             server: Some(server),
             viewer,
-            setup: Some(Sample::setup(car.setup())),
+            setup: Some(Sample::setup(&car.setup())),
             car,
             produced: 0,
             ledger: Ledger::default(),
@@ -118,7 +119,7 @@ impl Stage {
         if let Some(publisher) = &self.publisher {
             let telemetry = Sample::telemetry(&self.car.sample());
             let is_first = self.setup.is_some();
-            let samples = self.setup.take().map(Ok).into_iter().chain([telemetry]).collect();
+            let samples = self.setup.take().into_iter().chain([telemetry]).collect();
             let intake = publisher.intake("simulator", 0.0);
             let taken = intake.take(samples).await.unwrap_or_default();
             let frames = taken.iter().skip(usize::from(is_first));

@@ -4,14 +4,12 @@
 
 use std::io;
 
-use serde_json::Value;
-
-use super::json::{Json, Object, present};
+use super::json::{Json, Object};
 use crate::entry::Situation;
 
 /// What of the drive a sample shows, whatever it is called there.
 pub(super) fn situation(sample: &Object<'_>) -> Situation {
-    let get = |keys: &[&str]| keys.iter().find_map(|key| present(sample, key));
+    let get = |keys: &[&str]| keys.iter().find_map(|key| sample.present(key));
     let whole = |keys| get(keys).and_then(Json::as_f64).map(|number| number as i64);
     let mut state = Fnv1a(FNV1A_BASIS);
     for keys in STATE {
@@ -32,16 +30,16 @@ const STATE: &[&[&str]] = &[
     &["in_garage"],
 ];
 
-/// A number that changes when the car's setup does, and else never: not with the order of keys,
+/// A number that changes with the car's settings and with nothing else: not with the order of keys,
 /// not with the agent's version, and not with the weather that comes in the same object.
 ///
-/// Covers `carSetup.garageValues` where it exists, else the whole object.
-pub fn setup_fingerprint(setup: &Value) -> u64 {
-    let settings = setup.pointer("/carSetup/garageValues").unwrap_or(setup);
+/// The settings are `carSetup.garageValues` where it exists, else the whole object. The keys of
+/// `setup` are sorted, so that its text is canonical.
+pub(super) fn fingerprint(setup: &Json<'_>) -> u64 {
+    let settings = setup.member("carSetup").and_then(|car_setup| car_setup.member("garageValues"));
     let mut hash = Fnv1a(FNV1A_BASIS);
-    // serde_json keeps keys sorted (its `preserve_order` is off, a test sees to it), so that the
-    // text is canonical. Writing to a hash cannot fail.
-    let _ = serde_json::to_writer(&mut hash, settings);
+    // Writing to a hash cannot fail.
+    let _ = serde_json::to_writer(&mut hash, settings.unwrap_or(setup));
     hash.0
 }
 
@@ -65,9 +63,9 @@ impl io::Write for Fnv1a {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Value, json};
 
-    use super::super::{Frame, parse};
+    use super::super::{Frame, Setup};
     use super::*;
 
     fn situation(sample: &Value) -> Situation {
@@ -102,7 +100,7 @@ mod tests {
 
     #[test]
     fn a_setup_is_known_again_by_its_settings_alone() {
-        let print = |text: &str| setup_fingerprint(&parse(text.as_bytes()).unwrap());
+        let print = |text: &str| Setup::parse(text.as_bytes()).unwrap().fingerprint();
         let setup = r#"{"carSetup":{"garageValues":{"A":{"value":1,"max":2},"B":3}},"time":1}"#;
         let later = r#"{"time":2,"carSetup":{"garageValues":{"B":3,"A":{"max":2,"value":1}}}}"#;
         let other = r#"{"carSetup":{"garageValues":{"A":{"value":2,"max":2},"B":3}},"time":1}"#;

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 
 use super::change::situation;
-use super::json::{self, Json, Object, present};
+use super::json::{self, Json, Object};
 use super::table::{Cell, FIELDS, REQUIRED};
-use super::{Reason, Refused, refused};
+use super::Refused;
 use crate::entry::{CapturedAt, Situation};
 use crate::planted::planted;
 
@@ -31,7 +31,10 @@ impl Frame {
     /// The frame of a sample that is JSON text.
     ///
     /// # Errors
-    /// Refused as by [`parse`](super::parse), and as by [`Frame::of`].
+    /// Refused if the text exceeds [`MAX_SAMPLE_BYTES`], is not UTF-8, not JSON or holds a number
+    /// that is not finite; and as by [`Frame::of`].
+    ///
+    /// [`MAX_SAMPLE_BYTES`]: crate::config::MAX_SAMPLE_BYTES
     pub fn parse(text: &[u8]) -> Result<Self, Refused> {
         Self::checked(&json::read(text)?)
     }
@@ -39,8 +42,9 @@ impl Frame {
     /// The frame of a sample.
     ///
     /// # Errors
-    /// Refused if the sample is not an object, nested too deep, or holds a known field of the wrong
-    /// type or out of its range; or if the text exceeds [`MAX_SAMPLE_BYTES`].
+    /// Refused if the sample is not an object, nested too deep, has too many keys or values, or
+    /// holds a known field of the wrong type or out of its range; or if the text exceeds
+    /// [`MAX_SAMPLE_BYTES`].
     ///
     /// [`MAX_SAMPLE_BYTES`]: crate::config::MAX_SAMPLE_BYTES
     pub fn of(sample: &Value) -> Result<Self, Refused> {
@@ -99,7 +103,7 @@ fn pick<'a>(sample: &'a Object<'a>) -> Result<Cells<'a>, Refused> {
     cells.push(("timestamp", Cell::Moment));
     for field in &FIELDS {
         let keys = if planted("one_name_a_field") { &field.keys[..1] } else { field.keys };
-        let found = keys.iter().find_map(|key| Some((*key, present(sample, key)?)));
+        let found = keys.iter().find_map(|key| Some((*key, sample.present(key)?)));
         let cell = match found {
             Some((key, value)) => field.check(key, value)?,
             None => Some(field.absent()),
@@ -112,11 +116,11 @@ fn pick<'a>(sample: &'a Object<'a>) -> Result<Cells<'a>, Refused> {
 /// The frame of a sample in the dashboard's words: all its keys, the known ones checked.
 fn pass_through<'a>(sample: &'a Object<'a>) -> Result<Cells<'a>, Refused> {
     // Of two equal keys the later counts.
-    let sample: BTreeMap<&str, &Json<'_>> = sample.iter().collect();
+    let sample: BTreeMap<&str, &Json<'_>> = sample.members().collect();
     let mut cells = Vec::with_capacity(sample.len());
     for (key, value) in sample {
         let cell = match FIELDS.iter().find(|field| field.name == key) {
-            _ if value.is_null() => None,
+            _ if matches!(value, Json::Null) => None,
             _ if key == "timestamp" => Some(Cell::Moment),
             Some(field) => field.check(key, value)?,
             None => Some(Cell::Unread(value)),
@@ -140,9 +144,7 @@ fn write(cells: &Cells<'_>) -> Result<(String, usize), Refused> {
         }
     }
     text.push(b'}');
-    let text = String::from_utf8(text)
-        .map_err(|error| refused(Reason::NotUtf8, format!("not UTF-8: {error}")))?;
-    Ok((text, moment_at))
+    Ok((json::utf8(text)?, moment_at))
 }
 
 /// The timestamp of a sample that is a dashboard frame already.
@@ -154,9 +156,9 @@ struct OwnStamp {
 }
 
 fn own_stamp(sample: &Object<'_>) -> Option<OwnStamp> {
-    let text = present(sample, "timestamp")?.as_str()?;
+    let text = sample.present("timestamp")?.as_str()?;
     let moment = CapturedAt::parse(text)?;
-    let complete = REQUIRED.iter().all(|key| present(sample, key).is_some());
+    let complete = REQUIRED.iter().all(|key| sample.present(key).is_some());
     // Digits and signs alone: nothing in it to escape.
     let own = || is_rfc3339(text).then(|| format!("\"{text}\""));
     complete.then(|| OwnStamp { moment, text: own() })
@@ -180,7 +182,7 @@ mod tests {
     use serde_json::{Map, json};
 
     use super::super::table::{MAX_WHOLE, Shape};
-    use super::super::{map_setup, parse};
+    use super::super::{Reason, Setup};
     use super::*;
 
     const NOW: CapturedAt = CapturedAt(1_763_821_822_123);
@@ -369,8 +371,10 @@ mod tests {
     #[test]
     fn numbers_keep_all_their_digits() {
         for text in ["51.248178375505404", "97.45365320034685", "-3.4e-08", "5e-324", "0.1"] {
-            let sample = parse(format!(r#"{{"speed": {text}}}"#).as_bytes()).unwrap();
-            let speed = mapped(&sample)["speed"].as_f64().unwrap();
+            let sample = format!(r#"{{"speed": {text}}}"#);
+            let frame = Frame::parse(sample.as_bytes()).unwrap().json(NOW);
+            let frame: Value = serde_json::from_str(&frame).unwrap();
+            let speed = frame["speed"].as_f64().unwrap();
             assert_eq!(speed.to_bits(), text.parse::<f64>().unwrap().to_bits(), "{text}");
         }
     }
@@ -380,13 +384,6 @@ mod tests {
         let mut frame = dashboard_frame();
         frame["extra"] = json!(vec![1e15; 60_000]);
         assert_eq!(map(&frame, NOW).unwrap_err().reason, Reason::TooLarge);
-        assert_eq!(map_setup(&frame).unwrap_err().reason, Reason::TooLarge);
-    }
-
-    #[test]
-    fn a_setup_passes_unread() {
-        let setup = json!({"carSetup": {"fuel": "full", "lap": null}});
-        assert_eq!(serde_json::from_str::<Value>(&map_setup(&setup).unwrap()).unwrap(), setup);
-        assert_eq!(map_setup(&json!([setup])).unwrap_err().reason, Reason::NotObject);
+        assert_eq!(Setup::of(&frame).unwrap_err().reason, Reason::TooLarge);
     }
 }

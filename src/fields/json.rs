@@ -1,54 +1,307 @@
-//! JSON values from untrusted bytes, and back: bounded in size and depth, refused in plain words.
+//! JSON values from untrusted bytes, and back: bounded in size, depth and number of values, and
+//! refused in plain words.
+//!
+//! The time to parse a text grows linearly with its length, and its objects and arrays are bounded
+//! while they are parsed: a hostile text costs no more than an honest one.
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use std::borrow::Cow;
+use std::cell::Cell;
+use std::fmt;
+
+use serde::de::{
+    DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
+};
+use serde::{Deserialize, Serialize, Serializer};
+use serde_json::value::RawValue;
+use serde_json::{Number, Value};
 
 use super::{Reason, Refused, refused, shorten};
 use crate::config::{MAX_SAMPLE_BYTES, MAX_SAMPLE_DEPTH};
 
-/// A value that lends its texts from what it was read from. Its objects hold equal keys more than
-/// once, see [`present`].
-pub(crate) type Json<'a> = serde_json_borrow::Value<'a>;
-pub(super) type Object<'a> = serde_json_borrow::ObjectAsVec<'a>;
+/// Keys of one object; an object with more is refused. Fields are looked up by a linear search, and
+/// the largest object of a game's setup has a few hundred keys.
+pub const MAX_OBJECT_KEYS: usize = 10_000;
 
-/// Reads a setup, a JSON object, from untrusted bytes.
-///
-/// # Errors
-/// Refused if it is longer than [`MAX_SAMPLE_BYTES`], or whatever [`parse_any`] refuses, or not an
-/// object, or nested deeper than [`MAX_SAMPLE_DEPTH`].
-pub fn parse(text: &[u8]) -> Result<Value, Refused> {
-    bounded(text.len())?;
-    let value = parse_any(text)?;
-    object(&Json::from(&value))?;
-    Ok(value)
+/// Objects, arrays, numbers, texts, booleans and nulls of one sample or setup, at most; a value
+/// takes about 100 bytes of memory while the sample is read, so that this is 10 MB. The largest
+/// setup of a game has a few thousand.
+pub const MAX_SAMPLE_VALUES: usize = 100_000;
+
+/// Values around the sample in a line of an export.
+const ENVELOPE_VALUES: usize = 16;
+
+/// A JSON value whose texts are borrowed from the text that it was parsed from.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Json<'a> {
+    Null,
+    Bool(bool),
+    Number(Number),
+    Text(Cow<'a, str>),
+    Array(Vec<Self>),
+    Object(Object<'a>),
 }
 
-/// Likewise a sample, which is still to be checked.
+/// The members of an object in the order of the text. Of two equal keys the later counts.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Object<'a>(Vec<(Cow<'a, str>, Json<'a>)>);
+
+impl<'a> Object<'a> {
+    /// The value of the last member with this key.
+    pub(crate) fn get(&self, key: &str) -> Option<&Json<'a>> {
+        self.0.iter().rfind(|(held, _)| held == key).map(|(_, value)| value)
+    }
+
+    /// The value of the last member with this key, unless it is null.
+    pub(super) fn present(&self, key: &str) -> Option<&Json<'a>> {
+        self.get(key).filter(|value| !matches!(value, Json::Null))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The members in the order of the text, equal keys included.
+    pub(crate) fn members(&self) -> impl DoubleEndedIterator<Item = (&str, &Json<'a>)> {
+        self.0.iter().map(|(key, value)| (&**key, value))
+    }
+}
+
+impl Serialize for Object<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.members())
+    }
+}
+
+impl<'a> Json<'a> {
+    pub(crate) fn as_f64(&self) -> Option<f64> {
+        if let Self::Number(number) = self { number.as_f64() } else { None }
+    }
+
+    pub(crate) fn as_u64(&self) -> Option<u64> {
+        if let Self::Number(number) = self { number.as_u64() } else { None }
+    }
+
+    pub(crate) fn as_str(&self) -> Option<&str> {
+        if let Self::Text(text) = self { Some(text) } else { None }
+    }
+
+    pub(crate) fn as_object(&self) -> Option<&Object<'a>> {
+        if let Self::Object(object) = self { Some(object) } else { None }
+    }
+
+    /// The value of the last member with this key, if this is an object.
+    pub(crate) fn member(&self, key: &str) -> Option<&Self> {
+        self.as_object()?.get(key)
+    }
+
+    /// Sorts all keys, and keeps the last of equal ones: equal objects have equal texts afterwards.
+    pub(super) fn normalize(&mut self) {
+        match self {
+            Self::Object(Object(members)) => {
+                members.iter_mut().for_each(|(_, value)| value.normalize());
+                // The sort is stable: reversed, the last of equal keys is the one that is kept.
+                members.reverse();
+                members.sort_by(|(one, _), (other, _)| one.cmp(other));
+                members.dedup_by(|(one, _), (other, _)| one == other);
+            }
+            Self::Array(values) => values.iter_mut().for_each(Self::normalize),
+            Self::Null | Self::Bool(_) | Self::Number(_) | Self::Text(_) => {}
+        }
+    }
+}
+
+impl<'a> From<&'a Value> for Json<'a> {
+    fn from(value: &'a Value) -> Self {
+        match value {
+            Value::Null => Self::Null,
+            Value::Bool(value) => Self::Bool(*value),
+            Value::Number(number) => Self::Number(number.clone()),
+            Value::String(text) => Self::Text(Cow::Borrowed(text)),
+            Value::Array(values) => Self::Array(values.iter().map(Self::from).collect()),
+            Value::Object(members) => {
+                let member = |(key, value): (&'a String, &'a Value)| {
+                    (Cow::Borrowed(key.as_str()), Self::from(value))
+                };
+                Self::Object(Object(members.iter().map(member).collect()))
+            }
+        }
+    }
+}
+
+/// Parses a sample or a setup, of which the structure is still to be checked with [`object`].
 pub(crate) fn read(text: &[u8]) -> Result<Json<'_>, Refused> {
     bounded(text.len())?;
-    read_any(text)
+    read_values(text, MAX_SAMPLE_VALUES)
 }
 
-/// Reads any JSON value, such as an array of samples, from untrusted bytes.
+/// Parses any JSON text around a sample, such as a line of an export. The caller bounds its length.
 ///
-/// The caller bounds the size; [`Frame::of`](super::Frame::of) and [`map_setup`] check what is
-/// inside. Of two equal keys in one object the later counts. A byte order mark at the start is
-/// skipped.
+/// A byte order mark at the start is skipped.
 ///
 /// # Errors
-/// Refused if it is not UTF-8, not JSON, not finite, or far too deep to be read at all.
-pub fn parse_any(text: &[u8]) -> Result<Value, Refused> {
-    read_any(text)
+/// Refused if it is not UTF-8, not JSON, holds a number that is not finite, is nested too deep to
+/// be read at all, or has more than [`MAX_SAMPLE_VALUES`] values or an object of more than
+/// [`MAX_OBJECT_KEYS`] keys.
+pub(crate) fn read_envelope(text: &[u8]) -> Result<Json<'_>, Refused> {
+    read_values(text, MAX_SAMPLE_VALUES + ENVELOPE_VALUES)
 }
 
-fn read_any<'a, T: Deserialize<'a>>(text: &'a [u8]) -> Result<T, Refused> {
+/// The elements of a JSON array, each the text of a value that is still to be parsed; `None` if
+/// there are more than `max_elements`. The caller bounds the length of the text.
+///
+/// # Errors
+/// Refused if it is not UTF-8 or not a JSON array.
+pub(crate) fn elements(text: &[u8], max_elements: usize) -> Result<Option<Vec<&str>>, Refused> {
+    let text = decoded(text)?;
+    let mut parser = serde_json::Deserializer::from_str(text);
+    let elements = parser.deserialize_seq(Elements { max_elements });
+    let elements = elements.and_then(|elements| match elements {
+        Some(elements) => parser.end().map(|()| Some(elements)),
+        None => Ok(None),
+    });
+    elements.map_err(|error| explain(text, &error))
+}
+
+struct Elements {
+    max_elements: usize,
+}
+
+impl<'de> Visitor<'de> for Elements {
+    type Value = Option<Vec<&'de str>>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a JSON array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Self::Value, A::Error> {
+        let mut elements = Vec::new();
+        while let Some(element) = array.next_element::<&RawValue>()? {
+            if elements.len() == self.max_elements {
+                return Ok(None);
+            }
+            elements.push(element.get());
+        }
+        Ok(Some(elements))
+    }
+}
+
+/// Whether a text is one JSON value, and nothing else.
+pub(crate) fn is_json(text: &[u8]) -> bool {
+    serde_json::from_slice::<IgnoredAny>(text).is_ok()
+}
+
+fn decoded(text: &[u8]) -> Result<&str, Refused> {
     let text = std::str::from_utf8(text).map_err(|error| {
         let valid = error.valid_up_to();
         refused(Reason::NotUtf8, format!("not UTF-8 after {valid} bytes; send JSON as UTF-8"))
     })?;
-    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-    serde_json::from_str(text).map_err(|error| explain(text, &error))
+    Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
 }
+
+fn read_values(text: &[u8], max_values: usize) -> Result<Json<'_>, Refused> {
+    let text = decoded(text)?;
+    let limits = Limits { values_left: Cell::new(max_values), exceeded: Cell::new(None) };
+    let mut parser = serde_json::Deserializer::from_str(text);
+    let value = limits.deserialize(&mut parser).and_then(|value| parser.end().map(|()| value));
+    value.map_err(|error| match limits.exceeded.get() {
+        Some(Exceeded::Keys) => too_many_keys(),
+        Some(Exceeded::Values) => too_many_values(),
+        None => explain(text, &error),
+    })
+}
+
+/// What a text may still hold while it is parsed.
+struct Limits {
+    values_left: Cell<usize>,
+    exceeded: Cell<Option<Exceeded>>,
+}
+
+#[derive(Clone, Copy)]
+enum Exceeded {
+    Keys,
+    Values,
+}
+
+impl Limits {
+    fn stop<E: Error>(&self, exceeded: Exceeded) -> E {
+        self.exceeded.set(Some(exceeded));
+        E::custom("a limit is exceeded")
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for &Limits {
+    type Value = Json<'de>;
+
+    fn deserialize<D: Deserializer<'de>>(self, parser: D) -> Result<Json<'de>, D::Error> {
+        let Some(left) = self.values_left.get().checked_sub(1) else {
+            return Err(self.stop(Exceeded::Values));
+        };
+        self.values_left.set(left);
+        parser.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for &Limits {
+    type Value = Json<'de>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Json<'de>, E> {
+        Ok(Json::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Json<'de>, E> {
+        Ok(Json::Bool(value))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Json<'de>, E> {
+        Ok(Json::Number(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Json<'de>, E> {
+        Ok(Json::Number(value.into()))
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Json<'de>, E> {
+        // The parser has refused what is not finite.
+        Number::from_f64(value).map(Json::Number).ok_or_else(|| E::custom("number out of range"))
+    }
+
+    fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Json<'de>, E> {
+        Ok(Json::Text(Cow::Borrowed(text)))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Json<'de>, E> {
+        Ok(Json::Text(Cow::Owned(text.to_owned())))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Json<'de>, A::Error> {
+        let mut values = Vec::new();
+        while let Some(value) = array.next_element_seed(self)? {
+            values.push(value);
+        }
+        Ok(Json::Array(values))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Json<'de>, A::Error> {
+        let mut members = Vec::new();
+        while let Some(Key(key)) = object.next_key()? {
+            if members.len() == MAX_OBJECT_KEYS {
+                return Err(self.stop(Exceeded::Keys));
+            }
+            members.push((key, object.next_value_seed(self)?));
+        }
+        Ok(Json::Object(Object(members)))
+    }
+}
+
+/// A key, borrowed unless it has an escape in it.
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// The text with `null` in the place of each bare `NaN`, `Infinity` and `-Infinity`, as Python
 /// writes what JSON cannot carry; `None` if there is none in it.
@@ -92,54 +345,57 @@ fn end_of_string(text: &str) -> usize {
     text.len()
 }
 
-/// The object that every sample and every setup has to be, no deeper than allowed.
-pub(super) fn object<'a>(value: &'a Json<'a>) -> Result<&'a Object<'a>, Refused> {
+/// The object that every sample and every setup has to be, within all limits.
+pub(super) fn object<'a, 'j>(value: &'j Json<'a>) -> Result<&'j Object<'a>, Refused> {
     let kind = match value {
-        Json::Object(object) if fits_into(MAX_SAMPLE_DEPTH, value) => return Ok(object),
-        Json::Object(_) => return Err(too_deep()),
+        Json::Object(object) => {
+            check_limits(value, MAX_SAMPLE_DEPTH, &mut 0)?;
+            return Ok(object);
+        }
         Json::Null => "null",
         Json::Bool(_) => "a boolean",
         Json::Number(_) => "a number",
-        Json::Str(_) => "a text",
+        Json::Text(_) => "a text",
         Json::Array(_) => "an array",
     };
     Err(refused(Reason::NotObject, format!("{kind} is not an object; send one JSON object")))
 }
 
-fn fits_into(levels: usize, value: &Json<'_>) -> bool {
-    let fits = |inner: &Json<'_>| fits_into(levels.saturating_sub(1), inner);
+/// Checks a value that may nest this deep. It may not come from our parser: a program that embeds
+/// this library hands in values.
+fn check_limits(value: &Json<'_>, levels: usize, values: &mut usize) -> Result<(), Refused> {
+    *values += 1;
+    if *values > MAX_SAMPLE_VALUES {
+        return Err(too_many_values());
+    }
+    let (Json::Object(_) | Json::Array(_)) = value else { return Ok(()) };
+    let Some(levels) = levels.checked_sub(1) else { return Err(too_deep()) };
     match value {
-        Json::Object(object) => levels > 0 && object.values().all(fits),
-        Json::Array(array) => levels > 0 && array.iter().all(fits),
-        Json::Null | Json::Bool(_) | Json::Number(_) | Json::Str(_) => true,
+        Json::Object(Object(members)) if members.len() > MAX_OBJECT_KEYS => Err(too_many_keys()),
+        Json::Object(Object(members)) => {
+            members.iter().try_for_each(|(_, inner)| check_limits(inner, levels, values))
+        }
+        Json::Array(array) => {
+            array.iter().try_for_each(|inner| check_limits(inner, levels, values))
+        }
+        Json::Null | Json::Bool(_) | Json::Number(_) | Json::Text(_) => Ok(()),
     }
 }
 
-/// What an object holds under a key, unless that is null. Of two equal keys the later counts.
-pub(super) fn present<'a>(object: &'a Object<'a>, key: &str) -> Option<&'a Json<'a>> {
-    let found = object.as_vec().iter().rfind(|(held, _)| **held == *key);
-    found.map(|(_, value)| value).filter(|value| !value.is_null())
-}
-
-/// The car's setup as JSON text, passed through unread.
-///
-/// # Errors
-/// Refused if it is not an object, nested too deep, or its text exceeds [`MAX_SAMPLE_BYTES`].
-pub fn map_setup(setup: &Value) -> Result<String, Refused> {
-    object(&Json::from(setup))?;
-    let text = serde_json::to_string(setup).map_err(not_written)?;
-    bounded(text.len())?;
-    Ok(text)
-}
-
 /// A value as a message may quote it.
-pub(super) fn quoted(value: &impl Serialize) -> String {
+pub(crate) fn quoted(value: &impl Serialize) -> String {
     shorten(&serde_json::to_string(value).unwrap_or_default())
 }
 
 /// Adds what was checked as text.
 pub(super) fn write(text: &mut Vec<u8>, checked: &impl Serialize) -> Result<(), Refused> {
     serde_json::to_writer(text, checked).map_err(not_written)
+}
+
+/// The text that [`write`] has written.
+pub(super) fn utf8(text: Vec<u8>) -> Result<String, Refused> {
+    String::from_utf8(text)
+        .map_err(|error| refused(Reason::NotUtf8, format!("not UTF-8: {error}")))
 }
 
 /// Cannot happen: every key is a text, and memory never refuses a write.
@@ -191,6 +447,18 @@ fn token_at<'a>(text: &'a str, error: &serde_json::Error) -> &'a str {
     if is_value { token } else { "" }
 }
 
+fn too_many_keys() -> Refused {
+    let limit = MAX_OBJECT_KEYS;
+    let message = format!("an object has more than {limit} keys; send at most {limit}");
+    refused(Reason::TooLarge, message)
+}
+
+fn too_many_values() -> Refused {
+    let limit = MAX_SAMPLE_VALUES;
+    let message = format!("more than {limit} values in one sample; send at most {limit}");
+    refused(Reason::TooLarge, message)
+}
+
 fn too_deep() -> Refused {
     let limit = MAX_SAMPLE_DEPTH;
     refused(Reason::TooDeep, format!("nested deeper than {limit} levels; send a flatter object"))
@@ -198,7 +466,67 @@ fn too_deep() -> Refused {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
+
+    fn check(text: &str) -> Result<(), Refused> {
+        object(&read(text.as_bytes())?).map(drop)
+    }
+
+    #[test]
+    fn an_object_may_have_keys_up_to_the_limit_wherever_it_is() {
+        for (keys, fits) in [(MAX_OBJECT_KEYS, true), (MAX_OBJECT_KEYS + 1, false)] {
+            let members: Vec<_> = (0..keys).map(|key| format!(r#""k{key}":0"#)).collect();
+            let object = format!("{{{}}}", members.join(","));
+            let same_key = format!("{{{}}}", vec![r#""k":0"#; keys].join(","));
+            for text in [&object, &same_key, &format!(r#"{{"a":[{{"b":{object}}}]}}"#)] {
+                let checked = check(text);
+                assert_eq!(checked.is_ok(), fits, "{keys} keys: {checked:?}");
+                if let Err(refused) = checked {
+                    assert_eq!(refused.reason, Reason::TooLarge);
+                    assert_eq!(
+                        refused.message,
+                        "an object has more than 10000 keys; send at most 10000"
+                    );
+                }
+            }
+            let value: Value = serde_json::from_str(&object).unwrap();
+            assert_eq!(super::object(&Json::from(&value)).is_ok(), fits);
+        }
+    }
+
+    #[test]
+    fn a_sample_may_have_values_up_to_the_limit() {
+        // The object, the array, and its numbers.
+        for (numbers, fits) in [(MAX_SAMPLE_VALUES - 2, true), (MAX_SAMPLE_VALUES - 1, false)] {
+            let text = json!({"a": vec![0; numbers]}).to_string();
+            let checked = check(&text);
+            assert_eq!(checked.is_ok(), fits, "{checked:?}");
+            let value: Value = serde_json::from_str(&text).unwrap();
+            assert_eq!(object(&Json::from(&value)).is_ok(), fits);
+        }
+        let refused = read(json!({"a": vec![0; 400_000]}).to_string().as_bytes()).unwrap_err();
+        assert_eq!(refused.reason, Reason::TooLarge);
+        assert_eq!(
+            refused.message,
+            "more than 100000 values in one sample; send at most 100000"
+        );
+    }
+
+    #[test]
+    fn a_normalized_value_has_the_text_of_serde_json() {
+        for text in [
+            r#"{"b":{"z":1.0,"a":[{"y":1e3,"x":null}]},"a":-0.0,"é":"\u0007","":18446744073709551615}"#,
+            r#"{"a":1,"b":2,"a":{"c":3,"c":4}}"#,
+            r#"[{"b":1,"a":2},"x",5e-324,51.248178375505404]"#,
+        ] {
+            let mut json = read(text.as_bytes()).unwrap();
+            json.normalize();
+            let value: Value = serde_json::from_str(text).unwrap();
+            assert_eq!(serde_json::to_string(&json).unwrap(), value.to_string());
+        }
+    }
 
     #[test]
     fn what_is_not_finite_becomes_null_and_texts_stay() {
@@ -220,9 +548,9 @@ mod tests {
             let brackets = depth - 1;
             format!(r#"{{"a":{}{}}}"#, "[".repeat(brackets), "]".repeat(brackets))
         };
-        assert!(parse(nested(MAX_SAMPLE_DEPTH).as_bytes()).is_ok());
+        assert!(check(&nested(MAX_SAMPLE_DEPTH)).is_ok());
         for depth in [MAX_SAMPLE_DEPTH + 1, 127, 128, 129, 400_000] {
-            let refused = parse(nested(depth).as_bytes()).unwrap_err();
+            let refused = check(&nested(depth)).unwrap_err();
             assert_eq!(refused.reason, Reason::TooDeep, "{depth}: {refused}");
         }
     }

@@ -1,9 +1,9 @@
 //! The dashboard's fields: what each may be called, what it holds, and the check of one value.
 
 use serde::Serialize;
-use serde_json_borrow::Number;
+use serde_json::Number;
 
-use super::json::{Json, Object, present, quoted};
+use super::json::{Json, Object, quoted};
 use super::{Reason, Refused, refused};
 
 /// A row of the table: one field of the dashboard.
@@ -158,7 +158,7 @@ impl Field {
             (Shape::Number(_), Json::Number(number)) => {
                 (Cell::Number(number), number.as_f64().is_some_and(|number| number < 0.0))
             }
-            (Shape::Text, Json::Str(text)) => (Cell::Text(text), false),
+            (Shape::Text, Json::Text(text)) => (Cell::Text(text), false),
             (Shape::Wheels, Json::Object(wheels)) => {
                 (Cell::Wheels(self.wheels(key, wheels)?), false)
             }
@@ -200,7 +200,7 @@ impl Field {
     }
 
     fn wheels<'a>(&self, key: &str, wheels: &'a Object<'a>) -> Result<Wheels<'a>, Refused> {
-        let number = |wheel| match present(wheels, wheel) {
+        let number = |wheel| match wheels.present(wheel) {
             None => Ok(None),
             Some(Json::Number(number)) => Ok(Some(number)),
             Some(other) => Err(refused(

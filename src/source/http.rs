@@ -4,13 +4,15 @@
 //! what was accepted is in the queue, and names its positions; 202 says that the disk does not keep
 //! up and some is in memory. Web pages of other origins are kept
 //! out, as a browser on the same PC reaches loopback too.
+//!
+//! Memory is bounded by bytes: of all bodies together, and of the samples of one body that are
+//! parsed and handed to the queue at a time.
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::body::{Body, Bytes};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -19,134 +21,227 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::{Intake, Sample, Taken};
+use crate::body::{BodyBudget, BodyError};
 use crate::config::{HTTP_TIMEOUT, MAX_HTTP_BODY_BYTES, MAX_HTTP_ENTRIES, STORAGE_RETRY_INTERVAL};
-use crate::fields::{self, Frame, Reason, Refused};
+use crate::fields::{self, Frame, Reason, Refused, Setup};
 use crate::local::has_local_origin;
+use crate::offload;
 use crate::queue::ledger::DropReason;
 
 /// Connections at the same time; programs that post at a high rate keep one.
 pub(crate) const MAX_CONNECTIONS: usize = 128;
 
+/// Samples of a body that are handed to the queue together: one write to the disk for many, and
+/// half a megabyte of ordinary frames.
+const GROUP_ENTRIES: usize = 1_000;
+
+/// Bytes of such samples as they came, unless one alone has more: the text of an entry is up to
+/// five times as long.
+const GROUP_BYTES: usize = 1 << 20;
+
+/// Refused samples that an answer names one by one.
+const MAX_LISTED_REFUSALS: usize = 100;
+
 /// The routes of this source.
 pub fn router(intake: Arc<Intake>) -> Router {
+    let source = Source { intake, bodies: BodyBudget::new() };
     Router::new()
         .route("/v1/telemetry", post(telemetry))
         .route("/v1/setup", post(setup))
-        .layer(DefaultBodyLimit::max(MAX_HTTP_BODY_BYTES))
         .layer(middleware::from_fn(in_time))
         .layer(middleware::from_fn(only_local_origins))
-        .with_state(intake)
+        .with_state(Arc::new(source))
 }
 
-type Body = Result<Bytes, BytesRejection>;
-
-async fn telemetry(State(intake): State<Arc<Intake>>, body: Body) -> Response {
-    let parts = body.map_err(unread).and_then(|body| parts(&body));
-    let frames = parts.unwrap_or_else(|refused| vec![Err(refused)]);
-    let samples = frames.into_iter().map(|frame| frame.map(Sample::Telemetry)).collect();
-    answer(&intake, samples).await
+#[derive(Debug)]
+struct Source {
+    intake: Arc<Intake>,
+    bodies: BodyBudget,
 }
 
-async fn setup(State(intake): State<Arc<Intake>>, body: Body) -> Response {
-    let setup = body.map_err(unread).and_then(|body| fields::parse(&body));
-    answer(&intake, vec![setup.map(Sample::setup)]).await
-}
-
-/// A body that was cut off or is too large.
-fn unread(rejection: BytesRejection) -> Refused {
-    if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        let message = format!("the body is larger than {MAX_HTTP_BODY_BYTES} bytes");
-        return Refused { reason: Reason::TooLarge, message };
-    }
-    Refused { reason: Reason::NotJson, message: rejection.body_text() }
-}
-
-/// The objects of a body, each a frame or refused.
-fn parts(body: &[u8]) -> Result<Vec<Result<Frame, Refused>>, Refused> {
-    let text = body.trim_ascii();
-    let is_array = text.starts_with(b"[");
-    let parts: Vec<_> = if is_array {
-        match fields::parse_any(text)? {
-            Value::Array(values) => values.iter().map(Frame::of).collect(),
-            value => vec![Frame::of(&value)],
+async fn telemetry(State(source): State<Arc<Source>>, body: Body) -> Response {
+    let received = match source.bodies.read(body, MAX_HTTP_BODY_BYTES).await {
+        Ok(received) => received,
+        Err(error) => return source.not_received(error).await,
+    };
+    let body = received.bytes.clone();
+    let parts = match offload::parse(body.len(), move || parts(&body)).await {
+        Ok(parts) => parts,
+        Err(refused) => return source.take(vec![Err(refused)]).await,
+    };
+    let mut answer = Answer::default();
+    let mut rest = &parts[..];
+    while !rest.is_empty() {
+        let (group, bytes) = first_group(rest);
+        rest = &rest[group.len()..];
+        let group = group.to_vec();
+        let parse = move || Ok(group.iter().map(|part| Frame::parse(part)).collect::<Vec<_>>());
+        let frames = match offload::parse(bytes, parse).await {
+            Ok(frames) => frames,
+            Err(refused) => vec![Err(refused)],
+        };
+        let samples = frames.into_iter().map(|frame| frame.map(Sample::Telemetry)).collect();
+        match source.intake.take(samples).await {
+            Ok(taken) => answer.note(taken),
+            Err(error) => return unavailable(&answer.seqs, &error.to_string()),
         }
+    }
+    answer.into_response()
+}
+
+async fn setup(State(source): State<Arc<Source>>, body: Body) -> Response {
+    let received = match source.bodies.read(body, MAX_HTTP_BODY_BYTES).await {
+        Ok(received) => received,
+        Err(error) => return source.not_received(error).await,
+    };
+    let body = received.bytes.clone();
+    let setup = offload::parse(body.len(), move || Setup::parse(&body)).await;
+    source.take(vec![setup.map(|setup| Sample::Setup(setup, None))]).await
+}
+
+impl Source {
+    async fn take(&self, samples: Vec<Result<Sample, Refused>>) -> Response {
+        let mut answer = Answer::default();
+        match self.intake.take(samples).await {
+            Ok(taken) => answer.note(taken),
+            Err(error) => return unavailable(&[], &error.to_string()),
+        }
+        answer.into_response()
+    }
+
+    async fn not_received(&self, error: BodyError) -> Response {
+        let (reason, message) = match error {
+            BodyError::TooLarge => {
+                let message = format!("the body is larger than {MAX_HTTP_BODY_BYTES} bytes");
+                (Reason::TooLarge, message)
+            }
+            BodyError::Broken(error) => (Reason::NotJson, format!("the body breaks off: {error}")),
+            BodyError::Busy => return unavailable(&[], "too many large bodies at a time"),
+            BodyError::Slow => return too_late("the body does not arrive in time"),
+        };
+        self.take(vec![Err(Refused { reason, message })]).await
+    }
+}
+
+/// The samples of a body, each a text that is still to be parsed. They share its memory.
+fn parts(body: &Bytes) -> Result<Vec<Bytes>, Refused> {
+    let text = body.trim_ascii();
+    let parts: Vec<&[u8]> = if text.starts_with(b"[") {
+        let elements = fields::elements(text, MAX_HTTP_ENTRIES)?.ok_or_else(too_many)?;
+        elements.into_iter().map(str::as_bytes).collect()
+    } else if fields::is_json(text) {
+        vec![text]
     } else {
         let lines = text.split(|&byte| byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
-        let parsed: Vec<_> = lines.map(Frame::parse).collect();
-        // One object that is spread over several lines.
-        if parsed.len() > 1 && parsed.iter().all(Result::is_err) {
-            vec![Frame::parse(text)]
-        } else {
-            parsed
-        }
+        let lines: Vec<_> = lines.take(MAX_HTTP_ENTRIES + 1).collect();
+        // One object over several lines, with a mistake in it, gets one message.
+        let is_one = lines.len() > 1 && !lines.iter().any(|line| fields::is_json(line));
+        if is_one { vec![text] } else { lines }
     };
     match parts.len() {
         0 => Err(Refused { reason: Reason::NotJson, message: "the body is empty".into() }),
-        1..=MAX_HTTP_ENTRIES => Ok(parts),
-        count => Err(Refused {
-            reason: Reason::TooLarge,
-            message: format!("{count} samples in one body; send at most {MAX_HTTP_ENTRIES}"),
-        }),
+        1..=MAX_HTTP_ENTRIES => Ok(parts.into_iter().map(|part| body.slice_ref(part)).collect()),
+        _ => Err(too_many()),
     }
 }
 
-async fn answer(intake: &Intake, samples: Vec<Result<Sample, Refused>>) -> Response {
-    let taken = match intake.take(samples).await {
-        Ok(taken) => taken,
-        Err(error) => return unavailable(&error.to_string()),
-    };
-    let (mut seqs, mut refused) = (Vec::new(), Vec::new());
-    let (mut unchanged, mut thinned, mut buffered) = (0, 0, 0);
-    let (mut dropped, mut last_reason) = (0, None);
-    for (index, taken) in taken.into_iter().enumerate() {
-        match taken {
-            Taken::Stored(seq) => seqs.push(seq.0),
-            Taken::Unchanged => unchanged += 1,
-            Taken::Thinned => thinned += 1,
-            Taken::Buffered => buffered += 1,
-            Taken::Dropped(reason) => {
-                dropped += 1;
-                last_reason = Some(reason);
+fn too_many() -> Refused {
+    let message =
+        format!("more than {MAX_HTTP_ENTRIES} samples in one body; send at most {MAX_HTTP_ENTRIES}");
+    Refused { reason: Reason::TooLarge, message }
+}
+
+/// The first parts that are taken together, at least one, and how many bytes they have.
+fn first_group(parts: &[Bytes]) -> (&[Bytes], usize) {
+    let (mut count, mut bytes) = (0, 0);
+    for part in parts.iter().take(GROUP_ENTRIES) {
+        if count > 0 && bytes + part.len() > GROUP_BYTES {
+            break;
+        }
+        count += 1;
+        bytes += part.len();
+    }
+    (&parts[..count], bytes)
+}
+
+/// What became of the samples of a body.
+#[derive(Default)]
+struct Answer {
+    samples: usize,
+    seqs: Vec<u64>,
+    unchanged: u64,
+    thinned: u64,
+    buffered: u64,
+    dropped: u64,
+    last_reason: Option<DropReason>,
+    refused: u64,
+    refused_too_large: u64,
+    /// The first of the refused ones, and which they are.
+    refusals: Vec<(usize, Refused)>,
+}
+
+impl Answer {
+    fn note(&mut self, taken: Vec<Taken>) {
+        for taken in taken {
+            match taken {
+                Taken::Stored(seq) => self.seqs.push(seq.0),
+                Taken::Unchanged => self.unchanged += 1,
+                Taken::Thinned => self.thinned += 1,
+                Taken::Buffered => self.buffered += 1,
+                Taken::Dropped(reason) => {
+                    self.dropped += 1;
+                    self.last_reason = Some(reason);
+                }
+                Taken::Refused(why) => {
+                    self.refused += 1;
+                    self.refused_too_large += u64::from(why.reason == Reason::TooLarge);
+                    if self.refusals.len() < MAX_LISTED_REFUSALS {
+                        self.refusals.push((self.samples, why));
+                    }
+                }
             }
-            Taken::Refused(why) => refused.push((index, why)),
+            self.samples += 1;
         }
     }
-    match last_reason {
-        Some(DropReason::Storage) if seqs.is_empty() => {
-            return unavailable("the queue's disk fails, and the memory for it is full");
+
+    fn into_response(self) -> Response {
+        let Self { seqs, unchanged, thinned, buffered, dropped, refused, .. } = self;
+        match self.last_reason {
+            Some(DropReason::Storage) if seqs.is_empty() => {
+                return unavailable(&[], "the queue's disk fails, and the memory for it is full");
+            }
+            Some(_) if seqs.is_empty() => return unavailable(&[], "the queue is full"),
+            _ => {}
         }
-        Some(_) if seqs.is_empty() => return unavailable("the queue is full"),
-        _ => {}
-    }
-    let status = match &refused[..] {
-        // In memory, not on the disk.
-        [] if buffered > 0 => StatusCode::ACCEPTED,
-        [] => StatusCode::OK,
-        all if all.iter().all(|(_, why)| why.reason == Reason::TooLarge) => {
-            StatusCode::PAYLOAD_TOO_LARGE
+        let status = match refused {
+            // In memory, not on the disk.
+            0 if buffered > 0 => StatusCode::ACCEPTED,
+            0 => StatusCode::OK,
+            _ if refused == self.refused_too_large => StatusCode::PAYLOAD_TOO_LARGE,
+            _ => StatusCode::BAD_REQUEST,
+        };
+        let mut answer = json!({
+            "seqs": seqs, "unchanged": unchanged, "thinned": thinned, "dropped": dropped,
+            "buffered": buffered,
+        });
+        if let [seq] = seqs[..] {
+            answer["seq"] = seq.into();
         }
-        _ => StatusCode::BAD_REQUEST,
-    };
-    let mut answer = json!({
-        "seqs": seqs, "unchanged": unchanged, "thinned": thinned, "dropped": dropped,
-        "buffered": buffered,
-    });
-    if let [seq] = seqs[..] {
-        answer["seq"] = seq.into();
+        if refused > 0 {
+            answer["refused_count"] = refused.into();
+            answer["refused"] = self.refusals.iter().map(reason).collect();
+        }
+        json_response(status, &answer)
     }
-    if !refused.is_empty() {
-        answer["refused"] = refused.iter().map(reason).collect();
-    }
-    json_response(status, &answer)
 }
 
 fn reason((index, why): &(usize, Refused)) -> Value {
     json!({"index": index, "reason": why.reason.as_str(), "message": why.message})
 }
 
-fn unavailable(why: &str) -> Response {
+fn unavailable(seqs: &[u64], why: &str) -> Response {
     let retry_after = STORAGE_RETRY_INTERVAL.as_secs().max(1).to_string();
-    let body = json!({"seqs": [], "error": why});
+    let body = json!({"seqs": seqs, "error": why});
     let mut response = json_response(StatusCode::SERVICE_UNAVAILABLE, &body);
     if let Ok(value) = retry_after.parse() {
         response.headers_mut().insert(header::RETRY_AFTER, value);
@@ -163,11 +258,12 @@ fn json_response(status: StatusCode, body: &Value) -> Response {
 async fn in_time(request: Request, next: Next) -> Response {
     match timeout(HTTP_TIMEOUT, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => {
-            let body = json!({"seqs": [], "error": format!("not done within {HTTP_TIMEOUT:?}")});
-            json_response(StatusCode::REQUEST_TIMEOUT, &body)
-        }
+        Err(_) => too_late(&format!("not done within {HTTP_TIMEOUT:?}")),
     }
+}
+
+fn too_late(why: &str) -> Response {
+    json_response(StatusCode::REQUEST_TIMEOUT, &json!({"seqs": [], "error": why}))
 }
 
 /// Refuses web pages of other origins.
@@ -187,20 +283,60 @@ pub(super) async fn only_local_origins(
 mod tests {
     use super::*;
 
+    fn parts_of(body: &str) -> Result<Vec<Bytes>, Refused> {
+        parts(&Bytes::from(body.to_owned()))
+    }
+
     #[test]
     fn a_body_is_an_object_an_array_or_lines() {
         for (body, expected) in [
             (r#"{"lap":1}"#, vec![true]),
             ("{\n \"lap\": 1\n}", vec![true]),
+            ("{\n \"lap\": 1,\n}", vec![false]),
             (r#"[{"lap":1},{"lap":2}]"#, vec![true, true]),
+            (r#"[{"lap":1},2]"#, vec![true, false]),
             ("{\"lap\":1}\n{\"lap\":2}\n\n", vec![true, true]),
             ("{\"lap\":1}\nnonsense\n", vec![true, false]),
+            ("{\"lap\":1\n{\"lap\":2}\n", vec![false, true]),
         ] {
-            let parts = parts(body.as_bytes()).unwrap();
-            assert_eq!(parts.iter().map(Result::is_ok).collect::<Vec<_>>(), expected, "{body}");
+            let parts = parts_of(body).unwrap();
+            let frames: Vec<_> = parts.iter().map(|part| Frame::parse(part).is_ok()).collect();
+            assert_eq!(frames, expected, "{body}");
         }
-        for body in ["", " \n ", "[", "[]"] {
-            assert!(parts(body.as_bytes()).is_err(), "{body:?}");
+        for body in ["", " \n ", "[", "[]", "[{},]", "[NaN]"] {
+            assert!(parts_of(body).is_err(), "{body:?}");
         }
+    }
+
+    #[test]
+    fn a_body_may_have_samples_up_to_the_limit() {
+        for (samples, fits) in [(MAX_HTTP_ENTRIES, true), (MAX_HTTP_ENTRIES + 1, false)] {
+            let array = format!("[{}]", vec!["{}"; samples].join(","));
+            let lines = "{}\n".repeat(samples);
+            for body in [array, lines] {
+                let parts = parts_of(&body);
+                assert_eq!(parts.as_ref().is_ok(), fits);
+                if let Err(refused) = parts {
+                    let expected = "more than 10000 samples in one body; send at most 10000";
+                    assert_eq!(refused.message, expected);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn groups_are_bounded_by_entries_and_by_bytes_and_miss_nothing() {
+        let small = Bytes::from_static(b"{}");
+        let large = Bytes::from(vec![b' '; GROUP_BYTES * 2 / 3]);
+        let huge = Bytes::from(vec![b' '; GROUP_BYTES + 1]);
+        let mut parts = vec![small.clone(); GROUP_ENTRIES + 1];
+        parts.extend([large.clone(), large, huge, small]);
+        let (mut rest, mut groups) = (&parts[..], Vec::new());
+        while !rest.is_empty() {
+            let (group, _) = first_group(rest);
+            groups.push(group.len());
+            rest = &rest[group.len()..];
+        }
+        assert_eq!(groups, [GROUP_ENTRIES, 2, 1, 1, 1]);
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use crate::clock;
 use crate::config::{LOG_REPEAT_INTERVAL, MAX_CLOCK_LEAD};
 use crate::entry::{CapturedAt, Seq, StintId, Stream};
-use crate::fields::{self, Frame, Refused};
+use crate::fields::{self, Frame, Json, Object, Refused, Setup};
 use crate::metrics;
 use crate::planted::planted;
 use crate::queue::ledger::DropReason;
@@ -21,7 +21,7 @@ pub enum Sample {
     /// A flat object of readings, or a frame that has the dashboard's names already.
     Telemetry(Frame),
     /// The car's setup, and the moment at which it was read if that is known.
-    Setup(Value, Option<CapturedAt>),
+    Setup(Setup, Option<CapturedAt>),
 }
 
 impl Sample {
@@ -30,23 +30,25 @@ impl Sample {
         Frame::of(sample).map(Self::Telemetry)
     }
 
-    /// The car's setup as of now.
-    pub fn setup(setup: Value) -> Self {
-        Self::Setup(setup, None)
+    /// The car's setup as of now, checked.
+    pub fn setup(setup: &Value) -> Result<Self, Refused> {
+        Setup::of(setup).map(|setup| Self::Setup(setup, None))
     }
 
     /// A sample from one line of text: `{"setup": {…}}` is a setup, any other object telemetry.
     pub fn parse(line: &[u8]) -> Result<Self, Refused> {
         let sample = fields::read(line)?;
-        let fields = sample.as_object().map_or(&[][..], |object| object.as_vec());
-        match fields.split_last() {
-            // Of two equal keys the later counts.
-            Some(((_, setup), _)) if fields.iter().all(|(key, _)| *key == "setup") => {
-                Ok(Self::setup(setup.into()))
-            }
-            _ => Frame::checked(&sample).map(Self::Telemetry),
+        match sample.as_object().and_then(only_setup) {
+            Some(setup) => Ok(Self::Setup(Setup::checked(setup.clone())?, None)),
+            None => Frame::checked(&sample).map(Self::Telemetry),
         }
     }
+}
+
+/// The setup of an object that holds a setup and nothing else. Of two equal keys the later counts.
+fn only_setup<'a, 'j>(sample: &'j Object<'a>) -> Option<&'j Json<'a>> {
+    let is_only = sample.members().all(|(key, _)| key == "setup");
+    if is_only { sample.get("setup") } else { None }
 }
 
 /// An entry that another agent made.
@@ -151,7 +153,7 @@ impl Intake {
                     if matches!(sample, Sample::Telemetry(_)) && !self.rate().is_due(at) {
                         return Ok(None);
                     }
-                    entry(sample, stamps.next(at)).map(Some)
+                    Ok(Some(entry(sample, stamps.next(at))))
                 });
                 taken.push(match entry {
                     Ok(Some(entry)) => {
@@ -256,18 +258,17 @@ fn captured_at(sample: &Sample, now: CapturedAt) -> CapturedAt {
     own.filter(|own| own.0 <= latest || planted("any_moment_believed")).unwrap_or(now)
 }
 
-fn entry(sample: Sample, captured_at: CapturedAt) -> Result<NewEntry, Refused> {
-    Ok(match sample {
+fn entry(sample: Sample, captured_at: CapturedAt) -> NewEntry {
+    match sample {
         Sample::Telemetry(frame) => {
             let content = Content::Frame(frame.situation());
             NewEntry { driven_at: None, captured_at, content, json: frame.json(captured_at) }
         }
-        Sample::Setup(value, _) => {
-            let json = fields::map_setup(&value)?;
-            let content = Content::Setup { fingerprint: fields::setup_fingerprint(&value) };
-            NewEntry { driven_at: None, captured_at, content, json }
+        Sample::Setup(setup, _) => {
+            let content = Content::Setup { fingerprint: setup.fingerprint() };
+            NewEntry { driven_at: None, captured_at, content, json: setup.json().to_owned() }
         }
-    })
+    }
 }
 
 /// Thins by the moment of capture, without drift.
@@ -321,7 +322,7 @@ mod tests {
 
     #[test]
     fn a_line_is_a_setup_if_it_holds_that_and_nothing_else() {
-        let setup = Sample::setup(serde_json::json!({"wing": 7}));
+        let setup = Sample::setup(&serde_json::json!({"wing": 7})).unwrap();
         for line in [
             r#"{"setup":{"wing":7}}"#,
             "\u{feff}{ \"setup\" : {\"wing\": 7} }",

@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{Intake, Sample, Taken};
 use crate::config::{LINES_BUFFER_BYTES, MAX_BATCH_LINES, MAX_SAMPLE_BYTES};
 use crate::fields::{Reason, Refused};
+use crate::offload;
 
 /// How fast lines are read.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -98,7 +99,7 @@ impl<R: AsyncRead + Unpin> Lines<R> {
             self.at.line += 1;
             let sample = match line {
                 Ok(line) if line.trim_ascii().is_empty() => continue,
-                Ok(line) => Sample::parse(&line),
+                Ok(line) => offload::parse(line.len(), move || Sample::parse(&line)).await,
                 Err(too_large) => Err(too_large),
             };
             batch.push((self.at, sample));

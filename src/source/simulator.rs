@@ -413,7 +413,7 @@ mod tests {
 
     use super::*;
     use crate::entry::CapturedAt;
-    use crate::fields;
+    use crate::fields::{self, Setup};
 
     const HALF_SECOND: Duration = Duration::from_millis(500);
 
@@ -451,7 +451,7 @@ mod tests {
     #[test]
     fn another_seed_gives_another_history() {
         assert_ne!(drive(1, 1).last(), drive(2, 1).last());
-        let print = |seed| fields::setup_fingerprint(&Car::new(seed).setup());
+        let print = |seed| Setup::of(&Car::new(seed).setup()).unwrap().fingerprint();
         assert_ne!(print(1), print(2));
     }
 
@@ -522,15 +522,14 @@ mod tests {
     #[test]
     fn every_sample_becomes_a_frame_and_the_setup_stays_the_same() {
         let mut car = Car::new(11);
-        let (setup, print) = (car.setup(), fields::setup_fingerprint(&car.setup()));
+        let (setup, print) = (car.setup(), Setup::of(&car.setup()).unwrap().fingerprint());
         for _ in 0..600 {
             car.step(Duration::from_secs(7));
             let frame = fields::map(&car.sample(), CapturedAt(0)).unwrap();
             assert!(frame.contains("Autódromo da Serra Verde"), "{frame}");
         }
         assert_ne!(car.setup(), setup);
-        assert_eq!(fields::setup_fingerprint(&car.setup()), print);
-        assert!(fields::map_setup(&setup).is_ok());
+        assert_eq!(Setup::of(&car.setup()).unwrap().fingerprint(), print);
     }
 
     #[test]

@@ -3,12 +3,10 @@
 //! `{"seq":1,"stint":1,"captured_at":"…","kind":"frame","frame":{…}}`, or `"kind":"setup","setup":{…}`.
 //! The lines of refused entries say `telemetry` for `frame` and have no kind; both are read.
 
-use serde_json::{Map, Value};
-
 use super::Item;
 use crate::config::{MAX_CLOCK_LEAD, MAX_LINE_BYTES};
 use crate::entry::{CapturedAt, Seq};
-use crate::fields::{self, Frame, Reason, Refused};
+use crate::fields::{self, Frame, Json, Object, Reason, Refused, Setup};
 use crate::queue::{Content, NewEntry};
 
 /// The line of an entry, without its end.
@@ -33,8 +31,8 @@ pub struct Line {
 /// A frame or a setup.
 #[derive(Clone, Debug, PartialEq)]
 pub enum What {
-    Frame(Value),
-    Setup(Value),
+    Frame(Frame),
+    Setup(Setup),
 }
 
 impl Line {
@@ -47,37 +45,34 @@ impl Line {
             let message = format!("{} bytes; at most {MAX_LINE_BYTES} are taken", text.len());
             return Err(Refused { reason: Reason::TooLarge, message });
         }
-        let Value::Object(mut object) = fields::parse_any(text)? else {
+        let read = fields::read_envelope(text)?;
+        let Some(object) = read.as_object() else {
             let message = "it is no object; send a line of pitwire queue export".into();
             return Err(Refused { reason: Reason::NotObject, message });
         };
-        let seq = object.get("seq").and_then(Value::as_u64).map(Seq);
-        let captured_at = captured_at(&object, now)?;
-        let line = Self { seq, captured_at, what: what(&mut object)? };
-        line.entry(captured_at)?;
-        Ok(line)
+        let seq = object.get("seq").and_then(Json::as_u64).map(Seq);
+        let captured_at = captured_at(object, now)?;
+        Ok(Self { seq, captured_at, what: what(object)? })
     }
 
     /// The entry, to be appended as captured at this moment.
-    pub fn entry(&self, captured_at: CapturedAt) -> Result<NewEntry, Refused> {
+    pub fn entry(&self, captured_at: CapturedAt) -> NewEntry {
         let (content, json) = match &self.what {
             What::Frame(frame) => {
-                let frame = Frame::of(frame)?;
-                (Content::Frame(frame.situation()), frame.json(captured_at))
+                (Content::Frame(frame.situation()), frame.clone().json(captured_at))
             }
             What::Setup(setup) => {
-                let fingerprint = fields::setup_fingerprint(setup);
-                (Content::Setup { fingerprint }, fields::map_setup(setup)?)
+                (Content::Setup { fingerprint: setup.fingerprint() }, setup.json().to_owned())
             }
         };
-        Ok(NewEntry { driven_at: None, captured_at, content, json })
+        NewEntry { driven_at: None, captured_at, content, json }
     }
 }
 
-fn captured_at(object: &Map<String, Value>, now: CapturedAt) -> Result<CapturedAt, Refused> {
-    let given = object.get("captured_at").unwrap_or(&Value::Null);
+fn captured_at(object: &Object<'_>, now: CapturedAt) -> Result<CapturedAt, Refused> {
+    let given = object.get("captured_at").unwrap_or(&Json::Null);
     let refused = |reason, why: &str| {
-        let message = format!("captured_at: {} {why}", fields::shorten(given));
+        let message = format!("captured_at: {} {why}", fields::quoted(given));
         Err(Refused { reason, message })
     };
     let Some(moment) = given.as_str().and_then(CapturedAt::parse) else {
@@ -91,11 +86,11 @@ fn captured_at(object: &Map<String, Value>, now: CapturedAt) -> Result<CapturedA
     Ok(moment)
 }
 
-fn what(object: &mut Map<String, Value>) -> Result<What, Refused> {
-    let frame = object.remove("frame").or_else(|| object.remove("telemetry"));
-    match (frame, object.remove("setup")) {
-        (Some(frame), None) => Ok(What::Frame(frame)),
-        (None, Some(setup)) => Ok(What::Setup(setup)),
+fn what(object: &Object<'_>) -> Result<What, Refused> {
+    let frame = object.get("frame").or_else(|| object.get("telemetry"));
+    match (frame, object.get("setup")) {
+        (Some(frame), None) => Frame::checked(frame).map(What::Frame),
+        (None, Some(setup)) => Setup::checked(setup.clone()).map(What::Setup),
         (frame, _) => {
             let which = if frame.is_some() { "both" } else { "neither" };
             let message = format!("frame, setup: it has {which}; send a line with one of the two");
@@ -127,12 +122,12 @@ mod tests {
         ] {
             let line = Line::parse(text.as_bytes(), NOW).unwrap();
             assert_eq!((line.seq, line.captured_at), (Some(Seq(7)), NOW));
-            assert_eq!(line.what, What::Frame(serde_json::json!({"lap": 3})));
+            assert_eq!(line.what, What::Frame(Frame::parse(br#"{"lap":3}"#).unwrap()));
         }
         let text = format!(r#"{{"captured_at":"{at}","setup":{{"wing":7}}}}"#);
         let line = Line::parse(text.as_bytes(), NOW).unwrap();
-        assert_eq!(line.what, What::Setup(serde_json::json!({"wing": 7})));
-        assert_eq!(line.entry(NOW).unwrap().json, r#"{"wing":7}"#);
+        assert_eq!(line.what, What::Setup(Setup::parse(br#"{"wing":7}"#).unwrap()));
+        assert_eq!(line.entry(NOW).json, r#"{"wing":7}"#);
     }
 
     #[test]

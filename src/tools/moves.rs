@@ -72,16 +72,12 @@ impl Tools {
     pub async fn append(&self, lines: &[Line]) -> Result<Moved, QueueError> {
         let mut moved = Moved::default();
         for lines in lines.chunks(MAX_BATCH_LINES) {
-            let mut refused = 0;
             let make = |stamps: &mut Stamps| {
-                let entry = |line: &Line| line.entry(stamps.next(line.captured_at)).ok();
-                let entries: Vec<_> = lines.iter().filter_map(entry).collect();
-                refused = lines.len() - entries.len();
-                entries
+                let entry = |line: &Line| line.entry(stamps.next(line.captured_at));
+                lines.iter().map(entry).collect()
             };
             let appended = self.writer.append(make).await?;
             appended.into_iter().for_each(|one| moved.note(one));
-            moved.refused += refused as u64;
         }
         Ok(moved)
     }

@@ -2,7 +2,7 @@
 
 use pitwire::config::{MAX_SAMPLE_BYTES, MAX_SAMPLE_DEPTH};
 use pitwire::entry::CapturedAt;
-use pitwire::fields::{self, Frame, Reason, Refused};
+use pitwire::fields::{Frame, MAX_OBJECT_KEYS, Reason, Refused, Setup};
 use proptest::prelude::*;
 use serde_json::{Map, Value};
 
@@ -95,6 +95,8 @@ fn wrong_input_is_refused_with_its_reason_and_a_message_that_helps() {
     let deep_sample = format!(r#"{{"a":{deep}}}"#);
     let deeper_than_the_parser = r#"{"a":"#.repeat(100_000);
     let large = format!(r#"{{"a":"{}"}}"#, "x".repeat(MAX_SAMPLE_BYTES));
+    let members = (0..=MAX_OBJECT_KEYS).map(|key| format!(r#""{key}":0"#));
+    let keys = format!("{{{}}}", members.collect::<Vec<_>>().join(","));
     let bytes_and_large = "\u{1}".repeat(MAX_SAMPLE_BYTES + 1);
 
     // One row a case, however long: a message that is broken over lines cannot be searched for.
@@ -106,6 +108,7 @@ fn wrong_input_is_refused_with_its_reason_and_a_message_that_helps() {
         (b"\xff\xfe{\0}\0", NotUtf8, "not UTF-8 after 0 bytes; send JSON as UTF-8"),
         (large.as_bytes(), TooLarge, "900008 bytes; at most 900000 are taken, send fewer fields"),
         (bytes_and_large.as_bytes(), TooLarge, "900001 bytes; at most 900000 are taken, send fewer fields"),
+        (keys.as_bytes(), TooLarge, "an object has more than 10000 keys; send at most 10000"),
         // Text
         (b"", NotJson, "not JSON: EOF while parsing a value at line 1 column 0; send one JSON object"),
         (b"lap=3 fuel=20", NotJson, "not JSON: expected value at line 1 column 1; send one JSON object"),
@@ -277,11 +280,10 @@ proptest! {
 
     #[test]
     fn a_setup_is_the_same_after_its_way_through(setup in tree()) {
-        match fields::map_setup(&setup) {
-            Ok(text) => {
-                let arrived = fields::parse(text.as_bytes()).unwrap();
-                let print = fields::setup_fingerprint(&arrived);
-                prop_assert_eq!(print, fields::setup_fingerprint(&setup));
+        match Setup::of(&setup) {
+            Ok(checked) => {
+                prop_assert_eq!(&Setup::parse(checked.json().as_bytes()).unwrap(), &checked);
+                let arrived: Value = serde_json::from_str(checked.json()).unwrap();
                 prop_assert_eq!(arrived, setup);
             }
             Err(refused) => {

@@ -7,9 +7,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use serde_json::Value;
-
 use crate::config::{GAME_API_PROBE_TIMEOUT, GAME_API_TIMEOUT, GameApi, MAX_SAMPLE_BYTES};
+use crate::fields::{self, Json, Refused, Setup};
 use crate::request::{Bounds, Bytes, Method, RequestError, StatusCode, request};
 
 /// All that is ever asked.
@@ -36,7 +35,7 @@ impl Path {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
     /// The car's setup, as the game gives it.
-    Setup(Value),
+    Setup(Setup),
     /// There is none now: the player is in the menus or on the track.
     NoSetup,
 }
@@ -49,8 +48,8 @@ pub enum RestError {
     Request(#[from] RequestError),
     #[error("answers {0}")]
     Status(StatusCode),
-    #[error("answers with no JSON")]
-    NotJson,
+    #[error("answers with a setup that is refused: {0}")]
+    Refused(#[from] Refused),
 }
 
 /// The API, and which of its addresses answered last.
@@ -110,10 +109,10 @@ fn read(body: &[u8]) -> Result<Answer, RestError> {
     if body.trim_ascii().is_empty() {
         return Ok(Answer::NoSetup);
     }
-    let answer: Value = serde_json::from_slice(body).map_err(|_| RestError::NotJson)?;
-    let settings = answer.pointer("/carSetup/garageValues").and_then(Value::as_object);
-    let is_setup = settings.is_some_and(|settings| !settings.is_empty());
-    Ok(if is_setup { Answer::Setup(answer) } else { Answer::NoSetup })
+    let answer = fields::read(body)?;
+    let settings = answer.member("carSetup").and_then(|car_setup| car_setup.member("garageValues"));
+    let is_setup = settings.and_then(Json::as_object).is_some_and(|settings| !settings.is_empty());
+    Ok(if is_setup { Answer::Setup(Setup::checked(answer)?) } else { Answer::NoSetup })
 }
 
 async fn get(

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
-use serde_json::Value;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
@@ -16,7 +15,7 @@ use super::game::Presence;
 use super::rest::{Answer, Rest};
 use crate::backoff::Backoff;
 use crate::config::{GAME_API_INTERVAL, GAME_API_MAX_INTERVAL, GameApi};
-use crate::fields::setup_fingerprint;
+use crate::fields::Setup;
 use crate::source::{Intake, Sample};
 
 /// How often to ask.
@@ -99,14 +98,14 @@ async fn follow_game(
 /// The last setup, which holds until there is another.
 struct Kept<'a> {
     intake: &'a Intake,
-    setup: Option<Value>,
+    setup: Option<Setup>,
     /// Of the setup that is handed in.
     fingerprint: Option<u64>,
 }
 
 impl Kept<'_> {
-    async fn take(&mut self, setup: Value) {
-        let fingerprint = setup_fingerprint(&setup);
+    async fn take(&mut self, setup: Setup) {
+        let fingerprint = setup.fingerprint();
         self.setup = Some(setup);
         if self.fingerprint != Some(fingerprint) && self.hand_in().await {
             tracing::info!("the car's setup is there");
@@ -117,6 +116,6 @@ impl Kept<'_> {
     /// Whether the queue took it; one that it did not comes again with the next answer.
     async fn hand_in(&self) -> bool {
         let Some(setup) = self.setup.clone() else { return false };
-        self.intake.take(vec![Ok(Sample::setup(setup))]).await.is_ok()
+        self.intake.take(vec![Ok(Sample::Setup(setup, None))]).await.is_ok()
     }
 }

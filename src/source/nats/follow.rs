@@ -178,7 +178,7 @@ impl Follower {
         let Ok(setup) = stream.get_last_raw_message_by_subject(&subject).await else {
             return Ok(());
         };
-        let read = message::read(&setup.subject, Some(&setup.headers), &setup.payload);
+        let read = message::read(setup.subject, Some(setup.headers), setup.payload).await;
         // A later one comes by itself.
         if let Ok((stint, entry)) = read
             && setup.sequence <= self.after
@@ -222,7 +222,9 @@ impl Follower {
             self.progress.behind.store(info.pending, Ordering::Relaxed);
             last = Some(info.stream_sequence);
             place.stint = message::stint(&message.subject).or(place.stint.take());
-            let Some((stream, entry)) = self.new_entry(message, &place.before) else { continue };
+            let Some((stream, entry)) = self.new_entry(message, &place.before).await else {
+                continue;
+            };
             match runs.last_mut() {
                 Some((of, entries)) if *of == stream => entries.push(entry),
                 _ => runs.push((stream, vec![entry])),
@@ -266,8 +268,9 @@ impl Follower {
 
     /// The entry of a message, unless that has none or it was stored `before`: as a stint's moments
     /// grow, all of it is stored that is no newer than the newest that is.
-    fn new_entry(&self, message: &Message, before: &Newest) -> Option<(Stream, Relayed)> {
-        let read = message::read(&message.subject, message.headers.as_ref(), &message.payload);
+    async fn new_entry(&self, message: &Message, before: &Newest) -> Option<(Stream, Relayed)> {
+        let async_nats::Message { subject, headers, payload, .. } = message.message.clone();
+        let read = message::read(subject, headers, payload).await;
         let (stream, entry) = match read {
             Ok((stream, entry)) if self.is_of_this_agent(&stream) => (stream, entry),
             Ok((stream, _)) => {

@@ -1,15 +1,26 @@
 //! From a message of an agent's stream to the entry that it was there: pure, and for any message.
 
-use async_nats::HeaderMap;
+use async_nats::{HeaderMap, Subject};
+use axum::body::Bytes;
 
 use super::super::intake::Relayed;
 use crate::entry::{CapturedAt, Stream};
-use crate::fields::{self, Frame, Reason, Refused};
+use crate::fields::{Frame, Reason, Refused, Setup};
 use crate::nats::{CAPTURED_AT, SETUP, TELEMETRY};
+use crate::offload;
 use crate::queue::Content;
 
-/// The stream and the entry that a message holds.
-pub(super) fn read(
+/// The stream and the entry that a message holds; a large one is parsed beside this thread.
+pub(super) async fn read(
+    subject: Subject,
+    headers: Option<HeaderMap>,
+    payload: Bytes,
+) -> Result<(Stream, Relayed), Refused> {
+    offload::parse(payload.len(), move || parse(&subject, headers.as_ref(), &payload)).await
+}
+
+/// The stream and the entry of a message with these parts.
+fn parse(
     subject: &str,
     headers: Option<&HeaderMap>,
     payload: &[u8],
@@ -31,11 +42,11 @@ pub(super) fn read(
             (at, Content::Frame(frame.situation()))
         }
         SETUP => {
-            let setup = fields::parse(payload)?;
+            let setup = Setup::parse(payload)?;
             let Some(at) = moment() else {
                 return Err(foreign(subject, "it does not say when it was captured"));
             };
-            (at, Content::Setup { fingerprint: fields::setup_fingerprint(&setup) })
+            (at, Content::Setup { fingerprint: setup.fingerprint() })
         }
         _ => return Err(foreign(subject, "it is neither telemetry nor a setup")),
     };
@@ -80,6 +91,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::fields;
 
     /// As an agent publishes it.
     fn frame() -> String {
@@ -96,11 +108,11 @@ mod tests {
     #[test]
     fn a_message_is_the_entry_that_it_was() {
         let frame = frame();
-        let (stream, entry) = read("pitwire.pc.3-ab.telemetry", None, frame.as_bytes()).unwrap();
+        let (stream, entry) = parse("pitwire.pc.3-ab.telemetry", None, frame.as_bytes()).unwrap();
         assert_eq!((stream, entry.json), (Stream::from("pc.3-ab"), frame));
         assert_eq!(entry.driven_at.to_string(), "2025-11-22T14:30:22.123Z");
         let headers = at("2025-11-22T14:30:22.123Z");
-        let (_, entry) = read("pitwire.pc.3-ab.setup", Some(&headers), b"{\"wing\":7}").unwrap();
+        let (_, entry) = parse("pitwire.pc.3-ab.setup", Some(&headers), b"{\"wing\":7}").unwrap();
         assert_eq!(entry.driven_at.to_string(), "2025-11-22T14:30:22.123Z");
     }
 
@@ -115,10 +127,10 @@ mod tests {
             ("pitwire.pc.3.setup.more", "{}", "its subject"),
             ("other.pc.3.telemetry", frame.as_str(), "its subject"),
         ] {
-            let refused = read(subject, Some(&headers), payload.as_bytes()).unwrap_err();
+            let refused = parse(subject, Some(&headers), payload.as_bytes()).unwrap_err();
             assert!(refused.message.contains(why), "{subject}: {refused}");
         }
-        let refused = read("pitwire.pc.3.setup", Some(&at("noon")), b"{}").unwrap_err();
+        let refused = parse("pitwire.pc.3.setup", Some(&at("noon")), b"{}").unwrap_err();
         assert!(refused.message.contains("when it was captured"), "{refused}");
     }
 
@@ -129,7 +141,7 @@ mod tests {
             moment in "[ -~]{0,30}",
             payload in proptest::collection::vec(any::<u8>(), 0..200),
         ) {
-            let _ = read(&subject, Some(&at(&moment)), &payload);
+            let _ = parse(&subject, Some(&at(&moment)), &payload);
         }
     }
 }

@@ -27,8 +27,9 @@ use super::{Intake, Sample, Taken};
 use crate::config::{MAX_LATEST, StintConfig};
 use crate::contract::{self, Client, Event, Host, Refusal, Setup, new_session_id};
 use crate::entry::{CapturedAt, StintId, Stream};
-use crate::fields::{self, Frame, Reason, Refused};
+use crate::fields::{self, Frame, Reason, Refused, Setup as CarSetup};
 use crate::net::Connections;
+use crate::offload;
 
 /// Connections at the same time; a publisher has one, and one more while it upgrades from polling.
 const MAX_CONNECTIONS: usize = 256;
@@ -173,10 +174,16 @@ impl Host for Publishers {
     }
 
     async fn keep_frame(&self, client: Client, id: &str, frame: &RawValue) -> Result<(), Refusal> {
-        let sample = Frame::parse(frame.get().as_bytes()).map(Sample::Telemetry);
-        let sender = Sender { driver: driver(frame), setup: None };
+        let frame = frame.to_owned();
+        let text = frame.clone();
+        let parsed = offload::parse(text.get().len(), move || {
+            Ok((Frame::parse(text.get().as_bytes()), driver(&text)))
+        });
+        let (sample, driver) = parsed.await.unwrap_or_else(|refused| (Err(refused), None));
+        let sample = sample.map(Sample::Telemetry);
+        let sender = Sender { driver, setup: None };
         let stream = self.keep(client, id, sample, sender).await?;
-        self.memory().latest_of(stream).frame = Some(frame.to_owned());
+        self.memory().latest_of(stream).frame = Some(frame);
         Ok(())
     }
 
@@ -185,10 +192,14 @@ impl Host for Publishers {
         let read_at = timestamp
             .and_then(|text| serde_json::from_str(text.get()).ok())
             .and_then(|text: String| CapturedAt::parse(&text));
-        let read = fields::parse(setup.setup.get().as_bytes());
-        let fingerprint = read.as_ref().ok().map(fields::setup_fingerprint);
+        let text = setup.setup.clone();
+        let parsed = offload::parse(text.get().len(), move || {
+            CarSetup::parse(text.get().as_bytes())
+        });
+        let parsed = parsed.await;
+        let fingerprint = parsed.as_ref().ok().map(CarSetup::fingerprint);
         let sender = Sender { driver: None, setup: fingerprint };
-        let sample = read.map(|setup| Sample::Setup(setup, read_at));
+        let sample = parsed.map(|setup| Sample::Setup(setup, read_at));
         let stream = self.keep(client, id, sample, sender).await?;
         self.memory().latest_of(stream).setup = Some(setup);
         Ok(())
@@ -203,7 +214,7 @@ impl Host for Publishers {
     }
 
     fn unreadable(&self, message: &str, refusal: &Refusal) {
-        let refused = fields::parse_any(message.as_bytes()).err().unwrap_or_else(|| Refused {
+        let refused = fields::read_envelope(message.as_bytes()).err().unwrap_or_else(|| Refused {
             reason: Reason::WrongType,
             message: format!("{refusal}; send session_id and telemetry, or session_id and setup"),
         });
