@@ -16,8 +16,10 @@ mod setup;
 mod table;
 
 pub use self::frame::{Frame, map};
+pub(crate) use self::json::{
+    Json, Object, elements, is_json, null_what_is_not_finite, quoted, read, read_envelope,
+};
 pub use self::json::{MAX_OBJECT_KEYS, MAX_SAMPLE_VALUES};
-pub(crate) use self::json::{Json, Object, elements, is_json, null_what_is_not_finite, quoted, read, read_envelope};
 pub use self::setup::Setup;
 pub use self::table::columns;
 

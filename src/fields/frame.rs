@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+use super::Refused;
 use super::change::situation;
 use super::json::{self, Json, Object};
 use super::table::{Cell, FIELDS, REQUIRED};
-use super::Refused;
 use crate::entry::{CapturedAt, Situation};
 use crate::planted::planted;
 

@@ -8,9 +8,7 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::fmt;
 
-use serde::de::{
-    DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor,
-};
+use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 use serde_json::{Number, Value};
@@ -394,8 +392,7 @@ pub(super) fn write(text: &mut Vec<u8>, checked: &impl Serialize) -> Result<(), 
 
 /// The text that [`write`] has written.
 pub(super) fn utf8(text: Vec<u8>) -> Result<String, Refused> {
-    String::from_utf8(text)
-        .map_err(|error| refused(Reason::NotUtf8, format!("not UTF-8: {error}")))
+    String::from_utf8(text).map_err(|error| refused(Reason::NotUtf8, format!("not UTF-8: {error}")))
 }
 
 /// Cannot happen: every key is a text, and memory never refuses a write.
@@ -508,10 +505,7 @@ mod tests {
         }
         let refused = read(json!({"a": vec![0; 400_000]}).to_string().as_bytes()).unwrap_err();
         assert_eq!(refused.reason, Reason::TooLarge);
-        assert_eq!(
-            refused.message,
-            "more than 100000 values in one sample; send at most 100000"
-        );
+        assert_eq!(refused.message, "more than 100000 values in one sample; send at most 100000");
     }
 
     #[test]

@@ -69,7 +69,10 @@ mod tests {
     #[test]
     fn a_setup_passes_unread() {
         let setup = json!({"carSetup": {"fuel": "full", "lap": null}});
-        assert_eq!(serde_json::from_str::<Value>(Setup::of(&setup).unwrap().json()).unwrap(), setup);
+        assert_eq!(
+            serde_json::from_str::<Value>(Setup::of(&setup).unwrap().json()).unwrap(),
+            setup
+        );
         assert_eq!(Setup::of(&json!([setup])).unwrap_err().reason, Reason::NotObject);
     }
 

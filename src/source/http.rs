@@ -146,8 +146,9 @@ fn parts(body: &Bytes) -> Result<Vec<Bytes>, Refused> {
 }
 
 fn too_many() -> Refused {
-    let message =
-        format!("more than {MAX_HTTP_ENTRIES} samples in one body; send at most {MAX_HTTP_ENTRIES}");
+    let message = format!(
+        "more than {MAX_HTTP_ENTRIES} samples in one body; send at most {MAX_HTTP_ENTRIES}"
+    );
     Refused { reason: Reason::TooLarge, message }
 }
 

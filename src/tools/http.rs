@@ -3,23 +3,35 @@
 //! For this PC alone, wherever the admin address listens: there is no password, and the frames are
 //! the team's. Web pages of other origins are kept out.
 
-use axum::body::Bytes;
-use axum::extract::{DefaultBodyLimit, Query, Request, State};
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Query, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use serde::Serialize;
 use serde_json::json;
 use tokio::time::timeout;
 
 use super::{Line, Tools};
+use crate::body::{BodyBudget, BodyError};
 use crate::clock;
-use crate::config::{MAX_HTTP_BODY_BYTES, MAX_SEQ, PAGE_ENTRIES, TOOL_TIMEOUT};
+use crate::config::{MAX_LINE_BYTES, MAX_SEQ, PAGE_BYTES, PAGE_ENTRIES, TOOL_TIMEOUT};
 use crate::entry::Seq;
+use crate::fields::{Reason, Refused};
 use crate::local::only_this_pc;
+use crate::offload;
 use crate::queue::QueueError;
+
+/// The body of one import: `pitwire queue import` sends a page and the line that exceeds it.
+const MAX_IMPORT_BYTES: usize = PAGE_BYTES + MAX_LINE_BYTES + 1;
+
+/// Lines of one import: `pitwire queue import` sends a few hundred, and an entry takes about 1 kB of
+/// memory however short its line is.
+const MAX_IMPORT_LINES: usize = 10_000;
 
 /// The routes of the tools.
 pub(crate) fn router(tools: Tools) -> Router {
@@ -33,7 +45,7 @@ pub(crate) fn router(tools: Tools) -> Router {
         .route("/queue/drop", post(drop_between))
         .route("/queue/import", post(import))
         .route("/queue/requeue", post(requeue))
-        .layer(DefaultBodyLimit::max(MAX_HTTP_BODY_BYTES))
+        .layer(Extension(Arc::new(BodyBudget::new())))
         .layer(middleware::from_fn(bounded))
         .layer(middleware::from_fn(only_this_pc))
         .with_state(tools)
@@ -79,19 +91,57 @@ async fn drop_between(State(tools): State<Tools>, Query(query): Parameters) -> R
     answer(asked.await)
 }
 
-async fn import(State(tools): State<Tools>, body: Bytes) -> Response {
+async fn import(
+    State(tools): State<Tools>,
+    Extension(bodies): Extension<Arc<BodyBudget>>,
+    body: Body,
+) -> Response {
+    let received = match bodies.read(body, MAX_IMPORT_BYTES).await {
+        Ok(received) => received,
+        Err(error) => return not_received(error),
+    };
+    let body = received.bytes.clone();
+    match offload::parse(body.len(), move || lines(&body)).await {
+        Ok(lines) => carried_through(async move { tools.append(&lines).await }).await,
+        Err(refused) => wrong(refused.message).into_response(),
+    }
+}
+
+/// The entries of an import's lines: all or, if one of them is wrong, none.
+fn lines(body: &[u8]) -> Result<Vec<Line>, Refused> {
     let now = clock::now();
     let mut lines = Vec::new();
     for (index, line) in body.split(|&byte| byte == b'\n').enumerate() {
         if line.trim_ascii().is_empty() {
             continue;
         }
-        match Line::parse(line, now) {
-            Ok(line) => lines.push(line),
-            Err(refused) => return wrong(format!("line {}: {refused}", index + 1)).into_response(),
+        if lines.len() == MAX_IMPORT_LINES {
+            let message = format!("more than {MAX_IMPORT_LINES} lines; send fewer at a time");
+            return Err(Refused { reason: Reason::TooLarge, message });
         }
+        lines.push(Line::parse(line, now).map_err(|Refused { reason, message }| Refused {
+            reason,
+            message: format!("line {}: {message}", index + 1),
+        })?);
     }
-    carried_through(async move { tools.append(&lines).await }).await
+    Ok(lines)
+}
+
+fn not_received(error: BodyError) -> Response {
+    let (status, why) = match error {
+        BodyError::TooLarge => {
+            let why = format!("the body is larger than {MAX_IMPORT_BYTES} bytes; send fewer lines");
+            (StatusCode::PAYLOAD_TOO_LARGE, why)
+        }
+        BodyError::Busy => {
+            (StatusCode::SERVICE_UNAVAILABLE, "too many large bodies at a time".into())
+        }
+        BodyError::Slow => (StatusCode::REQUEST_TIMEOUT, "the body does not arrive in time".into()),
+        BodyError::Broken(error) => {
+            (StatusCode::BAD_REQUEST, format!("the body breaks off: {error}"))
+        }
+    };
+    (status, Json(json!({"error": why}))).into_response()
 }
 
 async fn requeue(State(tools): State<Tools>) -> Response {

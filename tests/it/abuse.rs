@@ -5,7 +5,7 @@
 
 mod access;
 mod connections;
-mod json;
+pub mod json;
 mod memory;
 mod server;
 

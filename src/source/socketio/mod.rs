@@ -193,9 +193,8 @@ impl Host for Publishers {
             .and_then(|text| serde_json::from_str(text.get()).ok())
             .and_then(|text: String| CapturedAt::parse(&text));
         let text = setup.setup.clone();
-        let parsed = offload::parse(text.get().len(), move || {
-            CarSetup::parse(text.get().as_bytes())
-        });
+        let parsed =
+            offload::parse(text.get().len(), move || CarSetup::parse(text.get().as_bytes()));
         let parsed = parsed.await;
         let fingerprint = parsed.as_ref().ok().map(CarSetup::fingerprint);
         let sender = Sender { driver: None, setup: fingerprint };

@@ -12,6 +12,8 @@ use tempfile::{TempDir, tempdir};
 use tokio::time::sleep;
 
 use super::NatsServer;
+use crate::abuse::json::{MAX_WAIT, hostile_objects};
+use crate::abuse::{MAX_AGENT_RSS_KIB, beside_live_source};
 use crate::agent::{Agent, eventually};
 use crate::numbered::Numbered;
 use crate::peers::{Kind, Peer, plain};
@@ -272,6 +274,40 @@ async fn what_is_no_entry_is_refused_and_holds_up_nothing() {
         assert_eq!(hub.metric(REJECTED).await, 3.0);
     }
     hub.process.says("only agents may publish").await;
+}
+
+/// One rig's setup must not stop the hub for the others.
+#[tokio::test]
+async fn messages_of_80_000_keys_hold_up_no_other_agent() {
+    let mut league = League::of(&["pc-1"]);
+    league.drive(1);
+    league.has_published(1).await;
+    let jetstream = league.server.jetstream().await;
+    let queue = tempdir().unwrap();
+    let stdin = ["source.stdin.enabled=true"];
+    let hub = hub(queue.path(), "http://127.0.0.1:1", &league.server.url(), &stdin);
+    hub.metric_becomes(CONNECTED, |connected| connected == 1.0).await;
+    let objects = hostile_objects();
+    let attack = tokio::spawn(async move {
+        let mut headers = HeaderMap::new();
+        headers.insert("Pitwire-Captured-At", "2025-11-22T14:30:22.123Z");
+        for object in objects {
+            for kind in ["setup", "telemetry"] {
+                let (subject, headers) = (format!("pitwire.pc-1.race.{kind}"), headers.clone());
+                let payload = object.clone().into();
+                let sent = jetstream.publish_with_headers(subject, headers, payload).await;
+                sent.unwrap().await.unwrap();
+            }
+        }
+    });
+    let refused = r#"pitwire_source_rejected_total{source="nats",reason="too_large"}"#;
+    let attack = async {
+        attack.await.unwrap();
+        hub.metric_becomes(refused, |refused| refused == 8.0).await;
+    };
+    let ((), observed) = beside_live_source(&hub, attack).await;
+    assert!(observed.longest_wait < MAX_WAIT, "{observed:?}");
+    assert!(observed.peak_rss_kib < MAX_AGENT_RSS_KIB, "{observed:?}");
 }
 
 #[tokio::test]
