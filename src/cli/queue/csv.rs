@@ -38,7 +38,7 @@ impl Table {
             let value = wheel.map_or(&frame[name], |wheel| &frame[name][wheel]);
             match value {
                 Value::Null => String::new(),
-                Value::String(text) => text.clone(),
+                Value::String(text) => harmless(text),
                 value => value.to_string(),
             }
         });
@@ -49,12 +49,32 @@ impl Table {
         let is_known =
             |key: &str| key == "timestamp" || fields::columns().any(|(name, _)| name == key);
         for key in frame.as_object().into_iter().flat_map(|frame| frame.keys()) {
-            if !is_known(key) && self.left_out.len() < MAX_FINDINGS && !self.left_out.contains(key)
-            {
-                self.left_out.insert(key.clone());
+            if !is_known(key) && self.left_out.len() < MAX_FINDINGS {
+                self.left_out.insert(fields::shorten(&without_controls(key)));
             }
         }
     }
+}
+
+/// A text that no spreadsheet takes for a formula: one that begins like a formula gets a `'` in
+/// front, and control characters are escaped.
+fn harmless(text: &str) -> String {
+    let text = without_controls(text);
+    // A Japanese Excel takes the wide forms for the narrow ones.
+    let is_formula = text.trim_start().starts_with(['=', '+', '-', '@', '＝', '＋', '－', '＠']);
+    if is_formula { format!("'{text}") } else { text }
+}
+
+/// Escapes control characters, and those that turn the direction of a text.
+fn without_controls(text: &str) -> String {
+    let mut visible = String::with_capacity(text.len());
+    for c in text.chars() {
+        let is_hidden = c.is_control()
+            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
+            || matches!(c, '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{061c}');
+        if is_hidden { visible.extend(c.escape_default()) } else { visible.push(c) }
+    }
+    visible
 }
 
 fn write_row(out: &mut impl Write, cells: impl Iterator<Item = String>) -> io::Result<()> {
@@ -62,10 +82,46 @@ fn write_row(out: &mut impl Write, cells: impl Iterator<Item = String>) -> io::R
         if index > 0 {
             out.write_all(b",")?;
         }
-        match cell.contains([',', '"', '\r', '\n']) || cell.trim() != cell {
-            true => write!(out, "\"{}\"", cell.replace('"', "\"\""))?,
-            false => out.write_all(cell.as_bytes())?,
+        // Some spreadsheets divide at semicolons.
+        if cell.contains([',', ';', '"']) || cell.trim() != cell {
+            write!(out, "\"{}\"", cell.replace('"', "\"\""))?;
+        } else {
+            out.write_all(cell.as_bytes())?;
         }
     }
     out.write_all(b"\r\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_no_formula_and_has_no_control_character() {
+        for (text, cell) in [
+            ("Zoë Lindqvist", "Zoë Lindqvist"),
+            ("=HYPERLINK(\"http://a\")", "'=HYPERLINK(\"http://a\")"),
+            ("+1", "'+1"),
+            ("-1", "'-1"),
+            ("@SUM(A1)", "'@SUM(A1)"),
+            ("  =1+1", "'  =1+1"),
+            ("＝1+1", "'＝1+1"),
+            ("\t=1+1", "\\t=1+1"),
+            ("\u{feff}=1+1", "\\u{feff}=1+1"),
+            ("a=b", "a=b"),
+            ("a\r\n=b", "a\\r\\n=b"),
+            ("\u{1b}[2Ja\u{202e}b", "\\u{1b}[2Ja\\u{202e}b"),
+        ] {
+            assert_eq!(harmless(text), cell, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_cell_is_quoted_where_a_spreadsheet_would_divide_it() {
+        let mut row = Vec::new();
+        let cells = ["a;=1", "b,c", "d\"e", " f", "-1.5", "g"];
+        write_row(&mut row, cells.map(str::to_owned).into_iter()).unwrap();
+        let expected = "\"a;=1\",\"b,c\",\"d\"\"e\",\" f\",-1.5,g\r\n";
+        assert_eq!(String::from_utf8(row).unwrap(), expected);
+    }
 }

@@ -260,8 +260,8 @@ async fn an_hour_as_csv_is_read_by_python() {
     let name = "Ángel \"Nieto\", 2nd\nof his name";
     let odd = json!({
         "timestamp": "2999-01-01T00:00:00Z", "lap": 7200, "position": 1, "fuel": 1, "fuel_capacity": 90,
-        "player_name": name, "car_name": "", "track_name": "", "session_type": "Race",
-        "tire_wear": {"fl": 1.5}, "strategy": [1],
+        "player_name": name, "car_name": "=HYPERLINK(\"http://a;b\")", "track_name": "",
+        "session_type": "Race", "tire_wear": {"fl": 1.5}, "strategy": [1],
     });
     assert_eq!(pit.agent.post("/v1/telemetry", odd.to_string()).await.status(), 200);
     pit.agent.stop().await;
@@ -292,7 +292,8 @@ async fn an_hour_as_csv_is_read_by_python() {
     let laps: Vec<u64> = rows[1..].iter().map(|row| row[column("lap")].parse().unwrap()).collect();
     assert!(laps.into_iter().eq(1..=7_200));
     let last = rows.last().unwrap();
-    assert_eq!(last[column("player_name")], name);
+    assert_eq!(last[column("player_name")], "Ángel \"Nieto\", 2nd\\nof his name");
+    assert_eq!(last[column("car_name")], "'=HYPERLINK(\"http://a;b\")");
     assert_eq!((&*last[column("tire_wear_fl")], &*last[column("tire_wear_rr")]), ("1.5", ""));
     let first: Value =
         serde_json::from_str(&tool(&["cat", "2", "--queue", &pit.queue()]).out[0]).unwrap();
