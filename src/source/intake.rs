@@ -148,21 +148,20 @@ impl Intake {
             let mut entries = Vec::with_capacity(samples.len());
             for sample in samples {
                 metrics::sampled(self.source);
-                let entry = sample.and_then(|sample| {
-                    let at = captured_at(&sample, now);
-                    if matches!(sample, Sample::Telemetry(_)) && !self.rate().is_due(at) {
-                        return Ok(None);
+                let sample = match sample {
+                    Ok(sample) => sample,
+                    Err(refused) => {
+                        taken.push(Some(Taken::Refused(refused)));
+                        continue;
                     }
-                    Ok(Some(entry(sample, stamps.next(at))))
-                });
-                taken.push(match entry {
-                    Ok(Some(entry)) => {
-                        entries.push(entry);
-                        None
-                    }
-                    Ok(None) => Some(Taken::Thinned),
-                    Err(refused) => Some(Taken::Refused(refused)),
-                });
+                };
+                let at = captured_at(&sample, now);
+                if matches!(sample, Sample::Telemetry(_)) && !self.rate().is_due(at) {
+                    taken.push(Some(Taken::Thinned));
+                } else {
+                    entries.push(entry(sample, stamps.next(at)));
+                    taken.push(None);
+                }
             }
             entries
         };
