@@ -5,7 +5,6 @@
 
 pub mod dashboard;
 pub mod nats;
-mod nodelay;
 pub mod server;
 pub mod socketio;
 

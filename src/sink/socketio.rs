@@ -12,18 +12,23 @@
 //! - The client ends silently on a clean close, a malformed packet or a panic of its own, and a
 //!   server can fake its events. What counts is whether the reader task still runs.
 //! - A disconnect packet ends the client whatever namespace it is for: `41/other,` too.
-//! - A binary event takes the next packet for its attachment, whatever that is: after `451-` one
-//!   event is never heard of. A frame that is eaten so does not come back and is sent again.
-//! - Nagle's algorithm is on and has no switch: see `nodelay`.
+//! - A binary event takes the next packets for its attachments, whatever those are. The bounded
+//!   transport leaves such events out; the dashboard's contract has none.
+//! - As published it bounds nothing that a server sends: pongs that wait for a server that does not
+//!   read, 64 MB of one message, 255 attachments; and TCP_NODELAY is off. The tree holds a copy of its
+//!   transport with bounds and with TCP_NODELAY: see `vendor/rust_engineio/README.md`. Events are
+//!   counted here ([`Pace`]).
 //! - A payload handed over as a string is sent as it is; a tree of values costs three times more.
 
 use std::error::Error;
 use std::fmt;
 use std::io;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use rust_engineio::asynchronous::async_transports;
 use rust_socketio::asynchronous::{Client, ClientBuilder};
 use rust_socketio::{Event, Payload, TransportType};
 use serde_json::Value;
@@ -31,11 +36,26 @@ use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use super::{SinkError, nodelay};
-use crate::config::{CONNECTION_EVENTS, READER_CHECK_INTERVAL};
+use super::SinkError;
+use crate::config::{CONNECTION_EVENTS, MAX_SAMPLE_BYTES, READER_CHECK_INTERVAL};
 
 /// The library drops an acknowledgement after this long; the caller's own limit is far below.
 const ACK_LIBRARY_TIMEOUT: Duration = Duration::from_secs(3600);
+
+// What we send comes back, up to three times as long where `é` is written as `\u00e9`.
+const _: () = assert!(async_transports::MAX_MESSAGE_BYTES > 4 * MAX_SAMPLE_BYTES);
+
+/// Events of a server within one second; more is a flood and ends the connection. A server that
+/// sends back what it is sent came to 28,000 in the fastest measurement.
+const MAX_EVENTS_PER_SECOND: u32 = 100_000;
+
+/// Events among them that are not meant for us. A server may send those of all sessions to everybody:
+/// 100 cars at 100 Hz.
+const MAX_STRAY_EVENTS_PER_SECOND: u32 = 10_000;
+
+/// Reports of the library, or of a server that fakes them, that wait to be looked at. Each may be as
+/// long as a message, 4 MB; one that does not fit is dropped, as those before it tell enough.
+const MAX_SIGNALS: usize = 4;
 
 /// What to open a connection with. Holds secrets, so it is not to be printed.
 pub struct Address {
@@ -105,9 +125,17 @@ impl<E: Send + 'static> Connection<E> {
         thread::Builder::new()
             .name("pitwire-link".into())
             .spawn(move || {
-                let hand_on = move |name: &str, payload: &Value| match read(name, payload) {
-                    Some(event) => events.try_send(event).is_ok() || events.is_closed(),
-                    None => true,
+                let pace = Mutex::new(Pace::new());
+                let hand_on = move |name: &str, payload: &Value| {
+                    let event = read(name, payload);
+                    let mut pace = pace.lock().unwrap_or_else(PoisonError::into_inner);
+                    if pace.is_flooded_by(event.is_some()) {
+                        return false;
+                    }
+                    match event {
+                        Some(event) => events.try_send(event).is_ok() || events.is_closed(),
+                        None => true,
+                    }
                 };
                 run(address, Box::new(hand_on), emits_inbox, opened, stopped, end);
             })
@@ -161,7 +189,32 @@ impl<E: Send + 'static> Connection<E> {
     }
 }
 
-/// Hands on an event and its first argument; false when there is no room for it.
+/// Counts events, second by second.
+#[derive(Debug)]
+struct Pace {
+    second_began: Instant,
+    events: u32,
+    stray: u32,
+}
+
+impl Pace {
+    fn new() -> Self {
+        Self { second_began: Instant::now(), events: 0, stray: 0 }
+    }
+
+    /// Counts an event, and says whether it is one too many.
+    fn is_flooded_by(&mut self, is_for_us: bool) -> bool {
+        if self.second_began.elapsed() >= Duration::from_secs(1) {
+            *self = Self::new();
+        }
+        self.events += 1;
+        self.stray += u32::from(!is_for_us);
+        self.events > MAX_EVENTS_PER_SECOND || self.stray > MAX_STRAY_EVENTS_PER_SECOND
+    }
+}
+
+/// Hands on an event and its first argument; false when there is no room for it, or there are too
+/// many.
 type HandOn = Box<dyn Fn(&str, &Value) -> bool + Send + Sync>;
 
 async fn ended(ended: &mut oneshot::Receiver<SinkError>, end: &mut Option<SinkError>) -> SinkError {
@@ -207,7 +260,7 @@ async fn live(
     mut emits: mpsc::Receiver<Emit>,
     opened: oneshot::Sender<Result<(), SinkError>>,
 ) -> SinkError {
-    let (signals, mut inbox) = mpsc::channel(16);
+    let (signals, mut inbox) = mpsc::channel(MAX_SIGNALS);
     let secrets = Secrets::of(&address);
     let client = match connect(address, hand_on, signals, &mut inbox, &secrets).await {
         Ok(client) => client,
@@ -218,6 +271,7 @@ async fn live(
     };
     let _ = opened.send(Ok(()));
     let mut has_reported = false;
+    let mut reports = Pace::new();
     let mut check = interval(READER_CHECK_INTERVAL);
     check.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -233,6 +287,9 @@ async fn live(
                     tokio::task::yield_now().await;
                     if reader_ended() {
                         return SinkError::Lost(text);
+                    }
+                    if reports.is_flooded_by(false) {
+                        return SinkError::Protocol("it reports errors without end".into());
                     }
                     // Once a connection: a server may go on and on about it.
                     if !std::mem::replace(&mut has_reported, true) {
@@ -284,8 +341,6 @@ async fn connect(
             async {}.boxed()
         }
     };
-    let url = url::Url::parse(&address.url).ok();
-    let port = url.and_then(|url| url.port_or_known_default()).unwrap_or_default();
     let mut builder = ClientBuilder::new(address.url);
     for (name, value) in address.headers {
         builder = builder.opening_header(name, value.as_str());
@@ -303,10 +358,14 @@ async fn connect(
         .on(Event::Close, signal(closing))
         .on(Event::Error, signal(|payload| Signal::Error(text(payload))))
         .on_any(move |event, payload, _| {
-            if let (Event::Custom(name), Payload::Text(arguments)) = (event, payload)
-                && let Some(first) = arguments.first()
-                && !hand_on(&name, first)
-            {
+            let has_room = match (&event, &payload) {
+                (Event::Custom(name), Payload::Text(arguments)) => {
+                    hand_on(name, arguments.first().unwrap_or(&Value::Null))
+                }
+                // Without a name or a payload: nothing that is meant for us.
+                _ => hand_on("", &Value::Null),
+            };
+            if !has_room {
                 let _ = signals.try_send(Signal::Flooded);
             }
             async {}.boxed()
@@ -319,10 +378,7 @@ async fn connect(
         tokio::select! {
             biased;
             Some(signal) = inbox.recv() => match signal {
-                Signal::Connected => {
-                    nodelay::set(port);
-                    return Ok(client);
-                }
+                Signal::Connected => return Ok(client),
                 Signal::Error(text) if text.contains("ConnectError") => {
                     return Err(SinkError::Auth(secrets.hide(&text)));
                 }

@@ -1,8 +1,10 @@
+mod bounds;
 mod polling;
 mod websocket;
 mod websocket_general;
 mod websocket_secure;
 
+pub use self::bounds::MAX_MESSAGE_BYTES;
 pub use self::polling::PollingTransport;
 pub use self::websocket::WebsocketTransport;
 pub use self::websocket_secure::WebsocketSecureTransport;

@@ -10,10 +10,11 @@ use futures_util::stream::StreamExt;
 use futures_util::Stream;
 use http::HeaderMap;
 use tokio::sync::RwLock;
-use tokio_tungstenite::connect_async;
+use tokio_tungstenite::connect_async_with_config;
 use tungstenite::client::IntoClientRequest;
 use url::Url;
 
+use super::bounds;
 use super::websocket_general::AsyncWebsocketGeneralTransport;
 
 /// An asynchronous websocket transport type.
@@ -38,7 +39,8 @@ impl WebsocketTransport {
             req.headers_mut().extend(map);
         }
 
-        let (ws_stream, _) = connect_async(req).await?;
+        let (ws_stream, _) = 
+            connect_async_with_config(req, Some(bounds::config()), /*disable_nagle=*/ true).await?;
         let (sen, rec) = ws_stream.split();
 
         let inner = AsyncWebsocketGeneralTransport::new(sen, rec).await;

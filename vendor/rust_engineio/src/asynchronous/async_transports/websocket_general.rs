@@ -1,7 +1,8 @@
 use std::{borrow::Cow, str::from_utf8, sync::Arc, task::Poll};
 
+use super::bounds::Inspector;
 use crate::{error::Result, Error, Packet, PacketId};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::{
     ready,
     stream::{SplitSink, SplitStream},
@@ -21,7 +22,12 @@ type AsyncWebsocketReceiver = SplitStream<WebSocketStream<MaybeTlsStream<TcpStre
 #[derive(Clone)]
 pub(crate) struct AsyncWebsocketGeneralTransport {
     sender: Arc<Mutex<AsyncWebsocketSender>>,
-    receiver: Arc<Mutex<AsyncWebsocketReceiver>>,
+    receiver: Arc<Mutex<Receiver>>,
+}
+
+struct Receiver {
+    stream: AsyncWebsocketReceiver,
+    inspector: Inspector,
 }
 
 impl AsyncWebsocketGeneralTransport {
@@ -31,7 +37,10 @@ impl AsyncWebsocketGeneralTransport {
     ) -> Self {
         AsyncWebsocketGeneralTransport {
             sender: Arc::new(Mutex::new(sender)),
-            receiver: Arc::new(Mutex::new(receiver)),
+            receiver: Arc::new(Mutex::new(Receiver {
+                stream: receiver,
+                inspector: Inspector::new(),
+            })),
         }
     }
 
@@ -48,6 +57,7 @@ impl AsyncWebsocketGeneralTransport {
             .await?;
 
         let msg = receiver
+            .stream
             .next()
             .await
             .ok_or(Error::IllegalWebsocketUpgrade())??;
@@ -82,18 +92,16 @@ impl AsyncWebsocketGeneralTransport {
     pub(crate) async fn poll_next(&self) -> Result<Option<Bytes>> {
         loop {
             let mut receiver = self.receiver.lock().await;
-            let next = receiver.next().await;
+            let next = receiver.stream.next().await;
             match next {
-                Some(Ok(Message::Text(str))) => return Ok(Some(Bytes::from(str))),
-                Some(Ok(Message::Binary(data))) => {
-                    let mut msg = BytesMut::with_capacity(data.len() + 1);
-                    msg.put_u8(PacketId::Message as u8);
-                    msg.put(data.as_ref());
-
-                    return Ok(Some(msg.freeze()));
+                Some(Ok(Message::Text(packet))) => {
+                    if receiver.inspector.wants(&packet)? {
+                        return Ok(Some(Bytes::from(packet)));
+                    }
                 }
-                // ignore packets other than text and binary
-                Some(Ok(_)) => (),
+                // Attachments belong to events that are left out.
+                Some(Ok(Message::Binary(_))) => (),
+                Some(Ok(_)) => receiver.inspector.control()?,
                 Some(Err(err)) => return Err(err.into()),
                 None => return Ok(None),
             }
@@ -110,19 +118,21 @@ impl Stream for AsyncWebsocketGeneralTransport {
     ) -> std::task::Poll<Option<Self::Item>> {
         loop {
             let mut lock = ready!(Box::pin(self.receiver.lock()).poll_unpin(cx));
-            let next = ready!(lock.poll_next_unpin(cx));
+            let next = ready!(lock.stream.poll_next_unpin(cx));
 
             match next {
-                Some(Ok(Message::Text(str))) => return Poll::Ready(Some(Ok(Bytes::from(str)))),
-                Some(Ok(Message::Binary(data))) => {
-                    let mut msg = BytesMut::with_capacity(data.len() + 1);
-                    msg.put_u8(PacketId::Message as u8);
-                    msg.put(data.as_ref());
-
-                    return Poll::Ready(Some(Ok(msg.freeze())));
+                Some(Ok(Message::Text(packet))) => match lock.inspector.wants(&packet) {
+                    Ok(true) => return Poll::Ready(Some(Ok(Bytes::from(packet)))),
+                    Ok(false) => (),
+                    Err(err) => return Poll::Ready(Some(Err(err))),
+                },
+                // Attachments belong to events that are left out.
+                Some(Ok(Message::Binary(_))) => (),
+                Some(Ok(_)) => {
+                    if let Err(err) = lock.inspector.control() {
+                        return Poll::Ready(Some(Err(err)));
+                    }
                 }
-                // ignore packets other than text and binary
-                Some(Ok(_)) => (),
                 Some(Err(err)) => return Poll::Ready(Some(Err(err.into()))),
                 None => return Poll::Ready(None),
             }

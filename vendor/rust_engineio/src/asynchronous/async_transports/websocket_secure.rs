@@ -16,6 +16,7 @@ use tokio_tungstenite::Connector;
 use tungstenite::client::IntoClientRequest;
 use url::Url;
 
+use super::bounds;
 use super::websocket_general::AsyncWebsocketGeneralTransport;
 
 /// An asynchronous websocket transport type.
@@ -54,8 +55,8 @@ impl WebsocketSecureTransport {
         // See the docs: https://docs.rs/tokio/latest/tokio/net/struct.TcpStream.html#method.set_nodelay
         let (ws_stream, _) = connect_async_tls_with_config(
             req,
-            None,
-            /*disable_nagle=*/ false,
+            Some(bounds::config()),
+            /*disable_nagle=*/ true,
             tls_config.map(Connector::NativeTls),
         )
         .await?;
