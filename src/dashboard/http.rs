@@ -92,7 +92,33 @@ async fn frames(
     let frames = positions.end - positions.start;
     let every = thin_to.map_or(1, |most| frames.div_ceil(most.get()).max(1));
     let newest = positions.end.saturating_sub(1);
-    let history = History { hub, id, rest: positions, newest, every, separator: '[' };
+    let kind = Kind::Frames { newest, every };
+    json_array(History { hub, id, kind, rest: positions, separator: '[' })
+}
+
+/// How much of the setups is asked for.
+#[derive(Debug, Deserialize)]
+struct Setups {
+    /// At most so many, the newest; without it all of them.
+    newest: Option<u64>,
+}
+
+async fn setups(
+    State(hub): State<Arc<Hub>>,
+    Path(id): Path<String>,
+    Query(Setups { newest }): Query<Setups>,
+) -> Response {
+    let Some(mut positions) = hub.sessions().setup_positions(&id) else {
+        return not_found("no such session");
+    };
+    if let Some(newest) = newest {
+        positions.start = positions.start.max(positions.end.saturating_sub(newest));
+    }
+    json_array(History { hub, id, kind: Kind::Setups, rest: positions, separator: '[' })
+}
+
+/// A part of the history, piece by piece.
+fn json_array(history: History) -> Response {
     let pieces = stream::unfold(Some(history), |history| async move {
         let mut history = history?;
         let piece = history.next_piece();
@@ -102,39 +128,24 @@ async fn frames(
     ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(pieces)).into_response()
 }
 
-/// How much of the setups is asked for.
-#[derive(Debug, Deserialize)]
-struct Setups {
-    /// At most so many, the newest; without it all of them.
-    newest: Option<usize>,
-}
-
-async fn setups(
-    State(hub): State<Arc<Hub>>,
-    Path(id): Path<String>,
-    Query(Setups { newest }): Query<Setups>,
-) -> Response {
-    let sessions = hub.sessions();
-    match sessions.setups(&id) {
-        Some(setups) => {
-            let setups: Vec<&Setup> = setups.collect();
-            let first = newest.map_or(0, |newest| setups.len().saturating_sub(newest));
-            Json(&setups[first..]).into_response()
-        }
-        None => not_found("no such session"),
-    }
-}
-
-/// The frames of one session on their way out, as one JSON array.
+/// The frames or the setups of one session on their way out, as one JSON array.
 struct History {
     hub: Arc<Hub>,
     id: String,
+    kind: Kind,
     /// The positions that are still to be sent; empty once the array is closed.
     rest: Range<u64>,
-    newest: u64,
-    /// Counted back from the newest, every so many-th is sent.
-    every: u64,
     separator: char,
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    /// Counted back from the newest, every so many-th is sent.
+    Frames {
+        newest: u64,
+        every: u64,
+    },
+    Setups,
 }
 
 impl History {
@@ -142,19 +153,37 @@ impl History {
     fn next_piece(&mut self) -> String {
         let mut piece = String::new();
         let mut next = self.rest.end;
-        for (position, frame) in self.hub.sessions().frames(&self.id, self.rest.clone()) {
-            if !(self.newest - position).is_multiple_of(self.every) {
-                continue;
+        let sessions = self.hub.sessions();
+        let (id, rest) = (&self.id, self.rest.clone());
+        let separator = &mut self.separator;
+        match self.kind {
+            Kind::Frames { newest, every } => {
+                for (position, frame) in sessions.frames(id, rest) {
+                    if !(newest - position).is_multiple_of(every) {
+                        continue;
+                    }
+                    if piece.len() >= PIECE_BYTES {
+                        next = position;
+                        break;
+                    }
+                    let parts = ["{\"telemetry\":", frame.get(), "}"];
+                    append(&mut piece, separator, &parts);
+                }
             }
-            if piece.len() >= PIECE_BYTES {
-                next = position;
-                break;
+            Kind::Setups => {
+                for (position, Setup { timestamp, setup }) in sessions.setups(id, rest) {
+                    if piece.len() >= PIECE_BYTES {
+                        next = position;
+                        break;
+                    }
+                    let timestamp = timestamp.as_deref().map(|timestamp| timestamp.get());
+                    let parts = match timestamp {
+                        Some(timestamp) => ["{\"timestamp\":", timestamp, ",\"setup\":"],
+                        None => ["{\"setup\":", "", ""],
+                    };
+                    append(&mut piece, separator, &[&parts[..], &[setup.get(), "}"]].concat());
+                }
             }
-            piece.push(self.separator);
-            self.separator = ',';
-            piece.push_str("{\"telemetry\":");
-            piece.push_str(frame.get());
-            piece.push('}');
         }
         self.rest.start = next;
         if self.rest.is_empty() {
@@ -162,6 +191,13 @@ impl History {
         }
         piece
     }
+}
+
+/// Appends an item of the array.
+fn append(piece: &mut String, separator: &mut char, parts: &[&str]) {
+    piece.push(*separator);
+    *separator = ',';
+    parts.iter().for_each(|part| piece.push_str(part));
 }
 
 fn not_found(reason: &str) -> Response {

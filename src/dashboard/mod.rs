@@ -31,7 +31,7 @@ use tokio::time;
 pub use crate::contract::Acks;
 pub use sessions::Summary;
 
-use crate::contract::{self, Client, Event, Host, Manners, Refusal, Setup};
+use crate::contract::{self, Client, ClientLimits, Event, Host, Manners, Refusal, Setup};
 use crate::net::Connections;
 use sessions::{HISTORY_BYTES, Sessions, UnknownSession};
 
@@ -147,8 +147,8 @@ impl Server {
     /// Every setup of a session as received, in order of arrival; none for an unknown session.
     pub fn setups(&self, session_id: &str) -> Vec<serde_json::Value> {
         let sessions = self.hub.sessions();
-        let setups = sessions.setups(session_id).into_iter().flatten();
-        setups.filter_map(|setup| serde_json::from_str(setup.setup.get()).ok()).collect()
+        let setups = sessions.setups(session_id, 0..u64::MAX);
+        setups.filter_map(|(_, setup)| serde_json::from_str(setup.setup.get()).ok()).collect()
     }
 
     /// Changes how it behaves from the next event on.
@@ -276,10 +276,14 @@ impl Hub {
 }
 
 impl Host for Hub {
-    async fn assign(&self) -> String {
+    /// A league and its viewers.
+    const CLIENT_LIMITS: ClientLimits =
+        ClientLimits { clients: 512, bytes_per_client: 16 << 20, bytes: 64 << 20 };
+
+    async fn assign(&self, _: Client) -> Result<String, Refusal> {
         let session_id = self.sessions().assign();
         tracing::info!(session = %session_id, "session assigned");
-        session_id
+        Ok(session_id)
     }
 
     /// What it was told to refuse is refused before it is looked at.

@@ -2,7 +2,8 @@
 //!
 //! All sessions together hold [`HISTORY_BYTES`]. When they hold more, the session that has been
 //! quiet longest gives up its oldest frame, then its oldest setup, but never its latest: a viewer
-//! who joins must still see the car. The count of frames given up stays in its summary.
+//! who joins must still see the car. The count of frames given up stays in its summary. Where the
+//! latest of all sessions alone are more, the session that has been quiet longest is forgotten.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
@@ -55,6 +56,7 @@ struct Session {
     frames: VecDeque<Box<RawValue>>,
     frames_dropped: u64,
     setups: VecDeque<Setup>,
+    setups_dropped: u64,
 }
 
 impl Sessions {
@@ -135,9 +137,25 @@ impl Sessions {
         })
     }
 
-    /// The setups that the session holds, in order of arrival.
-    pub(super) fn setups(&self, id: &str) -> Option<impl Iterator<Item = &Setup>> {
-        Some(self.by_id.get(id)?.setups.iter())
+    /// The positions of the setups that the session holds, counted from its first setup ever.
+    pub(super) fn setup_positions(&self, id: &str) -> Option<Range<u64>> {
+        let session = self.by_id.get(id)?;
+        let start = session.setups_dropped;
+        Some(start..start + session.setups.len() as u64)
+    }
+
+    /// The setups at `positions` that are still held, each with its position.
+    pub(super) fn setups(
+        &self,
+        id: &str,
+        positions: Range<u64>,
+    ) -> impl Iterator<Item = (u64, &Setup)> {
+        self.by_id.get(id).into_iter().flat_map(move |session| {
+            let skipped = positions.start.saturating_sub(session.setups_dropped);
+            let first = session.setups_dropped + skipped;
+            let setups = session.setups.iter().skip(usize::try_from(skipped).unwrap_or(usize::MAX));
+            (first..positions.end).zip(setups)
+        })
     }
 
     /// Forgets every session, as a restart does; returns how many there were.
@@ -157,13 +175,17 @@ impl Sessions {
 
     fn make_room(&mut self) {
         while self.bytes > self.limit_bytes {
+            let sessions = self.by_id.len();
             let quietest = self
                 .by_id
                 .values_mut()
                 .filter(|session| session.frames.len() > 1 || session.setups.len() > 1)
                 .min_by_key(|session| session.last_fed);
-            let Some(session) = quietest else { return };
-            self.bytes -= session.give_up_oldest();
+            match quietest {
+                Some(session) => self.bytes -= session.give_up_oldest(),
+                None if sessions > 1 => self.forget_quietest(),
+                None => return,
+            }
         }
     }
 
@@ -172,7 +194,7 @@ impl Sessions {
         let Some(id) = quietest.map(|(id, _)| id.clone()) else { return };
         if let Some(session) = self.by_id.remove(&id) {
             self.bytes -= session.bytes();
-            tracing::warn!(session = %id, "too many sessions: forgot the one quiet longest");
+            tracing::warn!(session = %id, "out of room: forgot the session that was quiet longest");
         }
     }
 
@@ -190,6 +212,7 @@ impl Session {
             self.frames_dropped += 1;
             self.frames.pop_front().map_or(0, |frame| frame_bytes(&frame))
         } else {
+            self.setups_dropped += 1;
             self.setups.pop_front().map_or(0, |setup| setup_bytes(&setup))
         }
     }
@@ -239,6 +262,31 @@ mod tests {
         assert_eq!(sessions.frame_positions(&busy), Some(1..4));
         assert_eq!(sessions.frames(&busy, 2..3).count(), 1, "a part of the history");
         assert_eq!(sessions.bytes, sessions.by_id.values().map(Session::bytes).sum::<usize>());
+    }
+
+    #[test]
+    fn the_latest_of_many_sessions_stay_within_the_limit_too() {
+        let mut sessions = Sessions::new(4 * (1 + OVERHEAD_BYTES));
+        let ids: Vec<_> = (0..5).map(|_| sessions.assign()).collect();
+        for id in &ids {
+            sessions.store_frame(id, &json("1")).unwrap();
+        }
+        assert!(sessions.bytes <= sessions.limit_bytes);
+        assert_eq!(sessions.frame_positions(&ids[0]), None);
+        assert_eq!(sessions.summaries().len(), 4);
+    }
+
+    #[test]
+    fn setups_that_made_room_keep_their_positions() {
+        let mut sessions = Sessions::new(3 * (1 + OVERHEAD_BYTES));
+        let id = sessions.assign();
+        for setup in ["1", "2", "3", "4"] {
+            let setup = Setup { timestamp: None, setup: json(setup) };
+            sessions.store_setup(&id, setup).unwrap();
+        }
+        assert_eq!(sessions.setup_positions(&id), Some(1..4));
+        let held = sessions.setups(&id, 0..3).map(|(at, setup)| format!("{at}:{}", setup.setup));
+        assert_eq!(held.collect::<Vec<_>>(), ["1:2", "2:3"]);
     }
 
     #[test]
