@@ -242,9 +242,6 @@ pub const HUB_ORDERS: usize = 4;
 /// Where this program is the server: a longer message ends its connection, as on the public one.
 pub const MAX_MESSAGE_BYTES: usize = 1_000_000;
 
-/// A client that has more than this unhandled, in bytes, is cut off.
-pub const MAX_INBOX_BYTES: usize = 64 << 20;
-
 /// A client that leaves more than this unread, in messages, is cut off: a frame that is silently
 /// left out on a connection that stands would look like a frame that was lost.
 pub const MAX_OUTBOX_MESSAGES: usize = 65_536;

@@ -5,10 +5,21 @@
 //!
 //! The reader of a connection calls [`Door`] for each packet, in order. It puts events into the
 //! connection's inbox and goes on; who takes them out has the time that it needs.
+//!
+//! What a client makes the server keep is charged to it in bytes ([`Account`]): events that are not
+//! handled yet, packets that it has not read, rooms. The traps of the crate:
+//! - Its outbox is bounded in packets, not in bytes, and frees no room in a way that one could see.
+//!   A packet therefore carries its own charge, which ends when the library drops the packet.
+//! - A pong waits in the WebSocket library's buffer, which has no bound that could be set from here;
+//!   and a writer that waits for its peer is not ended with its session. `net` bounds both.
+//! - A slice of a message keeps the whole read buffer alive, which other messages share: an event
+//!   is copied into the inbox.
+//! - Each request for the polling transport makes a session, which outlives its connection: sessions
+//!   are counted, not connections. One that says nothing makes room for the next.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use axum::body::Bytes;
 use engineioxide::config::EngineIoConfig;
@@ -18,14 +29,19 @@ use engineioxide::socket::Sid;
 use engineioxide::{DisconnectReason, Socket, Str};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time;
+use tokio::time::{self, Instant};
 
+use super::memory::{Account, Charge, ClientLimits, Pool};
 use super::packet::{self, Packet};
 use crate::config::{
-    HELLO_TIMEOUT, MAX_INBOX_BYTES, MAX_MESSAGE_BYTES, MAX_OUTBOX_MESSAGES, MAX_ROOM_NAME_BYTES,
-    MAX_ROOMS, PING_INTERVAL, PING_TIMEOUT,
+    HELLO_TIMEOUT, LOG_REPEAT_INTERVAL, MAX_MESSAGE_BYTES, MAX_OUTBOX_MESSAGES,
+    MAX_ROOM_NAME_BYTES, MAX_ROOMS, PING_INTERVAL, PING_TIMEOUT,
 };
 use crate::net::KillSwitch;
+
+/// What an event in the inbox, a packet in the outbox or a room takes besides its text, in bytes,
+/// rounded up: channel slots, reference counts, the allocator's share.
+const OVERHEAD_BYTES: usize = 256;
 
 /// What one connection is to the library.
 type Line = Arc<Socket<Mailbox>>;
@@ -35,15 +51,63 @@ type Line = Arc<Socket<Mailbox>>;
 pub(crate) struct Client(Sid);
 
 /// All clients of one server and the rooms that they are in. Clones share them.
-#[derive(Clone, Default)]
-pub(super) struct Hall(Arc<Mutex<HashMap<Sid, Seat>>>);
+#[derive(Clone)]
+pub(super) struct Hall(Arc<State>);
+
+struct State {
+    seats: Mutex<HashMap<Sid, Seat>>,
+    /// One permit for each client that may still be let in.
+    vacancies: Arc<Semaphore>,
+    /// Those that have not asked to be let in so far, oldest first.
+    silent: Mutex<VecDeque<Weak<Socket<Mailbox>>>>,
+    max_silent: usize,
+    memory: Arc<Pool>,
+    /// When a client was refused or cut off last that the log told of.
+    last_warning: Mutex<Option<Instant>>,
+}
 
 struct Seat {
     line: Line,
-    rooms: HashSet<String>,
+    rooms: HashMap<String, Charge>,
 }
 
 impl Hall {
+    pub(super) fn new(limits: ClientLimits) -> Self {
+        Self(Arc::new(State {
+            seats: Mutex::default(),
+            vacancies: Arc::new(Semaphore::new(limits.clients)),
+            silent: Mutex::default(),
+            max_silent: limits.clients.div_ceil(2),
+            memory: Arc::new(Pool::new(limits)),
+            last_warning: Mutex::default(),
+        }))
+    }
+
+    /// Remembers a connection that is new. The oldest of those that say nothing make room.
+    fn expect_hello(&self, line: &Line) {
+        let mut silent = lock(&self.0.silent);
+        let says_nothing = |line: &Line| !line.is_closed() && !line.data.is_open();
+        silent.retain(|line| line.upgrade().is_some_and(|line| says_nothing(&line)));
+        while silent.len() >= self.0.max_silent {
+            if let Some(oldest) = silent.pop_front().and_then(|line| line.upgrade()) {
+                let why = "too many connections say nothing; the oldest is closed";
+                self.warn(&oldest, why);
+                cut(&oldest);
+            }
+        }
+        silent.push_back(Arc::downgrade(line));
+    }
+
+    /// Logs that a client is refused or cut off, at most once in [`LOG_REPEAT_INTERVAL`]: a hostile
+    /// one comes back at once.
+    fn warn(&self, line: &Line, why: &str) {
+        let mut last = lock(&self.0.last_warning);
+        if last.is_none_or(|last| last.elapsed() >= LOG_REPEAT_INTERVAL) {
+            *last = Some(Instant::now());
+            tracing::warn!(client = %line.id, "{why}");
+        }
+    }
+
     /// The layer that answers `/socket.io/`, and calls `enter` with each client that connects.
     pub(super) fn layer(&self, enter: Enter) -> Events {
         let config = EngineIoConfig::builder()
@@ -63,8 +127,8 @@ impl Hall {
     pub(super) fn send(&self, room: &str, packet: String, except: Option<Client>) {
         let packet = Str::from(packet);
         for seat in self.seats().values() {
-            if seat.rooms.contains(room) && except != Some(Client(seat.line.id)) {
-                send(&seat.line, packet.clone());
+            if seat.rooms.contains_key(room) && except != Some(Client(seat.line.id)) {
+                self.send_to(&seat.line, packet.clone());
             }
         }
     }
@@ -78,8 +142,24 @@ impl Hall {
         }
     }
 
+    /// Sends a packet to one client, or cuts it off if it has not read what it was sent before. A
+    /// client that has left is no error.
+    fn send_to(&self, line: &Line, packet: impl Into<Str>) {
+        let packet = packet.into();
+        let is_sent = match line.data.charge(packet.len()) {
+            Some(charge) => {
+                !matches!(line.emit(charged(packet, charge)), Err(TrySendError::Full(_)))
+            }
+            None => line.is_closed(),
+        };
+        if !is_sent {
+            self.warn(line, "a client does not read what it is sent; its connection is closed");
+            cut(line);
+        }
+    }
+
     fn seats(&self) -> MutexGuard<'_, HashMap<Sid, Seat>> {
-        lock(&self.0)
+        lock(&self.0.seats)
     }
 }
 
@@ -106,9 +186,12 @@ impl EngineIoHandler for Door {
     type Data = Mailbox;
 
     fn on_connect(self: Arc<Self>, line: Line) {
+        // The library calls this once for each connection, before it reads from it.
+        let _ = line.data.account.set(Account::new(Arc::clone(&self.hall.0.memory)));
+        self.hall.expect_hello(&line);
         tokio::spawn(async move {
             let silent = time::timeout(HELLO_TIMEOUT, line.closed()).await.is_err();
-            if silent && lock(&line.data.0).is_none() {
+            if silent && !line.data.is_open() {
                 line.close(DisconnectReason::TransportClose);
             }
         });
@@ -118,13 +201,16 @@ impl EngineIoHandler for Door {
         match packet::read(&message) {
             Packet::Connect => self.let_in(line),
             Packet::ConnectElsewhere(namespace) => {
-                send(&line, packet::no_such_namespace(namespace));
+                self.hall.send_to(&line, packet::no_such_namespace(namespace));
             }
             Packet::Disconnect => line.data.close(),
             Packet::Event { ack, arguments } => {
-                let arguments = message.slice(message.len() - arguments.len()..);
                 if line.data.put(arguments, ack).is_err() {
-                    tracing::warn!(client = %line.id, "too much unhandled: client cut off");
+                    let why = "a client sends events faster than they are handled; its connection \
+                               is closed";
+                    self.hall.warn(&line, why);
+                    // What the library has read already is not looked at any more.
+                    line.data.close();
                     cut(&line);
                 }
             }
@@ -143,52 +229,66 @@ impl EngineIoHandler for Door {
 
 impl Door {
     fn let_in(&self, line: Line) {
-        let Some(inbox) = line.data.open() else { return };
-        send(&line, packet::connected(line.id));
-        let seat = Seat { line: Arc::clone(&line), rooms: HashSet::new() };
+        if line.data.is_open() {
+            return;
+        }
+        let Ok(vacancy) = Arc::clone(&self.hall.0.vacancies).try_acquire_owned() else {
+            self.hall.warn(&line, "too many clients are connected; a new one is refused");
+            self.hall.send_to(&line, packet::refused("too many clients are connected"));
+            line.close(DisconnectReason::TransportClose);
+            return;
+        };
+        let Some(inbox) = line.data.open(vacancy) else { return };
+        self.hall.send_to(&line, packet::connected(line.id));
+        let seat = Seat { line: Arc::clone(&line), rooms: HashMap::new() };
         self.hall.seats().insert(line.id, seat);
         (self.enter)(Connection { hall: self.hall.clone(), line }, inbox);
     }
 }
 
-/// The entrance of a connection's inbox, while it is open.
+/// The entrance of a connection's inbox, while it is open, and what the client holds.
 #[derive(Debug, Default)]
-pub(crate) struct Mailbox(Mutex<Option<Slot>>);
-
-#[derive(Debug)]
-struct Slot {
-    /// Unbounded in number: its bound is the space in bytes that each event takes along.
-    sender: mpsc::UnboundedSender<Message>,
-    space: Arc<Semaphore>,
+pub(crate) struct Mailbox {
+    account: OnceLock<Arc<Account>>,
+    /// Held for as long as anything of the connection is there.
+    vacancy: OnceLock<OwnedSemaphorePermit>,
+    /// Unbounded in number: each event is charged to the account.
+    inbox: Mutex<Option<mpsc::UnboundedSender<Message>>>,
 }
 
 struct Full;
 
 impl Mailbox {
-    /// Opens it, unless it is open.
-    fn open(&self) -> Option<Inbox> {
-        let mut slot = lock(&self.0);
-        if slot.is_some() {
-            return None;
-        }
+    /// Opens it, once.
+    fn open(&self, vacancy: OwnedSemaphorePermit) -> Option<Inbox> {
+        self.vacancy.set(vacancy).ok()?;
         let (sender, received) = mpsc::unbounded_channel();
-        *slot = Some(Slot { sender, space: Arc::new(Semaphore::new(MAX_INBOX_BYTES)) });
+        *lock(&self.inbox) = Some(sender);
         Some(Inbox(received))
+    }
+
+    /// Whether the client was ever let in.
+    fn is_open(&self) -> bool {
+        self.vacancy.get().is_some()
     }
 
     /// What is in it can still be taken out.
     fn close(&self) {
-        *lock(&self.0) = None;
+        *lock(&self.inbox) = None;
     }
 
-    fn put(&self, arguments: Str, ack: Option<u64>) -> Result<(), Full> {
-        let slot = lock(&self.0);
+    /// The memory for a text of so many bytes; `None` if the client holds too much already.
+    fn charge(&self, bytes: usize) -> Option<Charge> {
+        self.account.get()?.charge(bytes + OVERHEAD_BYTES)
+    }
+
+    fn put(&self, arguments: &str, ack: Option<u64>) -> Result<(), Full> {
+        let inbox = lock(&self.inbox);
         // Not let in yet, or gone already: the event is nobody's.
-        let Some(Slot { sender, space }) = &*slot else { return Ok(()) };
-        let size = u32::try_from(arguments.len()).unwrap_or(u32::MAX);
-        let space = space.clone().try_acquire_many_owned(size).map_err(|_| Full)?;
+        let Some(sender) = &*inbox else { return Ok(()) };
+        let charge = self.charge(arguments.len()).ok_or(Full)?;
         // Whoever took them out is gone once the connection was cut.
-        sender.send(Message { arguments, ack, _space: space }).ok();
+        sender.send(Message { arguments: arguments.into(), ack, _charge: charge }).ok();
         Ok(())
     }
 }
@@ -207,10 +307,10 @@ impl Inbox {
 /// An event that waits to be handled.
 #[derive(Debug)]
 pub(super) struct Message {
-    arguments: Str,
+    arguments: Box<str>,
     /// The number to acknowledge it under, if that is wanted.
     pub(super) ack: Option<u64>,
-    _space: OwnedSemaphorePermit,
+    _charge: Charge,
 }
 
 impl Message {
@@ -236,7 +336,7 @@ impl Connection {
     }
 
     pub(super) fn send(&self, packet: String) {
-        send(&self.line, packet);
+        self.hall.send_to(&self.line, packet);
     }
 
     /// Breaks the connection, with what is still on its way in it.
@@ -248,12 +348,15 @@ impl Connection {
     pub(super) fn join(&self, room: &str) -> bool {
         let mut seats = self.hall.seats();
         let Some(Seat { rooms, .. }) = seats.get_mut(&self.line.id) else { return false };
-        let fits =
-            room.len() <= MAX_ROOM_NAME_BYTES && (rooms.len() < MAX_ROOMS || rooms.contains(room));
-        if fits {
-            rooms.insert(room.to_owned());
+        if rooms.contains_key(room) {
+            return true;
         }
-        fits
+        if room.len() > MAX_ROOM_NAME_BYTES || rooms.len() >= MAX_ROOMS {
+            return false;
+        }
+        let Some(charge) = self.line.data.charge(room.len()) else { return false };
+        rooms.insert(room.to_owned(), charge);
+        true
     }
 
     /// Sends to all who are in the room, to itself too unless told otherwise.
@@ -268,13 +371,23 @@ impl Drop for Connection {
     }
 }
 
-/// Cuts off a client that did not take what was sent because it does not read; that one has left
-/// is no matter.
-fn send(line: &Line, packet: impl Into<Str>) {
-    if let Err(TrySendError::Full(_)) = line.emit(packet) {
-        tracing::warn!(client = %line.id, "too much unread: client cut off");
-        cut(line);
+/// A packet that frees its memory in the client's account when the library drops it.
+#[allow(unsafe_code, reason = "the library makes a text of shared bytes in no other way")]
+fn charged(packet: Str, charge: Charge) -> Str {
+    struct Charged {
+        packet: Str,
+        _charge: Charge,
     }
+
+    impl AsRef<[u8]> for Charged {
+        fn as_ref(&self) -> &[u8] {
+            self.packet.as_bytes()
+        }
+    }
+
+    let bytes = Bytes::from_owner(Charged { packet, _charge: charge });
+    // SAFETY: the bytes are those of a `Str`, which is UTF-8.
+    unsafe { Str::from_bytes_unchecked(bytes) }
 }
 
 fn cut(line: &Line) {

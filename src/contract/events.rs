@@ -155,7 +155,7 @@ impl<H: Host> Exchange<'_, H> {
         self.host.admit(event, payload)?;
         let envelope = || serde_json::from_str::<Envelope<'_>>(payload.get());
         match event {
-            Event::RequestSession => self.assign().await,
+            Event::RequestSession => self.assign().await?,
             Event::Join => self.join(&envelope()?.session_id)?,
             Event::Setup => self.keep_setup(&envelope()?).await?,
             Event::Frame => self.keep_frame(&envelope()?).await?,
@@ -163,9 +163,10 @@ impl<H: Host> Exchange<'_, H> {
         Ok(Handled::Yes)
     }
 
-    async fn assign(&self) {
-        let session_id = self.host.assign().await;
+    async fn assign(&self) -> Result<(), Refusal> {
+        let session_id = self.host.assign(self.from.client()).await?;
         self.send("session_id_assigned", &SessionAssigned { session_id: &session_id });
+        Ok(())
     }
 
     /// Joins the room, also that of a session nobody knows, and sends what is stored.

@@ -4,13 +4,14 @@
 //!
 //! - An event is handled completely before the next one of its connection: kept, then sent to the
 //!   viewers, then acknowledged.
-//! - An acknowledgement says nothing: an event for an unknown session, or one that was refused,
-//!   is acknowledged too and thrown away.
-//! - Nothing grows without bound: neither what a client sent and the server has not handled yet,
-//!   nor what the server sent and a client does not read.
+//! - An acknowledgement proves nothing: the public server acknowledges an event for an unknown session
+//!   or one that it refuses, too. A host that refuses with [`Refusal::Unsure`] does not.
+//! - Nothing grows without bound: what a client sent and the server has not handled yet, and what
+//!   the server sent and the client has not read, are counted in bytes ([`ClientLimits`]).
 
 mod engineio;
 mod events;
+mod memory;
 mod packet;
 mod page;
 
@@ -26,14 +27,18 @@ use tokio::time;
 use self::engineio::Hall;
 pub(crate) use self::engineio::{Client, Events};
 pub(crate) use self::events::Event;
+pub(crate) use self::memory::ClientLimits;
 pub(crate) use self::page::document;
 use crate::config::FAREWELL_TIMEOUT;
 use crate::net::{self, Connections};
 
 /// Who keeps the sessions.
 pub(crate) trait Host: Send + Sync + 'static {
+    /// How much of the server's memory its clients may hold.
+    const CLIENT_LIMITS: ClientLimits;
+
     /// Begins a session for a client and names it: a random UUID in lower case.
-    fn assign(&self) -> impl Future<Output = String> + Send;
+    fn assign(&self, client: Client) -> impl Future<Output = Result<String, Refusal>> + Send;
 
     /// Whether an event is to be handled at all; asked before anything else of it is looked at.
     fn admit(&self, event: Event, payload: &RawValue) -> Result<(), Refusal>;
@@ -135,7 +140,7 @@ pub(crate) async fn serve<H: Host>(
     routes: impl FnOnce(Events) -> Router,
     shutdown: impl Future<Output = ()>,
 ) {
-    let hall = Hall::default();
+    let hall = Hall::new(H::CLIENT_LIMITS);
     let workers = Arc::clone(host);
     let events = hall.layer(Arc::new(move |connection, inbox| {
         tokio::spawn(events::work(Arc::clone(&workers), connection, inbox));

@@ -53,6 +53,11 @@ pub(super) fn no_such_namespace(namespace: &str) -> String {
     format!(r#"4{namespace},{{"message":"Invalid namespace"}}"#)
 }
 
+/// Keeps a client out of the main namespace. The reason is ours: it holds nothing to be escaped.
+pub(super) fn refused(reason: &str) -> String {
+    format!(r#"4{{"message":"{reason}"}}"#)
+}
+
 /// An event with one argument.
 pub(super) fn event(name: &str, argument: &impl Serialize) -> serde_json::Result<String> {
     Ok(format!("2{}", serde_json::to_string(&(name, argument))?))

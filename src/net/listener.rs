@@ -31,6 +31,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::connections::Slot;
 use super::progress::{Connection, Stalled};
+use super::read_ahead::ReadAhead;
 use super::{Connections, KillSwitch};
 
 /// From the connection, or from an answer, to the end of the next request's head. Prometheus keeps
@@ -105,7 +106,7 @@ async fn converse(
     let connection = slot.connection.clone();
     // Nothing is ever sent: the stream is gone when the other half is dropped.
     let (alive, gone) = oneshot::channel();
-    let stream = Stream { tcp, slot, _alive: alive };
+    let stream = Stream { tcp, slot, read_ahead: ReadAhead::default(), _alive: alive };
     let router = TowerToHyperService::new(router);
     let service = service_fn(|request: Request<Incoming>| {
         let (router, connection) = (router.clone(), connection.clone());
@@ -251,6 +252,7 @@ impl Drop for AnswerBody {
 struct Stream {
     tcp: TcpStream,
     slot: Slot,
+    read_ahead: ReadAhead,
     _alive: oneshot::Sender<Infallible>,
 }
 
@@ -259,7 +261,10 @@ impl Stream {
         self.slot.connection.kill_switch()
     }
 
-    fn note_write<T>(&self, written: &Poll<io::Result<T>>) {
+    fn note_write<T>(&mut self, written: &Poll<io::Result<T>>) {
+        if written.is_pending() {
+            self.read_ahead.write_waits();
+        }
         self.slot.connection.sent(written.is_pending());
     }
 }
@@ -271,7 +276,10 @@ impl AsyncRead for Stream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.kill_switch().check_reader(context)?;
+        ready!(self.read_ahead.poll_may_read(context));
+        let before = buffer.filled().len();
         let read = ready!(Pin::new(&mut self.tcp).poll_read(context, buffer));
+        self.read_ahead.read(buffer.filled().len() - before);
         self.slot.connection.received();
         Poll::Ready(read)
     }
@@ -291,7 +299,10 @@ impl AsyncWrite for Stream {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.kill_switch().check_writer(context)?;
-        Pin::new(&mut self.tcp).poll_flush(context)
+        // Called when nothing is left to write.
+        let flushed = ready!(Pin::new(&mut self.tcp).poll_flush(context));
+        self.read_ahead.flushed();
+        Poll::Ready(flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -14,6 +14,7 @@ pub(crate) mod kill_switch;
 pub(crate) mod listener;
 pub mod open_files;
 mod progress;
+mod read_ahead;
 
 pub(crate) use self::connections::Connections;
 pub(crate) use self::kill_switch::KillSwitch;

@@ -1,0 +1,115 @@
+//! What clients hold of a server's memory: events that wait to be handled, packets that wait to be
+//! read, names of rooms. Counted in bytes, for each client and for all of them together.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Bytes that each client may hold even when the others hold all that there is, so that a greedy
+/// client does not cut off a modest one. About 60 frames.
+const RESERVED_BYTES: usize = 64 << 10;
+
+/// How much the clients of a server may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ClientLimits {
+    /// Clients that are connected at the same time.
+    pub(crate) clients: usize,
+    /// Bytes that one client holds.
+    pub(crate) bytes_per_client: usize,
+    /// Bytes that all clients hold together, beyond [`RESERVED_BYTES`] for each of them.
+    pub(crate) bytes: usize,
+}
+
+/// What all clients of a server hold together.
+#[derive(Debug)]
+pub(super) struct Pool {
+    limits: ClientLimits,
+    /// Bytes beyond [`RESERVED_BYTES`] of each account.
+    used: AtomicUsize,
+}
+
+impl Pool {
+    pub(super) fn new(limits: ClientLimits) -> Self {
+        Self { limits, used: AtomicUsize::new(0) }
+    }
+}
+
+/// What one client holds.
+#[derive(Debug)]
+pub(super) struct Account {
+    pool: Arc<Pool>,
+    used: Mutex<usize>,
+}
+
+impl Account {
+    pub(super) fn new(pool: Arc<Pool>) -> Arc<Self> {
+        Arc::new(Self { pool, used: Mutex::new(0) })
+    }
+
+    /// Takes `bytes` until the charge is dropped; `None` if that is more than there is.
+    pub(super) fn charge(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let after = used.checked_add(bytes)?;
+        if after > self.pool.limits.bytes_per_client {
+            return None;
+        }
+        let shared = beyond_reserved(after) - beyond_reserved(*used);
+        let fits = |all: usize| Some(all + shared).filter(|all| *all <= self.pool.limits.bytes);
+        self.pool.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok()?;
+        *used = after;
+        Some(Charge { account: Arc::clone(self), bytes })
+    }
+}
+
+/// Bytes that a client holds until this is dropped.
+#[derive(Debug)]
+pub(super) struct Charge {
+    account: Arc<Account>,
+    bytes: usize,
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        let mut used = self.account.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let after = used.saturating_sub(self.bytes);
+        let shared = beyond_reserved(*used) - beyond_reserved(after);
+        self.account.pool.used.fetch_sub(shared, Ordering::Relaxed);
+        *used = after;
+    }
+}
+
+fn beyond_reserved(bytes: usize) -> usize {
+    bytes.saturating_sub(RESERVED_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: ClientLimits =
+        ClientLimits { clients: 2, bytes_per_client: 3 << 20, bytes: 4 << 20 };
+
+    #[test]
+    fn a_client_holds_at_most_its_share_and_all_clients_the_sum() {
+        let pool = Arc::new(Pool::new(LIMITS));
+        let (greedy, second) = (Account::new(Arc::clone(&pool)), Account::new(Arc::clone(&pool)));
+        let held = greedy.charge(3 << 20).unwrap();
+        assert!(greedy.charge(1).is_none());
+        let rest = second.charge((1 << 20) + 2 * RESERVED_BYTES).unwrap();
+        assert!(second.charge(1).is_none());
+        drop(held);
+        assert!(second.charge(1).is_some());
+        drop(rest);
+        assert_eq!(pool.used.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn a_modest_client_has_room_when_greedy_ones_hold_everything() {
+        let pool = Arc::new(Pool::new(LIMITS));
+        let greedy: Vec<_> = (0..2).map(|_| Account::new(Arc::clone(&pool))).collect();
+        let _held: Vec<_> = greedy.iter().map(|account| account.charge(2 << 20)).collect();
+        let _rest = greedy[0].charge(2 * RESERVED_BYTES).unwrap();
+        let modest = Account::new(pool);
+        assert!(modest.charge(RESERVED_BYTES).is_some());
+        assert!(modest.charge(RESERVED_BYTES + 1).is_none());
+    }
+}
