@@ -46,11 +46,13 @@ pub enum Reason {
     OutOfRange,
     /// It names a session that the agent did not give out.
     UnknownSession,
+    /// More publishers send than the agent tells apart.
+    TooManyPublishers,
 }
 
 impl Reason {
     /// Every reason, for a metric that shows zeros too.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::NotUtf8,
         Self::NotJson,
         Self::NotObject,
@@ -60,6 +62,7 @@ impl Reason {
         Self::WrongType,
         Self::OutOfRange,
         Self::UnknownSession,
+        Self::TooManyPublishers,
     ];
 
     /// The reason as a metric's label: lower case, underscores.
@@ -74,6 +77,7 @@ impl Reason {
             Self::WrongType => "wrong_type",
             Self::OutOfRange => "out_of_range",
             Self::UnknownSession => "unknown_session",
+            Self::TooManyPublishers => "too_many_publishers",
         }
     }
 }

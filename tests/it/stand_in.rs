@@ -326,7 +326,12 @@ async fn the_agent_speaks_the_contract_as_a_dashboard_server_does() {
     let (_folder, _agent, url) = agent().await;
     contract::shows_a_joiner_the_last_setup_then_the_last_frame(&url).await;
     let (_folder, agent, url) = agent().await;
-    contract::acks_and_drops_what_has_an_unknown_session(&url).await;
+    let mut client = Client::connect(&url).await;
+    let unknown = uuid::Uuid::new_v4().to_string();
+    // Unlike a server, which acknowledges it: the publisher would take it for stored.
+    assert!(!client.is_acked("setup_data", contract::setup(&unknown)).await);
+    let mut client = Client::connect(&url).await;
+    assert!(!client.is_acked("telemetry_update", contract::frame(&unknown)).await);
     let unknown = r#"pitwire_source_rejected_total{source="socketio",reason="unknown_session"}"#;
     assert_eq!(agent.metric(unknown).await, 2.0);
     agent.process.says("uses a session_id that this agent did not give out").await;

@@ -5,15 +5,17 @@
 //! first that it sends a [`Stream`]; `/dashboard/<id>` leads on to the page of the stint that the
 //! stream is in. Several publishers at the same time have a stream each.
 //!
-//! - What is acknowledged is stored, or was refused as the dashboard server would have: without an
-//!   echo, counted under a reason, said in the log.
-//! - What is not stored yet, as the disk does not keep up, or has no room, is not acknowledged.
-//! - An id works from any connection, and after a restart of the agent.
+//! - What is acknowledged is stored, or is no frame and no setup: refused as the dashboard server
+//!   does, without an echo, counted under a reason, logged.
+//! - What is not stored is not acknowledged: the disk does not keep up, there is no room, the agent
+//!   did not give out the session id, or too many publishers send at the same time.
+//! - An id works from any connection, and after a restart of the agent. Neither the id of a connected
+//!   publisher nor its stream makes room for others: where there is no room, the newcomer is refused.
 
 mod page;
 mod streams;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,15 +26,28 @@ use tokio::net::TcpListener;
 
 use self::streams::{Change, Sender, State, Streams};
 use super::{Intake, Sample, Taken};
-use crate::config::{MAX_LATEST, StintConfig};
-use crate::contract::{self, Client, Event, Host, Refusal, Setup, new_session_id};
+use crate::config::{MAX_LATEST, MAX_STREAMS, StintConfig};
+use crate::contract::{self, Client, ClientLimits, Event, Host, Refusal, Setup, new_session_id};
 use crate::entry::{CapturedAt, StintId, Stream};
 use crate::fields::{self, Frame, Reason, Refused, Setup as CarSetup};
 use crate::net::Connections;
 use crate::offload;
 
 /// Connections at the same time; a publisher has one, and one more while it upgrades from polling.
-const MAX_CONNECTIONS: usize = 256;
+/// Each may hold a message of 1 MB that is not complete.
+const MAX_CONNECTIONS: usize = 32;
+
+/// Session ids that stay known while a client is connected: those that it used or was given last. A
+/// publisher has one; one that shows several cars has some.
+const MAX_IDS_PER_CLIENT: usize = 8;
+
+/// Streams that are sent to at the same time, counting those that may still be gone on with. Half of
+/// what is remembered: a stream that is sent to is therefore never forgotten for new ones.
+const MAX_LIVE_STREAMS: usize = MAX_STREAMS / 2;
+
+/// Bytes of the newest setups and frames that are kept for those who join; two of the largest pairs
+/// fit.
+const MAX_LATEST_BYTES: usize = 4 << 20;
 
 /// The publishers that take this agent for their dashboard server.
 #[derive(Debug)]
@@ -51,6 +66,8 @@ struct Memory {
     streams: Streams,
     /// The stream that each connection sent to last.
     feeds: HashMap<Client, Stream>,
+    /// The session ids of each connection, the one that was used last at the end.
+    ids: HashMap<Client, VecDeque<String>>,
     /// When a stream was sent to last, of those that were since the start.
     used: HashMap<Stream, Instant>,
     /// Of the streams that sent last; the newest is the last.
@@ -64,6 +81,13 @@ struct Latest {
     frame: Option<Box<RawValue>>,
 }
 
+impl Latest {
+    fn bytes(&self) -> usize {
+        let setup = self.setup.as_ref().map_or(0, |setup| setup.setup.get().len());
+        setup + self.frame.as_ref().map_or(0, |frame| frame.get().len())
+    }
+}
+
 impl Publishers {
     /// Publishers whose samples go in by `intake`, to the queue that lies in this folder.
     pub fn new(intake: Intake, queue: &Path, stint: &StintConfig) -> Self {
@@ -71,6 +95,7 @@ impl Publishers {
         let memory = Memory {
             streams: Streams::load(&file),
             feeds: HashMap::new(),
+            ids: HashMap::new(),
             used: HashMap::new(),
             latest: Vec::new(),
         };
@@ -122,10 +147,11 @@ impl Publishers {
         sample: Result<Sample, Refused>,
         sender: Sender,
     ) -> Result<Stream, Refusal> {
-        let Some((stream, change)) = self.fed(client, id, sender) else {
-            self.intake.refuse(unknown_session());
-            return Err(Refusal::NotKept("unknown session".into()));
-        };
+        let (stream, change) = self.fed(client, id, sender).map_err(|refused| {
+            let why = refused.to_string();
+            self.intake.refuse(refused);
+            Refusal::Unsure(why)
+        })?;
         let taken = self.intake.take_from(&stream, vec![sample]).await;
         let stint = self.intake.stint(&stream);
         let moved = stint.map(|stint| self.memory().streams.is_in(&stream, stint));
@@ -139,12 +165,20 @@ impl Publishers {
         }
     }
 
-    /// The stream of that id, if there is one: the connection sends to it from now on.
-    fn fed(&self, client: Client, id: &str, sender: Sender) -> Option<(Stream, Change)> {
+    /// The stream of that id: the connection sends to it from now on.
+    fn fed(&self, client: Client, id: &str, sender: Sender) -> Result<(Stream, Change), Refused> {
         let memory = &mut *self.memory();
+        memory.used.retain(|_, used| used.elapsed() <= self.resume_after);
+        if !memory.streams.is_known(id) {
+            return Err(unknown_session());
+        }
+        if !memory.streams.is_used(id) && memory.used.len() >= MAX_LIVE_STREAMS {
+            return Err(too_many_publishers());
+        }
+        memory.hold(client, id);
         let Memory { streams, feeds, used, .. } = memory;
         let silence = |stream: &Stream| used.get(stream).map_or(Duration::ZERO, Instant::elapsed);
-        let (stream, change) = streams.used(id, sender, |stream| {
+        let fed = streams.used(id, sender, |stream| {
             if feeds.iter().any(|(of, fed)| *of != client && fed == stream) {
                 State::Fed
             } else if self.intake.stint(stream).is_some() && silence(stream) <= self.resume_after {
@@ -152,21 +186,31 @@ impl Publishers {
             } else {
                 State::Over
             }
-        })?;
-        used.retain(|_, used| used.elapsed() <= self.resume_after);
+        });
+        let (stream, change) = fed.ok_or_else(unknown_session)?;
         used.insert(stream.clone(), Instant::now());
         feeds.insert(client, stream.clone());
-        Some((stream, change))
+        Ok((stream, change))
     }
 }
 
 impl Host for Publishers {
-    async fn assign(&self) -> String {
+    /// Programs of this PC: a publisher or a few, and what shows their data. So few that all of them
+    /// together, each in the middle of the longest message, stay below the agent's 64 MB.
+    const CLIENT_LIMITS: ClientLimits =
+        ClientLimits { clients: 10, bytes_per_client: 4 << 20, bytes: 8 << 20 };
+
+    async fn assign(&self, client: Client) -> Result<String, Refusal> {
         let id = new_session_id();
-        self.memory().streams.give(&id);
+        if !self.memory().give(client, &id) {
+            let refused = too_many_publishers();
+            let why = refused.to_string();
+            self.intake.refuse(refused);
+            return Err(Refusal::Unsure(why));
+        }
         // Before the publisher hears of it: it may use it when this agent is killed next.
         self.save(Change::Changed).await;
-        id
+        Ok(id)
     }
 
     fn admit(&self, _: Event, _: &RawValue) -> Result<(), Refusal> {
@@ -183,7 +227,7 @@ impl Host for Publishers {
         let sample = sample.map(Sample::Telemetry);
         let sender = Sender { driver, setup: None };
         let stream = self.keep(client, id, sample, sender).await?;
-        self.memory().latest_of(stream).frame = Some(frame);
+        self.memory().keep_latest(stream, Latest { setup: None, frame: Some(frame) });
         Ok(())
     }
 
@@ -200,7 +244,7 @@ impl Host for Publishers {
         let sender = Sender { driver: None, setup: fingerprint };
         let sample = parsed.map(|setup| Sample::Setup(setup, read_at));
         let stream = self.keep(client, id, sample, sender).await?;
-        self.memory().latest_of(stream).setup = Some(setup);
+        self.memory().keep_latest(stream, Latest { setup: Some(setup), frame: None });
         Ok(())
     }
 
@@ -221,28 +265,73 @@ impl Host for Publishers {
     }
 
     fn left(&self, client: Client) {
-        self.memory().feeds.remove(&client);
+        let mut memory = self.memory();
+        memory.feeds.remove(&client);
+        memory.ids.remove(&client);
     }
 }
 
-/// Who drives, if the frame says so.
-fn driver(frame: &RawValue) -> Option<String> {
+/// A fingerprint of who drives, if the frame says so.
+fn driver(frame: &RawValue) -> Option<u64> {
     #[derive(Deserialize)]
     struct Driven {
         player_name: String,
     }
-    serde_json::from_str(frame.get()).ok().map(|driven: Driven| driven.player_name)
+    serde_json::from_str(frame.get())
+        .ok()
+        .map(|driven: Driven| fields::setup_fingerprint(&driven.player_name.into()))
 }
 
 impl Memory {
-    /// What is known of this stream, as the one that sent last.
-    fn latest_of(&mut self, stream: Stream) -> &mut Latest {
-        let index = self.latest.iter().position(|(known, _)| *known == stream);
-        let one = index.map_or((stream, Latest::default()), |index| self.latest.remove(index));
-        let excess = (self.latest.len() + 1).saturating_sub(MAX_LATEST);
-        self.latest.drain(..excess);
-        &mut self.latest.push_mut(one).1
+    /// Gives an id to a client; false if there is no room for one more.
+    fn give(&mut self, client: Client, id: &str) -> bool {
+        let Self { streams, ids, .. } = self;
+        let is_connected = |id: &str| ids.values().flatten().any(|held| held == id);
+        let is_given = streams.give(id, is_connected);
+        if is_given {
+            self.hold(client, id);
+        }
+        is_given
     }
+
+    /// The client uses this id, which stays known while it is connected.
+    fn hold(&mut self, client: Client, id: &str) {
+        let ids = self.ids.entry(client).or_default();
+        if ids.back().is_some_and(|newest| newest == id) {
+            return;
+        }
+        ids.retain(|held| held != id);
+        ids.push_back(id.to_owned());
+        let excess = ids.len().saturating_sub(MAX_IDS_PER_CLIENT);
+        ids.drain(..excess);
+    }
+
+    /// Keeps the newest setup or frame of a stream, which becomes the one that sent last.
+    fn keep_latest(&mut self, stream: Stream, newer: Latest) {
+        let index = self.latest.iter().position(|(known, _)| *known == stream);
+        let older = index.map(|index| self.latest.remove(index).1).unwrap_or_default();
+        let latest =
+            Latest { setup: newer.setup.or(older.setup), frame: newer.frame.or(older.frame) };
+        self.latest.push((stream, latest));
+        let (mut bytes, mut kept) = (0, 0);
+        for (_, latest) in self.latest.iter().rev().take(MAX_LATEST) {
+            bytes += latest.bytes();
+            if bytes > MAX_LATEST_BYTES {
+                break;
+            }
+            kept += 1;
+        }
+        let excess = self.latest.len() - kept;
+        self.latest.drain(..excess);
+    }
+}
+
+fn too_many_publishers() -> Refused {
+    let message = format!(
+        "{MAX_LIVE_STREAMS} publishers send to this agent already; what another one sends is not \
+         taken until one of them has stopped"
+    );
+    Refused { reason: Reason::TooManyPublishers, message }
 }
 
 fn unknown_session() -> Refused {

@@ -7,7 +7,8 @@
 //!
 //! It lies in a small file beside the queue, so that after a crash of the agent a publisher goes on
 //! under the id that it has. Written without a flush: what a power cut takes along, it takes from
-//! publishers that are gone too.
+//! publishers that are gone too. Nothing in it is longer than a publisher's session id, however long
+//! the names are that publishers send: of those it has fingerprints.
 
 use std::fs;
 use std::io;
@@ -47,22 +48,23 @@ struct Known {
 /// What of a sample tells who sends it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Sender {
-    pub(super) driver: Option<String>,
+    /// The fingerprint of the driver's name.
+    pub(super) driver: Option<u64>,
     /// The fingerprint of the setup.
     pub(super) setup: Option<u64>,
 }
 
 impl Sender {
     fn is(&self, known: &Self) -> bool {
-        match (&self.driver, self.setup) {
-            (Some(driver), _) => known.driver.as_ref() == Some(driver),
+        match (self.driver, self.setup) {
+            (Some(driver), _) => known.driver == Some(driver),
             (None, Some(setup)) => known.setup == Some(setup),
             (None, None) => false,
         }
     }
 
     fn learn(&mut self, newer: Self) {
-        self.driver = newer.driver.or(self.driver.take());
+        self.driver = newer.driver.or(self.driver);
         self.setup = newer.setup.or(self.setup);
     }
 }
@@ -124,9 +126,30 @@ impl Streams {
         serde_json::to_string(self)
     }
 
-    /// An id that is given out. The one that was not used for the longest time makes room.
-    pub(super) fn give(&mut self, id: &str) {
-        push(&mut self.ids, Given { id: id.into(), stream: None }, MAX_STREAMS);
+    /// Gives out an id, and says whether there was room. One that was never used makes room, or else
+    /// the one that was not used for the longest time; none that a connected publisher has.
+    pub(super) fn give(&mut self, id: &str, is_connected: impl Fn(&str) -> bool) -> bool {
+        if self.ids.len() >= MAX_STREAMS {
+            let is_free = |given: &Given| !is_connected(&given.id);
+            let unused = |given: &Given| given.stream.is_none() && is_free(given);
+            let free = self.ids.iter().position(unused);
+            let Some(index) = free.or_else(|| self.ids.iter().position(is_free)) else {
+                return false;
+            };
+            self.ids.remove(index);
+        }
+        self.ids.push(Given { id: id.into(), stream: None });
+        true
+    }
+
+    /// Whether something was sent under that id before.
+    pub(super) fn is_used(&self, id: &str) -> bool {
+        self.stream(id).is_some()
+    }
+
+    /// Whether the id was given out and is known.
+    pub(super) fn is_known(&self, id: &str) -> bool {
+        self.ids.iter().any(|given| given.id == id)
     }
 
     /// The stream of that id, which counts as used now.
@@ -240,8 +263,17 @@ mod tests {
         Sender::default()
     }
 
+    fn fingerprint(name: &str) -> u64 {
+        crate::fields::setup_fingerprint(&name.into())
+    }
+
+    /// Of nobody who is connected.
+    fn give(streams: &mut Streams, id: &str) {
+        assert!(streams.give(id, |_| false));
+    }
+
     fn driver(name: &str) -> Sender {
-        Sender { driver: Some(name.into()), setup: None }
+        Sender { driver: Some(fingerprint(name)), setup: None }
     }
 
     fn setup(fingerprint: u64) -> Sender {
@@ -252,7 +284,7 @@ mod tests {
     fn an_id_leads_to_the_page_of_the_stint_that_its_stream_is_in() {
         let mut streams = Streams::default();
         assert_eq!(streams.place("1"), None);
-        streams.give("1");
+        give(&mut streams, "1");
         assert_eq!(streams.place("1"), Some(Place::Empty));
         let (stream, _) = streams.used("1", nobody(), |_| State::Over).unwrap();
         assert_eq!(streams.is_in(&stream, StintId(4)), Change::Changed);
@@ -273,7 +305,7 @@ mod tests {
     #[test]
     fn who_comes_back_goes_on_with_what_it_left_and_in_doubt_with_nothing() {
         let use_of = |streams: &mut Streams, id: &str, sender: Sender, state: State| {
-            streams.give(id);
+            give(streams, id);
             streams.used(id, sender, |_| state).unwrap().0.0.to_string()
         };
         let mut streams = Streams::default();
@@ -297,11 +329,11 @@ mod tests {
     #[test]
     fn what_was_not_used_for_the_longest_time_is_forgotten_first() {
         let mut streams = Streams::default();
-        (0..MAX_STREAMS).for_each(|number| streams.give(&number.to_string()));
+        (0..MAX_STREAMS).for_each(|number| give(&mut streams, &number.to_string()));
         let is_known =
             |id: &str, streams: &mut Streams| streams.used(id, nobody(), |_| State::Over).is_some();
         assert!(is_known("0", &mut streams));
-        streams.give(&MAX_STREAMS.to_string());
+        give(&mut streams, &MAX_STREAMS.to_string());
         assert!(is_known("0", &mut streams));
         assert!(!is_known("1", &mut streams));
         assert!(is_known("2", &mut streams));
@@ -311,13 +343,27 @@ mod tests {
         assert_eq!(streams.pages.len(), MAX_PAGES);
     }
 
+    #[test]
+    fn an_id_of_a_connected_publisher_is_never_forgotten() {
+        let mut streams = Streams::default();
+        (0..MAX_STREAMS).for_each(|number| give(&mut streams, &number.to_string()));
+        streams.used("0", nobody(), |_| State::Over).unwrap();
+        // One that was never used goes before one that was not used for long.
+        give(&mut streams, "a");
+        assert!(streams.is_known("0") && !streams.is_known("1"));
+        assert!(streams.give("b", |id| id != "7"));
+        assert!(!streams.is_known("7"));
+        assert!(!streams.give("c", |_| true));
+        assert!(!streams.is_known("c"));
+    }
+
     #[tokio::test]
     async fn a_file_brings_it_back_and_a_broken_one_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("streams.json");
         assert_eq!(Streams::load(&file), Streams::default());
         let mut streams = Streams::default();
-        streams.give("1");
+        give(&mut streams, "1");
         let (stream, _) = streams.used("1", driver("Zoë"), |_| State::Over).unwrap();
         streams.is_in(&stream, StintId(2));
         streams.show(StintId(2), "a");
