@@ -92,7 +92,8 @@ impl Hall {
             if let Some(oldest) = silent.pop_front().and_then(|line| line.upgrade()) {
                 let why = "too many connections say nothing; the oldest is closed";
                 self.warn(&oldest, why);
-                cut(&oldest);
+                // With polling, other clients may share the network connection.
+                oldest.close(DisconnectReason::TransportClose);
             }
         }
         silent.push_back(Arc::downgrade(line));

@@ -286,7 +286,9 @@ async fn live(
                     // The server's own event `error`, or the end: the reader task tells.
                     tokio::task::yield_now().await;
                     if reader_ended() {
-                        return SinkError::Lost(text);
+                        // The library says no more than "EngineIO Error".
+                        let cause = async_transports::take_last_error();
+                        return SinkError::Lost(cause.unwrap_or(text));
                     }
                     if reports.is_flooded_by(false) {
                         return SinkError::Protocol("it reports errors without end".into());

@@ -7,6 +7,7 @@ mod access;
 mod connections;
 pub mod json;
 mod memory;
+mod raw;
 mod server;
 
 use std::fs;

@@ -1,5 +1,6 @@
 //! What a server may send on a WebSocket. Not part of the upstream crate.
 
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use tungstenite::protocol::WebSocketConfig;
@@ -28,6 +29,21 @@ const ALWAYS_PARSED_BYTES: usize = 64 << 10;
 
 /// Between two packets of a payload. Over a WebSocket each message is one packet.
 const SEPARATOR: u8 = 0x1e;
+
+thread_local! {
+    static LAST_ERROR: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Why a connection of this thread ended for reading, which rust_socketio reports as "EngineIO Error"
+/// and no more.
+pub fn take_last_error() -> Option<String> {
+    LAST_ERROR.with_borrow_mut(Option::take)
+}
+
+pub(super) fn keep(error: Error) -> Error {
+    LAST_ERROR.with_borrow_mut(|last| *last = Some(error.to_string()));
+    error
+}
 
 /// Limits for the WebSocket library.
 pub(super) fn config() -> WebSocketConfig {

@@ -1,6 +1,6 @@
 use std::{borrow::Cow, str::from_utf8, sync::Arc, task::Poll};
 
-use super::bounds::Inspector;
+use super::bounds::{keep, Inspector};
 use crate::{error::Result, Error, Packet, PacketId};
 use bytes::Bytes;
 use futures_util::{
@@ -124,16 +124,16 @@ impl Stream for AsyncWebsocketGeneralTransport {
                 Some(Ok(Message::Text(packet))) => match lock.inspector.wants(&packet) {
                     Ok(true) => return Poll::Ready(Some(Ok(Bytes::from(packet)))),
                     Ok(false) => (),
-                    Err(err) => return Poll::Ready(Some(Err(err))),
+                    Err(err) => return Poll::Ready(Some(Err(keep(err)))),
                 },
                 // Attachments belong to events that are left out.
                 Some(Ok(Message::Binary(_))) => (),
                 Some(Ok(_)) => {
                     if let Err(err) = lock.inspector.control() {
-                        return Poll::Ready(Some(Err(err)));
+                        return Poll::Ready(Some(Err(keep(err))));
                     }
                 }
-                Some(Err(err)) => return Poll::Ready(Some(Err(err.into()))),
+                Some(Err(err)) => return Poll::Ready(Some(Err(keep(err.into())))),
                 None => return Poll::Ready(None),
             }
         }
