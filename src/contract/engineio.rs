@@ -6,16 +6,16 @@
 //! The reader of a connection calls [`Door`] for each packet, in order. It puts events into the
 //! connection's inbox and goes on; who takes them out has the time that it needs.
 //!
-//! What a client makes the server keep is charged to it in bytes ([`Account`]): events that are not
-//! handled yet, packets that it has not read, rooms. The traps of the crate:
-//! - Its outbox is bounded in packets, not in bytes, and frees no room in a way that one could see.
-//!   A packet therefore carries its own charge, which ends when the library drops the packet.
+//! Events that are not handled yet, packets that are not read yet and rooms are charged to the
+//! client's [`Account`] in bytes. Traps of the crate:
+//! - Its outbox is bounded in packets, not in bytes, and does not report when a packet leaves. Each
+//!   packet therefore carries its charge, which ends when the library drops the packet.
 //! - A pong waits in the WebSocket library's buffer, which has no bound that could be set from here;
 //!   and a writer that waits for its peer is not ended with its session. `net` bounds both.
-//! - A slice of a message keeps the whole read buffer alive, which other messages share: an event
-//!   is copied into the inbox.
-//! - Each request for the polling transport makes a session, which outlives its connection: sessions
-//!   are counted, not connections. One that says nothing makes room for the next.
+//! - A slice of a message keeps the whole read buffer alive, which other messages share. Events are
+//!   therefore copied into the inbox.
+//! - Each polling handshake creates a session that outlives its TCP connection. Sessions are therefore
+//!   limited here, beside the limit for connections in `net`.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -58,11 +58,11 @@ struct State {
     seats: Mutex<HashMap<Sid, Seat>>,
     /// One permit for each client that may still be let in.
     vacancies: Arc<Semaphore>,
-    /// Those that have not asked to be let in so far, oldest first.
+    /// Sessions without a CONNECT packet so far, oldest first.
     silent: Mutex<VecDeque<Weak<Socket<Mailbox>>>>,
     max_silent: usize,
     memory: Arc<Pool>,
-    /// When a client was refused or cut off last that the log told of.
+    /// When a refused or closed client was logged last.
     last_warning: Mutex<Option<Instant>>,
 }
 
@@ -83,14 +83,15 @@ impl Hall {
         }))
     }
 
-    /// Remembers a connection that is new. The oldest of those that say nothing make room.
+    /// Tracks a new session until its CONNECT packet, and closes the oldest such sessions when there
+    /// are too many.
     fn expect_hello(&self, line: &Line) {
         let mut silent = lock(&self.0.silent);
         let says_nothing = |line: &Line| !line.is_closed() && !line.data.is_open();
         silent.retain(|line| line.upgrade().is_some_and(|line| says_nothing(&line)));
         while silent.len() >= self.0.max_silent {
             if let Some(oldest) = silent.pop_front().and_then(|line| line.upgrade()) {
-                let why = "too many connections say nothing; the oldest is closed";
+                let why = "too many sessions without a CONNECT packet; the oldest is closed";
                 self.warn(&oldest, why);
                 // With polling, other clients may share the network connection.
                 oldest.close(DisconnectReason::TransportClose);
@@ -99,8 +100,8 @@ impl Hall {
         silent.push_back(Arc::downgrade(line));
     }
 
-    /// Logs that a client is refused or cut off, at most once in [`LOG_REPEAT_INTERVAL`]: a hostile
-    /// one comes back at once.
+    /// Logs that a client is refused or closed, at most once in [`LOG_REPEAT_INTERVAL`]: a hostile
+    /// client reconnects at once.
     fn warn(&self, line: &Line, why: &str) {
         let mut last = lock(&self.0.last_warning);
         if last.is_none_or(|last| last.elapsed() >= LOG_REPEAT_INTERVAL) {
@@ -143,8 +144,8 @@ impl Hall {
         }
     }
 
-    /// Sends a packet to one client, or cuts it off if it has not read what it was sent before. A
-    /// client that has left is no error.
+    /// Sends a packet to one client. Closes the connection if the client holds too many unread
+    /// packets; a client that has left is not an error.
     fn send_to(&self, line: &Line, packet: impl Into<Str>) {
         let packet = packet.into();
         let is_sent = match line.data.charge(packet.len()) {
@@ -210,7 +211,7 @@ impl EngineIoHandler for Door {
                     let why = "a client sends events faster than they are handled; its connection \
                                is closed";
                     self.hall.warn(&line, why);
-                    // What the library has read already is not looked at any more.
+                    // Ignore the packets that the library has read already.
                     line.data.close();
                     cut(&line);
                 }
@@ -247,11 +248,11 @@ impl Door {
     }
 }
 
-/// The entrance of a connection's inbox, while it is open, and what the client holds.
+/// The sending half of a connection's inbox, while it is open, and the client's account.
 #[derive(Debug, Default)]
 pub(crate) struct Mailbox {
     account: OnceLock<Arc<Account>>,
-    /// Held for as long as anything of the connection is there.
+    /// Set once the client is let in; freed with the connection.
     vacancy: OnceLock<OwnedSemaphorePermit>,
     /// Unbounded in number: each event is charged to the account.
     inbox: Mutex<Option<mpsc::UnboundedSender<Message>>>,
@@ -278,7 +279,7 @@ impl Mailbox {
         *lock(&self.inbox) = None;
     }
 
-    /// The memory for a text of so many bytes; `None` if the client holds too much already.
+    /// Charges a text of this length; `None` if the client holds too much already.
     fn charge(&self, bytes: usize) -> Option<Charge> {
         self.account.get()?.charge(bytes + OVERHEAD_BYTES)
     }
@@ -372,7 +373,7 @@ impl Drop for Connection {
     }
 }
 
-/// A packet that frees its memory in the client's account when the library drops it.
+/// Attaches a charge to a packet: it ends when the library drops the packet.
 #[allow(unsafe_code, reason = "the library makes a text of shared bytes in no other way")]
 fn charged(packet: Str, charge: Charge) -> Str {
     struct Charged {

@@ -1,14 +1,14 @@
-//! What clients hold of a server's memory: events that wait to be handled, packets that wait to be
-//! read, names of rooms. Counted in bytes, for each client and for all of them together.
+//! Memory that clients of a server hold, in bytes, per client and in total: events that wait to be
+//! handled, packets that wait to be read, names of rooms.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Bytes that each client may hold even when the others hold all that there is, so that a greedy
-/// client does not cut off a modest one. About 60 frames.
+/// Bytes that each client may hold even when others have used up the total, so that a greedy client
+/// cannot get a modest one closed. About 60 frames.
 const RESERVED_BYTES: usize = 64 << 10;
 
-/// How much the clients of a server may hold.
+/// Limits for the clients of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ClientLimits {
     /// Clients that are connected at the same time.
@@ -19,7 +19,7 @@ pub(crate) struct ClientLimits {
     pub(crate) bytes: usize,
 }
 
-/// What all clients of a server hold together.
+/// Memory that all clients of a server hold together.
 #[derive(Debug)]
 pub(super) struct Pool {
     limits: ClientLimits,
@@ -33,7 +33,7 @@ impl Pool {
     }
 }
 
-/// What one client holds.
+/// Memory that one client holds.
 #[derive(Debug)]
 pub(super) struct Account {
     pool: Arc<Pool>,

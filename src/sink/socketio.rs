@@ -17,7 +17,7 @@
 //! - As published it bounds nothing that a server sends: pongs that wait for a server that does not
 //!   read, 64 MB of one message, 255 attachments; and TCP_NODELAY is off. The tree holds a copy of its
 //!   transport with bounds and with TCP_NODELAY: see `vendor/rust_engineio/README.md`. Events are
-//!   counted here ([`Pace`]).
+//!   counted here (`Pace`).
 //! - A payload handed over as a string is sent as it is; a tree of values costs three times more.
 
 use std::error::Error;
@@ -42,19 +42,19 @@ use crate::config::{CONNECTION_EVENTS, MAX_SAMPLE_BYTES, READER_CHECK_INTERVAL};
 /// The library drops an acknowledgement after this long; the caller's own limit is far below.
 const ACK_LIBRARY_TIMEOUT: Duration = Duration::from_secs(3600);
 
-// What we send comes back, up to three times as long where `é` is written as `\u00e9`.
+// The server echoes what it is sent, up to three times as long: `é` becomes `\u00e9`.
 const _: () = assert!(async_transports::MAX_MESSAGE_BYTES > 4 * MAX_SAMPLE_BYTES);
 
-/// Events of a server within one second; more is a flood and ends the connection. A server that
-/// sends back what it is sent came to 28,000 in the fastest measurement.
+/// Events of a server within one second; more is a flood and ends the connection. The fastest echo
+/// measured was 28,000.
 const MAX_EVENTS_PER_SECOND: u32 = 100_000;
 
-/// Events among them that are not meant for us. A server may send those of all sessions to everybody:
+/// Events of other sessions within one second. A server may broadcast all sessions to every client:
 /// 100 cars at 100 Hz.
 const MAX_STRAY_EVENTS_PER_SECOND: u32 = 10_000;
 
-/// Reports of the library, or of a server that fakes them, that wait to be looked at. Each may be as
-/// long as a message, 4 MB; one that does not fit is dropped, as those before it tell enough.
+/// Reports of the library, genuine or faked by the server, that wait to be handled. Each may be as
+/// long as a message, 4 MB. Further ones are dropped: those before them are enough to act on.
 const MAX_SIGNALS: usize = 4;
 
 /// What to open a connection with. Holds secrets, so it is not to be printed.
@@ -202,7 +202,7 @@ impl Pace {
         Self { second_began: Instant::now(), events: 0, stray: 0 }
     }
 
-    /// Counts an event, and says whether it is one too many.
+    /// Counts an event; true if there were too many in this second.
     fn is_flooded_by(&mut self, is_for_us: bool) -> bool {
         if self.second_began.elapsed() >= Duration::from_secs(1) {
             *self = Self::new();
@@ -364,7 +364,7 @@ async fn connect(
                 (Event::Custom(name), Payload::Text(arguments)) => {
                     hand_on(name, arguments.first().unwrap_or(&Value::Null))
                 }
-                // Without a name or a payload: nothing that is meant for us.
+                // No name or no payload: only counted.
                 _ => hand_on("", &Value::Null),
             };
             if !has_room {

@@ -5,12 +5,12 @@
 //! first that it sends a [`Stream`]; `/dashboard/<id>` leads on to the page of the stint that the
 //! stream is in. Several publishers at the same time have a stream each.
 //!
-//! - What is acknowledged is stored, or is no frame and no setup: refused as the dashboard server
-//!   does, without an echo, counted under a reason, logged.
-//! - What is not stored is not acknowledged: the disk does not keep up, there is no room, the agent
-//!   did not give out the session id, or too many publishers send at the same time.
-//! - An id works from any connection, and after a restart of the agent. Neither the id of a connected
-//!   publisher nor its stream makes room for others: where there is no room, the newcomer is refused.
+//! - An acknowledged entry is stored. The one exception is an entry that is neither a frame nor a
+//!   setup: it is acknowledged without an echo, as the dashboard server does, counted and logged.
+//! - An entry is not acknowledged when the disk does not keep up, the queue is full, the agent did
+//!   not assign the session id, or too many publishers send at the same time.
+//! - An id works from any connection, and after a restart of the agent. Newcomers never evict the id
+//!   or the stream of a connected publisher: when there is no room, the newcomer is refused.
 
 mod page;
 mod streams;
@@ -37,15 +37,15 @@ use crate::offload;
 /// Each may hold a message of 1 MB that is not complete.
 const MAX_CONNECTIONS: usize = 32;
 
-/// Session ids that stay known while a client is connected: those that it used or was given last. A
-/// publisher has one; one that shows several cars has some.
+/// Session ids of one client that are not evicted while it is connected, the most recent ones. A
+/// publisher uses one for each car.
 const MAX_IDS_PER_CLIENT: usize = 8;
 
-/// Streams that are sent to at the same time, counting those that may still be gone on with. Half of
-/// what is remembered: a stream that is sent to is therefore never forgotten for new ones.
+/// Streams that received an entry within `stint.resume_after`. Half of the streams that are
+/// remembered, so that the least recently used of those is never a live one.
 const MAX_LIVE_STREAMS: usize = MAX_STREAMS / 2;
 
-/// Bytes of the newest setups and frames that are kept for those who join; two of the largest pairs
+/// Bytes of the latest setups and frames, which a viewer is sent on joining; the two largest pairs
 /// fit.
 const MAX_LATEST_BYTES: usize = 4 << 20;
 
@@ -66,7 +66,7 @@ struct Memory {
     streams: Streams,
     /// The stream that each connection sent to last.
     feeds: HashMap<Client, Stream>,
-    /// The session ids of each connection, the one that was used last at the end.
+    /// The session ids of each connection, most recently used last.
     ids: HashMap<Client, VecDeque<String>>,
     /// When a stream was sent to last, of those that were since the start.
     used: HashMap<Stream, Instant>,
@@ -195,8 +195,8 @@ impl Publishers {
 }
 
 impl Host for Publishers {
-    /// Programs of this PC: a publisher or a few, and what shows their data. So few that all of them
-    /// together, each in the middle of the longest message, stay below the agent's 64 MB.
+    /// A few publishers and viewers on this PC. Even when each is in the middle of the longest
+    /// message, the agent stays below 64 MB.
     const CLIENT_LIMITS: ClientLimits =
         ClientLimits { clients: 10, bytes_per_client: 4 << 20, bytes: 8 << 20 };
 
@@ -283,7 +283,7 @@ fn driver(frame: &RawValue) -> Option<u64> {
 }
 
 impl Memory {
-    /// Gives an id to a client; false if there is no room for one more.
+    /// Assigns an id to a client; false if there is no room for one more.
     fn give(&mut self, client: Client, id: &str) -> bool {
         let Self { streams, ids, .. } = self;
         let is_connected = |id: &str| ids.values().flatten().any(|held| held == id);
@@ -294,7 +294,7 @@ impl Memory {
         is_given
     }
 
-    /// The client uses this id, which stays known while it is connected.
+    /// Keeps this id from eviction while the client is connected.
     fn hold(&mut self, client: Client, id: &str) {
         let ids = self.ids.entry(client).or_default();
         if ids.back().is_some_and(|newest| newest == id) {
@@ -306,7 +306,8 @@ impl Memory {
         ids.drain(..excess);
     }
 
-    /// Keeps the newest setup or frame of a stream, which becomes the one that sent last.
+    /// Keeps the latest setup or frame of a stream, and evicts those of streams that sent less
+    /// recently.
     fn keep_latest(&mut self, stream: Stream, newer: Latest) {
         let index = self.latest.iter().position(|(known, _)| *known == stream);
         let older = index.map(|index| self.latest.remove(index).1).unwrap_or_default();
@@ -328,8 +329,8 @@ impl Memory {
 
 fn too_many_publishers() -> Refused {
     let message = format!(
-        "{MAX_LIVE_STREAMS} publishers send to this agent already; what another one sends is not \
-         taken until one of them has stopped"
+        "{MAX_LIVE_STREAMS} publishers send to this agent already; stop one of them before another \
+         one can send"
     );
     Refused { reason: Reason::TooManyPublishers, message }
 }

@@ -7,8 +7,7 @@
 //!
 //! It lies in a small file beside the queue, so that after a crash of the agent a publisher goes on
 //! under the id that it has. Written without a flush: what a power cut takes along, it takes from
-//! publishers that are gone too. Nothing in it is longer than a publisher's session id, however long
-//! the names are that publishers send: of those it has fingerprints.
+//! publishers that are gone too. Names of drivers are stored as fingerprints of fixed length.
 
 use std::fs;
 use std::io;
@@ -126,8 +125,8 @@ impl Streams {
         serde_json::to_string(self)
     }
 
-    /// Gives out an id, and says whether there was room. One that was never used makes room, or else
-    /// the one that was not used for the longest time; none that a connected publisher has.
+    /// Adds an id; false if there is no room. Evicts an id that was never used, or else the least
+    /// recently used one, but never that of a connected publisher.
     pub(super) fn give(&mut self, id: &str, is_connected: impl Fn(&str) -> bool) -> bool {
         if self.ids.len() >= MAX_STREAMS {
             let is_free = |given: &Given| !is_connected(&given.id);
@@ -142,12 +141,12 @@ impl Streams {
         true
     }
 
-    /// Whether something was sent under that id before.
+    /// Whether an entry was sent under that id before.
     pub(super) fn is_used(&self, id: &str) -> bool {
         self.stream(id).is_some()
     }
 
-    /// Whether the id was given out and is known.
+    /// Whether the id was assigned and is not evicted.
     pub(super) fn is_known(&self, id: &str) -> bool {
         self.ids.iter().any(|given| given.id == id)
     }

@@ -1,3 +1,6 @@
+// Upstream code as it is.
+#![allow(warnings, clippy::all)]
+
 //! # Rust-engineio-client
 //!
 //! An implementation of a engine.io client written in the rust programming language. This implementation currently
