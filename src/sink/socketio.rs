@@ -16,7 +16,7 @@
 //!   transport leaves such events out; the dashboard's contract has none.
 //! - As published it bounds nothing that a server sends: pongs that wait for a server that does not
 //!   read, 64 MB of one message, 255 attachments; and TCP_NODELAY is off. The tree holds a copy of its
-//!   transport with bounds and with TCP_NODELAY: see `vendor/rust_engineio/README.md`. Events are
+//!   transport with bounds and with TCP_NODELAY: see `src/vendor/rust_engineio/README.md`. Events are
 //!   counted here (`Pace`).
 //! - A payload handed over as a string is sent as it is; a tree of values costs three times more.
 
