@@ -208,7 +208,11 @@ async fn take_over(publisher: &DashboardPublisher, reload: Option<&Reload>) -> A
     match &answer {
         Ok(changes) if changes.is_empty() => tracing::info!("the configuration is as it was"),
         Ok(changes) => changes.iter().for_each(|change| tracing::info!("{change}")),
-        Err(error) => tracing::error!("the configuration stays as it was: {error}"),
+        Err(error) => {
+            // One line of the log: a configuration has a line for each problem.
+            let error = error.replace('\n', "; ");
+            tracing::error!("the configuration stays as it was: {error}");
+        }
     }
     answer
 }

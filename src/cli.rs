@@ -30,6 +30,7 @@ use clap::{Parser, Subcommand};
 
 use self::terminal::Stream;
 use crate::config::Overrides;
+use crate::remote_text::escape_lines;
 
 /// Bring sim-racing telemetry to the team's dashboard, through outages and crashes.
 ///
@@ -88,12 +89,17 @@ fn set_all(overrides: &mut Overrides, settings: &[String]) -> Result<(), String>
 
 /// Prints a line on stdout. That nobody reads it, which makes `println!` panic, is no reason to end.
 pub fn print(line: impl Display) {
-    terminal::write(Stream::Out, format!("{line}\n").into());
+    terminal::write(Stream::Out, safe(&format!("{line}\n")));
 }
 
 /// The same on stderr.
 pub fn complain(line: impl Display) {
-    terminal::write(Stream::Err, format!("{line}\n").into());
+    terminal::write(Stream::Err, safe(&format!("{line}\n")));
+}
+
+/// Whatever a driver is called or a server answers, it does not change the terminal.
+fn safe(text: &str) -> Vec<u8> {
+    escape_lines(text).into_owned().into_bytes()
 }
 
 impl From<Exit> for ExitCode {

@@ -29,6 +29,7 @@ use std::time::Duration;
 
 pub use access::{Auth, Headers, Secret};
 pub use bounds::*;
+pub(crate) use keys::secrets;
 pub use keys::{reference, to_toml, values, with_keys_of};
 pub use lmu::*;
 pub use load::{Loaded, Overrides, load, process_environment};

@@ -36,6 +36,7 @@
 //! | `local`, `request` | tell programs and pages of this PC from others; ask another program | |
 //! | [`net`] | how every listener accepts and serves, within limits | know what is served |
 //! | `body`, `offload` | bound the bodies of HTTP requests; parse large texts on another thread | know what is in them |
+//! | [`remote_text`] | text of servers and other programs, made safe to log and show | |
 //! | `nats` | one connection to a NATS server, for the sink and the source | retry |
 //! | [`dashboard`] | the reference dashboard server, for demo and tests | know the agent |
 //! | [`config`] | every number with its unit | |
@@ -73,6 +74,7 @@ mod planted;
 pub mod publisher;
 pub mod queue;
 pub mod reload;
+pub mod remote_text;
 mod request;
 pub mod session;
 pub mod sink;

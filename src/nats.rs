@@ -23,6 +23,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
 use crate::config::{NATS_PING_INTERVAL, Secret, ServerUrl};
+use crate::remote_text::{RemoteText, Secrets};
 
 /// What each entry has besides its JSON and its subject, which names agent, stint and kind: with
 /// them a hub makes the same entry of it again.
@@ -53,42 +54,63 @@ pub(crate) struct Door {
     pub(crate) open_timeout: Duration,
     /// From a request to its answer.
     pub(crate) request_timeout: Duration,
+    /// What the server may not repeat into our log, but for what the files hold.
+    pub(crate) secrets: Secrets,
+}
+
+/// What a connection logs in with.
+struct Login {
+    token: Option<String>,
+    /// The text of a `.creds` file.
+    credentials: Option<String>,
+    /// What the server may not repeat into our log.
+    secrets: Secrets,
 }
 
 impl Door {
-    fn token(&self) -> Result<Option<String>, NatsError> {
+    /// Reads the files.
+    fn login(&self) -> Result<Login, NatsError> {
         let file = self.token_file.as_deref().map(read).transpose()?;
         let file = file.map(|text| Secret::from(text.as_str()));
-        Ok(file.as_ref().unwrap_or(&self.token).reveal().map(str::to_owned))
+        let token = file.as_ref().unwrap_or(&self.token).reveal().map(str::to_owned);
+        let credentials = self.credentials_file.as_deref().map(read).transpose()?;
+        // The JWT and the seed have a line each, between lines of dashes.
+        let lines = credentials.iter().flat_map(|text| text.lines());
+        let keys = lines.map(str::trim).filter(|line| !line.starts_with("---"));
+        let secrets = self.secrets.and(token.iter().cloned().chain(keys.map(str::to_owned)));
+        Ok(Login { token, credentials, secrets })
     }
 }
 
 fn read(path: &Path) -> Result<String, NatsError> {
-    let shown = path.display();
-    std::fs::read_to_string(path).map_err(|error| NatsError::Auth(format!("{shown}: {error}")))
+    std::fs::read_to_string(path).map_err(|error| {
+        let text = format_args!("{}: {error}", path.display());
+        NatsError::Auth(RemoteText::new(text, &Secrets::default()))
+    })
 }
 
 /// Why there is no connection, or none any more.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum NatsError {
     #[error("{0}")]
-    Refused(String),
+    Refused(RemoteText),
     #[error("no answer within {0:?}: {1}")]
     Timeout(Duration, &'static str),
     #[error("{0}")]
-    Tls(String),
+    Tls(RemoteText),
     #[error("{0}")]
-    Auth(String),
+    Auth(RemoteText),
     /// Something else than a NATS server with JetStream.
     #[error("{0}")]
-    Unfit(String),
+    Unfit(RemoteText),
     #[error("{0}")]
-    Lost(String),
+    Lost(RemoteText),
 }
 
 /// A connection that is open. Dropping it ends it and its thread at once.
 pub(crate) struct Connection {
     context: Context,
+    secrets: Secrets,
     ended: watch::Receiver<Option<NatsError>>,
     /// Dropped with the connection, which stops the thread wherever it is.
     _stop: oneshot::Sender<()>,
@@ -110,9 +132,12 @@ impl Connection {
         thread::Builder::new()
             .name("pitwire-nats".into())
             .spawn(move || run(door, opened, stopped, end))
-            .map_err(|error| NatsError::Lost(format!("no thread for the connection: {error}")))?;
+            .map_err(|error| own(format_args!("no thread for the connection: {error}")))?;
         match timeout(limit, opening).await {
-            Ok(Ok(opened)) => Ok(Self { context: opened?, ended, _stop: stop }),
+            Ok(Ok(opened)) => {
+                let (context, secrets) = opened?;
+                Ok(Self { context, secrets, ended, _stop: stop })
+            }
             Ok(Err(_)) => Err(NatsError::Lost("the connection's thread died".into())),
             Err(_) => Err(NatsError::Timeout(limit, "it accepts no NATS connection")),
         }
@@ -121,6 +146,16 @@ impl Connection {
     /// JetStream on this connection.
     pub(crate) fn context(&self) -> Context {
         self.context.clone()
+    }
+
+    /// A text of the server or of the library, safe to log.
+    pub(crate) fn remote_text(&self, text: impl fmt::Display) -> RemoteText {
+        RemoteText::new(text, &self.secrets)
+    }
+
+    /// What the server may not repeat into our log.
+    pub(crate) fn secrets(&self) -> &Secrets {
+        &self.secrets
     }
 
     /// Returns when the connection has ended. Safe to cancel.
@@ -144,17 +179,22 @@ impl Connection {
     }
 }
 
+/// The connection failed on this side.
+fn own(text: fmt::Arguments<'_>) -> NatsError {
+    NatsError::Lost(RemoteText::new(text, &Secrets::default()))
+}
+
 /// The life of a connection, on its own thread.
 fn run(
     door: Door,
-    opened: oneshot::Sender<Result<Context, NatsError>>,
+    opened: oneshot::Sender<Result<(Context, Secrets), NatsError>>,
     stopped: oneshot::Receiver<()>,
     end: watch::Sender<Option<NatsError>>,
 ) {
     let runtime = match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            let _ = opened.send(Err(NatsError::Lost(format!("no runtime: {error}"))));
+            let _ = opened.send(Err(own(format_args!("no runtime: {error}"))));
             return;
         }
     };
@@ -171,14 +211,15 @@ fn run(
 
 async fn live(
     door: Door,
-    opened: oneshot::Sender<Result<Context, NatsError>>,
+    opened: oneshot::Sender<Result<(Context, Secrets), NatsError>>,
     end: watch::Sender<Option<NatsError>>,
 ) {
     let request_timeout = door.request_timeout;
     let connected = connect(&door, end).await;
     let is_open = connected.is_ok();
-    let context = |client| ContextBuilder::new().timeout(request_timeout).build(client);
-    let _ = opened.send(connected.map(context));
+    let _ = opened.send(connected.map(|(client, secrets)| {
+        (ContextBuilder::new().timeout(request_timeout).build(client), secrets)
+    }));
     if is_open {
         std::future::pending().await
     }
@@ -189,17 +230,18 @@ async fn live(
 async fn connect(
     door: &Door,
     end: watch::Sender<Option<NatsError>>,
-) -> Result<async_nats::Client, NatsError> {
+) -> Result<(async_nats::Client, Secrets), NatsError> {
+    let login = door.login()?;
     let mut nodes: Vec<&str> = door.url.addresses().collect();
     nodes.shuffle(&mut rand::rng());
     // One that is switched off says nothing.
     let limit = door.open_timeout / nodes.len().max(1) as u32;
     let mut last = NatsError::Refused("no address".into());
     for node in nodes {
-        let options = options(door, limit, end.clone())?;
+        let options = options(door, &login, limit, end.clone())?;
         match timeout(limit, options.connect(node)).await {
-            Ok(Ok(client)) => return Ok(client),
-            Ok(Err(error)) => last = classify(&error),
+            Ok(Ok(client)) => return Ok((client, login.secrets)),
+            Ok(Err(error)) => last = classify(&error, &login.secrets),
             Err(_) => last = NatsError::Timeout(limit, "it accepts no NATS connection"),
         }
         end.send_replace(None);
@@ -209,10 +251,12 @@ async fn connect(
 
 fn options(
     door: &Door,
+    login: &Login,
     limit: Duration,
     end: watch::Sender<Option<NatsError>>,
 ) -> Result<ConnectOptions, NatsError> {
     let is_first = AtomicBool::new(true);
+    let secrets = login.secrets.clone();
     let mut options = ConnectOptions::new()
         .name("pitwire")
         .connection_timeout(limit)
@@ -224,7 +268,7 @@ fn options(
             false => NEVER,
         })
         .event_callback(move |event| {
-            let ending = ending(&event);
+            let ending = ending(&event, &secrets);
             end.send_if_modified(|end| {
                 let is_news = end.is_none() && ending.is_some();
                 if is_news {
@@ -234,13 +278,14 @@ fn options(
             });
             async {}
         });
-    if let Some(token) = door.token()? {
+    if let Some(token) = login.token.clone() {
         options = options.token(token);
     }
-    if let Some(file) = &door.credentials_file {
-        options = options
-            .credentials(&read(file)?)
-            .map_err(|error| NatsError::Auth(format!("the credentials file: {error}")))?;
+    if let Some(credentials) = &login.credentials {
+        options = options.credentials(credentials).map_err(|error| {
+            let text = RemoteText::new(error, &login.secrets);
+            NatsError::Auth(text.within("the credentials file: ", ""))
+        })?;
     }
     if let Some(ca_file) = &door.ca_file {
         options = options.add_root_certificates(ca_file.clone());
@@ -249,7 +294,7 @@ fn options(
 }
 
 /// Why the connection ends, if it does.
-fn ending(event: &Event) -> Option<NatsError> {
+fn ending(event: &Event, secrets: &Secrets) -> Option<NatsError> {
     match event {
         Event::Disconnected | Event::Closed | Event::Draining => {
             Some(NatsError::Lost("the server closed it".into()))
@@ -257,41 +302,43 @@ fn ending(event: &Event) -> Option<NatsError> {
         Event::SlowConsumer(_) => {
             Some(NatsError::Lost("what it sends is not read fast enough".into()))
         }
-        Event::ServerError(error) => Some(refusal(error)),
+        Event::ServerError(error) => Some(refusal(error, secrets)),
         Event::Connected | Event::LameDuckMode | Event::ClientError(_) => None,
     }
 }
 
-fn refusal(error: &ServerError) -> NatsError {
+fn refusal(error: &ServerError, secrets: &Secrets) -> NatsError {
     let text = error.to_string();
+    let shown = RemoteText::new(&text, secrets);
     let is_about_access = ["authorization", "authentication", "permissions"]
         .iter()
         .any(|word| text.to_lowercase().contains(word));
-    if is_about_access { NatsError::Auth(text) } else { NatsError::Lost(text) }
+    if is_about_access { NatsError::Auth(shown) } else { NatsError::Lost(shown) }
 }
 
 /// What an error of the library means for the caller. What broke is hidden in a chain of causes.
-fn classify(error: &ConnectError) -> NatsError {
+fn classify(error: &ConnectError, secrets: &Secrets) -> NatsError {
     let text = error.to_string();
+    let shown = RemoteText::new(&text, secrets);
     let io = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
     let server = error.source().and_then(|cause| cause.downcast_ref::<ServerError>());
     match error.kind() {
         ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
-            NatsError::Auth(text)
+            NatsError::Auth(shown)
         }
-        ConnectErrorKind::Tls => NatsError::Tls(text),
-        ConnectErrorKind::ServerParse => NatsError::Unfit(text),
+        ConnectErrorKind::Tls => NatsError::Tls(shown),
+        ConnectErrorKind::ServerParse => NatsError::Unfit(shown),
         ConnectErrorKind::Dns | ConnectErrorKind::TimedOut | ConnectErrorKind::MaxReconnects => {
-            NatsError::Refused(text)
+            NatsError::Refused(shown)
         }
         ConnectErrorKind::Io => match (io, server) {
-            (_, Some(server)) => refusal(server),
-            (Some(io), _) if is_tls(io) => NatsError::Tls(text),
-            (Some(io), _) if io.kind() == io::ErrorKind::InvalidInput => NatsError::Unfit(text),
-            (Some(_), _) => NatsError::Refused(text),
+            (_, Some(server)) => refusal(server, secrets),
+            (Some(io), _) if is_tls(io) => NatsError::Tls(shown),
+            (Some(io), _) if io.kind() == io::ErrorKind::InvalidInput => NatsError::Unfit(shown),
+            (Some(_), _) => NatsError::Refused(shown),
             // As one does that is just starting, or a relay to a server that is away.
-            (None, None) if text.contains("got nothing") => NatsError::Refused(text),
-            (None, None) => NatsError::Unfit(text),
+            (None, None) if text.contains("got nothing") => NatsError::Refused(shown),
+            (None, None) => NatsError::Unfit(shown),
         },
     }
 }

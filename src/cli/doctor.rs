@@ -11,7 +11,6 @@ mod finding;
 mod game;
 mod listening;
 mod queue;
-mod redact;
 mod server;
 
 use std::path::PathBuf;
@@ -20,10 +19,10 @@ use futures_util::future::join_all;
 
 use self::bundle::Bundle;
 use self::finding::{Finding, Report, Severity, to_json, to_text};
-use self::redact::Redactor;
 use crate::cli::settings::Settings;
 use crate::cli::{Exit, complain, print};
 use crate::config::Config;
+use crate::remote_text::Secrets;
 
 /// Find out what is wrong, and say what to do about it.
 ///
@@ -60,20 +59,21 @@ async fn examine(args: &Doctor) -> Result<Exit, String> {
     // Told before minutes are spent.
     let bundle = args.bundle.as_deref().map(Bundle::at).transpose()?;
     let loaded = args.settings.try_load()?;
-    let redactor = loaded.as_ref().map(|loaded| Redactor::of(&loaded.config)).unwrap_or_default();
+    let config = loaded.as_ref().map(|loaded| &loaded.config);
+    let secrets = config.map(Secrets::with_files_of).unwrap_or_default();
     let mut reports = vec![configuration::look(&loaded)];
     match &loaded {
         Ok(loaded) => reports.extend(look(&loaded.config).await),
         Err(_) => reports.extend(not_looked()),
     }
     let findings: Vec<_> = reports.into_iter().flat_map(|report| report.findings).collect();
-    let findings: Vec<_> = findings.into_iter().map(|finding| redactor.finding(finding)).collect();
+    let findings: Vec<_> = findings.into_iter().map(|finding| finding.without(&secrets)).collect();
     match args.json {
         true => print(to_json(&findings)),
         false => print(to_text(&findings)),
     }
     if let Some(bundle) = bundle {
-        let path = bundle.write(&args.settings, &loaded, &findings, &redactor).await?;
+        let path = bundle.write(&args.settings, &loaded, &findings, &secrets).await?;
         complain(format_args!("written to {path}; look into it before you give it to others"));
     }
     let worst = findings.iter().map(|finding| finding.severity).max();

@@ -11,6 +11,7 @@ use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::cli::{complain, terminal};
 use crate::config::{LOG_FILE_BYTES, LogConfig, LogFormat, LogLevel};
+use crate::remote_text::escape;
 
 /// Sets the level of the log that was started.
 static SET_LEVEL: OnceLock<Box<dyn Fn(LogLevel) + Send + Sync>> = OnceLock::new();
@@ -26,8 +27,8 @@ pub(super) fn start(log: &LogConfig) {
     });
     let in_color = file.is_none() && terminal::has_colors();
     let writer = match file {
-        Some(file) => BoxMakeWriter::new(Mutex::new(file)),
-        None => BoxMakeWriter::new(|| ToTerminal),
+        Some(file) => BoxMakeWriter::new(Mutex::new(OneLine(file))),
+        None => BoxMakeWriter::new(|| OneLine(ToTerminal)),
     };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter(log.level))
@@ -75,6 +76,35 @@ fn word(level: LogLevel) -> &'static str {
         LogLevel::Debug => "debug",
         LogLevel::Trace => "trace",
     }
+}
+
+/// Escapes what would make one line of the log look like several, or change the terminal that shows
+/// it. Each write is one line.
+struct OneLine<W>(W);
+
+impl<W: Write> Write for OneLine<W> {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.write_all(one_line(&String::from_utf8_lossy(line)).as_bytes())?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+/// The line with its end and its colours, and everything else in it escaped.
+fn one_line(line: &str) -> String {
+    let (line, end) = line.strip_suffix('\n').map_or((line, ""), |line| (line, "\n"));
+    let mut pieces = line.split("\u{1b}[");
+    let mut shown = escape(pieces.next().unwrap_or_default()).into_owned();
+    for piece in pieces {
+        let text = piece.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';');
+        let start = if text.starts_with('m') { "\u{1b}[" } else { "\\u001b[" };
+        shown.push_str(start);
+        shown.push_str(&escape(piece));
+    }
+    shown + end
 }
 
 /// Standard error, above the line that may be at the bottom of it.
@@ -143,6 +173,18 @@ impl Write for LogFile {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_line_of_the_log_stays_one_line_and_changes_no_terminal() {
+        for (line, shown) in [
+            ("\u{1b}[2mtime\u{1b}[0m \u{1b}[1;31mERROR\u{1b}[0m é\n", None),
+            ("a\nb\n", Some("a\\nb\n")),
+            ("\u{1b}[2J\u{1b}]0;x\u{7}", Some("\\u001b[2J\\u001b]0;x\\u0007")),
+            ("\u{9b}2J \u{202e}x", Some("\\u009b2J \\u202ex")),
+        ] {
+            assert_eq!(one_line(line), shown.unwrap_or(line));
+        }
+    }
 
     #[test]
     fn two_files_hold_the_newest_lines_and_no_more() {

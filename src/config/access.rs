@@ -5,6 +5,7 @@ use std::fmt;
 
 use super::Wrong;
 use super::values::Textual;
+use crate::remote_text::{in_header, in_json};
 
 /// How a secret is shown, when there is one.
 const HIDDEN: &str = "***";
@@ -51,6 +52,10 @@ impl Textual for Secret {
 
     fn is_secret(&self) -> bool {
         true
+    }
+
+    fn secrets(&self) -> Vec<String> {
+        self.reveal().map(str::to_owned).into_iter().collect()
     }
 }
 
@@ -101,6 +106,10 @@ impl Textual for Headers {
     fn is_secret(&self) -> bool {
         true
     }
+
+    fn secrets(&self) -> Vec<String> {
+        self.iter().flat_map(|(_, value)| in_header(value)).collect()
+    }
 }
 
 /// The payload of the Socket.IO connect packet.
@@ -142,6 +151,10 @@ impl Textual for Auth {
 
     fn is_secret(&self) -> bool {
         true
+    }
+
+    fn secrets(&self) -> Vec<String> {
+        self.0.as_ref().map(in_json).unwrap_or_default()
     }
 }
 

@@ -234,6 +234,14 @@ impl Key {
         matches!(&self.kind, Text(field) if field(config).is_secret())
     }
 
+    /// The texts in this value that no log may repeat.
+    fn secrets(&self, config: &mut Config) -> Vec<String> {
+        match &self.kind {
+            Text(field) => field(config).secrets(),
+            _ => Vec::new(),
+        }
+    }
+
     fn try_set(&self, config: &mut Config, given: &Given<'_>) -> Result<(), Wrong> {
         match &self.kind {
             Switch(field) => *field(config) = given.switch()?,
@@ -373,6 +381,18 @@ pub fn values(config: &Config) -> Vec<(&'static str, String)> {
     // A field is reached by one function, which lends it for change too: hence the copy.
     let mut config = config.clone();
     KEYS.iter().map(|key| (key.name, key.show(&mut config))).collect()
+}
+
+/// Every text of a configuration that no log may repeat, whatever a server sends.
+pub(crate) fn secrets(config: &Config) -> Vec<String> {
+    let mut config = config.clone();
+    let mut secrets: Vec<_> = KEYS.iter().flat_map(|key| key.secrets(&mut config)).collect();
+    for name in config.destinations.clone().into_keys() {
+        standing_in(&mut config, &name, |config| {
+            secrets.extend(of_server().flat_map(|key| key.secrets(config)));
+        });
+    }
+    secrets
 }
 
 /// The configuration as a TOML file, with what each key means above it.

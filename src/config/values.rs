@@ -29,6 +29,10 @@ pub(super) trait Textual {
     fn is_secret(&self) -> bool {
         false
     }
+    /// The texts in it that no log may repeat, whatever a server sends.
+    fn secrets(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// Where the server is. A dashboard: `http` or `https`, a host, perhaps a port and a path prefix. NATS:
@@ -298,6 +302,13 @@ impl Textual for SessionChoice {
 
     fn allowed(&self) -> String {
         r#""auto", or an id of 1 to 128 letters, digits, "_" and "-""#.into()
+    }
+
+    fn secrets(&self) -> Vec<String> {
+        match self {
+            Self::Auto => Vec::new(),
+            Self::Fixed(id) => vec![id.clone()],
+        }
     }
 }
 

@@ -17,11 +17,12 @@ use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
 use self::echoes::{Echo, Expected, Listening, News};
-use super::socketio::{AckReceiver, Address, Connection, Outgoing, shorten};
+use super::socketio::{AckReceiver, Address, Connection, Outgoing};
 use super::{Ack, Addressed, Answer, Joined, Link, Proof, Receipt, Sink, SinkError};
 use crate::config::{Config, JOIN_TIMEOUT, Secret, ServerConfig};
 use crate::entry::{Kind, Seq, StintId};
 use crate::planted::planted;
+use crate::remote_text::{RemoteText, Secrets};
 
 /// A dashboard server.
 #[derive(Debug)]
@@ -31,6 +32,8 @@ pub struct Dashboard {
     request_timeout: Duration,
     mark: bool,
     access: ServerConfig,
+    /// Of the whole configuration.
+    secrets: Secrets,
 }
 
 impl Dashboard {
@@ -42,6 +45,7 @@ impl Dashboard {
             request_timeout: config.delivery.proof_timeout,
             mark: config.delivery.mark,
             access: config.server.clone(),
+            secrets: Secrets::of(config),
         }
     }
 
@@ -50,7 +54,9 @@ impl Dashboard {
     pub(crate) fn address(&self) -> Result<Address, SinkError> {
         let read = |path: &Path| {
             let shown = path.display();
-            std::fs::read(path).map_err(|error| SinkError::Auth(format!("{shown}: {error}")))
+            std::fs::read(path).map_err(|error| {
+                SinkError::Auth(RemoteText::new(format_args!("{shown}: {error}"), &self.secrets))
+            })
         };
         let ServerConfig { token, token_file, headers, auth, ca_file, .. } = &self.access;
         let file = token_file.as_deref().map(read).transpose()?;
@@ -73,6 +79,7 @@ impl Dashboard {
             headers,
             auth: auth.or_else(|| token.map(|token| serde_json::json!({"token": token}))),
             ca: ca_file.as_deref().map(read).transpose()?,
+            secrets: self.secrets.and(token.map(str::to_owned)),
         })
     }
 }
@@ -82,11 +89,14 @@ impl Sink for Dashboard {
 
     async fn open(&mut self) -> Result<DashboardLink, SinkError> {
         let listening = Listening::default();
-        let ears = listening.clone();
-        let read = move |name: &str, payload: &Value| ears.read(name, payload);
+        let address = self.address()?;
+        let (ears, secrets) = (listening.clone(), address.secrets.clone());
+        let read = move |name: &str, payload: &Value| ears.read(name, payload, &secrets);
+        let secrets = address.secrets.clone();
         Ok(DashboardLink {
-            connection: Connection::open(self.address()?, read).await?,
+            connection: Connection::open(address, read).await?,
             listening,
+            secrets,
             request_timeout: self.request_timeout,
             mark: self.mark,
             ack_out: None,
@@ -113,6 +123,7 @@ impl Sink for Dashboard {
 pub struct DashboardLink {
     connection: Connection<News>,
     listening: Listening,
+    secrets: Secrets,
     request_timeout: Duration,
     mark: bool,
     /// The one acknowledgement that may be out.
@@ -233,7 +244,7 @@ impl Link for DashboardLink {
                         acked_out = false;
                         continue;
                     }
-                    ack = objection(&answer);
+                    ack = objection(&answer, &self.secrets);
                     if proof == Proof::Ack || !matches!(ack, Ack::Plain) {
                         return Ok(self.expected.receipt(ack));
                     }
@@ -346,7 +357,7 @@ fn mark(json: &str, seq: Seq) -> Option<String> {
 }
 
 /// What an acknowledgement says besides that the event arrived. Most servers say nothing.
-fn objection(arguments: &Value) -> Ack {
+fn objection(arguments: &Value, secrets: &Secrets) -> Ack {
     let first = arguments.get(0).unwrap_or(&Value::Null);
     let error = match first.get("error") {
         Some(Value::Null | Value::Bool(false)) | None => None,
@@ -365,7 +376,7 @@ fn objection(arguments: &Value) -> Ack {
         _ if planted("objection_overheard") => Ack::Plain,
         None => Ack::Plain,
         Some(text) if text.to_lowercase().contains("session") => Ack::UnknownSession,
-        Some(text) => Ack::Error(shorten(&text)),
+        Some(text) => Ack::Error(RemoteText::new(text, secrets)),
     }
 }
 
@@ -385,10 +396,10 @@ mod tests {
             (json!([{"error": "lap is below 0"}]), Ack::Error("lap is below 0".into())),
             (json!([{"error": "Unknown session"}]), Ack::UnknownSession),
             (json!([{"ok": false, "reason": "no such session"}]), Ack::UnknownSession),
-            (json!([{"ok": false}]), Ack::Error(String::new())),
+            (json!([{"ok": false}]), Ack::Error("".into())),
             (json!("text"), Ack::Plain),
         ] {
-            assert_eq!(objection(&arguments), expected, "{arguments}");
+            assert_eq!(objection(&arguments, &Secrets::default()), expected, "{arguments}");
         }
     }
 

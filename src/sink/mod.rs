@@ -11,6 +11,7 @@ pub mod socketio;
 use std::time::Duration;
 
 use crate::entry::{CapturedAt, Entry, Seq, StintId};
+use crate::remote_text::RemoteText;
 
 /// How sure we are that the server kept an entry, weakest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,7 +87,7 @@ pub enum Ack {
     /// An acknowledgement that says that the session is not known.
     UnknownSession,
     /// An acknowledgement that carries another error.
-    Error(String),
+    Error(RemoteText),
 }
 
 /// Why a link did not come about or ended; one variant per thing the caller does next.
@@ -94,27 +95,27 @@ pub enum Ack {
 pub enum SinkError {
     /// Nobody listens there, or the name does not resolve.
     #[error("cannot reach the server: {0}")]
-    Refused(String),
+    Refused(RemoteText),
     /// It did not answer in time.
     #[error("the server did not answer within {0:?}: {1}")]
     Timeout(Duration, &'static str),
     /// No trust: the certificate is not good.
     #[error("TLS failed: {0}; check the server's certificate, or name its CA in server.ca_file")]
-    Tls(String),
+    Tls(RemoteText),
     /// The server wants other credentials.
     #[error(
         "the server refuses access: {0}; check server.token, server.headers and server.credentials_file"
     )]
-    Auth(String),
+    Auth(RemoteText),
     /// Something else than such a server.
     #[error("the server does not speak Socket.IO as expected: {0}")]
-    Protocol(String),
+    Protocol(RemoteText),
     /// It speaks NATS, or should, and keeps nothing for us as things stand.
     #[error("the NATS server takes no entries: {0}")]
-    Stream(String),
+    Stream(RemoteText),
     /// The connection ended.
     #[error("connection lost: {0}")]
-    Lost(String),
+    Lost(RemoteText),
 }
 
 impl SinkError {

@@ -29,6 +29,7 @@ use crate::config::{Config, NATS_DUPLICATE_WINDOW};
 use crate::entry::{CapturedAt, Kind, Seq, StintId};
 use crate::nats::{CAPTURED_AT, Connection, Door, NatsError, SEQ, SETUP, STREAM_PREFIX, TELEMETRY};
 use crate::planted::planted;
+use crate::remote_text::{RemoteText, Secrets};
 
 /// A NATS server, and this agent's stream on it.
 #[derive(Debug)]
@@ -55,6 +56,7 @@ impl Nats {
                 ca_file: server.ca_file.clone(),
                 open_timeout: config.delivery.open_timeout,
                 request_timeout: config.delivery.proof_timeout,
+                secrets: Secrets::of(config),
             },
             replicas: server.stream_replicas as usize,
             max_age: server.stream_max_age,
@@ -84,7 +86,7 @@ impl Sink for Nats {
         let mut connection = Connection::open(self.door.clone()).await?;
         let context = connection.context();
         let made = connection.wait_for(context.get_or_create_stream(self.new_stream())).await?;
-        let stream = made.map_err(|error| no_stream(&self.stream, limit, &error))?;
+        let stream = made.map_err(|error| no_stream(&self.stream, limit, &error, &connection))?;
         let last = stream.cached_info().state.last_sequence;
         Ok(NatsLink {
             connection,
@@ -192,7 +194,7 @@ impl NatsLink {
         id: &str,
         follows: u64,
         before: Option<&str>,
-    ) -> Result<Result<PublishAckFuture, String>, SinkError> {
+    ) -> Result<Result<PublishAckFuture, RemoteText>, SinkError> {
         let kind = match entry.kind {
             Kind::Frame => TELEMETRY,
             Kind::Setup => SETUP,
@@ -234,23 +236,21 @@ impl NatsLink {
             },
         };
         let moment = message.headers.get(CAPTURED_AT).and_then(|at| CapturedAt::parse(at.as_str()));
-        let foreign = || {
-            SinkError::Stream(format!(
-                "the newest entry on {subject} has no {CAPTURED_AT}: somebody else publishes there"
-            ))
-        };
-        moment.map(Some).ok_or_else(foreign)
+        moment.map(Some).ok_or_else(|| {
+            SinkError::Stream(self.connection.remote_text(format_args!(
+                "the newest entry on {subject} has no {CAPTURED_AT}: another program publishes there"
+            )))
+        })
     }
 
     /// Whether it is the entry that the server does not take, and why; or what is wrong else.
-    async fn understand(&mut self, error: PublishError) -> Result<String, SinkError> {
+    async fn understand(&mut self, error: PublishError) -> Result<RemoteText, SinkError> {
         let refusal = error.source().and_then(|cause| cause.downcast_ref::<jetstream::Error>());
         let code = refusal.map(jetstream::Error::error_code);
+        let text = self.connection.remote_text(&error);
         match error.kind() {
-            PublishErrorKind::MaxPayloadExceeded => Ok(error.to_string()),
-            PublishErrorKind::Other if code.is_some_and(is_about_the_entry) => {
-                Ok(error.to_string())
-            }
+            PublishErrorKind::MaxPayloadExceeded => Ok(text),
+            PublishErrorKind::Other if code.is_some_and(is_about_the_entry) => Ok(text),
             PublishErrorKind::WrongLastSequence | PublishErrorKind::WrongLastMessageId => {
                 Err(self.moved().await)
             }
@@ -258,11 +258,12 @@ impl NatsLink {
                 Err(SinkError::Timeout(self.request_timeout, "it acknowledges no entry"))
             }
             PublishErrorKind::StreamNotFound => {
-                Err(SinkError::Stream(format!("the stream {} is gone", self.name)))
+                let name = self.connection.remote_text(&self.name);
+                Err(SinkError::Stream(name.within("the stream ", " is gone")))
             }
             PublishErrorKind::BrokenPipe => Err(self.closed().await),
             PublishErrorKind::MaxAckPending | PublishErrorKind::Other => {
-                Err(SinkError::Stream(error.to_string()))
+                Err(SinkError::Stream(text))
             }
         }
     }
@@ -277,12 +278,14 @@ impl NatsLink {
             Err(error) => return error.into(),
         };
         let id = newest.headers.get(async_nats::header::NATS_MESSAGE_ID);
-        let id = id.map_or("an entry of somebody else", |id| id.as_str());
-        SinkError::Stream(format!(
-            "the stream {} moved on to {id} meanwhile: what an earlier connection sent came in late, \
-             or another agent is called {:?} too; give each an agent.name of its own",
-            self.name, self.agent
-        ))
+        let id = id.map_or("an entry of another program", |id| id.as_str());
+        let before = format!("the stream {} moved on to ", self.name);
+        let after = format!(
+            " meanwhile: what an earlier connection sent arrived late, or another agent is called \
+             {:?} too; give each agent its own agent.name",
+            self.agent
+        );
+        SinkError::Stream(self.connection.remote_text(id).within(&before, &after))
     }
 
     fn unanswered(&self, error: &async_nats::jetstream::stream::LastRawMessageError) -> SinkError {
@@ -290,13 +293,13 @@ impl NatsLink {
             LastRawMessageErrorKind::Other => {
                 SinkError::Timeout(self.request_timeout, "it does not show what the stream holds")
             }
-            _ => SinkError::Stream(error.to_string()),
+            _ => SinkError::Stream(self.connection.remote_text(error)),
         }
     }
 }
 
 /// The server does not take an entry. Those after it are refused too, as they do not follow.
-fn objected(entries: &[Addressed<'_>], objection: String) -> Receipt {
+fn objected(entries: &[Addressed<'_>], objection: RemoteText) -> Receipt {
     let missing = entries.iter().map(|addressed| addressed.entry.seq).collect();
     Receipt { ack: Ack::Error(objection), missing, inversions: 0 }
 }
@@ -306,13 +309,21 @@ fn is_about_the_entry(code: ErrorCode) -> bool {
         .contains(&code)
 }
 
-fn no_stream(stream: &str, limit: Duration, error: &CreateStreamError) -> SinkError {
+fn no_stream(
+    stream: &str,
+    limit: Duration,
+    error: &CreateStreamError,
+    connection: &Connection,
+) -> SinkError {
     match error.kind() {
         CreateStreamErrorKind::TimedOut => SinkError::Timeout(limit, "it does not show its stream"),
         CreateStreamErrorKind::JetStreamUnavailable => SinkError::Stream(
             "it has no JetStream, or none yet; start nats-server with -js and a store_dir".into(),
         ),
-        _ => SinkError::Stream(format!("no stream {stream}: {error}")),
+        _ => {
+            let text = connection.remote_text(error);
+            SinkError::Stream(text.within(&format!("no stream {stream}: "), ""))
+        }
     }
 }
 

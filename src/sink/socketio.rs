@@ -38,6 +38,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::SinkError;
 use crate::config::{CONNECTION_EVENTS, MAX_SAMPLE_BYTES, READER_CHECK_INTERVAL};
+use crate::remote_text::{RemoteText, Secrets};
 
 /// The library drops an acknowledgement after this long; the caller's own limit is far below.
 const ACK_LIBRARY_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -69,6 +70,8 @@ pub struct Address {
     pub auth: Option<Value>,
     /// A certificate authority to trust besides the system's, PEM.
     pub ca: Option<Vec<u8>>,
+    /// What the server may not repeat into our log; all of the above among it.
+    pub secrets: Secrets,
 }
 
 /// Without what may be a secret.
@@ -139,7 +142,7 @@ impl<E: Send + 'static> Connection<E> {
                 };
                 run(address, Box::new(hand_on), emits_inbox, opened, stopped, end);
             })
-            .map_err(|error| SinkError::Lost(format!("no thread for the connection: {error}")))?;
+            .map_err(|error| own(format_args!("no thread for the connection: {error}")))?;
         match timeout(limit, opening).await {
             Ok(Ok(Ok(()))) => Ok(Self { emits, incoming, ended, end: None, _stop: stop }),
             Ok(Ok(Err(error))) => Err(error),
@@ -238,7 +241,7 @@ fn run(
     let runtime = match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            let _ = opened.send(Err(SinkError::Lost(format!("no runtime: {error}"))));
+            let _ = opened.send(Err(own(format_args!("no runtime: {error}"))));
             return;
         }
     };
@@ -261,7 +264,7 @@ async fn live(
     opened: oneshot::Sender<Result<(), SinkError>>,
 ) -> SinkError {
     let (signals, mut inbox) = mpsc::channel(MAX_SIGNALS);
-    let secrets = Secrets::of(&address);
+    let secrets = address.secrets.clone();
     let client = match connect(address, hand_on, signals, &mut inbox, &secrets).await {
         Ok(client) => client,
         Err(error) => {
@@ -285,18 +288,20 @@ async fn live(
                 Signal::Error(text) => {
                     // The server's own event `error`, or the end: the reader task tells.
                     tokio::task::yield_now().await;
+                    let error = RemoteText::new(text, &secrets);
                     if reader_ended() {
                         // The library says no more than "EngineIO Error".
                         let cause = async_transports::take_last_error();
-                        return SinkError::Lost(cause.unwrap_or(text));
+                        return SinkError::Lost(cause.map_or(error, |cause| {
+                            RemoteText::new(cause, &secrets)
+                        }));
                     }
                     if reports.is_flooded_by(false) {
                         return SinkError::Protocol("it reports errors without end".into());
                     }
-                    // Once a connection: a server may go on and on about it.
+                    // Once per connection: a server may send any number of them.
                     if !std::mem::replace(&mut has_reported, true) {
-                        let error = secrets.hide(&text);
-                        tracing::warn!(error, "the server reports an error");
+                        tracing::warn!(%error, "the server reports an error");
                     }
                 }
                 Signal::Connected | Signal::Named => {}
@@ -307,11 +312,16 @@ async fn live(
             emit = emits.recv() => {
                 let Some(emit) = emit else { return SinkError::Lost("closed by us".into()) };
                 if let Err(error) = send(&client, emit).await {
-                    return SinkError::Lost(chain(&error));
+                    return SinkError::Lost(RemoteText::new(chain(&error), &secrets));
                 }
             }
         }
     }
+}
+
+/// The connection failed on this side.
+fn own(text: fmt::Arguments<'_>) -> SinkError {
+    SinkError::Lost(RemoteText::new(text, &Secrets::default()))
 }
 
 /// Whether the client's reader, the only task in this runtime, is gone.
@@ -374,7 +384,7 @@ async fn connect(
         })
         .connect()
         .await
-        .map_err(|error| classify(&error))?;
+        .map_err(|error| classify(&error, secrets))?;
     let mut check = interval(READER_CHECK_INTERVAL);
     loop {
         tokio::select! {
@@ -382,9 +392,9 @@ async fn connect(
             Some(signal) = inbox.recv() => match signal {
                 Signal::Connected => return Ok(client),
                 Signal::Error(text) if text.contains("ConnectError") => {
-                    return Err(SinkError::Auth(secrets.hide(&text)));
+                    return Err(SinkError::Auth(RemoteText::new(text, secrets)));
                 }
-                Signal::Error(text) => return Err(SinkError::Protocol(secrets.hide(&text))),
+                Signal::Error(text) => return Err(SinkError::Protocol(RemoteText::new(text, secrets))),
                 Signal::Named => {}
                 Signal::Closed | Signal::Flooded => {
                     return Err(SinkError::Protocol("it closed before it accepted".into()));
@@ -410,11 +420,12 @@ fn closing(payload: &Payload) -> Signal {
 /// TLS that trusts a certificate authority besides the system's.
 pub(crate) fn trusting(ca: &[u8]) -> Result<native_tls::TlsConnector, SinkError> {
     let certificate = native_tls::Certificate::from_pem(ca).map_err(|error| {
-        SinkError::Tls(format!("server.ca_file is no PEM certificate: {error}"))
+        let text = format_args!("server.ca_file is not a PEM certificate: {error}");
+        SinkError::Tls(RemoteText::new(text, &Secrets::default()))
     })?;
     let mut builder = native_tls::TlsConnector::builder();
     builder.add_root_certificate(certificate);
-    builder.build().map_err(|error| SinkError::Tls(error.to_string()))
+    builder.build().map_err(|error| SinkError::Tls(RemoteText::new(error, &Secrets::default())))
 }
 
 async fn send(client: &Client, emit: Emit) -> Result<(), rust_socketio::Error> {
@@ -447,21 +458,22 @@ async fn send(client: &Client, emit: Emit) -> Result<(), rust_socketio::Error> {
 
 /// What an error of the library means for the caller. Its kinds are hidden in a chain of causes,
 /// so the texts have to tell.
-fn classify(error: &rust_socketio::Error) -> SinkError {
+fn classify(error: &rust_socketio::Error, secrets: &Secrets) -> SinkError {
     let text = chain(error);
+    let shown = RemoteText::new(&text, secrets);
     if let Some(io) = io_cause(error) {
         return match io.kind() {
-            io::ErrorKind::TimedOut => SinkError::Refused(text),
-            _ if text.to_lowercase().contains("certificate") => SinkError::Tls(text),
-            _ => SinkError::Refused(text),
+            io::ErrorKind::TimedOut => SinkError::Refused(shown),
+            _ if text.to_lowercase().contains("certificate") => SinkError::Tls(shown),
+            _ => SinkError::Refused(shown),
         };
     }
     if ["401", "403"].iter().any(|code| text.contains(&format!("HTTP error: {code}"))) {
-        SinkError::Auth(text)
+        SinkError::Auth(shown)
     } else if text.contains("TLS error") || text.contains("certificate") {
-        SinkError::Tls(text)
+        SinkError::Tls(shown)
     } else {
-        SinkError::Protocol(text)
+        SinkError::Protocol(shown)
     }
 }
 
@@ -499,78 +511,5 @@ fn text(payload: &Payload) -> String {
             None => String::new(),
         },
         _ => "binary data".into(),
-    }
-}
-
-/// What opens the server's door, to be left out of what it says.
-struct Secrets(Vec<String>);
-
-impl Secrets {
-    fn of(address: &Address) -> Self {
-        let mut secrets = Vec::new();
-        for (_, value) in &address.headers {
-            secrets.extend(value.split(' ').map(str::to_owned));
-        }
-        let mut values: Vec<&Value> = address.auth.iter().collect();
-        while let Some(value) = values.pop() {
-            match value {
-                Value::Object(pairs) => values.extend(pairs.values()),
-                Value::Array(items) => values.extend(items),
-                Value::String(text) => secrets.push(text.clone()),
-                Value::Null | Value::Bool(_) | Value::Number(_) => {}
-            }
-        }
-        // What is this short guards nothing, and is found in any text.
-        secrets.retain(|secret| secret.len() >= 4);
-        Self(secrets)
-    }
-
-    /// A server's text, fit for a log.
-    fn hide(&self, text: &str) -> String {
-        let hidden =
-            self.0.iter().fold(text.to_owned(), |text, secret| text.replace(secret, "***"));
-        shorten(&hidden)
-    }
-}
-
-/// A server's text, short enough for a log line, without control characters and without the ids
-/// of sessions: whoever has one has the page.
-pub(super) fn shorten(text: &str) -> String {
-    let id_char = |c: char| c.is_ascii_hexdigit() || c == '-';
-    let mut shown = String::new();
-    for piece in text.split_inclusive(|c| !id_char(c)) {
-        let word = piece.trim_end_matches(|c| !id_char(c)).trim_matches('-');
-        let is_id = word.len() == 36 && uuid::Uuid::try_parse(word).is_ok();
-        shown.push_str(&if is_id { piece.replace(word, "***") } else { piece.to_owned() });
-    }
-    shown.chars().filter(|c| !c.is_control()).take(200).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn a_servers_text_is_shown_without_what_opens_a_door_or_a_page() {
-        let secrets = Secrets::of(&Address {
-            url: "http://localhost".into(),
-            open_timeout: Duration::ZERO,
-            headers: vec![("Authorization".into(), "Bearer hunter2".into())],
-            auth: Some(json!({"who": ["Ana-Maria", 7]})),
-            ca: None,
-        });
-        let id = "5f0b7a5e-8b5e-4f7e-9d0e-0f4c6c1d2e3f";
-        for (text, shown) in [
-            ("no such token: hunter2!".to_owned(), "no such token: ***!"),
-            ("Ana-Maria, go home".to_owned(), "***, go home"),
-            (format!("no session {id}."), "no session ***."),
-            (format!("no session-{id}\n"), "no session-***"),
-            ("Größe 5f0b-\u{1b}[2J".to_owned(), "Größe 5f0b-[2J"),
-        ] {
-            assert_eq!(secrets.hide(&text), shown);
-        }
-        assert_eq!(secrets.hide(&"é".repeat(500)).chars().count(), 200);
     }
 }

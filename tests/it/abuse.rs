@@ -9,6 +9,7 @@ pub mod json;
 mod memory;
 mod raw;
 mod server;
+mod server_text;
 
 use std::fs;
 use std::sync::Arc;

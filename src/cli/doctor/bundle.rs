@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
-use super::{Finding, Redactor, Severity, disk, queue, to_json, to_text};
+use super::{Finding, Severity, disk, queue, to_json, to_text};
 use crate::cli::queue::access::{Cannot, on_this_pc};
 use crate::cli::queue::{Which, status};
 use crate::cli::settings::Settings;
@@ -18,6 +18,7 @@ use crate::config::{
     Config, DOCTOR_DISK_TIMEOUT, DOCTOR_LOCAL_TIMEOUT, LOG_FILE_BYTES, Loaded,
     MAX_DOCTOR_ANSWER_BYTES, Problems,
 };
+use crate::remote_text::Secrets;
 use crate::request::{Bounds, Bytes, Method, request};
 
 /// A file that is not there yet.
@@ -41,7 +42,7 @@ impl Bundle {
         settings: &Settings,
         loaded: &Result<Loaded, Problems>,
         findings: &[Finding],
-        redactor: &Redactor,
+        secrets: &Secrets,
     ) -> Result<String, String> {
         let mut files = vec![
             ("findings.txt", to_text(findings)),
@@ -57,7 +58,7 @@ impl Bundle {
             Err(problems) => files.push(("pitwire.toml", problems.to_string())),
         }
         let files: Vec<_> =
-            files.into_iter().map(|(name, text)| (name, redactor.text(&text))).collect();
+            files.into_iter().map(|(name, text)| (name, secrets.redact(&text))).collect();
         let shown = self.path.display();
         let zip = zipped(&files).map_err(|error| format!("--bundle {shown}: {error}"))?;
         let stored = File::create_new(&self.path).and_then(|mut file| {

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::cli::queue::count;
+use crate::remote_text::{Secrets, escape};
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -39,6 +40,15 @@ pub(super) struct Finding {
     pub(super) advice: Option<String>,
 }
 
+impl Finding {
+    /// The finding without secrets and session ids.
+    pub(super) fn without(self, secrets: &Secrets) -> Self {
+        let Self { severity, subject, what, advice } = self;
+        let (what, advice) = (secrets.redact(&what), advice.map(|advice| secrets.redact(&advice)));
+        Self { severity, subject, what, advice }
+    }
+}
+
 /// What was found about one subject.
 #[derive(Debug)]
 pub(super) struct Report {
@@ -73,8 +83,8 @@ impl Report {
     }
 
     fn add(&mut self, severity: Severity, what: String, advice: Option<String>) {
-        // A line each, whatever a server or the system has said.
-        let one_line = |text: String| text.replace(char::is_control, " ");
+        // One line each, whatever a server or the system wrote.
+        let one_line = |text: String| escape(&text).into_owned();
         let (what, advice) = (one_line(what), advice.map(one_line));
         self.findings.push(Finding { severity, subject: self.subject, what, advice });
     }

@@ -116,7 +116,7 @@ fn reason(error: SinkError) -> String {
         | SinkError::Auth(text)
         | SinkError::Protocol(text)
         | SinkError::Stream(text)
-        | SinkError::Lost(text) => text,
+        | SinkError::Lost(text) => text.to_string(),
         error @ SinkError::Timeout(..) => error.to_string(),
     }
 }

@@ -8,6 +8,7 @@ use tokio::task::JoinHandle;
 
 use crate::config::DEMO_DRAIN_TIMEOUT;
 use crate::dashboard::Server;
+use crate::remote_text::Secrets;
 use crate::sink::SinkError;
 use crate::sink::socketio::{Address, Connection, Outgoing};
 
@@ -112,6 +113,7 @@ async fn look_at(
         headers: Vec::new(),
         auth: None,
         ca: None,
+        secrets: Secrets::default(),
     };
     let read = |name: &str, payload: &Value| {
         (name == "telemetry_update").then(|| timestamp(payload.get("telemetry")?)).flatten()

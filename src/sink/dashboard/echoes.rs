@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::config::{MAX_SESSION_ID_CHARS, MAX_SESSIONS};
 use crate::entry::{CapturedAt, Kind, Seq};
 use crate::planted::planted;
-use crate::sink::socketio::shorten;
+use crate::remote_text::{RemoteText, Secrets};
 use crate::sink::{Ack, Addressed, Receipt};
 
 const ASSIGNED: &str = "session_id_assigned";
@@ -39,9 +39,9 @@ impl Listening {
     }
 
     /// What an event of the server says to us, if anything.
-    pub(super) fn read(&self, name: &str, payload: &Value) -> Option<News> {
+    pub(super) fn read(&self, name: &str, payload: &Value, secrets: &Secrets) -> Option<News> {
         if name == ASSIGNED {
-            return Some(News::Assigned(session_id(payload)));
+            return Some(News::Assigned(session_id(payload, secrets)));
         }
         let id = payload.get("session_id")?.as_str()?;
         let wanted = self.wanted();
@@ -57,7 +57,7 @@ impl Listening {
 #[derive(Debug)]
 pub(super) enum News {
     /// A session was assigned, or something that is no id.
-    Assigned(Result<String, String>),
+    Assigned(Result<String, RemoteText>),
     Echo(Echo),
 }
 
@@ -91,14 +91,14 @@ fn echo(name: &str, payload: &Value, session: Arc<str>) -> Option<Echo> {
 }
 
 /// The id that a server assigned, if it is one that can go into a link.
-fn session_id(payload: &Value) -> Result<String, String> {
+fn session_id(payload: &Value, secrets: &Secrets) -> Result<String, RemoteText> {
     let id = payload.get("session_id").and_then(Value::as_str).unwrap_or_default();
     let fits = (1..=MAX_SESSION_ID_CHARS).contains(&id.len())
         && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.~".contains(&byte));
     if fits {
         Ok(id.to_owned())
     } else {
-        Err(format!("it assigns \"{:.80}\" as a session id", shorten(id)))
+        Err(RemoteText::new(id, secrets).within("it assigns \"", "\" as a session id"))
     }
 }
 
@@ -209,13 +209,14 @@ mod tests {
     #[test]
     fn an_assigned_id_that_cannot_be_a_link_is_refused() {
         for id in ["5f0b7a5e-8b5e-4f7e-9d0e-0f4c6c1d2e3f", "race_1", "a"] {
-            assert_eq!(session_id(&json!({"session_id": id})).unwrap(), id);
+            assert_eq!(session_id(&json!({"session_id": id}), &Secrets::default()).unwrap(), id);
         }
         let long = "x".repeat(MAX_SESSION_ID_CHARS + 1);
         for id in ["", "a b", "../x", "<b>", "a\u{1b}[2J", &long] {
-            assert!(session_id(&json!({"session_id": id})).is_err(), "{id:?}");
+            let read = session_id(&json!({"session_id": id}), &Secrets::default());
+            assert!(read.is_err(), "{id:?}");
         }
-        assert!(session_id(&json!(7)).is_err());
+        assert!(session_id(&json!(7), &Secrets::default()).is_err());
     }
 
     #[test]
@@ -224,7 +225,8 @@ mod tests {
         listening.to("race");
         let read = |session: &str| {
             let telemetry = json!({"timestamp": CapturedAt(0).to_string()});
-            listening.read(TELEMETRY, &json!({"session_id": session, "telemetry": telemetry}))
+            let payload = json!({"session_id": session, "telemetry": telemetry});
+            listening.read(TELEMETRY, &payload, &Secrets::default())
         };
         assert!(read("race").is_some());
         assert!(read("another").is_none());

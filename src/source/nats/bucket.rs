@@ -7,6 +7,7 @@ use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
 use super::book::Book;
 use crate::config::NATS_TIMEOUT;
 use crate::nats::{Connection, NatsError};
+use crate::remote_text::{RemoteText, Secrets};
 
 const KEY: &str = "book";
 
@@ -32,7 +33,8 @@ impl Bucket {
     ) -> Result<Self, NatsError> {
         let name = format!("pitwire-hubs-{durable}");
         let context = connection.context();
-        let opened = connection.wait_for(get_or_create(&context, &name, replicas)).await;
+        let secrets = connection.secrets().clone();
+        let opened = connection.wait_for(get_or_create(&context, &name, replicas, &secrets)).await;
         let store = opened.and_then(|opened| opened).map_err(|error| match error {
             // A refusal of the server ends the connection, and does not say what it was good for.
             NatsError::Auth(text) => NatsError::Auth(no_bucket(&name, text)),
@@ -44,11 +46,14 @@ impl Bucket {
     /// What the book says, and which version of it that is.
     pub(super) async fn read(&self, connection: &mut Connection) -> Result<(Book, u64), NatsError> {
         let read = connection.wait_for(self.store.entry(KEY)).await?;
-        let entry = read.map_err(|error| self.unanswered(&error))?;
+        let entry = read.map_err(|error| no_answer(&self.name, connection.remote_text(error)))?;
         let Some(entry) = entry else { return Ok((Book::default(), 0)) };
         let book = serde_json::from_slice(&entry.value).map_err(|error| {
             let name = &self.name;
-            NatsError::Unfit(format!("the key {KEY:?} of the bucket {name} is no book: {error}"))
+            let text = connection.remote_text(error);
+            NatsError::Unfit(
+                text.within(&format!("the key {KEY:?} of the bucket {name} is not a book: "), ""),
+            )
         })?;
         Ok((book, entry.revision))
     }
@@ -60,28 +65,34 @@ impl Bucket {
         book: &Book,
         version: u64,
     ) -> Result<Written, NatsError> {
-        let text = serde_json::to_vec(book).map_err(|error| NatsError::Unfit(error.to_string()))?;
+        let text = serde_json::to_vec(book)
+            .map_err(|error| NatsError::Unfit(connection.remote_text(error)))?;
         let written = self.store.update(KEY, text.into(), version);
         match connection.wait_for(written).await? {
             Ok(_) => Ok(Written::Yes),
             Err(error) => match error.kind() {
                 UpdateErrorKind::WrongLastRevision => Ok(Written::No),
                 UpdateErrorKind::TimedOut => Err(late()),
-                _ => Err(self.unanswered(&error)),
+                _ => Err(no_answer(&self.name, connection.remote_text(error))),
             },
         }
     }
+}
 
-    fn unanswered(&self, error: &dyn std::error::Error) -> NatsError {
-        NatsError::Lost(format!("the bucket {} does not answer: {error}", self.name))
-    }
+fn no_answer(name: &str, error: RemoteText) -> NatsError {
+    NatsError::Lost(error.within(&format!("the bucket {name} does not answer: "), ""))
 }
 
 fn late() -> NatsError {
     NatsError::Timeout(NATS_TIMEOUT, "it does not keep the hubs' book")
 }
 
-async fn get_or_create(context: &Context, name: &str, replicas: usize) -> Result<Store, NatsError> {
+async fn get_or_create(
+    context: &Context,
+    name: &str,
+    replicas: usize,
+    secrets: &Secrets,
+) -> Result<Store, NatsError> {
     if let Ok(store) = context.get_key_value(name).await {
         return Ok(store);
     }
@@ -103,14 +114,14 @@ async fn get_or_create(context: &Context, name: &str, replicas: usize) -> Result
     context
         .create_stream(config)
         .await
-        .map_err(|error| NatsError::Unfit(no_bucket(name, error)))?;
+        .map_err(|error| NatsError::Unfit(no_bucket(name, RemoteText::new(error, secrets))))?;
     let store = context.get_key_value(name).await;
-    store.map_err(|error| NatsError::Lost(format!("the bucket {name} does not answer: {error}")))
+    store.map_err(|error| no_answer(name, RemoteText::new(error, secrets)))
 }
 
-fn no_bucket(name: &str, error: impl std::fmt::Display) -> String {
-    format!(
-        "there is no bucket {name}, which hubs need, and it cannot be made: {error}; give this hub's \
-         account the right to, or make it: nats kv add {name}"
+fn no_bucket(name: &str, error: RemoteText) -> RemoteText {
+    error.within(
+        &format!("there is no bucket {name}, which hubs need, and it cannot be made: "),
+        &format!("; give this hub's account the right to, or make it: nats kv add {name}"),
     )
 }

@@ -26,13 +26,14 @@ use crate::entry::{Seq, Stream};
 use crate::nats::{SETUP, STREAM_PREFIX};
 use crate::planted::planted;
 use crate::queue::{QueueError, Writer};
+use crate::remote_text::{RemoteText, Secrets};
 
 /// Why a stream is not followed any more.
 #[derive(Debug)]
 pub(super) enum Ended {
     Queue(QueueError),
     /// The server, or the library, says so.
-    Stream(String),
+    Stream(RemoteText),
     /// Another hub is to take it: all that was taken is delivered, and a stint begins.
     GivenUp,
 }
@@ -41,7 +42,7 @@ impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Queue(error) => error.fmt(f),
-            Self::Stream(text) => f.write_str(text),
+            Self::Stream(text) => text.fmt(f),
             Self::GivenUp => f.write_str("given to another hub"),
         }
     }
@@ -50,15 +51,6 @@ impl fmt::Display for Ended {
 impl From<QueueError> for Ended {
     fn from(error: QueueError) -> Self {
         Self::Queue(error)
-    }
-}
-
-impl<Kind> From<async_nats::error::Error<Kind>> for Ended
-where
-    Kind: Clone + fmt::Debug + fmt::Display + PartialEq,
-{
-    fn from(error: async_nats::error::Error<Kind>) -> Self {
-        Self::Stream(error.to_string())
     }
 }
 
@@ -83,6 +75,8 @@ impl Progress {
 
 pub(super) struct Follower {
     pub(super) context: Context,
+    /// What the server may not repeat into our log.
+    pub(super) secrets: Secrets,
     /// Of the stream.
     pub(super) name: String,
     /// Dashboards have everything up to there.
@@ -115,7 +109,8 @@ impl Follower {
     }
 
     async fn follow(&mut self) -> Result<std::convert::Infallible, Ended> {
-        let stream = self.context.get_stream(&self.name).await?;
+        let stream = self.context.get_stream(&self.name).await;
+        let stream = stream.map_err(|error| self.ended(error))?;
         if stream.cached_info().state.last_sequence < self.after {
             tracing::warn!(
                 stream = self.name,
@@ -137,7 +132,8 @@ impl Follower {
                 .max_messages(NATS_FETCH_ENTRIES)
                 .expires(NATS_FETCH_EXPIRES)
                 .messages()
-                .await?;
+                .await
+                .map_err(|error| self.ended(error))?;
             if !self.take_all(batch, &mut place).await? && asked.elapsed() < NATS_BACKOFF.start {
                 sleep(NATS_BACKOFF.start).await;
             }
@@ -154,7 +150,7 @@ impl Follower {
             inactive_threshold: NATS_READER_FORGOTTEN,
             ..Config::default()
         };
-        Ok(stream.create_consumer(config).await?)
+        stream.create_consumer(config).await.map_err(|error| self.ended(error))
     }
 
     /// The stint of the last message that is delivered.
@@ -196,7 +192,7 @@ impl Follower {
         while let Some(chunk) = chunks.next().await {
             has_any = true;
             let chunk: Result<Vec<Message>, _> = chunk.into_iter().collect();
-            let mut chunk = chunk.map_err(|error| Ended::Stream(error.to_string()))?;
+            let mut chunk = chunk.map_err(|error| self.ended(error))?;
             while let Some(begins) = place.next_stint(&chunk) {
                 let next = chunk.split_off(begins);
                 self.take(chunk, place).await?;
@@ -214,7 +210,7 @@ impl Follower {
         let mut last = None;
         let mut runs: Vec<(Stream, Vec<Relayed>)> = Vec::new();
         for message in &messages {
-            let info = message.info().map_err(|error| Ended::Stream(error.to_string()))?;
+            let info = message.info().map_err(|error| self.ended(error))?;
             place.consumed += 1;
             if info.consumer_sequence != place.consumed {
                 return Err(Ended::Stream("a message got lost on its way".into()));
@@ -299,7 +295,12 @@ impl Follower {
             remember(&mut stored, stream, newest);
             Ok::<_, QueueError>(position)
         });
-        Ok(relayed.await.map_err(|error| Ended::Stream(error.to_string()))??)
+        Ok(relayed.await.map_err(|error| self.ended(error))??)
+    }
+
+    /// The server or the library reports an error.
+    fn ended(&self, error: impl fmt::Display) -> Ended {
+        Ended::Stream(RemoteText::new(error, &self.secrets))
     }
 
     fn is_of_this_agent(&self, stream: &Stream) -> bool {

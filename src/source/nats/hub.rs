@@ -21,14 +21,15 @@ use super::{FILE, HubError, NAME, Newest, Stored};
 use crate::backoff::Backoff;
 use crate::clock;
 use crate::config::{
-    HUB_BEAT, HUB_LEASE, HUB_MARGIN, HUB_RETRY, HUB_TRIES, NATS_LOOK_INTERVAL, NATS_TIMEOUT,
-    NatsConfig,
+    AgentName, HUB_BEAT, HUB_LEASE, HUB_MARGIN, HUB_RETRY, HUB_TRIES, NATS_LOOK_INTERVAL,
+    NATS_TIMEOUT, NatsConfig,
 };
 use crate::entry::Stream;
 use crate::metrics;
 use crate::nats::{Connection, Door, NatsError, STREAM_PREFIX};
 use crate::planted::planted;
 use crate::queue::Writer;
+use crate::remote_text::{RemoteText, Secrets};
 
 pub(super) struct Hub {
     me: String,
@@ -156,7 +157,7 @@ impl Hub {
                         sleep_until(next).await;
                     }
                     Err(error) if error.is_cancelled() => {}
-                    Err(error) => return Err(NatsError::Lost(error.to_string()).into()),
+                    Err(error) => return Err(NatsError::Lost(connection.remote_text(error)).into()),
                 },
                 () = sleep_until(next) => {}
             }
@@ -221,10 +222,13 @@ impl Hub {
         self.count = Some(written);
         // Whether it goes on shows after its next beat.
         sleep(2 * HUB_BEAT).await;
-        Err(NatsError::Unfit(format!(
-            "another hub is called {} too, as its queue's folder is a copy; stop one and delete the \
-             file {FILE:?} in its folder",
-            self.me
+        let me = RemoteText::new(&self.me, &Secrets::default());
+        Err(NatsError::Unfit(me.within(
+            "another hub is called ",
+            &format!(
+                " too, as its queue's folder is a copy; stop one and delete the file {FILE:?} in its \
+                 folder"
+            ),
         )))
     }
 
@@ -258,6 +262,7 @@ impl Hub {
             let progress = Arc::new(Progress::new(share.after, &self.writer));
             let follower = Follower {
                 context: connection.context(),
+                secrets: connection.secrets().clone(),
                 name: name.clone(),
                 after: share.after,
                 intake: Arc::clone(&self.intake),
@@ -376,13 +381,17 @@ impl Hub {
     async fn streams(&self, connection: &mut Connection) -> Result<Vec<String>, NatsError> {
         let names = connection.context().stream_names();
         let is_meant = |name: &String| {
+            // A name that no agent can have was not made by one, and may hold anything.
             let agent = name.strip_prefix(STREAM_PREFIX);
+            let agent = agent.filter(|agent| agent.parse::<AgentName>().is_ok());
             agent.is_some_and(|agent| self.config.agents.has(agent))
         };
         let all = timeout(NATS_TIMEOUT, names.try_collect::<Vec<String>>());
         match connection.wait_for(all).await? {
             Ok(Ok(names)) => Ok(names.into_iter().filter(is_meant).collect()),
-            Ok(Err(error)) => Err(NatsError::Unfit(format!("it shows no streams: {error}"))),
+            Ok(Err(error)) => Err(NatsError::Unfit(
+                connection.remote_text(error).within("it shows no streams: ", ""),
+            )),
             Err(_) => Err(NatsError::Timeout(NATS_TIMEOUT, "it shows no streams")),
         }
     }
@@ -399,5 +408,15 @@ async fn replicas(connection: &mut Connection, streams: &[String]) -> Result<usi
 fn door(config: &NatsConfig) -> Door {
     let NatsConfig { url, token, token_file, credentials_file, ca_file, .. } = config.clone();
     let (open_timeout, request_timeout) = (NATS_TIMEOUT, NATS_TIMEOUT);
-    Door { url, token, token_file, credentials_file, ca_file, open_timeout, request_timeout }
+    let secrets = Secrets::new(token.reveal().map(str::to_owned));
+    Door {
+        url,
+        token,
+        token_file,
+        credentials_file,
+        ca_file,
+        open_timeout,
+        request_timeout,
+        secrets,
+    }
 }

@@ -62,7 +62,7 @@ async fn try_out(
     let receipt = timeout(limit, published).await.ok().and_then(Result::ok);
     let echoes = receipt.as_ref().is_some_and(|receipt| receipt.missing.is_empty());
     let objection = receipt.as_ref().and_then(|receipt| match &receipt.ack {
-        Ack::Error(text) => Some(text.clone()),
+        Ack::Error(text) => Some(text.to_string()),
         Ack::UnknownSession => Some("it does not know the session that it assigned".into()),
         Ack::None | Ack::Plain => None,
     });

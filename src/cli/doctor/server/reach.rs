@@ -19,6 +19,7 @@ use crate::config::{
     DOCTOR_CLOCK_OFFSET, DOCTOR_NETWORK_TIMEOUT, MAX_DOCTOR_ADDRESSES, MAX_DOCTOR_ANSWER_BYTES,
     ServerUrl,
 };
+use crate::remote_text::{RemoteText, Secrets};
 use crate::request::{Bytes, Full, Request, StatusCode, ask, header};
 use crate::sink::socketio::trusting;
 
@@ -141,7 +142,7 @@ impl Place {
                 report.ok(format!("its certificate is good for {name}"));
                 return Some(stream);
             }
-            Ok(Err(error)) => error.to_string(),
+            Ok(Err(error)) => RemoteText::new(error, &Secrets::default()).to_string(),
             Err(_) => format!("no answer in {DOCTOR_NETWORK_TIMEOUT:?}"),
         };
         let (what, advice) = match why.to_lowercase().contains("certificate") {
