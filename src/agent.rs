@@ -204,7 +204,7 @@ async fn take_over(publisher: &DashboardPublisher, reload: Option<&Reload>) -> A
         reload.taken(&config);
         Ok(changes)
     };
-    let answer = taken.await;
+    let answer: Answer = taken.await;
     match &answer {
         Ok(changes) if changes.is_empty() => tracing::info!("the configuration is as it was"),
         Ok(changes) => changes.iter().for_each(|change| tracing::info!("{change}")),

@@ -11,6 +11,7 @@
 mod access;
 mod bounds;
 mod checks;
+mod credential_file;
 mod destination;
 mod file;
 mod given;
@@ -29,6 +30,7 @@ use std::time::Duration;
 
 pub use access::{Auth, Headers, Secret};
 pub use bounds::*;
+pub use credential_file::CredentialFile;
 pub(crate) use keys::secrets;
 pub use keys::{reference, to_toml, values, with_keys_of};
 pub use lmu::*;
@@ -80,12 +82,12 @@ pub struct ServerConfig {
     pub url: ServerUrl,
     pub session_id: SessionChoice,
     pub token: Secret,
-    pub token_file: Option<PathBuf>,
+    pub token_file: Option<CredentialFile>,
     pub headers: Headers,
     pub auth: Auth,
     pub ca_file: Option<PathBuf>,
     /// On NATS: a `.creds` file.
-    pub credentials_file: Option<PathBuf>,
+    pub credentials_file: Option<CredentialFile>,
     /// On NATS: servers that keep a copy of the stream, 1 to 5.
     pub stream_replicas: u64,
     /// On NATS: how long the stream keeps an entry, 1 hour to 365 days.
@@ -233,8 +235,8 @@ pub struct NatsConfig {
     pub enabled: bool,
     pub url: ServerUrl,
     pub token: Secret,
-    pub token_file: Option<PathBuf>,
-    pub credentials_file: Option<PathBuf>,
+    pub token_file: Option<CredentialFile>,
+    pub credentials_file: Option<CredentialFile>,
     pub ca_file: Option<PathBuf>,
     /// Empty is all of them.
     pub agents: AgentNames,

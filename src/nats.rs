@@ -10,7 +10,7 @@
 use std::error::Error as _;
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use tokio::runtime::Builder;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
-use crate::config::{NATS_PING_INTERVAL, Secret, ServerUrl};
+use crate::config::{CredentialFile, NATS_PING_INTERVAL, Secret, ServerUrl};
 use crate::remote_text::{RemoteText, Secrets};
 
 /// What each entry has besides its JSON and its subject, which names agent, stint and kind: with
@@ -46,9 +46,9 @@ pub(crate) struct Door {
     /// `nats://` or `tls://`, a host, perhaps a port; several where there is a cluster.
     pub(crate) url: ServerUrl,
     pub(crate) token: Secret,
-    pub(crate) token_file: Option<PathBuf>,
+    pub(crate) token_file: Option<CredentialFile>,
     /// A `.creds` file.
-    pub(crate) credentials_file: Option<PathBuf>,
+    pub(crate) credentials_file: Option<CredentialFile>,
     /// A certificate authority to trust in the place of the system's, PEM.
     pub(crate) ca_file: Option<PathBuf>,
     pub(crate) open_timeout: Duration,
@@ -70,10 +70,10 @@ struct Login {
 impl Door {
     /// Reads the files.
     fn login(&self) -> Result<Login, NatsError> {
-        let file = self.token_file.as_deref().map(read).transpose()?;
+        let file = self.token_file.as_ref().map(read).transpose()?;
         let file = file.map(|text| Secret::from(text.as_str()));
         let token = file.as_ref().unwrap_or(&self.token).reveal().map(str::to_owned);
-        let credentials = self.credentials_file.as_deref().map(read).transpose()?;
+        let credentials = self.credentials_file.as_ref().map(read).transpose()?;
         // The JWT and the seed have a line each, between lines of dashes.
         let lines = credentials.iter().flat_map(|text| text.lines());
         let keys = lines.map(str::trim).filter(|line| !line.starts_with("---"));
@@ -82,9 +82,9 @@ impl Door {
     }
 }
 
-fn read(path: &Path) -> Result<String, NatsError> {
-    std::fs::read_to_string(path).map_err(|error| {
-        let text = format_args!("{}: {error}", path.display());
+fn read(file: &CredentialFile) -> Result<String, NatsError> {
+    file.read().map_err(|error| {
+        let text = format_args!("{file}: {error}");
         NatsError::Auth(RemoteText::new(text, &Secrets::default()))
     })
 }

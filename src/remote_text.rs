@@ -14,14 +14,13 @@
 use std::borrow::Cow;
 use std::fmt::{self, Write as _};
 use std::ops::Deref;
-use std::path::Path;
 use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use serde_json::Value;
 
-use crate::config::{self, Config, MAX_CONFIG_BYTES, Secret};
+use crate::config::{self, Config, CredentialFile, Secret};
 
 /// Characters of a remote text that are shown: one log line.
 const MAX_CHARS: usize = 200;
@@ -213,8 +212,8 @@ impl Secrets {
     pub(crate) fn with_files_of(config: &Config) -> Self {
         let servers = [&config.server].into_iter().chain(config.destinations.values());
         let files = servers
-            .map(|server| server.token_file.as_deref())
-            .chain([config.source.nats.token_file.as_deref()])
+            .map(|server| server.token_file.as_ref())
+            .chain([config.source.nats.token_file.as_ref()])
             .flatten();
         Self::of(config).and(files.filter_map(token_in))
     }
@@ -374,13 +373,11 @@ pub(crate) fn in_json(value: &Value) -> Vec<String> {
     secrets
 }
 
-fn token_in(path: &Path) -> Option<String> {
+fn token_in(file: &CredentialFile) -> Option<String> {
     // Opening a pipe would wait until another program writes to it.
-    let about = std::fs::metadata(path).ok()?;
-    let fits = about.is_file() && about.len() <= MAX_CONFIG_BYTES;
-    let bytes = fits.then(|| std::fs::read(path).ok())??;
-    let token = Secret::from(String::from_utf8_lossy(&bytes).as_ref());
-    token.reveal().map(str::to_owned)
+    let is_file = std::fs::metadata(file.path().ok()?).ok()?.is_file();
+    let text = is_file.then(|| file.read().ok())??;
+    Secret::from(text.as_str()).reveal().map(str::to_owned)
 }
 
 #[cfg(test)]

@@ -38,6 +38,8 @@ install_system_packages() {
     has openssl || missing+=(openssl)
     has node || missing+=(nodejs)
     has npm || missing+=(npm)
+    # It checks the units in deploy/.
+    has systemd-analyze || missing+=(systemd)
     # The pages are looked at in a real browser.
     has chromium || missing+=(chromium)
     if ((${#missing[@]})); then

@@ -371,7 +371,7 @@ impl Textual for Option<PathBuf> {
     }
 }
 
-fn path(text: &str) -> Result<PathBuf, Wrong> {
+pub(super) fn path(text: &str) -> Result<PathBuf, Wrong> {
     if text.is_empty() {
         return Err(Wrong("is empty"));
     }

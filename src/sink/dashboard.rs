@@ -6,7 +6,8 @@
 
 mod echoes;
 
-use std::path::Path;
+use std::fmt;
+use std::io;
 use std::pin::Pin;
 use std::task::{Context, Waker};
 use std::time::Duration;
@@ -52,15 +53,13 @@ impl Dashboard {
     /// What to connect with. The files are read anew each time, so that a token can be changed
     /// while the agent runs.
     pub(crate) fn address(&self) -> Result<Address, SinkError> {
-        let read = |path: &Path| {
-            let shown = path.display();
-            std::fs::read(path).map_err(|error| {
-                SinkError::Auth(RemoteText::new(format_args!("{shown}: {error}"), &self.secrets))
-            })
+        let unreadable = |path: &dyn fmt::Display, error: io::Error| {
+            SinkError::Auth(RemoteText::new(format_args!("{path}: {error}"), &self.secrets))
         };
         let ServerConfig { token, token_file, headers, auth, ca_file, .. } = &self.access;
-        let file = token_file.as_deref().map(read).transpose()?;
-        let file = file.map(|bytes| Secret::from(String::from_utf8_lossy(&bytes).as_ref()));
+        let file =
+            token_file.as_ref().map(|file| file.read().map_err(|error| unreadable(file, error)));
+        let file = file.transpose()?.map(|text| Secret::from(text.as_str()));
         let token = file.as_ref().unwrap_or(token).reveal();
         let mut headers: Vec<_> =
             headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
@@ -73,12 +72,15 @@ impl Dashboard {
             headers.push(("Authorization".into(), format!("Bearer {token}")));
         }
         let auth = auth.reveal().cloned();
+        let ca = ca_file
+            .as_ref()
+            .map(|path| std::fs::read(path).map_err(|error| unreadable(&path.display(), error)));
         Ok(Address {
             url: format!("{}/socket.io/", self.url),
             open_timeout: self.open_timeout,
             headers,
             auth: auth.or_else(|| token.map(|token| serde_json::json!({"token": token}))),
-            ca: ca_file.as_deref().map(read).transpose()?,
+            ca: ca.transpose()?,
             secrets: self.secrets.and(token.map(str::to_owned)),
         })
     }

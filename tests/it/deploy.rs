@@ -11,6 +11,8 @@ use pitwire::config::{Config, Overrides, load, to_toml};
 use pitwire::metrics::{Row, TABLE, Type};
 use serde_json::{Value, json};
 
+#[cfg(target_os = "linux")]
+use crate::agent::{Agent, eventually};
 use crate::{peers, readme};
 
 const EXAMPLE_HEAD: &str = "\
@@ -155,6 +157,75 @@ fn the_panels_ask_for_metrics_that_there_are_in_words_that_prometheus_knows() {
     let file = folder.path().join("queries.yml");
     fs::write(&file, json!({"groups": [{"name": "queries", "rules": rules}]}).to_string()).unwrap();
     promtool(&["check", "rules", "--lint=none", file.to_str().unwrap()]);
+}
+
+#[test]
+fn the_units_bound_memory_and_open_files() {
+    for unit in ["pitwire.service", "system/pitwire.service"] {
+        let text = text(unit);
+        for key in ["MemoryMax=", "LimitNOFILE="] {
+            assert!(text.lines().any(|line| line.starts_with(key)), "{unit}: {key}");
+        }
+    }
+}
+
+/// Systemd takes them from files that only root can read, and starts the unit without them too.
+#[test]
+fn the_system_unit_takes_each_token_as_a_credential_that_the_configuration_can_name() {
+    let unit = text("system/pitwire.service");
+    let (mut overrides, mut tokens) = (Overrides::default(), 0);
+    for line in unit.lines().filter_map(|line| line.strip_prefix("LoadCredential=")) {
+        let (name, path) = line.split_once(':').unwrap();
+        assert_eq!(path, format!("/etc/pitwire/{name}"));
+        assert!(unit.contains(&format!("\nSetCredential={name}:\\n\n")), "{name} has no default");
+        let file = format!("$CREDENTIALS_DIRECTORY/{name}");
+        let key = unit.lines().find_map(|line| {
+            let (before, _) = line.split_once(&format!("token_file = \"{file}\""))?;
+            before.split(['[', ']']).rev().nth(1).map(|table| format!("{table}.token_file"))
+        });
+        let key = key.unwrap_or_else(|| panic!("the unit does not say how to use {name}"));
+        overrides.set(&key, &file, "--set");
+        tokens += 1;
+    }
+    assert_eq!(tokens, 2);
+    load(None, std::iter::empty(), &overrides).unwrap_or_else(|problems| panic!("{problems}"));
+}
+
+#[test]
+fn the_container_s_base_image_is_pinned_by_digest() {
+    let text = text("Containerfile");
+    let bases: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("FROM ")).collect();
+    let [base] = &bases[..] else { panic!("{bases:?}") };
+    let (tag, digest) = base.split_once("@sha256:").unwrap();
+    assert!(tag.contains(":12.") && digest.len() == 64, "{base}");
+    assert!(digest.bytes().all(|byte| byte.is_ascii_hexdigit()), "{base}");
+}
+
+/// The command of `HEALTHCHECK`, asking at another port.
+#[cfg(target_os = "linux")]
+fn healthcheck(port: u16) -> Command {
+    let text = text("Containerfile");
+    let line = text.lines().find(|line| line.starts_with("HEALTHCHECK ")).unwrap();
+    let (_, command) = line.split_once(" CMD ").unwrap();
+    assert_eq!(command.matches("9184").count(), 2);
+    let command = command.replace("9184", &port.to_string());
+    let words: Vec<String> = serde_json::from_str(&command).unwrap();
+    let mut check = Command::new(&words[0]);
+    check.args(&words[1..]);
+    check
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn the_container_s_health_check_tells_a_healthy_agent_from_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut agent = Agent::start(&folder.path().join("queue"), "http://127.0.0.1:9", &[]);
+    let port = agent.admin().await.rsplit_once(':').unwrap().1.parse().unwrap();
+    // The queue may still be opening.
+    let is_healthy = async || healthcheck(port).output().unwrap().status.success().then_some(());
+    eventually("the agent is healthy", is_healthy).await;
+    agent.process.kill();
+    assert!(!healthcheck(port).output().unwrap().status.success());
 }
 
 #[test]

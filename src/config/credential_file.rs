@@ -1,0 +1,119 @@
+//! A file with a secret: a path, or a credential that systemd hands to the service.
+
+use std::env;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::PathBuf;
+
+use super::Wrong;
+use super::values::{Textual, path};
+
+/// Names the directory in which systemd puts what a unit has in `LoadCredential=`.
+const VARIABLE: &str = "CREDENTIALS_DIRECTORY";
+/// How a path begins that is below that directory.
+const PREFIX: &str = "$CREDENTIALS_DIRECTORY/";
+/// More than a token, a JWT or a seed takes; what is larger is another file.
+const MAX_CREDENTIAL_BYTES: u64 = 64 << 10;
+
+/// The path of a file with a secret. The variable in it is replaced when the file is read, because
+/// only the service has it, and the other commands read the same configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CredentialFile(String);
+
+impl CredentialFile {
+    /// Reads the whole file. May block.
+    ///
+    /// # Errors
+    /// If it cannot be read, is too large or not text, or if the variable is not set.
+    pub fn read(&self) -> io::Result<String> {
+        let mut text = String::new();
+        let file = File::open(self.path()?)?;
+        let read = file.take(MAX_CREDENTIAL_BYTES + 1).read_to_string(&mut text)?;
+        if read as u64 > MAX_CREDENTIAL_BYTES {
+            let text = format!("has more than {MAX_CREDENTIAL_BYTES} bytes, so it is not a secret");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+        }
+        Ok(text)
+    }
+
+    /// Where the file is.
+    ///
+    /// # Errors
+    /// If it is below a variable that is not set.
+    pub fn path(&self) -> io::Result<PathBuf> {
+        self.path_among(env::var_os(VARIABLE).map(PathBuf::from))
+    }
+
+    fn path_among(&self, credentials: Option<PathBuf>) -> io::Result<PathBuf> {
+        let Some(name) = self.0.strip_prefix(PREFIX) else { return Ok(PathBuf::from(&self.0)) };
+        let directory = credentials.ok_or_else(|| {
+            let text =
+                format!("{VARIABLE} is not set; only a systemd unit with LoadCredential= has it");
+            io::Error::new(io::ErrorKind::NotFound, text)
+        })?;
+        Ok(directory.join(name))
+    }
+}
+
+impl fmt::Display for CredentialFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Textual for Option<CredentialFile> {
+    fn read(&mut self, text: &str) -> Result<(), Wrong> {
+        *self = match text {
+            "" => None,
+            text => {
+                path(text)?;
+                Some(CredentialFile(text.into()))
+            }
+        };
+        Ok(())
+    }
+
+    fn show(&self) -> String {
+        self.as_ref().map(CredentialFile::to_string).unwrap_or_default()
+    }
+
+    fn allowed(&self) -> String {
+        r#"the whole path of a file, "$CREDENTIALS_DIRECTORY/NAME" for a credential of the systemd unit, or "" for none"#
+            .into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> CredentialFile {
+        let mut file = None;
+        Textual::read(&mut file, text).unwrap();
+        file.unwrap()
+    }
+
+    #[test]
+    fn a_credential_of_systemd_is_read_from_its_directory() {
+        let folder = tempfile::tempdir().unwrap();
+        let credential = file("$CREDENTIALS_DIRECTORY/server-token");
+        let found = credential.path_among(Some(folder.path().into())).unwrap();
+        assert_eq!(found, folder.path().join("server-token"));
+        let error = credential.path_among(None).unwrap_err();
+        assert!(error.to_string().starts_with("CREDENTIALS_DIRECTORY is not set"), "{error}");
+        assert_eq!(credential.to_string(), "$CREDENTIALS_DIRECTORY/server-token");
+    }
+
+    #[test]
+    fn a_file_that_is_too_large_for_a_secret_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("token");
+        std::fs::write(&path, "hunter2\n").unwrap();
+        let credential = file(path.to_str().unwrap());
+        assert_eq!(credential.read().unwrap(), "hunter2\n");
+        std::fs::write(&path, "x".repeat(MAX_CREDENTIAL_BYTES as usize + 1)).unwrap();
+        let error = credential.read().unwrap_err();
+        assert!(error.to_string().contains("65536 bytes"), "{error}");
+    }
+}
