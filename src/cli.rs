@@ -13,6 +13,7 @@ pub mod doctor;
 mod log;
 pub mod man;
 mod priority;
+mod private_file;
 pub mod queue;
 pub mod reload;
 pub mod replay;

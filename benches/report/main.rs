@@ -19,6 +19,9 @@ mod agent;
 #[allow(dead_code, unused_imports, unreachable_pub, reason = "shared")]
 #[path = "../../tests/it/contract.rs"]
 mod contract;
+#[cfg(target_os = "linux")]
+#[path = "../../tests/it/default_ports.rs"]
+mod default_ports;
 #[allow(dead_code, unused_imports, unreachable_pub, reason = "shared")]
 #[path = "../../tests/it/peers.rs"]
 mod peers;

@@ -9,7 +9,7 @@ use std::sync::{Mutex, OnceLock};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
-use crate::cli::{complain, terminal};
+use crate::cli::{complain, private_file, terminal};
 use crate::config::{LOG_FILE_BYTES, LogConfig, LogFormat, LogLevel};
 use crate::remote_text::escape;
 
@@ -133,9 +133,9 @@ struct LogFile {
 impl LogFile {
     fn open(path: &Path) -> io::Result<Self> {
         if let Some(folder) = path.parent() {
-            fs::create_dir_all(folder)?;
+            private_file::create_folder(folder)?;
         }
-        let file = File::options().create(true).append(true).open(path)?;
+        let file = private_file::options().create(true).append(true).open(path)?;
         let len = file.metadata()?.len();
         Ok(Self { path: path.into(), file, len, most: LOG_FILE_BYTES })
     }
@@ -184,6 +184,18 @@ mod tests {
         ] {
             assert_eq!(one_line(line), shown.unwrap_or(line));
         }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn only_its_owner_may_read_a_new_log() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("new folder").join("pitwire.log");
+        LogFile::open(&path).unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
     }
 
     #[test]

@@ -46,7 +46,7 @@ const WINDOWS_BINARY: &str = "PITWIRE_WINDOWS_BINARY";
 /// Names another build of this system's, for `tests/budget.sh`.
 const BINARY: &str = "PITWIRE_BINARY";
 
-/// The binary with these arguments.
+/// The binary with these arguments; it may not use a default port.
 pub fn pitwire(args: &[&str]) -> Command {
     let mut command = match std::env::var_os(WINDOWS_BINARY) {
         Some(binary) => {
@@ -56,7 +56,10 @@ pub fn pitwire(args: &[&str]) -> Command {
         }
         None => {
             let built = || env!("CARGO_BIN_EXE_pitwire").into();
-            Command::new(std::env::var_os(BINARY).unwrap_or_else(built))
+            let mut command = Command::new(std::env::var_os(BINARY).unwrap_or_else(built));
+            #[cfg(target_os = "linux")]
+            crate::default_ports::guard(&mut command);
+            command
         }
     };
     command.args(args);

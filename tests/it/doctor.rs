@@ -48,6 +48,8 @@ impl Pc {
             "source.lmu.rest=".into(),
             "source.http.listen=127.0.0.1:0".into(),
             "metrics.listen=127.0.0.1:0".into(),
+            // Nothing listens there.
+            "server.url=http://127.0.0.1:9".into(),
             "delivery.open_timeout=5s".into(),
             "delivery.proof_timeout=2s".into(),
         ];

@@ -20,6 +20,8 @@ mod chaos;
 mod config;
 mod contract;
 mod damage;
+#[cfg(target_os = "linux")]
+mod default_ports;
 mod deploy;
 mod destinations;
 mod disk;
@@ -29,6 +31,8 @@ mod dropping;
 mod full_disk;
 mod fuzz;
 mod help;
+#[cfg(target_os = "linux")]
+mod hermetic;
 #[cfg(unix)]
 mod hostile;
 mod http;

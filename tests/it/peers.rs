@@ -255,6 +255,8 @@ fn command(kind: Kind, port: u16) -> Command {
         Kind::Embedded => {
             let mut command = Command::new(env!("CARGO_BIN_EXE_pitwire"));
             command.args(["serve", "--listen", &format!("127.0.0.1:{port}")]);
+            #[cfg(target_os = "linux")]
+            crate::default_ports::guard(&mut command);
             return command;
         }
     };

@@ -11,6 +11,7 @@ use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
 use super::{Finding, Severity, disk, queue, to_json, to_text};
+use crate::cli::private_file;
 use crate::cli::queue::access::{Cannot, on_this_pc};
 use crate::cli::queue::{Which, status};
 use crate::cli::settings::Settings;
@@ -61,7 +62,8 @@ impl Bundle {
             files.into_iter().map(|(name, text)| (name, secrets.redact(&text))).collect();
         let shown = self.path.display();
         let zip = zipped(&files).map_err(|error| format!("--bundle {shown}: {error}"))?;
-        let stored = File::create_new(&self.path).and_then(|mut file| {
+        let created = private_file::options().write(true).create_new(true).open(&self.path);
+        let stored = created.and_then(|mut file| {
             file.write_all(&zip)?;
             file.sync_all()
         });

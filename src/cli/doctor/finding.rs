@@ -131,13 +131,13 @@ mod tests {
         report.fault("it says \"go\naway\"", "go");
         assert_eq!(
             to_text(&report.findings),
-            "ok       server: it is there\nfault    server: it says \"go away\"\n         -> go\n\
+            "ok       server: it is there\nfault    server: it says \"go\\naway\"\n         -> go\n\
              1 fault, 0 warnings"
         );
         assert!(to_text(&report.findings[..1]).ends_with("\nall is well"));
         assert_eq!(
             to_json(&report.findings[1..]),
-            r#"{"findings":[{"severity":"fault","subject":"server","what":"it says \"go away\"","advice":"go"}]}"#
+            r#"{"findings":[{"severity":"fault","subject":"server","what":"it says \"go\\naway\"","advice":"go"}]}"#
         );
     }
 }

@@ -228,6 +228,35 @@ async fn no_text_of_a_server_carries_a_secret_or_an_escape_into_an_error() {
     join_all(places).await;
 }
 
+/// A NATS server answers every login with this error.
+async fn refuse_on_nats(mut client: TcpStream, error: &str) {
+    let info = json!({"server_id": "a", "version": "2.10.0", "proto": 1, "max_payload": 1_048_576,
+                      "headers": true});
+    let _ = client.write_all(format!("INFO {info}\r\n").as_bytes()).await;
+    let _ = client.read(&mut [0; 4096]).await;
+    let _ = client.write_all(format!("-ERR '{error}'\r\n").as_bytes()).await;
+    sleep(Duration::from_millis(200)).await;
+}
+
+#[tokio::test]
+async fn no_text_of_a_nats_server_carries_a_secret_or_an_escape_into_an_error() {
+    for kind in ["Authorization Violation", "Whatever"] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("nats://{}", listener.local_addr().unwrap());
+        let mut server = JoinSet::new();
+        let error = format!("{kind} \u{1b}[2J {TOKEN} {SESSION} \u{202e}x");
+        server.spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                refuse_on_nats(client, &error).await;
+            }
+        });
+        let pit = Pit::new(&url, &settings());
+        let error = pit.complaint().await;
+        is_harmless(Place::ConnectError, "last_error", &error);
+        assert!(error.contains("[secret]"), "{error}");
+    }
+}
+
 async fn agent_beside(place: Place, queue: &Path) {
     let server = Server::start(place).await;
     let token = format!("server.token={TOKEN}");

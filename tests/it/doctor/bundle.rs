@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Read;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use super::Pc;
@@ -60,6 +61,8 @@ async fn it_has_what_helps_and_no_secret() {
     let output = pc.command(&["--bundle", zip.to_str().unwrap()]).output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{said}");
+    let rights = fs::metadata(&zip).unwrap().permissions();
+    assert_eq!(rights.mode() & 0o777, 0o600, "only its owner may read it");
     let files = files(&zip);
     for (name, text) in &files {
         for secret in ["hunter2", "swordfish", "sesame-open", &session] {
