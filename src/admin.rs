@@ -154,6 +154,9 @@ async fn healthz(State(view): State<Arc<View>>) -> impl IntoResponse {
     if view.queue.is_closed() {
         faults.push("the queue is closed".to_owned());
     }
+    if let Some(stuck) = queue.stuck {
+        faults.push(stuck.to_string());
+    }
     if let Some(error) = queue.storage_error {
         faults.push(format!("the queue's disk fails: {error}"));
     }

@@ -480,6 +480,7 @@ async fn watch_drain(queue: Writer, session: Watched, board: Board) {
 /// Tells the board what goes wrong, as it does.
 async fn note_troubles(queue: Writer, mut session: Watched, board: Board) {
     let (mut failures, mut forgotten_at, mut storage_error) = (0, None, None);
+    let mut stuck_since = None;
     loop {
         let now = session.borrow_and_update().clone();
         if now.failures > failures {
@@ -497,6 +498,13 @@ async fn note_troubles(queue: Writer, mut session: Watched, board: Board) {
             board.trouble(clock::now(), status::disk_plainly(disk.disk_is_full), error.clone());
         }
         storage_error = disk.storage_error;
+        if let Some(stuck) = disk.stuck
+            && stuck_since != Some(stuck.since)
+        {
+            tracing::error!("{stuck}; what comes waits in memory");
+            board.trouble(clock::now(), status::disk_plainly(false), stuck.to_string());
+            stuck_since = Some(stuck.since);
+        }
         tokio::select! {
             biased;
             changed = session.changed() => if changed.is_err() { return },

@@ -127,6 +127,7 @@ mod tests {
             undurable_since: None,
             storage_error: None,
             disk_is_full: false,
+            stuck: None,
         }
     }
 

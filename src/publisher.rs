@@ -218,13 +218,20 @@ impl DashboardPublisher {
     /// Disconnects, flushes and closes the queue, within 5 s. Other ways into the queue, such as
     /// an [`Intake`], find it closed.
     pub async fn close(self) {
+        let writer = self.writer();
         let closing = async {
             self.disconnect().await;
             self.writer.close().await;
             self.closed.wait().await;
         };
         if timeout(SHUTDOWN_TIMEOUT, closing).await.is_err() {
-            tracing::error!("the queue's disk does not answer, leaving without its last flush");
+            let QueueStatus { buffered, .. } = writer.status();
+            tracing::error!(
+                entries = buffered,
+                "the queue worker did not end within {} s: ending without its last flush; entries \
+                 that are only in memory are lost",
+                SHUTDOWN_TIMEOUT.as_secs(),
+            );
         }
     }
 

@@ -16,6 +16,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::ledger::DropReason;
 use super::record::Marks;
+use super::watchdog::Heartbeat;
 use super::{Appended, Content, NewEntry, QueueError, Stamps};
 use crate::config::{APPEND_TIMEOUT, BUFFER_BYTES, BUFFER_ENTRIES, MAX_STREAMS};
 use crate::entry::{CapturedAt, Situation, Stream};
@@ -74,6 +75,8 @@ pub(super) struct Buffer {
     handed_in: Notify,
     /// For the sources: there is room again.
     freed: Notify,
+    /// What the worker does now.
+    pub(super) heartbeat: Heartbeat,
 }
 
 #[derive(Debug)]
@@ -106,7 +109,12 @@ impl Buffer {
             stalled: None,
             is_closed: false,
         };
-        Self { inner: Mutex::new(inner), handed_in: Notify::new(), freed: Notify::new() }
+        Self {
+            inner: Mutex::new(inner),
+            handed_in: Notify::new(),
+            freed: Notify::new(),
+            heartbeat: Heartbeat::default(),
+        }
     }
 
     /// Hands in the entries of a stream that `make` gives and says what became of each. A `patient`

@@ -13,6 +13,7 @@ use super::buffer::{Buffer, Group, Shed};
 use super::disk::is_full;
 use super::examine::Examination;
 use super::fates::Fate;
+use super::ledger::DropReason;
 use super::log::{DropStep, Index, Log, Mended, Peeked, StintSession};
 use super::store::Store;
 use super::{Appended, Batch, Limit, Limits, QueueError, QueueStatus};
@@ -84,6 +85,7 @@ pub(super) async fn run<S: Store>(
     };
     let mut commands = Vec::new();
     loop {
+        buffer.heartbeat.idle();
         tokio::select! {
             biased;
             () = until(keeper.flush_at) => keeper.flush(),
@@ -105,13 +107,17 @@ pub(super) async fn run<S: Store>(
         }
     }
     buffer.close();
+    // There is no later attempt.
+    keeper.retry_at = None;
     keeper.step(&status);
     if !planted("no_flush_at_the_end") {
         keeper.flush();
     }
     keeper.maintain(&status);
+    keeper.write_off();
     keeper.report(&status);
-    keeper.part();
+    keeper.log_lost();
+    buffer.heartbeat.idle();
 }
 
 async fn until(deadline: Option<Instant>) {
@@ -148,6 +154,7 @@ struct Keeper<S> {
 
 impl<S: Store> Keeper<S> {
     fn handle(&mut self, command: Command) {
+        self.buffer.heartbeat.begin("answering a command");
         match command {
             Command::Read { of, from, limit, reply } => {
                 self.parked.retain(|parked| parked.of != of);
@@ -243,6 +250,7 @@ impl<S: Store> Keeper<S> {
         if self.retry_at.is_some() {
             return;
         }
+        self.buffer.heartbeat.begin("sealing or removing a segment");
         let had_unflushed_entries = self.log.has_unflushed_entries();
         let maintained = self.log.maintain();
         self.note_failure("maintain", &maintained);
@@ -253,6 +261,7 @@ impl<S: Store> Keeper<S> {
 
     /// Stores what was handed in.
     fn take_in(&mut self) {
+        self.buffer.heartbeat.begin("storing entries");
         let (mut groups, shed) = self.buffer.take();
         if let Err(error) = self.log.book(shed) {
             self.failed("append", &error);
@@ -260,6 +269,7 @@ impl<S: Store> Keeper<S> {
             return;
         }
         while let Some(mut group) = groups.pop_front() {
+            self.buffer.heartbeat.begin("storing entries");
             match self.store(&mut group) {
                 Ok(()) => match self.durability {
                     Durability::Entry if planted("reported_before_its_flush") => {
@@ -307,6 +317,7 @@ impl<S: Store> Keeper<S> {
     }
 
     fn flush(&mut self) {
+        self.buffer.heartbeat.begin("flushing to the disk");
         self.flush_at = None;
         let started = Instant::now();
         match self.log.flush() {
@@ -365,13 +376,62 @@ impl<S: Store> Keeper<S> {
         }
     }
 
-    /// Says at the end what only memory had.
-    fn part(&self) {
+    /// Counts what the disk has not taken by the end as dropped. A full disk rarely prevents that:
+    /// the ledger has room in the ballast.
+    fn write_off(&mut self) {
+        self.buffer.heartbeat.begin("counting what could not be stored");
+        let (mut groups, shed) = self.buffer.take();
+        if groups.is_empty() && shed == Shed::default() {
+            return;
+        }
+        let mut lost = 0;
+        let booked = groups
+            .iter_mut()
+            .flat_map(|group| &mut group.entries)
+            .try_for_each(|entry| {
+                // It may have got there before the disk failed.
+                match (entry.outcome, self.log.has(entry)?) {
+                    (None, Some(newest)) => entry.outcome = Some(Appended::Stored(newest)),
+                    (None | Some(Appended::Stored(_)), None) => {
+                        entry.outcome = Some(Appended::Dropped(DropReason::Storage));
+                        lost += 1;
+                    }
+                    _ => {}
+                }
+                Ok(())
+            })
+            .and_then(|()| self.log.book(Shed { dropped: shed.dropped + lost, ..shed }))
+            .and_then(|()| self.log.flush());
+        match booked {
+            Ok(()) => {
+                let error = self.storage_error.as_deref().unwrap_or_default();
+                if lost > 0 {
+                    tracing::error!(
+                        entries = lost, error,
+                        "the queue's disk did not take these entries before the end: they are lost \
+                         and counted as dropped (storage)",
+                    );
+                }
+                self.settled.extend(groups);
+            }
+            Err(error) => {
+                self.failed("append", &error);
+                self.buffer.put_back(groups, shed);
+            }
+        }
+    }
+
+    /// Logs the entries that are neither on the disk nor in the ledger at the end.
+    fn log_lost(&self) {
         let (entries, _, shed) = self.buffer.status();
         let lost = entries + shed.dropped + shed.thinned;
         if lost > 0 {
-            let error = self.storage_error.as_deref().unwrap_or("it did not answer in time");
-            tracing::error!(entries = lost, error, "lost: the queue's disk never took them");
+            let error = self.storage_error.as_deref().unwrap_or_default();
+            tracing::error!(
+                entries = lost, error,
+                "the queue's disk did not take these entries before the end: they are lost and in \
+                 no ledger",
+            );
         }
     }
 
@@ -416,6 +476,7 @@ impl<S: Store> Keeper<S> {
 
     fn serve_parked(&mut self) {
         for parked in std::mem::take(&mut self.parked) {
+            self.buffer.heartbeat.begin("reading a batch");
             self.serve_reader(parked);
         }
     }

@@ -356,6 +356,7 @@ impl<S: Store> Log<S> {
             undurable_since: None,
             storage_error: None,
             disk_is_full: false,
+            stuck: None,
         }
     }
 

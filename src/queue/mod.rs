@@ -15,6 +15,7 @@ mod bytes;
 mod disk;
 mod examine;
 pub mod fates;
+pub(crate) mod free_space;
 pub mod inspect;
 mod journal;
 mod keeper;
@@ -30,6 +31,7 @@ pub mod segments;
 mod sled;
 pub mod store;
 mod thinning;
+mod watchdog;
 mod writer;
 
 use std::convert::Infallible;
@@ -47,6 +49,7 @@ use self::ledger::{DropReason, Ledger};
 use self::log::Log;
 pub use self::reader::{Batch, Reader};
 use self::store::Store;
+pub use self::watchdog::Stuck;
 pub use self::writer::{Stamps, Writer};
 use crate::config::{self, Durability, QUEUE_CHANNEL_COMMANDS, WhenFull};
 use crate::entry::{CapturedAt, Seq, Situation, StintId, Stream};
@@ -189,6 +192,8 @@ pub struct QueueStatus {
     pub storage_error: Option<String>,
     /// It failed because there is no room on it.
     pub disk_is_full: bool,
+    /// The queue worker makes no progress.
+    pub stuck: Option<Stuck>,
 }
 
 impl QueueStatus {

@@ -7,7 +7,8 @@
 //! tail-<lo>.log          the journal: the newest segment, from position <lo> on
 //! mark                   where the store stood when the journal was begun, should that be lost
 //! checkpoint             where it stood at the last flush: shows what is missing of the journal
-//! new-<lo>-<last>/       a segment that is being written
+//! unfinished*/           a segment that is being written
+//! new-<lo>-<last>/       a segment that is written and has yet to get its name
 //! trash-*  *.tmp         on its way out, or never finished
 //! quarantine/            segments that could not be read in full, the last few; refused entries
 //! fates/                 what became of the entries that are gone

@@ -1,6 +1,7 @@
 //! The end of the queue that appends.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};
 
@@ -99,6 +100,7 @@ impl Writer {
         let mut status = self.status.borrow().clone();
         let (buffered, stalled, shed) = self.buffer.status();
         status.buffered = buffered;
+        status.stuck = self.buffer.heartbeat.stuck(Instant::now());
         status.undurable_since = match (status.undurable_since, stalled) {
             (Some(since), Some(stalled)) => Some(since.min(stalled)),
             (since, stalled) => since.or(stalled),

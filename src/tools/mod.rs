@@ -159,7 +159,7 @@ impl Tools {
             ledger: status.ledger,
             imbalance: status.imbalance,
             others: status.others,
-            storage_error: status.storage_error,
+            storage_error: status.storage_error.or(status.stuck.map(|stuck| stuck.to_string())),
             disk_is_full: status.disk_is_full,
         }
     }

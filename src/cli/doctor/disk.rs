@@ -55,34 +55,6 @@ pub(super) fn fsync(folder: &Path) -> io::Result<Duration> {
     Ok(times[times.len() / 2])
 }
 
-/// Bytes that this user can still store in a folder; `None` where the system does not say.
-#[cfg(target_os = "linux")]
-pub(super) fn free_bytes(folder: &Path) -> Option<u64> {
-    let about = rustix::fs::statvfs(folder).ok()?;
-    Some(about.f_bavail.saturating_mul(about.f_frsize))
-}
-
-#[cfg(windows)]
-#[allow(unsafe_code, reason = "the system's own call has no safe form")]
-pub(super) fn free_bytes(folder: &Path) -> Option<u64> {
-    use std::os::windows::ffi::OsStrExt;
-    use std::ptr::null_mut;
-
-    use windows_sys::Win32::Storage::FileSystem::GetDiskFreeSpaceExW;
-
-    let path: Vec<u16> = folder.as_os_str().encode_wide().chain([0]).collect();
-    let mut free = 0;
-    // SAFETY: the path ends with a NUL and, like the number, outlives the call; what is not wanted is
-    // null, as is allowed.
-    let found = unsafe { GetDiskFreeSpaceExW(path.as_ptr(), &mut free, null_mut(), null_mut()) };
-    (found != 0).then_some(free)
-}
-
-#[cfg(not(any(target_os = "linux", windows)))]
-pub(super) fn free_bytes(_: &Path) -> Option<u64> {
-    None
-}
-
 /// Bytes as people read them: "512 MiB".
 pub(super) fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -121,7 +93,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert!(fsync(folder.path()).unwrap() > Duration::ZERO);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-        assert!(free_bytes(folder.path()) > Some(0));
     }
 
     #[test]

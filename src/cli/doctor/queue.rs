@@ -16,6 +16,7 @@ use crate::config::{
     Durability, QueueConfig,
 };
 use crate::queue::OpenError;
+use crate::queue::free_space::free_bytes;
 use crate::queue::inspect::Inspection;
 use crate::tools::Status;
 
@@ -57,7 +58,7 @@ struct Stored {
 impl Stored {
     fn look(queue: &QueueConfig) -> io::Result<Self> {
         let place = disk::existing(&queue.path)?;
-        Ok(Self { fsync: disk::fsync(&place)?, free_bytes: disk::free_bytes(&place), place })
+        Ok(Self { fsync: disk::fsync(&place)?, free_bytes: free_bytes(&place), place })
     }
 }
 

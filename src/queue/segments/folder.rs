@@ -5,12 +5,16 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::packed::Packed;
-use super::{MAX_QUARANTINED, Records, VERSION};
+use super::{DATABASE_BYTES, MAX_QUARANTINED, Records, VERSION};
 use crate::entry::Seq;
 use crate::planted::planted;
 use crate::queue::journal::{self, Mark, number};
 use crate::queue::store::Held;
-use crate::queue::{bytes, disk};
+use crate::queue::free_space::free_bytes;
+use crate::queue::{bytes, disk, sled};
+
+/// Begins the names of folders in which segments are built.
+const UNFINISHED: &str = "unfinished";
 
 /// Strays that are kept in quarantine, in number: a person moved them here by mistake and may want
 /// them back.
@@ -82,8 +86,10 @@ pub(super) fn build(
     all: Held,
     level: u32,
 ) -> io::Result<Segment> {
-    let path = span.new_path(folder);
-    disk::remove_folder(&path)?;
+    remove_unfinished(folder);
+    has_room(folder, packed.bytes())?;
+    // A database that hangs may still write to the folder of an earlier attempt.
+    let path = disk::free_name(folder, UNFINISHED);
     let built = disk::create_folder(&path).and_then(|()| packed.write(&path)).and_then(|()| {
         let disk_bytes = disk::used(&path) + 4096;
         let numbers = [all.records, all.bytes, u64::from(level), disk_bytes];
@@ -91,6 +97,9 @@ pub(super) fn build(
         disk::make_private(&path)?;
         disk::write_durably(&path.join("seal"), &bytes::frame(span.lo, span.last, &payload))?;
         disk::sync_folder(&path)?;
+        let new = span.new_path(folder);
+        disk::remove_folder(&new)?;
+        disk::rename(&path, &new)?;
         disk::sync_folder(folder)?;
         Ok(disk_bytes)
     });
@@ -98,9 +107,30 @@ pub(super) fn build(
         Ok(disk_bytes) => Ok(Segment { span, all, held: all, level, disk_bytes }),
         Err(error) => {
             // Its room may be what the rest needs.
-            let _ = disk::remove_folder(&path);
+            remove_unfinished(folder);
+            let _ = disk::remove_folder(&span.new_path(folder));
             Err(error)
         }
+    }
+}
+
+/// Removes the segments that were never finished, but for those that something still holds open:
+/// these go at the next attempt, or at the next start.
+fn remove_unfinished(folder: &Path) {
+    for name in disk::names(folder, UNFINISHED).unwrap_or_default() {
+        sled::truncate(&folder.join(&name));
+        if let Err(error) = disk::remove_folder(&folder.join(&name)) {
+            tracing::debug!(name, %error, "an unfinished segment cannot be removed yet");
+        }
+    }
+}
+
+/// Refuses a segment of so many bytes that the disk cannot take: sled is not to find that out.
+fn has_room(folder: &Path, bytes: u64) -> io::Result<()> {
+    let needed = bytes + bytes / 16 + DATABASE_BYTES;
+    match free_bytes(folder) {
+        Some(free) if free < needed => Err(io::ErrorKind::StorageFull.into()),
+        _ => Ok(()),
     }
 }
 
@@ -260,7 +290,7 @@ pub(in crate::queue) fn set_stray_aside(folder: &Path, name: &str) -> io::Result
 /// Removes what was on its way out when a process ended.
 pub(super) fn sweep(folder: &Path) -> io::Result<()> {
     for name in disk::names(folder, "")? {
-        if name.starts_with("trash-") {
+        if name.starts_with("trash-") || name.starts_with(UNFINISHED) {
             disk::remove_folder(&folder.join(name))?;
         } else if name.ends_with(".tmp") {
             disk::remove_file(&folder.join(name))?;

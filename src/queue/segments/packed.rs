@@ -1,10 +1,12 @@
-//! A sealed segment: its records in compressed blocks, in a sled database of its own.
+//! A sealed segment: its records in compressed blocks, in a sled database of its own or, if sled
+//! hung when it was sealed, in a plain file.
 //!
 //! A block is a [frame](crate::queue::bytes) under the position of its first record, and holds
 //! `seq u64 | len u32 | record` for each, deflated together: frames of telemetry are alike, and
 //! take a third to a tenth of their bytes. A damaged block costs its own records, no others.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{self, Write};
 use std::path::Path;
 
@@ -17,10 +19,12 @@ use crate::config::MAX_SAMPLE_BYTES;
 use crate::entry::Seq;
 use crate::queue::sled::{self, PART_BYTES};
 use crate::queue::store::Held;
-use crate::queue::{Limit, bytes};
+use crate::queue::{Limit, bytes, disk};
 
 /// A block is closed when its records take this: the smallest piece that a reader unpacks.
 const BLOCK_BYTES: usize = 48 << 10;
+/// Holds the blocks of a segment that was sealed while sled hung, one after the other.
+const PLAIN_FILE: &str = "blocks";
 /// Bytes before each record in a block.
 const PREFIX: usize = 12;
 /// No block is larger; one that says so is damaged.
@@ -56,8 +60,19 @@ impl Packed {
         packer.finish()
     }
 
-    /// Writes them as the database in the new folder `path`.
+    /// Bytes that [`Packed::write`] stores, without what the database adds.
+    pub(super) fn bytes(&self) -> u64 {
+        self.blocks.iter().map(|block| block.frame.len() as u64).sum()
+    }
+
+    /// Writes them as the database in the new folder `path`; as a plain file while sled hangs.
     pub(super) fn write(&self, path: &Path) -> io::Result<()> {
+        if !sled::is_available() {
+            tracing::warn!("sled hangs: the next segment of the queue is stored as a plain file");
+            let frames: Vec<&[u8]> = self.blocks.iter().map(|block| &block.frame[..]).collect();
+            fs::create_dir_all(path)?;
+            return disk::write_durably(&path.join(PLAIN_FILE), &frames.concat());
+        }
         // Few large values: see the module `sled`.
         let mut values: Vec<(Seq, Vec<u8>)> = Vec::new();
         for Block { first, frame, .. } in &self.blocks {
@@ -66,13 +81,17 @@ impl Packed {
                 _ => values.push((*first, frame.clone())),
             }
         }
-        sled::write(path, &values)
+        sled::write(path, values)
     }
 
-    /// The blocks in the database in `path` that can be read, and what stood in the way of reading
+    /// The blocks of the segment in `path` that can be read, and what stood in the way of reading
     /// the others.
     pub(super) fn read(path: &Path, lo: Seq) -> (Self, Option<io::Error>) {
-        let (values, error) = match sled::read(path) {
+        let stored = match fs::read(path.join(PLAIN_FILE)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => sled::read(path),
+            plain => plain.map(|frames| vec![(lo, frames)]),
+        };
+        let (values, error) = match stored {
             Ok(values) => (values, None),
             Err(error) => (Vec::new(), Some(error)),
         };
