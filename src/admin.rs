@@ -149,15 +149,19 @@ fn observe_session(destination: &str, status: &SessionStatus) {
 
 /// 200 while the agent can do its main job: store what it is given.
 async fn healthz(State(view): State<Arc<View>>) -> impl IntoResponse {
-    let queue = view.queue.status();
+    verdict(&faults(&view.queue.status(), view.queue.is_closed()))
+}
+
+/// What keeps the agent from storing what it is given, a sentence each.
+pub fn faults(queue: &QueueStatus, is_closed: bool) -> Vec<String> {
     let mut faults = Vec::new();
-    if view.queue.is_closed() {
+    if is_closed {
         faults.push("the queue is closed".to_owned());
     }
     if let Some(stuck) = queue.stuck {
         faults.push(stuck.to_string());
     }
-    if let Some(error) = queue.storage_error {
+    if let Some(error) = &queue.storage_error {
         faults.push(format!("the queue's disk fails: {error}"));
     }
     if queue.imbalance != 0 {
@@ -167,7 +171,7 @@ async fn healthz(State(view): State<Arc<View>>) -> impl IntoResponse {
         let Standing { name, imbalance, .. } = other;
         faults.push(format!("the ledger of the destination {name} is out by {imbalance} entries"));
     }
-    verdict(&faults)
+    faults
 }
 
 /// 200 while entries reach the dashboard.

@@ -407,7 +407,8 @@ impl<S: Store> Keeper<S> {
                 let error = self.storage_error.as_deref().unwrap_or_default();
                 if lost > 0 {
                     tracing::error!(
-                        entries = lost, error,
+                        entries = lost,
+                        error,
                         "the queue's disk did not take these entries before the end: they are lost \
                          and counted as dropped (storage)",
                     );
@@ -428,7 +429,8 @@ impl<S: Store> Keeper<S> {
         if lost > 0 {
             let error = self.storage_error.as_deref().unwrap_or_default();
             tracing::error!(
-                entries = lost, error,
+                entries = lost,
+                error,
                 "the queue's disk did not take these entries before the end: they are lost and in \
                  no ledger",
             );

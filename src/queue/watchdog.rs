@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 /// How long one step of the worker may take. The longest bounded step, reading a whole segment from
 /// a disk that is busy, takes a few seconds.

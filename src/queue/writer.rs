@@ -1,9 +1,9 @@
 //! The end of the queue that appends.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::buffer::Buffer;
 use super::keeper::Command;

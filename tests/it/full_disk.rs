@@ -13,7 +13,7 @@ use pitwire::config::{Config, Durability, STORAGE_RETRY_INTERVAL};
 use pitwire::entry::{CapturedAt, Seq, Situation};
 use pitwire::queue::segments::{Options, SegmentStore};
 use pitwire::queue::store::Store;
-use pitwire::queue::{self, Appended, Content, Limit, NewEntry, Reader, Stamps, Writer};
+use pitwire::queue::{self, Appended, Closed, Content, Limit, NewEntry, Reader, Stamps, Writer};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::sleep;
@@ -47,23 +47,89 @@ fn what_a_full_disk_took_half_of_leaves_nothing_behind() {
     }
 }
 
+#[test]
+fn the_queue_goes_on_after_a_segment_met_a_full_disk() {
+    if cfg!(target_os = "linux") {
+        let out = on_a_small_disk("full_disk::sequence", "");
+        eprintln!("{}", out.lines().find(|line| line.contains("rounds")).unwrap());
+    }
+}
+
+#[test]
+fn sealing_ends_when_another_program_takes_the_room_meanwhile() {
+    if cfg!(target_os = "linux") {
+        let out = on_a_small_disk("full_disk::taken", "");
+        eprintln!("{}", out.lines().find(|line| line.contains("rounds")).unwrap());
+    }
+}
+
+#[test]
+fn entries_that_a_full_disk_never_took_are_in_the_ledger_of_the_next_start() {
+    if cfg!(target_os = "linux") {
+        on_a_small_disk("full_disk::end", "");
+    }
+}
+
+/// The same on ext4, which root alone can mount.
+#[test]
+fn the_queue_goes_on_after_a_full_ext4() {
+    if !cfg!(target_os = "linux") || !long::is_long() {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let mount =
+        r#"truncate -s 64M "$0.img" && mkfs.ext4 -q "$0.img" && mount -o loop "$0.img" "$0""#;
+    if !Command::new("sh").args(["-c", mount]).arg(place.path()).status().unwrap().success() {
+        eprintln!("skipped: this user cannot mount a loop device");
+        return;
+    }
+    for (test, role) in
+        [("sequence", ""), ("taken", ""), ("child", "1 entry"), ("child", "2 200ms")]
+    {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.env(ROLE, format!("{role} {}", place.path().display()));
+        let out = run_ignored(command, &format!("full_disk::{test}"));
+        out.lines()
+            .filter(|line| line.contains("rounds") || line.contains("handed in"))
+            .for_each(|line| eprintln!("{test} {role}: {line}"));
+        let emptied =
+            Command::new("sh").args(["-c", r#"rm -rf "$0"/*"#]).arg(place.path()).status();
+        assert!(emptied.unwrap().success());
+    }
+    let unmount = r#"umount "$0" && rm "$0.img""#;
+    assert!(Command::new("sh").args(["-c", unmount]).arg(place.path()).status().unwrap().success());
+}
+
 /// Runs an ignored test beside an empty tmpfs, whose path ends the role that it is told in its
 /// environment, and returns what it printed.
 pub fn on_a_small_disk(test: &str, role: &str) -> String {
     let place = tempfile::tempdir().unwrap();
     let mount = "mount -t tmpfs -o size=30m none \"$0\" && exec \"$@\"";
-    let output = Command::new("unshare")
+    let mut command = Command::new("unshare");
+    command
         .args(["--user", "--map-root-user", "--mount", "sh", "-c", mount])
         .arg(place.path())
         .arg(std::env::current_exe().unwrap())
-        .args(["--exact", test, "--ignored", "--nocapture"])
-        .env(ROLE, format!("{role} {}", place.path().display()))
-        .output()
-        .unwrap();
+        .env(ROLE, format!("{role} {}", place.path().display()));
+    run_ignored(command, test)
+}
+
+/// Runs an ignored test with the test binary that `command` begins, and returns what it printed.
+fn run_ignored(mut command: Command, test: &str) -> String {
+    let output = command.args(["--exact", test, "--ignored", "--nocapture"]).output().unwrap();
     let out = String::from_utf8_lossy(&output.stdout).into_owned();
     let err = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{test} {role}: {out}\n{err}");
+    assert!(output.status.success(), "{test}: {out}\n{err}");
     out
+}
+
+/// Ends the process of a test that hangs.
+fn end_after(limit: Duration) {
+    std::thread::spawn(move || {
+        std::thread::sleep(limit);
+        eprintln!("it hangs: no end after {} s", limit.as_secs());
+        std::process::exit(1);
+    });
 }
 
 #[tokio::test]
@@ -75,6 +141,10 @@ async fn start() {
     fill(&filler);
     let mut config = Config::default();
     config.queue.path = folder.join("queue");
+    // Takes no connection for the duration of this test.
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", server.local_addr().unwrap());
+    config.server.url = url.parse().unwrap();
     config.metrics.enabled = false;
     config.source.stdin.enabled = false;
     config.source.http.enabled = false;
@@ -133,17 +203,7 @@ async fn child() {
     if durability != "entry" {
         config.queue.durability = Durability::Within(Duration::from_millis(200));
     }
-    let (writer, reader, closed) =
-        queue::open(&config.queue, &config.stint, CapturedAt(0)).unwrap();
-    let mut flow = Flow {
-        rng: SmallRng::seed_from_u64(seed),
-        writer,
-        reader,
-        handed_in: 0,
-        stored: BTreeMap::new(),
-        delivered: Vec::new(),
-        buffered: 0,
-    };
+    let mut flow = Flow::open(&config, seed);
     let filler = folder.join("filler");
     let (mut fills, mut failures) = (0, 0);
     let end = Instant::now() + Duration::from_secs(long::size(6, 120) as u64);
@@ -164,38 +224,126 @@ async fn child() {
     }
     assert!(fills > 5 && failures > 5, "{fills} times full, {failures} failures: too easy");
     free(&filler, 0);
-    sleep(STORAGE_RETRY_INTERVAL * 3).await;
-    let status = flow.writer.status();
-    assert_eq!((status.buffered, &status.storage_error), (0, &None), "it recovers: {status:?}");
-    while flow.writer.status().entries > 0 {
-        flow.deliver().await;
-    }
-    let status = flow.writer.status();
-    let ledger = status.ledger;
-    assert_eq!(status.imbalance, 0, "{status:?}");
-    assert_eq!(ledger.delivered, flow.delivered.len() as u64);
-    let gone = ledger.thinned + ledger.dropped_in_all();
-    assert_eq!(ledger.delivered + gone, flow.handed_in, "{status:?}");
-    assert_eq!((ledger.corrupt, ledger.queue_full), (0, 0), "{status:?}");
-    assert!(flow.delivered.is_sorted_by(|one, other| one < other), "out of order");
-    let delivered: BTreeMap<Seq, CapturedAt> = flow.delivered.iter().copied().collect();
-    for (seq, at) in &flow.stored {
-        assert_eq!(delivered.get(seq), Some(at), "{seq} was stored and is lost");
-    }
+    let (handed_in, stored, buffered) = (flow.handed_in, flow.stored.len(), flow.buffered);
+    let gone = flow.finish().await;
     println!(
-        "{} handed in, {fills} times full: {} stored at once, {} buffered, {gone} counted as lost",
-        flow.handed_in,
-        flow.stored.len(),
-        flow.buffered
+        "{handed_in} handed in, {fills} times full: {stored} stored at once, {buffered} buffered, \
+         {gone} counted as lost",
     );
-    drop(flow);
+}
+
+/// The queue fills what another program left of the disk, and more waits in memory. Then room for
+/// half a segment appears, and some seconds later room for all.
+#[tokio::test]
+#[ignore = "run by a test above"]
+async fn sequence() {
+    let Ok(role) = std::env::var(ROLE) else { return };
+    let folder = PathBuf::from(role.trim());
+    let (rounds, filler) = (long::size(2, 20), folder.join("filler"));
+    end_after(Duration::from_secs(90 * rounds as u64));
+    for round in 0..rounds as u64 {
+        let mut config = Config::default();
+        config.queue.path = folder.join("queue");
+        let mut flow = Flow::open(&config, round);
+        fill(&filler);
+        free(&filler, 4_500_000);
+        while flow.writer.status().buffered < 1500 {
+            flow.hand_in().await;
+        }
+        assert!(flow.writer.status().storage_error.is_some());
+        free(&filler, 1_000_000 + 100_000 * (round % 20));
+        sleep(STORAGE_RETRY_INTERVAL * 3).await;
+        free(&filler, 0);
+        flow.finish().await;
+        fs::remove_dir_all(&config.queue.path).unwrap();
+    }
+    println!("{rounds} rounds");
+}
+
+/// While a segment is written, after the free space was looked at, another program takes it all.
+#[test]
+#[ignore = "run by a test above"]
+fn taken() {
+    let Ok(role) = std::env::var(ROLE) else { return };
+    let folder = PathBuf::from(role.trim());
+    let (rounds, filler) = (long::size(8, 200), folder.join("filler"));
+    end_after(Duration::from_secs(60 * rounds as u64));
+    let mut rng = SmallRng::seed_from_u64(1);
+    let (mut failures, mut slowest) = (0, Duration::ZERO);
+    for round in 0..rounds {
+        let queue = folder.join("queue");
+        let open = || SegmentStore::open(&queue, Options::new(100_000, 64 << 20)).unwrap();
+        let mut store = open();
+        let mut record = || (0..2000).map(|_| rng.random()).collect::<Vec<u8>>();
+        let records: Vec<_> = (0..1500).map(|_| record()).collect();
+        records.iter().for_each(|record| drop(store.append(record).unwrap()));
+        store.flush().unwrap();
+        let (building, thief_filler) = (queue.join("unfinished"), filler.clone());
+        let pause = Duration::from_millis(rng.random_range(0..50));
+        let thief = std::thread::spawn(move || {
+            let end = Instant::now() + Duration::from_secs(5);
+            while !building.join("db").exists() && Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            std::thread::sleep(pause);
+            fill(&thief_filler);
+        });
+        let started = Instant::now();
+        failures += u64::from(store.seal().is_err());
+        slowest = slowest.max(started.elapsed());
+        thief.join().unwrap();
+        free(&filler, 0);
+        store.reopen().unwrap();
+        let mut from = Seq(0);
+        let mut found = Vec::new();
+        loop {
+            let read = store.read(from, Limit { entries: 1000, bytes: 1 << 20 }).unwrap();
+            let Some((last, _)) = read.last() else { break };
+            from = Seq(last.0 + 1);
+            found.extend(read.into_iter().map(|(_, record)| record));
+        }
+        assert!(found == records, "round {round}: {} records of {}", found.len(), records.len());
+        assert_eq!(store.lost(), 0);
+        drop(store);
+        fs::remove_dir_all(&queue).unwrap();
+    }
+    assert!(failures > 0, "the disk was never full while a segment was written");
+    // A database that hangs is abandoned after 4 s, and tried once more with the ballast spent.
+    assert!(slowest < Duration::from_secs(20), "{slowest:?}");
+    println!("{rounds} rounds: {failures} times full, at most {slowest:?} to seal");
+}
+
+#[tokio::test]
+#[ignore = "run by a test above"]
+async fn end() {
+    let Ok(role) = std::env::var(ROLE) else { return };
+    let folder = PathBuf::from(role.trim());
+    let filler = folder.join("filler");
+    end_after(Duration::from_secs(120));
+    let mut config = Config::default();
+    config.queue.path = folder.join("queue");
+    let mut flow = Flow::open(&config, 1);
+    flow.hand_in().await;
+    fill(&filler);
+    while flow.writer.status().buffered < 500 {
+        flow.hand_in().await;
+    }
+    let before = flow.writer.status();
+    let Flow { writer, reader, closed, handed_in, .. } = flow;
+    drop((writer, reader));
     closed.wait().await;
+    free(&filler, 0);
+    let status = Flow::open(&config, 2).writer.status();
+    assert_eq!(status.imbalance, 0, "{status:?}");
+    assert_eq!(status.entries, before.entries, "{status:?}");
+    assert_eq!(status.entries + status.ledger.storage, handed_in, "{status:?}");
 }
 
 struct Flow {
     rng: SmallRng,
     writer: Writer,
     reader: Reader,
+    closed: Closed,
     handed_in: u64,
     /// Reported as stored.
     stored: BTreeMap<Seq, CapturedAt>,
@@ -204,6 +352,54 @@ struct Flow {
 }
 
 impl Flow {
+    fn open(config: &Config, seed: u64) -> Self {
+        let (writer, reader, closed) =
+            queue::open(&config.queue, &config.stint, CapturedAt(0)).unwrap();
+        Self {
+            rng: SmallRng::seed_from_u64(seed),
+            writer,
+            reader,
+            closed,
+            handed_in: 0,
+            stored: BTreeMap::new(),
+            delivered: Vec::new(),
+            buffered: 0,
+        }
+    }
+
+    /// Waits until the disk works again, delivers everything and checks that each entry that was
+    /// handed in was delivered in order or is in the ledger; returns how many are lost.
+    async fn finish(mut self) -> u64 {
+        let end = Instant::now() + STORAGE_RETRY_INTERVAL * 10;
+        let recovered = |writer: &Writer| {
+            let status = writer.status();
+            status.buffered == 0 && status.storage_error.is_none()
+        };
+        while !recovered(&self.writer) {
+            assert!(Instant::now() < end, "it does not recover: {:?}", self.writer.status());
+            sleep(STORAGE_RETRY_INTERVAL / 10).await;
+        }
+        while self.writer.status().entries > 0 {
+            self.deliver().await;
+        }
+        let status = self.writer.status();
+        let ledger = status.ledger;
+        assert_eq!(status.imbalance, 0, "{status:?}");
+        assert_eq!(ledger.delivered, self.delivered.len() as u64);
+        let gone = ledger.thinned + ledger.dropped_in_all();
+        assert_eq!(ledger.delivered + gone, self.handed_in, "{status:?}");
+        assert_eq!((ledger.corrupt, ledger.queue_full), (0, 0), "{status:?}");
+        assert!(self.delivered.is_sorted_by(|one, other| one < other), "out of order");
+        let delivered: BTreeMap<Seq, CapturedAt> = self.delivered.iter().copied().collect();
+        for (seq, at) in &self.stored {
+            assert_eq!(delivered.get(seq), Some(at), "{seq} was stored and is lost");
+        }
+        let Self { writer, reader, closed, .. } = self;
+        drop((writer, reader));
+        closed.wait().await;
+        gone
+    }
+
     async fn hand_in(&mut self) {
         let count = self.rng.random_range(1..60);
         // Nothing that could be packed.

@@ -69,6 +69,7 @@ mod soak;
 #[cfg(unix)]
 mod stand_in;
 mod store_model;
+mod stuck_worker;
 #[cfg(unix)]
 mod tampering;
 #[cfg(target_os = "linux")]

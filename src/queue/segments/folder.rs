@@ -8,9 +8,9 @@ use super::packed::Packed;
 use super::{DATABASE_BYTES, MAX_QUARANTINED, Records, VERSION};
 use crate::entry::Seq;
 use crate::planted::planted;
+use crate::queue::free_space::free_bytes;
 use crate::queue::journal::{self, Mark, number};
 use crate::queue::store::Held;
-use crate::queue::free_space::free_bytes;
 use crate::queue::{bytes, disk, sled};
 
 /// Begins the names of folders in which segments are built.

@@ -1,0 +1,45 @@
+//! A queue worker that does not return from the disk is named, and fails the health check.
+
+use std::time::Duration;
+
+use pitwire::admin::faults;
+use pitwire::config::{Config, Durability};
+use pitwire::entry::{CapturedAt, Situation};
+use pitwire::queue::{self, Content, Limits, NewEntry};
+use tokio::time::advance;
+
+use crate::disk::Disk;
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_without_progress_for_30_s_fails_the_health_check_until_it_goes_on() {
+    let config = Config::default();
+    let limits =
+        Limits { durability: Durability::Entry, ..Limits::new(&config.queue, &config.stint) };
+    let disk = Disk::default();
+    let ((writer, _reader), worker) =
+        queue::with_store(disk.clone(), limits, CapturedAt(0)).unwrap();
+    // Longer than the test takes to look, in real time: the clock of the test is another one.
+    disk.stall(Duration::from_secs(3));
+    let worker = std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
+        runtime.unwrap().block_on(worker);
+    });
+    let content = Content::Frame(Situation::default());
+    let entry = |captured_at| NewEntry { driven_at: None, captured_at, content, json: "{}".into() };
+    let appended = writer.append(|stamps| vec![entry(stamps.next(CapturedAt(0)))]).await.unwrap();
+    assert_eq!(appended.len(), 1);
+    // The worker is flushing by now, or will be in a moment.
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(faults(&writer.status(), false), [""; 0]);
+    advance(Duration::from_secs(31)).await;
+    let found = faults(&writer.status(), false);
+    let text = "the queue worker has made no progress for 3";
+    assert!(found.len() == 1 && found[0].starts_with(text), "{found:?}");
+    assert!(found[0].ends_with("(flushing to the disk)"), "{found:?}");
+    disk.stall(Duration::ZERO);
+    writer.close().await;
+    worker.join().unwrap();
+    let status = writer.status();
+    assert_eq!(faults(&status, false), [""; 0]);
+    assert_eq!((status.entries, status.buffered), (1, 0));
+}
