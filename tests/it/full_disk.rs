@@ -276,17 +276,26 @@ fn taken() {
         let mut store = open();
         let mut record = || (0..2000).map(|_| rng.random()).collect::<Vec<u8>>();
         let records: Vec<_> = (0..1500).map(|_| record()).collect();
-        records.iter().for_each(|record| drop(store.append(record).unwrap()));
+        for record in &records {
+            store.append(record).unwrap();
+        }
         store.flush().unwrap();
         let (building, thief_filler) = (queue.join("unfinished"), filler.clone());
-        let pause = Duration::from_millis(rng.random_range(0..50));
+        // A little more than the segment needs, so that little is to be taken.
+        fill(&filler);
+        free(&filler, 4 << 20);
+        let pause = Duration::from_micros(rng.random_range(0..30_000));
         let thief = std::thread::spawn(move || {
             let end = Instant::now() + Duration::from_secs(5);
             while !building.join("db").exists() && Instant::now() < end {
-                std::thread::sleep(Duration::from_millis(1));
+                std::thread::yield_now();
             }
             std::thread::sleep(pause);
-            fill(&thief_filler);
+            // What is freed to try again is taken, too.
+            for _ in 0..50 {
+                fill(&thief_filler);
+                std::thread::sleep(Duration::from_millis(2));
+            }
         });
         let started = Instant::now();
         failures += u64::from(store.seal().is_err());
