@@ -4,6 +4,7 @@
 //! FORMAT                 what made this folder
 //! q-<lo>-<last>/         a sealed segment: a sled database of the records between two positions
 //! q-<lo>-<last>/seal     written last: how much it holds
+//! q-<lo>-<last>/blocks   its records, if sled hung when it was sealed
 //! tail-<lo>.log          the journal: the newest segment, from position <lo> on
 //! mark                   where the store stood when the journal was begun, should that be lost
 //! checkpoint             where it stood at the last flush: shows what is missing of the journal

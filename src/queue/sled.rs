@@ -143,15 +143,14 @@ fn with_database<T: Send + 'static>(
         }
     };
     let mut call = lock(&call);
-    match worked {
-        Some(worked) => Ok(worked),
-        None if call.has_ended => Err(call.error.take().unwrap_or_else(panicked)),
-        None => {
-            call.is_abandoned = true;
-            HUNG.fetch_add(1, Ordering::Relaxed);
-            Err(call.error.take().unwrap_or_else(timed_out))
-        }
+    if worked.is_none() && !call.has_ended {
+        call.is_abandoned = true;
+        HUNG.fetch_add(1, Ordering::Relaxed);
+        return Err(call.error.take().unwrap_or_else(timed_out));
     }
+    // It may have ended at the deadline.
+    let worked = worked.or_else(|| result.recv().ok().flatten());
+    worked.ok_or_else(|| call.error.take().unwrap_or_else(panicked))
 }
 
 /// Runs on the database's own thread, and may hang; a failure is left in the call before it can.

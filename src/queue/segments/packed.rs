@@ -69,9 +69,7 @@ impl Packed {
     pub(super) fn write(&self, path: &Path) -> io::Result<()> {
         if !sled::is_available() {
             tracing::warn!("sled hangs: the next segment of the queue is stored as a plain file");
-            let frames: Vec<&[u8]> = self.blocks.iter().map(|block| &block.frame[..]).collect();
-            fs::create_dir_all(path)?;
-            return disk::write_durably(&path.join(PLAIN_FILE), &frames.concat());
+            return self.write_plain(path);
         }
         // Few large values: see the module `sled`.
         let mut values: Vec<(Seq, Vec<u8>)> = Vec::new();
@@ -82,6 +80,12 @@ impl Packed {
             }
         }
         sled::write(path, values)
+    }
+
+    fn write_plain(&self, path: &Path) -> io::Result<()> {
+        let frames: Vec<&[u8]> = self.blocks.iter().map(|block| &block.frame[..]).collect();
+        fs::create_dir_all(path)?;
+        disk::write_durably(&path.join(PLAIN_FILE), &frames.concat())
     }
 
     /// The blocks of the segment in `path` that can be read, and what stood in the way of reading
@@ -267,6 +271,17 @@ mod tests {
     fn packed(plain: &[u8]) -> Vec<u8> {
         let mut deflate = DeflateEncoder::new(Vec::new(), LEVEL);
         block(&deflated(&mut deflate, plain).unwrap())
+    }
+
+    #[test]
+    fn a_segment_that_was_sealed_without_sled_reads_like_any_other() {
+        let records: Records = (1..200).map(|seq| (Seq(seq), vec![seq as u8; 1000])).collect();
+        let borrowed = records.iter().map(|(seq, record)| (*seq, record.as_slice()));
+        let folder = tempfile::tempdir().unwrap();
+        Packed::new(Seq(1), borrowed).unwrap().write_plain(folder.path()).unwrap();
+        let (packed, trouble) = Packed::read(folder.path(), Seq(1));
+        assert!(trouble.is_none() && packed.blocks.len() > 1, "{trouble:?}");
+        assert_eq!(packed.all(), records);
     }
 
     proptest! {
