@@ -15,7 +15,7 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
 
 use crate::entry::CapturedAt;
-use crate::local::only_this_pc;
+use crate::loopback_guard::{Access, guard};
 use crate::metrics::labels_of;
 use crate::queue::ledger::DropReason;
 use crate::queue::{QueueStatus, Standing, Writer};
@@ -42,12 +42,13 @@ pub struct View {
     pub board: Board,
 }
 
-/// The routes of the admin address.
-pub fn router(view: View) -> Router {
+/// The routes of the admin address. `access` is that to the metrics and the health; all else is for
+/// this PC.
+pub fn router(view: View, access: Access) -> Router {
     let tools = Tools::new(view.path.clone(), view.queue.clone());
     let reload = Router::new()
         .route("/reload", post(reload))
-        .layer(middleware::from_fn(only_this_pc))
+        .layer(middleware::from_fn_with_state(Access::ThisPc, guard))
         .with_state(view.reload.clone());
     let (session, others) = (view.session.clone(), view.others.clone());
     let page = status::router(tools.clone(), session, others, view.board.clone());
@@ -55,6 +56,7 @@ pub fn router(view: View) -> Router {
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
+        .layer(middleware::from_fn_with_state(access, guard))
         .with_state(Arc::new(view))
         .merge(page)
         .merge(reload)

@@ -25,6 +25,7 @@ use crate::config::{
 };
 use crate::drain::{Drain, Watch};
 use crate::entry::StintId;
+use crate::loopback_guard::Access;
 use crate::metrics;
 use crate::net::{self, Connections};
 use crate::publisher::DashboardPublisher;
@@ -413,10 +414,12 @@ impl Services {
             );
             let open = Connections::new("telemetry", http::MAX_CONNECTIONS);
             connections.push(open.clone());
-            let routes = http::router(intake);
-            tasks.spawn(listen(config.source.http.listen, "telemetry", async move |listener| {
-                match net::serve(listener, &open, routes.clone()).await {}
-            }));
+            let serve = async move |listener, access| {
+                let routes = http::router(Arc::clone(&intake), access);
+                match net::serve(listener, &open, routes).await {}
+            };
+            let source = config.source.http.clone();
+            tasks.spawn(listen(source.listen, "telemetry", move || source.access(), serve));
         }
         if config.source.socketio.enabled {
             // A publisher has a rate of its own: what it sends is kept.
@@ -424,8 +427,11 @@ impl Services {
             let publishers = Arc::new(Publishers::new(intake, &config.queue.path, &config.stint));
             tasks.spawn(show_pages(Arc::clone(&publishers), publisher.watch_session()));
             connections.push(publishers.connections());
-            let serve = async move |listener| Arc::clone(&publishers).serve(listener).await;
-            tasks.spawn(listen(config.source.socketio.listen, "publishers", serve));
+            let serve = async move |listener, access| {
+                Arc::clone(&publishers).serve(listener, access).await;
+            };
+            let source = config.source.socketio.clone();
+            tasks.spawn(listen(source.listen, "publishers", move || source.access(), serve));
         }
         if config.metrics.enabled {
             let view = admin::View {
@@ -439,10 +445,12 @@ impl Services {
             };
             let open = Connections::new("metrics", admin::MAX_CONNECTIONS);
             connections.push(open.clone());
-            let routes = admin::router(view);
-            tasks.spawn(listen(config.metrics.listen, "metrics", async move |listener| {
-                match net::serve(listener, &open, routes.clone()).await {}
-            }));
+            let serve = async move |listener, access| {
+                let routes = admin::router(view.clone(), access);
+                match net::serve(listener, &open, routes).await {}
+            };
+            let admin = config.metrics.clone();
+            tasks.spawn(listen(admin.listen, "metrics", move || admin.access(), serve));
         }
         Self { tasks, connections }
     }
@@ -526,20 +534,23 @@ async fn show_pages(publishers: Arc<Publishers>, mut session: Watched) {
     }
 }
 
-/// Serves on an address. While another program has it, that is tried again.
+/// Serves those who have `access` on an address. While another program has the address, or the
+/// token file cannot be read, that is tried again.
 async fn listen(
     address: SocketAddr,
     what: &'static str,
-    serve: impl AsyncFn(TcpListener) + Send + 'static,
+    access: impl Fn() -> io::Result<Access> + Send + 'static,
+    serve: impl AsyncFn(TcpListener, Access) + Send + 'static,
 ) {
     loop {
         let bound = async {
+            let access = access()?;
             let listener = TcpListener::bind(address).await?;
             tracing::info!("{what} on http://{}", listener.local_addr()?);
-            Ok::<_, io::Error>(listener)
+            Ok::<_, io::Error>((listener, access))
         };
         match bound.await {
-            Ok(listener) => serve(listener).await,
+            Ok((listener, access)) => serve(listener, access).await,
             Err(error) => {
                 tracing::warn!(%address, %error, "cannot listen for {what}, trying again");
             }

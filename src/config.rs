@@ -24,10 +24,12 @@ mod units;
 mod values;
 
 use std::collections::BTreeMap;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub(crate) use access::check_token;
 pub use access::{Auth, Headers, Secret};
 pub use bounds::*;
 pub use credential_file::CredentialFile;
@@ -40,6 +42,8 @@ pub use places::{file, log_file, settings};
 pub use problem::{Origin, Problem, Problems, Warning};
 pub use units::{parse_duration, parse_size};
 pub use values::{AgentName, AgentNames, Protocol, ServerUrl, Wrong};
+
+use crate::loopback_guard::Access;
 
 /// Everything an operator can set.
 #[derive(Clone, Debug, PartialEq)]
@@ -56,6 +60,7 @@ pub struct Config {
     pub delivery: DeliveryConfig,
     pub source: SourceConfig,
     pub metrics: MetricsConfig,
+    pub serve: ServeConfig,
     pub log: LogConfig,
 }
 
@@ -220,6 +225,16 @@ pub struct StdinConfig {
 pub struct HttpConfig {
     pub enabled: bool,
     pub listen: SocketAddr,
+    /// What clients must present; without one only this PC may connect.
+    pub token: Secret,
+    pub token_file: Option<PathBuf>,
+}
+
+impl HttpConfig {
+    /// Who may use the source; reads the token file.
+    pub(crate) fn access(&self) -> io::Result<Access> {
+        Access::to_listener(&self.token, self.token_file.as_deref())
+    }
 }
 
 /// Another program's publisher, which takes the agent for its dashboard server.
@@ -227,6 +242,16 @@ pub struct HttpConfig {
 pub struct SocketioConfig {
     pub enabled: bool,
     pub listen: SocketAddr,
+    /// What publishers must present; without one only this PC may connect.
+    pub token: Secret,
+    pub token_file: Option<PathBuf>,
+}
+
+impl SocketioConfig {
+    /// Who may use the source; reads the token file.
+    pub(crate) fn access(&self) -> io::Result<Access> {
+        Access::to_listener(&self.token, self.token_file.as_deref())
+    }
 }
 
 /// What the agents of a league publish to a NATS server: this one is a hub.
@@ -266,6 +291,24 @@ pub struct SimulatorConfig {
 pub struct MetricsConfig {
     pub enabled: bool,
     pub listen: SocketAddr,
+    /// What other machines must present to scrape; without one only this PC may ask.
+    pub token: Secret,
+    pub token_file: Option<PathBuf>,
+}
+
+impl MetricsConfig {
+    /// Who may read the metrics and the health; reads the token file.
+    pub(crate) fn access(&self) -> io::Result<Access> {
+        Access::to_metrics(&self.token, self.token_file.as_deref())
+    }
+}
+
+/// The dashboard server of `pitwire serve`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ServeConfig {
+    /// What publishers and viewers must present; without one only this PC may connect.
+    pub token: Secret,
+    pub token_file: Option<PathBuf>,
 }
 
 /// What is written to standard error.
@@ -345,10 +388,17 @@ impl Default for Config {
             source: SourceConfig {
                 lmu: LmuConfig::default(),
                 stdin: StdinConfig { enabled: true, receipts: false },
-                http: HttpConfig { enabled: true, listen: (Ipv4Addr::LOCALHOST, 9185).into() },
+                http: HttpConfig {
+                    enabled: true,
+                    listen: (Ipv4Addr::LOCALHOST, 9185).into(),
+                    token: Secret::default(),
+                    token_file: None,
+                },
                 socketio: SocketioConfig {
                     enabled: false,
                     listen: (Ipv4Addr::LOCALHOST, 9186).into(),
+                    token: Secret::default(),
+                    token_file: None,
                 },
                 nats: NatsConfig {
                     enabled: false,
@@ -363,7 +413,13 @@ impl Default for Config {
                 file: FileConfig { path: None, speed: 1.0 },
                 simulator: SimulatorConfig { enabled: false, seed: 1 },
             },
-            metrics: MetricsConfig { enabled: true, listen: (Ipv4Addr::LOCALHOST, 9184).into() },
+            metrics: MetricsConfig {
+                enabled: true,
+                listen: (Ipv4Addr::LOCALHOST, 9184).into(),
+                token: Secret::default(),
+                token_file: None,
+            },
+            serve: ServeConfig::default(),
             log: LogConfig { level: LogLevel::Info, format: LogFormat::Text, file: None },
         }
     }

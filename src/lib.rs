@@ -33,7 +33,8 @@
 //! | [`reload`] | a configuration that is read anew and taken over | |
 //! | `contract` | the server's side of the dashboard's events | keep sessions |
 //! | [`tools`] | what a person does to a queue by hand, at the agent's address too | know sessions |
-//! | `local`, `request` | tell programs and pages of this PC from others; ask another program | |
+//! | [`loopback_guard`] | decide who may use a listener: peer, Host, Origin, token | know what is served |
+//! | `request` | ask another program of this PC | |
 //! | [`net`] | how every listener accepts and serves, within limits | know what is served |
 //! | `body`, `offload` | bound the bodies of HTTP requests; parse large texts on another thread | know what is in them |
 //! | [`remote_text`] | text of servers and other programs, made safe to log and show | |
@@ -64,7 +65,7 @@ pub mod dashboard;
 pub mod drain;
 pub mod entry;
 pub mod fields;
-mod local;
+pub mod loopback_guard;
 pub mod memory;
 pub mod metrics;
 mod nats;

@@ -35,8 +35,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
             Command::Reload(args) => reload::reload(args).await,
             Command::Replay(args) => replay::replay(args, shutdown()).await,
             Command::Serve(args) => {
-                serve::run(args, shutdown()).await.context("the dashboard server ended")?;
-                Exit::Good
+                serve::run(args, shutdown()).await.context("the dashboard server ended")?
             }
             Command::Simulate(args) => {
                 let mut out = std::io::BufWriter::new(std::io::stdout().lock());

@@ -210,10 +210,12 @@ impl Secrets {
 
     /// The secrets of a configuration and of its token files. Reads them, which may block.
     pub(crate) fn with_files_of(config: &Config) -> Self {
+        let Config { source, metrics, serve, .. } = config;
         let servers = [&config.server].into_iter().chain(config.destinations.values());
         let files = servers
-            .map(|server| server.token_file.as_ref())
-            .chain([config.source.nats.token_file.as_ref()])
+            .map(|server| &server.token_file)
+            .chain([&source.nats.token_file, &source.http.token_file])
+            .chain([&source.socketio.token_file, &metrics.token_file, &serve.token_file])
             .flatten();
         Self::of(config).and(files.filter_map(token_in))
     }

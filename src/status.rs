@@ -21,10 +21,10 @@ pub(crate) use self::pill::count;
 use self::pill::{Disk, was_forgotten};
 pub use self::pill::{Mood, Pill};
 use crate::config::{STATUS_LOOKS, STATUS_TROUBLES};
-use crate::contract::document;
+use crate::contract::{FormPolicy, document};
 use crate::drain::Drain;
 use crate::entry::CapturedAt;
-use crate::local::only_this_pc;
+use crate::loopback_guard::{Access, guard};
 use crate::session::{FORGOTTEN, Latencies, Latency, Others, SessionStatus, Watched};
 use crate::tools::{self, Tools};
 
@@ -130,11 +130,15 @@ struct View {
 /// The page's routes.
 pub(crate) fn router(tools: Tools, session: Watched, others: Others, board: Board) -> Router {
     Router::new()
-        .route("/", get(async || document(&[include_str!("status/page.html")])))
+        .route("/", get(page))
         .route("/status", get(status))
         .route("/qr.svg", get(qr))
-        .layer(middleware::from_fn(only_this_pc))
+        .layer(middleware::from_fn_with_state(Access::ThisPc, guard))
         .with_state(Arc::new(View { tools, session, others, board }))
+}
+
+async fn page() -> Response {
+    document(FormPolicy::Nowhere, &[include_str!("status/page.html")])
 }
 
 /// Everything on the page.

@@ -1,13 +1,17 @@
 //! `pitwire serve`: the embedded dashboard server alone.
 
 use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::num::NonZeroU64;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::cli::log;
-use crate::config::{LogConfig, LogFormat, LogLevel};
+use url::form_urlencoded;
+
+use super::{Exit, complain, log};
+use crate::config::{self, LogConfig, LogFormat, LogLevel, Overrides, Secret};
 use crate::dashboard::{Acks, Behaviour, Server};
+use crate::loopback_guard::{Access, is_loopback};
 
 /// Run the dashboard server alone.
 ///
@@ -17,6 +21,11 @@ use crate::dashboard::{Acks, Behaviour, Server};
 /// GET /api/sessions, /api/sessions/ID/frames and /api/sessions/ID/setups give what it holds as
 /// JSON. DELETE /api/sessions forgets all sessions, as a restart would.
 ///
+/// Where other machines can connect, a token is needed: publishers send it as their server.token,
+/// viewers open the link that is printed. In the environment it is PITWIRE_SERVE__TOKEN, in the
+/// configuration file serve.token; both are out of sight of this PC's other users, which the command
+/// line is not.
+///
 /// The options under "Misbehaviour" make it fail in the ways in which real servers fail, to see
 /// what an agent makes of it. Each works alone or with the others.
 #[derive(clap::Args, Debug)]
@@ -24,6 +33,22 @@ pub struct Serve {
     /// Where to listen; port 0 takes any free one, 0.0.0.0:5000 lets the network in.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:5000")]
     pub listen: SocketAddr,
+
+    /// Configuration file, of which only [serve] is used [default: pitwire/pitwire.toml in ~/.config or %LOCALAPPDATA%, if it is there].
+    #[arg(long, value_name = "FILE", env = "PITWIRE_CONFIG")]
+    pub config: Option<PathBuf>,
+
+    /// What publishers and viewers must present, 16 characters or more [default: serve.token, else none].
+    #[arg(long, value_name = "TOKEN")]
+    pub token: Option<String>,
+
+    /// A file with the token [default: serve.token_file, else none].
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<String>,
+
+    /// Let everybody who can connect read and write every session, without a token.
+    #[arg(long, conflicts_with_all = ["token", "token_file"])]
+    pub insecure_public: bool,
 
     /// Refuse, without a word, what a server in schema mode refuses.
     #[arg(long)]
@@ -81,24 +106,99 @@ impl Serve {
             forget_every: self.forget_every.map(|every| Duration::from_secs(every.get())),
         }
     }
+
+    /// Who may use the server, and the token; an error says what to do.
+    fn access(&self) -> Result<(Access, Secret), String> {
+        let mut overrides = Overrides::default();
+        for (option, key, value) in [
+            ("--token", "serve.token", &self.token),
+            ("--token-file", "serve.token_file", &self.token_file),
+        ] {
+            if let Some(value) = value {
+                overrides.set(key, value, option);
+            }
+        }
+        let file = config::file(self.config.clone());
+        let loaded = config::load(file.as_deref(), config::process_environment(), &overrides);
+        let serve = loaded.map_err(|problems| problems.to_string())?.config.serve;
+        let access = Access::to_listener(&serve.token, serve.token_file.as_deref())
+            .map_err(|error| format!("serve.token_file: {error}"))?;
+        let token = match &access {
+            Access::Token(token) => token.clone(),
+            _ => Secret::default(),
+        };
+        if self.insecure_public {
+            return match token.reveal() {
+                None => Ok((Access::Anyone, token)),
+                Some(_) => Err("--insecure-public: serve.token is set; remove one of them".into()),
+            };
+        }
+        if token.reveal().is_none() && !is_loopback(self.listen.ip()) {
+            return Err(format!(
+                "--listen: {} lets other machines in; add --token {} (publishers set it as their \
+                 server.token, viewers open the link that is printed), or --insecure-public to let \
+                 everybody read and write every session",
+                self.listen,
+                uuid::Uuid::new_v4().simple()
+            ));
+        }
+        Ok((access, token))
+    }
+}
+
+/// The address for viewers: one that other machines reach, if the server listens on all of them.
+fn viewer_address(listening: SocketAddr) -> SocketAddr {
+    if !listening.ip().is_unspecified() {
+        return listening;
+    }
+    // Connecting a UDP socket sends nothing; it finds the address that this PC has in its network.
+    // RFC 5737 keeps 198.51.100.0/24 for documentation.
+    let in_network = || -> io::Result<IpAddr> {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.connect((Ipv4Addr::new(198, 51, 100, 1), 9))?;
+        Ok(socket.local_addr()?.ip())
+    };
+    SocketAddr::new(in_network().unwrap_or(Ipv4Addr::LOCALHOST.into()), listening.port())
+}
+
+/// The link that viewers open: the list of sessions, with the token if there is one.
+fn viewer_link(listening: SocketAddr, token: &Secret) -> String {
+    let base = format!("http://{}/", viewer_address(listening));
+    match token.reveal() {
+        Some(token) => {
+            let token: String = form_urlencoded::byte_serialize(token.as_bytes()).collect();
+            format!("{base}?token={token}")
+        }
+        None => base,
+    }
 }
 
 /// Prints the server's address on stdout and serves until `shutdown` completes.
 ///
 /// # Errors
 /// If the address cannot be listened on; the text names it.
-pub async fn run(args: Serve, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+pub async fn run(args: Serve, shutdown: impl Future<Output = ()>) -> io::Result<Exit> {
+    let (access, token) = match args.access() {
+        Ok(access) => access,
+        Err(text) => {
+            complain(text);
+            return Ok(Exit::WrongUse);
+        }
+    };
     log::start(&LogConfig { level: LogLevel::Warn, format: LogFormat::Text, file: None });
-    let server = Server::start(args.listen, args.behaviour()).map_err(|error| {
+    let server = Server::start_for(args.listen, args.behaviour(), access).map_err(|error| {
         io::Error::new(error.kind(), format!("cannot listen on {}: {error}", args.listen))
     })?;
     // A closed stdout is no reason not to serve.
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "dashboard server on {}", server.url()).ok();
+    if token.reveal().is_some() || !is_loopback(args.listen.ip()) {
+        writeln!(stdout, "viewers open {}", viewer_link(server.addr(), &token)).ok();
+    }
     stdout.flush().ok();
     drop(stdout);
 
     shutdown.await;
     server.stop();
-    Ok(())
+    Ok(Exit::Good)
 }

@@ -59,6 +59,20 @@ impl Textual for Secret {
     }
 }
 
+/// Characters of a token that clients of a listener present, at least: nothing limits the guesses.
+const MIN_TOKEN_CHARS: usize = 16;
+
+/// Whether a token can guard a listener; an error completes "a token that …".
+pub(crate) fn check_token(token: &str) -> Result<(), String> {
+    if token.len() < MIN_TOKEN_CHARS {
+        Err(format!("can be guessed; write {MIN_TOKEN_CHARS} characters or more"))
+    } else if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Err("no HTTP header can carry; write letters, digits and ASCII punctuation".into())
+    } else {
+        Ok(())
+    }
+}
+
 /// HTTP headers, one a line.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Headers(Vec<(String, String)>);

@@ -1,12 +1,16 @@
 //! What the values must be together: each key for itself may be right, and the whole wrong.
 
 use std::env;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use super::destination;
 use super::load::Loading;
 use super::units::show_duration;
-use super::{Config, Origin, ProofChoice, Protocol, SessionChoice, Warning};
+use super::{
+    Config, Origin, ProofChoice, Protocol, ServerConfig, ServerUrl, SessionChoice, SourceConfig,
+    Warning, check_token,
+};
+use crate::loopback_guard::is_loopback;
 
 impl Loading {
     pub(super) fn check(&mut self) {
@@ -15,6 +19,9 @@ impl Loading {
         self.check_servers();
         self.check_reads_once();
         self.check_queue();
+        self.check_listen_tokens();
+        #[cfg(unix)]
+        self.check_file_mode();
     }
 
     fn check_backoff(&mut self) {
@@ -46,15 +53,102 @@ impl Loading {
                 );
                 self.problem(self.origin(&[other, key]), Some(key), message);
             }
-            if !listen.ip().to_canonical().is_loopback() {
-                self.warn(key, format!("\"{listen}\" lets other machines in, without a password"));
+        }
+    }
+
+    /// A listener that other machines reach needs a token, and every token must be hard to guess.
+    fn check_listen_tokens(&mut self) {
+        let Config { source, metrics, serve, .. } = self.config.clone();
+        let SourceConfig { http, socketio, .. } = source;
+        // `pitwire serve` checks where it listens.
+        let of_serve = Ipv4Addr::LOCALHOST;
+        for (table, enabled, ip, token, token_file) in [
+            ("source.http", http.enabled, http.listen.ip(), http.token, http.token_file),
+            (
+                "source.socketio",
+                socketio.enabled,
+                socketio.listen.ip(),
+                socketio.token,
+                socketio.token_file,
+            ),
+            ("metrics", metrics.enabled, metrics.listen.ip(), metrics.token, metrics.token_file),
+            ("serve", true, of_serve.into(), serve.token, serve.token_file),
+        ] {
+            let listen_key = format!("{table}.listen");
+            let token_key = format!("{table}.token");
+            if let Some(token) = token.reveal() {
+                if let Err(error) = check_token(token) {
+                    let message = format!("\"***\" is a token that {error}");
+                    self.problem(self.origin(&[&token_key]), Some(&token_key), message);
+                }
+            } else if enabled
+                && token_file.is_none()
+                && !is_loopback(ip)
+                && self.sound(&[&listen_key, &token_key])
+            {
+                let message = format!(
+                    "\"{ip}\" lets other machines in; write {token_key}, 16 characters or more \
+                     that they must send, or listen on \"127.0.0.1\""
+                );
+                self.problem(self.origin(&[&listen_key]), Some(&listen_key), message);
             }
+        }
+    }
+
+    /// Warns of a secret that goes through a network unencrypted.
+    fn check_encryption(&mut self) {
+        let ServerConfig { url, token, token_file, headers, auth, .. } = self.config.server.clone();
+        let has_token = token.reveal().is_some() || token_file.is_some();
+        let has_secret = has_token || headers.iter().next().is_some() || auth.reveal().is_some();
+        let url_key = self.key("server.url");
+        self.warn_if_unencrypted(&url_key, &url, has_secret);
+    }
+
+    fn warn_if_unencrypted(&mut self, url_key: &str, url: &ServerUrl, has_secret: bool) {
+        if has_secret && self.sound(&[url_key]) && url.is_readable_by_others() {
+            let message = format!(
+                "\"{url}\" gets its token unencrypted: everybody on the way can read it; use {}",
+                match url.protocol() {
+                    Protocol::SocketIo => "https",
+                    Protocol::Nats => "tls",
+                }
+            );
+            self.warn(url_key, message);
+        }
+    }
+
+    /// Warns of a configuration file with a secret that every user of this PC can read.
+    #[cfg(unix)]
+    fn check_file_mode(&mut self) {
+        use std::os::unix::fs::PermissionsExt as _;
+        const READABLE_BY_ALL: u32 = 0o004;
+        let secrets = self.origins.iter().filter(|(key, origin)| {
+            matches!(origin, Origin::File { .. }) && destination::holds_secret(&self.config, key)
+        });
+        let Some((key, Origin::File { path, .. })) = secrets.min_by_key(|(_, origin)| *origin)
+        else {
+            return;
+        };
+        let is_open = std::fs::metadata(path)
+            .is_ok_and(|metadata| metadata.permissions().mode() & READABLE_BY_ALL != 0);
+        if is_open {
+            let message = format!(
+                "every user of this PC can read it in {}; run chmod 600 on that file",
+                path.display()
+            );
+            let key = key.clone();
+            self.warn(&key, message);
         }
     }
 
     /// `[server]` and the other destinations, each as if it were `[server]`.
     fn check_servers(&mut self) {
         self.check_server();
+        let hub = self.config.source.nats.clone();
+        if hub.enabled {
+            let has_token = hub.token.reveal().is_some() || hub.token_file.is_some();
+            self.warn_if_unencrypted("source.nats.url", &hub.url, has_token);
+        }
         let names: Vec<_> = self.config.destinations.keys().cloned().collect();
         for name in names {
             let key = destination::named("server.url", Some(&name));
@@ -77,6 +171,7 @@ impl Loading {
 
     fn check_server(&mut self) {
         self.check_circle();
+        self.check_encryption();
         self.check_nats();
     }
 

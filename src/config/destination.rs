@@ -61,6 +61,14 @@ impl Place {
     }
 }
 
+/// Whether that key is a secret that is set.
+#[cfg(unix)]
+pub(super) fn holds_secret(config: &Config, name: &str) -> bool {
+    let Some(place) = find(name) else { return false };
+    let holds = |config: &mut Config| place.key.holds_secret(config);
+    place.within(&mut config.clone(), holds).unwrap_or(false)
+}
+
 /// The name of a key of `[server]` where it is one of a destination.
 pub(super) fn named(key: &str, destination: Option<&str>) -> String {
     match (destination, key.strip_prefix("server.")) {

@@ -100,10 +100,18 @@ static KEYS: &[Key] = &[
         "Takes samples and setups over HTTP."),
     key("source.http.listen", Text(|c| &mut c.source.http.listen),
         "Where the HTTP source listens; port 0 takes a free one."),
+    key("source.http.token", Text(|c| &mut c.source.http.token),
+        "What each client must send as `Authorization: Bearer …`; required where other machines can connect."),
+    key("source.http.token_file", Text(|c| &mut c.source.http.token_file),
+        "A file with that token."),
     key("source.socketio.enabled", Switch(|c| &mut c.source.socketio.enabled),
         "Stands in as a dashboard server for a publisher that you have already."),
     key("source.socketio.listen", Text(|c| &mut c.source.socketio.listen),
         "Where it does so: the publisher's server_url; port 0 takes a free one."),
+    key("source.socketio.token", Text(|c| &mut c.source.socketio.token),
+        "What each publisher must send as `Authorization: Bearer …` or `?token=…`; required where other machines can connect."),
+    key("source.socketio.token_file", Text(|c| &mut c.source.socketio.token_file),
+        "A file with that token."),
     key("source.nats.enabled", Switch(|c| &mut c.source.nats.enabled),
         "Takes what the agents of a league publish to a NATS server: this one is a hub."),
     key("source.nats.url", Text(|c| &mut c.source.nats.url),
@@ -133,6 +141,15 @@ static KEYS: &[Key] = &[
         "Serves the page of the agent, /metrics, /healthz and /readyz, and answers `pitwire queue` and `pitwire reload`."),
     key("metrics.listen", Text(|c| &mut c.metrics.listen),
         "Where they are served; port 0 takes a free one."),
+    key("metrics.token", Text(|c| &mut c.metrics.token),
+        "What other machines must send as `Authorization: Bearer …` for /metrics, /healthz and /readyz; required where they can connect."),
+    key("metrics.token_file", Text(|c| &mut c.metrics.token_file),
+        "A file with that token."),
+
+    key("serve.token", Text(|c| &mut c.serve.token),
+        "`pitwire serve`: what publishers send as their server.token, and viewers have in their link; required where other machines can connect."),
+    key("serve.token_file", Text(|c| &mut c.serve.token_file),
+        "A file with that token."),
 
     key("log.level", Text(|c| &mut c.log.level),
         "The least important line that is still logged."),
@@ -240,6 +257,12 @@ impl Key {
             Text(field) => field(config).secrets(),
             _ => Vec::new(),
         }
+    }
+
+    /// Whether it is a secret that is set.
+    #[cfg(unix)]
+    pub(super) fn holds_secret(&self, config: &mut Config) -> bool {
+        self.is_secret(config) && !self.show(config).is_empty()
     }
 
     fn try_set(&self, config: &mut Config, given: &Given<'_>) -> Result<(), Wrong> {

@@ -11,6 +11,7 @@ use url::{Host, Url};
 
 use super::units::{parse_duration, show_duration};
 use super::{Durability, LogFormat, LogLevel, ProofChoice, SessionChoice, Units, WhenFull};
+use crate::loopback_guard::is_loopback;
 
 /// What is wrong with a text, in words that follow it: `is not a duration`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -80,6 +81,23 @@ impl ServerUrl {
             Some(_) if !url.path().is_empty() => Err(Wrong("has a path, which NATS has not")),
             Some(_) => Ok(self),
         }
+    }
+
+    /// Whether what is sent there is unencrypted and leaves this PC.
+    pub(super) fn is_readable_by_others(&self) -> bool {
+        self.addresses().any(|address| {
+            let Ok(url) = Url::parse(address) else { return false };
+            let is_plain = matches!(url.scheme(), "http" | "nats");
+            let is_this_pc = match url.host() {
+                Some(Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
+                Some(Host::Ipv4(ip)) => is_loopback(ip.into()),
+                Some(Host::Ipv6(ip)) => is_loopback(ip.into()),
+                None => false,
+            };
+            // The `url` crate reads the host of a scheme that it does not know as a name.
+            let is_address = url.host_str().and_then(|host| host.parse().ok());
+            is_plain && !is_this_pc && !is_address.is_some_and(is_loopback)
+        })
     }
 
     /// Whether who listens on `address` of this machine is reached by this address.

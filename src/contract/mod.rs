@@ -28,7 +28,7 @@ use self::engineio::Hall;
 pub(crate) use self::engineio::{Client, Events};
 pub(crate) use self::events::Event;
 pub(crate) use self::memory::ClientLimits;
-pub(crate) use self::page::document;
+pub(crate) use self::page::{FormPolicy, document};
 use crate::config::FAREWELL_TIMEOUT;
 use crate::net::{self, Connections};
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -17,7 +18,8 @@ use serde_json::json;
 
 use super::Hub;
 use super::sessions::Summary;
-use crate::contract::{Setup, document};
+use crate::contract::{Events, FormPolicy, Setup, document};
+use crate::loopback_guard::{Access, guard};
 
 /// The page, out of its parts; the scripts in the order in which they need each other.
 const PAGE: [&str; 6] = [
@@ -32,16 +34,27 @@ const PAGE: [&str; 6] = [
 /// A history is sent in pieces of about this size, so that it is never in memory twice.
 const PIECE_BYTES: usize = 1 << 20;
 
-pub(super) fn routes(hub: &Arc<Hub>) -> Router {
+/// All paths of the server, the `events` among them, for those who have `access`.
+pub(super) fn routes(hub: &Arc<Hub>, events: Events, access: Access) -> Router {
+    // The health says nothing but that the server runs: a check of it needs no token.
+    let health_access = match &access {
+        Access::Token(_) => Access::Anyone,
+        other => other.clone(),
+    };
+    let health = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .layer(from_fn_with_state(health_access, guard));
     Router::new()
         .route("/", get(index))
         .route("/dashboard/{session_id}", get(page))
-        .route("/healthz", get(|| async { "ok\n" }))
         .route("/api/sessions", get(sessions).delete(forget_sessions))
         .route("/api/sessions/{session_id}/frames", get(frames))
         .route("/api/sessions/{session_id}/setups", get(setups))
         .fallback(|| async { not_found("no such path") })
         .with_state(hub.clone())
+        .layer(events)
+        .layer(from_fn_with_state(access, guard))
+        .merge(health)
 }
 
 /// A list of links. Nothing in it comes from a client: ids are made here.
@@ -56,19 +69,19 @@ async fn index(State(hub): State<Arc<Hub>>) -> Response {
         );
     }
     html.push_str(if sessions.is_empty() { "</ul><p>None yet." } else { "</ul>" });
-    document(&[&html])
+    document(FormPolicy::Nowhere, &[&html])
 }
 
 /// The same page for every session, also for one that is unknown yet: it waits for its first frame.
 async fn page() -> Response {
-    document(&PAGE)
+    document(FormPolicy::Nowhere, &PAGE)
 }
 
 async fn sessions(State(hub): State<Arc<Hub>>) -> Json<Vec<Summary>> {
     Json(hub.sessions().summaries())
 }
 
-/// A `DELETE`, so that a page of another origin cannot ask for it.
+/// Forgets every session, as a restart does.
 async fn forget_sessions(State(hub): State<Arc<Hub>>) -> Response {
     let forgotten = hub.sessions().forget_all();
     Json(json!({ "forgotten": forgotten })).into_response()

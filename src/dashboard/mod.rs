@@ -33,6 +33,7 @@ pub use crate::contract::Acks;
 pub use sessions::Summary;
 
 use crate::contract::{self, Client, ClientLimits, Event, Host, Manners, Refusal, Setup};
+use crate::loopback_guard::Access;
 use crate::net::Connections;
 use sessions::{HISTORY_BYTES, Sessions, UnknownSession};
 
@@ -63,13 +64,14 @@ pub struct Behaviour {
     pub forget_every: Option<Duration>,
 }
 
-/// Serves until `shutdown` completes, then tells the clients and breaks every connection.
+/// Serves programs and pages of this PC until `shutdown` completes, then tells the clients and breaks
+/// every connection.
 pub async fn serve(
     listener: TcpListener,
     behaviour: Behaviour,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
-    Arc::new(Hub::new(behaviour)).serve(listener, shutdown).await;
+    Arc::new(Hub::new(behaviour, Access::ThisPc)).serve(listener, shutdown).await;
 }
 
 /// A running server, on a thread and a runtime of its own.
@@ -86,12 +88,20 @@ pub struct Server {
 }
 
 impl Server {
-    /// Starts a server; port 0 takes any free one.
+    /// Starts a server for programs and pages of this PC; port 0 takes any free one.
     ///
     /// # Errors
     /// If the address cannot be listened on, or no thread can be started.
     pub fn start(addr: SocketAddr, behaviour: Behaviour) -> io::Result<Self> {
-        let hub = Arc::new(Hub::new(behaviour));
+        Self::start_for(addr, behaviour, Access::ThisPc)
+    }
+
+    /// Starts a server for those who have `access`; port 0 takes any free one.
+    ///
+    /// # Errors
+    /// If the address cannot be listened on, or no thread can be started.
+    pub fn start_for(addr: SocketAddr, behaviour: Behaviour, access: Access) -> io::Result<Self> {
+        let hub = Arc::new(Hub::new(behaviour, access));
         let (stop, stopped) = oneshot::channel();
         let (life, ended) = oneshot::channel();
         let (bound, ready) = mpsc::channel();
@@ -220,6 +230,7 @@ async fn live(
 
 /// What all connections of one server share.
 struct Hub {
+    access: Access,
     sessions: Mutex<Sessions>,
     behaviour: watch::Sender<Behaviour>,
     frames_received: AtomicU64,
@@ -227,8 +238,9 @@ struct Hub {
 }
 
 impl Hub {
-    fn new(behaviour: Behaviour) -> Self {
+    fn new(behaviour: Behaviour, access: Access) -> Self {
         Self {
+            access,
             sessions: Mutex::new(Sessions::new(HISTORY_BYTES)),
             behaviour: watch::Sender::new(behaviour),
             frames_received: AtomicU64::new(0),
@@ -249,7 +261,7 @@ impl Hub {
                 never = self.forget_again_and_again() => match never {},
             }
         };
-        let routes = |events| http::routes(&self).layer(events);
+        let routes = |events| http::routes(&self, events, self.access.clone());
         contract::serve(&self, listener, &self.connections, routes, until).await;
     }
 

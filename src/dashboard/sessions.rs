@@ -16,8 +16,13 @@ use crate::contract::{Setup, new_session_id};
 /// What all sessions together may hold, in bytes: 1 GiB, a week of frames at 2 Hz.
 pub(super) const HISTORY_BYTES: usize = 1 << 30;
 
-/// How many sessions are kept; one more, and the one that has been quiet longest is forgotten.
+/// Sessions with data, at most: a season of a league. One more, and the one that has been quiet
+/// longest is forgotten.
 const SESSIONS_KEPT: usize = 1_000;
+
+/// Sessions without data, at most: publishers that were given an id and have not sent yet. One more,
+/// and the oldest of them is forgotten; it never displaces a session with data.
+const EMPTY_SESSIONS_KEPT: usize = 1_000;
 
 /// What a frame or a setup costs beside its text: pointers and the allocator's share, in bytes.
 const OVERHEAD_BYTES: usize = 64;
@@ -66,9 +71,7 @@ impl Sessions {
 
     /// Begins a session and names it: a random UUID in lower case.
     pub(super) fn assign(&mut self) -> String {
-        if self.by_id.len() >= SESSIONS_KEPT {
-            self.forget_quietest();
-        }
+        self.forget_excess(Session::is_empty, EMPTY_SESSIONS_KEPT - 1);
         let id = new_session_id();
         let now = self.tick();
         let session = Session { assigned: now, last_fed: now, ..Session::default() };
@@ -79,16 +82,26 @@ impl Sessions {
     /// Stores a frame behind those that the session holds.
     pub(super) fn store_frame(&mut self, id: &str, frame: &RawValue) -> Result<(), UnknownSession> {
         let size = frame_bytes(frame);
-        self.feed(id, size)?.frames.push_back(frame.to_owned());
+        let session = self.feed(id, size)?;
+        let is_first = session.is_empty();
+        session.frames.push_back(frame.to_owned());
         self.make_room();
+        if is_first {
+            self.forget_excess(|session| !session.is_empty(), SESSIONS_KEPT);
+        }
         Ok(())
     }
 
     /// Stores a setup behind those that the session holds.
     pub(super) fn store_setup(&mut self, id: &str, setup: Setup) -> Result<(), UnknownSession> {
         let size = setup_bytes(&setup);
-        self.feed(id, size)?.setups.push_back(setup);
+        let session = self.feed(id, size)?;
+        let is_first = session.is_empty();
+        session.setups.push_back(setup);
         self.make_room();
+        if is_first {
+            self.forget_excess(|session| !session.is_empty(), SESSIONS_KEPT);
+        }
         Ok(())
     }
 
@@ -198,6 +211,21 @@ impl Sessions {
         }
     }
 
+    /// Forgets the quietest of the sessions that are `of_kind` while there are more than `most`.
+    fn forget_excess(&mut self, of_kind: fn(&Session) -> bool, most: usize) {
+        let of_this_kind = self.by_id.iter().filter(|(_, session)| of_kind(session));
+        let mut quietest: Vec<_> =
+            of_this_kind.map(|(id, session)| (session.last_fed, id.clone())).collect();
+        let excess = quietest.len().saturating_sub(most);
+        quietest.sort_unstable();
+        for (_, id) in quietest.into_iter().take(excess) {
+            if let Some(session) = self.by_id.remove(&id) {
+                self.bytes -= session.bytes();
+                tracing::warn!(session = %id, most, "too many sessions: forgot the quietest one");
+            }
+        }
+    }
+
     fn tick(&mut self) -> u64 {
         self.clock += 1;
         self.clock
@@ -205,6 +233,10 @@ impl Sessions {
 }
 
 impl Session {
+    fn is_empty(&self) -> bool {
+        self.frames.is_empty() && self.setups.is_empty()
+    }
+
     /// Lets go of the oldest frame, or of the oldest setup if one frame is all there is; returns
     /// the bytes that this freed.
     fn give_up_oldest(&mut self) -> usize {
@@ -290,13 +322,32 @@ mod tests {
     }
 
     #[test]
-    fn one_session_too_many_forgets_the_quietest() {
+    fn an_empty_session_displaces_only_empty_ones() {
         let mut sessions = Sessions::new(HISTORY_BYTES);
-        let ids: Vec<_> = (0..SESSIONS_KEPT).map(|_| sessions.assign()).collect();
-        sessions.store_frame(&ids[0], &json("1")).unwrap();
-        sessions.assign();
-        assert!(sessions.frame_positions(&ids[0]).is_some());
-        assert!(sessions.store_frame(&ids[1], &json("2")).is_err());
+        let fed: Vec<_> = (0..SESSIONS_KEPT).map(|_| sessions.assign()).collect();
+        for id in &fed {
+            sessions.store_frame(id, &json("1")).unwrap();
+        }
+        let empty: Vec<_> = (0..=EMPTY_SESSIONS_KEPT).map(|_| sessions.assign()).collect();
+        for id in &fed {
+            assert!(sessions.frame_positions(id).is_some());
+        }
+        assert_eq!(sessions.summaries().len(), SESSIONS_KEPT + EMPTY_SESSIONS_KEPT);
+        assert!(sessions.store_frame(&empty[0], &json("2")).is_err(), "the oldest empty one");
+    }
+
+    #[test]
+    fn one_session_with_data_too_many_forgets_the_quietest_of_them() {
+        let mut sessions = Sessions::new(HISTORY_BYTES);
+        let ids: Vec<_> = (0..=SESSIONS_KEPT)
+            .map(|_| {
+                let id = sessions.assign();
+                sessions.store_frame(&id, &json("1")).unwrap();
+                id
+            })
+            .collect();
+        assert!(sessions.frame_positions(&ids[0]).is_none());
         assert_eq!(sessions.summaries().len(), SESSIONS_KEPT);
+        assert_eq!(sessions.bytes, SESSIONS_KEPT * (1 + OVERHEAD_BYTES));
     }
 }

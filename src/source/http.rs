@@ -2,8 +2,7 @@
 //!
 //! A body is one JSON object, an array of objects, or one object a line. The answer comes when
 //! what was accepted is in the queue, and names its positions; 202 says that the disk does not keep
-//! up and some is in memory. Web pages of other origins are kept
-//! out, as a browser on the same PC reaches loopback too.
+//! up and some is in memory. Who may post, [`crate::loopback_guard`] decides.
 //!
 //! Memory is bounded by bytes: of all bodies together, and of the samples of one body that are
 //! parsed and handed to the queue at a time.
@@ -13,7 +12,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -24,7 +23,7 @@ use super::{Intake, Sample, Taken};
 use crate::body::{BodyBudget, BodyError};
 use crate::config::{HTTP_TIMEOUT, MAX_HTTP_BODY_BYTES, MAX_HTTP_ENTRIES, STORAGE_RETRY_INTERVAL};
 use crate::fields::{self, Frame, Reason, Refused, Setup};
-use crate::local::has_local_origin;
+use crate::loopback_guard::{Access, guard};
 use crate::offload;
 use crate::queue::ledger::DropReason;
 
@@ -42,14 +41,14 @@ const GROUP_BYTES: usize = 1 << 20;
 /// Refused samples that an answer names one by one.
 const MAX_LISTED_REFUSALS: usize = 100;
 
-/// The routes of this source.
-pub fn router(intake: Arc<Intake>) -> Router {
+/// The routes of this source, for those who have `access`.
+pub fn router(intake: Arc<Intake>, access: Access) -> Router {
     let source = Source { intake, bodies: BodyBudget::new() };
     Router::new()
         .route("/v1/telemetry", post(telemetry))
         .route("/v1/setup", post(setup))
         .layer(middleware::from_fn(in_time))
-        .layer(middleware::from_fn(only_local_origins))
+        .layer(middleware::from_fn_with_state(access, guard))
         .with_state(Arc::new(source))
 }
 
@@ -265,19 +264,6 @@ async fn in_time(request: Request, next: Next) -> Response {
 
 fn too_late(why: &str) -> Response {
     json_response(StatusCode::REQUEST_TIMEOUT, &json!({"seqs": [], "error": why}))
-}
-
-/// Refuses web pages of other origins.
-pub(super) async fn only_local_origins(
-    headers: HeaderMap,
-    request: Request,
-    next: Next,
-) -> Response {
-    if has_local_origin(&headers) {
-        return next.run(request).await;
-    }
-    let body = json!({"seqs": [], "error": "pages of other origins may not send telemetry"});
-    json_response(StatusCode::FORBIDDEN, &body)
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use crate::clock;
 use crate::config::{MAX_LINE_BYTES, MAX_SEQ, PAGE_BYTES, PAGE_ENTRIES, TOOL_TIMEOUT};
 use crate::entry::Seq;
 use crate::fields::{Reason, Refused};
-use crate::local::only_this_pc;
+use crate::loopback_guard::{Access, guard};
 use crate::offload;
 use crate::queue::QueueError;
 
@@ -47,7 +47,7 @@ pub(crate) fn router(tools: Tools) -> Router {
         .route("/queue/requeue", post(requeue))
         .layer(Extension(Arc::new(BodyBudget::new())))
         .layer(middleware::from_fn(bounded))
-        .layer(middleware::from_fn(only_this_pc))
+        .layer(middleware::from_fn_with_state(Access::ThisPc, guard))
         .with_state(tools)
 }
 

@@ -171,7 +171,7 @@ fn each_mistake_is_one_line_that_says_what_to_do() {
             "pitwire.toml:3: metrics.listen: \"127.0.0.1:9184\" is taken by source.socketio.listen; write another port, or 0 for a free one"),
         (toml("[source.socketio]\nenabled = true\nlisten = \"127.0.0.1:5000\""),
             "pitwire.toml:3: server.url: \"http://localhost:5000\" is where the agent itself listens, by source.socketio.listen; write the address of the dashboard server, and another port for one of them"),
-        (toml("[server]\nurl = \"http://127.0.0.1\"\n[source.socketio]\nenabled = true\nlisten = \"0.0.0.0:80\""),
+        (toml("[server]\nurl = \"http://127.0.0.1\"\n[source.socketio]\nenabled = true\nlisten = \"0.0.0.0:80\"\ntoken = \"0123456789abcdef\""),
             "pitwire.toml:5: server.url: \"http://127.0.0.1\" is where the agent itself listens, by source.socketio.listen; write the address of the dashboard server, and another port for one of them"),
         (toml("[server]\nurl = \"nats://pit\"\nsession_id = \"race\""),
             "pitwire.toml:3: server.session_id: \"race\" cannot be on NATS, where each stint has a name of its own; write \"auto\""),
@@ -183,6 +183,17 @@ fn each_mistake_is_one_line_that_says_what_to_do() {
             "pitwire.toml:4: server.url: \"nats://pit\" cannot be where a hub sends to, or it would take that in again; write the address of the dashboard server, or source.nats.enabled = false"),
         (toml("[source.nats]\nagents = \"pc-1, pc 2\""),
             "pitwire.toml:2: source.nats.agents: \"pc-1, pc 2\" has a name that is none; write names of agents with a comma between them, or \"\" for all"),
+        // Listeners that other machines reach.
+        (toml("[metrics]\nlisten = \"0.0.0.0:9184\""),
+            "pitwire.toml:2: metrics.listen: \"0.0.0.0\" lets other machines in; write metrics.token, 16 characters or more that they must send, or listen on \"127.0.0.1\""),
+        (toml("[source.http]\nlisten = \"[::]:9185\""),
+            "pitwire.toml:2: source.http.listen: \"::\" lets other machines in; write source.http.token, 16 characters or more that they must send, or listen on \"127.0.0.1\""),
+        (toml("[source.socketio]\nenabled = true\nlisten = \"192.168.1.7:9186\""),
+            "pitwire.toml:3: source.socketio.listen: \"192.168.1.7\" lets other machines in; write source.socketio.token, 16 characters or more that they must send, or listen on \"127.0.0.1\""),
+        (toml("[metrics]\ntoken = \"hunter2\""),
+            "pitwire.toml:2: metrics.token: \"***\" is a token that can be guessed; write 16 characters or more"),
+        (toml("[serve]\ntoken = \"a token with spaces\""),
+            "pitwire.toml:2: serve.token: \"***\" is a token that no HTTP header can carry; write letters, digits and ASCII punctuation"),
         // The file as a whole.
         (toml("[server]\nurl = \"http://localhost:5000\n"),
             "pitwire.toml:2: is not TOML: invalid basic string, expected `\"`"),
@@ -398,7 +409,6 @@ fn what_works_but_is_probably_not_meant_is_a_warning() {
     let queue = std::env::temp_dir().join("queue").display().to_string();
     let flags = [
         ("queue.path", &*queue, "--queue"),
-        ("metrics.listen", "0.0.0.0:9184", "--metrics"),
         ("source.http.listen", "[::1]:9184", "--listen"),
         ("source.http.enabled", "false", "--no-http"),
         ("source.socketio.enabled", "true", "--stand-in"),
@@ -406,8 +416,6 @@ fn what_works_but_is_probably_not_meant_is_a_warning() {
     let loaded = read(&Given { flags: &flags, ..Given::default() }).expect("it works");
     let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
     let expected = [
-        "--metrics: metrics.listen: \"0.0.0.0:9184\" lets other machines in, without a password"
-            .to_owned(),
         format!(
             "--queue: queue.path: \"{queue}\" is a place for temporary files: a restart empties it"
         ),
@@ -416,6 +424,57 @@ fn what_works_but_is_probably_not_meant_is_a_warning() {
             .to_owned(),
     ];
     assert_eq!(warnings, expected);
+}
+
+#[test]
+fn a_secret_that_leaves_this_pc_unencrypted_is_a_warning() {
+    for (url, secret, is_warned) in [
+        ("http://pit.example.org:5000", "server.token", true),
+        ("http://192.168.1.7", "server.token_file", true),
+        ("http://pit", "server.headers", true),
+        ("nats://10.0.0.1:4222", "server.token", true),
+        ("nats://127.0.0.1, nats://pit", "server.token", true),
+        ("http://pit", "server.ca_file", false),
+        ("https://pit.example.org", "server.token", false),
+        ("tls://pit.example.org", "server.token", false),
+        ("http://localhost:5000", "server.token", false),
+        ("http://127.0.0.1", "server.token", false),
+        ("http://[::1]:5000", "server.token", false),
+        ("nats://127.0.0.1:4222", "server.token", false),
+        ("nats://[::1]:4222", "server.token", false),
+        ("nats://localhost", "server.token", false),
+    ] {
+        let value = if secret == "server.headers" { "X-Key: hush" } else { "hush" };
+        let set = [("server.url", url, "--server"), (secret, value, "--set")];
+        let loaded = read(&flags(&set)).unwrap();
+        let warned = loaded.warnings.iter().any(|warning| {
+            let text = warning.to_string();
+            assert!(!text.contains("hush"), "{text}");
+            text.starts_with("--server: server.url: ") && text.contains("unencrypted")
+        });
+        assert_eq!(warned, is_warned, "{url} {secret}: {:?}", loaded.warnings);
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_file_with_a_secret_that_all_users_can_read_is_a_warning() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().expect("a directory");
+    let path = folder.path().join("pitwire.toml");
+    for (text, mode, is_warned) in [
+        ("[server]\ntoken = \"hush\"", 0o644, true),
+        ("[destination.b]\nurl = \"https://b\"\nauth = '{\"a\": 1}'", 0o604, true),
+        ("[server]\ntoken = \"hush\"", 0o640, false),
+        ("[server]\ntoken = \"\"", 0o644, false),
+        ("[server]\ntoken_file = \"/run/token\"", 0o644, false),
+    ] {
+        fs::write(&path, text).expect("a file");
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).expect("a mode");
+        let loaded = load(Some(&path), iter::empty(), &Overrides::default()).expect("it works");
+        let warned = loaded.warnings.iter().any(|warning| warning.message.contains("chmod 600"));
+        assert_eq!(warned, is_warned, "{text} {mode:o}: {:?}", loaded.warnings);
+    }
 }
 
 #[test]
@@ -461,6 +520,8 @@ prop_compose! {
         config.delivery.proof = ProofChoice::Written;
         config.metrics.enabled = false;
         config.source.http.listen = SocketAddr::from(listen);
+        // Needed where other machines can connect.
+        config.source.http.token_file = Some("/run/token".into());
         config.source.simulator.seed = seed;
         config.source.file.path = file.map(PathBuf::from);
         config

@@ -60,7 +60,14 @@ fn the_configurations_of_a_cluster_are_some() {
     for file in ["cluster/rig.toml", "cluster/hub.toml"] {
         let loaded = load(Some(&deployed(file)), std::iter::empty(), &Overrides::default())
             .unwrap_or_else(|problems| panic!("{problems}"));
-        assert!(loaded.warnings.is_empty(), "{file}: {:?}", loaded.warnings);
+        // The example's token is in the file, and goes through the league's own network.
+        let is_expected = |text: &str| text.contains("chmod 600") || text.contains("unencrypted");
+        let mut warnings = loaded.warnings.iter();
+        assert!(
+            warnings.all(|warning| is_expected(&warning.message)),
+            "{file}: {:?}",
+            loaded.warnings
+        );
     }
 }
 

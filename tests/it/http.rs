@@ -1,6 +1,6 @@
 //! The HTTP source over a real socket, on a queue whose disk is in the test's hands.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use pitwire::config::{
     WhenFull,
 };
 use pitwire::entry::Entry;
+use pitwire::loopback_guard::Access;
 use pitwire::queue::{self, Limit, Limits, Reader, Writer};
 use pitwire::source::{Intake, http};
 use reqwest::header::{ORIGIN, RETRY_AFTER};
@@ -140,7 +141,7 @@ async fn a_client_that_stops_in_the_middle_of_a_body_is_let_go() {
     let source = Source::start(0.0, WhenFull::DropOldest, 100).await;
     let address = source.url("").split('/').nth(2).unwrap().to_owned();
     let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
-    let head = "POST /v1/telemetry HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\n{";
+    let head = "POST /v1/telemetry HTTP/1.1\r\nhost: localhost\r\ncontent-length: 100\r\n\r\n{";
     client.write_all(head.as_bytes()).await.unwrap();
     let mut answer = vec![0; 12];
     client.read_exact(&mut answer).await.unwrap();
@@ -231,9 +232,11 @@ impl Source {
         let ((writer, reader), keeper) =
             queue::with_store(disk.clone(), limits, clock::now()).unwrap();
         tokio::spawn(keeper);
-        let router = http::router(Arc::new(Intake::new(writer.clone(), "http", rate_hz)));
+        let router =
+            http::router(Arc::new(Intake::new(writer.clone(), "http", rate_hz)), Access::ThisPc);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let base = format!("http://{}/v1", listener.local_addr().unwrap());
+        let router = router.into_make_service_with_connect_info::<SocketAddr>();
         tokio::spawn(async { axum::serve(listener, router).await });
         let client = Client::builder().no_proxy().timeout(Duration::from_secs(20)).build().unwrap();
         Self { base, client, disk, writer, reader }

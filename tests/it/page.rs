@@ -243,31 +243,42 @@ fn timestamp(second: f64) -> String {
 }
 
 /// Chromium with one page open. What a page does wrong makes the next question fail.
-struct Browser {
+pub struct Browser {
     child: Child,
     stdin: Option<ChildStdin>,
     stdout: BufReader<ChildStdout>,
 }
 
 impl Browser {
-    fn open(url: &str, width: u32, dark: bool) -> Self {
-        let mut child = Command::new("node")
-            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/browser.js"))
-            .env("NODE_PATH", peers::home().join("node_modules"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let stdin = child.stdin.take();
-        let stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut browser = Self { child, stdin, stdout };
-        assert_eq!(browser.line(), "ready");
+    pub fn open(url: &str, width: u32, dark: bool) -> Self {
+        let mut browser = Self::start(None);
         browser.tell(&json!({"open": url, "width": width, "dark": dark}));
         browser
     }
 
+    /// Opens a page in a browser for which `name` is 127.0.0.1.
+    pub fn resolving(name: &str, url: &str) -> Self {
+        let mut browser = Self::start(Some(name));
+        browser.tell(&json!({"open": url, "width": 320, "dark": false}));
+        browser
+    }
+
+    fn start(resolved: Option<&str>) -> Self {
+        let mut command = Command::new("node");
+        command
+            .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/browser.js"))
+            .args(resolved)
+            .env("NODE_PATH", peers::home().join("node_modules"));
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let stdin = child.stdin.take();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut browser = Self { child, stdin, stdout };
+        assert_eq!(browser.line(), "ready");
+        browser
+    }
+
     /// Goes to another page, or to the same once more.
-    fn open_again(&mut self, url: &str) {
+    pub fn open_again(&mut self, url: &str) {
         self.tell(&json!({"open": url}));
     }
 
@@ -285,8 +296,13 @@ impl Browser {
     }
 
     /// The value of an expression of JavaScript.
-    fn ask(&mut self, expression: &str) -> Value {
+    pub fn ask(&mut self, expression: &str) -> Value {
         self.tell(&json!({"ask": expression}))
+    }
+
+    /// The value of an expression in the frame that was added last.
+    pub fn ask_frame(&mut self, expression: &str) -> Value {
+        self.tell(&json!({"ask_frame": expression}))
     }
 
     fn text(&mut self, id: &str) -> String {
@@ -295,7 +311,7 @@ impl Browser {
     }
 
     /// Waits until the element has a text that fits.
-    async fn shows(&mut self, id: &str, fits: impl Fn(&str) -> bool) {
+    pub async fn shows(&mut self, id: &str, fits: impl Fn(&str) -> bool) {
         eventually(id, async || fits(&self.text(id)).then_some(())).await;
     }
 
@@ -306,14 +322,19 @@ impl Browser {
     }
 
     /// Waits until an expression of JavaScript is true.
-    async fn comes_true(&mut self, expression: &str) {
+    pub async fn comes_true(&mut self, expression: &str) {
         let is_true = async || (self.ask(expression) == true).then_some(());
         eventually(expression, is_true).await;
     }
 
     /// Puts a text into a field as a person does.
-    fn types(&mut self, id: &str, text: &str) {
+    pub fn types(&mut self, id: &str, text: &str) {
         self.tell(&json!({"type": text, "into": format!("#{id}")}));
+    }
+
+    /// Clicks on what leads to another page, and waits for that page.
+    pub fn clicks(&mut self, selector: &str) {
+        self.tell(&json!({"click": selector}));
     }
 
     /// Between two neighbouring points of the dashboard's plots, in milliseconds.

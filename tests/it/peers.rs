@@ -255,6 +255,13 @@ fn command(kind: Kind, port: u16) -> Command {
         Kind::Embedded => {
             let mut command = Command::new(env!("CARGO_BIN_EXE_pitwire"));
             command.args(["serve", "--listen", &format!("127.0.0.1:{port}")]);
+            // The configuration of a developer's own server.
+            command.env("XDG_CONFIG_HOME", "/nowhere");
+            for (name, _) in env::vars_os() {
+                if name.to_string_lossy().starts_with("PITWIRE_") {
+                    command.env_remove(name);
+                }
+            }
             #[cfg(target_os = "linux")]
             crate::default_ports::guard(&mut command);
             return command;

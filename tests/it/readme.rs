@@ -72,7 +72,7 @@ fn the_queue_tools_page_has_every_tool() {
 }
 
 /// Checks that the table between the marker comments of this name in a page is `expected`.
-fn check(page: &str, name: &str, expected: &str) {
+pub fn check(page: &str, name: &str, expected: &str) {
     let text = fs::read_to_string(project(page)).unwrap();
     let begin = format!("<!-- {name}: begin -->\n\n");
     let end = format!("\n<!-- {name}: end -->");

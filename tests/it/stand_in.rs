@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use pitwire::clock;
 use pitwire::config::{Durability, STORAGE_RETRY_INTERVAL, StintConfig, WhenFull};
+use pitwire::loopback_guard::Access;
 use pitwire::queue::{self, Limit, Limits};
 use pitwire::source::Intake;
 use pitwire::source::socketio::Publishers;
@@ -408,7 +409,7 @@ async fn what_is_not_on_the_disk_is_not_acknowledged_and_not_lost_either() {
     ));
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(publishers.serve(listener));
+    tokio::spawn(publishers.serve(listener, Access::ThisPc));
 
     let mut client = Client::connect(&url).await;
     let session_id = client.new_session().await;

@@ -1,23 +1,26 @@
 // Debian's Chromium, without a window, told what to do by one JSON object a line:
-// {"open": url, "width": px, "dark": bool}, {"ask": "an expression"}, {"type": text, "into": selector}
+// {"open": url, "width": px, "dark": bool}, {"ask": "an expression"}, {"ask_frame": "an expression"} for
+// the newest frame, {"type": text, "into": selector}, {"click": selector} for what leads to another page,
 // or {"shot": path}. Without a width the page is as wide and dark as the one before. Each is
-// answered by a line {"answer": …} or {"error": "…"}. That a page asks any machine but this one for
-// something is an error too, at the next line.
+// answered by a line {"answer": …} or {"error": "…"}. A page that asks any machine but this one for
+// something is an error too, at the next line. An argument is a name that stands for this machine.
 const readline = require("node:readline");
 const puppeteer = require("puppeteer-core");
+const own = ["127.0.0.1", ...process.argv.slice(2)];
 
 (async () => {
   const browser = await puppeteer.launch({
     executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
     // The browser ends with this program, however that ends.
     pipe: true,
-    args: ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking"],
+    args: ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking",
+      ...process.argv.slice(2).map(name => `--host-resolver-rules=MAP ${name} 127.0.0.1`)],
   });
   const page = await browser.newPage();
   let outside = null;
   const asks = address => {
     const url = new URL(address);
-    if (!["data:", "blob:"].includes(url.protocol) && url.hostname !== "127.0.0.1") outside = url.href;
+    if (!["data:", "blob:"].includes(url.protocol) && !own.includes(url.hostname)) outside = url.href;
   };
   page.on("request", request => asks(request.url()));
   const network = await page.createCDPSession();
@@ -35,6 +38,10 @@ const puppeteer = require("puppeteer-core");
       await page.goto(line.open, { timeout: 20000 });
     } else if (line.ask) {
       return page.evaluate(line.ask);
+    } else if (line.ask_frame) {
+      return page.frames().at(-1).evaluate(line.ask_frame);
+    } else if (line.click) {
+      await Promise.all([page.waitForNavigation({ timeout: 20000 }), page.click(line.click)]);
     } else if (line.type) {
       await page.type(line.into, line.type);
     } else {

@@ -110,6 +110,9 @@ impl Role {
                 let health = String::from_utf8_lossy(&health).into_owned();
                 Some(Holder::Admin { health, queue: status.path })
             }
+            Self::Samples | Self::Publishers if asks_for_token(address).await => {
+                Some(Holder::Agent)
+            }
             // It takes posts alone.
             Self::Samples => {
                 let (telemetry, _) = get(address, "/v1/telemetry").await.ok()?;
@@ -124,6 +127,14 @@ impl Role {
             }
         }
     }
+}
+
+/// Whether a listener of an agent is there that answers only with its token.
+async fn asks_for_token(address: SocketAddr) -> bool {
+    let answer = get(address, "/").await;
+    answer.is_ok_and(|(status, body)| {
+        status == StatusCode::UNAUTHORIZED && String::from_utf8_lossy(&body).contains("pitwire")
+    })
 }
 
 async fn get(address: SocketAddr, path: &str) -> Result<(StatusCode, Bytes), RequestError> {

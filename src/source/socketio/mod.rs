@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use axum::middleware::from_fn_with_state;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::net::TcpListener;
@@ -30,6 +31,7 @@ use crate::config::{MAX_LATEST, MAX_STREAMS, StintConfig};
 use crate::contract::{self, Client, ClientLimits, Event, Host, Refusal, Setup, new_session_id};
 use crate::entry::{CapturedAt, StintId, Stream};
 use crate::fields::{self, Frame, Reason, Refused, Setup as CarSetup};
+use crate::loopback_guard::{Access, guard};
 use crate::net::Connections;
 use crate::offload;
 
@@ -104,9 +106,11 @@ impl Publishers {
         Self { intake, resume_after, file: file.into(), memory: Mutex::new(memory), connections }
     }
 
-    /// Serves publishers until this future is dropped; their connections stay open then.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener) {
-        let routes = |events| page::guarded(page::routes(&self).layer(events));
+    /// Serves publishers that have `access` until this future is dropped; their connections stay open then.
+    pub async fn serve(self: Arc<Self>, listener: TcpListener, access: Access) {
+        // Outside of the events, so that it guards them too.
+        let guard = from_fn_with_state(access, guard);
+        let routes = |events| page::routes(&self).layer(events).layer(guard);
         let forever = std::future::pending();
         contract::serve(&self, listener, &self.connections, routes, forever).await;
     }

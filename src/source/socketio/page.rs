@@ -5,15 +5,13 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::Publishers;
 use super::streams::Place;
 use crate::config::PAGE_REFRESH;
-use crate::contract::document;
-use crate::source::http::only_local_origins;
+use crate::contract::{FormPolicy, document};
 
 /// The paths beside `/socket.io/`.
 pub(super) fn routes(publishers: &Arc<Publishers>) -> Router {
@@ -21,11 +19,6 @@ pub(super) fn routes(publishers: &Arc<Publishers>) -> Router {
         .route("/dashboard/{session_id}", get(page))
         .fallback(nothing)
         .with_state(publishers.clone())
-}
-
-/// Web pages of other origins are kept out, from the events too.
-pub(super) fn guarded(app: Router) -> Router {
-    app.layer(middleware::from_fn(only_local_origins))
 }
 
 async fn page(State(publishers): State<Arc<Publishers>>, Path(id): Path<String>) -> Response {
@@ -72,8 +65,9 @@ async fn nothing() -> Response {
 /// A page that looks again by itself. Nothing that a client sent is in it.
 fn note(title: &str, text: &str) -> Response {
     let again = PAGE_REFRESH.as_secs();
-    document(&[&format!(
+    let page = format!(
         "<title>pitwire: {title}</title><meta http-equiv=\"refresh\" content=\"{again}\">\
          <h1>{title}</h1><p>{text}<p>This page looks again every {again} s."
-    )])
+    );
+    document(FormPolicy::Nowhere, &[&page])
 }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
 
 use pitwire::source::lmu::memory::Region;
 
@@ -39,14 +40,12 @@ fn a_configuration_with_mistakes() {
     };
     assert_eq!(findings.iter().filter(not_looked).count(), 5, "{findings:#?}");
 
-    fs::write(&file, "").unwrap();
-    let port = closed_port();
-    pc.set([format!("metrics.listen=0.0.0.0:{port}")]).finds(&[(
+    fs::write(&file, "[server]\ntoken = \"a-long-token-for-tests\"\n").unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    pc.finds(&[(
         "warning",
         "configuration",
-        &format!(
-            "--set: metrics.listen: \"0.0.0.0:{port}\" lets other machines in, without a password"
-        ),
+        &format!("{shown}:2: server.token: every user of this PC can read it in {shown}; …"),
         "mend it where it is, if it is not meant",
     )]);
 }
@@ -161,22 +160,14 @@ fn addresses_that_another_program_has() {
 
     let pc = pc.set(["source.socketio.enabled=false", "source.http.enabled=false"]);
     let port = admin.port();
-    pc.set([format!("metrics.listen=192.0.2.1:{port}")]).finds(&[
-        (
-            "warning",
-            "configuration",
-            &format!(
-                "--set: metrics.listen: \"192.0.2.1:{port}\" lets other machines in, without …"
-            ),
-            "mend it where it is, if it is not meant",
-        ),
-        (
-            "fault",
-            "addresses",
-            &format!("192.0.2.1:{port} (metrics.listen) is no address of this PC"),
-            &format!("write one that it has into metrics.listen, such as 127.0.0.1:{port}"),
-        ),
-    ]);
+    let elsewhere = format!("metrics.listen=192.0.2.1:{port}");
+    let pc = pc.set([elsewhere.as_str(), "metrics.token=a-long-token-for-tests"]);
+    pc.finds(&[(
+        "fault",
+        "addresses",
+        &format!("192.0.2.1:{port} (metrics.listen) is no address of this PC"),
+        &format!("write one that it has into metrics.listen, such as 127.0.0.1:{port}"),
+    )]);
 }
 
 #[tokio::test]

@@ -1,0 +1,490 @@
+//! Who may use a listener, decided for each request by its peer address, its Host and Origin
+//! headers, and the token that it presents.
+//!
+//! A browser on this PC reaches loopback listeners too, whatever page it shows. A foreign page is
+//! recognized by its Origin, or by `Sec-Fetch-Site` where a request has no Origin; a page whose own
+//! name was pointed at this PC (DNS rebinding) by its Host.
+//!
+//! `deploy/docs/access.md` shows the result for each listener; `tests/it/abuse/access.rs` holds every
+//! cell of it against the program.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{ConnectInfo, Request, State};
+use axum::http::header::{
+    ACCEPT, AUTHORIZATION, CACHE_CONTROL, COOKIE, FORWARDED, HOST, LOCATION, ORIGIN, SET_COOKIE,
+    WWW_AUTHENTICATE,
+};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+use subtle::ConstantTimeEq;
+use url::form_urlencoded;
+
+use crate::config::{Secret, check_token};
+use crate::contract::{FormPolicy, document};
+
+/// The cookie that a browser gets for a link with a token.
+const TOKEN_COOKIE: &str = "pitwire_token";
+/// How long a browser keeps the cookie: a race weekend and its preparation.
+const COOKIE_LIFETIME: Duration = Duration::from_hours(30 * 24);
+/// Bytes of a token file, at most: a token is one short line.
+const MAX_TOKEN_FILE_BYTES: u64 = 4 << 10;
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
+
+/// Who may use a listener, or some of its paths. Pages of other origins never may.
+#[derive(Clone, Debug)]
+pub enum Access {
+    /// Programs and pages of this PC.
+    ThisPc,
+    /// Programs and pages of this PC; from elsewhere, clients that present the token.
+    ThisPcOrToken(Secret),
+    /// Clients that present the token, on this PC too. An empty token admits nobody.
+    Token(Secret),
+    /// Everyone, by an address or by a name that no foreign page can have.
+    Anyone,
+}
+
+impl Access {
+    /// The access to a listener: that of the token's holders if there is one, else of this PC.
+    ///
+    /// # Errors
+    /// If the token file cannot be read, or holds no usable token.
+    pub fn to_listener(token: &Secret, token_file: Option<&Path>) -> io::Result<Self> {
+        let token = read_token(token, token_file)?;
+        Ok(if token.reveal().is_some() { Self::Token(token) } else { Self::ThisPc })
+    }
+
+    /// The access to what the agent's admin address also shows to other machines.
+    ///
+    /// # Errors
+    /// If the token file cannot be read, or holds no usable token.
+    pub fn to_metrics(token: &Secret, token_file: Option<&Path>) -> io::Result<Self> {
+        read_token(token, token_file).map(Self::ThisPcOrToken)
+    }
+}
+
+/// The token of the file if there is one, else the token of the configuration.
+fn read_token(token: &Secret, file: Option<&Path>) -> io::Result<Secret> {
+    let Some(path) = file else { return Ok(token.clone()) };
+    let fault = |what: &str| io::Error::other(format!("the token file {} {what}", path.display()));
+    // A pipe would block until another program writes into it.
+    let metadata =
+        fs::metadata(path).map_err(|error| fault(&format!("cannot be read: {error}")))?;
+    if !metadata.is_file() || metadata.len() > MAX_TOKEN_FILE_BYTES {
+        return Err(fault("is not a file with a token in it"));
+    }
+    let bytes = fs::read(path).map_err(|error| fault(&format!("cannot be read: {error}")))?;
+    let token = Secret::from(String::from_utf8_lossy(&bytes).as_ref());
+    match check_token(token.reveal().unwrap_or_default()) {
+        Ok(()) => Ok(token),
+        Err(error) => Err(fault(&format!("holds a token that {error}"))),
+    }
+}
+
+/// Answers a request, or says why it may not be made. The state says who may.
+pub(crate) async fn guard(State(access): State<Access>, request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
+    let claims = Claims {
+        peer,
+        method: request.method(),
+        headers: request.headers(),
+        query_token: query_token(request.uri()),
+    };
+    let is_page = is_page(&claims, request.uri());
+    match claims.admitted_to(&access) {
+        Ok(()) => match (&access, &claims.query_token) {
+            (Access::Token(expected), Some(token)) if is_page && is_same(token, expected) => {
+                keep_token(token, request.uri())
+            }
+            _ => next.run(request).await,
+        },
+        Err(denied) if is_page => denied.page(),
+        Err(denied) => denied.json(),
+    }
+}
+
+/// What a request says of where it comes from.
+struct Claims<'a> {
+    /// `None` if the server does not tell; then it is not this PC.
+    peer: Option<IpAddr>,
+    method: &'a Method,
+    headers: &'a HeaderMap,
+    query_token: Option<String>,
+}
+
+/// Why a request may not be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+enum Denied {
+    #[error("only programs and pages of this PC may use this; ask at 127.0.0.1")]
+    NotThisPc,
+    #[error("pages of other origins may not use this")]
+    ForeignPage,
+    #[error(
+        "this name may be a foreign page's; use the server's address, or start it with a token"
+    )]
+    ForeignName,
+    #[error(
+        "pitwire needs a token here; send it as \"Authorization: Bearer TOKEN\" or as ?token=TOKEN"
+    )]
+    NoToken,
+    #[error("the token is not the one that pitwire was started with; correct it")]
+    WrongToken,
+    #[error("a server without a token forgets nothing for its clients; start it with a token")]
+    NeverWithoutToken,
+}
+
+impl Claims<'_> {
+    fn admitted_to(&self, access: &Access) -> Result<(), Denied> {
+        if self.is_foreign_page() {
+            return Err(Denied::ForeignPage);
+        }
+        let may_be_foreign = self.host().map_or(HostKind::Public, HostKind::of) == HostKind::Public;
+        match access {
+            Access::ThisPc if self.is_this_pc() => Ok(()),
+            Access::ThisPc => Err(Denied::NotThisPc),
+            Access::ThisPcOrToken(_) if self.is_this_pc() => Ok(()),
+            // Without a token there is none to ask for.
+            Access::ThisPcOrToken(token) if token.reveal().is_none() => Err(Denied::NotThisPc),
+            Access::ThisPcOrToken(token) | Access::Token(token) => self.presents(token),
+            Access::Anyone if may_be_foreign => Err(Denied::ForeignName),
+            Access::Anyone if *self.method == Method::DELETE => Err(Denied::NeverWithoutToken),
+            Access::Anyone => Ok(()),
+        }
+    }
+
+    fn host(&self) -> Option<&str> {
+        self.headers.get(HOST)?.to_str().ok()
+    }
+
+    /// Whether a program or a page of this PC asks, and no proxy for another machine.
+    fn is_this_pc(&self) -> bool {
+        let is_forwarded =
+            self.headers.contains_key(FORWARDED) || self.headers.contains_key(X_FORWARDED_FOR);
+        self.peer.is_some_and(is_loopback)
+            && self.host().is_some_and(|host| HostKind::of(host) == HostKind::ThisPc)
+            && !is_forwarded
+    }
+
+    /// Whether a page asks that is neither of this PC nor of this server.
+    fn is_foreign_page(&self) -> bool {
+        let Some(origin) = self.headers.get(ORIGIN) else {
+            // An image, a script or a frame has no Origin. A link that a person follows may come
+            // from anywhere.
+            let says = |name, value| self.headers.get(name).is_some_and(|said| said == value);
+            return says(SEC_FETCH_SITE, "cross-site") && !says(SEC_FETCH_DEST, "document");
+        };
+        let origin = origin.to_str().unwrap_or_default();
+        let origin = origin.split_once("://").map_or(origin, |(_, authority)| authority);
+        let Some(host) = self.host() else { return true };
+        let is_of_this_pc =
+            [origin, host].iter().all(|name| HostKind::of(name) == HostKind::ThisPc);
+        !is_of_this_pc && !origin.eq_ignore_ascii_case(host)
+    }
+
+    /// Whether one of the tokens that the request presents is the expected one.
+    fn presents(&self, expected: &Secret) -> Result<(), Denied> {
+        let bearer = self.headers.get(AUTHORIZATION).and_then(|value| {
+            let (scheme, token) = value.to_str().ok()?.trim().split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
+        });
+        let presented = [bearer, self.query_token.clone(), self.cookie_token()];
+        let mut presented = presented.into_iter().flatten().peekable();
+        if presented.peek().is_none() {
+            return Err(Denied::NoToken);
+        }
+        if presented.any(|token| is_same(&token, expected)) {
+            Ok(())
+        } else {
+            Err(Denied::WrongToken)
+        }
+    }
+
+    fn cookie_token(&self) -> Option<String> {
+        let cookies =
+            self.headers.get_all(COOKIE).into_iter().filter_map(|line| line.to_str().ok());
+        let mut cookies = cookies.flat_map(|line| line.split(';'));
+        let encoded = cookies.find_map(|cookie| {
+            let (name, value) = cookie.trim().split_once('=')?;
+            (name == TOKEN_COOKIE).then_some(value)
+        })?;
+        Some(form_urlencoded::parse(encoded.as_bytes()).next()?.0.into_owned())
+    }
+}
+
+/// What a host, with or without its port, can be the name of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum HostKind {
+    ThisPc,
+    /// An address, or a name that public DNS does not resolve: no foreign page has it.
+    Network,
+    /// A name that may be a foreign page's, pointed at this PC.
+    Public,
+}
+
+impl HostKind {
+    fn of(host: &str) -> Self {
+        let has_port = host.rsplit_once(':').filter(|(name, _)| {
+            !name.contains(':') || (name.starts_with('[') && name.ends_with(']'))
+        });
+        let name = has_port.map_or(host, |(name, _)| name).to_ascii_lowercase();
+        let bare = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(&name);
+        let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        match bare.parse::<IpAddr>() {
+            Ok(address) if is_loopback(address) => Self::ThisPc,
+            // A browser takes it for this PC, whatever page asks.
+            Ok(address) if address.is_unspecified() => Self::Public,
+            Ok(_) => Self::Network,
+            Err(_) if name == "localhost" => Self::ThisPc,
+            Err(_) if !name.is_empty() && name.chars().all(fits) => Self::Network,
+            Err(_) if name.ends_with(".local") || name.ends_with(".internal") => Self::Network,
+            Err(_) => Self::Public,
+        }
+    }
+}
+
+/// Compares in constant time; an empty expected token equals nothing.
+fn is_same(token: &str, expected: &Secret) -> bool {
+    let expected = expected.reveal();
+    expected.is_some_and(|expected| token.as_bytes().ct_eq(expected.as_bytes()).into())
+}
+
+pub(crate) fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
+}
+
+fn query_token(uri: &Uri) -> Option<String> {
+    let pairs = form_urlencoded::parse(uri.query()?.as_bytes());
+    pairs.into_iter().find(|(name, _)| name == "token").map(|(_, token)| token.into_owned())
+}
+
+/// Whether a person looks at the answer.
+fn is_page(claims: &Claims<'_>, uri: &Uri) -> bool {
+    let takes_html = claims
+        .headers
+        .get(ACCEPT)
+        .and_then(|types| types.to_str().ok())
+        .is_some_and(|types| types.contains("text/html"));
+    let is_page = uri.path() == "/" || uri.path().starts_with("/dashboard/");
+    *claims.method == Method::GET && takes_html && is_page
+}
+
+/// Moves the token of a link into a cookie, so that it does not stay in the address.
+fn keep_token(token: &str, uri: &Uri) -> Response {
+    let query = uri.query().unwrap_or_default();
+    let mut rest = form_urlencoded::Serializer::new(String::new());
+    rest.extend_pairs(form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name != "token"));
+    let rest = rest.finish();
+    let separator = if rest.is_empty() { "" } else { "?" };
+    let location = format!("{}{separator}{rest}", uri.path());
+    let value: String = form_urlencoded::byte_serialize(token.as_bytes()).collect();
+    let seconds = COOKIE_LIFETIME.as_secs();
+    let cookie =
+        format!("{TOKEN_COOKIE}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Lax");
+    let (Ok(location), Ok(mut cookie)) =
+        (HeaderValue::try_from(location), HeaderValue::try_from(cookie))
+    else {
+        return Denied::WrongToken.json();
+    };
+    cookie.set_sensitive(true);
+    let headers = [
+        (LOCATION, location),
+        (SET_COOKIE, cookie),
+        (CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    (StatusCode::SEE_OTHER, headers).into_response()
+}
+
+impl Denied {
+    fn status(self) -> StatusCode {
+        match self {
+            Self::NoToken | Self::WrongToken => StatusCode::UNAUTHORIZED,
+            Self::NotThisPc | Self::ForeignPage | Self::ForeignName | Self::NeverWithoutToken => {
+                StatusCode::FORBIDDEN
+            }
+        }
+    }
+
+    fn json(self) -> Response {
+        let body = Json(json!({"error": self.to_string()}));
+        let mut response = (self.status(), body).into_response();
+        if self.status() == StatusCode::UNAUTHORIZED {
+            let challenge = HeaderValue::from_static("Bearer realm=\"pitwire\"");
+            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
+        }
+        response
+    }
+
+    /// For a person: a page that asks for the token, if one would help.
+    fn page(self) -> Response {
+        if self.status() != StatusCode::UNAUTHORIZED {
+            return self.json();
+        }
+        let wrong =
+            if self == Self::WrongToken { "<p>That token is not the right one." } else { "" };
+        let page = document(
+            FormPolicy::ThisServer,
+            &[
+                "<title>pitwire: token</title><h1>This page needs a token</h1>",
+                wrong,
+                "<p>Open the link that <code>pitwire serve</code> printed, or enter its token.\
+             <form><label>Token <input type=\"password\" name=\"token\" id=\"token\" required></label> \
+             <button>Open</button></form>",
+            ],
+        );
+        (self.status(), page).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKEN: &str = "correct-horse-battery";
+
+    fn headers(pairs: &[(HeaderName, &str)]) -> HeaderMap {
+        pairs.iter().map(|(name, value)| (name.clone(), value.parse().unwrap())).collect()
+    }
+
+    fn admitted(access: &Access, peer: &str, pairs: &[(HeaderName, &str)]) -> Result<(), Denied> {
+        let headers = headers(pairs);
+        let peer = Some(peer.parse().unwrap());
+        let claims = Claims { peer, method: &Method::GET, headers: &headers, query_token: None };
+        claims.admitted_to(access)
+    }
+
+    #[test]
+    fn a_host_is_this_pc_the_network_or_possibly_a_foreign_page() {
+        for (host, kind) in [
+            ("localhost", HostKind::ThisPc),
+            ("LocalHost:9184", HostKind::ThisPc),
+            ("127.0.0.1:9184", HostKind::ThisPc),
+            ("127.8.9.1", HostKind::ThisPc),
+            ("[::1]:9184", HostKind::ThisPc),
+            ("[::1]", HostKind::ThisPc),
+            ("[::ffff:127.0.0.1]:1", HostKind::ThisPc),
+            ("192.168.1.7:5000", HostKind::Network),
+            ("[fd00::2]:5000", HostKind::Network),
+            ("pit-pc:5000", HostKind::Network),
+            ("pit.local", HostKind::Network),
+            ("0.0.0.0:9184", HostKind::Public),
+            ("[::]:9184", HostKind::Public),
+            ("evil.example:9184", HostKind::Public),
+            ("localhost.evil.example", HostKind::Public),
+            ("127.0.0.1.evil.example", HostKind::Public),
+            ("localhost.", HostKind::Public),
+            ("", HostKind::Public),
+            ("?", HostKind::Public),
+        ] {
+            assert_eq!(HostKind::of(host), kind, "{host}");
+        }
+    }
+
+    #[test]
+    fn only_pages_of_this_pc_or_of_this_server_are_not_foreign() {
+        for (host, origin, is_foreign) in [
+            ("127.0.0.1:9184", "http://localhost:3000", false),
+            ("localhost:9184", "https://127.0.0.1", false),
+            ("127.0.0.1:9184", "http://[::1]:80", false),
+            ("192.168.1.7:5000", "http://192.168.1.7:5000", false),
+            ("pit.example.org", "https://Pit.Example.org", false),
+            ("192.168.1.7:5000", "http://localhost:3000", true),
+            ("192.168.1.7:5000", "http://192.168.1.7:6000", true),
+            ("127.0.0.1:9184", "null", true),
+            ("127.0.0.1:9184", "https://localhost.evil.example", true),
+            ("127.0.0.1:9184", "http://10.0.0.1", true),
+        ] {
+            let denied = admitted(&Access::Anyone, "10.0.0.1", &[(HOST, host), (ORIGIN, origin)]);
+            assert_eq!(denied == Err(Denied::ForeignPage), is_foreign, "{host} {origin}");
+        }
+    }
+
+    #[test]
+    fn a_request_without_an_origin_is_foreign_if_the_browser_says_so_and_nobody_followed_a_link() {
+        for (site, destination, is_foreign) in [
+            ("cross-site", "image", true),
+            ("cross-site", "iframe", true),
+            ("cross-site", "empty", true),
+            ("cross-site", "document", false),
+            ("same-site", "image", false),
+            ("none", "document", false),
+        ] {
+            let denied = admitted(
+                &Access::ThisPc,
+                "127.0.0.1",
+                &[(HOST, "127.0.0.1:9184"), (SEC_FETCH_SITE, site), (SEC_FETCH_DEST, destination)],
+            );
+            assert_eq!(denied == Err(Denied::ForeignPage), is_foreign, "{site} {destination}");
+        }
+    }
+
+    #[test]
+    fn this_pc_is_a_loopback_peer_under_a_local_name_without_a_proxy() {
+        for (peer, pairs, may) in [
+            ("127.0.0.1", vec![(HOST, "127.0.0.1:9184")], true),
+            ("::ffff:127.0.0.1", vec![(HOST, "localhost:9184")], true),
+            ("::1", vec![(HOST, "[::1]:9184")], true),
+            // Another machine sends whatever Host it likes.
+            ("192.168.1.7", vec![(HOST, "127.0.0.1:9184")], false),
+            ("::ffff:192.168.1.7", vec![(HOST, "127.0.0.1:9184")], false),
+            ("127.0.0.1", vec![(HOST, "evil.example:9184")], false),
+            ("127.0.0.1", vec![], false),
+            ("127.0.0.1", vec![(HOST, "localhost"), (X_FORWARDED_FOR, "10.0.0.1")], false),
+            ("127.0.0.1", vec![(HOST, "localhost"), (FORWARDED, "for=10.0.0.1")], false),
+        ] {
+            assert_eq!(admitted(&Access::ThisPc, peer, &pairs).is_ok(), may, "{peer} {pairs:?}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_taken_as_a_bearer_a_cookie_or_from_the_query() {
+        let access = Access::Token(TOKEN.into());
+        let basic = format!("Basic {TOKEN}");
+        for (name, value, expected) in [
+            (AUTHORIZATION, format!("Bearer {TOKEN}"), Ok(())),
+            (AUTHORIZATION, format!("bearer  {TOKEN} "), Ok(())),
+            (COOKIE, format!("a=b; {TOKEN_COOKIE}={TOKEN}"), Ok(())),
+            (AUTHORIZATION, basic, Err(Denied::NoToken)),
+            (AUTHORIZATION, format!("Bearer {TOKEN}x"), Err(Denied::WrongToken)),
+            (AUTHORIZATION, "Bearer ".into(), Err(Denied::NoToken)),
+            (COOKIE, format!("x{TOKEN_COOKIE}={TOKEN}"), Err(Denied::NoToken)),
+            (HOST, "localhost".into(), Err(Denied::NoToken)),
+        ] {
+            let given = [(name, value.as_str())];
+            assert_eq!(admitted(&access, "10.0.0.1", &given), expected, "{value}");
+        }
+        let uri = "/socket.io/?EIO=4&token=a%2Bb".parse().unwrap();
+        assert_eq!(query_token(&uri).as_deref(), Some("a+b"));
+    }
+
+    #[test]
+    fn an_empty_token_admits_nobody() {
+        let bearer = [(AUTHORIZATION, "Bearer x"), (HOST, "192.168.1.7")];
+        let token = Access::Token(Secret::default());
+        assert_eq!(admitted(&token, "127.0.0.1", &bearer), Err(Denied::WrongToken));
+        let metrics = Access::ThisPcOrToken(Secret::default());
+        assert_eq!(admitted(&metrics, "192.168.1.7", &bearer), Err(Denied::NotThisPc));
+    }
+
+    #[test]
+    fn the_token_of_a_link_goes_into_a_cookie_and_out_of_the_address() {
+        let uri = "/dashboard/x?a=1&token=so+me%3B&b=2".parse().unwrap();
+        let response = keep_token("so me;", &uri);
+        assert_eq!(response.headers()[LOCATION], "/dashboard/x?a=1&b=2");
+        let cookie = response.headers()[SET_COOKIE].to_str().unwrap().to_owned();
+        let sent = cookie.split(';').next().unwrap();
+        let headers = headers(&[(COOKIE, sent)]);
+        let claims =
+            Claims { peer: None, method: &Method::GET, headers: &headers, query_token: None };
+        assert_eq!(claims.cookie_token().as_deref(), Some("so me;"));
+    }
+}
