@@ -20,8 +20,8 @@ use super::open_files::affordable;
 use super::progress::Connection;
 
 /// How long a connection that is closed for a new one may take to free its descriptor. Its task
-/// only has to be polled once.
-const EVICTION_TIMEOUT: Duration = Duration::from_millis(100);
+/// only has to be polled once, and no other connection is accepted meanwhile.
+const EVICTION_TIMEOUT: Duration = Duration::from_millis(20);
 
 /// Between two log lines about connections that were closed or refused at a limit.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);

@@ -5,10 +5,11 @@
 //! accepted connection therefore has a [`KillSwitch`], which travels with its requests as an
 //! extension.
 
+use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Context;
+use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 
@@ -21,6 +22,7 @@ struct State {
     is_killed: AtomicBool,
     reader: AtomicWaker,
     writer: AtomicWaker,
+    task: AtomicWaker,
 }
 
 impl KillSwitch {
@@ -30,6 +32,16 @@ impl KillSwitch {
         self.0.reader.wake();
         // A writer whose peer reads nothing would otherwise wait for ever.
         self.0.writer.wake();
+        self.0.task.wake();
+    }
+
+    /// Resolves once the connection is killed. For the one task that serves the connection.
+    pub(super) async fn killed(&self) {
+        poll_fn(|context| {
+            self.0.task.register(context.waker());
+            if self.is_killed() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
     }
 
     pub(super) fn is_killed(&self) -> bool {

@@ -128,6 +128,8 @@ async fn converse(
     };
     let stalled = tokio::select! {
         biased;
+        // Or a handler that is busy with the disk would keep the descriptor.
+        () = connection.kill_switch().killed() => None,
         stalled = until_stalled(&connection) => Some(stalled),
         () = closed => None,
     };
@@ -462,6 +464,19 @@ mod tests {
         other.write_all(b"GET / HTTP/1.0\r\n\r\n").await.unwrap();
         assert!(until_the_end(&mut other).await.0.starts_with("HTTP/1.0 200"));
         connections.close(MOMENT).await;
+    }
+
+    #[tokio::test]
+    async fn a_killed_connection_does_not_wait_for_its_handler() {
+        let (address, connections) = start().await;
+        let request = "POST /busy HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n";
+        let mut stream = send(address, request).await;
+        while connections.count() == 0 {
+            tokio::task::yield_now().await;
+        }
+        connections.kill_all();
+        assert_eq!(until_the_end(&mut stream).await.0, "");
+        assert_eq!(connections.count(), 0);
     }
 
     #[tokio::test]
