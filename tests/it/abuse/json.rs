@@ -17,9 +17,9 @@ use super::{MAX_AGENT_RSS_KIB, beside_live_source};
 use crate::agent::{Agent, eventually};
 use crate::contract::Client;
 
-/// The longest that a hostile text may hold up anything else: in a debug build on a loaded machine.
-/// In a release build it takes a few milliseconds.
-pub const MAX_WAIT: Duration = Duration::from_secs(1);
+/// The longest that a hostile text may hold up anything else: in a debug build on a machine with ten
+/// times as much to do as it can. Searching an object for each of its keys takes tens of seconds.
+pub const MAX_WAIT: Duration = Duration::from_secs(2);
 
 /// As much as a sample may have in bytes, nearly.
 const KEYS: usize = 80_000;
@@ -78,7 +78,7 @@ async fn objects_of_80_000_keys_on_stdin_and_over_http_hold_nothing_up() {
         slowest
     };
     let (slowest, observed) = beside_live_source(&agent, attack).await;
-    assert!(slowest < MAX_WAIT, "a request took {slowest:?}");
+    assert!(slowest < 2 * MAX_WAIT, "a request took {slowest:?}");
     assert!(observed.longest_wait < MAX_WAIT, "{observed:?}");
     assert!(observed.peak_rss_kib < MAX_AGENT_RSS_KIB, "{observed:?}");
     let rejected = r#"pitwire_source_rejected_total{source="stdin",reason="too_large"}"#;
@@ -132,7 +132,7 @@ async fn a_setup_with_as_many_keys_as_allowed_is_taken_quickly() {
         start.elapsed()
     };
     let (taken, observed) = beside_live_source(&agent, attack).await;
-    assert!(taken < 2 * MAX_WAIT, "{taken:?}");
+    assert!(taken < MAX_WAIT, "{taken:?}");
     assert!(observed.longest_wait < MAX_WAIT, "{observed:?}");
 }
 
@@ -196,8 +196,8 @@ async fn bodies_of_8_mib_of_anything_at_the_same_time_stay_within_the_memory() {
     };
     let ((answers, slowest), observed) = beside_live_source(&agent, attack).await;
     assert!(observed.peak_rss_kib < MAX_AGENT_RSS_KIB, "{observed:?}");
-    assert!(observed.longest_wait < 2 * MAX_WAIT, "{observed:?}");
-    assert!(slowest < 2 * MAX_WAIT, "a frame over HTTP took {slowest:?}");
+    assert!(observed.longest_wait < MAX_WAIT, "{observed:?}");
+    assert!(slowest < MAX_WAIT, "a frame over HTTP took {slowest:?}");
     for answer in answers.into_iter().flatten() {
         assert!([200, 202, 400, 408, 413, 503].contains(&answer), "{answer}");
     }
