@@ -384,6 +384,8 @@ async fn a_queue_that_was_copied_is_noticed_and_both_places_are_named() {
     copy(&folder, &copied);
     let mut agent = Agent::start(&copied, NOBODY, &[]);
     agent.process.says("this queue is a copy of the one in").await;
+    // Before that it has no handler of signals.
+    agent.page("/healthz").await;
     agent.stop().await;
     if cfg!(target_os = "linux")
         && fs::read_to_string("/etc/machine-id").is_ok_and(|id| id.len() > 1)
