@@ -86,7 +86,10 @@ pub(super) fn raw(folder: &Path) -> io::Result<Vec<u8>> {
 /// Frees the room of a database that is given up. A thread that hangs may hold the file open, so
 /// that removing its name alone would free nothing.
 pub(super) fn truncate(folder: &Path) {
-    if let Ok(file) = File::options().write(true).open(folder.join(FILE)) {
+    let path = folder.join(FILE);
+    if !disk::is_no_file(&path)
+        && let Ok(file) = File::options().write(true).open(path)
+    {
         // Its folder is removed next; what remains is removed at the next start.
         let _ = file.set_len(0);
     }

@@ -118,6 +118,10 @@ pub(super) fn build(
 /// these go at the next attempt, or at the next start.
 fn remove_unfinished(folder: &Path) {
     for name in disk::names(folder, UNFINISHED).unwrap_or_default() {
+        if disk::is_no_folder(&folder.join(&name)) {
+            // Another program put it there; the next start sets it aside.
+            continue;
+        }
         sled::truncate(&folder.join(&name));
         if let Err(error) = disk::remove_folder(&folder.join(&name)) {
             tracing::debug!(name, %error, "an unfinished segment cannot be removed yet");
@@ -242,7 +246,7 @@ pub(super) fn strays(folder: &Path) -> io::Result<Vec<String>> {
             || name.ends_with(".tmp")
             || name.starts_with("tail-") && name.ends_with(".log");
         let is_folder = FOLDERS.contains(&&*name)
-            || ["q-", "new-", "trash-"].iter().any(|prefix| name.starts_with(prefix));
+            || ["q-", "new-", "trash-", UNFINISHED].iter().any(|prefix| name.starts_with(prefix));
         if is_file && disk::is_no_file(&path) || is_folder && disk::is_no_folder(&path) {
             strays.push(name);
         } else if name == QUARANTINE || name == "facts" || name == "fates" {
