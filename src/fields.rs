@@ -15,6 +15,7 @@ mod json;
 mod setup;
 mod table;
 
+pub(crate) use self::change::text_fingerprint;
 pub use self::frame::{Frame, map};
 pub(crate) use self::json::{
     Json, Object, elements, is_json, null_what_is_not_finite, quoted, read, read_envelope,

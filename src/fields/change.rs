@@ -43,6 +43,14 @@ pub(super) fn fingerprint(setup: &Json<'_>) -> u64 {
     hash.0
 }
 
+/// A number that stands for a text of any length, such as a driver's name.
+pub(crate) fn text_fingerprint(text: &str) -> u64 {
+    let mut hash = Fnv1a(FNV1A_BASIS);
+    // Writing to a hash cannot fail.
+    let _ = io::Write::write_all(&mut hash, text.as_bytes());
+    hash.0
+}
+
 /// FNV-1a, 64 bits: not for secrets, the same for ever.
 struct Fnv1a(u64);
 

@@ -283,7 +283,7 @@ fn driver(frame: &RawValue) -> Option<u64> {
     }
     serde_json::from_str(frame.get())
         .ok()
-        .map(|driven: Driven| fields::setup_fingerprint(&driven.player_name.into()))
+        .map(|driven: Driven| fields::text_fingerprint(&driven.player_name))
 }
 
 impl Memory {

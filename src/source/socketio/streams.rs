@@ -263,7 +263,7 @@ mod tests {
     }
 
     fn fingerprint(name: &str) -> u64 {
-        crate::fields::setup_fingerprint(&name.into())
+        crate::fields::text_fingerprint(name)
     }
 
     /// Of nobody who is connected.
