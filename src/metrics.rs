@@ -201,6 +201,7 @@ pub const TABLE: &[Row] = &[
                     "wrong_type",
                     "out_of_range",
                     "unknown_session",
+                    "too_many_publishers",
                 ],
             ),
         ],
