@@ -20,6 +20,7 @@ mod agent;
 #[path = "../../tests/it/contract.rs"]
 mod contract;
 #[cfg(target_os = "linux")]
+#[allow(unreachable_pub, reason = "shared")]
 #[path = "../../tests/it/default_ports.rs"]
 mod default_ports;
 #[allow(dead_code, unused_imports, unreachable_pub, reason = "shared")]
