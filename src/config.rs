@@ -227,13 +227,13 @@ pub struct HttpConfig {
     pub listen: SocketAddr,
     /// What clients must present; without one only this PC may connect.
     pub token: Secret,
-    pub token_file: Option<PathBuf>,
+    pub token_file: Option<CredentialFile>,
 }
 
 impl HttpConfig {
     /// Who may use the source; reads the token file.
     pub(crate) fn access(&self) -> io::Result<Access> {
-        Access::to_listener(&self.token, self.token_file.as_deref())
+        Access::to_listener(&self.token, self.token_file.as_ref())
     }
 }
 
@@ -244,13 +244,13 @@ pub struct SocketioConfig {
     pub listen: SocketAddr,
     /// What publishers must present; without one only this PC may connect.
     pub token: Secret,
-    pub token_file: Option<PathBuf>,
+    pub token_file: Option<CredentialFile>,
 }
 
 impl SocketioConfig {
     /// Who may use the source; reads the token file.
     pub(crate) fn access(&self) -> io::Result<Access> {
-        Access::to_listener(&self.token, self.token_file.as_deref())
+        Access::to_listener(&self.token, self.token_file.as_ref())
     }
 }
 
@@ -293,13 +293,13 @@ pub struct MetricsConfig {
     pub listen: SocketAddr,
     /// What other machines must present to scrape; without one only this PC may ask.
     pub token: Secret,
-    pub token_file: Option<PathBuf>,
+    pub token_file: Option<CredentialFile>,
 }
 
 impl MetricsConfig {
     /// Who may read the metrics and the health; reads the token file.
     pub(crate) fn access(&self) -> io::Result<Access> {
-        Access::to_metrics(&self.token, self.token_file.as_deref())
+        Access::to_metrics(&self.token, self.token_file.as_ref())
     }
 }
 
@@ -308,7 +308,7 @@ impl MetricsConfig {
 pub struct ServeConfig {
     /// What publishers and viewers must present; without one only this PC may connect.
     pub token: Secret,
-    pub token_file: Option<PathBuf>,
+    pub token_file: Option<CredentialFile>,
 }
 
 /// What is written to standard error.

@@ -8,10 +8,8 @@
 //! `deploy/docs/access.md` shows the result for each listener; `tests/it/abuse/access.rs` holds every
 //! cell of it against the program.
 
-use std::fs;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::time::Duration;
 
 use axum::Json;
@@ -27,15 +25,13 @@ use serde_json::json;
 use subtle::ConstantTimeEq;
 use url::form_urlencoded;
 
-use crate::config::{Secret, check_token};
+use crate::config::{CredentialFile, Secret, check_token};
 use crate::contract::{FormPolicy, document};
 
 /// The cookie that a browser gets for a link with a token.
 const TOKEN_COOKIE: &str = "pitwire_token";
 /// How long a browser keeps the cookie: a race weekend and its preparation.
 const COOKIE_LIFETIME: Duration = Duration::from_hours(30 * 24);
-/// Bytes of a token file, at most: a token is one short line.
-const MAX_TOKEN_FILE_BYTES: u64 = 4 << 10;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
@@ -59,7 +55,7 @@ impl Access {
     ///
     /// # Errors
     /// If the token file cannot be read, or holds no usable token.
-    pub fn to_listener(token: &Secret, token_file: Option<&Path>) -> io::Result<Self> {
+    pub fn to_listener(token: &Secret, token_file: Option<&CredentialFile>) -> io::Result<Self> {
         let token = read_token(token, token_file)?;
         Ok(if token.reveal().is_some() { Self::Token(token) } else { Self::ThisPc })
     }
@@ -68,23 +64,17 @@ impl Access {
     ///
     /// # Errors
     /// If the token file cannot be read, or holds no usable token.
-    pub fn to_metrics(token: &Secret, token_file: Option<&Path>) -> io::Result<Self> {
+    pub fn to_metrics(token: &Secret, token_file: Option<&CredentialFile>) -> io::Result<Self> {
         read_token(token, token_file).map(Self::ThisPcOrToken)
     }
 }
 
 /// The token of the file if there is one, else the token of the configuration.
-fn read_token(token: &Secret, file: Option<&Path>) -> io::Result<Secret> {
-    let Some(path) = file else { return Ok(token.clone()) };
-    let fault = |what: &str| io::Error::other(format!("the token file {} {what}", path.display()));
-    // A pipe would block until another program writes into it.
-    let metadata =
-        fs::metadata(path).map_err(|error| fault(&format!("cannot be read: {error}")))?;
-    if !metadata.is_file() || metadata.len() > MAX_TOKEN_FILE_BYTES {
-        return Err(fault("is not a file with a token in it"));
-    }
-    let bytes = fs::read(path).map_err(|error| fault(&format!("cannot be read: {error}")))?;
-    let token = Secret::from(String::from_utf8_lossy(&bytes).as_ref());
+fn read_token(token: &Secret, file: Option<&CredentialFile>) -> io::Result<Secret> {
+    let Some(file) = file else { return Ok(token.clone()) };
+    let fault = |what: &str| io::Error::other(format!("the token file {file} {what}"));
+    let text = file.read().map_err(|error| fault(&format!("cannot be read: {error}")))?;
+    let token = Secret::from(text.as_str());
     match check_token(token.reveal().unwrap_or_default()) {
         Ok(()) => Ok(token),
         Err(error) => Err(fault(&format!("holds a token that {error}"))),

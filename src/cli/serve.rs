@@ -121,7 +121,7 @@ impl Serve {
         let file = config::file(self.config.clone());
         let loaded = config::load(file.as_deref(), config::process_environment(), &overrides);
         let serve = loaded.map_err(|problems| problems.to_string())?.config.serve;
-        let access = Access::to_listener(&serve.token, serve.token_file.as_deref())
+        let access = Access::to_listener(&serve.token, serve.token_file.as_ref())
             .map_err(|error| format!("serve.token_file: {error}"))?;
         let token = match &access {
             Access::Token(token) => token.clone(),

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fmt;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::PathBuf;
 
@@ -27,8 +27,13 @@ impl CredentialFile {
     /// # Errors
     /// If it cannot be read, is too large or not text, or if the variable is not set.
     pub fn read(&self) -> io::Result<String> {
+        let path = self.path()?;
+        // Opening a pipe would block until another program writes into it.
+        if !fs::metadata(&path)?.is_file() {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "is not a file"));
+        }
         let mut text = String::new();
-        let file = File::open(self.path()?)?;
+        let file = File::open(path)?;
         let read = file.take(MAX_CREDENTIAL_BYTES + 1).read_to_string(&mut text)?;
         if read as u64 > MAX_CREDENTIAL_BYTES {
             let text = format!("has more than {MAX_CREDENTIAL_BYTES} bytes, so it is not a secret");
