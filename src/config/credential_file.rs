@@ -61,6 +61,13 @@ impl CredentialFile {
     }
 }
 
+/// Takes the text as it is; only the configuration checks that it is a whole path.
+impl From<&str> for CredentialFile {
+    fn from(path: &str) -> Self {
+        Self(path.into())
+    }
+}
+
 impl fmt::Display for CredentialFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
