@@ -14,7 +14,7 @@ use super::disk::is_full;
 use super::examine::Examination;
 use super::fates::Fate;
 use super::ledger::DropReason;
-use super::log::{DropStep, Index, Log, Mended, Peeked, StintSession};
+use super::log::{DropStep, Index, Log, LookedAhead, Mended, Peeked, StintSession};
 use super::store::Store;
 use super::{Appended, Batch, Limit, Limits, QueueError, QueueStatus};
 use crate::config::{
@@ -48,6 +48,7 @@ pub(super) enum Command {
     Sessions { reply: Reply<Vec<StintSession>> },
     GoOn { stream: Stream, at: CapturedAt, sessions: Vec<(String, String)>, reply: Reply<()> },
     Fate { seq: Seq, reply: Reply<(Fate, Vec<(String, Fate)>)> },
+    LookAhead { of: Index, from: Seq, limit: Limit, reply: Reply<LookedAhead> },
     Peek { from: Seq, limit: Limit, reply: Reply<Vec<Peeked>> },
     Examine { from: Seq, reply: Reply<Option<Examination>> },
     Mend { from: Seq, reply: Reply<Option<Mended>> },
@@ -194,6 +195,10 @@ impl<S: Store> Keeper<S> {
                 self.answer_later("append", reply, gone_on);
             }
             Command::Fate { seq, reply } => answer(reply, self.log.fate(seq)),
+            Command::LookAhead { of, from, limit, reply } => {
+                let read = self.log.look_ahead(of, from, limit);
+                self.answer("read", reply, read);
+            }
             Command::Peek { from, limit, reply } => {
                 let peeked = self.log.peek(from, limit);
                 self.answer("read", reply, peeked);

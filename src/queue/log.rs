@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 pub(super) use self::accounts::Index;
 use self::accounts::{Account, Kept};
 pub use self::dropping::DropStep;
-pub use self::looking::{Mended, Peeked};
+pub use self::looking::{LookedAhead, Mended, Peeked};
 use self::recent::Recent;
 use self::stints::Stints;
 use super::buffer::{Shed, Waiting};

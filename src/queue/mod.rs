@@ -47,7 +47,7 @@ use self::buffer::Buffer;
 pub(crate) use self::disk::replace_undurably;
 use self::ledger::{DropReason, Ledger};
 use self::log::Log;
-pub use self::reader::{Batch, Reader};
+pub use self::reader::{Batch, LookedAhead, Reader};
 use self::store::Store;
 pub use self::watchdog::Stuck;
 pub use self::writer::{Stamps, Writer};

@@ -4,6 +4,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::keeper::Command;
 use super::log::Index;
+pub use super::log::LookedAhead;
 use super::{Limit, QueueError, QueueStatus};
 use crate::entry::{Entry, Kind, Seq, StintId};
 
@@ -75,6 +76,12 @@ impl Reader {
             self.cursor = Seq(last.0 + 1);
         }
         Ok(batch)
+    }
+
+    /// Entries from `from` on that this destination has not had, out or not. Does not give them out.
+    pub async fn look_ahead(&self, from: Seq, limit: Limit) -> Result<LookedAhead, QueueError> {
+        let of = self.of;
+        self.ask(|reply| Command::LookAhead { of, from, limit, reply }).await
     }
 
     /// Puts all batches that are out back: the next one begins with the oldest entry.

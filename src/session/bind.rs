@@ -4,17 +4,23 @@ use std::collections::BTreeMap;
 
 use tokio::time::{Instant, sleep, timeout};
 
+use super::capability::Evidence;
 use super::{Session, SessionError, next_verification};
 use crate::config::{
-    DeliveryConfig, JOIN_TIMEOUT, MAX_SESSIONS, ProofChoice, STORED_LOOKS, STORED_PAUSE,
-    SessionChoice, UNANSWERED_JOINS, WITHOUT_PROOF_LINKS,
+    DeliveryConfig, JOIN_TIMEOUT, MAX_SESSIONS, MAX_UNPROVEN_ENTRIES, PAGE_BYTES, PAGE_ENTRIES,
+    ProofChoice, STORED_LOOKS, STORED_PAUSE, SessionChoice,
 };
-use crate::entry::{CapturedAt, Entry, Kind, Seq, StintId};
+use crate::entry::{Entry, Kind, Seq, StintId};
 use crate::planted::planted;
-use crate::queue::Batch;
-use crate::sink::{Addressed, Answer, Joined, Link, Proof, Sink, SinkError};
+use crate::queue::{Batch, Limit};
+use crate::sink::{Addressed, Answer, EntryId, Joined, Link, Proof, Shown, Sink, SinkError};
 
 const NO_JOIN: &str = "it answers no join_session";
+
+/// Entries at the head of the queue that are compared with what a page shows when this process binds
+/// it for the first time: all that may have been sent and not proven before, and as many that were
+/// proven and whose removal was not durable yet.
+const SEARCHED_ENTRIES: usize = 2 * MAX_UNPROVEN_ENTRIES;
 
 /// The sessions that are bound on a link, and what is known about the server there.
 #[derive(Debug)]
@@ -22,21 +28,13 @@ pub(super) struct Bindings {
     by_stint: BTreeMap<StintId, Bound>,
     /// Later than this nothing that an earlier link sent is on its way.
     settled_at: Instant,
-    /// The server answers when a session is joined, as far as is known.
-    pub(super) answers_join: bool,
-    /// It answers no event, but shows what it stored: it is asked instead.
-    pub(super) asks: bool,
-    /// It has answered on this link.
-    pub(super) has_answered: bool,
-    /// Entries were found stored that had no proof on an earlier link.
-    pub(super) has_found_stored: bool,
-    /// What the link gives; learned with the first entry.
-    pub(super) proof: Option<Proof>,
+    /// It was logged that another publisher hides what the server holds of ours.
+    pub(super) is_hidden: bool,
     /// The last position that was sent; a batch that does not follow it comes after a gap, which
     /// may have held a setup.
     pub(super) sent: Option<Seq>,
     /// Batches that are sent and wait for a stronger proof than they have, oldest first.
-    pub(super) unproven: Vec<(Instant, Batch)>,
+    pub(super) unproven: Vec<Unproven>,
     pub(super) verify_at: Instant,
 }
 
@@ -46,29 +44,31 @@ pub(super) struct Bound {
     pub(super) session: String,
     /// The server was asked for this session on this link and has not shown data for it yet.
     pub(super) is_new: bool,
-    /// What the server held of this stint when the session was joined.
-    pub(super) stored: Stored,
+    /// What the server showed of the session before the entries that are unproven now were sent.
+    pub(super) shown: Shown,
     /// The last position that was sent to it, and that of the newest setup that was sent apart.
     pub(super) sent: Option<Seq>,
     setup_apart: Option<Seq>,
 }
 
-/// The newest frame and setup that a server holds for a session.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Stored {
-    pub(super) frame: Option<CapturedAt>,
-    pub(super) setup: Option<CapturedAt>,
+/// A batch that is sent and waits for proof.
+#[derive(Debug)]
+pub(super) struct Unproven {
+    pub(super) sent_at: Instant,
+    pub(super) batch: Batch,
+    /// The identities of the batch's entries, in their order.
+    pub(super) ids: Vec<EntryId>,
 }
 
-impl Stored {
-    /// Whether the server has this entry: it keeps a stint's entries in order, so it has all that
-    /// are not newer than the newest.
-    pub(super) fn has(&self, entry: &Entry) -> bool {
-        match entry.kind {
-            Kind::Frame => self.frame >= Some(entry.captured_at),
-            Kind::Setup => self.setup >= Some(entry.captured_at),
-        }
-    }
+/// What the newest entry on a page says about the newest unproven one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Presence {
+    /// It is this one.
+    Stored,
+    /// It is an older one of ours, or the one that the page showed before.
+    Missing,
+    /// Another publisher wrote to the page since: it may hide that ours is there, or not.
+    Hidden,
 }
 
 impl Bindings {
@@ -76,11 +76,7 @@ impl Bindings {
         Self {
             by_stint: BTreeMap::new(),
             settled_at: Instant::now() + STORED_PAUSE * STORED_LOOKS,
-            answers_join: true,
-            asks: false,
-            has_answered: false,
-            has_found_stored: false,
-            proof: None,
+            is_hidden: false,
             sent: None,
             unproven: Vec::new(),
             verify_at: next_verification(settings),
@@ -100,9 +96,10 @@ impl Bindings {
         self.by_stint.keys().copied().collect()
     }
 
-    /// Entries with the session that each goes to.
+    /// Entries with their identities and the session that each goes to.
     pub(super) fn addressed<'a>(
         &'a self,
+        sink: &impl Sink,
         entries: &[&'a Entry],
     ) -> Result<Vec<Addressed<'a>>, SessionError> {
         let stint_of = |entry: &Entry| match entries.first() {
@@ -111,7 +108,7 @@ impl Bindings {
         };
         let addressed = |&entry: &&'a Entry| {
             let session = &self.of(stint_of(entry))?.session;
-            Ok(Addressed { session, entry })
+            Ok(Addressed { session, entry, id: sink.identify(entry) })
         };
         entries.iter().map(addressed).collect()
     }
@@ -121,13 +118,36 @@ impl Bindings {
     }
 
     pub(super) fn unproven_entries(&self) -> usize {
-        self.unproven.iter().map(|(_, batch)| batch.entries().len()).sum()
+        self.unproven.iter().map(|unproven| unproven.batch.entries().len()).sum()
+    }
+
+    /// The unproven entries and their identities, oldest first.
+    fn each_unproven(&self) -> impl Iterator<Item = (&Entry, EntryId)> {
+        self.unproven
+            .iter()
+            .flat_map(|unproven| unproven.batch.entries().iter().zip(unproven.ids.iter().copied()))
     }
 
     /// The newest of the unproven entries of each stint.
-    pub(super) fn newest_unproven(&self) -> BTreeMap<StintId, &Entry> {
-        let entries = self.unproven.iter().flat_map(|(_, batch)| batch.entries());
-        entries.map(|entry| (entry.stint, entry)).collect()
+    pub(super) fn newest_unproven(&self) -> BTreeMap<StintId, (&Entry, EntryId)> {
+        self.each_unproven().map(|(entry, id)| (entry.stint, (entry, id))).collect()
+    }
+
+    /// What the server's answer says about the newest unproven entry of a stint. Nothing is on its
+    /// way when it is asked.
+    pub(super) fn presence(&self, newest: &Entry, shown: Shown) -> Presence {
+        let Some(id) = shown.newest(newest.kind) else { return Presence::Missing };
+        let matching =
+            self.each_unproven().filter(|(entry, own)| entry.kind == newest.kind && *own == id);
+        let before =
+            self.by_stint.get(&newest.stint).and_then(|bound| bound.shown.newest(newest.kind));
+        match matching.last() {
+            // With a fixed id, several stints share a page: a newer entry of another one came after.
+            Some((entry, _)) if entry.seq >= newest.seq => Presence::Stored,
+            Some(_) => Presence::Missing,
+            None if before == Some(id) => Presence::Missing,
+            None => Presence::Hidden,
+        }
     }
 
     /// The stint whose session was sent to last.
@@ -164,28 +184,26 @@ impl<S: Sink> Session<S> {
             return self.bind_new(link, bindings, stint).await;
         };
         let joined = if self.never_asks() {
-            Joined::Known { frame: None, setup: None }
+            self.learned.stored.bind(stint, &session);
+            Joined::Known(Shown::default())
         } else {
             let joined = self.join(link, &session).await?;
-            self.at_rest(link, bindings, &session, joined).await?
+            self.at_rest(link, bindings, stint, &session, joined).await?
         };
         match (joined, &self.choice) {
-            (Joined::Known { frame, setup }, choice) => {
-                // A fixed id may hold frames of other queues, which say nothing about ours.
-                let stored = match choice {
-                    SessionChoice::Auto => Stored { frame, setup },
-                    SessionChoice::Fixed(_) => Stored::default(),
-                };
-                self.bound(bindings, stint, session, false, joined, stored);
+            (Joined::Known(_), _) => {
+                self.bound(bindings, stint, session, false, joined);
                 self.refresh_setup(link, bindings, stint).await
             }
             (_, SessionChoice::Fixed(_)) => {
-                self.bound(bindings, stint, session, true, joined, Stored::default());
+                self.bound(bindings, stint, session, true, joined);
                 self.refresh_setup(link, bindings, stint).await
             }
             // It may be slow for once: viewers would lose their page for that.
-            (Joined::Unanswered, SessionChoice::Auto) if !self.answers_no_join() => {
-                self.learned.unanswered_joins += 1;
+            (Joined::Unanswered, SessionChoice::Auto)
+                if !self.learned.capability.has_no_joins() =>
+            {
+                self.observe(Evidence::JoinTimedOut);
                 Err(SinkError::Timeout(JOIN_TIMEOUT, NO_JOIN).into())
             }
             (Joined::Silent | Joined::Unanswered, SessionChoice::Auto) => {
@@ -219,7 +237,7 @@ impl<S: Sink> Session<S> {
         if !planted("session_not_remembered") {
             self.reader.set_session(stint, self.sink.server(), &session).await?;
         }
-        self.bound(bindings, stint, session, true, joined, Stored::default());
+        self.bound(bindings, stint, session, true, joined);
         self.refresh_setup(link, bindings, stint).await
     }
 
@@ -252,50 +270,83 @@ impl<S: Sink> Session<S> {
             let mut aside = self.open().await?;
             timeout(limit, aside.join(session, Answer::Ack)).await.map_err(late)??
         } else {
-            let answer = if self.answers_no_join() { Answer::Data } else { Answer::Ack };
+            let answer =
+                if self.learned.capability.has_no_joins() { Answer::Data } else { Answer::Ack };
             timeout(limit, link.join(session, answer)).await.map_err(late)??
         };
         if joined != Joined::Unanswered {
-            self.learned.unanswered_joins = 0;
+            self.observe(Evidence::JoinAnswered);
         }
         Ok(joined)
     }
 
-    /// Whether the server left so many joins unanswered that it is taken to have no such event, or
-    /// to acknowledge none.
-    pub(super) fn answers_no_join(&self) -> bool {
-        self.learned.unanswered_joins >= UNANSWERED_JOINS
-    }
-
-    /// What the server holds of the session once that stands still.
+    /// What the server shows of the session once that does not change any more; what of it is ours is
+    /// stored, with all before it.
     ///
     /// The server may read what an earlier link sent after this one has joined, and would show it
-    /// a second time if it were sent again.
+    /// a second time if it were sent again. Where another publisher writes to the page, this cannot
+    /// be seen, and it is not waited for.
     async fn at_rest(
         &mut self,
         link: &mut S::Link,
         bindings: &Bindings,
+        stint: StintId,
         session: &str,
         mut joined: Joined,
     ) -> Result<Joined, SessionError> {
-        // A fixed id may hold frames of other queues, which never stand still.
-        if let SessionChoice::Fixed(_) = self.choice {
-            return Ok(joined);
-        }
+        let Joined::Known(shown) = joined else { return Ok(joined) };
+        self.find_stored(stint, session, shown).await?;
         for _ in 0..STORED_LOOKS {
-            let Joined::Known { frame, .. } = joined else { break };
-            let queue = self.reader.status();
+            let Joined::Known(shown) = joined else { break };
+            let newest_sent = self.learned.stored.newest_sent(stint).map(|(_, id)| id);
+            let is_complete = newest_sent.is_some() && shown.frame == newest_sent;
             let is_settled = Instant::now() >= bindings.settled_at;
-            if self.reader.queued() == 0 || frame >= queue.newest || is_settled {
+            if self.reader.queued() == 0 || is_complete || is_settled {
                 break;
             }
             sleep(STORED_PAUSE).await;
             let before = std::mem::replace(&mut joined, self.join(link, session).await?);
-            if joined == before {
+            let Joined::Known(shown) = joined else { break };
+            if joined == before || !self.find_stored(stint, session, shown).await? {
                 break;
             }
         }
         Ok(joined)
+    }
+
+    /// Looks for the queued entries that the server shows. Whether it shows one that was not known
+    /// to be stored.
+    async fn find_stored(
+        &mut self,
+        stint: StintId,
+        session: &str,
+        shown: Shown,
+    ) -> Result<bool, SessionError> {
+        let is_first = !self.learned.stored.covers(stint, session);
+        self.learned.stored.bind(stint, session);
+        let mut wanted = self.learned.stored.unknown(stint, shown);
+        let end = if is_first { None } else { Some(self.learned.sent.unwrap_or_default()) };
+        let (mut from, mut left, mut found) = (Seq(0), SEARCHED_ENTRIES, false);
+        while wanted != Shown::default() && left > 0 && end.is_none_or(|end| from <= end) {
+            let limit = Limit { entries: PAGE_ENTRIES.min(left), bytes: PAGE_BYTES };
+            let page = self.reader.look_ahead(from, limit).await?;
+            let Some(next) = page.next else { break };
+            left = left.saturating_sub(page.entries.len().max(1));
+            from = next;
+            for entry in page.entries.iter().filter(|entry| entry.stint == stint) {
+                // Of several with this content the first is taken: fewer entries are stored then.
+                let id = self.sink.identify(entry);
+                if wanted.newest(entry.kind) == Some(id) && end.is_none_or(|end| entry.seq <= end) {
+                    self.learned.stored.note(entry, id);
+                    found = true;
+                    match entry.kind {
+                        Kind::Frame => wanted.frame = None,
+                        Kind::Setup => wanted.setup = None,
+                    }
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// The server does not know the session any more.
@@ -311,13 +362,20 @@ impl<S: Sink> Session<S> {
         session: String,
         is_new: bool,
         joined: Joined,
-        stored: Stored,
     ) {
+        if is_new {
+            self.learned.stored.forget(stint);
+        }
+        self.learned.stored.bind(stint, &session);
+        let shown = match joined {
+            Joined::Known(shown) => shown,
+            Joined::Silent | Joined::Unanswered => Shown::default(),
+        };
         let page = self.sink.page(&session);
         if page.is_none() {
             tracing::info!(%stint, name = session, on = self.sink.server(), "the stint has a name");
         }
-        let verified = matches!(joined, Joined::Known { .. }) && !self.never_asks();
+        let verified = matches!(joined, Joined::Known(_)) && !self.never_asks();
         let is_first = bindings.by_stint.is_empty();
         self.status.send_modify(|status| {
             if is_first || status.stint <= Some(stint) {
@@ -333,10 +391,12 @@ impl<S: Sink> Session<S> {
             status.last_error_plainly = None;
         });
         bindings.make_room();
-        bindings.answers_join &= joined != Joined::Unanswered;
-        bindings.asks |= verified && self.learned.found_stored + 1 >= WITHOUT_PROOF_LINKS;
-        bindings.has_answered |= verified;
-        let bound = Bound { session, is_new, stored, sent: None, setup_apart: None };
+        if verified {
+            self.observe(Evidence::SessionShown);
+        } else if joined == Joined::Unanswered {
+            self.observe(Evidence::JoinsGivenUp);
+        }
+        let bound = Bound { session, is_new, shown, sent: None, setup_apart: None };
         bindings.by_stint.insert(stint, bound);
     }
 
@@ -349,7 +409,8 @@ impl<S: Sink> Session<S> {
     ) -> Result<(), SessionError> {
         let bound = bindings.of(stint)?;
         if let Some(setup) = self.reader.setup_in_force(stint).await?
-            && !bound.stored.has(&setup)
+            && !self.learned.stored.has(&setup)
+            && bound.shown.setup != Some(self.sink.identify(&setup))
             && !planted("setup_not_sent_anew")
             && bound.setup_apart.max(bound.sent) < Some(setup.seq)
         {

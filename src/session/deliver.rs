@@ -6,24 +6,25 @@
 //! acknowledged stays in the queue until the server, asked anew, still knows the session and holds
 //! it.
 //!
-//! A server shows only the newest that it holds. So an entry that did not come back though a newer
-//! one did is remembered over the end of its link, and sent again. Where nothing comes back, one
-//! that is refused without a word cannot be told from the others.
+//! A server shows only the newest that it holds, whoever published it. One of our entries that came
+//! back, or that it shows, proves itself and what was sent before it; anything else on the page proves
+//! nothing about our entries. An entry that did not come back though a newer one did is remembered over
+//! the end of its link, and sent again. Where nothing comes back, one that is refused without a word
+//! cannot be told from the others.
 
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use super::bind::{Bindings, Stored};
+use super::bind::{Bindings, Presence, Unproven};
+use super::capability::Evidence;
 use super::{Session, SessionError, next_verification};
 use crate::clock;
-use crate::config::{
-    ECHO_GRACE, MAX_UNPROVEN_ENTRIES, ProofChoice, WITHOUT_PROOF_LINKS, WRITTEN_AFTER,
-};
+use crate::config::{ECHO_GRACE, MAX_UNPROVEN_ENTRIES, ProofChoice, WRITTEN_AFTER};
 use crate::entry::{Entry, Seq, StintId};
 use crate::planted::planted;
 use crate::queue::Batch;
-use crate::sink::{Ack, Joined, Link, Proof, Receipt, Sink};
+use crate::sink::{Ack, Addressed, Joined, Link, Proof, Receipt, Sink};
 
 /// What is known after entries were published.
 #[derive(Debug)]
@@ -69,7 +70,7 @@ impl<S: Sink> Session<S> {
             }
             let bound = bindings.of_mut(entry.stint)?;
             bound.sent = Some(entry.seq);
-            if !bound.stored.has(entry)
+            if !self.learned.stored.has(entry)
                 || self.learned.passed_over.contains(&entry.seq)
                 || planted("sent_again_though_stored")
             {
@@ -77,8 +78,7 @@ impl<S: Sink> Session<S> {
             }
         }
         let mut outcome = if missing.is_empty() {
-            let is_news = !std::mem::replace(&mut bindings.has_found_stored, true);
-            self.learned.found_stored += u32::from(self.learned.without_proof > 0 && is_news);
+            self.observe(Evidence::FoundStored);
             Outcome::Proven
         } else {
             self.publish(link, bindings, &missing).await?
@@ -91,8 +91,9 @@ impl<S: Sink> Session<S> {
             Outcome::Proven if !bindings.has_unproven() => {}
             // What is out before it must be removed before it.
             Outcome::Proven | Outcome::Unproven => {
+                let ids = batch.entries().iter().map(|entry| self.sink.identify(entry)).collect();
                 batch.forget_frames();
-                bindings.unproven.push((Instant::now(), batch));
+                bindings.unproven.push(Unproven { sent_at: Instant::now(), batch, ids });
                 if bindings.unproven_entries() >= MAX_UNPROVEN_ENTRIES {
                     self.settle(link, bindings).await?;
                 }
@@ -108,7 +109,7 @@ impl<S: Sink> Session<S> {
         if self.settle(link, bindings).await? == Verified::Rebound {
             return Ok(());
         }
-        self.remove(bindings, batch).await?;
+        self.remove(batch).await?;
         self.pace(sent).await;
         Ok(())
     }
@@ -138,15 +139,15 @@ impl<S: Sink> Session<S> {
         bindings: &mut Bindings,
     ) -> Result<Verified, SessionError> {
         bindings.verify_at = next_verification(&self.settings);
-        if bindings.proof == Some(Proof::Written) {
-            let old = |sent: &Instant| sent.elapsed() >= WRITTEN_AFTER;
-            while bindings.unproven.first().is_some_and(|(sent, _)| old(sent)) {
-                let (_, batch) = bindings.unproven.remove(0);
-                self.remove(bindings, batch).await?;
+        if self.learned.capability.proof() == Some(Proof::Written) {
+            let is_old = |unproven: &Unproven| unproven.sent_at.elapsed() >= WRITTEN_AFTER;
+            while bindings.unproven.first().is_some_and(is_old) {
+                let oldest = bindings.unproven.remove(0);
+                self.remove(oldest.batch).await?;
             }
             return Ok(Verified::Known);
         }
-        if !bindings.answers_join {
+        if !self.learned.capability.can_be_asked() {
             return Ok(Verified::Known);
         }
         let mut stints: Vec<StintId> = bindings.newest_unproven().into_keys().collect();
@@ -157,16 +158,22 @@ impl<S: Sink> Session<S> {
             let bound = bindings.of(stint)?;
             let session = bound.session.clone();
             match self.join(link, &session).await? {
-                Joined::Known { frame, setup } => {
-                    bindings.has_answered = true;
-                    let stored = Stored { frame, setup };
+                Joined::Known(shown) => {
+                    self.observe(Evidence::SessionShown);
                     let newest = bindings.newest_unproven().remove(&stint);
-                    if newest.is_some_and(|entry| !stored.has(entry))
-                        && !planted("verified_without_a_look")
-                    {
-                        let what = "an entry that it acknowledged is missing";
-                        return Err(SessionError::NotKept(what));
+                    let newest = newest.map(|(entry, id)| (entry.clone(), id));
+                    if let Some((entry, id)) = newest {
+                        match bindings.presence(&entry, shown) {
+                            Presence::Missing if !planted("verified_without_a_look") => {
+                                let what = "an entry that it acknowledged is missing";
+                                return Err(SessionError::NotKept(what));
+                            }
+                            Presence::Hidden => self.hidden(bindings),
+                            Presence::Stored => self.learned.stored.note(&entry, id),
+                            Presence::Missing => {}
+                        }
                     }
+                    bindings.of_mut(stint)?.shown = shown;
                 }
                 Joined::Silent
                     if bindings.of(stint)?.is_new
@@ -178,18 +185,18 @@ impl<S: Sink> Session<S> {
                     self.rebind(link, bindings, stint).await?;
                     return Ok(Verified::Rebound);
                 }
-                Joined::Unanswered if bindings.has_answered => {
+                Joined::Unanswered if self.learned.capability.has_shown() => {
                     let what = "it does not answer join_session any more";
                     return Err(SessionError::NotKept(what));
                 }
                 // It may be slow for once, and have forgotten all that it acknowledged.
-                Joined::Unanswered if !self.answers_no_join() => {
-                    self.learned.unanswered_joins += 1;
+                Joined::Unanswered if !self.learned.capability.has_no_joins() => {
+                    self.observe(Evidence::JoinTimedOut);
                     return Ok(Verified::Known);
                 }
                 Joined::Unanswered => {
                     tracing::warn!("the server cannot be asked about a session; its word must do");
-                    bindings.answers_join = false;
+                    self.observe(Evidence::JoinsGivenUp);
                     self.remove_unproven(bindings).await?;
                     return Ok(Verified::Known);
                 }
@@ -201,10 +208,21 @@ impl<S: Sink> Session<S> {
     }
 
     async fn remove_unproven(&mut self, bindings: &mut Bindings) -> Result<(), SessionError> {
-        for (_, batch) in std::mem::take(&mut bindings.unproven) {
-            self.remove(bindings, batch).await?;
+        for unproven in std::mem::take(&mut bindings.unproven) {
+            self.remove(unproven.batch).await?;
         }
         Ok(())
+    }
+
+    /// The server knows the session, but another publisher's entry hides whether it holds ours: its
+    /// acknowledgement is all that there is.
+    pub(super) fn hidden(&self, bindings: &mut Bindings) {
+        if !std::mem::replace(&mut bindings.is_hidden, true) {
+            tracing::warn!(
+                "another program publishes to the page, and the server sends nothing back: its \
+                 acknowledgements are trusted without verification"
+            );
+        }
     }
 
     /// Waits until nothing is unproven any more, or a session turns out to be forgotten.
@@ -214,7 +232,7 @@ impl<S: Sink> Session<S> {
         bindings: &mut Bindings,
     ) -> Result<Verified, SessionError> {
         while bindings.has_unproven() {
-            if bindings.proof == Some(Proof::Written) {
+            if self.learned.capability.proof() == Some(Proof::Written) {
                 tokio::select! {
                     biased;
                     error = link.closed() => return Err(error.into()),
@@ -242,6 +260,7 @@ impl<S: Sink> Session<S> {
             self.reader.rewind();
         }
         *bindings = Bindings::new(&self.settings);
+        self.observe(Evidence::Connected);
         self.bind_new(link, bindings, stint).await
     }
 
@@ -252,7 +271,7 @@ impl<S: Sink> Session<S> {
         entries: &[&Entry],
     ) -> Result<Outcome, SessionError> {
         let strongest = self.sink.strongest_proof();
-        let proof = bindings.proof.unwrap_or(match self.settings.proof {
+        let proof = self.learned.capability.awaited().unwrap_or(match self.settings.proof {
             ProofChoice::Auto => strongest,
             ProofChoice::Echo => Proof::Echo,
             ProofChoice::Ack => Proof::Ack,
@@ -261,18 +280,19 @@ impl<S: Sink> Session<S> {
         if proof > strongest {
             return Err(SessionError::Weak(proof.as_str()));
         }
-        let proof = if bindings.asks { Proof::Written } else { proof };
         let sent = Instant::now();
-        let addressed = bindings.addressed(entries)?;
+        let addressed = bindings.addressed(&self.sink, entries)?;
+        self.note_sent(&addressed);
         let published = link.publish(&addressed, proof, self.grace());
         let times = if planted("proof_waited_for_without_end") { 1_000_000 } else { 1 };
         let published = timeout(self.publish_limit() * times, published).await;
         if !planted("passed_over_forgotten") {
             self.learned.passed_over.extend(link.passed_over());
         }
+        self.note_came_back(&addressed, &link.came_back());
         let Ok(receipt) = published else {
             self.learned.window.not_answered();
-            return self.without_proof(bindings);
+            return self.without_proof();
         };
         if receipt.is_err() && planted("removed_though_not_sent") {
             return Ok(Outcome::Proven);
@@ -286,17 +306,19 @@ impl<S: Sink> Session<S> {
             (Ack::UnknownSession, _) => Ok(forgotten(entries)),
             (Ack::Error(text), _) => self.objected(bindings, text, entries, receipt.missing),
             (_, Proof::Written) => {
-                self.learn(bindings, if bindings.asks { Proof::Ack } else { Proof::Written });
+                if self.learned.capability.proof().is_none() {
+                    self.observe(Evidence::WrittenByChoice);
+                }
                 Ok(Outcome::Unproven)
             }
             (_, Proof::Ack) => {
-                self.learn(bindings, Proof::Ack);
+                self.observe(Evidence::Acknowledged);
                 let came_back = receipt.missing.is_empty();
-                Ok(if came_back { Outcome::Proven } else { self.acknowledged(bindings) })
+                Ok(if came_back { Outcome::Proven } else { self.acknowledged() })
             }
             (_, Proof::Echo) if planted("acknowledgement_believed") => Ok(Outcome::Proven),
             (_, Proof::Echo) if receipt.missing.is_empty() => {
-                if bindings.proof.is_none() {
+                if self.learned.capability.proof().is_none() {
                     self.learn_echo(link, bindings, entries).await?;
                 }
                 for entry in entries {
@@ -309,39 +331,49 @@ impl<S: Sink> Session<S> {
         }
     }
 
-    fn acknowledged(&self, bindings: &Bindings) -> Outcome {
-        let verifies = bindings.answers_join
+    /// Remembers what a connection is about to be handed: it may arrive whatever happens next.
+    fn note_sent(&mut self, addressed: &[Addressed<'_>]) {
+        for Addressed { entry, id, .. } in addressed {
+            self.learned.sent = self.learned.sent.max(Some(entry.seq));
+            self.learned.stored.note_sent(entry, *id);
+        }
+    }
+
+    /// Remembers which entries came back, also of a publication that failed halfway.
+    pub(super) fn note_came_back(&mut self, addressed: &[Addressed<'_>], came_back: &[Seq]) {
+        for Addressed { entry, id, .. } in addressed {
+            if came_back.contains(&entry.seq) {
+                self.learned.stored.note(entry, *id);
+            }
+        }
+    }
+
+    fn acknowledged(&self) -> Outcome {
+        let verifies = self.learned.capability.can_be_asked()
             && !self.settings.verify_interval.is_zero()
             && !planted("acknowledged_not_verified");
         if verifies { Outcome::Unproven } else { Outcome::Proven }
     }
 
-    /// Neither an echo nor an acknowledgement came in time. A server that answers when a session
-    /// is joined can answer, so its silence is no proof of anything.
-    fn without_proof(&mut self, bindings: &mut Bindings) -> Result<Outcome, SessionError> {
+    /// Neither an echo nor an acknowledgement came in time.
+    fn without_proof(&mut self) -> Result<Outcome, SessionError> {
         let error = SessionError::NoProof(self.settings.proof_timeout);
-        if bindings.proof.is_some() {
+        let mut capability = self.learned.capability;
+        if capability.proof().is_some() {
             return Err(error);
         }
-        self.learned.without_proof += 1;
-        // A stalled link takes no session request; this server does, and never answers more.
-        let never_answers = !bindings.answers_join && !bindings.has_answered;
-        if never_answers && !self.answers_no_join() {
-            // The acknowledgement of the join, which never came, was in the way on this link.
-            self.learned.unanswered_joins += 1;
-            return Err(error);
-        }
-        if self.learned.without_proof < WITHOUT_PROOF_LINKS || !never_answers {
-            return Err(error);
-        }
-        match self.settings.proof {
-            ProofChoice::Auto => {
-                self.learn(bindings, Proof::Written);
+        capability.observe(Evidence::NothingConfirmed);
+        match (capability.proof(), self.settings.proof) {
+            (Some(_), ProofChoice::Echo) => Err(SessionError::Weak(Proof::Echo.as_str())),
+            (Some(_), ProofChoice::Ack) => Err(SessionError::Weak(Proof::Ack.as_str())),
+            (Some(_), ProofChoice::Auto) => {
+                self.observe(Evidence::NothingConfirmed);
                 Ok(Outcome::Unproven)
             }
-            ProofChoice::Echo => Err(SessionError::Weak(Proof::Echo.as_str())),
-            ProofChoice::Ack => Err(SessionError::Weak(Proof::Ack.as_str())),
-            ProofChoice::Written => Err(error),
+            (None, _) | (_, ProofChoice::Written) => {
+                self.observe(Evidence::NothingConfirmed);
+                Err(error)
+            }
         }
     }
 
@@ -350,39 +382,37 @@ impl<S: Sink> Session<S> {
     async fn learn_echo(
         &mut self,
         link: &mut S::Link,
-        bindings: &mut Bindings,
+        bindings: &Bindings,
         entries: &[&Entry],
     ) -> Result<(), SessionError> {
-        self.learn(bindings, Proof::Echo);
-        self.learned.without_keeping = false;
+        self.observe(Evidence::Echoed);
         let Some(entry) = entries.first() else { return Ok(()) };
         let bound = bindings.of(entry.stint)?;
-        if bound.is_new && bindings.answers_join {
+        if bound.is_new && self.learned.capability.can_be_asked() {
             let session = bound.session.clone();
-            let joined = self.join(link, &session).await?;
-            bindings.answers_join = matches!(joined, Joined::Known { .. });
+            match self.join(link, &session).await? {
+                Joined::Known(_) => self.observe(Evidence::SessionShown),
+                Joined::Silent | Joined::Unanswered => self.observe(Evidence::JoinsGivenUp),
+            }
         }
         self.verified();
         Ok(())
     }
 
-    pub(super) fn learn(&mut self, bindings: &mut Bindings, proof: Proof) {
-        if bindings.proof == Some(proof) {
-            return;
-        }
-        if proof == Proof::Written {
+    /// Takes evidence of what the server does into account, and reports a proof that is learned.
+    pub(super) fn observe(&mut self, evidence: Evidence) {
+        let before = self.learned.capability.proof();
+        self.learned.capability.observe(evidence);
+        let proof = self.learned.capability.proof();
+        let Some(learned) = proof.filter(|_| proof != before) else { return };
+        if learned == Proof::Written {
             tracing::warn!(
                 "the server confirms nothing; an entry counts as delivered when the connection outlives two heartbeats"
             );
         } else {
-            self.learned.without_proof = 0;
-            if !bindings.asks {
-                self.learned.found_stored = 0;
-            }
-            tracing::info!(proof = proof.as_str(), "proof of delivery");
+            tracing::info!(proof = learned.as_str(), "proof of delivery");
         }
-        bindings.proof = Some(proof);
-        self.status.send_modify(|status| status.proof = Some(proof));
+        self.status.send_modify(|status| status.proof = Some(learned));
     }
 
     fn verified(&mut self) {
@@ -394,14 +424,14 @@ impl<S: Sink> Session<S> {
             return;
         }
         self.meter.inversions(receipt.inversions);
-        if !self.learned.one_at_a_time && !planted("disorder_ignored") {
-            self.learned.one_at_a_time = true;
+        if !self.learned.capability.is_one_at_a_time() && !planted("disorder_ignored") {
+            self.observe(Evidence::Reordered);
             tracing::warn!("the server changes the order of entries; sending one at a time");
         }
     }
 
-    async fn remove(&mut self, bindings: &Bindings, batch: Batch) -> Result<(), SessionError> {
-        let proof = bindings.proof.unwrap_or(Proof::Echo);
+    async fn remove(&mut self, batch: Batch) -> Result<(), SessionError> {
+        let proof = self.learned.capability.proof().unwrap_or(Proof::Echo);
         let now = clock::now();
         self.meter.delivered(proof, now, batch.entries());
         self.latencies.note(now, batch.entries());

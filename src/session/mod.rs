@@ -2,17 +2,21 @@
 //! remove. A straight line; any surprise ends it, and one place waits and starts it again.
 //!
 //! - `bind`: the session of each stint: keep it while the server knows it.
+//! - `capability`: the model of the server; defines what "delivered" means.
 //! - `deliver`: what happens to one batch, and what counts as proof.
 //! - `window`: how many entries go out together.
 //! - `refused`: what it means that an entry did not come back.
+//! - `stored`: the entries that the server is known to store, identified by their content.
 //!
 //! Nothing but proof empties the queue. A batch that is out when the line ends is read again.
 
 mod bind;
+mod capability;
 mod deliver;
 mod latency;
 mod plain;
 mod refused;
+mod stored;
 mod window;
 
 use std::collections::BTreeSet;
@@ -23,8 +27,10 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use self::bind::Bindings;
+use self::capability::{Evidence, ServerCapability};
 pub use self::latency::{Latencies, Latency};
 pub use self::plain::FORGOTTEN;
+use self::stored::Stored;
 use self::window::Window;
 use crate::backoff::Backoff;
 use crate::config::{
@@ -113,22 +119,17 @@ pub enum SessionError {
     Unbound(StintId),
 }
 
-/// What was learned about the server on earlier links.
+/// What was learned about the server, on this link and earlier ones.
 #[derive(Debug, Default)]
 struct Learned {
-    /// It changed the order of entries that were out together: one at a time from then on.
-    one_at_a_time: bool,
-    /// Links in a row on which it gave a session but no proof.
-    without_proof: u32,
-    /// How often in a row it did not answer when a session that it gave was joined.
-    unanswered_joins: u32,
-    /// Links on which entries without proof were found stored.
-    found_stored: u32,
+    capability: ServerCapability,
     /// Entries that did not come back although a newer one did, on a link that ended before it was
     /// known why: that the server holds the newer one says nothing about them.
     passed_over: BTreeSet<Seq>,
-    /// It acknowledged the first entry on a new session and kept nothing.
-    without_keeping: bool,
+    /// What it is known to store.
+    stored: Stored,
+    /// The newest position that was handed to a connection.
+    sent: Option<Seq>,
     window: Window,
 }
 
@@ -240,9 +241,10 @@ impl<S: Sink> Session<S> {
         let mut link = self.open().await?;
         let stint = self.reader.stint().await?;
         let mut bindings = Bindings::new(&self.settings);
+        self.observe(Evidence::Connected);
         self.bind(&mut link, &mut bindings, stint).await?;
         loop {
-            let limit = self.limit(&bindings);
+            let limit = self.limit();
             let batch = tokio::select! {
                 biased;
                 error = crate::sink::Link::closed(&mut link) => return Err(error.into()),
@@ -277,20 +279,22 @@ impl<S: Sink> Session<S> {
     /// When to look next whether the server still knows the session. A replay that waits for it
     /// with the queue read to its end need not wait long.
     fn verify_at(&self, bindings: &Bindings) -> Instant {
-        if bindings.proof != Some(Proof::Ack) || bindings.unproven_entries() < VERIFY_SOON_ENTRIES {
+        let proof = self.learned.capability.proof();
+        if proof != Some(Proof::Ack) || bindings.unproven_entries() < VERIFY_SOON_ENTRIES {
             return bindings.verify_at;
         }
         bindings.verify_at.min(Instant::now() + VERIFY_SOON)
     }
 
     /// How much may be out next: little while the link is being learned.
-    fn limit(&self, bindings: &Bindings) -> Limit {
+    fn limit(&self) -> Limit {
         let DeliveryConfig { batch_max_entries, batch_max_bytes, max_rate, .. } = self.settings;
         let most = self.learned.window.entries().min(batch_max_entries as usize);
-        let entries = match bindings.proof {
-            None if self.learned.without_keeping => 16,
+        let capability = &self.learned.capability;
+        let entries = match capability.proof() {
+            None if capability.keeps_nothing() => 16,
             None => 1,
-            Some(_) if self.learned.one_at_a_time => 1,
+            Some(_) if capability.is_one_at_a_time() => 1,
             // A tenth of a second's worth, so that the pauses between batches stay short.
             Some(_) if max_rate > 0.0 => most.min((max_rate / 10.0).ceil() as usize),
             Some(_) => most,

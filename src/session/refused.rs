@@ -7,13 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use tokio::time::{sleep, timeout};
 
-use super::bind::{Bindings, Stored};
+use super::bind::Bindings;
+use super::capability::Evidence;
 use super::deliver::{Outcome, forgotten};
 use super::{Session, SessionError};
 use crate::config::{ProofChoice, REFUSAL_PAUSE, REFUSAL_TRIES};
-use crate::entry::{Entry, Seq, StintId};
+use crate::entry::{Entry, Kind, Seq, StintId};
 use crate::planted::planted;
-use crate::sink::{Ack, Joined, Link, Proof, Sink};
+use crate::sink::{Ack, Joined, Link, Proof, Shown, Sink};
 
 impl<S: Sink> Session<S> {
     /// Acknowledged, but not all came back: find out, stint by stint, what the server did with the
@@ -50,8 +51,7 @@ impl<S: Sink> Session<S> {
         missing: &[Seq],
     ) -> Result<(), SessionError> {
         for entry in entries.iter().filter(|entry| !missing.contains(&entry.seq)) {
-            self.learned.without_keeping = false;
-            self.learn(bindings, Proof::Echo);
+            self.observe(Evidence::Echoed);
             bindings.of_mut(entry.stint)?.is_new = false;
         }
         Ok(())
@@ -73,39 +73,69 @@ impl<S: Sink> Session<S> {
             return Ok(Outcome::Refused(missing));
         }
         let bound = bindings.of(stint)?;
-        let (session, is_new, before) = (bound.session.clone(), bound.is_new, bound.stored);
+        let (session, is_new, before) = (bound.session.clone(), bound.is_new, bound.shown);
         match self.join(link, &session).await? {
-            Joined::Known { frame, setup } => {
-                bindings.answers_join = true;
-                bindings.has_answered = true;
-                let stored = Stored { frame, setup };
-                // What it held before is newer than one that was passed over, and so is what came
-                // back.
-                let is_kept = |entry: &Entry| stored.has(entry) && !before.has(entry);
-                if !entries.last().is_some_and(|entry| is_kept(entry)) {
-                    let is_stored = |seq: &Seq| {
-                        newest_back.is_none_or(|back| back < *seq)
-                            && entries.iter().any(|entry| entry.seq == *seq && is_kept(entry))
-                    };
-                    let refused = missing.into_iter().filter(|seq| !is_stored(seq)).collect();
+            Joined::Known(shown) => {
+                self.observe(Evidence::SessionShown);
+                // The newest of each kind that it shows, and with it what was sent before it: but for
+                // what is older than one that came back, which was passed over.
+                let shows =
+                    |entry: &Entry| shown.newest(entry.kind) == Some(self.sink.identify(entry));
+                let kept_to = |kind| {
+                    let shown = entries.iter().rfind(|entry| entry.kind == kind && shows(entry));
+                    shown.map(|entry| entry.seq)
+                };
+                let (frames_to, setups_to) = (kept_to(Kind::Frame), kept_to(Kind::Setup));
+                let is_kept = |entry: &Entry| match entry.kind {
+                    Kind::Frame => Some(entry.seq) <= frames_to,
+                    Kind::Setup => Some(entry.seq) <= setups_to,
+                };
+                let is_refused = |entry: &&&Entry| {
+                    let passed_over = newest_back.is_some_and(|back| entry.seq < back);
+                    missing.contains(&entry.seq) && (passed_over || !is_kept(entry))
+                };
+                let refused: Vec<Seq> =
+                    entries.iter().filter(is_refused).map(|entry| entry.seq).collect();
+                let is_ours = frames_to.is_some() || setups_to.is_some();
+                let is_news = shown != before && shown != Shown::default();
+                if refused.is_empty() {
+                    self.note_kept(entries);
+                    return self.kept_without_echo(bindings, stint);
+                }
+                if is_ours
+                    || !is_news
+                    || newest_back.is_some()
+                    || self.learned.capability.has_echoed()
+                {
                     return Ok(Outcome::Refused(refused));
                 }
+                // What another publisher sent hides whether ours is there, on a server that has not
+                // sent one of ours back yet.
+                self.hidden(bindings);
                 self.kept_without_echo(bindings, stint)
             }
             // It shows others, and would have shown these.
-            Joined::Unanswered if bindings.proof == Some(Proof::Echo) => {
+            Joined::Unanswered if self.learned.capability.proof() == Some(Proof::Echo) => {
                 Ok(Outcome::Refused(missing))
             }
             Joined::Unanswered => {
-                bindings.answers_join = false;
+                self.observe(Evidence::JoinsGivenUp);
                 self.kept_without_echo(bindings, stint)
             }
             Joined::Silent if is_new => {
-                self.learned.without_keeping = true;
+                self.observe(Evidence::NewSessionEmpty);
                 Err(SessionError::NotKept("a new session stays empty"))
             }
             Joined::Silent if planted("forgotten_session_kept") => Ok(Outcome::Proven),
             Joined::Silent => Ok(Outcome::Forgotten(stint)),
+        }
+    }
+
+    /// The server shows the newest of these entries.
+    fn note_kept(&mut self, entries: &[&Entry]) {
+        for entry in entries {
+            let id = self.sink.identify(entry);
+            self.learned.stored.note(entry, id);
         }
     }
 
@@ -117,13 +147,13 @@ impl<S: Sink> Session<S> {
         stint: StintId,
     ) -> Result<Outcome, SessionError> {
         bindings.of_mut(stint)?.is_new = false;
-        if bindings.proof == Some(Proof::Echo) {
+        if self.learned.capability.proof() == Some(Proof::Echo) {
             return Ok(Outcome::Proven);
         }
         if self.settings.proof == ProofChoice::Echo {
             return Err(SessionError::Weak(Proof::Echo.as_str()));
         }
-        self.learn(bindings, Proof::Ack);
+        self.observe(Evidence::Acknowledged);
         Ok(Outcome::Proven)
     }
 
@@ -148,7 +178,7 @@ impl<S: Sink> Session<S> {
     }
 
     fn one_at_a_time(&mut self) -> SessionError {
-        self.learned.one_at_a_time = true;
+        self.observe(Evidence::Reordered);
         SessionError::NotKept("it refused an entry of a batch; going on one at a time")
     }
 
@@ -168,8 +198,8 @@ impl<S: Sink> Session<S> {
         for _ in 1..tries {
             sleep(REFUSAL_PAUSE).await;
             let again = of(&refused);
-            let proof = bindings.proof.unwrap_or(Proof::Echo);
-            let addressed = bindings.addressed(&again)?;
+            let proof = self.learned.capability.proof().unwrap_or(Proof::Echo);
+            let addressed = bindings.addressed(&self.sink, &again)?;
             let published = link.publish(&addressed, proof, self.grace());
             let receipt = timeout(self.publish_limit(), published)
                 .await
@@ -184,11 +214,12 @@ impl<S: Sink> Session<S> {
                 return Ok(Outcome::Proven);
             }
         }
+        let can_be_asked = self.learned.capability.can_be_asked();
         let mut of_stints: BTreeMap<StintId, usize> = BTreeMap::new();
         for entry in of(&refused) {
             *of_stints.entry(entry.stint).or_default() += 1;
         }
-        for (stint, count) in of_stints.into_iter().filter(|_| bindings.answers_join) {
+        for (stint, count) in of_stints.into_iter().filter(|_| can_be_asked) {
             let bound = bindings.of(stint)?;
             let (session, is_new) = (bound.session.clone(), bound.is_new);
             if self.join(link, &session).await? != Joined::Silent {

@@ -5,6 +5,7 @@
 //! each event that it accepts. The session decides what to believe; here is only the translation.
 
 mod echoes;
+mod identity;
 
 use std::fmt;
 use std::io;
@@ -19,9 +20,11 @@ use tokio::time::{sleep, timeout};
 
 use self::echoes::{Echo, Expected, Listening, News};
 use super::socketio::{AckReceiver, Address, Connection, Outgoing};
-use super::{Ack, Addressed, Answer, Joined, Link, Proof, Receipt, Sink, SinkError};
+use super::{
+    Ack, Addressed, Answer, EntryId, Joined, Link, Proof, Receipt, Shown, Sink, SinkError,
+};
 use crate::config::{Config, JOIN_TIMEOUT, Secret, ServerConfig};
-use crate::entry::{Kind, Seq, StintId};
+use crate::entry::{Entry, Kind, Seq, StintId};
 use crate::planted::planted;
 use crate::remote_text::{RemoteText, Secrets};
 
@@ -115,6 +118,22 @@ impl Sink for Dashboard {
         Some(format!("{}/dashboard/{session}", self.url))
     }
 
+    fn identify(&self, entry: &Entry) -> EntryId {
+        let parse = |json: &str| serde_json::from_str::<Value>(json).ok();
+        let id = match entry.kind {
+            Kind::Frame => {
+                let mark = if self.mark { mark(&entry.json, entry.seq) } else { None };
+                let telemetry = parse(mark.as_deref().unwrap_or(&entry.json));
+                telemetry.as_ref().map(identity::frame)
+            }
+            Kind::Setup => {
+                let timestamp = entry.captured_at.to_string();
+                parse(&entry.json).as_ref().map(|setup| identity::setup(&timestamp, setup))
+            }
+        };
+        id.unwrap_or_else(|| identity::unreadable(&entry.json))
+    }
+
     fn strongest_proof(&self) -> Proof {
         Proof::Echo
     }
@@ -167,13 +186,13 @@ impl Link for DashboardLink {
             self.connection.emit(join).await?;
             None
         };
-        let (mut frame, mut setup) = (None, None);
+        let mut shown = Shown::default();
         // Whether it was the frame, which comes last.
         let mut stored = |news: &News| {
-            let Some(Echo { kind, captured_at, .. }) = news.echo(session) else { return false };
+            let Some(Echo { kind, id, .. }) = news.echo(session) else { return false };
             match kind {
-                Kind::Frame => frame = Some(*captured_at),
-                Kind::Setup => setup = Some(*captured_at),
+                Kind::Frame => shown.frame = Some(*id),
+                Kind::Setup => shown.setup = Some(*id),
             }
             *kind == Kind::Frame
         };
@@ -204,10 +223,10 @@ impl Link for DashboardLink {
         if ack.is_some() {
             self.ack_out = ack;
         }
-        Ok(match (frame, setup) {
-            (None, None) if is_answered => Joined::Silent,
-            (None, None) => Joined::Unanswered,
-            (frame, setup) => Joined::Known { frame, setup },
+        Ok(match shown {
+            Shown { frame: None, setup: None } if is_answered => Joined::Silent,
+            Shown { frame: None, setup: None } => Joined::Unanswered,
+            shown => Joined::Known(shown),
         })
     }
 
@@ -218,7 +237,7 @@ impl Link for DashboardLink {
         grace: Duration,
     ) -> Result<Receipt, SinkError> {
         let events = entries.iter().map(|entry| self.event(*entry)).collect();
-        self.expected = Expected::new(entries, self.mark, &self.listening);
+        self.expected = Expected::new(entries, &self.listening);
         let fresh_ack = self.emit(events, proof).await?;
         if proof == Proof::Written {
             return Ok(self.expected.receipt(Ack::None));
@@ -232,7 +251,7 @@ impl Link for DashboardLink {
                 biased;
                 event = self.connection.next() => {
                     if let News::Echo(echo) = &event? {
-                        self.expected.came_back(echo);
+                        self.expected.match_echo(echo);
                     }
                     if self.expected.is_empty() {
                         self.expect_no_ack();
@@ -259,6 +278,10 @@ impl Link for DashboardLink {
 
     fn passed_over(&self) -> Vec<Seq> {
         self.expected.passed_over()
+    }
+
+    fn came_back(&self) -> Vec<Seq> {
+        self.expected.came_back.clone()
     }
 
     async fn closed(&mut self) -> SinkError {
@@ -316,7 +339,7 @@ impl DashboardLink {
         Ok(true)
     }
 
-    fn event(&self, Addressed { session, entry }: Addressed<'_>) -> Outgoing {
+    fn event(&self, Addressed { session, entry, .. }: Addressed<'_>) -> Outgoing {
         match entry.kind {
             Kind::Frame => {
                 let mark = if self.mark { mark(&entry.json, entry.seq) } else { None };

@@ -10,7 +10,7 @@ pub mod socketio;
 
 use std::time::Duration;
 
-use crate::entry::{CapturedAt, Entry, Seq, StintId};
+use crate::entry::{Entry, Kind, Seq, StintId};
 use crate::remote_text::RemoteText;
 
 /// How sure we are that the server kept an entry, weakest first.
@@ -38,11 +38,34 @@ impl Proof {
     }
 }
 
+/// Identifies an entry by what the server holds of it: an entry and its copy on the server have the
+/// same id, whoever sends the copy back. Entries with the same content may share one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct EntryId(pub u64);
+
+/// The newest frame and the newest setup that a server holds for a session. Another program may
+/// have published them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Shown {
+    pub frame: Option<EntryId>,
+    pub setup: Option<EntryId>,
+}
+
+impl Shown {
+    /// The newest entry of this kind.
+    pub fn newest(&self, kind: Kind) -> Option<EntryId> {
+        match kind {
+            Kind::Frame => self.frame,
+            Kind::Setup => self.setup,
+        }
+    }
+}
+
 /// What a server says when a session is joined.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Joined {
-    /// It knows the session: the newest frame and the setup that it stored of it.
-    Known { frame: Option<CapturedAt>, setup: Option<CapturedAt> },
+    /// It knows the session and shows what it holds.
+    Known(Shown),
     /// It acknowledged and sent nothing: it does not know the session, or holds nothing for it.
     Silent,
     /// It did not answer: it has no such event.
@@ -59,11 +82,12 @@ pub enum Answer {
     Data,
 }
 
-/// An entry, and the session that it goes to.
+/// An entry, its identity at the server, and the session that it goes to.
 #[derive(Clone, Copy, Debug)]
 pub struct Addressed<'a> {
     pub session: &'a str,
     pub entry: &'a Entry,
+    pub id: EntryId,
 }
 
 /// What came back for a batch.
@@ -144,6 +168,9 @@ pub trait Sink: Send {
     /// The page on which people look at a session, where there is one.
     fn page(&self, session: &str) -> Option<String>;
 
+    /// The identity that the copy of an entry has at such a server.
+    fn identify(&self, entry: &Entry) -> EntryId;
+
     /// The best proof that such a server can give.
     fn strongest_proof(&self) -> Proof;
 }
@@ -179,6 +206,9 @@ pub trait Link: Send {
     /// The entries that were published last and have not come back although a newer one of the same
     /// session has, oldest first. Tells so of a publication too that was cancelled or failed.
     fn passed_over(&self) -> Vec<Seq>;
+
+    /// The entries of the last publication that have come back, also if it was cancelled or failed.
+    fn came_back(&self) -> Vec<Seq>;
 
     /// Returns when the link has ended. Safe to cancel.
     fn closed(&mut self) -> impl Future<Output = SinkError> + Send;

@@ -24,9 +24,11 @@ use async_nats::jetstream::stream::{
     Config as StreamConfig, LastRawMessageErrorKind, StorageType, Stream,
 };
 
-use super::{Ack, Addressed, Answer, Joined, Link, Proof, Receipt, Sink, SinkError};
+use super::{
+    Ack, Addressed, Answer, EntryId, Joined, Link, Proof, Receipt, Shown, Sink, SinkError,
+};
 use crate::config::{Config, NATS_DUPLICATE_WINDOW};
-use crate::entry::{CapturedAt, Kind, Seq, StintId};
+use crate::entry::{Entry, Kind, Seq, StintId};
 use crate::nats::{CAPTURED_AT, Connection, Door, NatsError, SEQ, SETUP, STREAM_PREFIX, TELEMETRY};
 use crate::planted::planted;
 use crate::remote_text::{RemoteText, Secrets};
@@ -107,6 +109,11 @@ impl Sink for Nats {
         None
     }
 
+    fn identify(&self, entry: &Entry) -> EntryId {
+        // The stream says which position each of its entries has in our queue.
+        EntryId(entry.seq.0)
+    }
+
     fn strongest_proof(&self) -> Proof {
         Proof::Ack
     }
@@ -134,11 +141,11 @@ impl Link for NatsLink {
 
     async fn join(&mut self, session: &str, _answer: Answer) -> Result<Joined, SinkError> {
         if planted("stream_not_asked") {
-            return Ok(Joined::Known { frame: None, setup: None });
+            return Ok(Joined::Known(Shown::default()));
         }
         let frame = self.newest(session, TELEMETRY).await?;
         let setup = self.newest(session, SETUP).await?;
-        Ok(Joined::Known { frame, setup })
+        Ok(Joined::Known(Shown { frame, setup }))
     }
 
     async fn publish(
@@ -176,13 +183,17 @@ impl Link for NatsLink {
         Vec::new()
     }
 
+    fn came_back(&self) -> Vec<Seq> {
+        Vec::new()
+    }
+
     async fn closed(&mut self) -> SinkError {
         self.connection.closed().await.into()
     }
 }
 
 impl NatsLink {
-    fn id(&self, Addressed { session, entry }: Addressed<'_>) -> String {
+    fn id(&self, Addressed { session, entry, .. }: Addressed<'_>) -> String {
         format!("{}.{session}.{}", self.agent, entry.seq)
     }
 
@@ -190,7 +201,7 @@ impl NatsLink {
     /// was sent `before`; or says why the server would not take it.
     async fn send(
         &mut self,
-        Addressed { session, entry }: Addressed<'_>,
+        Addressed { session, entry, .. }: Addressed<'_>,
         id: &str,
         follows: u64,
         before: Option<&str>,
@@ -224,8 +235,8 @@ impl NatsLink {
         format!("pitwire.{}.{session}.{kind}", self.agent)
     }
 
-    /// The moment of the newest entry on a subject.
-    async fn newest(&mut self, session: &str, kind: &str) -> Result<Option<CapturedAt>, SinkError> {
+    /// The newest entry on a subject.
+    async fn newest(&mut self, session: &str, kind: &str) -> Result<Option<EntryId>, SinkError> {
         let subject = self.subject(session, kind);
         let asked = self.stream.get_last_raw_message_by_subject(&subject);
         let message = match self.connection.wait_for(asked).await? {
@@ -235,12 +246,13 @@ impl NatsLink {
                 _ => return Err(self.unanswered(&error)),
             },
         };
-        let moment = message.headers.get(CAPTURED_AT).and_then(|at| CapturedAt::parse(at.as_str()));
-        moment.map(Some).ok_or_else(|| {
+        let seq = message.headers.get(SEQ).and_then(|seq| seq.as_str().parse().ok());
+        let foreign = || {
             SinkError::Stream(self.connection.remote_text(format_args!(
-                "the newest entry on {subject} has no {CAPTURED_AT}: another program publishes there"
+                "the newest entry on {subject} has no {SEQ}: another program publishes there"
             )))
-        })
+        };
+        seq.map(|seq| Some(EntryId(seq))).ok_or_else(foreign)
     }
 
     /// Whether it is the entry that the server does not take, and why; or what is wrong else.

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::dashboard::{Dashboard, DashboardLink};
 use super::nats::{Nats, NatsLink};
-use super::{Addressed, Answer, Joined, Link, Proof, Receipt, Sink, SinkError};
+use super::{Addressed, Answer, EntryId, Joined, Link, Proof, Receipt, Sink, SinkError};
 use crate::config::{Config, Protocol};
-use crate::entry::{Seq, StintId};
+use crate::entry::{Entry, Seq, StintId};
 
 /// A server of any kind.
 #[derive(Debug)]
@@ -47,6 +47,13 @@ impl Sink for Server {
         match self {
             Self::Dashboard(dashboard) => dashboard.page(session),
             Self::Nats(nats) => nats.page(session),
+        }
+    }
+
+    fn identify(&self, entry: &Entry) -> EntryId {
+        match self {
+            Self::Dashboard(dashboard) => dashboard.identify(entry),
+            Self::Nats(nats) => nats.identify(entry),
         }
     }
 
@@ -96,6 +103,13 @@ impl Link for ServerLink {
         match self {
             Self::Dashboard(link) => link.passed_over(),
             Self::Nats(link) => link.passed_over(),
+        }
+    }
+
+    fn came_back(&self) -> Vec<Seq> {
+        match self {
+            Self::Dashboard(link) => link.came_back(),
+            Self::Nats(link) => link.came_back(),
         }
     }
 

@@ -76,6 +76,8 @@ mod tampering;
 mod terminal;
 mod thinning;
 #[cfg(unix)]
+#[cfg(unix)]
+mod two_publishers;
 mod unanswered;
 #[cfg(unix)]
 mod viewer;

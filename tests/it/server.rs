@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use pitwire::entry::{CapturedAt, Entry, Kind, Seq, StintId};
-use pitwire::sink::{Ack, Addressed, Answer, Joined, Link, Proof, Receipt, Sink, SinkError};
+use pitwire::sink::{
+    Ack, Addressed, Answer, EntryId, Joined, Link, Proof, Receipt, Shown, Sink, SinkError,
+};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::Notify;
@@ -62,6 +64,8 @@ pub struct State {
     /// Grows when all links are cut.
     cuts: u32,
     next_id: u32,
+    /// Frames of another publisher so far.
+    foreign_frames: u64,
     dice: Dice,
     /// Links were cut, or the server behaves in another way.
     changed: Arc<Notify>,
@@ -118,6 +122,16 @@ impl Server {
         self.state().sessions.clear();
     }
 
+    /// Another publisher sends a frame to every page, later than all that we have: from now on it
+    /// is the newest there.
+    pub fn store_a_foreign_frame(&self) {
+        let mut state = self.state();
+        state.foreign_frames += 1;
+        let seq = Seq(u64::MAX - state.foreign_frames);
+        let pages = state.sessions.values_mut().filter(|page| !page.is_empty());
+        pages.for_each(|page| page.push((Kind::Frame, seq, CapturedAt(i64::MAX))));
+    }
+
     /// From here on chance is what follows from this number.
     pub fn seed(&self, seed: u64) {
         self.state().dice = Dice(SmallRng::seed_from_u64(seed));
@@ -145,6 +159,7 @@ impl Sink for Server {
             cuts: state.cuts,
             joined: BTreeSet::new(),
             passed_over: Vec::new(),
+            came_back: Vec::new(),
         })
     }
 
@@ -154,6 +169,10 @@ impl Sink for Server {
 
     fn page(&self, session: &str) -> Option<String> {
         Some(format!("memory/dashboard/{session}"))
+    }
+
+    fn identify(&self, entry: &Entry) -> EntryId {
+        EntryId(entry.seq.0)
     }
 
     fn strongest_proof(&self) -> Proof {
@@ -168,6 +187,7 @@ pub struct ServerLink {
     /// Rooms: what is kept for their sessions comes back on this link.
     joined: BTreeSet<String>,
     passed_over: Vec<Seq>,
+    came_back: Vec<Seq>,
 }
 
 impl ServerLink {
@@ -209,9 +229,10 @@ impl Link for ServerLink {
             return Ok(if acks { Joined::Silent } else { Joined::Unanswered });
         };
         let newest = |wanted: Kind| {
-            history.iter().rev().find(|(kind, ..)| *kind == wanted).map(|(_, _, at)| *at)
+            let newest = history.iter().rev().find(|(kind, ..)| *kind == wanted);
+            newest.map(|(_, seq, _)| EntryId(seq.0))
         };
-        Ok(Joined::Known { frame: newest(Kind::Frame), setup: newest(Kind::Setup) })
+        Ok(Joined::Known(Shown { frame: newest(Kind::Frame), setup: newest(Kind::Setup) }))
     }
 
     async fn publish(
@@ -233,7 +254,8 @@ impl Link for ServerLink {
         let mut back: BTreeMap<&str, Seq> = BTreeMap::new();
         let mut inversions = 0;
         self.passed_over.clear();
-        for (index, Addressed { session, entry }) in entries.iter().enumerate() {
+        self.came_back.clear();
+        for (index, Addressed { session, entry, .. }) in entries.iter().enumerate() {
             let echoes = self.joined.contains(*session) && !faults.no_echo;
             if faults.stalls_after == Some(index) {
                 return std::future::pending().await;
@@ -247,6 +269,7 @@ impl Link for ServerLink {
             if !self.keep(session, entry, poison || drop) || !echoes {
                 missing.push((*session, entry.seq));
             } else {
+                self.came_back.push(entry.seq);
                 let newest = back.entry(session).or_insert(entry.seq);
                 inversions += u64::from(entry.seq < *newest);
                 *newest = entry.seq.max(*newest);
@@ -277,6 +300,10 @@ impl Link for ServerLink {
 
     fn passed_over(&self) -> Vec<Seq> {
         self.passed_over.clone()
+    }
+
+    fn came_back(&self) -> Vec<Seq> {
+        self.came_back.clone()
     }
 
     async fn closed(&mut self) -> SinkError {

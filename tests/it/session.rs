@@ -444,6 +444,54 @@ async fn a_server_that_answers_joins_again_is_asked_again() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_foreign_frame_on_the_page_proves_nothing_about_ours() {
+    for faults in [
+        Faults::default(),
+        Faults { no_echo: true, ..Faults::default() },
+        Faults { never_acks: true, ..Faults::default() },
+    ] {
+        let mut world = World::with(faults.clone());
+        world.frames(10).await;
+        world.drain(MINUTE).await;
+        for outage in 0..5 {
+            world.server.behave(Faults { down: true, ..faults.clone() });
+            world.server.cut();
+            world.frames(40).await;
+            world.server.store_a_foreign_frame();
+            sleep(Duration::from_secs(outage)).await;
+            world.server.behave(faults.clone());
+            world.drain(2 * MINUTE).await;
+        }
+        let mut seen = world.seen();
+        seen.sort_unstable();
+        seen.dedup();
+        assert_eq!(seen, up_to(210), "{faults:?}");
+        assert_eq!(world.server.seen().len(), 1, "one page: {faults:?}");
+        let ledger = world.queue().ledger;
+        assert_eq!((ledger.delivered, ledger.quarantined), (210, 0), "{faults:?}");
+    }
+}
+
+/// What came back before the connection ended is not sent again, whatever the page shows since.
+#[tokio::test(start_paused = true)]
+async fn an_entry_that_came_back_stays_proven_though_the_page_shows_a_foreign_frame() {
+    let mut world = World::with(Faults::default());
+    world.frames(1).await;
+    world.drain(MINUTE).await;
+    world.server.behave(Faults { down: true, ..Faults::default() });
+    world.frames(20).await;
+    sleep(Duration::from_secs(1)).await;
+    // One entry to learn the link by, then a batch of which ten come back.
+    world.server.behave(Faults { stalls_after: Some(10), ..Faults::default() });
+    sleep(Duration::from_secs(3)).await;
+    world.server.store_a_foreign_frame();
+    world.server.behave(Faults::default());
+    world.server.cut();
+    world.drain(MINUTE).await;
+    assert_eq!(world.seen(), up_to(21));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_slow_server_delays_and_loses_nothing() {
     let mut world = World::with(Faults { delay: Duration::from_millis(1500), ..Faults::default() });
     world.frames(1000).await;

@@ -5,7 +5,7 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use super::Log;
+use super::{Index, Log};
 use crate::entry::{Entry, Seq};
 use crate::queue::examine::{self, Examination};
 use crate::queue::store::{Notes, Store};
@@ -19,6 +19,15 @@ pub struct Peeked {
     pub bytes: u64,
     /// Or why it cannot be read back.
     pub entry: Result<Entry, String>,
+}
+
+/// Entries that a destination has not had, read without giving them out.
+#[derive(Debug, Default)]
+pub struct LookedAhead {
+    /// Oldest first; one that cannot be read back is left out.
+    pub entries: Vec<Entry>,
+    /// Where to read on; `None` at the end of the queue.
+    pub next: Option<Seq>,
 }
 
 /// What became of a stretch that was read so that it is mended.
@@ -39,6 +48,21 @@ impl<S: Store> Log<S> {
             entry: record::decode(seq, &bytes).map_err(|error| error.to_string()),
         };
         Ok(self.read_records(from, limit)?.into_iter().map(peeked).collect())
+    }
+
+    /// The entries of a destination from `from` on, as many as `limit` allows. They do not count as
+    /// given out.
+    pub(in crate::queue) fn look_ahead(
+        &mut self,
+        of: Index,
+        from: Seq,
+        limit: Limit,
+    ) -> io::Result<LookedAhead> {
+        let records = self.read_records(from.max(self.accounts[of].head), limit)?;
+        let next = records.last().map(|(last, _)| Seq(last.0 + 1));
+        let decoded =
+            records.into_iter().filter_map(|(seq, bytes)| record::decode(seq, &bytes).ok());
+        Ok(LookedAhead { entries: decoded.collect(), next })
     }
 
     /// Reads the stretch that holds `from`, or the next one, and changes nothing; `None` when

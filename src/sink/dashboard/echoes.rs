@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde_json::Value;
 
+use super::identity;
 use crate::config::{MAX_SESSION_ID_CHARS, MAX_SESSIONS};
-use crate::entry::{CapturedAt, Kind, Seq};
+use crate::entry::{Kind, Seq};
 use crate::planted::planted;
 use crate::remote_text::{RemoteText, Secrets};
-use crate::sink::{Ack, Addressed, Receipt};
+use crate::sink::{Ack, Addressed, EntryId, Receipt};
 
 const ASSIGNED: &str = "session_id_assigned";
 const TELEMETRY: &str = "telemetry_update";
@@ -75,19 +76,19 @@ impl News {
 pub(super) struct Echo {
     session: Arc<str>,
     pub(super) kind: Kind,
-    pub(super) captured_at: CapturedAt,
-    seq: Option<u64>,
+    pub(super) id: EntryId,
 }
 
 fn echo(name: &str, payload: &Value, session: Arc<str>) -> Option<Echo> {
-    let (kind, holder) = match name {
-        TELEMETRY => (Kind::Frame, payload.get("telemetry")?),
-        SETUP => (Kind::Setup, payload),
+    let (kind, id) = match name {
+        TELEMETRY => (Kind::Frame, identity::frame(payload.get("telemetry")?)),
+        SETUP => {
+            let timestamp = payload.get("timestamp")?.as_str()?;
+            (Kind::Setup, identity::setup(timestamp, payload.get("setup")?))
+        }
         _ => return None,
     };
-    let captured_at = CapturedAt::parse(holder.get("timestamp")?.as_str()?)?;
-    let seq = holder.get("seq").and_then(Value::as_u64);
-    Some(Echo { session, kind, captured_at, seq })
+    Some(Echo { session, kind, id })
 }
 
 /// The id that a server assigned, if it is one that can go into a link.
@@ -107,7 +108,8 @@ fn session_id(payload: &Value, secrets: &Secrets) -> Result<String, RemoteText> 
 pub(super) struct Expected {
     /// Newest first.
     entries: Vec<One>,
-    by_seq: bool,
+    /// The entries that have come back, in the order in which they did.
+    pub(super) came_back: Vec<Seq>,
     /// Of each session.
     newest_back: Vec<(Arc<str>, Seq)>,
     inversions: u64,
@@ -118,37 +120,32 @@ pub(super) struct Expected {
 struct One {
     session: Arc<str>,
     seq: Seq,
-    kind: Kind,
-    captured_at: CapturedAt,
+    id: EntryId,
 }
 
 impl Expected {
-    pub(super) fn new(entries: &[Addressed<'_>], by_seq: bool, listening: &Listening) -> Self {
-        let one = |Addressed { session, entry }: &Addressed<'_>| One {
+    pub(super) fn new(entries: &[Addressed<'_>], listening: &Listening) -> Self {
+        let one = |Addressed { session, entry, id }: &Addressed<'_>| One {
             session: listening.to(session),
             seq: entry.seq,
-            kind: entry.kind,
-            captured_at: entry.captured_at,
+            id: *id,
         };
         let entries = entries.iter().rev().map(one).collect();
-        Self { entries, by_seq, ..Self::default() }
+        Self { entries, ..Self::default() }
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    pub(super) fn came_back(&mut self, echo: &Echo) {
-        let matches = |one: &One| {
-            one.session == echo.session
-                && match echo.seq {
-                    Some(echoed) if self.by_seq => one.kind == Kind::Frame && one.seq.0 == echoed,
-                    _ => one.kind == echo.kind && one.captured_at == echo.captured_at,
-                }
-        };
+    /// Takes the oldest entry with the content of the echo off the list. An echo of another
+    /// publisher's entry matches none.
+    pub(super) fn match_echo(&mut self, echo: &Echo) {
+        let matches = |one: &One| one.session == echo.session && one.id == echo.id;
         // From the end, where the oldest stands: in order it is the first one looked at.
         let Some(index) = self.entries.iter().rposition(matches) else { return };
         let One { session, seq, .. } = self.entries.remove(index);
+        self.came_back.push(seq);
         match self.newest_back.iter_mut().find(|(of, _)| *of == session) {
             Some((_, newest)) if seq < *newest && !planted("disorder_not_seen") => {
                 self.inversions += 1;
@@ -176,7 +173,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::entry::{Entry, StintId};
+    use crate::entry::{CapturedAt, Entry, StintId};
 
     /// Of a batch of frames 1 to 4, what is left when these have come back.
     fn after(back: &[i64]) -> Expected {
@@ -195,13 +192,16 @@ mod tests {
         let entries: Vec<_> = (1..=4).map(entry).collect();
         let addressed: Vec<_> = entries
             .iter()
-            .map(|entry| Addressed { session: session_of(entry.seq.0), entry })
+            .map(|entry| Addressed {
+                session: session_of(entry.seq.0),
+                entry,
+                id: EntryId(entry.seq.0),
+            })
             .collect();
-        let mut expected = Expected::new(&addressed, false, &Listening::default());
+        let mut expected = Expected::new(&addressed, &Listening::default());
         for n in back {
-            let captured_at = CapturedAt(n * 500);
-            let session = session_of(*n as u64).into();
-            expected.came_back(&Echo { session, kind: Kind::Frame, captured_at, seq: None });
+            let (session, id) = (session_of(*n as u64).into(), EntryId(*n as u64));
+            expected.match_echo(&Echo { session, kind: Kind::Frame, id });
         }
         expected
     }
@@ -224,7 +224,7 @@ mod tests {
         let listening = Listening::default();
         listening.to("race");
         let read = |session: &str| {
-            let telemetry = json!({"timestamp": CapturedAt(0).to_string()});
+            let telemetry = json!({"lap": 1});
             let payload = json!({"session_id": session, "telemetry": telemetry});
             listening.read(TELEMETRY, &payload, &Secrets::default())
         };

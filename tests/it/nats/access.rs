@@ -10,7 +10,7 @@ use async_nats::jetstream::stream::Config;
 use nkeys::KeyPair;
 use pitwire::entry::{CapturedAt, Entry, Kind, Seq, StintId};
 use pitwire::sink::nats::Nats;
-use pitwire::sink::{Addressed, Link, Proof, Sink};
+use pitwire::sink::{Addressed, EntryId, Link, Proof, Sink};
 use serde_json::{Value, json};
 use tempfile::tempdir;
 use tokio::time::sleep;
@@ -255,7 +255,11 @@ async fn what_follows_an_entry_that_is_not_taken_is_not_taken_either() {
         json: "{}".into(),
     };
     let entries = [1, 2, 3].map(entry);
-    let addressed = entries.each_ref().map(|entry| Addressed { session: "1-mine", entry });
+    let addressed = entries.each_ref().map(|entry| Addressed {
+        session: "1-mine",
+        entry,
+        id: EntryId(entry.seq.0),
+    });
     let published = link.publish(&addressed, Proof::Ack, Duration::ZERO).await;
     assert!(published.is_err(), "{published:?}");
     let mut stream = jetstream.get_stream("PITWIRE_pc").await.unwrap();

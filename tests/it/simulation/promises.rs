@@ -215,8 +215,8 @@ impl Promises {
 
     /// A server that keeps all it acknowledges, and can be asked, has nothing to show twice.
     fn may_be_shown_twice(&self, state: &State) -> bool {
-        let Swarm { deaf, lies, drops, poison, .. } = self.swarm;
-        state.faults.duplicates > 0 || deaf || lies || drops || poison
+        let Swarm { deaf, lies, drops, poison, shares_pages, .. } = self.swarm;
+        state.faults.duplicates > 0 || deaf || lies || drops || poison || shares_pages
     }
 
     /// No more is thinned than the books say, and no lap loses its ends.

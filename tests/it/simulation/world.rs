@@ -48,6 +48,8 @@ pub struct Swarm {
     pub streams: bool,
     /// The queue has little room.
     pub narrow: bool,
+    /// Another publisher sends to our pages.
+    pub shares_pages: bool,
 }
 
 /// Everything but the agent.
@@ -106,11 +108,15 @@ impl World {
             stints: coin(),
             streams: coin(),
             narrow: coin(),
+            // From no chance of its own: what the other seeds do stays as it is.
+            shares_pages: seed % 3 == 2,
         };
         // A server that refuses without a word and shows nothing back cannot be found out: it says
         // what it refuses.
         let no_echo = coin();
         let ms = |slow: bool, ms| Duration::from_millis(if slow { ms } else { 0 });
+        // Where nothing comes back, what another publisher sends hides what is thrown away.
+        let swarm = Swarm { shares_pages: swarm.shares_pages && !no_echo, ..swarm };
         let nature = Faults {
             no_echo,
             objects: coin() || no_echo,
@@ -176,6 +182,9 @@ impl World {
     /// One thing goes wrong, or right again.
     pub async fn misfortune(&mut self) {
         let Self { rng, swarm, server, disk, nature, .. } = self;
+        if swarm.shares_pages {
+            server.store_a_foreign_frame();
+        }
         let faulty = |faults: Faults| server.behave(faults);
         match rng.random_range(0..16) {
             0 if swarm.cuts => server.cut(),

@@ -57,7 +57,8 @@ async fn try_out(
     let limit = config.delivery.proof_timeout;
     let joined = link.join(session, Answer::Ack).await.unwrap_or(Joined::Unanswered);
     let frame = frame();
-    let addressed = [Addressed { session, entry: &frame }];
+    let id = dashboard.identify(&frame);
+    let addressed = [Addressed { session, entry: &frame, id }];
     let published = link.publish(&addressed, Proof::Echo, ECHO_GRACE);
     let receipt = timeout(limit, published).await.ok().and_then(Result::ok);
     let echoes = receipt.as_ref().is_some_and(|receipt| receipt.missing.is_empty());
@@ -79,7 +80,7 @@ async fn try_out(
     }
     if !echoes {
         let asked = link.join(session, Answer::Data).await;
-        manners.shows = matches!(asked, Ok(Joined::Known { frame: Some(_), .. }));
+        manners.shows = matches!(asked, Ok(Joined::Known(shown)) if shown.frame.is_some());
         manners.joins |= manners.shows;
     }
     manners
@@ -90,7 +91,8 @@ async fn acknowledges(dashboard: &mut Dashboard, frame: &Entry, limit: Duration)
     let tried = async {
         let mut link = dashboard.open().await.ok()?;
         let session = link.request_session(StintId(1)).await.ok()?;
-        let addressed = [Addressed { session: &session, entry: frame }];
+        let id = dashboard.identify(frame);
+        let addressed = [Addressed { session: &session, entry: frame, id }];
         let published = link.publish(&addressed, Proof::Ack, ECHO_GRACE);
         let receipt = timeout(JOIN_TIMEOUT.min(limit), published).await.ok()?.ok()?;
         Some(receipt.ack != Ack::None)

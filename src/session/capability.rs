@@ -1,0 +1,467 @@
+//! Model of a server: a pure state machine over its acknowledgements, echoes, joins and order. Each
+//! state defines when an entry counts as delivered; each transition names the evidence for it.
+//!
+//! # What "delivered" means
+//!
+//! | [`Confirmation`] | an entry is delivered once |
+//! | --- | --- |
+//! | `Unknown` | nothing is known yet: one entry is sent to find out |
+//! | `Echo` | the server sent it back, or a later one of ours on the same connection |
+//! | `Ack` | the server acknowledged it and then showed it, when it was asked ([`Joins`]) |
+//! | `Asked` | the server showed it in answer to a join; it acknowledges and echoes nothing |
+//! | `Written` | the connection outlived it by two heartbeats; the server answers nothing at all |
+//!
+//! Where `joins` is `Unanswered`, the server cannot be asked, and `Ack` means acknowledged. Where
+//! another publisher's entries hide ours, `Ack` means acknowledged for a session that the server knows.
+//!
+//! # Transitions
+//!
+//! Each row is a unit test of this name. Fields that a row does not mention stay as they are.
+//!
+//! | row | evidence | state before | state after |
+//! | --- | --- | --- | --- |
+//! | `a_new_connection_is_learned_afresh` | `Connected` | any | `Unknown`, joins `Assumed`; counters, order and `echoes` stay |
+//! | `a_shown_session_can_be_asked` | `SessionShown` | any | joins `Shows` |
+//! | `a_server_that_only_shows_is_asked` | `SessionShown` | `Unknown`, found stored on 2 links | `Asked`, 0 links without proof |
+//! | `an_answer_ends_the_count_of_unanswered_joins` | `JoinAnswered` | any | 0 joins unanswered |
+//! | `an_unanswered_join_is_counted` | `JoinTimedOut` | any | 1 more join unanswered |
+//! | `a_server_without_joins_is_not_asked` | `JoinsGivenUp` | any | joins `Unanswered` |
+//! | `an_echo_is_the_best_proof` | `Echoed` | any | `Echo`, `echoes`, counters of proof 0, keeps entries |
+//! | `an_echo_is_not_traded_for_an_ack` | `Acknowledged` | `Echo` | `Echo` |
+//! | `an_ack_is_proof_where_no_echo_comes` | `Acknowledged` | any but `Echo` | `Ack`, counters of proof 0 |
+//! | `written_is_what_was_asked_for` | `WrittenByChoice` | `Unknown` | `Written` |
+//! | `a_connection_without_proof_is_counted` | `NothingConfirmed` | `Unknown`, joins not `Unanswered` | 1 more link without proof |
+//! | `an_ack_of_the_join_may_be_in_the_way` | `NothingConfirmed` | `Unknown`, joins `Unanswered`, below the limit | also 1 more join unanswered |
+//! | `silence_on_every_connection_is_no_confirmation` | `NothingConfirmed` | the same, at both limits | `Written` |
+//! | `silence_after_a_proof_proves_nothing` | `NothingConfirmed` | `Echo`, `Ack`, `Asked`, `Written` | the same |
+//! | `entries_found_stored_are_counted_once_a_connection` | `FoundStored` | a link without proof before | 1 more link found stored |
+//! | `a_swap_ends_batches` | `Reordered` | any | order `Changed` |
+//! | `an_empty_new_session_is_suspicious` | `NewSessionEmpty` | any | keeps nothing |
+
+use crate::config::{UNANSWERED_JOINS, WITHOUT_PROOF_LINKS};
+use crate::sink::Proof;
+
+/// How the server confirms entries on this connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Confirmation {
+    #[default]
+    Unknown,
+    Echo,
+    Ack,
+    Asked,
+    Written,
+}
+
+/// The server's answer to a join on this connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Joins {
+    /// It is taken to answer, and has shown nothing yet.
+    #[default]
+    Assumed,
+    /// It has shown what it stores.
+    Shows,
+    /// It does not answer, or does not show what it stores.
+    Unanswered,
+}
+
+/// Whether the server keeps the order of entries that are in flight together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Order {
+    #[default]
+    Kept,
+    /// It swapped some, or refused one of several without naming it: entries are sent one at a time.
+    Changed,
+}
+
+/// Whether the server keeps what it acknowledges.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Keeping {
+    #[default]
+    Assumed,
+    /// It acknowledged the first entry of a new session and kept nothing.
+    Nothing,
+}
+
+/// Whether the server has ever sent one of our entries back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Echoes {
+    #[default]
+    NotSeen,
+    Seen,
+}
+
+/// Connections on which entries without proof turned out to be stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct FoundStored {
+    links: u32,
+    is_this_one_counted: bool,
+}
+
+/// The state: everything that evidence has shown about a server.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct ServerCapability {
+    confirmation: Confirmation,
+    joins: Joins,
+    order: Order,
+    keeping: Keeping,
+    echoes: Echoes,
+    found_stored: FoundStored,
+    /// Connections in a row on which it gave a session and confirmed nothing.
+    links_without_proof: u32,
+    /// Joins in a row that it did not answer.
+    joins_unanswered: u32,
+}
+
+/// Something that the server did, or did not do in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Evidence {
+    /// A connection was opened, or its session had to be replaced.
+    Connected,
+    /// It showed what it stores for a session that was joined.
+    SessionShown,
+    /// It answered a join, if only by an acknowledgement.
+    JoinAnswered,
+    /// It did not answer a join, which it may do the next time.
+    JoinTimedOut,
+    /// It did not answer a join, and is not expected to.
+    JoinsGivenUp,
+    /// It sent one of our entries back.
+    Echoed,
+    /// It acknowledged entries.
+    Acknowledged,
+    /// Entries were written, and `delivery.proof` asks for no more.
+    WrittenByChoice,
+    /// It neither sent back nor acknowledged entries in time.
+    NothingConfirmed,
+    /// Entries that no earlier connection proved are stored.
+    FoundStored,
+    /// Entries came back in another order, or one of several was refused without saying which.
+    Reordered,
+    /// It acknowledged the first entry of a new session, and the session is empty.
+    NewSessionEmpty,
+}
+
+impl ServerCapability {
+    /// Takes evidence into account: one row of the table.
+    pub(super) fn observe(&mut self, evidence: Evidence) {
+        match evidence {
+            Evidence::Connected => {
+                self.confirmation = Confirmation::Unknown;
+                self.joins = Joins::Assumed;
+                self.found_stored.is_this_one_counted = false;
+            }
+            Evidence::SessionShown => {
+                self.joins = Joins::Shows;
+                if self.confirmation == Confirmation::Unknown
+                    && self.found_stored.links + 1 >= WITHOUT_PROOF_LINKS
+                {
+                    self.confirmation = Confirmation::Asked;
+                    self.links_without_proof = 0;
+                }
+            }
+            Evidence::JoinAnswered => self.joins_unanswered = 0,
+            Evidence::JoinTimedOut => self.joins_unanswered += 1,
+            Evidence::JoinsGivenUp => self.joins = Joins::Unanswered,
+            Evidence::Echoed => {
+                self.confirmation = Confirmation::Echo;
+                self.echoes = Echoes::Seen;
+                self.keeping = Keeping::Assumed;
+                self.found_stored.links = 0;
+                self.links_without_proof = 0;
+            }
+            Evidence::Acknowledged => {
+                if self.confirmation != Confirmation::Echo {
+                    self.confirmation = Confirmation::Ack;
+                }
+                self.found_stored.links = 0;
+                self.links_without_proof = 0;
+            }
+            Evidence::WrittenByChoice => self.confirmation = Confirmation::Written,
+            Evidence::NothingConfirmed => self.nothing_confirmed(),
+            Evidence::FoundStored => {
+                if self.links_without_proof > 0 && !self.found_stored.is_this_one_counted {
+                    self.found_stored.links += 1;
+                }
+                self.found_stored.is_this_one_counted = true;
+            }
+            Evidence::Reordered => self.order = Order::Changed,
+            Evidence::NewSessionEmpty => self.keeping = Keeping::Nothing,
+        }
+    }
+
+    /// A server that answers when a session is joined can answer, so its silence proves nothing. One
+    /// that never answers a join may owe its acknowledgement, which was in the way of those of entries.
+    fn nothing_confirmed(&mut self) {
+        if self.confirmation != Confirmation::Unknown {
+            return;
+        }
+        self.links_without_proof += 1;
+        if self.joins != Joins::Unanswered {
+            return;
+        }
+        if !self.has_no_joins() {
+            self.joins_unanswered += 1;
+        } else if self.links_without_proof >= WITHOUT_PROOF_LINKS {
+            self.confirmation = Confirmation::Written;
+        }
+    }
+
+    /// How entries are confirmed; `None` until that is learned.
+    pub(super) fn proof(&self) -> Option<Proof> {
+        match self.confirmation {
+            Confirmation::Unknown => None,
+            Confirmation::Echo => Some(Proof::Echo),
+            Confirmation::Ack | Confirmation::Asked => Some(Proof::Ack),
+            Confirmation::Written => Some(Proof::Written),
+        }
+    }
+
+    /// The proof that a publication waits for; `None` where `delivery.proof` decides.
+    pub(super) fn awaited(&self) -> Option<Proof> {
+        match self.confirmation {
+            Confirmation::Asked => Some(Proof::Written),
+            _ => self.proof(),
+        }
+    }
+
+    /// Whether the server can be asked what it stores.
+    pub(super) fn can_be_asked(&self) -> bool {
+        self.joins != Joins::Unanswered
+    }
+
+    /// Whether it has shown on this connection what it stores.
+    pub(super) fn has_shown(&self) -> bool {
+        self.joins == Joins::Shows
+    }
+
+    /// Whether [`UNANSWERED_JOINS`] joins in a row went unanswered: the server has no such event, or
+    /// acknowledges none.
+    pub(super) fn has_no_joins(&self) -> bool {
+        self.joins_unanswered >= UNANSWERED_JOINS
+    }
+
+    /// Whether one of our entries ever came back, so that one which does not is not stored.
+    pub(super) fn has_echoed(&self) -> bool {
+        self.echoes == Echoes::Seen
+    }
+
+    /// Whether entries must be in flight one at a time.
+    pub(super) fn is_one_at_a_time(&self) -> bool {
+        self.order == Order::Changed
+    }
+
+    /// Whether a first entry that is not kept says nothing about the next one.
+    pub(super) fn keeps_nothing(&self) -> bool {
+        self.keeping == Keeping::Nothing
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One unit test for each row of the table.
+    macro_rules! rows {
+        ($($row:ident: $before:expr, $evidence:ident => $after:expr;)*) => {
+            $(#[test]
+            fn $row() {
+                for (before, after) in std::iter::zip($before, $after) {
+                    let mut capability: ServerCapability = before;
+                    capability.observe(Evidence::$evidence);
+                    assert_eq!(capability, after, "before: {before:?}");
+                }
+            })*
+        };
+    }
+
+    const NEW: ServerCapability = ServerCapability {
+        confirmation: Confirmation::Unknown,
+        joins: Joins::Assumed,
+        order: Order::Kept,
+        keeping: Keeping::Assumed,
+        echoes: Echoes::NotSeen,
+        found_stored: FoundStored { links: 0, is_this_one_counted: false },
+        links_without_proof: 0,
+        joins_unanswered: 0,
+    };
+
+    const fn is(confirmation: Confirmation) -> ServerCapability {
+        ServerCapability { confirmation, ..NEW }
+    }
+
+    const fn joins(joins: Joins) -> ServerCapability {
+        ServerCapability { joins, ..NEW }
+    }
+
+    const fn found_stored(links: u32, is_this_one_counted: bool) -> FoundStored {
+        FoundStored { links, is_this_one_counted }
+    }
+
+    /// Everything that there is to know, by a server that did everything once.
+    const EXPERIENCED: ServerCapability = ServerCapability {
+        confirmation: Confirmation::Ack,
+        joins: Joins::Shows,
+        order: Order::Changed,
+        keeping: Keeping::Nothing,
+        echoes: Echoes::Seen,
+        found_stored: found_stored(2, true),
+        links_without_proof: 3,
+        joins_unanswered: 1,
+    };
+
+    const ALL: [Confirmation; 5] = [
+        Confirmation::Unknown,
+        Confirmation::Echo,
+        Confirmation::Ack,
+        Confirmation::Asked,
+        Confirmation::Written,
+    ];
+
+    rows! {
+        a_new_connection_is_learned_afresh:
+            [EXPERIENCED], Connected => [ServerCapability {
+                confirmation: Confirmation::Unknown,
+                joins: Joins::Assumed,
+                found_stored: found_stored(2, false),
+                ..EXPERIENCED
+            }];
+        a_shown_session_can_be_asked:
+            [NEW, joins(Joins::Unanswered)],
+            SessionShown => [joins(Joins::Shows), joins(Joins::Shows)];
+        a_server_that_only_shows_is_asked:
+            [
+                ServerCapability {
+                    found_stored: found_stored(2, false),
+                    links_without_proof: 2,
+                    ..NEW
+                },
+                ServerCapability { found_stored: found_stored(1, false), ..NEW },
+                ServerCapability { found_stored: found_stored(2, false), ..is(Confirmation::Ack) },
+            ],
+            SessionShown => [
+                ServerCapability {
+                    confirmation: Confirmation::Asked,
+                    found_stored: found_stored(2, false),
+                    ..joins(Joins::Shows)
+                },
+                ServerCapability { found_stored: found_stored(1, false), ..joins(Joins::Shows) },
+                ServerCapability {
+                    confirmation: Confirmation::Ack,
+                    found_stored: found_stored(2, false),
+                    ..joins(Joins::Shows)
+                },
+            ];
+        an_answer_ends_the_count_of_unanswered_joins:
+            [ServerCapability { joins_unanswered: 2, ..NEW }], JoinAnswered => [NEW];
+        an_unanswered_join_is_counted:
+            [NEW], JoinTimedOut => [ServerCapability { joins_unanswered: 1, ..NEW }];
+        a_server_without_joins_is_not_asked:
+            [NEW, joins(Joins::Shows)],
+            JoinsGivenUp => [joins(Joins::Unanswered), joins(Joins::Unanswered)];
+        an_echo_is_the_best_proof:
+            [EXPERIENCED], Echoed => [ServerCapability {
+                confirmation: Confirmation::Echo,
+                keeping: Keeping::Assumed,
+                found_stored: found_stored(0, true),
+                links_without_proof: 0,
+                ..EXPERIENCED
+            }];
+        an_echo_is_not_traded_for_an_ack:
+            [is(Confirmation::Echo)], Acknowledged => [is(Confirmation::Echo)];
+        an_ack_is_proof_where_no_echo_comes:
+            [
+                ServerCapability {
+                    found_stored: found_stored(1, true),
+                    links_without_proof: 2,
+                    ..NEW
+                },
+                is(Confirmation::Ack),
+                is(Confirmation::Asked),
+                is(Confirmation::Written),
+            ],
+            Acknowledged => [
+                ServerCapability {
+                    found_stored: found_stored(0, true),
+                    ..is(Confirmation::Ack)
+                },
+                is(Confirmation::Ack),
+                is(Confirmation::Ack),
+                is(Confirmation::Ack),
+            ];
+        written_is_what_was_asked_for:
+            [NEW], WrittenByChoice => [is(Confirmation::Written)];
+        a_connection_without_proof_is_counted:
+            [NEW, joins(Joins::Shows)],
+            NothingConfirmed => [
+                ServerCapability { links_without_proof: 1, ..NEW },
+                ServerCapability { links_without_proof: 1, ..joins(Joins::Shows) },
+            ];
+        an_ack_of_the_join_may_be_in_the_way:
+            [joins(Joins::Unanswered)],
+            NothingConfirmed => [ServerCapability {
+                links_without_proof: 1,
+                joins_unanswered: 1,
+                ..joins(Joins::Unanswered)
+            }];
+        silence_on_every_connection_is_no_confirmation:
+            [ServerCapability {
+                links_without_proof: WITHOUT_PROOF_LINKS - 1,
+                joins_unanswered: UNANSWERED_JOINS,
+                ..joins(Joins::Unanswered)
+            }],
+            NothingConfirmed => [ServerCapability {
+                confirmation: Confirmation::Written,
+                links_without_proof: WITHOUT_PROOF_LINKS,
+                joins_unanswered: UNANSWERED_JOINS,
+                ..joins(Joins::Unanswered)
+            }];
+        silence_after_a_proof_proves_nothing:
+            ALL[1..].iter().map(|confirmation| is(*confirmation)),
+            NothingConfirmed => ALL[1..].iter().map(|confirmation| is(*confirmation));
+        entries_found_stored_are_counted_once_a_connection:
+            [
+                ServerCapability { links_without_proof: 1, ..NEW },
+                ServerCapability {
+                    links_without_proof: 1,
+                    found_stored: found_stored(1, true),
+                    ..NEW
+                },
+                NEW,
+            ],
+            FoundStored => [
+                ServerCapability {
+                    links_without_proof: 1,
+                    found_stored: found_stored(1, true),
+                    ..NEW
+                },
+                ServerCapability {
+                    links_without_proof: 1,
+                    found_stored: found_stored(1, true),
+                    ..NEW
+                },
+                ServerCapability { found_stored: found_stored(0, true), ..NEW },
+            ];
+        a_swap_ends_batches:
+            [NEW], Reordered => [ServerCapability { order: Order::Changed, ..NEW }];
+        an_empty_new_session_is_suspicious:
+            [NEW], NewSessionEmpty => [ServerCapability { keeping: Keeping::Nothing, ..NEW }];
+    }
+
+    #[test]
+    fn each_state_awaits_what_it_can_get() {
+        let awaited = ALL.map(|confirmation| {
+            let capability = is(confirmation);
+            (capability.proof(), capability.awaited())
+        });
+        assert_eq!(
+            awaited,
+            [
+                (None, None),
+                (Some(Proof::Echo), Some(Proof::Echo)),
+                (Some(Proof::Ack), Some(Proof::Ack)),
+                (Some(Proof::Ack), Some(Proof::Written)),
+                (Some(Proof::Written), Some(Proof::Written)),
+            ]
+        );
+    }
+}

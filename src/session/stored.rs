@@ -1,0 +1,163 @@
+//! The newest entry of each stint that the server is known to store. Pure; survives a reconnect.
+//!
+//! An entry is known by its content. One of our own that came back, or that the server shows, proves
+//! itself and every entry of its stint before it: a connection keeps the order, and each connection
+//! sends from the head of the queue on whatever was not proven before. What the server shows of
+//! another publisher proves nothing.
+
+use std::collections::BTreeMap;
+
+use crate::config::MAX_SESSIONS;
+use crate::entry::{Entry, Kind, Seq, StintId};
+use crate::sink::{EntryId, Shown};
+
+/// Stints that are remembered. For an older one, the queue is searched again.
+const MAX_STINTS: usize = 2 * MAX_SESSIONS;
+
+/// The newest stored entry of each stint.
+#[derive(Debug, Default)]
+pub(super) struct Stored {
+    stints: BTreeMap<StintId, Page>,
+}
+
+/// The stored entries of one stint in its session.
+#[derive(Debug, Default)]
+struct Page {
+    session: String,
+    frame: Option<(Seq, EntryId)>,
+    setup: Option<(Seq, EntryId)>,
+    /// The newest frame that was sent.
+    sent: Option<(Seq, EntryId)>,
+}
+
+impl Page {
+    fn newest(&self, kind: Kind) -> Option<(Seq, EntryId)> {
+        match kind {
+            Kind::Frame => self.frame,
+            Kind::Setup => self.setup,
+        }
+    }
+}
+
+impl Stored {
+    /// Whether anything can be known about the stint in this session.
+    pub(super) fn covers(&self, stint: StintId, session: &str) -> bool {
+        self.stints.get(&stint).is_some_and(|page| page.session == session)
+    }
+
+    /// The stint goes to this session. What another session stored does not count.
+    pub(super) fn bind(&mut self, stint: StintId, session: &str) {
+        if self.covers(stint, session) {
+            return;
+        }
+        while self.stints.len() >= MAX_STINTS {
+            self.stints.pop_first();
+        }
+        self.stints.insert(stint, Page { session: session.into(), ..Page::default() });
+    }
+
+    /// The server lost the session of this stint.
+    pub(super) fn forget(&mut self, stint: StintId) {
+        self.stints.remove(&stint);
+    }
+
+    /// Whether the server stores this entry.
+    pub(super) fn has(&self, entry: &Entry) -> bool {
+        self.newest(entry.stint, entry.kind).is_some_and(|(newest, _)| entry.seq <= newest)
+    }
+
+    /// The newest entry of this kind that the server stores.
+    pub(super) fn newest(&self, stint: StintId, kind: Kind) -> Option<(Seq, EntryId)> {
+        self.stints.get(&stint)?.newest(kind)
+    }
+
+    /// The server stores this entry.
+    pub(super) fn note(&mut self, entry: &Entry, id: EntryId) {
+        let Some(page) = self.stints.get_mut(&entry.stint) else { return };
+        let newest = match entry.kind {
+            Kind::Frame => &mut page.frame,
+            Kind::Setup => &mut page.setup,
+        };
+        if newest.is_none_or(|(seq, _)| seq < entry.seq) {
+            *newest = Some((entry.seq, id));
+        }
+    }
+
+    /// The entry was handed to a connection.
+    pub(super) fn note_sent(&mut self, entry: &Entry, id: EntryId) {
+        if entry.kind == Kind::Frame
+            && let Some(page) = self.stints.get_mut(&entry.stint)
+        {
+            page.sent = Some((entry.seq, id)).max(page.sent);
+        }
+    }
+
+    /// The newest frame that was sent.
+    pub(super) fn newest_sent(&self, stint: StintId) -> Option<(Seq, EntryId)> {
+        self.stints.get(&stint)?.sent
+    }
+
+    /// What the server shows that may be a queued entry not known to be stored.
+    pub(super) fn unknown(&self, stint: StintId, shown: Shown) -> Shown {
+        let unknown = |kind| {
+            let newest = self.newest(stint, kind).map(|(_, id)| id);
+            shown.newest(kind).filter(|id| newest != Some(*id))
+        };
+        Shown { frame: unknown(Kind::Frame), setup: unknown(Kind::Setup) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::CapturedAt;
+
+    const STINT: StintId = StintId(1);
+
+    fn entry(seq: u64, kind: Kind) -> Entry {
+        let (captured_at, json) = (CapturedAt(0), String::new());
+        Entry { seq: Seq(seq), stint: STINT, captured_at, kind, json }
+    }
+
+    fn stored(seqs: &[u64]) -> Stored {
+        let mut stored = Stored::default();
+        stored.bind(STINT, "page");
+        seqs.iter().for_each(|seq| stored.note(&entry(*seq, Kind::Frame), EntryId(*seq)));
+        stored
+    }
+
+    #[test]
+    fn an_entry_proves_itself_and_those_of_its_kind_before_it() {
+        let stored = stored(&[5, 3]);
+        let has = |seq, kind| stored.has(&entry(seq, kind));
+        assert!(has(1, Kind::Frame) && has(5, Kind::Frame));
+        assert!(!has(6, Kind::Frame) && !has(1, Kind::Setup));
+        assert!(!stored.has(&Entry { stint: StintId(2), ..entry(1, Kind::Frame) }));
+    }
+
+    #[test]
+    fn another_session_stores_nothing_yet() {
+        let mut stored = stored(&[5]);
+        stored.bind(STINT, "page");
+        assert!(stored.has(&entry(5, Kind::Frame)));
+        stored.bind(STINT, "another page");
+        assert!(!stored.has(&entry(1, Kind::Frame)));
+    }
+
+    #[test]
+    fn only_what_is_not_known_to_be_stored_is_searched_for() {
+        let stored = stored(&[5]);
+        let shown = |frame| Shown { frame: Some(EntryId(frame)), setup: None };
+        assert_eq!(stored.unknown(STINT, shown(5)), Shown::default());
+        assert_eq!(stored.unknown(STINT, shown(6)), shown(6));
+    }
+
+    #[test]
+    fn stints_are_bounded() {
+        let mut stored = Stored::default();
+        for stint in 0..3 * MAX_STINTS as u64 {
+            stored.bind(StintId(stint), "page");
+        }
+        assert_eq!(stored.stints.len(), MAX_STINTS);
+    }
+}
