@@ -247,12 +247,11 @@ impl NatsLink {
             },
         };
         let seq = message.headers.get(SEQ).and_then(|seq| seq.as_str().parse().ok());
-        let foreign = || {
+        seq.map(|seq| Some(EntryId(seq))).ok_or_else(|| {
             SinkError::Stream(self.connection.remote_text(format_args!(
                 "the newest entry on {subject} has no {SEQ}: another program publishes there"
             )))
-        };
-        seq.map(|seq| Some(EntryId(seq))).ok_or_else(foreign)
+        })
     }
 
     /// Whether it is the entry that the server does not take, and why; or what is wrong else.

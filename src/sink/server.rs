@@ -31,7 +31,9 @@ impl Sink for Server {
 
     async fn open(&mut self) -> Result<ServerLink, SinkError> {
         match self {
-            Self::Dashboard(dashboard) => dashboard.open().await.map(ServerLink::Dashboard),
+            Self::Dashboard(dashboard) => {
+                dashboard.open().await.map(Box::new).map(ServerLink::Dashboard)
+            }
             Self::Nats(nats) => nats.open().await.map(Box::new).map(ServerLink::Nats),
         }
     }
@@ -68,7 +70,7 @@ impl Sink for Server {
 /// One connection to a server of any kind.
 #[derive(Debug)]
 pub enum ServerLink {
-    Dashboard(DashboardLink),
+    Dashboard(Box<DashboardLink>),
     Nats(Box<NatsLink>),
 }
 

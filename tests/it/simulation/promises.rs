@@ -43,6 +43,8 @@ pub struct Promises {
     pages: BTreeMap<String, Page>,
     /// Who drove what is stored or in memory.
     cars: BTreeMap<CapturedAt, usize>,
+    /// An earlier process of the agent ended in a crash or a power cut.
+    has_crashed: bool,
     /// In this life: the car and the lap of each frame, the newest position, what was thinned.
     laps: BTreeMap<CapturedAt, (usize, i64)>,
     thinned: u64,
@@ -78,6 +80,7 @@ impl Promises {
             refusable: 0,
             pages: BTreeMap::new(),
             cars: BTreeMap::new(),
+            has_crashed: false,
             laps: BTreeMap::new(),
             thinned: 0,
             tail: Seq(0),
@@ -91,6 +94,7 @@ impl Promises {
     /// What was in memory only is gone.
     pub fn life_ends(&mut self) {
         self.in_memory.clear();
+        self.has_crashed = true;
     }
 
     pub fn stored(&mut self, seq: Seq, frame: Frame) {
@@ -215,8 +219,12 @@ impl Promises {
 
     /// A server that keeps all it acknowledges, and can be asked, has nothing to show twice.
     fn may_be_shown_twice(&self, state: &State) -> bool {
-        let Swarm { deaf, lies, drops, poison, shares_pages, .. } = self.swarm;
-        state.faults.duplicates > 0 || deaf || lies || drops || poison || shares_pages
+        let Swarm { deaf, lies, drops, poison, shares_pages, narrow, .. } = self.swarm;
+        // A full queue may have evicted the entry that the page shows, by which the next process would
+        // have recognized the others.
+        let is_anchor_evicted = narrow && self.has_crashed;
+        let may_be_unknown = deaf || lies || drops || poison || shares_pages;
+        state.faults.duplicates > 0 || may_be_unknown || is_anchor_evicted
     }
 
     /// No more is thinned than the books say, and no lap loses its ends.
