@@ -4,7 +4,7 @@
 //! let mut agent = Agent::start(&queue, &peer.url(), &[]);
 //! agent.feed(&lines);
 //! agent.receipts(lines.len()).await;
-//! agent.process.kill(); // as a power switch would end the process
+//! agent.process.kill(); // no chance to save anything
 //! ```
 
 use std::fmt;
@@ -276,7 +276,7 @@ impl Agent {
 
     /// Writes lines to stdin in the background, so that a kill may come in the middle.
     pub fn feed(&self, lines: &[String]) {
-        // Fails if the agent has exited; that is not this function's concern.
+        // Sending fails only after the agent has exited.
         let _ = self.stdin.send(lines.join("\n") + "\n");
     }
 
@@ -307,7 +307,7 @@ impl Agent {
             let lines = self.process.stdout();
             lines.iter().rev().any(|said| said.starts_with(&receipt)).then_some(())
         };
-        eventually(&format!("line {line} is taken"), taken).await;
+        eventually(&format!("an answer to line {line}"), taken).await;
     }
 
     /// The dashboard links printed so far.

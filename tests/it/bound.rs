@@ -91,7 +91,7 @@ async fn child() {
     drop((writer, reader));
     closed.wait().await;
     let drained = du(&config.queue.path);
-    assert!(drained < 2_000_000, "{drained} bytes on the disk when all is delivered");
+    assert!(drained < 2_000_000, "{drained} bytes on the disk after everything is delivered");
     let memory = memory();
     assert!(memory.is_none_or(|bytes| bytes < 20_000_000), "{memory:?} bytes of memory");
     println!(

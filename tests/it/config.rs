@@ -251,8 +251,8 @@ fn other_servers_have_the_keys_of_the_first() {
     assert_eq!((&**second, &*c.url.to_string()), ("2nd", "https://c/pit"));
     assert_eq!(c.session_id, SessionChoice::Fixed("race".into()));
     assert_eq!((&**league, &*b.url.to_string()), ("league", "nats://b"));
-    // The printed configuration shows where values come from and hides secrets; the one that is
-    // written round-trips.
+    // The printed configuration names the origin of each value and hides secrets; the exported one
+    // loads with the same values.
     let shown = loaded.to_toml();
     assert!(!shown.contains("hush") && shown.contains("[destination.league]"), "{shown}");
     assert!(

@@ -283,7 +283,7 @@ fn refusals(session_id: &str) -> Vec<(String, &'static str, Value)> {
     frames.chain(setups).collect()
 }
 
-/// Frames at the limits of what the schema accepts.
+/// Frames that the schema just accepts.
 fn acceptable(session_id: &str) -> Vec<Value> {
     let edits = [
         ("/telemetry", "lap_time", None),
@@ -419,7 +419,7 @@ impl Client {
 
     async fn hear(&mut self) -> Heard {
         let heard = time::timeout(ANSWER, self.heard.recv()).await;
-        heard.expect("the server answers").expect("the connection lives")
+        heard.expect("the server answers").expect("the connection is open")
     }
 }
 
@@ -447,7 +447,7 @@ async fn talk(url: &str, mut emits: mpsc::Receiver<Emit>, hear: mpsc::Sender<Hea
         })
         .connect()
         .await
-        .expect("the server is there");
+        .expect("the server accepts the connection");
     while let Some(Emit { event, payload, acked }) = emits.recv().await {
         let emitted = if acked {
             let ack = passed_on(|payload| Heard::Ack(value(payload)));
@@ -455,7 +455,7 @@ async fn talk(url: &str, mut emits: mpsc::Receiver<Emit>, hear: mpsc::Sender<Hea
         } else {
             socket.emit(event, payload).await
         };
-        emitted.expect("the connection lives");
+        emitted.expect("the connection is open");
     }
 }
 

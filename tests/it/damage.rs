@@ -52,7 +52,7 @@ fn no_position_is_given_out_again_when_the_whole_newest_segment_is_gone() {
     let newest = format!("{SEGMENT_ENTRIES:016x}");
     fs::remove_file(place.path().join(format!("tail-{newest}.log"))).unwrap();
     let mut store = SegmentStore::open(place.path(), options).unwrap();
-    assert!(store.tail() > last, "{} would be given out again", store.tail());
+    assert!(store.tail() > last, "{} would be reused", store.tail());
     assert_eq!(read_all(&mut store).0.len() as u64, SEGMENT_ENTRIES - 1);
 }
 
@@ -217,7 +217,7 @@ fn a_segment_whose_removal_was_forgotten_does_not_come_back_beside_the_one_in_it
     let journal = fs::File::options().write(true).open(journal.unwrap()).unwrap();
     let len = journal.metadata().unwrap().len();
     drop(store);
-    // The last record marks the replacement as complete; cut it off, as it was not durable yet.
+    // Cut off the last record: it marks the replacement as complete and was not durable yet.
     journal.set_len(len - 1).unwrap();
     copy(&place.path().join("kept"), &folder.join(&name));
     let mut store = open(&folder, "two");
@@ -257,7 +257,7 @@ fn check(
     let accounted = books + store.lost() + store.held().records;
     assert_eq!(store.appended(), accounted, "{case}: the ledger is off, {books} released");
     let given_out = written.last_key_value().map_or(0, |(seq, _)| *seq);
-    assert!(store.tail().0 > last.max(given_out), "{case}: a position would be given out again");
+    assert!(store.tail().0 > last.max(given_out), "{case}: a position would be reused");
     // The store accepts records again, and the loss does not grow.
     store.append(b"after").unwrap();
     store.flush().unwrap();

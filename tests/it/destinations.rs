@@ -389,7 +389,7 @@ impl<M: Medium> Trial<M> {
             assert!(entry.seq >= self.read_to[of], "{} out of order", entry.seq);
             self.read_to[of] = Seq(entry.seq.0 + 1);
             let is_new = !self.had[of].contains_key(&entry.seq);
-            assert!(is_new || self.power_was_cut, "{} twice", entry.seq);
+            assert!(is_new || self.power_was_cut, "{} was read twice", entry.seq);
         }
         let count = batch.entries().len();
         self.out[of].push_back(batch);

@@ -54,7 +54,7 @@ struct Content {
     facts: BTreeMap<String, Vec<u8>>,
     /// Lowest position for the next record.
     floor: Option<Seq>,
-    /// Number of records ever appended, including those that were later replaced.
+    /// Number of records ever appended, replaced ones included.
     appended: u64,
     /// First position, last position and level of each sealed segment.
     stretches: Vec<(Seq, Seq, u32)>,

@@ -1,7 +1,7 @@
 //! `pitwire doctor` on deliberately broken setups: each reports exactly its problem and the advice
 //! for it.
 //!
-//! - [`server`]: unreachable, wrong, locked, silent or skewed servers.
+//! - [`server`]: unreachable, wrong, locked and silent servers, and servers whose clock is off.
 //! - [`queue`]: unusable folders and disks, damage, agents that own the queue.
 //! - [`around`]: configuration, game, addresses, start at log-on.
 //! - [`bundle`]: the zip file, and the secrets that it must not contain.
@@ -28,7 +28,7 @@ use crate::peers::{Kind, Peer};
 /// matched as a prefix.
 type Bad<'a> = (&'a str, &'a str, &'a str, &'a str);
 
-/// A PC without a game or an agent, and without problems other than those that a test adds.
+/// A PC without a game or an agent; tests add problems to it.
 struct Pc {
     /// Outside the folder of temporary files, where a queue would be reported.
     place: TempDir,

@@ -374,7 +374,7 @@ impl<'a, M: Medium> Trial<'a, M> {
         let Some(batch) = self.read(entries).await else { return };
         self.check_setups(batch.entries()).await;
         for Entry { seq, .. } in batch.entries() {
-            assert!(self.queued.remove(seq), "{seq} was dropped");
+            assert!(self.queued.remove(seq), "{seq} was read although it was dropped");
             self.delivered.insert(*seq);
         }
         self.life.as_mut().unwrap().reader.remove(batch).await.unwrap();
@@ -402,7 +402,7 @@ impl<'a, M: Medium> Trial<'a, M> {
         while let Some((first, last)) = rest {
             let step = self.operator().drop_between(first, last).await.unwrap();
             dropped += step.dropped;
-            assert!(step.setups.len() + usize::from(stays.is_some()) <= 1, "at most one setup stays");
+            assert!(step.setups.len() + usize::from(stays.is_some()) <= 1, "more than one stays");
             stays = stays.or(step.setups.first().copied());
             rest = step.rest;
         }

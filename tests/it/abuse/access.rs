@@ -26,7 +26,7 @@ const EVIL: &str = "evil.example";
 /// Longest time from a request to the first line of its answer, on a loaded machine.
 const ANSWER: Duration = Duration::from_secs(20);
 
-/// Origin of a request.
+/// Sender of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Caller {
     Program,
@@ -446,7 +446,7 @@ async fn a_token_file_that_cannot_be_read_keeps_a_listener_closed() {
         );
         ((without, with) == (401, 200)).then_some(())
     };
-    eventually("the metrics ask for the token", is_served).await;
+    eventually("the metrics require the token", is_served).await;
 }
 
 /// Serves a minimal page in the background until the test process ends; returns the port.
@@ -597,7 +597,7 @@ async fn asking_for_ids_forgets_no_session_that_has_data() {
         }
         client.ask("request_session_id", json!({})).await
     };
-    timeout(PATIENCE, asked).await.expect("all are answered");
+    timeout(PATIENCE, asked).await.expect("an answer to each request");
     assert!(server.sessions().await.contains(&session));
 }
 

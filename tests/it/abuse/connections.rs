@@ -129,7 +129,7 @@ async fn check_agent(attack: Attack) {
     assert!(observed.peak_open_files <= OPEN_FILES - SPARE_FILES, "{observed:?}");
     assert!(observed.longest_wait < ANSWER, "{observed:?}");
     // Half of the frames captured during the attack, to allow for a slow machine.
-    assert!(delivered_under_attack >= 40, "{delivered_under_attack} frames delivered meanwhile");
+    assert!(delivered_under_attack >= 40, "only {delivered_under_attack} frames were delivered");
     let limits: Vec<_> = logged.iter().filter(|line| line.contains("beyond the limit")).collect();
     let most = 3 * (1 + started_at.elapsed().as_secs() / 10) as usize;
     assert!((3..=most).contains(&limits.len()), "{limits:#?}");

@@ -239,7 +239,7 @@ async fn a_large_body_that_never_ends_keeps_large_ones_waiting_for_a_bounded_tim
         let answer = agent.post("/v1/telemetry", large.clone()).await;
         (answer.status() == StatusCode::OK).then_some(())
     };
-    eventually("the large body is taken", taken).await;
+    eventually("the large body is accepted", taken).await;
     let mut answer = String::new();
     timeout(Duration::from_secs(20), half.read_to_string(&mut answer)).await.unwrap().ok();
     assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");

@@ -71,7 +71,7 @@ impl Hostile {
         let folder = tempfile::tempdir().unwrap();
         let agent = Agent::start(folder.path(), &format!("http://{}", self.address), &[]);
         let left = async || (self.closed.load(Ordering::Relaxed) >= 2).then_some(());
-        let attack = eventually("the agent ends the link", left);
+        let attack = eventually("the agent closes the connection", left);
         let ((), observed) = beside_live_source(&agent, attack).await;
         assert!(observed.peak_rss_kib <= MAX_AGENT_RSS_KIB, "{observed:?}");
         (folder, agent)

@@ -1,5 +1,5 @@
 //! Servers that put our token, session ids, terminal escapes and forged log lines into every text
-//! they can send. None of it may reach the agent's log or pages unescaped.
+//! they can send. The agent's log and pages must mask the secrets and escape the rest.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -321,7 +321,7 @@ async fn a_terminal_shows_a_servers_text_without_its_escapes() {
     }
     let screen = Screen::start(&command, 200, |_| {});
     let logged = async || screen.written().contains("[secret]").then_some(());
-    eventually("the error is on the terminal", logged).await;
+    eventually("the error is shown on the terminal", logged).await;
     sleep(Duration::from_millis(200)).await;
     let written = screen.written();
     for forbidden in ["\u{1b}]0;", "hunter2", "h1bnRlcjI", SESSION, "\u{202e}", "\nFORGED"] {

@@ -95,7 +95,7 @@ impl Books {
         let mut shown = BTreeMap::<usize, Vec<u64>>::new();
         seen.iter().for_each(|(page, lap)| shown.entry(*page).or_default().push(*lap));
         for (page, laps) in &shown {
-            assert!(first_sight(laps).is_sorted(), "page {page} as it was seen is out of order");
+            assert!(first_sight(laps).is_sorted(), "the viewer's page {page} is out of order");
         }
         let stored: BTreeSet<u64> = self.stored.values().copied().collect();
         let seen: BTreeSet<u64> = seen.iter().map(|(_, lap)| *lap).collect();
@@ -150,12 +150,12 @@ mod tests {
         let said = check(&KEPT, &SEEN).unwrap();
         assert!(said.contains("3 stored, 3 kept on 2 pages, 3 of the stored seen"), "{said}");
         let again = [("a", 1), ("a", 2), ("a", 1), ("b", 2), ("b", 3)];
-        assert!(check(&again, &SEEN).unwrap().contains("1 twice"), "and on another page it is new");
+        assert!(check(&again, &SEEN).unwrap().contains("1 twice"), "per page, not in total");
         for (kept, seen, expected) in [
             (&KEPT[1..], &SEEN[..], "1 of 3 lost: [1]"),
             (&KEPT[..], &SEEN[..2], "1 stored and never seen: [3]"),
             (&[("a", 2), ("a", 1), ("b", 3)], &SEEN[..], "page a is out of order"),
-            (&KEPT[..], &[(0, 2), (0, 1), (1, 3)], "as it was seen is out of order"),
+            (&KEPT[..], &[(0, 2), (0, 1), (1, 3)], "the viewer's page 0 is out of order"),
         ] {
             let said = check(kept, seen).unwrap_err();
             assert!(said.contains(expected), "{said}");

@@ -189,7 +189,7 @@ impl Race {
                 let new_page = async |race: &mut Self| race.viewer.pages() > pages;
                 self.drive_until(fault, new_page).await;
             }
-            _ => unreachable!("{fault:?} is the network's"),
+            _ => unreachable!("{fault:?} is a network fault"),
         }
     }
 
@@ -281,11 +281,11 @@ impl Race {
         println!("chaos: {}", self.books.check(&self.viewer.seen()));
         self.is_flat();
         for fault in Fault::ALL {
-            assert!(self.fired.contains_key(&fault), "{fault:?} never came");
+            assert!(self.fired.contains_key(&fault), "{fault:?} was never injected");
         }
         let fed = self.samples.number() - 1;
         let share = self.books.stored() as f64 / fed as f64;
-        assert!(share > 0.5, "{} of {fed} stored: too easy", self.books.stored());
+        assert!(share > 0.5, "only {} of {fed} frames were stored", self.books.stored());
     }
 
     /// Checks that memory and open files do not grow, if the current agent has run long enough.
@@ -299,7 +299,7 @@ impl Race {
         let disk = tenths(looks, |look| look.disk_kib);
         let slope = |value: fn(&Look) -> u64| slope_per_hour(looks, value);
         println!(
-            "chaos: {} looks at the last life by tenths: memory {memory:?} KiB, {:+.0} an hour; \
+            "chaos: last agent, {} samples in tenths: memory {memory:?} KiB, {:+.0} an hour; \
              files {files:?}, {:+.1}; disk {disk:?} KiB, {:+.0}",
             looks.len(),
             slope(|look| look.rss_kib),

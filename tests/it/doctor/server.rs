@@ -1,4 +1,4 @@
-//! `pitwire doctor`: unreachable, wrong, locked, silent or skewed servers.
+//! `pitwire doctor`: unreachable, wrong, locked and silent servers, and servers whose clock is off.
 
 use std::net::Ipv4Addr;
 
