@@ -1,7 +1,7 @@
 //! Hostile clients and servers: each attack is a test with a bound on memory, time and open files.
 //!
-//! [`beside_live_source`] runs an attack while a car at 20 Hz feeds the agent, and fails if a frame
-//! of that car is lost. What the process used at most is in [`Observed`].
+//! [`beside_live_source`] runs an attack while a car sends 20 frames a second to the agent, and
+//! fails if one of those frames is lost. [`Observed`] holds the peak resource use of the process.
 
 mod access;
 mod connections;
@@ -22,19 +22,19 @@ use tokio::time::{interval, sleep};
 
 use crate::agent::Agent;
 
-/// Memory that no client and no server may push the agent beyond.
+/// Upper bound of the agent's memory under any attack.
 pub const MAX_AGENT_RSS_KIB: u64 = 64 << 10;
-/// Between two frames of the live source.
+/// Time between two frames of the live source.
 const FRAME_INTERVAL: Duration = Duration::from_millis(50);
-/// Between two measurements of a process.
+/// Time between two measurements of a process.
 const SAMPLE_INTERVAL: Duration = Duration::from_millis(10);
 
-/// What a process used at most, and how long its live source waited at most.
+/// Peak resource use of a process, and the longest wait of its live source.
 #[derive(Clone, Copy, Debug)]
 pub struct Observed {
     pub peak_rss_kib: u64,
     pub peak_open_files: u64,
-    /// The longest time from a frame handed in to its receipt, within one frame interval.
+    /// The longest time from a frame to its receipt, to within one frame interval.
     pub longest_wait: Duration,
 }
 
@@ -69,7 +69,7 @@ pub async fn beside_live_source<T>(
         longest_wait
     };
     let attack = async {
-        // The live source is under way when the attack begins.
+        // Let the live source get going before the attack begins.
         sleep(Duration::from_millis(500)).await;
         let result = attack.await;
         is_over.store(true, Ordering::Relaxed);
@@ -80,7 +80,7 @@ pub async fn beside_live_source<T>(
     (result, Observed { peak_rss_kib, peak_open_files, longest_wait })
 }
 
-/// Measures a process from a thread of its own until [`PeakUsage::end`].
+/// Measures a process from a background thread until [`PeakUsage::end`].
 pub struct PeakUsage {
     is_over: Arc<AtomicBool>,
     rss_kib: Arc<AtomicU64>,
@@ -104,7 +104,7 @@ impl PeakUsage {
         Self { is_over, rss_kib, open_files, sampler }
     }
 
-    /// The most memory in KiB and the most open files so far.
+    /// Stops measuring; returns the peak memory in KiB and the peak number of open files.
     pub fn end(self) -> (u64, u64) {
         self.is_over.store(true, Ordering::Relaxed);
         self.sampler.join().unwrap();

@@ -1,10 +1,10 @@
-//! The `pitwire` binary as its users run it: started by a test, killed when the test ends.
+//! Runs the real `pitwire` binary from a test and kills it when the test ends.
 //!
 //! ```ignore
 //! let mut agent = Agent::start(&queue, &peer.url(), &[]);
 //! agent.feed(&lines);
 //! agent.receipts(lines.len()).await;
-//! agent.process.kill(); // as a power switch would end the process
+//! agent.process.kill(); // no chance to save anything
 //! ```
 
 use std::fmt;
@@ -19,17 +19,17 @@ use serde_json::Value;
 
 use crate::peers;
 
-/// How long to wait for what must happen. Only a test that fails waits this long, so it is
-/// generous: two shared cores run many tests at once.
+/// How long a test waits for an expected event. Only a failing test waits this long, so the limit
+/// is generous: two shared cores run many tests at once.
 pub const PATIENCE: Duration = Duration::from_secs(60);
-/// Between two looks.
+/// Time between two polls.
 const LOOK_INTERVAL: Duration = Duration::from_millis(25);
-/// How long after its end a process may still be heard.
+/// How long to wait for the pipes of a process to close after it has ended.
 const PIPES_CLOSE: Duration = Duration::from_secs(5);
-/// How long one request to the agent may take.
+/// Timeout of one request to the agent.
 const ANSWER: Duration = Duration::from_secs(20);
 
-/// Settings of every agent: no game, free ports, every sample kept, no long pauses.
+/// Settings of every agent: no game, free ports, no rate limit, no long pauses.
 const SETTINGS: [&str; 8] = [
     "source.lmu.enabled=false",
     "source.http.listen=127.0.0.1:0",
@@ -41,12 +41,13 @@ const SETTINGS: [&str; 8] = [
     "delivery.backoff_max=500ms",
 ];
 
-/// Names the Windows binary, for `tests/windows.sh`: it runs in place of this system's, under Wine.
+/// Environment variable with the path of the Windows binary, set by `tests/windows.sh`; it runs
+/// under Wine instead of the native binary.
 const WINDOWS_BINARY: &str = "PITWIRE_WINDOWS_BINARY";
-/// Names another build of this system's, for `tests/budget.sh`.
+/// Environment variable with the path of another native build, set by `tests/budget.sh`.
 const BINARY: &str = "PITWIRE_BINARY";
 
-/// The binary with these arguments; it may not use a default port.
+/// The binary with these arguments, guarded against the use of default ports.
 pub fn pitwire(args: &[&str]) -> Command {
     let mut command = match std::env::var_os(WINDOWS_BINARY) {
         Some(binary) => {
@@ -63,7 +64,7 @@ pub fn pitwire(args: &[&str]) -> Command {
         }
     };
     command.args(args);
-    // What the developer has set up for an agent of their own.
+    // Ignore the developer's own configuration.
     command.env("XDG_CONFIG_HOME", "/nowhere");
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("PITWIRE_") {
@@ -73,14 +74,14 @@ pub fn pitwire(args: &[&str]) -> Command {
     command
 }
 
-/// Runs `command` in a process that may open so many files and cannot raise that limit.
+/// Wraps `command` so that it runs with this hard limit of open files.
 pub fn limit_open_files(limit: u64, command: &Command) -> Command {
     let mut shell = Command::new("sh");
     shell.args(["-c", "ulimit -n \"$0\" && exec \"$@\"", &limit.to_string()]);
     run_under(shell, command)
 }
 
-/// `tool` with `command`, its arguments and its environment at the end.
+/// Appends `command` with its arguments and environment to the command line of `tool`.
 fn run_under(mut tool: Command, command: &Command) -> Command {
     tool.arg(command.get_program()).args(command.get_args());
     for (name, value) in command.get_envs() {
@@ -92,16 +93,16 @@ fn run_under(mut tool: Command, command: &Command) -> Command {
     tool
 }
 
-/// Waits until `look` finds something.
+/// Polls `look` until it returns a value, for at most [`PATIENCE`].
 pub async fn eventually<T>(what: &str, look: impl AsyncFnMut() -> Option<T>) -> T {
     within(PATIENCE, look).await.unwrap_or_else(|| panic!("{what}: not within {PATIENCE:?}"))
 }
 
-/// What `look` finds before the time is up.
+/// Polls `look` until it returns a value or the time is up.
 pub async fn within<T>(limit: Duration, mut look: impl AsyncFnMut() -> Option<T>) -> Option<T> {
     let start = Instant::now();
     loop {
-        // Looked at before the clock: a test that was held up has not failed.
+        // Poll before checking the clock: a test that was not scheduled in time has not failed.
         if let found @ Some(_) = look().await {
             return found;
         }
@@ -112,7 +113,7 @@ pub async fn within<T>(limit: Duration, mut look: impl AsyncFnMut() -> Option<T>
     }
 }
 
-/// A child process and what it has printed so far. Dropping it kills it.
+/// A child process and the output it has written so far. Dropping it kills the process.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -122,7 +123,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts the command with its output read; stdin is as the command has it.
+    /// Starts the command and collects its output; the caller configures stdin.
     pub fn start(command: &mut Command) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
@@ -137,7 +138,7 @@ impl Process {
         Self { child, stdout, stderr, readers }
     }
 
-    /// Starts the command with nobody at the other end of its output.
+    /// Starts the command with the read ends of its output pipes closed.
     pub fn unheard(command: &mut Command) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
@@ -149,7 +150,7 @@ impl Process {
         Self { child, stdout, stderr, readers: Vec::new() }
     }
 
-    /// The other end of its stdin, which the command has piped; once.
+    /// Takes the write end of its stdin pipe; can be called once.
     pub fn stdin(&mut self) -> ChildStdin {
         self.child.stdin.take().unwrap()
     }
@@ -158,26 +159,26 @@ impl Process {
         self.child.id()
     }
 
-    /// The whole lines on stdout so far.
+    /// The complete lines on stdout so far.
     pub fn stdout(&self) -> Vec<String> {
         self.stdout.all()
     }
 
-    /// The whole lines on stderr so far.
+    /// The complete lines on stderr so far.
     pub fn stderr(&self) -> Vec<String> {
         self.stderr.all()
     }
 
-    /// Waits for a line on stderr that contains this.
+    /// Waits for a line on stderr that contains `text`.
     pub async fn says(&self, text: &str) {
         let said = async || self.stderr().iter().any(|line| line.contains(text)).then_some(());
         eventually(text, said).await;
     }
 
-    /// Ends the process at once, with no chance to save anything.
+    /// Kills the process with SIGKILL, so that it cannot save anything.
     pub fn kill(&mut self) {
-        self.child.kill().expect("it was killed");
-        self.child.wait().expect("it ended");
+        self.child.kill().expect("SIGKILL is sent");
+        self.child.wait().expect("the process exits");
         self.read_to_the_end();
     }
 
@@ -186,20 +187,20 @@ impl Process {
         peers::signal(self.id(), signal);
     }
 
-    /// The exit code, if the process ends in time by itself.
+    /// The exit code, if the process exits within `limit`.
     pub async fn exit_code(&mut self, limit: Duration) -> Option<i32> {
         let status = within(limit, async || self.child.try_wait().unwrap()).await?;
         self.read_to_the_end();
         status.code()
     }
 
-    /// The exit code of a process that does end.
+    /// Waits for the process to exit and returns its exit code.
     pub async fn ended(&mut self) -> i32 {
-        self.exit_code(PATIENCE).await.expect("it ends by itself")
+        self.exit_code(PATIENCE).await.expect("the process exits in time")
     }
 
-    /// What it wrote before it ended may still be in the pipes. They may stay open: the first program
-    /// under Wine starts the services, which have its pipes too and outlive it.
+    /// Reads the output that is still in the pipes. They may stay open: the first program under
+    /// Wine starts services that inherit its pipes and outlive it.
     fn read_to_the_end(&mut self) {
         let start = Instant::now();
         for reader in self.readers.drain(..) {
@@ -212,7 +213,7 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended already.
+        // The process may have exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {
@@ -225,35 +226,35 @@ impl Drop for Process {
 #[derive(Debug)]
 pub struct Agent {
     pub process: Process,
-    /// Text on its way to stdin, which stays open.
+    /// Text for stdin, which stays open until this sender is dropped.
     stdin: mpsc::Sender<String>,
     http: reqwest::Client,
 }
 
 impl Agent {
-    /// Starts an agent with further settings; returns while it is still opening its queue.
+    /// Starts an agent with additional settings; returns while it is still opening its queue.
     pub fn start(queue: &Path, server: &str, settings: &[&str]) -> Self {
         let mut command = pitwire(&["run", "--server", server]);
         command.arg("--queue").arg(queue);
         Self::run(command, &[&SETTINGS, settings].concat())
     }
 
-    /// Starts one under a tool that looks at what it does, such as strace; it ends when it has been
-    /// [hung up](Agent::hang_up) and all is delivered.
+    /// Starts an agent under a tool such as strace. It exits after [`hang_up`](Agent::hang_up),
+    /// once everything is delivered.
     pub fn under(tool: Command, queue: &Path, server: &str) -> Self {
         let mut agent = pitwire(&["run", "--until-drained", "--server", server]);
         agent.arg("--queue").arg(queue);
         Self::run(run_under(tool, &agent), &SETTINGS)
     }
 
-    /// Starts one that may open so many files and no more.
+    /// Starts an agent with a limit of open files.
     pub fn with_open_files(limit: u64, queue: &Path, server: &str, settings: &[&str]) -> Self {
         let mut agent = pitwire(&["run", "--server", server]);
         agent.arg("--queue").arg(queue);
         Self::run(limit_open_files(limit, &agent), &[&SETTINGS, settings].concat())
     }
 
-    /// Starts one whose configuration is this file.
+    /// Starts an agent with this configuration file.
     pub fn configured(file: &Path) -> Self {
         let mut command = pitwire(&["run"]);
         command.arg("--config").arg(file);
@@ -275,16 +276,16 @@ impl Agent {
 
     /// Writes lines to stdin in the background, so that a kill may come in the middle.
     pub fn feed(&self, lines: &[String]) {
-        // Nobody takes it any more when the agent has ended.
+        // Sending fails only after the agent has exited.
         let _ = self.stdin.send(lines.join("\n") + "\n");
     }
 
-    /// Closes its stdin.
+    /// Closes the agent's stdin.
     pub fn hang_up(&mut self) {
         self.stdin = mpsc::channel().0;
     }
 
-    /// What was reported stored: the line's number from 1, and the entry's position.
+    /// Receipts of stored entries: line number from 1, and position in the queue.
     pub fn receipts(&self) -> Vec<(usize, u64)> {
         let receipt = |line: &String| {
             let receipt: Value = serde_json::from_str(line).ok()?;
@@ -293,20 +294,20 @@ impl Agent {
         self.process.stdout().iter().filter_map(receipt).collect()
     }
 
-    /// Waits until so many lines were reported stored.
+    /// Waits until `lines` lines are reported as stored.
     pub async fn stored(&self, lines: usize) {
         let enough = async || (self.receipts().len() >= lines).then_some(());
         eventually(&format!("{lines} receipts"), enough).await;
     }
 
-    /// Waits until it has said what became of this line, from 1, and so of all before it.
+    /// Waits for the agent's answer to this line (from 1), and so to all lines before it.
     pub async fn has_taken(&self, line: u64) {
         let receipt = format!("{{\"line\":{line},");
         let taken = async || {
             let lines = self.process.stdout();
             lines.iter().rev().any(|said| said.starts_with(&receipt)).then_some(())
         };
-        eventually(&format!("line {line} is taken"), taken).await;
+        eventually(&format!("an answer to line {line}"), taken).await;
     }
 
     /// The dashboard links printed so far.
@@ -315,7 +316,7 @@ impl Agent {
         lines.iter().filter_map(|line| Some(line.strip_prefix("dashboard: ")?.to_owned())).collect()
     }
 
-    /// The link printed as the `number`th, from 1.
+    /// The dashboard link number `number`, from 1.
     pub async fn link(&self, number: usize) -> String {
         let printed = async || self.links().get(number - 1).cloned();
         eventually(&format!("link number {number}"), printed).await
@@ -327,36 +328,36 @@ impl Agent {
         request.send().await.expect("the HTTP source answers")
     }
 
-    /// A request to the HTTP source, for whoever wants to add to it.
+    /// A request to the HTTP source that the caller can extend.
     pub async fn request(&self, path: &str) -> reqwest::RequestBuilder {
         self.http.post(self.telemetry_url(path).await)
     }
 
-    /// Gets a page of the admin address: its status and text.
+    /// Gets a page from the admin address; returns its status and text.
     pub async fn page(&self, path: &str) -> (u16, String) {
         let url = self.admin().await + path;
         let response = self.http.get(url).send().await.expect("the admin address answers");
-        (response.status().as_u16(), response.text().await.expect("a text"))
+        (response.status().as_u16(), response.text().await.expect("a text body"))
     }
 
     pub async fn metrics(&self) -> String {
         self.page("/metrics").await.1
     }
 
-    /// The value of one series, written as on `/metrics`.
+    /// The value of one series, named as on `/metrics`.
     pub async fn metric(&self, series: &str) -> f64 {
         let text = self.metrics().await;
         let value = |line: &str| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok();
         text.lines().find_map(value).unwrap_or_else(|| panic!("no {series} in\n{text}"))
     }
 
-    /// Waits until a series has a value that fits.
+    /// Waits until `fits` accepts the value of the series.
     pub async fn metric_becomes(&self, series: &str, fits: impl Fn(f64) -> bool) {
         let look = async || fits(self.metric(series).await).then_some(());
         eventually(series, look).await;
     }
 
-    /// Asks it to stop, as a person does, and waits until it has.
+    /// Stops the agent with SIGTERM and waits for exit code 0.
     pub async fn stop(&mut self) {
         self.process.signal("-TERM");
         assert_eq!(self.process.ended().await, 0);
@@ -371,7 +372,7 @@ impl Agent {
         self.address("telemetry").await + path
     }
 
-    /// The address that the agent says it serves `what` on.
+    /// The address of a listener, read from the agent's log.
     pub async fn address(&self, what: &str) -> String {
         let said = async || {
             let lines = self.process.stderr();
@@ -382,7 +383,7 @@ impl Agent {
     }
 }
 
-/// A thread that writes texts to a pipe, for as long as there is somebody to read them.
+/// Starts a thread that writes texts to a pipe until the reader closes it.
 fn feeder(mut pipe: ChildStdin) -> mpsc::Sender<String> {
     let (sender, texts) = mpsc::channel::<String>();
     thread::spawn(move || {
@@ -395,18 +396,18 @@ fn feeder(mut pipe: ChildStdin) -> mpsc::Sender<String> {
     sender
 }
 
-/// What a process has written, by whole lines.
+/// Complete lines that a process has written.
 #[derive(Clone, Debug, Default)]
 struct Lines(Arc<Mutex<Vec<String>>>);
 
 impl Lines {
-    /// Reads to the end of the output.
+    /// Starts a thread that reads the output to its end.
     fn collect(&self, output: impl Read + Send + 'static) -> JoinHandle<()> {
         let lines = self.clone();
         thread::spawn(move || {
             let mut output = BufReader::new(output);
             let mut line = Vec::new();
-            // A line without its end is what a kill cut short.
+            // A final line without a newline was cut short by a kill; it is dropped.
             while output.read_until(b'\n', &mut line).is_ok() && line.pop() == Some(b'\n') {
                 lines.0.lock().unwrap().push(String::from_utf8_lossy(&line).into_owned());
                 line.clear();

@@ -1,5 +1,5 @@
-//! The bound is what `du` shows: entries without end through a small queue, in a process of its own
-//! whose memory is looked at. `LONG=1` sends ten million.
+//! Disk use as shown by `du` stays within `max_bytes`. Sends many entries through a small queue in
+//! a separate process, whose memory is measured. `LONG=1` sends ten million.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -33,7 +33,7 @@ fn du_never_shows_more_than_the_bound_and_little_when_all_is_delivered() {
     eprintln!("{line}");
 }
 
-/// Fills and drains the queue in turns.
+/// Alternately fills and drains the queue.
 #[tokio::test]
 #[ignore = "run by the test above"]
 async fn child() {
@@ -66,7 +66,7 @@ async fn child() {
         };
         writer.append(make).await.unwrap();
         made += 250;
-        // Out for 15,000 entries, then there for as many.
+        // The reader is offline for 15,000 entries, then online for as many.
         while made / 15_000 % 2 == 1 && writer.status().entries > 500 {
             let batch = reader.next_batch(Limit { entries: 256, bytes: 256 << 10 }).await.unwrap();
             removed += batch.entries().len();
@@ -91,7 +91,7 @@ async fn child() {
     drop((writer, reader));
     closed.wait().await;
     let drained = du(&config.queue.path);
-    assert!(drained < 2_000_000, "{drained} bytes on the disk when all is delivered");
+    assert!(drained < 2_000_000, "{drained} bytes on the disk after everything is delivered");
     let memory = memory();
     assert!(memory.is_none_or(|bytes| bytes < 20_000_000), "{memory:?} bytes of memory");
     println!(
@@ -101,7 +101,7 @@ async fn child() {
     );
 }
 
-/// A stint of frames, again and again the same.
+/// The frames of one stint, which the test repeats.
 fn frames() -> Vec<(Situation, String)> {
     let mut car = Car::new(7);
     let frame = |number| {
@@ -113,7 +113,7 @@ fn frames() -> Vec<(Situation, String)> {
     (0..2_000).map(frame).collect()
 }
 
-/// As the command of that name counts.
+/// Disk use in bytes as counted by `du`.
 #[cfg(unix)]
 fn du(path: &Path) -> u64 {
     let output = Command::new("du").args(["-s", "--block-size=1"]).arg(path).output().unwrap();
@@ -131,8 +131,8 @@ fn du(path: &Path) -> u64 {
     items.map(size).sum()
 }
 
-/// Memory of this process, in bytes, where the system says.
-/// Without the program itself: of this one much more is mapped than of the agent.
+/// Anonymous memory of this process in bytes; `None` where the system does not report it. File
+/// mappings are excluded: the test binary is much larger than the agent.
 fn memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;

@@ -1,7 +1,8 @@
-//! What a live race costs the PC, counted and not timed, so that a slow machine fails nothing: system
-//! calls by strace, instructions and allocations by valgrind, wake-ups and memory by the system.
+//! Resource use of the agent during a live race. It is counted, not timed, so that a slow machine
+//! does not fail a test: system calls by strace, instructions and allocations by valgrind, wake-ups
+//! and memory by the kernel.
 //!
-//! About the release build, hence not among the tests of every run: `tests/budget.sh`.
+//! These tests measure the release build, so `tests/budget.sh` runs them, not every test run.
 
 use std::process::Command;
 use std::time::Duration;
@@ -13,21 +14,22 @@ use crate::numbered::Numbered;
 use crate::peers::{Kind, Peer};
 use crate::vitals::Vitals;
 
-/// How often the car is read.
+/// Sample rate of the car.
 const HZ: u32 = 2;
-/// Wake-ups a second with a server in reach and no car.
+/// Most wake-ups per second with a connected server and no car.
 const IDLE_WAKE_UPS: f64 = 5.0;
-/// Memory at 2 Hz.
+/// Most memory at 2 Hz.
 const RSS_KIB: u64 = 20_000_000 / 1024;
-/// Between two frames under a tool that slows the agent down: each is alone all the same.
+/// Time between two frames under a tool that slows the agent down, long enough that each frame is
+/// handled alone.
 const APART: Duration = Duration::from_millis(200);
-/// A frame and its removal.
+/// One for the frame and one for its removal.
 const FSYNCS: f64 = 2.0;
-/// Of this program itself, not of the kernel's part: 290,000 to 420,000 measured, most where each step
-/// of a frame finds the threads asleep. At 2 Hz that is 0.08 % of a core that does 10^9 in a second,
-/// where 0.3 % is the limit.
+/// User-space instructions per frame: 290,000 to 420,000 measured, most when each step of a frame
+/// has to wake a thread. At 2 Hz that is 0.08 % of a core that executes 10^9 a second; the limit is
+/// 0.3 %.
 const INSTRUCTIONS: f64 = 550_000.0;
-/// Measured: 28 system calls, 277 allocations. A fifth is left for the chance of threads.
+/// Measured: 28 system calls, 277 allocations. A fifth is added for variation in thread scheduling.
 const SYSTEM_CALLS: f64 = 34.0;
 const ALLOCATIONS: f64 = 330.0;
 
@@ -46,7 +48,7 @@ async fn an_idle_agent_is_hardly_woken_and_a_live_one_is_small() {
     vitals.look(agent.process.id(), queue.path());
     let rss_kib = vitals.after(Duration::ZERO)[0].rss_kib;
 
-    // What follows a frame is over.
+    // Let the work that follows a frame finish.
     sleep(Duration::from_secs(3)).await;
     let seconds = 20;
     let before = wake_ups(agent.process.id());
@@ -58,7 +60,7 @@ async fn an_idle_agent_is_hardly_woken_and_a_live_one_is_small() {
     agent.stop().await;
 }
 
-/// How often its threads have gone to sleep of their own accord.
+/// Voluntary context switches of all threads of the process.
 fn wake_ups(process: u32) -> u64 {
     let threads = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
     let of = |status: String| {
@@ -110,7 +112,8 @@ async fn a_frame_takes_few_instructions_and_allocations() {
     assert!(instructions >= 1000.0 && allocations >= 1.0, "nothing was counted");
 }
 
-/// What one frame more costs: the difference of a long race and a short one, by the frames between.
+/// Cost of one more frame: the difference between a long and a short race, divided by the number of
+/// frames between them.
 async fn by_frame(tool: &[&str], read: impl Fn(&str) -> Vec<f64>) -> Vec<f64> {
     let (few, many) = (10, 60);
     let short = read(&race(tool, few).await);
@@ -119,7 +122,7 @@ async fn by_frame(tool: &[&str], read: impl Fn(&str) -> Vec<f64>) -> Vec<f64> {
     long.iter().zip(short).map(|(long, short)| (long - short) / frames).collect()
 }
 
-/// Drives so many frames, one at a time, under a tool that counts; gives its report.
+/// Sends `frames` frames, one at a time, to an agent under a counting tool; returns its report.
 async fn race(tool: &[&str], frames: u32) -> String {
     let (server, folder) = (Peer::start(Kind::Asgi, &[]), tempfile::tempdir().unwrap());
     let report = folder.path().join("report");

@@ -1,12 +1,14 @@
-//! Chaos with real parts: the agent itself, a network that is cut, stalled, slowed and torn into
-//! pieces, and a real Flask-SocketIO server that is killed, stopped and made to forget.
+//! Chaos tests with real processes: the agent, a network that is cut, stalled, slowed and
+//! fragmented, and a real Flask-SocketIO server that is killed, paused and made to lose its
+//! sessions.
 //!
-//! Which faults come, and when, is drawn from a seed. At the end all is healed, and the books are
-//! compared: what the agent had reported stored, what the server kept over all its lives, and what
-//! a viewer saw who shares no code with the agent.
+//! A seed determines which faults occur and when. At the end all faults are repaired, and three
+//! records are compared: the frames that the agent reported stored, the frames that the server kept
+//! over all its restarts, and the frames that a viewer saw. The viewer shares no code with the
+//! agent.
 //!
-//! Half a minute each as a rule; `LONG=1` takes half an hour, `CHAOS_MINUTES` and `CHAOS_SEED` say
-//! otherwise.
+//! Each test takes half a minute; with `LONG=1`, half an hour. `CHAOS_MINUTES` and `CHAOS_SEED`
+//! override the duration and the seed.
 
 mod books;
 mod fault;
@@ -31,7 +33,7 @@ fn at_200_hz_each_stored_frame_is_seen_in_order_whatever_fails() {
     race_on_a_small_disk(200);
 }
 
-/// In a name space of its own, where the disk can be filled to the brim.
+/// Runs a race in a separate mount namespace, on a small disk that can be filled completely.
 fn race_on_a_small_disk(rate_hz: u32) {
     let seed = env::var("CHAOS_SEED").unwrap_or(rate_hz.to_string());
     let out = on_a_small_disk("chaos::child", &format!("{rate_hz} {seed}"));
@@ -52,7 +54,7 @@ async fn child() {
     let mut race = Race::start(PathBuf::from(folder), rate_hz, seed);
     race.go_on(time.mul_f64(0.6), &Fault::ALL).await;
     if !time.is_zero() {
-        // Whether it grows only a life shows that lasts.
+        // No kills: whether memory grows shows only in an agent that runs for long.
         let lasting: Vec<Fault> =
             Fault::ALL.into_iter().filter(|fault| *fault != Fault::AgentKilled).collect();
         race.go_on(time.mul_f64(0.4), &lasting).await;

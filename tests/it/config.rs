@@ -1,4 +1,5 @@
-//! The configuration as an operator meets it: what is read, what wins, what each mistake is told.
+//! Configuration loading as an operator sees it: sources, precedence, and the message for each
+//! mistake.
 
 use std::fs;
 use std::iter;
@@ -12,7 +13,7 @@ use pitwire::config::{
 };
 use proptest::prelude::*;
 
-/// What an operator has set, and under which name the file is stored.
+/// Settings of an operator; a file comes with the name under which it is stored.
 #[derive(Default)]
 struct Given<'a> {
     file: Option<(&'a str, &'a [u8])>,
@@ -54,7 +55,7 @@ fn config(given: &Given<'_>) -> Config {
     read(given).unwrap_or_else(|problems| panic!("{problems}")).config
 }
 
-/// The messages of a wrong configuration, without the directory the file was in.
+/// The messages about an invalid configuration, without the directory of the file.
 fn complaints(given: &Given<'_>) -> Vec<String> {
     let problems = read(given).expect_err("a wrong configuration");
     let name = |line: &str| match given.file {
@@ -250,7 +251,8 @@ fn other_servers_have_the_keys_of_the_first() {
     assert_eq!((&**second, &*c.url.to_string()), ("2nd", "https://c/pit"));
     assert_eq!(c.session_id, SessionChoice::Fixed("race".into()));
     assert_eq!((&**league, &*b.url.to_string()), ("league", "nats://b"));
-    // What is shown can be read, but for its secret; what is written is the same.
+    // The printed configuration names the origin of each value and hides secrets; the exported one
+    // loads with the same values.
     let shown = loaded.to_toml();
     assert!(!shown.contains("hush") && shown.contains("[destination.league]"), "{shown}");
     assert!(
@@ -520,7 +522,7 @@ prop_compose! {
         config.delivery.proof = ProofChoice::Written;
         config.metrics.enabled = false;
         config.source.http.listen = SocketAddr::from(listen);
-        // Needed where other machines can connect.
+        // Required for a listener that other machines can reach.
         config.source.http.token_file = Some("/run/token".into());
         config.source.simulator.seed = seed;
         config.source.file.path = file.map(PathBuf::from);

@@ -1,7 +1,7 @@
-//! What every dashboard server does with the dashboard's events, checked with a raw client.
+//! The protocol contract of every dashboard server, checked with a raw client.
 //!
-//! The checks take a URL, so that any server with these events can be put through them. They are
-//! about the events alone, but for `GET /api/sessions`, which shows what the server kept.
+//! The checks take a URL, so that any server that implements these events can be tested. They use
+//! the events only, except for `GET /api/sessions`, which shows the frames that the server kept.
 
 use std::thread;
 use std::time::Duration;
@@ -48,7 +48,7 @@ async fn every_server_in_schema_mode_refuses_what_the_schema_refuses() {
         let peer = Peer::start(kind, &["--schema"]);
         refuses_by_the_schema(&peer.url()).await;
 
-        // Each for the reason that it was made for, not for another flaw of the row.
+        // Each row was refused for its intended reason, not for another flaw.
         let refused = peer.refused().await;
         let refused = refused.iter().map(|row| row["reason"].as_str().unwrap());
         let expected = refusals("").into_iter().map(|(reason, _, _)| reason);
@@ -56,7 +56,7 @@ async fn every_server_in_schema_mode_refuses_what_the_schema_refuses() {
     }
 }
 
-/// Everything that a server does with one event at a time.
+/// Checks the behavior of a server with one event at a time.
 pub async fn keeps_the_contract(url: &str) {
     let ids = assigns_an_id_before_the_ack(url).await;
     let known = peers::sessions(url).await;
@@ -70,7 +70,7 @@ pub async fn keeps_the_contract(url: &str) {
     leaves_unacked_what_it_cannot_handle(url).await;
 }
 
-/// A server keeps the order of frames in flight on one connection.
+/// Checks that a server keeps the order of frames that are in flight on one connection.
 pub async fn keeps_the_order(url: &str) {
     let mut client = Client::connect(url).await;
     let session_id = client.new_session().await;
@@ -84,7 +84,7 @@ pub async fn keeps_the_order(url: &str) {
     assert!(laps.clone().eq(0..=300), "{:?}", laps.collect::<Vec<_>>());
 }
 
-/// A server in schema mode acks everything, and neither keeps nor shows what it refused.
+/// Checks that a server in schema mode acks every event, but neither keeps nor shows a refused one.
 pub async fn refuses_by_the_schema(url: &str) {
     let mut client = Client::connect(url).await;
     let session_id = client.new_session().await;
@@ -105,7 +105,7 @@ pub async fn refuses_by_the_schema(url: &str) {
     assert_eq!(peers::frames(url, &session_id).await.len(), accepted.len());
 }
 
-/// Gives the ids that were assigned.
+/// Checks that a requested id arrives before the ack; returns the assigned ids.
 pub async fn assigns_an_id_before_the_ack(url: &str) -> Vec<String> {
     let mut client = Client::connect(url).await;
     let mut ids = Vec::new();
@@ -127,7 +127,7 @@ async fn takes_an_id_from_any_connection(url: &str) {
     let session_id = Client::connect(url).await.new_session().await;
     let mut client = Client::connect(url).await;
     let echo = client.ask("telemetry_update", frame(&session_id)).await;
-    assert!(echo.is_empty(), "it has not joined");
+    assert!(echo.is_empty(), "an echo before joining");
     let kept = peers::frames(url, &session_id).await;
     assert_eq!(kept, [peers::plain(frame(&session_id)["telemetry"].clone())]);
 }
@@ -160,7 +160,7 @@ pub async fn rebuilds_the_envelope(url: &str) {
     assert_eq!(echo, [heard("telemetry_update", &within)]);
 }
 
-/// Gives the id of the session, which has two frames.
+/// Checks the replay for a joining viewer; returns the id of the session, which has two frames.
 pub async fn shows_a_joiner_the_last_setup_then_the_last_frame(url: &str) -> String {
     let mut client = Client::connect(url).await;
     let session_id = client.new_session().await;
@@ -169,7 +169,7 @@ pub async fn shows_a_joiner_the_last_setup_then_the_last_frame(url: &str) -> Str
     let older = edited(newer.clone(), "/telemetry", "timestamp", Some(older));
     client.ask("telemetry_update", newer).await;
     client.ask("setup_data", setup(&session_id)).await;
-    // The last one counts, whatever its timestamp.
+    // The last one received counts, whatever its timestamp.
     client.ask("telemetry_update", older.clone()).await;
 
     let mut viewer = Client::connect(url).await;
@@ -202,7 +202,8 @@ pub async fn leaves_unacked_what_it_cannot_handle(url: &str) {
     }
 }
 
-/// A frame as the agent sends it, with what real data has: digits, cold tyres, non-ASCII names.
+/// A frame as the agent sends it, with properties of real data: many digits, cold tyres, non-ASCII
+/// names.
 pub fn frame(session_id: &str) -> Value {
     json!({
         "session_id": session_id,
@@ -239,7 +240,7 @@ pub fn setup(session_id: &str) -> Value {
     })
 }
 
-/// Each row that the schema refuses: the reason, the event and a payload with this one flaw.
+/// Payloads that the schema refuses: the reason, the event, and a payload with this one flaw.
 fn refusals(session_id: &str) -> Vec<(String, &'static str, Value)> {
     let frames = [
         ("extra key in the envelope: seq", "", "seq", Some(json!(1))),
@@ -282,7 +283,7 @@ fn refusals(session_id: &str) -> Vec<(String, &'static str, Value)> {
     frames.chain(setups).collect()
 }
 
-/// Frames at the edge of what the schema accepts.
+/// Frames that the schema just accepts.
 fn acceptable(session_id: &str) -> Vec<Value> {
     let edits = [
         ("/telemetry", "lap_time", None),
@@ -296,7 +297,7 @@ fn acceptable(session_id: &str) -> Vec<Value> {
     edits.into_iter().map(edit).chain([frame(session_id)]).collect()
 }
 
-/// `payload` with the key of the object at `parent`, a JSON pointer, set or, by `None`, left out.
+/// Sets a key in the object at `parent`, a JSON pointer, or removes it if `value` is `None`.
 pub fn edited(mut payload: Value, parent: &str, key: &str, value: Option<Value>) -> Value {
     let object = payload.pointer_mut(parent).and_then(Value::as_object_mut).expect("an object");
     match value {
@@ -306,18 +307,18 @@ pub fn edited(mut payload: Value, parent: &str, key: &str, value: Option<Value>)
     payload
 }
 
-/// An event as `Client` gives it out.
+/// An event as [`Client`] returns it.
 fn heard(name: &str, payload: &Value) -> (String, Value) {
     (name.to_owned(), peers::plain(payload.clone()))
 }
 
-/// How long a server may take to answer an event.
+/// Longest time until a server answers an event.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// A Socket.IO client that sees what a server sends in its order, acks among the events.
+/// A Socket.IO client that receives events and acks in the order in which the server sent them.
 ///
-/// The connection lives on a thread with a runtime of its own: dropping that is the only way to
-/// close it for certain.
+/// The connection runs on a dedicated thread and runtime: dropping the runtime is the only reliable
+/// way to close it.
 #[derive(Debug)]
 pub struct Client {
     emit: mpsc::Sender<Emit>,
@@ -342,7 +343,7 @@ enum Heard {
 impl Client {
     /// Connects over WebSocket; returns once the server has accepted the namespace.
     pub async fn connect(url: &str) -> Self {
-        // More than a test has in flight: a full one would hold up the reader.
+        // More than a test has in flight: a full channel would block the reader.
         let (emit, emits) = mpsc::channel(1024);
         let (hear, heard) = mpsc::channel(1024);
         let url = url.to_owned();
@@ -351,12 +352,13 @@ impl Client {
             runtime.unwrap().block_on(talk(&url, emits, hear));
         });
         let mut client = Self { emit, heard };
-        // An emit before this would end the connection on some servers.
+        // Some servers close the connection on an event that precedes this.
         assert_eq!(client.hear().await, Heard::Connected);
         client
     }
 
-    /// Emits and waits for the ack, which is always empty; the events that came before it.
+    /// Emits an event and waits for its ack, which is always empty; returns the events that
+    /// preceded it.
     pub async fn ask(&mut self, event: &'static str, payload: Value) -> Vec<(String, Value)> {
         self.emit.send(Emit { event, payload, acked: true }).await.expect("connected");
         let mut events = Vec::new();
@@ -372,7 +374,7 @@ impl Client {
         }
     }
 
-    /// Emits, and asks for no ack.
+    /// Emits an event without requesting an ack.
     pub async fn tell(&self, event: &'static str, payload: Value) {
         self.emit.send(Emit { event, payload, acked: false }).await.expect("connected");
     }
@@ -384,7 +386,7 @@ impl Client {
         }
     }
 
-    /// The next event, however long it takes; `None` when the connection has ended.
+    /// Waits for the next event without a timeout; `None` when the connection has ended.
     pub async fn later_event(&mut self) -> Option<(String, Value)> {
         match self.heard.recv().await {
             Some(Heard::Event(name, payload)) => Some((name, payload)),
@@ -392,7 +394,7 @@ impl Client {
         }
     }
 
-    /// The id of a new session.
+    /// Requests a new session and returns its id.
     pub async fn new_session(&mut self) -> String {
         let events = self.ask("request_session_id", json!({})).await;
         events[0].1["session_id"].as_str().expect("an id").to_owned()
@@ -400,7 +402,7 @@ impl Client {
 
     /// Whether the server acks the event before it answers a later one.
     pub async fn is_acked(&mut self, event: &'static str, payload: Value) -> bool {
-        // The answer to this event itself must not be taken for that to the later one.
+        // Skip the answer to this event itself when waiting for the answer to the later one.
         let own = usize::from(event == "request_session_id");
         self.emit.send(Emit { event, payload, acked: true }).await.expect("connected");
         self.tell("request_session_id", json!({})).await;
@@ -417,17 +419,17 @@ impl Client {
 
     async fn hear(&mut self) -> Heard {
         let heard = time::timeout(ANSWER, self.heard.recv()).await;
-        heard.expect("the server answers").expect("the connection lives")
+        heard.expect("the server answers").expect("the connection is open")
     }
 }
 
-/// Lives as long as the `Client`; every callback only passes on what it was called with.
+/// Runs the connection until the [`Client`] is dropped; callbacks only forward what they receive.
 async fn talk(url: &str, mut emits: mpsc::Receiver<Emit>, hear: mpsc::Sender<Heard>) {
     let passed_on = |heard: fn(Payload) -> Heard| {
         let hear = hear.clone();
         move |payload: Payload, _: Socket| {
             let hear = hear.clone();
-            // The test may be over, then nobody hears it.
+            // Fails once the test is over and the receiver is gone.
             async move { drop(hear.send(heard(payload)).await) }.boxed()
         }
     };
@@ -445,7 +447,7 @@ async fn talk(url: &str, mut emits: mpsc::Receiver<Emit>, hear: mpsc::Sender<Hea
         })
         .connect()
         .await
-        .expect("the server is there");
+        .expect("the server accepts the connection");
     while let Some(Emit { event, payload, acked }) = emits.recv().await {
         let emitted = if acked {
             let ack = passed_on(|payload| Heard::Ack(value(payload)));
@@ -453,11 +455,11 @@ async fn talk(url: &str, mut emits: mpsc::Receiver<Emit>, hear: mpsc::Sender<Hea
         } else {
             socket.emit(event, payload).await
         };
-        emitted.expect("the connection lives");
+        emitted.expect("the connection is open");
     }
 }
 
-/// What an event or an ack carries, with `plain` numbers.
+/// The single JSON value of an event or an ack, with its numbers made plain.
 fn value(payload: Payload) -> Value {
     match payload {
         Payload::Text(mut values) if values.len() == 1 => peers::plain(values.remove(0)),

@@ -1,5 +1,5 @@
-//! Bits that flip and files that are cut short: never a panic, never a wrong record, and the loss
-//! is at most the segments that were hit. `LONG=1` damages a thousand places.
+//! Flipped bits and truncated or removed files: the store never panics, never returns a wrong
+//! record, and loses at most the damaged segments. `LONG=1` damages a thousand places.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +20,7 @@ fn damage_costs_at_most_the_segments_that_were_hit() {
     damage(1, long::size(100, 1000));
 }
 
-/// The journal is gone.
+/// The write-ahead log of the active segment is removed.
 #[test]
 fn a_newest_segment_of_which_nothing_is_left_does_not_take_the_others_with_it() {
     let place = tempfile::tempdir().unwrap();
@@ -52,7 +52,7 @@ fn no_position_is_given_out_again_when_the_whole_newest_segment_is_gone() {
     let newest = format!("{SEGMENT_ENTRIES:016x}");
     fs::remove_file(place.path().join(format!("tail-{newest}.log"))).unwrap();
     let mut store = SegmentStore::open(place.path(), options).unwrap();
-    assert!(store.tail() > last, "{} would be given out again", store.tail());
+    assert!(store.tail() > last, "{} would be reused", store.tail());
     assert_eq!(read_all(&mut store).0.len() as u64, SEGMENT_ENTRIES - 1);
 }
 
@@ -69,7 +69,7 @@ async fn the_ledger_balances_when_the_journal_is_gone() {
         content: Content::Frame(Situation::default()),
         json: "{}".into(),
     };
-    // In two segments, the first of which is delivered and gone.
+    // Two segments; the first one is delivered and released.
     for count in [SEGMENT_ENTRIES, 200] {
         let make = |stamps: &mut Stamps| {
             (0..count).map(|_| frame(stamps.next(CapturedAt(1)))).collect::<Vec<_>>()
@@ -81,7 +81,7 @@ async fn the_ledger_balances_when_the_journal_is_gone() {
     reader.remove(batch).await.unwrap();
     drop((writer, reader));
     closed.wait().await;
-    // The segment goes when the queue is opened.
+    // Opening the queue deletes the released segment.
     let (_, _, closed) = open();
     closed.wait().await;
     for file in files(&config.queue.path) {
@@ -92,12 +92,12 @@ async fn the_ledger_balances_when_the_journal_is_gone() {
     let (writer, _reader, _) = open();
     let status = writer.status();
     assert_eq!(status.imbalance, 0, "{status:?}");
-    // They were in the journal, and nowhere else.
+    // They were in the write-ahead log only.
     assert_eq!(status.entries, 0, "{status:?}");
     assert!(status.tail.0 > SEGMENT_ENTRIES + 200, "{status:?}");
 }
 
-/// Thinning reads a stretch and then puts what is left into its place.
+/// Downsampling reads a segment, then replaces it with the entries that remain.
 #[test]
 fn replacing_a_segment_of_which_nothing_is_left_leaves_the_one_before_it_alone() {
     let place = tempfile::tempdir().unwrap();
@@ -199,7 +199,7 @@ fn damage(seed: u64, places: usize) {
     eprintln!("{places} places damaged: on average {} of {of} records lost", lost / places);
 }
 
-/// A power cut forgets the removal of a segment and not the name of the one that replaced it.
+/// A power cut undoes the removal of a segment, but not the rename of its replacement.
 #[test]
 fn a_segment_whose_removal_was_forgotten_does_not_come_back_beside_the_one_in_its_place() {
     let place = tempfile::tempdir().unwrap();
@@ -217,7 +217,7 @@ fn a_segment_whose_removal_was_forgotten_does_not_come_back_beside_the_one_in_it
     let journal = fs::File::options().write(true).open(journal.unwrap()).unwrap();
     let len = journal.metadata().unwrap().len();
     drop(store);
-    // The last that it held says that the replacing is over: that was not durable yet.
+    // Cut off the last record: it marks the replacement as complete and was not durable yet.
     journal.set_len(len - 1).unwrap();
     copy(&place.path().join("kept"), &folder.join(&name));
     let mut store = open(&folder, "two");
@@ -226,7 +226,7 @@ fn a_segment_whose_removal_was_forgotten_does_not_come_back_beside_the_one_in_it
     assert_eq!((store.held().records, store.lost()), (6, 0));
 }
 
-/// Returns how many records are lost.
+/// Checks a damaged store; returns the number of lost records.
 fn check(
     folder: &Path,
     written: &BTreeMap<u64, Vec<u8>>,
@@ -255,10 +255,10 @@ fn check(
     assert_eq!(store.held().records, found.len() as u64, "{case}");
     let books = store.books().map_or(0, |books| u64::from_le_bytes(books.try_into().unwrap()));
     let accounted = books + store.lost() + store.held().records;
-    assert_eq!(store.appended(), accounted, "{case}: the books do not balance, {books} released");
+    assert_eq!(store.appended(), accounted, "{case}: the ledger is off, {books} released");
     let given_out = written.last_key_value().map_or(0, |(seq, _)| *seq);
-    assert!(store.tail().0 > last.max(given_out), "{case}: a position would be given out again");
-    // It goes on from there, and nothing changes any more.
+    assert!(store.tail().0 > last.max(given_out), "{case}: a position would be reused");
+    // The store accepts records again, and the loss does not grow.
     store.append(b"after").unwrap();
     store.flush().unwrap();
     drop(store);
@@ -267,7 +267,7 @@ fn check(
     missing.len()
 }
 
-/// Appends so many stretches of ten records.
+/// Appends and seals segments of ten records each.
 fn seal_ten(store: &mut SegmentStore, stretches: usize) {
     for _ in 0..stretches {
         for _ in 0..10 {
@@ -285,11 +285,11 @@ fn open(folder: &Path, boot: &str) -> SegmentStore {
     .unwrap()
 }
 
-/// Records that were released when the process was killed.
+/// Number of records that were released before the process was killed.
 const RELEASED: u64 = 500;
 
-/// Eleven segments, two of them released and gone, the third in part; the process that wrote them
-/// was killed.
+/// Writes eleven segments, two of them released and deleted, the third partly released, and leaves
+/// the files as a killed process would.
 fn fill(folder: &Path, rng: &mut SmallRng) -> BTreeMap<u64, Vec<u8>> {
     let mut store = open(folder, "one");
     let mut written = BTreeMap::new();
@@ -304,7 +304,7 @@ fn fill(folder: &Path, rng: &mut SmallRng) -> BTreeMap<u64, Vec<u8>> {
     let head = Seq(RELEASED + 1);
     store.release(head, &RELEASED.to_le_bytes()).unwrap();
     store.flush().unwrap();
-    // The segments go, and no seal knows of it.
+    // Reopening deletes the released segments, and no seal follows that.
     drop(store);
     let mut store = open(folder, "one");
     written.extend(
@@ -313,7 +313,7 @@ fn fill(folder: &Path, rng: &mut SmallRng) -> BTreeMap<u64, Vec<u8>> {
     );
     store.put("fact", Some(b"value")).unwrap();
     store.flush().unwrap();
-    // As a kill leaves it: a copy of the files while they are open.
+    // Copy the files while they are open: this is the state after a kill.
     let killed = folder.with_extension("killed");
     copy(folder, &killed);
     drop(store);

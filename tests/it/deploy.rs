@@ -1,4 +1,4 @@
-//! The files in `deploy/` are ones that the programs they are for accept.
+//! Checks that the files in `deploy/` are accepted by the programs that read them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -39,7 +39,7 @@ fn the_example_configuration_holds_the_defaults() {
 
 #[test]
 fn the_example_configuration_has_every_setting_and_what_it_means() {
-    // The default is another one for each user, so it stands there as a comment.
+    // The default path differs by user, so the example has it as a comment.
     let mut config = Config::default();
     config.queue.path = "<data directory>/pitwire/queue".into();
     let expected =
@@ -60,7 +60,8 @@ fn the_configurations_of_a_cluster_are_some() {
     for file in ["cluster/rig.toml", "cluster/hub.toml"] {
         let loaded = load(Some(&deployed(file)), std::iter::empty(), &Overrides::default())
             .unwrap_or_else(|problems| panic!("{problems}"));
-        // The example's token is in the file, and goes through the league's own network.
+        // Expected: the example has its token in the file and sends it unencrypted over the
+        // league's own network.
         let is_expected = |text: &str| text.contains("chmod 600") || text.contains("unencrypted");
         let mut warnings = loaded.warnings.iter();
         assert!(
@@ -85,7 +86,7 @@ fn promtool(args: &[&str]) {
     assert!(checked.status.success(), "{checked:?}");
 }
 
-/// What looks like a metric of this program in a text.
+/// Words in a text that look like names of pitwire's metrics.
 fn metrics_in(text: &str) -> BTreeSet<&str> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words.filter(|word| word.starts_with("pitwire_")).collect()
@@ -101,7 +102,7 @@ fn all_are_metrics(text: &str) {
             (Type::Histogram, None) => false,
             _ => name == *known,
         };
-        assert!(TABLE.iter().any(is_it), "{name} is no metric");
+        assert!(TABLE.iter().any(is_it), "{name} is not a metric");
     }
 }
 
@@ -121,7 +122,7 @@ fn each_alert_fires_and_clears_and_is_about_metrics_that_there_are() {
     assert!(count > 10, "{count}");
 }
 
-/// Each problem has a troubleshooting page; an alert and the index link to it.
+/// Each problem has a troubleshooting page that an alert and the index link to.
 #[test]
 fn each_failure_has_a_page_that_says_what_is_seen_why_and_what_to_do() {
     let (alerts, index) = (text("alerts.yml"), text("docs/troubleshooting/README.md"));
@@ -142,7 +143,7 @@ fn each_failure_has_a_page_that_says_what_is_seen_why_and_what_to_do() {
         let headings: Vec<_> = text.lines().filter(|line| line.starts_with("## ")).collect();
         assert_eq!(headings, ["## What you see", "## Why", "## What to do"], "{page}");
         for name in metrics_in(&text) {
-            assert!(TABLE.iter().any(|(known, ..)| *known == name), "{page}: {name} is no metric");
+            assert!(TABLE.iter().any(|(known, ..)| *known == name), "{page}: {name} is unknown");
         }
     }
 }
@@ -176,7 +177,8 @@ fn the_units_bound_memory_and_open_files() {
     }
 }
 
-/// Systemd takes them from files that only root can read, and starts the unit without them too.
+/// Systemd reads the tokens from files that only root can read, and starts the unit without them
+/// too.
 #[test]
 fn the_system_unit_takes_each_token_as_a_credential_that_the_configuration_can_name() {
     let unit = text("system/pitwire.service");
@@ -190,7 +192,7 @@ fn the_system_unit_takes_each_token_as_a_credential_that_the_configuration_can_n
             let (before, _) = line.split_once(&format!("token_file = \"{file}\""))?;
             before.split(['[', ']']).rev().nth(1).map(|table| format!("{table}.token_file"))
         });
-        let key = key.unwrap_or_else(|| panic!("the unit does not say how to use {name}"));
+        let key = key.unwrap_or_else(|| panic!("the unit does not explain the use of {name}"));
         overrides.set(&key, &file, "--set");
         tokens += 1;
     }
@@ -208,7 +210,7 @@ fn the_container_s_base_image_is_pinned_by_digest() {
     assert!(digest.bytes().all(|byte| byte.is_ascii_hexdigit()), "{base}");
 }
 
-/// The command of `HEALTHCHECK`, asking at another port.
+/// The command of `HEALTHCHECK` with another port.
 #[cfg(target_os = "linux")]
 fn healthcheck(port: u16) -> Command {
     let text = text("Containerfile");
@@ -228,7 +230,7 @@ async fn the_container_s_health_check_tells_a_healthy_agent_from_none() {
     let folder = tempfile::tempdir().unwrap();
     let mut agent = Agent::start(&folder.path().join("queue"), "http://127.0.0.1:9", &[]);
     let port = agent.admin().await.rsplit_once(':').unwrap().1.parse().unwrap();
-    // The queue may still be opening.
+    // The agent may still be opening its queue.
     let is_healthy = async || healthcheck(port).output().unwrap().status.success().then_some(());
     eventually("the agent is healthy", is_healthy).await;
     agent.process.kill();

@@ -1,5 +1,5 @@
-//! One queue, several destinations: each gets all of it in order and at its own pace, and each has a
-//! ledger that balances.
+//! One queue with several destinations: each receives all entries in order, independently of the
+//! others, and its ledger balances.
 
 #[cfg(target_os = "linux")]
 mod live;
@@ -26,10 +26,10 @@ use crate::disk::Disk;
 const OTHERS: [&str; 2] = ["b", "c"];
 const ALL: usize = 1 + OTHERS.len();
 
-/// One thing that is done to a queue. Destinations are told by their place.
+/// One operation on a queue. Destinations are identified by their index.
 #[derive(Clone, Debug)]
 enum Step {
-    /// Frames, so many seconds after the entry before.
+    /// Appends frames, the first of them `after` seconds after the previous entry.
     Drive {
         frames: usize,
         after: u64,
@@ -39,18 +39,18 @@ enum Step {
         of: usize,
         entries: usize,
     },
-    /// The oldest batch that is out.
+    /// Removes the oldest batch in flight.
     Remove {
         of: usize,
     },
-    /// Likewise, with its first entry marked as refused.
+    /// Removes the oldest batch in flight, with its first entry marked as refused.
     Refuse {
         of: usize,
     },
     Rewind {
         of: usize,
     },
-    /// A person drops a part of what is there, as permille.
+    /// An operator drops a range of the queue; both ends in thousandths.
     Drop {
         from: u64,
         to: u64,
@@ -58,7 +58,7 @@ enum Step {
     Wait,
     Kill,
     Restart,
-    /// So many changes that were not flushed survive.
+    /// Cuts the power; this many unflushed changes survive.
     CutPower(usize),
 }
 
@@ -136,7 +136,7 @@ fn a_destination_that_is_new_begins_with_what_is_there_and_one_that_is_gone_leav
             trial.take(Step::Remove { of }).await;
         }
         trial.end().await;
-        // What is only kept for "c", which had nothing, leaves with it.
+        // Entries that only "c" had not received are discarded with "c".
         let life = Life::open(disk.clone(), &limits(10_000, WhenFull::Thin), &["b"]);
         assert_eq!(life.writer.status().entries, 40);
         assert!(standings(&life.writer.status()).iter().all(balances));
@@ -152,7 +152,7 @@ fn a_destination_that_is_new_begins_with_what_is_there_and_one_that_is_gone_leav
         }
         assert_eq!(life.writer.status().entries, 0);
         assert!(self::standings(&life.writer.status()).iter().all(balances));
-        // A tool that does not know of them leaves them as they are.
+        // A tool that does not know the destinations keeps them unchanged.
         life.end().await;
         let destinations = Destinations::AsTheyAre;
         let opened =
@@ -212,7 +212,7 @@ fn check(medium: impl Medium, max_entries: u64, when_full: WhenFull, steps: Vec<
     });
 }
 
-/// What a queue is opened on, again and again.
+/// The storage on which a trial reopens its queue.
 trait Medium {
     type Store: Store;
 
@@ -241,7 +241,7 @@ impl Medium for TempDir {
     }
 }
 
-/// A queue from its opening to its end.
+/// A queue from opening to close.
 struct Life {
     writer: Writer,
     readers: Vec<Reader>,
@@ -270,12 +270,13 @@ struct Trial<M> {
     life: Option<Life>,
     now: i64,
     setups: u64,
-    /// Of each destination: what is out, and what was read up to where.
+    /// Batches in flight, by destination.
     out: [VecDeque<Batch>; ALL],
+    /// Position after the last entry that was read, by destination.
     read_to: [Seq; ALL],
-    /// What it had, or what was refused; a power cut may bring some of it back.
+    /// Disposition of each removed entry, by destination; a power cut may undo some removals.
     had: [BTreeMap<Seq, Fate>; ALL],
-    /// The last setup that it had, of each stint.
+    /// Last delivered setup of each stint, by destination.
     in_force: [BTreeMap<StintId, Seq>; ALL],
     power_was_cut: bool,
     was_dropped: bool,
@@ -378,7 +379,7 @@ impl<M: Medium> Trial<M> {
         self.life = Some(Life::open(self.medium.store(), &self.limits, &OTHERS));
     }
 
-    /// How many came.
+    /// Reads a batch; returns its number of entries.
     async fn read(&mut self, of: usize, entries: usize) -> usize {
         let limit = Limit { entries, bytes: 1 << 20 };
         let next = self.life().readers[of].next_batch(limit);
@@ -388,7 +389,7 @@ impl<M: Medium> Trial<M> {
             assert!(entry.seq >= self.read_to[of], "{} out of order", entry.seq);
             self.read_to[of] = Seq(entry.seq.0 + 1);
             let is_new = !self.had[of].contains_key(&entry.seq);
-            assert!(is_new || self.power_was_cut, "{} twice", entry.seq);
+            assert!(is_new || self.power_was_cut, "{} was read twice", entry.seq);
         }
         let count = batch.entries().len();
         self.out[of].push_back(batch);
@@ -397,7 +398,8 @@ impl<M: Medium> Trial<M> {
 
     async fn remove(&mut self, of: usize, refuse: bool) {
         let Some(mut batch) = self.out[of].pop_front() else { return };
-        // One that was dropped meanwhile has its reason already.
+        // An entry that was dropped in the meantime is already in the ledger, so fewer may be
+        // delivered.
         let standing = self.standings().remove(of);
         for entry in batch.entries() {
             let is_refused = refuse && Some(entry) == batch.entries().first();
@@ -427,7 +429,7 @@ impl<M: Medium> Trial<M> {
             assert!(balances(standing), "{standing:?} of {status:?}");
             assert!(standing.queued <= status.entries, "{standing:?} of {status:?}");
         }
-        // The slowest has the log.
+        // An entry is kept until the slowest destination has it.
         assert_eq!(standings.iter().map(|standing| standing.queued).max(), Some(status.entries));
         assert!(status.entries <= self.limits.max_entries, "{status:?}");
         if self.was_dropped || self.power_was_cut || status.entries == self.limits.max_entries {
@@ -456,7 +458,7 @@ impl<M: Medium> Trial<M> {
         assert_eq!(self.standings().into_iter().map(gone).collect::<Vec<_>>(), appended);
     }
 
-    /// Each destination is told what it had itself.
+    /// Checks that each destination reports its own dispositions.
     async fn check_fates(&mut self) {
         if self.power_was_cut || self.was_dropped {
             return;
@@ -467,7 +469,7 @@ impl<M: Medium> Trial<M> {
                 let (server, others) = operator.fates(seq).await.unwrap();
                 let mut all = vec![server];
                 all.extend(others.into_iter().map(|(_, fate)| fate));
-                // One that was out when the bound came over it was dropped by then.
+                // An entry may have been dropped by a limit while it was in flight.
                 let may_be = [fate, Fate::Dropped(queue::ledger::DropReason::QueueFull)];
                 let expired = Fate::Dropped(queue::ledger::DropReason::Expired);
                 assert!(may_be.contains(&all[of]) || all[of] == expired, "{seq} of {of}: {all:?}");
@@ -476,7 +478,7 @@ impl<M: Medium> Trial<M> {
     }
 }
 
-/// Says what time it is after them.
+/// Appends entries; returns the time of the last one.
 async fn append(writer: &Writer, count: usize, now: i64, content: Content) -> i64 {
     let mut last = now;
     let make = |stamps: &mut Stamps| {

@@ -1,5 +1,5 @@
-//! A disk in memory: at a power cut it forgets what was not flushed, or all but a beginning of it,
-//! and it fails when it is told to.
+//! An in-memory [`Store`] with fault injection: a power cut discards unflushed changes or all but
+//! the first few, and calls fail or hang on request.
 
 use std::collections::BTreeMap;
 use std::future::poll_fn;
@@ -12,39 +12,39 @@ use pitwire::queue::Limit;
 use pitwire::queue::store::{self, Examined, Notes, Store, Stretch};
 use tokio::time::{Instant, sleep_until};
 
-/// Records that make a stretch.
+/// Records per segment.
 const STRETCH: usize = 16;
 
-/// Clones are the same disk: one is the queue's, another in the hands of the test.
+/// A handle to the disk; clones share it, so that a test can control the disk of an open queue.
 #[derive(Clone, Debug, Default)]
 pub struct Disk(Arc<Mutex<Platter>>);
 
 #[derive(Debug, Default)]
 struct Platter {
-    /// What there is after a power cut.
+    /// The content that survives a power cut.
     durable: Content,
-    /// What was done since the last flush, oldest first.
+    /// Changes since the last flush, oldest first.
     unflushed: Vec<Change>,
-    /// What there is.
+    /// The content as the queue sees it.
     current: Content,
-    /// So many calls from now on fail.
+    /// Number of calls that will fail from now on.
     failures: u32,
-    /// One has failed.
+    /// Set once a call has failed, until the store is reopened.
     is_closed: bool,
     fails_flushes: bool,
     fails_reads: bool,
-    /// It has no room for another record.
+    /// Appends fail because the disk is full.
     is_full: bool,
-    /// How long each flush takes.
+    /// Duration of each flush.
     stall: std::time::Duration,
-    /// In virtual time: until then no call returns.
+    /// Until this virtual time, no call returns.
     hangs_until: Option<Instant>,
-    /// So many records more than there were.
+    /// Error added to the counter of appended records.
     miscount: u64,
     most: Held,
 }
 
-/// Records are kept beyond their release, for the test to look at.
+/// State of the disk. Released records are kept, so that tests can look at them.
 #[derive(Clone, Debug, Default)]
 struct Content {
     head: Option<Seq>,
@@ -52,11 +52,11 @@ struct Content {
     records: BTreeMap<Seq, Vec<u8>>,
     held: Held,
     facts: BTreeMap<String, Vec<u8>>,
-    /// No record is appended below.
+    /// Lowest position for the next record.
     floor: Option<Seq>,
-    /// Records that ever were, also those that were replaced by none.
+    /// Number of records ever appended, replaced ones included.
     appended: u64,
-    /// First and last position of each, and its level.
+    /// First position, last position and level of each sealed segment.
     stretches: Vec<(Seq, Seq, u32)>,
     notes: [String; 2],
 }
@@ -69,7 +69,7 @@ enum Change {
     Replace { first: Seq, last: Seq, level: u32, left: Vec<Seq>, books: Vec<u8> },
 }
 
-/// How much a queue holds.
+/// Entries and bytes in a queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Held {
     pub entries: u64,
@@ -77,48 +77,48 @@ pub struct Held {
 }
 
 impl Disk {
-    /// The power goes. Of what was not flushed, the first `survivors` changes have reached the
-    /// disk. Whoever had the disk must be gone already.
+    /// Cuts the power: of the unflushed changes, only the first `survivors` reach the disk. The
+    /// user of the disk must have been dropped.
     pub fn cut_power(&self, survivors: usize) {
         let mut platter = self.platter();
         let Platter { durable, unflushed, current, .. } = &mut *platter;
         unflushed.drain(..).take(survivors).for_each(|change| durable.apply(change));
-        // What was given out and is lost is not given out again.
+        // Positions of lost records are not reused.
         durable.floor = Some(current.tail());
         *current = durable.clone();
     }
 
-    /// Lets the next `calls` calls fail; 0 mends the disk.
+    /// Makes the next `calls` calls fail; 0 repairs the disk.
     pub fn fail(&self, calls: u32) {
         self.platter().failures = calls;
     }
 
-    /// Lets every flush fail, and nothing else.
+    /// Makes every flush fail; other calls work.
     pub fn fail_flushes(&self, fails: bool) {
         self.platter().fails_flushes = fails;
     }
 
-    /// Lets every read fail, and nothing else.
+    /// Makes every read fail; other calls work.
     pub fn fail_reads(&self, fails: bool) {
         self.platter().fails_reads = fails;
     }
 
-    /// Leaves room for no other record; all else works.
+    /// Makes every append fail as on a full disk; other calls work.
     pub fn fill(&self, is_full: bool) {
         self.platter().is_full = is_full;
     }
 
-    /// Lets every flush take so long, and hold up its thread meanwhile.
+    /// Makes every flush block its thread for this long.
     pub fn stall(&self, stall: std::time::Duration) {
         self.platter().stall = stall;
     }
 
-    /// Lets no call return until then. That is up to [`Disk::hold_up`].
+    /// Makes the disk hang until this virtual time; takes effect through [`Disk::hold_up`].
     pub fn hang_until(&self, until: Instant) {
         self.platter().hangs_until = Some(until);
     }
 
-    /// Runs whoever uses the disk, in virtual time: not while the disk hangs.
+    /// Runs the user of the disk in virtual time, and suspends it while the disk hangs.
     pub async fn hold_up(self, user: impl Future<Output = ()>) {
         let mut user = std::pin::pin!(user);
         let mut pause = std::pin::pin!(sleep_until(Instant::now()));
@@ -135,7 +135,7 @@ impl Disk {
         .await;
     }
 
-    /// Breaks the counter of appended records.
+    /// Adds an error to the counter of appended records.
     pub fn miscount(&self, records: u64) {
         self.platter().miscount = records;
     }
@@ -144,12 +144,12 @@ impl Disk {
         self.platter().failures > 0
     }
 
-    /// The bytes at a position, released or not.
+    /// The record at a position, released or not.
     pub fn record(&self, seq: Seq) -> Option<Vec<u8>> {
         self.platter().current.records.get(&seq).cloned()
     }
 
-    /// Whether the record at a position would be there after a power cut.
+    /// Whether the record at a position would survive a power cut.
     pub fn is_durable(&self, seq: Seq) -> bool {
         self.platter().durable.records.contains_key(&seq)
     }
@@ -158,7 +158,7 @@ impl Disk {
         self.platter().current.held
     }
 
-    /// The most it ever held at once.
+    /// The largest content so far.
     pub fn most_held(&self) -> Held {
         self.platter().most
     }
@@ -218,7 +218,8 @@ impl Content {
                 others.sort_unstable();
                 self.stretches = others;
                 let head = self.head();
-                // The newest may be among those that go.
+                // The newest records may be removed; keep the tail, so that their positions are not
+                // reused.
                 self.floor = self.floor.max(Some(self.tail()));
                 for seq in (first.max(head).0..=last.0).map(Seq).filter(|seq| !left.contains(seq)) {
                     if let Some(record) = self.records.remove(&seq) {
@@ -248,7 +249,7 @@ impl Content {
         last.max(self.floor).map_or(self.head(), |tail| tail.max(self.head()))
     }
 
-    /// Where the records begin that are in no stretch.
+    /// Position of the first record that is not in a sealed segment.
     fn unsealed(&self) -> Seq {
         self.stretches.last().map_or(Seq(1), |(_, last, _)| Seq(last.0 + 1)).max(self.head())
     }
@@ -315,7 +316,7 @@ impl Store for Disk {
         Ok(records)
     }
 
-    /// Durable at once, and without anything else becoming so.
+    /// Makes this value durable at once, without flushing anything else.
     fn put(&mut self, key: &str, value: Option<&[u8]>) -> io::Result<()> {
         let mut platter = self.platter();
         platter.call()?;
@@ -391,7 +392,7 @@ impl Store for Disk {
         records: Vec<(Seq, Vec<u8>)>,
         books: &[u8],
     ) -> io::Result<()> {
-        // What fails has changed nothing.
+        // Flush first: a failed replacement must not change anything.
         self.flush()?;
         let left = records.into_iter().map(|(seq, _)| seq).collect();
         self.platter().change(Change::Replace { first, last, level, left, books: books.into() })?;

@@ -1,9 +1,10 @@
-//! `pitwire doctor` beside what is broken on purpose: each time it says just that, and what to do.
+//! `pitwire doctor` on deliberately broken setups: each reports exactly its problem and the advice
+//! for it.
 //!
-//! - [`server`]: servers that are not there, none, locked, silent, or have another time.
-//! - [`queue`]: folders and disks that cannot be used, damage, agents that have it.
-//! - [`around`]: configuration, game, addresses, the start at log-on.
-//! - [`bundle`]: the zip, and what must not be in it.
+//! - [`server`]: unreachable, wrong, locked and silent servers, and servers whose clock is off.
+//! - [`queue`]: unusable folders and disks, damage, agents that own the queue.
+//! - [`around`]: configuration, game, addresses, start at log-on.
+//! - [`bundle`]: the zip file, and the secrets that it must not contain.
 
 mod around;
 mod bundle;
@@ -23,15 +24,16 @@ use tempfile::TempDir;
 use crate::agent::pitwire;
 use crate::peers::{Kind, Peer};
 
-/// What is worse than a note: severity, subject, finding, advice. A finding that ends with `…` may go on.
+/// A finding worse than a note: severity, subject, finding, advice. A finding that ends with `…` is
+/// matched as a prefix.
 type Bad<'a> = (&'a str, &'a str, &'a str, &'a str);
 
-/// A PC with nothing wrong but what a test does to it: no game, no agent.
+/// A PC without a game or an agent; tests add problems to it.
 struct Pc {
-    /// Not among the temporary files, where no queue should be.
+    /// Outside the folder of temporary files, where a queue would be reported.
     place: TempDir,
     settings: Vec<String>,
-    /// What runs the command, if anything does.
+    /// Command line that wraps the doctor's; empty for none.
     wrapper: Vec<String>,
 }
 
@@ -48,7 +50,7 @@ impl Pc {
             "source.lmu.rest=".into(),
             "source.http.listen=127.0.0.1:0".into(),
             "metrics.listen=127.0.0.1:0".into(),
-            // Nothing listens there.
+            // A closed port.
             "server.url=http://127.0.0.1:9".into(),
             "delivery.open_timeout=5s".into(),
             "delivery.proof_timeout=2s".into(),
@@ -60,7 +62,7 @@ impl Pc {
         self.place.path().join(name)
     }
 
-    /// With further settings, which win.
+    /// Adds settings, which override earlier ones.
     fn set<T: Into<String>>(mut self, settings: impl IntoIterator<Item = T>) -> Self {
         self.settings.extend(settings.into_iter().map(Into::into));
         self
@@ -95,7 +97,7 @@ impl Pc {
         command
     }
 
-    /// The findings.
+    /// Runs the doctor and returns its findings.
     fn look(&self) -> Vec<Value> {
         let output = self.command(&["--json"]).output().unwrap();
         let (out, err) = (String::from_utf8(output.stdout), String::from_utf8(output.stderr));
@@ -106,14 +108,14 @@ impl Pc {
         let is_bad =
             findings.iter().any(|f| f["severity"] == "warning" || f["severity"] == "fault");
         assert_eq!(output.status.code(), Some(i32::from(is_bad)), "{out} {err}");
-        assert_eq!(err, "", "nothing is said beside the findings");
+        assert_eq!(err, "", "stderr stays empty");
         for finding in &findings {
             assert_eq!(finding["severity"] == "ok", finding["advice"].is_null(), "{finding}");
         }
         findings
     }
 
-    /// Looks, and finds this and nothing else that is worse than a note.
+    /// Runs the doctor and checks that the findings worse than a note are exactly these.
     #[track_caller]
     fn finds(&self, expected: &[Bad<'_>]) -> Vec<Value> {
         let findings = self.look();
@@ -138,7 +140,7 @@ impl Pc {
     }
 }
 
-/// Whether there is a finding with this severity that begins so.
+/// Whether there is a finding with this severity whose text begins with `what`.
 fn has(findings: &[Value], severity: &str, what: &str) -> bool {
     let is_it = |finding: &Value| {
         finding["severity"] == severity && finding["what"].as_str().unwrap().starts_with(what)
@@ -146,13 +148,13 @@ fn has(findings: &[Value], severity: &str, what: &str) -> bool {
     findings.iter().any(is_it)
 }
 
-/// A port where nobody listens.
+/// A port without a listener.
 fn closed_port() -> u16 {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
 }
 
-/// A server that answers a request's first line with these bytes; where it has none, it hands the
-/// connection on to a port of this PC, or lets it hang. Returns its address.
+/// Starts a server that answers a request by its first line. A request without an answer is
+/// forwarded to the port `upstream`, or left hanging without one. Returns the server's address.
 fn answering(
     answer: impl Fn(&str) -> Option<String> + Send + Sync + 'static,
     upstream: Option<u16>,
@@ -193,7 +195,7 @@ fn attend(mut client: TcpStream, answer: &dyn Fn(&str) -> Option<String>, upstre
     }
 }
 
-/// An answer of HTTP with this status line, headers and body.
+/// An HTTP response with this status line, headers and body.
 fn http(status: &str, headers: &str, body: &str) -> String {
     format!("HTTP/1.1 {status}\r\n{headers}content-length: {}\r\n\r\n{body}", body.len())
 }
@@ -217,7 +219,7 @@ fn where_all_is_well_nothing_is_found() {
     }
     assert!(has(&findings, "note", "it does not run, or does not share its memory"));
     assert!(has(&findings, "note", "the agent does not start at log-on"));
-    assert!(!pc.path("queue").exists(), "a look makes no queue");
+    assert!(!pc.path("queue").exists(), "the doctor must not create a queue");
 
     let text = String::from_utf8(pc.command(&[]).output().unwrap().stdout).unwrap();
     assert!(text.ends_with("\nall is well\n"), "{text}");
@@ -229,7 +231,7 @@ fn where_all_is_well_nothing_is_found() {
     assert!(text.lines().all(is_line), "{text}");
 }
 
-/// Whoever looks at a page of the team sees nothing of it.
+/// Viewers of the team's own page do not see the test frame.
 #[tokio::test]
 async fn what_is_tried_is_one_frame_in_a_session_of_its_own() {
     let server = Peer::start(Kind::Asgi, &[]);

@@ -1,4 +1,5 @@
-//! What a person drops is gone and counted, what stays is sent with the setup it was driven with.
+//! Entries that an operator drops are removed and counted; remaining entries keep the setup they
+//! were driven with.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -17,20 +18,20 @@ use crate::disk::Disk;
 
 const OPERATOR: Fate = Fate::Dropped(DropReason::Operator);
 
-/// One thing that is done to a queue.
+/// One operation on a queue.
 #[derive(Clone, Debug)]
 enum Step {
     Drive(usize),
     Setup,
-    /// Silence for longer than a stint bears.
+    /// Advances the clock beyond the longest pause within a stint.
     Break,
-    /// A batch of so many is delivered.
+    /// Reads a batch of at most this many entries and delivers it.
     Deliver(usize),
-    /// A batch of so many is read and stays out.
+    /// Reads a batch of at most this many entries and leaves it in flight.
     Read(usize),
-    /// What is out comes back.
+    /// Returns the batches in flight to the queue.
     Rewind,
-    /// Both are positions of what was ever appended, in thousandths.
+    /// Drops a range; both ends in thousandths of all entries ever appended.
     Drop(u64, u64),
     DropAll,
     Restart,
@@ -77,7 +78,7 @@ fn a_setup_in_the_middle_stays_unless_another_follows() {
         (vec![Drive(5), Setup, Drive(5), Setup, Drive(5)], 3, 11, None),
         (vec![Drive(5), Setup, Drive(5), Setup, Drive(5)], 3, 13, Some(12)),
         (vec![Drive(5), Setup, Drive(5), Step::Break, Drive(5)], 3, 11, None),
-        // What is driven next may go on with it.
+        // The last stint may continue after the restart, so its setup is still needed.
         (vec![Drive(5), Setup, Drive(5), Restart], 3, 11, Some(6)),
         (vec![Drive(5), Setup, Drive(5)], 1, 11, None),
     ] {
@@ -95,16 +96,16 @@ fn a_setup_in_the_middle_stays_unless_another_follows() {
     }
 }
 
-/// What follows in the stint is judged by the entries of all later segments, not of the next one.
+/// Whether a setup is still needed depends on all later segments, not only on the next one.
 #[test]
 fn a_setup_of_an_ended_stint_does_not_stay_because_more_segments_follow() {
     use Step::{Break, Drive, Drop, Setup};
-    // On this store a segment has 16 entries; of the first stint nothing follows the drop.
+    // Segments have 16 entries here; the dropped range reaches beyond the end of the first stint.
     let steps = vec![Drive(40), Setup, Break, Setup, Drive(60), Setup, Drive(20), Drop(300, 900)];
     check(&tempfile::tempdir().unwrap(), steps);
 }
 
-/// A batch that is out would be booked twice.
+/// Dropping entries in flight would count them twice.
 #[test]
 fn what_may_be_out_stays_unless_it_is_the_oldest() {
     run(async {
@@ -141,16 +142,16 @@ fn looking_is_not_reading() {
         assert_eq!(seqs(40, 3).await, [40, 41, 42]);
         assert_eq!(seqs(101, 3).await, Vec::<u64>::new());
         assert_eq!(trial.writer().status(), before);
-        // Else it would stay as one that may be out.
+        // A peek must not mark entries as in flight, or they could not be dropped.
         let step = operator.drop_between(Seq(50), Seq(60)).await.unwrap();
         assert_eq!((step.dropped, step.out_below), (11, None));
-        // The reader begins with the oldest.
+        // Nor does a peek move the reader's cursor.
         let batch = trial.read(10).await.unwrap();
         assert_eq!(batch.ends(), Some((Seq(1), Seq(10))));
     });
 }
 
-/// Some of it is gone, and the books say how much.
+/// A failing drop removes some of the entries, and the ledger counts exactly those.
 #[test]
 fn a_disk_that_fails_in_the_middle_of_a_drop_costs_no_balance() {
     for calls in 1..40 {
@@ -181,7 +182,7 @@ fn a_disk_that_fails_in_the_middle_of_a_drop_costs_no_balance() {
     }
 }
 
-/// What a queue is opened on, again and again.
+/// The storage on which a trial reopens its queue.
 trait Medium {
     type Store: Store;
     fn store(&self) -> Self::Store;
@@ -231,11 +232,11 @@ struct Trial<'a, M> {
     now: i64,
     stint: u64,
     setups: u64,
-    /// What was appended: its stint, and the setup it was driven with.
+    /// Stint and setup of each appended entry.
     history: BTreeMap<Seq, Known>,
     queued: BTreeSet<Seq>,
     delivered: BTreeSet<Seq>,
-    /// Everything below was read in this life.
+    /// Position after the last entry read since the queue was opened.
     read_to: Seq,
     out: Vec<queue::Batch>,
 }
@@ -373,13 +374,13 @@ impl<'a, M: Medium> Trial<'a, M> {
         let Some(batch) = self.read(entries).await else { return };
         self.check_setups(batch.entries()).await;
         for Entry { seq, .. } in batch.entries() {
-            assert!(self.queued.remove(seq), "{seq} was dropped");
+            assert!(self.queued.remove(seq), "{seq} was read although it was dropped");
             self.delivered.insert(*seq);
         }
         self.life.as_mut().unwrap().reader.remove(batch).await.unwrap();
     }
 
-    /// The oldest entries, which follow what is in force.
+    /// Checks the setup in force for each of these entries, the oldest in the queue.
     async fn check_setups(&mut self, entries: &[Entry]) {
         let reader = &mut self.life.as_mut().unwrap().reader;
         let (mut stint, mut setup) = (StintId(0), None);
@@ -395,13 +396,13 @@ impl<'a, M: Medium> Trial<'a, M> {
         }
     }
 
-    /// How many were dropped, and the setup that stays.
+    /// Drops a range; returns the number of dropped entries, and the setup that was kept.
     async fn drop_between(&mut self, first: u64, last: u64) -> (u64, Option<Seq>) {
         let (mut rest, mut dropped, mut stays) = (Some((Seq(first), Seq(last))), 0, None);
         while let Some((first, last)) = rest {
             let step = self.operator().drop_between(first, last).await.unwrap();
             dropped += step.dropped;
-            assert!(step.setups.len() + usize::from(stays.is_some()) <= 1, "one is enough");
+            assert!(step.setups.len() + usize::from(stays.is_some()) <= 1, "more than one stays");
             stays = stays.or(step.setups.first().copied());
             rest = step.rest;
         }
@@ -427,7 +428,7 @@ impl<'a, M: Medium> Trial<'a, M> {
         assert_eq!(status.ledger.operator, dropped as u64, "{status:?}");
     }
 
-    /// Everything has its fate, then what is left goes out.
+    /// Checks the disposition of every entry, then delivers the rest of the queue.
     async fn drain(mut self) {
         self.check().await;
         for seq in self.history.keys() {

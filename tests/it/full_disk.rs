@@ -1,5 +1,5 @@
-//! A disk that is filled to the brim and freed at random while frames flow: a small tmpfs of its
-//! own, in a name space that no other process sees. `LONG=1` goes on for two minutes.
+//! A small tmpfs is filled completely and freed at random while frames flow. It is mounted in a
+//! private mount namespace. `LONG=1` runs for two minutes.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -72,7 +72,7 @@ fn entries_that_a_full_disk_never_took_are_in_the_ledger_of_the_next_start() {
     }
 }
 
-/// The same on ext4, which root alone can mount.
+/// Runs the full-disk test on ext4, which only root can mount.
 #[test]
 fn the_queue_goes_on_after_a_full_ext4() {
     if !cfg!(target_os = "linux") || !long::is_long() {
@@ -102,8 +102,8 @@ fn the_queue_goes_on_after_a_full_ext4() {
     assert!(Command::new("sh").args(["-c", unmount]).arg(place.path()).status().unwrap().success());
 }
 
-/// Runs an ignored test beside an empty tmpfs, whose path ends the role that it is told in its
-/// environment, and returns what it printed.
+/// Runs an ignored test in a child process with an empty tmpfs and returns its output. The path of
+/// the tmpfs is appended to `role`, which the test reads from its environment.
 pub fn on_a_small_disk(test: &str, role: &str) -> String {
     let place = tempfile::tempdir().unwrap();
     let mount = "mount -t tmpfs -o size=30m none \"$0\" && exec \"$@\"";
@@ -116,7 +116,7 @@ pub fn on_a_small_disk(test: &str, role: &str) -> String {
     run_ignored(command, test)
 }
 
-/// Runs an ignored test with the test binary that `command` begins, and returns what it printed.
+/// Runs an ignored test with the test binary that `command` starts, and returns its output.
 fn run_ignored(mut command: Command, test: &str) -> String {
     let output = command.args(["--exact", test, "--ignored", "--nocapture"]).output().unwrap();
     let out = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -125,11 +125,11 @@ fn run_ignored(mut command: Command, test: &str) -> String {
     out
 }
 
-/// Ends the process of a test that hangs.
+/// Exits the process if the test takes longer than `limit`.
 fn end_after(limit: Duration) {
     std::thread::spawn(move || {
         std::thread::sleep(limit);
-        eprintln!("it hangs: no end after {} s", limit.as_secs());
+        eprintln!("the test hangs: not finished after {} s", limit.as_secs());
         std::process::exit(1);
     });
 }
@@ -143,7 +143,7 @@ async fn start() {
     fill(&filler);
     let mut config = Config::default();
     config.queue.path = folder.join("queue");
-    // Takes no connection for the duration of this test.
+    // A listener that never accepts a connection.
     let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", server.local_addr().unwrap());
     config.server.url = url.parse().unwrap();
@@ -224,7 +224,7 @@ async fn child() {
         failures += u64::from(flow.writer.status().storage_error.is_some());
         sleep(Duration::from_millis(20)).await;
     }
-    assert!(fills > 5 && failures > 5, "{fills} times full, {failures} failures: too easy");
+    assert!(fills > 5 && failures > 5, "only {fills} times full, {failures} failures");
     free(&filler, 0);
     let (handed_in, stored, buffered) = (flow.handed_in, flow.stored.len(), flow.buffered);
     let gone = flow.finish().await;
@@ -234,8 +234,8 @@ async fn child() {
     );
 }
 
-/// The queue fills what another program left of the disk, and more waits in memory. Then room for
-/// half a segment appears, and some seconds later room for all.
+/// The queue uses up the space that another program left, and more entries wait in memory. Then
+/// space for half a segment becomes free, and some seconds later space for everything.
 #[tokio::test]
 #[ignore = "run by a test above"]
 async fn sequence() {
@@ -262,7 +262,8 @@ async fn sequence() {
     println!("{rounds} rounds");
 }
 
-/// While a segment is written, after the free space was looked at, another program takes it all.
+/// Another program takes all free space while a segment is being written, after the check of the
+/// free space.
 #[test]
 #[ignore = "run by a test above"]
 fn taken() {
@@ -283,7 +284,7 @@ fn taken() {
         }
         store.flush().unwrap();
         let (building, thief_filler) = (queue.join("unfinished"), filler.clone());
-        // A little more than the segment needs, so that little is to be taken.
+        // Slightly more than the segment needs, so that the thief has little to take.
         fill(&filler);
         free(&filler, 4 << 20);
         let pause = Duration::from_micros(rng.random_range(0..30_000));
@@ -293,7 +294,7 @@ fn taken() {
                 std::thread::yield_now();
             }
             std::thread::sleep(pause);
-            // What is freed to try again is taken, too.
+            // Also take the space that the store frees for its second attempt.
             for _ in 0..50 {
                 fill(&thief_filler);
                 std::thread::sleep(Duration::from_millis(2));
@@ -319,7 +320,7 @@ fn taken() {
         fs::remove_dir_all(&queue).unwrap();
     }
     assert!(failures > 0, "the disk was never full while a segment was written");
-    // A database that hangs is abandoned after 4 s, and tried once more with the ballast spent.
+    // A hanging database is abandoned after 4 s; the second attempt may use the ballast.
     assert!(slowest < Duration::from_secs(20), "{slowest:?}");
     println!("{rounds} rounds: {failures} times full, at most {slowest:?} to seal");
 }
@@ -356,7 +357,7 @@ struct Flow {
     reader: Reader,
     closed: Closed,
     handed_in: u64,
-    /// Reported as stored.
+    /// Entries reported as stored.
     stored: BTreeMap<Seq, CapturedAt>,
     delivered: Vec<(Seq, CapturedAt)>,
     buffered: u64,
@@ -378,8 +379,8 @@ impl Flow {
         }
     }
 
-    /// Waits until the disk works again, delivers everything and checks that each entry that was
-    /// handed in was delivered in order or is in the ledger; returns how many are lost.
+    /// Waits until the disk works again, delivers everything, and checks that each entry was
+    /// delivered in order or is in the ledger; returns the number of lost entries.
     async fn finish(mut self) -> u64 {
         let end = Instant::now() + STORAGE_RETRY_INTERVAL * 20;
         let recovered = |writer: &Writer| {
@@ -387,7 +388,7 @@ impl Flow {
             status.buffered == 0 && status.storage_error.is_none()
         };
         while !recovered(&self.writer) {
-            assert!(Instant::now() < end, "it does not recover: {:?}", self.writer.status());
+            assert!(Instant::now() < end, "no recovery: {:?}", self.writer.status());
             sleep(STORAGE_RETRY_INTERVAL / 10).await;
         }
         while self.writer.status().entries > 0 {
@@ -413,7 +414,7 @@ impl Flow {
 
     async fn hand_in(&mut self) {
         let count = self.rng.random_range(1..60);
-        // Nothing that could be packed.
+        // Random text, so that it does not compress.
         let noise: String =
             (0..600).map(|_| char::from(self.rng.random_range(b'a'..=b'z'))).collect();
         let mut stamped = Vec::new();
@@ -433,7 +434,7 @@ impl Flow {
         };
         let asked = Instant::now();
         let appended = self.writer.append(make).await.unwrap();
-        assert!(asked.elapsed() < Duration::from_secs(3), "the source was held up");
+        assert!(asked.elapsed() < Duration::from_secs(3), "the source was blocked");
         self.handed_in += count;
         for (outcome, at) in appended.into_iter().zip(stamped) {
             match outcome {
@@ -448,7 +449,7 @@ impl Flow {
         if self.writer.status().entries == 0 {
             return;
         }
-        // While the disk fails the reader is told so, and tries again.
+        // While the disk fails, reads return errors and are retried.
         let limit = Limit { entries: 256, bytes: 1 << 20 };
         let Ok(batch) = self.reader.next_batch(limit).await else {
             return self.reader.rewind();
@@ -461,7 +462,7 @@ impl Flow {
     }
 }
 
-/// Takes all the room that there is.
+/// Uses up all free space with the filler file.
 pub fn fill(filler: &Path) {
     let mut file = File::options().create(true).append(true).open(filler).unwrap();
     for size in [1 << 20, 1 << 12, 1 << 6, 1] {
@@ -469,7 +470,7 @@ pub fn fill(filler: &Path) {
     }
 }
 
-/// Leaves only so many bytes of it.
+/// Shrinks the filler file by `left` bytes, or removes it if `left` is 0.
 pub fn free(filler: &Path, left: u64) {
     match File::options().write(true).open(filler) {
         Ok(file) if left > 0 => {

@@ -1,9 +1,9 @@
-//! Whatever comes in, from a disk, a file, a game, a publisher or a server: no panic, no hang, no
-//! memory without bound, and what is good afterwards is taken.
+//! Fuzzing of every input: disk, configuration, game, publishers and servers. No input may cause a
+//! panic, a hang or unbounded memory, and valid input that follows is still accepted.
 //!
-//! Inputs are real ones from `tests/corpus/` with some of their bytes changed, drawn from a seed.
-//! `FUZZ_CASES` sets how many each target gets; a case that fails prints its number, and
-//! `FUZZ_FIRST` begins there.
+//! Inputs are mutations of real ones from `tests/corpus/`, drawn from a seed. `FUZZ_CASES` sets the
+//! number of cases per target. A failing case prints its number, and `FUZZ_FIRST` starts at that
+//! case.
 
 #[cfg(unix)]
 mod agent;
@@ -25,10 +25,10 @@ use rand::rngs::SmallRng;
 
 use self::mutate::mutate;
 
-/// An input that takes longer hangs.
+/// An input that takes longer counts as a hang.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// The files of a folder of the corpus, or their lines.
+/// The inputs in a folder of the corpus: its files, and the lines of each `.lines` file.
 fn corpus(subject: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus").join(subject);
     let mut files: Vec<_> =
@@ -45,7 +45,7 @@ fn corpus(subject: &str) -> Vec<Vec<u8>> {
     files.iter().flat_map(read).filter(|sample| !sample.is_empty()).collect()
 }
 
-/// The cases of one target: their numbers and inputs.
+/// Numbers and inputs of the cases of one target.
 fn cases(usual: u64, corpus: &[Vec<u8>]) -> impl Iterator<Item = (u64, Vec<u8>)> {
     let number = |name: &str| env::var(name).ok().map(|text| text.parse::<u64>().expect(name));
     let first = number("FUZZ_FIRST").unwrap_or(0);
@@ -53,7 +53,7 @@ fn cases(usual: u64, corpus: &[Vec<u8>]) -> impl Iterator<Item = (u64, Vec<u8>)>
     (first..first + count).map(|case| (case, mutate(corpus, &mut SmallRng::seed_from_u64(case))))
 }
 
-/// Puts each case to a check.
+/// Runs `check` on each case.
 fn fuzz(usual: u64, corpus: &[Vec<u8>], check: impl Fn(&[u8])) {
     for (case, input) in cases(usual, corpus) {
         let start = Instant::now();
@@ -65,7 +65,7 @@ fn fuzz(usual: u64, corpus: &[Vec<u8>], check: impl Fn(&[u8])) {
     }
 }
 
-/// The most memory that a process ever had, in MiB; 0 where the system does not say.
+/// Peak memory of a process in MiB; 0 where the system does not report it.
 fn peak_mib(process: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));

@@ -1,4 +1,4 @@
-//! What `--help` says.
+//! The texts of `--help`, the man pages and the shell completions.
 
 #[cfg(unix)]
 use std::collections::BTreeSet;
@@ -10,7 +10,7 @@ use pitwire::config::{Config, values};
 #[cfg(unix)]
 use crate::agent::pitwire;
 
-/// Each subcommand, those below others too, with the text of its `--help`.
+/// Each subcommand, including nested ones, with the text of its `--help`.
 fn commands() -> Vec<(Command, String)> {
     let mut whole = Cli::command().term_width(0);
     whole.build();
@@ -27,14 +27,14 @@ fn commands() -> Vec<(Command, String)> {
     commands
 }
 
-/// The line of an option in the text.
+/// The line of the help text that describes an option.
 fn line<'a>(help: &'a str, option: &Arg) -> &'a str {
     let name = format!("--{}", option.get_long().expect("a long name"));
     let is_it = |line: &&str| line.split_whitespace().any(|word| word == name);
     help.lines().find(is_it).unwrap_or_else(|| panic!("{name} is not in:\n{help}"))
 }
 
-/// Whether there is something that holds when the option is not given. A switch is off then.
+/// Whether the option has a default; a switch is off by default.
 fn has_default(option: &Arg) -> bool {
     let is_list = matches!(option.get_action(), ArgAction::Append);
     option.get_action().takes_values()
@@ -108,7 +108,7 @@ fn bash_completes_commands_and_options() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("pitwire");
     std::fs::write(&file, script.stdout).unwrap();
-    // As the shell does it when TAB is pressed after the last word.
+    // Calls the completion function as the shell does when TAB is pressed after the last word.
     let complete = "source \"$1\" && complete -p pitwire >&2 && shift && COMP_WORDS=(\"$@\") && \
                     COMP_CWORD=$(($# - 1)) && _pitwire pitwire \"${@: -1}\" \"${@: -2:1}\" && \
                     echo \"${COMPREPLY[@]}\"";

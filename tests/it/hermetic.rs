@@ -1,9 +1,9 @@
-//! No test uses a default port: on a developer's PC another program may have it, and a test would
-//! publish to that program or keep it from its port.
+//! Tests must not use default ports: on a developer's PC another program may own the port, and a
+//! test would publish to that program or block its port.
 //!
-//! In the test binary, [`connect`] and [`bind`] replace the C library's functions and end the process
-//! when a default port is used; [`guard`](crate::default_ports::guard) does the same for each
-//! `pitwire` that a test starts.
+//! In the test binary, [`connect`] and [`bind`] replace the functions of the C library and abort
+//! the process when a default port is used; [`guard`](crate::default_ports::guard) does the same in
+//! each `pitwire` process that a test starts.
 
 #![allow(unsafe_code, reason = "two functions of the C library are replaced")]
 
@@ -18,38 +18,38 @@ use pitwire::config::Config;
 use crate::agent::pitwire;
 use crate::default_ports::DEFAULT_PORTS;
 
-/// The C library's function, for all ports but the default ones.
+/// Calls the C library's function of this name, but aborts on a default port.
 ///
 /// # Safety
-/// That of the C library's function.
+/// The contract of the C library's function applies.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn connect(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int {
-    // SAFETY: the caller has made sure of what the C library's function asks for.
+    // SAFETY: the caller upholds the contract of the C library's function.
     unsafe {
         check("connect", address);
         libc::syscall(libc::SYS_connect, fd, address, length) as c_int
     }
 }
 
-/// The C library's function, for all ports but the default ones.
+/// Calls the C library's function of this name, but aborts on a default port.
 ///
 /// # Safety
-/// That of the C library's function.
+/// The contract of the C library's function applies.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn bind(fd: c_int, address: *const sockaddr, length: socklen_t) -> c_int {
-    // SAFETY: the caller has made sure of what the C library's function asks for.
+    // SAFETY: the caller upholds the contract of the C library's function.
     unsafe {
         check("bind", address);
         libc::syscall(libc::SYS_bind, fd, address, length) as c_int
     }
 }
 
-/// Ends the process if the port is a default one.
+/// Aborts the process if the port is a default one.
 ///
 /// # Safety
 /// `address` is null or a socket address.
 unsafe fn check(call: &str, address: *const sockaddr) {
-    // SAFETY: the family says which kind of address it is.
+    // SAFETY: the address family determines the type of the address.
     let port = unsafe {
         match address.as_ref().map(|address| c_int::from(address.sa_family)) {
             Some(libc::AF_INET) => (*address.cast::<sockaddr_in>()).sin_port,
@@ -92,7 +92,7 @@ fn a_program_that_binds_or_connects_to_a_default_port_is_ended() {
         queue,
         "--server",
         "http://127.0.0.1:5000",
-        // It would try to listen there, perhaps first.
+        // Free ports for the doctor's listeners: it might try a default one first.
         "--set",
         "metrics.listen=127.0.0.1:0",
         "--set",

@@ -1,4 +1,4 @@
-//! The HTTP source over a real socket, on a queue whose disk is in the test's hands.
+//! The HTTP source over a real socket, with a queue on a disk that the test controls.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -203,13 +203,13 @@ async fn a_frame_from_the_far_future_gets_the_moment_at_which_it_came() {
     });
     source.post("telemetry", frame.to_string()).await;
     let stored = source.stored().await;
-    assert_eq!(stored.len(), 2, "nothing has become too old");
+    assert_eq!(stored.len(), 2, "an entry has expired");
     let [_, frame] = &stored[..] else { unreachable!() };
     assert!((now.0..now.0 + 60_000).contains(&frame.captured_at.0), "{frame:?}");
     assert!(frame.json.contains(&frame.captured_at.to_string()), "{frame:?}");
 }
 
-/// A source that listens, and the queue behind it.
+/// A listening HTTP source and its queue.
 struct Source {
     base: String,
     client: Client,
@@ -246,7 +246,7 @@ impl Source {
         format!("{}/{path}", self.base)
     }
 
-    /// The status and the answer.
+    /// Posts `body`; returns the HTTP status and the JSON answer.
     async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> (u16, Value) {
         let response = self.send(path, body).await;
         (response.status().as_u16(), response.json().await.unwrap())
@@ -265,7 +265,7 @@ impl Source {
         assert!(answer["error"].is_string() && answer["seqs"] == json!([]), "{answer}");
     }
 
-    /// All that is in the queue, which is then empty.
+    /// Removes and returns all entries of the queue.
     async fn stored(&mut self) -> Vec<Entry> {
         let mut stored = Vec::new();
         while self.writer.status().entries > 0 {

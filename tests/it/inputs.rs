@@ -1,4 +1,5 @@
-//! Untrusted input: what is refused and in which words, and that nothing else gets through.
+//! Untrusted input: which samples are refused with which message, and that accepted ones follow the
+//! schema.
 
 use pitwire::config::{MAX_SAMPLE_BYTES, MAX_SAMPLE_DEPTH};
 use pitwire::entry::CapturedAt;
@@ -6,18 +7,18 @@ use pitwire::fields::{Frame, MAX_OBJECT_KEYS, Reason, Refused, Setup};
 use proptest::prelude::*;
 use serde_json::{Map, Value};
 
-/// Samples of every shape that is known from the game and from other programs.
+/// Samples of every known shape, from the game and from other programs.
 const SAMPLES: &str = include_str!("../data/samples.ndjson");
 
-/// The way of one input from its bytes to the frame's text.
+/// Converts one input from its bytes to the frame's JSON text.
 pub fn frame_of(input: &[u8]) -> Result<String, Refused> {
     let frame = Frame::parse(input)?;
     let moment = frame.own_timestamp().unwrap_or(CapturedAt(1_741_514_527_250));
     Ok(frame.json(moment))
 }
 
-/// The dashboard's schema mode, and what its page needs, said a second time and independently:
-/// `Err` tells the first rule that a frame breaks.
+/// An independent implementation of the dashboard's schema mode and of what its page needs; `Err`
+/// names the first rule that a frame breaks.
 pub fn schema_mode(text: &str) -> Result<(), String> {
     const REQUIRED: [&str; 9] = [
         "timestamp",
@@ -60,7 +61,7 @@ pub fn schema_mode(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// `2025-11-22T14:30:22`, then a fraction or none, then `Z` or an offset.
+/// Accepts `2025-11-22T14:30:22`, an optional fraction, then `Z` or an offset.
 fn is_a_date(text: &str) -> bool {
     let Some((head, tail)) = text.split_at_checked(19) else { return false };
     let digits_stand = head.bytes().zip("0000-00-00T00:00:00".bytes()).all(|(byte, pattern)| {
@@ -99,7 +100,7 @@ fn wrong_input_is_refused_with_its_reason_and_a_message_that_helps() {
     let keys = format!("{{{}}}", members.collect::<Vec<_>>().join(","));
     let bytes_and_large = "\u{1}".repeat(MAX_SAMPLE_BYTES + 1);
 
-    // One row a case, however long: a message that is broken over lines cannot be searched for.
+    // One line per case, however long: a message that is split over lines cannot be searched for.
     #[rustfmt::skip]
     let wrong: &[(&[u8], Reason, &str)] = &[
         // Bytes
@@ -166,13 +167,13 @@ fn wrong_input_is_refused_with_its_reason_and_a_message_that_helps() {
         }
     }
     assert!(differing.is_empty(), "{differing:#?}");
-    // That one is about who sends: `stand_in` has it.
+    // `UnknownSession` depends on the sender; the tests in `stand_in` cover it.
     for reason in Reason::ALL.into_iter().filter(|reason| *reason != Reason::UnknownSession) {
-        assert!(wrong.iter().any(|(_, told, _)| *told == reason), "{reason:?} is never given");
+        assert!(wrong.iter().any(|(_, told, _)| *told == reason), "no case for {reason:?}");
     }
 }
 
-/// Any JSON value without structure.
+/// Any JSON value except arrays and objects.
 fn leaf() -> impl Strategy<Value = Value> {
     prop_oneof![
         Just(Value::Null),
@@ -190,7 +191,7 @@ fn leaf() -> impl Strategy<Value = Value> {
     ]
 }
 
-/// Any JSON, with the keys of a sample more often than chance would have it.
+/// Any JSON value, in which the keys of a sample are frequent.
 fn tree() -> impl Strategy<Value = Value> {
     let key = prop_oneof![
         4 => prop::sample::select(KEYS).prop_map(str::to_string),
@@ -227,7 +228,7 @@ const KEYS: &[&str] = &[
     "extra",
 ];
 
-/// A good sample with one of its values replaced, often under another key.
+/// A valid sample with one of its values replaced, often under another key.
 fn mutated_sample() -> impl Strategy<Value = Value> {
     let samples: Vec<Map<String, Value>> =
         SAMPLES.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -242,7 +243,7 @@ fn mutated_sample() -> impl Strategy<Value = Value> {
     )
 }
 
-/// A good sample's text with some bytes overwritten: often still JSON, seldom the same.
+/// The text of a valid sample with some bytes overwritten: often still JSON, seldom unchanged.
 fn mutated_text() -> impl Strategy<Value = Vec<u8>> {
     let lines: Vec<&str> = SAMPLES.lines().collect();
     let bytes = prop::sample::select(br#"{}[]":,.-+eEnNIi0123456789tfu\ "#.to_vec());

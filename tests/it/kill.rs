@@ -1,6 +1,6 @@
-//! SIGKILL at any moment, in each durability: what was reported as stored is there, in order,
-//! without a gap; what was removed does not come back, but for a batch. Checked against notes that
-//! share no code with the queue. `LONG=1` kills a thousand times in each.
+//! SIGKILL at any moment, with each durability: every entry that was reported stored is there, in
+//! order, without a gap, and at most one batch of removed entries comes back. Checked against a log
+//! that shares no code with the queue. `LONG=1` kills a thousand times per durability.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -16,7 +16,7 @@ use rand::{Rng, SeedableRng};
 use crate::long;
 
 const ROLE: &str = "PITWIRE_TEST_KILL_CHILD";
-/// Entries that the child removes at once.
+/// Largest batch that the child removes.
 const BATCH: usize = 64;
 
 #[test]
@@ -49,7 +49,7 @@ fn kill(durability: &str, seed: u64) {
             .unwrap();
         let out = BufReader::new(child.stdout.take().unwrap());
         let reader = std::thread::spawn(move || out.lines().map_while(Result::ok).collect());
-        // A tenth of them while it is still opening.
+        // Kill every tenth child early, when it may still be opening its queue.
         let most = if life % 10 == 0 { 60 } else { 600 };
         std::thread::sleep(Duration::from_millis(rng.random_range(0..most)));
         child.kill().unwrap();
@@ -58,7 +58,7 @@ fn kill(durability: &str, seed: u64) {
         lines.iter().for_each(|line| notes.read(line));
         notes.check(folder.path(), durability, life);
     }
-    assert!(notes.stored > times as u64, "it was always killed before it stored anything");
+    assert!(notes.stored > times as u64, "every kill came before the first store");
     let Notes { stored, removed, .. } = notes;
     eprintln!(
         "{times} kills with durability {durability}: {stored} stored, {removed} removed; lost, gaps, \
@@ -66,7 +66,7 @@ fn kill(durability: &str, seed: u64) {
     );
 }
 
-/// The process that is killed: numbers what it appends, on from what it finds.
+/// The process that is killed: appends numbered entries, continuing after the last one it finds.
 #[tokio::test]
 #[ignore = "run by the tests above"]
 async fn child() {
@@ -97,7 +97,7 @@ async fn child() {
             say(format!("stored {}\n", next - 1));
         }
         let mut removes = rng.random_bool(0.6) && writer.status().entries > 0;
-        // At its bound it would drop: that is another test's.
+        // Stay below the limit, where the queue would drop entries; other tests cover that.
         while std::mem::take(&mut removes) || writer.status().entries > 5_000 {
             let limit = Limit { entries: BATCH, bytes: 1 << 20 };
             let batch = reader.next_batch(limit).await.unwrap();
@@ -108,7 +108,7 @@ async fn child() {
     }
 }
 
-/// What the child said.
+/// Progress that the child reported.
 #[derive(Default)]
 struct Notes {
     trying: u64,
@@ -139,11 +139,11 @@ impl Notes {
         let first = numbers.first().copied().unwrap_or(self.stored + 1);
         assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1), "life {life}: a gap");
         assert!(first + BATCH as u64 > self.removed, "life {life}: {first} came back");
-        // A removal that was under way may be done.
+        // A removal that was in progress may have completed.
         assert!(first <= self.removed + 1 + BATCH as u64, "life {life}: begins with {first}");
         let last = numbers.last().copied().unwrap_or(first - 1);
         assert!(last >= self.stored, "life {life}: stored {}, found {last}", self.stored);
-        assert!(last <= self.trying.max(self.stored), "life {life}: {last} was never handed in");
+        assert!(last <= self.trying.max(self.stored), "life {life}: {last} was never appended");
         assert_eq!(status.appended, last, "life {life}: {status:?}");
         assert_eq!((status.imbalance, status.ledger.delivered), (0, first - 1), "life {life}");
         (self.stored, self.removed) = (last, first - 1);
@@ -156,11 +156,11 @@ fn number(json: &str) -> u64 {
     json.split(' ').next().unwrap().parse().unwrap()
 }
 
-/// The real boot: a killed process leaves what the operating system has.
+/// Opens the queue with the machine's real boot id: after a kill, writes in the page cache survive.
 fn open(folder: &Path, durability: &str) -> (Writer, Reader, Closed) {
     let mut config = Config::default();
     config.queue.path = folder.into();
-    // Small segments, so that there are many.
+    // Small segments, so that there are many of them.
     config.queue.max_bytes = 16 << 20;
     config.queue.max_entries = 10_000;
     config.queue.when_full = WhenFull::DropNewest;

@@ -6,7 +6,7 @@
     unreachable_pub,
     reason = "tests"
 )]
-#![cfg_attr(windows, allow(dead_code, reason = "some of it serves tests that need Unix"))]
+#![cfg_attr(windows, allow(dead_code, reason = "some helpers serve tests that need Unix"))]
 
 #[cfg(target_os = "linux")]
 mod abuse;

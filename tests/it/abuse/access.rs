@@ -1,5 +1,5 @@
-//! Who may use which listener: the table of `deploy/docs/access.md`, each cell with real requests, and
-//! what a browser makes of it.
+//! Access control of each listener: checks every cell of the table in `deploy/docs/access.md` with
+//! real requests, and the cross-origin rules with a browser.
 
 use std::fmt::Write as _;
 use std::io::{Read as _, Write as _};
@@ -21,12 +21,12 @@ use crate::peers::{Kind, Peer};
 use crate::{contract, readme};
 
 const TOKEN: &str = "0123456789abcdef-for-tests";
-/// The name of a foreign page.
+/// Host name of a foreign web page.
 const EVIL: &str = "evil.example";
-/// From the request to the first line of the answer, on a loaded machine.
+/// Longest time from a request to the first line of its answer, on a loaded machine.
 const ANSWER: Duration = Duration::from_secs(20);
 
-/// Who asks.
+/// Sender of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Caller {
     Program,
@@ -50,7 +50,7 @@ impl Caller {
         }
     }
 
-    /// The headers of each kind of request that the caller can make.
+    /// The headers of each form of request that this caller can send.
     fn requests(self, server: SocketAddr) -> Vec<String> {
         let port = server.port();
         let local = format!("Host: 127.0.0.1:{port}\r\n");
@@ -83,13 +83,13 @@ impl Caller {
     }
 }
 
-/// What becomes of a request.
+/// Expected outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Answer {
     Yes,
-    /// Admitted with the token, else told that one is needed.
+    /// Accepted with the token; otherwise 401.
     Token,
-    /// Refused, token or not.
+    /// Refused with and without the token.
     No,
     Unreachable,
 }
@@ -107,17 +107,17 @@ impl Answer {
 
 use Answer::{No, Token, Unreachable, Yes};
 
-/// Paths of a listener that are for the same callers.
+/// One row of the table: paths of a listener with the same access rules.
 struct Row {
     listener: &'static str,
     paths: &'static str,
     requests: &'static [&'static str],
     setting: Setting,
-    /// For each of [`Caller::ALL`].
+    /// One expected outcome for each of [`Caller::ALL`], in that order.
     answers: [Answer; 5],
 }
 
-/// How the listener is set up.
+/// Configuration of the listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Setting {
     Default,
@@ -259,7 +259,7 @@ async fn each_listener_admits_the_callers_of_the_table_and_no_others() {
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// Whether a request of the caller is answered as it should be, in each form that it can have.
+/// Checks that each form of the caller's request gets the expected outcome.
 async fn answers(port: u16, caller: Caller, what: &str, expected: Answer) -> Result<(), String> {
     let ip = match caller {
         Caller::OtherMachine => network_address(),
@@ -294,7 +294,8 @@ fn with_bearer(headers: &str, token: &str) -> String {
     format!("{headers}Authorization: Bearer {token}\r\n")
 }
 
-/// The status of the answer to `GET /path`, `POST`, `DELETE`, or `UPGRADE` for a WebSocket.
+/// Sends `what` (`GET /path`, `POST /path`, `DELETE /path`, or `UPGRADE /path` for a WebSocket) and
+/// returns the HTTP status.
 async fn status(server: SocketAddr, what: &str, headers: &str) -> u16 {
     let (method, path) = what.split_once(' ').unwrap();
     let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
@@ -313,7 +314,8 @@ async fn status(server: SocketAddr, what: &str, headers: &str) -> u16 {
         stream.read_exact(&mut head).await.unwrap();
         let head = String::from_utf8(head).unwrap();
         if connection != upgrade {
-            // The server closes the connection, so that none is left over from one request.
+            // Wait until the server closes the connection, so that it does not count against later
+            // requests.
             stream.read_to_end(&mut Vec::new()).await.unwrap();
         }
         head
@@ -322,9 +324,9 @@ async fn status(server: SocketAddr, what: &str, headers: &str) -> u16 {
     head.strip_prefix("HTTP/1.1 ").and_then(|status| status.parse().ok()).expect("a status")
 }
 
-/// The address of this machine in its network: who connects to it comes from it.
+/// This machine's address on its network; connections to it also originate from it.
 fn network_address() -> IpAddr {
-    // Connecting a UDP socket sends nothing.
+    // `connect` on a UDP socket only selects a route; it sends nothing.
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
     let routed = socket.connect("198.51.100.1:9").and_then(|()| socket.local_addr());
     routed.expect("this machine has an address besides 127.0.0.1, and a route").ip()
@@ -334,7 +336,7 @@ fn port(url: &str) -> u16 {
     url.trim_end_matches('/').rsplit(':').next().unwrap().parse().unwrap()
 }
 
-/// `pitwire serve`.
+/// A `pitwire serve` process.
 struct Dashboard {
     process: Process,
     url: String,
@@ -352,7 +354,7 @@ impl Dashboard {
         Self { process, url: url.replace("0.0.0.0", "127.0.0.1") }
     }
 
-    /// The link that viewers are to open.
+    /// The link that the server prints for viewers.
     async fn viewer_link(&self) -> String {
         eventually("the link is printed", async || {
             let lines = self.process.stdout();
@@ -361,7 +363,7 @@ impl Dashboard {
         .await
     }
 
-    /// The frames of all sessions.
+    /// Number of frames in all sessions.
     async fn frames(&self, token: &str) -> usize {
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
         let get = client.get(format!("{}/api/sessions", self.url)).bearer_auth(token);
@@ -429,7 +431,8 @@ async fn a_token_file_that_cannot_be_read_keeps_a_listener_closed() {
     let agent = Agent::start(queue.path(), "http://127.0.0.1:9", &settings);
     agent.process.says("cannot listen for metrics, trying again").await;
     std::fs::write(&file, TOKEN).unwrap();
-    // The first attempt logged its address too; the next one serves it.
+    // The failed attempt logged its address too, so take the newest logged address and wait until
+    // it accepts connections.
     let is_served = async || {
         let lines = agent.process.stderr();
         let address =
@@ -443,10 +446,10 @@ async fn a_token_file_that_cannot_be_read_keeps_a_listener_closed() {
         );
         ((without, with) == (401, 200)).then_some(())
     };
-    eventually("the metrics ask for the token", is_served).await;
+    eventually("the metrics require the token", is_served).await;
 }
 
-/// Serves an empty page on a thread of its own, for as long as the test program runs.
+/// Serves a minimal page in the background until the test process ends; returns the port.
 fn serve_page() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -459,7 +462,7 @@ fn serve_page() -> u16 {
 }
 
 fn answer_with_page(mut stream: std::net::TcpStream) {
-    // A browser also opens connections that it does not use.
+    // Browsers also open connections that they never use.
     if stream.read(&mut [0; 4096]).is_ok_and(|bytes| bytes > 0) {
         let page = "<!doctype html><title>page</title><p>page";
         let head = "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nConnection: close\r\n";
@@ -503,7 +506,7 @@ async fn a_browser_lets_a_foreign_page_neither_post_nor_frame_nor_look_nor_conne
         )
     };
 
-    // The same requests work from a page of this PC; but no page may frame another.
+    // A page on this PC may send these requests, but no page may frame another.
     let mut local = Browser::open(&format!("http://127.0.0.1:{pages}/"), 320, false);
     assert_eq!(local.ask(&post), "sent");
     agent.metric_becomes("pitwire_entries_appended_total", |entries| entries == 2.0).await;
@@ -512,7 +515,7 @@ async fn a_browser_lets_a_foreign_page_neither_post_nor_frame_nor_look_nor_conne
     local.ask(&frame(&format!("{admin}/")));
     assert_eq!(local.ask_frame("document.getElementById('pill') === null"), true);
 
-    // The pages of pitwire talk to no server but their own.
+    // The CSP of pitwire's pages allows connections to their own server only.
     local.open_again(&format!("{admin}/"));
     let blocked = "new Promise(done => { \
                    document.addEventListener('securitypolicyviolation', \
@@ -530,7 +533,7 @@ async fn a_browser_lets_a_foreign_page_neither_post_nor_frame_nor_look_nor_conne
         let text = text.as_str().unwrap();
         assert!(!text.contains("Sessions") && !text.contains("Delivered"), "{text}");
     }
-    // A rebinding name: the page and the agent are one origin to the browser.
+    // DNS rebinding: to the browser, the page and the agent have one origin.
     foreign.open_again(&format!("http://{EVIL}:{}/", port(&admin)));
     let look = "fetch('/status').then(answer => answer.status)";
     assert_eq!(foreign.ask(look), 403);
@@ -556,7 +559,7 @@ async fn a_viewer_opens_the_printed_link_or_enters_the_token_once() {
     browser.shows("state", |text| text == "Live").await;
     browser.comes_true("plotted().length > 1").await;
 
-    // A phone that followed the code of the status page has no token yet.
+    // A phone that opened the QR code of the status page has no token yet.
     let mut phone = Browser::open(&page, 320, true);
     phone.comes_true("document.querySelector('input[name=token]') !== null").await;
     phone.types("token", TOKEN);
@@ -575,12 +578,13 @@ async fn strangers_get_no_session_of_a_server_with_a_token() {
         assert_eq!(status(address, polling, &host).await, 401);
     }
     assert_eq!(server.frames(TOKEN).await, 0);
-    // One that has the token in its address, as a publisher may that sends no headers.
+    // Publishers that cannot set headers may pass the token in the URL.
     let path = format!("UPGRADE /socket.io/?EIO=4&transport=websocket&token={TOKEN}");
     assert_eq!(status(address, &path, &host).await, 101);
 }
 
-/// Without a token only this PC is let in; its programs cannot displace one another's data either.
+/// Without a token, only programs on this PC have access, and even they cannot evict a session that
+/// has data.
 #[tokio::test]
 async fn asking_for_ids_forgets_no_session_that_has_data() {
     let server = Peer::start(Kind::Embedded, &[]);
@@ -593,7 +597,7 @@ async fn asking_for_ids_forgets_no_session_that_has_data() {
         }
         client.ask("request_session_id", json!({})).await
     };
-    timeout(PATIENCE, asked).await.expect("all are answered");
+    timeout(PATIENCE, asked).await.expect("an answer to each request");
     assert!(server.sessions().await.contains(&session));
 }
 

@@ -1,5 +1,5 @@
-//! JSON that is slow to read: objects with many keys, arrays with many objects; and bodies that are
-//! larger than the memory for them.
+//! JSON that is slow to parse, such as objects with many keys or arrays with many objects, and
+//! bodies that are larger than the memory set aside for them.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -17,25 +17,25 @@ use super::{MAX_AGENT_RSS_KIB, beside_live_source};
 use crate::agent::{Agent, eventually};
 use crate::contract::Client;
 
-/// The longest that a hostile text may hold up anything else: in a debug build on a machine with ten
-/// times as much to do as it can. Searching an object for each of its keys takes tens of seconds.
+/// How long a hostile text may delay any other request, in a debug build on a machine that is
+/// overloaded tenfold. A parser that searches an object for each of its keys needs tens of seconds.
 pub const MAX_WAIT: Duration = Duration::from_secs(2);
 
-/// As much as a sample may have in bytes, nearly.
+/// Number of keys whose text is just below the size limit of a sample.
 const KEYS: usize = 80_000;
 
-/// Nothing listens there: what is taken stays in the queue.
+/// A closed port, so that accepted samples stay in the queue.
 const UNREACHABLE: &str = "http://127.0.0.1:1";
 
 const MAX_BODY_BYTES: usize = pitwire::config::MAX_HTTP_BODY_BYTES;
 
-/// An object of many keys, each with a number.
+/// A JSON object with `keys` keys, each with a number.
 fn wide(keys: usize) -> String {
     let members: Vec<_> = (0..keys).map(|key| format!(r#""k{key}":0"#)).collect();
     format!("{{{}}}", members.join(","))
 }
 
-/// Hostile objects: many keys, the same key, many keys further inside, many values.
+/// Hostile objects: many keys, one key repeated, many keys in a nested object, many values.
 pub fn hostile_objects() -> [String; 4] {
     let wide = wide(KEYS);
     let same_key = format!("{{{}}}", vec![r#""k":0"#; KEYS].join(","));
@@ -91,7 +91,7 @@ async fn objects_of_80_000_keys_from_a_publisher_hold_nothing_up() {
     let settings = ["source.socketio.enabled=true", "source.socketio.listen=127.0.0.1:0"];
     let agent = start(folder.path(), &settings);
     let url = agent.address("publishers").await;
-    // On a thread of its own: the client library takes its time too, which must not look like the
+    // On another thread: the client library is slow too, and its time must not count as the
     // agent's.
     let attack = spawn_blocking(move || {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
@@ -102,14 +102,15 @@ async fn objects_of_80_000_keys_from_a_publisher_hold_nothing_up() {
     assert!(observed.longest_wait < MAX_WAIT, "{observed:?}");
     assert!(observed.peak_rss_kib < MAX_AGENT_RSS_KIB, "{observed:?}");
     let rejected = r#"pitwire_source_rejected_total{source="socketio",reason="too_large"}"#;
-    // The same key 80,000 times is one key once the client has read it.
+    // Of the four objects, the one with a repeated key is accepted: the client library collapses it
+    // to one key.
     agent.metric_becomes(rejected, |count| count == 6.0).await;
 }
 
 async fn publish_hostile_objects(url: &str) {
     let mut publisher = Client::connect(url).await;
     let session_id = publisher.new_session().await;
-    // The live source is under way by then.
+    // Wait until the live source is sending.
     sleep(Duration::from_secs(1)).await;
     for object in hostile_objects() {
         let object: Value = serde_json::from_str(&object).unwrap();
@@ -136,7 +137,7 @@ async fn a_setup_with_as_many_keys_as_allowed_is_taken_quickly() {
     assert!(observed.longest_wait < MAX_WAIT, "{observed:?}");
 }
 
-/// Bodies of 8 MiB of every kind that is cheap to send and dear to keep.
+/// Bodies of 8 MiB of each kind that is cheap to send and expensive to hold.
 fn hostile_bodies() -> Vec<String> {
     let array = |element: &str| {
         let count = (MAX_BODY_BYTES - 2) / (element.len() + 1);
@@ -205,7 +206,7 @@ async fn bodies_of_8_mib_of_anything_at_the_same_time_stay_within_the_memory() {
     assert_eq!(answered.status(), StatusCode::OK);
 }
 
-/// Sends the head of a request and so much of its body, and leaves it at that.
+/// Sends the head of a request and the first `sent` bytes of its body, then nothing more.
 async fn half_a_body(address: SocketAddr, declared: usize, sent: usize) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let head = format!(
@@ -223,7 +224,7 @@ async fn a_large_body_that_never_ends_keeps_large_ones_waiting_for_a_bounded_tim
     let url = agent.address("telemetry").await;
     let address: SocketAddr = url.trim_start_matches("http://").parse().unwrap();
     let mut half = half_a_body(address, MAX_BODY_BYTES, 100_000).await;
-    // It is there when the next request is read.
+    // Wait until the agent has read it, before the next request arrives.
     sleep(Duration::from_millis(500)).await;
     let large = format!(r#"{{"lap":1,"player_name":"{}"}}"#, "x".repeat(200_000));
 
@@ -238,7 +239,7 @@ async fn a_large_body_that_never_ends_keeps_large_ones_waiting_for_a_bounded_tim
         let answer = agent.post("/v1/telemetry", large.clone()).await;
         (answer.status() == StatusCode::OK).then_some(())
     };
-    eventually("the large body is taken", taken).await;
+    eventually("the large body is accepted", taken).await;
     let mut answer = String::new();
     timeout(Duration::from_secs(20), half.read_to_string(&mut answer)).await.unwrap().ok();
     assert!(answer.starts_with("HTTP/1.1 408"), "{answer}");

@@ -1,4 +1,4 @@
-//! Clients that make the agent or the embedded server use memory.
+//! Clients that try to exhaust the memory of the agent or the embedded server.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -15,11 +15,10 @@ use super::{MAX_AGENT_RSS_KIB, PeakUsage, beside_live_source};
 use crate::agent::{Agent, PATIENCE, Process, eventually, pitwire};
 use crate::contract::{self, Client};
 
-/// More than anything here may make a process hold, and little enough not to harm the machine when it
-/// does.
+/// More than any process under test may hold, but not enough to harm the machine if it does.
 const FLOOD_BYTES: usize = 256 << 20;
 
-/// An agent that stands in for a dashboard server, with a server of its own.
+/// An agent with the Socket.IO source enabled, and the server it delivers to.
 struct StandIn {
     folder: TempDir,
     _server: Server,
@@ -37,7 +36,7 @@ impl StandIn {
         Self { folder, _server: server, agent, url }
     }
 
-    /// Runs an attack beside a live source, within the agent's memory.
+    /// Runs an attack beside a live source and checks that the agent's memory stays bounded.
     async fn withstands<T>(&self, attack: impl Future<Output = T>) -> T {
         let (result, observed) = beside_live_source(&self.agent, attack).await;
         assert!(observed.peak_rss_kib <= MAX_AGENT_RSS_KIB, "{observed:?}");
@@ -69,7 +68,7 @@ async fn events_without_arguments_are_charged_to_their_client() {
     stand_in.agent.process.says(said).await;
 }
 
-/// Packets that are answered, and the answers not read.
+/// The client sends packets that need an answer and never reads the answers.
 #[tokio::test]
 async fn answers_that_nobody_reads_are_charged_to_their_client() {
     let stand_in = StandIn::start().await;
@@ -95,7 +94,8 @@ async fn a_connected_publisher_goes_on_while_many_sockets_hold_half_a_message() 
                 let url = &stand_in.url;
                 async move {
                     let mut socket = raw::connect(url).await.ok()?;
-                    // Half of them are let in, as far as there is room.
+                    // Every second client completes the handshake, unless the server is at its
+                    // limit.
                     if number % 2 == 0 {
                         let _ = socket.write_all(&client_frame(TEXT, b"40")).await;
                     }
@@ -163,7 +163,7 @@ async fn a_connected_publisher_keeps_its_id_whoever_else_asks_for_one() {
     assert_eq!(echoes.await.len(), 1, "the frame is stored and sent back");
 }
 
-/// `pitwire serve` on a port of its own.
+/// A `pitwire serve` process on a free port.
 struct Serve {
     process: Process,
     url: String,
@@ -181,7 +181,7 @@ impl Serve {
         Self { process, url }
     }
 
-    /// A session that holds `count` setups of `bytes` each.
+    /// Creates a session with `count` setups of `bytes` each and returns its id.
     async fn with_setups(&self, count: usize, bytes: usize) -> String {
         let mut publisher = Client::connect(&self.url).await;
         let id = publisher.new_session().await;
@@ -204,14 +204,14 @@ async fn a_viewer_that_never_reads_is_closed_and_the_others_see_everything() {
     viewer.write_all(&client_frame(TEXT, join.as_bytes())).await.unwrap();
     let mut other = Client::connect(&serve.url).await;
     other.ask("join_session", json!({"session_id": id})).await;
-    // More than the viewer's share and the buffers of the network.
+    // More than fits into the viewer's send buffer and the network's buffers.
     const SETUPS: usize = 160;
     let setup = json!({"notes": "x".repeat(300_000)});
     for _ in 0..SETUPS {
         publisher.ask("setup_data", json!({"session_id": id, "setup": setup})).await;
         assert_eq!(other.next_event().await.0, "setup_update");
     }
-    // What was on its way is all that is left.
+    // The server closed the connection: only bytes that were already in flight arrive.
     let mut rest = Vec::new();
     let _ = timeout(PATIENCE, viewer.read_to_end(&mut rest)).await.expect("an end");
     assert!(rest.len() < SETUPS * 300_000, "{}", rest.len());
@@ -229,7 +229,8 @@ async fn a_large_history_of_setups_is_sent_in_pieces() {
         reqwest::get(url.clone() + "?newest=2").await.unwrap().json().await.unwrap();
     assert_eq!(newest[..], history[58..]);
 
-    // 48 MB are held; each reader that stops in the middle would once have held them again.
+    // The session holds 48 MB. A server that buffers a copy for each stalled reader would exceed
+    // the limit below.
     let peak = PeakUsage::of(serve.process.id());
     let address = serve.url.strip_prefix("http://").unwrap();
     let request = format!("GET /api/sessions/{id}/setups HTTP/1.1\r\nHost: {address}\r\n\r\n");

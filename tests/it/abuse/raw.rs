@@ -1,4 +1,4 @@
-//! WebSocket frames by hand: no library sends what hostile clients and servers send.
+//! Hand-made WebSocket frames: no library sends what hostile clients and servers send.
 
 use std::io;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 pub const TEXT: u8 = 1;
 pub const PING: u8 = 9;
 
-/// A frame of a client, masked with zeros.
+/// A WebSocket frame as a client sends it, masked with zeros.
 pub fn client_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = head(opcode, true, 0x80, payload.len());
     frame.extend([0; 4]);
@@ -18,14 +18,14 @@ pub fn client_frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// A frame of a server; `is_last` is false for all but the last part of a message.
+/// A WebSocket frame as a server sends it; `is_last` is the FIN bit.
 pub fn server_frame(opcode: u8, is_last: bool, payload: &[u8]) -> Vec<u8> {
     let mut frame = head(opcode, is_last, 0, payload.len());
     frame.extend(payload);
     frame
 }
 
-/// The beginning of a client's frame of this length, without its payload.
+/// The header of a client's frame of this length, without its payload.
 pub fn client_head(opcode: u8, length: usize) -> Vec<u8> {
     let mut frame = head(opcode, true, 0x80, length);
     frame.extend([0; 4]);
@@ -48,8 +48,8 @@ fn head(opcode: u8, is_last: bool, mask: u8, length: usize) -> Vec<u8> {
     head
 }
 
-/// Connects to the Socket.IO server at `url` and upgrades to a WebSocket, but says nothing on it. An
-/// error if the server closes the connection instead.
+/// Connects to the Socket.IO server at `url` and upgrades to a WebSocket, but sends nothing on it.
+/// Fails if the server closes the connection instead.
 pub async fn connect(url: &str) -> io::Result<TcpStream> {
     let address = url.strip_prefix("http://").unwrap();
     let mut stream = TcpStream::connect(address).await?;
@@ -67,7 +67,7 @@ pub async fn connect(url: &str) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Connects as a client does that is let in.
+/// Connects and completes the Socket.IO handshake.
 pub async fn enter(url: &str) -> TcpStream {
     let mut stream = connect(url).await.unwrap();
     stream.write_all(&client_frame(TEXT, b"40")).await.unwrap();
@@ -77,15 +77,15 @@ pub async fn enter(url: &str) -> TcpStream {
 /// How a flood ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Flood {
-    /// The other side closed the connection.
+    /// The peer closed the connection.
     Cut,
-    /// The other side took all of it.
+    /// The peer read everything.
     Taken,
-    /// The other side neither took it nor closed the connection in time.
+    /// The peer neither read everything nor closed the connection in time.
     Blocked,
 }
 
-/// Sends `bytes` again and again, up to `limit_bytes` in all, and reads nothing.
+/// Sends `bytes` repeatedly, up to `limit_bytes` in total, and reads nothing.
 pub async fn flood(
     stream: &mut TcpStream,
     bytes: &[u8],

@@ -1,4 +1,4 @@
-//! Servers that send what they should not: too much, too large, or text that is not text.
+//! Servers that send too much, messages that are too large, or text that is not UTF-8.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,14 +19,15 @@ use crate::agent::{Agent, PATIENCE, eventually};
 
 const CONTINUATION: u8 = 0;
 
-/// What one connection is sent at most, so that a failing test does not harm the machine.
+/// Most bytes sent on one connection, so that a failing test does not harm the machine.
 const FLOOD_BYTES: usize = 256 << 20;
 
-/// A server that accepts each connection, sends it the same bytes again and again, and reads nothing.
+/// A server that accepts each connection, sends the same bytes repeatedly, and reads nothing.
 struct Hostile {
     address: SocketAddr,
-    /// Connections that were accepted, and those that the agent closed.
+    /// Number of accepted connections.
     accepted: Arc<AtomicUsize>,
+    /// Number of connections that the agent closed.
     closed: Arc<AtomicUsize>,
     _tasks: JoinSet<()>,
 }
@@ -65,18 +66,18 @@ impl Hostile {
         Self { address, accepted, closed, _tasks: tasks }
     }
 
-    /// Runs an agent against it, until the agent has closed the second connection.
+    /// Runs an agent against this server until the agent has closed two connections.
     async fn is_left_by_an_agent(&self) -> (TempDir, Agent) {
         let folder = tempfile::tempdir().unwrap();
         let agent = Agent::start(folder.path(), &format!("http://{}", self.address), &[]);
         let left = async || (self.closed.load(Ordering::Relaxed) >= 2).then_some(());
-        let attack = eventually("the agent ends the link", left);
+        let attack = eventually("the agent closes the connection", left);
         let ((), observed) = beside_live_source(&agent, attack).await;
         assert!(observed.peak_rss_kib <= MAX_AGENT_RSS_KIB, "{observed:?}");
         (folder, agent)
     }
 
-    /// Runs an agent against it for a while.
+    /// Runs an agent against this server for five seconds.
     async fn is_endured(&self) {
         let folder = tempfile::tempdir().unwrap();
         let agent = Agent::start(folder.path(), &format!("http://{}", self.address), &[]);
@@ -90,7 +91,7 @@ impl Hostile {
     }
 }
 
-/// Accepts a Socket.IO connection, as a server does.
+/// Completes the server's side of a Socket.IO handshake.
 async fn accept(client: TcpStream) -> Option<TcpStream> {
     let mut socket = tokio_tungstenite::accept_async(client).await.ok()?;
     let open = r#"0{"sid":"a","upgrades":[],"pingInterval":25000,"pingTimeout":20000}"#;

@@ -1,5 +1,5 @@
 //! Servers that put our token, session ids, terminal escapes and forged log lines into every text
-//! that they can send: what the agent logs and shows of it is harmless.
+//! they can send. The agent's log and pages must mask the secrets and escape the rest.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,18 +21,18 @@ use crate::agent::{Agent, eventually, pitwire};
 use crate::hostile::Pit;
 use crate::screen::Screen;
 
-/// Has characters that percent-encoding and JSON change.
+/// Contains characters that percent-encoding and JSON escape.
 const TOKEN: &str = "hunter2/se\"cret";
 const TOKEN_PERCENT: &str = "hunter2%2Fse%22cret";
-/// Of `ana:` and the token.
+/// Base64 of `ana:` followed by the token.
 const TOKEN_BASE64: &str = "YW5hOmh1bnRlcjIvc2UiY3JldA==";
 const SESSION: &str = "5f0b7a5e-8b5e-4f7e-9d0e-0f4c6c1d2e3f";
-/// The longest line of the log in bytes: a remote text, escaped, and our own words.
+/// Longest log line in bytes: an escaped remote text and the agent's own words.
 const MAX_LINE_BYTES: usize = 1000;
-/// How long a client of the server may be silent.
+/// How long a client may be silent before the server disconnects it.
 const SERVER_PATIENCE: Duration = Duration::from_secs(20);
 
-/// Where a server can put a text of its own.
+/// Field of the protocol in which a server can send arbitrary text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     StatusLine,
@@ -62,8 +62,8 @@ const PLACES: [Place; 11] = [
     Place::Ack,
 ];
 
-/// The token in three forms, a session id, a terminal escape, a forged line, hidden characters; and
-/// far too much of it.
+/// A text with the token in three encodings, a session id, a terminal escape, a forged line, hidden
+/// characters, and far too many bytes.
 fn evil() -> String {
     format!(
         "\u{1b}]0;owned\u{7}\u{1b}[2J {TOKEN} {TOKEN_PERCENT} {TOKEN_BASE64} {SESSION} \
@@ -72,12 +72,12 @@ fn evil() -> String {
     )
 }
 
-/// What is allowed in a line of HTTP.
+/// The hostile text without the bytes that an HTTP header line cannot carry.
 fn evil_header() -> String {
     format!("{TOKEN} {TOKEN_PERCENT} {TOKEN_BASE64} {SESSION} {}", "x".repeat(5000))
 }
 
-/// A server that speaks its text in one place. Dropping it ends its connections.
+/// A server that sends the hostile text in one place. Dropping it closes its connections.
 struct Server {
     url: String,
     clients: Arc<AtomicUsize>,
@@ -187,14 +187,14 @@ fn event(name: &str, payload: Value) -> Message {
 
 async fn end(mut socket: WebSocketStream<TcpStream>, place: Place) {
     if place == Place::CloseReason {
-        // 123 bytes are all that a close frame takes.
+        // A close frame carries at most 123 bytes.
         let reason = format!("\u{1b}[2J {TOKEN} {SESSION}\r\nFORGED");
         let frame = CloseFrame { code: 4000.into(), reason: reason.into() };
         let _ = socket.close(Some(frame)).await;
     }
 }
 
-/// Fails if anything of the server's text did what it was made for.
+/// Fails if `text` contains a secret, an escape sequence, a hidden character or a forged line.
 fn is_harmless(place: Place, what: &str, text: &str) {
     let shown: String = text.chars().take(2000).collect();
     for forbidden in ["hunter2", "h1bnRlcjI", SESSION, "\u{1b}", "\u{202e}", "\u{200b}"] {
@@ -213,7 +213,8 @@ fn settings() -> [(&'static str, &'static str); 3] {
 async fn no_text_of_a_server_carries_a_secret_or_an_escape_into_an_error() {
     let places = PLACES.map(|place| async move {
         if place == Place::Ack {
-            // Objections do not end the link; the log below is where they are seen.
+            // A refusal in an ack does not end the connection; it only appears in the log, which
+            // another test checks.
             return;
         }
         let server = Server::start(place).await;
@@ -228,7 +229,7 @@ async fn no_text_of_a_server_carries_a_secret_or_an_escape_into_an_error() {
     join_all(places).await;
 }
 
-/// A NATS server answers every login with this error.
+/// Acts as a NATS server that answers a login with this error.
 async fn refuse_on_nats(mut client: TcpStream, error: &str) {
     let info = json!({"server_id": "a", "version": "2.10.0", "proto": 1, "max_payload": 1_048_576,
                       "headers": true});
@@ -262,7 +263,7 @@ async fn agent_beside(place: Place, queue: &Path) {
     let token = format!("server.token={TOKEN}");
     let agent = Agent::start(queue, &server.url, &[&token, "delivery.proof=ack"]);
     agent.feed(&[json!({"lap": 1, "player_name": "Ana\u{202e}\u{9b}2J"}).to_string()]);
-    // Two attempts at least, so that what is said once is said.
+    // Wait until the error has reached the log.
     let logged = async || {
         let log = agent.process.stderr();
         log.iter().any(|line| line.contains("[secret]")).then_some(())
@@ -270,7 +271,7 @@ async fn agent_beside(place: Place, queue: &Path) {
     eventually(&format!("{place:?}: the error is logged"), logged).await;
     for path in ["/readyz", "/status", "/metrics"] {
         let (_, text) = agent.page(path).await;
-        // The page of a session is for this PC alone, and the agent's own.
+        // `/status` is served to this PC only, and legitimately contains the session's page link.
         let text = match path {
             "/status" => without_page(&text),
             _ => text,
@@ -283,7 +284,7 @@ async fn agent_beside(place: Place, queue: &Path) {
     }
 }
 
-/// The status without the link that it is for.
+/// The status without the session's page link.
 fn without_page(status: &str) -> String {
     let mut status: Value = serde_json::from_str(status).unwrap();
     status["page"] = Value::Null;
@@ -320,7 +321,7 @@ async fn a_terminal_shows_a_servers_text_without_its_escapes() {
     }
     let screen = Screen::start(&command, 200, |_| {});
     let logged = async || screen.written().contains("[secret]").then_some(());
-    eventually("the error is on the terminal", logged).await;
+    eventually("the error is shown on the terminal", logged).await;
     sleep(Duration::from_millis(200)).await;
     let written = screen.written();
     for forbidden in ["\u{1b}]0;", "hunter2", "h1bnRlcjI", SESSION, "\u{202e}", "\nFORGED"] {

@@ -1,4 +1,4 @@
-//! What was stored, kept and seen.
+//! Record of the frames that the agent stored, the server kept and the viewer saw.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,20 +8,20 @@ use serde_json::Value;
 
 use crate::viewer::Shown;
 
-/// What may come twice when a link breaks, and what a viewer may have missed of a server that was
-/// killed: the one batch that was out.
+/// Size of the one batch in flight: how many frames may arrive twice when a connection breaks, and
+/// how many a viewer may miss when the server is killed.
 pub const BATCH: usize = 256;
 
-/// The books of one race.
+/// The record of one race.
 #[derive(Debug)]
 pub struct Books {
-    /// The file to which the server adds what it keeps, through all its lives.
+    /// The file to which the server appends the frames it keeps, across restarts.
     record: PathBuf,
-    /// Number by position, as the agent's receipts have it.
+    /// Frame number by queue position, from the agent's receipts.
     stored: BTreeMap<u64, u64>,
-    /// The lengths of the record when the server was killed.
+    /// Lengths of the record file at the times when the server was killed.
     killed_at: Vec<u64>,
-    /// Links that there were, each of which ended.
+    /// Number of connections so far, each of which has ended.
     pub links: usize,
 }
 
@@ -34,7 +34,7 @@ impl Books {
         self.record.to_str().unwrap()
     }
 
-    /// Notes the receipts of one life: line and position.
+    /// Adds the receipts (line and position) of one agent process.
     pub fn note_stored(&mut self, receipts: &[(usize, u64)], first_fed: u64) {
         for (line, seq) in receipts {
             let number = first_fed + *line as u64 - 1;
@@ -51,15 +51,15 @@ impl Books {
         self.stored.len()
     }
 
-    /// Stored, and shown on no page though it would still be there.
+    /// Numbers of stored frames that the viewer should have seen and has not.
     pub fn unseen(&self, seen: &[Shown]) -> Vec<u64> {
         let mut fine: BTreeSet<u64> = seen.iter().map(|(_, lap)| *lap).collect();
         fine.extend(self.beyond_seeing());
         self.stored.values().copied().filter(|number| !fine.contains(number)).collect()
     }
 
-    /// What the server kept right before it was killed: it may have had no time to show it, and shows
-    /// a page's newest frame alone when it is back.
+    /// Frames that the server kept right before it was killed. It may not have shown them, and
+    /// after a restart it shows only the newest frame of a page.
     fn beyond_seeing(&self) -> BTreeSet<u64> {
         let text = fs::read(&self.record).unwrap();
         let mut laps = BTreeSet::new();
@@ -70,7 +70,8 @@ impl Books {
         laps
     }
 
-    /// That nothing is lost, everything in its order, and little came twice.
+    /// Checks that no stored frame is lost, that pages are in order, and that few frames arrived
+    /// twice.
     pub fn check(&self, seen: &[Shown]) -> String {
         let text = fs::read_to_string(&self.record).unwrap();
         let kept: Vec<(String, u64)> = text.lines().map(row).collect();
@@ -94,7 +95,7 @@ impl Books {
         let mut shown = BTreeMap::<usize, Vec<u64>>::new();
         seen.iter().for_each(|(page, lap)| shown.entry(*page).or_default().push(*lap));
         for (page, laps) in &shown {
-            assert!(first_sight(laps).is_sorted(), "page {page} as it was seen is out of order");
+            assert!(first_sight(laps).is_sorted(), "the viewer's page {page} is out of order");
         }
         let stored: BTreeSet<u64> = self.stored.values().copied().collect();
         let seen: BTreeSet<u64> = seen.iter().map(|(_, lap)| *lap).collect();
@@ -110,13 +111,13 @@ impl Books {
     }
 }
 
-/// Page and lap of a line of the record.
+/// Page and lap number of one line of the record file.
 fn row(line: &str) -> (String, u64) {
     let row: Value = serde_json::from_str(line).expect("a whole line");
     (row["session_id"].as_str().unwrap().into(), row["telemetry"]["lap"].as_u64().unwrap())
 }
 
-/// Each number where it stands first.
+/// The numbers without repetitions, in order of first occurrence.
 fn first_sight(laps: &[u64]) -> Vec<u64> {
     let mut seen = BTreeSet::new();
     laps.iter().copied().filter(|lap| seen.insert(*lap)).collect()
@@ -125,7 +126,8 @@ fn first_sight(laps: &[u64]) -> Vec<u64> {
 mod tests {
     use super::*;
 
-    /// Books of three frames, of which the server kept these, and a viewer saw those.
+    /// Checks a record of three stored frames of which the server kept `kept` and a viewer saw
+    /// `seen`.
     fn check(kept: &[(&str, u64)], seen: &[Shown]) -> Result<String, String> {
         let folder = tempfile::tempdir().unwrap();
         let line = |(page, lap): &(&str, u64)| {
@@ -148,12 +150,12 @@ mod tests {
         let said = check(&KEPT, &SEEN).unwrap();
         assert!(said.contains("3 stored, 3 kept on 2 pages, 3 of the stored seen"), "{said}");
         let again = [("a", 1), ("a", 2), ("a", 1), ("b", 2), ("b", 3)];
-        assert!(check(&again, &SEEN).unwrap().contains("1 twice"), "and on another page it is new");
+        assert!(check(&again, &SEEN).unwrap().contains("1 twice"), "per page, not in total");
         for (kept, seen, expected) in [
             (&KEPT[1..], &SEEN[..], "1 of 3 lost: [1]"),
             (&KEPT[..], &SEEN[..2], "1 stored and never seen: [3]"),
             (&[("a", 2), ("a", 1), ("b", 3)], &SEEN[..], "page a is out of order"),
-            (&KEPT[..], &[(0, 2), (0, 1), (1, 3)], "as it was seen is out of order"),
+            (&KEPT[..], &[(0, 2), (0, 1), (1, 3)], "the viewer's page 0 is out of order"),
         ] {
             let said = check(kept, seen).unwrap_err();
             assert!(said.contains(expected), "{said}");

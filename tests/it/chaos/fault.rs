@@ -1,4 +1,4 @@
-//! What can go wrong.
+//! The faults that a chaos test injects.
 
 use std::time::Duration;
 
@@ -10,20 +10,29 @@ use crate::proxy::Network;
 /// One kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
-    /// The network's.
+    /// The network drops all connections and accepts none.
     Cut,
+    /// The network resets open connections.
     Reset,
+    /// Connections stay open, but nothing passes.
     Stall,
+    /// Data reaches the server, but nothing comes back.
     HalfOpen,
+    /// The bandwidth is low.
     Slow,
+    /// Data passes in pieces of a few bytes.
     Sliced,
+    /// Data is delayed at random.
     Jitter,
-    /// The agent's: killed and started again.
+    /// The agent is killed and started again.
     AgentKilled,
+    /// The agent's disk is filled completely.
     DiskFull,
-    /// The server's.
+    /// The server is killed and started again.
     ServerKilled,
+    /// The server is restarted without its sessions.
     ServerForgets,
+    /// The server is paused with a signal.
     ServerStops,
 }
 
@@ -43,7 +52,7 @@ impl Fault {
         Self::ServerStops,
     ];
 
-    /// How the network is meanwhile, if it is the network's.
+    /// The state of the network during this fault; `None` for a fault of the agent or the server.
     pub fn network(self, chance: &mut SmallRng) -> Option<Network> {
         Some(match self {
             Self::Cut => Network::Down,

@@ -1,4 +1,4 @@
-//! A race with faults: who drives, what is done to whom, and whether it had any effect.
+//! A race with faults: feeds the agent, injects faults, and checks that each had an effect.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,46 +24,46 @@ use crate::vitals::{Look, Vitals, slope_per_hour, tenths};
 const LINKS: &str = r#"pitwire_connects_total{outcome="ok"}"#;
 const QUEUED: &str = "pitwire_queue_entries";
 const BUFFERED: &str = "pitwire_queue_buffered_entries";
-/// How long a fault may take to have an effect.
+/// Longest time until a fault has an effect.
 const EFFECT: Duration = Duration::from_secs(15);
-/// A young process still grows.
+/// Warm-up during which the memory of a process still grows.
 const YOUTH: Duration = Duration::from_secs(60);
-/// So long a life tells whether an agent grows.
+/// How long an agent must run before its growth is judged.
 const OLD_AGE: Duration = Duration::from_mins(4);
-/// By so much the memory may differ from one tenth of a life to another, in KiB.
+/// Largest difference in memory between tenths of a run, in KiB.
 const FLAT_KIB: u64 = 2 << 10;
-/// Sockets and files that may be open at one time and not at another.
+/// Largest difference in open files and sockets between tenths of a run.
 const FILES: u64 = 8;
-/// What the queue may take on the disk: two segments and a backlog of seconds, in KiB.
+/// Largest size of the queue on the disk: two segments and a backlog of seconds, in KiB.
 const DISK_KIB: u64 = 16 << 10;
-/// So many frames of a session the server still shows to who comes late.
+/// Number of frames per session that the server shows to a viewer who joins late.
 const KEPT: &str = "5000";
 
-/// All parts, and how they are.
+/// All processes of a race and their state.
 pub struct Race {
     chance: SmallRng,
     rate_hz: u32,
     samples: Numbered,
     due: Instant,
-    /// A disk of its own, small.
+    /// A small disk for the queue only.
     disk: PathBuf,
-    /// Where the server writes.
+    /// Directory for the server's record and sessions.
     paper: TempDir,
     agent: Agent,
-    /// The number of the first line that this agent was fed.
+    /// Number of the first frame that was fed to the current agent.
     first_fed: u64,
     proxy: Proxy,
     server: Peer,
     viewer: Viewer,
     books: Books,
-    /// Of the agent that is alive.
+    /// Measurements of the current agent.
     vitals: Vitals,
     next_look: Instant,
     fired: BTreeMap<Fault, usize>,
 }
 
 impl Race {
-    /// Everybody is there and well.
+    /// Starts all processes, without faults.
     pub fn start(disk: PathBuf, rate_hz: u32, seed: u64) -> Self {
         let paper = tempfile::tempdir().unwrap();
         let books = Books::new(paper.path().join("record"));
@@ -92,8 +92,8 @@ impl Race {
         }
     }
 
-    /// Faults of these kinds in random order, again and again until the time is over; two at once
-    /// now and then.
+    /// Injects these kinds of faults in random order until the time is over, occasionally two at
+    /// once.
     pub async fn go_on(&mut self, time: Duration, faults: &[Fault]) {
         let end = Instant::now() + time;
         self.drive(Duration::from_secs(1)).await;
@@ -110,7 +110,7 @@ impl Race {
         }
     }
 
-    /// A fault of the network, one of somebody else, or both.
+    /// Chooses a network fault, another fault, or both.
     fn pick(&mut self, fault: Fault, faults: &[Fault]) -> (Option<Fault>, Option<Fault>) {
         if fault.network(&mut self.chance).is_none() {
             return (None, Some(fault));
@@ -157,7 +157,7 @@ impl Race {
             Fault::DiskFull => {
                 let filler = self.disk.join("filler");
                 let is_full = async |race: &mut Self| {
-                    // Again and again: what is delivered makes room.
+                    // Refill on each poll: delivery frees space.
                     fill(&filler);
                     race.agent.metric(BUFFERED).await > 0.0
                 };
@@ -189,19 +189,19 @@ impl Race {
                 let new_page = async |race: &mut Self| race.viewer.pages() > pages;
                 self.drive_until(fault, new_page).await;
             }
-            _ => unreachable!("{fault:?} is the network's"),
+            _ => unreachable!("{fault:?} is a network fault"),
         }
     }
 
-    /// Frames wait, as they must in this fault.
+    /// Drives until frames are queued, which this fault must cause.
     async fn piles_up(&mut self, fault: Fault) {
         self.drive_until(fault, async |race| race.agent.metric(QUEUED).await > 0.0).await;
     }
 
-    /// Goes on for a while in spite of a fault.
+    /// Counts the fault and drives for a while during it.
     async fn endure(&mut self, fault: Fault) {
         *self.fired.entry(fault).or_default() += 1;
-        // Now and then longer than the agent waits for a proof.
+        // Occasionally longer than the proof timeout.
         let most = if self.chance.random_ratio(1, 6) { 6000 } else { 1500 };
         let time = self.chance.random_range(100..most);
         self.drive(Duration::from_millis(time)).await;
@@ -216,13 +216,13 @@ impl Race {
         self.vitals = Vitals::start();
     }
 
-    /// Notes what an agent that has ended said.
+    /// Records the links and receipts of an agent that has exited.
     fn note_life(&mut self) {
         self.follow_links();
         self.books.note_stored(&self.agent.receipts(), self.first_fed);
     }
 
-    /// Links that this agent has had so far.
+    /// Number of connections that the current agent has made so far.
     async fn links(&self) -> usize {
         self.agent.metric(LINKS).await as usize
     }
@@ -231,7 +231,7 @@ impl Race {
         self.agent.links().iter().for_each(|link| self.viewer.open(link));
     }
 
-    /// Drives until something is so.
+    /// Drives until `is_so` returns true.
     async fn drive_until(&mut self, fault: Fault, is_so: impl AsyncFn(&mut Self) -> bool) {
         let start = Instant::now();
         while !is_so(self).await {
@@ -245,7 +245,7 @@ impl Race {
         while self.due < end {
             sleep_until(self.due).await;
             self.agent.feed(&[self.samples.next()]);
-            // What a car that was held up did not measure is not made up for.
+            // If feeding fell behind, skip the missed samples.
             self.due = self.due.max(Instant::now() - time) + Duration::from_secs(1) / self.rate_hz;
             if self.next_look <= Instant::now() {
                 self.next_look = Instant::now() + Duration::from_secs(1);
@@ -256,7 +256,7 @@ impl Race {
         sleep_until(end).await;
     }
 
-    /// All is well again: everything that is stored arrives, and is seen.
+    /// Waits without faults until everything stored is delivered and seen, then checks all records.
     pub async fn finish(mut self) {
         self.agent.has_taken(self.samples.number() - self.first_fed).await;
         for series in [BUFFERED, QUEUED] {
@@ -275,20 +275,20 @@ impl Race {
             sleep(Duration::from_secs(1)).await;
             None
         };
-        // What is not seen by then, the books tell.
+        // Frames that are still unseen are reported by `Books::check`.
         let _ = within(PATIENCE, all_seen).await;
         println!("chaos: {} faults: {:?}", self.fired.values().sum::<usize>(), self.fired);
         println!("chaos: {}", self.books.check(&self.viewer.seen()));
         self.is_flat();
         for fault in Fault::ALL {
-            assert!(self.fired.contains_key(&fault), "{fault:?} never came");
+            assert!(self.fired.contains_key(&fault), "{fault:?} was never injected");
         }
         let fed = self.samples.number() - 1;
         let share = self.books.stored() as f64 / fed as f64;
-        assert!(share > 0.5, "{} of {fed} stored: too easy", self.books.stored());
+        assert!(share > 0.5, "only {} of {fed} frames were stored", self.books.stored());
     }
 
-    /// An agent that lives long enough to tell does not grow from fault to fault.
+    /// Checks that memory and open files do not grow, if the current agent has run long enough.
     fn is_flat(&self) {
         if self.vitals.after(OLD_AGE).is_empty() {
             return;
@@ -299,7 +299,7 @@ impl Race {
         let disk = tenths(looks, |look| look.disk_kib);
         let slope = |value: fn(&Look) -> u64| slope_per_hour(looks, value);
         println!(
-            "chaos: {} looks at the last life by tenths: memory {memory:?} KiB, {:+.0} an hour; \
+            "chaos: last agent, {} samples in tenths: memory {memory:?} KiB, {:+.0} an hour; \
              files {files:?}, {:+.1}; disk {disk:?} KiB, {:+.0}",
             looks.len(),
             slope(|look| look.rss_kib),

@@ -1,4 +1,5 @@
-//! Two servers at once, a dashboard and NATS: one is down for a while, the other live throughout.
+//! Two destinations, a dashboard and a NATS server: while one is down, the other receives every
+//! frame live.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use crate::numbered::Numbered;
 use crate::peers::{Kind, Peer};
 use crate::proxy::{Network, Proxy};
 
-/// How late a frame may come where nothing is wrong; two shared cores run other tests meanwhile.
+/// Longest delay of a frame to a working destination, on two cores that also run other tests.
 const LIVE: Duration = Duration::from_secs(5);
 const BATCH: usize = 20;
 const ELSEWHERE: &str = "destination=\"league\"";
@@ -64,7 +65,7 @@ async fn the_dashboard_stays_live_while_the_league_is_away() {
     pair.ends_well().await;
 }
 
-/// An agent, the dashboard server behind a network, and a NATS server.
+/// An agent, a dashboard server behind a proxy, and a NATS server.
 struct Pair {
     dashboard: Peer,
     network: Proxy,
@@ -72,10 +73,11 @@ struct Pair {
     queue: TempDir,
     agent: Agent,
     samples: Numbered,
-    /// The number of this agent's first line, and its lines.
+    /// Number of the current agent's first frame.
     first: u64,
+    /// Number of lines fed to the current agent.
     lines: usize,
-    /// Number by position.
+    /// Frame number by queue position.
     stored: BTreeMap<u64, u64>,
 }
 
@@ -91,7 +93,7 @@ impl Pair {
         Self { dashboard, network, league, queue, agent, samples, first, lines, stored }
     }
 
-    /// So many times a few frames, each stored.
+    /// Feeds `times` batches of frames and waits until each is stored.
     async fn drives(&mut self, times: usize) {
         for _ in 0..times {
             let lines: Vec<String> = (0..BATCH).map(|_| self.samples.next()).collect();
@@ -124,7 +126,7 @@ impl Pair {
         self.live(async || self.league.kept("pc-7").await.len()).await;
     }
 
-    /// Within the time of a live frame there are as many as were stored.
+    /// Checks that all stored frames arrive at a live destination within [`LIVE`].
     async fn live(&self, there: impl AsyncFn() -> usize) {
         let start = Instant::now();
         while there().await < self.stored.len() {
@@ -142,7 +144,7 @@ impl Pair {
         assert!(laps.is_sorted(), "out of order");
         let lost = self.stored.values().filter(|number| !laps.contains(number)).count();
         assert_eq!(lost, 0, "of {}", self.stored.len());
-        // A frame that was on its way as the agent was killed may have come twice.
+        // Frames that were in flight when the agent was killed may arrive twice.
         assert!(laps.len() <= self.stored.len() + BATCH, "{} of {}", laps.len(), self.stored.len());
         for destination in ["", ELSEWHERE] {
             let comma = if destination.is_empty() { "" } else { "," };

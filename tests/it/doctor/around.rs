@@ -1,4 +1,4 @@
-//! Configuration, game, addresses, the start at log-on.
+//! `pitwire doctor`: configuration, game, addresses, start at log-on.
 
 use std::fs;
 use std::net::TcpListener;
@@ -11,7 +11,7 @@ use crate::agent::Agent;
 use crate::lmu::fixtures::own_buffer;
 use crate::peers::{Kind, Peer};
 
-/// A PC with a server that is well.
+/// A PC with a working server.
 fn pc() -> (Pc, Peer) {
     let server = Peer::start(Kind::Embedded, &[]);
     (Pc::new().server(&server.url()), server)
@@ -122,7 +122,7 @@ fn the_game_s_api() {
     let nobody = format!("http://127.0.0.1:{}", closed_port());
     let pc = pc.set(at(&nobody));
     assert!(has(&pc.finds(&[]), "note", "its REST API does not answer at "));
-    // The game runs.
+    // With a running game, the closed API port is a warning.
     let native = own_buffer("race_lmu.bin", Region::Native);
     fs::write(pc.path("shm").join("LMU_Data"), native).unwrap();
     let place = nobody.replace("http://", "");
@@ -193,7 +193,7 @@ async fn addresses_that_an_agent_has() {
         let what = format!("{address} ({key}) is that of ");
         assert!(has(&findings, "ok", &what), "{what}: {findings:#?}");
     }
-    // It is not the agent of this configuration.
+    // The agent at these addresses has another queue than this configuration.
     let other = pc.path("other queue");
     let (shown, address) = (queue.display(), &addresses[0].1);
     pc.set([format!("queue.path={}", other.display())]).finds(&[(

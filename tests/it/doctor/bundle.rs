@@ -1,4 +1,5 @@
-//! The zip, and what must not be in it.
+//! `pitwire doctor --bundle`: the contents of the zip file, and the secrets that it must not
+//! contain.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -10,7 +11,7 @@ use super::Pc;
 use crate::agent::{Process, eventually, pitwire};
 use crate::peers::{Kind, Peer};
 
-/// The texts of a zip by their names.
+/// The text files in a zip file, by name.
 fn files(zip: &Path) -> BTreeMap<String, String> {
     let mut zip = zip::ZipArchive::new(File::open(zip).unwrap()).unwrap();
     let count = zip.len();
@@ -52,7 +53,7 @@ async fn it_has_what_helps_and_no_secret() {
     })
     .await;
     eventually("a frame", async || (!server.frames(&session).await.is_empty()).then_some(())).await;
-    // What an agent never writes is planted.
+    // Plant secrets in an old log file, as an agent never logs them itself.
     let planted = format!("old Bearer hunter2 swordfish sesame-open {session}\n{link}\n");
     fs::write(log.with_added_extension("old"), &planted).unwrap();
 

@@ -1,4 +1,4 @@
-//! Folders and disks that cannot be used, damage, agents that have the queue.
+//! `pitwire doctor`: unusable folders and disks, damage, agents that own the queue.
 
 use std::fs;
 use std::path::Path;
@@ -7,16 +7,16 @@ use super::{Pc, closed_port, has};
 use crate::agent::Agent;
 use crate::peers::{Kind, Peer};
 
-/// Where nobody listens.
+/// An address without a listener.
 const NOBODY: &str = "http://127.0.0.1:9";
 
-/// A PC with a server that is well.
+/// A PC with a working server.
 fn pc() -> (Pc, Peer) {
     let server = Peer::start(Kind::Embedded, &[]);
     (Pc::new().server(&server.url()), server)
 }
 
-/// Stores ten frames, with an agent that is gone then.
+/// Runs an agent that stores ten frames and stops.
 async fn drive(queue: &Path) {
     let mut agent = Agent::start(queue, NOBODY, &[]);
     store(&agent).await;
@@ -51,7 +51,7 @@ fn a_folder_that_is_a_file() {
     pc.finds(&[("fault", "queue", &what, advice)]);
 }
 
-/// With the queue's folder on a tmpfs of its own, mounted like this.
+/// Puts the queue's folder on a tmpfs that is mounted with these options.
 fn on_a_disk(pc: Pc, options: &str) -> Pc {
     let folder = pc.path("queue");
     fs::create_dir(&folder).unwrap();
@@ -80,7 +80,7 @@ fn a_disk_with_little_room() {
     let what = format!("the disk of {folder} has 30 MiB left, and the queue may take 64 MiB more");
     let advice = "make room, or set queue.max_bytes = \"30MiB\"";
     pc.finds(&[("warning", "queue", &what, advice)]);
-    // What it advises is enough.
+    // Following the advice solves the problem.
     pc.set(["queue.max_bytes=30MiB"]).finds(&[]);
 
     let (pc, _server) = self::pc();
@@ -115,7 +115,7 @@ async fn a_queue_that_is_damaged() {
     let says_what =
         findings.iter().any(|finding| finding.to_string().contains("write-ahead log is damaged"));
     assert!(says_what, "{findings:#?}");
-    assert_eq!(fs::read(&journal).unwrap(), bytes, "nothing is mended");
+    assert_eq!(fs::read(&journal).unwrap(), bytes, "the doctor must not repair files");
 }
 
 #[test]
@@ -158,7 +158,7 @@ async fn an_agent_has_it_open() {
         assert!(has(&findings, "ok", &what), "{what}: {findings:#?}");
     }
 
-    // With a configuration that is not the agent's.
+    // The doctor runs with another configuration than the agent's.
     let advice = "ask again with the configuration that this process has, or stop it";
     let nobody = format!("127.0.0.1:{}", closed_port());
     for (listen, why) in [

@@ -1,4 +1,4 @@
-//! Servers that are not there, none, locked, silent, or have another time.
+//! `pitwire doctor`: unreachable, wrong, locked and silent servers, and servers whose clock is off.
 
 use std::net::Ipv4Addr;
 
@@ -26,7 +26,7 @@ fn a_server_that_cannot_be_reached() {
         "see that the dashboard server runs, and that server.url has its port",
     )]);
     assert!(has(&findings, "note", "not looked at: TLS, Socket.IO, its clock, sessions"));
-    // The rest is.
+    // The checks that need no server still run.
     assert!(has(&findings, "ok", "metrics.listen takes a free port"));
 
     let findings = Pc::new().server("http://pit.invalid:5000").finds(&[(
@@ -145,7 +145,7 @@ fn a_certificate_that_is_not_trusted() {
     let expected = |advice| [("fault", "server", untrusted, advice)];
     Pc::new().server(&url).set(trusting(&other_ca)).finds(&expected(by_ip));
     Pc::new().server(&url).finds(&expected(by_ip));
-    // It is for another name.
+    // The certificate is valid for another name.
     let named = url.replace("127.0.0.1", "localhost");
     Pc::new().server(&named).set(trusting(&ca)).finds(&expected(by_name));
     Pc::new().server(&url).set(trusting(&key)).finds(&[(
@@ -159,7 +159,8 @@ fn a_certificate_that_is_not_trusted() {
 #[test]
 fn a_server_whose_clock_is_off() {
     let server = Peer::start(Kind::Asgi, &[]);
-    // To the second what the clock was an hour ago, which looks like an hour and a bit.
+    // The `Date` header has whole seconds, so the skew appears slightly larger than an hour in the
+    // past and smaller in the future; 3601 compensates for the latter.
     let date = |seconds: i64| {
         let then = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(seconds);
         jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&then).unwrap()
@@ -237,7 +238,7 @@ fn what_a_server_does_with_a_frame() {
         (Kind::Node, &["--schema"], &[]),
         (Kind::Embedded, &[], &[]),
     ];
-    // At the same time, as most of it is waiting.
+    // In parallel, as the doctor mostly waits.
     std::thread::scope(|scope| {
         for (kind, args, expected) in cases {
             scope.spawn(move || {

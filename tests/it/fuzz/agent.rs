@@ -1,5 +1,5 @@
-//! What programs of this PC send to a running agent: requests over HTTP, and packets of a publisher
-//! that takes it for its dashboard server.
+//! Fuzzes a running agent with HTTP requests, and with packets of a publisher that uses the agent
+//! as its dashboard server.
 
 use std::time::Duration;
 
@@ -15,9 +15,9 @@ use super::{LIMIT, cases, corpus, peak_mib};
 use crate::agent::Agent;
 use crate::contract::{self, Client};
 
-/// Where nobody listens.
+/// An address without a listener.
 const NOBODY: &str = "http://127.0.0.1:9";
-/// What an agent may take at most, whatever it is sent.
+/// Upper bound of the agent's memory, in MiB, for any input.
 const MOST_MIB: u64 = 150;
 
 #[tokio::test]
@@ -29,7 +29,7 @@ async fn an_agent_answers_or_closes_whatever_request_comes() {
         for (case, request) in cases(300, &corpus("http")) {
             let mut client = TcpStream::connect(&address).await.unwrap();
             let _ = client.write_all(&request).await;
-            // Nothing more comes: it cannot wait for the rest.
+            // Close the write side, so that the agent does not wait for the rest of the request.
             let _ = client.shutdown().await;
             let answer = timeout(LIMIT, client.read_to_end(&mut Vec::new())).await;
             assert!(answer.is_ok(), "{what}, case {case}: {}", request.escape_ascii());
@@ -61,8 +61,8 @@ async fn a_publisher_s_packets_end_its_link_at_worst() {
             Err(bytes) => Message::binary(bytes.into_bytes()),
         };
         let sent = timeout(LIMIT, socket.send(message)).await;
-        let sent = sent.unwrap_or_else(|_| panic!("case {case}: it does not read"));
-        // What it says to it, if it says anything at all.
+        let sent = sent.unwrap_or_else(|_| panic!("case {case}: the agent does not read"));
+        // The agent may or may not answer the packet.
         let heard = timeout(Duration::from_millis(2), socket.next()).await;
         let ended = matches!(heard, Ok(None | Some(Err(_)) | Some(Ok(Message::Close(_)))));
         if sent.is_err() || ended {
@@ -71,7 +71,7 @@ async fn a_publisher_s_packets_end_its_link_at_worst() {
         }
     }
     drop(link);
-    assert!(refused > 5, "{refused} links ended: too tame");
+    assert!(refused > 5, "only {refused} connections were closed");
     let mut publisher = Client::connect(&url).await;
     let session = publisher.new_session().await;
     let before = agent.metric("pitwire_entries_appended_total").await;
@@ -81,21 +81,21 @@ async fn a_publisher_s_packets_end_its_link_at_worst() {
     is_well(&mut agent).await;
 }
 
-/// A publisher's WebSocket, let in.
+/// Connects as a publisher and completes the handshake.
 async fn enter(url: &str) -> tokio_tungstenite::WebSocketStream<TcpStream> {
     let stream = TcpStream::connect(url.replace("http://", "")).await.unwrap();
     let path = format!("{}/socket.io/?EIO=4&transport=websocket", url.replace("http", "ws"));
     let (mut socket, _) = timeout(LIMIT, client_async(path, stream)).await.unwrap().unwrap();
     socket.send(Message::text("40")).await.unwrap();
-    // The two greetings.
+    // The Engine.IO and Socket.IO greetings.
     for _ in 0..2 {
-        timeout(LIMIT, socket.next()).await.expect("it lets everybody in");
+        timeout(LIMIT, socket.next()).await.expect("the agent accepts the publisher");
     }
     socket.send(Message::text(format!("42{}", json!(["request_session_id", {}])))).await.unwrap();
     socket
 }
 
-/// It is alive, never panicked, and is not larger than it ought to be.
+/// Checks that the agent answers, never panicked, and stayed within its memory bound.
 async fn is_well(agent: &mut Agent) {
     assert_eq!(agent.metric("pitwire_ledger_imbalance_entries").await, 0.0);
     let log = agent.process.stderr().join("\n");

@@ -1,4 +1,4 @@
-//! What stands in a configuration file.
+//! Fuzzes configuration files.
 
 use std::fs;
 use std::iter;

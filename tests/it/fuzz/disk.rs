@@ -1,4 +1,4 @@
-//! What lies on the disk.
+//! Fuzzes the files of a queue.
 
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -27,7 +27,7 @@ fn records() -> Vec<Vec<u8>> {
 
 #[test]
 fn a_record_is_decoded_or_refused() {
-    // A length of 4 GiB in front of nothing.
+    // A length field of 4 GiB without the data.
     let mut corpus = records();
     corpus.push(b"\x01\x95\x03\xcd\x03\xe8\xa5Setup\x03\xdb\xff\xff\xff\xff{}".to_vec());
     corpus.push(b"\x01\xdd\xff\xff\xff\xff\x03".to_vec());
@@ -36,14 +36,14 @@ fn a_record_is_decoded_or_refused() {
     }
     fuzz(50_000, &corpus, |bytes| {
         if let Ok(entry) = record::decode(Seq(1), bytes) {
-            assert!(entry.json.len() <= bytes.len(), "nothing is made up");
+            assert!(entry.json.len() <= bytes.len(), "the entry is longer than its record");
         }
     });
-    assert!(super::peak_mib(std::process::id()) < 2048, "as much as the length said");
+    assert!(super::peak_mib(std::process::id()) < 2048, "allocated the declared length");
 }
 
-/// Frames whose checksum is right and whose content is not, files that are another's, names that
-/// count beyond all positions: the queue opens all the same, reads what it can, and goes on.
+/// Frames with valid checksums and invalid content, foreign files, names with overflowing
+/// positions: the queue opens, reads whatever is readable, and accepts new entries.
 #[test]
 fn a_queue_opens_whatever_its_files_hold() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
@@ -61,17 +61,18 @@ fn a_queue_opens_whatever_its_files_hold() {
     }
 }
 
-/// What was done to a queue's files.
+/// The mutation of a queue's files.
 struct Harm {
     told: String,
-    /// With a checksum that is right, as no damage has it: the books may say anything.
+    /// Content was forged with a valid checksum, which damage never produces; the ledger may be
+    /// arbitrary.
     is_forged: bool,
 }
 
 fn config(folder: &Path) -> Config {
     let mut config = Config::default();
     config.queue.path = folder.into();
-    // Small segments.
+    // Limits that lead to small segments.
     config.queue.max_entries = 400;
     config.queue.max_bytes = 16 << 20;
     config.queue.durability = pitwire::config::Durability::Os;
@@ -102,10 +103,11 @@ async fn make(folder: &Path) {
     closed.wait().await;
 }
 
-/// The queue takes a frame, gives it out last, and balances unless its books are forged.
+/// Checks that the queue accepts a frame, returns it last, and balances unless its metadata is
+/// forged.
 async fn goes_on(folder: &Path, is_forged: bool) {
     let config = config(folder);
-    // A reason to refuse is fine; a panic is none.
+    // Opening may fail, but not panic.
     let Ok((writer, mut reader, closed)) = queue::open(&config.queue, &config.stint, CapturedAt(0))
     else {
         return;
@@ -134,7 +136,7 @@ async fn goes_on(folder: &Path, is_forged: bool) {
     closed.wait().await;
 }
 
-/// Does one thing to one file.
+/// Applies one mutation to one file.
 fn harm(folder: &Path, chance: &mut SmallRng) -> Harm {
     let files = files(folder);
     let file = &files[chance.random_range(0..files.len())];
@@ -144,7 +146,7 @@ fn harm(folder: &Path, chance: &mut SmallRng) -> Harm {
         (0, _) => {
             let bytes = fs::read(file).unwrap();
             fs::write(file, mutate(&[bytes, records().concat()], chance)).unwrap();
-            format!("{} is changed", file.display())
+            format!("mutated {}", file.display())
         }
         (1, Some(journal)) => {
             let lo = match chance.random_range(0..3) {
@@ -159,13 +161,13 @@ fn harm(folder: &Path, chance: &mut SmallRng) -> Harm {
                 fs::copy(journal, &name).map(drop)
             }
             .unwrap();
-            format!("the journal is {} now", name.display())
+            format!("write-ahead log renamed or copied to {}", name.display())
         }
         (_, Some(journal)) => {
             let mut bytes = fs::read(journal).unwrap();
             let lo = lo_of(journal).unwrap();
             let seq = match chance.random_range(0..4) {
-                // The notes of the store.
+                // Reserved sequence numbers of the store's own records.
                 0 => u64::MAX - chance.random_range(0..4),
                 1 => chance.random(),
                 _ => lo + chance.random_range(0..400),
@@ -175,14 +177,14 @@ fn harm(folder: &Path, chance: &mut SmallRng) -> Harm {
             bytes.extend(frame(lo, seq, &payload));
             is_forged = true;
             fs::write(journal, bytes).unwrap();
-            format!("the journal has {} at {seq}", payload.escape_ascii())
+            format!("write-ahead log with {} at {seq}", payload.escape_ascii())
         }
-        _ => "nothing is changed".into(),
+        _ => "no mutation".into(),
     };
     Harm { told, is_forged }
 }
 
-/// A number as it should not be.
+/// A number that is likely to be invalid.
 fn odd(chance: &mut SmallRng) -> u64 {
     match chance.random_range(0..4) {
         0 => u64::MAX - chance.random_range(0..3),
@@ -192,7 +194,7 @@ fn odd(chance: &mut SmallRng) -> u64 {
     }
 }
 
-/// A frame as the journal has them.
+/// A frame of the write-ahead log with a valid checksum.
 fn frame(lo: u64, seq: u64, payload: &[u8]) -> Vec<u8> {
     let len = payload.len() as u32;
     let mut sum = crc32fast::Hasher::new();
@@ -203,7 +205,7 @@ fn frame(lo: u64, seq: u64, payload: &[u8]) -> Vec<u8> {
     [&b"pwE1"[..], &len.to_le_bytes(), &sum, &seq.to_le_bytes(), payload].concat()
 }
 
-/// The first position of a journal, by its name.
+/// The base position of a write-ahead log, from its file name.
 fn lo_of(file: &Path) -> Option<u64> {
     let name = file.file_name()?.to_str()?;
     u64::from_str_radix(name.strip_prefix("tail-")?.strip_suffix(".log")?, 16).ok()

@@ -1,4 +1,4 @@
-//! What a game shares, and what its API answers.
+//! Fuzzes the game's shared memory and the answers of its API.
 
 use pitwire::config::{GameApi, Units};
 use pitwire::entry::CapturedAt;
@@ -25,16 +25,16 @@ fn whatever_the_game_shares_makes_a_good_frame_or_none() {
         (Region::Extended, "race_extended.bin"),
     ]);
     let mut samples = 0;
-    // A read of the native memory takes milliseconds: it waits to see it stand still.
+    // Few cases: each read of the native memory waits some milliseconds until it is stable.
     samples += shared(60, &native, Way::Native, &[(Region::Native, 0, 5_200)]);
     samples += shared(60, &native, Way::Native, &[(Region::Native, 128_400, 9_600)]);
     let regions =
         [(Region::Telemetry, 8, 10_000), (Region::Scoring, 8, 3_500), (Region::Extended, 0, 40)];
     samples += shared(2000, &plugin, Way::Plugin, &regions);
-    assert!(samples > 200, "{samples} came through: too wild to tell");
+    assert!(samples > 200, "only {samples} samples: the mutations are too aggressive");
 }
 
-/// Puts odd bytes into the places; how often there was a sample all the same.
+/// Overwrites random bytes in these places; returns how many reads still gave a sample.
 fn shared(usual: u64, good: &Buffers, way: Way, places: &[(Region, usize, usize)]) -> u32 {
     let mut samples = 0;
     for (case, _) in cases(usual, &[vec![0]]) {
@@ -56,7 +56,7 @@ fn shared(usual: u64, good: &Buffers, way: Way, places: &[(Region, usize, usize)
     samples
 }
 
-/// Some bytes that are no good value.
+/// Bytes that are invalid or extreme as a value.
 fn odd(chance: &mut SmallRng) -> Vec<u8> {
     match chance.random_range(0..6) {
         0 => f64::NAN.to_le_bytes().to_vec(),
@@ -92,5 +92,5 @@ async fn whatever_the_game_s_api_answers_is_a_setup_or_none() {
         setups += u32::from(said.is_ok());
         assert!(start.elapsed() < LIMIT, "case {case}");
     }
-    assert!(setups > 0, "all too wild");
+    assert!(setups > 0, "no setup: the mutations are too aggressive");
 }

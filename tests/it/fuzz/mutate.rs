@@ -1,12 +1,12 @@
-//! From a good input to one that is not quite.
+//! Mutates valid inputs.
 
 use rand::Rng;
 use rand::rngs::SmallRng;
 
-/// Longer inputs are not made.
+/// Size limit of a mutated input, in bytes.
 const MOST: usize = 200_000;
 
-/// What breaks parsers.
+/// Fragments that often break parsers.
 const PIECES: [&[u8]; 20] = [
     b"\0",
     b"\xff\xff\xff\xff",
@@ -30,7 +30,7 @@ const PIECES: [&[u8]; 20] = [
     b"4294967296",
 ];
 
-/// One of the corpus, changed in one to six places; now and then plain noise.
+/// Mutates an input of the corpus in one to six places; one in twenty is random bytes instead.
 pub fn mutate(corpus: &[Vec<u8>], chance: &mut SmallRng) -> Vec<u8> {
     if chance.random_ratio(1, 20) {
         return (0..chance.random_range(0..300)).map(|_| chance.random::<u8>()).collect();
@@ -52,7 +52,7 @@ fn change(input: &mut Vec<u8>, corpus: &[Vec<u8>], chance: &mut SmallRng) {
         2 => drop(input.drain(at..to)),
         3 => drop(input.splice(at..to, PIECES[chance.random_range(0..PIECES.len())].to_vec())),
         4 => drop(input.splice(at..at, input[at..to].to_vec())),
-        // Deep, or long.
+        // Repeat a fragment: deep nesting or great length.
         5 => {
             let piece = PIECES[chance.random_range(0..PIECES.len())];
             let times = 1 << chance.random_range(0..14);
@@ -69,7 +69,7 @@ fn change(input: &mut Vec<u8>, corpus: &[Vec<u8>], chance: &mut SmallRng) {
     }
 }
 
-/// The first number from here on becomes another one.
+/// Replaces the first number at or after `at`.
 fn another_number(input: &mut Vec<u8>, at: usize, chance: &mut SmallRng) {
     let Some(from) = input[at..].iter().position(u8::is_ascii_digit).map(|ahead| at + ahead) else {
         return;

@@ -1,4 +1,4 @@
-//! What sources hand in, in one process: lines, and what becomes of each.
+//! Fuzzes the lines that a source submits and checks each outcome, in one process.
 
 use std::sync::Mutex;
 
@@ -26,7 +26,7 @@ fn each_line_is_stored_or_refused_and_the_next_one_is_read() {
     corpus.push(br#"{"setup": {"wing": 7}}"#.to_vec());
     let stored = Mutex::new(0_u64);
     fuzz(1500, &corpus, |input| {
-        // Whatever came before it.
+        // A valid line must be accepted after any input.
         let input = [input, b"\n{\"lap\": 7}\n"].concat();
         let mut last = None;
         runtime.block_on(async {
@@ -40,10 +40,10 @@ fn each_line_is_stored_or_refused_and_the_next_one_is_read() {
             .await
             .unwrap();
         });
-        assert_eq!(last, Some(true), "the good line at the end");
+        assert_eq!(last, Some(true), "the valid line at the end");
     });
     let stored = *stored.lock().unwrap();
-    assert!(stored > 1500, "{stored} stored: too wild to tell");
+    assert!(stored > 1500, "only {stored} stored: the mutations are too aggressive");
     assert_eq!(publisher.queue_status().imbalance, 0);
     runtime.block_on(publisher.close());
 }

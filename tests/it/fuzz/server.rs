@@ -1,4 +1,4 @@
-//! What a dashboard server may send.
+//! Fuzzes the packets of a dashboard server.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,9 +11,9 @@ use super::{cases, corpus, peak_mib};
 use crate::agent::{Agent, PATIENCE, within};
 use crate::impostor::{Impostor, Script};
 
-/// Each frame is answered by so many packets that nobody asked for.
+/// Number of unsolicited packets that the server sends per frame.
 const PACKETS: usize = 4;
-/// What an agent may take at most, whatever it is sent.
+/// Upper bound of the agent's memory, in MiB, for any input.
 const MOST_MIB: u64 = 200;
 
 #[tokio::test]
@@ -50,7 +50,7 @@ async fn whatever_a_server_sends_the_agent_goes_on_and_delivers() {
         (rest.lock().unwrap().len() == 0).then_some(())
     };
     let over = within(PATIENCE * (1 + count / 500), all_said).await;
-    assert!(over.is_some(), "{} were said", said.load(Ordering::Relaxed));
+    assert!(over.is_some(), "only {} packets were sent", said.load(Ordering::Relaxed));
 
     agent.metric_becomes("pitwire_queue_entries", |entries| entries == 0.0).await;
     let mut laps = server.laps().concat();
