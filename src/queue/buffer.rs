@@ -76,7 +76,7 @@ pub(super) struct Buffer {
     handed_in: Notify,
     /// Wakes the sources: there is room again.
     freed: Notify,
-    /// What the queue worker is doing now.
+    /// The current step of the queue worker.
     pub(super) heartbeat: Heartbeat,
 }
 
@@ -86,7 +86,7 @@ struct Inner {
     /// The situation in the last frame of each stream, least recently used stream first.
     situations: Vec<(Stream, Situation)>,
     groups: VecDeque<Group>,
-    /// Entries in `groups`, plus those that the queue worker has taken and not settled.
+    /// Entries in `groups`, plus entries that the queue worker has taken and not settled.
     entries: usize,
     bytes: usize,
     shed: Shed,

@@ -1,4 +1,4 @@
-//! Checks entries for damage and disorder: pure functions over what was read.
+//! Checks entries for damage and disorder, in pure functions over the records that were read.
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -51,7 +51,7 @@ const SET_ASIDE: &str = "readable records are kept, the rest counts as dropped (
 const CORRUPT: &str = "it is skipped when the queue is sent and counts as dropped (corrupt)";
 const NOTHING: &str = "nothing can be done about it";
 
-/// Checks what was read of a segment.
+/// Checks the records that were read from a segment.
 pub(super) fn examine(examined: &Examined) -> Examination {
     let Examined { first, last, records, missing, trouble } = examined;
     let place = format!("entries {first} to {last}");

@@ -43,7 +43,7 @@ pub(super) struct Mark {
     /// released nor present. A stored count could be wrong after a crash.
     pub(super) released: u64,
     /// The position range of sealed segments that are being replaced by a prepared one; (0, 0) if
-    /// there are none.
+    /// no replacement is pending.
     pub(super) replaced: (u64, u64),
     /// The caller's metadata; empty if it has stored none yet.
     pub(super) books: Vec<u8>,

@@ -226,7 +226,8 @@ impl<S: Store> Log<S> {
         self.keep_books(accounts)
     }
 
-    /// Reads entries from `from` that may be sent to a destination; `None` if there are none.
+    /// Reads entries from `from` that may be sent to a destination; `None` if it has nothing to
+    /// send.
     ///
     /// With `durability = "entry"`, only durable entries are sent. With the other settings, a power
     /// cut may lose an entry that the server already has; its position is not reused.
@@ -330,8 +331,8 @@ impl<S: Store> Log<S> {
         sessions.iter().try_for_each(|(server, session)| self.set_session(stint, server, session))
     }
 
-    /// The stint of the oldest undelivered entry of a destination or, if there is none, of the next
-    /// entry.
+    /// The stint of a destination's oldest undelivered entry, or of the next entry if everything is
+    /// delivered.
     pub(super) fn stint(&mut self, of: Index) -> io::Result<StintId> {
         let oldest = self.read_records(self.accounts[of].head, Limit::ONE)?;
         let entry = oldest.first().and_then(|(seq, bytes)| record::decode(*seq, bytes).ok());
@@ -436,7 +437,7 @@ impl<S: Store> Log<S> {
     }
 }
 
-/// Decodes the ledger from a store's metadata; an empty ledger if there is none yet.
+/// Decodes the ledger from a store's metadata; empty for a new store.
 pub(super) fn ledger_of(books: &[u8]) -> io::Result<Ledger> {
     if books.is_empty() {
         return Ok(Ledger::default());

@@ -7,8 +7,8 @@
 //!
 //! Invariants, each checked by a test:
 //! - A position identifies one entry forever; positions only increase, also across power cuts.
-//! - An entry leaves the queue by [`Reader::remove`] of the batch in which it was read, with a
-//!   [`DropReason`], or because downsampling removed it.
+//! - An entry leaves the queue in one of three ways: [`Reader::remove`] of the batch in which it was
+//!   read, a drop with a [`DropReason`], or downsampling.
 //! - The [ledger] balances against the positions at all times.
 
 mod buffer;
@@ -171,7 +171,7 @@ pub struct QueueStatus {
     pub max_bytes: u64,
     /// Entries buffered in memory until the disk accepts them; not included in the other numbers.
     pub buffered: u64,
-    /// Arrival time of the oldest entry that a power cut would lose now; `None` if everything is
+    /// Arrival time of the oldest entry that a power cut would lose now; `None` if all entries are
     /// durable.
     pub undurable_since: Option<Instant>,
     pub oldest: Option<CapturedAt>,
@@ -214,8 +214,7 @@ pub struct Standing {
     pub name: String,
     /// Entries not yet delivered to this destination.
     pub queued: u64,
-    /// Entries accepted since the destination was configured, plus those that the queue held at
-    /// that time.
+    /// Entries accepted since the destination was configured, plus the entries queued at that time.
     pub appended: u64,
     pub ledger: Ledger,
     /// See [`QueueStatus::imbalance`].

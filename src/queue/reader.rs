@@ -103,7 +103,7 @@ impl Reader {
         self.commands.send(remove).await.map_err(|_| QueueError::Closed)
     }
 
-    /// The stint of the oldest undelivered entry or, if there is none, of the next entry.
+    /// The stint of the oldest undelivered entry, or of the next entry if everything is delivered.
     pub async fn stint(&mut self) -> Result<StintId, QueueError> {
         let of = self.of;
         self.ask(|reply| Command::Stint { of, reply }).await

@@ -20,7 +20,7 @@
 //!
 //! A single long-lived sled database grows to many times the size of its records and was consistent
 //! in 93 of 236 simulated power cuts; a sequence of databases with a write-ahead log for the newest
-//! was consistent in 1,783 of 1,783. The store therefore uses a sequence, and goes one step
+//! was consistent in 1,783 of 1,783. The store therefore uses a sequence, and takes it one step
 //! further: the active segment consists of its write-ahead log alone.
 //! - Records are appended to the write-ahead log. A flush is one fsync of it. Entries that are
 //!   delivered within the length of a segment, as in every race without an outage, never pass
@@ -80,8 +80,8 @@ pub const SEGMENT_ENTRIES: u64 = 4096;
 const DRAINED_BYTES: u64 = 1 << 20;
 /// The number of damaged segments kept in quarantine.
 const MAX_QUARANTINED: usize = 2;
-/// The number of sealed segments whose blocks are cached in memory: the one at the head, the next
-/// one while a batch of the first is in flight, and one that is being downsampled.
+/// The number of sealed segments whose blocks are cached in memory: the segment at the head, the
+/// next one while a batch of the first is in flight, and a segment that is being downsampled.
 const MAX_LOADED: usize = 3;
 /// Space for what may be written at once besides records: two setups in force, rewritten, and a
 /// side-log line.
@@ -343,7 +343,8 @@ impl SegmentStore {
     fn is_rotation_due(&self) -> bool {
         let Some(newest) = &self.newest else { return false };
         let drained = newest.held().records == 0 && newest.journal.len() > DRAINED_BYTES;
-        // Seal early, in maintenance: the append that fills the segment would have to wait for it.
+        // Seal early, during maintenance; otherwise the append that fills the segment would have to
+        // wait.
         newest.len() >= (self.options.segment_entries * 7 / 8).max(1)
             || newest.journal.len() >= self.options.segment_bytes
             || drained

@@ -14,8 +14,8 @@
 //!   signalled. Every database is used and dropped on its own thread, which is abandoned if it does
 //!   not finish within [`CALL_TIMEOUT`]. If the failure was recorded but the wake-up was lost, a
 //!   `flush` from another thread delivers it.
-//! - Values above a quarter of the page size, here 1 MiB, go to separate files that sled does not
-//!   sync: larger values are split into parts, and all files in the folder are synced.
+//! - Values above a quarter of the page size (a page has 1 MiB here) go to separate files that sled
+//!   does not sync: larger values are split into parts, and all files in the folder are synced.
 
 use std::fs::{self, File};
 use std::io;

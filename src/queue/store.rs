@@ -59,7 +59,7 @@ pub struct Stretch {
     pub level: u32,
 }
 
-/// What is on disk of a sealed segment or of the active segment.
+/// The on-disk content of a sealed segment or of the active segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Examined {
     /// Lower bound of its positions.

@@ -147,7 +147,7 @@ mod tests {
         let all = Seq(0)..Seq(100);
         assert_eq!(left(3, all), (vec![5, 8, 9, 10, 11, 16, 19], 3));
         assert_eq!(left(3, Seq(4)..Seq(18)), (vec![1, 2, 3, 5, 8, 9, 10, 11, 16, 18, 19], 3));
-        // Nothing goes at any level.
+        // Nothing is removed at any level.
         assert_eq!(left(1, Seq(5)..Seq(6)).1, MAX_LEVEL);
     }
 

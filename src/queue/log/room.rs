@@ -150,8 +150,8 @@ impl<S: Store> Log<S> {
         Ok(())
     }
 
-    /// Drops the oldest entries for which `goes` is true, at most `most`; returns `false` if there
-    /// are none. Destinations that have received them lose nothing.
+    /// Drops the oldest entries for which `goes` is true, at most `most`; returns `false` if
+    /// nothing was dropped. Destinations that have received them lose nothing.
     fn drop_oldest(
         &mut self,
         most: usize,

@@ -121,7 +121,7 @@ mod tests {
             checkpoints.write(&checkpoint(tail));
             assert_eq!(read(folder.path()), Some(checkpoint(tail)));
         }
-        // One that is opened again continues.
+        // A reopened file continues with the next number.
         Checkpoints::open(folder.path()).write(&checkpoint(4));
         assert_eq!(read(folder.path()), Some(checkpoint(4)));
         let path = folder.path().join(NAME);

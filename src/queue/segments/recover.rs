@@ -18,7 +18,7 @@ use crate::queue::{bytes, disk};
 /// How far a start may trust the data on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Trust {
-    /// Everything that was synced.
+    /// Everything on disk, as far as its checksums and the boot ID confirm it.
     Disk,
     /// A write or an fsync failed: recently written data must be rewritten. The value is the state
     /// of the store, in case nothing is left on disk.
@@ -34,13 +34,13 @@ pub(super) struct Newest {
     pub(super) mark: Mark,
     /// The offset of each record, starting with `lo`, if the write-ahead log may be appended to.
     pub(super) index: Option<Vec<u64>>,
-    /// Positions above `end` may have been assigned before a crash.
+    /// Positions from `end` on may have been assigned before a crash.
     pub(super) is_uncertain: bool,
     /// Position ranges (inclusive) of records that were stored and are lost.
     pub(super) missing: Vec<(Seq, Seq)>,
 }
 
-/// Finds the newest segment that left any data; `None` if there is none.
+/// Finds the newest segment that left any data; `None` if no segment did.
 pub(super) fn find_newest(
     folder: &Path,
     options: &Options,
@@ -57,7 +57,7 @@ pub(super) fn find_newest(
     Ok(None)
 }
 
-/// Combines what is known about the segment `lo`; `None` if nothing is.
+/// Combines the remaining data of the segment `lo`; `None` if it left no data.
 fn recover(
     folder: &Path,
     lo: Seq,

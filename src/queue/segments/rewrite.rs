@@ -10,8 +10,9 @@ use crate::planted::planted;
 use crate::queue::store::{Held, Store};
 
 impl SegmentStore {
-    /// Replaces the sealed segments within `replaced` by one segment with `records`, or by none if
-    /// there are no records. With `books`, missing records count as released; without, as lost.
+    /// Replaces the sealed segments within `replaced` by one segment with `records`, or removes
+    /// them if `records` is empty. With `books`, missing records count as released; without, as
+    /// lost.
     pub(super) fn rewrite(
         &mut self,
         replaced: Span,
@@ -54,7 +55,8 @@ impl SegmentStore {
         records: &Records,
         all: Held,
     ) -> io::Result<Segment> {
-        // The prepared folder must not be mistaken for that of an earlier checkpoint record.
+        // The prepared folder must not be mistaken for one that belongs to an earlier checkpoint
+        // record.
         self.replaced = (0, 0);
         self.note_mark()?;
         self.flush()?;

@@ -237,7 +237,7 @@ impl SegmentStore {
             let packed = Packed::new(lo, borrowed(&records))?;
             let segment =
                 self.with_ballast(|store| build(&store.folder, span, &packed, held(&records), 0))?;
-            // The new segment includes what was sealed before the process ended.
+            // The new segment includes the records that were sealed before the process ended.
             for old in spans(&self.folder, "q-")?.into_iter().filter(|old| old.lo >= lo) {
                 discard(&self.folder, old)?;
             }
