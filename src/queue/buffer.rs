@@ -1,11 +1,12 @@
-//! The entries in memory that wait for the disk: as a rule none, and a bounded number while the
-//! disk is slow, full or gone.
+//! The memory buffer between the sources and the disk: normally empty, and bounded while the disk
+//! is slow, full or missing.
 //!
-//! A source that hands in entries waits for the disk, but not for long: [`APPEND_TIMEOUT`] later the
-//! disk counts as stalled, and until it works again entries are taken as they come. When the
-//! buffer is full, the source waits as long for room; then every second frame in it is left out,
-//! and when that helps no more, what comes is dropped. A patient source, one that reads a file,
-//! waits instead, and with `when_full = "block"` until the queue has room, too.
+//! A source that appends entries waits for the disk for at most [`APPEND_TIMEOUT`]. After that the
+//! disk counts as stalled, and until it recovers, entries are buffered without waiting. If the
+//! buffer is full, the source waits up to the same timeout for room; then every second buffered
+//! frame is removed, and if that is not enough, new entries are dropped. A patient source, such as
+//! one that reads a file, waits without a timeout, and with `when_full = "block"` also until the
+//! queue has room.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,7 +23,7 @@ use crate::config::{APPEND_TIMEOUT, BUFFER_BYTES, BUFFER_ENTRIES, MAX_STREAMS};
 use crate::entry::{CapturedAt, Situation, Stream};
 use crate::planted::planted;
 
-/// An entry that waits.
+/// A buffered entry.
 #[derive(Debug)]
 pub(super) struct Waiting {
     pub(super) captured_at: CapturedAt,
@@ -30,30 +31,30 @@ pub(super) struct Waiting {
     pub(super) content: Content,
     pub(super) marks: Marks,
     pub(super) json: String,
-    /// `None` while nothing has become of it.
+    /// `None` while the entry is pending.
     pub(super) outcome: Option<Appended>,
 }
 
-/// Entries that were handed in together.
+/// Entries appended by one call.
 #[derive(Debug)]
 pub(super) struct Group {
     pub(super) stream: Stream,
     pub(super) entries: Vec<Waiting>,
-    /// `None` when nobody waits for the answer any more.
+    /// `None` if the caller no longer waits for the reply.
     pub(super) reply: Option<oneshot::Sender<Result<Vec<Appended>, QueueError>>>,
-    /// Their source waits for as long as it takes.
+    /// The source waits without a timeout.
     is_patient: bool,
     bytes: usize,
 }
 
 impl Group {
-    /// What became of each; what still waits is in memory only.
+    /// The outcome of each entry; a pending entry counts as buffered.
     pub(super) fn outcomes(&self) -> Vec<Appended> {
         self.entries.iter().map(|entry| entry.outcome.unwrap_or(Appended::Buffered)).collect()
     }
 }
 
-/// Entries that were given up in memory and are not in the books yet.
+/// Entries discarded from memory and not yet recorded in the ledger on disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Shed {
     pub(super) thinned: u64,
@@ -62,36 +63,36 @@ pub(super) struct Shed {
 
 enum HandedIn {
     Answered(Vec<Appended>),
-    /// So many entries, and where the answer will come.
+    /// The number of entries, and the receiver for their outcomes.
     Waits(usize, oneshot::Receiver<Result<Vec<Appended>, QueueError>>),
     NoRoom,
 }
 
-/// Shared by the sources and the keeper.
+/// The memory buffer, shared by the sources and the queue worker.
 #[derive(Debug)]
 pub(super) struct Buffer {
     inner: Mutex<Inner>,
-    /// For the keeper: something was handed in.
+    /// Wakes the queue worker: entries were appended.
     handed_in: Notify,
-    /// For the sources: there is room again.
+    /// Wakes the sources: there is room again.
     freed: Notify,
-    /// What the worker does now.
+    /// The current step of the queue worker.
     pub(super) heartbeat: Heartbeat,
 }
 
 #[derive(Debug)]
 struct Inner {
     stamps: Stamps,
-    /// Of the last frame of each stream; the one that was used last is the last.
+    /// The situation in the last frame of each stream, least recently used stream first.
     situations: Vec<(Stream, Situation)>,
     groups: VecDeque<Group>,
-    /// Of these groups and of those that the keeper has taken and not settled.
+    /// Entries in `groups`, plus entries that the queue worker has taken and not settled.
     entries: usize,
     bytes: usize,
     shed: Shed,
-    /// Entries that the queue would take without giving others up.
+    /// Entries that the queue can accept without evicting others.
     room: u64,
-    /// The disk does not keep up, since then.
+    /// When the disk stopped keeping up.
     stalled: Option<Instant>,
     is_closed: bool,
 }
@@ -117,8 +118,8 @@ impl Buffer {
         }
     }
 
-    /// Hands in the entries of a stream that `make` gives and says what became of each. A `patient`
-    /// source says how many it has; until the queue has room for them it waits.
+    /// Appends the entries of a stream that `make` returns, and returns the outcome of each.
+    /// `patient` is the number of entries of a source that waits until the queue has room for them.
     pub(super) async fn append(
         &self,
         stream: &Stream,
@@ -161,7 +162,7 @@ impl Buffer {
             return Err(QueueError::Closed);
         }
         if inner.is_full() && is_in_time {
-            // Another source was faster.
+            // Another source took the room first.
             return Ok(HandedIn::NoRoom);
         }
         let entries = make.take().map(|make| make(&mut inner.stamps)).unwrap_or_default();
@@ -188,7 +189,7 @@ impl Buffer {
         Ok(HandedIn::Waits(count, answer))
     }
 
-    /// Returns when there is room, or nothing is taken any more.
+    /// Waits until there is room or the buffer is closed.
     async fn room(&self, patient: Option<u64>) {
         loop {
             let freed = self.freed.notified();
@@ -206,19 +207,19 @@ impl Buffer {
         }
     }
 
-    /// Returns when something may have been handed in.
+    /// Waits until entries may have been appended.
     pub(super) async fn handed_in(&self) {
         self.handed_in.notified().await;
     }
 
-    /// What waits, for the keeper to store. It stays in the buffer's count until it is
-    /// [settled](Buffer::settle).
+    /// Takes the buffered entries, for the queue worker to store. They count towards the buffer's
+    /// size until they are [settled](Buffer::settle).
     pub(super) fn take(&self) -> (VecDeque<Group>, Shed) {
         let mut inner = self.inner();
         (std::mem::take(&mut inner.groups), std::mem::take(&mut inner.shed))
     }
 
-    /// The disk failed: what could not be stored is the first to be taken again.
+    /// Returns entries to the front of the buffer after a disk error.
     pub(super) fn put_back(&self, groups: VecDeque<Group>, shed: Shed) {
         let mut inner = self.inner();
         let lost = if planted("memory_loses_the_oldest") { 1 } else { 0 };
@@ -226,7 +227,7 @@ impl Buffer {
             if !group.is_patient
                 && let Some(reply) = group.reply.take()
             {
-                // Gone already is as good.
+                // The caller may already be gone.
                 let _ = reply.send(Ok(vec![Appended::Buffered; group.entries.len()]));
             }
             match planted("memory_loses_its_order") {
@@ -236,13 +237,13 @@ impl Buffer {
         }
         inner.shed.thinned += shed.thinned;
         inner.shed.dropped += shed.dropped;
-        // Else nothing would come to say that the disk keeps up again.
+        // Mark the disk as stalled: the next settled group clears it.
         if inner.entries > 0 {
             inner.stall();
         }
     }
 
-    /// The group is stored, or what became of its entries is known.
+    /// Removes a group from the buffer's size once it is stored or its outcome is known.
     pub(super) fn settle(&self, group: &Group) {
         let mut inner = self.inner();
         inner.entries = inner.entries.saturating_sub(group.entries.len());
@@ -254,21 +255,21 @@ impl Buffer {
         self.freed.notify_waiters();
     }
 
-    /// How many entries the queue would take without giving others up.
+    /// Sets how many entries the queue can accept without evicting others.
     pub(super) fn set_room(&self, room: u64) {
         if std::mem::replace(&mut self.inner().room, room) != room {
             self.freed.notify_waiters();
         }
     }
 
-    /// Nothing is taken any more.
+    /// Closes the buffer: later appends fail.
     pub(super) fn close(&self) {
         self.inner().is_closed = true;
         self.freed.notify_waiters();
     }
 
-    /// Entries that are in memory and not on the disk, since when the disk has not kept up, and what
-    /// was given up and is not in the books yet.
+    /// Returns the number of entries in memory, since when the disk has been stalled, and the
+    /// discarded entries that are not yet recorded on disk.
     pub(super) fn status(&self) -> (u64, Option<Instant>, Shed) {
         let inner = self.inner();
         (inner.entries as u64, inner.stalled, inner.shed)
@@ -279,7 +280,7 @@ impl Buffer {
     }
 }
 
-/// Longer than any race; far enough from the end of time to be added to now.
+/// Longer than any race, yet small enough that adding it to the current time does not overflow.
 const FOREVER: Duration = Duration::from_hours(365 * 24);
 
 impl Inner {
@@ -298,7 +299,7 @@ impl Inner {
         }
     }
 
-    /// What thinning must know of a frame, from the one before it of the same stream.
+    /// The retention flags of a frame, derived from the previous frame of its stream.
     fn marks(&mut self, stream: &Stream, content: Content) -> Marks {
         let Content::Frame(situation) = content else { return Marks::default() };
         match self.replace_situation(stream, situation) {
@@ -329,10 +330,11 @@ impl Inner {
         self.stalled.get_or_insert_with(Instant::now);
     }
 
-    /// Leaves out every second frame of a stream that waits; none that is marked, or before one that
-    /// wants it.
+    /// Removes every second buffered frame of each stream, except frames that are marked and frames
+    /// whose successor must keep its predecessor.
     fn thin(&mut self) {
-        // Of the frame after the one that is looked at: whether it goes, and wants that one to stay.
+        // Per stream, about the next newer frame: whether it is removed, and whether it keeps its
+        // predecessor.
         let mut after: HashMap<Stream, (bool, bool)> = HashMap::new();
         let (mut entries, mut bytes) = (0, 0);
         for group in self.groups.iter_mut().rev() {
@@ -349,7 +351,7 @@ impl Inner {
                     *is_wanted = entry.marks.keeps_the_one_before();
                 }
                 *goes = may_go && !*goes;
-                // Whoever still waits for the answer is to hear of each.
+                // Keep entries whose caller still waits for their outcomes.
                 if *goes && group.reply.is_none() && entry.outcome.is_none() {
                     bytes += entry.json.len();
                     continue;

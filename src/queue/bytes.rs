@@ -1,17 +1,17 @@
-//! Frames of bytes that can be trusted on their own, and found again in a damaged file.
+//! Checksummed frames that can be verified on their own and found again in a damaged file.
 //!
-//! `magic | len u32 | crc32 u32 | seq u64 | payload`, little-endian. The sum covers the segment's
-//! number, the length, the position and the payload: bytes that were left over from another file
-//! are not taken for this one's.
+//! `magic | len u32 | crc32 u32 | seq u64 | payload`, little-endian. The checksum covers the
+//! segment's base position, the length, the position and the payload, so that stale bytes of
+//! another file are not mistaken for frames of this one.
 
 use crate::entry::Seq;
 use crate::planted::planted;
 
 const MAGIC: [u8; 4] = *b"pwE1";
-/// Bytes before the payload.
+/// The size of the header that precedes the payload.
 pub(super) const HEADER: usize = 20;
 
-/// The frame of `payload` at `seq` in the segment `lo`.
+/// Encodes `payload` as the frame of position `seq` in the segment `lo`.
 pub(super) fn frame(lo: Seq, seq: Seq, payload: &[u8]) -> Vec<u8> {
     let len = payload.len() as u32;
     let mut bytes = Vec::with_capacity(HEADER + payload.len());
@@ -23,8 +23,8 @@ pub(super) fn frame(lo: Seq, seq: Seq, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The position and the payload of the frame that `bytes` begin with, if it is a whole one of the
-/// segment `lo`.
+/// Decodes the frame of the segment `lo` at the start of `bytes`; `None` if it is incomplete or
+/// damaged.
 pub(super) fn parse(lo: Seq, bytes: &[u8]) -> Option<(Seq, &[u8])> {
     let (magic, rest) = bytes.split_first_chunk()?;
     let (len, rest) = rest.split_first_chunk()?;
@@ -37,8 +37,7 @@ pub(super) fn parse(lo: Seq, bytes: &[u8]) -> Option<(Seq, &[u8])> {
     whole.then_some((seq, payload))
 }
 
-/// Every frame of the segment `lo` that can still be read in `bytes`, wherever it lies, with its
-/// offset.
+/// Scans `bytes` for all intact frames of the segment `lo`, and returns each with its offset.
 pub(super) fn carve(lo: Seq, bytes: &[u8]) -> impl Iterator<Item = (usize, Seq, &[u8])> {
     let mut at = 0;
     std::iter::from_fn(move || {
@@ -49,7 +48,7 @@ pub(super) fn carve(lo: Seq, bytes: &[u8]) -> impl Iterator<Item = (usize, Seq, 
                 at += HEADER + payload.len();
                 return Some((offset, seq, payload));
             }
-            // The next place that looks like a beginning.
+            // Skip to the next byte that could begin a frame.
             let ahead = rest.get(1..)?.iter().position(|&byte| byte == MAGIC[0])?;
             at += 1 + ahead;
         }

@@ -1,19 +1,20 @@
-//! What the queue asks of a file system beyond plain reads and writes: names and bytes that
-//! survive a power cut, removal that survives an antivirus, and what `du` would say.
+//! File-system helpers: writes and renames that survive a power cut, deletion that survives an
+//! antivirus scanner, and disk usage as `du` counts it.
 //!
-//! Files and folders are created for this user alone (0600, 0700), and through no symbolic link: the
-//! queue may be in a folder that others can write to.
+//! Files and folders are created with access for this user only (0600, 0700), and symbolic links
+//! are not followed: the queue may be in a folder that others can write to.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Another process, as a rule an antivirus, may hold a file open on Windows for a moment.
+/// On Windows another process, usually an antivirus scanner, may hold a file open for a moment.
 const TRIES: u32 = 20;
 const TRY_INTERVAL: Duration = Duration::from_millis(25);
 
-/// The names in `folder` that begin with `prefix`, sorted; what is not UTF-8 is not ours.
+/// The names in `folder` that begin with `prefix`, sorted. Names that are not UTF-8 are skipped:
+/// the queue creates none.
 pub(super) fn names(folder: &Path, prefix: &str) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for item in fs::read_dir(folder)? {
@@ -27,8 +28,8 @@ pub(super) fn names(folder: &Path, prefix: &str) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
-/// Puts `bytes` into the file at `path` so that after a power cut it holds either the old or the
-/// new content, whole.
+/// Replaces the content of the file at `path` by `bytes`, atomically and durably: after a power cut
+/// it contains either the old or the new content.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
     write_durably(&temporary, bytes)?;
@@ -36,23 +37,23 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
     sync_parent(path)
 }
 
-/// Writes a new file in the place of one that may be there. Its content is durable when this returns,
-/// its name after a [`sync_folder`].
+/// Creates a file, replacing an existing one. Its content is durable when this returns, its name
+/// after a [`sync_folder`].
 pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = create(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
 
-/// Replaces the file at `path` as [`replace`] does, but for durability: a killed process leaves the
-/// old or the new content, a power cut perhaps neither.
+/// Replaces the file at `path` without making it durable: a killed process leaves the old or the
+/// new content, a power cut possibly neither.
 pub(crate) fn replace_undurably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
     create(&temporary)?.write_all(bytes)?;
     rename(&temporary, path)
 }
 
-/// Creates an empty file in the place of the file or link that may be there.
+/// Creates an empty file, replacing an existing file or link.
 fn create(path: &Path) -> io::Result<File> {
     let mut new = options();
     new.write(true).create_new(true);
@@ -65,7 +66,7 @@ fn create(path: &Path) -> io::Result<File> {
     }
 }
 
-/// Options under which a file is created for this user alone and no symbolic link is followed.
+/// Open options that create files for this user only and do not follow symbolic links.
 pub(super) fn options() -> OpenOptions {
     #[cfg_attr(not(unix), expect(unused_mut, reason = "only Unix has modes and O_NOFOLLOW"))]
     let mut options = File::options();
@@ -79,7 +80,8 @@ pub(super) fn options() -> OpenOptions {
     options
 }
 
-/// Creates a folder for this user alone, with those above it; one that is there stays as it is.
+/// Creates a folder and its parents with access for this user only; an existing folder is left
+/// unchanged.
 pub(super) fn create_folder(path: &Path) -> io::Result<()> {
     let mut builder = DirBuilder::new();
     builder.recursive(true);
@@ -88,7 +90,7 @@ pub(super) fn create_folder(path: &Path) -> io::Result<()> {
     builder.create(path)
 }
 
-/// Takes the rights of others from the files in `folder`, which another library created.
+/// Removes other users' access to the files in `folder`, which another library created.
 #[cfg(unix)]
 pub(super) fn make_private(folder: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
@@ -105,23 +107,23 @@ pub(super) fn make_private(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Windows gives a new file the rights of its folder.
+/// On Windows a new file inherits the permissions of its folder.
 #[cfg(not(unix))]
 pub(super) fn make_private(_folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// fsync of a file that somebody else wrote; opened for writing because Windows wants that.
+/// Syncs a file written by other code. Opened for writing because Windows requires that.
 pub(super) fn sync_file(path: &Path) -> io::Result<()> {
     File::options().write(true).open(path)?.sync_all()
 }
 
-/// Makes the names in a folder durable. Windows cannot and need not do it.
+/// Makes the names in a folder durable. Windows neither can nor needs to do this.
 pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
     if cfg!(unix) { File::open(path)?.sync_all() } else { Ok(()) }
 }
 
-/// Makes a folder durable with all that is below it.
+/// Makes a folder and everything below it durable.
 pub(super) fn sync_all(path: &Path) -> io::Result<()> {
     for item in fs::read_dir(path)? {
         let item = item?;
@@ -133,7 +135,7 @@ pub(super) fn sync_all(path: &Path) -> io::Result<()> {
     sync_folder(path)
 }
 
-/// Copies a folder with all that is below it into a new one.
+/// Copies a folder and everything below it into a new folder.
 pub(super) fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
     create_folder(to)?;
     for item in fs::read_dir(from)? {
@@ -156,13 +158,13 @@ pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     patiently(|| fs::rename(from, to))
 }
 
-/// Removes a file; one that is not there is removed already.
+/// Removes a file; a missing file is not an error.
 pub(super) fn remove_file(path: &Path) -> io::Result<()> {
     patiently(|| absent_is_fine(fs::remove_file(path)))
 }
 
-/// Removes a folder with all that is in it; one that is not there is removed already. Of a symbolic
-/// link only the link is removed.
+/// Removes a folder and its contents; a missing folder is not an error. A symbolic link is removed,
+/// its target is not.
 pub(super) fn remove_folder(path: &Path) -> io::Result<()> {
     match fs::symlink_metadata(path) {
         Ok(metadata) if !metadata.is_dir() => return remove_file(path),
@@ -183,8 +185,8 @@ pub(super) fn remove_folder(path: &Path) -> io::Result<()> {
     patiently(|| absent_is_fine(fs::remove_dir(path)))
 }
 
-/// Bytes that `path` takes on the disk with all that is below it, as `du` counts them. What goes
-/// away meanwhile counts nothing.
+/// Disk usage of `path` and everything below it, as `du` counts it. Files that disappear meanwhile
+/// count as 0.
 pub(super) fn used(path: &Path) -> u64 {
     let Ok(metadata) = fs::symlink_metadata(path) else { return 0 };
     let below = match metadata.is_dir() {
@@ -205,14 +207,15 @@ pub(super) fn allocated(metadata: &fs::Metadata) -> u64 {
     metadata.len().next_multiple_of(4096)
 }
 
-/// Names the time since the machine was started, where the system does: what a process wrote
-/// before it was killed is still there as long as this stays the same.
+/// The boot ID, where the operating system provides one. While it stays the same, everything that a
+/// killed process wrote is still there.
 pub(super) fn boot() -> Option<String> {
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(boot.trim().to_owned())
 }
 
-/// Whether an error says that the disk or the system, not the file, is in a bad way.
+/// Whether an error is caused by the state of the disk or the system rather than by the file
+/// itself.
 pub(super) fn is_circumstance(error: &io::Error) -> bool {
     const EIO: i32 = 5;
     let input_output = cfg!(unix) && error.raw_os_error() == Some(EIO);
@@ -230,22 +233,22 @@ pub(super) fn is_circumstance(error: &io::Error) -> bool {
         )
 }
 
-/// Whether an error says that there is no room.
+/// Whether an error means that the disk or a quota is full.
 pub(super) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 
-/// Whether there is a symbolic link or a folder at `path`, where a file should be.
+/// Whether `path` exists and is not a regular file but, for example, a symbolic link or a folder.
 pub(super) fn is_no_file(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.is_file())
 }
 
-/// Whether there is something else than a folder at `path`, such as a link to one.
+/// Whether `path` exists and is not a folder but, for example, a link to one.
 pub(super) fn is_no_folder(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(|metadata| !metadata.is_dir())
 }
 
-/// Whether `file` is what is at `path`; true where the system cannot say.
+/// Whether `path` refers to the open `file`; true if the system cannot tell.
 pub(super) fn is_at(file: &File, path: &Path) -> bool {
     #[cfg(unix)]
     {
@@ -262,7 +265,7 @@ pub(super) fn is_at(file: &File, path: &Path) -> bool {
     }
 }
 
-/// The path of `name` in `folder` that is not taken yet: `name`, else `name-1`, `name-2`, …
+/// The first unused path in `folder` among `name`, `name-1`, `name-2`, …
 pub(super) fn free_name(folder: &Path, name: &str) -> PathBuf {
     let numbered = (1_u32..).map(|n| folder.join(format!("{name}-{n}")));
     let mut paths = std::iter::once(folder.join(name)).chain(numbered);
@@ -276,8 +279,8 @@ fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Tries again for half a second where another process may be holding the file: "access denied"
-/// and "sharing violation" on Windows, a folder that is being written to elsewhere.
+/// Retries for half a second while another process may hold the file: "access denied" and "sharing
+/// violation" on Windows, or a folder that something else still writes to.
 fn patiently(mut act: impl FnMut() -> io::Result<()>) -> io::Result<()> {
     const SHARING_VIOLATION: i32 = 32;
     let mut tries = 1;

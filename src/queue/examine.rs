@@ -1,4 +1,4 @@
-//! What is right with entries, and what is not: pure judgements over what was read.
+//! Checks entries for damage and disorder, in pure functions over the records that were read.
 
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -8,12 +8,12 @@ use super::store::Examined;
 use crate::config::MAX_FINDINGS;
 use crate::entry::{CapturedAt, Seq, StintId};
 
-/// One thing that is wrong.
+/// One problem that a check found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Finding {
-    /// Where it is and what it is.
+    /// The location and nature of the problem.
     pub what: String,
-    /// What becomes of it.
+    /// What pitwire or the operator can do about it.
     pub remedy: String,
 }
 
@@ -23,7 +23,7 @@ impl Finding {
     }
 }
 
-/// An entry as a point in the order of all.
+/// The place of an entry in the order of the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     pub seq: Seq,
@@ -31,27 +31,27 @@ pub struct Place {
     pub captured_at: CapturedAt,
 }
 
-/// What was found where a stretch was read in full.
+/// The result of checking one segment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Examination {
-    /// The positions that the stretch covers, ends included.
+    /// The position range of the segment, inclusive.
     pub first: Seq,
     pub last: Seq,
-    /// Entries that can be read, and those that cannot.
+    /// The number of readable entries, and of unreadable ones.
     pub entries: u64,
     pub missing: u64,
     /// At most [`MAX_FINDINGS`].
     pub findings: Vec<Finding>,
-    /// Its oldest and its newest entry.
+    /// The oldest and the newest entry.
     pub ends: Option<(Place, Place)>,
 }
 
-const SET_ASIDE: &str = "what can be read of it is kept, the rest counts as dropped (corrupt); a \
-                         damaged segment is set aside in quarantine/ when it is read";
-const CORRUPT: &str = "it is left out when it is sent and counts as dropped (corrupt)";
+const SET_ASIDE: &str = "readable records are kept, the rest counts as dropped (corrupt); a \
+                         damaged segment is moved to quarantine/ when it is read";
+const CORRUPT: &str = "it is skipped when the queue is sent and counts as dropped (corrupt)";
 const NOTHING: &str = "nothing can be done about it";
 
-/// Judges what was read of a stretch.
+/// Checks the records that were read from a segment.
 pub(super) fn examine(examined: &Examined) -> Examination {
     let Examined { first, last, records, missing, trouble } = examined;
     let place = format!("entries {first} to {last}");
@@ -77,10 +77,9 @@ pub(super) fn examine(examined: &Examined) -> Examination {
             }
         };
         if let Err(error) = serde_json::from_str::<IgnoredAny>(&entry.json) {
-            findings
-                .push(Finding::new(&format!("entry {seq}: it holds no JSON: {error}"), NOTHING));
+            findings.push(Finding::new(&format!("entry {seq}: invalid JSON: {error}"), NOTHING));
         }
-        // Their order here, not in which they were driven.
+        // Compare the order in this queue, not the time of capture on another agent.
         let at = record::place(bytes).map_or(entry.captured_at, |(_, at)| at);
         let place = Place { seq: *seq, stint: entry.stint, captured_at: at };
         findings.extend(ends.and_then(|(_, before)| out_of_order(before, place)));
@@ -100,7 +99,7 @@ pub(super) fn examine(examined: &Examined) -> Examination {
     }
 }
 
-/// What is wrong with two entries that follow each other.
+/// Checks the order of two consecutive entries.
 pub fn out_of_order(before: Place, after: Place) -> Option<Finding> {
     let what = if after.seq <= before.seq {
         format!("entry {}: it comes after entry {}", after.seq, before.seq)
@@ -156,7 +155,7 @@ mod tests {
                 "entry 3: captured at 1970-01-01T00:00:00.010Z",
             ),
             (&[(2, 2, 10, "{}"), (3, 1, 11, "{}")], "entry 3: of stint 1, after stint 2"),
-            (&[(7, 1, 10, "{")], "entry 7: it holds no JSON"),
+            (&[(7, 1, 10, "{")], "entry 7: invalid JSON"),
         ] {
             let findings = examined(records).findings;
             assert_eq!(findings.len(), 1, "{findings:?}");

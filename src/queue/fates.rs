@@ -1,8 +1,9 @@
-//! What became of the entries that are gone: runs of positions with one fate, a line for each, so
-//! that a person can ask for one position years later.
+//! Dispositions: how each entry left the queue. Ranges of positions with the same disposition are
+//! one line each, so that an operator can look up a position years later.
 //!
-//! The run that still grows lies in the books; the others are [notes](super::store::Notes::Fates), JSON Lines such
-//! as `{"first":1,"last":500,"fate":"delivered"}`.
+//! The range that still grows is in the metadata; the others are in a [side
+//! log](super::store::Notes::Fates), as JSON Lines such as
+//! `{"first":1,"last":500,"fate":"delivered"}`.
 
 use std::collections::BTreeMap;
 
@@ -11,26 +12,26 @@ use serde::{Deserialize, Serialize};
 use super::ledger::DropReason;
 use crate::entry::Seq;
 
-/// Where an entry is, or how it left.
+/// The disposition of an entry: where it is, or how it left the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fate {
     Delivered,
-    /// Set aside: the server refuses it.
+    /// A dead letter: the server refused it.
     Refused,
     Dropped(DropReason),
-    /// Left out to make room.
+    /// Removed by downsampling to make room.
     Thinned,
-    /// Files of the queue were damaged, cut or deleted.
+    /// Lost because files of the queue were damaged, truncated or deleted.
     Lost,
     Queued,
-    /// No entry has this position yet.
+    /// The position has not been assigned yet.
     NotGivenYet,
-    /// The position was skipped at a start, or it is too long ago.
+    /// The position was skipped at a start, or its line has been deleted since.
     Unknown,
 }
 
 impl Fate {
-    /// The word in notes and reports.
+    /// The name in side logs and reports.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Delivered => "delivered",
@@ -44,7 +45,7 @@ impl Fate {
         }
     }
 
-    /// The fate that has this word.
+    /// The disposition with this name.
     pub fn parse(word: &str) -> Option<Self> {
         let dropped = DropReason::ALL.into_iter().map(Self::Dropped);
         let others = [
@@ -60,7 +61,7 @@ impl Fate {
     }
 }
 
-/// Positions next to each other that left in the same way.
+/// A range of positions with the same disposition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Run {
     pub(super) first: Seq,
@@ -75,8 +76,8 @@ impl Run {
         format!(r#"{{"first":{first},"last":{last},"fate":"{}"{whose}}}"#, fate.as_str())
     }
 
-    /// Takes `next` in if it goes on from here; else gives it back as a run of its own. What was
-    /// thinned out between the two does not part them.
+    /// Extends this range by `next` if it has the same disposition and follows directly; otherwise
+    /// returns it. A gap is allowed if the segment was downsampled (`is_thinned`).
     pub(super) fn join(&mut self, next: Self, is_thinned: bool) -> Option<Self> {
         let follows = next.first.0 == self.last.0 + 1 || is_thinned;
         if next.fate != self.fate || next.first <= self.last || !follows {
@@ -87,7 +88,7 @@ impl Run {
     }
 }
 
-/// What a line has about its destination: nothing for that of `[server]`.
+/// The JSON member that names the destination; empty for `[server]`.
 pub(super) fn whose(destination: &str) -> String {
     match destination {
         "" => String::new(),
@@ -95,9 +96,10 @@ pub(super) fn whose(destination: &str) -> String {
     }
 }
 
-/// The line for what was left out between two positions: all but the multiples of 2^`level` that are
-/// not in `gone`, and those in `kept`. Where one stream drives alone both are short. Destinations that
-/// `had` what is below a position lost nothing there.
+/// The line for a downsampled segment whose records were at `before` and are now `left`. Every
+/// position was removed except the multiples of 2^`level` that are not listed in `gone`, and the
+/// positions listed in `kept`; with a single stream both lists are short. `had` is the position
+/// below which each destination had already received everything, and therefore lost nothing.
 pub(super) fn thinned_line(
     before: &[Seq],
     level: u32,
@@ -122,8 +124,8 @@ pub(super) fn thinned_line(
     )
 }
 
-/// The line for positions whose records were lost. Destinations that `had` what is below a position
-/// lost nothing there.
+/// The line for a range of lost records. `had` is the position below which each destination had
+/// already received everything, and therefore lost nothing.
 pub(super) fn lost_line(first: Seq, last: Seq, had: &BTreeMap<String, u64>) -> String {
     let had = match had.is_empty() {
         true => String::new(),
@@ -143,7 +145,7 @@ struct Line {
     kept: Vec<u64>,
     #[serde(default)]
     gone: Vec<u64>,
-    /// Of a run: whose it is.
+    /// The destination of a disposition range.
     #[serde(default)]
     destination: String,
     #[serde(default)]
@@ -151,8 +153,8 @@ struct Line {
 }
 
 impl Line {
-    /// Whether the line is about this position of a destination. An entry that thinning kept left in
-    /// another way.
+    /// Whether the line applies to this position of a destination. A downsampled line does not
+    /// apply to the entries that it kept: they left in another way.
     fn is_about(&self, destination: &str, seq: Seq) -> bool {
         let is_own = match &*self.fate {
             "thinned" | "lost" => self.had.get(destination).is_none_or(|had| seq.0 >= *had),
@@ -169,9 +171,10 @@ impl Line {
     }
 }
 
-/// What the notes say of a position that a destination does not wait for. The newest line that is about it counts. But
-/// what was taken out of the middle, thinned, lost or dropped by a person, is out for good: later
-/// lines go over it, so the oldest such line counts before all others.
+/// Looks up the disposition of a position that is not queued for a destination. The newest matching
+/// line wins, with one exception: an entry removed from the middle of the queue (downsampled, lost,
+/// or dropped by an operator) is covered again by later ranges, so the oldest such line takes
+/// precedence.
 pub(super) fn find(notes: &str, destination: &str, growing: Option<Run>, seq: Seq) -> Fate {
     let growing = growing.map(|run| run.line(destination));
     let lines = notes.lines().chain(growing.as_deref());
@@ -193,7 +196,7 @@ pub(super) fn find(notes: &str, destination: &str, growing: Option<Run>, seq: Se
 mod tests {
     use super::*;
 
-    /// The line for frames at these positions that one stream drove alone.
+    /// The line for frames at these positions from a single stream.
     fn thinned(before: impl Iterator<Item = u64>, level: u32) -> String {
         let before: Vec<Seq> = before.map(Seq).collect();
         let is_left = |seq: &&Seq| seq.0.is_multiple_of(1 << level);

@@ -1,8 +1,9 @@
-//! How much room a disk has left.
+//! Free disk space.
 
 use std::path::Path;
 
-/// Bytes that this user can still store in `folder`; `None` where the system does not say.
+/// The bytes that this user can still store in `folder`; `None` where the system does not provide
+/// this.
 #[cfg(target_os = "linux")]
 pub(crate) fn free_bytes(folder: &Path) -> Option<u64> {
     let about = rustix::fs::statvfs(folder).ok()?;
@@ -19,8 +20,8 @@ pub(crate) fn free_bytes(folder: &Path) -> Option<u64> {
 
     let path: Vec<u16> = folder.as_os_str().encode_wide().chain([0]).collect();
     let mut free = 0;
-    // SAFETY: the path ends with a NUL and, like the number, outlives the call; what is not wanted is
-    // null, as is allowed.
+    // SAFETY: the path ends with a NUL and, like the number, outlives the call; the optional
+    // outputs may be null.
     let found = unsafe { GetDiskFreeSpaceExW(path.as_ptr(), &mut free, null_mut(), null_mut()) };
     (found != 0).then_some(free)
 }

@@ -1,4 +1,4 @@
-//! A queue that nobody has open, seen without changing it: what opening it would find.
+//! Read-only inspection of a queue that no agent has open: what opening it would find.
 
 use std::io;
 
@@ -12,7 +12,7 @@ use crate::entry::Seq;
 
 pub use super::examine::{Examination, Finding, Place, out_of_order};
 
-/// A queue at rest. As long as this lives no other process can open it.
+/// An inspected queue. Holds the queue's lock, so that no other process can open it.
 #[derive(Debug)]
 pub struct Inspection {
     store: Untouched,
@@ -21,7 +21,7 @@ pub struct Inspection {
 }
 
 impl Inspection {
-    /// Takes the queue's lock and looks into its folder; no entry is read yet.
+    /// Takes the queue's lock and scans its folder without reading any entry.
     pub fn begin(queue: &QueueConfig) -> Result<Self, OpenError> {
         let path = || queue.path.display().to_string();
         let storage = |source| OpenError::Storage { path: path(), source };
@@ -36,43 +36,46 @@ impl Inspection {
         Ok(Self { store, ledger, _lock: lock })
     }
 
-    /// What is wrong beside the entries.
+    /// Problems outside the entries.
     pub fn findings(&self) -> &[Finding] {
         self.store.findings()
     }
 
-    /// Files that a crash left and that go when the queue is opened.
+    /// Files left by a crash that are deleted when the queue is opened.
     pub fn leftovers(&self) -> io::Result<Vec<String>> {
         self.store.leftovers()
     }
 
-    /// The oldest position, and the one after the newest, as far as they are known unread.
+    /// The oldest position and the one after the newest, as far as they are known without reading
+    /// entries.
     pub fn ends(&self) -> (Seq, Seq) {
         (Seq(self.store.mark().head), self.store.tail())
     }
 
-    /// Reads the stretch that holds `from`, or the next one; `None` when nothing follows.
+    /// Checks the segment that contains `from`, or else the next one; `None` at the end of the
+    /// queue.
     pub fn examine(&self, from: Seq) -> io::Result<Option<Examination>> {
         Ok(self.store.examine(from)?.as_ref().map(examine::examine))
     }
 
-    /// What became of the entries that are gone, less what is lost since.
+    /// The ledger as last recorded, without losses since then.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
     }
 
-    /// Entries that damage had cost when the queue was used last; they are in the ledger by now.
+    /// Entries lost to damage by the time the queue was last used.
     pub fn lost_before(&self) -> u64 {
         corrupt_of(&self.store.mark().books, self.store.lost_before())
     }
 
-    /// Entries that left and are in no book; anything but 0 is a fault of this program.
+    /// Entries that left the queue and are missing from the ledger. Anything but 0 is a bug in
+    /// pitwire.
     pub fn imbalance(&self) -> i64 {
         let left = self.store.mark().released + self.ledger.unplaced;
         left as i64 - self.ledger.gone() as i64
     }
 
-    /// Bytes on the disk, as `du` counts them.
+    /// Disk usage in bytes, as `du` counts it.
     pub fn disk_bytes(&self) -> u64 {
         self.store.disk_bytes()
     }

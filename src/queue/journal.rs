@@ -1,8 +1,8 @@
-//! The journal: the newest segment, as a plain file that takes one fsync.
+//! The write-ahead log: the active segment as a plain file that is made durable by one fsync.
 //!
-//! A record counts as written once it is in here, and as durable once the journal was synced. It
-//! holds [frames](super::bytes): records under their positions, and notes of the store under
-//! positions no record can have.
+//! A record counts as written once it is in this file, and as durable once the file was synced. The
+//! file is a sequence of [frames](super::bytes): records under their positions, and control records
+//! of the store under reserved positions.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -17,35 +17,35 @@ const MARK: Seq = Seq(u64::MAX);
 const OPENED: Seq = Seq(u64::MAX - 1);
 const CLOSED: Seq = Seq(u64::MAX - 2);
 
-/// One thing that a journal holds.
+/// One item in the write-ahead log.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Note {
-    /// A record, and where its frame begins.
+    /// A record, and the offset of its frame.
     Record(Seq, Vec<u8>, u64),
-    /// Where the store stands as of here.
+    /// The state of the store at this point.
     Mark(Mark),
-    /// Written to by a process of this boot from here on.
+    /// A process opened the file for writing; the value is its boot ID.
     Opened(String),
-    /// Closed in good order, nothing was left to be written.
+    /// Closed cleanly, with nothing left to write.
     Closed,
 }
 
-/// Where the store stands: what outlives every segment.
+/// A checkpoint record: the state of the store that outlives every segment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Mark {
-    /// Everything below is released.
+    /// Records below this position are released.
     pub(super) head: u64,
-    /// The position that the next record takes.
+    /// The position of the next record.
     pub(super) tail: u64,
-    /// Records that were ever appended.
+    /// The number of records ever appended.
     pub(super) appended: u64,
-    /// Records that were ever released. What was appended, is not released and not held either is
-    /// lost: that needs no number of its own, which could be wrong after a crash.
+    /// The number of records ever released. Lost records are derived: appended, but neither
+    /// released nor present. A stored count could be wrong after a crash.
     pub(super) released: u64,
-    /// The sealed segments from the first to the last of these positions are given up for the one
-    /// that lies ready; (0, 0) when there are none.
+    /// The position range of sealed segments that are being replaced by a prepared one; (0, 0) if
+    /// no replacement is pending.
     pub(super) replaced: (u64, u64),
-    /// What the caller keeps; empty when it has kept nothing yet.
+    /// The caller's metadata; empty if it has stored none yet.
     pub(super) books: Vec<u8>,
 }
 
@@ -58,7 +58,8 @@ impl Mark {
         bytes
     }
 
-    /// Grows with all that is appended and released: of two marks the newer one has more.
+    /// Increases with every append and release: the newer of two checkpoint records has the higher
+    /// age.
     pub(super) fn age(&self) -> u64 {
         self.appended.saturating_add(self.released)
     }
@@ -75,27 +76,28 @@ impl Mark {
     }
 }
 
-/// The number that `bytes` begin with, and what follows it.
+/// Splits a little-endian number off the start of `bytes`.
 pub(super) fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let (number, rest) = bytes.split_first_chunk()?;
     Some((u64::from_le_bytes(*number), rest))
 }
 
-/// A journal open for writing.
+/// A write-ahead log open for writing.
 #[derive(Debug)]
 pub(super) struct Journal {
     file: File,
-    /// The same file: reading must not move the place where writing goes on.
+    /// A second handle to the file: reading must not move the write offset.
     reader: File,
     path: PathBuf,
     lo: Seq,
     len: u64,
-    /// Half of something lies at its end and could not be cut off.
+    /// A partial frame is at the end of the file and could not be truncated.
     is_torn: bool,
 }
 
 impl Journal {
-    /// A new journal for the segment `lo`. Durable when this returns, and so is its name.
+    /// Creates the write-ahead log of the segment `lo`. The file and its name are durable when this
+    /// returns.
     pub(super) fn create(folder: &Path, lo: Seq, boot: &str, mark: &Mark) -> io::Result<Self> {
         let path = path(folder, lo);
         let mut first = bytes::frame(lo, OPENED, boot.as_bytes());
@@ -107,7 +109,7 @@ impl Journal {
         Self::open(path, lo)
     }
 
-    /// The journal of the segment `lo`, whose every byte could be read, to be continued.
+    /// Reopens the undamaged write-ahead log of the segment `lo` for appending.
     pub(super) fn reopen(folder: &Path, lo: Seq, boot: &str) -> io::Result<Self> {
         let mut journal = Self::open(path(folder, lo), lo)?;
         journal.write(OPENED, boot.as_bytes())?;
@@ -121,14 +123,14 @@ impl Journal {
         Ok(Self { file, reader, path, lo, len, is_torn: false })
     }
 
-    /// Adds a record; returns where its frame begins.
+    /// Appends a record; returns the offset of its frame.
     pub(super) fn append(&mut self, seq: Seq, record: &[u8]) -> io::Result<u64> {
         let at = self.len;
         self.write(seq, record)?;
         Ok(at)
     }
 
-    /// The bytes from one place up to another.
+    /// Reads the bytes from offset `from` up to `to`.
     pub(super) fn read(&mut self, from: u64, to: u64) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; to.saturating_sub(from) as usize];
         self.reader.seek(SeekFrom::Start(from))?;
@@ -136,25 +138,25 @@ impl Journal {
         Ok(bytes)
     }
 
-    /// Notes where the store stands.
+    /// Appends a checkpoint record.
     pub(super) fn mark(&mut self, mark: &Mark) -> io::Result<()> {
         self.write(MARK, &mark.to_bytes())
     }
 
-    /// Notes that nothing is left to be written, durably. Who finds the note may rely on all that is
-    /// before it: that is durable before the note is written.
+    /// Appends a durable close record. Everything before it is synced first, so a file that ends
+    /// with a close record is complete.
     pub(super) fn close(&mut self) -> io::Result<()> {
         self.sync()?;
         self.write(CLOSED, &[])?;
         self.sync()
     }
 
-    /// Returns once everything in it would survive a power cut.
+    /// Makes the whole file durable.
     pub(super) fn sync(&self) -> io::Result<()> {
         if planted("journal_not_synced") { Ok(()) } else { self.file.sync_data() }
     }
 
-    /// Whether it can still be found under its name: somebody may have removed the folder.
+    /// Whether the file still exists under its name; the folder may have been deleted.
     pub(super) fn is_there(&self) -> bool {
         self.path.exists()
     }
@@ -171,7 +173,8 @@ impl Journal {
         &self.path
     }
 
-    /// All of it or nothing: what a full disk took half of is cut off again.
+    /// Writes a frame completely or not at all: after a partial write the file is truncated to its
+    /// previous length.
     fn write(&mut self, seq: Seq, payload: &[u8]) -> io::Result<()> {
         let frame = bytes::frame(self.lo, seq, payload);
         if let Err(error) = self.file.write_all(&frame) {
@@ -191,24 +194,24 @@ impl Journal {
     }
 }
 
-/// Where the journal of the segment `lo` lies.
+/// The path of the write-ahead log of the segment `lo`.
 pub(super) fn path(folder: &Path, lo: Seq) -> PathBuf {
     folder.join(format!("tail-{:016x}.log", lo.0))
 }
 
-/// What could be read of a journal.
+/// The readable part of a write-ahead log.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
-    /// In the order in which they lie there.
+    /// The items in file order.
     pub(super) notes: Vec<Note>,
-    /// So many notes precede the first damage.
+    /// The number of items before the first damage.
     pub(super) intact: usize,
-    /// Not a byte is damaged or cut short.
+    /// The whole file could be read, with no damage or truncation.
     pub(super) is_clean: bool,
 }
 
 impl Contents {
-    /// The boot in which it was written last; `None` when it does not say.
+    /// The boot ID of its last writer; `None` if it contains none.
     pub(super) fn boot(&self) -> Option<&str> {
         self.notes.iter().rev().find_map(|note| match note {
             Note::Opened(boot) => Some(boot.as_str()),
@@ -221,7 +224,8 @@ impl Contents {
     }
 }
 
-/// What the journal of the segment `lo` holds, damaged or not; nothing when there is none.
+/// Reads the write-ahead log of the segment `lo`, skipping damage; empty if the file does not
+/// exist.
 pub(super) fn read(folder: &Path, lo: Seq) -> io::Result<Contents> {
     let bytes = match fs::read(path(folder, lo)) {
         Ok(bytes) => bytes,

@@ -1,5 +1,5 @@
-//! The task that owns the log: one command after the other; what is there together shares one
-//! flush.
+//! The queue worker: the task that owns the queue engine. It handles one command at a time; entries
+//! that arrive together share one flush.
 
 use std::collections::VecDeque;
 use std::future::pending;
@@ -26,7 +26,7 @@ use crate::metrics;
 use crate::planted::planted;
 
 type Reply<T> = oneshot::Sender<Result<T, QueueError>>;
-/// A read that waits for an entry.
+/// A read request that waits for an entry.
 #[derive(Debug)]
 struct Parked {
     of: Index,
@@ -35,8 +35,8 @@ struct Parked {
     reply: Reply<Batch>,
 }
 
-/// What the reader and the operator ask for. Whether a removal without a reply failed, the next read
-/// says.
+/// Requests from the readers and the operator. A failed removal without a reply is reported by the
+/// next read.
 #[derive(Debug)]
 pub(super) enum Command {
     Read { of: Index, from: Seq, limit: Limit, reply: Reply<Batch> },
@@ -59,7 +59,7 @@ pub(super) enum Command {
     Close,
 }
 
-/// Serves until both ends of the queue are gone or one closed it, then flushes once more.
+/// Runs until both ends of the queue are dropped or one of them closes it, then flushes once more.
 pub(super) async fn run<S: Store>(
     log: Log<S>,
     durability: Durability,
@@ -92,7 +92,7 @@ pub(super) async fn run<S: Store>(
             () = until(keeper.flush_at) => keeper.flush(),
             () = until(keeper.retry_at) => keeper.retry(),
             count = inbox.recv_many(&mut commands, QUEUE_CHANNEL_COMMANDS) => {
-                // Both ends are gone, and nobody is left to hand anything in.
+                // Both ends are dropped: no more entries can arrive.
                 if count == 0 {
                     break;
                 }
@@ -102,13 +102,13 @@ pub(super) async fn run<S: Store>(
         commands.drain(..).for_each(|command| keeper.handle(command));
         keeper.step(&status);
         if keeper.is_closing {
-            // What was handed in before is still served.
+            // Commands and entries handed in before the close are still processed.
             inbox.close();
             buffer.close();
         }
     }
     buffer.close();
-    // There is no later attempt.
+    // This is the last attempt; do not wait for the retry time.
     keeper.retry_at = None;
     keeper.step(&status);
     if !planted("no_flush_at_the_end") {
@@ -132,21 +132,22 @@ struct Keeper<S> {
     log: Log<S>,
     durability: Durability,
     buffer: Arc<Buffer>,
-    /// Appended, and to be reported once they are flushed.
+    /// Appended but not yet flushed; answered after the next flush.
     unflushed: VecDeque<Group>,
-    /// To be answered once the status shows them, and likewise what was changed.
+    /// Entry groups to be answered once the published status includes them.
     settled: VecDeque<Group>,
+    /// Replies to commands, sent once the published status includes their effect.
     changed: Vec<Box<dyn FnOnce() + Send>>,
-    /// One a destination at most.
+    /// At most one waiting read per destination.
     parked: Vec<Parked>,
-    /// Why a removal that nobody waited for has failed, of each destination the last one.
+    /// The last error of a removal without a reply, per destination.
     not_removed: Vec<(Index, io::Error)>,
     flush_at: Option<Instant>,
-    /// The disk failed; until then nothing is tried.
+    /// After a disk error: when to try the disk again. Until then it is not touched.
     retry_at: Option<Instant>,
-    /// When the oldest entry came that a power cut would lose.
+    /// Arrival time of the oldest entry that a power cut would lose.
     undurable_since: Option<Instant>,
-    /// Why the disk failed the last time, until it works again.
+    /// The last disk error; cleared when the disk works again.
     storage_error: Option<String>,
     disk_is_full: bool,
     ledger_checked_at: Instant,
@@ -226,7 +227,7 @@ impl<S: Store> Keeper<S> {
         }
     }
 
-    /// Everything that there is to do now.
+    /// Does all pending work.
     fn step(&mut self, status: &watch::Sender<QueueStatus>) {
         if self.retry_at.is_none() {
             self.take_in();
@@ -239,9 +240,9 @@ impl<S: Store> Keeper<S> {
         }
         self.flush_at = self.flush_due();
         self.report(status);
-        // The answers are out.
+        // Maintenance runs after the replies, so that it delays no caller.
         self.maintain(status);
-        // Not before all that there was to do is done.
+        // Report recovery only after all pending work has succeeded.
         if self.retry_at.is_none() && self.storage_error.take().is_some() {
             self.disk_is_full = false;
             tracing::info!("the queue's disk works again");
@@ -250,7 +251,7 @@ impl<S: Store> Keeper<S> {
         self.check_ledger(status);
     }
 
-    /// Begins a segment or removes those that nobody needs any more, if it is time.
+    /// Rotates the active segment or deletes released segments if that is due.
     fn maintain(&mut self, status: &watch::Sender<QueueStatus>) {
         if self.retry_at.is_some() {
             return;
@@ -264,7 +265,7 @@ impl<S: Store> Keeper<S> {
         }
     }
 
-    /// Stores what was handed in.
+    /// Stores the entries in the memory buffer.
     fn take_in(&mut self) {
         self.buffer.heartbeat.begin("storing entries");
         let (mut groups, shed) = self.buffer.take();
@@ -295,7 +296,7 @@ impl<S: Store> Keeper<S> {
 
     fn store(&mut self, group: &mut Group) -> io::Result<()> {
         for entry in &mut group.entries {
-            // One that was on its way when the disk failed may be there, or not.
+            // After a disk error, an entry that was being written may or may not be on disk.
             entry.outcome = match (entry.outcome, self.log.has(entry)?) {
                 (None, Some(newest)) => Some(Appended::Stored(newest)),
                 (None | Some(Appended::Stored(_)), None) => {
@@ -310,7 +311,7 @@ impl<S: Store> Keeper<S> {
     fn flush_due(&self) -> Option<Instant> {
         let after = match self.durability {
             _ if !self.log.is_dirty() || self.retry_at.is_some() => return None,
-            // Removals; the entries are flushed already.
+            // Only removals are pending; entries are already flushed.
             Durability::Entry => REMOVE_FLUSH_INTERVAL,
             Durability::Within(_) if planted("flushed_too_late") => REMOVE_FLUSH_INTERVAL,
             Durability::Within(within) if self.log.has_unflushed_entries() => within,
@@ -337,14 +338,14 @@ impl<S: Store> Keeper<S> {
         }
     }
 
-    /// Another try of a disk that failed; the first flush opens the store again.
+    /// Tries the disk again after an error; the first flush reopens the store.
     fn retry(&mut self) {
         self.retry_at = None;
         self.flush();
     }
 
-    /// Shows how the queue stands, then answers: whoever has an answer finds in the status what was
-    /// done.
+    /// Publishes the status, then sends the replies: a caller that has its reply sees the effect in
+    /// the status.
     fn report(&mut self, status: &watch::Sender<QueueStatus>) {
         self.settled.iter().for_each(|group| self.buffer.settle(group));
         self.buffer.set_room(self.log.room());
@@ -369,7 +370,7 @@ impl<S: Store> Keeper<S> {
         self.changed.drain(..).for_each(|answer| answer());
     }
 
-    /// The books are derived anew with each report; whoever is to mend them must hear of it.
+    /// Logs a ledger that does not balance. The imbalance is recomputed with every status.
     fn check_ledger(&mut self, status: &watch::Sender<QueueStatus>) {
         if self.ledger_checked_at.elapsed() < LEDGER_CHECK_INTERVAL {
             return;
@@ -381,8 +382,8 @@ impl<S: Store> Keeper<S> {
         }
     }
 
-    /// Counts what the disk has not taken by the end as dropped. A full disk rarely prevents that:
-    /// the ledger has room in the ballast.
+    /// Counts entries that could not be stored before shutdown as dropped. This usually works even
+    /// on a full disk: the ballast leaves room for the ledger.
     fn write_off(&mut self) {
         self.buffer.heartbeat.begin("counting what could not be stored");
         let (mut groups, shed) = self.buffer.take();
@@ -394,7 +395,7 @@ impl<S: Store> Keeper<S> {
             .iter_mut()
             .flat_map(|group| &mut group.entries)
             .try_for_each(|entry| {
-                // It may have got there before the disk failed.
+                // The entry may have reached the disk before the error.
                 match (entry.outcome, self.log.has(entry)?) {
                     (None, Some(newest)) => entry.outcome = Some(Appended::Stored(newest)),
                     (None | Some(Appended::Stored(_)), None) => {
@@ -414,8 +415,8 @@ impl<S: Store> Keeper<S> {
                     tracing::error!(
                         entries = lost,
                         error,
-                        "the queue's disk did not take these entries before the end: they are lost \
-                         and counted as dropped (storage)",
+                        "entries could not be stored before shutdown: they are lost and counted as \
+                         dropped (storage)",
                     );
                 }
                 self.settled.extend(groups);
@@ -427,7 +428,7 @@ impl<S: Store> Keeper<S> {
         }
     }
 
-    /// Logs the entries that are neither on the disk nor in the ledger at the end.
+    /// At shutdown, logs entries that are neither on disk nor in the ledger.
     fn log_lost(&self) {
         let (entries, _, shed) = self.buffer.status();
         let lost = entries + shed.dropped + shed.thinned;
@@ -436,19 +437,19 @@ impl<S: Store> Keeper<S> {
             tracing::error!(
                 entries = lost,
                 error,
-                "the queue's disk did not take these entries before the end: they are lost and in \
-                 no ledger",
+                "entries could not be stored before shutdown: they are lost and missing from the \
+                 ledger",
             );
         }
     }
 
-    /// Answers, and notes a failure of the disk.
+    /// Replies immediately, and records a disk error.
     fn answer<T>(&mut self, op: &'static str, reply: Reply<T>, result: io::Result<T>) {
         self.note_failure(op, &result);
         answer(reply, result);
     }
 
-    /// Likewise, but once the status shows what was done.
+    /// Records a disk error, and replies once the published status includes the change.
     fn answer_later<T: Send + 'static>(
         &mut self,
         op: &'static str,
@@ -460,7 +461,7 @@ impl<S: Store> Keeper<S> {
     }
 
     fn note_failure<T>(&mut self, op: &'static str, result: &io::Result<T>) {
-        // A batch that is not the oldest is no failure of the disk.
+        // `InvalidInput` means a batch that is not the oldest: a caller's error, not the disk's.
         if let Err(error) = result
             && error.kind() != io::ErrorKind::InvalidInput
         {
@@ -495,20 +496,20 @@ impl<S: Store> Keeper<S> {
         }
         let not_removed = self.not_removed.iter().position(|(other, _)| *other == of);
         let not_removed = not_removed.map(|index| self.not_removed.swap_remove(index));
-        // A reader that begins anew reads them again.
+        // A reader that was rewound (`from` is 0) reads the entries again anyway.
         if let Some((_, error)) = not_removed.filter(|_| from > Seq(0)) {
             return answer(reply, Err(error));
         }
         match self.log.read(of, from, limit) {
             Ok(None) => self.parked.push(Parked { of, from, limit, reply }),
-            // With the other answers: whoever waits for several of them is woken once.
+            // Sent with the other replies, so that a task that waits for several is woken once.
             Ok(Some(batch)) => self.answer_later("read", reply, Ok(batch)),
             Err(error) => self.answer("read", reply, Err(error)),
         }
     }
 }
 
-/// A caller that is gone does not want the answer any more.
+/// Sends a reply; a caller that was dropped is ignored.
 fn answer<T>(reply: Reply<T>, result: io::Result<T>) {
     let _ = reply.send(result.map_err(QueueError::from));
 }

@@ -1,21 +1,21 @@
-//! The books: what became of every entry that the queue ever accepted.
+//! The ledger: counts what happened to every entry that the queue ever accepted.
 //!
-//! appended = delivered + dropped (by reason) + thinned + quarantined + queued
+//! appended = delivered + dropped (by reason) + downsampled + dead letters + queued
 
 use serde::{Deserialize, Serialize};
 
 /// Why an entry left the queue without reaching the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DropReason {
-    /// The queue was at its bound.
+    /// The queue was full.
     QueueFull,
-    /// It was older than `queue.max_age`.
+    /// The entry was older than `queue.max_age`.
     Expired,
-    /// It could not be read back.
+    /// The entry could not be read back.
     Corrupt,
-    /// The disk failed for longer than the memory lasted.
+    /// The disk failed for longer than the memory buffer lasted.
     Storage,
-    /// A person said so.
+    /// An operator dropped the entry.
     Operator,
 }
 
@@ -36,8 +36,8 @@ impl DropReason {
     }
 }
 
-/// Counts since the queue was made. What is still queued is not in here: it is derived from the
-/// positions, so that the books can be checked against the log.
+/// Counts since the queue was created. Queued entries are not counted here: their number is derived
+/// from the positions, so that the ledger can be checked against the store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ledger {
     pub delivered: u64,
@@ -45,19 +45,19 @@ pub struct Ledger {
     pub expired: u64,
     pub corrupt: u64,
     pub storage: u64,
-    /// Left out to make room: neighbours stand for them.
+    /// Removed by downsampling to make room; neighbouring frames were kept.
     pub thinned: u64,
-    /// Set aside because the server refuses them.
+    /// Dead letters: entries that the server refused.
     pub quarantined: u64,
-    /// Entries that left before they got a position; they are in the counts above too.
+    /// Entries that left before they were assigned a position; also included in the counts above.
     pub unplaced: u64,
-    /// Dropped by a person. Last, and not there in older books.
+    /// Dropped by an operator. Last, because ledgers of older versions lack it.
     #[serde(default)]
     pub operator: u64,
 }
 
 impl Ledger {
-    /// Books `entries` as dropped.
+    /// Counts `entries` as dropped for `reason`.
     pub fn drop(&mut self, reason: DropReason, entries: u64) {
         match reason {
             DropReason::QueueFull => self.queue_full += entries,
@@ -79,12 +79,12 @@ impl Ledger {
         }
     }
 
-    /// Entries that left the queue, in whichever way.
+    /// All entries that left the queue, for any reason.
     pub fn gone(&self) -> u64 {
         self.delivered + self.quarantined + self.thinned + self.dropped_in_all()
     }
 
-    /// Entries dropped, whatever the reason.
+    /// All dropped entries, for any reason.
     pub fn dropped_in_all(&self) -> u64 {
         DropReason::ALL.iter().map(|&reason| self.dropped(reason)).sum()
     }

@@ -1,9 +1,10 @@
-//! One agent to a queue: locks on a file and on the folder itself, and beside them who holds them.
+//! Ensures that only one agent uses a queue: locks a file and the folder itself, and records the
+//! owner.
 //!
-//! - The file is locked everywhere. Somebody may remove it: then the next process would lock a new
-//!   file of the same name. Windows does not let anyone remove it while it is locked.
-//! - Elsewhere the folder is locked too, if its file system can do that. A folder that was moved away
-//!   keeps the lock, so the holder checks [`Lock::is_of`] before it relies on the lock.
+//! - The file is locked on every system. If it is deleted, another process could lock a new file of
+//!   the same name. Windows prevents deleting a locked file.
+//! - On other systems the folder is locked too, if its file system supports that. A folder that was
+//!   moved away keeps its lock, so the holder checks [`Lock::is_valid`] before relying on it.
 
 use std::fs::{File, TryLockError};
 use std::io;
@@ -14,19 +15,19 @@ use super::owner::{OWNER, Owner};
 
 const LOCK: &str = "lock";
 
-/// Held for as long as this lives; the operating system lets go of it when the process ends,
-/// however it ends.
+/// The queue's lock, held until dropped. The operating system releases it when the process ends for
+/// any reason.
 #[derive(Debug)]
 pub(super) struct Lock {
     folder: PathBuf,
-    /// The lock file; `None` when the lock was lost and not taken again.
+    /// The lock file; `None` if the lock was lost and could not be taken again.
     file: Option<File>,
-    /// The folder, where it can be locked. Only held.
+    /// Holds the lock on the folder, where that is supported.
     _locked_folder: Option<File>,
 }
 
 impl Lock {
-    /// Takes the lock of the queue in `folder`, or names the process that holds it.
+    /// Takes the lock of the queue in `folder`, or returns the process that holds it.
     pub(super) fn take(folder: &Path) -> io::Result<Result<Self, String>> {
         let held = || Ok(Err(Owner::read(folder).map_or("unknown".into(), |owner| owner.process)));
         let _locked_folder = match lock_folder(folder) {
@@ -51,7 +52,8 @@ impl Lock {
             Err(TryLockError::WouldBlock) => return held(),
             Err(TryLockError::Error(error)) => return Err(error),
         }
-        // Two files: a locked one cannot be read by others on Windows.
+        // The owner is in a second file because other processes cannot read a locked file on
+        // Windows.
         if disk::is_no_file(&folder.join(OWNER)) {
             super::segments::set_stray_aside(folder, OWNER)?;
         }
@@ -59,22 +61,22 @@ impl Lock {
         Ok(Ok(Self { folder: folder.into(), file: Some(file), _locked_folder }))
     }
 
-    /// Whether the lock file is still the one that is locked: if not, another process may have
+    /// Whether the lock file on disk is still the locked one. If not, another process may have
     /// locked the queue meanwhile.
     pub(super) fn is_valid(&self) -> bool {
         self.file.as_ref().is_some_and(|file| disk::is_at(file, &self.folder.join(LOCK)))
     }
 
-    /// Takes the lock again if it is not valid any more.
+    /// Takes the lock again if it is no longer valid.
     ///
     /// # Errors
-    /// Another process has the queue now, or the disk fails; then the lock is not held.
+    /// Another process has locked the queue, or the disk fails; then the lock is not held.
     pub(super) fn renew(&mut self) -> io::Result<()> {
         if self.is_valid() {
             return Ok(());
         }
         let folder = std::mem::take(&mut self.folder);
-        // The folder may be the same one: it cannot be locked twice.
+        // Release the folder lock first: it may be the same folder, which cannot be locked twice.
         *self = Self { folder, file: None, _locked_folder: None };
         disk::create_folder(&self.folder)?;
         match Self::take(&self.folder)? {
@@ -97,14 +99,14 @@ impl Lock {
     }
 }
 
-/// Locks the folder itself; `None` where that is not possible.
+/// Locks the folder itself; `None` where that is not supported.
 #[cfg(unix)]
 fn lock_folder(folder: &Path) -> Result<Option<File>, TryLockError> {
     let file = File::open(folder).map_err(TryLockError::Error)?;
     match file.try_lock() {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Err(TryLockError::WouldBlock),
-        // Some network file systems lock no folders.
+        // Some network file systems do not support locks on folders.
         Err(TryLockError::Error(_)) => Ok(None),
     }
 }

@@ -1,7 +1,9 @@
-//! The queue's rules over a store: admit, make room, read, remove, and keep the books.
+//! The queue engine: the rules for appending, evicting, reading and acknowledging entries on top of
+//! a store, and for recording what happened to them.
 //!
-//! Plain calls, no task and no clock: "old" means older than the newest entry that came, so a jump
-//! of the wall clock while nothing is captured expires nothing.
+//! Plain synchronous calls, with no task and no clock. The age of an entry is relative to the
+//! newest entry that was appended, so a jump of the wall clock while nothing is captured expires
+//! nothing.
 
 mod accounts;
 mod dropping;
@@ -32,18 +34,19 @@ use crate::config::{Durability, MAX_SESSIONS};
 use crate::entry::{CapturedAt, Kind, Seq, StintId, Stream};
 use crate::planted::planted;
 
-/// Facts that are kept beside the log; each is one small MessagePack value.
+/// Keys of facts stored beside the records; each value is a small MessagePack document.
 const STREAMS: &str = "streams";
 const SESSIONS: &str = "sessions";
 
-/// What the store keeps with the head.
+/// The metadata that the store persists together with the head.
 #[derive(Clone, Default, Serialize, Deserialize)]
 struct Books {
     ledger: Ledger,
     newest: Option<Newest>,
-    /// What left last.
+    /// The disposition range that still grows.
     run: Option<Run>,
-    /// Where `[server]` is, if there are other destinations. From here on not in older books.
+    /// The head of `[server]`, if there are other destinations. Metadata of older versions lacks
+    /// this field and those below.
     #[serde(default)]
     head: Option<Seq>,
     #[serde(default)]
@@ -52,14 +55,14 @@ struct Books {
     others: Vec<Kept>,
 }
 
-/// The stint and the moment of the newest entry that was ever appended.
+/// The stint and capture time of the newest entry ever appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Newest {
     stint: StintId,
     captured_at: CapturedAt,
 }
 
-/// The session that a server gave to a stint.
+/// The session that a server assigned to a stint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StintSession {
     pub stint: StintId,
@@ -67,28 +70,28 @@ pub struct StintSession {
     pub session: String,
 }
 
-/// The log: a store and the rules over it.
+/// The queue engine: a store, and the queue's rules on top of it.
 #[derive(Debug)]
 pub(super) struct Log<S> {
     store: S,
     limits: Limits,
-    /// The destinations: `[server]`, which has no name, and the others.
+    /// The names of the destinations. `[server]` comes first, with an empty name.
     names: Vec<String>,
-    /// Of each of them.
+    /// The cursor and ledger of each destination, in the order of `names`.
     accounts: Vec<Account>,
-    /// What the store had lost when the accounts were counted last.
+    /// The store's count of lost records when `ahead` was last computed.
     lost_counted: Option<u64>,
     newest: Option<Newest>,
     stints: Stints,
-    /// Everything below is durable.
+    /// Entries below this position are durable.
     durable: Seq,
-    /// Where the newest minute begins, which is not thinned.
+    /// The start of the newest minute, which is not downsampled.
     recent: Recent,
     oldest: Option<(Seq, CapturedAt)>,
 }
 
 impl<S: Store> Log<S> {
-    /// Takes over a store at the moment `now`, as the wall clock has it.
+    /// Opens the engine on `store`. `now` is the wall-clock time.
     pub(super) fn open(
         mut store: S,
         limits: Limits,
@@ -99,7 +102,8 @@ impl<S: Store> Log<S> {
             Some(bytes) => rmp_serde::from_slice(&bytes).map_err(io::Error::other)?,
             None => Books::default(),
         };
-        // What the operating system still held of a killed process is not durable yet.
+        // What a killed process wrote may still be in the operating system's cache: make it durable
+        // first.
         store.flush()?;
         let newest = newest_ever(&mut store, &books)?;
         let known = fact(&store, STREAMS)?.unwrap_or_default();
@@ -123,12 +127,12 @@ impl<S: Store> Log<S> {
         log.take_accounts(&books);
         log.note_lost();
         log.part_with_others(&books)?;
-        // One that was lowered holds from here on.
+        // Apply a limit that was lowered since the last run.
         log.limit(log.limits.clone())?;
         Ok(log)
     }
 
-    /// Has other limits from here on.
+    /// Replaces the limits and evicts whatever no longer fits.
     pub(super) fn limit(&mut self, limits: Limits) -> io::Result<()> {
         self.limits = limits;
         self.make_room(None)?;
@@ -138,7 +142,7 @@ impl<S: Store> Log<S> {
         }
     }
 
-    /// Accepts an entry of a stream or says what became of it.
+    /// Appends an entry of a stream and returns the outcome.
     pub(super) fn append(&mut self, stream: &Stream, entry: &Waiting) -> io::Result<Appended> {
         let &Waiting { captured_at, driven_at, content, .. } = entry;
         self.sound()?;
@@ -152,7 +156,7 @@ impl<S: Store> Log<S> {
         {
             return Ok(Appended::Unchanged);
         }
-        // Before its first entry: after a crash the stream must find its stint.
+        // Persist the stint before its first entry, so that the stream finds it after a crash.
         self.write_stints()?;
         let marks = entry.marks.and(self.stints.marks(stream, begins, self.store.tail()));
         let json = &entry.json;
@@ -174,7 +178,8 @@ impl<S: Store> Log<S> {
         self.recent.note(captured_at, seq);
         self.stints.appended(stream, captured_at, setup);
         if setup.is_some() {
-            // What is known must not outlive the setup, or it would not be accepted again.
+            // Persist the setup before its fingerprint; otherwise a crash could make us reject the
+            // setup as a duplicate.
             self.flush()?;
             self.write_stints()?;
         }
@@ -190,8 +195,8 @@ impl<S: Store> Log<S> {
         Ok(())
     }
 
-    /// Whether an entry was appended already, before the store failed: moments are strictly
-    /// increasing, so each names one entry. Says the position of the newest then.
+    /// If the entry was already appended before the store failed, returns the position of the
+    /// newest entry. Capture times strictly increase, so each identifies one entry.
     pub(super) fn has(&mut self, entry: &Waiting) -> io::Result<Option<Seq>> {
         self.sound()?;
         let is_there = self.newest.is_some_and(|newest| entry.captured_at <= newest.captured_at);
@@ -199,7 +204,7 @@ impl<S: Store> Log<S> {
         Ok((is_there && !planted("stored_again_after_a_failure")).then_some(newest))
     }
 
-    /// Books what was given up in memory, before it had a position.
+    /// Records entries that were discarded from memory before they got a position.
     pub(super) fn book(&mut self, shed: Shed) -> io::Result<()> {
         if shed == Shed::default() || planted("given_up_in_memory_not_booked") {
             return Ok(());
@@ -211,7 +216,7 @@ impl<S: Store> Log<S> {
         self.keep_unplaced(gone, shed.thinned + shed.dropped)
     }
 
-    /// Books entries that no destination gets, as they never got a position.
+    /// Records entries that never got a position as lost to every destination.
     fn keep_unplaced(&mut self, gone: impl Fn(&mut Ledger), entries: u64) -> io::Result<()> {
         let mut accounts = self.accounts.clone();
         for account in &mut accounts {
@@ -221,10 +226,11 @@ impl<S: Store> Log<S> {
         self.keep_books(accounts)
     }
 
-    /// The entries from `from` on that may be sent to a destination; `None` when there is none.
+    /// Reads entries from `from` that may be sent to a destination; `None` if it has nothing to
+    /// send.
     ///
-    /// Where each entry is made durable on its own, only what is durable is sent. Elsewhere a power
-    /// cut may forget an entry that the server has; its position is not given out again.
+    /// With `durability = "entry"`, only durable entries are sent. With the other settings, a power
+    /// cut may lose an entry that the server already has; its position is not reused.
     pub(super) fn read(&mut self, of: Index, from: Seq, limit: Limit) -> io::Result<Option<Batch>> {
         let of_whom = if planted("one_place_for_all") { 0 } else { of };
         let from = from.max(self.accounts[of_whom].head);
@@ -244,8 +250,8 @@ impl<S: Store> Log<S> {
             let batch = batch.get_or_insert_default();
             match record::decode(seq, &bytes) {
                 Ok(entry) => batch.entries.push(entry),
-                // Left out here, counted as corrupt when the batch is removed.
-                Err(error) => tracing::error!(%seq, %error, "an entry cannot be read back"),
+                // Skipped here; counted as corrupt when the batch is removed.
+                Err(error) => tracing::error!(%seq, %error, "cannot decode a queue entry"),
             }
             batch.records.push((seq, bytes.len() as u32));
             let account = &mut self.accounts[of];
@@ -254,7 +260,7 @@ impl<S: Store> Log<S> {
         Ok(batch)
     }
 
-    /// Makes everything so far durable.
+    /// Makes all changes so far durable.
     pub(super) fn flush(&mut self) -> io::Result<()> {
         let store = self.sound()?;
         if !store.is_durable() {
@@ -264,31 +270,33 @@ impl<S: Store> Log<S> {
         Ok(())
     }
 
-    /// What the store made durable on its own counts as well.
+    /// Advances the durable position if the store has become durable, for example by sealing a
+    /// segment.
     fn note_durable(&mut self) {
         if self.store.is_durable() {
             self.durable = self.store.tail();
         }
     }
 
-    /// Whether a power cut now would undo something.
+    /// Whether a power cut would undo a change.
     pub(super) fn is_dirty(&self) -> bool {
         !self.store.is_durable()
     }
 
-    /// Whether a power cut now would lose an entry.
+    /// Whether a power cut would lose an entry.
     pub(super) fn has_unflushed_entries(&self) -> bool {
         self.durable < self.store.tail()
     }
 
-    /// The session that `server` gave to `stint`.
+    /// The session that `server` assigned to `stint`.
     pub(super) fn session(&self, stint: StintId, server: &str) -> io::Result<Option<String>> {
         let sessions: Vec<StintSession> = fact(&self.store, SESSIONS)?.unwrap_or_default();
         let found = sessions.into_iter().rfind(|s| s.stint == stint && s.server == server);
         Ok(found.map(|s| s.session))
     }
 
-    /// Remembers the session that `server` gave to `stint`.
+    /// Stores the session that `server` assigned to `stint`, and forgets the oldest one if there
+    /// are too many.
     pub(super) fn set_session(
         &mut self,
         stint: StintId,
@@ -303,13 +311,13 @@ impl<S: Store> Log<S> {
         self.store.put(SESSIONS, Some(&to_bytes(&sessions)?))
     }
 
-    /// All sessions that are remembered, the newest last.
+    /// All stored sessions, newest last.
     pub(super) fn sessions(&self) -> io::Result<Vec<StintSession>> {
         Ok(fact(&self.store, SESSIONS)?.unwrap_or_default())
     }
 
-    /// Begins the stint that the stream's next entry at the moment `at` belongs to, if it has none, and
-    /// remembers the session that each server gave to it elsewhere.
+    /// Starts the stint for the stream's next entry at time `at` unless it continues one, and
+    /// stores the sessions that servers assigned to the stint elsewhere.
     pub(super) fn go_on(
         &mut self,
         stream: &Stream,
@@ -318,19 +326,20 @@ impl<S: Store> Log<S> {
     ) -> io::Result<()> {
         self.sound()?;
         let (stint, _) = self.stints.at(stream, at, &self.limits);
-        // Before its sessions: after a crash no other stream may find them.
+        // Persist the stint before its sessions, so that after a crash no other stream finds them.
         self.write_stints()?;
         sessions.iter().try_for_each(|(server, session)| self.set_session(stint, server, session))
     }
 
-    /// The stint that the oldest entry of a destination, or if there is none the next one, belongs to.
+    /// The stint of a destination's oldest undelivered entry, or of the next entry if everything is
+    /// delivered.
     pub(super) fn stint(&mut self, of: Index) -> io::Result<StintId> {
         let oldest = self.read_records(self.accounts[of].head, Limit::ONE)?;
         let entry = oldest.first().and_then(|(seq, bytes)| record::decode(*seq, bytes).ok());
         Ok(entry.map_or_else(|| self.stints.expected(), |entry| entry.stint))
     }
 
-    /// How the queue stands.
+    /// The current status of the queue.
     pub(super) fn status(&mut self) -> QueueStatus {
         let (head, tail) = (self.store.head(), self.store.tail());
         let held = self.store.held();
@@ -360,7 +369,7 @@ impl<S: Store> Log<S> {
         }
     }
 
-    /// The moment of the oldest entry.
+    /// The capture time of the oldest entry.
     fn oldest(&mut self) -> io::Result<Option<CapturedAt>> {
         let head = self.store.head();
         if self.oldest.is_none_or(|(seq, _)| seq != head) {
@@ -371,7 +380,7 @@ impl<S: Store> Log<S> {
         Ok(self.oldest.map(|(_, captured_at)| captured_at))
     }
 
-    /// Does what would hold up an append; to be called when nobody waits.
+    /// Does slow housekeeping that would delay an append. Call it when no caller waits.
     pub(super) fn maintain(&mut self) -> io::Result<()> {
         self.sound()?.maintain()?;
         self.note_durable();
@@ -384,18 +393,19 @@ impl<S: Store> Log<S> {
         records
     }
 
-    /// Notes the fate of what the store has lost. Without the note the fate is unknown; the ledger
-    /// counts the loss all the same, so a disk that is full does not stop the queue here.
+    /// Writes the disposition of records that the store has lost to the side log. If that fails,
+    /// their disposition is unknown, but the ledger still counts the loss; so a full disk does not
+    /// stop the queue here.
     fn note_lost(&mut self) {
         for (first, last) in self.store.take_lost() {
             let line = fates::lost_line(first, last, &self.places());
             if let Err(error) = self.store.note(Notes::Fates, &line) {
-                tracing::warn!(%first, %last, %error, "cannot note that entries were lost");
+                tracing::warn!(%first, %last, %error, "cannot record which entries were lost");
             }
         }
     }
 
-    /// All records between two positions, ends included.
+    /// All records from `first` to `last` inclusive.
     fn read_between(&mut self, first: Seq, last: Seq) -> io::Result<Vec<(Seq, Vec<u8>)>> {
         let mut records = self.read_records(first, Limit::ALL_OF_A_STRETCH)?;
         while let Some(next) = records.last().map(|(seq, _)| Seq(seq.0 + 1))
@@ -411,8 +421,8 @@ impl<S: Store> Log<S> {
         Ok(records)
     }
 
-    /// The store, opened again if it failed: after an error it starts over from what is on the
-    /// disk, and so do the books.
+    /// Returns the store, reopened if it failed. After an error, the store and the metadata are
+    /// reloaded from disk.
     fn sound(&mut self) -> io::Result<&mut S> {
         if !self.store.is_open() {
             self.store.reopen()?;
@@ -427,7 +437,7 @@ impl<S: Store> Log<S> {
     }
 }
 
-/// The ledger in the books that a store keeps; an empty one if it keeps none yet.
+/// Decodes the ledger from a store's metadata; empty for a new store.
 pub(super) fn ledger_of(books: &[u8]) -> io::Result<Ledger> {
     if books.is_empty() {
         return Ok(Ledger::default());
@@ -435,14 +445,15 @@ pub(super) fn ledger_of(books: &[u8]) -> io::Result<Ledger> {
     rmp_serde::from_slice(books).map(|books: Books| books.ledger).map_err(io::Error::other)
 }
 
-/// Entries that damage has cost `[server]`, by the books of a store that has lost so many.
+/// Entries that `[server]` lost to damage, for a store with this metadata that has lost `lost`
+/// records.
 pub(super) fn corrupt_of(books: &[u8], lost: u64) -> u64 {
     let books: Books = rmp_serde::from_slice(books).unwrap_or_default();
     books.ledger.corrupt + lost.saturating_sub(books.not_lost)
 }
 
-/// Stint and moment of the newest record that ever was: the newest that is held may be much older,
-/// when those after it were dropped.
+/// The stint and capture time of the newest record ever appended. The newest stored record may be
+/// much older if later ones were dropped.
 fn newest_ever<S: Store>(store: &mut S, books: &Books) -> io::Result<Option<Newest>> {
     let held = newest_held(store)?;
     Ok(held.into_iter().chain(books.newest).max_by_key(|newest| newest.captured_at))
@@ -460,7 +471,7 @@ fn fact<T: serde::de::DeserializeOwned>(store: &impl Store, key: &str) -> io::Re
     match rmp_serde::from_slice(&bytes) {
         Ok(value) => Ok(Some(value)),
         Err(error) => {
-            tracing::error!(key, %error, "a fact of the queue cannot be read back, going on without");
+            tracing::error!(key, %error, "a queue fact cannot be decoded; continuing without it");
             Ok(None)
         }
     }

@@ -1,13 +1,14 @@
-//! The queue: a bounded, durable log of entries on a disk.
+//! The queue: a bounded, durable FIFO of entries on disk.
 //!
-//! [`open`] gives a [`Writer`] for the sources and a [`Reader`] for the session; they meet nowhere
-//! else. A person looks in with an [`Operator`](operator::Operator). One task, the keeper, owns the [`Store`] and runs on a thread of its own, so that no fsync
-//! ever holds up another task.
+//! [`open`] returns a [`Writer`] for the sources and a [`Reader`] for the session; the queue is the
+//! only link between the two. An [`Operator`](operator::Operator) inspects and edits the queue by
+//! hand. One task, the queue worker, owns the [`Store`] and runs on its own thread, so that an
+//! fsync never blocks another task.
 //!
 //! Invariants, each checked by a test:
-//! - A position names one entry for ever; positions grow and survive power cuts.
-//! - An entry leaves by [`Reader::remove`] of the batch it was read in, under a [`DropReason`], or
-//!   because thinning left it out.
+//! - A position identifies one entry forever; positions only increase, also across power cuts.
+//! - An entry leaves the queue in one of three ways: [`Reader::remove`] of the batch in which it was
+//!   read, a drop with a [`DropReason`], or downsampling.
 //! - The [ledger] balances against the positions at all times.
 
 mod buffer;
@@ -57,21 +58,21 @@ use crate::entry::{CapturedAt, Seq, Situation, StintId, Stream};
 /// The first position of a new queue.
 pub const FIRST: Seq = Seq(1);
 
-/// The bounds of a queue and what it does at them.
+/// The limits of a queue, and its policy when it reaches them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     pub max_entries: u64,
-    /// Bytes on the disk, as `du` counts them, all included.
+    /// Total disk usage in bytes, as `du` counts it.
     pub max_bytes: u64,
     pub max_age: Duration,
     pub when_full: WhenFull,
     pub durability: Durability,
-    /// Silence up to this long continues a stint; a longer one begins another.
+    /// A pause of up to this length continues a stint; a longer one starts a new stint.
     pub resume_after: Duration,
 }
 
 impl Limits {
-    /// What the configuration says.
+    /// The limits from the configuration.
     pub fn new(queue: &config::QueueConfig, stint: &config::StintConfig) -> Self {
         Self {
             max_entries: queue.max_entries,
@@ -83,12 +84,13 @@ impl Limits {
         }
     }
 
-    /// Whether an entry at `next` belongs to the stint whose newest entry is at `newest`.
+    /// Whether an entry captured at `next` belongs to the stint whose newest entry was captured at
+    /// `newest`.
     fn continues(&self, newest: CapturedAt, next: CapturedAt) -> bool {
         i128::from(next.0) - i128::from(newest.0) <= self.resume_after.as_millis() as i128
     }
 
-    /// Records that a stretch is to hold, about.
+    /// The approximate number of records in a segment.
     fn stretch_entries(&self) -> u64 {
         segments::segment_entries(self.max_entries)
     }
@@ -98,7 +100,7 @@ impl Limits {
     }
 }
 
-/// How much to read at once; both bounds hold.
+/// The maximum size of one read; both bounds apply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limit {
     pub entries: usize,
@@ -108,136 +110,140 @@ pub struct Limit {
 impl Limit {
     /// One record, however large.
     pub const ONE: Self = Self { entries: 1, bytes: usize::MAX };
-    /// What the store reads together.
+    /// Everything that the store returns in one read: at most one segment.
     const ALL_OF_A_STRETCH: Self = Self { entries: usize::MAX, bytes: usize::MAX };
 }
 
-/// An entry that a source hands in; position and stint are the queue's to give.
+/// An entry from a source. The queue assigns its position and stint.
 #[derive(Clone, Debug)]
 pub struct NewEntry {
-    /// Strictly later than that of the entry before, whoever drove: the queue's order.
+    /// Defines the order of the queue: strictly later than the `captured_at` of the previous entry,
+    /// for all streams together.
     pub captured_at: CapturedAt,
-    /// The moment of capture, where the queue's order is not that: another agent's, which may come
-    /// hours late.
+    /// The time of capture if it differs from `captured_at`: entries relayed from another agent may
+    /// arrive hours late.
     pub driven_at: Option<CapturedAt>,
     pub content: Content,
     pub json: String,
 }
 
-/// What a new entry holds.
+/// The content of a new entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Content {
     Frame(Situation),
-    /// A setup is accepted when its fingerprint differs from that of the stint's last setup.
+    /// A setup is accepted if its fingerprint differs from that of the stint's last setup.
     Setup {
         fingerprint: u64,
     },
 }
 
-/// What became of a new entry.
+/// The outcome of an append, for one entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Appended {
-    /// It is in the queue, as durable as `queue.durability` promises.
+    /// Stored, with the durability that `queue.durability` promises.
     Stored(Seq),
-    /// A setup that is the same as the one before: nothing to do.
+    /// The setup equals the previous one and was not stored again.
     Unchanged,
-    /// It is not in the queue, and counted under the reason.
+    /// Not stored; counted under this reason.
     Dropped(DropReason),
-    /// It waits in memory: the disk does not keep up, or fails. It will be stored, or counted as
-    /// dropped or thinned.
+    /// Buffered in memory because the disk is slow or failing. It will be stored, or counted as
+    /// dropped or downsampled.
     Buffered,
 }
 
-/// A stream and the stint that it is in.
+/// A stream and its current stint.
 pub type StreamStint = (Stream, StintId);
 
-/// How a queue stands.
+/// A snapshot of the queue's state and counters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueStatus {
-    /// Position of the oldest entry; `tail` when there is none.
+    /// Position of the oldest entry; equals `tail` if the queue is empty.
     pub head: Seq,
-    /// Position that the next entry takes.
+    /// Position of the next entry to be appended.
     pub tail: Seq,
     pub entries: u64,
-    /// Bytes of the records.
+    /// Total size of the records in bytes.
     pub bytes: u64,
-    /// Bytes on the disk.
+    /// Bytes used on disk.
     pub disk_bytes: u64,
-    /// The bounds of entries and of bytes on the disk.
+    /// The configured limits on entries and on disk usage.
     pub max_entries: u64,
     pub max_bytes: u64,
-    /// Entries that wait in memory for the disk; they are not in the other numbers.
+    /// Entries buffered in memory until the disk accepts them; not included in the other numbers.
     pub buffered: u64,
-    /// When the oldest entry came that a power cut now would lose; `None` when it would lose none.
+    /// Arrival time of the oldest entry that a power cut would lose now; `None` if all entries are
+    /// durable.
     pub undurable_since: Option<Instant>,
     pub oldest: Option<CapturedAt>,
-    /// The newest entry that was ever appended, also when it has been delivered.
+    /// Capture time of the newest entry ever appended, even if it was delivered since.
     pub newest: Option<CapturedAt>,
-    /// The stint that the next entry is expected to belong to.
+    /// The stint to which the next entry is expected to belong.
     pub stint: StintId,
-    /// The stint that each stream is in, of those that were used last.
+    /// The current stint of each recently used stream.
     pub stints: Arc<[StreamStint]>,
-    /// Of the entries those that `[server]` has not had: all of them, where it is the slowest.
+    /// Entries not yet delivered to `[server]`. Smaller than `entries` if another destination is
+    /// slower.
     pub queued: u64,
-    /// Entries accepted since the queue was made.
+    /// Entries accepted since the queue was created.
     pub appended: u64,
-    /// Of `[server]`.
+    /// The ledger of `[server]`.
     pub ledger: Ledger,
-    /// appended - (delivered + dropped + thinned + quarantined) - queued; anything but 0 is a fault
-    /// of this program.
+    /// appended - (delivered + dropped + downsampled + dead letters) - queued. Anything but 0 is a
+    /// bug in pitwire.
     pub imbalance: i64,
     /// The other destinations.
     pub others: Vec<Standing>,
-    /// Why the disk failed the last time, until it works again.
+    /// The last disk error; cleared when the disk works again.
     pub storage_error: Option<String>,
-    /// It failed because there is no room on it.
+    /// Whether the last disk error was a full disk.
     pub disk_is_full: bool,
-    /// The queue worker makes no progress.
+    /// Set while the queue worker makes no progress.
     pub stuck: Option<Stuck>,
 }
 
 impl QueueStatus {
-    /// How `[server]` stands.
+    /// The status of `[server]`.
     pub fn server(&self) -> Standing {
         Standing::server(self.queued, self.appended, self.ledger, self.imbalance)
     }
 }
 
-/// How one destination stands.
+/// The status of one destination.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Standing {
     pub name: String,
-    /// Entries that it has not had.
+    /// Entries not yet delivered to this destination.
     pub queued: u64,
-    /// Entries accepted since the queue knows it, and those that it held then.
+    /// Entries accepted since the destination was configured, plus the entries queued at that time.
     pub appended: u64,
     pub ledger: Ledger,
-    /// As in [`QueueStatus`].
+    /// See [`QueueStatus::imbalance`].
     pub imbalance: i64,
 }
 
 impl Standing {
-    /// That of `[server]`, which has no name.
+    /// The status of `[server]`, whose name is empty.
     pub fn server(queued: u64, appended: u64, ledger: Ledger, imbalance: i64) -> Self {
         Self { name: String::new(), queued, appended, ledger, imbalance }
     }
 }
 
-/// Who gets the entries besides `[server]`.
+/// The destinations that receive entries besides `[server]`.
 #[derive(Clone, Copy, Debug)]
 pub enum Destinations<'a> {
-    /// Those of these names, each of which is a few of `a-z 0-9 _ -`. One that was there and is not
-    /// named is given up, and what was only kept for it.
+    /// Exactly these destinations; a name is a few of `a-z 0-9 _ -`. A destination that the queue
+    /// knows but that is not listed is removed, together with the entries that were kept only for
+    /// it.
     These(&'a [String]),
-    /// Those that the queue knows.
+    /// The destinations that the queue already knows.
     AsTheyAre,
 }
 
-/// Why the queue did not do what it was asked.
+/// Why a queue operation failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum QueueError {
-    /// The disk failed. Trying again later may succeed.
-    #[error("the queue's disk failed: {0}")]
+    /// The disk failed. A later attempt may succeed.
+    #[error("queue disk error: {0}")]
     Storage(Arc<io::Error>),
     /// The queue has been closed.
     #[error("the queue is closed")]
@@ -250,29 +256,29 @@ impl From<io::Error> for QueueError {
     }
 }
 
-/// Why a queue did not open.
+/// Why a queue could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error("the queue {path} is in use by another pitwire (process {owner})")]
     InUse { path: String, owner: String },
-    #[error("the queue {path} does not open: {source}")]
+    #[error("cannot open the queue {path}: {source}")]
     Storage { path: String, source: io::Error },
     #[error("there is no queue in {path}")]
     Missing { path: String },
 }
 
 impl OpenError {
-    /// Whether the disk, not what is on it, is in a bad way: full, read-only, not there. That may
-    /// pass without a person.
+    /// Whether the cause is the state of the disk (full, read-only, missing) rather than its
+    /// content. Such an error may clear without intervention.
     pub fn may_pass(&self) -> bool {
         matches!(self, Self::Storage { source, .. } if disk::is_circumstance(source))
     }
 }
 
-/// Opens the queue in the folder `queue.path`, making it if need be, and starts its keeper.
+/// Opens the queue in the folder `queue.path`, creating it if necessary, and starts its worker.
 ///
-/// Blocks for as long as the disk takes. `now` is the wall clock's moment: it decides whether the
-/// last stint goes on. [`Closed`] tells when both ends are dropped and the folder is free again.
+/// Blocks until the disk has been read. `now` is the wall-clock time; it decides whether the last
+/// stint continues. [`Closed`] resolves when both ends are dropped and the folder is unlocked.
 pub fn open(
     queue: &config::QueueConfig,
     stint: &config::StintConfig,
@@ -283,7 +289,8 @@ pub fn open(
     Ok((writer, readers.0, closed))
 }
 
-/// Likewise, for other destinations besides `[server]`: a [`Reader`] for each of them.
+/// Opens the queue like [`open`], with a [`Reader`] for each of the destinations `others` in
+/// addition to `[server]`.
 pub fn open_for(
     others: &[String],
     queue: &config::QueueConfig,
@@ -293,8 +300,8 @@ pub fn open_for(
     open_within(Limits::new(queue, stint), queue, Destinations::These(others), now)
 }
 
-/// Opens a queue that is there already, for a person to look into: nothing makes room and nothing
-/// expires, whatever the limits say.
+/// Opens an existing queue for inspection by an operator. Nothing is evicted or expired, whatever
+/// the limits say.
 pub fn open_as_it_is(
     queue: &config::QueueConfig,
     stint: &config::StintConfig,
@@ -313,7 +320,7 @@ pub fn open_as_it_is(
     Ok((writer, readers.0, closed))
 }
 
-/// The end for `[server]`, and those for the other destinations in their order.
+/// The reader for `[server]`, and the readers for the other destinations in configured order.
 pub type Readers = (Reader, Vec<Reader>);
 
 fn open_within(
@@ -347,7 +354,7 @@ fn open_within(
     Ok((writer, readers, Closed(closed)))
 }
 
-/// Resolves when a queue is closed: flushed, and its folder free for another agent.
+/// Resolves when a queue is closed: flushed, and its folder unlocked for another agent.
 #[derive(Debug)]
 pub struct Closed(oneshot::Receiver<Infallible>);
 
@@ -357,8 +364,8 @@ impl Closed {
     }
 }
 
-/// The two ends of a queue over any store, and the keeper that must be run for them to work. The
-/// keeper ends when both ends are dropped, after a last flush.
+/// Creates a queue over any store. Returns its two ends and its worker, a future that must be
+/// polled for them to work; it completes after a last flush when both ends are dropped.
 pub fn with_store<S: Store>(
     store: S,
     limits: Limits,
@@ -369,7 +376,7 @@ pub fn with_store<S: Store>(
     Ok(((writer, readers.0), keeper))
 }
 
-/// Likewise, with an end for each destination.
+/// Creates a queue over any store like [`with_store`], with a reader for each destination.
 pub fn with_store_for<S: Store>(
     destinations: Destinations<'_>,
     store: S,

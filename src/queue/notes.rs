@@ -1,5 +1,5 @@
-//! Lines for people: JSON Lines in files that are bounded by being two. A full one becomes
-//! `….old.ndjson` and replaces the one before.
+//! Side logs: JSON Lines for operators, in two files of bounded size. A full file is renamed to
+//! `….old.ndjson` and replaces the previous one.
 
 use std::fs;
 use std::io::{self, Write};
@@ -14,7 +14,7 @@ impl Notes {
         folder.join(self.folder()).join(format!("{}{old}.ndjson", self.name()))
     }
 
-    /// Where a file goes that is set aside.
+    /// The path to which a file is archived.
     fn aside(self, folder: &Path, old: bool) -> PathBuf {
         let old = if old { ".old" } else { "" };
         folder.join(self.folder()).join(format!("{}-taken{old}.ndjson", self.name()))
@@ -35,7 +35,7 @@ impl Notes {
     }
 }
 
-/// Appends a line; a file holds `most` bytes. Durable when this returns.
+/// Appends a line to a file of at most `most` bytes. Durable when this returns.
 pub(super) fn append(folder: &Path, notes: Notes, line: &str, most: u64) -> io::Result<()> {
     let path = notes.path(folder, false);
     path.parent().map_or(Ok(()), disk::create_folder)?;
@@ -48,8 +48,8 @@ pub(super) fn append(folder: &Path, notes: Notes, line: &str, most: u64) -> io::
     file.sync_data()
 }
 
-/// Sets both files aside in the place of those that were set aside before, and gives out what is in
-/// them. Durable when this returns.
+/// Archives both files in place of the previous archive, and returns their contents. Durable when
+/// this returns.
 pub(super) fn take(folder: &Path, notes: Notes) -> io::Result<String> {
     let text = read(folder, notes)?;
     if text.is_empty() {
@@ -66,7 +66,7 @@ pub(super) fn take(folder: &Path, notes: Notes) -> io::Result<String> {
     Ok(text)
 }
 
-/// What is still there, oldest first. Bytes that are no text are replaced.
+/// Reads the current lines, oldest first. Invalid UTF-8 is replaced.
 pub(super) fn read(folder: &Path, notes: Notes) -> io::Result<String> {
     let mut text = String::new();
     for old in [true, false] {

@@ -1,8 +1,9 @@
-//! Who has a queue open, or had it open last: the file `owner`, one line each for the process, the
-//! PC's identity, the PC's name and the folder's path.
+//! The process that has a queue open or had it open last: the file `owner`, with one line each for
+//! the process, the PC's identity, the PC's name and the folder's path.
 //!
-//! A queue that is copied to another PC, or beside the original, has the same entries and gives the
-//! same positions to new ones. Whoever runs both sends entries twice; the copy notices at its start.
+//! A copy of a queue, on another PC or beside the original, has the same entries and assigns the
+//! same positions to new ones. Running both sends entries twice; the copy detects this at its
+//! start.
 
 use std::fs;
 use std::io;
@@ -17,7 +18,7 @@ pub(super) const OWNER: &str = "owner";
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Owner {
     pub(super) process: String,
-    /// What no other PC has; empty where the system does not tell.
+    /// The unique ID of the PC; empty where the system provides none.
     machine: String,
     pc: String,
     /// The folder of the queue.
@@ -25,7 +26,7 @@ pub(super) struct Owner {
 }
 
 impl Owner {
-    /// The owner that is noted in a queue's folder.
+    /// Reads the owner file of a queue's folder.
     pub(super) fn read(folder: &Path) -> Option<Self> {
         let text = fs::read_to_string(folder.join(OWNER)).ok()?;
         let mut lines = text.lines().map(|line| line.chars().take(MAX_LINE_CHARS).collect());
@@ -34,13 +35,14 @@ impl Owner {
         (!owner.process.is_empty()).then_some(owner)
     }
 
-    /// Notes that this process has the queue open, perhaps only to look at it.
+    /// Records that this process has the queue open, perhaps only for inspection.
     pub(super) fn set_process(folder: &Path) -> io::Result<()> {
         let process = std::process::id().to_string();
         Self { process, ..Self::read(folder).unwrap_or_default() }.write(folder)
     }
 
-    /// Notes that the queue is used on this PC and in this folder; warns if it seems to be a copy.
+    /// Records that the queue is used on this PC and in this folder; warns if it seems to be a
+    /// copy.
     pub(super) fn set_place(folder: &Path) -> io::Result<()> {
         let absolute = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
         let owner = Self {
@@ -61,7 +63,7 @@ impl Owner {
         disk::replace_undurably(&folder.join(OWNER), text.as_bytes())
     }
 
-    /// The warning for the operator, if `before` may still run the same queue.
+    /// Returns a warning for the operator if the owner `before` may still run the same queue.
     fn copy_of(&self, before: &Self) -> Option<String> {
         let consequence = "both send the same entries, and new ones under the same positions; run \
                            only one of them and remove the folder of the other";
@@ -87,7 +89,7 @@ impl Owner {
     }
 }
 
-/// No line of ours is longer; the file may be anybody's.
+/// Longer than any line that pitwire writes; another program may have written the file.
 const MAX_LINE_CHARS: usize = 4096;
 
 #[cfg(target_os = "linux")]

@@ -1,4 +1,4 @@
-//! The end of the queue that reads and removes.
+//! The read end of the queue.
 
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -8,51 +8,51 @@ pub use super::log::LookedAhead;
 use super::{Limit, QueueError, QueueStatus};
 use crate::entry::{Entry, Kind, Seq, StintId};
 
-/// Entries that are out: handed back to [`Reader::remove`] once the server has them.
+/// Entries in flight: hand them back to [`Reader::remove`] once the server has them.
 ///
-/// A batch that is dropped instead stays in the queue and is read again after a
-/// [`Reader::rewind`].
+/// A batch that is dropped instead stays in the queue and is read again after a [`Reader::rewind`].
 #[derive(Debug, Default)]
 #[must_use = "a batch that is not removed stays in the queue"]
 pub struct Batch {
     pub(super) entries: Vec<Entry>,
-    /// Entries that the server refuses: set aside when the batch is removed.
+    /// Entries that the server refused; they become dead letters when the batch is removed.
     pub(super) refused: Vec<Entry>,
-    /// Position and size of every record that was read, also of those that did not decode.
+    /// Position and size of every record read, including records that failed to decode.
     pub(super) records: Vec<(Seq, u32)>,
 }
 
 impl Batch {
-    /// The entries, oldest first. Empty when not one of the records could be read back.
+    /// The entries, oldest first. Empty if none of the records could be decoded.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
-    /// Where it begins and ends, also when no entry could be read back.
+    /// The first and last position of the batch, including records that failed to decode.
     pub fn ends(&self) -> Option<(Seq, Seq)> {
         Some((self.records.first()?.0, self.records.last()?.0))
     }
 
-    /// Gives up the memory of the frames, which are still in the queue. Setups are kept: what
-    /// follows their removal needs them.
+    /// Frees the memory of the frames, which are still in the queue. Setups are kept because
+    /// [`Reader::remove`] needs them.
     pub fn forget_frames(&mut self) {
         let frames = self.entries.iter_mut().filter(|entry| entry.kind == Kind::Frame);
         frames.for_each(|entry| entry.json = String::new());
     }
 
-    /// Marks entries as refused by the server: they will not count as delivered.
+    /// Marks entries as refused by the server: they become dead letters and do not count as
+    /// delivered.
     pub fn quarantine(&mut self, refused: &[Seq]) {
         self.refused.extend(self.entries.extract_if(.., |entry| refused.contains(&entry.seq)));
     }
 }
 
-/// The end that reads and removes. There is one for each destination.
+/// The read end for one destination.
 #[derive(Debug)]
 pub struct Reader {
     commands: mpsc::Sender<Command>,
     of: Index,
     destination: String,
-    /// The next batch begins here; what lies between it and the head is out.
+    /// The next batch starts here. Entries from the head up to here are in flight.
     cursor: Seq,
     status: watch::Receiver<QueueStatus>,
 }
@@ -67,8 +67,7 @@ impl Reader {
         Self { commands, of, destination, cursor: Seq(0), status }
     }
 
-    /// The entries that follow those already out, as soon as there is one that may be sent. Safe to
-    /// cancel.
+    /// Waits for entries that may be sent and returns those after the last batch. Cancel-safe.
     pub async fn next_batch(&mut self, limit: Limit) -> Result<Batch, QueueError> {
         let (of, from) = (self.of, self.cursor);
         let batch = self.ask(|reply| Command::Read { of, from, limit, reply }).await?;
@@ -78,44 +77,45 @@ impl Reader {
         Ok(batch)
     }
 
-    /// Entries from `from` on that this destination has not had, out or not. Does not give them out.
+    /// Reads undelivered entries of this destination starting at `from`, in flight or not, without
+    /// advancing the cursor.
     pub async fn look_ahead(&self, from: Seq, limit: Limit) -> Result<LookedAhead, QueueError> {
         let of = self.of;
         self.ask(|reply| Command::LookAhead { of, from, limit, reply }).await
     }
 
-    /// Puts all batches that are out back: the next one begins with the oldest entry.
+    /// Returns all in-flight batches to the queue: the next batch starts with the oldest entry.
     pub fn rewind(&mut self) {
         self.cursor = Seq(0);
     }
 
-    /// Gives up a batch whose entries the server has. Batches are removed in the order in which
-    /// they were read; one that is not the oldest is refused.
+    /// Acknowledges a batch whose entries the server has. Batches must be acknowledged in the order
+    /// in which they were read; any other order is an error.
     pub async fn remove(&mut self, batch: Batch) -> Result<(), QueueError> {
         let of = self.of;
         self.ask(|reply| Command::Remove { of, batch, reply: Some(reply) }).await
     }
 
-    /// Likewise, but without waiting for the disk: if that fails, the next [`Reader::next_batch`] says
-    /// so. Spares a live frame a change of threads.
+    /// Acknowledges a batch without waiting for the disk; a failure is returned by the next
+    /// [`Reader::next_batch`]. Saves a live frame one thread switch.
     pub async fn remove_soon(&mut self, batch: Batch) -> Result<(), QueueError> {
         let remove = Command::Remove { of: self.of, batch, reply: None };
         self.commands.send(remove).await.map_err(|_| QueueError::Closed)
     }
 
-    /// The stint that the next batch, or if the queue is empty the next entry, belongs to.
+    /// The stint of the oldest undelivered entry, or of the next entry if everything is delivered.
     pub async fn stint(&mut self) -> Result<StintId, QueueError> {
         let of = self.of;
         self.ask(|reply| Command::Stint { of, reply }).await
     }
 
-    /// The setup that was in force in `stint` just before the oldest entry.
+    /// The setup that was in force in `stint` just before the oldest undelivered entry.
     pub async fn setup_in_force(&mut self, stint: StintId) -> Result<Option<Entry>, QueueError> {
         let of = self.of;
         self.ask(|reply| Command::SetupInForce { of, stint, reply }).await
     }
 
-    /// The session that `server` gave to `stint`, if it is remembered.
+    /// The session that `server` assigned to `stint`, if it is known.
     pub async fn session(
         &mut self,
         stint: StintId,
@@ -124,7 +124,7 @@ impl Reader {
         self.ask(|reply| Command::Session { stint, server: server.into(), reply }).await
     }
 
-    /// Remembers the session that `server` gave to `stint`, over restarts.
+    /// Stores the session that `server` assigned to `stint`; survives restarts.
     pub async fn set_session(
         &mut self,
         stint: StintId,
@@ -135,17 +135,17 @@ impl Reader {
         self.ask(|reply| Command::SetSession { stint, server, session, reply }).await
     }
 
-    /// How the queue stands, as of the keeper's last step.
+    /// The status as of the queue worker's last step.
     pub fn status(&self) -> QueueStatus {
         self.status.borrow().clone()
     }
 
-    /// The name of the destination; none for `[server]`.
+    /// The name of the destination; empty for `[server]`.
     pub fn destination(&self) -> &str {
         &self.destination
     }
 
-    /// Entries that wait for this destination.
+    /// Entries not yet delivered to this destination.
     pub fn queued(&self) -> u64 {
         let status = self.status.borrow();
         match self.of {
@@ -162,7 +162,7 @@ impl Reader {
     }
 }
 
-/// Hands the keeper a command and waits for its answer.
+/// Sends a command to the queue worker and waits for the reply.
 pub(super) async fn ask<T>(
     commands: &mpsc::Sender<Command>,
     command: impl FnOnce(oneshot::Sender<Result<T, QueueError>>) -> Command,

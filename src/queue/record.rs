@@ -1,9 +1,10 @@
-//! Entry to bytes and back: the on-disk contract.
+//! Encoding and decoding of entries: the on-disk format of a record.
 //!
-//! A record is a version byte and a MessagePack array `[stint, captured_at, kind, marks, json]`; in
-//! version 2, of an entry that another agent captured, `driven_at` follows: then `captured_at` is
-//! its place in the queue's order alone. The position is the record's key, so it is not in the record. A reader refuses a version that it
-//! does not know; a new version gets a new number and an arm in [`decode`].
+//! A record is a version byte and a MessagePack array `[stint, captured_at, kind, marks, json]`.
+//! Version 2, for an entry captured by another agent, appends `driven_at`; `captured_at` is then
+//! only its place in the queue's order. The position is the record's key, so it is not in the
+//! record. A reader refuses an unknown version; a new version gets a new number and an arm in
+//! [`decode`].
 
 use serde::{Deserialize, Serialize};
 
@@ -12,23 +13,22 @@ use crate::entry::{CapturedAt, Entry, Kind, Seq, StintId};
 const VERSION: u8 = 1;
 const RELAYED: u8 = 2;
 
-/// Ranks of frames above this are all the same: a queue that is thinned as far holds one in nine
-/// hours.
+/// The highest rank of a frame: a queue that is downsampled this far keeps one frame in nine hours.
 const MAX_RANK: u32 = 16;
 
-/// The fields of a record, in the order in which they lie on the disk.
+/// The fields of a record, in their order on disk.
 type Record<Text> = (StintId, CapturedAt, Kind, Marks, Text);
 type Relayed<Text> = (StintId, CapturedAt, Kind, Marks, Text, CapturedAt);
 
-/// What thinning must know of a frame.
+/// The retention flags of a frame, which control downsampling.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Marks(u8);
 
 impl Marks {
-    /// It is never left out.
+    /// Downsampling never removes this frame.
     pub const KEPT: Self = Self(1);
-    /// Nor is the one before it.
+    /// Downsampling removes neither this frame nor its predecessor.
     pub const KEPT_WITH_THE_ONE_BEFORE: Self = Self(3);
 
     pub fn is_kept(self) -> bool {
@@ -39,15 +39,15 @@ impl Marks {
         self.0 & 2 != 0
     }
 
-    /// For the entry of a stream that has this number there: the higher its rank, the longer it
-    /// stays.
+    /// The flags for the entry with this number in its stream: an entry with a higher rank is kept
+    /// longer.
     pub fn numbered(number: u64) -> Self {
         Self((number.trailing_zeros().min(MAX_RANK) as u8 + 1) << 2)
     }
 
-    /// The highest level of thinning at which it stays without being kept for what it shows: a frame
-    /// has rank k if its number in its stream is a multiple of 2^k. One that was not numbered, as it
-    /// was stored by an earlier version, has that of its position.
+    /// The highest downsampling level at which the frame is kept regardless of its content: a frame
+    /// has rank k if its number in its stream is a multiple of 2^k. A record of an earlier version
+    /// has no number; its position is used instead.
     pub fn rank(self, seq: Seq) -> u32 {
         match self.0 >> 2 {
             0 => seq.0.trailing_zeros(),
@@ -55,32 +55,32 @@ impl Marks {
         }
     }
 
-    /// Both.
+    /// The union of both sets of flags.
     #[must_use]
     pub fn and(self, more: Self) -> Self {
         Self(self.0 | more.0)
     }
 }
 
-/// Why bytes are not a record.
+/// Why a record could not be decoded.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     #[error("the record is empty")]
     Empty,
-    #[error("record version {0} is not known (this program knows up to {RELAYED})")]
+    #[error("unknown record version {0} (this program supports up to {RELAYED})")]
     Version(u8),
-    #[error("the record does not decode: {0}")]
+    #[error("cannot decode the record: {0}")]
     Format(#[from] rmp_serde::decode::Error),
     #[error("{0} bytes follow the record")]
     Trailing(usize),
 }
 
-/// Why an entry could not be written as a record; only memory can be the reason.
+/// Why an entry could not be encoded; the only cause is a lack of memory.
 #[derive(Debug, thiserror::Error)]
-#[error("the entry does not encode: {0}")]
+#[error("cannot encode the entry: {0}")]
 pub struct EncodeError(#[from] rmp_serde::encode::Error);
 
-/// The bytes of an entry.
+/// Encodes an entry.
 pub fn encode(
     stint: StintId,
     captured_at: CapturedAt,
@@ -95,7 +95,7 @@ pub fn encode(
     Ok(bytes)
 }
 
-/// The bytes of an entry that was captured elsewhere, at `driven_at`.
+/// Encodes an entry that another agent captured at `driven_at`.
 pub fn encode_relayed(
     stint: StintId,
     captured_at: CapturedAt,
@@ -111,7 +111,7 @@ pub fn encode_relayed(
     Ok(bytes)
 }
 
-/// The entry at `seq` whose bytes these are.
+/// Decodes the entry at `seq`.
 pub fn decode(seq: Seq, bytes: &[u8]) -> Result<Entry, DecodeError> {
     let (&version, mut rest) = bytes.split_first().ok_or(DecodeError::Empty)?;
     let (stint, captured_at, kind, json) = match version {
@@ -131,19 +131,19 @@ pub fn decode(seq: Seq, bytes: &[u8]) -> Result<Entry, DecodeError> {
     }
 }
 
-/// What the entry whose bytes these are is to thinning; `None` if they are no record.
+/// The stint, kind and retention flags of a record; `None` if it cannot be decoded.
 pub(super) fn marks(bytes: &[u8]) -> Option<(StintId, Kind, Marks)> {
     let (stint, _, kind, marks, _) = lent(bytes)?;
     Some((stint, kind, marks))
 }
 
-/// Its stint, and its place in the queue's order.
+/// The stint of a record, and its `captured_at`, which defines the queue's order.
 pub(super) fn place(bytes: &[u8]) -> Option<(StintId, CapturedAt)> {
     let (stint, captured_at, ..) = lent(bytes)?;
     Some((stint, captured_at))
 }
 
-/// What both versions have.
+/// The fields that both versions have in common, borrowed from the record.
 fn lent(bytes: &[u8]) -> Option<Record<&str>> {
     let (version, rest) = bytes.split_first()?;
     match *version {
@@ -157,7 +157,7 @@ fn lent(bytes: &[u8]) -> Option<Record<&str>> {
     }
 }
 
-/// Its stint.
+/// The stint of a record.
 pub(super) fn stint(bytes: &[u8]) -> Option<StintId> {
     marks(bytes).map(|(stint, ..)| stint)
 }

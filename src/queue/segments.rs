@@ -1,44 +1,47 @@
-//! The store of the queue: a row of sealed segments on sled, and the journal of the newest one.
+//! The on-disk store of the queue: a sequence of sealed segments on sled, and the write-ahead log
+//! of the active segment.
 //!
 //! ```text
-//! FORMAT                 what made this folder
+//! FORMAT                 format version of this folder
 //! q-<lo>-<last>/         a sealed segment: a sled database of the records between two positions
-//! q-<lo>-<last>/seal     written last: how much it holds
+//! q-<lo>-<last>/seal     written last: the number and size of its records
 //! q-<lo>-<last>/blocks   its records, if sled hung when it was sealed
-//! tail-<lo>.log          the journal: the newest segment, from position <lo> on
-//! mark                   where the store stood when the journal was begun, should that be lost
-//! checkpoint             where it stood at the last flush: shows what is missing of the journal
+//! tail-<lo>.log          the write-ahead log: the active segment, starting at position <lo>
+//! mark                   state when the write-ahead log was created, in case that log is lost
+//! checkpoint             state at the last flush: reveals what is missing from the write-ahead log
 //! unfinished*/           a segment that is being written
-//! new-<lo>-<last>/       a segment that is written and has yet to get its name
-//! trash-*  *.tmp         on its way out, or never finished
-//! quarantine/            segments that could not be read in full, the last few; refused entries
-//! fates/                 what became of the entries that are gone
+//! new-<lo>-<last>/       a complete segment that is yet to be renamed into place
+//! trash-*  *.tmp         being deleted, or never completed
+//! quarantine/            segments that could not be read in full, the last few; dead letters
+//! fates/                 dispositions of the entries that have left the queue
 //! facts/<key>            the caller's facts, each a checksummed file
-//! ballast                room to let go of when the disk is full
+//! ballast                reserved space, released when the disk is full
 //! ```
 //!
-//! One sled database for ever grows to many times its records and was consistent in 93 of 236
-//! simulated power cuts; a row of databases with a journal of the newest in 1,783 of 1,783. So
-//! there is a row, and one step further: the newest segment is its journal and nothing else.
-//! - A record is written to the journal. A flush is one fsync of it. What is delivered within a
-//!   segment's length, as in every race without an outage, never goes through sled at all.
-//! - When the journal is full, what is held of it is packed into a sled database: written once,
-//!   never changed, every file and the folder synced before its name, its name before the journal
-//!   goes. Packed frames take a quarter of their bytes; records kept one by one took three times
-//!   theirs.
-//! - A segment goes as a folder once all of it is released and that is durable.
-//! - After a power cut the journal is not written to further: it is sealed as far as it can be
-//!   read, and the next segment begins [`SEGMENT_ENTRIES`] after the last position that is known: one
-//!   that was given out and not yet durable is not given out again. Whether it was a power cut or
-//!   only the process that died says the id of the boot.
-//! - A mark in the journal says how much was appended and released, and keeps the caller's books
-//!   of the same moment. What of that is not held any more is lost: derived, so that the books
-//!   balance whatever the damage.
-//! - A segment that sled cannot read is read from its raw bytes, block by block; what is missing
-//!   then is counted as lost, the folder goes to quarantine and what was found takes its place.
-//! - Opening looks at names and seals, and at the journal.
-//! - Facts are plain files because their loss would be silent: a sled database that is written
-//!   to for ever is the arrangement that failed.
+//! A single long-lived sled database grows to many times the size of its records and was consistent
+//! in 93 of 236 simulated power cuts; a sequence of databases with a write-ahead log for the newest
+//! was consistent in 1,783 of 1,783. The store therefore uses a sequence, and takes it one step
+//! further: the active segment consists of its write-ahead log alone.
+//! - Records are appended to the write-ahead log. A flush is one fsync of it. Entries that are
+//!   delivered within the length of a segment, as in every race without an outage, never pass
+//!   through sled.
+//! - When the write-ahead log is full, its unreleased records are packed into a sled database:
+//!   written once, never changed. Every file and the folder are synced before the rename, and the
+//!   rename before the write-ahead log is deleted. Packed frames take a quarter of their size;
+//!   records stored one by one took three times theirs.
+//! - A segment's folder is deleted once all its records are released and the release is durable.
+//! - After a power cut the write-ahead log is not appended to: its readable part is sealed, and the
+//!   next segment begins [`SEGMENT_ENTRIES`] after the last known position, so that a position that
+//!   was assigned but not yet durable is never reused. The boot ID distinguishes a power cut from a
+//!   killed process.
+//! - A checkpoint record in the write-ahead log holds the numbers of appended and released records
+//!   and the caller's metadata at the same moment. Records that are neither released nor present
+//!   are lost. The loss is derived, so the ledger balances whatever the damage.
+//! - If sled cannot read a segment, its raw bytes are scanned block by block. The rest is counted
+//!   as lost, the folder moves to quarantine, and a segment with the recovered records replaces it.
+//! - Opening a store reads file names and seals, and the write-ahead log.
+//! - Facts are plain files because their loss would be silent: a sled database that is written to
+//!   forever is the arrangement that failed the power-cut tests.
 
 mod checkpoint;
 mod examine;
@@ -70,46 +73,47 @@ use crate::config::MAX_SAMPLE_BYTES;
 use crate::entry::Seq;
 use crate::planted::planted;
 
-/// Positions that a segment may take: so many are skipped after a power cut.
+/// The maximum number of positions in a segment, and the number that is skipped after a power cut.
 pub const SEGMENT_ENTRIES: u64 = 4096;
-/// A drained segment is left for a new one when its journal has this size, so that an empty queue
-/// is small.
+/// A drained active segment is replaced when its write-ahead log reaches this size, so that an
+/// empty queue stays small.
 const DRAINED_BYTES: u64 = 1 << 20;
-/// Segments that are kept for inspection after they could not be read in full.
+/// The number of damaged segments kept in quarantine.
 const MAX_QUARANTINED: usize = 2;
-/// Sealed segments whose blocks are kept in memory: the one at the head, the one after it while a
-/// batch of the first is out, and one that is being thinned.
+/// The number of sealed segments whose blocks are cached in memory: the segment at the head, the
+/// next one while a batch of the first is in flight, and a segment that is being downsampled.
 const MAX_LOADED: usize = 3;
-/// What may come at once beside records: two setups in force, written anew, and a note.
+/// Space for what may be written at once besides records: two setups in force, rewritten, and a
+/// side-log line.
 const BESIDE_BYTES: u64 = 5 * MAX_SAMPLE_BYTES as u64;
-/// A database takes so much more than its values, at most.
+/// The maximum overhead of a sled database over its values.
 const DATABASE_BYTES: u64 = 192 << 10;
 
 const VERSION: u32 = 1;
 
 type Records = Vec<(Seq, Vec<u8>)>;
 
-/// Records that a segment is to hold in a queue of `max_entries`.
+/// The number of records per segment for a queue of `max_entries`.
 pub(super) fn segment_entries(max_entries: u64) -> u64 {
     (max_entries / 16).clamp(16, SEGMENT_ENTRIES)
 }
 
-/// How the store behaves; not part of what is on the disk.
+/// Settings of the store that are not part of the on-disk format.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// A segment is sealed when it has so many records, 1 to [`SEGMENT_ENTRIES`].
+    /// The active segment is sealed when it has this many records, 1 to [`SEGMENT_ENTRIES`].
     pub segment_entries: u64,
-    /// A segment is sealed when its journal has grown to this.
+    /// The active segment is sealed when its write-ahead log reaches this size.
     pub segment_bytes: u64,
-    /// Two files of this size are kept of each kind of notes.
+    /// The size of each of the two files of a side log.
     pub notes_bytes: u64,
-    /// Names the time since the machine was started; empty when the system does not say.
+    /// The boot ID; empty if the operating system provides none.
     pub boot: String,
 }
 
 impl Options {
-    /// For a queue that may take so much: what is dropped or thinned at once when it is full is
-    /// about a sixteenth of it.
+    /// Options for a queue with these limits. A segment is about a sixteenth of the queue, and so
+    /// is the amount that a full queue drops or downsamples at once.
     pub fn new(max_entries: u64, max_bytes: u64) -> Self {
         Self {
             segment_entries: segment_entries(max_entries),
@@ -120,56 +124,57 @@ impl Options {
     }
 }
 
-/// A store in a folder.
+/// A store that keeps its records in a folder.
 #[derive(Debug)]
 pub struct SegmentStore {
     folder: PathBuf,
     options: Options,
-    /// Oldest first.
+    /// The sealed segments, oldest first.
     sealed: VecDeque<Segment>,
-    /// `None` after an error, until the store is opened again.
+    /// The active segment; `None` after an error, until the store is reopened.
     newest: Option<NewestSegment>,
-    /// The most recently read last.
+    /// Cached blocks of sealed segments, most recently loaded last.
     loaded: VecDeque<(Seq, Packed)>,
     head: Seq,
-    /// Segments below are not needed any more, even after a power cut.
+    /// Segments below this position are not needed, even after a power cut.
     durable_head: Seq,
     tail: Seq,
     appended: u64,
     released: u64,
-    /// Of all segments; kept while the store has failed.
+    /// Unreleased records in all segments; retained while the store is failed.
     held: Held,
     books: Vec<u8>,
     replaced: (u64, u64),
-    /// Something is in the journal that was not synced.
+    /// The write-ahead log contains unsynced data.
     dirty: bool,
-    /// Bytes on the disk of all sealed segments, and of the largest.
+    /// Disk usage of all sealed segments, and of the largest one.
     sealed_bytes: u64,
     largest_bytes: u64,
-    /// Bytes on the disk of what is no segment and no journal.
+    /// Disk usage of everything except segments and the write-ahead log.
     other_bytes: u64,
     checkpoints: Checkpoints,
-    /// Where records were lost, ends included, until [`Store::take_lost`].
+    /// Position ranges (inclusive) of lost records, until [`Store::take_lost`].
     lost_stretches: Vec<(Seq, Seq)>,
-    /// All facts, so that those whose files somebody deletes are written again.
+    /// All facts, so that files deleted by another program can be restored.
     facts: BTreeMap<String, Vec<u8>>,
-    /// `None` where the caller sees to it that the folder has one user.
+    /// `None` if the caller ensures that the folder has only one user.
     lock: Option<Lock>,
 }
 
 impl SegmentStore {
-    /// Opens the store in `folder`, making it if need be.
+    /// Opens the store in `folder`, creating it if necessary.
     pub fn open(folder: &Path, options: Options) -> io::Result<Self> {
         Self::start(folder, options, &Trust::Disk)
     }
 
-    /// Keeps the lock of the folder, and checks at each flush that it is still valid.
+    /// Takes ownership of the folder's lock. Each flush checks that it is still valid.
     pub(super) fn guard(&mut self, lock: Lock) {
         self.lock = Some(lock);
     }
 
-    /// To be called when all is flushed. While a segment is being replaced its records count twice or
-    /// not at all: the checkpoint before that stays.
+    /// Writes the checkpoint file. Call it only when everything is flushed. While a segment is
+    /// being replaced, the previous checkpoint is kept: the replaced records would count twice or
+    /// not at all.
     fn note_checkpoint(&mut self) {
         if let Some(newest) = &self.newest
             && self.replaced == (0, 0)
@@ -183,7 +188,7 @@ impl SegmentStore {
         self.newest.as_mut().ok_or_else(not_open)
     }
 
-    /// After this only [`Store::reopen`] helps: what the disk holds is uncertain.
+    /// Closes the store until [`Store::reopen`], because the state of the disk is uncertain.
     fn fail<T>(&mut self, error: io::Error) -> io::Result<T> {
         self.newest = None;
         Err(error)
@@ -200,8 +205,8 @@ impl SegmentStore {
         }
     }
 
-    /// Notes where the store stands. A full disk does not prevent it as long as there is ballast:
-    /// without it nothing could be released, and nothing be freed.
+    /// Appends a checkpoint record to the write-ahead log. The ballast makes this possible on a
+    /// full disk; otherwise nothing could be released and no space freed.
     fn note_mark(&mut self) -> io::Result<()> {
         let mark = self.mark();
         self.with_ballast(|store| store.newest()?.journal.mark(&mark))?;
@@ -209,7 +214,7 @@ impl SegmentStore {
         Ok(())
     }
 
-    /// What is below `head` is not held any more; returns how much that was.
+    /// Marks the records below `head` as released; returns their number and size.
     fn release_below(&mut self, head: Seq) -> io::Result<Held> {
         let mut released = Held::default();
         let mut index = 0;
@@ -236,13 +241,13 @@ impl SegmentStore {
         Ok(released)
     }
 
-    /// The blocks of a segment that was loaded.
+    /// The cached blocks of a segment.
     fn packed(&mut self, lo: Seq) -> Option<&mut Packed> {
         let mut loaded = self.loaded.iter_mut();
         loaded.find(|(loaded, _)| *loaded == lo).map(|(_, packed)| packed)
     }
 
-    /// Brings the blocks of the sealed segment at `index` into memory.
+    /// Loads the blocks of the sealed segment at `index` into the cache.
     fn load(&mut self, index: usize) -> io::Result<Loading> {
         let Segment { span, all, level, .. } = self.sealed[index];
         if self.packed(span.lo).is_some() {
@@ -260,7 +265,7 @@ impl SegmentStore {
                 tracing::error!(
                     segment = %span.lo, records = all.records, readable = records.len(),
                     error = trouble.map(tracing::field::display),
-                    "a segment of the queue is damaged: set aside, what can be read is kept",
+                    "a queue segment is damaged; moved to quarantine, readable records are kept",
                 );
                 let seqs = records.iter().map(|(seq, _)| *seq);
                 self.lost_stretches.extend(gaps(span.lo.max(self.head), span.last, seqs, level));
@@ -280,7 +285,8 @@ impl SegmentStore {
         self.loaded.push_back((lo, packed));
     }
 
-    /// Begins a new segment; what is held of the old one is sealed. On an error the old one goes on.
+    /// Starts a new active segment and seals the unreleased records of the old one. On an error the
+    /// old one stays active.
     fn rotate(&mut self) -> io::Result<()> {
         self.with_ballast(Self::try_rotate)?;
         self.fill_ballast();
@@ -310,7 +316,7 @@ impl SegmentStore {
         let journal = match begun {
             Ok(journal) => journal,
             Err(error) => {
-                // What was sealed goes on in the journal.
+                // The sealed records are still in the write-ahead log, which stays active.
                 sealed.map_or(Ok(()), |(segment, _)| discard(&self.folder, segment.span))?;
                 return Err(error);
             }
@@ -320,14 +326,15 @@ impl SegmentStore {
         let old = self.newest.replace(NewestSegment::new(tail, journal));
         if let Some((segment, packed)) = sealed {
             if self.head >= lo {
-                // The reader is here: spares opening it again at once.
+                // The reader is within this segment: cache it instead of reading it again.
                 self.keep_loaded(lo, packed);
             }
             self.sealed.push_back(segment);
             self.measure_sealed();
         }
         match old {
-            // Else it was replaced under its own name.
+            // With the same base position, the new write-ahead log has already replaced the old
+            // file.
             Some(old) if old.lo != tail => disk::remove_file(old.journal.path()),
             _ => Ok(()),
         }
@@ -336,13 +343,14 @@ impl SegmentStore {
     fn is_rotation_due(&self) -> bool {
         let Some(newest) = &self.newest else { return false };
         let drained = newest.held().records == 0 && newest.journal.len() > DRAINED_BYTES;
-        // A little early: whoever fills it up would wait for the sealing.
+        // Seal early, during maintenance; otherwise the append that fills the segment would have to
+        // wait.
         newest.len() >= (self.options.segment_entries * 7 / 8).max(1)
             || newest.journal.len() >= self.options.segment_bytes
             || drained
     }
 
-    /// Removes the segments that nobody needs any more.
+    /// Deletes the segments that are no longer needed.
     fn remove_released(&mut self) -> io::Result<()> {
         let needed_from = match planted("segment_removed_too_early") {
             true => self.head,
@@ -448,8 +456,8 @@ impl Store for SegmentStore {
         records: Vec<(Seq, Vec<u8>)>,
         books: &[u8],
     ) -> io::Result<()> {
-        // What is released of the first stretch goes as well. It may have gone as a whole: nothing
-        // of it could be read.
+        // Includes the released part of the first segment. That segment may be missing if none of
+        // it could be read.
         let is_first = |s: &&Segment| s.span.lo <= first && first <= s.span.last;
         let lo = self.sealed.iter().find(is_first).map_or(first, |s| s.span.lo);
         self.rewrite(Span { lo, last }, level, records, Old::Discard, Some(books))
@@ -468,8 +476,8 @@ impl Store for SegmentStore {
             true => missing("the queue's lock file was removed"),
             false => missing("the folder was removed"),
         };
-        // After a failed fsync the system forgets what it could not write: only writing it anew
-        // helps.
+        // After a failed fsync the kernel may drop the dirty pages, so a retry is useless: the data
+        // must be written again.
         if let Err(error) = synced {
             return self.fail(error);
         }
@@ -565,7 +573,8 @@ impl Store for SegmentStore {
 
     fn disk_bytes_with(&self, record: usize) -> u64 {
         let journal = self.newest.as_ref().map_or(0, |newest| newest.journal.len()) + record as u64;
-        // Beside the journal that is sealed, or beside two segments that become one.
+        // The peak is while the write-ahead log is being sealed, or while two segments are merged
+        // into one.
         let sealing = journal + journal / 16;
         let more = sealing.max(2 * self.largest_bytes) + DATABASE_BYTES;
         self.disk_bytes() + record as u64 + more + BESIDE_BYTES
@@ -594,7 +603,7 @@ impl Drop for SegmentStore {
         let Some(newest) = &mut self.newest else { return };
         match newest.journal.close() {
             Ok(()) => self.note_checkpoint(),
-            Err(error) => tracing::warn!(%error, "the queue was not closed in good order"),
+            Err(error) => tracing::warn!(%error, "the queue was not closed cleanly"),
         }
         self.restore_facts();
     }
@@ -603,10 +612,10 @@ impl Drop for SegmentStore {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Loading {
     Done,
-    /// It was damaged: another segment, or none, is in its place.
+    /// The segment was damaged and was replaced by another one, or by none.
     Replaced,
 }
 
 fn not_open() -> io::Error {
-    io::Error::other("the store failed and is not open")
+    io::Error::other("the store is closed after an earlier error")
 }

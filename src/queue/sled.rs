@@ -1,21 +1,21 @@
-//! One segment's database on sled 0.34.7; the only file that names it.
+//! The sled 0.34.7 database of one sealed segment; the only file that uses sled.
 //!
-//! A database is written once, as a whole, and only read from then on. Traps, and how they are
-//! stepped around:
-//! - `flush()` is no fsync on Linux, and `conf` and the folder are never synced: [`write`] does it.
-//!   Until then the [journal](super::journal) has all that the database has.
-//! - A leftover `snap.*.generating` blocks every later open: deleted before.
-//! - The lock is let go of a few ms late: opening is tried again for a second.
-//! - It panics on some damaged files: every call is caught and reported as an error.
-//! - Removed keys free nothing, and pages that are rewritten grow the file, by three times with
-//!   values of 12 KiB and 40 % with values of 100 KiB: nothing is ever removed or overwritten here,
-//!   and values are large, four or five to a database (then its file is 5 % larger than they are).
-//! - After a failed write its calls, and its `Drop`, may wait on a condition variable that nobody
-//!   signals: every database is used and dropped on a thread of its own, which is abandoned when it
-//!   does not end in [`CALL_TIMEOUT`]. Where the failure was recorded but the wake-up was lost, a
+//! A database is written once, as a whole, and only read after that. Traps in sled, and how this
+//! file avoids them:
+//! - `flush()` is not an fsync on Linux, and `conf` and the folder are never synced: [`write`]
+//!   syncs them. Until then the [write-ahead log](super::journal) still has all the data.
+//! - A leftover `snap.*.generating` makes every later open fail: it is deleted first.
+//! - The lock is released a few ms late: opening is retried for a second.
+//! - sled panics on some damaged files: every call is caught and reported as an error.
+//! - Removed keys free no space, and rewritten pages grow the file, by three times with values of
+//!   12 KiB and 40 % with values of 100 KiB. Nothing is ever removed or overwritten here, and
+//!   values are large, four or five per database (then the file is 5 % larger than they are).
+//! - After a failed write, calls and `Drop` may wait on a condition variable that is never
+//!   signalled. Every database is used and dropped on its own thread, which is abandoned if it does
+//!   not finish within [`CALL_TIMEOUT`]. If the failure was recorded but the wake-up was lost, a
 //!   `flush` from another thread delivers it.
-//! - Values above a quarter of its pages, here of 1 MiB, go to files of their own that nobody syncs:
-//!   larger ones are kept in parts, and all files there are synced.
+//! - Values above a quarter of the page size (a page has 1 MiB here) go to separate files that sled
+//!   does not sync: larger values are split into parts, and all files in the folder are synced.
 
 use std::fs::{self, File};
 use std::io;
@@ -31,34 +31,35 @@ use super::disk;
 use crate::config::STORE_OPEN_TIMEOUT;
 use crate::entry::Seq;
 
-/// Memory that sled may use to cache pages.
+/// The size of sled's page cache.
 const CACHE_BYTES: u64 = 4 << 20;
 const PAGE_BYTES: usize = 1 << 20;
 const OPEN_RETRY_INTERVAL: Duration = Duration::from_millis(20);
-/// Larger values are kept in parts of this size.
+/// Larger values are split into parts of this size.
 pub(super) const PART_BYTES: usize = 240 << 10;
-/// The one file that holds the values.
+/// The file that contains the values.
 const FILE: &str = "db";
 
-/// How long the caller waits for one database to be written or read. A write takes 7 to 25 ms, up
-/// to 1 s on a busy machine; below the 5 s that an agent has to end, so that a database that hangs
-/// at the end does not cost the last flush.
+/// How long a caller waits for one database to be written or read. A write takes 7 to 25 ms, up to
+/// 1 s on a busy machine. Less than the 5 s that the agent has to shut down, so that a database
+/// that hangs then does not cost the last flush.
 const CALL_TIMEOUT: Duration = Duration::from_secs(4);
-/// How long a database may be silent before it is woken; the wake-up is harmless to one at work.
+/// How long a call may take before it is sent a wake-up; the wake-up is harmless to a call that is
+/// making progress.
 const WAKE_INTERVAL: Duration = Duration::from_millis(500);
-/// Databases that may hang at the same time, each with a thread, two open files and about 3 MiB of
-/// memory. From then on sled is not called any more until one of them returns.
+/// The maximum number of hung databases, each with a thread, two open files and about 3 MiB of
+/// memory. At the limit, sled is not called until one of them returns.
 const MAX_HUNG: usize = 4;
-/// Databases that were abandoned and whose threads have not ended, in this process.
+/// The number of abandoned databases in this process whose threads have not ended.
 static HUNG: AtomicUsize = AtomicUsize::new(0);
 
-/// Whether sled may be called: not while too many databases hang.
+/// Whether sled may be called: `false` while too many databases hang.
 pub(super) fn is_available() -> bool {
     HUNG.load(Ordering::Relaxed) < MAX_HUNG
 }
 
-/// Makes a database of `values`, under ascending positions, in the new folder `folder`. Durable
-/// when this returns, but for the name of the folder.
+/// Creates a database of `values`, in ascending order of position, in the new folder `folder`.
+/// Durable when this returns, except for the name of the folder.
 pub(super) fn write(folder: &Path, values: Vec<(Seq, Vec<u8>)>) -> io::Result<()> {
     with_database(folder, move |db| {
         for (seq, value) in &values {
@@ -69,39 +70,38 @@ pub(super) fn write(folder: &Path, values: Vec<(Seq, Vec<u8>)>) -> io::Result<()
     disk::sync_all(folder)
 }
 
-/// All values of the database in `folder`, in the order of their positions.
+/// Reads all values of the database in `folder`, in order of position.
 pub(super) fn read(folder: &Path) -> io::Result<Vec<(Seq, Vec<u8>)>> {
     if !folder.join(FILE).exists() {
-        // Opening it would make an empty one.
+        // Opening it would create an empty database.
         return Err(io::ErrorKind::NotFound.into());
     }
     with_database(folder, values)
 }
 
-/// The raw bytes of the database in `folder`, for what sled cannot read any more.
+/// Reads the raw bytes of the database in `folder`, to recover data that sled cannot read.
 pub(super) fn raw(folder: &Path) -> io::Result<Vec<u8>> {
     fs::read(folder.join(FILE))
 }
 
-/// Frees the room of a database that is given up. A thread that hangs may hold the file open, so
-/// that removing its name alone would free nothing.
+/// Frees the disk space of a database that is being deleted. A hung thread may hold the file open,
+/// so that unlinking it alone would free nothing.
 pub(super) fn truncate(folder: &Path) {
     let path = folder.join(FILE);
     if !disk::is_no_file(&path)
         && let Ok(file) = File::options().write(true).open(path)
     {
-        // Its folder is removed next; what remains is removed at the next start.
+        // The folder is deleted next; leftovers are deleted at the next start.
         let _ = file.set_len(0);
     }
 }
 
-/// One use of a database, shared by its thread, by the caller that waits for it, and by the threads
-/// that wake it.
+/// One use of a database, shared by its thread, the waiting caller, and the threads that wake it.
 #[derive(Default)]
 struct Call {
-    /// For waking it; `None` before it is open and once it is being closed.
+    /// Used to wake it; `None` before it is open and while it is being closed.
     db: Option<sled::Db>,
-    /// Why it failed; closing it may take longer.
+    /// The error, set before the database is closed, because closing may hang.
     error: Option<io::Error>,
     has_ended: bool,
     is_abandoned: bool,
@@ -109,13 +109,13 @@ struct Call {
 
 type SharedCall = Arc<Mutex<Call>>;
 
-/// Opens the database in `folder`, lets `work` use it and closes it, all on a thread of its own.
+/// Opens the database in `folder`, runs `work` on it and closes it, all on a dedicated thread.
 fn with_database<T: Send + 'static>(
     folder: &Path,
     work: impl FnOnce(&sled::Db) -> sled::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     if !is_available() {
-        let text = format!("{MAX_HUNG} databases hang; restart the agent to use sled again");
+        let text = format!("{MAX_HUNG} sled databases hang; restart the agent to use sled again");
         return Err(io::Error::new(io::ErrorKind::TimedOut, text));
     }
     let call = SharedCall::default();
@@ -129,7 +129,7 @@ fn with_database<T: Send + 'static>(
             HUNG.fetch_sub(1, Ordering::Relaxed);
         }
         drop(call);
-        // The caller may have given up.
+        // The caller may have timed out.
         let _ = sender.send(worked);
     })?;
     let deadline = Instant::now() + CALL_TIMEOUT;
@@ -151,12 +151,12 @@ fn with_database<T: Send + 'static>(
         HUNG.fetch_add(1, Ordering::Relaxed);
         return Err(call.error.take().unwrap_or_else(timed_out));
     }
-    // It may have ended at the deadline.
+    // The thread may have ended just at the deadline.
     let worked = worked.or_else(|| result.recv().ok().flatten());
     worked.ok_or_else(|| call.error.take().unwrap_or_else(panicked))
 }
 
-/// Runs on the database's own thread, and may hang; a failure is left in the call before it can.
+/// Runs on the database's thread and may hang; a failure is stored in `call` before it can.
 fn use_database<T>(
     call: &SharedCall,
     folder: &Path,
@@ -175,7 +175,7 @@ fn use_database<T>(
         }
     };
     let db = lock(call).db.clone();
-    // `Drop` flushes, too, and cannot be woken: leave it nothing to do.
+    // `Drop` flushes too and cannot be woken: leave nothing to flush.
     let _ = guard(|| {
         while let Some(db) = &db
             && db.flush()? > 0
@@ -184,15 +184,15 @@ fn use_database<T>(
     });
     let (worked, own) = worked.unzip();
     let shared = lock(call).db.take();
-    // A damaged database may panic while it closes, too.
+    // A damaged database may panic while closing, too.
     let _ = catch_unwind(AssertUnwindSafe(|| drop((shared, own, db))));
     worked
 }
 
-/// Delivers a wake-up that sled lost: `flush` signals all that wait when a write has failed.
+/// Delivers a wake-up that sled lost: `flush` signals all waiters after a failed write.
 fn wake(call: &SharedCall) {
     let Some(db) = lock(call).db.clone() else { return };
-    // It hangs as long as the database does, so it needs a thread, too.
+    // This call hangs as long as the database does, so it needs its own thread.
     let woken = thread::Builder::new().name("pitwire-sled-wake".into()).spawn(move || {
         let _ = catch_unwind(AssertUnwindSafe(|| {
             let _ = db.flush();
@@ -200,7 +200,7 @@ fn wake(call: &SharedCall) {
         }));
     });
     if let Err(error) = woken {
-        tracing::warn!(%error, "cannot start a thread to wake a database of the queue");
+        tracing::warn!(%error, "cannot start a thread to wake a hung queue database");
     }
 }
 
@@ -226,7 +226,7 @@ fn open(folder: &Path) -> io::Result<sled::Db> {
             Ok(db) => return Ok(db),
             Err(error) if !is_locked(&error) => return Err(error),
             Err(_) if Instant::now() < deadline => thread::sleep(OPEN_RETRY_INTERVAL),
-            // Says nothing about what is in it.
+            // A held lock does not mean that the database is damaged.
             Err(error) => return Err(io::Error::new(io::ErrorKind::ResourceBusy, error)),
         }
     }
@@ -257,7 +257,7 @@ fn values(db: &sled::Db) -> sled::Result<Vec<(Seq, Vec<u8>)>> {
 }
 
 fn no_position() -> sled::Error {
-    sled::Error::Io(io::Error::new(io::ErrorKind::InvalidData, "a key is no position"))
+    sled::Error::Io(io::Error::new(io::ErrorKind::InvalidData, "a key is not a position"))
 }
 
 fn part_key(seq: Seq, part: u32) -> [u8; 12] {
@@ -267,13 +267,13 @@ fn part_key(seq: Seq, part: u32) -> [u8; 12] {
     key
 }
 
-/// The position that a key names, and whether it is that of a part.
+/// Decodes the position in a key, and whether the key belongs to a continuation part.
 fn position(key: &[u8]) -> Option<(Seq, bool)> {
     let (seq, part) = key.split_first_chunk()?;
     matches!(part.len(), 0 | 4).then_some((Seq(u64::from_be_bytes(*seq)), !part.is_empty()))
 }
 
-/// Runs a call into sled; what it panics with becomes an error like any other.
+/// Calls into sled and converts a panic into an error.
 fn guard<T>(call: impl FnOnce() -> sled::Result<T>) -> io::Result<T> {
     match catch_unwind(AssertUnwindSafe(call)) {
         Ok(Ok(value)) => Ok(value),
@@ -292,7 +292,7 @@ fn panicked() -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, "sled panicked")
 }
 
-/// sled reports a lock that is held as `Other` with a text of its own.
+/// sled reports a held lock as `Other` with its own message.
 fn is_locked(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::WouldBlock
         || error.to_string().contains("could not acquire lock")

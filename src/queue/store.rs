@@ -1,7 +1,7 @@
-//! What a disk must do for the queue; [`super::segments`] does it with sled, the tests with a disk
-//! in memory that forgets what was not flushed, tears and fails.
+//! The storage interface of the queue. [`super::segments`] implements it with sled; the tests use
+//! an in-memory disk that loses unflushed data, tears writes and fails.
 //!
-//! A store keeps bytes and positions. It knows no limits, no policies and no frames.
+//! A store keeps bytes under positions. It knows nothing about limits, policies or frames.
 
 use std::io;
 use std::ops::{AddAssign, Sub};
@@ -9,11 +9,11 @@ use std::ops::{AddAssign, Sub};
 use super::Limit;
 use crate::entry::Seq;
 
-/// How much a store holds.
+/// The number and size of stored records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Held {
     pub records: u64,
-    /// Bytes of the records.
+    /// Total size of the records in bytes.
     pub bytes: u64,
 }
 
@@ -27,7 +27,7 @@ impl AddAssign for Held {
 impl Sub for Held {
     type Output = Self;
 
-    /// What is left; nothing where there is less.
+    /// Saturates at zero.
     fn sub(self, less: Self) -> Self {
         Self {
             records: self.records.saturating_sub(less.records),
@@ -36,99 +36,102 @@ impl Sub for Held {
     }
 }
 
-/// Texts that are kept beside the records.
+/// The side logs: line-oriented text stored beside the records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Notes {
-    /// Entries that a server refuses.
+    /// Dead letters: entries that a server refused.
     Refused,
-    /// What became of the entries that are gone.
+    /// The dispositions of entries that have left the queue.
     Fates,
 }
 
-/// Records next to each other that can be thinned together: what is not written to any more.
+/// A sealed segment: a contiguous range of records that is no longer appended to and can be
+/// downsampled as a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stretch {
-    /// No record of it is below.
+    /// Lower bound of its positions.
     pub first: Seq,
-    /// No record of it is above.
+    /// Upper bound of its positions, inclusive.
     pub last: Seq,
-    /// What is held of it.
+    /// Its records that are not released.
     pub held: Held,
-    /// What [`Store::replace`] was given; 0 for one that was never replaced.
+    /// The downsampling level given to [`Store::replace`]; 0 if it was never replaced.
     pub level: u32,
 }
 
-/// A stretch, or what is in none yet, as it lies on the disk.
+/// The on-disk content of a sealed segment or of the active segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Examined {
-    /// No record of it is below.
+    /// Lower bound of its positions.
     pub first: Seq,
-    /// No record of it is above.
+    /// Upper bound of its positions, inclusive.
     pub last: Seq,
-    /// Those that can be read and are not released, oldest first.
+    /// The readable records that are not released, oldest first.
     pub records: Vec<(Seq, Vec<u8>)>,
-    /// Records that should be there and cannot be read.
+    /// The number of records that should exist but cannot be read.
     pub missing: u64,
-    /// What is wrong with its files.
+    /// Damage to its files, as text for the operator.
     pub trouble: Option<String>,
 }
 
-/// A log of records on a disk, with a little room for facts beside it.
+/// A durable sequence of records, plus a small key-value store for facts.
 ///
-/// All methods block. One that fails has changed nothing, or closed the store.
+/// All methods block. A method that fails has changed nothing, or has closed the store.
 pub trait Store: Send + 'static {
-    /// Whether it can be used: it could not write and no longer knows what is on the disk until it
-    /// is [opened again](Store::reopen).
+    /// Whether the store is usable. After a failed write the store no longer knows what is on disk
+    /// and stays closed until it is [reopened](Store::reopen).
     fn is_open(&self) -> bool;
 
-    /// Whether everything that was appended and released would survive a power cut.
+    /// Whether all appends and releases so far would survive a power cut.
     fn is_durable(&self) -> bool;
 
-    /// The position of the oldest record that is held; [`Store::tail`] when there is none.
+    /// The position of the oldest record; [`Store::tail`] if the store is empty.
     fn head(&self) -> Seq;
 
-    /// The position that the next record takes. Never falls, not after a power cut either; may
-    /// jump when the store is opened.
+    /// The position of the next record. Never decreases, even after a power cut; may jump ahead
+    /// when the store is opened.
     fn tail(&self) -> Seq;
 
-    /// The records that are held: those that a [`Store::read`] would find.
+    /// The number and size of the records that [`Store::read`] can return.
     fn held(&self) -> Held;
 
-    /// Records that were ever appended. After a crash, those of them that are back.
+    /// The number of records ever appended. After a crash, appends that did not survive are not
+    /// counted.
     fn appended(&self) -> u64;
 
-    /// Records that were held and could not be brought back, ever.
+    /// The number of records ever lost to damage.
     fn lost(&self) -> u64;
 
-    /// Where records were lost that this has not given out yet: stretches of positions, ends included.
+    /// Returns the position ranges (inclusive) of lost records that were not returned before.
     fn take_lost(&mut self) -> Vec<(Seq, Seq)> {
         Vec::new()
     }
 
-    /// What [`Store::release`] was last given; `None` for a new store.
+    /// The metadata last passed to [`Store::release`] or [`Store::replace`]; `None` for a new
+    /// store.
     fn books(&self) -> Option<Vec<u8>>;
 
-    /// Writes a record at [`Store::tail`]. It is durable after the next [`Store::flush`].
+    /// Appends a record at [`Store::tail`]. It becomes durable with the next [`Store::flush`].
     fn append(&mut self, record: &[u8]) -> io::Result<Seq>;
 
-    /// Gives up all records below `head`, and keeps `books` as of the same moment: after a crash
-    /// both are back or neither. Durable after the next [`Store::flush`].
+    /// Releases all records below `head` and stores the metadata `books` atomically with that.
+    /// Durable after the next [`Store::flush`].
     fn release(&mut self, head: Seq, books: &[u8]) -> io::Result<()>;
 
-    /// The stretches that hold something, oldest first.
+    /// The sealed segments that contain unreleased records, oldest first.
     fn stretches(&self) -> Vec<Stretch>;
 
-    /// The first of them.
+    /// The oldest sealed segment that contains unreleased records.
     fn oldest_stretch(&self) -> Option<Stretch> {
         self.stretches().into_iter().next()
     }
 
-    /// Makes a stretch of what is in none yet.
+    /// Seals the active segment.
     fn seal(&mut self) -> io::Result<()>;
 
-    /// Puts one stretch with `records` into the place of those from `first` to `last`, and keeps
-    /// `books` as of the same moment: after a crash both are so or neither. Durable when this
-    /// returns. What is not in `records` counts as released.
+    /// Replaces the sealed segments from `first` to `last` by one that contains `records`, and
+    /// stores the metadata `books` atomically with that. Durable when this returns. Records that
+    /// are missing from `records` count as released.
     fn replace(
         &mut self,
         first: Seq,
@@ -138,46 +141,47 @@ pub trait Store: Send + 'static {
         books: &[u8],
     ) -> io::Result<()>;
 
-    /// Returns once everything before it would survive a power cut.
+    /// Makes all earlier changes durable.
     fn flush(&mut self) -> io::Result<()>;
 
-    /// Does what would hold up an append: called when nobody waits.
+    /// Does slow housekeeping that would delay an append. Called when no caller waits.
     fn maintain(&mut self) -> io::Result<()>;
 
-    /// The records from `from` on, oldest first, at most `limit` but at least one if there is one.
+    /// Reads records from `from`, oldest first: at most `limit`, but at least one if any exists.
     fn read(&mut self, from: Seq, limit: Limit) -> io::Result<Vec<(Seq, Vec<u8>)>>;
 
-    /// Reads what holds `from`, or comes next after it, from the disk and changes nothing there;
-    /// `None` when nothing follows.
+    /// Reads the segment that contains `from`, or else the next one, from disk without changing it;
+    /// `None` at the end.
     fn examine(&self, from: Seq) -> io::Result<Option<Examined>>;
 
-    /// Keeps a rarely written fact; durable when this returns. `None` forgets it. Keys are file
+    /// Stores a rarely written fact; durable when this returns. `None` deletes it. Keys are file
     /// names: lower-case letters, digits, `_` and `-`.
     fn put(&mut self, key: &str, value: Option<&[u8]>) -> io::Result<()>;
 
-    /// The fact that [`Store::put`] kept.
+    /// The fact stored by [`Store::put`].
     fn get(&self, key: &str) -> io::Result<Option<Vec<u8>>>;
 
-    /// The position of the newest record that is held.
+    /// The position of the newest record.
     fn last(&self) -> Option<Seq>;
 
-    /// Keeps a line of text for people to look at, durably. Old ones make room.
+    /// Appends a line to a side log, durably. The oldest lines are deleted when the side log is
+    /// full.
     fn note(&mut self, notes: Notes, line: &str) -> io::Result<()>;
 
-    /// The lines that are still there, oldest first.
+    /// The current lines of a side log, oldest first.
     fn notes(&self, notes: Notes) -> io::Result<String>;
 
-    /// Sets the lines aside, so that they are not among [`Store::notes`] any more; those that were
-    /// set aside before go. Gives them out.
+    /// Archives the lines of a side log, so that [`Store::notes`] no longer returns them, and
+    /// returns them. Replaces the previous archive.
     fn take_notes(&mut self, notes: Notes) -> io::Result<String>;
 
-    /// Bytes that the store takes on the disk, as `du` counts them.
+    /// Disk usage of the store in bytes, as `du` counts it.
     fn disk_bytes(&self) -> u64;
 
-    /// Bytes that it may take at the worst moment of all that follows when a record of so many
-    /// bytes is appended, whatever it is called to do with what it holds then.
+    /// The worst-case disk usage if a record of `record` bytes is appended: the peak of any
+    /// operation on the records that the store would then contain.
     fn disk_bytes_with(&self, record: usize) -> u64;
 
-    /// Starts over from what is on the disk.
+    /// Discards the state in memory and reloads it from disk.
     fn reopen(&mut self) -> io::Result<()>;
 }

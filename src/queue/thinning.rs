@@ -1,14 +1,15 @@
-//! Thinning: which frames a full queue leaves out, so that it holds a day at a lower resolution
-//! instead of an hour and a hole.
+//! Downsampling: which frames a full queue removes, so that it covers a day at a lower resolution
+//! instead of one hour followed by a gap.
 //!
-//! A stretch has a level. At level k it holds of each stream the frames of [rank](Marks::rank) k or
-//! higher, every 2^k-th, and those that are [marked](Marks): the first and the last of a lap, one
-//! where the state of the gear-box, the pits or the session changes, one after a setup or a start.
-//! Setups are always kept. So no two neighbours that are left of a stint are further apart than 2^k
-//! frames of it were, within a stretch and from one to the next.
+//! Each segment has a level. At level k it contains, for each stream, the frames of
+//! [rank](Marks::rank) k or higher, that is every 2^k-th, and the [marked](Marks) frames: the first
+//! and the last of a lap, each frame at which the state of the gearbox, the pits or the session
+//! changes, and the first after a setup or a start. Setups are always kept. Therefore two
+//! consecutive remaining frames of a stint are at most 2^k original frames apart, within a segment
+//! and across its boundaries.
 //!
-//! The oldest stretch of the lowest level goes first. So none is given up to level k + 1 while
-//! level k would do, and what is newer never has the lower resolution.
+//! The oldest segment of the lowest level is downsampled first. So no segment reaches level k + 1
+//! while level k would suffice, and newer data never has the lower resolution.
 //!
 //! [Marks]: super::record::Marks
 
@@ -19,10 +20,10 @@ use super::store::Stretch;
 use crate::entry::{Kind, Seq, StintId};
 use crate::planted::planted;
 
-/// Every 65,536th frame, nine hours apart at 2 Hz; what is left then is marked.
+/// Every 65,536th frame, nine hours apart at 2 Hz; the other remaining frames are marked.
 pub(super) const MAX_LEVEL: u32 = 16;
 
-/// The stretches between two indices, ends included, are to become one of this level.
+/// Merges the segments from index `first` to `last` inclusive into one of this level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Step {
     pub(super) first: usize,
@@ -30,8 +31,8 @@ pub(super) struct Step {
     pub(super) level: u32,
 }
 
-/// What to thin next; `None` when nothing is left to be thinned. A stretch is to hold `most`
-/// records, or not much more.
+/// Chooses what to downsample next; `None` if every segment is at the highest level. A merged
+/// segment should not contain many more than `most` records.
 pub(super) fn next(stretches: &[Stretch], most: u64) -> Option<Step> {
     let lowest = stretches.iter().map(|stretch| stretch.level).min()?;
     let index = stretches.iter().position(|stretch| stretch.level == lowest)?;
@@ -52,28 +53,28 @@ pub(super) fn next(stretches: &[Stretch], most: u64) -> Option<Step> {
     (lowest < MAX_LEVEL).then_some(Step { first, last, level })
 }
 
-/// What is left of records.
+/// The records that remain after downsampling.
 #[derive(Debug)]
 pub(super) struct Thinned {
     pub(super) records: Vec<(Seq, Vec<u8>)>,
     pub(super) level: u32,
 }
 
-/// Thins records that lie next to each other to `level` or, where that leaves none out, to the
-/// lowest level that does. Those that are not free stay, and the last one of each stint: whether
-/// the one after it wants it to stay is not known here.
+/// Downsamples consecutive records to `level` or, if that removes none, to the lowest level that
+/// removes some. Records that are not free are kept, and so is the last frame of each stint,
+/// because its successor, which may have to keep it, is not known here.
 pub(super) fn thin(
     mut records: Vec<(Seq, Vec<u8>)>,
     level: u32,
     is_free: impl Fn(Seq) -> bool,
 ) -> Thinned {
-    /// Stays at every level.
+    /// Kept at every level.
     const ALWAYS: u32 = u32::MAX;
     let mut ranks = vec![ALWAYS; records.len()];
-    // Whether the frame after it, in its stint, wants one to stay.
+    // Per stint: whether the next newer frame keeps its predecessor.
     let mut wanted: HashMap<StintId, bool> = HashMap::new();
     for (index, (seq, bytes)) in records.iter().enumerate().rev() {
-        // What cannot be read back is counted where it is sent.
+        // Undecodable records are kept here and counted as corrupt when they are sent.
         let Some((stint, Kind::Frame, marks)) = record::marks(bytes) else { continue };
         let wants = marks.keeps_the_one_before() && !planted("end_of_a_lap_thinned");
         let is_wanted = wanted.insert(stint, wants).unwrap_or(true);
@@ -146,7 +147,7 @@ mod tests {
         let all = Seq(0)..Seq(100);
         assert_eq!(left(3, all), (vec![5, 8, 9, 10, 11, 16, 19], 3));
         assert_eq!(left(3, Seq(4)..Seq(18)), (vec![1, 2, 3, 5, 8, 9, 10, 11, 16, 18, 19], 3));
-        // Nothing goes at any level.
+        // Nothing is removed at any level.
         assert_eq!(left(1, Seq(5)..Seq(6)).1, MAX_LEVEL);
     }
 

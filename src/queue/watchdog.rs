@@ -1,4 +1,4 @@
-//! Notices a queue worker that makes no progress: a disk, or a library, can keep it for ever.
+//! Detects a queue worker that makes no progress: a disk or a library can block it forever.
 
 use std::fmt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,28 +6,28 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long one step of the worker may take. The longest bounded step, reading a whole segment from
-/// a disk that is busy, takes a few seconds.
+/// The maximum duration of one step of the worker. The longest bounded step, reading a whole
+/// segment from a busy disk, takes a few seconds.
 const STEP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What the worker does, and since when; `None` while it waits for work.
+/// The worker's current step and its start time; `None` while it waits for work.
 #[derive(Debug, Default)]
 pub(super) struct Heartbeat(Mutex<Option<Step>>);
 
 type Step = (&'static str, Instant);
 
 impl Heartbeat {
-    /// The worker begins a step, which ends the one before.
+    /// Records that the worker starts a step, which ends the previous one.
     pub(super) fn begin(&self, step: &'static str) {
         *self.step() = Some((step, Instant::now()));
     }
 
-    /// The worker waits for work.
+    /// Records that the worker waits for work.
     pub(super) fn idle(&self) {
         *self.step() = None;
     }
 
-    /// The step that has taken too long at the moment `now`.
+    /// Returns the current step if it has taken too long at time `now`.
     pub(super) fn stuck(&self, now: Instant) -> Option<Stuck> {
         let (step, since) = (*self.step())?;
         let lasts = now.saturating_duration_since(since);
@@ -39,7 +39,7 @@ impl Heartbeat {
     }
 }
 
-/// A step of the queue worker that does not end.
+/// A step of the queue worker that has exceeded its time limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stuck {
     pub step: &'static str,

@@ -1,4 +1,4 @@
-//! The end of the queue that appends.
+//! The write end of the queue.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::{Appended, Limits, NewEntry, QueueError, QueueStatus};
 use crate::entry::{CapturedAt, Stream};
 use crate::planted::planted;
 
-/// Gives each entry its moment of capture, strictly later than the one before.
+/// Assigns capture times that strictly increase.
 #[derive(Debug)]
 pub struct Stamps {
     last: Option<CapturedAt>,
@@ -23,7 +23,7 @@ impl Stamps {
         Self { last }
     }
 
-    /// `at`, or the first moment after the last stamp if the clock stood still or went back.
+    /// Returns `at`, or the first time after the last stamp if the clock stood still or went back.
     pub fn next(&mut self, at: CapturedAt) -> CapturedAt {
         let stamp = match self.last {
             Some(last) if at <= last && !planted("moments_go_back") => {
@@ -36,7 +36,7 @@ impl Stamps {
     }
 }
 
-/// The end that appends. Clones share one queue.
+/// The write end of a queue. Clones share one queue.
 #[derive(Clone, Debug)]
 pub struct Writer {
     commands: mpsc::Sender<Command>,
@@ -53,12 +53,12 @@ impl Writer {
         Self { commands, buffer, status }
     }
 
-    /// Appends the entries that `make` gives, in their order, and says what became of each.
+    /// Appends the entries that `make` returns, in order, and returns the outcome of each.
     ///
     /// The order in which `make` draws stamps is the order in the queue. Returns when the entries
-    /// are as durable as the configuration promises or, where the disk does not keep up,
-    /// [`APPEND_TIMEOUT`](crate::config::APPEND_TIMEOUT) later: they are [buffered](Appended::Buffered)
-    /// then. Never waits for the network.
+    /// are as durable as `queue.durability` promises or, if the disk does not keep up, after
+    /// [`APPEND_TIMEOUT`](crate::config::APPEND_TIMEOUT) with [`Buffered`](Appended::Buffered).
+    /// Never waits for the network.
     pub async fn append(
         &self,
         make: impl FnOnce(&mut Stamps) -> Vec<NewEntry>,
@@ -66,7 +66,7 @@ impl Writer {
         self.append_from(&Stream::default(), make).await
     }
 
-    /// Likewise, entries of a stream that is not the agent's own.
+    /// Appends entries of a stream other than the agent's own; see [`Writer::append`].
     pub async fn append_from(
         &self,
         stream: &Stream,
@@ -75,8 +75,8 @@ impl Writer {
         self.buffer.append(stream, None, make).await
     }
 
-    /// Likewise for so many entries, but waits for as long as it takes until the disk has them and,
-    /// with `when_full = "block"`, until there is room: for sources that lose nothing by waiting.
+    /// Appends `entries` entries, waiting without a timeout until they are on disk and, with
+    /// `when_full = "block"`, until the queue has room. For sources that lose nothing by waiting.
     pub async fn append_patiently(
         &self,
         entries: usize,
@@ -85,7 +85,7 @@ impl Writer {
         self.append_patiently_from(&Stream::default(), entries, make).await
     }
 
-    /// Likewise, entries of a stream that is not the agent's own.
+    /// Appends entries of a stream other than the agent's own; see [`Writer::append_patiently`].
     pub async fn append_patiently_from(
         &self,
         stream: &Stream,
@@ -95,7 +95,8 @@ impl Writer {
         self.buffer.append(stream, Some(entries as u64), make).await
     }
 
-    /// How the queue stands, as of the keeper's last step, and what waits in memory now.
+    /// The status as of the queue worker's last step, combined with the current state of the memory
+    /// buffer.
     pub fn status(&self) -> QueueStatus {
         let mut status = self.status.borrow().clone();
         let (buffered, stalled, shed) = self.buffer.status();
@@ -105,7 +106,7 @@ impl Writer {
             (Some(since), Some(stalled)) => Some(since.min(stalled)),
             (since, stalled) => since.or(stalled),
         };
-        // Booked when the disk takes the books again.
+        // Losses in memory are recorded on disk later; add them here so that the ledger balances.
         let others = status.others.iter_mut().map(|other| (&mut other.appended, &mut other.ledger));
         for (appended, ledger) in
             [(&mut status.appended, &mut status.ledger)].into_iter().chain(others)
@@ -118,25 +119,25 @@ impl Writer {
         status
     }
 
-    /// The end for a person, of the same queue.
+    /// An operator handle for the same queue.
     pub fn operator(&self) -> Operator {
         Operator::new(self.commands.clone())
     }
 
-    /// Has other limits from here on: what is over a lower one gives way, as at a start.
+    /// Replaces the limits and evicts whatever no longer fits.
     pub async fn limit(&self, limits: Limits) -> Result<(), QueueError> {
         self.commands.send(Command::Limit(limits)).await.map_err(|_| QueueError::Closed)
     }
 
-    /// Closes the queue for all its ends: what was handed in so far is stored and flushed,
-    /// everything later finds it [closed](QueueError::Closed). [`Closed`](super::Closed) tells when
-    /// it is done.
+    /// Closes the queue for all its ends. Entries handed in so far are stored and flushed; later
+    /// calls fail with [`QueueError::Closed`]. [`Closed`](super::Closed) resolves when this is
+    /// done.
     pub async fn close(&self) {
-        // Closed already if it cannot be sent.
+        // A send error means that the queue is already closed.
         let _ = self.commands.send(Command::Close).await;
     }
 
-    /// Whether the keeper is gone, so that nothing can be stored any more.
+    /// Whether the queue worker has ended, so that nothing can be stored any more.
     pub fn is_closed(&self) -> bool {
         self.commands.is_closed()
     }

@@ -1,7 +1,7 @@
-//! Each destination's place in the log, and its own ledger. The slowest place is the log's head; one
-//! that is away holds nobody back but the bound.
+//! The cursor and ledger of each destination. The slowest cursor is the head of the queue. An
+//! unreachable destination does not delay the others; it only uses up the queue's limits.
 //!
-//! The first account is that of `[server]`; it is always there.
+//! The first account is that of `[server]`, which always exists.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -16,55 +16,56 @@ use crate::queue::fates::Run;
 use crate::queue::ledger::Ledger;
 use crate::queue::store::{Notes, Store};
 
-/// A destination as the log sees it: by its place among those that are configured.
+/// The index of a destination in the list of configured destinations.
 pub(in crate::queue) type Index = usize;
 
-/// What one destination has had.
+/// The cursor and ledger of one destination.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Account {
-    /// The oldest position that it has not had.
+    /// The oldest position that has not been delivered to it.
     pub(super) head: Seq,
     pub(super) ledger: Ledger,
-    /// What left last.
+    /// The disposition range that still grows.
     pub(super) run: Option<Run>,
-    /// Entries that had been appended, and had left, when it was configured.
+    /// The number of entries that had already left the queue when the destination was configured.
     before: u64,
-    /// Records that were lost after it had had them, or before it was configured.
+    /// Records that were lost after they were delivered to it, or before it was configured.
     not_lost: u64,
-    /// Everything below was read since the start and may be out.
+    /// The end of the entries read since the start, which may be in flight.
     #[serde(skip)]
     pub(super) read_to: Seq,
-    /// Records that are held though it had them: somebody else has not.
+    /// Records that it has received but that are kept for another destination.
     #[serde(skip)]
     ahead: u64,
 }
 
 impl Account {
-    /// It has had so many records up to a later place, which others may not have had.
+    /// Advances the cursor to `head`, past `records` records that other destinations may still
+    /// need.
     pub(super) fn goes_ahead(&mut self, head: Seq, records: u64) {
         self.head = head;
         self.ahead += records;
     }
 
-    /// Whether the entry may be on its way to the server now.
+    /// Whether the entry may be in flight.
     fn may_be_out(&self, seq: Seq) -> bool {
         (self.head..self.read_to).contains(&seq)
     }
 
-    /// Its ledger, of a store that has lost so much.
+    /// The ledger, for a store that has lost `lost` records.
     fn ledger(&self, lost: u64) -> Ledger {
         let mut ledger = self.ledger;
         ledger.corrupt += lost.saturating_sub(self.not_lost);
         ledger
     }
 
-    /// Entries that were accepted for it, in a store to which so much was appended.
+    /// The number of entries accepted for it, for a store with `appended` appended records.
     fn appended(&self, appended: u64) -> u64 {
         (appended + self.ledger.unplaced).saturating_sub(self.before)
     }
 }
 
-/// An account in the books; the name says whose it is.
+/// The persisted account of the destination `name`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Kept {
     name: String,
@@ -78,8 +79,8 @@ impl Kept {
 }
 
 impl<S: Store> Log<S> {
-    /// Takes the accounts out of the books: of the destinations that are configured now. One that is
-    /// new begins with what the log holds.
+    /// Loads the accounts of the configured destinations from the metadata. The account of a new
+    /// destination starts at the head of the queue.
     pub(super) fn take_accounts(&mut self, books: &Books) {
         let (head, lost) = (self.store.head(), self.store.lost());
         let before = self.store.appended().saturating_sub(self.store.held().records);
@@ -106,7 +107,7 @@ impl<S: Store> Log<S> {
         self.lost_counted = None;
     }
 
-    /// Gives up what only a destination has not had that is not configured any more.
+    /// Releases entries that were kept only for destinations that are no longer configured.
     pub(super) fn part_with_others(&mut self, books: &Books) -> io::Result<()> {
         let gone = books.others.iter().filter(|kept| !self.names.contains(&kept.name));
         let mut has_gone = false;
@@ -116,15 +117,15 @@ impl<S: Store> Log<S> {
             tracing::warn!(
                 destination = kept.name,
                 entries = appended.saturating_sub(gone),
-                "not configured any more: what it has not had is not kept for it any longer"
+                "destination is no longer configured; its undelivered entries are not kept for it"
             );
             has_gone = true;
         }
         if has_gone { self.keep_books(self.accounts.clone()) } else { Ok(()) }
     }
 
-    /// Keeps these accounts, and gives up what all of them have had. On an error nothing has changed,
-    /// here and in the store.
+    /// Persists these accounts and releases the entries that all destinations have received. On an
+    /// error nothing has changed, neither here nor in the store.
     pub(super) fn keep_books(&mut self, accounts: Vec<Account>) -> io::Result<()> {
         let books = self.books(&accounts)?;
         let heads = accounts.iter().map(|account| account.head);
@@ -144,7 +145,7 @@ impl<S: Store> Log<S> {
         Ok(())
     }
 
-    /// Changes one account in the books.
+    /// Persists one changed account.
     pub(super) fn keep_account(&mut self, of: Index, account: Account) -> io::Result<()> {
         let mut accounts = self.accounts.clone();
         accounts[of] = account;
@@ -167,8 +168,9 @@ impl<S: Store> Log<S> {
         })
     }
 
-    /// The accounts after entries have left that each destination had not had yet, were it in reach
-    /// or not: each is told which of them were its own. What it had had before is held no more.
+    /// The accounts after the entries `gone` were removed from the queue. `leave` updates a ledger
+    /// with the number of removed entries that had not been delivered to that destination;
+    /// delivered ones only reduce what is kept for the others.
     pub(super) fn without(
         &self,
         gone: &[Seq],
@@ -183,25 +185,25 @@ impl<S: Store> Log<S> {
         accounts
     }
 
-    /// Where the destinations are, if there are several.
+    /// The cursor of each destination, by name; empty if there is only one destination.
     pub(super) fn places(&self) -> BTreeMap<String, u64> {
         let place = |(name, account): (&String, &Account)| (name.clone(), account.head.0);
         let several = self.names.iter().zip(&self.accounts).filter(|_| self.names.len() > 1);
         several.map(place).collect()
     }
 
-    /// Whether an entry may be on its way to a server now.
+    /// Whether an entry may be in flight to any destination.
     pub(super) fn may_be_out(&self, seq: Seq) -> bool {
         self.accounts.iter().any(|account| account.may_be_out(seq))
     }
 
-    /// The end of what may be out of a stretch, if some of it may.
+    /// The end of the entries from `first` to `last` that may be in flight; `None` if none is.
     pub(super) fn out_below(&self, first: Seq, last: Seq) -> Option<Seq> {
         let meets = |account: &&Account| account.head <= last && first < account.read_to;
         self.accounts.iter().filter(meets).map(|account| account.read_to).max()
     }
 
-    /// Notes what became of an entry of one destination.
+    /// Records the disposition of entries of one destination.
     pub(super) fn note_run(
         &mut self,
         of: Index,
@@ -214,19 +216,20 @@ impl<S: Store> Log<S> {
             return Ok(());
         };
         if let Some(next) = growing.join(run, is_thinned) {
-            // One that was noted and is not in the books after a crash is noted again: no harm.
+            // If a crash loses the metadata after this line was written, the line is written again:
+            // harmless.
             self.store.note(Notes::Fates, &growing.line(&self.names[of]))?;
             account.run = Some(next);
         }
         Ok(())
     }
 
-    /// The names of the destinations; `[server]`, which is the first, has none.
+    /// The names of the destinations; `[server]` is first, with an empty name.
     pub(in crate::queue) fn destinations(&self) -> &[String] {
         &self.names
     }
 
-    /// How each destination stands: that of `[server]`, and the others.
+    /// The status of `[server]`, and of the other destinations.
     pub(super) fn standings(&mut self) -> (Standing, Vec<Standing>) {
         self.count_ahead();
         let held = self.store.held().records;
@@ -241,8 +244,8 @@ impl<S: Store> Log<S> {
         (all.next().unwrap_or_default(), all.collect())
     }
 
-    /// Counts anew what is held of what each destination has had, at a start and whenever records
-    /// were lost: those that a destination had had are not lost to it.
+    /// Recounts `ahead` for each destination, at a start and after every loss of records: a record
+    /// that a destination had already received is not lost to it.
     fn count_ahead(&mut self) {
         let lost = self.store.lost();
         if self.lost_counted == Some(lost) {
@@ -262,7 +265,7 @@ impl<S: Store> Log<S> {
             let account = &mut self.accounts[index];
             let (gone, appended) = (account.ledger(lost).gone(), account.appended(appended));
             let Some(Ok(ahead)) = counted else {
-                // The disk fails: as the books have it, until it can be counted.
+                // While the disk fails, derive the count from the metadata.
                 account.ahead = (held + gone).saturating_sub(appended);
                 continue;
             };
@@ -278,7 +281,7 @@ impl<S: Store> Log<S> {
         }
     }
 
-    /// Records that are held below a position.
+    /// The number of stored records below a position.
     fn count_below(&mut self, head: Seq) -> io::Result<u64> {
         if head <= self.store.head() {
             return Ok(0);

@@ -1,11 +1,12 @@
-//! Dropping what a person wants gone, from the head or out of the middle.
+//! Dropping entries on an operator's request, from the head or the middle of the queue.
 //!
-//! It goes in steps of a stretch, each with its books: nobody who appends waits for long, and after
-//! a crash some of it is gone and the ledger balances.
+//! Each step drops entries of one segment and updates the metadata atomically with that, so an
+//! append never waits for long, and after a crash the ledger balances with some of the entries
+//! dropped.
 //!
-//! - From the head it is what happens at a bound: the setup that leaves is the one in force.
-//! - Out of the middle it goes from the newest stretch to the oldest, by [`Store::replace`]. The
-//!   setups with which what follows was driven stay, and so does what may be out.
+//! - A drop from the head works like an eviction: a setup that leaves becomes the one in force.
+//! - A drop from the middle proceeds from the newest segment to the oldest, by [`Store::replace`].
+//!   It keeps setups that later entries depend on, and entries that may be in flight.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -21,25 +22,25 @@ use crate::queue::ledger::DropReason;
 use crate::queue::store::{Notes, Store, Stretch};
 use crate::queue::{Limit, record};
 
-/// What one step of a drop did.
+/// The result of one step of a drop.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DropStep {
     pub dropped: u64,
-    /// Setups that stay, as what follows was driven with them.
+    /// Setups that were kept because later entries depend on them.
     pub setups: Vec<Seq>,
-    /// Entries below this position stay, as they may be on their way to the server.
+    /// Entries below this position were kept because they may be in flight.
     pub out_below: Option<Seq>,
-    /// What is to be dropped next, ends included; `None` when it is done.
+    /// The remaining range to drop, inclusive; `None` when the drop is complete.
     pub rest: Option<(Seq, Seq)>,
 }
 
 const FATE: Fate = Fate::Dropped(DropReason::Operator);
-/// How far a step looks behind what it drops for an entry of the same stint, in entries and bytes of
-/// records: as much as a full segment, so that a step stays short.
+/// How far beyond the dropped range a step searches for an entry of the same stint, in entries and
+/// bytes of records: the size of a full segment, so that a step stays short.
 const LOOK_AHEAD: Limit = Limit { entries: 4096, bytes: 4 << 20 };
 
 impl<S: Store> Log<S> {
-    /// Drops of the entries between two positions, ends included, as much as goes in one step.
+    /// Drops entries from `first` to `last` inclusive, as many as fit in one step.
     pub(in crate::queue) fn drop_between(&mut self, first: Seq, last: Seq) -> io::Result<DropStep> {
         let last = last.min(Seq(self.sound()?.tail().0.saturating_sub(1)));
         let oldest = self.read_records(self.store.head(), Limit::ONE)?;
@@ -63,7 +64,7 @@ impl<S: Store> Log<S> {
         Ok(DropStep { dropped, rest, ..DropStep::default() })
     }
 
-    /// Drops the oldest records of the log, for each destination that has not had them.
+    /// Drops the oldest records of the queue, for each destination that has not received them.
     pub(super) fn drop_from(
         &mut self,
         oldest: &[(Seq, Vec<u8>)],
@@ -93,7 +94,7 @@ impl<S: Store> Log<S> {
         self.keep_books(accounts)
     }
 
-    /// Something older stays.
+    /// Drops entries from the middle of the queue, where older entries remain.
     fn drop_inside(&mut self, first: Seq, last: Seq) -> io::Result<DropStep> {
         let out_below = self.out_below(first, last);
         let first = first.max(out_below.unwrap_or(first));
@@ -127,7 +128,7 @@ impl<S: Store> Log<S> {
         Ok(step)
     }
 
-    /// Of each stint the last setup of what is to go, unless what follows brings another.
+    /// The last setup of each stint in the range to drop, unless a later setup replaces it.
     fn setups_that_stay(
         &mut self,
         records: &[(Seq, Vec<u8>)],
@@ -144,7 +145,8 @@ impl<S: Store> Log<S> {
             return Ok(Vec::new());
         }
         let (undecided, is_all) = self.retain_needed(&mut setups, Seq(last.0 + 1))?;
-        // The stint of an undecided setup may continue behind the look-ahead, or with the next entry.
+        // The stint of an undecided setup may continue beyond the look-ahead, or with the next
+        // entry.
         setups.retain(|stint, _| {
             !undecided.contains(stint) || !is_all || self.stints.goes_on(*stint)
         });
@@ -153,8 +155,9 @@ impl<S: Store> Log<S> {
         Ok(setups)
     }
 
-    /// Removes each setup that a setup of the same stint follows from `from` on. Returns the stints of
-    /// which nothing was found within [`LOOK_AHEAD`], and whether all records were looked at.
+    /// Removes each setup from `setups` that a later setup of the same stint, at or after `from`,
+    /// replaces. Returns the stints without any entry within [`LOOK_AHEAD`], and whether all
+    /// records were readable up to the end of the queue.
     fn retain_needed(
         &mut self,
         setups: &mut BTreeMap<StintId, Seq>,
@@ -162,7 +165,7 @@ impl<S: Store> Log<S> {
     ) -> io::Result<(BTreeSet<StintId>, bool)> {
         let mut undecided: BTreeSet<StintId> = setups.keys().copied().collect();
         let (mut is_readable, mut left) = (true, LOOK_AHEAD);
-        // A read ends with its segment at the latest: what follows may be in any of the next ones.
+        // A read does not cross the end of a segment: continue with the next ones.
         while !undecided.is_empty() && left.entries > 0 && left.bytes > 0 {
             let records = self.read_records(from, left)?;
             let Some(&(last, _)) = records.last() else { return Ok((undecided, is_readable)) };
@@ -183,8 +186,8 @@ impl<S: Store> Log<S> {
         Ok((undecided, false))
     }
 
-    /// Until the books say so too this may be wrong; but then the entries are still queued, or
-    /// have left at a crash in between.
+    /// Records the disposition of dropped entries. Until the metadata is updated the lines are
+    /// premature; but then the entries are still queued, or have left in a crash in between.
     fn note_gone(&mut self, gone: &[Seq], setups: &[Seq]) -> io::Result<()> {
         let is_one_run =
             |one: &Seq, next: &Seq| !setups.iter().any(|setup| one < setup && setup < next);
@@ -204,8 +207,9 @@ impl<S: Store> Log<S> {
         Ok(())
     }
 
-    /// Puts what is kept into the place of a stretch. One of which nothing is kept is joined to the
-    /// older one: a store that puts nothing in a place may have the old back after a crash.
+    /// Replaces a segment by the records that are kept. A segment of which nothing is kept is
+    /// merged into the next older one: if a store replaces a segment by nothing, a crash may
+    /// restore the old one.
     fn put_in_place(
         &mut self,
         stretch: &Stretch,

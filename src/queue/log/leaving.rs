@@ -1,4 +1,4 @@
-//! Entries that leave because a destination has them, and what became of any of them.
+//! Acknowledging delivered entries, and looking up the disposition of any entry.
 
 use std::io;
 
@@ -12,16 +12,16 @@ use crate::queue::store::{Notes, Store, Stretch};
 use crate::queue::{Batch, Limit};
 
 impl<S: Store> Log<S> {
-    /// Gives up a batch whose entries a destination has. It must be its oldest one: what lies before
-    /// it would leave with it, unsent and in no book.
+    /// Acknowledges a batch whose entries a destination has received. It must be the destination's
+    /// oldest batch: entries before it would leave with it, unsent and missing from the ledger.
     pub(in crate::queue) fn remove(&mut self, of: Index, batch: &Batch) -> io::Result<()> {
         let head = self.accounts[of].head.max(self.store.head());
         let ahead = batch.records.first().map(|(first, _)| *first).filter(|first| *first > head);
-        // What lies before it may have been thinned out.
+        // Entries before it may have been downsampled.
         if ahead.is_some()
             && ahead > self.read_records(head, Limit::ONE)?.first().map(|(seq, _)| *seq)
         {
-            let text = "a batch is to be removed before an older one";
+            let text = "a batch must not be removed before an older one";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
         let held = |seq: &Seq| *seq >= head;
@@ -50,7 +50,7 @@ impl<S: Store> Log<S> {
         self.keep_account(of, account)
     }
 
-    /// What becomes of the entries of a batch that is removed.
+    /// Records the disposition of the entries of an acknowledged batch.
     fn note_fates(
         &mut self,
         of: Index,
@@ -71,7 +71,7 @@ impl<S: Store> Log<S> {
         Ok(())
     }
 
-    /// Whether the stretch that holds a place in the log was thinned.
+    /// Whether the segment that contains a position was downsampled.
     pub(super) fn is_thinned_at(&self, seq: Seq) -> bool {
         let is_there = |stretch: &Stretch| stretch.level > 0 && stretch.last >= seq;
         if seq <= self.store.head() {
@@ -81,7 +81,7 @@ impl<S: Store> Log<S> {
         stretches.iter().find(|stretch| stretch.last >= seq).is_some_and(is_there)
     }
 
-    /// What became of an entry: for `[server]`, and by name for the other destinations.
+    /// The disposition of an entry for `[server]`, and for each other destination by name.
     pub(in crate::queue) fn fate(&mut self, seq: Seq) -> io::Result<(Fate, Vec<(String, Fate)>)> {
         if seq >= self.store.tail() {
             return Ok((Fate::NotGivenYet, Vec::new()));
@@ -102,7 +102,7 @@ impl<S: Store> Log<S> {
     }
 }
 
-/// An entry in quarantine: one JSON object, with the frame or the setup as it was.
+/// Formats a dead letter: one JSON object with the unchanged frame or setup.
 fn aside(entry: &Entry, destination: &str) -> String {
     let Entry { seq, stint, captured_at, kind, json } = entry;
     let kind = match kind {

@@ -1,5 +1,5 @@
-//! What a person sees of the queue. The reader does not notice: nothing here says that an entry
-//! may be out.
+//! Read access for operators. It does not affect the readers: nothing here marks an entry as in
+//! flight.
 
 use std::io;
 
@@ -11,36 +11,36 @@ use crate::queue::examine::{self, Examination};
 use crate::queue::store::{Notes, Store};
 use crate::queue::{Limit, record};
 
-/// An entry as it lies in the queue.
+/// A stored entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peeked {
     pub seq: Seq,
-    /// Bytes of its record.
+    /// The size of its record in bytes.
     pub bytes: u64,
-    /// Or why it cannot be read back.
+    /// The entry, or why it cannot be decoded.
     pub entry: Result<Entry, String>,
 }
 
-/// Entries that a destination has not had, read without giving them out.
+/// Undelivered entries of a destination, read without advancing its cursor.
 #[derive(Debug, Default)]
 pub struct LookedAhead {
-    /// Oldest first; one that cannot be read back is left out.
+    /// Oldest first; undecodable entries are skipped.
     pub entries: Vec<Entry>,
-    /// Where to read on; `None` at the end of the queue.
+    /// Where to continue reading; `None` at the end of the queue.
     pub next: Option<Seq>,
 }
 
-/// What became of a stretch that was read so that it is mended.
+/// The result of repairing a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mended {
-    /// The position after it.
+    /// The position after the segment.
     pub next: Seq,
-    /// Entries that turned out to be lost.
+    /// The number of entries that were found to be lost.
     pub lost: u64,
 }
 
 impl<S: Store> Log<S> {
-    /// The entries from `from` on, as many as `limit` allows.
+    /// Reads entries from `from`, up to `limit`.
     pub(in crate::queue) fn peek(&mut self, from: Seq, limit: Limit) -> io::Result<Vec<Peeked>> {
         let peeked = |(seq, bytes): (Seq, Vec<u8>)| Peeked {
             seq,
@@ -50,8 +50,8 @@ impl<S: Store> Log<S> {
         Ok(self.read_records(from, limit)?.into_iter().map(peeked).collect())
     }
 
-    /// The entries of a destination from `from` on, as many as `limit` allows. They do not count as
-    /// given out.
+    /// Reads undelivered entries of a destination from `from`, up to `limit`, without marking them
+    /// as in flight.
     pub(in crate::queue) fn look_ahead(
         &mut self,
         of: Index,
@@ -65,20 +65,21 @@ impl<S: Store> Log<S> {
         Ok(LookedAhead { entries: decoded.collect(), next })
     }
 
-    /// Reads the stretch that holds `from`, or the next one, and changes nothing; `None` when
-    /// nothing follows.
+    /// Checks the segment that contains `from`, or else the next one, without changing it; `None`
+    /// at the end of the queue.
     pub(in crate::queue) fn examine(&mut self, from: Seq) -> io::Result<Option<Examination>> {
         Ok(self.sound()?.examine(from)?.as_ref().map(examine::examine))
     }
 
-    /// Reads the stretch that holds `from`, or the next one, as the reader would: what is damaged
-    /// of it is set aside. `None` when nothing follows.
+    /// Reads the segment that contains `from`, or else the next one, as a reader would, which moves
+    /// it to quarantine if it is damaged. `None` at the end of the queue.
     pub(in crate::queue) fn mend(&mut self, from: Seq) -> io::Result<Option<Mended>> {
         let before = self.sound()?.lost();
         let stretches = self.store.stretches();
         let stretch = stretches.iter().find(|stretch| stretch.last >= from);
         let read = match self.read_records(from, Limit::ALL_OF_A_STRETCH) {
-            // Damage to what is in no stretch closes the store; opened again it is without.
+            // Damage in the active segment closes the store; when reopened it continues without the
+            // damaged part.
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 self.read_records(from, Limit::ALL_OF_A_STRETCH)?
             }
@@ -93,13 +94,14 @@ impl<S: Store> Log<S> {
         })
     }
 
-    /// The lines of what the server refused, and the position below which it has left the queue.
+    /// The dead letters, and the head of the queue: those below it have left the queue.
     pub(in crate::queue) fn refused(&mut self) -> io::Result<(String, Seq)> {
         let text = self.sound()?.notes(Notes::Refused)?;
         Ok((text, self.store.head()))
     }
 
-    /// Likewise, and sets them aside: they are given out once.
+    /// Returns the dead letters like [`Log::refused`] and archives them, so that they are returned
+    /// once.
     pub(in crate::queue) fn take_refused(&mut self) -> io::Result<(String, Seq)> {
         let text = self.sound()?.take_notes(Notes::Refused)?;
         Ok((text, self.store.head()))

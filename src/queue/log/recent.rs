@@ -1,11 +1,11 @@
-//! Where the newest minute begins: what a person at the pit wall is looking at.
+//! Tracks where the newest minute begins, which is what viewers at the pit wall are watching.
 
 use std::collections::VecDeque;
 
 use crate::config::RECENT;
 use crate::entry::{CapturedAt, Seq};
 
-/// Positions and their moments, one a second, of what is not old yet.
+/// Positions and capture times in the newest minute, one per second.
 #[derive(Debug)]
 pub(super) struct Recent {
     seconds: VecDeque<(CapturedAt, Seq)>,
@@ -13,7 +13,7 @@ pub(super) struct Recent {
 }
 
 impl Recent {
-    /// Of what was there at a start no more is known than the moment of the newest.
+    /// At a start, only the capture time of the newest entry is known.
     pub(super) fn new(newest: Option<CapturedAt>, tail: Seq) -> Self {
         Self {
             seconds: newest.map(|newest| (newest, tail)).into_iter().collect(),
@@ -21,7 +21,7 @@ impl Recent {
         }
     }
 
-    /// An entry was appended.
+    /// Records an appended entry.
     pub(super) fn note(&mut self, at: CapturedAt, seq: Seq) {
         let last = self.seconds.back();
         if last.is_none_or(|(last, _)| at.0.saturating_sub(last.0) >= 1000) {
@@ -33,7 +33,7 @@ impl Recent {
         }
     }
 
-    /// What is below is older.
+    /// The position where the newest minute begins: entries below are older.
     pub(super) fn begins_at(&self) -> Seq {
         self.begins_at
     }
@@ -50,7 +50,8 @@ mod tests {
             recent.note(CapturedAt(n * 100), Seq(1 + n as u64));
             assert!(recent.seconds.len() <= 62, "{}", recent.seconds.len());
         }
-        // The last one came at 99,900 ms, the last second that is a minute old began at 39,000.
+        // The last entry was captured at 99,900 ms; the last second that is a minute old began at
+        // 39,000.
         assert_eq!(recent.begins_at(), Seq(391));
     }
 

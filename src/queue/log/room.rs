@@ -1,4 +1,4 @@
-//! Making room: what gives way when the queue is at a bound.
+//! Eviction: which entries are removed when the queue reaches a limit.
 
 use std::io;
 
@@ -11,14 +11,14 @@ use crate::queue::ledger::DropReason;
 use crate::queue::store::{Notes, Store};
 use crate::queue::{Limit, record, thinning};
 
-/// So much is free before a source that can wait goes on: a batch of lines.
+/// The space that must be free before a waiting source continues: one batch of lines.
 const BLOCK_BYTES: usize = 1 << 20;
 
-/// What there is too little of.
+/// The limit that is exceeded.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Lack {
     Nothing,
-    /// So many are too many.
+    /// The number of excess entries.
     Entries(u64),
     Bytes,
 }
@@ -35,11 +35,11 @@ impl<S: Store> Log<S> {
         }
     }
 
-    /// Entries that a source which can wait may hand in now.
+    /// The number of entries that a waiting source may append now.
     pub(in crate::queue) fn room(&self) -> u64 {
         let held = self.store.held().records;
         match self.limits.when_full {
-            // A batch is larger than the whole queue: it has to come in somehow.
+            // A batch that is larger than the whole queue must be accepted when the queue is empty.
             WhenFull::Block if held == 0 => u64::MAX,
             WhenFull::Block if self.lacks_room(Some(BLOCK_BYTES)) == Lack::Bytes => 0,
             WhenFull::Block => self.limits.max_entries.saturating_sub(held),
@@ -47,14 +47,14 @@ impl<S: Store> Log<S> {
         }
     }
 
-    /// Makes room for a record of so many bytes, or until the log is within its limits. `false`
-    /// when there is none to be had.
+    /// Makes room for a record of `record` bytes, or evicts until the queue is within its limits.
+    /// Returns `false` if that is not possible.
     pub(super) fn make_room(&mut self, record: Option<usize>) -> io::Result<bool> {
         let mut is_tidy = false;
         loop {
             let lack = self.lacks_room(record);
             if lack == Lack::Bytes && !is_tidy {
-                // What is released goes from the disk once that is durable.
+                // Released segments are deleted from disk only after the release is durable.
                 self.flush()?;
                 self.maintain()?;
                 is_tidy = true;
@@ -62,10 +62,10 @@ impl<S: Store> Log<S> {
             }
             let found = match self.limits.when_full {
                 _ if lack == Lack::Nothing || planted("queue_without_bound") => return Ok(true),
-                // A source that could wait for room did.
+                // A source that can wait has already waited for room.
                 WhenFull::Thin | WhenFull::Block => self.thin()? || self.give_up_oldest(lack)?,
                 WhenFull::DropOldest => self.give_up_oldest(lack)?,
-                // What is there already must be within a limit that was lowered.
+                // A lowered limit also applies to existing entries.
                 _ if record.is_none() => self.give_up_oldest(lack)?,
                 WhenFull::DropNewest => false,
             };
@@ -76,7 +76,7 @@ impl<S: Store> Log<S> {
         }
     }
 
-    /// Leaves frames out of the oldest stretches; `false` when nothing can be left out any more.
+    /// Downsamples the oldest segments; returns `false` if no more frames can be removed.
     fn thin(&mut self) -> io::Result<bool> {
         let old = self.recent.begins_at();
         let mut stretches = self.store.stretches();
@@ -111,8 +111,8 @@ impl<S: Store> Log<S> {
         Ok(false)
     }
 
-    /// Drops the oldest entries that are too many, or of what fills the disk as much as goes at
-    /// once; `false` when there is nothing to drop.
+    /// Drops the excess entries, or the oldest segment if the disk limit is exceeded; returns
+    /// `false` if there is nothing to drop.
     fn give_up_oldest(&mut self, lack: Lack) -> io::Result<bool> {
         if let Lack::Entries(excess) = lack {
             let most = excess.min(DROP_STEP_ENTRIES as u64) as usize;
@@ -130,8 +130,8 @@ impl<S: Store> Log<S> {
         Ok(true)
     }
 
-    /// Drops what is older than `newest` by more than the limit: after a long stop a part of it, so
-    /// that no append waits for all.
+    /// Drops entries that are older than `newest` by more than the limit. After a long stop it
+    /// drops them in portions, so that no append waits for all of them.
     pub(super) fn expire(&mut self, newest: CapturedAt) -> io::Result<()> {
         if planted("nothing_expires") {
             return Ok(());
@@ -139,7 +139,7 @@ impl<S: Store> Log<S> {
         let oldest_allowed = newest.0.saturating_sub(self.limits.max_age_ms());
         let is_old = |at: CapturedAt| at.0 < oldest_allowed;
         let goes = |_: Seq, bytes: &[u8]| record::place(bytes).is_some_and(|(_, at)| is_old(at));
-        // Mostly it is one for each that comes.
+        // Usually one entry expires for each one appended.
         let mut most = 1;
         while most <= DROP_STEP_ENTRIES
             && self.oldest()?.is_some_and(is_old)
@@ -150,8 +150,8 @@ impl<S: Store> Log<S> {
         Ok(())
     }
 
-    /// Drops of the oldest entries those that go, no more than `most`; `false` when none does.
-    /// Destinations that have had them lose nothing.
+    /// Drops the oldest entries for which `goes` is true, at most `most`; returns `false` if
+    /// nothing was dropped. Destinations that have received them lose nothing.
     fn drop_oldest(
         &mut self,
         most: usize,

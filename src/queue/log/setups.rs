@@ -1,5 +1,5 @@
-//! The setups that have left the log: a page that is begun anew needs the one that was in force
-//! where the log begins.
+//! Setups that have left the queue: a new page on the server needs the setup that was in force
+//! where the queue begins.
 
 use std::borrow::Cow;
 use std::io;
@@ -13,11 +13,11 @@ use crate::queue::store::Store;
 
 const SETUPS_LEFT: &str = "setups_left";
 
-/// Where a setup was, and its record.
+/// The position of a setup, and its record.
 type SetupLeft = (Seq, Vec<u8>);
 
 impl<S: Store> Log<S> {
-    /// The setup that was in force in this stint just before a destination's place, if it had one.
+    /// The setup that was in force in `stint` just before a destination's cursor, if any.
     pub(in crate::queue) fn setup_in_force(
         &self,
         of: Index,
@@ -29,11 +29,11 @@ impl<S: Store> Log<S> {
         }))
     }
 
-    /// A destination has had entries: of each stint the last setup among them is the one in force at
-    /// its new place.
+    /// Updates the setups in force after a destination received entries: for each stint, the last
+    /// setup among them is in force at the new cursor.
     ///
-    /// The one at the old place is kept beside it, as a power cut may bring that back; no older one
-    /// may come back, hence the flush.
+    /// The setup for the old cursor is kept too, because a power cut may restore that cursor. The
+    /// flush ensures that no older cursor can come back.
     pub(super) fn put_in_force<'a>(
         &mut self,
         of: Index,
@@ -67,7 +67,7 @@ impl<S: Store> Log<S> {
         }
     }
 
-    /// Those below a destination's place, oldest first.
+    /// The setups below a destination's cursor, oldest first.
     fn setups_left(&self, of: Index) -> io::Result<Vec<SetupLeft>> {
         let mut setups: Vec<SetupLeft> = fact(&self.store, &self.key(of))?.unwrap_or_default();
         let head = self.accounts[of].head;
@@ -76,7 +76,7 @@ impl<S: Store> Log<S> {
     }
 }
 
-/// Of setups, oldest first, the newest of each stint.
+/// Keeps the newest setup of each stint; `setups` are oldest first.
 fn last_of_each_stint(setups: Vec<SetupLeft>) -> Vec<SetupLeft> {
     let stints: Vec<_> = setups.iter().map(|(_, bytes)| record::stint(bytes)).collect();
     let is_last = |index: &usize| !stints[index + 1..].contains(&stints[*index]);

@@ -1,4 +1,4 @@
-//! Which stint each stream is in, and what is known of it there.
+//! Tracks the current stint of each stream.
 
 use std::sync::Arc;
 
@@ -16,13 +16,14 @@ use crate::queue::{Limits, StreamStint};
 pub(super) struct Known {
     stream: Stream,
     stint: StintId,
-    /// Fingerprint of the setup that was accepted last in this stint.
+    /// The fingerprint of the last accepted setup in this stint.
     setup: Option<u64>,
-    /// Of its newest entry, if it has one.
+    /// The capture time of its newest entry, if any.
     #[serde(skip)]
     newest: Option<CapturedAt>,
-    /// The number of its next entry for thinning: that of its first entry since the start is its
-    /// position, so that of one that drives alone each is.
+    /// The number of its next entry, which determines its rank for downsampling. Numbering starts
+    /// at the position of the stream's first entry since the start; so for a single stream the
+    /// number equals the position.
     #[serde(skip)]
     number: Option<u64>,
     /// The newest entry is a frame.
@@ -30,20 +31,20 @@ pub(super) struct Known {
     follows_a_frame: bool,
 }
 
-/// The streams that were used last.
+/// The most recently used streams.
 #[derive(Debug, Default)]
 pub(super) struct Stints {
-    /// The one that was used last is the last.
+    /// Least recently used first.
     known: Vec<Known>,
     highest: StintId,
-    /// What is known differs from what is on the disk.
+    /// `known` has changes that are not on disk.
     is_dirty: bool,
     shown: Arc<[StreamStint]>,
 }
 
 impl Stints {
-    /// What goes on of what was `known` when the last entry was appended: all, unless the silence
-    /// since then was too long.
+    /// Restores the stints that were `known` when the last entry was appended: all of them
+    /// continue, or none if the pause since then was too long.
     pub(super) fn resume(
         mut known: Vec<Known>,
         newest: Option<Newest>,
@@ -65,7 +66,7 @@ impl Stints {
         stints
     }
 
-    /// The stint of the stream's next entry, and whether that is its first.
+    /// The stint of the stream's next entry, and whether the entry is its first.
     pub(super) fn at(
         &mut self,
         stream: &Stream,
@@ -98,19 +99,19 @@ impl Stints {
         stint
     }
 
-    /// Whether the stream has this setup already.
+    /// Whether this setup equals the stream's last setup.
     pub(super) fn has_setup(&mut self, stream: &Stream, fingerprint: u64) -> bool {
         self.find(stream).is_some_and(|known| known.setup == Some(fingerprint))
     }
 
-    /// What thinning must know of the stream's next entry.
+    /// The retention flags of the stream's next entry.
     pub(super) fn marks(&mut self, stream: &Stream, begins: bool, position: Seq) -> Marks {
         let Some(known) = self.find(stream) else { return Marks::KEPT };
         let first = if begins || !known.follows_a_frame { Marks::KEPT } else { Marks::default() };
         first.and(Marks::numbered(*known.number.get_or_insert(position.0)))
     }
 
-    /// The stream's next entry was appended.
+    /// Records that the stream's next entry was appended.
     pub(super) fn appended(&mut self, stream: &Stream, at: CapturedAt, setup: Option<u64>) {
         let Some(known) = self.find(stream) else { return };
         known.newest = Some(at);
@@ -122,25 +123,26 @@ impl Stints {
         }
     }
 
-    /// Entries may be gone: what comes next follows nothing that is known.
+    /// Forgets the preceding frames, which may have been lost: the next frame of each stream is
+    /// marked as a first one.
     pub(super) fn forget_neighbours(&mut self) {
         for known in &mut self.known {
             (known.follows_a_frame, known.number) = (false, None);
         }
     }
 
-    /// The stint that the next entry is expected to belong to: that of the stream that was used last,
-    /// unless silence begins another.
+    /// The expected stint of the next entry: that of the most recently used stream, unless a pause
+    /// starts a new one.
     pub(super) fn expected(&self) -> StintId {
         self.known.last().map_or(StintId(self.highest.0 + 1), |last| last.stint)
     }
 
-    /// Whether a stream may go on with this stint.
+    /// Whether a stream may continue this stint.
     pub(super) fn goes_on(&self, stint: StintId) -> bool {
         stint == self.expected() || self.known.iter().any(|known| known.stint == stint)
     }
 
-    /// What is to be written down, if it is not.
+    /// The state to persist, if it has changed.
     pub(super) fn unwritten(&self) -> Option<&[Known]> {
         self.is_dirty.then_some(&self.known)
     }
@@ -149,7 +151,7 @@ impl Stints {
         self.is_dirty = false;
     }
 
-    /// For the status.
+    /// The streams and their stints, for the status.
     pub(super) fn shown(&self) -> Arc<[StreamStint]> {
         Arc::clone(&self.shown)
     }
@@ -159,7 +161,7 @@ impl Stints {
         self.shown = self.known.iter().map(shown).collect();
     }
 
-    /// The stream, as the one that was used last.
+    /// Finds the stream and marks it as most recently used.
     fn find(&mut self, stream: &Stream) -> Option<&mut Known> {
         let index = self.known.iter().rposition(|known| known.stream == *stream)?;
         self.known[index..].rotate_left(1);
@@ -188,7 +190,7 @@ mod tests {
         }
     }
 
-    /// Appends a frame of the stream at this second and says its stint.
+    /// Appends a frame of the stream at this second and returns its stint.
     fn drive(stints: &mut Stints, stream: &str, second: i64) -> u64 {
         let (stream, at) = (Stream::from(stream), CapturedAt(second * 1000));
         let (stint, _) = stints.at(&stream, at, &limits());
@@ -208,7 +210,7 @@ mod tests {
         assert!(stints.goes_on(StintId(3)) && !stints.goes_on(StintId(2)));
     }
 
-    /// Else a link that opens while nothing is queued would ask the server for a page that stays
+    /// Otherwise a session that opens while the queue is empty would request a page that stays
     /// empty.
     #[test]
     fn where_another_program_publishes_its_stint_is_the_one_that_is_expected() {

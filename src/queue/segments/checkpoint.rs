@@ -1,10 +1,13 @@
-//! The checkpoint: where the store stood at its last flush, in a file apart from the journal.
+//! The checkpoint file: the state of the store at its last flush, in a file apart from the
+//! write-ahead log.
 //!
-//! A journal that was cut at the end of a record, or deleted, does not show it: a crash leaves the
-//! same. What a flush made durable stays, so a checkpoint beyond the journal's end proves damage.
+//! A write-ahead log that was truncated at the end of a record, or deleted, looks the same as after
+//! a crash. Flushed data survives a crash, so a checkpoint beyond the end of the write-ahead log
+//! proves damage.
 //!
-//! It is written in place and never synced: a power cut may bring back an older checkpoint, which
-//! proves less and nothing wrong. Two slots take turns, so that a torn write costs only the newer.
+//! The file is written in place and never synced: a power cut may restore an older checkpoint,
+//! which proves less but nothing false. Two slots alternate, so that a torn write damages only the
+//! newer one.
 
 use std::fs::{self, File};
 use std::io::{Seek, SeekFrom, Write};
@@ -14,48 +17,48 @@ use crate::entry::Seq;
 use crate::queue::journal::{Mark, number};
 use crate::queue::{bytes, disk};
 
-/// Bytes of a slot. A larger checkpoint is not written: with the books of some twenty destinations
-/// it takes a half of this.
+/// The size of a slot. A larger checkpoint is not written; with the metadata of about twenty
+/// destinations it takes half a slot.
 const SLOT_BYTES: usize = 4096;
 const NAME: &str = "checkpoint";
 
-/// How the store stood.
+/// The state of the store at its last flush.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(in crate::queue) struct Checkpoint {
-    /// The first position of the journal.
+    /// The base position of the write-ahead log.
     pub(in crate::queue) lo: Seq,
-    /// Records that were lost until then.
+    /// The number of records lost until then.
     pub(in crate::queue) lost: u64,
     pub(in crate::queue) mark: Mark,
 }
 
-/// Writes checkpoints.
+/// Writes the checkpoint file.
 #[derive(Debug)]
 pub(super) struct Checkpoints {
-    /// `None` when it could not be opened or written: the queue works without.
+    /// `None` if it could not be opened or written: the queue works without it.
     file: Option<File>,
-    /// Of the checkpoint that was written last.
+    /// The number of the last written checkpoint.
     number: u64,
 }
 
 impl Checkpoints {
-    /// The writer that continues the file in `folder`, which is created if need be.
+    /// Opens the checkpoint file in `folder`, creating it if necessary.
     pub(super) fn open(folder: &Path) -> Self {
         let path = folder.join(NAME);
         let number = read_slots(folder).map(|(number, _)| number).max().unwrap_or(0);
         let is_whole = fs::metadata(&path).is_ok_and(|file| file.len() == 2 * SLOT_BYTES as u64);
-        // All its room is taken now: a full disk does not prevent writing in place.
+        // Allocate the whole file now, so that a full disk does not prevent writing in place.
         let created = match is_whole {
             true => Ok(()),
             false => disk::write_durably(&path, &[0; 2 * SLOT_BYTES]),
         };
         let file = created.and_then(|()| disk::options().write(true).open(&path));
-        let file = file
-            .inspect_err(|error| tracing::warn!(%error, "the queue works without a checkpoint"));
+        let file =
+            file.inspect_err(|error| tracing::warn!(%error, "cannot open the checkpoint file"));
         Self { file: file.ok(), number }
     }
 
-    /// Notes how the store stands. It has been flushed.
+    /// Writes a checkpoint of the flushed store.
     pub(super) fn write(&mut self, checkpoint: &Checkpoint) {
         let Some(file) = &mut self.file else { return };
         let frame = checkpoint.to_frame(self.number + 1);
@@ -65,7 +68,7 @@ impl Checkpoints {
         self.number += 1;
         let at = (self.number % 2) * SLOT_BYTES as u64;
         if let Err(error) = file.seek(SeekFrom::Start(at)).and_then(|_| file.write_all(&frame)) {
-            tracing::warn!(%error, "the queue works without a checkpoint");
+            tracing::warn!(%error, "cannot write the checkpoint file; continuing without it");
             self.file = None;
         }
     }
@@ -85,13 +88,13 @@ impl Checkpoint {
     }
 }
 
-/// The newest checkpoint that can be read.
+/// Reads the newest intact checkpoint.
 pub(super) fn read(folder: &Path) -> Option<Checkpoint> {
     read_slots(folder).max_by_key(|(number, _)| *number).map(|(_, checkpoint)| checkpoint)
 }
 
 fn read_slots(folder: &Path) -> impl Iterator<Item = (u64, Checkpoint)> {
-    // One that cannot be read proves nothing; the journal is still read.
+    // An unreadable checkpoint proves nothing; the write-ahead log is still read.
     let bytes = fs::read(folder.join(NAME)).unwrap_or_default();
     let slots = bytes.chunks(SLOT_BYTES).filter_map(|slot| {
         let (number, payload) = bytes::parse(Seq(0), slot)?;
@@ -118,7 +121,7 @@ mod tests {
             checkpoints.write(&checkpoint(tail));
             assert_eq!(read(folder.path()), Some(checkpoint(tail)));
         }
-        // One that is opened again continues.
+        // A reopened file continues with the next number.
         Checkpoints::open(folder.path()).write(&checkpoint(4));
         assert_eq!(read(folder.path()), Some(checkpoint(4)));
         let path = folder.path().join(NAME);

@@ -1,4 +1,4 @@
-//! Reading a segment to the last byte without changing anything of it.
+//! Checks every byte of a segment without changing it.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,7 +11,7 @@ use crate::queue::disk;
 use crate::queue::journal::{self, Note};
 use crate::queue::store::Examined;
 
-/// Looks at a sealed segment: at a copy, since sled writes to what it opens.
+/// Checks a sealed segment. Works on a copy, because sled writes to the database that it opens.
 pub(super) fn segment(folder: &Path, span: Span, head: Seq) -> io::Result<Examined> {
     let path = span.path(folder);
     let copy = tempfile::tempdir()?;
@@ -37,8 +37,8 @@ pub(super) fn segment(folder: &Path, span: Span, head: Seq) -> io::Result<Examin
     })
 }
 
-/// Looks at the journal of the segment `lo`, which should reach up to `tail`; `None` when it holds no
-/// records and none is missing.
+/// Checks the write-ahead log of the segment `lo`, which should reach up to `tail`; `None` if it
+/// contains no records and none is missing.
 pub(super) fn journal(
     folder: &Path,
     lo: Seq,
@@ -72,7 +72,7 @@ pub(super) fn journal(
     Ok(Some(Examined { first, last: Seq(end.0.saturating_sub(1)), records, missing, trouble }))
 }
 
-/// What sled says of damaged files has several lines.
+/// sled's errors about damaged files have several lines.
 fn one_line(error: &io::Error) -> String {
     let text = error.to_string();
     text.split_whitespace().collect::<Vec<_>>().join(" ")

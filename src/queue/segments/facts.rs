@@ -1,7 +1,7 @@
-//! The caller's facts: a checksummed file each, in a folder of their own.
+//! The caller's facts: one checksummed file each, in a separate folder.
 //!
-//! They are in memory too. Whoever deletes the folder while the queue is open costs nothing: the
-//! files are written again when the next fact is, when a segment is begun and when the store closes.
+//! They are also kept in memory. If the folder is deleted while the queue is open, the files are
+//! restored when the next fact is written, when a segment is started, and when the store closes.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,7 +12,7 @@ use super::SegmentStore;
 use crate::entry::Seq;
 use crate::queue::{bytes, disk};
 
-/// Every fact in `folder` that can be read.
+/// Reads all intact facts in `folder`.
 pub(super) fn read_facts(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     let facts = folder.join("facts");
     let names = disk::names(&facts, "").unwrap_or_default();
@@ -24,7 +24,7 @@ pub(super) fn read_facts(folder: &Path) -> BTreeMap<String, Vec<u8>> {
 }
 
 impl SegmentStore {
-    /// Writes a fact, or removes it.
+    /// Writes or deletes a fact.
     pub(super) fn put_fact(&mut self, key: &str, value: Option<&[u8]>) -> io::Result<()> {
         self.restore_facts();
         let path = self.fact_path(key);
@@ -44,8 +44,7 @@ impl SegmentStore {
         Ok(())
     }
 
-    /// Writes the facts again whose files are gone. One that cannot be written is tried again at the
-    /// next occasion.
+    /// Restores facts whose files are missing. If that fails, it is retried on the next occasion.
     pub(super) fn restore_facts(&mut self) {
         let is_gone = |key: &&String| !self.fact_path(key).exists();
         let gone: Vec<&String> = self.facts.keys().filter(is_gone).collect();
@@ -58,9 +57,9 @@ impl SegmentStore {
         match restored {
             Ok(()) if gone.is_empty() => {}
             Ok(()) => {
-                tracing::warn!(facts = gone.len(), "files in facts/ were deleted; written again");
+                tracing::warn!(facts = gone.len(), "files in facts/ were deleted; restored");
             }
-            Err(error) => tracing::warn!(%error, "facts/ of the queue cannot be written"),
+            Err(error) => tracing::warn!(%error, "cannot restore the queue's facts/"),
         }
     }
 

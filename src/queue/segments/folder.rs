@@ -1,4 +1,4 @@
-//! The folders of the segments: how they are built, read, replaced, removed and named.
+//! Segment folders: building, reading, replacing, deleting and naming them.
 
 use std::fs;
 use std::io;
@@ -13,14 +13,14 @@ use crate::queue::journal::{self, Mark, number};
 use crate::queue::store::Held;
 use crate::queue::{bytes, disk, sled};
 
-/// Begins the names of folders in which segments are built.
+/// The prefix of folders in which segments are built.
 const UNFINISHED: &str = "unfinished";
 
-/// Strays that are kept in quarantine, in number: a person moved them here by mistake and may want
-/// them back.
+/// The maximum number of strays in quarantine: an operator may have moved them here by mistake and
+/// want them back.
 const MAX_STRAYS: usize = 8;
 
-/// The first and the last position that a segment may hold a record at; also its name.
+/// The range of positions of a segment, inclusive; also its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Span {
     pub(super) lo: Seq,
@@ -32,7 +32,7 @@ impl Span {
         folder.join(self.name("q"))
     }
 
-    /// Where it is built.
+    /// The path of the complete segment before it is renamed into place.
     pub(super) fn new_path(self, folder: &Path) -> PathBuf {
         folder.join(self.name("new"))
     }
@@ -58,27 +58,28 @@ impl Span {
 pub(super) struct Segment {
     pub(super) span: Span,
     pub(super) all: Held,
-    /// What is not released of it.
+    /// Its records that are not released.
     pub(super) held: Held,
     pub(super) level: u32,
     pub(super) disk_bytes: u64,
 }
 
 impl Segment {
-    /// Whether there was nothing in it from the beginning: it took the place of what was dropped.
+    /// Whether the segment never contained records: it replaced records that were dropped.
     pub(super) fn is_empty(&self) -> bool {
         self.all.records == 0
     }
 }
 
-/// What becomes of segments that another one replaces.
+/// What happens to segments that are replaced.
 #[derive(Clone, Copy)]
 pub(super) enum Old {
     Discard,
     Quarantine,
 }
 
-/// Builds a sealed segment where it is not taken for one yet; durable, but for its name.
+/// Builds a sealed segment under a temporary name. Everything but its final name is durable when
+/// this returns.
 pub(super) fn build(
     folder: &Path,
     span: Span,
@@ -88,7 +89,7 @@ pub(super) fn build(
 ) -> io::Result<Segment> {
     remove_unfinished(folder);
     has_room(folder, packed.bytes())?;
-    // A database that hangs may still write to the folder of an earlier attempt.
+    // A hung database may still write to the folder of an earlier attempt.
     let path = disk::free_name(folder, UNFINISHED);
     let built = disk::create_folder(&path).and_then(|()| packed.write(&path)).and_then(|()| {
         let disk_bytes = disk::used(&path) + 4096;
@@ -106,7 +107,7 @@ pub(super) fn build(
     match built {
         Ok(disk_bytes) => Ok(Segment { span, all, held: all, level, disk_bytes }),
         Err(error) => {
-            // Its room may be what the rest needs.
+            // Free its space for other writes.
             remove_unfinished(folder);
             let _ = disk::remove_folder(&span.new_path(folder));
             Err(error)
@@ -114,22 +115,23 @@ pub(super) fn build(
     }
 }
 
-/// Removes the segments that were never finished, but for those that something still holds open:
-/// these go at the next attempt, or at the next start.
+/// Deletes unfinished segments. A segment that another process or thread still holds open is
+/// deleted at the next attempt or the next start.
 fn remove_unfinished(folder: &Path) {
     for name in disk::names(folder, UNFINISHED).unwrap_or_default() {
         if disk::is_no_folder(&folder.join(&name)) {
-            // Another program put it there; the next start sets it aside.
+            // Another program created it; the next start moves it to quarantine.
             continue;
         }
         sled::truncate(&folder.join(&name));
         if let Err(error) = disk::remove_folder(&folder.join(&name)) {
-            tracing::debug!(name, %error, "an unfinished segment cannot be removed yet");
+            tracing::debug!(name, %error, "cannot delete an unfinished segment yet");
         }
     }
 }
 
-/// Refuses a segment of so many bytes that the disk cannot take: sled is not to find that out.
+/// Fails if the disk cannot take a segment of `bytes` bytes, because sled misbehaves on a full
+/// disk.
 fn has_room(folder: &Path, bytes: u64) -> io::Result<()> {
     let needed = bytes + bytes / 16 + DATABASE_BYTES;
     match free_bytes(folder) {
@@ -138,7 +140,7 @@ fn has_room(folder: &Path, bytes: u64) -> io::Result<()> {
     }
 }
 
-/// The segment in the folder `path` as its seal has it.
+/// Reads the seal of the segment in the folder `path`; `None` if it is missing or damaged.
 pub(super) fn read_seal(path: &Path, span: Span) -> Option<Segment> {
     let bytes = fs::read(path.join("seal")).ok()?;
     let (_, payload) = bytes::parse(span.lo, &bytes).filter(|(last, _)| *last == span.last)?;
@@ -151,7 +153,7 @@ pub(super) fn read_seal(path: &Path, span: Span) -> Option<Segment> {
     Some(Segment { span, all, held: all, level, disk_bytes })
 }
 
-/// Gives a segment that was built its name.
+/// Renames a built segment to its final name.
 pub(super) fn publish(folder: &Path, span: Span) -> io::Result<()> {
     let path = span.path(folder);
     if path.exists() {
@@ -161,8 +163,7 @@ pub(super) fn publish(folder: &Path, span: Span) -> io::Result<()> {
     if planted("segment_name_not_synced") { Ok(()) } else { disk::sync_folder(folder) }
 }
 
-/// Puts the segment that was built for the `replaced` positions into the place of those that lie
-/// there.
+/// Replaces the segments within `replaced` by the segment that was built for it.
 pub(super) fn swap(folder: &Path, replaced: Span, new: Span, old: Old) -> io::Result<()> {
     for span in spans(folder, "q-")?.into_iter().filter(|span| span.is_inside(replaced)) {
         match old {
@@ -173,18 +174,20 @@ pub(super) fn swap(folder: &Path, replaced: Span, new: Span, old: Old) -> io::Re
     publish(folder, new)
 }
 
-/// What a crash left between the mark of a rewritten segment and its last rename.
+/// Completes the replacement of segments that a crash interrupted between its checkpoint record and
+/// its last rename.
 pub(super) fn finish_rewrite(folder: &Path, mark: &Mark) -> io::Result<()> {
     let replaced = Span { lo: Seq(mark.replaced.0), last: Seq(mark.replaced.1) };
     if replaced.lo != Seq(0) {
-        // Another may lie there, of a rewriting that failed: only a sealed one inside is meant.
+        // Ignore leftovers of failed replacements: only a sealed segment within the range counts.
         let new = spans(folder, "new-")?.into_iter().find(|span| {
             span.is_inside(replaced) && read_seal(&span.new_path(folder), *span).is_some()
         });
         if let Some(new) = new {
             swap(folder, replaced, new, Old::Discard)?;
         } else if replaced.path(folder).exists() && !planted("forgotten_removal_comes_back") {
-            // It has its name, and a power cut may have forgotten that others lost theirs.
+            // The new segment has its final name, but a power cut may have undone the removal of
+            // the old ones.
             let others = |span: &Span| span.is_inside(replaced) && *span != replaced;
             for span in spans(folder, "q-")?.into_iter().filter(others) {
                 discard(folder, span)?;
@@ -198,7 +201,8 @@ pub(super) fn finish_rewrite(folder: &Path, mark: &Mark) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes a segment, renamed first: half of one must not be taken for a whole one.
+/// Deletes a segment. It is renamed first, so that a half-deleted segment is not mistaken for a
+/// complete one.
 pub(super) fn discard(folder: &Path, span: Span) -> io::Result<()> {
     let path = span.path(folder);
     if !path.exists() {
@@ -209,7 +213,7 @@ pub(super) fn discard(folder: &Path, span: Span) -> io::Result<()> {
     disk::remove_folder(&trash)
 }
 
-/// Sets a segment aside; the oldest of those goes when there are too many.
+/// Moves a segment to quarantine; deletes the oldest one there if there are too many.
 pub(super) fn set_segment_aside(folder: &Path, span: Span) -> io::Result<()> {
     let place = quarantine(folder)?;
     let kept = disk::names(&place, "bad-")?;
@@ -219,7 +223,7 @@ pub(super) fn set_segment_aside(folder: &Path, span: Span) -> io::Result<()> {
     disk::rename(&span.path(folder), &disk::free_name(&place, &span.name("bad")))
 }
 
-/// The folder of what is set aside, created if need be.
+/// Returns the quarantine folder, creating it if necessary.
 fn quarantine(folder: &Path) -> io::Result<PathBuf> {
     let place = folder.join(QUARANTINE);
     if disk::is_no_folder(&place) {
@@ -231,13 +235,13 @@ fn quarantine(folder: &Path) -> io::Result<PathBuf> {
 
 const QUARANTINE: &str = "quarantine";
 
-/// Names of files in the folder of a queue, and of folders.
+/// The names of files in the folder of a queue, and of folders.
 const FILES: [&str; 8] =
     ["FORMAT", "mark", "checkpoint", "lock", "owner", "ballast", "hub", "streams.json"];
 const FOLDERS: [&str; 3] = [QUARANTINE, "facts", "fates"];
 
-/// What is not ours, though it has a name of ours: a folder or a link where a file should be, or
-/// anything else where a folder should be. Paths below the queue's folder.
+/// Strays: items with a name that the queue uses but of the wrong type, such as a folder or a link
+/// where a file should be. Returns paths below the queue's folder.
 pub(super) fn strays(folder: &Path) -> io::Result<Vec<String>> {
     let mut strays = Vec::new();
     for name in disk::names(folder, "")? {
@@ -258,25 +262,24 @@ pub(super) fn strays(folder: &Path) -> io::Result<Vec<String>> {
             strays.extend(inside.map(|inside| format!("{name}/{inside}")));
         }
     }
-    // The place where the others go to.
+    // Quarantine comes first: the others are moved there.
     strays.sort_by_key(|name| name != QUARANTINE);
     Ok(strays)
 }
 
-/// Sets aside what is not ours. What it took the place of is as good as missing.
+/// Moves strays to quarantine. The files that they displaced count as missing.
 pub(super) fn set_strays_aside(folder: &Path) -> io::Result<()> {
     strays(folder)?.iter().try_for_each(|name| set_stray_aside(folder, name))
 }
 
-/// Moves what is in the place of a file or folder of the queue into quarantine; the first of those
-/// there goes when there are too many.
+/// Moves a stray to quarantine; deletes the first stray there if there are too many.
 pub(in crate::queue) fn set_stray_aside(folder: &Path, name: &str) -> io::Result<()> {
     let stray = folder.join(name);
     let new_name = format!("stray-{}", name.replace('/', "-"));
     tracing::error!(
         name,
-        "something else is in the place of a file or folder of the queue (a link counts as such): \
-         moved to quarantine/{new_name}"
+        "a file or folder in the queue's folder has an unexpected type, such as a link; moved to \
+         quarantine/{new_name}"
     );
     if name == QUARANTINE {
         let moved = disk::free_name(folder, &new_name);
@@ -291,7 +294,7 @@ pub(in crate::queue) fn set_stray_aside(folder: &Path, name: &str) -> io::Result
     disk::rename(&stray, &disk::free_name(&place, &new_name))
 }
 
-/// Removes what was on its way out when a process ended.
+/// Deletes leftovers of a process that ended while deleting or building files.
 pub(super) fn sweep(folder: &Path) -> io::Result<()> {
     for name in disk::names(folder, "")? {
         if name.starts_with("trash-") || name.starts_with(UNFINISHED) {
@@ -303,14 +306,14 @@ pub(super) fn sweep(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The names of the facts that cannot be read back.
+/// The names of damaged facts.
 pub(super) fn damaged_facts(folder: &Path) -> io::Result<Vec<String>> {
     let facts = folder.join("facts");
     let mut damaged = Vec::new();
     for name in disk::names(&facts, "").unwrap_or_default() {
         let is_damaged =
             |bytes: Vec<u8>| bytes::parse(Seq(0), &bytes).is_none() && !name.ends_with(".tmp");
-        // One that cannot be read for now may be whole.
+        // A file that cannot be read at the moment may be intact.
         if fs::read(facts.join(&name)).is_ok_and(is_damaged) {
             damaged.push(name);
         }
@@ -318,16 +321,16 @@ pub(super) fn damaged_facts(folder: &Path) -> io::Result<Vec<String>> {
     Ok(damaged)
 }
 
-/// Removes what is as good as not there.
+/// Deletes damaged facts.
 pub(super) fn remove_damaged_facts(folder: &Path) -> io::Result<()> {
     for name in damaged_facts(folder)? {
-        tracing::error!(name, "a fact of the queue is damaged, going on without");
+        tracing::error!(name, "a queue fact is damaged; continuing without it");
         disk::remove_file(&folder.join("facts").join(name))?;
     }
     Ok(())
 }
 
-/// Refuses a folder that another version of this program made; one whose mark is damaged is ours.
+/// Fails if another format version created the folder; rewrites a missing or damaged `FORMAT` file.
 pub(super) fn check_format(folder: &Path) -> io::Result<()> {
     match has_format(folder)? {
         true => Ok(()),
@@ -335,7 +338,7 @@ pub(super) fn check_format(folder: &Path) -> io::Result<()> {
     }
 }
 
-/// Whether the folder says that this version of the program made it; an error if it was another.
+/// Whether the `FORMAT` file names this format version; an error if it names another.
 pub(super) fn has_format(folder: &Path) -> io::Result<bool> {
     let found = fs::read_to_string(folder.join("FORMAT")).unwrap_or_default();
     let version = found.strip_prefix("pitwire queue ").and_then(|rest| rest.split_once(' '));
@@ -344,7 +347,7 @@ pub(super) fn has_format(folder: &Path) -> io::Result<bool> {
         Some(VERSION) => Ok(true),
         Some(version) if found == format_text(version) => Err(io::Error::new(
             io::ErrorKind::InvalidData,
-            format!("it has format {version}, this program knows format {VERSION}"),
+            format!("it has format {version}, this program supports format {VERSION}"),
         )),
         _ => Ok(false),
     }
@@ -355,7 +358,7 @@ fn format_text(version: u32) -> String {
     format!("pitwire queue {version} {sum:08x}\n")
 }
 
-/// The highest position in any name, also in those of what is gone or set aside.
+/// The highest position in any file name, including deleted and quarantined segments.
 pub(super) fn highest_position(folder: &Path) -> io::Result<Option<Seq>> {
     let mut names = disk::names(folder, "")?;
     names.extend(disk::names(&folder.join("quarantine"), "").unwrap_or_default());
@@ -368,12 +371,12 @@ pub(super) fn highest_position(folder: &Path) -> io::Result<Option<Seq>> {
     Ok(names.iter().filter_map(last).max())
 }
 
-/// The segments whose names begin with `prefix`, oldest first.
+/// The position ranges of the segments whose names begin with `prefix`, oldest first.
 pub(super) fn spans(folder: &Path, prefix: &str) -> io::Result<Vec<Span>> {
     Ok(disk::names(folder, prefix)?.iter().filter_map(|name| Span::parse(name)).collect())
 }
 
-/// The first positions of the journals that are there, oldest first.
+/// The base positions of the existing write-ahead logs, oldest first.
 pub(super) fn journals(folder: &Path) -> io::Result<Vec<Seq>> {
     let lo = |name: &String| {
         let (lo, rest) = parse_number(name.strip_prefix("tail-")?)?;
@@ -392,7 +395,7 @@ pub(super) fn remove_other_journals(folder: &Path, newest: Seq) -> io::Result<()
 fn parse_number(text: &str) -> Option<(Seq, &str)> {
     let (digits, rest) = text.split_at_checked(16)?;
     let number = u64::from_str_radix(digits, 16).ok()?;
-    // No queue gets there; sums of two positions do not overflow below.
+    // No queue reaches this position; below it, the sum of two positions does not overflow.
     (number < 1 << 62).then_some((Seq(number), rest))
 }
 
@@ -401,7 +404,7 @@ pub(super) fn held(records: &Records) -> Held {
     Held { records: records.len() as u64, bytes }
 }
 
-/// The records, ready to be packed.
+/// Borrows the records for packing.
 pub(super) fn borrowed(records: &Records) -> impl Iterator<Item = (Seq, &[u8])> {
     records.iter().map(|(seq, record)| (*seq, record.as_slice()))
 }

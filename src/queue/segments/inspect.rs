@@ -1,4 +1,5 @@
-//! A store that nobody has open, seen as it lies there: nothing is opened, mended or swept.
+//! Read-only view of the folder of a store that no process has open: nothing is opened, repaired or
+//! deleted.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,7 @@ use crate::queue::store::Examined;
 
 const NO_JOURNAL: &str = "the write-ahead log of the newest segment is missing";
 
-/// What lies in the folder of a store.
+/// The content of a store's folder.
 #[derive(Debug)]
 pub(in crate::queue) struct Untouched {
     folder: PathBuf,
@@ -27,7 +28,7 @@ pub(in crate::queue) struct Untouched {
     findings: Vec<Finding>,
 }
 
-/// Whether there is a store in the folder, or something that is left of one.
+/// Whether the folder contains a store, or the remains of one.
 pub(in crate::queue) fn is_store(folder: &Path) -> bool {
     let is_any = |names: io::Result<bool>| names.unwrap_or(false);
     folder.join("FORMAT").exists()
@@ -36,18 +37,18 @@ pub(in crate::queue) fn is_store(folder: &Path) -> bool {
 }
 
 impl Untouched {
-    /// Looks at names, and at the newest journal.
+    /// Scans file names, and reads the newest write-ahead log.
     pub(in crate::queue) fn look(folder: &Path) -> io::Result<Self> {
         let (journals, mut spans) = (journals(folder)?, spans(folder, "q-")?);
         let mut findings = Vec::new();
         if !has_format(folder)? {
-            findings.push(Finding::new("FORMAT: it is missing or damaged", "it is written anew"));
+            findings.push(Finding::new("FORMAT: it is missing or damaged", "it is rewritten"));
         }
         for name in strays(folder)? {
             let what =
                 format!("{name}: a link or a folder is in the place of a file, or the reverse");
             findings
-                .push(Finding::new(&what, "it is moved to quarantine/; what was there is missing"));
+                .push(Finding::new(&what, "it is moved to quarantine/; the original is missing"));
         }
         let is_file = |lo: &&Seq| journal::path(folder, **lo).is_file();
         let journal = journals.iter().rev().find(is_file).copied();
@@ -57,50 +58,52 @@ impl Untouched {
             None => None,
         };
         if journal.is_some() && mark.is_none() {
-            let what = "the write-ahead log says nowhere how the queue stood";
-            findings.push(Finding::new(what, "what was noted when it was begun is taken"));
+            let what = "the write-ahead log has no readable checkpoint record";
+            findings.push(Finding::new(what, "the state at its creation is used"));
         }
         let mark = match mark {
             Some(mark) => Some(mark),
             None => last_mark(folder)?,
         };
         let mark = newer_mark(mark, checkpoint.as_ref()).unwrap_or_default();
-        // Those above were sealed just before a crash: the journal has them too.
+        // Segments above `lo` were sealed just before a crash; the write-ahead log still contains
+        // their records.
         spans.retain(|span| journal.is_none_or(|lo| span.lo < lo));
         for name in damaged_facts(folder)? {
             let what = format!("facts/{name}: it is damaged");
-            findings.push(Finding::new(&what, "it is removed, the queue goes on without it"));
+            findings.push(Finding::new(&what, "it is deleted; the queue continues without it"));
         }
         let mut found = Self { folder: folder.into(), spans, journal, checkpoint, mark, findings };
         if journal.is_none() && found.missing_journal().is_none() {
-            let remedy = "the checkpoint says that it held nothing; the rest is kept";
+            let remedy = "according to the checkpoint it was empty; the rest is kept";
             found.findings.push(Finding::new(NO_JOURNAL, remedy));
         }
         Ok(found)
     }
 
-    /// What is wrong beside the segments.
+    /// Problems outside the segments.
     pub(in crate::queue) fn findings(&self) -> &[Finding] {
         &self.findings
     }
 
-    /// Where the store stood.
+    /// The last known state of the store.
     pub(in crate::queue) fn mark(&self) -> &Mark {
         &self.mark
     }
 
-    /// The position after the newest, unless the journal has newer ones than it says.
+    /// The position after the newest record. The write-ahead log may contain newer records than its
+    /// last checkpoint record shows.
     pub(in crate::queue) fn tail(&self) -> Seq {
         let sealed = self.spans.last().map_or(0, |span| span.last.0 + 1);
         Seq(self.mark.tail.max(sealed))
     }
 
-    /// Bytes on the disk.
+    /// Disk usage in bytes.
     pub(in crate::queue) fn disk_bytes(&self) -> u64 {
         disk::used(&self.folder)
     }
 
-    /// What a crash left; it goes when the store is opened.
+    /// Leftovers of a crash, which are deleted when the store is opened.
     pub(in crate::queue) fn leftovers(&self) -> io::Result<Vec<String>> {
         let mut names = disk::names(&self.folder, "")?;
         names.retain(|name| {
@@ -109,7 +112,7 @@ impl Untouched {
         Ok(names)
     }
 
-    /// Reads the segment that holds `from`, or the next one, to its last byte.
+    /// Reads every byte of the segment that contains `from`, or else of the next one.
     pub(in crate::queue) fn examine(&self, from: Seq) -> io::Result<Option<Examined>> {
         let head = Seq(self.mark.head);
         let from = from.max(head);
@@ -123,7 +126,7 @@ impl Untouched {
         }
     }
 
-    /// What the missing journal held, if it held something.
+    /// The records that the missing write-ahead log contained, if any.
     fn missing_journal(&self) -> Option<Examined> {
         let sealed = self.spans.last().map_or(0, |span| span.last.0 + 1);
         let begin = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.lo.0);
@@ -135,7 +138,7 @@ impl Untouched {
         (missing > 0).then_some(examined)
     }
 
-    /// Entries that were lost until the queue was used last.
+    /// The number of entries lost by the time the queue was last used.
     pub(in crate::queue) fn lost_before(&self) -> u64 {
         self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.lost)
     }

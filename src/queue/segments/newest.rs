@@ -1,4 +1,4 @@
-//! The newest segment: a journal, and where in it each record lies.
+//! The active segment: a write-ahead log and the offset of each record in it.
 
 use std::io;
 
@@ -8,20 +8,20 @@ use crate::queue::journal::Journal;
 use crate::queue::store::Held;
 use crate::queue::{Limit, bytes};
 
-/// Read from the disk at once, at most; a larger record is read alone.
+/// The maximum size of one read from disk; a larger record is read on its own.
 const READ_BYTES: u64 = 256 << 10;
 
-/// The segment that is written to.
+/// The active segment, to which records are appended.
 #[derive(Debug)]
 pub(super) struct NewestSegment {
     pub(super) lo: Seq,
     pub(super) journal: Journal,
-    /// Of each record from `lo` on.
+    /// The place of each record, starting with `lo`.
     places: Vec<Place>,
     held: Held,
 }
 
-/// Where the frame of a record begins, and the bytes of the record.
+/// The offset of a record's frame, and the size of the record.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     at: u64,
@@ -39,7 +39,7 @@ impl NewestSegment {
         Self { lo, journal, places: Vec::new(), held: Held::default() }
     }
 
-    /// One that was found, with `records` at these places of its journal.
+    /// Restores an active segment that was found on disk, with `records` at the offsets `places`.
     pub(super) fn continued(lo: Seq, journal: Journal, places: &[u64], records: &Records) -> Self {
         let place = |(at, (_, record)): (&u64, &(Seq, Vec<u8>))| Place {
             at: *at,
@@ -49,7 +49,7 @@ impl NewestSegment {
         Self { lo, journal, places, held: super::held(records) }
     }
 
-    /// Records in it, released or not.
+    /// The number of records, released or not.
     pub(super) fn len(&self) -> u64 {
         self.places.len() as u64
     }
@@ -58,7 +58,7 @@ impl NewestSegment {
         self.held
     }
 
-    /// The position of its last record; of the one before it when it has none.
+    /// The position of its last record, or the one before `lo` if it has none.
     pub(super) fn last(&self) -> Seq {
         Seq((self.lo.0 + self.len()).saturating_sub(1))
     }
@@ -74,7 +74,7 @@ impl NewestSegment {
         Ok(())
     }
 
-    /// What is below `head` is not held any more; returns how much that was.
+    /// Marks the records below `head` as released; returns their number and size.
     pub(super) fn release_below(&mut self, head: Seq) -> Held {
         let released = self.places.len() - (self.held.records as usize).min(self.places.len());
         let below = self.index(head).max(released);
@@ -84,7 +84,7 @@ impl NewestSegment {
         less
     }
 
-    /// The records from `from` on, as many as `limit` allows, at least one if there is one.
+    /// Reads records from `from`, up to `limit` but at least one if any exists.
     pub(super) fn read(&mut self, from: Seq, limit: Limit) -> io::Result<Records> {
         let (mut records, mut size) = (Records::new(), 0);
         self.each(from, limit.entries, |seq, record| {
@@ -98,8 +98,8 @@ impl NewestSegment {
         Ok(records)
     }
 
-    /// Hands on the records from `from` on, at most so many but one if there is one, for as long as
-    /// `take` wants more.
+    /// Passes records from `from` to `take`, at most `most` but at least one if any exists, until
+    /// `take` returns `false`.
     pub(super) fn each(
         &mut self,
         from: Seq,
@@ -119,7 +119,7 @@ impl NewestSegment {
                 let Some((_, record)) =
                     bytes::parse(self.lo, frame).filter(|(held, _)| *held == seq)
                 else {
-                    let text = format!("the record {seq} is damaged in the journal");
+                    let text = format!("record {seq} is damaged in the write-ahead log");
                     return Err(io::Error::new(io::ErrorKind::InvalidData, text));
                 };
                 if !take(seq, record)? {

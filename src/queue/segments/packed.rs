@@ -1,9 +1,9 @@
-//! A sealed segment: its records in compressed blocks, in a sled database of its own or, if sled
+//! A sealed segment: its records in compressed blocks, in a dedicated sled database or, if sled
 //! hung when it was sealed, in a plain file.
 //!
-//! A block is a [frame](crate::queue::bytes) under the position of its first record, and holds
-//! `seq u64 | len u32 | record` for each, deflated together: frames of telemetry are alike, and
-//! take a third to a tenth of their bytes. A damaged block costs its own records, no others.
+//! A block is a [frame](crate::queue::bytes) under the position of its first record. It contains
+//! `seq u64 | len u32 | record` for each record, deflated together: telemetry frames are alike and
+//! shrink to a third to a tenth of their size. A damaged block loses only its own records.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -21,24 +21,24 @@ use crate::queue::sled::{self, PART_BYTES};
 use crate::queue::store::Held;
 use crate::queue::{Limit, bytes, disk};
 
-/// A block is closed when its records take this: the smallest piece that a reader unpacks.
+/// A block is closed when its records reach this size. A reader always unpacks a whole block.
 const BLOCK_BYTES: usize = 48 << 10;
-/// Holds the blocks of a segment that was sealed while sled hung, one after the other.
+/// The file with the concatenated blocks of a segment that was sealed while sled hung.
 const PLAIN_FILE: &str = "blocks";
-/// Bytes before each record in a block.
+/// The size of the prefix of each record in a block.
 const PREFIX: usize = 12;
-/// No block is larger; one that says so is damaged.
+/// The maximum size of a block; a block that exceeds it is damaged.
 const MAX_BLOCK_BYTES: usize = BLOCK_BYTES + MAX_SAMPLE_BYTES + 4096;
-/// The fastest that deflate offers: level 2 takes a third less room and half as much time again.
+/// The fastest deflate level: level 2 takes a third less space and half as much time again.
 const LEVEL: Compression = Compression::new(1);
 
 /// The blocks of one segment.
 #[derive(Debug)]
 pub(super) struct Packed {
     lo: Seq,
-    /// In the order of their positions.
+    /// In order of position.
     blocks: Vec<Block>,
-    /// The block that was read last.
+    /// The last unpacked block and its index.
     open: Option<(usize, Records)>,
 }
 
@@ -50,7 +50,7 @@ struct Block {
 }
 
 impl Packed {
-    /// Packs the records, which come in the order of their positions.
+    /// Packs records, which must be in order of position.
     pub(super) fn new<'a>(
         lo: Seq,
         mut records: impl Iterator<Item = (Seq, &'a [u8])>,
@@ -60,18 +60,19 @@ impl Packed {
         packer.finish()
     }
 
-    /// Bytes that [`Packed::write`] stores, without what the database adds.
+    /// The size of the blocks, without the overhead of the database.
     pub(super) fn bytes(&self) -> u64 {
         self.blocks.iter().map(|block| block.frame.len() as u64).sum()
     }
 
-    /// Writes them as the database in the new folder `path`; as a plain file while sled hangs.
+    /// Writes the blocks as a database in the new folder `path`, or as a plain file while sled
+    /// hangs.
     pub(super) fn write(&self, path: &Path) -> io::Result<()> {
         if !sled::is_available() {
-            tracing::warn!("sled hangs: the next segment of the queue is stored as a plain file");
+            tracing::warn!("sled hangs; storing the next queue segment as a plain file");
             return self.write_plain(path);
         }
-        // Few large values: see the module `sled`.
+        // Group blocks into few large values: see the module `sled`.
         let mut values: Vec<(Seq, Vec<u8>)> = Vec::new();
         for Block { first, frame, .. } in &self.blocks {
             match values.last_mut() {
@@ -88,8 +89,8 @@ impl Packed {
         disk::write_durably(&path.join(PLAIN_FILE), &frames.concat())
     }
 
-    /// The blocks of the segment in `path` that can be read, and what stood in the way of reading
-    /// the others.
+    /// Reads the intact blocks of the segment in `path`, and returns the error that prevented
+    /// reading the others.
     pub(super) fn read(path: &Path, lo: Seq) -> (Self, Option<io::Error>) {
         let stored = match fs::read(path.join(PLAIN_FILE)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => sled::read(path),
@@ -126,7 +127,7 @@ impl Packed {
         holds
     }
 
-    /// How much it holds from `from` on.
+    /// The number and size of the records from `from`.
     pub(super) fn holds_from(&mut self, from: Seq) -> Held {
         let after = self.blocks.partition_point(|block| block.first <= from);
         let mut holds = Held::default();
@@ -139,13 +140,13 @@ impl Packed {
         holds
     }
 
-    /// Every record.
+    /// All records.
     pub(super) fn all(&self) -> Records {
         let unpacked = |block: &Block| unpack(self.lo, &block.frame).unwrap_or_default();
         self.blocks.iter().flat_map(unpacked).collect()
     }
 
-    /// The records from `from` on, as many as `limit` allows, at least one if there is one.
+    /// Reads records from `from`, up to `limit` but at least one if any exists.
     pub(super) fn range(&mut self, from: Seq, limit: Limit) -> Records {
         let after = self.blocks.partition_point(|block| block.first <= from);
         let (mut records, mut size) = (Vec::new(), 0);
@@ -173,12 +174,12 @@ impl Packed {
     }
 }
 
-/// Packs one record after the other.
+/// Packs records one at a time.
 #[derive(Debug)]
 pub(super) struct Packer {
     packed: Packed,
     deflate: DeflateEncoder<Vec<u8>>,
-    /// The block that is growing: its first position, its bytes, what it holds.
+    /// The growing block: its first position, its bytes, and the size of its records.
     first: Seq,
     plain: Vec<u8>,
     holds: Held,
@@ -191,7 +192,7 @@ impl Packer {
         Self { packed, deflate, first: lo, plain: Vec::new(), holds: Held::default() }
     }
 
-    /// The record that follows.
+    /// Adds the next record.
     pub(super) fn add(&mut self, seq: Seq, record: &[u8]) -> io::Result<()> {
         if self.plain.is_empty() {
             self.first = seq;
@@ -225,7 +226,7 @@ fn deflated(deflate: &mut DeflateEncoder<Vec<u8>>, plain: &[u8]) -> io::Result<V
     deflate.reset(Vec::new())
 }
 
-/// `None` for what is damaged, or larger than any block.
+/// Inflates a block; `None` if it is damaged or larger than [`MAX_BLOCK_BYTES`].
 fn inflated(packed: &[u8]) -> Option<Vec<u8>> {
     let mut inflate = Decompress::new(false);
     let mut plain = Vec::with_capacity(2 * BLOCK_BYTES);
@@ -236,7 +237,7 @@ fn inflated(packed: &[u8]) -> Option<Vec<u8>> {
             _ if plain.len() == plain.capacity() && plain.len() <= MAX_BLOCK_BYTES => {
                 plain.reserve(plain.len());
             }
-            // It ends in the middle.
+            // The input is truncated.
             Status::Ok | Status::BufError => return None,
         }
     }
@@ -263,7 +264,7 @@ mod tests {
 
     use super::*;
 
-    /// A block whose checksum is right, whatever it holds.
+    /// A block with a correct checksum and arbitrary content.
     fn block(packed: &[u8]) -> Vec<u8> {
         bytes::frame(Seq(1), Seq(1), packed)
     }

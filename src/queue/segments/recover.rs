@@ -1,5 +1,5 @@
-//! What is left of the newest segment: its journal and, where a crash came just after it was
-//! sealed, what was sealed.
+//! Recovers the active segment from its write-ahead log and, if a crash came just after it was
+//! sealed, from the sealed segment.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -15,31 +15,32 @@ use crate::planted::planted;
 use crate::queue::journal::{self, Contents, Mark, Note};
 use crate::queue::{bytes, disk};
 
-/// What a start may rely on.
+/// How far a start may trust the data on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Trust {
+    /// Everything on disk, as far as its checksums and the boot ID confirm it.
     Disk,
-    /// A write or an fsync failed: what was written last must be written anew. The store stood at
-    /// this mark, should nothing be left of it.
+    /// A write or an fsync failed: recently written data must be rewritten. The value is the state
+    /// of the store, in case nothing is left on disk.
     Nothing(Mark),
 }
 
-/// What became of the newest segment.
+/// The recovered active segment.
 pub(super) struct Newest {
     pub(super) lo: Seq,
     pub(super) records: Records,
-    /// The position after its last record, also when that is lost.
+    /// The position after its last record, even if that record is lost.
     pub(super) end: Seq,
     pub(super) mark: Mark,
-    /// Where each record from `lo` on lies, when the journal may be written to further.
+    /// The offset of each record, starting with `lo`, if the write-ahead log may be appended to.
     pub(super) index: Option<Vec<u64>>,
-    /// Positions may have been given out that are not known any more.
+    /// Positions from `end` on may have been assigned before a crash.
     pub(super) is_uncertain: bool,
-    /// Positions whose records were stored and are lost, ends included.
+    /// Position ranges (inclusive) of records that were stored and are lost.
     pub(super) missing: Vec<(Seq, Seq)>,
 }
 
-/// Finds the newest segment of which anything is known; `None` when there is none.
+/// Finds the newest segment that left any data; `None` if no segment did.
 pub(super) fn find_newest(
     folder: &Path,
     options: &Options,
@@ -50,13 +51,13 @@ pub(super) fn find_newest(
         if let Some(newest) = recover(folder, lo, options, trust, checkpoint)? {
             return Ok(Some(newest));
         }
-        // A new segment that a crash prevented: nothing was reported as stored in it.
+        // A crash interrupted the creation of this segment: no record in it was reported as stored.
         disk::remove_file(&journal::path(folder, lo))?;
     }
     Ok(None)
 }
 
-/// Puts together what is known of the newest segment; `None` if that is nothing.
+/// Combines the remaining data of the segment `lo`; `None` if it left no data.
 fn recover(
     folder: &Path,
     lo: Seq,
@@ -70,7 +71,8 @@ fn recover(
     let mut is_uncertain =
         *trust != Trust::Disk || !contents.is_clean || !(same_boot || was_closed);
     let Contents { notes, intact, .. } = contents;
-    // What a power cut tore was never durable; after any other damage, what follows it still is.
+    // Data torn by a power cut was never durable; after any other damage, the records behind it are
+    // still valid.
     let is_trusted = same_boot || was_closed || planted("torn_journal_trusted");
     let trusted = if is_trusted { notes.len() } else { intact };
     let (mut known, mut beyond) = (BTreeMap::new(), BTreeMap::new());
@@ -100,14 +102,14 @@ fn recover(
     let known_end = mark.as_ref().map_or(after, |mark| after.max(Seq(mark.tail)));
     let mark = newer_mark(mark, checkpoint);
     let end = mark.as_ref().map_or(known_end, |mark| known_end.max(Seq(mark.tail)));
-    // It was cut: more may be missing than the checkpoint knows of.
+    // The write-ahead log was truncated: more may be missing than the checkpoint shows.
     is_uncertain |= end > known_end;
     let is_whole = end.0 - lo.0 == known.len() as u64 && index.len() == known.len();
     let index = (is_whole && !is_uncertain).then_some(index);
     let records: Records = known.into_iter().collect();
     let mark = match mark.map_or_else(|| last_mark(folder), |mark| Ok(Some(mark)))? {
         Some(mark) => mark,
-        // Nor the books of what was before: what is there is all that there ever was.
+        // The metadata is lost too: assume that the existing records are all that there ever were.
         None => {
             let first = spans(folder, "q-")?.first().map_or(lo, |span| span.lo);
             Mark { head: first.0, tail: first.0, ..Mark::default() }
@@ -118,15 +120,15 @@ fn recover(
     Ok(Some(Newest { lo, records, end, mark, index, is_uncertain, missing }))
 }
 
-/// The newer one of the journal's last mark and the checkpoint's. The journal's is newer if they are
-/// the same age: a segment may have been replaced since.
+/// The newer of the last checkpoint record in the write-ahead log and the checkpoint file. At the
+/// same age, the write-ahead log wins: a segment may have been replaced since.
 pub(super) fn newer_mark(journal: Option<Mark>, checkpoint: Option<&Checkpoint>) -> Option<Mark> {
     let checkpoint = checkpoint.map(|checkpoint| checkpoint.mark.clone());
     checkpoint.into_iter().chain(journal).max_by_key(Mark::age)
 }
 
-/// The stretches between `first` and `last`, ends included, that hold none of the records `seqs`,
-/// which are in order. Shorter ones than thinning to `level` leaves are none; at most [`MAX_GAPS`].
+/// The gaps between the positions `seqs`, which are sorted, within `first` to `last` inclusive.
+/// Gaps that downsampling to `level` explains are ignored. At most [`MAX_GAPS`].
 pub(super) fn gaps(
     first: Seq,
     last: Seq,
@@ -143,11 +145,11 @@ pub(super) fn gaps(
     gaps
 }
 
-/// Stretches of lost records that are noted of one segment, in number; each is a line in the notes.
+/// The maximum number of lost ranges recorded for one segment; each is a line in the side log.
 /// Damaged blocks leave about twenty.
 const MAX_GAPS: usize = 256;
 
-/// Fills the holes of what is known, and goes on where it ends for as long as nothing is missing.
+/// Fills gaps in `known` from `beyond`, and extends it as long as no record is missing.
 fn merge(lo: Seq, known: &mut BTreeMap<Seq, Vec<u8>>, beyond: BTreeMap<Seq, Vec<u8>>) {
     let mut next = known.last_key_value().map_or(lo, |(seq, _)| Seq(seq.0 + 1));
     for (seq, record) in beyond {
@@ -159,12 +161,12 @@ fn merge(lo: Seq, known: &mut BTreeMap<Seq, Vec<u8>>, beyond: BTreeMap<Seq, Vec<
     }
 }
 
-/// Notes where the store stands, in a file that is read when the journal is lost.
+/// Writes the state of the store to the `mark` file, which is read if the write-ahead log is lost.
 pub(super) fn write_mark(folder: &Path, mark: &Mark) -> io::Result<()> {
     disk::replace(&folder.join(MARK), &bytes::frame(Seq(0), Seq(0), &mark.to_bytes()))
 }
 
-/// What was noted last; `None` when it cannot be read.
+/// Reads the `mark` file; `None` if it is missing or damaged.
 pub(super) fn last_mark(folder: &Path) -> io::Result<Option<Mark>> {
     let bytes = match fs::read(folder.join(MARK)) {
         Ok(bytes) => bytes,

@@ -1,4 +1,5 @@
-//! One segment in the place of others: thinned, or what could be read of a damaged one.
+//! Replaces segments by one new segment: the downsampled records, or the readable records of a
+//! damaged segment.
 
 use std::io;
 
@@ -9,8 +10,9 @@ use crate::planted::planted;
 use crate::queue::store::{Held, Store};
 
 impl SegmentStore {
-    /// Puts one segment with `records`, or none, in the place of the sealed ones in `replaced`.
-    /// With `books`, what is missing then counts as released; else it is lost.
+    /// Replaces the sealed segments within `replaced` by one segment with `records`, or removes
+    /// them if `records` is empty. With `books`, missing records count as released; without, as
+    /// lost.
     pub(super) fn rewrite(
         &mut self,
         replaced: Span,
@@ -44,8 +46,8 @@ impl SegmentStore {
         Ok(())
     }
 
-    /// Builds what is to take the place of segments, also if that is nothing: a crash must find what
-    /// the mark says. Until it is committed nothing has changed.
+    /// Builds the new segment, even if it is empty: after a crash the segment that the checkpoint
+    /// record names must exist. Nothing has changed until it is committed.
     fn prepare(
         &mut self,
         replaced: Span,
@@ -53,7 +55,8 @@ impl SegmentStore {
         records: &Records,
         all: Held,
     ) -> io::Result<Segment> {
-        // The folder that lies ready must not be taken for the one of an earlier mark.
+        // The prepared folder must not be mistaken for one that belongs to an earlier checkpoint
+        // record.
         self.replaced = (0, 0);
         self.note_mark()?;
         self.flush()?;

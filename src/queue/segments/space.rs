@@ -1,4 +1,4 @@
-//! The room that the store takes on the disk, and the ballast that it lets go of when that is full.
+//! The store's disk usage, and the ballast that it releases when the disk is full.
 
 use std::fs;
 use std::io;
@@ -6,11 +6,11 @@ use std::io;
 use super::SegmentStore;
 use crate::queue::disk;
 
-/// A journal can be begun and a segment of the smallest size be packed within this.
+/// Enough to create a write-ahead log and to pack a segment of the minimum size.
 const BALLAST_BYTES: usize = 320 << 10;
 
 impl SegmentStore {
-    /// Tries again without the ballast where the disk is full.
+    /// Runs `act`; if the disk is full, releases the ballast and runs it again.
     pub(super) fn with_ballast<T>(
         &mut self,
         mut act: impl FnMut(&mut Self) -> io::Result<T>,
@@ -28,18 +28,18 @@ impl SegmentStore {
         spent
     }
 
-    /// Without ballast the queue works as well, until the disk is full.
+    /// Recreates the ballast. Without it the queue works until the disk is full.
     pub(super) fn fill_ballast(&mut self) {
         let path = self.folder.join("ballast");
         if path.exists() {
             return;
         }
-        // Not zeros: some file systems would keep no room for them.
+        // Not zeros: some file systems would reserve no space for them.
         let noise: Vec<u8> = (0..BALLAST_BYTES)
             .map(|i| (i as u32).wrapping_mul(2_654_435_761).to_be_bytes()[0])
             .collect();
         if let Err(error) = disk::write_durably(&path, &noise) {
-            tracing::warn!(%error, "no room for the ballast of the queue");
+            tracing::warn!(%error, "cannot reserve the queue's ballast");
             let _ = disk::remove_file(&path);
         }
         self.measure_others();
@@ -55,7 +55,7 @@ impl SegmentStore {
             folder + others.map(|name| disk::used(&self.folder.join(name))).sum::<u64>();
     }
 
-    /// There are thousands in a long backlog, and each append asks for these.
+    /// Caches these sums: a long backlog has thousands of segments, and each append needs them.
     pub(super) fn measure_sealed(&mut self) {
         let bytes = || self.sealed.iter().map(|segment| segment.disk_bytes);
         (self.sealed_bytes, self.largest_bytes) = (bytes().sum(), bytes().max().unwrap_or(0));

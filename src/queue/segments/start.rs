@@ -1,4 +1,4 @@
-//! Opening the store: what is there is found, mended where it must be, and counted.
+//! Opens the store: scans the folder, repairs it where necessary, and counts the records.
 
 use std::collections::VecDeque;
 use std::io;
@@ -64,7 +64,8 @@ impl SegmentStore {
         store.find_sealed(lo)?;
         store.newest = Some(match index {
             Some(index) => {
-                // Sealed already when the process ended; the journal has it all, and goes on.
+                // The segment had just been sealed when the process ended; its write-ahead log is
+                // complete and stays active.
                 spans(folder, "q-")?
                     .into_iter()
                     .filter(|span| span.lo >= lo)
@@ -95,7 +96,7 @@ impl SegmentStore {
         Ok(store)
     }
 
-    /// Where to go on when nothing is left of the newest segment.
+    /// Determines the state of the store when nothing is left of the active segment.
     fn without_journal(
         folder: &Path,
         highest: Option<Seq>,
@@ -107,7 +108,7 @@ impl SegmentStore {
             Trust::Disk => newer_mark(last_mark(folder)?, checkpoint),
         };
         let floor = highest.max(known.as_ref().map(|mark| Seq(mark.tail)));
-        // A segment may have followed of which not even the name is left.
+        // There may have been one more segment of which not even the name is left.
         let lo = floor.map_or(FIRST, |seq| Seq(seq.0 + 2 * SEGMENT_ENTRIES));
         let mut mark = known.unwrap_or_default();
         let sealed = spans(folder, "q-")?;
@@ -115,7 +116,7 @@ impl SegmentStore {
         let begin = begin.max(sealed.last().map_or(FIRST, |span| Seq(span.last.0 + 1)));
         let last = Seq(mark.tail.saturating_sub(1));
         let missing = gaps(begin.max(Seq(mark.head)), last, std::iter::empty(), 0);
-        // Whatever is there is held.
+        // All existing records count as unreleased.
         let first = sealed.first().map_or(lo, |span| span.lo);
         mark.head = mark.head.max(first.0);
         mark.tail = lo.0;
@@ -123,21 +124,21 @@ impl SegmentStore {
         Ok(Newest { lo, records, end: lo, mark, index: None, is_uncertain: false, missing })
     }
 
-    /// Counts what is there. The books that the caller kept are of the same moment as `released`:
-    /// they balance whatever was lost since.
+    /// Counts the unreleased records. The caller's metadata is from the same moment as `released`,
+    /// so the ledger balances whatever was lost since.
     fn count_held(&mut self) -> io::Result<()> {
         let newest = self.newest.iter().map(NewestSegment::held);
         for held in self.sealed.iter().map(|segment| segment.held).chain(newest) {
             self.held += held;
         }
         self.release_below(self.head)?;
-        // More than was known of, when only an old mark was left.
+        // If only an old checkpoint record was left, there may be more records than it counts.
         self.appended = self.appended.max(self.released + self.held.records);
         Ok(())
     }
 
-    /// Logs the records that were lost since the last flush, and keeps where they were. `missing` are
-    /// those of the newest segment, which began at `newest`.
+    /// Logs the records that were lost since the last flush, and stores their positions. `missing`
+    /// are those of the active segment, which began at `newest`.
     fn say_what_is_lost(
         &mut self,
         newest: Seq,
@@ -160,7 +161,7 @@ impl SegmentStore {
                 "entries are lost: segments of the queue were damaged or deleted; counted as dropped \
                  (corrupt)"
             );
-            // What was skipped at a start lies in a gap too; nobody has those positions.
+            // Positions skipped at a start are in these gaps too; no entry has them.
             let mut next = self.head;
             let found: Vec<_> = self.sealed.iter().map(|segment| segment.span).collect();
             for span in found.into_iter().filter(|span| span.last >= self.head) {
@@ -174,7 +175,7 @@ impl SegmentStore {
         self.lost_stretches.extend(missing);
     }
 
-    /// The sealed segments below `newest`; what is released of them goes.
+    /// Finds the sealed segments below `newest`, and deletes the released ones.
     fn find_sealed(&mut self, newest: Seq) -> io::Result<()> {
         for span in spans(&self.folder, "q-")?.into_iter().filter(|span| span.lo < newest) {
             if span.last < self.head {
@@ -191,21 +192,22 @@ impl SegmentStore {
             };
             self.sealed.extend(segment);
         }
-        // The first was opened for reading since its seal was written.
+        // The first segments may have grown since their seals were written, because they were
+        // opened for reading.
         for segment in self.sealed.iter_mut().take(MAX_LOADED) {
             segment.disk_bytes = disk::used(&segment.span.path(&self.folder));
         }
         Ok(())
     }
 
-    /// A segment whose seal cannot be read: what can be read of the rest is sealed anew.
+    /// Reseals the readable records of a segment whose seal is missing or damaged.
     fn seal_again(&mut self, span: Span) -> io::Result<Option<Segment>> {
         let (packed, trouble) = Packed::read(&span.path(&self.folder), span.lo);
         let records = packed.all();
         tracing::error!(
             segment = %span.lo, records = records.len(),
             error = trouble.map(tracing::field::display),
-            "a segment of the queue has lost its seal",
+            "the seal of a queue segment is missing or damaged; readable records are kept",
         );
         let seqs = records.iter().map(|(seq, _)| *seq);
         self.lost_stretches.extend(gaps(span.lo.max(self.head), span.last, seqs, 0));
@@ -218,8 +220,8 @@ impl SegmentStore {
         Ok(segment)
     }
 
-    /// Leaves the positions out that may have been given to records of which nothing is left: no
-    /// segment, whether its name survived or not, went further than this.
+    /// Skips the positions that may have been assigned to records of which nothing is left: no
+    /// segment, whether its name survived or not, extended beyond `tail`.
     fn skip_to(&mut self, tail: Seq) {
         if self.head >= self.tail {
             self.head = tail;
@@ -227,7 +229,7 @@ impl SegmentStore {
         self.tail = tail;
     }
 
-    /// Seals what was found of the newest segment and begins another.
+    /// Seals the recovered records of the active segment and starts a new one.
     fn seal_found(&mut self, lo: Seq, end: Seq, mut records: Records) -> io::Result<NewestSegment> {
         records.retain(|(seq, _)| *seq >= self.head);
         if !records.is_empty() {
@@ -235,7 +237,7 @@ impl SegmentStore {
             let packed = Packed::new(lo, borrowed(&records))?;
             let segment =
                 self.with_ballast(|store| build(&store.folder, span, &packed, held(&records), 0))?;
-            // What was sealed of it before the process ended is in here too.
+            // The new segment includes the records that were sealed before the process ended.
             for old in spans(&self.folder, "q-")?.into_iter().filter(|old| old.lo >= lo) {
                 discard(&self.folder, old)?;
             }
