@@ -17,9 +17,9 @@ use crate::config::{LMU_LOOK_INTERVAL, LMU_STALE_AFTER};
 /// The state of the game.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
-    /// It does not run, or does not share its memory.
+    /// The game does not run, or does not share its memory.
     Away,
-    /// It runs, but the player does not drive.
+    /// The game runs, but the player does not drive.
     Waiting,
     /// The player drives: the clock in the shared memory advances.
     Driven(Way),
@@ -49,7 +49,7 @@ impl Game {
         Self { memory, native, plugin, opened: None }
     }
 
-    /// Looks once. Blocks for some milliseconds, 100 at most.
+    /// Looks at the game once. Blocks for a few milliseconds, 100 at most.
     pub fn look(&mut self, now: Instant) -> Look {
         // Look at closed feeds once a second, even while the other feed is read more often.
         let is_due = |opened| now.saturating_duration_since(opened) >= LMU_LOOK_INTERVAL;

@@ -44,7 +44,7 @@ impl Region {
     }
 }
 
-/// The place where the system keeps the regions.
+/// Opens the regions that the system provides.
 pub trait Memory: Debug + Send {
     /// Opens a region for reading.
     ///

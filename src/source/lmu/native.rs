@@ -24,7 +24,7 @@ const TELEMETRY: usize = 128_468;
 /// The maximum number of cars.
 const ROOM: usize = 104;
 
-/// The open region.
+/// The game's own shared memory, opened.
 #[derive(Debug)]
 pub struct Native(Box<dyn Mapping>);
 

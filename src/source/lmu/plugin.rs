@@ -29,7 +29,7 @@ const STANDINGS: usize = 560;
 /// The maximum number of cars.
 const ROOM: usize = 128;
 
-/// The open regions.
+/// The plugin's shared memory, opened.
 #[derive(Debug)]
 pub struct Plugin {
     telemetry: Box<dyn Mapping>,

@@ -266,7 +266,7 @@ mod tests {
         assert_eq!(book.taken_by("a"), 4);
         new.turn(&mut book, &meant, 0, now);
         new.turn(&mut book, &meant, 0, now);
-        assert_eq!(book.taken_by("b"), 0, "a stint under way stays");
+        assert_eq!(book.taken_by("b"), 0, "an ongoing stint stays with its hub");
         assert_eq!(old.turn(&mut book, &meant, 0, now), 2);
         assert_eq!(old.turn(&mut book, &meant, 1, now), 1);
         new.turn(&mut book, &meant, 0, now);

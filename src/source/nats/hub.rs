@@ -60,7 +60,7 @@ enum Settling {
     Done,
 }
 
-/// The streams that are followed.
+/// The followers of this hub, by stream.
 #[derive(Default)]
 struct Followed {
     followers: JoinSet<(String, Ended)>,

@@ -34,8 +34,8 @@ async fn page(State(publishers): State<Arc<Publishers>>, Path(id): Path<String>)
 const UNKNOWN: &str = "This agent did not assign this id to a publisher, or has discarded it.";
 
 const EMPTY: &str = "Nothing that a publisher sent under this id has been stored yet. If too many \
-                     other publishers are connected to this agent, this one is accepted when one \
-                     of them disconnects.";
+                     publishers already send to this agent, this one is accepted some time after \
+                     one of them has stopped.";
 
 fn stored(queued: u64) -> String {
     format!(

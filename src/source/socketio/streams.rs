@@ -6,8 +6,8 @@
 //! Otherwise it gets a new stream and therefore a new page, so that two cars never share a page.
 //!
 //! The state is saved in a small file beside the queue, so that a publisher keeps its id when the
-//! agent crashes. It is written without a flush: a power cut also stops the publishers, which run
-//! on this PC. Drivers' names are stored as fingerprints of fixed length.
+//! agent crashes. It is written without a flush: a power cut that loses it also ends the publishers
+//! that would need it. Drivers' names are stored as fingerprints of fixed length.
 
 use std::fs;
 use std::io;
