@@ -1,8 +1,8 @@
-//! The bodies of HTTP requests, bounded in bytes for all requests of a listener together.
+//! Reads HTTP request bodies within a byte budget that all requests of a listener share.
 //!
-//! Small bodies, such as a frame each, are charged as they arrive. A large one is charged before it
-//! is read, whole; so two that are half there never wait for each other, and as large bodies have a
-//! budget of their own, they never keep a frame waiting.
+//! Small bodies, such as single frames, are charged as they arrive. A large body is charged in full
+//! once it exceeds [`SMALL_BODY_BYTES`], so two half-read bodies never wait for each other. Large
+//! bodies have a separate budget and therefore never delay a frame.
 
 use std::time::Duration;
 
@@ -11,43 +11,43 @@ use futures_util::StreamExt;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::{Instant, timeout, timeout_at};
 
-/// Bodies up to this many bytes are small: some 60 frames.
+/// Bodies up to this many bytes are small: about 60 frames.
 const SMALL_BODY_BYTES: usize = 64 << 10;
 
-/// All small bodies together, in bytes.
+/// The budget of all small bodies together, in bytes.
 const SMALL_BODIES_BYTES: usize = 4 << 20;
 
-/// All large bodies together, in bytes: one of the largest that any route takes.
+/// The budget of all large bodies together, in bytes: one of the largest that any route accepts.
 const LARGE_BODIES_BYTES: usize = 8 << 20;
 
-/// A request waits this long for others to finish, and is told to come again then.
+/// How long a request waits for room in the budget before it is answered with "retry later".
 const BUDGET_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// From the first byte of a body to its last: 8 MiB at 7 Mbit/s.
+/// The time limit for receiving a body: 8 MiB at 7 Mbit/s.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A client whose body is not taken may go on sending for this long before it gets its answer: one
-/// that is cut off while it sends does not see the answer.
+/// How long the rest of a rejected body is read before the response is sent: a client that is cut
+/// off while it sends does not see the response.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Why a body was not taken.
+/// Why a body was not received.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum BodyError {
     TooLarge,
-    /// Too many other bodies are there.
+    /// The budget is used up by other bodies.
     Busy,
     Slow,
     Broken(String),
 }
 
-/// What the bodies of one listener may use.
+/// The byte budget of one listener's bodies.
 #[derive(Debug)]
 pub(crate) struct BodyBudget {
     small: Semaphore,
     large: Semaphore,
 }
 
-/// A body, and what it uses of the budget until it is dropped.
+/// A received body. It releases its share of the budget when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Received<'a> {
     pub(crate) bytes: Bytes,
@@ -76,13 +76,13 @@ impl BodyBudget {
         };
         if let Err(BodyError::TooLarge | BodyError::Busy) = received {
             let drained = async { while let Some(Ok(_)) = stream.next().await {} };
-            // Whether it ended or not: the answer follows.
+            // The response follows in either case.
             let _ = timeout(DRAIN_TIMEOUT, drained).await;
         }
         received
     }
 
-    /// `expected` is the most that may come.
+    /// `expected` is the declared size, or `max_bytes` if the client did not declare one.
     async fn receive(
         &self,
         stream: &mut BodyDataStream,
@@ -118,7 +118,7 @@ async fn claim(budget: &Semaphore, bytes: usize) -> Result<SemaphorePermit<'_>, 
     let bytes = u32::try_from(bytes).map_err(|_| BodyError::TooLarge)?;
     match timeout(BUDGET_TIMEOUT, budget.acquire_many(bytes)).await {
         Ok(Ok(permit)) => Ok(permit),
-        // It is never closed.
+        // A closed semaphore cannot happen: it is never closed.
         Ok(Err(_)) | Err(_) => Err(BodyError::Busy),
     }
 }

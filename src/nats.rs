@@ -1,11 +1,13 @@
-//! One connection to a NATS server, for the sink and for the source. The traps of `async_nats` 0.51:
-//! - It connects again by itself, and sends what waits on a connection of which nobody here knows
-//!   what went before: that is put off for ever, and the end of a connection is the end.
-//! - Its tasks outlive what they are for: one that connects again, or an acknowledgement that nobody
-//!   waits for. So each connection has a runtime and a thread of its own; dropping that runtime is a
-//!   hard close.
-//! - A refusal of the server is an event and no answer: it ends the connection here.
-//! - It logs what it gives back as errors too: `cli/log.rs` turns that off.
+//! One connection to a NATS server, for the sink and for the source. Traps of `async_nats` 0.51:
+//! - It reconnects automatically and then sends pending messages, although the caller cannot know
+//!   which messages the old connection delivered. The reconnect delay is therefore set to a year,
+//!   and a lost connection is final.
+//! - Its background tasks, such as the reconnect or a pending acknowledgement, outlive the client.
+//!   Each connection therefore has its own runtime and thread; dropping that runtime is a hard
+//!   close.
+//! - It reports a refusal by the server as an event, not as the result of a call. Such an event
+//!   ends the connection here.
+//! - It also logs the errors that it returns; `cli/log.rs` turns these log lines off.
 
 use std::error::Error as _;
 use std::fmt;
@@ -25,56 +27,56 @@ use tokio::time::timeout;
 use crate::config::{CredentialFile, NATS_PING_INTERVAL, Secret, ServerUrl};
 use crate::remote_text::{RemoteText, Secrets};
 
-/// What each entry has besides its JSON and its subject, which names agent, stint and kind: with
-/// them a hub makes the same entry of it again.
+/// Message headers. With them, the subject (agent, stint and kind) and the JSON payload, a hub
+/// restores the original entry.
 pub(crate) const SEQ: &str = "Pitwire-Seq";
 pub(crate) const CAPTURED_AT: &str = "Pitwire-Captured-At";
 
-/// The last part of a subject.
+/// The last token of a subject: the kind of the entry.
 pub(crate) const TELEMETRY: &str = "telemetry";
 pub(crate) const SETUP: &str = "setup";
 
-/// How the streams of agents are called.
+/// The names of the agents' streams are this prefix followed by the agent's name.
 pub(crate) const STREAM_PREFIX: &str = "PITWIRE_";
 
-/// Longer than any race; far enough from the end of time to be added to now.
+/// Longer than any race, but short enough that adding it to the current time cannot overflow.
 const NEVER: Duration = Duration::from_hours(365 * 24);
 
-/// Where to connect, and what opens the door there. Its files are read anew for each connection.
+/// The server's addresses and the credentials. The files are read for every new connection.
 #[derive(Clone, Debug)]
 pub(crate) struct Door {
-    /// `nats://` or `tls://`, a host, perhaps a port; several where there is a cluster.
+    /// `nats://` or `tls://`, a host and an optional port; several addresses for a cluster.
     pub(crate) url: ServerUrl,
     pub(crate) token: Secret,
     pub(crate) token_file: Option<CredentialFile>,
     /// A `.creds` file.
     pub(crate) credentials_file: Option<CredentialFile>,
-    /// A certificate authority to trust in the place of the system's, PEM.
+    /// A certificate authority in PEM that replaces the system's.
     pub(crate) ca_file: Option<PathBuf>,
     pub(crate) open_timeout: Duration,
-    /// From a request to its answer.
+    /// The time limit for the answer to a request.
     pub(crate) request_timeout: Duration,
-    /// What the server may not repeat into our log, but for what the files hold.
+    /// Secrets to redact from the server's texts, without those in the files.
     pub(crate) secrets: Secrets,
 }
 
-/// What a connection logs in with.
+/// The credentials of one connection.
 struct Login {
     token: Option<String>,
     /// The text of a `.creds` file.
     credentials: Option<String>,
-    /// What the server may not repeat into our log.
+    /// Secrets to redact from the server's texts.
     secrets: Secrets,
 }
 
 impl Door {
-    /// Reads the files.
+    /// Reads the credential files.
     fn login(&self) -> Result<Login, NatsError> {
         let file = self.token_file.as_ref().map(read).transpose()?;
         let file = file.map(|text| Secret::from(text.as_str()));
         let token = file.as_ref().unwrap_or(&self.token).reveal().map(str::to_owned);
         let credentials = self.credentials_file.as_ref().map(read).transpose()?;
-        // The JWT and the seed have a line each, between lines of dashes.
+        // The JWT and the seed are one line each, between lines of dashes.
         let lines = credentials.iter().flat_map(|text| text.lines());
         let keys = lines.map(str::trim).filter(|line| !line.starts_with("---"));
         let secrets = self.secrets.and(token.iter().cloned().chain(keys.map(str::to_owned)));
@@ -89,7 +91,7 @@ fn read(file: &CredentialFile) -> Result<String, NatsError> {
     })
 }
 
-/// Why there is no connection, or none any more.
+/// Why a connection could not be opened, or why it ended.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum NatsError {
     #[error("{0}")]
@@ -100,19 +102,19 @@ pub(crate) enum NatsError {
     Tls(RemoteText),
     #[error("{0}")]
     Auth(RemoteText),
-    /// Something else than a NATS server with JetStream.
+    /// The peer is not a NATS server with JetStream, or its configuration does not fit.
     #[error("{0}")]
     Unfit(RemoteText),
     #[error("{0}")]
     Lost(RemoteText),
 }
 
-/// A connection that is open. Dropping it ends it and its thread at once.
+/// An open connection. Dropping it closes it and stops its thread immediately.
 pub(crate) struct Connection {
     context: Context,
     secrets: Secrets,
     ended: watch::Receiver<Option<NatsError>>,
-    /// Dropped with the connection, which stops the thread wherever it is.
+    /// Stops the thread, at any point, when it is dropped with the connection.
     _stop: oneshot::Sender<()>,
 }
 
@@ -123,7 +125,7 @@ impl fmt::Debug for Connection {
 }
 
 impl Connection {
-    /// Connects, and returns once the server has let us in.
+    /// Connects, and returns once the server has accepted the credentials.
     pub(crate) async fn open(door: Door) -> Result<Self, NatsError> {
         let (opened, opening) = oneshot::channel();
         let (end, ended) = watch::channel(None);
@@ -132,7 +134,7 @@ impl Connection {
         thread::Builder::new()
             .name("pitwire-nats".into())
             .spawn(move || run(door, opened, stopped, end))
-            .map_err(|error| own(format_args!("no thread for the connection: {error}")))?;
+            .map_err(|error| own(format_args!("cannot start the connection's thread: {error}")))?;
         match timeout(limit, opening).await {
             Ok(Ok(opened)) => {
                 let (context, secrets) = opened?;
@@ -148,12 +150,12 @@ impl Connection {
         self.context.clone()
     }
 
-    /// A text of the server or of the library, safe to log.
+    /// Makes a text from the server or the library safe to log.
     pub(crate) fn remote_text(&self, text: impl fmt::Display) -> RemoteText {
         RemoteText::new(text, &self.secrets)
     }
 
-    /// What the server may not repeat into our log.
+    /// Secrets to redact from the server's texts.
     pub(crate) fn secrets(&self) -> &Secrets {
         &self.secrets
     }
@@ -166,7 +168,7 @@ impl Connection {
         }
     }
 
-    /// Waits for something on this connection, for as long as that stands.
+    /// Waits for a future that uses this connection, or for the end of the connection.
     pub(crate) async fn wait_for<T>(
         &mut self,
         something: impl Future<Output = T>,
@@ -179,12 +181,12 @@ impl Connection {
     }
 }
 
-/// The connection failed on this side.
+/// An error on this side of the connection.
 fn own(text: fmt::Arguments<'_>) -> NatsError {
     NatsError::Lost(RemoteText::new(text, &Secrets::default()))
 }
 
-/// The life of a connection, on its own thread.
+/// Runs a connection on its own thread until it is stopped.
 fn run(
     door: Door,
     opened: oneshot::Sender<Result<(Context, Secrets), NatsError>>,
@@ -194,7 +196,7 @@ fn run(
     let runtime = match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            let _ = opened.send(Err(own(format_args!("no runtime: {error}"))));
+            let _ = opened.send(Err(own(format_args!("cannot start the runtime: {error}"))));
             return;
         }
     };
@@ -205,7 +207,7 @@ fn run(
             () = live(door, opened, end) => {}
         }
     });
-    // Not a plain drop: that would wait for a name look-up that hangs.
+    // A plain drop would wait for a DNS look-up that hangs.
     runtime.shutdown_background();
 }
 
@@ -225,8 +227,8 @@ async fn live(
     }
 }
 
-/// Connects to one node after the other, in any order, so that a fleet is spread over them, until one
-/// lets us in; or gives what the last one said.
+/// Tries the nodes one after the other until one accepts the connection; fails with the last node's
+/// error. The order is random, so that a fleet spreads over the nodes.
 async fn connect(
     door: &Door,
     end: watch::Sender<Option<NatsError>>,
@@ -234,7 +236,7 @@ async fn connect(
     let login = door.login()?;
     let mut nodes: Vec<&str> = door.url.addresses().collect();
     nodes.shuffle(&mut rand::rng());
-    // One that is switched off says nothing.
+    // A node that is switched off does not answer: leave time for the others.
     let limit = door.open_timeout / nodes.len().max(1) as u32;
     let mut last = NatsError::Refused("no address".into());
     for node in nodes {
@@ -293,14 +295,14 @@ fn options(
     Ok(options)
 }
 
-/// Why the connection ends, if it does.
+/// The reason, if this event ends the connection.
 fn ending(event: &Event, secrets: &Secrets) -> Option<NatsError> {
     match event {
         Event::Disconnected | Event::Closed | Event::Draining => {
             Some(NatsError::Lost("the server closed it".into()))
         }
         Event::SlowConsumer(_) => {
-            Some(NatsError::Lost("what it sends is not read fast enough".into()))
+            Some(NatsError::Lost("its messages are not read fast enough".into()))
         }
         Event::ServerError(error) => Some(refusal(error, secrets)),
         Event::Connected | Event::LameDuckMode | Event::ClientError(_) => None,
@@ -316,7 +318,8 @@ fn refusal(error: &ServerError, secrets: &Secrets) -> NatsError {
     if is_about_access { NatsError::Auth(shown) } else { NatsError::Lost(shown) }
 }
 
-/// What an error of the library means for the caller. What broke is hidden in a chain of causes.
+/// Maps an error of the library to what the caller does next. The actual cause is in the source
+/// chain.
 fn classify(error: &ConnectError, secrets: &Secrets) -> NatsError {
     let text = error.to_string();
     let shown = RemoteText::new(&text, secrets);
@@ -336,7 +339,7 @@ fn classify(error: &ConnectError, secrets: &Secrets) -> NatsError {
             (Some(io), _) if is_tls(io) => NatsError::Tls(shown),
             (Some(io), _) if io.kind() == io::ErrorKind::InvalidInput => NatsError::Unfit(shown),
             (Some(_), _) => NatsError::Refused(shown),
-            // As one does that is just starting, or a relay to a server that is away.
+            // A server that is just starting answers this way, or a proxy whose server is down.
             (None, None) if text.contains("got nothing") => NatsError::Refused(shown),
             (None, None) => NatsError::Unfit(shown),
         },

@@ -1,11 +1,12 @@
-//! Samples over HTTP: `POST /v1/telemetry` and `POST /v1/setup`, on loopback unless told otherwise.
+//! Samples over HTTP: `POST /v1/telemetry` and `POST /v1/setup`, by default on loopback only.
 //!
-//! A body is one JSON object, an array of objects, or one object a line. The answer comes when
-//! what was accepted is in the queue, and names its positions; 202 says that the disk does not keep
-//! up and some is in memory. Who may post, [`crate::loopback_guard`] decides.
+//! A body is one JSON object, an array of objects, or one object per line. The response is sent
+//! when the accepted samples are in the queue, and lists their positions; status 202 means that the
+//! disk is too slow and some samples are only in memory. [`crate::loopback_guard`] decides who may
+//! post.
 //!
-//! Memory is bounded by bytes: of all bodies together, and of the samples of one body that are
-//! parsed and handed to the queue at a time.
+//! Memory is bounded in bytes: for all bodies together, and for the samples of one body that are
+//! parsed and passed to the queue at a time.
 
 use std::sync::Arc;
 
@@ -27,21 +28,21 @@ use crate::loopback_guard::{Access, guard};
 use crate::offload;
 use crate::queue::ledger::DropReason;
 
-/// Connections at the same time; programs that post at a high rate keep one.
+/// Concurrent connections. A program that posts at a high rate keeps one open.
 pub(crate) const MAX_CONNECTIONS: usize = 128;
 
-/// Samples of a body that are handed to the queue together: one write to the disk for many, and
+/// How many samples of a body are passed to the queue together: enough to share one disk write, and
 /// half a megabyte of ordinary frames.
 const GROUP_ENTRIES: usize = 1_000;
 
-/// Bytes of such samples as they came, unless one alone has more: the text of an entry is up to
-/// five times as long.
+/// How many bytes of input such a group has at most, unless a single sample is larger. The text of
+/// an entry is up to five times as long as its input.
 const GROUP_BYTES: usize = 1 << 20;
 
-/// Refused samples that an answer names one by one.
+/// How many refused samples a response lists individually.
 const MAX_LISTED_REFUSALS: usize = 100;
 
-/// The routes of this source, for those who have `access`.
+/// The routes of this source, restricted to clients that have `access`.
 pub fn router(intake: Arc<Intake>, access: Access) -> Router {
     let source = Source { intake, bodies: BodyBudget::new() };
     Router::new()
@@ -122,7 +123,7 @@ impl Source {
     }
 }
 
-/// The samples of a body, each a text that is still to be parsed. They share its memory.
+/// Splits a body into the texts of its samples, unparsed. The parts share the body's memory.
 fn parts(body: &Bytes) -> Result<Vec<Bytes>, Refused> {
     let text = body.trim_ascii();
     let parts: Vec<&[u8]> = if text.starts_with(b"[") {
@@ -133,7 +134,7 @@ fn parts(body: &Bytes) -> Result<Vec<Bytes>, Refused> {
     } else {
         let lines = text.split(|&byte| byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
         let lines: Vec<_> = lines.take(MAX_HTTP_ENTRIES + 1).collect();
-        // One object over several lines, with a mistake in it, gets one message.
+        // Invalid JSON over several lines is one malformed object, and gets one error message.
         let is_one = lines.len() > 1 && !lines.iter().any(|line| fields::is_json(line));
         if is_one { vec![text] } else { lines }
     };
@@ -151,7 +152,7 @@ fn too_many() -> Refused {
     Refused { reason: Reason::TooLarge, message }
 }
 
-/// The first parts that are taken together, at least one, and how many bytes they have.
+/// The first group of parts to pass to the queue together, at least one, and its size in bytes.
 fn first_group(parts: &[Bytes]) -> (&[Bytes], usize) {
     let (mut count, mut bytes) = (0, 0);
     for part in parts.iter().take(GROUP_ENTRIES) {
@@ -164,7 +165,7 @@ fn first_group(parts: &[Bytes]) -> (&[Bytes], usize) {
     (&parts[..count], bytes)
 }
 
-/// What became of the samples of a body.
+/// Collects the outcomes of a body's samples for the response.
 #[derive(Default)]
 struct Answer {
     samples: usize,
@@ -176,7 +177,7 @@ struct Answer {
     last_reason: Option<DropReason>,
     refused: u64,
     refused_too_large: u64,
-    /// The first of the refused ones, and which they are.
+    /// The first refused samples, with their index in the body.
     refusals: Vec<(usize, Refused)>,
 }
 
@@ -208,13 +209,13 @@ impl Answer {
         let Self { seqs, unchanged, thinned, buffered, dropped, refused, .. } = self;
         match self.last_reason {
             Some(DropReason::Storage) if seqs.is_empty() => {
-                return unavailable(&[], "the queue's disk fails, and the memory for it is full");
+                return unavailable(&[], "the queue's disk fails and its buffer in memory is full");
             }
             Some(_) if seqs.is_empty() => return unavailable(&[], "the queue is full"),
             _ => {}
         }
         let status = match refused {
-            // In memory, not on the disk.
+            // Some samples are only in memory.
             0 if buffered > 0 => StatusCode::ACCEPTED,
             0 => StatusCode::OK,
             _ if refused == self.refused_too_large => StatusCode::PAYLOAD_TOO_LARGE,
@@ -253,12 +254,12 @@ fn json_response(status: StatusCode, body: &Value) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
 }
 
-/// A client that stops in the middle of a body, or a disk that does not answer, holds nothing for
-/// ever.
+/// Bounds the time of a request, so that neither a client that stalls in mid-body nor a disk that
+/// hangs holds resources for ever.
 async fn in_time(request: Request, next: Next) -> Response {
     match timeout(HTTP_TIMEOUT, next.run(request)).await {
         Ok(response) => response,
-        Err(_) => too_late(&format!("not done within {HTTP_TIMEOUT:?}")),
+        Err(_) => too_late(&format!("the request did not finish within {HTTP_TIMEOUT:?}")),
     }
 }
 

@@ -1,4 +1,4 @@
-//! From a source's sample to an entry in the queue: check, thin, stamp, map, append.
+//! Turns a source's samples into queue entries: check, rate-limit, stamp, map, append.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,27 +15,27 @@ use crate::planted::planted;
 use crate::queue::ledger::DropReason;
 use crate::queue::{Appended, Content, NewEntry, QueueError, Stamps, Writer};
 
-/// What a source read.
+/// A sample that a source has read and checked.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Sample {
-    /// A flat object of readings, or a frame that has the dashboard's names already.
+    /// A flat object of readings, or a frame that already uses the dashboard's field names.
     Telemetry(Frame),
-    /// The car's setup, and the moment at which it was read if that is known.
+    /// The car's setup, and when it was read, if that is known.
     Setup(Setup, Option<CapturedAt>),
 }
 
 impl Sample {
-    /// Readings, checked.
+    /// Checks a telemetry sample.
     pub fn telemetry(sample: &Value) -> Result<Self, Refused> {
         Frame::of(sample).map(Self::Telemetry)
     }
 
-    /// The car's setup as of now, checked.
+    /// Checks a setup that was read just now.
     pub fn setup(setup: &Value) -> Result<Self, Refused> {
         Setup::of(setup).map(|setup| Self::Setup(setup, None))
     }
 
-    /// A sample from one line of text: `{"setup": {…}}` is a setup, any other object telemetry.
+    /// Parses one line of text: `{"setup": {…}}` is a setup, any other object is telemetry.
     pub fn parse(line: &[u8]) -> Result<Self, Refused> {
         let sample = fields::read(line)?;
         match sample.as_object().and_then(only_setup) {
@@ -45,13 +45,13 @@ impl Sample {
     }
 }
 
-/// The setup of an object that holds a setup and nothing else. Of two equal keys the later counts.
+/// The value of `setup` if the object has no other key. Of duplicate keys, the last one counts.
 fn only_setup<'a, 'j>(sample: &'j Object<'a>) -> Option<&'j Json<'a>> {
     let is_only = sample.members().all(|(key, _)| key == "setup");
     if is_only { sample.get("setup") } else { None }
 }
 
-/// An entry that another agent made.
+/// An entry that another agent created.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Relayed {
     pub(super) driven_at: CapturedAt,
@@ -59,24 +59,24 @@ pub(super) struct Relayed {
     pub(super) json: String,
 }
 
-/// What became of a sample.
+/// The outcome for one sample.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Taken {
-    /// It is in the queue.
+    /// Stored in the queue.
     Stored(Seq),
-    /// A setup that is the same as the one before.
+    /// Not stored: the setup equals the previous one.
     Unchanged,
-    /// Left out: the source is faster than `update_rate_hz`.
+    /// Rate-limited: the source is faster than `update_rate_hz`.
     Thinned,
-    /// Not in the queue, and counted there under the reason.
+    /// Not stored; the queue counts it under this reason.
     Dropped(DropReason),
-    /// In memory: the disk does not keep up, or fails.
+    /// Held in memory, because the disk is too slow or fails.
     Buffered,
-    /// Not fit for the dashboard.
+    /// Not stored: the sample is invalid.
     Refused(Refused),
 }
 
-/// A source's way into the queue.
+/// The interface through which a source adds entries to the queue.
 #[derive(Debug)]
 pub struct Intake {
     writer: Writer,
@@ -87,47 +87,48 @@ pub struct Intake {
 }
 
 impl Intake {
-    /// The way in for `source`, thinned to `rate_hz`; 0 keeps every sample.
+    /// Creates the intake of `source`, rate-limited to `rate_hz`; 0 keeps every sample.
     pub fn new(writer: Writer, source: &'static str, rate_hz: f64) -> Self {
         let rate = Mutex::new(Rate::new(rate_hz));
         Self { writer, source, is_patient: false, rate, last_complaint: Mutex::default() }
     }
 
-    /// Thinned to what that says from now on.
+    /// Applies each new value of `hz` as the rate limit.
     #[must_use]
     pub fn following(self, hz: watch::Receiver<f64>) -> Self {
         self.rate().follows = Some(hz);
         self
     }
 
-    /// For a source that loses nothing by waiting, such as a file: it waits for the disk, and with
-    /// `when_full = "block"` for room, for as long as it takes. What it reads is the agent's own.
+    /// For a source that loses nothing by waiting, such as a file: [`Intake::take`] waits for the
+    /// disk, and with `when_full = "block"` for room in the queue, without a time limit. Its
+    /// samples belong to the agent's default stream.
     #[must_use]
     pub fn patient(self) -> Self {
         Self { is_patient: true, ..self }
     }
 
-    /// Counts and logs what came in and is no sample at all.
+    /// Counts and logs input that is not a valid sample.
     pub fn refuse(&self, refused: Refused) {
         metrics::sampled(self.source);
         self.count(&Taken::Refused(refused));
     }
 
-    /// The stint that a stream is in; `None` when nothing of it was stored for long.
+    /// The current stint of a stream; `None` if no recent entry of the stream was stored.
     pub fn stint(&self, stream: &Stream) -> Option<StintId> {
         let stints = self.writer.status().stints;
         stints.iter().find(|(known, _)| known == stream).map(|(_, stint)| *stint)
     }
 
-    /// Entries that wait in the queue.
+    /// The number of entries in the queue.
     pub fn entries(&self) -> u64 {
         self.writer.status().entries
     }
 
-    /// Takes samples in their order, and returns when those accepted are as durable as the
-    /// configuration promises, or the disk does not keep up.
+    /// Stores samples of the agent's own stream in order. Returns when the accepted ones are as
+    /// durable as the configuration promises, or the disk is too slow.
     ///
-    /// A refused sample is counted and logged here; the others are taken all the same.
+    /// Refused samples are counted and logged; they do not affect the others.
     pub async fn take(
         &self,
         samples: Vec<Result<Sample, Refused>>,
@@ -135,7 +136,7 @@ impl Intake {
         self.take_from(&Stream::default(), samples).await
     }
 
-    /// Likewise, samples of a stream that is not the agent's own.
+    /// Does what [`Intake::take`] does, for samples of any stream.
     pub async fn take_from(
         &self,
         stream: &Stream,
@@ -176,9 +177,9 @@ impl Intake {
         Ok(taken)
     }
 
-    /// Takes entries of another agent as that made them, in their order, and waits for as long as it
-    /// takes until the queue has them: whoever gives them has them until then. Says where the newest is
-    /// that was stored.
+    /// Stores another agent's entries unchanged and in order. Waits without a time limit until the
+    /// queue has accepted them; the caller must keep its copy until then. Returns the position of
+    /// the newest entry that was stored.
     pub(super) async fn relay(
         &self,
         stream: &Stream,
@@ -220,7 +221,7 @@ impl Intake {
         }
     }
 
-    /// One line now and then: a source that is wrong is wrong many times a second.
+    /// Logs at most once per [`LOG_REPEAT_INTERVAL`]: a faulty source fails many times a second.
     fn complain(&self, refused: &Refused) {
         let now = tokio::time::Instant::now();
         let mut last = lock(&self.last_complaint);
@@ -246,8 +247,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The sample's own moment, unless that is far ahead of `now`: in the queue it would make all that
-/// came before look too old to keep, and all that comes after take its time from it.
+/// The sample's own timestamp, unless it is far ahead of `now`. In the queue, a timestamp in the
+/// future would make all earlier entries look expired, and all later ones would inherit it.
 fn captured_at(sample: &Sample, now: CapturedAt) -> CapturedAt {
     let own = match sample {
         Sample::Telemetry(frame) => frame.own_timestamp(),
@@ -270,7 +271,7 @@ fn entry(sample: Sample, captured_at: CapturedAt) -> NewEntry {
     }
 }
 
-/// Thins by the moment of capture, without drift.
+/// A rate limiter on capture timestamps, without drift.
 #[derive(Debug)]
 struct Rate {
     /// 0 keeps every sample.
@@ -293,22 +294,22 @@ impl Rate {
         }
     }
 
-    /// Whether a sample of this moment is to be kept. One that is early by up to a quarter of the
-    /// period counts as on time, so that a source of just this rate loses nothing to its jitter.
+    /// Whether to keep a sample captured at `at`. Up to a quarter of the period early counts as on
+    /// time, so that a source with exactly this rate loses nothing to jitter.
     fn is_due(&mut self, at: CapturedAt) -> bool {
         if self.period.is_zero() {
             return true;
         }
         let period = self.period.as_millis() as i64;
         let due = match self.due {
-            // Far before: the clock went back.
+            // A timestamp far before `due` means that the clock was set back.
             Some(due) if at.0 >= due.0 - 2 * period => due,
             _ => at,
         };
         if at.0 < due.0 - period / 4 {
             return false;
         }
-        // After a gap the rhythm begins anew.
+        // After a gap, restart the period from this sample.
         let on_time = at.0 < due.0 + period;
         self.due = Some(CapturedAt(if on_time { due.0 } else { at.0 } + period));
         true

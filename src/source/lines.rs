@@ -1,6 +1,6 @@
-//! Samples as lines of JSON: from stdin, from a file, from a pipe.
+//! Reads samples as lines of JSON from standard input, a file or a pipe.
 //!
-//! Lines that are there together are appended together, so a fast source costs few fsyncs.
+//! Lines that are available together are appended together, so a fast source costs few fsyncs.
 
 use std::time::Duration;
 
@@ -16,30 +16,30 @@ use crate::offload;
 /// How fast lines are read.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Pace {
-    /// As they come.
+    /// As fast as the input delivers them.
     AsTheyCome,
-    /// One every so often.
+    /// One line per period.
     Every(Duration),
 }
 
 impl Pace {
-    /// So many lines a second; 0 is as they come.
+    /// `rate` lines a second; 0 is [`Pace::AsTheyCome`].
     pub fn per_second(rate: f64) -> Self {
         if rate > 0.0 { Self::Every(Duration::from_secs_f64(1.0 / rate)) } else { Self::AsTheyCome }
     }
 }
 
-/// Where a line is.
+/// The position of a line in the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Place {
-    /// Its number, from 1.
+    /// The line number, from 1.
     pub line: u64,
-    /// Bytes of the input up to its end.
+    /// The byte offset of the end of the line.
     pub end: u64,
 }
 
-/// Reads lines until the input ends or the queue is closed, and tells `receipt` what became of each.
-/// Returns where it ended.
+/// Reads lines until the input ends or the queue is closed, and reports the outcome of each to
+/// `receipt`. Returns the position at which it ended.
 pub async fn run(
     input: impl AsyncRead + Unpin,
     intake: &Intake,
@@ -48,7 +48,7 @@ pub async fn run(
 ) -> std::io::Result<Place> {
     let start = Place { line: 0, end: 0 };
     let mut lines = Lines { input: BufReader::with_capacity(LINES_BUFFER_BYTES, input), at: start };
-    // One batch is read while the one before it is stored.
+    // Read one batch while the previous one is being stored.
     let (batches, mut read) = mpsc::channel(1);
     let reading = async move {
         let most = if pace == Pace::AsTheyCome { MAX_BATCH_LINES } else { 1 };
@@ -71,7 +71,7 @@ pub async fn run(
             places.iter().zip(&taken).for_each(|(place, taken)| receipt(*place, taken));
         }
     };
-    // What is read is handed in before more is read: the queue works meanwhile.
+    // Poll `storing` first, so that the queue works on a batch while the next one is read.
     let ((), read) = tokio::join!(biased; storing, reading);
     read
 }
@@ -80,12 +80,12 @@ type Placed = (Place, Result<Sample, Refused>);
 
 struct Lines<R> {
     input: BufReader<R>,
-    /// The line that was read last.
+    /// The position of the line that was read last.
     at: Place,
 }
 
 impl<R: AsyncRead + Unpin> Lines<R> {
-    /// At least one line that is not empty, and those that are already here; `None` at the end.
+    /// At least one non-empty line, plus the lines that are already buffered; `None` at the end.
     async fn next_batch(&mut self, most: usize) -> std::io::Result<Option<Vec<Placed>>> {
         let mut batch = Vec::new();
         loop {
@@ -106,7 +106,7 @@ impl<R: AsyncRead + Unpin> Lines<R> {
         }
     }
 
-    /// The next line without its end; one that is too long is read to its end and refused.
+    /// The next line without its line break. A line that is too long is consumed and refused.
     async fn next(&mut self) -> std::io::Result<Option<Result<Vec<u8>, Refused>>> {
         let most = MAX_SAMPLE_BYTES as u64 + 2;
         let mut line = Vec::new();

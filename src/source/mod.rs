@@ -1,5 +1,5 @@
-//! Where entries come from. Every source hands its samples to an [`Intake`]; none of them knows
-//! that sessions or sinks exist.
+//! The sources of entries. Every source passes its samples to an [`Intake`]; none of them depends
+//! on sessions or sinks.
 
 pub mod http;
 pub mod intake;

@@ -1,13 +1,14 @@
-//! What the agents of a league publish to a NATS server: this agent is a hub, which feeds
-//! dashboards.
+//! The hub source: receives what the agents of a league publish to a NATS server, and queues it for
+//! the dashboards.
 //!
-//! - Each agent has a stream; they are looked for again and again, and followed one beside the other.
-//! - Each agent's stint is a [`Stream`] of its own here, and so gets a page of its own.
-//! - Hubs of one name share the agents; a book on the server says who takes from whom. A position
-//!   in it moves when a dashboard has what is before it: whoever takes over goes on there, on the same
-//!   page.
-//! - What is taken a second time is known by its moment, which within a stint is later with each entry:
-//!   here if it is queued, by the dashboard if it has it.
+//! - Each agent has a NATS stream. The hub lists the streams periodically and follows all of its
+//!   own concurrently.
+//! - Each agent's stint becomes a separate [`Stream`] here, and therefore gets its own page.
+//! - Hubs with the same name share the agents; an assignment table on the server maps each agent to
+//!   one hub. Its position for an agent advances once a dashboard has everything before it; a hub
+//!   that takes over an agent resumes at that position, on the same page.
+//! - Timestamps increase strictly within a stint, so an entry that is received twice is recognized
+//!   by its timestamp: here if it is still queued, by the dashboard if it was delivered.
 //!
 //! [`Stream`]: crate::entry::Stream
 
@@ -41,20 +42,20 @@ use crate::metrics;
 use crate::nats::NatsError;
 use crate::queue::{QueueError, Writer, replace_undurably};
 
-/// The label in metrics.
+/// The label of this source in metrics.
 pub const NAME: &str = "nats";
 
-/// The file beside the queue with what tells this hub from others.
+/// The file beside the queue that holds the random part of the hub's name.
 const FILE: &str = "hub";
 
-/// The newest moment that was stored of each stream.
+/// The newest stored timestamp of each stream.
 type Newest = HashMap<Stream, CapturedAt>;
 
-/// Locked while entries are on their way to the queue: of all agents one at a time, so that each finds
-/// the room that it waited for.
+/// Locked while an agent's entries are appended to the queue. Only one agent appends at a time, so
+/// that no other agent uses up the room that it waited for.
 type Stored = Arc<Mutex<Newest>>;
 
-/// Why a hub is not connected, or not any more.
+/// Why a hub cannot connect, or why its connection ended.
 #[derive(Debug, thiserror::Error)]
 enum HubError {
     #[error("{0}")]
@@ -63,7 +64,7 @@ enum HubError {
     Queue(#[from] QueueError),
 }
 
-/// What a hub is made of.
+/// The arguments of [`run`].
 #[derive(Debug)]
 pub struct Parts<'a> {
     pub intake: Intake,
@@ -75,7 +76,7 @@ pub struct Parts<'a> {
     pub commander: Commander,
 }
 
-/// Takes entries for as long as the queue is open.
+/// Runs the hub until the queue is closed.
 pub fn run(parts: Parts<'_>) -> impl Future<Output = ()> + Send + use<> {
     let me = name(parts.agent, parts.folder);
     let Parts { intake, writer, config, commander, .. } = parts;
@@ -95,9 +96,9 @@ pub fn run(parts: Parts<'_>) -> impl Future<Output = ()> + Send + use<> {
             let (delay, text) = (backoff.next_delay(), error.to_string());
             let url = hub.url();
             if text == said {
-                tracing::debug!(url, %error, retry_in = ?delay, "still nothing from the league");
+                tracing::debug!(url, %error, retry_in = ?delay, "NATS hub still fails; retrying");
             } else {
-                tracing::warn!(url, %error, retry_in = ?delay, "nothing from the league: no NATS server");
+                tracing::warn!(url, %error, retry_in = ?delay, "NATS hub failed; retrying");
             }
             said = text;
             sleep(delay).await;
@@ -106,8 +107,8 @@ pub fn run(parts: Parts<'_>) -> impl Future<Output = ()> + Send + use<> {
     }
 }
 
-/// What tells this hub from others, also after a restart: the agent's name, and a random part beside
-/// its queue. Two on one PC have the same name.
+/// The hub's unique name, which survives a restart: the agent's name, and a random part from a file
+/// beside the queue, because two agents on one PC have the same name.
 fn name(agent: &str, folder: &Path) -> String {
     let file = folder.join(FILE);
     let is_good = |text: &String| !text.is_empty() && text.chars().all(|c| c.is_ascii_hexdigit());
@@ -116,29 +117,29 @@ fn name(agent: &str, folder: &Path) -> String {
         let number = format!("{:08x}", rand::random::<u32>());
         if let Err(error) = replace_undurably(&file, number.as_bytes()) {
             let file = file.display();
-            tracing::warn!(%file, %error, "after a restart this hub will pass for another one");
+            tracing::warn!(%file, %error, "cannot save the hub's name; a restart changes it");
         }
         number
     });
     format!("{agent}-{number:.16}")
 }
 
-/// What is [`stored`], when the disk shows it; `None` when the queue is closed.
+/// Calls [`stored`] until the disk answers; `None` when the queue is closed.
 async fn stored_at_last(writer: &Writer) -> Option<Newest> {
     loop {
         match stored(writer).await {
             Ok(stored) => return Some(stored),
             Err(QueueError::Closed) => return None,
             Err(error) => {
-                tracing::error!(%error, "a hub takes nothing before it can read its queue");
+                tracing::error!(%error, "the hub cannot read its queue yet; retrying");
                 sleep(STORAGE_OPEN_INTERVAL).await;
             }
         }
     }
 }
 
-/// The newest moment of each stream among the last entries of the queue. Of what has left it, the
-/// dashboard knows.
+/// The newest timestamp of each stream among the last entries of the queue. The dashboard detects
+/// duplicates of entries that have left the queue.
 async fn stored(writer: &Writer) -> Result<Newest, QueueError> {
     let (status, operator) = (writer.status(), writer.operator());
     let streams: HashMap<_, _> =
@@ -158,7 +159,7 @@ async fn stored(writer: &Writer) -> Result<Newest, QueueError> {
     }
 }
 
-/// Of the streams those that drove last are remembered.
+/// Records a stream's newest timestamp, and forgets the streams that have been idle the longest.
 fn remember(stored: &mut Newest, stream: Stream, at: Option<CapturedAt>) {
     let Some(at) = at else { return };
     let known = stored.entry(stream).or_insert(at);

@@ -1,12 +1,11 @@
-//! A believable car on a believable track: what a game would report, without a game.
+//! A simulated car on a simulated track: plausible telemetry without a game.
 //!
-//! A [`Car`] knows neither the clock nor the outside: it is moved by [`Car::step`] and asked by
-//! [`Car::sample`]. The same seed and the same steps give the same history, bit for bit, on one
-//! platform and one version of the program (`SmallRng` and the floating-point functions of the
-//! system promise no more).
+//! A [`Car`] uses neither the clock nor I/O: [`Car::step`] moves it, and [`Car::sample`] reads it.
+//! The same seed and the same steps give a bit-for-bit identical history on one platform and one
+//! version of the program; `SmallRng` and the system's floating-point functions guarantee no more.
 //!
-//! The samples are in the words of a source, not of the dashboard (`race_position`,
-//! `tyre_pressure`), in the units that the dashboard's labels name.
+//! The samples use a source's field names (`race_position`, `tyre_pressure`), not the dashboard's,
+//! and the units of the dashboard's labels.
 
 mod garage;
 mod track;
@@ -21,28 +20,28 @@ use serde_json::{Value, json};
 use self::garage::Garage;
 use self::track::{BRAKING, Track};
 
-/// A longer step counts as this one: it bounds the work of a step to some milliseconds.
+/// Longer steps are cut to this, so that a step takes at most some milliseconds of work.
 pub const MAX_STEP: Duration = Duration::from_secs(3600);
 
-/// The model's own resolution: short enough for a car that brakes from 300 km/h.
+/// The model's time step: short enough for a car that brakes from 300 km/h.
 const TICK_S: f64 = 0.1;
 
 const DRIVERS: [&str; 4] = ["Zoë Lindqvist", "Marek Havel", "Inês Carvalho", "Tom Abara"];
 const CARS: [&str; 3] = ["Falcão Racing #27", "Nordlicht Motorsport #8", "Team Kestrel #51"];
 const FUEL_CAPACITY_L: f64 = 75.0;
-/// Two laps and a margin. With less at the line the car comes in at the end of the lap.
+/// Two laps and a margin. With less fuel at the line, the car pits at the end of the lap.
 const FUEL_RESERVE_L: f64 = 7.0;
-/// With tyres more used than this the car comes in too.
+/// The tyre wear above which the car pits at the end of the lap.
 const WEAR_LIMIT_PERCENT: f64 = 80.0;
 const FUEL_FLOW_L_PER_S: f64 = 2.5;
 const TYRE_CHANGE_S: f64 = 14.0;
-/// How many cars there are, and so the last position.
+/// The number of cars, and therefore the last position.
 const GRID: u64 = 20;
 
-/// In m/s, as every speed in here.
+/// In m/s, like every speed in this module.
 const TOP_SPEED: f64 = 88.0;
 const PIT_SPEED: f64 = 60.0 / 3.6;
-/// Where the pit lane begins and where the car stands, in metres before the line.
+/// Where the pit lane starts and where the pit box is, in metres before the line.
 const PIT_ENTRY_M: f64 = 420.0;
 const PIT_BOX_M: f64 = 90.0;
 /// Where the pit lane ends, in metres after the line.
@@ -64,19 +63,19 @@ pub struct Car {
     driver: &'static str,
     name: &'static str,
     weather: Weather,
-    /// Of the session, in seconds.
+    /// The session time, in seconds.
     time: f64,
     lap: u64,
     position: u64,
     lap_time: f64,
     last_lap_time: f64,
-    /// From the line, in metres.
+    /// The distance from the line, in metres.
     distance: f64,
     total_distance: f64,
     road: Road,
     /// In m/s.
     speed: f64,
-    /// This lap's form of the driver, near 1.
+    /// The driver's pace in this lap as a factor, close to 1.
     form: f64,
     throttle: f64,
     brake: f64,
@@ -92,7 +91,7 @@ pub struct Car {
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Road {
     Circuit,
-    /// On the circuit, to stop at the end of this lap.
+    /// On the circuit, pitting at the end of this lap.
     InLap,
     PitEntry,
     PitBox {
@@ -103,16 +102,16 @@ enum Road {
 
 #[derive(Clone, Copy, Debug)]
 struct Wheel {
-    /// Of the tyre, °C.
+    /// The tyre temperature, °C.
     temp: f64,
-    /// Of the tyre, % used.
+    /// The tyre wear, %.
     wear: f64,
     /// °C.
     brake_temp: f64,
 }
 
 impl Wheel {
-    /// A new tyre out of the oven, on a brake of this temperature.
+    /// A new, preheated tyre on a brake of this temperature.
     fn fresh(brake_temp: f64) -> Self {
         Self { temp: 70.0, wear: 0.0, brake_temp }
     }
@@ -120,16 +119,16 @@ impl Wheel {
 
 #[derive(Clone, Copy, Debug)]
 struct Weather {
-    /// The mean of the day, °C.
+    /// The mean temperature of the day, °C.
     base: f64,
-    /// How far the air has drifted from the day's curve, °C.
+    /// How far the temperature has drifted from the day's curve, °C.
     drift: f64,
-    /// Where in the day the session begins, 0 to 1.
+    /// The time of day at which the session starts, 0 to 1.
     day: f64,
 }
 
 impl Car {
-    /// A car on the grid, its tank full, before the start of lap 1.
+    /// A car on the grid with a full tank, before the start of lap 1.
     pub fn new(seed: u64) -> Self {
         let mut rng = SmallRng::seed_from_u64(seed);
         let weather = Weather {
@@ -163,7 +162,7 @@ impl Car {
         }
     }
 
-    /// Moves the car on by `dt`, at most [`MAX_STEP`].
+    /// Advances the simulation by `dt`, at most [`MAX_STEP`].
     pub fn step(&mut self, dt: Duration) {
         let dt = dt.min(MAX_STEP).as_secs_f64();
         let ticks = (dt / TICK_S).ceil();
@@ -172,7 +171,7 @@ impl Car {
         }
     }
 
-    /// What the game would report at this moment.
+    /// The current state as a telemetry sample.
     pub fn sample(&self) -> Value {
         let in_pits = !matches!(self.road, Road::Circuit | Road::InLap);
         let is_standing = matches!(self.road, Road::PitBox { .. });
@@ -206,8 +205,8 @@ impl Car {
         })
     }
 
-    /// The car's setup in the shape in which the game gives it: the settings stay as they are for
-    /// the life of the car, the weather and the time beside them do not.
+    /// The car's setup in the game's format. The settings never change; the weather, the position
+    /// and the time that the game adds to them do.
     pub fn setup(&self) -> Value {
         json!({
             "carPresetSetups": {
@@ -235,7 +234,7 @@ impl Car {
         self.advance(dt);
     }
 
-    /// The pedals and what they do to the speed.
+    /// Sets the pedals and updates the speed.
     fn drive(&mut self, dt: f64) {
         let target = self.target_speed();
         let power = 9.5 * (1.0 - (self.speed / TOP_SPEED).powi(2)).max(0.0);
@@ -280,11 +279,11 @@ impl Car {
         approach(&mut self.engine_temp, target, dt / 60.0);
     }
 
-    /// Load and friction on tyres and brakes.
+    /// Updates tyres and brakes from load and friction.
     fn heat(&mut self, dt: f64) {
         let free = self.track.speed_at(self.distance).max(1.0);
         let grip = (self.speed / free).min(1.0).powi(2);
-        // To the left is positive: it loads the wheels on the right.
+        // Positive in left-hand bends, which load the wheels on the right.
         let lateral = self.track.bend_at(self.distance) * grip;
         let air = self.weather.ambient_temp(self.time);
         let ground = self.weather.track_temp(self.time);
@@ -323,7 +322,7 @@ impl Car {
                 self.fuel = (self.fuel + FUEL_FLOW_L_PER_S * dt).min(FUEL_CAPACITY_L);
             }
             Road::PitBox { .. } => self.end_stop(),
-            // The lane begins before the line, where the distance is still that of the old lap.
+            // The pit lane starts before the line, where `distance` still belongs to the old lap.
             Road::PitExit if (PIT_EXIT_M..before_line).contains(&self.distance) => {
                 self.road = Road::Circuit;
             }
@@ -361,7 +360,7 @@ impl Car {
         }
     }
 
-    /// In PSI: a gas in a tyre that was filled at 25 °C.
+    /// The pressure in PSI: an ideal gas in a tyre that was filled at 25 °C.
     fn pressure(&self, index: usize) -> f64 {
         const ATMOSPHERE: f64 = 14.7;
         let cold = if index < 2 { 20.0 } else { 19.2 };
@@ -371,34 +370,35 @@ impl Car {
 }
 
 impl Weather {
-    /// Air that wanders about the day's curve and finds back within the hour.
+    /// Lets the temperature wander around the day's curve, to which it returns within an hour.
     fn drift(&mut self, rng: &mut SmallRng, dt: f64) {
         self.drift += 0.05 * dt.sqrt() * rng.random_range(-1.0..1.0) - self.drift * dt / 3_600.0;
         self.drift = self.drift.clamp(-5.0, 5.0);
     }
 
-    /// °C.
+    /// The air temperature, °C.
     fn ambient_temp(&self, time: f64) -> f64 {
         self.base + 4.0 * self.sun(time) + self.drift
     }
 
-    /// °C: the ground feels the sun more than the air does.
+    /// The track temperature, °C: the sun warms the ground more than the air.
     fn track_temp(&self, time: f64) -> f64 {
         self.base + 7.0 + 9.0 * self.sun(time) + self.drift
     }
 
-    /// -1 at midnight, 1 at noon.
+    /// The height of the sun: -1 at midnight, 1 at noon.
     fn sun(&self, time: f64) -> f64 {
         -((time / 86_400.0 + self.day) * TAU).cos()
     }
 }
 
-/// The speed from which the car still reaches `speed` in `distance` metres, braking gently.
+/// The highest speed from which gentle braking still reaches `speed` within `distance` metres.
 fn brake_in_time(speed: f64, distance: f64) -> f64 {
     (speed.powi(2) + 2.0 * PIT_BRAKING * distance.max(0.0)).sqrt()
 }
 
-/// First-order lag: `part` is the time that passed, in time constants.
+/// Moves a value towards its target with a first-order lag; `part` is the elapsed time in time
+/// constants.
 fn approach(value: &mut f64, target: f64, part: f64) {
     *value += (target - *value) * (1.0 - (-part).exp());
 }

@@ -335,7 +335,7 @@ async fn the_agent_speaks_the_contract_as_a_dashboard_server_does() {
     assert!(!client.is_acked("telemetry_update", contract::frame(&unknown)).await);
     let unknown = r#"pitwire_source_rejected_total{source="socketio",reason="unknown_session"}"#;
     assert_eq!(agent.metric(unknown).await, 2.0);
-    agent.process.says("uses a session_id that this agent did not give out").await;
+    agent.process.says("uses a session_id that this agent did not assign").await;
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
-//! The game's memory on Linux: files that a bridge beside the game keeps under `/dev/shm`.
+//! The game's memory on Linux: files under `/dev/shm` that a bridge maintains beside the game.
 //!
-//! They are read like any file. A mapped one would end the process when the bridge cuts it short.
+//! They are read with ordinary file reads. If they were mapped, a truncation by the bridge would
+//! kill this process with SIGBUS.
 
 use std::fs::File;
 use std::io;
@@ -10,7 +11,7 @@ use std::sync::atomic::{Ordering, fence};
 
 use super::memory::{Mapping, Memory, Region};
 
-/// Regions as files of a folder.
+/// Regions as files in a folder.
 #[derive(Debug)]
 pub struct Files {
     folder: PathBuf,
@@ -25,10 +26,10 @@ impl Files {
 impl Memory for Files {
     fn open(&self, region: Region) -> io::Result<Box<dyn Mapping>> {
         let path = self.folder.join(region.name());
-        // Asked before it is opened: opening a pipe waits for somebody to write into it.
+        // Check the type before opening the file: opening a pipe would block until it has a writer.
         let about = std::fs::metadata(&path)?;
         if !about.is_file() || about.len() < region.size() as u64 {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "no such region"));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "not a file, or too small"));
         }
         Ok(Box::new(File::open(path)?))
     }

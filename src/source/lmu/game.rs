@@ -1,11 +1,11 @@
-//! Whether the game is there, whether it is driven, and by which way it is read.
+//! Detects whether the game runs, whether the player drives, and which shared memory to read.
 //!
-//! - The game's own memory comes first. The plugin's is read as long as that one stands still or is
-//!   not there.
-//! - A region outlives the game, so that its being there says little: a sample is new when the
-//!   game's clock has moved since the last one. The first sample of a region only shows the clock.
-//! - What stands still for 2 s is closed, and opened again for one look a second. So the regions
-//!   of a new game are found, even where those of the old one are still held by somebody.
+//! - The game's native memory has priority. The plugin's is read while the native one is missing or
+//!   its clock does not advance.
+//! - A region can outlive the game, so its existence proves little. A sample is new if the game's
+//!   clock has advanced since the previous one; the first sample of a region only sets the clock.
+//! - A region whose clock has not advanced for 2 s is closed, and reopened for one look a second.
+//!   This finds the regions of a restarted game even if another process still holds the old ones.
 
 use std::time::{Duration, Instant};
 
@@ -14,32 +14,32 @@ use super::reader::{Reader, Reading, Way};
 use super::snapshot::Snapshot;
 use crate::config::{LMU_LOOK_INTERVAL, LMU_STALE_AFTER};
 
-/// How the game stands.
+/// The state of the game.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Presence {
-    /// It does not run, or does not share its memory.
+    /// The game does not run, or does not share its memory.
     Away,
-    /// It runs; the player does not drive.
+    /// The game runs, but the player does not drive.
     Waiting,
-    /// Its clock moves.
+    /// The player drives: the clock in the shared memory advances.
     Driven(Way),
 }
 
-/// What a look at the game has found.
+/// The result of one look at the game.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Look {
     pub presence: Presence,
-    /// One that was not there at the last look.
+    /// A sample that is newer than the one of the previous look.
     pub sample: Option<Box<Snapshot>>,
 }
 
-/// The game, by both ways.
+/// The game, as read through both kinds of shared memory.
 #[derive(Debug)]
 pub struct Game {
     memory: Box<dyn Memory>,
     native: Feed,
     plugin: Feed,
-    /// When closed feeds were opened the last time.
+    /// When closed feeds were last reopened.
     opened: Option<Instant>,
 }
 
@@ -49,9 +49,9 @@ impl Game {
         Self { memory, native, plugin, opened: None }
     }
 
-    /// Looks once. Blocks for some milliseconds, 100 at most.
+    /// Looks at the game once. Blocks for a few milliseconds, 100 at most.
     pub fn look(&mut self, now: Instant) -> Look {
-        // One look a second at what is closed, also while the other way is read many times.
+        // Look at closed feeds once a second, even while the other feed is read more often.
         let is_due = |opened| now.saturating_duration_since(opened) >= LMU_LOOK_INTERVAL;
         if !self.is_open() || self.opened.is_none_or(is_due) {
             self.opened = Some(now);
@@ -69,7 +69,7 @@ impl Game {
         Look { presence: self.presence(now), sample }
     }
 
-    /// Whether there may be something new sooner than in a second.
+    /// Whether a feed is open, so that the next look is worthwhile before a second has passed.
     pub fn is_open(&self) -> bool {
         self.native.reader.is_some() || self.plugin.reader.is_some()
     }
@@ -84,16 +84,17 @@ impl Game {
     }
 }
 
-/// The game by one way.
+/// One kind of shared memory and the state of its clock.
 #[derive(Debug)]
 struct Feed {
     way: Way,
     reader: Option<Reader>,
     is_live: bool,
-    /// As it stood when it was read the last time, also when it has been closed since.
+    /// The value at the last read; kept when the feed is closed.
     clock: Option<u64>,
-    /// When the clock was seen the first time, or moved.
+    /// When the clock was first seen or last changed.
     seen: Option<Instant>,
+    /// When the clock last changed from a known value.
     moved: Option<Instant>,
 }
 
@@ -115,7 +116,7 @@ impl Feed {
         self.reader = None;
     }
 
-    /// The region is gone, and with it what is known of its clock.
+    /// Resets the feed after its region has disappeared.
     fn forget(&mut self) {
         *self = Self::new(self.way);
     }
@@ -124,7 +125,7 @@ impl Feed {
         is_recent(self.moved, now)
     }
 
-    /// A sample that is new, if there is one.
+    /// Reads a sample; `None` if there is none or it is not new.
     fn read(&mut self, now: Instant) -> Option<Box<Snapshot>> {
         let sample = match self.reader.as_ref()?.read() {
             Reading::Sample(sample) => Some(sample),
@@ -142,7 +143,7 @@ impl Feed {
         sample
     }
 
-    /// Whether the clock has moved from where it was known to stand.
+    /// Records the clock; returns whether it differs from a previously known value.
     fn advance(&mut self, clock: u64, now: Instant) -> bool {
         let before = self.clock.replace(clock);
         let is_other = before != Some(clock);

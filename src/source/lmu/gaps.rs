@@ -1,40 +1,40 @@
-//! Samples that are missing in mid-drive, by whose doing.
+//! Counts samples that are missing during a drive, by cause: the game or the agent.
 
 use std::time::{Duration, Instant};
 
 use crate::config::LMU_GAP_AFTER;
 
-/// What has happened since the last sample.
+/// The state since the last new sample.
 #[derive(Debug)]
 pub(super) struct Gaps {
     period: Duration,
     /// When the last look was due.
     due: Option<Instant>,
-    /// When the last sample was new.
+    /// When the last new sample was due.
     sampled: Option<Instant>,
-    /// Looks since then that found nothing new.
+    /// The number of looks since then that found nothing new.
     empty: u64,
 }
 
-/// Samples found missing.
+/// The number of missing samples, by cause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Missing {
-    /// The game had nothing new when it was looked at.
+    /// The game had no new sample when it was read.
     pub by_game: u64,
-    /// It was not looked at.
+    /// The agent did not read the game in time.
     pub by_agent: u64,
 }
 
 impl Gaps {
-    /// For a look once a period.
+    /// Creates the counter for one look per period.
     pub(super) fn new(period: Duration) -> Self {
         Self { period, due: None, sampled: None, empty: 0 }
     }
 
     /// Counts a look at a driven game that was due at `due`.
     ///
-    /// What the game leaves out counts when the next sample comes: else it was not a gap but the
-    /// end of the drive.
+    /// Samples that the game left out are counted when the next sample arrives; without a next
+    /// sample it was not a gap but the end of the drive.
     pub(super) fn look(&mut self, due: Instant, is_new: bool) -> Missing {
         let mut missing = Missing::default();
         if let Some(before) = self.due.replace(due) {
@@ -47,7 +47,7 @@ impl Gaps {
             return missing;
         }
         let empty = std::mem::take(&mut self.empty);
-        // A game that is slower than it is looked at leaves nothing out.
+        // A game that updates more slowly than it is read has no gaps.
         let since = self.sampled.replace(due).map(|before| due.saturating_duration_since(before));
         if since.is_some_and(|since| since > LMU_GAP_AFTER) {
             missing.by_game = empty;
@@ -55,7 +55,7 @@ impl Gaps {
         missing
     }
 
-    /// The game is not driven any more.
+    /// Resets the counter at the end of a drive.
     pub(super) fn end(&mut self) {
         *self = Self::new(self.period);
     }
@@ -65,7 +65,7 @@ impl Gaps {
 mod tests {
     use super::*;
 
-    /// Looks at these moments, in ms: whether there was something new, and what is missing.
+    /// Each look: its time in ms, whether it found a new sample, and the expected missing samples.
     #[track_caller]
     fn check(period_ms: u64, looks: &[(u64, bool, u64, u64)]) {
         let start = Instant::now();

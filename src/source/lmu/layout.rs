@@ -1,11 +1,11 @@
-//! Where things lie in the game's records, in bytes from the record's start. All numbers are
-//! little-endian and often not aligned: they are read from byte slices.
+//! Field offsets in the game's records, in bytes from the start of the record. Numbers are
+//! little-endian and often unaligned, so they are read from byte slices.
 
 /// One car's physics.
 pub(super) mod telemetry {
     pub(crate) const BYTES: usize = 1888;
     pub(crate) const SLOT: usize = 0;
-    /// s of session time, f64: another value at each update.
+    /// The session time in s, f64; changes with each update.
     pub(crate) const CLOCK: usize = 12;
     pub(crate) const CAR_NAME: usize = 32;
     pub(crate) const TRACK_NAME: usize = 96;
@@ -19,11 +19,11 @@ pub(super) mod telemetry {
     pub(crate) const FUEL: usize = 524;
     /// L.
     pub(crate) const FUEL_CAPACITY: usize = 608;
-    /// Four wheels, front left, front right, rear left, rear right, one behind the other.
+    /// Four consecutive records: front left, front right, rear left, rear right.
     pub(crate) const WHEELS: usize = 848;
     pub(crate) const WHEEL_BYTES: usize = 260;
 
-    /// From the start of a wheel.
+    /// Offsets from the start of a wheel record.
     pub(crate) mod wheel {
         /// K.
         pub(crate) const BRAKE_TEMP: usize = 24;
@@ -31,7 +31,7 @@ pub(super) mod telemetry {
         pub(crate) const PRESSURE: usize = 120;
         /// K, three f64 across the tread.
         pub(crate) const SURFACE_TEMP: usize = 128;
-        /// 1.0 is a new tyre, 0.0 none.
+        /// 1.0 is a new tyre, 0.0 a worn-out one.
         pub(crate) const CONDITION: usize = 152;
     }
 }
@@ -41,7 +41,7 @@ pub(super) mod session {
     pub(crate) const BYTES: usize = 548;
     pub(crate) const TRACK_NAME: usize = 0;
     pub(crate) const KIND: usize = 64;
-    /// Cars, i32.
+    /// The number of cars, i32.
     pub(crate) const CARS: usize = 104;
     /// °C.
     pub(crate) const AIR_TEMP: usize = 228;
@@ -59,16 +59,16 @@ pub(super) mod standing {
     pub(crate) const LAPS: usize = 100;
     pub(crate) const IS_PLAYER: usize = 196;
     pub(crate) const PLACE: usize = 199;
-    /// s into the lap.
+    /// The time since the start of the lap in s.
     pub(crate) const LAP_TIME: usize = 464;
 }
 
-/// Bytes of the name of a driver.
+/// The size of a driver's name in bytes.
 pub(super) const DRIVER_NAME_BYTES: usize = 32;
-/// Bytes of the name of a car or a track.
+/// The size of the name of a car or a track in bytes.
 pub(super) const NAME_BYTES: usize = 64;
 
-/// N bytes; zeros for those beyond the end of the record.
+/// Reads N bytes; all zeros if they extend beyond the end of the record.
 pub(super) fn bytes<const N: usize>(record: &[u8], at: usize) -> [u8; N] {
     record.get(at..).and_then(<[u8]>::first_chunk).copied().unwrap_or([0; N])
 }
@@ -90,8 +90,8 @@ pub(super) fn byte(record: &[u8], at: usize) -> u8 {
     byte
 }
 
-/// The text in a field of `length` bytes: up to the first NUL, as what follows is old rubbish;
-/// UTF-8 or else Windows-1252; without white space at its end.
+/// Reads the text in a field of `length` bytes, up to the first NUL, because the bytes after it are
+/// stale. Decodes UTF-8 or else Windows-1252, and trims trailing white space.
 pub(super) fn text(record: &[u8], at: usize, length: usize) -> String {
     let field = record.get(at..).unwrap_or_default();
     let field = field.get(..length).unwrap_or(field);
@@ -109,7 +109,7 @@ fn windows_1252(byte: u8) -> char {
         '\u{8F}', '\u{90}', '‘', '’', '“', '”', '•', '–', '—', '˜', '™', 'š', '›', 'œ', '\u{9D}',
         'ž', 'Ÿ',
     ];
-    // Elsewhere it is Latin-1, whose bytes are Unicode's first characters.
+    // All other bytes are Latin-1, which equals the first 256 Unicode characters.
     match byte {
         0x80..=0x9F => FROM_0X80[usize::from(byte - 0x80)],
         _ => char::from(byte),

@@ -1,5 +1,5 @@
-//! The game's memory as other programs may see it: four regions that are opened and read, never
-//! created, never written, never locked.
+//! The game's shared memory: four regions that are opened and read, never created, written or
+//! locked.
 
 use std::fmt::Debug;
 use std::io;
@@ -9,21 +9,21 @@ pub use super::files::Files;
 #[cfg(windows)]
 pub use super::windows::Session;
 
-/// A piece of memory that the game or its plugin shares under a name of its own.
+/// A named memory region that the game or its plugin shares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Region {
-    /// All that Le Mans Ultimate itself shares, since its version 1.2.
+    /// Everything that Le Mans Ultimate itself shares, since version 1.2.
     Native,
-    /// What the rF2 plugin shares of the cars' physics.
+    /// The rF2 plugin's data on the cars' physics.
     Telemetry,
-    /// What it shares of the session and the standings.
+    /// The rF2 plugin's data on the session and the standings.
     Scoring,
-    /// What it shares of itself.
+    /// The rF2 plugin's data on itself.
     Extended,
 }
 
 impl Region {
-    /// The name under which it is shared.
+    /// The name of the shared region.
     pub fn name(self) -> &'static str {
         match self {
             Self::Native => "LMU_Data",
@@ -33,7 +33,7 @@ impl Region {
         }
     }
 
-    /// Its size in bytes; what is shared may be larger.
+    /// The minimum size in bytes; the shared region may be larger.
     pub fn size(self) -> usize {
         match self {
             Self::Native => 324_820,
@@ -44,39 +44,39 @@ impl Region {
     }
 }
 
-/// Where regions are found.
+/// Opens the regions that the system provides.
 pub trait Memory: Debug + Send {
     /// Opens a region for reading.
     ///
     /// # Errors
-    /// If it is not there or smaller than [`Region::size`]. It is never created.
+    /// If it does not exist or is smaller than [`Region::size`]. It is never created.
     fn open(&self, region: Region) -> io::Result<Box<dyn Mapping>>;
 }
 
-/// An open region. The game writes into it at any time.
+/// An open region. The game may write to it at any time.
 pub trait Mapping: Debug + Send {
-    /// Copies the bytes from `at` on; some of them may be from before a write, some from after.
+    /// Copies the bytes starting at `at`. If the game writes meanwhile, the copy may be torn.
     ///
     /// # Errors
-    /// If the region ends before the last byte, as when whoever shares it takes it back.
+    /// If the region ends before the last byte, for example because its owner has removed it.
     fn read(&self, at: usize, bytes: &mut [u8]) -> io::Result<()>;
 
-    /// A version counter. Reads before this call do not see what is written after the counter's
-    /// value, nor do reads after it miss what was written before.
+    /// Reads a version counter. Earlier reads do not see writes that follow the counter's value,
+    /// and later reads see all writes that precede it.
     ///
     /// # Errors
-    /// As [`Mapping::read`].
+    /// If the region ends before the counter, as for [`Mapping::read`].
     fn counter(&self, at: usize) -> io::Result<u32>;
 }
 
-/// `length` bytes of a region from `at` on.
+/// Copies `length` bytes of a region, starting at `at`.
 pub(super) fn copy(mapping: &dyn Mapping, at: usize, length: usize) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; length];
     mapping.read(at, &mut bytes)?;
     Ok(bytes)
 }
 
-/// The first of `count` records that fits.
+/// Copies the first of `count` records for which `fits` returns true.
 pub(super) fn find(
     mapping: &dyn Mapping,
     at: usize,
@@ -93,8 +93,8 @@ pub(super) fn find(
     Ok(None)
 }
 
-/// Where this system keeps the game's memory. `folder` is for Linux, where a bridge makes files of
-/// it.
+/// The game's memory on this system. `folder` is used on Linux only, where a bridge exposes the
+/// regions as files.
 pub fn here(folder: &std::path::Path) -> Box<dyn Memory> {
     #[cfg(unix)]
     return Box::new(Files::new(folder));

@@ -1,15 +1,16 @@
-//! Le Mans Ultimate and rFactor 2, read on the PC on which they run: the car from the game's
-//! memory, its setup from the game's REST API.
+//! The source for Le Mans Ultimate and rFactor 2 on the same PC: reads the car from the game's
+//! shared memory and its setup from the game's REST API.
 //!
-//! Nothing is asked of the driver, and nothing of the game: its memory is only read, no lock of it
-//! taken, no event of it waited for. While the game is away, it is looked for once a second.
+//! The driver configures nothing, and the game is not disturbed: its memory is only read, without
+//! taking its locks or waiting for its events. While the game is not running, the source checks for
+//! it once a second.
 //!
 //! ```text
 //! memory    regions by name: files (Linux), windows (mappings)
-//! reader    native or plugin: a whole Snapshot of the player's car, or why there is none
-//! game      which of the two, and whether the sample is new
+//! reader    native or plugin: a consistent Snapshot of the player's car, or why there is none
+//! game      which of the two to read, and whether the sample is new
 //! rest      the REST API: three paths, one request at a time
-//! setup     when to ask for the setup, and when to hand it in
+//! setup     when to request the setup, and when to store it
 //! ```
 
 #[cfg(unix)]
@@ -49,12 +50,12 @@ use crate::entry::CapturedAt;
 use crate::metrics;
 use crate::queue::QueueError;
 
-/// What the source is called in metrics.
+/// The label of this source in metrics.
 pub const NAME: &str = "lmu";
 
-/// Reads the game for ever, `rate_hz` times a second; with 0, each of its updates.
+/// Reads the game for ever, `rate_hz` times a second; 0 reads every update of the game.
 ///
-/// Samples wait in memory for a disk that is slow, for two minutes at 2 Hz.
+/// While the disk is slow, samples wait in memory, at 2 Hz for up to two minutes.
 pub async fn run(intake: Intake, config: LmuConfig, rate_hz: f64) {
     let game = Game::new(memory::here(&config.folder));
     let (samples, stored) = mpsc::channel(LMU_CHANNEL_SAMPLES);
@@ -69,7 +70,7 @@ pub async fn run(intake: Intake, config: LmuConfig, rate_hz: f64) {
     );
 }
 
-/// Looks at the game once a period while there may be something new, else once a second.
+/// Reads the game once per period while its memory is open, otherwise once a second.
 async fn watch_game(mut game: Game, period: Duration, mut output: Output) {
     let mut ticks = interval(LMU_LOOK_INTERVAL);
     loop {
@@ -79,7 +80,7 @@ async fn watch_game(mut game: Game, period: Duration, mut output: Output) {
             let look = game.look(Instant::now());
             (game, look, clock::now())
         });
-        // It fails when the runtime ends.
+        // An error means that the runtime is shutting down.
         let Ok((back, look, now)) = look.await else { return };
         game = back;
         output.hand_out(look, due, now);
@@ -89,14 +90,14 @@ async fn watch_game(mut game: Game, period: Duration, mut output: Output) {
     }
 }
 
-/// Ticks without drift, the first after one period; those that are missed are left out.
+/// Ticks without drift, the first after one period. Missed ticks are skipped.
 fn every(period: Duration) -> Interval {
     let mut ticks = interval_at(tokio::time::Instant::now() + period, period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     ticks
 }
 
-/// Where the looks at the game go.
+/// Distributes the results of reading the game.
 struct Output {
     units: Units,
     samples: mpsc::Sender<Value>,
@@ -111,7 +112,7 @@ impl Output {
         let mut missing = self.gaps.look(due, look.sample.is_some());
         if let Some(sample) = look.sample {
             let sample = self.samples.try_send(sample.sample(self.units, now));
-            // The disk is behind by all that the channel holds.
+            // The channel is full because the disk is too slow.
             missing.by_agent += u64::from(sample.is_err());
         }
         metrics::gaps(NAME, "game", missing.by_game);
@@ -125,14 +126,14 @@ impl Output {
         }
         metrics::source_up(NAME, presence != Presence::Away);
         match presence {
-            Presence::Away => tracing::info!("the game is gone"),
-            Presence::Waiting => tracing::info!("the game is there, nobody drives"),
-            Presence::Driven(way) => tracing::info!(memory = way.as_str(), "the game is driven"),
+            Presence::Away => tracing::info!("the game has stopped"),
+            Presence::Waiting => tracing::info!("the game is running; the player is not driving"),
+            Presence::Driven(way) => tracing::info!(memory = way.as_str(), "the player is driving"),
         }
     }
 }
 
-/// Stores the samples in their order; a disk that fails is waited for.
+/// Stores the samples in order; retries while the disk fails.
 async fn store(intake: &Intake, mut samples: mpsc::Receiver<Value>) {
     let mut batch = Vec::new();
     while samples.recv_many(&mut batch, LMU_CHANNEL_SAMPLES).await > 0 {
@@ -159,12 +160,12 @@ mod tests {
         }
         let start = Instant::now();
         let mut ticks = every(ms(500));
-        // How long each look takes, and when the next one is due.
+        // How long each read takes, and when the next one is due.
         for (takes, next) in [(0, 500), (7, 1000), (499, 1500), (700, 2000), (1900, 2500)] {
             advance(ms(takes)).await;
             assert_eq!(ticks.tick().await - start, ms(next));
         }
-        // It came after 4,100 ms, so the three before that are left out.
+        // The read ended after 4,100 ms, so the three ticks before that are skipped.
         assert_eq!(ticks.tick().await - start, ms(4500));
     }
 }

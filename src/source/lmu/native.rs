@@ -1,7 +1,7 @@
-//! The memory that Le Mans Ultimate itself shares: one region, no version counters.
+//! The memory that Le Mans Ultimate itself shares: one region without version counters.
 //!
-//! Copies that stay the same for a while are taken for a whole one. Two in a row would not do: the
-//! game's thread may be off the processor in the middle of a write.
+//! A copy counts as consistent if several copies in a row are equal. Two are not enough, because
+//! the game's thread may be descheduled in the middle of a write.
 
 use std::io;
 use std::thread::sleep;
@@ -12,23 +12,23 @@ use super::reader::{Reading, Why};
 use super::snapshot::Snapshot;
 use crate::config::{LMU_COPY_PAUSE, LMU_COPY_TRIES, LMU_SAME_PAUSES};
 
-/// Set at each update of the standings and of the physics.
+/// Markers that change with each update of the standings and of the physics.
 const UPDATE_MARKS: usize = 40;
-/// i32; 0 until the game writes.
+/// i32; 0 until the game has written.
 const GAME_VERSION: usize = 64;
 const SESSION: usize = 1632;
 const STANDINGS: usize = 2192;
-/// Cars with telemetry, the index of the player's among them, and whether there is one.
+/// The number of cars with telemetry, the index of the player's car, and whether it exists.
 const PLAYER: usize = 128_464;
 const TELEMETRY: usize = 128_468;
-/// Cars that there is room for.
+/// The maximum number of cars.
 const ROOM: usize = 104;
 
-/// The open region.
+/// The game's own shared memory, opened.
 #[derive(Debug)]
 pub struct Native(Box<dyn Mapping>);
 
-/// What one copy shows, and the marks that an update leaves.
+/// One copy of the memory, with the update markers.
 #[derive(PartialEq)]
 struct Copied {
     marks: [u8; 8],

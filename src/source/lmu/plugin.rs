@@ -1,5 +1,5 @@
-//! The memory that the rF2 plugin shares: physics and standings in a region each, with version
-//! counters around every write.
+//! The memory that the rF2 plugin shares: separate regions for physics and standings, with version
+//! counters that change before and after every write.
 
 use std::io;
 use std::thread::sleep;
@@ -10,26 +10,26 @@ use super::reader::{Reading, Why};
 use super::snapshot::Snapshot;
 use crate::config::{LMU_COPY_PAUSE, LMU_COPY_TRIES};
 
-/// Raised before a write.
+/// The offset of the counter that is incremented before a write.
 const BEGIN: usize = 0;
-/// Raised after it.
+/// The offset of the counter that is incremented after a write.
 const END: usize = 4;
 
-/// In the region of the plugin itself: its version as text, and that it is the 64-bit one.
+/// Offsets in [`Region::Extended`]: the plugin's version as text, and whether it is 64-bit.
 const VERSION: usize = 8;
 const VERSION_BYTES: usize = 12;
 const IS_64_BIT: usize = 20;
 const OLDEST_VERSION: [u32; 4] = [3, 6, 0, 0];
 
-/// Cars with telemetry, i32.
+/// The number of cars with telemetry, i32.
 const CARS: usize = 12;
 const TELEMETRY: usize = 16;
 const SESSION: usize = 12;
 const STANDINGS: usize = 560;
-/// Cars that there is room for.
+/// The maximum number of cars.
 const ROOM: usize = 128;
 
-/// The open regions.
+/// The plugin's shared memory, opened.
 #[derive(Debug)]
 pub struct Plugin {
     telemetry: Box<dyn Mapping>,
@@ -64,7 +64,7 @@ impl Plugin {
         Ok(is_new_enough(&version) && is_64_bit)
     }
 
-    /// What the regions hold, if none of them was written to meanwhile.
+    /// Reads the regions; `None` if any of them was written to meanwhile.
     fn read_whole(&self) -> io::Result<Option<Reading>> {
         let regions = [&*self.telemetry, &*self.scoring];
         let mut versions = [0; 2];
@@ -92,7 +92,7 @@ impl Plugin {
         let (Some(standings), Some(cars)) = (standings, room(integer(&cars, 0))) else {
             return Ok(Reading::NoSample(Why::Nonsense));
         };
-        // Those beyond the count are left from earlier, with their flags.
+        // Records beyond the count are stale, and so are their flags.
         let is_player = |standing: &[u8]| byte(standing, standing::IS_PLAYER) != 0;
         let standing = find(&*self.scoring, STANDINGS, standing::BYTES, standings, is_player)?;
         let Some(standing) = standing else { return Ok(Reading::NoSample(Why::NoPlayer)) };
@@ -106,19 +106,19 @@ impl Plugin {
     }
 }
 
-/// What the plugin says of itself.
+/// The plugin's version and architecture.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct About {
-    /// Such as `3.7.15.1`; empty when no plugin has written.
+    /// For example `3.7.15.1`; empty if no plugin has written.
     pub version: String,
     pub is_64_bit: bool,
 }
 
 impl About {
-    /// What the plugin that shares this memory says, usable or not.
+    /// Reads the properties of the plugin that shares this memory, even if it is too old.
     ///
     /// # Errors
-    /// If it shares none, or less than it should.
+    /// If the plugin shares no region, or one that is too small.
     pub fn of(memory: &dyn Memory) -> io::Result<Self> {
         Self::read(&*memory.open(Region::Extended)?)
     }
@@ -129,7 +129,7 @@ impl About {
         Ok(Self { version, is_64_bit: byte(&about, IS_64_BIT) != 0 })
     }
 
-    /// Whether the plugin shares all that is read.
+    /// Whether this version shares all the data that pitwire reads.
     pub fn is_new_enough(&self) -> bool {
         is_new_enough(&self.version)
     }

@@ -1,4 +1,4 @@
-//! One whole reading of the game's memory, or why there is none.
+//! Takes one consistent reading of the game's memory, or reports why there is none.
 
 use std::io;
 
@@ -7,38 +7,38 @@ use super::native::Native;
 use super::plugin::Plugin;
 use super::snapshot::Snapshot;
 
-/// What a reading found.
+/// The result of reading the memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Reading {
     Sample(Box<Snapshot>),
-    /// The game is there, but nothing may be published.
+    /// The game runs, but there is no valid sample.
     NoSample(Why),
-    /// The game or its plugin is not there.
+    /// The game or its plugin does not run.
     Unavailable,
 }
 
-/// Why the game is there and a sample is not.
+/// Why the game runs but gives no sample.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Why {
-    /// It was written to each time.
+    /// The game was writing during every attempt.
     Torn,
-    /// The player has no car, or it is not in both lists.
+    /// The player has no car, or the car is missing from the standings or the telemetry.
     NoPlayer,
-    /// More cars than there is room for, or fewer than none.
+    /// An impossible car count: negative, or more than the memory has room for.
     Nonsense,
 }
 
-/// The two ways in which the game shares its memory.
+/// The two kinds of shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
-    /// The game's own.
+    /// Shared by the game itself.
     Native,
-    /// That of the rF2 plugin.
+    /// Shared by the rF2 plugin.
     Plugin,
 }
 
 impl Way {
-    /// For the log.
+    /// The name in the log.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Native => "native",
@@ -47,7 +47,7 @@ impl Way {
     }
 }
 
-/// The open regions of one way.
+/// The open regions of one kind of shared memory.
 #[derive(Debug)]
 pub enum Reader {
     Native(Native),
@@ -55,10 +55,10 @@ pub enum Reader {
 }
 
 impl Reader {
-    /// Opens what the way needs.
+    /// Opens all regions of this kind of shared memory.
     ///
     /// # Errors
-    /// If a region is not there or too small.
+    /// If a region does not exist or is too small.
     pub fn open(way: Way, memory: &dyn Memory) -> io::Result<Self> {
         Ok(match way {
             Way::Native => Self::Native(Native::open(memory)?),
@@ -66,13 +66,13 @@ impl Reader {
         })
     }
 
-    /// Reads once. Blocks for some milliseconds, 50 at most.
+    /// Reads once. Blocks for a few milliseconds, 50 at most.
     pub fn read(&self) -> Reading {
         let reading = match self {
             Self::Native(native) => native.read(),
             Self::Plugin(plugin) => plugin.read(),
         };
-        // A region that ends too early was taken back by whoever shared it.
+        // A read past the end means that the owner has removed the region.
         reading.unwrap_or(Reading::Unavailable)
     }
 }

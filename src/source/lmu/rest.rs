@@ -1,7 +1,7 @@
-//! The game's REST API, asked for the car's setup and nothing else.
+//! A client for the game's REST API that requests the car's setup and nothing else.
 //!
-//! The game answers its own menus with it. Some of its paths stop the game, and everything but GET
-//! changes it: what may be asked is a type here, and one request is over before the next begins.
+//! The API serves the game's own menus. Some of its paths stop the game, and every method except
+//! GET changes its state. The permitted paths are therefore an enum, and requests never overlap.
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,13 +11,13 @@ use crate::config::{GAME_API_PROBE_TIMEOUT, GAME_API_TIMEOUT, GameApi, MAX_SAMPL
 use crate::fields::{self, Json, Refused, Setup};
 use crate::request::{Bounds, Bytes, Method, RequestError, StatusCode, request};
 
-/// All that is ever asked.
+/// The only paths that are requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Path {
-    /// Is the API there?
+    /// Detects the API.
     Sessions,
     Setup,
-    /// The same in older versions of the game; in the menus, a list of those that are saved.
+    /// The setup in older versions of the game; in the menus, a list of the saved setups.
     OlderSetup,
 }
 
@@ -31,24 +31,24 @@ impl Path {
     }
 }
 
-/// What the API says.
+/// The result of a request for the setup.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Answer {
-    /// The car's setup, as the game gives it.
+    /// The car's setup in the game's format.
     Setup(Setup),
-    /// There is none now: the player is in the menus or on the track.
+    /// Not available now: the player is in the menus or on the track.
     NoSetup,
 }
 
-/// Why the API said nothing.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RestError {
-    /// The game does not run, starts, or is busy.
+    /// The game is not running, still starting, or busy.
     #[error(transparent)]
     Request(#[from] RequestError),
     #[error("answers {0}")]
     Status(StatusCode),
-    #[error("answers with a setup that is refused: {0}")]
+    #[error("answers with an invalid setup: {0}")]
     Refused(#[from] Refused),
 }
 
@@ -60,13 +60,13 @@ pub struct Rest {
 }
 
 impl Rest {
-    /// Asks nothing yet.
+    /// Creates the client without sending a request.
     pub fn new(api: GameApi) -> Self {
         Self { addresses: api.addresses(), address: None }
     }
 
-    /// Asks for the setup: at most four requests, one after the other. Dropping the future ends
-    /// the one that is under way.
+    /// Requests the setup with at most four requests, one after the other. Dropping the future
+    /// aborts the current request.
     pub async fn setup(&mut self) -> Result<Answer, RestError> {
         let address = match self.address {
             Some(address) => address,
@@ -77,7 +77,7 @@ impl Rest {
         answer
     }
 
-    /// The first address that has the API; asks each of them once.
+    /// Finds the first address that serves the API; tries each address once.
     pub async fn find(&self) -> Result<SocketAddr, RestError> {
         let mut error =
             RestError::from(RequestError::from(io::Error::from(io::ErrorKind::NotFound)));
@@ -104,7 +104,7 @@ async fn ask_for_setup(address: SocketAddr) -> Result<Answer, RestError> {
     }
 }
 
-/// A setup is an object that has settings in it.
+/// Parses the answer; only an object with settings counts as a setup.
 fn read(body: &[u8]) -> Result<Answer, RestError> {
     if body.trim_ascii().is_empty() {
         return Ok(Answer::NoSetup);

@@ -1,8 +1,9 @@
-//! When to ask for the car's setup, and when to hand it in.
+//! Decides when to request the car's setup and when to store it.
 //!
-//! The game has it while the car is in the garage, and not on the track. So it is asked for as long
-//! as the game is there, and the last one is kept. It is handed in when its settings are other ones,
-//! and again when a drive begins: the queue stores it then only if it is a new stint.
+//! The game provides the setup while the car is in the garage, but not on the track. It is
+//! therefore requested whenever the game runs, and the last one is kept. It is passed to the queue
+//! when its settings change, and again when a drive starts; the queue stores the repeated one only
+//! in a new stint.
 
 use std::time::Duration;
 
@@ -18,10 +19,10 @@ use crate::config::{GAME_API_INTERVAL, GAME_API_MAX_INTERVAL, GameApi};
 use crate::fields::Setup;
 use crate::source::{Intake, Sample};
 
-/// How often to ask.
+/// How often to request the setup.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
-    /// Between an answer and the next question.
+    /// The pause between an answer and the next request.
     pub interval: Duration,
     /// The longest pause after a failure; the shortest is `interval`.
     pub max_interval: Duration,
@@ -33,8 +34,8 @@ impl Default for Pace {
     }
 }
 
-/// Follows the setup until whoever watches the game is gone. It never gives up on an API that is
-/// not there yet, and asks nothing while the game is away.
+/// Follows the setup until the sender of `game` is dropped. It retries an unavailable API without a
+/// limit, and sends no requests while the game is not running.
 pub async fn follow(
     intake: &Intake,
     api: GameApi,
@@ -49,7 +50,7 @@ pub async fn follow(
     }
 }
 
-/// Follows the setup from the game's start to its end.
+/// Follows the setup for one run of the game.
 async fn follow_game(
     intake: &Intake,
     mut rest: Rest,
@@ -95,11 +96,11 @@ async fn follow_game(
     }
 }
 
-/// The last setup, which holds until there is another.
+/// The last setup that the game provided.
 struct Kept<'a> {
     intake: &'a Intake,
     setup: Option<Setup>,
-    /// Of the setup that is handed in.
+    /// The fingerprint of the last setup that the queue accepted.
     fingerprint: Option<u64>,
 }
 
@@ -108,12 +109,13 @@ impl Kept<'_> {
         let fingerprint = setup.fingerprint();
         self.setup = Some(setup);
         if self.fingerprint != Some(fingerprint) && self.hand_in().await {
-            tracing::info!("the car's setup is there");
+            tracing::info!("received a new car setup");
             self.fingerprint = Some(fingerprint);
         }
     }
 
-    /// Whether the queue took it; one that it did not comes again with the next answer.
+    /// Passes the setup to the queue; returns whether it was accepted. If not, the next answer
+    /// retries.
     async fn hand_in(&self) -> bool {
         let Some(setup) = self.setup.clone() else { return false };
         self.intake.take(vec![Ok(Sample::Setup(setup, None))]).await.is_ok()

@@ -1,4 +1,4 @@
-//! One moment of the player's car as the game has it, and the sample that it makes.
+//! A snapshot of the player's car in the game's format, and its conversion to a sample.
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ use crate::planted::planted;
 const KPA_PER_PSI: f64 = 6.894_757_293_168_361;
 const ZERO_CELSIUS_IN_KELVIN: f64 = 273.15;
 
-/// The three records that a sample is made from, whole and of one moment each.
+/// The three records that make up a sample, each consistent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snapshot {
     pub(super) session: Vec<u8>,
@@ -21,12 +21,12 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
-    /// A number that is another one at each update of the car's physics.
+    /// A number that changes with each update of the car's physics.
     pub fn clock(&self) -> u64 {
         float(&self.telemetry, telemetry::CLOCK).to_bits()
     }
 
-    /// The dashboard's 20 fields. A value that is not finite, and fuel below 0, is null.
+    /// The dashboard's 20 fields. Values that are not finite, and negative fuel, become null.
     pub fn sample(&self, units: Units, captured_at: CapturedAt) -> Value {
         let Self { session, standing, telemetry } = self;
         let car = text(telemetry, telemetry::CAR_NAME, NAME_BYTES);
@@ -65,7 +65,7 @@ impl Snapshot {
     }
 }
 
-/// Before the first lap the game counts up from below 0.
+/// Before the first lap, the game counts up from a negative time.
 fn lap_time(units: Units, seconds: f64) -> f64 {
     match units {
         Units::Label if seconds < 0.0 => 0.0,
@@ -85,7 +85,7 @@ fn pressure(units: Units, wheel: &[u8]) -> f64 {
     }
 }
 
-/// The mean across the tread.
+/// The mean temperature across the tread, in °C.
 fn tyre_temp(wheel: &[u8]) -> f64 {
     let kelvin = |nth: usize| float(wheel, telemetry::wheel::SURFACE_TEMP + 8 * nth);
     (kelvin(0) + kelvin(1) + kelvin(2)) / 3.0 - ZERO_CELSIUS_IN_KELVIN
@@ -108,7 +108,7 @@ fn brake_temp(units: Units, wheel: &[u8]) -> f64 {
     }
 }
 
-/// km/h.
+/// The speed in km/h.
 fn speed(telemetry: &[u8]) -> f64 {
     let along = |axis: usize| float(telemetry, telemetry::VELOCITY + 8 * axis);
     let (x, y, z) = (along(0), along(1), along(2));

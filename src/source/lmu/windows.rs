@@ -1,7 +1,7 @@
-//! The game's memory on Windows: named mappings of the session that the player is logged on to.
+//! The game's memory on Windows: named file mappings of the player's logon session.
 //!
-//! The only place of the source with unsafe code. It opens what is there, read-only, and takes no
-//! lock of the game's: a reader that is suspended with a lock stalls the game.
+//! This is the only unsafe code of the source. It opens existing mappings read-only and takes none
+//! of the game's locks: a reader that is suspended while it holds a lock would stall the game.
 #![allow(unsafe_code, reason = "mapped memory has no safe form")]
 
 use std::ffi::c_void;
@@ -25,17 +25,18 @@ impl Memory for Session {
     fn open(&self, region: Region) -> io::Result<Box<dyn Mapping>> {
         let view = View::open(region.name())?;
         if view.size < region.size() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "no such region"));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the region is too small"));
         }
         Ok(Box::new(view))
     }
 }
 
-/// The whole of a mapping, readable until it is dropped, whoever else lets go of it.
+/// A view of a whole mapping. It stays readable until it is dropped, even if the owner closes the
+/// mapping.
 #[derive(Debug)]
 struct View {
     base: NonNull<u8>,
-    /// Bytes from `base` on that can be read: whole pages.
+    /// The number of readable bytes from `base`: whole pages.
     size: usize,
 }
 
@@ -45,7 +46,7 @@ unsafe impl Send for View {}
 impl View {
     fn open(name: &str) -> io::Result<Self> {
         let name: Vec<u16> = name.encode_utf16().chain([0]).collect();
-        // SAFETY: the name ends with a NUL and outlives the call. Length 0 maps the whole. The
+        // SAFETY: the name ends with a NUL and outlives the call. Length 0 maps everything. The
         // handle is closed once; a view does not need it.
         let address = unsafe {
             let handle = OpenFileMappingW(FILE_MAP_READ, 0, name.as_ptr());
@@ -57,11 +58,11 @@ impl View {
             CloseHandle(handle);
             NonNull::new(address).ok_or(error)?
         };
-        // From here on dropping it unmaps it.
+        // From here on, dropping `view` unmaps the memory.
         let mut view = Self { base: address.cast(), size: 0 };
         let mut about = MEMORY_BASIC_INFORMATION::default();
         let about_size = size_of_val(&about);
-        // SAFETY: `about` is a place for one answer of the size that is told.
+        // SAFETY: `about` has room for one result of `about_size` bytes.
         let written = unsafe { VirtualQuery(address.as_ptr(), &raw mut about, about_size) };
         if written == 0 {
             return Err(io::Error::last_os_error());
@@ -70,10 +71,10 @@ impl View {
         Ok(view)
     }
 
-    /// The address of `length` bytes from `at` on.
+    /// The address of the `length` bytes at `at`, if they are inside the view.
     fn place(&self, at: usize, length: usize) -> io::Result<*mut u8> {
         let is_inside = at.checked_add(length).is_some_and(|end| end <= self.size);
-        // Only an address: what is read through it says why it may.
+        // This only computes an address; each read through it has its own safety comment.
         is_inside
             .then(|| self.base.as_ptr().wrapping_add(at))
             .ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
@@ -83,7 +84,7 @@ impl View {
 impl Drop for View {
     fn drop(&mut self) {
         let address = self.base.as_ptr().cast::<c_void>();
-        // SAFETY: mapped by `open`, unmapped once, and nobody has a pointer into it any more.
+        // SAFETY: mapped by `open`, unmapped only here, and no pointer into it outlives the view.
         unsafe { UnmapViewOfFile(MEMORY_MAPPED_VIEW_ADDRESS { Value: address }) };
     }
 }
@@ -92,8 +93,8 @@ impl Mapping for View {
     fn read(&self, at: usize, bytes: &mut [u8]) -> io::Result<()> {
         let from = self.place(at, bytes.len())?;
         for (index, byte) in bytes.iter_mut().enumerate() {
-            // SAFETY: inside the view, as `place` has checked. Another process writes here
-            // meanwhile, so it is read as an atomic and never borrowed as plain bytes.
+            // SAFETY: `place` has checked that the byte is inside the view. Another process may
+            // write here, so it is read as an atomic and never borrowed as plain bytes.
             *byte = unsafe { AtomicU8::from_ptr(from.wrapping_add(index)) }.load(Ordering::Relaxed);
         }
         Ok(())
@@ -105,7 +106,8 @@ impl Mapping for View {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         fence(Ordering::Acquire);
-        // SAFETY: as in `read`; aligned as an atomic must be.
+        // SAFETY: inside the view and read as an atomic, see `read`; the alignment is checked
+        // above.
         let counter = unsafe { AtomicU32::from_ptr(from) }.load(Ordering::Acquire);
         Ok(u32::from_le(counter))
     }

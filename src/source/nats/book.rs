@@ -1,11 +1,13 @@
-//! The book of the hubs that have one name: who takes from which agent, and from where. Pure.
+//! The assignment table of the hubs that share a name: which hub takes which agent, and from which
+//! position. Pure.
 //!
-//! - It is read, changed and written as one, and only if nobody wrote in between: so no agent ever has
-//!   two hubs in it.
-//! - Each hub writes a higher number beside its name again and again. One whose number stood still for
-//!   [`HUB_LEASE`], by the clock of who looks, is dead; the hub itself stops before that, by its own.
-//! - A position moves when dashboards have what is before it. Whoever takes over begins there, so that
-//!   it needs nothing of what the dead hub has on its disk.
+//! - The table is read, changed and written back as a whole, and only if no other hub has written
+//!   in between. An agent therefore never has two hubs.
+//! - Each hub sends heartbeats: it periodically increments a number beside its name. A hub whose
+//!   number has not changed for [`HUB_LEASE`], by the observer's clock, is dead; the hub itself
+//!   stops earlier, by its own clock.
+//! - A position advances once dashboards have everything before it. A hub that takes over starts
+//!   there and needs nothing from the dead hub's disk.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,25 +20,25 @@ use crate::planted::planted;
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Book {
-    /// How often each hub has written.
+    /// The heartbeat number of each hub: how often it has written.
     pub(super) hubs: BTreeMap<String, u64>,
-    /// By the name of the agent's stream.
+    /// The assignments, by the name of the agent's stream.
     pub(super) agents: BTreeMap<String, Share>,
 }
 
-/// How far an agent's stream is taken, and by whom.
+/// The assignment of an agent's stream to a hub, and its delivered position.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct Share {
-    /// `None` when it was given up for another hub to take.
+    /// `None` if the hub released it for another one.
     pub(super) hub: Option<String>,
     /// Dashboards have everything up to this position of the stream.
     pub(super) after: u64,
-    /// The newest is the last.
+    /// The pages of its stints, newest last.
     pub(super) pages: Vec<Page>,
 }
 
-/// The session that a server gave to a stint.
+/// The session that a server assigned to a stint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Page {
     /// The agent's name, a dot, and the stint's name on NATS.
@@ -45,27 +47,27 @@ pub(super) struct Page {
     pub(super) session: String,
 }
 
-/// What a hub writes about itself.
+/// One hub's update of the table.
 #[derive(Debug, Default)]
 pub(super) struct Entry<'a> {
     pub(super) me: &'a str,
-    /// The agents' streams that there are and that this hub may take from.
+    /// The existing streams of the agents that this hub is configured for.
     pub(super) meant: &'a [String],
-    /// How far each of those that it takes from is delivered.
+    /// The delivered position of each stream that it holds.
     pub(super) after: BTreeMap<String, u64>,
-    /// Those that it gives up.
+    /// The streams that it releases.
     pub(super) given_up: BTreeSet<String>,
     pub(super) pages: Vec<Page>,
-    /// Whether it takes agents that no hub was near to.
+    /// Whether it takes agents that have no live hub.
     pub(super) takes_new: bool,
 }
 
-/// What a hub has seen of the others, by its own clock.
+/// Liveness of the other hubs as one hub observes it, by its own clock.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
-    /// The number of each, and since when it is that.
+    /// The last heartbeat number of each hub, and when it was first seen.
     hubs: BTreeMap<String, (u64, Instant)>,
-    /// Since when no living hub takes from an agent.
+    /// Since when each agent has had no live hub.
     free: BTreeMap<String, Instant>,
 }
 
@@ -80,20 +82,22 @@ impl Seen {
         }
     }
 
-    /// Whether it has written lately; until that can be told, yes.
+    /// Whether the hub's heartbeat is recent. A hub counts as alive for one lease after it is first
+    /// seen.
     fn lives(&self, hub: &str, now: Instant) -> bool {
         let lease = if planted("hubs_die_at_once") { HUB_LEASE / 20 } else { HUB_LEASE };
         self.hubs.get(hub).is_some_and(|(_, since)| now - *since < lease)
     }
 
-    /// Whether there is another that lives.
+    /// Whether any other hub is alive.
     pub(super) fn others(&self, me: &str, now: Instant) -> bool {
         self.hubs.keys().any(|hub| hub != me && self.lives(hub, now))
     }
 }
 
 impl Book {
-    /// Writes a hub's entry, and takes for it what it may. Gives how many agents it has too many.
+    /// Applies a hub's update and assigns it free agents up to its fair share. Returns how many
+    /// agents it holds beyond that share.
     pub(super) fn write(&mut self, entry: Entry<'_>, seen: &mut Seen, now: Instant) -> usize {
         let me = entry.me;
         *self.hubs.entry(me.into()).or_default() += 1;
@@ -125,7 +129,7 @@ impl Book {
         if living > 1 { self.taken_by(me).saturating_sub(fair) } else { 0 }
     }
 
-    /// The agents' streams that a hub takes from.
+    /// The streams assigned to a hub.
     pub(super) fn of<'a>(&'a self, hub: &'a str) -> impl Iterator<Item = (&'a String, &'a Share)> {
         self.agents.iter().filter(move |(_, share)| share.hub.as_deref() == Some(hub))
     }
@@ -138,7 +142,7 @@ impl Book {
         self.of(hub).count()
     }
 
-    /// Hubs that are long gone.
+    /// Expires hubs without a heartbeat for [`HUB_FORGOTTEN`] that hold no agents.
     fn strike_out(&mut self, me: &str, seen: &Seen, now: Instant) {
         let is_gone = |hub: &str| {
             hub != me && seen.hubs.get(hub).is_some_and(|(_, since)| now - *since >= HUB_FORGOTTEN)
@@ -153,7 +157,8 @@ impl Book {
 }
 
 impl Share {
-    /// Notes the pages of the agent's stints, given with the newest stint last.
+    /// Merges the pages of the agent's stints, given newest stint last; keeps those of the newest
+    /// stints.
     fn learn(&mut self, agent: &str, pages: &[Page]) {
         let stream_of = |page: &Page| {
             let name = page.stint.split_once('.').map(|(agent, _)| agent);
@@ -176,7 +181,7 @@ impl Share {
         self.pages.retain(|page| kept.contains(&page.stint));
     }
 
-    /// The stints whose pages are known, each with the session that each server gave to it.
+    /// The stints with known pages, each with its servers and sessions.
     pub(super) fn sessions(&self) -> BTreeMap<&str, Vec<(String, String)>> {
         let mut sessions = BTreeMap::<_, Vec<_>>::new();
         for page in &self.pages {
@@ -200,7 +205,7 @@ mod tests {
         (0..count).map(|number| format!("PITWIRE_pc-{number}")).collect()
     }
 
-    /// A hub of a test: what it has seen, and since when it may not have written.
+    /// A simulated hub. In its first turn it takes no new agents.
     #[derive(Default)]
     struct Hub {
         name: String,
@@ -261,12 +266,12 @@ mod tests {
         assert_eq!(book.taken_by("a"), 4);
         new.turn(&mut book, &meant, 0, now);
         new.turn(&mut book, &meant, 0, now);
-        assert_eq!(book.taken_by("b"), 0, "a stint under way stays");
+        assert_eq!(book.taken_by("b"), 0, "an ongoing stint stays with its hub");
         assert_eq!(old.turn(&mut book, &meant, 0, now), 2);
         assert_eq!(old.turn(&mut book, &meant, 1, now), 1);
         new.turn(&mut book, &meant, 0, now);
         assert_eq!((book.taken_by("a"), book.taken_by("b")), (3, 1));
-        // One that nobody else takes is taken back.
+        // Released agents that no other hub takes are taken back.
         old.turn(&mut book, &meant, 2, now);
         assert_eq!(book.taken_by("a"), 1);
         old.turn(&mut book, &meant, 0, now);
@@ -293,8 +298,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whoever turns when, and whoever is away for how long: a hub that takes from an agent has
-        /// written within its lease, or nobody has come since. And all are taken in the end.
+        /// For any interleaving of hubs and any pauses, a hub loses an agent to another hub only
+        /// after its lease has expired. In the end all agents are assigned.
         #[test]
         fn no_agent_has_two_hubs(
             turns in proptest::collection::vec((0_usize..3, 0_u64..8000, 0_usize..2), 1..200),

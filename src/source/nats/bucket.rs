@@ -1,4 +1,5 @@
-//! Where the hubs of one name keep their book: a key-value bucket on the NATS server, with one key.
+//! Stores the assignment table of the hubs with one name: a key-value bucket with one key on the
+//! NATS server.
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::kv::{Store, UpdateErrorKind};
@@ -11,11 +12,11 @@ use crate::remote_text::{RemoteText, Secrets};
 
 const KEY: &str = "book";
 
-/// Whether a book was written.
+/// Whether the table was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Written {
     Yes,
-    /// Another hub wrote in between.
+    /// Not written: another hub has written since it was read.
     No,
 }
 
@@ -25,7 +26,7 @@ pub(super) struct Bucket {
 }
 
 impl Bucket {
-    /// The bucket of the hubs with that name, made if it is not there, with so many replicas.
+    /// Opens the bucket of the hubs named `durable`, or creates it with this number of replicas.
     pub(super) async fn open(
         connection: &mut Connection,
         durable: &str,
@@ -36,14 +37,14 @@ impl Bucket {
         let secrets = connection.secrets().clone();
         let opened = connection.wait_for(get_or_create(&context, &name, replicas, &secrets)).await;
         let store = opened.and_then(|opened| opened).map_err(|error| match error {
-            // A refusal of the server ends the connection, and does not say what it was good for.
+            // A refusal ends the connection without naming the request, so add the bucket's name.
             NatsError::Auth(text) => NatsError::Auth(no_bucket(&name, text)),
             error => error,
         })?;
         Ok(Self { store, name })
     }
 
-    /// What the book says, and which version of it that is.
+    /// Reads the table and its version; an empty table and version 0 if there is none.
     pub(super) async fn read(&self, connection: &mut Connection) -> Result<(Book, u64), NatsError> {
         let read = connection.wait_for(self.store.entry(KEY)).await?;
         let entry = read.map_err(|error| no_answer(&self.name, connection.remote_text(error)))?;
@@ -51,14 +52,15 @@ impl Bucket {
         let book = serde_json::from_slice(&entry.value).map_err(|error| {
             let name = &self.name;
             let text = connection.remote_text(error);
-            NatsError::Unfit(
-                text.within(&format!("the key {KEY:?} of the bucket {name} is not a book: "), ""),
-            )
+            NatsError::Unfit(text.within(
+                &format!("the key {KEY:?} of the bucket {name} is not an assignment table: "),
+                "",
+            ))
         })?;
         Ok((book, entry.revision))
     }
 
-    /// Writes the book if it is still that version.
+    /// Writes the table if the version on the server is still `version`.
     pub(super) async fn write(
         &self,
         connection: &mut Connection,
@@ -84,7 +86,7 @@ fn no_answer(name: &str, error: RemoteText) -> NatsError {
 }
 
 fn late() -> NatsError {
-    NatsError::Timeout(NATS_TIMEOUT, "it does not keep the hubs' book")
+    NatsError::Timeout(NATS_TIMEOUT, "it does not store the hubs' assignments")
 }
 
 async fn get_or_create(
@@ -96,10 +98,10 @@ async fn get_or_create(
     if let Ok(store) = context.get_key_value(name).await {
         return Ok(store);
     }
-    // As `create_key_value` would, which asks what a server as old as Debian's does not know.
+    // Not `create_key_value`: it relies on a feature that servers as old as Debian's lack.
     let config = Config {
         name: format!("KV_{name}"),
-        description: Some("who of pitwire's hubs takes from which agent".into()),
+        description: Some("which of pitwire's hubs takes which agent".into()),
         subjects: vec![format!("$KV.{name}.>")],
         storage: StorageType::File,
         discard: DiscardPolicy::New,
@@ -107,7 +109,7 @@ async fn get_or_create(
         num_replicas: replicas,
         allow_rollup: true,
         deny_delete: true,
-        // Who takes over must see what is there, not what a replica had.
+        // A hub that takes over must read the current table, not a replica's stale copy.
         allow_direct: false,
         ..Config::default()
     };
@@ -121,7 +123,7 @@ async fn get_or_create(
 
 fn no_bucket(name: &str, error: RemoteText) -> RemoteText {
     error.within(
-        &format!("there is no bucket {name}, which hubs need, and it cannot be made: "),
-        &format!("; give this hub's account the right to, or make it: nats kv add {name}"),
+        &format!("the bucket {name}, which hubs need, does not exist and cannot be created: "),
+        &format!("; let this hub's account create it, or create it yourself: nats kv add {name}"),
     )
 }

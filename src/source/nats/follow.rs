@@ -1,8 +1,9 @@
-//! One agent's stream, followed from where the hubs' book says that it is delivered.
+//! Follows one agent's stream from the delivered position in the assignment table.
 //!
-//! What it reads with leaves no trace on the server: another hub reads the same again if it must. So
-//! nothing is acknowledged here, and no order is broken by what was given out and got lost; if one
-//! message is missing, the stream is followed anew from the book.
+//! The follower reads through an ephemeral consumer without acknowledgements, so it leaves no state
+//! on the server: another hub can read the same messages again, and a lost message is never
+//! redelivered out of order. If a message is missing, the follower ends, and is restarted from the
+//! position in the table.
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -28,13 +29,13 @@ use crate::planted::planted;
 use crate::queue::{QueueError, Writer};
 use crate::remote_text::{RemoteText, Secrets};
 
-/// Why a stream is not followed any more.
+/// Why a follower ended.
 #[derive(Debug)]
 pub(super) enum Ended {
     Queue(QueueError),
-    /// The server, or the library, says so.
+    /// The server or the library reported an error.
     Stream(RemoteText),
-    /// Another hub is to take it: all that was taken is delivered, and a stint begins.
+    /// Released for another hub: a new stint starts, and everything before it is delivered.
     GivenUp,
 }
 
@@ -43,7 +44,7 @@ impl fmt::Display for Ended {
         match self {
             Self::Queue(error) => error.fmt(f),
             Self::Stream(text) => text.fmt(f),
-            Self::GivenUp => f.write_str("given to another hub"),
+            Self::GivenUp => f.write_str("released for another hub"),
         }
     }
 }
@@ -54,10 +55,10 @@ impl From<QueueError> for Ended {
     }
 }
 
-/// How a stream is followed, for who writes the book.
+/// The progress of a follower, for the task that writes the assignment table.
 #[derive(Debug)]
 pub(super) struct Progress {
-    /// Entries that the stream has and that were not taken yet.
+    /// Entries in the stream that have not been received yet.
     pub(super) behind: AtomicU64,
     marks: Mutex<Marks>,
 }
@@ -75,34 +76,34 @@ impl Progress {
 
 pub(super) struct Follower {
     pub(super) context: Context,
-    /// What the server may not repeat into our log.
+    /// Secrets to redact from the server's texts.
     pub(super) secrets: Secrets,
-    /// Of the stream.
+    /// The name of the stream.
     pub(super) name: String,
-    /// Dashboards have everything up to there.
+    /// Dashboards have every message up to this stream sequence.
     pub(super) after: u64,
     pub(super) intake: Arc<Intake>,
     pub(super) writer: Writer,
     pub(super) stored: Stored,
     pub(super) progress: Arc<Progress>,
-    /// Until when the book surely says that this hub takes from the agent.
+    /// Until when this hub certainly holds the agent in the assignment table.
     pub(super) until: watch::Receiver<Instant>,
-    /// How many agents this hub is to give up.
+    /// How many agents this hub should release for other hubs.
     pub(super) surplus: Arc<AtomicUsize>,
 }
 
-/// How far a follower is.
+/// The read position of a follower.
 struct Place {
-    /// What is not newer was stored before.
+    /// The newest timestamps stored before the follower started; entries up to them are duplicates.
     before: Newest,
-    /// Of the newest message; `None` when that is not known.
+    /// The stint of the newest message; `None` if it is not known.
     stint: Option<Stream>,
-    /// What the server counts, from 1: a gap is a message that was lost.
+    /// The consumer sequence of the newest message, from 1. A gap means a lost message.
     consumed: u64,
 }
 
 impl Follower {
-    /// Takes entries until something is wrong, and says what.
+    /// Follows the stream until it ends; returns the stream's name and the reason.
     pub(super) async fn run(mut self) -> (String, Ended) {
         let Err(ended) = self.follow().await;
         (self.name, ended)
@@ -114,14 +115,14 @@ impl Follower {
         if stream.cached_info().state.last_sequence < self.after {
             tracing::warn!(
                 stream = self.name,
-                "it was made anew: it is followed from its beginning"
+                "the stream was recreated; following it from its beginning"
             );
             self.after = 0;
             *self.progress.marks() = Marks::new(0, self.writer.status().tail);
         }
         let consumer = self.consumer(&stream).await?;
         self.progress.behind.store(consumer.cached_info().num_pending, Ordering::Relaxed);
-        // What was taken before may be on its way to the queue still: this waits for it.
+        // A previous follower may still be appending to the queue; the lock waits for it.
         let before = self.stored.lock().await.clone();
         let mut place = Place { before, stint: self.stint_before(&stream).await, consumed: 0 };
         self.take_setup(&stream, &place).await?;
@@ -153,14 +154,14 @@ impl Follower {
         stream.create_consumer(config).await.map_err(|error| self.ended(error))
     }
 
-    /// The stint of the last message that is delivered.
+    /// The stint of the last delivered message.
     async fn stint_before(&self, stream: &stream::Stream<stream::Info>) -> Option<Stream> {
         let last = stream.get_raw_message(self.after).await.ok()?;
         message::stint(&last.subject)
     }
 
-    /// Takes the setup with which a stint is driven that another hub began: the page may be forgotten, and
-    /// one that begins anew has it first.
+    /// Stores the setup of a stint that another hub started. If the server has forgotten the page,
+    /// the new page must start with the setup.
     async fn take_setup(
         &mut self,
         stream: &stream::Stream<stream::Info>,
@@ -175,7 +176,7 @@ impl Follower {
             return Ok(());
         };
         let read = message::read(setup.subject, Some(setup.headers), setup.payload).await;
-        // A later one comes by itself.
+        // A setup after `self.after` is delivered by the consumer.
         if let Ok((stint, entry)) = read
             && setup.sequence <= self.after
         {
@@ -185,7 +186,7 @@ impl Follower {
         Ok(())
     }
 
-    /// Takes a batch to its end; says whether there was anything in it.
+    /// Stores all messages of a batch; returns whether it had any.
     async fn take_all(&mut self, batch: Batch, place: &mut Place) -> Result<bool, Ended> {
         let mut has_any = false;
         let mut chunks = batch.ready_chunks(NATS_FETCH_ENTRIES);
@@ -205,7 +206,7 @@ impl Follower {
         Ok(has_any)
     }
 
-    /// Stores what is new in these messages.
+    /// Stores the new entries of these messages.
     async fn take(&mut self, messages: Vec<Message>, place: &mut Place) -> Result<(), Ended> {
         let mut last = None;
         let mut runs: Vec<(Stream, Vec<Relayed>)> = Vec::new();
@@ -213,7 +214,7 @@ impl Follower {
             let info = message.info().map_err(|error| self.ended(error))?;
             place.consumed += 1;
             if info.consumer_sequence != place.consumed {
-                return Err(Ended::Stream("a message got lost on its way".into()));
+                return Err(Ended::Stream("a message was lost in transit".into()));
             }
             self.progress.behind.store(info.pending, Ordering::Relaxed);
             last = Some(info.stream_sequence);
@@ -236,15 +237,15 @@ impl Follower {
         Ok(())
     }
 
-    /// Returns as soon as the book surely says that this hub takes from the agent. Where it says
-    /// otherwise, the follower is ended meanwhile.
+    /// Waits until this hub certainly holds the agent in the assignment table. If another hub holds
+    /// it, the hub aborts this follower meanwhile.
     async fn is_ours(&mut self) {
-        // The one that writes the book ends this too, when it ends.
+        // An error means that the hub has ended; it aborts this follower.
         let _ = self.until.wait_for(|until| Instant::now() < *until).await;
     }
 
-    /// Ends it if this hub has too many agents, once all that it took of this one is delivered. If the
-    /// dashboard is away the agent stays.
+    /// Ends the follower if this hub has too many agents, once all entries of this one are
+    /// delivered. If the dashboard is unreachable for [`HUB_HOLD`], the hub keeps the agent.
     async fn give_up(&self) -> Result<(), Ended> {
         let since = Instant::now();
         while self.surplus.load(Ordering::Acquire) > 0 {
@@ -262,8 +263,9 @@ impl Follower {
         Ok(())
     }
 
-    /// The entry of a message, unless that has none or it was stored `before`: as a stint's moments
-    /// grow, all of it is stored that is no newer than the newest that is.
+    /// The entry of a message; `None` if the message is invalid or the entry was stored `before`.
+    /// Timestamps increase within a stint, so every entry up to the newest stored timestamp is
+    /// stored.
     async fn new_entry(&self, message: &Message, before: &Newest) -> Option<(Stream, Relayed)> {
         let async_nats::Message { subject, headers, payload, .. } = message.message.clone();
         let read = message::read(subject, headers, payload).await;
@@ -282,10 +284,11 @@ impl Follower {
         (!is_stored || planted("given_out_again_stored_again")).then_some((stream, entry))
     }
 
-    /// Goes on to its end though the connection ends meanwhile: else nobody would know whether the
-    /// queue has the entries. Says where the newest is that was stored.
+    /// Appends entries to the queue and returns the position of the newest one that was stored. On
+    /// return, each entry is stored, or was dropped and counted by the queue.
     ///
-    /// When it ends, each entry is stored, or was dropped and counted by the queue.
+    /// It runs as a separate task, so that the append finishes even if the connection ends;
+    /// otherwise it would be unknown whether the queue has the entries.
     async fn relay(&self, stream: Stream, entries: Vec<Relayed>) -> Result<Option<Seq>, Ended> {
         let intake = Arc::clone(&self.intake);
         let mut stored = Arc::clone(&self.stored).lock_owned().await;
@@ -298,7 +301,7 @@ impl Follower {
         Ok(relayed.await.map_err(|error| self.ended(error))??)
     }
 
-    /// The server or the library reports an error.
+    /// The end of the follower for an error of the server or the library.
     fn ended(&self, error: impl fmt::Display) -> Ended {
         Ended::Stream(RemoteText::new(error, &self.secrets))
     }
@@ -310,7 +313,7 @@ impl Follower {
 }
 
 impl Place {
-    /// Where among these messages another stint begins than the one before, if that is known.
+    /// The index of the first message of another stint; `None` if the current stint is not known.
     fn next_stint(&self, messages: &[Message]) -> Option<usize> {
         let known = self.stint.as_ref()?;
         let is_other = |message: &Message| {

@@ -1,5 +1,5 @@
-//! A hub among those of its name: it writes into their book again and again, and follows the streams
-//! of which the book says that they are its own.
+//! One of the hubs that share a name: it sends heartbeats to their assignment table and follows the
+//! streams that the table assigns to it.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
@@ -39,25 +39,28 @@ pub(super) struct Hub {
     config: NatsConfig,
     commander: Commander,
     seen: Seen,
-    /// Until when the book surely says what it said last.
+    /// Until when the assignments that this hub wrote last are certainly valid: the end of its
+    /// lease.
     until: watch::Sender<Instant>,
-    /// The number that this hub wrote last; `None` when it is not known whether it was written.
+    /// This hub's last heartbeat number; `None` if it is not known whether the write succeeded.
     count: Option<u64>,
+    /// How many agents this hub should release for other hubs.
     surplus: Arc<AtomicUsize>,
-    /// Whether its queue may be delivered.
+    /// Whether the queue may be delivered.
     settling: Settling,
 }
 
-/// Whether another hub may be delivering what is in the queue.
+/// Whether another hub may be delivering entries of this queue.
 enum Settling {
-    /// It is not known yet.
+    /// Not known yet.
     Unknown,
-    /// Others are, until each of these streams is delivered up to that position.
+    /// Other hubs may be, until each of these streams is delivered up to its position.
     Until(BTreeMap<String, u64>),
+    /// No other hub is; this one delivers its queue.
     Done,
 }
 
-/// The streams that are followed.
+/// The followers of this hub, by stream.
 #[derive(Default)]
 struct Followed {
     followers: JoinSet<(String, Ended)>,
@@ -101,7 +104,7 @@ impl Hub {
         self.config.url.as_str()
     }
 
-    /// One connection, from open to end.
+    /// Opens a connection and serves it until it ends; returns why.
     pub(super) async fn serve(&mut self, backoff: &mut Backoff) -> HubError {
         let Err(error) = self.take_part(backoff).await;
         error
@@ -110,7 +113,7 @@ impl Hub {
     async fn take_part(&mut self, backoff: &mut Backoff) -> Result<Infallible, HubError> {
         let mut connection = Connection::open(door(&self.config)).await?;
         let mut streams = self.streams(&mut connection).await?;
-        // The book is kept as often as what is in it.
+        // The table is replicated as often as the agents' streams, so wait until there is one.
         while streams.is_empty() {
             metrics::source_connected(NAME, true);
             self.deliver().await;
@@ -121,11 +124,11 @@ impl Hub {
         let replicas = replicas(&mut connection, &streams).await?;
         let durable = self.config.durable.to_string();
         let bucket = Bucket::open(&mut connection, &durable, replicas).await?;
-        tracing::info!(url = self.url(), hub = self.me, "taking what the league publishes");
+        tracing::info!(url = self.url(), hub = self.me, "connected to NATS as a hub");
         metrics::source_connected(NAME, true);
         backoff.reset();
         self.look_at_lease().await;
-        // They may not have been able to write either.
+        // Other hubs may have been disconnected too: do not count that time as missed heartbeats.
         self.seen = Seen::default();
         let mut followed = Followed::default();
         let (mut looked, mut is_first) = (Instant::now(), true);
@@ -146,14 +149,14 @@ impl Hub {
                 error = connection.closed() => return Err(error.into()),
                 Some(ended) = followed.followers.join_next() => match ended {
                     Ok((name, Ended::GivenUp)) => {
-                        tracing::info!(stream = name, "left to another hub, as a stint begins");
+                        tracing::info!(stream = name, "released the agent for another hub");
                         followed.given_up.insert(name);
                     }
                     Ok((_, Ended::Queue(error))) => return Err(error.into()),
                     Ok((name, error)) => {
-                        tracing::warn!(stream = name, %error, "nothing more from this agent, trying again");
+                        tracing::warn!(stream = name, %error, "the stream failed; retrying");
                         followed.by_name.remove(&name);
-                        // A stream that is gone, or no good, is not asked all the time.
+                        // Retry a deleted or faulty stream at the heartbeat's rate.
                         sleep_until(next).await;
                     }
                     Err(error) if error.is_cancelled() => {}
@@ -164,7 +167,7 @@ impl Hub {
         }
     }
 
-    /// Writes into the book, and does what it says then.
+    /// Sends a heartbeat to the assignment table and applies the resulting assignments.
     async fn turn(
         &mut self,
         connection: &mut Connection,
@@ -209,30 +212,31 @@ impl Hub {
             let pause = rand::rng().random_range(HUB_RETRY);
             sleep(pause).await;
         }
-        Err(NatsError::Lost("other hubs write into the book all the time".into()).into())
+        Err(NatsError::Lost("other hubs keep changing the assignments".into()).into())
     }
 
-    /// That nobody else writes under this hub's name. If somebody does, one of the two stays away for as
-    /// long as the other goes on.
+    /// Fails if another hub writes under this hub's name. Of two such hubs, one stays disconnected
+    /// while the other runs.
     async fn check_name(&mut self, book: &Book) -> Result<(), NatsError> {
         let written = book.hubs.get(&self.me).copied().unwrap_or_default();
         if self.count.is_none_or(|count| count == written) {
             return Ok(());
         }
         self.count = Some(written);
-        // Whether it goes on shows after its next beat.
+        // Give the other hub time for its next heartbeat, so that a retry shows whether it still
+        // runs.
         sleep(2 * HUB_BEAT).await;
         let me = RemoteText::new(&self.me, &Secrets::default());
         Err(NatsError::Unfit(me.within(
-            "another hub is called ",
+            "another hub has the name ",
             &format!(
-                " too, as its queue's folder is a copy; stop one and delete the file {FILE:?} in its \
-                 folder"
+                ", as its queue folder is a copy; stop one and delete the file {FILE:?} in its \
+                 queue folder"
             ),
         )))
     }
 
-    /// Follows what is this hub's own, and nothing else.
+    /// Starts followers for newly assigned streams and stops those of lost ones.
     async fn take_over(
         &self,
         connection: &mut Connection,
@@ -248,7 +252,7 @@ impl Hub {
             .cloned()
             .collect();
         for name in lost {
-            tracing::warn!(stream = name, "another hub has taken over this agent");
+            tracing::warn!(stream = name, "another hub has taken over the agent");
             followed.end(&name);
         }
         let is_new = |(name, _): &(&String, &Share)| {
@@ -258,7 +262,7 @@ impl Hub {
         let taken_over = new.iter().filter(|(name, _)| before.taker(name) != Some(&self.me));
         self.go_on(taken_over.map(|(_, share)| *share)).await?;
         for (name, share) in new {
-            tracing::info!(stream = name, after = share.after, "taking from this agent");
+            tracing::info!(stream = name, after = share.after, "receiving from the agent");
             let progress = Arc::new(Progress::new(share.after, &self.writer));
             let follower = Follower {
                 context: connection.context(),
@@ -278,7 +282,7 @@ impl Hub {
         Ok(())
     }
 
-    /// Has the stints of agents that come from another hub go to the pages that they have.
+    /// Assigns the stints of agents that were taken over to their existing pages.
     async fn go_on(&self, shares: impl Iterator<Item = &Share>) -> Result<(), HubError> {
         let mut has_any = false;
         for (stint, sessions) in shares.flat_map(Share::sessions) {
@@ -290,13 +294,14 @@ impl Hub {
             self.writer.operator().go_on(&stint, at, sessions).await?;
         }
         if has_any {
-            // What is bound may be another page, or know of less than there is by now.
+            // The open session may be another page, or may not know what the page has received
+            // since.
             self.commander.give(Order::Renew).await;
         }
         Ok(())
     }
 
-    /// The pages of the agents' stints that are in this queue, the newest stint last.
+    /// The pages of the stints in this queue, newest stint last.
     async fn pages(&self) -> Result<Vec<Page>, HubError> {
         let sessions = self.writer.operator().sessions().await?;
         let mut pages = Vec::new();
@@ -310,20 +315,19 @@ impl Hub {
         Ok(pages)
     }
 
-    /// Has nothing delivered from when others may have taken over, until it is known what they have.
+    /// Pauses the delivery if the lease has expired while other hubs are alive: they may have taken
+    /// over. [`Hub::settle`] resumes it.
     pub(super) async fn look_at_lease(&mut self) {
         let now = Instant::now();
         let is_over = now >= *self.until.borrow();
         if matches!(self.settling, Settling::Done) && is_over && self.seen.others(&self.me, now) {
-            tracing::warn!(
-                "this hub could not say that it lives: others may have taken over from it"
-            );
+            tracing::warn!("hub lease expired; another hub may have taken over; delivery paused");
             self.settling = Settling::Unknown;
             self.commander.give(Order::Hold).await;
         }
     }
 
-    /// Has the queue delivered once nobody else delivers what is in it.
+    /// Resumes the delivery once no other hub delivers entries that are in this queue.
     async fn settle(&mut self, connection: &mut Connection, book: &Book) -> Result<(), HubError> {
         if let Settling::Unknown = self.settling {
             self.settling = Settling::Until(self.left(connection, book).await?);
@@ -348,8 +352,8 @@ impl Hub {
         }
     }
 
-    /// The agents of which entries may be in the queue and that another hub takes from, each with the
-    /// position of its newest entry.
+    /// The streams that may have entries in this queue but are assigned to another hub, each with
+    /// its last sequence.
     async fn left(
         &self,
         connection: &mut Connection,
@@ -369,7 +373,7 @@ impl Hub {
             }
             let stream = connection.context();
             let asked = connection.wait_for(stream.get_stream(&name)).await?;
-            // One that is gone cannot be waited for.
+            // Do not wait for a stream that was deleted.
             if let Ok(stream) = asked {
                 left.insert(name, stream.cached_info().state.last_sequence);
             }
@@ -377,11 +381,11 @@ impl Hub {
         Ok(left)
     }
 
-    /// The streams of the agents that are meant.
+    /// The streams on the server of the agents that this hub is configured for.
     async fn streams(&self, connection: &mut Connection) -> Result<Vec<String>, NatsError> {
         let names = connection.context().stream_names();
         let is_meant = |name: &String| {
-            // A name that no agent can have was not made by one, and may hold anything.
+            // A stream whose name is not a valid agent name was not created by an agent.
             let agent = name.strip_prefix(STREAM_PREFIX);
             let agent = agent.filter(|agent| agent.parse::<AgentName>().is_ok());
             agent.is_some_and(|agent| self.config.agents.has(agent))
@@ -390,14 +394,14 @@ impl Hub {
         match connection.wait_for(all).await? {
             Ok(Ok(names)) => Ok(names.into_iter().filter(is_meant).collect()),
             Ok(Err(error)) => Err(NatsError::Unfit(
-                connection.remote_text(error).within("it shows no streams: ", ""),
+                connection.remote_text(error).within("it lists no streams: ", ""),
             )),
-            Err(_) => Err(NatsError::Timeout(NATS_TIMEOUT, "it shows no streams")),
+            Err(_) => Err(NatsError::Timeout(NATS_TIMEOUT, "it lists no streams")),
         }
     }
 }
 
-/// How many copies the league keeps of what agents publish: as many as there are of the book.
+/// The replica count of the agents' streams, which is also used for the assignment table.
 async fn replicas(connection: &mut Connection, streams: &[String]) -> Result<usize, NatsError> {
     let Some(name) = streams.first() else { return Ok(1) };
     let context = connection.context();

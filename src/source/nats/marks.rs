@@ -1,5 +1,5 @@
-//! How far an agent's stream is delivered: from the places in it that are in the queue, and where the
-//! queue begins. Pure.
+//! Tracks up to which stream sequence an agent's entries are delivered, from their queue positions
+//! and the head of the queue. Pure.
 
 use std::collections::VecDeque;
 
@@ -7,24 +7,25 @@ use crate::config::HUB_MARKS;
 use crate::entry::Seq;
 use crate::planted::planted;
 
-/// Places in a stream, each with the position in the queue that must have left it.
+/// Maps stream sequences to the queue position up to which entries must have left the queue.
 #[derive(Debug)]
 pub(super) struct Marks {
-    /// Up to there everything is delivered.
+    /// Everything up to this stream sequence is delivered.
     after: u64,
-    /// Everything of this stream in the queue is at or before it.
+    /// All queued entries of this stream are at or before this position.
     newest: Seq,
     waiting: VecDeque<(Seq, u64)>,
 }
 
 impl Marks {
-    /// Of a stream that is delivered up to `after`, while the queue ends before `tail`: entries of it may
-    /// be there from earlier.
+    /// Creates the tracker of a stream that is delivered up to `after`. The queue ends before
+    /// `tail` and may still hold earlier entries of the stream.
     pub(super) fn new(after: u64, tail: Seq) -> Self {
         Self { after, newest: Seq(tail.0.saturating_sub(1)), waiting: VecDeque::new() }
     }
 
-    /// Everything up to this place is taken; the newest that was stored of it is there in the queue.
+    /// Records that the stream was received up to `place`; its newest entry, if any, is at
+    /// `stored`.
     pub(super) fn taken(&mut self, place: u64, stored: Option<Seq>) {
         self.newest = stored.unwrap_or(self.newest).max(self.newest);
         let is_full = self.waiting.len() >= HUB_MARKS;
@@ -34,7 +35,7 @@ impl Marks {
         }
     }
 
-    /// Up to where it is delivered when the queue begins at `head`.
+    /// The stream sequence up to which everything is delivered, given the head of the queue.
     pub(super) fn delivered(&mut self, head: Seq) -> u64 {
         while let Some(&(_, place)) =
             self.waiting.front().filter(|(seq, _)| *seq < head || planted("taken_is_delivered"))
@@ -45,7 +46,7 @@ impl Marks {
         self.after
     }
 
-    /// Whether all that was taken is delivered.
+    /// Whether everything that was received is delivered.
     pub(super) fn is_all_delivered(&mut self, head: Seq) -> bool {
         self.delivered(head);
         self.waiting.is_empty()
@@ -59,7 +60,7 @@ mod tests {
     #[test]
     fn a_place_is_delivered_when_what_lies_before_it_has_left_the_queue() {
         let mut marks = Marks::new(10, Seq(5));
-        // Nothing to store, and an entry from earlier is in the queue.
+        // Nothing was stored, but the queue still holds an earlier entry.
         marks.taken(11, None);
         assert_eq!(marks.delivered(Seq(4)), 10);
         marks.taken(13, Some(Seq(7)));

@@ -1,4 +1,4 @@
-//! From a message of an agent's stream to the entry that it was there: pure, and for any message.
+//! Restores the original entry from a message of an agent's stream. Pure; accepts any message.
 
 use async_nats::{HeaderMap, Subject};
 use axum::body::Bytes;
@@ -10,7 +10,7 @@ use crate::nats::{CAPTURED_AT, SETUP, TELEMETRY};
 use crate::offload;
 use crate::queue::Content;
 
-/// The stream and the entry that a message holds; a large one is parsed beside this thread.
+/// Parses a message into its stream and entry, a large one on another thread.
 pub(super) async fn read(
     subject: Subject,
     headers: Option<HeaderMap>,
@@ -19,7 +19,7 @@ pub(super) async fn read(
     offload::parse(payload.len(), move || parse(&subject, headers.as_ref(), &payload)).await
 }
 
-/// The stream and the entry of a message with these parts.
+/// Parses the parts of a message into its stream and entry.
 fn parse(
     subject: &str,
     headers: Option<&HeaderMap>,
@@ -33,34 +33,34 @@ fn parse(
         CapturedAt::parse(moment.as_str())
     };
     let (driven_at, content) = match kind {
-        // As the dashboard will see it.
+        // The agent has already mapped it to a frame of the dashboard.
         TELEMETRY => {
             let frame = Frame::parse(payload)?;
             let Some(at) = frame.own_timestamp() else {
-                return Err(foreign(subject, "it is no frame of the dashboard"));
+                return Err(foreign(subject, "it is not a dashboard frame"));
             };
             (at, Content::Frame(frame.situation()))
         }
         SETUP => {
             let setup = Setup::parse(payload)?;
             let Some(at) = moment() else {
-                return Err(foreign(subject, "it does not say when it was captured"));
+                return Err(foreign(subject, "its capture time is missing or invalid"));
             };
             (at, Content::Setup { fingerprint: setup.fingerprint() })
         }
         _ => return Err(foreign(subject, "it is neither telemetry nor a setup")),
     };
-    // Checked to be text above.
+    // Parsing has checked that the payload is UTF-8.
     let json = String::from_utf8_lossy(payload).into_owned();
     Ok((stream, Relayed { driven_at, content, json }))
 }
 
-/// The stream that a subject names: an agent's stint.
+/// The stream that a subject names: one stint of one agent.
 pub(super) fn stint(subject: &str) -> Option<Stream> {
     parts(subject).map(|(stream, _)| stream)
 }
 
-/// Stream and kind.
+/// Splits a subject into stream and kind.
 fn parts(subject: &str) -> Option<(Stream, &str)> {
     let mut parts = subject.split('.');
     let parts = (parts.next(), parts.next(), parts.next(), parts.next(), parts.next());
@@ -72,15 +72,16 @@ fn parts(subject: &str) -> Option<(Stream, &str)> {
     }
 }
 
-/// What a stream holds of another agent than the one that it is called after.
+/// The refusal of an entry that belongs to another agent than the stream.
 pub(super) fn of_another(name: &str, stream: &Stream) -> Refused {
-    let message = format!("the stream {name} holds an entry of {:.100}", stream.0);
+    let message = format!("the stream {name} holds an entry of another agent: {:.100}", stream.0);
     Refused { reason: Reason::WrongType, message }
 }
 
 fn foreign(subject: &str, why: &str) -> Refused {
     let message = format!(
-        "a message on {subject:.100} is of no agent: {why}; only agents may publish to pitwire.>"
+        "a message on {subject:.100} is not from an agent: {why}; only agents may publish to \
+         pitwire.>"
     );
     Refused { reason: Reason::WrongType, message }
 }
@@ -93,7 +94,7 @@ mod tests {
     use super::*;
     use crate::fields;
 
-    /// As an agent publishes it.
+    /// A frame as an agent publishes it.
     fn frame() -> String {
         let moment = CapturedAt::parse("2025-11-22T14:30:22.123Z").unwrap();
         fields::map(&json!({"lap": 3, "speed": 231.0}), moment).unwrap()
@@ -120,7 +121,7 @@ mod tests {
     fn what_is_no_entry_is_refused() {
         let (headers, frame) = (at("2025-11-22T14:30:22.123Z"), frame());
         for (subject, payload, why) in [
-            ("pitwire.pc.3.telemetry", "{\"lap\":3}", "it is no frame of the dashboard"),
+            ("pitwire.pc.3.telemetry", "{\"lap\":3}", "it is not a dashboard frame"),
             ("pitwire.pc.3.telemetry", "[1]", "array"),
             ("pitwire.pc.3.notes", "{}", "neither telemetry nor a setup"),
             ("pitwire.pc.telemetry", frame.as_str(), "its subject"),
@@ -131,7 +132,7 @@ mod tests {
             assert!(refused.message.contains(why), "{subject}: {refused}");
         }
         let refused = parse("pitwire.pc.3.setup", Some(&at("noon")), b"{}").unwrap_err();
-        assert!(refused.message.contains("when it was captured"), "{refused}");
+        assert!(refused.message.contains("capture time"), "{refused}");
     }
 
     proptest! {

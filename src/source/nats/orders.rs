@@ -1,5 +1,5 @@
-//! What a hub asks of whoever delivers its queue: another hub may have taken over what is in it, and
-//! would deliver that at the same time.
+//! The delivery gate: lets a hub pause the delivery of its queue while another hub may have taken
+//! over the same entries, so that they are not delivered twice.
 
 use std::future::pending;
 
@@ -8,45 +8,46 @@ use tokio::time::{Instant, timeout_at};
 
 use crate::config::{HUB_HOLD, HUB_ORDERS};
 
-/// What to do with the link to the dashboard.
+/// An instruction to the delivery to the dashboard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// Nothing is to be delivered.
+    /// Pauses the delivery.
     Hold,
-    /// What is queued may be delivered.
+    /// Resumes the delivery of the queue.
     Deliver,
-    /// Another hub has delivered meanwhile: a new link asks what the server has.
+    /// Reconnects, to ask the server what it has: another hub has delivered meanwhile.
     Renew,
 }
 
-/// An order, answered when it is carried out.
+/// An order, confirmed through `done` once it is carried out.
 #[derive(Debug)]
 pub struct Ordered {
     pub order: Order,
-    /// Nobody waits for it where it is [`None`].
+    /// [`None`] if no caller waits for the confirmation.
     pub done: Option<oneshot::Sender<()>>,
 }
 
-/// The end that gives orders.
+/// The sending end, used by the hub.
 #[derive(Clone, Debug)]
 pub struct Commander(mpsc::Sender<Ordered>);
 
-/// The end that receives them.
+/// The receiving end, used by the delivery.
 #[derive(Debug)]
 pub struct Orders {
     inbox: mpsc::Receiver<Ordered>,
-    /// When to deliver although nobody has said so: NATS may be away for long, and the dashboard not.
+    /// When to resume without an order, because NATS may be down for long while the dashboard is
+    /// up.
     deliver_at: Option<Instant>,
 }
 
-/// The two ends; nothing is to be delivered at first.
+/// Creates both ends of the gate. The delivery starts paused.
 pub fn orders() -> (Commander, Orders) {
     let (sender, inbox) = mpsc::channel(HUB_ORDERS);
     (Commander(sender), Orders { inbox, deliver_at: Some(Instant::now() + HUB_HOLD) })
 }
 
 impl Commander {
-    /// Returns when the order is carried out, or nobody is there to do it.
+    /// Sends an order and waits until it is carried out or the receiving end is gone.
     pub(super) async fn give(&self, order: Order) {
         let (done, carried_out) = oneshot::channel();
         if self.0.send(Ordered { order, done: Some(done) }).await.is_ok() {
@@ -56,7 +57,8 @@ impl Commander {
 }
 
 impl Orders {
-    /// The next order; to deliver, at the latest [`HUB_HOLD`] after it was to be held. Safe to cancel.
+    /// The next order. Returns [`Order::Deliver`] at the latest [`HUB_HOLD`] after the delivery was
+    /// paused. Safe to cancel.
     pub async fn next(&mut self) -> Ordered {
         let received = match self.deliver_at {
             Some(at) => timeout_at(at, self.inbox.recv()).await,
@@ -64,7 +66,7 @@ impl Orders {
         };
         let ordered = match received {
             Ok(Some(ordered)) => ordered,
-            // The hub has ended, as the queue is closed.
+            // The hub has ended because the queue is closed.
             Ok(None) => pending().await,
             Err(_) => Ordered { order: Order::Deliver, done: None },
         };

@@ -1,21 +1,22 @@
-//! The car's setup in the game's shape: indices, and what the driver reads for them.
+//! The car's setup in the game's format: the index of each setting and the text that the driver
+//! sees.
 
 use rand::Rng;
 use rand::rngs::SmallRng;
 use serde_json::{Map, Value, json};
 
-/// How the game shows a setting.
+/// How the game displays a setting.
 #[derive(Clone, Copy, Debug)]
 enum Shown {
     /// The index itself.
     Index,
     /// First value, step and unit: index 3 of (130, 2, "kPa") is "136 kPa".
     Scale(f64, f64, &'static str),
-    /// The front's share of this and the rest: "54.5:45.5".
+    /// First value and step of the front's percentage, followed by the rear's: "54.5:45.5".
     Balance(f64, f64),
 }
 
-/// Key, number of values, how it is shown.
+/// Key, number of values, display format.
 #[rustfmt::skip]
 const CAR_SETTINGS: [(&str, u32, Shown); 17] = [
     ("VM_ANTILOCKBRAKESYSTEMMAP", 12, Shown::Index),
@@ -44,7 +45,7 @@ const WHEEL_SETTINGS: [(&str, u32, Shown); 4] = [
     ("WM_SPRING", 20, Shown::Scale(110.0, 5.0, " N/mm")),
 ];
 
-/// A setup that somebody chose.
+/// A setup with a random value for each setting.
 #[derive(Clone, Debug)]
 pub(super) struct Garage(Vec<Setting>);
 
@@ -70,7 +71,7 @@ impl Garage {
         Self(settings.collect())
     }
 
-    /// The game's `garageValues`; two of them are no settings.
+    /// The game's `garageValues`, including two that are not settings.
     pub(super) fn values(&self) -> Value {
         let mut values: Map<String, Value> =
             self.0.iter().map(|setting| (setting.key.clone(), setting.value())).collect();

@@ -1,18 +1,18 @@
-//! The road: how fast a good driver goes where.
+//! The track: the speed of a good driver at each point.
 
 pub(super) const NAME: &str = "Autódromo da Serra Verde";
 
-/// What a driver's brakes take off the speed, in m/s².
+/// The deceleration of full braking, in m/s².
 pub(super) const BRAKING: f64 = 15.0;
 
 /// The resolution of the speed profile.
 const STEP_M: f64 = 5.0;
 
-/// Straights have a speed that no car reaches.
+/// The speed limit of straights in km/h: more than any car reaches.
 const FLAT: f64 = 999.0;
 
-/// From the line on: metres, the speed of the corner in km/h, and how it bends: 1 is as much to
-/// the left as the tyres hold, -1 to the right, 0 straight on.
+/// The sections of the lap from the line: length in metres, speed of the corner in km/h, and bend.
+/// A bend of 1 is the sharpest left that the tyres hold, -1 the sharpest right, 0 straight ahead.
 const SECTIONS: [(f64, f64, f64); 21] = [
     (600.0, FLAT, 0.0),
     (120.0, 85.0, -1.0), // hairpin
@@ -54,8 +54,8 @@ impl Track {
             speeds.extend(std::iter::repeat_n(kmh / 3.6, steps));
             bends.extend(std::iter::repeat_n(bend, steps));
         }
-        // Backwards, so that each step knows what it has to brake for. The lap ends on a straight
-        // that the next begins with, so the line needs no care.
+        // Go backwards, so that each step knows the speed that it must brake to. The line is on a
+        // straight, so braking never extends across it.
         let mut next = FLAT;
         for speed in speeds.iter_mut().rev() {
             *speed = speed.min((next * next + 2.0 * BRAKING * STEP_M).sqrt());
@@ -64,17 +64,17 @@ impl Track {
         Self { speeds, bends }
     }
 
-    /// In metres.
+    /// The length of a lap in metres.
     pub(super) fn length(&self) -> f64 {
         self.speeds.len() as f64 * STEP_M
     }
 
-    /// The speed in m/s that the road allows at this distance from the line.
+    /// The highest possible speed in m/s at this distance from the line.
     pub(super) fn speed_at(&self, distance: f64) -> f64 {
         at(&self.speeds, distance)
     }
 
-    /// How the road bends: 1 is as much to the left as the tyres hold, -1 to the right.
+    /// The bend: 1 is the sharpest left that the tyres hold, -1 the sharpest right.
     pub(super) fn bend_at(&self, distance: f64) -> f64 {
         at(&self.bends, distance)
     }

@@ -1,16 +1,16 @@
-//! The agent in the place of a dashboard server: a publisher that exists already changes its
-//! `server_url`, and what it sends goes into the queue.
+//! The agent in the place of a dashboard server: an existing publisher changes its `server_url`,
+//! and its entries go into the queue.
 //!
-//! It gets a session id at once, whether the dashboard server can be reached or not, and with the
-//! first that it sends a [`Stream`]; `/dashboard/<id>` leads on to the page of the stint that the
-//! stream is in. Several publishers at the same time have a stream each.
+//! A publisher gets a session id at once, whether or not the dashboard server is reachable. Its
+//! first entry assigns it a [`Stream`]; `/dashboard/<id>` redirects to the page of that stream's
+//! stint. Concurrent publishers have separate streams.
 //!
 //! - An acknowledged entry is stored. The one exception is an entry that is neither a frame nor a
 //!   setup: it is acknowledged without an echo, as the dashboard server does, counted and logged.
-//! - An entry is not acknowledged when the disk does not keep up, the queue is full, the agent did
-//!   not assign the session id, or too many publishers send at the same time.
-//! - An id works from any connection, and after a restart of the agent. Newcomers never evict the id
-//!   or the stream of a connected publisher: when there is no room, the newcomer is refused.
+//! - An entry is not acknowledged when the disk is too slow, the queue is full, the agent did not
+//!   assign the session id, or too many publishers send at the same time.
+//! - An id works from any connection, and after a restart of the agent. A new publisher never
+//!   evicts the id or the stream of a connected one: at the limit, the new publisher is refused.
 
 mod page;
 mod streams;
@@ -35,29 +35,29 @@ use crate::loopback_guard::{Access, guard};
 use crate::net::Connections;
 use crate::offload;
 
-/// Connections at the same time; a publisher has one, and one more while it upgrades from polling.
-/// Each may hold a message of 1 MB that is not complete.
+/// Concurrent connections. A publisher has one, and a second while it upgrades from polling. Each
+/// may buffer an incomplete message of 1 MB.
 const MAX_CONNECTIONS: usize = 32;
 
-/// Session ids of one client that are not evicted while it is connected, the most recent ones. A
+/// How many of a connected client's most recent session ids are protected from eviction. A
 /// publisher uses one for each car.
 const MAX_IDS_PER_CLIENT: usize = 8;
 
-/// Streams that received an entry within `stint.resume_after`. Half of the streams that are
-/// remembered, so that the least recently used of those is never a live one.
+/// Streams that received an entry within `stint.resume_after`. It is half of `MAX_STREAMS`, so that
+/// the least recently used stream, the first to be evicted, is never a live one.
 const MAX_LIVE_STREAMS: usize = MAX_STREAMS / 2;
 
-/// Bytes of the latest setups and frames, which a viewer is sent on joining; the two largest pairs
-/// fit.
+/// Bytes of the latest setups and frames, which a viewer receives when it joins; the two largest
+/// pairs fit.
 const MAX_LATEST_BYTES: usize = 4 << 20;
 
-/// The publishers that take this agent for their dashboard server.
+/// The publishers that use this agent as their dashboard server.
 #[derive(Debug)]
 pub struct Publishers {
     intake: Intake,
-    /// A silence up to this goes on with a stint.
+    /// The longest pause after which a stream still continues its stint.
     resume_after: Duration,
-    /// Where the streams are remembered; locked by who writes it.
+    /// The file that persists `Memory::streams`; locked while it is written.
     file: tokio::sync::Mutex<PathBuf>,
     memory: Mutex<Memory>,
     connections: Connections,
@@ -70,13 +70,13 @@ struct Memory {
     feeds: HashMap<Client, Stream>,
     /// The session ids of each connection, most recently used last.
     ids: HashMap<Client, VecDeque<String>>,
-    /// When a stream was sent to last, of those that were since the start.
+    /// When each stream last received an entry; only streams used since the start.
     used: HashMap<Stream, Instant>,
-    /// Of the streams that sent last; the newest is the last.
+    /// The latest entries of the most recently used streams, newest last.
     latest: Vec<(Stream, Latest)>,
 }
 
-/// The newest setup and frame that were kept, for those who join their stream.
+/// The newest accepted setup and frame of a stream, for viewers that join it.
 #[derive(Clone, Debug, Default)]
 struct Latest {
     setup: Option<Setup>,
@@ -91,7 +91,7 @@ impl Latest {
 }
 
 impl Publishers {
-    /// Publishers whose samples go in by `intake`, to the queue that lies in this folder.
+    /// Publishers whose samples go through `intake` to the queue in the folder `queue`.
     pub fn new(intake: Intake, queue: &Path, stint: &StintConfig) -> Self {
         let file = queue.join("streams.json");
         let memory = Memory {
@@ -106,9 +106,10 @@ impl Publishers {
         Self { intake, resume_after, file: file.into(), memory: Mutex::new(memory), connections }
     }
 
-    /// Serves publishers that have `access` until this future is dropped; their connections stay open then.
+    /// Serves publishers that have `access` until this future is dropped. Open connections outlive
+    /// it.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, access: Access) {
-        // Outside of the events, so that it guards them too.
+        // The guard is the outermost layer, so that it also guards the events.
         let guard = from_fn_with_state(access, guard);
         let routes = |events| page::routes(&self).layer(events).layer(guard);
         let forever = std::future::pending();
@@ -119,18 +120,18 @@ impl Publishers {
         self.connections.clone()
     }
 
-    /// The dashboard server has given a stint this page.
+    /// Records the page that the dashboard server assigned to a stint.
     pub async fn show(&self, stint: StintId, url: &str) {
         let change = self.memory().streams.show(stint, url);
         self.save(change).await;
     }
 
-    /// What is remembered, locked: never across an `.await`.
+    /// Locks the in-memory state. The guard must not be held across an `.await`.
     fn memory(&self) -> MutexGuard<'_, Memory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes down what is remembered, if it is another than before. Waits for the disk.
+    /// Saves the streams to the file if they changed. Waits for the disk.
     async fn save(&self, change: Change) {
         if change == Change::None {
             return;
@@ -139,11 +140,11 @@ impl Publishers {
         let text = self.memory().streams.to_json();
         if let Err(error) = streams::save(&file, text).await {
             let file = file.display();
-            tracing::warn!(%file, %error, "publishers' ids will not outlive the agent");
+            tracing::warn!(%file, %error, "cannot save the publishers' ids; a restart loses them");
         }
     }
 
-    /// Hands a sample to the queue.
+    /// Stores a sample in the queue and returns its stream, or why it must not be acknowledged.
     async fn keep(
         &self,
         client: Client,
@@ -162,14 +163,14 @@ impl Publishers {
         self.save(moved.unwrap_or(change).max(change)).await;
         match taken.map_err(|_| Refusal::Cut)?.into_iter().next() {
             Some(Taken::Stored(_) | Taken::Unchanged | Taken::Thinned) => Ok(stream),
-            Some(Taken::Buffered) => Err(Refusal::Unsure("the disk does not keep up".into())),
+            Some(Taken::Buffered) => Err(Refusal::Unsure("the disk is too slow".into())),
             Some(Taken::Dropped(reason)) => Err(Refusal::Unsure(reason.as_str().into())),
             Some(Taken::Refused(refused)) => Err(Refusal::NotKept(refused.to_string())),
             None => Err(Refusal::Cut),
         }
     }
 
-    /// The stream of that id: the connection sends to it from now on.
+    /// Returns the stream of that id and records that the connection feeds it.
     fn fed(&self, client: Client, id: &str, sender: Sender) -> Result<(Stream, Change), Refused> {
         let memory = &mut *self.memory();
         memory.used.retain(|_, used| used.elapsed() <= self.resume_after);
@@ -199,8 +200,8 @@ impl Publishers {
 }
 
 impl Host for Publishers {
-    /// A few publishers and viewers on this PC. Even when each is in the middle of the longest
-    /// message, the agent stays below 64 MB.
+    /// Sized for a few publishers and viewers on this PC. Even if each is halfway through the
+    /// longest message, the agent stays below 64 MB.
     const CLIENT_LIMITS: ClientLimits =
         ClientLimits { clients: 10, bytes_per_client: 4 << 20, bytes: 8 << 20 };
 
@@ -212,7 +213,8 @@ impl Host for Publishers {
             self.intake.refuse(refused);
             return Err(Refusal::Unsure(why));
         }
-        // Before the publisher hears of it: it may use it when this agent is killed next.
+        // Persist the id before the publisher learns it, so that it stays valid if the agent is
+        // killed.
         self.save(Change::Changed).await;
         Ok(id)
     }
@@ -275,7 +277,7 @@ impl Host for Publishers {
     }
 }
 
-/// A fingerprint of who drives, if the frame says so.
+/// The fingerprint of the driver's name, if the frame has one.
 fn driver(frame: &RawValue) -> Option<u64> {
     #[derive(Deserialize)]
     struct Driven {
@@ -287,7 +289,7 @@ fn driver(frame: &RawValue) -> Option<u64> {
 }
 
 impl Memory {
-    /// Assigns an id to a client; false if there is no room for one more.
+    /// Assigns an id to a client; false if there is no room for another id.
     fn give(&mut self, client: Client, id: &str) -> bool {
         let Self { streams, ids, .. } = self;
         let is_connected = |id: &str| ids.values().flatten().any(|held| held == id);
@@ -298,7 +300,7 @@ impl Memory {
         is_given
     }
 
-    /// Keeps this id from eviction while the client is connected.
+    /// Protects this id from eviction while the client is connected.
     fn hold(&mut self, client: Client, id: &str) {
         let ids = self.ids.entry(client).or_default();
         if ids.back().is_some_and(|newest| newest == id) {
@@ -333,14 +335,14 @@ impl Memory {
 
 fn too_many_publishers() -> Refused {
     let message = format!(
-        "{MAX_LIVE_STREAMS} publishers send to this agent already; stop one of them before another \
+        "{MAX_LIVE_STREAMS} publishers already send to this agent; stop one of them before another \
          one can send"
     );
     Refused { reason: Reason::TooManyPublishers, message }
 }
 
 fn unknown_session() -> Refused {
-    let message = "a publisher uses a session_id that this agent did not give out; connect it \
-                   anew, so that it asks for one";
+    let message = "a publisher uses a session_id that this agent did not assign; reconnect it so \
+                   that it requests one";
     Refused { reason: Reason::UnknownSession, message: message.into() }
 }

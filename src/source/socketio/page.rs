@@ -1,4 +1,4 @@
-//! `/dashboard/<id>`: from the id that a publisher was given to the page of its stint.
+//! `/dashboard/<id>`: redirects from a publisher's session id to the page of its stint.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::streams::Place;
 use crate::config::PAGE_REFRESH;
 use crate::contract::{FormPolicy, document};
 
-/// The paths beside `/socket.io/`.
+/// Every route except `/socket.io/`.
 pub(super) fn routes(publishers: &Arc<Publishers>) -> Router {
     Router::new()
         .route("/dashboard/{session_id}", get(page))
@@ -31,24 +31,24 @@ async fn page(State(publishers): State<Arc<Publishers>>, Path(id): Path<String>)
     }
 }
 
-const UNKNOWN: &str = "This agent has given no such id to a publisher, or forgot it long ago.";
+const UNKNOWN: &str = "This agent did not assign this id to a publisher, or has discarded it.";
 
-const EMPTY: &str = "Nothing that a publisher sent under this id is stored so far. Should another \
-                     publisher be connected to this agent, then this one is let in when that one \
-                     leaves.";
+const EMPTY: &str = "Nothing that a publisher sent under this id has been stored yet. If too many \
+                     publishers already send to this agent, this one is accepted some time after \
+                     one of them has stopped.";
 
 fn stored(queued: u64) -> String {
     format!(
-        "No page is known for this session so far: a dashboard server gives it one, NATS has none. \
-         What the publisher sends is stored on this PC, and goes there as soon as the server can be reached. Entries that \
-         wait: {queued}."
+        "This session has no page yet. A dashboard server assigns one; NATS does not. Entries from \
+         the publisher are stored on this PC and sent as soon as the server is reachable. Queued \
+         entries: {queued}."
     )
 }
 
-/// Another session may be bound tomorrow: nobody is to remember where this led.
+/// Forbids caching, because the id may lead to another page later.
 fn go_to(url: &str) -> Response {
     let Ok(location) = HeaderValue::try_from(url) else {
-        return note("No page yet", "The dashboard server's address cannot be linked to.");
+        return note("No page yet", "The dashboard server's address is not a valid link.");
     };
     let headers = [
         (header::LOCATION, location),
@@ -62,12 +62,12 @@ async fn nothing() -> Response {
     (StatusCode::NOT_FOUND, note("Nothing to see", text)).into_response()
 }
 
-/// A page that looks again by itself. Nothing that a client sent is in it.
+/// A page that reloads itself. It contains no text from a client.
 fn note(title: &str, text: &str) -> Response {
     let again = PAGE_REFRESH.as_secs();
     let page = format!(
         "<title>pitwire: {title}</title><meta http-equiv=\"refresh\" content=\"{again}\">\
-         <h1>{title}</h1><p>{text}<p>This page looks again every {again} s."
+         <h1>{title}</h1><p>{text}<p>This page reloads every {again} s."
     );
     document(FormPolicy::Nowhere, &[&page])
 }

@@ -1,13 +1,13 @@
-//! What is remembered of publishers: the ids given out, the stream that each belongs to, the stint
-//! that a stream is in, and where the pages of stints are.
+//! The persistent state of publishers: the assigned ids, the stream of each id, the current stint
+//! of each stream, and the URL of each stint's page.
 //!
-//! A publisher that is started again asks for a new id. It goes on with the stream of one that has
-//! left if there is no doubt which: the one of the same driver or the same setup, or the only one.
-//! In doubt it gets a stream of its own, and so another page: no car is ever shown on another's.
+//! A restarted publisher asks for a new id. It resumes the stream of a disconnected publisher if
+//! the match is unambiguous: the stream with the same driver or the same setup, or the only stream.
+//! Otherwise it gets a new stream and therefore a new page, so that two cars never share a page.
 //!
-//! It lies in a small file beside the queue, so that after a crash of the agent a publisher goes on
-//! under the id that it has. Written without a flush: what a power cut takes along, it takes from
-//! publishers that are gone too. Names of drivers are stored as fingerprints of fixed length.
+//! The state is saved in a small file beside the queue, so that a publisher keeps its id when the
+//! agent crashes. It is written without a flush: a power cut that loses it also ends the publishers
+//! that would need it. Drivers' names are stored as fingerprints of fixed length.
 
 use std::fs;
 use std::io;
@@ -21,30 +21,30 @@ use crate::entry::{StintId, Stream};
 /// The newest ids, streams and pages.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Streams {
-    /// The one that was used last is the last.
+    /// Least recently used first.
     ids: Vec<Given>,
-    /// Likewise.
+    /// Least recently used first.
     streams: Vec<Known>,
     pages: Vec<Page>,
 }
 
-/// An id that was given out.
+/// An assigned session id.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Given {
     id: String,
-    /// `None` until something is sent under it.
+    /// `None` until an entry is sent under the id.
     stream: Option<Stream>,
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Known {
     stream: Stream,
-    /// Where its newest entry is.
+    /// The stint of its newest entry.
     stint: Option<StintId>,
     sender: Sender,
 }
 
-/// What of a sample tells who sends it.
+/// The properties of a sample that identify its sender.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Sender {
     /// The fingerprint of the driver's name.
@@ -68,65 +68,67 @@ impl Sender {
     }
 }
 
-/// The page of the session that the dashboard server gave to a stint.
+/// The page of the session that the dashboard server assigned to a stint.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 struct Page {
     stint: StintId,
     url: String,
 }
 
-/// Where people who have an id can look.
+/// What `/dashboard/<id>` shows for a known id.
 #[derive(Debug, PartialEq)]
 pub(super) enum Place<'a> {
-    /// No entry of it was ever stored.
+    /// No entry was ever stored under this id.
     Empty,
-    /// Its entries are stored, and the dashboard server has not given their stint a page yet.
+    /// Entries are stored, but the dashboard server has not assigned a page to their stint yet.
     Stored,
     Page(&'a str),
 }
 
-/// Whether what is remembered is another than before.
+/// Whether an operation changed the state that is saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Change {
     None,
     Changed,
 }
 
-/// Whether a stream may be gone on with.
+/// Whether a restarted publisher may resume a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// Somebody sends to it.
+    /// Another connected publisher sends to it.
     Fed,
-    /// Nobody does, and it was sent to not long ago.
+    /// No connected publisher sends to it, and its stint can still continue.
     Left,
-    /// Its next entry would begin another stint.
+    /// Its next entry would start a new stint.
     Over,
 }
 
 impl Streams {
-    /// What the file holds; nothing if there is none or it cannot be read back.
+    /// Reads the file; empty if it does not exist or is not readable.
     pub(super) fn load(file: &Path) -> Self {
         let text = match fs::read(file) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Self::default(),
             Err(error) => {
-                tracing::warn!(file = %file.display(), %error, "publishers' ids cannot be read");
+                let file = file.display();
+                tracing::warn!(%file, %error, "cannot read the publishers' ids; starting without");
                 return Self::default();
             }
         };
         serde_json::from_slice(&text).unwrap_or_else(|error| {
-            tracing::warn!(file = %file.display(), %error, "publishers' ids cannot be read back");
+            let file = file.display();
+            tracing::warn!(%file, %error, "the publishers' ids are damaged; starting without");
             Self::default()
         })
     }
 
-    /// What [`Streams::load`] reads.
+    /// The text that [`Streams::load`] reads.
     pub(super) fn to_json(&self) -> serde_json::Result<String> {
         serde_json::to_string(self)
     }
 
-    /// Adds an id; false if there is no room. Evicts an id that was never used, or else the least
-    /// recently used one, but never that of a connected publisher.
+    /// Adds an id; false if there is no room. Evicts an unused id, or else the least recently used
+    /// one, but never the id of a connected publisher.
     pub(super) fn give(&mut self, id: &str, is_connected: impl Fn(&str) -> bool) -> bool {
         if self.ids.len() >= MAX_STREAMS {
             let is_free = |given: &Given| !is_connected(&given.id);
@@ -141,17 +143,17 @@ impl Streams {
         true
     }
 
-    /// Whether an entry was sent under that id before.
+    /// Whether an entry has been sent under that id.
     pub(super) fn is_used(&self, id: &str) -> bool {
         self.stream(id).is_some()
     }
 
-    /// Whether the id was assigned and is not evicted.
+    /// Whether the id was assigned and has not been evicted.
     pub(super) fn is_known(&self, id: &str) -> bool {
         self.ids.iter().any(|given| given.id == id)
     }
 
-    /// The stream of that id, which counts as used now.
+    /// The stream of that id, assigned if it has none yet. Marks id and stream as just used.
     pub(super) fn used(
         &mut self,
         id: &str,
@@ -178,7 +180,7 @@ impl Streams {
         Some((stream, change))
     }
 
-    /// The newest entry of the stream is in `stint`.
+    /// Records that the newest entry of the stream is in `stint`.
     pub(super) fn is_in(&mut self, stream: &Stream, stint: StintId) -> Change {
         match self.streams.iter_mut().find(|known| known.stream == *stream) {
             Some(known) if known.stint != Some(stint) => {
@@ -189,7 +191,7 @@ impl Streams {
         }
     }
 
-    /// The page of a stint is there.
+    /// Records the page of a stint.
     pub(super) fn show(&mut self, stint: StintId, url: &str) -> Change {
         if self.page(stint) == Some(url) {
             return Change::None;
@@ -199,12 +201,12 @@ impl Streams {
         Change::Changed
     }
 
-    /// The stream of that id; `None` if there is no such id, or nothing was sent under it.
+    /// The stream of that id; `None` if the id is unknown or unused.
     pub(super) fn stream(&self, id: &str) -> Option<&Stream> {
         self.ids.iter().find(|given| given.id == id)?.stream.as_ref()
     }
 
-    /// Where to look for what is sent under that id; `None` if there is no such id.
+    /// What to show for that id; `None` if the id is unknown.
     pub(super) fn place(&self, id: &str) -> Option<Place<'_>> {
         let given = self.ids.iter().find(|given| given.id == id)?;
         let known = self.streams.iter().find(|known| Some(&known.stream) == given.stream.as_ref());
@@ -219,7 +221,7 @@ impl Streams {
     }
 }
 
-/// The stream that this sender left, if there is no doubt.
+/// The stream that this sender used before it disconnected, if the match is unambiguous.
 fn left_by(streams: &[Known], sender: &Sender, state: impl Fn(&Stream) -> State) -> Option<Stream> {
     let is_going = |known: &&Known| state(&known.stream) != State::Over;
     let going: Vec<&Known> = streams.iter().filter(is_going).collect();
@@ -233,21 +235,22 @@ fn left_by(streams: &[Known], sender: &Sender, state: impl Fn(&Stream) -> State)
     chosen.map(|known| known.stream.clone())
 }
 
-/// Puts one at the end; the first ones make room.
+/// Appends an item and removes as many from the front as exceed `most`.
 fn push<T>(list: &mut Vec<T>, one: T, most: usize) {
     let excess = (list.len() + 1).saturating_sub(most);
     list.drain(..excess);
     list.push(one);
 }
 
-/// The one that is meant, as the last from now on.
+/// Finds an item and moves it to the end of the list, the most recently used position.
 fn last<T>(list: &mut [T], is_meant: impl Fn(&T) -> bool) -> Option<&mut T> {
     let index = list.iter().position(is_meant)?;
     list[index..].rotate_left(1);
     list.last_mut()
 }
 
-/// Puts a text into the file: a crash leaves the old or the new one. One at a time.
+/// Replaces the file's content; a crash leaves either the old or the new text. Calls must not
+/// overlap.
 pub(super) async fn save(file: &Path, text: serde_json::Result<String>) -> io::Result<()> {
     let (file, text) = (file.to_owned(), text?);
     let replace = move || crate::queue::replace_undurably(&file, text.as_bytes());
@@ -266,7 +269,7 @@ mod tests {
         crate::fields::text_fingerprint(name)
     }
 
-    /// Of nobody who is connected.
+    /// Assigns an id while no publisher is connected.
     fn give(streams: &mut Streams, id: &str) {
         assert!(streams.give(id, |_| false));
     }
@@ -291,11 +294,11 @@ mod tests {
         assert_eq!(streams.place("1"), Some(Place::Stored));
         assert_eq!(streams.show(StintId(4), "a"), Change::Changed);
         assert_eq!(streams.place("1"), Some(Place::Page("a")));
-        // The server forgot the session.
+        // The server forgot the session and assigned another page.
         assert_eq!(streams.show(StintId(4), "b"), Change::Changed);
         assert_eq!(streams.show(StintId(4), "b"), Change::None);
         assert_eq!(streams.place("1"), Some(Place::Page("b")));
-        // The page may be there before the first entry.
+        // The page may be known before the first entry.
         streams.show(StintId(5), "c");
         streams.is_in(&stream, StintId(5));
         assert_eq!(streams.place("1"), Some(Place::Page("c")));
@@ -308,18 +311,18 @@ mod tests {
             streams.used(id, sender, |_| state).unwrap().0.0.to_string()
         };
         let mut streams = Streams::default();
-        // The only one there ever was: another driver, the same car.
+        // The only stream is resumed even by another driver: it is the same car.
         assert_eq!(use_of(&mut streams, "a", driver("Zoë"), State::Over), "a");
         assert_eq!(use_of(&mut streams, "b", driver("Max"), State::Left), "a");
-        // As long as somebody sends to it, or it is over, it is nobody else's.
+        // A stream that is in use, or whose stint is over, is not resumed.
         assert_eq!(use_of(&mut streams, "c", driver("Max"), State::Over), "c");
         assert_eq!(use_of(&mut streams, "d", driver("Ida"), State::Fed), "d");
-        // Three have left.
+        // Three streams are free: one matching driver is found, otherwise the match is ambiguous.
         assert_eq!(use_of(&mut streams, "e", driver("Ida"), State::Left), "d");
         assert_eq!(use_of(&mut streams, "f", driver("Max"), State::Left), "f");
         assert_eq!(use_of(&mut streams, "g", driver("Eva"), State::Left), "g");
         assert_eq!(use_of(&mut streams, "h", nobody(), State::Left), "h");
-        // A setup comes before the first frame.
+        // A publisher that sends its setup before its first frame is matched by the setup.
         assert_eq!(streams.used("d", setup(7), |_| State::Fed).unwrap().0, Stream::from("d"));
         assert_eq!(use_of(&mut streams, "i", setup(7), State::Left), "d");
         assert_eq!(use_of(&mut streams, "j", setup(8), State::Left), "j");
@@ -347,7 +350,7 @@ mod tests {
         let mut streams = Streams::default();
         (0..MAX_STREAMS).for_each(|number| give(&mut streams, &number.to_string()));
         streams.used("0", nobody(), |_| State::Over).unwrap();
-        // One that was never used goes before one that was not used for long.
+        // An unused id is evicted before the least recently used one.
         give(&mut streams, "a");
         assert!(streams.is_known("0") && !streams.is_known("1"));
         assert!(streams.give("b", |id| id != "7"));

@@ -14,7 +14,7 @@ use super::fake::Fake;
 use crate::agent::{Agent, eventually};
 use crate::peers::{Kind, Peer};
 
-/// Longer than a clock stands still before nobody drives, and the look after that.
+/// Longer than it takes to detect that the game's clock has stopped, plus the next look.
 pub const PAUSE: Duration = Duration::from_millis(3500);
 
 /// Whether the game is there.
@@ -68,7 +68,7 @@ async fn what_a_game_has_left_behind_is_not_read() {
     native.update();
     plugin.update();
     let pit = Pit::start_in(folder, &[]).await;
-    pit.agent.process.says("nobody drives").await;
+    pit.agent.process.says("the player is not driving").await;
     sleep(PAUSE).await;
     assert!(pit.frames().await.is_empty());
     pit.drives(&mut plugin, 20).await;

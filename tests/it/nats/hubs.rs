@@ -192,7 +192,7 @@ async fn two_hubs_that_are_one_are_told_so() {
     let copy = hub(copy.path(), &dashboard.url(), &league.server.url(), &[]);
     let told = async || {
         let said =
-            |agent: &Agent| agent.process.stderr().join("").contains("another hub is called");
+            |agent: &Agent| agent.process.stderr().join("").contains("another hub has the name");
         (said(&one.agent) || said(&copy)).then_some(())
     };
     eventually("one of them is told", told).await;
@@ -212,7 +212,7 @@ async fn a_hub_that_may_not_make_the_bucket_says_so() {
     let agent = Agent::start(&folder.path().join("a"), &server.url(), &["agent.name=pc-1"]);
     agent.metric_becomes(r#"pitwire_connects_total{outcome="ok"}"#, |count| count == 1.0).await;
     let hub = hub(&folder.path().join("h"), "http://127.0.0.1:1", &server.url(), &[]);
-    hub.process.says("there is no bucket pitwire-hubs-pitwire").await;
+    hub.process.says("the bucket pitwire-hubs-pitwire, which hubs need, does not exist").await;
     hub.process.says("nats kv add pitwire-hubs-pitwire").await;
 }
 

@@ -316,7 +316,7 @@ async fn a_hub_says_what_is_wrong_with_its_server() {
     let queue = tempdir().unwrap();
     let url = server.url();
     let stranger = hub(&queue.path().join("a"), "http://127.0.0.1:1", &url, &[]);
-    stranger.process.says("nothing from the league: no NATS server").await;
+    stranger.process.says("NATS hub failed").await;
     stranger.process.says("authorization violation").await;
     stranger.metric_becomes(CONNECTED, |connected| connected == 0.0).await;
     let token = ["source.nats.token=pit-lane"];
