@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Enables each fault of tests/planted.txt and checks that the tests find it. See tests/README.md.
 #
-#   tests/planted.sh            all of them
-#   tests/planted.sh NAME...    these
+#   tests/planted.sh            checks all faults
+#   tests/planted.sh NAME...    checks these
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

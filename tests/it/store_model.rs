@@ -74,7 +74,7 @@ struct Model {
 fn check(ops: &[Op]) {
     let folder = tempfile::tempdir().unwrap();
     let mut boot = 0;
-    // With a segment size of 0, maintenance seals every segment: there are many small ones.
+    // With a segment size of 0 each maintenance seals the active segment, so there are many.
     let open = |boot: u32| {
         let roomy = Options::new(1_000_000, 64 << 20);
         let options = Options { segment_bytes: 0, boot: format!("boot-{boot}"), ..roomy };

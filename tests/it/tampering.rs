@@ -224,7 +224,7 @@ async fn an_agent_whose_folder_was_replaced_does_not_write_into_the_queue_of_ano
 }
 
 async fn wait_for(mut is_so: impl FnMut() -> bool) {
-    crate::agent::eventually("what was waited for", async || is_so().then_some(())).await;
+    crate::agent::eventually("the condition holds", async || is_so().then_some(())).await;
 }
 
 #[test]

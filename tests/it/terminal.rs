@@ -140,7 +140,7 @@ async fn no_color_takes_the_colours_and_a_dumb_terminal_or_none_the_line() {
     let mut logged = Screen::start(&agent("logged", &[&log_file]), WIDE, |_| {});
     logged.shows("a line", |row| saved(row) >= Some(10)).await;
     dumb.has("a log", out_of_reach).await;
-    // By now the others have shown a line.
+    // Wait as long as the others needed to show a line.
     let said = async || out_of_reach(&fs::read_to_string(&file).unwrap()).then_some(());
     eventually("a log", said).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -224,7 +224,9 @@ async fn a_terminal_that_is_stopped_stops_neither_the_car_nor_the_end() {
         if goes_on {
             screen.types(CTRL_Q);
             screen
-                .has("what is missing", |row| row.contains("lines of the log are left out"))
+                .has("the number of lost lines", |row| {
+                    row.contains("lines of the log are left out")
+                })
                 .await;
             screen.shows("the current status", |row| saved(row) == Some(stored)).await;
         }
@@ -263,10 +265,10 @@ async fn a_replay_says_how_far_it_is_and_why_it_waits() {
     replay.env("TERM", "xterm").env_remove("NO_COLOR");
     let mut screen = Screen::start(&replay, WIDE, |_| {});
     let waits = |row: &str| saved(row) >= Some(10) && row.ends_with(" | laps.ndjson: 0 %");
-    screen.shows("why it waits", waits).await;
+    screen.shows("the reason for the wait", waits).await;
     proxy.set(Network::UP);
     let goes_on = |row: &str| row.starts_with("Live | laps.ndjson: ") && row.ends_with(" s left");
-    screen.shows("how far it is", goes_on).await;
+    screen.shows("the progress", goes_on).await;
     assert_eq!(screen.exit_code(PATIENCE).await, Some(0));
     gets_there(&screen.written(), "laps.ndjson: ");
     is_clean(&screen);

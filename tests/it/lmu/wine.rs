@@ -12,7 +12,7 @@ use super::drive::{PAUSE, Pit, UP};
 use super::game::FIRST;
 use crate::agent::{Process, eventually};
 
-/// Path of this test binary built for Windows, which plays the game.
+/// Environment variable with the path of this test binary built for Windows, which plays the game.
 const GAME: &str = "PITWIRE_WINDOWS_TESTS";
 
 #[tokio::test]

@@ -267,7 +267,7 @@ impl Trial {
         for (line, seq) in self.agent.receipts() {
             let number = self.first + line as u64 - 1;
             let before = self.stored.insert(seq, number);
-            assert!(before.is_none_or(|before| before == number), "position {seq} was given twice");
+            assert!(before.is_none_or(|before| before == number), "position {seq} assigned twice");
         }
     }
 }
