@@ -1,4 +1,4 @@
-# What the scripts here share to install packages; for `source`.
+# Helpers to install packages, shared by the scripts; to be sourced.
 # Missing packages come from apt (Debian 12 or a relative), as root or through sudo.
 
 apt_install() {
@@ -17,8 +17,9 @@ apt_get() {
     "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get "$@"
 }
 
-# Puts a Rust toolchain on the PATH that is new enough for Cargo.toml: the one that is there, else
-# rustup's, else Debian's. Further arguments are Debian packages to install with Debian's.
+# Puts a Rust toolchain that is new enough for Cargo.toml on the PATH: an installed one, else
+# rustup's, else Debian's. Arguments are further Debian packages to install along with Debian's
+# toolchain.
 ensure_rust() {
     is_new_enough cargo && return
     PATH=$HOME/.cargo/bin:$PATH
@@ -42,10 +43,10 @@ is_new_enough() {
         sort --check=quiet --version-sort
 }
 
-# The oldest Rust that pitwire builds with.
+# The oldest Rust version that builds pitwire.
 oldest_rust() { sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml; }
 
-# What the vendored OpenSSL and the linker need: perl has more modules than Debian's perl-base.
+# Installs what the vendored OpenSSL and the linker need; Debian's perl-base lacks some modules.
 install_build_tools() {
     local missing=()
     perl -MFindBin -MIPC::Cmd -MFile::Compare -e 1 2>/dev/null || missing+=(perl)

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Builds the packages into target/packages, or the folder that is named: a .deb and a tarball for
+# Builds the packages into target/packages, or into the given folder: a .deb and a tarball for
 # Linux, an .msi and a zip for Windows, all x86-64. Made for Debian 12 and its relatives.
 #
-# What is needed comes from apt, as root or through sudo. Anything that cannot be
-# installed or built ends the script.
+# Build dependencies come from apt, as root or through sudo. If anything cannot be installed or
+# built, the script fails.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source deploy/install.sh
@@ -42,7 +42,7 @@ package_deb() {
     local program=$1 root=$work/deb
     install -D --mode 755 "$program" "$root/usr/bin/pitwire"
     install -D --mode 644 README.md LICENSE --target-directory "$root/usr/share/doc/pitwire"
-    # Where the links of the README lead.
+    # The README links to these pages.
     mkdir "$root/usr/share/doc/pitwire/deploy"
     cp --recursive deploy/docs "$root/usr/share/doc/pitwire/deploy/"
     install -D --mode 644 deploy/pitwire.toml deploy/hub.toml --target-directory "$root/usr/share/doc/pitwire/examples"
@@ -71,7 +71,7 @@ END
     dpkg-deb --root-owner-group --build "$root" "$out/pitwire_${version}_amd64.deb"
 }
 
-# What shells complete a program's commands with: files for bash, zsh and fish.
+# Writes the shell completions of a program to three files: for bash, zsh and fish.
 complete_commands() {
     local program=$1 shell
     shift
@@ -81,7 +81,7 @@ complete_commands() {
     done
 }
 
-# The packages that a program needs, in the versions that it was built with.
+# The packages that a program depends on, with the versions that it was built with.
 libraries() {
     local source=$work/source
     mkdir -p "$source/debian"
@@ -97,12 +97,12 @@ package_windows() {
     gather "$work/$folder" "$programs/pitwire.exe" "$programs/pitwirew.exe"
     (cd "$work" && python3 -m zipfile --create "$folder.zip" "$folder")
     mv "$work/$folder.zip" "$out/"
-    # It finds files only below the folder of what it reads.
+    # wixl finds only files below the folder of its input.
     cp deploy/pitwire.wxs "$work/$folder/"
     wixl --arch x64 --define "Version=$version" --output "$out/$folder.msi" "$work/$folder/pitwire.wxs"
 }
 
-# A folder with these files and those that every package has.
+# Makes a folder with the given files and those common to all packages.
 gather() {
     local folder=$1
     mkdir --parents "$folder/deploy"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Installs what is missing to build pitwire on Debian 12 or a relative, builds it and starts the demo.
-# Packages come from apt, as root or through sudo; Rust comes from rustup, or from Debian if rustup's
-# server cannot be reached. The program is then target/release/pitwire; its demo ends with Ctrl-C.
+# Installs the build dependencies of pitwire on Debian 12 or a relative, builds it and starts the
+# demo. Packages come from apt, as root or through sudo; Rust comes from rustup, or from Debian if
+# rustup's server cannot be reached. The program is then target/release/pitwire; Ctrl-C ends the
+# demo.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source deploy/install.sh

@@ -1,16 +1,16 @@
-# The compiler for Windows, for `source` after install.sh: Debian's own, with the source of its
-# standard library; rustup's toolchain has none for this target. The library is built once, in a
+# The Windows compiler, to be sourced after install.sh: Debian's own, with a standard library built
+# from source, since Debian packages no binary one for this target. The library is built once, in a
 # directory outside the clone.
 
 readonly target=x86_64-pc-windows-gnu
 readonly cache=${XDG_CACHE_HOME:-$HOME/.cache}/pitwire/windows
-# rustup puts its own programs of these names first.
+# Absolute, because rustup's programs of the same names come first on the PATH.
 readonly debian=/usr/bin
 
 prepare_windows() {
     install_compiler
     mkdir -p "$cache"
-    # Two runs at once build once, and neither has its program exchanged by the other.
+    # Of two concurrent runs only one builds, and neither replaces the other's programs.
     exec 9>"$cache/lock"
     flock --wait 1800 9 || fail "another run has held $cache/lock for half an hour: end it, or wait"
     sysroot=$cache/sysroot-$("$debian/rustc" -V | sha256sum | cut -c1-12)
@@ -36,11 +36,11 @@ has_compiler() {
     has x86_64-w64-mingw32-gcc || return
     [[ -x $debian/cargo && -x $debian/rustc && -x $debian/cargo-clippy ]] || return
     [[ -e $("$debian/rustc" --print sysroot)/lib/rustlib/src/rust/library/Cargo.lock ]] || return
-    # An old list of packages has an old compiler.
+    # With old package lists, apt installs an old compiler.
     is_new_enough "$debian/rustc"
 }
 
-# Debian has no standard library for Windows, but its source.
+# Debian ships no standard library for Windows, only its source.
 build_standard_library() {
     headline "building Rust's standard library for Windows into $sysroot"
     local work host
@@ -49,7 +49,7 @@ build_standard_library() {
     mkdir "$work/src"
     printf '[package]\nname = "nothing"\nversion = "0.0.0"\nedition = "2024"\n' >"$work/Cargo.toml"
     echo 'fn main() {}' >"$work/src/main.rs"
-    # Only a nightly compiler, or one that is told to be, builds it.
+    # Only a nightly compiler builds it, or a stable one with RUSTC_BOOTSTRAP=1.
     (
         cd "$work"
         RUSTC_BOOTSTRAP=1 debian_cargo build --release --target-dir target --target "$target" \
@@ -62,7 +62,7 @@ build_standard_library() {
     rm -rf "$work"
 }
 
-# These variables would take the place of the flags for the target.
+# These variables would override the flags for the target.
 debian_cargo() {
     env -u RUSTFLAGS -u CARGO_ENCODED_RUSTFLAGS PATH="$debian:$PATH" RUSTC="$debian/rustc" \
         "$debian/cargo" "$@"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Counts what the release build costs the PC, and fails where it is more than the budget: see
-# tests/it/budget.rs. Takes a minute once it is built.
+# Measures the cost of the release build and fails if it exceeds the budget: see tests/it/budget.rs.
+# Takes a minute once it is built.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source deploy/install.sh

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs the commands of the README and of the pages that a newcomer reads, in their order and as
-# written, on a clean Debian 12: a fresh clone, and a user who may use sudo. Takes a quarter of an
-# hour; needs root and debootstrap. See tests/README.md.
+# Runs the commands of the README and of the pages for newcomers, in order and as written, on a
+# clean Debian 12: a fresh clone, and a user with sudo. Takes a quarter of an hour; needs root and
+# debootstrap. See tests/README.md.
 #
 #   tests/newcomer.sh           makes the machine and runs the commands there
 #   tests/newcomer.sh commands  prints the commands
@@ -22,7 +22,7 @@ main() {
     make_machine
     git clone --quiet . "$root/home/racer/pitwire"
     script >"$root/home/racer/way.sh"
-    # What runs in there ends with it, and what is mounted in there goes with it.
+    # Its processes and mounts end with the namespaces.
     unshare --mount --pid --fork --kill-child bash -euc '
         mount -t proc proc "$1/proc"
         mount -t tmpfs shm "$1/dev/shm"
@@ -39,7 +39,7 @@ main() {
 make_machine() {
     debootstrap --variant=minbase --include=ca-certificates,git,sudo "$SUITE" "$root" "$MIRROR"
     cp /etc/resolv.conf /etc/hosts "$root/etc/"
-    # Where the network has a certificate authority of its own.
+    # Networks with a private certificate authority need its certificates.
     if [ -d /usr/local/share/ca-certificates ]; then
         cp -r /usr/local/share/ca-certificates/. "$root/usr/local/share/ca-certificates/"
         chroot "$root" update-ca-certificates
@@ -54,12 +54,12 @@ script() {
     cat <<'SETUP'
 set -eux
 cd ~/pitwire
-# The reader's own program.
+# Stands for the reader's own program.
 your-reader() { pitwire simulate; }
-# Runs until Ctrl-C, and then ends with 0.
+# Interrupts the command after ten seconds; it must then exit with 0.
 for_ten_seconds() { timeout --preserve-status --signal=INT --kill-after=10 10 bash -euc "$1"; }
 export -f your-reader
-# A tool may have found something.
+# A tool exits with 1 if it has findings.
 or_found() { [ $? = 1 ]; }
 SETUP
     local blocks block
@@ -76,7 +76,7 @@ SETUP
                 printf '[ ! -e ~/.cargo/env ] || . ~/.cargo/env\n'
                 printf 'export PATH=$PWD/target/release:$PATH\npitwire serve & server=$!\n'
                 ;;
-            # Posts need an agent; the other lines of the block run one after the other.
+            # Posts need a running agent; the other lines of the block run one after the other.
             curl*v1*)
                 printf 'sleep 1; pitwire run & agent=$!\nsleep 3\n'
                 sed '/^your-reader\|^pitwire/d' <<<"$block"
@@ -86,7 +86,7 @@ SETUP
             'your-reader'*) endless_commands "$block" ;;
             'pitwire run '*) printf 'for_ten_seconds %q\n' "$block" ;;
             'pitwire queue'*) sed -E 's/^(.*[^ ]) *#.*$/\1/; s/$/ || or_found/' <<<"${block%$'\n'}" ;;
-            # No agent is running to be reloaded.
+            # No agent is running, so the reload must fail.
             'pitwire check'*) sed -E 's/^(pitwire reload.*)/! \1/' <<<"${block%$'\n'}" ;;
             'pitwire doctor'*) printf '%s || or_found\n' "${block%$'\n'}" ;;
             *) printf '%s' "$block" ;;
@@ -96,7 +96,7 @@ SETUP
     printf 'kill $server; wait $server\n'
 }
 
-# Prints the commands of a block that read a source without end, each bounded in time.
+# Prints the commands of a block that read an endless source, each with a time limit.
 endless_commands() {
     sed -n '/^your-reader\|^pitwire simulate/p' <<<"$1" |
         while read -r line; do printf 'for_ten_seconds %q\n' "$line"; done

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds the packages and installs each where it belongs: the .deb here, as root or through sudo, and
-# takes it off again; the tarball into a folder whose name has a space and an accent; the .msi and
-# the zip under Wine. See tests/README.md.
+# Builds the packages and installs each: the .deb on this machine, as root or through sudo, and
+# removes it again; the tarball into a folder whose name contains a space and an accent; the .msi
+# and the zip under Wine. See tests/README.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source deploy/install.sh
@@ -17,7 +17,7 @@ main() {
     check_tarball
     prepare_windows
     prepare_wine
-    # What a run that fails leaves installed must not be there in the next.
+    # Use a copy, so that files from a failed run do not affect the next one.
     cp --archive "$prefix" "$work/wine"
     prefix=$work/wine
     check_zip
@@ -29,7 +29,7 @@ check_deb() {
     headline "the .deb"
     [[ ! -e /usr/bin/pitwire ]] || fail "pitwire is installed here: take it off to test its package"
     has systemd-analyze || apt_install systemd
-    # Not as it is installed: a system may be set up to leave manuals out.
+    # Extracted, not installed: a system may be configured to exclude manuals.
     dpkg-deb --extract "$out"/pitwire_*.deb "$work/deb"
     local share=$work/deb/usr/share
     check_manual "$share"/man/man1/pitwire{,-run,-doctor,-queue-export}.1.gz
@@ -38,7 +38,7 @@ check_deb() {
     apt_get install -y -qq --no-install-recommends "$out"/pitwire_*.deb
     demo /usr/bin/pitwire
     local unit=/usr/lib/systemd/user/pitwire.service said
-    # It ends with 0 also when it has something to say.
+    # It exits with 0 even if it prints warnings.
     said=$(XDG_RUNTIME_DIR=$work systemd-analyze verify --user --man=no "$unit" 2>&1)
     [[ -z $said ]] || fail "systemd-analyze: $said"
     apt_get remove -y -qq pitwire
@@ -55,7 +55,7 @@ check_tarball() {
     check_completions "$folder"/completions/{pitwire.bash,_pitwire,pitwire.fish}
 }
 
-# Each page is there, and man has nothing to say about it.
+# Checks that each page exists and that man prints no warnings for it.
 check_manual() {
     has man || apt_install man-db
     local page said
@@ -65,7 +65,7 @@ check_manual() {
     done
 }
 
-# Each is there; bash takes its own.
+# Checks that each file exists and that bash loads its own.
 check_completions() {
     local file said
     for file in "$@"; do
@@ -98,7 +98,7 @@ check_msi() {
     ! starts_at_log_on || fail "what is gone is still started at log-on"
 }
 
-# Its server would go on writing into the folder.
+# Otherwise Wine's server would keep writing into the folder.
 stop_wine() {
     [[ -z ${prefix:-} ]] || in_wine wineserver --kill || true
 }
@@ -111,7 +111,7 @@ demo_under_wine() {
     under_wine 120 wine "$1" demo --seconds 8 --outage 2:3
 }
 
-# All of the program at work, with an outage.
+# Runs every part of the program, with an outage.
 demo() {
     "$1" demo --seconds 8 --outage 2:3
 }

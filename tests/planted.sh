@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Plants each fault of tests/planted.txt and sees that the tests find it. See tests/README.md.
+# Enables each fault of tests/planted.txt and checks that the tests find it. See tests/README.md.
 #
-#   tests/planted.sh            all of them
-#   tests/planted.sh NAME...    these
+#   tests/planted.sh            checks all faults
+#   tests/planted.sh NAME...    checks these
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# A run of a test takes no longer, fault or not.
+# The time limit of one test run, with or without a fault.
 LIMIT_SECONDS=300
 TABLE=tests/planted.txt
 
@@ -30,7 +30,7 @@ main() {
     [ "$escaped" = 0 ]
 }
 
-# Names and the tests that must find them: all, or those that are asked for.
+# Prints the names of the requested faults (default: all) and the test that must find each.
 faults() {
     local wanted=" $* "
     sed -E '/^(#|$)/d; s/   +/\t/g' "$TABLE" | while IFS=$'\t' read -r name how _; do
@@ -44,7 +44,7 @@ tests_of() {
     faults "$@" | cut -d' ' -f2-
 }
 
-# One build serves them all: the variable PLANTED names the fault.
+# One build contains all faults: the variable PLANTED enables one.
 build() {
     local target=${CARGO_TARGET_DIR:-target}/planted built
     built=$(RUSTFLAGS='--cfg planted' CARGO_TARGET_DIR=$target CARGO_INCREMENTAL=0 \
@@ -54,7 +54,7 @@ build() {
     IT=$(sed -n 's/.*tests\/it\/main\.rs (\(.*\))/\1/p' <<<"$built")
 }
 
-# Runs the tests that a filter names, `lib` before it for those of the library.
+# Runs the tests that match a filter; a leading `lib` selects the library's unit tests.
 run() {
     local binary=$IT filter=$1
     case $filter in lib[\ =]*) binary=$LIB filter=${filter#lib?} ;; esac
@@ -63,7 +63,7 @@ run() {
         "$binary" "$filter" 2>&1
 }
 
-# Without a fault all of them pass, or what follows would say nothing.
+# Without a fault all tests must pass; otherwise a failure would prove nothing.
 are_good() {
     local how
     for how in "$@"; do
@@ -74,7 +74,7 @@ are_good() {
     done
 }
 
-# The first test that fails with this fault; false when none does.
+# Prints the first test that fails with this fault; returns 1 if none does.
 first_failure() {
     local output status=0
     output=$(PLANTED=$1 run "$2") || status=$?
@@ -85,7 +85,7 @@ first_failure() {
     esac
 }
 
-# The table and the source name the same faults.
+# Checks that the table and the source contain the same faults.
 every_fault_is_listed() {
     diff <(faults | cut -d' ' -f1 | sort) \
         <(grep -rhoE 'planted\("[a-z_]+"\)' src | cut -d'"' -f2 | sort -u)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Everything that must hold, in one command. See tests/README.md.
+# Runs every check of the project. See tests/README.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source deploy/install.sh
@@ -20,23 +20,23 @@ main() {
     step env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
     check_dependencies
     step cargo test --locked
-    # Two programs are built, and this one is meant.
+    # Cargo.toml has two binaries; this runs the default one.
     step cargo run --locked --quiet -- --version
     step tests/windows.sh
     step tests/packages.sh
-    # The packages have built what it counts on.
+    # Uses the release build that the packages have just made.
     step tests/budget.sh
     printf '\n==> all good after %d s\n' "$SECONDS"
 }
 
-# rustup's minimal profile has neither.
+# rustup's minimal profile includes neither component.
 install_rust_components() {
     cargo fmt --version >/dev/null 2>&1 || step rustup component add rustfmt
     cargo clippy --version >/dev/null 2>&1 || step rustup component add clippy
 }
 
-# Only where cargo-deny is installed: building it takes longer than all the rest. The advisories are
-# left out, since a new one must not fail an old commit.
+# Runs only if cargo-deny is installed: building it takes longer than everything else. Advisories
+# are not checked, since a new one must not fail an old commit.
 check_dependencies() {
     if cargo deny --version >/dev/null 2>&1; then
         step cargo deny --config .deny.toml check licenses bans sources

@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# Installs what the tests need besides a Rust toolchain, and prints where on the last line:
-# a directory outside the clone with a Python venv, node_modules, bin/promtool and bin/nats-server.
+# Installs the test dependencies other than a Rust toolchain, and prints their directory, which is
+# outside the clone, on the last line. It holds a Python venv, node_modules, bin/promtool and
+# bin/nats-server.
 #
 # Missing system packages come from apt (Debian 12 or a relative), as root or through sudo.
-# Anything that cannot be installed ends the script: no test is skipped for it.
+# If anything cannot be installed, the script fails: no test is skipped for it.
 set -euo pipefail
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -12,11 +13,11 @@ peers=$here/peers
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/pitwire
 
 main() {
-    # Standard output is for the directory alone.
+    # Standard output carries only the directory.
     exec 3>&1 1>&2
     install_system_packages
     mkdir -p "$cache"
-    # Two test runs at once install once.
+    # Of two concurrent test runs, only one installs.
     exec 9>"$cache/lock"
     flock --wait 1800 9 || fail "another run has held $cache/lock for half an hour: end it, or wait"
     local target
@@ -38,9 +39,9 @@ install_system_packages() {
     has openssl || missing+=(openssl)
     has node || missing+=(nodejs)
     has npm || missing+=(npm)
-    # It checks the units in deploy/.
+    # Checks the units in deploy/.
     has systemd-analyze || missing+=(systemd)
-    # The pages are looked at in a real browser.
+    # The pages are tested in a real browser.
     has chromium || missing+=(chromium)
     if ((${#missing[@]})); then
         apt_install "${missing[@]}"
@@ -51,7 +52,7 @@ install_system_packages() {
         fail "node is $(node --version), the servers need 18 or newer"
 }
 
-# Names the cache: a changed pin, script or interpreter makes a new one.
+# The cache key: a changed pin, script or interpreter creates a new cache.
 fingerprint() {
     {
         cat "$here/setup.sh" "$peers"/{requirements.txt,package.json,package-lock.json}
@@ -73,7 +74,7 @@ install_peers() {
     install_program "$target/bin" nats-server nats-server https://nats.io/download
 }
 
-# One program alone out of a Debian package: installing that would start a server.
+# Extracts a single program from a Debian package: installing the package would start a server.
 install_program() {
     local bin=$1 program=$2 package=$3 home=$4
     if has "$program"; then
@@ -85,7 +86,7 @@ install_program() {
     unpacked=$(mktemp -d)
     (
         cd "$unpacked"
-        # Needs no root, unless the package lists are missing or too old.
+        # Needs no root, unless the package lists are missing or out of date.
         download "$package" || { apt_get update -qq && download "$package"; }
         dpkg-deb --extract "$package"_*.deb .
         cp usr/*bin/"$program" "$bin/$program"
@@ -95,7 +96,7 @@ install_program() {
 }
 
 download() {
-    # Without this apt warns that its own user may not write here.
+    # Without this option, apt warns that its sandbox user cannot write here.
     apt-get download -qq -o APT::Sandbox::User=root "$1"
 }
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Checks the whole crate for Windows, builds pitwire.exe and tests it under Wine. See
+# Lints the whole crate for Windows, builds pitwire.exe and tests it under Wine. See
 # tests/README.md.
 #
-# The compiler, the source of its standard library and Wine come from apt (Debian 12 or a relative),
-# as root or through sudo. The standard library is built once and Wine's folder is made once, in a
-# directory outside the clone. Anything that cannot be installed or built ends the script.
+# The compiler, its standard library's source and Wine come from apt (Debian 12 or a relative), as
+# root or through sudo. The standard library and Wine's folder are built once, in a directory
+# outside the clone. If anything cannot be installed or built, the script fails.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source deploy/install.sh
@@ -17,7 +17,8 @@ main() {
     windows_cargo build --locked
     local library
     library=$(test_program --lib)
-    # The other tests are those of Linux, and so are the servers: agent and game are for Windows.
+    # The other tests and the servers are Linux programs; only the agent and the game run on
+    # Windows.
     PITWIRE_WINDOWS_TESTS=$(test_program --test it)
     export PITWIRE_WINDOWS_TESTS
     export PITWIRE_WINDOWS_BINARY=$cache/target/$target/debug/pitwire.exe
@@ -27,13 +28,13 @@ main() {
     test_under_wine 200 cargo test --locked --test it -- --ignored lmu::wine
 }
 
-# Builds tests; prints where.
+# Builds tests and prints the path of the executable.
 test_program() {
     windows_cargo test --locked --no-run "$@" 2>&1 | tee /dev/stderr |
         sed -n 's/^ *Executable .*(\(.*\.exe\))$/\1/p'
 }
 
-# A filter that fits nothing would be a success.
+# Requires at least one passed test: a filter without a match would succeed as well.
 test_under_wine() {
     under_wine "$@"
     grep -q '^test result: ok. [1-9]' "$cache/wine.log" || fail "no test ran under Wine"

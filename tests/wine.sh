@@ -1,6 +1,6 @@
-# Wine, a Windows of sorts; for `source` after deploy/install.sh and deploy/windows.sh.
+# Wine, to test Windows programs; source after deploy/install.sh and deploy/windows.sh.
 
-# Installs it, and makes the folder that it takes for a PC's disk C:, on which nothing is installed.
+# Installs Wine and creates its prefix, a drive C: with no programs installed.
 prepare_wine() {
     has wine || apt_install wine64 wine
     prefix=$cache/bare-$(WINEDEBUG=-all wine --version | cut -d' ' -f1)
@@ -11,16 +11,16 @@ prepare_wine() {
     under_wine 120 wineboot --init
     under_wine 60 winecfg -v win10
     in_wine timeout 60 wineserver --wait
-    # Wine 8.0 lacks a library that every Rust program wants.
+    # Wine 8.0 lacks a library that every Rust program loads.
     x86_64-w64-mingw32-gcc -O2 -s -shared tests/bcryptprimitives.c -ladvapi32 \
         -o "$prefix/drive_c/windows/system32/bcryptprimitives.dll"
     mv "$prefix" "$made"
     prefix=$made
 }
 
-# Runs a command with a bound in seconds. Wine 8.0 itself hangs now and then: its server turns round
-# on itself, and no program gets on. Then the command is ended and tried again, twice at most; one
-# that fails ends the script at once. What it printed is in $cache/wine.log too.
+# Runs a command with a time limit in seconds. Wine 8.0 itself hangs now and then: its server spins
+# and no program makes progress. The command is then killed and retried, at most twice; a command
+# that fails ends the script at once. Its output is also in $cache/wine.log.
 under_wine() {
     local seconds=$1 try status
     shift
@@ -41,7 +41,7 @@ under_wine() {
     fail "Wine hung three times"
 }
 
-# Its server outlives the command, and must not keep the lock.
+# Wine's server outlives the command, so it must not inherit the lock.
 in_wine() {
     WINEPREFIX=$prefix WINEDEBUG=-all DISPLAY='' "$@" </dev/null 9>&-
 }

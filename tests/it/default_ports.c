@@ -1,6 +1,6 @@
 /* Preloaded into every pitwire that a test starts: ends it when it connects to or binds an address
- * that is a default of the configuration. On a developer's PC another program may have that address,
- * a test server of theirs or their own agent. */
+ * that is a default of the configuration. On a developer's PC another program may use that address:
+ * a test server, or the developer's own agent. */
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <stdio.h>

@@ -1,10 +1,10 @@
 //! Le Mans Ultimate and rFactor 2: the game's memory and its REST API.
 //!
-//! - [`fixtures`]: whole buffers and the samples that they make.
-//! - [`torn`]: a game that writes while it is read.
-//! - [`wine`]: the same on Windows, as far as Wine is one.
-//! - [`drive`]: the agent beside a game that comes and goes.
-//! - [`api`]: the REST API as it is and as it fails.
+//! - [`fixtures`]: complete memory buffers and the samples expected from them.
+//! - [`torn`]: a game that writes while the reader reads.
+//! - [`wine`]: the Windows build under Wine.
+//! - [`drive`]: the agent next to a game that starts, stops and restarts.
+//! - [`api`]: the REST API, including its failures.
 
 #[cfg(unix)]
 mod api;

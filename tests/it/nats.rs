@@ -1,11 +1,11 @@
 //! The agent and a real NATS server: as a sink, and as a hub's source.
 //!
-//! - [`sink`]: whatever is killed and cut, the stream holds each entry once and in order.
-//! - [`access`]: who is let in, and what is said of a server that does not do what it should.
-//! - [`cluster`]: three servers that are one.
+//! - [`sink`]: whatever is killed or cut, the stream holds each entry once and in order.
+//! - [`access`]: authentication, and the messages about a misbehaving server.
+//! - [`cluster`]: a cluster of three servers.
 //! - [`show`]: a whole league at once.
 //! - [`source`]: a hub between agents and a dashboard.
-//! - [`hubs`]: several that share the agents.
+//! - [`hubs`]: several hubs that share the agents.
 
 mod access;
 mod cluster;
@@ -28,10 +28,10 @@ use tempfile::TempDir;
 
 use crate::peers;
 
-/// How long a server may take until it is ready.
+/// How long a server may take to start.
 const START_UP: Duration = Duration::from_secs(20);
 
-/// A running `nats-server` with JetStream, which keeps what it has in files. Dropping it kills it.
+/// A running `nats-server` with JetStream on file storage. Dropping it kills it.
 #[derive(Debug)]
 pub struct NatsServer {
     child: Child,
@@ -45,7 +45,7 @@ impl NatsServer {
         Self::configured("nats", "")
     }
 
-    /// Starts one with more in its configuration, reached by this scheme.
+    /// Starts a server with extra configuration, reached by this URL scheme.
     pub fn configured(scheme: &'static str, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store = folder.path().join("store");
@@ -53,7 +53,7 @@ impl NatsServer {
         Self::start_in(folder, scheme, &config)
     }
 
-    /// One that passes messages on and keeps none.
+    /// Starts a server without JetStream: it forwards messages but stores none.
     pub fn without_jetstream() -> Self {
         Self::start_in(tempfile::tempdir().unwrap(), "nats", "")
     }
@@ -72,7 +72,7 @@ impl NatsServer {
         self.url_at(self.port)
     }
 
-    /// The address of the server behind something that listens on this port.
+    /// The URL of the server as seen through a proxy on this port.
     pub fn url_at(&self, port: u16) -> String {
         format!("{}://127.0.0.1:{port}", self.scheme)
     }
@@ -89,13 +89,13 @@ impl NatsServer {
         (self.child, self.port) = spawn(&self.folder, i32::from(self.port), &[]);
     }
 
-    /// JetStream there, for a client without credentials.
+    /// JetStream of this server, for a client without credentials.
     pub async fn jetstream(&self) -> jetstream::Context {
-        let client = async_nats::connect(self.url()).await.expect("the server lets us in");
+        let client = async_nats::connect(self.url()).await.expect("the server accepts us");
         jetstream::new(client)
     }
 
-    /// What an agent's stream holds, oldest first.
+    /// The entries in an agent's stream, oldest first.
     pub async fn kept(&self, agent: &str) -> Vec<Kept> {
         kept(&self.jetstream().await, agent).await
     }
@@ -103,7 +103,7 @@ impl NatsServer {
 
 impl Drop for NatsServer {
     fn drop(&mut self) {
-        // It may have been killed by the test already.
+        // The test may have killed it already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -124,7 +124,7 @@ fn spawn(folder: &TempDir, port: i32, settings: &[(&str, String)]) -> (Child, u1
     let (send, receive) = mpsc::channel();
     let collector = thread::spawn(move || {
         let (mut port, mut said) = (None, Vec::new());
-        // Read on, or the server blocks when the pipe is full.
+        // Keep reading, or the server blocks once the pipe is full.
         for line in log.lines().map_while(Result::ok) {
             if let Some((_, address)) = line.split_once("Listening for client connections on ") {
                 port = address.rsplit_once(':').and_then(|(_, port)| port.trim().parse().ok());
@@ -145,7 +145,7 @@ fn spawn(folder: &TempDir, port: i32, settings: &[(&str, String)]) -> (Child, u1
     (child, port)
 }
 
-/// An entry as a stream keeps it.
+/// An entry as stored in a stream.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Kept {
     pub stint: String,
@@ -188,8 +188,8 @@ fn entry(agent: &str, message: &StreamMessage) -> Kept {
     }
 }
 
-/// That a stream holds each entry that was reported stored once, and all in order within a stint;
-/// gives the names of the stints. `stored` is the number in a frame by its position.
+/// Checks that a stream holds each entry that was reported stored exactly once, in order within its
+/// stint. Returns the names of the stints. `stored` maps each position to the number in its frame.
 pub fn check(kept: &[Kept], stored: &BTreeMap<u64, u64>) -> BTreeSet<String> {
     let mut newest: BTreeMap<&str, u64> = BTreeMap::new();
     for entry in kept {
@@ -199,10 +199,10 @@ pub fn check(kept: &[Kept], stored: &BTreeMap<u64, u64>) -> BTreeSet<String> {
     let numbers: BTreeMap<u64, u64> =
         kept.iter().filter_map(|entry| Some((entry.seq, entry.json["lap"].as_u64()?))).collect();
     let frames = kept.iter().filter(|entry| entry.kind == "telemetry").count();
-    assert_eq!(frames, numbers.len(), "a position is in two stints");
+    assert_eq!(frames, numbers.len(), "two stints share a position");
     let lost: Vec<_> = stored.iter().filter(|(seq, _)| !numbers.contains_key(seq)).collect();
     assert!(lost.is_empty(), "{} of {} lost: {lost:?}", lost.len(), stored.len());
     let other: Vec<_> = stored.iter().filter(|(seq, number)| numbers[seq] != **number).collect();
-    assert!(other.is_empty(), "another entry than was stored: {other:?}");
+    assert!(other.is_empty(), "entries differ from what was stored: {other:?}");
     newest.into_keys().map(str::to_owned).collect()
 }

@@ -1,4 +1,4 @@
-//! The pages that people look at, in a real browser: the agent's own and the dashboard.
+//! The pages that people use, in a real browser: the agent's own page and the dashboard.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -13,10 +13,10 @@ use crate::contract::Client;
 use crate::peers::{self, Kind, Peer};
 use crate::proxy::{Network, Proxy};
 
-/// From the plug that is pulled to the words of the page.
+/// The longest time from the cut until the page shows it.
 const NOTICED: Duration = Duration::from_secs(2);
 
-/// Between two points of a plot, at most: a point a second is kept.
+/// The largest distance between two points of a gapless plot: it keeps a point a second.
 const NO_GAP_MS: f64 = 2_500.0;
 
 #[tokio::test]
@@ -51,7 +51,7 @@ async fn the_pages_say_how_it_stands_while_the_plug_is_pulled_and_put_back() {
     page.shows("pill", |text| text.starts_with("Offline, ")).await;
     let noticed = pulled.elapsed();
     assert!(noticed < NOTICED, "{noticed:?}");
-    eprintln!("the page said so after {:.1} s", noticed.as_secs_f64());
+    eprintln!("the page showed the outage after {:.1} s", noticed.as_secs_f64());
     dashboard.shows("state", |text| text == "Stale: no new frame").await;
     page.shows("entries", |text| text.parse().is_ok_and(|entries: u64| entries > 60)).await;
     // The newest point of the plot is its highest.
@@ -60,7 +60,7 @@ async fn the_pages_say_how_it_stands_while_the_plug_is_pulled_and_put_back() {
     let newest = "Number(document.getElementById('line').getAttribute('points').split(',').pop())";
     assert_eq!(page.ask(newest), page.ask(highest));
     let wrong = page.text("wrong");
-    // Refused, or cut in the middle of a handshake.
+    // The connection is refused, or cut in the middle of a handshake.
     assert!(wrong.contains("server"), "{wrong}");
     page.shot("status-offline-320-dark.png");
 
@@ -133,7 +133,7 @@ async fn the_dashboards_history_has_each_frame_at_its_own_moment() {
     let proxy = Proxy::start(server.port());
     let mut car = Car::new(&server).await;
     let mut page = Browser::open(&car.page(&proxy.url()), 900, false);
-    // Laps of 50 s, the first of which begins 10 s before the first frame.
+    // Laps of 50 s; the first begins 10 s before the first frame.
     let mut drive = async |from: u32, to: u32| {
         for second in from..to {
             let running = f64::from((second + 10) % 50);
@@ -149,7 +149,7 @@ async fn the_dashboards_history_has_each_frame_at_its_own_moment() {
     page.comes_true(&format!("!({})", in_one_line("fuel"))).await;
     page.shows("lap_time", |text| text == "0:29.000").await;
 
-    // What was missing comes late, and changes nothing of what is shown.
+    // The missing frames arrive late and leave the current values unchanged.
     drive(20, 100).await;
     page.comes_true("plotted().length == 120").await;
     page.comes_true(&in_one_line("fuel")).await;
@@ -157,7 +157,7 @@ async fn the_dashboards_history_has_each_frame_at_its_own_moment() {
     assert_eq!(page.text("lap_time"), "0:29.000");
     page.shows("laps_range", |text| text == "last 0:50.000, best 0:50.000").await;
 
-    // A page that was away gets what it missed.
+    // A page that lost its connection gets the frames that it missed.
     proxy.set(Network::Down);
     page.shows("state", |text| text == "No connection to the server").await;
     drive(120, 180).await;
@@ -165,7 +165,7 @@ async fn the_dashboards_history_has_each_frame_at_its_own_moment() {
     page.comes_true("plotted().length == 180").await;
     page.shows("lap", |text| text == "3").await;
 
-    // So does one that comes late.
+    // A page that is opened late gets all frames too.
     let held = page.ask("plotted()");
     page.open_again(&car.page(&server.url()));
     page.comes_true("plotted().length == 180").await;
@@ -178,7 +178,8 @@ async fn a_day_takes_a_page_no_more_than_its_bounds() {
     let server = Peer::start(Kind::Embedded, &[]);
     let car = Car::new(&server).await;
     let mut page = Browser::open(&car.page(&server.url()), 900, false);
-    // 30 hours at 2 Hz, in laps of 100 s; and as thinned as a late page is given them.
+    // 30 hours at 2 Hz, in laps of 100 s; then at the interval to which a late page's history is
+    // downsampled.
     for seconds_apart in [0.5, 54.0] {
         page.ask(
             "slots.clear(), laps.clear(), slotMs = 1000, oldest = Infinity, newest = -Infinity",
@@ -199,12 +200,12 @@ async fn a_day_takes_a_page_no_more_than_its_bounds() {
 
 const MARKUP: &str = "<img src=x onerror=\"document.title='owned'\"><b>Zoë</b>";
 
-/// Whether a plot has one line without a gap.
+/// A JavaScript expression that is true if a plot is one line without a gap.
 fn in_one_line(field: &str) -> String {
     format!("document.getElementById('{field}_line').getAttribute('d')?.match(/M/g)?.length === 1")
 }
 
-/// A publisher that says when what it sends was driven.
+/// A publisher that sets the timestamp of each frame.
 struct Car {
     client: Client,
     session: String,
@@ -221,7 +222,7 @@ impl Car {
         format!("{server}/dashboard/{}", self.session)
     }
 
-    /// A frame of so many seconds after noon.
+    /// Publishes a frame with a timestamp this many seconds after noon.
     async fn frame(&mut self, second: f64, mut telemetry: Value) {
         telemetry["timestamp"] = timestamp(second).into();
         telemetry["player_name"] = MARKUP.into();
@@ -242,7 +243,7 @@ fn timestamp(second: f64) -> String {
     CapturedAt(NOON + (second * 1000.0) as i64).to_string()
 }
 
-/// Chromium with one page open. What a page does wrong makes the next question fail.
+/// Chromium with one page open. An error on the page fails the next call.
 pub struct Browser {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -256,7 +257,7 @@ impl Browser {
         browser
     }
 
-    /// Opens a page in a browser for which `name` is 127.0.0.1.
+    /// Opens a page in a browser that resolves `name` to 127.0.0.1.
     pub fn resolving(name: &str, url: &str) -> Self {
         let mut browser = Self::start(Some(name));
         browser.tell(&json!({"open": url, "width": 320, "dark": false}));
@@ -277,7 +278,7 @@ impl Browser {
         browser
     }
 
-    /// Goes to another page, or to the same once more.
+    /// Navigates to another page, or reloads the current one.
     pub fn open_again(&mut self, url: &str) {
         self.tell(&json!({"open": url}));
     }
@@ -295,12 +296,12 @@ impl Browser {
         line.trim().to_owned()
     }
 
-    /// The value of an expression of JavaScript.
+    /// The value of a JavaScript expression.
     pub fn ask(&mut self, expression: &str) -> Value {
         self.tell(&json!({"ask": expression}))
     }
 
-    /// The value of an expression in the frame that was added last.
+    /// The value of an expression in the most recently added frame.
     pub fn ask_frame(&mut self, expression: &str) -> Value {
         self.tell(&json!({"ask_frame": expression}))
     }
@@ -310,41 +311,41 @@ impl Browser {
         text.as_str().unwrap().to_owned()
     }
 
-    /// Waits until the element has a text that fits.
+    /// Waits until the element's text satisfies `fits`.
     pub async fn shows(&mut self, id: &str, fits: impl Fn(&str) -> bool) {
         eventually(id, async || fits(&self.text(id)).then_some(())).await;
     }
 
-    /// Waits until the element has another text.
+    /// Waits until the element's text changes.
     async fn changes(&mut self, id: &str) {
         let before = self.text(id);
         self.shows(id, |text| text != before).await;
     }
 
-    /// Waits until an expression of JavaScript is true.
+    /// Waits until a JavaScript expression is true.
     pub async fn comes_true(&mut self, expression: &str) {
         let is_true = async || (self.ask(expression) == true).then_some(());
         eventually(expression, is_true).await;
     }
 
-    /// Puts a text into a field as a person does.
+    /// Types a text into a field, as a user does.
     pub fn types(&mut self, id: &str, text: &str) {
         self.tell(&json!({"type": text, "into": format!("#{id}")}));
     }
 
-    /// Clicks on what leads to another page, and waits for that page.
+    /// Clicks on a link to another page, and waits for that page.
     pub fn clicks(&mut self, selector: &str) {
         self.tell(&json!({"click": selector}));
     }
 
-    /// Between two neighbouring points of the dashboard's plots, in milliseconds.
+    /// The longest interval between neighbouring points of the dashboard's plots, in milliseconds.
     fn longest_gap(&mut self) -> f64 {
         let gap = "plotted().reduce(([gap, last], {at}) => [Math.max(gap, at - last), at], \
                    [0, oldest])[0]";
         self.ask(gap).as_f64().unwrap()
     }
 
-    /// Kept for people to look at.
+    /// Saves a screenshot for people to look at.
     fn shot(&mut self, name: &str) {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("screenshots");
         std::fs::create_dir_all(&folder).unwrap();
@@ -354,7 +355,7 @@ impl Browser {
 
 impl Drop for Browser {
     fn drop(&mut self) {
-        // It ends the browser and takes its files away when its input ends.
+        // At the end of its input it closes the browser and deletes its files.
         self.stdin = None;
         let started = Instant::now();
         while started.elapsed() < NOTICED && matches!(self.child.try_wait(), Ok(None)) {

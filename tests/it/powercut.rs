@@ -1,12 +1,12 @@
 //! Power cuts: a real store runs in a process whose every write, sync, rename and removal is
-//! recorded; then the disk is put together as a cut at any moment could have left it, and the
-//! store must open there and hold what it had promised.
+//! recorded. The disk is then rebuilt in a state in which a power cut at some moment could have
+//! left it; the store must open there and hold everything that it had promised.
 //!
-//! What was not synced may be there, not there, or torn at 512 bytes, each part for itself and in
-//! any order. Names are lost either in the order of a journaling file system or each for itself,
-//! where only the fsync of their folder holds them.
+//! Unsynced data may be present, missing, or torn at 512 bytes, each part independently and in any
+//! order. Names are lost either in the order of a journaling file system or independently, if only
+//! an fsync of their folder makes them durable.
 //!
-//! `LONG=1` looks at 2,000 moments of four recordings.
+//! `LONG=1` checks 2,000 moments of four recordings.
 
 mod disk;
 mod window;
@@ -43,7 +43,7 @@ fn explore(states: usize, seed: u64) {
     let syncs: Vec<usize> =
         log.iter().enumerate().filter(|(_, e)| e.kind == b'S').map(|(i, _)| i).collect();
     let mut rng = SmallRng::seed_from_u64(seed);
-    // Before and after a sync, and anywhere.
+    // Just before and just after a sync, and at random.
     let mut cuts: Vec<usize> = (0..states)
         .map(|i| match i % 3 {
             0 => syncs[rng.random_range(0..syncs.len())],
@@ -77,19 +77,19 @@ fn explore(states: usize, seed: u64) {
             );
         }
     }
-    assert!(!promises.thinned.is_empty(), "nothing was thinned");
-    assert!(!promises.dropped.is_empty(), "nothing was dropped");
+    assert!(!promises.thinned.is_empty(), "no record was downsampled");
+    assert!(!promises.dropped.is_empty(), "no record was dropped");
     let events = log.len();
     eprintln!("{states} power cuts in {events} events: failed opens, lost, out of order: 0");
 }
 
-/// Lives of a store under the recorder. The second is closed in good order, the others are killed;
-/// the last comes after the machine was started anew, and so mends what the third left.
+/// Number of times that the store is opened under the recorder. The second process exits cleanly,
+/// the others are killed. The last one runs after a reboot, so it repairs what the third one left.
 const LIVES: u64 = 4;
 const CLOSED_LIFE: u64 = 1;
 const LIFE_AFTER_BOOT: u64 = 3;
 
-/// The process that is recorded.
+/// The recorded process.
 #[test]
 #[ignore = "run by the tests above"]
 fn child() {
@@ -179,7 +179,7 @@ fn child() {
     }
 }
 
-/// Bytes that only the record at `seq` has.
+/// Bytes unique to the record at `seq`.
 fn payload(seq: u64, len: usize) -> Vec<u8> {
     let mut rng = SmallRng::seed_from_u64(seq);
     let mut bytes = format!("{seq} ").into_bytes();
@@ -187,16 +187,16 @@ fn payload(seq: u64, len: usize) -> Vec<u8> {
     bytes
 }
 
-/// What the store had said before the cut.
+/// What the store had reported before the cut.
 #[derive(Debug, Default)]
 struct Promises {
-    /// Positions that were given out; the last may be under way.
+    /// Positions that were assigned; `trying` is an append in progress.
     appended: Vec<u64>,
     trying: Option<u64>,
     durable_tail: u64,
     durable_head: u64,
     releasing: u64,
-    /// Positions that may have been thinned out, or dropped.
+    /// Positions that may have been downsampled, or dropped.
     thinned: BTreeSet<u64>,
     dropped: BTreeSet<u64>,
 }
@@ -237,8 +237,8 @@ impl Promises {
         let before = all(&mut store);
         self.check_records(&store, &before);
         let given_out = self.appended.last().copied().unwrap_or(0);
-        assert!(store.tail().0 > given_out, "position {given_out} would be given out again");
-        // It goes on, and another cut right after a flush takes nothing.
+        assert!(store.tail().0 > given_out, "position {given_out} would be assigned again");
+        // The store accepts records again, and another cut right after a flush loses nothing.
         let seq = store.append(b"after the cut").unwrap();
         store.flush().unwrap();
         drop(store);
@@ -251,7 +251,7 @@ impl Promises {
     fn check_records(&self, store: &SegmentStore, records: &BTreeMap<u64, Vec<u8>>) {
         for (seq, record) in records {
             let text = format!("{seq} ");
-            assert!(record.starts_with(text.as_bytes()), "another record at {seq}");
+            assert!(record.starts_with(text.as_bytes()), "wrong record at {seq}");
             assert_eq!(*record, payload(*seq, record.len() - text.len()), "damage at {seq}");
             assert!(
                 self.appended.binary_search(seq).is_ok() || self.trying == Some(*seq),
@@ -259,9 +259,9 @@ impl Promises {
             );
         }
         let back = self.dropped.iter().find(|seq| records.contains_key(seq));
-        assert_eq!(back, None, "what was dropped is back");
+        assert_eq!(back, None, "a dropped record is back");
         let head = store.head().0;
-        assert!(head >= self.durable_head, "what was released durably is back: {head}");
+        assert!(head >= self.durable_head, "durably released records are back: {head}");
         let known = self.appended.iter().chain(&self.trying);
         let last = records.last_key_value().map_or(0, |(seq, _)| *seq);
         for seq in known.filter(|&&seq| seq >= head && (seq < self.durable_tail || seq <= last)) {
@@ -271,7 +271,7 @@ impl Promises {
         let gone = store.books().map_or(0, |books| u64::from_le_bytes(books.try_into().unwrap()));
         assert_eq!(store.held().records, records.len() as u64);
         assert_eq!(store.lost(), 0);
-        assert_eq!(store.appended(), gone + store.held().records, "the books do not balance");
+        assert_eq!(store.appended(), gone + store.held().records, "the ledger does not balance");
         let thinned = || self.thinned.contains(&self.releasing.max(FIRST.0));
         assert!(
             head <= self.releasing.max(FIRST.0) || records.is_empty() || thinned(),

@@ -1,15 +1,17 @@
-//! The process itself: what it stored survives crashes and outages, what it is told to do it does.
+//! The process as a whole: stored entries survive crashes and outages, and it does what its
+//! commands and configuration ask for.
 //!
-//! - [`crash`]: killed in mid-queue, the server away: nothing that was reported stored is lost.
+//! - [`crash`]: killed with entries queued and the server down: no entry that was reported stored
+//! is lost.
 //! - [`recordings`]: real data, field by field.
-//! - [`reload`]: another configuration while it runs.
-//! - [`observe`]: what it shows of itself.
+//! - [`reload`]: a configuration change while it runs.
+//! - [`observe`]: metrics, health and readiness.
 //! - [`autostart`]: the start at log-on.
-//! - [`command`]: signals, exit codes, the HTTP source, the demo, the chaos.
+//! - [`command`]: signals, exit codes, the HTTP source, `demo` and `chaos`.
 //! - [`settings`]: the configuration, checked and shown.
-//! - [`tools`]: `pitwire queue`, over an agent that runs and over a folder.
+//! - [`tools`]: `pitwire queue`, on a running agent and on a folder.
 //!
-//! Stopping a process is a signal of Unix, hence none of this runs on Windows.
+//! The process is stopped with Unix signals, so none of this runs on Windows.
 
 mod autostart;
 mod command;
@@ -26,13 +28,14 @@ use serde_json::Value;
 
 use crate::agent::pitwire;
 
-/// Samples of `pitwire simulate` as lines, with the numbers from `first` on in the field `lap`: a
-/// server's history then tells which frames came, in which order and how often.
+/// Samples of `pitwire simulate` as lines, numbered from `first` in the field `lap`: a server's
+/// history then shows which frames arrived, in which order and how often.
 pub fn numbered_samples(first: u64, count: usize) -> Vec<String> {
     let count = count.to_string();
     let simulated = pitwire(&["simulate", "--speed", "0", "--frames", &count])
         .stdin(Stdio::null())
-        // Not piped: the first program under Wine starts the services, which keep it open for ever.
+        // Not piped: the first program under Wine starts Wine's services, which keep the pipe open
+        // forever.
         .stderr(Stdio::inherit())
         .output()
         .expect("pitwire simulates");
@@ -45,7 +48,7 @@ pub fn numbered_samples(first: u64, count: usize) -> Vec<String> {
     text.lines().zip(first..).map(number).collect()
 }
 
-/// The numbers of frames that a server has.
+/// The numbers of these frames.
 fn numbers(frames: &[Value]) -> Vec<u64> {
     frames.iter().map(|frame| frame["lap"].as_u64().expect("a number")).collect()
 }

@@ -1,6 +1,6 @@
-//! The queue against a model: whatever is done to it and to its disk, its promises hold.
+//! The queue against a model: its guarantees hold whatever happens to it and to its disk.
 //!
-//! Time is paused and nothing is random but the steps, so a failure fails again.
+//! Time is paused and only the steps are random, so a failure is reproducible.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -50,7 +50,8 @@ proptest! {
             prop_oneof![9 => use_of_the_queue(), 1 => Just(Step::Restart)], 1..60,
         ),
     ) {
-        // The least that a store on a real disk can be bounded to is far above these few records.
+        // The smallest size limit that a store on a real disk accepts is far above these few
+        // records.
         check(tempfile::tempdir().unwrap(), Limits { max_bytes: 64 << 20, ..limits }, steps);
     }
 }
@@ -126,7 +127,7 @@ async fn a_full_memory_is_thinned_and_then_drops_and_all_of_it_is_counted() {
     assert!(status.buffered <= BUFFER_ENTRIES as u64 + 64, "{status:?}");
     assert!(status.ledger.thinned > total / 2, "{status:?}");
     assert_eq!(status.buffered + status.ledger.thinned + status.ledger.storage, total);
-    // Setups cannot be thinned.
+    // Setups cannot be downsampled.
     for n in 0..BUFFER_ENTRIES as u64 {
         queue.append_setup(n).await.unwrap();
     }
@@ -197,7 +198,7 @@ async fn a_file_waits_for_room_and_others_do_not() {
     assert!(!file.is_finished());
     assert_eq!(queue.writer.status().entries, 2);
     for seq in 3..5 {
-        // A live source drops the oldest where nothing can be thinned.
+        // A live source evicts the oldest entry where downsampling frees no space.
         assert_eq!(queue.append("live").await.unwrap(), [Appended::Stored(Seq(seq))]);
     }
     let mut seen = Vec::new();
@@ -235,7 +236,7 @@ async fn a_full_disk_is_said_once_and_stays_an_error_until_it_is_not() {
     assert_eq!(log.containing("works again"), 1);
 }
 
-/// Nothing that was handed in would be lost: what changes nothing is no entry.
+/// A power cut would lose nothing: an unchanged setup is not an entry.
 #[tokio::test(start_paused = true)]
 async fn the_loss_window_is_closed_when_nothing_would_be_lost() {
     let durability = Durability::Within(WITHIN);
@@ -244,7 +245,7 @@ async fn the_loss_window_is_closed_when_nothing_would_be_lost() {
     sleep(WITHIN * 2).await;
     assert_eq!(queue.append_setup(1).await.unwrap(), [Appended::Unchanged]);
     assert_eq!(queue.writer.status().undurable_since, None);
-    // What a segment is sealed with is on the disk, though nobody asked for a flush.
+    // Sealing a segment writes it to the disk, even without a flush.
     let place = tempfile::tempdir().unwrap();
     let options = Options { segment_entries: 16, ..Options::new(1000, 64 << 20) };
     let store = SegmentStore::open(place.path(), options).unwrap();
@@ -258,7 +259,7 @@ async fn the_loss_window_is_closed_when_nothing_would_be_lost() {
     assert_eq!(queue.writer.status().undurable_since, None);
 }
 
-/// What was logged.
+/// Collects the log.
 #[derive(Clone, Default)]
 struct Lines(Arc<Mutex<Vec<u8>>>);
 
@@ -280,7 +281,7 @@ impl std::io::Write for Lines {
     }
 }
 
-/// A fast source beside a disk that is slow for a while: it waits, and loses nothing.
+/// A fast source next to a temporarily slow disk: it waits, and no entry is lost.
 #[tokio::test]
 async fn a_slow_disk_slows_a_fast_source_down() {
     let disk = Disk::default();
@@ -369,10 +370,10 @@ async fn what_was_handed_in_before_the_queue_is_closed_is_on_the_disk() {
     assert!(matches!(read, Err(QueueError::Closed)));
 }
 
-/// One thing that is done to a queue.
+/// One operation on a queue.
 #[derive(Clone, Debug)]
 enum Step {
-    /// Frames of this size, handed in together, so long after the entry before.
+    /// Frames of this size, appended together, this long after the previous entry.
     Append {
         frames: usize,
         bytes: usize,
@@ -382,19 +383,19 @@ enum Step {
         fingerprint: u64,
         after: Duration,
     },
-    /// For as long as an entry may take to become durable.
+    /// Waits for the longest time that an entry may take to become durable.
     Wait,
     Read(Limit),
-    /// The oldest batch that is out.
+    /// Removes the oldest batch in flight.
     Remove,
-    /// Likewise, with its first entry marked as refused.
+    /// Removes the oldest batch in flight, with its first entry marked as refused.
     Refuse,
-    /// It is dropped.
+    /// Drops the oldest batch in flight without removing its entries.
     Forget,
     Rewind,
-    /// So many calls of the disk fail.
+    /// This many disk calls fail.
     Fail(u32),
-    /// So many changes that were not flushed survive.
+    /// This many unflushed changes survive.
     CutPower(usize),
     Kill,
     Restart,
@@ -455,13 +456,13 @@ fn roomy() -> Limits {
     }
 }
 
-/// What a queue is opened on, again and again.
+/// Storage on which a queue is opened repeatedly.
 trait Medium {
     type Store: Store;
 
     fn store(&self) -> Self::Store;
 
-    /// One that can be looked into, and that fails.
+    /// The simulated disk, if this is one: it can be inspected and made to fail.
     fn disk(&self) -> Option<&Disk> {
         None
     }
@@ -487,7 +488,7 @@ impl Medium for TempDir {
     }
 }
 
-/// A queue from its opening to its end.
+/// A queue from opening to shutdown.
 #[derive(Debug)]
 struct Life {
     writer: Writer,
@@ -496,7 +497,7 @@ struct Life {
 }
 
 impl Life {
-    /// Opens the queue, and tells how it stands; a disk that fails is tried until it does not.
+    /// Opens the queue, retrying while the disk fails, and returns its first status.
     fn open(medium: &impl Medium, limits: &Limits, now: i64) -> (Self, QueueStatus) {
         let ((writer, reader), keeper) = loop {
             match queue::with_store(medium.store(), limits.clone(), CapturedAt(now)) {
@@ -542,10 +543,13 @@ impl Life {
         self.writer.append(|stamps| vec![entry(stamps.next(CapturedAt(0)))]).await
     }
 
-    /// Ends in the middle of things.
+    /// Aborts the queue worker wherever it is.
     async fn kill(self) {
         self.keeper.abort();
-        assert!(self.keeper.await.is_err_and(|error| error.is_cancelled()), "the keeper panicked");
+        assert!(
+            self.keeper.await.is_err_and(|error| error.is_cancelled()),
+            "the queue worker panicked"
+        );
     }
 
     async fn end(self) {
@@ -567,7 +571,7 @@ fn check(medium: impl Medium, limits: Limits, steps: Vec<Step>) {
     });
 }
 
-/// A queue, and what is known about it.
+/// A queue, and the model of its state.
 struct Trial<M> {
     medium: M,
     limits: Limits,
@@ -575,21 +579,21 @@ struct Trial<M> {
     life: Option<Life>,
     /// The wall clock, in ms.
     now: i64,
-    /// Entries made so far; each is told from all others by its number.
+    /// Entries made so far; the number in each entry makes it unique.
     made: u64,
-    /// What is, or was, at each position.
+    /// The entry at each position, including removed ones.
     history: BTreeMap<Seq, Known>,
-    /// What was read, or reported durable: there for ever.
+    /// Entries that were read or reported durable: they must never change.
     fixed: BTreeMap<Seq, String>,
     stints: BTreeMap<Seq, StintId>,
-    /// The next batch begins here, or at the head.
+    /// The start of the next batch, if it is past the head.
     cursor: Seq,
     out: VecDeque<Batch>,
     removed: BTreeSet<Seq>,
-    /// Those of them that the server refused.
+    /// The removed entries that the server refused.
     refused: BTreeSet<Seq>,
     highest_head: Seq,
-    /// In memory, as the disk failed: they are stored when it works again, in their order.
+    /// Entries in memory because the disk failed; they are stored in this order when it recovers.
     pending: VecDeque<Known>,
 }
 
@@ -661,7 +665,7 @@ impl<M: Medium> Trial<M> {
         }
     }
 
-    /// A life that ends without a power cut leaves what there was; what was in memory may have been
+    /// A life that ends without a power cut keeps all stored entries; buffered ones may have been
     /// stored meanwhile.
     fn is_like(&self, before: &QueueStatus, after: &QueueStatus) {
         if before.buffered == 0 {
@@ -670,14 +674,14 @@ impl<M: Medium> Trial<M> {
         assert!(after.tail >= before.tail, "{before:?} {after:?}");
     }
 
-    /// What was in memory and is on the disk now.
+    /// Adds entries to the history that were buffered in memory and have since reached the disk.
     fn learn(&mut self) {
         let Some(disk) = self.medium.disk() else { return };
         let newest = self.history.last_key_value().map_or(0, |(seq, _)| seq.0);
         for seq in (newest + 1..self.status().tail.0).map(Seq) {
             let Some(bytes) = disk.record(seq) else { continue };
             let entry = record::decode(seq, &bytes).unwrap();
-            // Between may be setups that changed nothing, and what a full queue refused.
+            // Skip unchanged setups and entries that the full queue refused.
             let mut known = self.pending.pop_front().unwrap();
             while known.json != entry.json {
                 assert!(known.is_setup() || self.limits.when_full == WhenFull::DropNewest);
@@ -722,7 +726,7 @@ impl<M: Medium> Trial<M> {
                     let repeats = self.repeats_setup(&known);
                     match outcome {
                         Appended::Stored(seq) => {
-                            assert_eq!(seq, tail, "positions grow by one");
+                            assert_eq!(seq, tail, "positions increase by one");
                             assert!(!repeats, "{known:?} twice");
                             tail = Seq(seq.0 + 1);
                             self.history.insert(seq, known);
@@ -755,7 +759,7 @@ impl<M: Medium> Trial<M> {
         }
     }
 
-    /// How many entries came.
+    /// Returns the number of entries read.
     async fn read(&mut self, limit: Limit) -> usize {
         self.learn();
         let failing = self.is_failing();
@@ -776,7 +780,7 @@ impl<M: Medium> Trial<M> {
         };
         let entries = batch.entries();
         self.learn();
-        // What waited for the disk may have made room meanwhile.
+        // Storing buffered entries may have evicted others meanwhile.
         let from = self.cursor.max(self.status().head);
         let seqs: Vec<_> = entries.iter().map(|entry| entry.seq).collect();
         let expected: Vec<_> = self.history.range(from..).map(|(seq, _)| *seq).collect();
@@ -820,7 +824,7 @@ impl<M: Medium> Trial<M> {
         // A setup that comes back after a power cut may be in force already.
         let refused = if refuse && seqs[0] >= self.highest_head { &seqs[..1] } else { &[] };
         batch.quarantine(refused);
-        // Else a batch before it was dropped.
+        // Not the next batch if an earlier one was dropped.
         let is_next = seqs[0] <= head;
         match self.life.as_mut().unwrap().reader.remove(batch).await {
             Ok(()) => {
@@ -841,7 +845,7 @@ impl<M: Medium> Trial<M> {
     }
 
     fn end_life(&mut self) -> Life {
-        // What waited for the disk may have made room since the last look.
+        // Storing buffered entries may have evicted others since the last check.
         self.highest_head = self.highest_head.max(self.status().head);
         self.out.clear();
         self.cursor = Seq(0);
@@ -859,7 +863,7 @@ impl<M: Medium> Trial<M> {
             self.removed.retain(|seq| disk.record(*seq).is_some());
             self.refused.retain(|seq| disk.record(*seq).is_some());
         }
-        // What was not flushed comes back.
+        // Unflushed removals are undone.
         self.removed.split_off(&status.head);
         self.refused.split_off(&status.head);
         let last_fixed = self.fixed.last_key_value().map(|(seq, _)| *seq);
@@ -896,7 +900,8 @@ impl<M: Medium> Trial<M> {
         self.check_setup_in_force(&status).await;
     }
 
-    /// The last setup before the head that no server refused, if it is of the head's stint.
+    /// Checks the setup in force: the last one before the head that no server refused, if it
+    /// belongs to the head's stint.
     async fn check_setup_in_force(&mut self, status: &QueueStatus) {
         if status.entries == 0 {
             return;
@@ -915,7 +920,7 @@ impl<M: Medium> Trial<M> {
         };
         let in_force = in_force.await;
         if self.status().head != status.head {
-            // What waited for the disk was stored meanwhile, and something made room.
+            // Buffered entries were stored meanwhile and evicted others.
             return;
         }
         match in_force {
@@ -924,7 +929,7 @@ impl<M: Medium> Trial<M> {
         }
     }
 
-    /// The disk mends, and all that is left is read and removed, in this life.
+    /// Repairs the disk, then reads and removes all remaining entries without a restart.
     async fn drain(mut self) {
         self.medium.disk().iter().for_each(|disk| disk.fail(0));
         self.rewind();
@@ -937,14 +942,14 @@ impl<M: Medium> Trial<M> {
         self.end_life().end().await;
     }
 
-    /// From here on the position has this one name, whatever happens.
+    /// From now on this position must keep this entry.
     fn is_durable(&mut self, seq: Seq) {
         assert!(self.medium.disk().is_none_or(|disk| disk.is_durable(seq)), "{seq}");
         let json = &self.history[&seq].json;
         assert_eq!(self.fixed.entry(seq).or_insert_with(|| json.clone()), json, "at {seq}");
     }
 
-    /// Whether this is the setup that the stint's last one was.
+    /// True if `next` has the same settings as the stint's last setup.
     fn repeats_setup(&self, next: &Known) -> bool {
         let last = self.history.iter().rfind(|(_, known)| known.is_setup());
         last.is_some_and(|(seq, known)| {
@@ -953,8 +958,8 @@ impl<M: Medium> Trial<M> {
         })
     }
 
-    /// Whether there was no long silence from the entry at `first` to the one at `last`, which was
-    /// captured at `at`.
+    /// True if no gap between the entry at `first` and the one at `last`, captured at `at`, is long
+    /// enough to start a new stint.
     fn is_one_stint(&self, first: Seq, at: CapturedAt, last: Seq) -> bool {
         let moments = self.history.range(first..last).map(|(_, known)| known.captured_at);
         let ends = moments.clone().skip(1).chain([at]);
@@ -965,7 +970,7 @@ impl<M: Medium> Trial<M> {
         self.life.as_ref().unwrap().writer.status()
     }
 
-    /// The disk fails, or did and has not been tried again yet.
+    /// True if the disk is failing, or failed and has not been retried yet.
     fn is_unwell(&self) -> bool {
         let status = self.status();
         self.is_failing() || status.buffered > 0 || status.storage_error.is_some()

@@ -1,5 +1,5 @@
-//! The README stays short, its links lead somewhere, and the generated tables in `deploy/docs/`
-//! match the program. With `BLESS=1` a test writes the current table, and fails once more.
+//! The README stays short, its links resolve, and the generated tables in `deploy/docs/` match the
+//! program. With `BLESS=1` a test writes the current table, and fails once more.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -23,7 +23,7 @@ fn the_readme_is_short() {
     assert!(bytes <= MAX_README_BYTES, "{bytes} bytes");
 }
 
-/// Links to other sites are not looked at.
+/// Links to other sites are not checked.
 #[test]
 fn each_link_in_the_documentation_leads_to_a_file() {
     let mut pages = vec![project("README.md"), project("tests/README.md")];
@@ -103,7 +103,7 @@ fn table_row(&(name, kind, labels, meaning): &Row) -> String {
     for (label, values) in labels {
         let separator = if shown.is_empty() { "" } else { "; " };
         let _ = write!(shown, "{separator}`{label}`");
-        // Those of the build differ from one platform and version to the next.
+        // These values depend on the build's platform and version.
         if name != "pitwire_build_info" {
             let _ = write!(shown, ": {}", values.join(", "));
         }

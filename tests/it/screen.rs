@@ -1,4 +1,4 @@
-//! A program in a terminal of its own, and what a person sees there.
+//! Runs a program in its own pseudo-terminal and reads the screen as a user sees it.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -15,10 +15,10 @@ use rustix::termios::{Winsize, tcsetwinsize};
 
 use crate::agent::{PATIENCE, eventually, within};
 
-/// So many rows that nothing scrolls away.
+/// Enough rows that nothing scrolls off.
 const ROWS: NonZero<u16> = NonZero::new(500).unwrap();
 
-/// A program whose terminal this is. Dropping it kills the program.
+/// A program and its terminal. Dropping it kills the program.
 pub struct Screen {
     child: Child,
     keyboard: File,
@@ -26,26 +26,26 @@ pub struct Screen {
     reader: Option<JoinHandle<()>>,
 }
 
-/// What was written, and what stands there by it.
+/// The raw output, and the screen that it produces.
 struct Seen {
     bytes: Vec<u8>,
     parser: vt100::Parser,
 }
 
 impl Screen {
-    /// Starts the command with all its streams at a terminal of so many columns, but for those that
-    /// `redirect` takes elsewhere.
+    /// Starts the command with all its streams on a terminal of this width, except those that
+    /// `redirect` sends elsewhere.
     pub fn start(command: &Command, columns: u16, redirect: impl FnOnce(&mut Command)) -> Self {
         let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
         grantpt(&ours).unwrap();
         unlockpt(&ours).unwrap();
         let name = ptsname(&ours, Vec::new()).unwrap();
-        // The programs of other tests must not keep it open.
+        // Close-on-exec, so that the programs of other tests do not keep it open.
         let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
         let theirs = rustix::fs::open(name.as_c_str(), flags, Mode::empty()).unwrap();
         let size = Winsize { ws_row: ROWS.get(), ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
         tcsetwinsize(&ours, size).unwrap();
-        // Its own session, whose terminal this is: only then Ctrl-C ends it.
+        // In a new session with this controlling terminal: otherwise Ctrl-C would not end it.
         let mut whole = Command::new("setsid");
         whole.arg("--ctty").arg(command.get_program()).args(command.get_args());
         take_environment(&mut whole, command);
@@ -59,7 +59,7 @@ impl Screen {
         let (mut output, look) = (keyboard.try_clone().unwrap(), Arc::clone(&seen));
         let reader = thread::spawn(move || {
             let mut buffer = [0; 4096];
-            // It fails once no program has the terminal open.
+            // The read fails once no program has the terminal open.
             while let Ok(count @ 1..) = output.read(&mut buffer) {
                 let mut seen = look.lock().unwrap();
                 seen.bytes.extend_from_slice(&buffer[..count]);
@@ -73,17 +73,17 @@ impl Screen {
         self.child.id()
     }
 
-    /// Presses keys.
+    /// Types these keys.
     pub fn types(&mut self, keys: &str) {
         self.keyboard.write_all(keys.as_bytes()).unwrap();
     }
 
-    /// All that was written to it, escape sequences included.
+    /// The raw output, escape sequences included.
     pub fn written(&self) -> String {
         String::from_utf8_lossy(&self.seen.lock().unwrap().bytes).into_owned()
     }
 
-    /// The rows down to the one with the cursor, those that are empty at the end left out.
+    /// The rows down to the cursor's, without trailing empty rows.
     pub fn rows(&self) -> Vec<String> {
         let seen = self.seen.lock().unwrap();
         let screen = seen.parser.screen();
@@ -108,7 +108,7 @@ impl Screen {
         self.seen.lock().unwrap().parser.screen().cursor_position()
     }
 
-    /// Waits until the row with the cursor fits, and returns it.
+    /// Waits until the row with the cursor satisfies `fits`, and returns it.
     pub async fn shows(&self, what: &str, fits: impl Fn(&str) -> bool) -> String {
         let bottom = async || Some(self.bottom()).filter(|bottom| fits(bottom));
         match within(PATIENCE, bottom).await {
@@ -117,13 +117,14 @@ impl Screen {
         }
     }
 
-    /// Waits until some row fits.
+    /// Waits until some row satisfies `fits`, and returns it.
     pub async fn has(&self, what: &str, fits: impl Fn(&str) -> bool) -> String {
         let row = async || self.rows().into_iter().find(|row| fits(row));
         eventually(what, row).await
     }
 
-    /// The exit code, if the program ends in time by itself; all that it wrote is seen then.
+    /// The exit code, or `None` if the program does not exit within `limit`. All its output has
+    /// been read by then.
     pub async fn exit_code(&mut self, limit: Duration) -> Option<i32> {
         let status = within(limit, async || self.child.try_wait().unwrap()).await?;
         self.reader.take().into_iter().for_each(|reader| reader.join().unwrap());
@@ -131,7 +132,7 @@ impl Screen {
     }
 }
 
-/// Gives a command the environment of another.
+/// Copies the environment settings of one command to another.
 pub fn take_environment(command: &mut Command, other: &Command) {
     for (name, value) in other.get_envs() {
         match value {
@@ -143,7 +144,7 @@ pub fn take_environment(command: &mut Command, other: &Command) {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        // It may have ended already.
+        // It may have exited already.
         let _ = self.child.kill();
         let _ = self.child.wait();
         if thread::panicking() {

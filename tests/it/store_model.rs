@@ -1,5 +1,5 @@
-//! The store against a model that is a sorted map: whatever is done in whatever order, both hold
-//! the same, over restarts as well.
+//! The store against a model, a sorted map: after any sequence of operations both hold the same
+//! records, across restarts as well.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,7 @@ enum Op {
         key: u8,
         value: Option<Vec<u8>>,
     },
-    /// Leave every so many-th record of one or two stretches.
+    /// Keeps only every `every`-th record of one or two neighbouring segments.
     Thin {
         share: u8,
         stretches: usize,
@@ -36,7 +36,7 @@ enum Op {
     Flush,
     Seal,
     Maintain,
-    /// Drop the store and open it again, in this boot or after another one.
+    /// Drops the store and opens it again, in the same boot or after a reboot.
     Restart {
         same_boot: bool,
     },
@@ -74,7 +74,7 @@ struct Model {
 fn check(ops: &[Op]) {
     let folder = tempfile::tempdir().unwrap();
     let mut boot = 0;
-    // Every segment is "full" when the store is maintained: many small ones.
+    // With a segment size of 0 each maintenance seals the active segment, so there are many.
     let open = |boot: u32| {
         let roomy = Options::new(1_000_000, 64 << 20);
         let options = Options { segment_bytes: 0, boot: format!("boot-{boot}"), ..roomy };
@@ -167,7 +167,7 @@ fn check(ops: &[Op]) {
             }
             Op::Reopen => {
                 store.reopen().unwrap();
-                assert!(store.tail().0 >= model.tail, "a position would be given out again");
+                assert!(store.tail().0 >= model.tail, "a position would be assigned again");
                 model.tail = store.tail().0;
             }
         }
@@ -226,7 +226,7 @@ fn many_segments_are_read_and_released_as_one_log() {
     check(&ops);
 }
 
-/// Else a power cut takes the mark that says so, and the segment is missing.
+/// Otherwise a power cut could lose the release record, and the segment would be reported missing.
 #[test]
 fn a_segment_stays_until_its_release_is_durable() {
     let place = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! A queue worker that does not return from the disk is named, and fails the health check.
+//! A queue worker that hangs in a disk call is named, and fails the health check.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ async fn a_worker_without_progress_for_30_s_fails_the_health_check_until_it_goes
     let disk = Disk::default();
     let ((writer, _reader), worker) =
         queue::with_store(disk.clone(), limits, CapturedAt(0)).unwrap();
-    // Longer than the test takes to look, in real time: the clock of the test is another one.
+    // In real time, longer than the test takes to check: the test's own clock is paused.
     disk.stall(Duration::from_secs(3));
     let worker = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
@@ -28,7 +28,7 @@ async fn a_worker_without_progress_for_30_s_fails_the_health_check_until_it_goes
     let entry = |captured_at| NewEntry { driven_at: None, captured_at, content, json: "{}".into() };
     let appended = writer.append(|stamps| vec![entry(stamps.next(CapturedAt(0)))]).await.unwrap();
     assert_eq!(appended.len(), 1);
-    // The worker is flushing by now, or will be in a moment.
+    // Give the worker time to start flushing.
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(faults(&writer.status(), false), [""; 0]);
     advance(Duration::from_secs(31)).await;

@@ -1,5 +1,5 @@
-//! Files of a queue that somebody cut, deleted, replaced, locked or copied: each loss is counted, named
-//! and traced, no position is given out twice, and nothing outside the folder is touched.
+//! Queue files that were truncated, deleted, replaced, locked or copied: each loss is counted,
+//! logged and traceable, no position is assigned twice, and nothing outside the folder is touched.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,10 +14,10 @@ use pitwire::queue::{self, Closed, Content, NewEntry, OpenError, Reader, Stamps,
 
 use crate::agent::{Agent, pitwire};
 
-/// Bytes of a record's frame beside the record itself.
+/// Bytes of framing around each record.
 const FRAME: u64 = 20;
 const RECORD: &[u8] = b"record";
-/// Where nobody listens.
+/// An address that refuses connections.
 const NOBODY: &str = "http://127.0.0.1:9";
 
 fn open(folder: &Path) -> SegmentStore {
@@ -42,7 +42,8 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// A hundred flushed records, as a process leaves them that was killed, or that ended in good order.
+/// Writes a hundred flushed records and leaves the folder as after a kill, or as after a clean
+/// exit.
 fn hundred(folder: &Path, is_killed: bool) {
     let written = folder.with_extension("written");
     let mut store = open(&written);
@@ -99,7 +100,7 @@ fn a_write_ahead_log_that_was_deleted_or_emptied_counts_all_that_it_held() {
     }
 }
 
-/// Entries that were delivered are not lost with the log that held them.
+/// Delivered entries do not count as lost when the write-ahead log that held them is deleted.
 #[test]
 fn a_deleted_write_ahead_log_loses_only_what_was_not_released() {
     let place = tempfile::tempdir().unwrap();
@@ -179,7 +180,7 @@ async fn an_entry_that_was_cut_off_is_traced_as_lost_and_stays_in_the_ledger() {
     }
 }
 
-/// A "cleaner" or a sync tool removes the file; the folder itself stays locked.
+/// A cleaner or a sync tool removes the file; the folder itself stays locked.
 #[tokio::test]
 async fn a_queue_whose_lock_file_was_removed_is_not_opened_by_another_agent() {
     let place = tempfile::tempdir().unwrap();
@@ -191,14 +192,14 @@ async fn a_queue_whose_lock_file_was_removed_is_not_opened_by_another_agent() {
     let link = place.path().join("link");
     std::os::unix::fs::symlink(&folder, &link).unwrap();
     assert!(matches!(open_queue(&link), Err(OpenError::InUse { .. })));
-    // The holder notices, locks again and goes on.
+    // The owner notices, locks again and continues.
     append(&writer, 3).await;
     wait_for(|| folder.join("lock").exists()).await;
     wait_for(|| writer.status().entries == 6).await;
     assert_eq!(writer.status().ledger.gone(), 0);
 }
 
-/// The folder is moved away under an agent, and another agent begins a queue of the same name.
+/// The folder is moved while an agent uses it, and another agent creates a queue at the same path.
 #[tokio::test]
 async fn an_agent_whose_folder_was_replaced_does_not_write_into_the_queue_of_another() {
     let place = tempfile::tempdir().unwrap();
@@ -223,7 +224,7 @@ async fn an_agent_whose_folder_was_replaced_does_not_write_into_the_queue_of_ano
 }
 
 async fn wait_for(mut is_so: impl FnMut() -> bool) {
-    crate::agent::eventually("what was waited for", async || is_so().then_some(())).await;
+    crate::agent::eventually("the condition holds", async || is_so().then_some(())).await;
 }
 
 #[test]
@@ -292,7 +293,7 @@ fn no_link_is_followed_when_a_file_is_created_and_no_one_else_may_read_it() {
         fs::write(outside.join(name), "mine").unwrap();
         symlink(outside.join(name), folder.join(name)).unwrap();
     }
-    // Folders too: one that is built, one that is swept and one of facts.
+    // Folders too: an unfinished segment, one that is being deleted, the facts, and the quarantine.
     for name in ["new-0000000000000001-000000000000000a", "trash-1", "facts", "quarantine"] {
         fs::create_dir(outside.join(name)).unwrap();
         fs::write(outside.join(name).join("file"), "mine").unwrap();
@@ -332,7 +333,8 @@ fn no_link_is_followed_when_a_file_is_created_and_no_one_else_may_read_it() {
     }
 }
 
-/// An agent is killed, its newest log is cut: the log, the ledger and each tool say so.
+/// An agent is killed and its newest write-ahead log is cut: the log, the ledger and each tool
+/// report it.
 #[tokio::test]
 async fn a_cut_write_ahead_log_shows_in_the_log_the_ledger_and_the_tools() {
     let place = tempfile::tempdir().unwrap();
@@ -373,7 +375,7 @@ async fn a_cut_write_ahead_log_shows_in_the_log_the_ledger_and_the_tools() {
     assert!(output.status.success() && said.contains(&expected), "{said}");
 }
 
-/// The note of the owner is what a copy on another PC brings along.
+/// A copy on another PC is recognized by its owner file.
 #[tokio::test]
 async fn a_queue_that_was_copied_is_noticed_and_both_places_are_named() {
     let place = tempfile::tempdir().unwrap();
@@ -384,7 +386,7 @@ async fn a_queue_that_was_copied_is_noticed_and_both_places_are_named() {
     copy(&folder, &copied);
     let mut agent = Agent::start(&copied, NOBODY, &[]);
     agent.process.says("this queue is a copy of the one in").await;
-    // Before that it has no handler of signals.
+    // Wait until it serves requests: before that it does not handle signals.
     agent.page("/healthz").await;
     agent.stop().await;
     if cfg!(target_os = "linux")

@@ -1,4 +1,4 @@
-//! What a driver sees in a terminal: one line at the bottom, everything else whole above it.
+//! The terminal output: one status line at the bottom, and complete log lines above it.
 
 use std::fs;
 use std::path::Path;
@@ -14,17 +14,17 @@ use crate::process::numbered_samples;
 use crate::proxy::{Network, Proxy};
 use crate::screen::{Screen, take_environment};
 
-/// Where nobody listens.
+/// An address that refuses connections.
 const NOBODY: &str = "http://127.0.0.1:9";
 const WIDE: u16 = 400;
-/// In the queue of the tools.
+/// Entries in the queue that the tools work on.
 const ENTRIES: u64 = 20_000;
-/// From a signal to the end of the process, at most.
+/// The longest time from a signal to the exit of the process.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 const CTRL_C: &str = "\x03";
 const CTRL_S: &str = "\x13";
 const CTRL_Q: &str = "\x11";
-/// What begins each text of the line.
+/// The sequence that precedes each text of the status line.
 const CLEAR: &str = "\r\x1b[2K";
 
 /// An agent with a car that drives at 10 Hz.
@@ -51,7 +51,7 @@ fn run(server: &str, queue: &Path, settings: &[&str]) -> Command {
     command
 }
 
-/// That a row is a line of the log from its beginning on, or a link.
+/// True if a row is a log line from its start, or a link.
 fn is_whole(row: &str) -> bool {
     let is_moment = row.starts_with("20") && row.get(10..11) == Some("T");
     let level = ["TRACE", "DEBUG", "INFO", "WARN", "ERROR"];
@@ -59,19 +59,19 @@ fn is_whole(row: &str) -> bool {
         || is_moment && row.split_whitespace().nth(1).is_some_and(|word| level.contains(&word))
 }
 
-/// Whether colours are set somewhere in it.
+/// True if the output contains colours.
 fn has_colors(written: &str) -> bool {
     written.split("\x1b[").skip(1).any(|rest| {
         rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').starts_with('m')
     })
 }
 
-/// How many are saved, while the line says that it is offline.
+/// The number of saved entries that the status line shows while offline.
 fn saved(row: &str) -> Option<u64> {
     row.strip_prefix("Offline, ")?.split(' ').next()?.replace(',', "").parse().ok()
 }
 
-/// That nothing is left of the line, and the next program writes where one should.
+/// Checks that the status line is gone and that the next program starts at the start of a row.
 fn is_clean(screen: &Screen) {
     let rows = screen.rows();
     assert_eq!(screen.cursor(), (rows.len() as u16, 0), "{rows:#?}");
@@ -111,7 +111,7 @@ async fn the_line_says_how_it_stands_below_whole_lines_of_the_log_and_goes_at_ct
     let texts = written.matches(CLEAR).count();
     assert!(texts <= rows.len() + seconds + 3, "{texts} in {seconds} s:\n{written:?}");
     assert!(has_colors(&written), "{written:?}");
-    // The terminal shows it there, so the line was removed with it.
+    // The terminal echoes it on the status line, so it is removed with the line.
     assert!(written.contains("^C"), "{written:?}");
 }
 
@@ -129,7 +129,7 @@ async fn no_color_takes_the_colours_and_a_dumb_terminal_or_none_the_line() {
 
     let mut dumb = agent("dumb", &[]);
     let mut dumb = Screen::start(dumb.env("TERM", "dumb"), WIDE, |_| {});
-    // In a pipe, while the terminal is that of the other streams.
+    // With stderr redirected, while the other streams are on the terminal.
     let file = folder.path().join("stderr");
     let away = fs::File::create(&file).unwrap();
     let mut piped = Screen::start(&agent("piped", &[]), WIDE, |command| {
@@ -140,7 +140,7 @@ async fn no_color_takes_the_colours_and_a_dumb_terminal_or_none_the_line() {
     let mut logged = Screen::start(&agent("logged", &[&log_file]), WIDE, |_| {});
     logged.shows("a line", |row| saved(row) >= Some(10)).await;
     dumb.has("a log", out_of_reach).await;
-    // As long as the others take for a line.
+    // Wait as long as the others needed to show a line.
     let said = async || out_of_reach(&fs::read_to_string(&file).unwrap()).then_some(());
     eventually("a log", said).await;
     tokio::time::sleep(Duration::from_secs(2)).await;
@@ -155,7 +155,7 @@ async fn no_color_takes_the_colours_and_a_dumb_terminal_or_none_the_line() {
     let piped = fs::read_to_string(&file).unwrap();
     assert!(piped.lines().all(is_whole), "{piped}");
     assert!(!piped.contains('\x1b'), "{piped:?}");
-    // All that is left is what was said before the file was open.
+    // Only the messages from before the log file was opened are left.
     is_clean(&logged);
     assert!(logged.rows().len() < 2, "{:#?}", logged.rows());
     assert!(out_of_reach(&fs::read_to_string(log).unwrap()));
@@ -196,7 +196,7 @@ async fn an_agent_in_the_background_leaves_the_bottom_to_the_shell() {
 #[tokio::test]
 async fn a_terminal_that_is_stopped_stops_neither_the_car_nor_the_end() {
     let folder = tempfile::tempdir().unwrap();
-    // It soon has more to say than there is room for.
+    // It soon logs more than fits the buffer.
     let loud = [
         "log.level=debug",
         "source.simulator.enabled=false",
@@ -217,16 +217,18 @@ async fn a_terminal_that_is_stopped_stops_neither_the_car_nor_the_end() {
         let stopped = Instant::now();
         while stopped.elapsed() < Duration::from_secs(8) {
             let request = http.post(format!("http://{address}/v1/telemetry")).body("{}");
-            // 202: the disk is busy, and it is in memory.
+            // 202: the disk is busy, and the entry waits in memory.
             assert!(request.send().await.unwrap().status().is_success());
             stored += 1;
         }
         if goes_on {
             screen.types(CTRL_Q);
             screen
-                .has("what is missing", |row| row.contains("lines of the log are left out"))
+                .has("the number of lost lines", |row| {
+                    row.contains("lines of the log are left out")
+                })
                 .await;
-            screen.shows("how it stands now", |row| saved(row) == Some(stored)).await;
+            screen.shows("the current status", |row| saved(row) == Some(stored)).await;
         }
         peers::signal(screen.id(), "-INT");
         assert_eq!(screen.exit_code(SHUTDOWN).await, Some(0));
@@ -236,13 +238,13 @@ async fn a_terminal_that_is_stopped_stops_neither_the_car_nor_the_end() {
     }
 }
 
-/// The numbers before each " %" that was shown.
+/// The numbers before each " %" in the output.
 fn percentages(written: &str, what: &str) -> Vec<u64> {
     let shown = written.split(what).skip(1).filter_map(|rest| rest.split(" %").next());
     shown.map(|number| number.parse().unwrap()).collect()
 }
 
-/// That it was said how far it is, from the beginning to the end.
+/// Checks that progress was shown from 0 to 100 %.
 fn gets_there(written: &str, what: &str) {
     let shown = percentages(written, what);
     assert!(shown.is_sorted(), "{written:?}");
@@ -256,17 +258,17 @@ async fn a_replay_says_how_far_it_is_and_why_it_waits() {
     proxy.set(Network::Down);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("laps.ndjson");
-    // Eight seconds of it.
+    // Eight seconds of samples.
     fs::write(&file, numbered_samples(1, 160).join("\n") + "\n\n").unwrap();
     let mut replay = pitwire(&["replay", file.to_str().unwrap(), "--server", &proxy.url()]);
     replay.args(["--speed", "10", "--set", "delivery.backoff_max=500ms"]);
     replay.env("TERM", "xterm").env_remove("NO_COLOR");
     let mut screen = Screen::start(&replay, WIDE, |_| {});
     let waits = |row: &str| saved(row) >= Some(10) && row.ends_with(" | laps.ndjson: 0 %");
-    screen.shows("why it waits", waits).await;
+    screen.shows("the reason for the wait", waits).await;
     proxy.set(Network::UP);
     let goes_on = |row: &str| row.starts_with("Live | laps.ndjson: ") && row.ends_with(" s left");
-    screen.shows("how far it is", goes_on).await;
+    screen.shows("the progress", goes_on).await;
     assert_eq!(screen.exit_code(PATIENCE).await, Some(0));
     gets_there(&screen.written(), "laps.ndjson: ");
     is_clean(&screen);
@@ -274,7 +276,7 @@ async fn a_replay_says_how_far_it_is_and_why_it_waits() {
     assert!(rows.iter().all(|row| is_whole(row) && !row.contains('%')), "{rows:#?}");
 }
 
-/// A tool of the queue, and what it says where there is no terminal.
+/// Runs a queue tool without a terminal and returns its output, stderr last.
 fn tool(args: &[&str]) -> Vec<String> {
     let output = pitwire(&["queue"]).args(args).stdin(Stdio::null()).output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");

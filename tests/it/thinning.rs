@@ -1,5 +1,5 @@
-//! A full queue that thins: no hole, no lap without its ends, no more left out than must be.
-//! `LONG=1` drives 24 hours into a queue with room for one.
+//! Downsampling in a full queue: no gap, every lap keeps its ends, and no more frames are removed
+//! than necessary. `LONG=1` drives 24 hours into a queue with space for one.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -18,19 +18,19 @@ use crate::disk::Disk;
 use crate::long;
 
 const PERIOD: Duration = Duration::from_millis(500);
-/// Entries of the newest minute, and of what is in no stretch yet.
+/// Entries of the newest minute, and those not yet in any segment.
 const UNTOUCHED: u64 = RECENT.as_millis() as u64 / 500 + 2 * 17;
 
-/// What is handed in.
+/// An input to the queue.
 #[derive(Clone, Debug)]
 enum Event {
-    /// So many frames in the same situation.
+    /// This many frames in the same situation.
     Drive(usize),
     Lap,
     Reverse,
     Pits,
     Setup,
-    /// Silence for longer than a stint bears.
+    /// A silence long enough to end the stint.
     Break,
 }
 
@@ -68,7 +68,7 @@ proptest! {
     }
 }
 
-/// Three hours into room for 8 minutes; with `LONG=1` 24 hours into room for one.
+/// Three hours into space for 8 minutes; with `LONG=1` 24 hours into space for one.
 #[tokio::test(start_paused = true)]
 async fn a_day_fits_where_an_hour_does() {
     let (hours, room) = if long::size(0, 1) == 1 { (24, 7_200) } else { (3, 960) };
@@ -107,7 +107,7 @@ async fn what_became_of_an_entry_can_be_asked() {
         assert_eq!(fate(seq).await, expected, "{seq}");
     }
     assert_eq!(fate(601).await, Fate::NotGivenYet);
-    assert!(left.len() < 400, "nothing was thinned");
+    assert!(left.len() < 400, "no frame was downsampled");
     drive.reader.rewind();
     drive.deliver_all().await;
     for seq in 101..=600 {
@@ -118,7 +118,7 @@ async fn what_became_of_an_entry_can_be_asked() {
 
 #[derive(Clone, Debug)]
 struct Known {
-    /// Left alone by thinning.
+    /// Never removed by downsampling.
     is_marked: bool,
     is_frame: bool,
     stint: StintId,
@@ -132,11 +132,11 @@ struct Drive {
     situation: Situation,
     stint: u64,
     fingerprint: u64,
-    /// Of the last frame.
+    /// The situation of the last frame.
     last: Option<Situation>,
     /// The next frame follows a start, a setup or a silence.
     marks_next: bool,
-    /// What was handed in, in the order of the positions.
+    /// All entries appended, in order of position.
     handed_in: Vec<Known>,
     delivered: u64,
 }
@@ -189,7 +189,7 @@ impl Drive {
             }
             Event::Break => {
                 self.now += 61_000;
-                // However many there are, one stint follows.
+                // Any number of silences in a row starts a single stint.
                 self.stint = self.handed_in.last().map_or(1, |known| known.stint.0 + 1);
                 self.marks_next = true;
             }
@@ -235,7 +235,7 @@ impl Drive {
         assert_eq!(imbalance, 0);
     }
 
-    /// One batch goes out.
+    /// Delivers one batch.
     async fn deliver(&mut self) {
         if self.writer.status().entries > 0 {
             let batch =
@@ -251,7 +251,7 @@ impl Drive {
         }
     }
 
-    /// What is still in the queue; it stays there.
+    /// The entries still in the queue; they stay there.
     async fn queued(&mut self) -> Vec<Entry> {
         let mut entries = Vec::new();
         while (entries.len() as u64) < self.writer.status().entries {
@@ -262,7 +262,7 @@ impl Drive {
         entries
     }
 
-    /// Returns the longest gap within a stint.
+    /// Checks the queue, and returns the longest gap within a stint.
     async fn check(&mut self) -> Duration {
         let status = self.writer.status();
         let ledger = status.ledger;
@@ -273,9 +273,10 @@ impl Drive {
         let first = self.delivered + 1;
         let known = || (1..).zip(&self.handed_in).filter(move |(seq, _)| *seq >= first);
         for (seq, known) in known().filter(|(_, known)| known.is_marked) {
-            assert!(left.contains(&seq), "{seq} is left out: {known:?}");
+            assert!(left.contains(&seq), "{seq} was removed: {known:?}");
         }
-        // The lowest level at which all would fit, also what was delivered later than it was thinned.
+        // The lowest level at which all would fit. Entries that were delivered only after
+        // downsampling count as well.
         let fits = |level: &u32| {
             let kept = (1_u64..)
                 .zip(&self.handed_in)
@@ -289,7 +290,7 @@ impl Drive {
             assert!(one.seq < other.seq && one.captured_at < other.captured_at);
             if one.stint == other.stint && [one.kind, other.kind] == [Kind::Frame, Kind::Frame] {
                 let frames = other.seq.0 - one.seq.0;
-                assert!(frames <= 1 << level, "{frames} frames apart, level {level} would do");
+                assert!(frames <= 1 << level, "{frames} frames apart, level {level} suffices");
                 longest = longest.max(PERIOD * frames as u32);
             }
         }

@@ -1,21 +1,21 @@
-//! What a process takes of memory, open files and disk, over time.
+//! A process's memory, open files and disk use over time.
 
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// One look at a process.
+/// One measurement of a process.
 #[derive(Clone, Copy, Debug)]
 pub struct Look {
-    /// Since the first look.
+    /// Time since the first measurement.
     at: Duration,
     pub rss_kib: u64,
     pub files: u64,
-    /// Of the folder of the queue.
+    /// Disk use of the queue's folder.
     pub disk_kib: u64,
 }
 
-/// All looks at a process.
+/// All measurements of a process.
 #[derive(Debug)]
 pub struct Vitals {
     start: Instant,
@@ -27,7 +27,7 @@ impl Vitals {
         Self { start: Instant::now(), looks: Vec::new() }
     }
 
-    /// Looks once; a process that is just gone is passed over.
+    /// Takes a measurement; a process that has just exited is skipped.
     pub fn look(&mut self, process: u32, folder: &Path) {
         let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
         let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
@@ -39,13 +39,13 @@ impl Vitals {
         }
     }
 
-    /// The looks from this moment on.
+    /// The measurements from this moment on.
     pub fn after(&self, warm_up: Duration) -> &[Look] {
         &self.looks[self.looks.partition_point(|look| look.at < warm_up)..]
     }
 }
 
-/// By how much a value grows in an hour, by least squares.
+/// The growth of a value per hour, by least squares.
 pub fn slope_per_hour(looks: &[Look], value: impl Fn(&Look) -> u64) -> f64 {
     let hours = |look: &Look| look.at.as_secs_f64() / 3600.0;
     let count = looks.len() as f64;
@@ -60,7 +60,7 @@ pub fn slope_per_hour(looks: &[Look], value: impl Fn(&Look) -> u64) -> f64 {
     along / across
 }
 
-/// The value in the middle of each tenth of the looks.
+/// The median of each tenth of the measurements.
 pub fn tenths(looks: &[Look], value: impl Fn(&Look) -> u64 + Copy) -> Vec<u64> {
     looks.chunks(looks.len().div_ceil(10)).map(|looks| median(looks, value)).collect()
 }
@@ -71,7 +71,7 @@ fn median(looks: &[Look], value: impl Fn(&Look) -> u64) -> u64 {
     values[values.len() / 2]
 }
 
-/// What `du` shows of a folder that changes meanwhile.
+/// Disk use as `du` reports it, for a folder that changes meanwhile.
 fn disk_bytes(folder: &Path) -> u64 {
     use std::os::unix::fs::MetadataExt;
 

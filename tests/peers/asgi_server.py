@@ -41,7 +41,7 @@ for name in dashboard.events(OPTIONS):
 
 
 async def be_odd(sid):
-    """Ids that nobody asked for, events of the library's own names, other people's frames."""
+    """Sends unsolicited ids, events with reserved names, and other sessions' frames."""
     stranger = str(uuid.uuid4())
     for name, payload in [
         ("error", {"message": "odd"}),
@@ -64,7 +64,7 @@ async def connect(_sid, _environ, auth):
 
 
 async def guarded(scope, receive, send):
-    """The app behind a proxy that wants a header."""
+    """The app behind a proxy that requires a header."""
     name, _, value = (OPTIONS.header or ":").partition(":")
     if name and (name.lower().encode(), value.strip().encode()) not in scope.get("headers", ()):
         await send({"type": "websocket.close"})
@@ -81,9 +81,9 @@ async def api(scope, _receive, send):
 
 
 def listen(port):
-    # With the protocol named, as uvicorn's own are: else asyncio leaves Nagle's algorithm on.
+    # With an explicit protocol, as in uvicorn: otherwise asyncio leaves Nagle's algorithm on.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-    # A killed server leaves connections in TIME_WAIT; its successor takes the port all the same.
+    # A killed server leaves connections in TIME_WAIT; its successor must still get the port.
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind(("127.0.0.1", port))
     listener.listen(128)

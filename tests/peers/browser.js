@@ -1,9 +1,10 @@
-// Debian's Chromium, without a window, told what to do by one JSON object a line:
-// {"open": url, "width": px, "dark": bool}, {"ask": "an expression"}, {"ask_frame": "an expression"} for
-// the newest frame, {"type": text, "into": selector}, {"click": selector} for what leads to another page,
-// or {"shot": path}. Without a width the page is as wide and dark as the one before. Each is
-// answered by a line {"answer": …} or {"error": "…"}. A page that asks any machine but this one for
-// something is an error too, at the next line. An argument is a name that stands for this machine.
+// Debian's Chromium, headless, controlled by one JSON object per line on stdin: {"open": url,
+// "width": px, "dark": bool}, {"ask": "an expression"}, {"ask_frame": "an expression"} for the
+// newest frame, {"type": text, "into": selector}, {"click": selector} for a link to another page,
+// or {"shot": path}. Without a width the page keeps the previous width and colour scheme. The
+// response to each is a line {"answer": …} or {"error": "…"}. If a page sends a request to another
+// machine, the next response is an error. The optional argument is a host name that resolves to
+// this machine.
 const readline = require("node:readline");
 const puppeteer = require("puppeteer-core");
 const own = ["127.0.0.1", ...process.argv.slice(2)];
@@ -11,7 +12,7 @@ const own = ["127.0.0.1", ...process.argv.slice(2)];
 (async () => {
   const browser = await puppeteer.launch({
     executablePath: process.env.CHROMIUM || "/usr/bin/chromium",
-    // The browser ends with this program, however that ends.
+    // The browser exits with this program, even if that is killed.
     pipe: true,
     args: ["--no-sandbox", "--disable-dev-shm-usage", "--disable-background-networking",
       ...process.argv.slice(2).map(name => `--host-resolver-rules=MAP ${name} 127.0.0.1`)],

@@ -1,4 +1,4 @@
-// The dashboard's sessions, apart from any transport: dashboard.py once more, for Node.
+// The dashboard's sessions, independent of the transport: the Node version of dashboard.py.
 
 "use strict";
 
@@ -8,7 +8,7 @@ const util = require("node:util");
 
 const EVENTS = ["request_session_id", "setup_data", "telemetry_update", "join_session"];
 
-// The command line that all the servers share.
+// The command line shared by all servers.
 function options() {
   const { values } = util.parseArgs({
     options: {
@@ -41,8 +41,8 @@ class Dashboard {
     if (persist) this.#journal = openJournal(persist, (record) => this.#apply(record));
   }
 
-  // What one event makes the server do before it acknowledges: `{join, toSender, toRoom}`, or
-  // null if the event cannot even be acknowledged.
+  // The actions for one event, to carry out before it is acknowledged: `{join, toSender, toRoom}`,
+  // or null if the event cannot even be acknowledged.
   handle(event, data) {
     if (!isObject(data)) {
       console.error(`${event}: the payload is not an object`);
@@ -51,7 +51,7 @@ class Dashboard {
     return this[event](data);
   }
 
-  // What `GET path` answers, as JSON text; null is a 404.
+  // The response to `GET path` as JSON text; null is a 404.
   api(path) {
     const [api, kind, id, list] = path.split("/").filter(Boolean);
     if (api !== "api") return null;
@@ -126,8 +126,8 @@ class Dashboard {
   }
 }
 
-// Applies the records of the journal at `path` and opens it for more. A last line without its
-// end is what a kill in the middle of a write left: it is cut off.
+// Applies the records of the journal at `path` and opens it for appending. A last line without a
+// newline was cut off by a kill in the middle of a write; it is removed.
 function openJournal(path, apply) {
   const journal = fs.openSync(path, "a+");
   const text = fs.readFileSync(path);
@@ -149,7 +149,7 @@ const INTEGERS = ["lap", "position", "gear"];
 const NOT_NEGATIVE = ["lap", "position", "lap_time", "fuel", "fuel_capacity"];
 const WHEELS = ["tire_pressures", "tire_temps", "tire_wear", "brake_temps"];
 
-// Why the schema refuses the event, or null.
+// The reason why the schema rejects the event, or null.
 function refusal(event, data) {
   const envelope = ENVELOPES[event];
   const extra = Object.keys(data).filter((key) => !envelope.includes(key));

@@ -1,8 +1,8 @@
-"""The dashboard's sessions, apart from any transport: what both Python servers serve.
+"""The dashboard's sessions, independent of the transport: shared by both Python servers.
 
-A transport hands every event to `Dashboard.handle`, does what the `Reply` says, and acknowledges
-afterwards. Sessions live in memory; with `--persist FILE` each accepted event is also a line of
-FILE, so that a restarted server knows them again.
+A transport passes every event to `Dashboard.handle`, carries out the `Reply`, and then
+acknowledges. Sessions live in memory; with `--persist FILE` each accepted event is also appended
+to FILE, so that a restarted server restores them.
 """
 
 import argparse
@@ -17,24 +17,24 @@ EVENTS = ("request_session_id", "setup_data", "telemetry_update", "join_session"
 
 
 def options(description, async_modes=()):
-    """The command line that all the servers share."""
+    """The command line shared by all servers."""
     parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--port", type=int, default=0, help="0 takes a free one (default)")
-    parser.add_argument("--schema", action="store_true", help="refuse what the schema refuses")
+    parser.add_argument("--port", type=int, default=0, help="0 picks a free port (default)")
+    parser.add_argument("--schema", action="store_true", help="reject what violates the schema")
     parser.add_argument("--no-echo", action="store_true", help="broadcast to all but the sender")
-    parser.add_argument("--no-join", action="store_true", help="know no join_session")
+    parser.add_argument("--no-join", action="store_true", help="do not handle join_session")
     parser.add_argument("--never-ack", action="store_true", help="acknowledge no event")
     parser.add_argument("--ack-delay", type=int, default=0, metavar="MS", help="acknowledge late")
-    parser.add_argument("--persist", metavar="FILE", help="keep the sessions over a restart")
-    parser.add_argument("--record", metavar="FILE", help="append what is kept, never read it")
-    parser.add_argument("--keep", type=int, metavar="N", help="the newest N frames of a session")
-    parser.add_argument("--refuse", metavar="TEXT", help="drop frames that hold this text")
+    parser.add_argument("--persist", metavar="FILE", help="keep the sessions across restarts")
+    parser.add_argument("--record", metavar="FILE", help="append each frame and its time")
+    parser.add_argument("--keep", type=int, metavar="N", help="keep only N frames per session")
+    parser.add_argument("--refuse", metavar="TEXT", help="drop frames that contain this text")
     parser.add_argument("--token", help="refuse clients without it in their auth payload")
     parser.add_argument("--header", metavar="NAME:VALUE", help="refuse clients without it")
     parser.add_argument("--certfile", help="speak TLS with this certificate")
     parser.add_argument("--keyfile", help="and this key")
-    parser.add_argument("--odd", action="store_true", help="send what nobody asked for")
-    parser.add_argument("--swap", type=int, metavar="N", help="let every Nth frame be overtaken")
+    parser.add_argument("--odd", action="store_true", help="send unsolicited events")
+    parser.add_argument("--swap", type=int, metavar="N", help="deliver every Nth frame late")
     if async_modes:
         parser.add_argument("--async-mode", choices=async_modes, default=async_modes[0])
     return parser.parse_args()
@@ -46,14 +46,14 @@ def events(options):
 
 
 def announce(port):
-    """Tells whoever started the server that it accepts connections, and where."""
+    """Reports to the parent process that the server accepts connections, and where."""
     print(f"listening on http://127.0.0.1:{port}", flush=True)
 
 
 class Reply(NamedTuple):
-    """What one event makes the server do before it acknowledges."""
+    """The actions for one event, to carry out before it is acknowledged."""
 
-    join: str | None = None  # the room that the sender enters
+    join: str | None = None  # the room that the sender joins
     to_sender: tuple = ()  # (event, payload), in order
     to_room: tuple | None = None  # (room, event, payload)
 
@@ -72,7 +72,7 @@ class Dashboard:
         self._record = open(options.record, "ab", buffering=0) if options.record else None
         self._sessions = {}
         self._refused = []
-        # The threaded server handles events of one connection at the same time.
+        # The threaded server handles events of one connection concurrently.
         self._lock = threading.Lock()
         self._journal = open_journal(persist, self._apply) if persist else None
 
@@ -85,7 +85,7 @@ class Dashboard:
             return getattr(self, f"_{event}")(data)
 
     def api(self, path):
-        """What `GET path` answers, as JSON text; None is a 404."""
+        """The response to `GET path` as JSON text; None is a 404."""
         with self._lock:
             match path.strip("/").split("/"):
                 case ["api", "sessions"]:
@@ -163,9 +163,9 @@ class Dashboard:
 
 
 def open_journal(path, apply):
-    """Applies the records of the journal at `path` and opens it for more.
+    """Applies the records of the journal at `path` and opens it for appending.
 
-    A last line without its end is what a kill in the middle of a write left: it is cut off.
+    A last line without a newline was cut off by a kill in the middle of a write; it is removed.
     """
     journal = open(path, "a+b", buffering=0)
     journal.seek(0)
@@ -191,7 +191,7 @@ WHEELS = ("tire_pressures", "tire_temps", "tire_wear", "brake_temps")
 
 
 def refusal(event, data):
-    """Why the schema refuses the event, or None."""
+    """The reason why the schema rejects the event, or None."""
     envelope = ENVELOPES[event]
     for key in sorted(data.keys() - envelope):
         return f"extra key in the envelope: {key}"

@@ -1,7 +1,7 @@
-"""A dashboard server on Flask-SocketIO, as the public one is.
+"""A dashboard server on Flask-SocketIO, like the public one.
 
-On eventlet it keeps the order of any number of events in flight; `--async-mode threading` (one
-thread an event, Werkzeug, simple-websocket) may swap them.
+On eventlet it keeps any number of events in flight in order; `--async-mode threading` (one thread
+per event, Werkzeug, simple-websocket) may reorder them.
 """
 
 import functools
@@ -11,7 +11,7 @@ import dashboard
 
 OPTIONS = dashboard.options(__doc__, async_modes=("eventlet", "threading"))
 if OPTIONS.async_mode == "eventlet":
-    # Before anything else is imported: it replaces the blocking parts of the standard library.
+    # Before any other import: it replaces the blocking parts of the standard library.
     import eventlet
 
     eventlet.monkey_patch()

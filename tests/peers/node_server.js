@@ -1,4 +1,4 @@
-// A dashboard server on Node's socket.io. It finds the package over NODE_PATH.
+// A dashboard server on Node's socket.io. It finds the package through NODE_PATH.
 
 "use strict";
 

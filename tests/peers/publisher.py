@@ -1,11 +1,11 @@
-"""A publisher as a team has one already: python-socketio's client, told nothing but a server's URL.
+"""A typical existing publisher: python-socketio's client, configured only with a server's URL.
 
-It asks for a session, waits for `session_id_assigned`, sends the setup, then telemetry at a steady
-rate. Like most it asks anew after each reconnect; with `--keep-id` it goes on under the id it has.
-What it was not connected for it does not send later.
+It requests a session, waits for `session_id_assigned`, sends the setup, then telemetry at a steady
+rate. Like most, it requests a new session after each reconnect; with `--keep-id` it keeps its id.
+It never sends the frames of a time without a connection.
 
-Each line that it prints is one thing that happened: `dashboard URL`, `sent N`, `acked N`, where N
-is the number of the frame, which is also its lap.
+Each line of output is one event: `dashboard URL`, `sent N`, `acked N`, where N is the number of the
+frame, which is also its lap.
 """
 
 import argparse
@@ -20,8 +20,8 @@ parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("server_url")
 parser.add_argument("--rate", type=float, default=2, help="frames a second")
 parser.add_argument("--first", type=int, default=1, help="the number of the first frame")
-parser.add_argument("--count", type=int, help="frames; without it no end")
-parser.add_argument("--keep-id", action="store_true", help="ask for one session only")
+parser.add_argument("--count", type=int, help="number of frames (default: endless)")
+parser.add_argument("--keep-id", action="store_true", help="request only one session")
 parser.add_argument("--nan", action="store_true", help="every third frame has a bare NaN")
 parser.add_argument("--transports", nargs="+", help="default: polling, then an upgrade")
 options = parser.parse_args()

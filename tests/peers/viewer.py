@@ -1,8 +1,8 @@
-"""Somebody who looks at pages, on a connection of their own, and writes down what they were shown.
+"""A viewer of pages, on its own connection, that prints the frames shown to it.
 
-Each line on stdin is the session of a page to look at from now on. Each line on stdout is a frame
-as it was shown: `SESSION LAP`. When the connection comes back, what the page holds and was not seen
-yet is read over HTTP first, as somebody does who loads the page anew.
+Each line on stdin is the session of another page to watch. Each line on stdout is a frame shown:
+`SESSION LAP`. After a reconnect it first reads the frames that it missed over HTTP, as a reload of
+the page does.
 """
 
 import http.client
@@ -17,10 +17,10 @@ import urllib.request
 import socketio
 
 url = sys.argv[1]
-# What happened, in order: a connection, a page to look at, or a frame.
+# Events in order: a connection, a page to watch, or a frame.
 happened = queue.Queue()
 client = socketio.Client(reconnection_delay=0.05, reconnection_delay_max=0.3)
-# Else each message is handled in a thread of its own, and two may change places.
+# Otherwise each message is handled in its own thread, and two may be swapped.
 trigger = client.eio._trigger_event
 client.eio._trigger_event = lambda *args, **how: trigger(*args, **how | {"run_async": False})
 client.on("connect", lambda: happened.put(("connected", None)))
@@ -39,10 +39,10 @@ def show(session, lap):
 
 
 def look_at(session):
-    """Joins before it reads what is held, so that nothing is shown between the two."""
+    """Joins before it reads the history, so that it misses no frame between the two."""
     while not joined(session):
         if not client.connected:
-            return  # It is done again with the next connection.
+            return  # Retried with the next connection.
     for frame in held(session):
         lap = frame["telemetry"]["lap"]
         if lap not in seen[session]:
@@ -63,9 +63,9 @@ def held(session):
             path = f"{url}/api/sessions/{session}/frames"
             return json.load(urllib.request.urlopen(path, timeout=10))
         except urllib.error.HTTPError:
-            return []  # The server does not know the page.
+            return []  # The server does not know the session.
         except (OSError, ValueError, http.client.HTTPException):
-            time.sleep(0.1)  # It is away.
+            time.sleep(0.1)  # The server is unreachable.
 
 
 seen = {}

@@ -1,4 +1,5 @@
-//! The game's REST API, scripted: as it is, as it fails, and what is asked of it.
+//! A scripted version of the game's REST API: normal replies, failures, and a check of the
+//! requests.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -24,20 +25,20 @@ const SESSIONS: &str = "/rest/sessions";
 const OVERVIEW: &str = "/rest/garage/UIScreen/CarSetupOverview";
 const OLDER: &str = "/rest/garage/setup";
 
-/// Fast, so that a test sees many questions.
+/// Fast, so that a test sees many requests.
 const PACE: Pace =
     Pace { interval: Duration::from_millis(40), max_interval: Duration::from_millis(100) };
 
-/// What the API answers to one path.
+/// The API's reply to one path.
 #[derive(Clone, Debug)]
 enum Reply {
     Json(String),
-    /// The same in pieces, without saying how long it is.
+    /// A chunked reply without a length.
     Chunked(String),
     Status(u16),
     /// These bytes, then the end of the connection.
     Raw(String),
-    /// Nothing, for as long as the connection lasts.
+    /// No reply, for as long as the connection lasts.
     Hang,
 }
 
@@ -50,7 +51,7 @@ async fn a_setup_is_published_once_and_again_when_its_settings_change() {
     api.answers(OVERVIEW, Chunked(overview(7, 20.0)));
     pit.has_setups(&[7]).await;
     api.is_asked(5).await;
-    // The weather is no setting.
+    // The weather is not part of the settings.
     api.answers(OVERVIEW, Json(overview(7, 25.0)));
     api.is_asked(5).await;
     api.answers(OVERVIEW, Json(overview(8, 25.0)));
@@ -89,7 +90,7 @@ async fn the_list_of_saved_setups_in_the_menus_is_no_setup() {
     api.answers(OLDER, Json(json!([{"name": "Spa\\", "sameVehicleClass": true}]).to_string()));
     api.is_asked(8).await;
     pit.has_setups(&[]).await;
-    // In older versions it is there that the setup is in the garage.
+    // In older versions this path returns the setup while the car is in the garage.
     api.answers(OLDER, Json(overview(7, 20.0)));
     pit.has_setups(&[7]).await;
 }
@@ -120,7 +121,7 @@ async fn a_new_stint_gets_the_setup_that_is_on_the_car() {
     let api = Api::start(&pit).await;
     api.answers(OVERVIEW, Json(overview(7, 20.0)));
     pit.has_setups(&[7]).await;
-    // At rest in the garage, there is no new stint however long it takes.
+    // An idle car in the garage starts no new stint, however long it waits.
     sleep(Duration::from_millis(700)).await;
     pit.has_setups(&[7]).await;
     api.answers(OVERVIEW, Json(String::new()));
@@ -192,7 +193,7 @@ async fn an_api_at_the_other_loopback_address_is_found() {
     pit.has_setups(&[7]).await;
 }
 
-/// A setup as the game gives it, with this wing.
+/// A setup in the game's format, with this wing.
 fn overview(wing: u64, air_temp: f64) -> String {
     let setting = |value: u64| {
         json!({
@@ -213,11 +214,11 @@ fn overview(wing: u64, air_temp: f64) -> String {
     .to_string()
 }
 
-/// A dashboard server, a queue before it, and what follows the setup of a game.
+/// A dashboard server, a queue in front of it, and the task that follows the game's setup.
 struct Pit {
     server: Server,
     presence: watch::Sender<Presence>,
-    /// Where the API is looked for.
+    /// The port on which the API is expected.
     port: u16,
     _publisher: Arc<DashboardPublisher>,
     _follower: JoinSet<()>,
@@ -253,7 +254,7 @@ impl Pit {
         self.presence.send_replace(presence);
     }
 
-    /// Waits until the dashboard has had setups with these wings, in this order.
+    /// Waits until the dashboard has received setups with these wings, in this order.
     async fn has_setups(&self, wings: &[u64]) {
         let mut had = Vec::new();
         let look = async || {
@@ -271,8 +272,8 @@ fn wing(setup: &Value) -> u64 {
     setup["carSetup"]["garageValues"]["VM_REAR_WING"]["value"].as_u64().unwrap()
 }
 
-/// The API, which notes what it is asked. When it is dropped, it checks that nothing was asked that
-/// is not allowed, and never two things at once.
+/// The API, which records its requests. On drop it checks that they were all allowed and never
+/// concurrent.
 pub struct Api {
     script: Arc<Mutex<Script>>,
     _server: JoinSet<()>,
@@ -283,7 +284,7 @@ struct Script {
     replies: Vec<(&'static str, Reply)>,
     /// The first line of each request.
     requests: Vec<String>,
-    /// Requests that are under way, and the most that ever were.
+    /// Requests in progress, and the highest number so far.
     open: usize,
     most_open: usize,
 }
@@ -309,12 +310,12 @@ impl Api {
         api
     }
 
-    /// A setup is there from now on.
+    /// Makes the API return a setup from now on.
     pub fn has_setup(&self) {
         self.answers(OVERVIEW, Json(overview(7, 20.0)));
     }
 
-    /// Requests so far.
+    /// The number of requests so far.
     pub fn requests(&self) -> usize {
         self.script().requests.len()
     }
@@ -323,14 +324,14 @@ impl Api {
         self.script.lock().unwrap()
     }
 
-    /// What it answers to a path from now on.
+    /// Sets the reply to a path from now on.
     fn answers(&self, path: &'static str, reply: Reply) {
         let mut script = self.script();
         script.replies.retain(|(known, _)| *known != path);
         script.replies.push((path, reply));
     }
 
-    /// Waits for so many more requests.
+    /// Waits for `times` more requests.
     async fn is_asked(&self, times: usize) {
         let before = self.script().requests.len();
         let look = async || (self.script().requests.len() >= before + times).then_some(());
@@ -351,7 +352,7 @@ impl Drop for Api {
     }
 }
 
-/// One connection.
+/// Serves one connection.
 async fn answer(mut stream: TcpStream, script: Arc<Mutex<Script>>) {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -378,12 +379,12 @@ async fn answer(mut stream: TcpStream, script: Arc<Mutex<Script>>) {
         Raw(text) => text.clone(),
         Hang => String::new(),
     };
-    // Whoever asked may be gone.
+    // The client may have disconnected.
     let _ = stream.write_all(bytes.as_bytes()).await;
     if !matches!(reply, Hang) {
         let _ = stream.shutdown().await;
     }
-    // It is under way until whoever asked lets go of it.
+    // The request is in progress until the client closes the connection.
     let _ = stream.read(&mut [0; 64]).await;
     script.lock().unwrap().open -= 1;
 }

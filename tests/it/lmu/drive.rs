@@ -1,4 +1,4 @@
-//! The agent beside a game that appears, is driven, pauses, goes and comes back.
+//! The agent next to a game that starts, is driven, pauses, exits and starts again.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -14,10 +14,11 @@ use super::fake::Fake;
 use crate::agent::{Agent, eventually};
 use crate::peers::{Kind, Peer};
 
-/// Longer than it takes to detect that the game's clock has stopped, plus the next look.
+/// Longer than the time without a clock tick after which the driver counts as paused, plus one
+/// poll.
 pub const PAUSE: Duration = Duration::from_millis(3500);
 
-/// Whether the game is there.
+/// 1 while the game is running.
 pub const UP: &str = r#"pitwire_source_up{source="lmu"}"#;
 
 #[tokio::test]
@@ -39,7 +40,7 @@ async fn check(way: Way) {
     pit.drives(&mut game, 20).await;
     assert_eq!(pit.agent.metric(UP).await, 1.0);
 
-    // In the pause nothing comes, and the game is still there.
+    // During the pause no frames arrive, but the game still counts as running.
     sleep(Duration::from_secs(1)).await;
     let before = pit.frames().await.len();
     sleep(PAUSE).await;
@@ -53,7 +54,7 @@ async fn check(way: Way) {
     let mut game = Fake::appear(way, pit.folder(), next + 1);
     pit.drives(&mut game, 20).await;
 
-    // Another bridge makes the files anew in mid-drive; nobody writes to the old ones any more.
+    // Another bridge recreates the files while driving; the old ones get no more writes.
     let next = game.update();
     let mut game = Fake::appear(way, pit.folder(), next + 1);
     pit.drives(&mut game, 20).await;
@@ -87,7 +88,7 @@ async fn an_agent_that_starts_in_mid_drive_joins_in() {
     };
     let pit = tokio::select! {
         pit = pit => pit,
-        () = start => unreachable!("it drives for ever"),
+        () = start => unreachable!("the game drives forever"),
     };
     pit.all_is_well().await;
 }
@@ -105,7 +106,7 @@ async fn the_native_memory_comes_before_the_plugin_s_whenever_it_moves() {
             let last = frames.get(before..)?.last_chunk::<5>()?;
             last.iter().all(|frame| is_native(frame) == native).then_some(())
         };
-        eventually("frames of the other way", look).await;
+        eventually("frames from the other memory", look).await;
     };
     let mut native = None;
     for is_driven in [false, true, false, true] {
@@ -187,7 +188,7 @@ impl Pit {
         Self { server, agent, folder, queue, settings }
     }
 
-    /// One more agent on the same queue.
+    /// Starts another agent on the same queue.
     pub async fn start_agent(&mut self) {
         let settings: Vec<_> = self.settings.iter().map(String::as_str).collect();
         self.agent = Agent::start(self.queue.path(), &self.server.url(), &settings);
@@ -202,7 +203,7 @@ impl Pit {
         self.server.all_frames().await
     }
 
-    /// Drives until so many more frames have come.
+    /// Drives until `frames` more frames have arrived.
     async fn drives(&self, game: &mut Fake, frames: usize) {
         let before = self.frames().await.len();
         let enough = async || (self.frames().await.len() >= before + frames).then_some(());
@@ -212,7 +213,7 @@ impl Pit {
         }
     }
 
-    /// The frames are of one update each, in their order, none of them twice.
+    /// Checks that each frame comes from exactly one update, in order and without duplicates.
     pub async fn all_is_well(&self) {
         let delivered = "pitwire_queue_entries";
         self.agent.metric_becomes(delivered, |entries| entries == 0.0).await;
@@ -230,7 +231,7 @@ impl Pit {
     }
 }
 
-/// Has the game write 100 times a second.
+/// Lets the game write 100 times a second.
 async fn drive(game: &mut Fake, time: Duration) {
     let start = Instant::now();
     let mut ticks = interval(Duration::from_millis(10));

@@ -1,4 +1,4 @@
-//! A game that plays into its memory, as an agent beside it sees it.
+//! A fake game that writes to the memory that the agent reads.
 
 #[cfg(unix)]
 use std::fs;
@@ -13,30 +13,30 @@ use pitwire::source::lmu::reader::Way;
 use super::fixtures::own_buffer;
 use super::place::Place;
 
-/// Bytes that are written at once: a reader sees the game's memory in the middle of a write.
+/// Bytes written at once; a reader can see the memory between two such pieces.
 const PIECE: usize = 1000;
 
-/// The player's car among the five of the race, in all lists.
+/// The index of the player's car, in all lists, among the five of the race.
 const PLAYER: usize = 2;
 const CARS: usize = 5;
 const TELEMETRY_BYTES: usize = 1888;
 const STANDING_BYTES: usize = 584;
 
-/// The regions of one way, and what is in them.
+/// The regions of one way, and their contents.
 pub struct Fake {
     way: Way,
     regions: Vec<(Region, Place, Vec<u8>)>,
-    /// What the next update writes everywhere.
+    /// The number that the next update writes everywhere.
     number: u32,
-    /// Between two pieces of one write.
+    /// The time between two pieces of one write.
     pause: Duration,
-    /// How long the slowest write of the last update took.
+    /// The duration of the slowest write of the last update.
     slowest: Duration,
 }
 
 impl Fake {
-    /// Makes the memory as the game leaves it in a race, in place of what is there. Its first update
-    /// writes `first`.
+    /// Creates the memory with a recorded race, replacing any that exists. The first update writes
+    /// `first`.
     pub fn appear(way: Way, folder: &Path, first: u32) -> Self {
         let regions = regions(way).iter().map(|&(region, file)| {
             let bytes = own_buffer(file, region);
@@ -51,13 +51,13 @@ impl Fake {
         }
     }
 
-    /// A game that writes so slowly that whoever reads meets it in the middle.
+    /// Slows each write down, so that readers meet it half-way through.
     #[cfg(unix)]
     pub fn slowly(self, pause: Duration) -> Self {
         Self { pause, ..self }
     }
 
-    /// The files go.
+    /// Removes the files.
     #[cfg(unix)]
     pub fn disappear(self, folder: &Path) {
         for (region, ..) in self.regions {
@@ -65,14 +65,14 @@ impl Fake {
         }
     }
 
-    /// How long physics or standings were half written in the last update, at most.
+    /// The longest time that physics or standings were half written in the last update.
     #[cfg(unix)]
     pub fn slowest(&self) -> Duration {
         self.slowest
     }
 
-    /// One update of physics and standings: every number in them is the number of the update,
-    /// which comes back.
+    /// Updates physics and standings: every number in them becomes the number of the update, which
+    /// is returned.
     pub fn update(&mut self) -> u32 {
         let number = self.number;
         self.number += 1;
@@ -108,7 +108,7 @@ impl Fake {
         &mut found.unwrap().2
     }
 
-    /// Writes a part of the bytes to the region, from its start to its end.
+    /// Writes a part of the buffer to the region, front to back.
     fn flush(&mut self, region: Region, part: Range<usize>) {
         let (_, place, bytes) = self.regions.iter().find(|(known, ..)| *known == region).unwrap();
         let start = Instant::now();
@@ -122,7 +122,7 @@ impl Fake {
         self.slowest = self.slowest.max(start.elapsed());
     }
 
-    /// Writes a version counter or an event mark.
+    /// Writes a version counter or an update mark.
     fn mark(&self, region: Region, at: usize, number: u32) {
         let (_, place, _) = self.regions.iter().find(|(known, ..)| *known == region).unwrap();
         place.write(at, &number.to_le_bytes());
@@ -140,23 +140,24 @@ fn regions(way: Way) -> &'static [(Region, &'static str)] {
     }
 }
 
-/// Puts the number wherever a sample is made from the player's physics, in the list at `at`.
+/// Writes the number to every physics field of the player that a sample uses; the list starts at
+/// `at`.
 fn fill_telemetry(bytes: &mut [u8], at: usize, number: u32) {
     let car = at + PLAYER * TELEMETRY_BYTES;
     let mut put = |at: usize| put_float(bytes, car + at, number);
-    // Clock, velocity along one axis, speed of the engine, its water, fuel and room for it.
+    // Clock, velocity along one axis, engine speed, water temperature, fuel, and fuel capacity.
     [12, 184, 356, 364, 524, 608].into_iter().for_each(&mut put);
     for wheel in (0..4).map(|wheel| 848 + 260 * wheel) {
-        // Brake, pressure, three temperatures, condition.
+        // Brake, pressure, three temperatures, wear.
         [24, 120, 128, 136, 144, 152].into_iter().for_each(|at| put(wheel + at));
     }
     [192, 200].into_iter().for_each(|at| put_float(bytes, car + at, 0));
     bytes[car + 352..][..4].copy_from_slice(&number.to_le_bytes());
 }
 
-/// Puts it wherever a sample is made from the session and the player's standing.
+/// Writes the number to every field of the session and of the player's standing that a sample uses.
 fn fill_scoring(bytes: &mut [u8], session: usize, standings: usize, number: u32) {
-    // Clock, air, track.
+    // Clock, air temperature, track temperature.
     [68, 228, 236].into_iter().for_each(|at| put_float(bytes, session + at, number));
     put_float(bytes, standings + PLAYER * STANDING_BYTES + 464, number);
 }

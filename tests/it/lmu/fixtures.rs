@@ -1,5 +1,5 @@
-//! Recorded buffers of the game's memory and what a reader must make of them, listed in
-//! `tests/data/shm/cases.json`. `PITWIRE_SHM_FIXTURES` names another folder of the same kind.
+//! Recorded buffers of the game's memory and the samples expected from them, listed in
+//! `tests/data/shm/cases.json`. `PITWIRE_SHM_FIXTURES` names another folder with the same layout.
 
 use std::collections::{BTreeMap, HashMap};
 use std::env;
@@ -15,7 +15,7 @@ use pitwire::source::lmu::reader::{Reader, Reading, Way};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-/// What `cases.json` holds.
+/// The content of `cases.json`.
 #[derive(Deserialize)]
 struct Cases {
     format: u32,
@@ -93,7 +93,7 @@ fn what_is_not_right_in_the_plugin_s_memory_makes_no_sample() {
         (Telemetry, 12, &[128, 0, 0, 0][..], "sample"),
         (Telemetry, 12, &[129, 0, 0, 0], "Nonsense"),
         (Telemetry, 12, &[0xFF; 4], "Nonsense"),
-        // The player's car has physics no more, or not yet.
+        // The player's car has no physics any more, or not yet.
         (Telemetry, 12, &[0; 4], "NoPlayer"),
         (Telemetry, 4, &[0xFF; 4], "Torn"),
         (Scoring, 0, &[0xFF; 4], "Torn"),
@@ -132,7 +132,8 @@ fn what_is_no_number_or_below_0_does_not_reach_the_dashboard() {
             let brakes = rear_left["brake_temps"].as_object().unwrap();
             assert_eq!(brakes.keys().collect::<Vec<_>>(), ["fl", "fr", "rr"]);
         }
-        // The dashboard's own schema wants both, so they get what an absent one gets.
+        // The dashboard's own schema requires both fields, so an invalid value gets the same
+        // default as a missing one.
         let fuel = field(telemetry + 524, -0.5, units);
         assert_eq!((fuel["fuel"].as_f64(), fuel["rpm"].as_f64()), (Some(0.0), Some(7421.5)));
         let capacity = field(telemetry + 608, f64::NAN, units);
@@ -143,20 +144,20 @@ fn what_is_no_number_or_below_0_does_not_reach_the_dashboard() {
     assert_eq!(field(lap_time, -2.76, Units::Upstream).get("lap_time"), None);
 }
 
-/// Where the buffers are.
+/// The folder with the buffers.
 fn folder() -> PathBuf {
     env::var_os("PITWIRE_SHM_FIXTURES").map_or_else(own_folder, PathBuf::from)
 }
 
-/// The project's own buffers. Where the project is, cargo says if it runs the tests: a game for Windows
-/// may have been built in a clone that is gone.
+/// The project's own buffers. When cargo runs the tests, it sets the project's path at run time:
+/// the Windows build of the game may come from a clone that no longer exists.
 fn own_folder() -> PathBuf {
     let built = || env!("CARGO_MANIFEST_DIR").into();
     let project: PathBuf = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(built).into();
     project.join("tests/data/shm")
 }
 
-/// One of the project's own buffers, with the zeros at its end that the file is without.
+/// One of the project's own buffers, with the trailing zeros that the file omits.
 pub fn own_buffer(file: &str, region: Region) -> Vec<u8> {
     let mut bytes = fs::read(own_folder().join(file)).unwrap();
     bytes.resize(region.size(), 0);
@@ -189,7 +190,7 @@ impl Case {
                 serde_json::from_str(&fields::map(&sample, now).unwrap()).unwrap();
             let timestamp = frame.as_object_mut().unwrap().remove("timestamp");
             assert_eq!(timestamp.unwrap(), "2025-11-22T14:30:22.123Z");
-            // What no dashboard takes never leaves the agent, in whatever units.
+            // Values that no dashboard accepts never leave the agent, in either unit system.
             let before_the_start = expected["lap_time"].as_f64().is_some_and(|time| time < 0.0);
             if before_the_start {
                 assert_eq!(frame.get("lap_time"), None);
@@ -197,7 +198,7 @@ impl Case {
             }
             let name = &self.name;
             let (seen, listed) = (frame.as_object().unwrap().keys(), expected.keys());
-            assert!(seen.eq(listed), "{name}: {units:?}: not the fields of the case: {frame}");
+            assert!(seen.eq(listed), "{name}: {units:?}: other fields than in the case: {frame}");
             for (field, expected) in expected {
                 let seen = &frame[field];
                 assert!(is_near(seen, expected, tolerance), "{name}: {units:?}: {field}: {seen}");
@@ -223,7 +224,7 @@ impl Case {
     }
 }
 
-/// What a case calls a region.
+/// The region behind a name in `cases.json`.
 fn region(name: &str) -> Region {
     match name {
         "data" => Region::Native,
@@ -239,7 +240,7 @@ fn unhex(text: &str) -> Vec<u8> {
     pairs.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect()
 }
 
-/// Numbers within the tolerance, everything else exactly.
+/// True if numbers are equal within the tolerance, and everything else exactly.
 fn is_near(seen: &Value, expected: &Value, tolerance: f64) -> bool {
     match (seen, expected) {
         (Value::Object(seen), Value::Object(expected)) => {
@@ -253,12 +254,12 @@ fn is_near(seen: &Value, expected: &Value, tolerance: f64) -> bool {
     }
 }
 
-/// Regions that nobody writes to.
+/// Regions with constant content.
 #[derive(Clone, Debug)]
 pub struct Buffers(HashMap<Region, Vec<u8>>);
 
 impl Buffers {
-    /// Files of the project's own folder.
+    /// Loads files from the project's own folder.
     pub fn of(files: &[(Region, &str)]) -> Self {
         let buffers = files.iter().map(|&(region, file)| (region, own_buffer(file, region)));
         Self(buffers.collect())
@@ -268,12 +269,12 @@ impl Buffers {
         self.0.get_mut(&region).unwrap()[at..][..bytes.len()].copy_from_slice(bytes);
     }
 
-    /// Where the player's physics begin in the native memory.
+    /// The offset of the player's physics in the native memory.
     fn native_player(&self) -> usize {
         128_468 + 1888 * usize::from(self.0[&Region::Native][128_465])
     }
 
-    /// Where the player's standing begins in the native memory.
+    /// The offset of the player's standing in the native memory.
     fn native_standing(&self) -> usize {
         let native = &self.0[&Region::Native];
         let slot = &native[self.native_player()..][..4];

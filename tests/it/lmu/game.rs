@@ -1,4 +1,4 @@
-//! A game in a process of its own: this test binary, built for Windows.
+//! A game in a separate process: this test binary, built for Windows.
 
 use std::io::stdin;
 use std::path::Path;
@@ -10,10 +10,10 @@ use pitwire::source::lmu::reader::Way;
 
 use super::fake::Fake;
 
-/// The number of its first update.
+/// Environment variable with the number of the first update.
 pub const FIRST: &str = "TEST_GAME_FIRST";
 
-/// Appears, and is driven and paused as the lines on standard input say; goes when they end.
+/// Plays a game that is driven or paused by the lines on standard input and exits at their end.
 #[test]
 #[ignore = "run as the game"]
 fn plays() {

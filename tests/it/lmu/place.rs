@@ -1,4 +1,4 @@
-//! Where a fake game plays: files as a bridge shows them, or named memory as on Windows.
+//! The memory of a fake game: files, as a bridge exposes them, or named memory as on Windows.
 
 use std::path::Path;
 
@@ -17,10 +17,10 @@ mod system {
     pub struct Place(File);
 
     impl Place {
-        /// Made under another name, so that it is there whole or not at all.
+        /// Creates the file under a temporary name and renames it, so that it appears atomically.
         pub fn appear(folder: &Path, region: Region, bytes: &[u8]) -> Self {
             let making = folder.join("making");
-            // Bridges make them larger than the game's data.
+            // Bridges make the files larger than the game's data.
             fs::write(&making, [bytes, &[0; 1000]].concat()).unwrap();
             let file = OpenOptions::new().write(true).open(&making).unwrap();
             fs::rename(&making, folder.join(region.name())).unwrap();
@@ -46,7 +46,7 @@ mod system {
 
     use super::{Path, Region};
 
-    /// A region as named memory, which goes with this.
+    /// A region as named memory, released when this is dropped.
     pub struct Place {
         handle: HANDLE,
         base: NonNull<u8>,
@@ -69,7 +69,7 @@ mod system {
                 )
             };
             assert!(!handle.is_null(), "{}", std::io::Error::last_os_error());
-            // SAFETY: the handle is that of a mapping; length 0 maps the whole.
+            // SAFETY: the handle belongs to a mapping; length 0 maps all of it.
             let address = unsafe { MapViewOfFile(handle, FILE_MAP_WRITE, 0, 0, 0) };
             let base = NonNull::new(address.Value).expect("a view").cast();
             let place = Self { handle, base, size };
@@ -80,7 +80,8 @@ mod system {
         pub fn write(&self, at: usize, bytes: &[u8]) {
             assert!(at + bytes.len() <= self.size);
             for (index, byte) in bytes.iter().enumerate() {
-                // SAFETY: inside the view, as was just checked; other processes look on.
+                // SAFETY: in bounds, as asserted above; other processes read the view at the same
+                // time.
                 unsafe { self.base.as_ptr().add(at + index).write_volatile(*byte) };
             }
         }
@@ -89,7 +90,7 @@ mod system {
     impl Drop for Place {
         fn drop(&mut self) {
             let address = MEMORY_MAPPED_VIEW_ADDRESS { Value: self.base.as_ptr().cast() };
-            // SAFETY: mapped and opened by `appear`, given back once.
+            // SAFETY: mapped and opened by `appear`, released only here.
             unsafe {
                 UnmapViewOfFile(address);
                 CloseHandle(self.handle);

@@ -1,4 +1,4 @@
-//! A game that writes all the time while it is read: what comes out is whole or does not come out.
+//! A game that writes continuously while it is read: every sample is consistent or is not returned.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -16,27 +16,27 @@ use serde_json::Value;
 
 use super::fake::Fake;
 
-/// Samples that are read, by so many side by side.
+/// Number of samples to read, split among the parallel readers.
 const SAMPLES: usize = 10_000;
 const READERS: usize = 16;
 
-/// A write that takes longer looks finished in its middle where there are no version counters. A
-/// game takes microseconds for it; the scheduler of an overloaded machine can stretch them.
+/// Without version counters, a write that takes longer than this looks complete half-way through. A
+/// game needs microseconds for it; the scheduler of an overloaded machine can stretch that.
 const SLOW: Duration = Duration::from_millis(5);
 
 #[test]
 fn no_sample_of_the_native_memory_is_torn() {
-    // As often as the game writes, and in between.
+    // At the game's own rate, and faster.
     check(Way::Native, &[10_000, 0, 2_000], Region::Native, 128_468 + 2 * 1888);
 }
 
 #[test]
 fn no_sample_of_the_plugin_s_memory_is_torn() {
-    // Ten times as often as the game writes.
+    // Ten times the game's own rate.
     check(Way::Plugin, &[500], Region::Telemetry, 16 + 2 * 1888);
 }
 
-/// Reads while a thread writes, with these pauses in µs between two updates.
+/// Reads while a thread writes, pausing for these times (in µs) between two updates.
 fn check(way: Way, pauses: &'static [u64], region: Region, player: usize) {
     let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let mut game = Fake::appear(way, folder.path(), 1).slowly(Duration::from_micros(20));
@@ -65,12 +65,12 @@ fn check(way: Way, pauses: &'static [u64], region: Region, player: usize) {
             torn
         });
         let readers = [(); READERS].map(|()| scope.spawn(|| read(way, folder.path())));
-        // The others end before the failure of one is told.
+        // Stop the other threads before a failed reader is reported.
         let read = readers.map(ScopedJoinHandle::join);
         over.store(true, Ordering::Relaxed);
         let samples: Vec<_> = read.into_iter().flat_map(Result::unwrap).collect();
         let (slow, torn) = (writer.join().unwrap(), unwary.join().unwrap());
-        assert!(torn > 0, "the reading was never disturbed");
+        assert!(torn > 0, "no read ever overlapped a write");
         assert_eq!(samples.len(), SAMPLES);
         let mut excused = 0;
         for sample in &samples {
@@ -82,11 +82,11 @@ fn check(way: Way, pauses: &'static [u64], region: Region, player: usize) {
                 excused += 1;
             }
         }
-        eprintln!("{way:?}: {torn} torn for who reads unwarily, {excused} in writes too slow");
+        eprintln!("{way:?}: {torn} torn unchecked reads, {excused} samples in slow writes");
     });
 }
 
-/// Reads one reader's part of the samples.
+/// Reads one reader's share of the samples.
 fn read(way: Way, folder: &Path) -> Vec<Value> {
     let reader = Reader::open(way, &*here(folder)).unwrap();
     let mut samples = Vec::new();
@@ -97,13 +97,13 @@ fn read(way: Way, folder: &Path) -> Vec<Value> {
             }
             other => assert_eq!(other, Reading::NoSample(Why::Torn)),
         }
-        // So that reading and writing drift past each other.
+        // Keeps reading and writing out of step.
         thread::sleep(Duration::from_micros(50));
     }
     samples
 }
 
-/// The numbers of the updates that are in the physics of a sample.
+/// The update numbers found in the physics of a sample.
 fn physics(sample: &Value) -> BTreeSet<u32> {
     let mut numbers = BTreeSet::from([whole(sample["speed"].as_f64().unwrap() / 3.6)]);
     for field in ["fuel", "fuel_capacity", "engine_water_temp", "gear", "rpm"] {
@@ -113,7 +113,7 @@ fn physics(sample: &Value) -> BTreeSet<u32> {
         for field in ["tire_pressures", "tire_wear", "brake_temps"] {
             numbers.insert(whole(sample[field][wheel].as_f64().unwrap()));
         }
-        // A mean of three: of two updates it lies between them.
+        // A mean of three values: if they come from two updates, it falls between the two numbers.
         let mean = sample["tire_temps"][wheel].as_f64().unwrap() + 273.15;
         match (mean - mean.round()).abs() < 1e-6 {
             true => drop(numbers.insert(whole(mean))),
@@ -123,7 +123,7 @@ fn physics(sample: &Value) -> BTreeSet<u32> {
     numbers
 }
 
-/// Those that are in its standing and its session.
+/// The update numbers found in the standing and session of a sample.
 fn standing(sample: &Value) -> BTreeSet<u32> {
     let fields = ["lap_time", "track_temp", "ambient_temp"];
     fields.iter().map(|field| whole(sample[field].as_f64().unwrap())).collect()
@@ -133,7 +133,8 @@ fn whole(number: f64) -> u32 {
     number.round() as u32
 }
 
-/// Whether the player's physics, read just so, hold another number at their end than at their start.
+/// Reads the player's physics without any check: true if the number at the end differs from the one
+/// at the start.
 fn is_torn(file: &File, player: usize) -> bool {
     let mut car = [0; 1888];
     file.read_exact_at(&mut car, player as u64).unwrap();

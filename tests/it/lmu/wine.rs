@@ -1,4 +1,4 @@
-//! The whole on Windows, as far as Wine is one: a game in named memory, pitwire.exe beside it.
+//! End to end on Windows, emulated by Wine: a game in named memory and pitwire.exe next to it.
 
 use std::env;
 use std::process::{ChildStdin, Command, Stdio};
@@ -12,7 +12,7 @@ use super::drive::{PAUSE, Pit, UP};
 use super::game::FIRST;
 use crate::agent::{Process, eventually};
 
-/// This binary, built for Windows: the game.
+/// Environment variable with the path of this test binary built for Windows, which plays the game.
 const GAME: &str = "PITWIRE_WINDOWS_TESTS";
 
 #[tokio::test]
@@ -31,7 +31,7 @@ async fn the_game_comes_and_goes_and_the_agent_is_killed_in_mid_drive() {
     sleep(PAUSE).await;
     let before = pit.frames().await.len();
     sleep(PAUSE).await;
-    assert_eq!(pit.frames().await.len(), before, "frames came in the pause");
+    assert_eq!(pit.frames().await.len(), before, "frames arrived during the pause");
 
     game.told("drive");
     pit.has_more(20).await;
@@ -70,7 +70,7 @@ impl Game {
         writeln!(self.stdin.as_mut().unwrap(), "{what}").unwrap();
     }
 
-    /// The number of its last update.
+    /// Ends the game and returns the number of its last update.
     async fn ends(mut self) -> u32 {
         self.stdin = None;
         assert_eq!(self.process.ended().await, 0);
@@ -81,7 +81,7 @@ impl Game {
 }
 
 impl Pit {
-    /// Waits for so many more frames.
+    /// Waits for `frames` more frames.
     async fn has_more(&self, frames: usize) {
         let before = self.frames().await.len();
         let enough = async || (self.frames().await.len() >= before + frames).then_some(());

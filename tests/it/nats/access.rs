@@ -1,4 +1,4 @@
-//! Who is let in, and what is said of a server that does not do what it should.
+//! Authentication, and the messages about a server that does not work as expected.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener};
@@ -22,7 +22,7 @@ use crate::process::numbered_samples;
 
 const QUARANTINED: &str = r#"pitwire_entries_quarantined_total{cause="refused"}"#;
 
-/// An agent with a frame to send.
+/// Starts an agent with one frame to send.
 fn agent(queue: &Path, url: &str, settings: &[&str]) -> Agent {
     let agent = Agent::start(queue, url, &[&["agent.name=pc"], settings].concat());
     agent.feed(&numbered_samples(1, 1));
@@ -34,7 +34,7 @@ async fn drained(agent: &Agent, entries: f64) {
     agent.metric_becomes(delivered, |count| count >= entries).await;
 }
 
-/// What the agent says is wrong now.
+/// The problems that the agent reports in its status.
 async fn wrong(agent: &Agent) -> Value {
     let text = agent.page("/status").await.1;
     serde_json::from_str::<Value>(&text).unwrap()["wrong"].clone()
@@ -57,7 +57,7 @@ async fn a_token_opens_the_door_and_a_wrong_one_is_said_and_not_shown() {
     drained(&friend, 1.0).await;
 }
 
-/// A JWT as NATS has them: signed by the key of whoever is above.
+/// A JWT in the NATS format, signed by the issuer's key.
 fn jwt(issuer: &KeyPair, subject: &KeyPair, nats: Value) -> String {
     let claims = json!({
         "jti": "1", "iat": 1_700_000_000, "iss": issuer.public_key(), "name": "pit",
@@ -70,7 +70,7 @@ fn jwt(issuer: &KeyPair, subject: &KeyPair, nats: Value) -> String {
     format!("{text}.{}", base64(&signature))
 }
 
-/// Base64 for URLs, without padding.
+/// URL-safe base64 without padding.
 fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut text = String::new();
@@ -141,12 +141,12 @@ async fn a_certificate_is_checked_and_ones_own_authority_trusted() {
     let ca = format!("server.ca_file={}", ca.display());
     let friend = agent(&folder.path().join("b"), &server.url(), &[&ca]);
     drained(&friend, 1.0).await;
-    // A server that wants TLS gets it under the plain name too.
+    // A server that requires TLS gets it with a nats:// address too.
     let plain = server.url().replace("tls://", "nats://");
     let friend = agent(&folder.path().join("c"), &plain, &[&ca]);
     drained(&friend, 1.0).await;
 
-    // The certificate is for another name.
+    // The certificate is for another host name.
     let other = server.url().replace("127.0.0.1", "localhost");
     let misled = agent(&folder.path().join("d"), &other, &[&ca]);
     misled.process.says("TLS failed: IO error: invalid peer certificate").await;
@@ -166,7 +166,8 @@ async fn a_server_without_tls_gets_no_token_by_a_tls_address() {
     assert_eq!(server.kept("pc").await, []);
 }
 
-/// What answers each connection with this, or with silence. Lives on.
+/// Starts a server that answers each connection with these bytes, or never. It runs until the test
+/// process ends.
 fn answering(answer: Option<&'static [u8]>) -> String {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let url = format!("nats://{}", listener.local_addr().unwrap());
@@ -234,8 +235,8 @@ async fn two_agents_of_one_name_are_told_and_lose_nothing() {
     assert_eq!((check(&one, &stored).len(), check(&other, &stored).len()), (1, 1));
 }
 
-/// Else the position that the first was to take would be that of another agent's entry, and the second
-/// would follow it: the first would be taken for stored.
+/// Otherwise the first entry's expected position would be taken by another agent's entry, the
+/// second entry would follow it, and the first would be taken for stored.
 #[tokio::test]
 async fn what_follows_an_entry_that_is_not_taken_is_not_taken_either() {
     let server = NatsServer::start();
@@ -291,7 +292,7 @@ async fn an_entry_that_the_server_does_not_take_is_set_aside_and_holds_up_nothin
     agent.feed(&numbered_samples(2, 50));
     drained(&agent, 51.0).await;
     assert_eq!(agent.metric(QUARANTINED).await, 1.0);
-    // The limit of the stream in the place of that of the server.
+    // The stream's limit instead of the server's.
     let limited = NatsServer::start();
     let config = Config {
         name: "PITWIRE_pc".into(),

@@ -1,5 +1,5 @@
-//! Three servers that are one: the example in `deploy/cluster`. Whichever of them dies, the stream holds
-//! each entry once and in order.
+//! A cluster of three servers: the example in `deploy/cluster`. Whichever server dies, the stream
+//! holds each entry once and in order.
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -19,7 +19,7 @@ use crate::numbered::Numbered;
 const NODES: usize = 3;
 const TOKEN: &str = "a long one";
 
-/// The servers of `deploy/cluster/nats.conf`, on ports of this machine.
+/// The servers of `deploy/cluster/nats.conf`, on local ports.
 pub(super) struct Cluster {
     nodes: Vec<Node>,
 }
@@ -42,7 +42,7 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         if let Some(mut child) = self.child.take() {
-            // It may have ended by itself.
+            // It may have exited already.
             let _ = child.kill();
             let _ = child.wait();
         }
@@ -69,7 +69,7 @@ impl Cluster {
         Self { nodes }
     }
 
-    /// A configuration of `deploy/cluster` with the addresses of this one.
+    /// A configuration from `deploy/cluster` with this cluster's addresses.
     pub(super) fn settings(&self, example: &str) -> String {
         (1..).zip(&self.nodes).fold(example.to_owned(), |text, (number, node)| {
             let address = format!("pit-{number}.example.org:4222");
@@ -78,7 +78,7 @@ impl Cluster {
     }
 
     pub(super) fn kill(&mut self, node: usize) {
-        let mut child = self.nodes[node].child.take().expect("it lives");
+        let mut child = self.nodes[node].child.take().expect("the node runs");
         child.kill().unwrap();
         child.wait().unwrap();
     }
@@ -87,7 +87,7 @@ impl Cluster {
         self.nodes[node].start();
     }
 
-    /// The processes that run.
+    /// The ids of the running processes.
     pub(super) fn processes(&self) -> Vec<u32> {
         self.nodes.iter().filter_map(|node| Some(node.child.as_ref()?.id())).collect()
     }
@@ -97,7 +97,7 @@ impl Cluster {
         let urls: Vec<String> =
             alive.map(|node| format!("nats://127.0.0.1:{}", node.port)).collect();
         let options = async_nats::ConnectOptions::new().token(TOKEN.into());
-        jetstream::new(options.connect(urls).await.expect("it lets us in"))
+        jetstream::new(options.connect(urls).await.expect("the cluster accepts the connection"))
     }
 
     /// The node that leads an agent's stream.
@@ -116,8 +116,8 @@ impl Cluster {
     }
 }
 
-/// Ports that nobody has, and that the system gives to nobody who asks for any: the servers listen on
-/// them later, and again after they were killed.
+/// Free ports outside the ephemeral range, so that the system does not assign them to another
+/// process: the servers bind them later, and again after each kill.
 fn free_ports() -> [u16; NODES] {
     [(); NODES].map(|()| {
         let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
@@ -125,12 +125,12 @@ fn free_ports() -> [u16; NODES] {
     })
 }
 
-/// An agent that publishes to a cluster, through all its lives.
+/// An agent that publishes to a cluster, across all its restarts.
 struct Rig {
     folder: TempDir,
     agent: Agent,
     samples: Numbered,
-    /// The number of this life's first frame.
+    /// The number of the first frame since the last restart.
     first: u64,
     stored: BTreeMap<u64, u64>,
 }
@@ -142,7 +142,7 @@ impl Rig {
             .settings(include_str!("../../../deploy/cluster/rig.toml"))
             .replace("# name = \"rig-17\"", "name = \"rig-17\"");
         let queue = folder.path().join("queue");
-        // What is handed in at once is kept.
+        // Turn rate limiting off: the frames arrive faster than the default rate.
         let settings = "update_rate_hz = 0.0\n".to_owned() + &settings;
         let settings =
             format!("{settings}[queue]\npath = {queue:?}\n[source.lmu]\nenabled = false\n");
@@ -196,7 +196,7 @@ async fn a_stream_in_a_cluster_holds_each_entry_once_and_in_order_though_its_ser
         rig.drive(200).await;
         cluster.kill(node);
         rig.drive(200).await;
-        // The other two have chosen by now, or not yet.
+        // The remaining two may or may not have elected a leader by now.
         sleep(Duration::from_secs([0, 3, 8, 1][round])).await;
         rig.drive(200).await;
         cluster.start_again(node);
@@ -223,7 +223,7 @@ async fn an_agent_starts_while_a_server_of_the_cluster_is_dead() {
         rig.drive(10).await;
         rig.has_published().await;
         cluster.start_again(node);
-        // It has caught up.
+        // Wait until the restarted server has caught up.
         let jetstream = cluster.jetstream().await;
         let all_current = async || {
             let stream = jetstream.get_stream("PITWIRE_rig-17").await.ok()?;
@@ -236,8 +236,8 @@ async fn an_agent_starts_while_a_server_of_the_cluster_is_dead() {
     check(&cluster.kept("rig-17").await, &rig.stored);
 }
 
-/// A cluster looks for the name of an entry before its place, as a single server does. The sink copes
-/// with either.
+/// A cluster checks an entry's message id before its expected position, as a single server does.
+/// The sink copes with either order.
 #[tokio::test]
 async fn a_cluster_takes_nothing_twice_and_nothing_in_the_wrong_place() {
     let cluster = Cluster::start();
@@ -259,7 +259,7 @@ async fn a_cluster_takes_nothing_twice_and_nothing_in_the_wrong_place() {
     let id = |seq: u64| format!("rig-17.{}.{seq}", last.stint);
     let at = kept.len() as u64;
     for follows in [at - 1, at] {
-        let again = publish(id(last.seq), follows).await.expect("it looks for its name first");
+        let again = publish(id(last.seq), follows).await.expect("the message id is checked first");
         assert!(again.duplicate, "after {follows}");
     }
     let misplaced = publish(id(last.seq + 1), at - 1).await.unwrap_err();

@@ -1,5 +1,5 @@
-//! Hubs of one name: they share the agents, and stand in for each other. Whatever happens to them, each
-//! stint has one page, with each frame once and in order.
+//! Hubs with one name share the agents and take over from each other. Whatever fails, each stint
+//! has one page, with each frame once and in order.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::proxy::{Network, Proxy};
 
 const AGENTS: &str = r#"pitwire_source_agents{source="nats"}"#;
 
-/// A hub, and its queue through all its lives.
+/// A hub, and its queue across all restarts.
 struct Hub {
     queue: TempDir,
     agent: Agent,
@@ -37,7 +37,8 @@ impl Hub {
     }
 }
 
-/// Two hubs that share the agents, which have driven so many frames: the pages are in the book.
+/// Starts two hubs that share the agents, drives `frames` frames, and waits until the hubs have
+/// recorded the pages.
 async fn two_hubs(league: &mut League, dashboard: &Peer, frames: usize) -> [Hub; 2] {
     let hubs = [(); 2].map(|()| Hub::start(league, dashboard));
     league.drive(frames);
@@ -75,7 +76,7 @@ async fn hubs_of_one_name_share_the_agents_and_one_that_is_started_again_goes_on
     other.takes_from(2).await;
 }
 
-/// What the dead hub has on its disk, the other one takes from NATS again.
+/// The surviving hub fetches the entries on the dead hub's disk from NATS again.
 #[tokio::test]
 async fn a_hub_that_stays_away_is_replaced_on_the_same_pages_and_nothing_is_missing() {
     let mut league = League::of(&["pc-1", "pc-2", "pc-3", "pc-4"]);
@@ -90,7 +91,7 @@ async fn a_hub_that_stays_away_is_replaced_on_the_same_pages_and_nothing_is_miss
     league.drive(100);
     league.has_published(300).await;
     one.agent.metric_becomes("pitwire_queue_entries", |entries| entries >= 200.0).await;
-    // And how far it has delivered.
+    // Wait until its delivery position is recorded too.
     sleep(Duration::from_secs(3)).await;
     one.agent.process.kill();
     dashboard.restart();
@@ -105,7 +106,7 @@ async fn a_hub_that_stays_away_is_replaced_on_the_same_pages_and_nothing_is_miss
     league.is_shown_by(&dashboard).await;
     sleep(Duration::from_secs(2)).await;
     league.is_shown_by(&dashboard).await;
-    // What was driven with before comes to a new page too.
+    // A new page also gets the setup that the stint was driven with.
     dashboard.kill();
     std::fs::remove_file(&file).unwrap();
     dashboard.restart();
@@ -122,7 +123,8 @@ async fn a_hub_that_stays_away_is_replaced_on_the_same_pages_and_nothing_is_miss
     eventually("the new page has the setup", has_setup).await;
 }
 
-/// Who takes over has nobody to show it to yet, and neither has what it waits with a page of its own.
+/// The hub that takes over cannot reach the dashboard yet, and its own backlog has no page yet
+/// either.
 #[tokio::test]
 async fn a_hub_that_dies_while_the_dashboard_is_away_is_replaced_before_that_is_back() {
     let mut league = League::of(&["pc-1", "pc-2"]);
@@ -150,7 +152,7 @@ async fn a_hub_that_dies_while_the_dashboard_is_away_is_replaced_before_that_is_
     league.is_shown_by(&dashboard).await;
 }
 
-/// Nobody can tell whether it lives, or has lost the others.
+/// A hub that is cut off looks the same to the others as a dead one.
 #[tokio::test]
 async fn a_hub_that_is_cut_off_is_replaced_and_comes_back_without_showing_anything_twice() {
     let mut league = League::of(&["pc-1", "pc-2"]);
@@ -195,7 +197,7 @@ async fn two_hubs_that_are_one_are_told_so() {
             |agent: &Agent| agent.process.stderr().join("").contains("another hub has the name");
         (said(&one.agent) || said(&copy)).then_some(())
     };
-    eventually("one of them is told", told).await;
+    eventually("one of the two hubs logs it", told).await;
 }
 
 #[tokio::test]

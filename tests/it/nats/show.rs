@@ -1,8 +1,9 @@
-//! The show: a league of agents that drive at 2 Hz, through three NATS servers, to two hubs that share
-//! them, and feed two dashboard servers each. A NATS server and a hub are killed on the way.
+//! A league under load: agents that drive at 2 Hz publish through three NATS servers to two hubs
+//! that share them and feed two dashboard servers each. A NATS server and a hub are killed during
+//! the run.
 //!
-//! Every frame that an agent has stored must be on both dashboards: on one page, once, and in the order
-//! of its stint.
+//! Every frame that an agent has stored must be on both dashboards: on one page, once, and in the
+//! order of its stint.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -21,7 +22,7 @@ const QUEUED: &str = "pitwire_queue_entries";
 const DELIVERED: &str = r#"pitwire_ledger_entries{state="delivered"}"#;
 const AGENTS: &str = r#"pitwire_source_agents{source="nats"}"#;
 
-/// Clock ticks a second, as Linux counts what a process takes of the CPU.
+/// Clock ticks a second, the unit of CPU time in Linux's /proc.
 const TICKS: f64 = 100.0;
 
 #[tokio::test]
@@ -62,14 +63,14 @@ async fn a_league_loses_nothing_though_a_server_and_a_hub_are_killed() {
     }
     let mut streams = BTreeMap::new();
     for name in &names {
-        // What was not published yet is, when it is started again.
+        // The restarted agent publishes the rest of its queue.
         let mut rig = rig(&cluster, &folder, name, None);
         rig.metric_becomes(QUEUED, |queued| queued == 0.0).await;
         let delivered = rig.metric(DELIVERED).await;
         rig.stop().await;
         let kept = cluster.kept(name).await;
         check(&kept, &BTreeMap::new());
-        assert_eq!(kept.len() as f64, delivered, "{name}: the stream has each entry once");
+        assert_eq!(kept.len() as f64, delivered, "{name}: entries in the stream, delivered");
         streams.insert(name.clone(), kept);
     }
     let shown = Shown::of(&streams);
@@ -77,7 +78,7 @@ async fn a_league_loses_nothing_though_a_server_and_a_hub_are_killed() {
     eventually("every frame is on both dashboards", all_shown).await;
     let found = shown.look(&dashboards).await;
     let frames = shown.by_frame.len();
-    assert_eq!(found.repeated, 0, "of {frames} on two pages of one dashboard");
+    assert_eq!(found.repeated, 0, "of {frames} frames are on two pages of one dashboard");
     eprintln!("{count} agents, {driven:.0?}: {frames} frames, on each dashboard once and in order");
     costs.print();
 }
@@ -102,7 +103,7 @@ fn hub(cluster: &Cluster, folder: &TempDir, number: usize, dashboards: &[Peer; 2
     configured(folder, &format!("hub-{number}"), &(settings + &second))
 }
 
-/// An agent with this configuration, and a queue of its own.
+/// Starts an agent with this configuration and its own queue.
 fn configured(folder: &TempDir, name: &str, settings: &str) -> Agent {
     let path = format!("path = {:?}", folder.path().join(name));
     let settings = match settings.contains("[queue]") {
@@ -114,15 +115,15 @@ fn configured(folder: &TempDir, name: &str, settings: &str) -> Agent {
     Agent::configured(&file)
 }
 
-/// What must be on the dashboards: each frame, as text, with its stint and its place there.
+/// The frames expected on the dashboards: each as text, with its stint and its index there.
 struct Shown {
     by_frame: BTreeMap<String, (String, usize)>,
 }
 
-/// What is.
+/// The differences between the expected frames and those on the dashboards.
 struct Found {
     missing: usize,
-    /// On more than one page of a dashboard.
+    /// Frames on more than one page of a dashboard.
     repeated: usize,
 }
 
@@ -139,7 +140,7 @@ impl Shown {
         Self { by_frame }
     }
 
-    /// Looks through all pages: each has frames of one stint, once and in order.
+    /// Reads all pages and checks that each has frames of one stint, once and in order.
     async fn look(&self, dashboards: &[Peer]) -> Found {
         let (mut missing, mut repeated) = (0, 0);
         for dashboard in dashboards {
@@ -163,7 +164,7 @@ impl Shown {
     }
 }
 
-/// What processes took: seconds of CPU, and memory, at the last look.
+/// Resource use of processes when last sampled: seconds of CPU time, and memory in MiB.
 #[derive(Default)]
 struct Costs(BTreeMap<&'static str, Vec<(f64, f64)>>);
 
@@ -171,7 +172,7 @@ impl Costs {
     fn note(&mut self, what: &'static str, process: u32) {
         let read = |file: &str| std::fs::read_to_string(format!("/proc/{process}/{file}")).unwrap();
         let stat = read("stat");
-        // Behind the name, which may have anything in it.
+        // Skip the process name, which may contain spaces and parentheses.
         let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
         let ticks: f64 = fields[11..13].iter().map(|ticks| ticks.parse::<f64>().unwrap()).sum();
         let status = read("status");

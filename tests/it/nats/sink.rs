@@ -1,4 +1,5 @@
-//! The sink: what a stream holds after the agent, the server or the network between them broke.
+//! The sink: the contents of a stream after the agent, the server or the network between them
+//! failed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,9 +17,9 @@ use crate::proxy::{Network, Proxy};
 
 const CONNECTS: &str = r#"pitwire_connects_total{outcome="ok"}"#;
 const CONNECTED: &str = "pitwire_connected";
-/// How long the forgetful server recognizes what comes again; it takes no less.
+/// The deduplication window of the forgetful server, which is the shortest that NATS accepts.
 const DUPLICATE_WINDOW: Duration = Duration::from_millis(100);
-/// Frames that are handed in between two faults.
+/// Frames fed between two faults.
 const ROUND: usize = 300;
 
 #[tokio::test]
@@ -61,7 +62,7 @@ async fn a_stream_holds_each_entry_once_and_in_order_though_the_network_is_cut()
         ];
         let fault = faults[trial.chance.random_range(0..faults.len())];
         trial.proxy.set(fault);
-        // Longer than a batch waits for its proof, sometimes.
+        // Sometimes longer than a batch waits for its proof.
         trial.pause(3000).await;
         trial.proxy.set(Network::UP);
         if trial.chance.random() {
@@ -71,12 +72,12 @@ async fn a_stream_holds_each_entry_once_and_in_order_though_the_network_is_cut()
     .await;
 }
 
-/// The server's own window recognises what comes again within two minutes. An outage may last longer.
+/// The server itself only recognizes duplicates for two minutes. An outage may last longer.
 #[tokio::test]
 async fn no_entry_is_stored_twice_though_the_servers_window_is_long_over() {
     let trial = Trial::at(forgetful().await, 5);
     goes_wrong(trial, async |trial| {
-        // What was sent arrives, and no word of it comes back.
+        // Sent entries arrive, but no acknowledgement comes back.
         trial.proxy.set(Network::Mute);
         trial.feed(100);
         trial.pause(300).await;
@@ -87,16 +88,16 @@ async fn no_entry_is_stored_twice_though_the_servers_window_is_long_over() {
     .await;
 }
 
-/// A connection that was given up may have sent entries that are still on their way.
+/// An abandoned connection may have sent entries that are still in transit.
 #[tokio::test]
 async fn what_comes_in_late_from_an_earlier_connection_is_not_stored_again() {
-    /// More bytes than all requests of a connection but those that publish entries.
+    /// More bytes than all requests of a connection that do not publish entries.
     const ENTRIES_SENT: u64 = 600;
     let mut trial = Trial::at(forgetful().await, 7);
     trial.feed(1);
     trial.drained().await;
-    // The agent may be asking what the stream holds when the latency begins, and then sends no
-    // entry before it gives that connection up: another one is delayed in this case.
+    // When the latency begins, the agent may be asking for the stream's state; it then sends no
+    // entry before it abandons that connection. In this case the next connection is delayed.
     while trial.proxy.delayed() < ENTRIES_SENT {
         trial.proxy.release();
         trial.proxy.set(Network::Up { latency: Duration::from_hours(1) });
@@ -107,18 +108,18 @@ async fn what_comes_in_late_from_an_earlier_connection_is_not_stored_again() {
             let is_sent = trial.proxy.delayed() >= ENTRIES_SENT;
             (is_sent || trial.agent.metric(CONNECTED).await == 0.0).then_some(())
         };
-        eventually("entries are on their way, or the connection is given up", given_up).await;
+        eventually("entries are in transit, or the connection is abandoned", given_up).await;
         let lost = async || (trial.agent.metric(CONNECTED).await == 0.0).then_some(());
-        eventually("the connection is given up", lost).await;
+        eventually("the connection is abandoned", lost).await;
         trial.proxy.set(Network::UP);
         trial.agent.metric_becomes(CONNECTS, |count| count > connects).await;
         trial.agent.has_taken(trial.lines).await;
         trial.drained().await;
     }
-    // The server itself recognizes nothing any more.
+    // By now the server's own deduplication has expired.
     sleep(DUPLICATE_WINDOW * 3).await;
     trial.proxy.release();
-    eventually("all has come in", async || (trial.proxy.delayed() == 0).then_some(())).await;
+    eventually("all bytes have arrived", async || (trial.proxy.delayed() == 0).then_some(())).await;
     trial.feed(100);
     trial.agent.has_taken(trial.lines).await;
     trial.drained().await;
@@ -126,7 +127,7 @@ async fn what_comes_in_late_from_an_earlier_connection_is_not_stored_again() {
     check(&trial.server.kept("pc-7").await, &trial.stored);
 }
 
-/// A server whose own window is over at once.
+/// A server whose deduplication window expires almost at once.
 async fn forgetful() -> NatsServer {
     let server = NatsServer::start();
     let config = Config {
@@ -159,7 +160,7 @@ async fn a_connection_that_ended_leaves_no_thread_behind() {
     trial.proxy.set(Network::UP);
     trial.feed(1);
     trial.drained().await;
-    // One of tokio's own may be about to end.
+    // One of tokio's threads may be about to exit.
     let settled = async || (threads(&trial) <= before + 1).then_some(());
     eventually("no more threads than before", settled).await;
 }
@@ -168,14 +169,14 @@ async fn holds_each_entry_once_and_in_order(seed: u64, fault: impl AsyncFnMut(&m
     goes_wrong(Trial::new(seed), fault).await;
 }
 
-/// Hands in frames, and lets the same kind of fault happen again and again in their midst.
+/// Feeds frames and injects the same kind of fault repeatedly while they are sent.
 async fn goes_wrong(mut trial: Trial, mut fault: impl AsyncFnMut(&mut Trial)) {
     for round in 0..10 {
         trial.feed(ROUND);
         match round % 2 {
-            // In the midst of a batch, or of the first link.
+            // In the middle of a batch, or of the first connection.
             0 => trial.pause(150).await,
-            // While it is live.
+            // While the connection is live.
             _ => trial.drained().await,
         }
         trial.feed(ROUND / 3);
@@ -186,7 +187,7 @@ async fn goes_wrong(mut trial: Trial, mut fault: impl AsyncFnMut(&mut Trial)) {
     trial.agent.has_taken(trial.lines).await;
     trial.drained().await;
     let connects = trial.connects + trial.agent.metric(CONNECTS).await as u64;
-    assert!(connects >= 4, "{connects} connections: the faults were none");
+    assert!(connects >= 4, "only {connects} connections: the faults had no effect");
     trial.note_receipts();
     let kept = trial.server.kept("pc-7").await;
     let stints = check(&kept, &trial.stored);
@@ -196,7 +197,7 @@ async fn goes_wrong(mut trial: Trial, mut fault: impl AsyncFnMut(&mut Trial)) {
     eprintln!("{} entries, {unreported} of them unreported, {connects} connections", kept.len());
 }
 
-/// A queue through all lives of its agent, and a server behind a network.
+/// A queue across all restarts of its agent, and a server behind a fault proxy.
 struct Trial {
     server: NatsServer,
     proxy: Proxy,
@@ -204,13 +205,13 @@ struct Trial {
     agent: Agent,
     samples: Numbered,
     chance: SmallRng,
-    /// The number of this agent's first line.
+    /// The number of the first line fed to the current agent.
     first: u64,
-    /// Lines that this agent was fed.
+    /// Lines fed to the current agent.
     lines: u64,
-    /// Connections of the agents before.
+    /// Connections of the previous agents.
     connects: u64,
-    /// Number by position.
+    /// The number in each stored frame, by position.
     stored: BTreeMap<u64, u64>,
 }
 
@@ -243,7 +244,7 @@ impl Trial {
         self.lines += count as u64;
     }
 
-    /// A random time up to so many milliseconds.
+    /// Waits for a random time of at most `most` milliseconds.
     async fn pause(&mut self, most: u64) {
         let pause = self.chance.random_range(0..=most);
         sleep(Duration::from_millis(pause)).await;
@@ -266,7 +267,7 @@ impl Trial {
         for (line, seq) in self.agent.receipts() {
             let number = self.first + line as u64 - 1;
             let before = self.stored.insert(seq, number);
-            assert!(before.is_none_or(|before| before == number), "position {seq} was given twice");
+            assert!(before.is_none_or(|before| before == number), "position {seq} assigned twice");
         }
     }
 }

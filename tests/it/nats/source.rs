@@ -1,4 +1,5 @@
-//! A hub: what agents publish reaches dashboards, each stint on a page of its own, once and in order.
+//! A hub: entries that agents publish reach the dashboards, each stint on its own page, once and in
+//! order.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -22,14 +23,14 @@ use crate::proxy::{Network, Proxy};
 const REJECTED: &str = r#"pitwire_source_rejected_total{source="nats",reason="wrong_type"}"#;
 const CONNECTED: &str = r#"pitwire_source_connected{source="nats"}"#;
 
-/// A hub that takes from there.
+/// Starts a hub that subscribes to the NATS server at `nats`.
 pub(super) fn hub(queue: &Path, dashboard: &str, nats: &str, settings: &[&str]) -> Agent {
     let url = format!("source.nats.url={nats}");
     let hub = ["source.nats.enabled=true", &url, "source.stdin.enabled=false"];
     Agent::start(queue, dashboard, &[&hub, settings].concat())
 }
 
-/// A league: agents that publish to one server.
+/// A league: agents that publish to one NATS server.
 pub(super) struct League {
     pub(super) server: NatsServer,
     queues: TempDir,
@@ -42,7 +43,7 @@ impl League {
         Self::with(names, &[])
     }
 
-    /// Likewise, agents with these settings.
+    /// Starts agents with these names and settings.
     pub(super) fn with(names: &[&str], settings: &[&str]) -> Self {
         let (server, queues) = (NatsServer::start(), tempdir().unwrap());
         let start = |name: &&str| {
@@ -55,7 +56,7 @@ impl League {
         Self { server, queues, agents, samples: Numbered::from(1) }
     }
 
-    /// Each agent drives so many frames; which of them gets which is as it comes.
+    /// Each agent drives this many frames; their numbers are unique across the league.
     pub(super) fn drive(&mut self, frames: usize) {
         for (_, agent) in &self.agents {
             let lines: Vec<String> = (0..frames).map(|_| self.samples.next()).collect();
@@ -63,7 +64,7 @@ impl League {
         }
     }
 
-    /// All that is driven is in the streams.
+    /// Waits until every driven frame is in the streams.
     pub(super) async fn has_published(&self, frames: usize) {
         for (_, agent) in &self.agents {
             agent.stored(frames).await;
@@ -71,7 +72,7 @@ impl League {
         }
     }
 
-    /// What the streams hold, by the first frame of each stint.
+    /// The frames in the streams, by stint.
     async fn frames(&self) -> BTreeMap<String, Vec<Value>> {
         let mut frames = BTreeMap::new();
         for (name, _) in &self.agents {
@@ -86,7 +87,7 @@ impl League {
         frames
     }
 
-    /// That a dashboard has a page for each stint, with all its frames as they were driven, once and
+    /// Checks that a dashboard has a page for each stint, with all its frames unchanged, once and
     /// in order.
     pub(super) async fn is_shown_by(&self, dashboard: &Peer) {
         let expected: Vec<_> = self.frames().await.into_values().collect();
@@ -97,7 +98,7 @@ impl League {
         for session in dashboard.sessions().await {
             pages.push(dashboard.frames(&session).await);
         }
-        // One that was asked for just before the hub was killed.
+        // A page may have been requested just before the hub was killed, and stay empty.
         pages.retain(|frames| !frames.is_empty());
         let numbers = |frames: &Vec<Value>| -> Vec<u64> {
             frames.iter().map(|frame| frame["lap"].as_u64().unwrap()).collect()
@@ -108,7 +109,7 @@ impl League {
         wanted.sort();
         assert_eq!(shown, wanted, "numbers, page by page");
         for frames in &expected {
-            assert!(pages.contains(frames), "as they were driven");
+            assert!(pages.contains(frames), "a page differs from its stint");
         }
     }
 }
@@ -169,7 +170,8 @@ async fn a_hub_misses_nothing_when_the_server_or_the_network_between_them_breaks
     league.is_shown_by(&dashboard).await;
 }
 
-/// What one PC drove in a dead Wi-Fi reaches the hub hours after what the others did then.
+/// Frames that one PC drove without Wi-Fi reach the hub hours after the others' frames from that
+/// time.
 #[tokio::test]
 async fn frames_that_come_late_keep_the_time_at_which_they_were_driven() {
     let mut league = League::of(&["pc-1"]);
@@ -177,7 +179,7 @@ async fn frames_that_come_late_keep_the_time_at_which_they_were_driven() {
     league.drive(100);
     league.agents[0].1.stored(100).await;
     league.server.restart();
-    // Another one is live meanwhile, and first on the hub.
+    // Another agent is live meanwhile and reaches the hub first.
     let live = Agent::start(
         &league.queues.path().join("live"),
         &league.server.url(),
@@ -193,7 +195,7 @@ async fn frames_that_come_late_keep_the_time_at_which_they_were_driven() {
     let only = ["source.nats.agents=pc-2"];
     let mut hub = self::hub(queue.path(), &dashboard.url(), &league.server.url(), &only);
     let live = async || (dashboard.all_frames().await.len() == 50).then_some(());
-    eventually("the live one is shown", live).await;
+    eventually("the live agent is shown", live).await;
     hub.stop().await;
     league.agents[0].1.metric_becomes("pitwire_queue_entries", |entries| entries == 0.0).await;
     let _hub = self::hub(queue.path(), &dashboard.url(), &league.server.url(), &[]);
@@ -219,7 +221,7 @@ async fn a_hub_that_is_full_leaves_the_rest_where_it_is() {
     assert_eq!(hub.metric(r#"pitwire_ledger_entries{state="dropped"}"#).await, 0.0);
 }
 
-/// `deploy/hub.toml`, with other addresses.
+/// `deploy/hub.toml`, with the addresses replaced.
 #[tokio::test]
 async fn the_example_of_a_hub_feeds_a_dashboard() {
     let mut league = League::of(&["pc-1", "pc-2"]);
@@ -268,7 +270,7 @@ async fn what_is_no_entry_is_refused_and_holds_up_nothing() {
     hub.metric_becomes(REJECTED, |refused| refused == 3.0).await;
     let shown = async || (dashboard.all_frames().await.len() == 10).then_some(());
     eventually("the frames are shown", shown).await;
-    // Not given out again: an entry that is no good does not get better.
+    // Rejected entries are not redelivered: a retry would fail again.
     for _ in 0..7 {
         sleep(Duration::from_secs(1)).await;
         assert_eq!(hub.metric(REJECTED).await, 3.0);
@@ -276,7 +278,7 @@ async fn what_is_no_entry_is_refused_and_holds_up_nothing() {
     hub.process.says("only agents may publish").await;
 }
 
-/// One rig's setup must not stop the hub for the others.
+/// A setup from one rig must not stop the hub for the others.
 #[tokio::test]
 async fn messages_of_80_000_keys_hold_up_no_other_agent() {
     let mut league = League::of(&["pc-1"]);

@@ -1,5 +1,5 @@
-//! What a process does to a folder, recorded, and the disk as a power cut at any moment could have
-//! left it.
+//! A recording of a process's file operations, and a simulated disk in any state in which a power
+//! cut could have left it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
@@ -10,11 +10,11 @@ use std::process::{Command, Output};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
-/// The variable that tells a recorded process what it is to do.
+/// The environment variable with the role of a recorded process.
 pub const ROLE: &str = "PITWIRE_TEST_POWERCUT_CHILD";
 
-/// A folder in which a process is recorded, in memory where that can be: the disk is simulated, a
-/// real one only slows it down.
+/// A folder in which a process is recorded, in memory if possible: the disk is simulated, so a real
+/// one would only slow it down.
 pub struct Recorder(tempfile::TempDir);
 
 impl Recorder {
@@ -30,7 +30,7 @@ impl Recorder {
         Self(place)
     }
 
-    /// Runs an ignored test of this binary under the recorder, with its role in `ROLE`.
+    /// Runs an ignored test of this binary under the recorder, with `role` in `ROLE`.
     pub fn run(&self, test: &str, role: &str) -> Output {
         Command::new(std::env::current_exe().unwrap())
             .args(["--exact", test, "--ignored", "--nocapture"])
@@ -42,17 +42,17 @@ impl Recorder {
             .unwrap()
     }
 
-    /// All that the processes did.
+    /// All recorded operations.
     pub fn events(&self) -> Vec<Event> {
         parse(&fs::read(self.0.path().join("log")).unwrap())
     }
 
-    /// What is recorded.
+    /// The recorded folder.
     pub fn root(&self) -> PathBuf {
         self.0.path().join("queue")
     }
 
-    /// Where a disk may be put together.
+    /// An empty place for a rebuilt disk.
     pub fn state(&self) -> PathBuf {
         let state = self.0.path().join("state");
         let _ = fs::remove_dir_all(&state);
@@ -60,8 +60,8 @@ impl Recorder {
     }
 }
 
-/// What the recorded process says beside, in the same order: the recorder keeps each write for
-/// itself.
+/// Reports of the recorded process, in order with its file operations: the recorder logs each write
+/// separately.
 pub struct Marks(fs::File);
 
 impl Marks {
@@ -75,7 +75,7 @@ impl Marks {
     }
 }
 
-/// One thing that the recorded process did.
+/// One operation of the recorded process.
 pub struct Event {
     pub kind: u8,
     inode: u64,
@@ -105,10 +105,10 @@ fn parse(mut log: &[u8]) -> Vec<Event> {
 type Node = usize;
 const ROOT: Node = 0;
 
-/// A disk that knows which of it would survive.
+/// A disk that tracks which of its contents would survive a power cut.
 pub struct Disk {
     root: PathBuf,
-    /// `None`: a folder.
+    /// `None` is a folder.
     files: Vec<Option<Content>>,
     inodes: HashMap<u64, Node>,
     now: Tree,
@@ -149,7 +149,7 @@ impl Disk {
     pub fn apply(&mut self, event: &Event) {
         let path = PathBuf::from(String::from_utf8_lossy(&event.x).into_owned());
         match event.kind {
-            // The folder of the queue itself is there from the start.
+            // The queue's own folder exists from the start.
             b'M' if path == self.root => drop(self.inodes.insert(event.inode, ROOT)),
             b'M' | b'C' => {
                 self.files.push((event.kind == b'C').then(Content::default));
@@ -196,7 +196,7 @@ impl Disk {
         }
     }
 
-    /// The folder and the name that a path means now.
+    /// The folder and the name that a path currently refers to.
     fn find(&self, path: &Path) -> (Node, String) {
         let below = path.strip_prefix(&self.root).unwrap();
         let mut names: Vec<String> =
@@ -210,7 +210,7 @@ impl Disk {
         self.names.push((naming, false));
     }
 
-    /// Writes what a cut now might leave to `to`.
+    /// Writes one possible state after a power cut now to `to`.
     pub fn crash(&self, to: &Path, rng: &mut SmallRng) {
         let kept = [0.0, 0.3, 0.9, 1.0][rng.random_range(0..4)];
         let in_order = rng.random::<bool>();

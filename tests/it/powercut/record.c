@@ -1,4 +1,4 @@
-/* Records, in one order, what a process does to the files below $RECORD_ROOT: preloaded into it.
+/* Preloaded into a process: records its operations on the files below $RECORD_ROOT, in order.
  * A record is: kind, two numbers, two lengths, and the two byte strings. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -114,7 +114,7 @@ ssize_t pwrite64(int fd, const void *bytes, size_t len, off_t at) { return writt
     }
 int ftruncate(int fd, off_t len) ONE_FILE(ftruncate, syscall(SYS_ftruncate, fd, len), 'T', len)
 int ftruncate64(int fd, off_t len) ONE_FILE(ftruncate, syscall(SYS_ftruncate, fd, len), 'T', len)
-/* A recorded sync needs no real one. */
+/* The sync is only recorded: the disk is simulated. */
 int fsync(int fd) ONE_FILE(fsync, 0, 'S', 0)
 int fdatasync(int fd) ONE_FILE(fdatasync, 0, 'S', 0)
 

@@ -1,5 +1,5 @@
-//! What a power cut takes where the queue may flush later: entries that were reported stored within
-//! the time of `queue.durability`, no older ones.
+//! The loss window of a power cut when the queue may delay its flushes: only entries reported
+//! stored within `queue.durability` may be lost, no older ones.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -17,14 +17,14 @@ use super::disk::{Disk, Marks, ROLE, Recorder};
 use crate::long;
 
 const WITHIN: Duration = Duration::from_millis(200);
-/// What a busy machine may add: the process is not always run when it could be.
+/// Tolerance for a busy machine, which may delay the process.
 const SLACK: Duration = Duration::from_millis(150);
 
 #[test]
 fn a_duration_loses_at_most_itself() {
     let recorder = Recorder::new();
     let output = recorder.run("powercut::window::child", &long::size(2_000, 10_000).to_string());
-    assert!(!output.status.success(), "it is to end by a kill");
+    assert!(!output.status.success(), "the process was not killed");
     let log = recorder.events();
     let mut rng = SmallRng::seed_from_u64(1);
     let count = long::size(300, 1_000);
@@ -55,14 +55,14 @@ fn a_duration_loses_at_most_itself() {
         (worst, most) = (worst.max(oldest), most.max(lost.len()));
         assert!(Duration::from_micros(oldest) <= WITHIN + SLACK, "{oldest} µs at event {cut}");
     }
-    assert!(most > 0, "not one cut took anything: the recorder keeps what was never synced");
+    assert!(most > 0, "no cut lost anything: the recorder keeps unsynced data");
     eprintln!(
         "{count} power cuts at durability 200ms: the oldest entry lost was {:.0} ms old, {most} at most",
         worst as f64 / 1000.0
     );
 }
 
-/// Stores an entry every 2 ms or so, and says when each was reported stored.
+/// Stores an entry about every 2 ms, and reports when each was stored.
 #[tokio::test]
 #[ignore = "run by the test above"]
 async fn child() {
@@ -93,7 +93,7 @@ async fn child() {
         marks.write(&format!("{seq} {}\n", started.elapsed().as_micros()));
         sleep(Duration::from_millis(1)).await;
     }
-    // The reader is there all the time, as in the agent; it takes nothing.
+    // The reader stays open, as in the agent; it removes no entry.
     let _ = reader.next_batch(Limit::ONE).await;
     std::process::abort();
 }

@@ -1,4 +1,4 @@
-//! A start at log-on, the configuration that it then finds, and the log that it then writes.
+//! The start at log-on, and the configuration and log of an agent started that way.
 
 use std::fs;
 use std::path::Path;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::agent::{Process, eventually, pitwire};
 
-/// What it prints, if it went well.
+/// Runs `pitwire autostart`, which must succeed, and returns its output.
 fn autostart(home: &Path, args: &[&str]) -> String {
     let args: Vec<_> = std::iter::once("autostart").chain(args.iter().copied()).collect();
     let output = pitwire(&args).env("XDG_CONFIG_HOME", home).output().unwrap();
@@ -15,7 +15,7 @@ fn autostart(home: &Path, args: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// In a folder whose name has a space and an accent.
+/// In a folder whose name contains a space and an accented letter.
 #[test]
 fn it_is_enabled_says_what_it_starts_and_is_disabled_without_a_trace() {
     let place = tempfile::tempdir().unwrap();
@@ -83,5 +83,5 @@ async fn it_finds_its_configuration_and_writes_its_log_where_that_says() {
     agent.signal("-TERM");
     assert_eq!(agent.exit_code(Duration::from_secs(5)).await, Some(0));
     assert_eq!(agent.stderr(), Vec::<String>::new());
-    assert!(!fs::read_to_string(&log).unwrap().contains('\u{1b}'), "colors are for a terminal");
+    assert!(!fs::read_to_string(&log).unwrap().contains('\u{1b}'), "a log file has no colors");
 }

@@ -1,4 +1,4 @@
-//! What the process is told: signals, arguments, requests; and how it ends.
+//! Signals, arguments and requests, and how the process exits.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,9 +12,9 @@ use super::{numbered_samples, numbers};
 use crate::agent::{Agent, Process, eventually, pitwire};
 use crate::peers::{Kind, Peer};
 
-/// Where nobody listens.
+/// An address that refuses connections.
 const NOBODY: &str = "http://127.0.0.1:9";
-/// From a signal to the end of the process, at most.
+/// The longest time from a signal to the exit of the process.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
 #[cfg(target_os = "linux")]
@@ -26,7 +26,7 @@ async fn the_agent_steps_back_behind_the_game() {
     let threads = fs::read_dir(format!("/proc/{}/task", agent.process.id())).unwrap();
     for thread in threads {
         let stat = fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
-        // Field 19, counted behind the name in brackets, which may hold spaces.
+        // Field 19, counted after the process name in parentheses, which may contain spaces.
         let nice = stat.rsplit_once(") ").unwrap().1.split(' ').nth(16).unwrap();
         assert_eq!(nice.parse(), Ok(pitwire::config::NICENESS), "{stat}");
     }
@@ -38,15 +38,15 @@ async fn a_signal_ends_it_in_time_wherever_it_is_and_the_queue_keeps_the_rest() 
         let server = Peer::start(Kind::Embedded, &[]);
         let queues = [(); 3].map(|()| tempfile::tempdir().unwrap());
 
-        // With nobody there, stdin open and silent.
+        // Without a server, stdin open and silent.
         let mut offline = Agent::start(queues[0].path(), NOBODY, &[]);
         offline.feed(&numbered_samples(1, 50));
         offline.stored(50).await;
-        // At rest, with the connection of its HTTP client still open.
+        // Idle, with the connection of its HTTP client still open.
         let mut idle = Agent::start(queues[1].path(), &server.url(), &[]);
         assert_eq!(idle.post("/v1/telemetry", "{}").await.status(), 200);
         idle.link(1).await;
-        // With a batch out that nobody answers.
+        // With a batch in flight that the server never acknowledges.
         let mut waiting = Agent::start(queues[2].path(), &server.url(), &[]);
         waiting.link(1).await;
         server.pause();
@@ -226,7 +226,7 @@ async fn a_source_that_is_too_fast_is_thinned() {
     assert_eq!((&answer["seqs"], &answer["thinned"]), (&json!([1]), &json!(99)), "{answer}");
     assert_eq!(agent.metric(r#"pitwire_source_thinned_total{source="http"}"#).await, 99.0);
 
-    // Half a second of the samples' time later the next one is due.
+    // The next sample is due half a second later, by the samples' timestamps.
     let next = async || {
         let answer: Value = agent.post("/v1/telemetry", burst.clone()).await.json().await.unwrap();
         answer["seq"].as_u64()
@@ -268,7 +268,7 @@ async fn the_demo_loses_nothing_and_says_so_in_json() {
 
 #[tokio::test]
 async fn chaos_breaks_each_part_and_loses_nothing() {
-    // With this seed all kinds of faults come within half a minute.
+    // With this seed every kind of fault occurs within half a minute.
     let args = ["chaos", "--minutes", "0.5", "--seed", "3", "--json"];
     let mut chaos = Process::start(pitwire(&args).stdin(Stdio::null()));
     assert_eq!(chaos.ended().await, 0, "{:?}", chaos.stderr());
@@ -287,7 +287,7 @@ async fn chaos_breaks_each_part_and_loses_nothing() {
     for none in ["lost", "out_of_order"] {
         assert_eq!(report[none], 0, "{report}");
     }
-    // The setup is an entry too.
+    // The setup counts as an entry too.
     assert_eq!(report["ledger"]["delivered"].as_u64(), report["produced"].as_u64().map(|n| n + 1));
 }
 

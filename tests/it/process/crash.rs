@@ -1,4 +1,4 @@
-//! What was reported stored reaches the server, in order, whatever dies in between.
+//! Entries that were reported stored reach the server, in order, whatever crashes in between.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -10,9 +10,9 @@ use super::{numbered_samples, numbers};
 use crate::agent::Agent;
 use crate::peers::{Kind, Peer};
 
-/// What may come twice when a connection or a process is cut: the one batch that was out.
+/// The most entries that a cut connection or process may duplicate: the one batch in flight.
 const BATCH: usize = 256;
-/// The numbers of what is posted begin after this, those of what goes through stdin at 1.
+/// Posted samples are numbered from here; those on stdin from 1.
 const POSTED: u64 = 1_000_000;
 const DELIVERED: &str = r#"pitwire_ledger_entries{state="delivered"}"#;
 
@@ -45,7 +45,7 @@ async fn comes_through_crashes_and_an_outage(kind: Kind, durability: &'static st
     let server = Peer::start(kind, &[]);
     let mut drive = Drive::new(&server, durability);
 
-    // Killed in the middle of its input, with a batch out to a server that has stopped.
+    // Killed in the middle of its input, with a batch in flight to a stopped server.
     let mut life = drive.begin();
     life.feed(400);
     life.post(200).await;
@@ -56,7 +56,7 @@ async fn comes_through_crashes_and_an_outage(kind: Kind, durability: &'static st
     life.has_queued().await;
     drive.crash(life).await;
 
-    // Killed with nobody there to send to: nothing but its promise makes it write.
+    // Killed without a server: only the durability guarantee makes it write.
     let mut life = drive.begin();
     life.post(200).await;
     life.feed(300);
@@ -64,7 +64,7 @@ async fn comes_through_crashes_and_an_outage(kind: Kind, durability: &'static st
     life.has_queued().await;
     drive.crash(life).await;
 
-    // Killed while it catches up, with a batch out.
+    // Killed while it catches up, with a batch in flight.
     let mut life = drive.begin();
     life.feed(3000);
     life.agent.stored(3000).await;
@@ -85,7 +85,7 @@ async fn comes_through_crashes_and_an_outage(kind: Kind, durability: &'static st
 
     let sessions = server.sessions().await;
     assert_eq!(links, [page(&server, &sessions[0])], "{kind:?}");
-    // Three crashes and the connection that was lost when the server stopped.
+    // Three crashes, and the connection lost when the server stopped.
     drive.check(&numbers(&server.all_frames().await), 4);
 }
 
@@ -121,7 +121,7 @@ async fn a_server_that_keeps_its_sessions_over_a_restart_keeps_its_link() {
         let sessions = server.sessions().await;
         assert_eq!(sessions.len(), 1, "{kind:?}: {sessions:?}");
         let page = page(&server, &sessions[0]);
-        assert_eq!(links, [page.clone(), page], "{kind:?}: once for each life");
+        assert_eq!(links, [page.clone(), page], "{kind:?}: once for each start");
         drive.check(&numbers(&server.all_frames().await), 3);
     }
 }
@@ -165,19 +165,19 @@ fn page(server: &Peer, session: &str) -> String {
     format!("{}/dashboard/{session}", server.url())
 }
 
-/// One queue through all the lives of its agent, and what those reported stored.
+/// One queue across all restarts of its agent, and the entries reported stored.
 struct Drive {
     queue: TempDir,
     server: String,
     durability: String,
-    /// How much was handed in so far, by way.
+    /// Samples fed so far on stdin, and posted by HTTP.
     fed: u64,
     posted: u64,
-    /// Number by position.
+    /// The number in each stored frame, by position.
     stored: BTreeMap<u64, u64>,
 }
 
-/// One life of the agent, from its start to its crash.
+/// One run of the agent, from start to crash.
 struct Life {
     agent: Agent,
     /// The number of the first line on stdin.
@@ -206,7 +206,7 @@ impl Drive {
         Life { agent, first_fed: fed + 1, fed, posted, poster: None }
     }
 
-    /// Kills the agent wherever it is, and notes what it had reported until then.
+    /// Kills the agent wherever it is, and records what it had reported stored.
     async fn crash(&mut self, life: Life) {
         let Life { mut agent, first_fed, fed, posted, poster } = life;
         agent.process.kill();
@@ -221,13 +221,17 @@ impl Drive {
     fn note(&mut self, stored: impl Iterator<Item = (u64, u64)>) {
         for (seq, number) in stored {
             let before = self.stored.insert(seq, number);
-            assert_eq!(before, None, "position {seq} was given to two entries, also to {number}");
+            assert_eq!(
+                before, None,
+                "position {seq} was assigned to two entries; the second is {number}"
+            );
         }
     }
 
-    /// That a history holds all that was reported stored, in order, and little of it twice.
+    /// Checks that a history holds every entry that was reported stored, in order, with few
+    /// duplicates.
     ///
-    /// What was not reported because of a crash may be there or not, but in its order too.
+    /// Entries that a crash left unreported may or may not be there, but in order too.
     fn check(&self, history: &[u64], cuts: usize) {
         let mut seen = BTreeSet::new();
         let first_seen: Vec<u64> =
@@ -241,28 +245,28 @@ impl Drive {
         let in_order = self.stored.values();
         let came = first_seen.iter().filter(|number| reported.contains(number));
         let swapped = came.zip(in_order).find(|(came, stored)| came != stored);
-        assert_eq!(swapped, None, "what came, what was stored at this place");
+        assert_eq!(swapped, None, "the delivered entry, the one stored at its position");
 
         let (posted, fed): (Vec<_>, Vec<_>) = first_seen.iter().partition(|n| **n >= POSTED);
         for (way, came, last) in [("stdin", fed, self.fed), ("HTTP", posted, POSTED + self.posted)]
         {
-            assert!(came.is_sorted(), "the order of {way}: {came:?}");
-            assert!(came.last() <= Some(&&last), "nobody handed in {:?} by {way}", came.last());
+            assert!(came.is_sorted(), "{way} out of order: {came:?}");
+            assert!(came.last() <= Some(&&last), "{:?} was never sent by {way}", came.last());
         }
 
         let twice = history.len() - first_seen.len();
-        assert!(twice <= cuts * BATCH, "{twice} came twice in {cuts} cuts");
+        assert!(twice <= cuts * BATCH, "{twice} duplicates in {cuts} cuts");
     }
 }
 
 impl Life {
-    /// Hands the next samples in through stdin.
+    /// Feeds the next samples through stdin.
     fn feed(&mut self, count: usize) {
         self.agent.feed(&numbered_samples(self.fed + 1, count));
         self.fed += count as u64;
     }
 
-    /// Hands the next samples in by HTTP, ten at a time, beside everything else.
+    /// Posts the next samples by HTTP, ten at a time, in the background.
     async fn post(&mut self, count: usize) {
         let first = POSTED + self.posted + 1;
         let samples = numbered_samples(first, count);
@@ -272,7 +276,7 @@ impl Life {
             let mut stored = Vec::new();
             for (body, first) in samples.chunks(10).zip((first..).step_by(10)) {
                 let request = request.try_clone().unwrap().body(body.join("\n"));
-                // No answer: the agent was killed.
+                // No response: the agent was killed.
                 let Ok(response) = request.send().await else { return stored };
                 assert_eq!(response.status(), 200);
                 let Ok(answer) = response.json::<Value>().await else { return stored };
@@ -284,16 +288,16 @@ impl Life {
         }));
     }
 
-    /// That a crash now comes before everything is delivered: there is no server to deliver to.
+    /// Waits until entries are queued, so that a crash now comes before everything is delivered.
     async fn has_queued(&self) {
         self.agent.metric_becomes("pitwire_queue_entries", |entries| entries > 0.0).await;
     }
 
-    /// Waits until everything that was accepted has left the queue.
+    /// Waits until every accepted entry has left the queue.
     async fn drained(&self) {
         let receipts = self.agent.receipts();
         let last = receipts.iter().map(|(_, seq)| *seq).max().unwrap_or(0) as f64;
-        // The page may be a step behind the receipts.
+        // The metrics may lag behind the receipts.
         self.agent
             .metric_becomes(r#"pitwire_ledger_entries{state="appended"}"#, |n| n >= last)
             .await;

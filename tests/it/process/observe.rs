@@ -1,4 +1,4 @@
-//! What the process shows of itself: metrics, health, readiness.
+//! What the process exposes: metrics, health and readiness.
 
 use std::io::Write;
 use std::process::{Command, Stdio};
@@ -9,7 +9,7 @@ use super::numbered_samples;
 use crate::agent::{Agent, eventually};
 use crate::peers::{self, Kind, Peer};
 
-/// Where nobody listens.
+/// An address that refuses connections.
 const NOBODY: &str = "http://127.0.0.1:9";
 
 #[tokio::test]
@@ -68,7 +68,7 @@ async fn the_depth_rises_in_an_outage_and_returns_to_0() {
     ] {
         assert_eq!(agent.metric(series).await, value, "{series}");
     }
-    // By proof and by age: how many were live depends on how long the outage took.
+    // By proof and by age: how many count as live depends on the length of the outage.
     let text = agent.metrics().await;
     let series = text.lines().filter(|line| line.starts_with("pitwire_entries_delivered_total{"));
     let counts = series.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap());
@@ -98,7 +98,7 @@ async fn it_is_healthy_while_offline_and_ready_once_a_session_is_bound() {
     assert_eq!(agent.page("/nothing").await.0, 404);
 }
 
-/// What Prometheus' own checker says of a page: nothing, if it is right.
+/// Checks that Prometheus' own linter accepts a metrics page.
 fn promtool_has_nothing_to_say(metrics: &str) {
     let mut promtool = Command::new(peers::home().join("bin/promtool"))
         .args(["check", "metrics"])

@@ -1,4 +1,4 @@
-//! Real data through the whole path: each frame arrives, field by field what the contract says.
+//! Real data end to end: each frame arrives, field by field as the contract requires.
 
 use std::env;
 use std::fs;
@@ -54,7 +54,7 @@ struct Recording {
 }
 
 impl Recording {
-    /// The recordings from the game where this machine has them, else the project's own samples.
+    /// The recordings from the game if this machine has them, else the project's own samples.
     fn all() -> Vec<Self> {
         let own = || vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/samples.ndjson")];
         let files = recorded().unwrap_or_else(own);
@@ -67,7 +67,7 @@ impl Recording {
         files.into_iter().map(read).collect()
     }
 
-    /// Sent at a pace at which it takes two seconds, so that there is a middle of it.
+    /// Replays at a rate that takes two seconds, so that an outage can hit the middle.
     fn settings(&self) -> [String; 4] {
         [
             format!("delivery.max_rate={}", self.lines.len() as f64 / 2.0),
@@ -77,7 +77,7 @@ impl Recording {
         ]
     }
 
-    /// Stops the server when it has a part of the recording, for longer than the agent waits.
+    /// Pauses the server once it has a part of the recording, for longer than the agent's timeout.
     async fn take_the_server_away(&self, server: &Peer) {
         let has_some = async || (!server.all_frames().await.is_empty()).then_some(());
         eventually("the first frames", has_some).await;
@@ -85,14 +85,15 @@ impl Recording {
         tokio::time::sleep(Duration::from_millis(1500)).await;
         server.resume();
         let have = server.all_frames().await.len();
-        assert!(have < self.lines.len(), "all {have} were there before the outage");
+        assert!(have < self.lines.len(), "all {have} frames arrived before the outage");
     }
 
-    /// That the server has every frame once it is seen by its time, and refused none.
+    /// Checks that the server has every frame exactly once, by its timestamp, and refused none.
     async fn check(&self, server: &Peer, start: CapturedAt) {
         assert_eq!(server.refused().await, [] as [Value; 0]);
         let mut frames = server.all_frames().await;
-        // What was out when the server went away may have come twice, and then late.
+        // The batch in flight when the server stopped may have been delivered twice, the second
+        // time late.
         let mut newest = String::new();
         frames.retain(|frame| {
             let timestamp = frame["timestamp"].as_str().unwrap();
@@ -104,22 +105,26 @@ impl Recording {
         });
         assert_eq!(frames.len(), self.lines.len(), "{}", self.file.display());
 
-        // Each is a millisecond later than the one before, so they may run ahead of the clock.
+        // Each frame is a millisecond later than the previous one, so they may run ahead of the
+        // clock.
         let end = CapturedAt(clock::now().0 + frames.len() as i64);
         for (line, mut frame) in self.lines.iter().zip(frames) {
             let timestamp = frame.as_object_mut().unwrap().remove("timestamp").unwrap();
             let text = timestamp.as_str().unwrap();
-            let moment = CapturedAt::parse(text).expect("a moment");
+            let moment = CapturedAt::parse(text).expect("a timestamp");
             assert_eq!(moment.to_string(), text, "RFC 3339 in UTC with milliseconds");
             let sample: Value = serde_json::from_str(line).unwrap();
             let is_ours = sample.get("timestamp").is_none();
-            assert!(!is_ours || (start..=end).contains(&moment), "{text} is the moment of capture");
+            assert!(
+                !is_ours || (start..=end).contains(&moment),
+                "{text} is not the time of capture"
+            );
             assert_eq!(frame, peers::plain(expected(sample.as_object().unwrap())), "{line}");
         }
     }
 }
 
-/// The folder that `PITWIRE_FIXTURES` names, or `shared/fixtures/real` beside the project.
+/// The folder named by `PITWIRE_FIXTURES`, or `shared/fixtures/real` beside the project.
 fn recorded() -> Option<Vec<PathBuf>> {
     let named = env::var_os("PITWIRE_FIXTURES").map(PathBuf::from);
     let beside = || {
@@ -135,8 +140,8 @@ fn recorded() -> Option<Vec<PathBuf>> {
     Some(files)
 }
 
-/// The dashboard's telemetry of a sample, less its timestamp: the contract's table, said a second
-/// time and independently.
+/// The dashboard's telemetry of a sample, without its timestamp: a second, independent
+/// implementation of the contract's table.
 fn expected(sample: &Map<String, Value>) -> Value {
     let given = |key: &&str| sample.get(*key).filter(|value| !value.is_null()).cloned();
     let has_the_dashboards_names = ["timestamp", "position", "fuel_capacity", "session_type"]

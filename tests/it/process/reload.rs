@@ -1,4 +1,4 @@
-//! `pitwire reload` and SIGHUP: another configuration while the agent runs.
+//! `pitwire reload` and SIGHUP: a configuration change while the agent runs.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,7 +12,7 @@ use super::numbered_samples;
 use crate::agent::{Agent, eventually, pitwire};
 use crate::peers::{Kind, Peer};
 
-/// An agent, the folder of its queue, and its configuration.
+/// An agent, its queue folder, and its configuration.
 struct Trial {
     folder: tempfile::TempDir,
     agent: Agent,
@@ -46,7 +46,7 @@ fn file(folder: &Path) -> PathBuf {
 fn write(folder: &Path, settings: &str) {
     let queue = folder.join("queue");
     let text = format!("{settings}\n[queue]\npath = {:?}\n", queue.to_str().unwrap());
-    // As editors do, or a reload would find half a file.
+    // Write and rename, as editors do; otherwise a reload could read half a file.
     let new = folder.join("pitwire.toml.new");
     fs::write(&new, text).unwrap();
     fs::rename(new, file(folder)).unwrap();
@@ -56,7 +56,7 @@ fn server(peer: &Peer) -> String {
     format!("[server]\nurl = \"{}\"", peer.url())
 }
 
-/// To and fro between two servers in mid-drive.
+/// Switches between two servers while driving.
 #[tokio::test]
 async fn another_server_gets_what_the_first_has_not() {
     let peers = [Peer::start(Kind::Flask, &[]), Peer::start(Kind::Asgi, &[])];
@@ -86,10 +86,10 @@ async fn another_server_gets_what_the_first_has_not() {
         };
         let came = laps(peer.all_frames().await);
         assert!(came.is_sorted(), "out of order: {came:?}");
-        assert!(!came.is_empty(), "it got nothing");
+        assert!(!came.is_empty(), "this server got no frames");
         seen.extend(came);
     }
-    assert!(seen.into_iter().eq(1..=sent as u64), "some were lost");
+    assert!(seen.into_iter().eq(1..=sent as u64), "frames were lost");
 }
 
 #[tokio::test]
@@ -115,9 +115,9 @@ async fn what_can_change_does_and_what_needs_a_restart_is_named() {
     for lap in 3..6 {
         assert_eq!(post(lap).await["seqs"].as_array().unwrap().len(), 1);
     }
-    // Lines of this level come now, and no secret is in them.
+    // Debug lines appear now, without any secret.
     let (code, said, _) = trial.reload().await;
-    // What needs a restart still does.
+    // Settings that need a restart are still reported.
     assert_eq!((code, said.lines().count()), (0, 2), "{said}");
     trial.agent.process.says("still out of reach").await;
     assert!(!trial.agent.process.stderr().join("\n").contains("wh1sper"));

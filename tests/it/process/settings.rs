@@ -32,7 +32,7 @@ fn what_is_in_force_is_a_file_that_says_where_each_value_comes_from() {
     }
     assert!(!text.contains("wh1sper"));
 
-    // It is what it says.
+    // Loading the printed configuration gives the same configuration.
     fs::write(&file, text.replace("token = \"***\"", "token = \"wh1sper\"")).unwrap();
     let again = load(Some(&file), std::iter::empty(), &Overrides::default()).unwrap().config;
     let mut expected = Config::default();

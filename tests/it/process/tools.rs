@@ -1,4 +1,5 @@
-//! `pitwire queue`: each tool says the same of an agent that runs and of the folder that it left.
+//! `pitwire queue`: each tool gives the same result for a running agent and for the folder that it
+//! leaves behind.
 
 use std::fs;
 use std::net::TcpListener;
@@ -13,10 +14,10 @@ use super::{numbered_samples, numbers};
 use crate::agent::{Agent, eventually, pitwire};
 use crate::peers::{self, Kind, Peer};
 
-/// Where nobody listens.
+/// An address that refuses connections.
 const NOBODY: &str = "http://127.0.0.1:9";
 
-/// What a tool said, and how it ended.
+/// The output and exit code of a tool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Said {
     code: i32,
@@ -33,7 +34,7 @@ fn tool(args: &[&str]) -> Said {
     Said { code: output.status.code().unwrap(), out, err }
 }
 
-/// The line of `pitwire queue status` of this name.
+/// The value of this name in `pitwire queue status`.
 fn status(place: &[&str], name: &str) -> u64 {
     let said = tool(&[&["status"], place].concat());
     let value = |line: &String| line.split_once(char::is_whitespace)?.1.trim().parse().ok();
@@ -41,7 +42,7 @@ fn status(place: &[&str], name: &str) -> u64 {
     line.and_then(value).unwrap_or_else(|| panic!("no {name} in {said:?}"))
 }
 
-/// A queue with frames and setups that go nowhere.
+/// A queue with frames and setups that are never delivered.
 struct Pit {
     folder: TempDir,
     agent: Agent,
@@ -63,11 +64,11 @@ impl Pit {
         self.folder.path().join(name)
     }
 
-    /// Frames numbered from `first` on, each stored when this returns.
+    /// Posts frames numbered from `first`; each is stored when this returns.
     async fn drive(&self, first: u64, count: usize) {
         for samples in numbered_samples(first, count).chunks(400) {
             let answer = self.agent.post("/v1/telemetry", samples.join("\n")).await;
-            // 202: the disk is busy, and some wait in memory.
+            // 202: the disk is busy, and some entries wait in memory.
             assert!(answer.status().is_success(), "{answer:?}");
         }
         self.agent.metric_becomes("pitwire_queue_buffered_entries", |entries| entries == 0.0).await;
@@ -112,13 +113,17 @@ async fn each_tool_says_the_same_of_an_agent_and_of_the_folder_it_left() {
             said
         });
         said.map(|mut said| {
-            // The journal grows by a mark at each start.
+            // The write-ahead log grows by a checkpoint at each start.
             said.out.retain(|line| !line.starts_with("disk_bytes"));
             said
         })
     };
     let of_the_agent = ask(&["--admin", &admin]);
-    assert_eq!(pit.agent.metric("pitwire_queue_entries").await, 51.0, "nothing is changed");
+    assert_eq!(
+        pit.agent.metric("pitwire_queue_entries").await,
+        51.0,
+        "a plan must not change the queue"
+    );
     pit.agent.stop().await;
     let of_the_folder = ask(&["--queue", &queue]);
     for ((args, _), (agent, folder)) in tools.iter().zip(of_the_agent.iter().zip(&of_the_folder)) {
@@ -183,13 +188,14 @@ async fn what_is_exported_and_imported_is_the_same_again() {
     let plan = tool(&["import", export, "--queue", copy]);
     assert_eq!(plan.code, 0, "{plan:?}");
     assert!(plan.out[0].starts_with("would queue 600 frames and 2 setups, captured "), "{plan:?}");
-    assert!(!Path::new(copy).exists(), "a plan makes no queue");
+    assert!(!Path::new(copy).exists(), "a plan creates no queue");
     let said = tool(&["import", export, "--queue", copy, "--apply"]);
     assert_eq!((said.code, said.out), (0, vec!["queued 602 entries, as entries 1 to 602".into()]));
     let again = tool(&["export", "--queue", copy]);
     assert_eq!(entries(&again.out.join("\n")), exported);
 
-    // An agent that runs has later ones: they get new moments, in their order.
+    // A running agent already has later entries: imported ones get new capture times, in their
+    // order.
     let running = Pit::start(&[]).await;
     running.drive(1, 1).await;
     let admin = running.agent.admin().await;
@@ -243,7 +249,7 @@ const COLUMNS: &str = "seq stint captured_at lap position lap_time fuel fuel_cap
     engine_water_temp track_temp ambient_temp speed gear rpm \
     player_name car_name track_name session_type";
 
-/// Reads a CSV as the rest of the world does, and gives its rows as JSON.
+/// Reads a CSV with Python's standard reader and prints its rows as JSON.
 const READ_CSV: &str = "
 import csv, json, sys
 with open(sys.argv[1], encoding='utf-8', newline='') as file:
@@ -329,7 +335,7 @@ async fn a_part_is_exported_by_position_or_by_moment() {
     assert!(seqs(&["--from", "500"]).is_empty());
 }
 
-/// Every file of a queue with its content; not the lock's.
+/// Every file of a queue with its content, except the lock file.
 fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     let mut files = Vec::new();
     let mut folders = vec![folder.to_owned()];
@@ -347,7 +353,7 @@ fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
     files
 }
 
-/// Turns over a bit in the middle of a segment's database.
+/// Flips a bit in the middle of a segment.
 fn damage(queue: &Path) {
     let segments = fs::read_dir(queue).unwrap().map(|item| item.unwrap().path());
     let mut segments: Vec<_> = segments
@@ -388,7 +394,7 @@ async fn a_damaged_segment_is_found_and_repaired() {
         "{plan:?}"
     );
     assert_eq!(plan.out.last().unwrap(), "nothing is changed; --apply does it");
-    assert!(contents(Path::new(&queue)) == before, "something was changed");
+    assert!(contents(Path::new(&queue)) == before, "a plan changed files");
 
     let said = tool(&[&["repair", "--apply"][..], &place].concat());
     assert_eq!(said.code, 0, "{said:?}");
@@ -412,9 +418,17 @@ async fn a_segment_that_is_damaged_under_a_running_agent_is_found_and_repaired()
     let admin = pit.agent.admin().await;
     let said = tool(&["verify", "--admin", &admin]);
     assert_eq!((said.code, said.out.len()), (1, 2), "{said:?}");
-    assert_eq!(pit.agent.metric("pitwire_queue_entries").await, 400.0, "nothing is changed");
+    assert_eq!(
+        pit.agent.metric("pitwire_queue_entries").await,
+        400.0,
+        "a plan must not change the queue"
+    );
     assert_eq!(tool(&["repair", "--admin", &admin]).code, 1);
-    assert_eq!(pit.agent.metric("pitwire_queue_entries").await, 400.0, "nothing is changed");
+    assert_eq!(
+        pit.agent.metric("pitwire_queue_entries").await,
+        400.0,
+        "a plan must not change the queue"
+    );
     let said = tool(&["repair", "--apply", "--admin", &admin]);
     assert_eq!(said.code, 0, "{said:?}");
     let left = pit.agent.metric("pitwire_queue_entries").await;
@@ -510,11 +524,11 @@ async fn what_became_of_each_entry_is_told() {
     agent.metric_becomes(aside, |entries| entries == 1.0).await;
     agent.metric_becomes("pitwire_queue_entries", |entries| entries == 0.0).await;
     agent.stop().await;
-    // Then nothing is delivered any more; the full queue is thinned, and a part dropped by hand.
+    // Then nothing is delivered; the full queue is downsampled, and a part dropped by an operator.
     let mut agent = Agent::start(&queue, NOBODY, &settings);
     let now = pitwire::clock::now().0;
     for first in 0..12 {
-        // Ten minutes in all; the newest one is never thinned.
+        // Ten minutes in total; the newest minute is never downsampled.
         let samples: Vec<String> = (1..=50)
             .map(|n| {
                 let at = CapturedAt(now + (first * 50 + n) * 1000).to_string();
@@ -747,16 +761,16 @@ async fn a_tool_that_cannot_do_its_work_ends_with_2_and_what_to_do() {
         assert!(said.err.join("\n").contains(expected), "{args:?}: {said:?}");
     }
     let files = fs::read_dir(folder.path()).unwrap().count();
-    assert_eq!(files, 0, "a folder that is no queue is left alone");
+    assert_eq!(files, 0, "nothing is created in a folder that is not a queue");
 
-    // Something else answers there.
+    // Another program answers at the address.
     let server = Peer::start(Kind::Embedded, &[]);
     let said = tool(&["status", "--admin", &server.url()]);
     assert_eq!(said.code, 2);
     assert!(said.err[0].contains("does not know the queue's tools"), "{said:?}");
 }
 
-/// Looking at a queue with a smaller configuration than it was made with must cost nothing.
+/// Inspecting a queue with smaller limits than it was created with must not evict entries.
 #[tokio::test]
 async fn looking_makes_no_room() {
     let mut pit = Pit::start(&[]).await;
