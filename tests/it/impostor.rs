@@ -265,7 +265,7 @@ async fn an_id_that_the_server_itself_does_not_know_takes_nothing_out_of_the_que
     let pit = Pit::new(&server.url(), &[]);
     pit.store(1..=50, "Ana").await;
     let said = pit.complaint().await;
-    assert!(said.contains("acknowledges what it does not keep"), "{said}");
+    assert!(said.contains("acknowledges entries that it does not store"), "{said}");
     sleep(Duration::from_secs(2)).await;
     assert_eq!(pit.publisher.queue_status().entries, 50);
     assert!(pit.status().failures < 10, "{:?}", pit.status());

@@ -331,7 +331,7 @@ async fn a_server_that_keeps_nothing_empties_nothing() {
     let queue = world.queue();
     assert_eq!((queue.entries, queue.ledger.delivered, queue.ledger.quarantined), (20, 0, 0));
     let error = world.status().last_error.unwrap();
-    assert!(error.contains("acknowledges what it does not keep"), "{error}");
+    assert!(error.contains("acknowledges entries that it does not store"), "{error}");
     world.server.behave(Faults::default());
     world.drain(5 * MINUTE).await;
 }

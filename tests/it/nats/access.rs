@@ -161,7 +161,7 @@ async fn a_server_without_tls_gets_no_token_by_a_tls_address() {
     let folder = tempdir().unwrap();
     let url = server.url().replace("nats://", "tls://");
     let agent = agent(folder.path(), &url, &["server.token=hunter22"]);
-    agent.process.says("the server is out of reach").await;
+    agent.process.says("cannot reach the server;").await;
     sleep(Duration::from_secs(1)).await;
     assert_eq!(server.kept("pc").await, []);
 }
