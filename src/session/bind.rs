@@ -289,7 +289,7 @@ impl<S: Sink> Session<S> {
     ///
     /// The server may still read entries of an earlier link after this link has joined; sending
     /// them again would publish them twice. If another publisher writes to the page, late entries
-    /// cannot be seen, so there is no wait for them.
+    /// cannot be seen, so this does not wait for them.
     async fn at_rest(
         &mut self,
         link: &mut S::Link,

@@ -125,7 +125,7 @@ impl<S: Sink> Session<S> {
             Outcome::Proven | Outcome::Unproven => {}
             Outcome::Refused(_) => tracing::warn!("the server refuses the setup; skipping it"),
             Outcome::Forgotten(_) => {
-                return Err(SessionError::NotKept("it forgot a session that it just confirmed"));
+                return Err(SessionError::NotKept("it forgot the session immediately"));
             }
         }
         self.meter.resent(1);

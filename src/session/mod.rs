@@ -50,7 +50,7 @@ pub struct SessionStatus {
     pub connected: bool,
     /// The session of the newest stint bound on this link.
     pub session: Option<String>,
-    /// The page of the newest bound stint; remains set while there is no link.
+    /// The page of the newest bound stint; remains set while disconnected.
     pub page: Option<String>,
     pub stint: Option<StintId>,
     /// The pages of all bound stints, the most recently bound last.
@@ -62,7 +62,7 @@ pub struct SessionStatus {
     /// Number of links opened so far; `failures` counts links that failed to open or ended.
     pub connects: u64,
     pub failures: u64,
-    /// Why there is no link, or why the previous one ended.
+    /// Why connecting failed, or why the previous link ended.
     pub last_error: Option<String>,
     /// The last error as a message for a driver.
     pub last_error_plainly: Option<&'static str>,
@@ -222,7 +222,7 @@ impl<S: Sink> Session<S> {
         }
     }
 
-    /// Updates the status after [`Session::run`] was dropped: there is no link.
+    /// Sets the status to disconnected after [`Session::run`] was dropped.
     pub fn rest(&mut self) {
         self.status.send_modify(SessionStatus::unlink);
     }
