@@ -211,9 +211,7 @@ impl<S: Sink> Session<S> {
             }
             (Joined::Silent | Joined::Unanswered, SessionChoice::Auto) => {
                 self.forgotten("unknown_on_connect");
-                tracing::warn!(
-                    "the server does not know the session any more, asking for a new one"
-                );
+                tracing::warn!("the server no longer knows the session; requesting a new one");
                 self.bind_new(link, bindings, stint).await
             }
         }
@@ -378,7 +376,7 @@ impl<S: Sink> Session<S> {
         };
         let page = self.sink.page(&session);
         if page.is_none() {
-            tracing::info!(%stint, name = session, on = self.sink.server(), "the stint has a name");
+            tracing::info!(%stint, name = session, on = self.sink.server(), "stint name assigned");
         }
         let verified = matches!(joined, Joined::Known(_)) && !self.never_asks();
         let is_first = bindings.by_stint.is_empty();

@@ -165,7 +165,7 @@ impl<S: Sink> Session<S> {
                     if let Some((entry, id)) = newest {
                         match bindings.presence(&entry, shown) {
                             Presence::Missing if !planted("verified_without_a_look") => {
-                                let what = "an entry that it acknowledged is missing";
+                                let what = "an acknowledged entry is missing";
                                 return Err(SessionError::NotKept(what));
                             }
                             Presence::Hidden => self.hidden(bindings),
@@ -259,7 +259,7 @@ impl<S: Sink> Session<S> {
         stint: StintId,
     ) -> Result<(), SessionError> {
         self.forgotten("forgotten");
-        tracing::warn!("the server forgot the session, asking for a new one");
+        tracing::warn!("the server forgot the session; requesting a new one");
         if !planted("new_page_without_what_was_out") {
             self.reader.rewind();
         }

@@ -138,7 +138,7 @@ pub enum SinkError {
     #[error("the server does not speak Socket.IO as expected: {0}")]
     Protocol(RemoteText),
     /// The NATS server does not accept entries with its current state or configuration.
-    #[error("the NATS server takes no entries: {0}")]
+    #[error("the NATS server accepts no entries: {0}")]
     Stream(RemoteText),
     /// The connection ended.
     #[error("connection lost: {0}")]

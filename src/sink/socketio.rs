@@ -146,7 +146,7 @@ impl<E: Send + 'static> Connection<E> {
         match timeout(limit, opening).await {
             Ok(Ok(Ok(()))) => Ok(Self { emits, incoming, ended, end: None, _stop: stop }),
             Ok(Ok(Err(error))) => Err(error),
-            Ok(Err(_)) => Err(SinkError::Protocol("the client library gave up".into())),
+            Ok(Err(_)) => Err(SinkError::Protocol("the client library ended early".into())),
             Err(_) => Err(SinkError::Timeout(limit, "it accepts no Socket.IO connection")),
         }
     }
@@ -241,7 +241,7 @@ fn run(
     let runtime = match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            let _ = opened.send(Err(own(format_args!("no runtime: {error}"))));
+            let _ = opened.send(Err(own(format_args!("cannot start a runtime: {error}"))));
             return;
         }
     };
@@ -398,11 +398,11 @@ async fn connect(
                 Signal::Error(text) => return Err(SinkError::Protocol(RemoteText::new(text, secrets))),
                 Signal::Named => {}
                 Signal::Closed | Signal::Flooded => {
-                    return Err(SinkError::Protocol("it closed before it accepted".into()));
+                    return Err(SinkError::Protocol("it closed before accepting".into()));
                 }
             },
             _ = check.tick() => if reader_ended() {
-                return Err(SinkError::Protocol("it closed before it accepted".into()));
+                return Err(SinkError::Protocol("it closed before accepting".into()));
             },
         }
     }

@@ -24,7 +24,7 @@ use crate::agent::{Process, eventually, pitwire as command};
 use crate::peers::{Kind, Peer, frames, sessions};
 use crate::proxy::{Network, Proxy};
 
-/// A publisher with its own queue and textual settings.
+/// A publisher with its own queue; settings are given as text.
 pub struct Pit {
     folder: TempDir,
     pub publisher: DashboardPublisher,

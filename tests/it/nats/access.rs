@@ -194,7 +194,7 @@ async fn what_is_no_nats_server_with_jetstream_is_said() {
         (
             "a",
             html.as_str(),
-            "the NATS server takes no entries: IO error: invalid server operation",
+            "the NATS server accepts no entries: IO error: invalid server operation",
         ),
         ("b", silent.as_str(), "did not answer within 1s: it accepts no NATS connection"),
         ("c", "nats://127.0.0.1:1", "cannot reach the server: IO error: Connection refused"),
