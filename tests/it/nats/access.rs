@@ -224,7 +224,7 @@ async fn two_agents_of_one_name_are_told_and_lose_nothing() {
     }
     let said = |agent: &Agent| {
         let lines = agent.process.stderr();
-        lines.iter().any(|line| line.contains("or another agent is called \"pc\" too"))
+        lines.iter().any(|line| line.contains("or another agent is also named \"pc\""))
     };
     assert!(agents.iter().any(said));
     let stored = (1..=401).map(|number| (number, number)).collect();
