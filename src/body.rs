@@ -103,6 +103,8 @@ impl BodyBudget {
             }
             if is_small && so_far > SMALL_BODY_BYTES {
                 charge = claim(&self.large, expected).await?;
+                // Growing by doubling would take up to three times the claim for a moment.
+                bytes.reserve_exact(expected.saturating_sub(bytes.len()));
                 is_small = false;
                 deadline = Instant::now() + BODY_TIMEOUT;
             } else if is_small {

@@ -1,4 +1,5 @@
-//! The session of each stint: keep it for as long as the server knows it, else ask for a new one.
+//! Binds a session for each stint: reuses it while the server knows it, otherwise requests a new
+//! one.
 
 use std::collections::BTreeMap;
 
@@ -17,57 +18,58 @@ use crate::sink::{Addressed, Answer, EntryId, Joined, Link, Proof, Shown, Sink, 
 
 const NO_JOIN: &str = "it answers no join_session";
 
-/// Entries at the head of the queue that are compared with what a page shows when this process binds
-/// it for the first time: all that may have been sent and not proven before, and as many that were
-/// proven and whose removal was not durable yet.
+/// Number of entries at the head of the queue that are compared with a page when this process binds
+/// it for the first time: all that an earlier process may have sent without proof, plus as many
+/// that were proven but whose removal was not durable yet.
 const SEARCHED_ENTRIES: usize = 2 * MAX_UNPROVEN_ENTRIES;
 
-/// The sessions that are bound on a link, and what is known about the server there.
+/// The sessions bound on a link, and the delivery state of that link.
 #[derive(Debug)]
 pub(super) struct Bindings {
     by_stint: BTreeMap<StintId, Bound>,
-    /// Later than this nothing that an earlier link sent is on its way.
+    /// After this time, nothing that an earlier link sent is still in flight.
     settled_at: Instant,
-    /// It was logged that another publisher hides what the server holds of ours.
+    /// Whether the warning was logged that another publisher hides our entries.
     pub(super) is_hidden: bool,
-    /// The last position that was sent; a batch that does not follow it comes after a gap, which
-    /// may have held a setup.
+    /// The last position that was sent. A batch that does not follow it comes after a gap, which
+    /// may have contained a setup.
     pub(super) sent: Option<Seq>,
-    /// Batches that are sent and wait for a stronger proof than they have, oldest first.
+    /// Batches that were sent and wait for a stronger proof, oldest first.
     pub(super) unproven: Vec<Unproven>,
     pub(super) verify_at: Instant,
 }
 
-/// A session that is bound.
+/// A bound session.
 #[derive(Debug)]
 pub(super) struct Bound {
     pub(super) session: String,
-    /// The server was asked for this session on this link and has not shown data for it yet.
+    /// The session was requested on this link, and the server has not shown data for it yet.
     pub(super) is_new: bool,
-    /// What the server showed of the session before the entries that are unproven now were sent.
+    /// What the server showed of the session before the currently unproven entries were sent.
     pub(super) shown: Shown,
-    /// The last position that was sent to it, and that of the newest setup that was sent apart.
+    /// The last position that was sent to the session; `setup_apart` is the position of the newest
+    /// setup that was sent outside of a batch.
     pub(super) sent: Option<Seq>,
     setup_apart: Option<Seq>,
 }
 
-/// A batch that is sent and waits for proof.
+/// A batch that was sent and waits for proof.
 #[derive(Debug)]
 pub(super) struct Unproven {
     pub(super) sent_at: Instant,
     pub(super) batch: Batch,
-    /// The identities of the batch's entries, in their order.
+    /// The identities of the batch's entries, in order.
     pub(super) ids: Vec<EntryId>,
 }
 
-/// What the newest entry on a page says about the newest unproven one.
+/// Whether the server stores the newest unproven entry, judged by the newest entry on its page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Presence {
-    /// It is this one.
+    /// The page shows our entry.
     Stored,
-    /// It is an older one of ours, or the one that the page showed before.
+    /// The page shows an older entry of ours, or has not changed.
     Missing,
-    /// Another publisher wrote to the page since: it may hide that ours is there, or not.
+    /// Another publisher wrote to the page since; our entry may be stored or not.
     Hidden,
 }
 
@@ -91,12 +93,12 @@ impl Bindings {
         self.by_stint.get_mut(&stint).ok_or(SessionError::Unbound(stint))
     }
 
-    /// The stints that have a session here.
+    /// The stints that have a session on this link.
     pub(super) fn stints(&self) -> Vec<StintId> {
         self.by_stint.keys().copied().collect()
     }
 
-    /// Entries with their identities and the session that each goes to.
+    /// Pairs entries with their identities and their sessions.
     pub(super) fn addressed<'a>(
         &'a self,
         sink: &impl Sink,
@@ -128,13 +130,13 @@ impl Bindings {
             .flat_map(|unproven| unproven.batch.entries().iter().zip(unproven.ids.iter().copied()))
     }
 
-    /// The newest of the unproven entries of each stint.
+    /// The newest unproven entry of each stint.
     pub(super) fn newest_unproven(&self) -> BTreeMap<StintId, (&Entry, EntryId)> {
         self.each_unproven().map(|(entry, id)| (entry.stint, (entry, id))).collect()
     }
 
-    /// What the server's answer says about the newest unproven entry of a stint. Nothing is on its
-    /// way when it is asked.
+    /// Whether the server's answer shows the newest unproven entry of a stint. No entry may be in
+    /// flight when the server is asked.
     pub(super) fn presence(&self, newest: &Entry, shown: Shown) -> Presence {
         let Some(id) = shown.newest(newest.kind) else { return Presence::Missing };
         let matching =
@@ -142,7 +144,8 @@ impl Bindings {
         let before =
             self.by_stint.get(&newest.stint).and_then(|bound| bound.shown.newest(newest.kind));
         match matching.last() {
-            // With a fixed id, several stints share a page: a newer entry of another one came after.
+            // With a fixed id several stints share a page: this may be a newer entry of another
+            // stint.
             Some((entry, _)) if entry.seq >= newest.seq => Presence::Stored,
             Some(_) => Presence::Missing,
             None if before == Some(id) => Presence::Missing,
@@ -150,13 +153,13 @@ impl Bindings {
         }
     }
 
-    /// The stint whose session was sent to last.
+    /// The stint whose session was used most recently.
     pub(super) fn latest(&self) -> Option<StintId> {
         let latest = self.by_stint.iter().max_by_key(|(stint, bound)| (bound.sent, **stint));
         latest.map(|(stint, _)| *stint)
     }
 
-    /// Leaves the sessions that were not sent to for the longest time.
+    /// Evicts the least recently used sessions.
     fn make_room(&mut self) {
         while self.by_stint.len() >= 2 * MAX_SESSIONS
             && let Some(oldest) = self.by_stint.iter().min_by_key(|(_, bound)| bound.sent)
@@ -168,8 +171,8 @@ impl Bindings {
 }
 
 impl<S: Sink> Session<S> {
-    /// Binds the stint's session: the remembered one if the server knows it, else a new one, with
-    /// the setup in force as its first entry.
+    /// Binds the stint's session: the remembered one if the server knows it, otherwise a new one
+    /// whose first entry is the setup in force.
     pub(super) async fn bind(
         &mut self,
         link: &mut S::Link,
@@ -199,7 +202,7 @@ impl<S: Sink> Session<S> {
                 self.bound(bindings, stint, session, true, joined);
                 self.refresh_setup(link, bindings, stint).await
             }
-            // It may be slow for once: viewers would lose their page for that.
+            // A single timeout may be a slow server: a new session would cost viewers their page.
             (Joined::Unanswered, SessionChoice::Auto)
                 if !self.learned.capability.has_no_joins() =>
             {
@@ -208,15 +211,13 @@ impl<S: Sink> Session<S> {
             }
             (Joined::Silent | Joined::Unanswered, SessionChoice::Auto) => {
                 self.forgotten("unknown_on_connect");
-                tracing::warn!(
-                    "the server does not know the session any more, asking for a new one"
-                );
+                tracing::warn!("the server no longer knows the session; requesting a new one");
                 self.bind_new(link, bindings, stint).await
             }
         }
     }
 
-    /// Asks for a session and joins it, so that its events come back to us.
+    /// Requests a session and joins it, so that the server echoes its events to us.
     pub(super) async fn bind_new(
         &mut self,
         link: &mut S::Link,
@@ -241,29 +242,30 @@ impl<S: Sink> Session<S> {
         self.refresh_setup(link, bindings, stint).await
     }
 
-    /// Whether the server could send back what it takes, and is not to: it does twice the work for a
-    /// publisher that has joined.
+    /// Whether echoes are available but disabled by `delivery.proof`: they double the server's
+    /// work.
     fn keeps_from_echoes(&self) -> bool {
         let choice = self.settings.proof;
         self.sink.strongest_proof() == Proof::Echo
             && matches!(choice, ProofChoice::Ack | ProofChoice::Written)
     }
 
-    /// Whether the server's acknowledgement is believed whatever happens, as most clients do.
+    /// Whether acknowledgements are trusted without any verification, as most clients do.
     fn never_asks(&self) -> bool {
         self.keeps_from_echoes()
             && self.settings.proof == ProofChoice::Ack
             && self.settings.verify_interval.is_zero()
     }
 
-    /// Asks whether the server knows the session: on the link itself, after which its entries come
-    /// back to us there, or where that is not wanted on a link of its own.
+    /// Asks whether the server knows the session. Joins on the link itself, which then receives the
+    /// echoes of the session, or on a separate link if echoes are not wanted.
     pub(super) async fn join(
         &mut self,
         link: &mut S::Link,
         session: &str,
     ) -> Result<Joined, SessionError> {
-        // The link itself bounds the wait for an answer; this is for one that takes nothing more.
+        // The link bounds the wait for an answer; this bounds the wait for a link that accepts no
+        // more data.
         let limit = self.settings.proof_timeout.max(3 * JOIN_TIMEOUT);
         let late = |_| SinkError::Timeout(limit, NO_JOIN);
         let joined = if self.keeps_from_echoes() && self.settings.proof == ProofChoice::Ack {
@@ -280,12 +282,12 @@ impl<S: Sink> Session<S> {
         Ok(joined)
     }
 
-    /// What the server shows of the session once that does not change any more; what of it is ours is
-    /// stored, with all before it.
+    /// Waits until the page of the session no longer changes. An entry of ours that it shows is
+    /// recorded as stored, with all before it.
     ///
-    /// The server may read what an earlier link sent after this one has joined, and would show it
-    /// a second time if it were sent again. Where another publisher writes to the page, this cannot
-    /// be seen, and it is not waited for.
+    /// The server may still read entries of an earlier link after this link has joined; sending
+    /// them again would publish them twice. If another publisher writes to the page, late entries
+    /// cannot be seen, so this does not wait for them.
     async fn at_rest(
         &mut self,
         link: &mut S::Link,
@@ -314,8 +316,8 @@ impl<S: Sink> Session<S> {
         Ok(joined)
     }
 
-    /// Looks for the queued entries that the server shows. Whether it shows one that was not known
-    /// to be stored.
+    /// Searches the queue for the entries that the server shows. Returns whether it found one that
+    /// was not known to be stored.
     async fn find_stored(
         &mut self,
         stint: StintId,
@@ -334,7 +336,8 @@ impl<S: Sink> Session<S> {
             left = left.saturating_sub(page.entries.len().max(1));
             from = next;
             for entry in page.entries.iter().filter(|entry| entry.stint == stint) {
-                // Of several with this content the first is taken: fewer entries are stored then.
+                // Several entries may have this content. Take the first, which claims the fewest
+                // entries as stored.
                 let id = self.sink.identify(entry);
                 if wanted.newest(entry.kind) == Some(id) && end.is_none_or(|end| entry.seq <= end) {
                     self.learned.stored.note(entry, id);
@@ -349,7 +352,7 @@ impl<S: Sink> Session<S> {
         Ok(found)
     }
 
-    /// The server does not know the session any more.
+    /// Records that the server no longer knows the session.
     pub(super) fn forgotten(&self, cause: &'static str) {
         self.meter.rebound(cause);
         self.status.send_modify(|status| status.forgotten_at = Some(Instant::now()));
@@ -373,7 +376,7 @@ impl<S: Sink> Session<S> {
         };
         let page = self.sink.page(&session);
         if page.is_none() {
-            tracing::info!(%stint, name = session, on = self.sink.server(), "the stint has a name");
+            tracing::info!(%stint, name = session, on = self.sink.server(), "stint name assigned");
         }
         let verified = matches!(joined, Joined::Known(_)) && !self.never_asks();
         let is_first = bindings.by_stint.is_empty();
@@ -400,7 +403,7 @@ impl<S: Sink> Session<S> {
         bindings.by_stint.insert(stint, bound);
     }
 
-    /// Sends the setup in force where the queue begins, unless the page has it or a newer one.
+    /// Sends the setup in force at the head of the queue, unless the page has it or a newer one.
     pub(super) async fn refresh_setup(
         &mut self,
         link: &mut S::Link,

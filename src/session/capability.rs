@@ -1,42 +1,43 @@
-//! Model of a server: a pure state machine over its acknowledgements, echoes, joins and order. Each
+//! Models a server as a pure state machine over its acknowledgements, echoes, joins and order. Each
 //! state defines when an entry counts as delivered; each transition names the evidence for it.
 //!
 //! # What "delivered" means
 //!
 //! | [`Confirmation`] | an entry is delivered once |
 //! | --- | --- |
-//! | `Unknown` | nothing is known yet: one entry is sent to find out |
-//! | `Echo` | the server sent it back, or a later one of ours on the same connection |
-//! | `Ack` | the server acknowledged it and then showed it, when it was asked ([`Joins`]) |
+//! | `Unknown` | undetermined: one entry is sent to find out |
+//! | `Echo` | the server echoed it, or a later one of ours on the same connection |
+//! | `Ack` | the server acknowledged it and then showed it in answer to a join ([`Joins`]) |
 //! | `Asked` | the server showed it in answer to a join; it acknowledges and echoes nothing |
 //! | `Written` | the connection outlived it by two heartbeats; the server answers nothing at all |
 //!
-//! Where `joins` is `Unanswered`, the server cannot be asked, and `Ack` means acknowledged. Where
-//! another publisher's entries hide ours, `Ack` means acknowledged for a session that the server knows.
+//! If `joins` is `Unanswered`, the server cannot be queried, and `Ack` means acknowledged only. If
+//! another publisher's entries hide ours, `Ack` means acknowledged for a session that the server
+//! knows.
 //!
 //! # Transitions
 //!
-//! Each row is a unit test of this name. Fields that a row does not mention stay as they are.
+//! Each row is a unit test with this name. Fields that a row does not mention are unchanged.
 //!
 //! | row | evidence | state before | state after |
 //! | --- | --- | --- | --- |
-//! | `a_new_connection_is_learned_afresh` | `Connected` | any | `Unknown`, joins `Assumed`; counters, order and `echoes` stay |
+//! | `a_new_connection_is_learned_afresh` | `Connected` | any | `Unknown`, joins `Assumed`; counters, order and `echoes` unchanged |
 //! | `a_shown_session_can_be_asked` | `SessionShown` | any | joins `Shows` |
 //! | `a_server_that_only_shows_is_asked` | `SessionShown` | `Unknown`, found stored on 2 links | `Asked`, 0 links without proof |
 //! | `an_answer_ends_the_count_of_unanswered_joins` | `JoinAnswered` | any | 0 joins unanswered |
 //! | `an_unanswered_join_is_counted` | `JoinTimedOut` | any | 1 more join unanswered |
 //! | `a_server_without_joins_is_not_asked` | `JoinsGivenUp` | any | joins `Unanswered` |
-//! | `an_echo_is_the_best_proof` | `Echoed` | any | `Echo`, `echoes`, counters of proof 0, keeps entries |
+//! | `an_echo_is_the_best_proof` | `Echoed` | any | `Echo`, echoes `Seen`, proof counters 0, keeping `Assumed` |
 //! | `an_echo_is_not_traded_for_an_ack` | `Acknowledged` | `Echo` | `Echo` |
-//! | `an_ack_is_proof_where_no_echo_comes` | `Acknowledged` | any but `Echo` | `Ack`, counters of proof 0 |
+//! | `an_ack_is_proof_where_no_echo_comes` | `Acknowledged` | any but `Echo` | `Ack`, proof counters 0 |
 //! | `written_is_what_was_asked_for` | `WrittenByChoice` | `Unknown` | `Written` |
 //! | `a_connection_without_proof_is_counted` | `NothingConfirmed` | `Unknown`, joins not `Unanswered` | 1 more link without proof |
 //! | `an_ack_of_the_join_may_be_in_the_way` | `NothingConfirmed` | `Unknown`, joins `Unanswered`, below the limit | also 1 more join unanswered |
-//! | `silence_on_every_connection_is_no_confirmation` | `NothingConfirmed` | the same, at both limits | `Written` |
-//! | `silence_after_a_proof_proves_nothing` | `NothingConfirmed` | `Echo`, `Ack`, `Asked`, `Written` | the same |
-//! | `entries_found_stored_are_counted_once_a_connection` | `FoundStored` | a link without proof before | 1 more link found stored |
+//! | `silence_on_every_connection_is_no_confirmation` | `NothingConfirmed` | `Unknown`, joins `Unanswered`, at both limits | `Written` |
+//! | `silence_after_a_proof_proves_nothing` | `NothingConfirmed` | `Echo`, `Ack`, `Asked`, `Written` | unchanged |
+//! | `entries_found_stored_are_counted_once_a_connection` | `FoundStored` | at least 1 link without proof, this link not counted yet | 1 more link found stored |
 //! | `a_swap_ends_batches` | `Reordered` | any | order `Changed` |
-//! | `an_empty_new_session_is_suspicious` | `NewSessionEmpty` | any | keeps nothing |
+//! | `an_empty_new_session_is_suspicious` | `NewSessionEmpty` | any | keeping `Nothing` |
 
 use crate::config::{UNANSWERED_JOINS, WITHOUT_PROOF_LINKS};
 use crate::sink::Proof;
@@ -52,37 +53,38 @@ pub(super) enum Confirmation {
     Written,
 }
 
-/// The server's answer to a join on this connection.
+/// Whether the server answers joins on this connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Joins {
-    /// It is taken to answer, and has shown nothing yet.
+    /// The server is assumed to answer, but has shown nothing yet.
     #[default]
     Assumed,
-    /// It has shown what it stores.
+    /// The server has shown what it stores.
     Shows,
-    /// It does not answer, or does not show what it stores.
+    /// The server does not answer, or does not show what it stores.
     Unanswered,
 }
 
-/// Whether the server keeps the order of entries that are in flight together.
+/// Whether the server preserves the order of entries that are in flight together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Order {
     #[default]
     Kept,
-    /// It swapped some, or refused one of several without naming it: entries are sent one at a time.
+    /// The server reordered entries, or refused one of several without naming it: entries are sent
+    /// one at a time.
     Changed,
 }
 
-/// Whether the server keeps what it acknowledges.
+/// Whether the server stores what it acknowledges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Keeping {
     #[default]
     Assumed,
-    /// It acknowledged the first entry of a new session and kept nothing.
+    /// The server acknowledged the first entry of a new session and stored nothing.
     Nothing,
 }
 
-/// Whether the server has ever sent one of our entries back.
+/// Whether the server has ever echoed one of our entries.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Echoes {
     #[default]
@@ -90,14 +92,14 @@ pub(super) enum Echoes {
     Seen,
 }
 
-/// Connections on which entries without proof turned out to be stored.
+/// Counts connections on which entries without proof turned out to be stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct FoundStored {
     links: u32,
     is_this_one_counted: bool,
 }
 
-/// The state: everything that evidence has shown about a server.
+/// The state of the model: everything learned about a server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ServerCapability {
     confirmation: Confirmation,
@@ -106,43 +108,44 @@ pub(super) struct ServerCapability {
     keeping: Keeping,
     echoes: Echoes,
     found_stored: FoundStored,
-    /// Connections in a row on which it gave a session and confirmed nothing.
+    /// Consecutive connections on which the server assigned a session and confirmed nothing.
     links_without_proof: u32,
-    /// Joins in a row that it did not answer.
+    /// Consecutive joins that the server did not answer.
     joins_unanswered: u32,
 }
 
-/// Something that the server did, or did not do in time.
+/// An observation: something that the server did, or did not do in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Evidence {
     /// A connection was opened, or its session had to be replaced.
     Connected,
-    /// It showed what it stores for a session that was joined.
+    /// The server showed what it stores for a joined session.
     SessionShown,
-    /// It answered a join, if only by an acknowledgement.
+    /// The server answered a join, possibly with an acknowledgement only.
     JoinAnswered,
-    /// It did not answer a join, which it may do the next time.
+    /// The server did not answer a join, but may answer the next one.
     JoinTimedOut,
-    /// It did not answer a join, and is not expected to.
+    /// The server did not answer a join, and no answer is expected on this connection.
     JoinsGivenUp,
-    /// It sent one of our entries back.
+    /// The server echoed one of our entries.
     Echoed,
-    /// It acknowledged entries.
+    /// The server acknowledged entries.
     Acknowledged,
     /// Entries were written, and `delivery.proof` asks for no more.
     WrittenByChoice,
-    /// It neither sent back nor acknowledged entries in time.
+    /// The server neither echoed nor acknowledged entries in time.
     NothingConfirmed,
-    /// Entries that no earlier connection proved are stored.
+    /// Entries without proof from an earlier connection turned out to be stored.
     FoundStored,
-    /// Entries came back in another order, or one of several was refused without saying which.
+    /// Echoes arrived in a different order, or the server refused one of several entries without
+    /// naming it.
     Reordered,
-    /// It acknowledged the first entry of a new session, and the session is empty.
+    /// The server acknowledged the first entry of a new session, and the session is empty.
     NewSessionEmpty,
 }
 
 impl ServerCapability {
-    /// Takes evidence into account: one row of the table.
+    /// Updates the state with evidence; each case is a row of the table.
     pub(super) fn observe(&mut self, evidence: Evidence) {
         match evidence {
             Evidence::Connected => {
@@ -189,8 +192,9 @@ impl ServerCapability {
         }
     }
 
-    /// A server that answers when a session is joined can answer, so its silence proves nothing. One
-    /// that never answers a join may owe its acknowledgement, which was in the way of those of entries.
+    /// Handles a publication without any confirmation. Silence from a server that answers joins
+    /// proves nothing. If it never answers a join, the pending acknowledgement of the join may have
+    /// blocked those of entries.
     fn nothing_confirmed(&mut self) {
         if self.confirmation != Confirmation::Unknown {
             return;
@@ -206,7 +210,7 @@ impl ServerCapability {
         }
     }
 
-    /// How entries are confirmed; `None` until that is learned.
+    /// How entries are confirmed; `None` until determined.
     pub(super) fn proof(&self) -> Option<Proof> {
         match self.confirmation {
             Confirmation::Unknown => None,
@@ -216,7 +220,7 @@ impl ServerCapability {
         }
     }
 
-    /// The proof that a publication waits for; `None` where `delivery.proof` decides.
+    /// The proof that a publication waits for; `None` if `delivery.proof` decides.
     pub(super) fn awaited(&self) -> Option<Proof> {
         match self.confirmation {
             Confirmation::Asked => Some(Proof::Written),
@@ -224,23 +228,24 @@ impl ServerCapability {
         }
     }
 
-    /// Whether the server can be asked what it stores.
+    /// Whether the server can be queried for what it stores.
     pub(super) fn can_be_asked(&self) -> bool {
         self.joins != Joins::Unanswered
     }
 
-    /// Whether it has shown on this connection what it stores.
+    /// Whether the server has shown what it stores on this connection.
     pub(super) fn has_shown(&self) -> bool {
         self.joins == Joins::Shows
     }
 
-    /// Whether [`UNANSWERED_JOINS`] joins in a row went unanswered: the server has no such event, or
-    /// acknowledges none.
+    /// Whether [`UNANSWERED_JOINS`] consecutive joins went unanswered: the server has no such
+    /// event, or never acknowledges it.
     pub(super) fn has_no_joins(&self) -> bool {
         self.joins_unanswered >= UNANSWERED_JOINS
     }
 
-    /// Whether one of our entries ever came back, so that one which does not is not stored.
+    /// Whether the server ever echoed one of our entries; if so, a missing echo means that the
+    /// entry is not stored.
     pub(super) fn has_echoed(&self) -> bool {
         self.echoes == Echoes::Seen
     }
@@ -250,7 +255,8 @@ impl ServerCapability {
         self.order == Order::Changed
     }
 
-    /// Whether a first entry that is not kept says nothing about the next one.
+    /// Whether the server stored nothing of a new session. Several entries are then sent to
+    /// determine the proof, because the first one alone may have been refused.
     pub(super) fn keeps_nothing(&self) -> bool {
         self.keeping == Keeping::Nothing
     }
@@ -297,7 +303,7 @@ mod tests {
         FoundStored { links, is_this_one_counted }
     }
 
-    /// Everything that there is to know, by a server that did everything once.
+    /// A state in which every field differs from its default.
     const EXPERIENCED: ServerCapability = ServerCapability {
         confirmation: Confirmation::Ack,
         joins: Joins::Shows,

@@ -1,16 +1,16 @@
-//! What happens to one batch, and what counts as proof that the server kept it.
+//! Delivers one batch, and defines what proves that the server stored it.
 //!
-//! The proof is learned with the first entry on a link: sent back to us (`echo`), acknowledged by
-//! a server that then shows it as stored (`ack`), or neither (`written`). It never gets weaker in
-//! silence: a server that answers anything at all is not taken to be one that cannot. What is only
-//! acknowledged stays in the queue until the server, asked anew, still knows the session and holds
-//! it.
+//! The first entry on a link determines the kind of proof: the server echoes the entry (`echo`),
+//! acknowledges it and then shows it as stored (`ack`), or does neither (`written`). The proof is
+//! never weakened silently: a server that answers anything at all is not treated as one that cannot
+//! answer. An entry that is only acknowledged stays in the queue until a later query confirms that
+//! the server still knows the session and stores the entry.
 //!
-//! A server shows only the newest that it holds, whoever published it. One of our entries that came
-//! back, or that it shows, proves itself and what was sent before it; anything else on the page proves
-//! nothing about our entries. An entry that did not come back though a newer one did is remembered over
-//! the end of its link, and sent again. Where nothing comes back, one that is refused without a word
-//! cannot be told from the others.
+//! A server shows only the newest entry that it stores, regardless of the publisher. An entry of
+//! ours that is echoed or shown proves itself and every entry sent before it; other content on the
+//! page proves nothing about our entries. An entry that was not echoed although a newer one was is
+//! remembered when the link ends, and sent again. On a server without echoes, an entry that it
+//! drops silently cannot be told apart from the others.
 
 use std::time::Duration;
 
@@ -26,29 +26,29 @@ use crate::planted::planted;
 use crate::queue::Batch;
 use crate::sink::{Ack, Addressed, Joined, Link, Proof, Receipt, Sink};
 
-/// What is known after entries were published.
+/// The result of publishing entries.
 #[derive(Debug)]
 pub(super) enum Outcome {
     Proven,
-    /// Sent, with a proof that time or the server's word must complete.
+    /// Sent; the proof is completed by elapsed time or a later query to the server.
     Unproven,
-    /// The server keeps others of the session, but not these.
+    /// The server stores other entries of the session, but not these.
     Refused(Vec<Seq>),
-    /// The server does not know the session of this stint any more.
+    /// The server no longer knows the session of this stint.
     Forgotten(StintId),
 }
 
-/// What the server says of the sessions that are bound.
+/// The result of asking the server about the bound sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verified {
-    /// It knows them, and what it acknowledged is proven.
+    /// The server knows them, and the entries that it acknowledged are proven.
     Known,
-    /// It forgot one: another one is bound, and all batches that were out will be read again.
+    /// The server forgot one: a new one is bound, and all batches in flight will be read again.
     Rebound,
 }
 
 impl<S: Sink> Session<S> {
-    /// Brings a batch to the server and removes it from the queue, or says why that ended.
+    /// Sends a batch to the server, and removes it from the queue once it is proven.
     pub(super) async fn deliver(
         &mut self,
         link: &mut S::Link,
@@ -89,7 +89,7 @@ impl<S: Sink> Session<S> {
         let sent = missing.len();
         match outcome {
             Outcome::Proven if !bindings.has_unproven() => {}
-            // What is out before it must be removed before it.
+            // Earlier batches are still unproven, and batches are removed in order.
             Outcome::Proven | Outcome::Unproven => {
                 let ids = batch.entries().iter().map(|entry| self.sink.identify(entry)).collect();
                 batch.forget_frames();
@@ -114,7 +114,7 @@ impl<S: Sink> Session<S> {
         Ok(())
     }
 
-    /// Publishes an entry that is in no batch: the setup in force, on a page that lacks it.
+    /// Publishes an entry outside of a batch: the setup in force, when the page lacks it.
     pub(super) async fn publish_apart(
         &mut self,
         link: &mut S::Link,
@@ -123,16 +123,16 @@ impl<S: Sink> Session<S> {
     ) -> Result<(), SessionError> {
         match self.publish(link, bindings, &[entry]).await? {
             Outcome::Proven | Outcome::Unproven => {}
-            Outcome::Refused(_) => tracing::warn!("the server refuses the setup, going on without"),
+            Outcome::Refused(_) => tracing::warn!("the server refuses the setup; skipping it"),
             Outcome::Forgotten(_) => {
-                return Err(SessionError::NotKept("it forgot the session at once"));
+                return Err(SessionError::NotKept("it forgot the session immediately"));
             }
         }
         self.meter.resent(1);
         Ok(())
     }
 
-    /// Asks whether the server still knows the session and holds what it acknowledged.
+    /// Asks whether the server still knows the session and stores what it acknowledged.
     pub(super) async fn verify(
         &mut self,
         link: &mut S::Link,
@@ -165,7 +165,7 @@ impl<S: Sink> Session<S> {
                     if let Some((entry, id)) = newest {
                         match bindings.presence(&entry, shown) {
                             Presence::Missing if !planted("verified_without_a_look") => {
-                                let what = "an entry that it acknowledged is missing";
+                                let what = "an acknowledged entry is missing";
                                 return Err(SessionError::NotKept(what));
                             }
                             Presence::Hidden => self.hidden(bindings),
@@ -186,16 +186,20 @@ impl<S: Sink> Session<S> {
                     return Ok(Verified::Rebound);
                 }
                 Joined::Unanswered if self.learned.capability.has_shown() => {
-                    let what = "it does not answer join_session any more";
+                    let what = "it no longer answers join_session";
                     return Err(SessionError::NotKept(what));
                 }
-                // It may be slow for once, and have forgotten all that it acknowledged.
+                // A single timeout may be a slow server, and the entries may still be missing: keep
+                // them unproven.
                 Joined::Unanswered if !self.learned.capability.has_no_joins() => {
                     self.observe(Evidence::JoinTimedOut);
                     return Ok(Verified::Known);
                 }
                 Joined::Unanswered => {
-                    tracing::warn!("the server cannot be asked about a session; its word must do");
+                    tracing::warn!(
+                        "the server does not answer join_session; trusting its acknowledgements \
+                         without verification"
+                    );
                     self.observe(Evidence::JoinsGivenUp);
                     self.remove_unproven(bindings).await?;
                     return Ok(Verified::Known);
@@ -214,18 +218,18 @@ impl<S: Sink> Session<S> {
         Ok(())
     }
 
-    /// The server knows the session, but another publisher's entry hides whether it holds ours: its
-    /// acknowledgement is all that there is.
+    /// Accepts acknowledgements as proof: the server knows the session, but another publisher's
+    /// entry hides whether it stores ours. Logs this once per link.
     pub(super) fn hidden(&self, bindings: &mut Bindings) {
         if !std::mem::replace(&mut bindings.is_hidden, true) {
             tracing::warn!(
-                "another program publishes to the page, and the server sends nothing back: its \
-                 acknowledgements are trusted without verification"
+                "another program publishes to the page and the server echoes nothing; trusting its \
+                 acknowledgements without verification"
             );
         }
     }
 
-    /// Waits until nothing is unproven any more, or a session turns out to be forgotten.
+    /// Waits until every sent entry is proven, or a session turns out to be forgotten.
     pub(super) async fn settle(
         &mut self,
         link: &mut S::Link,
@@ -246,8 +250,8 @@ impl<S: Sink> Session<S> {
         Ok(Verified::Known)
     }
 
-    /// The server forgot the session of this stint: nothing that it acknowledged since is taken as
-    /// delivered, and all that is known of this link is learned anew.
+    /// Binds a new session after the server forgot the one of this stint. Unproven entries do not
+    /// count as delivered, and the proof of this link is determined again.
     async fn rebind(
         &mut self,
         link: &mut S::Link,
@@ -255,7 +259,7 @@ impl<S: Sink> Session<S> {
         stint: StintId,
     ) -> Result<(), SessionError> {
         self.forgotten("forgotten");
-        tracing::warn!("the server forgot the session, asking for a new one");
+        tracing::warn!("the server forgot the session; requesting a new one");
         if !planted("new_page_without_what_was_out") {
             self.reader.rewind();
         }
@@ -331,7 +335,7 @@ impl<S: Sink> Session<S> {
         }
     }
 
-    /// Remembers what a connection is about to be handed: it may arrive whatever happens next.
+    /// Records entries before they are handed to the connection: they may arrive even if it fails.
     fn note_sent(&mut self, addressed: &[Addressed<'_>]) {
         for Addressed { entry, id, .. } in addressed {
             self.learned.sent = self.learned.sent.max(Some(entry.seq));
@@ -339,7 +343,7 @@ impl<S: Sink> Session<S> {
         }
     }
 
-    /// Remembers which entries came back, also of a publication that failed halfway.
+    /// Records which entries were echoed, including those of a publication that failed halfway.
     pub(super) fn note_came_back(&mut self, addressed: &[Addressed<'_>], came_back: &[Seq]) {
         for Addressed { entry, id, .. } in addressed {
             if came_back.contains(&entry.seq) {
@@ -355,7 +359,7 @@ impl<S: Sink> Session<S> {
         if verifies { Outcome::Unproven } else { Outcome::Proven }
     }
 
-    /// Neither an echo nor an acknowledgement came in time.
+    /// Handles a publication for which neither an echo nor an acknowledgement came in time.
     fn without_proof(&mut self) -> Result<Outcome, SessionError> {
         let error = SessionError::NoProof(self.settings.proof_timeout);
         let mut capability = self.learned.capability;
@@ -377,8 +381,8 @@ impl<S: Sink> Session<S> {
         }
     }
 
-    /// The first entry on the link came back. On a new session this is the moment to find out
-    /// whether joining shows what is stored; if not, it cannot serve to verify.
+    /// Handles the first echo on the link. If the session is new, also joins it to find out whether
+    /// the server shows what it stores; otherwise a join cannot be used for verification.
     async fn learn_echo(
         &mut self,
         link: &mut S::Link,
@@ -399,7 +403,7 @@ impl<S: Sink> Session<S> {
         Ok(())
     }
 
-    /// Takes evidence of what the server does into account, and reports a proof that is learned.
+    /// Updates the server model with evidence, and logs the proof once it is determined.
     pub(super) fn observe(&mut self, evidence: Evidence) {
         let before = self.learned.capability.proof();
         self.learned.capability.observe(evidence);
@@ -407,7 +411,8 @@ impl<S: Sink> Session<S> {
         let Some(learned) = proof.filter(|_| proof != before) else { return };
         if learned == Proof::Written {
             tracing::warn!(
-                "the server confirms nothing; an entry counts as delivered when the connection outlives two heartbeats"
+                "the server confirms nothing; an entry counts as delivered when the connection \
+                 outlives two heartbeats"
             );
         } else {
             tracing::info!(proof = learned.as_str(), "proof of delivery");
@@ -445,19 +450,19 @@ impl<S: Sink> Session<S> {
         Ok(())
     }
 
-    /// How long to wait after an acknowledgement for what has not come back.
+    /// The time to wait for missing echoes after an acknowledgement.
     pub(super) fn grace(&self) -> Duration {
         ECHO_GRACE.min(self.settings.proof_timeout / 2)
     }
 
-    /// The longest time that a publication takes: an acknowledgement may arrive just in time, and
-    /// the echoes of the batch after it. Without the grace period, an entry that a slow server
-    /// refuses would end the link instead of being identified, and be retried for ever.
+    /// The time limit of a publication: the acknowledgement may arrive just in time, followed by
+    /// the echoes of the batch. Without the grace period, an entry that a slow server refuses would
+    /// end the link instead of being identified, and would be retried forever.
     pub(super) fn publish_limit(&self) -> Duration {
         self.settings.proof_timeout + self.grace()
     }
 
-    /// Keeps a replay below `delivery.max_rate`.
+    /// Limits a replay to `delivery.max_rate`.
     async fn pace(&self, entries: usize) {
         let rate = self.settings.max_rate;
         if rate > 0.0 {
@@ -466,7 +471,7 @@ impl<S: Sink> Session<S> {
     }
 }
 
-/// The acknowledgement is that of the last entry, and says that its session is not known.
+/// The outcome of an "unknown session" acknowledgement, which belongs to the last entry.
 pub(super) fn forgotten(entries: &[&Entry]) -> Outcome {
     entries.last().map_or(Outcome::Proven, |entry| Outcome::Forgotten(entry.stint))
 }

@@ -1,4 +1,4 @@
-//! How long what was delivered lately took: for people who look now. `/metrics` has all of it.
+//! Delivery latency over the last minute, for the status page. `/metrics` has the full history.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,18 +10,18 @@ use tokio::time::Instant;
 use crate::config::{LATENCIES, LATENCY_WINDOW};
 use crate::entry::{CapturedAt, Entry};
 
-/// From capture to proof, of the entries delivered lately: when they were, and how long it took.
+/// Time of delivery and latency from capture to proof, for recently delivered entries.
 #[derive(Clone, Debug, Default)]
 pub struct Latencies(Arc<Mutex<VecDeque<(Instant, Duration)>>>);
 
-/// What they come to, in seconds.
+/// Latency percentiles in seconds.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Latency {
-    /// Half of the entries took no longer.
+    /// Median latency.
     pub p50: f64,
-    /// 99 of 100 took no longer.
+    /// 99th percentile.
     pub p99: f64,
-    /// Of so many entries.
+    /// Number of entries measured.
     pub entries: usize,
 }
 
@@ -36,7 +36,8 @@ impl Latencies {
         }
     }
 
-    /// Of the last minute, at most of the newest [`LATENCIES`]; `None` when nothing was delivered.
+    /// Percentiles over the last minute and at most the newest [`LATENCIES`] entries; `None` if
+    /// nothing was delivered.
     pub fn lately(&self) -> Option<Latency> {
         let is_late = |(at, _): &&(Instant, Duration)| at.elapsed() <= LATENCY_WINDOW;
         let mut sorted: Vec<Duration> =
@@ -59,7 +60,7 @@ mod tests {
     use super::*;
     use crate::entry::{Kind, Seq, StintId};
 
-    /// Entries that took so many milliseconds each.
+    /// Records one entry for each latency in milliseconds.
     fn deliver(latencies: &Latencies, took: impl IntoIterator<Item = i64>) {
         for took in took {
             let captured_at = CapturedAt(1_000_000 - took);

@@ -1,14 +1,14 @@
-//! The story of the program: open a link, bind a session, publish what is queued, wait for proof,
-//! remove. A straight line; any surprise ends it, and one place waits and starts it again.
+//! The delivery loop: open a link, bind a session, publish queued entries, wait for proof of
+//! delivery, remove them. Any error ends the link; [`Session::run`] waits and opens the next one.
 //!
-//! - `bind`: the session of each stint: keep it while the server knows it.
+//! - `bind`: binds a session for each stint, and reuses it while the server knows it.
 //! - `capability`: the model of the server; defines what "delivered" means.
-//! - `deliver`: what happens to one batch, and what counts as proof.
-//! - `window`: how many entries go out together.
-//! - `refused`: what it means that an entry did not come back.
+//! - `deliver`: delivers one batch, and defines what counts as proof.
+//! - `window`: sizes batches.
+//! - `refused`: determines what happened to entries without an echo.
 //! - `stored`: the entries that the server is known to store, identified by their content.
 //!
-//! Nothing but proof empties the queue. A batch that is out when the line ends is read again.
+//! Only proof removes entries from the queue. A batch in flight when the link ends is read again.
 
 mod bind;
 mod capability;
@@ -43,40 +43,40 @@ use crate::planted::planted;
 use crate::queue::{Limit, QueueError, Reader};
 use crate::sink::{Proof, Sink, SinkError};
 
-/// How the session stands, for people and for programs.
+/// The status of a session, for the status page and the metrics.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SessionStatus {
     /// A link to the server is open.
     pub connected: bool,
-    /// The session of the newest stint that is bound on this link.
+    /// The session of the newest stint bound on this link.
     pub session: Option<String>,
-    /// Its page, also while there is no link.
+    /// The page of the newest bound stint; remains set while disconnected.
     pub page: Option<String>,
     pub stint: Option<StintId>,
-    /// The pages of all stints that were bound, the one that was bound last at the end.
+    /// The pages of all bound stints, the most recently bound last.
     pub pages: Vec<(StintId, String)>,
     /// The server has shown on this link that it knows the sessions.
     pub verified: bool,
-    /// The proof that this link gives; `None` until it is learned.
+    /// The proof that this link gives; `None` until determined.
     pub proof: Option<Proof>,
-    /// Links opened and attempts failed so far.
+    /// Number of links opened so far; `failures` counts links that failed to open or ended.
     pub connects: u64,
     pub failures: u64,
-    /// Why there is no link, or was none the last time.
+    /// Why connecting failed, or why the previous link ended.
     pub last_error: Option<String>,
-    /// The same for a driver.
+    /// The last error as a message for a driver.
     pub last_error_plainly: Option<&'static str>,
-    /// When the server was last found to have forgotten the session, unless the link has been lost
-    /// since: then that is the news.
+    /// When the server was last found to have forgotten the session. Cleared when the link is lost,
+    /// which is then the more important message.
     pub forgotten_at: Option<Instant>,
-    /// The wait that is on before the next attempt.
+    /// The current wait before the next attempt.
     pub retry_in: Option<Duration>,
 }
 
-/// A session's status, to be watched.
+/// A receiver for a session's status.
 pub type Watched = watch::Receiver<SessionStatus>;
 
-/// Those of the destinations besides `[server]`, by name.
+/// Status receivers of the destinations other than `[server]`, by name.
 pub type Others = Vec<(String, Watched)>;
 
 impl SessionStatus {
@@ -96,7 +96,7 @@ impl SessionStatus {
     }
 }
 
-/// Why the line ended.
+/// Why a link failed to open or ended.
 #[derive(Debug, thiserror::Error)]
 pub enum SessionError {
     #[error(transparent)]
@@ -106,34 +106,34 @@ pub enum SessionError {
     /// Neither an echo nor an acknowledgement came in time.
     #[error("no proof of delivery within {0:?}")]
     NoProof(Duration),
-    /// The server acknowledges and keeps nothing.
-    #[error("the server acknowledges what it does not keep: {0}")]
+    /// The server acknowledges entries that it does not store.
+    #[error("the server acknowledges entries that it does not store: {0}")]
     NotKept(&'static str),
-    /// The configuration asks for a proof that this server does not give.
+    /// The configuration demands a proof that this server does not give.
     #[error(
-        "delivery.proof = \"{0}\" but the server gives no {0}; set it to \"auto\" or mend the server"
+        "delivery.proof = \"{0}\" but the server gives no {0}; set it to \"auto\" or fix the server"
     )]
     Weak(&'static str),
-    /// A fault of this program.
+    /// An internal error: an entry's stint has no bound session.
     #[error("stint {0} has no session")]
     Unbound(StintId),
 }
 
-/// What was learned about the server, on this link and earlier ones.
+/// State learned about the server, on this link and earlier ones.
 #[derive(Debug, Default)]
 struct Learned {
     capability: ServerCapability,
-    /// Entries that did not come back although a newer one did, on a link that ended before it was
-    /// known why: that the server holds the newer one says nothing about them.
+    /// Entries skipped by the echoes: a newer one was echoed, but the link ended before the cause
+    /// was known. A newer stored entry does not prove these.
     passed_over: BTreeSet<Seq>,
-    /// What it is known to store.
+    /// The entries that the server is known to store.
     stored: Stored,
     /// The newest position that was handed to a connection.
     sent: Option<Seq>,
     window: Window,
 }
 
-/// Carries the queue to the server.
+/// Delivers the queue to one server.
 #[derive(Debug)]
 pub struct Session<S> {
     choice: SessionChoice,
@@ -161,17 +161,17 @@ impl<S: Sink> Session<S> {
         Self { choice, settings, reader, sink, backoff, status, learned, latencies, meter }
     }
 
-    /// The name of the destination; none for `[server]`.
+    /// The name of the destination; empty for `[server]`.
     pub fn destination(&self) -> &str {
         self.reader.destination()
     }
 
-    /// How long what was delivered lately took.
+    /// A handle to the latencies of recent deliveries.
     pub fn latencies(&self) -> Latencies {
         self.latencies.clone()
     }
 
-    /// Has other settings, and perhaps another server, from the next [`Session::run`] on.
+    /// Replaces the settings, and possibly the server; takes effect with the next [`Session::run`].
     pub fn renew(
         &mut self,
         choice: SessionChoice,
@@ -185,8 +185,8 @@ impl<S: Sink> Session<S> {
         (self.choice, self.settings, self.sink, self.backoff) = (choice, settings, sink, backoff);
     }
 
-    /// Runs until the queue is closed. Dropping the future ends the link at once; what was out
-    /// stays in the queue.
+    /// Delivers until the queue is closed. Dropping the future ends the link at once; entries in
+    /// flight stay in the queue.
     pub async fn run(&mut self) -> QueueError {
         loop {
             if !planted("new_link_without_what_was_out") {
@@ -200,9 +200,12 @@ impl<S: Sink> Session<S> {
             let text = error.to_string();
             let news = self.status.borrow().last_error.as_deref() != Some(&text);
             if news {
-                tracing::warn!(%error, retry_in = ?delay, "the server is out of reach; entries are kept");
+                tracing::warn!(
+                    %error, retry_in = ?delay,
+                    "cannot reach the server; entries are queued"
+                );
             } else {
-                tracing::debug!(%error, retry_in = ?delay, "still out of reach");
+                tracing::debug!(%error, retry_in = ?delay, "still cannot reach the server");
             }
             self.status.send_modify(|status| {
                 status.unlink();
@@ -219,12 +222,12 @@ impl<S: Sink> Session<S> {
         }
     }
 
-    /// Says that there is no link any more, after [`Session::run`] was dropped.
+    /// Sets the status to disconnected after [`Session::run`] was dropped.
     pub fn rest(&mut self) {
         self.status.send_modify(SessionStatus::unlink);
     }
 
-    /// What needs a person is tried again slowly.
+    /// The wait before the next attempt. Errors that need an operator are retried slowly.
     fn delay_after(&mut self, error: &SessionError) -> Duration {
         let delay = self.backoff.next_delay();
         match error {
@@ -236,7 +239,7 @@ impl<S: Sink> Session<S> {
         }
     }
 
-    /// One link, from open to end. Ends only by an error.
+    /// Runs one link from open to end. Returns only with an error.
     async fn serve(&mut self) -> Result<Infallible, SessionError> {
         let mut link = self.open().await?;
         let stint = self.reader.stint().await?;
@@ -276,8 +279,7 @@ impl<S: Sink> Session<S> {
         Ok(opened?)
     }
 
-    /// When to look next whether the server still knows the session. A replay that waits for it
-    /// with the queue read to its end need not wait long.
+    /// When to verify next. Many unproven entries, as at the end of a replay, are verified sooner.
     fn verify_at(&self, bindings: &Bindings) -> Instant {
         let proof = self.learned.capability.proof();
         if proof != Some(Proof::Ack) || bindings.unproven_entries() < VERIFY_SOON_ENTRIES {
@@ -286,7 +288,7 @@ impl<S: Sink> Session<S> {
         bindings.verify_at.min(Instant::now() + VERIFY_SOON)
     }
 
-    /// How much may be out next: little while the link is being learned.
+    /// The limit for the next batch; small until the kind of proof is determined.
     fn limit(&self) -> Limit {
         let DeliveryConfig { batch_max_entries, batch_max_bytes, max_rate, .. } = self.settings;
         let most = self.learned.window.entries().min(batch_max_entries as usize);
@@ -295,7 +297,7 @@ impl<S: Sink> Session<S> {
             None if capability.keeps_nothing() => 16,
             None => 1,
             Some(_) if capability.is_one_at_a_time() => 1,
-            // A tenth of a second's worth, so that the pauses between batches stay short.
+            // At most 0.1 s of entries, so that the pauses between batches stay short.
             Some(_) if max_rate > 0.0 => most.min((max_rate / 10.0).ceil() as usize),
             Some(_) => most,
         };
@@ -303,9 +305,9 @@ impl<S: Sink> Session<S> {
     }
 }
 
-/// The next moment to look whether the server still knows the session.
+/// The time of the next verification that the server still knows the session.
 fn next_verification(settings: &DeliveryConfig) -> Instant {
-    // 0 is never, which is far enough away.
+    // 0 disables verification; a year is far enough away.
     let interval = settings.verify_interval;
     Instant::now() + if interval.is_zero() { Duration::from_hours(24 * 365) } else { interval }
 }

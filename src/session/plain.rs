@@ -1,55 +1,54 @@
-//! Why the line ended, in words for a driver: what it is, and who can do what about it. That
-//! nothing is lost meanwhile, the status page says itself.
+//! Session errors as messages for a driver: the problem, and who can fix it. The status page itself
+//! says that no entries are lost meanwhile.
 
 use super::SessionError;
 use crate::sink::SinkError;
 
-/// What it means that the server forgot the session.
-pub const FORGOTTEN: &str = "The dashboard server forgot the session, as when it is started again. \
-                             There is a new page: give its link to those who watch.";
+/// The message for a driver when the server forgot the session.
+pub const FORGOTTEN: &str = "The dashboard server forgot the session, probably because it \
+                             restarted. There is a new page: send its link to your viewers.";
 
 impl SessionError {
-    /// In words for a driver.
+    /// The message for a driver.
     pub fn plainly(&self) -> &'static str {
         match self {
             Self::Sink(SinkError::Refused(_)) => {
-                "The server cannot be reached. Is this PC online? Is the server's address \
-                 right?"
+                "The server cannot be reached. Check that this PC is online and that the server's \
+                 address is correct."
             }
             Self::Sink(SinkError::Timeout(..)) => {
-                "The server does not answer in time. It is busy, or the connection is bad."
+                "The server does not answer in time. It is overloaded, or the connection is bad."
             }
             Self::Sink(SinkError::Tls(_)) => {
-                "The server cannot prove who it is. Ask the one who runs it about its \
+                "The server's identity could not be verified. Ask the server's operator about its \
                  certificate."
             }
             Self::Sink(SinkError::Auth(_)) => {
-                "The server does not let this PC in. Ask the one who runs it for the right \
-                 token."
+                "The server does not let this PC in. Ask the server's operator for a valid token."
             }
             Self::Sink(SinkError::Protocol(_)) => {
-                "What answers at the server's address does not speak as a dashboard server does. It is \
-                 just starting, or the address is wrong."
+                "The server's address answers, but not like a dashboard server. The server is \
+                 still starting, or the address is wrong."
             }
             Self::Sink(SinkError::Stream(_)) => {
-                "The NATS server keeps nothing for this PC as things stand. Ask the one who runs it; the \
-                 log says what is wrong."
+                "The NATS server does not store entries for this PC. Ask the server's operator; \
+                 the log has the reason."
             }
             Self::Sink(SinkError::Lost(_)) => {
-                "The connection to the server broke. It is tried again by itself."
+                "The connection to the server was lost. pitwire reconnects automatically."
             }
-            Self::Queue(_) => "What is stored on this PC cannot be read. Look at its disk.",
+            Self::Queue(_) => "The queue on this PC cannot be read. Check the disk.",
             Self::NoProof(_) => {
-                "The server takes what is sent and does not confirm it. It is sent again."
+                "The server accepts entries but does not confirm them. They are sent again."
             }
             Self::NotKept(_) => {
-                "The server does not keep what is sent, or does not know the session. Ask \
-                 the one who runs it."
+                "The server does not store what it receives, or does not know the session. Ask the \
+                 server's operator."
             }
             Self::Weak(_) => {
-                "The server cannot confirm as delivery.proof asks. Set that to \"auto\"."
+                "The server cannot confirm delivery as delivery.proof demands. Set it to \"auto\"."
             }
-            Self::Unbound(_) => "A fault of pitwire. It begins anew by itself.",
+            Self::Unbound(_) => "Internal error in pitwire. It reconnects automatically.",
         }
     }
 }

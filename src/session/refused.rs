@@ -1,7 +1,8 @@
-//! What did not come back: kept all the same, refused, or sent to a session that the server forgot?
+//! Determines what happened to entries without an echo: stored, refused, or sent to a session that
+//! the server forgot.
 //!
-//! A server shows only the newest that it holds. So an entry that did not come back though a newer
-//! one did is tried again, and set aside when that helps nothing.
+//! A server shows only the newest entry that it stores. An entry that was not echoed although a
+//! newer one was is therefore retried, and set aside as a dead letter if the retries fail.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,8 +18,8 @@ use crate::planted::planted;
 use crate::sink::{Ack, Joined, Link, Proof, Shown, Sink};
 
 impl<S: Sink> Session<S> {
-    /// Acknowledged, but not all came back: find out, stint by stint, what the server did with the
-    /// rest.
+    /// Determines, stint by stint, what the server did with acknowledged entries that it did not
+    /// echo.
     pub(super) async fn examine(
         &mut self,
         link: &mut S::Link,
@@ -43,7 +44,8 @@ impl<S: Sink> Session<S> {
         Ok(if refused.is_empty() { Outcome::Proven } else { Outcome::Refused(refused) })
     }
 
-    /// All but the missing ones came back: the server keeps what goes to their sessions.
+    /// Records that all but the missing entries were echoed, so the server stores what their
+    /// sessions receive.
     fn came_back(
         &mut self,
         bindings: &mut Bindings,
@@ -57,7 +59,7 @@ impl<S: Sink> Session<S> {
         Ok(())
     }
 
-    /// Likewise, for all entries of one stint.
+    /// Determines what the server did with the missing entries of one stint.
     async fn examine_stint(
         &mut self,
         link: &mut S::Link,
@@ -77,8 +79,9 @@ impl<S: Sink> Session<S> {
         match self.join(link, &session).await? {
             Joined::Known(shown) => {
                 self.observe(Evidence::SessionShown);
-                // The newest of each kind that it shows, and with it what was sent before it: but for
-                // what is older than one that came back, which was passed over.
+                // The newest entry of each kind that the server shows is stored, with all entries
+                // sent before it. Entries without an echo that are older than an echoed one were
+                // skipped.
                 let shows =
                     |entry: &Entry| shown.newest(entry.kind) == Some(self.sink.identify(entry));
                 let kept_to = |kind| {
@@ -109,12 +112,12 @@ impl<S: Sink> Session<S> {
                 {
                     return Ok(Outcome::Refused(refused));
                 }
-                // What another publisher sent hides whether ours is there, on a server that has not
-                // sent one of ours back yet.
+                // Another publisher's entry hides whether ours is stored, and this server has never
+                // echoed one of ours.
                 self.hidden(bindings);
                 self.kept_without_echo(bindings, stint)
             }
-            // It shows others, and would have shown these.
+            // The server echoes others, so it would have echoed these.
             Joined::Unanswered if self.learned.capability.proof() == Some(Proof::Echo) => {
                 Ok(Outcome::Refused(missing))
             }
@@ -131,7 +134,7 @@ impl<S: Sink> Session<S> {
         }
     }
 
-    /// The server shows the newest of these entries.
+    /// Records entries as stored; the server shows the newest of them.
     fn note_kept(&mut self, entries: &[&Entry]) {
         for entry in entries {
             let id = self.sink.identify(entry);
@@ -139,8 +142,8 @@ impl<S: Sink> Session<S> {
         }
     }
 
-    /// The server has the entries but does not send them back: the next proof must do, unless it has
-    /// sent others back and is late.
+    /// Handles entries that the server stores but does not echo: falls back to the next weaker
+    /// proof, unless it echoed others and these echoes are only late.
     fn kept_without_echo(
         &mut self,
         bindings: &mut Bindings,
@@ -157,7 +160,8 @@ impl<S: Sink> Session<S> {
         Ok(Outcome::Proven)
     }
 
-    /// The server answered with an error. Which entry it means is only certain for a single one.
+    /// Handles an error in an acknowledgement, which names no entry: without echoes, the refused
+    /// entry is only known if a single one was sent.
     pub(super) fn objected(
         &mut self,
         bindings: &mut Bindings,
@@ -166,7 +170,8 @@ impl<S: Sink> Session<S> {
         missing: Vec<Seq>,
     ) -> Result<Outcome, SessionError> {
         tracing::warn!(error = text, "the server refuses an entry");
-        // Or a server that forgot the rest at once would be taken for one that never kept any.
+        // Otherwise a server that forgot the session right away would look like one that never
+        // stores.
         self.came_back(bindings, entries, &missing)?;
         if let [entry] = entries {
             return Ok(Outcome::Refused(vec![entry.seq]));
@@ -179,10 +184,10 @@ impl<S: Sink> Session<S> {
 
     fn one_at_a_time(&mut self) -> SessionError {
         self.observe(Evidence::Reordered);
-        SessionError::NotKept("it refused an entry of a batch; going on one at a time")
+        SessionError::NotKept("it refused an entry of a batch; sending one at a time")
     }
 
-    /// Tries refused entries again: what of them the server still refuses while it keeps their
+    /// Retries refused entries. Returns those that the server still refuses although it knows their
     /// session.
     pub(super) async fn insist(
         &mut self,
@@ -228,7 +233,8 @@ impl<S: Sink> Session<S> {
             if !is_new {
                 return Ok(Outcome::Forgotten(stint));
             }
-            // It holds nothing of it: was each of them refused, or the session forgotten?
+            // The new session is empty: either each entry was refused or the session was forgotten.
+            // Entries sent one at a time can tell.
             if count > 1 {
                 return Err(self.one_at_a_time());
             }

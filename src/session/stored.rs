@@ -1,9 +1,10 @@
-//! The newest entry of each stint that the server is known to store. Pure; survives a reconnect.
+//! Tracks the newest entry of each stint that the server is known to store. Pure; survives a
+//! reconnect.
 //!
-//! An entry is known by its content. One of our own that came back, or that the server shows, proves
-//! itself and every entry of its stint before it: a connection keeps the order, and each connection
-//! sends from the head of the queue on whatever was not proven before. What the server shows of
-//! another publisher proves nothing.
+//! Entries are identified by their content. An entry of ours that is echoed or shown proves itself
+//! and every earlier entry of its stint: a connection preserves the order, and each connection
+//! starts at the head of the queue with the entries that were not proven before. Entries of another
+//! publisher prove nothing.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +12,7 @@ use crate::config::MAX_SESSIONS;
 use crate::entry::{Entry, Kind, Seq, StintId};
 use crate::sink::{EntryId, Shown};
 
-/// Stints that are remembered. For an older one, the queue is searched again.
+/// Maximum number of stints to remember. For an older one, the queue is searched again.
 const MAX_STINTS: usize = 2 * MAX_SESSIONS;
 
 /// The newest stored entry of each stint.
@@ -40,12 +41,12 @@ impl Page {
 }
 
 impl Stored {
-    /// Whether anything can be known about the stint in this session.
+    /// Whether the stint is tracked in this session.
     pub(super) fn covers(&self, stint: StintId, session: &str) -> bool {
         self.stints.get(&stint).is_some_and(|page| page.session == session)
     }
 
-    /// The stint goes to this session. What another session stored does not count.
+    /// Tracks the stint in this session, and discards what another session stored.
     pub(super) fn bind(&mut self, stint: StintId, session: &str) {
         if self.covers(stint, session) {
             return;
@@ -56,7 +57,7 @@ impl Stored {
         self.stints.insert(stint, Page { session: session.into(), ..Page::default() });
     }
 
-    /// The server lost the session of this stint.
+    /// Discards the stint because the server lost its session.
     pub(super) fn forget(&mut self, stint: StintId) {
         self.stints.remove(&stint);
     }
@@ -71,7 +72,7 @@ impl Stored {
         self.stints.get(&stint)?.newest(kind)
     }
 
-    /// The server stores this entry.
+    /// Records that the server stores this entry.
     pub(super) fn note(&mut self, entry: &Entry, id: EntryId) {
         let Some(page) = self.stints.get_mut(&entry.stint) else { return };
         let newest = match entry.kind {
@@ -83,7 +84,7 @@ impl Stored {
         }
     }
 
-    /// The entry was handed to a connection.
+    /// Records that the entry was handed to a connection.
     pub(super) fn note_sent(&mut self, entry: &Entry, id: EntryId) {
         if entry.kind == Kind::Frame
             && let Some(page) = self.stints.get_mut(&entry.stint)
@@ -97,7 +98,7 @@ impl Stored {
         self.stints.get(&stint)?.sent
     }
 
-    /// What the server shows that may be a queued entry not known to be stored.
+    /// The shown entries that are not known to be stored; each may be a queued entry.
     pub(super) fn unknown(&self, stint: StintId, shown: Shown) -> Shown {
         let unknown = |kind| {
             let newest = self.newest(stint, kind).map(|(_, id)| id);

@@ -1,17 +1,17 @@
-//! How many entries go out together: so many that the way there and back hardly counts, and so few
-//! that a slow network or server proves them well within the time it has.
+//! Sizes batches: large enough to amortize the round trip, and small enough that a slow network or
+//! server confirms a batch well within the proof timeout.
 
 use std::time::Duration;
 
 use crate::config::{FIRST_WINDOW_ENTRIES, WINDOW_GROWS_BELOW, WINDOW_SHRINKS_ABOVE};
 use crate::planted::planted;
 
-/// The size of a batch. It doubles while a full one hardly takes longer than a single entry, and
-/// halves when one takes much longer.
+/// The batch size. It doubles while a full batch takes hardly longer than a single entry, and
+/// halves when a batch takes much longer.
 #[derive(Debug)]
 pub(super) struct Window {
     entries: usize,
-    /// The time that an entry took which went alone. No batch is faster, however small.
+    /// The time for a single entry, which is the lower bound for any batch.
     alone: Duration,
 }
 
@@ -26,7 +26,7 @@ impl Window {
         if planted("slow_server_gets_all_at_once") { usize::MAX } else { self.entries }
     }
 
-    /// So many were sent and answered after this time; no more than `most` may go out together.
+    /// Adapts to a batch of `entries` that was confirmed after `took`; `most` is the upper limit.
     pub(super) fn sent(&mut self, entries: usize, took: Duration, most: usize) {
         if entries == 1 {
             self.alone = took;
@@ -39,7 +39,7 @@ impl Window {
         }
     }
 
-    /// There was no answer within the time for it.
+    /// Shrinks after a batch without an answer in time.
     pub(super) fn not_answered(&mut self) {
         self.shrink(8);
     }
@@ -56,21 +56,21 @@ mod tests {
     const MOST: usize = 1000;
     const TIMEOUT: Duration = Duration::from_secs(5);
 
-    /// A server that takes so many entries a second, this far away.
+    /// A server that accepts `a_second` entries per second, with a round trip of `away`.
     #[derive(Clone, Copy)]
     struct Server {
         a_second: f64,
         away: Duration,
     }
 
-    /// After the first entry on a link, which goes alone.
+    /// A window after the first entry on a link, which is sent alone.
     fn begun(server: Server) -> Window {
         let mut window = Window::default();
         window.sent(1, server.away, MOST);
         window
     }
 
-    /// Batches one after the other: how large they are in the end, and how many took too long.
+    /// Sends 100 batches. Returns the final batch size and how many batches timed out.
     fn settle(window: &mut Window, server: Server) -> (usize, usize) {
         let mut too_long = 0;
         for _ in 0..100 {

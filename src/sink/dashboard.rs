@@ -1,8 +1,9 @@
-//! The dashboard server's contract over a Socket.IO connection: event names and payloads.
+//! The dashboard server's protocol over a Socket.IO connection: event names and payloads.
 //!
-//! An acknowledgement does not mean that a frame was kept: it comes for sessions that the server
-//! does not know, too. Joining a session tells the two apart, and makes the server send back to us
-//! each event that it accepts. The session decides what to believe; here is only the translation.
+//! An acknowledgement does not mean that a frame was stored: the server also acknowledges frames of
+//! sessions that it does not know. Joining a session distinguishes the two, and makes the server
+//! echo each event that it accepts. The `session` module decides what counts as proof; this module
+//! only translates.
 
 mod echoes;
 mod identity;
@@ -36,12 +37,12 @@ pub struct Dashboard {
     request_timeout: Duration,
     mark: bool,
     access: ServerConfig,
-    /// Of the whole configuration.
+    /// All secrets of the configuration, which are redacted in remote texts.
     secrets: Secrets,
 }
 
 impl Dashboard {
-    /// The server that the configuration names.
+    /// Creates the sink for the configured server.
     pub fn new(config: &Config) -> Self {
         Self {
             url: config.server.url.to_string(),
@@ -53,8 +54,8 @@ impl Dashboard {
         }
     }
 
-    /// What to connect with. The files are read anew each time, so that a token can be changed
-    /// while the agent runs.
+    /// The address and credentials for a connection. The files are read on each call, so a token
+    /// can be changed while the agent runs.
     pub(crate) fn address(&self) -> Result<Address, SinkError> {
         let unreadable = |path: &dyn fmt::Display, error: io::Error| {
             SinkError::Auth(RemoteText::new(format_args!("{path}: {error}"), &self.secrets))
@@ -69,7 +70,7 @@ impl Dashboard {
         if let Some(token) = token {
             if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
                 return Err(SinkError::Auth(
-                    "the token has characters that no header takes".into(),
+                    "the token has characters that are not allowed in a header".into(),
                 ));
             }
             headers.push(("Authorization".into(), format!("Bearer {token}")));
@@ -139,7 +140,7 @@ impl Sink for Dashboard {
     }
 }
 
-/// One connection to a dashboard server.
+/// A connection to a dashboard server.
 #[derive(Debug)]
 pub struct DashboardLink {
     connection: Connection<News>,
@@ -147,18 +148,18 @@ pub struct DashboardLink {
     secrets: Secrets,
     request_timeout: Duration,
     mark: bool,
-    /// The one acknowledgement that may be out.
+    /// The pending acknowledgement; there is at most one.
     ack_out: Option<AckReceiver>,
-    /// It was waited for in vain.
+    /// Waiting for the pending acknowledgement timed out.
     ack_is_late: bool,
-    /// What was published last.
+    /// The entries of the last publication whose echoes are expected.
     expected: Expected,
 }
 
 impl Link for DashboardLink {
     async fn request_session(&mut self, _stint: StintId) -> Result<String, SinkError> {
         let request = Outgoing { name: "request_session_id", json: "{}".into() };
-        // An id that nobody asked for, or a second one, is not the answer to this request.
+        // Discard earlier events: an unsolicited or duplicate id does not answer this request.
         while self.connection.try_next().is_some() {}
         self.connection.emit(vec![request]).await?;
         let assigned = async {
@@ -177,7 +178,7 @@ impl Link for DashboardLink {
     async fn join(&mut self, session: &str, answer: Answer) -> Result<Joined, SinkError> {
         let asks_for_ack = answer == Answer::Ack && self.is_free().await;
         self.listening.to(session);
-        // What came before is no answer.
+        // Discard earlier events, which do not answer this join.
         while self.connection.try_next().is_some() {}
         let join = vec![Outgoing { name: "join_session", json: envelope(session, "") }];
         let mut ack = if asks_for_ack {
@@ -187,7 +188,7 @@ impl Link for DashboardLink {
             None
         };
         let mut shown = Shown::default();
-        // Whether it was the frame, which comes last.
+        // Returns true for the frame, which the server sends last.
         let mut stored = |news: &News| {
             let Some(Echo { kind, id, .. }) = news.echo(session) else { return false };
             match kind {
@@ -204,7 +205,7 @@ impl Link for DashboardLink {
                         return Ok(());
                     },
                     acked = arrival(&mut ack) => {
-                        // It can only be dropped with its connection, which is no answer.
+                        // The sender is only dropped when the connection ends.
                         if acked.is_none() {
                             return Err(self.connection.closed().await);
                         }
@@ -260,7 +261,7 @@ impl Link for DashboardLink {
                 }
                 answer = arrival(&mut self.ack_out) => {
                     let Some(answer) = answer else { return Err(self.closed().await) };
-                    // The one of an earlier batch says nothing about this one.
+                    // An acknowledgement of an earlier batch proves nothing about this one.
                     if acked_out {
                         acked_out = false;
                         continue;
@@ -285,23 +286,23 @@ impl Link for DashboardLink {
     }
 
     async fn closed(&mut self) -> SinkError {
-        // Nobody waits for what arrives meanwhile, and left alone it would end the connection.
+        // Drain incoming events: a full channel would end the connection.
         loop {
             for _ in 0..32 {
                 if let Err(error) = self.connection.next().await {
                     return error;
                 }
             }
-            // Others have a turn, however much arrives.
+            // Let other tasks run, even if events arrive continuously.
             yield_now().await;
         }
     }
 }
 
 impl DashboardLink {
-    /// Whether an acknowledgement may be asked for: no earlier one is out, or it comes soon.
+    /// Whether an acknowledgement may be requested: no earlier one is pending, or it arrives soon.
     async fn is_free(&mut self) -> bool {
-        // Waited for once: a server that does not acknowledge will hardly begin to.
+        // Wait only once: a server that has not acknowledged by now is unlikely to.
         if self.ack_is_out() && !self.ack_is_late {
             self.ack_is_late = timeout(JOIN_TIMEOUT, arrival(&mut self.ack_out)).await.is_err();
         }
@@ -319,17 +320,18 @@ impl DashboardLink {
         is_out
     }
 
-    /// Nobody waits for the acknowledgement that is out: as it comes, it wakes nobody.
+    /// Stops waiting for the pending acknowledgement, so that its arrival does not wake the task.
     fn expect_no_ack(&mut self) {
         let mut nobody = Context::from_waker(Waker::noop());
-        // One that is here already is kept no longer than it would be without a look.
+        // Polling may complete the receiver, which must not be polled again.
         if self.ack_out.as_mut().is_some_and(|ack| Pin::new(ack).poll(&mut nobody).is_ready()) {
             self.ack_out = None;
         }
     }
 
-    /// Emits the events, asking for an acknowledgement of the last one unless one is still out:
-    /// what came back before its acknowledgement is not waited for.
+    /// Emits the events. Returns whether an acknowledgement of the last one was requested, which is
+    /// not possible while an earlier one is pending: a batch may be echoed before its
+    /// acknowledgement.
     async fn emit(&mut self, events: Vec<Outgoing>, proof: Proof) -> Result<bool, SinkError> {
         if proof == Proof::Written || self.ack_is_out() {
             self.connection.emit(events).await?;
@@ -360,8 +362,8 @@ impl DashboardLink {
     }
 }
 
-/// Waits for the acknowledgement that is out; for ever when there is none. `None` when the
-/// connection ended before it came.
+/// Waits for the pending acknowledgement, or forever if there is none. Returns `None` if the
+/// connection ends first.
 async fn arrival(ack_out: &mut Option<AckReceiver>) -> Option<Value> {
     let Some(ack) = ack_out else { return std::future::pending().await };
     let answer = ack.await.ok();
@@ -370,18 +372,18 @@ async fn arrival(ack_out: &mut Option<AckReceiver>) -> Option<Value> {
 }
 
 fn envelope(session: &str, rest: &str) -> String {
-    // Quoted as JSON: a fixed id is the user's to choose.
+    // Escaped as JSON: a fixed id is user input.
     format!(r#"{{"session_id":{}{rest}}}"#, Value::from(session))
 }
 
-/// The frame with its position inside, where the server passes extra keys through.
+/// Adds the entry's position to the frame, for servers that pass extra keys through.
 fn mark(json: &str, seq: Seq) -> Option<String> {
     let rest = json.strip_prefix('{')?;
     let comma = if rest.trim_start().starts_with('}') { "" } else { "," };
     Some(format!(r#"{{"seq":{seq}{comma}{rest}"#))
 }
 
-/// What an acknowledgement says besides that the event arrived. Most servers say nothing.
+/// Parses the error in an acknowledgement. Most servers send none.
 fn objection(arguments: &Value, secrets: &Secrets) -> Ack {
     let first = arguments.get(0).unwrap_or(&Value::Null);
     let error = match first.get("error") {

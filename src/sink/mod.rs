@@ -1,7 +1,8 @@
-//! Where entries go: a server that hands out sessions and keeps what is published to them.
+//! Servers that entries are published to. A server assigns sessions and stores the entries
+//! published to them.
 //!
-//! A [`Sink`] opens a [`Link`]; any error on a link is the end of it. Nothing here retries, sleeps
-//! or knows the queue: that is the session's part.
+//! A [`Sink`] opens a [`Link`]; any error ends the link. This module does not retry, sleep or
+//! access the queue: that is the task of the `session` module.
 
 pub mod dashboard;
 pub mod nats;
@@ -13,19 +14,19 @@ use std::time::Duration;
 use crate::entry::{Entry, Kind, Seq, StintId};
 use crate::remote_text::RemoteText;
 
-/// How sure we are that the server kept an entry, weakest first.
+/// The kinds of delivery confirmation, weakest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Proof {
-    /// The bytes left, and the connection lived on for two heartbeats.
+    /// The bytes were written, and the connection outlived them by two heartbeats.
     Written,
-    /// The server acknowledged it, and knew the session.
+    /// The server acknowledged the entry and knew the session.
     Ack,
-    /// The server sent it back to us as it sends it to every viewer.
+    /// The server echoed the entry to us, as it does to every viewer.
     Echo,
 }
 
 impl Proof {
-    /// Every level.
+    /// All kinds, weakest first.
     pub const ALL: [Self; 3] = [Self::Written, Self::Ack, Self::Echo];
 
     /// The label in metrics, logs and the configuration.
@@ -38,12 +39,12 @@ impl Proof {
     }
 }
 
-/// Identifies an entry by what the server holds of it: an entry and its copy on the server have the
-/// same id, whoever sends the copy back. Entries with the same content may share one.
+/// Identifies an entry by the content that the server stores: an entry and its copy on the server
+/// have the same id. Entries with the same content may share an id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntryId(pub u64);
 
-/// The newest frame and the newest setup that a server holds for a session. Another program may
+/// The newest frame and the newest setup that a server stores for a session. Another program may
 /// have published them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Shown {
@@ -61,28 +62,29 @@ impl Shown {
     }
 }
 
-/// What a server says when a session is joined.
+/// A server's response to a join.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Joined {
-    /// It knows the session and shows what it holds.
+    /// The server knows the session and shows what it stores.
     Known(Shown),
-    /// It acknowledged and sent nothing: it does not know the session, or holds nothing for it.
+    /// The server acknowledged and sent nothing: it does not know the session, or the session is
+    /// empty.
     Silent,
-    /// It did not answer: it has no such event.
+    /// The server did not answer, for example because it has no such event.
     Unanswered,
 }
 
-/// What to wait for when a session is joined.
+/// The answer to wait for when joining a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
     /// The server's acknowledgement.
     Ack,
-    /// What the server holds. An acknowledgement that never comes would be in the way of those of
-    /// entries.
+    /// The stored entries. No acknowledgement is requested, because one that never comes would
+    /// block those of entries.
     Data,
 }
 
-/// An entry, its identity at the server, and the session that it goes to.
+/// An entry with its identity on the server and its session.
 #[derive(Clone, Copy, Debug)]
 pub struct Addressed<'a> {
     pub session: &'a str,
@@ -90,52 +92,53 @@ pub struct Addressed<'a> {
     pub id: EntryId,
 }
 
-/// What came back for a batch.
+/// The server's response to a published batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Receipt {
     pub ack: Ack,
-    /// Entries of the batch that the server did not send back, oldest first.
+    /// Entries of the batch that the server did not echo, oldest first.
     pub missing: Vec<Seq>,
-    /// Entries that were sent back after a newer one of the same session.
+    /// Number of entries that were echoed after a newer one of the same session.
     pub inversions: u64,
 }
 
-/// What the server answered to the last event of a batch.
+/// The acknowledgement of the last event of a batch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Ack {
-    /// Nothing so far.
+    /// No acknowledgement yet.
     #[default]
     None,
-    /// An acknowledgement without an objection.
+    /// An acknowledgement without an error.
     Plain,
-    /// An acknowledgement that says that the session is not known.
+    /// An acknowledgement with the error that the session is unknown.
     UnknownSession,
-    /// An acknowledgement that carries another error.
+    /// An acknowledgement with any other error.
     Error(RemoteText),
 }
 
-/// Why a link did not come about or ended; one variant per thing the caller does next.
+/// Why a link failed to open or ended; one variant for each reaction of the caller.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum SinkError {
-    /// Nobody listens there, or the name does not resolve.
+    /// The connection was refused, or the name does not resolve.
     #[error("cannot reach the server: {0}")]
     Refused(RemoteText),
-    /// It did not answer in time.
+    /// The server did not answer in time.
     #[error("the server did not answer within {0:?}: {1}")]
     Timeout(Duration, &'static str),
-    /// No trust: the certificate is not good.
+    /// The TLS handshake failed, or the certificate is not trusted.
     #[error("TLS failed: {0}; check the server's certificate, or name its CA in server.ca_file")]
     Tls(RemoteText),
-    /// The server wants other credentials.
+    /// The server rejected the credentials.
     #[error(
-        "the server refuses access: {0}; check server.token, server.headers and server.credentials_file"
+        "the server refuses access: {0}; check server.token, server.headers and \
+         server.credentials_file"
     )]
     Auth(RemoteText),
-    /// Something else than such a server.
+    /// The peer is not a dashboard server, or violates the protocol.
     #[error("the server does not speak Socket.IO as expected: {0}")]
     Protocol(RemoteText),
-    /// It speaks NATS, or should, and keeps nothing for us as things stand.
-    #[error("the NATS server takes no entries: {0}")]
+    /// The NATS server does not accept entries with its current state or configuration.
+    #[error("the NATS server accepts no entries: {0}")]
     Stream(RemoteText),
     /// The connection ended.
     #[error("connection lost: {0}")]
@@ -159,43 +162,43 @@ impl SinkError {
 pub trait Sink: Send {
     type Link: Link;
 
-    /// Opens a fresh link.
+    /// Opens a new link.
     fn open(&mut self) -> impl Future<Output = Result<Self::Link, SinkError>> + Send;
 
-    /// Names the server in what is remembered about sessions.
+    /// The key under which the queue remembers this server's sessions.
     fn server(&self) -> &str;
 
-    /// The page on which people look at a session, where there is one.
+    /// The URL of the session's dashboard page; `None` if the server has no pages.
     fn page(&self, session: &str) -> Option<String>;
 
-    /// The identity that the copy of an entry has at such a server.
+    /// The identity of an entry's copy on this kind of server.
     fn identify(&self, entry: &Entry) -> EntryId;
 
-    /// The best proof that such a server can give.
+    /// The strongest proof that this kind of server can give.
     fn strongest_proof(&self) -> Proof;
 }
 
 /// One connection to a server. Dropping it ends the connection at once.
 pub trait Link: Send {
-    /// Asks for a new session, for this stint.
+    /// Requests a new session for this stint.
     fn request_session(
         &mut self,
         stint: StintId,
     ) -> impl Future<Output = Result<String, SinkError>> + Send;
 
-    /// Joins a session and learns whether the server knows it. Where no acknowledgement is waited
-    /// for, or an earlier one is still out, it never turns out to be [`Joined::Silent`].
+    /// Joins a session to determine whether the server knows it. With [`Answer::Data`], or while an
+    /// earlier acknowledgement is pending, the result is never [`Joined::Silent`].
     fn join(
         &mut self,
         session: &str,
         answer: Answer,
     ) -> impl Future<Output = Result<Joined, SinkError>> + Send;
 
-    /// Publishes entries in their order and waits for `proof` of all of them, or for a better one.
-    /// Gives a receipt
-    /// without it when the server has acknowledged but `grace` later still not sent all back.
+    /// Publishes entries in order and waits until all have `proof` or a stronger one. Returns a
+    /// receipt with missing entries if the server has acknowledged but has not echoed all of them
+    /// `grace` later.
     ///
-    /// Waits without a bound of its own otherwise; the caller sets one.
+    /// Has no timeout otherwise; the caller sets one.
     fn publish(
         &mut self,
         entries: &[Addressed<'_>],
@@ -203,13 +206,13 @@ pub trait Link: Send {
         grace: Duration,
     ) -> impl Future<Output = Result<Receipt, SinkError>> + Send;
 
-    /// The entries that were published last and have not come back although a newer one of the same
-    /// session has, oldest first. Tells so of a publication too that was cancelled or failed.
+    /// The skipped entries of the last publication, oldest first: not echoed although a newer one
+    /// of the same session was. Valid even if the publication was cancelled or failed.
     fn passed_over(&self) -> Vec<Seq>;
 
-    /// The entries of the last publication that have come back, also if it was cancelled or failed.
+    /// The echoed entries of the last publication. Valid even if it was cancelled or failed.
     fn came_back(&self) -> Vec<Seq>;
 
-    /// Returns when the link has ended. Safe to cancel.
+    /// Returns when the link has ended. Cancel-safe.
     fn closed(&mut self) -> impl Future<Output = SinkError> + Send;
 }

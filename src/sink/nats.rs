@@ -1,15 +1,17 @@
-//! A stream on NATS JetStream, for a league's fleet: what this PC stores goes to
-//! `pitwire.<agent>.<stint>.telemetry` and `.setup`, with the entry's JSON as it is.
+//! Publishes to a NATS JetStream stream, for a league's fleet. The subjects are
+//! `pitwire.<agent>.<stint>.telemetry` and `.setup`; the payload is the entry's JSON, unmodified.
 //!
-//! Each agent has a stream of its own, `PITWIRE_<agent>`, so that the stream's positions are in the
-//! agent's hand. Every entry says which position it must follow (`Nats-Expected-Last-Sequence`). So
-//! many can be out at once: if one is lost, the server refuses those after it, and what an earlier
-//! connection had sent and comes in late cannot slip in between. Those that are out together also say
-//! which entry they follow (`Nats-Expected-Last-Msg-Id`): another agent of the same name may have taken
-//! the position. `Nats-Msg-Id` lets the server's own window see a repetition too.
+//! Each agent has its own stream, `PITWIRE_<agent>`, so that only this agent advances the stream's
+//! sequence. Every entry names the sequence that it must follow (`Nats-Expected-Last-Sequence`).
+//! Therefore many entries can be in flight: if one is lost, the server refuses the following ones,
+//! and late entries of an earlier connection cannot slip in between. Entries in flight together
+//! also name their predecessor (`Nats-Expected-Last-Msg-Id`), because another agent of the same
+//! name may have taken the sequence number. `Nats-Msg-Id` lets the server's deduplication window
+//! detect repetitions.
 //!
-//! A stint's name is made up here, its number and a random part: a queue that is made anew counts
-//! its stints from 1 again. The server needs no memory of it, so that it is never forgotten.
+//! The name of a stint is created here from its number and a random part, because a recreated queue
+//! counts its stints from 1 again. The server does not have to remember the name, so a session is
+//! never forgotten.
 
 use std::error::Error as _;
 use std::time::Duration;
@@ -33,7 +35,7 @@ use crate::nats::{CAPTURED_AT, Connection, Door, NatsError, SEQ, SETUP, STREAM_P
 use crate::planted::planted;
 use crate::remote_text::{RemoteText, Secrets};
 
-/// A NATS server, and this agent's stream on it.
+/// A NATS server with this agent's stream.
 #[derive(Debug)]
 pub struct Nats {
     stream: String,
@@ -44,7 +46,7 @@ pub struct Nats {
 }
 
 impl Nats {
-    /// The server that the configuration names.
+    /// Creates the sink for the configured server.
     pub fn new(config: &Config) -> Self {
         let (agent, server) = (config.agent.name(), &config.server);
         Self {
@@ -65,7 +67,7 @@ impl Nats {
         }
     }
 
-    /// What the stream is made as, where there is none. One that is there stays as it is.
+    /// The configuration for creating the stream. An existing stream is not changed.
     fn new_stream(&self) -> StreamConfig {
         StreamConfig {
             name: self.stream.clone(),
@@ -101,7 +103,7 @@ impl Sink for Nats {
     }
 
     fn server(&self) -> &str {
-        // Without the address: a stint has one name, whichever server of a cluster takes it.
+        // Without the address: all servers of a cluster use the same name for a stint.
         &self.stream
     }
 
@@ -110,7 +112,7 @@ impl Sink for Nats {
     }
 
     fn identify(&self, entry: &Entry) -> EntryId {
-        // The stream says which position each of its entries has in our queue.
+        // Each message in the stream carries the position of its entry in our queue.
         EntryId(entry.seq.0)
     }
 
@@ -119,7 +121,7 @@ impl Sink for Nats {
     }
 }
 
-/// One connection to a NATS server, with the agent's stream.
+/// A connection to a NATS server, with the agent's stream.
 #[derive(Debug)]
 pub struct NatsLink {
     connection: Connection,
@@ -127,7 +129,7 @@ pub struct NatsLink {
     name: String,
     agent: String,
     request_timeout: Duration,
-    /// The position of the newest entry of the stream, as far as is known here.
+    /// The sequence of the newest message in the stream, as last seen by this link.
     last: u64,
 }
 
@@ -179,7 +181,7 @@ impl Link for NatsLink {
     }
 
     fn passed_over(&self) -> Vec<Seq> {
-        // The stream takes nothing out of its order.
+        // The stream accepts entries in order only.
         Vec::new()
     }
 
@@ -197,8 +199,8 @@ impl NatsLink {
         format!("{}.{session}.{}", self.agent, entry.seq)
     }
 
-    /// Hands an entry to the connection, to follow a position and, where there is one, the entry that
-    /// was sent `before`; or says why the server would not take it.
+    /// Sends an entry that must follow the sequence `follows` and, if given, the message with the
+    /// id `before`. Returns the server's objection if it would refuse the entry.
     async fn send(
         &mut self,
         Addressed { session, entry, .. }: Addressed<'_>,
@@ -254,7 +256,8 @@ impl NatsLink {
         })
     }
 
-    /// Whether it is the entry that the server does not take, and why; or what is wrong else.
+    /// Classifies a publish error: `Ok` with the reason if the server refuses this entry, otherwise
+    /// the error that ends the link.
     async fn understand(&mut self, error: PublishError) -> Result<RemoteText, SinkError> {
         let refusal = error.source().and_then(|cause| cause.downcast_ref::<jetstream::Error>());
         let code = refusal.map(jetstream::Error::error_code);
@@ -279,7 +282,8 @@ impl NatsLink {
         }
     }
 
-    /// The stream is not where this link left it: the next one asks it anew.
+    /// The error for a stream whose sequence has changed unexpectedly. The next link reads the
+    /// current one.
     async fn moved(&mut self) -> SinkError {
         let all = format!("pitwire.{}.>", self.agent);
         let asked = self.stream.get_last_raw_message_by_subject(&all);
@@ -292,8 +296,8 @@ impl NatsLink {
         let id = id.map_or("an entry of another program", |id| id.as_str());
         let before = format!("the stream {} moved on to ", self.name);
         let after = format!(
-            " meanwhile: what an earlier connection sent arrived late, or another agent is called \
-             {:?} too; give each agent its own agent.name",
+            " unexpectedly: entries of an earlier connection arrived late, or another agent is \
+             also named {:?}; give each agent a unique agent.name",
             self.agent
         );
         SinkError::Stream(self.connection.remote_text(id).within(&before, &after))
@@ -302,14 +306,15 @@ impl NatsLink {
     fn unanswered(&self, error: &async_nats::jetstream::stream::LastRawMessageError) -> SinkError {
         match error.kind() {
             LastRawMessageErrorKind::Other => {
-                SinkError::Timeout(self.request_timeout, "it does not show what the stream holds")
+                SinkError::Timeout(self.request_timeout, "it does not return the newest entry")
             }
             _ => SinkError::Stream(self.connection.remote_text(error)),
         }
     }
 }
 
-/// The server does not take an entry. Those after it are refused too, as they do not follow.
+/// The receipt for a refused entry. All entries are missing: the following ones are refused too,
+/// because their expected sequence does not match.
 fn objected(entries: &[Addressed<'_>], objection: RemoteText) -> Receipt {
     let missing = entries.iter().map(|addressed| addressed.entry.seq).collect();
     Receipt { ack: Ack::Error(objection), missing, inversions: 0 }

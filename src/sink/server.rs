@@ -1,5 +1,4 @@
-//! The server that the configuration names: its address says which kind it is. The one place that
-//! decides.
+//! Selects the kind of server by the scheme of its configured address.
 
 use std::time::Duration;
 
@@ -17,7 +16,7 @@ pub enum Server {
 }
 
 impl Server {
-    /// The server that the configuration names.
+    /// Creates the kind of sink that `server.url` selects.
     pub fn new(config: &Config) -> Self {
         match config.server.url.protocol() {
             Protocol::SocketIo => Self::Dashboard(Dashboard::new(config)),

@@ -1,24 +1,24 @@
-//! A disposable Socket.IO connection; the only file that names `rust_socketio` 0.6.
+//! A disposable Socket.IO connection; the only file that uses `rust_socketio` 0.6.
 //!
-//! Each connection is a fresh client in a runtime and a thread of its own, because dropping that
-//! runtime is the only hard close there is. The traps of the crate:
+//! Each connection is a new client in its own runtime on its own thread, because dropping that
+//! runtime is the only way to close a connection immediately. The traps of the crate:
 //! - `Ok` from `emit` means "written to the kernel".
-//! - From two acknowledgements out on they are mixed up, so there is never more than one: asking
-//!   for one while another is out is refused here.
+//! - The crate mixes up two or more pending acknowledgements, so at most one may be pending.
 //! - A timed-out acknowledgement is never cleaned up: the caller ends the connection instead.
-//! - The list of acknowledgements is locked while a callback runs, so a callback does nothing but
-//!   complete a channel.
+//! - The list of acknowledgements is locked while a callback runs, so a callback only completes a
+//!   channel.
 //! - Emitting before `Event::Connect` ends the connection on some servers, so opening waits for it.
-//! - The client ends silently on a clean close, a malformed packet or a panic of its own, and a
-//!   server can fake its events. What counts is whether the reader task still runs.
-//! - A disconnect packet ends the client whatever namespace it is for: `41/other,` too.
-//! - A binary event takes the next packets for its attachments, whatever those are. The bounded
-//!   transport leaves such events out; the dashboard's contract has none.
-//! - As published it bounds nothing that a server sends: pongs that wait for a server that does not
-//!   read, 64 MB of one message, 255 attachments; and TCP_NODELAY is off. The tree holds a copy of its
-//!   transport with bounds and with TCP_NODELAY: see `src/vendor/rust_engineio/README.md`. Events are
-//!   counted here (`Pace`).
-//! - A payload handed over as a string is sent as it is; a tree of values costs three times more.
+//! - The client ends silently on a clean close, a malformed packet or an internal panic, and a
+//!   server can fake the client's events. The reliable signal is whether the reader task still
+//!   runs.
+//! - A disconnect packet for any namespace ends the client, including `41/other,`.
+//! - A binary event treats the next packets as its attachments, regardless of their type. The
+//!   bounded transport discards such events; the dashboard's protocol has none.
+//! - The published version bounds nothing that a server sends: pongs queued for a server that does
+//!   not read, messages of 64 MB, 255 attachments; and TCP_NODELAY is off. This repository contains
+//!   a copy of the transport with bounds and with TCP_NODELAY: see
+//!   `src/vendor/rust_engineio/README.md`. Events are counted here (`Pace`).
+//! - A string payload is sent unmodified; a tree of values costs three times more.
 
 use std::error::Error;
 use std::fmt;
@@ -43,38 +43,38 @@ use crate::remote_text::{RemoteText, Secrets};
 /// The library drops an acknowledgement after this long; the caller's own limit is far below.
 const ACK_LIBRARY_TIMEOUT: Duration = Duration::from_secs(3600);
 
-// The server echoes what it is sent, up to three times as long: `é` becomes `\u00e9`.
+// An echo may be up to three times as long as the entry: `é` becomes `\u00e9`.
 const _: () = assert!(async_transports::MAX_MESSAGE_BYTES > 4 * MAX_SAMPLE_BYTES);
 
-/// Events of a server within one second; more is a flood and ends the connection. The fastest echo
-/// measured was 28,000.
+/// Maximum number of events of a server within one second; more is a flood and ends the connection.
+/// The fastest measured echo rate was 28,000 per second.
 const MAX_EVENTS_PER_SECOND: u32 = 100_000;
 
-/// Events of other sessions within one second. A server may broadcast all sessions to every client:
-/// 100 cars at 100 Hz.
+/// Maximum number of events of other sessions within one second. A server may broadcast all
+/// sessions to every client: 100 cars at 100 Hz.
 const MAX_STRAY_EVENTS_PER_SECOND: u32 = 10_000;
 
-/// Reports of the library, genuine or faked by the server, that wait to be handled. Each may be as
-/// long as a message, 4 MB. Further ones are dropped: those before them are enough to act on.
+/// Maximum number of pending signals of the library, genuine or faked by the server. Each may be as
+/// long as a message, 4 MB. Further ones are dropped: the pending ones are enough to act on.
 const MAX_SIGNALS: usize = 4;
 
-/// What to open a connection with. Holds secrets, so it is not to be printed.
+/// The parameters for opening a connection. Contains secrets, so `Debug` prints only the URL.
 pub struct Address {
     /// `http://` or `https://` with the Socket.IO path, e.g. `http://localhost:5000/socket.io/`.
     pub url: String,
-    /// Longest time until the server has accepted the connection.
+    /// Time limit for the server to accept the connection.
     pub open_timeout: Duration,
     /// HTTP headers of the opening request.
     pub headers: Vec<(String, String)>,
     /// The payload of the connect packet.
     pub auth: Option<Value>,
-    /// A certificate authority to trust besides the system's, PEM.
+    /// A certificate authority to trust in addition to the system's, as PEM.
     pub ca: Option<Vec<u8>>,
-    /// What the server may not repeat into our log; all of the above among it.
+    /// Strings to redact from remote texts before they are logged, including all secrets above.
     pub secrets: Secrets,
 }
 
-/// Without what may be a secret.
+/// Omits the fields that may be secret.
 impl fmt::Debug for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Address").field("url", &self.url).finish_non_exhaustive()
@@ -94,27 +94,27 @@ pub type AckReceiver = oneshot::Receiver<Value>;
 
 struct Emit {
     events: Vec<Outgoing>,
-    /// Wanted for the last event.
+    /// Receives the acknowledgement of the last event, if requested.
     ack: Option<oneshot::Sender<Value>>,
 }
 
-/// A connection that is open, and what is made of the server's events. Dropping it ends the
-/// connection and its thread at once.
+/// An open connection, with the parsed events of the server. Dropping it ends the connection and
+/// its thread at once.
 #[derive(Debug)]
 pub struct Connection<E> {
     emits: mpsc::Sender<Emit>,
     incoming: mpsc::Receiver<E>,
     ended: oneshot::Receiver<SinkError>,
     end: Option<SinkError>,
-    /// Dropped with the connection, which stops the thread wherever it is.
+    /// Dropped with the connection, which stops the thread at any point.
     _stop: oneshot::Sender<()>,
 }
 
 impl<E: Send + 'static> Connection<E> {
     /// Connects, and returns once the server has accepted the connection.
     ///
-    /// `read` makes something of an event and its first argument, or drops it. A server sends as
-    /// much as it likes, so that what is made is to be small.
+    /// `read` parses an event's name and first argument, or returns `None` to drop the event. The
+    /// result should be small, because a server may send any number of events.
     pub async fn open(
         address: Address,
         read: impl Fn(&str, &Value) -> Option<E> + Send + Sync + 'static,
@@ -142,30 +142,30 @@ impl<E: Send + 'static> Connection<E> {
                 };
                 run(address, Box::new(hand_on), emits_inbox, opened, stopped, end);
             })
-            .map_err(|error| own(format_args!("no thread for the connection: {error}")))?;
+            .map_err(|error| own(format_args!("cannot start the connection's thread: {error}")))?;
         match timeout(limit, opening).await {
             Ok(Ok(Ok(()))) => Ok(Self { emits, incoming, ended, end: None, _stop: stop }),
             Ok(Ok(Err(error))) => Err(error),
-            Ok(Err(_)) => Err(SinkError::Protocol("the client library gave up".into())),
+            Ok(Err(_)) => Err(SinkError::Protocol("the client library ended early".into())),
             Err(_) => Err(SinkError::Timeout(limit, "it accepts no Socket.IO connection")),
         }
     }
 
-    /// Hands events to the connection, which emits them in this order.
+    /// Queues events for the connection, which emits them in this order.
     pub async fn emit(&mut self, events: Vec<Outgoing>) -> Result<(), SinkError> {
         self.send(Emit { events, ack: None }).await
     }
 
-    /// Like [`Connection::emit`], asking for an acknowledgement of the last event.
+    /// Like [`Connection::emit`], but requests an acknowledgement of the last event.
     ///
-    /// At most one may be out on a connection: wait for it before the next.
+    /// At most one may be pending on a connection: wait for it before requesting the next.
     pub async fn emit_with_ack(&mut self, events: Vec<Outgoing>) -> Result<AckReceiver, SinkError> {
         let (ack, receiver) = oneshot::channel();
         self.send(Emit { events, ack: Some(ack) }).await?;
         Ok(receiver)
     }
 
-    /// The next event of the server. Safe to cancel.
+    /// The next event of the server. Cancel-safe.
     pub async fn next(&mut self) -> Result<E, SinkError> {
         tokio::select! {
             biased;
@@ -174,12 +174,12 @@ impl<E: Send + 'static> Connection<E> {
         }
     }
 
-    /// An event that is already here.
+    /// The next event that has already arrived.
     pub fn try_next(&mut self) -> Option<E> {
         self.incoming.try_recv().ok()
     }
 
-    /// Returns when the connection has ended. Safe to cancel.
+    /// Returns when the connection has ended. Cancel-safe.
     pub async fn closed(&mut self) -> SinkError {
         ended(&mut self.ended, &mut self.end).await
     }
@@ -192,7 +192,7 @@ impl<E: Send + 'static> Connection<E> {
     }
 }
 
-/// Counts events, second by second.
+/// Counts events per second.
 #[derive(Debug)]
 struct Pace {
     second_began: Instant,
@@ -205,7 +205,7 @@ impl Pace {
         Self { second_began: Instant::now(), events: 0, stray: 0 }
     }
 
-    /// Counts an event; true if there were too many in this second.
+    /// Counts an event; returns true if there were too many in this second.
     fn is_flooded_by(&mut self, is_for_us: bool) -> bool {
         if self.second_began.elapsed() >= Duration::from_secs(1) {
             *self = Self::new();
@@ -216,8 +216,8 @@ impl Pace {
     }
 }
 
-/// Hands on an event and its first argument; false when there is no room for it, or there are too
-/// many.
+/// Forwards an event's name and first argument; returns false if the channel is full or there are
+/// too many events.
 type HandOn = Box<dyn Fn(&str, &Value) -> bool + Send + Sync>;
 
 async fn ended(ended: &mut oneshot::Receiver<SinkError>, end: &mut Option<SinkError>) -> SinkError {
@@ -229,7 +229,7 @@ async fn ended(ended: &mut oneshot::Receiver<SinkError>, end: &mut Option<SinkEr
     end.clone().unwrap_or_else(|| SinkError::Lost("ended".into()))
 }
 
-/// The life of a connection, on its own thread.
+/// Runs a connection from open to end, on its own thread.
 fn run(
     address: Address,
     hand_on: HandOn,
@@ -241,7 +241,7 @@ fn run(
     let runtime = match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            let _ = opened.send(Err(own(format_args!("no runtime: {error}"))));
+            let _ = opened.send(Err(own(format_args!("cannot start a runtime: {error}"))));
             return;
         }
     };
@@ -252,7 +252,7 @@ fn run(
             error = live(address, hand_on, emits, opened) => error,
         }
     });
-    // Not a plain drop: that would wait for a name look-up that hangs.
+    // A plain drop would wait for a hanging name look-up.
     runtime.shutdown_background();
     let _ = end.send(error);
 }
@@ -286,21 +286,18 @@ async fn live(
                     return SinkError::Protocol("it sends events faster than they are read".into());
                 }
                 Signal::Error(text) => {
-                    // The server's own event `error`, or the end: the reader task tells.
+                    // Either the server's own event `error` or the end of the connection; the
+                    // reader task tells which.
                     tokio::task::yield_now().await;
-                    let error = RemoteText::new(text, &secrets);
                     if reader_ended() {
-                        // The library says no more than "EngineIO Error".
-                        let cause = async_transports::take_last_error();
-                        return SinkError::Lost(cause.map_or(error, |cause| {
-                            RemoteText::new(cause, &secrets)
-                        }));
+                        return SinkError::Lost(RemoteText::new(reason(text), &secrets));
                     }
                     if reports.is_flooded_by(false) {
-                        return SinkError::Protocol("it reports errors without end".into());
+                        return SinkError::Protocol("it reports too many errors".into());
                     }
-                    // Once per connection: a server may send any number of them.
+                    // Log once per connection: a server may send any number of errors.
                     if !std::mem::replace(&mut has_reported, true) {
+                        let error = RemoteText::new(text, &secrets);
                         tracing::warn!(%error, "the server reports an error");
                     }
                 }
@@ -319,12 +316,22 @@ async fn live(
     }
 }
 
-/// The connection failed on this side.
+/// Why the connection ended: the server's own text if it sent an event `error`; else what the
+/// transport recorded, because the library's text is only "EngineIO Error".
+fn reason(text: String) -> String {
+    if text.contains("EngineIO Error") {
+        async_transports::take_last_error().unwrap_or(text)
+    } else {
+        text
+    }
+}
+
+/// The error for a connection that failed on this side.
 fn own(text: fmt::Arguments<'_>) -> SinkError {
     SinkError::Lost(RemoteText::new(text, &Secrets::default()))
 }
 
-/// Whether the client's reader, the only task in this runtime, is gone.
+/// Whether the client's reader, the only task in this runtime, has ended.
 fn reader_ended() -> bool {
     Handle::current().metrics().num_alive_tasks() == 0
 }
@@ -332,7 +339,7 @@ fn reader_ended() -> bool {
 enum Signal {
     Connected,
     Closed,
-    /// An event of the server that happens to be called `close`.
+    /// An event of the server that happens to be named `close`.
     Named,
     Flooded,
     Error(String),
@@ -348,7 +355,7 @@ async fn connect(
     let signal = |make: fn(&Payload) -> Signal| {
         let signals = signals.clone();
         move |payload: Payload, _: Client| {
-            // A full channel already holds the news.
+            // A full channel already holds enough signals to act on.
             let _ = signals.try_send(make(&payload));
             async {}.boxed()
         }
@@ -374,7 +381,7 @@ async fn connect(
                 (Event::Custom(name), Payload::Text(arguments)) => {
                     hand_on(name, arguments.first().unwrap_or(&Value::Null))
                 }
-                // No name or no payload: only counted.
+                // Events without a name or a text payload are only counted.
                 _ => hand_on("", &Value::Null),
             };
             if !has_room {
@@ -397,17 +404,17 @@ async fn connect(
                 Signal::Error(text) => return Err(SinkError::Protocol(RemoteText::new(text, secrets))),
                 Signal::Named => {}
                 Signal::Closed | Signal::Flooded => {
-                    return Err(SinkError::Protocol("it closed before it accepted".into()));
+                    return Err(SinkError::Protocol("it closed before accepting".into()));
                 }
             },
             _ = check.tick() => if reader_ended() {
-                return Err(SinkError::Protocol("it closed before it accepted".into()));
+                return Err(SinkError::Protocol("it closed before accepting".into()));
             },
         }
     }
 }
 
-/// The client makes its own `close` out of the server's farewell, with an empty text.
+/// Distinguishes the client's own `close`, which has an empty text, from an event of that name.
 fn closing(payload: &Payload) -> Signal {
     match payload {
         Payload::Text(values) if matches!(&values[..], [Value::String(text)] if text.is_empty()) => {
@@ -417,7 +424,7 @@ fn closing(payload: &Payload) -> Signal {
     }
 }
 
-/// TLS that trusts a certificate authority besides the system's.
+/// A TLS connector that trusts a certificate authority in addition to the system's.
 pub(crate) fn trusting(ca: &[u8]) -> Result<native_tls::TlsConnector, SinkError> {
     let certificate = native_tls::Certificate::from_pem(ca).map_err(|error| {
         let text = format_args!("server.ca_file is not a PEM certificate: {error}");
@@ -432,14 +439,14 @@ async fn send(client: &Client, emit: Emit) -> Result<(), rust_socketio::Error> {
     let mut ack = emit.ack;
     let mut events = emit.events.into_iter().peekable();
     while let Some(Outgoing { name, json }) = events.next() {
-        #[allow(deprecated, reason = "the only way to send JSON text as it is")]
+        #[allow(deprecated, reason = "the only way to send JSON text unmodified")]
         let payload = Payload::String(json);
         match ack.take_if(|_| events.peek().is_none()) {
             None => client.emit(name, payload).await?,
             Some(ack) => {
                 let mut ack = Some(ack);
                 let complete = move |payload: Payload, _: Client| {
-                    // `[[arguments…]]`, as the library nests them.
+                    // The library nests the arguments: `[[arguments…]]`.
                     let arguments = match payload {
                         Payload::Text(mut values) => values.pop(),
                         _ => None,
@@ -456,8 +463,8 @@ async fn send(client: &Client, emit: Emit) -> Result<(), rust_socketio::Error> {
     Ok(())
 }
 
-/// What an error of the library means for the caller. Its kinds are hidden in a chain of causes,
-/// so the texts have to tell.
+/// Classifies an error of the library. The kinds are hidden in a chain of causes, so this matches
+/// on the texts.
 fn classify(error: &rust_socketio::Error, secrets: &Secrets) -> SinkError {
     let text = chain(error);
     let shown = RemoteText::new(&text, secrets);
@@ -488,7 +495,7 @@ fn io_cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a io::Error> {
     None
 }
 
-/// The error and its causes in one line, without saying the same twice.
+/// The error and its causes in one line, without duplicate texts.
 fn chain(error: &(dyn Error + 'static)) -> String {
     let mut line = error.to_string();
     let mut cause = error.source();

@@ -1,5 +1,5 @@
-//! Servers that refuse, answer late, close, lie, shout, keep their door shut, or are none at all:
-//! each ends in the right state, delivered or kept with a clear reason.
+//! Servers that refuse entries, answer late, close, lie, flood, reject the connection or are not
+//! dashboard servers: entries end up delivered, or queued with a clear reason.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
@@ -24,7 +24,7 @@ use crate::agent::{Process, eventually, pitwire as command};
 use crate::peers::{Kind, Peer, frames, sessions};
 use crate::proxy::{Network, Proxy};
 
-/// A publisher with a queue of its own, and settings as they are typed.
+/// A publisher with its own queue; settings are given as text.
 pub struct Pit {
     folder: TempDir,
     pub publisher: DashboardPublisher,
@@ -63,7 +63,7 @@ impl Pit {
         assert_eq!(self.publisher.queue_status().imbalance, 0);
     }
 
-    /// What was set aside: position and lap.
+    /// The entries that were set aside: position and lap.
     fn refused(&self) -> Vec<(u64, u64)> {
         let file = self.folder.path().join("queue/quarantine/refused.ndjson");
         let text = std::fs::read_to_string(file).unwrap();
@@ -76,13 +76,13 @@ impl Pit {
         self.publisher.session_status()
     }
 
-    /// The reason why there is no link, once there is one.
+    /// Waits for a connection error and returns it.
     pub async fn complaint(&self) -> String {
         eventually("a complaint", async || self.status().last_error).await
     }
 }
 
-/// The laps of all sessions of a server, in the order in which it kept them.
+/// The laps of all sessions of a server, in the order in which it stored them.
 pub async fn laps(url: &str) -> Vec<u64> {
     let mut laps = Vec::new();
     for session in sessions(url).await {
@@ -94,7 +94,7 @@ pub async fn laps(url: &str) -> Vec<u64> {
 
 #[tokio::test]
 async fn a_poison_frame_is_set_aside_where_people_find_it_and_the_rest_flows_on() {
-    // With a limit as short as the time that an echo is given, it once passed for stored.
+    // Regression: with a timeout as short as the echo's grace period, it once counted as stored.
     let cases = ["5s", "500ms"].map(|proof_timeout| async move {
         let server = Peer::start(Kind::Asgi, &["--refuse", "poison"]);
         let pit = Pit::new(&server.url(), &[("delivery.proof_timeout", proof_timeout)]);
@@ -105,7 +105,8 @@ async fn a_poison_frame_is_set_aside_where_people_find_it_and_the_rest_flows_on(
         pit.drained().await;
         // Three tries, over at least five seconds.
         assert!(start.elapsed() >= Duration::from_secs(5), "{:?}", start.elapsed());
-        // On a busy machine the short limit ends a link now and then, and with it a series of tries.
+        // On a busy machine the short timeout occasionally ends a link, and with it a series of
+        // tries.
         let (tries, lost_links) = (server.refused().await.len(), pit.status().failures);
         assert!(tries >= 3, "{tries} tries");
         assert!(tries == 3 || lost_links > 0, "{tries} tries on one link");
@@ -117,7 +118,7 @@ async fn a_poison_frame_is_set_aside_where_people_find_it_and_the_rest_flows_on(
     join_all(cases).await;
 }
 
-/// What came after it is stored, which once made it pass for stored too.
+/// Regression: the entries after the poison frame are stored, so it once counted as stored too.
 #[tokio::test]
 async fn a_poison_frame_is_set_aside_though_the_link_is_cut_between_two_tries() {
     let server = Peer::start(Kind::Asgi, &["--refuse", "poison"]);
@@ -158,7 +159,8 @@ async fn a_server_that_confirms_nothing_at_all_empties_nothing_before_time_has_p
     let pit = Pit::new(&server.url(), &settings);
     pit.store(1..=20, "Ana").await;
     sleep(Duration::from_secs(6)).await;
-    // Here joining shows what is stored, so some may be known to be there; none by a guess.
+    // This server shows stored entries to a joiner, so some may be proven. None may be removed
+    // without proof.
     let (queue, kept) = (pit.publisher.queue_status(), laps(&server.url()).await);
     assert!(kept.len() as u64 >= 20 - queue.entries, "{queue:?} {kept:?}");
 }
@@ -215,7 +217,8 @@ async fn a_server_that_closes_at_every_100th_frame_gets_them_all() {
     let pit = Pit::new(&server.url(), &[("delivery.backoff_min", "10ms")]);
     pit.store(1..=1000, "Ana").await;
     pit.drained().await;
-    // What it had kept of a batch when it closed is not sent again: it says so when asked.
+    // Entries of a batch that were stored before the close are not sent again: the server shows
+    // them when the session is joined.
     assert_eq!(laps(&server.url()).await, (1..=1000).collect::<Vec<_>>());
     assert_eq!(server.sessions().len(), 1);
 }
@@ -231,9 +234,9 @@ async fn ids_and_events_that_nobody_asked_for_change_nothing() {
     assert_eq!(pit.status().failures, 0, "{:?}", pit.status().last_error);
 }
 
-// What is not a Socket.IO server.
+// Peers that are not Socket.IO servers.
 
-/// Answers every connection with these bytes after having read a little, and counts them.
+/// Reads some bytes of each connection and answers with `answer`; counts the connections.
 fn answering(answer: Option<&'static [u8]>) -> (SocketAddr, Arc<AtomicU32>) {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     let address = listener.local_addr().unwrap();
@@ -324,7 +327,7 @@ async fn a_401_is_a_matter_of_access_and_tried_slowly() {
 
 // TLS and access.
 
-/// A certificate authority and a certificate for 127.0.0.1 that it signed.
+/// Creates a certificate authority and a certificate for 127.0.0.1 signed by it.
 pub fn certificates(folder: &Path) -> (PathBuf, PathBuf, PathBuf) {
     let path = |name: &str| folder.join(name);
     let openssl = |args: &str| {

@@ -1,5 +1,5 @@
-//! A dashboard server made by hand, frame by frame, so that it can say what no library lets a
-//! server say: ids that are wrong, late or nobody's, floods, packets that are none.
+//! A hand-written dashboard server on raw WebSocket frames, so that it can send what no library
+//! would: invalid, late or unknown ids, floods, and malformed packets.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,13 +18,14 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::hostile::Pit;
 
-/// What an impostor says, and how much later.
+/// The messages that an impostor sends, each with its delay.
 pub type Words = Vec<(Duration, Message)>;
 
-/// What it says to the `count`th event of this name, from 1, before it answers.
+/// The messages that the impostor sends for the `count`th event of this name, starting at 1, before
+/// it answers.
 type Aside = dyn Fn(&str, usize) -> Words + Send + Sync;
 
-/// What it says as the answer to the `count`th request for a session, which has this id.
+/// The answer to the `count`th request for a session, which has this id.
 type Assigns = dyn Fn(&str, usize) -> Words + Send + Sync;
 
 pub struct Script {
@@ -33,12 +34,12 @@ pub struct Script {
 }
 
 impl Script {
-    /// Keeps the contract, but for what it says besides.
+    /// Follows the contract, but sends additional messages.
     pub fn aside(aside: impl Fn(&str, usize) -> Words + Send + Sync + 'static) -> Self {
         Self { aside: Box::new(aside), assigns: Box::new(|id, _| at_once(assigned(id))) }
     }
 
-    /// Keeps the contract, but for the id that it assigns.
+    /// Follows the contract, except for the session id that it assigns.
     fn assigns(assigns: impl Fn(&str, usize) -> Words + Send + Sync + 'static) -> Self {
         Self { aside: Box::new(|_, _| Vec::new()), assigns: Box::new(assigns) }
     }
@@ -56,7 +57,7 @@ fn event(name: &str, payload: Value) -> Message {
     Message::text(format!("42{}", json!([name, payload])))
 }
 
-/// The frames of each session that it made, as they came.
+/// The frames of each created session, in order of arrival.
 type Sessions = Vec<(String, Vec<Value>)>;
 
 /// A running impostor. Dropping it ends its connections.
@@ -99,11 +100,11 @@ impl Impostor {
 struct Shared {
     script: Script,
     sessions: Arc<Mutex<Sessions>>,
-    /// How often each event came.
+    /// The number of times that each event was received.
     counts: Mutex<std::collections::BTreeMap<String, usize>>,
 }
 
-/// One connection, to its end.
+/// Serves one connection until it ends.
 async fn talk(client: TcpStream, shared: Arc<Shared>) {
     let Ok(socket) = tokio_tungstenite::accept_async(client).await else { return };
     let (mut sink, mut stream) = socket.split();
@@ -117,7 +118,7 @@ async fn talk(client: TcpStream, shared: Arc<Shared>) {
         let heard = tokio::select! {
             biased;
             message = said.recv() => {
-                // The end of the words is the end of the connection.
+                // The script has ended, which ends the connection.
                 let Some(message) = message else { return };
                 if sink.send(message).await.is_err() {
                     return;
@@ -136,7 +137,7 @@ async fn talk(client: TcpStream, shared: Arc<Shared>) {
     }
 }
 
-/// Handles one event as the contract has it, with what the script says.
+/// Handles one event according to the contract, and sends the script's messages.
 fn answer(
     text: &str,
     shared: &Shared,
@@ -265,7 +266,7 @@ async fn an_id_that_the_server_itself_does_not_know_takes_nothing_out_of_the_que
     let pit = Pit::new(&server.url(), &[]);
     pit.store(1..=50, "Ana").await;
     let said = pit.complaint().await;
-    assert!(said.contains("acknowledges what it does not keep"), "{said}");
+    assert!(said.contains("acknowledges entries that it does not store"), "{said}");
     sleep(Duration::from_secs(2)).await;
     assert_eq!(pit.publisher.queue_status().entries, 50);
     assert!(pit.status().failures < 10, "{:?}", pit.status());
@@ -287,7 +288,7 @@ async fn events_with_the_names_of_the_clients_own_end_nothing() {
         words.extend([
             Message::text(r#"42["close"]"#),
             Message::text(r#"42["error","odd","even"]"#),
-            // An acknowledgement that nobody asked for.
+            // An unsolicited acknowledgement.
             Message::text("43999[]"),
             // Another namespace.
             Message::text(r#"42/odd,["telemetry_update",{}]"#),
@@ -312,7 +313,7 @@ async fn a_flood_of_other_peoples_frames_ends_nothing_while_we_send_or_while_we_
         let payload = json!({"session_id": "stranger", "telemetry": telemetry});
         (Duration::from_millis(n as u64 / 10), event("telemetry_update", payload))
     };
-    // Over half a second, of which the frame that it answers takes a moment.
+    // The flood lasts over half a second; answering the frame itself takes only a moment.
     let server = Impostor::start(Script::aside(move |name, _| match name {
         "telemetry_update" => (1..=6000).map(stranger).collect(),
         _ => Vec::new(),
@@ -376,7 +377,7 @@ async fn packets_that_are_none_end_the_link_and_never_the_agent() {
         "43[",
         "45-[]",
         "451-",
-        // With an attachment that never comes, or is no binary data.
+        // A binary event whose attachment never arrives or is not binary.
         r#"451-["telemetry_update",{"_placeholder":true,"num":0}]"#,
         "1",
         "41",
@@ -387,7 +388,7 @@ async fn packets_that_are_none_end_the_link_and_never_the_agent() {
     join_all(packets.map(survives)).await;
 }
 
-/// Everything is delivered in spite of this packet, said once.
+/// Checks that all entries are delivered although the server sends this packet once.
 async fn survives(packet: &'static str) {
     let server = Impostor::start(Script::aside(move |name, count| match (name, count) {
         ("telemetry_update", 2) => at_once(Message::text(packet)),
@@ -399,7 +400,7 @@ async fn survives(packet: &'static str) {
     pit.drained().await;
     pit.store(2..=5, "Ana").await;
     pit.drained().await;
-    // One that eats the frame behind it, as its attachment, has that sent again.
+    // A packet that consumes the next frame as its attachment causes that frame to be sent again.
     let mut laps = server.laps().concat();
     laps.sort_unstable();
     laps.dedup();
@@ -414,7 +415,7 @@ async fn a_flood_of_huge_events_does_not_fill_the_memory() {
 
     let server = Impostor::start(Script::aside(|name, count| match (name, count) {
         ("telemetry_update", 1) => {
-            // Each of them is 15 MB once it is parsed.
+            // Each event takes 15 MB once parsed.
             let huge = format!(
                 r#"42["telemetry_update",{{"session_id":"stranger","telemetry":[{}0]}}]"#,
                 "0,".repeat(450_000)

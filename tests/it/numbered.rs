@@ -1,10 +1,10 @@
-//! Samples without end, numbered by their lap.
+//! An endless sequence of samples, numbered by their lap.
 
 use serde_json::Value;
 
 use crate::process::numbered_samples;
 
-/// So many samples of the simulated car are driven again and again.
+/// The number of distinct samples of the simulated car, which repeat in a loop.
 const ROUND: usize = 500;
 
 /// A simulated car whose samples carry their number as the lap.
@@ -15,7 +15,7 @@ pub struct Numbered {
 }
 
 impl Numbered {
-    /// The first sample has this number.
+    /// Creates a sequence whose first sample has this number.
     pub fn from(first: u64) -> Self {
         let samples = numbered_samples(1, ROUND);
         let samples = samples.iter().map(|sample| serde_json::from_str(sample).unwrap()).collect();

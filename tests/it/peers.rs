@@ -5,8 +5,8 @@
 //! // … let the agent publish to peer.url() …
 //! assert_eq!(peer.all_frames().await.len(), 50);
 //! ```
-//! The servers are in `tests/peers/`; what they run on, `tests/setup.sh` installed. `pitwire serve`
-//! is started in the same way, so that a test can be put to it too.
+//! The servers are in `tests/peers/`; `tests/setup.sh` installs their dependencies. `pitwire serve`
+//! is started in the same way, so that it can be tested too.
 
 use std::collections::VecDeque;
 use std::env;
@@ -21,17 +21,17 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-/// How long a server may take until it accepts connections; two shared cores start several.
+/// Time limit for a server to accept connections; several start at once on two shared cores.
 const START_UP: Duration = Duration::from_secs(20);
-/// How long a server may take to answer an HTTP request.
+/// Time limit for a server to answer an HTTP request.
 const ANSWER: Duration = Duration::from_secs(10);
-/// How much of a server's log a failure shows.
+/// Number of log lines of a server that a failure prints.
 const LOG_LINES: usize = 100;
 
-/// The servers that a team may run.
+/// The kinds of servers that a team may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Flask-SocketIO on eventlet, or with `--async-mode threading`: what the public server is.
+    /// Flask-SocketIO like the public server, on eventlet or with `--async-mode threading`.
     Flask,
     /// python-socketio under uvicorn.
     Asgi,
@@ -42,7 +42,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The servers of others.
+    /// The third-party servers.
     pub const ALL: [Self; 3] = [Self::Flask, Self::Asgi, Self::Node];
 }
 
@@ -77,19 +77,19 @@ impl Peer {
         format!("http://127.0.0.1:{}", self.port)
     }
 
-    /// Ends the server at once, with no chance to say goodbye: its connections are cut.
+    /// Kills the server, which cuts its connections.
     pub fn kill(&mut self) {
         self.child.kill().expect("the server was killed");
         self.child.wait().expect("the server ended");
     }
 
-    /// Kills the server, if it runs, and starts it again on the same port.
+    /// Kills the server, if it is running, and starts it again on the same port.
     pub fn restart(&mut self) {
         self.kill();
         (self.child, self.port, self.log) = spawn(self.kind, self.port, &self.args);
     }
 
-    /// Stops the server's process: its sockets stay open, nobody reads or answers.
+    /// Suspends the server's process: its sockets stay open, but it neither reads nor answers.
     #[cfg(unix)]
     pub fn pause(&self) {
         self.signal("-STOP");
@@ -105,7 +105,7 @@ impl Peer {
         signal(self.child.id(), name);
     }
 
-    /// The ids of the sessions, in the order in which they were made.
+    /// The ids of the sessions, in order of creation.
     pub async fn sessions(&self) -> Vec<String> {
         sessions(&self.url()).await
     }
@@ -115,7 +115,7 @@ impl Peer {
         frames(&self.url(), session_id).await
     }
 
-    /// The frames of all sessions, session after session.
+    /// The frames of all sessions, grouped by session.
     pub async fn all_frames(&self) -> Vec<Value> {
         let mut all = Vec::new();
         for session_id in self.sessions().await {
@@ -129,14 +129,14 @@ impl Peer {
         setups(&self.url(), session_id).await
     }
 
-    /// Makes it forget all sessions, as a restart does; Embedded alone can.
+    /// Makes the server forget all sessions, as a restart does; only `Embedded` supports this.
     pub async fn forget(&self) {
         let client = reqwest::Client::builder().no_proxy().timeout(ANSWER).build().unwrap();
         let request = client.delete(format!("{}/api/sessions", self.url()));
         request.send().await.and_then(|answer| answer.error_for_status()).expect("it forgets");
     }
 
-    /// Every `{"event", "reason"}` that `--schema` refused.
+    /// Every event that `--schema` refused, as `{"event", "reason"}`.
     pub async fn refused(&self) -> Vec<Value> {
         list(&self.url(), "/api/refused").await
     }
@@ -153,7 +153,7 @@ impl Drop for Peer {
     }
 }
 
-/// Sends a process a signal such as `-STOP`.
+/// Sends a signal such as `-STOP` to a process.
 pub fn signal(process: u32, name: &str) {
     let kill = Command::new("kill").args([name, &process.to_string()]).status();
     assert!(kill.expect("kill runs").success(), "kill {name}");
@@ -176,7 +176,7 @@ pub async fn setups(url: &str, session_id: &str) -> Vec<Value> {
     list(url, &format!("/api/sessions/{session_id}/setups")).await
 }
 
-/// An array that the server has at `path`; a 404 is an empty one.
+/// The JSON array that the server returns for `path`; empty for a 404.
 async fn list(url: &str, path: &str) -> Vec<Value> {
     let client = reqwest::Client::builder().no_proxy().timeout(ANSWER).build().unwrap();
     let response = client.get(format!("{url}{path}")).send().await.expect("the server answers");
@@ -188,10 +188,10 @@ async fn list(url: &str, path: &str) -> Vec<Value> {
     array.into_iter().map(plain).collect()
 }
 
-/// The same JSON with whole numbers as integers.
+/// Converts whole numbers in JSON to integers.
 ///
-/// To a server in JavaScript 90.0 and 90 are one number, which it writes as 90. What is compared
-/// with what a server sent goes through here first; the harness has done so with its own side.
+/// A JavaScript server writes 90.0 as 90. Convert expected values before comparing them with a
+/// server's response; the harness has already converted the responses.
 pub fn plain(value: Value) -> Value {
     /// Above this not every integer is a float.
     const EXACT: f64 = (1_u64 << f64::MANTISSA_DIGITS) as f64;
@@ -206,7 +206,7 @@ pub fn plain(value: Value) -> Value {
     }
 }
 
-/// Starts the process and waits for the line that names its port.
+/// Starts the process and waits for the line that contains its port.
 fn spawn(kind: Kind, port: u16, args: &[String]) -> (Child, u16, Log) {
     let mut child = command(kind, port)
         .args(args)
@@ -229,11 +229,11 @@ fn spawn(kind: Kind, port: u16, args: &[String]) -> (Child, u16, Log) {
     }
 }
 
-/// A script of `tests/peers/`, in Python.
+/// A command that runs a Python script of `tests/peers/`.
 pub fn python(script: &str) -> Command {
     let python = if cfg!(windows) { "venv/Scripts/python.exe" } else { "venv/bin/python" };
     let mut command = Command::new(home().join(python));
-    // -B: no compiled files in the clone.
+    // -B: write no compiled files into the clone.
     command.args(["-B", "-W", "ignore"]).arg(scripts().join(script));
     command
 }
@@ -255,7 +255,7 @@ fn command(kind: Kind, port: u16) -> Command {
         Kind::Embedded => {
             let mut command = Command::new(env!("CARGO_BIN_EXE_pitwire"));
             command.args(["serve", "--listen", &format!("127.0.0.1:{port}")]);
-            // The configuration of a developer's own server.
+            // Ignore the configuration of a developer's own server.
             command.env("XDG_CONFIG_HOME", "/nowhere");
             for (name, _) in env::vars_os() {
                 if name.to_string_lossy().starts_with("PITWIRE_") {
@@ -271,7 +271,8 @@ fn command(kind: Kind, port: u16) -> Command {
     command
 }
 
-/// What `tests/setup.sh` installed: `PITWIRE_PEERS`, or else the newest in the cache.
+/// The folder that `tests/setup.sh` installed: `PITWIRE_PEERS` if set, else the newest in the
+/// cache.
 pub fn home() -> PathBuf {
     if let Some(home) = env::var_os("PITWIRE_PEERS") {
         return home.into();
@@ -290,7 +291,7 @@ fn newest_in(cache: &Path) -> Option<PathBuf> {
     let peers = entries.filter(|path| {
         path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("peers-"))
     });
-    // `ready` is written last: without it an installation was cut short.
+    // `ready` is written last; without it the installation is incomplete.
     let ready = peers.filter_map(|path| {
         let modified = fs::metadata(path.join("ready")).ok()?.modified().ok()?;
         Some((modified, path))
@@ -304,7 +305,7 @@ fn announced_port(mut stdout: impl BufRead + Send + 'static) -> Option<u16> {
         let mut line = String::new();
         let _ = stdout.read_line(&mut line);
         let _ = send.send(line.trim_end().rsplit_once(':').and_then(|(_, port)| port.parse().ok()));
-        // Read on, or the server blocks when the pipe is full.
+        // Keep reading; otherwise the server blocks when the pipe is full.
         let _ = std::io::copy(&mut stdout, &mut std::io::sink());
     });
     receive.recv_timeout(START_UP).ok()?
@@ -364,7 +365,7 @@ mod tests {
             let (frames, setups) = (peer.frames(&session_id).await, peer.setups(&session_id).await);
             assert_eq!((frames.len(), setups.len()), (3, 1), "{kind:?}");
 
-            // What a kill in the middle of a write leaves.
+            // Simulate a kill in the middle of a write.
             peer.kill();
             let mut torn = std::fs::OpenOptions::new().append(true).open(&file).unwrap();
             std::io::Write::write_all(&mut torn, br#"{"session_id": "#).unwrap();
@@ -440,7 +441,7 @@ mod tests {
         }
     }
 
-    /// Publishes a setup and `frames` frames under a new session.
+    /// Publishes a setup and `frames` frames to a new session.
     async fn publish(peer: &Peer, frames: usize) -> String {
         let mut client = Client::connect(&peer.url()).await;
         let session_id = client.new_session().await;

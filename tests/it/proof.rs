@@ -1,4 +1,4 @@
-//! What "delivered" means on real servers, and the one page that lasts.
+//! Delivery confirmation on real servers, and the stability of the dashboard page.
 //!
 //! `LONG=1` runs the long versions: 20,000 frames over 20 restarts, a stall of 70 s.
 
@@ -26,7 +26,7 @@ const QUEUED: &str = "pitwire_queue_entries";
 const DELIVERED: &str = r#"pitwire_ledger_entries{state="delivered"}"#;
 const INVERSIONS: &str = "pitwire_order_inversions_total";
 
-/// A publisher whose queue lies in `folder`, with short pauses between its attempts.
+/// A publisher with its queue in `folder` and short pauses between its attempts.
 fn publisher(url: &str, folder: &Path, adjust: impl FnOnce(&mut Config)) -> DashboardPublisher {
     let mut config = Config::default();
     config.server.url = url.parse().unwrap();
@@ -53,7 +53,7 @@ async fn drained(publisher: &DashboardPublisher) {
     assert!(empty.await.is_some(), "{:?}", publisher.session_status());
 }
 
-/// What a server kept over all its lives: session and lap, in the order in which it kept them.
+/// The session and lap of each entry that a server stored, across restarts and in order.
 fn record(file: &Path) -> Vec<(String, u64)> {
     let text = std::fs::read_to_string(file).unwrap();
     let rows = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
@@ -64,7 +64,8 @@ fn record(file: &Path) -> Vec<(String, u64)> {
     .collect()
 }
 
-/// Replays to a Flask server that is killed and started again on the way; gives what it kept.
+/// Replays to a Flask server that is killed and restarted meanwhile. Returns the number of frames
+/// and what the server stored.
 async fn replay_over_restarts(adjust: impl FnOnce(&mut Config)) -> (u64, Vec<(String, u64)>) {
     let (frames, restarts) = if is_long() { (20_000, 20) } else { (8_000, 4) };
     let folder = tempfile::tempdir().unwrap();
@@ -78,7 +79,7 @@ async fn replay_over_restarts(adjust: impl FnOnce(&mut Config)) -> (u64, Vec<(St
         let limit = Duration::from_secs(60);
         let reached =
             within(limit, async || (publisher.queue_status().entries <= left).then_some(()));
-        reached.await.expect("it goes on after a restart");
+        reached.await.expect("delivery continues after a restart");
         server.restart();
     }
     drained(&publisher).await;
@@ -87,7 +88,7 @@ async fn replay_over_restarts(adjust: impl FnOnce(&mut Config)) -> (u64, Vec<(St
     (frames, record(&file))
 }
 
-/// Slower than a whole batch needs to be in time: 20 frames/s, and what comes back is as slow.
+/// The network is too slow for a whole batch within the timeout: 20 frames/s in each direction.
 #[tokio::test]
 async fn a_slow_network_keeps_its_link() {
     let folder = tempfile::tempdir().unwrap();
@@ -118,7 +119,7 @@ async fn every_frame_is_in_some_session_in_order_however_often_the_server_forget
     }
 }
 
-/// An acknowledgement whose connection died once passed for one that came.
+/// Regression: a pending acknowledgement of a lost connection once counted as received.
 #[tokio::test]
 async fn with_acknowledgements_and_the_session_verified_nothing_is_lost_either() {
     let (frames, record) =
@@ -136,8 +137,8 @@ async fn who_believes_the_acknowledgement_loses_frames() {
     })
     .await;
     let kept: BTreeSet<u64> = record.iter().map(|(_, lap)| *lap).collect();
-    println!("{frames} frames, acknowledgement believed: lost {}", frames - kept.len() as u64);
-    assert!((kept.len() as u64) < frames, "the faults bite");
+    println!("{frames} frames, acknowledgement trusted: lost {}", frames - kept.len() as u64);
+    assert!((kept.len() as u64) < frames, "the faults have an effect");
 }
 
 #[tokio::test]
@@ -146,7 +147,7 @@ async fn one_page_lasts_through_a_cut_a_stall_and_a_crash_and_viewers_see_each_f
     let server = Peer::start(Kind::Asgi, &[]);
     let proxy = Proxy::start(server.port());
     let folder = tempfile::tempdir().unwrap();
-    // As it comes.
+    // The default value.
     let settings = ["delivery.proof_timeout=5s"];
     let mut agent = Agent::start(folder.path(), &proxy.url(), &settings);
     let link = agent.link(1).await;
@@ -165,14 +166,14 @@ async fn one_page_lasts_through_a_cut_a_stall_and_a_crash_and_viewers_see_each_f
     agent.metric_becomes(CONNECTED, |connected| connected == 0.0).await;
     let noticed = stored.elapsed();
     println!("the stalled link ended after {noticed:?}");
-    // On a busy machine it takes longer; by the heartbeat alone it would be up to 45 s.
+    // On a busy machine it takes longer. The heartbeat alone would take up to 45 s.
     let by_the_proof_timeout = Duration::from_secs(4)..Duration::from_secs(20);
     assert!(by_the_proof_timeout.contains(&noticed), "{noticed:?}");
     drive(&agent, &mut laps, stall - 6).await;
     proxy.set(Network::UP);
     viewer.sees(laps).await;
 
-    // Killed in the middle of a replay.
+    // Kill the agent in the middle of a replay.
     proxy.set(Network::Down);
     hand_in(&agent, &mut laps, 5000).await;
     let before = agent.metric(DELIVERED).await;
@@ -193,7 +194,7 @@ async fn one_page_lasts_through_a_cut_a_stall_and_a_crash_and_viewers_see_each_f
     viewer.saw_each_once(laps);
 }
 
-/// Drives for so many seconds, 20 frames in each.
+/// Appends 20 frames per second for this number of seconds.
 async fn drive(agent: &Agent, laps: &mut u64, seconds: u64) {
     for _ in 0..seconds * 20 {
         hand_in(agent, laps, 1).await;
@@ -201,7 +202,7 @@ async fn drive(agent: &Agent, laps: &mut u64, seconds: u64) {
     }
 }
 
-/// Hands the next frames in at once.
+/// Appends the next frames at once.
 async fn hand_in(agent: &Agent, laps: &mut u64, count: u64) {
     let frames: Vec<_> =
         (*laps + 1..=*laps + count).map(|lap| json!({"lap": lap, "speed": 200.5})).collect();
@@ -209,7 +210,7 @@ async fn hand_in(agent: &Agent, laps: &mut u64, count: u64) {
     assert_eq!(agent.post("/v1/telemetry", json!(frames).to_string()).await.status(), 200);
 }
 
-/// A server that was stopped reads first what came before, on links that are long given up.
+/// A paused server, once resumed, first reads what arrived on links that the agent has closed.
 #[tokio::test]
 async fn a_server_that_stops_and_goes_on_shows_nothing_twice() {
     let rounds = Kind::ALL.map(|kind| async move {
@@ -227,7 +228,7 @@ async fn a_server_that_stops_and_goes_on_shows_nothing_twice() {
             server.pause();
             agent.feed(during);
             agent.metric_becomes(CONNECTED, |connected| connected == 0.0).await;
-            // A new link waits to be accepted meanwhile.
+            // Meanwhile a new link waits to be accepted.
             sleep(Duration::from_millis(700)).await;
             server.resume();
             viewer.sees(stop as u64 * 610 + 610).await;
@@ -239,11 +240,11 @@ async fn a_server_that_stops_and_goes_on_shows_nothing_twice() {
     join_all(rounds).await;
 }
 
-/// Somebody who looks at a page, on a connection of their own.
+/// A viewer of a page, on a separate connection.
 struct Viewer(Arc<Mutex<Vec<u64>>>);
 
 impl Viewer {
-    /// Looks at the page behind a link, at this server.
+    /// Opens the page behind a link on this server.
     async fn of(server: &Peer, link: &str) -> Self {
         let (_, session) = link.rsplit_once('/').unwrap();
         let mut client = Client::connect(&server.url()).await;
@@ -271,7 +272,7 @@ impl Viewer {
         eventually(&format!("lap {lap} is on the page"), shown).await;
     }
 
-    /// That the page showed the laps from 1 on up to this one, each once and in order.
+    /// Checks that the page showed the laps from 1 to this one, each once and in order.
     fn saw_each_once(&self, laps: u64) {
         let seen = self.seen();
         let wrong = seen.iter().zip(1..).find(|(lap, expected)| *lap != expected);
@@ -300,7 +301,7 @@ async fn a_threaded_server_that_swaps_frames_is_given_one_at_a_time() {
             laps.windows(2).filter(|pair| pair[1] < pair[0]).map(|pair| pair[0]).collect();
         let first = swapped.first().expect("the server really swaps");
         let late = swapped.iter().find(|lap| **lap > first + BATCH);
-        assert_eq!(late, None, "{who}: only in the batch that was out: {swapped:?}");
+        assert_eq!(late, None, "{who}: only in the batch in flight: {swapped:?}");
         assert_eq!(laps.len(), 300, "{who}");
         assert_eq!(laps.into_iter().collect::<BTreeSet<_>>().len(), 300, "{who}");
     }

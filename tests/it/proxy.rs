@@ -1,4 +1,4 @@
-//! A network between the agent and a server that can be cut, stalled and slowed.
+//! A fault proxy between the agent and a server: it can cut, stall and slow down the network.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -14,28 +14,28 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
-/// How the network is.
+/// The state of the network.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Network {
-    /// Everything passes, this much later each way.
+    /// Forwards everything with this latency in each direction.
     Up { latency: Duration },
-    /// Everything passes, later by a random time up to this one.
+    /// Forwards everything with a random latency up to `most`.
     Jittery { most: Duration },
-    /// So many bytes pass in a second, each way.
+    /// Limits the bandwidth in each direction.
     Slow { bytes_per_second: u32 },
-    /// Everything passes in pieces of a few bytes.
+    /// Forwards everything in pieces of a few bytes.
     Sliced,
-    /// Connections are cut, and new ones refused as soon as they are made.
+    /// Cuts connections, and closes new ones at once.
     Down,
-    /// Connections stay open, and nothing passes any more.
+    /// Keeps connections open and forwards nothing.
     Stalled,
-    /// What is sent to the server passes, nothing comes back: a half-open link.
+    /// Forwards to the server but not back, like a half-open link.
     Mute,
 }
 
-/// At most so many bytes make a piece of a sliced stream.
+/// The maximum size of a piece of a sliced stream, in bytes.
 const SLICE: usize = 7;
-/// Between two pieces.
+/// The pause between two pieces.
 const SLICE_PAUSE: Duration = Duration::from_micros(100);
 
 #[derive(Clone, Copy, PartialEq)]
@@ -55,7 +55,7 @@ impl Network {
         }
     }
 
-    /// At most so many bytes are taken at once.
+    /// The maximum number of bytes to read at once.
     fn piece(self, chance: &mut SmallRng) -> usize {
         match self {
             Self::Sliced => chance.random_range(1..=SLICE),
@@ -64,7 +64,7 @@ impl Network {
         }
     }
 
-    /// By how much a piece comes late.
+    /// The latency of a piece.
     fn latency(self, chance: &mut SmallRng) -> Duration {
         match self {
             Self::Up { latency } => latency,
@@ -73,7 +73,7 @@ impl Network {
         }
     }
 
-    /// How long nothing more is taken after so many bytes.
+    /// The pause after reading this number of bytes.
     fn pause(self, bytes: usize) -> Duration {
         match self {
             Self::Slow { bytes_per_second } => {
@@ -85,7 +85,7 @@ impl Network {
     }
 }
 
-/// A relay on a port and a thread of its own.
+/// A TCP relay with its own port and thread.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
@@ -96,7 +96,7 @@ pub struct Proxy {
     delayed: Arc<AtomicU64>,
 }
 
-/// What a connection knows of the network.
+/// The network state that a connection shares with the proxy.
 #[derive(Clone)]
 struct Wire {
     network: watch::Receiver<Network>,
@@ -107,7 +107,7 @@ struct Wire {
 }
 
 impl Proxy {
-    /// A relay to the server on this port of loopback.
+    /// Starts a relay to the server on this loopback port.
     pub fn start(server_port: u16) -> Self {
         let (network, state) = watch::channel(Network::UP);
         let (resets, reset) = watch::channel(());
@@ -141,22 +141,22 @@ impl Proxy {
         self.network.send_replace(network);
     }
 
-    /// Breaks every connection by a reset; new ones are taken.
+    /// Resets every connection; new ones are accepted.
     pub fn reset(&self) {
         self.resets.send_replace(());
     }
 
-    /// Delivers every byte that is delayed now, also of clients that have closed their end.
+    /// Delivers all currently delayed bytes, including those of clients that have closed their end.
     pub fn release(&self) {
         self.releases.send_replace(());
     }
 
-    /// Bytes on their way to the server that a latency delays now.
+    /// The number of bytes to the server that are currently delayed.
     pub fn delayed(&self) -> u64 {
         self.delayed.load(Ordering::Relaxed)
     }
 
-    /// How many pieces came late, in slices or slowly so far.
+    /// The number of pieces that were delayed, sliced or slowed so far.
     pub fn hampered(&self) -> u64 {
         self.hampered.load(Ordering::Relaxed)
     }
@@ -192,7 +192,7 @@ async fn connection(mut client: TcpStream, server_port: u16, mut wire: Wire) {
         () = relay(&mut client, &mut server, pipes) => false,
     };
     if is_reset {
-        // Closed with no time to linger, a connection is reset.
+        // Closing with a linger time of zero resets the connection.
         client.set_zero_linger().unwrap();
         server.set_zero_linger().unwrap();
     }
@@ -207,7 +207,7 @@ async fn relay(client: &mut TcpStream, server: &mut TcpStream, wire: Wire) {
     );
 }
 
-/// One direction, late by the latency at the time of reading.
+/// Forwards one direction. The latency of each piece is that at the time of reading.
 async fn pipe(mut from: ReadHalf<'_>, to: WriteHalf<'_>, direction: Direction, wire: Wire) {
     let Wire { network: mut state, hampered, releases, delayed, .. } = wire;
     let delayed = (direction == Direction::ToServer).then_some(delayed);
@@ -223,7 +223,7 @@ async fn pipe(mut from: ReadHalf<'_>, to: WriteHalf<'_>, direction: Direction, w
                 read = from.read(&mut buffer[..network.piece(&mut chance)]) => match read {
                     Ok(0) | Err(_) => return,
                     Ok(count) => {
-                        // Never before what was sent earlier.
+                        // Preserve the order: never deliver before an earlier piece.
                         let read_at = Instant::now();
                         due = due.max(read_at + network.latency(&mut chance));
                         if let Some(delayed) = &delayed {
@@ -247,7 +247,7 @@ async fn pipe(mut from: ReadHalf<'_>, to: WriteHalf<'_>, direction: Direction, w
     tokio::join!(read, write);
 }
 
-/// Bytes that are relayed together.
+/// A piece of a stream that is relayed as a unit.
 struct Chunk {
     read_at: Instant,
     due: Instant,
@@ -291,7 +291,7 @@ mod tests {
 
     const SHORT: Duration = Duration::from_millis(300);
 
-    /// Sends a byte through the proxy to a server that sends it back.
+    /// Sends a byte through the proxy to an echo server, and returns the round-trip time.
     async fn round_trip(client: &mut TcpStream) -> Option<Duration> {
         let start = Instant::now();
         client.write_all(b"x").await.ok()?;
@@ -304,7 +304,7 @@ mod tests {
         let (proxy, mut client) = echoed().await;
         assert!(round_trip(&mut client).await.unwrap() < SHORT);
         proxy.set(Network::Up { latency: SHORT });
-        // The relay hears of it a moment later.
+        // The relay applies the change a moment later.
         tokio::time::sleep(SHORT).await;
         assert!(round_trip(&mut client).await.unwrap() >= SHORT * 2);
         proxy.set(Network::Stalled);
@@ -344,7 +344,7 @@ mod tests {
         assert_eq!(broken.kind(), std::io::ErrorKind::ConnectionReset);
     }
 
-    /// A proxy to a server that sends everything back, and a client.
+    /// A proxy to an echo server, and a client.
     async fn echoed() -> (Proxy, TcpStream) {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let proxy = Proxy::start(listener.local_addr().unwrap().port());
@@ -361,7 +361,7 @@ mod tests {
         (proxy, client)
     }
 
-    /// How many bytes came back as they were sent.
+    /// Sends bytes and returns how many were echoed unmodified.
     async fn echo(client: &mut TcpStream, count: usize) -> Option<usize> {
         let sent: Vec<u8> = (0..count).map(|n| n as u8).collect();
         let (mut from, mut to) = client.split();

@@ -1,5 +1,5 @@
-//! The publisher that a program embeds, over real connections: to the embedded server, where a
-//! test wants to see into it, and to the servers that teams run.
+//! The embeddable publisher over real connections: to the embedded server if a test inspects the
+//! server, otherwise to the servers that teams run.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;
@@ -17,7 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use crate::contract::Client;
 use crate::peers::{Kind, Peer};
 
-/// How long anything may take that is not timed; two shared cores run many tests at once.
+/// Time limit for steps that are not timed; two shared cores run many tests at once.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[tokio::test]
@@ -146,7 +146,7 @@ async fn a_connection_that_breaks_costs_no_frame() {
 
 #[tokio::test]
 async fn a_server_that_forgot_the_session_gets_a_new_one_with_the_setup_first() {
-    // Slow enough for every state that a session goes through to be seen from here.
+    // Slow enough for the test to observe every state of a session.
     let behaviour = Behaviour { delay: Duration::from_millis(20), ..Behaviour::default() };
     let server = Server::start((Ipv4Addr::LOCALHOST, 0).into(), behaviour).unwrap();
     let pit = Pit::new();
@@ -188,7 +188,8 @@ async fn node_gets_what_was_published() {
     keeps_what_it_promises(Kind::Node).await;
 }
 
-/// A race with a server of this kind: down at first, left for a while, restarted at the end.
+/// A race with a server of this kind: down at first, disconnected for a while, restarted at the
+/// end.
 async fn keeps_what_it_promises(kind: Kind) {
     let address = free_address();
     let pit = Pit::new();
@@ -229,13 +230,13 @@ async fn a_disconnect_that_is_not_waited_for_or_meets_a_connect_does_no_harm() {
     let publisher = pit.publisher(&server.url());
     for _ in 0..10 {
         publisher.connect().await.unwrap();
-        // Begun and dropped.
+        // Started and dropped.
         assert_eq!(publisher.disconnect().now_or_never(), None);
     }
     for _ in 0..10 {
-        // It succeeds or says that it was disconnected; either way it comes back.
+        // It succeeds or reports the disconnect; either way it returns.
         let both = async { tokio::join!(publisher.connect(), publisher.disconnect()) };
-        let _ = timeout(PATIENCE, both).await.expect("neither waits for ever");
+        let _ = timeout(PATIENCE, both).await.expect("neither waits forever");
     }
     publisher.connect().await.unwrap();
     publish(&publisher, 1..=1).await;
@@ -283,15 +284,15 @@ async fn a_source_that_still_has_its_intake_does_not_keep_the_queue_open() {
     pit.publisher("http://localhost:5000");
 }
 
-/// What a process holds, as the kernel counts it. A process of its own, because other tests run
-/// at the same time in this one.
+/// Resources of a process as counted by the kernel. Uses a separate process, because other tests
+/// run concurrently in this one.
 #[cfg(target_os = "linux")]
 mod leftovers {
     use std::process::Command;
 
     use super::*;
 
-    /// After these the process has what it takes once, such as an allocator's arenas.
+    /// Cycles for one-time allocations, such as an allocator's arenas.
     const WARM_UP: u64 = 100;
     const CYCLES: u64 = 1_000;
     const SERVER: &str = "PITWIRE_TEST_LEFTOVERS_SERVER";
@@ -313,7 +314,7 @@ mod leftovers {
         let said =
             String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{said}");
-        // A session that is still empty when its connection ends is not asked for again.
+        // A session that is still empty when its connection ends is not reused.
         let sessions: Vec<_> = server.sessions().into_iter().filter(|s| s.frames > 0).collect();
         assert_eq!(sessions.len(), 1, "{sessions:?}");
         let laps = laps(&server.frames(&sessions[0].session_id));
@@ -328,7 +329,7 @@ mod leftovers {
         sleep(Duration::from_millis(500)).await;
         let before = Held::now();
         cycles(&publisher, WARM_UP + 1..=WARM_UP + CYCLES).await;
-        // The thread of a last connection may still be on its way out, here and before.
+        // The thread of the last connection may still be ending, here and before.
         until("nothing is left", || Held::now().counts == before.counts).await;
         let growth = Held::now().resident_bytes.saturating_sub(before.resident_bytes);
         println!("{before:?}, then {growth} bytes more");
@@ -368,7 +369,7 @@ mod leftovers {
     }
 }
 
-/// Where a publisher keeps its queue, for the length of a test.
+/// The folder of a publisher's queue, for the duration of a test.
 struct Pit {
     folder: TempDir,
 }
@@ -378,7 +379,7 @@ impl Pit {
         Self { folder: tempfile::tempdir().unwrap() }
     }
 
-    /// Keeps every sample, and does not wait long between two attempts to connect.
+    /// A configuration without rate limit and with short waits between connection attempts.
     fn config(&self, url: &str) -> Config {
         let mut config = Config { update_rate_hz: 0.0, ..Config::default() };
         config.server.url = url.parse().unwrap();
@@ -397,12 +398,12 @@ fn server() -> Server {
     Server::start((Ipv4Addr::LOCALHOST, 0).into(), Behaviour::default()).unwrap()
 }
 
-/// One on which nobody listens.
+/// An address without a listener.
 fn free_address() -> SocketAddr {
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap()
 }
 
-/// Hands in a frame for each of these laps, all of which are stored.
+/// Publishes a frame for each of these laps, and checks that all are stored.
 async fn publish(publisher: &DashboardPublisher, laps: impl IntoIterator<Item = u64>) {
     for lap in laps {
         let taken = publisher.publish_telemetry(sample(lap)).await.unwrap();
@@ -441,7 +442,7 @@ async fn a_setup_that_makes_room_while_connected_reaches_the_page_all_the_same()
     publisher.connect().await.unwrap();
     publish(&publisher, 1..=1).await;
     drained(&publisher).await;
-    publish(&publisher, 2..=2).await; // out
+    publish(&publisher, 2..=2).await; // in flight
     publisher.publish_setup(json!({"VM_REAR_WING": 7})).await.unwrap();
     publish(&publisher, 3..=40).await;
     drained(&publisher).await;

@@ -1,5 +1,6 @@
-//! A server in memory behind the `Sink` seam: it delays, refuses, forgets its sessions, goes
-//! silent, acknowledges what it throws away. Time is tokio's, so a test can pause it.
+//! An in-memory server that implements `Sink`. It can delay, refuse, forget its sessions, stop
+//! answering, and acknowledge entries that it discards. It uses tokio's clock, so a test can pause
+//! it.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -14,64 +15,64 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-/// How the server is to behave; the default is by the contract.
+/// The server's faults; by default it follows the dashboard contract.
 #[derive(Clone, Debug, Default)]
 pub struct Faults {
-    /// It takes no connection.
+    /// Refuses connections.
     pub down: bool,
-    /// It takes everything in and never answers a publish.
+    /// Accepts all data and never answers a publish.
     pub silent: bool,
     pub no_echo: bool,
     pub never_acks: bool,
-    /// It has no `join_session`.
+    /// Has no `join_session`.
     pub no_join: bool,
-    /// Frames whose JSON holds this text are dropped, and acknowledged.
+    /// Acknowledges but discards frames whose JSON contains this text.
     pub refuses: Option<&'static str>,
-    /// It says so in the acknowledgement.
+    /// Reports refused frames as an error in the acknowledgement.
     pub objects: bool,
-    /// Two neighbours of a batch change places.
+    /// Swaps two adjacent entries of a batch.
     pub swaps: bool,
-    /// It reads so many entries of a batch, and then nothing more.
+    /// Stops reading after this number of entries of a batch.
     pub stalls_after: Option<usize>,
-    /// Keeps nothing at all, and acknowledges.
+    /// Acknowledges all entries and stores none.
     pub keeps_nothing: bool,
-    /// Of 100 entries so many are thrown away, and acknowledged.
+    /// Percentage of entries that are acknowledged but discarded.
     pub drops: u32,
-    /// Of 100 entries so many are kept twice.
+    /// Percentage of entries that are stored twice.
     pub duplicates: u32,
     pub delay: Duration,
-    /// Up to so much more, each time anew.
+    /// Maximum random delay in addition to `delay`.
     pub jitter: Duration,
 }
 
-/// What the server holds for a session, in the order in which it was kept.
+/// The entries of a session, in the order in which they were stored.
 pub type History = Vec<(Kind, Seq, CapturedAt)>;
 
 #[derive(Debug, Default)]
 pub struct State {
     pub faults: Faults,
-    /// What the server holds now.
+    /// The currently stored entries.
     pub sessions: BTreeMap<String, History>,
-    /// What viewers ever saw, by session; survives that the server forgets.
+    /// Everything that viewers ever saw, by session, including forgotten sessions.
     pub seen: BTreeMap<String, History>,
-    /// What was thrown away though it was acknowledged.
+    /// Entries that were acknowledged and then discarded.
     pub dropped: BTreeSet<CapturedAt>,
-    /// The page that shows a stint, and each change of it that the server gave no reason for.
+    /// The page of each stint; `needless_pages` lists the changes that the server did not cause.
     pages: BTreeMap<StintId, String>,
     pub needless_pages: Vec<String>,
     pub requests: u32,
     pub links: u32,
-    /// Grows when all links are cut.
+    /// Counts the times that all links were cut.
     cuts: u32,
     next_id: u32,
-    /// Frames of another publisher so far.
+    /// Number of frames of another publisher so far.
     foreign_frames: u64,
     dice: Dice,
-    /// Links were cut, or the server behaves in another way.
+    /// Notified when links were cut or the faults changed.
     changed: Arc<Notify>,
 }
 
-/// What of the server's doings is chance.
+/// The source of the server's random decisions.
 #[derive(Debug)]
 struct Dice(SmallRng);
 
@@ -87,7 +88,7 @@ impl Dice {
     }
 }
 
-/// A server that links share.
+/// The server; its links share the state.
 #[derive(Clone, Debug, Default)]
 pub struct Server {
     name: &'static str,
@@ -95,7 +96,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// Sessions are remembered by the name.
+    /// A server with this name, which is the key for remembered sessions.
     pub fn named(name: &'static str) -> Self {
         Self { name, ..Self::default() }
     }
@@ -122,8 +123,7 @@ impl Server {
         self.state().sessions.clear();
     }
 
-    /// Another publisher sends a frame to every page, later than all that we have: from now on it
-    /// is the newest there.
+    /// Stores a frame of another publisher on every page. It becomes the newest frame there.
     pub fn store_a_foreign_frame(&self) {
         let mut state = self.state();
         state.foreign_frames += 1;
@@ -132,12 +132,12 @@ impl Server {
         pages.for_each(|page| page.push((Kind::Frame, seq, CapturedAt(i64::MAX))));
     }
 
-    /// From here on chance is what follows from this number.
+    /// Seeds the random decisions from now on.
     pub fn seed(&self, seed: u64) {
         self.state().dice = Dice(SmallRng::seed_from_u64(seed));
     }
 
-    /// All that viewers of any session saw, session after session.
+    /// Everything that viewers saw, by session.
     pub fn seen(&self) -> Vec<(String, History)> {
         self.state().seen.iter().map(|(id, history)| (id.clone(), history.clone())).collect()
     }
@@ -184,14 +184,14 @@ impl Sink for Server {
 pub struct ServerLink {
     server: Server,
     cuts: u32,
-    /// Rooms: what is kept for their sessions comes back on this link.
+    /// The joined sessions, whose stored entries are echoed on this link.
     joined: BTreeSet<String>,
     passed_over: Vec<Seq>,
     came_back: Vec<Seq>,
 }
 
 impl ServerLink {
-    /// One way to the server and back.
+    /// A round trip to the server; fails if the link was cut or the server is down.
     async fn trip(&self) -> Result<(), SinkError> {
         let delay = self.server.state().delay();
         sleep(delay.max(Duration::from_millis(1))).await;
@@ -314,7 +314,7 @@ impl Link for ServerLink {
                 return error;
             }
             change.await;
-            // It is noticed sooner or later.
+            // The change is noticed after a random delay.
             let later = Duration::from_millis(self.server.state().dice.0.random_range(0..700));
             sleep(later).await;
         }

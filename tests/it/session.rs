@@ -1,4 +1,4 @@
-//! The session's story against a server in memory that misbehaves, in paused time.
+//! The delivery loop against a misbehaving in-memory server, in paused time.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use crate::server::{Faults, History, Server};
 
-/// The agent without its sources: a queue, a session, a server.
+/// The agent without its sources: a queue, a session and a server.
 struct World {
     server: Server,
     writer: Writer,
@@ -80,7 +80,7 @@ impl World {
         self.append(Content::Setup { fingerprint }, "{}").await;
     }
 
-    /// Waits until the queue is empty; fails when that takes longer than `limit` of virtual time.
+    /// Waits until the queue is empty; fails after `limit` of virtual time.
     async fn drain(&self, limit: Duration) {
         let drained = async {
             while self.queue().entries > 0 {
@@ -105,7 +105,7 @@ impl World {
         self.status.borrow().clone()
     }
 
-    /// What viewers saw in all sessions together, in the order of the sessions.
+    /// The entries that viewers saw in all sessions, in the order of the sessions.
     fn seen(&self) -> Vec<u64> {
         self.server.seen().iter().flat_map(|(_, history)| seqs(history)).collect()
     }
@@ -141,7 +141,7 @@ async fn the_best_proof_that_a_server_offers_is_used() {
         assert_eq!(world.status().proof, Some(proof), "{faults:?}");
         let mut seen = world.seen();
         seen.dedup();
-        // Without any proof, what was sent on the links before is sent again.
+        // Without any proof, entries sent on earlier links are sent again.
         seen.sort_unstable();
         seen.dedup();
         assert_eq!(seen, up_to(300), "{faults:?}");
@@ -154,7 +154,7 @@ async fn a_fixed_proof_refuses_a_server_that_cannot_give_it() {
     world.server.behave(Faults { no_echo: true, ..Faults::default() });
     world.frames(10).await;
     sleep(3 * MINUTE).await;
-    // What it shows as stored when the session is joined is delivered all the same.
+    // Entries that the server shows when the session is joined still count as delivered.
     assert!(world.queue().entries >= 4, "{:?}", world.queue());
     let error = world.status().last_error.unwrap();
     assert!(error.contains("delivery.proof = \"echo\""), "{error}");
@@ -179,7 +179,7 @@ async fn a_session_that_is_forgotten_in_mid_connection_is_noticed_and_filled_aga
         let seen = world.server.seen();
         let [(_, first), (_, second)] = &seen[..] else { panic!("no_echo {no_echo}: {seen:?}") };
         assert_eq!(seqs(first), up_to(101));
-        // The setup in force goes first on the new page.
+        // The setup in force is the first entry on the new page.
         assert_eq!(second[0].0, Kind::Setup);
         assert_eq!(seqs(second)[1..], (102..=141).collect::<Vec<_>>(), "no_echo {no_echo}");
         assert_eq!(world.server.state().requests, 2);
@@ -200,7 +200,7 @@ async fn a_forgotten_session_is_noticed_within_ten_seconds_without_frames_too() 
     let after = world.status();
     assert_ne!(after.session, before.session);
     assert!(after.forgotten_at >= Some(called), "{after:?}");
-    // From then on the outage is the news.
+    // An outage clears the time: its message is more important.
     world.frames(1).await;
     world.drain(MINUTE).await;
     world.server.cut();
@@ -272,7 +272,7 @@ async fn an_entry_that_was_passed_over_when_the_link_ended_is_tried_again_and_se
         world.append(Content::Frame(Situation::default()), r#"{"driver":"poison"}"#).await;
         world.frames(10).await;
         sleep(Duration::from_secs(1)).await;
-        // One entry to learn the link by, then the batch: cut in the middle, or between two tries.
+        // One entry to determine the proof, then the batch: cut in the middle or between two tries.
         let stalls_after = stalls.then_some(15);
         world.server.behave(Faults { stalls_after, ..poison.clone() });
         let shown = async {
@@ -331,7 +331,7 @@ async fn a_server_that_keeps_nothing_empties_nothing() {
     let queue = world.queue();
     assert_eq!((queue.entries, queue.ledger.delivered, queue.ledger.quarantined), (20, 0, 0));
     let error = world.status().last_error.unwrap();
-    assert!(error.contains("acknowledges what it does not keep"), "{error}");
+    assert!(error.contains("acknowledges entries that it does not store"), "{error}");
     world.server.behave(Faults::default());
     world.drain(5 * MINUTE).await;
 }
@@ -344,7 +344,7 @@ async fn a_server_that_changes_the_order_gets_one_at_a_time() {
     world.drain(10 * MINUTE).await;
     let seen = world.seen();
     let inversions = seen.windows(2).filter(|pair| pair[1] < pair[0]).count();
-    assert_eq!(inversions, 1, "none after the first is noticed");
+    assert_eq!(inversions, 1, "no inversion once the first was noticed");
     assert_eq!(seen.len(), 600);
 }
 
@@ -415,7 +415,7 @@ async fn with_proof_ack_a_join_that_goes_unanswered_once_makes_no_word_do() {
     world.server.forget();
     world.server.behave(Faults::default());
     world.drain(MINUTE).await;
-    // Those that were acknowledged before are on the new page too.
+    // Entries acknowledged before the server forgot them are on the new page too.
     let seen = world.server.seen();
     assert_eq!(seqs(&seen[1].1), up_to(10));
 }
@@ -472,7 +472,7 @@ async fn a_foreign_frame_on_the_page_proves_nothing_about_ours() {
     }
 }
 
-/// What came back before the connection ended is not sent again, whatever the page shows since.
+/// Entries echoed before the connection ended are not sent again, regardless of the page's content.
 #[tokio::test(start_paused = true)]
 async fn an_entry_that_came_back_stays_proven_though_the_page_shows_a_foreign_frame() {
     let mut world = World::with(Faults::default());
@@ -481,7 +481,7 @@ async fn an_entry_that_came_back_stays_proven_though_the_page_shows_a_foreign_fr
     world.server.behave(Faults { down: true, ..Faults::default() });
     world.frames(20).await;
     sleep(Duration::from_secs(1)).await;
-    // One entry to learn the link by, then a batch of which ten come back.
+    // One entry to determine the proof, then a batch of which ten are echoed.
     world.server.behave(Faults { stalls_after: Some(10), ..Faults::default() });
     sleep(Duration::from_secs(3)).await;
     world.server.store_a_foreign_frame();

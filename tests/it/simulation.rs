@@ -1,15 +1,15 @@
-//! The whole agent but its sources' sockets, between a disk and a server that fail on purpose, in
-//! virtual time. Everything that happens follows from one number, the seed.
+//! Deterministic simulation of the whole agent except its sources' sockets, between a disk and a
+//! server with injected faults, in virtual time. A seed determines the entire run.
 //!
-//! - [`world`]: what outlives the agent, and what goes wrong with it. Each fault is on or off by
-//!   the seed.
-//! - [`life`]: one run of the agent. Several end in a crash or a power cut; in the last one all
-//!   faults are healed, and the queue must drain within ten virtual minutes.
-//! - [`promises`]: what must hold, looked at after each step.
+//! - [`world`]: the disk, server and clock, which outlive the agent, and their faults. The seed
+//!   enables or disables each fault.
+//! - [`life`]: one run of the agent. The earlier runs end in a crash or a power cut; in the last
+//!   one all faults are healed, and the queue must drain within ten virtual minutes.
+//! - [`promises`]: the invariants, checked after each step.
 //!
-//! `SIM_SEED=7 cargo test --test it simulation` repeats seed 7; `SIM_SEEDS=10000` runs so many, and
-//! `SIM_FROM=5000` begins there. Without either a fixed set is run, and one seed that follows from
-//! the commit.
+//! `SIM_SEED=7 cargo test --test it simulation` repeats seed 7; `SIM_SEEDS=10000` runs 10,000
+//! seeds, and `SIM_FROM=5000` starts at seed 5000. Without these variables, a fixed set of seeds
+//! and one seed derived from the commit are run.
 
 mod life;
 mod promises;
@@ -24,9 +24,9 @@ use self::life::Life;
 use self::world::{Second, World};
 use crate::server::History;
 
-/// The seeds of every run.
+/// The number of seeds in the fixed set.
 const SEEDS: u64 = 60;
-/// And those that found a fault which these do not find.
+/// Additional seeds that found a fault which the others do not find.
 const FAILED_ONCE: [u64; 2] = [3914, 3017];
 
 #[test]
@@ -54,7 +54,9 @@ fn whatever_fails_nothing_is_lost_or_reordered_and_it_heals() {
     }
     let hours = time.as_secs_f64() / 3600.0;
     println!("{count} seeds and {drawn:?}: {hours:.0} virtual hours in {:.1?}", started.elapsed());
-    println!("{delivered} delivered, {thinned} thinned, {dropped} dropped, {set_aside} set aside");
+    println!(
+        "{delivered} delivered, {thinned} downsampled, {dropped} dropped, {set_aside} set aside"
+    );
     if count >= SEEDS {
         assert!(thinned > 0 && dropped > 0 && set_aside > 0, "nothing went wrong");
     }
@@ -67,14 +69,14 @@ fn the_same_seed_gives_the_same_history() {
     }
 }
 
-/// Another seed for each commit; none outside of a clone.
+/// A seed derived from the commit; `None` outside of a clone.
 fn seed_of_the_commit() -> Option<u64> {
     let head = Command::new("git").args(["rev-parse", "HEAD"]).output().ok()?;
     let head = String::from_utf8(head.stdout).ok()?;
     u64::from_str_radix(head.get(..12)?, 16).ok()
 }
 
-/// What happened, to be compared.
+/// The outcome of a simulation, for comparison.
 #[derive(Debug, PartialEq)]
 struct Story {
     time: Duration,
@@ -110,7 +112,7 @@ fn simulate(seed: u64) -> Story {
     })
 }
 
-/// Says how to repeat a seed that fails.
+/// Prints the command that repeats a failing seed.
 struct Replay(u64);
 
 impl Drop for Replay {

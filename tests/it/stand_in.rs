@@ -1,7 +1,7 @@
-//! The agent in the place of a dashboard server, for publishers that know no agent.
+//! The agent as a stand-in for a dashboard server, for unmodified publishers.
 //!
-//! `LONG=1` takes the dashboard server away for a minute at 2 frames a second, and kills the agent
-//! ten times.
+//! With `LONG=1` the dashboard server is down for a minute at 2 frames per second, and the agent is
+//! killed ten times.
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
@@ -28,16 +28,16 @@ use crate::disk::Disk;
 use crate::long::{is_long, size};
 use crate::peers::{self, Kind, Peer, plain};
 
-/// What may come twice when the agent is killed: the one batch that was out.
+/// The entries that may arrive twice when the agent is killed: the batch in flight.
 const BATCH: usize = 256;
 
-/// An agent that stands in on this port; 0 takes a free one.
+/// Starts an agent that accepts publishers on this port; 0 selects a free one.
 fn stand_in(queue: &Path, server: &str, port: u16) -> Agent {
     let listen = format!("source.socketio.listen=127.0.0.1:{port}");
     Agent::start(queue, server, &["source.socketio.enabled=true", &listen])
 }
 
-/// Where publishers are to go.
+/// The URL for publishers.
 async fn url_of(agent: &Agent) -> String {
     agent.address("publishers").await
 }
@@ -46,7 +46,7 @@ fn port_of(url: &str) -> u16 {
     url.rsplit(':').next().unwrap().parse().unwrap()
 }
 
-/// `tests/peers/publisher.py`. Dropping it kills it.
+/// The program `tests/peers/publisher.py`. Dropping it kills it.
 struct Publisher(Process);
 
 impl Publisher {
@@ -55,7 +55,7 @@ impl Publisher {
         Self(Process::start(command.arg(url).args(options).stdin(Stdio::null())))
     }
 
-    /// The dashboards that it has told people of.
+    /// The dashboard links that it has printed.
     fn dashboards(&self) -> Vec<String> {
         self.said("dashboard")
     }
@@ -68,7 +68,7 @@ impl Publisher {
         self.said("sent").iter().map(|number| number.parse().unwrap()).collect()
     }
 
-    /// What was acknowledged, in the order of the acknowledgements.
+    /// The acknowledged frames, in the order of the acknowledgements.
     fn acked(&self) -> Vec<u64> {
         self.said("acked").iter().map(|number| number.parse().unwrap()).collect()
     }
@@ -85,7 +85,7 @@ impl Publisher {
     }
 }
 
-/// A page as a browser gets it, redirects not followed: status, target, text.
+/// Requests a page without following redirects. Returns status, redirect target and text.
 async fn page(url: &str) -> (u16, Option<String>, String) {
     let client = reqwest::Client::builder().no_proxy().redirect(Policy::none()).build().unwrap();
     let response = client.get(url).send().await.expect("the agent answers");
@@ -97,7 +97,7 @@ async fn leads_to(url: &str) -> Option<String> {
     page(url).await.1
 }
 
-/// The numbers of all frames that a server has, session after session.
+/// The numbers of all frames on a server, by session.
 async fn numbers(server: &Peer) -> Vec<u64> {
     server.all_frames().await.iter().map(|frame| frame["lap"].as_u64().unwrap()).collect()
 }
@@ -117,7 +117,7 @@ async fn an_unmodified_publisher_loses_nothing_while_the_server_is_down() {
     let url = url_of(&agent).await;
     let publisher = Publisher::start(&url, &["--rate", rate, "--count", &count.to_string()]);
 
-    // At once, though nobody has heard of the session on the server.
+    // The dashboard link is available at once, although the server does not know the session yet.
     let dashboard = publisher.dashboard().await;
     assert!(dashboard.starts_with(&format!("{url}/dashboard/")), "{dashboard}");
     publisher.has_acked(1).await;
@@ -139,7 +139,7 @@ async fn an_unmodified_publisher_loses_nothing_while_the_server_is_down() {
     let link = format!("{}/dashboard/{}", server.url(), sessions[0]);
     assert_eq!((sessions.len(), leads_to(&dashboard).await), (1, Some(link)));
 
-    // As it was sent: text that is markup, keys that nobody knows, the moment of capture.
+    // Frames are unmodified: text with markup, unknown keys and the capture time.
     assert_eq!(frames[0]["player_name"], "Zoë <b>&amp;</b>");
     assert_eq!(frames[0]["extra"], json!({"of": ["the", "publisher"]}));
     let moments: Vec<_> = frames.iter().map(|frame| frame["timestamp"].as_str().unwrap()).collect();
@@ -193,7 +193,7 @@ async fn a_publisher_that_keeps_its_id_is_known_after_the_agent_was_killed() {
     assert_eq!(dashboards.len(), 1, "it was never told another");
 }
 
-/// Gives the dashboards that the publisher was told.
+/// Returns the dashboard links that the publisher received.
 async fn survives_a_killed_agent(options: &[&str]) -> Vec<String> {
     let server = Peer::start(Kind::Flask, &[]);
     let folder = tempfile::tempdir().unwrap();
@@ -219,10 +219,10 @@ async fn survives_a_killed_agent(options: &[&str]) -> Vec<String> {
     let lost: Vec<_> = acked.iter().filter(|number| !came.contains(number)).collect();
     assert!(lost.is_empty(), "{} of {} lost: {lost:?}", lost.len(), acked.len());
     assert!(first_seen.is_sorted(), "{came:?}");
-    // What was out when the agent was killed goes out again.
+    // The batch in flight when the agent was killed is sent again.
     let twice = came.len() - first_seen.len();
-    assert!(twice <= kills * BATCH, "{twice} came twice");
-    assert!(seen.last() <= Some(&(sent.last().unwrap() + 1)), "nobody sent {:?}", seen.last());
+    assert!(twice <= kills * BATCH, "{twice} arrived twice");
+    assert!(seen.last() <= Some(&(sent.last().unwrap() + 1)), "never sent: {:?}", seen.last());
     let sessions = server.sessions().await;
     let link = format!("{}/dashboard/{}", server.url(), sessions[0]);
     assert_eq!(sessions.len(), 1, "{sessions:?}");
@@ -232,15 +232,15 @@ async fn survives_a_killed_agent(options: &[&str]) -> Vec<String> {
     dashboards
 }
 
-/// Two cars on one PC: the server is away for a while, and the agent is killed meanwhile.
+/// Two cars on one PC: the server is down for a while, and the agent is killed meanwhile.
 #[tokio::test]
 async fn publishers_at_the_same_time_have_a_page_each() {
     assert_eq!(pages_of_two(&["--keep-id"]).await, 2);
-    // They come back as strangers, with the same setup: who is who is not to be told.
+    // They reconnect without their ids and with the same setup, so they cannot be told apart.
     assert!(pages_of_two(&[]).await >= 2);
 }
 
-/// Gives how many pages there are in the end.
+/// Returns the number of pages at the end.
 async fn pages_of_two(options: &[&str]) -> usize {
     let folder = tempfile::tempdir().unwrap();
     let persisted = folder.path().join("sessions").display().to_string();
@@ -290,8 +290,8 @@ async fn pages_of_two(options: &[&str]) -> usize {
     pages.len()
 }
 
-/// Python writes a bare NaN, and a server in Python takes it. A Socket.IO library in the agent once
-/// ended the connection for it.
+/// Python writes a bare NaN, and a Python server accepts it. Regression: a Socket.IO library in the
+/// agent once ended the connection because of it.
 #[tokio::test]
 async fn a_value_that_is_not_finite_costs_neither_the_frame_nor_the_connection() {
     let server = Peer::start(Kind::Flask, &[]);
@@ -317,7 +317,8 @@ async fn the_agent_speaks_the_contract_as_a_dashboard_server_does() {
         let url = url_of(&agent).await;
         (folder, agent, url)
     };
-    // Each its own: a publisher is let in when the one before has left.
+    // Each group of checks has its own agent: it accepts a publisher once the previous one has
+    // left.
     let (_folder, _agent, url) = agent().await;
     contract::assigns_an_id_before_the_ack(&url).await;
     contract::leaves_unacked_what_it_cannot_handle(&url).await;
@@ -329,7 +330,7 @@ async fn the_agent_speaks_the_contract_as_a_dashboard_server_does() {
     let (_folder, agent, url) = agent().await;
     let mut client = Client::connect(&url).await;
     let unknown = uuid::Uuid::new_v4().to_string();
-    // Unlike a server, which acknowledges it: the publisher would take it for stored.
+    // Unlike a server, the agent does not acknowledge it: the publisher would treat it as stored.
     assert!(!client.is_acked("setup_data", contract::setup(&unknown)).await);
     let mut client = Client::connect(&url).await;
     assert!(!client.is_acked("telemetry_update", contract::frame(&unknown)).await);
@@ -358,7 +359,7 @@ async fn a_burst_arrives_whole_and_in_order() {
     assert_eq!(setups, [edited(setup, "", "session_id", None)]);
     let frames = server.all_frames().await;
     assert!(frames.iter().map(|frame| frame["lap"].as_u64().unwrap()).eq(0..=100));
-    // But for the moments: no two may be the same.
+    // Except for the timestamps, which must be unique.
     let expected = plain(edited(numbered(100)["telemetry"].clone(), "", "timestamp", None));
     assert_eq!(edited(frames[100].clone(), "", "timestamp", None), expected);
 }

@@ -119,7 +119,7 @@ async fn the_line_says_how_it_stands_below_whole_lines_of_the_log_and_goes_at_ct
 async fn no_color_takes_the_colours_and_a_dumb_terminal_or_none_the_line() {
     let folder = tempfile::tempdir().unwrap();
     let agent = |name: &str, settings: &[&str]| run(NOBODY, &folder.path().join(name), settings);
-    let out_of_reach = |row: &str| row.contains("the server is out of reach");
+    let out_of_reach = |row: &str| row.contains("cannot reach the server;");
 
     let mut plain = agent("plain", &[]);
     let plain = Screen::start(plain.env("NO_COLOR", "1"), WIDE, |_| {});
@@ -189,7 +189,7 @@ async fn an_agent_in_the_background_leaves_the_bottom_to_the_shell() {
     let mut screen = Screen::start(&shell, WIDE, |_| {});
     assert_eq!(screen.exit_code(PATIENCE).await, Some(0));
     let rows = screen.rows();
-    assert!(rows.iter().any(|row| row.contains("the server is out of reach")), "{rows:#?}");
+    assert!(rows.iter().any(|row| row.contains("cannot reach the server;")), "{rows:#?}");
     assert!(!screen.written().contains(CLEAR), "{:?}", screen.written());
 }
 

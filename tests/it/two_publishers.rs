@@ -1,4 +1,5 @@
-//! Two publishers on one page: each frame of both is at the server, whatever the other one sends.
+//! Two publishers on one page: the server stores every frame of both, regardless of their
+//! interleaving.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,10 +13,10 @@ use crate::long::is_long;
 use crate::peers::{Kind, Peer, frames};
 use crate::proxy::{Network, Proxy};
 
-/// 20 Hz.
+/// The interval between frames, for 20 Hz.
 const FRAME_INTERVAL: Duration = Duration::from_millis(50);
-/// Frames of one driver that the server may store twice after a cut: they were in flight, and the page
-/// shows only the newest frame, which is the other driver's.
+/// Frames of one driver that the server may store twice after a cut: they were in flight, and the
+/// page shows only the newest frame, which is the other driver's.
 const IN_FLIGHT: usize = 40;
 
 /// Which of the two has its connection cut.
@@ -67,14 +68,14 @@ async fn cut_one_of_two(cut: Cut, outage: Duration) {
         let times = |lap| kept.get(&(driver.to_owned(), lap)).copied().unwrap_or_default();
         let lost: Vec<u64> = (1..=laps).filter(|&lap| times(lap) == 0).collect();
         let twice = (1..=laps).filter(|&lap| times(lap) > 1).count();
-        assert_eq!(lost, [0; 0], "{driver}, {cut:?} cut for {outage:?}: booked as delivered");
+        assert_eq!(lost, [0; 0], "{driver}, {cut:?} cut for {outage:?}: recorded as delivered");
         assert_eq!(pit.publisher.queue_status().ledger.delivered, laps);
         let most = if is_cut { IN_FLIGHT } else { 0 };
         assert!(twice <= most, "{driver}, {cut:?} cut for {outage:?}: {twice} frames twice");
     }
 }
 
-/// Both drive for this long.
+/// Publishes frames of both drivers for this long.
 async fn drive(ana: &Pit, ben: &Pit, laps: &mut u64, time: Duration) {
     let start = tokio::time::Instant::now();
     while start.elapsed() < time {

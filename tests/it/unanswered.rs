@@ -1,4 +1,5 @@
-//! Servers that leave joins, frames or both unanswered: what they can be asked, they are asked.
+//! Servers that leave joins, frames or both unanswered. The agent uses whatever confirmation they
+//! give.
 
 use std::time::Duration;
 
@@ -44,9 +45,9 @@ async fn a_server_that_cannot_even_be_asked_has_an_entry_once_time_has_proven_it
     let pit = Pit::new(&server.url(), &[("delivery.proof_timeout", "500ms")]);
     pit.store(1..=100, "Ana").await;
     let written = async || (pit.status().proof == Some(Proof::Written)).then_some(());
-    eventually("the proof that is none", written).await;
+    eventually("proof \"written\"", written).await;
     sleep(Duration::from_secs(2)).await;
-    assert_eq!(pit.publisher.queue_status().entries, 100, "written is no proof yet");
+    assert_eq!(pit.publisher.queue_status().entries, 100, "written proves nothing before its time");
     if is_long() {
         let empty = async || (pit.publisher.queue_status().entries == 0).then_some(());
         within(Duration::from_secs(110), empty).await.expect("time has proven it");

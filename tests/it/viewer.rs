@@ -1,4 +1,4 @@
-//! Somebody who looks at the pages, past everything that is done to the agent's network: the program
+//! A viewer of the pages that bypasses the faults injected into the agent's network: the program
 //! `tests/peers/viewer.py`, which shares no code with the agent.
 
 use std::io::{BufRead, BufReader, Write};
@@ -8,20 +8,20 @@ use std::thread;
 
 use crate::peers;
 
-/// What was shown: the page's number in the order in which pages were opened, and the lap.
+/// A shown frame: the index of the page in the order of opening, and the lap.
 pub type Shown = (usize, u64);
 
-/// A viewer at work. Dropping it ends it.
+/// A running viewer. Dropping it kills the process.
 #[derive(Debug)]
 pub struct Viewer {
     child: Child,
     pages: ChildStdin,
-    /// The sessions of the pages that were opened, and what they showed.
+    /// The sessions of the opened pages, and the frames that they showed.
     seen: Arc<Mutex<(Vec<String>, Vec<Shown>)>>,
 }
 
 impl Viewer {
-    /// A viewer of the server at `url`, who looks at no page yet.
+    /// Starts a viewer of the server at `url`, with no page open.
     pub fn start(url: &str) -> Self {
         let mut child = peers::python("viewer.py")
             .arg(url)
@@ -37,7 +37,7 @@ impl Viewer {
         Self { child, pages, seen }
     }
 
-    /// Opens the page behind a link, if it is a new one.
+    /// Opens the page behind a link unless it is already open.
     pub fn open(&mut self, link: &str) {
         let session = link.rsplit('/').next().unwrap();
         let mut seen = self.seen.lock().unwrap();
@@ -47,12 +47,12 @@ impl Viewer {
         }
     }
 
-    /// Everything that was shown so far, in that order.
+    /// Everything shown so far, in order.
     pub fn seen(&self) -> Vec<Shown> {
         self.seen.lock().unwrap().1.clone()
     }
 
-    /// How many pages were opened.
+    /// The number of opened pages.
     pub fn pages(&self) -> usize {
         self.seen.lock().unwrap().0.len()
     }

@@ -1,5 +1,4 @@
-//! What a server sends back: which of its events are meant for us, and what of a batch they leave
-//! missing.
+//! Filters the events of a server for our sessions, and matches echoes with the published batch.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -16,8 +15,8 @@ const ASSIGNED: &str = "session_id_assigned";
 const TELEMETRY: &str = "telemetry_update";
 const SETUP: &str = "setup_update";
 
-/// The sessions whose events are wanted, the one that was used last at the end: a server may send
-/// those of others too, as many and as large as it likes.
+/// The sessions whose events are processed, the most recently used last. A server may also send any
+/// number of events of other sessions, of any size.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Listening(Arc<Mutex<Vec<Arc<str>>>>);
 
@@ -39,7 +38,7 @@ impl Listening {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What an event of the server says to us, if anything.
+    /// Parses an event of the server; `None` if it is irrelevant.
     pub(super) fn read(&self, name: &str, payload: &Value, secrets: &Secrets) -> Option<News> {
         if name == ASSIGNED {
             return Some(News::Assigned(session_id(payload, secrets)));
@@ -54,10 +53,10 @@ impl Listening {
     }
 }
 
-/// What is kept of an event of the server until it is looked at.
+/// A parsed event of the server, waiting to be processed.
 #[derive(Debug)]
 pub(super) enum News {
-    /// A session was assigned, or something that is no id.
+    /// The server assigned a session; an error if the id is invalid.
     Assigned(Result<String, RemoteText>),
     Echo(Echo),
 }
@@ -91,7 +90,7 @@ fn echo(name: &str, payload: &Value, session: Arc<str>) -> Option<Echo> {
     Some(Echo { session, kind, id })
 }
 
-/// The id that a server assigned, if it is one that can go into a link.
+/// Parses an assigned session id. It must be usable in a URL.
 fn session_id(payload: &Value, secrets: &Secrets) -> Result<String, RemoteText> {
     let id = payload.get("session_id").and_then(Value::as_str).unwrap_or_default();
     let fits = (1..=MAX_SESSION_ID_CHARS).contains(&id.len())
@@ -103,19 +102,19 @@ fn session_id(payload: &Value, secrets: &Secrets) -> Result<String, RemoteText> 
     }
 }
 
-/// The entries of a batch that have not come back yet.
+/// Tracks the echoes of a published batch.
 #[derive(Debug, Default)]
 pub(super) struct Expected {
-    /// Newest first.
+    /// Entries without an echo, newest first.
     entries: Vec<One>,
-    /// The entries that have come back, in the order in which they did.
+    /// Echoed entries in order of arrival.
     pub(super) came_back: Vec<Seq>,
-    /// Of each session.
+    /// The newest echoed entry of each session.
     newest_back: Vec<(Arc<str>, Seq)>,
     inversions: u64,
 }
 
-/// An entry that has not come back.
+/// An entry without an echo so far.
 #[derive(Debug)]
 struct One {
     session: Arc<str>,
@@ -138,11 +137,11 @@ impl Expected {
         self.entries.is_empty()
     }
 
-    /// Takes the oldest entry with the content of the echo off the list. An echo of another
+    /// Removes the oldest entry with the content of the echo from the list. An echo of another
     /// publisher's entry matches none.
     pub(super) fn match_echo(&mut self, echo: &Echo) {
         let matches = |one: &One| one.session == echo.session && one.id == echo.id;
-        // From the end, where the oldest stands: in order it is the first one looked at.
+        // Search from the end, which holds the oldest entry: in-order echoes match at once.
         let Some(index) = self.entries.iter().rposition(matches) else { return };
         let One { session, seq, .. } = self.entries.remove(index);
         self.came_back.push(seq);
@@ -175,12 +174,12 @@ mod tests {
     use super::*;
     use crate::entry::{CapturedAt, Entry, StintId};
 
-    /// Of a batch of frames 1 to 4, what is left when these have come back.
+    /// The state of a batch of frames 1 to 4 after these echoes.
     fn after(back: &[i64]) -> Expected {
         after_in(|_| "race", back)
     }
 
-    /// Likewise, where each goes to a session of its own.
+    /// The state of a batch of frames 1 to 4 in the given sessions after these echoes.
     fn after_in(session_of: impl Fn(u64) -> &'static str, back: &[i64]) -> Expected {
         let entry = |n: u64| Entry {
             seq: Seq(n),

@@ -1,9 +1,9 @@
 //! Identity of an entry by its content: the hash of its canonical JSON.
 //!
-//! A server parses what it is sent and prints it again, so the copy on the page differs from the
-//! entry in white space, escapes, the order of keys and the notation of numbers: Node prints `90.0`
-//! as `90`, Python keeps it. In the canonical form keys are sorted, of two equal keys the last one
-//! counts, and every number is the double that Node reads it as.
+//! A server parses the JSON and serializes it again, so the copy on the page differs from the entry
+//! in white space, escapes, key order and number notation: Node prints `90.0` as `90`, Python
+//! prints `90.0`. In the canonical form keys are sorted, the last of duplicate keys wins, and every
+//! number is the double that Node parses it to.
 //!
 //! The hash is compared within one process only and is never stored.
 
@@ -29,7 +29,7 @@ pub(super) fn setup(timestamp: &str, setup: &Value) -> EntryId {
     EntryId(hash.finish())
 }
 
-/// Identifies text that does not parse as JSON. No server can show it.
+/// Identifies text that is not valid JSON. No server can show it.
 pub(super) fn unreadable(json: &str) -> EntryId {
     let mut hash = DefaultHasher::new();
     json.hash(&mut hash);
@@ -42,14 +42,14 @@ fn hasher(kind: Kind) -> DefaultHasher {
     hash
 }
 
-/// Each kind of value has a tag and each container its length, so that no two values have the same
-/// form. The depth is bounded by the parser.
+/// Hashes a value in canonical form. Each kind of value has a tag and each container its length, so
+/// that no two values have the same form. The parser bounds the depth.
 fn canonical(value: &Value, hash: &mut DefaultHasher) {
     match value {
         Value::Null => 0_u8.hash(hash),
         Value::Bool(value) => (1_u8, value).hash(hash),
         Value::Number(number) => {
-            // -0 is printed as 0.
+            // Servers print -0 as 0.
             let double = number.as_f64().unwrap_or(f64::NAN) + 0.0;
             (2_u8, double.to_bits()).hash(hash);
         }
@@ -58,7 +58,8 @@ fn canonical(value: &Value, hash: &mut DefaultHasher) {
             (4_u8, items.len()).hash(hash);
             items.iter().for_each(|item| canonical(item, hash));
         }
-        // serde_json keeps the keys sorted: its `preserve_order` is off, a test sees to it.
+        // serde_json sorts the keys because its feature `preserve_order` is off; a test checks
+        // that.
         Value::Object(fields) => {
             (5_u8, fields.len()).hash(hash);
             for (key, value) in fields {

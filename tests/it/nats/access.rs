@@ -161,7 +161,7 @@ async fn a_server_without_tls_gets_no_token_by_a_tls_address() {
     let folder = tempdir().unwrap();
     let url = server.url().replace("nats://", "tls://");
     let agent = agent(folder.path(), &url, &["server.token=hunter22"]);
-    agent.process.says("the server is out of reach").await;
+    agent.process.says("cannot reach the server;").await;
     sleep(Duration::from_secs(1)).await;
     assert_eq!(server.kept("pc").await, []);
 }
@@ -195,7 +195,7 @@ async fn what_is_no_nats_server_with_jetstream_is_said() {
         (
             "a",
             html.as_str(),
-            "the NATS server takes no entries: IO error: invalid server operation",
+            "the NATS server accepts no entries: IO error: invalid server operation",
         ),
         ("b", silent.as_str(), "did not answer within 1s: it accepts no NATS connection"),
         ("c", "nats://127.0.0.1:1", "cannot reach the server: IO error: Connection refused"),
@@ -225,7 +225,7 @@ async fn two_agents_of_one_name_are_told_and_lose_nothing() {
     }
     let said = |agent: &Agent| {
         let lines = agent.process.stderr();
-        lines.iter().any(|line| line.contains("or another agent is called \"pc\" too"))
+        lines.iter().any(|line| line.contains("or another agent is also named \"pc\""))
     };
     assert!(agents.iter().any(said));
     let stored = (1..=401).map(|number| (number, number)).collect();

@@ -127,7 +127,7 @@ async fn the_log_is_json_where_that_is_asked_for() {
         command.args(["--set", setting]);
     }
     let agent = Process::start(&mut command);
-    agent.says("the server is out of reach").await;
+    agent.says("cannot reach the server;").await;
     let lines = agent.stderr();
     assert!(lines.len() > 2, "{lines:?}");
     for line in lines {

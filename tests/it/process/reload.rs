@@ -119,7 +119,7 @@ async fn what_can_change_does_and_what_needs_a_restart_is_named() {
     let (code, said, _) = trial.reload().await;
     // Settings that need a restart are still reported.
     assert_eq!((code, said.lines().count()), (0, 2), "{said}");
-    trial.agent.process.says("still out of reach").await;
+    trial.agent.process.says("still cannot reach the server").await;
     assert!(!trial.agent.process.stderr().join("\n").contains("wh1sper"));
 }
 

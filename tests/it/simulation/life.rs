@@ -1,4 +1,4 @@
-//! One run of the agent, from its start to a crash, a power cut or the end of the story.
+//! One run of the agent, from its start to a crash, a power cut or the end of the simulation.
 
 use std::time::Duration;
 
@@ -19,18 +19,19 @@ use tokio::time::{Instant, sleep, timeout};
 use super::promises::{Frame, Promises};
 use super::world::{LONGEST_HANG, POISON, SECOND, Second, World};
 
-/// Virtual time within which a healed world must have drained.
+/// Virtual time limit for draining the queue once all faults are healed.
 const DRAIN: Duration = Duration::from_secs(600);
-/// From an append to its delivery where all is well. Less than a verification would take to notice.
+/// Limit from an append to its delivery without faults. Shorter than the verification interval, so
+/// a delivery that only verification completes is too late.
 const PROMPT: Duration = Duration::from_secs(3);
 
 /// One run of the agent.
 pub struct Life {
     pub writer: Writer,
     pub status: watch::Receiver<SessionStatus>,
-    /// Each wait before an attempt, and how much was delivered before it.
+    /// The wait before each attempt, and the number of entries delivered before it.
     retries: mpsc::UnboundedReceiver<(Duration, u64)>,
-    /// Failures since something was delivered, and how much had been then.
+    /// The number of failures since the last delivery, and the number of entries delivered by then.
     failures: (u32, u64),
     delivery: DeliveryConfig,
     tasks: JoinSet<()>,
@@ -39,7 +40,7 @@ pub struct Life {
 impl Life {
     pub async fn begin(world: &mut World) -> Self {
         let limits = Limits::new(&world.config.queue, &world.config.stint);
-        // A disk that fails lets the agent wait for it, as the process does.
+        // While the disk fails, the agent retries opening the queue, as the process does.
         let others: Vec<String> = world.second.iter().map(|_| SECOND.to_owned()).collect();
         let ((writer, (reader, seconds)), keeper) = loop {
             let (store, limits) = (world.disk.clone(), limits.clone());
@@ -86,7 +87,7 @@ impl Life {
         Self { writer, status, retries, failures: (0, 0), delivery, tasks }
     }
 
-    /// Drives for a while, with misfortunes on the way.
+    /// Appends entries for a while and injects faults.
     pub async fn go_through(&mut self, world: &mut World) {
         let rounds = world.rng.random_range(5..60);
         let outage = if world.swarm.narrow { world.rng.random_range(0..rounds) } else { 0 };
@@ -155,7 +156,7 @@ impl Life {
         appended
     }
 
-    /// All that must hold at any moment.
+    /// Checks the invariants that must hold at any time.
     pub fn check(&mut self, world: &mut World) {
         let queue = self.writer.status();
         world.promises.look(&world.server, &queue);
@@ -166,18 +167,19 @@ impl Life {
             let (failures, before) = &mut self.failures;
             let DeliveryConfig { backoff_min: min, backoff_max: max, .. } = self.delivery;
             let ceiling = |failures: u32| (min * 2).saturating_mul(1 << failures.min(20)).min(max);
-            // On a disk that hangs the books say so late: the failure before was the first then.
+            // A hanging disk delays the ledger: the previous failure may have been the first one
+            // after a delivery.
             if delivered > std::mem::replace(before, delivered) {
                 *failures = if delay <= ceiling(0) { 0 } else { (*failures).min(1) };
             }
             let nth = *failures;
             let ceiling = ceiling(nth);
-            assert!((min..=ceiling).contains(&delay), "failure {nth}, so long a wait: {delay:?}");
+            assert!((min..=ceiling).contains(&delay), "wait after failure {nth}: {delay:?}");
             *failures += 1;
         }
     }
 
-    /// A crash, or the power goes.
+    /// Ends the run with a crash or a power cut.
     pub async fn end(mut self, world: &mut World) {
         self.check(world);
         self.tasks.shutdown().await;
@@ -192,10 +194,10 @@ impl Life {
         sleep(Duration::from_secs(world.rng.random_range(0..60))).await;
     }
 
-    /// Waits until the queue of a world that is healed is empty.
+    /// Waits until the queue is empty; all faults must be healed.
     pub async fn drain(&mut self, world: &mut World) {
         let drained = timeout(DRAIN, async {
-            // The disk is well again before the queue tries it once more.
+            // The storage error persists until the queue retries the healed disk.
             let waits = |status: QueueStatus| {
                 status.entries + status.buffered > 0 || status.storage_error.is_some()
             };
@@ -210,7 +212,7 @@ impl Life {
         self.check(world);
     }
 
-    /// One more frame is stored at once, and delivered where the server shows what it keeps.
+    /// Checks that one more frame is stored at once, and delivered promptly if the server echoes.
     pub async fn is_prompt(&mut self, world: &mut World) {
         sleep(LONGEST_HANG).await;
         (world.swarm.poison, world.swarm.setups) = (false, false);
@@ -226,7 +228,7 @@ impl Life {
         });
         let is_prompt = delivered.await.is_ok();
         assert!(is_prompt, "{:?} {:?}", self.writer.status(), self.status.borrow());
-        // A second server that was away may be waited for until it is tried again.
+        // A second server that was unreachable gets its entries only at the next attempt.
         self.drain(world).await;
     }
 }

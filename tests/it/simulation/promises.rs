@@ -1,4 +1,5 @@
-//! What must hold whatever fails, against all that was handed in and all that viewers saw.
+//! The invariants that must hold under all faults, checked against the appended entries and the
+//! entries that viewers saw.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,7 +14,7 @@ use super::world::Swarm;
 use crate::disk::Disk;
 use crate::server::{Server, State};
 
-/// What was handed in.
+/// An appended entry.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame {
     pub at: CapturedAt,
@@ -23,35 +24,36 @@ pub struct Frame {
     pub may_be_refused: bool,
 }
 
-/// All that was promised so far.
+/// Everything that was promised for one destination so far.
 pub struct Promises {
-    /// Of which destination.
+    /// The index of the destination; 0 is the first server.
     of: usize,
     swarm: Swarm,
     queue: QueueConfig,
     disk: Disk,
-    /// The moment that each position names, and the other way round.
+    /// The capture time of each position, and the position of each capture time.
     names: BTreeMap<Seq, CapturedAt>,
     positions: BTreeMap<CapturedAt, Seq>,
-    /// Reported stored, and shown to no viewer yet.
+    /// Entries reported as stored and not yet shown to viewers.
     owed: BTreeMap<Seq, Frame>,
-    /// Taken into memory in this life, and shown to no viewer yet.
+    /// Entries buffered in memory during this life and not yet shown to viewers.
     in_memory: BTreeMap<CapturedAt, Frame>,
     shown: BTreeSet<CapturedAt>,
-    /// Handed in so many that the server may refuse.
+    /// Number of appended entries that the server may refuse.
     refusable: u64,
     pages: BTreeMap<String, Page>,
-    /// Who drove what is stored or in memory.
+    /// The car of each entry that is stored or in memory.
     cars: BTreeMap<CapturedAt, usize>,
-    /// An earlier process of the agent ended in a crash or a power cut.
+    /// Whether an earlier process of the agent ended in a crash or a power cut.
     has_crashed: bool,
-    /// In this life: the car and the lap of each frame, the newest position, what was thinned.
+    /// The car and lap of each frame of this life. `thinned` is the last known number of
+    /// downsampled entries, and `tail` the newest position.
     laps: BTreeMap<CapturedAt, (usize, i64)>,
     thinned: u64,
     tail: Seq,
 }
 
-/// What was looked at of a page.
+/// The checked part of a page.
 #[derive(Default)]
 struct Page {
     car: Option<usize>,
@@ -65,7 +67,7 @@ impl Promises {
         Self::of(0, swarm, config, disk)
     }
 
-    /// Of another destination than the first one.
+    /// The promises for the destination with index `of`.
     pub fn of(of: usize, swarm: &Swarm, config: &Config, disk: &Disk) -> Self {
         Self {
             of,
@@ -91,7 +93,7 @@ impl Promises {
         self.laps.clear();
     }
 
-    /// What was in memory only is gone.
+    /// Discards the entries that were only in memory.
     pub fn life_ends(&mut self) {
         self.in_memory.clear();
         self.has_crashed = true;
@@ -110,7 +112,7 @@ impl Promises {
 
     pub fn buffered(&mut self, frame: Frame) {
         self.drove(frame);
-        // A setup may turn out to be the one that is in force.
+        // A buffered setup may be a duplicate of the one in force, which is not stored.
         if frame.lap.is_some() && !self.shown.contains(&frame.at) {
             self.in_memory.insert(frame.at, frame);
         }
@@ -129,7 +131,7 @@ impl Promises {
         assert_eq!(before, seq, "the entry of {at} has two positions");
     }
 
-    /// After each step.
+    /// Checks the invariants; called after each step.
     pub fn look(&mut self, server: &Server, queue: &QueueStatus) {
         let queue = &self.own(queue);
         self.look_at_pages(server);
@@ -166,7 +168,7 @@ impl Promises {
         }
     }
 
-    /// How the queue stands for this destination.
+    /// The queue status for this destination.
     fn own(&self, queue: &QueueStatus) -> QueueStatus {
         let Some(own) = self.of.checked_sub(1).map(|index| &queue.others[index]) else {
             return queue.clone();
@@ -189,13 +191,13 @@ impl Promises {
                     car,
                     "{session} shows {seq} of another car"
                 );
-                // A setup is sent once more at the start of a page; frames never go back, but for
-                // one that the server threw away the first time.
+                // A setup is sent again at the start of a page. Frames never go backwards, except
+                // for one that the server discarded the first time.
                 let is_first = kind == Kind::Frame && page.frames.insert(at);
                 let is_again = kind == Kind::Frame && !is_first;
                 assert!(!is_again || may_be_again, "{session} shows {seq} twice");
                 if is_first && !self.swarm.swaps && !state.dropped.contains(&at) {
-                    assert!(page.newest < Some(at), "{session} goes back to {seq}");
+                    assert!(page.newest < Some(at), "{session} goes backwards to {seq}");
                     page.newest = Some(at);
                 }
             }
@@ -217,7 +219,8 @@ impl Promises {
         }
     }
 
-    /// A server that keeps all it acknowledges, and can be asked, has nothing to show twice.
+    /// Whether duplicates are possible. A server that stores all it acknowledges and can be queried
+    /// never shows a frame twice.
     fn may_be_shown_twice(&self, state: &State) -> bool {
         let Swarm { deaf, lies, drops, poison, shares_pages, narrow, .. } = self.swarm;
         // A full queue may have evicted the entry that the page shows, by which the next process would
@@ -227,10 +230,12 @@ impl Promises {
         state.faults.duplicates > 0 || may_be_unknown || is_anchor_evicted
     }
 
-    /// No more is thinned than the books say, and no lap loses its ends.
+    /// Checks that no more entries are downsampled than the ledger reports, and that each lap keeps
+    /// its first and last frame.
     fn look_at_thinned(&self, server: &Server, queue: &QueueStatus) {
         let is_thinned = |seq: &Seq| self.disk.record(*seq).is_none();
-        // What only another destination has not had may be thinned, and is not in this one's books.
+        // Entries that only another destination still needs may be downsampled without appearing in
+        // the ledger of this one.
         let is_owed = |seq| self.owed.get(seq).is_some_and(|frame| !self.may_pass(server, frame));
         let is_own = |seq| queue.others.is_empty() || is_owed(seq);
         let missing = self.names.iter().filter(|(seq, _)| is_thinned(seq) && is_own(seq));
@@ -242,18 +247,19 @@ impl Promises {
             let before = self.laps.range(..at).rfind(of_car);
             let after = self.laps.range(CapturedAt(at.0 + 1)..).find(of_car);
             let ends = before.into_iter().chain(after).all(|(_, other)| other == lap);
-            assert!(ends && before.is_some(), "the end of a lap is left out: {seq}");
+            assert!(ends && before.is_some(), "the end of a lap was downsampled: {seq}");
         }
         assert!(count <= queue.ledger.thinned, "{count} are missing: {queue:?}");
     }
 
-    /// Refused, or thrown away without a word: where nothing after it comes back in time that passes
-    /// for delivered.
+    /// Whether the entry may count as delivered without being shown: the server refused it or
+    /// silently discarded it, and no later echo revealed that in time.
     fn may_pass(&self, server: &Server, frame: &Frame) -> bool {
         frame.may_be_refused || server.state().dropped.contains(&frame.at)
     }
 
-    /// The queue has drained: whatever was not shown has left by a name.
+    /// Checks, once the queue has drained, that each entry that was not shown has a valid
+    /// disposition.
     pub async fn in_the_end(&self, server: &Server, life: &Life) {
         let queue = self.own(&life.writer.status());
         let operator = life.writer.operator();
@@ -274,14 +280,14 @@ impl Promises {
         assert!(lost.is_empty(), "lost: {lost:?} {queue:?} {:?}", self.swarm);
         let in_memory = self.in_memory.values().filter(|frame| !self.may_pass(server, frame));
         let in_memory = in_memory.count() as u64;
-        // They may have been refused for want of room, before they had a position.
+        // They may have been dropped for lack of space, before they had a position.
         let unplaced = queue.ledger.unplaced;
         let named = if self.swarm.narrow { without_delivery(&queue.ledger) + unplaced } else { 0 };
         assert!(in_memory <= named, "{in_memory} were in memory and are lost: {queue:?}");
     }
 }
 
-/// What left the queue under a name and without reaching the server.
+/// Number of entries that left the queue with a disposition and without reaching the server.
 fn without_delivery(ledger: &Ledger) -> u64 {
     ledger.thinned + ledger.quarantined + ledger.dropped_in_all() - ledger.unplaced
 }

@@ -1,4 +1,4 @@
-//! What outlives the agent: the disk, the server, the clock, and what goes wrong with them.
+//! The disk, the server and the clock, which outlive the agent, and their faults.
 
 use std::time::Duration;
 
@@ -12,15 +12,15 @@ use super::promises::Promises;
 use crate::disk::Disk;
 use crate::server::{Faults, Server};
 
-/// Frames whose JSON says so are refused by a server that refuses.
+/// Frames whose JSON contains this text are refused, if the server refuses any.
 pub const POISON: &str = "poison";
-/// A night.
+/// The length of a suspend overnight.
 const NIGHT: Duration = Duration::from_hours(8);
 
-/// A disk that hangs goes on within this.
+/// The longest time that the disk hangs.
 pub const LONGEST_HANG: Duration = Duration::from_secs(5);
 
-/// Which faults this seed has.
+/// The faults that are enabled by the seed.
 #[derive(Clone, Debug)]
 pub struct Swarm {
     pub cuts: bool,
@@ -46,38 +46,38 @@ pub struct Swarm {
     pub stints: bool,
     /// Three cars drive at the same time.
     pub streams: bool,
-    /// The queue has little room.
+    /// The queue is small.
     pub narrow: bool,
     /// Another publisher sends to our pages.
     pub shares_pages: bool,
 }
 
-/// Everything but the agent.
+/// The environment of the agent.
 pub struct World {
     pub rng: SmallRng,
     pub swarm: Swarm,
-    /// What the server does all the time.
+    /// The server's permanent faults.
     nature: Faults,
     pub server: Server,
     pub disk: Disk,
     pub config: Config,
     pub start: Instant,
     clock_offset_ms: i64,
-    /// The lap that each car drives.
+    /// The current lap of each car.
     pub laps: [i64; 3],
     pub promises: Promises,
-    /// Half of the seeds have a second destination, which goes wrong on its own.
+    /// A second destination with independent faults, in half of the seeds.
     pub second: Option<Second>,
 }
 
-/// A server beside the first one.
+/// The second destination.
 pub struct Second {
     rng: SmallRng,
     pub server: Server,
     pub promises: Promises,
 }
 
-/// Its name as a destination.
+/// The name of the second destination.
 pub const SECOND: &str = "second";
 
 impl World {
@@ -108,20 +108,19 @@ impl World {
             stints: coin(),
             streams: coin(),
             narrow: coin(),
-            // From no chance of its own: what the other seeds do stays as it is.
+            // Does not draw from `rng`, so that existing seeds keep their behavior.
             shares_pages: seed % 3 == 2,
         };
-        // A server that refuses without a word and shows nothing back cannot be found out: it says
-        // what it refuses.
+        // Silent refusals cannot be detected without echoes, so such a server reports them.
         let no_echo = coin();
         let ms = |slow: bool, ms| Duration::from_millis(if slow { ms } else { 0 });
-        // Where nothing comes back, what another publisher sends hides what is thrown away.
+        // Without echoes, another publisher's frames hide discarded entries.
         let swarm = Swarm { shares_pages: swarm.shares_pages && !no_echo, ..swarm };
         let nature = Faults {
             no_echo,
             objects: coin() || no_echo,
             refuses: swarm.poison.then_some(POISON),
-            // Without an echo nobody sees in which order it keeps them.
+            // Without echoes, the order on the server cannot be observed.
             swaps: swarm.swaps && !no_echo,
             duplicates: if coin() { 5 } else { 0 },
             delay: ms(swarm.slow, 40),
@@ -140,7 +139,7 @@ impl World {
         server.seed(seed);
         server.behave(nature.clone());
         let disk = Disk::default();
-        // From a chance of its own: what the other seeds do stays as it is.
+        // Uses a separate random generator, so that existing seeds keep their behavior.
         let second = (seed % 2 == 1).then(|| {
             let server = Server::named(SECOND);
             server.seed(!seed);
@@ -163,7 +162,7 @@ impl World {
         }
     }
 
-    /// Runs of the agent before the last one.
+    /// The number of runs of the agent before the last one.
     pub fn lives(&mut self) -> u32 {
         self.rng.random_range(1..=4)
     }
@@ -174,12 +173,12 @@ impl World {
         CapturedAt(1_763_821_822_000 + elapsed + self.clock_offset_ms)
     }
 
-    /// Takes the server away, for long enough to fill a narrow queue.
+    /// Starts an outage of the server, long enough to fill a small queue.
     pub fn begin_outage(&self) {
         self.server.behave(Faults { down: true, ..self.nature.clone() });
     }
 
-    /// One thing goes wrong, or right again.
+    /// Injects a random fault, or heals all of them.
     pub async fn misfortune(&mut self) {
         let Self { rng, swarm, server, disk, nature, .. } = self;
         if swarm.shares_pages {
@@ -197,11 +196,11 @@ impl World {
             3 if swarm.forgets => server.forget(),
             4 if swarm.silences => faulty(Faults { silent: true, ..nature.clone() }),
             5 if swarm.lies => faulty(Faults { keeps_nothing: true, ..nature.clone() }),
-            // What is dropped in mid-batch shows by those after it, where they are shown.
+            // Entries dropped within a batch are detected by later echoes, so this needs echoes.
             6 if swarm.drops && !nature.no_echo => {
                 faulty(Faults { drops: 20, ..nature.clone() });
             }
-            // One that forgets meanwhile cannot be found out.
+            // A deaf server that also forgets its sessions cannot be detected.
             7 if swarm.deaf && !swarm.forgets && !swarm.restarts && !swarm.lies => {
                 faulty(Faults { no_join: true, ..nature.clone() });
             }
@@ -221,7 +220,7 @@ impl World {
         }
     }
 
-    /// Likewise with the second server.
+    /// Injects a random fault into the second server, or heals it.
     pub fn second_misfortune(&mut self) {
         let Self { second: Some(Second { rng, server, .. }), swarm, nature, .. } = self else {
             return;
@@ -240,14 +239,14 @@ impl World {
         }
     }
 
-    /// All that was promised, of each destination.
+    /// The promises of each destination.
     pub fn each_promise(&mut self) -> impl Iterator<Item = &mut Promises> {
         let second = self.second.iter_mut().map(|second| &mut second.promises);
         [&mut self.promises].into_iter().chain(second)
     }
 
-    /// The machine is suspended and goes on the next morning. Whether the clock of the timers went
-    /// along depends on the system.
+    /// Suspends the machine until the next morning. Whether the timers' clock advances meanwhile
+    /// depends on the system.
     async fn sleep_a_night(&mut self) {
         if self.rng.random_bool(0.5) {
             self.server.cut();
@@ -259,7 +258,7 @@ impl World {
     }
 
     pub fn heal(&mut self) {
-        // What it threw away while it lied shows when it is asked anew.
+        // Entries discarded by a lying server are detected when a new link queries it.
         if self.server.state().faults.keeps_nothing {
             self.server.cut();
         }
@@ -278,7 +277,7 @@ impl World {
     }
 }
 
-/// Little room, by one of the bounds or by age.
+/// Limits the queue by entries, bytes or age.
 fn narrow(rng: &mut SmallRng, config: &mut Config) {
     let queue = &mut config.queue;
     queue.when_full = match rng.random_range(0..6) {
