@@ -708,8 +708,8 @@ async fn pages_of_other_origins_and_other_hosts_are_kept_out() {
     for (path, status, error) in [
         ("/queue/drop?first=1&last=3", 405, None),
         ("/queue/trace", 400, Some("seq: is missing; send a whole number from 0 to ")),
-        ("/queue/trace?seq=one", 400, Some("seq: \"one\" is no such number; send ")),
-        ("/queue/entries?entries=1000000", 400, Some("entries: \"1000000\" is no such number")),
+        ("/queue/trace?seq=one", 400, Some("seq: \"one\" is not valid; send ")),
+        ("/queue/entries?entries=1000000", 400, Some("entries: \"1000000\" is not valid; send ")),
         ("/queue/trace?seq=18446744073709551615", 400, Some("seq: ")),
     ] {
         let answer = http.get(format!("{admin}{path}")).send().await.unwrap();
@@ -730,7 +730,7 @@ async fn a_tool_that_cannot_do_its_work_ends_with_2_and_what_to_do() {
         (&["status", "--queue", empty][..], "there is no queue in"),
         (&["verify", "--queue", empty], "name its folder with --queue"),
         (&["status", "--admin", "http://127.0.0.1:9"], "no agent answers at http://127.0.0.1:9"),
-        (&["status", "--admin", "nowhere"], "--admin: \"nowhere\" is no admin address; write"),
+        (&["status", "--admin", "nowhere"], "--admin: \"nowhere\" is not an admin address; use"),
         (&["status", "--queue", empty, "--set", "queue.max_entries"], "write it as KEY=VALUE"),
         (&["status", "--queue", empty, "--set", "log.level=loud"], "--set: log.level: "),
         (&["trace", "one", "--queue", empty], "write a position, a whole number such as 1"),
@@ -753,7 +753,7 @@ async fn a_tool_that_cannot_do_its_work_ends_with_2_and_what_to_do() {
     let server = Peer::start(Kind::Embedded, &[]);
     let said = tool(&["status", "--admin", &server.url()]);
     assert_eq!(said.code, 2);
-    assert!(said.err[0].contains("does not know the queue's tools"), "{said:?}");
+    assert!(said.err[0].contains("does not know the queue tools"), "{said:?}");
 }
 
 /// Looking at a queue with a smaller configuration than it was made with must cost nothing.
