@@ -1,7 +1,7 @@
 //! The queue tools over HTTP, at the agent's admin address: `/queue/…`, GET reads and POST changes.
 //!
-//! Only this PC may use them, even if the admin listener is open to others: there is no password, and
-//! the frames belong to the team. Requests from web pages of other origins are rejected.
+//! Only this PC may use them, even if the admin listener is open to others: there is no password,
+//! and the frames belong to the team. Requests from web pages of other origins are rejected.
 
 use std::sync::Arc;
 

@@ -207,7 +207,7 @@ async fn addresses_that_an_agent_has() {
 #[test]
 fn a_start_at_log_on_that_leads_nowhere() {
     let (pc, _server) = pc();
-    let advice = "pitwire autostart enable, with the pitwire that is to be started";
+    let advice = "run pitwire autostart enable with the program that should start";
     let entry = pc.path("settings").join("autostart").join("pitwire.desktop");
     fs::create_dir_all(entry.parent().unwrap()).unwrap();
     let exec = |program: &str| {
@@ -219,12 +219,15 @@ fn a_start_at_log_on_that_leads_nowhere() {
     pc.finds(&[(
         "warning",
         "autostart",
-        "/opt/J. Ö/pitwire is to start at log-on, and is not there",
+        "the log-on entry starts /opt/J. Ö/pitwire, which does not exist",
         advice,
     )]);
     let link = pc.path("settings").join("systemd/user/default.target.wants/pitwire.service");
     fs::create_dir_all(link.parent().unwrap()).unwrap();
     std::os::unix::fs::symlink("/nowhere/pitwire.service", &link).unwrap();
-    let what = format!("what starts at log-on is {}, which leads nowhere", link.display());
+    let what = format!(
+        "the log-on entry is unusable: {}, a broken link or without a command",
+        link.display()
+    );
     pc.finds(&[("warning", "autostart", &what, advice)]);
 }

@@ -157,5 +157,5 @@ async fn a_wrong_configuration_changes_nothing_and_is_told() {
     eventually("both are refused", twice).await;
     trial.write("update_rate_hz = 3");
     let (code, said, _) = trial.reload().await;
-    assert_eq!((code, said.as_str()), (0, "The configuration is as it was.\n"));
+    assert_eq!((code, said.as_str()), (0, "The configuration is unchanged.\n"));
 }
