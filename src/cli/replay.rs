@@ -47,7 +47,9 @@ pub async fn replay(args: Replay, shutdown: impl Future<Output = ()>) -> Exit {
     let temporary = match tempfile::Builder::new().prefix("pitwire-replay-").tempdir() {
         Ok(folder) => folder,
         Err(error) => {
-            complain(format_args!("pitwire: no temporary folder: {error}; use --queue instead"));
+            complain(format_args!(
+                "pitwire: cannot create a temporary folder: {error}; use --queue"
+            ));
             return Exit::Failed;
         }
     };

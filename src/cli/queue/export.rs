@@ -12,8 +12,8 @@ use crate::tools::{Item, export_line};
 /// Write entries to a file, as JSON Lines or as CSV; they stay queued.
 ///
 /// A line of JSON has seq, stint, captured_at, kind and the frame or the setup; `pitwire queue
-/// import` reads it. CSV has the frames alone, one column a reading, UTF-8; a text that a spreadsheet
-/// would take for a formula gets a ' in front, and control characters are escaped.
+/// import` reads it. CSV has the frames alone, one column a reading, UTF-8; a text that a
+/// spreadsheet would take for a formula gets a ' in front, and control characters are escaped.
 ///
 /// Ends with 1 when an entry cannot be read.
 #[derive(Debug, clap::Args)]

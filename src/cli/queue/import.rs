@@ -13,8 +13,9 @@ use crate::tools::{Line, Moved, What};
 /// Queue the entries of an export again.
 ///
 /// They get new positions. Each keeps its moment of capture, unless the queue holds a later one
-/// already: then it gets the moment after that. Nothing is queued if a single line is no entry. What
-/// is older than queue.max_age is dropped when a newer one comes, if it is not delivered before.
+/// already: then it gets the moment after that. Nothing is queued if a single line is no entry.
+/// What is older than queue.max_age is dropped when a newer one comes, if it is not delivered
+/// before.
 ///
 /// Ends with 1 when a line is no entry, or was not stored.
 #[derive(Debug, clap::Args)]

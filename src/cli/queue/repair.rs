@@ -7,9 +7,9 @@ use crate::queue::inspect::Finding;
 
 /// Say what is damaged and what becomes of it; do it with --apply.
 ///
-/// The agent does the same by itself, as it comes across the damage: nothing here is needed to start
-/// it. What cannot be read is set aside in quarantine/ in the queue's folder; what can be read of it
-/// is kept in its place.
+/// The agent does the same by itself, as it comes across the damage: nothing here is needed to
+/// start it. What cannot be read is set aside in quarantine/ in the queue's folder; what can be
+/// read of it is kept in its place.
 ///
 /// Ends with 1 when there is something to repair, or something is left that cannot be.
 #[derive(Debug, clap::Args)]
@@ -56,8 +56,8 @@ impl Repair {
     }
 }
 
-/// Reads every stretch as the reader would, and prints what that did. Opening the queue has repaired
-/// the rest already: `lost_before` is of the time before that.
+/// Reads every stretch as the reader would, and prints what that did. Opening the queue has
+/// repaired the rest already: `lost_before` is of the time before that.
 async fn mend(access: &Access, lost_before: u64) -> Result<(), Cannot> {
     let mut from = Seq(0);
     while let Some(mended) = access.mend(from).await? {

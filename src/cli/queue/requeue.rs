@@ -5,8 +5,8 @@ use super::{Cannot, Exit, NOT_DONE, Which, contents, count, places, print, say_m
 /// Queue again what the server refused.
 ///
 /// Such entries lie in quarantine/ in the queue's folder. They get new positions and, as the queue
-/// is in the order of time, a moment of capture after the newest entry. Each is taken once: the file
-/// is set aside first, as quarantine/refused-taken.ndjson.
+/// is in the order of time, a moment of capture after the newest entry. Each is taken once: the
+/// file is set aside first, as quarantine/refused-taken.ndjson.
 #[derive(Debug, clap::Args)]
 pub struct Requeue {
     /// Do it; without this it is only said what would be done.

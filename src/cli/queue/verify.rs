@@ -7,8 +7,8 @@ use crate::queue::inspect::{Finding, Place, out_of_order};
 /// Read every entry and check the queue, without changing anything.
 ///
 /// Each entry is read from the disk and decoded; their order, the ledger and the bound on the disk
-/// are checked. A finding a line; ends with 1 if there are any. `pitwire queue repair` says what can
-/// be done.
+/// are checked. A finding a line; ends with 1 if there are any. `pitwire queue repair` says what
+/// can be done.
 #[derive(Debug, clap::Args)]
 pub struct Verify {
     #[command(flatten)]
@@ -55,7 +55,8 @@ impl Verdict {
     }
 }
 
-/// Reads all of a queue, and tells each finding, and the last position of each stretch that is read.
+/// Reads all of a queue, and tells each finding, and the last position of each stretch that is
+/// read.
 pub(in crate::cli) async fn examine(
     examiner: &Examiner,
     mut tell: impl FnMut(&Finding),
