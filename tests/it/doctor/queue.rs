@@ -33,7 +33,7 @@ async fn a_queue_that_is_well_is_read_to_its_end() {
     let (pc, _server) = pc();
     drive(&pc.path("queue")).await;
     let findings = pc.finds(&[]);
-    assert!(has(&findings, "ok", "read 10 entries in 1 stretch; 0 findings"), "{findings:#?}");
+    assert!(has(&findings, "ok", "read 10 entries in 1 segment; 0 findings"), "{findings:#?}");
 }
 
 #[test]
