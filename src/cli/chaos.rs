@@ -109,7 +109,7 @@ async fn play(args: &Chaos, shutdown: impl Future<Output = ()>) -> Result<Report
     };
     let mut over = Box::pin(over.fuse());
     let faults = break_things(args, &mut stage, &mut over).await?;
-    say(args.json, "all faults are ended");
+    say(args.json, "all faults ended");
     let (books, ledger) = stage.finish(|_| {}).await;
     Ok(Report { books, faults, ledger })
 }

@@ -3,7 +3,7 @@
 use crate::cli::settings::Settings;
 use crate::cli::{Exit, complain, print};
 
-/// Check the configuration that pitwire run would use, without starting anything.
+/// Check the configuration of pitwire run, without starting anything.
 ///
 /// Prints all mistakes at once, each with its position and how to correct it, and warns about
 /// settings that work but are probably unintended.
