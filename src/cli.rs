@@ -1,7 +1,7 @@
-//! What was typed on the command line, one file a subcommand.
+//! The command line, one file per subcommand.
 //!
-//! The doc comments of commands and options are their `--help`. A command's begins with what to do
-//! in the imperative, an option's is one sentence; clap takes the last full stop off.
+//! The doc comments of commands and options are their `--help` texts. A command's text begins with
+//! an imperative sentence, an option's text is one sentence; clap removes the last full stop.
 
 pub mod autostart;
 pub mod chaos;
@@ -35,10 +35,10 @@ use crate::remote_text::escape_lines;
 
 /// Bring sim-racing telemetry to the team's dashboard, through outages and crashes.
 ///
-/// What is handed in is stored on disk first, and sent in order as soon as the dashboard server is
-/// there. Try it with `pitwire demo`; use it with `pitwire run --server URL`.
+/// Samples are stored on disk first and sent in order as soon as the dashboard server can be
+/// reached. Try it with `pitwire demo`; use it with `pitwire run --server URL`.
 ///
-/// Every command ends with 0 if all went well, 1 if something failed and 2 if it was used wrongly.
+/// Every command exits with 0 on success, 1 on failure and 2 on wrong usage.
 #[derive(Debug, Parser)]
 #[command(version, propagate_version = true)]
 pub struct Cli {
@@ -65,19 +65,19 @@ pub enum Command {
     Man(man::Man),
 }
 
-/// How a command ended: 0 good, 1 failed, 2 wrong use.
+/// The result of a command: exit code 0 for success, 1 for failure, 2 for wrong usage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     Good,
     Failed,
     WrongUse,
-    /// A tool found something: 1.
+    /// A tool found a problem: exit code 1.
     Found,
-    /// A tool could not do its work: 2.
+    /// A tool could not do its work: exit code 2.
     Cannot,
 }
 
-/// Adds what was given with `--set KEY=VALUE`.
+/// Adds the settings given with `--set KEY=VALUE`.
 fn set_all(overrides: &mut Overrides, settings: &[String]) -> Result<(), String> {
     for setting in settings {
         let (key, value) = setting
@@ -88,17 +88,17 @@ fn set_all(overrides: &mut Overrides, settings: &[String]) -> Result<(), String>
     Ok(())
 }
 
-/// Prints a line on stdout. That nobody reads it, which makes `println!` panic, is no reason to end.
+/// Prints a line on stdout. Unlike `println!`, does not panic if stdout is closed.
 pub fn print(line: impl Display) {
     terminal::write(Stream::Out, safe(&format!("{line}\n")));
 }
 
-/// The same on stderr.
+/// Prints a line on stderr. Unlike `eprintln!`, does not panic if stderr is closed.
 pub fn complain(line: impl Display) {
     terminal::write(Stream::Err, safe(&format!("{line}\n")));
 }
 
-/// Whatever a driver is called or a server answers, it does not change the terminal.
+/// Escapes control characters: driver names and server answers must not control the terminal.
 fn safe(text: &str) -> Vec<u8> {
     escape_lines(text).into_owned().into_bytes()
 }

@@ -1,4 +1,4 @@
-//! The `pitwire` command: arguments, a runtime, signals, an exit code.
+//! The `pitwire` command: parses the arguments, starts the runtime, handles signals and exits.
 
 use std::process::ExitCode;
 
@@ -51,12 +51,12 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
             Command::Man(args) => man::man(&args),
         })
     });
-    // A read of stdin that never ends must not keep the process.
+    // A pending read of stdin must not keep the process alive.
     runtime.shutdown_background();
     exit
 }
 
-/// Resolves at Ctrl-C or when the system asks the process to end.
+/// Resolves on Ctrl-C or when the system asks the process to terminate.
 async fn shutdown() {
     #[cfg(unix)]
     let terminated = async {

@@ -1,4 +1,4 @@
-//! `pitwirew`: pitwire without a console window, for a start at log-on of Windows.
+//! `pitwirew`: pitwire without a console window, for the start at log-on on Windows.
 #![cfg_attr(windows, windows_subsystem = "windows")]
 
 #[path = "main.rs"]

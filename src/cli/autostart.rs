@@ -1,7 +1,7 @@
 //! `pitwire autostart`: the agent starts when the user logs on, without administrator rights.
 //!
-//! It is a program of the user and no service of the system, since the game's shared memory belongs
-//! to the session in which the user logged on.
+//! The agent runs as the user, not as a system service: only the user's log-on session can read the
+//! game's shared memory.
 
 #[cfg(windows)]
 #[path = "autostart/windows.rs"]
@@ -17,14 +17,14 @@ use clap::Subcommand;
 
 use crate::cli::{Exit, complain, print};
 
-/// Start the agent whenever you log on, or stop doing so.
+/// Start the agent when you log on, or stop doing so.
 ///
-/// On Windows this is an entry under Run of the registry, for you alone; no window opens, and the log
-/// is written to pitwire.log in %LOCALAPPDATA%\pitwire. On Linux it is a user unit of systemd, or,
-/// where there is no systemd, an entry in the desktop's autostart folder.
+/// On Windows this is an entry under the Run key of your part of the registry; no window opens, and
+/// the log is written to pitwire.log in %LOCALAPPDATA%\pitwire. On Linux it is a systemd user unit
+/// or, without systemd, an entry in the desktop's autostart folder.
 ///
-/// The agent reads pitwire/pitwire.toml in ~/.config or %LOCALAPPDATA%, if it is there. What runs now
-/// is neither started nor stopped.
+/// The agent reads pitwire/pitwire.toml in ~/.config or %LOCALAPPDATA%, if the file exists. These
+/// commands do not start or stop an agent now.
 #[derive(Debug, clap::Args)]
 pub struct Autostart {
     #[command(subcommand)]
@@ -33,47 +33,47 @@ pub struct Autostart {
 
 #[derive(Debug, Subcommand)]
 pub enum Action {
-    /// Start the agent at each log-on from now on
+    /// Start the agent at each log-on
     Enable {
         /// Configuration file for the agent [default: as for pitwire run].
         #[arg(long, value_name = "FILE")]
         config: Option<PathBuf>,
     },
-    /// Do not start it any more
+    /// Stop starting the agent at log-on
     Disable,
-    /// Say whether it is started at log-on, and by what
+    /// Show whether the agent starts at log-on, and by which command
     Status,
 }
 
-/// What is started at log-on.
+/// The command to start at log-on.
 #[derive(Debug, PartialEq, Eq)]
 struct Start {
     program: PathBuf,
     arguments: Vec<String>,
 }
 
-/// What starts the agent at log-on.
+/// An existing log-on entry that starts the agent.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Registered {
-    /// The command as it stands there, and where that is.
+    /// The command in the entry, with the path of the entry where it has one.
     pub(super) what: String,
-    /// `None` where what is there leads nowhere.
+    /// `None` if the entry has no command or cannot be read.
     pub(super) program: Option<PathBuf>,
 }
 
 impl Registered {
-    /// Whether what is to be started can be.
+    /// Whether the program exists.
     pub(super) fn is_there(&self) -> bool {
         self.program.as_ref().is_some_and(|program| program.is_file())
     }
 }
 
-/// Looks what starts the agent at log-on, if anything does.
+/// Finds the log-on entry that starts the agent, if there is one.
 pub(super) fn registered() -> io::Result<Option<Registered>> {
     system::registered()
 }
 
-/// Does what was asked for.
+/// Runs `pitwire autostart`.
 pub fn autostart(args: &Autostart) -> Exit {
     let done = match &args.action {
         Action::Enable { config } => enable(config.as_deref()),
@@ -97,7 +97,7 @@ pub fn autostart(args: &Autostart) -> Exit {
 fn enable(config: Option<&Path>) -> io::Result<()> {
     let mut arguments = vec!["run".to_owned()];
     if let Some(config) = config {
-        // The agent starts in another folder.
+        // The agent starts with another working directory.
         let whole = std::path::absolute(config)?;
         if !whole.is_file() {
             let text = format!("--config {}: there is no such file", whole.display());
@@ -106,13 +106,13 @@ fn enable(config: Option<&Path>) -> io::Result<()> {
         arguments.extend(["--config".to_owned(), text(&whole)?]);
     }
     system::enable(Start { program: std::env::current_exe()?, arguments })?;
-    print("The agent starts at each log-on from now on.");
+    print("The agent will start at each log-on.");
     Ok(())
 }
 
 fn text(path: &Path) -> io::Result<String> {
     path.to_str().map(str::to_owned).ok_or_else(|| {
-        let text = format!("{}: this path is not text in UTF-8; choose another", path.display());
+        let text = format!("{}: this path is not valid UTF-8; choose another", path.display());
         io::Error::new(io::ErrorKind::InvalidInput, text)
     })
 }

@@ -1,4 +1,4 @@
-//! `pitwire chaos`: faults at random on one's own machine, and the books at the end.
+//! `pitwire chaos`: injects random faults on this PC and prints what happened to the frames.
 
 use std::collections::BTreeMap;
 use std::error::Error;
@@ -20,28 +20,28 @@ use crate::config::{
 };
 use crate::queue::ledger::Ledger;
 
-/// Break what can break, at random, and count what is lost.
+/// Inject random faults and count the lost frames.
 ///
-/// A dashboard server, a simulated car and the agent run in one process; open the link that it
-/// prints. The network between them is cut and stalled, the server is replaced by one that knows
-/// nothing, the agent is stopped and started again. Each fault is told as it happens.
+/// A dashboard server, a simulated car and the agent run in one process; open the link that the
+/// command prints. The network between them is cut and stalled, the server is replaced by an empty
+/// one, the agent is stopped and restarted. Each fault is printed when it begins.
 ///
-/// At the end all is mended, and it prints what became of every frame. It fails if one was lost or
-/// out of order.
+/// At the end all faults are ended, and the command prints what happened to the frames. It fails if
+/// one was lost or out of order.
 #[derive(Debug, clap::Args)]
 pub struct Chaos {
-    /// Go on for so many minutes; 0.5 is half a minute.
+    /// Number of minutes to run; 0.5 is half a minute.
     #[arg(long, value_name = "N", value_parser = minutes, default_value = "5")]
     pub minutes: Minutes,
     /// Print the result as one JSON object on the last line of stdout, the rest on stderr.
     #[arg(long)]
     pub json: bool,
-    /// Which car and which faults; the same seed gives the same.
+    /// Seed for the car and the faults; the same seed gives the same ones.
     #[arg(long, value_name = "SEED", default_value_t = 1)]
     pub seed: u64,
 }
 
-/// A time, typed in minutes.
+/// A duration given in minutes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Minutes(Duration);
 
@@ -51,7 +51,7 @@ fn minutes(text: &str) -> Result<Minutes, String> {
     Ok(Minutes(Duration::from_secs_f64(minutes.ok_or_else(error)? * 60.0)))
 }
 
-/// What is done to the parts.
+/// A fault that is injected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Fault {
@@ -71,13 +71,13 @@ impl fmt::Display for Fault {
         f.write_str(match self {
             Self::LinkCut => "the link is cut",
             Self::LinkStalled => "the link stalls",
-            Self::ServerReplaced => "the server is gone, with all that it knew,",
+            Self::ServerReplaced => "the server is gone, with all its sessions,",
             Self::AgentStopped => "the agent is stopped",
         })
     }
 }
 
-/// What happened and what came of it.
+/// The injected faults and the outcome.
 #[derive(Debug, Serialize)]
 struct Report {
     #[serde(flatten)]
@@ -86,7 +86,7 @@ struct Report {
     ledger: Ledger,
 }
 
-/// Runs until the time is over or `shutdown` resolves.
+/// Runs until the time has passed or `shutdown` resolves.
 pub async fn chaos(args: Chaos, shutdown: impl Future<Output = ()>) -> Exit {
     log::start(&LogConfig { level: LogLevel::Error, format: LogFormat::Text, file: None });
     match play(&args, shutdown).await {
@@ -95,7 +95,7 @@ pub async fn chaos(args: Chaos, shutdown: impl Future<Output = ()>) -> Exit {
             if report.books.is_good() { Exit::Good } else { Exit::Failed }
         }
         Err(error) => {
-            complain(format_args!("pitwire: the chaos cannot run: {error}"));
+            complain(format_args!("pitwire: cannot run chaos: {error}"));
             Exit::Failed
         }
     }
@@ -105,17 +105,16 @@ async fn play(args: &Chaos, shutdown: impl Future<Output = ()>) -> Result<Report
     let mut stage = Stage::start(args.seed).await?;
     say(args.json, &format!("dashboard: {}", stage.page().unwrap_or_default()));
     let over = async {
-        // Whichever comes first.
         let _ = timeout(args.minutes.0, shutdown).await;
     };
     let mut over = Box::pin(over.fuse());
     let faults = break_things(args, &mut stage, &mut over).await?;
-    say(args.json, "all is mended");
+    say(args.json, "all faults ended");
     let (books, ledger) = stage.finish(|_| {}).await;
     Ok(Report { books, faults, ledger })
 }
 
-/// One fault after the other, with calm between, until it is over.
+/// Injects one fault after the other, with calm periods between them, until `over` resolves.
 async fn break_things(
     args: &Chaos,
     stage: &mut Stage,
@@ -124,7 +123,7 @@ async fn break_things(
     let mut chance = SmallRng::seed_from_u64(args.seed);
     let (start, mut faults) = (Instant::now(), BTreeMap::new());
     loop {
-        // Each kind comes, however short the time.
+        // Each round has every kind of fault once, so that a short run has all of them.
         let mut round = Fault::ALL;
         round.shuffle(&mut chance);
         for fault in round {
@@ -161,7 +160,7 @@ fn end(stage: &mut Stage, fault: Fault) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Drives for this long, or until it is over.
+/// Drives the car for `time`, or until `over` resolves.
 async fn drive(
     stage: &mut Stage,
     time: Duration,
@@ -187,8 +186,8 @@ fn tell(args: &Chaos, report: &Report) {
     say(
         args.json,
         &format!(
-            "{faults} faults; the queue's books: delivered {delivered}, dropped {dropped}, thinned \
-             {thinned}, set aside {quarantined}\n{}",
+            "{faults} faults; the queue's ledger: delivered {delivered}, dropped {dropped}, \
+             downsampled {thinned}, set aside {quarantined}\n{}",
             report.books
         ),
     );

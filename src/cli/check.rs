@@ -1,19 +1,19 @@
-//! `pitwire check`: a configuration, looked over.
+//! `pitwire check`: checks a configuration.
 
 use crate::cli::settings::Settings;
 use crate::cli::{Exit, complain, print};
 
-/// Check the configuration that pitwire run would use, and start nothing.
+/// Check the configuration of pitwire run, without starting anything.
 ///
-/// All mistakes are told at once, each with its place and what to write, and so is what works but is
-/// probably not meant.
+/// Prints all mistakes at once, each with its position and how to correct it, and warns about
+/// settings that work but are probably unintended.
 #[derive(Debug, clap::Args)]
 pub struct Check {
     #[command(flatten)]
     pub settings: Settings,
 }
 
-/// Says what is wrong, or that nothing is.
+/// Prints all problems of the configuration, or that it is good.
 pub fn check(args: &Check) -> Exit {
     match args.settings.load() {
         Ok(loaded) => {

@@ -1,4 +1,4 @@
-//! `pitwire completions`: what a shell needs to complete the commands and their options.
+//! `pitwire completions`: shell completions for the commands and their options.
 
 use std::io::Write;
 
@@ -9,20 +9,20 @@ use crate::cli::{Cli, Exit};
 
 /// Print the completions for a shell.
 ///
-/// For bash: pitwire completions bash > ~/.local/share/bash-completion/completions/pitwire. The .deb
-/// brings those for bash, zsh and fish along.
+/// For bash: pitwire completions bash > ~/.local/share/bash-completion/completions/pitwire. The
+/// .deb includes the completions for bash, zsh and fish.
 #[derive(Debug, clap::Args)]
 pub struct Completions {
-    /// The shell that is to complete.
+    /// Shell to print the completions for.
     #[arg(value_enum)]
     pub shell: Shell,
 }
 
-/// Prints them.
+/// Prints the completions.
 pub fn completions(args: &Completions) -> Exit {
     let mut script = Vec::new();
     generate(args.shell, &mut Cli::command(), "pitwire", &mut script);
-    // That nobody reads it is no failure.
+    // A closed stdout is not a failure.
     let _ = std::io::stdout().write_all(&script);
     Exit::Good
 }

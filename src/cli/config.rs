@@ -1,23 +1,23 @@
-//! `pitwire config`: the configuration, as it is or as it could be.
+//! `pitwire config`: prints the effective configuration, or an example with all defaults.
 
 use crate::cli::settings::Settings;
 use crate::cli::{Exit, complain, print};
 use crate::config::{Config, to_toml};
 
-/// Print the configuration in force, each value with where it comes from.
+/// Print the effective configuration, and where each value comes from.
 ///
-/// It is a TOML file, with the secrets left out. With --example it is one with all defaults, and what
-/// each setting means.
+/// The output is a TOML file without the secrets. With --example it has all defaults, and explains
+/// each setting.
 #[derive(Debug, clap::Args)]
 pub struct Print {
-    /// Print all defaults, and what each setting means.
+    /// Print all defaults, with an explanation of each setting.
     #[arg(long)]
     pub example: bool,
     #[command(flatten)]
     pub settings: Settings,
 }
 
-/// Prints it.
+/// Prints the configuration.
 pub fn config(args: &Print) -> Exit {
     if args.example {
         print(to_toml(&Config::default()));

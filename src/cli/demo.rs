@@ -1,5 +1,6 @@
-//! `pitwire demo`: the main job with nothing to set up. A dashboard server, a simulated car and
-//! the agent in one process, a network plug that is pulled, and a viewer that counts.
+//! `pitwire demo`: delivery across a network outage, without any setup. Runs a dashboard server, a
+//! simulated car and the agent in one process, with a kill switch for the network between them and
+//! a viewer that counts the frames.
 
 use std::io::Write;
 use std::time::Duration;
@@ -10,30 +11,31 @@ use super::stage::{Books, Link, Stage, say};
 use crate::cli::{Exit, complain, log, print};
 use crate::config::{LogConfig, LogFormat, LogLevel, SIMULATOR_RATE_HZ};
 
-/// Show the main job with nothing to set up.
+/// Show how telemetry survives a network outage, without any setup.
 ///
-/// A dashboard server, a simulated car and the agent run in one process; open the link that it
-/// prints. The network plug is pulled after 10 s for 10 s, and the queue fills. When the plug is
-/// back in, the queue drains and the page gets every frame.
+/// A dashboard server, a simulated car and the agent run in one process; open the link that the
+/// demo prints. After 10 s the network fails for 10 s, and the queue grows. When the network is
+/// back, the queue drains and the page receives every frame.
 ///
-/// At the end it prints what became of every frame, and fails if one was lost or out of order.
+/// At the end the demo prints what happened to the frames. It fails if one was lost or out of
+/// order.
 #[derive(Debug, clap::Args)]
 pub struct Demo {
-    /// End after so many seconds [default: run until Ctrl-C].
+    /// Number of seconds to run [default: run until Ctrl-C].
     #[arg(long, value_name = "N")]
     pub seconds: Option<u64>,
-    /// When to pull the plug and for how long, in seconds; may be given several times.
+    /// Start and length of a network outage, in seconds; may be given several times.
     #[arg(long, value_name = "START:LENGTH", value_parser = outage, default_value = "10:10")]
     pub outage: Vec<Outage>,
     /// Print the result as one JSON object on the last line of stdout, the rest on stderr.
     #[arg(long)]
     pub json: bool,
-    /// Which car, driver and race; the same seed gives the same samples.
+    /// Seed for the car, the driver and the race; the same seed gives the same samples.
     #[arg(long, value_name = "SEED", default_value_t = 1)]
     pub seed: u64,
 }
 
-/// A time without network.
+/// A network outage: its start, as time since the start of the demo, and its length.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Outage {
     start: Duration,
@@ -82,7 +84,7 @@ async fn play(
     Ok(books)
 }
 
-/// Drives the car, and pulls the plug when it is time.
+/// Drives the car and cuts the network during the outages.
 async fn drive(args: &Demo, stage: &mut Stage, shutdown: impl Future<Output = ()>) {
     let period = Duration::from_secs_f64(1.0 / SIMULATOR_RATE_HZ);
     let mut tick = interval(period);
@@ -102,11 +104,11 @@ async fn drive(args: &Demo, stage: &mut Stage, shutdown: impl Future<Output = ()
         let out = args.outage.iter().any(|outage| outage.is_on(start.elapsed()));
         stage.plug.set(if out { Link::Out } else { Link::In });
         stage.step(period).await;
-        show(args, if out { "plug out" } else { "plug in" }, stage);
+        show(args, if out { "net down" } else { "net up" }, stage);
     }
 }
 
-/// One status line that is written over in a terminal.
+/// Prints the status line; a terminal overwrites the previous one.
 fn show(args: &Demo, plug: &str, stage: &Stage) {
     let link = if stage.is_live() { "live" } else { "offline" };
     let (produced, queued, seen) = (stage.produced(), stage.queued(), stage.seen());

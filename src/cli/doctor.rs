@@ -1,7 +1,7 @@
-//! `pitwire doctor`: what is wrong, and what to do; one file a subject.
+//! `pitwire doctor`: finds problems and suggests what to do; one file per subject.
 //!
-//! Nothing is changed: neither the queue nor what a page shows that anybody looks at. What is tried on
-//! the server goes into a session that was asked for just now, or two.
+//! The doctor changes neither the queue nor a page that someone watches: it tests the server with
+//! one or two new sessions.
 
 mod autostart;
 mod bundle;
@@ -24,14 +24,15 @@ use crate::cli::{Exit, complain, print};
 use crate::config::Config;
 use crate::remote_text::Secrets;
 
-/// Find out what is wrong, and say what to do about it.
+/// Find problems, and show what to do about them.
 ///
-/// It looks at the configuration, the queue, the dashboard server, the game, the addresses to listen
-/// on and the start at log-on, whether an agent runs or not. The server is asked for a new session or
-/// two, with one frame in each; nobody has the link to them.
+/// The doctor checks the configuration, the queue, the dashboard server, the game, the addresses to
+/// listen on and the start at log-on, whether or not an agent is running. It requests one or two
+/// new sessions from the server and sends one frame to each; no viewer has the links to them.
 ///
-/// A finding a line: ok, note, warning or fault; below it what to do. It ends with 0 if nothing is
-/// worse than a note, with 1 if there is a warning or a fault, and with 2 if it could not do its work.
+/// Each finding is a line with ok, note, warning or fault, followed by what to do. The command
+/// exits with 0 if nothing is worse than a note, with 1 if there is a warning or a fault, and with
+/// 2 if it could not do its work.
 #[derive(Debug, clap::Args)]
 pub struct Doctor {
     #[command(flatten)]
@@ -39,12 +40,12 @@ pub struct Doctor {
     /// Print the findings as one JSON object.
     #[arg(long)]
     pub json: bool,
-    /// Write a zip for whoever helps: findings, configuration, log and metrics, no secrets [default: none].
+    /// Write a zip for a support request: findings, configuration, log and metrics, no secrets [default: none].
     #[arg(long, value_name = "FILE")]
     pub bundle: Option<PathBuf>,
 }
 
-/// Looks at everything, and says what it found.
+/// Runs all checks and prints the findings.
 pub async fn doctor(args: Doctor) -> Exit {
     match examine(&args).await {
         Ok(exit) => exit,
@@ -56,7 +57,7 @@ pub async fn doctor(args: Doctor) -> Exit {
 }
 
 async fn examine(args: &Doctor) -> Result<Exit, String> {
-    // Told before minutes are spent.
+    // Fail early: the checks can take minutes.
     let bundle = args.bundle.as_deref().map(Bundle::at).transpose()?;
     let loaded = args.settings.try_load()?;
     let config = loaded.as_ref().map(|loaded| &loaded.config);
@@ -74,13 +75,13 @@ async fn examine(args: &Doctor) -> Result<Exit, String> {
     }
     if let Some(bundle) = bundle {
         let path = bundle.write(&args.settings, &loaded, &findings, &secrets).await?;
-        complain(format_args!("written to {path}; look into it before you give it to others"));
+        complain(format_args!("wrote {path}; review it before you share it"));
     }
     let worst = findings.iter().map(|finding| finding.severity).max();
     Ok(if worst >= Some(Severity::Warning) { Exit::Found } else { Exit::Good })
 }
 
-/// All at the same time, as some wait for a network.
+/// Runs all checks concurrently, since some wait for the network.
 async fn look(config: &Config) -> Vec<Report> {
     let others = config.destinations.keys().map(|name| server::look_at_other(config, name));
     let (queue, server, others, game, listening, autostart) = tokio::join!(
@@ -94,12 +95,12 @@ async fn look(config: &Config) -> Vec<Report> {
     [queue, server].into_iter().chain(others).chain([game, listening, autostart]).collect()
 }
 
-/// What is looked at as the configuration says cannot be without one.
+/// Reports for the subjects that cannot be checked without a valid configuration.
 fn not_looked() -> [Report; 5] {
     [queue::SUBJECT, server::SUBJECT, game::SUBJECT, listening::SUBJECT, autostart::SUBJECT].map(
         |subject| {
             let mut report = Report::new(subject);
-            report.not_looked_at("the configuration does not say what to look at");
+            report.not_looked_at("the configuration is invalid");
             report
         },
     )

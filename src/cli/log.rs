@@ -1,5 +1,5 @@
-//! Where the log goes: to standard error, so that standard output stays for links and receipts; or
-//! to a file that is bounded by being two.
+//! The log: on standard error, so that standard output is free for links and receipts, or in a file
+//! that is rotated at a size limit, with one old file.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -13,10 +13,10 @@ use crate::cli::{complain, private_file, terminal};
 use crate::config::{LOG_FILE_BYTES, LogConfig, LogFormat, LogLevel};
 use crate::remote_text::escape;
 
-/// Sets the level of the log that was started.
+/// Changes the level of the running log.
 static SET_LEVEL: OnceLock<Box<dyn Fn(LogLevel) + Send + Sync>> = OnceLock::new();
 
-/// Starts the log. Only the first one in a process counts.
+/// Starts the log. Later calls in a process have no effect.
 pub(super) fn start(log: &LogConfig) {
     let file = log.file.as_deref().and_then(|path| match LogFile::open(path) {
         Ok(file) => Some(file),
@@ -34,7 +34,7 @@ pub(super) fn start(log: &LogConfig) {
         .with_env_filter(filter(log.level))
         .with_ansi(in_color)
         .with_target(false)
-        // It would complain on stderr, and panic where that is what nobody reads.
+        // It would print internal errors on stderr, and panic if that is closed.
         .log_internal_errors(false)
         .with_writer(writer);
     let (started, set_level): (_, Box<dyn Fn(LogLevel) + Send + Sync>) = match log.format {
@@ -54,7 +54,7 @@ pub(super) fn start(log: &LogConfig) {
     }
 }
 
-/// From here on lines of this level and more important ones are logged.
+/// Changes the level: lines of this level and more important ones are logged.
 pub(super) fn set_level(level: LogLevel) {
     if let Some(set_level) = SET_LEVEL.get() {
         set_level(level);
@@ -62,7 +62,7 @@ pub(super) fn set_level(level: LogLevel) {
 }
 
 fn filter(level: LogLevel) -> EnvFilter {
-    // The libraries below say much at the finer levels, session ids among it.
+    // The libraries log much at the finer levels, including session ids.
     let libraries = "rust_socketio=off,rust_engineio=off,tungstenite=off,sled=off,engineioxide=off,async_nats=off";
     EnvFilter::new(format!("{},{libraries}", word(level)))
 }
@@ -78,8 +78,8 @@ fn word(level: LogLevel) -> &'static str {
     }
 }
 
-/// Escapes what would make one line of the log look like several, or change the terminal that shows
-/// it. Each write is one line.
+/// Writer that escapes line breaks and control characters, so that an entry is always one line and
+/// cannot control the terminal. Each write is one line.
 struct OneLine<W>(W);
 
 impl<W: Write> Write for OneLine<W> {
@@ -93,7 +93,7 @@ impl<W: Write> Write for OneLine<W> {
     }
 }
 
-/// The line with its end and its colours, and everything else in it escaped.
+/// Escapes a line, except for its line break and its colour codes.
 fn one_line(line: &str) -> String {
     let (line, end) = line.strip_suffix('\n').map_or((line, ""), |line| (line, "\n"));
     let mut pieces = line.split("\u{1b}[");
@@ -107,7 +107,7 @@ fn one_line(line: &str) -> String {
     shown + end
 }
 
-/// Standard error, above the line that may be at the bottom of it.
+/// Writes to standard error, above the status line if there is one.
 struct ToTerminal;
 
 /// Each call is one line.
@@ -122,7 +122,7 @@ impl Write for ToTerminal {
     }
 }
 
-/// A file that is kept as the old one when it is full.
+/// A log file that is renamed to `*.old` when it is full.
 struct LogFile {
     path: PathBuf,
     file: File,
@@ -140,7 +140,7 @@ impl LogFile {
         Ok(Self { path: path.into(), file, len, most: LOG_FILE_BYTES })
     }
 
-    /// Goes on in a new file; in this one if the system does not let it.
+    /// Rotates the file. If it cannot be renamed, it is emptied.
     fn turn(&mut self) {
         let old = self.path.with_added_extension("old");
         if fs::rename(&self.path, old).is_ok()
@@ -148,7 +148,8 @@ impl LogFile {
         {
             *self = Self { most: self.most, ..next };
         } else if self.file.set_len(0).is_ok() {
-            // Somebody holds the old one open: better nothing of it than without bound.
+            // Another process may have the old file open. Losing lines is better than growing
+            // without limit.
             self.len = 0;
         }
     }

@@ -1,4 +1,4 @@
-//! `pitwire man`: the manual pages, for packages.
+//! `pitwire man`: writes the manual pages, for packages.
 
 use std::path::PathBuf;
 
@@ -9,12 +9,12 @@ use crate::cli::{Cli, Exit, complain};
 /// Write a manual page for each command into a folder.
 #[derive(Debug, clap::Args)]
 pub struct Man {
-    /// The folder, which is made if it is not there.
+    /// Folder to write to; created if it does not exist.
     #[arg(value_name = "DIR")]
     pub folder: PathBuf,
 }
 
-/// Writes them.
+/// Writes the manual pages.
 pub fn man(args: &Man) -> Exit {
     let folder = &args.folder;
     let written = std::fs::create_dir_all(folder)

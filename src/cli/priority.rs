@@ -1,10 +1,10 @@
-//! The game goes first: the agent runs at a lower priority than what the player starts.
+//! Process priority: the agent runs at a lower priority than the game.
 
-/// Lowers the priority of this process, for all its life. Where this is not allowed it stays as it
-/// is and the log says so.
+/// Lowers the priority of this process. If this fails, the priority is unchanged and the failure is
+/// logged.
 pub(super) fn lower() {
     if let Err(error) = system::lower() {
-        tracing::debug!(%error, "the priority stays as it is");
+        tracing::debug!(%error, "cannot lower the priority of the process");
     }
 }
 
@@ -30,7 +30,8 @@ mod system {
     };
 
     pub(super) fn lower() -> io::Result<()> {
-        // SAFETY: the handle is this process's own and needs no closing; nothing else is handed over.
+        // SAFETY: the pseudo-handle of this process is always valid and needs no closing; no
+        // pointers are passed.
         let done = unsafe { SetPriorityClass(GetCurrentProcess(), BELOW_NORMAL_PRIORITY_CLASS) };
         if done == 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
@@ -53,7 +54,7 @@ mod tests {
     #[allow(unsafe_code, reason = "a function of Windows, with no safe form")]
     fn it_is_below_normal() {
         super::lower();
-        // SAFETY: the handle is this process's own and needs no closing.
+        // SAFETY: the pseudo-handle of this process is always valid and needs no closing.
         assert_eq!(unsafe { GetPriorityClass(GetCurrentProcess()) }, BELOW_NORMAL_PRIORITY_CLASS);
     }
 }

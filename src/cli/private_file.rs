@@ -1,15 +1,15 @@
-//! Files that may hold what others should not read, such as links to pages: only their owner may. On
-//! Windows the user's profile has such rights already.
+//! Files that only their owner may read, because they may contain links to pages. On Windows the
+//! user's profile is already private.
 
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::Path;
 
-/// Rights of a new file and of a new folder.
+/// Permissions of a new file and of a new directory.
 #[cfg(unix)]
 const MODES: (u32, u32) = (0o600, 0o700);
 
-/// To create a file with; one that exists keeps its rights.
+/// Options for creating a private file. An existing file keeps its permissions.
 pub(super) fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     #[cfg(unix)]
@@ -17,7 +17,7 @@ pub(super) fn options() -> OpenOptions {
     options
 }
 
-/// Creates the folder and those above it that do not exist.
+/// Creates the directory and its missing parents.
 pub(super) fn create_folder(path: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true);

@@ -1,4 +1,4 @@
-//! `pitwire queue`: one file a tool.
+//! `pitwire queue`: the queue tools, one file per tool.
 
 pub(super) mod access;
 mod cat;
@@ -24,15 +24,16 @@ use crate::config::MAX_SEQ;
 use crate::entry::Seq;
 use crate::tools::Moved;
 
-/// Look into the queue, check it, move entries in and out of it.
+/// Inspect the queue, verify it, move entries in and out of it.
 ///
-/// The queue is the one that `pitwire run` has with the same configuration. While an agent has it
-/// open, the tools ask that agent at its admin address (metrics.listen); else they open the folder
-/// themselves. What they say is the same.
+/// The tools use the queue that `pitwire run` uses with the same configuration. While an agent has
+/// it open, they ask that agent at its admin address (metrics.listen); otherwise they open the
+/// folder themselves. The output is the same.
 ///
-/// What changes something says what it would do, and does it with --apply.
+/// Tools that change the queue print what they would do, and do it only with --apply.
 ///
-/// Each tool ends with 0 if all is well, 1 if it found something and 2 if it could not do its work.
+/// Each tool exits with 0 if all is well, 1 if it found a problem and 2 if it could not do its
+/// work.
 #[derive(Debug, clap::Args)]
 pub struct Queue {
     #[command(subcommand)]
@@ -53,7 +54,7 @@ pub enum Tool {
     Requeue(requeue::Requeue),
 }
 
-/// Which queue a tool works on.
+/// Options that select the queue of a tool.
 #[derive(Debug, clap::Args)]
 pub struct Which {
     /// Configuration file, as for pitwire run [default: the same].
@@ -65,12 +66,12 @@ pub struct Which {
     /// Any other setting, as for pitwire run; may be given several times.
     #[arg(long, value_name = "KEY=VALUE")]
     pub set: Vec<String>,
-    /// Admin address of the agent to ask [default: metrics.listen, while one has the queue open].
+    /// Admin address of the agent to ask [default: metrics.listen, while an agent has the queue open].
     #[arg(long, value_name = "URL")]
     pub admin: Option<String>,
 }
 
-/// Runs a tool, and says why if it cannot do its work.
+/// Runs a tool, and prints the reason if it cannot do its work.
 pub async fn queue(args: Queue) -> Exit {
     let done = match args.tool {
         Tool::Status(args) => args.run().await,
@@ -90,13 +91,13 @@ pub async fn queue(args: Queue) -> Exit {
     })
 }
 
-/// A position that somebody typed.
+/// Parses a sequence number from the command line.
 fn seq(text: &str) -> Result<Seq, String> {
     let seq = text.parse().ok().filter(|seq| *seq < MAX_SEQ).map(Seq);
-    seq.ok_or_else(|| "write a position, a whole number such as 1".into())
+    seq.ok_or_else(|| "write a sequence number, such as 1".into())
 }
 
-/// "7200 frames and 1 setup", or what there is of them.
+/// Formats counts such as "7200 frames and 1 setup", leaving out zero counts.
 fn contents(frames: u64, setups: u64) -> String {
     match (count(frames, "frame"), count(setups, "setup")) {
         (frames, _) if setups == 0 => frames,
@@ -105,12 +106,12 @@ fn contents(frames: u64, setups: u64) -> String {
     }
 }
 
-/// "entry 5", or "entries 5 to 9".
+/// Formats a range of sequence numbers: "entry 5" or "entries 5 to 9".
 fn places(first: Seq, last: Seq) -> String {
     if first == last { format!("entry {first}") } else { format!("entries {first} to {last}") }
 }
 
-/// "1 frame", "2 frames".
+/// Formats a count with its noun: "1 frame", "2 frames".
 pub(super) fn count(number: u64, one: &str) -> String {
     match one.strip_suffix('y') {
         _ if number == 1 => format!("1 {one}"),
@@ -120,7 +121,7 @@ pub(super) fn count(number: u64, one: &str) -> String {
     }
 }
 
-/// Says what became of entries that were queued by hand. Anything but stored is a finding.
+/// Prints the outcome of an import or requeue. Dropped, buffered and refused entries are findings.
 fn say_moved(moved: &Moved) -> Exit {
     match (moved.first, moved.last) {
         (Some(first), Some(last)) => {
@@ -130,10 +131,10 @@ fn say_moved(moved: &Moved) -> Exit {
         _ => print("queued nothing"),
     }
     for (number, what) in [
-        (moved.unchanged, "the same as the setup before: left out"),
+        (moved.unchanged, "identical to the previous setup: skipped"),
         (moved.dropped, "dropped: the queue is full; raise queue.max_entries or queue.max_bytes"),
-        (moved.buffered, "still in memory: the queue's disk does not keep up; look at it"),
-        (moved.refused, "not fit for the dashboard: left out"),
+        (moved.buffered, "still in memory: the queue's disk is too slow or fails; check it"),
+        (moved.refused, "rejected: not valid for the dashboard"),
     ] {
         if number > 0 {
             print(format_args!("{} {what}", count(number, "entry")));
@@ -143,8 +144,8 @@ fn say_moved(moved: &Moved) -> Exit {
     if all_well { Exit::Good } else { Exit::Found }
 }
 
-/// What a tool says that would change something.
-const NOT_DONE: &str = "nothing is changed; --apply does it";
+/// What a tool that changes the queue prints without `--apply`.
+const NOT_DONE: &str = "nothing changed; use --apply to do it";
 
 #[cfg(test)]
 mod tests {

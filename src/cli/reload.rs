@@ -1,4 +1,4 @@
-//! `pitwire reload`: another configuration for the agent that runs.
+//! `pitwire reload`: makes a running agent reload its configuration.
 
 use crate::cli::queue::access::on_this_pc;
 use crate::cli::settings::Settings;
@@ -7,23 +7,23 @@ use crate::config::Config;
 use crate::reload::Change;
 use crate::tools::Client;
 
-/// Have the agent that runs read its configuration anew.
+/// Make the running agent reload its configuration.
 ///
-/// It reads what it read at its start: the same file, environment and options. A mistake in it changes
-/// nothing and is told. What changed is printed; what takes effect only when the agent is started
-/// again stays as it was, and is named. On Linux SIGHUP does the same.
+/// The agent reads the file, environment and options that it read at its start. If there is a
+/// mistake in them, it is printed and nothing changes. Otherwise the changes are printed, including
+/// those that need a restart of the agent to take effect. On Linux, SIGHUP does the same.
 ///
-/// The agent is asked at metrics.listen, on this PC only.
+/// The command finds the agent at metrics.listen, on this PC only.
 #[derive(Debug, clap::Args)]
 pub struct Reload {
-    /// Address of the agent, as it logs it [default: metrics.listen].
+    /// Admin address of the agent, as the agent logs it [default: metrics.listen].
     #[arg(long, value_name = "URL")]
     pub admin: Option<String>,
     #[command(flatten)]
     pub settings: Settings,
 }
 
-/// Asks it, and prints what changed.
+/// Asks the agent to reload and prints the changes.
 pub async fn reload(args: Reload) -> Exit {
     let changes = match ask(&args).await {
         Ok(changes) => changes,
@@ -33,7 +33,7 @@ pub async fn reload(args: Reload) -> Exit {
         }
     };
     if changes.is_empty() {
-        print("The configuration is as it was.");
+        print("The configuration is unchanged.");
     }
     changes.iter().for_each(print);
     Exit::Good
@@ -42,7 +42,7 @@ pub async fn reload(args: Reload) -> Exit {
 async fn ask(args: &Reload) -> Result<Vec<Change>, String> {
     let address = match &args.admin {
         Some(admin) => admin.clone(),
-        // The agent says what is wrong with its configuration; here only the address is of interest.
+        // The agent reports mistakes in its configuration; only the address is needed here.
         None => {
             let config = args.settings.load().map_or_else(|_| Config::default(), |l| l.config);
             on_this_pc(config.metrics.listen).to_string()

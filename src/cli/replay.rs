@@ -1,4 +1,4 @@
-//! `pitwire replay`: a recorded file through the same path as live telemetry.
+//! `pitwire replay`: sends a recording through the same path as live telemetry.
 
 use std::fs::File;
 use std::io;
@@ -13,21 +13,21 @@ use crate::status::{Glance, count};
 
 /// Send a recording to the dashboard server.
 ///
-/// It goes the same way as live telemetry, and every sample of it is kept, whatever update_rate_hz
-/// says. The command ends when all of it is delivered; a server that is away is waited for. A terminal
-/// shows how far it is.
+/// The recording takes the same path as live telemetry, but update_rate_hz does not apply: every
+/// sample is kept. The command ends when everything is delivered; while the server cannot be
+/// reached, it waits. A terminal shows the progress.
 #[derive(Debug, clap::Args)]
 pub struct Replay {
-    /// The recording: one JSON sample or dashboard frame a line.
+    /// The recording: one JSON sample or dashboard frame per line.
     pub file: PathBuf,
     /// Address of the dashboard server, such as http://localhost:5000.
     #[arg(long, value_name = "URL")]
     pub server: String,
-    /// How many times faster than a live car's 2 samples a second; 0 is as fast as it goes.
+    /// Speed relative to a live car's 2 samples per second; 0 is as fast as possible.
     #[arg(long, value_name = "FACTOR", default_value = "1")]
     pub speed: String,
-    /// Folder of the queue; in one of your own, what a killed replay has stored is still there
-    /// for the next [default: a temporary one].
+    /// Folder of the queue; with a permanent one, the next replay sends what a killed replay has
+    /// stored [default: a temporary one].
     #[arg(long, value_name = "DIR")]
     pub queue: Option<PathBuf>,
     /// Any other setting, such as delivery.max_rate=100; may be given several times.
@@ -47,7 +47,9 @@ pub async fn replay(args: Replay, shutdown: impl Future<Output = ()>) -> Exit {
     let temporary = match tempfile::Builder::new().prefix("pitwire-replay-").tempdir() {
         Ok(folder) => folder,
         Err(error) => {
-            complain(format_args!("pitwire: no temporary folder: {error}; name one with --queue"));
+            complain(format_args!(
+                "pitwire: cannot create a temporary folder: {error}; use --queue"
+            ));
             return Exit::Failed;
         }
     };
@@ -81,13 +83,13 @@ pub async fn replay(args: Replay, shutdown: impl Future<Output = ()>) -> Exit {
     run::start(config, Until::Drained, None, shutdown, words).await
 }
 
-/// The size of a file that can be read; a pipe has none.
+/// Opens the file to check that it can be read, and returns its size; `None` for a pipe.
 fn size(path: &Path) -> io::Result<Option<u64>> {
     let file = File::open(path)?.metadata()?;
     Ok(file.is_file().then_some(file.len()))
 }
 
-/// How far it is, in one line.
+/// Formats the progress of the replay for the status line.
 fn progress(path: &Path, bytes: Option<u64>) -> impl FnMut(&Glance) -> String + Send + 'static {
     let name = path.file_name().unwrap_or(path.as_os_str()).display().to_string();
     let (mut start, mut rate) = (None, Rate::default());
@@ -103,8 +105,8 @@ fn progress(path: &Path, bytes: Option<u64>) -> impl FnMut(&Glance) -> String + 
     }
 }
 
-/// How much of it is delivered, from 0 to 1, as far as can be told from what is read. What an earlier
-/// replay left in the queue is part of it.
+/// Estimates the delivered fraction, from 0 to 1, from the bytes read so far. Entries that an
+/// earlier replay left in the queue are part of the whole.
 fn done(start: &Glance, now: &Glance, bytes: u64) -> f64 {
     let read = (now.recording_bytes as f64 / bytes.max(1) as f64).min(1.0);
     let (left, accepted) = (start.queued as f64, (now.appended - start.appended) as f64);
@@ -138,7 +140,7 @@ mod tests {
             (&anew, glance(100, 1, 1000), 0.99),
             (&anew, glance(100, 0, 1000), 1.0),
             (&anew, glance(100, 0, 1001), 1.0),
-            // No line of it is a sample.
+            // No line is a sample.
             (&anew, glance(0, 0, 300), 0.3),
             (&continued, glance(70, 20, 0), 0.0),
             (&continued, glance(110, 50, 500), 0.1),

@@ -1,4 +1,4 @@
-//! `pitwire run`: the agent.
+//! `pitwire run`: runs the agent.
 
 use std::io::{self, IsTerminal};
 use std::time::Instant;
@@ -14,23 +14,22 @@ use crate::reload::Asking;
 use crate::reload::Reload;
 use crate::status::{Glance, count};
 
-/// Run the agent: take samples, store them, bring them to the dashboard server.
+/// Run the agent: read samples, store them, send them to the dashboard server.
 ///
-/// Le Mans Ultimate and rFactor 2 are read when they run on this PC. Other samples come in as lines
-/// on standard input and by HTTP POST to http://127.0.0.1:9185/v1/telemetry. The link to the
-/// dashboard is printed on standard output, the log on standard error, and in a terminal a line below
-/// them how it stands. That is told at http://127.0.0.1:9184 too, under /metrics, /healthz and
-/// /readyz.
+/// The agent reads Le Mans Ultimate and rFactor 2 while they run on this PC. Other samples arrive
+/// as lines on standard input and by HTTP POST to http://127.0.0.1:9185/v1/telemetry. The dashboard
+/// link is printed on standard output, the log on standard error; in a terminal, a line below them
+/// shows the status. http://127.0.0.1:9184 has a status page, /metrics, /healthz and /readyz.
 ///
 /// Every setting has a default. Settings are read from the configuration file, from the environment
 /// (PITWIRE_SERVER__URL for server.url) and from the options here; the later ones win.
 ///
-/// Stop it with Ctrl-C: what is not sent yet stays queued and is sent the next time.
+/// Stop the agent with Ctrl-C: unsent entries stay queued and are sent the next time.
 #[derive(Debug, clap::Args)]
 pub struct Run {
     #[command(flatten)]
     pub settings: Settings,
-    /// End when standard input and the file are read and everything queued is delivered.
+    /// Exit when standard input and the file have ended and everything queued is delivered.
     #[arg(long)]
     pub until_drained: bool,
 }
@@ -61,7 +60,7 @@ pub async fn run(args: Run, shutdown: impl Future<Output = ()>) -> Exit {
     start(loaded.config, until, Some(reload), shutdown, standing()).await
 }
 
-/// SIGHUP, as `systemctl reload` sends it. What comes of it is in the log.
+/// Reloads the configuration on SIGHUP, which `systemctl reload` sends. The outcome is logged.
 #[cfg(unix)]
 async fn reload_at_hangup(asking: Asking) {
     use tokio::signal::unix::{SignalKind, signal};
@@ -71,7 +70,7 @@ async fn reload_at_hangup(asking: Asking) {
     }
 }
 
-/// How the agent stands, in one line.
+/// Formats the status of the agent for the status line.
 fn standing() -> impl FnMut(&Glance) -> String + Send + 'static {
     let (mut into, mut out) = (Rate::default(), Rate::default());
     move |glance| {
@@ -84,8 +83,8 @@ fn standing() -> impl FnMut(&Glance) -> String + Send + 'static {
     }
 }
 
-/// Runs the agent with a configuration, printing each new dashboard link on stdout. `words` are those
-/// of the line in the terminal.
+/// Runs the agent with a configuration, printing each new dashboard link on stdout. `words` formats
+/// the status line of the terminal.
 pub(super) async fn start(
     config: Config,
     until: Until,
@@ -97,12 +96,12 @@ pub(super) async fn start(
     let recorder = match metrics::install() {
         Ok(handle) => Some(handle),
         Err(error) => {
-            tracing::error!(%error, "there will be no metrics");
+            tracing::error!(%error, "cannot install the metrics recorder; running without metrics");
             None
         }
     };
     let announce = |page: &str| print(format_args!("dashboard: {page}"));
-    // Receipts go to stdout as they come: a terminal that shows them has no room for a line.
+    // If the terminal shows receipts, they would mix with the status line.
     let has_receipts = config.source.stdin.receipts && io::stdout().is_terminal();
     let line = if has_receipts { None } else { Line::begin(TERMINAL_PATIENCE) };
     let look = line.map(|line| -> Look { Box::new(move |glance| line.show(words(glance))) });

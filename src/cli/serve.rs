@@ -1,4 +1,4 @@
-//! `pitwire serve`: the embedded dashboard server alone.
+//! `pitwire serve`: runs the embedded dashboard server alone.
 
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
@@ -15,74 +15,73 @@ use crate::loopback_guard::{Access, is_loopback};
 
 /// Run the dashboard server alone.
 ///
-/// Agents publish to it over Socket.IO, browsers watch at /dashboard/ID. Sessions live in memory
-/// and are gone when it stops.
+/// Agents publish to the server over Socket.IO, browsers watch at /dashboard/ID. Sessions are kept
+/// in memory until the server stops.
 ///
-/// GET /api/sessions, /api/sessions/ID/frames and /api/sessions/ID/setups give what it holds as
-/// JSON. DELETE /api/sessions forgets all sessions, as a restart would.
+/// GET /api/sessions, /api/sessions/ID/frames and /api/sessions/ID/setups return the stored data as
+/// JSON. DELETE /api/sessions deletes all sessions, as a restart would.
 ///
-/// Where other machines can connect, a token is needed: publishers send it as their server.token,
-/// viewers open the link that is printed. In the environment it is PITWIRE_SERVE__TOKEN, in the
-/// configuration file serve.token; both are out of sight of this PC's other users, which the command
-/// line is not.
+/// If other machines can connect, a token is required: publishers send it as their server.token,
+/// viewers open the link that is printed. Set it in the environment (PITWIRE_SERVE__TOKEN) or in
+/// the configuration file (serve.token): other users of this PC can see the command line.
 ///
-/// The options under "Misbehaviour" make it fail in the ways in which real servers fail, to see
-/// what an agent makes of it. Each works alone or with the others.
+/// The options under "Misbehaviour" make the server fail as real servers do, to test how an agent
+/// reacts. They can be combined.
 #[derive(clap::Args, Debug)]
 pub struct Serve {
-    /// Where to listen; port 0 takes any free one, 0.0.0.0:5000 lets the network in.
+    /// Address to listen on; port 0 takes any free port, 0.0.0.0:5000 allows other machines.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:5000")]
     pub listen: SocketAddr,
 
-    /// Configuration file, of which only [serve] is used [default: pitwire/pitwire.toml in ~/.config or %LOCALAPPDATA%, if it is there].
+    /// Configuration file, of which only [serve] is used [default: pitwire/pitwire.toml in ~/.config or %LOCALAPPDATA%, if it exists].
     #[arg(long, value_name = "FILE", env = "PITWIRE_CONFIG")]
     pub config: Option<PathBuf>,
 
-    /// What publishers and viewers must present, 16 characters or more [default: serve.token, else none].
+    /// Token for publishers and viewers, 16 characters or more [default: serve.token, else none].
     #[arg(long, value_name = "TOKEN")]
     pub token: Option<String>,
 
-    /// A file with the token [default: serve.token_file, else none].
+    /// File that contains the token [default: serve.token_file, else none].
     #[arg(long, value_name = "FILE")]
     pub token_file: Option<String>,
 
-    /// Let everybody who can connect read and write every session, without a token.
+    /// Let anyone who can connect read and write every session, without a token.
     #[arg(long, conflicts_with_all = ["token", "token_file"])]
     pub insecure_public: bool,
 
-    /// Refuse, without a word, what a server in schema mode refuses.
+    /// Silently discard what a server in schema mode discards.
     #[arg(long)]
     pub schema: bool,
 
-    /// Forget all sessions again and again [default: never].
+    /// Delete all sessions every so many seconds [default: never].
     #[arg(long, value_name = "SECONDS", help_heading = MISBEHAVIOUR)]
     pub forget_every: Option<NonZeroU64>,
 
-    /// Wait before each event is handled; those behind it wait too.
+    /// Delay before each event is handled; later events wait too.
     #[arg(long, value_name = "MS", default_value_t = 0, help_heading = MISBEHAVIOUR)]
     pub delay: u64,
 
-    /// Wait between handling an event and its ack; the events behind it wait too.
+    /// Delay between handling an event and its ack; later events wait too.
     #[arg(long, value_name = "MS", default_value_t = 0, help_heading = MISBEHAVIOUR)]
     pub ack_delay: u64,
 
-    /// Handle events but never acknowledge one.
+    /// Handle events but never acknowledge them.
     #[arg(long, conflicts_with = "ack_delay", help_heading = MISBEHAVIOUR)]
     pub never_ack: bool,
 
-    /// Read every event and do nothing with it.
+    /// Read every event and ignore it.
     #[arg(long, help_heading = MISBEHAVIOUR)]
     pub silent: bool,
 
-    /// Do not send frames and setups back to the connection they came from.
+    /// Do not send frames and setups back to the connection that published them.
     #[arg(long, help_heading = MISBEHAVIOUR)]
     pub no_echo: bool,
 
-    /// Throw away every Nth frame, acknowledged like the others [default: never].
+    /// Discard every Nth frame, but acknowledge it [default: never].
     #[arg(long, value_name = "N", help_heading = MISBEHAVIOUR)]
     pub refuse_every: Option<NonZeroU64>,
 
-    /// Break the connection at every Nth frame, with that frame unhandled [default: never].
+    /// Close the connection at every Nth frame, without handling that frame [default: never].
     #[arg(long, value_name = "N", help_heading = MISBEHAVIOUR)]
     pub close_every: Option<NonZeroU64>,
 }
@@ -107,7 +106,7 @@ impl Serve {
         }
     }
 
-    /// Who may use the server, and the token; an error says what to do.
+    /// Returns who may use the server, and the token. The error text includes advice for the user.
     fn access(&self) -> Result<(Access, Secret), String> {
         let mut overrides = Overrides::default();
         for (option, key, value) in [
@@ -137,7 +136,7 @@ impl Serve {
             return Err(format!(
                 "--listen: {} lets other machines in; add --token {} (publishers set it as their \
                  server.token, viewers open the link that is printed), or --insecure-public to let \
-                 everybody read and write every session",
+                 anyone read and write every session",
                 self.listen,
                 uuid::Uuid::new_v4().simple()
             ));
@@ -146,13 +145,14 @@ impl Serve {
     }
 }
 
-/// The address for viewers: one that other machines reach, if the server listens on all of them.
+/// The address for viewers. If the server listens on all addresses, one that other machines can
+/// reach.
 fn viewer_address(listening: SocketAddr) -> SocketAddr {
     if !listening.ip().is_unspecified() {
         return listening;
     }
-    // Connecting a UDP socket sends nothing; it finds the address that this PC has in its network.
-    // RFC 5737 keeps 198.51.100.0/24 for documentation.
+    // Connecting a UDP socket sends nothing, but selects this PC's address in its network.
+    // RFC 5737 reserves 198.51.100.0/24 for documentation.
     let in_network = || -> io::Result<IpAddr> {
         let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
         socket.connect((Ipv4Addr::new(198, 51, 100, 1), 9))?;
@@ -173,10 +173,10 @@ fn viewer_link(listening: SocketAddr, token: &Secret) -> String {
     }
 }
 
-/// Prints the server's address on stdout and serves until `shutdown` completes.
+/// Prints the server's address on stdout and serves until `shutdown` resolves.
 ///
 /// # Errors
-/// If the address cannot be listened on; the text names it.
+/// If the server cannot listen on the address; the text names it.
 pub async fn run(args: Serve, shutdown: impl Future<Output = ()>) -> io::Result<Exit> {
     let (access, token) = match args.access() {
         Ok(access) => access,
@@ -189,7 +189,7 @@ pub async fn run(args: Serve, shutdown: impl Future<Output = ()>) -> io::Result<
     let server = Server::start_for(args.listen, args.behaviour(), access).map_err(|error| {
         io::Error::new(error.kind(), format!("cannot listen on {}: {error}", args.listen))
     })?;
-    // A closed stdout is no reason not to serve.
+    // Serve even if stdout is closed.
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "dashboard server on {}", server.url()).ok();
     if token.reveal().is_some() || !is_loopback(args.listen.ip()) {

@@ -1,14 +1,14 @@
-//! The settings that several subcommands take, and the configuration that they make.
+//! The options that several subcommands share, and the configuration made from them.
 
 use std::path::PathBuf;
 
 use crate::cli::set_all;
 use crate::config::{self, Loaded, Overrides, Problems};
 
-/// What is typed of the configuration.
+/// Command-line options that override the configuration.
 #[derive(Debug, clap::Args)]
 pub struct Settings {
-    /// Configuration file: TOML, or the config.json of the original client [default: pitwire/pitwire.toml in ~/.config or %LOCALAPPDATA%, if it is there].
+    /// Configuration file: TOML, or the config.json of the original client [default: pitwire/pitwire.toml in ~/.config or %LOCALAPPDATA%, if it exists].
     #[arg(long, value_name = "FILE", env = "PITWIRE_CONFIG")]
     pub config: Option<PathBuf>,
     /// Address of the server: a dashboard, or NATS by nats:// or tls:// [default: http://localhost:5000].
@@ -17,7 +17,7 @@ pub struct Settings {
     /// Folder of the queue [default: pitwire/queue in ~/.local/share or %LOCALAPPDATA%].
     #[arg(long, value_name = "DIR")]
     pub queue: Option<String>,
-    /// Samples a second to keep of a faster source; 0 keeps all [default: 2.0].
+    /// Rate limit for each source, in samples per second; 0 keeps all samples [default: 2.0].
     #[arg(long, value_name = "HZ")]
     pub update_rate_hz: Option<String>,
     /// Format of the log, text or json [default: text].
@@ -29,7 +29,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The settings given here, as overrides of the file and the environment.
+    /// These options, as overrides of the file and the environment.
     pub fn overrides(&self) -> Result<Overrides, String> {
         let mut overrides = Overrides::default();
         for (option, key, value) in [
@@ -46,12 +46,13 @@ impl Settings {
         Ok(overrides)
     }
 
-    /// The configuration, with what is given here; else all that is wrong with it.
+    /// Loads the configuration with these options. The error text lists all problems.
     pub fn load(&self) -> Result<Loaded, String> {
         self.try_load()?.map_err(|problems| problems.to_string())
     }
 
-    /// The same, with the problems one by one. Fails only if this cannot be read as settings.
+    /// Loads the configuration with these options, or returns its problems as a list. Fails only if
+    /// the options are malformed.
     pub fn try_load(&self) -> Result<Result<Loaded, Problems>, String> {
         let overrides = self.overrides()?;
         let file = config::file(self.config.clone());

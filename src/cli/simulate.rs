@@ -1,4 +1,4 @@
-//! `pitwire simulate`: a simulated car's samples on standard output.
+//! `pitwire simulate`: prints a simulated car's samples on standard output.
 
 use std::io::{self, Write};
 use std::time::{Duration, Instant};
@@ -7,10 +7,10 @@ use clap::Args;
 
 use crate::source::simulator::Car;
 
-/// Print a simulated car's telemetry, one JSON sample a line.
+/// Print a simulated car's telemetry, one JSON sample per line.
 ///
-/// The car drives laps of about two minutes, burns fuel, wears tyres and stops for new ones. The
-/// samples come as a game would give them; pipe them into `pitwire run`, or into a file to replay.
+/// The car drives laps of about two minutes, burns fuel, wears its tyres and stops for new ones.
+/// The samples are like those of a game; pipe them into `pitwire run`, or into a file to replay.
 #[derive(Args, Clone, Debug)]
 #[command(after_help = "\
 Examples:
@@ -19,30 +19,30 @@ Examples:
   pitwire simulate --frames 7200 --speed 0 > hour.ndjson
                                       record an hour at once")]
 pub struct Simulate {
-    /// Samples per second of the car's time, from 0.01 to 1000.
+    /// Samples per second of simulated time, from 0.01 to 1000.
     #[arg(long, value_name = "HZ", default_value_t = 2.0, value_parser = rate)]
     pub rate_hz: f64,
 
-    /// End after this many samples [default: run until stopped].
+    /// Number of samples to print [default: run until stopped].
     #[arg(long, value_name = "N")]
     pub frames: Option<u64>,
 
-    /// How many times faster than real time, up to 10000; 0 is as fast as it goes.
+    /// Speed relative to real time, up to 10000; 0 is as fast as possible.
     #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = speed)]
     pub speed: f64,
 
-    /// Which car, driver and race; the same seed gives the same samples.
+    /// Seed for the car, the driver and the race; the same seed gives the same samples.
     #[arg(long, value_name = "SEED", default_value_t = 1)]
     pub seed: u64,
 }
 
-/// Writes the samples to `out`, which should be buffered: it is flushed when a sample is due.
+/// Writes the samples to `out`, which should be buffered: it is flushed after each sample.
 ///
-/// `wait_until` blocks until that much time has passed since the start, such as [`since_now`]
-/// makes; it is not called with `--speed 0`. That the reader is gone is a good end.
+/// `wait_until` blocks until the given time has passed since the start; [`since_now`] makes one. It
+/// is not called with `--speed 0`. A broken pipe counts as success: the reader has finished.
 ///
 /// # Errors
-/// What `out` fails with, a broken pipe excepted.
+/// If writing to `out` fails, except for a broken pipe.
 pub fn run(
     args: &Simulate,
     out: &mut impl Write,
@@ -54,7 +54,7 @@ pub fn run(
     }
 }
 
-/// A `wait_until` by the real clock, which starts now.
+/// Makes a `wait_until` that uses the real clock, starting now.
 pub fn since_now() -> impl FnMut(Duration) {
     let start = Instant::now();
     move |due| std::thread::sleep(due.saturating_sub(start.elapsed()))
@@ -69,7 +69,7 @@ fn write_samples(
     let mut car = Car::new(args.seed);
     for number in 0..args.frames.unwrap_or(u64::MAX) {
         if args.speed > 0.0 {
-            // From the number and not from the last deadline, so that no error adds up.
+            // From the number, not from the last deadline, so that errors do not accumulate.
             let due = number as f64 / (args.rate_hz * args.speed);
             wait_until(Duration::try_from_secs_f64(due).unwrap_or(Duration::MAX));
         }
@@ -113,7 +113,7 @@ mod tests {
         Ok(Typed::try_parse_from(words)?.simulate)
     }
 
-    /// What is printed, and when each line was due.
+    /// Returns the printed samples, and when each line was due.
     fn printed(args: &str) -> (Vec<Value>, Vec<Duration>) {
         let (mut out, mut dues) = (Vec::new(), Vec::new());
         run(&typed(args).unwrap(), &mut out, |due| dues.push(due)).unwrap();

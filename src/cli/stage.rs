@@ -1,5 +1,5 @@
-//! What `pitwire demo` and `pitwire chaos` play on: a dashboard server, a network plug, a simulated
-//! car, the agent, and a viewer that counts, all in one process.
+//! The test setup of `pitwire demo` and `pitwire chaos`: a dashboard server, a network kill switch,
+//! a simulated car, the agent, and a viewer that counts the frames, all in one process.
 
 mod plug;
 mod viewer;
@@ -24,7 +24,7 @@ use crate::queue::ledger::Ledger;
 use crate::source::simulator::Car;
 use crate::source::{Sample, Taken};
 
-/// What became of the frames.
+/// The outcome: frame counts.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Books {
     pub(super) produced: u64,
@@ -52,30 +52,31 @@ impl std::fmt::Display for Books {
     }
 }
 
-/// All parts at work.
+/// The running parts.
 #[derive(Debug)]
 pub(super) struct Stage {
     pub(super) plug: Plug,
     config: Config,
-    /// `None` while it is away, as is the server.
+    /// The agent; `None` while it is stopped.
     publisher: Option<DashboardPublisher>,
+    /// `None` while it is stopped.
     server: Option<Server>,
     address: SocketAddr,
     viewer: Viewer,
     car: Car,
-    /// Handed in with the first sample.
+    /// The car's setup, sent with the first sample.
     setup: Option<Result<Sample, Refused>>,
     produced: u64,
-    /// Of the queue, when it was looked at last.
+    /// The queue's ledger at the last refresh.
     ledger: Ledger,
     _folder: TempDir,
 }
 
 impl Stage {
-    /// Everybody is there, with a session bound and its page looked at.
+    /// Starts all parts, and waits until a session is bound and the viewer has joined it.
     ///
     /// # Errors
-    /// If no port, no folder or no thread can be had, or the parts do not find each other in time.
+    /// If a port, directory or thread cannot be created, or the parts do not connect in time.
     pub(super) async fn start(seed: u64) -> Result<Self, Box<dyn Error>> {
         let folder = tempfile::Builder::new().prefix("pitwire-demo-").tempdir()?;
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
@@ -84,7 +85,7 @@ impl Stage {
         let mut config = Config::default();
         config.server.url = plug.url().parse()?;
         config.queue.path = folder.path().join("queue");
-        // Nobody watches for a minute to see the next attempt.
+        // Users of the demo should not have to wait a minute for the next attempt.
         config.delivery.backoff_max = STAGE_BACKOFF_MAX;
         let publisher = DashboardPublisher::open(config.clone())?;
         publisher.connect().await?;
@@ -106,14 +107,14 @@ impl Stage {
         })
     }
 
-    /// The page that is looked at now.
+    /// The link to the page of the current session.
     pub(super) fn page(&self) -> Option<String> {
         let session = self.publisher.as_ref()?.session_id()?;
         Some(format!("http://{}/dashboard/{session}", self.address))
     }
 
-    /// Drives on for this long and hands in one sample. While the agent is away there is nobody to
-    /// take it.
+    /// Advances the car by `time` and sends one sample to the agent. While the agent is stopped,
+    /// the sample is skipped.
     pub(super) async fn step(&mut self, time: Duration) {
         self.car.step(time);
         if let Some(publisher) = &self.publisher {
@@ -129,21 +130,21 @@ impl Stage {
         self.follow().await;
     }
 
-    /// The viewer goes where the agent says that the page is.
+    /// Moves the viewer to the agent's current session, and refreshes the ledger.
     async fn follow(&mut self) {
         let (Some(publisher), Some(server)) = (&self.publisher, &self.server) else { return };
         self.ledger = publisher.queue_status().ledger;
         if publisher.is_ready()
             && let Some(session) = publisher.session_id()
         {
-            // Tried again with the next step.
+            // A failure is retried with the next step.
             let _ = self.viewer.follow(server, &session).await;
         }
     }
 
-    /// The server is gone, and with it all that it knew.
+    /// Stops the server, which discards its sessions.
     pub(super) fn stop_server(&mut self) {
-        // The agent's link breaks wherever it is. What the page shows then can still be seen.
+        // Cut the agent's link first; the viewer then reads what the page holds.
         self.plug.set(Link::Out);
         if let Some(server) = self.server.take() {
             server.cut_connections();
@@ -151,24 +152,24 @@ impl Stage {
         }
     }
 
-    /// Another server takes its place.
+    /// Starts an empty server at the same address.
     ///
     /// # Errors
-    /// If somebody else has taken its address meanwhile.
+    /// If another program has taken the address meanwhile.
     pub(super) fn start_server(&mut self) -> std::io::Result<()> {
         self.server = Some(Server::start(self.address, Behaviour::default())?);
         self.plug.set(Link::In);
         Ok(())
     }
 
-    /// The agent is gone; its queue stays.
+    /// Stops the agent; its queue stays on the disk.
     pub(super) async fn stop_agent(&mut self) {
         if let Some(publisher) = self.publisher.take() {
             publisher.close().await;
         }
     }
 
-    /// Another agent goes on with the queue.
+    /// Starts another agent on the same queue.
     ///
     /// # Errors
     /// If the queue cannot be opened.
@@ -195,8 +196,8 @@ impl Stage {
         self.viewer.seen().frames()
     }
 
-    /// Waits until everything has arrived, and says what did. What is not there in time counts as
-    /// lost.
+    /// Waits until all frames have arrived and returns the counts. Frames that do not arrive within
+    /// the timeout count as lost.
     pub(super) async fn finish(mut self, show: impl Fn(&Self)) -> (Books, Ledger) {
         self.plug.set(Link::In);
         let drained = async {
@@ -212,7 +213,7 @@ impl Stage {
         let seen = self.viewer.seen();
         let books = Books {
             produced: self.produced,
-            // The setup is the first entry of the queue and no frame.
+            // The first entry of the queue is the setup, not a frame.
             delivered: self.ledger.delivered.saturating_sub(1),
             seen: seen.frames(),
             lost: self.produced.saturating_sub(seen.frames()),
@@ -231,7 +232,7 @@ async fn bound_session(publisher: &DashboardPublisher) -> Result<String, String>
     status.session.clone().ok_or_else(|| "no session".into())
 }
 
-/// Says something to people; on stderr where stdout is for the result as JSON.
+/// Prints a line for the user: on stderr if stdout is reserved for the JSON result.
 pub(super) fn say(json: bool, text: &str) {
     if json { complain(text) } else { print(text) }
 }

@@ -1,8 +1,8 @@
-//! The line at the bottom of a terminal, with everything else above it.
+//! The status line at the bottom of a terminal, with all other output above it.
 //!
-//! What goes to either stream goes through here, since both may be the same terminal. While there is
-//! a line, a thread writes and nobody else: a terminal can be stopped, by Ctrl-S or a click into a
-//! Windows console, and then whoever writes to it waits. The agent must not.
+//! All output to stdout and stderr passes through this module, since both may be the same terminal.
+//! While there is a status line, only a dedicated thread writes: the user can stop a terminal, with
+//! Ctrl-S or a click into a Windows console, and then writes to it block. The agent must not block.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -18,33 +18,33 @@ use console::Term;
 use crate::config::{LINE_INTERVAL, RATE_WINDOW, TERMINAL_TEXTS};
 use crate::status::{Mood, Pill};
 
-/// The thread that writes, while there is a line.
+/// Channel to the writer thread, while there is a status line.
 static WRITER: Mutex<Option<SyncSender<Piece>>> = Mutex::new(None);
-/// Lines of the log that found no room while the terminal was stopped.
+/// Number of log lines dropped because the terminal was stopped.
 static LEFT_OUT: AtomicU64 = AtomicU64::new(0);
 
-/// Columns that stay free to the right of the line, for the ^C that a terminal shows: in the next row
-/// it would keep the line from being removed.
+/// Columns kept free to the right of the status line, for the ^C that a terminal echoes: if it
+/// wrapped to the next row, the status line could not be removed.
 const MARGIN: usize = 3;
 
-/// Where text goes.
+/// An output stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stream {
     Out,
     Err,
 }
 
-/// What the thread is told.
+/// A message to the writer thread.
 enum Piece {
-    /// The line has changed.
+    /// The status line has changed.
     Line,
-    /// Whole lines, to stand above it.
+    /// Complete lines to print above the status line.
     Text(Stream, Vec<u8>),
 }
 
-/// Writes whole lines. That nobody reads them is no reason to end.
+/// Writes complete lines. Write errors, such as a closed stream, are ignored.
 pub(super) fn write(stream: Stream, text: Vec<u8>) {
-    // Not sent under the lock: it may wait.
+    // Release the lock before sending: `send` may block.
     let writer = writer().clone();
     let unsent = match writer {
         Some(writer) => writer.send(Piece::Text(stream, text)).err().map(|error| error.0),
@@ -55,7 +55,8 @@ pub(super) fn write(stream: Stream, text: Vec<u8>) {
     }
 }
 
-/// The same for a line of the log, which is left out when too much waits for the terminal already.
+/// Writes a log line to stderr. If the writer thread's buffer is full, the line is dropped and
+/// counted.
 pub(super) fn log(text: &[u8]) {
     let writer = writer().clone();
     match writer.map(|writer| writer.try_send(Piece::Text(Stream::Err, text.to_vec()))) {
@@ -67,13 +68,13 @@ pub(super) fn log(text: &[u8]) {
     }
 }
 
-/// Whether standard error shows colours: a terminal does, unless `NO_COLOR` is set or it is a dumb
-/// one. On Windows this makes the console understand them.
+/// Whether standard error shows colours: it must be a terminal that is not dumb, and `NO_COLOR`
+/// must not be set. On Windows this call also enables colours in the console.
 pub(super) fn has_colors() -> bool {
     Term::stderr().features().colors_supported()
 }
 
-/// The words in the colour of their mood.
+/// The text of a status badge in the colour of its severity.
 pub(super) fn colored(pill: &Pill) -> String {
     let text = console::style(&pill.text).force_styling(has_colors());
     match pill.mood {
@@ -84,18 +85,18 @@ pub(super) fn colored(pill: &Pill) -> String {
     .to_string()
 }
 
-/// A line at the bottom of the terminal, for as long as this lives.
+/// The status line at the bottom of the terminal; removed on drop.
 #[derive(Debug)]
 pub(super) struct Line {
     text: Arc<Mutex<String>>,
-    /// Disconnected once the line is removed.
+    /// Disconnects when the writer thread has removed the line.
     removed: Receiver<Infallible>,
     patience: Duration,
 }
 
 impl Line {
-    /// An empty one; `None` where standard error is no terminal that can write a line anew. At its
-    /// end a stopped terminal is waited for so long.
+    /// Creates an empty line; `None` if standard error is not a terminal that can overwrite a line.
+    /// On drop, waits at most `patience` for a stopped terminal.
     pub(super) fn begin(patience: Duration) -> Option<Self> {
         let term = Term::buffered_stderr();
         if !term.is_term() || console::is_dumb() {
@@ -106,7 +107,7 @@ impl Line {
         let line = Self { text: Arc::default(), removed, patience };
         let text = Arc::clone(&line.text);
         let work = move || {
-            // Whoever reads it may be gone.
+            // The terminal may have been closed.
             let _ = Bottom { term, text }.write(&pieces);
             drop::<SyncSender<Infallible>>(remove);
         };
@@ -115,18 +116,18 @@ impl Line {
         Some(line)
     }
 
-    /// From now on it says this.
+    /// Replaces the text of the line.
     pub(super) fn show(&self, text: String) {
         let mut shown = lock(&self.text);
         if *shown != text {
             *shown = text;
-            // Where there is no room for this one, there are others that show the line too.
+            // If the channel is full, the pending messages redraw the line too.
             let _ = writer().as_ref().map(|writer| writer.try_send(Piece::Line));
         }
     }
 }
 
-/// Removes the line, and returns when all that was written before stands there.
+/// Removes the line and waits until everything written before is on the terminal.
 impl Drop for Line {
     fn drop(&mut self) {
         writer().take();
@@ -134,7 +135,7 @@ impl Drop for Line {
     }
 }
 
-/// The bottom of the terminal, as the thread has it.
+/// The writer thread's view of the terminal.
 struct Bottom {
     term: Term,
     text: Arc<Mutex<String>>,
@@ -144,7 +145,7 @@ impl Bottom {
     fn write(mut self, pieces: &Receiver<Piece>) -> io::Result<()> {
         for piece in pieces {
             if is_in_background() {
-                // The bottom line is the shell's.
+                // The bottom line belongs to the shell.
                 if let Piece::Text(stream, text) = piece {
                     write_at_once(stream, &text);
                 }
@@ -153,7 +154,7 @@ impl Bottom {
             self.term.clear_line()?;
             let left_out = LEFT_OUT.swap(0, Ordering::Relaxed);
             if left_out > 0 {
-                let text = "lines of the log are left out: the terminal was stopped";
+                let text = "log lines dropped: the terminal was stopped";
                 writeln!(self.term, "pitwire: {left_out} {text}")?;
             }
             match piece {
@@ -176,7 +177,7 @@ impl Bottom {
     }
 }
 
-/// Whether another program has the terminal: the shell, say, after `pitwire run &`.
+/// Whether another program controls the terminal, such as the shell after `pitwire run &`.
 #[cfg(target_os = "linux")]
 fn is_in_background() -> bool {
     let foreground = rustix::termios::tcgetpgrp(io::stderr());
@@ -203,7 +204,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How far a work is that has an end, on a line in the terminal.
+/// Shows the progress of a task on the status line.
 #[derive(Debug)]
 pub(super) struct Progress {
     line: Option<Line>,
@@ -214,9 +215,9 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Of so many entries or bytes nothing is done yet.
+    /// Begins a task of `of` entries or bytes, with none done yet.
     pub(super) fn begin(what: impl Into<String>, of: u64) -> Self {
-        // What a tool has found is not left out: it waits for a stopped terminal, as any tool does.
+        // A tool must not lose its output, so it waits for a stopped terminal without a limit.
         let line = Line::begin(Duration::MAX);
         let mut progress =
             Self { line, what: what.into(), of, rate: Rate::default(), looked: None };
@@ -224,12 +225,12 @@ impl Progress {
         progress
     }
 
-    /// One that nobody sees.
+    /// Creates a progress that is not shown.
     pub(super) fn hidden() -> Self {
         Self { line: None, what: String::new(), of: 0, rate: Rate::default(), looked: None }
     }
 
-    /// So many are done.
+    /// Sets the number of entries or bytes that are done.
     pub(super) fn at(&mut self, done: u64) {
         let Some(line) = &self.line else { return };
         let now = Instant::now();
@@ -243,7 +244,7 @@ impl Progress {
     }
 }
 
-/// "40 %, 14 s left", at so much a second.
+/// Formats progress, such as "40 %, 14 s left"; `rate` is per second.
 pub(super) fn how_far(done: f64, of: f64, rate: Option<f64>) -> String {
     if done >= of {
         return "100 %".into();
@@ -255,9 +256,9 @@ pub(super) fn how_far(done: f64, of: f64, rate: Option<f64>) -> String {
     }
 }
 
-/// So many seconds, as people say it.
+/// Formats a number of seconds for people.
 fn span(seconds: f64) -> String {
-    // An estimate that nobody lives to see.
+    // Cap absurd estimates.
     let seconds = seconds.ceil().min(360_000_000.0) as u64;
     match seconds.div_ceil(60) {
         0..=1 => format!("{seconds} s"),
@@ -266,12 +267,12 @@ fn span(seconds: f64) -> String {
     }
 }
 
-/// How fast a number grows, by looks at it over the last [`RATE_WINDOW`].
+/// Measures how fast a number grows, over the last [`RATE_WINDOW`].
 #[derive(Debug, Default)]
 pub(super) struct Rate(VecDeque<(Instant, f64)>);
 
 impl Rate {
-    /// One more look: so much it grows a second, `None` after the first.
+    /// Adds a measurement and returns the growth per second; `None` for the first one.
     pub(super) fn look(&mut self, now: Instant, number: f64) -> Option<f64> {
         self.0.push_back((now, number));
         while self.0.get(1).is_some_and(|(at, _)| now - *at >= RATE_WINDOW) {
@@ -320,7 +321,7 @@ mod tests {
             look(second, 1000 + 5 * second);
         }
         assert_eq!(look(31, 1150), Some(4.5));
-        // A work whose steps take longer than that has a rate all the same.
+        // A task with steps longer than the window still has a rate.
         assert_eq!(look(61, 1450), Some(10.0));
         assert!(rate.0.len() < 13, "{rate:?}");
     }

@@ -1,4 +1,4 @@
-//! The tools of an agent that runs, asked over its admin address.
+//! HTTP client for the queue tools of a running agent, at its admin address.
 
 use serde::de::DeserializeOwned;
 
@@ -12,32 +12,33 @@ pub struct Client {
     address: String,
 }
 
-/// Why an agent gave no answer. The text says what to do.
+/// Why a request to an agent failed. The text includes advice for the user.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
     #[error(
-        "--admin: {0:?} is no admin address; write the one that the agent logs, such as \
+        "--admin: {0:?} is not an admin address; use the one that the agent logs, such as \
          http://127.0.0.1:9184"
     )]
     Address(String),
     #[error(
-        "no agent answers at http://{0}: {1}; see that it runs, and that its metrics.listen is this \
-         address"
+        "no agent answers at http://{0}: {1}; check that it is running and that its metrics.listen \
+         is this address"
     )]
     Unreachable(String, std::io::Error),
-    #[error("the agent at http://{0} {1}; try again, and look at its log")]
+    #[error("the agent at http://{0} {1}; try again and check its log")]
     Silent(String, RequestError),
-    #[error("the agent at http://{0} refuses it: {1}")]
+    #[error("the agent at http://{0} refused the request: {1}")]
     Refused(String, String),
     #[error(
-        "what answers at http://{0} does not know the queue's tools; use the pitwire command of the \
-         agent that runs, and its metrics.listen"
+        "the server at http://{0} does not know the queue tools; use the pitwire command of the \
+         running agent, and its metrics.listen"
     )]
     Strange(String),
 }
 
 impl Client {
-    /// Asks nothing yet. The address is as an agent logs it: `http://HOST:PORT`, or `HOST:PORT`.
+    /// Creates a client without connecting. `address` is `http://HOST:PORT`, as the agent logs it,
+    /// or `HOST:PORT`.
     pub fn new(address: &str) -> Result<Self, ClientError> {
         let bare = address.strip_prefix("http://").unwrap_or(address).trim_end_matches('/');
         let port = bare.rsplit_once(':').filter(|(host, _)| !host.is_empty());
@@ -48,12 +49,12 @@ impl Client {
         }
     }
 
-    /// Looks.
+    /// Sends a GET request, which changes nothing.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         self.ask(Method::GET, path, Bytes::new()).await
     }
 
-    /// Changes.
+    /// Sends a POST request, which changes the agent or its queue.
     pub(crate) async fn post<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -80,7 +81,7 @@ impl Client {
         }
         let error = serde_json::from_slice::<serde_json::Value>(&body).unwrap_or_default();
         match error["error"].as_str() {
-            // An agent knows the paths.
+            // An agent knows all paths of the tools, so a 404 is not from an agent.
             Some(error) if status != StatusCode::NOT_FOUND => {
                 Err(ClientError::Refused(address(), error.into()))
             }

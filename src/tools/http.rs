@@ -1,7 +1,7 @@
-//! The tools over HTTP, at the agent's admin address: `/queue/…`, GET to look and POST to change.
+//! The queue tools over HTTP, at the agent's admin address: `/queue/…`, GET reads and POST changes.
 //!
-//! For this PC alone, wherever the admin address listens: there is no password, and the frames are
-//! the team's. Web pages of other origins are kept out.
+//! Only this PC may use them, even if the admin listener is open to others: there is no password,
+//! and the frames belong to the team. Requests from web pages of other origins are rejected.
 
 use std::sync::Arc;
 
@@ -26,11 +26,11 @@ use crate::loopback_guard::{Access, guard};
 use crate::offload;
 use crate::queue::QueueError;
 
-/// The body of one import: `pitwire queue import` sends a page and the line that exceeds it.
+/// Largest body of one import: `pitwire queue import` sends a page and the line that exceeds it.
 const MAX_IMPORT_BYTES: usize = PAGE_BYTES + MAX_LINE_BYTES + 1;
 
-/// Lines of one import: `pitwire queue import` sends a few hundred, and an entry takes about 1 kB of
-/// memory however short its line is.
+/// Most lines in one import: `pitwire queue import` sends a few hundred, and an entry takes about
+/// 1 kB of memory even if its line is short.
 const MAX_IMPORT_LINES: usize = 10_000;
 
 /// The routes of the tools.
@@ -107,7 +107,7 @@ async fn import(
     }
 }
 
-/// The entries of an import's lines: all or, if one of them is wrong, none.
+/// Parses the lines of an import. Fails as a whole if one of them is invalid.
 fn lines(body: &[u8]) -> Result<Vec<Line>, Refused> {
     let now = clock::now();
     let mut lines = Vec::new();
@@ -136,9 +136,9 @@ fn not_received(error: BodyError) -> Response {
         BodyError::Busy => {
             (StatusCode::SERVICE_UNAVAILABLE, "too many large bodies at a time".into())
         }
-        BodyError::Slow => (StatusCode::REQUEST_TIMEOUT, "the body does not arrive in time".into()),
+        BodyError::Slow => (StatusCode::REQUEST_TIMEOUT, "the body did not arrive in time".into()),
         BodyError::Broken(error) => {
-            (StatusCode::BAD_REQUEST, format!("the body breaks off: {error}"))
+            (StatusCode::BAD_REQUEST, format!("the body is incomplete: {error}"))
         }
     };
     (status, Json(json!({"error": why}))).into_response()
@@ -148,7 +148,7 @@ async fn requeue(State(tools): State<Tools>) -> Response {
     carried_through(async move { tools.requeue().await }).await
 }
 
-/// Done to its end even when whoever asked goes away.
+/// Runs `work` to completion even if the client disconnects.
 async fn carried_through<T: Serialize + Send + 'static>(
     work: impl Future<Output = Result<T, QueueError>> + Send + 'static,
 ) -> Response {
@@ -156,7 +156,7 @@ async fn carried_through<T: Serialize + Send + 'static>(
     answer(done.map_err(Failed::Queue))
 }
 
-/// Why there is no answer.
+/// Why a request failed.
 enum Failed {
     Wrong(String),
     Queue(QueueError),
@@ -206,15 +206,15 @@ fn number(
         (Some(text), _) => text.parse().ok().filter(|number| *number <= most),
     };
     number.ok_or_else(|| {
-        let given = given.map_or("is missing".into(), |text| format!("{text:?} is no such number"));
+        let given = given.map_or("is missing".into(), |text| format!("{text:?} is not valid"));
         wrong(format!("{name}: {given}; send a whole number from 0 to {most}"))
     })
 }
 
-/// A bound on the time, and what the queue holds is nobody else's to keep.
+/// Limits the time of a request, and keeps caches from storing the answer: it holds queued frames.
 async fn bounded(request: Request, next: Next) -> Response {
     let Ok(mut response) = timeout(TOOL_TIMEOUT, next.run(request)).await else {
-        let error = format!("it is not done within {TOOL_TIMEOUT:?}; look at the agent's log");
+        let error = format!("not completed within {TOOL_TIMEOUT:?}; check the agent's log");
         return (StatusCode::REQUEST_TIMEOUT, Json(json!({"error": error}))).into_response();
     };
     let no_store = HeaderValue::from_static("no-store");

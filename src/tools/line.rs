@@ -1,7 +1,7 @@
-//! An entry as a line of text: what is exported, imported, and kept of what a server refuses.
+//! The line format of an entry, for exports, imports and dead letters.
 //!
 //! `{"seq":1,"stint":1,"captured_at":"…","kind":"frame","frame":{…}}`, or `"kind":"setup","setup":{…}`.
-//! The lines of refused entries say `telemetry` for `frame` and have no kind; both are read.
+//! Dead letters have `telemetry` in place of `frame`, and no `kind`; the parser accepts both.
 
 use super::Item;
 use crate::config::{MAX_CLOCK_LEAD, MAX_LINE_BYTES};
@@ -9,7 +9,7 @@ use crate::entry::{CapturedAt, Seq};
 use crate::fields::{self, Frame, Json, Object, Reason, Refused, Setup};
 use crate::queue::{Content, NewEntry};
 
-/// The line of an entry, without its end.
+/// Formats an entry as a line, without the line break.
 pub fn export_line(item: &Item) -> String {
     let Item { seq, stint, captured_at, kind, json, .. } = item;
     let json = json.as_ref().map_or("null", |json| json.get());
@@ -19,16 +19,16 @@ pub fn export_line(item: &Item) -> String {
     )
 }
 
-/// An entry that a line holds, checked as that of a source is.
+/// An entry parsed from a line, with the same checks as a sample from a source.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Line {
-    /// The position that it had; not the one that it gets.
+    /// The sequence number that the entry had; it gets a new one when it is appended.
     pub seq: Option<Seq>,
     pub captured_at: CapturedAt,
     pub what: What,
 }
 
-/// A frame or a setup.
+/// The content of a line: a frame or a setup.
 #[derive(Clone, Debug, PartialEq)]
 pub enum What {
     Frame(Frame),
@@ -36,18 +36,18 @@ pub enum What {
 }
 
 impl Line {
-    /// Reads a line; `now` is the clock's moment.
+    /// Parses a line; `now` is the current time.
     ///
     /// # Errors
-    /// Refused if it is no such line, or if the dashboard would not take what it holds.
+    /// If the line is malformed, or the dashboard would reject its frame or setup.
     pub fn parse(text: &[u8], now: CapturedAt) -> Result<Self, Refused> {
         if text.len() > MAX_LINE_BYTES {
-            let message = format!("{} bytes; at most {MAX_LINE_BYTES} are taken", text.len());
+            let message = format!("{} bytes; at most {MAX_LINE_BYTES} are allowed", text.len());
             return Err(Refused { reason: Reason::TooLarge, message });
         }
         let read = fields::read_envelope(text)?;
         let Some(object) = read.as_object() else {
-            let message = "it is no object; send a line of pitwire queue export".into();
+            let message = "not an object; send a line of pitwire queue export".into();
             return Err(Refused { reason: Reason::NotObject, message });
         };
         let seq = object.get("seq").and_then(Json::as_u64).map(Seq);
@@ -55,7 +55,7 @@ impl Line {
         Ok(Self { seq, captured_at, what: what(object)? })
     }
 
-    /// The entry, to be appended as captured at this moment.
+    /// Converts the line to an entry with the given capture time, ready to be appended.
     pub fn entry(&self, captured_at: CapturedAt) -> NewEntry {
         let (content, json) = match &self.what {
             What::Frame(frame) => {
@@ -76,11 +76,11 @@ fn captured_at(object: &Object<'_>, now: CapturedAt) -> Result<CapturedAt, Refus
         Err(Refused { reason, message })
     };
     let Some(moment) = given.as_str().and_then(CapturedAt::parse) else {
-        let why = "is no moment; write one such as \"2025-11-22T14:30:22.123Z\"";
+        let why = "is not a timestamp; write one such as \"2025-11-22T14:30:22.123Z\"";
         return refused(Reason::WrongType, why);
     };
     if moment.0 > now.0.saturating_add(MAX_CLOCK_LEAD.as_millis() as i64) {
-        let why = "is more than 24 h ahead of this PC's clock; set the clock, or mend the line";
+        let why = "is more than 24 h ahead of this PC's clock; set the clock or correct the line";
         return refused(Reason::OutOfRange, why);
     }
     Ok(moment)
@@ -93,7 +93,7 @@ fn what(object: &Object<'_>) -> Result<What, Refused> {
         (None, Some(setup)) => Setup::checked(setup.clone()).map(What::Setup),
         (frame, _) => {
             let which = if frame.is_some() { "both" } else { "neither" };
-            let message = format!("frame, setup: it has {which}; send a line with one of the two");
+            let message = format!("frame, setup: {which} given; send a line with one of the two");
             Err(Refused { reason: Reason::WrongType, message })
         }
     }
@@ -134,16 +134,16 @@ mod tests {
     fn what_is_no_line_is_refused_by_name() {
         let at = r#""captured_at":"2025-11-22T14:30:22.123Z""#;
         for (text, expected) in [
-            ("7", "it is no object"),
+            ("7", "not an object"),
             ("{", "not JSON"),
-            (r#"{"frame":{}}"#, "captured_at: null is no moment"),
-            (r#"{"captured_at":"noon","frame":{}}"#, "captured_at: \"noon\" is no moment"),
+            (r#"{"frame":{}}"#, "captured_at: null is not a timestamp"),
+            (r#"{"captured_at":"noon","frame":{}}"#, "captured_at: \"noon\" is not a timestamp"),
             (
                 r#"{"captured_at":"2025-11-24T14:30:22.123Z","frame":{}}"#,
                 "captured_at: \"2025-11-24T14:30:22.123Z\" is more than 24 h ahead",
             ),
-            (&format!("{{{at}}}"), "frame, setup: it has neither"),
-            (&format!(r#"{{{at},"frame":{{}},"setup":{{}}}}"#), "frame, setup: it has both"),
+            (&format!("{{{at}}}"), "frame, setup: neither given"),
+            (&format!(r#"{{{at},"frame":{{}},"setup":{{}}}}"#), "frame, setup: both given"),
             (&format!(r#"{{{at},"frame":{{"lap":"one"}}}}"#), "lap: \"one\" is not a whole number"),
             (&format!(r#"{{{at},"frame":7}}"#), "a number is not an object"),
         ] {

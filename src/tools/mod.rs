@@ -1,7 +1,7 @@
-//! What a person does to a queue by hand: look, check, move entries in and out.
+//! The operator's tools for a queue: inspect it, verify it, move entries in and out.
 //!
-//! [`Tools`] does it over a queue that this process has open. The agent offers it to the commands at
-//! its admin address (`router`), and they ask with a [`Client`]: the answers are the same.
+//! [`Tools`] works on a queue that this process has open. The agent serves the tools at its admin
+//! address (`router`), and the commands call them with a [`Client`]; the answers are identical.
 
 mod client;
 mod http;
@@ -30,35 +30,36 @@ use crate::queue::{QueueError, Standing, Writer};
 #[derive(Clone, Debug)]
 pub struct Tools {
     path: PathBuf,
-    /// The bounds of entries and bytes to be shown, where the queue is open without any.
+    /// The configured limits of entries and bytes, reported if the queue was opened without limits.
     bounds: Option<(u64, u64)>,
     writer: Writer,
     operator: Operator,
 }
 
-/// How a queue stands, and its bounds.
+/// The state of a queue, its limits and its ledger.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// The folder.
+    /// The queue's directory.
     pub path: String,
     pub head: Seq,
     pub tail: Seq,
     pub entries: u64,
-    /// Bytes of the records.
+    /// Size of the records in bytes.
     pub bytes: u64,
     pub disk_bytes: u64,
     pub max_entries: u64,
     pub max_bytes: u64,
-    /// Entries in memory that wait for the disk.
+    /// Entries in memory that are not yet on the disk.
     pub buffered: u64,
     #[serde(with = "wire::moment")]
     pub oldest: Option<CapturedAt>,
     #[serde(with = "wire::moment")]
     pub newest: Option<CapturedAt>,
     pub stint: StintId,
-    /// Entries that `[server]` has not had; likewise its ledger.
+    /// Entries not yet delivered to `[server]`.
     pub queued: u64,
     pub appended: u64,
+    /// The ledger of `[server]`.
     pub ledger: Ledger,
     pub imbalance: i64,
     /// The other destinations.
@@ -69,19 +70,19 @@ pub struct Status {
 }
 
 impl Status {
-    /// How `[server]` stands.
+    /// The status of `[server]`.
     pub fn server(&self) -> Standing {
         Standing::server(self.queued, self.appended, self.ledger, self.imbalance)
     }
 }
 
-/// Entries that follow each other.
+/// Consecutive entries.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Page {
     pub entries: Vec<Item>,
-    /// Those that cannot be read back, and why.
+    /// Entries that cannot be read back, with the reason.
     pub unreadable: Vec<(Seq, String)>,
-    /// Where the next page begins; `None` when nothing follows.
+    /// Where the next page begins; `None` if this page is empty.
     pub next: Option<Seq>,
 }
 
@@ -94,29 +95,29 @@ pub struct Item {
     pub captured_at: CapturedAt,
     #[serde(with = "wire::kind")]
     pub kind: Kind,
-    /// Bytes of its record.
+    /// Size of its record in bytes.
     pub bytes: u64,
-    /// The frame or the setup, where it was asked for.
+    /// The frame or the setup, if requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub json: Option<Box<RawValue>>,
 }
 
-/// What became of an entry.
+/// The disposition of an entry.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Trace {
     pub seq: Seq,
     #[serde(with = "wire::fate")]
     pub fate: Fate,
-    /// And for the other destinations.
+    /// The disposition for each of the other destinations.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<OtherFate>,
     /// The entry itself, while it is queued.
     pub entry: Option<Item>,
-    /// The position that the next entry takes.
+    /// The sequence number that the next entry gets.
     pub tail: Seq,
 }
 
-/// What became of an entry for another destination than `[server]`.
+/// The disposition of an entry for a destination other than `[server]`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct OtherFate {
     pub destination: String,
@@ -125,18 +126,18 @@ pub struct OtherFate {
 }
 
 impl Tools {
-    /// Of the queue in this folder.
+    /// Tools for the queue in this directory.
     pub fn new(path: PathBuf, writer: Writer) -> Self {
         Self { path, bounds: None, operator: writer.operator(), writer }
     }
 
-    /// Of a queue that was opened as it is.
+    /// Tools for a queue that was opened without limits; the configured ones are reported instead.
     pub fn as_it_is(queue: QueueConfig, writer: Writer) -> Self {
         let bounds = Some((queue.max_entries, queue.max_bytes));
         Self { bounds, ..Self::new(queue.path, writer) }
     }
 
-    /// How the queue stands.
+    /// The current state of the queue.
     pub fn status(&self) -> Status {
         let status = self.writer.status();
         let (max_entries, max_bytes) =
@@ -164,8 +165,8 @@ impl Tools {
         }
     }
 
-    /// The entries from `from` on, at most so many and no more than a page; with their JSON, or
-    /// without.
+    /// Reads entries from `from` on, at most `entries` and no more than a page. `whole` includes
+    /// their JSON.
     pub async fn page(&self, from: Seq, entries: usize, whole: bool) -> Result<Page, QueueError> {
         let mut page = Page::default();
         for Peeked { seq, bytes, entry } in self.operator.peek(from, entries).await? {
@@ -179,7 +180,7 @@ impl Tools {
         Ok(page)
     }
 
-    /// What became of the entry at a position.
+    /// Finds out what happened to the entry with this sequence number.
     pub async fn trace(&self, seq: Seq) -> Result<Trace, QueueError> {
         let (fate, others) = self.operator.fates(seq).await?;
         let others = others.into_iter().map(|(destination, fate)| OtherFate { destination, fate });
@@ -192,30 +193,30 @@ impl Tools {
         Ok(Trace { seq, fate, others, entry, tail: self.writer.status().tail })
     }
 
-    /// Reads a stretch to its last byte; see [`Operator::examine`].
+    /// Reads a whole segment and checks it; see [`Operator::examine`].
     pub async fn examine(&self, from: Seq) -> Result<Option<Examination>, QueueError> {
         self.operator.examine(from).await
     }
 
-    /// Sets aside what is damaged of a stretch; see [`Operator::mend`].
+    /// Quarantines the damaged parts of a segment; see [`Operator::mend`].
     pub async fn mend(&self, from: Seq) -> Result<Option<Mended>, QueueError> {
         self.operator.mend(from).await
     }
 
-    /// Drops a stretch's worth of entries; see [`Operator::drop_between`].
+    /// Drops entries in one step of at most a segment; see [`Operator::drop_between`].
     pub async fn drop_between(&self, first: Seq, last: Seq) -> Result<DropStep, QueueError> {
         self.operator.drop_between(first, last).await
     }
 }
 
-/// The path from the root, as another process may have another working directory.
+/// The absolute path: the caller may be a process with a different working directory.
 fn absolute(path: &Path) -> String {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
 }
 
-/// What is no JSON could not be put into an answer.
+/// Converts an entry for an answer. Fails if its content is not JSON: the answer embeds it.
 fn item(entry: Entry, bytes: u64) -> Result<Item, String> {
     let Entry { seq, stint, captured_at, kind, json } = entry;
-    let json = RawValue::from_string(json).map_err(|error| format!("it holds no JSON: {error}"))?;
+    let json = RawValue::from_string(json).map_err(|error| format!("it is not JSON: {error}"))?;
     Ok(Item { seq, stint, captured_at, kind, bytes, json: Some(json) })
 }

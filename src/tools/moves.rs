@@ -1,4 +1,4 @@
-//! Entries that come into the queue by hand: an export that is imported, what a server refused.
+//! Entries appended by the operator: imported exports and requeued dead letters.
 
 use std::collections::BTreeSet;
 
@@ -11,25 +11,25 @@ use crate::config::MAX_BATCH_LINES;
 use crate::entry::Seq;
 use crate::queue::{Appended, QueueError, Stamps};
 
-/// What became of lines that were appended.
+/// The outcome of appending lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moved {
     pub stored: u64,
-    /// Setups that are the same as the one before.
+    /// Setups identical to the previous one.
     pub unchanged: u64,
-    /// At the queue's bound, and counted there.
+    /// Entries dropped because the queue is full; its ledger counts them.
     pub dropped: u64,
-    /// In memory: the disk does not keep up, or fails.
+    /// Entries in memory: the disk is too slow or fails.
     pub buffered: u64,
-    /// Lines that are none.
+    /// Invalid lines.
     pub refused: u64,
-    /// The positions that they got.
+    /// The sequence numbers of the first and the last stored entry.
     pub first: Option<Seq>,
     pub last: Option<Seq>,
 }
 
 impl Moved {
-    /// What became of these and of more.
+    /// Adds the outcome of later lines.
     pub fn add(&mut self, more: Self) {
         self.stored += more.stored;
         self.unchanged += more.unchanged;
@@ -54,21 +54,21 @@ impl Moved {
     }
 }
 
-/// What the server refused, and has not been queued again.
+/// The dead letters: entries that the server refused and that were not requeued.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusals {
     pub frames: u64,
     pub setups: u64,
-    /// Lines that are none.
+    /// Invalid lines.
     pub unreadable: u64,
-    /// The positions that they had.
+    /// The lowest and the highest sequence number that they had.
     pub first: Option<Seq>,
     pub last: Option<Seq>,
 }
 
 impl Tools {
-    /// Appends entries in their order. Each keeps its moment of capture, unless the queue holds a
-    /// later one already: then it gets the moment after that.
+    /// Appends entries in the given order. Each keeps its capture time, unless the queue already
+    /// holds a later one: then it gets the next moment after that.
     pub async fn append(&self, lines: &[Line]) -> Result<Moved, QueueError> {
         let mut moved = Moved::default();
         for lines in lines.chunks(MAX_BATCH_LINES) {
@@ -82,7 +82,7 @@ impl Tools {
         Ok(moved)
     }
 
-    /// What the server refused.
+    /// Counts the dead letters.
     pub async fn refused(&self) -> Result<Refusals, QueueError> {
         let (text, head) = self.operator.refused().await?;
         let (lines, unreadable) = refused_lines(&text, head);
@@ -98,8 +98,8 @@ impl Tools {
         Ok(refusals)
     }
 
-    /// Appends what the server refused once more. The lines are set aside first, so that each is
-    /// taken once, whatever happens then.
+    /// Requeues the dead letters. Their file is renamed first, so that each is requeued at most
+    /// once, even after a crash.
     pub async fn requeue(&self) -> Result<Moved, QueueError> {
         let (text, head) = self.operator.take_refused().await?;
         let (lines, unreadable) = refused_lines(&text, head);
@@ -109,8 +109,8 @@ impl Tools {
     }
 }
 
-/// The lines of entries that have left the queue, each once, and how many lines are none. After a
-/// crash an entry may be noted and queued still, or noted twice.
+/// Parses dead letters; returns one line for each entry that has left the queue, and the number of
+/// invalid lines. After a crash an entry may be listed twice, or listed and still queued.
 fn refused_lines(text: &str, head: Seq) -> (Vec<Line>, u64) {
     let now = clock::now();
     let (mut lines, mut unreadable) = (Vec::new(), 0);

@@ -1,4 +1,4 @@
-//! How moments, kinds and fates are written in answers: as a person reads them.
+//! Readable serialization of timestamps, kinds and dispositions in answers.
 
 /// RFC 3339, or null.
 pub(super) mod moment {
@@ -7,7 +7,7 @@ pub(super) mod moment {
 
     use crate::entry::CapturedAt;
 
-    /// A moment, or perhaps none.
+    /// A timestamp, or an optional one.
     pub(in crate::tools) trait Moment: Sized {
         fn text(&self) -> Option<String>;
         fn from_text(text: Option<&str>) -> Option<Self>;
@@ -44,7 +44,7 @@ pub(super) mod moment {
         deserializer: D,
     ) -> Result<M, D::Error> {
         let text = Option::<String>::deserialize(deserializer)?;
-        M::from_text(text.as_deref()).ok_or_else(|| D::Error::custom("it is no moment"))
+        M::from_text(text.as_deref()).ok_or_else(|| D::Error::custom("not a timestamp"))
     }
 }
 
@@ -67,11 +67,11 @@ pub(super) mod kind {
     ) -> Result<Kind, D::Error> {
         let text = String::deserialize(deserializer)?;
         let mut kinds = [Kind::Frame, Kind::Setup].into_iter();
-        kinds.find(|kind| kind.as_str() == text).ok_or_else(|| D::Error::custom("it is no kind"))
+        kinds.find(|kind| kind.as_str() == text).ok_or_else(|| D::Error::custom("not a kind"))
     }
 }
 
-/// One word.
+/// A disposition as one word.
 pub(super) mod fate {
     use serde::de::{Deserialize, Deserializer, Error};
     use serde::ser::Serializer;
@@ -89,6 +89,6 @@ pub(super) mod fate {
         deserializer: D,
     ) -> Result<Fate, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Fate::parse(&text).ok_or_else(|| D::Error::custom("it is no fate"))
+        Fate::parse(&text).ok_or_else(|| D::Error::custom("not a disposition"))
     }
 }

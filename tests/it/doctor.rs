@@ -206,13 +206,13 @@ fn where_all_is_well_nothing_is_found() {
     let pc = Pc::new().server(&server.url());
     let findings = pc.finds(&[]);
     for what in [
-        "there is no mistake in it",
-        "there is none in ",
-        "it speaks Socket.IO, and lets us in",
-        "its clock and the one of this PC agree",
+        "no mistakes found",
+        "no queue in ",
+        "it speaks Socket.IO and accepts the connection",
+        "its clock agrees with this PC's",
         "it assigns a session",
-        "it acknowledges a frame, in a session of our own",
-        "it sends a frame to all who look on",
+        "it acknowledges a frame in a test session",
+        "it sends a frame to all viewers",
         "metrics.listen takes a free port",
     ] {
         assert!(has(&findings, "ok", what), "{what}: {findings:#?}");
@@ -253,8 +253,8 @@ fn the_doctor_that_cannot_do_its_work_says_so() {
     let nowhere = pc.path("nowhere").join("b.zip");
     let text = |path: &Path| path.to_str().unwrap().to_owned();
     for (args, expected) in [
-        (["--bundle", &text(&there)], "there is such a file already; name another one"),
-        (["--bundle", &text(&nowhere)], "name a file that your user may write"),
+        (["--bundle", &text(&there)], "the file exists already; choose another name"),
+        (["--bundle", &text(&nowhere)], "choose a file that your user may write"),
         (["--set", "server.url"], "write it as KEY=VALUE"),
     ] {
         let output = pc.command(&args).output().unwrap();

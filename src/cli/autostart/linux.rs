@@ -1,4 +1,5 @@
-//! A user unit of systemd; without systemd, an entry in the desktop's autostart folder.
+//! Autostart on Linux: a systemd user unit or, without systemd, an entry in the desktop's autostart
+//! directory.
 
 use std::fs;
 use std::io;
@@ -8,14 +9,14 @@ use std::process::{Command, Stdio};
 use super::{Registered, Start, text};
 use crate::config;
 
-/// The unit that is in `deploy/`: the same for who installs it by hand.
+/// The unit in `deploy/`, which can also be installed by hand.
 const UNIT: &str = include_str!("../../../deploy/pitwire.service");
 const SERVICE: &str = "pitwire.service";
 
-/// The files that make the agent start; those that are there.
+/// Paths of the files that start the agent at log-on; each may be missing.
 struct Entries {
     unit: PathBuf,
-    /// That systemd starts the unit at log-on is a link to it.
+    /// The symbolic link that makes systemd start the unit at log-on.
     wanted: PathBuf,
     desktop: PathBuf,
 }
@@ -23,7 +24,7 @@ struct Entries {
 impl Entries {
     fn find() -> io::Result<Self> {
         let settings = config::settings().ok_or_else(|| {
-            io::Error::new(io::ErrorKind::NotFound, "HOME is not set: whose log-on is it to be?")
+            io::Error::new(io::ErrorKind::NotFound, "HOME is not set; run this as your own user")
         })?;
         let units = settings.join("systemd").join("user");
         Ok(Self {
@@ -57,7 +58,7 @@ pub(super) fn disable() -> io::Result<()> {
     Ok(())
 }
 
-/// What starts it, if anything does.
+/// Finds the entry that starts the agent, if there is one.
 pub(super) fn registered() -> io::Result<Option<Registered>> {
     let entries = Entries::find()?;
     let found = [(&entries.wanted, "ExecStart="), (&entries.desktop, "Exec=")];
@@ -69,7 +70,7 @@ pub(super) fn registered() -> io::Result<Option<Registered>> {
                 Registered { what: format!("{line} ({})", path.display()), program: program(line) }
             }
             None => Registered {
-                what: format!("{}, which leads nowhere", path.display()),
+                what: format!("{}, a broken link or without a command", path.display()),
                 program: None,
             },
         })
@@ -77,13 +78,13 @@ pub(super) fn registered() -> io::Result<Option<Registered>> {
     Ok(found.into_iter().find_map(registered))
 }
 
-/// The first word of a command, without what [`command`] puts around it.
+/// The program in a command line, without the quotes and escapes that [`command`] adds.
 fn program(command: &str) -> Option<PathBuf> {
     let word = match command.strip_prefix('"') {
         Some(rest) => rest.split_once("\" ").map_or(rest.trim_end_matches('"'), |(word, _)| word),
         None => command.split_whitespace().next()?,
     };
-    // Two backslashes for each one that a desktop entry escapes with.
+    // A desktop entry doubles each backslash that escapes a character.
     let plain = |word: &str| word.replace("%%", "%").replace(r"\\", "");
     Some(match word.strip_prefix("%h/") {
         Some(rest) => std::env::home_dir()?.join(plain(rest)),
@@ -91,12 +92,12 @@ fn program(command: &str) -> Option<PathBuf> {
     })
 }
 
-/// What `sd_booted` looks at.
+/// Whether the system was booted with systemd; the check of `sd_booted`.
 fn is_systemd() -> bool {
     Path::new("/run/systemd/system").is_dir()
 }
 
-/// Without it systemd sees the change at the next log-on, which is soon enough.
+/// Asks systemd to reload its units. If this fails, systemd reads them at the next log-on.
 fn reload() {
     let _ = Command::new("systemctl")
         .args(["--user", "daemon-reload"])
@@ -109,19 +110,19 @@ fn reload() {
 fn unit(start: &Start) -> io::Result<String> {
     if text(&start.program)?.contains(['"', '\'', '\\']) {
         let text = format!(
-            "{}: systemd starts no program whose path has a quote or a backslash; move it",
+            "{}: systemd cannot start a program whose path has a quote or a backslash; move it",
             start.program.display()
         );
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
     let escaped = |word: &str| word.replace('\\', r"\\").replace('"', r#"\""#).replace('%', "%%");
-    // Variables are put into arguments alone.
+    // systemd expands variables in arguments only, not in the path of the program.
     let command = command(start, escaped, |word| escaped(word).replace('$', "$$"))?;
     let line = |line: &str| match line.starts_with("ExecStart=") {
         true => format!("ExecStart={command}\n"),
         false => format!("{line}\n"),
     };
-    // What comes before the first section tells how to do by hand what is done here.
+    // The comment before the first section explains how to install the unit by hand.
     let from = UNIT.find("[Unit]").unwrap_or_default();
     Ok(UNIT[from..].lines().map(line).collect())
 }
@@ -131,7 +132,7 @@ fn desktop(start: &Start) -> io::Result<String> {
         let quoted = ['\\', '"', '`', '$'].iter().fold(word.to_owned(), |word, reserved| {
             word.replace(*reserved, &format!("\\{reserved}"))
         });
-        // Once more: the value as a whole is a string with escapes too.
+        // Escape again: the whole value is itself a string with escapes.
         quoted.replace('\\', r"\\").replace('%', "%%")
     };
     let command = command(start, escaped, escaped)?;
@@ -141,7 +142,8 @@ fn desktop(start: &Start) -> io::Result<String> {
     ))
 }
 
-/// Each word in quotes, with what has a meaning there escaped.
+/// Joins the program and its arguments to a command line: each word quoted, special characters
+/// escaped.
 fn command(
     start: &Start,
     program: impl Fn(&str) -> String,
@@ -162,7 +164,7 @@ fn write(path: &Path, text: &str) -> io::Result<()> {
     fs::write(path, text)
 }
 
-/// The one that the file lies in.
+/// Creates the directory that will contain the file.
 fn create_folder(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), fs::create_dir_all)
 }
@@ -202,7 +204,7 @@ mod tests {
         }
     }
 
-    /// `tests/setup.sh` installs it.
+    /// Runs `systemd-analyze`, which `tests/setup.sh` installs, and expects no complaint.
     fn systemd_analyze(args: &[&str], unit: &Path) {
         let home = unit.parent().unwrap();
         let mut command = Command::new("systemd-analyze");
@@ -235,7 +237,7 @@ mod tests {
         fs::write(&file, system.replace("/usr/local/bin/pitwire", program.to_str().unwrap()))
             .unwrap();
         systemd_analyze(&["verify", "--man=no"], &file);
-        // Tenths; other versions of systemd look at more.
+        // The threshold is in tenths; other versions of systemd check more.
         systemd_analyze(&["security", "--offline=true", "--threshold=20"], &file);
     }
 }

@@ -1,4 +1,4 @@
-//! An entry under Run of the registry, in the user's own part of it.
+//! Autostart on Windows: an entry under the Run key of the user's part of the registry.
 
 use std::io;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ pub(super) fn enable(mut start: Start) -> io::Result<()> {
     let windowless = start.program.with_file_name(WINDOWLESS);
     if windowless.is_file() {
         start.program = windowless;
-        // Nobody sees what it says otherwise.
+        // Without a console the log would be lost.
         let log = format!("log.file={}", text(&config::log_file())?);
         start.arguments.extend(["--set".to_owned(), log]);
     }
@@ -32,7 +32,7 @@ pub(super) fn disable() -> io::Result<()> {
     }
 }
 
-/// What starts it, if anything does.
+/// Finds the entry that starts the agent, if there is one.
 pub(super) fn registered() -> io::Result<Option<Registered>> {
     let what = CURRENT_USER.open(RUN).and_then(|run| run.get_string(NAME)).ok();
     Ok(what.map(|what| {
@@ -41,7 +41,8 @@ pub(super) fn registered() -> io::Result<Option<Registered>> {
     }))
 }
 
-/// Each word in quotes: no path of Windows has one in it.
+/// Joins the program and its arguments to a command line, each word quoted. Paths on Windows cannot
+/// contain quotes.
 fn command(start: &Start) -> io::Result<String> {
     let program = text(&start.program)?;
     let words = std::iter::once(&program).chain(&start.arguments);

@@ -1,4 +1,4 @@
-//! The start at log-on: whether there is one, and whether what it starts is there.
+//! Checks the start at log-on: whether it is enabled, and whether its program exists.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use crate::cli::autostart::{self, Registered};
 
 pub(super) const SUBJECT: &str = "autostart";
 
-const ANEW: &str = "pitwire autostart enable, with the pitwire that is to be started";
+const ANEW: &str = "run pitwire autostart enable with the program that should start";
 
 pub(super) async fn look() -> Report {
     let mut report = Report::new(SUBJECT);
@@ -20,21 +20,21 @@ pub(super) async fn look() -> Report {
     match registered.await.unwrap_or_else(silent) {
         Ok(None) => report.note(
             "the agent does not start at log-on",
-            "pitwire autostart enable, if it is to be always there",
+            "run pitwire autostart enable to start it automatically",
         ),
         Ok(Some((Registered { what, .. }, true))) => {
             report.ok(format!("the agent starts at log-on: {what}"));
         }
         Ok(Some((Registered { what, program: None }, false))) => {
-            report.warning(format!("what starts at log-on is {what}"), ANEW);
+            report.warning(format!("the log-on entry is unusable: {what}"), ANEW);
         }
         Ok(Some((Registered { program: Some(program), .. }, false))) => report.warning(
-            format!("{} is to start at log-on, and is not there", program.display()),
+            format!("the log-on entry starts {}, which does not exist", program.display()),
             ANEW,
         ),
         Err(error) => report.warning(
-            format!("it cannot be seen what starts at log-on: {error}"),
-            "see that HOME is set, and that its files can be read",
+            format!("cannot read the log-on entry: {error}"),
+            "check that HOME is set, and that its files can be read",
         ),
     }
     report

@@ -1,5 +1,5 @@
-//! A zip for whoever helps: what was found, and what helps to understand it. No secret, no id of a
-//! session gets into it.
+//! The zip for a support request: the findings and what helps to understand them, without secrets
+//! and session ids.
 
 use std::fs::File;
 use std::io::{self, Cursor, Read, Seek, SeekFrom, Write};
@@ -22,14 +22,14 @@ use crate::config::{
 use crate::remote_text::Secrets;
 use crate::request::{Bounds, Bytes, Method, request};
 
-/// A file that is not there yet.
+/// The path of a bundle to be written.
 #[derive(Debug)]
 pub(super) struct Bundle {
     path: PathBuf,
 }
 
 impl Bundle {
-    /// Writes nothing yet; fails if there is something already.
+    /// Checks that nothing exists at `path`, without writing.
     pub(super) fn at(path: &Path) -> Result<Self, String> {
         match std::fs::symlink_metadata(path) {
             Ok(_) => Err(taken(path)),
@@ -37,7 +37,7 @@ impl Bundle {
         }
     }
 
-    /// Gathers all and writes it; returns where to.
+    /// Collects the contents, writes the zip and returns its path.
     pub(super) async fn write(
         self,
         settings: &Settings,
@@ -69,14 +69,14 @@ impl Bundle {
         });
         stored.map_err(|error| match error.kind() {
             io::ErrorKind::AlreadyExists => taken(&self.path),
-            _ => format!("--bundle {shown}: {error}; name a file that your user may write"),
+            _ => format!("--bundle {shown}: {error}; choose a file that your user may write"),
         })?;
         Ok(shown.to_string())
     }
 }
 
 fn taken(path: &Path) -> String {
-    format!("--bundle {}: there is such a file already; name another one", path.display())
+    format!("--bundle {}: the file exists already; choose another name", path.display())
 }
 
 fn zipped(files: &[(&str, String)]) -> zip::result::ZipResult<Vec<u8>> {
@@ -88,14 +88,14 @@ fn zipped(files: &[(&str, String)]) -> zip::result::ZipResult<Vec<u8>> {
     Ok(zip.finish()?.into_inner())
 }
 
-/// What it shows of itself, and its log.
+/// The metrics and status of the running agent, and its log.
 async fn of_the_agent(config: &Config) -> Vec<(&'static str, String)> {
     let mut files = Vec::new();
     let admin = &config.metrics;
     for (name, path) in [("metrics.txt", "/metrics"), ("status.json", "/status")] {
         let text = match admin.enabled && admin.listen.port() != 0 {
             true => answer(admin.listen, path).await,
-            false => "metrics.listen names no address to ask at".into(),
+            false => "metrics.listen does not name the address of an agent".into(),
         };
         files.push((name, text));
     }
@@ -109,13 +109,14 @@ async fn of_the_agent(config: &Config) -> Vec<(&'static str, String)> {
     files
 }
 
-/// As `pitwire queue status` says it. A queue with a fault is not opened: that would begin to mend it.
+/// The output of `pitwire queue status`. A queue with a fault is not opened: that would start a
+/// repair.
 async fn queue_status(settings: &Settings, findings: &[Finding]) -> String {
     let is_fault = |f: &Finding| f.subject == queue::SUBJECT && f.severity == Severity::Fault;
     if findings.iter().any(is_fault) {
-        return "not looked at: the queue has a fault, which findings.txt tells\n".into();
+        return "not looked at: the queue has a fault, see findings.txt\n".into();
     }
-    // Nothing is to come in between the findings.
+    // Log lines must not appear between the findings.
     let set = settings.set.iter().cloned().chain(["log.level=off".to_owned()]).collect();
     let (config, queue) = (settings.config.clone(), settings.queue.clone());
     let which = Which { config, queue, set, admin: None };
@@ -144,7 +145,7 @@ async fn answer(listen: SocketAddr, path: &str) -> String {
     }
 }
 
-/// The newest lines of a log, as many as the agent keeps in one file.
+/// The newest lines of a log, at most the size limit of a log file.
 fn end_of(path: &Path) -> String {
     let read = || {
         let mut file = File::open(path)?;
@@ -152,14 +153,14 @@ fn end_of(path: &Path) -> String {
         file.seek(SeekFrom::Start(start))?;
         let mut bytes = Vec::new();
         file.take(LOG_FILE_BYTES).read_to_end(&mut bytes)?;
-        // A line that was cut may end with half a secret.
+        // Skip the partial first line: it may contain part of a secret that would not be redacted.
         let cut = if start == 0 { 0 } else { bytes.iter().position(|b| *b == b'\n').unwrap_or(0) };
         Ok::<_, io::Error>(String::from_utf8_lossy(&bytes[cut..]).into_owned())
     };
     read().unwrap_or_else(|error| format!("{}: {error}", path.display()))
 }
 
-/// The program and the system.
+/// Describes the program and the system.
 fn about() -> String {
     format!(
         "pitwire {}\nbuilt for {} {}\nsystem {}\n",

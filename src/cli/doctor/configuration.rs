@@ -1,4 +1,4 @@
-//! The configuration: what is wrong with it, and what is probably not meant.
+//! Checks the configuration: its mistakes, and settings that are probably unintended.
 
 use super::Report;
 use crate::config::{Loaded, Problems};
@@ -8,15 +8,15 @@ pub(super) fn look(loaded: &Result<Loaded, Problems>) -> Report {
     match loaded {
         Ok(loaded) => {
             for warning in &loaded.warnings {
-                report.warning(warning.to_string(), "mend it where it is, if it is not meant");
+                report.warning(warning.to_string(), "correct it there if it is unintended");
             }
             if loaded.warnings.is_empty() {
-                report.ok("there is no mistake in it");
+                report.ok("no mistakes found");
             }
         }
         Err(Problems(problems)) => {
             for problem in problems {
-                report.fault(problem.to_string(), "mend it there; pitwire check looks again");
+                report.fault(problem.to_string(), "correct it there; pitwire check tests it again");
             }
         }
     }

@@ -1,4 +1,4 @@
-//! A folder as a place to store things: whether it takes them, how fast, and how much more.
+//! Checks a directory: whether files can be stored there, and how fast.
 
 use std::fs;
 use std::io::{self, Write};
@@ -10,24 +10,24 @@ use tokio::time::timeout;
 
 use crate::config::{DOCTOR_DISK_TIMEOUT, DOCTOR_FSYNC_BYTES, DOCTOR_FSYNCS};
 
-/// Does what waits for a disk; `None` if that does not answer in time.
+/// Runs blocking disk work on another thread; `None` if the disk does not answer in time.
 pub(super) async fn in_time<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {
     timeout(DOCTOR_DISK_TIMEOUT, spawn_blocking(work)).await.ok()?.ok()
 }
 
-/// The folder, or the one in which it would be made.
+/// The directory if it exists, otherwise its closest existing parent.
 pub(super) fn existing(folder: &Path) -> io::Result<PathBuf> {
     let whole = std::path::absolute(folder)?;
     for place in whole.ancestors() {
         match fs::metadata(place) {
             Ok(about) if about.is_dir() => return Ok(place.into()),
             Ok(_) => {
-                let text = format!("{} is a file and no folder", place.display());
+                let text = format!("{} is a file, not a folder", place.display());
                 return Err(io::Error::new(io::ErrorKind::NotADirectory, text));
             }
-            // What lies above tells why.
+            // The parent shows whether it can be created.
             Err(error) if is_missing(&error) => {}
             Err(error) => return Err(error),
         }
@@ -39,10 +39,10 @@ fn is_missing(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
-/// Stores something in a file of its own there, which goes again; returns how long it took to make it
-/// durable: the median of some times.
+/// Measures how long the disk takes to make a write durable: the median of several writes to a
+/// temporary file in the directory.
 pub(super) fn fsync(folder: &Path) -> io::Result<Duration> {
-    // As no file of the queue is called.
+    // No file of the queue has such a name.
     let mut file = tempfile::Builder::new().prefix("doctor-").suffix(".tmp").tempfile_in(folder)?;
     let mut times = Vec::new();
     for _ in 0..DOCTOR_FSYNCS {
@@ -55,7 +55,7 @@ pub(super) fn fsync(folder: &Path) -> io::Result<Duration> {
     Ok(times[times.len() / 2])
 }
 
-/// Bytes as people read them: "512 MiB".
+/// Formats a number of bytes for people: "512 MiB".
 pub(super) fn size(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
     let mut unit = 0;
@@ -84,7 +84,7 @@ mod tests {
         assert!(existing(Path::new("queue")).unwrap().is_absolute());
         for in_the_way in [file.clone(), file.join("queue")] {
             let error = existing(&in_the_way).unwrap_err().to_string();
-            assert_eq!(error, format!("{} is a file and no folder", file.display()));
+            assert_eq!(error, format!("{} is a file, not a folder", file.display()));
         }
     }
 

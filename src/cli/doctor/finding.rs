@@ -1,16 +1,16 @@
-//! What the doctor says.
+//! The doctor's findings and their output as text and JSON.
 
 use serde::Serialize;
 
 use crate::cli::queue::count;
 use crate::remote_text::{Secrets, escape};
 
-/// How bad it is.
+/// How serious a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Severity {
     Ok,
-    /// Good to know; no fault.
+    /// Information; not a fault.
     Note,
     /// It works, but not as well as it could.
     Warning,
@@ -29,19 +29,19 @@ impl Severity {
     }
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Finding {
     pub(super) severity: Severity,
     pub(super) subject: &'static str,
     pub(super) what: String,
-    /// What to do; there is always something to do unless all is well.
+    /// What to do about it; `None` only if the severity is `Ok`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) advice: Option<String>,
 }
 
 impl Finding {
-    /// The finding without secrets and session ids.
+    /// Removes secrets and session ids.
     pub(super) fn without(self, secrets: &Secrets) -> Self {
         let Self { severity, subject, what, advice } = self;
         let (what, advice) = (secrets.redact(&what), advice.map(|advice| secrets.redact(&advice)));
@@ -49,7 +49,7 @@ impl Finding {
     }
 }
 
-/// What was found about one subject.
+/// The findings about one subject.
 #[derive(Debug)]
 pub(super) struct Report {
     subject: &'static str,
@@ -77,20 +77,24 @@ impl Report {
         self.add(Severity::Fault, what.into(), Some(advice.into()));
     }
 
-    /// Says that something depends on what failed.
+    /// Adds a note that `what` was not checked because it depends on a check that failed.
     pub(super) fn not_looked_at(&mut self, what: &str) {
-        self.note(format!("not looked at: {what}"), "mend the fault above, and ask again");
+        self.note(
+            format!("not looked at: {what}"),
+            "fix the fault above, and run the doctor again",
+        );
     }
 
     fn add(&mut self, severity: Severity, what: String, advice: Option<String>) {
-        // One line each, whatever a server or the system wrote.
+        // Texts from a server or the system must not break the line.
         let one_line = |text: String| escape(&text).into_owned();
         let (what, advice) = (one_line(what), advice.map(one_line));
         self.findings.push(Finding { severity, subject: self.subject, what, advice });
     }
 }
 
-/// For people: a finding a line, below it what to do, at the end a sum.
+/// Formats the findings for people: one per line, followed by what to do, and the totals at the
+/// end.
 pub(super) fn to_text(findings: &[Finding]) -> String {
     let mut lines = Vec::new();
     for Finding { severity, subject, what, advice } in findings {
@@ -101,7 +105,7 @@ pub(super) fn to_text(findings: &[Finding]) -> String {
     lines.join("\n")
 }
 
-/// For programs.
+/// Formats the findings as JSON for programs.
 pub(super) fn to_json(findings: &[Finding]) -> String {
     #[derive(Serialize)]
     struct Findings<'a> {

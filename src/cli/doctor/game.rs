@@ -1,4 +1,5 @@
-//! The game: its memory, by both ways, and its REST API. That it does not run is no fault.
+//! Checks the game: its shared memory, native and from the rF2 plugin, and its REST API. A game
+//! that is not running is not a fault.
 
 use std::io;
 
@@ -14,7 +15,7 @@ pub(super) const SUBJECT: &str = "game";
 pub(super) async fn look(config: &LmuConfig) -> Report {
     let mut report = Report::new(SUBJECT);
     if !config.enabled {
-        report.ok("it is not read, as source.lmu.enabled is false");
+        report.ok("it is not read: source.lmu.enabled is false");
         return report;
     }
     let folder = config.folder.clone();
@@ -23,7 +24,7 @@ pub(super) async fn look(config: &LmuConfig) -> Report {
         None => {
             report.fault(
                 format!("{} cannot be read", config.folder.display()),
-                "name another place in source.lmu.folder",
+                "set source.lmu.folder to another folder",
             );
             false
         }
@@ -45,7 +46,7 @@ impl Seen {
         Self { native: read(Way::Native), plugin: read(Way::Plugin), about: About::of(memory) }
     }
 
-    /// Returns whether the game is there.
+    /// Reports on the game's memory and returns whether the game is running.
     fn say(&self, report: &mut Report, config: &LmuConfig) -> bool {
         let is_live = |reading: &io::Result<Reading>| matches!(reading, Ok(reading) if *reading != Reading::Unavailable);
         let (native, plugin) = (Region::Native.name(), Region::Extended.name());
@@ -62,12 +63,12 @@ impl Seen {
                 "install the rF2 shared memory plugin 3.6 or newer",
             ),
             Ok(about) if !about.is_64_bit => report.warning(
-                format!("the rF2 plugin {} is the one for 32 bits", about.version),
-                "install the plugin for 64 bits",
+                format!("the rF2 plugin {} is the 32-bit version", about.version),
+                "install the 64-bit plugin",
             ),
             Ok(about) => report.warning(
-                format!("the rF2 plugin {} shares a part of its memory only", about.version),
-                "see that nothing is left from an older bridge or plugin; start the game anew",
+                format!("the rF2 plugin {} shares only part of its memory", about.version),
+                "remove leftovers of an older bridge or plugin, and restart the game",
             ),
             Err(error) => say_unreadable(report, plugin, error, config),
         }
@@ -77,7 +78,7 @@ impl Seen {
         let is_there = is_live(&self.native) || is_live(&self.plugin);
         if !is_there && report.findings.is_empty() {
             let (what, advice) = match &self.native {
-                Ok(_) => ("its memory is there, and no game writes into it", "start the game"),
+                Ok(_) => ("its memory exists, but no game writes to it", "start the game"),
                 Err(_) => (
                     "it does not run, or does not share its memory",
                     "start the game; in Le Mans Ultimate \"Enable Plugins\" must be on, rFactor 2 \
@@ -90,7 +91,7 @@ impl Seen {
     }
 }
 
-/// That a region is not there needs no word.
+/// Reports why a region cannot be read, unless it does not exist.
 fn say_unreadable(report: &mut Report, region: &str, error: &io::Error, config: &LmuConfig) {
     let place = match cfg!(windows) {
         true => region.to_owned(),
@@ -99,35 +100,35 @@ fn say_unreadable(report: &mut Report, region: &str, error: &io::Error, config: 
     match error.kind() {
         io::ErrorKind::NotFound => {}
         io::ErrorKind::PermissionDenied => report.fault(
-            format!("{place} may not be read: {error}"),
-            "run pitwire as the user who runs the game, with no more and no fewer rights",
+            format!("{place} cannot be read: {error}"),
+            "run pitwire as the user who runs the game, with the same rights",
         ),
         _ => report.warning(
             format!("{place} is not the game's memory: {error}"),
-            "remove what is left there, and start the bridge or the game anew",
+            "remove it, and restart the bridge or the game",
         ),
     }
 }
 
 async fn ask(report: &mut Report, api: GameApi, is_there: bool) {
     let place = match api {
-        GameApi::Off => return report.ok("its REST API is left alone, as source.lmu.rest says"),
+        GameApi::Off => return report.ok("its REST API is not used: source.lmu.rest is empty"),
         GameApi::Localhost { port } => format!("localhost:{port}"),
         GameApi::At(address) => address.to_string(),
     };
     match Rest::new(api).find().await {
         Ok(address) => report.ok(format!("its REST API answers at {address}")),
         Err(RestError::Status(status)) => report.warning(
-            format!("what is at {place} is not its REST API: it answers {status}"),
-            "see which program has that port, or name the right one in source.lmu.rest",
+            format!("the server at {place} is not its REST API: it answers {status}"),
+            "find the program that has that port, or set source.lmu.rest to the right one",
         ),
         Err(error) if is_there => report.warning(
             format!("it runs, but its REST API at {place} {error}"),
-            "name the right port in source.lmu.rest; without it no setup comes from the game",
+            "set source.lmu.rest to the right port; without it pitwire gets no setups",
         ),
         Err(_) => report.note(
             format!("its REST API does not answer at {place}"),
-            "nothing, as long as the game does not run",
+            "nothing, unless the game is running",
         ),
     }
 }

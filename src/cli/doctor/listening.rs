@@ -1,4 +1,4 @@
-//! The addresses on which the agent listens: free, or taken by whom.
+//! Checks the addresses on which the agent listens: whether they are free, and who uses them.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
@@ -31,7 +31,7 @@ pub(super) async fn look(config: &Config) -> Report {
     report
 }
 
-/// What the agent does at an address.
+/// What the agent uses an address for.
 #[derive(Clone, Copy)]
 enum Role {
     Admin,
@@ -44,14 +44,14 @@ async fn look_at(report: &mut Report, config: &Config, key: &str, address: Socke
         return report.ok(format!("{key} takes a free port"));
     }
     let place = format!("{address} ({key})");
-    // Let go of at once.
+    // The listener is closed at once.
     let error = match TcpListener::bind(address).map(drop) {
         Ok(()) => return report.ok(format!("{place} is free")),
         Err(error) => error,
     };
     match error.kind() {
         io::ErrorKind::AddrInUse => match role.holder(address).await {
-            Some(Holder::Agent) => report.ok(format!("{place} is that of an agent that runs")),
+            Some(Holder::Agent) => report.ok(format!("{place} is used by a running agent")),
             Some(Holder::Admin { health, queue }) => {
                 let (theirs, ours) = (queue.clone(), config.queue.path.clone());
                 let is_same = disk::in_time(move || is_same(theirs.as_ref(), &ours)).await;
@@ -59,20 +59,20 @@ async fn look_at(report: &mut Report, config: &Config, key: &str, address: Socke
             }
             None => report.fault(
                 format!("{place} is taken by another program"),
-                format!("stop that program, or write another port into {key}"),
+                format!("stop that program, or set {key} to another port"),
             ),
         },
         io::ErrorKind::AddrNotAvailable => report.fault(
-            format!("{place} is no address of this PC"),
-            format!("write one that it has into {key}, such as 127.0.0.1:{}", address.port()),
+            format!("{place} is not an address of this PC"),
+            format!("set {key} to one of its addresses, such as 127.0.0.1:{}", address.port()),
         ),
         io::ErrorKind::PermissionDenied => report.fault(
-            format!("{place} may not be listened on: {error}"),
-            format!("write a port above 1023 into {key}"),
+            format!("no permission to listen on {place}: {error}"),
+            format!("set {key} to a port above 1023"),
         ),
         _ => report.fault(
-            format!("{place} cannot be listened on: {error}"),
-            format!("write another address into {key}"),
+            format!("cannot listen on {place}: {error}"),
+            format!("set {key} to another address"),
         ),
     }
 }
@@ -80,27 +80,30 @@ async fn look_at(report: &mut Report, config: &Config, key: &str, address: Socke
 fn say_agent(report: &mut Report, place: &str, health: &str, queue: &str, is_ours: bool) {
     if !is_ours {
         report.warning(
-            format!("{place} is that of another agent, with the queue {queue}"),
-            "stop that agent, or give each its own addresses",
+            format!("{place} is used by another agent, with the queue {queue}"),
+            "stop that agent, or give each agent its own addresses",
         );
     } else if health.trim() == "ok" {
-        report.ok(format!("{place} is that of the agent that runs; it is well"));
+        report.ok(format!("{place} is used by the running agent; it is healthy"));
     } else {
         report.fault(
-            format!("{place} is that of the agent that runs; it says: {}", health.trim()),
-            "look at its log, and at the disk of its queue",
+            format!(
+                "{place} is used by the running agent; its health check says: {}",
+                health.trim()
+            ),
+            "check its log and the disk of its queue",
         );
     }
 }
 
-/// A pitwire that has an address.
+/// An agent that listens on an address.
 enum Holder {
     Agent,
     Admin { health: String, queue: String },
 }
 
 impl Role {
-    /// The agent there, if it is one.
+    /// Finds out whether an agent listens on the address in this role.
     async fn holder(self, address: SocketAddr) -> Option<Holder> {
         match self {
             Self::Admin => {
@@ -113,7 +116,7 @@ impl Role {
             Self::Samples | Self::Publishers if asks_for_token(address).await => {
                 Some(Holder::Agent)
             }
-            // It takes posts alone.
+            // The HTTP source accepts only POST.
             Self::Samples => {
                 let (telemetry, _) = get(address, "/v1/telemetry").await.ok()?;
                 let (setup, _) = get(address, "/v1/setup").await.ok()?;
@@ -129,7 +132,7 @@ impl Role {
     }
 }
 
-/// Whether a listener of an agent is there that answers only with its token.
+/// Whether an agent that requires a token listens on the address.
 async fn asks_for_token(address: SocketAddr) -> bool {
     let answer = get(address, "/").await;
     answer.is_ok_and(|(status, body)| {
@@ -150,14 +153,14 @@ mod tests {
     #[test]
     fn an_agent_that_is_not_well_is_a_fault() {
         for (health, is_ours, severity, said) in [
-            ("ok\n", true, Severity::Ok, "is that of the agent that runs; it is well"),
+            ("ok\n", true, Severity::Ok, "is used by the running agent; it is healthy"),
             (
                 "the queue is closed\n",
                 true,
                 Severity::Fault,
-                "is that of the agent that runs; it says: the queue is closed",
+                "is used by the running agent; its health check says: the queue is closed",
             ),
-            ("ok\n", false, Severity::Warning, "is that of another agent, with the queue /theirs"),
+            ("ok\n", false, Severity::Warning, "is used by another agent, with the queue /theirs"),
         ] {
             let mut report = Report::new(SUBJECT);
             say_agent(&mut report, "127.0.0.1:9184", health, "/theirs", is_ours);

@@ -1,4 +1,4 @@
-//! The queue: its folder, its disk, what is in it, and who has it open.
+//! Checks the queue: its directory, its disk, its entries, and which process has it open.
 
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
@@ -32,7 +32,7 @@ pub(super) async fn look(config: &Config) -> Report {
                 Some(Err(error)) => say_unusable(&mut report, &config.queue.path, &error),
                 _ => say_silent(&mut report, &config.queue.path),
             }
-            report.not_looked_at("how fast the disk is, how much room it has, what is queued");
+            report.not_looked_at("how fast the disk is, its free space, the entries");
             return report;
         }
     };
@@ -46,11 +46,11 @@ pub(super) async fn look(config: &Config) -> Report {
     report
 }
 
-/// What the disk says.
+/// Properties of the queue's disk.
 struct Stored {
-    /// The queue's folder, or the one in which it would be made.
+    /// The queue's directory, or its closest existing parent.
     place: PathBuf,
-    /// To make a frame durable.
+    /// How long it takes to make a frame durable.
     fsync: std::time::Duration,
     free_bytes: Option<u64>,
 }
@@ -76,39 +76,43 @@ fn say_unusable(report: &mut Report, path: &Path, error: &io::Error) {
 
 fn say_silent(report: &mut Report, path: &Path) {
     report.fault(
-        format!("the disk of {} does not answer in {DOCTOR_DISK_TIMEOUT:?}", path.display()),
-        "see that the disk is there, or name a folder on another one in queue.path",
+        format!("the disk of {} does not answer within {DOCTOR_DISK_TIMEOUT:?}", path.display()),
+        "check that the disk is connected, or set queue.path to a folder on another one",
     );
 }
 
 fn say_speed(report: &mut Report, stored: &Stored, config: &Config) {
     let Stored { place, fsync, .. } = stored;
     let (place, ms) = (place.display(), fsync.as_secs_f64() * 1000.0);
-    let what = format!("{place} takes {ms:.1} ms to store a frame for good");
+    let what = format!("{place} takes {ms:.1} ms to make a frame durable");
     if *fsync <= DOCTOR_SLOW_FSYNC {
         report.ok(what);
     } else if config.queue.durability == Durability::Entry {
         report.warning(
             format!("{what}, which is slow"),
-            "set queue.durability = \"200ms\", or name a folder on a faster disk in queue.path",
+            "set queue.durability = \"200ms\", or queue.path to a folder on a faster disk",
         );
     } else {
-        report.note(format!("{what}, which is slow"), "nothing, as queue.durability says so");
+        report.note(
+            format!("{what}, which is slow"),
+            "nothing: queue.durability makes no frame wait for it",
+        );
     }
 }
 
-/// Checks the entries, or asks the agent that has them. Returns the bytes that the queue takes.
+/// Checks the entries, or asks the agent that has the queue open. Returns the disk use of the queue
+/// in bytes.
 async fn look_inside(report: &mut Report, config: &Config) -> u64 {
     let queue = config.queue.clone();
     match disk::in_time(move || Inspection::begin(&queue)).await {
         Some(Ok(inspection)) => return verify(report, inspection, config).await,
         Some(Err(error @ OpenError::InUse { .. })) => return ask(report, config, error).await,
         Some(Err(OpenError::Missing { path })) => {
-            report.ok(format!("there is none in {path} yet; the agent makes it"));
+            report.ok(format!("no queue in {path} yet; the agent creates it"));
         }
         Some(Err(error @ OpenError::Storage { .. })) => report.fault(
             error.to_string(),
-            "see that your user may read and write all that is in that folder",
+            "check that your user may read and write everything in that folder",
         ),
         None => say_silent(report, &config.queue.path),
     }
@@ -119,7 +123,7 @@ async fn verify(report: &mut Report, inspection: Inspection, config: &Config) ->
     let taken = inspection.disk_bytes();
     let examiner = Examiner::Stopped(Box::new(inspection), Box::new(config.clone()));
     let runtime = Handle::current();
-    // It reads the disk all the time, and waits for nothing else.
+    // It only reads the disk, so it would block the runtime.
     let examined = spawn_blocking(move || {
         runtime.block_on(async move {
             let mut first = None;
@@ -134,11 +138,11 @@ async fn verify(report: &mut Report, inspection: Inspection, config: &Config) ->
         Ok(Ok(Ok((verdict, None)))) => report.ok(verdict.sentence()),
         Ok(Ok(Ok((verdict, Some(first))))) => report.fault(
             format!("it is damaged: {}; {}", verdict.sentence(), first.what),
-            "pitwire queue verify tells all of it, pitwire queue repair what can be done",
+            "pitwire queue verify lists all damage, pitwire queue repair what can be repaired",
         ),
-        Ok(Ok(Err(Cannot(why)))) => report.fault(why, "look at the disk, and at its cable"),
+        Ok(Ok(Err(Cannot(why)))) => report.fault(why, "check the disk and its cable"),
         Ok(Err(_)) | Err(_) => report.note(
-            format!("not all of its entries were read in {DOCTOR_VERIFY_TIMEOUT:?}"),
+            format!("not all entries could be read within {DOCTOR_VERIFY_TIMEOUT:?}"),
             "pitwire queue verify reads them all",
         ),
     }
@@ -158,11 +162,11 @@ async fn ask(report: &mut Report, config: &Config, error: OpenError) -> u64 {
     let admin = &config.metrics;
     let where_to = match admin.enabled && admin.listen.port() != 0 {
         true => format!("its agent is not the one at {}", admin.listen),
-        false => "metrics.listen does not say where to ask it".into(),
+        false => "metrics.listen does not name its address".into(),
     };
     report.warning(
         format!("process {owner} has it open; {where_to}"),
-        "ask again with the configuration that this process has, or stop it",
+        "run the doctor with the configuration of that process, or stop it",
     );
     0
 }
@@ -174,21 +178,22 @@ fn say_status(report: &mut Report, status: &Status, owner: &str) {
         let in_memory = count(status.buffered, "entry");
         report.fault(
             format!("{has}, and its disk fails: {error}; {in_memory} in memory"),
-            "make room, or see that the disk is there; the agent tries it every second",
+            "make room, or check that the disk is connected; the agent retries every second",
         );
     } else if status.imbalance != 0 {
         report.fault(
-            format!("{has}; its ledger is out by {} entries", status.imbalance),
-            "report it, with a bundle (--bundle)",
+            format!("{has}; its ledger is off by {} entries", status.imbalance),
+            "report it with a bundle (--bundle)",
         );
     } else {
-        report.ok(format!("{has}; {entries} wait, its ledger balances"));
+        report.ok(format!("{has}; {entries} queued, its ledger balances"));
     }
 }
 
 fn say_room(report: &mut Report, stored: &Stored, taken: u64, queue: &QueueConfig) {
     let Some(free) = stored.free_bytes else {
-        return report.note("the system does not say how much room its disk has", "look yourself");
+        return report
+            .note("the system does not report the free space of its disk", "check it yourself");
     };
     let (place, most) = (stored.place.display(), queue.max_bytes);
     let (said, wanted) = (disk::size(free), disk::size(most.saturating_sub(taken)));
@@ -196,15 +201,15 @@ fn say_room(report: &mut Report, stored: &Stored, taken: u64, queue: &QueueConfi
         report.fault(format!("the disk of {place} has {said} left"), "make room on it");
     } else if free.saturating_add(taken) < most {
         report.warning(
-            format!("the disk of {place} has {said} left, and the queue may take {wanted} more"),
+            format!("the disk of {place} has {said} left, but the queue may grow by {wanted}"),
             format!("make room, or set queue.max_bytes = \"{}MiB\"", (free + taken) >> 20),
         );
     } else {
-        report.ok(format!("the disk of {place} has {said} left; the queue may take {wanted} more"));
+        report.ok(format!("the disk of {place} has {said} left; the queue may grow by {wanted}"));
     }
 }
 
-/// What is set aside.
+/// The contents of `quarantine/`: dead letters and damaged segments.
 struct Aside {
     folder: PathBuf,
     refused: u64,
@@ -228,14 +233,14 @@ impl Aside {
         if *refused > 0 {
             report.warning(
                 format!("{} that the server refused: {folder}", count(*refused, "entry")),
-                "when the server takes them, pitwire queue requeue --apply; else move \
+                "once the server accepts them, run pitwire queue requeue --apply; otherwise move \
                  refused.ndjson away",
             );
         }
         if *damaged > 0 {
             report.warning(
-                format!("{} that could not be read: {folder}", count(*damaged, "stretch")),
-                "what could be read of it is queued; look at the disk, and delete the folders bad-…",
+                format!("{} that could not be read: {folder}", count(*damaged, "segment")),
+                "the readable entries are queued; check the disk, then delete the folders bad-…",
             );
         }
     }
@@ -301,9 +306,9 @@ mod tests {
         let fails = Status { storage_error: Some("no room".into()), ..status.clone() };
         let is_out = Status { imbalance: -2, ..status.clone() };
         for (status, severity, said) in [
-            (status, Severity::Ok, "; 7 entries wait, its ledger balances"),
+            (status, Severity::Ok, "; 7 entries queued, its ledger balances"),
             (fails, Severity::Fault, ", and its disk fails: no room; 3 entries in memory"),
-            (is_out, Severity::Fault, "; its ledger is out by -2 entries"),
+            (is_out, Severity::Fault, "; its ledger is off by -2 entries"),
         ] {
             let said = format!("the agent (process 5) has it open{said}");
             assert_eq!(found(|report| say_status(report, &status, "5")), (severity, said));

@@ -1,5 +1,5 @@
-//! The dashboard server, step by step: its name, a connection, TLS, HTTP, Socket.IO, a session, a
-//! frame. What depends on a step that failed is not looked at. A NATS server is looked at as a whole.
+//! Checks the dashboard server step by step: its name, a connection, TLS, HTTP, Socket.IO, a
+//! session, a frame. Steps after one that failed are skipped. A NATS server is checked in one step.
 
 mod frame;
 mod nats;
@@ -13,7 +13,7 @@ use crate::sink::{Link, Sink, SinkError};
 
 pub(super) const SUBJECT: &str = "server";
 
-/// A step failed: what is not looked at therefore.
+/// The error of a failed step: what cannot be checked without it.
 struct Rest(&'static str);
 
 const CONNECTION: Rest = Rest("whether it can be reached, and all that follows from there");
@@ -35,7 +35,7 @@ pub(super) async fn look(config: &Config) -> Report {
     report
 }
 
-/// Likewise at another destination, as if it were `[server]`.
+/// Checks another destination as if it were `[server]`.
 pub(super) async fn look_at_other(config: &Config, name: &str) -> Report {
     let mut report = look(&config.towards(name)).await;
     for finding in &mut report.findings {
@@ -48,17 +48,17 @@ pub(super) async fn look_at_other(config: &Config, name: &str) -> Report {
 async fn steps(report: &mut Report, config: &Config) -> Result<(), Rest> {
     let mut dashboard = Dashboard::new(config);
     let door = Dashboard::new(config);
-    let silent = || Err(SinkError::Auth("the disk of its files does not answer".into()));
+    let silent = || Err(SinkError::Auth("the disk with its files does not answer".into()));
     let address = disk::in_time(move || door.address()).await.unwrap_or_else(silent);
     let address = address.map_err(|error| {
         report.fault(
-            format!("what opens its door cannot be used: {}", reason(error)),
-            "see that server.token_file and server.ca_file name files that your user may read",
+            format!("cannot use its token or CA file: {}", reason(error)),
+            "check that server.token_file and server.ca_file name files that your user may read",
         );
         CONNECTION
     })?;
     let place = Place::of(&config.server.url).ok_or_else(|| {
-        report.fault(format!("{} is no address", config.server.url), "mend server.url");
+        report.fault(format!("{} is not an address", config.server.url), "correct server.url");
         CONNECTION
     })?;
     let addresses = place.resolve(report).await.ok_or(CONNECTION)?;
@@ -76,7 +76,7 @@ async fn steps(report: &mut Report, config: &Config) -> Result<(), Rest> {
     frame::publish(report, config, &mut dashboard, link).await.ok_or(FRAME)
 }
 
-/// Opens a link as the agent does.
+/// Opens a link with the agent's code.
 async fn open(
     report: &mut Report,
     dashboard: &mut Dashboard,
@@ -84,7 +84,7 @@ async fn open(
 ) -> Option<DashboardLink> {
     let error = match dashboard.open().await {
         Ok(link) => {
-            report.ok("it speaks Socket.IO, and lets us in");
+            report.ok("it speaks Socket.IO and accepts the connection");
             return Some(link);
         }
         Err(error) => error,
@@ -93,7 +93,7 @@ async fn open(
     match error {
         SinkError::Auth(text) => report.fault(
             format!("it refuses access: {text}"),
-            "ask who runs it for a token; it goes into server.token or server.token_file, other \
+            "ask its operator for a token; put it into server.token or server.token_file, other \
              credentials into server.auth or server.headers",
         ),
         error if answer.speaks_engine_io => report.fault(
@@ -101,14 +101,14 @@ async fn open(
             "let the proxy in front of it pass WebSocket upgrades on to it",
         ),
         error => report.fault(
-            format!("it is no Socket.IO server: it answers {said}; {}", reason(error)),
-            "see that server.url is the address of the dashboard, with the path that it has there",
+            format!("it is not a Socket.IO server: it answers {said}; {}", reason(error)),
+            "check that server.url is the address of the dashboard, including its path",
         ),
     }
     None
 }
 
-/// Why there is no link, without the advice of the agent's log.
+/// The cause of the error, without the advice that the agent's log adds.
 fn reason(error: SinkError) -> String {
     match error {
         SinkError::Refused(text)

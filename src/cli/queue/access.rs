@@ -1,4 +1,4 @@
-//! The queue that a tool works on: opened here, or an agent's.
+//! Access to the queue that a tool works on: opened by this process, or through its agent.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
@@ -13,13 +13,13 @@ use crate::queue::operator::{DropStep, Mended};
 use crate::queue::{self, Closed, OpenError, QueueError, Reader};
 use crate::tools::{Client, ClientError, Line, Moved, Page, Refusals, Status, Tools, Trace};
 
-/// Why a tool cannot do its work, and what to do.
+/// Why a tool cannot do its work, with advice for the user.
 #[derive(Debug)]
 pub(in crate::cli) struct Cannot(pub(in crate::cli) String);
 
 impl From<QueueError> for Cannot {
     fn from(error: QueueError) -> Self {
-        Self(format!("{error}; see that the disk is there and has room"))
+        Self(format!("{error}; check that the disk is connected and has room"))
     }
 }
 
@@ -29,32 +29,32 @@ impl From<ClientError> for Cannot {
     }
 }
 
-/// A queue that can be used.
+/// An open queue.
 pub(in crate::cli) enum Access {
     Own(Own),
     Agent(Client),
 }
 
-/// One that this process has open.
+/// A queue that this process has open.
 pub(in crate::cli) struct Own {
     tools: Tools,
     _reader: Reader,
     closed: Closed,
 }
 
-/// A queue that is read to its last byte, and not changed.
+/// A queue whose whole contents are read for verification, without changing it.
 pub(in crate::cli) enum Examiner {
     Stopped(Box<Inspection>, Box<Config>),
     Agent(Client),
 }
 
 impl Which {
-    /// Opens the queue as it is, or finds the agent that has it open.
+    /// Opens the queue without enforcing limits, or finds the agent that has it open.
     pub(in crate::cli) async fn open(&self) -> Result<Access, Cannot> {
         self.open_by(queue::open_as_it_is).await
     }
 
-    /// Opens the queue to append to it, so that its limits hold; makes one if there is none.
+    /// Opens the queue to append to it, enforcing its limits; creates it if there is none.
     pub(super) async fn open_to_append(&self) -> Result<Access, Cannot> {
         self.open_by(queue::open).await
     }
@@ -80,7 +80,7 @@ impl Which {
         }
     }
 
-    /// Looks at the queue without opening it, or finds the agent that has it open.
+    /// Inspects the queue without opening it, or finds the agent that has it open.
     pub(super) async fn examiner(&self) -> Result<Examiner, Cannot> {
         if let Some(admin) = &self.admin {
             return Ok(Examiner::Agent(Client::new(admin)?));
@@ -102,13 +102,13 @@ impl Which {
         let file = config::file(self.config.clone());
         let loaded = config::load(file.as_deref(), environment, &overrides)
             .map_err(|problems| Cannot(problems.to_string()))?;
-        // The file is the agent's.
+        // The log file belongs to the agent.
         log::start(&LogConfig { file: None, ..loaded.config.log.clone() });
         Ok(loaded.config)
     }
 }
 
-/// The agent that has the queue, if that is why it does not open.
+/// Finds the agent that has the queue open, if that is why opening it failed.
 pub(in crate::cli) async fn agent(config: &Config, error: OpenError) -> Result<Client, Cannot> {
     match &error {
         OpenError::InUse { .. } => {}
@@ -116,21 +116,21 @@ pub(in crate::cli) async fn agent(config: &Config, error: OpenError) -> Result<C
             return Err(Cannot(format!("{error}; name its folder with --queue")));
         }
         OpenError::Storage { .. } => {
-            return Err(Cannot(format!("{error}; see that the folder and its disk can be used")));
+            return Err(Cannot(format!("{error}; check the folder and its disk")));
         }
     }
     let metrics = &config.metrics;
     if !metrics.enabled || metrics.listen.port() == 0 {
         return Err(Cannot(format!(
-            "{error}, and the configuration does not say where it can be asked (metrics.listen); \
-             name that address with --admin, or stop it"
+            "{error}, and the configuration does not have its admin address (metrics.listen); \
+             give it with --admin, or stop that process"
         )));
     }
     let client = Client::new(&on_this_pc(metrics.listen).to_string())?;
     let status: Status = client
         .get("/queue/status")
         .await
-        .map_err(|refused| Cannot(format!("{error}, but {refused}; or name it with --admin")))?;
+        .map_err(|refused| Cannot(format!("{error}, but {refused}; or use --admin")))?;
     if !is_same(Path::new(&status.path), &config.queue.path) {
         return Err(Cannot(format!(
             "{error}, but the agent at {} has the queue {}; name the right one with --admin",
@@ -140,7 +140,7 @@ pub(in crate::cli) async fn agent(config: &Config, error: OpenError) -> Result<C
     Ok(client)
 }
 
-/// Where to ask for what listens at an address.
+/// The address to connect to for a listener at `listen`: loopback if it listens on all addresses.
 pub(in crate::cli) fn on_this_pc(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -211,7 +211,7 @@ impl Access {
         }
     }
 
-    /// Appends the entries of lines that were checked.
+    /// Appends the entries of lines that the caller has checked.
     pub(super) async fn import(&self, text: &[u8]) -> Result<Moved, Cannot> {
         match self {
             Self::Own(own) => {
@@ -226,7 +226,7 @@ impl Access {
         }
     }
 
-    /// Returns once what was done is on the disk, and the queue free for others.
+    /// Closes the queue. Returns when all changes are on the disk and other processes can open it.
     pub(in crate::cli) async fn close(self) {
         if let Self::Own(Own { tools, _reader, closed }) = self {
             drop((tools, _reader));
@@ -236,7 +236,8 @@ impl Access {
 }
 
 impl Examiner {
-    /// The oldest position, and the one after the newest, as far as they are known unread.
+    /// The oldest sequence number and the one after the newest, as far as they are known without
+    /// reading the entries.
     pub(super) async fn ends(&self) -> Result<(Seq, Seq), Cannot> {
         match self {
             Self::Stopped(inspection, _) => Ok(inspection.ends()),
@@ -247,17 +248,17 @@ impl Examiner {
         }
     }
 
-    /// Reads a stretch to its last byte.
+    /// Reads a whole segment: the one that holds `from`, or the next one.
     pub(super) async fn examine(&self, from: Seq) -> Result<Option<Examination>, Cannot> {
         match self {
-            Self::Stopped(inspection, _) => inspection.examine(from).map_err(|error| {
-                Cannot(format!("the queue cannot be read: {error}; see that its disk can be used"))
-            }),
+            Self::Stopped(inspection, _) => inspection
+                .examine(from)
+                .map_err(|error| Cannot(format!("cannot read the queue: {error}; check its disk"))),
             Self::Agent(agent) => Ok(agent.get(&format!("/queue/examination?from={from}")).await?),
         }
     }
 
-    /// Entries that damage has cost already: the ledger counts them as dropped (corrupt).
+    /// Entries already lost to damage, which the ledger counts as dropped (corrupt).
     pub(super) async fn lost_before(&self) -> Result<u64, Cannot> {
         match self {
             Self::Stopped(inspection, _) => Ok(inspection.lost_before()),
@@ -265,7 +266,7 @@ impl Examiner {
         }
     }
 
-    /// What is wrong beside the entries.
+    /// Findings that are not about single entries.
     pub(super) async fn others(&self) -> Result<Vec<Finding>, Cannot> {
         let mut findings = Vec::new();
         let (imbalance, disk_bytes, max_bytes) = match self {
@@ -277,27 +278,27 @@ impl Examiner {
                 let status: Status = agent.get("/queue/status").await?;
                 if let Some(error) = &status.storage_error {
                     let what = format!("the queue's disk fails: {error}");
-                    findings.push(Finding::new(&what, "it is tried again every second"));
+                    findings.push(Finding::new(&what, "the agent retries every second"));
                 }
                 (status.imbalance, status.disk_bytes, status.max_bytes)
             }
         };
         if imbalance != 0 {
-            let what = format!("the ledger is out by {imbalance} entries");
-            findings.push(Finding::new(&what, "nothing can be done about it; please report it"));
+            let what = format!("the ledger is off by {imbalance} entries");
+            findings.push(Finding::new(&what, "it cannot be repaired; please report it"));
         }
         if disk_bytes > max_bytes {
             let what = format!(
-                "the queue takes {disk_bytes} bytes on the disk, above the bound of {max_bytes} \
+                "the queue takes {disk_bytes} bytes on the disk, above the limit of {max_bytes} \
                  (queue.max_bytes)"
             );
-            findings.push(Finding::new(&what, "the next start makes room"));
+            findings.push(Finding::new(&what, "the next start frees space"));
         }
         Ok(findings)
     }
 }
 
-/// The entries between two positions, page by page.
+/// Reads a range of entries page by page.
 pub(super) struct Walk<'a> {
     access: &'a Access,
     first: Seq,
@@ -308,8 +309,8 @@ pub(super) struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// From `first`, or the oldest, to `last`, or what is the newest now; at most so many. With
-    /// their JSON, or without.
+    /// Starts at `first` or the oldest entry, and ends at `last` or the entry that is newest now,
+    /// after at most `most` entries. `whole` includes their JSON.
     pub(super) async fn start(
         access: &'a Access,
         first: Option<Seq>,
@@ -324,13 +325,13 @@ impl<'a> Walk<'a> {
         Ok(Self { access, first, next: Some(first), last, left: most, whole })
     }
 
-    /// Positions behind it, and in all.
+    /// The number of sequence numbers that are done, and in total.
     pub(super) fn progress(&self) -> (u64, u64) {
         let all = (self.last.0 + 1).saturating_sub(self.first.0);
         (self.rest().map_or(all, |next| next.0.saturating_sub(self.first.0)), all)
     }
 
-    /// The next entries; `None` when there are no more.
+    /// Reads the next page; `None` if there are no more entries.
     pub(super) async fn page(&mut self) -> Result<Option<Page>, Cannot> {
         let Some(from) = self.next.filter(|from| *from <= self.last && self.left > 0) else {
             return Ok(None);
@@ -345,7 +346,7 @@ impl<'a> Walk<'a> {
         Ok((count > 0).then_some(page))
     }
 
-    /// Where more follows of what was asked for.
+    /// Where the rest of the range begins; `None` at its end.
     pub(super) fn rest(&self) -> Option<Seq> {
         self.next.filter(|next| *next <= self.last)
     }

@@ -1,14 +1,14 @@
-//! `pitwire queue cat`.
+//! `pitwire queue cat`: prints an entry.
 
 use super::{Cannot, Exit, Walk, Which, complain, print, seq, trace};
 use crate::entry::Seq;
 
 /// Print an entry: the JSON of its frame or setup.
 ///
-/// Ends with 1, and says what became of it, when it is not in the queue.
+/// If the entry is not in the queue, prints what happened to it and exits with 1.
 #[derive(Debug, clap::Args)]
 pub struct Cat {
-    /// Position of the entry.
+    /// Sequence number of the entry.
     #[arg(value_parser = seq)]
     pub seq: Seq,
     #[command(flatten)]

@@ -1,4 +1,4 @@
-//! Frames as a table that a spreadsheet opens: RFC 4180, UTF-8, one column a reading.
+//! Frames as CSV for spreadsheets: RFC 4180, UTF-8, one column per reading.
 
 use std::collections::BTreeSet;
 use std::io::{self, Write};
@@ -9,15 +9,15 @@ use crate::config::MAX_FINDINGS;
 use crate::fields;
 use crate::tools::Item;
 
-/// Writes frames, and remembers what found no column.
+/// Writes frames as CSV rows, and collects the fields that have no column.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    /// Names of fields that are none of the dashboard's; at most [`MAX_FINDINGS`].
+    /// Names of fields that the dashboard does not have; at most [`MAX_FINDINGS`].
     pub(super) left_out: BTreeSet<String>,
 }
 
 impl Table {
-    /// The first row: what the columns are called.
+    /// Writes the header row.
     pub(super) fn begin(out: &mut impl Write) -> io::Result<Self> {
         let columns = fields::columns().map(|(name, wheel)| match wheel {
             Some(wheel) => format!("{name}_{wheel}"),
@@ -28,7 +28,7 @@ impl Table {
         Ok(Self::default())
     }
 
-    /// A frame.
+    /// Writes a frame as a row.
     pub(super) fn frame(&mut self, out: &mut impl Write, item: &Item) -> io::Result<()> {
         let json = item.json.as_ref().map_or("null", |json| json.get());
         let frame: Value = serde_json::from_str(json).unwrap_or_default();
@@ -56,16 +56,16 @@ impl Table {
     }
 }
 
-/// A text that no spreadsheet takes for a formula: one that begins like a formula gets a `'` in
-/// front, and control characters are escaped.
+/// Makes a text safe for spreadsheets: prefixes what looks like a formula with `'`, and escapes
+/// control characters.
 fn harmless(text: &str) -> String {
     let text = without_controls(text);
-    // A Japanese Excel takes the wide forms for the narrow ones.
+    // A Japanese Excel treats the full-width forms like the ASCII ones.
     let is_formula = text.trim_start().starts_with(['=', '+', '-', '@', '＝', '＋', '－', '＠']);
     if is_formula { format!("'{text}") } else { text }
 }
 
-/// Escapes control characters, and those that turn the direction of a text.
+/// Escapes control characters, and invisible characters that change the direction of a text.
 fn without_controls(text: &str) -> String {
     let mut visible = String::with_capacity(text.len());
     for c in text.chars() {
@@ -82,7 +82,7 @@ fn write_row(out: &mut impl Write, cells: impl Iterator<Item = String>) -> io::R
         if index > 0 {
             out.write_all(b",")?;
         }
-        // Some spreadsheets divide at semicolons.
+        // Some spreadsheets split at semicolons.
         if cell.contains([',', ';', '"']) || cell.trim() != cell {
             write!(out, "\"{}\"", cell.replace('"', "\"\""))?;
         } else {

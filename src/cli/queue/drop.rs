@@ -1,26 +1,26 @@
-//! `pitwire queue drop`.
+//! `pitwire queue drop`: drops entries.
 
 use super::{Access, Cannot, Exit, NOT_DONE, Walk, Which, contents, count, places, print, seq};
 use crate::config::MAX_SEQ;
 use crate::entry::{Kind, Seq};
 
-/// Drop entries, which the server then never gets.
+/// Drop entries, so that they are never sent.
 ///
-/// They are counted in the ledger and in the metrics as dropped, reason operator. A setup in the
-/// middle stays when what follows was driven with it.
+/// The ledger and the metrics count them as dropped, with reason operator. A setup in the middle is
+/// kept if later frames were driven with it.
 #[derive(Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("range").required(true).multiple(true))]
 pub struct Drop {
-    /// Position of the first entry to drop [default: the oldest].
+    /// Sequence number of the first entry to drop [default: the oldest].
     #[arg(long, value_name = "SEQ", value_parser = seq, group = "range")]
     pub from: Option<Seq>,
-    /// Position of the last entry to drop [default: the newest].
+    /// Sequence number of the last entry to drop [default: the newest].
     #[arg(long, value_name = "SEQ", value_parser = seq, group = "range")]
     pub to: Option<Seq>,
     /// Drop everything that is queued.
     #[arg(long, conflicts_with_all = ["from", "to"], group = "range")]
     pub all: bool,
-    /// Do it; without this it is only said what would be done.
+    /// Do it; without this option, only print what would be done.
     #[arg(long)]
     pub apply: bool,
     #[command(flatten)]
@@ -32,9 +32,7 @@ impl Drop {
         if let (Some(from), Some(to)) = (self.from, self.to)
             && to < from
         {
-            return Err(Cannot(format!(
-                "--to: {to} is below --from {from}; write it the other way round"
-            )));
+            return Err(Cannot(format!("--to: {to} is below --from {from}; swap them")));
         }
         let access = self.which.open().await?;
         match self.apply {
@@ -64,7 +62,7 @@ impl Drop {
             let (what, places) = (contents(frames, setups), places(first, last));
             print(format_args!("would drop {what}: {places}, captured {from} to {to}"));
         } else {
-            print("would drop nothing: no entry is queued there");
+            print("would drop nothing: no entries are queued in this range");
         }
         if unreadable > 0 {
             let entries = count(unreadable, "entry");
@@ -75,7 +73,7 @@ impl Drop {
     }
 
     async fn drop_them(&self, access: &Access) -> Result<(), Cannot> {
-        // What comes later stays.
+        // Keep entries that are appended from now on.
         let newest = Seq(access.status().await?.tail.0.saturating_sub(1));
         let first = self.from.unwrap_or(Seq(0));
         let last = self.to.unwrap_or(Seq(MAX_SEQ)).min(newest);
@@ -92,11 +90,11 @@ impl Drop {
         }
         print(format_args!("dropped {}", count(dropped, "entry")));
         for setup in setups {
-            print(format_args!("entry {setup} stays: a setup, with which what follows was driven"));
+            print(format_args!("kept entry {setup}: a setup that later frames were driven with"));
         }
         if let Some(below) = out_below {
             print(format_args!(
-                "entries below {below} stay: they may be on their way to the server"
+                "kept entries below {below}: they may be on their way to the server"
             ));
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! `pitwire queue export`.
+//! `pitwire queue export`: writes entries to a file.
 
 use std::fs::File;
 use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
@@ -9,31 +9,31 @@ use super::{Access, Cannot, Exit, Progress, Walk, Which, complain, contents, cou
 use crate::entry::{CapturedAt, Kind, Seq};
 use crate::tools::{Item, export_line};
 
-/// Write entries to a file, as JSON Lines or as CSV; they stay queued.
+/// Write entries to a file, as JSON Lines or CSV; they stay queued.
 ///
-/// A line of JSON has seq, stint, captured_at, kind and the frame or the setup; `pitwire queue
-/// import` reads it. CSV has the frames alone, one column a reading, UTF-8; a text that a spreadsheet
-/// would take for a formula gets a ' in front, and control characters are escaped.
+/// A JSON line has seq, stint, captured_at, kind and the frame or the setup; `pitwire queue import`
+/// reads it. CSV contains only the frames, with one column per reading, in UTF-8. A text that a
+/// spreadsheet would interpret as a formula is prefixed with ', and control characters are escaped.
 ///
-/// Ends with 1 when an entry cannot be read.
+/// Exits with 1 if an entry cannot be read.
 #[derive(Debug, clap::Args)]
 pub struct Export {
-    /// What to write.
+    /// Format of the file.
     #[arg(long, value_enum, default_value_t = Format::Jsonl)]
     pub format: Format,
-    /// Position of the first entry [default: the oldest].
+    /// Sequence number of the first entry [default: the oldest].
     #[arg(long, value_name = "SEQ", value_parser = seq)]
     pub from: Option<Seq>,
-    /// Position of the last entry [default: the newest].
+    /// Sequence number of the last entry [default: the newest].
     #[arg(long, value_name = "SEQ", value_parser = seq)]
     pub to: Option<Seq>,
-    /// Moment of the first entry, such as 2025-11-22T14:30:00Z [default: that of the oldest].
+    /// Capture time of the first entry, such as 2025-11-22T14:30:00Z [default: that of the oldest].
     #[arg(long, value_name = "MOMENT", value_parser = moment, conflicts_with_all = ["from", "to"])]
     pub since: Option<CapturedAt>,
-    /// Moment up to which entries are taken, itself included [default: that of the newest].
+    /// Capture time of the last entry, inclusive [default: that of the newest].
     #[arg(long, value_name = "MOMENT", value_parser = moment, conflicts_with_all = ["from", "to"])]
     pub until: Option<CapturedAt>,
-    /// A new file to write to [default: standard output].
+    /// File to create [default: standard output].
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     #[command(flatten)]
@@ -47,10 +47,10 @@ pub enum Format {
 }
 
 fn moment(text: &str) -> Result<CapturedAt, String> {
-    CapturedAt::parse(text).ok_or_else(|| "write a moment such as 2025-11-22T14:30:00Z".into())
+    CapturedAt::parse(text).ok_or_else(|| "write a timestamp such as 2025-11-22T14:30:00Z".into())
 }
 
-/// How many were written.
+/// Counts of the exported entries.
 #[derive(Default)]
 struct Written {
     frames: u64,
@@ -58,7 +58,7 @@ struct Written {
     unreadable: u64,
 }
 
-/// Why it ended early.
+/// Why an export failed.
 enum Ended {
     Cannot(Cannot),
     Output(io::Error),
@@ -84,7 +84,7 @@ impl Export {
                 let file = File::create_new(path).map_err(|error| cannot_create(path, &error))?;
                 let written = self.write(&access, BufWriter::new(file)).await;
                 if written.is_err() {
-                    // Half of an export must not be taken for a whole one.
+                    // A partial export must not be mistaken for a complete one.
                     let _ = std::fs::remove_file(path);
                 }
                 written
@@ -95,12 +95,12 @@ impl Export {
         let written = match written {
             Ok(written) => written,
             Err(Ended::Cannot(cannot)) => return Err(cannot),
-            // Whoever read it has enough.
+            // The reader of the pipe has finished, such as `head`.
             Err(Ended::Output(error)) if error.kind() == ErrorKind::BrokenPipe => {
                 return Ok(Exit::Good);
             }
             Err(Ended::Output(error)) => {
-                let why = format!("the output cannot be written: {error}; name a disk with room");
+                let why = format!("cannot write the output: {error}; choose a disk with room");
                 return Err(Cannot(why));
             }
         };
@@ -110,7 +110,7 @@ impl Export {
     async fn write(&self, access: &Access, mut out: impl Write) -> Result<Written, Ended> {
         let mut walk = Walk::start(access, self.from, self.to, u64::MAX, true).await?;
         let mut written = Written::default();
-        // A terminal that shows the entries has no room for a line.
+        // If the terminal shows the entries, they would mix with the status line.
         let is_shown = self.output.is_none() && io::stdout().is_terminal();
         let all = walk.progress().1;
         let mut progress =
@@ -139,7 +139,9 @@ impl Export {
         progress.at(all);
         if let Some(table) = table.filter(|table| !table.left_out.is_empty()) {
             let names = Vec::from_iter(table.left_out).join(", ");
-            complain(format_args!("not in the CSV, which has the dashboard's fields: {names}"));
+            complain(format_args!(
+                "not in the CSV, which has only the dashboard's fields: {names}"
+            ));
         }
         Ok(written)
     }
@@ -181,8 +183,8 @@ fn cannot_create(path: &std::path::Path, error: &io::Error) -> Cannot {
     let path = path.display();
     Cannot(match error.kind() {
         ErrorKind::AlreadyExists => {
-            format!("--output: {path} is there already; name another file, or remove it")
+            format!("--output: {path} exists already; choose another name or remove it")
         }
-        _ => format!("--output: {path}: {error}; name a file in a folder that can be written to"),
+        _ => format!("--output: {path}: {error}; choose a file in a writable folder"),
     })
 }

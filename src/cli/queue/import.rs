@@ -1,4 +1,4 @@
-//! `pitwire queue import`.
+//! `pitwire queue import`: queues the entries of an export.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek};
@@ -12,29 +12,30 @@ use crate::tools::{Line, Moved, What};
 
 /// Queue the entries of an export again.
 ///
-/// They get new positions. Each keeps its moment of capture, unless the queue holds a later one
-/// already: then it gets the moment after that. Nothing is queued if a single line is no entry. What
-/// is older than queue.max_age is dropped when a newer one comes, if it is not delivered before.
+/// The entries get new sequence numbers. Each keeps its capture time, unless the queue already
+/// holds a later one: then it gets the next moment after that. If any line is not an entry, nothing
+/// is queued. Entries older than queue.max_age are dropped when a newer one arrives, unless they
+/// are delivered before.
 ///
-/// Ends with 1 when a line is no entry, or was not stored.
+/// Exits with 1 if a line is not an entry or was not stored.
 #[derive(Debug, clap::Args)]
 pub struct Import {
-    /// JSON Lines, as pitwire queue export writes them.
+    /// File with JSON Lines from pitwire queue export.
     pub file: PathBuf,
-    /// Do it; without this it is only said what would be done.
+    /// Do it; without this option, only print what would be done.
     #[arg(long)]
     pub apply: bool,
     #[command(flatten)]
     pub which: Which,
 }
 
-/// What a file holds.
+/// The contents of a file.
 #[derive(Default)]
 struct Check {
     frames: u64,
     setups: u64,
     wrong: u64,
-    /// Not later than the one before.
+    /// Entries that were not captured later than the previous one.
     late: u64,
     first: Option<CapturedAt>,
     last: Option<CapturedAt>,
@@ -43,14 +44,14 @@ struct Check {
 impl Import {
     pub(super) async fn run(self) -> Result<Exit, Cannot> {
         let unreadable = |error: io::Error| {
-            Cannot(format!("{}: {error}; name a file that can be read", self.file.display()))
+            Cannot(format!("{}: {error}; choose a file that can be read", self.file.display()))
         };
         let mut file = File::open(&self.file).map_err(unreadable)?;
         let check = self.check(&file).map_err(unreadable)?;
         let what = contents(check.frames, check.setups);
         if check.wrong > 0 {
             let lines = count(check.wrong, "line");
-            print(format_args!("{what}, but {lines} that are no entries: mend or remove them"));
+            print(format_args!("{what}, but {lines} that are not entries: correct or remove them"));
             return Ok(Exit::Found);
         }
         if !self.apply {
@@ -69,16 +70,16 @@ impl Import {
             (Some(first), Some(last)) => {
                 print(format_args!("would queue {what}, captured {first} to {last}"));
             }
-            _ => print("would queue nothing: the file holds no line"),
+            _ => print("would queue nothing: the file has no entries"),
         }
         if check.late > 0 {
             let entries = count(check.late, "entry");
-            print(format_args!("{entries} not later than the one before: they get a new moment"));
+            print(format_args!("{entries} not later than the previous one: they get a new time"));
         }
         print(NOT_DONE);
     }
 
-    /// Reads all lines, and says which are no entries.
+    /// Reads all lines, and prints which of them are not entries.
     fn check(&self, file: &File) -> io::Result<Check> {
         let now = clock::now();
         let mut check = Check::default();
@@ -109,7 +110,7 @@ impl Import {
         Ok(check)
     }
 
-    /// Hands the lines over, many at a time.
+    /// Appends the lines in batches.
     async fn import(&self, access: &Access, file: File) -> Result<Moved, Cannot> {
         let unreadable = |error: io::Error| Cannot(error.to_string());
         let mut lines = Lines::new(&file);
@@ -146,12 +147,13 @@ impl Import {
     }
 }
 
-/// The lines of a file that are not empty. Of one that is too long, enough to be refused.
+/// Reads the non-empty lines of a file. A line that is too long is cut just above the limit, so
+/// that parsing rejects it.
 struct Lines<'a> {
     input: BufReader<&'a File>,
-    /// Of the line that was given last, from 1.
+    /// Number of the line returned last, starting at 1.
     number: u64,
-    /// Bytes of the file up to its end.
+    /// Offset of the end of that line in the file.
     end: u64,
 }
 

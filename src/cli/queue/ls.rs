@@ -1,20 +1,20 @@
-//! `pitwire queue ls`.
+//! `pitwire queue ls`: lists entries.
 
 use super::{Cannot, Exit, Walk, Which, complain, print, seq};
 use crate::entry::Seq;
 
-/// List entries: position, moment of capture, stint, kind, bytes.
+/// List entries: sequence number, capture time, stint, kind, bytes.
 ///
-/// A line each, with tabs between, oldest first; the first line names the columns.
+/// One tab-separated line per entry, oldest first; the first line names the columns.
 #[derive(Debug, clap::Args)]
 pub struct Ls {
-    /// Position of the first entry [default: the oldest].
+    /// Sequence number of the first entry [default: the oldest].
     #[arg(long, value_name = "SEQ", value_parser = seq)]
     pub from: Option<Seq>,
-    /// Position of the last entry [default: the newest].
+    /// Sequence number of the last entry [default: the newest].
     #[arg(long, value_name = "SEQ", value_parser = seq)]
     pub to: Option<Seq>,
-    /// Entries to list, at most.
+    /// Maximum number of entries to list.
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub limit: u64,
     #[command(flatten)]

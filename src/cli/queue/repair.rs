@@ -1,20 +1,20 @@
-//! `pitwire queue repair`.
+//! `pitwire queue repair`: repairs a damaged queue.
 
 use super::verify::{Verdict, examine};
 use super::{Access, Cannot, Examiner, Exit, NOT_DONE, Which, count, print};
 use crate::entry::Seq;
 use crate::queue::inspect::Finding;
 
-/// Say what is damaged and what becomes of it; do it with --apply.
+/// Show damage and how it is repaired; do it with --apply.
 ///
-/// The agent does the same by itself, as it comes across the damage: nothing here is needed to start
-/// it. What cannot be read is set aside in quarantine/ in the queue's folder; what can be read of it
-/// is kept in its place.
+/// The agent repairs damage automatically when it finds it, so this command is not needed to start
+/// it. Damaged segments are moved to quarantine/ in the queue's folder; their readable entries stay
+/// in the queue.
 ///
-/// Ends with 1 when there is something to repair, or something is left that cannot be.
+/// Exits with 1 if there is damage to repair, or if damage remains that cannot be repaired.
 #[derive(Debug, clap::Args)]
 pub struct Repair {
-    /// Do it; without this it is only said what would be done.
+    /// Do it; without this option, only print what would be done.
     #[arg(long)]
     pub apply: bool,
     #[command(flatten)]
@@ -36,13 +36,14 @@ impl Repair {
         mend(&access, verdict.lost_before).await?;
         access.close().await;
         let examiner = self.which.examiner().await?;
-        let tell = |finding: &Finding| print(format_args!("left: {}", finding.what));
+        let tell = |finding: &Finding| print(format_args!("not repaired: {}", finding.what));
         let left = examine(&examiner, tell, |_| {}).await?;
         print(left.sentence());
         Ok(if left.findings == 0 { Exit::Good } else { Exit::Found })
     }
 
-    /// Each finding with what becomes of it, and how many files a crash left.
+    /// Prints each finding and its remedy. Returns the verdict and the number of files left over
+    /// from a crash.
     async fn say(&self) -> Result<(Verdict, u64), Cannot> {
         let examiner = self.which.examiner().await?;
         let tell = |finding: &Finding| print(format_args!("{}: {}", finding.what, finding.remedy));
@@ -51,20 +52,23 @@ impl Repair {
         if let Examiner::Stopped(inspection, _) = &examiner {
             leftovers = inspection.leftovers().map_err(|error| Cannot(error.to_string()))?;
         }
-        leftovers.iter().for_each(|name| print(format_args!("{name}: a crash left it: it goes")));
+        leftovers
+            .iter()
+            .for_each(|name| print(format_args!("{name}: left over from a crash: it is deleted")));
         Ok((verdict, leftovers.len() as u64))
     }
 }
 
-/// Reads every stretch as the reader would, and prints what that did. Opening the queue has repaired
-/// the rest already: `lost_before` is of the time before that.
+/// Reads every segment, which quarantines damaged ones, and prints the outcome. Opening the queue
+/// has already repaired everything else: `lost_before` is the number of lost entries before it was
+/// opened.
 async fn mend(access: &Access, lost_before: u64) -> Result<(), Cannot> {
     let mut from = Seq(0);
     while let Some(mended) = access.mend(from).await? {
         let next = Seq(mended.next.0.max(from.0 + 1));
         if mended.lost > 0 {
             let (last, lost) = (Seq(next.0 - 1), count(mended.lost, "entry"));
-            print(format_args!("up to entry {last}: {lost} lost, the damaged segment set aside"));
+            print(format_args!("up to entry {last}: {lost} lost, damaged segment quarantined"));
         }
         from = next;
     }

@@ -1,15 +1,15 @@
-//! `pitwire queue requeue`.
+//! `pitwire queue requeue`: requeues the dead letters.
 
 use super::{Cannot, Exit, NOT_DONE, Which, contents, count, places, print, say_moved};
 
-/// Queue again what the server refused.
+/// Requeue the dead letters: entries that the server refused.
 ///
-/// Such entries lie in quarantine/ in the queue's folder. They get new positions and, as the queue
-/// is in the order of time, a moment of capture after the newest entry. Each is taken once: the file
-/// is set aside first, as quarantine/refused-taken.ndjson.
+/// Dead letters are in quarantine/ in the queue's folder. They get new sequence numbers and, since
+/// the queue is ordered by time, a capture time after the newest entry. Each is requeued at most
+/// once: their file is first renamed to quarantine/refused-taken.ndjson.
 #[derive(Debug, clap::Args)]
 pub struct Requeue {
-    /// Do it; without this it is only said what would be done.
+    /// Do it; without this option, only print what would be done.
     #[arg(long)]
     pub apply: bool,
     #[command(flatten)]
@@ -24,23 +24,23 @@ impl Requeue {
         };
         let refusals = access.refused().await?;
         let (Some(first), Some(last)) = (refusals.first, refusals.last) else {
-            print("the server refused nothing that is still there");
+            print("no dead letters");
             access.close().await;
             return Ok(Exit::Good);
         };
         if self.apply {
             let moved = access.requeue().await.map_err(|Cannot(why)| {
                 let file = "quarantine/refused-taken.ndjson in the queue's folder";
-                Cannot(format!("{why}; what is missing is in {file}, for pitwire queue import"))
+                Cannot(format!("{why}; pitwire queue import takes the missing ones from {file}"))
             })?;
             access.close().await;
             return Ok(say_moved(&moved));
         }
         let what = contents(refusals.frames, refusals.setups);
-        print(format_args!("would queue again {what}, until now {}", places(first, last)));
+        print(format_args!("would requeue {what}, formerly {}", places(first, last)));
         if refusals.unreadable > 0 {
             let lines = count(refusals.unreadable, "line");
-            print(format_args!("would leave out {lines} that are no entries"));
+            print(format_args!("would skip {lines} that are not entries"));
         }
         print(NOT_DONE);
         access.close().await;

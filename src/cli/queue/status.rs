@@ -1,4 +1,4 @@
-//! `pitwire queue status`.
+//! `pitwire queue status`: shows the state of the queue.
 
 use super::{Access, Cannot, Exit, Which, print};
 use crate::entry::CapturedAt;
@@ -6,9 +6,9 @@ use crate::queue::Standing;
 use crate::queue::ledger::DropReason;
 use crate::tools;
 
-/// Say how the queue stands: what it holds, its bounds, its ledger.
+/// Show the state of the queue: its contents, its limits, its ledger.
 ///
-/// Ends with 1 when the ledger does not balance or the queue's disk fails.
+/// Exits with 1 if the ledger does not balance or the queue's disk fails.
 #[derive(Debug, clap::Args)]
 pub struct Status {
     #[command(flatten)]
@@ -54,7 +54,7 @@ pub(in crate::cli) fn lines(status: &tools::Status) -> Vec<(String, String)> {
     all.chain(error.map(named)).chain(others).collect()
 }
 
-/// What became of the entries for one destination.
+/// The ledger of one destination as lines of the table.
 fn ledger(standing: &Standing) -> impl Iterator<Item = (String, String)> + use<> {
     let Standing { queued, appended, ledger, imbalance, .. } = standing.clone();
     let named = |(name, value): (&str, u64)| (name.to_owned(), value.to_string());

@@ -1,4 +1,4 @@
-//! `pitwire queue trace`.
+//! `pitwire queue trace`: shows what happened to an entry.
 
 use std::fmt::Write as _;
 
@@ -8,12 +8,13 @@ use crate::queue::fates::Fate;
 use crate::queue::ledger::DropReason;
 use crate::tools;
 
-/// Say what became of an entry.
+/// Show what happened to an entry.
 ///
-/// Ends with 1 when that is not known: the notes on what is gone are bounded, the oldest go first.
+/// Exits with 1 if that is not known: the history of removed entries is bounded, and its oldest
+/// part is discarded first.
 #[derive(Debug, clap::Args)]
 pub struct Trace {
-    /// Position of the entry.
+    /// Sequence number of the entry.
     #[arg(value_parser = seq)]
     pub seq: Seq,
     #[command(flatten)]
@@ -31,7 +32,7 @@ impl Trace {
     }
 }
 
-/// What became of an entry, for a person.
+/// Describes the disposition of an entry in a sentence per destination.
 pub(super) fn sentence(trace: &tools::Trace) -> String {
     let tools::Trace { seq, fate, entry, tail, others } = trace;
     let mut text = format!("entry {seq} {}", what(*fate, entry.as_ref(), *tail));
@@ -52,7 +53,7 @@ fn what(fate: Fate, entry: Option<&tools::Item>, tail: Seq) -> String {
         }
         Fate::Dropped(reason) => format!("was dropped: {}", because(reason)),
         Fate::Thinned => {
-            "was left out to make room; its neighbours stand for it (queue.when_full)".into()
+            "was downsampled: the queue was full, its neighbours were kept (queue.when_full)".into()
         }
         Fate::Lost => {
             "was lost to damage: files of the queue were damaged, cut or deleted before it was sent; \
@@ -69,7 +70,7 @@ fn what(fate: Fate, entry: Option<&tools::Item>, tail: Seq) -> String {
             None => "is in the queue".into(),
         },
         Fate::NotGivenYet => format!("does not exist yet: the next one becomes entry {tail}"),
-        Fate::Unknown => "is unknown: nothing ever had this position, or it is too long ago".into(),
+        Fate::Unknown => "is unknown: no entry had this number, or it was too long ago".into(),
     }
 }
 
@@ -78,7 +79,7 @@ fn because(reason: DropReason) -> &'static str {
         DropReason::QueueFull => "the queue was full (queue.max_entries, queue.max_bytes)",
         DropReason::Expired => "it was older than queue.max_age",
         DropReason::Corrupt => "it could not be read back from the disk",
-        DropReason::Storage => "the disk failed for longer than the memory lasted",
-        DropReason::Operator => "somebody said so, with pitwire queue drop",
+        DropReason::Storage => "the disk failed until the buffer in memory was full",
+        DropReason::Operator => "an operator ran pitwire queue drop",
     }
 }

@@ -1,4 +1,4 @@
-//! `pitwire queue verify`.
+//! `pitwire queue verify`: checks every entry.
 
 use super::{Cannot, Examiner, Exit, Progress, Which, count, print};
 use crate::entry::Seq;
@@ -6,9 +6,9 @@ use crate::queue::inspect::{Finding, Place, out_of_order};
 
 /// Read every entry and check the queue, without changing anything.
 ///
-/// Each entry is read from the disk and decoded; their order, the ledger and the bound on the disk
-/// are checked. A finding a line; ends with 1 if there are any. `pitwire queue repair` says what can
-/// be done.
+/// Reads each entry from the disk and decodes it; checks the order of the entries, the ledger and
+/// the limit of disk use. Prints one finding per line, and exits with 1 if there are any. `pitwire
+/// queue repair` shows what can be repaired.
 #[derive(Debug, clap::Args)]
 pub struct Verify {
     #[command(flatten)]
@@ -20,7 +20,8 @@ impl Verify {
         let examiner = self.which.examiner().await?;
         let (head, tail) = examiner.ends().await?;
         let mut progress = Progress::begin("reading the queue", tail.0.saturating_sub(head.0));
-        // The closure has it, so that its line is gone before the last sentence.
+        // The closure owns the progress, so that the status line is removed before the last
+        // sentence.
         let read = move |last: Seq| progress.at((last.0 + 1).saturating_sub(head.0));
         let verdict = examine(&examiner, |finding| print(&finding.what), read).await?;
         print(verdict.sentence());
@@ -28,14 +29,14 @@ impl Verify {
     }
 }
 
-/// What was found in all.
+/// The totals of a verification.
 #[derive(Default)]
 pub(in crate::cli) struct Verdict {
     entries: u64,
     missing: u64,
     stretches: u64,
     pub(in crate::cli) findings: u64,
-    /// Entries that damage had cost before.
+    /// Entries lost to damage before.
     pub(in crate::cli) lost_before: u64,
 }
 
@@ -46,7 +47,7 @@ impl Verdict {
             0 => String::new(),
             missing => format!(", {missing} cannot be read"),
         };
-        let (entries, stretches) = (count(entries, "entry"), count(stretches, "stretch"));
+        let (entries, stretches) = (count(entries, "entry"), count(stretches, "segment"));
         let lost = match lost_before {
             0 => String::new(),
             lost => format!("; {} lost to damage before (corrupt)", count(lost, "entry")),
@@ -55,7 +56,8 @@ impl Verdict {
     }
 }
 
-/// Reads all of a queue, and tells each finding, and the last position of each stretch that is read.
+/// Reads a whole queue. Calls `tell` for each finding, and `read` with the last sequence number of
+/// each segment that was read.
 pub(in crate::cli) async fn examine(
     examiner: &Examiner,
     mut tell: impl FnMut(&Finding),

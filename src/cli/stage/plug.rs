@@ -1,4 +1,5 @@
-//! A network cable between the agent and the server that can be pulled.
+//! A kill switch for the network between the agent and the server: a TCP relay that can cut or
+//! stall its connections.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -8,17 +9,17 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// How the cable is.
+/// The state of the link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::cli) enum Link {
     In,
-    /// What is connected is cut, and nothing new taken.
+    /// Connections are cut, and new ones are closed.
     Out,
-    /// Connections stay open, and nothing passes.
+    /// Connections stay open, but no data passes.
     Stalled,
 }
 
-/// A relay on a port of its own.
+/// The relay, listening on a separate port.
 #[derive(Debug)]
 pub(in crate::cli) struct Plug {
     address: SocketAddr,
@@ -27,7 +28,7 @@ pub(in crate::cli) struct Plug {
 }
 
 impl Plug {
-    /// Starts a relay to `server`, plugged in.
+    /// Starts a relay to `server`, with the link up.
     pub(super) async fn start(server: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;

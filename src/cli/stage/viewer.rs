@@ -1,4 +1,4 @@
-//! A viewer of the dashboard that counts what it is shown, over connections of its own.
+//! A dashboard viewer that counts the frames it receives, over its own connections to the server.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,21 +12,22 @@ use crate::remote_text::Secrets;
 use crate::sink::SinkError;
 use crate::sink::socketio::{Address, Connection, Outgoing};
 
-/// What a viewer saw.
+/// The frames that a viewer has seen.
 #[derive(Debug, Default)]
 pub(super) struct Seen {
     pub(super) out_of_order: u64,
     pub(super) duplicated: u64,
-    /// Of different frames.
+    /// Timestamps of all distinct frames.
     timestamps: HashSet<String>,
-    /// Of the page that is looked at.
+    /// The newest timestamp on the current page.
     newest: String,
-    /// Read from the page when it was opened: shown once more if they came at that moment.
+    /// Timestamps that the page held when it was opened. Each may arrive once more as an update, if
+    /// it was published while the viewer joined.
     held: HashSet<String>,
 }
 
 impl Seen {
-    /// Different frames.
+    /// Number of distinct frames.
     pub(super) fn frames(&self) -> u64 {
         self.timestamps.len() as u64
     }
@@ -35,7 +36,7 @@ impl Seen {
         if self.held.remove(&timestamp) {
             return;
         }
-        // RFC 3339 of one form sorts as text.
+        // The timestamps all have the same RFC 3339 form, so they sort as text.
         if !self.timestamps.insert(timestamp.clone()) {
             self.duplicated += 1;
         } else if timestamp < self.newest {
@@ -45,12 +46,12 @@ impl Seen {
         }
     }
 
-    /// Another page is opened, or the same anew: what it holds counts as seen.
+    /// Opens or reopens a page: the frames that it holds count as seen.
     fn open(&mut self, held: Vec<String>) {
         self.newest.clear();
         self.held.clear();
         for timestamp in held {
-            // On the page before it was seen, too.
+            // Frames that the previous page showed too are not duplicates.
             if !self.timestamps.contains(&timestamp) {
                 self.note(timestamp.clone());
             }
@@ -59,7 +60,7 @@ impl Seen {
     }
 }
 
-/// A viewer at work.
+/// A running viewer.
 #[derive(Debug)]
 pub(super) struct Viewer {
     session: String,
@@ -68,14 +69,14 @@ pub(super) struct Viewer {
 }
 
 impl Viewer {
-    /// Joins a session on the server, past the plug.
+    /// Joins a session on the server directly, not through the kill switch.
     pub(super) async fn start(server: &Server, session: &str) -> Result<Self, SinkError> {
         let seen = Arc::<Mutex<Seen>>::default();
         let reader = look_at(server, session, &seen).await?;
         Ok(Self { session: session.into(), seen, reader })
     }
 
-    /// Goes over to this session, if it is another one.
+    /// Switches to this session if it is not the current one.
     pub(super) async fn follow(&mut self, server: &Server, session: &str) -> Result<(), SinkError> {
         if self.session != session {
             self.reader.abort();
@@ -85,12 +86,12 @@ impl Viewer {
         Ok(())
     }
 
-    /// Reads what the page holds, before its server is gone.
+    /// Reads the frames on the page, before its server stops.
     pub(super) fn catch_up(&self, server: &Server) {
         lock(&self.seen).open(held(server, &self.session));
     }
 
-    /// What it saw so far.
+    /// The frames seen so far.
     pub(super) fn seen(&self) -> MutexGuard<'_, Seen> {
         lock(&self.seen)
     }
@@ -122,7 +123,7 @@ async fn look_at(
     let json = serde_json::json!({"session_id": session}).to_string();
     let joined = connection.emit_with_ack(vec![Outgoing { name: "join_session", json }]).await?;
     let _ = joined.await;
-    // Joined first, so that nothing comes between what is held and what is shown.
+    // Join first, so that no frame is missed between reading the page and receiving updates.
     lock(seen).open(held(server, session));
     let notes = Arc::clone(seen);
     Ok(tokio::spawn(async move {
@@ -165,7 +166,7 @@ mod tests {
     fn what_a_page_held_when_it_was_opened_may_be_shown_once_more() {
         let mut seen = shown(&["1", "2"], &["2", "3", "2"]);
         assert_eq!((seen.frames(), seen.out_of_order, seen.duplicated), (3, 0, 1));
-        // Another page begins anew.
+        // The order is counted separately for each page.
         seen.open(Vec::new());
         seen.note("0".into());
         assert_eq!((seen.frames(), seen.out_of_order, seen.duplicated), (4, 0, 1));

@@ -25,7 +25,7 @@ fn a_configuration_with_mistakes() {
     let file = folder.join("pitwire.toml");
     fs::write(&file, "[server]\nurll = \"http://a\"\ntoken = 7\n").unwrap();
     let shown = file.display();
-    let advice = "mend it there; pitwire check looks again";
+    let advice = "correct it there; pitwire check tests it again";
     let findings = pc.finds(&[
         (
             "fault",
@@ -36,7 +36,7 @@ fn a_configuration_with_mistakes() {
         ("fault", "configuration", &format!("{shown}:3: server.token: …"), advice),
     ]);
     let not_looked = |finding: &&serde_json::Value| {
-        finding["what"] == "not looked at: the configuration does not say what to look at"
+        finding["what"] == "not looked at: the configuration is invalid"
     };
     assert_eq!(findings.iter().filter(not_looked).count(), 5, "{findings:#?}");
 
@@ -46,7 +46,7 @@ fn a_configuration_with_mistakes() {
         "warning",
         "configuration",
         &format!("{shown}:2: server.token: every user of this PC can read it in {shown}; …"),
-        "mend it where it is, if it is not meant",
+        "correct it there if it is unintended",
     )]);
 }
 
@@ -77,8 +77,8 @@ fn the_game_s_memory() {
     pc.finds(&[(
         "warning",
         "game",
-        "the rF2 plugin 3.7.15.1 is the one for 32 bits",
-        "install the plugin for 64 bits",
+        "the rF2 plugin 3.7.15.1 is the 32-bit version",
+        "install the 64-bit plugin",
     )]);
     region(Region::Extended, &extended(&[0; 12], 0));
     assert!(has(&pc.finds(&[]), "note", "it does not run, or does not share its memory"));
@@ -86,14 +86,14 @@ fn the_game_s_memory() {
     region(Region::Native, &own_buffer("race_lmu.bin", Region::Native));
     assert!(has(&pc.finds(&[]), "ok", "it shares its own memory (LMU_Data)"));
     region(Region::Native, &vec![0; Region::Native.size()]);
-    assert!(has(&pc.finds(&[]), "note", "its memory is there, and no game writes into it"));
+    assert!(has(&pc.finds(&[]), "note", "its memory exists, but no game writes to it"));
     region(Region::Native, b"short");
     let file = pc.path("shm").join("LMU_Data");
     pc.finds(&[(
         "warning",
         "game",
         &format!("{} is not the game's memory: …", file.display()),
-        "remove what is left there, and start the bridge or the game anew",
+        "remove it, and restart the bridge or the game",
     )]);
 }
 
@@ -107,8 +107,8 @@ fn the_game_s_api() {
     pc.finds(&[(
         "warning",
         "game",
-        &format!("what is at {place} is not its REST API: it answers 500 Internal Server Error"),
-        "see which program has that port, or name the right one in source.lmu.rest",
+        &format!("the server at {place} is not its REST API: it answers 500 Internal Server Error"),
+        "find the program that has that port, or set source.lmu.rest to the right one",
     )]);
     let well = answering(
         |line| {
@@ -130,7 +130,7 @@ fn the_game_s_api() {
         "warning",
         "game",
         &format!("it runs, but its REST API at {place} cannot be reached: …"),
-        "name the right port in source.lmu.rest; without it no setup comes from the game",
+        "set source.lmu.rest to the right port; without it pitwire gets no setups",
     )]);
 }
 
@@ -148,7 +148,7 @@ fn addresses_that_another_program_has() {
         let (address, key) = (addresses[index], keys[index]);
         (
             format!("{address} ({key}) is taken by another program"),
-            format!("stop that program, or write another port into {key}"),
+            format!("stop that program, or set {key} to another port"),
         )
     };
     let taken = [taken(0), taken(1), taken(2)];
@@ -165,8 +165,8 @@ fn addresses_that_another_program_has() {
     pc.finds(&[(
         "fault",
         "addresses",
-        &format!("192.0.2.1:{port} (metrics.listen) is no address of this PC"),
-        &format!("write one that it has into metrics.listen, such as 127.0.0.1:{port}"),
+        &format!("192.0.2.1:{port} (metrics.listen) is not an address of this PC"),
+        &format!("set metrics.listen to one of its addresses, such as 127.0.0.1:{port}"),
     )]);
 }
 
@@ -190,7 +190,7 @@ async fn addresses_that_an_agent_has() {
         .set(["source.socketio.enabled=true"]);
     let findings = pc.finds(&[]);
     for (key, address) in &addresses {
-        let what = format!("{address} ({key}) is that of ");
+        let what = format!("{address} ({key}) is used by ");
         assert!(has(&findings, "ok", &what), "{what}: {findings:#?}");
     }
     // The agent at these addresses has another queue than this configuration.
@@ -199,15 +199,15 @@ async fn addresses_that_an_agent_has() {
     pc.set([format!("queue.path={}", other.display())]).finds(&[(
         "warning",
         "addresses",
-        &format!("{address} (metrics.listen) is that of another agent, with the queue {shown}"),
-        "stop that agent, or give each its own addresses",
+        &format!("{address} (metrics.listen) is used by another agent, with the queue {shown}"),
+        "stop that agent, or give each agent its own addresses",
     )]);
 }
 
 #[test]
 fn a_start_at_log_on_that_leads_nowhere() {
     let (pc, _server) = pc();
-    let advice = "pitwire autostart enable, with the pitwire that is to be started";
+    let advice = "run pitwire autostart enable with the program that should start";
     let entry = pc.path("settings").join("autostart").join("pitwire.desktop");
     fs::create_dir_all(entry.parent().unwrap()).unwrap();
     let exec = |program: &str| {
@@ -219,12 +219,15 @@ fn a_start_at_log_on_that_leads_nowhere() {
     pc.finds(&[(
         "warning",
         "autostart",
-        "/opt/J. Ö/pitwire is to start at log-on, and is not there",
+        "the log-on entry starts /opt/J. Ö/pitwire, which does not exist",
         advice,
     )]);
     let link = pc.path("settings").join("systemd/user/default.target.wants/pitwire.service");
     fs::create_dir_all(link.parent().unwrap()).unwrap();
     std::os::unix::fs::symlink("/nowhere/pitwire.service", &link).unwrap();
-    let what = format!("what starts at log-on is {}, which leads nowhere", link.display());
+    let what = format!(
+        "the log-on entry is unusable: {}, a broken link or without a command",
+        link.display()
+    );
     pc.finds(&[("warning", "autostart", &what, advice)]);
 }

@@ -33,7 +33,7 @@ async fn a_queue_that_is_well_is_read_to_its_end() {
     let (pc, _server) = pc();
     drive(&pc.path("queue")).await;
     let findings = pc.finds(&[]);
-    assert!(has(&findings, "ok", "read 10 entries in 1 stretch; 0 findings"), "{findings:#?}");
+    assert!(has(&findings, "ok", "read 10 entries in 1 segment; 0 findings"), "{findings:#?}");
 }
 
 #[test]
@@ -43,11 +43,11 @@ fn a_folder_that_is_a_file() {
     fs::write(&file, "").unwrap();
     let file = file.display();
     let advice = "name another folder in queue.path, or move that file";
-    let what = format!("nothing can be stored in {file}: {file} is a file and no folder");
+    let what = format!("nothing can be stored in {file}: {file} is a file, not a folder");
     let findings = pc.finds(&[("fault", "queue", &what, advice)]);
     assert!(has(&findings, "note", "not looked at: how fast the disk is"));
     let pc = pc.set([format!("queue.path={file}/below")]);
-    let what = format!("nothing can be stored in {file}/below: {file} is a file and no folder");
+    let what = format!("nothing can be stored in {file}/below: {file} is a file, not a folder");
     pc.finds(&[("fault", "queue", &what, advice)]);
 }
 
@@ -77,7 +77,7 @@ fn a_disk_with_little_room() {
     let (pc, _server) = pc();
     let folder = pc.path("queue").display().to_string();
     let pc = on_a_disk(pc, "size=30m").set(["queue.max_bytes=64MiB"]);
-    let what = format!("the disk of {folder} has 30 MiB left, and the queue may take 64 MiB more");
+    let what = format!("the disk of {folder} has 30 MiB left, but the queue may grow by 64 MiB");
     let advice = "make room, or set queue.max_bytes = \"30MiB\"";
     pc.finds(&[("warning", "queue", &what, advice)]);
     // Following the advice solves the problem.
@@ -110,7 +110,7 @@ async fn a_queue_that_is_damaged() {
         "fault",
         "queue",
         "it is damaged: read …",
-        "pitwire queue verify tells all of it, pitwire queue repair what can be done",
+        "pitwire queue verify lists all damage, pitwire queue repair what can be repaired",
     )]);
     let says_what =
         findings.iter().any(|finding| finding.to_string().contains("write-ahead log is damaged"));
@@ -130,13 +130,14 @@ fn what_is_set_aside() {
             "warning",
             "queue",
             &format!("2 entries that the server refused: {shown}"),
-            "when the server takes them, pitwire queue requeue --apply; else move refused.ndjson away",
+            "once the server accepts them, run pitwire queue requeue --apply; otherwise move \
+             refused.ndjson away",
         ),
         (
             "warning",
             "queue",
-            &format!("1 stretch that could not be read: {shown}"),
-            "what could be read of it is queued; look at the disk, and delete the folders bad-…",
+            &format!("1 segment that could not be read: {shown}"),
+            "the readable entries are queued; check the disk, then delete the folders bad-…",
         ),
     ]);
 }
@@ -152,17 +153,17 @@ async fn an_agent_has_it_open() {
     let pc = pc.set([format!("metrics.listen={admin}")]);
     let findings = pc.finds(&[]);
     for what in [
-        format!("the agent (process {owner}) has it open; 10 entries wait, its ledger balances"),
-        format!("{admin} (metrics.listen) is that of the agent that runs; it is well"),
+        format!("the agent (process {owner}) has it open; 10 entries queued, its ledger balances"),
+        format!("{admin} (metrics.listen) is used by the running agent; it is healthy"),
     ] {
         assert!(has(&findings, "ok", &what), "{what}: {findings:#?}");
     }
 
     // The doctor runs with another configuration than the agent's.
-    let advice = "ask again with the configuration that this process has, or stop it";
+    let advice = "run the doctor with the configuration of that process, or stop it";
     let nobody = format!("127.0.0.1:{}", closed_port());
     for (listen, why) in [
-        ("127.0.0.1:0", "metrics.listen does not say where to ask it".to_owned()),
+        ("127.0.0.1:0", "metrics.listen does not name its address".to_owned()),
         (&*nobody, format!("its agent is not the one at {nobody}")),
     ] {
         let other = Pc { settings: pc.settings.clone(), ..Pc::new() };

@@ -9,11 +9,10 @@ use super::{Pc, answering, closed_port, has, http};
 use crate::hostile::certificates;
 use crate::peers::{Kind, Peer};
 
-const ADDRESS: &str =
-    "see that server.url is the address of the dashboard, with the path that it has there";
-const PORT: &str = "see that server.url has the port of the dashboard server; one with TLS begins \
+const ADDRESS: &str = "check that server.url is the address of the dashboard, including its path";
+const PORT: &str = "check that server.url has the port of the dashboard server; with TLS it begins \
                     with https://";
-const TOKEN: &str = "ask who runs it for a token; it goes into server.token or server.token_file, \
+const TOKEN: &str = "ask its operator for a token; put it into server.token or server.token_file, \
                      other credentials into server.auth or server.headers";
 
 #[test]
@@ -22,8 +21,8 @@ fn a_server_that_cannot_be_reached() {
     let findings = Pc::new().server(&format!("http://127.0.0.1:{port}")).finds(&[(
         "fault",
         "server",
-        &format!("nobody listens at http://127.0.0.1:{port}"),
-        "see that the dashboard server runs, and that server.url has its port",
+        &format!("no server listens at http://127.0.0.1:{port}"),
+        "check that the dashboard server runs, and that server.url has its port",
     )]);
     assert!(has(&findings, "note", "not looked at: TLS, Socket.IO, its clock, sessions"));
     // The checks that need no server still run.
@@ -32,8 +31,8 @@ fn a_server_that_cannot_be_reached() {
     let findings = Pc::new().server("http://pit.invalid:5000").finds(&[(
         "fault",
         "server",
-        "the name pit.invalid is not known: …",
-        "see that it is written right in server.url, and that this PC is online",
+        "the name pit.invalid does not resolve: …",
+        "check its spelling in server.url, and that this PC is online",
     )]);
     assert!(has(&findings, "note", "not looked at: whether it can be reached"));
 }
@@ -50,8 +49,8 @@ fn each_destination_is_looked_at() {
     let findings = Pc::new().server(&server.url()).set(others).finds(&[(
         "fault",
         "server",
-        &format!("destination away: nobody listens at http://127.0.0.1:{port}"),
-        "see that the dashboard server runs, and that destination.away.url has its port",
+        &format!("destination away: no server listens at http://127.0.0.1:{port}"),
+        "check that the dashboard server runs, and that destination.away.url has its port",
     )]);
     assert!(has(&findings, "ok", "it assigns a session"));
     assert!(has(&findings, "ok", "destination there: it assigns a session"));
@@ -63,18 +62,18 @@ fn what_is_no_dashboard_server() {
     let findings = Pc::new().server(&not_found).finds(&[(
         "fault",
         "server",
-        "it is no Socket.IO server: it answers 404 Not Found; …",
+        "it is not a Socket.IO server: it answers 404 Not Found; …",
         ADDRESS,
     )]);
-    assert!(has(&findings, "note", "it does not tell its time"));
+    assert!(has(&findings, "note", "it does not report its time"));
     assert!(has(&findings, "note", "not looked at: sessions, acknowledgements, echoes"));
 
     let ssh = answering(|_| Some("SSH-2.0-OpenSSH_9.2\r\n".into()), None);
-    let what = format!("what listens at {ssh} does not speak HTTP: it breaks off: …");
+    let what = format!("the server at {ssh} does not speak HTTP: it breaks off: …");
     Pc::new().server(&ssh).finds(&[("fault", "server", &what, PORT)]);
 
     let silent = answering(|_| None, None);
-    let what = format!("what listens at {silent} does not speak HTTP: no answer in 5s");
+    let what = format!("the server at {silent} does not speak HTTP: no answer in 5s");
     Pc::new().server(&silent).finds(&[("fault", "server", &what, PORT)]);
 
     let plain = Server::start((Ipv4Addr::LOCALHOST, 0).into(), Behaviour::default()).unwrap();
@@ -82,7 +81,7 @@ fn what_is_no_dashboard_server() {
         "fault",
         "server",
         "it does not speak TLS: …",
-        "write http:// in place of https:// in server.url, or the port that has TLS",
+        "use http:// instead of https:// in server.url, or the port that has TLS",
     )]);
 }
 
@@ -119,8 +118,8 @@ fn a_door_that_is_locked() {
     Pc::new().server(&server.url()).set(["server.token_file=/nowhere/token"]).finds(&[(
         "fault",
         "server",
-        "what opens its door cannot be used: /nowhere/token: No such file or directory (os error 2)",
-        "see that server.token_file and server.ca_file name files that your user may read",
+        "cannot use its token or CA file: /nowhere/token: No such file or directory (os error 2)",
+        "check that server.token_file and server.ca_file name files that your user may read",
     )]);
 }
 
@@ -136,8 +135,8 @@ fn a_certificate_that_is_not_trusted() {
     Pc::new().server(&url).set(trusting(&ca)).finds(&[]);
     let advice = |name: &str| {
         format!(
-            "name the authority that signed it in server.ca_file; see that it is for {name} and not \
-             out of date, and that the clock of this PC is right"
+            "set server.ca_file to the authority that signed it; check that it is valid for {name} \
+             and has not expired, and that the clock of this PC is right"
         )
     };
     let (by_ip, by_name) = (&*advice("127.0.0.1"), &*advice("localhost"));
@@ -151,8 +150,8 @@ fn a_certificate_that_is_not_trusted() {
     Pc::new().server(&url).set(trusting(&key)).finds(&[(
         "fault",
         "server",
-        "TLS cannot begin: …",
-        "name a certificate authority as PEM in server.ca_file, or none",
+        "cannot set up TLS: …",
+        "set server.ca_file to a certificate authority in PEM format, or remove it",
     )]);
 }
 
@@ -172,13 +171,11 @@ fn a_server_whose_clock_is_off() {
         };
         let proxy = answering(upgrade, Some(server.port()));
         let advice = format!(
-            "let both be set by the network; if this PC is the one that is {pc}, its frames have \
-             wrong times"
+            "synchronize both clocks; if this PC's is the {pc} one, its frames have wrong times"
         );
         let findings =
             Pc::new().server(&proxy).finds(&[("warning", "server", "its clock is 360…", &advice)]);
-        let what =
-            |seconds| format!("its clock is {seconds} seconds {direction} the one of this PC");
+        let what = |seconds| format!("its clock is {seconds} seconds {direction} this PC's");
         let said = (3600..=3601).any(|seconds| has(&findings, "warning", &what(seconds)));
         assert!(said, "{findings:#?}");
     }
@@ -192,7 +189,7 @@ fn a_server_that_assigns_no_session() {
         "fault",
         "server",
         "it assigns no session: the server did not answer within 2s: it assigns no session",
-        "see that it is a dashboard server, which answers request_session_id",
+        "check that it is a dashboard server, which answers request_session_id",
     )]);
     assert!(has(&findings, "note", "not looked at: acknowledgements, echoes"));
 }
@@ -203,27 +200,27 @@ fn what_a_server_does_with_a_frame() {
         "warning",
         "server",
         "it acknowledges nothing",
-        "let its handlers return, or write delivery.proof = \"echo\" if it sends frames back",
+        "make its handlers return, or set delivery.proof = \"echo\" if it sends frames back",
     );
     let no_echo = (
         "warning",
         "server",
-        "it does not send a frame back to who sent it, but shows it when asked",
-        "nothing is lost, it is asked every delivery.verify_interval; faster is a server that sends \
-         to the whole room, the sender too",
+        "it does not send a frame back to its sender, but returns it on request",
+        "nothing is lost: pitwire asks it every delivery.verify_interval; a server that sends to \
+         the whole room, including the sender, is faster",
     );
     let no_join = (
         "warning",
         "server",
-        "it does not answer who joins a session, so that it cannot be asked what it holds",
-        "an entry counts as delivered when the connection outlives it for 90 s; better is a server \
-         with join_session",
+        "it does not answer join_session, so pitwire cannot ask which frames it has",
+        "an entry counts as delivered when the connection lasts for 90 s after it; a server with \
+         join_session is better",
     );
     let not_kept = (
         "fault",
         "server",
-        "it keeps no frame: it neither sends one back nor shows one when asked",
-        "see its log: it may refuse frames without a word",
+        "it does not keep frames: it neither sends them back nor returns them on request",
+        "check its log: it may discard frames silently",
     );
     let cases = [
         (Kind::Node, &["--never-ack"][..], &[no_ack][..]),

@@ -158,7 +158,7 @@ async fn the_agent_that_has_the_folder_is_found_by_the_configuration() {
     for (setting, expected) in [
         (foreign.as_str(), "has the queue"),
         (nobody, "no agent answers at http://127.0.0.1:9"),
-        ("metrics.enabled=false", "name that address with --admin, or stop it"),
+        ("metrics.enabled=false", "give it with --admin, or stop that process"),
     ] {
         let said = tool(&["status", "--queue", &queue, "--set", setting]);
         assert_eq!((said.code, said.out.len()), (2, 0), "{said:?}");
@@ -233,7 +233,7 @@ async fn a_file_with_a_line_that_is_no_entry_is_not_imported() {
             (0, format!("{file}:3: lap: \"one\" is not a whole number")),
             (1, format!("{file}:4: ")),
             (2, format!("{file}:5: not JSON")),
-            (3, "2 frames, but 3 lines that are no entries".into()),
+            (3, "2 frames, but 3 lines that are not entries".into()),
         ] {
             assert!(said.out[line].starts_with(&expected), "{expected}: {said:?}");
         }
@@ -281,7 +281,7 @@ async fn an_hour_as_csv_is_read_by_python() {
     assert_eq!(
         said.err,
         [
-            "not in the CSV, which has the dashboard's fields: strategy",
+            "not in the CSV, which has only the dashboard's fields: strategy",
             "exported 7200 frames",
             "left 1 setup out of the CSV; --format jsonl has them",
         ]
@@ -308,7 +308,7 @@ async fn an_hour_as_csv_is_read_by_python() {
 
     let again = tool(&export);
     assert_eq!(again.code, 2, "{again:?}");
-    assert!(again.err[0].contains("is there already; name another file"), "{again:?}");
+    assert!(again.err[0].contains("exists already; choose another name"), "{again:?}");
 }
 
 #[tokio::test]
@@ -393,7 +393,7 @@ async fn a_damaged_segment_is_found_and_repaired() {
         plan.out[0].starts_with(&said.out[0]) && plan.out[0].contains("quarantine/"),
         "{plan:?}"
     );
-    assert_eq!(plan.out.last().unwrap(), "nothing is changed; --apply does it");
+    assert_eq!(plan.out.last().unwrap(), "nothing changed; use --apply to do it");
     assert!(contents(Path::new(&queue)) == before, "a plan changed files");
 
     let said = tool(&[&["repair", "--apply"][..], &place].concat());
@@ -485,7 +485,11 @@ async fn what_else_is_damaged_in_a_folder_is_found() {
             },
             1,
         ),
-        ("trash-1: a crash left it", &|queue| fs::create_dir(queue.join("trash-1")).unwrap(), 0),
+        (
+            "trash-1: left over from a crash",
+            &|queue| fs::create_dir(queue.join("trash-1")).unwrap(),
+            0,
+        ),
         ("is not there", &|queue| fs::remove_dir_all(queue).unwrap(), 2),
     ];
     for (expected, harm, code) in harms {
@@ -559,8 +563,8 @@ async fn what_became_of_each_entry_is_told() {
         ("3", 0, "was delivered: the server has it"),
         ("6", 0, "was refused by the server and set aside"),
         ("50", 0, "was delivered: the server has it"),
-        (gone.as_str(), 0, "was left out to make room"),
-        ("642", 0, "was dropped: somebody said so"),
+        (gone.as_str(), 0, "was downsampled"),
+        ("642", 0, "was dropped: an operator ran pitwire queue drop"),
         (held.as_str(), 0, "is in the queue: a frame of stint "),
         (next.as_str(), 1, "does not exist yet: the next one becomes entry "),
         ("0", 1, "is unknown: "),
@@ -601,7 +605,7 @@ async fn what_is_dropped_is_counted_and_never_sent() {
             0,
             &[
                 "dropped 19 entries".into(),
-                "entry 21 stays: a setup, with which what follows was driven".into(),
+                "kept entry 21: a setup that later frames were driven with".into(),
             ][..]
         ),
     );
@@ -662,7 +666,7 @@ async fn what_the_server_refused_is_queued_again_once() {
     let admin = agent.admin().await;
     let plan = tool(&["requeue", "--admin", &admin]);
     assert_eq!(plan.code, 0, "{plan:?}");
-    assert_eq!(plan.out[0], "would queue again 3 frames, until now entries 3 to 9");
+    assert_eq!(plan.out[0], "would requeue 3 frames, formerly entries 3 to 9");
     agent.stop().await;
     let place = queue.to_str().unwrap();
     assert_eq!(tool(&["requeue", "--queue", place]), plan);
@@ -678,7 +682,7 @@ async fn what_the_server_refused_is_queued_again_once() {
     };
     eventually("the refused frames", came).await;
     let said = tool(&["requeue", "--apply", "--admin", &admin]);
-    assert_eq!(said.out, ["the server refused nothing that is still there"]);
+    assert_eq!(said.out, ["no dead letters"]);
     assert_eq!(agent.metric("pitwire_ledger_imbalance_entries").await, 0.0);
     assert!(queue.join("quarantine/refused-taken.ndjson").exists());
 }
@@ -722,8 +726,8 @@ async fn pages_of_other_origins_and_other_hosts_are_kept_out() {
     for (path, status, error) in [
         ("/queue/drop?first=1&last=3", 405, None),
         ("/queue/trace", 400, Some("seq: is missing; send a whole number from 0 to ")),
-        ("/queue/trace?seq=one", 400, Some("seq: \"one\" is no such number; send ")),
-        ("/queue/entries?entries=1000000", 400, Some("entries: \"1000000\" is no such number")),
+        ("/queue/trace?seq=one", 400, Some("seq: \"one\" is not valid; send ")),
+        ("/queue/entries?entries=1000000", 400, Some("entries: \"1000000\" is not valid; send ")),
         ("/queue/trace?seq=18446744073709551615", 400, Some("seq: ")),
     ] {
         let answer = http.get(format!("{admin}{path}")).send().await.unwrap();
@@ -744,12 +748,12 @@ async fn a_tool_that_cannot_do_its_work_ends_with_2_and_what_to_do() {
         (&["status", "--queue", empty][..], "there is no queue in"),
         (&["verify", "--queue", empty], "name its folder with --queue"),
         (&["status", "--admin", "http://127.0.0.1:9"], "no agent answers at http://127.0.0.1:9"),
-        (&["status", "--admin", "nowhere"], "--admin: \"nowhere\" is no admin address; write"),
+        (&["status", "--admin", "nowhere"], "--admin: \"nowhere\" is not an admin address; use"),
         (&["status", "--queue", empty, "--set", "queue.max_entries"], "write it as KEY=VALUE"),
         (&["status", "--queue", empty, "--set", "log.level=loud"], "--set: log.level: "),
-        (&["trace", "one", "--queue", empty], "write a position, a whole number such as 1"),
-        (&["ls", "--from", "99999999999999999999"], "write a position, a whole number"),
-        (&["export", "--since", "noon"], "write a moment such as 2025-11-22T14:30:00Z"),
+        (&["trace", "one", "--queue", empty], "write a sequence number, such as 1"),
+        (&["ls", "--from", "99999999999999999999"], "write a sequence number, such as 1"),
+        (&["export", "--since", "noon"], "write a timestamp such as 2025-11-22T14:30:00Z"),
         (&["export", "--since", "2025-11-22T14:30:00Z", "--from", "1"], "cannot be used with"),
         (&["drop", "--from", "5", "--to", "1", "--queue", empty], "--to: 1 is below --from 5"),
         (&["drop", "--queue", empty], "--from <SEQ>|--to <SEQ>|--all"),
@@ -767,7 +771,7 @@ async fn a_tool_that_cannot_do_its_work_ends_with_2_and_what_to_do() {
     let server = Peer::start(Kind::Embedded, &[]);
     let said = tool(&["status", "--admin", &server.url()]);
     assert_eq!(said.code, 2);
-    assert!(said.err[0].contains("does not know the queue's tools"), "{said:?}");
+    assert!(said.err[0].contains("does not know the queue tools"), "{said:?}");
 }
 
 /// Inspecting a queue with smaller limits than it was created with must not evict entries.

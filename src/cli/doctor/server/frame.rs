@@ -1,4 +1,4 @@
-//! A session that is asked for just now, and one frame in it: nobody has the link to its page.
+//! Tests how the server handles a frame, in a new session whose page no viewer knows.
 
 use std::time::Duration;
 
@@ -13,19 +13,19 @@ use crate::fields;
 use crate::sink::{Ack, Addressed, Answer, Joined, Proof};
 use crate::source::simulator::Car;
 
-/// What the server does with a frame.
+/// How the server behaves when it receives a frame.
 struct Manners {
     acknowledges: bool,
-    /// Sends it back to us too.
+    /// It sends the frame back to the sender too.
     echoes: bool,
-    /// Shows it when it is asked what it holds.
+    /// It returns the frame in the answer to `join_session`.
     shows: bool,
-    /// Has an event to ask with.
+    /// It answers `join_session`.
     joins: bool,
     objection: Option<String>,
 }
 
-/// Returns nothing when there is no session to try with.
+/// Publishes a frame and reports the server's behavior; `None` if the server assigns no session.
 pub(super) async fn publish(
     report: &mut Report,
     config: &Config,
@@ -37,7 +37,7 @@ pub(super) async fn publish(
         Err(error) => {
             report.fault(
                 format!("it assigns no session: {}", reason(error)),
-                "see that it is a dashboard server, which answers request_session_id",
+                "check that it is a dashboard server, which answers request_session_id",
             );
             return None;
         }
@@ -86,7 +86,7 @@ async fn try_out(
     manners
 }
 
-/// Whether a frame is acknowledged on a link where nothing else waits to be.
+/// Whether the server acknowledges a frame on a new link, without other pending events.
 async fn acknowledges(dashboard: &mut Dashboard, frame: &Entry, limit: Duration) -> bool {
     let tried = async {
         let mut link = dashboard.open().await.ok()?;
@@ -100,7 +100,7 @@ async fn acknowledges(dashboard: &mut Dashboard, frame: &Entry, limit: Duration)
     tried.await.unwrap_or(false)
 }
 
-/// One that no schema objects to.
+/// A frame that every schema accepts.
 fn frame() -> Entry {
     let captured_at = clock::now();
     let mut sample = Car::new(1).sample();
@@ -113,33 +113,33 @@ fn say(report: &mut Report, manners: &Manners) {
     let Manners { acknowledges, echoes, shows, joins, objection } = manners;
     if let Some(text) = objection {
         report.fault(
-            format!("it refuses a frame in a session of our own: {text}"),
-            "see its log; the frame has the 20 fields of the dashboard",
+            format!("it refuses a frame in a test session: {text}"),
+            "check its log; the frame has the 20 fields of the dashboard",
         );
         return;
     }
     match acknowledges {
-        true => report.ok("it acknowledges a frame, in a session of our own"),
+        true => report.ok("it acknowledges a frame in a test session"),
         false => report.warning(
             "it acknowledges nothing",
-            "let its handlers return, or write delivery.proof = \"echo\" if it sends frames back",
+            "make its handlers return, or set delivery.proof = \"echo\" if it sends frames back",
         ),
     }
     match (echoes, shows) {
-        (true, _) => report.ok("it sends a frame to all who look on"),
+        (true, _) => report.ok("it sends a frame to all viewers"),
         (false, true) => report.warning(
-            "it does not send a frame back to who sent it, but shows it when asked",
-            "nothing is lost, it is asked every delivery.verify_interval; faster is a server that \
-             sends to the whole room, the sender too",
+            "it does not send a frame back to its sender, but returns it on request",
+            "nothing is lost: pitwire asks it every delivery.verify_interval; a server that sends \
+             to the whole room, including the sender, is faster",
         ),
         (false, false) if *joins => report.fault(
-            "it keeps no frame: it neither sends one back nor shows one when asked",
-            "see its log: it may refuse frames without a word",
+            "it does not keep frames: it neither sends them back nor returns them on request",
+            "check its log: it may discard frames silently",
         ),
         (false, false) => report.warning(
-            "it does not answer who joins a session, so that it cannot be asked what it holds",
-            "an entry counts as delivered when the connection outlives it for 90 s; better is a \
-             server with join_session",
+            "it does not answer join_session, so pitwire cannot ask which frames it has",
+            "an entry counts as delivered when the connection lasts for 90 s after it; a server \
+             with join_session is better",
         ),
     }
 }
@@ -168,7 +168,7 @@ mod tests {
         };
         let mut report = Report::new("server");
         say(&mut report, &manners);
-        let said = "it refuses a frame in a session of our own: lap is below 0";
+        let said = "it refuses a frame in a test session: lap is below 0";
         assert_eq!(report.findings.len(), 1);
         assert_eq!(
             (report.findings[0].severity, &*report.findings[0].what),

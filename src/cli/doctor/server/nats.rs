@@ -1,4 +1,4 @@
-//! A NATS server: whether it lets us in, and keeps a stream for us.
+//! Checks a NATS server: whether it accepts the connection and has the stream.
 
 use tokio::time::timeout;
 
@@ -14,30 +14,33 @@ pub(super) async fn look(report: &mut Report, config: &Config) {
     let late = |_| Err(SinkError::Timeout(limit, "it does not show its stream"));
     let error = match timeout(limit, nats.open()).await.unwrap_or_else(late) {
         Ok(_) => {
-            report.ok(format!("it speaks NATS, lets us in, and has the stream {}", nats.server()));
+            report.ok(format!(
+                "it speaks NATS, accepts the connection and has the stream {}",
+                nats.server()
+            ));
             return;
         }
         Err(error) => error,
     };
     let advice = match &error {
         SinkError::Refused(_) => {
-            "see that server.url has the name and the port of the NATS server, that it runs, and that \
-             this PC is online"
+            "check that server.url has the name and the port of the NATS server, that it runs, and \
+             that this PC is online"
         }
         SinkError::Timeout(..) | SinkError::Lost(_) => {
-            "try again; see that the server is not overloaded"
+            "try again; check that the server is not overloaded"
         }
         SinkError::Tls(_) => {
-            "see that server.ca_file names the authority of the server's certificate, and that the \
-             certificate has the name in server.url"
+            "check that server.ca_file names the authority of the server's certificate, and that \
+             the certificate has the name in server.url"
         }
         SinkError::Auth(_) => {
-            "ask who runs it for a token or a .creds file; they go into server.token or \
-             server.token_file, and server.credentials_file"
+            "ask its operator for a token or a .creds file; put it into server.token or \
+             server.token_file, or set server.credentials_file"
         }
         SinkError::Protocol(_) | SinkError::Stream(_) => {
-            "see that server.url is the address of a NATS server that was started with JetStream: \
-             nats-server -js"
+            "check that server.url is the address of a NATS server that was started with \
+             JetStream: nats-server -js"
         }
     };
     report.fault(format!("{}: {}", config.server.url, reason(error)), advice);

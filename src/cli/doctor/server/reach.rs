@@ -1,4 +1,4 @@
-//! From an address to an answer: name, connection, TLS, HTTP.
+//! Checks whether the server can be reached: name, connection, TLS, HTTP.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -23,23 +23,23 @@ use crate::remote_text::{RemoteText, Secrets};
 use crate::request::{Bytes, Full, Request, StatusCode, ask, header};
 use crate::sink::socketio::trusting;
 
-/// Where the server is.
+/// The address of the server.
 pub(super) struct Place {
-    /// As the configuration has it.
+    /// The address as it is in the configuration.
     shown: String,
     host: Host<String>,
     port: u16,
-    /// Of the path, without a `/` at its end.
+    /// The path, without a trailing `/`.
     prefix: String,
     pub(super) is_tls: bool,
 }
 
-/// What the server answers to the first request of Socket.IO.
+/// The server's answer to the first request of a Socket.IO client.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
-    /// Whether it is the answer of such a server.
+    /// Whether it is the answer of a Socket.IO server.
     pub(super) speaks_engine_io: bool,
-    /// Its clock less ours, in seconds, if it tells its time.
+    /// The server's clock minus this PC's, in seconds; `None` without a `Date` header.
     offset_s: Option<i64>,
 }
 
@@ -67,7 +67,7 @@ impl Place {
             Ok(Ok(addresses)) => {
                 let addresses: Vec<_> = addresses.take(MAX_DOCTOR_ADDRESSES).collect();
                 if !addresses.is_empty() {
-                    report.ok(format!("the name {name} is known"));
+                    report.ok(format!("the name {name} resolves"));
                     return Some(addresses);
                 }
                 "it has no address".to_owned()
@@ -76,8 +76,8 @@ impl Place {
             Err(_) => format!("no answer in {DOCTOR_NETWORK_TIMEOUT:?}"),
         };
         report.fault(
-            format!("the name {name} is not known: {why}"),
-            "see that it is written right in server.url, and that this PC is online",
+            format!("the name {name} does not resolve: {why}"),
+            "check its spelling in server.url, and that this PC is online",
         );
         None
     }
@@ -100,16 +100,16 @@ impl Place {
         }
         match why.kind() {
             io::ErrorKind::ConnectionRefused => report.fault(
-                format!("nobody listens at {}", self.shown),
-                "see that the dashboard server runs, and that server.url has its port",
+                format!("no server listens at {}", self.shown),
+                "check that the dashboard server runs, and that server.url has its port",
             ),
             io::ErrorKind::TimedOut => report.fault(
                 format!("{} does not answer in {DOCTOR_NETWORK_TIMEOUT:?}", self.shown),
-                "see that this PC is online, and that no firewall is between it and the server",
+                "check that this PC is online, and that no firewall is between it and the server",
             ),
             _ => report.fault(
                 format!("{} cannot be reached: {why}", self.shown),
-                "see that this PC is online, and that server.url is the server's address",
+                "check that this PC is online, and that server.url is the server's address",
             ),
         }
         None
@@ -129,8 +129,8 @@ impl Place {
             Ok(connector) => tokio_native_tls::TlsConnector::from(connector),
             Err(why) => {
                 report.fault(
-                    format!("TLS cannot begin: {why}"),
-                    "name a certificate authority as PEM in server.ca_file, or none",
+                    format!("cannot set up TLS: {why}"),
+                    "set server.ca_file to a certificate authority in PEM format, or remove it",
                 );
                 return None;
             }
@@ -139,7 +139,7 @@ impl Place {
         let name = host.trim_matches(['[', ']']);
         let why = match timeout(DOCTOR_NETWORK_TIMEOUT, connector.connect(name, stream)).await {
             Ok(Ok(stream)) => {
-                report.ok(format!("its certificate is good for {name}"));
+                report.ok(format!("its certificate is valid for {name}"));
                 return Some(stream);
             }
             Ok(Err(error)) => RemoteText::new(error, &Secrets::default()).to_string(),
@@ -149,20 +149,20 @@ impl Place {
             true => (
                 format!("its certificate is not trusted: {why}"),
                 format!(
-                    "name the authority that signed it in server.ca_file; see that it is for {name} \
-                     and not out of date, and that the clock of this PC is right"
+                    "set server.ca_file to the authority that signed it; check that it is valid \
+                     for {name} and has not expired, and that the clock of this PC is right"
                 ),
             ),
             false => (
                 format!("it does not speak TLS: {why}"),
-                "write http:// in place of https:// in server.url, or the port that has TLS".into(),
+                "use http:// instead of https:// in server.url, or the port that has TLS".into(),
             ),
         };
         report.fault(what, advice);
         None
     }
 
-    /// Asks as a client of Socket.IO begins.
+    /// Sends the first request of a Socket.IO client.
     pub(super) async fn ask(
         &self,
         report: &mut Report,
@@ -184,7 +184,7 @@ impl Place {
         let why = match timeout(DOCTOR_NETWORK_TIMEOUT, answered).await {
             Ok(Ok(answer)) => {
                 let date = answer.headers().get(header::DATE).and_then(|date| date.to_str().ok());
-                // In the middle between the request and the answer, rounded down as it is there.
+                // The time halfway between request and answer, rounded down as in the header.
                 let between = (asked.0 + clock::now().0) / 2;
                 return Some(Answer {
                     status: answer.status(),
@@ -196,12 +196,12 @@ impl Place {
             Err(_) => format!("no answer in {DOCTOR_NETWORK_TIMEOUT:?}"),
         };
         report.fault(
-            format!("what listens at {} does not speak HTTP: {why}", self.shown),
+            format!("the server at {} does not speak HTTP: {why}", self.shown),
             match self.is_tls {
-                true => "see that server.url has the port of the dashboard server",
+                true => "check that server.url has the port of the dashboard server",
                 false => {
-                    "see that server.url has the port of the dashboard server; one with TLS begins \
-                     with https://"
+                    "check that server.url has the port of the dashboard server; with TLS it \
+                     begins with https://"
                 }
             },
         );
@@ -209,7 +209,7 @@ impl Place {
     }
 }
 
-/// The moment in a `Date` header, in seconds since 1970.
+/// The time in a `Date` header, in seconds since 1970.
 fn seconds(date: &str) -> Option<i64> {
     let zoned = rfc2822::DateTimeParser::new().parse_timestamp(date).ok();
     zoned.map(Timestamp::as_second)
@@ -217,18 +217,17 @@ fn seconds(date: &str) -> Option<i64> {
 
 pub(super) fn say_clock(report: &mut Report, answer: &Answer) {
     let Some(offset) = answer.offset_s else {
-        return report.note("it does not tell its time", "compare its clock with this PC's");
+        return report.note("it does not report its time", "compare its clock with this PC's");
     };
     if Duration::from_secs(offset.unsigned_abs()) <= DOCTOR_CLOCK_OFFSET {
-        return report.ok("its clock and the one of this PC agree");
+        return report.ok("its clock agrees with this PC's");
     }
     let off = count(offset.unsigned_abs(), "second");
     let (direction, pc) = if offset > 0 { ("ahead of", "slow") } else { ("behind", "fast") };
     report.warning(
-        format!("its clock is {off} {direction} the one of this PC"),
+        format!("its clock is {off} {direction} this PC's"),
         format!(
-            "let both be set by the network; if this PC is the one that is {pc}, its frames have \
-             wrong times"
+            "synchronize both clocks; if this PC's is the {pc} one, its frames have wrong times"
         ),
     );
 }
@@ -246,11 +245,11 @@ mod tests {
     #[test]
     fn a_clock_is_said_to_be_off_beyond_what_http_can_tell() {
         for (offset_s, expected) in [
-            (None, "it does not tell its time"),
-            (Some(5), "its clock and the one of this PC agree"),
-            (Some(-5), "its clock and the one of this PC agree"),
-            (Some(6), "its clock is 6 seconds ahead of the one of this PC"),
-            (Some(-3600), "its clock is 3600 seconds behind the one of this PC"),
+            (None, "it does not report its time"),
+            (Some(5), "its clock agrees with this PC's"),
+            (Some(-5), "its clock agrees with this PC's"),
+            (Some(6), "its clock is 6 seconds ahead of this PC's"),
+            (Some(-3600), "its clock is 3600 seconds behind this PC's"),
         ] {
             let mut report = Report::new("server");
             let status = StatusCode::OK;
