@@ -347,7 +347,8 @@ async fn end() {
     free(&filler, 0);
     let status = Flow::open(&config, 2).writer.status();
     assert_eq!(status.imbalance, 0, "{status:?}");
-    assert_eq!(status.entries, before.entries, "{status:?}");
+    // The last attempt at the end may find room for some more.
+    assert!(status.entries >= before.entries && status.ledger.storage > 0, "{status:?}");
     assert_eq!(status.entries + status.ledger.storage, handed_in, "{status:?}");
 }
 

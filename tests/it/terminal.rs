@@ -223,9 +223,7 @@ async fn a_terminal_that_is_stopped_stops_neither_the_car_nor_the_end() {
         }
         if goes_on {
             screen.types(CTRL_Q);
-            screen
-                .has("the number of lost lines", |row| row.contains("log lines dropped"))
-                .await;
+            screen.has("the number of lost lines", |row| row.contains("log lines dropped")).await;
             screen.shows("the current status", |row| saved(row) == Some(stored)).await;
         }
         peers::signal(screen.id(), "-INT");
