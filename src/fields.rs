@@ -1,9 +1,9 @@
 //! Sample -> dashboard fields: one table, and the pure functions around it.
 //!
-//! What a [`Frame`] lets out, every dashboard server takes, one that validates included, and the page
-//! can paint: no null, no number that is not finite, integers where integers belong, nothing below
-//! its minimum, no wheel but `fl`, `fr`, `rl`, `rr`. What it cannot repair without guessing it
-//! refuses, with a message for whoever wrote the sample.
+//! What a [`Frame`] lets out, every dashboard server takes, one that validates included, and the
+//! page can paint: no null, no number that is not finite, integers where integers belong, nothing
+//! below its minimum, no wheel but `fl`, `fr`, `rl`, `rr`. What it cannot repair without guessing
+//! it refuses, with a message for whoever wrote the sample.
 //!
 //! Two kinds of sample come in. One that has the dashboard's required names already is somebody's
 //! frame and passes through, extra keys included. From any other exactly the fields of the table

@@ -5,8 +5,8 @@
 //! recognized by its Origin, or by `Sec-Fetch-Site` where a request has no Origin; a page whose own
 //! name was pointed at this PC (DNS rebinding) by its Host.
 //!
-//! `deploy/docs/access.md` shows the result for each listener; `tests/it/abuse/access.rs` holds every
-//! cell of it against the program.
+//! `deploy/docs/access.md` shows the result for each listener; `tests/it/abuse/access.rs` holds
+//! every cell of it against the program.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

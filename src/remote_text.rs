@@ -4,9 +4,9 @@
 //! every configured secret becomes `[secret]`, every session id `[session]`; control, bidi and
 //! invisible characters are escaped; the length is bounded.
 //!
-//! A secret is recognized verbatim, percent-encoded in part or as a whole, quoted as JSON, in base64
-//! at any offset (so within `Basic` credentials), and with invisible characters in between. It is
-//! not recognized when a server splits it over several messages, changes it in another way
+//! A secret is recognized verbatim, percent-encoded in part or as a whole, quoted as JSON, in
+//! base64 at any offset (so within `Basic` credentials), and with invisible characters in between.
+//! It is not recognized when a server splits it over several messages, changes it in another way
 //! (reversed, in hexadecimal, encoded twice), or when it has fewer than [`MIN_SECRET_CHARS`]
 //! characters. A session id is recognized if it is a UUID, a fixed one of the configuration, or
 //! follows `/dashboard/`.

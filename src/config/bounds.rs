@@ -240,8 +240,8 @@ pub const HUB_ORDERS: usize = 4;
 
 // Servers of this program.
 
-/// The longest message that pitwire accepts as a server; a longer one ends the connection, as on the
-/// public server.
+/// The longest message that pitwire accepts as a server; a longer one ends the connection, as on
+/// the public server.
 pub const MAX_MESSAGE_BYTES: usize = 1_000_000;
 
 /// A client with more unread messages than this is disconnected: silently skipping a frame on an
@@ -362,8 +362,8 @@ pub const MAX_CHAOS_MINUTES: f64 = 1440.0;
 pub const DOCTOR_FSYNCS: usize = 9;
 pub const DOCTOR_FSYNC_BYTES: usize = 512;
 
-/// The doctor calls a disk slow if a write takes longer than this. A source waits at most four times
-/// as long ([`APPEND_TIMEOUT`]).
+/// The doctor calls a disk slow if a write takes longer than this. A source waits at most four
+/// times as long ([`APPEND_TIMEOUT`]).
 pub const DOCTOR_SLOW_FSYNC: Duration = Duration::from_millis(250);
 
 /// The doctor reports a disk with less free space than this, the smallest `queue.max_bytes`: the
@@ -374,8 +374,8 @@ pub const DOCTOR_LEAST_FREE_BYTES: u64 = 16 << 20;
 pub const DOCTOR_DISK_TIMEOUT: Duration = Duration::from_secs(10);
 pub const DOCTOR_VERIFY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long the doctor waits for a name lookup, a connection to each address, a TLS handshake and an
-/// HTTP response. The other steps have the limits of `[delivery]`.
+/// How long the doctor waits for a name lookup, a connection to each address, a TLS handshake and
+/// an HTTP response. The other steps have the limits of `[delivery]`.
 pub const DOCTOR_NETWORK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The maximum response that the doctor reads; `/metrics` and `/status` fit many times.

@@ -40,9 +40,9 @@ pub(super) trait Textual {
 /// path prefix. NATS: `nats` or `tls`, a host, optionally a port; or several such addresses of the
 /// nodes of a cluster, separated by commas.
 ///
-/// Never contains a user name, a password, a query, a fragment or a trailing `/`, so that a path can
-/// be appended and the address can be logged. `parse` also accepts `ws` and `wss` and converts them
-/// to `http` and `https`.
+/// Never contains a user name, a password, a query, a fragment or a trailing `/`, so that a path
+/// can be appended and the address can be logged. `parse` also accepts `ws` and `wss` and converts
+/// them to `http` and `https`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerUrl(String);
 

@@ -83,8 +83,8 @@ impl Hall {
         }))
     }
 
-    /// Tracks a new session until its CONNECT packet, and closes the oldest such sessions when there
-    /// are too many.
+    /// Tracks a new session until its CONNECT packet, and closes the oldest such sessions when
+    /// there are too many.
     fn expect_hello(&self, line: &Line) {
         let mut silent = lock(&self.0.silent);
         let says_nothing = |line: &Line| !line.is_closed() && !line.data.is_open();

@@ -13,8 +13,8 @@ pub(crate) enum FormPolicy {
     ThisServer,
 }
 
-/// An HTML document out of its parts, the first of which begins with its title. It may load nothing,
-/// may talk to no server but this one, and may not be framed.
+/// An HTML document out of its parts, the first of which begins with its title. It may load
+/// nothing, may talk to no server but this one, and may not be framed.
 pub(crate) fn document(forms: FormPolicy, parts: &[&str]) -> Response {
     let form_action = match forms {
         FormPolicy::Nowhere => "'none'",

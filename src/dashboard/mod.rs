@@ -64,8 +64,8 @@ pub struct Behaviour {
     pub forget_every: Option<Duration>,
 }
 
-/// Serves programs and pages of this PC until `shutdown` completes, then tells the clients and breaks
-/// every connection.
+/// Serves programs and pages of this PC until `shutdown` completes, then tells the clients and
+/// breaks every connection.
 pub async fn serve(
     listener: TcpListener,
     behaviour: Behaviour,

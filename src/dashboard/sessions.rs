@@ -20,8 +20,8 @@ pub(super) const HISTORY_BYTES: usize = 1 << 30;
 /// longest is forgotten.
 const SESSIONS_KEPT: usize = 1_000;
 
-/// Sessions without data, at most: publishers that were given an id and have not sent yet. One more,
-/// and the oldest of them is forgotten; it never displaces a session with data.
+/// Sessions without data, at most: publishers that were given an id and have not sent yet. One
+/// more, and the oldest of them is forgotten; it never displaces a session with data.
 const EMPTY_SESSIONS_KEPT: usize = 1_000;
 
 /// What a frame or a setup costs beside its text: pointers and the allocator's share, in bytes.
