@@ -82,7 +82,7 @@ impl Connections {
         if connections < wanted {
             tracing::warn!(
                 "{name}: accepts {connections} connections at a time instead of {wanted}, because \
-                 the open-files limit of this process is low; raise it (`ulimit -n`, `LimitNOFILE=`)"
+                 the open-files limit is low; raise it (`ulimit -n`, `LimitNOFILE=`)"
             );
         }
         let limits = Limits { connections, per_peer: connections.div_ceil(2) };
@@ -299,7 +299,7 @@ mod tests {
         Connections::new("test", LIMIT)
     }
 
-    /// Drops the place of a connection as soon as it is killed, as its task does.
+    /// Drops the slot of a connection as soon as it is killed, as its task does.
     async fn serve_until_killed(slot: Slot) {
         let killed = std::future::poll_fn(|context| {
             match slot.connection.kill_switch().check_reader(context) {
@@ -356,7 +356,7 @@ mod tests {
             slots.push(slot);
         }
         assert!(connections.admit(peer(1)).await.is_none());
-        // Once its client stops reading, it may be.
+        // Once its client stops reading, it may be closed.
         slots[0].connection.sent(true);
         advance(Duration::from_secs(3)).await;
         tokio::spawn(serve_until_killed(slots.remove(0)));
@@ -401,7 +401,7 @@ mod tests {
         let ((), ()) = tokio::join!(connections.close(Duration::from_secs(1)), answered);
         let took = begun_at.elapsed();
         assert!(took < Duration::from_secs(1) && slot.connection.kill_switch().is_killed());
-        // One that does not end is broken.
+        // A response that does not end is cut off.
         slot.connection.request_complete();
         connections.close(Duration::from_secs(1)).await;
         assert!(begun_at.elapsed() < Duration::from_secs(3));

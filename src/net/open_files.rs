@@ -30,7 +30,7 @@ pub fn raise_limit() {
         if limit.current.is_some_and(|current| current < wanted) {
             limit.current = Some(wanted);
             if let Err(error) = setrlimit(Resource::Nofile, limit) {
-                tracing::debug!(%error, "cannot raise the open-files limit; fewer connections may be accepted");
+                tracing::debug!(%error, "cannot raise the open-files limit");
             }
         }
     }
