@@ -24,7 +24,7 @@
 //! | --- | --- | --- |
 //! | [`entry`], [`fields`], [`backoff`], [`drain`] | compute | use a clock, I/O, logs or metrics |
 //! | [`source`] | read samples and hand them to the queue | know that sessions or sinks exist |
-//! | [`queue`] | keep entries in order within bounds; keep the ledger | know network, clock, chance |
+//! | [`queue`] | keep entries in order, bounded, accounted for | know network, clock, chance |
 //! | [`session`] | the delivery loop: bind, publish, prove, remove, retry | know sockets or disks |
 //! | [`sink`] | speak to a server over one connection | retry, know the queue |
 //! | [`publisher`] | wire queue, session and sink into one handle | |
@@ -33,7 +33,7 @@
 //! | [`reload`] | apply a changed configuration to the running agent | |
 //! | `contract` | the server side of the dashboard's Socket.IO events | keep sessions |
 //! | [`tools`] | inspect and change a queue, here or over the admin address | know sessions |
-//! | [`loopback_guard`] | decide who may use a listener: peer, Host, Origin, token | know the routes |
+//! | [`loopback_guard`] | admit clients by peer, Host, Origin and token | know the routes |
 //! | [`net`] | accept and serve the connections of every listener, bounded | know the routes |
 //! | `body` | bound the memory for the bodies of HTTP requests | know their contents |
 //! | `offload` | parse large texts on another thread | know their contents |

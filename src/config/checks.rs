@@ -276,7 +276,7 @@ impl Loading {
             }
         } else if server.url.protocol() == Protocol::Nats {
             let message = format!(
-                "\"{}\" cannot be a hub's destination: the hub would receive its own entries again; \
+                "\"{}\" cannot be a hub's destination: the hub would receive its own entries; \
                  write the address of the dashboard server, or source.nats.enabled = false",
                 server.url
             );

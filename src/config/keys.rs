@@ -114,7 +114,7 @@ static KEYS: &[Key] = &[
     key("source.socketio.token_file", Text(|c| &mut c.source.socketio.token_file),
         "A file that contains the token."),
     key("source.nats.enabled", Switch(|c| &mut c.source.nats.enabled),
-        "Makes this agent a hub: it receives what the agents of a league publish to a NATS server."),
+        "Makes this agent a hub, which receives the entries that other agents publish to a NATS server."),
     key("source.nats.url", Text(|c| &mut c.source.nats.url),
         "The NATS server of the hub, nats or tls, cluster nodes separated by commas."),
     key("source.nats.token", Text(|c| &mut c.source.nats.token),

@@ -6,8 +6,8 @@
 //!   viewers, then acknowledged.
 //! - An acknowledgement proves nothing: like the public server, this one also acknowledges refused
 //!   events and events for unknown sessions, unless the host refuses with [`Refusal::Unsure`].
-//! - Memory is bounded: unhandled events of a client and packets that it has not read are counted in
-//!   bytes ([`ClientLimits`]).
+//! - Memory is bounded: unhandled events of a client and packets that it has not read are counted
+//!   in bytes ([`ClientLimits`]).
 
 mod engineio;
 mod events;

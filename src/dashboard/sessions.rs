@@ -207,7 +207,7 @@ impl Sessions {
         let Some(id) = quietest.map(|(id, _)| id.clone()) else { return };
         if let Some(session) = self.by_id.remove(&id) {
             self.bytes -= session.bytes();
-            tracing::warn!(session = %id, "history is full; forgot the least recently active session");
+            tracing::warn!(session = %id, "history full; forgot the least active session");
         }
     }
 
@@ -221,7 +221,7 @@ impl Sessions {
         for (_, id) in quietest.into_iter().take(excess) {
             if let Some(session) = self.by_id.remove(&id) {
                 self.bytes -= session.bytes();
-                tracing::warn!(session = %id, most, "too many sessions; forgot the least recently active one");
+                tracing::warn!(session = %id, most, "too many sessions; forgot the least active one");
             }
         }
     }

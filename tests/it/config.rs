@@ -180,7 +180,7 @@ fn each_mistake_is_one_line_that_says_what_to_do() {
         (toml("[source.nats]\nenabled = true\nurl = \"http://pit\""),
             "pitwire.toml:3: source.nats.url: \"http://pit\" is not a NATS server; write an address such as \"nats://localhost:4222\""),
         (toml("[server]\nurl = \"nats://pit\"\n[source.nats]\nenabled = true"),
-            "pitwire.toml:4: server.url: \"nats://pit\" cannot be a hub's destination: the hub would receive its own entries again; write the address of the dashboard server, or source.nats.enabled = false"),
+            "pitwire.toml:4: server.url: \"nats://pit\" cannot be a hub's destination: the hub would receive its own entries; write the address of the dashboard server, or source.nats.enabled = false"),
         (toml("[source.nats]\nagents = \"pc-1, pc 2\""),
             "pitwire.toml:2: source.nats.agents: \"pc-1, pc 2\" has an invalid name; write agent names separated by commas, or \"\" for all"),
         // Listeners that other machines reach.
@@ -289,7 +289,7 @@ fn each_mistake_with_other_servers_is_one_line() {
         (toml("[destination.b]\nurl = \"nats://b\"\nsession_id = \"race\""),
             "pitwire.toml:3: destination.b.session_id: \"race\" cannot be used on NATS, where the agent names each stint; write \"auto\""),
         (toml("source.nats.enabled = true\ndestination.b.url = \"nats://b\""),
-            "pitwire.toml:2: destination.b.url: \"nats://b\" cannot be a hub's destination: the hub would receive its own entries again; write the address of the dashboard server, or source.nats.enabled = false"),
+            "pitwire.toml:2: destination.b.url: \"nats://b\" cannot be a hub's destination: the hub would receive its own entries; write the address of the dashboard server, or source.nats.enabled = false"),
         (toml(&nine),
             "pitwire.toml:18: destination.d8.url: is one destination too many; write 8 at most"),
     ];
