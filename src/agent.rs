@@ -218,7 +218,7 @@ async fn take_over(publisher: &DashboardPublisher, reload: Option<&Reload>) -> A
     answer
 }
 
-/// Waits until everything that was accepted has left the queue.
+/// Waits until the queue is empty.
 async fn drained(publisher: &DashboardPublisher) {
     let mut look = interval(Duration::from_millis(100));
     while publisher.queue_status().entries > 0 {
@@ -554,7 +554,7 @@ async fn listen(
         match bound.await {
             Ok((listener, access)) => serve(listener, access).await,
             Err(error) => {
-                tracing::warn!(%address, %error, "cannot listen for {what}, trying again");
+                tracing::warn!(%address, %error, "cannot listen for {what}; retrying");
             }
         }
         sleep(LISTEN_RETRY_INTERVAL).await;

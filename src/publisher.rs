@@ -311,7 +311,7 @@ impl DashboardPublisher {
         self.writer.status()
     }
 
-    /// The configuration in force.
+    /// The active configuration.
     pub fn config(&self) -> Arc<Config> {
         Arc::clone(&self.config.borrow())
     }

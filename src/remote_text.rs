@@ -416,7 +416,7 @@ mod tests {
         for user in ["", "a", "bo", "ana", "dave"] {
             let basic = STANDARD.encode(format!("{user}:hunter2/secret"));
             let shown = RemoteText::new(format!("Basic {basic}"), &secrets());
-            // The characters that the user's name has a part in stay.
+            // Characters that also encode a part of the user name are not replaced.
             assert!(shown.contains(SECRET) && shown.len() < 28, "{user}: {shown}");
         }
     }

@@ -129,7 +129,7 @@ struct View {
     board: Board,
 }
 
-/// The page's routes.
+/// The routes of the status page.
 pub(crate) fn router(tools: Tools, session: Watched, others: Others, board: Board) -> Router {
     Router::new()
         .route("/", get(page))

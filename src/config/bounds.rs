@@ -179,8 +179,8 @@ pub const AUTH_RETRY_INTERVAL: Duration = Duration::from_secs(30);
 /// How often a NATS server is pinged. A connection that was silent for three intervals is lost.
 pub const NATS_PING_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long a stream remembers message ids, to discard duplicates. The agent detects duplicates
-/// too, so this does not have to span an outage.
+/// How long a stream remembers message ids to discard duplicates. Other checks find older
+/// duplicates, so this does not have to span an outage.
 pub const NATS_DUPLICATE_WINDOW: Duration = Duration::from_mins(2);
 
 /// The maximum time for a NATS server to answer a hub's request, and to accept a connection.
@@ -216,8 +216,8 @@ pub const HUB_MARGIN: Duration = Duration::from_secs(2);
 /// How long a hub leaves an unassigned agent to a hub with fewer agents.
 pub const HUB_PATIENCE: Duration = Duration::from_secs(10);
 
-/// The longest time that a returning hub holds its old entries until its successor has delivered
-/// them, and that a new stint is held back for a handover.
+/// The longest time that a returning hub withholds its queued entries until its successor has
+/// delivered them, and that a new stint is held back for a handover.
 pub const HUB_HOLD: Duration = Duration::from_secs(30);
 
 /// How often an update of the assignment table is retried after a conflicting write, and the pause
@@ -263,8 +263,8 @@ pub const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long a stopping server waits for its clients to disconnect.
 pub const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The number of cars whose newest frame and setup are kept for joining clients; the least recently
-/// used are forgotten.
+/// The number of cars whose newest frame and setup are kept for joining clients: the ones that sent
+/// most recently.
 pub const MAX_LATEST: usize = 8;
 
 /// How often a browser checks whether the page of a car exists yet.

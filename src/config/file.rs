@@ -119,11 +119,11 @@ fn read(path: &Path) -> Result<String, String> {
         File::open(path).and_then(|file| file.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut bytes));
     match file {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err("there is no such file; give the path of one with --config".into())
+            Err("does not exist; pass the path of a file with --config".into())
         }
         Err(error) => Err(format!("cannot be read: {error}")),
         Ok(length) if length as u64 > MAX_CONFIG_BYTES => {
-            Err(format!("is above {MAX_CONFIG_BYTES} bytes; is it a configuration?"))
+            Err(format!("has more than {MAX_CONFIG_BYTES} bytes; is it a configuration?"))
         }
         Ok(_) => String::from_utf8(bytes).map_err(|_| "is not text in UTF-8".into()),
     }

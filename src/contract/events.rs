@@ -125,7 +125,7 @@ struct SetupUpdate<'a> {
     setup: &'a RawValue,
 }
 
-/// One event between a client and the host.
+/// The handling of one event of a client by the host.
 struct Exchange<'a, H> {
     host: &'a H,
     from: &'a Connection,

@@ -496,7 +496,7 @@ mod tests {
 
     #[test]
     fn a_sample_may_have_values_up_to_the_limit() {
-        // The object, the array, and its numbers.
+        // The object and the array count as values, too.
         for (numbers, fits) in [(MAX_SAMPLE_VALUES - 2, true), (MAX_SAMPLE_VALUES - 1, false)] {
             let text = json!({"a": vec![0; numbers]}).to_string();
             let checked = check(&text);

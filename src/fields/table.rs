@@ -47,7 +47,7 @@ const fn row(
     Field { name, keys, shape, negative, unit }
 }
 
-/// The 20 fields, less the timestamp, in the order in which they are sent.
+/// The 20 fields except the timestamp, in the order in which they are sent.
 #[rustfmt::skip]
 pub(super) const FIELDS: [Field; 19] = {
     use Negative::{Kept, LeftOut, Refused};

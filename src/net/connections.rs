@@ -162,7 +162,7 @@ impl Connections {
         }
     }
 
-    /// Resolves when the connections are to be closed.
+    /// Resolves when the listener starts to close its connections.
     pub(super) async fn closing(&self) {
         // `self` owns the sender, so it cannot be dropped.
         let _ = self.0.is_closing.subscribe().wait_for(|is_closing| *is_closing).await;
@@ -249,7 +249,7 @@ enum Candidates {
     All,
 }
 
-/// The address that counts as one peer: a machine has 2^64 addresses of IPv6 to choose from.
+/// The network that counts as one peer: a machine can use 2^64 addresses of its IPv6 network.
 fn network_of(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(address) if !address.is_loopback() => {
@@ -260,7 +260,7 @@ fn network_of(peer: IpAddr) -> IpAddr {
     }
 }
 
-/// The place of one connection among those of its listener, free again when this is dropped.
+/// The slot of a connection in the limits of its listener, released on drop.
 #[derive(Debug)]
 pub(super) struct Slot {
     connections: Connections,

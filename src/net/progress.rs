@@ -87,7 +87,7 @@ impl Connection {
     /// Records that the head of a request has arrived, but not its whole body.
     pub(super) fn request_begun(&self) {
         let mut progress = self.progress();
-        // The first request began with the connection.
+        // A new connection is in this phase already, since it was accepted.
         if progress.phase == Phase::KeptAlive {
             progress.enter(Phase::Requesting);
         }

@@ -202,7 +202,7 @@ fn each_mistake_is_one_line_that_says_what_to_do() {
         (Given { file: Some(("pitwire.toml", b"update_rate_hz = 2 # \xff")), ..Given::default() },
             "pitwire.toml: is not text in UTF-8"),
         (Given { file: Some(("pitwire.toml", &[b'\n'; (1 << 20) + 1])), ..Given::default() },
-            "pitwire.toml: is above 1048576 bytes; is it a configuration?"),
+            "pitwire.toml: has more than 1048576 bytes; is it a configuration?"),
         // The original client's file.
         (json("{\n  \"server_url\": 5000\n}"),
             "config.json:2: server_url: 5000 is not text; write an address such as \"http://localhost:5000\" or \"nats://localhost:4222\""),
@@ -316,7 +316,7 @@ fn a_file_that_cannot_be_read_is_a_problem() {
         problems.expect_err("nothing to read").to_string()
     };
     let missing = read(Path::new("no/such/pitwire.toml"));
-    let expected = "there is no such file; give the path of one with --config";
+    let expected = "does not exist; pass the path of a file with --config";
     assert_eq!(missing, format!("no/such/pitwire.toml: {expected}"));
     let directory = tempfile::tempdir().expect("a directory");
     let unreadable = read(directory.path());
