@@ -1,5 +1,5 @@
-//! What the agent shows of itself over HTTP: `/metrics`, `/healthz` and `/readyz`; the
-//! [status] page, and the queue's [tools] for the commands.
+//! The admin address: `/metrics`, `/healthz`, `/readyz`, `/reload`, the [status] page and the queue
+//! [tools].
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -24,26 +24,27 @@ use crate::session::{Others, SessionStatus, Watched};
 use crate::status::{self, Board};
 use crate::tools::{self, Tools};
 
-/// Connections at the same time: a few scrapers, commands, and browsers with six each.
+/// The maximum number of open connections: enough for a few scrapers, commands, and browsers with
+/// six connections each.
 pub(crate) const MAX_CONNECTIONS: usize = 64;
 
-/// What the pages are made from.
+/// The state behind the routes.
 #[derive(Clone, Debug)]
 pub struct View {
-    /// The queue's folder.
+    /// The queue's directory.
     pub path: PathBuf,
-    /// Whom to ask for another configuration, if that can be had.
+    /// Requests reloads; `None` in a program that embeds pitwire.
     pub reload: Option<Asking>,
     pub queue: Writer,
     pub session: Watched,
     pub others: Others,
-    /// `None` when this process has no recorder of its own.
+    /// `None` if pitwire did not install the metrics recorder of this process.
     pub metrics: Option<PrometheusHandle>,
     pub board: Board,
 }
 
-/// The routes of the admin address. `access` is that to the metrics and the health; all else is for
-/// this PC.
+/// The routes of the admin address. `access` applies to metrics and health; all other routes are
+/// for this PC only.
 pub fn router(view: View, access: Access) -> Router {
     let tools = Tools::new(view.path.clone(), view.queue.clone());
     let reload = Router::new()
@@ -63,11 +64,11 @@ pub fn router(view: View, access: Access) -> Router {
         .merge(tools::router(tools))
 }
 
-/// What changed, or all that is wrong with the configuration.
+/// Reloads the configuration and returns the changes, or 409 with the problems.
 async fn reload(State(asking): State<Option<Asking>>) -> Response {
     let answer = match asking {
         Some(asking) => asking.ask().await,
-        None => Err("the program that embeds pitwire has its configuration from elsewhere".into()),
+        None => Err("the program that embeds pitwire does not support a reload".into()),
     };
     match answer {
         Ok(changes) => Json(changes).into_response(),
@@ -95,8 +96,8 @@ async fn show_metrics(State(view): State<Arc<View>>) -> impl IntoResponse {
     }
 }
 
-/// Sets the gauges, and the counters that the ledger keeps over restarts, from how the queue
-/// stands.
+/// Sets the gauges, and the counters that the ledger keeps across restarts, from the queue's
+/// status.
 fn observe_queue(status: &QueueStatus) {
     let seconds = |at: Option<CapturedAt>| at.map_or(0.0, |at| at.0 as f64 / 1000.0);
     gauge!("pitwire_queue_entries").set(status.entries as f64);
@@ -114,7 +115,7 @@ fn observe_queue(status: &QueueStatus) {
     status.others.iter().for_each(observe_ledger);
 }
 
-/// Likewise, from the ledger of one destination.
+/// Sets gauges and counters from the ledger of one destination.
 fn observe_ledger(standing: &Standing) {
     let Standing { name, queued, appended, ledger, imbalance } = standing;
     gauge!("pitwire_ledger_imbalance_entries", labels_of(name, &[])).set(*imbalance as f64);
@@ -138,7 +139,7 @@ fn observe_ledger(standing: &Standing) {
     }
 }
 
-/// Sets the gauges from how the session of one destination stands.
+/// Sets the gauges from the session status of one destination.
 fn observe_session(destination: &str, status: &SessionStatus) {
     let labels = || labels_of(destination, &[]);
     let number = |truth: bool| f64::from(u8::from(truth));
@@ -149,12 +150,12 @@ fn observe_session(destination: &str, status: &SessionStatus) {
     gauge!("pitwire_backoff_seconds", labels()).set(wait);
 }
 
-/// 200 while the agent can do its main job: store what it is given.
+/// Returns 200 while the agent can store entries.
 async fn healthz(State(view): State<Arc<View>>) -> impl IntoResponse {
     verdict(&faults(&view.queue.status(), view.queue.is_closed()))
 }
 
-/// What keeps the agent from storing what it is given, a sentence each.
+/// The faults that keep the agent from storing entries, a sentence each.
 pub fn faults(queue: &QueueStatus, is_closed: bool) -> Vec<String> {
     let mut faults = Vec::new();
     if is_closed {
@@ -176,7 +177,7 @@ pub fn faults(queue: &QueueStatus, is_closed: bool) -> Vec<String> {
     faults
 }
 
-/// 200 while entries reach the dashboard.
+/// Returns 200 while every destination has a session, so that entries reach the dashboards.
 async fn readyz(State(view): State<Arc<View>>) -> impl IntoResponse {
     let session = view.session.borrow();
     let mut reasons = Vec::new();
@@ -196,7 +197,7 @@ async fn readyz(State(view): State<Arc<View>>) -> impl IntoResponse {
     verdict(&reasons)
 }
 
-/// 200 and `ok`, or 503 and a reason a line.
+/// 200 and `ok`, or 503 with one reason per line.
 fn verdict(reasons: &[String]) -> impl IntoResponse + use<> {
     if reasons.is_empty() {
         (StatusCode::OK, "ok\n".to_owned())

@@ -40,26 +40,26 @@ use crate::source::{Intake, Sample, Taken, http, lmu, nats};
 use crate::status::{self, Board, Glance};
 use crate::tools::Tools;
 
-/// How long answers that are under way may take at the end of the agent: long enough for a POST that
-/// the disk is about to take.
+/// How long open requests may take to finish at shutdown: enough for a POST whose samples are being
+/// written to disk.
 const ANSWERS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// When the agent ends by itself.
+/// When [`run`] returns without a shutdown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
     /// Never.
     Shutdown,
-    /// When the lines and files are read and everything queued is delivered.
+    /// Once standard input and the file are read and the queue is empty.
     Drained,
 }
 
-/// Somebody who looks once a second how the agent stands.
+/// A callback that receives a status snapshot once a second.
 pub type Look = Box<dyn FnMut(&Glance) + Send>;
 
 /// Runs the agent until `shutdown` resolves or, with [`Until::Drained`], its work is done. Calls
-/// `announce` with the dashboard's page whenever it is a new one, and `look` if there is one.
+/// `announce` with the link of each new dashboard page, and `look`, if given, once a second.
 ///
-/// Must run in a tokio runtime. Ends within 5 s of the shutdown; what is not sent stays queued.
+/// Must run in a tokio runtime. Returns within 5 s of the shutdown; unsent entries stay queued.
 pub async fn run(
     config: Config,
     until: Until,
@@ -116,7 +116,7 @@ pub async fn run(
                 break;
             }
             reply = asked(&mut reload) => {
-                // Whoever asked may be gone.
+                // The requester may have disconnected.
                 let _ = reply.send(take_over(&publisher, reload.as_ref()).await);
             }
             ordered = orders.next(), if is_hub => carry_out(&publisher, ordered).await,
@@ -132,11 +132,11 @@ pub async fn run(
     Ok(())
 }
 
-/// The pages of `[server]`, each as it comes to be known. Those of the others go to the log.
+/// Yields each new dashboard page of `[server]`. Pages of the other destinations are logged.
 fn pages(publisher: &DashboardPublisher, services: &mut JoinSet<()>) -> mpsc::Receiver<String> {
     let (sender, pages) = mpsc::channel(MAX_PAGES);
     services.spawn(tell_pages(publisher.watch_session(), async move |page| {
-        // Nobody listens any more when the agent ends.
+        // The receiver is dropped when the agent ends.
         let _ = sender.send(page).await;
     }));
     for (destination, session) in publisher.watch_others() {
@@ -161,12 +161,12 @@ async fn tell_pages(mut session: Watched, tell: impl AsyncFn(String)) {
     }
 }
 
-/// Opens the queue, however long the disk is full or read-only.
+/// Opens the queue; retries without end while the disk is full or read-only.
 async fn open(config: Config) -> Result<DashboardPublisher, OpenError> {
     loop {
         match DashboardPublisher::open(config.clone()) {
             Err(error) if error.may_pass() => {
-                tracing::error!(%error, "nothing is taken before the queue opens, trying again");
+                tracing::error!(%error, "cannot open the queue; no source starts yet, retrying");
                 sleep(STORAGE_OPEN_INTERVAL).await;
             }
             opened => return opened,
@@ -174,7 +174,7 @@ async fn open(config: Config) -> Result<DashboardPublisher, OpenError> {
     }
 }
 
-/// Does what a hub asks for.
+/// Pauses, resumes or renews delivery, as the NATS hub source requests.
 async fn carry_out(publisher: &DashboardPublisher, Ordered { order, done }: Ordered) {
     match order {
         Order::Hold => publisher.disconnect().await,
@@ -185,7 +185,7 @@ async fn carry_out(publisher: &DashboardPublisher, Ordered { order, done }: Orde
         }
         Order::Renew => {}
     }
-    // Who ordered it may be gone.
+    // The hub may have stopped waiting.
     done.map(|done| done.send(()));
 }
 
@@ -196,10 +196,10 @@ async fn asked(reload: &mut Option<Reload>) -> oneshot::Sender<Answer> {
     }
 }
 
-/// Reads the configuration anew and takes over what can change.
+/// Reads the configuration again and applies what can change at run time.
 async fn take_over(publisher: &DashboardPublisher, reload: Option<&Reload>) -> Answer {
     let taken = async {
-        let reload = reload.ok_or("there is none to be read")?;
+        let reload = reload.ok_or("there is no configuration to reload")?;
         let (changes, config) = reload.read(&publisher.config())?;
         publisher.take_over(config.clone()).await.map_err(|error| error.to_string())?;
         reload.taken(&config);
@@ -207,18 +207,18 @@ async fn take_over(publisher: &DashboardPublisher, reload: Option<&Reload>) -> A
     };
     let answer: Answer = taken.await;
     match &answer {
-        Ok(changes) if changes.is_empty() => tracing::info!("the configuration is as it was"),
+        Ok(changes) if changes.is_empty() => tracing::info!("the configuration has not changed"),
         Ok(changes) => changes.iter().for_each(|change| tracing::info!("{change}")),
         Err(error) => {
-            // One line of the log: a configuration has a line for each problem.
+            // Keep the log entry on one line: the error has a line for each problem.
             let error = error.replace('\n', "; ");
-            tracing::error!("the configuration stays as it was: {error}");
+            tracing::error!("the new configuration is rejected, the old one stays active: {error}");
         }
     }
     answer
 }
 
-/// Waits until everything that was accepted has left the queue.
+/// Waits until the queue is empty.
 async fn drained(publisher: &DashboardPublisher) {
     let mut look = interval(Duration::from_millis(100));
     while publisher.queue_status().entries > 0 {
@@ -226,10 +226,10 @@ async fn drained(publisher: &DashboardPublisher) {
     }
 }
 
-/// Tasks of the sources that come to an end: lines and files.
+/// The tasks of all sources. Standard input and the file end; the others run until shutdown.
 struct Sources {
     ending: JoinSet<()>,
-    /// Read and taken of the file.
+    /// Bytes of the file that were read and stored.
     recording_bytes: Arc<AtomicU64>,
     _endless: JoinSet<()>,
 }
@@ -252,7 +252,7 @@ impl Sources {
             ending.spawn(read_file(intake, path, pace, Arc::clone(&recording_bytes)));
         }
         if config.source.lmu.enabled {
-            // It keeps the rate by itself.
+            // The source polls the game at the given rate, so its intake needs no rate limit.
             let (writer, lmu) = (publisher.writer(), config.source.lmu.clone());
             let read = move |rate| {
                 lmu::run(Intake::new(writer.clone(), lmu::NAME, 0.0), lmu.clone(), rate)
@@ -279,13 +279,13 @@ impl Sources {
         Self { ending, recording_bytes, _endless: endless }
     }
 
-    /// Returns when all lines and files are read.
+    /// Returns when standard input and the file are read to the end.
     async fn ended(&mut self) {
         while self.ending.join_next().await.is_some() {}
     }
 }
 
-/// Runs a source that keeps the rate by itself, from the start at each new rate.
+/// Runs a source that paces itself, and restarts it whenever the rate changes.
 async fn at_each_rate<F: Future<Output = ()>>(
     mut rate: watch::Receiver<f64>,
     source: impl Fn(f64) -> F,
@@ -312,11 +312,12 @@ async fn read_stdin(intake: Intake, receipts: bool) {
         lines::run(stdin, &intake, Pace::AsTheyCome, receipt).await
     };
     if let Err(error) = read.await {
-        tracing::warn!(%error, "stdin cannot be read any more");
+        tracing::warn!(%error, "cannot read stdin; the source stops");
     }
 }
 
-/// Standard input, read by a thread of its own: tokio's takes two, and wakes one for each read.
+/// Reads standard input on one dedicated thread; tokio's stdin uses two, and wakes one for each
+/// read.
 fn stdin(runtime: Handle) -> io::Result<DuplexStream> {
     let (mut written, read) = tokio::io::duplex(STDIN_BUFFER_BYTES);
     let copy = move || {
@@ -327,9 +328,9 @@ fn stdin(runtime: Handle) -> io::Result<DuplexStream> {
                 Ok(0) => return,
                 Ok(count) => count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return tracing::warn!(%error, "stdin cannot be read any more"),
+                Err(error) => return tracing::warn!(%error, "cannot read stdin; the source stops"),
             };
-            // Nobody takes it any more when the agent ends.
+            // The reader is dropped when the agent ends.
             if runtime.block_on(written.write_all(&bytes[..count])).is_err() {
                 return;
             }
@@ -339,7 +340,7 @@ fn stdin(runtime: Handle) -> io::Result<DuplexStream> {
     Ok(read)
 }
 
-/// One JSON object a line on stdout, so that a program that feeds the agent knows what is stored.
+/// Prints one JSON object per line on stdout, so that the feeding program learns what was stored.
 fn print_receipt(line: u64, taken: &Taken) {
     let what = match taken {
         Taken::Stored(seq) => format!(r#""seq":{seq}"#),
@@ -351,7 +352,7 @@ fn print_receipt(line: u64, taken: &Taken) {
     };
     use std::io::Write as _;
     let mut out = std::io::stdout().lock();
-    // Nobody listens any more: that is theirs to decide.
+    // A closed stdout only means that the feeding program does not want receipts.
     let _ = writeln!(out, r#"{{"line":{line},{what}}}"#).and_then(|()| out.flush());
 }
 
@@ -364,11 +365,11 @@ async fn read_file(intake: Intake, path: PathBuf, pace: Pace, bytes: Arc<AtomicU
         Ok::<_, io::Error>(())
     };
     if let Err(error) = read.await {
-        tracing::error!(path = %path.display(), %error, "the file cannot be read");
+        tracing::error!(path = %path.display(), %error, "cannot read the recording");
     }
 }
 
-/// The simulated car, for trying things out.
+/// Runs the simulated car of `source.simulator`.
 async fn drive(intake: Intake, rate_hz: f64, seed: u64) {
     let rate = if rate_hz > 0.0 { rate_hz } else { SIMULATOR_RATE_HZ };
     let period = Duration::from_secs_f64(1.0 / rate);
@@ -381,15 +382,15 @@ async fn drive(intake: Intake, rate_hz: f64, seed: u64) {
         car.step(period);
         samples.push(Sample::telemetry(&car.sample()));
         if let Err(error) = intake.take(std::mem::take(&mut samples)).await {
-            tracing::warn!(%error, "a simulated sample is not stored");
+            tracing::warn!(%error, "cannot store a simulated sample; it is lost");
         }
     }
 }
 
-/// The sources that listen, the admin pages, the metrics, and an eye on the drain.
+/// The listening sources, the admin pages, metrics upkeep and the drain monitor.
 struct Services {
     tasks: JoinSet<()>,
-    /// Of each listener.
+    /// The open connections of each listener.
     connections: Vec<Connections>,
 }
 
@@ -422,7 +423,7 @@ impl Services {
             tasks.spawn(listen(source.listen, "telemetry", move || source.access(), serve));
         }
         if config.source.socketio.enabled {
-            // A publisher has a rate of its own: what it sends is kept.
+            // A publisher chooses its own rate: keep everything it sends.
             let intake = publisher.intake("socketio", 0.0);
             let publishers = Arc::new(Publishers::new(intake, &config.queue.path, &config.stint));
             tasks.spawn(show_pages(Arc::clone(&publishers), publisher.watch_session()));
@@ -455,21 +456,22 @@ impl Services {
         Self { tasks, connections }
     }
 
-    /// Accepts nothing more, and gives answers that are under way [`ANSWERS_TIMEOUT`].
+    /// Stops accepting connections and gives open requests [`ANSWERS_TIMEOUT`] to finish.
     async fn end(self) {
         drop(self.tasks);
         join_all(self.connections.iter().map(|open| open.close(ANSWERS_TIMEOUT))).await;
     }
 }
 
-/// Says when the queue begins to drain slower than it fills, or has caught up; tells the board too.
+/// Logs when the queue starts to fall behind and when it has caught up, and updates the status
+/// history.
 async fn watch_drain(queue: Writer, session: Watched, board: Board) {
     let mut said = Drain::Level;
     let mut watch = Watch::default();
     loop {
         board.look(clock::now(), queue.status().entries);
         sleep(DRAIN_INTERVAL).await;
-        // Everybody knows why nothing drains.
+        // Without a session nothing drains, and the reason is already logged.
         if session.borrow().session.is_none() {
             watch.pause();
             continue;
@@ -485,7 +487,7 @@ async fn watch_drain(queue: Writer, session: Watched, board: Board) {
     }
 }
 
-/// Tells the board what goes wrong, as it does.
+/// Records connection, session and disk failures in the status history.
 async fn note_troubles(queue: Writer, mut session: Watched, board: Board) {
     let (mut failures, mut forgotten_at, mut storage_error) = (0, None, None);
     let mut stuck_since = None;
@@ -509,7 +511,7 @@ async fn note_troubles(queue: Writer, mut session: Watched, board: Board) {
         if let Some(stuck) = disk.stuck
             && stuck_since != Some(stuck.since)
         {
-            tracing::error!("{stuck}; what comes waits in memory");
+            tracing::error!("{stuck}; new entries wait in memory");
             board.trouble(clock::now(), status::disk_plainly(false), stuck.to_string());
             stuck_since = Some(stuck.since);
         }
@@ -521,7 +523,7 @@ async fn note_troubles(queue: Writer, mut session: Watched, board: Board) {
     }
 }
 
-/// Tells publishers' streams where the pages of their stints are.
+/// Sends each publisher the dashboard page of its stint.
 async fn show_pages(publishers: Arc<Publishers>, mut session: Watched) {
     loop {
         let SessionStatus { pages, .. } = session.borrow_and_update().clone();
@@ -534,8 +536,8 @@ async fn show_pages(publishers: Arc<Publishers>, mut session: Watched) {
     }
 }
 
-/// Serves those who have `access` on an address. While another program has the address, or the
-/// token file cannot be read, that is tried again.
+/// Listens on `address` and serves clients that `access` admits. Retries while another program uses
+/// the address or the token file cannot be read.
 async fn listen(
     address: SocketAddr,
     what: &'static str,
@@ -552,7 +554,7 @@ async fn listen(
         match bound.await {
             Ok((listener, access)) => serve(listener, access).await,
             Err(error) => {
-                tracing::warn!(%address, %error, "cannot listen for {what}, trying again");
+                tracing::warn!(%address, %error, "cannot listen for {what}; retrying");
             }
         }
         sleep(LISTEN_RETRY_INTERVAL).await;

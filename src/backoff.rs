@@ -1,4 +1,4 @@
-//! Delays between attempts; the only file that names the crate.
+//! Delays between attempts. No other file uses the `backoff` crate.
 
 use std::time::Duration;
 
@@ -7,10 +7,10 @@ use backoff::{ExponentialBackoff, ExponentialBackoffBuilder};
 use rand::Rng;
 use rand::rngs::SmallRng;
 
-/// Exponential backoff with full jitter: each delay is drawn between the least one and a ceiling
-/// that doubles up to the longest one. It never gives up.
+/// Exponential backoff with full jitter: each delay is drawn between the minimum and a ceiling that
+/// doubles up to the maximum. It never gives up.
 ///
-/// The crate keeps the ceiling; the jitter is drawn here, from a generator that a test can seed.
+/// The crate computes the ceiling; the jitter comes from `rng`, which a test can seed.
 #[derive(Debug)]
 pub struct Backoff {
     min: Duration,
@@ -37,7 +37,7 @@ impl Backoff {
         self.rng.random_range(self.min..=ceiling.max(self.min))
     }
 
-    /// The next delay is a short one again.
+    /// Restarts with short delays, after a success.
     pub fn reset(&mut self) {
         self.ceiling.reset();
     }

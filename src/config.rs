@@ -1,12 +1,12 @@
-//! What an operator can set, its defaults, and every other number of the program.
+//! The configuration with its defaults, and all fixed limits of the program.
 //!
-//! What an operator may want to change is a field of [`Config`]. What follows from a protocol, or
-//! is there only so that nothing grows without bound, is a constant in `bounds`. Either way the unit
+//! Settings that an operator may need to change are fields of [`Config`]. Limits that follow from a
+//! protocol, or that only keep resources bounded, are constants in `bounds`. In both cases the unit
 //! is in the type (`Duration`) or in the name (`_bytes`, `_hz`).
 //!
-//! [`load`] fills a `Config` from a file, the environment and the command line. The table of keys
-//! in `keys` says for each what is allowed and what it means; the messages, [`reference()`] and
-//! [`to_toml`] are all made from it, so none of them can disagree with another.
+//! [`load`] fills a `Config` from a file, the environment and the command line. The table in `keys`
+//! defines the allowed values and the meaning of each key. Error messages, [`reference()`] and
+//! [`to_toml`] are generated from it, so they always agree.
 
 mod access;
 mod bounds;
@@ -45,15 +45,16 @@ pub use values::{AgentName, AgentNames, Protocol, ServerUrl, Wrong};
 
 use crate::loopback_guard::Access;
 
-/// Everything an operator can set.
+/// All settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
-    /// Samples a second that a thinned source hands on, 0.001 to 1000; 0 keeps every sample.
+    /// The rate to which sources are limited, 0.001 to 1000 samples per second; 0 keeps every
+    /// sample.
     pub update_rate_hz: f64,
     pub agent: AgentConfig,
     pub server: ServerConfig,
-    /// Other servers that get the same entries, each at its own pace, by name: 1 to 32 of
-    /// `a-z 0-9 _ -`.
+    /// Other servers that receive the same entries, independently of each other, by name: 1 to 32
+    /// of `a-z 0-9 _ -`.
     pub destinations: BTreeMap<String, ServerConfig>,
     pub queue: QueueConfig,
     pub stint: StintConfig,
@@ -64,15 +65,15 @@ pub struct Config {
     pub log: LogConfig,
 }
 
-/// This agent among others.
+/// How this agent is identified among others.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AgentConfig {
-    /// `None` is the name of this PC.
+    /// `None` uses the name of this PC.
     pub name: Option<AgentName>,
 }
 
 impl AgentConfig {
-    /// What this agent is called on NATS.
+    /// The name of this agent on NATS.
     pub fn name(&self) -> String {
         match &self.name {
             Some(name) => name.to_string(),
@@ -81,7 +82,7 @@ impl AgentConfig {
     }
 }
 
-/// The server and the session on it.
+/// A server and how to connect to it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ServerConfig {
     pub url: ServerUrl,
@@ -91,31 +92,31 @@ pub struct ServerConfig {
     pub headers: Headers,
     pub auth: Auth,
     pub ca_file: Option<PathBuf>,
-    /// On NATS: a `.creds` file.
+    /// NATS: a `.creds` file.
     pub credentials_file: Option<CredentialFile>,
-    /// On NATS: servers that keep a copy of the stream, 1 to 5.
+    /// NATS: the number of replicas of the stream, 1 to 5.
     pub stream_replicas: u64,
-    /// On NATS: how long the stream keeps an entry, 1 hour to 365 days.
+    /// NATS: how long the stream keeps an entry, 1 hour to 365 days.
     pub stream_max_age: Duration,
 }
 
-/// Who names the session.
+/// How the session id is chosen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SessionChoice {
     /// The server assigns an id.
     Auto,
-    /// This id is used as given: 1 to 128 of `A-Z a-z 0-9 _ -`.
+    /// A fixed id: 1 to 128 of `A-Z a-z 0-9 _ -`.
     Fixed(String),
 }
 
-/// The bounded durable log on disk.
+/// The bounded queue on disk.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QueueConfig {
-    /// The directory it lives in; a relative path starts at the working directory.
+    /// The queue's directory; a relative path starts at the working directory.
     pub path: PathBuf,
     /// 1 to 1,000,000,000.
     pub max_entries: u64,
-    /// 16 MiB to 1 TiB, as `du` counts them.
+    /// 16 MiB to 1 TiB of disk space, as `du` counts it.
     pub max_bytes: u64,
     /// 1 minute to 365 days.
     pub max_age: Duration,
@@ -123,65 +124,65 @@ pub struct QueueConfig {
     pub durability: Durability,
 }
 
-/// What gives way when the queue has reached a limit.
+/// What the queue does when it has reached a limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhenFull {
-    /// The oldest stretch is thinned to half its resolution, again and again.
+    /// Downsamples the oldest frames to half their resolution, repeatedly.
     Thin,
-    /// The oldest entries make room for the new one.
+    /// Drops the oldest entries.
     DropOldest,
-    /// The new entry is refused.
+    /// Refuses new entries.
     DropNewest,
-    /// A file or a replay waits; other sources thin.
+    /// Makes a file or a replay wait; downsamples for other sources.
     Block,
 }
 
-/// When an appended entry is safe from a power cut.
+/// When an appended entry survives a power cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// Before the append is reported: one flush an entry.
+    /// When the append returns: one flush per append.
     Entry,
-    /// This long after the append at the latest, 10 ms to 60 s: one flush for many entries.
+    /// At most this long after the append, 10 ms to 60 s: one flush for many entries.
     Within(Duration),
-    /// When the operating system sees fit: nothing waits for the disk.
+    /// When the operating system writes it: nothing waits for the disk.
     Os,
 }
 
-/// What makes one stint.
+/// How stints are delimited.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StintConfig {
-    /// A restart after a silence up to this continues the stint; 0 s to 7 days.
+    /// A restart within this time continues the stint; 0 s to 7 days.
     pub resume_after: Duration,
 }
 
-/// How entries go to the server.
+/// How entries are delivered to the server.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DeliveryConfig {
     /// From the start of a connection to a bound session, 1 s to 120 s.
     pub open_timeout: Duration,
-    /// From a published batch to its proof, 100 ms to 120 s.
+    /// From publishing a batch to its proof, 100 ms to 120 s.
     pub proof_timeout: Duration,
-    /// Between two checks that the server still knows the session, up to 9 s; 0 never asks.
+    /// How often to check that the server still knows the session, up to 9 s; 0 never checks.
     pub verify_interval: Duration,
     /// 1 to 1024; a slow server gets fewer.
     pub batch_max_entries: u64,
     /// 1 KiB to 1 MiB of JSON.
     pub batch_max_bytes: u64,
     pub proof: ProofChoice,
-    /// Adds the entry's seq to what the server gets, as `telemetry.seq`.
+    /// Adds the entry's sequence number to each frame, as `telemetry.seq`.
     pub mark: bool,
-    /// Entries a second while a backlog is replayed, 0.001 to 100,000; 0 sets no limit.
+    /// Entries per second while a backlog is replayed, 0.001 to 100,000; 0 sets no limit.
     pub max_rate: f64,
-    /// The first wait before a new connection, 10 ms to 10 s.
+    /// The first wait before a reconnect, 10 ms to 10 s.
     pub backoff_min: Duration,
-    /// The longest wait before a new connection, `backoff_min` to 10 minutes.
+    /// The longest wait before a reconnect, `backoff_min` to 10 minutes.
     pub backoff_max: Duration,
 }
 
-/// The proof that an entry must have before it leaves the queue.
+/// The delivery confirmation that an entry needs before it leaves the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProofChoice {
-    /// The strongest that the server turns out to give.
+    /// The strongest proof that the server is found to give.
     Auto,
     /// The server sent the entry back to the session's viewers.
     Echo,
@@ -191,7 +192,7 @@ pub enum ProofChoice {
     Written,
 }
 
-/// Where entries come from; all that are on feed one queue.
+/// The sources of entries. All enabled sources feed one queue.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SourceConfig {
     pub lmu: LmuConfig,
@@ -203,16 +204,16 @@ pub struct SourceConfig {
     pub simulator: SimulatorConfig,
 }
 
-/// In which units the values of a game go out.
+/// The units in which a game's values are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Units {
-    /// Those that the dashboard shows beside them: PSI, °C, % used.
+    /// The units of the dashboard's labels: PSI, °C, % used.
     Label,
-    /// Those that the original client sends: kPa, kelvin for brakes, 1.0 for a new tyre.
+    /// The units of the original client: kPa, kelvin for brakes, 1.0 for a new tyre.
     Upstream,
 }
 
-/// One JSON sample a line on standard input.
+/// Samples on standard input, one JSON object per line.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StdinConfig {
     pub enabled: bool,
@@ -220,12 +221,12 @@ pub struct StdinConfig {
     pub receipts: bool,
 }
 
-/// Samples and setups posted by another program.
+/// The HTTP source: samples and setups that other programs post.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HttpConfig {
     pub enabled: bool,
     pub listen: SocketAddr,
-    /// What clients must present; without one only this PC may connect.
+    /// The token that clients must send; without one only this PC may connect.
     pub token: Secret,
     pub token_file: Option<CredentialFile>,
 }
@@ -237,12 +238,12 @@ impl HttpConfig {
     }
 }
 
-/// Another program's publisher, which takes the agent for its dashboard server.
+/// The Socket.IO source: the agent acts as the dashboard server of an existing publisher.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SocketioConfig {
     pub enabled: bool,
     pub listen: SocketAddr,
-    /// What publishers must present; without one only this PC may connect.
+    /// The token that publishers must send; without one only this PC may connect.
     pub token: Secret,
     pub token_file: Option<CredentialFile>,
 }
@@ -254,7 +255,8 @@ impl SocketioConfig {
     }
 }
 
-/// What the agents of a league publish to a NATS server: this one is a hub.
+/// The NATS source. When enabled, this agent is a hub: it receives what the agents of a league
+/// publish to a NATS server.
 #[derive(Clone, Debug, PartialEq)]
 pub struct NatsConfig {
     pub enabled: bool,
@@ -263,22 +265,23 @@ pub struct NatsConfig {
     pub token_file: Option<CredentialFile>,
     pub credentials_file: Option<CredentialFile>,
     pub ca_file: Option<PathBuf>,
-    /// Empty is all of them.
+    /// The agents to receive from; empty means all.
     pub agents: AgentNames,
-    /// Hubs of this name share the agents, and the server remembers what they delivered.
+    /// Hubs with the same name share the agents; the server stores their delivery progress.
     pub durable: AgentName,
 }
 
-/// A recording.
+/// The replay of a recording.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FileConfig {
     /// `None` turns the source off.
     pub path: Option<PathBuf>,
-    /// How many times faster than recorded, 0.001 to 10,000; 0 is as fast as it can be stored.
+    /// The speed as a multiple of real time, 0.001 to 10,000; 0 replays as fast as entries can be
+    /// stored.
     pub speed: f64,
 }
 
-/// A believable car.
+/// The simulated car.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SimulatorConfig {
     pub enabled: bool,
@@ -286,12 +289,12 @@ pub struct SimulatorConfig {
     pub seed: u64,
 }
 
-/// The page for operators: metrics, health, readiness.
+/// The admin address: status page, metrics, health, readiness.
 #[derive(Clone, Debug, PartialEq)]
 pub struct MetricsConfig {
     pub enabled: bool,
     pub listen: SocketAddr,
-    /// What other machines must present to scrape; without one only this PC may ask.
+    /// The token that other machines must send to scrape; without one only this PC may connect.
     pub token: Secret,
     pub token_file: Option<CredentialFile>,
 }
@@ -306,21 +309,21 @@ impl MetricsConfig {
 /// The dashboard server of `pitwire serve`.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct ServeConfig {
-    /// What publishers and viewers must present; without one only this PC may connect.
+    /// The token that publishers and viewers must send; without one only this PC may connect.
     pub token: Secret,
     pub token_file: Option<CredentialFile>,
 }
 
-/// What is written to standard error.
+/// The log.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LogConfig {
     pub level: LogLevel,
     pub format: LogFormat,
-    /// Where it is written in the place of standard error.
+    /// The file to write to instead of standard error.
     pub file: Option<PathBuf>,
 }
 
-/// The least important line that is still written.
+/// The least severe level that is logged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogLevel {
     Off,
@@ -331,12 +334,12 @@ pub enum LogLevel {
     Trace,
 }
 
-/// How a log line is written.
+/// The format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For people.
+    /// Plain text.
     Text,
-    /// One object a line, for programs.
+    /// One JSON object per line.
     Json,
 }
 

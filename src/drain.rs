@@ -1,4 +1,4 @@
-//! Whether what is queued gets less as fast as it should: a pure judgement from looks at regular
+//! Whether the queue drains fast enough: a pure function of its length, sampled at regular
 //! intervals.
 
 use std::collections::VecDeque;
@@ -8,32 +8,32 @@ use std::time::Duration;
 use crate::config::{BEHIND_AFTER, DRAIN_INTERVAL, DRAIN_INTERVALS};
 use crate::queue::QueueStatus;
 
-/// How a queue drains while there is a session.
+/// How the queue drains while a session is bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Drain {
-    /// Nothing waits but what is on its way.
+    /// At most a batch in flight is queued.
     #[default]
     Level,
-    /// It gets less; at this rate it is empty after so long.
+    /// The queue shrinks; at this rate it is empty after `ready_in`.
     CatchingUp { ready_in: Duration },
-    /// More comes in than goes out.
+    /// Entries arrive faster than they are delivered.
     FallingBehind,
 }
 
-/// So few entries are no backlog: a batch on its way.
+/// Up to this many entries are a batch in flight, not a backlog.
 pub(crate) const ON_ITS_WAY: u64 = 10;
 
-/// Looks at a queue every [`DRAIN_INTERVAL`]. One in which nothing left says little: the server may
-/// have been busy, or a source handed in many entries at once.
+/// Judges a queue from its length at every [`DRAIN_INTERVAL`]. One interval without progress proves
+/// little: the server may have been busy, or a source added many entries at once.
 #[derive(Debug, Default)]
 pub struct Watch {
-    /// Entries in the queue, the last looks, oldest first.
+    /// The latest lengths of the queue, oldest first.
     looks: VecDeque<u64>,
     judged: Drain,
 }
 
 impl Watch {
-    /// One more look. While it is too early to judge, what was judged before holds.
+    /// Adds a sample and returns the judgement; while it is too early to judge, the previous one.
     pub fn look(&mut self, queue: &QueueStatus) -> Drain {
         if self.looks.len() > DRAIN_INTERVALS {
             self.looks.pop_front();
@@ -56,20 +56,21 @@ impl Watch {
         self.judged
     }
 
-    /// Without a session nothing drains: what follows is no continuation.
+    /// Discards the samples: without a session nothing drains, so later ones do not continue them.
     pub fn pause(&mut self) {
         self.looks.clear();
     }
 }
 
-/// How much older the oldest entry is than the newest.
+/// The age difference between the oldest and the newest entry.
 fn lag(queue: &QueueStatus) -> Duration {
     let (Some(oldest), Some(newest)) = (queue.oldest, queue.newest) else { return Duration::ZERO };
     oldest.age(newest)
 }
 
 impl Drain {
-    /// Seconds until it has caught up, for the metric: 0 when level, infinite when never.
+    /// Seconds until the queue has caught up, for the metric: 0 when level, infinite when it falls
+    /// behind.
     pub fn seconds(self) -> f64 {
         match self {
             Self::Level => 0.0,
@@ -78,7 +79,7 @@ impl Drain {
         }
     }
 
-    /// Whether the two are the same news for a person.
+    /// Whether both are the same state, whatever the time left: then the change is not logged.
     pub fn is_like(self, other: Self) -> bool {
         std::mem::discriminant(&self) == std::mem::discriminant(&other)
     }
@@ -92,7 +93,7 @@ impl fmt::Display for Drain {
                 write!(f, "catching up, about {} s left", ready_in.as_secs().max(1))
             }
             Self::FallingBehind => {
-                f.write_str("the server takes less than is driven; the queue keeps the rest")
+                f.write_str("the server is slower than the source; the queue keeps the rest")
             }
         }
     }
@@ -104,7 +105,7 @@ mod tests {
     use crate::entry::{CapturedAt, Seq, StintId};
     use crate::queue::ledger::Ledger;
 
-    /// A queue with entries of the last `seconds`.
+    /// A queue whose entries span `seconds`.
     fn queue(entries: u64, seconds: i64) -> QueueStatus {
         QueueStatus {
             head: Seq(1),
@@ -131,7 +132,7 @@ mod tests {
         }
     }
 
-    /// What is judged after these looks at a queue with entries of an hour.
+    /// The judgement after these lengths, of a queue whose entries span an hour.
     fn judged(looks: &[u64]) -> Drain {
         let mut watch = Watch::default();
         looks.iter().map(|entries| watch.look(&queue(*entries, 3600))).last().unwrap_or_default()
@@ -166,10 +167,10 @@ mod tests {
             // The server was busy for a moment.
             (&[1000, 500, 500, 500], catching_up(30)),
             (&[500, 500, 499, 500], catching_up(9980)),
-            // Many entries came at once.
+            // A source added many entries at once.
             (&[0, 0, 0, 500], Drain::Level),
             (&[0, 500, 300, 100], Drain::Level),
-            // It was behind, and is not sure to be so no more.
+            // It was behind; one smaller length is not a recovery yet, but it is progress.
             (&[500, 500, 500, 500, 500, 499], catching_up(14_970)),
             (&[500, 500, 500, 500, 501], Drain::FallingBehind),
         ] {

@@ -1,4 +1,4 @@
-//! Data that several rooms share: what an entry is and how it is named.
+//! Data types that several modules share: entries, their identifiers and timestamps.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// The position of an entry: names one entry for ever, never reused, grows with each accepted entry.
+/// The sequence number of an entry: increases with each accepted entry and is never reused.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -19,9 +19,9 @@ impl fmt::Display for Seq {
     }
 }
 
-/// Names one continuous run of driving that belongs on one dashboard page.
+/// Identifies one continuous run of driving, which is shown on one dashboard page.
 ///
-/// Counts up from 1 for the life of a queue; outlives a crash and a restart of the agent.
+/// Counts up from 1 over the life of a queue and survives crashes and restarts of the agent.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -34,8 +34,8 @@ impl fmt::Display for StintId {
     }
 }
 
-/// Names who drives: each stream has stints of its own, and so pages. The agent's own sources
-/// together are one, the default.
+/// Identifies a car. Each car has separate stints and therefore separate pages. The agent's own
+/// sources share the default car.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Stream(pub Arc<str>);
@@ -46,34 +46,34 @@ impl From<&str> for Stream {
     }
 }
 
-/// A moment of capture: milliseconds since 1970-01-01T00:00:00Z, the dashboard's resolution.
+/// A capture time in milliseconds since 1970-01-01T00:00:00Z, the dashboard's resolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct CapturedAt(pub i64);
 
 impl CapturedAt {
-    /// The moment that an RFC 3339 text names, cut to milliseconds; `None` if it names none.
+    /// Parses an RFC 3339 timestamp, truncated to milliseconds; `None` if it is invalid.
     pub fn parse(text: &str) -> Option<Self> {
         let moment: jiff::Timestamp = text.parse().ok()?;
         Some(Self(moment.as_millisecond()))
     }
 
-    /// How long before `now` it was; zero for a moment to come.
+    /// Time from this moment to `now`; zero if it is in the future.
     pub fn age(self, now: Self) -> Duration {
         Duration::from_millis(u64::try_from(now.0.saturating_sub(self.0)).unwrap_or(0))
     }
 }
 
-/// RFC 3339 in UTC with milliseconds, as the dashboard wants it: `2025-11-22T14:30:22.123Z`.
+/// RFC 3339 in UTC with milliseconds, the dashboard's format: `2025-11-22T14:30:22.123Z`.
 impl fmt::Display for CapturedAt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Out of range only beyond the year 9999: a broken clock must not stop the agent.
+        // Only times beyond the year 9999 are out of range; a broken clock must not stop the agent.
         let moment = jiff::Timestamp::from_millisecond(self.0).unwrap_or(jiff::Timestamp::MAX);
         write!(f, "{moment:.3}")
     }
 }
 
-/// What an entry holds.
+/// The content type of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Kind {
     /// A frame: one dashboard telemetry record of 20 fields.
@@ -83,7 +83,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The word for it.
+    /// The name in exports and tools.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Frame => "frame",
@@ -92,25 +92,26 @@ impl Kind {
     }
 }
 
-/// What of the drive a frame shows; where it changes, a person looks.
+/// The driving context of a frame. Frames at which it changes are kept when a full queue is
+/// downsampled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Situation {
-    /// `None` when the frame does not say.
+    /// `None` when the frame has no lap number.
     pub lap: Option<i64>,
-    /// -1 reverse, 0 neutral or not said, 1 any forward gear.
+    /// -1 reverse, 0 neutral or unknown, 1 any forward gear.
     pub gear_box: i64,
-    /// Differs where the session, the driver, the car or the pits do.
+    /// A value that changes with the session, the driver, the car or the pit state.
     pub state: u64,
 }
 
-/// One accepted frame or setup, as the queue holds it.
+/// One accepted frame or setup, as stored in the queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     pub seq: Seq,
     pub stint: StintId,
     pub captured_at: CapturedAt,
     pub kind: Kind,
-    /// The frame or the setup as JSON text, ready to be put into an event.
+    /// The frame or the setup as JSON text, ready to be embedded in an event.
     pub json: String,
 }
 

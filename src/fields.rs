@@ -1,13 +1,13 @@
-//! Sample -> dashboard fields: one table, and the pure functions around it.
+//! Maps samples to dashboard frames: a table of fields, and pure functions.
 //!
-//! What a [`Frame`] lets out, every dashboard server takes, one that validates included, and the page
-//! can paint: no null, no number that is not finite, integers where integers belong, nothing below
-//! its minimum, no wheel but `fl`, `fr`, `rl`, `rr`. What it cannot repair without guessing it
-//! refuses, with a message for whoever wrote the sample.
+//! Every dashboard server accepts the output of a [`Frame`], even one that validates, and the page
+//! can show it: no nulls, only finite numbers, integers where required, no values below the
+//! minimum, no wheels except `fl`, `fr`, `rl`, `rr`. A sample that cannot be repaired without
+//! guessing is refused, with a message for its sender.
 //!
-//! Two kinds of sample come in. One that has the dashboard's required names already is somebody's
-//! frame and passes through, extra keys included. From any other exactly the fields of the table
-//! are taken. A null is the same as an absent key, everywhere.
+//! There are two kinds of samples. One with the dashboard's required field names is already a frame
+//! and passes through with its extra keys. From any other sample, only the fields of the table are
+//! taken. A null always counts as an absent key.
 
 mod change;
 mod frame;
@@ -28,9 +28,9 @@ pub use self::table::columns;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Refused {
-    /// What it is counted under.
+    /// The reason under which it is counted.
     pub reason: Reason,
-    /// Which field, what it held, what to send instead: one line, of bounded length.
+    /// The field, its value and what to send instead: one line of bounded length.
     pub message: String,
 }
 
@@ -45,14 +45,14 @@ pub enum Reason {
     TooLarge,
     WrongType,
     OutOfRange,
-    /// It names a session that the agent did not give out.
+    /// Its session was not assigned by this agent.
     UnknownSession,
-    /// More publishers send than the agent tells apart.
+    /// More publishers are sending than the agent can distinguish.
     TooManyPublishers,
 }
 
 impl Reason {
-    /// Every reason, for a metric that shows zeros too.
+    /// All reasons, so that a metric can show zeros too.
     pub const ALL: [Self; 10] = [
         Self::NotUtf8,
         Self::NotJson,
@@ -87,8 +87,8 @@ fn refused(reason: Reason, message: String) -> Refused {
     Refused { reason, message }
 }
 
-/// A value as a message may quote it: JSON, so that control characters are escaped, and at most
-/// 40 characters of it.
+/// Formats a value for a message: as JSON, which escapes control characters, truncated to 40
+/// characters.
 pub(crate) fn shorten(value: &(impl ToString + ?Sized)) -> String {
     let text = value.to_string();
     match text.char_indices().nth(40) {

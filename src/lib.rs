@@ -1,57 +1,62 @@
-//! pitwire: a store-and-forward telemetry agent for sim racing. This is its map.
+//! pitwire: a store-and-forward telemetry agent for sim racing. This page is the architecture map.
 //!
-//! It takes telemetry frames and the car's setup, writes them to a bounded queue on disk, and
-//! replays them in order to the team's dashboard server as soon as a connection and a session
+//! The agent accepts telemetry frames and the car's setup, writes them to a bounded queue on disk,
+//! and replays them in order to the team's dashboard server as soon as a connection and a session
 //! exist.
 //!
-//! # One frame's way: seven calls, one direction
+//! # Data path: seven calls, one direction
 //!
 //! ```text
-//! 1 source::…::run          a sample arrives; clock::now stamps it
-//! 2 fields::Frame           sample -> the dashboard's 20 fields          pure
-//! 3 Writer::append          admit or make room, encode, Store::append    -- on disk --
-//! 4 Reader::next_batch      the oldest entries of one stint
-//! 5 Session::serve          the batch that is out
+//! 1 source::…::run          receive a sample; clock::now stamps it
+//! 2 fields::Frame           map the sample to the dashboard's 20 fields   pure
+//! 3 Writer::append          admit or evict, encode, Store::append         -- on disk --
+//! 4 Reader::next_batch      read the oldest entries of one stint
+//! 5 Session::serve          hold the batch that is in flight
 //! 6 Link::publish           emit, wait for proof
-//! 7 Reader::remove(batch)   Store::release                               -- gone --
+//! 7 Reader::remove(batch)   Store::release                                -- gone --
 //! ```
 //!
-//! No room calls back into an earlier one.
+//! No module calls back into an earlier one.
 //!
-//! # Rooms
+//! # Modules
 //!
-//! | room | what it does | it must not |
+//! | module | does | must not |
 //! | --- | --- | --- |
 //! | [`entry`], [`fields`], [`backoff`], [`drain`] | compute | use a clock, I/O, logs or metrics |
-//! | [`source`] | read samples, hand them to the queue | know that sessions or sinks exist |
-//! | [`queue`] | keep entries in order within bounds; keep the books | know network, time, chance |
-//! | [`session`] | the story: bind, publish, prove, remove; all retrying | know sockets or disks |
-//! | [`sink`] | speak to a server over one connection | retry, sleep, know the queue |
+//! | [`source`] | read samples and hand them to the queue | know that sessions or sinks exist |
+//! | [`queue`] | keep entries in order, bounded, accounted for | know network, clock, chance |
+//! | [`session`] | the delivery loop: bind, publish, prove, remove, retry | know sockets or disks |
+//! | [`sink`] | speak to a server over one connection | retry, know the queue |
 //! | [`publisher`] | wire queue, session and sink into one handle | |
 //! | [`agent`] | the long-running program: publisher, sources, admin pages | |
-//! | [`admin`], [`status`], [`metrics`] | show how things stand | |
-//! | [`reload`] | a configuration that is read anew and taken over | |
-//! | `contract` | the server's side of the dashboard's events | keep sessions |
-//! | [`tools`] | what a person does to a queue by hand, at the agent's address too | know sessions |
-//! | [`loopback_guard`] | decide who may use a listener: peer, Host, Origin, token | know what is served |
-//! | `request` | ask another program of this PC | |
-//! | [`net`] | how every listener accepts and serves, within limits | know what is served |
-//! | `body`, `offload` | bound the bodies of HTTP requests; parse large texts on another thread | know what is in them |
-//! | [`remote_text`] | text of servers and other programs, made safe to log and show | |
+//! | [`admin`], [`status`], [`metrics`] | health, the status page, Prometheus metrics | |
+//! | [`reload`] | apply a changed configuration to the running agent | |
+//! | `contract` | the server side of the dashboard's Socket.IO events | keep sessions |
+//! | [`tools`] | inspect and change a queue, here or over the admin address | know sessions |
+//! | [`loopback_guard`] | admit clients by peer, Host, Origin and token | know the routes |
+//! | [`net`] | accept and serve the connections of every listener, bounded | know the routes |
+//! | `body` | bound the memory for the bodies of HTTP requests | know their contents |
+//! | `offload` | parse large texts on another thread | know their contents |
+//! | `request` | send one HTTP request to another program on this PC | retry |
+//! | [`remote_text`] | make text from servers and other programs safe to log and show | |
 //! | `nats` | one connection to a NATS server, for the sink and the source | retry |
-//! | [`dashboard`] | the reference dashboard server, for demo and tests | know the agent |
-//! | [`config`] | every number with its unit | |
-//! | [`memory`] | one setting of the allocator | |
-//! | `planted` | faults on purpose, in a build of the tests alone | |
-//! | [`cli`] | what was typed, one file a subcommand | |
+//! | [`dashboard`] | the reference dashboard server, for `serve`, demo and tests | know the agent |
+//! | [`config`] | settings with defaults and ranges; every other limit with its unit | |
+//! | [`clock`] | read the wall clock | |
+//! | [`memory`] | set one parameter of the allocator | |
+//! | `planted` | seeded mutations, in test builds only | |
+//! | [`cli`] | the command line, one file per subcommand | |
+//!
+//! `src/vendor/rust_engineio` is a separate crate: rust_engineio 0.6.0 with bounds on what a server
+//! may send. Its `README.md` lists the changes.
 //!
 //! # Invariants
 //!
-//! - Sources and session meet only in the queue.
-//! - An entry is removed only by handing back the batch that was proven.
-//! - A position names one entry for ever, whatever a power cut takes.
-//! - Shutdown and crash are the same path: nothing is saved at exit but a flush.
-//! - All waiting happens in `session` and in `source`.
+//! - Sources and session share nothing but the queue.
+//! - An entry is removed only by handing back the batch whose proof arrived.
+//! - A sequence number identifies one entry and is never reused, even after a power cut.
+//! - Shutdown and crash take the same path: the only work at exit is a flush.
+//! - Connections are retried only in `session` and `source`.
 
 pub mod admin;
 pub mod agent;
@@ -85,7 +90,7 @@ pub mod tools;
 
 pub use self::publisher::DashboardPublisher;
 
-/// Compiles the example in the documentation as a doc test.
+/// Compiles the example in `deploy/docs/library.md` as a doc test.
 #[cfg(doctest)]
 #[doc = include_str!("../deploy/docs/library.md")]
 pub struct DocumentationTests;

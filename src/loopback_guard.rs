@@ -1,12 +1,12 @@
-//! Who may use a listener, decided for each request by its peer address, its Host and Origin
-//! headers, and the token that it presents.
+//! Decides who may use a listener, for each request, from its peer address, its Host and Origin
+//! headers, and its token.
 //!
-//! A browser on this PC reaches loopback listeners too, whatever page it shows. A foreign page is
-//! recognized by its Origin, or by `Sec-Fetch-Site` where a request has no Origin; a page whose own
-//! name was pointed at this PC (DNS rebinding) by its Host.
+//! A browser on this PC reaches loopback listeners too, from any page that it shows. A foreign page
+//! is recognized by its Origin, or by `Sec-Fetch-Site` where a request has no Origin; a page whose
+//! own name was pointed at this PC (DNS rebinding) by its Host.
 //!
-//! `deploy/docs/access.md` shows the result for each listener; `tests/it/abuse/access.rs` holds every
-//! cell of it against the program.
+//! `deploy/docs/access.md` shows the result for each listener; `tests/it/abuse/access.rs` holds
+//! every cell of it against the program.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -28,7 +28,7 @@ use url::form_urlencoded;
 use crate::config::{CredentialFile, Secret, check_token};
 use crate::contract::{FormPolicy, document};
 
-/// The cookie that a browser gets for a link with a token.
+/// The cookie that stores the token of a link in the browser.
 const TOKEN_COOKIE: &str = "pitwire_token";
 /// How long a browser keeps the cookie: a race weekend and its preparation.
 const COOKIE_LIFETIME: Duration = Duration::from_hours(30 * 24);
@@ -37,39 +37,39 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const SEC_FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
 
-/// Who may use a listener, or some of its paths. Pages of other origins never may.
+/// Who may use a listener, or some of its paths. Pages of other origins are never admitted.
 #[derive(Clone, Debug)]
 pub enum Access {
-    /// Programs and pages of this PC.
+    /// Programs and pages on this PC.
     ThisPc,
-    /// Programs and pages of this PC; from elsewhere, clients that present the token.
+    /// Programs and pages on this PC; from elsewhere, clients that send the token.
     ThisPcOrToken(Secret),
-    /// Clients that present the token, on this PC too. An empty token admits nobody.
+    /// Only clients that send the token, even on this PC. An empty token admits no client.
     Token(Secret),
-    /// Everyone, by an address or by a name that no foreign page can have.
+    /// All clients that use an address, or a name that a foreign page cannot have.
     Anyone,
 }
 
 impl Access {
-    /// The access to a listener: that of the token's holders if there is one, else of this PC.
+    /// The access to a listener: with a token, [`Access::Token`]; without one, [`Access::ThisPc`].
     ///
     /// # Errors
-    /// If the token file cannot be read, or holds no usable token.
+    /// If the token file cannot be read or has no usable token.
     pub fn to_listener(token: &Secret, token_file: Option<&CredentialFile>) -> io::Result<Self> {
         let token = read_token(token, token_file)?;
         Ok(if token.reveal().is_some() { Self::Token(token) } else { Self::ThisPc })
     }
 
-    /// The access to what the agent's admin address also shows to other machines.
+    /// The access to the paths of the admin address that other machines may use.
     ///
     /// # Errors
-    /// If the token file cannot be read, or holds no usable token.
+    /// If the token file cannot be read or has no usable token.
     pub fn to_metrics(token: &Secret, token_file: Option<&CredentialFile>) -> io::Result<Self> {
         read_token(token, token_file).map(Self::ThisPcOrToken)
     }
 }
 
-/// The token of the file if there is one, else the token of the configuration.
+/// The token of the file, if one is configured, else the token of the configuration.
 fn read_token(token: &Secret, file: Option<&CredentialFile>) -> io::Result<Secret> {
     let Some(file) = file else { return Ok(token.clone()) };
     let fault = |what: &str| io::Error::other(format!("the token file {file} {what}"));
@@ -81,7 +81,7 @@ fn read_token(token: &Secret, file: Option<&CredentialFile>) -> io::Result<Secre
     }
 }
 
-/// Answers a request, or says why it may not be made. The state says who may.
+/// Middleware that forwards admitted requests and answers the others with the reason.
 pub(crate) async fn guard(State(access): State<Access>, request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
     let claims = Claims {
@@ -103,24 +103,25 @@ pub(crate) async fn guard(State(access): State<Access>, request: Request, next: 
     }
 }
 
-/// What a request says of where it comes from.
+/// The parts of a request that determine its origin and credentials.
 struct Claims<'a> {
-    /// `None` if the server does not tell; then it is not this PC.
+    /// `None` if the server does not provide it; the request is then not from this PC.
     peer: Option<IpAddr>,
     method: &'a Method,
     headers: &'a HeaderMap,
     query_token: Option<String>,
 }
 
-/// Why a request may not be made.
+/// Why a request is denied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 enum Denied {
-    #[error("only programs and pages of this PC may use this; ask at 127.0.0.1")]
+    #[error("only programs and pages on this PC may use this; connect to 127.0.0.1")]
     NotThisPc,
     #[error("pages of other origins may not use this")]
     ForeignPage,
     #[error(
-        "this name may be a foreign page's; use the server's address, or start it with a token"
+        "this host name could belong to a foreign page; use the server's IP address, or start it \
+         with a token"
     )]
     ForeignName,
     #[error(
@@ -129,7 +130,7 @@ enum Denied {
     NoToken,
     #[error("the token is not the one that pitwire was started with; correct it")]
     WrongToken,
-    #[error("a server without a token forgets nothing for its clients; start it with a token")]
+    #[error("clients of a server without a token cannot delete sessions; start it with a token")]
     NeverWithoutToken,
 }
 
@@ -143,7 +144,7 @@ impl Claims<'_> {
             Access::ThisPc if self.is_this_pc() => Ok(()),
             Access::ThisPc => Err(Denied::NotThisPc),
             Access::ThisPcOrToken(_) if self.is_this_pc() => Ok(()),
-            // Without a token there is none to ask for.
+            // No token is configured, so asking for one would not help.
             Access::ThisPcOrToken(token) if token.reveal().is_none() => Err(Denied::NotThisPc),
             Access::ThisPcOrToken(token) | Access::Token(token) => self.presents(token),
             Access::Anyone if may_be_foreign => Err(Denied::ForeignName),
@@ -156,7 +157,7 @@ impl Claims<'_> {
         self.headers.get(HOST)?.to_str().ok()
     }
 
-    /// Whether a program or a page of this PC asks, and no proxy for another machine.
+    /// Whether the request comes from a program or a page on this PC, and not through a proxy.
     fn is_this_pc(&self) -> bool {
         let is_forwarded =
             self.headers.contains_key(FORWARDED) || self.headers.contains_key(X_FORWARDED_FOR);
@@ -165,11 +166,11 @@ impl Claims<'_> {
             && !is_forwarded
     }
 
-    /// Whether a page asks that is neither of this PC nor of this server.
+    /// Whether the request comes from a page that is neither of this PC nor of this server.
     fn is_foreign_page(&self) -> bool {
         let Some(origin) = self.headers.get(ORIGIN) else {
-            // An image, a script or a frame has no Origin. A link that a person follows may come
-            // from anywhere.
+            // Requests for images, scripts and frames have no Origin. A link that a user follows
+            // may be on any page.
             let says = |name, value| self.headers.get(name).is_some_and(|said| said == value);
             return says(SEC_FETCH_SITE, "cross-site") && !says(SEC_FETCH_DEST, "document");
         };
@@ -181,7 +182,7 @@ impl Claims<'_> {
         !is_of_this_pc && !origin.eq_ignore_ascii_case(host)
     }
 
-    /// Whether one of the tokens that the request presents is the expected one.
+    /// Checks that one of the tokens in the request is the expected one.
     fn presents(&self, expected: &Secret) -> Result<(), Denied> {
         let bearer = self.headers.get(AUTHORIZATION).and_then(|value| {
             let (scheme, token) = value.to_str().ok()?.trim().split_once(' ')?;
@@ -211,13 +212,13 @@ impl Claims<'_> {
     }
 }
 
-/// What a host, with or without its port, can be the name of.
+/// What a Host header, with or without a port, can refer to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum HostKind {
     ThisPc,
-    /// An address, or a name that public DNS does not resolve: no foreign page has it.
+    /// An address, or a name that public DNS does not resolve: it cannot belong to a foreign page.
     Network,
-    /// A name that may be a foreign page's, pointed at this PC.
+    /// A name that may belong to a foreign page and resolve to this PC.
     Public,
 }
 
@@ -231,7 +232,7 @@ impl HostKind {
         let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         match bare.parse::<IpAddr>() {
             Ok(address) if is_loopback(address) => Self::ThisPc,
-            // A browser takes it for this PC, whatever page asks.
+            // Browsers connect to this PC for it, from any page.
             Ok(address) if address.is_unspecified() => Self::Public,
             Ok(_) => Self::Network,
             Err(_) if name == "localhost" => Self::ThisPc,
@@ -242,7 +243,7 @@ impl HostKind {
     }
 }
 
-/// Compares in constant time; an empty expected token equals nothing.
+/// Compares in constant time; nothing equals an empty expected token.
 fn is_same(token: &str, expected: &Secret) -> bool {
     let expected = expected.reveal();
     expected.is_some_and(|expected| token.as_bytes().ct_eq(expected.as_bytes()).into())
@@ -257,7 +258,7 @@ fn query_token(uri: &Uri) -> Option<String> {
     pairs.into_iter().find(|(name, _)| name == "token").map(|(_, token)| token.into_owned())
 }
 
-/// Whether a person looks at the answer.
+/// Whether the response is shown in a browser.
 fn is_page(claims: &Claims<'_>, uri: &Uri) -> bool {
     let takes_html = claims
         .headers
@@ -268,7 +269,7 @@ fn is_page(claims: &Claims<'_>, uri: &Uri) -> bool {
     *claims.method == Method::GET && takes_html && is_page
 }
 
-/// Moves the token of a link into a cookie, so that it does not stay in the address.
+/// Moves the token of a link into a cookie, so that it does not stay in the address bar.
 fn keep_token(token: &str, uri: &Uri) -> Response {
     let query = uri.query().unwrap_or_default();
     let mut rest = form_urlencoded::Serializer::new(String::new());
@@ -314,13 +315,12 @@ impl Denied {
         response
     }
 
-    /// For a person: a page that asks for the token, if one would help.
+    /// A page for a browser: asks for the token if one would help.
     fn page(self) -> Response {
         if self.status() != StatusCode::UNAUTHORIZED {
             return self.json();
         }
-        let wrong =
-            if self == Self::WrongToken { "<p>That token is not the right one." } else { "" };
+        let wrong = if self == Self::WrongToken { "<p>This token is wrong." } else { "" };
         let page = document(
             FormPolicy::ThisServer,
             &[
@@ -423,7 +423,7 @@ mod tests {
             ("127.0.0.1", vec![(HOST, "127.0.0.1:9184")], true),
             ("::ffff:127.0.0.1", vec![(HOST, "localhost:9184")], true),
             ("::1", vec![(HOST, "[::1]:9184")], true),
-            // Another machine sends whatever Host it likes.
+            // Another machine can send any Host.
             ("192.168.1.7", vec![(HOST, "127.0.0.1:9184")], false),
             ("::ffff:192.168.1.7", vec![(HOST, "127.0.0.1:9184")], false),
             ("127.0.0.1", vec![(HOST, "evil.example:9184")], false),

@@ -1,10 +1,9 @@
-//! Every metric of the program: one table with names and meanings, and a function for each event
-//! that is counted.
+//! All metrics: a table of names and meanings, and a function for each counted event.
 //!
-//! Counters and histograms are fed where things happen; gauges are derived from the status of the
-//! queue and of the session when somebody asks for `/metrics`: [`crate::admin`] does that. Label sets are closed and all of
-//! them start at 0. Without a recorder, as in a program that embeds the library and has none,
-//! every call here does nothing.
+//! Counters and histograms are updated where events happen. Gauges are computed by [`crate::admin`]
+//! from the status of the queue and the session, on each request for `/metrics`. Label values are a
+//! closed set, and every series starts at 0. Without an installed recorder, for example in a
+//! program that embeds the library, all calls here do nothing.
 
 use std::time::Duration;
 
@@ -37,7 +36,7 @@ const PROOFS: &[&str] = &["written", "ack", "echo"];
 const SOURCES: &[&str] =
     &["lmu", "stdin", "http", "socketio", "nats", "file", "simulator", "publisher"];
 
-/// Sources that read a game by themselves.
+/// Sources that read a game directly.
 const GAMES: &[&str] = &["lmu"];
 
 /// All metrics of pitwire itself.
@@ -46,86 +45,96 @@ pub const TABLE: &[Row] = &[
         "pitwire_build_info",
         Type::Gauge,
         &[("version", &[env!("CARGO_PKG_VERSION")]), ("os", &[std::env::consts::OS])],
-        "Always 1; the labels say what is running.",
+        "Always 1; the labels give the version and the operating system.",
     ),
     ("pitwire_queue_entries", Type::Gauge, &[], "Entries in the queue."),
-    ("pitwire_queue_bytes", Type::Gauge, &[], "Bytes of the entries in the queue."),
-    ("pitwire_queue_max_entries", Type::Gauge, &[], "Bound of the queue in entries."),
-    ("pitwire_queue_max_bytes", Type::Gauge, &[], "Bound of the queue in bytes on the disk."),
-    ("pitwire_queue_disk_bytes", Type::Gauge, &[], "Bytes that the queue takes on the disk."),
+    ("pitwire_queue_bytes", Type::Gauge, &[], "Size of the entries in the queue, in bytes."),
+    (
+        "pitwire_queue_max_entries",
+        Type::Gauge,
+        &[],
+        "Maximum entries in the queue (queue.max_entries).",
+    ),
+    (
+        "pitwire_queue_max_bytes",
+        Type::Gauge,
+        &[],
+        "Maximum disk use of the queue (queue.max_bytes).",
+    ),
+    ("pitwire_queue_disk_bytes", Type::Gauge, &[], "Disk use of the queue, in bytes."),
     (
         "pitwire_queue_buffered_entries",
         Type::Gauge,
         &[],
-        "Entries in memory that wait for a disk that does not keep up.",
+        "Entries in memory that wait for a slow or failing disk.",
     ),
     (
         "pitwire_loss_window_seconds",
         Type::Gauge,
         &[],
-        "Age of the oldest entry that a power cut now would lose; 0 when it would lose none.",
+        "Age of the oldest entry that a power cut would lose now; 0 if it would lose none.",
     ),
     (
         "pitwire_queue_oldest_timestamp_seconds",
         Type::Gauge,
         &[],
-        "Capture time of the oldest entry in the queue; 0 when it is empty.",
+        "Capture time of the oldest entry in the queue; 0 if the queue is empty.",
     ),
     (
         "pitwire_queue_newest_timestamp_seconds",
         Type::Gauge,
         &[],
-        "Capture time of the newest entry ever accepted; 0 when there was none.",
+        "Capture time of the newest entry ever accepted; 0 if none was.",
     ),
     (
         "pitwire_delivered_newest_timestamp_seconds",
         Type::Gauge,
         &[],
-        "Capture time of the newest entry delivered since the start; 0 when there was none.",
+        "Capture time of the newest entry delivered since the start; 0 if none was.",
     ),
     (
         "pitwire_catch_up_seconds",
         Type::Gauge,
         &[],
-        "Estimate until the queue has caught up; 0 when it has, +Inf when it fills faster.",
+        "Estimated time until the queue has caught up; 0 if it has, +Inf if it falls behind.",
     ),
     ("pitwire_entries_appended_total", Type::Counter, &[], "Entries accepted into the queue."),
     (
         "pitwire_entries_delivered_total",
         Type::Counter,
         &[("proof", PROOFS), ("mode", MODES)],
-        "Entries that the server has, by proof and by whether they were captured within 5 s.",
+        "Entries delivered, by proof and by mode: live within 5 s of capture, else replay.",
     ),
-    ("pitwire_entries_resent_total", Type::Counter, &[], "Setups sent again to a new session."),
+    ("pitwire_entries_resent_total", Type::Counter, &[], "Setups resent to a new session."),
     (
         "pitwire_entries_dropped_total",
         Type::Counter,
         &[("reason", &["queue_full", "expired", "corrupt", "storage", "operator"])],
-        "Entries that left the queue without reaching the server.",
+        "Entries dropped from the queue before delivery, by reason.",
     ),
     (
         "pitwire_entries_thinned_total",
         Type::Counter,
         &[],
-        "Entries left out of a full queue, whose neighbours stand for them.",
+        "Entries removed from a full queue to lower its resolution (downsampled).",
     ),
     (
         "pitwire_entries_quarantined_total",
         Type::Counter,
         &[("cause", &["refused"])],
-        "Entries set aside because the server refuses them.",
+        "Entries set aside as dead letters because the server refuses them.",
     ),
     (
         "pitwire_ledger_entries",
         Type::Gauge,
         &[("state", &["appended", "delivered", "dropped", "thinned", "quarantined", "queued"])],
-        "What became of the entries accepted since the queue was made.",
+        "Entries accepted since the queue was created, by state.",
     ),
     (
         "pitwire_ledger_imbalance_entries",
         Type::Gauge,
         &[],
-        "Appended less delivered, dropped, thinned, quarantined and queued; but for 0 a fault.",
+        "Appended minus delivered, dropped, thinned, quarantined and queued; not 0 is a bug.",
     ),
     ("pitwire_connected", Type::Gauge, &[], "1 while there is a connection to the server."),
     ("pitwire_session_bound", Type::Gauge, &[], "1 while a session is bound on the connection."),
@@ -133,56 +142,61 @@ pub const TABLE: &[Row] = &[
         "pitwire_session_verified",
         Type::Gauge,
         &[],
-        "1 while the server has shown on this connection that it knows the session.",
+        "1 once the server has proven on this connection that it knows the session.",
     ),
     (
         "pitwire_connects_total",
         Type::Counter,
         &[("outcome", &["ok", "refused", "timeout", "tls", "auth", "protocol"])],
-        "Attempts to connect.",
+        "Connection attempts, by outcome.",
     ),
-    ("pitwire_backoff_seconds", Type::Gauge, &[], "The wait before the next attempt; 0 outside."),
+    (
+        "pitwire_backoff_seconds",
+        Type::Gauge,
+        &[],
+        "Wait before the next connection attempt; 0 while not waiting.",
+    ),
     (
         "pitwire_session_rebinds_total",
         Type::Counter,
         &[("cause", &["unknown_on_connect", "forgotten"])],
-        "New sessions asked for because the server did not know the old one any more.",
+        "New sessions requested because the server no longer knew the old one.",
     ),
     (
         "pitwire_order_inversions_total",
         Type::Counter,
         &[],
-        "Entries that the server showed to viewers after a newer one.",
+        "Entries that viewers received after a newer entry.",
     ),
     (
         "pitwire_proof_latency_seconds",
         Type::Histogram,
         &[],
-        "From publishing a batch to its proof.",
+        "Time from publishing a batch to its proof.",
     ),
     (
         "pitwire_delivery_latency_seconds",
         Type::Histogram,
         &[("mode", MODES)],
-        "From the capture of an entry to its proof.",
+        "Time from capture of an entry to its proof.",
     ),
     (
         "pitwire_storage_errors_total",
         Type::Counter,
         &[("op", &["append", "flush", "read", "remove", "maintain"])],
-        "Failures of the queue's disk.",
+        "Failed disk operations of the queue, by operation.",
     ),
     (
         "pitwire_storage_fsync_duration_seconds",
         Type::Histogram,
         &[],
-        "How long it takes to make appended entries durable.",
+        "Time to make appended entries durable.",
     ),
     (
         "pitwire_source_samples_total",
         Type::Counter,
         &[("source", SOURCES)],
-        "Samples and setups that a source handed in.",
+        "Samples and setups received, by source.",
     ),
     (
         "pitwire_source_rejected_total",
@@ -205,50 +219,50 @@ pub const TABLE: &[Row] = &[
                 ],
             ),
         ],
-        "Samples and setups that were not accepted.",
+        "Samples and setups refused as invalid, by source and reason.",
     ),
     (
         "pitwire_source_thinned_total",
         Type::Counter,
         &[("source", SOURCES)],
-        "Samples left out because the source is faster than update_rate_hz.",
+        "Samples rate-limited because the source is faster than update_rate_hz.",
     ),
     (
         "pitwire_source_connected",
         Type::Gauge,
         &[("source", &["nats"])],
-        "1 while a hub is connected to the server that it takes from.",
+        "1 while the hub is connected to its NATS server.",
     ),
     (
         "pitwire_source_agents",
         Type::Gauge,
         &[("source", &["nats"])],
-        "Agents whose entries this hub takes; hubs of one name share them.",
+        "Agents assigned to this hub; hubs with the same name share the agents.",
     ),
     (
         "pitwire_source_behind_entries",
         Type::Gauge,
         &[("source", &["nats"])],
-        "Entries that agents have published and a hub has not taken yet.",
+        "Entries that agents have published and the hub has not received yet.",
     ),
     (
         "pitwire_source_up",
         Type::Gauge,
         &[("source", GAMES)],
-        "1 while the game is there, driven or not.",
+        "1 while the game is running, driven or not.",
     ),
     (
         "pitwire_source_gaps_total",
         Type::Counter,
         &[("source", GAMES), ("cause", &["game", "agent"])],
-        "Samples that were due in mid-drive and are missing: the game had none, or the agent was late.",
+        "Samples missing while driving: the game produced none, or the agent was late.",
     ),
 ];
 
-/// The label of what is counted for another destination than `[server]`.
+/// The label of the metrics of a `[destination.<name>]`.
 const DESTINATION: &str = "destination";
 
-/// What is counted for each destination: `[server]` has these without that label.
+/// The metrics that exist per destination. Those of `[server]` have no `destination` label.
 pub const OF_A_DESTINATION: &[&str] = &[
     "pitwire_entries_delivered_total",
     "pitwire_delivered_newest_timestamp_seconds",
@@ -269,17 +283,17 @@ pub const OF_A_DESTINATION: &[&str] = &[
     "pitwire_delivery_latency_seconds",
 ];
 
-/// Upper ends of the buckets from 1 ms to 30 s.
+/// Bucket boundaries from 1 ms to 30 s.
 const SECONDS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
-/// Upper ends of the buckets for what may wait out a day of outage.
+/// Bucket boundaries for latencies that may include an outage of a day.
 const UP_TO_A_DAY: &[f64] = &[
     0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0, 60.0, 300.0, 1800.0, 7200.0, 86_400.0,
 ];
 
-/// Makes this process's metrics visible: installs the recorder with every series of the table.
+/// Installs the recorder and creates every series of the table.
 ///
-/// Fails when the process has a recorder already.
+/// Fails if the process already has a recorder.
 pub fn install() -> Result<PrometheusHandle, metrics_exporter_prometheus::BuildError> {
     let delivery = Matcher::Full("pitwire_delivery_latency_seconds".into());
     let handle = PrometheusBuilder::new()
@@ -300,8 +314,8 @@ pub fn install() -> Result<PrometheusHandle, metrics_exporter_prometheus::BuildE
     Ok(handle)
 }
 
-/// Files what was measured, again and again: until then each value of a histogram is kept in memory,
-/// and nobody may ever ask for them.
+/// Periodically folds recorded values into the histograms. Without it, each value would stay in
+/// memory until the next request for `/metrics`, which may never come.
 pub async fn keep_up(handle: PrometheusHandle) {
     loop {
         sleep(METRICS_UPKEEP_INTERVAL).await;
@@ -309,7 +323,7 @@ pub async fn keep_up(handle: PrometheusHandle) {
     }
 }
 
-/// Has every series of a row there at 0, for a destination.
+/// Creates every series of a row at 0, for a destination.
 fn begin(&(name, kind, labels, _): &Row, destination: &str) {
     for labels in combinations(labels) {
         let labels = labels_of(destination, &labels);
@@ -321,7 +335,7 @@ fn begin(&(name, kind, labels, _): &Row, destination: &str) {
     }
 }
 
-/// Labels, and the destination's name among them; `[server]` has none.
+/// The labels with the destination's name added; `[server]` has no such label.
 pub(crate) fn labels_of(destination: &str, labels: &[(&'static str, &'static str)]) -> Vec<Label> {
     let of = (!destination.is_empty()).then(|| Label::new(DESTINATION, destination.to_owned()));
     of.into_iter().chain(labels.iter().map(|&(name, value)| Label::new(name, value))).collect()
@@ -343,12 +357,12 @@ fn combinations(
     })
 }
 
-/// Sets the process figures, which are read from the operating system.
+/// Updates the `process_*` metrics from the operating system.
 pub fn observe_process() {
     metrics_process::Collector::default().collect();
 }
 
-/// What is counted of one destination, with its name as a label; `[server]` has none.
+/// Counts the events of one destination, with its name as a label; `[server]` has no such label.
 #[derive(Clone, Debug)]
 pub(crate) struct Meter {
     destination: String,
@@ -451,7 +465,7 @@ pub(crate) fn source_behind(source: &'static str, entries: u64) {
     gauge!("pitwire_source_behind_entries", "source" => source).set(entries as f64);
 }
 
-/// Samples missing from a source; `cause` is `game` or `agent`.
+/// Counts samples that are missing from a source; `cause` is `game` or `agent`.
 pub(crate) fn gaps(source: &'static str, cause: &'static str, samples: u64) {
     counter!("pitwire_source_gaps_total", "source" => source, "cause" => cause).increment(samples);
 }
@@ -467,10 +481,10 @@ mod tests {
         rss.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
-    /// Each value was kept until somebody asked for `/metrics`: 39 bytes a frame, for ever.
+    /// Regression: each value stayed in memory until a request for `/metrics`, 39 bytes per frame.
     #[test]
     fn what_nobody_asks_for_takes_no_memory() {
-        // In a process of its own: other tests take memory, too.
+        // In a separate process, because other tests allocate memory too.
         let alone = ["--exact", "--ignored", "metrics::tests::values_for_nobody"];
         let test = std::env::current_exe().unwrap();
         let ran = std::process::Command::new(test).args(alone).output().unwrap();
@@ -490,7 +504,7 @@ mod tests {
             sleep(METRICS_UPKEEP_INTERVAL * 2).await;
             memory.push(memory_kib());
         }
-        // All of them together take 40 MB.
+        // All values together would take 40 MB.
         let grown = memory[49].saturating_sub(memory[4]);
         assert!(grown < 16 << 10, "{grown} KiB");
         let text = recorder.handle().render();

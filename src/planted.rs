@@ -1,16 +1,16 @@
-//! Faults that are planted on purpose, to show that the tests would find them. `tests/planted.txt`
-//! lists them all; `tests/planted.sh` builds them in and runs the tests against each.
+//! Seeded mutations: deliberate faults that show whether the tests would find them.
+//! `tests/planted.txt` lists them; `tests/planted.sh` enables each in turn and runs the tests.
 //!
-//! In every other build there is none: the function below is constant and its calls vanish.
+//! In every other build the function below is a constant `false` and its calls vanish.
 
-/// Whether this fault is there.
+/// Whether this fault is enabled: never, in this build.
 #[cfg(not(planted))]
 #[inline(always)]
 pub(crate) const fn planted(_fault: &str) -> bool {
     false
 }
 
-/// Whether this fault is there: the variable `PLANTED` names it.
+/// Whether this fault is enabled: the environment variable `PLANTED` names it.
 #[cfg(planted)]
 pub(crate) fn planted(fault: &str) -> bool {
     static PLANTED: std::sync::OnceLock<String> = std::sync::OnceLock::new();

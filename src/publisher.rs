@@ -1,4 +1,5 @@
-//! The handle that a program embeds: hand in telemetry and setups, connected or not.
+//! The publisher: the handle with which a program publishes telemetry and setups, online or
+//! offline.
 
 use std::convert::Infallible;
 use std::io;
@@ -24,11 +25,11 @@ use crate::session::{Latencies, Others, Session, SessionStatus, Watched};
 use crate::sink::server::Server;
 use crate::source::{Intake, Sample, Taken};
 
-/// Stores what it is given and brings it to the dashboard server as soon as there is one.
+/// Stores telemetry and setups in the queue and delivers them once the dashboard server is
+/// reachable.
 ///
-/// `publish_*` return as soon as the entry is stored, whether there is a connection or not. What
-/// is not sent when the program ends or crashes is sent when a publisher is made on the same queue
-/// again.
+/// `publish_*` return as soon as the entry is stored, with or without a connection. Entries that
+/// are not sent when the program ends or crashes are sent by the next publisher on the same queue.
 ///
 /// ```
 /// # use std::error::Error;
@@ -36,7 +37,7 @@ use crate::source::{Intake, Sample, Taken};
 /// # use pitwire::dashboard::{Behaviour, Server};
 /// # fn main() -> Result<(), Box<dyn Error>> {
 /// #     let folder = tempfile::tempdir()?;
-/// #     // Where the queue lives unless it is told otherwise; no thread is there to see it change.
+/// #     // The default queue is below these variables. No other thread reads them yet.
 /// #     unsafe { std::env::set_var("XDG_DATA_HOME", folder.path()) };
 /// #     unsafe { std::env::set_var("LOCALAPPDATA", folder.path()) };
 /// #     let server = Server::start((Ipv4Addr::LOCALHOST, 0).into(), Behaviour::default())?;
@@ -51,7 +52,7 @@ use crate::source::{Intake, Sample, Taken};
 ///
 /// let publisher = pitwire::DashboardPublisher::new(server_url, "auto")?;
 /// if let Err(error) = publisher.connect().await {
-///     eprintln!("{error}; what is published is kept until the server is there");
+///     eprintln!("{error}; entries are queued until the server is reachable");
 /// }
 /// publisher.publish_setup(json!({"VM_REAR_WING": 7})).await?;
 /// publisher.publish_telemetry(json!({"lap": 1, "speed": 212.5})).await?;
@@ -75,17 +76,17 @@ pub struct DashboardPublisher {
     closed: Closed,
 }
 
-/// A server, and the session that carries the queue to it.
+/// A server and the session that delivers the queue to it.
 #[derive(Debug)]
 struct Destination {
-    /// None for `[server]`.
+    /// Empty for `[server]`.
     name: String,
     status: Watched,
     latencies: Latencies,
     session: SharedSession,
 }
 
-/// Locked by the task that has it at work.
+/// Locked by the task that runs the session.
 type SharedSession = Arc<tokio::sync::Mutex<Session<Server>>>;
 
 impl Destination {
@@ -99,7 +100,7 @@ impl Destination {
         Self { name, status, latencies, session: Arc::new(tokio::sync::Mutex::new(session)) }
     }
 
-    /// Has the session go on as another configuration says.
+    /// Gives the session a new configuration, which takes effect at its next run.
     async fn renew(&self, config: &Config) {
         let (choice, delivery) = (config.server.session_id.clone(), config.delivery.clone());
         let sink = Server::new(config);
@@ -107,14 +108,14 @@ impl Destination {
     }
 }
 
-/// The task that has the sessions at work, until `stop` is dropped.
+/// The task that runs the sessions until `stop` is dropped.
 #[derive(Debug)]
 struct Work {
     stop: oneshot::Sender<Infallible>,
     task: JoinHandle<()>,
 }
 
-/// Why a publisher could not be made.
+/// Why a publisher could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum NewError {
     #[error("server_url: {0:?} {1}; write one such as http://localhost:5000")]
@@ -125,17 +126,17 @@ pub enum NewError {
     Open(#[from] OpenError),
 }
 
-/// Why there is no connection yet. It is tried again until [`DashboardPublisher::disconnect`].
+/// Why the first attempt to connect failed. Retries continue until
+/// [`DashboardPublisher::disconnect`].
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct ConnectError(String);
 
 impl DashboardPublisher {
-    /// A publisher to `server_url` with the default configuration. `session_id` is `"auto"`, which
-    /// asks the server for one, or a fixed id.
+    /// Creates a publisher to `server_url` with the default configuration. `session_id` is a fixed
+    /// id or `"auto"`, which requests one from the server.
     ///
-    /// Opens the queue, so it may take as long as the disk does, and fails if another process has
-    /// it open.
+    /// Opens the queue, so it blocks on the disk and fails if another process has the queue open.
     pub fn new(server_url: &str, session_id: &str) -> Result<Self, NewError> {
         let mut config = Config::default();
         config.server.url =
@@ -145,7 +146,7 @@ impl DashboardPublisher {
         Ok(Self::open(config)?)
     }
 
-    /// A publisher with a configuration of one's own, for example with another `queue.path`.
+    /// Creates a publisher with a custom configuration, for example with another `queue.path`.
     pub fn open(config: Config) -> Result<Self, OpenError> {
         let names: Vec<String> = config.destinations.keys().cloned().collect();
         let (writer, (server, others), closed) =
@@ -168,10 +169,10 @@ impl DashboardPublisher {
         })
     }
 
-    /// Starts to connect, and waits for the first attempt at `[server]` to succeed or fail.
+    /// Starts to connect, and waits until the first attempt at `[server]` has succeeded or failed.
     ///
-    /// A failure ends nothing: it goes on trying in the background, with growing pauses, for ever.
-    /// Does nothing when there is a connection.
+    /// After a failure, retries continue in the background, without end and with growing pauses.
+    /// Does nothing if a connection exists.
     pub async fn connect(&self) -> Result<(), ConnectError> {
         let failures = self.server.status.borrow().failures;
         self.start();
@@ -183,7 +184,7 @@ impl DashboardPublisher {
             Ok(now) if now.failures > failures => {
                 Err(ConnectError(now.last_error.clone().unwrap_or_default()))
             }
-            _ => Err(ConnectError("disconnected meanwhile".into())),
+            _ => Err(ConnectError("disconnect was called while connecting".into())),
         }
     }
 
@@ -199,24 +200,24 @@ impl DashboardPublisher {
         *work = Some(Work { stop, task });
     }
 
-    /// Whether it connects, or tries to.
+    /// Whether the sessions are running: connected or trying to connect.
     pub(crate) fn is_started(&self) -> bool {
         self.work().is_some()
     }
 
-    /// Ends the connection at once, and returns when its task has ended. What is not sent stays
-    /// queued; [`DashboardPublisher::connect`] goes on with it.
+    /// Closes the connection at once, and returns when its task has ended. Unsent entries stay
+    /// queued; [`DashboardPublisher::connect`] resumes delivery.
     pub async fn disconnect(&self) {
         let work = self.work().take();
         if let Some(Work { stop, task }) = work {
             drop(stop);
-            // It ends by a panic at the worst, which leaves the session at rest all the same.
+            // Even if the task panics, dropping it resets the session's status.
             let _ = task.await;
         }
     }
 
-    /// Disconnects, flushes and closes the queue, within 5 s. Other ways into the queue, such as
-    /// an [`Intake`], find it closed.
+    /// Disconnects, flushes and closes the queue, within 5 s. Afterwards, an [`Intake`] or
+    /// [`Writer`] of this queue returns [`QueueError::Closed`].
     pub async fn close(self) {
         let writer = self.writer();
         let closing = async {
@@ -239,15 +240,15 @@ impl DashboardPublisher {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Stores a sample or a dashboard frame and says what became of it.
+    /// Stores a sample or a dashboard frame and returns its disposition.
     ///
-    /// A source faster than `update_rate_hz` is thinned to it.
+    /// Samples that arrive faster than `update_rate_hz` are rate-limited.
     pub async fn publish_telemetry(&self, sample: Value) -> Result<Taken, QueueError> {
         self.publish(Sample::telemetry(&sample)).await
     }
 
-    /// Stores the car's setup and says what became of it. One that is the same as the one before
-    /// is not stored again.
+    /// Stores the car's setup and returns its disposition. A setup equal to the previous one is not
+    /// stored again.
     pub async fn publish_setup(&self, setup: Value) -> Result<Taken, QueueError> {
         self.publish(Sample::setup(&setup)).await
     }
@@ -268,7 +269,7 @@ impl DashboardPublisher {
         status.connected && status.session.is_some()
     }
 
-    /// The session that is bound, or the fixed one.
+    /// The id of the bound session, or the fixed id.
     pub fn session_id(&self) -> Option<String> {
         match &self.config().server.session_id {
             SessionChoice::Fixed(id) => Some(id.clone()),
@@ -276,22 +277,22 @@ impl DashboardPublisher {
         }
     }
 
-    /// The page on which people look at the newest session.
+    /// The dashboard page of the newest session.
     pub fn dashboard_url(&self) -> Option<String> {
         self.server.status.borrow().page.clone()
     }
 
-    /// How the session stands.
+    /// The current status of the session.
     pub fn session_status(&self) -> SessionStatus {
         self.server.status.borrow().clone()
     }
 
-    /// How the session stands, to be watched.
+    /// Watches the status of the session.
     pub fn watch_session(&self) -> Watched {
         self.server.status.clone()
     }
 
-    /// How the sessions of the other destinations stand, by name, to be watched.
+    /// Watches the sessions of the other destinations, by name.
     pub fn watch_others(&self) -> Others {
         self.others.iter().map(|other| (other.name.clone(), other.status.clone())).collect()
     }
@@ -300,29 +301,29 @@ impl DashboardPublisher {
         [&self.server].into_iter().chain(&self.others)
     }
 
-    /// How long what was delivered lately took, from its capture to its proof.
+    /// The recent latencies from capture to proof.
     pub fn latencies(&self) -> Latencies {
         self.server.latencies.clone()
     }
 
-    /// How the queue stands.
+    /// The current status of the queue.
     pub fn queue_status(&self) -> QueueStatus {
         self.writer.status()
     }
 
-    /// The configuration in force.
+    /// The active configuration.
     pub fn config(&self) -> Arc<Config> {
         Arc::clone(&self.config.borrow())
     }
 
-    /// Takes over another configuration, but for what needs a restart, such as `queue.path`. Another
-    /// server, or another way to deliver, takes another link; nothing queued is lost by that.
+    /// Applies a new configuration, except for settings that need a restart, such as `queue.path`.
+    /// Changes to `[server]` or `[delivery]` cause a reconnect; no queued entry is lost.
     pub async fn take_over(&self, config: Config) -> Result<(), QueueError> {
         let before = self.config();
         let config = before.taking_over(config);
         if config.queue != before.queue {
             let limits = Limits::new(&config.queue, &config.stint);
-            // A disk that hangs must not hold up who asks.
+            // A hanging disk must not block the caller.
             timeout(APPEND_TIMEOUT, self.writer.limit(limits)).await.map_err(|_| stalled())??;
         }
         self.rate.send_if_modified(|hz| {
@@ -343,24 +344,24 @@ impl DashboardPublisher {
         Ok(())
     }
 
-    /// `update_rate_hz`, to be watched.
+    /// Watches `update_rate_hz`.
     pub(crate) fn watch_rate(&self) -> watch::Receiver<f64> {
         self.rate.subscribe()
     }
 
-    /// A way into the same queue for another source; `rate_hz` 0 keeps every sample.
+    /// Creates an intake into this queue for another source; `rate_hz` 0 keeps every sample.
     pub fn intake(&self, source: &'static str, rate_hz: f64) -> Intake {
         Intake::new(self.writer.clone(), source, rate_hz)
     }
 
-    /// The end of the queue that appends.
+    /// The writer of the queue.
     pub fn writer(&self) -> Writer {
         self.writer.clone()
     }
 }
 
 fn stalled() -> QueueError {
-    QueueError::from(io::Error::new(io::ErrorKind::TimedOut, "it does not answer"))
+    QueueError::from(io::Error::new(io::ErrorKind::TimedOut, "no answer"))
 }
 
 fn backoff(config: &Config) -> Backoff {
@@ -368,7 +369,7 @@ fn backoff(config: &Config) -> Backoff {
     Backoff::new(backoff_min, backoff_max, SmallRng::from_os_rng())
 }
 
-/// Has the sessions at work, each by itself, until it is told to stop.
+/// Runs all sessions concurrently until `stopped` resolves.
 async fn carry(sessions: Vec<SharedSession>, stopped: oneshot::Receiver<Infallible>) {
     let mut at_work = Vec::with_capacity(sessions.len());
     for session in sessions {
@@ -381,11 +382,11 @@ async fn carry(sessions: Vec<SharedSession>, stopped: oneshot::Receiver<Infallib
     }
 }
 
-/// Puts the session to rest however its work ends, also when the runtime does.
+/// Runs a session and resets its status when dropped, even if the runtime shuts down.
 struct AtWork(tokio::sync::OwnedMutexGuard<Session<Server>>);
 
 impl AtWork {
-    /// Says in the log whose lines they are, unless they are those of `[server]`.
+    /// Runs the session. Log lines of destinations other than `[server]` carry the name.
     fn run(&mut self) -> impl Future<Output = QueueError> {
         let span = match self.0.destination() {
             "" => Span::none(),

@@ -1,7 +1,8 @@
-//! A configuration that is read anew and taken over while the agent runs.
+//! Configuration reload while the agent runs.
 //!
-//! Whoever wants that [asks](Asking::ask); the agent reads, checks, takes over what can change and
-//! says what did. A wrong configuration changes nothing.
+//! A caller [requests](Asking::ask) a reload. The agent reads and validates the configuration,
+//! applies what can change at run time and replies with the changes. An invalid configuration
+//! changes nothing.
 
 use std::fmt;
 
@@ -10,14 +11,14 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::config::Config;
 
-/// A setting that is another than before.
+/// A setting whose value differs from the running one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
     pub key: String,
     /// Secrets are `***`.
     pub old: String,
     pub new: String,
-    /// It stays as it was until the agent is started again.
+    /// The new value takes effect only after a restart of the agent.
     pub needs_restart: bool,
 }
 
@@ -29,15 +30,15 @@ impl fmt::Display for Change {
     }
 }
 
-/// What changed, or why nothing did.
+/// The changed settings, or why the new configuration was rejected.
 pub type Answer = Result<Vec<Change>, String>;
 
-/// The end that asks. Clones ask the same agent.
+/// Requests reloads. Clones address the same agent.
 #[derive(Clone, Debug)]
 pub struct Asking(mpsc::Sender<oneshot::Sender<Answer>>);
 
 impl Asking {
-    /// Has the configuration read anew, and waits for what comes of it.
+    /// Requests a reload and waits for its result.
     pub async fn ask(&self) -> Answer {
         let (reply, answer) = oneshot::channel();
         let is_gone = |_| "the agent is ending".to_owned();
@@ -46,12 +47,12 @@ impl Asking {
     }
 }
 
-/// The agent's end.
+/// Serves reload requests inside the agent.
 pub struct Reload {
     asked: mpsc::Receiver<oneshot::Sender<Answer>>,
     asking: Asking,
     read: Box<dyn Fn() -> Result<Config, String> + Send + Sync>,
-    /// Told of each configuration that is taken over.
+    /// Called with each configuration that is applied.
     taken: Box<dyn Fn(&Config) + Send + Sync>,
 }
 
@@ -62,12 +63,13 @@ impl fmt::Debug for Reload {
 }
 
 impl Reload {
-    /// `read` reads the configuration as it was read at the start.
+    /// `read` must use the same file, environment and arguments as at the start. `taken` is called
+    /// with each configuration that is applied.
     pub fn new(
         read: impl Fn() -> Result<Config, String> + Send + Sync + 'static,
         taken: impl Fn(&Config) + Send + Sync + 'static,
     ) -> Self {
-        // One is at work, and who comes meanwhile waits.
+        // One request is being served and one is queued; further requesters wait to enqueue theirs.
         let (sender, asked) = mpsc::channel(1);
         Self { asked, asking: Asking(sender), read: Box::new(read), taken: Box::new(taken) }
     }
@@ -76,7 +78,7 @@ impl Reload {
         self.asking.clone()
     }
 
-    /// The next who asks.
+    /// Waits for the next request and returns the channel for its answer.
     pub(crate) async fn asked(&mut self) -> oneshot::Sender<Answer> {
         match self.asked.recv().await {
             Some(reply) => reply,
@@ -84,7 +86,8 @@ impl Reload {
         }
     }
 
-    /// Reads the configuration: what of `running` changes, and what is in force then.
+    /// Reads the configuration and returns its differences from `running` and the merged
+    /// configuration to apply.
     pub(crate) fn read(&self, running: &Config) -> Result<(Vec<Change>, Config), String> {
         let new = (self.read)()?;
         let changes = running.changes(&new);

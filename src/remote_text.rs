@@ -1,13 +1,13 @@
-//! Text that a server or another program wrote, made safe to log and to show.
+//! Text from servers and other programs, made safe to log and show.
 //!
-//! [`RemoteText`] is the only way for such text into an error, and its constructors sanitize it:
+//! Errors can hold such text only as a [`RemoteText`], whose constructors sanitize it:
 //! every configured secret becomes `[secret]`, every session id `[session]`; control, bidi and
 //! invisible characters are escaped; the length is bounded.
 //!
-//! A secret is recognized verbatim, percent-encoded in part or as a whole, quoted as JSON, in base64
-//! at any offset (so within `Basic` credentials), and with invisible characters in between. It is
-//! not recognized when a server splits it over several messages, changes it in another way
-//! (reversed, in hexadecimal, encoded twice), or when it has fewer than [`MIN_SECRET_CHARS`]
+//! A secret is recognized verbatim, percent-encoded in part or as a whole, quoted as JSON, in
+//! base64 at any offset (so within `Basic` credentials), and with invisible characters in between.
+//! It is not recognized when a server splits it over several messages, changes it in another way
+//! (reversed, in hexadecimal, encoded twice), or when it has fewer than 4
 //! characters. A session id is recognized if it is a UUID, a fixed one of the configuration, or
 //! follows `/dashboard/`.
 
@@ -22,11 +22,13 @@ use serde_json::Value;
 
 use crate::config::{self, Config, CredentialFile, Secret};
 
-/// Characters of a remote text that are shown: one log line.
+/// The maximum characters of a remote text that are shown: one log line.
 const MAX_CHARS: usize = 200;
-/// Bytes of a remote text that are read. The rest is never shown, so megabytes cost no time.
+/// The maximum bytes of a remote text that are scanned. The rest is never shown, so even megabytes
+/// cost no time.
 const MAX_SCANNED_BYTES: usize = 16 << 10;
-/// Bytes at the end of a text that was cut: a secret may begin there and be cut itself.
+/// Bytes at the end of a truncated text that are not shown, because a secret may be truncated
+/// there.
 const CUT_BYTES: usize = MAX_SCANNED_BYTES / 2;
 /// A shorter secret protects nothing and occurs in any other text.
 const MIN_SECRET_CHARS: usize = 4;
@@ -37,7 +39,7 @@ const UUID_CHARS: usize = 36;
 
 const SECRET: &str = "[secret]";
 const SESSION: &str = "[session]";
-/// Words of a header's value that are not secret.
+/// Words in the value of a header that are not secret.
 const SCHEMES: [&str; 4] = ["basic", "bearer", "digest", "token"];
 /// What precedes the session id in a link to a page.
 const PAGE: &str = "/dashboard/";
@@ -47,7 +49,7 @@ const PAGE: &str = "/dashboard/";
 pub struct RemoteText(String);
 
 impl RemoteText {
-    /// Sanitizes `text`; the module's documentation says what that covers.
+    /// Sanitizes `text` as the module documentation describes.
     pub fn new(text: impl fmt::Display, secrets: &Secrets) -> Self {
         let mut scanned = Bounded::default();
         let shown_bytes = match write!(scanned, "{text}") {
@@ -57,14 +59,14 @@ impl RemoteText {
         Self(shorten(&secrets.replace(&scanned.0, shown_bytes)))
     }
 
-    /// Puts words of our own around the text; they are sanitized too, but not shortened.
+    /// Adds a prefix and a suffix of our own; they are escaped too, but not shortened.
     #[must_use]
     pub fn within(self, before: &str, after: &str) -> Self {
         Self(format!("{}{}{}", escape(before), self.0, escape(after)))
     }
 }
 
-/// Words of our own.
+/// Text of this program.
 impl From<&'static str> for RemoteText {
     fn from(text: &'static str) -> Self {
         Self(escape(text).into_owned())
@@ -91,7 +93,7 @@ impl fmt::Debug for RemoteText {
     }
 }
 
-/// Fails once it holds [`MAX_SCANNED_BYTES`].
+/// A string that fails to grow beyond [`MAX_SCANNED_BYTES`].
 #[derive(Default)]
 struct Bounded(String);
 
@@ -103,7 +105,7 @@ impl fmt::Write for Bounded {
     }
 }
 
-/// Escapes what must not be shown and cuts after [`MAX_CHARS`] characters.
+/// Escapes unsafe characters and truncates after [`MAX_CHARS`] characters.
 fn shorten(text: &str) -> String {
     let mut shown = String::new();
     let mut count = 0;
@@ -122,15 +124,15 @@ fn shorten(text: &str) -> String {
     shown
 }
 
-/// Escapes control, bidi and invisible characters, with which a text could forge a log line, change
-/// a terminal or look like another text.
+/// Escapes control, bidi and invisible characters, which could forge a log line, control a terminal
+/// or make a text look like another one.
 ///
-/// The escapes are those of JSON, so that a text of JSON keeps its meaning.
+/// Uses JSON escapes, so that JSON text keeps its meaning.
 pub(crate) fn escape(text: &str) -> Cow<'_, str> {
     escape_if(text, is_unsafe)
 }
 
-/// Like [`escape`], for a text of several lines with columns.
+/// [`escape`] for text with several lines and columns: keeps line feeds and tabs.
 pub(crate) fn escape_lines(text: &str) -> Cow<'_, str> {
     escape_if(text, |c| is_unsafe(c) && c != '\n' && c != '\t')
 }
@@ -156,7 +158,7 @@ fn escape_if(text: &str, is_unsafe: impl Fn(char) -> bool) -> Cow<'_, str> {
     escaped.into()
 }
 
-/// Whether a character is shown as something else than itself.
+/// Whether a character is invisible or has an effect on the text around it.
 fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c,
@@ -164,7 +166,7 @@ fn is_unsafe(c: char) -> bool {
             '\u{ad}' | '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
             | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200d}' | '\u{2060}'..='\u{2064}'
             | '\u{3164}' | '\u{feff}' | '\u{ffa0}'
-            // Direction of writing.
+            // Text direction.
             | '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}'
             | '\u{2066}'..='\u{206f}'
             // Line and paragraph separator.
@@ -177,8 +179,7 @@ fn is_unsafe(c: char) -> bool {
 #[derive(Clone, Default)]
 pub struct Secrets {
     secrets: Arc<[String]>,
-    /// Each secret in each form in which it is recognized, the longest first: one may contain
-    /// another.
+    /// All recognized forms of all secrets, longest first, because one may contain another.
     forms: Arc<[String]>,
 }
 
@@ -189,7 +190,7 @@ impl fmt::Debug for Secrets {
 }
 
 impl Secrets {
-    /// Leaves out what is too short to be recognized.
+    /// Ignores secrets that are too short to be recognized.
     pub fn new(secrets: impl IntoIterator<Item = String>) -> Self {
         let mut secrets: Vec<String> = secrets
             .into_iter()
@@ -203,12 +204,12 @@ impl Secrets {
         Self { secrets: secrets.into(), forms: forms.into() }
     }
 
-    /// The secrets of a whole configuration, but for those in the files that it names.
+    /// The secrets of a configuration, without those in its token files.
     pub fn of(config: &Config) -> Self {
         Self::new(config::secrets(config))
     }
 
-    /// The secrets of a configuration and of its token files. Reads them, which may block.
+    /// The secrets of a configuration and of its token files. Reads the files, which may block.
     pub(crate) fn with_files_of(config: &Config) -> Self {
         let Config { source, metrics, serve, .. } = config;
         let servers = [&config.server].into_iter().chain(config.destinations.values());
@@ -220,19 +221,19 @@ impl Secrets {
         Self::of(config).and(files.filter_map(token_in))
     }
 
-    /// These secrets and more.
+    /// Adds secrets.
     #[must_use]
     pub fn and(&self, more: impl IntoIterator<Item = String>) -> Self {
         Self::new(self.secrets.iter().cloned().chain(more))
     }
 
-    /// Replaces secrets and session ids in a text of any length, and changes nothing else.
+    /// Replaces secrets and session ids in a text of any length; changes nothing else.
     pub(crate) fn redact(&self, text: &str) -> String {
         self.replace(text, text.len())
     }
 
     /// Replaces secrets and session ids that begin in the first `shown_bytes` of the text and drops
-    /// what follows.
+    /// the rest.
     fn replace(&self, text: &str, shown_bytes: usize) -> String {
         let mut shown = String::new();
         let (mut at, mut copied) = (0, 0);
@@ -251,7 +252,7 @@ impl Secrets {
         shown
     }
 
-    /// Where what must not be shown ends if it begins at this byte, and what stands in its place.
+    /// If a secret or session id begins at this byte: its end, and the placeholder for it.
     fn hidden_at(&self, text: &str, at: usize) -> Option<(usize, &'static str)> {
         if !text.is_char_boundary(at) {
             return None;
@@ -269,14 +270,14 @@ impl Secrets {
     }
 }
 
-/// The forms in which a secret is recognized, besides percent-encoding.
+/// The recognized forms of a secret; percent-encoding is handled separately.
 fn forms(secret: &str) -> Vec<String> {
     let quoted = Value::from(secret).to_string();
     let mut forms = vec![secret.to_owned()];
     forms.extend(quoted.get(1..quoted.len() - 1).map(str::to_owned));
     for offset in 0..3 {
         let padded = [&[0; 3][..offset], secret.as_bytes()].concat();
-        // Only the characters that the bytes around the secret have no part in.
+        // Only the characters that do not depend on the bytes around the secret.
         let (start, end) = ((offset * 8).div_ceil(6), padded.len() * 8 / 6);
         for engine in [STANDARD_NO_PAD, URL_SAFE_NO_PAD] {
             let encoded = engine.encode(&padded);
@@ -291,7 +292,7 @@ fn forms(secret: &str) -> Vec<String> {
     forms
 }
 
-/// Where `form` ends if it begins at this byte of the text.
+/// The end of `form`, if it begins at this byte of the text.
 fn end_of(text: &str, at: usize, form: &str) -> Option<usize> {
     if text.as_bytes().get(at..)?.starts_with(form.as_bytes()) {
         return Some(at + form.len());
@@ -300,7 +301,7 @@ fn end_of(text: &str, at: usize, form: &str) -> Option<usize> {
     form.bytes().all(|wanted| letters.next() == Some(wanted)).then_some(letters.at)
 }
 
-/// Where the UUID ends that begins at this byte of the text.
+/// The end of a UUID, if one begins at this byte of the text.
 fn end_of_uuid(text: &str, at: usize) -> Option<usize> {
     let mut letters = Letters { text, at };
     let is_uuid = (0..UUID_CHARS).all(|place| match (place, letters.next()) {
@@ -310,7 +311,7 @@ fn end_of_uuid(text: &str, at: usize) -> Option<usize> {
     is_uuid.then_some(letters.at)
 }
 
-/// The bytes of a text with percent-encoding undone and without invisible characters.
+/// Iterates over the bytes of a text, decodes percent-encoding and skips invisible characters.
 struct Letters<'a> {
     text: &'a str,
     at: usize,
@@ -342,7 +343,7 @@ impl Iterator for Letters<'_> {
     }
 }
 
-/// What may not be repeated of a header's value: the value, its words, and the password in `Basic`
+/// The secrets in the value of a header: the value, its words, and the password in `Basic`
 /// credentials.
 pub(crate) fn in_header(value: &str) -> Vec<String> {
     let is_scheme = |word: &&str| SCHEMES.iter().any(|scheme| word.eq_ignore_ascii_case(scheme));
@@ -359,7 +360,7 @@ pub(crate) fn in_header(value: &str) -> Vec<String> {
     secrets
 }
 
-/// The texts and numbers of a JSON value, which may all be secrets.
+/// The strings and numbers of a JSON value, all of which may be secrets.
 pub(crate) fn in_json(value: &Value) -> Vec<String> {
     let mut secrets = Vec::new();
     let mut values = vec![value];
@@ -376,7 +377,7 @@ pub(crate) fn in_json(value: &Value) -> Vec<String> {
 }
 
 fn token_in(file: &CredentialFile) -> Option<String> {
-    // Opening a pipe would wait until another program writes to it.
+    // Opening a pipe would block until another program writes to it.
     let is_file = std::fs::metadata(file.path().ok()?).ok()?.is_file();
     let text = is_file.then(|| file.read().ok())??;
     Secret::from(text.as_str()).reveal().map(str::to_owned)
@@ -415,7 +416,7 @@ mod tests {
         for user in ["", "a", "bo", "ana", "dave"] {
             let basic = STANDARD.encode(format!("{user}:hunter2/secret"));
             let shown = RemoteText::new(format!("Basic {basic}"), &secrets());
-            // The characters that the user's name has a part in stay.
+            // Characters that also encode a part of the user name are not replaced.
             assert!(shown.contains(SECRET) && shown.len() < 28, "{user}: {shown}");
         }
     }

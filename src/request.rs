@@ -1,4 +1,4 @@
-//! One plain HTTP request to another program of this PC, on a connection of its own.
+//! An HTTP client for other programs on this PC: one plain request per connection.
 
 use std::io;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// Why there is no answer.
+/// Why a request failed.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestError {
     #[error("cannot be reached: {0}")]
@@ -29,16 +29,16 @@ pub enum RequestError {
     TooLarge(usize),
 }
 
-/// What bounds a request.
+/// The limits of a request.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Bounds {
-    /// From the connection to the end of the answer.
+    /// From connecting to the end of the response.
     pub(crate) time: Duration,
     pub(crate) answer_bytes: usize,
 }
 
-/// Asks at `address`, which is `HOST:PORT`. The connection is closed when this returns or is
-/// dropped.
+/// Sends a request to `address` (`HOST:PORT`) and returns the response. The connection is closed
+/// when the future completes or is dropped.
 pub(crate) async fn request(
     address: &str,
     method: Method,
@@ -61,7 +61,7 @@ pub(crate) async fn request(
     timeout(bounds.time, exchange).await.map_err(|_| RequestError::Timeout(bounds.time))?
 }
 
-/// Asks on a connection that is there already, which ends with this. The caller bounds the time.
+/// Sends a request on an open connection, then closes it. The caller bounds the time.
 pub(crate) async fn ask(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     request: Request<Full<Bytes>>,
@@ -73,7 +73,7 @@ pub(crate) async fn ask(
     tokio::select! {
         biased;
         answer = &mut answer => answer,
-        // It drives the answer; when it is over, all of it has come that will.
+        // The connection has ended, so whatever it received is already buffered for the response.
         _ = &mut connection => answer.await,
     }
 }

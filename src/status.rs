@@ -1,7 +1,8 @@
-//! The status page, at `/` of the admin address: what a driver wants to know at a glance.
+//! The status page for drivers, at `/` of the admin address.
 //!
-//! `/status` gives it as JSON, which the page asks for every second; `/qr.svg` is the link to the
-//! dashboard for a phone. All of it for this PC alone: the link's id is the session's secret.
+//! `/status` is its data as JSON, which the page polls every half second; `/qr.svg` is the
+//! dashboard link as a QR code for a phone. Only this PC may access them, because the session id in
+//! the link is a secret.
 
 mod pill;
 
@@ -28,7 +29,8 @@ use crate::loopback_guard::{Access, guard};
 use crate::session::{FORGOTTEN, Latencies, Latency, Others, SessionStatus, Watched};
 use crate::tools::{self, Tools};
 
-/// What the page remembers: looks at the queue, taken at regular intervals, and what went wrong.
+/// The history on the status page: the length of the queue at regular intervals, and recent
+/// failures.
 #[derive(Clone, Debug, Default)]
 pub struct Board {
     memory: Arc<Mutex<Memory>>,
@@ -38,13 +40,13 @@ pub struct Board {
 #[derive(Debug, Default)]
 struct Memory {
     drain: Drain,
-    /// The last ones, oldest first.
+    /// The latest queue lengths, oldest first.
     looks: VecDeque<Look>,
-    /// The last ones, oldest first.
+    /// The latest failures, oldest first.
     troubles: VecDeque<Trouble>,
 }
 
-/// The queue at a moment.
+/// The length of the queue at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 struct Look {
     /// Milliseconds since 1970.
@@ -52,24 +54,24 @@ struct Look {
     entries: u64,
 }
 
-/// Something that went wrong.
+/// A failure.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Trouble {
-    /// The last time, in milliseconds since 1970.
+    /// The time of its latest occurrence, in milliseconds since 1970.
     at: CapturedAt,
-    /// In words for a driver.
+    /// The message for a driver.
     plainly: &'static str,
-    /// For whoever is asked about it.
+    /// The technical error, for support.
     detail: String,
 }
 
 impl Board {
-    /// A board with nothing on it.
+    /// An empty history.
     pub fn new(latencies: Latencies) -> Self {
         Self { latencies, ..Self::default() }
     }
 
-    /// So many entries are queued at this moment.
+    /// Records the length of the queue.
     pub fn look(&self, at: CapturedAt, entries: u64) {
         let mut memory = self.memory();
         if memory.looks.len() >= STATUS_LOOKS {
@@ -78,17 +80,17 @@ impl Board {
         memory.looks.push_back(Look { at, entries });
     }
 
-    /// How all of it stands.
+    /// The status badge.
     pub fn pill(&self, queue: &tools::Status, session: &SessionStatus) -> Pill {
         Pill::new(Disk::new(queue), queue.queued, session, self.memory().drain)
     }
 
-    /// The queue drains like this from now on.
+    /// Records the current drain state of the queue.
     pub fn drains(&self, drain: Drain) {
         self.memory().drain = drain;
     }
 
-    /// This went wrong. The same again is no line of its own.
+    /// Records a failure. A repetition replaces the earlier entry with the same message.
     pub fn trouble(&self, at: CapturedAt, plainly: &'static str, detail: String) {
         let mut memory = self.memory();
         let troubles = &mut memory.troubles;
@@ -105,20 +107,20 @@ impl Board {
     }
 }
 
-/// How the agent stands, for one look at it.
+/// A status snapshot of the agent.
 #[derive(Clone, Debug)]
 pub struct Glance {
     pub pill: Pill,
-    /// Entries that wait.
+    /// Entries in the queue.
     pub queued: u64,
-    /// Entries that were ever accepted, and delivered.
+    /// Entries ever accepted, and ever delivered.
     pub appended: u64,
     pub delivered: u64,
-    /// Bytes of the recording that is read, up to the end of the last line that was taken.
+    /// Bytes of the recording up to the end of the last line that was stored.
     pub recording_bytes: u64,
 }
 
-/// What the page is made from.
+/// The state behind the routes.
 #[derive(Debug)]
 struct View {
     tools: Tools,
@@ -127,7 +129,7 @@ struct View {
     board: Board,
 }
 
-/// The page's routes.
+/// The routes of the status page.
 pub(crate) fn router(tools: Tools, session: Watched, others: Others, board: Board) -> Router {
     Router::new()
         .route("/", get(page))
@@ -141,34 +143,34 @@ async fn page() -> Response {
     document(FormPolicy::Nowhere, &[include_str!("status/page.html")])
 }
 
-/// Everything on the page.
+/// The response to `/status`.
 #[derive(Debug, Serialize)]
 struct Status {
     pill: Pill,
-    /// The dashboard.
+    /// The dashboard link.
     page: Option<String>,
     connected: bool,
     verified: bool,
     proof: Option<&'static str>,
     /// Seconds until the next attempt to connect.
     retry_in: Option<f64>,
-    /// What is wrong now, in words for a driver.
+    /// The current problems, as messages for a driver.
     wrong: Vec<String>,
-    /// What went wrong lately, oldest first.
+    /// The recent failures, oldest first.
     troubles: Vec<Trouble>,
-    /// From capture to proof.
+    /// Time from capture to proof.
     latency: Option<Latency>,
     queue: tools::Status,
     looks: Vec<Look>,
     others: Vec<Other>,
 }
 
-/// A destination besides `[server]`.
+/// The status of a destination besides `[server]`.
 #[derive(Debug, Serialize)]
 struct Other {
     name: String,
     pill: Pill,
-    /// What is wrong with it now, in words for a driver.
+    /// The current problem, as a message for a driver.
     wrong: Option<&'static str>,
     page: Option<String>,
 }
@@ -223,7 +225,7 @@ async fn qr(State(view): State<Arc<View>>) -> Response {
     (headers, image).into_response()
 }
 
-/// What is wrong now, in words for a driver.
+/// The current problems, as messages for a driver.
 fn wrong(queue: &tools::Status, session: &SessionStatus) -> Vec<String> {
     let mut wrong = Vec::new();
     wrong.extend(queue.storage_error.as_ref().map(|_| disk_plainly(queue.disk_is_full).into()));
@@ -233,17 +235,17 @@ fn wrong(queue: &tools::Status, session: &SessionStatus) -> Vec<String> {
         wrong.push(FORGOTTEN.into());
     }
     if queue.imbalance != 0 {
-        wrong.push(format!("The ledger is out by {}: a fault of pitwire.", queue.imbalance));
+        wrong.push(format!("The ledger is out by {}. This is a bug in pitwire.", queue.imbalance));
     }
     wrong
 }
 
-/// What it means that the queue's disk fails, in words for a driver.
+/// The message for a driver about a full or failing disk of the queue.
 pub(crate) fn disk_plainly(is_full: bool) -> &'static str {
     if is_full {
-        "The disk is full. Make room on it; until then what comes waits in memory."
+        "The disk is full. Free some space; until then new frames wait in memory."
     } else {
-        "The disk does not work as it should. Look at it; until then what comes waits in memory."
+        "The disk does not work properly. Check it; until then new frames wait in memory."
     }
 }
 

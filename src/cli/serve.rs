@@ -33,7 +33,7 @@ pub struct Serve {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:5000")]
     pub listen: SocketAddr,
 
-    /// Configuration file, of which only [serve] is used [default: pitwire/pitwire.toml in ~/.config or %LOCALAPPDATA%, if it exists].
+    /// Configuration file, of which only the table serve is used [default: pitwire/pitwire.toml in ~/.config or %LOCALAPPDATA%, if it exists].
     #[arg(long, value_name = "FILE", env = "PITWIRE_CONFIG")]
     pub config: Option<PathBuf>,
 

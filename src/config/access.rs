@@ -1,4 +1,4 @@
-//! What opens a server's door: a token, headers, a Socket.IO `auth` payload. None of it is ever
+//! Credentials for a server: a token, headers, a Socket.IO `auth` payload. None of them is ever
 //! printed.
 
 use std::fmt;
@@ -7,15 +7,15 @@ use super::Wrong;
 use super::values::Textual;
 use crate::remote_text::{in_header, in_json};
 
-/// How a secret is shown, when there is one.
+/// What is shown in place of a secret.
 const HIDDEN: &str = "***";
 
-/// A text that is never printed; empty is none.
+/// A text that is never printed; empty means not set.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Secret(String);
 
 impl Secret {
-    /// The text itself, to be sent to the server and nowhere else.
+    /// The text, to be sent to the server and nowhere else.
     pub fn reveal(&self) -> Option<&str> {
         Some(self.0.as_str()).filter(|text| !text.is_empty())
     }
@@ -59,10 +59,10 @@ impl Textual for Secret {
     }
 }
 
-/// Characters of a token that clients of a listener present, at least: nothing limits the guesses.
+/// The minimum length of a token that guards a listener: the number of guesses is not limited.
 const MIN_TOKEN_CHARS: usize = 16;
 
-/// Whether a token can guard a listener; an error completes "a token that …".
+/// Checks that a token can guard a listener; the error completes "a token that …".
 pub(crate) fn check_token(token: &str) -> Result<(), String> {
     if token.len() < MIN_TOKEN_CHARS {
         Err(format!("can be guessed; write {MIN_TOKEN_CHARS} characters or more"))
@@ -73,12 +73,12 @@ pub(crate) fn check_token(token: &str) -> Result<(), String> {
     }
 }
 
-/// HTTP headers, one a line.
+/// HTTP headers, written one per line.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Headers(Vec<(String, String)>);
 
 impl Headers {
-    /// Name and value of each.
+    /// Names and values of the headers.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
@@ -94,11 +94,11 @@ impl Textual for Headers {
     fn read(&mut self, text: &str) -> Result<(), Wrong> {
         let mut headers = Vec::new();
         for line in text.lines().filter(|line| !line.trim().is_empty()) {
-            let (name, value) = line.split_once(':').ok_or(Wrong("is no list of headers"))?;
+            let (name, value) = line.split_once(':').ok_or(Wrong("is not a list of headers"))?;
             let (name, value) = (name.trim(), value.trim());
             let token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
             if name.is_empty() || !name.bytes().all(token) {
-                return Err(Wrong("has a header without a proper name"));
+                return Err(Wrong("has a header with an invalid name"));
             }
             if !value.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
                 return Err(Wrong("has a header whose value is not plain ASCII"));
@@ -114,7 +114,7 @@ impl Textual for Headers {
     }
 
     fn allowed(&self) -> String {
-        r#"one "Name: value" a line, or "" for none"#.into()
+        r#"one "Name: value" per line, or "" for none"#.into()
     }
 
     fn is_secret(&self) -> bool {
@@ -131,7 +131,7 @@ impl Textual for Headers {
 pub struct Auth(Option<serde_json::Value>);
 
 impl Auth {
-    /// The payload itself, to be sent to the server and nowhere else.
+    /// The payload, to be sent to the server and nowhere else.
     pub fn reveal(&self) -> Option<&serde_json::Value> {
         self.0.as_ref()
     }

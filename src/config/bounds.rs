@@ -1,56 +1,56 @@
-//! Every number of the program that an operator cannot set: what follows from a protocol, or is there
-//! only so that nothing grows without bound.
+//! Limits that an operator cannot set: those that follow from a protocol, and those that only keep
+//! memory, disk and waiting times bounded.
 
 use std::ops::Range;
 use std::time::Duration;
 
-// What comes in.
+// Input.
 
-/// A configuration file above this is not read.
+/// The maximum size of a configuration file; a larger one is an error.
 pub const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
-/// A sample, or a setup, above this is refused: the server closes the connection above 1,000,000
-/// bytes a message, and the envelope around it needs some of them.
+/// The maximum size of a sample or setup; a larger one is refused. The server closes the connection
+/// at messages above 1,000,000 bytes, which include the envelope.
 pub const MAX_SAMPLE_BYTES: usize = 900_000;
 
-/// Objects and arrays within each other; a sample above this is refused.
+/// The maximum nesting of objects and arrays in a sample; a deeper one is refused.
 pub const MAX_SAMPLE_DEPTH: usize = 32;
 
-/// A sample that says it was captured further ahead of this machine's clock than this gets the
-/// clock's moment. A day, as a wrong time zone is no more.
+/// A sample whose capture time is further in the future than this gets the current time instead.
+/// One day tolerates every wrong time zone.
 pub const MAX_CLOCK_LEAD: Duration = Duration::from_hours(24);
 
-/// The body of one HTTP request above this is refused.
+/// The maximum body of an HTTP request; a larger one is refused.
 pub const MAX_HTTP_BODY_BYTES: usize = 8 << 20;
 
-/// Samples in one HTTP request; one with more is refused.
+/// The maximum number of samples in an HTTP request; a request with more is refused.
 pub const MAX_HTTP_ENTRIES: usize = 10_000;
 
-/// From an HTTP request to its answer, at most.
+/// The maximum time from an HTTP request to its response.
 pub const HTTP_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Lines that are appended together.
+/// The maximum number of lines that are appended together.
 pub const MAX_BATCH_LINES: usize = 256;
 
-/// Lines that are there are read together up to this: about as many as are appended together.
+/// The read buffer for lines: holds about as many as are appended together.
 pub const LINES_BUFFER_BYTES: usize = 256 << 10;
 
-/// Read of standard input at once, and ahead while lines before it are stored.
+/// Bytes of one read of standard input, and of the read-ahead while earlier lines are stored.
 pub const STDIN_READ_BYTES: usize = 64 << 10;
 pub const STDIN_BUFFER_BYTES: usize = 256 << 10;
 
-/// Between two tries to listen on an address that another program has.
+/// The interval between attempts to listen on an address that another program uses.
 pub const LISTEN_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Samples a second of the simulated car, and of a recording, where `update_rate_hz` is 0.
+/// The rate of the simulated car, and of a recording, when `update_rate_hz` is 0.
 pub const SIMULATOR_RATE_HZ: f64 = 2.0;
 
-/// Servers besides `[server]`, and how long the name of one may be.
+/// The maximum number of destinations besides `[server]`, and the maximum length of a name.
 pub const MAX_DESTINATIONS: usize = 8;
 pub const MAX_DESTINATION_NAME_BYTES: usize = 32;
 
-/// Streams that are told apart, pages of stints, and sessions: those that were used last. More than
-/// a league has cars.
+/// The number of cars, stint pages and sessions that are remembered; the least recently used are
+/// forgotten. No league has this many cars.
 pub const MAX_STREAMS: usize = 256;
 pub const MAX_PAGES: usize = 256;
 pub const MAX_SESSIONS: usize = 256;
@@ -60,330 +60,333 @@ pub const APPEND_TIMEOUT: Duration = Duration::from_secs(1);
 
 // The queue.
 
-/// Commands of the session that wait for the queue's thread; a full channel makes it wait.
+/// The capacity of the channel from the session to the queue worker; a full channel makes the
+/// session wait.
 pub const QUEUE_CHANNEL_COMMANDS: usize = 256;
 
-/// A removal that no append has flushed with is flushed after this long: until then a power cut
-/// makes the entry go out again.
+/// A removal is flushed with the next append, or after this long. If power fails before that, the
+/// entry is sent again.
 pub const REMOVE_FLUSH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long to wait for another process, or for the last one's threads, to let go of the store.
+/// How long to wait for another process, or for threads of the previous one, to close the store.
 pub const STORE_OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Between two tries to store what the disk did not take.
+/// The interval between attempts to write entries again after a disk failure.
 pub const STORAGE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Between two tries to open a queue whose disk is full or read-only.
+/// The interval between attempts to open a queue whose disk is full or read-only.
 pub const STORAGE_OPEN_INTERVAL: Duration = Duration::from_secs(2);
 
-/// Entries, and bytes of JSON, that wait in memory for a disk that is slow, full or gone; one
-/// more request of a source fits on top.
+/// The maximum entries, and bytes of JSON, that wait in memory while the disk is slow, full or
+/// missing. One request of a source may exceed it.
 pub const BUFFER_ENTRIES: usize = 16_384;
 pub const BUFFER_BYTES: usize = 12 << 20;
 
-/// Entries that are younger than this, measured against the newest, are never thinned.
+/// Entries younger than this, relative to the newest, are never downsampled.
 pub const RECENT: Duration = Duration::from_secs(60);
 
-/// Entries, and bytes of their records, that are dropped together from the head of the queue.
+/// The maximum entries, and bytes of their records, that one step drops from the head of the queue.
 pub const DROP_STEP_ENTRIES: usize = 1024;
 pub const DROP_STEP_BYTES: usize = 1 << 20;
 
-/// Bytes of the setups that have left the queue and are kept for pages that begin anew; two of the
-/// largest fit.
+/// The maximum size of the setups that are kept after they left the queue, to be sent to new pages;
+/// two of the largest fit.
 pub const MAX_SETUPS_LEFT_BYTES: usize = 2_000_000;
 
-/// Positions that a person may name are below; no queue gets there.
+/// Sequence numbers that a user may pass are below this; no queue reaches it.
 pub const MAX_SEQ: u64 = 1 << 62;
 
-// A person's tools.
+// Queue tools.
 
-/// Entries, and bytes of their records, that a person's tool looks at together; a larger entry comes
-/// alone. The queue does nothing else meanwhile.
+/// The maximum entries, and bytes of their records, that a queue tool reads at once; a larger entry
+/// is read alone. The queue worker does nothing else meanwhile.
 pub const PAGE_ENTRIES: usize = 1024;
 pub const PAGE_BYTES: usize = 1 << 20;
 
-/// Things wrong with one stretch of the queue that are told one by one.
+/// The maximum number of findings that are listed for one segment.
 pub const MAX_FINDINGS: usize = 100;
 
-/// A line of an export above this is refused: an entry, and what says where it was.
+/// The maximum line of an export, an entry and its position; a longer one is refused.
 pub const MAX_LINE_BYTES: usize = MAX_SAMPLE_BYTES + 1024;
 
-/// From a tool's request to the agent's answer, at most.
+/// The maximum time from a tool's request to the agent's answer.
 pub const TOOL_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// An answer of the agent to a tool above this is not read; a page with the largest entry fits.
+/// The maximum answer of the agent to a tool; a page with the largest entry fits.
 pub const MAX_TOOL_ANSWER_BYTES: usize = 8 << 20;
 
 // The session with a server.
 
-/// Events of the server that wait for the session; more is a flood and ends the connection. A
-/// batch that comes back whole fits four times.
+/// The maximum server events that wait for the session; more is a flood and ends the connection.
+/// The echo of a full batch fits four times.
 pub const CONNECTION_EVENTS: usize = 4096;
 
-/// Between two looks whether the client library still reads: it can end without a word.
+/// How often to check that the client library still reads: it can stop without an error.
 pub const READER_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
-/// From joining a session to the server's answer, at most; and as long for an earlier
-/// acknowledgement that must come first.
+/// How long to wait for the answer to joining a session, and for an earlier acknowledgement that
+/// must arrive first.
 pub const JOIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What an earlier link sent may still be on its way through the server: it is asked with this pause
-/// between, so often at most, until what it holds stands still.
+/// Entries of an earlier link may still be in transit in the server. The session polls what the
+/// server holds until that is stable, with this pause and at most this often.
 pub const STORED_PAUSE: Duration = Duration::from_millis(250);
 pub const STORED_LOOKS: u32 = 20;
 
-/// The longest session id that is taken from a server; a UUID has 36.
+/// The longest session id that a server may assign; a UUID has 36 characters.
 pub const MAX_SESSION_ID_CHARS: usize = 128;
 
-/// So many entries go out together on a link of which nothing is known.
+/// The batch size on a link whose latency is not yet known.
 pub const FIRST_WINDOW_ENTRIES: usize = 16;
 
-/// How much longer than an entry alone a batch may take: after less, the next one is twice as large,
-/// after more, half as large.
+/// The batch window, by the time that a batch takes in excess of a single entry: the next batch is
+/// twice as large below the first bound and half as large above the second.
 pub const WINDOW_GROWS_BELOW: Duration = Duration::from_millis(250);
 pub const WINDOW_SHRINKS_ABOVE: Duration = Duration::from_secs(1);
 
-/// After the acknowledgement of a batch, how long to wait for what has not come back yet.
+/// How long to wait for missing echoes after a batch was acknowledged.
 pub const ECHO_GRACE: Duration = Duration::from_millis(500);
 
-/// Entries that are sent and wait for a stronger proof, at most; each takes about 100 bytes of
+/// The maximum number of sent entries that wait for a stronger proof; each takes about 100 bytes of
 /// memory.
 pub const MAX_UNPROVEN_ENTRIES: usize = 16_384;
 
-/// With so many unproven entries and nothing more to send, the server is asked after this pause.
+/// With this many unproven entries and nothing left to send, the server is asked after this pause.
 pub const VERIFY_SOON_ENTRIES: usize = 32;
 pub const VERIFY_SOON: Duration = Duration::from_millis(20);
 
-/// An entry that the server refuses is tried this often, with this pause between: 5 s in all.
+/// The number of attempts for an entry that the server refuses, and the pause between them: 5 s in
+/// all.
 pub const REFUSAL_TRIES: u32 = 3;
 pub const REFUSAL_PAUSE: Duration = Duration::from_millis(2500);
 
-/// Links on which a server gave a session and no proof, after which it is taken to give none.
+/// After this many links with a session and without a proof, the server is assumed to give none.
 pub const WITHOUT_PROOF_LINKS: u32 = 3;
 
-/// How often in a row a server does not answer when a session is joined, after which it is taken to
-/// have no such event, or to acknowledge none.
+/// After this many consecutive unanswered joins, the server is assumed not to support the event, or
+/// not to acknowledge events.
 pub const UNANSWERED_JOINS: u32 = 3;
 
-/// A server that confirms nothing has an entry when the connection outlives two times the ping
-/// interval (25 s) and timeout (20 s) after it.
+/// On a server that confirms nothing, an entry counts as delivered when the connection outlives
+/// twice the ping interval (25 s) and timeout (20 s) after it.
 pub const WRITTEN_AFTER: Duration = Duration::from_secs(90);
 
-/// What needs a person, such as a wrong token, is tried again no sooner than this.
+/// The minimum wait after a failure that an operator has to fix, such as a wrong token.
 pub const AUTH_RETRY_INTERVAL: Duration = Duration::from_secs(30);
 
 // NATS.
 
-/// How often a NATS server is asked whether it is still there. A connection over which nothing came
-/// for three times this long is lost.
+/// How often a NATS server is pinged. A connection that was silent for three intervals is lost.
 pub const NATS_PING_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long a stream remembers what it has, to recognise what comes again. It is not the only thing
-/// that does, so that it need not span an outage.
+/// How long a stream remembers message ids to discard duplicates. Other checks find older
+/// duplicates, so this does not have to span an outage.
 pub const NATS_DUPLICATE_WINDOW: Duration = Duration::from_mins(2);
 
-/// From a hub's request to the NATS server to its answer, and from the start of a connection.
+/// The maximum time for a NATS server to answer a hub's request, and to accept a connection.
 pub const NATS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How often a hub looks for streams of agents that are new, and the first and the longest wait before
-/// a connection that ended is made again: well within [`HUB_LEASE`].
+/// How often a hub looks for streams of new agents, and the first and longest wait before it
+/// reconnects: well within [`HUB_LEASE`].
 pub const NATS_LOOK_INTERVAL: Duration = Duration::from_secs(5);
 pub const NATS_BACKOFF: Range<Duration> = Duration::from_millis(500)..Duration::from_secs(5);
 
-/// Entries of one agent that a hub asks for at once; each is 1 MB at the worst and 700 bytes as a rule.
+/// Entries of one agent that a hub fetches at once; an entry typically has 700 bytes, at most 1 MB.
 pub const NATS_FETCH_ENTRIES: usize = 128;
 
-/// A request for entries ends after this long, and the next one is made. A node of a cluster may die
-/// with who would have answered: so long is that not seen.
+/// How long a fetch waits before it is repeated. If the cluster node that should answer dies, the
+/// hub notices after this long.
 pub const NATS_FETCH_EXPIRES: Duration = Duration::from_secs(10);
 
-/// What a hub reads with is forgotten by the server after so long without a request.
+/// The server deletes a hub's consumer after this long without a request.
 pub const NATS_READER_FORGOTTEN: Duration = Duration::from_secs(60);
 
-/// Entries at the end of the queue that a hub looks through at its start for what it has of each
-/// agent, which is given out again.
+/// Entries at the end of the queue that a hub scans at its start to find what it has of each agent,
+/// because the server delivers those entries again.
 pub const NATS_LOOK_BACK_ENTRIES: u64 = 32_768;
 
-/// How often a hub writes into the book of its name that it lives, and what it has delivered.
+/// How often a hub writes a heartbeat and its delivery progress into the assignment table.
 pub const HUB_BEAT: Duration = Duration::from_secs(2);
 
-/// Others take over from a hub that has not written for so long: longer than a restart takes, or a
-/// cluster to choose another leader. The hub itself stops that much earlier.
+/// A hub's lease: without a heartbeat for this long, other hubs take over. Longer than a restart or
+/// a leader election takes. The hub itself stops [`HUB_MARGIN`] earlier.
 pub const HUB_LEASE: Duration = Duration::from_secs(20);
 pub const HUB_MARGIN: Duration = Duration::from_secs(2);
 
-/// How long an agent whom nobody takes is left to a hub that has fewer.
+/// How long a hub leaves an unassigned agent to a hub with fewer agents.
 pub const HUB_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a hub that comes back keeps what it had, at most, until the one that took over has
-/// delivered that; and how long a stint that begins is held up to be handed over, at most.
+/// The longest time that a returning hub withholds its queued entries until its successor has
+/// delivered them, and that a new stint is held back for a handover.
 pub const HUB_HOLD: Duration = Duration::from_secs(30);
 
-/// How often the book is read anew because another hub wrote in between, and the pause before: each
-/// hub writes once in [`HUB_BEAT`].
+/// How often an update of the assignment table is retried after a conflicting write, and the pause
+/// before a retry. Each hub writes once per [`HUB_BEAT`].
 pub const HUB_TRIES: u32 = 8;
 pub const HUB_RETRY: Range<Duration> = Duration::from_millis(5)..Duration::from_millis(100);
 
-/// Stints of an agent whose pages are in the book, the newest: an older one is delivered.
+/// The newest stints of an agent whose pages are in the assignment table; older ones are delivered.
 pub const HUB_STINTS: usize = 2;
 
-/// A hub that has not written for so long, and has no agents, is struck out of the book.
+/// A hub without agents expires from the assignment table after this long without a heartbeat.
 pub const HUB_FORGOTTEN: Duration = Duration::from_hours(1);
 
-/// Places in an agent's stream that are remembered until what lies before them is delivered; of more,
-/// the newest.
+/// The maximum stream positions per agent that are remembered until the entries before them are
+/// delivered; beyond that, the newest are kept.
 pub const HUB_MARKS: usize = 1024;
 
-/// What a hub may wait for of itself; it waits for each to be done.
+/// The capacity of the channel from a hub to the agent's delivery; the hub waits for each request.
 pub const HUB_ORDERS: usize = 4;
 
-// Where this program is the server.
+// Servers of this program.
 
-/// Where this program is the server: a longer message ends its connection, as on the public one.
+/// The longest message that pitwire accepts as a server; a longer one ends the connection, as on
+/// the public server.
 pub const MAX_MESSAGE_BYTES: usize = 1_000_000;
 
-/// A client that leaves more than this unread, in messages, is cut off: a frame that is silently
-/// left out on a connection that stands would look like a frame that was lost.
+/// A client with more unread messages than this is disconnected: silently skipping a frame on an
+/// open connection would look like a lost frame.
 pub const MAX_OUTBOX_MESSAGES: usize = 65_536;
 
-/// Rooms that a client may be in, and how long the name of one may be; a UUID has 36.
+/// The maximum number of rooms of a client, and the maximum length of a name; a UUID has 36 bytes.
 pub const MAX_ROOMS: usize = 1_000;
 pub const MAX_ROOM_NAME_BYTES: usize = 100;
 
-/// From a client's connection to its first packet, at most.
+/// The maximum time from a client's connection to its first packet.
 pub const HELLO_TIMEOUT: Duration = Duration::from_secs(45);
 
-/// How often a server looks whether a client is there, and how long that may take to answer: as the
-/// public server has it.
+/// How often a server pings its clients, and how long a client has to answer: the values of the
+/// public server.
 pub const PING_INTERVAL: Duration = Duration::from_secs(25);
 pub const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// How long a server that is asked to stop waits for its clients to take their leave.
+/// How long a stopping server waits for its clients to disconnect.
 pub const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Streams whose newest frame and setup are kept for those who join them: those that sent last.
+/// The number of cars whose newest frame and setup are kept for joining clients: the ones that sent
+/// most recently.
 pub const MAX_LATEST: usize = 8;
 
-/// Between two looks of a browser whether the page of a stream is there yet.
+/// How often a browser checks whether the page of a car exists yet.
 pub const PAGE_REFRESH: Duration = Duration::from_secs(2);
 
-// What is watched and shown.
+// Monitoring and shutdown.
 
-/// From the request to stop to the end of the process, however slow disk and network are.
+/// The maximum time from the request to stop to the end of the process, however slow disk and
+/// network are.
 pub const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Between two looks whether the ledger balances.
+/// How often the ledger is checked.
 pub const LEDGER_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
-/// Between two times at which what was measured is filed; some values of 8 bytes a frame wait for it.
+/// How often recorded values are folded into the histograms; until then each takes 8 bytes, a few
+/// per frame.
 pub const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Between two looks at how the queue drains.
+/// How often the drain of the queue is judged.
 pub const DRAIN_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Intervals in a row in which the queue must not get less before the server is said to take less
-/// than is driven.
+/// The queue falls behind only if it has not shrunk for this many consecutive intervals.
 pub const DRAIN_INTERVALS: usize = 3;
 
-/// And so much older than its newest must the oldest entry be: what waits for its proof, which
-/// takes up to [`WRITTEN_AFTER`] and a verification, is no backlog.
+/// The queue falls behind only if its oldest entry is this much older than its newest. Entries that
+/// wait for a proof, which takes up to [`WRITTEN_AFTER`] and a verification, are not a backlog.
 pub const BEHIND_AFTER: Duration = Duration::from_mins(2);
 
 /// An entry younger than this is live; an older one is part of a backlog.
 pub const LIVE_WITHIN: Duration = Duration::from_secs(5);
 
-/// Looks at the queue that the status page shows: an hour of them.
+/// The number of queue lengths that the status page plots: one hour.
 pub const STATUS_LOOKS: usize = 360;
 
-/// What went wrong lately, on the status page: so many lines, the newest.
+/// The number of recent failures on the status page.
 pub const STATUS_TROUBLES: usize = 5;
 
-/// Between two looks whether the queue's disk fails, for the status page.
+/// How often the status page's history checks the queue's disk.
 pub const TROUBLE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long the status page says that the server forgot the session: somebody has to hand the new
-/// link on.
+/// How long the status page shows that the server forgot the session, so that the driver passes the
+/// new link on.
 pub const FORGOTTEN_SHOWN: Duration = Duration::from_secs(60);
 
-/// The latency on the status page is that of the entries delivered within this time, of the newest
-/// so many; each takes 32 bytes of memory.
+/// The latencies on the status page cover the entries delivered within this window, at most this
+/// many; each takes 32 bytes of memory.
 pub const LATENCY_WINDOW: Duration = Duration::from_secs(60);
 pub const LATENCIES: usize = 1000;
 
-/// Between two looks for the line in the terminal, and so between two texts of it, at least.
+/// How often the status line in the terminal is updated.
 pub const LINE_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The rates on that line, and the time that is left, are those of this time.
+/// The window over which the status line averages its rates and the remaining time.
 pub const RATE_WINDOW: Duration = Duration::from_secs(10);
 
-/// Texts that wait for a terminal that is stopped; lines of the log beyond that are left out.
+/// The maximum texts that wait for a stopped terminal; further log lines are discarded.
 pub const TERMINAL_TEXTS: usize = 256;
 
-/// How long the agent waits at its end for such a terminal.
+/// How long the agent waits for a stopped terminal when it ends.
 pub const TERMINAL_PATIENCE: Duration = Duration::from_secs(2);
 
-/// A log file above this is kept as the old one, in the place of the old one before.
+/// The size at which a log file is rotated; it replaces the previous rotated file.
 pub const LOG_FILE_BYTES: u64 = 4 << 20;
 
-/// Between two log lines of the same kind.
+/// The minimum time between two log lines of the same kind.
 pub const LOG_REPEAT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How much lower than normal the agent's priority is on Linux, on the scale of `nice`: 0 to 19.
-/// On Windows it is "below normal".
+/// The `nice` value of the agent on Linux, 0 to 19. On Windows its priority is "below normal".
 pub const NICENESS: i32 = 5;
 
 // Demo and chaos.
 
-/// How long the demo waits for a session, and at its end for the queue to drain.
+/// How long the demo waits for a session, and at the end for the queue to drain.
 pub const DEMO_DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The longest wait of the demo's agent before a new connection, and between two looks at how its
-/// queue drains.
+/// The longest wait of the demo's agent before it reconnects, and how often the demo checks whether
+/// its queue has drained.
 pub const STAGE_BACKOFF_MAX: Duration = Duration::from_secs(3);
 pub const STAGE_LOOK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Samples a second of the car in `pitwire chaos`.
+/// The sample rate of the car in `pitwire chaos`.
 pub const CHAOS_RATE_HZ: f64 = 20.0;
 
-/// How long it is calm there between two faults, and how long a fault lasts: sometimes longer than a
-/// batch waits for its proof.
+/// The time between two faults of `pitwire chaos`, and the duration of a fault: sometimes longer
+/// than a batch waits for its proof.
 pub const CHAOS_CALM: Range<Duration> = Duration::from_secs(1)..Duration::from_secs(4);
 pub const CHAOS_FAULT: Range<Duration> = Duration::from_millis(500)..Duration::from_secs(8);
 
-/// The longest chaos, in minutes.
+/// The longest run of `pitwire chaos`, in minutes.
 pub const MAX_CHAOS_MINUTES: f64 = 1440.0;
 
 // The doctor.
 
-/// How often the doctor stores something to see how long that takes, and how much: about a frame.
+/// The number and size of the writes with which the doctor measures the disk: about a frame each.
 pub const DOCTOR_FSYNCS: usize = 9;
 pub const DOCTOR_FSYNC_BYTES: usize = 512;
 
-/// A disk that takes longer than this for it is slow: a source waits four times this long at most
-/// ([`APPEND_TIMEOUT`]).
+/// The doctor calls a disk slow if a write takes longer than this. A source waits at most four
+/// times as long ([`APPEND_TIMEOUT`]).
 pub const DOCTOR_SLOW_FSYNC: Duration = Duration::from_millis(250);
 
-/// With less than this left on the queue's disk it cannot be told to take less: the smallest
-/// `queue.max_bytes`.
+/// The doctor reports a disk with less free space than this, the smallest `queue.max_bytes`: the
+/// queue cannot be configured to use less.
 pub const DOCTOR_LEAST_FREE_BYTES: u64 = 16 << 20;
 
-/// How long the doctor waits for a disk; and for every entry of the queue to be read.
+/// How long the doctor waits for a disk, and for the verification of the whole queue.
 pub const DOCTOR_DISK_TIMEOUT: Duration = Duration::from_secs(10);
 pub const DOCTOR_VERIFY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long it waits for a name to be looked up, for a connection to each address, for TLS, and for
-/// an answer to HTTP; the rest has the bounds of `delivery`.
+/// How long the doctor waits for a name lookup, a connection to each address, a TLS handshake and
+/// an HTTP response. The other steps have the limits of `[delivery]`.
 pub const DOCTOR_NETWORK_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// An answer to the doctor above this is not read; `/metrics` and `/status` fit many times.
+/// The maximum response that the doctor reads; `/metrics` and `/status` fit many times.
 pub const MAX_DOCTOR_ANSWER_BYTES: usize = 1 << 20;
 
-/// Addresses of one name that the doctor tries, at most.
+/// The maximum number of addresses that the doctor tries for one name.
 pub const MAX_DOCTOR_ADDRESSES: usize = 8;
 
-/// A server's clock that is further off than this is said: HTTP tells whole seconds, and the answer
-/// is on its way for a while.
+/// The doctor reports a server clock that is further off than this. HTTP dates have whole seconds,
+/// and the response takes time to arrive.
 pub const DOCTOR_CLOCK_OFFSET: Duration = Duration::from_secs(5);
 
-/// How long the doctor waits for a program that listens where the agent would.
+/// How long the doctor waits for an answer from a program on the agent's port.
 pub const DOCTOR_LOCAL_TIMEOUT: Duration = Duration::from_secs(2);

@@ -1,4 +1,4 @@
-//! What the values must be together: each key for itself may be right, and the whole wrong.
+//! Checks across keys: values that are valid by themselves but contradict each other.
 
 use std::env;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -56,11 +56,11 @@ impl Loading {
         }
     }
 
-    /// A listener that other machines reach needs a token, and every token must be hard to guess.
+    /// Requires a token for every listener that other machines can reach, and rejects weak tokens.
     fn check_listen_tokens(&mut self) {
         let Config { source, metrics, serve, .. } = self.config.clone();
         let SourceConfig { http, socketio, .. } = source;
-        // `pitwire serve` checks where it listens.
+        // The address of `pitwire serve` is a flag, which that command checks.
         let of_serve = Ipv4Addr::LOCALHOST;
         for (table, enabled, ip, token, token_file) in [
             ("source.http", http.enabled, http.listen.ip(), http.token, http.token_file),
@@ -95,7 +95,7 @@ impl Loading {
         }
     }
 
-    /// Warns of a secret that goes through a network unencrypted.
+    /// Warns of a secret that is sent over a network unencrypted.
     fn check_encryption(&mut self) {
         let ServerConfig { url, token, token_file, headers, auth, .. } = self.config.server.clone();
         let has_token = token.reveal().is_some() || token_file.is_some();
@@ -107,7 +107,7 @@ impl Loading {
     fn warn_if_unencrypted(&mut self, url_key: &str, url: &ServerUrl, has_secret: bool) {
         if has_secret && self.sound(&[url_key]) && url.is_readable_by_others() {
             let message = format!(
-                "\"{url}\" gets its token unencrypted: everybody on the way can read it; use {}",
+                "\"{url}\" receives its token unencrypted: anyone on the way can read it; use {}",
                 match url.protocol() {
                     Protocol::SocketIo => "https",
                     Protocol::Nats => "tls",
@@ -141,7 +141,7 @@ impl Loading {
         }
     }
 
-    /// `[server]` and the other destinations, each as if it were `[server]`.
+    /// Checks `[server]` and then each other destination in the place of `[server]`.
     fn check_servers(&mut self) {
         self.check_server();
         let hub = self.config.source.nats.clone();
@@ -175,7 +175,7 @@ impl Loading {
         self.check_nats();
     }
 
-    /// What is remembered of a server goes by its address.
+    /// Requires distinct server addresses: the state of a server is stored under its address.
     fn check_is_another(&mut self, name: &str) {
         let Config { server, destinations, .. } = &self.config;
         let Some(own) = destinations.get(name) else { return };
@@ -186,12 +186,12 @@ impl Loading {
         if let Some((other, _)) = same {
             let keys = [Some(name), other].map(|name| destination::named("server.url", name));
             let message =
-                format!("\"{}\" is that of {}; write another server's address", own.url, keys[1]);
+                format!("\"{}\" is also {}; write the address of another server", own.url, keys[1]);
             self.problem(self.origin(&[&keys[0]]), Some(&keys[0]), message);
         }
     }
 
-    /// Where a destination comes from.
+    /// The origin of a destination: that of its last key.
     fn origin_of(&self, name: &str) -> Origin {
         let is_of = |key: &&String| {
             destination::find(key).is_some_and(|p| p.destination.as_deref() == Some(name))
@@ -200,12 +200,13 @@ impl Loading {
         self.origin(&keys)
     }
 
-    /// A key of the server that is looked at.
+    /// The full name of a key of the server that is being checked.
     fn key(&self, key: &str) -> String {
         destination::named(key, self.destination.as_deref())
     }
 
-    /// An agent that is its own dashboard server would send itself the same frames for ever.
+    /// Rejects a server URL that is the agent's own Socket.IO source: the agent would send the same
+    /// frames to itself forever.
     fn check_circle(&mut self) {
         let url = self.key("server.url");
         let keys = ["source.socketio.listen", &url];
@@ -213,7 +214,7 @@ impl Loading {
         let (enabled, listen) = (source.socketio.enabled, source.socketio.listen);
         if enabled && server.url.is_at(listen) && self.sound(&keys) {
             let message = format!(
-                "\"{}\" is where the agent itself listens, by source.socketio.listen; write the \
+                "\"{}\" is the agent's own address, source.socketio.listen; write the \
                  address of the dashboard server, and another port for one of them",
                 server.url
             );
@@ -221,7 +222,7 @@ impl Loading {
         }
     }
 
-    /// What a NATS server cannot do, and what it is not told.
+    /// Rejects settings that NATS does not support and warns of those that it ignores.
     fn check_nats(&mut self) {
         self.check_hub();
         let url = self.key("server.url");
@@ -242,22 +243,22 @@ impl Loading {
             let session_id = self.key("server.session_id");
             let keys = [&*url, &*session_id];
             let message = format!(
-                "\"{id}\" cannot be on NATS, where each stint has a name of its own; write \"auto\""
+                "\"{id}\" cannot be used on NATS, where the agent names each stint; write \"auto\""
             );
             self.problem(self.origin(&keys), Some(&session_id), message);
         }
         if self.config.delivery.proof == ProofChoice::Echo {
             let keys = [&*url, "delivery.proof"];
-            let message = "\"echo\" cannot be had from NATS, which acknowledges what it has stored; \
+            let message = "\"echo\" is not available on NATS, which acknowledges stored entries; \
                            write \"auto\"";
             self.problem(self.origin(&keys), Some("delivery.proof"), message.into());
         }
         for (key, _) in unused.into_iter().filter(|(_, is_set)| *is_set) {
-            self.warn(&key, "is for a dashboard server; a NATS server gets nothing of it".into());
+            self.warn(&key, "applies to dashboard servers only; a NATS server ignores it".into());
         }
     }
 
-    /// A hub that published to where it takes from would send itself the same entries for ever.
+    /// Rejects a hub that publishes to NATS: it would send the same entries to itself forever.
     fn check_hub(&mut self) {
         let url = self.key("server.url");
         let Config { source, server, .. } = &self.config;
@@ -267,7 +268,7 @@ impl Loading {
         }
         if source.nats.url.protocol() != Protocol::Nats {
             let message = format!(
-                "\"{}\" is no NATS server; write an address such as \"nats://localhost:4222\"",
+                "\"{}\" is not a NATS server; write an address such as \"nats://localhost:4222\"",
                 source.nats.url
             );
             if self.destination.is_none() {
@@ -275,21 +276,21 @@ impl Loading {
             }
         } else if server.url.protocol() == Protocol::Nats {
             let message = format!(
-                "\"{}\" cannot be where a hub sends to, or it would take that in again; write the \
-                 address of the dashboard server, or source.nats.enabled = false",
+                "\"{}\" cannot be a hub's destination: the hub would receive its own entries; \
+                 write the address of the dashboard server, or source.nats.enabled = false",
                 server.url
             );
             self.problem(self.origin(&keys), Some(&url), message);
         }
     }
 
-    /// The agent reads a game by itself unless it is told not to, and a publisher may read the same.
+    /// Warns if the agent, by default, and a publisher may both read the same game.
     fn check_reads_once(&mut self) {
         let Config { source, .. } = &self.config;
         let is_said = self.origins.contains_key("source.lmu.enabled");
         if source.socketio.enabled && source.lmu.enabled && !is_said {
-            let message = "true: if the publisher reads that game, each frame comes twice; write \
-                           false, or true if it reads another one";
+            let message = "true: if the publisher reads the same game, each frame arrives twice; \
+                           write false, or true if it reads another one";
             let origin = self.origin(&["source.socketio.enabled"]);
             let key = Some("source.lmu.enabled".into());
             self.warnings.push(Warning { origin, key, message: message.into() });
@@ -301,13 +302,13 @@ impl Loading {
         if path.starts_with(env::temp_dir()) {
             let path = path.display();
             let message =
-                format!("\"{path}\" is a place for temporary files: a restart empties it");
+                format!("\"{path}\" is in a temporary directory, which a restart empties");
             self.warn("queue.path", message);
         }
     }
 }
 
-/// Whether one of the two cannot be listened on while the other is.
+/// Whether listening on one address prevents listening on the other.
 fn overlap(one: SocketAddr, other: SocketAddr) -> bool {
     let all = one.ip().is_unspecified() || other.ip().is_unspecified();
     one.port() == other.port() && one.port() != 0 && (all || one.ip() == other.ip())

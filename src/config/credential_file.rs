@@ -1,4 +1,4 @@
-//! A file with a secret: a path, or a credential that systemd hands to the service.
+//! A file with a secret: a path, or a credential that systemd passes to the service.
 
 use std::env;
 use std::fmt;
@@ -9,15 +9,15 @@ use std::path::PathBuf;
 use super::Wrong;
 use super::values::{Textual, path};
 
-/// Names the directory in which systemd puts what a unit has in `LoadCredential=`.
+/// The environment variable with the directory of the credentials of `LoadCredential=`.
 const VARIABLE: &str = "CREDENTIALS_DIRECTORY";
-/// How a path begins that is below that directory.
+/// The prefix of a path in the credentials directory.
 const PREFIX: &str = "$CREDENTIALS_DIRECTORY/";
-/// More than a token, a JWT or a seed takes; what is larger is another file.
+/// The maximum size: more than a token, a JWT or a seed needs. A larger file is not a secret.
 const MAX_CREDENTIAL_BYTES: u64 = 64 << 10;
 
-/// The path of a file with a secret. The variable in it is replaced when the file is read, because
-/// only the service has it, and the other commands read the same configuration.
+/// The path of a file with a secret. The variable in the path is expanded when the file is read:
+/// only the service has the variable, but other commands load the same configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CredentialFile(String);
 
@@ -28,7 +28,7 @@ impl CredentialFile {
     /// If it cannot be read, is too large or not text, or if the variable is not set.
     pub fn read(&self) -> io::Result<String> {
         let path = self.path()?;
-        // Opening a pipe would block until another program writes into it.
+        // Opening a pipe would block until another program writes to it.
         if !fs::metadata(&path)?.is_file() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "is not a file"));
         }
@@ -42,10 +42,10 @@ impl CredentialFile {
         Ok(text)
     }
 
-    /// Where the file is.
+    /// Resolves the path of the file.
     ///
     /// # Errors
-    /// If it is below a variable that is not set.
+    /// If the path contains a variable that is not set.
     pub fn path(&self) -> io::Result<PathBuf> {
         self.path_among(env::var_os(VARIABLE).map(PathBuf::from))
     }
@@ -54,14 +54,14 @@ impl CredentialFile {
         let Some(name) = self.0.strip_prefix(PREFIX) else { return Ok(PathBuf::from(&self.0)) };
         let directory = credentials.ok_or_else(|| {
             let text =
-                format!("{VARIABLE} is not set; only a systemd unit with LoadCredential= has it");
+                format!("{VARIABLE} is not set; only systemd units with LoadCredential= have it");
             io::Error::new(io::ErrorKind::NotFound, text)
         })?;
         Ok(directory.join(name))
     }
 }
 
-/// Takes the text as it is; only the configuration checks that it is a whole path.
+/// Accepts any text; paths from a configuration are checked there.
 impl From<&str> for CredentialFile {
     fn from(path: &str) -> Self {
         Self(path.into())
@@ -91,7 +91,7 @@ impl Textual for Option<CredentialFile> {
     }
 
     fn allowed(&self) -> String {
-        r#"the whole path of a file, "$CREDENTIALS_DIRECTORY/NAME" for a credential of the systemd unit, or "" for none"#
+        r#"the full path of a file, "$CREDENTIALS_DIRECTORY/NAME" for a credential of the systemd unit, or "" for none"#
             .into()
     }
 }

@@ -1,20 +1,20 @@
-//! Servers besides `[server]`: `[destination.<name>]` has the keys of `[server]`.
+//! Additional servers: `[destination.<name>]` has the keys of `[server]`.
 //!
-//! There is one table of keys. A key of a destination is that of `[server]`, set in a configuration
-//! in which the destination stands in the place of `[server]`.
+//! Destinations have no separate key table. To set a key of a destination, the code swaps the
+//! destination with `[server]`, sets the `server.*` key and swaps them back.
 
 use super::keys::{self, Key};
 use super::{Config, MAX_DESTINATION_NAME_BYTES, MAX_DESTINATIONS};
 
 const TABLE: &str = "destination";
 
-/// A key, and the destination whose it is; `None` for those that the agent has once.
+/// A key, and the destination it belongs to; `None` for keys outside `[destination.<name>]`.
 pub(super) struct Place {
     pub(super) destination: Option<String>,
     pub(super) key: &'static Key,
 }
 
-/// What a dotted name means.
+/// Resolves a dotted name.
 pub(super) fn find(name: &str) -> Option<Place> {
     if let Some(key) = keys::find(name) {
         return Some(Place { destination: None, key });
@@ -24,7 +24,7 @@ pub(super) fn find(name: &str) -> Option<Place> {
     Some(Place { destination: Some(destination.to_owned()), key })
 }
 
-/// Whether keys lie below that dotted name.
+/// Whether `name` is `destination` or the table of one destination.
 pub(super) fn is_table(name: &str) -> bool {
     let rest = name.strip_prefix(TABLE);
     let is_one = |name: &str| !name.is_empty() && !name.contains('.');
@@ -32,13 +32,13 @@ pub(super) fn is_table(name: &str) -> bool {
 }
 
 impl Place {
-    /// As it is written.
+    /// The dotted name, as written in a file.
     pub(super) fn name(&self) -> String {
         named(self.key.name, self.destination.as_deref())
     }
 
-    /// Works on a configuration in which this destination is `[server]`; says why there can be none
-    /// of its name.
+    /// Runs `work` on the configuration with this destination in the place of `[server]`. The error
+    /// is a message about an invalid name or too many destinations.
     pub(super) fn within<T>(
         &self,
         config: &mut Config,
@@ -49,8 +49,8 @@ impl Place {
             |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte);
         if !(1..=MAX_DESTINATION_NAME_BYTES).contains(&name.len()) || !name.bytes().all(is_fine) {
             return Err(format!(
-                "{name:?} is no name of a destination; write 1 to {MAX_DESTINATION_NAME_BYTES} of \
-                 a-z 0-9 _ -"
+                "{name:?} is not a valid destination name; write 1 to \
+                 {MAX_DESTINATION_NAME_BYTES} of a-z 0-9 _ -"
             ));
         }
         if !config.destinations.contains_key(name) && config.destinations.len() >= MAX_DESTINATIONS
@@ -61,7 +61,7 @@ impl Place {
     }
 }
 
-/// Whether that key is a secret that is set.
+/// Whether the key is a secret and has a value.
 #[cfg(unix)]
 pub(super) fn holds_secret(config: &Config, name: &str) -> bool {
     let Some(place) = find(name) else { return false };
@@ -69,7 +69,7 @@ pub(super) fn holds_secret(config: &Config, name: &str) -> bool {
     place.within(&mut config.clone(), holds).unwrap_or(false)
 }
 
-/// The name of a key of `[server]` where it is one of a destination.
+/// The dotted name of a `[server]` key within a destination.
 pub(super) fn named(key: &str, destination: Option<&str>) -> String {
     match (destination, key.strip_prefix("server.")) {
         (Some(name), Some(key)) => format!("{TABLE}.{name}.{key}"),
@@ -77,7 +77,8 @@ pub(super) fn named(key: &str, destination: Option<&str>) -> String {
     }
 }
 
-/// Works on a configuration in which a destination, perhaps a new one, is `[server]`.
+/// Runs `work` on the configuration with a destination, which may be new, in the place of
+/// `[server]`.
 pub(super) fn standing_in<T>(
     config: &mut Config,
     name: &str,
@@ -89,7 +90,7 @@ pub(super) fn standing_in<T>(
     done
 }
 
-/// Has a destination and `[server]` change places.
+/// Swaps a destination and `[server]`.
 pub(super) fn swap(config: &mut Config, name: &str) {
     std::mem::swap(&mut config.server, config.destinations.entry(name.to_owned()).or_default());
 }

@@ -13,8 +13,9 @@ use super::load::Loading;
 use super::problem::one_line;
 use super::{MAX_CONFIG_BYTES, Origin, Warning, keys};
 
-/// The original client's keys and ours. Its loop had to be told when to look for the game; the
-/// agent needs no order of starting, so those two are checked and then have no effect.
+/// The original client's keys and the corresponding pitwire keys. `poll_interval` and
+/// `target_process` controlled when that client looked for the game; pitwire validates and ignores
+/// them, because agent and game start in any order.
 const CLIENT_KEYS: [(&str, Option<&str>); 5] = [
     ("server_url", Some("server.url")),
     ("session_id", Some("server.session_id")),
@@ -24,14 +25,14 @@ const CLIENT_KEYS: [(&str, Option<&str>); 5] = [
 ];
 
 impl Loading {
-    /// Takes what the file sets; one whose name ends in `.json` is the original client's.
+    /// Reads a configuration file; a name that ends in `.json` means the original client's format.
     pub(super) fn file(&mut self, path: &Path) {
         let whole = Origin::File { path: path.into(), line: None };
         let text = match read(path) {
             Ok(text) => text,
             Err(message) => return self.problem(whole, None, message),
         };
-        // Some editors on Windows put a byte order mark first.
+        // Some editors on Windows write a byte order mark.
         let text = text.strip_prefix('\u{FEFF}').unwrap_or(&text);
         let file = Lines::new(path, text);
         if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json")) {
@@ -111,24 +112,24 @@ impl Loading {
     }
 }
 
-/// The text of a file, or what to tell the operator.
+/// Reads a file; the error is a message for the operator.
 fn read(path: &Path) -> Result<String, String> {
     let mut bytes = Vec::new();
     let file =
         File::open(path).and_then(|file| file.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut bytes));
     match file {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err("there is no such file; give the path of one with --config".into())
+            Err("does not exist; pass the path of a file with --config".into())
         }
         Err(error) => Err(format!("cannot be read: {error}")),
         Ok(length) if length as u64 > MAX_CONFIG_BYTES => {
-            Err(format!("is above {MAX_CONFIG_BYTES} bytes; is it a configuration?"))
+            Err(format!("has more than {MAX_CONFIG_BYTES} bytes; is it a configuration?"))
         }
         Ok(_) => String::from_utf8(bytes).map_err(|_| "is not text in UTF-8".into()),
     }
 }
 
-/// A file and where its lines begin.
+/// A file and the offsets of its lines.
 struct Lines<'a> {
     path: &'a Path,
     starts: Vec<usize>,
@@ -140,7 +141,7 @@ impl<'a> Lines<'a> {
         Self { path, starts }
     }
 
-    /// The line that holds the byte at `offset`.
+    /// The line that contains the byte at `offset`.
     fn origin(&self, offset: Option<usize>) -> Origin {
         let line = |offset| self.starts.partition_point(|start| *start <= offset) + 1;
         Origin::File { path: self.path.into(), line: offset.map(line) }
@@ -173,7 +174,7 @@ fn json_value(value: &serde_json::Value) -> Given<'_> {
     }
 }
 
-/// Where a key stands in JSON text: its last place, as the last of two equal keys wins.
+/// The offset of the last occurrence of a key in JSON text: of two equal keys, the last one wins.
 fn json_key(text: &str, key: &str) -> Option<usize> {
     let quoted = serde_json::Value::from(key).to_string();
     let follows = |at: &usize| text[at + quoted.len()..].trim_start().starts_with(':');

@@ -1,4 +1,4 @@
-//! A value as somebody wrote it, before the kind of its key is known.
+//! A configuration value as written, before the type of its key is known.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,15 +7,15 @@ use std::time::Duration;
 use super::Wrong;
 use super::units::{parse_duration, parse_size};
 
-/// One value of a file, a variable or a flag.
+/// A raw value from a file, a variable or a flag.
 pub(super) enum Given<'a> {
     Switch(bool),
-    /// As text, so that no digit is lost before the kind is known.
+    /// Kept as text, so that no digit is lost before the type is known.
     Number(Cow<'a, str>),
     Text(&'a str),
-    /// From a variable or a flag: it has no type of its own.
+    /// From a variable or a flag, which carry no type.
     Untyped(&'a str),
-    /// `a table`, `a list`: nothing that a key takes.
+    /// `a table`, `a list`: a type that no key accepts.
     Other(&'static str),
 }
 
@@ -71,7 +71,7 @@ impl Given<'_> {
     }
 }
 
-/// One line, not long, and without what may be a password: it ends in a log.
+/// Formats the value for the log: on one short line, without what may be a password.
 impl fmt::Display for Given<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -90,7 +90,7 @@ impl fmt::Display for Given<'_> {
     }
 }
 
-/// The first of it, if it is long.
+/// Truncates a long text.
 pub(super) fn shorten(text: &str) -> Cow<'_, str> {
     const MAX_CHARS: usize = 80;
     match text.char_indices().nth(MAX_CHARS) {

@@ -1,6 +1,7 @@
-//! The one table of keys: what each is called, what it may be, where it goes, what it means.
+//! The table of configuration keys: name, allowed values, target field and meaning.
 //!
-//! File, environment, command line, messages and documentation are all read from [`KEYS`].
+//! Parsing of the file, the environment and the command line, error messages and the reference
+//! documentation all use [`KEYS`].
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -16,171 +17,171 @@ use super::values::Textual;
 use super::{Config, LogConfig, QueueConfig, Wrong};
 use crate::reload::Change;
 
-/// Every key, a table's keys next to each other.
+/// All keys. The keys of a TOML table are adjacent.
 #[rustfmt::skip]
 static KEYS: &[Key] = &[
     key("update_rate_hz", Rate(0.001..=1000.0, |c| &mut c.update_rate_hz),
-        "Samples a second that a source hands on; 0 keeps every sample."),
+        "The maximum sample rate of a source; faster samples are rate-limited. 0 keeps every sample."),
 
     key("agent.name", Text(|c| &mut c.agent.name),
-        "What this PC is called on NATS, where no other may have the name; none takes the PC's own."),
+        "The name of this agent on NATS, unique in the league; empty uses the host name."),
 
     key("server.url", Text(|c| &mut c.server.url),
-        "The dashboard server, http or https, where a path prefix is kept; or a NATS server with JetStream, nats or tls, with commas between the nodes of a cluster."),
+        "The dashboard server (http or https, with an optional path prefix), or a NATS server with JetStream (nats or tls, cluster nodes separated by commas)."),
     key("server.session_id", Text(|c| &mut c.server.session_id),
-        "The session on the server; \"auto\" asks the server for one."),
+        "The session id on the server; \"auto\" requests one from the server."),
     key("server.token", Text(|c| &mut c.server.token),
-        "Sent as `Authorization: Bearer …` and, unless auth is set, as the Socket.IO auth `{token}`; to NATS as its token."),
+        "The token: sent as `Authorization: Bearer …` and, unless auth is set, as the Socket.IO auth `{token}`; on NATS, as the connection token."),
     key("server.token_file", Text(|c| &mut c.server.token_file),
-        "A file with the token, read anew for each connection."),
+        "A file with the token, read again for each connection."),
     key("server.headers", Text(|c| &mut c.server.headers),
         "HTTP headers for a proxy in front of the server."),
     key("server.auth", Text(|c| &mut c.server.auth),
         "The Socket.IO auth payload."),
     key("server.ca_file", Text(|c| &mut c.server.ca_file),
-        "A certificate authority to trust besides the system's, PEM; for NATS, in their place."),
+        "A CA certificate (PEM) to trust in addition to the system's; on NATS, instead of them."),
     key("server.credentials_file", Text(|c| &mut c.server.credentials_file),
-        "NATS: a .creds file, read anew for each connection."),
+        "NATS: a .creds file, read again for each connection."),
     key("server.stream_replicas", Whole(1..=5, |c| &mut c.server.stream_replicas),
-        "NATS: servers that keep a copy of a stream that the agent makes."),
+        "NATS: the number of replicas of a stream that the agent creates."),
     key("server.stream_max_age", Time(secs(3600)..=days(365), |c| &mut c.server.stream_max_age),
-        "NATS: how long a stream that the agent makes keeps an entry."),
+        "NATS: how long a stream that the agent creates keeps an entry."),
 
     key("queue.path", Text(|c| &mut c.queue.path),
         "The directory of the queue."),
     key("queue.max_entries", Whole(1..=1_000_000_000, |c| &mut c.queue.max_entries),
-        "Entries that the queue holds at most."),
+        "The maximum number of entries in the queue."),
     key("queue.max_bytes", Size(16 * MIB..=TIB, |c| &mut c.queue.max_bytes),
-        "Bytes that the queue takes on the disk at most, all included."),
+        "The maximum disk use of the queue, everything included."),
     key("queue.max_age", Time(MINUTE..=days(365), |c| &mut c.queue.max_age),
-        "An entry older than this is dropped."),
+        "Entries older than this are dropped."),
     key("queue.when_full", Text(|c| &mut c.queue.when_full),
-        "What gives way when the queue is full: the resolution of the oldest frames, the oldest or the newest entry; or a file waits."),
+        "What a full queue does: downsample the oldest frames, drop the oldest or the newest entry, or make a recording wait."),
     key("queue.durability", Text(|c| &mut c.queue.durability),
-        "When a stored entry is safe from a power cut: at once, within this time, or when the system writes it."),
+        "When a stored entry survives a power cut: at once, within this time, or once the operating system has written it."),
 
     key("stint.resume_after", Time(Duration::ZERO..=days(7), |c| &mut c.stint.resume_after),
-        "A restart after a silence up to this continues the stint and its dashboard page."),
+        "A restart within this time continues the stint on the same dashboard page."),
 
     key("delivery.open_timeout", Time(SECOND..=secs(120), |c| &mut c.delivery.open_timeout),
-        "From the start of a connection to a bound session, at most."),
+        "The maximum time from the start of a connection to a bound session."),
     key("delivery.proof_timeout", Time(millis(100)..=secs(120), |c| &mut c.delivery.proof_timeout),
-        "From a published batch to its proof, at most."),
+        "The maximum time from publishing a batch to its proof."),
     key("delivery.verify_interval", Time(Duration::ZERO..=secs(9), |c| &mut c.delivery.verify_interval),
-        "Between two checks that the server still knows the session; 0s never asks."),
+        "How often to check that the server still knows the session; 0s never checks."),
     key("delivery.batch_max_entries", Whole(1..=1024, |c| &mut c.delivery.batch_max_entries),
-        "Entries in one batch, at most; a slow server gets fewer."),
+        "The maximum entries in a batch; a slow server gets fewer."),
     key("delivery.batch_max_bytes", Size(KIB..=MIB, |c| &mut c.delivery.batch_max_bytes),
-        "Bytes of JSON in one batch, at most; a larger entry goes alone."),
+        "The maximum JSON bytes in a batch; a larger entry is sent alone."),
     key("delivery.proof", Text(|c| &mut c.delivery.proof),
-        "The proof that an entry must have before it leaves the queue."),
+        "The delivery confirmation that an entry needs before it leaves the queue."),
     key("delivery.mark", Switch(|c| &mut c.delivery.mark),
-        "Adds the entry's seq to what the server gets, as telemetry.seq."),
+        "Adds the entry's sequence number to each frame, as telemetry.seq."),
     key("delivery.max_rate", Rate(0.001..=100_000.0, |c| &mut c.delivery.max_rate),
-        "Entries a second while a backlog is replayed; 0 sets no limit."),
+        "The maximum entries per second while a backlog is replayed; 0 sets no limit."),
     key("delivery.backoff_min", Time(millis(10)..=secs(10), |c| &mut c.delivery.backoff_min),
-        "The first wait before a new connection."),
+        "The first wait before a reconnect."),
     key("delivery.backoff_max", Time(millis(10)..=secs(600), |c| &mut c.delivery.backoff_max),
-        "The longest wait before a new connection; at least backoff_min."),
+        "The longest wait before a reconnect; at least backoff_min."),
 
     key("source.lmu.enabled", Switch(|c| &mut c.source.lmu.enabled),
         "Reads Le Mans Ultimate and rFactor 2 when they run on this PC."),
     key("source.lmu.units", Text(|c| &mut c.source.lmu.units),
-        "\"label\" sends what the dashboard's labels say: PSI, °C, % used; \"upstream\" the original client's kPa, kelvin and 1.0 for a new tyre."),
+        "\"label\" sends the units of the dashboard's labels: PSI, °C, % used. \"upstream\" sends those of the original client: kPa, kelvin, 1.0 for a new tyre."),
     key("source.lmu.folder", Text(|c| &mut c.source.lmu.folder),
-        "Where the game's shared memory lies as files, on Linux."),
+        "The directory of the game's shared memory files, on Linux."),
     key("source.lmu.rest", Text(|c| &mut c.source.lmu.rest),
-        "The game's REST API, which gives the car's setup."),
+        "The address of the game's REST API, the source of the car's setup."),
 
     key("source.stdin.enabled", Switch(|c| &mut c.source.stdin.enabled),
-        "Reads one JSON sample a line from standard input."),
+        "Reads samples from standard input, one JSON object per line."),
     key("source.stdin.receipts", Switch(|c| &mut c.source.stdin.receipts),
-        "Prints the line number and the seq of each stored line."),
+        "Prints the line number and sequence number of each stored line."),
     key("source.http.enabled", Switch(|c| &mut c.source.http.enabled),
-        "Takes samples and setups over HTTP."),
+        "Accepts samples and setups over HTTP."),
     key("source.http.listen", Text(|c| &mut c.source.http.listen),
-        "Where the HTTP source listens; port 0 takes a free one."),
+        "The address of the HTTP source; port 0 picks a free port."),
     key("source.http.token", Text(|c| &mut c.source.http.token),
-        "What each client must send as `Authorization: Bearer …`; required where other machines can connect."),
+        "The token that clients must send as `Authorization: Bearer …`; required if other machines can connect."),
     key("source.http.token_file", Text(|c| &mut c.source.http.token_file),
-        "A file with that token."),
+        "A file that contains the token."),
     key("source.socketio.enabled", Switch(|c| &mut c.source.socketio.enabled),
-        "Stands in as a dashboard server for a publisher that you have already."),
+        "Acts as a dashboard server for an existing publisher."),
     key("source.socketio.listen", Text(|c| &mut c.source.socketio.listen),
-        "Where it does so: the publisher's server_url; port 0 takes a free one."),
+        "The address of the Socket.IO source, for the publisher's server_url; port 0 picks a free port."),
     key("source.socketio.token", Text(|c| &mut c.source.socketio.token),
-        "What each publisher must send as `Authorization: Bearer …` or `?token=…`; required where other machines can connect."),
+        "The token that publishers must send as `Authorization: Bearer …` or `?token=…`; required if other machines can connect."),
     key("source.socketio.token_file", Text(|c| &mut c.source.socketio.token_file),
-        "A file with that token."),
+        "A file that contains the token."),
     key("source.nats.enabled", Switch(|c| &mut c.source.nats.enabled),
-        "Takes what the agents of a league publish to a NATS server: this one is a hub."),
+        "Makes this agent a hub, which receives the entries that other agents publish to a NATS server."),
     key("source.nats.url", Text(|c| &mut c.source.nats.url),
-        "That server, nats or tls, with commas between the nodes of a cluster."),
+        "The NATS server of the hub, nats or tls, cluster nodes separated by commas."),
     key("source.nats.token", Text(|c| &mut c.source.nats.token),
-        "Its token."),
+        "The token of the hub's NATS server."),
     key("source.nats.token_file", Text(|c| &mut c.source.nats.token_file),
-        "A file with the token, read anew for each connection."),
+        "A file with the token, read again for each connection."),
     key("source.nats.credentials_file", Text(|c| &mut c.source.nats.credentials_file),
-        "A .creds file, read anew for each connection."),
+        "A .creds file, read again for each connection."),
     key("source.nats.ca_file", Text(|c| &mut c.source.nats.ca_file),
-        "A certificate authority to trust in the place of the system's, PEM."),
+        "A CA certificate (PEM) to trust instead of the system's."),
     key("source.nats.agents", Text(|c| &mut c.source.nats.agents),
-        "The agents to take from; none takes from all."),
+        "The agents to receive from; empty receives from all."),
     key("source.nats.durable", Text(|c| &mut c.source.nats.durable),
-        "The name by which the server remembers what was delivered; hubs of one name share the agents."),
+        "The name under which the server stores the delivery progress; hubs with the same name share the agents."),
     key("source.file.path", Text(|c| &mut c.source.file.path),
-        "A recording to play; none turns the source off."),
+        "The recording to replay; empty turns the source off."),
     key("source.file.speed", Rate(0.001..=10_000.0, |c| &mut c.source.file.speed),
-        "How many times faster than recorded; 0 is as fast as it can be stored."),
+        "The replay speed as a multiple of real time; 0 replays as fast as entries can be stored."),
     key("source.simulator.enabled", Switch(|c| &mut c.source.simulator.enabled),
         "Drives a simulated car."),
     key("source.simulator.seed", Whole(0..=u64::MAX, |c| &mut c.source.simulator.seed),
-        "The same seed drives the same race."),
+        "The random seed; the same seed drives the same race."),
 
     key("metrics.enabled", Switch(|c| &mut c.metrics.enabled),
-        "Serves the page of the agent, /metrics, /healthz and /readyz, and answers `pitwire queue` and `pitwire reload`."),
+        "Serves the status page, /metrics, /healthz and /readyz, and the requests of `pitwire queue` and `pitwire reload`."),
     key("metrics.listen", Text(|c| &mut c.metrics.listen),
-        "Where they are served; port 0 takes a free one."),
+        "The admin address; port 0 picks a free port."),
     key("metrics.token", Text(|c| &mut c.metrics.token),
-        "What other machines must send as `Authorization: Bearer …` for /metrics, /healthz and /readyz; required where they can connect."),
+        "The token that other machines must send as `Authorization: Bearer …` for /metrics, /healthz and /readyz; required if they can connect."),
     key("metrics.token_file", Text(|c| &mut c.metrics.token_file),
-        "A file with that token."),
+        "A file that contains the token."),
 
     key("serve.token", Text(|c| &mut c.serve.token),
-        "`pitwire serve`: what publishers send as their server.token, and viewers have in their link; required where other machines can connect."),
+        "`pitwire serve`: the token that publishers send as their server.token and viewers have in their link; required if other machines can connect."),
     key("serve.token_file", Text(|c| &mut c.serve.token_file),
-        "A file with that token."),
+        "A file that contains the token."),
 
     key("log.level", Text(|c| &mut c.log.level),
-        "The least important line that is still logged."),
+        "The least severe level that is logged."),
     key("log.format", Text(|c| &mut c.log.format),
-        "How a log line is written."),
+        "The format of a log line."),
     key("log.file", Text(|c| &mut c.log.file),
-        "Writes the log there and not to standard error: this file and an older one, 4 MiB each at most."),
+        "Writes the log to this file instead of standard error; one older file is kept, at most 4 MiB each."),
 ];
 
-/// The key of that dotted name.
+/// Finds a key by its dotted name.
 pub(super) fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
 }
 
-/// Whether keys lie below that dotted name.
+/// Whether `name` is a table that contains keys.
 pub(super) fn is_table(name: &str) -> bool {
     destination::is_table(name) || tables().any(|table| table == name)
 }
 
-/// The key or table that `name` probably was meant to be.
+/// The key or table whose name is closest to a misspelled `name`, if one is close enough.
 pub(super) fn nearest(name: &str) -> Option<&'static str> {
     nearest_of(name, KEYS.iter().map(|key| key.name).chain(tables()))
 }
 
-/// The one of `known` that `name` probably was meant to be.
+/// The element of `known` that is closest to a misspelled `name`, if one is close enough.
 pub(super) fn nearest_of(
     name: &str,
     known: impl Iterator<Item = &'static str>,
 ) -> Option<&'static str> {
     let name = name.to_lowercase();
-    // Without its table, as at the top of a file.
+    // The key without its table, as written at the top of a file.
     let inside = format!(".{name}");
     let typos = |known: &'static str| {
         let limit = 3.min(known.len() / 3);
@@ -194,12 +195,12 @@ pub(super) fn nearest_of(
     known.filter_map(typos).min().map(|(_, known)| known)
 }
 
-/// `source`, `source.stdin`, …: each dotted beginning of a key, some more than once.
+/// All tables (`source`, `source.stdin`, …), with repetitions.
 fn tables() -> impl Iterator<Item = &'static str> {
     KEYS.iter().flat_map(|key| key.name.match_indices('.').map(|(dot, _)| &key.name[..dot]))
 }
 
-/// Bytes to insert, remove or replace to make one of the other.
+/// The Levenshtein distance in bytes.
 fn edit_distance(one: &str, other: &str) -> usize {
     let mut row: Vec<usize> = (0..=other.len()).collect();
     for (i, a) in one.bytes().enumerate() {
@@ -214,19 +215,19 @@ fn edit_distance(one: &str, other: &str) -> usize {
     row[other.len()]
 }
 
-/// One line of the table.
+/// One configuration key.
 pub(super) struct Key {
-    /// Dotted, as in `queue.max_age`.
+    /// The dotted name, such as `queue.max_age`.
     pub(super) name: &'static str,
     kind: Kind,
     meaning: &'static str,
 }
 
-/// What a key may be, and where in the configuration it goes.
+/// The type and range of a key's value, and the field that it sets.
 enum Kind {
     Switch(Field<bool>),
-    /// Zero, or a number in the range. A rate close to zero is out of it: its period would not
-    /// fit a `Duration`.
+    /// Zero, or a number in the range. Rates close to zero are excluded because their period would
+    /// not fit a `Duration`.
     Rate(RangeInclusive<f64>, Field<f64>),
     Whole(RangeInclusive<u64>, Field<u64>),
     Size(RangeInclusive<u64>, Field<u64>),
@@ -237,7 +238,8 @@ enum Kind {
 type Field<T> = fn(&mut Config) -> &mut T;
 
 impl Key {
-    /// Puts the value into `config`, or says in one line why it cannot be and what could.
+    /// Sets the value in `config`. The error is one line: what is wrong, and which values are
+    /// allowed.
     pub(super) fn set(&self, config: &mut Config, given: &Given<'_>) -> Result<(), String> {
         let wrong = match self.try_set(config, given) {
             Ok(()) => return Ok(()),
@@ -251,7 +253,7 @@ impl Key {
         matches!(&self.kind, Text(field) if field(config).is_secret())
     }
 
-    /// The texts in this value that no log may repeat.
+    /// The texts in this value that must never be logged.
     fn secrets(&self, config: &mut Config) -> Vec<String> {
         match &self.kind {
             Text(field) => field(config).secrets(),
@@ -259,7 +261,7 @@ impl Key {
         }
     }
 
-    /// Whether it is a secret that is set.
+    /// Whether the key is a secret and has a value.
     #[cfg(unix)]
     pub(super) fn holds_secret(&self, config: &mut Config) -> bool {
         self.is_secret(config) && !self.show(config).is_empty()
@@ -280,9 +282,9 @@ impl Key {
         Ok(())
     }
 
-    /// What can be written, in words that follow "write".
+    /// The allowed values, as a phrase that follows "write".
     fn allowed(&self, config: &mut Config) -> String {
-        // An example that is sure to be allowed.
+        // The current value is an example that is certainly allowed.
         let now = self.show(config);
         let size = |bytes: &u64| show_size(*bytes);
         let time = |duration: &Duration| show_duration(*duration);
@@ -300,7 +302,7 @@ impl Key {
         }
     }
 
-    /// The value in `config` as a variable or a flag takes it.
+    /// The value in `config`, in the syntax of an environment variable or a flag.
     fn show(&self, config: &mut Config) -> String {
         match &self.kind {
             Switch(field) => field(config).to_string(),
@@ -312,7 +314,7 @@ impl Key {
         }
     }
 
-    /// The value in `config` as a TOML file takes it.
+    /// The value in `config`, in TOML syntax.
     fn show_toml(&self, config: &mut Config) -> String {
         let shown = self.show(config);
         match &self.kind {
@@ -330,7 +332,7 @@ fn span<T>(range: &RangeInclusive<T>, show: impl Fn(&T) -> String) -> String {
     format!("{} to {}", show(range.start()), show(range.end()))
 }
 
-/// Whether a key takes effect while the agent runs, or only when it is started again.
+/// Whether a key takes effect while the agent runs; the others need a restart.
 fn is_live(key: &str) -> bool {
     let is_of = |table: &str| key.strip_prefix(table).is_some_and(|rest| rest.starts_with('.'));
     let of_queue = is_of("queue") && key != "queue.path";
@@ -341,7 +343,7 @@ fn is_live(key: &str) -> bool {
 }
 
 impl Config {
-    /// What is another in `new`.
+    /// Lists the keys whose values differ in `new`.
     pub(crate) fn changes(&self, new: &Self) -> Vec<Change> {
         let (mut old, mut new) = (self.clone(), new.clone());
         let change = |key: &Key| {
@@ -379,14 +381,14 @@ impl Config {
         changed.map(change).collect()
     }
 
-    /// The configuration of a program for which another destination is `[server]`.
+    /// Returns the configuration with `destination` in place of `[server]`.
     pub(crate) fn towards(&self, destination: &str) -> Self {
         let mut config = self.clone();
         destination::swap(&mut config, destination);
         config
     }
 
-    /// `new`, but for what cannot change while the agent runs.
+    /// Merges `new` into this configuration: keys that need a restart keep their old values.
     pub(crate) fn taking_over(&self, new: Self) -> Self {
         Self {
             update_rate_hz: new.update_rate_hz,
@@ -399,14 +401,14 @@ impl Config {
     }
 }
 
-/// Each key and its value, as a variable or a flag takes it.
+/// Each key and its value, in the syntax of an environment variable or a flag.
 pub fn values(config: &Config) -> Vec<(&'static str, String)> {
-    // A field is reached by one function, which lends it for change too: hence the copy.
+    // The only accessor of a field borrows it mutably, hence the clone.
     let mut config = config.clone();
     KEYS.iter().map(|key| (key.name, key.show(&mut config))).collect()
 }
 
-/// Every text of a configuration that no log may repeat, whatever a server sends.
+/// All texts of a configuration that must never be logged, even if a server sends them back.
 pub(crate) fn secrets(config: &Config) -> Vec<String> {
     let mut config = config.clone();
     let mut secrets: Vec<_> = KEYS.iter().flat_map(|key| key.secrets(&mut config)).collect();
@@ -418,7 +420,7 @@ pub(crate) fn secrets(config: &Config) -> Vec<String> {
     secrets
 }
 
-/// The configuration as a TOML file, with what each key means above it.
+/// The configuration as a TOML file, with the meaning of each key in a comment above it.
 pub fn to_toml(config: &Config) -> String {
     toml_file(config, |out, key, dotted, config| {
         let (allowed, value) = (key.allowed(config), key.show_toml(config));
@@ -427,7 +429,7 @@ pub fn to_toml(config: &Config) -> String {
     })
 }
 
-/// The same with the origin of each key beside it, and without secrets.
+/// The configuration as a TOML file, with the origin of each key in a comment and secrets hidden.
 pub(super) fn to_toml_from(config: &Config, origin: impl Fn(&str) -> String) -> String {
     toml_file(config, |out, key, dotted, config| {
         let value = match key.show_toml(config) {
@@ -442,7 +444,7 @@ fn last_word(dotted: &str) -> &str {
     dotted.rsplit('.').next().unwrap_or(dotted)
 }
 
-/// One line or more for each key, below the head of its table.
+/// Writes a TOML file: calls `line` for each key, below the header of its table.
 fn toml_file(config: &Config, line: impl Fn(&mut String, &Key, &str, &mut Config)) -> String {
     let mut config = config.clone();
     let mut out = String::new();
@@ -466,25 +468,25 @@ fn toml_file(config: &Config, line: impl Fn(&mut String, &Key, &str, &mut Config
     out
 }
 
-/// A text in which the keys of `[server]` are those of a destination.
+/// Replaces the key names of `[server]` in a text with those of a destination.
 pub fn with_keys_of(text: &str, destination: &str) -> String {
     of_server().fold(text.to_owned(), |text, key| {
         text.replace(key.name, &destination::named(key.name, Some(destination)))
     })
 }
 
-/// The keys of `[server]`, and so of a destination.
+/// The keys of `[server]`, which are also the keys of a destination.
 fn of_server() -> impl Iterator<Item = &'static Key> {
     KEYS.iter().filter(|key| key.name.starts_with("server."))
 }
 
-/// The table of all keys, their defaults and what they may be, in Markdown.
+/// The reference of all keys as a Markdown table: default, meaning and allowed values.
 pub fn reference() -> String {
     let mut config = Config::default();
-    // The same text on every machine.
+    // The reference must not depend on the machine.
     config.queue.path = "<data directory>/pitwire/queue".into();
     let mut out =
-        String::from("| key | default | what it is | allowed |\n| --- | --- | --- | --- |\n");
+        String::from("| key | default | meaning | allowed |\n| --- | --- | --- | --- |\n");
     for key in KEYS {
         let (value, allowed) = (key.show_toml(&mut config), key.allowed(&mut config));
         let _ = writeln!(out, "| `{}` | `{value}` | {} | {allowed} |", key.name, key.meaning);

@@ -1,4 +1,4 @@
-//! What there is to set, and the numbers, of the source that reads Le Mans Ultimate and rFactor 2.
+//! Settings and limits of the source that reads Le Mans Ultimate and rFactor 2.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -7,12 +7,12 @@ use std::time::Duration;
 use super::values::Textual;
 use super::{Units, Wrong};
 
-/// Le Mans Ultimate and rFactor 2, read on the PC on which they run.
+/// The source that reads Le Mans Ultimate and rFactor 2 on the PC that runs the game.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LmuConfig {
     pub enabled: bool,
     pub units: Units,
-    /// Where the game's memory lies as files; Windows has it elsewhere and has no use for this.
+    /// The directory of the game's shared memory files; not used on Windows.
     pub folder: PathBuf,
     pub rest: GameApi,
 }
@@ -28,12 +28,12 @@ impl Default for LmuConfig {
     }
 }
 
-/// Where the game's REST API is.
+/// The address of the game's REST API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GameApi {
-    /// The API is left alone.
+    /// The API is not used.
     Off,
-    /// 127.0.0.1, else ::1: which of them the game takes depends on its version.
+    /// 127.0.0.1, then ::1: the one that the game uses depends on its version.
     Localhost {
         port: u16,
     },
@@ -55,7 +55,7 @@ impl GameApi {
 
 impl Textual for GameApi {
     fn read(&mut self, text: &str) -> Result<(), Wrong> {
-        let wrong = Wrong("is no place for an API");
+        let wrong = Wrong("is not the address of an API");
         let port = |port: &str| port.parse().ok().filter(|port| *port > 0).ok_or(wrong);
         *self = match text.strip_prefix("localhost:") {
             Some(text) => Self::Localhost { port: port(text)? },
@@ -82,34 +82,37 @@ impl Textual for GameApi {
     }
 }
 
-/// Between two looks for a game that is away, paused or in its menus.
+/// How often to check for a game that is not running, paused or in its menus.
 pub const LMU_LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A game whose clock stands still for so long is paused, in its menus or gone.
+/// A game whose clock has not advanced for this long is paused, in its menus or has ended.
 pub const LMU_STALE_AFTER: Duration = Duration::from_secs(2);
 
-/// Looks a second at a game that is driven, where `update_rate_hz` is 0 or more than this: two for
-/// each of the game's own 100 updates.
+/// The maximum poll rate while the car is driven, also if `update_rate_hz` is 0: twice the game's
+/// own 100 updates per second.
 pub const LMU_MAX_RATE_HZ: f64 = 200.0;
 
-/// How often a copy of the game's memory is tried that the game writes into, and the pause between.
+/// The number of attempts to copy the game's memory while the game writes to it, and the pause
+/// between them.
 pub const LMU_COPY_TRIES: usize = 40;
 pub const LMU_COPY_PAUSE: Duration = Duration::from_millis(1);
 
-/// Pauses over which a copy without version counters must stay the same. Together longer than most
-/// writes that the scheduler cuts in two, shorter than the 10 ms between two writes.
+/// The number of pauses over which memory without version counters must not change to count as
+/// consistent. Together they are longer than most writes that the scheduler interrupts, and shorter
+/// than the 10 ms between two writes.
 pub const LMU_SAME_PAUSES: usize = 5;
 
-/// Without a new sample for longer than this, the game has left one out.
+/// A longer time between two samples counts as a gap of the game.
 pub const LMU_GAP_AFTER: Duration = Duration::from_millis(100);
 
-/// Samples that wait for a slow disk; at 2 a second, two minutes.
+/// The maximum samples that wait for a slow disk: two minutes at 2 Hz.
 pub const LMU_CHANNEL_SAMPLES: usize = 256;
 
-/// Between two requests for the car's setup, and at most when they fail.
+/// The interval between requests for the car's setup, and the longest interval after failures.
 pub const GAME_API_INTERVAL: Duration = Duration::from_secs(10);
 pub const GAME_API_MAX_INTERVAL: Duration = Duration::from_secs(60);
 
-/// From a request to its whole answer, at most: whether the API is there, and for data.
+/// The maximum time from a request to its complete response, for the probe whether the API exists
+/// and for data.
 pub const GAME_API_PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 pub const GAME_API_TIMEOUT: Duration = Duration::from_secs(2);

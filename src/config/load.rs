@@ -1,7 +1,7 @@
-//! Reading the configuration: default < file < environment < command line.
+//! Loads the configuration. Precedence: defaults < file < environment < command line.
 //!
-//! Nothing here stops at the first mistake: every source is read to its end, and all [`Problems`]
-//! are told at once.
+//! Loading does not stop at the first mistake: it reads every place completely and reports all
+//! [`Problems`] at once.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -14,40 +14,40 @@ use super::keys;
 use super::problem::one_line;
 use super::{Config, Origin, Problem, Problems, Warning};
 
-/// `PITWIRE_` variables that are no keys: the file to read, a filter for the log as developers
-/// write it, recorded snapshots that stand in for the game.
+/// `PITWIRE_` variables that are not keys: the configuration file, a log filter for developers, and
+/// recorded snapshots that replace the game.
 const OTHER_VARIABLES: [&str; 3] = ["PITWIRE_CONFIG", "PITWIRE_LOG", "PITWIRE_SHM_FIXTURES"];
 
-/// What the command line sets: dotted key, value, and how it was typed, such as `--server`.
+/// Keys that the command line sets: dotted key, value, and the flag as typed, such as `--server`.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides(pub Vec<(String, String, String)>);
 
 impl Overrides {
-    /// Adds one; of two for the same key the later counts.
+    /// Adds an override; a later one for the same key wins.
     pub fn set(&mut self, key: &str, value: &str, typed: &str) {
         self.0.push((key.into(), value.into(), typed.into()));
     }
 }
 
-/// A configuration without a mistake in it.
+/// A valid configuration.
 #[derive(Debug)]
 pub struct Loaded {
     pub config: Config,
-    /// What works but is probably not meant.
+    /// Settings that work but are probably unintended.
     pub warnings: Vec<Warning>,
-    /// Where each key that is not the default was set last.
+    /// The origin of each key that was set; the last one wins.
     origins: BTreeMap<String, Origin>,
 }
 
 impl Loaded {
-    /// The configuration as a TOML file: each value with where it comes from, secrets as `***`.
+    /// The configuration as a TOML file: each value with its origin, secrets as `***`.
     pub fn to_toml(&self) -> String {
         let origin = |key: &str| self.origins.get(key).unwrap_or(&Origin::Default).to_string();
         keys::to_toml_from(&self.config, origin)
     }
 }
 
-/// The variables of this process as [`load`] takes them, with U+FFFD for what is not text.
+/// The environment variables of this process for [`load`], with U+FFFD for invalid UTF-8.
 pub fn process_environment() -> impl Iterator<Item = (String, String)> {
     let text = |text: OsString| text.to_string_lossy().into_owned();
     env::vars_os().map(move |(name, value)| (text(name), text(value)))
@@ -56,8 +56,8 @@ pub fn process_environment() -> impl Iterator<Item = (String, String)> {
 /// Reads the configuration.
 ///
 /// A `file` whose name ends in `.json` is read as the `config.json` of the original client, any
-/// other as TOML. Of the `environment` only the variables that begin with `PITWIRE_` are looked
-/// at. Fails with everything that is wrong in any of the three.
+/// other as TOML. Only `environment` variables that begin with `PITWIRE_` are read. The error lists
+/// all problems of the file, the environment and the command line.
 pub fn load(
     file: Option<&Path>,
     environment: impl Iterator<Item = (String, String)>,
@@ -79,13 +79,13 @@ pub fn load(
     loading.finish()
 }
 
-/// What has been read so far.
+/// The state of loading.
 #[derive(Default)]
 pub(super) struct Loading {
     pub(super) config: Config,
-    /// Where each key that is no longer the default was set last.
+    /// The origin of each key that was set; the last one wins.
     pub(super) origins: BTreeMap<String, Origin>,
-    /// The destination that stands in the place of `[server]` while it is checked.
+    /// The destination that is swapped into `[server]` while it is checked.
     pub(super) destination: Option<String>,
     problems: Vec<Problem>,
     pub(super) warnings: Vec<Warning>,
@@ -99,7 +99,7 @@ impl Loading {
             is_key.then_some((upper, name, value))
         };
         let mut variables: Vec<_> = environment.filter_map(own).collect();
-        // Two spellings of one name: the same wins each time.
+        // Deterministic if a name occurs in two spellings.
         variables.sort();
         for (upper, name, value) in variables {
             let key = upper["PITWIRE_".len()..].replace("__", ".").to_ascii_lowercase();
@@ -144,13 +144,13 @@ impl Loading {
         self.warnings.push(Warning { origin, key: Some(key.into()), message });
     }
 
-    /// Whether nothing is wrong with those keys, so that their values are the ones meant.
+    /// Whether these keys have no problem, so that their values are the intended ones.
     pub(super) fn sound(&self, keys: &[&str]) -> bool {
         let wrong = |problem: &Problem| keys.iter().any(|key| problem.key.as_deref() == Some(key));
         !self.problems.iter().any(wrong)
     }
 
-    /// Where those keys come from; for several of them, what was read last.
+    /// The origin of these keys: of several, the one with the highest precedence.
     pub(super) fn origin(&self, keys: &[&str]) -> Origin {
         let origins = keys.iter().filter_map(|key| self.origins.get(*key));
         origins.max().cloned().unwrap_or(Origin::Default)

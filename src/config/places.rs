@@ -1,4 +1,4 @@
-//! Where things lie when nobody says: the folders that the platform has for them.
+//! Default locations of files and directories on each platform.
 
 use std::env;
 use std::ffi::OsString;
@@ -6,14 +6,14 @@ use std::path::PathBuf;
 
 use super::AgentName;
 
-/// The queue's folder: below where the platform keeps a user's data, or the working directory if it
-/// does not say.
+/// The default directory of the queue: below the platform's directory for user data, or below the
+/// working directory if the platform defines none.
 pub(super) fn queue() -> PathBuf {
     queue_among(&|name| env::var_os(name))
 }
 
-/// The configuration file to read: the one that is `given`, else `pitwire/pitwire.toml` where the
-/// platform keeps a user's settings (`~/.config`, `%LOCALAPPDATA%`), if there is one.
+/// The configuration file to read: the `given` one, else `pitwire/pitwire.toml` in the platform's
+/// directory for user settings (`~/.config`, `%LOCALAPPDATA%`), if it exists.
 pub fn file(given: Option<PathBuf>) -> Option<PathBuf> {
     given.or_else(|| {
         let usual = settings()?.join("pitwire").join("pitwire.toml");
@@ -21,17 +21,17 @@ pub fn file(given: Option<PathBuf>) -> Option<PathBuf> {
     })
 }
 
-/// Where the platform keeps a user's settings; `None` if it does not say.
+/// The platform's directory for user settings; `None` if it defines none.
 pub fn settings() -> Option<PathBuf> {
     settings_among(&|name| env::var_os(name))
 }
 
-/// Where the log goes that nobody would see: beside the queue's folder.
+/// The default log file when there is no console to log to: next to the queue's directory.
 pub fn log_file() -> PathBuf {
     queue().with_file_name("pitwire.log")
 }
 
-/// What this PC is called, made safe for a subject.
+/// The host name, sanitized for a NATS subject.
 pub(crate) fn pc_name() -> String {
     let name = AgentName::made_of(&host_name());
     name.map_or_else(|| "pc".into(), |name| name.to_string())
@@ -66,7 +66,8 @@ fn settings_among(variables: Variables<'_>) -> Option<PathBuf> {
     }
 }
 
-/// A relative one would name another folder from each working directory.
+/// The absolute path in a variable; a relative one is ignored, because its meaning would depend on
+/// the working directory.
 fn base(variables: Variables<'_>, name: &str) -> Option<PathBuf> {
     variables(name).map(PathBuf::from).filter(|path| path.is_absolute())
 }

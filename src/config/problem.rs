@@ -1,36 +1,36 @@
-//! What is wrong with a configuration, for the operator.
+//! Problems in a configuration, with origin and message for the operator.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// One thing that is wrong, for the operator: where, what, and what to do about it.
+/// One problem: where it is, what is wrong, and what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
     pub origin: Origin,
-    /// The key as it is called there; `None` if the file as a whole is wrong.
+    /// The key as written at the origin; `None` if the file as a whole is wrong.
     pub key: Option<String>,
     pub message: String,
 }
 
-/// The same about a configuration that works.
+/// A remark on a valid configuration.
 pub type Warning = Problem;
 
-/// Where a value comes from; a later variant wins over an earlier one.
+/// The origin of a value; later variants take precedence.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Origin {
     Default,
     File {
         path: PathBuf,
-        /// Counted from 1; `None` is the file as a whole.
+        /// The line, counted from 1; `None` means the file as a whole.
         line: Option<usize>,
     },
     /// An environment variable.
     Variable(String),
-    /// A flag of the command line.
+    /// A command-line flag.
     Flag(String),
 }
 
-/// Everything that is wrong, in the order of the file's lines, then variables, then flags.
+/// All problems: first those of the file by line, then variables, then flags.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problems(pub Vec<Problem>);
 
@@ -67,7 +67,7 @@ impl fmt::Display for Origin {
     }
 }
 
-/// The text without line ends and the like.
+/// Replaces control characters, such as line ends, with spaces.
 pub(super) fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

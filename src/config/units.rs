@@ -1,4 +1,4 @@
-//! Durations and sizes as people write them: a whole number and a unit.
+//! Durations and sizes, written as a whole number and a unit.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::Wrong;
 const TIMES: [(&str, u64); 5] =
     [("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1_000), ("ms", 1)];
 
-/// Name and bytes; those in which [`show_size`] writes come first, largest first.
+/// Name and bytes. The binary units come first, largest first, because [`show_size`] uses them.
 const SIZES: [(&str, u64); 9] = [
     ("TiB", 1 << 40),
     ("GiB", 1 << 30),
@@ -21,7 +21,7 @@ const SIZES: [(&str, u64); 9] = [
     ("KB", 1_000),
 ];
 
-/// Reads a whole number and a unit, `ms`, `s`, `min`, `h` or `d`: `200ms`, `30 min`, `7d`.
+/// Parses a whole number and a unit, `ms`, `s`, `min`, `h` or `d`: `200ms`, `30 min`, `7d`.
 pub fn parse_duration(text: &str) -> Result<Duration, Wrong> {
     let (number, unit) = split(text).ok_or(Wrong("is not a duration"))?;
     if unit.is_empty() {
@@ -32,7 +32,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, Wrong> {
     Ok(Duration::from_millis(milliseconds))
 }
 
-/// Reads bytes: a whole number, perhaps with a unit, `B`, `KB` to `TB` or `KiB` to `TiB`.
+/// Parses a size: a whole number, optionally with a unit, `B`, `KB` to `TB` or `KiB` to `TiB`.
 pub fn parse_size(text: &str) -> Result<u64, Wrong> {
     let (number, unit) = split(text).ok_or(Wrong("is not a size"))?;
     let unit = if unit.is_empty() { "B" } else { unit };
@@ -40,13 +40,13 @@ pub fn parse_size(text: &str) -> Result<u64, Wrong> {
     number.checked_mul(factor).ok_or(Wrong("is out of range"))
 }
 
-/// The shortest text that [`parse_duration`] reads back; cuts what is below a millisecond.
+/// The shortest text that [`parse_duration`] parses back; truncates to milliseconds.
 pub(super) fn show_duration(duration: Duration) -> String {
     let milliseconds = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     if milliseconds == 0 { "0s".into() } else { show(&TIMES, milliseconds) }
 }
 
-/// The shortest text that [`parse_size`] reads back.
+/// The shortest text that [`parse_size`] parses back.
 pub(super) fn show_size(bytes: u64) -> String {
     if bytes == 0 { "0B".into() } else { show(&SIZES, bytes) }
 }
@@ -63,7 +63,7 @@ fn factor(units: &[(&str, u64)], unit: &str) -> Option<u64> {
 }
 
 fn show(units: &[(&str, u64)], amount: u64) -> String {
-    // Each table holds a unit of 1, so one always divides.
+    // Each table has a unit of 1, which divides every amount.
     let divides = units.iter().find(|(_, factor)| amount.is_multiple_of(*factor));
     divides.map_or_else(String::new, |(name, factor)| format!("{}{name}", amount / factor))
 }

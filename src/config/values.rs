@@ -1,4 +1,4 @@
-//! The values that are written as a word, a path or an address: how each is read and shown.
+//! Parsing and formatting of textual values: words, paths, addresses.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -13,46 +13,46 @@ use super::units::{parse_duration, show_duration};
 use super::{Durability, LogFormat, LogLevel, ProofChoice, SessionChoice, Units, WhenFull};
 use crate::loopback_guard::is_loopback;
 
-/// What is wrong with a text, in words that follow it: `is not a duration`.
+/// Why a text is invalid, as a phrase that follows it: `is not a duration`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Wrong(pub(super) &'static str);
 
-/// A value that is written as text.
+/// A value with a textual form.
 pub(super) trait Textual {
-    /// Takes the value that `text` names; keeps the old one if it names none.
+    /// Parses `text` into this value; an invalid text leaves it unchanged.
     fn read(&mut self, text: &str) -> Result<(), Wrong>;
-    /// What [`Textual::read`] takes as this value.
+    /// Formats the value so that [`Textual::read`] parses it again.
     fn show(&self) -> String;
-    /// What can be written, in words that follow "write".
+    /// The allowed values, as a phrase that follows "write".
     fn allowed(&self) -> String;
-    /// Whether not even a message may repeat what was written.
+    /// Whether the value is a secret, which not even an error message may quote.
     fn is_secret(&self) -> bool {
         false
     }
-    /// The texts in it that no log may repeat, whatever a server sends.
+    /// The texts in this value that must never be logged, even if a server sends them back.
     fn secrets(&self) -> Vec<String> {
         Vec::new()
     }
 }
 
-/// Where the server is. A dashboard: `http` or `https`, a host, perhaps a port and a path prefix. NATS:
-/// `nats` or `tls`, a host, perhaps a port; or several such addresses with a comma between them, of the
-/// nodes of a cluster.
+/// The address of a server. A dashboard server: `http` or `https`, a host, optionally a port and a
+/// path prefix. NATS: `nats` or `tls`, a host, optionally a port; or several such addresses of the
+/// nodes of a cluster, separated by commas.
 ///
-/// Never has a user name, a password, a query, a fragment or a `/` at its end, so that a path can
-/// be appended and the whole be printed. Made from text by `parse`, which also takes `ws` and
-/// `wss` and turns them into `http` and `https`.
+/// Never contains a user name, a password, a query, a fragment or a trailing `/`, so that a path
+/// can be appended and the address can be logged. `parse` also accepts `ws` and `wss` and converts
+/// them to `http` and `https`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ServerUrl(String);
 
 impl ServerUrl {
-    /// Where the best-known server listens when it is started without arguments.
+    /// The default address of the public dashboard server.
     pub(super) fn local() -> Self {
         Self("http://localhost:5000".into())
     }
 
-    /// Likewise, of a NATS server.
+    /// The default address of a NATS server.
     pub(super) fn local_nats() -> Self {
         Self("nats://localhost:4222".into())
     }
@@ -61,12 +61,12 @@ impl ServerUrl {
         &self.0
     }
 
-    /// The address, or those of the nodes.
+    /// The address, or the addresses of all cluster nodes.
     pub(crate) fn addresses(&self) -> impl Iterator<Item = &str> {
         self.0.split(',')
     }
 
-    /// What is spoken there.
+    /// The protocol of the server.
     pub fn protocol(&self) -> Protocol {
         match self.0.split_once(':') {
             Some(("nats" | "tls", _)) => Protocol::Nats,
@@ -78,12 +78,14 @@ impl ServerUrl {
         let url = Url::parse(&self.0).map_err(|_| Wrong("is not an address"))?;
         match url.host_str() {
             None | Some("") => Err(Wrong("is not an address")),
-            Some(_) if !url.path().is_empty() => Err(Wrong("has a path, which NATS has not")),
+            Some(_) if !url.path().is_empty() => {
+                Err(Wrong("has a path, which NATS does not support"))
+            }
             Some(_) => Ok(self),
         }
     }
 
-    /// Whether what is sent there is unencrypted and leaves this PC.
+    /// Whether traffic to the server leaves this PC unencrypted.
     pub(super) fn is_readable_by_others(&self) -> bool {
         self.addresses().any(|address| {
             let Ok(url) = Url::parse(address) else { return false };
@@ -94,13 +96,13 @@ impl ServerUrl {
                 Some(Host::Ipv6(ip)) => is_loopback(ip.into()),
                 None => false,
             };
-            // The `url` crate reads the host of a scheme that it does not know as a name.
+            // For unknown schemes, the `url` crate parses an IP address as a domain name.
             let is_address = url.host_str().and_then(|host| host.parse().ok());
             is_plain && !is_this_pc && !is_address.is_some_and(is_loopback)
         })
     }
 
-    /// Whether who listens on `address` of this machine is reached by this address.
+    /// Whether this URL reaches a listener on `address` of this machine.
     pub(super) fn is_at(&self, address: SocketAddr) -> bool {
         let Ok(url) = Url::parse(&self.0) else { return false };
         let own = address.ip().to_canonical();
@@ -117,10 +119,10 @@ impl ServerUrl {
     }
 }
 
-/// What a server speaks.
+/// The protocol of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Protocol {
-    /// A dashboard server.
+    /// The Socket.IO events of a dashboard server.
     SocketIo,
     Nats,
 }
@@ -145,14 +147,14 @@ impl FromStr for ServerUrl {
                 && node.0.split(':').next() == nodes[0].0.split(':').next()
         };
         if !nodes.iter().all(is_good) {
-            return Err(Wrong("has several addresses that are not all nats, or all tls"));
+            return Err(Wrong("has addresses that are neither all nats nor all tls"));
         }
         Ok(Self(nodes.iter().map(Self::as_str).collect::<Vec<_>>().join(",")))
     }
 }
 
 impl ServerUrl {
-    /// A single address.
+    /// Parses a single address.
     fn one(text: &str) -> Result<Self, Wrong> {
         let mut url = Url::parse(text).map_err(|_| Wrong("is not an address"))?;
         let scheme = match url.scheme() {
@@ -160,7 +162,7 @@ impl ServerUrl {
             "https" | "wss" => "https",
             "nats" => "nats",
             "tls" => "tls",
-            _ => return Err(Wrong("is none of http, https, nats and tls")),
+            _ => return Err(Wrong("is not an http, https, nats or tls address")),
         };
         if !url.username().is_empty() || url.password().is_some() {
             return Err(Wrong("has a user name or a password in it"));
@@ -192,8 +194,8 @@ impl Textual for ServerUrl {
     }
 }
 
-/// What an agent is called where there are many: 1 to 64 of `A-Z a-z 0-9 _ -`, as a part of a
-/// subject and of the name of a stream.
+/// The name of an agent on NATS: 1 to 64 of `A-Z a-z 0-9 _ -`, because it is part of subjects and
+/// stream names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentName(String);
 
@@ -204,7 +206,7 @@ impl AgentName {
         Self("pitwire".into())
     }
 
-    /// A name out of any text: what cannot be in one is a `-`.
+    /// Makes a name from any text: replaces invalid characters with `-`.
     pub(super) fn made_of(text: &str) -> Option<Self> {
         let safe = |c: char| if fits_in_a_subject(c) { c } else { '-' };
         let name: String = text.trim().chars().take(Self::MAX_CHARS).map(safe).collect();
@@ -247,12 +249,12 @@ impl Textual for AgentName {
     }
 }
 
-/// Names of agents; none stands for all.
+/// A set of agent names; empty means all agents.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct AgentNames(Vec<AgentName>);
 
 impl AgentNames {
-    /// Whether that agent is meant.
+    /// Whether the set contains the agent.
     pub fn has(&self, name: &str) -> bool {
         self.0.is_empty() || self.0.iter().any(|known| known.0 == name)
     }
@@ -262,7 +264,7 @@ impl Textual for AgentNames {
     fn read(&mut self, text: &str) -> Result<(), Wrong> {
         let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
         let names = names.map(str::parse).collect::<Result<_, Wrong>>();
-        *self = Self(names.map_err(|_| Wrong("has a name that is none"))?);
+        *self = Self(names.map_err(|_| Wrong("has an invalid name"))?);
         Ok(())
     }
 
@@ -271,7 +273,7 @@ impl Textual for AgentNames {
     }
 
     fn allowed(&self) -> String {
-        r#"names of agents with a comma between them, or "" for all"#.into()
+        r#"agent names separated by commas, or "" for all"#.into()
     }
 }
 
@@ -370,7 +372,7 @@ impl Textual for PathBuf {
     }
 
     fn allowed(&self) -> String {
-        "the whole path of a directory".into()
+        "the full path of a directory".into()
     }
 }
 
@@ -385,7 +387,7 @@ impl Textual for Option<PathBuf> {
     }
 
     fn allowed(&self) -> String {
-        r#"the whole path of a file, or "" for none"#.into()
+        r#"the full path of a file, or "" for none"#.into()
     }
 }
 
@@ -393,11 +395,11 @@ pub(super) fn path(text: &str) -> Result<PathBuf, Wrong> {
     if text.is_empty() {
         return Err(Wrong("is empty"));
     }
-    // U+FFFD stands where the environment held bytes that are no text: another path was meant.
+    // U+FFFD replaces invalid UTF-8 of the environment, so the intended path is unknown.
     if text.contains(['\0', '\u{FFFD}']) {
         return Err(Wrong("is not a path"));
     }
-    // Only a shell knows whose home that is; here it would make a directory named "~".
+    // Only a shell expands "~"; here it would create a directory of that name.
     if text == "~" || text.starts_with("~/") || text.starts_with("~\\") {
         return Err(Wrong(r#"begins with "~", which is not expanded"#));
     }
@@ -419,7 +421,7 @@ impl Textual for SocketAddr {
     }
 }
 
-/// One of a few words.
+/// A value that is one of a fixed set of words.
 trait Choice: Copy + PartialEq + 'static {
     const WORDS: &'static [(&'static str, Self)];
 }
@@ -465,7 +467,7 @@ impl Choice for LogFormat {
 impl<T: Choice> Textual for T {
     fn read(&mut self, text: &str) -> Result<(), Wrong> {
         let named = T::WORDS.iter().find(|(word, _)| *word == text);
-        *self = named.ok_or(Wrong("is none of the choices"))?.1;
+        *self = named.ok_or(Wrong("is not one of the choices"))?.1;
         Ok(())
     }
 

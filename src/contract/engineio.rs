@@ -1,21 +1,21 @@
-//! Connections over Engine.IO, each with an inbox: the only file that names engineioxide.
+//! Engine.IO connections, each with an inbox. No other file uses engineioxide.
 //!
-//! The Socket.IO library of the same family is not used: it ends a connection for one bare `NaN` in
-//! an event, which clients in Python send and servers in Python take.
+//! Its companion library socketioxide is not used, because it closes a connection for a bare `NaN`
+//! in an event. Python clients send them and Python servers accept them.
 //!
-//! The reader of a connection calls [`Door`] for each packet, in order. It puts events into the
-//! connection's inbox and goes on; who takes them out has the time that it needs.
+//! The reader of a connection calls [`Door`] for each packet, in order. `Door` puts events into the
+//! connection's inbox and returns at once; a worker handles them at its own speed.
 //!
-//! Events that are not handled yet, packets that are not read yet and rooms are charged to the
-//! client's [`Account`] in bytes. Traps of the crate:
-//! - Its outbox is bounded in packets, not in bytes, and does not report when a packet leaves. Each
-//!   packet therefore carries its charge, which ends when the library drops the packet.
-//! - A pong waits in the WebSocket library's buffer, which has no bound that could be set from here;
-//!   and a writer that waits for its peer is not ended with its session. `net` bounds both.
-//! - A slice of a message keeps the whole read buffer alive, which other messages share. Events are
-//!   therefore copied into the inbox.
-//! - Each polling handshake creates a session that outlives its TCP connection. Sessions are therefore
-//!   limited here, beside the limit for connections in `net`.
+//! Unhandled events, unread packets and rooms are charged to the client's [`Account`] in bytes.
+//! Traps of the crate:
+//! - Its outbox is bounded in packets, not in bytes, and does not report when a packet leaves.
+//!   Therefore each packet carries its charge, which ends when the library drops the packet.
+//! - Pongs wait in the WebSocket library's buffer, whose size cannot be limited from here, and a
+//!   blocked writer does not end with its session. `net` bounds both.
+//! - A slice of a message keeps the whole read buffer alive, which other messages share. Therefore
+//!   events are copied into the inbox.
+//! - Each polling handshake creates a session that outlives its TCP connection. Therefore sessions
+//!   are limited here, in addition to the limit for connections in `net`.
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -39,30 +39,30 @@ use crate::config::{
 };
 use crate::net::KillSwitch;
 
-/// What an event in the inbox, a packet in the outbox or a room takes besides its text, in bytes,
-/// rounded up: channel slots, reference counts, the allocator's share.
+/// Memory of an event in the inbox, a packet in the outbox or a room in addition to its text,
+/// rounded up: channel slots, reference counts, allocator overhead.
 const OVERHEAD_BYTES: usize = 256;
 
-/// What one connection is to the library.
+/// The library's handle of a connection.
 type Line = Arc<Socket<Mailbox>>;
 
-/// Names one connection for as long as the server lives.
+/// Identifies a connection, uniquely for the life of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Client(Sid);
 
-/// All clients of one server and the rooms that they are in. Clones share them.
+/// All clients of a server and their rooms. Clones share them.
 #[derive(Clone)]
 pub(super) struct Hall(Arc<State>);
 
 struct State {
     seats: Mutex<HashMap<Sid, Seat>>,
-    /// One permit for each client that may still be let in.
+    /// One permit for each client that may still be admitted.
     vacancies: Arc<Semaphore>,
-    /// Sessions without a CONNECT packet so far, oldest first.
+    /// Sessions that have not sent a CONNECT packet yet, oldest first.
     silent: Mutex<VecDeque<Weak<Socket<Mailbox>>>>,
     max_silent: usize,
     memory: Arc<Pool>,
-    /// When a refused or closed client was logged last.
+    /// When a refused or disconnected client was last logged.
     last_warning: Mutex<Option<Instant>>,
 }
 
@@ -83,8 +83,8 @@ impl Hall {
         }))
     }
 
-    /// Tracks a new session until its CONNECT packet, and closes the oldest such sessions when there
-    /// are too many.
+    /// Tracks a new session until its CONNECT packet, and closes the oldest such sessions when
+    /// there are too many.
     fn expect_hello(&self, line: &Line) {
         let mut silent = lock(&self.0.silent);
         let says_nothing = |line: &Line| !line.is_closed() && !line.data.is_open();
@@ -100,8 +100,8 @@ impl Hall {
         silent.push_back(Arc::downgrade(line));
     }
 
-    /// Logs that a client is refused or closed, at most once in [`LOG_REPEAT_INTERVAL`]: a hostile
-    /// client reconnects at once.
+    /// Logs that a client is refused or disconnected, at most once per [`LOG_REPEAT_INTERVAL`],
+    /// because a hostile client reconnects at once.
     fn warn(&self, line: &Line, why: &str) {
         let mut last = lock(&self.0.last_warning);
         if last.is_none_or(|last| last.elapsed() >= LOG_REPEAT_INTERVAL) {
@@ -110,7 +110,7 @@ impl Hall {
         }
     }
 
-    /// The layer that answers `/socket.io/`, and calls `enter` with each client that connects.
+    /// The layer that serves `/socket.io/` and calls `enter` with each client that connects.
     pub(super) fn layer(&self, enter: Enter) -> Events {
         let config = EngineIoConfig::builder()
             .req_path("/socket.io")
@@ -125,7 +125,7 @@ impl Hall {
         EngineIoLayer::from_config(Arc::new(door), config)
     }
 
-    /// Sends to all who are in the room, but not to `except`.
+    /// Sends a packet to all clients in the room except `except`.
     pub(super) fn send(&self, room: &str, packet: String, except: Option<Client>) {
         let packet = Str::from(packet);
         for seat in self.seats().values() {
@@ -135,7 +135,7 @@ impl Hall {
         }
     }
 
-    /// Tells all clients that the server closes, and waits until they have heard it.
+    /// Notifies all clients that the server closes, and waits until their connections are closed.
     pub(super) async fn close(&self) {
         let lines: Vec<Line> = self.seats().values().map(|seat| Arc::clone(&seat.line)).collect();
         lines.iter().for_each(|line| line.close(DisconnectReason::ClosingServer));
@@ -155,7 +155,7 @@ impl Hall {
             None => line.is_closed(),
         };
         if !is_sent {
-            self.warn(line, "a client does not read what it is sent; its connection is closed");
+            self.warn(line, "a client does not read its packets; its connection is closed");
             cut(line);
         }
     }
@@ -165,13 +165,13 @@ impl Hall {
     }
 }
 
-/// What answers `/socket.io/`, as a layer around other paths.
+/// The layer that serves `/socket.io/` around other routes.
 pub(crate) type Events = EngineIoLayer<Door>;
 
-/// What becomes of a client that has connected.
+/// Called with each client that has connected.
 pub(super) type Enter = Arc<dyn Fn(Connection, Inbox) + Send + Sync>;
 
-/// Lets clients in.
+/// Admits clients and receives their packets.
 #[derive(Clone)]
 pub(crate) struct Door {
     hall: Hall,
@@ -221,7 +221,7 @@ impl EngineIoHandler for Door {
         }
     }
 
-    /// Attachments of events that are not handled anyway.
+    /// Ignores attachments: events that carry them are not handled.
     fn on_binary(self: &Arc<Self>, _: Bytes, _: Line) {}
 
     fn on_disconnect(&self, line: Line, _: DisconnectReason) {
@@ -248,20 +248,20 @@ impl Door {
     }
 }
 
-/// The sending half of a connection's inbox, while it is open, and the client's account.
+/// The sending half of a connection's inbox while that is open, and the client's account.
 #[derive(Debug, Default)]
 pub(crate) struct Mailbox {
     account: OnceLock<Arc<Account>>,
-    /// Set once the client is let in; freed with the connection.
+    /// Set when the client is admitted; released with the connection.
     vacancy: OnceLock<OwnedSemaphorePermit>,
-    /// Unbounded in number: each event is charged to the account.
+    /// Not bounded in number, because each event is charged to the account.
     inbox: Mutex<Option<mpsc::UnboundedSender<Message>>>,
 }
 
 struct Full;
 
 impl Mailbox {
-    /// Opens it, once.
+    /// Opens the inbox; `None` if it was opened before.
     fn open(&self, vacancy: OwnedSemaphorePermit) -> Option<Inbox> {
         self.vacancy.set(vacancy).ok()?;
         let (sender, received) = mpsc::unbounded_channel();
@@ -269,60 +269,60 @@ impl Mailbox {
         Some(Inbox(received))
     }
 
-    /// Whether the client was ever let in.
+    /// Whether the client was ever admitted.
     fn is_open(&self) -> bool {
         self.vacancy.get().is_some()
     }
 
-    /// What is in it can still be taken out.
+    /// Closes the inbox for new events; the worker can still take out the pending ones.
     fn close(&self) {
         *lock(&self.inbox) = None;
     }
 
-    /// Charges a text of this length; `None` if the client holds too much already.
+    /// Charges a text of this length; `None` if that exceeds the client's limit.
     fn charge(&self, bytes: usize) -> Option<Charge> {
         self.account.get()?.charge(bytes + OVERHEAD_BYTES)
     }
 
     fn put(&self, arguments: &str, ack: Option<u64>) -> Result<(), Full> {
         let inbox = lock(&self.inbox);
-        // Not let in yet, or gone already: the event is nobody's.
+        // The client is not admitted yet or has already left: ignore the event.
         let Some(sender) = &*inbox else { return Ok(()) };
         let charge = self.charge(arguments.len()).ok_or(Full)?;
-        // Whoever took them out is gone once the connection was cut.
+        // Fails only if the worker has ended because the connection was cut.
         sender.send(Message { arguments: arguments.into(), ack, _charge: charge }).ok();
         Ok(())
     }
 }
 
-/// The events of one connection, in the order in which they came.
+/// The events of one connection, in order of arrival.
 #[derive(Debug)]
 pub(super) struct Inbox(mpsc::UnboundedReceiver<Message>);
 
 impl Inbox {
-    /// The next event; `None` when the client has left and everything is taken out.
+    /// The next event; `None` when the client has left and no event is pending.
     pub(super) async fn next(&mut self) -> Option<Message> {
         self.0.recv().await
     }
 }
 
-/// An event that waits to be handled.
+/// A pending event.
 #[derive(Debug)]
 pub(super) struct Message {
     arguments: Box<str>,
-    /// The number to acknowledge it under, if that is wanted.
+    /// The acknowledgement id, if the client requests an acknowledgement.
     pub(super) ack: Option<u64>,
     _charge: Charge,
 }
 
 impl Message {
-    /// `["telemetry_update",{…}]`, if the client sends what it should.
+    /// The arguments as text, such as `["telemetry_update",{…}]`; not validated.
     pub(super) fn arguments(&self) -> &str {
         &self.arguments
     }
 }
 
-/// A client that has connected. It leaves its rooms when this is dropped.
+/// A connected client. Dropping this removes it from its rooms.
 pub(super) struct Connection {
     hall: Hall,
     line: Line,
@@ -341,12 +341,12 @@ impl Connection {
         self.hall.send_to(&self.line, packet);
     }
 
-    /// Breaks the connection, with what is still on its way in it.
+    /// Breaks the connection and discards unsent packets.
     pub(super) fn cut(&self) {
         cut(&self.line);
     }
 
-    /// Enters a room; `false` if its name is too long or the client is in too many already.
+    /// Joins a room; `false` if its name is too long or the client is in too many rooms.
     pub(super) fn join(&self, room: &str) -> bool {
         let mut seats = self.hall.seats();
         let Some(Seat { rooms, .. }) = seats.get_mut(&self.line.id) else { return false };
@@ -361,7 +361,7 @@ impl Connection {
         true
     }
 
-    /// Sends to all who are in the room, to itself too unless told otherwise.
+    /// Sends a packet to all clients in the room; to this client only if `echoes`.
     pub(super) fn send_to_room(&self, room: &str, packet: String, echoes: bool) {
         self.hall.send(room, packet, (!echoes).then(|| self.client()));
     }
@@ -373,7 +373,7 @@ impl Drop for Connection {
     }
 }
 
-/// Attaches a charge to a packet: it ends when the library drops the packet.
+/// Attaches a charge to a packet. The charge ends when the library drops the packet.
 #[allow(unsafe_code, reason = "the library makes a text of shared bytes in no other way")]
 fn charged(packet: Str, charge: Charge) -> Str {
     struct Charged {
@@ -396,7 +396,7 @@ fn cut(line: &Line) {
     if let Some(kill_switch) = line.req_parts.extensions.get::<KillSwitch>() {
         kill_switch.kill();
     }
-    // A client that began with polling may by now be on another connection than its first one.
+    // A client that began with polling may have moved to another connection since.
     line.close(DisconnectReason::TransportClose);
 }
 

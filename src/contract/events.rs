@@ -1,7 +1,7 @@
-//! The events of the contract: what the server does with each.
+//! Handles the events of the contract.
 //!
-//! One worker for each connection takes an event out of the inbox, handles it, acknowledges it, and
-//! only then takes the next.
+//! One worker per connection takes an event from the inbox, handles it and acknowledges it before
+//! it takes the next one.
 
 use std::borrow::Cow;
 use std::ops::ControlFlow;
@@ -15,7 +15,7 @@ use super::engineio::{Connection, Inbox, Message};
 use super::{Acks, Host, Manners, Refusal, Setup, packet};
 use crate::fields;
 
-/// The events a client may send.
+/// The events that a client may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Event {
     RequestSession,
@@ -37,9 +37,9 @@ impl Event {
     }
 }
 
-/// Handles the events of one connection, one after the other, until it ends.
+/// Handles the events of one connection, one at a time, until it ends.
 ///
-/// What was read before a client left is still handled.
+/// Events that arrived before the client left are still handled.
 pub(super) async fn work<H: Host>(host: Arc<H>, connection: Connection, mut inbox: Inbox) {
     while let Some(message) = inbox.next().await {
         if handle(&*host, &connection, &message).await.is_break() {
@@ -71,7 +71,7 @@ async fn handle<H: Host>(host: &H, from: &Connection, message: &Message) -> Cont
             return ControlFlow::Continue(());
         }
         Err(refusal) => {
-            tracing::debug!(%refusal, "an event is acknowledged and thrown away");
+            tracing::debug!(%refusal, "an event is acknowledged and discarded");
             if let Refusal::NoEnvelope(_) | Refusal::Empty = refusal {
                 host.unreadable(message.arguments(), &refusal);
             }
@@ -87,13 +87,13 @@ async fn handle<H: Host>(host: &H, from: &Connection, message: &Message) -> Cont
     ControlFlow::Continue(())
 }
 
-/// Whether an event came to anything, so that it is acknowledged.
+/// Whether an event was handled; only handled events are acknowledged.
 enum Handled {
     Yes,
     No,
 }
 
-/// What a client wraps its data in; other keys are ignored.
+/// The envelope around a client's data; other keys are ignored.
 #[derive(Deserialize)]
 struct Envelope<'a> {
     #[serde(borrow)]
@@ -125,7 +125,7 @@ struct SetupUpdate<'a> {
     setup: &'a RawValue,
 }
 
-/// One event between a client and the host.
+/// The handling of one event of a client by the host.
 struct Exchange<'a, H> {
     host: &'a H,
     from: &'a Connection,
@@ -144,12 +144,12 @@ impl<H: Host> Exchange<'_, H> {
     }
 
     async fn handle(&self, message: &[&RawValue]) -> Result<Handled, Refusal> {
-        // Without an object to handle, the public server's handler fails.
+        // Without an object, the handler of the public server fails and sends no acknowledgement.
         let [name, payload, ..] = *message else { return Ok(Handled::No) };
         let is_name = |event: &Event| event.name() == name.get().trim_matches('"');
         let event = Event::ALL.into_iter().find(is_name);
         let (Some(event), true) = (event, payload.get().starts_with('{')) else {
-            tracing::debug!("no event, or not an object: neither handled nor acknowledged");
+            tracing::debug!("unknown event or no object; neither handled nor acknowledged");
             return Ok(Handled::No);
         };
         self.host.admit(event, payload)?;
@@ -169,7 +169,7 @@ impl<H: Host> Exchange<'_, H> {
         Ok(())
     }
 
-    /// Joins the room, also that of a session nobody knows, and sends what is stored.
+    /// Joins the room of a session, even of an unknown one, and sends its latest setup and frame.
     fn join(&self, session_id: &str) -> Result<(), Refusal> {
         if !self.from.join(session_id) {
             return Err(Refusal::TooManyRooms);
@@ -185,7 +185,7 @@ impl<H: Host> Exchange<'_, H> {
         Ok(())
     }
 
-    /// Keeps a frame, then sends it to all who joined its session.
+    /// Stores a frame, then sends it to all clients that joined its session.
     async fn keep_frame(&self, envelope: &Envelope<'_>) -> Result<(), Refusal> {
         let session_id = envelope.session_id.as_ref();
         let telemetry = envelope.telemetry.ok_or(Refusal::Empty)?;
@@ -195,7 +195,7 @@ impl<H: Host> Exchange<'_, H> {
         Ok(())
     }
 
-    /// Keeps a setup, then sends it to all who joined its session.
+    /// Stores a setup, then sends it to all clients that joined its session.
     async fn keep_setup(&self, envelope: &Envelope<'_>) -> Result<(), Refusal> {
         let session_id = envelope.session_id.as_ref();
         let timestamp = envelope.timestamp;
@@ -218,10 +218,10 @@ impl<H: Host> Exchange<'_, H> {
     }
 }
 
-/// Texts always can be written as JSON.
+/// Sends a serialized packet; serialization of text to JSON does not fail in practice.
 fn written(packet: serde_json::Result<String>, send: impl FnOnce(String)) {
     match packet {
         Ok(packet) => send(packet),
-        Err(error) => tracing::error!(%error, "an event cannot be written"),
+        Err(error) => tracing::error!(%error, "cannot serialize an event; it is not sent"),
     }
 }

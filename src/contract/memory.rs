@@ -1,21 +1,21 @@
-//! Memory that clients of a server hold, in bytes, per client and in total: events that wait to be
-//! handled, packets that wait to be read, names of rooms.
+//! Accounting of the memory that clients of a server hold, in bytes, per client and in total:
+//! unhandled events, unread packets, names of rooms.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Bytes that each client may hold even when others have used up the total, so that a greedy client
-/// cannot get a modest one closed. About 60 frames.
+/// Bytes that each client may always hold, even when the others have used up the total, so that a
+/// greedy client cannot cause a modest one to be disconnected. About 60 frames.
 const RESERVED_BYTES: usize = 64 << 10;
 
 /// Limits for the clients of a server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ClientLimits {
-    /// Clients that are connected at the same time.
+    /// The maximum number of connected clients.
     pub(crate) clients: usize,
-    /// Bytes that one client holds.
+    /// The maximum bytes of one client.
     pub(crate) bytes_per_client: usize,
-    /// Bytes that all clients hold together, beyond [`RESERVED_BYTES`] for each of them.
+    /// The maximum bytes of all clients together, not counting [`RESERVED_BYTES`] of each.
     pub(crate) bytes: usize,
 }
 
@@ -45,7 +45,7 @@ impl Account {
         Arc::new(Self { pool, used: Mutex::new(0) })
     }
 
-    /// Takes `bytes` until the charge is dropped; `None` if that is more than there is.
+    /// Reserves `bytes` until the charge is dropped; `None` if that exceeds a limit.
     pub(super) fn charge(self: &Arc<Self>, bytes: usize) -> Option<Charge> {
         let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
         let after = used.checked_add(bytes)?;
@@ -60,7 +60,7 @@ impl Account {
     }
 }
 
-/// Bytes that a client holds until this is dropped.
+/// Reserved bytes of a client, released on drop.
 #[derive(Debug)]
 pub(super) struct Charge {
     account: Arc<Account>,

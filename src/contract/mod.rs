@@ -1,13 +1,13 @@
-//! The server's side of the dashboard's contract: what every server with its events does, whoever
-//! keeps the sessions. [`crate::dashboard`] keeps them in memory, [`crate::source::socketio`] hands
-//! what comes in to the queue.
+//! The server side of the dashboard's Socket.IO contract, independent of the storage of sessions.
+//! [`crate::dashboard`] keeps sessions in memory; [`crate::source::socketio`] passes entries to the
+//! queue.
 //!
-//! - An event is handled completely before the next one of its connection: kept, then sent to the
+//! - Each event of a connection is handled completely before the next one: stored, then sent to the
 //!   viewers, then acknowledged.
-//! - An acknowledgement proves nothing: the public server acknowledges an event for an unknown session
-//!   or one that it refuses, too. A host that refuses with [`Refusal::Unsure`] does not.
-//! - Nothing grows without bound: what a client sent and the server has not handled yet, and what
-//!   the server sent and the client has not read, are counted in bytes ([`ClientLimits`]).
+//! - An acknowledgement proves nothing: like the public server, this one also acknowledges refused
+//!   events and events for unknown sessions, unless the host refuses with [`Refusal::Unsure`].
+//! - Memory is bounded: unhandled events of a client and packets that it has not read are counted
+//!   in bytes ([`ClientLimits`]).
 
 mod engineio;
 mod events;
@@ -32,18 +32,18 @@ pub(crate) use self::page::{FormPolicy, document};
 use crate::config::FAREWELL_TIMEOUT;
 use crate::net::{self, Connections};
 
-/// Who keeps the sessions.
+/// The storage of sessions behind the server.
 pub(crate) trait Host: Send + Sync + 'static {
-    /// How much of the server's memory its clients may hold.
+    /// The memory that clients of the server may hold.
     const CLIENT_LIMITS: ClientLimits;
 
-    /// Begins a session for a client and names it: a random UUID in lower case.
+    /// Creates a session for a client; its id is a random lower-case UUID.
     fn assign(&self, client: Client) -> impl Future<Output = Result<String, Refusal>> + Send;
 
-    /// Whether an event is to be handled at all; asked before anything else of it is looked at.
+    /// Decides whether an event is handled, before its payload is parsed.
     fn admit(&self, event: Event, payload: &RawValue) -> Result<(), Refusal>;
 
-    /// Keeps a frame. What is kept is sent to all who joined the session.
+    /// Stores a frame. The server then sends it to all clients that joined the session.
     fn keep_frame(
         &self,
         client: Client,
@@ -51,7 +51,7 @@ pub(crate) trait Host: Send + Sync + 'static {
         frame: &RawValue,
     ) -> impl Future<Output = Result<(), Refusal>> + Send;
 
-    /// Keeps a setup. What is kept is sent to all who joined the session.
+    /// Stores a setup. The server then sends it to all clients that joined the session.
     fn keep_setup(
         &self,
         client: Client,
@@ -59,31 +59,31 @@ pub(crate) trait Host: Send + Sync + 'static {
         setup: Setup,
     ) -> impl Future<Output = Result<(), Refusal>> + Send;
 
-    /// The latest setup and the latest frame, which a viewer is sent on joining.
+    /// The latest setup and frame, which a joining viewer receives.
     fn latest(&self, session_id: &str) -> (Option<Setup>, Option<Box<RawValue>>);
 
-    /// Hears of an event that is no envelope, so that nothing of it could be kept. `message` is
-    /// the event as text.
+    /// Called for an event that is not a valid envelope and therefore cannot be stored. `message`
+    /// is the event as text.
     fn unreadable(&self, message: &str, refusal: &Refusal);
 
-    /// Hears that a client has left and all that it sent is handled.
+    /// Called when a client has left and all its events are handled.
     fn left(&self, client: Client);
 
-    /// How it handles the next event.
+    /// The behaviour for the next event.
     fn manners(&self) -> Manners {
         Manners::default()
     }
 }
 
-/// How a server handles events; the default is as the contract says.
+/// How a server handles events; the default follows the contract.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Manners {
-    /// Reads every event and does nothing with it.
+    /// Reads and ignores every event.
     pub(crate) silent: bool,
-    /// Waits this long before it handles an event; the events behind it wait too.
+    /// Waits this long before it handles an event; later events wait too.
     pub(crate) delay: Duration,
     pub(crate) acks: Acks,
-    /// Does not send a frame or a setup back to the connection it came from.
+    /// Does not send a frame or a setup back to the connection that sent it.
     pub(crate) no_echo: bool,
 }
 
@@ -92,33 +92,34 @@ pub(crate) struct Manners {
 pub enum Acks {
     #[default]
     AtOnce,
-    /// This long after the event was handled; the events behind it wait too.
+    /// This long after the event was handled; later events wait too.
     After(Duration),
     Never,
 }
 
-/// Why an event is thrown away.
+/// Why an event is discarded.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refusal {
-    /// Not JSON, or without a session: the public server would not know what to do with it either.
+    /// Not JSON, or without a session id: the public server cannot handle it either.
     #[error("not an envelope: {0}")]
     NoEnvelope(#[from] serde_json::Error),
     #[error("nothing in the envelope")]
     Empty,
     #[error("too long a name, or too many rooms")]
     TooManyRooms,
-    /// The host does not keep it.
+    /// The host does not store it.
     #[error("{0}")]
     NotKept(String),
-    /// The host cannot say yet whether it keeps it, or has no room for it: not acknowledged either.
+    /// The host does not know yet whether it stores the event, or has no space for it. The event is
+    /// not acknowledged.
     #[error("{0}")]
     Unsure(String),
-    /// The host wants the connection to break, with this event and all behind it unhandled.
+    /// The host breaks the connection; this event and later ones are not handled.
     #[error("the connection is cut")]
     Cut,
 }
 
-/// A car's setup and the moment it was read, both as received.
+/// A car's setup and its timestamp, both as received.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Setup {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -126,13 +127,13 @@ pub(crate) struct Setup {
     pub(crate) setup: Box<RawValue>,
 }
 
-/// Names a session: a random UUID in lower case.
+/// Generates a session id: a random lower-case UUID.
 pub(crate) fn new_session_id() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 
-/// Serves `host` until `shutdown` completes, then tells the clients and closes every connection.
-/// `routes` puts the events around the other paths.
+/// Serves `host` until `shutdown` completes, then notifies the clients and closes every connection.
+/// `routes` adds the events, as a layer, to the other routes.
 pub(crate) async fn serve<H: Host>(
     host: &Arc<H>,
     listener: TcpListener,
@@ -153,7 +154,7 @@ pub(crate) async fn serve<H: Host>(
     let farewell = time::timeout(FAREWELL_TIMEOUT, hall.close());
     let (farewell, ()) = tokio::join!(farewell, connections.drain(FAREWELL_TIMEOUT));
     if farewell.is_err() {
-        tracing::debug!("not every client took its leave");
+        tracing::debug!("some clients did not disconnect in time; their connections are cut");
     }
     connections.kill_all();
 }

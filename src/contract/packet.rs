@@ -1,28 +1,29 @@
-//! Socket.IO packets as text, as far as the contract needs them: revision 5 of the protocol, the
+//! Parsing and formatting of the Socket.IO packets that the contract needs: protocol revision 5,
 //! main namespace, no binary attachments.
 
 use serde::Serialize;
 
-/// A packet that came in.
+/// A received packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Packet<'a> {
-    /// A client wants in.
+    /// A request to connect to the main namespace.
     Connect,
-    /// A client wants to another namespace than the main one.
+    /// A request to connect to another namespace.
     ConnectElsewhere(&'a str),
     Disconnect,
-    /// An event: `["name", …]` as text, and the number to acknowledge it under if it wants that.
+    /// An event: `["name", …]` as text, and the acknowledgement id if the client requests one.
     Event {
         ack: Option<u64>,
         arguments: &'a str,
     },
-    /// An acknowledgement, which nobody waits for, or what has attachments.
+    /// A packet that is ignored: an acknowledgement, which is never requested, or a packet with
+    /// attachments.
     Other,
-    /// No packet at all.
+    /// Not a valid packet.
     Broken,
 }
 
-/// Reads a packet; what an event holds is not looked at.
+/// Parses a packet; does not validate the arguments of an event.
 pub(super) fn read(text: &str) -> Packet<'_> {
     let Some((kind, rest)) = text.split_at_checked(1) else { return Packet::Broken };
     let (namespace, rest) = match rest.starts_with('/') {
@@ -43,17 +44,17 @@ pub(super) fn read(text: &str) -> Packet<'_> {
     }
 }
 
-/// Lets a client in.
+/// Admits a client.
 pub(super) fn connected(id: impl std::fmt::Display) -> String {
     format!(r#"0{{"sid":"{id}"}}"#)
 }
 
-/// Keeps a client out of another namespace, as nothing is there.
+/// Refuses a client in a namespace that does not exist.
 pub(super) fn no_such_namespace(namespace: &str) -> String {
     format!(r#"4{namespace},{{"message":"Invalid namespace"}}"#)
 }
 
-/// Keeps a client out of the main namespace. The reason is ours: it holds nothing to be escaped.
+/// Refuses a client in the main namespace. `reason` must not need escaping.
 pub(super) fn refused(reason: &str) -> String {
     format!(r#"4{{"message":"{reason}"}}"#)
 }
@@ -63,7 +64,7 @@ pub(super) fn event(name: &str, argument: &impl Serialize) -> serde_json::Result
     Ok(format!("2{}", serde_json::to_string(&(name, argument))?))
 }
 
-/// An acknowledgement that says nothing.
+/// An acknowledgement without arguments.
 pub(super) fn ack(number: u64) -> String {
     format!("3{number}[]")
 }

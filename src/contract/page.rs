@@ -1,20 +1,20 @@
-//! What every HTML page of this program begins and is sent with.
+//! The common head and HTTP headers of all HTML pages.
 
 use axum::http::header;
 use axum::response::{Html, IntoResponse, Response};
 
-/// The beginning of every page: what a browser must know, and the look that they share.
+/// The beginning of every page: metadata and the common style.
 const HEAD: &str = include_str!("head.html");
 
-/// Where the forms of a page may be sent.
+/// Where the forms of a page may be submitted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FormPolicy {
     Nowhere,
     ThisServer,
 }
 
-/// An HTML document out of its parts, the first of which begins with its title. It may load nothing,
-/// may talk to no server but this one, and may not be framed.
+/// Builds an HTML document from parts, the first of which begins with the title. The document may
+/// not load resources, connect to other servers or be framed.
 pub(crate) fn document(forms: FormPolicy, parts: &[&str]) -> Response {
     let form_action = match forms {
         FormPolicy::Nowhere => "'none'",
@@ -28,7 +28,7 @@ pub(crate) fn document(forms: FormPolicy, parts: &[&str]) -> Response {
     let headers = [
         (header::CONTENT_SECURITY_POLICY, policy.as_str()),
         (header::CACHE_CONTROL, "no-store"),
-        // The id in the address is the session's secret.
+        // The session id in the address is a secret.
         (header::REFERRER_POLICY, "no-referrer"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];

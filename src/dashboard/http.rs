@@ -1,4 +1,4 @@
-//! The HTTP side: the page, and what the server holds, as JSON.
+//! The HTTP routes: the page, and the sessions as JSON.
 
 use std::fmt::Write;
 use std::num::NonZeroU64;
@@ -21,7 +21,7 @@ use super::sessions::Summary;
 use crate::contract::{Events, FormPolicy, Setup, document};
 use crate::loopback_guard::{Access, guard};
 
-/// The page, out of its parts; the scripts in the order in which they need each other.
+/// The parts of the page; the scripts are in the order of their dependencies.
 const PAGE: [&str; 6] = [
     include_str!("page/page.html"),
     "<script>\n",
@@ -31,12 +31,13 @@ const PAGE: [&str; 6] = [
     "</script>",
 ];
 
-/// A history is sent in pieces of about this size, so that it is never in memory twice.
+/// The approximate size of the pieces in which a history is sent, so that it is never in memory
+/// twice.
 const PIECE_BYTES: usize = 1 << 20;
 
-/// All paths of the server, the `events` among them, for those who have `access`.
+/// All routes of the server, including the `events`, for clients that `access` admits.
 pub(super) fn routes(hub: &Arc<Hub>, events: Events, access: Access) -> Router {
-    // The health says nothing but that the server runs: a check of it needs no token.
+    // The health check reveals only that the server runs, so it needs no token.
     let health_access = match &access {
         Access::Token(_) => Access::Anyone,
         other => other.clone(),
@@ -57,7 +58,7 @@ pub(super) fn routes(hub: &Arc<Hub>, events: Events, access: Access) -> Router {
         .merge(health)
 }
 
-/// A list of links. Nothing in it comes from a client: ids are made here.
+/// A list of links to all sessions. It needs no escaping: the server generates the ids.
 async fn index(State(hub): State<Arc<Hub>>) -> Response {
     let mut html = String::from("<title>Sessions</title><h1>Sessions</h1><ul>");
     let sessions = hub.sessions().summaries();
@@ -72,7 +73,8 @@ async fn index(State(hub): State<Arc<Hub>>) -> Response {
     document(FormPolicy::Nowhere, &[&html])
 }
 
-/// The same page for every session, also for one that is unknown yet: it waits for its first frame.
+/// The page of a session. It does not depend on the session, which may not exist yet: the page
+/// waits for the first frame.
 async fn page() -> Response {
     document(FormPolicy::Nowhere, &PAGE)
 }
@@ -81,16 +83,17 @@ async fn sessions(State(hub): State<Arc<Hub>>) -> Json<Vec<Summary>> {
     Json(hub.sessions().summaries())
 }
 
-/// Forgets every session, as a restart does.
+/// Forgets every session, like a restart.
 async fn forget_sessions(State(hub): State<Arc<Hub>>) -> Response {
     let forgotten = hub.sessions().forget_all();
     Json(json!({ "forgotten": forgotten })).into_response()
 }
 
-/// How much of the frames is asked for.
+/// The query of a request for frames.
 #[derive(Debug, Deserialize)]
 struct Frames {
-    /// At most so many, at even distances, the newest among them; without it all of them.
+    /// The maximum number of frames, evenly spaced and including the newest; without it, all
+    /// frames.
     thin_to: Option<NonZeroU64>,
 }
 
@@ -109,10 +112,10 @@ async fn frames(
     json_array(History { hub, id, kind, rest: positions, separator: '[' })
 }
 
-/// How much of the setups is asked for.
+/// The query of a request for setups.
 #[derive(Debug, Deserialize)]
 struct Setups {
-    /// At most so many, the newest; without it all of them.
+    /// The maximum number of setups, the newest ones; without it, all setups.
     newest: Option<u64>,
 }
 
@@ -130,7 +133,7 @@ async fn setups(
     json_array(History { hub, id, kind: Kind::Setups, rest: positions, separator: '[' })
 }
 
-/// A part of the history, piece by piece.
+/// Streams a part of the history as a JSON array.
 fn json_array(history: History) -> Response {
     let pieces = stream::unfold(Some(history), |history| async move {
         let mut history = history?;
@@ -141,19 +144,19 @@ fn json_array(history: History) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], Body::from_stream(pieces)).into_response()
 }
 
-/// The frames or the setups of one session on their way out, as one JSON array.
+/// The state of a response with the frames or setups of a session.
 struct History {
     hub: Arc<Hub>,
     id: String,
     kind: Kind,
-    /// The positions that are still to be sent; empty once the array is closed.
+    /// The positions that remain to be sent; empty once the array is closed.
     rest: Range<u64>,
     separator: char,
 }
 
 #[derive(Clone, Copy)]
 enum Kind {
-    /// Counted back from the newest, every so many-th is sent.
+    /// Sends each `every`-th frame, counted back from the newest.
     Frames {
         newest: u64,
         every: u64,
@@ -162,7 +165,7 @@ enum Kind {
 }
 
 impl History {
-    /// The next piece of the array; what was forgotten since it was begun is left out.
+    /// The next piece of the array; skips entries that were dropped since the response began.
     fn next_piece(&mut self) -> String {
         let mut piece = String::new();
         let mut next = self.rest.end;
@@ -206,7 +209,7 @@ impl History {
     }
 }
 
-/// Appends an item of the array.
+/// Appends an element of the array.
 fn append(piece: &mut String, separator: &mut char, parts: &[&str]) {
     piece.push(*separator);
     *separator = ',';

@@ -1,14 +1,13 @@
 //! The embedded reference dashboard server.
 //!
-//! It speaks the Socket.IO contract of the public dashboard server, so that a demo, a test or a
-//! small team needs nothing else; it shows each session on a page; and it can be told to
-//! misbehave in the ways in which real servers do.
+//! It implements the Socket.IO events of the public dashboard server, so that a demo, a test or a
+//! small team needs no other server. It shows each session on a page, and tests can make it
+//! misbehave in the ways of real servers.
 //!
-//! - Events are handled as `contract` says, one after the other: the history is in order
-//!   of arrival.
-//! - Sessions live in memory. A restart forgets them; so does [`Server::forget_sessions`].
-//! - Nothing grows without bound. The history takes 1 GiB; what clients send and do not read takes 64
-//!   MiB, and 64 KiB for each of up to 512 clients; an unfinished message takes up to 2 MB.
+//! - `contract` handles events one at a time, so the history is in order of arrival.
+//! - Sessions are kept in memory. A restart or [`Server::forget_sessions`] deletes them.
+//! - Memory is bounded: the history takes at most 1 GiB; unhandled and unread messages take at most
+//!   64 MiB, plus 64 KiB for each of up to 512 clients; an unfinished message takes up to 2 MB.
 
 mod http;
 pub mod schema;
@@ -37,35 +36,34 @@ use crate::loopback_guard::Access;
 use crate::net::Connections;
 use sessions::{HISTORY_BYTES, Sessions, UnknownSession};
 
-/// Connections at the same time: publishers, and viewers with one each for the page and its events.
+/// The maximum open connections. A publisher needs one, a viewer two: for the page and its events.
 const MAX_CONNECTIONS: usize = 512;
 
-/// How the server is to behave; the default behaves as the contract says.
+/// How the server behaves; the default follows the contract.
 ///
-/// "Every Nth frame" counts the frames of all connections together, from the moment the
-/// behaviour was set.
+/// "Every Nth frame" counts the frames of all connections together, since the behaviour was set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Behaviour {
-    /// Reads every event and does nothing with it: no ack, nothing stored, nothing sent on.
+    /// Reads and ignores every event: no ack, nothing stored, nothing sent to viewers.
     pub silent: bool,
-    /// Waits this long before it handles an event; the events behind it wait too.
+    /// Waits this long before it handles an event; later events wait too.
     pub delay: Duration,
     /// When a handled event is acknowledged.
     pub acks: Acks,
-    /// Does not send a frame or a setup back to the connection it came from.
+    /// Does not send a frame or a setup back to the connection that sent it.
     pub no_echo: bool,
-    /// Throws away every Nth frame, acknowledged like the others.
+    /// Acknowledges and discards every Nth frame.
     pub refuse_every: Option<NonZeroU64>,
-    /// Throws away, acknowledged like the others, what [`schema::refuses`].
+    /// Acknowledges and discards events that [`schema::refuses`].
     pub schema: bool,
-    /// Breaks the connection at every Nth frame, with that frame and all behind it unhandled.
+    /// Breaks the connection at every Nth frame; that frame and later events are not handled.
     pub close_every: Option<NonZeroU64>,
-    /// Forgets all sessions again and again, this long after the last time.
+    /// Forgets all sessions periodically, with this interval.
     pub forget_every: Option<Duration>,
 }
 
-/// Serves programs and pages of this PC until `shutdown` completes, then tells the clients and breaks
-/// every connection.
+/// Serves programs and pages on this PC until `shutdown` completes, then notifies the clients and
+/// breaks every connection.
 pub async fn serve(
     listener: TcpListener,
     behaviour: Behaviour,
@@ -74,32 +72,32 @@ pub async fn serve(
     Arc::new(Hub::new(behaviour, Access::ThisPc)).serve(listener, shutdown).await;
 }
 
-/// A running server, on a thread and a runtime of its own.
+/// A running server, on a dedicated thread and runtime.
 ///
-/// Dropping it is the hard end: every connection is broken at once, without a word. Either end
-/// frees the address for the next server.
+/// Dropping it breaks every connection at once, without a notice to the clients. Both
+/// [`Server::stop`] and a drop free the address.
 pub struct Server {
     addr: SocketAddr,
     hub: Arc<Hub>,
     stop: Option<oneshot::Sender<()>>,
-    /// Nothing is ever sent: the thread ends when this is dropped.
+    /// No value is ever sent: dropping it ends the thread.
     life: Option<oneshot::Sender<Infallible>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Server {
-    /// Starts a server for programs and pages of this PC; port 0 takes any free one.
+    /// Starts a server for programs and pages on this PC; port 0 picks a free port.
     ///
     /// # Errors
-    /// If the address cannot be listened on, or no thread can be started.
+    /// If the address cannot be bound, or no thread can be started.
     pub fn start(addr: SocketAddr, behaviour: Behaviour) -> io::Result<Self> {
         Self::start_for(addr, behaviour, Access::ThisPc)
     }
 
-    /// Starts a server for those who have `access`; port 0 takes any free one.
+    /// Starts a server for clients that `access` admits; port 0 picks a free port.
     ///
     /// # Errors
-    /// If the address cannot be listened on, or no thread can be started.
+    /// If the address cannot be bound, or no thread can be started.
     pub fn start_for(addr: SocketAddr, behaviour: Behaviour, access: Access) -> io::Result<Self> {
         let hub = Arc::new(Hub::new(behaviour, access));
         let (stop, stopped) = oneshot::channel();
@@ -109,8 +107,8 @@ impl Server {
         let thread = thread::Builder::new().name("dashboard".to_owned()).spawn({
             let hub = hub.clone();
             move || {
-                // The runtime lives and dies on this thread, so that a caller may itself be
-                // asynchronous; dropping it is what breaks the connections.
+                // The runtime is created and dropped on this thread, so that async callers can use
+                // this function. Dropping it breaks the connections.
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
                 let listening = runtime.and_then(|runtime| {
                     let listener = runtime.block_on(TcpListener::bind(addr))?;
@@ -132,53 +130,54 @@ impl Server {
         Ok(Self { addr, hub, stop: Some(stop), life: Some(life), thread: Some(thread) })
     }
 
-    /// The address it listens on, with the port it was given.
+    /// The address on which it listens, with the actual port.
     pub fn addr(&self) -> SocketAddr {
         self.addr
     }
 
-    /// What an agent's `server_url` is to be: `http://127.0.0.1:5000`.
+    /// The URL for an agent's `server.url`, such as `http://127.0.0.1:5000`.
     pub fn url(&self) -> String {
         format!("http://{}", self.addr)
     }
 
-    /// All sessions it knows, in the order in which they were assigned.
+    /// All known sessions, in the order in which they were assigned.
     pub fn sessions(&self) -> Vec<Summary> {
         self.hub.sessions().summaries()
     }
 
-    /// Every frame of a session as received, in order of arrival; none for an unknown session.
+    /// All frames of a session as received, in order of arrival; empty for an unknown session.
     pub fn frames(&self, session_id: &str) -> Vec<serde_json::Value> {
         let sessions = self.hub.sessions();
         let frames = sessions.frames(session_id, 0..u64::MAX);
-        // What was stored has been parsed before, so that nothing is left out here.
+        // Stored frames were parsed on arrival, so this skips none.
         frames.filter_map(|(_, frame)| serde_json::from_str(frame.get()).ok()).collect()
     }
 
-    /// Every setup of a session as received, in order of arrival; none for an unknown session.
+    /// All setups of a session as received, in order of arrival; empty for an unknown session.
     pub fn setups(&self, session_id: &str) -> Vec<serde_json::Value> {
         let sessions = self.hub.sessions();
         let setups = sessions.setups(session_id, 0..u64::MAX);
         setups.filter_map(|(_, setup)| serde_json::from_str(setup.setup.get()).ok()).collect()
     }
 
-    /// Changes how it behaves from the next event on.
+    /// Changes the behaviour, starting with the next event.
     pub fn behave(&self, behaviour: Behaviour) {
         self.hub.frames_received.store(0, Ordering::Relaxed);
         self.hub.behaviour.send_replace(behaviour);
     }
 
-    /// Forgets every session, as a restart does, with all connections left standing.
+    /// Forgets every session, like a restart, but keeps all connections open.
     pub fn forget_sessions(&self) {
         self.hub.sessions().forget_all();
     }
 
-    /// Breaks every connection there is, as a network does; new ones are accepted.
+    /// Breaks all open connections, like a network failure; new ones are accepted.
     pub fn cut_connections(&self) {
         self.hub.connections.kill_all();
     }
 
-    /// Tells the clients, breaks the connections and waits for the end: about a second at most.
+    /// Notifies the clients, breaks the connections and waits for the end of the thread: about a
+    /// second at most.
     pub fn stop(mut self) {
         if let Some(stop) = self.stop.take() {
             stop.send(()).ok();
@@ -208,14 +207,14 @@ impl fmt::Debug for Server {
     }
 }
 
-/// Serves until it is asked to stop or its [`Server`] is gone.
+/// Serves until the [`Server`] is stopped or dropped.
 async fn live(
     hub: Arc<Hub>,
     listener: TcpListener,
     stopped: oneshot::Receiver<()>,
     ended: oneshot::Receiver<Infallible>,
 ) {
-    // A `stop` that is dropped unsent is no wish to stop; the end of `life` says that.
+    // Dropping `stop` without sending is not a request to stop; dropping `life` is.
     let shutdown = async {
         if stopped.await.is_err() {
             std::future::pending::<()>().await;
@@ -228,7 +227,7 @@ async fn live(
     }
 }
 
-/// What all connections of one server share.
+/// The state that all connections of a server share.
 struct Hub {
     access: Access,
     sessions: Mutex<Sessions>,
@@ -248,7 +247,7 @@ impl Hub {
         }
     }
 
-    /// The sessions, locked: never across an `.await`.
+    /// Locks the sessions. Do not hold the guard across an `.await`.
     fn sessions(&self) -> MutexGuard<'_, Sessions> {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -277,7 +276,7 @@ impl Hub {
             };
             tokio::select! {
                 biased;
-                // The sender is ours: it is not gone while we are here.
+                // `self` owns the sender, so it cannot be dropped.
                 _ = behaviour.changed() => {}
                 () = next => {
                     let forgotten = self.sessions().forget_all();
@@ -289,7 +288,7 @@ impl Hub {
 }
 
 impl Host for Hub {
-    /// A league and its viewers.
+    /// Enough for a league and its viewers.
     const CLIENT_LIMITS: ClientLimits =
         ClientLimits { clients: 512, bytes_per_client: 16 << 20, bytes: 64 << 20 };
 
@@ -299,7 +298,7 @@ impl Host for Hub {
         Ok(session_id)
     }
 
-    /// What it was told to refuse is refused before it is looked at.
+    /// Applies the configured refusals before the event is parsed.
     fn admit(&self, event: Event, payload: &RawValue) -> Result<(), Refusal> {
         let behaviour = self.behaviour.borrow().clone();
         if event == Event::Frame {
@@ -308,7 +307,7 @@ impl Host for Hub {
                 return Err(Refusal::Cut);
             }
             if is_nth(count, behaviour.refuse_every) {
-                return Err(Refusal::NotKept("one of those that are to be refused".into()));
+                return Err(Refusal::NotKept("refused on purpose".into()));
             }
         }
         if behaviour.schema

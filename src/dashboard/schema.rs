@@ -1,13 +1,13 @@
-//! What a server in schema mode refuses.
+//! The schema check of the public dashboard server.
 //!
-//! The public dashboard server has a mode in which it checks each event against a schema and
-//! throws away, without a word, what does not fit. [`refuses`] is that check.
+//! That server has a mode in which it checks each event against a schema and silently discards
+//! invalid events. [`refuses`] is the same check.
 
 use serde_json::{Map, Value};
 
 use Shape::{Integer, Number, Text, Wheels};
 
-/// What a field of a frame must look like.
+/// The type of a field of a frame.
 #[derive(Clone, Copy)]
 enum Shape {
     Text,
@@ -17,7 +17,7 @@ enum Shape {
     Wheels,
 }
 
-/// The 20 fields of a frame; other keys pass unchecked, but for nulls.
+/// The 20 fields of a frame. Other keys are only checked for nulls.
 const FIELDS: [(&str, Shape); 20] = [
     ("timestamp", Text),
     ("lap", Integer),
@@ -57,10 +57,10 @@ const NOT_NEGATIVE: [&str; 5] = ["lap", "position", "lap_time", "fuel", "fuel_ca
 
 const WHEELS: [&str; 4] = ["fl", "fr", "rl", "rr"];
 
-/// Why a server in schema mode refuses an event with this envelope; `None` if it does not.
+/// Why a server in schema mode refuses an event with this envelope; `None` if it accepts it.
 ///
-/// Knows the two events that carry data, `telemetry_update` and `setup_data`; no other event is
-/// refused. Stricter than some servers in one point: `3.0` is not an integer.
+/// Checks the two events with data, `telemetry_update` and `setup_data`, and accepts all others.
+/// Stricter than some servers in one point: `3.0` is not an integer.
 pub fn refuses(event: &str, envelope: &Value) -> Option<String> {
     match event {
         "telemetry_update" => check_telemetry_update(envelope).err(),
@@ -94,7 +94,7 @@ fn check_setup_data(envelope: &Value) -> Result<(), String> {
     only_keys(envelope, &["session_id", "timestamp", "setup"], "the envelope")?;
     text(required(envelope, "session_id")?, "session_id")?;
     text(required(envelope, "timestamp")?, "timestamp")?;
-    // What is inside a setup is the game's business.
+    // The game defines the contents of a setup.
     object(required(envelope, "setup")?, "setup").map(drop)
 }
 
@@ -141,7 +141,7 @@ fn only_keys(object: &Map<String, Value>, known: &[&str], name: &str) -> Result<
     }
 }
 
-/// The depth is the JSON parser's, which takes at most 128 levels.
+/// Recursion is bounded by the JSON parser, which accepts at most 128 levels.
 fn no_null(name: &str, value: &Value) -> Result<(), String> {
     match value {
         Value::Null => Err(format!("{name} is null")),
@@ -157,7 +157,7 @@ mod tests {
 
     use super::*;
 
-    /// `value` with `patch` laid over it: objects are merged, `"-"` takes the key away.
+    /// Applies `patch` to `value`: objects are merged, `"-"` removes the key.
     fn patched(mut value: Value, patch: &Value) -> Value {
         match (&mut value, patch) {
             (Value::Object(object), Value::Object(changes)) => {

@@ -1,9 +1,9 @@
-//! The sessions, in memory: everything each was sent, as the text it came in.
+//! The sessions in memory: the received frames and setups, as text.
 //!
-//! All sessions together hold [`HISTORY_BYTES`]. When they hold more, the session that has been
-//! quiet longest gives up its oldest frame, then its oldest setup, but never its latest: a viewer
-//! who joins must still see the car. The count of frames given up stays in its summary. Where the
-//! latest of all sessions alone are more, the session that has been quiet longest is forgotten.
+//! All sessions together hold at most [`HISTORY_BYTES`]. Beyond that, the least recently active
+//! session drops its oldest frames, then its oldest setups, but never the latest ones, so that a
+//! joining viewer still sees the car. The summary counts the dropped frames. If the latest frames
+//! and setups of all sessions exceed the limit, the least recently active session is forgotten.
 
 use std::collections::{HashMap, VecDeque};
 use std::ops::Range;
@@ -13,29 +13,29 @@ use serde_json::value::RawValue;
 
 use crate::contract::{Setup, new_session_id};
 
-/// What all sessions together may hold, in bytes: 1 GiB, a week of frames at 2 Hz.
+/// The maximum size of all sessions together: 1 GiB, a week of frames at 2 Hz.
 pub(super) const HISTORY_BYTES: usize = 1 << 30;
 
-/// Sessions with data, at most: a season of a league. One more, and the one that has been quiet
-/// longest is forgotten.
+/// The maximum sessions with data: a season of a league. Beyond that, the least recently active one
+/// is forgotten.
 const SESSIONS_KEPT: usize = 1_000;
 
-/// Sessions without data, at most: publishers that were given an id and have not sent yet. One more,
-/// and the oldest of them is forgotten; it never displaces a session with data.
+/// The maximum sessions without data, whose publishers have not sent anything yet. Beyond that, the
+/// oldest of them is forgotten; they never displace sessions with data.
 const EMPTY_SESSIONS_KEPT: usize = 1_000;
 
-/// What a frame or a setup costs beside its text: pointers and the allocator's share, in bytes.
+/// Memory of a frame or setup in addition to its text: pointers and allocator overhead.
 const OVERHEAD_BYTES: usize = 64;
 
-/// What the server holds of one session.
+/// A summary of one session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Summary {
     pub session_id: String,
-    /// Frames held, in order of arrival.
+    /// The number of stored frames.
     pub frames: usize,
-    /// Setups held, in order of arrival.
+    /// The number of stored setups.
     pub setups: usize,
-    /// Frames that were held once and made room for newer ones.
+    /// The number of frames that were dropped to make room for newer ones.
     pub frames_dropped: u64,
 }
 
@@ -50,7 +50,7 @@ pub(super) struct Sessions {
     by_id: HashMap<String, Session>,
     bytes: usize,
     limit_bytes: usize,
-    /// Counts assignments and stored events: the order in which things happened.
+    /// A logical clock that counts assignments and stored events.
     clock: u64,
 }
 
@@ -69,7 +69,7 @@ impl Sessions {
         Self { by_id: HashMap::new(), bytes: 0, limit_bytes, clock: 0 }
     }
 
-    /// Begins a session and names it: a random UUID in lower case.
+    /// Creates a session; its id is a random lower-case UUID.
     pub(super) fn assign(&mut self) -> String {
         self.forget_excess(Session::is_empty, EMPTY_SESSIONS_KEPT - 1);
         let id = new_session_id();
@@ -79,7 +79,7 @@ impl Sessions {
         id
     }
 
-    /// Stores a frame behind those that the session holds.
+    /// Appends a frame to its session.
     pub(super) fn store_frame(&mut self, id: &str, frame: &RawValue) -> Result<(), UnknownSession> {
         let size = frame_bytes(frame);
         let session = self.feed(id, size)?;
@@ -92,7 +92,7 @@ impl Sessions {
         Ok(())
     }
 
-    /// Stores a setup behind those that the session holds.
+    /// Appends a setup to its session.
     pub(super) fn store_setup(&mut self, id: &str, setup: Setup) -> Result<(), UnknownSession> {
         let size = setup_bytes(&setup);
         let session = self.feed(id, size)?;
@@ -105,7 +105,7 @@ impl Sessions {
         Ok(())
     }
 
-    /// The latest setup and the latest frame, which a viewer is sent on joining.
+    /// The latest setup and frame, which a joining viewer receives.
     pub(super) fn latest(&self, id: &str) -> (Option<Setup>, Option<Box<RawValue>>) {
         let session = self.by_id.get(id);
         (
@@ -129,14 +129,14 @@ impl Sessions {
             .collect()
     }
 
-    /// The positions of the frames that the session holds, counted from its first frame ever.
+    /// The positions of the stored frames, counted from the first frame that the session received.
     pub(super) fn frame_positions(&self, id: &str) -> Option<Range<u64>> {
         let session = self.by_id.get(id)?;
         let start = session.frames_dropped;
         Some(start..start + session.frames.len() as u64)
     }
 
-    /// The frames at `positions` that are still held, each with its position.
+    /// The frames at `positions` that are still stored, each with its position.
     pub(super) fn frames(
         &self,
         id: &str,
@@ -150,14 +150,14 @@ impl Sessions {
         })
     }
 
-    /// The positions of the setups that the session holds, counted from its first setup ever.
+    /// The positions of the stored setups, counted from the first setup that the session received.
     pub(super) fn setup_positions(&self, id: &str) -> Option<Range<u64>> {
         let session = self.by_id.get(id)?;
         let start = session.setups_dropped;
         Some(start..start + session.setups.len() as u64)
     }
 
-    /// The setups at `positions` that are still held, each with its position.
+    /// The setups at `positions` that are still stored, each with its position.
     pub(super) fn setups(
         &self,
         id: &str,
@@ -171,13 +171,13 @@ impl Sessions {
         })
     }
 
-    /// Forgets every session, as a restart does; returns how many there were.
+    /// Forgets every session, like a restart; returns their number.
     pub(super) fn forget_all(&mut self) -> usize {
         self.bytes = 0;
         self.by_id.drain().count()
     }
 
-    /// The session that is about to be given `size` more bytes.
+    /// Charges `size` bytes to a session and returns it.
     fn feed(&mut self, id: &str, size: usize) -> Result<&mut Session, UnknownSession> {
         let now = self.tick();
         let session = self.by_id.get_mut(id).ok_or(UnknownSession)?;
@@ -207,11 +207,11 @@ impl Sessions {
         let Some(id) = quietest.map(|(id, _)| id.clone()) else { return };
         if let Some(session) = self.by_id.remove(&id) {
             self.bytes -= session.bytes();
-            tracing::warn!(session = %id, "out of room: forgot the session that was quiet longest");
+            tracing::warn!(session = %id, "history full; forgot the least active session");
         }
     }
 
-    /// Forgets the quietest of the sessions that are `of_kind` while there are more than `most`.
+    /// Forgets the least recently active sessions that are `of_kind` until at most `most` remain.
     fn forget_excess(&mut self, of_kind: fn(&Session) -> bool, most: usize) {
         let of_this_kind = self.by_id.iter().filter(|(_, session)| of_kind(session));
         let mut quietest: Vec<_> =
@@ -221,7 +221,7 @@ impl Sessions {
         for (_, id) in quietest.into_iter().take(excess) {
             if let Some(session) = self.by_id.remove(&id) {
                 self.bytes -= session.bytes();
-                tracing::warn!(session = %id, most, "too many sessions: forgot the quietest one");
+                tracing::warn!(session = %id, most, "too many sessions; forgot the least active one");
             }
         }
     }
@@ -237,8 +237,8 @@ impl Session {
         self.frames.is_empty() && self.setups.is_empty()
     }
 
-    /// Lets go of the oldest frame, or of the oldest setup if one frame is all there is; returns
-    /// the bytes that this freed.
+    /// Drops the oldest frame, or the oldest setup if only one frame is left; returns the freed
+    /// bytes.
     fn give_up_oldest(&mut self) -> usize {
         if self.frames.len() > 1 {
             self.frames_dropped += 1;

@@ -1,4 +1,4 @@
-//! The server as its clients see it: over real connections.
+//! Tests of the server through real connections.
 
 use std::net::Ipv4Addr;
 use std::time::Instant;
@@ -10,10 +10,10 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::*;
 
-/// Longer than anything here takes, so that a test fails instead of hanging.
+/// Longer than any step takes, so that a test fails instead of hanging.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long nothing must happen to be taken for nothing.
+/// How long to wait before concluding that an event does not arrive.
 const A_WHILE: Duration = Duration::from_millis(150);
 
 const LOCALHOST: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
@@ -26,7 +26,7 @@ fn server(behaviour: Behaviour) -> Server {
     Server::start(LOCALHOST, behaviour).unwrap()
 }
 
-/// A client that notes what it hears, in order: events by their names, acks as `ack`.
+/// A client that records what it receives, in order: events by name, acks as `ack`.
 struct Client {
     client: rust_socketio::asynchronous::Client,
     note: UnboundedSender<(String, Value)>,
@@ -78,7 +78,8 @@ impl Client {
         self.client.emit(event, payload).await.unwrap();
     }
 
-    /// Sends an event that wants an ack. Never two at a time: the client library mixes them up.
+    /// Sends an event that requests an ack. One at a time: the client library confuses concurrent
+    /// ones.
     async fn ask(&self, event: &str, payload: Value) {
         let note = self.note.clone();
         let acked = move |payload, _| {
@@ -88,7 +89,7 @@ impl Client {
         self.client.emit_with_ack(event, payload, PATIENCE, acked).await.unwrap();
     }
 
-    /// Waits for the next thing heard, which must be `name`; returns what came with it.
+    /// Waits for the next event, which must be `name`; returns its data.
     async fn hears(&mut self, name: &str) -> Value {
         let heard = time::timeout(PATIENCE, self.heard.recv()).await;
         let (heard, payload) = heard.unwrap_or_else(|_| panic!("waited for {name}")).unwrap();
@@ -102,8 +103,8 @@ impl Client {
         }
     }
 
-    /// Waits until the connection takes nothing any more: the client library may tell of an end,
-    /// or of none.
+    /// Waits until sending fails: the client library does not always report the end of a
+    /// connection.
     async fn is_cut_off(&self) {
         let closed = async {
             while self.client.emit("unheard_of", json!({})).await.is_ok() {
@@ -114,7 +115,7 @@ impl Client {
     }
 }
 
-/// The first argument of an event; all of those of an ack, which are none.
+/// The first argument of an event, or all arguments of an ack, which has none.
 fn argument(payload: Payload) -> Value {
     match payload {
         Payload::Text(mut arguments) if arguments.len() == 1 => arguments.remove(0),
@@ -155,7 +156,7 @@ async fn what_an_event_causes_comes_before_its_ack() {
     assert_eq!(agent.hears("setup_update").await, setup);
     assert_eq!(agent.hears("ack").await, json!([]));
 
-    // Only what is inside `telemetry` reaches the viewers.
+    // Only the contents of `telemetry` reach the viewers.
     let telemetry = json!({"lap": 1, "track_name": "Autódromo José Carlos Pace", "more": [1.5]});
     let sent = json!({"session_id": id, "telemetry": telemetry, "secret": 1});
     agent.ask("telemetry_update", sent).await;
@@ -254,7 +255,7 @@ async fn a_message_over_the_limit_ends_the_connection() {
     let setup = |size| json!({"session_id": id, "setup": {"text": "x".repeat(size)}});
     agent.ask("setup_data", setup(900_000)).await;
     agent.hears("ack").await;
-    // The server may be gone before all of it is written.
+    // The server may close the connection before everything is written.
     agent.client.emit("setup_data", setup(1_000_000)).await.ok();
     agent.is_cut_off().await;
     assert_eq!(server.setups(&id).len(), 1);

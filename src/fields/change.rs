@@ -1,13 +1,13 @@
-//! What tells one sample from the next: the situation of the drive, and which setup the car has.
+//! Change detection: the driving situation of a sample, and fingerprints of setups.
 //!
-//! A fingerprint is kept over restarts, so it stays what it is in every version of this program.
+//! Fingerprints are stored across restarts, so their computation must never change.
 
 use std::io;
 
 use super::json::{Json, Object};
 use crate::entry::Situation;
 
-/// What of the drive a sample shows, whatever it is called there.
+/// The driving situation of a sample, under any of the accepted field names.
 pub(super) fn situation(sample: &Object<'_>) -> Situation {
     let get = |keys: &[&str]| keys.iter().find_map(|key| sample.present(key));
     let whole = |keys| get(keys).and_then(Json::as_f64).map(|number| number as i64);
@@ -20,7 +20,8 @@ pub(super) fn situation(sample: &Object<'_>) -> Situation {
     Situation { lap: whole(&["lap"]), gear_box, state: state.0 }
 }
 
-/// What a state is made of; the last are no field of the dashboard, but many a source has one.
+/// The fields that make up a state. The last two are not dashboard fields, but many sources have
+/// them.
 const STATE: &[&[&str]] = &[
     &["session_type"],
     &["track_name"],
@@ -30,8 +31,8 @@ const STATE: &[&[&str]] = &[
     &["in_garage"],
 ];
 
-/// A number that changes with the car's settings and with nothing else: not with the order of keys,
-/// not with the agent's version, and not with the weather that comes in the same object.
+/// A fingerprint that depends only on the car's settings: not on the order of keys, the agent's
+/// version, or the weather in the same object.
 ///
 /// The settings are `carSetup.garageValues` where it exists, else the whole object. The keys of
 /// `setup` are sorted, so that its text is canonical.
@@ -43,7 +44,7 @@ pub(super) fn fingerprint(setup: &Json<'_>) -> u64 {
     hash.0
 }
 
-/// A number that stands for a text of any length, such as a driver's name.
+/// The fingerprint of a text of any length, such as a driver's name.
 pub(crate) fn text_fingerprint(text: &str) -> u64 {
     let mut hash = Fnv1a(FNV1A_BASIS);
     // Writing to a hash cannot fail.
@@ -51,7 +52,7 @@ pub(crate) fn text_fingerprint(text: &str) -> u64 {
     hash.0
 }
 
-/// FNV-1a, 64 bits: not for secrets, the same for ever.
+/// 64-bit FNV-1a: stable across versions, not for secrets.
 struct Fnv1a(u64);
 
 const FNV1A_BASIS: u64 = 0xcbf2_9ce4_8422_2325;
@@ -115,7 +116,7 @@ mod tests {
         assert_eq!(print(setup), print(later));
         assert_ne!(print(setup), print(other));
         assert_ne!(print(r#"{"wing":1}"#), print(r#"{"wing":2}"#));
-        // Kept between runs, so it must never change; these are FNV-1a's published values.
+        // Fingerprints are stored, so they must never change. These are FNV-1a's published values.
         assert_eq!(Fnv1a(FNV1A_BASIS).over("a"), 0xaf63_dc4c_8601_ec8c);
         assert_eq!(Fnv1a(FNV1A_BASIS).over("foobar"), 0x8594_4171_f739_67e8);
     }

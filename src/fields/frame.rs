@@ -1,4 +1,4 @@
-//! A sample as the dashboard takes it.
+//! Maps a sample to a dashboard frame.
 
 use std::collections::BTreeMap;
 
@@ -11,16 +11,16 @@ use super::table::{Cell, FIELDS, REQUIRED};
 use crate::entry::{CapturedAt, Situation};
 use crate::planted::planted;
 
-/// An ordinary frame is written into that without growing.
+/// The initial buffer for a frame; a typical frame fits without reallocation.
 const FRAME_BYTES: usize = 768;
 
-/// Longest that a moment of ours is as JSON.
+/// The maximum length of a timestamp of ours as JSON.
 const MOMENT_BYTES: usize = "\"-262143-01-01T00:00:00.000Z\"".len();
 
-/// The dashboard's telemetry object, checked, which lacks nothing but its timestamp.
+/// A checked telemetry object of the dashboard, complete except for its timestamp.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Frame {
-    /// JSON text without the timestamp's value, which belongs at this place of it.
+    /// JSON text without the value of the timestamp, which is inserted at `moment_at`.
     text: String,
     moment_at: usize,
     own: Option<OwnStamp>,
@@ -28,22 +28,22 @@ pub struct Frame {
 }
 
 impl Frame {
-    /// The frame of a sample that is JSON text.
+    /// Maps a sample in JSON text.
     ///
     /// # Errors
-    /// Refused if the text exceeds [`MAX_SAMPLE_BYTES`], is not UTF-8, not JSON or holds a number
-    /// that is not finite; and as by [`Frame::of`].
+    /// Refused if the text exceeds [`MAX_SAMPLE_BYTES`], is not UTF-8, not JSON or has a number
+    /// that is not finite; and for the reasons of [`Frame::of`].
     ///
     /// [`MAX_SAMPLE_BYTES`]: crate::config::MAX_SAMPLE_BYTES
     pub fn parse(text: &[u8]) -> Result<Self, Refused> {
         Self::checked(&json::read(text)?)
     }
 
-    /// The frame of a sample.
+    /// Maps a sample.
     ///
     /// # Errors
-    /// Refused if the sample is not an object, nested too deep, has too many keys or values, or
-    /// holds a known field of the wrong type or out of its range; or if the text exceeds
+    /// Refused if the sample is not an object, is nested too deep, has too many keys or values, or
+    /// has a known field of the wrong type or out of range; or if the text exceeds
     /// [`MAX_SAMPLE_BYTES`].
     ///
     /// [`MAX_SAMPLE_BYTES`]: crate::config::MAX_SAMPLE_BYTES
@@ -61,13 +61,13 @@ impl Frame {
         Ok(Self { text, moment_at, own, situation: situation(object) })
     }
 
-    /// The moment of capture that the sample brought along: the `timestamp` of one that has the
-    /// dashboard's nine required names; `None` for any other.
+    /// The sample's own capture time: its `timestamp`, if the sample has the dashboard's nine
+    /// required fields; otherwise `None`.
     pub fn own_timestamp(&self) -> Option<CapturedAt> {
         self.own.as_ref().map(|own| own.moment)
     }
 
-    /// What of the drive it shows.
+    /// The driving situation of the frame.
     pub fn situation(&self) -> Situation {
         self.situation
     }
@@ -76,7 +76,7 @@ impl Frame {
     pub fn json(self, captured_at: CapturedAt) -> String {
         let Self { mut text, moment_at, own, .. } = self;
         match own {
-            // The sender's own way of writing this moment is as good as ours.
+            // Keep the sender's notation of the same moment.
             Some(OwnStamp { moment, text: Some(own) }) if moment == captured_at => {
                 text.insert_str(moment_at, &own);
             }
@@ -86,18 +86,18 @@ impl Frame {
     }
 }
 
-/// The dashboard's telemetry object of a sample as JSON text, with `captured_at` as its timestamp.
+/// Maps a sample to a frame as JSON text, with `captured_at` as its timestamp.
 ///
 /// # Errors
-/// Refused as by [`Frame::of`].
+/// Refused for the reasons of [`Frame::of`].
 pub fn map(sample: &Value, captured_at: CapturedAt) -> Result<String, Refused> {
     Ok(Frame::of(sample)?.json(captured_at))
 }
 
-/// The fields of a frame in their order, each with a checked value.
+/// The fields of a frame in order, each with a checked value.
 type Cells<'a> = Vec<(&'a str, Cell<'a>)>;
 
-/// The frame of a sample in a source's words: the fields of the table and no others.
+/// Maps a sample with a source's field names: takes the fields of the table and no others.
 fn pick<'a>(sample: &'a Object<'a>) -> Result<Cells<'a>, Refused> {
     let mut cells = Vec::with_capacity(1 + FIELDS.len());
     cells.push(("timestamp", Cell::Moment));
@@ -113,9 +113,9 @@ fn pick<'a>(sample: &'a Object<'a>) -> Result<Cells<'a>, Refused> {
     Ok(cells)
 }
 
-/// The frame of a sample in the dashboard's words: all its keys, the known ones checked.
+/// Maps a sample with the dashboard's field names: takes all keys and checks the known ones.
 fn pass_through<'a>(sample: &'a Object<'a>) -> Result<Cells<'a>, Refused> {
-    // Of two equal keys the later counts.
+    // The last of two equal keys wins.
     let sample: BTreeMap<&str, &Json<'_>> = sample.members().collect();
     let mut cells = Vec::with_capacity(sample.len());
     for (key, value) in sample {
@@ -130,7 +130,7 @@ fn pass_through<'a>(sample: &'a Object<'a>) -> Result<Cells<'a>, Refused> {
     Ok(cells)
 }
 
-/// The text of a frame, and where its timestamp's value belongs.
+/// The text of a frame, and the offset at which the value of its timestamp is inserted.
 fn write(cells: &Cells<'_>) -> Result<(String, usize), Refused> {
     let mut text = Vec::with_capacity(FRAME_BYTES);
     let mut moment_at = 0;
@@ -151,7 +151,7 @@ fn write(cells: &Cells<'_>) -> Result<(String, usize), Refused> {
 #[derive(Clone, Debug, PartialEq)]
 struct OwnStamp {
     moment: CapturedAt,
-    /// As JSON, if every reader of dates knows the form.
+    /// As JSON, if the notation is one that every date parser accepts.
     text: Option<String>,
 }
 
@@ -159,14 +159,15 @@ fn own_stamp(sample: &Object<'_>) -> Option<OwnStamp> {
     let text = sample.present("timestamp")?.as_str()?;
     let moment = CapturedAt::parse(text)?;
     let complete = REQUIRED.iter().all(|key| sample.present(key).is_some());
-    // Digits and signs alone: nothing in it to escape.
+    // The text has only digits and punctuation, so it needs no escaping.
     let own = || is_rfc3339(text).then(|| format!("\"{text}\""));
     complete.then(|| OwnStamp { moment, text: own() })
 }
 
-/// Whether a text that names a moment has the one form that every reader of dates knows.
+/// Whether a timestamp has the RFC 3339 notation that every date parser accepts.
 ///
-/// [`CapturedAt::parse`] takes more, such as a space for the `T`; that is then written our way.
+/// [`CapturedAt::parse`] accepts more, such as a space instead of the `T`; those timestamps are
+/// rewritten.
 fn is_rfc3339(text: &str) -> bool {
     let shape: String = text.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).collect();
     let Some(rest) = shape.strip_prefix("0000-00-00T00:00:00") else { return false };
@@ -192,7 +193,7 @@ mod tests {
         serde_json::from_str(&map(sample, NOW).unwrap()).unwrap()
     }
 
-    /// A sample of this one key, and what the dashboard sees of it: null if it is left out.
+    /// Maps a sample of one key and checks the field on the dashboard; null if it is left out.
     #[track_caller]
     fn check(key: &str, value: Value, field: &str, expected: Value) {
         let seen = mapped(&json!({ key: value.clone() }));
@@ -207,7 +208,7 @@ mod tests {
         assert!(refused.message.starts_with(key), "{refused}");
     }
 
-    /// A sample in the dashboard's words, as another program hands it in.
+    /// A sample with the dashboard's field names, as another program sends it.
     fn dashboard_frame() -> Value {
         json!({
             "timestamp": "2025-11-22T14:30:22.123456+00:00", "lap": 3, "position": 4,

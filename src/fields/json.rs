@@ -1,8 +1,8 @@
-//! JSON values from untrusted bytes, and back: bounded in size, depth and number of values, and
-//! refused in plain words.
+//! Parsing and writing of untrusted JSON, bounded in size, depth and number of values, with
+//! errors for the sender.
 //!
-//! The time to parse a text grows linearly with its length, and its objects and arrays are bounded
-//! while they are parsed: a hostile text costs no more than an honest one.
+//! Parsing takes time linear in the length of the text, and objects and arrays are bounded while
+//! they are parsed: a hostile text costs no more than an honest one.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -16,19 +16,19 @@ use serde_json::{Number, Value};
 use super::{Reason, Refused, refused, shorten};
 use crate::config::{MAX_SAMPLE_BYTES, MAX_SAMPLE_DEPTH};
 
-/// Keys of one object; an object with more is refused. Fields are looked up by a linear search, and
-/// the largest object of a game's setup has a few hundred keys.
+/// The maximum keys of an object. Fields are looked up by a linear search, and the largest object
+/// of a game's setup has a few hundred keys.
 pub const MAX_OBJECT_KEYS: usize = 10_000;
 
-/// Objects, arrays, numbers, texts, booleans and nulls of one sample or setup, at most; a value
-/// takes about 100 bytes of memory while the sample is read, so that this is 10 MB. The largest
-/// setup of a game has a few thousand.
+/// The maximum values (objects, arrays, numbers, texts, booleans and nulls) of a sample or setup. A
+/// value takes about 100 bytes of memory during parsing, 10 MB in all. The largest setup of a game
+/// has a few thousand values.
 pub const MAX_SAMPLE_VALUES: usize = 100_000;
 
-/// Values around the sample in a line of an export.
+/// Additional values for the envelope around a sample in a line of an export.
 const ENVELOPE_VALUES: usize = 16;
 
-/// A JSON value whose texts are borrowed from the text that it was parsed from.
+/// A JSON value that borrows its strings from the parsed text.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub(crate) enum Json<'a> {
@@ -40,7 +40,7 @@ pub(crate) enum Json<'a> {
     Object(Object<'a>),
 }
 
-/// The members of an object in the order of the text. Of two equal keys the later counts.
+/// The members of an object in the order of the text. The last of two equal keys wins.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Object<'a>(Vec<(Cow<'a, str>, Json<'a>)>);
 
@@ -93,12 +93,12 @@ impl<'a> Json<'a> {
         self.as_object()?.get(key)
     }
 
-    /// Sorts all keys, and keeps the last of equal ones: equal objects have equal texts afterwards.
+    /// Sorts all keys and keeps the last of equal ones, so that equal objects have equal texts.
     pub(super) fn normalize(&mut self) {
         match self {
             Self::Object(Object(members)) => {
                 members.iter_mut().for_each(|(_, value)| value.normalize());
-                // The sort is stable: reversed, the last of equal keys is the one that is kept.
+                // The sort is stable: after the reversal, dedup keeps the last of equal keys.
                 members.reverse();
                 members.sort_by(|(one, _), (other, _)| one.cmp(other));
                 members.dedup_by(|(one, _), (other, _)| one == other);
@@ -127,26 +127,26 @@ impl<'a> From<&'a Value> for Json<'a> {
     }
 }
 
-/// Parses a sample or a setup, of which the structure is still to be checked with [`object`].
+/// Parses a sample or a setup. The caller checks its structure with [`object`].
 pub(crate) fn read(text: &[u8]) -> Result<Json<'_>, Refused> {
     bounded(text.len())?;
     read_values(text, MAX_SAMPLE_VALUES)
 }
 
-/// Parses any JSON text around a sample, such as a line of an export. The caller bounds its length.
+/// Parses JSON that contains a sample, such as a line of an export. The caller bounds its length.
 ///
 /// A byte order mark at the start is skipped.
 ///
 /// # Errors
-/// Refused if it is not UTF-8, not JSON, holds a number that is not finite, is nested too deep to
-/// be read at all, or has more than [`MAX_SAMPLE_VALUES`] values or an object of more than
+/// Refused if it is not UTF-8, not JSON, has a number that is not finite, is nested too deep for
+/// the parser, or has more than [`MAX_SAMPLE_VALUES`] values or an object with more than
 /// [`MAX_OBJECT_KEYS`] keys.
 pub(crate) fn read_envelope(text: &[u8]) -> Result<Json<'_>, Refused> {
     read_values(text, MAX_SAMPLE_VALUES + ENVELOPE_VALUES)
 }
 
-/// The elements of a JSON array, each the text of a value that is still to be parsed; `None` if
-/// there are more than `max_elements`. The caller bounds the length of the text.
+/// Splits a JSON array into the texts of its elements, which are not parsed yet; `None` if there
+/// are more than `max_elements`. The caller bounds the length of the text.
 ///
 /// # Errors
 /// Refused if it is not UTF-8 or not a JSON array.
@@ -184,7 +184,7 @@ impl<'de> Visitor<'de> for Elements {
     }
 }
 
-/// Whether a text is one JSON value, and nothing else.
+/// Whether a text is exactly one JSON value.
 pub(crate) fn is_json(text: &[u8]) -> bool {
     serde_json::from_slice::<IgnoredAny>(text).is_ok()
 }
@@ -209,7 +209,7 @@ fn read_values(text: &[u8], max_values: usize) -> Result<Json<'_>, Refused> {
     })
 }
 
-/// What a text may still hold while it is parsed.
+/// The remaining limits while a text is parsed.
 struct Limits {
     values_left: Cell<usize>,
     exceeded: Cell<Option<Exceeded>>,
@@ -264,7 +264,7 @@ impl<'de> Visitor<'de> for &Limits {
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Json<'de>, E> {
-        // The parser has refused what is not finite.
+        // The parser has already refused numbers that are not finite.
         Number::from_f64(value).map(Json::Number).ok_or_else(|| E::custom("number out of range"))
     }
 
@@ -296,17 +296,17 @@ impl<'de> Visitor<'de> for &Limits {
     }
 }
 
-/// A key, borrowed unless it has an escape in it.
+/// A key, borrowed unless it contains an escape.
 #[derive(Deserialize)]
 #[serde(transparent)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// The text with `null` in the place of each bare `NaN`, `Infinity` and `-Infinity`, as Python
-/// writes what JSON cannot carry; `None` if there is none in it.
+/// Replaces each bare `NaN`, `Infinity` and `-Infinity`, which Python writes although they are not
+/// JSON, with `null`; `None` if the text has none of them.
 pub(crate) fn null_what_is_not_finite(text: &str) -> Option<String> {
     let mut mended = String::new();
     let mut rest = text;
-    // Every second piece between quotes is a string; an escaped quote ends none.
+    // Text alternates between strings and other tokens; an escaped quote does not end a string.
     let mut in_string = false;
     let mut has_found = false;
     while !rest.is_empty() {
@@ -329,7 +329,7 @@ pub(crate) fn null_what_is_not_finite(text: &str) -> Option<String> {
     has_found.then_some(mended)
 }
 
-/// Where a string ends, behind its closing quote; `text` begins behind the opening one.
+/// The offset after the closing quote of a string; `text` begins after the opening quote.
 fn end_of_string(text: &str) -> usize {
     let mut escaped = false;
     for (index, byte) in text.bytes().enumerate() {
@@ -343,7 +343,7 @@ fn end_of_string(text: &str) -> usize {
     text.len()
 }
 
-/// The object that every sample and every setup has to be, within all limits.
+/// Checks that a sample or setup is an object within all limits.
 pub(super) fn object<'a, 'j>(value: &'j Json<'a>) -> Result<&'j Object<'a>, Refused> {
     let kind = match value {
         Json::Object(object) => {
@@ -359,8 +359,8 @@ pub(super) fn object<'a, 'j>(value: &'j Json<'a>) -> Result<&'j Object<'a>, Refu
     Err(refused(Reason::NotObject, format!("{kind} is not an object; send one JSON object")))
 }
 
-/// Checks a value that may nest this deep. It may not come from our parser: a program that embeds
-/// this library hands in values.
+/// Checks the limits of a value that may nest `levels` deep. Needed because values can come from a
+/// program that embeds this library instead of from the parser.
 fn check_limits(value: &Json<'_>, levels: usize, values: &mut usize) -> Result<(), Refused> {
     *values += 1;
     if *values > MAX_SAMPLE_VALUES {
@@ -380,27 +380,28 @@ fn check_limits(value: &Json<'_>, levels: usize, values: &mut usize) -> Result<(
     }
 }
 
-/// A value as a message may quote it.
+/// The value as JSON, shortened for a message.
 pub(crate) fn quoted(value: &impl Serialize) -> String {
     shorten(&serde_json::to_string(value).unwrap_or_default())
 }
 
-/// Adds what was checked as text.
+/// Appends a checked value as JSON text.
 pub(super) fn write(text: &mut Vec<u8>, checked: &impl Serialize) -> Result<(), Refused> {
     serde_json::to_writer(text, checked).map_err(not_written)
 }
 
-/// The text that [`write`] has written.
+/// Converts bytes from [`write`] to a string.
 pub(super) fn utf8(text: Vec<u8>) -> Result<String, Refused> {
     String::from_utf8(text).map_err(|error| refused(Reason::NotUtf8, format!("not UTF-8: {error}")))
 }
 
-/// Cannot happen: every key is a text, and memory never refuses a write.
+/// Cannot happen: all keys are strings, and writing to memory does not fail.
 fn not_written(error: serde_json::Error) -> Refused {
     refused(Reason::NotJson, format!("not JSON: {error}"))
 }
 
-/// A text can come out longer than it came in: 1e15 is written as 1000000000000000.0.
+/// Checks the size limit, also for written text, which can be longer than the input: 1e15 is
+/// written as 1000000000000000.0.
 pub(super) fn bounded(bytes: usize) -> Result<(), Refused> {
     if bytes <= MAX_SAMPLE_BYTES {
         return Ok(());
@@ -411,10 +412,10 @@ pub(super) fn bounded(bytes: usize) -> Result<(), Refused> {
     ))
 }
 
-/// Why a text is not JSON, in words that help more than the parser's where we know better.
+/// Explains why a text is not JSON, more helpfully than the parser for known cases.
 fn explain(text: &str, error: &serde_json::Error) -> Refused {
     let token = token_at(text, error);
-    // Rust reads "NaN", "Infinity", "-inf" and 1e999, each as the number that JSON cannot carry.
+    // Rust parses "NaN", "Infinity", "-inf" and 1e999 to numbers that JSON cannot represent.
     if token.parse().is_ok_and(|number: f64| !number.is_finite()) {
         let token = shorten(token);
         return refused(
@@ -422,14 +423,14 @@ fn explain(text: &str, error: &serde_json::Error) -> Refused {
             format!("{token} is not a finite number; leave the value out"),
         );
     }
-    // The parser's own limit, far above ours, which keeps it from running out of stack.
+    // The parser's own limit, far above ours, protects its stack.
     if error.to_string().starts_with("recursion limit exceeded") {
         return too_deep();
     }
     refused(Reason::NotJson, format!("not JSON: {error}; send one JSON object"))
 }
 
-/// The word or number in a value's place that the parser stopped at; empty if there is none.
+/// The word or number, in the place of a value, at which the parser stopped; empty if none.
 fn token_at<'a>(text: &'a str, error: &serde_json::Error) -> &'a str {
     let lines_before = error.line().saturating_sub(1);
     let line_start: usize = text.split_inclusive('\n').take(lines_before).map(str::len).sum();
@@ -495,7 +496,7 @@ mod tests {
 
     #[test]
     fn a_sample_may_have_values_up_to_the_limit() {
-        // The object, the array, and its numbers.
+        // The object and the array count as values, too.
         for (numbers, fits) in [(MAX_SAMPLE_VALUES - 2, true), (MAX_SAMPLE_VALUES - 1, false)] {
             let text = json!({"a": vec![0; numbers]}).to_string();
             let checked = check(&text);

@@ -1,4 +1,4 @@
-//! The car's setup as the dashboard takes it.
+//! The car's setup in the form that the dashboard accepts.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use super::Refused;
 use super::change::fingerprint;
 use super::json::{self, Json};
 
-/// The car's setup, an object within the limits of a sample. What it holds is not looked at.
+/// The car's setup, an object within the limits of a sample. Its contents are not checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setup {
     json: Arc<str>,
@@ -16,18 +16,18 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// The setup of a JSON text.
+    /// Parses a setup from JSON text.
     ///
     /// # Errors
-    /// Refused if the text exceeds [`MAX_SAMPLE_BYTES`], is not UTF-8, not JSON or holds a number
-    /// that is not finite; and as by [`Setup::of`].
+    /// Refused if the text exceeds [`MAX_SAMPLE_BYTES`], is not UTF-8, not JSON or has a number
+    /// that is not finite; and for the reasons of [`Setup::of`].
     ///
     /// [`MAX_SAMPLE_BYTES`]: crate::config::MAX_SAMPLE_BYTES
     pub fn parse(text: &[u8]) -> Result<Self, Refused> {
         Self::checked(json::read(text)?)
     }
 
-    /// The setup that is this value.
+    /// Converts a JSON value to a setup.
     ///
     /// # Errors
     /// Refused if it is not an object, nested too deep, or has too many keys or values; or if its
@@ -52,8 +52,7 @@ impl Setup {
         &self.json
     }
 
-    /// A number that changes with the car's settings and with nothing else, in every version of
-    /// this program.
+    /// A fingerprint that depends only on the car's settings and is stable across versions.
     pub fn fingerprint(&self) -> u64 {
         self.fingerprint
     }

@@ -1,4 +1,4 @@
-//! The dashboard's fields: what each may be called, what it holds, and the check of one value.
+//! The dashboard's fields: accepted names, types and ranges, and the check of a value.
 
 use serde::Serialize;
 use serde_json::Number;
@@ -6,31 +6,31 @@ use serde_json::Number;
 use super::json::{Json, Object, quoted};
 use super::{Reason, Refused, refused};
 
-/// A row of the table: one field of the dashboard.
+/// One field of the dashboard.
 pub(super) struct Field {
     /// The dashboard's name.
     pub(super) name: &'static str,
-    /// What a source may call it: the first that is there counts.
+    /// The names that a source may use; the first one present wins.
     pub(super) keys: &'static [&'static str],
     pub(super) shape: Shape,
     negative: Negative,
-    /// What to send, as a message says it.
+    /// What to send, as a phrase for messages.
     unit: &'static str,
 }
 
-/// What a field holds, and what stands in when it is absent.
+/// The type of a field and its default.
 pub(super) enum Shape {
-    /// An integer; absent: 0. A number such as 3.0 is one too.
+    /// An integer, also written as 3.0; default 0.
     Whole,
-    /// A number; absent: this one.
+    /// A number with the given default.
     Number(f64),
-    /// A string; absent: empty.
+    /// A string; default empty.
     Text,
-    /// Numbers by wheel; absent: no wheel.
+    /// Numbers by wheel; default no wheel.
     Wheels,
 }
 
-/// What becomes of a number below 0.
+/// How a number below 0 is handled.
 enum Negative {
     Kept,
     LeftOut,
@@ -47,7 +47,7 @@ const fn row(
     Field { name, keys, shape, negative, unit }
 }
 
-/// The 20 fields, less the timestamp, in the order in which they are sent.
+/// The 20 fields except the timestamp, in the order in which they are sent.
 #[rustfmt::skip]
 pub(super) const FIELDS: [Field; 19] = {
     use Negative::{Kept, LeftOut, Refused};
@@ -56,12 +56,12 @@ pub(super) const FIELDS: [Field; 19] = {
     [
         row("lap", &["lap"], Whole, Refused, "the lap"),
         row("position", &["position", "race_position"], Whole, Refused, "the position"),
-        // The game counts up to the first lap from below 0.
+        // The game counts up from below 0 before the first lap.
         row("lap_time", &["lap_time"], Number(0.0), LeftOut, "seconds"),
         row("fuel", &["fuel", "fuel_remaining"], Number(0.0), Refused, "litres"),
         row("fuel_capacity", &["fuel_capacity", "fuel_at_start"], Number(90.0), Refused, "litres"),
         row("tire_pressures", &["tire_pressures", "tyre_pressure"], Wheels, Kept, "PSI"),
-        // The game says -273.15 for "not measured".
+        // The game sends -273.15 for "not measured".
         row("tire_temps", &["tire_temps", "tyre_temp"], Wheels, Kept, CELSIUS),
         row("tire_wear", &["tire_wear", "tyre_wear"], Wheels, Kept, "percent"),
         row("brake_temps", &["brake_temps", "brake_temp"], Wheels, Kept, CELSIUS),
@@ -78,7 +78,7 @@ pub(super) const FIELDS: [Field; 19] = {
     ]
 };
 
-/// What makes a sample with a readable `timestamp` a dashboard frame already.
+/// The fields that, with a valid `timestamp`, identify a sample as a dashboard frame.
 pub(super) const REQUIRED: [&str; 8] = [
     "lap",
     "position",
@@ -90,7 +90,8 @@ pub(super) const REQUIRED: [&str; 8] = [
     "session_type",
 ];
 
-/// The dashboard's fields less the timestamp, each wheel by itself: name and wheel.
+/// The dashboard's fields without the timestamp, with a separate column for each wheel: name and
+/// wheel.
 pub fn columns() -> impl Iterator<Item = (&'static str, Option<&'static str>)> {
     FIELDS.iter().flat_map(|field| {
         let wheels: &[_] = match field.shape {
@@ -101,14 +102,14 @@ pub fn columns() -> impl Iterator<Item = (&'static str, Option<&'static str>)> {
     })
 }
 
-/// The largest integer that a browser holds exactly, 2^53 - 1.
+/// The largest integer that JavaScript represents exactly, 2^53 - 1.
 pub(super) const MAX_WHOLE: i64 = 9_007_199_254_740_991;
 
 /// A checked value, borrowed from the sample where it can be.
 #[derive(Serialize)]
 #[serde(untagged)]
 pub(super) enum Cell<'a> {
-    /// The timestamp, which is known when the frame is stored.
+    /// The timestamp, which is inserted when the frame is stored.
     #[serde(skip)]
     Moment,
     Whole(i64),
@@ -142,9 +143,9 @@ impl Field {
         }
     }
 
-    /// The value as the dashboard takes it, or `None` if the field is to be left out.
+    /// Checks a value and converts it for the dashboard; `None` omits the field.
     ///
-    /// `key` is what this sample calls the field; the messages name it.
+    /// `key` is the field's name in this sample, for messages.
     pub(super) fn check<'a>(
         &self,
         key: &str,

@@ -1,10 +1,10 @@
-//! The open connections of one listener, and which of them has to go when a limit is reached.
+//! The open connections of one listener, and the choice of which one to close at a limit.
 //!
-//! Programs of this PC share one address, so a limit alone would let one of them lock out the
+//! Programs on this PC share one address, so a plain limit would let one of them lock out the
 //! others. At a limit, the connection that has kept the server waiting longest is closed for the
-//! new one; connections that the server owes an answer, and WebSockets in use, are never closed. A
-//! client that connects and asks at once gets its answer even while another one opens connections
-//! without end.
+//! new one; connections with a pending response, and WebSockets in use, are never closed. A client
+//! that connects and sends its request at once is served even while another one keeps opening
+//! connections.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -19,11 +19,11 @@ use tokio::time::{Instant, timeout};
 use super::open_files::affordable;
 use super::progress::Connection;
 
-/// How long a connection that is closed for a new one may take to free its descriptor. Its task
-/// only has to be polled once, and no other connection is accepted meanwhile.
+/// How long a connection that is closed for a new one may take to free its descriptor. One poll of
+/// its task is enough; no other connection is accepted until then.
 const EVICTION_TIMEOUT: Duration = Duration::from_millis(20);
 
-/// Between two log lines about connections that were closed or refused at a limit.
+/// The minimum time between log lines about connections that were closed or refused at a limit.
 const LOG_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The open connections of one listener. Clones share them.
@@ -32,20 +32,20 @@ pub(crate) struct Connections(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// Names the listener in the log.
+    /// The name of the listener in the log.
     name: &'static str,
     limits: Limits,
     table: Mutex<Table>,
-    /// A connection has closed, or the server owes it no answer any more.
+    /// Notified when a connection has closed or its pending response is complete.
     changed: Arc<Notify>,
     is_closing: watch::Sender<bool>,
 }
 
-/// How many connections a listener may have.
+/// The maximum connections of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Limits {
     connections: usize,
-    /// From one address: half of all, so that others always find room.
+    /// From one address: half of all, so that other addresses always get connections.
     per_peer: usize,
 }
 
@@ -53,7 +53,7 @@ struct Limits {
 struct Table {
     next_id: u64,
     open: HashMap<u64, Open>,
-    /// When the log was last told of a limit, and how many connections it was not told of.
+    /// When a limit was last logged, and the number of connections affected since.
     limit_logged_at: Option<Instant>,
     unlogged: u64,
     accept_error_logged_at: Option<Instant>,
@@ -65,23 +65,24 @@ struct Open {
     connection: Connection,
 }
 
-/// What becomes of a new connection.
+/// How a new connection is handled.
 #[derive(Debug, PartialEq, Eq)]
 enum Admission {
     Admit,
-    /// In place of this one.
+    /// Admits it after closing the connection with this id.
     Replace(u64),
     Refuse,
 }
 
 impl Connections {
-    /// No connections yet, and so many at most; fewer where the process may open few files.
+    /// Creates an empty table for up to `wanted` connections; fewer if the process may open few
+    /// files.
     pub(crate) fn new(name: &'static str, wanted: usize) -> Self {
         let connections = affordable(wanted);
         if connections < wanted {
             tracing::warn!(
                 "{name}: accepts {connections} connections at a time instead of {wanted}, because \
-                 this process may open few files; raise its limit (`ulimit -n`, `LimitNOFILE=`)"
+                 the open-files limit is low; raise it (`ulimit -n`, `LimitNOFILE=`)"
             );
         }
         let limits = Limits { connections, per_peer: connections.div_ceil(2) };
@@ -98,8 +99,8 @@ impl Connections {
         self.0.name
     }
 
-    /// Room for one more connection from `peer`, made by closing another one if need be; `None`
-    /// if there is none.
+    /// Reserves a slot for a connection from `peer`, and closes another one for it if necessary;
+    /// `None` if the connection is refused.
     pub(super) async fn admit(&self, peer: IpAddr) -> Option<Slot> {
         let peer = network_of(peer);
         let victim = {
@@ -129,20 +130,20 @@ impl Connections {
         freed.await.ok()
     }
 
-    /// Breaks every connection there is now; new ones are accepted as before.
+    /// Breaks all open connections; new ones are still accepted.
     pub(crate) fn kill_all(&self) {
         self.table().open.values().for_each(|open| open.connection.kill_switch().kill());
     }
 
-    /// Lets answers that are under way end, for so long at most, and breaks all connections then.
-    /// No new ones may be accepted meanwhile.
+    /// Gives pending responses up to `limit` to finish, then breaks all connections. The caller
+    /// must not accept new ones.
     pub(crate) async fn close(&self, limit: Duration) {
         self.drain(limit).await;
         self.kill_all();
     }
 
-    /// Waits until no answer is under way, for so long at most. Each connection is closed after
-    /// its answer.
+    /// Waits up to `limit` until no response is pending. Each connection is closed after its
+    /// response.
     pub(crate) async fn drain(&self, limit: Duration) {
         self.0.is_closing.send_replace(true);
         let drained = timeout(limit, async {
@@ -157,13 +158,13 @@ impl Connections {
             }
         });
         if drained.await.is_err() {
-            tracing::debug!(listener = self.0.name, "some answers were not complete at the end");
+            tracing::debug!(listener = self.0.name, "some responses were cut off at shutdown");
         }
     }
 
-    /// Resolves when the connections are to be closed.
+    /// Resolves when the listener starts to close its connections.
     pub(super) async fn closing(&self) {
-        // The sender is ours: it cannot be gone.
+        // `self` owns the sender, so it cannot be dropped.
         let _ = self.0.is_closing.subscribe().wait_for(|is_closing| *is_closing).await;
     }
 
@@ -175,7 +176,7 @@ impl Connections {
         Slot { connections: self.clone(), id, connection }
     }
 
-    /// One line for all that happens at a limit within [`LOG_INTERVAL`].
+    /// Logs a connection at a limit, at most one line per [`LOG_INTERVAL`].
     fn log_limit(&self, peer: IpAddr, replaces: bool) {
         let mut table = self.table();
         table.unlogged += 1;
@@ -186,12 +187,12 @@ impl Connections {
         let (name, Limits { connections, per_peer }) = (self.0.name, self.0.limits);
         let what = if replaces { "closed an idle one for it" } else { "refused it" };
         tracing::warn!(
-            "{name}: a connection from {peer} is beyond the limit ({per_peer} for one address, \
+            "{name}: a connection from {peer} exceeds the limit ({per_peer} for one address, \
              {connections} in all): {what}; {closed} closed since the last report"
         );
     }
 
-    /// Logs why no connection can be accepted, at most once in [`LOG_INTERVAL`].
+    /// Logs why no connection can be accepted, at most once per [`LOG_INTERVAL`].
     pub(super) fn log_accept_error(&self, error: &io::Error) {
         if is_due(&mut self.table().accept_error_logged_at, Instant::now()) {
             tracing::warn!("{}: cannot accept connections: {error}; retrying", self.0.name);
@@ -203,7 +204,7 @@ impl Connections {
     }
 }
 
-/// Whether [`LOG_INTERVAL`] has passed since the last line; a new one begins if so.
+/// Whether [`LOG_INTERVAL`] has passed since the last line; if so, restarts it.
 fn is_due(logged_at: &mut Option<Instant>, now: Instant) -> bool {
     let is_due = logged_at.is_none_or(|at| now - at >= LOG_INTERVAL);
     if is_due {
@@ -229,7 +230,7 @@ impl Table {
         }
     }
 
-    /// Which connections may be closed for one more of this peer; `None` if there is room.
+    /// Which connections may be closed for a new one of this peer; `None` if no limit is reached.
     fn lacks_room(&self, limits: Limits, peer: IpAddr) -> Option<Candidates> {
         let of_the_peer = self.open.values().filter(|open| open.peer == peer).count();
         if of_the_peer >= limits.per_peer {
@@ -248,7 +249,7 @@ enum Candidates {
     All,
 }
 
-/// The address that counts as one peer: a machine has 2^64 addresses of IPv6 to choose from.
+/// The network that counts as one peer: a machine can use 2^64 addresses of its IPv6 network.
 fn network_of(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(address) if !address.is_loopback() => {
@@ -259,7 +260,7 @@ fn network_of(peer: IpAddr) -> IpAddr {
     }
 }
 
-/// The place of one connection among those of its listener, free again when this is dropped.
+/// The slot of a connection in the limits of its listener, released on drop.
 #[derive(Debug)]
 pub(super) struct Slot {
     connections: Connections,
@@ -298,7 +299,7 @@ mod tests {
         Connections::new("test", LIMIT)
     }
 
-    /// Drops the place of a connection as soon as it is killed, as its task does.
+    /// Drops the slot of a connection as soon as it is killed, as its task does.
     async fn serve_until_killed(slot: Slot) {
         let killed = std::future::poll_fn(|context| {
             match slot.connection.kill_switch().check_reader(context) {
@@ -355,7 +356,7 @@ mod tests {
             slots.push(slot);
         }
         assert!(connections.admit(peer(1)).await.is_none());
-        // Once its client stops reading, it may be.
+        // Once its client stops reading, it may be closed.
         slots[0].connection.sent(true);
         advance(Duration::from_secs(3)).await;
         tokio::spawn(serve_until_killed(slots.remove(0)));
@@ -400,7 +401,7 @@ mod tests {
         let ((), ()) = tokio::join!(connections.close(Duration::from_secs(1)), answered);
         let took = begun_at.elapsed();
         assert!(took < Duration::from_secs(1) && slot.connection.kill_switch().is_killed());
-        // One that does not end is broken.
+        // A response that does not end is cut off.
         slot.connection.request_complete();
         connections.close(Duration::from_secs(1)).await;
         assert!(begun_at.elapsed() < Duration::from_secs(3));

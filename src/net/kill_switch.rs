@@ -1,8 +1,8 @@
-//! Breaks a connection at the server's end.
+//! Breaks a connection from the server side.
 //!
-//! A server can only ask a client to leave. A test of an outage needs the connection itself to
-//! break, and so does a limit: the descriptor must be free soon, whatever the client does. Each
-//! accepted connection therefore has a [`KillSwitch`], which travels with its requests as an
+//! The Socket.IO protocol only lets a server ask a client to disconnect. A simulated outage needs a
+//! broken connection, and a connection limit needs its descriptor back soon, regardless of the
+//! client. Therefore each accepted connection has a [`KillSwitch`], which its requests carry as an
 //! extension.
 
 use std::future::poll_fn;
@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 
 use futures_util::task::AtomicWaker;
 
-/// Breaks one connection. Clones break the same one.
+/// Breaks one connection. Clones share it.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct KillSwitch(Arc<State>);
 
@@ -26,11 +26,11 @@ struct State {
 }
 
 impl KillSwitch {
-    /// Breaks the connection: reads and writes fail at once, also those that wait already.
+    /// Breaks the connection: reads and writes fail at once, including pending ones.
     pub(crate) fn kill(&self) {
         self.0.is_killed.store(true, Ordering::SeqCst);
         self.0.reader.wake();
-        // A writer whose peer reads nothing would otherwise wait for ever.
+        // A writer whose peer reads nothing would otherwise wait forever.
         self.0.writer.wake();
         self.0.task.wake();
     }
@@ -50,7 +50,7 @@ impl KillSwitch {
 
     /// Fails once the connection is killed; until then, a kill wakes the reader.
     pub(super) fn check_reader(&self, context: &Context<'_>) -> io::Result<()> {
-        // Registered before the look: a kill between the two would wake no task.
+        // Register before the check: otherwise a kill between the two would wake no task.
         self.0.reader.register(context.waker());
         self.check()
     }

@@ -1,11 +1,11 @@
-//! Accepts connections and serves HTTP/1.1 on them: the only file that names hyper's server.
+//! Accepts connections and serves HTTP/1.1 on them. No other file uses hyper's server.
 //!
 //! Each request carries the peer's address as `ConnectInfo<SocketAddr>` and the connection's
 //! [`KillSwitch`] as extensions.
 //!
 //! Traps:
-//! - hyper's timeout for a head also runs between two requests, so one number is both.
-//! - An upgraded connection outlives its task in hyper: [`Stream`] holds its place.
+//! - hyper's header timeout also runs between two requests, so one constant covers both.
+//! - An upgraded connection outlives its task in hyper: [`Stream`] holds its slot.
 
 use std::convert::Infallible;
 use std::io;
@@ -34,27 +34,27 @@ use super::progress::{Connection, Stalled};
 use super::read_ahead::ReadAhead;
 use super::{Connections, KillSwitch};
 
-/// From the connection, or from an answer, to the end of the next request's head. Prometheus keeps
-/// a connection from one scrape to the next, which is 15 s by default.
+/// The maximum time from the connection, or the previous response, to the end of the next request's
+/// head. Prometheus keeps a connection open between scrapes, 15 s by default.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Head of one request; more is answered with 431. Browsers send 1 to 2 kB.
+/// The maximum head of a request; a larger one is answered with 431. Browsers send 1 to 2 kB.
 const MAX_HEAD_BYTES: usize = 16 << 10;
 
-/// Read ahead and not yet written of one connection. It fits any head, and all connections of an
-/// agent take 15 MB at most.
+/// The read and write buffer of a connection. It fits any head; all connections of an agent take at
+/// most 15 MB.
 const MAX_BUFFER_BYTES: usize = 32 << 10;
 
-/// After how long without a packet the system asks whether the peer is still there, and how often.
-/// A peer that is gone without a word is found out within a few minutes.
+/// TCP keepalive: the idle time before the first probe, and the interval between probes. A peer
+/// that vanished is detected within a few minutes.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(15);
 
-/// After a connection could not be accepted, for example without a free descriptor.
+/// The pause after a connection could not be accepted, for example for lack of a descriptor.
 const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Serves `router` on every connection until this future is dropped. Connections that are open
-/// then are served on: [`Connections::close`] ends them.
+/// Serves `router` on every connection until this future is dropped. Open connections are served
+/// until [`Connections::close`].
 pub(crate) async fn serve(
     listener: TcpListener,
     connections: &Connections,
@@ -70,7 +70,7 @@ pub(crate) async fn serve(
                 continue;
             }
         };
-        // A refused connection is closed by the drop of its stream.
+        // Dropping the stream closes a refused connection.
         if let Some(slot) = connections.admit(peer.ip()).await {
             configure(&stream);
             tokio::spawn(converse(stream, peer, slot, connections.clone(), router.clone()));
@@ -78,14 +78,15 @@ pub(crate) async fn serve(
     }
 }
 
-/// Whether a client was gone before its connection was accepted.
+/// Whether accepting failed because the client had already disconnected.
 fn is_of_the_client(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
 }
 
 fn configure(stream: &TcpStream) {
-    // Else an echo and its ack, two small packets, wait for the client's delayed TCP ACK.
+    // With Nagle's algorithm, an echo and its ack (two small packets) would wait for the client's
+    // delayed TCP ACK.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "cannot set TCP_NODELAY");
     }
@@ -104,7 +105,7 @@ async fn converse(
     router: Router,
 ) {
     let connection = slot.connection.clone();
-    // Nothing is ever sent: the stream is gone when the other half is dropped.
+    // No value is ever sent: dropping the sender signals that the stream is gone.
     let (alive, gone) = oneshot::channel();
     let stream = Stream { tcp, slot, read_ahead: ReadAhead::default(), _alive: alive };
     let router = TowerToHyperService::new(router);
@@ -123,12 +124,12 @@ async fn converse(
         if let Err(error) = until_closed(http, &connections).await {
             tracing::debug!(listener = connections.name(), %peer, %error, "connection ended");
         }
-        // An upgraded connection goes on.
+        // An upgraded connection stays open.
         let _ = gone.await;
     };
     let stalled = tokio::select! {
         biased;
-        // Or a handler that is busy with the disk would keep the descriptor.
+        // Otherwise a handler that waits for the disk would keep the descriptor.
         () = connection.kill_switch().killed() => None,
         stalled = until_stalled(&connection) => Some(stalled),
         () = closed => None,
@@ -188,7 +189,7 @@ async fn answer(
     Ok(response.map(|body| AnswerBody { body, connection }))
 }
 
-/// The body of a request, which tells the connection when it is complete.
+/// The body of a request; records on the connection when it is complete.
 struct RequestBody {
     body: Incoming,
     connection: Connection,
@@ -218,7 +219,7 @@ impl HttpBody for RequestBody {
     }
 }
 
-/// The body of an answer, which tells the connection when it has been given to the system.
+/// The body of a response; records on the connection when it has been passed to the system.
 struct AnswerBody {
     body: Body,
     connection: Connection,
@@ -250,7 +251,7 @@ impl Drop for AnswerBody {
     }
 }
 
-/// A TCP connection that breaks when it is killed, and holds its place until it is dropped.
+/// A TCP connection that fails once killed, and holds its slot until it is dropped.
 struct Stream {
     tcp: TcpStream,
     slot: Slot,
@@ -301,7 +302,7 @@ impl AsyncWrite for Stream {
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.kill_switch().check_writer(context)?;
-        // Called when nothing is left to write.
+        // Called when all data has been written.
         let flushed = ready!(Pin::new(&mut self.tcp).poll_flush(context));
         self.read_ahead.flushed();
         Poll::Ready(flushed)
@@ -340,10 +341,10 @@ mod tests {
     use super::super::progress::{REQUEST_TIMEOUT, WRITE_TIMEOUT};
     use super::*;
 
-    /// More than what the system buffers for a client that does not read.
+    /// More than the system buffers for a client that does not read.
     const LARGE_ANSWER_PIECES: usize = 1024;
 
-    /// The end of the connection may be a moment after the timeout.
+    /// The tolerance between the timeout and the end of the connection.
     const MOMENT: Duration = Duration::from_secs(1);
 
     async fn start() -> (SocketAddr, Connections) {
@@ -373,7 +374,7 @@ mod tests {
         (address, connections)
     }
 
-    /// Goes on although its client is gone.
+    /// A handler that continues after its client has disconnected.
     async fn busy(_: Result<Bytes, BytesRejection>) {
         std::future::pending().await
     }
@@ -384,11 +385,11 @@ mod tests {
         stream
     }
 
-    /// What the server sends until it closes the connection, and when that is.
+    /// The data that the server sends until it closes the connection, and the time until then.
     async fn until_the_end(stream: &mut TcpStream) -> (String, Duration) {
         let begun_at = Instant::now();
         let mut received = Vec::new();
-        // A reset is an end too.
+        // A reset also ends the connection.
         let _ = stream.read_to_end(&mut received).await;
         (String::from_utf8_lossy(&received).into_owned(), begun_at.elapsed())
     }
@@ -417,7 +418,7 @@ mod tests {
             received.push_str(std::str::from_utf8(&bytes[..read]).unwrap());
         }
         assert!(received.starts_with("HTTP/1.1 200"), "{received}");
-        // Only now: a clock that jumps would not wait for the answer.
+        // Pause the clock only now: with a paused clock, the test would not wait for the response.
         tokio::time::pause();
         let (_, took) = until_the_end(&mut stream).await;
         assert!((HEAD_TIMEOUT / 2..HEAD_TIMEOUT + MOMENT).contains(&took), "{took:?}");
@@ -479,7 +480,7 @@ mod tests {
         let (address, connections) = start().await;
         let half = "POST /busy HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{";
         let mut stream = send(address, half).await;
-        // The handler has begun by then, or the test shows nothing.
+        // The handler must have begun by then, or the test proves nothing.
         sleep(MOMENT / 4).await;
         connections.kill_all();
         let end = timeout(10 * MOMENT, until_the_end(&mut stream)).await;

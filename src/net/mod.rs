@@ -1,13 +1,14 @@
-//! How every listener of this program accepts and serves connections: the agent's admin address,
-//! its HTTP and Socket.IO sources, and `pitwire serve`.
+//! Accepts and serves the connections of all listeners: the agent's admin address, its HTTP and
+//! Socket.IO sources, and `pitwire serve`.
 //!
-//! - `listener` accepts, serves HTTP/1.1 and ends what stalls: a request that does not become
-//!   complete, an answer that the client does not read, a connection that is not used.
-//! - `connections` is what one listener has open, and which connection has to go when a limit is
-//!   reached.
-//! - `progress` is what one connection is doing.
-//! - `kill_switch` breaks a connection at the server's end.
-//! - `open_files` keeps all connections together below the limit of the process for open files.
+//! - `listener` accepts connections, serves HTTP/1.1 and closes stalled connections: incomplete
+//!   requests, responses that the client does not read, unused connections.
+//! - `connections` tracks the open connections of one listener and chooses which one to close at a
+//!   limit.
+//! - `progress` tracks the state of one connection.
+//! - `kill_switch` breaks a connection from the server side.
+//! - `read_ahead` limits how much is read from a client that does not read.
+//! - `open_files` keeps the connections below the open-files limit of the process.
 
 pub(crate) mod connections;
 pub(crate) mod kill_switch;

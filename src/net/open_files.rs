@@ -1,24 +1,25 @@
-//! The limit of the process for open files, and the share of it that connections may take.
+//! The open-files limit of the process, and the share of it that connections may use.
 //!
-//! Where every descriptor is a connection, the queue cannot open a segment and the link to the
-//! server cannot be made. A part of the limit is therefore kept free of connections.
+//! If connections used all descriptors, the queue could not open a segment and the session could
+//! not connect to the server. Therefore a part of the limit is reserved.
 
-/// Connections of all listeners of one process together: 448 of an agent, 512 of `pitwire serve`.
+/// The maximum connections of all listeners of a process: an agent has up to 448, `pitwire serve`
+/// 512.
 pub(super) const MAX_CONNECTIONS: usize = 512;
 
-/// Open files for everything but connections: the queue's segments and logs, the links to the
-/// servers, the game's files. Where the process may open fewer than twice as many, half of them.
+/// Open files reserved for everything but connections: the queue's segments and logs, the links to
+/// the servers, the game's files. Half of the limit, if the limit is below twice this number.
 const RESERVED_FILES: usize = 256;
 
-/// The soft limit that a process asks for: all connections and the reserve, twice over.
+/// The soft limit that the process requests: twice the sum of connections and reserve.
 #[cfg(target_os = "linux")]
 const WANTED_FILES: u64 = 2 * (MAX_CONNECTIONS + RESERVED_FILES) as u64;
 
-/// Connections of a listener, however low the limit of the process is.
+/// The minimum connections of a listener, regardless of the limit of the process.
 const MIN_CONNECTIONS: usize = 4;
 
-/// Raises the limit of this process for open files as far as its connections need it and the
-/// system allows it. For the start of a program.
+/// Raises the open-files limit of this process as far as its connections need and the system
+/// allows. Call it at the start of a program.
 pub fn raise_limit() {
     #[cfg(target_os = "linux")]
     {
@@ -29,13 +30,14 @@ pub fn raise_limit() {
         if limit.current.is_some_and(|current| current < wanted) {
             limit.current = Some(wanted);
             if let Err(error) = setrlimit(Resource::Nofile, limit) {
-                tracing::debug!(%error, "cannot raise the limit of open files");
+                tracing::debug!(%error, "cannot raise the open-files limit");
             }
         }
     }
 }
 
-/// The connections that a listener may have, out of the number that it is made for.
+/// The connections that a listener may have: the requested number, scaled down if the open-files
+/// limit is low.
 pub(super) fn affordable(connections: usize) -> usize {
     #[cfg(target_os = "linux")]
     {
@@ -49,7 +51,7 @@ pub(super) fn affordable(connections: usize) -> usize {
     connections
 }
 
-/// What `connections` come to where a process may have so many open files.
+/// Scales `connections` to an open-files limit.
 #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "no such limit"))]
 fn share(connections: usize, open_files: usize) -> usize {
     let available = open_files - RESERVED_FILES.min(open_files / 2);

@@ -1,4 +1,4 @@
-//! What one connection is doing, and since when its client has kept the server waiting.
+//! The state of one connection, and how long its client has kept the server waiting.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,19 +8,19 @@ use tokio::time::Instant;
 
 use super::KillSwitch;
 
-/// From the connection, or the head of a later request, to the end of that request's body. Longer
-/// than the HTTP source takes to answer that a body came too slowly.
+/// The maximum time from the connection, or the head of a later request, to the end of the
+/// request's body. Longer than the HTTP source needs to report a slow body.
 pub(super) const REQUEST_TIMEOUT: Duration = Duration::from_secs(45);
 
-/// How long a client may read nothing of what it is sent. A client that has answered a ping within
-/// this has read.
+/// How long a client may read nothing while data is sent to it. A client that has answered a ping
+/// within this time has read.
 pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A client that has not read for so long may be closed for a new one. Shorter pauses are those of
-/// a busy machine.
+/// A client that has not read for this long may be disconnected for a new one. Shorter pauses are
+/// normal on a busy machine.
 const BUSY_CLIENT: Duration = Duration::from_secs(2);
 
-/// One connection, as its task, its stream and its listener see it. Clones share it.
+/// The state of one connection, shared by its task, its stream and its listener.
 #[derive(Clone, Debug)]
 pub(super) struct Connection(Arc<State>);
 
@@ -28,7 +28,7 @@ pub(super) struct Connection(Arc<State>);
 struct State {
     kill_switch: KillSwitch,
     progress: Mutex<Progress>,
-    /// Told whenever an answer is complete.
+    /// Notified when a response is complete.
     answered: Arc<Notify>,
 }
 
@@ -36,24 +36,25 @@ struct State {
 struct Progress {
     phase: Phase,
     since: Instant,
-    /// Since when the client has taken nothing, while there is something to send.
+    /// Since when writes are blocked because the client does not read.
     unread_since: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
-    /// The next request is not complete, and the connection is new or its head has come.
+    /// A request is incomplete: the connection is new, or the head of a request has arrived.
     Requesting,
-    /// The server owes an answer.
+    /// A response is pending.
     Answering,
-    /// Everything is answered, and the next request has not begun.
+    /// All requests are answered, and the next one has not begun.
     KeptAlive,
     /// A WebSocket that its client has not used yet.
     UpgradedUnused,
     Upgraded,
 }
 
-/// Why a connection is closed for a new one; the first is closed first.
+/// What the server waits for on an idle connection. At a limit, connections are closed in this
+/// order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum WaitsFor {
     Request,
@@ -61,7 +62,7 @@ pub(super) enum WaitsFor {
     NextRequest,
 }
 
-/// Why a connection is closed although there is room for it.
+/// Why a connection is closed independently of limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Stalled {
     #[error("the request was not complete within {REQUEST_TIMEOUT:?}")]
@@ -71,7 +72,7 @@ pub(super) enum Stalled {
 }
 
 impl Connection {
-    /// A connection that was just accepted.
+    /// The state of a connection that was just accepted.
     pub(super) fn new(answered: Arc<Notify>) -> Self {
         let now = Instant::now();
         let progress = Progress { phase: Phase::Requesting, since: now, unread_since: None };
@@ -83,21 +84,21 @@ impl Connection {
         &self.0.kill_switch
     }
 
-    /// The head of a request has come, but not all of its body.
+    /// Records that the head of a request has arrived, but not its whole body.
     pub(super) fn request_begun(&self) {
         let mut progress = self.progress();
-        // The first request began with the connection.
+        // A new connection is in this phase already, since it was accepted.
         if progress.phase == Phase::KeptAlive {
             progress.enter(Phase::Requesting);
         }
     }
 
-    /// A request has come with all of its body.
+    /// Records that a request has arrived completely.
     pub(super) fn request_complete(&self) {
         self.progress().enter(Phase::Answering);
     }
 
-    /// The last answer is on its way.
+    /// Records that the response has been passed to the system.
     pub(super) fn answered(&self) {
         let mut progress = self.progress();
         if !matches!(progress.phase, Phase::UpgradedUnused | Phase::Upgraded) {
@@ -107,12 +108,12 @@ impl Connection {
         self.0.answered.notify_waiters();
     }
 
-    /// The connection is a WebSocket from now on.
+    /// Records that the connection has become a WebSocket.
     pub(super) fn upgraded(&self) {
         self.progress().enter(Phase::UpgradedUnused);
     }
 
-    /// The client has sent something.
+    /// Records that the client has sent data.
     pub(super) fn received(&self) {
         let mut progress = self.progress();
         if progress.phase == Phase::UpgradedUnused {
@@ -120,7 +121,7 @@ impl Connection {
         }
     }
 
-    /// The client has taken something of what it is sent, or must do so first.
+    /// Records a write: whether it was blocked or made progress.
     pub(super) fn sent(&self, is_blocked: bool) {
         let mut progress = self.progress();
         if !is_blocked {
@@ -130,13 +131,13 @@ impl Connection {
         }
     }
 
-    /// Whether the server owes an answer.
+    /// Whether a response is pending.
     pub(super) fn is_answering(&self) -> bool {
         !self.0.kill_switch.is_killed() && self.progress().phase == Phase::Answering
     }
 
-    /// What the server waits for and how long already, if this connection may be closed for a new
-    /// one.
+    /// What the server waits for, and since how long; `None` if this connection must not be closed
+    /// for a new one.
     pub(super) fn waits_for(&self, now: Instant) -> Option<(WaitsFor, Duration)> {
         if self.0.kill_switch.is_killed() {
             return None;
@@ -153,7 +154,7 @@ impl Connection {
         }
     }
 
-    /// Why the connection has to be closed, or when to look again.
+    /// Returns when to check again, or why the connection must be closed.
     pub(super) fn stalled(&self, now: Instant) -> Result<Instant, Stalled> {
         let progress = *self.progress();
         let unread = progress.unread_since.map(|since| since + WRITE_TIMEOUT);

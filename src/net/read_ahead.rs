@@ -1,26 +1,27 @@
-//! How much is read from a peer that does not read itself.
+//! Limits how much is read from a peer that does not read.
 //!
-//! The WebSocket library answers each ping with a pong, into a buffer that has no limit and that
-//! engineioxide does not let one limit: pings whose pongs the peer did not read took 260 MB a
-//! second. While a write waits, only a little more is therefore read.
+//! The WebSocket library answers each ping with a pong, in an unbounded buffer that engineioxide
+//! does not let us configure: pings from a peer that does not read the pongs took 260 MB per
+//! second. Therefore, while a write is blocked, only a limited number of bytes is read.
 
 use std::task::{Context, Poll, Waker};
 
-/// Bytes that are read while the peer does not read. Answers that pile up are no longer than what
-/// they answer. Programs that send a burst before they read what came back need some.
+/// The maximum bytes that are read while a write is blocked. Buffered responses are not longer than
+/// their requests. Some read-ahead is needed for programs that send a burst before they read the
+/// responses.
 const MAX_READ_AHEAD_BYTES: usize = 256 << 10;
 
-/// Stops reading from a peer that does not read.
+/// The read-ahead state of a connection.
 #[derive(Debug, Default)]
 pub(super) struct ReadAhead {
-    /// Bytes read since a write had to wait; `None` while nothing waits to be written.
+    /// Bytes read since a write was blocked; `None` while no write is blocked.
     bytes: Option<usize>,
-    /// The task that waits until there is something to read again.
+    /// The task that waits until reading is allowed again.
     reader: Option<Waker>,
 }
 
 impl ReadAhead {
-    /// Ready when more may be read.
+    /// Ready when reading is allowed.
     pub(super) fn poll_may_read(&mut self, context: &Context<'_>) -> Poll<()> {
         if self.bytes.is_some_and(|bytes| bytes >= MAX_READ_AHEAD_BYTES) {
             self.reader = Some(context.waker().clone());
@@ -35,13 +36,13 @@ impl ReadAhead {
         }
     }
 
-    /// A write has to wait.
+    /// Records that a write is blocked.
     pub(super) fn write_waits(&mut self) {
         self.bytes.get_or_insert(0);
     }
 
-    /// Everything is written. A write that made some progress is not enough: the peer could read a
-    /// byte for each 256 KiB that it sends.
+    /// Records that everything is written. Partial progress of a write is not enough: the peer
+    /// could read one byte for each 256 KiB that it sends.
     pub(super) fn flushed(&mut self) {
         self.bytes = None;
         if let Some(reader) = self.reader.take() {

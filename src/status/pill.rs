@@ -1,4 +1,4 @@
-//! The whole in a few words: the pill of the status page, and of the line in the terminal.
+//! The status badge: the state of the agent in a few words, for the status page and the terminal.
 
 use serde::Serialize;
 
@@ -7,7 +7,7 @@ use crate::drain::{Drain, ON_ITS_WAY};
 use crate::session::SessionStatus;
 use crate::tools;
 
-/// The whole in a few words.
+/// The status badge: severity and text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Pill {
     pub mood: Mood,
@@ -17,16 +17,16 @@ pub struct Pill {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mood {
-    /// Nothing to do.
+    /// Everything works.
     Good,
-    /// Nothing is lost; somebody may want to look.
+    /// Delivery waits, nothing is lost; no action is required.
     Waiting,
-    /// Somebody has to do something.
+    /// The user has to act.
     Bad,
 }
 
 impl Pill {
-    /// For so many entries in the queue.
+    /// The badge for the most important fact about the disk, the queue and the session.
     pub(super) fn new(disk: Disk, queued: u64, session: &SessionStatus, drain: Drain) -> Self {
         let saved = count(queued);
         let (mood, text) = match (disk, drain) {
@@ -52,12 +52,12 @@ impl Pill {
     }
 }
 
-/// How the queue's disk does.
+/// The state of the queue's disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Disk {
     Works,
     Full,
-    /// So many entries wait for it in memory.
+    /// The disk fails, and this many entries wait in memory.
     Fails(u64),
 }
 
@@ -71,12 +71,12 @@ impl Disk {
     }
 }
 
-/// Whether the server forgot the session a short time ago.
+/// Whether the server forgot the session recently, within [`FORGOTTEN_SHOWN`].
 pub(super) fn was_forgotten(session: &SessionStatus) -> bool {
     session.forgotten_at.is_some_and(|at| at.elapsed() < FORGOTTEN_SHOWN)
 }
 
-/// With a comma between thousands.
+/// Formats a number with commas between thousands.
 pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
     let groups = digits.as_bytes().rchunks(3).rev();
@@ -92,7 +92,7 @@ mod tests {
 
     use super::*;
 
-    /// There is nothing to do, and no page.
+    /// Stands in for a troubleshooting page: nothing is wrong, so there is none.
     const LIVE: &str = "## What you see\nLive";
     const DISK: &str = include_str!("../../deploy/docs/troubleshooting/disk.md");
     const OFFLINE: &str = include_str!("../../deploy/docs/troubleshooting/offline.md");
@@ -100,7 +100,7 @@ mod tests {
     const NEW_PAGE: &str = include_str!("../../deploy/docs/troubleshooting/new-page.md");
     const BEHIND: &str = include_str!("../../deploy/docs/troubleshooting/behind.md");
 
-    /// That somebody who sees these words, with whatever number, finds them on the page.
+    /// Checks that the troubleshooting page quotes the text up to its first number.
     fn leads_to(text: &str, page: &str) {
         let (_, seen) = page.split_once("## What you see").unwrap();
         let seen = seen.split("\n## ").next().unwrap();

@@ -113,17 +113,17 @@ fn each_mistake_is_one_line_that_says_what_to_do() {
             "pitwire.toml:2: queue.durability: \"1ms\" is out of range; write \"entry\", \"os\", or a number and a unit such as \"200ms\" (10ms to 1min)"),
         // Words, paths, addresses.
         (toml("[queue]\nwhen_full = \"wait\""),
-            "pitwire.toml:2: queue.when_full: \"wait\" is none of the choices; write \"thin\" or \"drop_oldest\" or \"drop_newest\" or \"block\""),
+            "pitwire.toml:2: queue.when_full: \"wait\" is not one of the choices; write \"thin\" or \"drop_oldest\" or \"drop_newest\" or \"block\""),
         (toml("[log]\nlevel = 3"),
             "pitwire.toml:2: log.level: 3 is not text; write \"off\" or \"error\" or \"warn\" or \"info\" or \"debug\" or \"trace\""),
         (toml("[queue]\npath = \"\""),
-            "pitwire.toml:2: queue.path: \"\" is empty; write the whole path of a directory"),
+            "pitwire.toml:2: queue.path: \"\" is empty; write the full path of a directory"),
         (toml("[queue]\npath = \"~/queue\""),
-            "pitwire.toml:2: queue.path: \"~/queue\" begins with \"~\", which is not expanded; write the whole path of a directory"),
+            "pitwire.toml:2: queue.path: \"~/queue\" begins with \"~\", which is not expanded; write the full path of a directory"),
         (toml("[metrics]\nlisten = \"localhost:9184\""),
             "pitwire.toml:2: metrics.listen: \"localhost:9184\" is not an IP address and a port; write an IP address and a port such as \"127.0.0.1:9184\""),
         (toml("[server]\nurl = \"localhost:5000\""),
-            "pitwire.toml:2: server.url: \"localhost:5000\" is none of http, https, nats and tls; write an address such as \"http://localhost:5000\" or \"nats://localhost:4222\""),
+            "pitwire.toml:2: server.url: \"localhost:5000\" is not an http, https, nats or tls address; write an address such as \"http://localhost:5000\" or \"nats://localhost:4222\""),
         (toml("[server]\nurl = \"http://\""),
             "pitwire.toml:2: server.url: \"http://\" is not an address; write an address such as \"http://localhost:5000\" or \"nats://localhost:4222\""),
         (toml("[server]\nurl = \"https://team:secret@example.org\""),
@@ -135,11 +135,11 @@ fn each_mistake_is_one_line_that_says_what_to_do() {
         (toml(&long_id),
             "pitwire.toml:1: server.session_id: \"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…\" is not a session id; write \"auto\", or an id of 1 to 128 letters, digits, \"_\" and \"-\""),
         (toml("[server]\nurl = \"nats://pit/league\""),
-            "pitwire.toml:2: server.url: \"nats://pit/league\" has a path, which NATS has not; write an address such as \"http://localhost:5000\" or \"nats://localhost:4222\""),
+            "pitwire.toml:2: server.url: \"nats://pit/league\" has a path, which NATS does not support; write an address such as \"http://localhost:5000\" or \"nats://localhost:4222\""),
         (toml("[server]\nurl = \"nats://pit-1, tls://pit-2\""),
-            "pitwire.toml:2: server.url: \"nats://pit-1, tls://pit-2\" has several addresses that are not all nats, or all tls; write an address such as \"http://localhost:5000\" or \"nats://localhost:4222\""),
+            "pitwire.toml:2: server.url: \"nats://pit-1, tls://pit-2\" has addresses that are neither all nats nor all tls; write an address such as \"http://localhost:5000\" or \"nats://localhost:4222\""),
         (toml("[server]\nurl = \"http://a,http://b\""),
-            "pitwire.toml:2: server.url: \"http://a,http://b\" has several addresses that are not all nats, or all tls; write an address such as \"http://localhost:5000\" or \"nats://localhost:4222\""),
+            "pitwire.toml:2: server.url: \"http://a,http://b\" has addresses that are neither all nats nor all tls; write an address such as \"http://localhost:5000\" or \"nats://localhost:4222\""),
         (toml("[server]\nurl = \"tls://\""),
             "pitwire.toml:2: server.url: \"tls://\" is not an address; write an address such as \"http://localhost:5000\" or \"nats://localhost:4222\""),
         (toml("[agent]\nname = \"pc.7\""),
@@ -171,19 +171,19 @@ fn each_mistake_is_one_line_that_says_what_to_do() {
         (toml("[source.socketio]\nenabled = true\nlisten = \"127.0.0.1:9184\""),
             "pitwire.toml:3: metrics.listen: \"127.0.0.1:9184\" is taken by source.socketio.listen; write another port, or 0 for a free one"),
         (toml("[source.socketio]\nenabled = true\nlisten = \"127.0.0.1:5000\""),
-            "pitwire.toml:3: server.url: \"http://localhost:5000\" is where the agent itself listens, by source.socketio.listen; write the address of the dashboard server, and another port for one of them"),
+            "pitwire.toml:3: server.url: \"http://localhost:5000\" is the agent's own address, source.socketio.listen; write the address of the dashboard server, and another port for one of them"),
         (toml("[server]\nurl = \"http://127.0.0.1\"\n[source.socketio]\nenabled = true\nlisten = \"0.0.0.0:80\"\ntoken = \"0123456789abcdef\""),
-            "pitwire.toml:5: server.url: \"http://127.0.0.1\" is where the agent itself listens, by source.socketio.listen; write the address of the dashboard server, and another port for one of them"),
+            "pitwire.toml:5: server.url: \"http://127.0.0.1\" is the agent's own address, source.socketio.listen; write the address of the dashboard server, and another port for one of them"),
         (toml("[server]\nurl = \"nats://pit\"\nsession_id = \"race\""),
-            "pitwire.toml:3: server.session_id: \"race\" cannot be on NATS, where each stint has a name of its own; write \"auto\""),
+            "pitwire.toml:3: server.session_id: \"race\" cannot be used on NATS, where the agent names each stint; write \"auto\""),
         (toml("[server]\nurl = \"nats://pit\"\n[delivery]\nproof = \"echo\""),
-            "pitwire.toml:4: delivery.proof: \"echo\" cannot be had from NATS, which acknowledges what it has stored; write \"auto\""),
+            "pitwire.toml:4: delivery.proof: \"echo\" is not available on NATS, which acknowledges stored entries; write \"auto\""),
         (toml("[source.nats]\nenabled = true\nurl = \"http://pit\""),
-            "pitwire.toml:3: source.nats.url: \"http://pit\" is no NATS server; write an address such as \"nats://localhost:4222\""),
+            "pitwire.toml:3: source.nats.url: \"http://pit\" is not a NATS server; write an address such as \"nats://localhost:4222\""),
         (toml("[server]\nurl = \"nats://pit\"\n[source.nats]\nenabled = true"),
-            "pitwire.toml:4: server.url: \"nats://pit\" cannot be where a hub sends to, or it would take that in again; write the address of the dashboard server, or source.nats.enabled = false"),
+            "pitwire.toml:4: server.url: \"nats://pit\" cannot be a hub's destination: the hub would receive its own entries; write the address of the dashboard server, or source.nats.enabled = false"),
         (toml("[source.nats]\nagents = \"pc-1, pc 2\""),
-            "pitwire.toml:2: source.nats.agents: \"pc-1, pc 2\" has a name that is none; write names of agents with a comma between them, or \"\" for all"),
+            "pitwire.toml:2: source.nats.agents: \"pc-1, pc 2\" has an invalid name; write agent names separated by commas, or \"\" for all"),
         // Listeners that other machines reach.
         (toml("[metrics]\nlisten = \"0.0.0.0:9184\""),
             "pitwire.toml:2: metrics.listen: \"0.0.0.0\" lets other machines in; write metrics.token, 16 characters or more that they must send, or listen on \"127.0.0.1\""),
@@ -203,7 +203,7 @@ fn each_mistake_is_one_line_that_says_what_to_do() {
         (Given { file: Some(("pitwire.toml", b"update_rate_hz = 2 # \xff")), ..Given::default() },
             "pitwire.toml: is not text in UTF-8"),
         (Given { file: Some(("pitwire.toml", &[b'\n'; (1 << 20) + 1])), ..Given::default() },
-            "pitwire.toml: is above 1048576 bytes; is it a configuration?"),
+            "pitwire.toml: has more than 1048576 bytes; is it a configuration?"),
         // The original client's file.
         (json("{\n  \"server_url\": 5000\n}"),
             "config.json:2: server_url: 5000 is not text; write an address such as \"http://localhost:5000\" or \"nats://localhost:4222\""),
@@ -227,7 +227,7 @@ fn each_mistake_is_one_line_that_says_what_to_do() {
         (variables(&[("PITWIRE_SERVER_URL", "http://localhost")]),
             "PITWIRE_SERVER_URL: server_url: is not a key; did you mean PITWIRE_SERVER__URL?"),
         (flags(&[("server.url", "ftp://example.org", "--server")]),
-            "--server: server.url: \"ftp://example.org\" is none of http, https, nats and tls; write an address such as \"http://localhost:5000\" or \"nats://localhost:4222\""),
+            "--server: server.url: \"ftp://example.org\" is not an http, https, nats or tls address; write an address such as \"http://localhost:5000\" or \"nats://localhost:4222\""),
         (flags(&[("log.levle", "off", "--set log.levle=off")]),
             "--set log.levle=off: log.levle: is not a key; did you mean log.level?"),
     ];
@@ -275,7 +275,7 @@ fn each_mistake_with_other_servers_is_one_line() {
     #[rustfmt::skip]
     let mistakes: &[(Given<'_>, &str)] = &[
         (toml("[destination.B]\nurl = \"http://b\""),
-            "pitwire.toml:2: destination.B.url: \"B\" is no name of a destination; write 1 to 32 of a-z 0-9 _ -"),
+            "pitwire.toml:2: destination.B.url: \"B\" is not a valid destination name; write 1 to 32 of a-z 0-9 _ -"),
         (toml("[destination.b]\nurl = \"b\""),
             "pitwire.toml:2: destination.b.url: \"b\" is not an address; write an address such as \"http://localhost:5000\" or \"nats://localhost:4222\""),
         (toml("[destination.b]\ntoken = \"x\""),
@@ -285,13 +285,13 @@ fn each_mistake_with_other_servers_is_one_line() {
         (toml("[destination]\nb = \"http://b\""),
             "pitwire.toml:2: destination.b: \"http://b\" is not a table; write [destination.b] above its keys"),
         (toml("[destination.b]\nurl = \"http://localhost:5000\""),
-            "pitwire.toml:2: destination.b.url: \"http://localhost:5000\" is that of server.url; write another server's address"),
+            "pitwire.toml:2: destination.b.url: \"http://localhost:5000\" is also server.url; write the address of another server"),
         (toml("[destination.b]\nurl = \"http://x\"\n[destination.c]\nurl = \"http://x\""),
-            "pitwire.toml:4: destination.c.url: \"http://x\" is that of destination.b.url; write another server's address"),
+            "pitwire.toml:4: destination.c.url: \"http://x\" is also destination.b.url; write the address of another server"),
         (toml("[destination.b]\nurl = \"nats://b\"\nsession_id = \"race\""),
-            "pitwire.toml:3: destination.b.session_id: \"race\" cannot be on NATS, where each stint has a name of its own; write \"auto\""),
+            "pitwire.toml:3: destination.b.session_id: \"race\" cannot be used on NATS, where the agent names each stint; write \"auto\""),
         (toml("source.nats.enabled = true\ndestination.b.url = \"nats://b\""),
-            "pitwire.toml:2: destination.b.url: \"nats://b\" cannot be where a hub sends to, or it would take that in again; write the address of the dashboard server, or source.nats.enabled = false"),
+            "pitwire.toml:2: destination.b.url: \"nats://b\" cannot be a hub's destination: the hub would receive its own entries; write the address of the dashboard server, or source.nats.enabled = false"),
         (toml(&nine),
             "pitwire.toml:18: destination.d8.url: is one destination too many; write 8 at most"),
     ];
@@ -318,7 +318,7 @@ fn a_file_that_cannot_be_read_is_a_problem() {
         problems.expect_err("nothing to read").to_string()
     };
     let missing = read(Path::new("no/such/pitwire.toml"));
-    let expected = "there is no such file; give the path of one with --config";
+    let expected = "does not exist; pass the path of a file with --config";
     assert_eq!(missing, format!("no/such/pitwire.toml: {expected}"));
     let directory = tempfile::tempdir().expect("a directory");
     let unreadable = read(directory.path());
@@ -419,10 +419,10 @@ fn what_works_but_is_probably_not_meant_is_a_warning() {
     let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
     let expected = [
         format!(
-            "--queue: queue.path: \"{queue}\" is a place for temporary files: a restart empties it"
+            "--queue: queue.path: \"{queue}\" is in a temporary directory, which a restart empties"
         ),
-        "--stand-in: source.lmu.enabled: true: if the publisher reads that game, each frame comes \
-         twice; write false, or true if it reads another one"
+        "--stand-in: source.lmu.enabled: true: if the publisher reads the same game, each frame \
+         arrives twice; write false, or true if it reads another one"
             .to_owned(),
     ];
     assert_eq!(warnings, expected);

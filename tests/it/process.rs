@@ -2,7 +2,7 @@
 //! commands and configuration ask for.
 //!
 //! - [`crash`]: killed with entries queued and the server down: no entry that was reported stored
-//! is lost.
+//!   is lost.
 //! - [`recordings`]: real data, field by field.
 //! - [`reload`]: a configuration change while it runs.
 //! - [`observe`]: metrics, health and readiness.

@@ -77,7 +77,7 @@ fn what_is_no_address_or_no_session_id_is_refused_with_a_message_that_helps() {
     let refused = |url, id| DashboardPublisher::new(url, id).unwrap_err().to_string();
     assert_eq!(
         refused("localhost:5000", "auto"),
-        "server_url: \"localhost:5000\" is none of http, https, nats and tls; write one such as \
+        "server_url: \"localhost:5000\" is not an http, https, nats or tls address; write one such as \
          http://localhost:5000"
     );
     assert_eq!(

@@ -55,7 +55,7 @@ fn the_configuration_page_has_every_setting_with_its_default() {
 #[test]
 fn the_metrics_page_has_every_metric() {
     let mut table =
-        String::from("| metric | type | labels | what it is |\n| --- | --- | --- | --- |\n");
+        String::from("| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n");
     TABLE.iter().for_each(|row| table.push_str(&table_row(row)));
     check("deploy/docs/metrics.md", "metrics", &table);
 }

@@ -1,22 +1,22 @@
 "use strict";
-// Everything that comes from a car goes through textContent: names may hold markup.
+// Insert data of cars only through textContent: names may contain markup.
 const $ = id => document.getElementById(id);
 const isObject = value => typeof value === "object" && value !== null && !Array.isArray(value);
 const text = value => typeof value === "string" ? value : "";
 const number = digits => value => Number.isFinite(value) ? value.toFixed(digits) : "–";
-// The game says -273.15 where it has no reading.
+// The game sends -273.15 if it has no reading.
 const degrees = value => value > -273 ? number(0)(value) : "–";
 
 function show(id, value) {
-  // Writing what is there already costs a layout and makes a screen reader speak again.
+  // Replacing an unchanged text would cost a layout and make a screen reader repeat it.
   if ($(id).textContent !== value) $(id).textContent = value;
 }
 
-// ---- The history: one point a slot of time, each at its frame's own moment ----
-const POINTS = 2000;                 // kept at most: more than a screen has columns
-const HISTORY_MS = 24 * 3600 * 1000; // what is older than the newest by this is let go
-const LAPS = 2000;                   // lap times kept at most
-const PAINT_MS = 1000;               // between two paintings of the plots
+// ---- The history: one point per time slot, with the timestamp of its frame ----
+const POINTS = 2000;                 // maximum points: more than a screen has columns
+const HISTORY_MS = 24 * 3600 * 1000; // maximum age of a point, relative to the newest
+const LAPS = 2000;                   // maximum lap times
+const PAINT_MS = 1000;               // interval between repaints of the plots
 
 let slotMs = 1000;     // doubles whenever the history needs more than POINTS slots
 let slots = new Map(); // by number: the newest point in the slot
@@ -51,12 +51,12 @@ function keep(point) {
   }
 }
 
-// What is plotted, in the order in which it was driven.
+// The plotted points in chronological order.
 const plotted = () => [...slots.values()].sort((a, b) => a.at - b.at);
 
 // ---- Lap times ----
-// A lap began where its running time says 0. Where that stands still, as in a pause of the game or
-// when a source gives the last lap's time instead, the longest that was seen has to do.
+// The start of a lap is computed from its running time. If that does not advance (the game is
+// paused, or a source sends the last lap's time instead), the longest time seen is used.
 const STEADY_MS = 1000;
 const laps = new Map(); // by session and number
 
@@ -74,7 +74,7 @@ function rememberLap({ session_type, lap, lap_time }, at) {
   if (laps.size > LAPS) laps.delete(laps.keys().next().value);
 }
 
-// The laps that are over, each at the moment at which the next one began.
+// The completed laps, each at the time at which the next one began.
 function lapTimes() {
   const isSteady = lap => lap.latest - lap.earliest < STEADY_MS;
   const over = [...laps.values()].filter(lap => laps.has(lap.next)).map(lap => {
@@ -89,7 +89,7 @@ function lapTimes() {
 const clock = at => new Date(at)
   .toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hour12: false });
 
-// A line through the points; where there are none for longer than `gapMs`, it is broken.
+// A line through the points, interrupted at gaps longer than `gapMs`.
 function line(points, field, gapMs, y) {
   let path = "";
   let last = -Infinity;

@@ -1,9 +1,9 @@
-// What is shown, and whether it is old; the connection to the server.
+// Shows the newest frame and its age, and keeps the connection to the server.
 const STALE_MS = 5000;
 const HISTORY_TIMEOUT_MS = 30000;
 const session = decodeURIComponent(location.pathname.split("/").pop());
 let frame = null;       // the newest frame
-let movedAt = null;     // when it came, on this page's clock
+let movedAt = null;     // when it arrived, on this page's clock
 let link = "connecting";
 let known = true;       // the server knows the session
 
@@ -64,16 +64,16 @@ setInterval(paintState, 500);
 function takeFrame(next) {
   known = true;
   remember(next);
-  // What fills a gap is older than what is shown.
+  // A frame that fills a gap in the history is older than the one shown.
   if (frame !== null && Date.parse(next.timestamp) < Date.parse(frame.timestamp)) return;
-  // On joining, the server sends what it stored: that may be an hour old.
+  // On joining, the server sends the newest frame that it stored, which may be an hour old.
   const old = link !== "joined" && !(Date.now() - Date.parse(next.timestamp) < STALE_MS);
   if (!old && next.timestamp !== frame?.timestamp) movedAt = performance.now();
   if (frame === null || next.timestamp !== frame.timestamp) requestAnimationFrame(paintFrame);
   frame = next;
 }
 
-// Whoever comes late, or was away, gets what was missed.
+// Fetches the frames and setups from before this page was opened or while it was disconnected.
 async function fetchHistory() {
   const fetched = async what => {
     const path = `/api/sessions/${encodeURIComponent(session)}/${what}`;
@@ -85,18 +85,18 @@ async function fetchHistory() {
     for (const { telemetry } of await fetched(`frames?thin_to=${POINTS}`)) remember(telemetry);
     for (const setup of await fetched("setups?newest=2")) takeSetup(setup);
   } catch (error) {
-    console.warn("without the history:", error);
+    console.warn("cannot fetch the history:", error);
   }
   paintState();
 }
 
-// ---- Socket.IO, as much of it as this page needs: Engine.IO 4 over one WebSocket ----
+// ---- A minimal Socket.IO client: Engine.IO 4 over one WebSocket ----
 let attempt = 0;
 
 function connect() {
   const scheme = location.protocol === "https:" ? "wss" : "ws";
   const socket = new WebSocket(`${scheme}://${location.host}/socket.io/?EIO=4&transport=websocket`);
-  let patience = 20000; // ms of silence after which the connection is taken for dead
+  let patience = 20000; // ms of silence after which the connection counts as lost
   let watchdog = 0;
   const heard = () => {
     clearTimeout(watchdog);

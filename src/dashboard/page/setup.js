@@ -1,7 +1,7 @@
-// ---- The setup: every value under its flattened name, beside what it was before ----
-const SETUP_VALUES = 20000; // of one setup, at most
-const SETUP_ROWS = 1000;    // shown at a time, at most
-const SETUP_DEPTH = 20;     // what lies deeper is not taken apart
+// ---- The setup: every value with its flattened name, next to its previous value ----
+const SETUP_VALUES = 20000; // maximum values of a setup
+const SETUP_ROWS = 1000;    // maximum rows shown
+const SETUP_DEPTH = 20;     // deeper values are not flattened
 
 let setups = []; // the newest two that differ, the older one first
 
@@ -21,7 +21,7 @@ function takeSetup({ setup, timestamp }) {
   const values = new Map();
   flatten(setup ?? null, "", SETUP_DEPTH, values);
   const [at, whole] = [Date.parse(timestamp), JSON.stringify([...values])];
-  // One that is shown again, as on joining, is no change.
+  // The server resends the same setup on joining: that is not a change.
   setups = [...setups, { at, whole, values }].sort((a, b) => a.at - b.at || 0)
     .filter((one, index, all) => one.whole !== all[index - 1]?.whole).slice(-2);
   paintSetup();

@@ -157,7 +157,7 @@ async fn a_wrong_configuration_changes_nothing_and_is_told() {
     trial.agent.process.signal("-HUP");
     let twice = async || {
         let said = trial.agent.process.stderr();
-        let kept = said.iter().filter(|line| line.contains("the configuration stays as it was"));
+        let kept = said.iter().filter(|line| line.contains("the new configuration is rejected"));
         (kept.count() == 2).then_some(())
     };
     eventually("both are refused", twice).await;
