@@ -130,7 +130,7 @@ async fn check_agent(attack: Attack) {
     assert!(observed.longest_wait < ANSWER, "{observed:?}");
     // Half of the frames captured during the attack, to allow for a slow machine.
     assert!(delivered_under_attack >= 40, "only {delivered_under_attack} frames were delivered");
-    let limits: Vec<_> = logged.iter().filter(|line| line.contains("beyond the limit")).collect();
+    let limits: Vec<_> = logged.iter().filter(|line| line.contains("exceeds the limit")).collect();
     let most = 3 * (1 + started_at.elapsed().as_secs() / 10) as usize;
     assert!((3..=most).contains(&limits.len()), "{limits:#?}");
     agent.metric_becomes("pitwire_queue_entries", |entries| entries == 0.0).await;
@@ -176,7 +176,7 @@ async fn pitwire_serve_goes_on_under_each_attack() {
     let (_, open_files) = peak.end();
     assert!(open_files <= OPEN_FILES - SPARE_FILES, "{open_files} open files");
     let logged = serve.stderr();
-    let limits: Vec<_> = logged.iter().filter(|line| line.contains("beyond the limit")).collect();
+    let limits: Vec<_> = logged.iter().filter(|line| line.contains("exceeds the limit")).collect();
     let most = 1 + started_at.elapsed().as_secs() as usize / 10;
     assert!((1..=most).contains(&limits.len()), "{limits:#?}");
 }
