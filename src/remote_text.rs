@@ -297,12 +297,19 @@ fn end_of(text: &str, at: usize, form: &str) -> Option<usize> {
     if text.as_bytes().get(at..)?.starts_with(form.as_bytes()) {
         return Some(at + form.len());
     }
+    // Text that begins at an invisible character also begins at the visible one after it.
+    if text.get(at..)?.starts_with(is_unsafe) {
+        return None;
+    }
     let mut letters = Letters { text, at };
     form.bytes().all(|wanted| letters.next() == Some(wanted)).then_some(letters.at)
 }
 
 /// The end of a UUID, if one begins at this byte of the text.
 fn end_of_uuid(text: &str, at: usize) -> Option<usize> {
+    if text.get(at..)?.starts_with(is_unsafe) {
+        return None;
+    }
     let mut letters = Letters { text, at };
     let is_uuid = (0..UUID_CHARS).all(|place| match (place, letters.next()) {
         (8 | 13 | 18 | 23, letter) => letter == Some(b'-'),

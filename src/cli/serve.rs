@@ -42,7 +42,7 @@ pub struct Serve {
     pub token: Option<String>,
 
     /// File that contains the token [default: serve.token_file, else none].
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "token")]
     pub token_file: Option<String>,
 
     /// Let anyone who can connect read and write every session, without a token.
@@ -120,7 +120,9 @@ impl Serve {
         let file = config::file(self.config.clone());
         let loaded = config::load(file.as_deref(), config::process_environment(), &overrides);
         let serve = loaded.map_err(|problems| problems.to_string())?.config.serve;
-        let access = Access::to_listener(&serve.token, serve.token_file.as_ref())
+        // A token on the command line takes precedence over a file that the configuration names.
+        let file = serve.token_file.as_ref().filter(|_| self.token.is_none());
+        let access = Access::to_listener(&serve.token, file)
             .map_err(|error| format!("serve.token_file: {error}"))?;
         let token = match &access {
             Access::Token(token) => token.clone(),

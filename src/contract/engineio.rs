@@ -77,7 +77,7 @@ impl Hall {
             seats: Mutex::default(),
             vacancies: Arc::new(Semaphore::new(limits.clients)),
             silent: Mutex::default(),
-            max_silent: limits.clients.div_ceil(2),
+            max_silent: limits.clients,
             memory: Arc::new(Pool::new(limits)),
             last_warning: Mutex::default(),
         }))

@@ -176,6 +176,8 @@ impl<'de> Visitor<'de> for Elements {
         let mut elements = Vec::new();
         while let Some(element) = array.next_element::<&RawValue>()? {
             if elements.len() == self.max_elements {
+                // Read to the end, or the parser reports the rest as trailing characters.
+                while array.next_element::<IgnoredAny>()?.is_some() {}
                 return Ok(None);
             }
             elements.push(element.get());

@@ -217,9 +217,16 @@ pub(super) fn boot() -> Option<String> {
 /// Whether an error is caused by the state of the disk or the system rather than by the file
 /// itself.
 pub(super) fn is_circumstance(error: &io::Error) -> bool {
-    const EIO: i32 = 5;
-    let input_output = cfg!(unix) && error.raw_os_error() == Some(EIO);
-    input_output
+    // EIO, ENXIO, ENODEV, ENFILE, EMFILE; on Windows too many open files, and files that another
+    // program holds. The standard library has no kinds for them.
+    let codes: &[i32] = if cfg!(unix) {
+        &[5, 6, 19, 23, 24]
+    } else if cfg!(windows) {
+        &[4, 32, 33]
+    } else {
+        &[]
+    };
+    error.raw_os_error().is_some_and(|code| codes.contains(&code))
         || is_full(error)
         || matches!(
             error.kind(),

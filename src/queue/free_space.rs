@@ -7,7 +7,8 @@ use std::path::Path;
 #[cfg(target_os = "linux")]
 pub(crate) fn free_bytes(folder: &Path) -> Option<u64> {
     let about = rustix::fs::statvfs(folder).ok()?;
-    Some(about.f_bavail.saturating_mul(about.f_frsize))
+    // Some user-space file systems report nothing but zeros.
+    (about.f_blocks > 0).then(|| about.f_bavail.saturating_mul(about.f_frsize))
 }
 
 #[cfg(windows)]

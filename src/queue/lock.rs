@@ -57,7 +57,10 @@ impl Lock {
         if disk::is_no_file(&folder.join(OWNER)) {
             super::segments::set_stray_aside(folder, OWNER)?;
         }
-        Owner::set_process(folder)?;
+        // The file only names the owner for people: a full disk must not prevent a start.
+        if let Err(error) = Owner::set_process(folder) {
+            tracing::warn!(%error, "cannot write the queue's owner file");
+        }
         Ok(Ok(Self { folder: folder.into(), file: Some(file), _locked_folder }))
     }
 

@@ -336,7 +336,10 @@ fn open_within(
         .map_err(storage)?
         .map_err(|owner| OpenError::InUse { path: path(), owner })?;
     let options = segments::Options::new(queue.max_entries, queue.max_bytes);
-    owner::Owner::set_place(&queue.path).map_err(storage)?;
+    // The file only tells a copied queue from its original: a full disk must not prevent a start.
+    if let Err(error) = owner::Owner::set_place(&queue.path) {
+        tracing::warn!(%error, "cannot write where this queue is");
+    }
     let mut store = segments::SegmentStore::open(&queue.path, options).map_err(storage)?;
     store.guard(lock);
     let ((writer, readers), keeper) =

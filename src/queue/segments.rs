@@ -268,9 +268,11 @@ impl SegmentStore {
                     "a queue segment is damaged; moved to quarantine, readable records are kept",
                 );
                 let seqs = records.iter().map(|(seq, _)| *seq);
-                self.lost_stretches.extend(gaps(span.lo.max(self.head), span.last, seqs, level));
+                let lost = gaps(span.lo.max(self.head), span.last, seqs, level);
                 let records = records.into_iter().filter(|(seq, _)| *seq >= self.head).collect();
                 self.rewrite(span, level, records, Old::Quarantine, None)?;
+                // Only now: a failed attempt is repeated, and would report the loss again.
+                self.lost_stretches.extend(lost);
                 return Ok(Loading::Replaced);
             }
         }

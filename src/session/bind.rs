@@ -136,8 +136,14 @@ impl Bindings {
     }
 
     /// Whether the server's answer shows the newest unproven entry of a stint. No entry may be in
-    /// flight when the server is asked.
-    pub(super) fn presence(&self, newest: &Entry, shown: Shown) -> Presence {
+    /// flight when the server is asked. `stored` is the newest entry of ours that the server is known
+    /// to store: if it shows that one, the unproven ones are missing.
+    pub(super) fn presence(
+        &self,
+        newest: &Entry,
+        shown: Shown,
+        stored: Option<EntryId>,
+    ) -> Presence {
         let Some(id) = shown.newest(newest.kind) else { return Presence::Missing };
         let matching =
             self.each_unproven().filter(|(entry, own)| entry.kind == newest.kind && *own == id);
@@ -148,7 +154,7 @@ impl Bindings {
             // stint.
             Some((entry, _)) if entry.seq >= newest.seq => Presence::Stored,
             Some(_) => Presence::Missing,
-            None if before == Some(id) => Presence::Missing,
+            None if before == Some(id) || stored == Some(id) => Presence::Missing,
             None => Presence::Hidden,
         }
     }
@@ -197,6 +203,12 @@ impl<S: Sink> Session<S> {
             (Joined::Known(_), _) => {
                 self.bound(bindings, stint, session, false, joined);
                 self.refresh_setup(link, bindings, stint).await
+            }
+            (Joined::Unanswered, SessionChoice::Fixed(_))
+                if !self.learned.capability.has_no_joins() =>
+            {
+                self.observe(Evidence::JoinTimedOut);
+                Err(SinkError::Timeout(JOIN_TIMEOUT, NO_JOIN).into())
             }
             (_, SessionChoice::Fixed(_)) => {
                 self.bound(bindings, stint, session, true, joined);
@@ -396,7 +408,11 @@ impl<S: Sink> Session<S> {
         bindings.make_room();
         if verified {
             self.observe(Evidence::SessionShown);
-        } else if joined == Joined::Unanswered {
+        } else if joined == Joined::Unanswered
+            && !self.learned.capability.has_shown()
+            && bindings.unproven_entries() == 0
+        {
+            // Otherwise the server can be asked, and unproven entries wait for its answer.
             self.observe(Evidence::JoinsGivenUp);
         }
         let bound = Bound { session, is_new, shown, sent: None, setup_apart: None };

@@ -163,7 +163,9 @@ impl<S: Sink> Session<S> {
                     let newest = bindings.newest_unproven().remove(&stint);
                     let newest = newest.map(|(entry, id)| (entry.clone(), id));
                     if let Some((entry, id)) = newest {
-                        match bindings.presence(&entry, shown) {
+                        let stored = self.learned.stored.newest(stint, entry.kind);
+                        let stored = stored.map(|(_, id)| id);
+                        match bindings.presence(&entry, shown, stored) {
                             Presence::Missing if !planted("verified_without_a_look") => {
                                 let what = "an acknowledged entry is missing";
                                 return Err(SessionError::NotKept(what));

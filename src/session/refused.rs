@@ -121,6 +121,9 @@ impl<S: Sink> Session<S> {
             Joined::Unanswered if self.learned.capability.proof() == Some(Proof::Echo) => {
                 Ok(Outcome::Refused(missing))
             }
+            Joined::Unanswered if self.learned.capability.has_shown() => {
+                Err(SessionError::NotKept("it no longer answers join_session"))
+            }
             Joined::Unanswered => {
                 self.observe(Evidence::JoinsGivenUp);
                 self.kept_without_echo(bindings, stint)

@@ -126,6 +126,8 @@ impl Source {
 /// Splits a body into the texts of its samples, unparsed. The parts share the body's memory.
 fn parts(body: &Bytes) -> Result<Vec<Bytes>, Refused> {
     let text = body.trim_ascii();
+    // A byte order mark, as PowerShell writes it.
+    let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text).trim_ascii_start();
     let parts: Vec<&[u8]> = if text.starts_with(b"[") {
         let elements = fields::elements(text, MAX_HTTP_ENTRIES)?.ok_or_else(too_many)?;
         elements.into_iter().map(str::as_bytes).collect()

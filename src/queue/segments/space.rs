@@ -16,7 +16,14 @@ impl SegmentStore {
         mut act: impl FnMut(&mut Self) -> io::Result<T>,
     ) -> io::Result<T> {
         match act(self) {
-            Err(error) if disk::is_full(&error) && self.spend_ballast() => act(self),
+            Err(error) if disk::is_full(&error) && self.spend_ballast() => {
+                let again = act(self);
+                if again.is_err() {
+                    // It was not enough for this write: keep it for a smaller one.
+                    self.fill_ballast();
+                }
+                again
+            }
             result => result,
         }
     }
