@@ -267,6 +267,7 @@ impl Sources {
                 agent: &config.agent.name(),
                 folder: &config.queue.path,
                 commander,
+                elsewhere: publisher.delivered_elsewhere(),
             }));
         }
         if config.source.simulator.enabled {

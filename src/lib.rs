@@ -67,6 +67,7 @@ pub mod clock;
 pub mod config;
 pub(crate) mod contract;
 pub mod dashboard;
+mod delivered_elsewhere;
 pub mod drain;
 pub mod entry;
 pub mod fields;

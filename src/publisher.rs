@@ -19,6 +19,7 @@ use crate::clock;
 use crate::config::{
     APPEND_TIMEOUT, Config, DeliveryConfig, SHUTDOWN_TIMEOUT, SessionChoice, Wrong,
 };
+use crate::delivered_elsewhere::DeliveredElsewhere;
 use crate::fields::Refused;
 use crate::queue::{self, Closed, Limits, OpenError, QueueError, QueueStatus, Reader, Writer};
 use crate::session::{Latencies, Others, Session, SessionStatus, Watched};
@@ -73,6 +74,7 @@ pub struct DashboardPublisher {
     server: Destination,
     others: Vec<Destination>,
     work: Mutex<Option<Work>>,
+    elsewhere: DeliveredElsewhere,
     closed: Closed,
 }
 
@@ -90,12 +92,13 @@ struct Destination {
 type SharedSession = Arc<tokio::sync::Mutex<Session<Server>>>;
 
 impl Destination {
-    fn new(config: &Config, reader: Reader) -> Self {
+    fn new(config: &Config, reader: Reader, elsewhere: DeliveredElsewhere) -> Self {
         let name = reader.destination().to_owned();
         let (sender, status) = watch::channel(SessionStatus::default());
         let (choice, delivery) = (config.server.session_id.clone(), config.delivery.clone());
         let sink = Server::new(config);
-        let session = Session::new(choice, delivery, reader, sink, backoff(config), sender);
+        let mut session = Session::new(choice, delivery, reader, sink, backoff(config), sender);
+        session.share_deliveries(elsewhere);
         let latencies = session.latencies();
         Self { name, status, latencies, session: Arc::new(tokio::sync::Mutex::new(session)) }
     }
@@ -151,9 +154,11 @@ impl DashboardPublisher {
         let names: Vec<String> = config.destinations.keys().cloned().collect();
         let (writer, (server, others), closed) =
             queue::open_for(&names, &config.queue, &config.stint, clock::now())?;
-        let server = Destination::new(&config, server);
-        let other =
-            |reader: Reader| Destination::new(&config.towards(reader.destination()), reader);
+        let elsewhere = DeliveredElsewhere::default();
+        let server = Destination::new(&config, server, elsewhere.clone());
+        let other = |reader: Reader| {
+            Destination::new(&config.towards(reader.destination()), reader, elsewhere.clone())
+        };
         let others = others.into_iter().map(other).collect();
         let rate = watch::Sender::new(config.update_rate_hz);
         let intake = Intake::new(writer.clone(), "publisher", config.update_rate_hz);
@@ -165,6 +170,7 @@ impl DashboardPublisher {
             server,
             others,
             work: Mutex::new(None),
+            elsewhere,
             closed,
         })
     }
@@ -198,6 +204,11 @@ impl DashboardPublisher {
         let sessions = self.destinations().map(|destination| Arc::clone(&destination.session));
         let task = tokio::spawn(carry(sessions.collect(), stopped));
         *work = Some(Work { stop, task });
+    }
+
+    /// Where a hub records what other hubs have delivered of this queue.
+    pub(crate) fn delivered_elsewhere(&self) -> DeliveredElsewhere {
+        self.elsewhere.clone()
     }
 
     /// Whether the sessions are running: connected or trying to connect.

@@ -11,6 +11,7 @@ const MODES: (u32, u32) = (0o600, 0o700);
 
 /// Options for creating a private file. An existing file keeps its permissions.
 pub(super) fn options() -> OpenOptions {
+    #[cfg_attr(not(unix), allow(unused_mut, reason = "only Unix has modes"))]
     let mut options = OpenOptions::new();
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, MODES.0);

@@ -70,7 +70,8 @@ impl<S: Sink> Session<S> {
             }
             let bound = bindings.of_mut(entry.stint)?;
             bound.sent = Some(entry.seq);
-            if !self.learned.stored.has(entry)
+            let is_stored = self.learned.stored.has(entry) || self.elsewhere.has(entry);
+            if !is_stored
                 || self.learned.passed_over.contains(&entry.seq)
                 || planted("sent_again_though_stored")
             {

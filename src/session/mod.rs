@@ -37,6 +37,7 @@ use crate::config::{
     AUTH_RETRY_INTERVAL, DeliveryConfig, MAX_SESSIONS, MAX_UNPROVEN_ENTRIES, SessionChoice,
     VERIFY_SOON, VERIFY_SOON_ENTRIES,
 };
+use crate::delivered_elsewhere::DeliveredElsewhere;
 use crate::entry::{Seq, StintId};
 use crate::metrics::Meter;
 use crate::planted::planted;
@@ -145,6 +146,7 @@ pub struct Session<S> {
     learned: Learned,
     latencies: Latencies,
     meter: Meter,
+    elsewhere: DeliveredElsewhere,
 }
 
 impl<S: Sink> Session<S> {
@@ -158,12 +160,29 @@ impl<S: Sink> Session<S> {
     ) -> Self {
         let (learned, latencies) = (Learned::default(), Latencies::default());
         let meter = Meter::new(reader.destination());
-        Self { choice, settings, reader, sink, backoff, status, learned, latencies, meter }
+        let elsewhere = DeliveredElsewhere::default();
+        Self {
+            choice,
+            settings,
+            reader,
+            sink,
+            backoff,
+            status,
+            learned,
+            latencies,
+            meter,
+            elsewhere,
+        }
     }
 
     /// The name of the destination; empty for `[server]`.
     pub fn destination(&self) -> &str {
         self.reader.destination()
+    }
+
+    /// Takes entries that `elsewhere` has as delivered.
+    pub(crate) fn share_deliveries(&mut self, elsewhere: DeliveredElsewhere) {
+        self.elsewhere = elsewhere;
     }
 
     /// A handle to the latencies of recent deliveries.

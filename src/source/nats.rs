@@ -37,6 +37,7 @@ use crate::config::{
     MAX_STREAMS, NATS_BACKOFF, NATS_LOOK_BACK_ENTRIES, NatsConfig, PAGE_ENTRIES,
     STORAGE_OPEN_INTERVAL,
 };
+use crate::delivered_elsewhere::DeliveredElsewhere;
 use crate::entry::{CapturedAt, Seq, Stream};
 use crate::metrics;
 use crate::nats::NatsError;
@@ -74,15 +75,16 @@ pub struct Parts<'a> {
     /// The queue's folder.
     pub folder: &'a Path,
     pub commander: Commander,
+    pub(crate) elsewhere: DeliveredElsewhere,
 }
 
 /// Runs the hub until the queue is closed.
 pub fn run(parts: Parts<'_>) -> impl Future<Output = ()> + Send + use<> {
     let me = name(parts.agent, parts.folder);
-    let Parts { intake, writer, config, commander, .. } = parts;
+    let Parts { intake, writer, config, commander, elsewhere, .. } = parts;
     async move {
         let Some(stored) = stored_at_last(&writer).await else { return };
-        let mut hub = Hub::new(me, intake, writer, stored, config, commander);
+        let mut hub = Hub::new(me, intake, writer, stored, config, commander, elsewhere);
         let mut backoff =
             Backoff::new(NATS_BACKOFF.start, NATS_BACKOFF.end, SmallRng::from_os_rng());
         let mut said = String::new();

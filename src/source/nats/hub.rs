@@ -24,7 +24,8 @@ use crate::config::{
     AgentName, HUB_BEAT, HUB_LEASE, HUB_MARGIN, HUB_RETRY, HUB_TRIES, NATS_LOOK_INTERVAL,
     NATS_TIMEOUT, NatsConfig,
 };
-use crate::entry::Stream;
+use crate::delivered_elsewhere::DeliveredElsewhere;
+use crate::entry::{Seq, Stream};
 use crate::metrics;
 use crate::nats::{Connection, Door, NatsError, STREAM_PREFIX};
 use crate::planted::planted;
@@ -38,6 +39,7 @@ pub(super) struct Hub {
     stored: Stored,
     config: NatsConfig,
     commander: Commander,
+    elsewhere: DeliveredElsewhere,
     seen: Seen,
     /// Until when the assignments that this hub wrote last are certainly valid: the end of its
     /// lease.
@@ -84,6 +86,7 @@ impl Hub {
         stored: Newest,
         config: NatsConfig,
         commander: Commander,
+        elsewhere: DeliveredElsewhere,
     ) -> Self {
         Self {
             me,
@@ -92,6 +95,7 @@ impl Hub {
             stored: Stored::new(Mutex::new(stored)),
             config,
             commander,
+            elsewhere,
             seen: Seen::default(),
             until: watch::Sender::new(Instant::now()),
             count: None,
@@ -333,11 +337,21 @@ impl Hub {
             self.settling = Settling::Until(self.left(connection, book).await?);
         }
         let Settling::Until(left) = &mut self.settling else { return Ok(()) };
+        let status = self.writer.status();
         left.retain(|name, position| {
-            let share = book.agents.get(name);
-            share.is_some_and(|share| {
-                share.hub.as_ref().is_some_and(|hub| *hub != self.me) && share.after < *position
-            })
+            let Some(share) = book.agents.get(name) else { return false };
+            if share.after >= *position {
+                // Another hub has delivered all that this queue has of the agent.
+                for (stream, stint) in status.stints.iter() {
+                    if stream.0.split_once('.').map(|(agent, _)| agent)
+                        == name.strip_prefix(STREAM_PREFIX)
+                    {
+                        self.elsewhere.note(*stint, Seq(status.tail.0.saturating_sub(1)));
+                    }
+                }
+                return false;
+            }
+            share.hub.as_ref().is_some_and(|hub| *hub != self.me)
         });
         if left.is_empty() {
             self.deliver().await;
