@@ -57,6 +57,7 @@ pub fn pitwire(args: &[&str]) -> Command {
         }
         None => {
             let built = || env!("CARGO_BIN_EXE_pitwire").into();
+            #[cfg_attr(not(target_os = "linux"), allow(unused_mut, reason = "for the guard"))]
             let mut command = Command::new(std::env::var_os(BINARY).unwrap_or_else(built));
             #[cfg(target_os = "linux")]
             crate::default_ports::guard(&mut command);

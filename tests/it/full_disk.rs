@@ -277,7 +277,7 @@ fn taken() {
         let queue = folder.join("queue");
         let open = || SegmentStore::open(&queue, Options::new(100_000, 64 << 20)).unwrap();
         let mut store = open();
-        let mut record = || (0..2000).map(|_| rng.random()).collect::<Vec<u8>>();
+        let mut record = || (0..2000).map(|_| rng.random::<u8>()).collect::<Vec<_>>();
         let records: Vec<_> = (0..1500).map(|_| record()).collect();
         for record in &records {
             store.append(record).unwrap();

@@ -76,8 +76,8 @@ mod tampering;
 mod terminal;
 mod thinning;
 #[cfg(unix)]
-#[cfg(unix)]
 mod two_publishers;
+#[cfg(unix)]
 mod unanswered;
 #[cfg(unix)]
 mod viewer;
