@@ -235,8 +235,8 @@ impl Door {
             return;
         }
         let Ok(vacancy) = Arc::clone(&self.hall.0.vacancies).try_acquire_owned() else {
+            // Only closed: after a CONNECT_ERROR packet, the JavaScript client never reconnects.
             self.hall.warn(&line, "too many clients are connected; a new one is refused");
-            self.hall.send_to(&line, packet::refused("too many clients are connected"));
             line.close(DisconnectReason::TransportClose);
             return;
         };

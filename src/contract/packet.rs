@@ -54,11 +54,6 @@ pub(super) fn no_such_namespace(namespace: &str) -> String {
     format!(r#"4{namespace},{{"message":"Invalid namespace"}}"#)
 }
 
-/// Refuses a client in the main namespace. `reason` must not need escaping.
-pub(super) fn refused(reason: &str) -> String {
-    format!(r#"4{{"message":"{reason}"}}"#)
-}
-
 /// An event with one argument.
 pub(super) fn event(name: &str, argument: &impl Serialize) -> serde_json::Result<String> {
     Ok(format!("2{}", serde_json::to_string(&(name, argument))?))

@@ -200,10 +200,11 @@ impl Publishers {
 }
 
 impl Host for Publishers {
-    /// Sized for a few publishers and viewers on this PC. Even if each is halfway through the
-    /// longest message, the agent stays below 64 MB.
+    /// Sized for a few publishers and viewers on this PC. A publisher that reconnects sends its
+    /// backlog at once: an hour at 2 Hz fits. Even if each client is halfway through the longest
+    /// message, the agent stays below 64 MB.
     const CLIENT_LIMITS: ClientLimits =
-        ClientLimits { clients: 10, bytes_per_client: 4 << 20, bytes: 8 << 20 };
+        ClientLimits { clients: 10, bytes_per_client: 12 << 20, bytes: 16 << 20 };
 
     async fn assign(&self, client: Client) -> Result<String, Refusal> {
         let id = new_session_id();
