@@ -56,7 +56,7 @@ async fn a_race_at_60_hz_takes_no_more_memory_at_its_end_than_at_its_beginning()
         seen.remove(0);
     }
     let wrong = seen.windows(2).find(|pair| pair[0] >= pair[1]);
-    assert_eq!(wrong, None, "a frame is repeated or out of order");
+    assert_eq!(wrong, None, "a frame is repeated or out of order; first: {:?}", &seen[..10]);
     let laps: BTreeSet<u64> = seen.iter().map(|(_, lap)| *lap).collect();
     // The line number equals the lap.
     let lost = stored.iter().filter(|(line, _)| !laps.contains(&(*line as u64))).count();
