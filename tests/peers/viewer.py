@@ -43,10 +43,23 @@ def look_at(session):
     while not joined(session):
         if not client.connected:
             return  # Retried with the next connection.
+    read = set()
     for frame in held(session):
         lap = frame["telemetry"]["lap"]
         if lap not in seen[session]:
             show(session, lap)
+            read.add(lap)
+    # Frames that came between the join and the end of the history are in both.
+    overlap[session] = (read, time.monotonic() + OVERLAP_SECONDS)
+
+
+def is_in_history(session, lap):
+    """Whether a broadcast frame was just shown as part of the history. Each counts once."""
+    read, end = overlap[session]
+    if lap not in read or time.monotonic() > end:
+        return False
+    read.remove(lap)
+    return True
 
 
 def joined(session):
@@ -68,7 +81,10 @@ def held(session):
             time.sleep(0.1)  # The server is unreachable.
 
 
+# A broadcast arrives this long after the server stored its frame, at most.
+OVERLAP_SECONDS = 1
 seen = {}
+overlap = {}
 client.connect(url, transports=["websocket"], retry=True)
 threading.Thread(target=read_pages, daemon=True).start()
 while True:
@@ -78,6 +94,9 @@ while True:
             look_at(session)
     elif what == "page":
         seen.setdefault(data, set())
+        overlap.setdefault(data, (set(), 0))
         look_at(data)
     elif data["session_id"] in seen:
-        show(data["session_id"], data["telemetry"]["lap"])
+        session, lap = data["session_id"], data["telemetry"]["lap"]
+        if not is_in_history(session, lap):
+            show(session, lap)
