@@ -40,6 +40,7 @@
 //! | `request` | send one HTTP request to another program on this PC | retry |
 //! | [`remote_text`] | make text from servers and other programs safe to log and show | |
 //! | `nats` | one connection to a NATS server, for the sink and the source | retry |
+//! | `delivered_elsewhere` | what other hubs have delivered of this queue | know sessions or NATS |
 //! | [`dashboard`] | the reference dashboard server, for `serve`, demo and tests | know the agent |
 //! | [`config`] | settings with defaults and ranges; every other limit with its unit | |
 //! | [`clock`] | read the wall clock | |
