@@ -421,7 +421,8 @@ impl Services {
                 match net::serve(listener, &open, routes).await {}
             };
             let source = config.source.http.clone();
-            tasks.spawn(listen(source.listen, "telemetry", move || source.access(), serve));
+            let access = move || Access::to_listener(&source.token, source.token_file.as_ref());
+            tasks.spawn(listen(source.listen, "telemetry", access, serve));
         }
         if config.source.socketio.enabled {
             // A publisher chooses its own rate: keep everything it sends.
@@ -433,7 +434,8 @@ impl Services {
                 Arc::clone(&publishers).serve(listener, access).await;
             };
             let source = config.source.socketio.clone();
-            tasks.spawn(listen(source.listen, "publishers", move || source.access(), serve));
+            let access = move || Access::to_listener(&source.token, source.token_file.as_ref());
+            tasks.spawn(listen(source.listen, "publishers", access, serve));
         }
         if config.metrics.enabled {
             let view = admin::View {
@@ -452,7 +454,8 @@ impl Services {
                 match net::serve(listener, &open, routes).await {}
             };
             let admin = config.metrics.clone();
-            tasks.spawn(listen(admin.listen, "metrics", move || admin.access(), serve));
+            let access = move || Access::to_metrics(&admin.token, admin.token_file.as_ref());
+            tasks.spawn(listen(admin.listen, "metrics", access, serve));
         }
         Self { tasks, connections }
     }

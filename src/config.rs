@@ -10,6 +10,7 @@
 
 mod access;
 mod bounds;
+mod change;
 mod checks;
 mod credential_file;
 mod destination;
@@ -24,7 +25,6 @@ mod units;
 mod values;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -32,6 +32,7 @@ use std::time::Duration;
 pub(crate) use access::check_token;
 pub use access::{Auth, Headers, Secret};
 pub use bounds::*;
+pub use change::Change;
 pub use credential_file::CredentialFile;
 pub(crate) use keys::secrets;
 pub use keys::{reference, to_toml, values, with_keys_of};
@@ -41,10 +42,8 @@ pub(crate) use places::pc_name;
 pub use places::{file, log_file, settings};
 pub use problem::{Origin, Problem, Problems, Warning};
 pub use units::{parse_duration, parse_size};
+pub(crate) use values::is_loopback;
 pub use values::{AgentName, AgentNames, Protocol, ServerUrl, Wrong};
-
-use crate::loopback_guard::Access;
-
 /// All settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -231,13 +230,6 @@ pub struct HttpConfig {
     pub token_file: Option<CredentialFile>,
 }
 
-impl HttpConfig {
-    /// Who may use the source; reads the token file.
-    pub(crate) fn access(&self) -> io::Result<Access> {
-        Access::to_listener(&self.token, self.token_file.as_ref())
-    }
-}
-
 /// The Socket.IO source: the agent acts as the dashboard server of an existing publisher.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SocketioConfig {
@@ -246,13 +238,6 @@ pub struct SocketioConfig {
     /// The token that publishers must send; without one only this PC may connect.
     pub token: Secret,
     pub token_file: Option<CredentialFile>,
-}
-
-impl SocketioConfig {
-    /// Who may use the source; reads the token file.
-    pub(crate) fn access(&self) -> io::Result<Access> {
-        Access::to_listener(&self.token, self.token_file.as_ref())
-    }
 }
 
 /// The NATS source. When enabled, this agent is a hub: it receives what the agents of a league
@@ -297,13 +282,6 @@ pub struct MetricsConfig {
     /// The token that other machines must send to scrape; without one only this PC may connect.
     pub token: Secret,
     pub token_file: Option<CredentialFile>,
-}
-
-impl MetricsConfig {
-    /// Who may read the metrics and the health; reads the token file.
-    pub(crate) fn access(&self) -> io::Result<Access> {
-        Access::to_metrics(&self.token, self.token_file.as_ref())
-    }
 }
 
 /// The dashboard server of `pitwire serve`.

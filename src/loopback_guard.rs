@@ -25,7 +25,7 @@ use serde_json::json;
 use subtle::ConstantTimeEq;
 use url::form_urlencoded;
 
-use crate::config::{CredentialFile, Secret, check_token};
+use crate::config::{CredentialFile, Secret, check_token, is_loopback};
 use crate::contract::{FormPolicy, document};
 
 /// The cookie that stores the token of a link in the browser.
@@ -247,10 +247,6 @@ impl HostKind {
 fn is_same(token: &str, expected: &Secret) -> bool {
     let expected = expected.reveal();
     expected.is_some_and(|expected| token.as_bytes().ct_eq(expected.as_bytes()).into())
-}
-
-pub(crate) fn is_loopback(address: IpAddr) -> bool {
-    address.to_canonical().is_loopback()
 }
 
 fn query_token(uri: &Uri) -> Option<String> {

@@ -17,7 +17,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use serde_json::Value;
 
 use crate::config::{self, Config, CredentialFile, Secret};
@@ -39,8 +39,6 @@ const UUID_CHARS: usize = 36;
 
 const SECRET: &str = "[secret]";
 const SESSION: &str = "[session]";
-/// Words in the value of a header that are not secret.
-const SCHEMES: [&str; 4] = ["basic", "bearer", "digest", "token"];
 /// What precedes the session id in a link to a page.
 const PAGE: &str = "/dashboard/";
 
@@ -350,39 +348,6 @@ impl Iterator for Letters<'_> {
     }
 }
 
-/// The secrets in the value of a header: the value, its words, and the password in `Basic`
-/// credentials.
-pub(crate) fn in_header(value: &str) -> Vec<String> {
-    let is_scheme = |word: &&str| SCHEMES.iter().any(|scheme| word.eq_ignore_ascii_case(scheme));
-    let mut secrets = vec![value.to_owned()];
-    secrets.extend(value.split_whitespace().filter(|word| !is_scheme(word)).map(str::to_owned));
-    let decoded = value
-        .split_whitespace()
-        .last()
-        .and_then(|word| STANDARD.decode(word).ok())
-        .and_then(|bytes| String::from_utf8(bytes).ok());
-    if let Some((_, password)) = decoded.as_deref().and_then(|both| both.split_once(':')) {
-        secrets.push(password.to_owned());
-    }
-    secrets
-}
-
-/// The strings and numbers of a JSON value, all of which may be secrets.
-pub(crate) fn in_json(value: &Value) -> Vec<String> {
-    let mut secrets = Vec::new();
-    let mut values = vec![value];
-    while let Some(value) = values.pop() {
-        match value {
-            Value::Object(pairs) => values.extend(pairs.values()),
-            Value::Array(items) => values.extend(items),
-            Value::String(text) => secrets.push(text.clone()),
-            Value::Number(number) => secrets.push(number.to_string()),
-            Value::Null | Value::Bool(_) => {}
-        }
-    }
-    secrets
-}
-
 fn token_in(file: &CredentialFile) -> Option<String> {
     // Opening a pipe would block until another program writes to it.
     let is_file = std::fs::metadata(file.path().ok()?).ok()?.is_file();
@@ -392,6 +357,8 @@ fn token_in(file: &CredentialFile) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use base64::engine::general_purpose::STANDARD;
+
     use super::*;
     use crate::config::{Overrides, load};
 

@@ -9,9 +9,10 @@ use std::time::Duration;
 use url::form_urlencoded;
 
 use super::{Exit, complain, log};
+use crate::config::is_loopback;
 use crate::config::{self, LogConfig, LogFormat, LogLevel, Overrides, Secret};
 use crate::dashboard::{Acks, Behaviour, Server};
-use crate::loopback_guard::{Access, is_loopback};
+use crate::loopback_guard::Access;
 
 /// Run the dashboard server alone.
 ///

@@ -3,9 +3,12 @@
 
 use std::fmt;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+
 use super::Wrong;
 use super::values::Textual;
-use crate::remote_text::{in_header, in_json};
 
 /// What is shown in place of a secret.
 const HIDDEN: &str = "***";
@@ -174,6 +177,42 @@ impl Textual for Auth {
 
 fn hidden(none: bool) -> String {
     if none { String::new() } else { HIDDEN.into() }
+}
+
+/// Words in the value of a header that are not secret.
+const SCHEMES: [&str; 4] = ["basic", "bearer", "digest", "token"];
+
+/// The secrets in the value of a header: the value, its words, and the password in `Basic`
+/// credentials.
+fn in_header(value: &str) -> Vec<String> {
+    let is_scheme = |word: &&str| SCHEMES.iter().any(|scheme| word.eq_ignore_ascii_case(scheme));
+    let mut secrets = vec![value.to_owned()];
+    secrets.extend(value.split_whitespace().filter(|word| !is_scheme(word)).map(str::to_owned));
+    let decoded = value
+        .split_whitespace()
+        .last()
+        .and_then(|word| STANDARD.decode(word).ok())
+        .and_then(|bytes| String::from_utf8(bytes).ok());
+    if let Some((_, password)) = decoded.as_deref().and_then(|both| both.split_once(':')) {
+        secrets.push(password.to_owned());
+    }
+    secrets
+}
+
+/// The strings and numbers of a JSON value, all of which may be secrets.
+fn in_json(value: &Value) -> Vec<String> {
+    let mut secrets = Vec::new();
+    let mut values = vec![value];
+    while let Some(value) = values.pop() {
+        match value {
+            Value::Object(pairs) => values.extend(pairs.values()),
+            Value::Array(items) => values.extend(items),
+            Value::String(text) => secrets.push(text.clone()),
+            Value::Number(number) => secrets.push(number.to_string()),
+            Value::Null | Value::Bool(_) => {}
+        }
+    }
+    secrets
 }
 
 #[cfg(test)]

@@ -6,11 +6,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use super::destination;
 use super::load::Loading;
 use super::units::show_duration;
+use super::values::is_loopback;
 use super::{
     Config, Origin, ProofChoice, Protocol, ServerConfig, ServerUrl, SessionChoice, SourceConfig,
     Warning, check_token,
 };
-use crate::loopback_guard::is_loopback;
 
 impl Loading {
     pub(super) fn check(&mut self) {

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use Kind::{Rate, Size, Switch, Text, Time, Whole};
 
+use super::change::Change;
 use super::destination::{self, standing_in};
 use super::given::Given;
 use super::units::{show_duration, show_size};
 use super::values::Textual;
 use super::{Config, LogConfig, QueueConfig, Wrong};
-use crate::reload::Change;
 
 /// All keys. The keys of a TOML table are adjacent.
 #[rustfmt::skip]

@@ -11,7 +11,6 @@ use url::{Host, Url};
 
 use super::units::{parse_duration, show_duration};
 use super::{Durability, LogFormat, LogLevel, ProofChoice, SessionChoice, Units, WhenFull};
-use crate::loopback_guard::is_loopback;
 
 /// Why a text is invalid, as a phrase that follows it: `is not a duration`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -479,4 +478,9 @@ impl<T: Choice> Textual for T {
     fn allowed(&self) -> String {
         T::WORDS.iter().map(|(word, _)| format!("{word:?}")).collect::<Vec<_>>().join(" or ")
     }
+}
+
+/// Whether an address is a loopback address, also one that is mapped into IPv6.
+pub(crate) fn is_loopback(address: IpAddr) -> bool {
+    address.to_canonical().is_loopback()
 }
