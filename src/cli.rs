@@ -4,7 +4,6 @@
 //! an imperative sentence, an option's text is one sentence; clap removes the last full stop.
 
 pub mod autostart;
-pub mod chaos;
 pub mod check;
 pub mod completions;
 pub mod config;
@@ -21,7 +20,6 @@ pub mod run;
 pub mod serve;
 pub mod settings;
 pub mod simulate;
-mod stage;
 mod terminal;
 
 use std::fmt::Display;
@@ -49,7 +47,6 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Demo(demo::Demo),
-    Chaos(chaos::Chaos),
     Run(run::Run),
     Reload(reload::Reload),
     Replay(replay::Replay),

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use pitwire::cli::{
-    Cli, Command, Exit, autostart, chaos, check, complain, completions, config, demo, doctor, man,
-    queue, reload, replay, run, serve, simulate,
+    Cli, Command, Exit, autostart, check, complain, completions, config, demo, doctor, man, queue,
+    reload, replay, run, serve, simulate,
 };
 use pitwire::memory;
 use pitwire::net::open_files;
@@ -30,7 +30,6 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
     let exit = runtime.block_on(async {
         Ok(match cli.command {
             Command::Demo(args) => demo::demo(args, shutdown()).await,
-            Command::Chaos(args) => chaos::chaos(args, shutdown()).await,
             Command::Run(args) => run::run(args, shutdown()).await,
             Command::Reload(args) => reload::reload(args).await,
             Command::Replay(args) => replay::replay(args, shutdown()).await,

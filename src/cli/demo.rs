@@ -1,21 +1,38 @@
-//! `pitwire demo`: delivery across a network outage, without any setup. Runs a dashboard server, a
-//! simulated car and the agent in one process, with a kill switch for the network between them and
-//! a viewer that counts the frames.
+//! `pitwire demo`: delivery through faults, without any setup. Runs a dashboard server, a simulated
+//! car and the agent in one process, and counts the frames that a viewer sees.
 
-use std::io::Write;
+mod fault_proxy;
+mod faults;
+mod harness;
+mod viewer;
+
+use std::collections::BTreeMap;
+use std::error::Error;
+use std::fmt;
+use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
+use serde::Serialize;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::stage::{Books, Link, Stage, say};
+use self::faults::{Fault, Faults, Outage, outage};
+use self::harness::{FrameCounts, Harness};
 use crate::cli::{Exit, complain, log, print};
 use crate::config::{LogConfig, LogFormat, LogLevel, SIMULATOR_RATE_HZ};
+use crate::queue::ledger::Ledger;
 
-/// Show how telemetry survives a network outage, without any setup.
+/// The sample rate of the car with `--chaos`: enough frames in flight for every fault to hit some.
+const CHAOS_RATE_HZ: f64 = 20.0;
+
+/// Show how telemetry survives faults, without any setup.
 ///
 /// A dashboard server, a simulated car and the agent run in one process; open the link that the
 /// demo prints. After 10 s the network fails for 10 s, and the queue grows. When the network is
 /// back, the queue drains and the page receives every frame.
+///
+/// With --chaos, random faults follow each other until the demo ends: the network is cut and
+/// stalled, the server is replaced by an empty one, the agent is stopped and restarted. The link
+/// keeps working.
 ///
 /// At the end the demo prints what happened to the frames. It fails if one was lost or out of
 /// order.
@@ -27,34 +44,37 @@ pub struct Demo {
     /// Start and length of a network outage, in seconds; may be given several times.
     #[arg(long, value_name = "START:LENGTH", value_parser = outage, default_value = "10:10")]
     pub outage: Vec<Outage>,
+    /// Inject random faults of every kind instead of the outages.
+    #[arg(long, conflicts_with = "outage")]
+    pub chaos: bool,
     /// Print the result as one JSON object on the last line of stdout, the rest on stderr.
     #[arg(long)]
     pub json: bool,
-    /// Seed for the car, the driver and the race; the same seed gives the same samples.
+    /// Seed for the car, the driver, the race and the faults; the same seed gives the same ones.
     #[arg(long, value_name = "SEED", default_value_t = 1)]
     pub seed: u64,
 }
 
-/// A network outage: its start, as time since the start of the demo, and its length.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Outage {
-    start: Duration,
-    length: Duration,
+/// The outcome.
+#[derive(Debug, Serialize)]
+struct Report {
+    #[serde(flatten)]
+    frames: FrameCounts,
+    /// How often each kind of fault occurred.
+    faults: BTreeMap<Fault, u64>,
+    ledger: Ledger,
 }
 
-impl Outage {
-    fn is_on(&self, at: Duration) -> bool {
-        (self.start..self.start + self.length).contains(&at)
-    }
-}
-
-fn outage(text: &str) -> Result<Outage, String> {
-    let error = || format!("{text:?} is not START:LENGTH in whole seconds, such as 10:15");
-    let (start, length) = text.split_once(':').ok_or_else(error)?;
-    let seconds = |text: &str| text.parse::<u32>().map(|s| Duration::from_secs(s.into()));
-    match (seconds(start), seconds(length)) {
-        (Ok(start), Ok(length)) => Ok(Outage { start, length }),
-        _ => Err(error()),
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Ledger { delivered, thinned, quarantined, .. } = self.ledger;
+        let (faults, dropped) = (self.faults.values().sum::<u64>(), self.ledger.dropped_in_all());
+        write!(
+            f,
+            "{faults} faults; the queue's ledger: delivered {delivered}, dropped {dropped}, \
+             downsampled {thinned}, set aside {quarantined}\n{}",
+            self.frames
+        )
     }
 }
 
@@ -62,9 +82,15 @@ fn outage(text: &str) -> Result<Outage, String> {
 pub async fn demo(args: Demo, shutdown: impl Future<Output = ()>) -> Exit {
     log::start(&LogConfig { level: LogLevel::Error, format: LogFormat::Text, file: None });
     match play(&args, shutdown).await {
-        Ok(books) => {
-            report(&args, &books);
-            if books.is_good() { Exit::Good } else { Exit::Failed }
+        Ok(report) => {
+            if std::io::stderr().is_terminal() {
+                complain("");
+            }
+            say(args.json, &report.to_string());
+            if args.json {
+                print(serde_json::to_string(&report).unwrap_or_default());
+            }
+            if report.frames.is_good() { Exit::Good } else { Exit::Failed }
         }
         Err(error) => {
             complain(format_args!("pitwire: the demo cannot run: {error}"));
@@ -73,64 +99,68 @@ pub async fn demo(args: Demo, shutdown: impl Future<Output = ()>) -> Exit {
     }
 }
 
-async fn play(
-    args: &Demo,
-    shutdown: impl Future<Output = ()>,
-) -> Result<Books, Box<dyn std::error::Error>> {
-    let mut stage = Stage::start(args.seed).await?;
-    say(args.json, &format!("dashboard: {}", stage.page().unwrap_or_default()));
-    drive(args, &mut stage, shutdown).await;
-    let (books, _) = stage.finish(|stage| show(args, "draining", stage)).await;
-    Ok(books)
+async fn play(args: &Demo, shutdown: impl Future<Output = ()>) -> Result<Report, Box<dyn Error>> {
+    let mut harness = Harness::start(args.seed).await?;
+    say(args.json, &format!("dashboard: {}", harness.page()));
+    let mut faults =
+        if args.chaos { Faults::random(args.seed) } else { Faults::outages(args.outage.clone()) };
+    drive(args, &mut harness, &mut faults, shutdown).await?;
+    faults.end(&mut harness)?;
+    let (frames, ledger) = harness.finish(|harness| show(args, "draining", harness)).await;
+    Ok(Report { frames, faults: faults.counts(), ledger })
 }
 
-/// Drives the car and cuts the network during the outages.
-async fn drive(args: &Demo, stage: &mut Stage, shutdown: impl Future<Output = ()>) {
-    let period = Duration::from_secs_f64(1.0 / SIMULATOR_RATE_HZ);
+/// Drives the car and injects the faults until the demo is over.
+async fn drive(
+    args: &Demo,
+    harness: &mut Harness,
+    faults: &mut Faults,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), Box<dyn Error>> {
+    let rate_hz = if args.chaos { CHAOS_RATE_HZ } else { SIMULATOR_RATE_HZ };
+    let period = Duration::from_secs_f64(1.0 / rate_hz);
     let mut tick = interval(period);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let start = Instant::now();
     let end = args.seconds.map(|seconds| start + Duration::from_secs(seconds));
     tokio::pin!(shutdown);
     loop {
         tokio::select! {
             biased;
-            () = &mut shutdown => return,
+            () = &mut shutdown => return Ok(()),
             _ = tick.tick() => {}
         }
         if end.is_some_and(|end| Instant::now() >= end) {
-            return;
+            return Ok(());
         }
-        let out = args.outage.iter().any(|outage| outage.is_on(start.elapsed()));
-        stage.plug.set(if out { Link::Out } else { Link::In });
-        stage.step(period).await;
-        show(args, if out { "net down" } else { "net up" }, stage);
+        if let Some(news) = faults.advance(harness, start.elapsed()).await? {
+            let at = start.elapsed().as_secs();
+            say(args.json, &format!("{at:>5} s: {news}"));
+        }
+        harness.step(period).await;
+        if !args.chaos {
+            show(args, if faults.is_active() { "net down" } else { "net up" }, harness);
+        }
     }
 }
 
 /// Prints the status line; a terminal overwrites the previous one.
-fn show(args: &Demo, plug: &str, stage: &Stage) {
-    let link = if stage.is_live() { "live" } else { "offline" };
-    let (produced, queued, seen) = (stage.produced(), stage.queued(), stage.seen());
+fn show(args: &Demo, network: &str, harness: &Harness) {
+    let link = if harness.is_live() { "live" } else { "offline" };
+    let (produced, queued, seen) = (harness.produced(), harness.queued(), harness.seen());
     let bar = "#".repeat((queued as usize).min(40));
     let line = format!(
-        "{plug:<8} | {link:<7} | produced {produced:>5} | queued {queued:>4} {bar:<40} | seen {seen:>5}"
+        "{network:<8} | {link:<7} | produced {produced:>5} | queued {queued:>4} {bar:<40} | seen {seen:>5}"
     );
-    let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    if terminal {
-        let mut terminal = std::io::stderr();
+    let mut terminal = std::io::stderr();
+    if terminal.is_terminal() {
         let _ = write!(terminal, "\r{line}").and_then(|()| terminal.flush());
-    } else if plug != "draining" {
+    } else if network != "draining" {
         say(args.json, &line);
     }
 }
 
-fn report(args: &Demo, books: &Books) {
-    if std::io::IsTerminal::is_terminal(&std::io::stderr()) {
-        complain("");
-    }
-    say(args.json, &books.to_string());
-    if args.json {
-        print(serde_json::to_string(books).unwrap_or_default());
-    }
+/// Prints a line for the user: on stderr if stdout is reserved for the JSON result.
+fn say(json: bool, text: &str) {
+    if json { complain(text) } else { print(text) }
 }

@@ -16,7 +16,8 @@ use crate::loopback_guard::Access;
 
 /// Run the dashboard server alone.
 ///
-/// Agents publish to the server over Socket.IO, browsers watch at /dashboard/ID. Sessions are kept
+/// Agents publish to the server over Socket.IO, browsers watch at /dashboard/ID, or the newest
+/// session at /dashboard/latest. Sessions are kept
 /// in memory until the server stops.
 ///
 /// GET /api/sessions, /api/sessions/ID/frames and /api/sessions/ID/setups return the stored data as

@@ -337,25 +337,6 @@ pub const NICENESS: i32 = 5;
 
 // Demo and chaos.
 
-/// How long the demo waits for a session, and at the end for the queue to drain.
-pub const DEMO_DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// The longest wait of the demo's agent before it reconnects, and how often the demo checks whether
-/// its queue has drained.
-pub const STAGE_BACKOFF_MAX: Duration = Duration::from_secs(3);
-pub const STAGE_LOOK_INTERVAL: Duration = Duration::from_millis(50);
-
-/// The sample rate of the car in `pitwire chaos`.
-pub const CHAOS_RATE_HZ: f64 = 20.0;
-
-/// The time between two faults of `pitwire chaos`, and the duration of a fault: sometimes longer
-/// than a batch waits for its proof.
-pub const CHAOS_CALM: Range<Duration> = Duration::from_secs(1)..Duration::from_secs(4);
-pub const CHAOS_FAULT: Range<Duration> = Duration::from_millis(500)..Duration::from_secs(8);
-
-/// The longest run of `pitwire chaos`, in minutes.
-pub const MAX_CHAOS_MINUTES: f64 = 1440.0;
-
 // The doctor.
 
 /// The number and size of the writes with which the doctor measures the disk: about a frame each.

@@ -7,7 +7,7 @@
 //! - [`reload`]: a configuration change while it runs.
 //! - [`observe`]: metrics, health and readiness.
 //! - [`autostart`]: the start at log-on.
-//! - [`command`]: signals, exit codes, the HTTP source, `demo` and `chaos`.
+//! - [`command`]: signals, exit codes, the HTTP source, and `demo`.
 //! - [`settings`]: the configuration, checked and shown.
 //! - [`tools`]: `pitwire queue`, on a running agent and on a folder.
 //!

@@ -51,6 +51,12 @@ function keep(point) {
   }
 }
 
+function forgetHistory() {
+  slots.clear();
+  laps.clear();
+  [slotMs, oldest, newest, isPainted] = [1000, Infinity, -Infinity, false];
+}
+
 // The plotted points in chronological order.
 const plotted = () => [...slots.values()].sort((a, b) => a.at - b.at);
 

@@ -1,7 +1,11 @@
 // Shows the newest frame and its age, and keeps the connection to the server.
 const STALE_MS = 5000;
 const HISTORY_TIMEOUT_MS = 30000;
-const session = decodeURIComponent(location.pathname.split("/").pop());
+const LATEST_RETRY_MS = 2000;
+const path = decodeURIComponent(location.pathname.split("/").pop());
+// The page at /dashboard/latest shows the newest session, also of a server that replaces this one.
+const isLatest = path === "latest";
+let session = isLatest ? null : path;
 let frame = null;       // the newest frame
 let movedAt = null;     // when it arrived, on this page's clock
 let link = "connecting";
@@ -52,6 +56,7 @@ function paintState() {
   const live = link === "joined" && age < STALE_MS;
   show("state", link === "connecting" ? "Connecting …"
     : link === "lost" ? "No connection to the server"
+    : session === null ? "Waiting for the first session"
     : !known ? "The server does not know this session" : frame === null
     ? "Waiting for the first frame" : live ? "Live" : "Stale: no new frame");
   $("state").classList.toggle("live", live);
@@ -90,6 +95,13 @@ async function fetchHistory() {
   paintState();
 }
 
+// The newest session of the server; null if it has none.
+async function newestSession() {
+  const answer = await fetch("/api/sessions", { signal: AbortSignal.timeout(HISTORY_TIMEOUT_MS) });
+  if (!answer.ok) throw new Error(`/api/sessions answers ${answer.status}`);
+  return (await answer.json()).at(-1)?.session_id ?? null;
+}
+
 // ---- A minimal Socket.IO client: Engine.IO 4 over one WebSocket ----
 let attempt = 0;
 
@@ -111,6 +123,23 @@ function connect() {
     const wait = Math.min(10000, 500 * 2 ** attempt++);
     setTimeout(connect, wait * (0.5 + Math.random() / 2));
   };
+  const join = async () => {
+    const newest = isLatest ? await newestSession() : session;
+    if (socket.readyState !== WebSocket.OPEN) return;
+    if (newest === null) {
+      link = "waiting";
+      paintState();
+      setTimeout(() => join().catch(lost), LATEST_RETRY_MS);
+      return;
+    }
+    if (session !== newest) {
+      // Another session has another history.
+      forgetHistory();
+      frame = movedAt = null;
+      session = newest;
+    }
+    socket.send("420" + JSON.stringify(["join_session", { session_id: session }]));
+  };
   heard();
   socket.onclose = lost;
   socket.onmessage = ({ data }) => {
@@ -121,8 +150,7 @@ function connect() {
       patience = pingInterval + pingTimeout;
       return socket.send("40");
     }
-    if (data.startsWith("40"))                                    // Socket.IO is connected
-      return socket.send("420" + JSON.stringify(["join_session", { session_id: session }]));
+    if (data.startsWith("40")) return join().catch(lost);         // Socket.IO is connected
     if (data.startsWith("430")) {                                 // our join is acknowledged
       attempt = 0;
       link = "joined";

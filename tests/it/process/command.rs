@@ -269,7 +269,7 @@ async fn the_demo_loses_nothing_and_says_so_in_json() {
 #[tokio::test]
 async fn chaos_breaks_each_part_and_loses_nothing() {
     // With this seed every kind of fault occurs within half a minute.
-    let args = ["chaos", "--minutes", "0.5", "--seed", "3", "--json"];
+    let args = ["demo", "--chaos", "--seconds", "30", "--seed", "3", "--json"];
     let mut chaos = Process::start(pitwire(&args).stdin(Stdio::null()));
     assert_eq!(chaos.ended().await, 0, "{:?}", chaos.stderr());
     for said in ["the link is cut", "the link stalls", "the server is gone", "the agent is stopped"]
@@ -293,7 +293,7 @@ async fn chaos_breaks_each_part_and_loses_nothing() {
 
 #[tokio::test]
 async fn chaos_that_is_stopped_in_a_fault_mends_it_and_says_what_became_of_each_frame() {
-    let mut chaos = Process::start(pitwire(&["chaos", "--json"]).stdin(Stdio::null()));
+    let mut chaos = Process::start(pitwire(&["demo", "--chaos", "--json"]).stdin(Stdio::null()));
     // The first fault of the default seed.
     chaos.says(" s: the ").await;
     chaos.signal("-INT");

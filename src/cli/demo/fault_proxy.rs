@@ -1,5 +1,4 @@
-//! A kill switch for the network between the agent and the server: a TCP relay that can cut or
-//! stall its connections.
+//! A TCP proxy between the agent and the server that can cut or stall its connections.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -11,7 +10,7 @@ use tokio::task::JoinSet;
 
 /// The state of the link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::cli) enum Link {
+pub(super) enum Link {
     In,
     /// Connections are cut, and new ones are closed.
     Out,
@@ -19,16 +18,16 @@ pub(in crate::cli) enum Link {
     Stalled,
 }
 
-/// The relay, listening on a separate port.
+/// The proxy, listening on a separate port.
 #[derive(Debug)]
-pub(in crate::cli) struct Plug {
+pub(super) struct FaultProxy {
     address: SocketAddr,
     link: watch::Sender<Link>,
     _relay: JoinSet<()>,
 }
 
-impl Plug {
-    /// Starts a relay to `server`, with the link up.
+impl FaultProxy {
+    /// Starts a proxy to `server`, with the link up.
     pub(super) async fn start(server: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
@@ -42,7 +41,7 @@ impl Plug {
         format!("http://{}", self.address)
     }
 
-    pub(in crate::cli) fn set(&self, link: Link) {
+    pub(super) fn set(&self, link: Link) {
         self.link.send_if_modified(|state| std::mem::replace(state, link) != link);
     }
 }

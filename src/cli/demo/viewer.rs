@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
-use crate::config::DEMO_DRAIN_TIMEOUT;
+use super::harness::DRAIN_TIMEOUT;
 use crate::dashboard::Server;
 use crate::remote_text::Secrets;
 use crate::sink::SinkError;
@@ -14,7 +14,7 @@ use crate::sink::socketio::{Address, Connection, Outgoing};
 
 /// The frames that a viewer has seen.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct SeenFrames {
     pub(super) out_of_order: u64,
     pub(super) duplicated: u64,
     /// Timestamps of all distinct frames.
@@ -26,7 +26,7 @@ pub(super) struct Seen {
     held: HashSet<String>,
 }
 
-impl Seen {
+impl SeenFrames {
     /// Number of distinct frames.
     pub(super) fn frames(&self) -> u64 {
         self.timestamps.len() as u64
@@ -64,15 +64,15 @@ impl Seen {
 #[derive(Debug)]
 pub(super) struct Viewer {
     session: String,
-    seen: Arc<Mutex<Seen>>,
+    seen: Arc<Mutex<SeenFrames>>,
     reader: JoinHandle<()>,
 }
 
 impl Viewer {
-    /// Joins a session on the server directly, not through the kill switch.
+    /// Joins a session on the server directly, not through the proxy.
     pub(super) async fn start(server: &Server, session: &str) -> Result<Self, SinkError> {
-        let seen = Arc::<Mutex<Seen>>::default();
-        let reader = look_at(server, session, &seen).await?;
+        let seen = Arc::<Mutex<SeenFrames>>::default();
+        let reader = open_page(server, session, &seen).await?;
         Ok(Self { session: session.into(), seen, reader })
     }
 
@@ -80,7 +80,7 @@ impl Viewer {
     pub(super) async fn follow(&mut self, server: &Server, session: &str) -> Result<(), SinkError> {
         if self.session != session {
             self.reader.abort();
-            self.reader = look_at(server, session, &self.seen).await?;
+            self.reader = open_page(server, session, &self.seen).await?;
             self.session = session.into();
         }
         Ok(())
@@ -92,7 +92,7 @@ impl Viewer {
     }
 
     /// The frames seen so far.
-    pub(super) fn seen(&self) -> MutexGuard<'_, Seen> {
+    pub(super) fn seen(&self) -> MutexGuard<'_, SeenFrames> {
         lock(&self.seen)
     }
 }
@@ -103,14 +103,14 @@ impl Drop for Viewer {
     }
 }
 
-async fn look_at(
+async fn open_page(
     server: &Server,
     session: &str,
-    seen: &Arc<Mutex<Seen>>,
+    seen: &Arc<Mutex<SeenFrames>>,
 ) -> Result<JoinHandle<()>, SinkError> {
     let address = Address {
         url: format!("{}/socket.io/", server.url()),
-        open_timeout: DEMO_DRAIN_TIMEOUT,
+        open_timeout: DRAIN_TIMEOUT,
         headers: Vec::new(),
         auth: None,
         ca: None,
@@ -141,7 +141,7 @@ fn timestamp(telemetry: &Value) -> Option<String> {
     Some(telemetry.get("timestamp")?.as_str()?.to_owned())
 }
 
-fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
+fn lock(seen: &Mutex<SeenFrames>) -> MutexGuard<'_, SeenFrames> {
     seen.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -149,8 +149,8 @@ fn lock(seen: &Mutex<Seen>) -> MutexGuard<'_, Seen> {
 mod tests {
     use super::*;
 
-    fn shown(held: &[&str], live: &[&str]) -> Seen {
-        let mut seen = Seen::default();
+    fn shown(held: &[&str], live: &[&str]) -> SeenFrames {
+        let mut seen = SeenFrames::default();
         seen.open(held.iter().map(ToString::to_string).collect());
         live.iter().for_each(|timestamp| seen.note(timestamp.to_string()));
         seen

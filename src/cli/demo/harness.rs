@@ -1,8 +1,5 @@
-//! The test setup of `pitwire demo` and `pitwire chaos`: a dashboard server, a network kill switch,
-//! a simulated car, the agent, and a viewer that counts the frames, all in one process.
-
-mod plug;
-mod viewer;
+//! The parts of the demo: a dashboard server, a proxy with faults before it, a simulated car, the
+//! agent, and a viewer that counts the frames, all in one process.
 
 use std::error::Error;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -12,11 +9,9 @@ use serde::Serialize;
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
-pub(super) use self::plug::Link;
-use self::plug::Plug;
-use self::viewer::Viewer;
-use super::{complain, print};
-use crate::config::{Config, DEMO_DRAIN_TIMEOUT, STAGE_BACKOFF_MAX, STAGE_LOOK_INTERVAL};
+use super::fault_proxy::{FaultProxy, Link};
+use super::viewer::Viewer;
+use crate::config::Config;
 use crate::dashboard::{Behaviour, Server};
 use crate::fields::Refused;
 use crate::publisher::DashboardPublisher;
@@ -24,10 +19,17 @@ use crate::queue::ledger::Ledger;
 use crate::source::simulator::Car;
 use crate::source::{Sample, Taken};
 
-/// The outcome: frame counts.
+/// How long the demo waits for a session, and at the end for the queue to drain.
+pub(super) const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
+/// The longest wait before the agent reconnects: users should not have to wait for it.
+const BACKOFF_MAX: Duration = Duration::from_secs(3);
+/// How often the counts are read while the queue drains.
+const DRAIN_CHECK_INTERVAL: Duration = Duration::from_millis(50);
+
+/// What happened to the frames.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub(super) struct Books {
-    pub(super) produced: u64,
+pub(super) struct FrameCounts {
+    produced: u64,
     delivered: u64,
     seen: u64,
     lost: u64,
@@ -35,13 +37,13 @@ pub(super) struct Books {
     duplicated: u64,
 }
 
-impl Books {
+impl FrameCounts {
     pub(super) fn is_good(&self) -> bool {
         self.lost == 0 && self.out_of_order == 0
     }
 }
 
-impl std::fmt::Display for Books {
+impl std::fmt::Display for FrameCounts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { produced, delivered, seen, lost, out_of_order, duplicated } = self;
         write!(
@@ -54,8 +56,8 @@ impl std::fmt::Display for Books {
 
 /// The running parts.
 #[derive(Debug)]
-pub(super) struct Stage {
-    pub(super) plug: Plug,
+pub(super) struct Harness {
+    pub(super) proxy: FaultProxy,
     config: Config,
     /// The agent; `None` while it is stopped.
     publisher: Option<DashboardPublisher>,
@@ -72,7 +74,7 @@ pub(super) struct Stage {
     _folder: TempDir,
 }
 
-impl Stage {
+impl Harness {
     /// Starts all parts, and waits until a session is bound and the viewer has joined it.
     ///
     /// # Errors
@@ -81,19 +83,18 @@ impl Stage {
         let folder = tempfile::Builder::new().prefix("pitwire-demo-").tempdir()?;
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let server = Server::start(any, Behaviour::default())?;
-        let plug = Plug::start(server.addr()).await?;
+        let proxy = FaultProxy::start(server.addr()).await?;
         let mut config = Config::default();
-        config.server.url = plug.url().parse()?;
+        config.server.url = proxy.url().parse()?;
         config.queue.path = folder.path().join("queue");
-        // Users of the demo should not have to wait a minute for the next attempt.
-        config.delivery.backoff_max = STAGE_BACKOFF_MAX;
+        config.delivery.backoff_max = BACKOFF_MAX;
         let publisher = DashboardPublisher::open(config.clone())?;
         publisher.connect().await?;
         let session = bound_session(&publisher).await?;
         let viewer = Viewer::start(&server, &session).await?;
         let car = Car::new(seed);
         Ok(Self {
-            plug,
+            proxy,
             config,
             publisher: Some(publisher),
             address: server.addr(),
@@ -107,10 +108,9 @@ impl Stage {
         })
     }
 
-    /// The link to the page of the current session.
-    pub(super) fn page(&self) -> Option<String> {
-        let session = self.publisher.as_ref()?.session_id()?;
-        Some(format!("http://{}/dashboard/{session}", self.address))
+    /// The link to the page of the newest session; it also works on a server that replaces this one.
+    pub(super) fn page(&self) -> String {
+        format!("http://{}/dashboard/latest", self.address)
     }
 
     /// Advances the car by `time` and sends one sample to the agent. While the agent is stopped,
@@ -145,7 +145,7 @@ impl Stage {
     /// Stops the server, which discards its sessions.
     pub(super) fn stop_server(&mut self) {
         // Cut the agent's link first; the viewer then reads what the page holds.
-        self.plug.set(Link::Out);
+        self.proxy.set(Link::Out);
         if let Some(server) = self.server.take() {
             server.cut_connections();
             self.viewer.catch_up(&server);
@@ -158,7 +158,7 @@ impl Stage {
     /// If another program has taken the address meanwhile.
     pub(super) fn start_server(&mut self) -> std::io::Result<()> {
         self.server = Some(Server::start(self.address, Behaviour::default())?);
-        self.plug.set(Link::In);
+        self.proxy.set(Link::In);
         Ok(())
     }
 
@@ -198,20 +198,20 @@ impl Stage {
 
     /// Waits until all frames have arrived and returns the counts. Frames that do not arrive within
     /// the timeout count as lost.
-    pub(super) async fn finish(mut self, show: impl Fn(&Self)) -> (Books, Ledger) {
-        self.plug.set(Link::In);
+    pub(super) async fn finish(mut self, show: impl Fn(&Self)) -> (FrameCounts, Ledger) {
+        self.proxy.set(Link::In);
         let drained = async {
             while self.queued() > 0 || self.seen() < self.produced {
-                sleep(STAGE_LOOK_INTERVAL).await;
+                sleep(DRAIN_CHECK_INTERVAL).await;
                 self.follow().await;
                 show(&self);
             }
         };
-        let _ = timeout(DEMO_DRAIN_TIMEOUT, drained).await;
+        let _ = timeout(DRAIN_TIMEOUT, drained).await;
         self.follow().await;
         self.stop_agent().await;
         let seen = self.viewer.seen();
-        let books = Books {
+        let counts = FrameCounts {
             produced: self.produced,
             // The first entry of the queue is the setup, not a frame.
             delivered: self.ledger.delivered.saturating_sub(1),
@@ -220,19 +220,14 @@ impl Stage {
             out_of_order: seen.out_of_order,
             duplicated: seen.duplicated,
         };
-        (books, self.ledger)
+        (counts, self.ledger)
     }
 }
 
 async fn bound_session(publisher: &DashboardPublisher) -> Result<String, String> {
     let mut status = publisher.watch_session();
     let bound = status.wait_for(|status| status.session.is_some());
-    let status = timeout(DEMO_DRAIN_TIMEOUT, bound).await.map_err(|_| "no session in time")?;
+    let status = timeout(DRAIN_TIMEOUT, bound).await.map_err(|_| "no session in time")?;
     let status = status.map_err(|_| "the session's task is gone")?;
     status.session.clone().ok_or_else(|| "no session".into())
-}
-
-/// Prints a line for the user: on stderr if stdout is reserved for the JSON result.
-pub(super) fn say(json: bool, text: &str) {
-    if json { complain(text) } else { print(text) }
 }
