@@ -17,8 +17,7 @@ use crate::loopback_guard::Access;
 /// Run the dashboard server alone.
 ///
 /// Agents publish to the server over Socket.IO, browsers watch at /dashboard/ID, or the newest
-/// session at /dashboard/latest. Sessions are kept
-/// in memory until the server stops.
+/// session at /dashboard/latest. Sessions are kept in memory until the server stops.
 ///
 /// GET /api/sessions, /api/sessions/ID/frames and /api/sessions/ID/setups return the stored data as
 /// JSON. DELETE /api/sessions deletes all sessions, as a restart would.
