@@ -29,6 +29,10 @@ use crate::planted::planted;
 use crate::queue::{QueueError, Writer};
 use crate::remote_text::{RemoteText, Secrets};
 
+/// The maximum size of the messages that one fetch returns, in bytes: two of the largest that an
+/// agent publishes. A larger message is fetched on its own.
+const FETCH_BYTES: usize = 2_000_000;
+
 /// Why a follower ended.
 #[derive(Debug)]
 pub(super) enum Ended {
@@ -92,6 +96,14 @@ pub(super) struct Follower {
     pub(super) surplus: Arc<AtomicUsize>,
 }
 
+/// The outcome of one fetch.
+#[derive(Clone, Copy, Debug)]
+struct Fetched {
+    has_any: bool,
+    /// The next message would have exceeded [`FETCH_BYTES`].
+    ended_by_size: bool,
+}
+
 /// The read position of a follower.
 struct Place {
     /// The newest timestamps stored before the follower started; entries up to them are duplicates.
@@ -126,16 +138,19 @@ impl Follower {
         let before = self.stored.lock().await.clone();
         let mut place = Place { before, stint: self.stint_before(&stream).await, consumed: 0 };
         self.take_setup(&stream, &place).await?;
+        let mut next_is_large = false;
         loop {
             let asked = Instant::now();
-            let batch = consumer
-                .batch()
-                .max_messages(NATS_FETCH_ENTRIES)
-                .expires(NATS_FETCH_EXPIRES)
-                .messages()
-                .await
-                .map_err(|error| self.ended(error))?;
-            if !self.take_all(batch, &mut place).await? && asked.elapsed() < NATS_BACKOFF.start {
+            let batch = consumer.batch().expires(NATS_FETCH_EXPIRES);
+            let batch = if next_is_large {
+                batch.max_messages(1)
+            } else {
+                batch.max_messages(NATS_FETCH_ENTRIES).max_bytes(FETCH_BYTES)
+            };
+            let batch = batch.messages().await.map_err(|error| self.ended(error))?;
+            let Fetched { has_any, ended_by_size } = self.take_all(batch, &mut place).await?;
+            next_is_large = ended_by_size && !has_any;
+            if !has_any && !ended_by_size && asked.elapsed() < NATS_BACKOFF.start {
                 sleep(NATS_BACKOFF.start).await;
             }
         }
@@ -186,14 +201,21 @@ impl Follower {
         Ok(())
     }
 
-    /// Stores all messages of a batch; returns whether it had any.
-    async fn take_all(&mut self, batch: Batch, place: &mut Place) -> Result<bool, Ended> {
-        let mut has_any = false;
+    /// Stores all messages of a batch.
+    async fn take_all(&mut self, batch: Batch, place: &mut Place) -> Result<Fetched, Ended> {
+        let mut fetched = Fetched { has_any: false, ended_by_size: false };
         let mut chunks = batch.ready_chunks(NATS_FETCH_ENTRIES);
-        while let Some(chunk) = chunks.next().await {
-            has_any = true;
-            let chunk: Result<Vec<Message>, _> = chunk.into_iter().collect();
-            let mut chunk = chunk.map_err(|error| self.ended(error))?;
+        while let Some(results) = chunks.next().await {
+            let mut chunk = Vec::new();
+            let mut failed = Ok(());
+            for result in results {
+                match result {
+                    Ok(message) => chunk.push(message),
+                    Err(error) if is_end_by_size(&error) => fetched.ended_by_size = true,
+                    Err(error) => failed = Err(self.ended(error)),
+                }
+            }
+            fetched.has_any |= !chunk.is_empty();
             while let Some(begins) = place.next_stint(&chunk) {
                 let next = chunk.split_off(begins);
                 self.take(chunk, place).await?;
@@ -202,8 +224,9 @@ impl Follower {
                 chunk = next;
             }
             self.take(chunk, place).await?;
+            failed?;
         }
-        Ok(has_any)
+        Ok(fetched)
     }
 
     /// Stores the new entries of these messages.
@@ -321,4 +344,10 @@ impl Place {
         };
         messages.iter().position(is_other)
     }
+}
+
+/// Whether an error only says that the next message would exceed the size of the fetch. The library
+/// gives the server's status as text.
+fn is_end_by_size(error: &async_nats::Error) -> bool {
+    error.to_string().contains("Message Size Exceeds MaxBytes")
 }

@@ -14,7 +14,7 @@ use tokio::time::sleep;
 
 use super::NatsServer;
 use crate::abuse::json::{MAX_WAIT, hostile_objects};
-use crate::abuse::{MAX_AGENT_RSS_KIB, beside_live_source};
+use crate::abuse::{MAX_AGENT_RSS_KIB, PeakUsage, beside_live_source};
 use crate::agent::{Agent, eventually};
 use crate::numbered::Numbered;
 use crate::peers::{Kind, Peer, plain};
@@ -310,6 +310,28 @@ async fn messages_of_80_000_keys_hold_up_no_other_agent() {
     let ((), observed) = beside_live_source(&hub, attack).await;
     assert!(observed.longest_wait < MAX_WAIT, "{observed:?}");
     assert!(observed.peak_rss_kib < MAX_AGENT_RSS_KIB, "{observed:?}");
+}
+
+/// The bound counts bytes, not messages: 60 setups of 900 kB fit into one fetch of 128 entries.
+#[tokio::test]
+async fn a_backlog_of_the_largest_setups_does_not_fill_the_memory_of_a_hub() {
+    let league = League::of(&["pc-1"]);
+    let jetstream = league.server.jetstream().await;
+    for number in 0..60 {
+        let mut headers = HeaderMap::new();
+        headers
+            .insert("Pitwire-Captured-At", format!("2025-11-22T14:30:{number:02}.123Z").as_str());
+        headers.insert("Pitwire-Seq", (number + 1).to_string().as_str());
+        let setup = format!(r#"{{"number":{number},"notes":"{}"}}"#, "x".repeat(880_000));
+        let sent = jetstream.publish_with_headers("pitwire.pc-1.race.setup", headers, setup.into());
+        sent.await.unwrap().await.unwrap();
+    }
+    let queue = tempdir().unwrap();
+    let hub = hub(queue.path(), "http://127.0.0.1:1", &league.server.url(), &[]);
+    let usage = PeakUsage::of(hub.process.id());
+    hub.metric_becomes("pitwire_entries_appended_total", |entries| entries == 60.0).await;
+    let (peak_rss_kib, _) = usage.end();
+    assert!(peak_rss_kib < MAX_AGENT_RSS_KIB, "{peak_rss_kib} KiB");
 }
 
 #[tokio::test]
