@@ -13,7 +13,9 @@ use pitwire::clock;
 use pitwire::config::{Config, Durability};
 use pitwire::entry::{CapturedAt, Situation};
 use pitwire::fields;
-use pitwire::queue::{self, Closed, Content, Limit, NewEntry, Reader, Writer};
+use pitwire::queue::{
+    self, Closed, Content, Destinations, Limit, Limits, NewEntry, Reader, Writer,
+};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -80,7 +82,10 @@ impl Queue {
         config.queue.path = folder.path().join("queue");
         config.queue.durability = durability;
         let now = clock::now();
-        let (writer, reader, closed) = queue::open(&config.queue, &config.stint, now).unwrap();
+        let limits = Limits::new(&config.queue, &config.stint);
+        let opened = queue::open(&config.queue, limits, Destinations::Stored, now);
+        let (writer, mut readers, closed) = opened.unwrap();
+        let reader = readers.remove(0);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let json = |(at, sample)| fields::map(&sample, at).unwrap();
         let frames: Vec<_> = lap::samples(FRAMES).into_iter().map(json).collect();

@@ -18,9 +18,9 @@ use crate::entry::CapturedAt;
 use crate::loopback_guard::{Access, guard};
 use crate::metrics::labels_of;
 use crate::queue::ledger::DropReason;
-use crate::queue::{QueueStatus, Standing, Writer};
+use crate::queue::{DestinationStatus, QueueStatus, Writer};
 use crate::reload::Asking;
-use crate::session::{Others, SessionStatus, Watched};
+use crate::session::{DestinationWatch, SessionStatus};
 use crate::status::{self, Board};
 use crate::tools::{self, Tools};
 
@@ -36,8 +36,7 @@ pub struct View {
     /// Requests reloads; `None` in a program that embeds pitwire.
     pub reload: Option<Asking>,
     pub queue: Writer,
-    pub session: Watched,
-    pub others: Others,
+    pub destinations: Vec<DestinationWatch>,
     /// `None` if pitwire did not install the metrics recorder of this process.
     pub metrics: Option<PrometheusHandle>,
     pub board: Board,
@@ -51,8 +50,7 @@ pub fn router(view: View, access: Access) -> Router {
         .route("/reload", post(reload))
         .layer(middleware::from_fn_with_state(Access::ThisPc, guard))
         .with_state(view.reload.clone());
-    let (session, others) = (view.session.clone(), view.others.clone());
-    let page = status::router(tools.clone(), session, others, view.board.clone());
+    let page = status::router(tools.clone(), view.destinations.clone(), view.board.clone());
     Router::new()
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(healthz))
@@ -78,8 +76,7 @@ async fn reload(State(asking): State<Option<Asking>>) -> Response {
 
 async fn show_metrics(State(view): State<Arc<View>>) -> impl IntoResponse {
     observe_queue(&view.queue.status());
-    observe_session("", &view.session.borrow());
-    for (name, session) in &view.others {
+    for DestinationWatch { name, session, .. } in &view.destinations {
         observe_session(name, &session.borrow());
     }
     crate::metrics::observe_process();
@@ -110,14 +107,13 @@ fn observe_queue(status: &QueueStatus) {
     gauge!("pitwire_queue_buffered_entries").set(status.buffered as f64);
     let undurable_for = status.undurable_since.map(|since| since.elapsed()).unwrap_or_default();
     gauge!("pitwire_loss_window_seconds").set(undurable_for.as_secs_f64());
-    counter!("pitwire_entries_appended_total").absolute(status.appended);
-    observe_ledger(&status.server());
-    status.others.iter().for_each(observe_ledger);
+    counter!("pitwire_entries_appended_total").absolute(status.appended());
+    status.destinations.iter().for_each(observe_ledger);
 }
 
 /// Sets gauges and counters from the ledger of one destination.
-fn observe_ledger(standing: &Standing) {
-    let Standing { name, queued, appended, ledger, imbalance } = standing;
+fn observe_ledger(status: &DestinationStatus) {
+    let DestinationStatus { name, queued, appended, ledger, imbalance, .. } = status;
     gauge!("pitwire_ledger_imbalance_entries", labels_of(name, &[])).set(*imbalance as f64);
     for (state, entries) in [
         ("appended", *appended),
@@ -167,32 +163,23 @@ pub fn faults(queue: &QueueStatus, is_closed: bool) -> Vec<String> {
     if let Some(error) = &queue.storage_error {
         faults.push(format!("the queue's disk fails: {error}"));
     }
-    if queue.imbalance != 0 {
-        faults.push(format!("the ledger is out by {} entries", queue.imbalance));
-    }
-    for other in queue.others.iter().filter(|other| other.imbalance != 0) {
-        let Standing { name, imbalance, .. } = other;
-        faults.push(format!("the ledger of the destination {name} is out by {imbalance} entries"));
+    for DestinationStatus { name, imbalance, .. } in queue.imbalanced() {
+        faults.push(format!("the ledger of {name} is off by {imbalance} entries"));
     }
     faults
 }
 
 /// Returns 200 while every destination has a session, so that entries reach the dashboards.
 async fn readyz(State(view): State<Arc<View>>) -> impl IntoResponse {
-    let session = view.session.borrow();
     let mut reasons = Vec::new();
-    if !session.connected {
-        reasons.push("not connected to the server".to_owned());
-    } else if session.session.is_none() {
-        reasons.push("no session is bound yet".to_owned());
-    }
-    if let Some(error) = &session.last_error {
-        reasons.push(error.clone());
-    }
-    for (name, session) in &view.others {
-        if session.borrow().session.is_none() {
-            reasons.push(format!("no session is bound on the destination {name}"));
+    for DestinationWatch { name, session, .. } in &view.destinations {
+        let session = session.borrow();
+        if !session.connected {
+            reasons.push(format!("{name}: not connected to the server"));
+        } else if session.session.is_none() {
+            reasons.push(format!("{name}: no session is bound yet"));
         }
+        reasons.extend(session.last_error.iter().map(|error| format!("{name}: {error}")));
     }
     verdict(&reasons)
 }

@@ -31,14 +31,13 @@ use crate::net::{self, Connections};
 use crate::publisher::DashboardPublisher;
 use crate::queue::{OpenError, Writer};
 use crate::reload::{Answer, Asking, Reload};
-use crate::session::{self, SessionStatus, Watched};
+use crate::session::{self, DestinationWatch, SessionStatus};
 use crate::source::lines::{self, Pace, Place};
 use crate::source::nats::{Commander, Order, Ordered};
 use crate::source::simulator::Car;
 use crate::source::socketio::Publishers;
 use crate::source::{Intake, Sample, Taken, http, lmu, nats};
 use crate::status::{self, Board, Glance};
-use crate::tools::Tools;
 
 /// How long open requests may take to finish at shutdown: enough for a POST whose samples are being
 /// written to disk.
@@ -57,7 +56,7 @@ pub enum Until {
 pub type Look = Box<dyn FnMut(&Glance) + Send>;
 
 /// Runs the agent until `shutdown` resolves or, with [`Until::Drained`], its work is done. Calls
-/// `announce` with the link of each new dashboard page, and `look`, if given, once a second.
+/// `announce` with a line for each new dashboard page, and `look`, if given, once a second.
 ///
 /// Must run in a tokio runtime. Returns within 5 s of the shutdown; unsent entries stay queued.
 pub async fn run(
@@ -81,24 +80,28 @@ pub async fn run(
     }
     let mut sources = Sources::start(&publisher, commander);
     let asking = reload.as_ref().map(Reload::asking);
-    let board = Board::new(publisher.latencies());
+    let board = Board::default();
+    let destinations = publisher.watch_destinations();
     let mut services = Services::start(&publisher, metrics, asking, board.clone());
-    let session = publisher.watch_session();
-    let tools = Tools::new(publisher.config().queue.path.clone(), publisher.writer());
     let recording_bytes = Arc::clone(&sources.recording_bytes);
-    let glance = |session: &SessionStatus| {
-        let queue = tools.status();
+    let glance = || {
+        let queue = publisher.queue_status();
+        let delivered = queue.destinations.iter().map(|one| one.ledger.delivered);
         Glance {
-            pill: board.pill(&queue, session),
+            pill: board.pill(&queue, &destinations),
             queued: queue.entries,
-            appended: queue.appended,
-            delivered: queue.ledger.delivered,
+            appended: queue.appended(),
+            delivered: delivered.min().unwrap_or_default(),
             recording_bytes: recording_bytes.load(Ordering::Relaxed),
         }
     };
     let mut due = interval(LINE_INTERVAL);
     due.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut pages = pages(&publisher, &mut services.tasks);
+    let (sender, mut pages) = mpsc::channel(MAX_PAGES);
+    for DestinationWatch { name, session, .. } in destinations.clone() {
+        let label = if destinations.len() > 1 { format!(" of {name}") } else { String::new() };
+        services.tasks.spawn(send_pages(label, session, sender.clone()));
+    }
     let finished = async {
         sources.ended().await;
         match until {
@@ -112,7 +115,7 @@ pub async fn run(
             biased;
             () = &mut shutdown => break,
             () = &mut finished => {
-                look.iter_mut().for_each(|look| look(&glance(&session.borrow())));
+                look.iter_mut().for_each(|look| look(&glance()));
                 break;
             }
             reply = asked(&mut reload) => {
@@ -120,9 +123,9 @@ pub async fn run(
                 let _ = reply.send(take_over(&publisher, reload.as_ref()).await);
             }
             ordered = orders.next(), if is_hub => carry_out(&publisher, ordered).await,
-            Some(page) = pages.recv() => announce(&page),
+            Some(line) = pages.recv() => announce(&line),
             _ = due.tick(), if look.is_some() => {
-                look.iter_mut().for_each(|look| look(&glance(&session.borrow())));
+                look.iter_mut().for_each(|look| look(&glance()));
             }
         }
     }
@@ -132,27 +135,18 @@ pub async fn run(
     Ok(())
 }
 
-/// Yields each new dashboard page of `[server]`. Pages of the other destinations are logged.
-fn pages(publisher: &DashboardPublisher, services: &mut JoinSet<()>) -> mpsc::Receiver<String> {
-    let (sender, pages) = mpsc::channel(MAX_PAGES);
-    services.spawn(tell_pages(publisher.watch_session(), async move |page| {
-        // The receiver is dropped when the agent ends.
-        let _ = sender.send(page).await;
-    }));
-    for (destination, session) in publisher.watch_others() {
-        services.spawn(tell_pages(session, async move |page| {
-            tracing::info!(destination, "dashboard: {page}");
-        }));
-    }
-    pages
-}
-
-async fn tell_pages(mut session: Watched, tell: impl AsyncFn(String)) {
+/// Sends a line for each new dashboard page of a destination.
+async fn send_pages(
+    label: String,
+    mut session: watch::Receiver<SessionStatus>,
+    sender: mpsc::Sender<String>,
+) {
     let mut known: Vec<(StintId, String)> = Vec::new();
     loop {
         let pages = session.borrow_and_update().pages.clone();
         for (_, page) in pages.iter().filter(|page| !known.contains(page)) {
-            tell(page.clone()).await;
+            // The receiver is dropped when the agent ends.
+            let _ = sender.send(format!("dashboard{label}: {page}")).await;
         }
         known = pages;
         if session.changed().await.is_err() {
@@ -405,8 +399,14 @@ impl Services {
         let config = publisher.config();
         let mut tasks = JoinSet::new();
         let mut connections = Vec::new();
-        tasks.spawn(watch_drain(publisher.writer(), publisher.watch_session(), board.clone()));
-        tasks.spawn(note_troubles(publisher.writer(), publisher.watch_session(), board.clone()));
+        let destinations = publisher.watch_destinations();
+        tasks.spawn(watch_drain(publisher.writer(), destinations.clone(), board.clone()));
+        tasks.spawn(note_disk_troubles(publisher.writer(), board.clone()));
+        let has_several = destinations.len() > 1;
+        for DestinationWatch { name, session, .. } in destinations.clone() {
+            let name = has_several.then_some(name);
+            tasks.spawn(note_session_troubles(name, session, board.clone()));
+        }
         if let Some(metrics) = &metrics {
             tasks.spawn(metrics::keep_up(metrics.clone()));
         }
@@ -428,7 +428,10 @@ impl Services {
             // A publisher chooses its own rate: keep everything it sends.
             let intake = publisher.intake("socketio", 0.0);
             let publishers = Arc::new(Publishers::new(intake, &config.queue.path, &config.stint));
-            tasks.spawn(show_pages(Arc::clone(&publishers), publisher.watch_session()));
+            // A publisher can show one page: that of `[server]`.
+            if let Some(server) = destinations.first() {
+                tasks.spawn(show_pages(Arc::clone(&publishers), server.session.clone()));
+            }
             connections.push(publishers.connections());
             let serve = async move |listener, access| {
                 Arc::clone(&publishers).serve(listener, access).await;
@@ -442,8 +445,7 @@ impl Services {
                 path: config.queue.path.clone(),
                 reload,
                 queue: publisher.writer(),
-                session: publisher.watch_session(),
-                others: publisher.watch_others(),
+                destinations,
                 metrics,
                 board,
             };
@@ -467,68 +469,84 @@ impl Services {
     }
 }
 
-/// Logs when the queue starts to fall behind and when it has caught up, and updates the status
+/// Logs when a destination starts to fall behind and when it has caught up, and updates the status
 /// history.
-async fn watch_drain(queue: Writer, session: Watched, board: Board) {
-    let mut said = Drain::Level;
-    let mut watch = Watch::default();
+async fn watch_drain(queue: Writer, destinations: Vec<DestinationWatch>, board: Board) {
+    let mut watches: Vec<(Watch, Drain)> =
+        destinations.iter().map(|_| Default::default()).collect();
     loop {
         board.look(clock::now(), queue.status().entries);
         sleep(DRAIN_INTERVAL).await;
-        // Without a session nothing drains, and the reason is already logged.
-        if session.borrow().session.is_none() {
-            watch.pause();
-            continue;
-        }
         let status = queue.status();
-        let drain = watch.look(&status);
-        metrics::catch_up(drain.seconds());
-        board.drains(drain);
-        if !drain.is_like(said) {
-            tracing::info!(queued = status.queued, "{drain}");
-            said = drain;
+        for (DestinationWatch { name, session, .. }, (watch, logged)) in
+            destinations.iter().zip(&mut watches)
+        {
+            // Without a session nothing drains, and the reason is already logged.
+            let Some(own) = status.destination(name).filter(|_| session.borrow().session.is_some())
+            else {
+                watch.pause();
+                continue;
+            };
+            let drain = watch.look(own, status.newest);
+            metrics::catch_up(name, drain.seconds());
+            board.drains(name, drain);
+            if !drain.is_like(*logged) {
+                tracing::info!(destination = name, queued = own.queued, "{drain}");
+                *logged = drain;
+            }
         }
     }
 }
 
-/// Records connection, session and disk failures in the status history.
-async fn note_troubles(queue: Writer, mut session: Watched, board: Board) {
-    let (mut failures, mut forgotten_at, mut storage_error) = (0, None, None);
-    let mut stuck_since = None;
+/// Records the connection and session failures of a destination in the status history.
+async fn note_session_troubles(
+    destination: Option<String>,
+    mut session: watch::Receiver<SessionStatus>,
+    board: Board,
+) {
+    let (mut failures, mut forgotten_at) = (0, None);
     loop {
         let now = session.borrow_and_update().clone();
         if now.failures > failures {
             let plainly = now.last_error_plainly.unwrap_or_default();
-            board.trouble(clock::now(), plainly, now.last_error.unwrap_or_default());
+            let detail = now.last_error.unwrap_or_default();
+            board.trouble(clock::now(), destination.clone(), plainly, detail);
         }
         if now.forgotten_at.is_some() && now.forgotten_at != forgotten_at {
-            board.trouble(clock::now(), session::FORGOTTEN, String::new());
+            board.trouble(clock::now(), destination.clone(), session::FORGOTTEN, String::new());
         }
         (failures, forgotten_at) = (now.failures, now.forgotten_at);
+        if session.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Records disk failures in the status history.
+async fn note_disk_troubles(queue: Writer, board: Board) {
+    let (mut storage_error, mut stuck_since) = (None, None);
+    loop {
         let disk = queue.status();
         if let Some(error) = &disk.storage_error
             && Some(error) != storage_error.as_ref()
         {
-            board.trouble(clock::now(), status::disk_plainly(disk.disk_is_full), error.clone());
+            let plainly = status::disk_plainly(disk.disk_is_full);
+            board.trouble(clock::now(), None, plainly, error.clone());
         }
         storage_error = disk.storage_error;
         if let Some(stuck) = disk.stuck
             && stuck_since != Some(stuck.since)
         {
             tracing::error!("{stuck}; new entries wait in memory");
-            board.trouble(clock::now(), status::disk_plainly(false), stuck.to_string());
+            board.trouble(clock::now(), None, status::disk_plainly(false), stuck.to_string());
             stuck_since = Some(stuck.since);
         }
-        tokio::select! {
-            biased;
-            changed = session.changed() => if changed.is_err() { return },
-            () = sleep(TROUBLE_INTERVAL) => {}
-        }
+        sleep(TROUBLE_INTERVAL).await;
     }
 }
 
 /// Sends each publisher the dashboard page of its stint.
-async fn show_pages(publishers: Arc<Publishers>, mut session: Watched) {
+async fn show_pages(publishers: Arc<Publishers>, mut session: watch::Receiver<SessionStatus>) {
     loop {
         let SessionStatus { pages, .. } = session.borrow_and_update().clone();
         for (stint, page) in pages {

@@ -1,12 +1,13 @@
-//! Whether the queue drains fast enough: a pure function of its length, sampled at regular
-//! intervals.
+//! Whether the queue of a destination drains fast enough: a pure function of its length, sampled at
+//! regular intervals.
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
 use crate::config::{BEHIND_AFTER, DRAIN_INTERVAL, DRAIN_INTERVALS};
-use crate::queue::QueueStatus;
+use crate::entry::CapturedAt;
+use crate::queue::DestinationStatus;
 
 /// How the queue drains while a session is bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -34,7 +35,8 @@ pub struct Watch {
 
 impl Watch {
     /// Adds a sample and returns the judgement; while it is too early to judge, the previous one.
-    pub fn look(&mut self, queue: &QueueStatus) -> Drain {
+    /// `newest` is the capture time of the newest entry ever accepted.
+    pub fn look(&mut self, queue: &DestinationStatus, newest: Option<CapturedAt>) -> Drain {
         if self.looks.len() > DRAIN_INTERVALS {
             self.looks.pop_front();
         }
@@ -50,7 +52,7 @@ impl Watch {
             let rate = (first - queue.queued) as f64 / time;
             let ready_in = Duration::from_secs_f64(queue.queued as f64 / rate);
             self.judged = Drain::CatchingUp { ready_in };
-        } else if is_stuck && lag(queue) > BEHIND_AFTER {
+        } else if is_stuck && lag(queue.oldest, newest) > BEHIND_AFTER {
             self.judged = Drain::FallingBehind;
         }
         self.judged
@@ -63,9 +65,8 @@ impl Watch {
 }
 
 /// The age difference between the oldest and the newest entry.
-fn lag(queue: &QueueStatus) -> Duration {
-    let (Some(oldest), Some(newest)) = (queue.oldest, queue.newest) else { return Duration::ZERO };
-    oldest.age(newest)
+fn lag(oldest: Option<CapturedAt>, newest: Option<CapturedAt>) -> Duration {
+    oldest.zip(newest).map_or(Duration::ZERO, |(oldest, newest)| oldest.age(newest))
 }
 
 impl Drain {
@@ -88,7 +89,7 @@ impl Drain {
 impl fmt::Display for Drain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Level => f.write_str("the dashboard has everything"),
+            Self::Level => f.write_str("everything is delivered"),
             Self::CatchingUp { ready_in } => {
                 write!(f, "catching up, about {} s left", ready_in.as_secs().max(1))
             }
@@ -102,40 +103,18 @@ impl fmt::Display for Drain {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entry::{CapturedAt, Seq, StintId};
-    use crate::queue::ledger::Ledger;
 
-    /// A queue whose entries span `seconds`.
-    fn queue(entries: u64, seconds: i64) -> QueueStatus {
-        QueueStatus {
-            head: Seq(1),
-            tail: Seq(1 + entries),
-            entries,
-            bytes: 0,
-            disk_bytes: 0,
-            max_entries: 1,
-            max_bytes: 1,
-            oldest: Some(CapturedAt(0)),
-            newest: Some(CapturedAt(seconds * 1000)),
-            stint: StintId(1),
-            stints: std::sync::Arc::default(),
-            appended: entries,
-            ledger: Ledger::default(),
-            imbalance: 0,
-            queued: entries,
-            others: Vec::new(),
-            buffered: 0,
-            undurable_since: None,
-            storage_error: None,
-            disk_is_full: false,
-            stuck: None,
-        }
+    /// Adds a sample of a queue whose entries span `seconds`.
+    fn look(watch: &mut Watch, queued: u64, seconds: i64) -> Drain {
+        let oldest = Some(CapturedAt(0));
+        let queue = DestinationStatus { queued, oldest, ..DestinationStatus::default() };
+        watch.look(&queue, Some(CapturedAt(seconds * 1000)))
     }
 
     /// The judgement after these lengths, of a queue whose entries span an hour.
     fn judged(looks: &[u64]) -> Drain {
         let mut watch = Watch::default();
-        looks.iter().map(|entries| watch.look(&queue(*entries, 3600))).last().unwrap_or_default()
+        looks.iter().map(|queued| look(&mut watch, *queued, 3600)).last().unwrap_or_default()
     }
 
     fn catching_up(seconds: u64) -> Drain {
@@ -184,18 +163,18 @@ mod tests {
         // At 2 frames a second, from a server that confirms nothing.
         let mut watch = Watch::default();
         for entries in (0..100).map(|look| 180.min(look * 20)) {
-            assert_eq!(watch.look(&queue(entries, entries as i64 / 2)), Drain::Level);
+            assert_eq!(look(&mut watch, entries, entries as i64 / 2), Drain::Level);
         }
     }
 
     #[test]
     fn an_outage_is_no_slow_server() {
         let mut watch = Watch::default();
-        for look in 0..3 {
-            watch.look(&queue(500 + look, 3600));
+        for queued in 500..503 {
+            look(&mut watch, queued, 3600);
         }
         watch.pause();
-        assert_eq!(watch.look(&queue(900, 3600)), Drain::Level);
-        assert_eq!(watch.look(&queue(600, 3600)), catching_up(20));
+        assert_eq!(look(&mut watch, 900, 3600), Drain::Level);
+        assert_eq!(look(&mut watch, 600, 3600), catching_up(20));
     }
 }

@@ -75,6 +75,7 @@ impl fmt::Display for CapturedAt {
 
 /// The content type of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Kind {
     /// A frame: one dashboard telemetry record of 20 fields.
     Frame,

@@ -27,9 +27,14 @@ pub enum Type {
     Histogram,
 }
 
-/// One row of the table: name, type, labels with their values, meaning.
-pub type Row =
-    (&'static str, Type, &'static [(&'static str, &'static [&'static str])], &'static str);
+/// A label and its values.
+pub type LabelValues = (&'static str, &'static [&'static str]);
+
+/// One row of the table: name, type, labels, meaning.
+pub type Row = (&'static str, Type, &'static [LabelValues], &'static str);
+
+/// The label of the metrics that exist for each destination; its values are the configured names.
+pub const DESTINATION: LabelValues = ("destination", &[]);
 
 const MODES: &[&str] = &["live", "replay"];
 const PROOFS: &[&str] = &["written", "ack", "echo"];
@@ -89,95 +94,113 @@ pub const TABLE: &[Row] = &[
     (
         "pitwire_delivered_newest_timestamp_seconds",
         Type::Gauge,
-        &[],
+        &[DESTINATION],
         "Capture time of the newest entry delivered since the start; 0 if none was.",
     ),
     (
         "pitwire_catch_up_seconds",
         Type::Gauge,
-        &[],
-        "Estimated time until the queue has caught up; 0 if it has, +Inf if it falls behind.",
+        &[DESTINATION],
+        "Estimated time until everything is delivered; 0 if it is, +Inf if the queue grows.",
     ),
     ("pitwire_entries_appended_total", Type::Counter, &[], "Entries accepted into the queue."),
     (
         "pitwire_entries_delivered_total",
         Type::Counter,
-        &[("proof", PROOFS), ("mode", MODES)],
+        &[DESTINATION, ("proof", PROOFS), ("mode", MODES)],
         "Entries delivered, by proof and by mode: live within 5 s of capture, else replay.",
     ),
-    ("pitwire_entries_resent_total", Type::Counter, &[], "Setups resent to a new session."),
+    (
+        "pitwire_entries_resent_total",
+        Type::Counter,
+        &[DESTINATION],
+        "Setups resent to a new session.",
+    ),
     (
         "pitwire_entries_dropped_total",
         Type::Counter,
-        &[("reason", &["queue_full", "expired", "corrupt", "storage", "operator"])],
+        &[DESTINATION, ("reason", &["queue_full", "expired", "corrupt", "storage", "operator"])],
         "Entries dropped from the queue before delivery, by reason.",
     ),
     (
         "pitwire_entries_thinned_total",
         Type::Counter,
-        &[],
+        &[DESTINATION],
         "Entries removed from a full queue to lower its resolution (downsampled).",
     ),
     (
         "pitwire_entries_quarantined_total",
         Type::Counter,
-        &[("cause", &["refused"])],
+        &[DESTINATION, ("cause", &["refused"])],
         "Entries set aside as dead letters because the server refuses them.",
     ),
     (
         "pitwire_ledger_entries",
         Type::Gauge,
-        &[("state", &["appended", "delivered", "dropped", "thinned", "quarantined", "queued"])],
+        &[
+            DESTINATION,
+            ("state", &["appended", "delivered", "dropped", "thinned", "quarantined", "queued"]),
+        ],
         "Entries accepted since the queue was created, by state.",
     ),
     (
         "pitwire_ledger_imbalance_entries",
         Type::Gauge,
-        &[],
+        &[DESTINATION],
         "Appended minus delivered, dropped, thinned, quarantined and queued; not 0 is a bug.",
     ),
-    ("pitwire_connected", Type::Gauge, &[], "1 while there is a connection to the server."),
-    ("pitwire_session_bound", Type::Gauge, &[], "1 while a session is bound on the connection."),
+    (
+        "pitwire_connected",
+        Type::Gauge,
+        &[DESTINATION],
+        "1 while there is a connection to the server.",
+    ),
+    (
+        "pitwire_session_bound",
+        Type::Gauge,
+        &[DESTINATION],
+        "1 while a session is bound on the connection.",
+    ),
     (
         "pitwire_session_verified",
         Type::Gauge,
-        &[],
+        &[DESTINATION],
         "1 once the server has proven on this connection that it knows the session.",
     ),
     (
         "pitwire_connects_total",
         Type::Counter,
-        &[("outcome", &["ok", "refused", "timeout", "tls", "auth", "protocol"])],
+        &[DESTINATION, ("outcome", &["ok", "refused", "timeout", "tls", "auth", "protocol"])],
         "Connection attempts, by outcome.",
     ),
     (
         "pitwire_backoff_seconds",
         Type::Gauge,
-        &[],
+        &[DESTINATION],
         "Wait before the next connection attempt; 0 while not waiting.",
     ),
     (
         "pitwire_session_rebinds_total",
         Type::Counter,
-        &[("cause", &["unknown_on_connect", "forgotten"])],
+        &[DESTINATION, ("cause", &["unknown_on_connect", "forgotten"])],
         "New sessions requested because the server no longer knew the old one.",
     ),
     (
         "pitwire_order_inversions_total",
         Type::Counter,
-        &[],
+        &[DESTINATION],
         "Entries that viewers received after a newer entry.",
     ),
     (
         "pitwire_proof_latency_seconds",
         Type::Histogram,
-        &[],
+        &[DESTINATION],
         "Time from publishing a batch to its proof.",
     ),
     (
         "pitwire_delivery_latency_seconds",
         Type::Histogram,
-        &[("mode", MODES)],
+        &[DESTINATION, ("mode", MODES)],
         "Time from capture of an entry to its proof.",
     ),
     (
@@ -259,30 +282,6 @@ pub const TABLE: &[Row] = &[
     ),
 ];
 
-/// The label of the metrics of a `[destination.<name>]`.
-const DESTINATION: &str = "destination";
-
-/// The metrics that exist per destination. Those of `[server]` have no `destination` label.
-pub const OF_A_DESTINATION: &[&str] = &[
-    "pitwire_entries_delivered_total",
-    "pitwire_delivered_newest_timestamp_seconds",
-    "pitwire_entries_resent_total",
-    "pitwire_entries_dropped_total",
-    "pitwire_entries_thinned_total",
-    "pitwire_entries_quarantined_total",
-    "pitwire_ledger_entries",
-    "pitwire_ledger_imbalance_entries",
-    "pitwire_connected",
-    "pitwire_session_bound",
-    "pitwire_session_verified",
-    "pitwire_connects_total",
-    "pitwire_backoff_seconds",
-    "pitwire_session_rebinds_total",
-    "pitwire_order_inversions_total",
-    "pitwire_proof_latency_seconds",
-    "pitwire_delivery_latency_seconds",
-];
-
 /// Bucket boundaries from 1 ms to 30 s.
 const SECONDS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
@@ -306,7 +305,7 @@ pub fn install() -> Result<PrometheusHandle, metrics_exporter_prometheus::BuildE
             Type::Gauge => describe_gauge!(name, meaning),
             Type::Histogram => describe_histogram!(name, meaning),
         }
-        begin(row, "");
+        create(row, &[]);
     }
     let build = [("version", env!("CARGO_PKG_VERSION")), ("os", std::env::consts::OS)];
     gauge!("pitwire_build_info", &build).set(1.0);
@@ -323,10 +322,22 @@ pub async fn keep_up(handle: PrometheusHandle) {
     }
 }
 
-/// Creates every series of a row at 0, for a destination.
-fn begin(&(name, kind, labels, _): &Row, destination: &str) {
-    for labels in combinations(labels) {
-        let labels = labels_of(destination, &labels);
+/// Creates every series of a row at 0. `destinations` are the values of that label.
+fn create(&(name, kind, labels, _): &Row, destinations: &[&str]) {
+    let mut series = vec![Vec::new()];
+    for &(label, values) in labels {
+        let values = if label == DESTINATION.0 { destinations } else { values };
+        let mut extended = Vec::new();
+        for labels in &series {
+            for &value in values {
+                let mut labels: Vec<Label> = labels.clone();
+                labels.push(Label::new(label, value.to_owned()));
+                extended.push(labels);
+            }
+        }
+        series = extended;
+    }
+    for labels in series {
         match kind {
             Type::Counter => counter!(name, labels).absolute(0),
             Type::Gauge => gauge!(name, labels).set(0.0),
@@ -335,26 +346,10 @@ fn begin(&(name, kind, labels, _): &Row, destination: &str) {
     }
 }
 
-/// The labels with the destination's name added; `[server]` has no such label.
+/// The labels with the destination's name added.
 pub(crate) fn labels_of(destination: &str, labels: &[(&'static str, &'static str)]) -> Vec<Label> {
-    let of = (!destination.is_empty()).then(|| Label::new(DESTINATION, destination.to_owned()));
-    of.into_iter().chain(labels.iter().map(|&(name, value)| Label::new(name, value))).collect()
-}
-
-fn combinations(
-    labels: &[(&'static str, &[&'static str])],
-) -> Vec<Vec<(&'static str, &'static str)>> {
-    labels.iter().fold(vec![Vec::new()], |rows, &(name, values)| {
-        let extend = |row: &Vec<_>| {
-            let row = row.clone();
-            values.iter().map(move |&value| {
-                let mut row = row.clone();
-                row.push((name, value));
-                row
-            })
-        };
-        rows.iter().flat_map(|row| extend(row).collect::<Vec<_>>()).collect()
-    })
+    let of = Label::new(DESTINATION.0, destination.to_owned());
+    [of].into_iter().chain(labels.iter().map(|&(name, value)| Label::new(name, value))).collect()
 }
 
 /// Updates the `process_*` metrics from the operating system.
@@ -362,7 +357,7 @@ pub fn observe_process() {
     metrics_process::Collector::default().collect();
 }
 
-/// Counts the events of one destination, with its name as a label; `[server]` has no such label.
+/// Counts the events of one destination, with its name as a label.
 #[derive(Clone, Debug)]
 pub(crate) struct Meter {
     destination: String,
@@ -370,9 +365,8 @@ pub(crate) struct Meter {
 
 impl Meter {
     pub(crate) fn new(destination: &str) -> Self {
-        if !destination.is_empty() {
-            let own = TABLE.iter().filter(|(name, ..)| OF_A_DESTINATION.contains(name));
-            own.for_each(|row| begin(row, destination));
+        for row in TABLE.iter().filter(|(.., labels, _)| labels.contains(&DESTINATION)) {
+            create(row, &[destination]);
         }
         Self { destination: destination.to_owned() }
     }
@@ -425,8 +419,8 @@ impl Meter {
     }
 }
 
-pub(crate) fn catch_up(seconds: f64) {
-    gauge!("pitwire_catch_up_seconds").set(seconds);
+pub(crate) fn catch_up(destination: &str, seconds: f64) {
+    gauge!("pitwire_catch_up_seconds", labels_of(destination, &[])).set(seconds);
 }
 
 pub(crate) fn storage_error(op: &'static str) {

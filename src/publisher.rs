@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tracing::{Instrument, Span};
+use tracing::Instrument;
 
 use crate::backoff::Backoff;
 use crate::clock;
@@ -21,8 +21,10 @@ use crate::config::{
 };
 use crate::delivered_elsewhere::DeliveredElsewhere;
 use crate::fields::Refused;
-use crate::queue::{self, Closed, Limits, OpenError, QueueError, QueueStatus, Reader, Writer};
-use crate::session::{Latencies, Others, Session, SessionStatus, Watched};
+use crate::queue::{
+    self, Closed, Destinations, Limits, OpenError, QueueError, QueueStatus, Reader, Writer,
+};
+use crate::session::{DestinationWatch, Session, SessionStatus};
 use crate::sink::server::Server;
 use crate::source::{Intake, Sample, Taken};
 
@@ -71,8 +73,7 @@ pub struct DashboardPublisher {
     rate: watch::Sender<f64>,
     writer: Writer,
     intake: Intake,
-    server: Destination,
-    others: Vec<Destination>,
+    destinations: Vec<Destination>,
     work: Mutex<Option<Work>>,
     elsewhere: DeliveredElsewhere,
     closed: Closed,
@@ -81,10 +82,7 @@ pub struct DashboardPublisher {
 /// A server and the session that delivers the queue to it.
 #[derive(Debug)]
 struct Destination {
-    /// Empty for `[server]`.
-    name: String,
-    status: Watched,
-    latencies: Latencies,
+    watch: DestinationWatch,
     session: SharedSession,
 }
 
@@ -94,20 +92,22 @@ type SharedSession = Arc<tokio::sync::Mutex<Session<Server>>>;
 impl Destination {
     fn new(config: &Config, reader: Reader, elsewhere: DeliveredElsewhere) -> Self {
         let name = reader.destination().to_owned();
+        let config = config.towards(&name);
         let (sender, status) = watch::channel(SessionStatus::default());
         let (choice, delivery) = (config.server.session_id.clone(), config.delivery.clone());
-        let sink = Server::new(config);
-        let mut session = Session::new(choice, delivery, reader, sink, backoff(config), sender);
+        let sink = Server::new(&config);
+        let mut session = Session::new(choice, delivery, reader, sink, backoff(&config), sender);
         session.share_deliveries(elsewhere);
-        let latencies = session.latencies();
-        Self { name, status, latencies, session: Arc::new(tokio::sync::Mutex::new(session)) }
+        let watch = DestinationWatch { name, session: status, latencies: session.latencies() };
+        Self { watch, session: Arc::new(tokio::sync::Mutex::new(session)) }
     }
 
     /// Gives the session a new configuration, which takes effect at its next run.
     async fn renew(&self, config: &Config) {
+        let config = config.towards(&self.watch.name);
         let (choice, delivery) = (config.server.session_id.clone(), config.delivery.clone());
-        let sink = Server::new(config);
-        self.session.lock().await.renew(choice, delivery, sink, backoff(config));
+        let sink = Server::new(&config);
+        self.session.lock().await.renew(choice, delivery, sink, backoff(&config));
     }
 }
 
@@ -151,15 +151,14 @@ impl DashboardPublisher {
 
     /// Creates a publisher with a custom configuration, for example with another `queue.path`.
     pub fn open(config: Config) -> Result<Self, OpenError> {
-        let names: Vec<String> = config.destinations.keys().cloned().collect();
-        let (writer, (server, others), closed) =
-            queue::open_for(&names, &config.queue, &config.stint, clock::now())?;
+        let limits = Limits::new(&config.queue, &config.stint);
+        let names = config.destination_names();
+        let destinations = Destinations::Configured(&names);
+        let (writer, readers, closed) =
+            queue::open(&config.queue, limits, destinations, clock::now())?;
         let elsewhere = DeliveredElsewhere::default();
-        let server = Destination::new(&config, server, elsewhere.clone());
-        let other = |reader: Reader| {
-            Destination::new(&config.towards(reader.destination()), reader, elsewhere.clone())
-        };
-        let others = others.into_iter().map(other).collect();
+        let destination = |reader| Destination::new(&config, reader, elsewhere.clone());
+        let destinations = readers.into_iter().map(destination).collect();
         let rate = watch::Sender::new(config.update_rate_hz);
         let intake = Intake::new(writer.clone(), "publisher", config.update_rate_hz);
         Ok(Self {
@@ -167,31 +166,36 @@ impl DashboardPublisher {
             rate,
             config: watch::Sender::new(Arc::new(config)),
             writer,
-            server,
-            others,
+            destinations,
             work: Mutex::new(None),
             elsewhere,
             closed,
         })
     }
 
-    /// Starts to connect, and waits until the first attempt at `[server]` has succeeded or failed.
+    /// Starts to connect, and waits until the first attempt at each destination has succeeded or
+    /// failed.
     ///
     /// After a failure, retries continue in the background, without end and with growing pauses.
-    /// Does nothing if a connection exists.
+    /// Does nothing if the connections exist.
     pub async fn connect(&self) -> Result<(), ConnectError> {
-        let failures = self.server.status.borrow().failures;
+        let sessions = self.destinations.iter().map(|destination| &destination.watch.session);
+        let attempts: Vec<_> =
+            sessions.map(|session| (session.clone(), session.borrow().failures)).collect();
         self.start();
-        let mut status = self.server.status.clone();
-        let is_over =
-            |now: &SessionStatus| now.connected || now.failures > failures || self.work().is_none();
-        match status.wait_for(is_over).await {
-            Ok(now) if now.connected => Ok(()),
-            Ok(now) if now.failures > failures => {
-                Err(ConnectError(now.last_error.clone().unwrap_or_default()))
+        for (mut session, failures) in attempts {
+            let is_over = |now: &SessionStatus| {
+                now.connected || now.failures > failures || self.work().is_none()
+            };
+            match session.wait_for(is_over).await {
+                Ok(now) if now.connected => {}
+                Ok(now) if now.failures > failures => {
+                    return Err(ConnectError(now.last_error.clone().unwrap_or_default()));
+                }
+                _ => return Err(ConnectError("disconnect was called while connecting".into())),
             }
-            _ => Err(ConnectError("disconnect was called while connecting".into())),
         }
+        Ok(())
     }
 
     /// Starts to connect and returns at once. Must be called in a tokio runtime.
@@ -201,8 +205,8 @@ impl DashboardPublisher {
             return;
         }
         let (stop, stopped) = oneshot::channel();
-        let sessions = self.destinations().map(|destination| Arc::clone(&destination.session));
-        let task = tokio::spawn(carry(sessions.collect(), stopped));
+        let session = |destination: &Destination| Arc::clone(&destination.session);
+        let task = tokio::spawn(carry(self.destinations.iter().map(session).collect(), stopped));
         *work = Some(Work { stop, task });
     }
 
@@ -269,52 +273,40 @@ impl DashboardPublisher {
         taken.into_iter().next().ok_or(QueueError::Closed)
     }
 
-    /// Whether there is a connection to the server.
+    /// Whether there is a connection to each destination.
     pub fn is_connected(&self) -> bool {
-        self.server.status.borrow().connected
+        let mut destinations = self.destinations.iter();
+        destinations.all(|destination| destination.watch.session.borrow().connected)
     }
 
-    /// Whether there is a connection and a session is bound on it.
+    /// Whether a session is bound on a connection to each destination.
     pub fn is_ready(&self) -> bool {
-        let status = self.server.status.borrow();
-        status.connected && status.session.is_some()
+        let mut destinations = self.destinations.iter();
+        destinations.all(|destination| destination.watch.session.borrow().session.is_some())
     }
 
-    /// The id of the bound session, or the fixed id.
+    /// The id of the session that is bound at `[server]`, or the fixed id.
     pub fn session_id(&self) -> Option<String> {
         match &self.config().server.session_id {
             SessionChoice::Fixed(id) => Some(id.clone()),
-            SessionChoice::Auto => self.server.status.borrow().session.clone(),
+            SessionChoice::Auto => self.session_status().session,
         }
     }
 
-    /// The dashboard page of the newest session.
+    /// The dashboard page of the newest session at `[server]`.
     pub fn dashboard_url(&self) -> Option<String> {
-        self.server.status.borrow().page.clone()
+        self.session_status().page
     }
 
-    /// The current status of the session.
+    /// The current status of the session at `[server]`, the first destination.
     pub fn session_status(&self) -> SessionStatus {
-        self.server.status.borrow().clone()
+        let server = self.destinations.first();
+        server.map(|server| server.watch.session.borrow().clone()).unwrap_or_default()
     }
 
-    /// Watches the status of the session.
-    pub fn watch_session(&self) -> Watched {
-        self.server.status.clone()
-    }
-
-    /// Watches the sessions of the other destinations, by name.
-    pub fn watch_others(&self) -> Others {
-        self.others.iter().map(|other| (other.name.clone(), other.status.clone())).collect()
-    }
-
-    fn destinations(&self) -> impl Iterator<Item = &Destination> {
-        [&self.server].into_iter().chain(&self.others)
-    }
-
-    /// The recent latencies from capture to proof.
-    pub fn latencies(&self) -> Latencies {
-        self.server.latencies.clone()
+    /// Watches the session of each destination. `[server]` is the first.
+    pub fn watch_destinations(&self) -> Vec<DestinationWatch> {
+        self.destinations.iter().map(|destination| destination.watch.clone()).collect()
     }
 
     /// The current status of the queue.
@@ -328,7 +320,7 @@ impl DashboardPublisher {
     }
 
     /// Applies a new configuration, except for settings that need a restart, such as `queue.path`.
-    /// Changes to `[server]` or `[delivery]` cause a reconnect; no queued entry is lost.
+    /// Changes to a destination or to `[delivery]` cause a reconnect; no queued entry is lost.
     pub async fn take_over(&self, config: Config) -> Result<(), QueueError> {
         let before = self.config();
         let config = before.taking_over(config);
@@ -340,12 +332,14 @@ impl DashboardPublisher {
         self.rate.send_if_modified(|hz| {
             std::mem::replace(hz, config.update_rate_hz) != config.update_rate_hz
         });
-        if config.server != before.server || config.delivery != before.delivery {
+        if config.server != before.server
+            || config.destinations != before.destinations
+            || config.delivery != before.delivery
+        {
             let is_at_work = self.work().is_some();
             self.disconnect().await;
-            self.server.renew(&config).await;
-            for other in &self.others {
-                other.renew(&config.towards(&other.name)).await;
+            for destination in &self.destinations {
+                destination.renew(&config).await;
             }
             if is_at_work {
                 self.start();
@@ -397,12 +391,9 @@ async fn carry(sessions: Vec<SharedSession>, stopped: oneshot::Receiver<Infallib
 struct AtWork(tokio::sync::OwnedMutexGuard<Session<Server>>);
 
 impl AtWork {
-    /// Runs the session. Log lines of destinations other than `[server]` carry the name.
+    /// Runs the session. Its log lines name the destination.
     fn run(&mut self) -> impl Future<Output = QueueError> {
-        let span = match self.0.destination() {
-            "" => Span::none(),
-            name => tracing::error_span!("destination", name),
-        };
+        let span = tracing::error_span!("destination", name = self.0.destination());
         self.0.run().instrument(span)
     }
 }

@@ -1,32 +1,33 @@
 //! The status page for drivers, at `/` of the admin address.
 //!
 //! `/status` is its data as JSON, which the page polls every half second; `/qr.svg` is the
-//! dashboard link as a QR code for a phone. Only this PC may access them, because the session id in
+//! dashboard link of a destination as a QR code for a phone. Only this PC may access them, because the session id in
 //! the link is a secret.
 
 mod pill;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router, middleware};
 use qrcode::QrCode;
 use qrcode::render::svg;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub(crate) use self::pill::count;
-use self::pill::{Disk, was_forgotten};
+use self::pill::was_forgotten;
 pub use self::pill::{Mood, Pill};
 use crate::config::{STATUS_LOOKS, STATUS_TROUBLES};
 use crate::contract::{FormPolicy, document};
 use crate::drain::Drain;
 use crate::entry::CapturedAt;
 use crate::loopback_guard::{Access, guard};
-use crate::session::{FORGOTTEN, Latencies, Latency, Others, SessionStatus, Watched};
+use crate::queue::{DestinationStatus, QueueStatus};
+use crate::session::{DestinationWatch, FORGOTTEN, Latency};
 use crate::tools::{self, Tools};
 
 /// The history on the status page: the length of the queue at regular intervals, and recent
@@ -34,12 +35,12 @@ use crate::tools::{self, Tools};
 #[derive(Clone, Debug, Default)]
 pub struct Board {
     memory: Arc<Mutex<Memory>>,
-    latencies: Latencies,
 }
 
 #[derive(Debug, Default)]
 struct Memory {
-    drain: Drain,
+    /// How each destination drains, by name.
+    drains: BTreeMap<String, Drain>,
     /// The latest queue lengths, oldest first.
     looks: VecDeque<Look>,
     /// The latest failures, oldest first.
@@ -59,6 +60,8 @@ struct Look {
 struct Trouble {
     /// The time of its latest occurrence, in milliseconds since 1970.
     at: CapturedAt,
+    /// The destination that it is about, if there are several.
+    destination: Option<String>,
     /// The message for a driver.
     plainly: &'static str,
     /// The technical error, for support.
@@ -66,11 +69,6 @@ struct Trouble {
 }
 
 impl Board {
-    /// An empty history.
-    pub fn new(latencies: Latencies) -> Self {
-        Self { latencies, ..Self::default() }
-    }
-
     /// Records the length of the queue.
     pub fn look(&self, at: CapturedAt, entries: u64) {
         let mut memory = self.memory();
@@ -80,26 +78,41 @@ impl Board {
         memory.looks.push_back(Look { at, entries });
     }
 
-    /// The status badge.
-    pub fn pill(&self, queue: &tools::Status, session: &SessionStatus) -> Pill {
-        Pill::new(Disk::new(queue), queue.queued, session, self.memory().drain)
+    /// The status badge of the agent.
+    pub fn pill(&self, queue: &QueueStatus, destinations: &[DestinationWatch]) -> Pill {
+        let watches = destinations.iter();
+        let pills = watches.map(|watch| (&*watch.name, self.destination_pill(queue, watch)));
+        Pill::new(queue, pills.collect())
     }
 
-    /// Records the current drain state of the queue.
-    pub fn drains(&self, drain: Drain) {
-        self.memory().drain = drain;
+    fn destination_pill(&self, queue: &QueueStatus, watch: &DestinationWatch) -> Pill {
+        let queued = queue.destination(&watch.name).map_or(0, |destination| destination.queued);
+        let drain = self.memory().drains.get(&watch.name).copied().unwrap_or_default();
+        Pill::of_destination(queued, &watch.session.borrow(), drain)
+    }
+
+    /// Records how a destination drains.
+    pub fn drains(&self, destination: &str, drain: Drain) {
+        self.memory().drains.insert(destination.to_owned(), drain);
     }
 
     /// Records a failure. A repetition replaces the earlier entry with the same message.
-    pub fn trouble(&self, at: CapturedAt, plainly: &'static str, detail: String) {
+    pub fn trouble(
+        &self,
+        at: CapturedAt,
+        destination: Option<String>,
+        plainly: &'static str,
+        detail: String,
+    ) {
         let mut memory = self.memory();
         let troubles = &mut memory.troubles;
-        if let Some(known) = troubles.iter().position(|trouble| trouble.plainly == plainly) {
+        let is_it = |old: &Trouble| old.plainly == plainly && old.destination == destination;
+        if let Some(known) = troubles.iter().position(is_it) {
             troubles.remove(known);
         } else if troubles.len() >= STATUS_TROUBLES {
             troubles.pop_front();
         }
-        troubles.push_back(Trouble { at, plainly, detail });
+        troubles.push_back(Trouble { at, destination, plainly, detail });
     }
 
     fn memory(&self) -> MutexGuard<'_, Memory> {
@@ -113,7 +126,7 @@ pub struct Glance {
     pub pill: Pill,
     /// Entries in the queue.
     pub queued: u64,
-    /// Entries ever accepted, and ever delivered.
+    /// Entries ever accepted, and ever delivered to the slowest destination.
     pub appended: u64,
     pub delivered: u64,
     /// Bytes of the recording up to the end of the last line that was stored.
@@ -124,19 +137,18 @@ pub struct Glance {
 #[derive(Debug)]
 struct View {
     tools: Tools,
-    session: Watched,
-    others: Others,
+    destinations: Vec<DestinationWatch>,
     board: Board,
 }
 
 /// The routes of the status page.
-pub(crate) fn router(tools: Tools, session: Watched, others: Others, board: Board) -> Router {
+pub(crate) fn router(tools: Tools, destinations: Vec<DestinationWatch>, board: Board) -> Router {
     Router::new()
         .route("/", get(page))
         .route("/status", get(status))
         .route("/qr.svg", get(qr))
         .layer(middleware::from_fn_with_state(Access::ThisPc, guard))
-        .with_state(Arc::new(View { tools, session, others, board }))
+        .with_state(Arc::new(View { tools, destinations, board }))
 }
 
 async fn page() -> Response {
@@ -147,6 +159,21 @@ async fn page() -> Response {
 #[derive(Debug, Serialize)]
 struct Status {
     pill: Pill,
+    destinations: Vec<Destination>,
+    /// The current problems of the queue, as messages for a driver.
+    wrong: Vec<String>,
+    /// The recent failures, oldest first.
+    troubles: Vec<Trouble>,
+    /// The queue, with the ledger of each destination.
+    queue: tools::Status,
+    looks: Vec<Look>,
+}
+
+/// The status of a destination.
+#[derive(Debug, Serialize)]
+struct Destination {
+    name: String,
+    pill: Pill,
     /// The dashboard link.
     page: Option<String>,
     connected: bool,
@@ -154,68 +181,67 @@ struct Status {
     proof: Option<&'static str>,
     /// Seconds until the next attempt to connect.
     retry_in: Option<f64>,
-    /// The current problems, as messages for a driver.
-    wrong: Vec<String>,
-    /// The recent failures, oldest first.
-    troubles: Vec<Trouble>,
-    /// Time from capture to proof.
-    latency: Option<Latency>,
-    queue: tools::Status,
-    looks: Vec<Look>,
-    others: Vec<Other>,
-}
-
-/// The status of a destination besides `[server]`.
-#[derive(Debug, Serialize)]
-struct Other {
-    name: String,
-    pill: Pill,
     /// The current problem, as a message for a driver.
     wrong: Option<&'static str>,
-    page: Option<String>,
+    /// Time from capture to proof.
+    latency: Option<Latency>,
 }
 
-impl Other {
-    fn new(name: &str, session: &SessionStatus, queue: &tools::Status) -> Self {
-        let standing = queue.others.iter().find(|standing| standing.name == name);
-        let queued = standing.map_or(0, |standing| standing.queued);
+impl Destination {
+    fn new(watch: &DestinationWatch, pill: Pill) -> Self {
+        let session = watch.session.borrow().clone();
+        let wrong = if session.connected {
+            was_forgotten(&session).then_some(FORGOTTEN)
+        } else {
+            session.last_error_plainly
+        };
         Self {
-            name: name.to_owned(),
-            pill: Pill::new(Disk::new(queue), queued, session, Drain::Level),
-            wrong: session.last_error_plainly.filter(|_| !session.connected),
-            page: session.page.clone(),
+            name: watch.name.clone(),
+            pill,
+            page: session.page,
+            connected: session.connected,
+            verified: session.verified,
+            proof: session.proof.map(|proof| proof.as_str()),
+            retry_in: session.retry_in.map(|wait| wait.as_secs_f64()),
+            wrong,
+            latency: watch.latencies.lately(),
         }
     }
 }
 
 async fn status(State(view): State<Arc<View>>) -> Response {
-    let queue = view.tools.status();
-    let session = view.session.borrow().clone();
+    let View { tools, destinations, board } = &*view;
+    let status = tools.status();
+    let queue = &status.queue;
+    let destination =
+        |watch: &DestinationWatch| Destination::new(watch, board.destination_pill(queue, watch));
     let (looks, troubles) = {
-        let Memory { looks, troubles, .. } = &*view.board.memory();
+        let Memory { looks, troubles, .. } = &*board.memory();
         (looks.iter().copied().collect(), troubles.iter().cloned().collect())
     };
-    let other = |(name, session): &(String, Watched)| Other::new(name, &session.borrow(), &queue);
-    let others = view.others.iter().map(other).collect();
     let status = Status {
-        pill: view.board.pill(&queue, &session),
-        wrong: wrong(&queue, &session),
-        page: session.page,
-        connected: session.connected,
-        verified: session.verified,
-        proof: session.proof.map(|proof| proof.as_str()),
-        retry_in: session.retry_in.map(|wait| wait.as_secs_f64()),
+        pill: board.pill(queue, destinations),
+        destinations: destinations.iter().map(destination).collect(),
+        wrong: wrong(queue),
         troubles,
-        latency: view.board.latencies.lately(),
-        queue,
         looks,
-        others,
+        queue: status,
     };
     ([(header::CACHE_CONTROL, "no-store")], Json(status)).into_response()
 }
 
-async fn qr(State(view): State<Arc<View>>) -> Response {
-    let page = view.session.borrow().page.clone();
+/// The parameters of `/qr.svg`.
+#[derive(Debug, Deserialize)]
+struct OfDestination {
+    /// The name of a destination; the first one if it is missing.
+    destination: Option<String>,
+}
+
+async fn qr(State(view): State<Arc<View>>, Query(of): Query<OfDestination>) -> Response {
+    let is_it =
+        |watch: &&DestinationWatch| of.destination.as_ref().is_none_or(|n| *n == watch.name);
+    let watch = view.destinations.iter().find(is_it);
+    let page = watch.and_then(|watch| watch.session.borrow().page.clone());
     let code = page.and_then(|page| QrCode::new(page).ok());
     let Some(code) = code else {
         return (StatusCode::NOT_FOUND, "there is no dashboard page yet\n").into_response();
@@ -225,17 +251,13 @@ async fn qr(State(view): State<Arc<View>>) -> Response {
     (headers, image).into_response()
 }
 
-/// The current problems, as messages for a driver.
-fn wrong(queue: &tools::Status, session: &SessionStatus) -> Vec<String> {
+/// The current problems of the queue, as messages for a driver.
+fn wrong(queue: &QueueStatus) -> Vec<String> {
     let mut wrong = Vec::new();
     wrong.extend(queue.storage_error.as_ref().map(|_| disk_plainly(queue.disk_is_full).into()));
-    if !session.connected {
-        wrong.extend(session.last_error_plainly.map(String::from));
-    } else if was_forgotten(session) {
-        wrong.push(FORGOTTEN.into());
-    }
-    if queue.imbalance != 0 {
-        wrong.push(format!("The ledger is out by {}. This is a bug in pitwire.", queue.imbalance));
+    for DestinationStatus { name, imbalance, .. } in queue.imbalanced() {
+        wrong
+            .push(format!("The ledger of {name} is off by {imbalance}. This is a bug in pitwire."));
     }
     wrong
 }
@@ -258,7 +280,7 @@ mod tests {
         let board = Board::default();
         let words = ["a", "b", "c", "d", "e", "f"];
         for (at, plainly) in (0..).zip(words.iter().chain(&["c", "e"])) {
-            board.trouble(CapturedAt(at), plainly, String::new());
+            board.trouble(CapturedAt(at), None, plainly, String::new());
         }
         let kept: Vec<_> =
             board.memory().troubles.iter().map(|kept| (kept.plainly, kept.at.0)).collect();

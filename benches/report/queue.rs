@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use pitwire::config::{Config, Durability};
 use pitwire::entry::{CapturedAt, Situation};
-use pitwire::queue::{self, Appended, Closed, Content, NewEntry, Reader, Stamps, Writer};
+use pitwire::queue::{
+    self, Appended, Closed, Content, Destinations, Limits, NewEntry, Reader, Stamps, Writer,
+};
 use tokio::runtime::Runtime;
 
 use crate::agent::Agent;
@@ -143,7 +145,10 @@ fn open(folder: &Path, durability: Durability) -> (Writer, Reader, Closed) {
     config.queue.max_entries = 10_000_000;
     config.queue.max_bytes = 16 << 30;
     config.queue.durability = durability;
-    queue::open(&config.queue, &config.stint, CapturedAt(0)).unwrap()
+    let limits = Limits::new(&config.queue, &config.stint);
+    let opened = queue::open(&config.queue, limits, Destinations::Stored, CapturedAt(0));
+    let (writer, mut readers, closed) = opened.unwrap();
+    (writer, readers.remove(0), closed)
 }
 
 pub(crate) fn place() -> tempfile::TempDir {

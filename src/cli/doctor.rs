@@ -83,16 +83,15 @@ async fn examine(args: &Doctor) -> Result<Exit, String> {
 
 /// Runs all checks concurrently, since some wait for the network.
 async fn look(config: &Config) -> Vec<Report> {
-    let others = config.destinations.keys().map(|name| server::look_at_other(config, name));
-    let (queue, server, others, game, listening, autostart) = tokio::join!(
+    let names = config.destination_names();
+    let (queue, servers, game, listening, autostart) = tokio::join!(
         queue::look(config),
-        server::look(config),
-        join_all(others),
+        join_all(names.iter().map(|name| server::look(config, name))),
         game::look(&config.source.lmu),
         listening::look(config),
         autostart::look(),
     );
-    [queue, server].into_iter().chain(others).chain([game, listening, autostart]).collect()
+    [queue].into_iter().chain(servers).chain([game, listening, autostart]).collect()
 }
 
 /// Reports for the subjects that cannot be checked without a valid configuration.

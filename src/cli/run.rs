@@ -100,7 +100,7 @@ pub(super) async fn start(
             None
         }
     };
-    let announce = |page: &str| print(format_args!("dashboard: {page}"));
+    let announce = |line: &str| print(line);
     // If the terminal shows receipts, they would mix with the status line.
     let has_receipts = config.source.stdin.receipts && io::stdout().is_terminal();
     let line = if has_receipts { None } else { Line::begin(TERMINAL_PATIENCE) };

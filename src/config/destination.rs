@@ -6,7 +6,10 @@
 use super::keys::{self, Key};
 use super::{Config, MAX_DESTINATION_NAME_BYTES, MAX_DESTINATIONS};
 
-const TABLE: &str = "destination";
+/// The name of the destination of `[server]`.
+pub const SERVER: &str = "server";
+
+pub(super) const TABLE: &str = "destination";
 
 /// A key, and the destination it belongs to; `None` for keys outside `[destination.<name>]`.
 pub(super) struct Place {
@@ -52,6 +55,9 @@ impl Place {
                 "{name:?} is not a valid destination name; write 1 to \
                  {MAX_DESTINATION_NAME_BYTES} of a-z 0-9 _ -"
             ));
+        }
+        if name == SERVER {
+            return Err(format!("{name:?} is the name of [{SERVER}]; choose another one"));
         }
         if !config.destinations.contains_key(name) && config.destinations.len() >= MAX_DESTINATIONS
         {

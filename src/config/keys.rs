@@ -15,7 +15,7 @@ use super::destination::{self, standing_in};
 use super::given::Given;
 use super::units::{show_duration, show_size};
 use super::values::Textual;
-use super::{Config, LogConfig, QueueConfig, Wrong};
+use super::{Config, LogConfig, QueueConfig, SERVER, ServerConfig, Wrong};
 
 /// All keys. The keys of a TOML table are adjacent.
 #[rustfmt::skip]
@@ -345,60 +345,72 @@ fn is_live(key: &str) -> bool {
 impl Config {
     /// Lists the keys whose values differ in `new`.
     pub(crate) fn changes(&self, new: &Self) -> Vec<Change> {
-        let (mut old, mut new) = (self.clone(), new.clone());
-        let change = |key: &Key| {
-            let values = (key.show(&mut old), key.show(&mut new));
-            if values.0 == values.1 {
-                return None;
+        let mut changes = changed(KEYS.iter(), self, new);
+        let names: BTreeSet<_> = self.destinations.keys().chain(new.destinations.keys()).collect();
+        for name in names {
+            let key = |key: &str| destination::named(key, Some(name));
+            let url = |server: Option<&ServerConfig>| server.map(|server| server.url.to_string());
+            let (old, other) = (self.destinations.get(name), new.destinations.get(name));
+            if old.is_some() && other.is_some() {
+                let changed = changed(of_server(), &self.towards(name), &new.towards(name));
+                changes.extend(changed.into_iter().map(|c| Change { key: key(&c.key), ..c }));
+            } else {
+                let (old, new) = (url(old).unwrap_or_default(), url(other).unwrap_or_default());
+                changes.push(Change { key: key("server.url"), old, new, needs_restart: true });
             }
-            let is_secret = key.is_secret(&mut old);
-            let shown = |value: String| match value.is_empty() || !is_secret {
-                true => value,
-                false => "***".into(),
-            };
-            let (key, needs_restart) = (key.name.to_owned(), !is_live(key.name));
-            Some(Change { key, old: shown(values.0), new: shown(values.1), needs_restart })
-        };
-        let mut changes: Vec<_> = KEYS.iter().filter_map(change).collect();
-        changes.extend(self.changed_destinations(&new));
+        }
         changes
     }
 
-    fn changed_destinations(&self, new: &Self) -> Vec<Change> {
-        let names: BTreeSet<_> = self.destinations.keys().chain(new.destinations.keys()).collect();
-        let url = |config: &Self, name: &String| {
-            config.destinations.get(name).map(|server| server.url.to_string()).unwrap_or_default()
-        };
-        let changed = names
-            .into_iter()
-            .filter(|name| self.destinations.get(*name) != new.destinations.get(*name));
-        let change = |name: &String| Change {
-            key: destination::named("server.url", Some(name)),
-            old: url(self, name),
-            new: url(new, name),
-            needs_restart: true,
-        };
-        changed.map(change).collect()
+    /// The names of all destinations. `[server]` is the first, with the name [`SERVER`].
+    pub(crate) fn destination_names(&self) -> Vec<String> {
+        [SERVER.to_owned()].into_iter().chain(self.destinations.keys().cloned()).collect()
     }
 
     /// Returns the configuration with `destination` in place of `[server]`.
     pub(crate) fn towards(&self, destination: &str) -> Self {
         let mut config = self.clone();
-        destination::swap(&mut config, destination);
+        if destination != SERVER {
+            destination::swap(&mut config, destination);
+        }
         config
     }
 
     /// Merges `new` into this configuration: keys that need a restart keep their old values.
     pub(crate) fn taking_over(&self, new: Self) -> Self {
+        let mut destinations = self.destinations.clone();
+        for (name, server) in &mut destinations {
+            *server = new.destinations.get(name).unwrap_or(server).clone();
+        }
         Self {
             update_rate_hz: new.update_rate_hz,
             server: new.server,
+            destinations,
             queue: QueueConfig { path: self.queue.path.clone(), ..new.queue },
             delivery: new.delivery,
             log: LogConfig { level: new.log.level, ..self.log.clone() },
             ..self.clone()
         }
     }
+}
+
+/// The keys among `keys` whose values differ.
+fn changed<'a>(keys: impl Iterator<Item = &'a Key>, old: &Config, new: &Config) -> Vec<Change> {
+    // The only accessor of a field borrows it mutably, hence the clones.
+    let (mut old, mut new) = (old.clone(), new.clone());
+    let mut changes = Vec::new();
+    for key in keys {
+        let [before, after] = [key.show(&mut old), key.show(&mut new)];
+        if before == after {
+            continue;
+        }
+        let is_secret = key.is_secret(&mut old);
+        let show =
+            |value: String| if is_secret && !value.is_empty() { "***".into() } else { value };
+        let (key, needs_restart) = (key.name.to_owned(), !is_live(key.name));
+        changes.push(Change { key, old: show(before), new: show(after), needs_restart });
+    }
+    changes
 }
 
 /// Each key and its value, in the syntax of an environment variable or a flag.
@@ -468,8 +480,20 @@ fn toml_file(config: &Config, line: impl Fn(&mut String, &Key, &str, &mut Config
     out
 }
 
+/// The table of a destination, such as `server` or `destination.league`.
+pub(crate) fn table_of(destination: &str) -> String {
+    if destination == SERVER {
+        SERVER.into()
+    } else {
+        format!("{}.{destination}", destination::TABLE)
+    }
+}
+
 /// Replaces the key names of `[server]` in a text with those of a destination.
 pub fn with_keys_of(text: &str, destination: &str) -> String {
+    if destination == SERVER {
+        return text.to_owned();
+    }
     of_server().fold(text.to_owned(), |text, key| {
         text.replace(key.name, &destination::named(key.name, Some(destination)))
     })

@@ -3,7 +3,7 @@
 //!
 //! The range that still grows is in the metadata; the others are in a [side
 //! log](super::store::Notes::Fates), as JSON Lines such as
-//! `{"first":1,"last":500,"fate":"delivered"}`.
+//! `{"first":1,"last":500,"fate":"delivered","destination":"server"}`.
 
 use std::collections::BTreeMap;
 
@@ -14,6 +14,7 @@ use crate::entry::Seq;
 
 /// The disposition of an entry: where it is, or how it left the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "&str", try_from = "String")]
 pub enum Fate {
     Delivered,
     /// A dead letter: the server refused it.
@@ -30,6 +31,13 @@ pub enum Fate {
     Unknown,
 }
 
+/// The disposition of an entry for one destination.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DestinationFate {
+    pub destination: String,
+    pub fate: Fate,
+}
+
 impl Fate {
     /// The name in side logs and reports.
     pub fn as_str(self) -> &'static str {
@@ -44,11 +52,19 @@ impl Fate {
             Self::Unknown => "unknown",
         }
     }
+}
 
-    /// The disposition with this name.
-    pub fn parse(word: &str) -> Option<Self> {
-        let dropped = DropReason::ALL.into_iter().map(Self::Dropped);
-        let others = [
+impl From<Fate> for &str {
+    fn from(fate: Fate) -> Self {
+        fate.as_str()
+    }
+}
+
+impl TryFrom<String> for Fate {
+    type Error = String;
+
+    fn try_from(word: String) -> Result<Self, String> {
+        [
             Self::Delivered,
             Self::Refused,
             Self::Thinned,
@@ -56,8 +72,11 @@ impl Fate {
             Self::Queued,
             Self::NotGivenYet,
             Self::Unknown,
-        ];
-        others.into_iter().chain(dropped).find(|fate| fate.as_str() == word)
+        ]
+        .into_iter()
+        .chain(DropReason::ALL.map(Self::Dropped))
+        .find(|fate| fate.as_str() == word)
+        .ok_or_else(|| format!("{word:?} is not a disposition"))
     }
 }
 
@@ -72,8 +91,10 @@ pub(super) struct Run {
 impl Run {
     pub(super) fn line(self, destination: &str) -> String {
         let Self { first, last, fate } = self;
-        let whose = whose(destination);
-        format!(r#"{{"first":{first},"last":{last},"fate":"{}"{whose}}}"#, fate.as_str())
+        let fate = fate.as_str();
+        format!(
+            r#"{{"first":{first},"last":{last},"fate":"{fate}","destination":"{destination}"}}"#
+        )
     }
 
     /// Extends this range by `next` if it has the same disposition and follows directly; otherwise
@@ -88,14 +109,6 @@ impl Run {
     }
 }
 
-/// The JSON member that names the destination; empty for `[server]`.
-pub(super) fn whose(destination: &str) -> String {
-    match destination {
-        "" => String::new(),
-        name => format!(r#","destination":"{name}""#),
-    }
-}
-
 /// The line for a downsampled segment whose records were at `before` and are now `left`. Every
 /// position was removed except the multiples of 2^`level` that are not listed in `gone`, and the
 /// positions listed in `kept`; with a single stream both lists are short. `had` is the position
@@ -104,7 +117,7 @@ pub(super) fn thinned_line(
     before: &[Seq],
     level: u32,
     left: &[(Seq, Vec<u8>)],
-    had: &BTreeMap<String, u64>,
+    had: &BTreeMap<&str, u64>,
 ) -> String {
     let (first, last) =
         (before.first().map_or(0, |seq| seq.0), before.last().map_or(0, |seq| seq.0));
@@ -115,30 +128,24 @@ pub(super) fn thinned_line(
     };
     let kept = list(&mut left.iter().map(|(seq, _)| seq).filter(|seq| !is_multiple(seq)));
     let gone = list(&mut before.iter().filter(|seq| is_multiple(seq) && !is_left(seq)));
-    let had = match had.is_empty() {
-        true => String::new(),
-        false => format!(r#","had":{}"#, serde_json::json!(had)),
-    };
+    let had = serde_json::json!(had);
     format!(
-        r#"{{"first":{first},"last":{last},"fate":"thinned","level":{level},"kept":[{kept}],"gone":[{gone}]{had}}}"#
+        r#"{{"first":{first},"last":{last},"fate":"thinned","level":{level},"kept":[{kept}],"gone":[{gone}],"had":{had}}}"#
     )
 }
 
 /// The line for a range of lost records. `had` is the position below which each destination had
 /// already received everything, and therefore lost nothing.
-pub(super) fn lost_line(first: Seq, last: Seq, had: &BTreeMap<String, u64>) -> String {
-    let had = match had.is_empty() {
-        true => String::new(),
-        false => format!(r#","had":{}"#, serde_json::json!(had)),
-    };
-    format!(r#"{{"first":{first},"last":{last},"fate":"lost"{had}}}"#)
+pub(super) fn lost_line(first: Seq, last: Seq, had: &BTreeMap<&str, u64>) -> String {
+    let had = serde_json::json!(had);
+    format!(r#"{{"first":{first},"last":{last},"fate":"lost","had":{had}}}"#)
 }
 
 #[derive(Deserialize)]
 struct Line {
     first: u64,
     last: u64,
-    fate: String,
+    fate: Fate,
     #[serde(default)]
     level: u32,
     #[serde(default)]
@@ -156,8 +163,8 @@ impl Line {
     /// Whether the line applies to this position of a destination. A downsampled line does not
     /// apply to the entries that it kept: they left in another way.
     fn is_about(&self, destination: &str, seq: Seq) -> bool {
-        let is_own = match &*self.fate {
-            "thinned" | "lost" => self.had.get(destination).is_none_or(|had| seq.0 >= *had),
+        let is_own = match self.fate {
+            Fate::Thinned | Fate::Lost => self.had.get(destination).is_none_or(|had| seq.0 >= *had),
             _ => self.destination == destination,
         };
         let every = 1_u64 << self.level.min(63);
@@ -167,7 +174,7 @@ impl Line {
         };
         is_own
             && (self.first..=self.last).contains(&seq.0)
-            && (self.fate != "thinned" || !is_kept())
+            && (self.fate != Fate::Thinned || !is_kept())
     }
 }
 
@@ -181,7 +188,7 @@ pub(super) fn find(notes: &str, destination: &str, growing: Option<Run>, seq: Se
     let about = lines
         .filter_map(|line| serde_json::from_str::<Line>(line).ok())
         .filter(|line| line.is_about(destination, seq))
-        .filter_map(|line| Fate::parse(&line.fate));
+        .map(|line| line.fate);
     let mut found = Fate::Unknown;
     for fate in about {
         if matches!(fate, Fate::Thinned | Fate::Lost | Fate::Dropped(DropReason::Operator)) {
@@ -215,7 +222,7 @@ mod tests {
             } else {
                 Fate::Thinned
             };
-            assert_eq!(find(&line, "", None, seq), expected, "{seq}: {line}");
+            assert_eq!(find(&line, "server", None, seq), expected, "{seq}: {line}");
         }
     }
 
@@ -225,10 +232,10 @@ mod tests {
         let six_to_twenty: Vec<Seq> = (6..=20).map(Seq).collect();
         let left: Vec<_> = [7, 8, 12, 16, 20].map(|seq| (Seq(seq), Vec::new())).to_vec();
         let notes = [
-            run(1, 5, Fate::Delivered).line(""),
+            run(1, 5, Fate::Delivered).line("server"),
             thinned_line(&six_to_twenty, 2, &left, &BTreeMap::new()),
             "no JSON".into(),
-            run(6, 9, Fate::Dropped(DropReason::QueueFull)).line(""),
+            run(6, 9, Fate::Dropped(DropReason::QueueFull)).line("server"),
         ]
         .join("\n");
         let growing = run(10, 16, Fate::Refused);
@@ -244,7 +251,7 @@ mod tests {
             (18, Fate::Thinned),
             (20, Fate::Unknown),
         ] {
-            assert_eq!(find(&notes, "", Some(growing), Seq(seq)), fate, "{seq}");
+            assert_eq!(find(&notes, "server", Some(growing), Seq(seq)), fate, "{seq}");
         }
     }
 
@@ -254,9 +261,9 @@ mod tests {
         let operator = Fate::Dropped(DropReason::Operator);
         let notes = [
             thinned(1..=20, 1),
-            run(8, 12, operator).line(""),
+            run(8, 12, operator).line("server"),
             thinned((2..=7).chain(13..=20).filter(|seq| seq % 2 == 0), 2),
-            run(1, 20, Fate::Delivered).line(""),
+            run(1, 20, Fate::Delivered).line("server"),
         ]
         .join("\n");
         for (seq, fate) in [
@@ -267,7 +274,7 @@ mod tests {
             (14, Fate::Thinned),
             (16, Fate::Delivered),
         ] {
-            assert_eq!(find(&notes, "", None, Seq(seq)), fate, "{seq}");
+            assert_eq!(find(&notes, "server", None, Seq(seq)), fate, "{seq}");
         }
     }
 
@@ -276,10 +283,10 @@ mod tests {
         let run = |first, last, fate| Run { first: Seq(first), last: Seq(last), fate };
         let before: Vec<Seq> = (1..=8).map(Seq).collect();
         let left: Vec<_> = [2, 4, 6, 8].map(|seq| (Seq(seq), Vec::new())).to_vec();
-        let had = [(String::new(), 5), ("b".to_owned(), 1)].into();
+        let had = [("server", 5), ("b", 1)].into();
         let notes = [
             thinned_line(&before, 1, &left, &had),
-            run(1, 8, Fate::Delivered).line(""),
+            run(1, 8, Fate::Delivered).line("server"),
             run(2, 4, Fate::Dropped(DropReason::Expired)).line("b"),
         ]
         .join("\n");
@@ -291,16 +298,17 @@ mod tests {
             (7, Fate::Thinned, Fate::Thinned),
             (8, Fate::Delivered, Fate::Delivered),
         ] {
-            assert_eq!(find(&notes, "", None, Seq(seq)), server, "{seq}");
+            assert_eq!(find(&notes, "server", None, Seq(seq)), server, "{seq}");
             assert_eq!(find(&notes, "b", growing, Seq(seq)), b, "{seq}");
         }
     }
 
     #[test]
     fn a_lost_entry_is_lost_to_the_destinations_that_had_not_had_it() {
-        let had = [(String::new(), 5), ("b".to_owned(), 1)].into();
+        let had = [("server", 5), ("b", 1)].into();
         let delivered = Run { first: Seq(1), last: Seq(8), fate: Fate::Delivered };
-        let notes = [lost_line(Seq(3), Seq(6), &had), delivered.line(""), delivered.line("b")];
+        let notes =
+            [lost_line(Seq(3), Seq(6), &had), delivered.line("server"), delivered.line("b")];
         let notes = notes.join("\n");
         for (seq, server, b) in [
             (2, Fate::Delivered, Fate::Delivered),
@@ -308,7 +316,7 @@ mod tests {
             (6, Fate::Lost, Fate::Lost),
             (7, Fate::Delivered, Fate::Delivered),
         ] {
-            assert_eq!(find(&notes, "", None, Seq(seq)), server, "{seq}");
+            assert_eq!(find(&notes, "server", None, Seq(seq)), server, "{seq}");
             assert_eq!(find(&notes, "b", None, Seq(seq)), b, "{seq}");
         }
     }

@@ -2,9 +2,8 @@
 
 use std::io;
 
-use super::ledger::Ledger;
 use super::lock::Lock;
-use super::log::{corrupt_of, ledger_of};
+use super::log::{Cursor, cursors_of};
 use super::segments::inspect::{Untouched, is_store};
 use super::{OpenError, examine};
 use crate::config::QueueConfig;
@@ -16,7 +15,7 @@ pub use super::examine::{Examination, Finding, Place, out_of_order};
 #[derive(Debug)]
 pub struct Inspection {
     store: Untouched,
-    ledger: Ledger,
+    cursors: Vec<Cursor>,
     _lock: Lock,
 }
 
@@ -32,8 +31,8 @@ impl Inspection {
             .map_err(storage)?
             .map_err(|owner| OpenError::InUse { path: path(), owner })?;
         let store = Untouched::look(&queue.path).map_err(storage)?;
-        let ledger = ledger_of(&store.mark().books).map_err(storage)?;
-        Ok(Self { store, ledger, _lock: lock })
+        let cursors = cursors_of(&store.mark().books).map_err(storage)?;
+        Ok(Self { store, cursors, _lock: lock })
     }
 
     /// Problems outside the entries.
@@ -58,21 +57,20 @@ impl Inspection {
         Ok(self.store.examine(from)?.as_ref().map(examine::examine))
     }
 
-    /// The ledger as last recorded, without losses since then.
-    pub fn ledger(&self) -> &Ledger {
-        &self.ledger
-    }
-
-    /// Entries lost to damage by the time the queue was last used.
+    /// Entries lost to damage by the time the queue was last used; if the destinations differ, the
+    /// most that one of them lost.
     pub fn lost_before(&self) -> u64 {
-        corrupt_of(&self.store.mark().books, self.store.lost_before())
+        let lost = self.store.lost_before();
+        self.cursors.iter().map(|cursor| cursor.ledger(lost).corrupt).max().unwrap_or_default()
     }
 
-    /// Entries that left the queue and are missing from the ledger. Anything but 0 is a bug in
-    /// pitwire.
-    pub fn imbalance(&self) -> i64 {
-        let left = self.store.mark().released + self.ledger.unplaced;
-        left as i64 - self.ledger.gone() as i64
+    /// The destinations whose ledger does not balance, with the number of entries that left the
+    /// queue and are missing from it. Any is a bug in pitwire.
+    pub fn imbalances(&self) -> Vec<(String, i64)> {
+        let mark = self.store.mark();
+        let missing = |cursor: &Cursor| cursor.imbalance(Seq(mark.head), mark.released);
+        let named = self.cursors.iter().map(|cursor| (cursor.name.to_string(), missing(cursor)));
+        named.filter(|(_, missing)| *missing != 0).collect()
     }
 
     /// Disk usage in bytes, as `du` counts it.

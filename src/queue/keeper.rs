@@ -12,11 +12,11 @@ use tokio::time::{Instant, sleep_until};
 use super::buffer::{Buffer, Group, Shed};
 use super::disk::is_full;
 use super::examine::Examination;
-use super::fates::Fate;
+use super::fates::DestinationFate;
 use super::ledger::DropReason;
 use super::log::{DropStep, Index, Log, LookedAhead, Mended, Peeked, StintSession};
 use super::store::Store;
-use super::{Appended, Batch, Limit, Limits, QueueError, QueueStatus};
+use super::{Appended, Batch, DestinationStatus, Limit, Limits, QueueError, QueueStatus};
 use crate::config::{
     Durability, LEDGER_CHECK_INTERVAL, QUEUE_CHANNEL_COMMANDS, REMOVE_FLUSH_INTERVAL,
     STORAGE_RETRY_INTERVAL,
@@ -47,7 +47,7 @@ pub(super) enum Command {
     SetSession { stint: StintId, server: String, session: String, reply: Reply<()> },
     Sessions { reply: Reply<Vec<StintSession>> },
     GoOn { stream: Stream, at: CapturedAt, sessions: Vec<(String, String)>, reply: Reply<()> },
-    Fate { seq: Seq, reply: Reply<(Fate, Vec<(String, Fate)>)> },
+    Fates { seq: Seq, reply: Reply<Vec<DestinationFate>> },
     LookAhead { of: Index, from: Seq, limit: Limit, reply: Reply<LookedAhead> },
     Peek { from: Seq, limit: Limit, reply: Reply<Vec<Peeked>> },
     Examine { from: Seq, reply: Reply<Option<Examination>> },
@@ -195,7 +195,7 @@ impl<S: Store> Keeper<S> {
                 let gone_on = self.log.go_on(&stream, at, &sessions);
                 self.answer_later("append", reply, gone_on);
             }
-            Command::Fate { seq, reply } => answer(reply, self.log.fate(seq)),
+            Command::Fates { seq, reply } => answer(reply, self.log.fates(seq)),
             Command::LookAhead { of, from, limit, reply } => {
                 let read = self.log.look_ahead(of, from, limit);
                 self.answer("read", reply, read);
@@ -376,9 +376,12 @@ impl<S: Store> Keeper<S> {
             return;
         }
         self.ledger_checked_at = Instant::now();
-        let imbalance = status.borrow().imbalance;
-        if imbalance != 0 {
-            tracing::error!(entries = imbalance, "the ledger of the queue does not balance");
+        for DestinationStatus { name, imbalance, .. } in status.borrow().imbalanced() {
+            tracing::error!(
+                destination = name,
+                entries = imbalance,
+                "the ledger of the destination does not balance"
+            );
         }
     }
 

@@ -51,8 +51,7 @@ pub struct Ledger {
     pub quarantined: u64,
     /// Entries that left before they were assigned a position; also included in the counts above.
     pub unplaced: u64,
-    /// Dropped by an operator. Last, because ledgers of older versions lack it.
-    #[serde(default)]
+    /// Dropped by an operator.
     pub operator: u64,
 }
 

@@ -5,7 +5,7 @@
 //! newest entry that was appended, so a jump of the wall clock while nothing is captured expires
 //! nothing.
 
-mod accounts;
+mod cursors;
 mod dropping;
 mod leaving;
 mod looking;
@@ -15,22 +15,22 @@ mod setups;
 mod stints;
 
 use std::io;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub(super) use self::accounts::Index;
-use self::accounts::{Account, Kept};
+pub(super) use self::cursors::{Cursor, Index};
 pub use self::dropping::DropStep;
 pub use self::looking::{LookedAhead, Mended, Peeked};
 use self::recent::Recent;
 use self::stints::Stints;
 use super::buffer::{Shed, Waiting};
-use super::fates::{self, Run};
+use super::fates;
 use super::ledger::{DropReason, Ledger};
 use super::record::{self, EncodeError};
 use super::store::{Notes, Store};
 use super::{Appended, Batch, Content, Destinations, Limit, Limits, QueueStatus};
-use crate::config::{Durability, MAX_SESSIONS};
+use crate::config::{Durability, MAX_SESSIONS, SERVER};
 use crate::entry::{CapturedAt, Kind, Seq, StintId, Stream};
 use crate::planted::planted;
 
@@ -39,20 +39,10 @@ const STREAMS: &str = "streams";
 const SESSIONS: &str = "sessions";
 
 /// The metadata that the store persists together with the head.
-#[derive(Clone, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Books {
-    ledger: Ledger,
     newest: Option<Newest>,
-    /// The disposition range that still grows.
-    run: Option<Run>,
-    /// The head of `[server]`, if there are other destinations. Metadata of older versions lacks
-    /// this field and those below.
-    #[serde(default)]
-    head: Option<Seq>,
-    #[serde(default)]
-    not_lost: u64,
-    #[serde(default)]
-    others: Vec<Kept>,
+    cursors: Vec<Cursor>,
 }
 
 /// The stint and capture time of the newest entry ever appended.
@@ -75,11 +65,9 @@ pub struct StintSession {
 pub(super) struct Log<S> {
     store: S,
     limits: Limits,
-    /// The names of the destinations. `[server]` comes first, with an empty name.
-    names: Vec<String>,
-    /// The cursor and ledger of each destination, in the order of `names`.
-    accounts: Vec<Account>,
-    /// The store's count of lost records when `ahead` was last computed.
+    /// The cursor and ledger of each destination; there is at least one.
+    cursors: Vec<Cursor>,
+    /// The store's count of lost records when `acked_ahead` was last computed.
     lost_counted: Option<u64>,
     newest: Option<Newest>,
     stints: Stints,
@@ -108,15 +96,20 @@ impl<S: Store> Log<S> {
         let newest = newest_ever(&mut store, &books)?;
         let known = fact(&store, STREAMS)?.unwrap_or_default();
         let stints = Stints::resume(known, newest, &limits, now);
-        let others = match destinations {
-            Destinations::These(names) => names.to_vec(),
-            Destinations::AsTheyAre => books.others.iter().map(Kept::name).collect(),
+        let mut names: Vec<Arc<str>> = match destinations {
+            Destinations::Configured(names) => names.iter().map(|name| name[..].into()).collect(),
+            Destinations::Stored => {
+                books.cursors.iter().map(|cursor| cursor.name.clone()).collect()
+            }
         };
+        // Without a destination, no ledger would count what is dropped.
+        if names.is_empty() {
+            names.push(SERVER.into());
+        }
         let mut log = Self {
             durable: store.tail(),
             recent: Recent::new(newest.map(|newest| newest.captured_at), store.tail()),
-            names: [String::new()].into_iter().chain(others).collect(),
-            accounts: Vec::new(),
+            cursors: Vec::new(),
             lost_counted: None,
             newest,
             stints,
@@ -124,9 +117,9 @@ impl<S: Store> Log<S> {
             store,
             limits,
         };
-        log.take_accounts(&books);
+        log.load_cursors(&books, &names);
         log.note_lost();
-        log.part_with_others(&books)?;
+        log.release_unconfigured(&books)?;
         // Apply a limit that was lowered since the last run.
         log.limit(log.limits.clone())?;
         Ok(log)
@@ -171,6 +164,7 @@ impl<S: Store> Log<S> {
             return Ok(Appended::Dropped(DropReason::QueueFull));
         }
         let seq = self.sound()?.append(&bytes)?;
+        self.note_oldest(seq, captured_at);
         if self.store.held().records == 1 {
             self.oldest = Some((self.store.head(), captured_at));
         }
@@ -218,12 +212,12 @@ impl<S: Store> Log<S> {
 
     /// Records entries that never got a position as lost to every destination.
     fn keep_unplaced(&mut self, gone: impl Fn(&mut Ledger), entries: u64) -> io::Result<()> {
-        let mut accounts = self.accounts.clone();
-        for account in &mut accounts {
-            account.ledger.unplaced += entries;
-            gone(&mut account.ledger);
+        let mut cursors = self.cursors.clone();
+        for cursor in &mut cursors {
+            cursor.ledger.unplaced += entries;
+            gone(&mut cursor.ledger);
         }
-        self.keep_books(accounts)
+        self.commit(cursors)
     }
 
     /// Reads entries from `from` that may be sent to a destination; `None` if it has nothing to
@@ -233,7 +227,7 @@ impl<S: Store> Log<S> {
     /// cut may lose an entry that the server already has; its position is not reused.
     pub(super) fn read(&mut self, of: Index, from: Seq, limit: Limit) -> io::Result<Option<Batch>> {
         let of_whom = if planted("one_place_for_all") { 0 } else { of };
-        let from = from.max(self.accounts[of_whom].head);
+        let from = from.max(self.cursors[of_whom].committed);
         let end = match self.limits.durability {
             Durability::Entry if planted("sent_before_its_flush") => self.store.tail(),
             Durability::Entry => self.durable,
@@ -254,8 +248,8 @@ impl<S: Store> Log<S> {
                 Err(error) => tracing::error!(%seq, %error, "cannot decode a queue entry"),
             }
             batch.records.push((seq, bytes.len() as u32));
-            let account = &mut self.accounts[of];
-            account.read_to = account.read_to.max(Seq(seq.0 + 1));
+            let cursor = &mut self.cursors[of];
+            cursor.in_flight_end = cursor.in_flight_end.max(Seq(seq.0 + 1));
         }
         Ok(batch)
     }
@@ -334,7 +328,7 @@ impl<S: Store> Log<S> {
     /// The stint of a destination's oldest undelivered entry, or of the next entry if everything is
     /// delivered.
     pub(super) fn stint(&mut self, of: Index) -> io::Result<StintId> {
-        let oldest = self.read_records(self.accounts[of].head, Limit::ONE)?;
+        let oldest = self.read_records(self.cursors[of].committed, Limit::ONE)?;
         let entry = oldest.first().and_then(|(seq, bytes)| record::decode(*seq, bytes).ok());
         Ok(entry.map_or_else(|| self.stints.expected(), |entry| entry.stint))
     }
@@ -343,7 +337,7 @@ impl<S: Store> Log<S> {
     pub(super) fn status(&mut self) -> QueueStatus {
         let (head, tail) = (self.store.head(), self.store.tail());
         let held = self.store.held();
-        let (server, others) = self.standings();
+        let destinations = self.destination_statuses();
         QueueStatus {
             head,
             tail,
@@ -356,11 +350,7 @@ impl<S: Store> Log<S> {
             newest: self.newest.map(|newest| newest.captured_at),
             stint: self.stints.expected(),
             stints: self.stints.shown(),
-            queued: server.queued,
-            appended: server.appended,
-            imbalance: server.imbalance,
-            ledger: server.ledger,
-            others,
+            destinations,
             buffered: 0,
             undurable_since: None,
             storage_error: None,
@@ -428,7 +418,8 @@ impl<S: Store> Log<S> {
             self.store.reopen()?;
             let books = self.store.books().and_then(|bytes| rmp_serde::from_slice(&bytes).ok());
             let books: Books = books.unwrap_or_default();
-            self.take_accounts(&books);
+            let names = self.destinations();
+            self.load_cursors(&books, &names);
             self.newest = newest_ever(&mut self.store, &books)?;
             self.stints.forget_neighbours();
             self.note_durable();
@@ -437,19 +428,12 @@ impl<S: Store> Log<S> {
     }
 }
 
-/// Decodes the ledger from a store's metadata; empty for a new store.
-pub(super) fn ledger_of(books: &[u8]) -> io::Result<Ledger> {
+/// Decodes the cursors of all destinations from a store's metadata; none for a new store.
+pub(super) fn cursors_of(books: &[u8]) -> io::Result<Vec<Cursor>> {
     if books.is_empty() {
-        return Ok(Ledger::default());
+        return Ok(Vec::new());
     }
-    rmp_serde::from_slice(books).map(|books: Books| books.ledger).map_err(io::Error::other)
-}
-
-/// Entries that `[server]` lost to damage, for a store with this metadata that has lost `lost`
-/// records.
-pub(super) fn corrupt_of(books: &[u8], lost: u64) -> u64 {
-    let books: Books = rmp_serde::from_slice(books).unwrap_or_default();
-    books.ledger.corrupt + lost.saturating_sub(books.not_lost)
+    rmp_serde::from_slice(books).map(|books: Books| books.cursors).map_err(io::Error::other)
 }
 
 /// The stint and capture time of the newest record ever appended. The newest stored record may be

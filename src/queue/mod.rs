@@ -1,9 +1,9 @@
 //! The queue: a bounded, durable FIFO of entries on disk.
 //!
-//! [`open`] returns a [`Writer`] for the sources and a [`Reader`] for the session; the queue is the
-//! only link between the two. An [`Operator`](operator::Operator) inspects and edits the queue by
-//! hand. One task, the queue worker, owns the [`Store`] and runs on its own thread, so that an
-//! fsync never blocks another task.
+//! [`open`] returns a [`Writer`] for the sources and a [`Reader`] for the session of each
+//! destination; the queue is the only link between them. An [`Operator`](operator::Operator)
+//! inspects and edits the queue by hand. One task, the queue worker, owns the [`Store`] and runs on
+//! its own thread, so that an fsync never blocks another task.
 //!
 //! Invariants, each checked by a test:
 //! - A position identifies one entry forever; positions only increase, also across power cuts.
@@ -52,7 +52,7 @@ pub use self::reader::{Batch, LookedAhead, Reader};
 use self::store::Store;
 pub use self::watchdog::Stuck;
 pub use self::writer::{Stamps, Writer};
-use crate::config::{self, Durability, QUEUE_CHANNEL_COMMANDS, WhenFull};
+use crate::config::{self, Durability, QUEUE_CHANNEL_COMMANDS, SERVER, WhenFull};
 use crate::entry::{CapturedAt, Seq, Situation, StintId, Stream};
 
 /// The first position of a new queue.
@@ -155,7 +155,7 @@ pub enum Appended {
 pub type StreamStint = (Stream, StintId);
 
 /// A snapshot of the queue's state and counters.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct QueueStatus {
     /// Position of the oldest entry; equals `tail` if the queue is empty.
     pub head: Seq,
@@ -173,70 +173,80 @@ pub struct QueueStatus {
     pub buffered: u64,
     /// Arrival time of the oldest entry that a power cut would lose now; `None` if all entries are
     /// durable.
+    #[serde(skip)]
     pub undurable_since: Option<Instant>,
+    /// Capture time of the oldest entry.
     pub oldest: Option<CapturedAt>,
     /// Capture time of the newest entry ever appended, even if it was delivered since.
     pub newest: Option<CapturedAt>,
     /// The stint to which the next entry is expected to belong.
     pub stint: StintId,
     /// The current stint of each recently used stream.
+    #[serde(skip)]
     pub stints: Arc<[StreamStint]>,
-    /// Entries not yet delivered to `[server]`. Smaller than `entries` if another destination is
-    /// slower.
-    pub queued: u64,
-    /// Entries accepted since the queue was created.
-    pub appended: u64,
-    /// The ledger of `[server]`.
-    pub ledger: Ledger,
-    /// appended - (delivered + dropped + downsampled + dead letters) - queued. Anything but 0 is a
-    /// bug in pitwire.
-    pub imbalance: i64,
-    /// The other destinations.
-    pub others: Vec<Standing>,
+    pub destinations: Vec<DestinationStatus>,
     /// The last disk error; cleared when the disk works again.
     pub storage_error: Option<String>,
     /// Whether the last disk error was a full disk.
     pub disk_is_full: bool,
     /// Set while the queue worker makes no progress.
+    #[serde(skip)]
     pub stuck: Option<Stuck>,
 }
 
 impl QueueStatus {
-    /// The status of `[server]`.
-    pub fn server(&self) -> Standing {
-        Standing::server(self.queued, self.appended, self.ledger, self.imbalance)
+    /// The status of the destination with this name.
+    pub fn destination(&self, name: &str) -> Option<&DestinationStatus> {
+        self.destinations.iter().find(|destination| destination.name == name)
+    }
+
+    /// The status of the destination `server`; empty if there is none.
+    pub fn server(&self) -> DestinationStatus {
+        self.destination(SERVER).cloned().unwrap_or_default()
+    }
+
+    /// Entries accepted since the queue was created, or since its oldest destination was configured.
+    pub fn appended(&self) -> u64 {
+        self.destinations.iter().map(|destination| destination.appended).max().unwrap_or_default()
+    }
+
+    /// Entries lost to damage; if the destinations differ, the most that one of them lost.
+    pub fn corrupt(&self) -> u64 {
+        let corrupt = self.destinations.iter().map(|destination| destination.ledger.corrupt);
+        corrupt.max().unwrap_or_default()
+    }
+
+    /// The destinations whose ledger does not balance.
+    pub fn imbalanced(&self) -> impl Iterator<Item = &DestinationStatus> {
+        self.destinations.iter().filter(|destination| destination.imbalance != 0)
     }
 }
 
 /// The status of one destination.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Standing {
+pub struct DestinationStatus {
     pub name: String,
     /// Entries not yet delivered to this destination.
     pub queued: u64,
+    /// Capture time of the oldest of these entries.
+    pub oldest: Option<CapturedAt>,
     /// Entries accepted since the destination was configured, plus the entries queued at that time.
     pub appended: u64,
     pub ledger: Ledger,
-    /// See [`QueueStatus::imbalance`].
+    /// appended - (delivered + dropped + downsampled + dead letters) - queued. Anything but 0 is a
+    /// bug in pitwire.
     pub imbalance: i64,
 }
 
-impl Standing {
-    /// The status of `[server]`, whose name is empty.
-    pub fn server(queued: u64, appended: u64, ledger: Ledger, imbalance: i64) -> Self {
-        Self { name: String::new(), queued, appended, ledger, imbalance }
-    }
-}
-
-/// The destinations that receive entries besides `[server]`.
+/// The destinations that receive the entries of a queue.
 #[derive(Clone, Copy, Debug)]
 pub enum Destinations<'a> {
     /// Exactly these destinations; a name is a few of `a-z 0-9 _ -`. A destination that the queue
     /// knows but that is not listed is removed, together with the entries that were kept only for
     /// it.
-    These(&'a [String]),
-    /// The destinations that the queue already knows.
-    AsTheyAre,
+    Configured(&'a [String]),
+    /// The destinations that the queue already knows; `server` if it knows none.
+    Stored,
 }
 
 /// Why a queue operation failed.
@@ -275,60 +285,36 @@ impl OpenError {
     }
 }
 
-/// Opens the queue in the folder `queue.path`, creating it if necessary, and starts its worker.
-///
-/// Blocks until the disk has been read. `now` is the wall-clock time; it decides whether the last
-/// stint continues. [`Closed`] resolves when both ends are dropped and the folder is unlocked.
-pub fn open(
+/// Opens an existing queue for an operator, with the destinations that it knows. Nothing is evicted
+/// or expired, whatever the configured limits are.
+pub fn open_existing(
     queue: &config::QueueConfig,
     stint: &config::StintConfig,
     now: CapturedAt,
-) -> Result<(Writer, Reader, Closed), OpenError> {
-    let limits = Limits::new(queue, stint);
-    let (writer, readers, closed) = open_within(limits, queue, Destinations::These(&[]), now)?;
-    Ok((writer, readers.0, closed))
-}
-
-/// Opens the queue like [`open`], with a [`Reader`] for each of the destinations `others` in
-/// addition to `[server]`.
-pub fn open_for(
-    others: &[String],
-    queue: &config::QueueConfig,
-    stint: &config::StintConfig,
-    now: CapturedAt,
-) -> Result<(Writer, Readers, Closed), OpenError> {
-    open_within(Limits::new(queue, stint), queue, Destinations::These(others), now)
-}
-
-/// Opens an existing queue for inspection by an operator. Nothing is evicted or expired, whatever
-/// the limits say.
-pub fn open_as_it_is(
-    queue: &config::QueueConfig,
-    stint: &config::StintConfig,
-    now: CapturedAt,
-) -> Result<(Writer, Reader, Closed), OpenError> {
+) -> Result<(Writer, Vec<Reader>, Closed), OpenError> {
+    if !segments::inspect::is_store(&queue.path) {
+        return Err(OpenError::Missing { path: queue.path.display().to_string() });
+    }
     let limits = Limits {
         max_entries: u64::MAX,
         max_bytes: u64::MAX,
         max_age: Duration::MAX,
         ..Limits::new(queue, stint)
     };
-    if !segments::inspect::is_store(&queue.path) {
-        return Err(OpenError::Missing { path: queue.path.display().to_string() });
-    }
-    let (writer, readers, closed) = open_within(limits, queue, Destinations::AsTheyAre, now)?;
-    Ok((writer, readers.0, closed))
+    open(queue, limits, Destinations::Stored, now)
 }
 
-/// The reader for `[server]`, and the readers for the other destinations in configured order.
-pub type Readers = (Reader, Vec<Reader>);
-
-fn open_within(
-    limits: Limits,
+/// Opens the queue in the folder `queue.path`, creating it if necessary, and starts its worker.
+/// Returns a [`Reader`] for each destination, in the given order.
+///
+/// Blocks until the disk has been read. `now` is the wall-clock time; it decides whether the last
+/// stint continues. [`Closed`] resolves when all ends are dropped and the folder is unlocked.
+pub fn open(
     queue: &config::QueueConfig,
+    limits: Limits,
     destinations: Destinations<'_>,
     now: CapturedAt,
-) -> Result<(Writer, Readers, Closed), OpenError> {
+) -> Result<(Writer, Vec<Reader>, Closed), OpenError> {
     let path = || queue.path.display().to_string();
     let storage = |source| OpenError::Storage { path: path(), source };
     disk::create_folder(&queue.path).map_err(storage)?;
@@ -343,7 +329,7 @@ fn open_within(
     let mut store = segments::SegmentStore::open(&queue.path, options).map_err(storage)?;
     store.guard(lock);
     let ((writer, readers), keeper) =
-        with_store_for(destinations, store, limits, now).map_err(storage)?;
+        with_store(store, limits, destinations, now).map_err(storage)?;
     let (done, closed) = oneshot::channel();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(storage)?;
@@ -367,25 +353,15 @@ impl Closed {
     }
 }
 
-/// Creates a queue over any store. Returns its two ends and its worker, a future that must be
-/// polled for them to work; it completes after a last flush when both ends are dropped.
+/// Creates a queue over any store. Returns its write end, a read end for each destination, and its
+/// worker: a future that must be polled for them to work. It completes after a last flush when all
+/// ends are dropped.
 pub fn with_store<S: Store>(
     store: S,
     limits: Limits,
-    now: CapturedAt,
-) -> io::Result<((Writer, Reader), impl Future<Output = ()> + Send)> {
-    let destinations = Destinations::These(&[]);
-    let ((writer, readers), keeper) = with_store_for(destinations, store, limits, now)?;
-    Ok(((writer, readers.0), keeper))
-}
-
-/// Creates a queue over any store like [`with_store`], with a reader for each destination.
-pub fn with_store_for<S: Store>(
     destinations: Destinations<'_>,
-    store: S,
-    limits: Limits,
     now: CapturedAt,
-) -> io::Result<((Writer, Readers), impl Future<Output = ()> + Send + use<S>)> {
+) -> io::Result<((Writer, Vec<Reader>), impl Future<Output = ()> + Send + use<S>)> {
     let durability = limits.durability;
     let mut log = Log::open(store, limits, destinations, now)?;
     let status = log.status();
@@ -393,11 +369,8 @@ pub fn with_store_for<S: Store>(
     let (commands, inbox) = mpsc::channel(QUEUE_CHANNEL_COMMANDS);
     let (publisher, status) = watch::channel(status);
     let writer = Writer::new(commands.clone(), Arc::clone(&buffer), status.clone());
-    let reader = |(of, name): (usize, &String)| {
-        Reader::new(commands.clone(), of, name.clone(), status.clone())
-    };
-    let mut all = log.destinations().iter().enumerate().map(reader);
-    let server = all.next().ok_or(io::ErrorKind::InvalidInput)?;
-    let readers = (server, all.collect());
+    let names = log.destinations().into_iter().enumerate();
+    let readers =
+        names.map(|(of, name)| Reader::new(commands.clone(), of, name, status.clone())).collect();
     Ok(((writer, readers), keeper::run(log, durability, buffer, inbox, publisher)))
 }

@@ -6,7 +6,7 @@
 use tokio::sync::mpsc;
 
 use super::examine::Examination;
-use super::fates::Fate;
+use super::fates::DestinationFate;
 use super::keeper::Command;
 pub use super::log::{DropStep, Mended, Peeked, StintSession};
 use super::reader::ask;
@@ -32,15 +32,9 @@ impl Operator {
         ask(&self.commands, |reply| Command::Peek { from, limit, reply }).await
     }
 
-    /// The disposition of the entry at `seq` for `[server]`.
-    pub async fn fate(&self, seq: Seq) -> Result<Fate, QueueError> {
-        Ok(self.fates(seq).await?.0)
-    }
-
-    /// The disposition of the entry at `seq` for `[server]`, and for each other destination by
-    /// name.
-    pub async fn fates(&self, seq: Seq) -> Result<(Fate, Vec<(String, Fate)>), QueueError> {
-        ask(&self.commands, |reply| Command::Fate { seq, reply }).await
+    /// The disposition of the entry at `seq` for each destination.
+    pub async fn fates(&self, seq: Seq) -> Result<Vec<DestinationFate>, QueueError> {
+        ask(&self.commands, |reply| Command::Fates { seq, reply }).await
     }
 
     /// Reads every byte of the segment that contains `from`, or else of the next one, without

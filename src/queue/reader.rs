@@ -1,5 +1,7 @@
 //! The read end of the queue.
 
+use std::sync::Arc;
+
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::keeper::Command;
@@ -51,7 +53,7 @@ impl Batch {
 pub struct Reader {
     commands: mpsc::Sender<Command>,
     of: Index,
-    destination: String,
+    destination: Arc<str>,
     /// The next batch starts here. Entries from the head up to here are in flight.
     cursor: Seq,
     status: watch::Receiver<QueueStatus>,
@@ -61,7 +63,7 @@ impl Reader {
     pub(super) fn new(
         commands: mpsc::Sender<Command>,
         of: Index,
-        destination: String,
+        destination: Arc<str>,
         status: watch::Receiver<QueueStatus>,
     ) -> Self {
         Self { commands, of, destination, cursor: Seq(0), status }
@@ -140,7 +142,7 @@ impl Reader {
         self.status.borrow().clone()
     }
 
-    /// The name of the destination; empty for `[server]`.
+    /// The name of the destination.
     pub fn destination(&self) -> &str {
         &self.destination
     }
@@ -148,10 +150,7 @@ impl Reader {
     /// Entries not yet delivered to this destination.
     pub fn queued(&self) -> u64 {
         let status = self.status.borrow();
-        match self.of {
-            0 => status.queued,
-            of => status.others.get(of - 1).map_or(0, |other| other.queued),
-        }
+        status.destinations.get(self.of).map_or(0, |destination| destination.queued)
     }
 
     async fn ask<T>(

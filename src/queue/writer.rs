@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::buffer::Buffer;
 use super::keeper::Command;
 use super::operator::Operator;
-use super::{Appended, Limits, NewEntry, QueueError, QueueStatus};
+use super::{Appended, DestinationStatus, Limits, NewEntry, QueueError, QueueStatus};
 use crate::entry::{CapturedAt, Stream};
 use crate::planted::planted;
 
@@ -107,10 +107,7 @@ impl Writer {
             (since, stalled) => since.or(stalled),
         };
         // Losses in memory are recorded on disk later; add them here so that the ledger balances.
-        let others = status.others.iter_mut().map(|other| (&mut other.appended, &mut other.ledger));
-        for (appended, ledger) in
-            [(&mut status.appended, &mut status.ledger)].into_iter().chain(others)
-        {
+        for DestinationStatus { appended, ledger, .. } in &mut status.destinations {
             *appended += shed.thinned + shed.dropped;
             ledger.unplaced += shed.thinned + shed.dropped;
             ledger.thinned += shed.thinned;

@@ -74,11 +74,13 @@ pub struct SessionStatus {
     pub retry_in: Option<Duration>,
 }
 
-/// A receiver for a session's status.
-pub type Watched = watch::Receiver<SessionStatus>;
-
-/// Status receivers of the destinations other than `[server]`, by name.
-pub type Others = Vec<(String, Watched)>;
+/// Watches the session of a destination.
+#[derive(Clone, Debug)]
+pub struct DestinationWatch {
+    pub name: String,
+    pub session: watch::Receiver<SessionStatus>,
+    pub latencies: Latencies,
+}
 
 impl SessionStatus {
     fn show(&mut self, stint: StintId, page: String) {
@@ -175,7 +177,7 @@ impl<S: Sink> Session<S> {
         }
     }
 
-    /// The name of the destination; empty for `[server]`.
+    /// The name of the destination.
     pub fn destination(&self) -> &str {
         self.reader.destination()
     }

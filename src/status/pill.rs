@@ -1,11 +1,13 @@
 //! The status badge: the state of the agent in a few words, for the status page and the terminal.
 
+use std::cmp::Reverse;
+
 use serde::Serialize;
 
 use crate::config::FORGOTTEN_SHOWN;
 use crate::drain::{Drain, ON_ITS_WAY};
+use crate::queue::QueueStatus;
 use crate::session::SessionStatus;
-use crate::tools;
 
 /// The status badge: severity and text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -14,7 +16,8 @@ pub struct Pill {
     pub text: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// Ordered from the least to the most urgent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Mood {
     /// Everything works.
@@ -26,48 +29,43 @@ pub enum Mood {
 }
 
 impl Pill {
-    /// The badge for the most important fact about the disk, the queue and the session.
-    pub(super) fn new(disk: Disk, queued: u64, session: &SessionStatus, drain: Drain) -> Self {
-        let saved = count(queued);
-        let (mood, text) = match (disk, drain) {
-            (Disk::Full, _) => (Mood::Bad, "Disk full".into()),
-            (Disk::Fails(entries), _) => {
-                (Mood::Bad, format!("Disk fails, {} in memory", count(entries)))
+    /// The badge of the agent: the disk if it fails, else the first of the destinations in the worst
+    /// state, with its name if there are several.
+    pub(super) fn new(queue: &QueueStatus, destinations: Vec<(&str, Self)>) -> Self {
+        let on_disk = |text| Self { mood: Mood::Bad, text };
+        if queue.storage_error.is_some() && queue.disk_is_full {
+            return on_disk("Disk full".into());
+        } else if queue.storage_error.is_some() || queue.stuck.is_some() {
+            return on_disk(format!("Disk fails, {} in memory", count(queue.buffered)));
+        }
+        let has_several = destinations.len() > 1;
+        let worst = destinations.into_iter().min_by_key(|(_, pill)| Reverse(pill.mood));
+        match worst {
+            Some((name, Self { mood, text })) if has_several && mood > Mood::Good => {
+                Self { mood, text: format!("{name}: {text}") }
             }
+            Some((_, pill)) => pill,
+            None => Self { mood: Mood::Waiting, text: "No destination".into() },
+        }
+    }
+
+    /// The badge of a destination: the most important fact about its session and its queue.
+    pub(super) fn of_destination(queued: u64, session: &SessionStatus, drain: Drain) -> Self {
+        let saved = count(queued);
+        let (mood, text) = match drain {
             _ if was_forgotten(session) => (Mood::Waiting, "Server forgot the session".into()),
             _ if !session.connected => (Mood::Waiting, format!("Offline, {saved} saved")),
             _ if session.session.is_none() => {
                 (Mood::Waiting, format!("No session yet, {saved} saved"))
             }
             _ if queued <= ON_ITS_WAY => (Mood::Good, "Live".into()),
-            (Disk::Works, Drain::CatchingUp { ready_in }) => {
+            Drain::CatchingUp { ready_in } => {
                 (Mood::Waiting, format!("Catching up, {} s", count(ready_in.as_secs().max(1))))
             }
-            (Disk::Works, Drain::FallingBehind) => {
-                (Mood::Bad, format!("Falling behind, {saved} saved"))
-            }
-            (Disk::Works, Drain::Level) => (Mood::Waiting, format!("Catching up, {saved} left")),
+            Drain::FallingBehind => (Mood::Bad, format!("Falling behind, {saved} saved")),
+            Drain::Level => (Mood::Waiting, format!("Catching up, {saved} left")),
         };
         Self { mood, text }
-    }
-}
-
-/// The state of the queue's disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Disk {
-    Works,
-    Full,
-    /// The disk fails, and this many entries wait in memory.
-    Fails(u64),
-}
-
-impl Disk {
-    pub(super) fn new(queue: &tools::Status) -> Self {
-        match &queue.storage_error {
-            None => Self::Works,
-            Some(_) if queue.disk_is_full => Self::Full,
-            Some(_) => Self::Fails(queue.buffered),
-        }
     }
 }
 
@@ -91,6 +89,7 @@ mod tests {
     use tokio::time::{Instant, advance};
 
     use super::*;
+    use crate::queue::Stuck;
 
     /// Stands in for a troubleshooting page: nothing is wrong, so there is none.
     const LIVE: &str = "## What you see\nLive";
@@ -109,70 +108,58 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_pill_says_what_matters_most_and_a_page_what_to_do() {
+    async fn a_destination_shows_what_matters_most_and_a_page_explains_it() {
         let offline = SessionStatus::default();
         let connected = SessionStatus { connected: true, ..offline.clone() };
         let bound = SessionStatus { session: Some("a".into()), ..connected.clone() };
         let forgotten = SessionStatus { forgotten_at: Some(Instant::now()), ..connected.clone() };
         let catching_up = Drain::CatchingUp { ready_in: Duration::from_millis(14_700) };
-        for (disk, queued, session, drain, mood, text, page) in [
-            (Disk::Works, 0, &bound, Drain::Level, Mood::Good, "Live", LIVE),
-            (Disk::Works, 7, &bound, Drain::FallingBehind, Mood::Good, "Live", LIVE),
-            (
-                Disk::Works,
-                1_204,
-                &offline,
-                Drain::Level,
-                Mood::Waiting,
-                "Offline, 1,204 saved",
-                OFFLINE,
-            ),
-            (
-                Disk::Works,
-                3,
-                &connected,
-                Drain::Level,
-                Mood::Waiting,
-                "No session yet, 3 saved",
-                NO_SESSION,
-            ),
-            (Disk::Works, 900, &bound, catching_up, Mood::Waiting, "Catching up, 14 s", BEHIND),
-            (
-                Disk::Works,
-                900,
-                &bound,
-                Drain::Level,
-                Mood::Waiting,
-                "Catching up, 900 left",
-                BEHIND,
-            ),
-            (
-                Disk::Works,
-                1_000_000,
-                &bound,
-                Drain::FallingBehind,
-                Mood::Bad,
-                "Falling behind, 1,000,000 saved",
-                BEHIND,
-            ),
-            (Disk::Fails(12), 5, &bound, Drain::Level, Mood::Bad, "Disk fails, 12 in memory", DISK),
-            (Disk::Full, 5, &offline, Drain::Level, Mood::Bad, "Disk full", DISK),
-            (
-                Disk::Works,
-                900,
-                &forgotten,
-                catching_up,
-                Mood::Waiting,
-                "Server forgot the session",
-                NEW_PAGE,
-            ),
+        let (level, behind) = (Drain::Level, Drain::FallingBehind);
+        for (queued, session, drain, mood, text, page) in [
+            (0, &bound, level, Mood::Good, "Live", LIVE),
+            (7, &bound, behind, Mood::Good, "Live", LIVE),
+            (1_204, &offline, level, Mood::Waiting, "Offline, 1,204 saved", OFFLINE),
+            (3, &connected, level, Mood::Waiting, "No session yet, 3 saved", NO_SESSION),
+            (900, &bound, catching_up, Mood::Waiting, "Catching up, 14 s", BEHIND),
+            (900, &bound, level, Mood::Waiting, "Catching up, 900 left", BEHIND),
+            (1_000_000, &bound, behind, Mood::Bad, "Falling behind, 1,000,000 saved", BEHIND),
+            (900, &forgotten, catching_up, Mood::Waiting, "Server forgot the session", NEW_PAGE),
         ] {
-            let pill = Pill::new(disk, queued, session, drain);
+            let pill = Pill::of_destination(queued, session, drain);
             assert_eq!(pill, Pill { mood, text: text.into() });
             leads_to(text, page);
         }
         advance(FORGOTTEN_SHOWN).await;
-        let pill = Pill::new(Disk::Works, 900, &forgotten, Drain::Level);
+        let pill = Pill::of_destination(900, &forgotten, Drain::Level);
         assert_eq!(pill.text, "No session yet, 900 saved");
+    }
+
+    #[test]
+    fn the_agent_shows_a_failing_disk_or_its_worst_destination() {
+        let pill = |mood, text: &str| Pill { mood, text: text.into() };
+        let live = ("server", pill(Mood::Good, "Live"));
+        let offline = ("league", pill(Mood::Waiting, "Offline, 200 saved"));
+        let behind = ("club", pill(Mood::Bad, "Falling behind, 900 saved"));
+        let works = QueueStatus::default();
+        let storage_error = Some("no room".to_owned());
+        let fails = QueueStatus { storage_error, buffered: 12, ..works.clone() };
+        let full = QueueStatus { disk_is_full: true, ..fails.clone() };
+        let stuck = Some(Stuck { step: "flush", since: Instant::now() });
+        let hangs = QueueStatus { stuck, buffered: 7, ..works.clone() };
+        for (queue, destinations, mood, text) in [
+            (&works, vec![live.clone()], Mood::Good, "Live"),
+            (&works, vec![offline.clone()], Mood::Waiting, "Offline, 200 saved"),
+            (&works, vec![live.clone(), live.clone()], Mood::Good, "Live"),
+            (&works, vec![live, offline.clone()], Mood::Waiting, "league: Offline, 200 saved"),
+            (&works, vec![offline.clone(), behind], Mood::Bad, "club: Falling behind, 900 saved"),
+            (&fails, vec![offline.clone()], Mood::Bad, "Disk fails, 12 in memory"),
+            (&hangs, vec![offline.clone()], Mood::Bad, "Disk fails, 7 in memory"),
+            (&full, vec![offline], Mood::Bad, "Disk full"),
+        ] {
+            assert_eq!(Pill::new(queue, destinations), pill(mood, text));
+            if text.starts_with("Disk") {
+                leads_to(text, DISK);
+            }
+        }
     }
 }

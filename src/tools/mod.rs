@@ -7,7 +7,6 @@ mod client;
 mod http;
 mod line;
 mod moves;
-mod wire;
 
 use std::path::{Path, PathBuf};
 
@@ -20,11 +19,9 @@ pub use self::line::{Line, What, export_line};
 pub use self::moves::{Moved, Refusals};
 use crate::config::QueueConfig;
 use crate::entry::{CapturedAt, Entry, Kind, Seq, StintId};
-use crate::queue::fates::Fate;
-use crate::queue::inspect::Examination;
-use crate::queue::ledger::Ledger;
-use crate::queue::operator::{DropStep, Mended, Operator, Peeked};
-use crate::queue::{QueueError, Standing, Writer};
+use crate::queue::fates::{DestinationFate, Fate};
+use crate::queue::operator::{Operator, Peeked};
+use crate::queue::{QueueError, QueueStatus, Writer};
 
 /// The tools of a queue.
 #[derive(Clone, Debug)]
@@ -36,44 +33,13 @@ pub struct Tools {
     operator: Operator,
 }
 
-/// The state of a queue, its limits and its ledger.
+/// The state of a queue, and where it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// The queue's directory.
     pub path: String,
-    pub head: Seq,
-    pub tail: Seq,
-    pub entries: u64,
-    /// Size of the records in bytes.
-    pub bytes: u64,
-    pub disk_bytes: u64,
-    pub max_entries: u64,
-    pub max_bytes: u64,
-    /// Entries in memory that are not yet on the disk.
-    pub buffered: u64,
-    #[serde(with = "wire::moment")]
-    pub oldest: Option<CapturedAt>,
-    #[serde(with = "wire::moment")]
-    pub newest: Option<CapturedAt>,
-    pub stint: StintId,
-    /// Entries not yet delivered to `[server]`.
-    pub queued: u64,
-    pub appended: u64,
-    /// The ledger of `[server]`.
-    pub ledger: Ledger,
-    pub imbalance: i64,
-    /// The other destinations.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub others: Vec<Standing>,
-    pub storage_error: Option<String>,
-    pub disk_is_full: bool,
-}
-
-impl Status {
-    /// The status of `[server]`.
-    pub fn server(&self) -> Standing {
-        Standing::server(self.queued, self.appended, self.ledger, self.imbalance)
-    }
+    #[serde(flatten)]
+    pub queue: QueueStatus,
 }
 
 /// Consecutive entries.
@@ -91,9 +57,7 @@ pub struct Page {
 pub struct Item {
     pub seq: Seq,
     pub stint: StintId,
-    #[serde(with = "wire::moment")]
     pub captured_at: CapturedAt,
-    #[serde(with = "wire::kind")]
     pub kind: Kind,
     /// Size of its record in bytes.
     pub bytes: u64,
@@ -102,27 +66,15 @@ pub struct Item {
     pub json: Option<Box<RawValue>>,
 }
 
-/// The disposition of an entry.
+/// The disposition of an entry for each destination.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Trace {
     pub seq: Seq,
-    #[serde(with = "wire::fate")]
-    pub fate: Fate,
-    /// The disposition for each of the other destinations.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub others: Vec<OtherFate>,
+    pub fates: Vec<DestinationFate>,
     /// The entry itself, while it is queued.
     pub entry: Option<Item>,
     /// The sequence number that the next entry gets.
     pub tail: Seq,
-}
-
-/// The disposition of an entry for a destination other than `[server]`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct OtherFate {
-    pub destination: String,
-    #[serde(with = "wire::fate")]
-    pub fate: Fate,
 }
 
 impl Tools {
@@ -139,30 +91,13 @@ impl Tools {
 
     /// The current state of the queue.
     pub fn status(&self) -> Status {
-        let status = self.writer.status();
-        let (max_entries, max_bytes) =
-            self.bounds.unwrap_or((status.max_entries, status.max_bytes));
-        Status {
-            path: absolute(&self.path),
-            head: status.head,
-            tail: status.tail,
-            entries: status.entries,
-            bytes: status.bytes,
-            disk_bytes: status.disk_bytes,
-            max_entries,
-            max_bytes,
-            buffered: status.buffered,
-            oldest: status.oldest,
-            newest: status.newest,
-            stint: status.stint,
-            queued: status.queued,
-            appended: status.appended,
-            ledger: status.ledger,
-            imbalance: status.imbalance,
-            others: status.others,
-            storage_error: status.storage_error.or(status.stuck.map(|stuck| stuck.to_string())),
-            disk_is_full: status.disk_is_full,
+        let mut queue = self.writer.status();
+        if let Some((max_entries, max_bytes)) = self.bounds {
+            (queue.max_entries, queue.max_bytes) = (max_entries, max_bytes);
         }
+        let stuck = queue.stuck.map(|stuck| stuck.to_string());
+        queue.storage_error = queue.storage_error.or(stuck);
+        Status { path: absolute(&self.path), queue }
     }
 
     /// Reads entries from `from` on, at most `entries` and no more than a page. `whole` includes
@@ -182,30 +117,17 @@ impl Tools {
 
     /// Finds out what happened to the entry with this sequence number.
     pub async fn trace(&self, seq: Seq) -> Result<Trace, QueueError> {
-        let (fate, others) = self.operator.fates(seq).await?;
-        let others = others.into_iter().map(|(destination, fate)| OtherFate { destination, fate });
-        let others: Vec<_> = others.collect();
+        let fates = self.operator.fates(seq).await?;
         let mut entry = None;
-        if fate == Fate::Queued || others.iter().any(|other| other.fate == Fate::Queued) {
+        if fates.iter().any(|one| one.fate == Fate::Queued) {
             let page = self.page(seq, 1, false).await?;
             entry = page.entries.into_iter().find(|entry| entry.seq == seq);
         }
-        Ok(Trace { seq, fate, others, entry, tail: self.writer.status().tail })
+        Ok(Trace { seq, fates, entry, tail: self.writer.status().tail })
     }
 
-    /// Reads a whole segment and checks it; see [`Operator::examine`].
-    pub async fn examine(&self, from: Seq) -> Result<Option<Examination>, QueueError> {
-        self.operator.examine(from).await
-    }
-
-    /// Quarantines the damaged parts of a segment; see [`Operator::mend`].
-    pub async fn mend(&self, from: Seq) -> Result<Option<Mended>, QueueError> {
-        self.operator.mend(from).await
-    }
-
-    /// Drops entries in one step of at most a segment; see [`Operator::drop_between`].
-    pub async fn drop_between(&self, first: Seq, last: Seq) -> Result<DropStep, QueueError> {
-        self.operator.drop_between(first, last).await
+    pub(crate) fn operator(&self) -> &Operator {
+        &self.operator
     }
 }
 

@@ -314,7 +314,11 @@ impl Agent {
     /// The dashboard links printed so far.
     pub fn links(&self) -> Vec<String> {
         let lines = self.process.stdout();
-        lines.iter().filter_map(|line| Some(line.strip_prefix("dashboard: ")?.to_owned())).collect()
+        let link = |line: &String| {
+            let of_server = line.strip_prefix("dashboard of server: ");
+            of_server.or_else(|| line.strip_prefix("dashboard: ")).map(str::to_owned)
+        };
+        lines.iter().filter_map(link).collect()
     }
 
     /// The dashboard link number `number`, from 1.
@@ -348,6 +352,13 @@ impl Agent {
     /// The value of one series, named as on `/metrics`.
     pub async fn metric(&self, series: &str) -> f64 {
         let text = self.metrics().await;
+        // A series without that label is the one of `[server]`.
+        let text = match series.contains("destination=") {
+            true => text,
+            false => {
+                text.replace(r#"destination="server""#, "").replace("{}", "").replace("{,", "{")
+            }
+        };
         let value = |line: &str| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok();
         text.lines().find_map(value).unwrap_or_else(|| panic!("no {series} in\n{text}"))
     }

@@ -8,10 +8,11 @@ use std::time::Duration;
 use pitwire::config::{Config, Durability};
 use pitwire::entry::{CapturedAt, Situation};
 use pitwire::fields::Frame;
-use pitwire::queue::{self, Content, Limit, NewEntry, Stamps};
+use pitwire::queue::{Content, Limit, NewEntry, Stamps};
 use pitwire::source::simulator::Car;
 
 use crate::long;
+use crate::single;
 
 const ROLE: &str = "PITWIRE_TEST_BOUND_CHILD";
 const MAX_ENTRIES: u64 = 10_000;
@@ -46,7 +47,7 @@ async fn child() {
     config.queue.max_bytes = MAX_BYTES;
     config.queue.durability = Durability::Within(Duration::from_millis(200));
     let (writer, mut reader, closed) =
-        queue::open(&config.queue, &config.stint, CapturedAt(0)).unwrap();
+        single::open(&config.queue, &config.stint, CapturedAt(0)).unwrap();
     pitwire::memory::give_back_what_is_freed();
     let frames = frames();
     let (mut made, mut removed, mut most) = (0, 0, 0);
@@ -75,7 +76,7 @@ async fn child() {
         if made % 2_500 == 0 {
             let (du, status) = (du(&config.queue.path), writer.status());
             assert!(du <= MAX_BYTES, "{du} bytes on the disk: {status:?}");
-            assert!(status.entries <= MAX_ENTRIES && status.imbalance == 0, "{status:?}");
+            assert!(status.entries <= MAX_ENTRIES && status.server().imbalance == 0, "{status:?}");
             most = most.max(du);
         }
     }
@@ -85,9 +86,13 @@ async fn child() {
         reader.remove(batch).await.unwrap();
     }
     let status = writer.status();
-    assert_eq!((status.imbalance, status.ledger.dropped_in_all()), (0, 0), "{status:?}");
-    assert_eq!(status.ledger.thinned + removed as u64, made, "{status:?}");
-    assert!(status.ledger.thinned > 0);
+    assert_eq!(
+        (status.server().imbalance, status.server().ledger.dropped_in_all()),
+        (0, 0),
+        "{status:?}"
+    );
+    assert_eq!(status.server().ledger.thinned + removed as u64, made, "{status:?}");
+    assert!(status.server().ledger.thinned > 0);
     drop((writer, reader));
     closed.wait().await;
     let drained = du(&config.queue.path);

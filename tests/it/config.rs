@@ -276,6 +276,8 @@ fn each_mistake_with_other_servers_is_one_line() {
     let mistakes: &[(Given<'_>, &str)] = &[
         (toml("[destination.B]\nurl = \"http://b\""),
             "pitwire.toml:2: destination.B.url: \"B\" is not a valid destination name; write 1 to 32 of a-z 0-9 _ -"),
+        (toml("[destination.server]\nurl = \"http://b\""),
+            "pitwire.toml:2: destination.server.url: \"server\" is the name of [server]; choose another one"),
         (toml("[destination.b]\nurl = \"b\""),
             "pitwire.toml:2: destination.b.url: \"b\" is not an address; write an address such as \"http://localhost:5000\" or \"nats://localhost:4222\""),
         (toml("[destination.b]\ntoken = \"x\""),

@@ -9,11 +9,12 @@ use pitwire::config::Config;
 use pitwire::entry::{CapturedAt, Seq, Situation};
 use pitwire::queue::segments::{Options, SEGMENT_ENTRIES, SegmentStore};
 use pitwire::queue::store::Store;
-use pitwire::queue::{self, Content, Limit, NewEntry, Stamps};
+use pitwire::queue::{Content, Limit, NewEntry, Stamps};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::long;
+use crate::single;
 
 #[test]
 fn damage_costs_at_most_the_segments_that_were_hit() {
@@ -61,7 +62,7 @@ async fn the_ledger_balances_when_the_journal_is_gone() {
     let place = tempfile::tempdir().unwrap();
     let mut config = Config::default();
     config.queue.path = place.path().join("queue");
-    let open = || queue::open(&config.queue, &config.stint, CapturedAt(1)).unwrap();
+    let open = || single::open(&config.queue, &config.stint, CapturedAt(1)).unwrap();
     let (writer, mut reader, closed) = open();
     let frame = |at| NewEntry {
         driven_at: None,
@@ -91,7 +92,7 @@ async fn the_ledger_balances_when_the_journal_is_gone() {
     }
     let (writer, _reader, _) = open();
     let status = writer.status();
-    assert_eq!(status.imbalance, 0, "{status:?}");
+    assert_eq!(status.server().imbalance, 0, "{status:?}");
     // They were in the write-ahead log only.
     assert_eq!(status.entries, 0, "{status:?}");
     assert!(status.tail.0 > SEGMENT_ENTRIES + 200, "{status:?}");

@@ -122,6 +122,23 @@ fn each_alert_fires_and_clears_and_is_about_metrics_that_there_are() {
     assert!(count > 10, "{count}");
 }
 
+/// An alert that matches no series of an agent never fires.
+#[test]
+fn the_series_of_the_alert_tests_have_the_labels_that_an_agent_exposes() {
+    let mut count = 0;
+    for series in text("alerts_test.yml").lines().filter_map(|line| line.split('\'').nth(1)) {
+        let Some((name, labels)) = series.trim_end_matches('}').split_once('{') else { continue };
+        let is_it = |row: &&Row| row.0 == name.trim_end_matches("_bucket");
+        let Some((.., own, _)) = TABLE.iter().find(is_it) else { continue };
+        let of_prometheus = ["instance", "job", "le"];
+        let keys = labels.split(',').map(|label| label.split('=').next().unwrap());
+        let keys: BTreeSet<_> = keys.filter(|key| !of_prometheus.contains(key)).collect();
+        assert_eq!(keys, own.iter().map(|(label, _)| *label).collect(), "{series}");
+        count += 1;
+    }
+    assert!(count > 40, "{count}");
+}
+
 /// Each problem has a troubleshooting page that an alert and the index link to.
 #[test]
 fn each_failure_has_a_page_that_says_what_is_seen_why_and_what_to_do() {

@@ -7,24 +7,28 @@ mod live;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use pitwire::config::{Durability, REMOVE_FLUSH_INTERVAL, WhenFull};
+use pitwire::clock;
+use pitwire::config::{Config, Durability, REMOVE_FLUSH_INTERVAL, WhenFull};
 use pitwire::entry::{CapturedAt, Kind, Seq, Situation, StintId};
 use pitwire::queue::fates::Fate;
 use pitwire::queue::segments::{Options, SegmentStore};
 use pitwire::queue::store::Store;
 use pitwire::queue::{
-    self, Batch, Content, Destinations, Limit, Limits, NewEntry, QueueStatus, Reader, Stamps,
-    Standing, Writer,
+    self, Batch, Content, DestinationStatus, Destinations, Limit, Limits, NewEntry, QueueStatus,
+    Reader, Stamps, Writer,
 };
 use proptest::prelude::*;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
+#[cfg(unix)]
+use crate::agent::pitwire;
 use crate::disk::Disk;
+use crate::single;
 
-const OTHERS: [&str; 2] = ["b", "c"];
-const ALL: usize = 1 + OTHERS.len();
+const NAMES: [&str; 3] = ["server", "b", "c"];
+const ALL: usize = NAMES.len();
 
 /// One operation on a queue. Destinations are identified by their index.
 #[derive(Clone, Debug)]
@@ -119,7 +123,7 @@ fn one_that_is_away_holds_back_nobody_but_the_bound() {
         }
         let status = trial.status();
         assert_eq!(status.entries, 800);
-        let queued: Vec<_> = trial.standings().iter().map(|standing| standing.queued).collect();
+        let queued: Vec<_> = trial.statuses().iter().map(|status| status.queued).collect();
         assert_eq!(queued, [0, 0, 800]);
         trial.drain().await;
     });
@@ -137,50 +141,96 @@ fn a_destination_that_is_new_begins_with_what_is_there_and_one_that_is_gone_leav
         }
         trial.end().await;
         // Entries that only "c" had not received are discarded with "c".
-        let life = Life::open(disk.clone(), &limits(10_000, WhenFull::Thin), &["b"]);
+        let life = Life::open(disk.clone(), &limits(10_000, WhenFull::Thin), &["server", "b"]);
         assert_eq!(life.writer.status().entries, 40);
-        assert!(standings(&life.writer.status()).iter().all(balances));
+        assert!(life.writer.status().destinations.iter().all(balances));
         life.end().await;
-        let mut life = Life::open(disk.clone(), &limits(10_000, WhenFull::Thin), &["b", "d"]);
-        let all = standings(&life.writer.status());
+        let mut life =
+            Life::open(disk.clone(), &limits(10_000, WhenFull::Thin), &["server", "b", "d"]);
+        let all = life.writer.status().destinations;
         let queued: Vec<_> = all.iter().map(|s| (&*s.name, s.queued, s.appended)).collect();
-        assert_eq!(queued, [("", 40, 100), ("b", 40, 100), ("d", 40, 40)]);
+        assert_eq!(queued, [("server", 40, 100), ("b", 40, 100), ("d", 40, 40)]);
         for reader in &mut life.readers {
             let batch = reader.next_batch(Limit { entries: 256, bytes: 1 << 20 }).await.unwrap();
             assert_eq!((batch.entries()[0].seq, batch.entries().len()), (Seq(61), 40));
             reader.remove(batch).await.unwrap();
         }
         assert_eq!(life.writer.status().entries, 0);
-        assert!(self::standings(&life.writer.status()).iter().all(balances));
+        assert!(life.writer.status().destinations.iter().all(balances));
         // A tool that does not know the destinations keeps them unchanged.
         life.end().await;
-        let destinations = Destinations::AsTheyAre;
-        let opened =
-            queue::with_store_for(destinations, disk, limits(10, WhenFull::Thin), CapturedAt(0));
+        let limits = limits(10, WhenFull::Thin);
+        let opened = queue::with_store(disk, limits, Destinations::Stored, CapturedAt(0));
         let ((writer, _), _) = opened.unwrap();
-        let names =
-            writer.status().others.iter().map(|other| other.name.clone()).collect::<Vec<_>>();
-        assert_eq!(names, ["b", "d"]);
+        let status = writer.status();
+        let names: Vec<_> = status.destinations.iter().map(|one| &*one.name).collect();
+        assert_eq!(names, ["server", "b", "d"]);
     });
 }
 
 #[test]
-fn an_older_queue_is_taken_over() {
+fn a_destination_added_later_begins_with_what_is_queued() {
     run(async {
         let disk = Disk::default();
         let ((writer, mut reader), keeper) =
-            queue::with_store(disk.clone(), limits(100, WhenFull::Thin), CapturedAt(0)).unwrap();
+            single::with_store(disk.clone(), limits(100, WhenFull::Thin), CapturedAt(0)).unwrap();
         let keeper = tokio::spawn(keeper);
         append(&writer, 10, 0, Content::Frame(Situation::default())).await;
         let batch = reader.next_batch(Limit { entries: 4, bytes: 1 << 20 }).await.unwrap();
         reader.remove(batch).await.unwrap();
         drop((writer, reader));
         keeper.await.unwrap();
-        let life = Life::open(disk, &limits(100, WhenFull::Thin), &OTHERS);
+        let life = Life::open(disk, &limits(100, WhenFull::Thin), &NAMES);
         let queued: Vec<_> =
-            standings(&life.writer.status()).iter().map(|s| (s.queued, s.appended)).collect();
+            life.writer.status().destinations.iter().map(|s| (s.queued, s.appended)).collect();
         assert_eq!(queued, [(6, 10), (6, 6), (6, 6)]);
     });
+}
+
+/// The tools of a stopped agent neither discard the entries of a destination nor take its progress
+/// beyond the others for an error of the ledger.
+#[cfg(unix)]
+#[tokio::test]
+async fn the_tools_keep_the_entries_of_every_destination() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = Config::default();
+    config.queue.path = folder.path().join("queue");
+    let names = ["server", "league"].map(str::to_owned);
+    let open = || {
+        let limits = Limits::new(&config.queue, &config.stint);
+        queue::open(&config.queue, limits, Destinations::Configured(&names), clock::now()).unwrap()
+    };
+    let (writer, mut readers, closed) = open();
+    append(&writer, 20, clock::now().0, Content::Frame(Situation::default())).await;
+    let batch = readers[0].next_batch(Limit { entries: 15, bytes: 1 << 20 }).await.unwrap();
+    readers[0].remove(batch).await.unwrap();
+    drop((writer, readers));
+    closed.wait().await;
+
+    let path = config.queue.path.to_str().unwrap();
+    let tool = |args: &[&str]| {
+        let output = pitwire(&["queue"]).args(args).args(["--queue", path]).output().unwrap();
+        let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{args:?}: {output:?}");
+        printed
+    };
+    assert!(tool(&["verify"]).contains("0 findings"));
+    let traced = tool(&["trace", "3"]);
+    let lines: Vec<_> = traced.lines().collect();
+    assert_eq!(lines[0], "server: entry 3 was delivered: the server has it");
+    assert!(lines[1].starts_with("league: entry 3 is in the queue"), "{traced}");
+    let export = folder.path().join("export.ndjson");
+    std::fs::write(&export, tool(&["export", "--from", "20"])).unwrap();
+    tool(&["import", export.to_str().unwrap(), "--apply"]);
+    tool(&["verify"]);
+
+    let (writer, readers, closed) = open();
+    let statuses = writer.status().destinations;
+    let queued: Vec<_> = statuses.iter().map(|one| (&*one.name, one.queued)).collect();
+    assert_eq!(queued, [("server", 6), ("league", 21)]);
+    assert!(statuses.iter().all(balances));
+    drop((writer, readers));
+    closed.wait().await;
 }
 
 fn limits(max_entries: u64, when_full: WhenFull) -> Limits {
@@ -249,12 +299,11 @@ struct Life {
 }
 
 impl Life {
-    fn open(store: impl Store, limits: &Limits, others: &[&str]) -> Self {
-        let others: Vec<String> = others.iter().map(|&name| name.to_owned()).collect();
-        let destinations = Destinations::These(&others);
-        let opened = queue::with_store_for(destinations, store, limits.clone(), CapturedAt(0));
-        let ((writer, (server, others)), keeper) = opened.unwrap();
-        let readers = [server].into_iter().chain(others).collect();
+    fn open(store: impl Store, limits: &Limits, names: &[&str]) -> Self {
+        let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
+        let destinations = Destinations::Configured(&names);
+        let opened = queue::with_store(store, limits.clone(), destinations, CapturedAt(0));
+        let ((writer, readers), keeper) = opened.unwrap();
         Self { writer, readers, keeper: tokio::spawn(keeper) }
     }
 
@@ -285,7 +334,7 @@ struct Trial<M> {
 impl<M: Medium> Trial<M> {
     fn new(medium: M, max_entries: u64, when_full: WhenFull) -> Self {
         let limits = limits(max_entries, when_full);
-        let life = Life::open(medium.store(), &limits, &OTHERS);
+        let life = Life::open(medium.store(), &limits, &NAMES);
         Self {
             medium,
             limits,
@@ -309,8 +358,8 @@ impl<M: Medium> Trial<M> {
         self.life.as_ref().unwrap().writer.status()
     }
 
-    fn standings(&self) -> Vec<Standing> {
-        standings(&self.status())
+    fn statuses(&self) -> Vec<DestinationStatus> {
+        self.status().destinations
     }
 
     async fn take(&mut self, step: Step) {
@@ -376,7 +425,7 @@ impl<M: Medium> Trial<M> {
     fn open(&mut self) {
         self.out.iter_mut().for_each(VecDeque::clear);
         self.read_to = [Seq(0); ALL];
-        self.life = Some(Life::open(self.medium.store(), &self.limits, &OTHERS));
+        self.life = Some(Life::open(self.medium.store(), &self.limits, &NAMES));
     }
 
     /// Reads a batch; returns its number of entries.
@@ -400,7 +449,7 @@ impl<M: Medium> Trial<M> {
         let Some(mut batch) = self.out[of].pop_front() else { return };
         // An entry that was dropped in the meantime is already in the ledger, so fewer may be
         // delivered.
-        let standing = self.standings().remove(of);
+        let before = self.statuses().remove(of);
         for entry in batch.entries() {
             let is_refused = refuse && Some(entry) == batch.entries().first();
             let fate = if is_refused { Fate::Refused } else { Fate::Delivered };
@@ -417,20 +466,20 @@ impl<M: Medium> Trial<M> {
             return;
         }
         removed.unwrap();
-        let after = self.standings().remove(of);
-        let delivered = after.ledger.delivered - standing.ledger.delivered;
+        let after = self.statuses().remove(of);
+        let delivered = after.ledger.delivered - before.ledger.delivered;
         assert!(delivered <= count, "{delivered} of {count}");
     }
 
     async fn check(&mut self) {
         let status = self.status();
-        let standings = standings(&status);
-        for standing in &standings {
-            assert!(balances(standing), "{standing:?} of {status:?}");
-            assert!(standing.queued <= status.entries, "{standing:?} of {status:?}");
+        let statuses = &status.destinations;
+        for one in statuses {
+            assert!(balances(one), "{one:?} of {status:?}");
+            assert!(one.queued <= status.entries, "{one:?} of {status:?}");
         }
         // An entry is kept until the slowest destination has it.
-        assert_eq!(standings.iter().map(|standing| standing.queued).max(), Some(status.entries));
+        assert_eq!(statuses.iter().map(|one| one.queued).max(), Some(status.entries));
         assert!(status.entries <= self.limits.max_entries, "{status:?}");
         if self.was_dropped || self.power_was_cut || status.entries == self.limits.max_entries {
             return;
@@ -453,9 +502,9 @@ impl<M: Medium> Trial<M> {
             self.check().await;
         }
         assert_eq!(self.status().entries, 0);
-        let gone = |standing: Standing| standing.ledger.gone();
-        let appended: Vec<_> = self.standings().iter().map(|standing| standing.appended).collect();
-        assert_eq!(self.standings().into_iter().map(gone).collect::<Vec<_>>(), appended);
+        let gone = |status: DestinationStatus| status.ledger.gone();
+        let appended: Vec<_> = self.statuses().iter().map(|status| status.appended).collect();
+        assert_eq!(self.statuses().into_iter().map(gone).collect::<Vec<_>>(), appended);
     }
 
     /// Checks that each destination reports its own dispositions.
@@ -466,13 +515,14 @@ impl<M: Medium> Trial<M> {
         let operator = self.life().writer.operator();
         for (of, had) in self.had.clone().into_iter().enumerate() {
             for (seq, fate) in had {
-                let (server, others) = operator.fates(seq).await.unwrap();
-                let mut all = vec![server];
-                all.extend(others.into_iter().map(|(_, fate)| fate));
+                let all = operator.fates(seq).await.unwrap();
                 // An entry may have been dropped by a limit while it was in flight.
                 let may_be = [fate, Fate::Dropped(queue::ledger::DropReason::QueueFull)];
                 let expired = Fate::Dropped(queue::ledger::DropReason::Expired);
-                assert!(may_be.contains(&all[of]) || all[of] == expired, "{seq} of {of}: {all:?}");
+                assert!(
+                    may_be.contains(&all[of].fate) || all[of].fate == expired,
+                    "{seq} of {of}: {all:?}"
+                );
             }
         }
     }
@@ -493,10 +543,6 @@ async fn append(writer: &Writer, count: usize, now: i64, content: Content) -> i6
     last
 }
 
-fn standings(status: &QueueStatus) -> Vec<Standing> {
-    [status.server()].into_iter().chain(status.others.clone()).collect()
-}
-
-fn balances(standing: &Standing) -> bool {
-    standing.imbalance == 0
+fn balances(status: &DestinationStatus) -> bool {
+    status.imbalance == 0
 }

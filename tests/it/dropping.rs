@@ -15,6 +15,7 @@ use proptest::prelude::*;
 use tokio::task::JoinHandle;
 
 use crate::disk::Disk;
+use crate::single;
 
 const OPERATOR: Fate = Fate::Dropped(DropReason::Operator);
 
@@ -121,8 +122,12 @@ fn what_may_be_out_stays_unless_it_is_the_oldest() {
             trial.life.as_mut().unwrap().reader.remove(batch).await.unwrap();
         }
         let status = trial.writer().status();
-        assert_eq!((status.entries, status.imbalance), (70, 0), "{status:?}");
-        assert_eq!((status.ledger.operator, status.ledger.delivered), (14, 16), "{status:?}");
+        assert_eq!((status.entries, status.server().imbalance), (70, 0), "{status:?}");
+        assert_eq!(
+            (status.server().ledger.operator, status.server().ledger.delivered),
+            (14, 16),
+            "{status:?}"
+        );
     });
 }
 
@@ -173,10 +178,10 @@ fn a_disk_that_fails_in_the_middle_of_a_drop_costs_no_balance() {
                     Err(_) => tokio::time::sleep(Duration::from_secs(2)).await,
                 }
                 let status = trial.writer().status();
-                assert_eq!(status.imbalance, 0, "{calls}: {status:?}");
+                assert_eq!(status.server().imbalance, 0, "{calls}: {status:?}");
             }
             let status = trial.writer().status();
-            assert_eq!(status.ledger.operator, dropped, "{calls}: {status:?}");
+            assert_eq!(status.server().ledger.operator, dropped, "{calls}: {status:?}");
             assert_eq!(status.entries, 180 - dropped, "{calls}");
         });
     }
@@ -276,7 +281,7 @@ impl<'a, M: Medium> Trial<'a, M> {
         };
         let store = self.medium.store();
         let now = CapturedAt(self.now);
-        let ((writer, reader), keeper) = queue::with_store(store, limits, now).unwrap();
+        let ((writer, reader), keeper) = single::with_store(store, limits, now).unwrap();
         self.read_to = writer.status().head;
         self.life = Some(Life { writer, reader, keeper: tokio::spawn(keeper) });
     }
@@ -421,11 +426,11 @@ impl<'a, M: Medium> Trial<'a, M> {
 
     async fn check(&mut self) {
         let status = self.writer().status();
-        assert_eq!(status.imbalance, 0, "{status:?}");
+        assert_eq!(status.server().imbalance, 0, "{status:?}");
         assert_eq!(status.entries, self.queued.len() as u64, "{status:?}");
-        assert_eq!(status.ledger.delivered, self.delivered.len() as u64, "{status:?}");
+        assert_eq!(status.server().ledger.delivered, self.delivered.len() as u64, "{status:?}");
         let dropped = self.history.len() - self.queued.len() - self.delivered.len();
-        assert_eq!(status.ledger.operator, dropped as u64, "{status:?}");
+        assert_eq!(status.server().ledger.operator, dropped as u64, "{status:?}");
     }
 
     /// Checks the disposition of every entry, then delivers the rest of the queue.
@@ -437,7 +442,7 @@ impl<'a, M: Medium> Trial<'a, M> {
                 (_, true) => Fate::Delivered,
                 _ => OPERATOR,
             };
-            assert_eq!(self.operator().fate(*seq).await.unwrap(), expected, "{seq}");
+            assert_eq!(single::fate(&self.operator(), *seq).await, expected, "{seq}");
         }
         while !self.queued.is_empty() {
             self.deliver(7).await;

@@ -14,13 +14,14 @@ use pitwire::entry::{CapturedAt, Seq, Situation};
 use pitwire::queue::segments::{Options, SegmentStore};
 use pitwire::queue::store::Store;
 use pitwire::queue::{
-    self, Appended, Closed, Content, Limit, NewEntry, QueueStatus, Reader, Stamps, Writer,
+    Appended, Closed, Content, Limit, NewEntry, QueueStatus, Reader, Stamps, Writer,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::sleep;
 
 use crate::long;
+use crate::single;
 
 pub const ROLE: &str = "PITWIRE_TEST_FULL_DISK_CHILD";
 
@@ -164,7 +165,7 @@ async fn start() {
     assert!(!agent.is_finished());
     free(&filler, 0);
     agent.await.unwrap().unwrap();
-    let (writer, ..) = queue::open(&config.queue, &config.stint, CapturedAt(0)).unwrap();
+    let (writer, ..) = single::open(&config.queue, &config.stint, CapturedAt(0)).unwrap();
     assert!(writer.status().entries > 2, "{:?}", writer.status());
 }
 
@@ -346,10 +347,10 @@ async fn end() {
     closed.wait().await;
     free(&filler, 0);
     let status = Flow::open(&config, 2).writer.status();
-    assert_eq!(status.imbalance, 0, "{status:?}");
+    assert_eq!(status.server().imbalance, 0, "{status:?}");
     // The last attempt at the end may find room for some more.
-    assert!(status.entries >= before.entries && status.ledger.storage > 0, "{status:?}");
-    assert_eq!(status.entries + status.ledger.storage, handed_in, "{status:?}");
+    assert!(status.entries >= before.entries && status.server().ledger.storage > 0, "{status:?}");
+    assert_eq!(status.entries + status.server().ledger.storage, handed_in, "{status:?}");
 }
 
 struct Flow {
@@ -367,7 +368,7 @@ struct Flow {
 impl Flow {
     fn open(config: &Config, seed: u64) -> Self {
         let (writer, reader, closed) =
-            queue::open(&config.queue, &config.stint, CapturedAt(0)).unwrap();
+            single::open(&config.queue, &config.stint, CapturedAt(0)).unwrap();
         Self {
             rng: SmallRng::seed_from_u64(seed),
             writer,
@@ -396,8 +397,8 @@ impl Flow {
             self.deliver().await;
         }
         let status = self.writer.status();
-        let ledger = status.ledger;
-        assert_eq!(status.imbalance, 0, "{status:?}");
+        let ledger = status.server().ledger;
+        assert_eq!(status.server().imbalance, 0, "{status:?}");
         assert_eq!(ledger.delivered, self.delivered.len() as u64);
         let gone = ledger.thinned + ledger.dropped_in_all();
         assert_eq!(ledger.delivered + gone, self.handed_in, "{status:?}");

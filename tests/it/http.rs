@@ -11,7 +11,7 @@ use pitwire::config::{
 };
 use pitwire::entry::Entry;
 use pitwire::loopback_guard::Access;
-use pitwire::queue::{self, Limit, Limits, Reader, Writer};
+use pitwire::queue::{Limit, Limits, Reader, Writer};
 use pitwire::source::{Intake, http};
 use reqwest::header::{ORIGIN, RETRY_AFTER};
 use reqwest::{Client, Response, StatusCode};
@@ -19,6 +19,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
 use crate::disk::Disk;
+use crate::single;
 
 #[tokio::test]
 async fn what_is_accepted_is_answered_with_its_positions() {
@@ -230,7 +231,7 @@ impl Source {
         };
         let disk = Disk::default();
         let ((writer, reader), keeper) =
-            queue::with_store(disk.clone(), limits, clock::now()).unwrap();
+            single::with_store(disk.clone(), limits, clock::now()).unwrap();
         tokio::spawn(keeper);
         let router =
             http::router(Arc::new(Intake::new(writer.clone(), "http", rate_hz)), Access::ThisPc);

@@ -9,11 +9,12 @@ use std::time::Duration;
 
 use pitwire::config::{Config, Durability, WhenFull};
 use pitwire::entry::{CapturedAt, Situation};
-use pitwire::queue::{self, Appended, Closed, Content, Limit, NewEntry, Reader, Stamps, Writer};
+use pitwire::queue::{Appended, Closed, Content, Limit, NewEntry, Reader, Stamps, Writer};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use crate::long;
+use crate::single;
 
 const ROLE: &str = "PITWIRE_TEST_KILL_CHILD";
 /// Largest batch that the child removes.
@@ -75,7 +76,7 @@ async fn child() {
     let mut out = std::io::stdout();
     let mut say = |text: String| out.write_all(text.as_bytes()).and_then(|()| out.flush()).unwrap();
     let (writer, mut reader, _) = open(Path::new(folder), durability);
-    let mut next = writer.status().appended + 1;
+    let mut next = writer.status().appended() + 1;
     let mut rng = SmallRng::seed_from_u64(next);
     loop {
         for _ in 0..rng.random_range(1..40) {
@@ -144,8 +145,12 @@ impl Notes {
         let last = numbers.last().copied().unwrap_or(first - 1);
         assert!(last >= self.stored, "life {life}: stored {}, found {last}", self.stored);
         assert!(last <= self.trying.max(self.stored), "life {life}: {last} was never appended");
-        assert_eq!(status.appended, last, "life {life}: {status:?}");
-        assert_eq!((status.imbalance, status.ledger.delivered), (0, first - 1), "life {life}");
+        assert_eq!(status.appended(), last, "life {life}: {status:?}");
+        assert_eq!(
+            (status.server().imbalance, status.server().ledger.delivered),
+            (0, first - 1),
+            "life {life}"
+        );
         (self.stored, self.removed) = (last, first - 1);
         drop((writer, reader));
         closed.wait().await;
@@ -169,5 +174,5 @@ fn open(folder: &Path, durability: &str) -> (Writer, Reader, Closed) {
         "os" => Durability::Os,
         _ => Durability::Within(Duration::from_millis(200)),
     };
-    queue::open(&config.queue, &config.stint, CapturedAt(0)).unwrap()
+    single::open(&config.queue, &config.stint, CapturedAt(0)).unwrap()
 }

@@ -64,6 +64,7 @@ mod screen;
 mod server;
 mod session;
 mod simulation;
+mod single;
 #[cfg(target_os = "linux")]
 mod soak;
 #[cfg(unix)]

@@ -52,16 +52,16 @@ async fn the_pages_say_how_it_stands_while_the_plug_is_pulled_and_put_back() {
     let mut page = Browser::open(&agent.admin().await, 320, true);
 
     page.shows("pill", |text| text == "Live").await;
-    page.shows("page", |text| text == link).await;
-    page.shows("out", |text| text.parse().is_ok_and(|rate: f64| rate > 1.0)).await;
-    page.shows("proof", |text| text == "seen by a viewer").await;
-    for latency in ["p50", "p99"] {
+    page.shows("server-page", |text| text == link).await;
+    page.shows("server-out", |text| text.parse().is_ok_and(|rate: f64| rate > 1.0)).await;
+    page.shows("server-proof", |text| text == "seen by a viewer").await;
+    for latency in ["server-p50", "server-p99"] {
         page.shows(latency, |text| text.ends_with(" ms") || text.ends_with(" s")).await;
     }
     assert_eq!(page.ask("document.documentElement.scrollWidth <= 320"), true);
-    let code = "document.getElementById('qr').naturalWidth > 0";
+    let code = "document.getElementById('server-qr').naturalWidth > 0";
     page.comes_true(code).await;
-    page.changes("delivered").await;
+    page.changes("server-delivered").await;
     dashboard.shows("state", |text| text == "Live").await;
     dashboard.changes("lap_time").await;
     dashboard.comes_true("plotted().length > 2").await;
@@ -97,14 +97,14 @@ async fn the_pages_say_how_it_stands_while_the_plug_is_pulled_and_put_back() {
     dashboard.shot("dashboard.png");
     let mut page = Browser::open(&agent.admin().await, 900, false);
     page.shows("pill", |text| text == "Live").await;
-    page.shows("out", |text| text.parse().is_ok_and(|rate: f64| rate > 1.0)).await;
+    page.shows("server-out", |text| text.parse().is_ok_and(|rate: f64| rate > 1.0)).await;
     page.comes_true(code).await;
     page.shot("status.png");
 
     server.forget().await;
     page.shows("pill", |text| text == "Server forgot the session").await;
     page.shows("wrong", |text| text.contains("new page")).await;
-    page.shows("page", |text| text != link).await;
+    page.shows("server-page", |text| text != link).await;
 
     drop(agent);
     page.shows("pill", |text| text == "The agent does not run").await;

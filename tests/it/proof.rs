@@ -83,7 +83,7 @@ async fn replay_over_restarts(adjust: impl FnOnce(&mut Config)) -> (u64, Vec<(St
         server.restart();
     }
     drained(&publisher).await;
-    assert_eq!(publisher.queue_status().imbalance, 0);
+    assert_eq!(publisher.queue_status().server().imbalance, 0);
     publisher.close().await;
     (frames, record(&file))
 }

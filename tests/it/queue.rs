@@ -15,8 +15,8 @@ use pitwire::queue::ledger::DropReason;
 use pitwire::queue::segments::{Options, SegmentStore};
 use pitwire::queue::store::Store;
 use pitwire::queue::{
-    self, Appended, Batch, Content, Limit, Limits, NewEntry, QueueError, QueueStatus, Reader,
-    Stamps, Writer, record,
+    Appended, Batch, Content, Limit, Limits, NewEntry, QueueError, QueueStatus, Reader, Stamps,
+    Writer, record,
 };
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -24,6 +24,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use crate::disk::Disk;
+use crate::single;
 
 const RESUME_AFTER: Duration = Duration::from_secs(10);
 const WITHIN: Duration = Duration::from_millis(200);
@@ -75,7 +76,11 @@ async fn entries_wait_in_memory_for_a_disk_that_fails_and_are_stored_once() {
     let outcome = queue.append("newest").await.unwrap();
     assert_eq!(outcome, [Appended::Stored(Seq(102))]);
     let status = queue.writer.status();
-    assert_eq!((status.entries, status.buffered, status.imbalance), (102, 0, 0), "{status:?}");
+    assert_eq!(
+        (status.entries, status.buffered, status.server().imbalance),
+        (102, 0, 0),
+        "{status:?}"
+    );
     assert_eq!((status.storage_error, status.undurable_since), (None, None));
 }
 
@@ -125,19 +130,22 @@ async fn a_full_memory_is_thinned_and_then_drops_and_all_of_it_is_counted() {
     }
     let status = queue.writer.status();
     assert!(status.buffered <= BUFFER_ENTRIES as u64 + 64, "{status:?}");
-    assert!(status.ledger.thinned > total / 2, "{status:?}");
-    assert_eq!(status.buffered + status.ledger.thinned + status.ledger.storage, total);
+    assert!(status.server().ledger.thinned > total / 2, "{status:?}");
+    assert_eq!(
+        status.buffered + status.server().ledger.thinned + status.server().ledger.storage,
+        total
+    );
     // Setups cannot be downsampled.
     for n in 0..BUFFER_ENTRIES as u64 {
         queue.append_setup(n).await.unwrap();
     }
     let status = queue.writer.status();
-    assert!(status.ledger.storage > 0, "{status:?}");
+    assert!(status.server().ledger.storage > 0, "{status:?}");
     disk.fail_flushes(false);
     sleep(STORAGE_RETRY_INTERVAL * 2).await;
     let status = queue.writer.status();
-    assert_eq!((status.buffered, status.imbalance), (0, 0), "{status:?}");
-    assert_eq!(status.appended, total + BUFFER_ENTRIES as u64);
+    assert_eq!((status.buffered, status.server().imbalance), (0, 0), "{status:?}");
+    assert_eq!(status.appended(), total + BUFFER_ENTRIES as u64);
     let mut read = 0;
     while status.entries > read {
         let batch = queue.reader.next_batch(Limit { entries: 1000, bytes: 1 << 20 }).await.unwrap();
@@ -150,7 +158,7 @@ async fn a_full_memory_is_thinned_and_then_drops_and_all_of_it_is_counted() {
 async fn a_disk_that_stalls_does_not_hold_up_the_source() {
     let disk = Disk::default();
     let ((writer, _reader), keeper) =
-        queue::with_store(disk.clone(), roomy(), CapturedAt(0)).unwrap();
+        single::with_store(disk.clone(), roomy(), CapturedAt(0)).unwrap();
     let keeper = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         runtime.unwrap().block_on(keeper);
@@ -174,7 +182,11 @@ async fn a_disk_that_stalls_does_not_hold_up_the_source() {
     writer.close().await;
     keeper.join().unwrap();
     let status = writer.status();
-    assert_eq!((status.entries, status.buffered, status.imbalance), (101, 0, 0), "{status:?}");
+    assert_eq!(
+        (status.entries, status.buffered, status.server().imbalance),
+        (101, 0, 0),
+        "{status:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -211,7 +223,11 @@ async fn a_file_waits_for_room_and_others_do_not() {
     file.await.unwrap();
     assert_eq!(seen, ["file", "live", "live", "file", "file", "file", "file"]);
     let status = queue.writer.status();
-    assert_eq!((status.ledger.queue_full, status.imbalance), (1, 0), "{status:?}");
+    assert_eq!(
+        (status.server().ledger.queue_full, status.server().imbalance),
+        (1, 0),
+        "{status:?}"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -250,7 +266,7 @@ async fn the_loss_window_is_closed_when_nothing_would_be_lost() {
     let options = Options { segment_entries: 16, ..Options::new(1000, 64 << 20) };
     let store = SegmentStore::open(place.path(), options).unwrap();
     let limits = Limits { durability: Durability::Os, max_bytes: 64 << 20, ..roomy() };
-    let ((writer, reader), keeper) = queue::with_store(store, limits, CapturedAt(0)).unwrap();
+    let ((writer, reader), keeper) = single::with_store(store, limits, CapturedAt(0)).unwrap();
     let queue = Life { writer, reader, keeper: tokio::spawn(keeper) };
     queue.append_many(13).await.unwrap();
     assert!(queue.writer.status().undurable_since.is_some());
@@ -287,7 +303,7 @@ async fn a_slow_disk_slows_a_fast_source_down() {
     let disk = Disk::default();
     let limits = Limits { max_entries: 1_000_000, max_bytes: 1 << 30, ..roomy() };
     let ((writer, _reader), keeper) =
-        queue::with_store(disk.clone(), limits, CapturedAt(0)).unwrap();
+        single::with_store(disk.clone(), limits, CapturedAt(0)).unwrap();
     let keeper = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         runtime.unwrap().block_on(keeper);
@@ -308,7 +324,7 @@ async fn a_slow_disk_slows_a_fast_source_down() {
     writer.close().await;
     keeper.join().unwrap();
     let status = writer.status();
-    assert_eq!((status.entries, status.ledger.gone()), (total, 0), "{status:?}");
+    assert_eq!((status.entries, status.server().ledger.gone()), (total, 0), "{status:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -323,13 +339,13 @@ async fn no_append_waits_until_all_that_is_too_old_is_dropped() {
     for _ in 0..3 {
         let appended = queue.append_many_at(now, 1).await.unwrap();
         assert!(matches!(appended[..], [Appended::Stored(_)]), "{appended:?}");
-        expired.push(queue.writer.status().ledger.expired);
+        expired.push(queue.writer.status().server().ledger.expired);
     }
     let most = 2 * DROP_STEP_ENTRIES as u64;
     assert!(0 < expired[0] && expired[0] < most, "{expired:?}");
     assert_eq!(expired[1..], [old, old]);
     let status = queue.writer.status();
-    assert_eq!((status.entries, status.imbalance), (3, 0), "{status:?}");
+    assert_eq!((status.entries, status.server().imbalance), (3, 0), "{status:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -342,8 +358,8 @@ async fn a_limit_that_is_lowered_drops_what_is_too_much_and_no_more() {
     queue.end().await;
     let (queue, _) = Life::open(&disk, &Limits { max_entries: 10, ..limits }, 0);
     let status = queue.writer.status();
-    assert_eq!((status.entries, status.ledger.queue_full), (10, total - 10), "{status:?}");
-    assert_eq!(status.imbalance, 0);
+    assert_eq!((status.entries, status.server().ledger.queue_full), (10, total - 10), "{status:?}");
+    assert_eq!(status.server().imbalance, 0);
 }
 
 #[tokio::test(start_paused = true)]
@@ -351,10 +367,10 @@ async fn a_counter_that_is_wrong_is_seen() {
     let disk = Disk::default();
     let (queue, _) = Life::open(&disk, &roomy(), 0);
     queue.append("1").await.unwrap();
-    assert_eq!(queue.writer.status().imbalance, 0);
+    assert_eq!(queue.writer.status().server().imbalance, 0);
     disk.miscount(3);
     queue.append("2").await.unwrap();
-    assert_eq!(queue.writer.status().imbalance, 3);
+    assert_eq!(queue.writer.status().server().imbalance, 3);
 }
 
 #[tokio::test(start_paused = true)]
@@ -500,7 +516,7 @@ impl Life {
     /// Opens the queue, retrying while the disk fails, and returns its first status.
     fn open(medium: &impl Medium, limits: &Limits, now: i64) -> (Self, QueueStatus) {
         let ((writer, reader), keeper) = loop {
-            match queue::with_store(medium.store(), limits.clone(), CapturedAt(now)) {
+            match single::with_store(medium.store(), limits.clone(), CapturedAt(now)) {
                 Ok(opened) => break opened,
                 Err(error) => assert!(error.to_string().contains("on demand"), "{error}"),
             }
@@ -876,7 +892,7 @@ impl<M: Medium> Trial<M> {
         let status = self.status();
         let Limits { max_entries, max_bytes, max_age, .. } = self.limits;
         self.highest_head = self.highest_head.max(status.head);
-        assert_eq!(status.imbalance, 0, "{status:?}");
+        assert_eq!(status.server().imbalance, 0, "{status:?}");
         let held = self.history.range(status.head..).count() as u64;
         assert_eq!(status.entries, held, "{status:?}");
         assert!(status.entries <= max_entries && status.bytes <= max_bytes, "{status:?}");
@@ -892,7 +908,7 @@ impl<M: Medium> Trial<M> {
             assert_eq!((status.entries, status.bytes), (held.entries, held.bytes));
             assert!(most.entries <= max_entries && most.bytes <= max_bytes, "{most:?}");
         }
-        let ledger = status.ledger;
+        let ledger = status.server().ledger;
         let dropped: u64 = DropReason::ALL.map(|reason| ledger.dropped(reason)).iter().sum();
         assert_eq!(ledger.delivered + ledger.quarantined, self.removed.len() as u64);
         let gone = self.history.range(..status.head).count() as u64;

@@ -103,8 +103,8 @@ fn table_row(&(name, kind, labels, meaning): &Row) -> String {
     for (label, values) in labels {
         let separator = if shown.is_empty() { "" } else { "; " };
         let _ = write!(shown, "{separator}`{label}`");
-        // These values depend on the build's platform and version.
-        if name != "pitwire_build_info" {
+        // These values depend on the build's platform and version, or on the configuration.
+        if name != "pitwire_build_info" && !values.is_empty() {
             let _ = write!(shown, ": {}", values.join(", "));
         }
     }

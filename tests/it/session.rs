@@ -6,7 +6,7 @@ use pitwire::backoff::Backoff;
 use pitwire::config::{Config, DeliveryConfig, ProofChoice, SessionChoice};
 use pitwire::entry::{CapturedAt, Kind, Seq, Situation};
 use pitwire::queue::segments::{Options, SegmentStore};
-use pitwire::queue::{self, Appended, Content, Limits, NewEntry, QueueStatus, Writer};
+use pitwire::queue::{Appended, Content, Limits, NewEntry, QueueStatus, Writer};
 use pitwire::session::{Session, SessionStatus};
 use pitwire::sink::Proof;
 use rand::SeedableRng;
@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::server::{Faults, History, Server};
+use crate::single;
 
 /// The agent without its sources: a queue, a session and a server.
 struct World {
@@ -35,7 +36,7 @@ impl World {
         let options = Options::new(config.queue.max_entries, config.queue.max_bytes);
         let store = SegmentStore::open(folder.path(), options).unwrap();
         let limits = Limits::new(&config.queue, &config.stint);
-        let ((writer, reader), keeper) = queue::with_store(store, limits, CapturedAt(0)).unwrap();
+        let ((writer, reader), keeper) = single::with_store(store, limits, CapturedAt(0)).unwrap();
         let server = Server::default();
         let (sender, status) = watch::channel(SessionStatus::default());
         let backoff = Backoff::new(
@@ -94,7 +95,7 @@ impl World {
             self.queue(),
             self.status()
         );
-        assert_eq!(self.queue().imbalance, 0);
+        assert_eq!(self.queue().server().imbalance, 0);
     }
 
     fn queue(&self) -> QueueStatus {
@@ -237,8 +238,8 @@ async fn an_entry_that_the_server_refuses_is_set_aside_and_the_rest_flows_on() {
         world.frames(20).await;
         world.drain(2 * MINUTE).await;
         assert!(started.elapsed() >= Duration::from_secs(5), "three tries over five seconds");
-        assert_eq!(world.queue().ledger.quarantined, 1);
-        assert_eq!(world.queue().ledger.delivered, 45);
+        assert_eq!(world.queue().server().ledger.quarantined, 1);
+        assert_eq!(world.queue().server().ledger.delivered, 45);
         let mut seen = world.seen();
         seen.sort_unstable();
         seen.dedup();
@@ -256,7 +257,7 @@ async fn a_refused_entry_is_identified_though_the_acknowledgement_takes_most_of_
     world.append(Content::Frame(Situation::default()), r#"{"driver":"poison"}"#).await;
     world.frames(5).await;
     world.drain(MINUTE).await;
-    assert_eq!(world.queue().ledger.quarantined, 1);
+    assert_eq!(world.queue().server().ledger.quarantined, 1);
     assert_eq!(world.status().failures, 0, "{:?}", world.status().last_error);
 }
 
@@ -285,8 +286,8 @@ async fn an_entry_that_was_passed_over_when_the_link_ended_is_tried_again_and_se
         world.server.cut();
         world.server.behave(poison.clone());
         world.drain(MINUTE).await;
-        assert_eq!(world.queue().ledger.quarantined, 1, "stalls {stalls}");
-        assert_eq!(world.queue().ledger.delivered, 20, "stalls {stalls}");
+        assert_eq!(world.queue().server().ledger.quarantined, 1, "stalls {stalls}");
+        assert_eq!(world.queue().server().ledger.delivered, 20, "stalls {stalls}");
         let shown: Vec<_> = up_to(21).into_iter().filter(|&seq| seq != 11).collect();
         assert_eq!(world.seen(), shown, "stalls {stalls}");
     }
@@ -306,7 +307,7 @@ async fn each_entry_that_is_refused_is_set_aside_also_when_the_last_of_a_batch_i
     sleep(Duration::from_secs(1)).await;
     world.server.behave(poison);
     world.drain(2 * MINUTE).await;
-    let ledger = world.queue().ledger;
+    let ledger = world.queue().server().ledger;
     assert_eq!((ledger.delivered, ledger.quarantined), (7, 3), "{ledger:?}");
 }
 
@@ -316,7 +317,7 @@ async fn a_poison_entry_at_the_start_of_a_session_does_not_block_it() {
     world.append(Content::Frame(Situation::default()), r#"{"driver":"poison"}"#).await;
     world.frames(5).await;
     world.drain(5 * MINUTE).await;
-    assert_eq!(world.queue().ledger.quarantined, 1);
+    assert_eq!(world.queue().server().ledger.quarantined, 1);
     let mut seen = world.seen();
     seen.sort_unstable();
     seen.dedup();
@@ -329,7 +330,7 @@ async fn a_server_that_keeps_nothing_empties_nothing() {
     world.frames(20).await;
     sleep(10 * MINUTE).await;
     let queue = world.queue();
-    assert_eq!((queue.entries, queue.ledger.delivered, queue.ledger.quarantined), (20, 0, 0));
+    assert_eq!((queue.entries, queue.server().ledger.gone()), (20, 0));
     let error = world.status().last_error.unwrap();
     assert!(error.contains("acknowledges entries that it does not store"), "{error}");
     world.server.behave(Faults::default());
@@ -382,7 +383,7 @@ async fn what_a_server_acknowledges_and_does_not_hold_is_not_delivered() {
     world.server.behave(Faults { keeps_nothing: true, ..no_echo });
     world.frames(10).await;
     sleep(MINUTE).await;
-    assert_eq!(world.queue().ledger.delivered, 50, "{:?}", world.queue());
+    assert_eq!(world.queue().server().ledger.delivered, 50, "{:?}", world.queue());
 }
 
 #[tokio::test(start_paused = true)]
@@ -467,7 +468,7 @@ async fn a_foreign_frame_on_the_page_proves_nothing_about_ours() {
         seen.dedup();
         assert_eq!(seen, up_to(210), "{faults:?}");
         assert_eq!(world.server.seen().len(), 1, "one page: {faults:?}");
-        let ledger = world.queue().ledger;
+        let ledger = world.queue().server().ledger;
         assert_eq!((ledger.delivered, ledger.quarantined), (210, 0), "{faults:?}");
     }
 }

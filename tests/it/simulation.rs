@@ -107,7 +107,7 @@ fn simulate(seed: u64) -> Story {
         if let Some(Second { promises, server, .. }) = &world.second {
             promises.in_the_end(server, &life).await;
         }
-        let books = life.writer.status().ledger;
+        let books = life.writer.status().server().ledger;
         Story { time: world.start.elapsed(), seen: world.server.seen(), books }
     })
 }

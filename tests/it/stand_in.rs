@@ -13,7 +13,7 @@ use std::time::Duration;
 use pitwire::clock;
 use pitwire::config::{Durability, STORAGE_RETRY_INTERVAL, StintConfig, WhenFull};
 use pitwire::loopback_guard::Access;
-use pitwire::queue::{self, Limit, Limits};
+use pitwire::queue::{Limit, Limits};
 use pitwire::source::Intake;
 use pitwire::source::socketio::Publishers;
 use reqwest::header::{LOCATION, ORIGIN};
@@ -27,6 +27,7 @@ use crate::contract::{self, Client, edited};
 use crate::disk::Disk;
 use crate::long::{is_long, size};
 use crate::peers::{self, Kind, Peer, plain};
+use crate::single;
 
 /// The entries that may arrive twice when the agent is killed: the batch in flight.
 const BATCH: usize = 256;
@@ -399,7 +400,7 @@ async fn what_is_not_on_the_disk_is_not_acknowledged_and_not_lost_either() {
     };
     let disk = Disk::default();
     let ((writer, mut reader), keeper) =
-        queue::with_store(disk.clone(), limits, clock::now()).unwrap();
+        single::with_store(disk.clone(), limits, clock::now()).unwrap();
     tokio::spawn(keeper);
     let folder = tempfile::tempdir().unwrap();
     let intake = Intake::new(writer.clone(), "socketio", 0.0);

@@ -5,10 +5,11 @@ use std::time::Duration;
 use pitwire::admin::faults;
 use pitwire::config::{Config, Durability};
 use pitwire::entry::{CapturedAt, Situation};
-use pitwire::queue::{self, Content, Limits, NewEntry};
+use pitwire::queue::{Content, Limits, NewEntry};
 use tokio::time::advance;
 
 use crate::disk::Disk;
+use crate::single;
 
 #[tokio::test(start_paused = true)]
 async fn a_worker_without_progress_for_30_s_fails_the_health_check_until_it_goes_on() {
@@ -17,7 +18,7 @@ async fn a_worker_without_progress_for_30_s_fails_the_health_check_until_it_goes
         Limits { durability: Durability::Entry, ..Limits::new(&config.queue, &config.stint) };
     let disk = Disk::default();
     let ((writer, _reader), worker) =
-        queue::with_store(disk.clone(), limits, CapturedAt(0)).unwrap();
+        single::with_store(disk.clone(), limits, CapturedAt(0)).unwrap();
     // In real time, longer than the test takes to check: the test's own clock is paused.
     disk.stall(Duration::from_secs(3));
     let worker = std::thread::spawn(move || {

@@ -13,6 +13,7 @@ use pitwire::queue::store::Store;
 use pitwire::queue::{self, Closed, Content, NewEntry, OpenError, Reader, Stamps, Writer};
 
 use crate::agent::{Agent, pitwire};
+use crate::single;
 
 /// Bytes of framing around each record.
 const FRAME: u64 = 20;
@@ -145,7 +146,7 @@ fn config(folder: &Path) -> Config {
 
 fn open_queue(folder: &Path) -> Result<(Writer, Reader, Closed), OpenError> {
     let config = config(folder);
-    queue::open(&config.queue, &config.stint, CapturedAt(1))
+    single::open(&config.queue, &config.stint, CapturedAt(1))
 }
 
 async fn append(writer: &Writer, entries: u64) -> Vec<queue::Appended> {
@@ -173,8 +174,12 @@ async fn an_entry_that_was_cut_off_is_traced_as_lost_and_stays_in_the_ledger() {
     for start in 0..2 {
         let (writer, reader, closed) = open_queue(&folder).unwrap();
         let status = writer.status();
-        assert_eq!((status.imbalance, status.ledger.corrupt), (0, 50), "{start}: {status:?}");
-        assert_eq!(writer.operator().fate(Seq(50)).await.unwrap(), Fate::Lost, "{start}");
+        assert_eq!(
+            (status.server().imbalance, status.server().ledger.corrupt),
+            (0, 50),
+            "{start}: {status:?}"
+        );
+        assert_eq!(single::fate(&writer.operator(), Seq(50)).await, Fate::Lost, "{start}");
         drop((writer, reader));
         closed.wait().await;
     }
@@ -196,7 +201,7 @@ async fn a_queue_whose_lock_file_was_removed_is_not_opened_by_another_agent() {
     append(&writer, 3).await;
     wait_for(|| folder.join("lock").exists()).await;
     wait_for(|| writer.status().entries == 6).await;
-    assert_eq!(writer.status().ledger.gone(), 0);
+    assert_eq!(writer.status().server().ledger.gone(), 0);
 }
 
 /// The folder is moved while an agent uses it, and another agent creates a queue at the same path.
@@ -259,7 +264,7 @@ fn a_folder_in_the_place_of_a_file_is_quarantined_and_costs_no_start() {
         fs::create_dir(&path).unwrap();
         fs::write(path.join("kept"), "of somebody").unwrap();
         let config = config(&folder);
-        let opened = queue::open(&config.queue, &config.stint, CapturedAt(1));
+        let opened = single::open(&config.queue, &config.stint, CapturedAt(1));
         let (writer, ..) = opened.unwrap_or_else(|error| panic!("{name}: {error}"));
         let expected = if name == "log" { 0 } else { 100 };
         assert_eq!(writer.status().entries, expected, "{name}");

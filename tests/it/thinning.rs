@@ -9,13 +9,12 @@ use pitwire::entry::{CapturedAt, Entry, Kind, Seq, Situation, StintId};
 use pitwire::queue::fates::Fate;
 use pitwire::queue::segments::{Options, SegmentStore};
 use pitwire::queue::store::Store;
-use pitwire::queue::{
-    self, Appended, Content, Limit, Limits, NewEntry, QueueStatus, Reader, Stamps, Writer,
-};
+use pitwire::queue::{Appended, Content, Limit, Limits, NewEntry, Reader, Stamps, Writer};
 use proptest::prelude::*;
 
 use crate::disk::Disk;
 use crate::long;
+use crate::single;
 
 const PERIOD: Duration = Duration::from_millis(500);
 /// Entries of the newest minute, and those not yet in any segment.
@@ -97,7 +96,7 @@ async fn what_became_of_an_entry_can_be_asked() {
     drive.go(Event::Drive(500)).await;
     let left: BTreeSet<u64> = drive.queued().await.iter().map(|entry| entry.seq.0).collect();
     let operator = drive.writer.operator();
-    let fate = async |seq| operator.fate(Seq(seq)).await.unwrap();
+    let fate = async |seq| single::fate(&operator, Seq(seq)).await;
     for seq in 1..=600 {
         let expected = match seq {
             ..=100 => Fate::Delivered,
@@ -151,7 +150,7 @@ impl Drive {
             durability: Durability::Within(Duration::from_secs(1)),
             resume_after: Duration::from_secs(60),
         };
-        let ((writer, reader), keeper) = queue::with_store(store, limits, CapturedAt(0)).unwrap();
+        let ((writer, reader), keeper) = single::with_store(store, limits, CapturedAt(0)).unwrap();
         tokio::spawn(keeper);
         Self {
             writer,
@@ -230,7 +229,8 @@ impl Drive {
         };
         let appended = self.writer.append(make).await.unwrap();
         assert!(appended.iter().all(|one| matches!(one, Appended::Stored(_))), "{appended:?}");
-        let QueueStatus { entries, imbalance, .. } = self.writer.status();
+        let status = self.writer.status();
+        let (entries, imbalance) = (status.entries, status.server().imbalance);
         assert!(entries <= self.max_entries, "{entries}");
         assert_eq!(imbalance, 0);
     }
@@ -265,11 +265,11 @@ impl Drive {
     /// Checks the queue, and returns the longest gap within a stint.
     async fn check(&mut self) -> Duration {
         let status = self.writer.status();
-        let ledger = status.ledger;
+        let ledger = status.server().ledger;
         assert_eq!(ledger.dropped_in_all(), 0, "{status:?}");
         let queued = self.queued().await;
         let left: BTreeSet<u64> = queued.iter().map(|entry| entry.seq.0).collect();
-        assert_eq!(status.appended, ledger.delivered + ledger.thinned + left.len() as u64);
+        assert_eq!(status.appended(), ledger.delivered + ledger.thinned + left.len() as u64);
         let first = self.delivered + 1;
         let known = || (1..).zip(&self.handed_in).filter(move |(seq, _)| *seq >= first);
         for (seq, known) in known().filter(|(_, known)| known.is_marked) {

@@ -69,7 +69,7 @@ async fn cut_one_of_two(cut: Cut, outage: Duration) {
         let lost: Vec<u64> = (1..=laps).filter(|&lap| times(lap) == 0).collect();
         let twice = (1..=laps).filter(|&lap| times(lap) > 1).count();
         assert_eq!(lost, [0; 0], "{driver}, {cut:?} cut for {outage:?}: recorded as delivered");
-        assert_eq!(pit.publisher.queue_status().ledger.delivered, laps);
+        assert_eq!(pit.publisher.queue_status().server().ledger.delivered, laps);
         let most = if is_cut { IN_FLIGHT } else { 0 };
         assert!(twice <= most, "{driver}, {cut:?} cut for {outage:?}: {twice} frames twice");
     }

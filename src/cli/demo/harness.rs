@@ -133,7 +133,7 @@ impl Harness {
     /// Moves the viewer to the agent's current session, and refreshes the ledger.
     async fn follow(&mut self) {
         let (Some(publisher), Some(server)) = (&self.publisher, &self.server) else { return };
-        self.ledger = publisher.queue_status().ledger;
+        self.ledger = publisher.queue_status().server().ledger;
         if publisher.is_ready()
             && let Some(session) = publisher.session_id()
         {
@@ -225,7 +225,8 @@ impl Harness {
 }
 
 async fn bound_session(publisher: &DashboardPublisher) -> Result<String, String> {
-    let mut status = publisher.watch_session();
+    let server = publisher.watch_destinations().into_iter().next().ok_or("no destination")?;
+    let mut status = server.session;
     let bound = status.wait_for(|status| status.session.is_some());
     let status = timeout(DRAIN_TIMEOUT, bound).await.map_err(|_| "no session in time")?;
     let status = status.map_err(|_| "the session's task is gone")?;

@@ -1,5 +1,7 @@
 //! The doctor's findings and their output as text and JSON.
 
+use std::borrow::Cow;
+
 use serde::Serialize;
 
 use crate::cli::queue::count;
@@ -33,7 +35,7 @@ impl Severity {
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Finding {
     pub(super) severity: Severity,
-    pub(super) subject: &'static str,
+    pub(super) subject: Cow<'static, str>,
     pub(super) what: String,
     /// What to do about it; `None` only if the severity is `Ok`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,13 +54,13 @@ impl Finding {
 /// The findings about one subject.
 #[derive(Debug)]
 pub(super) struct Report {
-    subject: &'static str,
+    subject: Cow<'static, str>,
     pub(super) findings: Vec<Finding>,
 }
 
 impl Report {
-    pub(super) fn new(subject: &'static str) -> Self {
-        Self { subject, findings: Vec::new() }
+    pub(super) fn new(subject: impl Into<Cow<'static, str>>) -> Self {
+        Self { subject: subject.into(), findings: Vec::new() }
     }
 
     pub(super) fn ok(&mut self, what: impl Into<String>) {
@@ -89,7 +91,7 @@ impl Report {
         // Texts from a server or the system must not break the line.
         let one_line = |text: String| escape(&text).into_owned();
         let (what, advice) = (one_line(what), advice.map(one_line));
-        self.findings.push(Finding { severity, subject: self.subject, what, advice });
+        self.findings.push(Finding { severity, subject: self.subject.clone(), what, advice });
     }
 }
 

@@ -15,10 +15,9 @@ use crate::config::{
     Config, DOCTOR_DISK_TIMEOUT, DOCTOR_LEAST_FREE_BYTES, DOCTOR_SLOW_FSYNC, DOCTOR_VERIFY_TIMEOUT,
     Durability, QueueConfig,
 };
-use crate::queue::OpenError;
 use crate::queue::free_space::free_bytes;
 use crate::queue::inspect::Inspection;
-use crate::tools::Status;
+use crate::queue::{DestinationStatus, OpenError, QueueStatus};
 
 pub(super) const SUBJECT: &str = "queue";
 
@@ -156,8 +155,8 @@ async fn ask(report: &mut Report, config: &Config, error: OpenError) -> u64 {
     };
     let status = async { Access::Agent(agent(config, error).await?).status().await };
     if let Ok(Ok(status)) = timeout(DOCTOR_DISK_TIMEOUT, status).await {
-        say_status(report, &status, &owner);
-        return status.disk_bytes;
+        say_status(report, &status.queue, &owner);
+        return status.queue.disk_bytes;
     }
     let admin = &config.metrics;
     let where_to = match admin.enabled && admin.listen.port() != 0 {
@@ -171,7 +170,7 @@ async fn ask(report: &mut Report, config: &Config, error: OpenError) -> u64 {
     0
 }
 
-fn say_status(report: &mut Report, status: &Status, owner: &str) {
+fn say_status(report: &mut Report, status: &QueueStatus, owner: &str) {
     let entries = count(status.entries, "entry");
     let has = format!("the agent (process {owner}) has it open");
     if let Some(error) = &status.storage_error {
@@ -180,9 +179,9 @@ fn say_status(report: &mut Report, status: &Status, owner: &str) {
             format!("{has}, and its disk fails: {error}; {in_memory} in memory"),
             "make room, or check that the disk is connected; the agent retries every second",
         );
-    } else if status.imbalance != 0 {
+    } else if let Some(DestinationStatus { name, imbalance, .. }) = status.imbalanced().next() {
         report.fault(
-            format!("{has}; its ledger is off by {} entries", status.imbalance),
+            format!("{has}; the ledger of {name} is off by {imbalance} entries"),
             "report it with a bundle (--bundle)",
         );
     } else {
@@ -282,33 +281,14 @@ mod tests {
 
     #[test]
     fn an_agent_whose_disk_or_books_fail_is_a_fault() {
-        let status = Status {
-            path: "/queue".into(),
-            head: crate::entry::Seq(1),
-            tail: crate::entry::Seq(8),
-            entries: 7,
-            bytes: 0,
-            disk_bytes: 0,
-            max_entries: 0,
-            max_bytes: 0,
-            buffered: 3,
-            oldest: None,
-            newest: None,
-            stint: crate::entry::StintId(1),
-            queued: 7,
-            appended: 7,
-            ledger: Default::default(),
-            imbalance: 0,
-            others: Vec::new(),
-            storage_error: None,
-            disk_is_full: false,
-        };
-        let fails = Status { storage_error: Some("no room".into()), ..status.clone() };
-        let is_out = Status { imbalance: -2, ..status.clone() };
+        let status = QueueStatus { entries: 7, buffered: 3, ..QueueStatus::default() };
+        let fails = QueueStatus { storage_error: Some("no room".into()), ..status.clone() };
+        let off = DestinationStatus { name: "b".into(), imbalance: -2, ..Default::default() };
+        let is_off = QueueStatus { destinations: vec![off], ..status.clone() };
         for (status, severity, said) in [
             (status, Severity::Ok, "; 7 entries queued, its ledger balances"),
             (fails, Severity::Fault, ", and its disk fails: no room; 3 entries in memory"),
-            (is_out, Severity::Fault, "; its ledger is off by -2 entries"),
+            (is_off, Severity::Fault, "; the ledger of b is off by -2 entries"),
         ] {
             let said = format!("the agent (process 5) has it open{said}");
             assert_eq!(found(|report| say_status(report, &status, "5")), (severity, said));

@@ -11,7 +11,7 @@ use crate::config::{self, Config, Protocol};
 use crate::sink::dashboard::{Dashboard, DashboardLink};
 use crate::sink::{Link, Sink, SinkError};
 
-pub(super) const SUBJECT: &str = "server";
+pub(super) const SUBJECT: &str = config::SERVER;
 
 /// The error of a failed step: what cannot be checked without it.
 struct Rest(&'static str);
@@ -22,8 +22,10 @@ const HTTP: Rest = Rest("Socket.IO, its clock, sessions, acknowledgements, echoe
 const SESSION: Rest = Rest("sessions, acknowledgements, echoes");
 const FRAME: Rest = Rest("acknowledgements, echoes");
 
-pub(super) async fn look(config: &Config) -> Report {
-    let mut report = Report::new(SUBJECT);
+/// Checks one destination; the subject of its findings is its table of the configuration.
+pub(super) async fn look(config: &Config, destination: &str) -> Report {
+    let config = &config.towards(destination);
+    let mut report = Report::new(config::table_of(destination));
     match config.server.url.protocol() {
         Protocol::Nats => nats::look(&mut report, config).await,
         Protocol::SocketIo => {
@@ -32,15 +34,10 @@ pub(super) async fn look(config: &Config) -> Report {
             }
         }
     }
-    report
-}
-
-/// Checks another destination as if it were `[server]`.
-pub(super) async fn look_at_other(config: &Config, name: &str) -> Report {
-    let mut report = look(&config.towards(name)).await;
     for finding in &mut report.findings {
-        finding.what = format!("destination {name}: {}", config::with_keys_of(&finding.what, name));
-        finding.advice = finding.advice.take().map(|advice| config::with_keys_of(&advice, name));
+        finding.what = config::with_keys_of(&finding.what, destination);
+        let advice = finding.advice.take();
+        finding.advice = advice.map(|advice| config::with_keys_of(&advice, destination));
     }
     report
 }

@@ -10,7 +10,7 @@ use crate::config::{self, Config, LogConfig, Overrides, PAGE_ENTRIES};
 use crate::entry::Seq;
 use crate::queue::inspect::{Examination, Finding, Inspection};
 use crate::queue::operator::{DropStep, Mended};
-use crate::queue::{self, Closed, OpenError, QueueError, Reader};
+use crate::queue::{self, Closed, Destinations, Limits, OpenError, QueueError, Reader, Writer};
 use crate::tools::{Client, ClientError, Line, Moved, Page, Refusals, Status, Tools, Trace};
 
 /// Why a tool cannot do its work, with advice for the user.
@@ -38,7 +38,8 @@ pub(in crate::cli) enum Access {
 /// A queue that this process has open.
 pub(in crate::cli) struct Own {
     tools: Tools,
-    _reader: Reader,
+    /// The queue stays open as long as one of its ends exists.
+    _readers: Vec<Reader>,
     closed: Closed,
 }
 
@@ -51,30 +52,33 @@ pub(in crate::cli) enum Examiner {
 impl Which {
     /// Opens the queue without enforcing limits, or finds the agent that has it open.
     pub(in crate::cli) async fn open(&self) -> Result<Access, Cannot> {
-        self.open_by(queue::open_as_it_is).await
+        let open =
+            |config: &Config| queue::open_existing(&config.queue, &config.stint, clock::now());
+        self.open_by(open).await
     }
 
     /// Opens the queue to append to it, enforcing its limits; creates it if there is none.
     pub(super) async fn open_to_append(&self) -> Result<Access, Cannot> {
-        self.open_by(queue::open).await
+        let open = |config: &Config| {
+            let limits = Limits::new(&config.queue, &config.stint);
+            // The entries of destinations that are not configured here must not be discarded.
+            queue::open(&config.queue, limits, Destinations::Stored, clock::now())
+        };
+        self.open_by(open).await
     }
 
     async fn open_by(
         &self,
-        open: impl Fn(
-            &config::QueueConfig,
-            &config::StintConfig,
-            crate::entry::CapturedAt,
-        ) -> Result<(queue::Writer, Reader, Closed), OpenError>,
+        open: impl Fn(&Config) -> Result<(Writer, Vec<Reader>, Closed), OpenError>,
     ) -> Result<Access, Cannot> {
         if let Some(admin) = &self.admin {
             return Ok(Access::Agent(Client::new(admin)?));
         }
         let config = self.configure()?;
-        match open(&config.queue, &config.stint, clock::now()) {
-            Ok((writer, reader, closed)) => {
+        match open(&config) {
+            Ok((writer, _readers, closed)) => {
                 let tools = Tools::as_it_is(config.queue, writer);
-                Ok(Access::Own(Own { tools, _reader: reader, closed }))
+                Ok(Access::Own(Own { tools, _readers, closed }))
             }
             Err(error) => Ok(Access::Agent(agent(&config, error).await?)),
         }
@@ -182,14 +186,14 @@ impl Access {
 
     pub(super) async fn mend(&self, from: Seq) -> Result<Option<Mended>, Cannot> {
         match self {
-            Self::Own(own) => Ok(own.tools.mend(from).await?),
+            Self::Own(own) => Ok(own.tools.operator().mend(from).await?),
             Self::Agent(agent) => Ok(agent.post(&format!("/queue/mend?from={from}"), "").await?),
         }
     }
 
     pub(super) async fn drop_between(&self, first: Seq, last: Seq) -> Result<DropStep, Cannot> {
         match self {
-            Self::Own(own) => Ok(own.tools.drop_between(first, last).await?),
+            Self::Own(own) => Ok(own.tools.operator().drop_between(first, last).await?),
             Self::Agent(agent) => {
                 let path = format!("/queue/drop?first={first}&last={last}");
                 Ok(agent.post(&path, "").await?)
@@ -228,8 +232,8 @@ impl Access {
 
     /// Closes the queue. Returns when all changes are on the disk and other processes can open it.
     pub(in crate::cli) async fn close(self) {
-        if let Self::Own(Own { tools, _reader, closed }) = self {
-            drop((tools, _reader));
+        if let Self::Own(Own { tools, _readers, closed }) = self {
+            drop((tools, _readers));
             closed.wait().await;
         }
     }
@@ -243,7 +247,7 @@ impl Examiner {
             Self::Stopped(inspection, _) => Ok(inspection.ends()),
             Self::Agent(agent) => {
                 let status: Status = agent.get("/queue/status").await?;
-                Ok((status.head, status.tail))
+                Ok((status.queue.head, status.queue.tail))
             }
         }
     }
@@ -262,29 +266,30 @@ impl Examiner {
     pub(super) async fn lost_before(&self) -> Result<u64, Cannot> {
         match self {
             Self::Stopped(inspection, _) => Ok(inspection.lost_before()),
-            Self::Agent(agent) => Ok(agent.get::<Status>("/queue/status").await?.ledger.corrupt),
+            Self::Agent(agent) => Ok(agent.get::<Status>("/queue/status").await?.queue.corrupt()),
         }
     }
 
     /// Findings that are not about single entries.
     pub(super) async fn others(&self) -> Result<Vec<Finding>, Cannot> {
         let mut findings = Vec::new();
-        let (imbalance, disk_bytes, max_bytes) = match self {
+        let (imbalances, disk_bytes, max_bytes) = match self {
             Self::Stopped(inspection, config) => {
                 findings.extend_from_slice(inspection.findings());
-                (inspection.imbalance(), inspection.disk_bytes(), config.queue.max_bytes)
+                (inspection.imbalances(), inspection.disk_bytes(), config.queue.max_bytes)
             }
             Self::Agent(agent) => {
-                let status: Status = agent.get("/queue/status").await?;
-                if let Some(error) = &status.storage_error {
+                let Status { queue, .. } = agent.get("/queue/status").await?;
+                if let Some(error) = &queue.storage_error {
                     let what = format!("the queue's disk fails: {error}");
                     findings.push(Finding::new(&what, "the agent retries every second"));
                 }
-                (status.imbalance, status.disk_bytes, status.max_bytes)
+                let named = queue.imbalanced().map(|one| (one.name.clone(), one.imbalance));
+                (named.collect(), queue.disk_bytes, queue.max_bytes)
             }
         };
-        if imbalance != 0 {
-            let what = format!("the ledger is off by {imbalance} entries");
+        for (destination, imbalance) in imbalances {
+            let what = format!("the ledger of {destination} is off by {imbalance} entries");
             findings.push(Finding::new(&what, "it cannot be repaired; please report it"));
         }
         if disk_bytes > max_bytes {
@@ -319,9 +324,9 @@ impl<'a> Walk<'a> {
         whole: bool,
     ) -> Result<Self, Cannot> {
         let status = access.status().await?;
-        let newest = Seq(status.tail.0.saturating_sub(1));
+        let newest = Seq(status.queue.tail.0.saturating_sub(1));
         let last = last.map_or(newest, |last| last.min(newest));
-        let first = first.map_or(status.head, |first| first.max(status.head));
+        let first = first.map_or(status.queue.head, |first| first.max(status.queue.head));
         Ok(Self { access, first, next: Some(first), last, left: most, whole })
     }
 

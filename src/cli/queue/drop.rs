@@ -74,7 +74,7 @@ impl Drop {
 
     async fn drop_them(&self, access: &Access) -> Result<(), Cannot> {
         // Keep entries that are appended from now on.
-        let newest = Seq(access.status().await?.tail.0.saturating_sub(1));
+        let newest = Seq(access.status().await?.queue.tail.0.saturating_sub(1));
         let first = self.from.unwrap_or(Seq(0));
         let last = self.to.unwrap_or(Seq(MAX_SEQ)).min(newest);
         let (mut rest, mut dropped) = (Some((first, last)), 0);

@@ -72,13 +72,13 @@ async fn mend(access: &Access, lost_before: u64) -> Result<(), Cannot> {
         }
         from = next;
     }
-    let after = access.status().await?;
-    let lost = after.ledger.corrupt.saturating_sub(lost_before);
+    let after = access.status().await?.queue;
+    let lost = after.corrupt().saturating_sub(lost_before);
     print(format_args!(
         "repaired: {} queued; {} lost now and {} ever, counted as dropped (corrupt)",
         count(after.entries, "entry"),
         count(lost, "entry"),
-        after.ledger.corrupt
+        after.corrupt()
     ));
     Ok(())
 }

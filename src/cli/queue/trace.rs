@@ -1,10 +1,8 @@
 //! `pitwire queue trace`: shows what happened to an entry.
 
-use std::fmt::Write as _;
-
 use super::{Cannot, Exit, Which, print, seq};
 use crate::entry::Seq;
-use crate::queue::fates::Fate;
+use crate::queue::fates::{DestinationFate, Fate};
 use crate::queue::ledger::DropReason;
 use crate::tools;
 
@@ -27,22 +25,19 @@ impl Trace {
         let trace = access.trace(self.seq).await?;
         access.close().await;
         print(sentence(&trace));
-        let is_known = !matches!(trace.fate, Fate::Unknown | Fate::NotGivenYet);
-        Ok(if is_known { Exit::Good } else { Exit::Found })
+        let is_unknown =
+            |one: &DestinationFate| matches!(one.fate, Fate::Unknown | Fate::NotGivenYet);
+        Ok(if trace.fates.iter().any(is_unknown) { Exit::Found } else { Exit::Good })
     }
 }
 
-/// Describes the disposition of an entry in a sentence per destination.
+/// Describes the disposition of an entry in a line per destination.
 pub(super) fn sentence(trace: &tools::Trace) -> String {
-    let tools::Trace { seq, fate, entry, tail, others } = trace;
-    let mut text = format!("entry {seq} {}", what(*fate, entry.as_ref(), *tail));
-    for tools::OtherFate { destination, fate } in
-        others.iter().filter(|_| *fate != Fate::NotGivenYet)
-    {
-        let what = what(*fate, entry.as_ref(), *tail);
-        let _ = write!(text, "\nfor the destination {destination} it {what}");
-    }
-    text
+    let tools::Trace { seq, fates, entry, tail } = trace;
+    let line = |DestinationFate { destination, fate }: &DestinationFate| {
+        format!("{destination}: entry {seq} {}", what(*fate, entry.as_ref(), *tail))
+    };
+    fates.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 fn what(fate: Fate, entry: Option<&tools::Item>, tail: Seq) -> String {

@@ -13,11 +13,11 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Log, Run};
+use super::Log;
 use crate::config::{DROP_STEP_BYTES, DROP_STEP_ENTRIES};
 use crate::entry::{Entry, Kind, Seq, StintId};
 use crate::planted::planted;
-use crate::queue::fates::Fate;
+use crate::queue::fates::{Fate, Run};
 use crate::queue::ledger::DropReason;
 use crate::queue::store::{Notes, Store, Stretch};
 use crate::queue::{Limit, record};
@@ -72,9 +72,9 @@ impl<S: Store> Log<S> {
     ) -> io::Result<()> {
         let Some(&(last, _)) = oldest.last() else { return Ok(()) };
         let is_thinned = self.is_thinned_at(self.store.head());
-        let mut accounts = self.accounts.clone();
-        for (of, account) in accounts.iter_mut().enumerate() {
-            let own = &oldest[oldest.partition_point(|(seq, _)| *seq < account.head)..];
+        let mut cursors = self.cursors.clone();
+        for (of, cursor) in cursors.iter_mut().enumerate() {
+            let own = &oldest[oldest.partition_point(|(seq, _)| *seq < cursor.committed)..];
             if own.is_empty() {
                 continue;
             }
@@ -85,13 +85,13 @@ impl<S: Store> Log<S> {
                 let reason = if entry.is_some() { reason } else { DropReason::Corrupt };
                 if !planted("fate_of_the_dropped_not_noted") {
                     let run = Run { first: seq, last: seq, fate: Fate::Dropped(reason) };
-                    self.note_run(of, account, run, is_thinned)?;
+                    self.note_run(cursor, run, is_thinned)?;
                 }
-                account.ledger.drop(reason, if planted("drop_not_booked") { 0 } else { 1 });
+                cursor.ledger.drop(reason, if planted("drop_not_booked") { 0 } else { 1 });
             }
-            account.goes_ahead(Seq(last.0 + 1), own.len() as u64);
+            cursor.advance(Seq(last.0 + 1), own.len() as u64);
         }
-        self.keep_books(accounts)
+        self.commit(cursors)
     }
 
     /// Drops entries from the middle of the queue, where older entries remain.
@@ -198,10 +198,11 @@ impl<S: Store> Log<S> {
     }
 
     fn note_part_gone(&mut self, part: &[Seq]) -> io::Result<()> {
-        for (name, account) in self.names.iter().zip(&self.accounts) {
-            let own = &part[part.partition_point(|seq| *seq < account.head)..];
+        for cursor in &self.cursors {
+            let own = &part[part.partition_point(|seq| *seq < cursor.committed)..];
             if let (Some(&first), Some(&last)) = (own.first(), own.last()) {
-                self.store.note(Notes::Fates, &Run { first, last, fate: FATE }.line(name))?;
+                self.store
+                    .note(Notes::Fates, &Run { first, last, fate: FATE }.line(&cursor.name))?;
             }
         }
         Ok(())
@@ -222,11 +223,11 @@ impl<S: Store> Log<S> {
             kept = self.read_between(older.first, older.last)?;
             (first, level) = (older.first, older.level);
         }
-        let accounts =
+        let cursors =
             self.without(gone, |ledger, entries| ledger.drop(DropReason::Operator, entries));
-        let books = self.books(&accounts)?;
+        let books = self.books(&cursors)?;
         self.sound()?.replace(first, stretch.last, level, kept, &books)?;
-        self.accounts = accounts;
+        self.cursors = cursors;
         Ok(())
     }
 }

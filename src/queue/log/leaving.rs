@@ -3,10 +3,10 @@
 use std::io;
 
 use super::Log;
-use super::accounts::{Account, Index};
+use super::cursors::{Cursor, Index};
 use crate::entry::{Entry, Kind, Seq};
 use crate::planted::planted;
-use crate::queue::fates::{self, Fate, Run};
+use crate::queue::fates::{self, DestinationFate, Fate, Run};
 use crate::queue::ledger::DropReason;
 use crate::queue::store::{Notes, Store, Stretch};
 use crate::queue::{Batch, Limit};
@@ -15,7 +15,7 @@ impl<S: Store> Log<S> {
     /// Acknowledges a batch whose entries a destination has received. It must be the destination's
     /// oldest batch: entries before it would leave with it, unsent and missing from the ledger.
     pub(in crate::queue) fn remove(&mut self, of: Index, batch: &Batch) -> io::Result<()> {
-        let head = self.accounts[of].head.max(self.store.head());
+        let head = self.cursors[of].committed.max(self.store.head());
         let ahead = batch.records.first().map(|(first, _)| *first).filter(|first| *first > head);
         // Entries before it may have been downsampled.
         if ahead.is_some()
@@ -35,29 +35,24 @@ impl<S: Store> Log<S> {
         let refused = batch.refused.iter().filter(|entry| held(&entry.seq));
         let mut quarantined = 0;
         for entry in refused {
-            self.store.note(Notes::Refused, &aside(entry, &self.names[of]))?;
+            self.store.note(Notes::Refused, &aside(entry, &self.cursors[of].name))?;
             quarantined += 1;
         }
-        let mut account = self.accounts[of];
+        let mut cursors = self.cursors.clone();
+        let cursor = &mut cursors[of];
         if !planted("delivery_not_booked") {
-            account.ledger.delivered += delivered;
+            cursor.ledger.delivered += delivered;
         }
-        account.ledger.quarantined += quarantined;
-        account.ledger.drop(DropReason::Corrupt, count - delivered - quarantined);
-        self.note_fates(of, &mut account, batch, head)?;
+        cursor.ledger.quarantined += quarantined;
+        cursor.ledger.drop(DropReason::Corrupt, count - delivered - quarantined);
+        self.note_fates(cursor, batch, head)?;
         let one_more = u64::from(planted("one_more_than_the_batch_removed"));
-        account.goes_ahead(Seq(last.0 + 1 + one_more), count);
-        self.keep_account(of, account)
+        cursor.advance(Seq(last.0 + 1 + one_more), count);
+        self.commit(cursors)
     }
 
     /// Records the disposition of the entries of an acknowledged batch.
-    fn note_fates(
-        &mut self,
-        of: Index,
-        account: &mut Account,
-        batch: &Batch,
-        head: Seq,
-    ) -> io::Result<()> {
+    fn note_fates(&mut self, cursor: &mut Cursor, batch: &Batch, head: Seq) -> io::Result<()> {
         let has = |entries: &[Entry], seq| entries.binary_search_by_key(&seq, |e| e.seq).is_ok();
         let is_thinned = self.is_thinned_at(head);
         for &(seq, _) in batch.records.iter().filter(|(seq, _)| *seq >= head) {
@@ -66,7 +61,7 @@ impl<S: Store> Log<S> {
                 seq if has(&batch.refused, seq) => Fate::Refused,
                 _ => Fate::Dropped(DropReason::Corrupt),
             };
-            self.note_run(of, account, Run { first: seq, last: seq, fate }, is_thinned)?;
+            self.note_run(cursor, Run { first: seq, last: seq, fate }, is_thinned)?;
         }
         Ok(())
     }
@@ -81,24 +76,28 @@ impl<S: Store> Log<S> {
         stretches.iter().find(|stretch| stretch.last >= seq).is_some_and(is_there)
     }
 
-    /// The disposition of an entry for `[server]`, and for each other destination by name.
-    pub(in crate::queue) fn fate(&mut self, seq: Seq) -> io::Result<(Fate, Vec<(String, Fate)>)> {
-        if seq >= self.store.tail() {
-            return Ok((Fate::NotGivenYet, Vec::new()));
-        }
+    /// The disposition of an entry for each destination.
+    pub(in crate::queue) fn fates(&mut self, seq: Seq) -> io::Result<Vec<DestinationFate>> {
         let found = self.read_records(seq, Limit::ONE)?;
         let is_held = found.first().is_some_and(|(found, _)| *found == seq);
-        let notes = match self.accounts.iter().all(|account| is_held && account.head <= seq) {
-            true => String::new(),
-            false => self.store.notes(Notes::Fates)?,
+        let is_queued = |cursor: &Cursor| is_held && cursor.committed <= seq;
+        let is_new = seq >= self.store.tail();
+        let notes = if is_new || self.cursors.iter().all(is_queued) {
+            String::new()
+        } else {
+            self.store.notes(Notes::Fates)?
         };
-        let fate = |(name, account): (&String, &Account)| match is_held && account.head <= seq {
-            true => (name.clone(), Fate::Queued),
-            false => (name.clone(), fates::find(&notes, name, account.run, seq)),
+        let fate = |cursor: &Cursor| DestinationFate {
+            destination: cursor.name.to_string(),
+            fate: if is_new {
+                Fate::NotGivenYet
+            } else if is_queued(cursor) {
+                Fate::Queued
+            } else {
+                fates::find(&notes, &cursor.name, cursor.run, seq)
+            },
         };
-        let mut all = self.names.iter().zip(&self.accounts).map(fate);
-        let server = all.next().map_or(Fate::Unknown, |(_, fate)| fate);
-        Ok((server, all.collect()))
+        Ok(self.cursors.iter().map(fate).collect())
     }
 }
 
@@ -109,8 +108,7 @@ fn aside(entry: &Entry, destination: &str) -> String {
         Kind::Frame => "telemetry",
         Kind::Setup => "setup",
     };
-    let whose = fates::whose(destination);
     format!(
-        r#"{{"seq":{seq},"stint":{stint},"captured_at":"{captured_at}","cause":"refused"{whose},"{kind}":{json}}}"#
+        r#"{{"seq":{seq},"stint":{stint},"captured_at":"{captured_at}","cause":"refused","destination":"{destination}","{kind}":{json}}}"#
     )
 }

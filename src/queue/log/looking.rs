@@ -58,7 +58,7 @@ impl<S: Store> Log<S> {
         from: Seq,
         limit: Limit,
     ) -> io::Result<LookedAhead> {
-        let records = self.read_records(from.max(self.accounts[of].head), limit)?;
+        let records = self.read_records(from.max(self.cursors[of].committed), limit)?;
         let next = records.last().map(|(last, _)| Seq(last.0 + 1));
         let decoded =
             records.into_iter().filter_map(|(seq, bytes)| record::decode(seq, &bytes).ok());

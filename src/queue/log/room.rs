@@ -96,12 +96,12 @@ impl<S: Store> Log<S> {
                 let line = fates::thinned_line(&before, thinned.level, &thinned.records, &had);
                 self.store.note(Notes::Fates, &line)?;
             }
-            let accounts = self.without(&gone, |ledger, entries| {
+            let cursors = self.without(&gone, |ledger, entries| {
                 ledger.thinned += if planted("thinning_not_booked") { 0 } else { entries };
             });
-            let books = self.books(&accounts)?;
+            let books = self.books(&cursors)?;
             self.sound()?.replace(first, last, thinned.level, thinned.records, &books)?;
-            self.accounts = accounts;
+            self.cursors = cursors;
             if !gone.is_empty() {
                 return Ok(true);
             }

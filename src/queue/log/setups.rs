@@ -1,7 +1,6 @@
 //! Setups that have left the queue: a new page on the server needs the setup that was in force
 //! where the queue begins.
 
-use std::borrow::Cow;
 use std::io;
 
 use super::{Index, Log, fact, not_encoded, to_bytes};
@@ -60,17 +59,14 @@ impl<S: Store> Log<S> {
         self.store.put(&self.key(of), Some(&to_bytes(&setups)?))
     }
 
-    fn key(&self, of: Index) -> Cow<'static, str> {
-        match &*self.names[of] {
-            "" => SETUPS_LEFT.into(),
-            name => format!("{SETUPS_LEFT}-{name}").into(),
-        }
+    fn key(&self, of: Index) -> String {
+        format!("{SETUPS_LEFT}-{}", self.cursors[of].name)
     }
 
     /// The setups below a destination's cursor, oldest first.
     fn setups_left(&self, of: Index) -> io::Result<Vec<SetupLeft>> {
         let mut setups: Vec<SetupLeft> = fact(&self.store, &self.key(of))?.unwrap_or_default();
-        let head = self.accounts[of].head;
+        let head = self.cursors[of].committed;
         setups.retain(|(seq, _)| *seq < head);
         Ok(setups)
     }

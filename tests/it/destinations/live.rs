@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 use tokio::time::sleep;
 
-use crate::agent::Agent;
+use crate::agent::{Agent, pitwire};
 use crate::nats::{NatsServer, check};
 use crate::numbered::Numbered;
 use crate::peers::{Kind, Peer};
@@ -16,22 +16,19 @@ use crate::proxy::{Network, Proxy};
 /// Longest delay of a frame to a working destination, on two cores that also run other tests.
 const LIVE: Duration = Duration::from_secs(5);
 const BATCH: usize = 20;
-const ELSEWHERE: &str = "destination=\"league\"";
 
 #[tokio::test]
-async fn the_league_stays_live_while_the_dashboard_is_away() {
+async fn the_league_stays_live_while_the_dashboard_is_unreachable() {
     let mut pair = Pair::start().await;
     pair.drives(5).await;
     pair.dashboard_has_all().await;
     pair.network.set(Network::Down);
-    pair.agent.metric_becomes("pitwire_connected", |connected| connected == 0.0).await;
+    pair.disconnects("server").await;
     for _ in 0..10 {
         pair.drives(1).await;
         pair.league_has_all().await;
     }
-    let waiting = (10 * BATCH) as f64;
-    assert_eq!(pair.agent.metric(r#"pitwire_ledger_entries{state="queued"}"#).await, waiting);
-    assert_eq!(pair.agent.metric("pitwire_queue_entries").await, waiting);
+    pair.shows_offline("server", "league").await;
     pair.kill_agent().await;
     pair.drives(1).await;
     pair.league_has_all().await;
@@ -40,24 +37,17 @@ async fn the_league_stays_live_while_the_dashboard_is_away() {
 }
 
 #[tokio::test]
-async fn the_dashboard_stays_live_while_the_league_is_away() {
+async fn the_dashboard_stays_live_while_the_league_is_unreachable() {
     let mut pair = Pair::start().await;
     pair.drives(5).await;
     pair.league_has_all().await;
     pair.league.kill();
-    let connected = format!("pitwire_connected{{{ELSEWHERE}}}");
-    pair.agent.metric_becomes(&connected, |connected| connected == 0.0).await;
+    pair.disconnects("league").await;
     for _ in 0..10 {
         pair.drives(1).await;
         pair.dashboard_has_all().await;
     }
-    let queued = format!(r#"pitwire_ledger_entries{{{ELSEWHERE},state="queued"}}"#);
-    assert_eq!(pair.agent.metric(&queued).await, (10 * BATCH) as f64);
-    let (_, status) = pair.agent.page("/status").await;
-    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
-    assert_eq!(status["pill"]["text"], "Live");
-    assert_eq!(status["others"][0]["name"], "league");
-    assert_eq!(status["others"][0]["pill"]["text"], "Offline, 200 saved");
+    pair.shows_offline("league", "server").await;
     pair.kill_agent().await;
     pair.drives(1).await;
     pair.dashboard_has_all().await;
@@ -118,6 +108,48 @@ impl Pair {
         self.agent = agent(&self.queue, &self.network, &self.league);
     }
 
+    async fn disconnects(&self, destination: &str) {
+        let connected = format!("pitwire_connected{{destination=\"{destination}\"}}");
+        self.agent.metric_becomes(&connected, |connected| connected == 0.0).await;
+    }
+
+    /// Checks that each view of the agent shows the frames that wait for `away`, while `live` is up
+    /// to date.
+    async fn shows_offline(&self, away: &str, live: &str) {
+        let waiting = 10 * BATCH;
+        for (destination, entries) in [(away, waiting), (live, 0)] {
+            let of = format!("destination=\"{destination}\"");
+            let queued = format!("pitwire_ledger_entries{{{of},state=\"queued\"}}");
+            self.agent.metric_becomes(&queued, |queued| queued as usize == entries).await;
+            let newest = format!("pitwire_delivered_newest_timestamp_seconds{{{of}}}");
+            let behind = self.agent.metric("pitwire_queue_newest_timestamp_seconds").await
+                - self.agent.metric(&newest).await;
+            assert_eq!(behind > 0.0, entries > 0, "{destination} is {behind} s behind");
+        }
+        assert_eq!(self.agent.metric("pitwire_queue_entries").await as usize, waiting);
+        let (_, status) = self.agent.page("/status").await;
+        let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+        assert_eq!(status["pill"]["text"], format!("{away}: Offline, {waiting} saved"));
+        let named = |list: &serde_json::Value, name: &str| {
+            list.as_array().unwrap().iter().find(|one| one["name"] == *name).unwrap().clone()
+        };
+        assert_eq!(named(&status["destinations"], live)["pill"]["text"], "Live");
+        let pill = format!("Offline, {waiting} saved");
+        assert_eq!(named(&status["destinations"], away)["pill"]["text"], pill);
+        assert_eq!(named(&status["queue"]["destinations"], live)["queued"], 0);
+        let ledger = named(&status["queue"]["destinations"], away);
+        assert_eq!((&ledger["queued"], &ledger["imbalance"]), (&waiting.into(), &0.into()));
+        let (code, reasons) = self.agent.page("/readyz").await;
+        assert_eq!(code, 503);
+        assert!(reasons.lines().all(|line| line.starts_with(&format!("{away}: "))), "{reasons}");
+        let admin = self.agent.admin().await;
+        let printed = pitwire(&["queue", "status", "--admin", &admin]).output().unwrap();
+        let printed = String::from_utf8(printed.stdout).unwrap();
+        let (_, own) = printed.split_once(&format!("destination         {away}\n")).unwrap();
+        let own = own.split("\ndestination").next().unwrap();
+        assert!(own.contains(&format!("queued              {waiting}\n")), "{printed}");
+    }
+
     async fn dashboard_has_all(&self) {
         self.live(async || self.dashboard.all_frames().await.len()).await;
     }
@@ -146,16 +178,13 @@ impl Pair {
         assert_eq!(lost, 0, "of {}", self.stored.len());
         // Frames that were in flight when the agent was killed may arrive twice.
         assert!(laps.len() <= self.stored.len() + BATCH, "{} of {}", laps.len(), self.stored.len());
-        for destination in ["", ELSEWHERE] {
-            let comma = if destination.is_empty() { "" } else { "," };
-            let state =
-                |state| format!("pitwire_ledger_entries{{{destination}{comma}state=\"{state}\"}}");
+        for destination in ["server", "league"] {
+            let of = format!("destination=\"{destination}\"");
+            let state = |state| format!("pitwire_ledger_entries{{{of},state=\"{state}\"}}");
             let delivered = self.agent.metric(&state("delivered")).await;
             assert_eq!(delivered, self.agent.metric(&state("appended")).await);
             assert_eq!(delivered as usize, self.stored.len());
-            let braces =
-                if destination.is_empty() { String::new() } else { format!("{{{destination}}}") };
-            let imbalance = format!("pitwire_ledger_imbalance_entries{braces}");
+            let imbalance = format!("pitwire_ledger_imbalance_entries{{{of}}}");
             assert_eq!(self.agent.metric(&imbalance).await, 0.0);
         }
     }

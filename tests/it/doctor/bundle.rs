@@ -44,7 +44,10 @@ async fn it_has_what_helps_and_no_secret() {
         run.args(["--set", setting]);
     }
     let mut agent = Process::start(run.stdin(std::process::Stdio::null()));
-    let link = eventually("a link", async || agent.stdout().first().cloned()).await;
+    let link = eventually("a link", async || {
+        agent.stdout().into_iter().find(|line| line.starts_with("dashboard of server: "))
+    })
+    .await;
     let session = link.rsplit('/').next().unwrap().to_owned();
     let admin = eventually("the admin address", async || {
         let text = fs::read_to_string(&log).ok()?;
@@ -76,7 +79,7 @@ async fn it_has_what_helps_and_no_secret() {
         ("about.txt", concat!("pitwire ", env!("CARGO_PKG_VERSION"), "\nbuilt for linux ")),
         ("pitwire.toml", "token = \"***\" # --set"),
         ("queue-status.txt", "\nimbalance           0\n"),
-        ("metrics.txt", "\npitwire_connected 1\n"),
+        ("metrics.txt", "\npitwire_connected{destination=\"server\"} 1\n"),
         ("status.json", "/dashboard/[session]\""),
         ("pitwire.log", " INFO "),
         ("pitwire.log.old", "old Bearer [secret] [secret] [secret] [session]\n"),

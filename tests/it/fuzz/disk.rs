@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use pitwire::config::Config;
 use pitwire::entry::{CapturedAt, Kind, Seq, Situation, StintId};
 use pitwire::queue::record::{self, Marks};
-use pitwire::queue::{self, Appended, Content, Limit, NewEntry, Stamps};
+use pitwire::queue::{Appended, Content, Limit, NewEntry, Stamps};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
 use super::mutate::mutate;
 use super::{cases, fuzz};
+use crate::single;
 
 const SAMPLES: &str = include_str!("../../data/samples.ndjson");
 
@@ -92,7 +93,7 @@ fn entries(stamps: &mut Stamps, count: usize) -> Vec<NewEntry> {
 async fn make(folder: &Path) {
     let config = config(folder);
     let (writer, mut reader, closed) =
-        queue::open(&config.queue, &config.stint, CapturedAt(0)).unwrap();
+        single::open(&config.queue, &config.stint, CapturedAt(0)).unwrap();
     for _ in 0..30 {
         writer.append(|stamps| entries(stamps, 10)).await.unwrap();
     }
@@ -108,7 +109,8 @@ async fn make(folder: &Path) {
 async fn goes_on(folder: &Path, is_forged: bool) {
     let config = config(folder);
     // Opening may fail, but not panic.
-    let Ok((writer, mut reader, closed)) = queue::open(&config.queue, &config.stint, CapturedAt(0))
+    let Ok((writer, mut reader, closed)) =
+        single::open(&config.queue, &config.stint, CapturedAt(0))
     else {
         return;
     };
@@ -130,7 +132,7 @@ async fn goes_on(folder: &Path, is_forged: bool) {
         }
         assert_eq!(last, Some(seq), "{:?}", writer.status());
     }
-    assert!(is_forged || writer.status().imbalance == 0, "{:?}", writer.status());
+    assert!(is_forged || writer.status().server().imbalance == 0, "{:?}", writer.status());
     writer.close().await;
     drop((writer, reader));
     closed.wait().await;

@@ -44,7 +44,7 @@ fn each_line_is_stored_or_refused_and_the_next_one_is_read() {
     });
     let stored = *stored.lock().unwrap();
     assert!(stored > 1500, "only {stored} stored: the mutations are too aggressive");
-    assert_eq!(publisher.queue_status().imbalance, 0);
+    assert_eq!(publisher.queue_status().server().imbalance, 0);
     runtime.block_on(publisher.close());
 }
 

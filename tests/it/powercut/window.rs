@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 use pitwire::config::{Config, Durability};
 use pitwire::entry::{CapturedAt, Situation};
 use pitwire::queue::segments::{Options, SegmentStore};
-use pitwire::queue::{self, Appended, Content, Limit, NewEntry};
+use pitwire::queue::{Appended, Content, Limit, NewEntry};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::sleep;
 
 use super::disk::{Disk, Marks, ROLE, Recorder};
 use crate::long;
+use crate::single;
 
 const WITHIN: Duration = Duration::from_millis(200);
 /// Tolerance for a busy machine, which may delay the process.
@@ -73,7 +74,7 @@ async fn child() {
     config.queue.path = root;
     config.queue.durability = Durability::Within(WITHIN);
     let (writer, mut reader, _closed) =
-        queue::open(&config.queue, &config.stint, CapturedAt(0)).unwrap();
+        single::open(&config.queue, &config.stint, CapturedAt(0)).unwrap();
     let started = Instant::now();
     for number in 0..role.parse().unwrap() {
         let appended = writer

@@ -98,6 +98,31 @@ async fn another_server_gets_what_the_first_has_not() {
 }
 
 #[tokio::test]
+async fn each_destination_can_be_reconfigured_while_the_agent_runs() {
+    let peers = [Peer::start(Kind::Embedded, &[]), Peer::start(Kind::Embedded, &[])];
+    let league =
+        |peer: &Peer| format!("{UNREACHABLE}\n[destination.league]\nurl = \"{}\"\n", peer.url());
+    let trial = Trial::start(&league(&peers[0]));
+    let connected = r#"pitwire_connected{destination="league"}"#;
+    trial.agent.metric_becomes(connected, |connected| connected == 1.0).await;
+    trial.agent.feed(&numbered_samples(1, 1));
+    eventually("the frame", async || (peers[0].all_frames().await.len() == 1).then_some(())).await;
+    let added = "[destination.club]\nurl = \"http://127.0.0.1:9/club\"\n";
+    trial.write(&(league(&peers[1]) + added));
+    let (code, said, errors) = trial.reload().await;
+    let expected = format!(
+        "destination.club.url: \"\" -> \"http://127.0.0.1:9/club\" needs a restart\n\
+         destination.league.url: {:?} -> {:?}\n",
+        peers[0].url(),
+        peers[1].url()
+    );
+    assert_eq!((code, said, errors.as_str()), (0, expected, ""));
+    sleep(Duration::from_secs(1)).await;
+    trial.agent.feed(&numbered_samples(2, 1));
+    eventually("the frame", async || (peers[1].all_frames().await.len() == 1).then_some(())).await;
+}
+
+#[tokio::test]
 async fn what_can_change_does_and_what_needs_a_restart_is_named() {
     let trial = Trial::start("update_rate_hz = 0.001\n[log]\nlevel = \"info\"");
     let post = async |lap: u64| {

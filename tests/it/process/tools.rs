@@ -136,7 +136,7 @@ async fn each_tool_says_the_same_of_an_agent_and_of_the_folder_it_left() {
     let row: Vec<&str> = some.out[2].split('\t').collect();
     assert_eq!((row[0], row[2], row[3]), ("21", "1", "setup"), "{row:?}");
     assert_eq!(setup.out, [r#"{"wing":7}"#]);
-    assert_eq!(nothing.err, ["entry 52 does not exist yet: the next one becomes entry 52"]);
+    assert_eq!(nothing.err, ["server: entry 52 does not exist yet: the next one becomes entry 52"]);
     assert_eq!(
         (export.out.len(), &export.err[..]),
         (51, &["exported 50 frames and 1 setup".into()][..])
@@ -574,7 +574,7 @@ async fn what_became_of_each_entry_is_told() {
         for (seq, code, expected) in expected {
             let said = tool(&[&["trace", seq], place].concat());
             assert_eq!((said.code, said.out.len()), (code, 1), "{said:?}");
-            let expected = format!("entry {seq} {expected}");
+            let expected = format!("server: entry {seq} {expected}");
             assert!(said.out[0].starts_with(&expected), "{expected}: {said:?}");
         }
     };

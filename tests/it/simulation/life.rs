@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pitwire::backoff::Backoff;
-use pitwire::config::{APPEND_TIMEOUT, DeliveryConfig, SessionChoice, WhenFull};
+use pitwire::config::{APPEND_TIMEOUT, DeliveryConfig, SERVER, SessionChoice, WhenFull};
 use pitwire::entry::{Situation, Stream};
 use pitwire::queue::ledger::DropReason;
 use pitwire::queue::{
@@ -41,11 +41,12 @@ impl Life {
     pub async fn begin(world: &mut World) -> Self {
         let limits = Limits::new(&world.config.queue, &world.config.stint);
         // While the disk fails, the agent retries opening the queue, as the process does.
-        let others: Vec<String> = world.second.iter().map(|_| SECOND.to_owned()).collect();
-        let ((writer, (reader, seconds)), keeper) = loop {
+        let mut names = vec![SERVER.to_owned()];
+        names.extend(world.second.iter().map(|_| SECOND.to_owned()));
+        let ((writer, mut readers), keeper) = loop {
             let (store, limits) = (world.disk.clone(), limits.clone());
-            let destinations = Destinations::These(&others);
-            match queue::with_store_for(destinations, store, limits, world.now()) {
+            let destinations = Destinations::Configured(&names);
+            match queue::with_store(store, limits, destinations, world.now()) {
                 Ok(opened) => break opened,
                 Err(_) => sleep(Duration::from_secs(1)).await,
             }
@@ -58,13 +59,13 @@ impl Life {
         let mut session = Session::new(
             SessionChoice::Auto,
             delivery.clone(),
-            reader,
+            readers.remove(0),
             world.server.clone(),
             backoff,
             sender,
         );
         let mut tasks = JoinSet::new();
-        for (reader, second) in seconds.into_iter().zip(&world.second) {
+        for (reader, second) in readers.into_iter().zip(&world.second) {
             let mut session = Session::new(
                 SessionChoice::Auto,
                 delivery.clone(),
@@ -222,7 +223,7 @@ impl Life {
             return self.drain(world).await;
         }
         let delivered = timeout(PROMPT, async {
-            while self.writer.status().queued > 0 {
+            while self.writer.status().server().queued > 0 {
                 sleep(Duration::from_millis(10)).await;
             }
         });
@@ -241,7 +242,7 @@ async fn note_retries(
     while status.changed().await.is_ok() {
         let retry_in = status.borrow_and_update().retry_in;
         if let Some(delay) = retry_in {
-            let _ = note.send((delay, writer.status().ledger.delivered));
+            let _ = note.send((delay, writer.status().server().ledger.delivered));
         }
     }
 }

@@ -7,7 +7,7 @@ use pitwire::config::{BUFFER_BYTES, BUFFER_ENTRIES, Config, Durability, QueueCon
 use pitwire::entry::{CapturedAt, Kind, Seq};
 use pitwire::queue::fates::Fate;
 use pitwire::queue::ledger::Ledger;
-use pitwire::queue::{QueueStatus, Standing};
+use pitwire::queue::{DestinationStatus, QueueStatus};
 
 use super::life::Life;
 use super::world::Swarm;
@@ -133,9 +133,9 @@ impl Promises {
 
     /// Checks the invariants; called after each step.
     pub fn look(&mut self, server: &Server, queue: &QueueStatus) {
-        let queue = &self.own(queue);
+        let own = self.own(queue);
         self.look_at_pages(server);
-        assert_eq!(queue.imbalance, 0, "{queue:?}");
+        assert_eq!(own.imbalance, 0, "{queue:?}");
         assert!(queue.tail >= self.tail, "positions go back: {queue:?}");
         self.tail = queue.tail;
         let most = self.disk.most_held();
@@ -143,16 +143,16 @@ impl Promises {
         assert!(most.entries <= max_entries && most.bytes <= max_bytes, "over its bound: {most:?}");
         assert!(queue.buffered <= BUFFER_ENTRIES as u64, "{queue:?}");
         assert!(queue.buffered * 2 <= BUFFER_BYTES as u64, "{queue:?}");
-        assert_eq!(queue.ledger.corrupt, 0, "{queue:?}");
+        assert_eq!(own.ledger.corrupt, 0, "{queue:?}");
         let dropped = server.state().dropped.len() as u64;
         assert!(
-            queue.ledger.quarantined <= self.refusable + dropped,
+            own.ledger.quarantined <= self.refusable + dropped,
             "{} {dropped} {queue:?} {:?}",
             self.refusable,
             self.swarm
         );
         let gone = self.owed.range(..queue.head).count() as u64;
-        let named = without_delivery(&queue.ledger);
+        let named = without_delivery(&own.ledger);
         let may_pass = self.owed.values().filter(|frame| self.may_pass(server, frame)).count();
         assert!(
             gone <= named + may_pass as u64,
@@ -161,20 +161,16 @@ impl Promises {
         );
         let delivered =
             self.shown.len() as u64 + self.refusable + server.state().dropped.len() as u64;
-        assert!(queue.ledger.delivered <= delivered, "at most {delivered}: {queue:?}");
-        if queue.ledger.thinned != self.thinned {
-            self.thinned = queue.ledger.thinned;
-            self.look_at_thinned(server, queue);
+        assert!(own.ledger.delivered <= delivered, "at most {delivered}: {queue:?}");
+        if own.ledger.thinned != self.thinned {
+            self.thinned = own.ledger.thinned;
+            self.look_at_thinned(server, queue, own);
         }
     }
 
-    /// The queue status for this destination.
-    fn own(&self, queue: &QueueStatus) -> QueueStatus {
-        let Some(own) = self.of.checked_sub(1).map(|index| &queue.others[index]) else {
-            return queue.clone();
-        };
-        let Standing { queued, appended, ledger, imbalance, .. } = *own;
-        QueueStatus { queued, appended, ledger, imbalance, ..queue.clone() }
+    /// The status of this destination.
+    fn own<'a>(&self, queue: &'a QueueStatus) -> &'a DestinationStatus {
+        &queue.destinations[self.of]
     }
 
     fn look_at_pages(&mut self, server: &Server) {
@@ -232,12 +228,12 @@ impl Promises {
 
     /// Checks that no more entries are downsampled than the ledger reports, and that each lap keeps
     /// its first and last frame.
-    fn look_at_thinned(&self, server: &Server, queue: &QueueStatus) {
+    fn look_at_thinned(&self, server: &Server, queue: &QueueStatus, own: &DestinationStatus) {
         let is_thinned = |seq: &Seq| self.disk.record(*seq).is_none();
         // Entries that only another destination still needs may be downsampled without appearing in
         // the ledger of this one.
         let is_owed = |seq| self.owed.get(seq).is_some_and(|frame| !self.may_pass(server, frame));
-        let is_own = |seq| queue.others.is_empty() || is_owed(seq);
+        let is_own = |seq| queue.destinations.len() == 1 || is_owed(seq);
         let missing = self.names.iter().filter(|(seq, _)| is_thinned(seq) && is_own(seq));
         let mut count = 0;
         for (seq, at) in missing {
@@ -249,7 +245,7 @@ impl Promises {
             let ends = before.into_iter().chain(after).all(|(_, other)| other == lap);
             assert!(ends && before.is_some(), "the end of a lap was downsampled: {seq}");
         }
-        assert!(count <= queue.ledger.thinned, "{count} are missing: {queue:?}");
+        assert!(count <= own.ledger.thinned, "{count} are missing: {queue:?}");
     }
 
     /// Whether the entry may count as delivered without being shown: the server refused it or
@@ -261,12 +257,12 @@ impl Promises {
     /// Checks, once the queue has drained, that each entry that was not shown has a valid
     /// disposition.
     pub async fn in_the_end(&self, server: &Server, life: &Life) {
-        let queue = self.own(&life.writer.status());
+        let queue = life.writer.status();
+        let own = self.own(&queue);
         let operator = life.writer.operator();
         let mut lost = Vec::new();
         for (seq, frame) in &self.owed {
-            let (first, others) = operator.fates(*seq).await.unwrap();
-            let fate = self.of.checked_sub(1).map_or(first, |index| others[index].1);
+            let fate = operator.fates(*seq).await.unwrap()[self.of].fate;
             let is_named = match fate {
                 Fate::Thinned | Fate::Dropped(_) => self.swarm.narrow,
                 Fate::Refused => self.may_pass(server, frame),
@@ -281,8 +277,8 @@ impl Promises {
         let in_memory = self.in_memory.values().filter(|frame| !self.may_pass(server, frame));
         let in_memory = in_memory.count() as u64;
         // They may have been dropped for lack of space, before they had a position.
-        let unplaced = queue.ledger.unplaced;
-        let named = if self.swarm.narrow { without_delivery(&queue.ledger) + unplaced } else { 0 };
+        let unplaced = own.ledger.unplaced;
+        let named = if self.swarm.narrow { without_delivery(&own.ledger) + unplaced } else { 0 };
         assert!(in_memory <= named, "{in_memory} were in memory and are lost: {queue:?}");
     }
 }

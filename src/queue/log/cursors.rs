@@ -1,0 +1,305 @@
+//! The cursor and ledger of each destination. The slowest cursor is the head of the queue. An
+//! unreachable destination does not delay the others; it only uses up the queue's limits.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Books, Log};
+use crate::entry::{CapturedAt, Seq};
+use crate::planted::planted;
+use crate::queue::fates::Run;
+use crate::queue::ledger::Ledger;
+use crate::queue::store::{Notes, Store};
+use crate::queue::{DestinationStatus, Limit, record};
+
+/// The index of a destination in the list of configured destinations.
+pub(in crate::queue) type Index = usize;
+
+/// The cursor and ledger of one destination.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::queue) struct Cursor {
+    pub(in crate::queue) name: Arc<str>,
+    /// The oldest position that has not been delivered to it.
+    pub(super) committed: Seq,
+    pub(super) ledger: Ledger,
+    /// The disposition range that still grows.
+    pub(super) run: Option<Run>,
+    /// The number of entries that had already left the queue when the destination was configured.
+    before: u64,
+    /// Records that were lost after they were delivered to it, or before it was configured.
+    loss_baseline: u64,
+    /// The end of the entries read since the start, which may be in flight.
+    #[serde(skip)]
+    pub(super) in_flight_end: Seq,
+    /// Records that it has received but that are kept for another destination.
+    #[serde(skip)]
+    acked_ahead: u64,
+    /// The capture time of the oldest entry at or after a position.
+    #[serde(skip)]
+    oldest: Option<(Seq, CapturedAt)>,
+}
+
+impl Cursor {
+    /// Advances the cursor to `committed`, past `records` records that other destinations may still
+    /// need.
+    pub(super) fn advance(&mut self, committed: Seq, records: u64) {
+        self.committed = committed;
+        self.acked_ahead += records;
+    }
+
+    /// Whether the entry may be in flight.
+    fn may_be_out(&self, seq: Seq) -> bool {
+        (self.committed..self.in_flight_end).contains(&seq)
+    }
+
+    /// The ledger, for a store that has lost `lost` records.
+    pub(in crate::queue) fn ledger(&self, lost: u64) -> Ledger {
+        let mut ledger = self.ledger;
+        ledger.corrupt += lost.saturating_sub(self.loss_baseline);
+        ledger
+    }
+
+    /// The number of entries accepted for it, for a store with `appended` appended records.
+    fn appended(&self, appended: u64) -> u64 {
+        (appended + self.ledger.unplaced).saturating_sub(self.before)
+    }
+
+    /// The number of entries missing from the ledger, for a store whose metadata has this head and
+    /// has counted `released` records; 0 if it balances.
+    ///
+    /// How many of the stored records a cursor beyond the head has passed is not known without
+    /// reading them: any number up to its distance from the head balances.
+    pub(in crate::queue) fn imbalance(&self, head: Seq, released: u64) -> i64 {
+        let left = released + self.loss_baseline + self.ledger.unplaced;
+        let missing = left as i64 - self.before as i64 - self.ledger.gone() as i64;
+        let ahead = self.committed.0.saturating_sub(head.0) as i64;
+        if (-ahead..=0).contains(&missing) { 0 } else { missing }
+    }
+}
+
+impl<S: Store> Log<S> {
+    /// Loads the cursors of these destinations from the metadata. A new destination starts at the
+    /// head of the queue; the first ones of a queue account for all its entries.
+    pub(super) fn load_cursors(&mut self, books: &Books, names: &[Arc<str>]) {
+        let head = self.store.head();
+        let (before, loss_baseline) = if books.cursors.is_empty() {
+            (0, 0)
+        } else {
+            let left = self.store.appended().saturating_sub(self.store.held().records);
+            (left, self.store.lost())
+        };
+        let running = std::mem::take(&mut self.cursors);
+        for name in names {
+            let is_it = |cursor: &&Cursor| cursor.name == *name;
+            let mut cursor = match books.cursors.iter().find(is_it) {
+                Some(known) => known.clone(),
+                None => Cursor { name: name.clone(), before, loss_baseline, ..Cursor::default() },
+            };
+            cursor.committed = cursor.committed.max(head);
+            cursor.in_flight_end = running.iter().find(is_it).map_or(head, |old| old.in_flight_end);
+            self.cursors.push(cursor);
+        }
+        self.lost_counted = None;
+    }
+
+    /// Releases entries that were kept only for destinations that are no longer configured.
+    pub(super) fn release_unconfigured(&mut self, books: &Books) -> io::Result<()> {
+        let mut unconfigured = books.cursors.clone();
+        unconfigured.retain(|old| self.cursors.iter().all(|cursor| cursor.name != old.name));
+        if unconfigured.is_empty() {
+            return Ok(());
+        }
+        for cursor in &unconfigured {
+            let appended = cursor.appended(self.store.appended());
+            let gone = cursor.ledger(self.store.lost()).gone();
+            tracing::warn!(
+                destination = &*cursor.name,
+                entries = appended.saturating_sub(gone),
+                "destination is no longer configured; its undelivered entries are not kept for it"
+            );
+        }
+        self.commit(self.cursors.clone())
+    }
+
+    /// Persists these cursors and releases the entries that all destinations have received. On an
+    /// error nothing has changed, neither here nor in the store.
+    pub(super) fn commit(&mut self, cursors: Vec<Cursor>) -> io::Result<()> {
+        let books = self.books(&cursors)?;
+        let committed = cursors.iter().map(|cursor| cursor.committed);
+        let lowest =
+            if planted("the_fastest_releases") { committed.max() } else { committed.min() };
+        let head = lowest.unwrap_or_default().max(self.store.head());
+        let held = self.store.held().records;
+        self.sound()?.release(head, &books)?;
+        let released = held.saturating_sub(self.store.held().records);
+        self.cursors = cursors;
+        for cursor in &mut self.cursors {
+            let had = if planted("what_was_had_counts_on") { 0 } else { released };
+            cursor.acked_ahead = cursor.acked_ahead.saturating_sub(had);
+        }
+        Ok(())
+    }
+
+    pub(super) fn books(&self, cursors: &[Cursor]) -> io::Result<Vec<u8>> {
+        super::to_bytes(&Books { newest: self.newest, cursors: cursors.to_vec() })
+    }
+
+    /// The cursors after the entries `gone` were removed from the queue. `leave` updates a ledger
+    /// with the number of removed entries that had not been delivered to that destination;
+    /// delivered ones only reduce what is kept for the others.
+    pub(super) fn without(
+        &self,
+        gone: &[Seq],
+        mut leave: impl FnMut(&mut Ledger, u64),
+    ) -> Vec<Cursor> {
+        let mut cursors = self.cursors.clone();
+        for cursor in &mut cursors {
+            let own = gone.iter().filter(|seq| **seq >= cursor.committed).count() as u64;
+            leave(&mut cursor.ledger, own);
+            cursor.acked_ahead = cursor.acked_ahead.saturating_sub(gone.len() as u64 - own);
+        }
+        cursors
+    }
+
+    /// The oldest undelivered position of each destination, by name.
+    pub(super) fn places(&self) -> BTreeMap<&str, u64> {
+        self.cursors.iter().map(|cursor| (&*cursor.name, cursor.committed.0)).collect()
+    }
+
+    /// Whether an entry may be in flight to any destination.
+    pub(super) fn may_be_out(&self, seq: Seq) -> bool {
+        self.cursors.iter().any(|cursor| cursor.may_be_out(seq))
+    }
+
+    /// The end of the entries from `first` to `last` that may be in flight; `None` if none is.
+    pub(super) fn out_below(&self, first: Seq, last: Seq) -> Option<Seq> {
+        let meets = |cursor: &&Cursor| cursor.committed <= last && first < cursor.in_flight_end;
+        self.cursors.iter().filter(meets).map(|cursor| cursor.in_flight_end).max()
+    }
+
+    /// Records the disposition of entries of one destination.
+    pub(super) fn note_run(
+        &mut self,
+        cursor: &mut Cursor,
+        run: Run,
+        is_thinned: bool,
+    ) -> io::Result<()> {
+        let Some(growing) = &mut cursor.run else {
+            cursor.run = Some(run);
+            return Ok(());
+        };
+        if let Some(next) = growing.join(run, is_thinned) {
+            // If a crash loses the metadata after this line was written, the line is written again:
+            // harmless.
+            self.store.note(Notes::Fates, &growing.line(&cursor.name))?;
+            cursor.run = Some(next);
+        }
+        Ok(())
+    }
+
+    /// The names of the destinations.
+    pub(in crate::queue) fn destinations(&self) -> Vec<Arc<str>> {
+        self.cursors.iter().map(|cursor| cursor.name.clone()).collect()
+    }
+
+    /// The status of each destination.
+    pub(super) fn destination_statuses(&mut self) -> Vec<DestinationStatus> {
+        self.count_ahead();
+        let held = self.store.held().records;
+        let (appended, lost) = (self.store.appended(), self.store.lost());
+        let mut statuses = Vec::with_capacity(self.cursors.len());
+        for index in 0..self.cursors.len() {
+            let oldest = self.oldest_of(index).unwrap_or_default();
+            let cursor = &self.cursors[index];
+            let (ledger, appended) = (cursor.ledger(lost), cursor.appended(appended));
+            let queued = held.saturating_sub(cursor.acked_ahead);
+            let imbalance = appended as i64 - ledger.gone() as i64 - queued as i64;
+            let name = cursor.name.to_string();
+            statuses.push(DestinationStatus { name, queued, oldest, appended, ledger, imbalance });
+        }
+        statuses
+    }
+
+    /// The capture time of a destination's oldest undelivered entry.
+    fn oldest_of(&mut self, of: Index) -> io::Result<Option<CapturedAt>> {
+        let from = self.cursors[of].committed;
+        if from <= self.store.head() {
+            return self.oldest();
+        }
+        if from >= self.store.tail() {
+            return Ok(None);
+        }
+        if self.cursors[of].oldest.is_none_or(|(at, _)| at != from) && self.store.is_open() {
+            let oldest = self.read_records(from, Limit::ONE)?;
+            let place = oldest.first().and_then(|(_, bytes)| record::place(bytes));
+            self.cursors[of].oldest = place.map(|(_, captured_at)| (from, captured_at));
+        }
+        Ok(self.cursors[of].oldest.map(|(_, captured_at)| captured_at))
+    }
+
+    /// Remembers the capture time of an entry that was appended at `seq`, for the destinations that
+    /// had received everything before it.
+    pub(super) fn note_oldest(&mut self, seq: Seq, captured_at: CapturedAt) {
+        for cursor in self.cursors.iter_mut().filter(|cursor| cursor.committed == seq) {
+            cursor.oldest = Some((seq, captured_at));
+        }
+    }
+
+    /// Recounts `acked_ahead` for each destination, at a start and after every loss of records: a record
+    /// that a destination had already received is not lost to it.
+    fn count_ahead(&mut self) {
+        let lost = self.store.lost();
+        if self.lost_counted == Some(lost) {
+            return;
+        }
+        let is_ahead = |cursor: &Cursor| cursor.committed > self.store.head();
+        if !self.cursors.iter().any(is_ahead) {
+            self.cursors.iter_mut().for_each(|cursor| cursor.acked_ahead = 0);
+            self.lost_counted = Some(lost);
+            return;
+        }
+        let mut counts = 0;
+        let (held, appended) = (self.store.held().records, self.store.appended());
+        for index in 0..self.cursors.len() {
+            let counted =
+                self.store.is_open().then(|| self.count_below(self.cursors[index].committed));
+            let head = self.store.head();
+            let cursor = &mut self.cursors[index];
+            let (gone, appended) = (cursor.ledger(lost).gone(), cursor.appended(appended));
+            let Some(Ok(ahead)) = counted else {
+                // While the disk fails, derive the count from the metadata.
+                cursor.acked_ahead = (held + gone).saturating_sub(appended);
+                continue;
+            };
+            cursor.acked_ahead = ahead;
+            if cursor.committed > head {
+                let queued = held.saturating_sub(ahead);
+                cursor.loss_baseline += (gone + queued).saturating_sub(appended);
+            }
+            counts += 1;
+        }
+        if counts == self.cursors.len() {
+            self.lost_counted = Some(self.store.lost());
+        }
+    }
+
+    /// The number of stored records below a position.
+    fn count_below(&mut self, head: Seq) -> io::Result<u64> {
+        if head <= self.store.head() {
+            return Ok(0);
+        }
+        let (mut from, mut records) = (self.store.head(), 0);
+        for stretch in self.store.stretches().iter().take_while(|stretch| stretch.last < head) {
+            records += stretch.held.records;
+            from = Seq(stretch.last.0 + 1);
+        }
+        let last = Seq(head.0 - 1);
+        if from <= last {
+            records += self.read_between(from, last)?.len() as u64;
+        }
+        Ok(records)
+    }
+}

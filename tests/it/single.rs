@@ -1,0 +1,38 @@
+//! Queues with one destination, `server`.
+
+use std::io;
+
+use pitwire::config::{QueueConfig, SERVER, StintConfig};
+use pitwire::entry::{CapturedAt, Seq};
+use pitwire::queue::fates::Fate;
+use pitwire::queue::operator::Operator;
+use pitwire::queue::store::Store;
+use pitwire::queue::{self, Closed, Destinations, Limits, OpenError, Reader, Writer};
+
+pub fn open(
+    queue: &QueueConfig,
+    stint: &StintConfig,
+    now: CapturedAt,
+) -> Result<(Writer, Reader, Closed), OpenError> {
+    let destinations = [SERVER.to_owned()];
+    let limits = Limits::new(queue, stint);
+    let destinations = Destinations::Configured(&destinations);
+    let (writer, mut readers, closed) = queue::open(queue, limits, destinations, now)?;
+    Ok((writer, readers.remove(0), closed))
+}
+
+pub fn with_store<S: Store>(
+    store: S,
+    limits: Limits,
+    now: CapturedAt,
+) -> io::Result<((Writer, Reader), impl Future<Output = ()> + Send + use<S>)> {
+    let destinations = [SERVER.to_owned()];
+    let destinations = Destinations::Configured(&destinations);
+    let ((writer, mut readers), worker) = queue::with_store(store, limits, destinations, now)?;
+    Ok(((writer, readers.remove(0)), worker))
+}
+
+/// The disposition of an entry.
+pub async fn fate(operator: &Operator, seq: Seq) -> Fate {
+    operator.fates(seq).await.unwrap()[0].fate
+}
