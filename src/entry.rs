@@ -112,8 +112,20 @@ pub struct Entry {
     pub stint: StintId,
     pub captured_at: CapturedAt,
     pub kind: Kind,
-    /// The frame or the setup as JSON text, ready to be embedded in an event.
+    /// JSON text: the telemetry of a frame, or for a setup an object with `timestamp` and `setup`.
     pub json: String,
+}
+
+/// The content of an entry as members of an object: `"<frame_key>":{…}` for a frame,
+/// `"timestamp":…,"setup":{…}` for a setup.
+pub(crate) fn content_members(kind: Kind, frame_key: &str, json: &str) -> String {
+    match kind {
+        Kind::Frame => format!(r#""{frame_key}":{json}"#),
+        Kind::Setup => {
+            let inner = json.strip_prefix('{').and_then(|json| json.strip_suffix('}'));
+            inner.map_or_else(|| format!(r#""setup":{json}"#), str::to_owned)
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,28 +1,34 @@
 //! Maps samples to dashboard frames: a table of fields, and pure functions.
 //!
-//! Every dashboard server accepts the output of a [`Frame`], even one that validates, and the page
-//! can show it: no nulls, only finite numbers, integers where required, no values below the
-//! minimum, no wheels except `fl`, `fr`, `rl`, `rr`. A sample that cannot be repaired without
-//! guessing is refused, with a message for its sender.
+//! There are two kinds of samples:
+//! - One with the dashboard's required field names is already a frame. It leaves byte for byte as it
+//!   came, with its own timestamp and extra keys; a timestamp is added if it has none. Only white
+//!   space between tokens, and values that JSON cannot hold, such as `NaN`, are removed.
+//! - From any other sample, only the fields of the table are taken. Every dashboard server accepts
+//!   the result, even one that validates, and the page can show it: no nulls, only finite numbers,
+//!   integers where required, no values below the minimum, no wheels except `fl`, `fr`, `rl`, `rr`.
+//!   A null counts as an absent key.
 //!
-//! There are two kinds of samples. One with the dashboard's required field names is already a frame
-//! and passes through with its extra keys. From any other sample, only the fields of the table are
-//! taken. A null always counts as an absent key.
+//! A known field with a value of the wrong type is refused in both, with a message for the sender.
+//! [`Frame::verbatim`] accepts any object instead: the stand-in for a dashboard server takes
+//! whatever that server takes.
 
 mod change;
 mod frame;
 mod json;
 mod setup;
 mod table;
+mod verbatim;
 
 pub(crate) use self::change::text_fingerprint;
 pub use self::frame::{Frame, map};
 pub(crate) use self::json::{
-    Json, Object, elements, is_json, null_what_is_not_finite, quoted, read, read_envelope,
+    Json, decoded, elements, is_json, members, parse, text,
 };
 pub use self::json::{MAX_OBJECT_KEYS, MAX_SAMPLE_VALUES};
 pub use self::setup::Setup;
 pub use self::table::columns;
+pub(crate) use self::verbatim::without_non_finite;
 
 /// An input that was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

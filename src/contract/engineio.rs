@@ -6,7 +6,10 @@
 //! The reader of a connection calls [`Door`] for each packet, in order. `Door` puts events into the
 //! connection's inbox and returns at once; a worker handles them at its own speed.
 //!
-//! Unhandled events, unread packets and rooms are charged to the client's [`Account`] in bytes.
+//! Unhandled events, unread packets and rooms are charged to the client's [`Account`] in bytes. A
+//! client whose events arrive faster than they are handled is slowed down ([`Backlog`]): its
+//! WebSocket is not read any further, and the answers to its POST requests are delayed.
+//!
 //! Traps of the crate:
 //! - Its outbox is bounded in packets, not in bytes, and does not report when a packet leaves.
 //!   Therefore each packet carries its charge, which ends when the library drops the packet.
@@ -22,22 +25,31 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use axum::body::Bytes;
+use axum::extract::{Request, State as Shared};
+use axum::http::{Method, Uri};
+use axum::middleware::Next;
+use axum::response::Response;
 use engineioxide::config::EngineIoConfig;
 use engineioxide::handler::EngineIoHandler;
 use engineioxide::layer::EngineIoLayer;
 use engineioxide::socket::Sid;
-use engineioxide::{DisconnectReason, Socket, Str};
+use engineioxide::{DisconnectReason, Socket, Str, TransportType};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{self, Instant};
+use tokio::time::{self, Duration, Instant};
 
+use super::backlog::{Backlog, Unhandled};
 use super::memory::{Account, Charge, ClientLimits, Pool};
 use super::packet::{self, Packet};
 use crate::config::{
     HELLO_TIMEOUT, LOG_REPEAT_INTERVAL, MAX_MESSAGE_BYTES, MAX_OUTBOX_MESSAGES,
     MAX_ROOM_NAME_BYTES, MAX_ROOMS, PING_INTERVAL, PING_TIMEOUT,
 };
-use crate::net::KillSwitch;
+use crate::net::{KillSwitch, ReadGate};
+
+/// How long the answer to a POST request is delayed while the client has too many unhandled events.
+/// python-engineio's client gives up a request after 5 s.
+const MAX_POST_DELAY: Duration = Duration::from_secs(3);
 
 /// Memory of an event in the inbox, a packet in the outbox or a room in addition to its text,
 /// rounded up: channel slots, reference counts, allocator overhead.
@@ -135,6 +147,32 @@ impl Hall {
         }
     }
 
+    /// Slows down clients whose events arrive faster than they are handled. Runs before each request
+    /// of a client reaches the library.
+    pub(super) async fn slow_down(hall: Shared<Self>, request: Request, next: Next) -> Response {
+        if let Some(line) = hall.session_of(request.uri()) {
+            let backlog = &line.data.backlog;
+            if request.method() == Method::POST {
+                // After the delay, the events are charged to the account.
+                let _ = time::timeout(MAX_POST_DELAY, backlog.has_room()).await;
+            } else if is_websocket(request.uri())
+                && let Some(gate) = request.extensions().get::<ReadGate>()
+            {
+                backlog.set_gate(gate.clone());
+            }
+        }
+        next.run(request).await
+    }
+
+    /// The session that a request names in its query.
+    fn session_of(&self, uri: &Uri) -> Option<Line> {
+        let sid: Sid = query(uri, "sid")?.parse().ok()?;
+        if let Some(seat) = self.seats().get(&sid) {
+            return Some(Arc::clone(&seat.line));
+        }
+        lock(&self.0.silent).iter().filter_map(Weak::upgrade).find(|line| line.id == sid)
+    }
+
     /// Notifies all clients that the server closes, and waits until their connections are closed.
     pub(super) async fn close(&self) {
         let lines: Vec<Line> = self.seats().values().map(|seat| Arc::clone(&seat.line)).collect();
@@ -190,6 +228,11 @@ impl EngineIoHandler for Door {
     fn on_connect(self: Arc<Self>, line: Line) {
         // The library calls this once for each connection, before it reads from it.
         let _ = line.data.account.set(Account::new(Arc::clone(&self.hall.0.memory)));
+        if line.transport_type() == TransportType::Websocket
+            && let Some(gate) = line.req_parts.extensions.get::<ReadGate>()
+        {
+            line.data.backlog.set_gate(gate.clone());
+        }
         self.hall.expect_hello(&line);
         tokio::spawn(async move {
             let silent = time::timeout(HELLO_TIMEOUT, line.closed()).await.is_err();
@@ -206,22 +249,15 @@ impl EngineIoHandler for Door {
                 self.hall.send_to(&line, packet::no_such_namespace(namespace));
             }
             Packet::Disconnect => line.data.close(),
-            Packet::Event { ack, arguments } => {
-                if line.data.put(arguments, ack).is_err() {
-                    let why = "a client sends events faster than they are handled; its connection \
-                               is closed";
-                    self.hall.warn(&line, why);
-                    // Ignore the packets that the library has read already.
-                    line.data.close();
-                    cut(&line);
-                }
-            }
+            Packet::Event { ack, arguments } => self.deliver(&line, arguments, ack),
+            // Not handled, but the host must count it.
+            Packet::EventWithAttachments => self.deliver(&line, &message, None),
             Packet::Other => {}
             Packet::Broken => line.close(DisconnectReason::PacketParsingError),
         }
     }
 
-    /// Ignores attachments: events that carry them are not handled.
+    /// Ignores attachments: the events that carry them are counted as refused.
     fn on_binary(self: &Arc<Self>, _: Bytes, _: Line) {}
 
     fn on_disconnect(&self, line: Line, _: DisconnectReason) {
@@ -230,6 +266,16 @@ impl EngineIoHandler for Door {
 }
 
 impl Door {
+    fn deliver(&self, line: &Line, arguments: &str, ack: Option<u64>) {
+        if line.data.put(arguments, ack).is_err() {
+            let why = "the clients' unhandled events exceed the memory limit; a connection is closed";
+            self.hall.warn(line, why);
+            // Ignore the packets that the library has read already.
+            line.data.close();
+            cut(line);
+        }
+    }
+
     fn let_in(&self, line: Line) {
         if line.data.is_open() {
             return;
@@ -254,6 +300,7 @@ pub(crate) struct Mailbox {
     account: OnceLock<Arc<Account>>,
     /// Set when the client is admitted; released with the connection.
     vacancy: OnceLock<OwnedSemaphorePermit>,
+    backlog: Arc<Backlog>,
     /// Not bounded in number, because each event is charged to the account.
     inbox: Mutex<Option<mpsc::UnboundedSender<Message>>>,
 }
@@ -289,8 +336,10 @@ impl Mailbox {
         // The client is not admitted yet or has already left: ignore the event.
         let Some(sender) = &*inbox else { return Ok(()) };
         let charge = self.charge(arguments.len()).ok_or(Full)?;
+        let unhandled = self.backlog.add(arguments.len() + OVERHEAD_BYTES);
+        let arguments = arguments.into();
         // Fails only if the worker has ended because the connection was cut.
-        sender.send(Message { arguments: arguments.into(), ack, _charge: charge }).ok();
+        sender.send(Message { arguments, ack, _charge: charge, _unhandled: unhandled }).ok();
         Ok(())
     }
 }
@@ -304,6 +353,11 @@ impl Inbox {
     pub(super) async fn next(&mut self) -> Option<Message> {
         self.0.recv().await
     }
+
+    /// The next event, if one is pending.
+    pub(super) fn try_next(&mut self) -> Option<Message> {
+        self.0.try_recv().ok()
+    }
 }
 
 /// A pending event.
@@ -313,6 +367,7 @@ pub(super) struct Message {
     /// The acknowledgement id, if the client requests an acknowledgement.
     pub(super) ack: Option<u64>,
     _charge: Charge,
+    _unhandled: Unhandled,
 }
 
 impl Message {
@@ -390,6 +445,16 @@ fn charged(packet: Str, charge: Charge) -> Str {
     let bytes = Bytes::from_owner(Charged { packet, _charge: charge });
     // SAFETY: the bytes are those of a `Str`, which is UTF-8.
     unsafe { Str::from_bytes_unchecked(bytes) }
+}
+
+fn is_websocket(uri: &Uri) -> bool {
+    query(uri, "transport") == Some("websocket")
+}
+
+/// The value of a key in the query. Session ids and transports need no decoding.
+fn query<'a>(uri: &'a Uri, key: &str) -> Option<&'a str> {
+    let pairs = uri.query()?.split('&').filter_map(|pair| pair.split_once('='));
+    pairs.filter(|(name, _)| *name == key).map(|(_, value)| value).next()
 }
 
 fn cut(line: &Line) {

@@ -1,7 +1,8 @@
 //! Handles the events of the contract.
 //!
 //! One worker per connection takes an event from the inbox, handles it and acknowledges it before
-//! it takes the next one.
+//! it takes the next one. Consecutive frames of a session are stored together, if the host allows
+//! it: a client that sends a backlog is then not slowed down to one frame per disk write.
 
 use std::borrow::Cow;
 use std::ops::ControlFlow;
@@ -14,6 +15,10 @@ use tokio::time;
 use super::engineio::{Connection, Inbox, Message};
 use super::{Acks, Host, Manners, Refusal, Setup, packet};
 use crate::fields;
+
+/// The maximum bytes of events that are taken from the inbox together, unless a single one is
+/// larger.
+const MAX_BYTES_TOGETHER: usize = 256 << 10;
 
 /// The events that a client may send.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,12 +46,79 @@ impl Event {
 ///
 /// Events that arrived before the client left are still handled.
 pub(super) async fn work<H: Host>(host: Arc<H>, connection: Connection, mut inbox: Inbox) {
-    while let Some(message) = inbox.next().await {
-        if handle(&*host, &connection, &message).await.is_break() {
+    while let Some(first) = inbox.next().await {
+        let messages = with_pending(first, &mut inbox, H::MAX_FRAMES_TOGETHER);
+        if handle_all(&*host, &connection, &messages).await.is_break() {
             break;
         }
     }
     host.left(connection.client());
+}
+
+/// The event and the pending ones after it, within the limits.
+fn with_pending(first: Message, inbox: &mut Inbox, max: usize) -> Vec<Message> {
+    let mut bytes = first.arguments().len();
+    let mut messages = vec![first];
+    while messages.len() < max
+        && bytes < MAX_BYTES_TOGETHER
+        && let Some(next) = inbox.try_next()
+    {
+        bytes += next.arguments().len();
+        messages.push(next);
+    }
+    messages
+}
+
+async fn handle_all<H: Host>(
+    host: &H,
+    from: &Connection,
+    mut messages: &[Message],
+) -> ControlFlow<()> {
+    while let [first, rest @ ..] = messages {
+        let (session_id, frames) = leading_frames(host, messages);
+        if frames.len() < 2 {
+            handle(host, from, first).await?;
+            messages = rest;
+            continue;
+        }
+        let exchange = Exchange { host, from, manners: host.manners() };
+        let kept = host.keep_frames(from.client(), &session_id, &frames).await;
+        let (of_frames, rest) = messages.split_at(frames.len());
+        for ((message, telemetry), kept) in of_frames.iter().zip(frames).zip(kept) {
+            let handled = kept.map(|()| exchange.show_frame(&session_id, telemetry));
+            exchange.conclude(message, handled).await?;
+        }
+        messages = rest;
+    }
+    ControlFlow::Continue(())
+}
+
+/// The frames at the start of these events that belong to one session, and its id.
+fn leading_frames<'a, H: Host>(
+    host: &H,
+    messages: &'a [Message],
+) -> (Cow<'a, str>, Vec<&'a RawValue>) {
+    let mut session_id = None;
+    let mut frames = Vec::new();
+    for message in messages {
+        let Some((of, telemetry)) = frame_in(host, message) else { break };
+        if session_id.get_or_insert_with(|| of.clone()) != &of {
+            break;
+        }
+        frames.push(telemetry);
+    }
+    (session_id.unwrap_or_default(), frames)
+}
+
+/// The session and the telemetry of an event that is a valid frame and that the host admits.
+fn frame_in<'a, H: Host>(host: &H, message: &'a Message) -> Option<(Cow<'a, str>, &'a RawValue)> {
+    let (name, payload): (&str, &RawValue) = serde_json::from_str(message.arguments()).ok()?;
+    if name != Event::Frame.name() || !payload.get().starts_with('{') {
+        return None;
+    }
+    host.admit(Event::Frame, payload).ok()?;
+    let envelope: Envelope<'a> = serde_json::from_str(payload.get()).ok()?;
+    Some((envelope.session_id, envelope.telemetry?))
 }
 
 async fn handle<H: Host>(host: &H, from: &Connection, message: &Message) -> ControlFlow<()> {
@@ -59,32 +131,8 @@ async fn handle<H: Host>(host: &H, from: &Connection, message: &Message) -> Cont
         return ControlFlow::Continue(());
     }
     let exchange = Exchange { host, from, manners };
-    match exchange.read_and_handle(message.arguments()).await {
-        Ok(Handled::Yes) => {}
-        Ok(Handled::No) => return ControlFlow::Continue(()),
-        Err(Refusal::Cut) => {
-            from.cut();
-            return ControlFlow::Break(());
-        }
-        Err(Refusal::Unsure(why)) => {
-            tracing::debug!(why, "an event is not acknowledged");
-            return ControlFlow::Continue(());
-        }
-        Err(refusal) => {
-            tracing::debug!(%refusal, "an event is acknowledged and discarded");
-            if let Refusal::NoEnvelope(_) | Refusal::Empty = refusal {
-                host.unreadable(message.arguments(), &refusal);
-            }
-        }
-    }
-    let Some(number) = message.ack else { return ControlFlow::Continue(()) };
-    match manners.acks {
-        Acks::Never => return ControlFlow::Continue(()),
-        Acks::After(wait) if from.is_open() => time::sleep(wait).await,
-        Acks::After(_) | Acks::AtOnce => {}
-    }
-    from.send(packet::ack(number));
-    ControlFlow::Continue(())
+    let handled = exchange.read_and_handle(message.arguments()).await;
+    exchange.conclude(message, handled).await
 }
 
 /// Whether an event was handled; only handled events are acknowledged.
@@ -133,24 +181,71 @@ struct Exchange<'a, H> {
 }
 
 impl<H: Host> Exchange<'_, H> {
+    /// Acknowledges an event, unless its outcome forbids it.
+    async fn conclude(
+        &self,
+        message: &Message,
+        handled: Result<Handled, Refusal>,
+    ) -> ControlFlow<()> {
+        match handled {
+            Ok(Handled::Yes) => {}
+            Ok(Handled::No) => return ControlFlow::Continue(()),
+            Err(Refusal::Cut) => {
+                self.from.cut();
+                return ControlFlow::Break(());
+            }
+            Err(Refusal::Unsure(why)) => {
+                tracing::debug!(why, "an event is not acknowledged");
+                return ControlFlow::Continue(());
+            }
+            Err(refusal @ Refusal::NoEvent(_)) => {
+                tracing::debug!(%refusal, "an event is not acknowledged");
+                self.host.unreadable(message.arguments(), &refusal);
+                return ControlFlow::Continue(());
+            }
+            Err(refusal) => {
+                tracing::debug!(%refusal, "an event is acknowledged and discarded");
+                if let Refusal::NoEnvelope(_) | Refusal::Empty = refusal {
+                    self.host.unreadable(message.arguments(), &refusal);
+                }
+            }
+        }
+        let Some(number) = message.ack else { return ControlFlow::Continue(()) };
+        match self.manners.acks {
+            Acks::Never => return ControlFlow::Continue(()),
+            Acks::After(wait) if self.from.is_open() => time::sleep(wait).await,
+            Acks::After(_) | Acks::AtOnce => {}
+        }
+        self.from.send(packet::ack(number));
+        ControlFlow::Continue(())
+    }
+
     async fn read_and_handle(&self, message: &str) -> Result<Handled, Refusal> {
+        let no_event = |error: serde_json::Error| Refusal::NoEvent(error.to_string());
         match serde_json::from_str::<Vec<&RawValue>>(message) {
             Ok(message) => self.handle(&message).await,
             Err(error) => {
-                let mended = fields::null_what_is_not_finite(message).ok_or(error)?;
-                self.handle(&serde_json::from_str::<Vec<&RawValue>>(&mended)?).await
+                let finite = fields::without_non_finite(message).ok_or_else(|| no_event(error))?;
+                let message: Vec<&RawValue> = serde_json::from_str(&finite).map_err(no_event)?;
+                self.handle(&message).await
             }
         }
     }
 
     async fn handle(&self, message: &[&RawValue]) -> Result<Handled, Refusal> {
-        // Without an object, the handler of the public server fails and sends no acknowledgement.
-        let [name, payload, ..] = *message else { return Ok(Handled::No) };
-        let is_name = |event: &Event| event.name() == name.get().trim_matches('"');
-        let event = Event::ALL.into_iter().find(is_name);
-        let (Some(event), true) = (event, payload.get().starts_with('{')) else {
-            tracing::debug!("unknown event or no object; neither handled nor acknowledged");
+        let name = message.first().map_or("", |name| name.get().trim_matches('"'));
+        let Some(event) = Event::ALL.into_iter().find(|event| event.name() == name) else {
+            tracing::debug!("unknown event; neither handled nor acknowledged");
             return Ok(Handled::No);
+        };
+        // Without an object, the handler of the public server fails and sends no acknowledgement.
+        let Some(payload) = message.get(1).filter(|payload| payload.get().starts_with('{')) else {
+            return match event {
+                Event::RequestSession | Event::Join => Ok(Handled::No),
+                Event::Setup | Event::Frame => {
+                    Err(Refusal::NoEvent(format!("the payload of {name} is not an object")))
+                }
+            };
         };
         self.host.admit(event, payload)?;
         let envelope = || serde_json::from_str::<Envelope<'_>>(payload.get());
@@ -158,7 +253,7 @@ impl<H: Host> Exchange<'_, H> {
             Event::RequestSession => self.assign().await?,
             Event::Join => self.join(&envelope()?.session_id)?,
             Event::Setup => self.keep_setup(&envelope()?).await?,
-            Event::Frame => self.keep_frame(&envelope()?).await?,
+            Event::Frame => return self.keep_frame(&envelope()?).await,
         }
         Ok(Handled::Yes)
     }
@@ -186,13 +281,19 @@ impl<H: Host> Exchange<'_, H> {
     }
 
     /// Stores a frame, then sends it to all clients that joined its session.
-    async fn keep_frame(&self, envelope: &Envelope<'_>) -> Result<(), Refusal> {
+    async fn keep_frame(&self, envelope: &Envelope<'_>) -> Result<Handled, Refusal> {
         let session_id = envelope.session_id.as_ref();
         let telemetry = envelope.telemetry.ok_or(Refusal::Empty)?;
-        self.host.keep_frame(self.from.client(), session_id, telemetry).await?;
+        let kept = self.host.keep_frames(self.from.client(), session_id, &[telemetry]).await;
+        kept.into_iter().collect::<Result<(), Refusal>>()?;
+        Ok(self.show_frame(session_id, telemetry))
+    }
+
+    /// Sends a stored frame to all clients that joined its session.
+    fn show_frame(&self, session_id: &str, telemetry: &RawValue) -> Handled {
         let update = FrameUpdate { session_id, telemetry };
         self.send_to_room(session_id, "telemetry_update", &update);
-        Ok(())
+        Handled::Yes
     }
 
     /// Stores a setup, then sends it to all clients that joined its session.

@@ -6,9 +6,12 @@
 //!   viewers, then acknowledged.
 //! - An acknowledgement proves nothing: like the public server, this one also acknowledges refused
 //!   events and events for unknown sessions, unless the host refuses with [`Refusal::Unsure`].
+//! - An event that cannot be parsed is not acknowledged, but the host is told about it.
 //! - Memory is bounded: unhandled events of a client and packets that it has not read are counted
-//!   in bytes ([`ClientLimits`]).
+//!   in bytes ([`ClientLimits`]). A client whose events arrive faster than they are handled is
+//!   slowed down.
 
+mod backlog;
 mod engineio;
 mod events;
 mod memory;
@@ -19,6 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::middleware::from_fn_with_state;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::net::TcpListener;
@@ -43,13 +47,17 @@ pub(crate) trait Host: Send + Sync + 'static {
     /// Decides whether an event is handled, before its payload is parsed.
     fn admit(&self, event: Event, payload: &RawValue) -> Result<(), Refusal>;
 
-    /// Stores a frame. The server then sends it to all clients that joined the session.
-    fn keep_frame(
+    /// The maximum consecutive frames of a client that are stored together.
+    const MAX_FRAMES_TOGETHER: usize;
+
+    /// Stores frames in order, and returns the outcome of each. The server then sends the stored
+    /// ones to all clients that joined the session.
+    fn keep_frames(
         &self,
         client: Client,
         session_id: &str,
-        frame: &RawValue,
-    ) -> impl Future<Output = Result<(), Refusal>> + Send;
+        frames: &[&RawValue],
+    ) -> impl Future<Output = Vec<Result<(), Refusal>>> + Send;
 
     /// Stores a setup. The server then sends it to all clients that joined the session.
     fn keep_setup(
@@ -62,8 +70,8 @@ pub(crate) trait Host: Send + Sync + 'static {
     /// The latest setup and frame, which a joining viewer receives.
     fn latest(&self, session_id: &str) -> (Option<Setup>, Option<Box<RawValue>>);
 
-    /// Called for an event that is not a valid envelope and therefore cannot be stored. `message`
-    /// is the event as text.
+    /// Called for a frame or setup, or a text that may be one, that cannot be stored because it has
+    /// no valid envelope. `message` is the event as text.
     fn unreadable(&self, message: &str, refusal: &Refusal);
 
     /// Called when a client has left and all its events are handled.
@@ -100,7 +108,11 @@ pub enum Acks {
 /// Why an event is discarded.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refusal {
-    /// Not JSON, or without a session id: the public server cannot handle it either.
+    /// Not JSON, or the payload is not an object. The public server cannot handle it either, and
+    /// does not acknowledge it.
+    #[error("not an event: {0}")]
+    NoEvent(String),
+    /// Without a session id. The public server acknowledges it and discards it.
     #[error("not an envelope: {0}")]
     NoEnvelope(#[from] serde_json::Error),
     #[error("nothing in the envelope")]
@@ -143,13 +155,14 @@ pub(crate) async fn serve<H: Host>(
 ) {
     let hall = Hall::new(H::CLIENT_LIMITS);
     let workers = Arc::clone(host);
+    let slow_down = from_fn_with_state(hall.clone(), Hall::slow_down);
     let events = hall.layer(Arc::new(move |connection, inbox| {
         tokio::spawn(events::work(Arc::clone(&workers), connection, inbox));
     }));
     tokio::select! {
         biased;
         () = shutdown => {}
-        never = net::serve(listener, connections, routes(events)) => match never {}
+        never = net::serve(listener, connections, routes(events).layer(slow_down)) => match never {}
     }
     let farewell = time::timeout(FAREWELL_TIMEOUT, hall.close());
     let (farewell, ()) = tokio::join!(farewell, connections.drain(FAREWELL_TIMEOUT));

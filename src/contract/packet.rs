@@ -16,8 +16,9 @@ pub(super) enum Packet<'a> {
         ack: Option<u64>,
         arguments: &'a str,
     },
-    /// A packet that is ignored: an acknowledgement, which is never requested, or a packet with
-    /// attachments.
+    /// An event whose payload has binary attachments, which the contract does not have.
+    EventWithAttachments,
+    /// A packet that is ignored: an acknowledgement, which is never requested.
     Other,
     /// Not a valid packet.
     Broken,
@@ -39,7 +40,8 @@ pub(super) fn read(text: &str) -> Packet<'_> {
             let (number, arguments) = rest.split_at(digits);
             Packet::Event { ack: number.parse().ok(), arguments }
         }
-        ("1" | "2", _) | ("3" | "4" | "5" | "6", _) => Packet::Other,
+        ("5", "/") => Packet::EventWithAttachments,
+        ("1" | "2" | "5", _) | ("3" | "4" | "6", _) => Packet::Other,
         _ => Packet::Broken,
     }
 }
@@ -86,7 +88,9 @@ mod tests {
             ("299999999999999999999[]", event(None, "[]")),
             ("2", event(None, "")),
             ("30[]", Packet::Other),
-            (r#"51-["a",{"_placeholder":true,"num":0}]"#, Packet::Other),
+            (r#"51-["a",{"_placeholder":true,"num":0}]"#, Packet::EventWithAttachments),
+            (r#"51-/admin,["a",{"_placeholder":true,"num":0}]"#, Packet::EventWithAttachments),
+            (r#"61-7["a",{"_placeholder":true,"num":0}]"#, Packet::Other),
             ("", Packet::Broken),
             ("7", Packet::Broken),
             ("é", Packet::Broken),

@@ -319,13 +319,18 @@ impl Host for Hub {
         Ok(())
     }
 
-    async fn keep_frame(
+    /// Each event is handled with the behaviour of its time.
+    const MAX_FRAMES_TOGETHER: usize = 1;
+
+    async fn keep_frames(
         &self,
         _: Client,
         session_id: &str,
-        frame: &RawValue,
-    ) -> Result<(), Refusal> {
-        Ok(self.sessions().store_frame(session_id, frame)?)
+        frames: &[&RawValue],
+    ) -> Vec<Result<(), Refusal>> {
+        let mut sessions = self.sessions();
+        let mut store = |frame: &&RawValue| Ok(sessions.store_frame(session_id, frame)?);
+        frames.iter().map(&mut store).collect()
     }
 
     async fn keep_setup(&self, _: Client, session_id: &str, setup: Setup) -> Result<(), Refusal> {

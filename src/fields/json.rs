@@ -6,6 +6,7 @@
 
 use std::borrow::Cow;
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -13,6 +14,7 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 use serde_json::{Number, Value};
 
+use super::verbatim::without_non_finite;
 use super::{Reason, Refused, refused, shorten};
 use crate::config::{MAX_SAMPLE_BYTES, MAX_SAMPLE_DEPTH};
 
@@ -24,9 +26,6 @@ pub const MAX_OBJECT_KEYS: usize = 10_000;
 /// value takes about 100 bytes of memory during parsing, 10 MB in all. The largest setup of a game
 /// has a few thousand values.
 pub const MAX_SAMPLE_VALUES: usize = 100_000;
-
-/// Additional values for the envelope around a sample in a line of an export.
-const ENVELOPE_VALUES: usize = 16;
 
 /// A JSON value that borrows its strings from the parsed text.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -76,10 +75,6 @@ impl<'a> Json<'a> {
         if let Self::Number(number) = self { number.as_f64() } else { None }
     }
 
-    pub(crate) fn as_u64(&self) -> Option<u64> {
-        if let Self::Number(number) = self { number.as_u64() } else { None }
-    }
-
     pub(crate) fn as_str(&self) -> Option<&str> {
         if let Self::Text(text) = self { Some(text) } else { None }
     }
@@ -127,22 +122,43 @@ impl<'a> From<&'a Value> for Json<'a> {
     }
 }
 
-/// Parses a sample or a setup. The caller checks its structure with [`object`].
-pub(crate) fn read(text: &[u8]) -> Result<Json<'_>, Refused> {
-    bounded(text.len())?;
-    read_values(text, MAX_SAMPLE_VALUES)
-}
-
-/// Parses JSON that contains a sample, such as a line of an export. The caller bounds its length.
-///
-/// A byte order mark at the start is skipped.
+/// Decodes a sample or a setup. A byte order mark at the start, and values that are not finite, are
+/// left out.
 ///
 /// # Errors
-/// Refused if it is not UTF-8, not JSON, has a number that is not finite, is nested too deep for
-/// the parser, or has more than [`MAX_SAMPLE_VALUES`] values or an object with more than
-/// [`MAX_OBJECT_KEYS`] keys.
-pub(crate) fn read_envelope(text: &[u8]) -> Result<Json<'_>, Refused> {
-    read_values(text, MAX_SAMPLE_VALUES + ENVELOPE_VALUES)
+/// Refused if it exceeds [`MAX_SAMPLE_BYTES`] or is not UTF-8.
+pub(crate) fn text(bytes: &[u8]) -> Result<Cow<'_, str>, Refused> {
+    bounded(bytes.len())?;
+    let text = decoded(bytes)?;
+    Ok(without_non_finite(text).map_or(Cow::Borrowed(text), Cow::Owned))
+}
+
+/// Parses a sample or a setup. The caller checks its structure with [`object`].
+///
+/// # Errors
+/// Refused if it is not JSON, is nested too deep for the parser, or has more than
+/// [`MAX_SAMPLE_VALUES`] values or an object with more than [`MAX_OBJECT_KEYS`] keys.
+pub(crate) fn parse(text: &str) -> Result<Json<'_>, Refused> {
+    let limits = Limits { values_left: Cell::new(MAX_SAMPLE_VALUES), exceeded: Cell::new(None) };
+    let mut parser = serde_json::Deserializer::from_str(text);
+    let value = limits.deserialize(&mut parser).and_then(|value| parser.end().map(|()| value));
+    value.map_err(|error| match limits.exceeded.get() {
+        Some(Exceeded::Keys) => too_many_keys(),
+        Some(Exceeded::Values) => too_many_values(),
+        None => explain(text, &error),
+    })
+}
+
+/// The members of an object, whose values are not parsed yet. Of equal keys, the last one counts.
+/// The caller bounds the length of the text.
+///
+/// # Errors
+/// Refused if it is not UTF-8, not JSON or not an object.
+pub(crate) fn members(text: &str) -> Result<BTreeMap<Cow<'_, str>, &RawValue>, Refused> {
+    if is_json(text.as_bytes()) && !text.trim_start().starts_with('{') {
+        return Err(refused(Reason::NotObject, "not an object; send one JSON object".into()));
+    }
+    serde_json::from_str(text).map_err(|error| explain(text, &error))
 }
 
 /// Splits a JSON array into the texts of its elements, which are not parsed yet; `None` if there
@@ -191,24 +207,13 @@ pub(crate) fn is_json(text: &[u8]) -> bool {
     serde_json::from_slice::<IgnoredAny>(text).is_ok()
 }
 
-fn decoded(text: &[u8]) -> Result<&str, Refused> {
+/// The text without a byte order mark.
+pub(crate) fn decoded(text: &[u8]) -> Result<&str, Refused> {
     let text = std::str::from_utf8(text).map_err(|error| {
         let valid = error.valid_up_to();
         refused(Reason::NotUtf8, format!("not UTF-8 after {valid} bytes; send JSON as UTF-8"))
     })?;
     Ok(text.strip_prefix('\u{feff}').unwrap_or(text))
-}
-
-fn read_values(text: &[u8], max_values: usize) -> Result<Json<'_>, Refused> {
-    let text = decoded(text)?;
-    let limits = Limits { values_left: Cell::new(max_values), exceeded: Cell::new(None) };
-    let mut parser = serde_json::Deserializer::from_str(text);
-    let value = limits.deserialize(&mut parser).and_then(|value| parser.end().map(|()| value));
-    value.map_err(|error| match limits.exceeded.get() {
-        Some(Exceeded::Keys) => too_many_keys(),
-        Some(Exceeded::Values) => too_many_values(),
-        None => explain(text, &error),
-    })
 }
 
 /// The remaining limits while a text is parsed.
@@ -302,48 +307,6 @@ impl<'de> Visitor<'de> for &Limits {
 #[derive(Deserialize)]
 #[serde(transparent)]
 struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
-
-/// Replaces each bare `NaN`, `Infinity` and `-Infinity`, which Python writes although they are not
-/// JSON, with `null`; `None` if the text has none of them.
-pub(crate) fn null_what_is_not_finite(text: &str) -> Option<String> {
-    let mut mended = String::new();
-    let mut rest = text;
-    // Text alternates between strings and other tokens; an escaped quote does not end a string.
-    let mut in_string = false;
-    let mut has_found = false;
-    while !rest.is_empty() {
-        if in_string {
-            let end = end_of_string(rest);
-            mended.push_str(&rest[..end]);
-            rest = &rest[end..];
-        } else {
-            let end = rest.find('"').map_or(rest.len(), |quote| quote + 1);
-            let outside = &rest[..end];
-            let without = ["-Infinity", "Infinity", "NaN"]
-                .iter()
-                .fold(outside.to_owned(), |text, word| text.replace(word, "null"));
-            has_found |= without != outside;
-            mended.push_str(&without);
-            rest = &rest[end..];
-        }
-        in_string = !in_string;
-    }
-    has_found.then_some(mended)
-}
-
-/// The offset after the closing quote of a string; `text` begins after the opening quote.
-fn end_of_string(text: &str) -> usize {
-    let mut escaped = false;
-    for (index, byte) in text.bytes().enumerate() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = true,
-            b'"' => return index + 1,
-            _ => {}
-        }
-    }
-    text.len()
-}
 
 /// Checks that a sample or setup is an object within all limits.
 pub(super) fn object<'a, 'j>(value: &'j Json<'a>) -> Result<&'j Object<'a>, Refused> {
@@ -471,7 +434,7 @@ mod tests {
     use super::*;
 
     fn check(text: &str) -> Result<(), Refused> {
-        object(&read(text.as_bytes())?).map(drop)
+        object(&parse(&super::text(text.as_bytes())?)?).map(drop)
     }
 
     #[test]
@@ -506,7 +469,7 @@ mod tests {
             let value: Value = serde_json::from_str(&text).unwrap();
             assert_eq!(object(&Json::from(&value)).is_ok(), fits);
         }
-        let refused = read(json!({"a": vec![0; 400_000]}).to_string().as_bytes()).unwrap_err();
+        let refused = parse(&json!({"a": vec![0; 400_000]}).to_string()).unwrap_err();
         assert_eq!(refused.reason, Reason::TooLarge);
         assert_eq!(refused.message, "more than 100000 values in one sample; send at most 100000");
     }
@@ -518,24 +481,10 @@ mod tests {
             r#"{"a":1,"b":2,"a":{"c":3,"c":4}}"#,
             r#"[{"b":1,"a":2},"x",5e-324,51.248178375505404]"#,
         ] {
-            let mut json = read(text.as_bytes()).unwrap();
+            let mut json = parse(text).unwrap();
             json.normalize();
             let value: Value = serde_json::from_str(text).unwrap();
             assert_eq!(serde_json::to_string(&json).unwrap(), value.to_string());
-        }
-    }
-
-    #[test]
-    fn what_is_not_finite_becomes_null_and_texts_stay() {
-        for (text, mended) in [
-            (r#"{"a":NaN,"b":[-Infinity, Infinity]}"#, Some(r#"{"a":null,"b":[null, null]}"#)),
-            (r#"{"NaN":"NaN\"NaN\\","b":NaN}"#, Some(r#"{"NaN":"NaN\"NaN\\","b":null}"#)),
-            (r#"{"Zoë":"\\","é":NaN}"#, Some(r#"{"Zoë":"\\","é":null}"#)),
-            (r#"{"a":"NaN"}"#, None),
-            (r#"{"a":"NaN"#, None),
-            ("", None),
-        ] {
-            assert_eq!(null_what_is_not_finite(text).as_deref(), mended, "{text}");
         }
     }
 

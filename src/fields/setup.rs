@@ -7,11 +7,15 @@ use serde_json::Value;
 use super::Refused;
 use super::change::fingerprint;
 use super::json::{self, Json};
+use super::verbatim::compact;
+use crate::entry::CapturedAt;
 
 /// The car's setup, an object within the limits of a sample. Its contents are not checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setup {
     json: Arc<str>,
+    /// The sender's timestamp as JSON; `None` if it sent none.
+    timestamp: Option<Arc<str>>,
     fingerprint: u64,
 }
 
@@ -19,12 +23,13 @@ impl Setup {
     /// Parses a setup from JSON text.
     ///
     /// # Errors
-    /// Refused if the text exceeds [`MAX_SAMPLE_BYTES`], is not UTF-8, not JSON or has a number
-    /// that is not finite; and for the reasons of [`Setup::of`].
+    /// Refused if the text exceeds [`MAX_SAMPLE_BYTES`], is not UTF-8 or not JSON; and for the
+    /// reasons of [`Setup::of`].
     ///
     /// [`MAX_SAMPLE_BYTES`]: crate::config::MAX_SAMPLE_BYTES
     pub fn parse(text: &[u8]) -> Result<Self, Refused> {
-        Self::checked(json::read(text)?)
+        let text = json::text(text)?;
+        Self::checked(json::parse(&text)?, &text)
     }
 
     /// Converts a JSON value to a setup.
@@ -35,21 +40,51 @@ impl Setup {
     ///
     /// [`MAX_SAMPLE_BYTES`]: crate::config::MAX_SAMPLE_BYTES
     pub fn of(setup: &Value) -> Result<Self, Refused> {
-        Self::checked(Json::from(setup))
+        let json = Json::from(setup);
+        json::object(&json)?;
+        Self::checked(json, &setup.to_string())
     }
 
-    pub(crate) fn checked(mut setup: Json<'_>) -> Result<Self, Refused> {
+    fn checked(mut setup: Json<'_>, text: &str) -> Result<Self, Refused> {
         json::object(&setup)?;
-        setup.normalize();
-        let mut text = Vec::new();
-        json::write(&mut text, &setup)?;
+        let text = compact(text);
         json::bounded(text.len())?;
-        Ok(Self { json: json::utf8(text)?.into(), fingerprint: fingerprint(&setup) })
+        setup.normalize();
+        Ok(Self { json: text.into(), timestamp: None, fingerprint: fingerprint(&setup) })
     }
 
-    /// The object as JSON text with sorted keys.
+    /// The setup with the sender's timestamp, any JSON value; null counts as absent.
+    ///
+    /// # Errors
+    /// Refused if the timestamp exceeds the limits of a sample or is not JSON.
+    pub fn with_timestamp(self, timestamp: &str) -> Result<Self, Refused> {
+        let text = json::text(timestamp.as_bytes())?;
+        let timestamp = match json::parse(&text)? {
+            Json::Null => None,
+            _ => Some(compact(&text).into()),
+        };
+        Ok(Self { timestamp, ..self })
+    }
+
+    /// The sender's timestamp, if it is in RFC 3339 with a time zone.
+    pub fn own_timestamp(&self) -> Option<CapturedAt> {
+        let timestamp: String = serde_json::from_str(self.timestamp.as_ref()?).ok()?;
+        CapturedAt::parse(&timestamp)
+    }
+
+    /// The object as JSON text.
     pub fn json(&self) -> &str {
         &self.json
+    }
+
+    /// The JSON text of an entry: an object with the setup and its timestamp, `captured_at` if the
+    /// sender sent none.
+    pub fn entry_json(&self, captured_at: CapturedAt) -> String {
+        let setup = &self.json;
+        match &self.timestamp {
+            Some(timestamp) => format!(r#"{{"timestamp":{timestamp},"setup":{setup}}}"#),
+            None => format!(r#"{{"timestamp":"{captured_at}","setup":{setup}}}"#),
+        }
     }
 
     /// A fingerprint that depends only on the car's settings and is stable across versions.
@@ -76,9 +111,22 @@ mod tests {
     }
 
     #[test]
-    fn of_two_equal_keys_of_a_setup_the_later_counts_and_goes_out_once() {
-        let twice = Setup::parse(br#"{"wing":7,"fuel":{"l":1,"l":2},"wing":9}"#).unwrap();
-        assert_eq!(twice.json(), r#"{"fuel":{"l":2},"wing":9}"#);
-        assert_eq!(twice, Setup::of(&json!({"wing": 9, "fuel": {"l": 2}})).unwrap());
+    fn a_setup_leaves_byte_for_byte_with_the_timestamp_of_its_sender() {
+        let text = r#"{"wing":7.0,"fuel":{"l":1e1,"l":2},"a":"\u00e9","wing":9}"#;
+        let setup = Setup::parse(format!(" {text}\n").as_bytes()).unwrap();
+        assert_eq!(setup.json(), text);
+        let at = CapturedAt(1_763_821_822_123);
+        for (timestamp, own, expected) in [
+            ("1763821822.10", None, "1763821822.10"),
+            (r#""2025-11-22T14:30:22.5""#, None, r#""2025-11-22T14:30:22.5""#),
+            (r#""2025-11-22T14:30:22.123Z""#, Some(at), r#""2025-11-22T14:30:22.123Z""#),
+            ("null", None, r#""2025-11-22T14:30:22.123Z""#),
+        ] {
+            let setup = setup.clone().with_timestamp(timestamp).unwrap();
+            assert_eq!(setup.own_timestamp(), own, "{timestamp}");
+            let json = format!(r#"{{"timestamp":{expected},"setup":{text}}}"#);
+            assert_eq!(setup.entry_json(at), json, "{timestamp}");
+        }
+        assert_eq!(setup.fingerprint(), Setup::of(&json!({"wing": 9, "fuel": {"l": 2}, "a": "é"})).unwrap().fingerprint());
     }
 }

@@ -78,7 +78,7 @@ pub(super) const FIELDS: [Field; 19] = {
     ]
 };
 
-/// The fields that, with a valid `timestamp`, identify a sample as a dashboard frame.
+/// The fields that identify a sample as a dashboard frame.
 pub(super) const REQUIRED: [&str; 8] = [
     "lap",
     "position",
@@ -109,16 +109,11 @@ pub(super) const MAX_WHOLE: i64 = 9_007_199_254_740_991;
 #[derive(Serialize)]
 #[serde(untagged)]
 pub(super) enum Cell<'a> {
-    /// The timestamp, which is inserted when the frame is stored.
-    #[serde(skip)]
-    Moment,
     Whole(i64),
     Number(&'a Number),
     Default(f64),
     Text(&'a str),
     Wheels(Wheels<'a>),
-    /// An extra key of a dashboard frame.
-    Unread(&'a Json<'a>),
 }
 
 #[derive(Default, Serialize)]

@@ -1,7 +1,7 @@
 //! Accepts connections and serves HTTP/1.1 on them. No other file uses hyper's server.
 //!
-//! Each request carries the peer's address as `ConnectInfo<SocketAddr>` and the connection's
-//! [`KillSwitch`] as extensions.
+//! Each request carries the peer's address as `ConnectInfo<SocketAddr>`, and the connection's
+//! [`KillSwitch`] and [`ReadGate`](super::ReadGate) as extensions.
 //!
 //! Traps:
 //! - hyper's header timeout also runs between two requests, so one constant covers both.
@@ -182,6 +182,7 @@ async fn answer(
     let mut request = request.map(|body| Body::new(RequestBody { body, connection: requested }));
     request.extensions_mut().insert(ConnectInfo(peer));
     request.extensions_mut().insert(connection.kill_switch().clone());
+    request.extensions_mut().insert(connection.read_gate().clone());
     let response = router.call(request).await?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         connection.upgraded();
@@ -279,6 +280,7 @@ impl AsyncRead for Stream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.kill_switch().check_reader(context)?;
+        ready!(self.slot.connection.read_gate().poll_open(context));
         ready!(self.read_ahead.poll_may_read(context));
         let before = buffer.filled().len();
         let read = ready!(Pin::new(&mut self.tcp).poll_read(context, buffer));

@@ -7,6 +7,7 @@
 //!   limit.
 //! - `progress` tracks the state of one connection.
 //! - `kill_switch` breaks a connection from the server side.
+//! - `read_gate` stops and resumes the reading from a connection.
 //! - `read_ahead` limits how much is read from a client that does not read.
 //! - `open_files` keeps the connections below the open-files limit of the process.
 
@@ -16,7 +17,9 @@ pub(crate) mod listener;
 pub mod open_files;
 mod progress;
 mod read_ahead;
+mod read_gate;
 
 pub(crate) use self::connections::Connections;
 pub(crate) use self::kill_switch::KillSwitch;
 pub(crate) use self::listener::serve;
+pub(crate) use self::read_gate::ReadGate;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::KillSwitch;
+use super::{KillSwitch, ReadGate};
 
 /// The maximum time from the connection, or the head of a later request, to the end of the
 /// request's body. Longer than the HTTP source needs to report a slow body.
@@ -27,6 +27,7 @@ pub(super) struct Connection(Arc<State>);
 #[derive(Debug)]
 struct State {
     kill_switch: KillSwitch,
+    read_gate: ReadGate,
     progress: Mutex<Progress>,
     /// Notified when a response is complete.
     answered: Arc<Notify>,
@@ -76,12 +77,20 @@ impl Connection {
     pub(super) fn new(answered: Arc<Notify>) -> Self {
         let now = Instant::now();
         let progress = Progress { phase: Phase::Requesting, since: now, unread_since: None };
-        let kill_switch = KillSwitch::default();
-        Self(Arc::new(State { kill_switch, progress: Mutex::new(progress), answered }))
+        Self(Arc::new(State {
+            kill_switch: KillSwitch::default(),
+            read_gate: ReadGate::default(),
+            progress: Mutex::new(progress),
+            answered,
+        }))
     }
 
     pub(super) fn kill_switch(&self) -> &KillSwitch {
         &self.0.kill_switch
+    }
+
+    pub(super) fn read_gate(&self) -> &ReadGate {
+        &self.0.read_gate
     }
 
     /// Records that the head of a request has arrived, but not its whole body.

@@ -25,7 +25,7 @@ use super::{
     Ack, Addressed, Answer, EntryId, Joined, Link, Proof, Receipt, Shown, Sink, SinkError,
 };
 use crate::config::{Config, JOIN_TIMEOUT, Secret, ServerConfig};
-use crate::entry::{Entry, Kind, Seq, StintId};
+use crate::entry::{Entry, Kind, Seq, StintId, content_members};
 use crate::planted::planted;
 use crate::remote_text::{RemoteText, Secrets};
 
@@ -128,8 +128,8 @@ impl Sink for Dashboard {
                 telemetry.as_ref().map(identity::frame)
             }
             Kind::Setup => {
-                let timestamp = entry.captured_at.to_string();
-                parse(&entry.json).as_ref().map(|setup| identity::setup(&timestamp, setup))
+                let setup = parse(&entry.json);
+                setup.map(|setup| identity::setup(&setup["timestamp"], &setup["setup"]))
             }
         };
         id.unwrap_or_else(|| identity::unreadable(&entry.json))
@@ -354,8 +354,8 @@ impl DashboardLink {
                 Outgoing { name: "telemetry_update", json }
             }
             Kind::Setup => {
-                let (at, setup) = (entry.captured_at, &entry.json);
-                let json = envelope(session, &format!(r#","timestamp":"{at}","setup":{setup}"#));
+                let setup = content_members(entry.kind, "telemetry", &entry.json);
+                let json = envelope(session, &format!(",{setup}"));
                 Outgoing { name: "setup_data", json }
             }
         }

@@ -96,7 +96,7 @@ async fn setup(State(source): State<Arc<Source>>, body: Body) -> Response {
     };
     let body = received.bytes.clone();
     let setup = offload::parse(body.len(), move || Setup::parse(&body)).await;
-    source.take(vec![setup.map(|setup| Sample::Setup(setup, None))]).await
+    source.take(vec![setup.map(Sample::Setup)]).await
 }
 
 impl Source {
@@ -123,8 +123,14 @@ impl Source {
     }
 }
 
-/// Splits a body into the texts of its samples, unparsed. The parts share the body's memory.
+/// Splits a body into the texts of its samples, unparsed and without values that are not finite.
 fn parts(body: &Bytes) -> Result<Vec<Bytes>, Refused> {
+    let finite = str::from_utf8(body).ok().and_then(fields::without_non_finite);
+    split(&finite.map_or_else(|| body.clone(), Bytes::from))
+}
+
+/// Splits a body into parts that share its memory.
+fn split(body: &Bytes) -> Result<Vec<Bytes>, Refused> {
     let text = body.trim_ascii();
     // A byte order mark, as PowerShell writes it.
     let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text).trim_ascii_start();
@@ -288,12 +294,15 @@ mod tests {
             ("{\"lap\":1}\n{\"lap\":2}\n\n", vec![true, true]),
             ("{\"lap\":1}\nnonsense\n", vec![true, false]),
             ("{\"lap\":1\n{\"lap\":2}\n", vec![false, true]),
+            ("{\"lap\":1,\n\"rpm\":NaN}", vec![true]),
+            ("{\"rpm\":NaN}\n{\"rpm\":NaN}\n", vec![true, true]),
+            (r#"[{"rpm":NaN},NaN]"#, vec![true, false]),
         ] {
             let parts = parts_of(body).unwrap();
             let frames: Vec<_> = parts.iter().map(|part| Frame::parse(part).is_ok()).collect();
             assert_eq!(frames, expected, "{body}");
         }
-        for body in ["", " \n ", "[", "[]", "[{},]", "[NaN]"] {
+        for body in ["", " \n ", "[", "[]", "[{},]"] {
             assert!(parts_of(body).is_err(), "{body:?}");
         }
     }

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 use crate::clock;
 use crate::config::{LOG_REPEAT_INTERVAL, MAX_CLOCK_LEAD};
 use crate::entry::{CapturedAt, Seq, StintId, Stream};
-use crate::fields::{self, Frame, Json, Object, Refused, Setup};
+use crate::fields::{self, Frame, Json, Refused, Setup};
 use crate::metrics;
 use crate::planted::planted;
 use crate::queue::ledger::DropReason;
@@ -20,8 +20,8 @@ use crate::queue::{Appended, Content, NewEntry, QueueError, Stamps, Writer};
 pub enum Sample {
     /// A flat object of readings, or a frame that already uses the dashboard's field names.
     Telemetry(Frame),
-    /// The car's setup, and when it was read, if that is known.
-    Setup(Setup, Option<CapturedAt>),
+    /// The car's setup.
+    Setup(Setup),
 }
 
 impl Sample {
@@ -30,25 +30,31 @@ impl Sample {
         Frame::of(sample).map(Self::Telemetry)
     }
 
-    /// Checks a setup that was read just now.
+    /// Checks a setup.
     pub fn setup(setup: &Value) -> Result<Self, Refused> {
-        Setup::of(setup).map(|setup| Self::Setup(setup, None))
+        Setup::of(setup).map(Self::Setup)
     }
 
-    /// Parses one line of text: `{"setup": {…}}` is a setup, any other object is telemetry.
+    /// Parses one line of text: `{"setup": {…}}`, possibly with a `timestamp`, is a setup, any other
+    /// object is telemetry.
     pub fn parse(line: &[u8]) -> Result<Self, Refused> {
-        let sample = fields::read(line)?;
-        match sample.as_object().and_then(only_setup) {
-            Some(setup) => Ok(Self::Setup(Setup::checked(setup.clone())?, None)),
-            None => Frame::checked(&sample).map(Self::Telemetry),
+        let text = fields::text(line)?;
+        let sample = fields::parse(&text)?;
+        if has_only_a_setup(&sample) {
+            let members = fields::members(&text)?;
+            let get = |key: &str| members.get(key).map_or("null", |value| value.get());
+            let setup = Setup::parse(get("setup").as_bytes())?;
+            return setup.with_timestamp(get("timestamp")).map(Self::Setup);
         }
+        Frame::checked(&sample, &text).map(Self::Telemetry)
     }
 }
 
-/// The value of `setup` if the object has no other key. Of duplicate keys, the last one counts.
-fn only_setup<'a, 'j>(sample: &'j Object<'a>) -> Option<&'j Json<'a>> {
-    let is_only = sample.members().all(|(key, _)| key == "setup");
-    if is_only { sample.get("setup") } else { None }
+fn has_only_a_setup(sample: &Json<'_>) -> bool {
+    sample.as_object().is_some_and(|object| {
+        object.get("setup").is_some()
+            && object.members().all(|(key, _)| matches!(key, "setup" | "timestamp"))
+    })
 }
 
 /// An entry that another agent created.
@@ -252,7 +258,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 fn captured_at(sample: &Sample, now: CapturedAt) -> CapturedAt {
     let own = match sample {
         Sample::Telemetry(frame) => frame.own_timestamp(),
-        Sample::Setup(_, own) => *own,
+        Sample::Setup(setup) => setup.own_timestamp(),
     };
     let latest = now.0.saturating_add(MAX_CLOCK_LEAD.as_millis() as i64);
     own.filter(|own| own.0 <= latest || planted("any_moment_believed")).unwrap_or(now)
@@ -264,9 +270,9 @@ fn entry(sample: Sample, captured_at: CapturedAt) -> NewEntry {
             let content = Content::Frame(frame.situation());
             NewEntry { driven_at: None, captured_at, content, json: frame.json(captured_at) }
         }
-        Sample::Setup(setup, _) => {
+        Sample::Setup(setup) => {
             let content = Content::Setup { fingerprint: setup.fingerprint() };
-            NewEntry { driven_at: None, captured_at, content, json: setup.json().to_owned() }
+            NewEntry { driven_at: None, captured_at, content, json: setup.entry_json(captured_at) }
         }
     }
 }
@@ -330,7 +336,15 @@ mod tests {
         ] {
             assert_eq!(Sample::parse(line.as_bytes()).as_ref(), Ok(&setup), "{line}");
         }
-        for line in [r#"{"setup":{"wing":7},"lap":1}"#, r#"{"lap":1}"#, "{}"] {
+        let line = r#"{"timestamp":1763821822.50,"setup":{"wing":7}}"#;
+        let Ok(Sample::Setup(setup)) = Sample::parse(line.as_bytes()) else { panic!("{line}") };
+        assert_eq!(setup.entry_json(CapturedAt(0)), line);
+        for line in [
+            r#"{"setup":{"wing":7},"lap":1}"#,
+            r#"{"timestamp":"2025-11-22T14:30:22Z"}"#,
+            r#"{"lap":1}"#,
+            "{}",
+        ] {
             let sample = Sample::parse(line.as_bytes());
             assert!(matches!(sample, Ok(Sample::Telemetry(_))), "{line}: {sample:?}");
         }

@@ -1,25 +1,33 @@
 //! The line format of an entry, for exports, imports and dead letters.
 //!
-//! `{"seq":1,"stint":1,"captured_at":"…","kind":"frame","frame":{…}}`, or `"kind":"setup","setup":{…}`.
-//! Dead letters have `telemetry` in place of `frame`, and no `kind`; the parser accepts both.
+//! `{"seq":1,"stint":1,"captured_at":"…","kind":"frame","frame":{…}}`, or
+//! `"kind":"setup","timestamp":"…","setup":{…}`. Dead letters have `telemetry` in place of `frame`,
+//! and no `kind`; the parser accepts both.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::Item;
 use crate::config::{MAX_CLOCK_LEAD, MAX_LINE_BYTES};
-use crate::entry::{CapturedAt, Seq};
-use crate::fields::{self, Frame, Json, Object, Reason, Refused, Setup};
+use crate::entry::{CapturedAt, Seq, content_members};
+use crate::fields::{self, Frame, Reason, Refused, Setup};
 use crate::queue::{Content, NewEntry};
 
 /// Formats an entry as a line, without the line break.
 pub fn export_line(item: &Item) -> String {
     let Item { seq, stint, captured_at, kind, json, .. } = item;
     let json = json.as_ref().map_or("null", |json| json.get());
+    let content = content_members(*kind, "frame", json);
     let kind = kind.as_str();
     format!(
-        r#"{{"seq":{seq},"stint":{stint},"captured_at":"{captured_at}","kind":"{kind}","{kind}":{json}}}"#
+        r#"{{"seq":{seq},"stint":{stint},"captured_at":"{captured_at}","kind":"{kind}",{content}}}"#
     )
 }
 
-/// An entry parsed from a line, with the same checks as a sample from a source.
+/// An entry parsed from a line.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Line {
     /// The sequence number that the entry had; it gets a new one when it is appended.
@@ -45,14 +53,12 @@ impl Line {
             let message = format!("{} bytes; at most {MAX_LINE_BYTES} are allowed", text.len());
             return Err(Refused { reason: Reason::TooLarge, message });
         }
-        let read = fields::read_envelope(text)?;
-        let Some(object) = read.as_object() else {
-            let message = "not an object; send a line of pitwire queue export".into();
-            return Err(Refused { reason: Reason::NotObject, message });
-        };
-        let seq = object.get("seq").and_then(Json::as_u64).map(Seq);
-        let captured_at = captured_at(object, now)?;
-        Ok(Self { seq, captured_at, what: what(object)? })
+        let text = fields::decoded(text)?;
+        let text = fields::without_non_finite(text).map_or(Cow::Borrowed(text), Cow::Owned);
+        let members = fields::members(&text)?;
+        let seq = value(&members, "seq").map(Seq);
+        let captured_at = captured_at(&members, now)?;
+        Ok(Self { seq, captured_at, what: what(&members)? })
     }
 
     /// Converts the line to an entry with the given capture time, ready to be appended.
@@ -62,20 +68,27 @@ impl Line {
                 (Content::Frame(frame.situation()), frame.clone().json(captured_at))
             }
             What::Setup(setup) => {
-                (Content::Setup { fingerprint: setup.fingerprint() }, setup.json().to_owned())
+                (Content::Setup { fingerprint: setup.fingerprint() }, setup.entry_json(captured_at))
             }
         };
         NewEntry { driven_at: None, captured_at, content, json }
     }
 }
 
-fn captured_at(object: &Object<'_>, now: CapturedAt) -> Result<CapturedAt, Refused> {
-    let given = object.get("captured_at").unwrap_or(&Json::Null);
+type Members<'a> = BTreeMap<Cow<'a, str>, &'a RawValue>;
+
+fn value<'a, T: Deserialize<'a>>(members: &Members<'a>, key: &str) -> Option<T> {
+    serde_json::from_str(members.get(key)?.get()).ok()
+}
+
+fn captured_at(members: &Members<'_>, now: CapturedAt) -> Result<CapturedAt, Refused> {
     let refused = |reason, why: &str| {
-        let message = format!("captured_at: {} {why}", fields::quoted(given));
+        let given = members.get("captured_at").map_or("null", |given| given.get());
+        let message = format!("captured_at: {} {why}", fields::shorten(given));
         Err(Refused { reason, message })
     };
-    let Some(moment) = given.as_str().and_then(CapturedAt::parse) else {
+    let given: Option<String> = value(members, "captured_at");
+    let Some(moment) = given.and_then(|given| CapturedAt::parse(&given)) else {
         let why = "is not a timestamp; write one such as \"2025-11-22T14:30:22.123Z\"";
         return refused(Reason::WrongType, why);
     };
@@ -86,11 +99,15 @@ fn captured_at(object: &Object<'_>, now: CapturedAt) -> Result<CapturedAt, Refus
     Ok(moment)
 }
 
-fn what(object: &Object<'_>) -> Result<What, Refused> {
-    let frame = object.get("frame").or_else(|| object.get("telemetry"));
-    match (frame, object.get("setup")) {
-        (Some(frame), None) => Frame::checked(frame).map(What::Frame),
-        (None, Some(setup)) => Setup::checked(setup.clone()).map(What::Setup),
+fn what(members: &Members<'_>) -> Result<What, Refused> {
+    let frame = members.get("frame").or_else(|| members.get("telemetry"));
+    match (frame, members.get("setup")) {
+        (Some(frame), None) => self::frame(frame.get()).map(What::Frame),
+        (None, Some(setup)) => {
+            let setup = Setup::parse(setup.get().as_bytes())?;
+            let timestamp = members.get("timestamp").map_or("null", |timestamp| timestamp.get());
+            setup.with_timestamp(timestamp).map(What::Setup)
+        }
         (frame, _) => {
             let which = if frame.is_some() { "both" } else { "neither" };
             let message = format!("frame, setup: {which} given; send a line with one of the two");
@@ -99,9 +116,19 @@ fn what(object: &Object<'_>) -> Result<What, Refused> {
     }
 }
 
+/// A frame of an export has a timestamp, and was mapped before it was queued. One without, as a
+/// person may write it, is a sample.
+fn frame(text: &str) -> Result<Frame, Refused> {
+    match fields::members(text) {
+        Ok(members) if members.contains_key("timestamp") => Frame::verbatim(text.as_bytes()),
+        Ok(_) | Err(_) => Frame::parse(text.as_bytes()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::entry::{Kind, StintId};
 
     const NOW: CapturedAt = CapturedAt(1_763_821_822_123);
 
@@ -127,7 +154,26 @@ mod tests {
         let text = format!(r#"{{"captured_at":"{at}","setup":{{"wing":7}}}}"#);
         let line = Line::parse(text.as_bytes(), NOW).unwrap();
         assert_eq!(line.what, What::Setup(Setup::parse(br#"{"wing":7}"#).unwrap()));
-        assert_eq!(line.entry(NOW).json, r#"{"wing":7}"#);
+        assert_eq!(line.entry(NOW).json, format!(r#"{{"timestamp":"{at}","setup":{{"wing":7}}}}"#));
+    }
+
+    #[test]
+    fn an_exported_entry_is_imported_byte_for_byte() {
+        for (kind, json) in [
+            (Kind::Frame, r#"{"timestamp":1763821822.50,"lap":"one","extra":{"a":[null,1e1]}}"#),
+            (Kind::Setup, r#"{"timestamp":"2025-11-22T14:30:22.5","setup":{"wing":7.0,"a":1}}"#),
+        ] {
+            let item = Item {
+                seq: Seq(7),
+                stint: StintId(1),
+                captured_at: NOW,
+                kind,
+                bytes: 0,
+                json: Some(RawValue::from_string(json.into()).unwrap()),
+            };
+            let line = Line::parse(export_line(&item).as_bytes(), NOW).unwrap();
+            assert_eq!(line.entry(CapturedAt(0)).json, json);
+        }
     }
 
     #[test]

@@ -80,7 +80,7 @@ async fn a_body_with_nothing_to_take_is_refused() {
         ("cut short", b"{\"lap\": 1".to_vec(), 400, "not_json"),
         ("no objects", b"[1, 2]".to_vec(), 400, "not_object"),
         ("not UTF-8", b"{\"player_name\": \"\xff\"}".to_vec(), 400, "not_utf8"),
-        ("NaN", b"{\"speed\": NaN}".to_vec(), 400, "not_finite"),
+        ("nan", b"{\"speed\": nan}".to_vec(), 400, "not_finite"),
         ("one sample too large", text(MAX_SAMPLE_BYTES).into_bytes(), 413, "too_large"),
         ("too large", vec![b' '; MAX_HTTP_BODY_BYTES + 1], 413, "too_large"),
         ("too many", b"{}\n".repeat(MAX_HTTP_ENTRIES + 1), 413, "too_large"),

@@ -4,7 +4,7 @@ use std::io;
 
 use super::Log;
 use super::cursors::{Cursor, Index};
-use crate::entry::{Entry, Kind, Seq};
+use crate::entry::{Entry, Seq, content_members};
 use crate::planted::planted;
 use crate::queue::fates::{self, DestinationFate, Fate, Run};
 use crate::queue::ledger::DropReason;
@@ -104,11 +104,8 @@ impl<S: Store> Log<S> {
 /// Formats a dead letter: one JSON object with the unchanged frame or setup.
 fn aside(entry: &Entry, destination: &str) -> String {
     let Entry { seq, stint, captured_at, kind, json } = entry;
-    let kind = match kind {
-        Kind::Frame => "telemetry",
-        Kind::Setup => "setup",
-    };
+    let content = content_members(*kind, "telemetry", json);
     format!(
-        r#"{{"seq":{seq},"stint":{stint},"captured_at":"{captured_at}","cause":"refused","destination":"{destination}","{kind}":{json}}}"#
+        r#"{{"seq":{seq},"stint":{stint},"captured_at":"{captured_at}","cause":"refused","destination":"{destination}",{content}}}"#
     )
 }

@@ -82,7 +82,7 @@ fn echo(name: &str, payload: &Value, session: Arc<str>) -> Option<Echo> {
     let (kind, id) = match name {
         TELEMETRY => (Kind::Frame, identity::frame(payload.get("telemetry")?)),
         SETUP => {
-            let timestamp = payload.get("timestamp")?.as_str()?;
+            let timestamp = payload.get("timestamp")?;
             (Kind::Setup, identity::setup(timestamp, payload.get("setup")?))
         }
         _ => return None,

@@ -22,9 +22,9 @@ pub(super) fn frame(telemetry: &Value) -> EntryId {
 }
 
 /// Identifies a setup by its `timestamp` and its `setup`.
-pub(super) fn setup(timestamp: &str, setup: &Value) -> EntryId {
+pub(super) fn setup(timestamp: &Value, setup: &Value) -> EntryId {
     let mut hash = hasher(Kind::Setup);
-    timestamp.hash(&mut hash);
+    canonical(timestamp, &mut hash);
     canonical(setup, &mut hash);
     EntryId(hash.finish())
 }
@@ -109,8 +109,9 @@ mod tests {
             assert_ne!(id(ours), id(other), "{other}");
         }
         let wing = serde_json::json!({"wing": 1});
-        assert_ne!(setup("a", &wing), frame(&wing));
-        assert_ne!(setup("a", &wing), setup("b", &wing));
+        assert_ne!(setup(&"a".into(), &wing), frame(&wing));
+        assert_ne!(setup(&"a".into(), &wing), setup(&"b".into(), &wing));
+        assert_eq!(setup(&1.0.into(), &wing), setup(&1.into(), &wing));
     }
 
     #[test]

@@ -109,10 +109,11 @@ fn read(body: &[u8]) -> Result<Answer, RestError> {
     if body.trim_ascii().is_empty() {
         return Ok(Answer::NoSetup);
     }
-    let answer = fields::read(body)?;
+    let text = fields::text(body)?;
+    let answer = fields::parse(&text)?;
     let settings = answer.member("carSetup").and_then(|car_setup| car_setup.member("garageValues"));
     let is_setup = settings.and_then(Json::as_object).is_some_and(|settings| !settings.is_empty());
-    Ok(if is_setup { Answer::Setup(Setup::checked(answer)?) } else { Answer::NoSetup })
+    Ok(if is_setup { Answer::Setup(Setup::parse(body)?) } else { Answer::NoSetup })
 }
 
 async fn get(

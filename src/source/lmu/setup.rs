@@ -118,6 +118,6 @@ impl Kept<'_> {
     /// retries.
     async fn hand_in(&self) -> bool {
         let Some(setup) = self.setup.clone() else { return false };
-        self.intake.take(vec![Ok(Sample::Setup(setup, None))]).await.is_ok()
+        self.intake.take(vec![Ok(Sample::Setup(setup))]).await.is_ok()
     }
 }

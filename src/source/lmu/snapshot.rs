@@ -26,19 +26,19 @@ impl Snapshot {
         float(&self.telemetry, telemetry::CLOCK).to_bits()
     }
 
-    /// The dashboard's 20 fields. Values that are not finite, and negative fuel, become null.
+    /// The dashboard's 20 fields, without values that are not finite or that no dashboard accepts.
     pub fn sample(&self, units: Units, captured_at: CapturedAt) -> Value {
         let Self { session, standing, telemetry } = self;
         let car = text(telemetry, telemetry::CAR_NAME, NAME_BYTES);
         let track = text(telemetry, telemetry::TRACK_NAME, NAME_BYTES);
         let or = |text: String, other: String| if text.is_empty() { other } else { text };
-        json!({
+        let mut sample = json!({
             "timestamp": captured_at.to_string(),
             "lap": short(standing, standing::LAPS).max(1),
             "position": byte(standing, standing::PLACE),
             "lap_time": lap_time(units, float(standing, standing::LAP_TIME)),
-            "fuel": litres(float(telemetry, telemetry::FUEL)),
-            "fuel_capacity": litres(float(telemetry, telemetry::FUEL_CAPACITY)),
+            "fuel": not_negative(float(telemetry, telemetry::FUEL)),
+            "fuel_capacity": not_negative(float(telemetry, telemetry::FUEL_CAPACITY)),
             "tire_pressures": self.by_wheel(|wheel| pressure(units, wheel)),
             "tire_temps": self.by_wheel(tyre_temp),
             "tire_wear": self.by_wheel(|wheel| wear(units, wheel)),
@@ -53,7 +53,9 @@ impl Snapshot {
             "car_name": or(car, text(standing, standing::CAR_NAME, NAME_BYTES)),
             "track_name": or(track, text(session, session::TRACK_NAME, NAME_BYTES)),
             "session_type": session_type(integer(session, session::KIND)),
-        })
+        });
+        remove_nulls(&mut sample);
+        sample
     }
 
     fn by_wheel(&self, value: impl Fn(&[u8]) -> f64) -> Value {
@@ -65,16 +67,25 @@ impl Snapshot {
     }
 }
 
-/// Before the first lap, the game counts up from a negative time.
-fn lap_time(units: Units, seconds: f64) -> f64 {
-    match units {
-        Units::Label if seconds < 0.0 => 0.0,
-        Units::Label | Units::Upstream => seconds,
+/// Removes the members of an object and of the objects in it that are null: numbers that are not
+/// finite become null in JSON.
+fn remove_nulls(sample: &mut Value) {
+    if let Value::Object(members) = sample {
+        members.retain(|_, value| !value.is_null());
+        members.values_mut().for_each(remove_nulls);
     }
 }
 
-fn litres(litres: f64) -> Option<f64> {
-    (litres >= 0.0).then_some(litres)
+/// Before the first lap, the game counts up from a negative time.
+fn lap_time(units: Units, seconds: f64) -> Option<f64> {
+    match units {
+        Units::Label if seconds < 0.0 => Some(0.0),
+        Units::Label | Units::Upstream => not_negative(seconds),
+    }
+}
+
+fn not_negative(number: f64) -> Option<f64> {
+    (number >= 0.0).then_some(number)
 }
 
 fn pressure(units: Units, wheel: &[u8]) -> f64 {

@@ -287,8 +287,7 @@ impl Follower {
     }
 
     /// The entry of a message; `None` if the message is invalid or the entry was stored `before`.
-    /// Timestamps increase within a stint, so every entry up to the newest stored timestamp is
-    /// stored.
+    /// Capture times increase within a stint, so every entry up to the newest stored one is stored.
     async fn new_entry(&self, message: &Message, before: &Newest) -> Option<(Stream, Relayed)> {
         let async_nats::Message { subject, headers, payload, .. } = message.message.clone();
         let read = message::read(subject, headers, payload).await;

@@ -5,7 +5,7 @@ use axum::body::Bytes;
 
 use super::super::intake::Relayed;
 use crate::entry::{CapturedAt, Stream};
-use crate::fields::{Frame, Reason, Refused, Setup};
+use crate::fields::{self, Frame, Reason, Refused, Setup};
 use crate::nats::{CAPTURED_AT, SETUP, TELEMETRY};
 use crate::offload;
 use crate::queue::Content;
@@ -28,31 +28,38 @@ fn parse(
     let Some((stream, kind)) = parts(subject) else {
         return Err(foreign(subject, "its subject is not pitwire.<agent>.<stint>.<kind>"));
     };
-    let moment = || {
-        let moment = headers?.get(CAPTURED_AT)?;
-        CapturedAt::parse(moment.as_str())
+    let captured_at = headers.and_then(|headers| headers.get(CAPTURED_AT));
+    let Some(driven_at) = captured_at.and_then(|at| CapturedAt::parse(at.as_str())) else {
+        return Err(foreign(subject, "its capture time is missing or invalid"));
     };
-    let (driven_at, content) = match kind {
+    let (content, json) = match kind {
         // The agent has already mapped it to a frame of the dashboard.
         TELEMETRY => {
-            let frame = Frame::parse(payload)?;
-            let Some(at) = frame.own_timestamp() else {
-                return Err(foreign(subject, "it is not a dashboard frame"));
-            };
-            (at, Content::Frame(frame.situation()))
+            let frame = Frame::verbatim(payload)?;
+            (Content::Frame(frame.situation()), frame.json(driven_at))
         }
         SETUP => {
-            let setup = Setup::parse(payload)?;
-            let Some(at) = moment() else {
-                return Err(foreign(subject, "its capture time is missing or invalid"));
-            };
-            (at, Content::Setup { fingerprint: setup.fingerprint() })
+            let setup = setup(subject, payload)?;
+            let content = Content::Setup { fingerprint: setup.fingerprint() };
+            (content, setup.entry_json(driven_at))
         }
         _ => return Err(foreign(subject, "it is neither telemetry nor a setup")),
     };
-    // Parsing has checked that the payload is UTF-8.
-    let json = String::from_utf8_lossy(payload).into_owned();
     Ok((stream, Relayed { driven_at, content, json }))
+}
+
+/// Parses the text of a setup entry: an object with `timestamp` and `setup`.
+fn setup(subject: &str, payload: &[u8]) -> Result<Setup, Refused> {
+    let text = fields::text(payload)?;
+    let members = fields::members(&text)?;
+    let Some(setup) = members.get("setup") else {
+        return Err(foreign(subject, "it has no setup"));
+    };
+    let setup = Setup::parse(setup.get().as_bytes())?;
+    match members.get("timestamp") {
+        Some(timestamp) => setup.with_timestamp(timestamp.get()),
+        None => Ok(setup),
+    }
 }
 
 /// The stream that a subject names: one stint of one agent.
@@ -92,7 +99,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::fields;
 
     /// A frame as an agent publishes it.
     fn frame() -> String {
@@ -108,20 +114,24 @@ mod tests {
 
     #[test]
     fn a_message_is_the_entry_that_it_was() {
-        let frame = frame();
-        let (stream, entry) = parse("pitwire.pc.3-ab.telemetry", None, frame.as_bytes()).unwrap();
-        assert_eq!((stream, entry.json), (Stream::from("pc.3-ab"), frame));
-        assert_eq!(entry.driven_at.to_string(), "2025-11-22T14:30:22.123Z");
         let headers = at("2025-11-22T14:30:22.123Z");
-        let (_, entry) = parse("pitwire.pc.3-ab.setup", Some(&headers), b"{\"wing\":7}").unwrap();
-        assert_eq!(entry.driven_at.to_string(), "2025-11-22T14:30:22.123Z");
+        for (kind, json) in [
+            ("telemetry", &*frame()),
+            ("telemetry", r#"{"timestamp":1763821822.50,"lap":"one","extra":{"a":[null]}}"#),
+            ("setup", r#"{"timestamp":"2025-11-22T14:30:22.5","setup":{"wing":7.0}}"#),
+        ] {
+            let subject = format!("pitwire.pc.3-ab.{kind}");
+            let (stream, entry) = parse(&subject, Some(&headers), json.as_bytes()).unwrap();
+            assert_eq!((stream, &*entry.json), (Stream::from("pc.3-ab"), json));
+            assert_eq!(entry.driven_at.to_string(), "2025-11-22T14:30:22.123Z");
+        }
     }
 
     #[test]
     fn what_is_no_entry_is_refused() {
         let (headers, frame) = (at("2025-11-22T14:30:22.123Z"), frame());
         for (subject, payload, why) in [
-            ("pitwire.pc.3.telemetry", "{\"lap\":3}", "it is not a dashboard frame"),
+            ("pitwire.pc.3.setup", "{\"wing\":7}", "it has no setup"),
             ("pitwire.pc.3.telemetry", "[1]", "array"),
             ("pitwire.pc.3.notes", "{}", "neither telemetry nor a setup"),
             ("pitwire.pc.telemetry", frame.as_str(), "its subject"),

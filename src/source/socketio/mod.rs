@@ -5,10 +5,14 @@
 //! first entry assigns it a [`Stream`]; `/dashboard/<id>` redirects to the page of that stream's
 //! stint. Concurrent publishers have separate streams.
 //!
-//! - An acknowledged entry is stored. The one exception is an entry that is neither a frame nor a
-//!   setup: it is acknowledged without an echo, as the dashboard server does, counted and logged.
-//! - An entry is not acknowledged when the disk is too slow, the queue is full, the agent did not
-//!   assign the session id, or too many publishers send at the same time.
+//! - A frame or a setup is stored as it was sent: see [`Frame::verbatim`].
+//! - An acknowledged entry is stored. The one exception is an entry that has no session id, or whose
+//!   telemetry or setup is not an object: it is acknowledged without an echo, as the dashboard server
+//!   does.
+//! - An entry is not acknowledged when it cannot be parsed or exceeds the limits of a sample, the
+//!   disk is too slow, the queue is full, the agent did not assign the session id, or too many
+//!   publishers send at the same time.
+//! - Every entry that is not stored is counted under a reason and logged.
 //! - An id works from any connection, and after a restart of the agent. A new publisher never
 //!   evicts the id or the stream of a connected one: at the limit, the new publisher is refused.
 
@@ -29,7 +33,7 @@ use self::streams::{Change, Sender, State, Streams};
 use super::{Intake, Sample, Taken};
 use crate::config::{MAX_LATEST, MAX_STREAMS, StintConfig};
 use crate::contract::{self, Client, ClientLimits, Event, Host, Refusal, Setup, new_session_id};
-use crate::entry::{CapturedAt, StintId, Stream};
+use crate::entry::{StintId, Stream};
 use crate::fields::{self, Frame, Reason, Refused, Setup as CarSetup};
 use crate::loopback_guard::{Access, guard};
 use crate::net::Connections;
@@ -144,29 +148,35 @@ impl Publishers {
         }
     }
 
-    /// Stores a sample in the queue and returns its stream, or why it must not be acknowledged.
+    /// Stores samples in the queue. Returns for each its stream, or why it is not stored.
     async fn keep(
         &self,
         client: Client,
         id: &str,
-        sample: Result<Sample, Refused>,
+        samples: Vec<Result<Sample, Refused>>,
         sender: Sender,
-    ) -> Result<Stream, Refusal> {
-        let (stream, change) = self.fed(client, id, sender).map_err(|refused| {
-            let why = refused.to_string();
-            self.intake.refuse(refused);
-            Refusal::Unsure(why)
-        })?;
-        let taken = self.intake.take_from(&stream, vec![sample]).await;
+    ) -> Vec<Result<Stream, Refusal>> {
+        let (stream, change) = match self.fed(client, id, sender) {
+            Ok(fed) => fed,
+            Err(refused) => {
+                let refuse = |_| {
+                    self.intake.refuse(refused.clone());
+                    Err(Refusal::Unsure(refused.to_string()))
+                };
+                return samples.into_iter().map(refuse).collect();
+            }
+        };
+        let count = samples.len();
+        let taken = self.intake.take_from(&stream, samples).await;
         let stint = self.intake.stint(&stream);
         let moved = stint.map(|stint| self.memory().streams.is_in(&stream, stint));
         self.save(moved.unwrap_or(change).max(change)).await;
-        match taken.map_err(|_| Refusal::Cut)?.into_iter().next() {
-            Some(Taken::Stored(_) | Taken::Unchanged | Taken::Thinned) => Ok(stream),
-            Some(Taken::Buffered) => Err(Refusal::Unsure("the disk is too slow".into())),
-            Some(Taken::Dropped(reason)) => Err(Refusal::Unsure(reason.as_str().into())),
-            Some(Taken::Refused(refused)) => Err(Refusal::NotKept(refused.to_string())),
-            None => Err(Refusal::Cut),
+        match taken {
+            Ok(taken) => {
+                let outcome = |taken| stored(taken).map(|()| stream.clone());
+                taken.into_iter().map(outcome).collect()
+            }
+            Err(_) => (0..count).map(|_| Err(Refusal::Cut)).collect(),
         }
     }
 
@@ -200,9 +210,9 @@ impl Publishers {
 }
 
 impl Host for Publishers {
-    /// Sized for a few publishers and viewers on this PC. A publisher that reconnects sends its
-    /// backlog at once: an hour at 2 Hz fits. Even if each client is halfway through the longest
-    /// message, the agent stays below 64 MB.
+    /// Sized for a few publishers and viewers on this PC. Unhandled events take at most 1.5 MB of
+    /// each, because a publisher that sends a backlog is slowed down. Even if each client is halfway
+    /// through the longest message, the agent stays below 64 MB.
     const CLIENT_LIMITS: ClientLimits =
         ClientLimits { clients: 10, bytes_per_client: 12 << 20, bytes: 16 << 20 };
 
@@ -224,34 +234,49 @@ impl Host for Publishers {
         Ok(())
     }
 
-    async fn keep_frame(&self, client: Client, id: &str, frame: &RawValue) -> Result<(), Refusal> {
-        let frame = frame.to_owned();
-        let text = frame.clone();
-        let parsed = offload::parse(text.get().len(), move || {
-            Ok((Frame::parse(text.get().as_bytes()), driver(&text)))
-        });
-        let (sample, driver) = parsed.await.unwrap_or_else(|refused| (Err(refused), None));
-        let sample = sample.map(Sample::Telemetry);
-        let sender = Sender { driver, setup: None };
-        let stream = self.keep(client, id, sample, sender).await?;
-        self.memory().keep_latest(stream, Latest { setup: None, frame: Some(frame) });
-        Ok(())
+    const MAX_FRAMES_TOGETHER: usize = 128;
+
+    async fn keep_frames(
+        &self,
+        client: Client,
+        id: &str,
+        frames: &[&RawValue],
+    ) -> Vec<Result<(), Refusal>> {
+        let texts: Vec<Box<RawValue>> = frames.iter().map(|&frame| frame.to_owned()).collect();
+        let bytes = texts.iter().map(|text| text.get().len()).sum();
+        let parse = move || {
+            let driver = texts.first().and_then(|text| driver(text));
+            let frames = texts.iter().map(|text| Frame::verbatim(text.get().as_bytes()));
+            Ok((frames.collect::<Vec<_>>(), driver))
+        };
+        let (parsed, driver) = offload::parse(bytes, parse)
+            .await
+            .unwrap_or_else(|refused| (vec![Err(refused); frames.len()], None));
+        let samples = parsed.into_iter().map(|frame| frame.map(Sample::Telemetry)).collect();
+        let kept = self.keep(client, id, samples, Sender { driver, setup: None }).await;
+        let newest = kept.iter().zip(frames).rev().find(|(kept, _)| kept.is_ok());
+        if let Some((Ok(stream), frame)) = newest {
+            let frame = Some((*frame).to_owned());
+            self.memory().keep_latest(stream.clone(), Latest { setup: None, frame });
+        }
+        kept.into_iter().map(|kept| kept.map(drop)).collect()
     }
 
     async fn keep_setup(&self, client: Client, id: &str, setup: Setup) -> Result<(), Refusal> {
-        let timestamp = setup.timestamp.as_deref();
-        let read_at = timestamp
-            .and_then(|text| serde_json::from_str(text.get()).ok())
-            .and_then(|text: String| CapturedAt::parse(&text));
-        let text = setup.setup.clone();
-        let parsed =
-            offload::parse(text.get().len(), move || CarSetup::parse(text.get().as_bytes()));
-        let parsed = parsed.await;
+        let text = setup.clone();
+        let parse = move || {
+            let timestamp = text.timestamp.as_deref().map_or("null", RawValue::get);
+            CarSetup::parse(text.setup.get().as_bytes())?.with_timestamp(timestamp)
+        };
+        let parsed = offload::parse(setup.setup.get().len(), parse).await;
         let fingerprint = parsed.as_ref().ok().map(CarSetup::fingerprint);
         let sender = Sender { driver: None, setup: fingerprint };
-        let sample = parsed.map(|setup| Sample::Setup(setup, read_at));
-        let stream = self.keep(client, id, sample, sender).await?;
-        self.memory().keep_latest(stream, Latest { setup: Some(setup), frame: None });
+        let sample = parsed.map(Sample::Setup);
+        let kept = self.keep(client, id, vec![sample], sender).await;
+        for stream in kept.into_iter().collect::<Result<Vec<_>, _>>()? {
+            let setup = Some(setup.clone());
+            self.memory().keep_latest(stream, Latest { setup, frame: None });
+        }
         Ok(())
     }
 
@@ -264,7 +289,7 @@ impl Host for Publishers {
     }
 
     fn unreadable(&self, message: &str, refusal: &Refusal) {
-        let refused = fields::read_envelope(message.as_bytes()).err().unwrap_or_else(|| Refused {
+        let refused = fields::parse(message).err().unwrap_or_else(|| Refused {
             reason: Reason::WrongType,
             message: format!("{refusal}; send session_id and telemetry, or session_id and setup"),
         });
@@ -275,6 +300,19 @@ impl Host for Publishers {
         let mut memory = self.memory();
         memory.feeds.remove(&client);
         memory.ids.remove(&client);
+    }
+}
+
+/// Whether the sample is stored, or why it is not.
+fn stored(taken: Taken) -> Result<(), Refusal> {
+    match taken {
+        Taken::Stored(_) | Taken::Unchanged | Taken::Thinned => Ok(()),
+        Taken::Buffered => Err(Refusal::Unsure("the disk is too slow".into())),
+        Taken::Dropped(reason) => Err(Refusal::Unsure(reason.as_str().into())),
+        Taken::Refused(refused) if refused.reason == Reason::NotObject => {
+            Err(Refusal::NotKept(refused.to_string()))
+        }
+        Taken::Refused(refused) => Err(Refusal::Unsure(refused.to_string())),
     }
 }
 

@@ -8,7 +8,7 @@ use pitwire::source::Taken;
 use pitwire::source::lines::{self, Pace};
 
 use super::fuzz;
-use crate::inputs::schema_mode;
+use crate::inputs::check_frame;
 
 const SAMPLES: &str = include_str!("../../data/samples.ndjson");
 
@@ -55,7 +55,7 @@ fn a_frame_of_a_mutant_is_one_that_the_schema_takes() {
     fuzz(20_000, &corpus, |input| {
         if let Ok(frame) = crate::inputs::frame_of(input) {
             good.set(good.get() + 1);
-            assert_eq!(schema_mode(&frame), Ok(()));
+            assert_eq!(check_frame(input, &frame), Ok(()));
         }
     });
     assert!(good.get() > 500, "{}", good.get());
