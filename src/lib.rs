@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! 1 source::…::run          receive a sample; clock::now stamps it
-//! 2 fields::Frame           map the sample to the dashboard's 20 fields   pure
+//! 2 fields::Frame           keep a dashboard frame, map any other sample  pure
 //! 3 Writer::append          admit or evict, encode, Store::append         -- on disk --
 //! 4 Reader::next_batch      read the oldest entries of one stint
 //! 5 Session::serve          hold the batch that is in flight

@@ -268,7 +268,8 @@ impl EngineIoHandler for Door {
 impl Door {
     fn deliver(&self, line: &Line, arguments: &str, ack: Option<u64>) {
         if line.data.put(arguments, ack).is_err() {
-            let why = "the clients' unhandled events exceed the memory limit; a connection is closed";
+            let why =
+                "the clients' unhandled events exceed the memory limit; a connection is closed";
             self.hall.warn(line, why);
             // Ignore the packets that the library has read already.
             line.data.close();

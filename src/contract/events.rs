@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use tokio::time;
+use tokio::{task, time};
 
 use super::engineio::{Connection, Inbox, Message};
 use super::{Acks, Host, Manners, Refusal, Setup, packet};
@@ -51,6 +51,8 @@ pub(super) async fn work<H: Host>(host: Arc<H>, connection: Connection, mut inbo
         if handle_all(&*host, &connection, &messages).await.is_break() {
             break;
         }
+        // Handling may not wait for anything, and other tasks must run.
+        task::yield_now().await;
     }
     host.left(connection.client());
 }

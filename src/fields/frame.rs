@@ -164,7 +164,9 @@ fn null_timestamp(text: &str) -> Result<usize, Refused> {
     // The value is a part of the text.
     let offset = value.and_then(|value| value.checked_sub(text.as_ptr().addr()));
     let missing = || refused(Reason::WrongType, "timestamp: null; leave it out".into());
-    offset.filter(|at| text.get(*at..).is_some_and(|rest| rest.starts_with("null"))).ok_or_else(missing)
+    offset
+        .filter(|at| text.get(*at..).is_some_and(|rest| rest.starts_with("null")))
+        .ok_or_else(missing)
 }
 
 /// The fields of a frame in order, each with a checked value.
@@ -189,8 +191,8 @@ fn pick<'a>(sample: &'a Object<'a>) -> Result<Cells<'a>, Refused> {
 mod tests {
     use serde_json::{Map, json};
 
-    use super::super::table::{MAX_WHOLE, Shape};
     use super::super::Setup;
+    use super::super::table::{MAX_WHOLE, Shape};
     use super::*;
 
     const NOW: CapturedAt = CapturedAt(1_763_821_822_123);

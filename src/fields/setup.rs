@@ -127,6 +127,9 @@ mod tests {
             let json = format!(r#"{{"timestamp":{expected},"setup":{text}}}"#);
             assert_eq!(setup.entry_json(at), json, "{timestamp}");
         }
-        assert_eq!(setup.fingerprint(), Setup::of(&json!({"wing": 9, "fuel": {"l": 2}, "a": "é"})).unwrap().fingerprint());
+        assert_eq!(
+            setup.fingerprint(),
+            Setup::of(&json!({"wing": 9, "fuel": {"l": 2}, "a": "é"})).unwrap().fingerprint()
+        );
     }
 }

@@ -5,11 +5,13 @@ rate. Like most, it requests a new session after each reconnect; with `--keep-id
 It never sends the frames of a time without a connection.
 
 Each line of output is one event: `dashboard URL`, `sent N`, `acked N`, where N is the number of the
-frame, which is also its lap.
+frame, which is also its lap. With `--odd`, the frames and the setup are printed too, as JSON: `frame
+{…}`, `setup {…}`.
 """
 
 import argparse
 import datetime
+import json
 import math
 import threading
 import time
@@ -24,6 +26,8 @@ parser.add_argument("--count", type=int, help="number of frames (default: endles
 parser.add_argument("--keep-id", action="store_true", help="request only one session")
 parser.add_argument("--nan", action="store_true", help="every third frame has a bare NaN")
 parser.add_argument("--transports", nargs="+", help="default: polling, then an upgrade")
+parser.add_argument("--odd", action="store_true", help="unusual timestamps, keys and values")
+parser.add_argument("--pad", type=int, default=0, help="bytes of text added to each frame")
 options = parser.parse_args()
 
 client = socketio.Client()
@@ -78,6 +82,40 @@ def telemetry(number):
     }
 
 
+def odd(frame):
+    """The frame with a timestamp or with values as less careful publishers send them."""
+    moment = datetime.datetime.now(datetime.timezone.utc)
+    same = {**frame, "timestamp": "2025-11-22T14:30:22.123Z", "lap": 1}
+    match frame["lap"] % 11:
+        case 0:  # utcnow().isoformat()
+            return {**frame, "timestamp": moment.replace(tzinfo=None).isoformat()}
+        case 1:
+            return {**frame, "timestamp": str(datetime.datetime.now())}
+        case 2:
+            return {**frame, "timestamp": time.time()}
+        case 3:
+            return {**frame, "timestamp": int(time.time() * 1000)}
+        case 4 | 5 | 6:  # Three equal frames.
+            return same
+        case 7:  # Backwards, in another zone.
+            zone = datetime.timezone(datetime.timedelta(hours=2))
+            earlier = moment - datetime.timedelta(seconds=frame["lap"])
+            return {**frame, "timestamp": earlier.astimezone(zone).isoformat()}
+        case 8:
+            nested = {"a": [1e22, -0.0, 12345678901234567890, None, {"\u00e9\u2028": []}], "": {}}
+            return {"z": nested, **frame, "lap_time": -2.76, "seq": 1, "tire_wear": {"spare": 1}}
+        case 9:
+            return {**frame, "position": None, "gear": "R", "fuel": -1, "lap": float(frame["lap"])}
+        case _:
+            del frame["timestamp"]
+            return frame
+
+
+def odd_setup():
+    moment = datetime.datetime.now(datetime.timezone.utc).replace(tzinfo=None)
+    return {"timestamp": moment.isoformat(), "setup": {"wing": 7.0, "note": None, "a": [1e22]}}
+
+
 @client.on("connect")
 def connected():
     if session and options.keep_id:
@@ -91,8 +129,11 @@ def assigned(data):
     global session
     session = data["session_id"]
     say("dashboard", f"{options.server_url}/dashboard/{session}")
-    setup = {"session_id": session, "timestamp": now(), "setup": {"wing": 7, "note": None}}
-    client.emit("setup_data", setup)
+    setup = {"timestamp": now(), "setup": {"wing": 7, "note": None}}
+    if options.odd:
+        setup = odd_setup()
+        say("setup", json.dumps(setup))
+    client.emit("setup_data", {"session_id": session, **setup})
     ready.set()
 
 
@@ -105,10 +146,16 @@ client.connect(options.server_url, transports=options.transports)
 number, due = options.first, time.monotonic()
 while options.count is None or number < options.first + options.count:
     ready.wait()
-    payload = {"session_id": session, "telemetry": telemetry(number)}
+    frame = telemetry(number)
+    if options.pad:
+        frame["pad"] = "x" * options.pad
+    frame = odd(frame) if options.odd else frame
+    payload = {"session_id": session, "telemetry": frame}
     try:
         client.emit("telemetry_update", payload, callback=lambda *_, number=number: acked(number))
         say("sent", number)
+        if options.odd:
+            say("frame", json.dumps(frame))
         number += 1
     except socketio.exceptions.BadNamespaceError:
         pass  # Not connected.
