@@ -22,10 +22,11 @@ pub(crate) fn without_non_finite(text: &str) -> Option<String> {
         match token {
             Token::Word(_) if token.is_non_finite() && kept.trim_end().ends_with(':') => {
                 kept.truncate(key_at);
-                match kept.trim_end().strip_suffix(',') {
-                    Some(before) => kept.truncate(before.len()),
-                    None => skips_comma = true,
-                }
+                // The white space goes too: otherwise each removal would scan it again.
+                let before = kept.trim_end();
+                skips_comma = !before.ends_with(',');
+                let before = before.strip_suffix(',').unwrap_or(before).len();
+                kept.truncate(before);
             }
             Token::Word(_) if token.is_non_finite() => kept.push_str("null"),
             Token::Text(text) => {
@@ -149,6 +150,17 @@ mod tests {
         let expected = r#"{"a b\" ":[1.50,-0.0,1E3],"a b\" ":"\u00e9"}"#;
         assert_eq!(compact(text), expected);
         assert_eq!(compact(expected), expected);
+    }
+
+    /// Regression: the white space before a removed member was scanned for each further one, which
+    /// took minutes.
+    #[test]
+    fn a_text_of_only_removed_members_takes_linear_time() {
+        let start = std::time::Instant::now();
+        let text = format!(r#"{{"a":NaN{}"#, r#","a":NaN"#.repeat(50_000));
+        let text = text.replacen(',', &format!(",{}", " ".repeat(450_000)), 1);
+        assert_eq!(without_non_finite(&text).as_deref(), Some("{"));
+        assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
     }
 
     proptest! {
