@@ -5,9 +5,9 @@
 //! are not followed: the queue may be in a folder that others can write to.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// On Windows another process, usually an antivirus scanner, may hold a file open for a moment.
 const TRIES: u32 = 20;
@@ -28,6 +28,93 @@ pub(super) fn names(folder: &Path, prefix: &str) -> io::Result<Vec<String>> {
     Ok(names)
 }
 
+/// The content of a file, parts of which the disk may be unable to read.
+#[derive(Debug, Default)]
+pub(super) struct Salvaged {
+    /// The content; unreadable blocks are zeros.
+    pub(super) bytes: Vec<u8>,
+    pub(super) unreadable_bytes: u64,
+}
+
+/// Reads a file. If the disk cannot read some blocks of it but otherwise works, they are damaged
+/// and read as zeros.
+///
+/// # Errors
+/// The file is missing, or the disk as a whole does not work at the moment.
+pub(super) fn read(path: &Path) -> io::Result<Salvaged> {
+    match fs::read(path) {
+        Ok(bytes) => Ok(Salvaged { bytes, unreadable_bytes: 0 }),
+        Err(error) if is_read_error(&error) && takes_files(path) => read_blocks(path),
+        Err(error) => Err(error),
+    }
+}
+
+/// The size of the blocks that are read one by one from a damaged file: a page of the page cache,
+/// the least that a read error affects.
+const BLOCK_BYTES: usize = 4096;
+/// How long a damaged file is read; after that, the remaining blocks count as unreadable. A disk
+/// may spend seconds on each bad sector, and the watchdog of the queue worker waits for 30 s.
+const SALVAGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Reads a file block by block.
+fn read_blocks(path: &Path) -> io::Result<Salvaged> {
+    let mut file = File::open(path)?;
+    let len = usize::try_from(file.metadata()?.len()).map_err(io::Error::other)?;
+    let mut salvaged = Salvaged { bytes: vec![0; len], unreadable_bytes: 0 };
+    let deadline = Instant::now() + SALVAGE_TIMEOUT;
+    for (number, block) in salvaged.bytes.chunks_mut(BLOCK_BYTES).enumerate() {
+        let at = SeekFrom::Start((number * BLOCK_BYTES) as u64);
+        let read = match Instant::now() < deadline {
+            true => file.seek(at).and_then(|_| file.read_exact(block)),
+            false => Err(ErrorKind::TimedOut.into()),
+        };
+        if read.is_err() {
+            block.fill(0);
+            salvaged.unreadable_bytes += block.len() as u64;
+        }
+    }
+    Ok(salvaged)
+}
+
+/// Whether the disk of `path` accepts a new file. Then it is not the disk as a whole that does not
+/// work.
+fn takes_files(path: &Path) -> bool {
+    let Some(folder) = path.parent() else { return false };
+    let probe = folder.join("probe.tmp");
+    let taken = write_durably(&probe, b"probe").is_ok();
+    // It is swept at the next start if it cannot be removed.
+    let _ = remove_file(&probe);
+    taken
+}
+
+/// Whether the disk failed to read: EIO; on Windows CRC error, sector not found, read fault, I/O
+/// device error.
+fn is_read_error(error: &io::Error) -> bool {
+    let codes: &[i32] = if cfg!(windows) { &[23, 27, 30, 1117] } else { &[5] };
+    error.raw_os_error().is_some_and(|code| codes.contains(&code))
+}
+
+/// Whether `path` exists; a symbolic link counts, whatever it points to.
+///
+/// # Errors
+/// The system cannot tell at the moment.
+pub(super) fn exists(path: &Path) -> io::Result<bool> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Removes a file or a folder that is no longer needed. If that fails, it stays until the next
+/// start: it only takes space.
+pub(super) fn remove_leftover(path: &Path) {
+    if let Err(error) = remove_folder(path) {
+        tracing::warn!(path = %path.display(), %error, "cannot delete a leftover of the queue; \
+            trying again at the next start");
+    }
+}
+
 /// Replaces the content of the file at `path` by `bytes`, atomically and durably: after a power cut
 /// it contains either the old or the new content.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -38,18 +125,27 @@ pub(super) fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
 }
 
 /// Creates a file, replacing an existing one. Its content is durable when this returns, its name
-/// after a [`sync_folder`].
+/// after a [`sync_folder`]. After an error the file is removed, so that it takes no space on a full
+/// disk.
 pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = create(path)?;
-    file.write_all(bytes)?;
-    file.sync_all()
+    let written = file.write_all(bytes).and_then(|()| file.sync_all());
+    drop(file);
+    if written.is_err() {
+        let _ = remove_file(path);
+    }
+    written
 }
 
 /// Replaces the file at `path` without making it durable: a killed process leaves the old or the
 /// new content, a power cut possibly neither.
 pub(crate) fn replace_undurably(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
-    create(&temporary)?.write_all(bytes)?;
+    let written = create(&temporary).and_then(|mut file| file.write_all(bytes));
+    if written.is_err() {
+        let _ = remove_file(&temporary);
+    }
+    written?;
     rename(&temporary, path)
 }
 
@@ -143,7 +239,10 @@ pub(super) fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
         let to = to.join(item.file_name());
         match item.file_type()?.is_dir() {
             true => copy_folder(&item.path(), &to)?,
-            false => drop(fs::copy(item.path(), to)?),
+            false => match fs::copy(item.path(), &to) {
+                Err(error) if is_read_error(&error) => fs::write(to, read(&item.path())?.bytes)?,
+                copied => drop(copied?),
+            },
         }
     }
     Ok(())
@@ -217,16 +316,17 @@ pub(super) fn boot() -> Option<String> {
 /// Whether an error is caused by the state of the disk or the system rather than by the file
 /// itself.
 pub(super) fn is_circumstance(error: &io::Error) -> bool {
-    // EIO, ENXIO, ENODEV, ENFILE, EMFILE; on Windows too many open files, and files that another
-    // program holds. The standard library has no kinds for them.
+    // ENXIO, ENODEV, ENFILE, EMFILE; on Windows too many open files, a drive that is not ready, and
+    // files that another program holds. The standard library has no kinds for them.
     let codes: &[i32] = if cfg!(unix) {
-        &[5, 6, 19, 23, 24]
+        &[6, 19, 23, 24]
     } else if cfg!(windows) {
-        &[4, 32, 33]
+        &[4, 21, 32, 33]
     } else {
         &[]
     };
     error.raw_os_error().is_some_and(|code| codes.contains(&code))
+        || is_read_error(error)
         || is_full(error)
         || matches!(
             error.kind(),
@@ -305,5 +405,57 @@ fn patiently(mut act: impl FnMut() -> io::Result<()>) -> io::Result<()> {
             }
             result => return result,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn errors_of_the_system_are_told_from_damage() {
+        let error = io::Error::from_raw_os_error;
+        let codes = [
+            libc::EIO,
+            libc::ENXIO,
+            libc::ENODEV,
+            libc::ENFILE,
+            libc::EMFILE,
+            libc::EACCES,
+            libc::EPERM,
+            libc::EROFS,
+            libc::EBUSY,
+            libc::ENOMEM,
+            libc::EAGAIN,
+            libc::ETIMEDOUT,
+            libc::ESTALE,
+            libc::ENOSPC,
+            libc::EDQUOT,
+        ];
+        for code in codes {
+            assert!(is_circumstance(&error(code)), "{}", error(code));
+        }
+        for code in [libc::ENOENT, libc::EISDIR, libc::ENOTDIR, libc::EINVAL] {
+            assert!(!is_circumstance(&error(code)), "{}", error(code));
+        }
+        assert!(!is_circumstance(&ErrorKind::InvalidData.into()));
+        for code in [libc::ENOSPC, libc::EDQUOT] {
+            assert!(is_full(&error(code)), "{}", error(code));
+        }
+        assert!(!is_full(&error(libc::EMFILE)));
+    }
+
+    #[test]
+    fn blocks_are_read_like_the_whole_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        for len in [0, 1, BLOCK_BYTES - 1, BLOCK_BYTES, 3 * BLOCK_BYTES + 7] {
+            let bytes: Vec<u8> = (0..len).map(|at| at as u8).collect();
+            fs::write(&path, &bytes).unwrap();
+            let read = read_blocks(&path).unwrap();
+            assert!(read.bytes == bytes && read.unreadable_bytes == 0, "{len}");
+        }
+        assert_eq!(read(&folder.path().join("none")).unwrap_err().kind(), ErrorKind::NotFound);
     }
 }

@@ -4,7 +4,7 @@
 //! file is a sequence of [frames](super::bytes): records under their positions, and control records
 //! of the store under reserved positions.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
@@ -169,10 +169,6 @@ impl Journal {
         self.len
     }
 
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Writes a frame completely or not at all: after a partial write the file is truncated to its
     /// previous length.
     fn write(&mut self, seq: Seq, payload: &[u8]) -> io::Result<()> {
@@ -227,8 +223,8 @@ impl Contents {
 /// Reads the write-ahead log of the segment `lo`, skipping damage; empty if the file does not
 /// exist.
 pub(super) fn read(folder: &Path, lo: Seq) -> io::Result<Contents> {
-    let bytes = match fs::read(path(folder, lo)) {
-        Ok(bytes) => bytes,
+    let bytes = match disk::read(&path(folder, lo)) {
+        Ok(read) => read.bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Contents::default()),
         Err(error) => return Err(error),
     };

@@ -9,7 +9,7 @@
 //! tail-<lo>.log          the write-ahead log: the active segment, starting at position <lo>
 //! mark                   state when the write-ahead log was created, in case that log is lost
 //! checkpoint             state at the last flush: reveals what is missing from the write-ahead log
-//! unfinished*/           a segment that is being written
+//! unfinished-*/          a segment that is being written
 //! new-<lo>-<last>/       a complete segment that is yet to be renamed into place
 //! trash-*  *.tmp         being deleted, or never completed
 //! quarantine/            segments that could not be read in full, the last few; dead letters
@@ -61,11 +61,13 @@ use std::path::{Path, PathBuf};
 
 use self::checkpoint::{Checkpoint, Checkpoints};
 pub(super) use self::folder::set_stray_aside;
-use self::folder::{Old, Segment, Span, build, discard, held, publish};
+use self::folder::{
+    Old, Segment, Span, build, discard, held, publish, remove_other_journals,
+};
 use self::newest::NewestSegment;
 use self::packed::{Packed, Packer};
 use self::recover::{Trust, gaps, write_mark};
-use super::journal::{Journal, Mark};
+use super::journal::{self, Journal, Mark};
 use super::lock::Lock;
 use super::store::{Examined, Held, Notes, Store, Stretch};
 use super::{Limit, disk, notes};
@@ -254,12 +256,11 @@ impl SegmentStore {
             return Ok(Loading::Done);
         }
         let path = span.path(&self.folder);
-        let (packed, trouble) = Packed::read(&path, span.lo);
+        let (packed, trouble) = Packed::read(&path, span.lo, Some(all))?;
         self.sealed[index].disk_bytes = disk::used(&path);
         self.measure_sealed();
         match trouble {
             _ if packed.holds().records == all.records || planted("damage_not_counted") => {}
-            Some(error) if disk::is_circumstance(&error) => return Err(error),
             trouble => {
                 let records = packed.all();
                 tracing::error!(
@@ -287,8 +288,11 @@ impl SegmentStore {
         self.loaded.push_back((lo, packed));
     }
 
-    /// Starts a new active segment and seals the unreleased records of the old one. On an error the
-    /// old one stays active.
+    /// Starts a new active segment and seals the unreleased records of the old one.
+    ///
+    /// # Errors
+    /// The old one stays active, or the store is closed because the state of the disk is uncertain
+    /// or a record is damaged.
     fn rotate(&mut self) -> io::Result<()> {
         self.with_ballast(Self::try_rotate)?;
         self.fill_ballast();
@@ -297,35 +301,29 @@ impl SegmentStore {
 
     fn try_rotate(&mut self) -> io::Result<()> {
         self.restore_facts();
-        let (tail, mark, head) = (self.tail, self.mark(), self.head);
-        let boot = self.options.boot.clone();
-        let newest = self.newest.as_mut().ok_or_else(not_open)?;
-        let (lo, held) = (newest.lo, newest.held());
+        let (tail, mark, boot) = (self.tail, self.mark(), self.options.boot.clone());
+        let (lo, held) = self.newest().map(|newest| (newest.lo, newest.held()))?;
+        let span = Span { lo, last: Seq(tail.0.saturating_sub(1)) };
         let mut sealed = None;
         if held.records > 0 {
-            let span = Span { lo, last: Seq(tail.0 - 1) };
-            let mut packer = Packer::new(lo);
-            newest.each(head.max(lo), usize::MAX, |seq, record| {
-                packer.add(seq, record).map(|()| true)
-            })?;
-            let packed = packer.finish()?;
-            let segment = build(&self.folder, span, &packed, held, 0)?;
-            publish(&self.folder, span)?;
-            sealed = Some((segment, packed));
+            let packed = match self.pack_newest() {
+                Ok(packed) => packed,
+                // Reopening recovers the readable records and counts the others as lost.
+                Err(error) => return self.fail(error),
+            };
+            sealed = Some((build(&self.folder, span, &packed, held, 0)?, packed));
         }
-        let begun = write_mark(&self.folder, &mark)
+        let published = sealed.as_ref().map_or(Ok(()), |_| publish(&self.folder, span));
+        let begun = published
+            .and_then(|()| write_mark(&self.folder, &mark))
             .and_then(|()| Journal::create(&self.folder, tail, &boot, &mark));
         let journal = match begun {
             Ok(journal) => journal,
-            Err(error) => {
-                // The sealed records are still in the write-ahead log, which stays active.
-                sealed.map_or(Ok(()), |(segment, _)| discard(&self.folder, segment.span))?;
-                return Err(error);
-            }
+            Err(error) => return self.abort_rotation(span, error),
         };
         self.dirty = false;
         self.durable_head = self.head;
-        let old = self.newest.replace(NewestSegment::new(tail, journal));
+        self.newest = Some(NewestSegment::new(tail, journal));
         if let Some((segment, packed)) = sealed {
             if self.head >= lo {
                 // The reader is within this segment: cache it instead of reading it again.
@@ -334,12 +332,31 @@ impl SegmentStore {
             self.sealed.push_back(segment);
             self.measure_sealed();
         }
-        match old {
-            // With the same base position, the new write-ahead log has already replaced the old
-            // file.
-            Some(old) if old.lo != tail => disk::remove_file(old.journal.path()),
-            _ => Ok(()),
-        }
+        // Its records are in the sealed segment, or were released.
+        remove_other_journals(&self.folder, tail);
+        Ok(())
+    }
+
+    /// Packs the unreleased records of the active segment.
+    fn pack_newest(&mut self) -> io::Result<Packed> {
+        let head = self.head;
+        let newest = self.newest()?;
+        let mut packer = Packer::new(newest.lo);
+        newest.each(head.max(newest.lo), usize::MAX, |seq, record| {
+            packer.add(seq, record).map(|()| true)
+        })?;
+        packer.finish()
+    }
+
+    /// Undoes a rotation that failed before the new write-ahead log existed: the old one stays
+    /// active. If the new one may exist, the store is closed, because a start would continue with
+    /// that, without the records that were appended to the old one meanwhile.
+    fn abort_rotation<T>(&mut self, span: Span, error: io::Error) -> io::Result<T> {
+        let new = journal::path(&self.folder, Seq(span.last.0 + 1));
+        let is_undone = disk::exists(&new).is_ok_and(|exists| !exists)
+            && discard(&self.folder, span).is_ok();
+        disk::remove_leftover(&span.new_path(&self.folder));
+        if is_undone { Err(error) } else { self.fail(error) }
     }
 
     fn is_rotation_due(&self) -> bool {

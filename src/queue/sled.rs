@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::disk;
+use super::disk::{self, Salvaged};
 use crate::config::STORE_OPEN_TIMEOUT;
 use crate::entry::Seq;
 
@@ -72,7 +72,7 @@ pub(super) fn write(folder: &Path, values: Vec<(Seq, Vec<u8>)>) -> io::Result<()
 
 /// Reads all values of the database in `folder`, in order of position.
 pub(super) fn read(folder: &Path) -> io::Result<Vec<(Seq, Vec<u8>)>> {
-    if !folder.join(FILE).exists() {
+    if !disk::exists(&folder.join(FILE))? {
         // Opening it would create an empty database.
         return Err(io::ErrorKind::NotFound.into());
     }
@@ -80,8 +80,8 @@ pub(super) fn read(folder: &Path) -> io::Result<Vec<(Seq, Vec<u8>)>> {
 }
 
 /// Reads the raw bytes of the database in `folder`, to recover data that sled cannot read.
-pub(super) fn raw(folder: &Path) -> io::Result<Vec<u8>> {
-    fs::read(folder.join(FILE))
+pub(super) fn raw(folder: &Path) -> io::Result<Salvaged> {
+    disk::read(&folder.join(FILE))
 }
 
 /// Frees the disk space of a database that is being deleted. A hung thread may hold the file open,

@@ -39,6 +39,8 @@ mod http;
 #[cfg(unix)]
 mod impostor;
 mod inputs;
+#[cfg(target_os = "linux")]
+mod io_errors;
 mod kill;
 mod lmu;
 mod long;

@@ -16,12 +16,9 @@ pub(super) fn segment(folder: &Path, span: Span, head: Seq) -> io::Result<Examin
     let path = span.path(folder);
     let copy = tempfile::tempdir()?;
     disk::copy_folder(&path, copy.path())?;
-    let (packed, error) = Packed::read(copy.path(), span.lo);
-    if let Some(error) = error.as_ref().filter(|error| disk::is_circumstance(error)) {
-        return Err(io::Error::new(error.kind(), error.to_string()));
-    }
+    let seal = read_seal(&path, span)?;
+    let (packed, error) = Packed::read(copy.path(), span.lo, seal.as_ref().map(|seal| seal.all))?;
     let readable = packed.holds().records;
-    let seal = read_seal(&path, span);
     let trouble = match (&seal, error) {
         (_, Some(error)) => Some(format!("its database is damaged ({})", one_line(&error))),
         (None, None) => Some("its seal is damaged".into()),

@@ -4,7 +4,6 @@
 //! restored when the next fact is written, when a segment is started, and when the store closes.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -13,14 +12,29 @@ use crate::entry::Seq;
 use crate::queue::{bytes, disk};
 
 /// Reads all intact facts in `folder`.
-pub(super) fn read_facts(folder: &Path) -> BTreeMap<String, Vec<u8>> {
-    let facts = folder.join("facts");
-    let names = disk::names(&facts, "").unwrap_or_default();
-    let read = |key: String| {
-        let bytes = fs::read(facts.join(&key)).ok()?;
-        Some((key, bytes::parse(Seq(0), &bytes)?.1.to_vec()))
-    };
-    names.into_iter().filter(|key| !key.ends_with(".tmp")).filter_map(read).collect()
+///
+/// # Errors
+/// The disk or the system does not work at the moment. Starting without the facts would replace
+/// them.
+pub(super) fn read_facts(folder: &Path) -> io::Result<BTreeMap<String, Vec<u8>>> {
+    let folder = folder.join("facts");
+    let mut facts = BTreeMap::new();
+    for key in disk::names(&folder, "")? {
+        if key.ends_with(".tmp") {
+            continue;
+        }
+        match disk::read(&folder.join(&key)) {
+            Ok(read) => {
+                if let Some((_, value)) = bytes::parse(Seq(0), &read.bytes) {
+                    facts.insert(key, value.to_vec());
+                }
+            }
+            Err(error) if disk::is_circumstance(&error) => return Err(error),
+            // Not a file, or deleted meanwhile.
+            Err(_) => {}
+        }
+    }
+    Ok(facts)
 }
 
 impl SegmentStore {

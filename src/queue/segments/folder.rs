@@ -1,8 +1,8 @@
 //! Segment folders: building, reading, replacing, deleting and naming them.
 
-use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::packed::Packed;
 use super::{DATABASE_BYTES, MAX_QUARANTINED, Records, VERSION};
@@ -89,8 +89,7 @@ pub(super) fn build(
 ) -> io::Result<Segment> {
     remove_unfinished(folder);
     has_room(folder, packed.bytes())?;
-    // A hung database may still write to the folder of an earlier attempt.
-    let path = disk::free_name(folder, UNFINISHED);
+    let path = next_attempt(folder);
     let built = disk::create_folder(&path).and_then(|()| packed.write(&path)).and_then(|()| {
         let disk_bytes = disk::used(&path) + 4096;
         let numbers = [all.records, all.bytes, u64::from(level), disk_bytes];
@@ -109,10 +108,19 @@ pub(super) fn build(
         Err(error) => {
             // Free its space for other writes.
             remove_unfinished(folder);
-            let _ = disk::remove_folder(&span.new_path(folder));
+            disk::remove_leftover(&span.new_path(folder));
             Err(error)
         }
     }
+}
+
+/// A new folder for each attempt to build a segment, even if the folder of an earlier one was
+/// deleted: a hung database may still create files in that.
+fn next_attempt(folder: &Path) -> PathBuf {
+    static ATTEMPTS: AtomicU64 = AtomicU64::new(1);
+    let attempt = ATTEMPTS.fetch_add(1, Ordering::Relaxed);
+    // A leftover of another process may have the same number.
+    disk::free_name(folder, &format!("{UNFINISHED}-{attempt}"))
 }
 
 /// Deletes unfinished segments. A segment that another process or thread still holds open is
@@ -141,9 +149,19 @@ fn has_room(folder: &Path, bytes: u64) -> io::Result<()> {
 }
 
 /// Reads the seal of the segment in the folder `path`; `None` if it is missing or damaged.
-pub(super) fn read_seal(path: &Path, span: Span) -> Option<Segment> {
-    let bytes = fs::read(path.join("seal")).ok()?;
-    let (_, payload) = bytes::parse(span.lo, &bytes).filter(|(last, _)| *last == span.last)?;
+///
+/// # Errors
+/// The disk or the system does not work at the moment: nothing is known about the seal.
+pub(super) fn read_seal(path: &Path, span: Span) -> io::Result<Option<Segment>> {
+    match disk::read(&path.join("seal")) {
+        Ok(read) => Ok(parse_seal(&read.bytes, span)),
+        Err(error) if disk::is_circumstance(&error) => Err(error),
+        Err(_) => Ok(None),
+    }
+}
+
+fn parse_seal(bytes: &[u8], span: Span) -> Option<Segment> {
+    let (_, payload) = bytes::parse(span.lo, bytes).filter(|(last, _)| *last == span.last)?;
     let (records, rest) = number(payload)?;
     let (bytes, rest) = number(rest)?;
     let (level, rest) = number(rest)?;
@@ -156,9 +174,7 @@ pub(super) fn read_seal(path: &Path, span: Span) -> Option<Segment> {
 /// Renames a built segment to its final name.
 pub(super) fn publish(folder: &Path, span: Span) -> io::Result<()> {
     let path = span.path(folder);
-    if path.exists() {
-        discard(folder, span)?;
-    }
+    discard(folder, span)?;
     disk::rename(&span.new_path(folder), &path)?;
     if planted("segment_name_not_synced") { Ok(()) } else { disk::sync_folder(folder) }
 }
@@ -180,12 +196,13 @@ pub(super) fn finish_rewrite(folder: &Path, mark: &Mark) -> io::Result<()> {
     let replaced = Span { lo: Seq(mark.replaced.0), last: Seq(mark.replaced.1) };
     if replaced.lo != Seq(0) {
         // Ignore leftovers of failed replacements: only a sealed segment within the range counts.
-        let new = spans(folder, "new-")?.into_iter().find(|span| {
-            span.is_inside(replaced) && read_seal(&span.new_path(folder), *span).is_some()
-        });
+        let mut new = None;
+        for span in spans(folder, "new-")?.into_iter().filter(|span| span.is_inside(replaced)) {
+            new = new.or(read_seal(&span.new_path(folder), span)?.map(|_| span));
+        }
         if let Some(new) = new {
             swap(folder, replaced, new, Old::Discard)?;
-        } else if replaced.path(folder).exists() && !planted("forgotten_removal_comes_back") {
+        } else if disk::exists(&replaced.path(folder))? && !planted("forgotten_removal_comes_back") {
             // The new segment has its final name, but a power cut may have undone the removal of
             // the old ones.
             let others = |span: &Span| span.is_inside(replaced) && *span != replaced;
@@ -196,7 +213,7 @@ pub(super) fn finish_rewrite(folder: &Path, mark: &Mark) -> io::Result<()> {
         }
     }
     for name in disk::names(folder, "new-")? {
-        disk::remove_folder(&folder.join(name))?;
+        disk::remove_leftover(&folder.join(name));
     }
     Ok(())
 }
@@ -205,12 +222,13 @@ pub(super) fn finish_rewrite(folder: &Path, mark: &Mark) -> io::Result<()> {
 /// complete one.
 pub(super) fn discard(folder: &Path, span: Span) -> io::Result<()> {
     let path = span.path(folder);
-    if !path.exists() {
+    if !disk::exists(&path)? {
         return Ok(());
     }
     let trash = disk::free_name(folder, &span.name("trash"));
     disk::rename(&path, &trash)?;
-    disk::remove_folder(&trash)
+    disk::remove_leftover(&trash);
+    Ok(())
 }
 
 /// Moves a segment to quarantine; deletes the oldest one there if there are too many.
@@ -218,7 +236,7 @@ pub(super) fn set_segment_aside(folder: &Path, span: Span) -> io::Result<()> {
     let place = quarantine(folder)?;
     let kept = disk::names(&place, "bad-")?;
     for name in kept.iter().take((kept.len() + 1).saturating_sub(MAX_QUARANTINED)) {
-        disk::remove_folder(&place.join(name))?;
+        disk::remove_leftover(&place.join(name));
     }
     disk::rename(&span.path(folder), &disk::free_name(&place, &span.name("bad")))
 }
@@ -289,7 +307,7 @@ pub(in crate::queue) fn set_stray_aside(folder: &Path, name: &str) -> io::Result
     let place = quarantine(folder)?;
     let kept = disk::names(&place, "stray-")?;
     for name in kept.iter().take((kept.len() + 1).saturating_sub(MAX_STRAYS)) {
-        disk::remove_folder(&place.join(name))?;
+        disk::remove_leftover(&place.join(name));
     }
     disk::rename(&stray, &disk::free_name(&place, &new_name))
 }
@@ -297,10 +315,8 @@ pub(in crate::queue) fn set_stray_aside(folder: &Path, name: &str) -> io::Result
 /// Deletes leftovers of a process that ended while deleting or building files.
 pub(super) fn sweep(folder: &Path) -> io::Result<()> {
     for name in disk::names(folder, "")? {
-        if name.starts_with("trash-") || name.starts_with(UNFINISHED) {
-            disk::remove_folder(&folder.join(name))?;
-        } else if name.ends_with(".tmp") {
-            disk::remove_file(&folder.join(name))?;
+        if name.starts_with("trash-") || name.starts_with(UNFINISHED) || name.ends_with(".tmp") {
+            disk::remove_leftover(&folder.join(name));
         }
     }
     Ok(())
@@ -312,9 +328,9 @@ pub(super) fn damaged_facts(folder: &Path) -> io::Result<Vec<String>> {
     let mut damaged = Vec::new();
     for name in disk::names(&facts, "").unwrap_or_default() {
         let is_damaged =
-            |bytes: Vec<u8>| bytes::parse(Seq(0), &bytes).is_none() && !name.ends_with(".tmp");
+            |bytes: &[u8]| bytes::parse(Seq(0), bytes).is_none() && !name.ends_with(".tmp");
         // A file that cannot be read at the moment may be intact.
-        if fs::read(facts.join(&name)).is_ok_and(is_damaged) {
+        if disk::read(&facts.join(&name)).is_ok_and(|read| is_damaged(&read.bytes)) {
             damaged.push(name);
         }
     }
@@ -325,7 +341,7 @@ pub(super) fn damaged_facts(folder: &Path) -> io::Result<Vec<String>> {
 pub(super) fn remove_damaged_facts(folder: &Path) -> io::Result<()> {
     for name in damaged_facts(folder)? {
         tracing::error!(name, "a queue fact is damaged; continuing without it");
-        disk::remove_file(&folder.join("facts").join(name))?;
+        disk::remove_leftover(&folder.join("facts").join(name));
     }
     Ok(())
 }
@@ -340,7 +356,11 @@ pub(super) fn check_format(folder: &Path) -> io::Result<()> {
 
 /// Whether the `FORMAT` file names this format version; an error if it names another.
 pub(super) fn has_format(folder: &Path) -> io::Result<bool> {
-    let found = fs::read_to_string(folder.join("FORMAT")).unwrap_or_default();
+    let read = match disk::read(&folder.join("FORMAT")) {
+        Err(error) if disk::is_circumstance(&error) => return Err(error),
+        read => read.unwrap_or_default(),
+    };
+    let found = String::from_utf8_lossy(&read.bytes);
     let version = found.strip_prefix("pitwire queue ").and_then(|rest| rest.split_once(' '));
     let version = version.and_then(|(version, _)| version.parse().ok());
     match version {
@@ -361,7 +381,11 @@ fn format_text(version: u32) -> String {
 /// The highest position in any file name, including deleted and quarantined segments.
 pub(super) fn highest_position(folder: &Path) -> io::Result<Option<Seq>> {
     let mut names = disk::names(folder, "")?;
-    names.extend(disk::names(&folder.join("quarantine"), "").unwrap_or_default());
+    match disk::names(&folder.join(QUARANTINE), "") {
+        Ok(quarantined) => names.extend(quarantined),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
     let last = |name: &String| {
         let name = name.split_once('-')?.1;
         let (lo, rest) = parse_number(name)?;
@@ -385,11 +409,12 @@ pub(super) fn journals(folder: &Path) -> io::Result<Vec<Seq>> {
     Ok(disk::names(folder, "tail-")?.iter().filter_map(lo).collect())
 }
 
-pub(super) fn remove_other_journals(folder: &Path, newest: Seq) -> io::Result<()> {
-    for lo in journals(folder)?.into_iter().filter(|lo| *lo != newest) {
-        disk::remove_file(&journal::path(folder, lo))?;
+/// Deletes the older write-ahead logs. One that cannot be deleted is ignored while the newest one
+/// exists.
+pub(super) fn remove_other_journals(folder: &Path, newest: Seq) {
+    for lo in journals(folder).unwrap_or_default().into_iter().filter(|lo| *lo != newest) {
+        disk::remove_leftover(&journal::path(folder, lo));
     }
-    Ok(())
 }
 
 fn parse_number(text: &str) -> Option<(Seq, &str)> {
@@ -407,4 +432,20 @@ pub(super) fn held(records: &Records) -> Held {
 /// Borrows the records for packing.
 pub(super) fn borrowed(records: &Records) -> impl Iterator<Item = (Seq, &[u8])> {
     records.iter().map(|(seq, record)| (*seq, record.as_slice()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A hung database may still create files in the folder of the first attempt.
+    #[test]
+    fn each_attempt_to_build_a_segment_has_a_folder_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = next_attempt(folder.path());
+        disk::create_folder(&first).unwrap();
+        remove_unfinished(folder.path());
+        assert!(!first.exists());
+        assert_ne!(next_attempt(folder.path()), first);
+    }
 }

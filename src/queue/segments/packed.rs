@@ -89,15 +89,22 @@ impl Packed {
         disk::write_durably(&path.join(PLAIN_FILE), &frames.concat())
     }
 
-    /// Reads the intact blocks of the segment in `path`, and returns the error that prevented
-    /// reading the others.
-    pub(super) fn read(path: &Path, lo: Seq) -> (Self, Option<io::Error>) {
-        let stored = match fs::read(path.join(PLAIN_FILE)) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => sled::read(path),
-            plain => plain.map(|frames| vec![(lo, frames)]),
-        };
-        let (values, error) = match stored {
-            Ok(values) => (values, None),
+    /// Reads the intact blocks of the segment in `path`, and describes what is damaged besides
+    /// them.
+    ///
+    /// # Errors
+    /// The disk or the system does not work at the moment: nothing is known about the segment.
+    pub(super) fn read(path: &Path, lo: Seq, all: Option<Held>) -> io::Result<(Self, Option<io::Error>)> {
+        let mut unreadable_bytes = 0;
+        let (values, error) = match disk::read(&path.join(PLAIN_FILE)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => match sled::read(path) {
+                Ok(values) => (values, None),
+                Err(error) => (Vec::new(), Some(error)),
+            },
+            Ok(plain) => {
+                unreadable_bytes = plain.unreadable_bytes;
+                (vec![(lo, plain.bytes)], None)
+            }
             Err(error) => (Vec::new(), Some(error)),
         };
         let mut found = BTreeMap::new();
@@ -115,10 +122,26 @@ impl Packed {
         let mut is_whole = error.is_none();
         values.iter().for_each(|(_, value)| is_whole &= keep(value));
         if !is_whole {
-            let raw = sled::raw(path).unwrap_or_default();
-            keep(&raw);
+            match sled::raw(path) {
+                Ok(raw) => {
+                    keep(&raw.bytes);
+                    unreadable_bytes += raw.unreadable_bytes;
+                }
+                Err(raw_error) if disk::is_circumstance(&raw_error) => return Err(raw_error),
+                // The file is missing.
+                Err(_) => {}
+            }
         }
-        (Self { lo, blocks: found.into_values().collect(), open: None }, error)
+        let packed = Self { lo, blocks: found.into_values().collect(), open: None };
+        match error {
+            _ if unreadable_bytes > 0 => {
+                let text = format!("the disk cannot read {unreadable_bytes} bytes of it");
+                Ok((packed, Some(io::Error::other(text))))
+            }
+            // Everything was found in the raw bytes, so what sled lacked does not matter.
+            Some(error) if disk::is_circumstance(&error) && Some(packed.holds()) != all => Err(error),
+            error => Ok((packed, error)),
+        }
     }
 
     pub(super) fn holds(&self) -> Held {
@@ -280,7 +303,7 @@ mod tests {
         let borrowed = records.iter().map(|(seq, record)| (*seq, record.as_slice()));
         let folder = tempfile::tempdir().unwrap();
         Packed::new(Seq(1), borrowed).unwrap().write_plain(folder.path()).unwrap();
-        let (packed, trouble) = Packed::read(folder.path(), Seq(1));
+        let (packed, trouble) = Packed::read(folder.path(), Seq(1), None).unwrap();
         assert!(trouble.is_none() && packed.blocks.len() > 1, "{trouble:?}");
         assert_eq!(packed.all(), records);
     }

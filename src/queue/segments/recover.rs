@@ -2,12 +2,11 @@
 //! sealed, from the sealed segment.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::path::Path;
 
 use super::checkpoint::Checkpoint;
-use super::folder::spans;
+use super::folder::{read_seal, spans};
 use super::packed::Packed;
 use super::{Options, Records, SEGMENT_ENTRIES};
 use crate::entry::Seq;
@@ -72,8 +71,10 @@ fn recover(
         *trust != Trust::Disk || !contents.is_clean || !(same_boot || was_closed);
     let Contents { notes, intact, .. } = contents;
     // Data torn by a power cut was never durable; after any other damage, the records behind it are
-    // still valid.
-    let is_trusted = same_boot || was_closed || planted("torn_journal_trusted");
+    // still valid. No power cut came since this process opened the store.
+    let is_same_process = matches!(trust, Trust::Nothing(_));
+    let is_trusted =
+        same_boot || was_closed || is_same_process || planted("torn_journal_trusted");
     let trusted = if is_trusted { notes.len() } else { intact };
     let (mut known, mut beyond) = (BTreeMap::new(), BTreeMap::new());
     let mut index = Vec::new();
@@ -90,7 +91,9 @@ fn recover(
         }
     }
     for span in spans(folder, "q-")?.into_iter().filter(|span| span.lo >= lo) {
-        for (seq, record) in Packed::read(&span.path(folder), span.lo).0.all() {
+        let path = span.path(folder);
+        let all = read_seal(&path, span)?.map(|seal| seal.all);
+        for (seq, record) in Packed::read(&path, span.lo, all)?.0.all() {
             known.entry(seq).or_insert(record);
         }
     }
@@ -101,7 +104,11 @@ fn recover(
     let after = known.last_key_value().map_or(lo, |(seq, _)| Seq(seq.0 + 1));
     let known_end = mark.as_ref().map_or(after, |mark| after.max(Seq(mark.tail)));
     let mark = newer_mark(mark, checkpoint);
-    let end = mark.as_ref().map_or(known_end, |mark| known_end.max(Seq(mark.tail)));
+    let mut end = mark.as_ref().map_or(known_end, |mark| known_end.max(Seq(mark.tail)));
+    if let Trust::Nothing(mark) = trust {
+        // Damage at the end of the write-ahead log leaves no other trace.
+        end = end.max(Seq(mark.tail));
+    }
     // The write-ahead log was truncated: more may be missing than the checkpoint shows.
     is_uncertain |= end > known_end;
     let is_whole = end.0 - lo.0 == known.len() as u64 && index.len() == known.len();
@@ -168,8 +175,8 @@ pub(super) fn write_mark(folder: &Path, mark: &Mark) -> io::Result<()> {
 
 /// Reads the `mark` file; `None` if it is missing or damaged.
 pub(super) fn last_mark(folder: &Path) -> io::Result<Option<Mark>> {
-    let bytes = match fs::read(folder.join(MARK)) {
-        Ok(bytes) => bytes,
+    let bytes = match disk::read(&folder.join(MARK)) {
+        Ok(read) => read.bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };

@@ -30,6 +30,7 @@ impl SegmentStore {
         let highest = highest_position(folder)?;
         sweep(folder)?;
         remove_damaged_facts(folder)?;
+        let facts = read_facts(folder)?;
         let checkpoint = checkpoint::read(folder);
         let found = match find_newest(folder, &options, trust, checkpoint.as_ref())? {
             Some(newest) => newest,
@@ -58,7 +59,7 @@ impl SegmentStore {
             other_bytes: 0,
             checkpoints: Checkpoints::open(folder),
             lost_stretches: Vec::new(),
-            facts: read_facts(folder),
+            facts,
             lock: None,
         };
         store.find_sealed(lo)?;
@@ -70,7 +71,8 @@ impl SegmentStore {
                     .into_iter()
                     .filter(|span| span.lo >= lo)
                     .try_for_each(|span| discard(folder, span))?;
-                let journal = Journal::reopen(folder, lo, &store.options.boot)?;
+                let boot = store.options.boot.clone();
+                let journal = store.with_ballast(|_| Journal::reopen(folder, lo, &boot))?;
                 NewestSegment::continued(lo, journal, &index, &records)
             }
             None => {
@@ -81,7 +83,7 @@ impl SegmentStore {
                 store.seal_found(lo, end, records)?
             }
         });
-        remove_other_journals(folder, store.newest()?.lo)?;
+        remove_other_journals(folder, store.newest()?.lo);
         store.count_held()?;
         store.say_what_is_lost(lo, missing, checkpoint.as_ref());
         store.note_mark()?;
@@ -182,7 +184,7 @@ impl SegmentStore {
                 discard(&self.folder, span)?;
                 continue;
             }
-            let segment = match read_seal(&span.path(&self.folder), span) {
+            let segment = match read_seal(&span.path(&self.folder), span)? {
                 Some(segment) if segment.is_empty() => {
                     discard(&self.folder, span)?;
                     None
@@ -202,7 +204,7 @@ impl SegmentStore {
 
     /// Reseals the readable records of a segment whose seal is missing or damaged.
     fn seal_again(&mut self, span: Span) -> io::Result<Option<Segment>> {
-        let (packed, trouble) = Packed::read(&span.path(&self.folder), span.lo);
+        let (packed, trouble) = Packed::read(&span.path(&self.folder), span.lo, None)?;
         let records = packed.all();
         tracing::error!(
             segment = %span.lo, records = records.len(),
