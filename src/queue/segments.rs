@@ -61,9 +61,7 @@ use std::path::{Path, PathBuf};
 
 use self::checkpoint::{Checkpoint, Checkpoints};
 pub(super) use self::folder::set_stray_aside;
-use self::folder::{
-    Old, Segment, Span, build, discard, held, publish, remove_other_journals,
-};
+use self::folder::{Old, Segment, Span, build, discard, held, publish, remove_other_journals};
 use self::newest::NewestSegment;
 use self::packed::{Packed, Packer};
 use self::recover::{Trust, gaps, write_mark};
@@ -353,8 +351,8 @@ impl SegmentStore {
     /// that, without the records that were appended to the old one meanwhile.
     fn abort_rotation<T>(&mut self, span: Span, error: io::Error) -> io::Result<T> {
         let new = journal::path(&self.folder, Seq(span.last.0 + 1));
-        let is_undone = disk::exists(&new).is_ok_and(|exists| !exists)
-            && discard(&self.folder, span).is_ok();
+        let is_undone =
+            disk::exists(&new).is_ok_and(|exists| !exists) && discard(&self.folder, span).is_ok();
         disk::remove_leftover(&span.new_path(&self.folder));
         if is_undone { Err(error) } else { self.fail(error) }
     }

@@ -18,7 +18,7 @@
 //!   does not sync: larger values are split into parts, and all files in the folder are synced.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, BufReader};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -34,6 +34,8 @@ use crate::entry::Seq;
 /// The size of sled's page cache.
 const CACHE_BYTES: u64 = 4 << 20;
 const PAGE_BYTES: usize = 1 << 20;
+/// The size of the reads that check whether a file is readable.
+const CHECK_BYTES: usize = 64 << 10;
 const OPEN_RETRY_INTERVAL: Duration = Duration::from_millis(20);
 /// Larger values are split into parts of this size.
 pub(super) const PART_BYTES: usize = 240 << 10;
@@ -72,10 +74,11 @@ pub(super) fn write(folder: &Path, values: Vec<(Seq, Vec<u8>)>) -> io::Result<()
 
 /// Reads all values of the database in `folder`, in order of position.
 pub(super) fn read(folder: &Path) -> io::Result<Vec<(Seq, Vec<u8>)>> {
-    if !disk::exists(&folder.join(FILE))? {
-        // Opening it would create an empty database.
-        return Err(io::ErrorKind::NotFound.into());
-    }
+    // A missing database must not be opened, because sled would create an empty one, nor one with a
+    // bad sector, because sled overwrites what follows it.
+    let mut file = BufReader::with_capacity(CHECK_BYTES, File::open(folder.join(FILE))?);
+    io::copy(&mut file, &mut io::sink())?;
+    drop(file);
     with_database(folder, values)
 }
 

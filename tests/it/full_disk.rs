@@ -429,7 +429,8 @@ fn taken() {
 /// Whether a segment is being written.
 fn is_building(queue: &Path) -> bool {
     fs::read_dir(queue).unwrap().flatten().any(|item| {
-        item.file_name().to_string_lossy().starts_with("unfinished") && item.path().join("db").exists()
+        item.file_name().to_string_lossy().starts_with("unfinished")
+            && item.path().join("db").exists()
     })
 }
 

@@ -48,8 +48,11 @@ fn run(test: &str) {
     let place = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let library = place.path().join("inject.so");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/io_errors/inject.c");
-    let compiled =
-        Command::new("cc").args(["-shared", "-fPIC", "-O1", "-o"]).arg(&library).arg(source).status();
+    let compiled = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-o"])
+        .arg(&library)
+        .arg(source)
+        .status();
     assert!(compiled.unwrap().success(), "the test needs a C compiler");
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--ignored", "--nocapture"])
@@ -195,7 +198,8 @@ fn life(folder: &Path, errno: i32, skip: u64, count: u64) -> bool {
     let found: Vec<u64> = numbers.collect();
     let case = format!("error {errno}, {count} times after {skip} calls");
     // The numbers 9 to 12 are left if their segment could not be sealed.
-    let expected: Vec<u64> = (7..=13).filter(|n| found.contains(n) || [8, 13].contains(n)).collect();
+    let expected: Vec<u64> =
+        (7..=13).filter(|n| found.contains(n) || [8, 13].contains(n)).collect();
     assert_eq!(found, expected, "{case}");
     assert_eq!((store.lost(), store.held().records), (0, found.len() as u64), "{case}");
     assert!((11..=13).contains(&store.appended()), "{case}: {} appended", store.appended());
@@ -266,12 +270,16 @@ fn bad_sectors() {
         let lost = written.len() - found.len();
         // A sector costs one block of a sealed segment, 100 records, or the records in it.
         let expected = match needle {
-            "db" => 1..=200,
+            "db" => 1..=100,
             "seal" => 0..=0,
             _ => 1..=10,
         };
         assert!(expected.contains(&lost), "{case}: {lost} records of {} are lost", written.len());
-        assert_eq!((store.lost(), store.held().records), (lost as u64, found.len() as u64), "{case}");
+        assert_eq!(
+            (store.lost(), store.held().records),
+            (lost as u64, found.len() as u64),
+            "{case}"
+        );
         let gaps = store.take_lost();
         let named: u64 = gaps.iter().map(|(first, last)| last.0 - first.0 + 1).sum();
         assert_eq!(named, lost as u64, "{case}: {gaps:?}");
@@ -297,7 +305,9 @@ fn away() {
     let Ok(place) = std::env::var(ROLE) else { return };
     let folder = PathBuf::from(place).join("queue");
     for errno in [libc::EIO, libc::EMFILE, libc::EACCES] {
-        for needle in ["q-", "seal", "db", "tail-", "facts", "checkpoint", "mark", "FORMAT", "queue"] {
+        for needle in
+            ["q-", "seal", "db", "tail-", "facts", "checkpoint", "mark", "FORMAT", "queue"]
+        {
             let (mut store, written) = fill(&folder);
             store.put("fact", Some(b"value")).unwrap();
             drop(store);
@@ -327,7 +337,7 @@ fn away() {
 fn leftovers() {
     let Ok(place) = std::env::var(ROLE) else { return };
     let folder = PathBuf::from(place).join("queue");
-    for name in ["trash-1", "unfinished-1", "new-0000000000000001-0000000000000005", "mark.tmp"] {
+    for name in ["trash-1", "unfinished-999", "new-0000000000000001-0000000000000005", "mark.tmp"] {
         let (store, written) = fill(&folder);
         drop(store);
         let path = folder.join(name);

@@ -202,7 +202,8 @@ pub(super) fn finish_rewrite(folder: &Path, mark: &Mark) -> io::Result<()> {
         }
         if let Some(new) = new {
             swap(folder, replaced, new, Old::Discard)?;
-        } else if disk::exists(&replaced.path(folder))? && !planted("forgotten_removal_comes_back") {
+        } else if disk::exists(&replaced.path(folder))? && !planted("forgotten_removal_comes_back")
+        {
             // The new segment has its final name, but a power cut may have undone the removal of
             // the old ones.
             let others = |span: &Span| span.is_inside(replaced) && *span != replaced;

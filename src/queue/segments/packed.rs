@@ -94,7 +94,11 @@ impl Packed {
     ///
     /// # Errors
     /// The disk or the system does not work at the moment: nothing is known about the segment.
-    pub(super) fn read(path: &Path, lo: Seq, all: Option<Held>) -> io::Result<(Self, Option<io::Error>)> {
+    pub(super) fn read(
+        path: &Path,
+        lo: Seq,
+        all: Option<Held>,
+    ) -> io::Result<(Self, Option<io::Error>)> {
         let mut unreadable_bytes = 0;
         let (values, error) = match disk::read(&path.join(PLAIN_FILE)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => match sled::read(path) {
@@ -139,7 +143,9 @@ impl Packed {
                 Ok((packed, Some(io::Error::other(text))))
             }
             // Everything was found in the raw bytes, so what sled lacked does not matter.
-            Some(error) if disk::is_circumstance(&error) && Some(packed.holds()) != all => Err(error),
+            Some(error) if disk::is_circumstance(&error) && Some(packed.holds()) != all => {
+                Err(error)
+            }
             error => Ok((packed, error)),
         }
     }

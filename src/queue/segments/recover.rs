@@ -73,8 +73,7 @@ fn recover(
     // Data torn by a power cut was never durable; after any other damage, the records behind it are
     // still valid. No power cut came since this process opened the store.
     let is_same_process = matches!(trust, Trust::Nothing(_));
-    let is_trusted =
-        same_boot || was_closed || is_same_process || planted("torn_journal_trusted");
+    let is_trusted = same_boot || was_closed || is_same_process || planted("torn_journal_trusted");
     let trusted = if is_trusted { notes.len() } else { intact };
     let (mut known, mut beyond) = (BTreeMap::new(), BTreeMap::new());
     let mut index = Vec::new();
