@@ -337,7 +337,7 @@ fn away() {
 fn leftovers() {
     let Ok(place) = std::env::var(ROLE) else { return };
     let folder = PathBuf::from(place).join("queue");
-    for name in ["trash-1", "unfinished-999", "new-0000000000000001-0000000000000005", "mark.tmp"] {
+    for name in ["trash-1", "unfinished-999", "new-0000000000000001-0000000000000005", "left.tmp"] {
         let (store, written) = fill(&folder);
         drop(store);
         let path = folder.join(name);
