@@ -214,7 +214,7 @@ fn seal_or_append(store: &mut SegmentStore, number: u64, skip: u64) {
         return;
     }
     append(store, number);
-    if skip % 2 == 0 {
+    if skip.is_multiple_of(2) {
         sound(store, SegmentStore::seal);
     }
 }
