@@ -22,6 +22,7 @@ mod load;
 mod places;
 mod problem;
 mod units;
+mod url_hint;
 mod values;
 
 use std::collections::BTreeMap;

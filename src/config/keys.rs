@@ -245,8 +245,16 @@ impl Key {
             Ok(()) => return Ok(()),
             Err(wrong) => wrong,
         };
+        let write = self.correction(config, given).unwrap_or_else(|| self.allowed(config));
         let given = if self.is_secret(config) { "\"***\"".into() } else { given.to_string() };
-        Err(format!("{given} {wrong}; write {}", self.allowed(config)))
+        Err(format!("{given} {wrong}; write {write}"))
+    }
+
+    fn correction(&self, config: &mut Config, given: &Given<'_>) -> Option<String> {
+        match &self.kind {
+            Text(field) => field(config).correction(given.text().ok()?),
+            _ => None,
+        }
     }
 
     fn is_secret(&self, config: &mut Config) -> bool {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use url::{Host, Url};
 
 use super::units::{parse_duration, show_duration};
+use super::url_hint::correction;
 use super::{Durability, LogFormat, LogLevel, ProofChoice, SessionChoice, Units, WhenFull};
 
 /// Why a text is invalid, as a phrase that follows it: `is not a duration`.
@@ -25,6 +26,11 @@ pub(super) trait Textual {
     fn show(&self) -> String;
     /// The allowed values, as a phrase that follows "write".
     fn allowed(&self) -> String;
+    /// What to write instead of an invalid text, as a phrase that follows "write"; `None` for any
+    /// of the allowed values.
+    fn correction(&self, _invalid: &str) -> Option<String> {
+        None
+    }
     /// Whether the value is a secret, which not even an error message may quote.
     fn is_secret(&self) -> bool {
         false
@@ -155,6 +161,9 @@ impl FromStr for ServerUrl {
 impl ServerUrl {
     /// Parses a single address.
     fn one(text: &str) -> Result<Self, Wrong> {
+        if !text.contains("://") {
+            return Err(Wrong("does not begin with a scheme such as http://"));
+        }
         let mut url = Url::parse(text).map_err(|_| Wrong("is not an address"))?;
         let scheme = match url.scheme() {
             "http" | "ws" => "http",
@@ -173,6 +182,9 @@ impl ServerUrl {
         let url = Self(url.as_str().trim_end_matches('/').into());
         match url.protocol() {
             Protocol::Nats => url.without_a_path(),
+            Protocol::SocketIo if url.0.ends_with("/socket.io") => {
+                Err(Wrong("ends with /socket.io, which pitwire adds"))
+            }
             Protocol::SocketIo => Ok(url),
         }
     }
@@ -190,6 +202,10 @@ impl Textual for ServerUrl {
 
     fn allowed(&self) -> String {
         r#"an address such as "http://localhost:5000" or "nats://localhost:4222""#.into()
+    }
+
+    fn correction(&self, invalid: &str) -> Option<String> {
+        correction(invalid)
     }
 }
 
