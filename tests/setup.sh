@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs the test dependencies other than a Rust toolchain, and prints their directory, which is
-# outside the clone, on the last line. It holds a Python venv, node_modules, bin/promtool and
-# bin/nats-server.
+# outside the clone, on the last line. It holds a Python venv, old/ (Python packages of an old
+# server), node_modules, bin/promtool and bin/nats-server.
 #
 # Missing system packages come from apt (Debian 12 or a relative), as root or through sudo.
 # If anything cannot be installed, the script fails: no test is skipped for it.
@@ -55,7 +55,7 @@ install_system_packages() {
 # The cache key: a changed pin, script or interpreter creates a new cache.
 fingerprint() {
     {
-        cat "$here/setup.sh" "$peers"/{requirements.txt,package.json,package-lock.json}
+        cat "$here/setup.sh" "$peers"/{requirements.txt,requirements-old.txt,package.json,package-lock.json}
         python3 -c 'import sys; print(sys.version, sys.base_prefix)'
         node --version
     } | sha256sum | cut -c1-12
@@ -68,6 +68,9 @@ install_peers() {
     "$target/venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
         --requirement "$peers/requirements.txt"
     "$target/venv/bin/python" -m pip check --disable-pip-version-check
+    # Packages that replace those of the venv for a server of 2021.
+    "$target/venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps \
+        --target "$target/old" --requirement "$peers/requirements-old.txt"
     cp "$peers"/{package.json,package-lock.json,.npmrc} "$target/"
     (cd "$target" && npm ci --no-audit --no-fund --loglevel=error)
     install_program "$target/bin" promtool prometheus https://prometheus.io/download

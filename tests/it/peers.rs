@@ -39,10 +39,12 @@ pub enum Kind {
     Node,
     /// `pitwire serve`, whose sessions never outlive it.
     Embedded,
+    /// Flask-SocketIO 4 of 2021, which speaks Socket.IO 2: not compatible.
+    OldFlask,
 }
 
 impl Kind {
-    /// The third-party servers.
+    /// The compatible third-party servers.
     pub const ALL: [Self; 3] = [Self::Flask, Self::Asgi, Self::Node];
 }
 
@@ -245,6 +247,11 @@ fn scripts() -> PathBuf {
 fn command(kind: Kind, port: u16) -> Command {
     let mut command = match kind {
         Kind::Flask => python("flask_server.py"),
+        Kind::OldFlask => {
+            let mut command = python("flask_server.py");
+            command.env("PYTHONPATH", home().join("old"));
+            command
+        }
         Kind::Asgi => python("asgi_server.py"),
         Kind::Node => {
             let mut command = Command::new("node");

@@ -24,7 +24,8 @@ SOCKETS = flask_socketio.SocketIO(
     APP, async_mode=OPTIONS.async_mode, cors_allowed_origins="*"
 )
 DASHBOARD = dashboard.Dashboard(OPTIONS)
-NO_ACK = SOCKETS.server.not_handled
+# Flask-SocketIO 4 has no such value; it acknowledges every event.
+NO_ACK = getattr(SOCKETS.server, "not_handled", None)
 
 
 FRAMES = itertools.count(1)
