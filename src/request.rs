@@ -1,4 +1,4 @@
-//! An HTTP client for other programs on this PC: one plain request per connection.
+//! An HTTP client for small requests: one per connection, without TLS of its own.
 
 use std::io;
 use std::time::Duration;

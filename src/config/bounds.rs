@@ -362,9 +362,6 @@ pub const DOCTOR_NETWORK_TIMEOUT: Duration = Duration::from_secs(5);
 /// The maximum response that the doctor reads; `/metrics` and `/status` fit many times.
 pub const MAX_DOCTOR_ANSWER_BYTES: usize = 1 << 20;
 
-/// The maximum number of addresses that the doctor tries for one name.
-pub const MAX_DOCTOR_ADDRESSES: usize = 8;
-
 /// The doctor reports a server clock that is further off than this. HTTP dates have whole seconds,
 /// and the response takes time to arrive.
 pub const DOCTOR_CLOCK_OFFSET: Duration = Duration::from_secs(5);

@@ -42,6 +42,7 @@ use crate::entry::{Seq, StintId};
 use crate::metrics::Meter;
 use crate::planted::planted;
 use crate::queue::{Limit, QueueError, Reader};
+use crate::sink::probe::DIAGNOSIS_TIMEOUT;
 use crate::sink::{Proof, Sink, SinkError};
 
 /// The status of a session, for the status page and the metrics.
@@ -253,9 +254,10 @@ impl<S: Sink> Session<S> {
         let delay = self.backoff.next_delay();
         match error {
             _ if planted("no_backoff") => Duration::from_millis(1),
-            SessionError::Sink(SinkError::Auth(_) | SinkError::Tls(_)) | SessionError::Weak(_) => {
+            SessionError::Sink(error) if error.needs_an_operator() => {
                 delay.max(AUTH_RETRY_INTERVAL)
             }
+            SessionError::Weak(_) => delay.max(AUTH_RETRY_INTERVAL),
             _ => delay,
         }
     }
@@ -284,7 +286,8 @@ impl<S: Sink> Session<S> {
 
     async fn open(&mut self) -> Result<S::Link, SessionError> {
         let limit = self.settings.open_timeout;
-        let opened = timeout(limit, self.sink.open())
+        // A failed connection is diagnosed before `open` returns.
+        let opened = timeout(limit + DIAGNOSIS_TIMEOUT, self.sink.open())
             .await
             .unwrap_or_else(|_| Err(SinkError::Timeout(limit, "it accepts no connection")));
         match &opened {

@@ -12,7 +12,7 @@ use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -20,6 +20,7 @@ use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
 use self::echoes::{Echo, Expected, Listening, News};
+use super::probe::{Diagnostics, Outcome};
 use super::socketio::{AckReceiver, Address, Connection, Outgoing};
 use super::{
     Ack, Addressed, Answer, EntryId, Joined, Link, Proof, Receipt, Shown, Sink, SinkError,
@@ -39,6 +40,7 @@ pub struct Dashboard {
     access: ServerConfig,
     /// All secrets of the configuration, which are redacted in remote texts.
     secrets: Secrets,
+    diagnostics: Diagnostics,
 }
 
 impl Dashboard {
@@ -51,6 +53,7 @@ impl Dashboard {
             mark: config.delivery.mark,
             access: config.server.clone(),
             secrets: Secrets::of(config),
+            diagnostics: Diagnostics::default(),
         }
     }
 
@@ -96,11 +99,23 @@ impl Sink for Dashboard {
     async fn open(&mut self) -> Result<DashboardLink, SinkError> {
         let listening = Listening::default();
         let address = self.address()?;
-        let (ears, secrets) = (listening.clone(), address.secrets.clone());
-        let read = move |name: &str, payload: &Value| ears.read(name, payload, &secrets);
         let secrets = address.secrets.clone();
+        let started = Instant::now();
+        let connection = match connect(address, &listening).await {
+            Ok(connection) => connection,
+            Err(error) => {
+                let (took, address) = (started.elapsed(), self.address()?);
+                match self.diagnostics.explain(error, took, &address).await {
+                    Outcome::Error(error) => return Err(error),
+                    Outcome::Moved { url, .. } => {
+                        connect(Address { url, ..address }, &listening).await?
+                    }
+                }
+            }
+        };
+        self.diagnostics.connected();
         Ok(DashboardLink {
-            connection: Connection::open(address, read).await?,
+            connection,
             listening,
             secrets,
             request_timeout: self.request_timeout,
@@ -138,6 +153,12 @@ impl Sink for Dashboard {
     fn strongest_proof(&self) -> Proof {
         Proof::Echo
     }
+}
+
+async fn connect(address: Address, listening: &Listening) -> Result<Connection<News>, SinkError> {
+    let (listening, secrets) = (listening.clone(), address.secrets.clone());
+    let read = move |name: &str, payload: &Value| listening.read(name, payload, &secrets);
+    Connection::open(address, read).await
 }
 
 /// A connection to a dashboard server.

@@ -5,12 +5,15 @@
 //! access the queue: that is the task of the `session` module.
 
 pub mod dashboard;
+pub mod diagnosis;
 pub mod nats;
+pub(crate) mod probe;
 pub mod server;
 pub mod socketio;
 
 use std::time::Duration;
 
+use self::diagnosis::Diagnosis;
 use crate::entry::{Entry, Kind, Seq, StintId};
 use crate::remote_text::RemoteText;
 
@@ -143,6 +146,9 @@ pub enum SinkError {
     /// The connection ended.
     #[error("connection lost: {0}")]
     Lost(RemoteText),
+    /// The server's address does not answer like a dashboard server.
+    #[error("{0}")]
+    Diagnosed(Box<Diagnosis>),
 }
 
 impl SinkError {
@@ -154,6 +160,20 @@ impl SinkError {
             Self::Tls(_) => "tls",
             Self::Auth(_) => "auth",
             Self::Protocol(_) | Self::Stream(_) => "protocol",
+            Self::Diagnosed(diagnosis) => diagnosis.outcome(),
+        }
+    }
+
+    /// Whether only an operator can end this state, so that a retry is useful rarely.
+    pub fn needs_an_operator(&self) -> bool {
+        match self {
+            Self::Tls(_) | Self::Auth(_) => true,
+            Self::Diagnosed(diagnosis) => diagnosis.needs_an_operator(),
+            Self::Refused(_)
+            | Self::Timeout(..)
+            | Self::Protocol(_)
+            | Self::Stream(_)
+            | Self::Lost(_) => false,
         }
     }
 }

@@ -60,6 +60,8 @@ mod proof;
 mod proxy;
 mod publisher;
 mod queue;
+#[cfg(target_os = "linux")]
+mod reach;
 mod readme;
 #[cfg(target_os = "linux")]
 mod screen;

@@ -3,12 +3,13 @@
 
 mod frame;
 mod nats;
-mod reach;
+mod steps;
 
-use self::reach::{Answer, Place};
 use super::{Report, disk};
-use crate::config::{self, Config, Protocol};
+use crate::config::{self, Config, DOCTOR_NETWORK_TIMEOUT, Protocol};
 use crate::sink::dashboard::{Dashboard, DashboardLink};
+use crate::sink::diagnosis::Cause;
+use crate::sink::probe::reach;
 use crate::sink::{Link, Sink, SinkError};
 
 pub(super) const SUBJECT: &str = config::SERVER;
@@ -54,52 +55,59 @@ async fn steps(report: &mut Report, config: &Config) -> Result<(), Rest> {
         );
         CONNECTION
     })?;
-    let place = Place::of(&config.server.url).ok_or_else(|| {
-        report.fault(format!("{} is not an address", config.server.url), "correct server.url");
-        CONNECTION
+    let reached = reach(&address, DOCTOR_NETWORK_TIMEOUT).await.map_err(|error| {
+        report.fault(
+            format!("cannot set up TLS: {}", reason(error)),
+            "set server.ca_file to a certificate authority in PEM format, or remove it",
+        );
+        HTTP
     })?;
-    let addresses = place.resolve(report).await.ok_or(CONNECTION)?;
-    let stream = place.connect(report, &addresses).await.ok_or(TLS)?;
-    let answer = match place.is_tls {
-        true => {
-            let stream = place.secure(report, stream, address.ca.as_deref()).await.ok_or(HTTP)?;
-            place.ask(report, stream, &address.headers).await
-        }
-        false => place.ask(report, stream, &address.headers).await,
-    };
-    let answer = answer.ok_or(SESSION)?;
-    reach::say_clock(report, &answer);
-    let link = open(report, &mut dashboard, &answer).await.ok_or(SESSION)?;
+    steps::passed(report, &config.server.url, &reached, &address.secrets);
+    // A server without polling may still accept a WebSocket.
+    let diagnosis = reached.diagnosis(&address.secrets);
+    let diagnosis = diagnosis.filter(|found| !matches!(found.cause, Cause::NotSocketIo(_)));
+    if let Some(diagnosis) = diagnosis {
+        report.fault(diagnosis.what(), diagnosis.advice());
+        return Err(unchecked_after(&diagnosis.cause));
+    }
+    let link = open(report, &mut dashboard).await.ok_or(SESSION)?;
     frame::publish(report, config, &mut dashboard, link).await.ok_or(FRAME)
 }
 
+/// What cannot be checked at an address with this fault.
+fn unchecked_after(cause: &Cause) -> Rest {
+    match cause {
+        Cause::UnknownName(_) => CONNECTION,
+        Cause::NotListening | Cause::NoAnswer(_) | Cause::Unreachable(_) => TLS,
+        Cause::Untrusted(_) | Cause::TlsFailed(_) | Cause::PlainPort => HTTP,
+        Cause::TlsPort
+        | Cause::NotHttp(_)
+        | Cause::Silent(_)
+        | Cause::Redirected { .. }
+        | Cause::TooManyRedirects
+        | Cause::AccessDenied(_)
+        | Cause::ProxyAuth
+        | Cause::Unavailable(_)
+        | Cause::GatewayTimeout
+        | Cause::OldSocketIo
+        | Cause::NotSocketIo(_)
+        | Cause::NoConnection(_) => SESSION,
+    }
+}
+
 /// Opens a link with the agent's code.
-async fn open(
-    report: &mut Report,
-    dashboard: &mut Dashboard,
-    answer: &Answer,
-) -> Option<DashboardLink> {
-    let error = match dashboard.open().await {
+async fn open(report: &mut Report, dashboard: &mut Dashboard) -> Option<DashboardLink> {
+    match dashboard.open().await {
         Ok(link) => {
             report.ok("it speaks Socket.IO and accepts the connection");
             return Some(link);
         }
-        Err(error) => error,
-    };
-    let said = answer.status;
-    match error {
-        SinkError::Auth(text) => report.fault(
-            format!("it refuses access: {text}"),
-            "ask its operator for a token; put it into server.token or server.token_file, other \
-             credentials into server.auth or server.headers",
-        ),
-        error if answer.speaks_engine_io => report.fault(
-            format!("it speaks Socket.IO, but no WebSocket gets through: {}", reason(error)),
-            "let the proxy in front of it pass WebSocket upgrades on to it",
-        ),
-        error => report.fault(
-            format!("it is not a Socket.IO server: it answers {said}; {}", reason(error)),
-            "check that server.url is the address of the dashboard, including its path",
+        Err(SinkError::Diagnosed(diagnosis)) => {
+            report.fault(diagnosis.what(), diagnosis.advice());
+        }
+        Err(error) => report.fault(
+            format!("it accepts no Socket.IO connection: {}", reason(error)),
+            "run the doctor again; if it fails again, check the log of the dashboard server",
         ),
     }
     None
@@ -114,6 +122,7 @@ fn reason(error: SinkError) -> String {
         | SinkError::Protocol(text)
         | SinkError::Stream(text)
         | SinkError::Lost(text) => text.to_string(),
+        SinkError::Diagnosed(diagnosis) => diagnosis.what(),
         error @ SinkError::Timeout(..) => error.to_string(),
     }
 }

@@ -11,8 +11,7 @@ use crate::hostile::certificates;
 use crate::peers::{Kind, Peer};
 
 const ADDRESS: &str = "check that server.url is the address of the dashboard, including its path";
-const PORT: &str = "check that server.url has the port of the dashboard server; with TLS it begins \
-                    with https://";
+const PORT: &str = "check that server.url has the port of the dashboard server";
 const TOKEN: &str = "ask its operator for a token; put it into server.token or server.token_file, \
                      other credentials into server.auth or server.headers";
 
@@ -22,7 +21,7 @@ fn a_server_that_cannot_be_reached() {
     let findings = Pc::new().server(&format!("http://127.0.0.1:{port}")).finds(&[(
         "fault",
         "server",
-        &format!("no server listens at http://127.0.0.1:{port}"),
+        &format!("cannot reach http://127.0.0.1:{port}: connection refused"),
         "check that the dashboard server runs, and that server.url has its port",
     )]);
     assert!(has(&findings, "note", "not looked at: TLS, Socket.IO, its clock, sessions"));
@@ -32,7 +31,7 @@ fn a_server_that_cannot_be_reached() {
     let findings = Pc::new().server("http://pit.invalid:5000").finds(&[(
         "fault",
         "server",
-        "the name pit.invalid does not resolve: …",
+        "cannot reach http://pit.invalid:5000: its name does not resolve: …",
         "check its spelling in server.url, and that this PC is online",
     )]);
     assert!(has(&findings, "note", "not looked at: whether it can be reached"));
@@ -50,7 +49,7 @@ fn each_destination_is_looked_at() {
     let findings = Pc::new().server(&server.url()).set(others).finds(&[(
         "fault",
         "destination.away",
-        &format!("no server listens at http://127.0.0.1:{port}"),
+        &format!("cannot reach http://127.0.0.1:{port}: connection refused"),
         "check that the dashboard server runs, and that destination.away.url has its port",
     )]);
     for subject in ["server", "destination.there"] {
@@ -66,26 +65,29 @@ fn what_is_no_dashboard_server() {
     let findings = Pc::new().server(&not_found).finds(&[(
         "fault",
         "server",
-        "it is not a Socket.IO server: it answers 404 Not Found; …",
+        &format!("{not_found} is not a Socket.IO server: it answers 404 Not Found"),
         ADDRESS,
     )]);
     assert!(has(&findings, "note", "it does not report its time"));
     assert!(has(&findings, "note", "not looked at: sessions, acknowledgements, echoes"));
 
     let ssh = answering(|_| Some("SSH-2.0-OpenSSH_9.2\r\n".into()), None);
-    let what = format!("the server at {ssh} does not speak HTTP: it breaks off: …");
+    let what = format!("{ssh} does not speak HTTP: it breaks off: …");
     Pc::new().server(&ssh).finds(&[("fault", "server", &what, PORT)]);
 
     let silent = answering(|_| None, None);
-    let what = format!("the server at {silent} does not speak HTTP: no answer in 5s");
-    Pc::new().server(&silent).finds(&[("fault", "server", &what, PORT)]);
+    let what = format!("{silent} accepts connections, but answers no request in 5s");
+    let advice =
+        "check that the dashboard server is not overloaded, and that server.url has its port";
+    Pc::new().server(&silent).finds(&[("fault", "server", &what, advice)]);
 
     let plain = Server::start((Ipv4Addr::LOCALHOST, 0).into(), Behaviour::default()).unwrap();
-    Pc::new().server(&plain.url().replace("http://", "https://")).finds(&[(
+    let url = plain.url().replace("http://", "https://");
+    Pc::new().server(&url).finds(&[(
         "fault",
         "server",
-        "it does not speak TLS: …",
-        "use http:// instead of https:// in server.url, or the port that has TLS",
+        &format!("TLS failed: {url} answers plain HTTP, without TLS"),
+        &format!("write {} in server.url, or the port that has TLS", plain.url()),
     )]);
 }
 
@@ -103,7 +105,7 @@ fn a_server_behind_a_proxy_that_lets_no_websocket_through() {
     Pc::new().server(&proxy).finds(&[(
         "fault",
         "server",
-        "it speaks Socket.IO, but no WebSocket gets through: …",
+        &format!("{proxy} speaks Socket.IO, but no WebSocket gets through: …"),
         "let the proxy in front of it pass WebSocket upgrades on to it",
     )]);
 }
@@ -111,12 +113,14 @@ fn a_server_behind_a_proxy_that_lets_no_websocket_through() {
 #[test]
 fn a_door_that_is_locked() {
     let server = Peer::start(Kind::Asgi, &["--token", "hunter2"]);
-    let expected = [("fault", "server", "it refuses access: …", TOKEN)];
+    let refuses = |server: &Peer| format!("{} refuses access: …", server.url());
+    let what = refuses(&server);
+    let expected = [("fault", "server", &*what, TOKEN)];
     Pc::new().server(&server.url()).finds(&expected);
     Pc::new().server(&server.url()).set(["server.token=wrong"]).finds(&expected);
     Pc::new().server(&server.url()).set(["server.token=hunter2"]).finds(&[]);
     let header = Peer::start(Kind::Asgi, &["--header", "Authorization:Bearer hunter2"]);
-    Pc::new().server(&header.url()).finds(&expected);
+    Pc::new().server(&header.url()).finds(&[("fault", "server", &*refuses(&header), TOKEN)]);
     Pc::new().server(&header.url()).set(["server.token=hunter2"]).finds(&[]);
 
     Pc::new().server(&server.url()).set(["server.token_file=/nowhere/token"]).finds(&[(
@@ -137,20 +141,17 @@ fn a_certificate_that_is_not_trusted() {
     let url = server.url().replace("http://", "https://");
     let trusting = |ca: &std::path::Path| [format!("server.ca_file={}", ca.display())];
     Pc::new().server(&url).set(trusting(&ca)).finds(&[]);
-    let advice = |name: &str| {
-        format!(
-            "set server.ca_file to the authority that signed it; check that it is valid for {name} \
-             and has not expired, and that the clock of this PC is right"
-        )
-    };
-    let (by_ip, by_name) = (&*advice("127.0.0.1"), &*advice("localhost"));
-    let untrusted = "its certificate is not trusted: …";
-    let expected = |advice| [("fault", "server", untrusted, advice)];
-    Pc::new().server(&url).set(trusting(&other_ca)).finds(&expected(by_ip));
-    Pc::new().server(&url).finds(&expected(by_ip));
+    let advice = "set server.ca_file to the authority that signed it; check that it is valid for \
+                  this name and has not expired, and that the clock of this PC is right";
+    let untrusted = |url: &str| format!("TLS failed: the certificate of {url} is not trusted: …");
+    let what = untrusted(&url);
+    let expected = [("fault", "server", &*what, advice)];
+    Pc::new().server(&url).set(trusting(&other_ca)).finds(&expected);
+    Pc::new().server(&url).finds(&expected);
     // The certificate is valid for another name.
     let named = url.replace("127.0.0.1", "localhost");
-    Pc::new().server(&named).set(trusting(&ca)).finds(&expected(by_name));
+    let expected = [("fault", "server", &*untrusted(&named), advice)];
+    Pc::new().server(&named).set(trusting(&ca)).finds(&expected);
     Pc::new().server(&url).set(trusting(&key)).finds(&[(
         "fault",
         "server",

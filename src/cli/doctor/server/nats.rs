@@ -38,7 +38,7 @@ pub(super) async fn look(report: &mut Report, config: &Config) {
             "ask its operator for a token or a .creds file; put it into server.token or \
              server.token_file, or set server.credentials_file"
         }
-        SinkError::Protocol(_) | SinkError::Stream(_) => {
+        SinkError::Protocol(_) | SinkError::Stream(_) | SinkError::Diagnosed(_) => {
             "check that server.url is the address of a NATS server that was started with \
              JetStream: nats-server -js"
         }

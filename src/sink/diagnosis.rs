@@ -1,0 +1,661 @@
+//! Classification of what a server's address answers: one for the log, the status page and
+//! `pitwire doctor`.
+//!
+//! This file is pure; `probe` makes the observations.
+//!
+//! | observation | verdict |
+//! | --- | --- |
+//! | no name, no TCP connection | `UnknownName`, `NotListening`, `NoAnswer`, `Unreachable` |
+//! | TLS fails | `Untrusted`, `TlsFailed`; `PlainPort` if the port answers plain HTTP |
+//! | no HTTP | `NotHttp`; `TlsPort` if the port completes a TLS handshake |
+//! | no response | `Silent` |
+//! | 301, 302, 303, 307, 308 | followed if [`follow`] allows it, else `Redirected` |
+//! | 401, 403 | `AccessDenied` |
+//! | 407 | `ProxyAuth` |
+//! | 502, 503 | `Unavailable` |
+//! | 504 | `GatewayTimeout` |
+//! | the handshake of Engine.IO 4, or its error for a server without polling | `SpeaksSocketIo` |
+//! | the handshake of Engine.IO 3, or an error that demands it | `OldSocketIo` |
+//! | anything else | `NotSocketIo` |
+
+use std::fmt;
+use std::io;
+use std::time::Duration;
+
+use url::{Position, Url};
+
+use super::SinkError;
+use crate::remote_text::{RemoteText, Secrets};
+use crate::request::StatusCode;
+
+/// Maximum number of redirects that are followed to one server.
+pub(crate) const MAX_REDIRECTS: usize = 5;
+
+const HANDSHAKE: &[u8] = b"0{\"sid\"";
+/// Maximum number of bytes before the handshake of Engine.IO 3: the length of the packet.
+const MAX_OLD_PREFIX: usize = 16;
+
+/// What one request to a server's address found.
+#[derive(Debug)]
+pub(crate) enum Observation {
+    NoName(String),
+    NoConnection(io::ErrorKind, String),
+    /// No TCP connection within this time.
+    ConnectTimeout(Duration),
+    NoTls(String),
+    /// The TLS handshake failed, and the port answers plain HTTP.
+    OnlyPlain,
+    NoHttp(String),
+    /// No response within this time, not even another protocol's.
+    Silence(Duration),
+    /// A plain HTTP request failed, and the port completes a TLS handshake.
+    OnlyTls,
+    Response {
+        status: StatusCode,
+        location: Option<String>,
+        body: Vec<u8>,
+    },
+}
+
+/// The meaning of an [`Observation`].
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    SpeaksSocketIo,
+    /// Redirects to this base address, which may be followed.
+    Follow(Url),
+    Fault(Cause),
+}
+
+/// Why a server's address is not usable now.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    UnknownName(RemoteText),
+    NotListening,
+    NoAnswer(Duration),
+    Unreachable(RemoteText),
+    Untrusted(RemoteText),
+    TlsFailed(RemoteText),
+    PlainPort,
+    TlsPort,
+    NotHttp(RemoteText),
+    Silent(Duration),
+    Redirected {
+        status: StatusCode,
+        /// Without the query, which may hold credentials.
+        target: RemoteText,
+        why: NotFollowed,
+    },
+    TooManyRedirects,
+    /// The status of the response, or the server's text.
+    AccessDenied(RemoteText),
+    ProxyAuth,
+    Unavailable(StatusCode),
+    GatewayTimeout,
+    OldSocketIo,
+    NotSocketIo(StatusCode),
+    /// It speaks Socket.IO by HTTP, but the connection failed.
+    NoConnection(RemoteText),
+}
+
+/// Why a redirect is not followed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotFollowed {
+    OtherHost,
+    OtherPort,
+    /// From https to http.
+    Downgrade,
+    /// The path is not that of a Socket.IO request, for example a login page.
+    OtherPath,
+    /// Without a valid `Location`.
+    NoTarget,
+}
+
+/// Classifies an observation of `base`, a server's address without `/socket.io/`.
+pub(crate) fn classify(base: &Url, seen: &Observation, secrets: &Secrets) -> Verdict {
+    let text = |text: &str| RemoteText::new(text, secrets);
+    Verdict::Fault(match seen {
+        Observation::NoName(error) => Cause::UnknownName(text(error)),
+        Observation::NoConnection(io::ErrorKind::ConnectionRefused, _) => Cause::NotListening,
+        Observation::NoConnection(_, error) => Cause::Unreachable(text(error)),
+        Observation::ConnectTimeout(limit) => Cause::NoAnswer(*limit),
+        Observation::NoTls(error) if error.to_lowercase().contains("certificate") => {
+            Cause::Untrusted(text(error))
+        }
+        Observation::NoTls(error) => Cause::TlsFailed(text(error)),
+        Observation::OnlyPlain => Cause::PlainPort,
+        Observation::NoHttp(error) => Cause::NotHttp(text(error)),
+        Observation::Silence(limit) => Cause::Silent(*limit),
+        Observation::OnlyTls => Cause::TlsPort,
+        Observation::Response { status, location, body } => match status.as_u16() {
+            301 | 302 | 303 | 307 | 308 => match follow(base, location.as_deref()) {
+                Ok(next) => return Verdict::Follow(next),
+                Err(why) => {
+                    let target = location.as_deref().map_or_else(String::new, shown);
+                    Cause::Redirected { status: *status, target: text(&target), why }
+                }
+            },
+            401 | 403 => Cause::AccessDenied(text(&status.to_string())),
+            407 => Cause::ProxyAuth,
+            502 | 503 => Cause::Unavailable(*status),
+            504 => Cause::GatewayTimeout,
+            200 if body.starts_with(HANDSHAKE) => return Verdict::SpeaksSocketIo,
+            400 if refuses_polling(body) => return Verdict::SpeaksSocketIo,
+            200 if is_old_handshake(body) => Cause::OldSocketIo,
+            400 if demands_another_version(body) => Cause::OldSocketIo,
+            _ => Cause::NotSocketIo(*status),
+        },
+    })
+}
+
+/// The base address to continue with after a redirect: on the same host only, because the request
+/// carries credentials. Scheme and port stay, except from http to https.
+fn follow(base: &Url, location: Option<&str>) -> Result<Url, NotFollowed> {
+    let location = location.filter(|text| !text.is_empty()).ok_or(NotFollowed::NoTarget)?;
+    let mut target = handshake_url(base).join(location).map_err(|_| NotFollowed::NoTarget)?;
+    if target.host() != base.host() {
+        return Err(NotFollowed::OtherHost);
+    }
+    match (base.scheme(), target.scheme()) {
+        ("http", "https") => {}
+        ("https", "http") => return Err(NotFollowed::Downgrade),
+        (from, to) if from != to => return Err(NotFollowed::NoTarget),
+        _ if base.port_or_known_default() != target.port_or_known_default() => {
+            return Err(NotFollowed::OtherPort);
+        }
+        _ => {}
+    }
+    let path = target.path().trim_end_matches('/');
+    let path = path.strip_suffix("/socket.io").ok_or(NotFollowed::OtherPath)?.to_owned();
+    target.set_path(&path);
+    target.set_query(None);
+    target.set_fragment(None);
+    // Fails only for addresses without a host.
+    let _ = target.set_username("");
+    let _ = target.set_password(None);
+    Ok(target)
+}
+
+/// The URL of the first request of a Socket.IO client.
+pub(crate) fn handshake_url(base: &Url) -> Url {
+    let mut url = base.clone();
+    url.set_path(&format!("{}/socket.io/", base.path().trim_end_matches('/')));
+    url.set_query(Some("EIO=4&transport=polling"));
+    url
+}
+
+/// A redirect's target without credentials, query and fragment.
+fn shown(location: &str) -> String {
+    let Ok(mut url) = Url::parse(location) else {
+        return location.split(['?', '#']).next().unwrap_or_default().to_owned();
+    };
+    // Fails only for addresses without a host.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url[..Position::AfterPath].to_owned()
+}
+
+/// Whether this is the response of Engine.IO 3, the protocol of Socket.IO 1 and 2: its packets are
+/// preceded by their length, as text (`97:`) or as binary digits (`\0\x09\x07\xff`).
+fn is_old_handshake(body: &[u8]) -> bool {
+    let start = &body[..body.len().min(MAX_OLD_PREFIX + HANDSHAKE.len())];
+    let found = start.windows(HANDSHAKE.len()).position(|window| window == HANDSHAKE);
+    match found.map(|at| &start[..at]) {
+        Some([digits @ .., b':']) => digits.iter().all(u8::is_ascii_digit),
+        Some([0, digits @ .., 0xff]) => digits.iter().all(|digit| *digit <= 9),
+        _ => false,
+    }
+}
+
+/// Whether the server rejects version 4 of Engine.IO: python-engineio 3, or another server with
+/// the error code of Engine.IO.
+fn demands_another_version(body: &[u8]) -> bool {
+    let text = beginning(body);
+    text.contains("unsupported version of the socket.io")
+        || text.contains("unsupported protocol version")
+}
+
+/// Whether this is the error of a Socket.IO server that offers only WebSocket.
+fn refuses_polling(body: &[u8]) -> bool {
+    let text = beginning(body);
+    text.contains("transport unknown") || text.contains("invalid transport")
+}
+
+/// The beginning of an error's text, in lower case.
+fn beginning(body: &[u8]) -> String {
+    const MAX_BYTES: usize = 512;
+    String::from_utf8_lossy(&body[..body.len().min(MAX_BYTES)]).to_lowercase()
+}
+
+/// What is wrong with a server's address, for the log, the status page and `pitwire doctor`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnosis {
+    /// The address that was asked: that of the configuration, or the target of a redirect.
+    url: RemoteText,
+    pub(crate) cause: Cause,
+}
+
+impl Diagnosis {
+    /// `base` may be the target of a redirect, which may repeat a secret.
+    pub(crate) fn new(base: &Url, cause: Cause, secrets: &Secrets) -> Self {
+        Self { url: RemoteText::new(base.as_str().trim_end_matches('/'), secrets), cause }
+    }
+
+    /// What is wrong, as one phrase.
+    pub(crate) fn what(&self) -> String {
+        let url = &self.url;
+        match &self.cause {
+            Cause::UnknownName(error) => {
+                format!("cannot reach {url}: its name does not resolve: {error}")
+            }
+            Cause::NotListening => format!("cannot reach {url}: connection refused"),
+            Cause::NoAnswer(limit) => format!("cannot reach {url}: no answer in {limit:?}"),
+            Cause::Unreachable(error) => format!("cannot reach {url}: {error}"),
+            Cause::Untrusted(error) => {
+                format!("TLS failed: the certificate of {url} is not trusted: {error}")
+            }
+            Cause::TlsFailed(error) => format!("TLS failed: no handshake with {url}: {error}"),
+            Cause::PlainPort => format!("TLS failed: {url} answers plain HTTP, without TLS"),
+            Cause::TlsPort => format!("{url} is a port for TLS, and answers no plain HTTP"),
+            Cause::NotHttp(error) => format!("{url} does not speak HTTP: {error}"),
+            Cause::Silent(limit) => {
+                format!("{url} accepts connections, but answers no request in {limit:?}")
+            }
+            Cause::Redirected { status, target, why } => {
+                let to = if target.is_empty() { "no address" } else { &**target };
+                format!("{url} redirects ({}) to {to}, {why}", status.as_str())
+            }
+            Cause::TooManyRedirects => {
+                format!("{url} is the target of more than {MAX_REDIRECTS} redirects")
+            }
+            Cause::AccessDenied(text) => format!("{url} refuses access: {text}"),
+            Cause::ProxyAuth => {
+                format!("the proxy on the way to {url} demands a password: 407")
+            }
+            Cause::Unavailable(status) => {
+                format!("the server at {url} is starting or down: its proxy answers {status}")
+            }
+            Cause::GatewayTimeout => {
+                format!("the server at {url} does not answer its proxy in time: 504")
+            }
+            Cause::OldSocketIo => {
+                format!("{url} speaks a version of Socket.IO that is too old: 1 or 2")
+            }
+            Cause::NotSocketIo(status) => {
+                format!("{url} is not a Socket.IO server: it answers {status}")
+            }
+            Cause::NoConnection(error) => {
+                format!("{url} speaks Socket.IO, but no WebSocket gets through: {error}")
+            }
+        }
+    }
+
+    /// What to do about it, as one phrase.
+    pub(crate) fn advice(&self) -> String {
+        match &self.cause {
+            Cause::UnknownName(_) => {
+                "check its spelling in server.url, and that this PC is online".into()
+            }
+            Cause::NotListening => {
+                "check that the dashboard server runs, and that server.url has its port".into()
+            }
+            Cause::NoAnswer(_) => "check that this PC is online, and that no firewall is between \
+                                   it and the server"
+                .into(),
+            Cause::Unreachable(_) => {
+                "check that this PC is online, and that server.url is the server's address".into()
+            }
+            Cause::Untrusted(_) => "set server.ca_file to the authority that signed it; check \
+                                    that it is valid for this name and has not expired, and that \
+                                    the clock of this PC is right"
+                .into(),
+            Cause::PlainPort => format!(
+                "write {} in server.url, or the port that has TLS",
+                self.url_with("https://", "http://")
+            ),
+            Cause::TlsPort => {
+                format!("write {} in server.url", self.url_with("http://", "https://"))
+            }
+            Cause::TlsFailed(_) | Cause::NotHttp(_) => {
+                "check that server.url has the port of the dashboard server".into()
+            }
+            Cause::Silent(_) => "check that the dashboard server is not overloaded, and that \
+                                 server.url has its port"
+                .into(),
+            Cause::Redirected { why: NotFollowed::OtherPath | NotFollowed::NoTarget, .. } => {
+                "check that server.url is the address of the dashboard, including its path; on a \
+                 network with a login page, log in first"
+                    .into()
+            }
+            Cause::Redirected { .. } => "if the target is your dashboard server, write it in \
+                                         server.url, without /socket.io/; on a network with a \
+                                         login page, log in first"
+                .into(),
+            Cause::TooManyRedirects => {
+                "ask the server's operator to remove the loop, and write the last address in \
+                 server.url"
+                    .into()
+            }
+            Cause::AccessDenied(_) => {
+                "ask its operator for a token; put it into server.token or server.token_file, \
+                 other credentials into server.auth or server.headers"
+                    .into()
+            }
+            Cause::ProxyAuth => "check the user name and the password of the proxy".into(),
+            Cause::Unavailable(_) => {
+                "start the dashboard server, or wait until it has started".into()
+            }
+            Cause::GatewayTimeout => "check that the dashboard server is not overloaded".into(),
+            Cause::OldSocketIo => "ask its operator to update it to Flask-SocketIO 5, \
+                                   python-socketio 5, or socket.io 3 or newer"
+                .into(),
+            Cause::NotSocketIo(_) => {
+                "check that server.url is the address of the dashboard, including its path".into()
+            }
+            Cause::NoConnection(_) => {
+                "let the proxy in front of it pass WebSocket upgrades on to it".into()
+            }
+        }
+    }
+
+    /// The message for a driver.
+    pub(crate) fn plainly(&self) -> &'static str {
+        match &self.cause {
+            Cause::UnknownName(_) => {
+                "The server's name is unknown. Check that this PC is online and that the server's \
+                 address is spelled correctly."
+            }
+            Cause::NotListening => {
+                "The dashboard server is not running, or the port in its address is wrong."
+            }
+            Cause::NoAnswer(_) | Cause::Unreachable(_) => {
+                "The server cannot be reached. Check that this PC is online and that the server's \
+                 address is correct."
+            }
+            Cause::Untrusted(_) => {
+                "The server's identity could not be verified. Ask the server's operator about its \
+                 certificate."
+            }
+            Cause::PlainPort => {
+                "The server's address begins with https://, but the server has no encryption. \
+                 Write http:// instead, or ask the server's operator for the right port."
+            }
+            Cause::TlsPort => {
+                "The server's address begins with http://, but the server demands encryption. \
+                 Write https:// instead."
+            }
+            Cause::TlsFailed(_) | Cause::NotHttp(_) | Cause::NotSocketIo(_) => {
+                "The server's address answers, but not like a dashboard server. The server is \
+                 still starting, or the address is wrong."
+            }
+            Cause::Redirected { .. } | Cause::TooManyRedirects => {
+                "The server's address forwards to another address, which receives nothing. Check \
+                 the server's address; on a network with a login page, log in first."
+            }
+            Cause::AccessDenied(_) => {
+                "The server does not let this PC in. Ask the server's operator for a valid token."
+            }
+            Cause::ProxyAuth => {
+                "The proxy of this network demands a password. Ask the network's operator for it."
+            }
+            Cause::Unavailable(_) => {
+                "The dashboard server is starting or down. pitwire reconnects automatically."
+            }
+            Cause::Silent(_) | Cause::GatewayTimeout => {
+                "The dashboard server does not answer in time: it is overloaded or down. pitwire \
+                 reconnects automatically."
+            }
+            Cause::OldSocketIo => {
+                "The dashboard server is too old for pitwire: it speaks Socket.IO 1 or 2. Ask the \
+                 server's operator to update it."
+            }
+            Cause::NoConnection(_) => {
+                "The dashboard server is there, but something on the way blocks the connection. \
+                 Ask the server's operator to allow WebSocket."
+            }
+        }
+    }
+
+    /// Whether only an operator can end this state, so that a retry is useful rarely.
+    pub(crate) fn needs_an_operator(&self) -> bool {
+        match &self.cause {
+            Cause::Untrusted(_)
+            | Cause::TlsFailed(_)
+            | Cause::PlainPort
+            | Cause::TlsPort
+            | Cause::AccessDenied(_)
+            | Cause::ProxyAuth
+            | Cause::OldSocketIo
+            | Cause::TooManyRedirects => true,
+            Cause::UnknownName(_)
+            | Cause::NotListening
+            | Cause::NoAnswer(_)
+            | Cause::Unreachable(_)
+            | Cause::NotHttp(_)
+            | Cause::Silent(_)
+            // A network's login page redirects until the driver has logged in.
+            | Cause::Redirected { .. }
+            | Cause::Unavailable(_)
+            | Cause::GatewayTimeout
+            | Cause::NotSocketIo(_)
+            | Cause::NoConnection(_) => false,
+        }
+    }
+
+    /// The label in metrics.
+    pub(crate) fn outcome(&self) -> &'static str {
+        match &self.cause {
+            Cause::UnknownName(_)
+            | Cause::NotListening
+            | Cause::Unreachable(_)
+            | Cause::Unavailable(_) => "refused",
+            Cause::NoAnswer(_) | Cause::Silent(_) | Cause::GatewayTimeout => "timeout",
+            Cause::Untrusted(_) | Cause::TlsFailed(_) | Cause::PlainPort => "tls",
+            Cause::AccessDenied(_) | Cause::ProxyAuth => "auth",
+            Cause::TlsPort
+            | Cause::NotHttp(_)
+            | Cause::Redirected { .. }
+            | Cause::TooManyRedirects
+            | Cause::OldSocketIo
+            | Cause::NotSocketIo(_)
+            | Cause::NoConnection(_) => "protocol",
+        }
+    }
+
+    fn url_with(&self, from: &str, to: &str) -> String {
+        self.url.replacen(from, to, 1)
+    }
+}
+
+impl fmt::Display for Diagnosis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}; {}", self.what(), self.advice())
+    }
+}
+
+impl fmt::Display for NotFollowed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::OtherHost => "another host, which must not receive the token",
+            Self::OtherPort => "another port, which must not receive the token",
+            Self::Downgrade => "which is not encrypted",
+            Self::OtherPath => "which is not the address of a Socket.IO server",
+            Self::NoTarget => "which is not an address",
+        })
+    }
+}
+
+/// The error of a failed connection, given the verdict about its server.
+pub(crate) fn explain(
+    base: &Url,
+    failed: SinkError,
+    verdict: Verdict,
+    secrets: &Secrets,
+) -> SinkError {
+    let cause = match (verdict, failed) {
+        // A proxy may deny the connection only, and forward other requests.
+        (Verdict::SpeaksSocketIo, SinkError::Auth(text))
+        | (Verdict::Fault(Cause::NotSocketIo(_)), SinkError::Auth(text)) => {
+            Cause::AccessDenied(text)
+        }
+        (Verdict::SpeaksSocketIo, SinkError::Protocol(text)) => Cause::NoConnection(text),
+        (Verdict::SpeaksSocketIo, failed) => return failed,
+        (Verdict::Fault(cause), _) => cause,
+        (Verdict::Follow(_), _) => Cause::TooManyRedirects,
+    };
+    SinkError::Diagnosed(Box::new(Diagnosis::new(base, cause, secrets)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn base(text: &str) -> Url {
+        Url::parse(text).unwrap()
+    }
+
+    fn diagnosis(url: &str, cause: Cause) -> Diagnosis {
+        Diagnosis::new(&base(url), cause, &Secrets::default())
+    }
+
+    fn response(status: u16, location: Option<&str>, body: &[u8]) -> Observation {
+        Observation::Response {
+            status: StatusCode::from_u16(status).unwrap(),
+            location: location.map(str::to_owned),
+            body: body.to_vec(),
+        }
+    }
+
+    fn cause(seen: &Observation) -> Cause {
+        match classify(&base("http://pit:5000"), seen, &Secrets::default()) {
+            Verdict::Fault(cause) => cause,
+            other => panic!("{seen:?}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn each_status_is_classified_for_what_it_is() {
+        let status = |code| StatusCode::from_u16(code).unwrap();
+        for (code, expected, is_slow) in [
+            (401, Cause::AccessDenied("401 Unauthorized".into()), true),
+            (403, Cause::AccessDenied("403 Forbidden".into()), true),
+            (407, Cause::ProxyAuth, true),
+            (502, Cause::Unavailable(status(502)), false),
+            (503, Cause::Unavailable(status(503)), false),
+            (504, Cause::GatewayTimeout, false),
+            (404, Cause::NotSocketIo(status(404)), false),
+            (500, Cause::NotSocketIo(status(500)), false),
+            (200, Cause::NotSocketIo(status(200)), false),
+        ] {
+            let seen = response(code, None, b"text");
+            assert_eq!(cause(&seen), expected, "{code}");
+            let diagnosis = diagnosis("http://pit:5000", expected);
+            assert_eq!(diagnosis.needs_an_operator(), is_slow, "{code}");
+            assert!(diagnosis.what().contains(&code.to_string()), "{diagnosis}");
+        }
+    }
+
+    #[test]
+    fn a_server_is_recognized_by_its_handshake() {
+        let speaks = |body: &[u8]| {
+            let seen = response(200, None, body);
+            classify(&base("http://pit"), &seen, &Secrets::default()) == Verdict::SpeaksSocketIo
+        };
+        assert!(speaks(br#"0{"sid":"a","upgrades":[]}"#));
+        assert!(!speaks(br#"[0{"sid":"a"}"#));
+        for body in [&br#"{"code":0,"message":"Transport unknown"}"#[..], br#""Invalid transport""#]
+        {
+            let seen = response(400, None, body);
+            let verdict = classify(&base("http://pit"), &seen, &Secrets::default());
+            assert_eq!(verdict, Verdict::SpeaksSocketIo);
+        }
+        let rejects = br#""The client is using an unsupported version of the Socket.IO or Eng""#;
+        for (status, body) in [
+            (200, &br#"97:0{"sid":"a","upgrades":["websocket"]}2:40"#[..]),
+            (200, b"\x00\x01\x00\x09\xff0{\"sid\":\"a\"}\x00\x02\xff40"),
+            (400, rejects),
+            (400, br#"{"code":5,"message":"Unsupported protocol version"}"#),
+        ] {
+            assert_eq!(cause(&response(status, None, body)), Cause::OldSocketIo, "{body:?}");
+        }
+        for body in [&b":x0{\"sid\""[..], b"\x00a\xff0{\"sid\"", b"", b"0"] {
+            assert!(matches!(cause(&response(200, None, body)), Cause::NotSocketIo(_)), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn a_redirect_is_followed_on_the_same_host_only() {
+        let query = "socket.io/?EIO=4&transport=polling";
+        for (from, location, expected) in [
+            ("http://pit", format!("https://pit/{query}"), Ok("https://pit/")),
+            ("http://pit:5000", format!("https://PIT:5001/a/{query}"), Ok("https://pit:5001/a")),
+            ("http://pit:5000", format!("/team/{query}"), Ok("http://pit:5000/team")),
+            ("http://pit/a", "../../b/socket.io".into(), Ok("http://pit/b")),
+            ("https://pit", format!("https://x:y@pit/a/{query}#z"), Ok("https://pit/a")),
+            ("http://pit", format!("//evil/{query}"), Err(NotFollowed::OtherHost)),
+            ("http://pit", format!("https://evil/{query}"), Err(NotFollowed::OtherHost)),
+            ("http://pit", format!("https://pit@evil/{query}"), Err(NotFollowed::OtherHost)),
+            ("http://pit", format!("http://pit:81/{query}"), Err(NotFollowed::OtherPort)),
+            ("https://pit", format!("https://pit:81/{query}"), Err(NotFollowed::OtherPort)),
+            ("https://pit", format!("http://pit/{query}"), Err(NotFollowed::Downgrade)),
+            ("http://pit", "/login?next=/socket.io/".into(), Err(NotFollowed::OtherPath)),
+            ("http://pit", "ftp://pit/socket.io/".into(), Err(NotFollowed::NoTarget)),
+            ("http://pit", "http://[".into(), Err(NotFollowed::NoTarget)),
+            ("http://pit", String::new(), Err(NotFollowed::NoTarget)),
+        ] {
+            let next = follow(&base(from), Some(&location));
+            let next = next.as_ref().map(Url::as_str).map_err(|why| *why);
+            assert_eq!(next, expected, "{from} to {location}");
+        }
+        assert_eq!(follow(&base("http://pit"), None), Err(NotFollowed::NoTarget));
+    }
+
+    #[test]
+    fn a_redirect_is_named_with_its_target_and_without_secrets() {
+        let secrets = Secrets::new(["hunter2".into()]);
+        let seen = response(302, Some("https://u:p@evil/hunter2/login?token=hunter2"), b"");
+        let Verdict::Fault(cause) = classify(&base("http://pit:5000"), &seen, &secrets) else {
+            panic!("followed");
+        };
+        assert_eq!(
+            diagnosis("http://pit:5000", cause).what(),
+            "http://pit:5000 redirects (302) to https://evil/[secret]/login, another host, which \
+             must not receive the token"
+        );
+    }
+
+    #[test]
+    fn the_advice_for_a_wrong_scheme_is_the_right_address() {
+        let advice = |url, cause| diagnosis(url, cause).advice();
+        let expected = "write http://pit:5000/a in server.url, or the port that has TLS";
+        assert_eq!(advice("https://pit:5000/a", Cause::PlainPort), expected);
+        let expected = "write https://pit:5000 in server.url";
+        assert_eq!(advice("http://pit:5000", Cause::TlsPort), expected);
+    }
+
+    #[test]
+    fn a_denied_connection_keeps_the_server_s_reason() {
+        let secrets = Secrets::default();
+        let explained =
+            |failed, verdict| explain(&base("http://pit"), failed, verdict, &secrets).to_string();
+        let denied = SinkError::Auth("wrong token".into());
+        let not_found = Verdict::Fault(Cause::NotSocketIo(StatusCode::NOT_FOUND));
+        for verdict in [Verdict::SpeaksSocketIo, not_found] {
+            let text = explained(denied.clone(), verdict);
+            assert!(text.starts_with("http://pit refuses access: wrong token; "), "{text}");
+        }
+        let text = explained(denied, Verdict::Fault(Cause::OldSocketIo));
+        assert!(text.contains("too old"), "{text}");
+        let lost = SinkError::Lost("cut".into());
+        assert_eq!(explained(lost.clone(), Verdict::SpeaksSocketIo), lost.to_string());
+    }
+
+    #[test]
+    fn a_redirect_cannot_make_the_log_show_a_secret() {
+        let secrets = Secrets::new(["hunter2".into()]);
+        let target = base("http://pit/hunter2");
+        let diagnosis = Diagnosis::new(&target, Cause::OldSocketIo, &secrets);
+        assert!(!diagnosis.to_string().contains("hunter2"), "{diagnosis}");
+        let diagnosis = Diagnosis::new(&target, Cause::TlsPort, &secrets);
+        assert!(!diagnosis.to_string().contains("hunter2"), "{diagnosis}");
+    }
+}
