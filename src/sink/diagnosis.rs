@@ -492,11 +492,10 @@ pub(crate) fn explain(
     secrets: &Secrets,
 ) -> SinkError {
     let cause = match (verdict, failed) {
-        // A proxy may deny the connection only, and forward other requests.
-        (Verdict::SpeaksSocketIo, SinkError::Auth(text))
-        | (Verdict::Fault(Cause::NotSocketIo(_)), SinkError::Auth(text)) => {
-            Cause::AccessDenied(text)
-        }
+        // The status of the response is a better reason than the client library's text.
+        (Verdict::Fault(cause @ Cause::AccessDenied(_)), SinkError::Auth(_)) => cause,
+        // Conclusive, whatever other requests receive.
+        (_, SinkError::Auth(text)) => Cause::AccessDenied(text),
         (Verdict::SpeaksSocketIo, SinkError::Protocol(text)) => Cause::NoConnection(text),
         (Verdict::SpeaksSocketIo, failed) => return failed,
         (Verdict::Fault(cause), _) => cause,
@@ -643,8 +642,9 @@ mod tests {
             let text = explained(denied.clone(), verdict);
             assert!(text.starts_with("http://pit refuses access: wrong token; "), "{text}");
         }
-        let text = explained(denied, Verdict::Fault(Cause::OldSocketIo));
-        assert!(text.contains("too old"), "{text}");
+        let status = Cause::AccessDenied("401 Unauthorized".into());
+        let text = explained(denied, Verdict::Fault(status));
+        assert!(text.starts_with("http://pit refuses access: 401 Unauthorized; "), "{text}");
         let lost = SinkError::Lost("cut".into());
         assert_eq!(explained(lost.clone(), Verdict::SpeaksSocketIo), lost.to_string());
     }

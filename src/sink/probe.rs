@@ -32,6 +32,9 @@ const STEP_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a diagnosis remains valid while connections fail with the same error: a long outage
 /// costs one request per period.
 const DIAGNOSIS_VALID_FOR: Duration = Duration::from_secs(30);
+/// How long after a diagnosis no other one starts, as a multiple of its duration. While failures
+/// vary, slow diagnoses delay the attempts to connect by at most a tenth.
+const PAUSE_FACTOR: u32 = 10;
 /// A server that has accepted a connection before and now fails more slowly than this does not
 /// answer at all: a diagnosis would only delay the next attempt.
 const SLOW_FAILURE: Duration = Duration::from_secs(3);
@@ -296,6 +299,8 @@ pub(crate) struct Diagnostics {
     /// A connection has succeeded before.
     was_connected: bool,
     last: Option<Last>,
+    /// No diagnosis starts earlier.
+    not_before: Option<Instant>,
 }
 
 /// The last diagnosis.
@@ -349,11 +354,15 @@ impl Diagnostics {
             return last.outcome.clone();
         }
         let at = Instant::now();
+        if self.not_before.is_some_and(|not_before| at < not_before) {
+            return Outcome::Error(failed);
+        }
         let outcome = match timeout(DIAGNOSIS_TIMEOUT, reach(address, STEP_TIMEOUT)).await {
             Ok(Ok(reached)) => outcome(failed, reached, address),
             // What cannot be diagnosed keeps its own error.
             Ok(Err(_)) | Err(_) => Outcome::Error(failed),
         };
+        self.not_before = Some(at + at.elapsed() * (1 + PAUSE_FACTOR));
         if let Outcome::Moved { shown, .. } = &outcome
             && !self.last.as_ref().is_some_and(|last| last.outcome.is_to(shown))
         {
@@ -419,6 +428,7 @@ mod tests {
         diagnostics.connected();
         let text = explained(&mut diagnostics, SLOW_FAILURE, port).await;
         assert!(text.ends_with(": cut"), "{text}");
+        diagnostics.not_before = None;
         let text = explained(&mut diagnostics, Duration::ZERO, port).await;
         assert!(text.contains("connection refused"), "failed quickly: {text}");
     }
@@ -437,6 +447,11 @@ mod tests {
         let is_untouched = listener.accept().is_err();
         assert!(is_untouched);
         let other = SinkError::Protocol("another error".into());
+        diagnostics.not_before = Some(Instant::now() + Duration::from_secs(60));
+        let paused = diagnostics.explain(other.clone(), Duration::ZERO, &address(port)).await;
+        assert!(matches!(paused, Outcome::Error(SinkError::Protocol(_))), "{paused:?}");
+        assert!(listener.accept().is_err());
+        diagnostics.not_before = None;
         let soon = Duration::from_millis(500);
         let _ = timeout(soon, diagnostics.explain(other, Duration::ZERO, &address(port))).await;
         assert!(listener.accept().is_ok(), "another failure is diagnosed");
