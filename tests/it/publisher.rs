@@ -80,8 +80,8 @@ fn what_is_no_address_or_no_session_id_is_refused_with_a_message_that_helps() {
     let refused = |url, id| DashboardPublisher::new(url, id).unwrap_err().to_string();
     assert_eq!(
         refused("localhost:5000", "auto"),
-        "server_url: \"localhost:5000\" is not an http, https, nats or tls address; write one such as \
-         http://localhost:5000"
+        "server_url: \"localhost:5000\" does not begin with a scheme such as http://; write one such \
+         as http://localhost:5000"
     );
     assert_eq!(
         refused("http://localhost:5000", "race 1"),
