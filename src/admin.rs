@@ -180,6 +180,7 @@ async fn readyz(State(view): State<Arc<View>>) -> impl IntoResponse {
             reasons.push(format!("{name}: no session is bound yet"));
         }
         reasons.extend(session.last_error.iter().map(|error| format!("{name}: {error}")));
+        reasons.extend(session.retrying.iter().map(|retrying| format!("{name}: {retrying}")));
     }
     verdict(&reasons)
 }

@@ -181,8 +181,10 @@ struct Destination {
     proof: Option<&'static str>,
     /// Seconds until the next attempt to connect.
     retry_in: Option<f64>,
+    /// The entry that is sent again because the server confirmed no delivery of it.
+    retrying: Option<String>,
     /// The current problem, as a message for a driver.
-    wrong: Option<&'static str>,
+    wrong: Option<String>,
     /// Time from capture to proof.
     latency: Option<Latency>,
 }
@@ -190,10 +192,17 @@ struct Destination {
 impl Destination {
     fn new(watch: &DestinationWatch, pill: Pill) -> Self {
         let session = watch.session.borrow().clone();
-        let wrong = if session.connected {
-            was_forgotten(&session).then_some(FORGOTTEN)
+        let wrong = if !session.connected {
+            session.last_error_plainly.map(String::from)
+        } else if was_forgotten(&session) {
+            Some(FORGOTTEN.into())
         } else {
-            session.last_error_plainly
+            session.stuck_on().map(|retrying| {
+                format!(
+                    "Stuck: {retrying}. If the server confirms others, it becomes a dead letter and \
+                     the rest is delivered."
+                )
+            })
         };
         Self {
             name: watch.name.clone(),
@@ -203,6 +212,7 @@ impl Destination {
             verified: session.verified,
             proof: session.proof.map(|proof| proof.as_str()),
             retry_in: session.retry_in.map(|wait| wait.as_secs_f64()),
+            retrying: session.retrying.map(|retrying| retrying.to_string()),
             wrong,
             latency: watch.latencies.lately(),
         }

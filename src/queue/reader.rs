@@ -17,10 +17,17 @@ use crate::entry::{Entry, Kind, Seq, StintId};
 #[must_use = "a batch that is not removed stays in the queue"]
 pub struct Batch {
     pub(super) entries: Vec<Entry>,
-    /// Entries that the server refused; they become dead letters when the batch is removed.
-    pub(super) refused: Vec<Entry>,
+    /// Entries that the server does not take; they become dead letters when the batch is removed.
+    pub(super) refused: Vec<Refused>,
     /// Position and size of every record read, including records that failed to decode.
     pub(super) records: Vec<(Seq, u32)>,
+}
+
+/// An entry that becomes a dead letter.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) entry: Entry,
+    pub(super) reason: String,
 }
 
 impl Batch {
@@ -41,10 +48,12 @@ impl Batch {
         frames.for_each(|entry| entry.json = String::new());
     }
 
-    /// Marks entries as refused by the server: they become dead letters and do not count as
-    /// delivered.
-    pub fn quarantine(&mut self, refused: &[Seq]) {
-        self.refused.extend(self.entries.extract_if(.., |entry| refused.contains(&entry.seq)));
+    /// Marks entries that the server does not take: they become dead letters with this reason and do
+    /// not count as delivered.
+    pub fn quarantine(&mut self, refused: &[Seq], reason: &str) {
+        let refused = self.entries.extract_if(.., |entry| refused.contains(&entry.seq));
+        self.refused.extend(refused.map(|entry| Refused { entry, reason: reason.to_owned() }));
+        self.refused.sort_by_key(|refused| refused.entry.seq);
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::capability::Evidence;
+use super::poison::InFlight;
 use super::{Session, SessionError, next_verification};
 use crate::config::{
     DeliveryConfig, JOIN_TIMEOUT, MAX_SESSIONS, MAX_UNPROVEN_ENTRIES, PAGE_BYTES, PAGE_ENTRIES,
@@ -37,6 +38,10 @@ pub(super) struct Bindings {
     /// Batches that were sent and wait for a stronger proof, oldest first.
     pub(super) unproven: Vec<Unproven>,
     pub(super) verify_at: Instant,
+    /// Entries of the queue that are being published.
+    pub(super) in_flight: Vec<InFlight>,
+    /// The setup in force that is being published.
+    pub(super) setup_in_flight: Option<Seq>,
 }
 
 /// A bound session.
@@ -82,7 +87,14 @@ impl Bindings {
             sent: None,
             unproven: Vec::new(),
             verify_at: next_verification(settings),
+            in_flight: Vec::new(),
+            setup_in_flight: None,
         }
+    }
+
+    /// The entries of the queue that are unproven because only time can prove them.
+    pub(super) fn written(&self) -> impl Iterator<Item = InFlight> {
+        self.each_unproven().map(|(entry, _)| InFlight::of(entry))
     }
 
     pub(super) fn of(&self, stint: StintId) -> Result<&Bound, SessionError> {
@@ -211,6 +223,16 @@ impl<S: Sink> Session<S> {
                 Err(SinkError::Timeout(JOIN_TIMEOUT, NO_JOIN).into())
             }
             (_, SessionChoice::Fixed(_)) => {
+                self.bound(bindings, stint, session, true, joined);
+                self.refresh_setup(link, bindings, stint).await
+            }
+            // Its first entry got no proof. The session may still exist: another one for each try
+            // would cost viewers their page.
+            (Joined::Silent, SessionChoice::Auto)
+                if self.learned.isolation.has_failure()
+                    && !self.learned.capability.keeps_nothing()
+                    && self.learned.stored.is_empty_in(stint, &session) =>
+            {
                 self.bound(bindings, stint, session, true, joined);
                 self.refresh_setup(link, bindings, stint).await
             }
@@ -419,7 +441,8 @@ impl<S: Sink> Session<S> {
         bindings.by_stint.insert(stint, bound);
     }
 
-    /// Sends the setup in force at the head of the queue, unless the page has it or a newer one.
+    /// Sends the setup in force at the head of the queue, unless the page has it or a newer one, or
+    /// the server did not take it before and has to take another entry first.
     pub(super) async fn refresh_setup(
         &mut self,
         link: &mut S::Link,
@@ -427,11 +450,14 @@ impl<S: Sink> Session<S> {
         stint: StintId,
     ) -> Result<(), SessionError> {
         let bound = bindings.of(stint)?;
+        let isolation = &self.learned.isolation;
         if let Some(setup) = self.reader.setup_in_force(stint).await?
+            && !isolation.defers(setup.seq)
             && !self.learned.stored.has(&setup)
             && bound.shown.setup != Some(self.sink.identify(&setup))
             && !planted("setup_not_sent_anew")
-            && bound.setup_apart.max(bound.sent) < Some(setup.seq)
+            && (bound.setup_apart.max(bound.sent) < Some(setup.seq)
+                || isolation.deferred_setup() == Some(setup.seq))
         {
             self.publish_apart(link, bindings, &setup).await?;
             bindings.of_mut(stint)?.setup_apart = Some(setup.seq);

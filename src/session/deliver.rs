@@ -18,13 +18,21 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::bind::{Bindings, Presence, Unproven};
 use super::capability::Evidence;
+use super::poison::{InFlight, kind_name};
 use super::{Session, SessionError, next_verification};
 use crate::clock;
 use crate::config::{ECHO_GRACE, MAX_UNPROVEN_ENTRIES, ProofChoice, WRITTEN_AFTER};
 use crate::entry::{Entry, Seq, StintId};
 use crate::planted::planted;
 use crate::queue::Batch;
-use crate::sink::{Ack, Addressed, Joined, Link, Proof, Receipt, Sink};
+use crate::sink::{Ack, Addressed, Joined, Link, Proof, Receipt, Sink, SinkError};
+
+/// The reason of a dead letter that the server acknowledged, in vain or with an error.
+const REFUSED: &str = "the server refuses it";
+
+/// The number of failed tries of one entry that are logged as warnings. A server that takes nothing
+/// fails every few seconds.
+const LOGGED_TRIES: u32 = 10;
 
 /// The result of publishing entries.
 #[derive(Debug)]
@@ -36,6 +44,22 @@ pub(super) enum Outcome {
     Refused(Vec<Seq>),
     /// The server no longer knows the session of this stint.
     Forgotten(StintId),
+}
+
+impl Outcome {
+    /// The result of publishing further entries after these.
+    fn and(self, next: Self) -> Self {
+        match (self, next) {
+            (Self::Forgotten(stint), _) | (_, Self::Forgotten(stint)) => Self::Forgotten(stint),
+            (Self::Refused(mut seqs), Self::Refused(more)) => {
+                seqs.extend(more);
+                Self::Refused(seqs)
+            }
+            (Self::Refused(seqs), _) | (_, Self::Refused(seqs)) => Self::Refused(seqs),
+            (Self::Unproven, _) | (_, Self::Unproven) => Self::Unproven,
+            (Self::Proven, Self::Proven) => Self::Proven,
+        }
+    }
 }
 
 /// The result of asking the server about the bound sessions.
@@ -63,8 +87,12 @@ impl<S: Sink> Session<S> {
             }
             bindings.sent = Some(last);
         }
-        let mut missing = Vec::new();
+        let (mut missing, mut undeliverable) = (Vec::new(), Vec::new());
         for entry in batch.entries() {
+            if let Some(reason) = self.learned.isolation.verdict(entry.seq) {
+                undeliverable.push((entry.seq, reason.to_owned()));
+                continue;
+            }
             if bindings.of(entry.stint).is_err() {
                 self.bind(link, bindings, entry.stint).await?;
             }
@@ -76,18 +104,25 @@ impl<S: Sink> Session<S> {
                 || planted("sent_again_though_stored")
             {
                 missing.push(entry);
+            } else {
+                self.learned.isolation.found_stored(entry.seq);
             }
         }
-        let mut outcome = if missing.is_empty() {
-            self.observe(Evidence::FoundStored);
-            Outcome::Proven
+        let mut outcome = if !missing.is_empty() {
+            self.publish_queued(link, bindings, &missing).await?
         } else {
-            self.publish(link, bindings, &missing).await?
+            if undeliverable.is_empty() {
+                self.observe(Evidence::FoundStored);
+            }
+            Outcome::Proven
         };
         if let Outcome::Refused(seqs) = outcome {
             outcome = self.insist(link, bindings, &missing, seqs).await?;
         }
         let sent = missing.len();
+        for (seq, reason) in undeliverable {
+            batch.quarantine(&[seq], &reason);
+        }
         match outcome {
             Outcome::Proven if !bindings.has_unproven() => {}
             // Earlier batches are still unproven, and batches are removed in order.
@@ -95,16 +130,18 @@ impl<S: Sink> Session<S> {
                 let ids = batch.entries().iter().map(|entry| self.sink.identify(entry)).collect();
                 batch.forget_frames();
                 bindings.unproven.push(Unproven { sent_at: Instant::now(), batch, ids });
-                if bindings.unproven_entries() >= MAX_UNPROVEN_ENTRIES {
+                if bindings.unproven_entries() >= MAX_UNPROVEN_ENTRIES
+                    || self.learned.isolation.is_active()
+                {
                     self.settle(link, bindings).await?;
                 }
                 return Ok(());
             }
             Outcome::Refused(_) if planted("whole_batch_set_aside") => {
                 let all: Vec<Seq> = batch.entries().iter().map(|entry| entry.seq).collect();
-                batch.quarantine(&all);
+                batch.quarantine(&all, REFUSED);
             }
-            Outcome::Refused(refused) => batch.quarantine(&refused),
+            Outcome::Refused(refused) => batch.quarantine(&refused, REFUSED),
             Outcome::Forgotten(stint) => return self.rebind(link, bindings, stint).await,
         }
         if self.settle(link, bindings).await? == Verified::Rebound {
@@ -122,7 +159,10 @@ impl<S: Sink> Session<S> {
         bindings: &mut Bindings,
         entry: &Entry,
     ) -> Result<(), SessionError> {
-        match self.publish(link, bindings, &[entry]).await? {
+        bindings.setup_in_flight = Some(entry.seq);
+        let published = self.publish(link, bindings, &[entry]).await?;
+        bindings.setup_in_flight = None;
+        match published {
             Outcome::Proven | Outcome::Unproven => {}
             Outcome::Refused(_) => tracing::warn!("the server refuses the setup; skipping it"),
             Outcome::Forgotten(_) => {
@@ -271,6 +311,181 @@ impl<S: Sink> Session<S> {
         self.bind_new(link, bindings, stint).await
     }
 
+    /// Publishes entries of the queue. If one of them got no proof before, the probe goes first and
+    /// the entry follows alone.
+    async fn publish_queued(
+        &mut self,
+        link: &mut S::Link,
+        bindings: &mut Bindings,
+        entries: &[&Entry],
+    ) -> Result<Outcome, SessionError> {
+        let suspect = self.learned.isolation.to_overtake().and_then(|(seq, distance)| {
+            Some((entries.iter().position(|entry| entry.seq == seq)?, distance))
+        });
+        let Some((index, distance)) = suspect else {
+            return self.publish_group(link, bindings, entries).await;
+        };
+        let (before, suspect_and_after) = entries.split_at(index);
+        let (suspect, after) = suspect_and_after.split_at(1);
+        let mut outcome = Outcome::Proven;
+        if !before.is_empty() {
+            outcome = outcome.and(self.publish_group(link, bindings, before).await?);
+        }
+        // The last one that is at hand, if the queue is short.
+        let (between, probe_and_rest) = after.split_at(after.len().min(distance).saturating_sub(1));
+        let (probe, rest) = probe_and_rest.split_at(probe_and_rest.len().min(1));
+        if !probe.is_empty() {
+            // What the server stores of the probe proves nothing about these.
+            let overtaken = suspect.iter().chain(between).map(|entry| entry.seq);
+            self.learned.passed_over.extend(overtaken);
+            outcome = outcome.and(self.publish_until_proven(link, bindings, probe).await?);
+            self.backoff.reset();
+        }
+        outcome = outcome.and(self.publish_until_proven(link, bindings, suspect).await?);
+        for group in [between, rest].into_iter().filter(|group| !group.is_empty()) {
+            outcome = outcome.and(self.publish_group(link, bindings, group).await?);
+        }
+        Ok(outcome)
+    }
+
+    /// Publishes an entry alone. If only time can prove it, waits for that.
+    async fn publish_until_proven(
+        &mut self,
+        link: &mut S::Link,
+        bindings: &mut Bindings,
+        entries: &[&Entry],
+    ) -> Result<Outcome, SessionError> {
+        let outcome = self.publish_group(link, bindings, entries).await?;
+        if self.learned.capability.awaited() != Some(Proof::Written) {
+            return Ok(outcome);
+        }
+        bindings.in_flight = entries.iter().map(|entry| InFlight::of(entry)).collect();
+        tokio::select! {
+            biased;
+            error = link.closed() => return Err(error.into()),
+            () = sleep(WRITTEN_AFTER) => {}
+        }
+        bindings.in_flight.clear();
+        self.learned.isolation.proven(entries.iter().map(|entry| entry.seq));
+        Ok(outcome)
+    }
+
+    /// Publishes entries of the queue together, and records which of them were proven.
+    async fn publish_group(
+        &mut self,
+        link: &mut S::Link,
+        bindings: &mut Bindings,
+        entries: &[&Entry],
+    ) -> Result<Outcome, SessionError> {
+        bindings.in_flight = entries.iter().map(|entry| InFlight::of(entry)).collect();
+        let outcome = self.publish(link, bindings, entries).await?;
+        let in_flight = std::mem::take(&mut bindings.in_flight);
+        let is_written = self.learned.capability.awaited() == Some(Proof::Written);
+        let isolation = &mut self.learned.isolation;
+        match &outcome {
+            Outcome::Proven => {
+                isolation.proven(in_flight.iter().map(|one| one.seq));
+                in_flight.iter().for_each(|one| {
+                    self.learned.passed_over.remove(&one.seq);
+                });
+            }
+            // Acknowledged: the server has processed them.
+            Outcome::Unproven if !is_written => {
+                isolation.proven(in_flight.iter().map(|one| one.seq));
+            }
+            Outcome::Unproven | Outcome::Forgotten(_) => {}
+            Outcome::Refused(_) => {
+                self.note_proven_in_part(link, &in_flight);
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Records which entries of the last publication were proven, and which one was overtaken by
+    /// them. Returns whether one was.
+    fn note_proven_in_part(&mut self, link: &S::Link, in_flight: &[InFlight]) -> bool {
+        let isolation = &mut self.learned.isolation;
+        let back = link.came_back();
+        isolation.proven(back.iter().copied());
+        let passed_over = link.passed_over();
+        let retried = isolation.retrying().map(|retrying| retrying.seq);
+        let overtaken = retried.filter(|seq| passed_over.contains(seq));
+        let overtaken = overtaken.or(passed_over.first().copied());
+        let Some(overtaken) = in_flight.iter().find(|one| Some(one.seq) == overtaken) else {
+            return false;
+        };
+        let by = back.iter().filter(|seq| **seq > overtaken.seq).count();
+        isolation.overtaken(*overtaken, by, Instant::now());
+        true
+    }
+
+    /// Records which entries were in flight without proof when the connection ended with an error.
+    pub(super) fn note_failure(
+        &mut self,
+        link: &S::Link,
+        bindings: &Bindings,
+        error: &SessionError,
+    ) {
+        let (SessionError::NoProof(_)
+        | SessionError::Sink(
+            SinkError::Lost(_) | SinkError::Timeout(..) | SinkError::Protocol(_),
+        )) = error
+        else {
+            return;
+        };
+        // NATS answers for each entry, and hubs rely on the order of the stream.
+        if self.sink.strongest_proof() < Proof::Echo {
+            return;
+        }
+        let reason = error.to_string();
+        if let Some(setup) = bindings.setup_in_flight {
+            if self.learned.isolation.setup_failed(setup, &reason) {
+                tracing::warn!(seq = setup.0, reason, "cannot send the setup in force; skipping it");
+            }
+            return;
+        }
+        let mut unproven = bindings.in_flight.clone();
+        if !unproven.is_empty() && self.note_proven_in_part(link, &unproven) {
+            return self.show_retrying();
+        }
+        if !unproven.is_empty() {
+            let back = link.came_back();
+            unproven.retain(|one| !back.contains(&one.seq));
+        }
+        if self.learned.capability.awaited() == Some(Proof::Written) {
+            unproven.splice(..0, bindings.written());
+        }
+        let now = Instant::now();
+        if let Some(InFlight { seq, kind, bytes }) = self.learned.isolation.failed(&unproven, &reason, now)
+        {
+            tracing::error!(
+                seq = seq.0,
+                kind = kind_name(kind),
+                bytes,
+                reason,
+                "an entry cannot be delivered although others are; it becomes a dead letter"
+            );
+        }
+        self.show_retrying();
+    }
+
+    /// Shows the entry that is sent again.
+    fn show_retrying(&self) {
+        let retrying = self.learned.isolation.retrying();
+        if let Some(retrying) = retrying.filter(|retrying| retrying.attempt <= LOGGED_TRIES) {
+            tracing::warn!("{retrying}");
+        }
+        self.status.send_if_modified(|status| {
+            std::mem::replace(&mut status.retrying, retrying) != retrying
+        });
+    }
+
+    fn clear_retrying(&self) {
+        if self.learned.isolation.retrying().is_none() {
+            self.status.send_if_modified(|status| status.retrying.take().is_some());
+        }
+    }
+
     async fn publish(
         &mut self,
         link: &mut S::Link,
@@ -371,6 +586,8 @@ impl<S: Sink> Session<S> {
         }
         capability.observe(Evidence::NothingConfirmed);
         match (capability.proof(), self.settings.proof) {
+            // Only one entry was tried, which may be poison.
+            (Some(_), _) if self.learned.isolation.is_undecided() => Err(error),
             (Some(_), ProofChoice::Echo) => Err(SessionError::Weak(Proof::Echo.as_str())),
             (Some(_), ProofChoice::Ack) => Err(SessionError::Weak(Proof::Ack.as_str())),
             (Some(_), ProofChoice::Auto) => {
@@ -445,6 +662,8 @@ impl<S: Sink> Session<S> {
         self.latencies.note(now, batch.entries());
         if let Some((_, last)) = batch.ends() {
             self.learned.passed_over = self.learned.passed_over.split_off(&Seq(last.0 + 1));
+            self.learned.isolation.removed(last);
+            self.clear_retrying();
         }
         self.reader.remove_soon(batch).await?;
         if !planted("backoff_never_reset") {

@@ -6,6 +6,7 @@
 //! - `deliver`: delivers one batch, and defines what counts as proof.
 //! - `window`: sizes batches.
 //! - `refused`: determines what happened to entries without an echo.
+//! - `poison`: isolates entries that the server can neither store nor refuse.
 //! - `stored`: the entries that the server is known to store, identified by their content.
 //!
 //! Only proof removes entries from the queue. A batch in flight when the link ends is read again.
@@ -15,6 +16,7 @@ mod capability;
 mod deliver;
 mod latency;
 mod plain;
+mod poison;
 mod refused;
 mod stored;
 mod window;
@@ -30,11 +32,13 @@ use self::bind::Bindings;
 use self::capability::{Evidence, ServerCapability};
 pub use self::latency::{Latencies, Latency};
 pub use self::plain::FORGOTTEN;
+use self::poison::Isolation;
+pub use self::poison::Retrying;
 use self::stored::Stored;
 use self::window::Window;
 use crate::backoff::Backoff;
 use crate::config::{
-    AUTH_RETRY_INTERVAL, DeliveryConfig, MAX_SESSIONS, MAX_UNPROVEN_ENTRIES, SessionChoice,
+    AUTH_RETRY_INTERVAL, DeliveryConfig, MAX_SAMPLE_BYTES, MAX_SESSIONS, MAX_UNPROVEN_ENTRIES, SessionChoice,
     VERIFY_SOON, VERIFY_SOON_ENTRIES,
 };
 use crate::delivered_elsewhere::DeliveredElsewhere;
@@ -73,6 +77,8 @@ pub struct SessionStatus {
     pub forgotten_at: Option<Instant>,
     /// The current wait before the next attempt.
     pub retry_in: Option<Duration>,
+    /// The entry that is sent again because the server confirmed no delivery of it.
+    pub retrying: Option<Retrying>,
 }
 
 /// Watches the session of a destination.
@@ -89,6 +95,12 @@ impl SessionStatus {
         let excess = (self.pages.len() + 1).saturating_sub(MAX_SESSIONS);
         self.pages.drain(..excess);
         self.pages.push((stint, page));
+    }
+
+    /// The entry that delivery is stuck on. While disconnected, an entry counts only after two
+    /// connections ended at it; one may be any loss of the connection.
+    pub fn stuck_on(&self) -> Option<Retrying> {
+        self.retrying.filter(|retrying| self.connected || retrying.attempt > 2)
     }
 
     fn unlink(&mut self) {
@@ -135,6 +147,7 @@ struct Learned {
     /// The newest position that was handed to a connection.
     sent: Option<Seq>,
     window: Window,
+    isolation: Isolation,
 }
 
 /// Delivers the queue to one server.
@@ -265,22 +278,39 @@ impl<S: Sink> Session<S> {
     /// Runs one link from open to end. Returns only with an error.
     async fn serve(&mut self) -> Result<Infallible, SessionError> {
         let mut link = self.open().await?;
-        let stint = self.reader.stint().await?;
         let mut bindings = Bindings::new(&self.settings);
         self.observe(Evidence::Connected);
-        self.bind(&mut link, &mut bindings, stint).await?;
+        self.learned.isolation.connected();
+        let Err(error) = self.serve_link(&mut link, &mut bindings).await;
+        self.note_failure(&link, &bindings, &error);
+        Err(error)
+    }
+
+    async fn serve_link(
+        &mut self,
+        link: &mut S::Link,
+        bindings: &mut Bindings,
+    ) -> Result<Infallible, SessionError> {
+        let stint = self.reader.stint().await?;
+        self.bind(link, bindings, stint).await?;
         loop {
             let limit = self.limit();
             let batch = tokio::select! {
                 biased;
-                error = crate::sink::Link::closed(&mut link) => return Err(error.into()),
-                () = sleep_until(self.verify_at(&bindings)) => {
-                    self.verify(&mut link, &mut bindings).await?;
+                error = crate::sink::Link::closed(link) => return Err(error.into()),
+                () = sleep_until(self.verify_at(bindings)) => {
+                    self.verify(link, bindings).await?;
                     continue;
                 }
                 batch = self.reader.next_batch(limit) => batch?,
             };
-            self.deliver(&mut link, &mut bindings, batch).await?;
+            self.deliver(link, bindings, batch).await?;
+            if self.learned.isolation.deferred_setup().is_some() {
+                for stint in bindings.stints() {
+                    self.refresh_setup(link, bindings, stint).await?;
+                }
+                self.learned.isolation.setup_done();
+            }
         }
     }
 
@@ -325,7 +355,11 @@ impl<S: Sink> Session<S> {
             Some(_) if max_rate > 0.0 => most.min((max_rate / 10.0).ceil() as usize),
             Some(_) => most,
         };
-        Limit { entries: entries.clamp(1, MAX_UNPROVEN_ENTRIES), bytes: batch_max_bytes as usize }
+        let entries = self.learned.isolation.limit(entries).clamp(1, MAX_UNPROVEN_ENTRIES);
+        // The largest entry must not hide the one after it.
+        let is_overtaking = self.learned.isolation.to_overtake().is_some();
+        let more_bytes = if is_overtaking { MAX_SAMPLE_BYTES } else { 0 };
+        Limit { entries, bytes: batch_max_bytes as usize + more_bytes }
     }
 }
 

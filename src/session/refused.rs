@@ -11,6 +11,7 @@ use tokio::time::{sleep, timeout};
 use super::bind::Bindings;
 use super::capability::Evidence;
 use super::deliver::{Outcome, forgotten};
+use super::poison::InFlight;
 use super::{Session, SessionError};
 use crate::config::{ProofChoice, REFUSAL_PAUSE, REFUSAL_TRIES};
 use crate::entry::{Entry, Kind, Seq, StintId};
@@ -207,11 +208,13 @@ impl<S: Sink> Session<S> {
             sleep(REFUSAL_PAUSE).await;
             let again = of(&refused);
             let proof = self.learned.capability.proof().unwrap_or(Proof::Echo);
+            bindings.in_flight = again.iter().map(|entry| InFlight::of(entry)).collect();
             let addressed = bindings.addressed(&self.sink, &again)?;
             let published = link.publish(&addressed, proof, self.grace());
             let receipt = timeout(self.publish_limit(), published)
                 .await
                 .map_err(|_| SessionError::NoProof(self.settings.proof_timeout))??;
+            bindings.in_flight.clear();
             refused = match (proof, receipt.ack) {
                 (_, Ack::UnknownSession) => return Ok(forgotten(&again)),
                 (Proof::Echo, _) => receipt.missing,

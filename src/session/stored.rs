@@ -46,6 +46,13 @@ impl Stored {
         self.stints.get(&stint).is_some_and(|page| page.session == session)
     }
 
+    /// Whether the stint is tracked in this session, and no entry of it is known to be stored.
+    pub(super) fn is_empty_in(&self, stint: StintId, session: &str) -> bool {
+        self.covers(stint, session)
+            && self.newest(stint, Kind::Frame).is_none()
+            && self.newest(stint, Kind::Setup).is_none()
+    }
+
     /// Tracks the stint in this session, and discards what another session stored.
     pub(super) fn bind(&mut self, stint: StintId, session: &str) {
         if self.covers(stint, session) {

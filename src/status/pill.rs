@@ -54,6 +54,16 @@ impl Pill {
         let saved = count(queued);
         let (mood, text) = match drain {
             _ if was_forgotten(session) => (Mood::Waiting, "Server forgot the session".into()),
+            _ if let Some(retrying) = session.stuck_on() => (
+                Mood::Waiting,
+                format!(
+                    "Retrying {} {}, attempt {} of {}",
+                    retrying.kind_name(),
+                    count(retrying.seq.0),
+                    retrying.attempt,
+                    retrying.of
+                ),
+            ),
             _ if !session.connected => (Mood::Waiting, format!("Offline, {saved} saved")),
             _ if session.session.is_none() => {
                 (Mood::Waiting, format!("No session yet, {saved} saved"))
@@ -89,7 +99,9 @@ mod tests {
     use tokio::time::{Instant, advance};
 
     use super::*;
+    use crate::entry::{Kind, Seq};
     use crate::queue::Stuck;
+    use crate::session::Retrying;
 
     /// Stands in for a troubleshooting page: nothing is wrong, so there is none.
     const LIVE: &str = "## What you see\nLive";
@@ -97,6 +109,7 @@ mod tests {
     const OFFLINE: &str = include_str!("../../deploy/docs/troubleshooting/offline.md");
     const NO_SESSION: &str = include_str!("../../deploy/docs/troubleshooting/no-session.md");
     const NEW_PAGE: &str = include_str!("../../deploy/docs/troubleshooting/new-page.md");
+    const SET_ASIDE: &str = include_str!("../../deploy/docs/troubleshooting/set-aside.md");
     const BEHIND: &str = include_str!("../../deploy/docs/troubleshooting/behind.md");
 
     /// Checks that the troubleshooting page quotes the text up to its first number.
@@ -113,6 +126,8 @@ mod tests {
         let connected = SessionStatus { connected: true, ..offline.clone() };
         let bound = SessionStatus { session: Some("a".into()), ..connected.clone() };
         let forgotten = SessionStatus { forgotten_at: Some(Instant::now()), ..connected.clone() };
+        let retrying = Retrying { seq: Seq(1_204), kind: Kind::Setup, attempt: 2, of: 3 };
+        let stuck = SessionStatus { retrying: Some(retrying), ..bound.clone() };
         let catching_up = Drain::CatchingUp { ready_in: Duration::from_millis(14_700) };
         let (level, behind) = (Drain::Level, Drain::FallingBehind);
         for (queued, session, drain, mood, text, page) in [
@@ -124,6 +139,14 @@ mod tests {
             (900, &bound, level, Mood::Waiting, "Catching up, 900 left", BEHIND),
             (1_000_000, &bound, behind, Mood::Bad, "Falling behind, 1,000,000 saved", BEHIND),
             (900, &forgotten, catching_up, Mood::Waiting, "Server forgot the session", NEW_PAGE),
+            (
+                900,
+                &stuck,
+                catching_up,
+                Mood::Waiting,
+                "Retrying setup 1,204, attempt 2 of 3",
+                SET_ASIDE,
+            ),
         ] {
             let pill = Pill::of_destination(queued, session, drain);
             assert_eq!(pill, Pill { mood, text: text.into() });

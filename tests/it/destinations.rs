@@ -459,7 +459,7 @@ impl<M: Medium> Trial<M> {
             }
         }
         let first = batch.entries().first().map(|entry| entry.seq);
-        batch.quarantine(first.filter(|_| refuse).as_slice());
+        batch.quarantine(first.filter(|_| refuse).as_slice(), "a test");
         let count = batch.entries().len() as u64;
         let removed = self.life().readers[of].remove(batch).await;
         if self.was_dropped {

@@ -51,6 +51,8 @@ mod numbered;
 #[cfg(unix)]
 mod page;
 mod peers;
+#[cfg(unix)]
+mod poison;
 #[cfg(target_os = "linux")]
 mod powercut;
 #[cfg(unix)]

@@ -839,7 +839,7 @@ impl<M: Medium> Trial<M> {
         let seqs: Vec<_> = batch.entries().iter().map(|entry| entry.seq).collect();
         // A setup that comes back after a power cut may be in force already.
         let refused = if refuse && seqs[0] >= self.highest_head { &seqs[..1] } else { &[] };
-        batch.quarantine(refused);
+        batch.quarantine(refused, "a test");
         // Not the next batch if an earlier one was dropped.
         let is_next = seqs[0] <= head;
         match self.life.as_mut().unwrap().reader.remove(batch).await {

@@ -30,6 +30,8 @@ pub struct Faults {
     pub refuses: Option<&'static str>,
     /// Reports refused frames as an error in the acknowledgement.
     pub objects: bool,
+    /// What the handler does with entries whose JSON contains [`POISON`].
+    pub poison: Option<Poison>,
     /// Swaps two adjacent entries of a batch.
     pub swaps: bool,
     /// Stops reading after this number of entries of a batch.
@@ -45,6 +47,27 @@ pub struct Faults {
     pub jitter: Duration,
 }
 
+/// The maximum number of entries that the agent sends before one that was not confirmed.
+const MAX_PROBE_DISTANCE: u64 = 512;
+
+/// The text in the JSON of an entry that the server's handler cannot process.
+pub const POISON: &str = "poison";
+
+/// What a server's handler does with an entry that it cannot process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Poison {
+    /// It raises: the entry is neither stored nor acknowledged.
+    Raises,
+    /// It ends the connection, as most servers do at a message above their size limit.
+    Disconnects,
+    /// It reads nothing more from the connection, as Werkzeug does at a message above its limit.
+    Stalls,
+}
+
+impl Poison {
+    pub const ALL: [Self; 3] = [Self::Raises, Self::Disconnects, Self::Stalls];
+}
+
 /// The entries of a session, in the order in which they were stored.
 pub type History = Vec<(Kind, Seq, CapturedAt)>;
 
@@ -55,6 +78,8 @@ pub struct State {
     pub sessions: BTreeMap<String, History>,
     /// Everything that viewers ever saw, by session, including forgotten sessions.
     pub seen: BTreeMap<String, History>,
+    /// How often an entry arrived alone and got no answer.
+    unanswered: BTreeMap<Seq, u32>,
     /// Entries that were acknowledged and then discarded.
     pub dropped: BTreeSet<CapturedAt>,
     /// The page of each stint; `needless_pages` lists the changes that the server did not cause.
@@ -160,6 +185,7 @@ impl Sink for Server {
             joined: BTreeSet::new(),
             passed_over: Vec::new(),
             came_back: Vec::new(),
+            broken_by: None,
         })
     }
 
@@ -188,6 +214,8 @@ pub struct ServerLink {
     joined: BTreeSet<String>,
     passed_over: Vec<Seq>,
     came_back: Vec<Seq>,
+    /// An entry made the server end the connection, or stop reading from it.
+    broken_by: Option<Poison>,
 }
 
 impl ServerLink {
@@ -196,7 +224,8 @@ impl ServerLink {
         let delay = self.server.state().delay();
         sleep(delay.max(Duration::from_millis(1))).await;
         let state = self.server.state();
-        if state.cuts != self.cuts || state.faults.down {
+        let is_closed = self.broken_by == Some(Poison::Disconnects);
+        if state.cuts != self.cuts || state.faults.down || is_closed {
             return Err(SinkError::Lost("cut".into()));
         }
         Ok(())
@@ -242,6 +271,10 @@ impl Link for ServerLink {
         grace: Duration,
     ) -> Result<Receipt, SinkError> {
         let faults = self.server.state().faults.clone();
+        if let [Addressed { entry, .. }] = entries {
+            // Undone by the answer.
+            *self.server.state().unanswered.entry(entry.seq).or_default() += 1;
+        }
         if faults.silent {
             return std::future::pending().await;
         }
@@ -253,12 +286,33 @@ impl Link for ServerLink {
         let (mut missing, mut refused) = (Vec::new(), false);
         let mut back: BTreeMap<&str, Seq> = BTreeMap::new();
         let mut inversions = 0;
+        let mut is_acked = !faults.never_acks;
         self.passed_over.clear();
         self.came_back.clear();
+        if self.broken_by == Some(Poison::Stalls) {
+            return std::future::pending().await;
+        }
         for (index, Addressed { session, entry, .. }) in entries.iter().enumerate() {
             let echoes = self.joined.contains(*session) && !faults.no_echo;
             if faults.stalls_after == Some(index) {
                 return std::future::pending().await;
+            }
+            let is_poison = entry.json.contains(POISON);
+            match faults.poison.filter(|_| is_poison) {
+                None => {}
+                Some(Poison::Raises) => {
+                    is_acked &= index + 1 < entries.len();
+                    missing.push((*session, entry.seq));
+                    continue;
+                }
+                Some(Poison::Disconnects) => {
+                    self.broken_by = faults.poison;
+                    return Err(SinkError::Lost("the server closed it".into()));
+                }
+                Some(Poison::Stalls) => {
+                    self.broken_by = faults.poison;
+                    return std::future::pending().await;
+                }
             }
             let poison = faults.refuses.is_some_and(|poison| entry.json.contains(poison));
             refused |= poison;
@@ -284,11 +338,16 @@ impl Link for ServerLink {
             Proof::Ack => true,
             Proof::Echo => !missing.is_empty(),
         };
-        if waits && faults.never_acks {
+        if waits && !is_acked {
             return std::future::pending().await;
         }
         if proof == Proof::Echo && !missing.is_empty() {
             sleep(grace).await;
+        }
+        if let [Addressed { entry, .. }] = &entries[..]
+            && let Some(times) = self.server.state().unanswered.get_mut(&entry.seq)
+        {
+            *times -= 1;
         }
         let ack = match (proof, faults.objects && refused) {
             (Proof::Written, _) => Ack::None,
@@ -337,6 +396,13 @@ impl ServerLink {
 }
 
 impl State {
+    /// Whether the frame may come late: the server left it, or one shortly before it, unanswered
+    /// three times.
+    pub fn may_be_late(&self, seq: Seq) -> bool {
+        let before = Seq(seq.0.saturating_sub(MAX_PROBE_DISTANCE))..=seq;
+        self.unanswered.range(before).any(|(_, times)| *times >= 3)
+    }
+
     fn delay(&mut self) -> Duration {
         let Faults { delay, jitter, .. } = self.faults;
         delay + jitter.mul_f64(self.dice.0.random_range(0.0..1.0))

@@ -19,17 +19,17 @@ use crate::server::{Faults, History, Server};
 use crate::single;
 
 /// The agent without its sources: a queue, a session and a server.
-struct World {
-    server: Server,
+pub struct World {
+    pub server: Server,
     writer: Writer,
     status: watch::Receiver<SessionStatus>,
     frames: i64,
     _tasks: JoinSet<()>,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl World {
-    fn new(adjust: impl FnOnce(&mut DeliveryConfig)) -> Self {
+    pub fn new(adjust: impl FnOnce(&mut DeliveryConfig)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mut config = Config::default();
         adjust(&mut config.delivery);
@@ -55,34 +55,34 @@ impl World {
         let mut tasks = JoinSet::new();
         tasks.spawn(keeper);
         tasks.spawn(async move { drop(session.run().await) });
-        Self { server, writer, status, frames: 0, _tasks: tasks, _folder: folder }
+        Self { server, writer, status, frames: 0, _tasks: tasks, folder }
     }
 
-    fn with(faults: Faults) -> Self {
+    pub fn with(faults: Faults) -> Self {
         let world = Self::new(|_| {});
         world.server.behave(faults);
         world
     }
 
-    async fn append(&mut self, content: Content, json: &str) -> Appended {
+    pub async fn append(&mut self, content: Content, json: &str) -> Appended {
         self.frames += 1;
         let captured_at = CapturedAt(self.frames * 500);
         let entry = NewEntry { driven_at: None, captured_at, content, json: json.into() };
         self.writer.append(|_| vec![entry]).await.unwrap()[0]
     }
 
-    async fn frames(&mut self, count: u32) {
+    pub async fn frames(&mut self, count: u32) {
         for _ in 0..count {
             self.append(Content::Frame(Situation::default()), "{}").await;
         }
     }
 
-    async fn setup(&mut self, fingerprint: u64) {
+    pub async fn setup(&mut self, fingerprint: u64) {
         self.append(Content::Setup { fingerprint }, "{}").await;
     }
 
     /// Waits until the queue is empty; fails after `limit` of virtual time.
-    async fn drain(&self, limit: Duration) {
+    pub async fn drain(&self, limit: Duration) {
         let drained = async {
             while self.queue().entries > 0 {
                 sleep(Duration::from_millis(20)).await;
@@ -98,16 +98,23 @@ impl World {
         assert_eq!(self.queue().server().imbalance, 0);
     }
 
-    fn queue(&self) -> QueueStatus {
+    pub fn queue(&self) -> QueueStatus {
         self.writer.status()
     }
 
-    fn status(&self) -> SessionStatus {
+    pub fn status(&self) -> SessionStatus {
         self.status.borrow().clone()
     }
 
+    /// The dead letters, oldest first.
+    pub fn dead_letters(&self) -> Vec<serde_json::Value> {
+        let file = self.folder.path().join("quarantine/refused.ndjson");
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    }
+
     /// The entries that viewers saw in all sessions, in the order of the sessions.
-    fn seen(&self) -> Vec<u64> {
+    pub fn seen(&self) -> Vec<u64> {
         self.server.seen().iter().flat_map(|(_, history)| seqs(history)).collect()
     }
 }
@@ -116,11 +123,11 @@ fn seqs(history: &History) -> Vec<u64> {
     history.iter().map(|(_, Seq(seq), _)| *seq).collect()
 }
 
-fn up_to(last: u64) -> Vec<u64> {
+pub fn up_to(last: u64) -> Vec<u64> {
     (1..=last).collect()
 }
 
-const MINUTE: Duration = Duration::from_secs(60);
+pub const MINUTE: Duration = Duration::from_secs(60);
 
 #[tokio::test(start_paused = true)]
 async fn the_best_proof_that_a_server_offers_is_used() {

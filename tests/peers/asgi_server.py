@@ -10,7 +10,9 @@ import uvicorn
 import dashboard
 
 OPTIONS = dashboard.options(__doc__)
-SOCKETS = socketio.AsyncServer(async_mode="asgi", cors_allowed_origins="*")
+SOCKETS = socketio.AsyncServer(
+    async_mode="asgi", cors_allowed_origins="*", max_http_buffer_size=OPTIONS.max_message
+)
 DASHBOARD = dashboard.Dashboard(OPTIONS)
 NO_ACK = SOCKETS.not_handled
 
@@ -20,6 +22,9 @@ async def handle(event, sid, data=None):
     if OPTIONS.odd:
         await be_odd(sid)
     if reply is None:
+        return NO_ACK
+    if reply.disconnect:
+        await SOCKETS.disconnect(sid)
         return NO_ACK
     if reply.join is not None:
         await SOCKETS.enter_room(sid, reply.join)

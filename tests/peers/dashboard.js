@@ -16,6 +16,7 @@ function options() {
       schema: { type: "boolean", default: false },
       "no-echo": { type: "boolean", default: false },
       "never-ack": { type: "boolean", default: false },
+      "max-message": { type: "string", default: "1000000" },
       "ack-delay": { type: "string", default: "0" },
       persist: { type: "string" },
     },
@@ -26,6 +27,7 @@ function options() {
     noEcho: values["no-echo"],
     neverAck: values["never-ack"],
     ackDelayMs: Number(values["ack-delay"]),
+    maxMessageBytes: Number(values["max-message"]),
     persist: values.persist,
   };
 }

@@ -29,6 +29,9 @@ def options(description, async_modes=()):
     parser.add_argument("--record", metavar="FILE", help="append each frame and its time")
     parser.add_argument("--keep", type=int, metavar="N", help="keep only N frames per session")
     parser.add_argument("--refuse", metavar="TEXT", help="drop frames that contain this text")
+    parser.add_argument("--raise-on", metavar="TEXT", help="raise on entries with this text")
+    parser.add_argument("--disconnect-on", metavar="TEXT", help="disconnect on this text")
+    parser.add_argument("--max-message", type=int, default=1_000_000, metavar="BYTES")
     parser.add_argument("--token", help="refuse clients without it in their auth payload")
     parser.add_argument("--header", metavar="NAME:VALUE", help="refuse clients without it")
     parser.add_argument("--certfile", help="speak TLS with this certificate")
@@ -56,6 +59,7 @@ class Reply(NamedTuple):
     join: str | None = None  # the room that the sender joins
     to_sender: tuple = ()  # (event, payload), in order
     to_room: tuple | None = None  # (room, event, payload)
+    disconnect: bool = False
 
 
 class Session(NamedTuple):
@@ -68,6 +72,8 @@ class Dashboard:
         persist = options.persist
         self._schema = options.schema
         self._refuse = options.refuse
+        self._raise_on = options.raise_on
+        self._disconnect_on = options.disconnect_on
         self._most = options.keep
         self._record = open(options.record, "ab", buffering=0) if options.record else None
         self._sessions = {}
@@ -81,6 +87,12 @@ class Dashboard:
         if not isinstance(data, dict):
             log(f"{event}: the payload is not an object")
             return None
+        if event in ENVELOPES and (self._raise_on or self._disconnect_on):
+            text = json.dumps(data)
+            if self._raise_on and self._raise_on in text:
+                raise KeyError(self._raise_on)
+            if self._disconnect_on and self._disconnect_on in text:
+                return Reply(disconnect=True)
         with self._lock:
             return getattr(self, f"_{event}")(data)
 

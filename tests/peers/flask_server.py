@@ -21,7 +21,10 @@ import flask_socketio  # noqa: E402
 
 APP = flask.Flask(__name__)
 SOCKETS = flask_socketio.SocketIO(
-    APP, async_mode=OPTIONS.async_mode, cors_allowed_origins="*"
+    APP,
+    async_mode=OPTIONS.async_mode,
+    cors_allowed_origins="*",
+    max_http_buffer_size=OPTIONS.max_message,
 )
 DASHBOARD = dashboard.Dashboard(OPTIONS)
 # Flask-SocketIO 4 has no such value; it acknowledges every event.
@@ -36,6 +39,9 @@ def handle(event, data=None):
         SOCKETS.sleep(0.05)
     reply = DASHBOARD.handle(event, data)
     if reply is None:
+        return NO_ACK
+    if reply.disconnect:
+        flask_socketio.disconnect()
         return NO_ACK
     if reply.join is not None:
         flask_socketio.join_room(reply.join)

@@ -15,7 +15,8 @@ const server = http.createServer((request, response) => {
   response.end(answer ?? "");
 });
 
-const io = new Server(server, { cors: { origin: "*" } });
+const maxHttpBufferSize = OPTIONS.maxMessageBytes;
+const io = new Server(server, { cors: { origin: "*" }, maxHttpBufferSize });
 io.on("connection", (socket) => {
   for (const event of EVENTS) {
     socket.on(event, (data, acknowledge) => handle(socket, event, data, acknowledge));

@@ -8,6 +8,7 @@ use crate::entry::{Entry, Seq, content_members};
 use crate::planted::planted;
 use crate::queue::fates::{self, DestinationFate, Fate, Run};
 use crate::queue::ledger::DropReason;
+use crate::queue::reader::Refused;
 use crate::queue::store::{Notes, Store, Stretch};
 use crate::queue::{Batch, Limit};
 
@@ -32,10 +33,9 @@ impl<S: Store> Log<S> {
             return Ok(());
         }
         self.put_in_force(of, batch.entries.iter().filter(|entry| held(&entry.seq)))?;
-        let refused = batch.refused.iter().filter(|entry| held(&entry.seq));
         let mut quarantined = 0;
-        for entry in refused {
-            self.store.note(Notes::Refused, &aside(entry, &self.cursors[of].name))?;
+        for refused in batch.refused.iter().filter(|refused| held(&refused.entry.seq)) {
+            self.store.note(Notes::Refused, &dead_letter(refused, &self.cursors[of].name))?;
             quarantined += 1;
         }
         let mut cursors = self.cursors.clone();
@@ -53,12 +53,15 @@ impl<S: Store> Log<S> {
 
     /// Records the disposition of the entries of an acknowledged batch.
     fn note_fates(&mut self, cursor: &mut Cursor, batch: &Batch, head: Seq) -> io::Result<()> {
-        let has = |entries: &[Entry], seq| entries.binary_search_by_key(&seq, |e| e.seq).is_ok();
         let is_thinned = self.is_thinned_at(head);
         for &(seq, _) in batch.records.iter().filter(|(seq, _)| *seq >= head) {
             let fate = match seq {
-                seq if has(&batch.entries, seq) => Fate::Delivered,
-                seq if has(&batch.refused, seq) => Fate::Refused,
+                seq if batch.entries.binary_search_by_key(&seq, |entry| entry.seq).is_ok() => {
+                    Fate::Delivered
+                }
+                seq if batch.refused.iter().any(|refused| refused.entry.seq == seq) => {
+                    Fate::Refused
+                }
                 _ => Fate::Dropped(DropReason::Corrupt),
             };
             self.note_run(cursor, Run { first: seq, last: seq, fate }, is_thinned)?;
@@ -101,11 +104,12 @@ impl<S: Store> Log<S> {
     }
 }
 
-/// Formats a dead letter: one JSON object with the unchanged frame or setup.
-fn aside(entry: &Entry, destination: &str) -> String {
-    let Entry { seq, stint, captured_at, kind, json } = entry;
+/// Formats a dead letter: one JSON object with the reason and the unchanged frame or setup.
+fn dead_letter(refused: &Refused, destination: &str) -> String {
+    let Entry { seq, stint, captured_at, kind, json } = &refused.entry;
+    let reason = serde_json::Value::from(refused.reason.as_str());
     let content = content_members(*kind, "telemetry", json);
     format!(
-        r#"{{"seq":{seq},"stint":{stint},"captured_at":"{captured_at}","cause":"refused","destination":"{destination}",{content}}}"#
+        r#"{{"seq":{seq},"stint":{stint},"captured_at":"{captured_at}","cause":"refused","reason":{reason},"destination":"{destination}",{content}}}"#
     )
 }

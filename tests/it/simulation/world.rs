@@ -10,10 +10,8 @@ use tokio::time::{Instant, advance};
 
 use super::promises::Promises;
 use crate::disk::Disk;
-use crate::server::{Faults, Server};
+use crate::server::{Faults, POISON, Poison, Server};
 
-/// Frames whose JSON contains this text are refused, if the server refuses any.
-pub const POISON: &str = "poison";
 /// The length of a suspend overnight.
 const NIGHT: Duration = Duration::from_hours(8);
 
@@ -42,6 +40,8 @@ pub struct Swarm {
     pub clock_jumps: bool,
     pub nights: bool,
     pub poison: bool,
+    /// What the server does with poison instead of refusing it.
+    pub poison_kind: Option<Poison>,
     pub setups: bool,
     pub stints: bool,
     /// Three cars drive at the same time.
@@ -104,6 +104,13 @@ impl World {
             clock_jumps: coin(),
             nights: coin(),
             poison: coin(),
+            // Does not draw from `rng`, so that existing seeds keep their behavior.
+            poison_kind: match seed % 7 {
+                2 => Some(Poison::Raises),
+                4 => Some(Poison::Disconnects),
+                6 => Some(Poison::Stalls),
+                _ => None,
+            },
             setups: coin(),
             stints: coin(),
             streams: coin(),
@@ -119,7 +126,8 @@ impl World {
         let nature = Faults {
             no_echo,
             objects: coin() || no_echo,
-            refuses: swarm.poison.then_some(POISON),
+            refuses: (swarm.poison && swarm.poison_kind.is_none()).then_some(POISON),
+            poison: swarm.poison_kind.filter(|_| swarm.poison),
             // Without echoes, the order on the server cannot be observed.
             swaps: swarm.swaps && !no_echo,
             duplicates: if coin() { 5 } else { 0 },

@@ -1,0 +1,737 @@
+//! Isolates entries that a server can neither store nor refuse, so that the rest of the queue is
+//! delivered. Pure; survives a reconnect.
+//!
+//! A handler that raises, disconnects or stops reading at one entry confirms nothing, which looks
+//! like an outage. What tells them apart is that other entries of ours are proven meanwhile. Only
+//! our own entries count as evidence.
+//!
+//! # How an entry is isolated
+//!
+//! 1. A batch without proof is sent again in halves, until one entry alone gets no proof: the
+//!    *suspect*. It is sent alone on each connection.
+//! 2. A frame that failed alone [`TRIES`] times over at least [`SPREAD`] is overtaken: on the next
+//!    connection a later entry, the *probe*, is sent before it. A setup has no order to keep, so it
+//!    is overtaken after one try.
+//! 3. If the probe is proven, the suspect is sent again on that same connection. Without proof
+//!    again, the failure is *contradicted*: the server processed another entry just before.
+//! 4. After [`CONTRADICTIONS`] contradicted failures among at least [`TRIES`] over [`SPREAD`], the
+//!    entry is undeliverable and becomes a dead letter.
+//! 5. If the probe is not proven either, it is an outage: the suspect is tried alone again, twice
+//!    as often as before, and the next probe is twice as far away, in case a run of entries is
+//!    poison.
+//!
+//! An entry that was not echoed although a later one of the same connection was is contradicted at
+//! once, without a probe.
+//!
+//! The setup in force, which is sent to a new page although it left the queue before, has no place
+//! in the queue. After a failure it waits until another entry is proven on the connection; after
+//! [`TRIES`] failures it is not sent again.
+//!
+//! The probe alone does not condemn the suspect, because an outage may end between the two: one in
+//! five that last longer than the tries would cost a good entry. A good suspect is proven in step 3
+//! and arrives one place late, which step 2 makes rare.
+//!
+//! # Transitions
+//!
+//! Each row is a unit test with this name. `Batch` is the failure of several entries, `Alone` of
+//! one.
+//!
+//! | row | event | state before | state after |
+//! | --- | --- | --- | --- |
+//! | `a_batch_without_proof_is_halved` | failed: `Batch` | `Clear`, `Halving` | `Halving`, half of the entries that failed |
+//! | `a_proven_range_ends_the_halving` | proven: the last entry of the range | `Halving` | `Clear` |
+//! | `an_entry_without_proof_is_a_suspect` | failed: `Alone` | `Clear`, `Halving` | `Alone`, 1 try |
+//! | `an_older_batch_is_halved_first` | failed: `Batch`, older than the suspect | `Alone`, `Overtaking` | `Halving` |
+//! | `a_batch_with_a_suspect_blames_no_entry` | failed: `Batch` | `Alone`, `Overtaking` | unchanged |
+//! | `an_older_entry_is_suspected_first` | failed: `Alone`, older than the suspect | `Alone` | `Alone`, the older entry |
+//! | `a_proven_suspect_is_none` | proven: the suspect | `Alone`, `Overtaking` | `Clear` |
+//! | `a_frame_is_overtaken_after_three_tries_over_five_seconds` | failed: the suspect | `Alone` | `Overtaking` at both limits |
+//! | `a_setup_is_overtaken_after_one_try` | failed: the setup alone | `Clear` | `Overtaking` |
+//! | `an_overtaken_entry_is_contradicted_at_once` | overtaken | `Clear` | `Overtaking`, 1 try, 1 contradiction |
+//! | `a_failure_after_a_proven_probe_is_contradicted` | proven: the probe; failed: the suspect | `Overtaking` | `Overtaking`, 1 more contradiction |
+//! | `proof_on_an_earlier_connection_contradicts_nothing` | proven: the probe; connected; failed: the suspect | `Overtaking` | `Overtaking`, 1 more try only |
+//! | `an_older_entry_contradicts_nothing` | proven: an older entry; failed: the suspect | `Alone` | `Alone`, 1 more try only |
+//! | `a_contradicted_entry_is_undeliverable` | failed: the suspect, at all three limits | `Overtaking` | `Clear`, the entry is undeliverable |
+//! | `a_probe_without_proof_is_an_outage` | failed: the probe | `Overtaking` | `Alone`, twice the tries, twice the distance |
+//! | `an_entry_that_left_the_queue_is_no_suspect` | removed | any | `Clear` if the entry or the range is gone |
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::entry::{Entry, Kind, Seq};
+use crate::planted::planted;
+
+/// The least failed tries of an entry before it can become a dead letter, and of a frame alone
+/// before a later entry is sent first.
+const TRIES: u32 = 3;
+/// The least time from the first to the last failed try of an entry before it can become a dead
+/// letter: a restart of a handler or a short stall of its database does not cost an entry.
+const SPREAD: Duration = Duration::from_secs(5);
+/// The failures that must follow the proof of another entry on the same connection. One may be a
+/// coincidence: the connection may end just then.
+const CONTRADICTIONS: u32 = 2;
+/// The number of times that the tries before a probe, and the distance of the probe, double while
+/// probes fail: up to 24 tries, and up to 256 entries, a lap at 2 Hz.
+const MAX_TRY_DOUBLINGS: u32 = 3;
+const MAX_DISTANCE_DOUBLINGS: u32 = 8;
+/// The maximum number of undeliverable entries that are remembered until they leave the queue, and
+/// setups until the process ends. One entry at a time is isolated, so more are not expected.
+const MAX_UNDELIVERABLE: usize = 64;
+
+/// An entry that is sent again because it got no proof, for the status page.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retrying {
+    pub seq: Seq,
+    pub kind: Kind,
+    /// The number of the next attempt, and of the last one before the entry becomes a dead letter
+    /// if other entries are proven meanwhile.
+    pub attempt: u32,
+    pub of: u32,
+}
+
+impl fmt::Display for Retrying {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seq, kind, attempt, of } = self;
+        let kind = kind_name(*kind);
+        let what = "the server confirms no delivery of entry";
+        write!(f, "{what} {seq} ({kind}); attempt {attempt} of {of}")
+    }
+}
+
+impl Retrying {
+    /// "frame" or "setup".
+    pub fn kind_name(&self) -> &'static str {
+        kind_name(self.kind)
+    }
+}
+
+/// The name of a kind of entries in messages.
+pub(super) fn kind_name(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Frame => "frame",
+        Kind::Setup => "setup",
+    }
+}
+
+/// What the isolation knows about the entries at the head of the queue.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Clear,
+    /// One of the entries up to `last` may be poison: batches have at most `limit` entries.
+    Halving { last: Seq, limit: usize },
+    /// The suspect is sent alone.
+    Alone(Suspect),
+    /// A later entry is sent before the suspect.
+    Overtaking(Suspect),
+}
+
+/// An entry that got no proof although it was sent alone, or was overtaken by a proven one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Suspect {
+    seq: Seq,
+    kind: Kind,
+    first_failed: Instant,
+    tries: u32,
+    /// Tries since the last probe.
+    tries_alone: u32,
+    contradictions: u32,
+    /// Probes that got no proof.
+    outages: u32,
+    /// Later entries that were proven before the suspect; they are still behind it in the queue.
+    overtaken_by: usize,
+}
+
+impl Suspect {
+    fn new(seq: Seq, kind: Kind, now: Instant) -> Self {
+        Self {
+            seq,
+            kind,
+            first_failed: now,
+            tries: 0,
+            tries_alone: 0,
+            contradictions: 0,
+            outages: 0,
+            overtaken_by: 0,
+        }
+    }
+
+    /// The tries alone before the suspect is overtaken.
+    fn tries_before_probe(&self) -> u32 {
+        let tries = match self.kind {
+            Kind::Frame => TRIES,
+            Kind::Setup => 1,
+        };
+        tries << self.outages.min(MAX_TRY_DOUBLINGS)
+    }
+
+    fn is_overtaken(&self, now: Instant) -> bool {
+        let is_spread = self.kind == Kind::Setup || now - self.first_failed >= SPREAD;
+        self.overtaken_by > 0 && self.outages == 0
+            || self.tries_alone >= self.tries_before_probe() && is_spread
+    }
+
+    fn is_undeliverable(&self, now: Instant) -> bool {
+        self.tries >= TRIES
+            && self.contradictions >= CONTRADICTIONS
+            && now - self.first_failed >= SPREAD
+    }
+
+    /// The distance from the suspect to the probe, in entries.
+    fn distance(&self) -> usize {
+        1 << self.outages.min(MAX_DISTANCE_DOUBLINGS)
+    }
+
+    fn retrying(&self) -> Retrying {
+        let missing = CONTRADICTIONS.saturating_sub(self.contradictions);
+        let before = if self.overtaken_by > 0 {
+            self.tries
+        } else {
+            self.tries + self.tries_before_probe().saturating_sub(self.tries_alone)
+        };
+        let (attempt, of) = (self.tries + 1, (before + missing).max(TRIES));
+        Retrying { seq: self.seq, kind: self.kind, attempt, of: of.max(attempt) }
+    }
+}
+
+/// An entry that was handed to a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct InFlight {
+    pub(super) seq: Seq,
+    pub(super) kind: Kind,
+    pub(super) bytes: usize,
+}
+
+impl InFlight {
+    pub(super) fn of(entry: &Entry) -> Self {
+        Self { seq: entry.seq, kind: entry.kind, bytes: entry.json.len() }
+    }
+}
+
+/// The isolation of poison entries of one destination.
+#[derive(Debug, Default)]
+pub(super) struct Isolation {
+    state: State,
+    /// An entry was proven on this connection, and one that overtook the suspect.
+    is_any_proven: bool,
+    is_probe_proven: bool,
+    /// The newest setup that failed outside of a batch, and how often.
+    setup_in_force: Option<(Seq, u32)>,
+    /// The undeliverable entries, with the reason of the last failure.
+    undeliverable: BTreeMap<Seq, String>,
+}
+
+impl Isolation {
+    /// A connection was opened.
+    pub(super) fn connected(&mut self) {
+        self.is_any_proven = false;
+        self.is_probe_proven = false;
+    }
+
+    /// Entries were proven on this connection.
+    pub(super) fn proven(&mut self, seqs: impl IntoIterator<Item = Seq>) {
+        for seq in seqs {
+            self.is_any_proven = true;
+            match &mut self.state {
+                State::Alone(suspect) | State::Overtaking(suspect) if suspect.seq == seq => {
+                    self.state = State::Clear;
+                }
+                State::Overtaking(suspect) if suspect.seq < seq => {
+                    self.is_probe_proven = true;
+                    suspect.overtaken_by += 1;
+                }
+                State::Halving { last, .. } if *last <= seq => self.state = State::Clear,
+                State::Alone(_)
+                | State::Overtaking(_)
+                | State::Halving { .. }
+                | State::Clear => {}
+            }
+        }
+    }
+
+    /// The server stores the entry of an earlier connection.
+    pub(super) fn found_stored(&mut self, seq: Seq) {
+        if self.is_suspect(seq) {
+            self.state = State::Clear;
+        }
+    }
+
+    /// The entry was not echoed on this connection, although `by` later ones were.
+    pub(super) fn overtaken(&mut self, InFlight { seq, kind, .. }: InFlight, by: usize, now: Instant) {
+        let mut suspect = match std::mem::take(&mut self.state) {
+            State::Alone(suspect) | State::Overtaking(suspect) if suspect.seq <= seq => suspect,
+            _ => Suspect::new(seq, kind, now),
+        };
+        if suspect.seq == seq {
+            suspect.tries += 1;
+            suspect.contradictions += 1;
+            suspect.overtaken_by = suspect.overtaken_by.max(by);
+            self.is_probe_proven = true;
+        }
+        self.state = State::Overtaking(suspect);
+    }
+
+    /// These entries were in flight when the connection ended or their proof timed out. Returns the
+    /// entry if it has become undeliverable.
+    pub(super) fn failed(
+        &mut self,
+        unproven: &[InFlight],
+        reason: &str,
+        now: Instant,
+    ) -> Option<InFlight> {
+        match *unproven {
+            [] => None,
+            [one] => self.failed_alone(one, reason, now),
+            [.., InFlight { seq: last, .. }] => {
+                if self.suspect().is_none_or(|suspect| last < suspect.seq) {
+                    self.state = State::Halving { last, limit: (unproven.len() / 2).max(1) };
+                }
+                None
+            }
+        }
+    }
+
+    fn failed_alone(&mut self, one: InFlight, reason: &str, now: Instant) -> Option<InFlight> {
+        let mut suspect = match std::mem::take(&mut self.state) {
+            State::Overtaking(suspect) if suspect.seq < one.seq => {
+                self.probe_failed(suspect);
+                return None;
+            }
+            State::Alone(suspect) | State::Overtaking(suspect) if suspect.seq <= one.seq => suspect,
+            _ => Suspect::new(one.seq, one.kind, now),
+        };
+        if suspect.seq == one.seq {
+            suspect.tries += 1;
+            suspect.tries_alone += 1;
+            suspect.contradictions += u32::from(self.is_probe_proven);
+        }
+        if suspect.is_undeliverable(now) {
+            self.condemn(suspect.seq, reason);
+            return Some(one);
+        }
+        self.state = if suspect.is_overtaken(now) {
+            State::Overtaking(suspect)
+        } else {
+            State::Alone(suspect)
+        };
+        None
+    }
+
+    fn probe_failed(&mut self, suspect: Suspect) {
+        let outages = suspect.outages + 1;
+        self.state = State::Alone(Suspect { tries_alone: 0, outages, ..suspect });
+    }
+
+    /// The server refuses the entry, or it is undeliverable: it is not sent again.
+    pub(super) fn condemn(&mut self, seq: Seq, reason: &str) {
+        self.found_stored(seq);
+        while self.undeliverable.len() >= MAX_UNDELIVERABLE {
+            self.undeliverable.pop_first();
+        }
+        self.undeliverable.insert(seq, reason.to_owned());
+    }
+
+    /// The setup in force got no proof. Returns whether it is given up.
+    pub(super) fn setup_failed(&mut self, setup: Seq, reason: &str) -> bool {
+        let before = self.setup_in_force.filter(|(seq, _)| *seq == setup);
+        let failures = before.map_or(0, |(_, failures)| failures) + 1;
+        self.setup_in_force = Some((setup, failures));
+        let is_given_up = failures >= TRIES;
+        if is_given_up {
+            self.setup_in_force = None;
+            self.condemn(setup, reason);
+        }
+        is_given_up
+    }
+
+    /// The setup in force was proven, or needs no delivery any more.
+    pub(super) fn setup_done(&mut self) {
+        self.setup_in_force = None;
+    }
+
+    /// Whether the setup in force must not be sent now: it was given up, or another entry has to be
+    /// proven on this connection first.
+    pub(super) fn defers(&self, setup: Seq) -> bool {
+        let has_failed = self.setup_in_force.is_some_and(|(seq, _)| seq == setup);
+        self.undeliverable.contains_key(&setup) || has_failed && !self.is_any_proven
+    }
+
+    /// The setup in force that was deferred and is to be sent again.
+    pub(super) fn deferred_setup(&self) -> Option<Seq> {
+        self.setup_in_force.map(|(seq, _)| seq).filter(|_| self.is_any_proven)
+    }
+
+    /// The entries up to `last` left the queue.
+    pub(super) fn removed(&mut self, last: Seq) {
+        let is_gone = match &self.state {
+            State::Clear => false,
+            State::Halving { last: of_range, .. } => *of_range <= last,
+            State::Alone(suspect) | State::Overtaking(suspect) => suspect.seq <= last,
+        };
+        if is_gone {
+            self.state = State::Clear;
+        }
+    }
+
+    fn is_suspect(&self, seq: Seq) -> bool {
+        self.suspect().is_some_and(|suspect| suspect.seq == seq)
+    }
+
+    fn suspect(&self) -> Option<&Suspect> {
+        match &self.state {
+            State::Alone(suspect) | State::Overtaking(suspect) => Some(suspect),
+            State::Clear | State::Halving { .. } => None,
+        }
+    }
+
+    /// The maximum number of entries of the next batch.
+    pub(super) fn limit(&self, most: usize) -> usize {
+        match &self.state {
+            _ if planted("poison_not_isolated") => most,
+            State::Clear => most,
+            State::Halving { limit, .. } => most.min(*limit),
+            State::Alone(_) => 1,
+            // The suspect, the entries that overtook it, and those up to the probe.
+            State::Overtaking(suspect) => 1 + suspect.overtaken_by + suspect.distance(),
+        }
+    }
+
+    /// Whether entries are sent in small batches, each proven before the next.
+    pub(super) fn is_active(&self) -> bool {
+        self.state != State::Clear
+    }
+
+    /// The suspect that the next batch has to overtake, and the distance of the probe.
+    pub(super) fn to_overtake(&self) -> Option<(Seq, usize)> {
+        match &self.state {
+            State::Overtaking(suspect) => Some((suspect.seq, suspect.distance())),
+            State::Clear | State::Halving { .. } | State::Alone(_) => None,
+        }
+    }
+
+    /// Whether an entry got no proof, and it is unknown whether the server takes any other.
+    pub(super) fn has_failure(&self) -> bool {
+        self.is_undecided() || self.setup_in_force.is_some()
+    }
+
+    /// Whether an entry failed and no other one has been tried since: it is unknown whether the
+    /// server takes any.
+    pub(super) fn is_undecided(&self) -> bool {
+        self.suspect().is_some_and(|suspect| suspect.outages == 0)
+    }
+
+    /// Why an entry is undeliverable; `None` if it is to be sent.
+    pub(super) fn verdict(&self, seq: Seq) -> Option<&str> {
+        self.undeliverable.get(&seq).map(String::as_str)
+    }
+
+    /// The suspect for the status page.
+    pub(super) fn retrying(&self) -> Option<Retrying> {
+        self.suspect().map(Suspect::retrying)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOST: &str = "connection lost";
+
+    /// An isolation and its clock.
+    struct Lab {
+        isolation: Isolation,
+        now: Instant,
+    }
+
+    fn one(seq: u64, kind: Kind) -> InFlight {
+        InFlight { seq: Seq(seq), kind, bytes: 2 }
+    }
+
+    impl Lab {
+        fn new() -> Self {
+            Self { isolation: Isolation::default(), now: Instant::now() }
+        }
+
+        /// A lab with a frame that failed this often, with the pause before each further try.
+        fn with_suspect(seq: u64, tries: u32, pause: Duration) -> Self {
+            let mut lab = Self::new();
+            lab.fails(&[seq]);
+            for _ in 1..tries {
+                lab.now += pause;
+                lab.fails(&[seq]);
+            }
+            lab
+        }
+
+        /// A lab with an overtaken suspect.
+        fn overtaking(seq: u64) -> Self {
+            let lab = Self::with_suspect(seq, TRIES, SPREAD / 2);
+            assert!(matches!(lab.isolation.state, State::Overtaking(_)));
+            lab
+        }
+
+        /// Entries fail together on their connection.
+        fn fails(&mut self, seqs: &[u64]) -> Option<Seq> {
+            let unproven: Vec<_> = seqs.iter().map(|seq| one(*seq, Kind::Frame)).collect();
+            let failed = self.isolation.failed(&unproven, LOST, self.now);
+            self.isolation.connected();
+            failed.map(|failed| failed.seq)
+        }
+
+        fn proves(&mut self, seqs: &[u64]) {
+            self.isolation.proven(seqs.iter().map(|seq| Seq(*seq)));
+        }
+
+        fn suspect(&self) -> &Suspect {
+            self.isolation.suspect().unwrap()
+        }
+
+        fn is_overtaking(&self, seq: u64) -> bool {
+            self.isolation.to_overtake().is_some_and(|(suspect, _)| suspect == Seq(seq))
+        }
+    }
+
+    #[test]
+    fn a_batch_without_proof_is_halved() {
+        let mut lab = Lab::new();
+        assert_eq!(lab.isolation.limit(1000), 1000);
+        lab.fails(&[1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(lab.isolation.state, State::Halving { last: Seq(8), limit: 4 });
+        assert_eq!(lab.isolation.limit(1000), 4);
+        lab.fails(&[5, 6, 7]);
+        assert_eq!(lab.isolation.state, State::Halving { last: Seq(7), limit: 1 });
+    }
+
+    #[test]
+    fn a_proven_range_ends_the_halving() {
+        let mut lab = Lab::new();
+        lab.fails(&[1, 2, 3, 4]);
+        lab.proves(&[1, 2, 3]);
+        assert!(lab.isolation.is_active());
+        lab.proves(&[4]);
+        assert!(!lab.isolation.is_active());
+    }
+
+    #[test]
+    fn an_entry_without_proof_is_a_suspect() {
+        for halves_first in [false, true] {
+            let mut lab = Lab::new();
+            if halves_first {
+                lab.fails(&[1, 2]);
+            }
+            lab.fails(&[1]);
+            assert!(matches!(lab.isolation.state, State::Alone(_)));
+            assert_eq!((lab.suspect().seq, lab.suspect().tries), (Seq(1), 1));
+            assert_eq!(lab.isolation.limit(1000), 1);
+        }
+    }
+
+    #[test]
+    fn a_batch_with_a_suspect_blames_no_entry() {
+        for mut lab in [Lab::with_suspect(1, 1, SPREAD), Lab::overtaking(1)] {
+            let before = lab.isolation.state.clone();
+            lab.fails(&[1, 2]);
+            assert_eq!(lab.isolation.state, before);
+        }
+    }
+
+    #[test]
+    fn an_older_batch_is_halved_first() {
+        for mut lab in [Lab::with_suspect(7, 1, SPREAD), Lab::overtaking(7)] {
+            lab.fails(&[3, 4, 5, 6]);
+            assert_eq!(lab.isolation.state, State::Halving { last: Seq(6), limit: 2 });
+        }
+    }
+
+    #[test]
+    fn an_older_entry_is_suspected_first() {
+        let mut lab = Lab::with_suspect(7, 2, SPREAD);
+        lab.fails(&[3]);
+        assert_eq!((lab.suspect().seq, lab.suspect().tries), (Seq(3), 1));
+    }
+
+    #[test]
+    fn a_proven_suspect_is_none() {
+        for mut lab in [Lab::with_suspect(1, 1, SPREAD), Lab::overtaking(1)] {
+            lab.proves(&[1]);
+            assert_eq!(lab.isolation.state, State::Clear);
+        }
+        let mut lab = Lab::overtaking(1);
+        lab.isolation.found_stored(Seq(1));
+        assert_eq!(lab.isolation.state, State::Clear);
+    }
+
+    #[test]
+    fn a_frame_is_overtaken_after_three_tries_over_five_seconds() {
+        let mut lab = Lab::with_suspect(1, 2, SPREAD);
+        assert!(!lab.is_overtaking(1), "two tries");
+        lab.fails(&[1]);
+        assert!(lab.is_overtaking(1));
+        let mut lab = Lab::with_suspect(1, 5, Duration::from_secs(1));
+        assert!(!lab.is_overtaking(1), "five tries over four seconds");
+        lab.now += Duration::from_secs(1);
+        lab.fails(&[1]);
+        assert!(lab.is_overtaking(1));
+        // The suspect and the probe.
+        assert_eq!(lab.isolation.limit(1000), 2);
+    }
+
+    #[test]
+    fn a_setup_is_overtaken_after_one_try() {
+        let mut lab = Lab::new();
+        lab.isolation.failed(&[one(1, Kind::Setup)], LOST, lab.now);
+        assert!(lab.is_overtaking(1));
+    }
+
+    #[test]
+    fn an_overtaken_entry_is_contradicted_at_once() {
+        let mut lab = Lab::new();
+        lab.isolation.overtaken(one(7, Kind::Frame), 9, lab.now);
+        assert!(lab.is_overtaking(7));
+        assert_eq!((lab.suspect().tries, lab.suspect().contradictions), (1, 1));
+        // The nine entries that overtook it are read again with it.
+        assert_eq!(lab.isolation.limit(1000), 11);
+        // On the same connection, the next try is contradicted too.
+        lab.fails(&[7]);
+        assert_eq!((lab.suspect().tries, lab.suspect().contradictions), (2, 2));
+        lab.now += SPREAD;
+        assert_eq!(lab.fails(&[7]), Some(Seq(7)));
+    }
+
+    #[test]
+    fn a_failure_after_a_proven_probe_is_contradicted() {
+        let mut lab = Lab::overtaking(1);
+        lab.proves(&[2]);
+        assert_eq!(lab.fails(&[1]), None);
+        assert_eq!((lab.suspect().tries, lab.suspect().contradictions), (4, 1));
+        assert!(lab.is_overtaking(1));
+        assert_eq!(lab.isolation.limit(1000), 3, "the suspect, the probe before, and the next one");
+    }
+
+    #[test]
+    fn proof_on_an_earlier_connection_contradicts_nothing() {
+        let mut lab = Lab::overtaking(1);
+        lab.proves(&[2]);
+        lab.isolation.connected();
+        lab.fails(&[1]);
+        assert_eq!((lab.suspect().tries, lab.suspect().contradictions), (4, 0));
+    }
+
+    /// Otherwise a live frame that a cut interrupts would be contradicted by the frame before it.
+    #[test]
+    fn an_older_entry_contradicts_nothing() {
+        let mut lab = Lab::with_suspect(7, 1, SPREAD);
+        lab.proves(&[6]);
+        lab.fails(&[7]);
+        assert_eq!((lab.suspect().tries, lab.suspect().contradictions), (2, 0));
+    }
+
+    #[test]
+    fn a_contradicted_entry_is_undeliverable() {
+        let mut lab = Lab::overtaking(1);
+        for (probe, expected) in [(2, None), (3, Some(Seq(1)))] {
+            lab.proves(&[probe]);
+            assert_eq!(lab.fails(&[1]), expected);
+        }
+        assert_eq!(lab.isolation.verdict(Seq(1)), Some(LOST));
+        assert_eq!(lab.isolation.state, State::Clear);
+        // Each of the three limits alone is not enough.
+        let mut lab = Lab::new();
+        for _ in 0..5 {
+            lab.isolation.overtaken(one(1, Kind::Frame), 1, lab.now);
+            assert_eq!(lab.fails(&[1]), None, "within five seconds");
+        }
+        let mut lab = Lab::with_suspect(1, 50, SPREAD);
+        assert_eq!(lab.fails(&[1]), None, "no other entry was proven");
+    }
+
+    #[test]
+    fn a_probe_without_proof_is_an_outage() {
+        let mut lab = Lab::overtaking(1);
+        assert_eq!(lab.fails(&[2]), None);
+        assert!(matches!(lab.isolation.state, State::Alone(_)));
+        assert_eq!((lab.suspect().seq, lab.suspect().tries_alone), (Seq(1), 0));
+        for _ in 1..2 * TRIES {
+            lab.fails(&[1]);
+            assert!(!lab.is_overtaking(1));
+        }
+        lab.fails(&[1]);
+        assert_eq!(lab.isolation.to_overtake(), Some((Seq(1), 2)));
+        // The distance and the tries are bounded.
+        for _ in 0..100 {
+            while !lab.is_overtaking(1) {
+                lab.fails(&[1]);
+            }
+            lab.fails(&[2]);
+        }
+        assert_eq!(lab.suspect().distance(), 256);
+        assert_eq!(lab.suspect().tries_before_probe(), 24);
+    }
+
+    #[test]
+    fn an_entry_that_left_the_queue_is_no_suspect() {
+        let mut halving = Lab::new();
+        halving.fails(&[1, 2]);
+        let alone = Lab::with_suspect(2, 1, SPREAD);
+        for mut lab in [halving, alone, Lab::overtaking(2)] {
+            lab.isolation.removed(Seq(1));
+            assert!(lab.isolation.is_active());
+            lab.isolation.removed(Seq(2));
+            assert!(!lab.isolation.is_active());
+        }
+    }
+
+    #[test]
+    fn undeliverable_entries_are_bounded() {
+        let mut isolation = Isolation::default();
+        (0..1000).for_each(|seq| isolation.condemn(Seq(seq), LOST));
+        assert_eq!(isolation.undeliverable.len(), MAX_UNDELIVERABLE);
+        assert!(isolation.verdict(Seq(999)).is_some());
+    }
+
+    #[test]
+    fn the_setup_in_force_waits_for_another_entry_and_is_given_up_after_three_tries() {
+        let mut isolation = Isolation::default();
+        let setup = Seq(1);
+        assert!(!isolation.defers(setup));
+        assert!(!isolation.setup_failed(setup, LOST));
+        for is_given_up in [false, true] {
+            isolation.connected();
+            assert!(isolation.defers(setup));
+            assert_eq!(isolation.deferred_setup(), None);
+            isolation.proven([Seq(9)]);
+            assert!(!isolation.defers(setup));
+            assert_eq!(isolation.deferred_setup(), Some(setup));
+            assert_eq!(isolation.setup_failed(setup, LOST), is_given_up);
+        }
+        isolation.proven([Seq(10)]);
+        assert!(isolation.defers(setup));
+        assert_eq!(isolation.deferred_setup(), None);
+    }
+
+    #[test]
+    fn the_attempts_are_counted_for_the_status() {
+        let shown = |lab: &Lab| {
+            let Retrying { attempt, of, .. } = lab.isolation.retrying().unwrap();
+            (attempt, of)
+        };
+        let mut lab = Lab::new();
+        lab.fails(&[1]);
+        assert_eq!(shown(&lab), (2, 5));
+        let mut lab = Lab::overtaking(1);
+        assert_eq!(shown(&lab), (4, 5));
+        lab.proves(&[2]);
+        lab.fails(&[1]);
+        assert_eq!(shown(&lab), (5, 5));
+        let mut lab = Lab::new();
+        lab.isolation.overtaken(one(7, Kind::Frame), 9, lab.now);
+        assert_eq!(shown(&lab), (2, 3));
+        assert_eq!(
+            lab.isolation.retrying().unwrap().to_string(),
+            "the server confirms no delivery of entry 7 (frame); attempt 2 of 3"
+        );
+    }
+}
