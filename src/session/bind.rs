@@ -258,6 +258,7 @@ impl<S: Sink> Session<S> {
         bindings: &mut Bindings,
         stint: StintId,
     ) -> Result<(), SessionError> {
+        self.learned.isolation.page_is_new();
         if let SessionChoice::Fixed(_) = self.choice {
             return Err(SessionError::NotKept("it does not know server.session_id"));
         }

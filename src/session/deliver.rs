@@ -319,10 +319,8 @@ impl<S: Sink> Session<S> {
         bindings: &mut Bindings,
         entries: &[&Entry],
     ) -> Result<Outcome, SessionError> {
-        let suspect = self.learned.isolation.to_overtake().and_then(|(seq, distance)| {
-            Some((entries.iter().position(|entry| entry.seq == seq)?, distance))
-        });
-        let Some((index, distance)) = suspect else {
+        let suspect = self.learned.isolation.to_overtake();
+        let Some(index) = entries.iter().position(|entry| Some(entry.seq) == suspect) else {
             return self.publish_group(link, bindings, entries).await;
         };
         let (before, suspect_and_after) = entries.split_at(index);
@@ -331,8 +329,8 @@ impl<S: Sink> Session<S> {
         if !before.is_empty() {
             outcome = outcome.and(self.publish_group(link, bindings, before).await?);
         }
-        // The last one that is at hand, if the queue is short.
-        let (between, probe_and_rest) = after.split_at(after.len().min(distance).saturating_sub(1));
+        let probe = self.learned.isolation.probe(after);
+        let (between, probe_and_rest) = after.split_at(probe.unwrap_or(0));
         let (probe, rest) = probe_and_rest.split_at(probe_and_rest.len().min(1));
         if !probe.is_empty() {
             // What the server stores of the probe proves nothing about these.
@@ -414,8 +412,7 @@ impl<S: Sink> Session<S> {
         let Some(overtaken) = in_flight.iter().find(|one| Some(one.seq) == overtaken) else {
             return false;
         };
-        let by = back.iter().filter(|seq| **seq > overtaken.seq).count();
-        isolation.overtaken(*overtaken, by, Instant::now());
+        isolation.overtaken(*overtaken, back.iter().max().copied(), Instant::now());
         true
     }
 
@@ -440,7 +437,11 @@ impl<S: Sink> Session<S> {
         let reason = error.to_string();
         if let Some(setup) = bindings.setup_in_flight {
             if self.learned.isolation.setup_failed(setup, &reason) {
-                tracing::warn!(seq = setup.0, reason, "cannot send the setup in force; skipping it");
+                tracing::warn!(
+                    seq = setup.0,
+                    reason,
+                    "cannot send the setup in force; skipping it"
+                );
             }
             return;
         }
@@ -456,7 +457,8 @@ impl<S: Sink> Session<S> {
             unproven.splice(..0, bindings.written());
         }
         let now = Instant::now();
-        if let Some(InFlight { seq, kind, bytes }) = self.learned.isolation.failed(&unproven, &reason, now)
+        if let Some(InFlight { seq, kind, bytes }) =
+            self.learned.isolation.failed(&unproven, &reason, now)
         {
             tracing::error!(
                 seq = seq.0,

@@ -38,8 +38,8 @@ use self::stored::Stored;
 use self::window::Window;
 use crate::backoff::Backoff;
 use crate::config::{
-    AUTH_RETRY_INTERVAL, DeliveryConfig, MAX_SAMPLE_BYTES, MAX_SESSIONS, MAX_UNPROVEN_ENTRIES, SessionChoice,
-    VERIFY_SOON, VERIFY_SOON_ENTRIES,
+    AUTH_RETRY_INTERVAL, DeliveryConfig, MAX_SAMPLE_BYTES, MAX_SESSIONS, MAX_UNPROVEN_ENTRIES,
+    SessionChoice, VERIFY_SOON, VERIFY_SOON_ENTRIES,
 };
 use crate::delivered_elsewhere::DeliveredElsewhere;
 use crate::entry::{Seq, StintId};

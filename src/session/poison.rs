@@ -17,11 +17,12 @@
 //! 4. After [`CONTRADICTIONS`] contradicted failures among at least [`TRIES`] over [`SPREAD`], the
 //!    entry is undeliverable and becomes a dead letter.
 //! 5. If the probe is not proven either, it is an outage: the suspect is tried alone again, twice
-//!    as often as before, and the next probe is twice as far away, in case a run of entries is
+//!    as often as before, and the next probe is four times as far away, in case a run of entries is
 //!    poison.
 //!
 //! An entry that was not echoed although a later one of the same connection was is contradicted at
-//! once, without a probe.
+//! once, without a probe. The next entry of a run of poison has been overtaken by the same probe, so
+//! it is overtaken again after its first failure.
 //!
 //! The setup in force, which is sent to a new page although it left the queue before, has no place
 //! in the queue. After a failure it waits until another entry is proven on the connection; after
@@ -48,11 +49,12 @@
 //! | `a_frame_is_overtaken_after_three_tries_over_five_seconds` | failed: the suspect | `Alone` | `Overtaking` at both limits |
 //! | `a_setup_is_overtaken_after_one_try` | failed: the setup alone | `Clear` | `Overtaking` |
 //! | `an_overtaken_entry_is_contradicted_at_once` | overtaken | `Clear` | `Overtaking`, 1 try, 1 contradiction |
+//! | `an_entry_before_a_proven_probe_is_overtaken_at_once` | failed: `Alone`, older than the newest probe | `Clear` | `Overtaking`, 1 try |
 //! | `a_failure_after_a_proven_probe_is_contradicted` | proven: the probe; failed: the suspect | `Overtaking` | `Overtaking`, 1 more contradiction |
 //! | `proof_on_an_earlier_connection_contradicts_nothing` | proven: the probe; connected; failed: the suspect | `Overtaking` | `Overtaking`, 1 more try only |
 //! | `an_older_entry_contradicts_nothing` | proven: an older entry; failed: the suspect | `Alone` | `Alone`, 1 more try only |
 //! | `a_contradicted_entry_is_undeliverable` | failed: the suspect, at all three limits | `Overtaking` | `Clear`, the entry is undeliverable |
-//! | `a_probe_without_proof_is_an_outage` | failed: the probe | `Overtaking` | `Alone`, twice the tries, twice the distance |
+//! | `a_probe_without_proof_is_an_outage` | failed: the probe | `Overtaking` | `Alone`, twice the tries, four times the distance |
 //! | `an_entry_that_left_the_queue_is_no_suspect` | removed | any | `Clear` if the entry or the range is gone |
 
 use std::collections::BTreeMap;
@@ -61,6 +63,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::config::MAX_UNPROVEN_ENTRIES;
 use crate::entry::{Entry, Kind, Seq};
 use crate::planted::planted;
 
@@ -73,10 +76,12 @@ const SPREAD: Duration = Duration::from_secs(5);
 /// The failures that must follow the proof of another entry on the same connection. One may be a
 /// coincidence: the connection may end just then.
 const CONTRADICTIONS: u32 = 2;
-/// The number of times that the tries before a probe, and the distance of the probe, double while
-/// probes fail: up to 24 tries, and up to 256 entries, a lap at 2 Hz.
-const MAX_TRY_DOUBLINGS: u32 = 3;
-const MAX_DISTANCE_DOUBLINGS: u32 = 8;
+/// How often the tries before a probe double, to 12, while probes fail: the longer an outage, the
+/// rarer it ends between a try of the suspect and the probe.
+const MAX_TRY_DOUBLINGS: u32 = 2;
+/// How often the distance of the probe is multiplied by four, to 256 entries, while probes fail: a
+/// lap at 2 Hz.
+const MAX_DISTANCE_STEPS: u32 = 4;
 /// The maximum number of undeliverable entries that are remembered until they leave the queue, and
 /// setups until the process ends. One entry at a time is isolated, so more are not expected.
 const MAX_UNDELIVERABLE: usize = 64;
@@ -141,8 +146,6 @@ struct Suspect {
     contradictions: u32,
     /// Probes that got no proof.
     outages: u32,
-    /// Later entries that were proven before the suspect; they are still behind it in the queue.
-    overtaken_by: usize,
 }
 
 impl Suspect {
@@ -155,7 +158,6 @@ impl Suspect {
             tries_alone: 0,
             contradictions: 0,
             outages: 0,
-            overtaken_by: 0,
         }
     }
 
@@ -168,9 +170,10 @@ impl Suspect {
         tries << self.outages.min(MAX_TRY_DOUBLINGS)
     }
 
-    fn is_overtaken(&self, now: Instant) -> bool {
+    /// Whether another entry is sent before the suspect, given the newest one that was.
+    fn is_overtaken(&self, overtaker: Option<Seq>, now: Instant) -> bool {
         let is_spread = self.kind == Kind::Setup || now - self.first_failed >= SPREAD;
-        self.overtaken_by > 0 && self.outages == 0
+        overtaker > Some(self.seq) && self.outages == 0
             || self.tries_alone >= self.tries_before_probe() && is_spread
     }
 
@@ -180,14 +183,15 @@ impl Suspect {
             && now - self.first_failed >= SPREAD
     }
 
-    /// The distance from the suspect to the probe, in entries.
+    /// The distance to the probe, in entries, from the suspect or from the newest entry that overtook
+    /// it.
     fn distance(&self) -> usize {
-        1 << self.outages.min(MAX_DISTANCE_DOUBLINGS)
+        4_usize.pow(self.outages.min(MAX_DISTANCE_STEPS))
     }
 
-    fn retrying(&self) -> Retrying {
+    fn retrying(&self, overtaker: Option<Seq>) -> Retrying {
         let missing = CONTRADICTIONS.saturating_sub(self.contradictions);
-        let before = if self.overtaken_by > 0 {
+        let before = if overtaker > Some(self.seq) {
             self.tries
         } else {
             self.tries + self.tries_before_probe().saturating_sub(self.tries_alone)
@@ -215,6 +219,8 @@ impl InFlight {
 #[derive(Debug, Default)]
 pub(super) struct Isolation {
     state: State,
+    /// The newest entry that was proven before the suspect; it is behind the suspect in the queue.
+    overtaker: Option<Seq>,
     /// An entry was proven on this connection, and one that overtook the suspect.
     is_any_proven: bool,
     is_probe_proven: bool,
@@ -241,13 +247,10 @@ impl Isolation {
                 }
                 State::Overtaking(suspect) if suspect.seq < seq => {
                     self.is_probe_proven = true;
-                    suspect.overtaken_by += 1;
+                    self.overtaker = self.overtaker.max(Some(seq));
                 }
                 State::Halving { last, .. } if *last <= seq => self.state = State::Clear,
-                State::Alone(_)
-                | State::Overtaking(_)
-                | State::Halving { .. }
-                | State::Clear => {}
+                State::Alone(_) | State::Overtaking(_) | State::Halving { .. } | State::Clear => {}
             }
         }
     }
@@ -259,8 +262,13 @@ impl Isolation {
         }
     }
 
-    /// The entry was not echoed on this connection, although `by` later ones were.
-    pub(super) fn overtaken(&mut self, InFlight { seq, kind, .. }: InFlight, by: usize, now: Instant) {
+    /// The entry was not echoed on this connection, although later ones up to `overtaker` were.
+    pub(super) fn overtaken(
+        &mut self,
+        InFlight { seq, kind, .. }: InFlight,
+        overtaker: Option<Seq>,
+        now: Instant,
+    ) {
         let mut suspect = match std::mem::take(&mut self.state) {
             State::Alone(suspect) | State::Overtaking(suspect) if suspect.seq <= seq => suspect,
             _ => Suspect::new(seq, kind, now),
@@ -268,7 +276,7 @@ impl Isolation {
         if suspect.seq == seq {
             suspect.tries += 1;
             suspect.contradictions += 1;
-            suspect.overtaken_by = suspect.overtaken_by.max(by);
+            self.overtaker = self.overtaker.max(overtaker);
             self.is_probe_proven = true;
         }
         self.state = State::Overtaking(suspect);
@@ -312,7 +320,7 @@ impl Isolation {
             self.condemn(suspect.seq, reason);
             return Some(one);
         }
-        self.state = if suspect.is_overtaken(now) {
+        self.state = if suspect.is_overtaken(self.overtaker, now) {
             State::Overtaking(suspect)
         } else {
             State::Alone(suspect)
@@ -374,6 +382,12 @@ impl Isolation {
         if is_gone {
             self.state = State::Clear;
         }
+        self.overtaker = self.overtaker.filter(|overtaker| *overtaker > last);
+    }
+
+    /// The entries get another page, which has none of those that were proven.
+    pub(super) fn page_is_new(&mut self) {
+        self.overtaker = None;
     }
 
     fn is_suspect(&self, seq: Seq) -> bool {
@@ -395,7 +409,11 @@ impl Isolation {
             State::Halving { limit, .. } => most.min(*limit),
             State::Alone(_) => 1,
             // The suspect, the entries that overtook it, and those up to the probe.
-            State::Overtaking(suspect) => 1 + suspect.overtaken_by + suspect.distance(),
+            State::Overtaking(suspect) => {
+                let newest = self.overtaker.map_or(0, |Seq(newest)| newest);
+                let overtakers = newest.saturating_sub(suspect.seq.0) as usize;
+                1 + overtakers.min(MAX_UNPROVEN_ENTRIES) + suspect.distance()
+            }
         }
     }
 
@@ -404,12 +422,20 @@ impl Isolation {
         self.state != State::Clear
     }
 
-    /// The suspect that the next batch has to overtake, and the distance of the probe.
-    pub(super) fn to_overtake(&self) -> Option<(Seq, usize)> {
+    /// The entry that others have to overtake.
+    pub(super) fn to_overtake(&self) -> Option<Seq> {
         match &self.state {
-            State::Overtaking(suspect) => Some((suspect.seq, suspect.distance())),
+            State::Overtaking(suspect) => Some(suspect.seq),
             State::Clear | State::Halving { .. } | State::Alone(_) => None,
         }
+    }
+
+    /// The index of the probe among the entries after the suspect, oldest first; `None` if there
+    /// are none. The last one, if the queue is short.
+    pub(super) fn probe(&self, after: &[&Entry]) -> Option<usize> {
+        let overtakers = after.iter().filter(|entry| Some(entry.seq) <= self.overtaker).count();
+        let distance = self.suspect().map_or(1, Suspect::distance);
+        (overtakers + distance).min(after.len()).checked_sub(1)
     }
 
     /// Whether an entry got no proof, and it is unknown whether the server takes any other.
@@ -430,13 +456,14 @@ impl Isolation {
 
     /// The suspect for the status page.
     pub(super) fn retrying(&self) -> Option<Retrying> {
-        self.suspect().map(Suspect::retrying)
+        self.suspect().map(|suspect| suspect.retrying(self.overtaker))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::entry::{CapturedAt, StintId};
 
     const LOST: &str = "connection lost";
 
@@ -448,6 +475,11 @@ mod tests {
 
     fn one(seq: u64, kind: Kind) -> InFlight {
         InFlight { seq: Seq(seq), kind, bytes: 2 }
+    }
+
+    fn entry(seq: u64) -> Entry {
+        let (captured_at, json) = (CapturedAt(0), String::new());
+        Entry { seq: Seq(seq), stint: StintId(1), captured_at, kind: Kind::Frame, json }
     }
 
     impl Lab {
@@ -490,7 +522,7 @@ mod tests {
         }
 
         fn is_overtaking(&self, seq: u64) -> bool {
-            self.isolation.to_overtake().is_some_and(|(suspect, _)| suspect == Seq(seq))
+            self.isolation.to_overtake() == Some(Seq(seq))
         }
     }
 
@@ -589,7 +621,7 @@ mod tests {
     #[test]
     fn an_overtaken_entry_is_contradicted_at_once() {
         let mut lab = Lab::new();
-        lab.isolation.overtaken(one(7, Kind::Frame), 9, lab.now);
+        lab.isolation.overtaken(one(7, Kind::Frame), Some(Seq(16)), lab.now);
         assert!(lab.is_overtaking(7));
         assert_eq!((lab.suspect().tries, lab.suspect().contradictions), (1, 1));
         // The nine entries that overtook it are read again with it.
@@ -599,6 +631,25 @@ mod tests {
         assert_eq!((lab.suspect().tries, lab.suspect().contradictions), (2, 2));
         lab.now += SPREAD;
         assert_eq!(lab.fails(&[7]), Some(Seq(7)));
+    }
+
+    #[test]
+    fn an_entry_before_a_proven_probe_is_overtaken_at_once() {
+        let mut lab = Lab::overtaking(1);
+        lab.proves(&[5]);
+        lab.isolation.condemn(Seq(1), LOST);
+        lab.fails(&[2]);
+        assert!(lab.is_overtaking(2));
+        assert_eq!(lab.suspect().tries, 1);
+        // The next probe is the entry after the last one.
+        let entries = [3, 4, 6, 7].map(entry);
+        assert_eq!(lab.isolation.probe(&entries.iter().collect::<Vec<_>>()), Some(2));
+        lab.isolation.removed(Seq(5));
+        lab.fails(&[6]);
+        assert!(!lab.is_overtaking(6));
+        lab.isolation.page_is_new();
+        lab.fails(&[3]);
+        assert!(!lab.is_overtaking(3));
     }
 
     #[test]
@@ -641,7 +692,7 @@ mod tests {
         // Each of the three limits alone is not enough.
         let mut lab = Lab::new();
         for _ in 0..5 {
-            lab.isolation.overtaken(one(1, Kind::Frame), 1, lab.now);
+            lab.isolation.overtaken(one(1, Kind::Frame), Some(Seq(2)), lab.now);
             assert_eq!(lab.fails(&[1]), None, "within five seconds");
         }
         let mut lab = Lab::with_suspect(1, 50, SPREAD);
@@ -659,7 +710,11 @@ mod tests {
             assert!(!lab.is_overtaking(1));
         }
         lab.fails(&[1]);
-        assert_eq!(lab.isolation.to_overtake(), Some((Seq(1), 2)));
+        let entries = [2, 3, 4].map(entry);
+        let after: Vec<_> = entries.iter().collect();
+        assert_eq!(lab.isolation.probe(&after), Some(2));
+        assert_eq!(lab.isolation.probe(&after[..1]), Some(0));
+        assert_eq!(lab.isolation.probe(&[]), None);
         // The distance and the tries are bounded.
         for _ in 0..100 {
             while !lab.is_overtaking(1) {
@@ -668,7 +723,7 @@ mod tests {
             lab.fails(&[2]);
         }
         assert_eq!(lab.suspect().distance(), 256);
-        assert_eq!(lab.suspect().tries_before_probe(), 24);
+        assert_eq!(lab.suspect().tries_before_probe(), 12);
     }
 
     #[test]
@@ -727,7 +782,7 @@ mod tests {
         lab.fails(&[1]);
         assert_eq!(shown(&lab), (5, 5));
         let mut lab = Lab::new();
-        lab.isolation.overtaken(one(7, Kind::Frame), 9, lab.now);
+        lab.isolation.overtaken(one(7, Kind::Frame), Some(Seq(9)), lab.now);
         assert_eq!(shown(&lab), (2, 3));
         assert_eq!(
             lab.isolation.retrying().unwrap().to_string(),

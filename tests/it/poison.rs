@@ -79,9 +79,21 @@ async fn an_entry_that_gets_no_answer_becomes_a_dead_letter_and_the_rest_is_deli
 #[tokio::test(start_paused = true)]
 async fn an_entry_that_breaks_the_connection_is_isolated_without_echoes_too() {
     for (never_acks, no_join) in [(false, false), (false, true), (true, false), (true, true)] {
-        for poison in [Poison::Disconnects, Poison::Stalls] {
-            let faults =
-                Faults { poison: Some(poison), no_echo: true, never_acks, no_join, ..Faults::default() };
+        // A stalled connection of a server that answers nothing looks like any other.
+        let answers_nothing = never_acks && no_join;
+        let all: &[Poison] = if answers_nothing {
+            &[Poison::Disconnects]
+        } else {
+            &[Poison::Disconnects, Poison::Stalls]
+        };
+        for &poison in all {
+            let faults = Faults {
+                poison: Some(poison),
+                no_echo: true,
+                never_acks,
+                no_join,
+                ..Faults::default()
+            };
             let case = format!("{faults:?}");
             let world = deliver_around(Kind::Frame, 7, faults).await;
             // A server that answers nothing proves an entry by 90 s of connection.
@@ -105,7 +117,7 @@ async fn a_lap_of_poison_becomes_dead_letters() {
             append_poison(&mut world, Kind::Frame).await;
         }
         world.frames(100).await;
-        world.drain(60 * MINUTE).await;
+        world.drain(30 * MINUTE).await;
         let expected: Vec<_> = (1..=5).chain(26..=125).collect();
         assert_eq!(world.seen(), expected, "{poison:?}");
         assert_eq!(world.queue().ledger.quarantined, 20, "{poison:?}");
