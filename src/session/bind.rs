@@ -376,6 +376,7 @@ impl<S: Sink> Session<S> {
                 let id = self.sink.identify(entry);
                 if wanted.newest(entry.kind) == Some(id) && end.is_none_or(|end| entry.seq <= end) {
                     self.learned.stored.note(entry, id);
+                    self.learned.passed_over.remove(&entry.seq);
                     found = true;
                     match entry.kind {
                         Kind::Frame => wanted.frame = None,

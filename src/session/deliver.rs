@@ -125,7 +125,8 @@ impl<S: Sink> Session<S> {
             && self.sink.strongest_proof() == Proof::Echo
             && self.reader.queued() > batch.entries().len() as u64
         {
-            self.learned.isolation.all_refused(InFlight::of(first), Instant::now());
+            let others = missing.len() - 1;
+            self.learned.isolation.all_refused(InFlight::of(first), others, Instant::now());
             self.show_retrying();
             return Err(SessionError::NotKept("it refuses every entry that was tried"));
         }
@@ -385,9 +386,10 @@ impl<S: Sink> Session<S> {
         bindings: &mut Bindings,
         entries: &[&Entry],
     ) -> Result<Outcome, SessionError> {
-        bindings.in_flight = entries.iter().map(|entry| InFlight::of(entry)).collect();
+        let in_flight: Vec<_> = entries.iter().map(|entry| InFlight::of(entry)).collect();
+        bindings.in_flight.clone_from(&in_flight);
         let outcome = self.publish(link, bindings, entries).await?;
-        let in_flight = std::mem::take(&mut bindings.in_flight);
+        bindings.in_flight.clear();
         let is_written = self.learned.capability.awaited() == Some(Proof::Written);
         let isolation = &mut self.learned.isolation;
         match &outcome {
@@ -523,6 +525,11 @@ impl<S: Sink> Session<S> {
         if !planted("passed_over_forgotten") {
             self.learned.passed_over.extend(link.passed_over());
         }
+        if !self.learned.passed_over.is_empty() {
+            for seq in link.came_back() {
+                self.learned.passed_over.remove(&seq);
+            }
+        }
         self.note_came_back(&addressed, &link.came_back());
         let Ok(receipt) = published else {
             self.learned.window.not_answered();
@@ -532,6 +539,8 @@ impl<S: Sink> Session<S> {
             return Ok(Outcome::Proven);
         }
         let receipt = receipt?;
+        // Answered: what follows no longer depends on these entries.
+        bindings.in_flight.clear();
         let (took, most) = (sent.elapsed(), self.settings.batch_max_entries as usize);
         self.meter.proof_latency(took);
         self.learned.window.sent(entries.len(), took, most);

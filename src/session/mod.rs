@@ -216,6 +216,7 @@ impl<S: Sink> Session<S> {
     ) {
         if sink.server() != self.sink.server() {
             self.learned = Learned::default();
+            self.status.send_modify(|status| status.retrying = None);
         }
         (self.choice, self.settings, self.sink, self.backoff) = (choice, settings, sink, backoff);
     }

@@ -33,7 +33,8 @@
 //!
 //! The probe alone does not condemn the suspect, because an outage may end between the two: one in
 //! five that last longer than the tries would cost a good entry. A good suspect is proven in step 3
-//! and arrives one place late, which step 2 makes rare.
+//! and arrives one place late, which step 2 makes rare. In a run of poison, the probes of its entries
+//! arrive before the first good entry after the run.
 //!
 //! # Transitions
 //!
@@ -336,11 +337,16 @@ impl Isolation {
     }
 
     /// The server refused every entry that was tried, of which `first` is the oldest, and more are
-    /// queued.
-    pub(super) fn all_refused(&mut self, first: InFlight, now: Instant) {
+    /// queued. `others` is the number of the later ones that were tried.
+    pub(super) fn all_refused(&mut self, first: InFlight, others: usize, now: Instant) {
         let mut suspect = match std::mem::take(&mut self.state) {
-            State::Overtaking(suspect) if suspect.seq == first.seq => {
+            State::Overtaking(suspect) if suspect.seq == first.seq && others > 0 => {
                 return self.probe_failed(suspect);
+            }
+            // No probe was at hand.
+            State::Overtaking(suspect) if suspect.seq == first.seq => {
+                self.state = State::Overtaking(suspect);
+                return;
             }
             State::Alone(suspect) if suspect.seq == first.seq => suspect,
             _ => Suspect::new(first.seq, first.kind, now),
@@ -755,7 +761,7 @@ mod tests {
     #[test]
     fn a_refused_entry_is_overtaken_before_it_is_set_aside() {
         let mut lab = Lab::new();
-        lab.isolation.all_refused(one(1, Kind::Frame), lab.now);
+        lab.isolation.all_refused(one(1, Kind::Frame), 0, lab.now);
         assert!(lab.is_overtaking(1));
     }
 
@@ -765,11 +771,13 @@ mod tests {
         let distances = [1, 2, 4, 8, 8].map(|expected| {
             let mut refusals = 0;
             while !lab.is_overtaking(1) {
-                lab.isolation.all_refused(one(1, Kind::Frame), lab.now);
+                lab.isolation.all_refused(one(1, Kind::Frame), 0, lab.now);
                 refusals += 1;
             }
             assert_eq!(refusals, expected);
-            lab.isolation.all_refused(one(1, Kind::Frame), lab.now);
+            lab.isolation.all_refused(one(1, Kind::Frame), 0, lab.now);
+            assert!(lab.is_overtaking(1), "no probe was at hand");
+            lab.isolation.all_refused(one(1, Kind::Frame), 1, lab.now);
             assert!(matches!(lab.isolation.state, State::Alone(_)));
             lab.suspect().distance()
         });

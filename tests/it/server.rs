@@ -78,7 +78,7 @@ pub struct State {
     pub sessions: BTreeMap<String, History>,
     /// Everything that viewers ever saw, by session, including forgotten sessions.
     pub seen: BTreeMap<String, History>,
-    /// How often an entry arrived alone and got no answer.
+    /// How often an entry arrived alone and was not echoed.
     unanswered: BTreeMap<Seq, u32>,
     /// Entries that were acknowledged and then discarded.
     pub dropped: BTreeSet<CapturedAt>,
@@ -272,7 +272,7 @@ impl Link for ServerLink {
     ) -> Result<Receipt, SinkError> {
         let faults = self.server.state().faults.clone();
         if let [Addressed { entry, .. }] = entries {
-            // Undone by the answer.
+            // Undone once it is stored.
             *self.server.state().unanswered.entry(entry.seq).or_default() += 1;
         }
         if faults.silent {
@@ -345,6 +345,7 @@ impl Link for ServerLink {
             sleep(grace).await;
         }
         if let [Addressed { entry, .. }] = &entries[..]
+            && missing.is_empty()
             && let Some(times) = self.server.state().unanswered.get_mut(&entry.seq)
         {
             *times -= 1;
@@ -396,8 +397,8 @@ impl ServerLink {
 }
 
 impl State {
-    /// Whether the frame may come late: the server left it, or one shortly before it, unanswered
-    /// three times.
+    /// Whether the frame may come late: the server did not echo it, or one shortly before it, three
+    /// times.
     pub fn may_be_late(&self, seq: Seq) -> bool {
         let before = Seq(seq.0.saturating_sub(MAX_PROBE_DISTANCE))..=seq;
         self.unanswered.range(before).any(|(_, times)| *times >= 3)
