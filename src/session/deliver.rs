@@ -86,6 +86,7 @@ impl<S: Sink> Session<S> {
                 }
             }
             bindings.sent = Some(last);
+            self.learned.isolation.starts(first);
         }
         let (mut missing, mut undeliverable) = (Vec::new(), Vec::new());
         for entry in batch.entries() {

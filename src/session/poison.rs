@@ -9,9 +9,8 @@
 //!
 //! 1. A batch without proof is sent again in halves, until one entry alone gets no proof: the
 //!    *suspect*. It is sent alone on each connection.
-//! 2. A frame that failed alone [`TRIES`] times over at least [`SPREAD`] is overtaken: on the next
-//!    connection a later entry, the *probe*, is sent before it. A setup has no order to keep, so it
-//!    is overtaken after one try.
+//! 2. An entry that failed alone [`TRIES`] times over at least [`SPREAD`] is overtaken: on the next
+//!    connection a later entry, the *probe*, is sent before it.
 //! 3. If the probe is proven, the suspect is sent again on that same connection. Without proof
 //!    again, the failure is *contradicted*: the server processed another entry just before.
 //! 4. After [`CONTRADICTIONS`] contradicted failures among at least [`TRIES`] over [`SPREAD`], the
@@ -50,8 +49,7 @@
 //! | `a_batch_with_a_suspect_blames_no_entry` | failed: `Batch` | `Alone`, `Overtaking` | unchanged |
 //! | `an_older_entry_is_suspected_first` | failed: `Alone`, older than the suspect | `Alone` | `Alone`, the older entry |
 //! | `a_proven_suspect_is_none` | proven: the suspect | `Alone`, `Overtaking` | `Clear` |
-//! | `a_frame_is_overtaken_after_three_tries_over_five_seconds` | failed: the suspect | `Alone` | `Overtaking` at both limits |
-//! | `a_setup_is_overtaken_after_one_try` | failed: the setup alone | `Clear` | `Overtaking` |
+//! | `an_entry_is_overtaken_after_three_tries_over_five_seconds` | failed: the suspect | `Alone` | `Overtaking` at both limits |
 //! | `an_overtaken_entry_is_contradicted_at_once` | overtaken | `Clear` | `Overtaking`, 1 try, 1 contradiction |
 //! | `an_entry_before_a_proven_probe_is_overtaken_at_once` | failed: `Alone`, older than the newest probe | `Clear` | `Overtaking`, 1 try |
 //! | `a_failure_after_a_proven_probe_is_contradicted` | proven: the probe; failed: the suspect | `Overtaking` | `Overtaking`, 1 more contradiction |
@@ -73,8 +71,8 @@ use crate::config::MAX_UNPROVEN_ENTRIES;
 use crate::entry::{Entry, Kind, Seq};
 use crate::planted::planted;
 
-/// The least failed tries of an entry before it can become a dead letter, and of a frame alone
-/// before a later entry is sent first.
+/// The least failed tries of an entry before it can become a dead letter, and of an entry alone
+/// before a later one is sent first.
 const TRIES: u32 = 3;
 /// The least time from the first to the last failed try of an entry before it can become a dead
 /// letter: a restart of a handler or a short stall of its database does not cost an entry.
@@ -171,16 +169,12 @@ impl Suspect {
 
     /// The tries alone before the suspect is overtaken.
     fn tries_before_probe(&self) -> u32 {
-        let tries = match self.kind {
-            Kind::Frame => TRIES,
-            Kind::Setup => 1,
-        };
-        tries << self.outages.min(MAX_TRY_DOUBLINGS)
+        TRIES << self.outages.min(MAX_TRY_DOUBLINGS)
     }
 
     /// Whether another entry is sent before the suspect, given the newest one that was.
     fn is_overtaken(&self, overtaker: Option<Seq>, now: Instant) -> bool {
-        let is_spread = self.kind == Kind::Setup || now - self.first_failed >= SPREAD;
+        let is_spread = now - self.first_failed >= SPREAD;
         overtaker > Some(self.seq) && self.outages == 0
             || self.tries_alone >= self.tries_before_probe() && is_spread
     }
@@ -227,6 +221,8 @@ impl InFlight {
 #[derive(Debug, Default)]
 pub(super) struct Isolation {
     state: State,
+    /// The first entry of the newest batch.
+    head: Seq,
     /// The newest entry that was proven before the suspect; it is behind the suspect in the queue.
     overtaker: Option<Seq>,
     /// An entry was proven on this connection, and one that overtook the suspect.
@@ -243,6 +239,11 @@ impl Isolation {
     pub(super) fn connected(&mut self) {
         self.is_any_proven = false;
         self.is_probe_proven = false;
+    }
+
+    /// A batch that starts with this entry is sent.
+    pub(super) fn starts(&mut self, first: Seq) {
+        self.head = first;
     }
 
     /// Entries were proven on this connection.
@@ -440,11 +441,11 @@ impl Isolation {
             State::Clear => most,
             State::Halving { limit, .. } => most.min(*limit),
             State::Alone(_) => 1,
-            // The suspect, the entries that overtook it, and those up to the probe.
+            // From the head to the suspect, the entries that overtook it, and those up to the probe.
             State::Overtaking(suspect) => {
-                let newest = self.overtaker.map_or(0, |Seq(newest)| newest);
-                let overtakers = newest.saturating_sub(suspect.seq.0) as usize;
-                1 + overtakers.min(MAX_UNPROVEN_ENTRIES) + suspect.distance()
+                let Seq(newest) = self.overtaker.unwrap_or_default().max(suspect.seq);
+                let known = newest.saturating_sub(self.head.0) as usize + 1;
+                known.min(MAX_UNPROVEN_ENTRIES) + suspect.distance()
             }
         }
     }
@@ -532,8 +533,9 @@ mod tests {
 
         /// A lab with an overtaken suspect.
         fn overtaking(seq: u64) -> Self {
-            let lab = Self::with_suspect(seq, TRIES, SPREAD / 2);
+            let mut lab = Self::with_suspect(seq, TRIES, SPREAD / 2);
             assert!(matches!(lab.isolation.state, State::Overtaking(_)));
+            lab.isolation.starts(Seq(seq));
             lab
         }
 
@@ -629,7 +631,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_is_overtaken_after_three_tries_over_five_seconds() {
+    fn an_entry_is_overtaken_after_three_tries_over_five_seconds() {
         let mut lab = Lab::with_suspect(1, 2, SPREAD);
         assert!(!lab.is_overtaking(1), "two tries");
         lab.fails(&[1]);
@@ -640,14 +642,8 @@ mod tests {
         lab.fails(&[1]);
         assert!(lab.is_overtaking(1));
         // The suspect and the probe.
+        lab.isolation.starts(Seq(1));
         assert_eq!(lab.isolation.limit(1000), 2);
-    }
-
-    #[test]
-    fn a_setup_is_overtaken_after_one_try() {
-        let mut lab = Lab::new();
-        lab.isolation.failed(&[one(1, Kind::Setup)], LOST, lab.now);
-        assert!(lab.is_overtaking(1));
     }
 
     #[test]
@@ -656,8 +652,9 @@ mod tests {
         lab.isolation.overtaken(one(7, Kind::Frame), Some(Seq(16)), lab.now);
         assert!(lab.is_overtaking(7));
         assert_eq!((lab.suspect().tries, lab.suspect().contradictions), (1, 1));
-        // The nine entries that overtook it are read again with it.
-        assert_eq!(lab.isolation.limit(1000), 11);
+        // The nine entries that overtook it and the five before it are read again with it.
+        lab.isolation.starts(Seq(2));
+        assert_eq!(lab.isolation.limit(1000), 16);
         // On the same connection, the next try is contradicted too.
         lab.fails(&[7]);
         assert_eq!((lab.suspect().tries, lab.suspect().contradictions), (2, 2));

@@ -233,7 +233,7 @@ async fn the_status_names_the_entry_and_the_attempt() {
         sleep(Duration::from_millis(50)).await;
     }
     attempts.dedup();
-    assert_eq!(attempts, [(2, 3), (3, 3)]);
+    assert_eq!(attempts, [(2, 5), (3, 5), (4, 5), (5, 5)]);
 }
 
 // Real servers.
