@@ -257,6 +257,8 @@ impl Isolation {
                 State::Overtaking(suspect) if suspect.seq < seq => {
                     self.is_probe_proven = true;
                     self.overtaker = self.overtaker.max(Some(seq));
+                    // The next probe is the entry after this one.
+                    suspect.outages = 0;
                 }
                 State::Halving { last, .. } if *last <= seq => self.state = State::Clear,
                 State::Alone(_) | State::Overtaking(_) | State::Halving { .. } | State::Clear => {}
