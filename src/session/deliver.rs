@@ -120,17 +120,6 @@ impl<S: Sink> Session<S> {
         if let Outcome::Refused(seqs) = outcome {
             outcome = self.insist(link, bindings, &missing, seqs).await?;
         }
-        if let Outcome::Refused(refused) = &outcome
-            && let Some(first) = missing.first()
-            && refused.len() == missing.len()
-            && self.sink.strongest_proof() == Proof::Echo
-            && self.reader.queued() > batch.entries().len() as u64
-        {
-            let others = missing.len() - 1;
-            self.learned.isolation.all_refused(InFlight::of(first), others, Instant::now());
-            self.show_retrying();
-            return Err(SessionError::NotKept("it refuses every entry that was tried"));
-        }
         let sent = missing.len();
         for (seq, reason) in undeliverable {
             batch.quarantine(&[seq], &reason);

@@ -27,9 +27,6 @@
 //! in the queue. After a failure it waits until another entry is proven on the connection; after
 //! [`TRIES`] failures it is not sent again.
 //!
-//! A server may also refuse every entry, as long as its database is down. If it refused all that were
-//! tried and more are queued, a probe decides in the same way.
-//!
 //! The probe alone does not condemn the suspect, because an outage may end between the two: one in
 //! five that last longer than the tries would cost a good entry. A good suspect is proven in step 3
 //! and arrives one place late, which step 2 makes rare. In a run of poison, the probes of its entries
@@ -57,8 +54,6 @@
 //! | `an_older_entry_contradicts_nothing` | proven: an older entry; failed: the suspect | `Alone` | `Alone`, 1 more try only |
 //! | `a_contradicted_entry_is_undeliverable` | failed: the suspect, at all three limits | `Overtaking` | `Clear`, the entry is undeliverable |
 //! | `a_probe_without_proof_is_an_outage` | failed: the probe | `Overtaking` | `Alone`, twice the tries, four times the distance |
-//! | `a_refused_entry_is_overtaken_before_it_is_set_aside` | all refused | `Clear`, `Alone` | `Overtaking`, after outages only at every second to eighth time |
-//! | `a_refused_probe_is_an_outage` | all refused | `Overtaking` | `Alone`, four times the distance |
 //! | `an_entry_that_left_the_queue_is_no_suspect` | removed | any | `Clear` if the entry or the range is gone |
 
 use std::collections::BTreeMap;
@@ -83,8 +78,6 @@ const CONTRADICTIONS: u32 = 2;
 /// How often the tries before a probe double, to 12, while probes fail: the longer an outage, the
 /// rarer it ends between a try of the suspect and the probe.
 const MAX_TRY_DOUBLINGS: u32 = 2;
-/// How often the refusals before a probe double, to 8, while the server refuses probes too.
-const MAX_REFUSAL_DOUBLINGS: u32 = 3;
 /// How often the distance of the probe is multiplied by four, to 256 entries, while probes fail: a
 /// lap at 2 Hz.
 const MAX_DISTANCE_STEPS: u32 = 4;
@@ -337,30 +330,6 @@ impl Isolation {
             State::Alone(suspect)
         };
         None
-    }
-
-    /// The server refused every entry that was tried, of which `first` is the oldest, and more are
-    /// queued. `others` is the number of the later ones that were tried.
-    pub(super) fn all_refused(&mut self, first: InFlight, others: usize, now: Instant) {
-        let mut suspect = match std::mem::take(&mut self.state) {
-            State::Overtaking(suspect) if suspect.seq == first.seq && others > 0 => {
-                return self.probe_failed(suspect);
-            }
-            // No probe was at hand.
-            State::Overtaking(suspect) if suspect.seq == first.seq => {
-                self.state = State::Overtaking(suspect);
-                return;
-            }
-            State::Alone(suspect) if suspect.seq == first.seq => suspect,
-            _ => Suspect::new(first.seq, first.kind, now),
-        };
-        suspect.tries += 1;
-        suspect.tries_alone += 1;
-        self.state = if suspect.tries_alone >= 1 << suspect.outages.min(MAX_REFUSAL_DOUBLINGS) {
-            State::Overtaking(suspect)
-        } else {
-            State::Alone(suspect)
-        };
     }
 
     fn probe_failed(&mut self, suspect: Suspect) {
@@ -755,32 +724,6 @@ mod tests {
         }
         assert_eq!(lab.suspect().distance(), 256);
         assert_eq!(lab.suspect().tries_before_probe(), 12);
-    }
-
-    #[test]
-    fn a_refused_entry_is_overtaken_before_it_is_set_aside() {
-        let mut lab = Lab::new();
-        lab.isolation.all_refused(one(1, Kind::Frame), 0, lab.now);
-        assert!(lab.is_overtaking(1));
-    }
-
-    #[test]
-    fn a_refused_probe_is_an_outage() {
-        let mut lab = Lab::new();
-        let distances = [1, 2, 4, 8, 8].map(|expected| {
-            let mut refusals = 0;
-            while !lab.is_overtaking(1) {
-                lab.isolation.all_refused(one(1, Kind::Frame), 0, lab.now);
-                refusals += 1;
-            }
-            assert_eq!(refusals, expected);
-            lab.isolation.all_refused(one(1, Kind::Frame), 0, lab.now);
-            assert!(lab.is_overtaking(1), "no probe was at hand");
-            lab.isolation.all_refused(one(1, Kind::Frame), 1, lab.now);
-            assert!(matches!(lab.isolation.state, State::Alone(_)));
-            lab.suspect().distance()
-        });
-        assert_eq!(distances, [4, 16, 64, 256, 256]);
     }
 
     #[test]

@@ -159,31 +159,6 @@ async fn a_server_that_takes_nothing_is_an_outage() {
     }
 }
 
-/// As long as its database is down, for example.
-#[tokio::test(start_paused = true)]
-async fn a_server_that_refuses_everything_is_an_outage() {
-    for (objects, no_echo) in [(true, false), (false, false), (true, true)] {
-        let mut world = World::with(Faults { no_echo, ..Faults::default() });
-        world.frames(5).await;
-        world.drain(MINUTE).await;
-        let refuses = Some("");
-        world.server.behave(Faults { refuses, objects, no_echo, ..Faults::default() });
-        for _ in 0..240 {
-            world.frames(1).await;
-            sleep(Duration::from_millis(500)).await;
-        }
-        let case = format!("objects {objects}, no_echo {no_echo}");
-        assert_eq!(world.queue().ledger.quarantined, 0, "{case}");
-        world.server.behave(Faults { no_echo, ..Faults::default() });
-        world.drain(3 * MINUTE).await;
-        let ledger = world.queue().ledger;
-        assert_eq!((ledger.delivered, ledger.quarantined), (245, 0), "{case}");
-        let mut seen = world.seen();
-        seen.sort_unstable();
-        assert_eq!(seen, up_to(245), "{case}");
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn the_only_entry_is_kept_until_another_shows_whether_the_server_works() {
     let mut world = World::with(Faults { poison: Some(Poison::Raises), ..Faults::default() });

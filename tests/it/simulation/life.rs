@@ -206,7 +206,7 @@ impl Life {
 
     /// Waits until the queue is empty; all faults must be healed.
     pub async fn drain(&mut self, world: &mut World) {
-        let has_poison = world.swarm.poison;
+        let has_poison = world.swarm.poison && world.swarm.poison_kind.is_some();
         let limit = if has_poison { DRAIN_WITH_POISON } else { DRAIN };
         let mut next_frame = Instant::now() + FRAME_INTERVAL;
         let drained = timeout(limit, async {
