@@ -366,7 +366,7 @@ impl Default for Config {
                 mark: false,
                 max_rate: 0.0,
                 backoff_min: Duration::from_millis(500),
-                backoff_max: Duration::from_secs(60),
+                backoff_max: Duration::from_secs(5),
             },
             source: SourceConfig {
                 lmu: LmuConfig::default(),

@@ -17,6 +17,7 @@ use axum::{Json, Router, middleware};
 use qrcode::QrCode;
 use qrcode::render::svg;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 pub(crate) use self::pill::count;
 use self::pill::was_forgotten;
@@ -192,10 +193,12 @@ struct Destination {
 impl Destination {
     fn new(watch: &DestinationWatch, pill: Pill) -> Self {
         let session = watch.session.borrow().clone();
-        let wrong = if !session.connected {
-            session.last_error_plainly.map(String::from)
-        } else if was_forgotten(&session) {
+        let wrong = if session.connected && was_forgotten(&session) {
             Some(FORGOTTEN.into())
+        } else if (!session.connected || session.session.is_some())
+            && let Some(message) = session.last_error_plainly
+        {
+            Some(message.into())
         } else {
             session.stuck_on().map(|retrying| {
                 format!(
@@ -211,7 +214,7 @@ impl Destination {
             connected: session.connected,
             verified: session.verified,
             proof: session.proof.map(|proof| proof.as_str()),
-            retry_in: session.retry_in.map(|wait| wait.as_secs_f64()),
+            retry_in: session.retry_at.map(|at| (at - Instant::now()).as_secs_f64()),
             retrying: session.retrying.map(|retrying| retrying.to_string()),
             wrong,
             latency: watch.latencies.lately(),

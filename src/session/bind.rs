@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::capability::Evidence;
+use super::deliver::SessionKnown;
 use super::poison::InFlight;
+use super::stored::Stored;
 use super::{Session, SessionError, next_verification};
 use crate::config::{
     DeliveryConfig, JOIN_TIMEOUT, MAX_SESSIONS, MAX_UNPROVEN_ENTRIES, PAGE_BYTES, PAGE_ENTRIES,
@@ -44,12 +46,26 @@ pub(super) struct Bindings {
     pub(super) setup_in_flight: Option<Seq>,
 }
 
+/// What is known of a session when it is bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Origin {
+    /// The server knows it.
+    Known,
+    /// It was requested on this link, or the server cannot be asked about it.
+    New,
+    /// The server showed nothing of it: it is empty, or the server does not know it.
+    Unconfirmed,
+}
+
 /// A bound session.
 #[derive(Debug)]
 pub(super) struct Bound {
     pub(super) session: String,
     /// The session was requested on this link, and the server has not shown data for it yet.
     pub(super) is_new: bool,
+    /// The session is an earlier or a configured one of which the server has shown nothing yet: it
+    /// is empty, or the server does not know it.
+    pub(super) is_unconfirmed: bool,
     /// What the server showed of the session before the currently unproven entries were sent.
     pub(super) shown: Shown,
     /// The last position that was sent to the session; `setup_apart` is the position of the newest
@@ -171,6 +187,20 @@ impl Bindings {
         }
     }
 
+    /// Whether the answer to a join is no reason to doubt the session of this stint.
+    pub(super) fn is_as_expected(&self, stint: StintId, joined: Joined, stored: &Stored) -> bool {
+        let newest = self.newest_unproven().remove(&stint);
+        match (joined, newest) {
+            (Joined::Unanswered, _) | (Joined::Known(_), None) => true,
+            (Joined::Silent, None) => self.of(stint).is_ok_and(|bound| bound.is_new),
+            (Joined::Silent, Some(_)) => false,
+            (Joined::Known(shown), Some((entry, _))) => {
+                let stored = stored.newest(stint, entry.kind).map(|(_, id)| id);
+                self.presence(entry, shown, stored) != Presence::Missing
+            }
+        }
+    }
+
     /// The stint whose session was used most recently.
     pub(super) fn latest(&self) -> Option<StintId> {
         let latest = self.by_stint.iter().max_by_key(|(stint, bound)| (bound.sent, **stint));
@@ -204,16 +234,32 @@ impl<S: Sink> Session<S> {
         let Some(session) = remembered else {
             return self.bind_new(link, bindings, stint).await;
         };
+        let may_be_empty = !self.learned.stored.has_any(stint, &session);
         let joined = if self.never_asks() {
             self.learned.stored.bind(stint, &session);
             Joined::Known(Shown::default())
         } else {
-            let joined = self.join(link, &session).await?;
+            let mut joined = self.join(link, &session).await?;
+            if joined == Joined::Silent {
+                joined = self.join_again(link, &session, joined).await?;
+            }
             self.at_rest(link, bindings, stint, &session, joined).await?
         };
         match (joined, &self.choice) {
             (Joined::Known(_), _) => {
-                self.bound(bindings, stint, session, false, joined);
+                self.bound(bindings, stint, session, Origin::Known, joined);
+                self.refresh_setup(link, bindings, stint).await
+            }
+            // An empty session looks like an unknown one until an entry is sent to it.
+            (Joined::Silent, SessionChoice::Auto) if may_be_empty => {
+                self.bound(bindings, stint, session, Origin::Unconfirmed, joined);
+                match self.send_setup(link, bindings, stint).await? {
+                    SessionKnown::Yes => Ok(()),
+                    SessionKnown::No => self.rebind(link, bindings, stint).await,
+                }
+            }
+            (Joined::Silent, SessionChoice::Fixed(_)) => {
+                self.bound(bindings, stint, session, Origin::Unconfirmed, joined);
                 self.refresh_setup(link, bindings, stint).await
             }
             (Joined::Unanswered, SessionChoice::Fixed(_))
@@ -222,8 +268,8 @@ impl<S: Sink> Session<S> {
                 self.observe(Evidence::JoinTimedOut);
                 Err(SinkError::Timeout(JOIN_TIMEOUT, NO_JOIN).into())
             }
-            (_, SessionChoice::Fixed(_)) => {
-                self.bound(bindings, stint, session, true, joined);
+            (Joined::Unanswered, SessionChoice::Fixed(_)) => {
+                self.bound(bindings, stint, session, Origin::New, joined);
                 self.refresh_setup(link, bindings, stint).await
             }
             // Its first entry got no proof. The session may still exist: another one for each try
@@ -233,7 +279,7 @@ impl<S: Sink> Session<S> {
                     && !self.learned.capability.keeps_nothing()
                     && self.learned.stored.is_empty_in(stint, &session) =>
             {
-                self.bound(bindings, stint, session, true, joined);
+                self.bound(bindings, stint, session, Origin::New, joined);
                 self.refresh_setup(link, bindings, stint).await
             }
             // A single timeout may be a slow server: a new session would cost viewers their page.
@@ -260,7 +306,7 @@ impl<S: Sink> Session<S> {
     ) -> Result<(), SessionError> {
         self.learned.isolation.page_is_new();
         if let SessionChoice::Fixed(_) = self.choice {
-            return Err(SessionError::NotKept("it does not know server.session_id"));
+            return Err(SessionError::UnknownSession);
         }
         let limit = self.settings.proof_timeout;
         let session = timeout(limit, link.request_session(stint))
@@ -273,7 +319,7 @@ impl<S: Sink> Session<S> {
         if !planted("session_not_remembered") {
             self.reader.set_session(stint, self.sink.server(), &session).await?;
         }
-        self.bound(bindings, stint, session, true, joined);
+        self.bound(bindings, stint, session, Origin::New, joined);
         self.refresh_setup(link, bindings, stint).await
     }
 
@@ -292,6 +338,14 @@ impl<S: Sink> Session<S> {
             && self.settings.verify_interval.is_zero()
     }
 
+    /// Whether sessions are joined on a link other than the publishing one, which then receives no
+    /// echoes.
+    fn asks_on_another_link(&self) -> bool {
+        self.keeps_from_echoes()
+            && self.settings.proof == ProofChoice::Ack
+            && !self.learned.capability.has_several_workers()
+    }
+
     /// Asks whether the server knows the session. Joins on the link itself, which then receives the
     /// echoes of the session, or on a separate link if echoes are not wanted.
     pub(super) async fn join(
@@ -303,7 +357,7 @@ impl<S: Sink> Session<S> {
         // more data.
         let limit = self.settings.proof_timeout.max(3 * JOIN_TIMEOUT);
         let late = |_| SinkError::Timeout(limit, NO_JOIN);
-        let joined = if self.keeps_from_echoes() && self.settings.proof == ProofChoice::Ack {
+        let joined = if self.asks_on_another_link() {
             let mut aside = self.open().await?;
             timeout(limit, aside.join(session, Answer::Ack)).await.map_err(late)??
         } else {
@@ -315,6 +369,36 @@ impl<S: Sink> Session<S> {
             self.observe(Evidence::JoinAnswered);
         }
         Ok(joined)
+    }
+
+    /// Asks on the publishing link itself if another link gave this answer, which would make the
+    /// caller doubt the session. Behind a load balancer the other link may have reached a different
+    /// process, which does not know the session.
+    pub(super) async fn join_again(
+        &mut self,
+        link: &mut S::Link,
+        session: &str,
+        joined: Joined,
+    ) -> Result<Joined, SessionError> {
+        if !self.asks_on_another_link() {
+            return Ok(joined);
+        }
+        let limit = self.settings.proof_timeout.max(3 * JOIN_TIMEOUT);
+        let own = timeout(limit, link.join(session, Answer::Ack))
+            .await
+            .map_err(|_| SinkError::Timeout(limit, NO_JOIN))??;
+        match (joined, own) {
+            (_, Joined::Unanswered) => Ok(joined),
+            (Joined::Silent, Joined::Known(_)) | (Joined::Known(_), Joined::Silent) => {
+                tracing::warn!(
+                    "connections to the server reach different processes with different sessions; \
+                     enable sticky sessions in its load balancer"
+                );
+                self.observe(Evidence::LinksDisagree);
+                Ok(own)
+            }
+            _ => Ok(own),
+        }
     }
 
     /// Waits until the page of the session no longer changes. An entry of ours that it shows is
@@ -399,9 +483,13 @@ impl<S: Sink> Session<S> {
         bindings: &mut Bindings,
         stint: StintId,
         session: String,
-        is_new: bool,
+        origin: Origin,
         joined: Joined,
     ) {
+        let is_new = origin != Origin::Known;
+        let is_unconfirmed = origin == Origin::Unconfirmed;
+        // A mistyped id would be a dead link.
+        let shows_page = !(is_unconfirmed && matches!(self.choice, SessionChoice::Fixed(_)));
         if is_new {
             self.learned.stored.forget(stint);
         }
@@ -410,8 +498,8 @@ impl<S: Sink> Session<S> {
             Joined::Known(shown) => shown,
             Joined::Silent | Joined::Unanswered => Shown::default(),
         };
-        let page = self.sink.page(&session);
-        if page.is_none() {
+        let page = self.sink.page(&session).filter(|_| shows_page);
+        if page.is_none() && shows_page {
             tracing::info!(%stint, name = session, on = self.sink.server(), "stint name assigned");
         }
         let verified = matches!(joined, Joined::Known(_)) && !self.never_asks();
@@ -426,8 +514,10 @@ impl<S: Sink> Session<S> {
                 status.show(stint, page);
             }
             status.verified = if is_first { verified } else { status.verified };
-            status.last_error = None;
-            status.last_error_plainly = None;
+            if shows_page {
+                status.last_error = None;
+                status.last_error_plainly = None;
+            }
         });
         bindings.make_room();
         if verified {
@@ -439,8 +529,33 @@ impl<S: Sink> Session<S> {
             // Otherwise the server can be asked, and unproven entries wait for its answer.
             self.observe(Evidence::JoinsGivenUp);
         }
-        let bound = Bound { session, is_new, shown, sent: None, setup_apart: None };
+        let bound = Bound { session, is_new, is_unconfirmed, shown, sent: None, setup_apart: None };
         bindings.by_stint.insert(stint, bound);
+    }
+
+    /// Records that the server knows the session of this stint, and shows its page.
+    pub(super) fn confirmed(
+        &self,
+        bindings: &mut Bindings,
+        stint: StintId,
+    ) -> Result<(), SessionError> {
+        let bound = bindings.of_mut(stint)?;
+        bound.is_new = false;
+        if !std::mem::take(&mut bound.is_unconfirmed) {
+            return Ok(());
+        }
+        let page = self.sink.page(&bound.session);
+        self.status.send_modify(|status| {
+            if status.stint <= Some(stint) {
+                status.page.clone_from(&page);
+            }
+            if let Some(page) = page {
+                status.show(stint, page);
+            }
+            status.last_error = None;
+            status.last_error_plainly = None;
+        });
+        Ok(())
     }
 
     /// Sends the setup in force at the head of the queue, unless the page has it or a newer one, or
@@ -451,6 +566,22 @@ impl<S: Sink> Session<S> {
         bindings: &mut Bindings,
         stint: StintId,
     ) -> Result<(), SessionError> {
+        match (self.send_setup(link, bindings, stint).await?, &self.choice) {
+            (SessionKnown::Yes, _) => Ok(()),
+            (SessionKnown::No, SessionChoice::Fixed(_)) => Err(SessionError::UnknownSession),
+            (SessionKnown::No, SessionChoice::Auto) => {
+                Err(SessionError::NotKept("it forgot the session immediately"))
+            }
+        }
+    }
+
+    /// Like [`Session::refresh_setup`], but returns whether the server knows the session.
+    async fn send_setup(
+        &mut self,
+        link: &mut S::Link,
+        bindings: &mut Bindings,
+        stint: StintId,
+    ) -> Result<SessionKnown, SessionError> {
         let bound = bindings.of(stint)?;
         let isolation = &self.learned.isolation;
         if let Some(setup) = self.reader.setup_in_force(stint).await?
@@ -461,9 +592,11 @@ impl<S: Sink> Session<S> {
             && (bound.setup_apart.max(bound.sent) < Some(setup.seq)
                 || isolation.deferred_setup() == Some(setup.seq))
         {
-            self.publish_apart(link, bindings, &setup).await?;
+            if self.publish_apart(link, bindings, &setup).await? == SessionKnown::No {
+                return Ok(SessionKnown::No);
+            }
             bindings.of_mut(stint)?.setup_apart = Some(setup.seq);
         }
-        Ok(())
+        Ok(SessionKnown::Yes)
     }
 }

@@ -23,6 +23,7 @@
 //! | --- | --- | --- | --- |
 //! | `a_new_connection_is_learned_afresh` | `Connected` | any | `Unknown`, joins `Assumed`; counters, order and `echoes` unchanged |
 //! | `a_shown_session_can_be_asked` | `SessionShown` | any | joins `Shows` |
+//! | `a_server_that_shows_entries_keeps_some` | `SessionShown` | keeping `NothingAgain` | also keeping `Nothing` |
 //! | `a_server_that_only_shows_is_asked` | `SessionShown` | `Unknown`, found stored on 2 links | `Asked`, 0 links without proof |
 //! | `an_answer_ends_the_count_of_unanswered_joins` | `JoinAnswered` | any | 0 joins unanswered |
 //! | `an_unanswered_join_is_counted` | `JoinTimedOut` | any | 1 more join unanswered |
@@ -36,8 +37,17 @@
 //! | `silence_on_every_connection_is_no_confirmation` | `NothingConfirmed` | `Unknown`, joins `Unanswered`, at both limits | `Written` |
 //! | `silence_after_a_proof_proves_nothing` | `NothingConfirmed` | `Echo`, `Ack`, `Asked`, `Written` | unchanged |
 //! | `entries_found_stored_are_counted_once_a_connection` | `FoundStored` | at least 1 link without proof, this link not counted yet | 1 more link found stored |
-//! | `a_swap_ends_batches` | `Reordered` | any | order `Changed` |
-//! | `an_empty_new_session_is_suspicious` | `NewSessionEmpty` | any | keeping `Nothing` |
+//! | `a_swap_ends_batches` | `Reordered` | order `Kept`, `Changed` | order `Changed`, 0 failed probes |
+//! | `a_swap_after_a_probe_ends_batches_for_good` | `Reordered` | order `Probed`, `Unreliable` | order `Unreliable` |
+//! | `a_refusal_without_a_name_ends_batches` | `RefusedUnnamed` | order `Kept`, `Probed` | order `Changed`, 0 failed probes |
+//! | `a_refusal_without_a_name_changes_nothing_one_at_a_time` | `RefusedUnnamed` | order `Changed`, `Unreliable` | unchanged |
+//! | `a_probe_in_order_allows_small_batches` | `ProbeInOrder` | order `Changed` | order `Probed` |
+//! | `a_failed_probe_postpones_the_next` | `ProbeFailed` | order `Changed` | 1 more failed probe |
+//! | `a_probe_proves_nothing_in_other_states` | `ProbeInOrder` | order `Kept`, `Probed`, `Unreliable` | unchanged |
+//! | `a_failed_probe_proves_nothing_in_other_states` | `ProbeFailed` | order `Kept`, `Probed`, `Unreliable` | unchanged |
+//! | `links_that_disagree_reach_several_servers` | `LinksDisagree` | any | workers `Several` |
+//! | `an_empty_new_session_is_suspicious` | `NewSessionEmpty` | keeping `Assumed` | keeping `Nothing` |
+//! | `a_second_empty_session_is_no_accident` | `NewSessionEmpty` | keeping `Nothing`, `NothingAgain` | keeping `NothingAgain` |
 
 use crate::config::{UNANSWERED_JOINS, WITHOUT_PROOF_LINKS};
 use crate::sink::Proof;
@@ -71,8 +81,23 @@ pub(super) enum Order {
     #[default]
     Kept,
     /// The server reordered entries, or refused one of several without naming it: entries are sent
-    /// one at a time.
-    Changed,
+    /// one at a time. Counts the probes since then that failed.
+    Changed { failed_probes: u32 },
+    /// The server kept the order of a probe afterwards: entries are sent in small batches.
+    Probed,
+    /// The server reordered entries although a probe was in order: entries are sent one at a time,
+    /// and it is not probed again.
+    Unreliable,
+}
+
+/// Whether all connections reach the same server process, as far as is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Workers {
+    #[default]
+    One,
+    /// Several processes behind one address, each with sessions of its own: only the connection that
+    /// publishes can be asked about them.
+    Several,
 }
 
 /// Whether the server stores what it acknowledges.
@@ -82,6 +107,8 @@ pub(super) enum Keeping {
     Assumed,
     /// The server acknowledged the first entry of a new session and stored nothing.
     Nothing,
+    /// The server did so with several new sessions in a row.
+    NothingAgain,
 }
 
 /// Whether the server has ever echoed one of our entries.
@@ -105,6 +132,7 @@ pub(super) struct ServerCapability {
     confirmation: Confirmation,
     joins: Joins,
     order: Order,
+    workers: Workers,
     keeping: Keeping,
     echoes: Echoes,
     found_stored: FoundStored,
@@ -137,9 +165,16 @@ pub(super) enum Evidence {
     NothingConfirmed,
     /// Entries without proof from an earlier connection turned out to be stored.
     FoundStored,
-    /// Echoes arrived in a different order, or the server refused one of several entries without
-    /// naming it.
+    /// Echoes arrived in a different order.
     Reordered,
+    /// The server refused one of several entries without naming it.
+    RefusedUnnamed,
+    /// All entries of a probe were echoed in order.
+    ProbeInOrder,
+    /// Entries of a probe were echoed in a different order, or not at all.
+    ProbeFailed,
+    /// A second connection and the publishing one got different answers to the same join.
+    LinksDisagree,
     /// The server acknowledged the first entry of a new session, and the session is empty.
     NewSessionEmpty,
 }
@@ -155,6 +190,9 @@ impl ServerCapability {
             }
             Evidence::SessionShown => {
                 self.joins = Joins::Shows;
+                if self.keeping == Keeping::NothingAgain {
+                    self.keeping = Keeping::Nothing;
+                }
                 if self.confirmation == Confirmation::Unknown
                     && self.found_stored.links + 1 >= WITHOUT_PROOF_LINKS
                 {
@@ -187,8 +225,34 @@ impl ServerCapability {
                 }
                 self.found_stored.is_this_one_counted = true;
             }
-            Evidence::Reordered => self.order = Order::Changed,
-            Evidence::NewSessionEmpty => self.keeping = Keeping::Nothing,
+            Evidence::Reordered => {
+                self.order = match self.order {
+                    Order::Kept | Order::Changed { .. } => Order::Changed { failed_probes: 0 },
+                    Order::Probed | Order::Unreliable => Order::Unreliable,
+                };
+            }
+            Evidence::RefusedUnnamed => {
+                if let Order::Kept | Order::Probed = self.order {
+                    self.order = Order::Changed { failed_probes: 0 };
+                }
+            }
+            Evidence::ProbeInOrder => {
+                if let Order::Changed { .. } = self.order {
+                    self.order = Order::Probed;
+                }
+            }
+            Evidence::ProbeFailed => {
+                if let Order::Changed { failed_probes } = &mut self.order {
+                    *failed_probes = failed_probes.saturating_add(1);
+                }
+            }
+            Evidence::LinksDisagree => self.workers = Workers::Several,
+            Evidence::NewSessionEmpty => {
+                self.keeping = match self.keeping {
+                    Keeping::Assumed => Keeping::Nothing,
+                    Keeping::Nothing | Keeping::NothingAgain => Keeping::NothingAgain,
+                };
+            }
         }
     }
 
@@ -252,13 +316,36 @@ impl ServerCapability {
 
     /// Whether entries must be in flight one at a time.
     pub(super) fn is_one_at_a_time(&self) -> bool {
-        self.order == Order::Changed
+        matches!(self.order, Order::Changed { .. } | Order::Unreliable)
+    }
+
+    /// Whether batches must be no larger than those of the probe that the server passed.
+    pub(super) fn is_probed(&self) -> bool {
+        self.order == Order::Probed
+    }
+
+    /// How many probes of the order failed; `None` if the server is not to be probed.
+    pub(super) fn failed_probes(&self) -> Option<u32> {
+        match self.order {
+            Order::Changed { failed_probes } => Some(failed_probes),
+            Order::Kept | Order::Probed | Order::Unreliable => None,
+        }
+    }
+
+    /// Whether connections reach different server processes.
+    pub(super) fn has_several_workers(&self) -> bool {
+        self.workers == Workers::Several
     }
 
     /// Whether the server stored nothing of a new session. Several entries are then sent to
     /// determine the proof, because the first one alone may have been refused.
     pub(super) fn keeps_nothing(&self) -> bool {
-        self.keeping == Keeping::Nothing
+        self.keeping != Keeping::Assumed
+    }
+
+    /// Whether the server stored nothing of several new sessions.
+    pub(super) fn keeps_nothing_again(&self) -> bool {
+        self.keeping == Keeping::NothingAgain
     }
 }
 
@@ -284,6 +371,7 @@ mod tests {
         confirmation: Confirmation::Unknown,
         joins: Joins::Assumed,
         order: Order::Kept,
+        workers: Workers::One,
         keeping: Keeping::Assumed,
         echoes: Echoes::NotSeen,
         found_stored: FoundStored { links: 0, is_this_one_counted: false },
@@ -299,6 +387,16 @@ mod tests {
         ServerCapability { joins, ..NEW }
     }
 
+    const CHANGED: Order = Order::Changed { failed_probes: 0 };
+
+    const fn order(order: Order) -> ServerCapability {
+        ServerCapability { order, ..NEW }
+    }
+
+    const fn keeping(keeping: Keeping) -> ServerCapability {
+        ServerCapability { keeping, ..NEW }
+    }
+
     const fn found_stored(links: u32, is_this_one_counted: bool) -> FoundStored {
         FoundStored { links, is_this_one_counted }
     }
@@ -307,7 +405,8 @@ mod tests {
     const EXPERIENCED: ServerCapability = ServerCapability {
         confirmation: Confirmation::Ack,
         joins: Joins::Shows,
-        order: Order::Changed,
+        order: CHANGED,
+        workers: Workers::Several,
         keeping: Keeping::Nothing,
         echoes: Echoes::Seen,
         found_stored: found_stored(2, true),
@@ -334,6 +433,9 @@ mod tests {
         a_shown_session_can_be_asked:
             [NEW, joins(Joins::Unanswered)],
             SessionShown => [joins(Joins::Shows), joins(Joins::Shows)];
+        a_server_that_shows_entries_keeps_some:
+            [keeping(Keeping::NothingAgain)],
+            SessionShown => [ServerCapability { keeping: Keeping::Nothing, ..joins(Joins::Shows) }];
         a_server_that_only_shows_is_asked:
             [
                 ServerCapability {
@@ -448,9 +550,38 @@ mod tests {
                 ServerCapability { found_stored: found_stored(0, true), ..NEW },
             ];
         a_swap_ends_batches:
-            [NEW], Reordered => [ServerCapability { order: Order::Changed, ..NEW }];
+            [order(Order::Kept), order(Order::Changed { failed_probes: 3 })],
+            Reordered => [order(CHANGED), order(CHANGED)];
+        a_swap_after_a_probe_ends_batches_for_good:
+            [order(Order::Probed), order(Order::Unreliable)],
+            Reordered => [order(Order::Unreliable), order(Order::Unreliable)];
+        a_refusal_without_a_name_ends_batches:
+            [order(Order::Kept), order(Order::Probed)],
+            RefusedUnnamed => [order(CHANGED), order(CHANGED)];
+        a_refusal_without_a_name_changes_nothing_one_at_a_time:
+            [order(Order::Changed { failed_probes: 3 }), order(Order::Unreliable)],
+            RefusedUnnamed => [
+                order(Order::Changed { failed_probes: 3 }),
+                order(Order::Unreliable),
+            ];
+        a_probe_in_order_allows_small_batches:
+            [order(Order::Changed { failed_probes: 3 })],
+            ProbeInOrder => [order(Order::Probed)];
+        a_failed_probe_postpones_the_next:
+            [order(CHANGED)], ProbeFailed => [order(Order::Changed { failed_probes: 1 })];
+        a_probe_proves_nothing_in_other_states:
+            [order(Order::Kept), order(Order::Probed), order(Order::Unreliable)],
+            ProbeInOrder => [order(Order::Kept), order(Order::Probed), order(Order::Unreliable)];
+        a_failed_probe_proves_nothing_in_other_states:
+            [order(Order::Kept), order(Order::Probed), order(Order::Unreliable)],
+            ProbeFailed => [order(Order::Kept), order(Order::Probed), order(Order::Unreliable)];
+        links_that_disagree_reach_several_servers:
+            [NEW], LinksDisagree => [ServerCapability { workers: Workers::Several, ..NEW }];
         an_empty_new_session_is_suspicious:
-            [NEW], NewSessionEmpty => [ServerCapability { keeping: Keeping::Nothing, ..NEW }];
+            [NEW], NewSessionEmpty => [keeping(Keeping::Nothing)];
+        a_second_empty_session_is_no_accident:
+            [keeping(Keeping::Nothing), keeping(Keeping::NothingAgain)],
+            NewSessionEmpty => [keeping(Keeping::NothingAgain), keeping(Keeping::NothingAgain)];
     }
 
     #[test]

@@ -19,9 +19,9 @@ use tokio::time::{Instant, sleep, timeout};
 use super::bind::{Bindings, Presence, Unproven};
 use super::capability::Evidence;
 use super::poison::{InFlight, kind_name};
-use super::{Session, SessionError, next_verification};
+use super::{ACK_AFTER_PAUSE, Session, SessionError, next_verification};
 use crate::clock;
-use crate::config::{ECHO_GRACE, MAX_UNPROVEN_ENTRIES, ProofChoice, WRITTEN_AFTER};
+use crate::config::{ECHO_GRACE, MAX_UNPROVEN_ENTRIES, ProofChoice, SessionChoice, WRITTEN_AFTER};
 use crate::entry::{Entry, Seq, StintId};
 use crate::planted::planted;
 use crate::queue::Batch;
@@ -60,6 +60,13 @@ impl Outcome {
             (Self::Proven, Self::Proven) => Self::Proven,
         }
     }
+}
+
+/// Whether the server knows the session that an entry was sent to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SessionKnown {
+    Yes,
+    No,
 }
 
 /// The result of asking the server about the bound sessions.
@@ -159,19 +166,17 @@ impl<S: Sink> Session<S> {
         link: &mut S::Link,
         bindings: &mut Bindings,
         entry: &Entry,
-    ) -> Result<(), SessionError> {
+    ) -> Result<SessionKnown, SessionError> {
         bindings.setup_in_flight = Some(entry.seq);
         let published = self.publish(link, bindings, &[entry]).await?;
         bindings.setup_in_flight = None;
         match published {
             Outcome::Proven | Outcome::Unproven => {}
             Outcome::Refused(_) => tracing::warn!("the server refuses the setup; skipping it"),
-            Outcome::Forgotten(_) => {
-                return Err(SessionError::NotKept("it forgot the session immediately"));
-            }
+            Outcome::Forgotten(_) => return Ok(SessionKnown::No),
         }
         self.meter.resent(1);
-        Ok(())
+        Ok(SessionKnown::Yes)
     }
 
     /// Asks whether the server still knows the session and stores what it acknowledged.
@@ -199,7 +204,13 @@ impl<S: Sink> Session<S> {
         for stint in stints {
             let bound = bindings.of(stint)?;
             let session = bound.session.clone();
-            match self.join(link, &session).await? {
+            let joined = self.join(link, &session).await?;
+            let joined = if bindings.is_as_expected(stint, joined, &self.learned.stored) {
+                joined
+            } else {
+                self.join_again(link, &session, joined).await?
+            };
+            match joined {
                 Joined::Known(shown) => {
                     self.observe(Evidence::SessionShown);
                     let newest = bindings.newest_unproven().remove(&stint);
@@ -218,6 +229,7 @@ impl<S: Sink> Session<S> {
                         }
                     }
                     bindings.of_mut(stint)?.shown = shown;
+                    self.confirmed(bindings, stint)?;
                 }
                 Joined::Silent
                     if bindings.of(stint)?.is_new
@@ -296,12 +308,15 @@ impl<S: Sink> Session<S> {
 
     /// Binds a new session after the server forgot the one of this stint. Unproven entries do not
     /// count as delivered, and the proof of this link is determined again.
-    async fn rebind(
+    pub(super) async fn rebind(
         &mut self,
         link: &mut S::Link,
         bindings: &mut Bindings,
         stint: StintId,
     ) -> Result<(), SessionError> {
+        if let SessionChoice::Fixed(_) = self.choice {
+            return Err(SessionError::UnknownSession);
+        }
         self.forgotten("forgotten");
         tracing::warn!("the server forgot the session; requesting a new one");
         if !planted("new_page_without_what_was_out") {
@@ -509,9 +524,11 @@ impl<S: Sink> Session<S> {
         let sent = Instant::now();
         let addressed = bindings.addressed(&self.sink, entries)?;
         self.note_sent(&addressed);
+        link.request_acks(self.requests_acks());
         let published = link.publish(&addressed, proof, self.grace());
         let times = if planted("proof_waited_for_without_end") { 1_000_000 } else { 1 };
         let published = timeout(self.publish_limit() * times, published).await;
+        self.published_at = Some(Instant::now());
         if !planted("passed_over_forgotten") {
             self.learned.passed_over.extend(link.passed_over());
         }
@@ -555,13 +572,23 @@ impl<S: Sink> Session<S> {
                     self.learn_echo(link, bindings, entries).await?;
                 }
                 for entry in entries {
-                    bindings.of_mut(entry.stint)?.is_new = false;
+                    self.confirmed(bindings, entry.stint)?;
                 }
                 bindings.verify_at = next_verification(&self.settings);
                 Ok(Outcome::Proven)
             }
             (_, Proof::Echo) => self.examine(link, bindings, entries, receipt.missing).await,
         }
+    }
+
+    /// Whether to request an acknowledgement beside echoes: not of a backlog for a server that takes
+    /// one entry at a time, because each would delay the echo that follows it. If an entry without one is not
+    /// echoed, the link ends, and the first entry of the next link is acknowledged.
+    fn requests_acks(&self) -> bool {
+        let capability = &self.learned.capability;
+        let is_costly = capability.proof() == Some(Proof::Echo) && capability.is_one_at_a_time();
+        let has_paused = self.published_at.is_none_or(|at| at.elapsed() >= ACK_AFTER_PAUSE);
+        !is_costly || has_paused
     }
 
     /// Records entries before they are handed to the connection: they may arrive even if it fails.
@@ -660,6 +687,7 @@ impl<S: Sink> Session<S> {
             return;
         }
         self.meter.inversions(receipt.inversions);
+        self.learned.reordered_at = Some(Instant::now());
         if !self.learned.capability.is_one_at_a_time() && !planted("disorder_ignored") {
             self.observe(Evidence::Reordered);
             tracing::warn!("the server changes the order of entries; sending one at a time");

@@ -8,6 +8,7 @@
 //! - `refused`: determines what happened to entries without an echo.
 //! - `poison`: isolates entries that the server can neither store nor refuse.
 //! - `stored`: the entries that the server is known to store, identified by their content.
+//! - `probe`: finds out whether a server that changed the order of entries keeps it again.
 //!
 //! Only proof removes entries from the queue. A batch in flight when the link ends is read again.
 
@@ -17,6 +18,7 @@ mod deliver;
 mod latency;
 mod plain;
 mod poison;
+mod probe;
 mod refused;
 mod stored;
 mod window;
@@ -34,6 +36,8 @@ pub use self::latency::{Latencies, Latency};
 pub use self::plain::FORGOTTEN;
 use self::poison::Isolation;
 pub use self::poison::Retrying;
+use self::probe::PROBE_BATCH_ENTRIES;
+pub use self::probe::PROBE_STINT;
 use self::stored::Stored;
 use self::window::Window;
 use crate::backoff::Backoff;
@@ -75,10 +79,11 @@ pub struct SessionStatus {
     /// When the server was last found to have forgotten the session. Cleared when the link is lost,
     /// which is then the more important message.
     pub forgotten_at: Option<Instant>,
-    /// The current wait before the next attempt.
+    /// The current wait before the next attempt, and when it ends.
     pub retry_in: Option<Duration>,
     /// The entry that is sent again because the server confirmed no delivery of it.
     pub retrying: Option<Retrying>,
+    pub retry_at: Option<Instant>,
 }
 
 /// Watches the session of a destination.
@@ -88,6 +93,12 @@ pub struct DestinationWatch {
     pub session: watch::Receiver<SessionStatus>,
     pub latencies: Latencies,
 }
+
+/// The pause in publishing after which an acknowledgement is requested from a server that takes one
+/// entry at a time and echoes each. The server's kernel holds back the echo that follows an
+/// acknowledgement for up to 40 ms (Nagle's algorithm against our delayed TCP ACK). So entries of a
+/// live source up to 20 Hz are acknowledged, and those of a backlog are not.
+const ACK_AFTER_PAUSE: Duration = Duration::from_millis(50);
 
 impl SessionStatus {
     fn show(&mut self, stint: StintId, page: String) {
@@ -109,6 +120,7 @@ impl SessionStatus {
         self.proof = None;
         self.session = None;
         self.retry_in = None;
+        self.retry_at = None;
     }
 }
 
@@ -125,6 +137,12 @@ pub enum SessionError {
     /// The server acknowledges entries that it does not store.
     #[error("the server acknowledges entries that it does not store: {0}")]
     NotKept(&'static str),
+    /// The server stores nothing for the configured session id.
+    #[error(
+        "the server does not know the session in server.session_id, and discards what it receives \
+         for it; copy the id from the address of an open dashboard page, or set it to \"auto\""
+    )]
+    UnknownSession,
     /// The configuration demands a proof that this server does not give.
     #[error(
         "delivery.proof = \"{0}\" but the server gives no {0}; set it to \"auto\" or fix the server"
@@ -148,6 +166,10 @@ struct Learned {
     sent: Option<Seq>,
     window: Window,
     isolation: Isolation,
+    /// When the server last changed the order of entries, on a page or in a probe.
+    reordered_at: Option<Instant>,
+    /// The session that probes publish to.
+    probe_session: Option<String>,
 }
 
 /// Delivers the queue to one server.
@@ -163,6 +185,10 @@ pub struct Session<S> {
     latencies: Latencies,
     meter: Meter,
     elsewhere: DeliveredElsewhere,
+    /// When the last link ended, until the next one is bound.
+    lost_at: Option<Instant>,
+    /// When the last publication on this link ended.
+    published_at: Option<Instant>,
 }
 
 impl<S: Sink> Session<S> {
@@ -188,6 +214,8 @@ impl<S: Sink> Session<S> {
             latencies,
             meter,
             elsewhere,
+            lost_at: None,
+            published_at: None,
         }
     }
 
@@ -228,11 +256,15 @@ impl<S: Sink> Session<S> {
             if !planted("new_link_without_what_was_out") {
                 self.reader.rewind();
             }
+            let began = Instant::now();
             let Err(error) = self.serve().await;
             if let SessionError::Queue(QueueError::Closed) = error {
                 return QueueError::Closed;
             }
-            let delay = self.delay_after(&error);
+            let was_connected = self.status.borrow().connected;
+            self.lost_at.get_or_insert_with(|| if was_connected { Instant::now() } else { began });
+            let attempt = if was_connected { Duration::ZERO } else { began.elapsed() };
+            let delay = self.delay_after(&error, attempt);
             let text = error.to_string();
             let news = self.status.borrow().last_error.as_deref() != Some(&text);
             if news {
@@ -248,13 +280,18 @@ impl<S: Sink> Session<S> {
                 status.failures += 1;
                 status.last_error = Some(text);
                 status.last_error_plainly = Some(error.plainly());
+                if let SessionError::UnknownSession = error {
+                    status.page = None;
+                    status.pages.clear();
+                }
                 if !matches!(error, SessionError::NotKept(_)) {
                     status.forgotten_at = None;
                 }
                 status.retry_in = Some(delay);
+                status.retry_at = Some(Instant::now() + delay);
             });
             sleep(delay).await;
-            self.status.send_modify(|status| status.retry_in = None);
+            self.status.send_modify(|status| (status.retry_in, status.retry_at) = (None, None));
         }
     }
 
@@ -264,15 +301,23 @@ impl<S: Sink> Session<S> {
     }
 
     /// The wait before the next attempt. Errors that need an operator are retried slowly.
-    fn delay_after(&mut self, error: &SessionError) -> Duration {
+    ///
+    /// `attempt` is the time that a failed attempt to connect took. It counts as waiting: while the
+    /// network drops packets, an attempt takes up to `open_timeout` and would succeed itself if the
+    /// network returned.
+    fn delay_after(&mut self, error: &SessionError, attempt: Duration) -> Duration {
         let delay = self.backoff.next_delay();
         match error {
             _ if planted("no_backoff") => Duration::from_millis(1),
             SessionError::Sink(error) if error.needs_an_operator() => {
                 delay.max(AUTH_RETRY_INTERVAL)
             }
-            SessionError::Weak(_) => delay.max(AUTH_RETRY_INTERVAL),
-            _ => delay,
+            SessionError::Weak(_) | SessionError::UnknownSession => delay.max(AUTH_RETRY_INTERVAL),
+            // Each attempt creates a session on the server.
+            SessionError::NotKept(_) if self.learned.capability.keeps_nothing_again() => {
+                delay.max(AUTH_RETRY_INTERVAL)
+            }
+            _ => delay.saturating_sub(attempt).max(self.settings.backoff_min.min(delay)),
         }
     }
 
@@ -282,6 +327,7 @@ impl<S: Sink> Session<S> {
         let mut bindings = Bindings::new(&self.settings);
         self.observe(Evidence::Connected);
         self.learned.isolation.connected();
+        self.published_at = None;
         let Err(error) = self.serve_link(&mut link, &mut bindings).await;
         self.note_failure(&link, &bindings, &error);
         Err(error)
@@ -294,7 +340,14 @@ impl<S: Sink> Session<S> {
     ) -> Result<Infallible, SessionError> {
         let stint = self.reader.stint().await?;
         self.bind(link, bindings, stint).await?;
+        if let Some(lost_at) = self.lost_at.take() {
+            let queued = self.reader.queued();
+            tracing::info!(downtime = ?lost_at.elapsed(), queued, "reconnected");
+        }
         loop {
+            if self.is_probe_due() {
+                self.probe_order(link).await?;
+            }
             let limit = self.limit();
             let batch = tokio::select! {
                 biased;
@@ -352,6 +405,7 @@ impl<S: Sink> Session<S> {
             None if capability.keeps_nothing() => 16,
             None => 1,
             Some(_) if capability.is_one_at_a_time() => 1,
+            Some(_) if capability.is_probed() => most.min(PROBE_BATCH_ENTRIES),
             // At most 0.1 s of entries, so that the pauses between batches stay short.
             Some(_) if max_rate > 0.0 => most.min((max_rate / 10.0).ceil() as usize),
             Some(_) => most,

@@ -46,6 +46,10 @@ impl SessionError {
                 "The server does not store what it receives, or does not know the session. Ask the \
                  server's operator."
             }
+            Self::UnknownSession => {
+                "The server does not know the session in server.session_id. Copy the id from the \
+                 address of an open dashboard page, or set it to \"auto\"."
+            }
             Self::Weak(_) => {
                 "The server cannot confirm delivery as delivery.proof demands. Set it to \"auto\"."
             }

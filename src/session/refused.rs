@@ -6,14 +6,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::bind::Bindings;
 use super::capability::Evidence;
 use super::deliver::{Outcome, forgotten};
 use super::poison::InFlight;
 use super::{Session, SessionError};
-use crate::config::{ProofChoice, REFUSAL_PAUSE, REFUSAL_TRIES};
+use crate::config::{ProofChoice, REFUSAL_PAUSE, REFUSAL_TRIES, SessionChoice};
 use crate::entry::{Entry, Kind, Seq, StintId};
 use crate::planted::planted;
 use crate::sink::{Ack, Joined, Link, Proof, Shown, Sink};
@@ -55,7 +55,7 @@ impl<S: Sink> Session<S> {
     ) -> Result<(), SessionError> {
         for entry in entries.iter().filter(|entry| !missing.contains(&entry.seq)) {
             self.observe(Evidence::Echoed);
-            bindings.of_mut(entry.stint)?.is_new = false;
+            self.confirmed(bindings, entry.stint)?;
         }
         Ok(())
     }
@@ -76,7 +76,8 @@ impl<S: Sink> Session<S> {
             return Ok(Outcome::Refused(missing));
         }
         let bound = bindings.of(stint)?;
-        let (session, is_new, before) = (bound.session.clone(), bound.is_new, bound.shown);
+        let (session, before) = (bound.session.clone(), bound.shown);
+        let (is_new, is_unconfirmed) = (bound.is_new, bound.is_unconfirmed);
         match self.join(link, &session).await? {
             Joined::Known(shown) => {
                 self.observe(Evidence::SessionShown);
@@ -129,6 +130,7 @@ impl<S: Sink> Session<S> {
                 self.observe(Evidence::JoinsGivenUp);
                 self.kept_without_echo(bindings, stint)
             }
+            Joined::Silent if is_unconfirmed => self.unknown(stint),
             Joined::Silent if is_new => {
                 self.observe(Evidence::NewSessionEmpty);
                 Err(SessionError::NotKept("a new session stays empty"))
@@ -136,6 +138,17 @@ impl<S: Sink> Session<S> {
             Joined::Silent if planted("forgotten_session_kept") => Ok(Outcome::Proven),
             Joined::Silent => Ok(Outcome::Forgotten(stint)),
         }
+    }
+
+    /// Handles an entry that was acknowledged for a session that the server has not shown to know,
+    /// and that it does not store.
+    fn unknown(&mut self, stint: StintId) -> Result<Outcome, SessionError> {
+        if let SessionChoice::Auto = self.choice {
+            return Ok(Outcome::Forgotten(stint));
+        }
+        // The server may have refused the entry instead. Several entries can tell.
+        self.observe(Evidence::NewSessionEmpty);
+        Err(SessionError::UnknownSession)
     }
 
     /// Records entries as stored; the server shows the newest of them.
@@ -153,7 +166,7 @@ impl<S: Sink> Session<S> {
         bindings: &mut Bindings,
         stint: StintId,
     ) -> Result<Outcome, SessionError> {
-        bindings.of_mut(stint)?.is_new = false;
+        self.confirmed(bindings, stint)?;
         if self.learned.capability.proof() == Some(Proof::Echo) {
             return Ok(Outcome::Proven);
         }
@@ -183,11 +196,20 @@ impl<S: Sink> Session<S> {
         if missing.len() < entries.len() {
             return Ok(Outcome::Refused(missing));
         }
+        // The server may not know the session, and would refuse the same batch on every link.
+        let is_unconfirmed =
+            |entry: &&&Entry| bindings.of(entry.stint).is_ok_and(|bound| bound.is_unconfirmed);
+        if let Some(entry) = entries.iter().find(is_unconfirmed)
+            && self.choice == SessionChoice::Auto
+        {
+            return Ok(Outcome::Forgotten(entry.stint));
+        }
         Err(self.one_at_a_time())
     }
 
     fn one_at_a_time(&mut self) -> SessionError {
-        self.observe(Evidence::Reordered);
+        self.observe(Evidence::RefusedUnnamed);
+        self.learned.reordered_at = Some(Instant::now());
         SessionError::NotKept("it refused an entry of a batch; sending one at a time")
     }
 
@@ -210,6 +232,7 @@ impl<S: Sink> Session<S> {
             let proof = self.learned.capability.proof().unwrap_or(Proof::Echo);
             bindings.in_flight = again.iter().map(|entry| InFlight::of(entry)).collect();
             let addressed = bindings.addressed(&self.sink, &again)?;
+            link.request_acks(true);
             let published = link.publish(&addressed, proof, self.grace());
             let receipt = timeout(self.publish_limit(), published)
                 .await
@@ -232,11 +255,16 @@ impl<S: Sink> Session<S> {
         }
         for (stint, count) in of_stints.into_iter().filter(|_| can_be_asked) {
             let bound = bindings.of(stint)?;
-            let (session, is_new) = (bound.session.clone(), bound.is_new);
-            if self.join(link, &session).await? != Joined::Silent {
+            let session = bound.session.clone();
+            let may_be_unknown =
+                !bound.is_new || (bound.is_unconfirmed && self.choice == SessionChoice::Auto);
+            let joined = self.join(link, &session).await?;
+            if joined != Joined::Silent
+                || self.join_again(link, &session, joined).await? != Joined::Silent
+            {
                 continue;
             }
-            if !is_new {
+            if may_be_unknown {
                 return Ok(Outcome::Forgotten(stint));
             }
             // The new session is empty: either each entry was refused or the session was forgotten.

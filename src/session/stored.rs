@@ -69,6 +69,12 @@ impl Stored {
         self.stints.remove(&stint);
     }
 
+    /// Whether the session is known to store an entry of the stint.
+    pub(super) fn has_any(&self, stint: StintId, session: &str) -> bool {
+        let page = self.stints.get(&stint).filter(|page| page.session == session);
+        page.is_some_and(|page| page.frame.is_some() || page.setup.is_some())
+    }
+
     /// Whether the server stores this entry.
     pub(super) fn has(&self, entry: &Entry) -> bool {
         self.newest(entry.stint, entry.kind).is_some_and(|(newest, _)| entry.seq <= newest)

@@ -122,6 +122,7 @@ impl Sink for Dashboard {
             mark: self.mark,
             ack_out: None,
             ack_is_late: false,
+            requests_acks: true,
             expected: Expected::default(),
         })
     }
@@ -173,6 +174,8 @@ pub struct DashboardLink {
     ack_out: Option<AckReceiver>,
     /// Waiting for the pending acknowledgement timed out.
     ack_is_late: bool,
+    /// Whether publications that wait for echoes request an acknowledgement too.
+    requests_acks: bool,
     /// The entries of the last publication whose echoes are expected.
     expected: Expected,
 }
@@ -298,6 +301,10 @@ impl Link for DashboardLink {
         }
     }
 
+    fn request_acks(&mut self, wanted: bool) {
+        self.requests_acks = wanted;
+    }
+
     fn passed_over(&self) -> Vec<Seq> {
         self.expected.passed_over()
     }
@@ -354,7 +361,12 @@ impl DashboardLink {
     /// not possible while an earlier one is pending: a batch may be echoed before its
     /// acknowledgement.
     async fn emit(&mut self, events: Vec<Outgoing>, proof: Proof) -> Result<bool, SinkError> {
-        if proof == Proof::Written || self.ack_is_out() {
+        let is_wanted = match proof {
+            Proof::Written => false,
+            Proof::Ack => true,
+            Proof::Echo => self.requests_acks,
+        };
+        if !is_wanted || self.ack_is_out() {
             self.connection.emit(events).await?;
             return Ok(false);
         }

@@ -226,6 +226,10 @@ pub trait Link: Send {
         grace: Duration,
     ) -> impl Future<Output = Result<Receipt, SinkError>> + Send;
 
+    /// Sets whether publications that wait for echoes also request an acknowledgement; at first they
+    /// do. Without one, a publication whose echoes stay away returns no receipt.
+    fn request_acks(&mut self, _wanted: bool) {}
+
     /// The skipped entries of the last publication, oldest first: not echoed although a newer one
     /// of the same session was. Valid even if the publication was cancelled or failed.
     fn passed_over(&self) -> Vec<Seq>;

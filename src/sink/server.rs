@@ -100,6 +100,13 @@ impl Link for ServerLink {
         }
     }
 
+    fn request_acks(&mut self, wanted: bool) {
+        match self {
+            Self::Dashboard(link) => link.request_acks(wanted),
+            Self::Nats(link) => link.request_acks(wanted),
+        }
+    }
+
     fn passed_over(&self) -> Vec<Seq> {
         match self {
             Self::Dashboard(link) => link.passed_over(),

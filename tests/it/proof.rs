@@ -323,3 +323,67 @@ async fn a_replay_stays_below_the_rate_that_is_set() {
     assert!(rate <= 210.0, "{rate}");
     publisher.close().await;
 }
+
+/// An acknowledgement of each entry would wait for the delayed ACK of its echo: at most 43
+/// entries/s. `LONG=1` replays 7,000 frames and checks the rate.
+#[tokio::test]
+async fn a_threaded_server_that_swapped_once_gets_all_frames_in_order() {
+    let frames: u32 = if is_long() { 7_000 } else { 1_000 };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("record");
+    let args = ["--async-mode", "threading", "--swap", "10", "--swaps", "1"];
+    let args = [&args[..], &["--keep", "1", "--record", file.to_str().unwrap()]].concat();
+    let mut server = Peer::start(Kind::Flask, &args);
+    server.kill();
+    let publisher = publisher(&server.url(), folder.path(), |_| {});
+    store(&publisher, 1..=u64::from(frames)).await;
+    server.restart();
+    let began = Instant::now();
+    publisher.start();
+    drained(&publisher).await;
+    let took = began.elapsed();
+    publisher.close().await;
+    let rate = f64::from(frames) / took.as_secs_f64();
+    println!("{frames} frames with one swap in {took:?}: {rate:.0}/s");
+    let laps: Vec<u64> = record(&file).into_iter().map(|(_, lap)| lap).collect();
+    let inversions = laps.windows(2).filter(|pair| pair[1] < pair[0]).count();
+    assert_eq!((laps.len(), inversions), (frames as usize, 1));
+    // A loaded machine is slower than the delayed ACKs were.
+    assert!(!is_long() || rate > 100.0, "{rate}");
+}
+
+/// Prints the time from the return of the network to the first delivered frame. `LONG=1` makes 50
+/// trials.
+#[tokio::test]
+async fn an_outage_of_twelve_seconds_is_over_soon_after_the_networks_return() {
+    const OUTAGE: Duration = Duration::from_secs(12);
+    let (agents, rounds) = if is_long() { (10, 5) } else { (4, 1) };
+    let server = Peer::start(Kind::Asgi, &[]);
+    let trials = (0..agents).map(async |_| {
+        let proxy = Proxy::start(server.port());
+        let folder = tempfile::tempdir().unwrap();
+        // The default values.
+        let settings = ["delivery.backoff_min=500ms", "delivery.backoff_max=5s"];
+        let agent = Agent::start(folder.path(), &proxy.url(), &settings);
+        let mut laps = 0;
+        hand_in(&agent, &mut laps, 1).await;
+        let mut waits = Vec::new();
+        for _ in 0..rounds {
+            agent.metric_becomes(DELIVERED, |delivered| delivered == laps as f64).await;
+            proxy.set(Network::Down);
+            hand_in(&agent, &mut laps, 1).await;
+            sleep(OUTAGE).await;
+            proxy.set(Network::UP);
+            let returned = Instant::now();
+            agent.metric_becomes(DELIVERED, |delivered| delivered == laps as f64).await;
+            waits.push(returned.elapsed());
+        }
+        waits
+    });
+    let mut waits: Vec<Duration> = join_all(trials).await.into_iter().flatten().collect();
+    waits.sort();
+    let (median, p95) = (waits[waits.len() / 2], waits[waits.len() * 95 / 100]);
+    println!("{} trials: median {median:?}, 95 % {p95:?}, {waits:?}", waits.len());
+    // 5 s, and some for a loaded machine.
+    assert!(waits[waits.len() - 1] < Duration::from_secs(9), "{waits:?}");
+}

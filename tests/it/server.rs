@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use pitwire::entry::{CapturedAt, Entry, Kind, Seq, StintId};
+use pitwire::session::PROBE_STINT;
 use pitwire::sink::{
     Ack, Addressed, Answer, EntryId, Joined, Link, Proof, Receipt, Shown, Sink, SinkError,
 };
@@ -42,6 +43,9 @@ pub struct Faults {
     pub drops: u32,
     /// Percentage of entries that are stored twice.
     pub duplicates: u32,
+    /// Number of processes behind the address, each with its own sessions; connections go to each in
+    /// turn. 0 means one.
+    pub workers: u32,
     pub delay: Duration,
     /// Maximum random delay in addition to `delay`.
     pub jitter: Duration,
@@ -86,6 +90,12 @@ pub struct State {
     pages: BTreeMap<StintId, String>,
     pub needless_pages: Vec<String>,
     pub requests: u32,
+    /// Number of probe frames that were received.
+    pub probes: u32,
+    /// Number of publications that waited for echoes and requested an acknowledgement too.
+    pub acks_requested: u32,
+    /// The process that each session was requested from.
+    homes: BTreeMap<String, u32>,
     pub links: u32,
     /// Counts the times that all links were cut.
     cuts: u32,
@@ -148,6 +158,11 @@ impl Server {
         self.state().sessions.clear();
     }
 
+    /// Creates an empty session with this id, as another program does.
+    pub fn create(&self, session: &str) {
+        self.state().sessions.insert(session.into(), Vec::new());
+    }
+
     /// Stores a frame of another publisher on every page. It becomes the newest frame there.
     pub fn store_a_foreign_frame(&self) {
         let mut state = self.state();
@@ -178,9 +193,12 @@ impl Sink for Server {
         if state.faults.down {
             return Err(SinkError::Refused("down".into()));
         }
+        let worker = state.links % state.faults.workers.max(1);
         state.links += 1;
         Ok(ServerLink {
             server: self.clone(),
+            worker,
+            requests_acks: true,
             cuts: state.cuts,
             joined: BTreeSet::new(),
             passed_over: Vec::new(),
@@ -209,6 +227,9 @@ impl Sink for Server {
 #[derive(Debug)]
 pub struct ServerLink {
     server: Server,
+    /// The process that this link is connected to.
+    worker: u32,
+    requests_acks: bool,
     cuts: u32,
     /// The joined sessions, whose stored entries are echoed on this link.
     joined: BTreeSet<String>,
@@ -239,6 +260,7 @@ impl Link for ServerLink {
         state.requests += 1;
         state.next_id += 1;
         let id = format!("s{:04}", state.next_id);
+        state.homes.insert(id.clone(), self.worker);
         if !state.faults.keeps_nothing {
             state.sessions.insert(id.clone(), Vec::new());
         }
@@ -252,8 +274,8 @@ impl Link for ServerLink {
         if state.faults.no_join {
             return Ok(Joined::Unanswered);
         }
-        let Some(history) = state.sessions.get(session).filter(|history| !history.is_empty())
-        else {
+        let history = state.sessions.get(session).filter(|history| !history.is_empty());
+        let Some(history) = history.filter(|_| self.is_home(&state, session)) else {
             let acks = answer == Answer::Ack && !state.faults.never_acks;
             return Ok(if acks { Joined::Silent } else { Joined::Unanswered });
         };
@@ -279,6 +301,9 @@ impl Link for ServerLink {
             return std::future::pending().await;
         }
         self.trip().await?;
+        if proof == Proof::Echo && self.requests_acks {
+            self.server.state().acks_requested += 1;
+        }
         let mut entries = entries.to_vec();
         if faults.swaps && entries.len() > 1 {
             entries.swap(0, 1);
@@ -338,7 +363,7 @@ impl Link for ServerLink {
             Proof::Ack => true,
             Proof::Echo => !missing.is_empty(),
         };
-        if waits && !is_acked {
+        if waits && (!is_acked || (proof == Proof::Echo && !self.requests_acks)) {
             return std::future::pending().await;
         }
         if proof == Proof::Echo && !missing.is_empty() {
@@ -356,6 +381,10 @@ impl Link for ServerLink {
             (_, false) => Ack::Plain,
         };
         Ok(Receipt { ack, missing, inversions })
+    }
+
+    fn request_acks(&mut self, wanted: bool) {
+        self.requests_acks = wanted;
     }
 
     fn passed_over(&self) -> Vec<Seq> {
@@ -382,10 +411,22 @@ impl Link for ServerLink {
 }
 
 impl ServerLink {
+    /// Whether this link is connected to the process that has the session.
+    fn is_home(&self, state: &State, session: &str) -> bool {
+        state.homes.get(session).is_none_or(|home| *home == self.worker)
+    }
+
     fn keep(&self, session: &str, entry: &Entry, drop: bool) -> bool {
         let mut state = self.server.state();
-        if drop || !state.sessions.contains_key(session) {
+        if drop || !state.sessions.contains_key(session) || !self.is_home(&state, session) {
             return false;
+        }
+        if entry.stint == PROBE_STINT {
+            // No viewer sees it.
+            state.probes += 1;
+            let kept = (entry.kind, entry.seq, entry.captured_at);
+            state.sessions.entry(session.into()).or_default().push(kept);
+            return true;
         }
         let twice = state.faults.duplicates;
         let times = if state.dice.says(twice) { 2 } else { 1 };

@@ -24,38 +24,51 @@ pub struct World {
     writer: Writer,
     status: watch::Receiver<SessionStatus>,
     frames: i64,
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
     folder: tempfile::TempDir,
 }
 
 impl World {
     pub fn new(adjust: impl FnOnce(&mut DeliveryConfig)) -> Self {
         let folder = tempfile::tempdir().unwrap();
+        Self::open(folder, Server::default(), SessionChoice::Auto, 1, adjust)
+    }
+
+    /// An agent with the queue in `folder`, whose delays follow from `seed`.
+    fn open(
+        folder: tempfile::TempDir,
+        server: Server,
+        choice: SessionChoice,
+        seed: u64,
+        adjust: impl FnOnce(&mut DeliveryConfig),
+    ) -> Self {
         let mut config = Config::default();
         adjust(&mut config.delivery);
         let options = Options::new(config.queue.max_entries, config.queue.max_bytes);
         let store = SegmentStore::open(folder.path(), options).unwrap();
         let limits = Limits::new(&config.queue, &config.stint);
         let ((writer, reader), keeper) = single::with_store(store, limits, CapturedAt(0)).unwrap();
-        let server = Server::default();
         let (sender, status) = watch::channel(SessionStatus::default());
         let backoff = Backoff::new(
             config.delivery.backoff_min,
             config.delivery.backoff_max,
-            SmallRng::seed_from_u64(1),
+            SmallRng::seed_from_u64(seed),
         );
-        let mut session = Session::new(
-            SessionChoice::Auto,
-            config.delivery,
-            reader,
-            server.clone(),
-            backoff,
-            sender,
-        );
+        let mut session =
+            Session::new(choice, config.delivery, reader, server.clone(), backoff, sender);
         let mut tasks = JoinSet::new();
         tasks.spawn(keeper);
         tasks.spawn(async move { drop(session.run().await) });
-        Self { server, writer, status, frames: 0, _tasks: tasks, folder }
+        Self { server, writer, status, frames: 0, tasks, folder }
+    }
+
+    /// Stops the agent, and starts it again on the same queue.
+    async fn restart(self) -> Self {
+        let Self { server, mut tasks, folder, frames, writer, .. } = self;
+        drop(writer);
+        tasks.shutdown().await;
+        let world = Self::open(folder, server, SessionChoice::Auto, 2, |_| {});
+        Self { frames, ..world }
     }
 
     pub fn with(faults: Faults) -> Self {
@@ -75,6 +88,19 @@ impl World {
         for _ in 0..count {
             self.append(Content::Frame(Situation::default()), "{}").await;
         }
+    }
+
+    /// Appends frames in one step, which is faster than one by one.
+    async fn backlog(&mut self, count: i64) {
+        let numbers = self.frames + 1..=self.frames + count;
+        self.frames += count;
+        let frame = |number: i64| NewEntry {
+            driven_at: None,
+            captured_at: CapturedAt(number * 500),
+            content: Content::Frame(Situation::default()),
+            json: "{}".into(),
+        };
+        self.writer.append(|_| numbers.map(frame).collect()).await.unwrap();
     }
 
     pub async fn setup(&mut self, fingerprint: u64) {
@@ -505,4 +531,292 @@ async fn a_slow_server_delays_and_loses_nothing() {
     world.frames(1000).await;
     world.drain(10 * MINUTE).await;
     assert_eq!(world.seen(), up_to(1000));
+}
+
+// Pace.
+
+/// After an outage of any length, delivery resumes within the longest wait.
+#[tokio::test(start_paused = true)]
+async fn an_outage_of_any_length_is_over_within_seconds_of_the_networks_return() {
+    let mut waits = Vec::new();
+    for (seed, outage) in (0..45).zip([12, 300, 3_000].into_iter().cycle()) {
+        let folder = tempfile::tempdir().unwrap();
+        let (server, choice) = (Server::default(), SessionChoice::Auto);
+        let mut world = World::open(folder, server, choice, seed, |_| {});
+        world.frames(1).await;
+        world.drain(MINUTE).await;
+        world.server.behave(Faults { down: true, ..Faults::default() });
+        world.server.cut();
+        world.frames(1).await;
+        sleep(Duration::from_secs(outage)).await;
+        world.server.behave(Faults::default());
+        let returned = Instant::now();
+        while world.seen().len() < 2 {
+            sleep(Duration::from_millis(10)).await;
+        }
+        waits.push(returned.elapsed());
+    }
+    waits.sort();
+    let (median, longest) = (waits[waits.len() / 2], waits[waits.len() - 1]);
+    assert!(median < Duration::from_millis(2_500), "{median:?} {waits:?}");
+    // Binding the session takes a moment more.
+    assert!(longest < Duration::from_millis(5_500), "{longest:?}");
+}
+
+/// While the network drops packets, an attempt lasts up to `open_timeout`, which counts as waiting.
+#[tokio::test(start_paused = true)]
+async fn a_slow_failure_to_connect_is_followed_by_a_short_wait() {
+    let mut world = World::with(Faults { delay: Duration::from_secs(3600), ..Faults::default() });
+    for _ in 0..20 {
+        world.status.wait_for(|status| status.retry_in.is_some()).await.unwrap();
+        let status = world.status();
+        let wait = status.retry_in.unwrap();
+        assert!(wait <= Duration::from_millis(500), "{wait:?}");
+        assert_eq!(status.retry_at, Some(Instant::now() + wait));
+        world.status.wait_for(|status| status.retry_in.is_none()).await.unwrap();
+        assert_eq!(world.status().retry_at, None);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_stores_nothing_is_not_given_a_new_session_every_few_seconds() {
+    let mut world = World::with(Faults { keeps_nothing: true, ..Faults::default() });
+    world.frames(20).await;
+    sleep(10 * MINUTE).await;
+    let requests = world.server.state().requests;
+    assert!((2..=30).contains(&requests), "{requests}");
+}
+
+// A server that changes the order.
+
+/// A server that swapped two entries and has 50 ms of round trip, with a backlog of 3,600 entries.
+async fn swapped_once() -> World {
+    let far = Faults { delay: Duration::from_millis(50), ..Faults::default() };
+    let mut world = World::with(far.clone());
+    world.frames(1).await;
+    world.drain(MINUTE).await;
+    world.server.behave(Faults { down: true, ..far.clone() });
+    world.server.cut();
+    world.backlog(3_600).await;
+    sleep(Duration::from_secs(1)).await;
+    world.server.behave(Faults { swaps: true, ..far.clone() });
+    while inversions(&world) == 0 {
+        sleep(Duration::from_millis(10)).await;
+    }
+    world.server.behave(far);
+    world
+}
+
+/// The number of entries that a page showed after a newer one.
+fn inversions(world: &World) -> usize {
+    world.seen().windows(2).filter(|pair| pair[1] < pair[0]).count()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_keeps_the_order_again_gets_batches_after_a_clean_minute() {
+    let world = swapped_once().await;
+    let swapped = Instant::now();
+    sleep(Duration::from_secs(58)).await;
+    let left = world.queue().entries;
+    assert!(left > 2_048 && world.server.state().probes == 0, "one at a time: {left}");
+    world.drain(MINUTE).await;
+    assert!(swapped.elapsed() < Duration::from_secs(90), "{:?}", swapped.elapsed());
+    assert_eq!((inversions(&world), world.seen().len()), (1, 3_601));
+    let state = world.server.state();
+    assert_eq!((state.probes, state.requests), (2_048, 2), "one probe in a session of its own");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_still_changes_the_order_shows_no_second_inversion() {
+    let world = swapped_once().await;
+    let delay = Duration::from_millis(250);
+    world.server.behave(Faults { swaps: true, delay, ..Faults::default() });
+    world.drain(60 * MINUTE).await;
+    assert_eq!((inversions(&world), world.seen().len()), (1, 3_601));
+    let state = world.server.state();
+    // After 1 and 2 minutes; 4 minutes later the backlog is too small.
+    assert_eq!(state.probes, 2 * 64);
+    assert_eq!(state.requests, 2, "the probes share a session");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_inversion_after_a_probe_in_order_is_the_last_one() {
+    let mut world = swapped_once().await;
+    world.drain(2 * MINUTE).await;
+    let probes = world.server.state().probes;
+    assert!(probes > 0, "a probe was in order");
+    let delay = Duration::from_millis(100);
+    world.server.behave(Faults { swaps: true, delay, ..Faults::default() });
+    world.backlog(3_000).await;
+    world.drain(60 * MINUTE).await;
+    assert_eq!((inversions(&world), world.seen().len()), (2, 6_601));
+    assert_eq!(world.server.state().probes, probes, "it is not probed again");
+}
+
+/// An acknowledgement of each entry would delay the echo of the next one by up to 40 ms.
+#[tokio::test(start_paused = true)]
+async fn a_backlog_that_is_sent_one_at_a_time_requests_no_acknowledgements() {
+    let mut world = one_at_a_time().await;
+    sleep(Duration::from_secs(1)).await;
+    let before = world.server.state().acks_requested;
+    world.backlog(500).await;
+    world.drain(MINUTE).await;
+    let requested = world.server.state().acks_requested - before;
+    assert!((1..=2).contains(&requested), "of a backlog, only the first: {requested}");
+    for _ in 0..10 {
+        sleep(Duration::from_millis(500)).await;
+        world.frames(1).await;
+    }
+    world.drain(MINUTE).await;
+    assert_eq!(world.server.state().acks_requested - before, requested + 10, "of a live source");
+}
+
+/// The next link requests an acknowledgement of the entry, which was sent without one.
+#[tokio::test(start_paused = true)]
+async fn a_refused_entry_of_a_server_that_takes_one_at_a_time_is_set_aside() {
+    let mut world = one_at_a_time().await;
+    let poison = Faults { refuses: Some("poison"), ..Faults::default() };
+    world.server.behave(Faults { down: true, ..poison.clone() });
+    world.server.cut();
+    world.frames(50).await;
+    world.append(Content::Frame(Situation::default()), r#"{"driver":"poison"}"#).await;
+    world.frames(50).await;
+    sleep(Duration::from_secs(1)).await;
+    world.server.behave(poison);
+    world.drain(MINUTE).await;
+    let ledger = world.queue().ledger;
+    assert_eq!((ledger.quarantined, ledger.delivered), (1, 221), "{ledger:?}");
+    assert_eq!(world.server.state().requests, 1, "the page stays");
+}
+
+/// A server that has swapped two of 121 entries, all of which are delivered.
+async fn one_at_a_time() -> World {
+    let mut world = World::with(Faults { down: true, ..Faults::default() });
+    world.frames(121).await;
+    world.server.behave(Faults { swaps: true, ..Faults::default() });
+    world.drain(MINUTE).await;
+    assert_eq!(inversions(&world), 1);
+    world
+}
+
+// Sessions.
+
+#[tokio::test(start_paused = true)]
+async fn an_unknown_fixed_session_is_named_and_shows_no_page() {
+    for proof in [ProofChoice::Auto, ProofChoice::Ack] {
+        let folder = tempfile::tempdir().unwrap();
+        let choice = SessionChoice::Fixed("mistyped".into());
+        let mut world =
+            World::open(folder, Server::default(), choice, 1, |delivery| delivery.proof = proof);
+        world.setup(1).await;
+        world.frames(5).await;
+        for _ in 0..100 {
+            sleep(Duration::from_millis(700)).await;
+            let SessionStatus { page, pages, .. } = world.status();
+            assert_eq!((page, pages), (None, Vec::new()), "{proof:?}");
+        }
+        let status = world.status();
+        let error = status.last_error.unwrap();
+        assert!(error.contains("does not know the session in server.session_id"), "{error}");
+        let plainly = status.last_error_plainly.unwrap();
+        assert!(plainly.contains("server.session_id"), "{plainly}");
+        assert_eq!((status.forgotten_at, world.queue().entries), (None, 6), "{proof:?}");
+        assert!(world.server.state().links < 12, "retried slowly: {}", world.server.state().links);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_empty_fixed_session_shows_its_page_once_it_stores_an_entry() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::default();
+    server.create("race");
+    let choice = SessionChoice::Fixed("race".into());
+    let mut world = World::open(folder, server, choice, 1, |_| {});
+    sleep(Duration::from_secs(20)).await;
+    assert_eq!((world.status().page, world.status().last_error), (None, None));
+    world.frames(5).await;
+    world.drain(MINUTE).await;
+    assert_eq!(world.status().page.as_deref(), Some("memory/dashboard/race"));
+    assert_eq!(world.status().pages.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fixed_session_that_the_server_forgets_is_no_longer_linked() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = Server::default();
+    server.create("race");
+    let choice = SessionChoice::Fixed("race".into());
+    let mut world = World::open(folder, server, choice, 1, |_| {});
+    world.frames(5).await;
+    world.drain(MINUTE).await;
+    world.server.forget();
+    world.frames(5).await;
+    sleep(Duration::from_secs(20)).await;
+    let status = world.status();
+    assert_eq!((status.page, status.forgotten_at), (None, None));
+    assert!(status.last_error.unwrap().contains("server.session_id"));
+    assert_eq!(world.queue().entries, 5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_is_still_empty_keeps_its_page_over_a_restart() {
+    for has_setup in [false, true] {
+        let mut world = World::with(Faults::default());
+        sleep(Duration::from_secs(1)).await;
+        let page = world.status().page.unwrap();
+        for _ in 0..3 {
+            world = world.restart().await;
+            sleep(Duration::from_secs(20)).await;
+            let status = world.status();
+            assert_eq!((status.page.as_ref(), status.forgotten_at), (Some(&page), None));
+        }
+        if has_setup {
+            world.setup(1).await;
+        }
+        world.frames(5).await;
+        world.drain(MINUTE).await;
+        assert_eq!(world.status().page, Some(page));
+        assert_eq!(world.server.state().requests, 1, "has_setup {has_setup}");
+        assert_eq!(world.status().failures, 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_that_was_forgotten_while_the_agent_was_down_is_replaced_by_its_first_entry() {
+    for has_setup in [false, true] {
+        let mut world = World::with(Faults::default());
+        if has_setup {
+            world.setup(1).await;
+        }
+        world.frames(5).await;
+        world.drain(MINUTE).await;
+        world.server.forget();
+        let mut world = world.restart().await;
+        world.frames(5).await;
+        world.drain(MINUTE).await;
+        let (seen, last) = (world.server.seen(), 10 + u64::from(has_setup));
+        assert_eq!((seen.len(), world.server.state().requests), (2, 2), "has_setup {has_setup}");
+        let newest: Vec<u64> = seqs(&seen[1].1).into_iter().rev().take(5).rev().collect();
+        assert_eq!(newest, (last - 4..=last).collect::<Vec<_>>(), "has_setup {has_setup}");
+        assert_eq!(seen[1].1[0].0 == Kind::Setup, has_setup);
+        assert_eq!(world.status().failures, 0, "{:?}", world.status().last_error);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn with_proof_ack_workers_behind_one_address_do_not_cost_the_page() {
+    for workers in 2..=4 {
+        let mut world = World::new(|delivery| delivery.proof = ProofChoice::Ack);
+        world.server.behave(Faults { workers, ..Faults::default() });
+        for _ in 0..240 {
+            world.frames(1).await;
+            sleep(Duration::from_millis(500)).await;
+        }
+        world.drain(MINUTE).await;
+        assert_eq!(world.seen(), up_to(240), "{workers} workers");
+        let state = world.server.state();
+        assert_eq!((state.requests, &state.needless_pages[..]), (1, &[][..]), "{workers} workers");
+        drop(state);
+        assert_eq!(world.status().failures, 0, "{:?}", world.status().last_error);
+    }
 }

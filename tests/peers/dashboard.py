@@ -38,6 +38,7 @@ def options(description, async_modes=()):
     parser.add_argument("--keyfile", help="and this key")
     parser.add_argument("--odd", action="store_true", help="send unsolicited events")
     parser.add_argument("--swap", type=int, metavar="N", help="deliver every Nth frame late")
+    parser.add_argument("--swaps", type=int, metavar="N", help="deliver at most N frames late")
     if async_modes:
         parser.add_argument("--async-mode", choices=async_modes, default=async_modes[0])
     return parser.parse_args()

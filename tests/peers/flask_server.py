@@ -34,8 +34,15 @@ NO_ACK = getattr(SOCKETS.server, "not_handled", None)
 FRAMES = itertools.count(1)
 
 
+def is_late(event):
+    if not OPTIONS.swap or event != "telemetry_update":
+        return False
+    swap, rest = divmod(next(FRAMES), OPTIONS.swap)
+    return rest == 0 and (OPTIONS.swaps is None or swap <= OPTIONS.swaps)
+
+
 def handle(event, data=None):
-    if OPTIONS.swap and event == "telemetry_update" and next(FRAMES) % OPTIONS.swap == 0:
+    if is_late(event):
         SOCKETS.sleep(0.05)
     reply = DASHBOARD.handle(event, data)
     if reply is None:

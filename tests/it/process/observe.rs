@@ -115,3 +115,47 @@ fn promtool_has_nothing_to_say(metrics: &str) {
     assert_eq!(String::from_utf8_lossy(&said), "");
     assert!(output.status.success());
 }
+
+#[tokio::test]
+async fn a_reconnect_is_logged_and_the_wait_before_it_is_counted_down() {
+    let queue = tempfile::tempdir().unwrap();
+    let mut server = Peer::start(Kind::Embedded, &[]);
+    server.kill();
+    let settings = ["delivery.backoff_min=4s", "delivery.backoff_max=4s"];
+    let agent = Agent::start(queue.path(), &server.url(), &settings);
+    agent.feed(&numbered_samples(1, 20));
+    agent.stored(20).await;
+    let retry_in = async || {
+        let status: serde_json::Value =
+            serde_json::from_str(&agent.page("/status").await.1).unwrap();
+        status["retry_in"].as_f64()
+    };
+    let first = eventually("a wait", &retry_in).await;
+    assert!(first <= 4.0, "{first}");
+    let is_less = async || retry_in().await.filter(|left| *left < first - 0.2);
+    eventually("less of it", is_less).await;
+    server.restart();
+    agent.process.says("reconnected downtime=").await;
+    let lines = agent.process.stderr();
+    let line = lines.iter().find(|line| line.contains("reconnected")).unwrap();
+    assert!(line.contains("queued=20"), "{line}");
+}
+
+#[tokio::test]
+async fn a_mistyped_session_id_is_named_in_the_log_the_page_and_readyz_and_is_not_linked() {
+    let queue = tempfile::tempdir().unwrap();
+    let server = Peer::start(Kind::Flask, &[]);
+    let settings = ["server.session_id=no-such-session"];
+    let agent = Agent::start(queue.path(), &server.url(), &settings);
+    agent.feed(&numbered_samples(1, 20));
+    let text = "does not know the session in server.session_id";
+    agent.process.says(text).await;
+    let (code, ready) = agent.page("/readyz").await;
+    assert!(code == 503 && ready.contains(text), "{ready}");
+    let status: serde_json::Value = serde_json::from_str(&agent.page("/status").await.1).unwrap();
+    let wrong = status["wrong"].to_string();
+    assert!(wrong.contains("does not know the session in server.session_id"), "{status}");
+    assert_eq!(status["page"], serde_json::Value::Null);
+    assert_eq!(agent.links(), [""; 0], "no dead link");
+    assert_eq!(agent.metric("pitwire_queue_entries").await, 20.0);
+}
