@@ -21,6 +21,7 @@ use crate::queue::ledger::DropReason;
 use crate::queue::{DestinationStatus, QueueStatus, Writer};
 use crate::reload::Asking;
 use crate::session::{DestinationWatch, SessionStatus};
+use crate::sink::Transport;
 use crate::status::{self, Board};
 use crate::tools::{self, Tools};
 
@@ -142,6 +143,10 @@ fn observe_session(destination: &str, status: &SessionStatus) {
     gauge!("pitwire_connected", labels()).set(number(status.connected));
     gauge!("pitwire_session_bound", labels()).set(number(status.session.is_some()));
     gauge!("pitwire_session_verified", labels()).set(number(status.verified));
+    for transport in Transport::ALL {
+        let labels = labels_of(destination, &[("transport", transport.as_str())]);
+        gauge!("pitwire_transport", labels).set(number(status.transport == Some(transport)));
+    }
     let wait = status.retry_in.unwrap_or_default().as_secs_f64();
     gauge!("pitwire_backoff_seconds", labels()).set(wait);
 }

@@ -21,6 +21,7 @@ mod lmu;
 mod load;
 mod places;
 mod problem;
+mod proxy;
 mod units;
 mod url_hint;
 mod values;
@@ -43,6 +44,7 @@ pub use load::{Loaded, Overrides, load, process_environment};
 pub(crate) use places::pc_name;
 pub use places::{file, log_file, settings};
 pub use problem::{Origin, Problem, Problems, Warning};
+pub use proxy::{InvalidProxyVariable, Proxy, ProxyChoice};
 pub use units::{parse_duration, parse_size};
 pub(crate) use values::is_loopback;
 pub use values::{AgentName, AgentNames, Protocol, ServerUrl, Wrong};
@@ -93,6 +95,8 @@ pub struct ServerConfig {
     pub headers: Headers,
     pub auth: Auth,
     pub ca_file: Option<PathBuf>,
+    pub proxy: ProxyChoice,
+    pub transport: TransportChoice,
     /// NATS: a `.creds` file.
     pub credentials_file: Option<CredentialFile>,
     /// NATS: the number of replicas of the stream, 1 to 5.
@@ -108,6 +112,15 @@ pub enum SessionChoice {
     Auto,
     /// A fixed id: 1 to 128 of `A-Z a-z 0-9 _ -`.
     Fixed(String),
+}
+
+/// How Socket.IO packets reach a dashboard server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TransportChoice {
+    /// WebSocket; HTTP long-polling where WebSocket does not get through.
+    Auto,
+    Websocket,
+    Polling,
 }
 
 /// The bounded queue on disk.
@@ -333,6 +346,8 @@ impl Default for ServerConfig {
             headers: Headers::default(),
             auth: Auth::default(),
             ca_file: None,
+            proxy: ProxyChoice::Environment,
+            transport: TransportChoice::Auto,
             credentials_file: None,
             stream_replicas: 1,
             stream_max_age: Duration::from_hours(30 * 24),

@@ -156,6 +156,12 @@ pub const TABLE: &[Row] = &[
         "1 while there is a connection to the server.",
     ),
     (
+        "pitwire_transport",
+        Type::Gauge,
+        &[DESTINATION, ("transport", &["websocket", "polling"])],
+        "1 for the transport of the connection to the dashboard server, 0 for others.",
+    ),
+    (
         "pitwire_session_bound",
         Type::Gauge,
         &[DESTINATION],
@@ -170,7 +176,10 @@ pub const TABLE: &[Row] = &[
     (
         "pitwire_connects_total",
         Type::Counter,
-        &[DESTINATION, ("outcome", &["ok", "refused", "timeout", "tls", "auth", "protocol"])],
+        &[
+            DESTINATION,
+            ("outcome", &["ok", "refused", "timeout", "tls", "proxy", "auth", "protocol"]),
+        ],
         "Connection attempts, by outcome.",
     ),
     (

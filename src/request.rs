@@ -9,12 +9,15 @@ pub(crate) use hyper::body::Bytes;
 use hyper::body::Incoming;
 use hyper::client::conn::http1;
 pub(crate) use hyper::header;
-use hyper::header::{CONNECTION, HOST};
+use hyper::header::{CONNECTION, HOST, HeaderValue};
 pub(crate) use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
+
+/// The `User-Agent` header of every request.
+pub(crate) const USER_AGENT: &str = concat!("pitwire/", env!("CARGO_PKG_VERSION"));
 
 /// Why a request failed.
 #[derive(Debug, thiserror::Error)]
@@ -64,9 +67,11 @@ pub(crate) async fn request(
 /// Sends a request on an open connection, then closes it. The caller bounds the time.
 pub(crate) async fn ask(
     stream: impl AsyncRead + AsyncWrite + Unpin,
-    request: Request<Full<Bytes>>,
+    mut request: Request<Full<Bytes>>,
     most_bytes: usize,
 ) -> Result<Response<Bytes>, RequestError> {
+    let agent = HeaderValue::from_static(USER_AGENT);
+    request.headers_mut().entry(header::USER_AGENT).or_insert(agent);
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let answer = async { whole(sender.send_request(request).await?, most_bytes).await };
     tokio::pin!(answer, connection);

@@ -29,6 +29,7 @@ use crate::entry::CapturedAt;
 use crate::loopback_guard::{Access, guard};
 use crate::queue::{DestinationStatus, QueueStatus};
 use crate::session::{DestinationWatch, FORGOTTEN, Latency};
+use crate::sink::Transport;
 use crate::tools::{self, Tools};
 
 /// The history on the status page: the length of the queue at regular intervals, and recent
@@ -180,6 +181,8 @@ struct Destination {
     connected: bool,
     verified: bool,
     proof: Option<&'static str>,
+    /// `websocket` or `polling`.
+    transport: Option<&'static str>,
     /// Seconds until the next attempt to connect.
     retry_in: Option<f64>,
     /// The entry that is sent again because the server confirmed no delivery of it.
@@ -214,6 +217,7 @@ impl Destination {
             connected: session.connected,
             verified: session.verified,
             proof: session.proof.map(|proof| proof.as_str()),
+            transport: session.transport.map(Transport::as_str),
             retry_in: session.retry_at.map(|at| (at - Instant::now()).as_secs_f64()),
             retrying: session.retrying.map(|retrying| retrying.to_string()),
             wrong,

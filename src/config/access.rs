@@ -227,6 +227,7 @@ mod tests {
             ("server.token", "hunter2"),
             ("source.nats.token", "hunter2"),
             ("server.headers", "X-Key: hunter2"),
+            ("server.proxy", "http://me:hunter2@proxy:3128"),
             ("server.auth", r#"{"key": "hunter2"}"#),
         ] {
             overrides.set(key, value, "--set");
@@ -242,6 +243,7 @@ mod tests {
             ("server.headers", "hunter2"),
             ("server.headers", "X-Key: hunter2\u{7}"),
             ("server.auth", "hunter2"),
+            ("server.proxy", "socks5://me:hunter2@proxy"),
         ] {
             let mut overrides = Overrides::default();
             overrides.set(key, value, "--set");

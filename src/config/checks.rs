@@ -8,8 +8,8 @@ use super::load::Loading;
 use super::units::show_duration;
 use super::values::is_loopback;
 use super::{
-    Config, Origin, ProofChoice, Protocol, ServerConfig, ServerUrl, SessionChoice, SourceConfig,
-    Warning, check_token,
+    Config, Origin, ProofChoice, Protocol, ProxyChoice, ServerConfig, ServerUrl, SessionChoice,
+    SourceConfig, TransportChoice, Warning, check_token,
 };
 
 impl Loading {
@@ -237,6 +237,8 @@ impl Loading {
         let unused = [
             (self.key("server.headers"), server.headers.iter().next().is_some()),
             (self.key("server.auth"), server.auth.reveal().is_some()),
+            (self.key("server.proxy"), matches!(server.proxy, ProxyChoice::Fixed(_))),
+            (self.key("server.transport"), server.transport != TransportChoice::Auto),
             ("delivery.mark".to_owned(), self.config.delivery.mark),
         ];
         if let Some(id) = fixed {

@@ -40,6 +40,10 @@ static KEYS: &[Key] = &[
         "The Socket.IO auth payload."),
     key("server.ca_file", Text(|c| &mut c.server.ca_file),
         "A CA certificate (PEM) to trust in addition to the system's; on NATS, instead of them."),
+    key("server.proxy", Text(|c| &mut c.server.proxy),
+        "The HTTP proxy to a dashboard server; empty uses HTTP_PROXY, HTTPS_PROXY and NO_PROXY of the environment, \"none\" uses no proxy."),
+    key("server.transport", Text(|c| &mut c.server.transport),
+        "How a dashboard server is reached: WebSocket, HTTP long-polling, or \"auto\" for long-polling only where WebSocket does not get through."),
     key("server.credentials_file", Text(|c| &mut c.server.credentials_file),
         "NATS: a .creds file, read again for each connection."),
     key("server.stream_replicas", Whole(1..=5, |c| &mut c.server.stream_replicas),
@@ -272,7 +276,7 @@ impl Key {
     /// Whether the key is a secret and has a value.
     #[cfg(unix)]
     pub(super) fn holds_secret(&self, config: &mut Config) -> bool {
-        self.is_secret(config) && !self.show(config).is_empty()
+        self.is_secret(config) && !self.secrets(config).is_empty()
     }
 
     fn try_set(&self, config: &mut Config, given: &Given<'_>) -> Result<(), Wrong> {

@@ -11,7 +11,9 @@ use url::{Host, Url};
 
 use super::units::{parse_duration, show_duration};
 use super::url_hint::correction;
-use super::{Durability, LogFormat, LogLevel, ProofChoice, SessionChoice, Units, WhenFull};
+use super::{
+    Durability, LogFormat, LogLevel, ProofChoice, SessionChoice, TransportChoice, Units, WhenFull,
+};
 
 /// Why a text is invalid, as a phrase that follows it: `is not a duration`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -457,6 +459,11 @@ impl Choice for ProofChoice {
         ("ack", Self::Ack),
         ("written", Self::Written),
     ];
+}
+
+impl Choice for TransportChoice {
+    const WORDS: &'static [(&'static str, Self)] =
+        &[("auto", Self::Auto), ("websocket", Self::Websocket), ("polling", Self::Polling)];
 }
 
 impl Choice for Units {

@@ -51,7 +51,7 @@ use crate::metrics::Meter;
 use crate::planted::planted;
 use crate::queue::{Limit, QueueError, Reader};
 use crate::sink::probe::DIAGNOSIS_TIMEOUT;
-use crate::sink::{Proof, Sink, SinkError};
+use crate::sink::{Proof, Sink, SinkError, Transport};
 
 /// The status of a session, for the status page and the metrics.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -69,6 +69,8 @@ pub struct SessionStatus {
     pub verified: bool,
     /// The proof that this link gives; `None` until determined.
     pub proof: Option<Proof>,
+    /// How packets reach the server on this link; `None` while disconnected and for NATS.
+    pub transport: Option<Transport>,
     /// Number of links opened so far; `failures` counts links that failed to open or ended.
     pub connects: u64,
     pub failures: u64,
@@ -118,6 +120,7 @@ impl SessionStatus {
         self.connected = false;
         self.verified = false;
         self.proof = None;
+        self.transport = None;
         self.session = None;
         self.retry_in = None;
         self.retry_at = None;
@@ -375,10 +378,12 @@ impl<S: Sink> Session<S> {
             .await
             .unwrap_or_else(|_| Err(SinkError::Timeout(limit, "it accepts no connection")));
         match &opened {
-            Ok(_) => {
+            Ok(link) => {
                 self.meter.connect("ok");
+                let transport = crate::sink::Link::transport(link);
                 self.status.send_modify(|status| {
                     status.connected = true;
+                    status.transport = transport;
                     status.connects += 1;
                 });
             }

@@ -23,6 +23,10 @@ impl SessionError {
                 "The server's identity could not be verified. Ask the server's operator about its \
                  certificate."
             }
+            Self::Sink(SinkError::Proxy(_)) => {
+                "The proxy of this network does not let pitwire reach the server. Check \
+                 server.proxy, or ask who runs the network."
+            }
             Self::Sink(SinkError::Auth(_)) => {
                 "The server does not let this PC in. Ask the server's operator for a valid token."
             }

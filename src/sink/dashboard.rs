@@ -8,6 +8,7 @@
 mod echoes;
 mod identity;
 
+use std::env;
 use std::fmt;
 use std::io;
 use std::pin::Pin;
@@ -18,14 +19,16 @@ use serde_json::Value;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
+use url::Url;
 
 use self::echoes::{Echo, Expected, Listening, News};
 use super::probe::{Diagnostics, Outcome};
 use super::socketio::{AckReceiver, Address, Connection, Outgoing};
 use super::{
     Ack, Addressed, Answer, EntryId, Joined, Link, Proof, Receipt, Shown, Sink, SinkError,
+    Transport,
 };
-use crate::config::{Config, JOIN_TIMEOUT, Secret, ServerConfig};
+use crate::config::{Config, JOIN_TIMEOUT, Proxy, Secret, ServerConfig, TransportChoice};
 use crate::entry::{Entry, Kind, Seq, StintId, content_members};
 use crate::planted::planted;
 use crate::remote_text::{RemoteText, Secrets};
@@ -41,6 +44,8 @@ pub struct Dashboard {
     /// All secrets of the configuration, which are redacted in remote texts.
     secrets: Secrets,
     diagnostics: Diagnostics,
+    /// The transport of the latest connection.
+    transport: Option<Transport>,
 }
 
 impl Dashboard {
@@ -54,6 +59,7 @@ impl Dashboard {
             access: config.server.clone(),
             secrets: Secrets::of(config),
             diagnostics: Diagnostics::default(),
+            transport: None,
         }
     }
 
@@ -78,6 +84,8 @@ impl Dashboard {
             }
             headers.push(("Authorization".into(), format!("Bearer {token}")));
         }
+        let proxy = self.proxy()?;
+        let proxy_secrets = proxy.as_ref().map(Proxy::secrets).unwrap_or_default();
         let auth = auth.reveal().cloned();
         let ca = ca_file
             .as_ref()
@@ -88,8 +96,34 @@ impl Dashboard {
             headers,
             auth: auth.or_else(|| token.map(|token| serde_json::json!({"token": token}))),
             ca: ca.transpose()?,
-            secrets: self.secrets.and(token.map(str::to_owned)),
+            proxy,
+            transport: self.access.transport,
+            secrets: self.secrets.and(token.map(str::to_owned).into_iter().chain(proxy_secrets)),
         })
+    }
+
+    fn proxy(&self) -> Result<Option<Proxy>, SinkError> {
+        let Ok(url) = Url::parse(&self.url) else { return Ok(None) };
+        let variable = |name: &str| env::var(name).ok();
+        let proxy = self.access.proxy.for_server(&url, variable);
+        proxy.map_err(|error| SinkError::Proxy(RemoteText::new(error, &self.secrets)))
+    }
+
+    /// Logs a transport other than that of the previous connection.
+    fn log_transport(&mut self, transport: Transport) {
+        match (self.transport.replace(transport), transport) {
+            (None, Transport::Websocket) => {}
+            (Some(previous), _) if previous == transport => {}
+            (_, Transport::Websocket) => {
+                tracing::info!(transport = transport.as_str(), "WebSocket gets through again");
+            }
+            (_, Transport::Polling) if self.access.transport == TransportChoice::Polling => {}
+            (_, Transport::Polling) => tracing::warn!(
+                transport = transport.as_str(),
+                "WebSocket does not get through to the server; using HTTP long-polling, which is \
+                 slower; let the server and the proxy in front of it accept WebSocket upgrades"
+            ),
+        }
     }
 }
 
@@ -114,6 +148,7 @@ impl Sink for Dashboard {
             }
         };
         self.diagnostics.connected();
+        self.log_transport(connection.transport());
         Ok(DashboardLink {
             connection,
             listening,
@@ -311,6 +346,10 @@ impl Link for DashboardLink {
 
     fn came_back(&self) -> Vec<Seq> {
         self.expected.came_back.clone()
+    }
+
+    fn transport(&self) -> Option<Transport> {
+        Some(self.connection.transport())
     }
 
     async fn closed(&mut self) -> SinkError {

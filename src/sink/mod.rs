@@ -6,6 +6,7 @@
 
 pub mod dashboard;
 pub mod diagnosis;
+pub(crate) mod dial;
 pub mod nats;
 pub(crate) mod probe;
 pub mod server;
@@ -38,6 +39,26 @@ impl Proof {
             Self::Written => "written",
             Self::Ack => "ack",
             Self::Echo => "echo",
+        }
+    }
+}
+
+/// How packets reach a dashboard server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    Websocket,
+    /// HTTP long-polling: requests that the server answers when it has packets.
+    Polling,
+}
+
+impl Transport {
+    pub const ALL: [Self; 2] = [Self::Websocket, Self::Polling];
+
+    /// The label in metrics, logs and the configuration.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Websocket => "websocket",
+            Self::Polling => "polling",
         }
     }
 }
@@ -131,6 +152,9 @@ pub enum SinkError {
     /// The TLS handshake failed, or the certificate is not trusted.
     #[error("TLS failed: {0}; check the server's certificate, or name its CA in server.ca_file")]
     Tls(RemoteText),
+    /// The forward proxy cannot be reached, or refuses to connect to the server.
+    #[error("no way to the server: {0}; check server.proxy")]
+    Proxy(RemoteText),
     /// The server rejected the credentials.
     #[error(
         "the server refuses access: {0}; check server.token, server.headers and \
@@ -158,6 +182,7 @@ impl SinkError {
             Self::Refused(_) | Self::Lost(_) => "refused",
             Self::Timeout(..) => "timeout",
             Self::Tls(_) => "tls",
+            Self::Proxy(_) => "proxy",
             Self::Auth(_) => "auth",
             Self::Protocol(_) | Self::Stream(_) => "protocol",
             Self::Diagnosed(diagnosis) => diagnosis.outcome(),
@@ -171,6 +196,7 @@ impl SinkError {
             Self::Diagnosed(diagnosis) => diagnosis.needs_an_operator(),
             Self::Refused(_)
             | Self::Timeout(..)
+            | Self::Proxy(_)
             | Self::Protocol(_)
             | Self::Stream(_)
             | Self::Lost(_) => false,
@@ -236,6 +262,11 @@ pub trait Link: Send {
 
     /// The echoed entries of the last publication. Valid even if it was cancelled or failed.
     fn came_back(&self) -> Vec<Seq>;
+
+    /// How packets reach the server; `None` for servers with only one way.
+    fn transport(&self) -> Option<Transport> {
+        None
+    }
 
     /// Returns when the link has ended. Cancel-safe.
     fn closed(&mut self) -> impl Future<Output = SinkError> + Send;

@@ -4,6 +4,7 @@
 //! it follows redirects on the same host only ([`diagnosis`](super::diagnosis)). Time and bytes are
 //! bounded.
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ use super::SinkError;
 use super::diagnosis::{
     Cause, Diagnosis, MAX_REDIRECTS, Observation, Verdict, classify, explain, handshake_url,
 };
+use super::dial::{Dialer, Stream, Through};
 use super::socketio::{Address, trusting};
 use crate::clock;
 use crate::remote_text::{RemoteText, Secrets};
@@ -120,11 +122,16 @@ struct Probe<'a> {
 
 impl Probe<'_> {
     async fn observe(&mut self) -> Result<Observation, SinkError> {
-        let addresses = match self.resolve().await {
-            Ok(addresses) => addresses,
-            Err(error) => return Ok(Observation::NoName(error)),
+        // A proxy resolves the name itself.
+        let addresses = if self.address.proxy.is_some() {
+            Vec::new()
+        } else {
+            match self.resolve().await {
+                Ok(addresses) => addresses,
+                Err(error) => return Ok(Observation::NoName(error)),
+            }
         };
-        let stream = match self.connect(&addresses).await {
+        let stream = match self.connect(&addresses).await? {
             Ok(stream) => stream,
             Err(seen) => return Ok(seen),
         };
@@ -137,7 +144,7 @@ impl Probe<'_> {
                 Err(error) if error.to_lowercase().contains("certificate") => {
                     Ok(Observation::NoTls(error))
                 }
-                Err(_) if self.answers_plain_http(&addresses).await => Ok(Observation::OnlyPlain),
+                Err(_) if self.answers_plain_http(&addresses).await? => Ok(Observation::OnlyPlain),
                 Err(error) => Ok(Observation::NoTls(error)),
             };
         }
@@ -181,26 +188,50 @@ impl Probe<'_> {
         }
     }
 
-    async fn connect(&mut self, addresses: &[SocketAddr]) -> Result<TcpStream, Observation> {
-        let (stream, address) = self.dial(addresses).await?;
-        let shown = self.base.as_str().trim_end_matches('/').to_owned();
-        self.passed.push(Passed::Connection(shown, address));
+    async fn connect(
+        &mut self,
+        addresses: &[SocketAddr],
+    ) -> Result<Result<TcpStream, Observation>, SinkError> {
+        let stream = self.dial(addresses).await?;
+        if let Ok(stream) = &stream
+            && let (None, Ok(address)) = (&self.address.proxy, stream.peer_addr())
+        {
+            let shown = self.base.as_str().trim_end_matches('/').to_owned();
+            self.passed.push(Passed::Connection(shown, address));
+        }
         Ok(stream)
     }
 
-    /// A TCP connection to the first address that accepts.
-    async fn dial(&self, addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), Observation> {
+    /// A TCP connection to the first address that accepts, or a tunnel through the proxy.
+    async fn dial(
+        &self,
+        addresses: &[SocketAddr],
+    ) -> Result<Result<TcpStream, Observation>, SinkError> {
+        if let Some(proxy) = &self.address.proxy {
+            let dialer = Dialer::new(None, Some(proxy.clone()));
+            let tunnel = dialer.dial(self.base, Through::Tunnel);
+            let refused = |text: &dyn fmt::Display| {
+                SinkError::Proxy(RemoteText::new(text, &self.address.secrets))
+            };
+            return match timeout(self.step_timeout, tunnel).await {
+                Ok(Ok(Stream::Plain(stream))) => Ok(Ok(stream)),
+                // Without a connector there is no TLS.
+                Ok(Ok(Stream::Tls(_))) => Err(refused(&"unexpected TLS")),
+                Ok(Err(error)) => Err(refused(&error)),
+                Err(_) => Err(refused(&"it does not answer")),
+            };
+        }
         let mut seen = Observation::ConnectTimeout(self.step_timeout);
         for address in addresses {
             match timeout(self.step_timeout, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => return Ok((stream, *address)),
+                Ok(Ok(stream)) => return Ok(Ok(stream)),
                 Ok(Err(error)) => {
                     seen = Observation::NoConnection(error.kind(), error.to_string());
                 }
                 Err(_) => {}
             }
         }
-        Err(seen)
+        Ok(Err(seen))
     }
 
     /// The TLS handshake with the server's certificate verified.
@@ -223,7 +254,7 @@ impl Probe<'_> {
 
     /// Whether the port speaks TLS, with any certificate. Sends nothing over it.
     async fn completes_tls(&self, addresses: &[SocketAddr]) -> Result<bool, SinkError> {
-        let Ok((stream, _)) = self.dial(addresses).await else { return Ok(false) };
+        let Ok(stream) = self.dial(addresses).await? else { return Ok(false) };
         Ok(match self.secure(stream).await? {
             Ok(_) => true,
             Err(error) => error.to_lowercase().contains("certificate"),
@@ -231,11 +262,11 @@ impl Probe<'_> {
     }
 
     /// Whether the port of an https address speaks plain HTTP. Sends no credentials.
-    async fn answers_plain_http(&mut self, addresses: &[SocketAddr]) -> bool {
-        let Ok((stream, _)) = self.dial(addresses).await else { return false };
+    async fn answers_plain_http(&mut self, addresses: &[SocketAddr]) -> Result<bool, SinkError> {
+        let Ok(stream) = self.dial(addresses).await? else { return Ok(false) };
         let is_http = matches!(self.exchange(stream, &[]).await, Observation::Response { .. });
         self.answer = None;
-        is_http
+        Ok(is_http)
     }
 
     /// Sends the first request of a Socket.IO client.
@@ -249,9 +280,6 @@ impl Probe<'_> {
             .uri(&url[Position::BeforePath..])
             .header(header::HOST, &url[Position::BeforeHost..Position::AfterPort])
             .header(header::CONNECTION, "close");
-        if !headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("user-agent")) {
-            request = request.header(header::USER_AGENT, USER_AGENT);
-        }
         for (name, value) in headers {
             request = request.header(name, value);
         }
@@ -275,8 +303,6 @@ impl Probe<'_> {
         }
     }
 }
-
-const USER_AGENT: &str = concat!("pitwire/", env!("CARGO_PKG_VERSION"));
 
 /// The server's clock minus this PC's, in seconds; `asked_ms` and `answered_ms` enclose the
 /// response.
@@ -343,6 +369,10 @@ impl Diagnostics {
         took: Duration,
         address: &Address,
     ) -> Outcome {
+        // The dialer has already named the proxy's answer.
+        if matches!(failed, SinkError::Proxy(_)) {
+            return Outcome::Error(failed);
+        }
         let text = failed.to_string();
         if self.was_connected && took >= SLOW_FAILURE {
             return Outcome::Error(failed);
@@ -390,6 +420,7 @@ fn outcome(failed: SinkError, reached: Reached, address: &Address) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::TransportChoice;
 
     #[test]
     fn the_date_header_is_parsed() {
@@ -404,6 +435,8 @@ mod tests {
             headers: Vec::new(),
             auth: None,
             ca: None,
+            proxy: None,
+            transport: TransportChoice::Auto,
             secrets: Secrets::default(),
         }
     }

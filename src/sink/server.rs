@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::dashboard::{Dashboard, DashboardLink};
 use super::nats::{Nats, NatsLink};
-use super::{Addressed, Answer, EntryId, Joined, Link, Proof, Receipt, Sink, SinkError};
+use super::{Addressed, Answer, EntryId, Joined, Link, Proof, Receipt, Sink, SinkError, Transport};
 use crate::config::{Config, Protocol};
 use crate::entry::{Entry, Seq, StintId};
 
@@ -118,6 +118,13 @@ impl Link for ServerLink {
         match self {
             Self::Dashboard(link) => link.came_back(),
             Self::Nats(link) => link.came_back(),
+        }
+    }
+
+    fn transport(&self) -> Option<Transport> {
+        match self {
+            Self::Dashboard(link) => link.transport(),
+            Self::Nats(_) => None,
         }
     }
 

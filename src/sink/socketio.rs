@@ -2,7 +2,8 @@
 //!
 //! Each connection is a new client in its own runtime on its own thread, because dropping that
 //! runtime is the only way to close a connection immediately. The traps of the crate:
-//! - `Ok` from `emit` means "written to the kernel".
+//! - `Ok` from `emit` means "written to the kernel" or, with long-polling, "queued for a request";
+//!   a failed request ends the connection.
 //! - The crate mixes up two or more pending acknowledgements, so at most one may be pending.
 //! - A timed-out acknowledgement is never cleaned up: the caller ends the connection instead.
 //! - The list of acknowledgements is locked while a callback runs, so a callback only completes a
@@ -19,26 +20,36 @@
 //!   a copy of the transport with bounds and with TCP_NODELAY: see
 //!   `src/vendor/rust_engineio/README.md`. Events are counted here (`Pace`).
 //! - A string payload is sent unmodified; a tree of values costs three times more.
+//! - Its own long-polling repeats failed requests in a loop; the copy's polling does not.
+//!
+//! WebSocket is tried first. Where a server or a proxy does not let it through, the same client
+//! uses HTTP long-polling for this connection; the next connection tries WebSocket again.
 
 use std::error::Error;
 use std::fmt;
 use std::io;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use rust_engineio::asynchronous::async_transports;
+use hyper::header::{HeaderValue, PROXY_AUTHORIZATION};
+use rust_engineio::asynchronous::async_transports::{self, Duplex, Purpose, Route};
 use rust_socketio::asynchronous::{Client, ClientBuilder};
 use rust_socketio::{Event, Payload, TransportType};
 use serde_json::Value;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant as TokioInstant, MissedTickBehavior, interval, sleep, timeout_at};
+use url::Url;
 
-use super::SinkError;
-use crate::config::{CONNECTION_EVENTS, MAX_SAMPLE_BYTES, READER_CHECK_INTERVAL};
+use super::dial::{DialError, Dialer, ProxyStatus, Stream, Through};
+use super::{SinkError, Transport};
+use crate::config::{
+    CONNECTION_EVENTS, MAX_SAMPLE_BYTES, Proxy, READER_CHECK_INTERVAL, TransportChoice,
+};
 use crate::remote_text::{RemoteText, Secrets};
+use crate::request::USER_AGENT;
 
 /// The library drops an acknowledgement after this long; the caller's own limit is far below.
 const ACK_LIBRARY_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -58,7 +69,12 @@ const MAX_STRAY_EVENTS_PER_SECOND: u32 = 10_000;
 /// long as a message, 4 MB. Further ones are dropped: the pending ones are enough to act on.
 const MAX_SIGNALS: usize = 4;
 
+/// How long WebSocket is tried before long-polling is tried at the same time: some proxies swallow
+/// the handshake. The first that the server accepts is used.
+const WEBSOCKET_HEAD_START: Duration = Duration::from_secs(3);
+
 /// The parameters for opening a connection. Contains secrets, so `Debug` prints only the URL.
+#[derive(Clone)]
 pub struct Address {
     /// `http://` or `https://` with the Socket.IO path, e.g. `http://localhost:5000/socket.io/`.
     pub url: String,
@@ -70,6 +86,8 @@ pub struct Address {
     pub auth: Option<Value>,
     /// A certificate authority to trust in addition to the system's, as PEM.
     pub ca: Option<Vec<u8>>,
+    pub proxy: Option<Proxy>,
+    pub transport: TransportChoice,
     /// Strings to redact from remote texts before they are logged, including all secrets above.
     pub secrets: Secrets,
 }
@@ -102,6 +120,7 @@ struct Emit {
 /// its thread at once.
 #[derive(Debug)]
 pub struct Connection<E> {
+    transport: Transport,
     emits: mpsc::Sender<Emit>,
     incoming: mpsc::Receiver<E>,
     ended: oneshot::Receiver<SinkError>,
@@ -119,12 +138,80 @@ impl<E: Send + 'static> Connection<E> {
         address: Address,
         read: impl Fn(&str, &Value) -> Option<E> + Send + Sync + 'static,
     ) -> Result<Self, SinkError> {
+        let read: Read<E> = Arc::new(read);
+        let limit = address.open_timeout;
+        let deadline = TokioInstant::now() + limit;
+        let timed_out = |_| Err(SinkError::Timeout(limit, "it accepts no Socket.IO connection"));
+        let opening = async {
+            match address.transport {
+                TransportChoice::Auto => Self::open_any(address, read, deadline).await,
+                TransportChoice::Websocket => {
+                    Self::open_with(Transport::Websocket, address, read).await.map_err(Into::into)
+                }
+                TransportChoice::Polling => {
+                    Self::open_with(Transport::Polling, address, read).await.map_err(Into::into)
+                }
+            }
+        };
+        timeout_at(deadline, opening).await.unwrap_or_else(timed_out)
+    }
+
+    /// Tries WebSocket, and long-polling once WebSocket fails or takes long.
+    async fn open_any(
+        address: Address,
+        read: Read<E>,
+        deadline: TokioInstant,
+    ) -> Result<Self, SinkError> {
+        // Early enough that the caller learns the error of WebSocket rather than a timeout.
+        let polling_deadline = deadline - address.open_timeout / 10;
+        let websocket = Self::open_with(Transport::Websocket, address.clone(), Arc::clone(&read));
+        tokio::pin!(websocket);
+        let failure = tokio::select! {
+            biased;
+            opened = &mut websocket => match opened {
+                Ok(connection) => return Ok(connection),
+                Err(failure) if !failure.polling_may_work => return Err(failure.error),
+                Err(failure) => Some(failure.error),
+            },
+            () = sleep(WEBSOCKET_HEAD_START) => None,
+        };
+        let polling = Self::open_with(Transport::Polling, address, read);
+        tokio::pin!(polling);
+        if let Some(websocket_error) = failure {
+            return match timeout_at(polling_deadline, polling).await {
+                Ok(opened) => opened.map_err(|other| choose_error(websocket_error, other.error)),
+                Err(_) => Err(websocket_error),
+            };
+        }
+        tokio::select! {
+            biased;
+            opened = &mut websocket => match opened {
+                Ok(connection) => Ok(connection),
+                Err(failure) if !failure.polling_may_work => Err(failure.error),
+                Err(failure) => match timeout_at(polling_deadline, polling).await {
+                    Ok(opened) => opened.map_err(|other| choose_error(failure.error, other.error)),
+                    Err(_) => Err(failure.error),
+                },
+            },
+            opened = &mut polling => match opened {
+                Ok(connection) => Ok(connection),
+                Err(other) => {
+                    websocket.await.map_err(|failure| choose_error(failure.error, other.error))
+                }
+            },
+        }
+    }
+
+    async fn open_with(
+        transport: Transport,
+        address: Address,
+        read: Read<E>,
+    ) -> Result<Self, Failure> {
         let (emits, emits_inbox) = mpsc::channel(1);
         let (events, incoming) = mpsc::channel(CONNECTION_EVENTS);
         let (opened, opening) = oneshot::channel();
         let (end, ended) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();
-        let limit = address.open_timeout;
         thread::Builder::new()
             .name("pitwire-link".into())
             .spawn(move || {
@@ -140,15 +227,19 @@ impl<E: Send + 'static> Connection<E> {
                         None => true,
                     }
                 };
-                run(address, Box::new(hand_on), emits_inbox, opened, stopped, end);
+                run(transport, address, Box::new(hand_on), emits_inbox, opened, stopped, end);
             })
             .map_err(|error| own(format_args!("cannot start the connection's thread: {error}")))?;
-        match timeout(limit, opening).await {
-            Ok(Ok(Ok(()))) => Ok(Self { emits, incoming, ended, end: None, _stop: stop }),
-            Ok(Ok(Err(error))) => Err(error),
-            Ok(Err(_)) => Err(SinkError::Protocol("the client library ended early".into())),
-            Err(_) => Err(SinkError::Timeout(limit, "it accepts no Socket.IO connection")),
+        match opening.await {
+            Ok(Ok(())) => Ok(Self { transport, emits, incoming, ended, end: None, _stop: stop }),
+            Ok(Err(failure)) => Err(failure),
+            Err(_) => Err(SinkError::Protocol("the client library ended early".into()).into()),
         }
+    }
+
+    /// How this connection sends and receives packets.
+    pub fn transport(&self) -> Transport {
+        self.transport
     }
 
     /// Queues events for the connection, which emits them in this order.
@@ -192,6 +283,34 @@ impl<E: Send + 'static> Connection<E> {
     }
 }
 
+/// Parses an event's name and first argument.
+type Read<E> = Arc<dyn Fn(&str, &Value) -> Option<E> + Send + Sync>;
+
+/// Why one transport did not connect.
+struct Failure {
+    error: SinkError,
+    /// Whether the server was reached, so that another transport may get through.
+    polling_may_work: bool,
+}
+
+impl From<SinkError> for Failure {
+    fn from(error: SinkError) -> Self {
+        Self { error, polling_may_work: false }
+    }
+}
+
+impl From<Failure> for SinkError {
+    fn from(failure: Failure) -> Self {
+        failure.error
+    }
+}
+
+/// The error to report when both transports failed: that of plain HTTP, which shows what the server
+/// answers, unless the server rejected the credentials of the WebSocket handshake.
+fn choose_error(websocket: SinkError, polling: SinkError) -> SinkError {
+    if matches!(websocket, SinkError::Auth(_)) { websocket } else { polling }
+}
+
 /// Counts events per second.
 #[derive(Debug)]
 struct Pace {
@@ -231,17 +350,19 @@ async fn ended(ended: &mut oneshot::Receiver<SinkError>, end: &mut Option<SinkEr
 
 /// Runs a connection from open to end, on its own thread.
 fn run(
+    transport: Transport,
     address: Address,
     hand_on: HandOn,
     emits: mpsc::Receiver<Emit>,
-    opened: oneshot::Sender<Result<(), SinkError>>,
+    opened: oneshot::Sender<Result<(), Failure>>,
     stopped: oneshot::Receiver<()>,
     end: oneshot::Sender<SinkError>,
 ) {
     let runtime = match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            let _ = opened.send(Err(own(format_args!("cannot start a runtime: {error}"))));
+            let error = own(format_args!("cannot start a runtime: {error}"));
+            let _ = opened.send(Err(error.into()));
             return;
         }
     };
@@ -249,7 +370,7 @@ fn run(
         tokio::select! {
             biased;
             _ = stopped => SinkError::Lost("closed by us".into()),
-            error = live(address, hand_on, emits, opened) => error,
+            error = live(transport, address, hand_on, emits, opened) => error,
         }
     });
     // A plain drop would wait for a hanging name look-up.
@@ -258,17 +379,20 @@ fn run(
 }
 
 async fn live(
+    transport: Transport,
     address: Address,
     hand_on: HandOn,
     mut emits: mpsc::Receiver<Emit>,
-    opened: oneshot::Sender<Result<(), SinkError>>,
+    opened: oneshot::Sender<Result<(), Failure>>,
 ) -> SinkError {
     let (signals, mut inbox) = mpsc::channel(MAX_SIGNALS);
     let secrets = address.secrets.clone();
-    let client = match connect(address, hand_on, signals, &mut inbox, &secrets).await {
+    let connected = connect(transport, address, hand_on, signals, &mut inbox, &secrets).await;
+    let client = match connected {
         Ok(client) => client,
-        Err(error) => {
-            let _ = opened.send(Err(error.clone()));
+        Err(failure) => {
+            let error = failure.error.clone();
+            let _ = opened.send(Err(failure));
             return error;
         }
     };
@@ -309,7 +433,9 @@ async fn live(
             emit = emits.recv() => {
                 let Some(emit) = emit else { return SinkError::Lost("closed by us".into()) };
                 if let Err(error) = send(&client, emit).await {
-                    return SinkError::Lost(RemoteText::new(chain(&error), &secrets));
+                    let text = async_transports::take_last_error();
+                    let text = text.unwrap_or_else(|| chain(&error));
+                    return SinkError::Lost(RemoteText::new(text, &secrets));
                 }
             }
         }
@@ -331,9 +457,10 @@ fn own(text: fmt::Arguments<'_>) -> SinkError {
     SinkError::Lost(RemoteText::new(text, &Secrets::default()))
 }
 
-/// Whether the client's reader, the only task in this runtime, has ended.
+/// Whether the client's reader has ended: the only task in this runtime besides the polling
+/// transport's sender.
 fn reader_ended() -> bool {
-    Handle::current().metrics().num_alive_tasks() == 0
+    Handle::current().metrics().num_alive_tasks() <= async_transports::sender_tasks()
 }
 
 enum Signal {
@@ -346,12 +473,13 @@ enum Signal {
 }
 
 async fn connect(
+    transport: Transport,
     address: Address,
     hand_on: HandOn,
     signals: mpsc::Sender<Signal>,
     inbox: &mut mpsc::Receiver<Signal>,
     secrets: &Secrets,
-) -> Result<Client, SinkError> {
+) -> Result<Client, Failure> {
     let signal = |make: fn(&Payload) -> Signal| {
         let signals = signals.clone();
         move |payload: Payload, _: Client| {
@@ -360,18 +488,20 @@ async fn connect(
             async {}.boxed()
         }
     };
-    let mut builder = ClientBuilder::new(address.url);
+    install_dialer(&address)?;
+    let mut builder = ClientBuilder::new(address.url).opening_header("User-Agent", USER_AGENT);
     for (name, value) in address.headers {
         builder = builder.opening_header(name, value.as_str());
     }
     if let Some(auth) = address.auth {
         builder = builder.auth(auth);
     }
-    if let Some(ca) = address.ca {
-        builder = builder.tls_config(trusting(&ca)?);
-    }
+    let transport_type = match transport {
+        Transport::Websocket => TransportType::Websocket,
+        Transport::Polling => TransportType::Polling,
+    };
     let client = builder
-        .transport_type(TransportType::Websocket)
+        .transport_type(transport_type)
         .reconnect(false)
         .on(Event::Connect, signal(|_| Signal::Connected))
         .on(Event::Close, signal(closing))
@@ -399,19 +529,54 @@ async fn connect(
             Some(signal) = inbox.recv() => match signal {
                 Signal::Connected => return Ok(client),
                 Signal::Error(text) if text.contains("ConnectError") => {
-                    return Err(SinkError::Auth(RemoteText::new(text, secrets)));
+                    return Err(SinkError::Auth(RemoteText::new(text, secrets)).into());
                 }
-                Signal::Error(text) => return Err(SinkError::Protocol(RemoteText::new(text, secrets))),
+                Signal::Error(text) => {
+                    let error = SinkError::Protocol(RemoteText::new(reason(text), secrets));
+                    return Err(Failure { error, polling_may_work: true });
+                }
                 Signal::Named => {}
-                Signal::Closed | Signal::Flooded => {
-                    return Err(SinkError::Protocol("it closed before accepting".into()));
-                }
+                Signal::Closed | Signal::Flooded => return Err(closed_early()),
             },
             _ = check.tick() => if reader_ended() {
-                return Err(SinkError::Protocol("it closed before accepting".into()));
+                return Err(closed_early());
             },
         }
     }
+}
+
+fn closed_early() -> Failure {
+    let error = SinkError::Protocol("it closed before accepting".into());
+    Failure { error, polling_may_work: true }
+}
+
+/// Installs the dialer for the client that runs on this thread.
+fn install_dialer(address: &Address) -> Result<(), SinkError> {
+    let is_secure = Url::parse(&address.url).is_ok_and(|url| url.scheme() == "https");
+    let tls = if is_secure { Some(tls_connector(address.ca.as_deref())?) } else { None };
+    let dialer = Arc::new(Dialer::new(tls, address.proxy.clone()));
+    async_transports::set_dialer(Arc::new(move |url, purpose| {
+        let dialer = Arc::clone(&dialer);
+        async move { route(&dialer, &url, purpose).await.map_err(io::Error::other) }.boxed()
+    }));
+    Ok(())
+}
+
+async fn route(dialer: &Dialer, url: &Url, purpose: Purpose) -> Result<Route, DialError> {
+    let through = match purpose {
+        Purpose::Websocket => Through::Tunnel,
+        Purpose::Http => Through::Forwarding,
+    };
+    let stream: Box<dyn Duplex> = match dialer.dial(url, through).await? {
+        Stream::Plain(stream) => Box::new(stream),
+        Stream::Tls(stream) => Box::new(stream),
+    };
+    let proxy = dialer.forwarding_proxy().filter(|_| through == Through::Forwarding);
+    let forward_headers = proxy.map(|proxy| {
+        let value = proxy.authorization().and_then(|value| HeaderValue::try_from(value).ok());
+        value.map(|value| (PROXY_AUTHORIZATION, value)).into_iter().collect()
+    });
+    Ok(Route { stream, forward_headers })
 }
 
 /// Distinguishes the client's own `close`, which has an empty text, from an event of that name.
@@ -426,12 +591,18 @@ fn closing(payload: &Payload) -> Signal {
 
 /// A TLS connector that trusts a certificate authority in addition to the system's.
 pub(crate) fn trusting(ca: &[u8]) -> Result<native_tls::TlsConnector, SinkError> {
-    let certificate = native_tls::Certificate::from_pem(ca).map_err(|error| {
-        let text = format_args!("server.ca_file is not a PEM certificate: {error}");
-        SinkError::Tls(RemoteText::new(text, &Secrets::default()))
-    })?;
+    tls_connector(Some(ca))
+}
+
+fn tls_connector(ca: Option<&[u8]>) -> Result<native_tls::TlsConnector, SinkError> {
     let mut builder = native_tls::TlsConnector::builder();
-    builder.add_root_certificate(certificate);
+    if let Some(ca) = ca {
+        let certificate = native_tls::Certificate::from_pem(ca).map_err(|error| {
+            let text = format_args!("server.ca_file is not a PEM certificate: {error}");
+            SinkError::Tls(RemoteText::new(text, &Secrets::default()))
+        })?;
+        builder.add_root_certificate(certificate);
+    }
     builder.build().map_err(|error| SinkError::Tls(RemoteText::new(error, &Secrets::default())))
 }
 
@@ -465,30 +636,51 @@ async fn send(client: &Client, emit: Emit) -> Result<(), rust_socketio::Error> {
 
 /// Classifies an error of the library. The kinds are hidden in a chain of causes, so this matches
 /// on the texts.
-fn classify(error: &rust_socketio::Error, secrets: &Secrets) -> SinkError {
+fn classify(error: &rust_socketio::Error, secrets: &Secrets) -> Failure {
     let text = chain(error);
     let shown = RemoteText::new(&text, secrets);
-    if let Some(io) = io_cause(error) {
-        return match io.kind() {
-            io::ErrorKind::TimedOut => SinkError::Refused(shown),
-            _ if text.to_lowercase().contains("certificate") => SinkError::Tls(shown),
-            _ => SinkError::Refused(shown),
-        };
+    if let Some(dial) = cause::<DialError>(error) {
+        return unreachable(dial, secrets);
     }
-    if ["401", "403"].iter().any(|code| text.contains(&format!("HTTP error: {code}"))) {
+    let error = if cause::<io::Error>(error).is_some() {
+        SinkError::Refused(shown)
+    } else if ["401", "403"].iter().any(|code| text.contains(&format!("HTTP error: {code}"))) {
         SinkError::Auth(shown)
-    } else if text.contains("TLS error") || text.contains("certificate") {
-        SinkError::Tls(shown)
     } else {
         SinkError::Protocol(shown)
+    };
+    // The server would reject the same credentials again.
+    let polling_may_work = !text.contains("HTTP error: 401");
+    Failure { error, polling_may_work }
+}
+
+/// Classifies why no connection to the server was established.
+fn unreachable(error: &DialError, secrets: &Secrets) -> Failure {
+    let text = RemoteText::new(error, secrets);
+    match error {
+        DialError::Unreachable(_) | DialError::Timeout(_) => SinkError::Refused(text).into(),
+        DialError::ProxyUnreachable { .. } => SinkError::Proxy(text).into(),
+        DialError::ProxyRefuses { status: ProxyStatus(502..=504), .. } => {
+            Failure { error: SinkError::Refused(text), polling_may_work: true }
+        }
+        DialError::ProxyRefuses { status, .. } => Failure {
+            error: SinkError::Proxy(text),
+            // A proxy may allow CONNECT to port 443 only, but forward requests to any.
+            polling_may_work: *status != ProxyStatus(407),
+        },
+        DialError::Tls(_) => SinkError::Tls(text).into(),
     }
 }
 
-fn io_cause<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a io::Error> {
+/// The first cause of this type. `io::Error::source` skips the error inside it, so that is tested
+/// separately.
+fn cause<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
     let mut cause = Some(error);
     while let Some(error) = cause {
-        if let Some(io) = error.downcast_ref::<io::Error>() {
-            return Some(io);
+        let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let found = error.downcast_ref().or_else(|| inner?.downcast_ref());
+        if found.is_some() {
+            return found;
         }
         cause = error.source();
     }

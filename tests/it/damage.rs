@@ -154,7 +154,7 @@ async fn a_damaged_record_does_not_stop_capture_while_no_server_is_reachable() {
     // A segment has 62 records.
     config.queue.max_entries = 1000;
     let (writer, _reader, _closed) =
-        queue::open(&config.queue, &config.stint, CapturedAt(1)).unwrap();
+        crate::single::open(&config.queue, &config.stint, CapturedAt(1)).unwrap();
     let append = async |numbers: std::ops::Range<u64>| {
         let make = |stamps: &mut Stamps| {
             let mut frame = |number: u64| NewEntry {

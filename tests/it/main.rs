@@ -82,6 +82,8 @@ mod tampering;
 #[cfg(target_os = "linux")]
 mod terminal;
 mod thinning;
+#[cfg(target_os = "linux")]
+mod transport;
 #[cfg(unix)]
 mod two_publishers;
 #[cfg(unix)]

@@ -684,7 +684,7 @@ async fn a_refused_entry_of_a_server_that_takes_one_at_a_time_is_set_aside() {
     sleep(Duration::from_secs(1)).await;
     world.server.behave(poison);
     world.drain(MINUTE).await;
-    let ledger = world.queue().ledger;
+    let ledger = world.queue().server().ledger;
     assert_eq!((ledger.quarantined, ledger.delivered), (1, 221), "{ledger:?}");
     assert_eq!(world.server.state().requests, 1, "the page stays");
 }

@@ -11,7 +11,10 @@ import dashboard
 
 OPTIONS = dashboard.options(__doc__)
 SOCKETS = socketio.AsyncServer(
-    async_mode="asgi", cors_allowed_origins="*", max_http_buffer_size=OPTIONS.max_message
+    async_mode="asgi",
+    cors_allowed_origins="*",
+    max_http_buffer_size=OPTIONS.max_message,
+    **dashboard.transports(OPTIONS),
 )
 DASHBOARD = dashboard.Dashboard(OPTIONS)
 NO_ACK = SOCKETS.not_handled

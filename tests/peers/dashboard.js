@@ -19,6 +19,7 @@ function options() {
       "max-message": { type: "string", default: "1000000" },
       "ack-delay": { type: "string", default: "0" },
       persist: { type: "string" },
+      "polling-only": { type: "boolean", default: false },
     },
   });
   return {
@@ -29,6 +30,7 @@ function options() {
     ackDelayMs: Number(values["ack-delay"]),
     maxMessageBytes: Number(values["max-message"]),
     persist: values.persist,
+    pollingOnly: values["polling-only"],
   };
 }
 

@@ -36,12 +36,20 @@ def options(description, async_modes=()):
     parser.add_argument("--header", metavar="NAME:VALUE", help="refuse clients without it")
     parser.add_argument("--certfile", help="speak TLS with this certificate")
     parser.add_argument("--keyfile", help="and this key")
+    parser.add_argument("--polling-only", action="store_true", help="offer no WebSocket")
+    parser.add_argument("--ping-interval", type=int, default=25, metavar="S", help="seconds between pings")
     parser.add_argument("--odd", action="store_true", help="send unsolicited events")
     parser.add_argument("--swap", type=int, metavar="N", help="deliver every Nth frame late")
     parser.add_argument("--swaps", type=int, metavar="N", help="deliver at most N frames late")
     if async_modes:
         parser.add_argument("--async-mode", choices=async_modes, default=async_modes[0])
     return parser.parse_args()
+
+
+def transports(options):
+    """The keyword arguments of a Socket.IO server for these options."""
+    offered = {"transports": ["polling"]} if options.polling_only else {}
+    return {"ping_interval": options.ping_interval, **offered}
 
 
 def events(options):

@@ -25,6 +25,7 @@ SOCKETS = flask_socketio.SocketIO(
     async_mode=OPTIONS.async_mode,
     cors_allowed_origins="*",
     max_http_buffer_size=OPTIONS.max_message,
+    **dashboard.transports(OPTIONS),
 )
 DASHBOARD = dashboard.Dashboard(OPTIONS)
 # Flask-SocketIO 4 has no such value; it acknowledges every event.

@@ -16,7 +16,8 @@ const server = http.createServer((request, response) => {
 });
 
 const maxHttpBufferSize = OPTIONS.maxMessageBytes;
-const io = new Server(server, { cors: { origin: "*" }, maxHttpBufferSize });
+const transports = OPTIONS.pollingOnly ? ["polling"] : ["polling", "websocket"];
+const io = new Server(server, { cors: { origin: "*" }, maxHttpBufferSize, transports });
 io.on("connection", (socket) => {
   for (const event of EVENTS) {
     socket.on(event, (data, acknowledge) => handle(socket, event, data, acknowledge));

@@ -7,6 +7,7 @@ use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use super::harness::DRAIN_TIMEOUT;
+use crate::config::TransportChoice;
 use crate::dashboard::Server;
 use crate::remote_text::Secrets;
 use crate::sink::SinkError;
@@ -114,6 +115,8 @@ async fn open_page(
         headers: Vec::new(),
         auth: None,
         ca: None,
+        proxy: None,
+        transport: TransportChoice::Websocket,
         secrets: Secrets::default(),
     };
     let read = |name: &str, payload: &Value| {

@@ -10,7 +10,7 @@ use crate::config::{self, Config, DOCTOR_NETWORK_TIMEOUT, Protocol};
 use crate::sink::dashboard::{Dashboard, DashboardLink};
 use crate::sink::diagnosis::Cause;
 use crate::sink::probe::reach;
-use crate::sink::{Link, Sink, SinkError};
+use crate::sink::{Link, Sink, SinkError, Transport};
 
 pub(super) const SUBJECT: &str = config::SERVER;
 
@@ -55,6 +55,14 @@ async fn steps(report: &mut Report, config: &Config) -> Result<(), Rest> {
         );
         CONNECTION
     })?;
+    if let Some(proxy) = &address.proxy {
+        report.note(
+            format!("connections go through the proxy {proxy}; name, TLS and clock are unchecked"),
+            "set server.proxy = \"none\" if this PC reaches the server directly",
+        );
+        let link = open(report, &mut dashboard).await.ok_or(SESSION)?;
+        return frame::publish(report, config, &mut dashboard, link).await.ok_or(FRAME);
+    }
     let reached = reach(&address, DOCTOR_NETWORK_TIMEOUT).await.map_err(|error| {
         report.fault(
             format!("cannot set up TLS: {}", reason(error)),
@@ -99,12 +107,16 @@ fn unchecked_after(cause: &Cause) -> Rest {
 async fn open(report: &mut Report, dashboard: &mut Dashboard) -> Option<DashboardLink> {
     match dashboard.open().await {
         Ok(link) => {
-            report.ok("it speaks Socket.IO and accepts the connection");
+            say_transport(report, &link);
             return Some(link);
         }
         Err(SinkError::Diagnosed(diagnosis)) => {
             report.fault(diagnosis.what(), diagnosis.advice());
         }
+        Err(SinkError::Proxy(text)) => report.fault(
+            format!("no connection through the proxy: {text}"),
+            "check server.proxy, and server.url as the proxy reaches it",
+        ),
         Err(error) => report.fault(
             format!("it accepts no Socket.IO connection: {}", reason(error)),
             "run the doctor again; if it fails again, check the log of the dashboard server",
@@ -113,12 +125,24 @@ async fn open(report: &mut Report, dashboard: &mut Dashboard) -> Option<Dashboar
     None
 }
 
+fn say_transport(report: &mut Report, link: &DashboardLink) {
+    match link.transport() {
+        Some(Transport::Polling) => report.warning(
+            "it accepts HTTP long-polling, but no WebSocket gets through",
+            "nothing is lost, but long-polling is slower; let the server and the proxy in front of \
+             it accept WebSocket upgrades",
+        ),
+        _ => report.ok("it speaks Socket.IO and accepts the connection"),
+    }
+}
+
 /// The cause of the error, without the advice that the agent's log adds.
 fn reason(error: SinkError) -> String {
     match error {
         SinkError::Refused(text)
         | SinkError::Tls(text)
         | SinkError::Auth(text)
+        | SinkError::Proxy(text)
         | SinkError::Protocol(text)
         | SinkError::Stream(text)
         | SinkError::Lost(text) => text.to_string(),

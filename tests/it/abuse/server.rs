@@ -175,3 +175,67 @@ async fn an_answer_whose_head_has_no_end_is_given_up() {
     });
     server.await.is_left_by_an_agent().await;
 }
+
+/// A server that offers only long-polling and answers each poll with `answer`, again and again.
+async fn polling(answer: Vec<u8>) -> Hostile {
+    Hostile::serve(move |mut client| {
+        let answer = answer.clone();
+        async move {
+            let mut request = Vec::new();
+            let mut polls = 0;
+            loop {
+                request.clear();
+                while !request.ends_with(b"\r\n\r\n") {
+                    match client.read_u8().await {
+                        Ok(byte) => request.push(byte),
+                        Err(_) => return,
+                    }
+                }
+                let head = String::from_utf8_lossy(&request).to_lowercase();
+                let body = if head.contains("upgrade: websocket") {
+                    let refusal = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n";
+                    let _ = client.write_all(refusal).await;
+                    return;
+                } else if head.starts_with("post") {
+                    let length =
+                        head.lines().find_map(|line| line.strip_prefix("content-length: "));
+                    let mut body = vec![0; length.unwrap().parse().unwrap()];
+                    let _ = client.read_exact(&mut body).await;
+                    "ok"
+                } else if !head.contains("sid=") {
+                    r#"0{"sid":"a","upgrades":[],"pingInterval":25000,"pingTimeout":20000}"#
+                } else if polls == 0 {
+                    polls += 1;
+                    r#"40{"sid":"a"}"#
+                } else {
+                    raw::flood(&mut client, &answer, FLOOD_BYTES, PATIENCE).await;
+                    return;
+                };
+                let length = body.len();
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+                let _ = client.write_all(head.as_bytes()).await;
+                let _ = client.write_all(body.as_bytes()).await;
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_endless_answer_to_a_poll_ends_the_link() {
+    let chunk = format!("100000\r\n{}\r\n", " ".repeat(1 << 20));
+    let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+    let server = polling([head, &chunk.repeat(64)].concat().into_bytes()).await;
+    let (_folder, agent) = server.is_left_by_an_agent().await;
+    agent.process.says("a response that is too long").await;
+}
+
+#[tokio::test]
+async fn a_poll_with_many_packets_takes_little_memory() {
+    for packet in ["6", "40", r#"42["noise",{}]"#, "4", "2"] {
+        let body = vec![packet; (7 << 20) / (packet.len() + 1)].join("\u{1e}");
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        let server = polling([head, body].concat().into_bytes()).await;
+        server.is_endured().await;
+    }
+}

@@ -23,7 +23,7 @@ pub(super) async fn look(report: &mut Report, config: &Config) {
         Err(error) => error,
     };
     let advice = match &error {
-        SinkError::Refused(_) => {
+        SinkError::Refused(_) | SinkError::Proxy(_) => {
             "check that server.url has the name and the port of the NATS server, that it runs, and \
              that this PC is online"
         }

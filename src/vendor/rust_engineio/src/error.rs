@@ -56,6 +56,8 @@ pub enum Error {
     PingTimeout(),
     #[error("The server sends {0}")]
     ServerExceedsBounds(&'static str),
+    #[error("long-polling: {0}")]
+    Polling(String),
 }
 
 pub(crate) type Result<T> = std::result::Result<T, Error>;

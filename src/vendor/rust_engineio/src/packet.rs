@@ -86,6 +86,8 @@ pub struct HandshakePacket {
     pub ping_interval: u64,
     #[serde(rename = "pingTimeout")]
     pub ping_timeout: u64,
+    #[serde(rename = "maxPayload", default)]
+    pub max_payload: Option<u64>,
 }
 
 impl TryFrom<Packet> for HandshakePacket {

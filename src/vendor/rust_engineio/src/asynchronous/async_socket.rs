@@ -46,7 +46,7 @@ impl Socket {
         on_open: OptionalCallback<()>,
         on_packet: OptionalCallback<Packet>,
     ) -> Self {
-        let max_ping_timeout = handshake.ping_interval + handshake.ping_timeout;
+        let max_ping_timeout = handshake.ping_interval.saturating_add(handshake.ping_timeout);
 
         Socket {
             handle: Handle::current(),

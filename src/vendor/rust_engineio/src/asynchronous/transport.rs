@@ -6,7 +6,7 @@ use futures_util::Stream;
 use std::{pin::Pin, time::SystemTime};
 use url::Url;
 
-use super::async_transports::{PollingTransport, WebsocketSecureTransport, WebsocketTransport};
+use super::async_transports::{PollingTransport, WebsocketTransport};
 
 #[async_trait]
 pub trait AsyncTransport: Stream<Item = Result<Bytes>> + Unpin {
@@ -38,7 +38,6 @@ pub trait AsyncTransport: Stream<Item = Result<Bytes>> + Unpin {
 pub enum AsyncTransportType {
     Polling(PollingTransport),
     Websocket(WebsocketTransport),
-    WebsocketSecure(WebsocketSecureTransport),
 }
 
 impl From<PollingTransport> for AsyncTransportType {
@@ -53,19 +52,12 @@ impl From<WebsocketTransport> for AsyncTransportType {
     }
 }
 
-impl From<WebsocketSecureTransport> for AsyncTransportType {
-    fn from(transport: WebsocketSecureTransport) -> Self {
-        AsyncTransportType::WebsocketSecure(transport)
-    }
-}
-
 #[cfg(feature = "async")]
 impl AsyncTransportType {
     pub fn as_transport(&self) -> &(dyn AsyncTransport + Send) {
         match self {
             AsyncTransportType::Polling(transport) => transport,
             AsyncTransportType::Websocket(transport) => transport,
-            AsyncTransportType::WebsocketSecure(transport) => transport,
         }
     }
 
@@ -73,7 +65,6 @@ impl AsyncTransportType {
         match self {
             AsyncTransportType::Polling(transport) => Box::pin(transport),
             AsyncTransportType::Websocket(transport) => Box::pin(transport),
-            AsyncTransportType::WebsocketSecure(transport) => Box::pin(transport),
         }
     }
 }

@@ -1,6 +1,6 @@
 use crate::{
     asynchronous::{
-        async_transports::WebsocketSecureTransport as AsyncWebsocketSecureTransport,
+        async_transports::WebsocketTransport as AsyncWebsocketSecureTransport,
         transport::AsyncTransport,
     },
     error::Result,
@@ -32,7 +32,7 @@ impl WebsocketSecureTransport {
             .build()?;
 
         let inner = runtime.block_on(AsyncWebsocketSecureTransport::new(
-            base_url, tls_config, headers,
+            base_url, headers,
         ))?;
 
         Ok(WebsocketSecureTransport {

@@ -28,7 +28,7 @@ const MAX_VALUES: usize = 200_000;
 const ALWAYS_PARSED_BYTES: usize = 64 << 10;
 
 /// Between two packets of a payload. Over a WebSocket each message is one packet.
-const SEPARATOR: u8 = 0x1e;
+pub(super) const SEPARATOR: u8 = 0x1e;
 
 thread_local! {
     static LAST_ERROR: RefCell<Option<String>> = const { RefCell::new(None) };
@@ -82,14 +82,21 @@ impl Inspector {
     /// Whether to hand on this packet. Events with attachments are left out: the client would keep
     /// up to 255 packets that follow, whatever those are.
     pub(super) fn wants(&mut self, packet: &str) -> Result<bool> {
-        let packet = packet.as_bytes();
+        self.wants_bytes(packet.as_bytes())
+    }
+
+    /// [`Inspector::wants`] for a packet that is not known to be text. Attachments, which belong to
+    /// events that are left out, are left out too.
+    pub(super) fn wants_bytes(&mut self, packet: &[u8]) -> Result<bool> {
         if packet.contains(&SEPARATOR) {
             return Err(Error::ServerExceedsBounds("several packets in one message"));
         }
         if packet.first() != Some(&b'4') {
             self.control()?;
         }
-        let has_attachments = packet.starts_with(b"45") || packet.starts_with(b"46");
+        let has_attachments = packet.starts_with(b"45")
+            || packet.starts_with(b"46")
+            || packet.first() == Some(&b'b');
         Ok(!has_attachments && is_cheap_to_parse(packet))
     }
 }

@@ -1,10 +1,12 @@
 mod bounds;
+mod dial;
+mod http_client;
 mod polling;
 mod websocket;
 mod websocket_general;
-mod websocket_secure;
 
 pub use self::bounds::{take_last_error, MAX_MESSAGE_BYTES};
-pub use self::polling::PollingTransport;
+pub use self::dial::{set_dialer, Dialer, Duplex, Purpose, Route};
+pub(crate) use self::polling::Handshake;
+pub use self::polling::{sender_tasks, PollingTransport};
 pub use self::websocket::WebsocketTransport;
-pub use self::websocket_secure::WebsocketSecureTransport;

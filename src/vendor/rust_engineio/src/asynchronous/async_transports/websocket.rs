@@ -10,16 +10,16 @@ use futures_util::stream::StreamExt;
 use futures_util::Stream;
 use http::HeaderMap;
 use tokio::sync::RwLock;
-use tokio_tungstenite::connect_async_with_config;
+use tokio_tungstenite::client_async_with_config;
 use tungstenite::client::IntoClientRequest;
 use url::Url;
 
 use super::bounds;
+use super::dial::{dial, Purpose};
 use super::websocket_general::AsyncWebsocketGeneralTransport;
 
 /// An asynchronous websocket transport type.
-/// This type only allows for plain websocket
-/// connections ("ws://").
+/// The dialer decides between plain and secure connections, by the scheme of the URL.
 #[derive(Clone)]
 pub struct WebsocketTransport {
     inner: AsyncWebsocketGeneralTransport,
@@ -31,7 +31,8 @@ impl WebsocketTransport {
     pub async fn new(base_url: Url, headers: Option<HeaderMap>) -> Result<Self> {
         let mut url = base_url;
         url.query_pairs_mut().append_pair("transport", "websocket");
-        url.set_scheme("ws").unwrap();
+        let route = dial(&url, Purpose::Websocket).await?;
+        set_websocket_scheme(&mut url);
 
         let mut req = url.clone().into_client_request()?;
         if let Some(map) = headers {
@@ -39,8 +40,8 @@ impl WebsocketTransport {
             req.headers_mut().extend(map);
         }
 
-        let (ws_stream, _) = 
-            connect_async_with_config(req, Some(bounds::config()), /*disable_nagle=*/ true).await?;
+        let (ws_stream, _) =
+            client_async_with_config(req, route.stream, Some(bounds::config())).await?;
         let (sen, rec) = ws_stream.split();
 
         let inner = AsyncWebsocketGeneralTransport::new(sen, rec).await;
@@ -79,10 +80,15 @@ impl AsyncTransport for WebsocketTransport {
         {
             url.query_pairs_mut().append_pair("transport", "websocket");
         }
-        url.set_scheme("ws").unwrap();
+        set_websocket_scheme(&mut url);
         *self.base_url.write().await = url;
         Ok(())
     }
+}
+
+fn set_websocket_scheme(url: &mut Url) {
+    let scheme = if matches!(url.scheme(), "https" | "wss") { "wss" } else { "ws" };
+    url.set_scheme(scheme).unwrap();
 }
 
 impl Stream for WebsocketTransport {
@@ -107,66 +113,5 @@ impl Debug for WebsocketTransport {
                     .map_or("Currently not available".to_owned(), |url| url.to_string()),
             )
             .finish()
-    }
-}
-
-#[cfg(test)]
-mod test {
-    use super::*;
-    use crate::ENGINE_IO_VERSION;
-    use std::str::FromStr;
-
-    async fn new() -> Result<WebsocketTransport> {
-        let url = crate::test::engine_io_server()?.to_string()
-            + "engine.io/?EIO="
-            + &ENGINE_IO_VERSION.to_string();
-        WebsocketTransport::new(Url::from_str(&url[..])?, None).await
-    }
-
-    #[tokio::test]
-    async fn websocket_transport_base_url() -> Result<()> {
-        let transport = new().await?;
-        let mut url = crate::test::engine_io_server()?;
-        url.set_path("/engine.io/");
-        url.query_pairs_mut()
-            .append_pair("EIO", &ENGINE_IO_VERSION.to_string())
-            .append_pair("transport", "websocket");
-        url.set_scheme("ws").unwrap();
-        assert_eq!(transport.base_url().await?.to_string(), url.to_string());
-        transport
-            .set_base_url(reqwest::Url::parse("https://127.0.0.1")?)
-            .await?;
-        assert_eq!(
-            transport.base_url().await?.to_string(),
-            "ws://127.0.0.1/?transport=websocket"
-        );
-        assert_ne!(transport.base_url().await?.to_string(), url.to_string());
-
-        transport
-            .set_base_url(reqwest::Url::parse(
-                "http://127.0.0.1/?transport=websocket",
-            )?)
-            .await?;
-        assert_eq!(
-            transport.base_url().await?.to_string(),
-            "ws://127.0.0.1/?transport=websocket"
-        );
-        assert_ne!(transport.base_url().await?.to_string(), url.to_string());
-        Ok(())
-    }
-
-    #[tokio::test]
-    async fn websocket_secure_debug() -> Result<()> {
-        let mut transport = new().await?;
-        assert_eq!(
-            format!("{:?}", transport),
-            format!(
-                "AsyncWebsocketTransport {{ base_url: {:?} }}",
-                transport.base_url().await?.to_string()
-            )
-        );
-        println!("{:?}", transport.next().await.unwrap());
-        println!("{:?}", transport.next().await.unwrap());
-        Ok(())
     }
 }

@@ -1,6 +1,7 @@
 use std::{borrow::Cow, str::from_utf8, sync::Arc, task::Poll};
 
 use super::bounds::{keep, Inspector};
+use super::dial::Duplex;
 use crate::{error::Result, Error, Packet, PacketId};
 use bytes::Bytes;
 use futures_util::{
@@ -8,12 +9,12 @@ use futures_util::{
     stream::{SplitSink, SplitStream},
     FutureExt, SinkExt, Stream, StreamExt,
 };
-use tokio::{net::TcpStream, sync::Mutex};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+use tokio::sync::Mutex;
+use tokio_tungstenite::WebSocketStream;
 use tungstenite::Message;
 
-type AsyncWebsocketSender = SplitSink<WebSocketStream<MaybeTlsStream<TcpStream>>, Message>;
-type AsyncWebsocketReceiver = SplitStream<WebSocketStream<MaybeTlsStream<TcpStream>>>;
+type AsyncWebsocketSender = SplitSink<WebSocketStream<Box<dyn Duplex>>, Message>;
+type AsyncWebsocketReceiver = SplitStream<WebSocketStream<Box<dyn Duplex>>>;
 
 /// A general purpose asynchronous websocket transport type. Holds
 /// the sender and receiver stream of a websocket connection
@@ -32,8 +33,8 @@ struct Receiver {
 
 impl AsyncWebsocketGeneralTransport {
     pub(crate) async fn new(
-        sender: SplitSink<WebSocketStream<MaybeTlsStream<TcpStream>>, Message>,
-        receiver: SplitStream<WebSocketStream<MaybeTlsStream<TcpStream>>>,
+        sender: SplitSink<WebSocketStream<Box<dyn Duplex>>, Message>,
+        receiver: SplitStream<WebSocketStream<Box<dyn Duplex>>>,
     ) -> Self {
         AsyncWebsocketGeneralTransport {
             sender: Arc::new(Mutex::new(sender)),

@@ -1,7 +1,7 @@
 use crate::{
     asynchronous::{
         async_socket::Socket as InnerSocket,
-        async_transports::{PollingTransport, WebsocketSecureTransport, WebsocketTransport},
+        async_transports::{Handshake, PollingTransport, WebsocketTransport},
         callback::OptionalCallback,
         transport::AsyncTransport,
     },
@@ -146,17 +146,18 @@ impl ClientBuilder {
             return Ok(());
         }
 
-        let headers = if let Some(map) = self.headers.clone() {
-            Some(map.try_into()?)
-        } else {
-            None
+        let handshake = self.polling_handshake().await?;
+        self.url = handshake.url;
+        self.handshake = Some(handshake.packet);
+        Ok(())
+    }
+
+    async fn polling_handshake(&self) -> Result<Handshake> {
+        let headers = match self.headers.clone() {
+            Some(map) => map.try_into()?,
+            None => http::HeaderMap::default(),
         };
-
-        // Start with polling transport
-        let mut transport =
-            PollingTransport::new(self.url.clone(), self.tls_config.clone(), headers);
-
-        self.handshake_with_transport(&mut transport).await
+        Handshake::request(self.url.clone(), headers).await
     }
 
     /// Build websocket if allowed, if not fall back to polling
@@ -171,20 +172,12 @@ impl ClientBuilder {
     }
 
     /// Build socket with polling transport
-    pub async fn build_polling(mut self) -> Result<Client> {
-        self.handshake().await?;
-
-        // Make a polling transport with new sid
-        let transport = PollingTransport::new(
-            self.url,
-            self.tls_config,
-            self.headers.map(|v| v.try_into().unwrap()),
-        );
-
-        // SAFETY: handshake function called previously.
+    pub async fn build_polling(self) -> Result<Client> {
+        let handshake = self.polling_handshake().await?;
+        let packet = handshake.packet.clone();
         Ok(Client::new(InnerSocket::new(
-            transport.into(),
-            self.handshake.unwrap(),
+            PollingTransport::new(handshake).into(),
+            packet,
             self.on_close,
             self.on_data,
             self.on_error,
@@ -213,33 +206,8 @@ impl ClientBuilder {
         };
 
         match self.url.scheme() {
-            "http" | "ws" => {
+            "http" | "ws" | "https" | "wss" => {
                 let mut transport = WebsocketTransport::new(self.url.clone(), headers).await?;
-
-                if self.handshake.is_some() {
-                    transport.upgrade().await?;
-                } else {
-                    self.handshake_with_transport(&mut transport).await?;
-                }
-                // NOTE: Although self.url contains the sid, it does not propagate to the transport
-                // SAFETY: handshake function called previously.
-                Ok(Client::new(InnerSocket::new(
-                    transport.into(),
-                    self.handshake.unwrap(),
-                    self.on_close,
-                    self.on_data,
-                    self.on_error,
-                    self.on_open,
-                    self.on_packet,
-                )))
-            }
-            "https" | "wss" => {
-                let mut transport = WebsocketSecureTransport::new(
-                    self.url.clone(),
-                    self.tls_config.clone(),
-                    headers,
-                )
-                .await?;
 
                 if self.handshake.is_some() {
                     transport.upgrade().await?;
