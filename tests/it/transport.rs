@@ -12,10 +12,13 @@ use tokio::time::sleep;
 
 use self::devices::{ForwardProxy, Middlebox, Rule};
 use self::poll_server::{PollServer, response};
-use crate::agent::{Agent, eventually};
+use crate::agent::{Agent, eventually, within};
 use crate::hostile::{Pit, laps};
 use crate::long::{is_long, size};
 use crate::peers::{Kind, Peer};
+
+/// Time limit for the frames of one rate measurement; a threaded server takes one at a time.
+const RATE_LIMIT: Duration = Duration::from_secs(600);
 
 const POLLING: [(&str, &str); 1] = [("server.transport", "polling")];
 
@@ -310,16 +313,17 @@ async fn rate_of_polling() {
     let frames = size(500, 10_000) as u64;
     for (kind, args) in &cases[..size(1, cases.len())] {
         let server = Peer::start(*kind, args);
-        // Started while the server is up, but filled before it connects.
         let pit = Pit::new(&server.url(), &[]);
         let began = Instant::now();
         pit.store(1..=frames, "Ana").await;
-        pit.drained().await;
+        let is_empty = async || (pit.publisher.queue_status().entries == 0).then_some(());
+        within(RATE_LIMIT, is_empty).await.expect("the queue drains");
         let rate = frames as f64 / began.elapsed().as_secs_f64();
         let latency = pit.publisher.watch_destinations()[0].latencies.lately();
         if is_long() {
             println!("{kind:?} {args:?}: {rate:.0} frames/s {latency:?}");
+        } else {
+            assert!(rate > 20.0, "{kind:?}: {rate:.0} frames a second");
         }
-        assert!(rate > 20.0, "{kind:?}: {rate:.0} frames a second");
     }
 }
