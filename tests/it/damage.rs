@@ -181,7 +181,7 @@ async fn a_damaged_record_does_not_stop_capture_while_no_server_is_reachable() {
         assert!(Instant::now() < end, "{status:?}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     };
-    assert_eq!((status.imbalance, status.ledger.corrupt), (0, 1), "{status:?}");
+    assert_eq!((status.server().imbalance, status.server().ledger.corrupt), (0, 1), "{status:?}");
 }
 
 /// Downsampling reads a segment, then replaces it with the entries that remain.
