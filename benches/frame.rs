@@ -9,7 +9,7 @@ use divan::Bencher;
 use divan::counter::BytesCount;
 use pitwire::entry::{CapturedAt, Kind, Seq, StintId};
 use pitwire::fields::{self, Frame, Setup};
-use pitwire::queue::record::{self, Marks};
+use pitwire::queue::record::{self, RetentionFlags};
 use pitwire::source::simulator::Car;
 
 /// Two and a half laps: every corner, decreasing fuel, warming tyres.
@@ -55,7 +55,8 @@ fn encode(bencher: Bencher<'_, '_>) {
         .with_inputs(|| frames.next().unwrap())
         .input_counter(|(_, json)| BytesCount::of_str(json))
         .bench_local_refs(|(at, json)| {
-            record::encode(STINT, *at, Kind::Frame, Marks::default(), black_box(json)).unwrap()
+            record::encode(STINT, *at, Kind::Frame, RetentionFlags::default(), black_box(json))
+                .unwrap()
         });
 }
 
@@ -63,7 +64,7 @@ fn encode(bencher: Bencher<'_, '_>) {
 #[divan::bench]
 fn decode(bencher: Bencher<'_, '_>) {
     let encode = |(at, json): (_, String)| {
-        record::encode(STINT, at, Kind::Frame, Marks::default(), &json).unwrap()
+        record::encode(STINT, at, Kind::Frame, RetentionFlags::default(), &json).unwrap()
     };
     let mut records = frames().into_iter().map(encode).collect::<Vec<_>>().into_iter().cycle();
     bencher

@@ -116,7 +116,7 @@ impl Queue {
         runtime.block_on(async {
             let batch = reader.next_batch(Limit { entries, bytes: usize::MAX }).await.unwrap();
             assert_eq!(batch.entries().len(), entries);
-            reader.remove(batch).await.unwrap();
+            reader.ack(batch).await.unwrap();
         });
     }
 

@@ -22,7 +22,7 @@ use crate::queue::{DestinationStatus, QueueStatus, Writer};
 use crate::reload::Asking;
 use crate::session::{DestinationWatch, SessionStatus};
 use crate::sink::Transport;
-use crate::status::{self, Board};
+use crate::status::{self, StatusHistory};
 use crate::tools::{self, Tools};
 
 /// The maximum number of open connections: enough for a few scrapers, commands, and browsers with
@@ -40,7 +40,7 @@ pub struct View {
     pub destinations: Vec<DestinationWatch>,
     /// `None` if pitwire did not install the metrics recorder of this process.
     pub metrics: Option<PrometheusHandle>,
-    pub board: Board,
+    pub board: StatusHistory,
 }
 
 /// The routes of the admin address. `access` applies to metrics and health; all other routes are
@@ -120,16 +120,16 @@ fn observe_ledger(status: &DestinationStatus) {
         ("appended", *appended),
         ("delivered", ledger.delivered),
         ("dropped", ledger.dropped_in_all()),
-        ("thinned", ledger.thinned),
-        ("quarantined", ledger.quarantined),
+        ("thinned", ledger.downsampled),
+        ("quarantined", ledger.dead_letters),
         ("queued", *queued),
     ] {
         let labels = labels_of(name, &[("state", state)]);
         gauge!("pitwire_ledger_entries", labels).set(entries as f64);
     }
-    counter!("pitwire_entries_thinned_total", labels_of(name, &[])).absolute(ledger.thinned);
+    counter!("pitwire_entries_thinned_total", labels_of(name, &[])).absolute(ledger.downsampled);
     counter!("pitwire_entries_quarantined_total", labels_of(name, &[("cause", "refused")]))
-        .absolute(ledger.quarantined);
+        .absolute(ledger.dead_letters);
     for reason in DropReason::ALL {
         let labels = labels_of(name, &[("reason", reason.as_str())]);
         counter!("pitwire_entries_dropped_total", labels).absolute(ledger.dropped(reason));

@@ -33,11 +33,11 @@ use crate::queue::{OpenError, Writer};
 use crate::reload::{Answer, Asking, Reload};
 use crate::session::{self, DestinationWatch, SessionStatus};
 use crate::source::lines::{self, Pace, Place};
-use crate::source::nats::{Commander, Order, Ordered};
+use crate::source::nats::{DeliveryGate, GateCommand, GateRequest};
 use crate::source::simulator::Car;
 use crate::source::socketio::Publishers;
 use crate::source::{Intake, Sample, Taken, http, lmu, nats};
-use crate::status::{self, Board, Glance};
+use crate::status::{self, StatusHistory, StatusSnapshot};
 
 /// How long open requests may take to finish at shutdown: enough for a POST whose samples are being
 /// written to disk.
@@ -53,7 +53,7 @@ pub enum Until {
 }
 
 /// A callback that receives a status snapshot once a second.
-pub type Look = Box<dyn FnMut(&Glance) + Send>;
+pub type Look = Box<dyn FnMut(&StatusSnapshot) + Send>;
 
 /// Runs the agent until `shutdown` resolves or, with [`Until::Drained`], its work is done. Calls
 /// `announce` with a line for each new dashboard page, and `look`, if given, once a second.
@@ -73,21 +73,21 @@ pub async fn run(
         publisher = open(config) => publisher?,
         () = &mut shutdown => return Ok(()),
     };
-    let (commander, mut orders) = nats::orders();
+    let (commander, mut orders) = nats::delivery_gate();
     let is_hub = publisher.config().source.nats.enabled;
     if !is_hub {
         publisher.start();
     }
     let mut sources = Sources::start(&publisher, commander);
     let asking = reload.as_ref().map(Reload::asking);
-    let board = Board::default();
+    let board = StatusHistory::default();
     let destinations = publisher.watch_destinations();
     let mut services = Services::start(&publisher, metrics, asking, board.clone());
     let recording_bytes = Arc::clone(&sources.recording_bytes);
     let glance = || {
         let queue = publisher.queue_status();
         let delivered = queue.destinations.iter().map(|one| one.ledger.delivered);
-        Glance {
+        StatusSnapshot {
             pill: board.pill(&queue, &destinations),
             queued: queue.entries,
             appended: queue.appended(),
@@ -169,15 +169,18 @@ async fn open(config: Config) -> Result<DashboardPublisher, OpenError> {
 }
 
 /// Pauses, resumes or renews delivery, as the NATS hub source requests.
-async fn carry_out(publisher: &DashboardPublisher, Ordered { order, done }: Ordered) {
+async fn carry_out(
+    publisher: &DashboardPublisher,
+    GateRequest { command: order, done }: GateRequest,
+) {
     match order {
-        Order::Hold => publisher.disconnect().await,
-        Order::Deliver => publisher.start(),
-        Order::Renew if publisher.is_started() => {
+        GateCommand::Hold => publisher.disconnect().await,
+        GateCommand::Deliver => publisher.start(),
+        GateCommand::Renew if publisher.is_started() => {
             publisher.disconnect().await;
             publisher.start();
         }
-        Order::Renew => {}
+        GateCommand::Renew => {}
     }
     // The hub may have stopped waiting.
     done.map(|done| done.send(()));
@@ -229,7 +232,7 @@ struct Sources {
 }
 
 impl Sources {
-    fn start(publisher: &DashboardPublisher, commander: Commander) -> Self {
+    fn start(publisher: &DashboardPublisher, commander: DeliveryGate) -> Self {
         let config = publisher.config();
         let (mut ending, mut endless) = (JoinSet::new(), JoinSet::new());
         let recording_bytes = Arc::<AtomicU64>::default();
@@ -260,7 +263,7 @@ impl Sources {
                 config: config.source.nats.clone(),
                 agent: &config.agent.name(),
                 folder: &config.queue.path,
-                commander,
+                gate: commander,
                 elsewhere: publisher.delivered_elsewhere(),
             }));
         }
@@ -394,7 +397,7 @@ impl Services {
         publisher: &DashboardPublisher,
         metrics: Option<PrometheusHandle>,
         reload: Option<Asking>,
-        board: Board,
+        board: StatusHistory,
     ) -> Self {
         let config = publisher.config();
         let mut tasks = JoinSet::new();
@@ -471,7 +474,7 @@ impl Services {
 
 /// Logs when a destination starts to fall behind and when it has caught up, and updates the status
 /// history.
-async fn watch_drain(queue: Writer, destinations: Vec<DestinationWatch>, board: Board) {
+async fn watch_drain(queue: Writer, destinations: Vec<DestinationWatch>, board: StatusHistory) {
     let mut watches: Vec<(Watch, Drain)> =
         destinations.iter().map(|_| Default::default()).collect();
     loop {
@@ -502,13 +505,13 @@ async fn watch_drain(queue: Writer, destinations: Vec<DestinationWatch>, board: 
 async fn note_session_troubles(
     destination: Option<String>,
     mut session: watch::Receiver<SessionStatus>,
-    board: Board,
+    board: StatusHistory,
 ) {
     let (mut failures, mut forgotten_at) = (0, None);
     loop {
         let now = session.borrow_and_update().clone();
         if now.failures > failures {
-            let plainly = now.last_error_plainly.unwrap_or_default();
+            let plainly = now.user_message.unwrap_or_default();
             let detail = now.last_error.unwrap_or_default();
             board.trouble(clock::now(), destination.clone(), plainly, detail);
         }
@@ -523,7 +526,7 @@ async fn note_session_troubles(
 }
 
 /// Records disk failures in the status history.
-async fn note_disk_troubles(queue: Writer, board: Board) {
+async fn note_disk_troubles(queue: Writer, board: StatusHistory) {
     let (mut storage_error, mut stuck_since) = (None, None);
     loop {
         let disk = queue.status();

@@ -91,7 +91,7 @@ pub fn print(line: impl Display) {
 }
 
 /// Prints a line on stderr. Unlike `eprintln!`, does not panic if stderr is closed.
-pub fn complain(line: impl Display) {
+pub fn eprint_line(line: impl Display) {
     terminal::write(Stream::Err, safe(&format!("{line}\n")));
 }
 

@@ -15,13 +15,13 @@ mod checks;
 mod credential_file;
 mod destination;
 mod file;
-mod given;
 mod keys;
 mod lmu;
 mod load;
-mod places;
+mod paths;
 mod problem;
 mod proxy;
+mod raw_value;
 mod units;
 mod url_hint;
 mod values;
@@ -41,13 +41,13 @@ pub use keys::{reference, to_toml, values, with_keys_of};
 pub(crate) use keys::{secrets, table_of};
 pub use lmu::*;
 pub use load::{Loaded, Overrides, load, process_environment};
-pub(crate) use places::pc_name;
-pub use places::{file, log_file, settings};
+pub(crate) use paths::pc_name;
+pub use paths::{file, log_file, settings};
 pub use problem::{Origin, Problem, Problems, Warning};
 pub use proxy::{InvalidProxyVariable, Proxy, ProxyChoice};
 pub use units::{parse_duration, parse_size};
 pub(crate) use values::is_loopback;
-pub use values::{AgentName, AgentNames, Protocol, ServerUrl, Wrong};
+pub use values::{AgentName, AgentNames, ParseError, Protocol, ServerUrl};
 /// All settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {
@@ -80,7 +80,7 @@ impl AgentConfig {
     pub fn name(&self) -> String {
         match &self.name {
             Some(name) => name.to_string(),
-            None => places::pc_name(),
+            None => paths::pc_name(),
         }
     }
 }
@@ -363,7 +363,7 @@ impl Default for Config {
             server: ServerConfig::default(),
             destinations: BTreeMap::new(),
             queue: QueueConfig {
-                path: places::queue(),
+                path: paths::queue(),
                 max_entries: 1_000_000,
                 max_bytes: 2 << 30,
                 max_age: Duration::from_hours(7 * 24),

@@ -38,9 +38,9 @@ impl fmt::Display for StintId {
 /// sources share the default car.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Stream(pub Arc<str>);
+pub struct CarId(pub Arc<str>);
 
-impl From<&str> for Stream {
+impl From<&str> for CarId {
     fn from(name: &str) -> Self {
         Self(name.into())
     }

@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use anyhow::Context;
 use clap::Parser;
 use pitwire::cli::{
-    Cli, Command, Exit, autostart, check, complain, completions, config, demo, doctor, man, queue,
-    reload, replay, run, serve, simulate,
+    Cli, Command, Exit, autostart, check, completions, config, demo, doctor, eprint_line, man,
+    queue, reload, replay, run, serve, simulate,
 };
 use pitwire::memory;
 use pitwire::net::open_files;
@@ -18,7 +18,7 @@ pub(crate) fn main() -> ExitCode {
     match execute(cli) {
         Ok(exit) => exit.into(),
         Err(error) => {
-            complain(format_args!("pitwire: {error:#}"));
+            eprint_line(format_args!("pitwire: {error:#}"));
             Exit::Failed.into()
         }
     }

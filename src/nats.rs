@@ -44,7 +44,7 @@ const NEVER: Duration = Duration::from_hours(365 * 24);
 
 /// The server's addresses and the credentials. The files are read for every new connection.
 #[derive(Clone, Debug)]
-pub(crate) struct Door {
+pub(crate) struct NatsOptions {
     /// `nats://` or `tls://`, a host and an optional port; several addresses for a cluster.
     pub(crate) url: ServerUrl,
     pub(crate) token: Secret,
@@ -69,7 +69,7 @@ struct Login {
     secrets: Secrets,
 }
 
-impl Door {
+impl NatsOptions {
     /// Reads the credential files.
     fn login(&self) -> Result<Login, NatsError> {
         let file = self.token_file.as_ref().map(read).transpose()?;
@@ -110,7 +110,7 @@ pub(crate) enum NatsError {
 }
 
 /// An open connection. Dropping it closes it and stops its thread immediately.
-pub(crate) struct Connection {
+pub(crate) struct NatsConnection {
     context: Context,
     secrets: Secrets,
     ended: watch::Receiver<Option<NatsError>>,
@@ -118,15 +118,15 @@ pub(crate) struct Connection {
     _stop: oneshot::Sender<()>,
 }
 
-impl fmt::Debug for Connection {
+impl fmt::Debug for NatsConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection").finish_non_exhaustive()
     }
 }
 
-impl Connection {
+impl NatsConnection {
     /// Connects, and returns once the server has accepted the credentials.
-    pub(crate) async fn open(door: Door) -> Result<Self, NatsError> {
+    pub(crate) async fn open(door: NatsOptions) -> Result<Self, NatsError> {
         let (opened, opening) = oneshot::channel();
         let (end, ended) = watch::channel(None);
         let (stop, stopped) = oneshot::channel();
@@ -188,7 +188,7 @@ fn own(text: fmt::Arguments<'_>) -> NatsError {
 
 /// Runs a connection on its own thread until it is stopped.
 fn run(
-    door: Door,
+    door: NatsOptions,
     opened: oneshot::Sender<Result<(Context, Secrets), NatsError>>,
     stopped: oneshot::Receiver<()>,
     end: watch::Sender<Option<NatsError>>,
@@ -212,7 +212,7 @@ fn run(
 }
 
 async fn live(
-    door: Door,
+    door: NatsOptions,
     opened: oneshot::Sender<Result<(Context, Secrets), NatsError>>,
     end: watch::Sender<Option<NatsError>>,
 ) {
@@ -230,7 +230,7 @@ async fn live(
 /// Tries the nodes one after the other until one accepts the connection; fails with the last node's
 /// error. The order is random, so that a fleet spreads over the nodes.
 async fn connect(
-    door: &Door,
+    door: &NatsOptions,
     end: watch::Sender<Option<NatsError>>,
 ) -> Result<(async_nats::Client, Secrets), NatsError> {
     let login = door.login()?;
@@ -252,7 +252,7 @@ async fn connect(
 }
 
 fn options(
-    door: &Door,
+    door: &NatsOptions,
     login: &Login,
     limit: Duration,
     end: watch::Sender<Option<NatsError>>,

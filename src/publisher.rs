@@ -17,7 +17,7 @@ use tracing::Instrument;
 use crate::backoff::Backoff;
 use crate::clock;
 use crate::config::{
-    APPEND_TIMEOUT, Config, DeliveryConfig, SHUTDOWN_TIMEOUT, SessionChoice, Wrong,
+    APPEND_TIMEOUT, Config, DeliveryConfig, ParseError, SHUTDOWN_TIMEOUT, SessionChoice,
 };
 use crate::delivered_elsewhere::DeliveredElsewhere;
 use crate::fields::Refused;
@@ -122,9 +122,9 @@ struct Work {
 #[derive(Debug, thiserror::Error)]
 pub enum NewError {
     #[error("server_url: {0:?} {1}; write one such as http://localhost:5000")]
-    Url(String, Wrong),
+    Url(String, ParseError),
     #[error("session_id: {0:?} {1}; write auto, or 1 to 128 of A-Z a-z 0-9 _ -")]
-    SessionId(String, Wrong),
+    SessionId(String, ParseError),
     #[error(transparent)]
     Open(#[from] OpenError),
 }
@@ -400,6 +400,6 @@ impl AtWork {
 
 impl Drop for AtWork {
     fn drop(&mut self) {
-        self.0.rest();
+        self.0.disconnect();
     }
 }

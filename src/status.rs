@@ -4,7 +4,7 @@
 //! dashboard link of a destination as a QR code for a phone. Only this PC may access them, because the session id in
 //! the link is a secret.
 
-mod pill;
+mod badge;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,9 +19,9 @@ use qrcode::render::svg;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-pub(crate) use self::pill::count;
-use self::pill::was_forgotten;
-pub use self::pill::{Mood, Pill};
+pub(crate) use self::badge::count;
+use self::badge::was_forgotten;
+pub use self::badge::{Badge, Severity};
 use crate::config::{STATUS_LOOKS, STATUS_TROUBLES};
 use crate::contract::{FormPolicy, document};
 use crate::drain::Drain;
@@ -35,7 +35,7 @@ use crate::tools::{self, Tools};
 /// The history on the status page: the length of the queue at regular intervals, and recent
 /// failures.
 #[derive(Clone, Debug, Default)]
-pub struct Board {
+pub struct StatusHistory {
     memory: Arc<Mutex<Memory>>,
 }
 
@@ -44,14 +44,14 @@ struct Memory {
     /// How each destination drains, by name.
     drains: BTreeMap<String, Drain>,
     /// The latest queue lengths, oldest first.
-    looks: VecDeque<Look>,
+    looks: VecDeque<QueueSample>,
     /// The latest failures, oldest first.
     troubles: VecDeque<Trouble>,
 }
 
 /// The length of the queue at a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-struct Look {
+struct QueueSample {
     /// Milliseconds since 1970.
     at: CapturedAt,
     entries: u64,
@@ -70,27 +70,27 @@ struct Trouble {
     detail: String,
 }
 
-impl Board {
+impl StatusHistory {
     /// Records the length of the queue.
     pub fn look(&self, at: CapturedAt, entries: u64) {
         let mut memory = self.memory();
         if memory.looks.len() >= STATUS_LOOKS {
             memory.looks.pop_front();
         }
-        memory.looks.push_back(Look { at, entries });
+        memory.looks.push_back(QueueSample { at, entries });
     }
 
     /// The status badge of the agent.
-    pub fn pill(&self, queue: &QueueStatus, destinations: &[DestinationWatch]) -> Pill {
+    pub fn pill(&self, queue: &QueueStatus, destinations: &[DestinationWatch]) -> Badge {
         let watches = destinations.iter();
         let pills = watches.map(|watch| (&*watch.name, self.destination_pill(queue, watch)));
-        Pill::new(queue, pills.collect())
+        Badge::new(queue, pills.collect())
     }
 
-    fn destination_pill(&self, queue: &QueueStatus, watch: &DestinationWatch) -> Pill {
+    fn destination_pill(&self, queue: &QueueStatus, watch: &DestinationWatch) -> Badge {
         let queued = queue.destination(&watch.name).map_or(0, |destination| destination.queued);
         let drain = self.memory().drains.get(&watch.name).copied().unwrap_or_default();
-        Pill::of_destination(queued, &watch.session.borrow(), drain)
+        Badge::of_destination(queued, &watch.session.borrow(), drain)
     }
 
     /// Records how a destination drains.
@@ -124,8 +124,8 @@ impl Board {
 
 /// A status snapshot of the agent.
 #[derive(Clone, Debug)]
-pub struct Glance {
-    pub pill: Pill,
+pub struct StatusSnapshot {
+    pub pill: Badge,
     /// Entries in the queue.
     pub queued: u64,
     /// Entries ever accepted, and ever delivered to the slowest destination.
@@ -140,11 +140,15 @@ pub struct Glance {
 struct View {
     tools: Tools,
     destinations: Vec<DestinationWatch>,
-    board: Board,
+    board: StatusHistory,
 }
 
 /// The routes of the status page.
-pub(crate) fn router(tools: Tools, destinations: Vec<DestinationWatch>, board: Board) -> Router {
+pub(crate) fn router(
+    tools: Tools,
+    destinations: Vec<DestinationWatch>,
+    board: StatusHistory,
+) -> Router {
     Router::new()
         .route("/", get(page))
         .route("/status", get(status))
@@ -160,7 +164,7 @@ async fn page() -> Response {
 /// The response to `/status`.
 #[derive(Debug, Serialize)]
 struct Status {
-    pill: Pill,
+    pill: Badge,
     destinations: Vec<Destination>,
     /// The current problems of the queue, as messages for a driver.
     wrong: Vec<String>,
@@ -168,14 +172,14 @@ struct Status {
     troubles: Vec<Trouble>,
     /// The queue, with the ledger of each destination.
     queue: tools::Status,
-    looks: Vec<Look>,
+    looks: Vec<QueueSample>,
 }
 
 /// The status of a destination.
 #[derive(Debug, Serialize)]
 struct Destination {
     name: String,
-    pill: Pill,
+    pill: Badge,
     /// The dashboard link.
     page: Option<String>,
     connected: bool,
@@ -194,12 +198,12 @@ struct Destination {
 }
 
 impl Destination {
-    fn new(watch: &DestinationWatch, pill: Pill) -> Self {
+    fn new(watch: &DestinationWatch, pill: Badge) -> Self {
         let session = watch.session.borrow().clone();
         let wrong = if session.connected && was_forgotten(&session) {
             Some(FORGOTTEN.into())
         } else if (!session.connected || session.session.is_some())
-            && let Some(message) = session.last_error_plainly
+            && let Some(message) = session.user_message
         {
             Some(message.into())
         } else {
@@ -294,7 +298,7 @@ mod tests {
 
     #[test]
     fn the_same_trouble_again_is_no_line_of_its_own() {
-        let board = Board::default();
+        let board = StatusHistory::default();
         let words = ["a", "b", "c", "d", "e", "f"];
         for (at, plainly) in (0..).zip(words.iter().chain(&["c", "e"])) {
             board.trouble(CapturedAt(at), None, plainly, String::new());
@@ -306,7 +310,7 @@ mod tests {
 
     #[test]
     fn the_oldest_look_makes_room() {
-        let board = Board::default();
+        let board = StatusHistory::default();
         (0..STATUS_LOOKS as i64 + 5).for_each(|at| board.look(CapturedAt(at), 1));
         let memory = board.memory();
         assert_eq!((memory.looks.len(), memory.looks[0].at), (STATUS_LOOKS, CapturedAt(5)));

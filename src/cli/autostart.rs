@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
-use crate::cli::{Exit, complain, print};
+use crate::cli::{Exit, eprint_line, print};
 
 /// Start the agent when you log on, or stop doing so.
 ///
@@ -88,7 +88,7 @@ pub fn autostart(args: &Autostart) -> Exit {
     match done {
         Ok(()) => Exit::Good,
         Err(error) => {
-            complain(format_args!("pitwire: {error}"));
+            eprint_line(format_args!("pitwire: {error}"));
             Exit::Failed
         }
     }

@@ -1,7 +1,7 @@
 //! `pitwire check`: checks a configuration.
 
 use crate::cli::settings::Settings;
-use crate::cli::{Exit, complain, print};
+use crate::cli::{Exit, eprint_line, print};
 
 /// Check the configuration of pitwire run, without starting anything.
 ///
@@ -17,12 +17,15 @@ pub struct Check {
 pub fn check(args: &Check) -> Exit {
     match args.settings.load() {
         Ok(loaded) => {
-            loaded.warnings.iter().for_each(|warning| complain(format_args!("warning: {warning}")));
+            loaded
+                .warnings
+                .iter()
+                .for_each(|warning| eprint_line(format_args!("warning: {warning}")));
             print("The configuration is good.");
             Exit::Good
         }
         Err(problems) => {
-            complain(problems);
+            eprint_line(problems);
             Exit::WrongUse
         }
     }

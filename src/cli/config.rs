@@ -1,7 +1,7 @@
 //! `pitwire config`: prints the effective configuration, or an example with all defaults.
 
 use crate::cli::settings::Settings;
-use crate::cli::{Exit, complain, print};
+use crate::cli::{Exit, eprint_line, print};
 use crate::config::{Config, to_toml};
 
 /// Print the effective configuration, and where each value comes from.
@@ -29,7 +29,7 @@ pub fn config(args: &Print) -> Exit {
             Exit::Good
         }
         Err(problems) => {
-            complain(problems);
+            eprint_line(problems);
             Exit::WrongUse
         }
     }

@@ -17,7 +17,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use self::faults::{Fault, Faults, Outage, outage};
 use self::harness::{FrameCounts, Harness};
-use crate::cli::{Exit, complain, log, print};
+use crate::cli::{Exit, eprint_line, log, print};
 use crate::config::{LogConfig, LogFormat, LogLevel, SIMULATOR_RATE_HZ};
 use crate::queue::ledger::Ledger;
 
@@ -67,7 +67,7 @@ struct Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Ledger { delivered, thinned, quarantined, .. } = self.ledger;
+        let Ledger { delivered, downsampled: thinned, dead_letters: quarantined, .. } = self.ledger;
         let (faults, dropped) = (self.faults.values().sum::<u64>(), self.ledger.dropped_in_all());
         write!(
             f,
@@ -84,7 +84,7 @@ pub async fn demo(args: Demo, shutdown: impl Future<Output = ()>) -> Exit {
     match play(&args, shutdown).await {
         Ok(report) => {
             if std::io::stderr().is_terminal() {
-                complain("");
+                eprint_line("");
             }
             say(args.json, &report.to_string());
             if args.json {
@@ -93,7 +93,7 @@ pub async fn demo(args: Demo, shutdown: impl Future<Output = ()>) -> Exit {
             if report.frames.is_good() { Exit::Good } else { Exit::Failed }
         }
         Err(error) => {
-            complain(format_args!("pitwire: the demo cannot run: {error}"));
+            eprint_line(format_args!("pitwire: the demo cannot run: {error}"));
             Exit::Failed
         }
     }
@@ -162,5 +162,5 @@ fn show(args: &Demo, network: &str, harness: &Harness) {
 
 /// Prints a line for the user: on stderr if stdout is reserved for the JSON result.
 fn say(json: bool, text: &str) {
-    if json { complain(text) } else { print(text) }
+    if json { eprint_line(text) } else { print(text) }
 }

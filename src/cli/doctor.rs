@@ -20,7 +20,7 @@ use futures_util::future::join_all;
 use self::bundle::Bundle;
 use self::finding::{Finding, Report, Severity, to_json, to_text};
 use crate::cli::settings::Settings;
-use crate::cli::{Exit, complain, print};
+use crate::cli::{Exit, eprint_line, print};
 use crate::config::Config;
 use crate::remote_text::Secrets;
 
@@ -50,7 +50,7 @@ pub async fn doctor(args: Doctor) -> Exit {
     match examine(&args).await {
         Ok(exit) => exit,
         Err(why) => {
-            complain(format_args!("pitwire: {why}"));
+            eprint_line(format_args!("pitwire: {why}"));
             Exit::Cannot
         }
     }
@@ -75,7 +75,7 @@ async fn examine(args: &Doctor) -> Result<Exit, String> {
     }
     if let Some(bundle) = bundle {
         let path = bundle.write(&args.settings, &loaded, &findings, &secrets).await?;
-        complain(format_args!("wrote {path}; review it before you share it"));
+        eprint_line(format_args!("wrote {path}; review it before you share it"));
     }
     let worst = findings.iter().map(|finding| finding.severity).max();
     Ok(if worst >= Some(Severity::Warning) { Exit::Found } else { Exit::Good })

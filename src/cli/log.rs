@@ -9,7 +9,7 @@ use std::sync::{Mutex, OnceLock};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
-use crate::cli::{complain, private_file, terminal};
+use crate::cli::{eprint_line, private_file, terminal};
 use crate::config::{LOG_FILE_BYTES, LogConfig, LogFormat, LogLevel};
 use crate::remote_text::escape;
 
@@ -21,7 +21,7 @@ pub(super) fn start(log: &LogConfig) {
     let file = log.file.as_deref().and_then(|path| match LogFile::open(path) {
         Ok(file) => Some(file),
         Err(error) => {
-            complain(format_args!("pitwire: log.file {}: {error}", path.display()));
+            eprint_line(format_args!("pitwire: log.file {}: {error}", path.display()));
             None
         }
     });

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::CommandFactory;
 
-use crate::cli::{Cli, Exit, complain};
+use crate::cli::{Cli, Exit, eprint_line};
 
 /// Write a manual page for each command into a folder.
 #[derive(Debug, clap::Args)]
@@ -22,7 +22,7 @@ pub fn man(args: &Man) -> Exit {
     match written {
         Ok(()) => Exit::Good,
         Err(error) => {
-            complain(format_args!("pitwire: {}: {error}", folder.display()));
+            eprint_line(format_args!("pitwire: {}: {error}", folder.display()));
             Exit::Failed
         }
     }

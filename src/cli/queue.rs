@@ -17,9 +17,9 @@ use std::path::PathBuf;
 
 use clap::Subcommand;
 
-use self::access::{Access, Cannot, Examiner, Walk};
+use self::access::{Access, Examiner, ToolError, Walk};
 use crate::cli::terminal::Progress;
-use crate::cli::{Exit, complain, print};
+use crate::cli::{Exit, eprint_line, print};
 use crate::config::MAX_SEQ;
 use crate::entry::Seq;
 use crate::tools::Moved;
@@ -56,7 +56,7 @@ pub enum Tool {
 
 /// Options that select the queue of a tool.
 #[derive(Debug, clap::Args)]
-pub struct Which {
+pub struct QueueTarget {
     /// Configuration file, as for pitwire run [default: the same].
     #[arg(long, value_name = "FILE", env = "PITWIRE_CONFIG")]
     pub config: Option<PathBuf>,
@@ -85,8 +85,8 @@ pub async fn queue(args: Queue) -> Exit {
         Tool::Drop(args) => args.run().await,
         Tool::Requeue(args) => args.run().await,
     };
-    done.unwrap_or_else(|Cannot(why)| {
-        complain(format_args!("pitwire: {why}"));
+    done.unwrap_or_else(|ToolError(why)| {
+        eprint_line(format_args!("pitwire: {why}"));
         Exit::Cannot
     })
 }

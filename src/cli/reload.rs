@@ -2,7 +2,7 @@
 
 use crate::cli::queue::access::on_this_pc;
 use crate::cli::settings::Settings;
-use crate::cli::{Exit, complain, print};
+use crate::cli::{Exit, eprint_line, print};
 use crate::config::Config;
 use crate::reload::Change;
 use crate::tools::Client;
@@ -28,7 +28,7 @@ pub async fn reload(args: Reload) -> Exit {
     let changes = match ask(&args).await {
         Ok(changes) => changes,
         Err(text) => {
-            complain(text);
+            eprint_line(text);
             return Exit::Failed;
         }
     };

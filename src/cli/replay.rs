@@ -7,9 +7,9 @@ use std::time::Instant;
 
 use crate::agent::Until;
 use crate::cli::terminal::{Rate, colored, how_far};
-use crate::cli::{Exit, complain, log, run, set_all};
+use crate::cli::{Exit, eprint_line, log, run, set_all};
 use crate::config::{self, Overrides};
-use crate::status::{Glance, count};
+use crate::status::{StatusSnapshot, count};
 
 /// Send a recording to the dashboard server.
 ///
@@ -40,14 +40,14 @@ pub async fn replay(args: Replay, shutdown: impl Future<Output = ()>) -> Exit {
     let bytes = match size(&args.file) {
         Ok(bytes) => bytes,
         Err(error) => {
-            complain(format_args!("pitwire: {}: {error}", args.file.display()));
+            eprint_line(format_args!("pitwire: {}: {error}", args.file.display()));
             return Exit::Failed;
         }
     };
     let temporary = match tempfile::Builder::new().prefix("pitwire-replay-").tempdir() {
         Ok(folder) => folder,
         Err(error) => {
-            complain(format_args!(
+            eprint_line(format_args!(
                 "pitwire: cannot create a temporary folder: {error}; use --queue"
             ));
             return Exit::Failed;
@@ -68,13 +68,13 @@ pub async fn replay(args: Replay, shutdown: impl Future<Output = ()>) -> Exit {
         overrides.set(key, value, "replay");
     }
     if let Err(text) = set_all(&mut overrides, &args.set) {
-        complain(text);
+        eprint_line(text);
         return Exit::WrongUse;
     }
     let config = match config::load(None, config::process_environment(), &overrides) {
         Ok(loaded) => loaded.config,
         Err(problems) => {
-            complain(problems);
+            eprint_line(problems);
             return Exit::WrongUse;
         }
     };
@@ -90,7 +90,10 @@ fn size(path: &Path) -> io::Result<Option<u64>> {
 }
 
 /// Formats the progress of the replay for the status line.
-fn progress(path: &Path, bytes: Option<u64>) -> impl FnMut(&Glance) -> String + Send + 'static {
+fn progress(
+    path: &Path,
+    bytes: Option<u64>,
+) -> impl FnMut(&StatusSnapshot) -> String + Send + 'static {
     let name = path.file_name().unwrap_or(path.as_os_str()).display().to_string();
     let (mut start, mut rate) = (None, Rate::default());
     move |glance| {
@@ -107,7 +110,7 @@ fn progress(path: &Path, bytes: Option<u64>) -> impl FnMut(&Glance) -> String + 
 
 /// Estimates the delivered fraction, from 0 to 1, from the bytes read so far. Entries that an
 /// earlier replay left in the queue are part of the whole.
-fn done(start: &Glance, now: &Glance, bytes: u64) -> f64 {
+fn done(start: &StatusSnapshot, now: &StatusSnapshot, bytes: u64) -> f64 {
     let read = (now.recording_bytes as f64 / bytes.max(1) as f64).min(1.0);
     let (left, accepted) = (start.queued as f64, (now.appended - start.appended) as f64);
     if left + accepted == 0.0 {
@@ -120,12 +123,12 @@ fn done(start: &Glance, now: &Glance, bytes: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::status::{Mood, Pill};
+    use crate::status::{Badge, Severity};
 
     #[test]
     fn what_is_read_and_delivered_counts() {
-        let glance = |appended, queued, recording_bytes| Glance {
-            pill: Pill { mood: Mood::Good, text: "Live".into() },
+        let glance = |appended, queued, recording_bytes| StatusSnapshot {
+            pill: Badge { mood: Severity::Good, text: "Live".into() },
             queued,
             appended,
             delivered: 0,

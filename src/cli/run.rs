@@ -6,13 +6,13 @@ use std::time::Instant;
 use crate::agent::{self, Look, Until};
 use crate::cli::settings::Settings;
 use crate::cli::terminal::{Line, Rate, colored};
-use crate::cli::{Exit, complain, log, print, priority};
+use crate::cli::{Exit, eprint_line, log, print, priority};
 use crate::config::{Config, TERMINAL_PATIENCE};
 use crate::metrics;
 #[cfg(unix)]
 use crate::reload::Asking;
 use crate::reload::Reload;
-use crate::status::{Glance, count};
+use crate::status::{StatusSnapshot, count};
 
 /// Run the agent: read samples, store them, send them to the dashboard server.
 ///
@@ -39,7 +39,7 @@ pub async fn run(args: Run, shutdown: impl Future<Output = ()>) -> Exit {
     let loaded = match args.settings.load() {
         Ok(loaded) => loaded,
         Err(text) => {
-            complain(text);
+            eprint_line(text);
             return Exit::WrongUse;
         }
     };
@@ -71,7 +71,7 @@ async fn reload_at_hangup(asking: Asking) {
 }
 
 /// Formats the status of the agent for the status line.
-fn standing() -> impl FnMut(&Glance) -> String + Send + 'static {
+fn standing() -> impl FnMut(&StatusSnapshot) -> String + Send + 'static {
     let (mut into, mut out) = (Rate::default(), Rate::default());
     move |glance| {
         let now = Instant::now();
@@ -90,7 +90,7 @@ pub(super) async fn start(
     until: Until,
     reload: Option<Reload>,
     shutdown: impl Future<Output = ()>,
-    mut words: impl FnMut(&Glance) -> String + Send + 'static,
+    mut words: impl FnMut(&StatusSnapshot) -> String + Send + 'static,
 ) -> Exit {
     priority::lower();
     let recorder = match metrics::install() {
@@ -108,7 +108,7 @@ pub(super) async fn start(
     match agent::run(config, until, recorder, reload, shutdown, announce, look).await {
         Ok(()) => Exit::Good,
         Err(error) => {
-            complain(format_args!("pitwire: {error}"));
+            eprint_line(format_args!("pitwire: {error}"));
             Exit::Failed
         }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use url::form_urlencoded;
 
-use super::{Exit, complain, log};
+use super::{Exit, eprint_line, log};
 use crate::config::is_loopback;
 use crate::config::{self, LogConfig, LogFormat, LogLevel, Overrides, Secret};
 use crate::dashboard::{Acks, Behaviour, Server};
@@ -184,7 +184,7 @@ pub async fn run(args: Serve, shutdown: impl Future<Output = ()>) -> io::Result<
     let (access, token) = match args.access() {
         Ok(access) => access,
         Err(text) => {
-            complain(text);
+            eprint_line(text);
             return Ok(Exit::WrongUse);
         }
     };

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use console::Term;
 
 use crate::config::{LINE_INTERVAL, RATE_WINDOW, TERMINAL_TEXTS};
-use crate::status::{Mood, Pill};
+use crate::status::{Badge, Severity};
 
 /// Channel to the writer thread, while there is a status line.
 static WRITER: Mutex<Option<SyncSender<Piece>>> = Mutex::new(None);
@@ -75,12 +75,12 @@ pub(super) fn has_colors() -> bool {
 }
 
 /// The text of a status badge in the colour of its severity.
-pub(super) fn colored(pill: &Pill) -> String {
+pub(super) fn colored(pill: &Badge) -> String {
     let text = console::style(&pill.text).force_styling(has_colors());
     match pill.mood {
-        Mood::Good => text.green(),
-        Mood::Waiting => text.yellow(),
-        Mood::Bad => text.red(),
+        Severity::Good => text.green(),
+        Severity::Waiting => text.yellow(),
+        Severity::Bad => text.red(),
     }
     .to_string()
 }

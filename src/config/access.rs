@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-use super::Wrong;
+use super::ParseError;
 use super::values::Textual;
 
 /// What is shown in place of a secret.
@@ -37,9 +37,9 @@ impl fmt::Debug for Secret {
 }
 
 impl Textual for Secret {
-    fn read(&mut self, text: &str) -> Result<(), Wrong> {
+    fn read(&mut self, text: &str) -> Result<(), ParseError> {
         if text.contains(|c: char| c.is_control()) {
-            return Err(Wrong("has control characters in it"));
+            return Err(ParseError("has control characters in it"));
         }
         *self = text.into();
         Ok(())
@@ -94,17 +94,18 @@ impl fmt::Debug for Headers {
 }
 
 impl Textual for Headers {
-    fn read(&mut self, text: &str) -> Result<(), Wrong> {
+    fn read(&mut self, text: &str) -> Result<(), ParseError> {
         let mut headers = Vec::new();
         for line in text.lines().filter(|line| !line.trim().is_empty()) {
-            let (name, value) = line.split_once(':').ok_or(Wrong("is not a list of headers"))?;
+            let (name, value) =
+                line.split_once(':').ok_or(ParseError("is not a list of headers"))?;
             let (name, value) = (name.trim(), value.trim());
             let token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
             if name.is_empty() || !name.bytes().all(token) {
-                return Err(Wrong("has a header with an invalid name"));
+                return Err(ParseError("has a header with an invalid name"));
             }
             if !value.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
-                return Err(Wrong("has a header whose value is not plain ASCII"));
+                return Err(ParseError("has a header whose value is not plain ASCII"));
             }
             headers.push((name.into(), value.into()));
         }
@@ -147,12 +148,12 @@ impl fmt::Debug for Auth {
 }
 
 impl Textual for Auth {
-    fn read(&mut self, text: &str) -> Result<(), Wrong> {
+    fn read(&mut self, text: &str) -> Result<(), ParseError> {
         *self = match text.trim() {
             "" => Self(None),
             text => match serde_json::from_str(text) {
                 Ok(value @ serde_json::Value::Object(_)) => Self(Some(value)),
-                Ok(_) | Err(_) => return Err(Wrong("is not a JSON object")),
+                Ok(_) | Err(_) => return Err(ParseError("is not a JSON object")),
             },
         };
         Ok(())

@@ -6,7 +6,7 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::PathBuf;
 
-use super::Wrong;
+use super::ParseError;
 use super::values::{Textual, path};
 
 /// The environment variable with the directory of the credentials of `LoadCredential=`.
@@ -75,7 +75,7 @@ impl fmt::Display for CredentialFile {
 }
 
 impl Textual for Option<CredentialFile> {
-    fn read(&mut self, text: &str) -> Result<(), Wrong> {
+    fn read(&mut self, text: &str) -> Result<(), ParseError> {
         *self = match text {
             "" => None,
             text => {

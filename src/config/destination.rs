@@ -12,19 +12,19 @@ pub const SERVER: &str = "server";
 pub(super) const TABLE: &str = "destination";
 
 /// A key, and the destination it belongs to; `None` for keys outside `[destination.<name>]`.
-pub(super) struct Place {
+pub(super) struct KeyPath {
     pub(super) destination: Option<String>,
     pub(super) key: &'static Key,
 }
 
 /// Resolves a dotted name.
-pub(super) fn find(name: &str) -> Option<Place> {
+pub(super) fn find(name: &str) -> Option<KeyPath> {
     if let Some(key) = keys::find(name) {
-        return Some(Place { destination: None, key });
+        return Some(KeyPath { destination: None, key });
     }
     let (destination, key) = name.strip_prefix(TABLE)?.strip_prefix('.')?.split_once('.')?;
     let key = keys::find(&format!("server.{key}"))?;
-    Some(Place { destination: Some(destination.to_owned()), key })
+    Some(KeyPath { destination: Some(destination.to_owned()), key })
 }
 
 /// Whether `name` is `destination` or the table of one destination.
@@ -34,7 +34,7 @@ pub(super) fn is_table(name: &str) -> bool {
     rest.is_some_and(|rest| rest.is_empty() || rest.strip_prefix('.').is_some_and(is_one))
 }
 
-impl Place {
+impl KeyPath {
     /// The dotted name, as written in a file.
     pub(super) fn name(&self) -> String {
         named(self.key.name, self.destination.as_deref())

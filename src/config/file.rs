@@ -8,9 +8,9 @@ use std::path::Path;
 use toml::de::{DeTable, DeValue};
 
 use super::destination;
-use super::given::Given;
 use super::load::Loading;
 use super::problem::one_line;
+use super::raw_value::RawValue;
 use super::{MAX_CONFIG_BYTES, Origin, Warning, keys};
 
 /// The original client's keys and the corresponding pitwire keys. `poll_interval` and
@@ -97,7 +97,7 @@ impl Loading {
         }
     }
 
-    fn without_effect(&mut self, name: &str, given: &Given<'_>, origin: Origin) {
+    fn without_effect(&mut self, name: &str, given: &RawValue<'_>, origin: Origin) {
         let (fits, otherwise) = match name {
             "poll_interval" => (given.number().is_ok_and(|s| s > 0.0), "is not a time in seconds"),
             _ => (given.text().is_ok(), "is not text"),
@@ -148,29 +148,29 @@ impl<'a> Lines<'a> {
     }
 }
 
-fn toml_value<'a>(value: &'a DeValue<'_>) -> Given<'a> {
+fn toml_value<'a>(value: &'a DeValue<'_>) -> RawValue<'a> {
     match value {
-        DeValue::String(text) => Given::Text(text),
+        DeValue::String(text) => RawValue::Text(text),
         DeValue::Integer(number) => match i128::from_str_radix(number.as_str(), number.radix()) {
-            Ok(number) => Given::Number(number.to_string().into()),
-            Err(_) => Given::Number(number.as_str().into()),
+            Ok(number) => RawValue::Number(number.to_string().into()),
+            Err(_) => RawValue::Number(number.as_str().into()),
         },
-        DeValue::Float(number) => Given::Number(number.as_str().into()),
-        DeValue::Boolean(value) => Given::Switch(*value),
-        DeValue::Datetime(_) => Given::Other("a date"),
-        DeValue::Array(_) => Given::Other("a list"),
-        DeValue::Table(_) => Given::Other("a table"),
+        DeValue::Float(number) => RawValue::Number(number.as_str().into()),
+        DeValue::Boolean(value) => RawValue::Switch(*value),
+        DeValue::Datetime(_) => RawValue::Other("a date"),
+        DeValue::Array(_) => RawValue::Other("a list"),
+        DeValue::Table(_) => RawValue::Other("a table"),
     }
 }
 
-fn json_value(value: &serde_json::Value) -> Given<'_> {
+fn json_value(value: &serde_json::Value) -> RawValue<'_> {
     match value {
-        serde_json::Value::String(text) => Given::Text(text),
-        serde_json::Value::Number(number) => Given::Number(number.to_string().into()),
-        serde_json::Value::Bool(value) => Given::Switch(*value),
-        serde_json::Value::Null => Given::Other("null"),
-        serde_json::Value::Array(_) => Given::Other("a list"),
-        serde_json::Value::Object(_) => Given::Other("an object"),
+        serde_json::Value::String(text) => RawValue::Text(text),
+        serde_json::Value::Number(number) => RawValue::Number(number.to_string().into()),
+        serde_json::Value::Bool(value) => RawValue::Switch(*value),
+        serde_json::Value::Null => RawValue::Other("null"),
+        serde_json::Value::Array(_) => RawValue::Other("a list"),
+        serde_json::Value::Object(_) => RawValue::Other("an object"),
     }
 }
 

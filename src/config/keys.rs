@@ -12,10 +12,10 @@ use Kind::{Rate, Size, Switch, Text, Time, Whole};
 
 use super::change::Change;
 use super::destination::{self, standing_in};
-use super::given::Given;
+use super::raw_value::RawValue;
 use super::units::{show_duration, show_size};
 use super::values::Textual;
-use super::{Config, LogConfig, QueueConfig, SERVER, ServerConfig, Wrong};
+use super::{Config, LogConfig, ParseError, QueueConfig, SERVER, ServerConfig};
 
 /// All keys. The keys of a TOML table are adjacent.
 #[rustfmt::skip]
@@ -244,7 +244,7 @@ type Field<T> = fn(&mut Config) -> &mut T;
 impl Key {
     /// Sets the value in `config`. The error is one line: what is wrong, and which values are
     /// allowed.
-    pub(super) fn set(&self, config: &mut Config, given: &Given<'_>) -> Result<(), String> {
+    pub(super) fn set(&self, config: &mut Config, given: &RawValue<'_>) -> Result<(), String> {
         let wrong = match self.try_set(config, given) {
             Ok(()) => return Ok(()),
             Err(wrong) => wrong,
@@ -254,7 +254,7 @@ impl Key {
         Err(format!("{given} {wrong}; write {write}"))
     }
 
-    fn correction(&self, config: &mut Config, given: &Given<'_>) -> Option<String> {
+    fn correction(&self, config: &mut Config, given: &RawValue<'_>) -> Option<String> {
         match &self.kind {
             Text(field) => field(config).correction(given.text().ok()?),
             _ => None,
@@ -279,7 +279,7 @@ impl Key {
         self.is_secret(config) && !self.secrets(config).is_empty()
     }
 
-    fn try_set(&self, config: &mut Config, given: &Given<'_>) -> Result<(), Wrong> {
+    fn try_set(&self, config: &mut Config, given: &RawValue<'_>) -> Result<(), ParseError> {
         match &self.kind {
             Switch(field) => *field(config) = given.switch()?,
             Rate(range, field) => {
@@ -336,8 +336,8 @@ impl Key {
     }
 }
 
-fn within<T: PartialOrd>(range: &RangeInclusive<T>, value: T) -> Result<T, Wrong> {
-    if range.contains(&value) { Ok(value) } else { Err(Wrong("is out of range")) }
+fn within<T: PartialOrd>(range: &RangeInclusive<T>, value: T) -> Result<T, ParseError> {
+    if range.contains(&value) { Ok(value) } else { Err(ParseError("is out of range")) }
 }
 
 fn span<T>(range: &RangeInclusive<T>, show: impl Fn(&T) -> String) -> String {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::values::Textual;
-use super::{Units, Wrong};
+use super::{ParseError, Units};
 
 /// The source that reads Le Mans Ultimate and rFactor 2 on the PC that runs the game.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,8 +54,8 @@ impl GameApi {
 }
 
 impl Textual for GameApi {
-    fn read(&mut self, text: &str) -> Result<(), Wrong> {
-        let wrong = Wrong("is not the address of an API");
+    fn read(&mut self, text: &str) -> Result<(), ParseError> {
+        let wrong = ParseError("is not the address of an API");
         let port = |port: &str| port.parse().ok().filter(|port| *port > 0).ok_or(wrong);
         *self = match text.strip_prefix("localhost:") {
             Some(text) => Self::Localhost { port: port(text)? },

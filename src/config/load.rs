@@ -8,10 +8,10 @@ use std::env;
 use std::ffi::OsString;
 use std::path::Path;
 
-use super::destination::{self, Place};
-use super::given::{Given, shorten};
+use super::destination::{self, KeyPath};
 use super::keys;
 use super::problem::one_line;
+use super::raw_value::{RawValue, shorten};
 use super::{Config, Origin, Problem, Problems, Warning};
 
 /// `PITWIRE_` variables that are not keys: the configuration file, a log filter for developers, and
@@ -71,7 +71,7 @@ pub fn load(
     for (key, value, typed) in &overrides.0 {
         let origin = Origin::Flag(typed.clone());
         match destination::find(key) {
-            Some(place) => loading.set(&place, key, &Given::Untyped(value), origin),
+            Some(place) => loading.set(&place, key, &RawValue::Untyped(value), origin),
             None => loading.unknown(key, keys::nearest(key), origin),
         }
     }
@@ -105,7 +105,7 @@ impl Loading {
             let key = upper["PITWIRE_".len()..].replace("__", ".").to_ascii_lowercase();
             let origin = Origin::Variable(name);
             match destination::find(&key) {
-                Some(place) => self.set(&place, &key, &Given::Untyped(&value), origin),
+                Some(place) => self.set(&place, &key, &RawValue::Untyped(&value), origin),
                 None => {
                     let near = keys::nearest(&key);
                     let variable = |key: &str| key.replace('.', "__").to_ascii_uppercase();
@@ -116,7 +116,13 @@ impl Loading {
         }
     }
 
-    pub(super) fn set(&mut self, place: &Place, called: &str, given: &Given<'_>, origin: Origin) {
+    pub(super) fn set(
+        &mut self,
+        place: &KeyPath,
+        called: &str,
+        given: &RawValue<'_>,
+        origin: Origin,
+    ) {
         let set = place.within(&mut self.config, |config| place.key.set(config, given));
         match set.flatten() {
             Ok(()) => {

@@ -10,7 +10,7 @@ use base64::engine::general_purpose::STANDARD;
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-use super::Wrong;
+use super::ParseError;
 use super::values::{Textual, is_loopback};
 
 /// What is shown in place of a proxy's user name and password.
@@ -80,22 +80,22 @@ impl fmt::Debug for Proxy {
 }
 
 impl FromStr for Proxy {
-    type Err = Wrong;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, Wrong> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         let text = text.trim();
         // `proxy:3128`, as curl accepts it.
         let full = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
-        let url = Url::parse(&full).map_err(|_| Wrong("is not an address"))?;
+        let url = Url::parse(&full).map_err(|_| ParseError("is not an address"))?;
         match url.scheme() {
             "http" => {}
             "socks" | "socks4" | "socks4a" | "socks5" | "socks5h" => {
-                return Err(Wrong("is a SOCKS proxy, which pitwire does not support"));
+                return Err(ParseError("is a SOCKS proxy, which pitwire does not support"));
             }
-            _ => return Err(Wrong("is not an http address")),
+            _ => return Err(ParseError("is not an http address")),
         }
         if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
-            return Err(Wrong("has a path, a query or a fragment"));
+            return Err(ParseError("has a path, a query or a fragment"));
         }
         let decode = |text: &str| {
             let text = percent_decode_str(text).decode_utf8().ok()?;
@@ -104,20 +104,20 @@ impl FromStr for Proxy {
         let credentials = match (url.username(), url.password()) {
             ("", None) => None,
             (user, password) => {
-                let invalid = Wrong("has an invalid user name or password");
+                let invalid = ParseError("has an invalid user name or password");
                 let user = decode(user).ok_or(invalid)?;
                 let password = decode(password.unwrap_or_default()).ok_or(invalid)?;
                 Some(Credentials { user, password })
             }
         };
         let port = url.port_or_known_default().unwrap_or(80);
-        let host = url.host_str().ok_or(Wrong("has no host"))?.to_owned();
+        let host = url.host_str().ok_or(ParseError("has no host"))?.to_owned();
         Ok(Self { host, port, credentials })
     }
 }
 
 impl Textual for ProxyChoice {
-    fn read(&mut self, text: &str) -> Result<(), Wrong> {
+    fn read(&mut self, text: &str) -> Result<(), ParseError> {
         *self = match text.trim() {
             "" => Self::Environment,
             "none" => Self::Direct,
@@ -158,7 +158,7 @@ impl Textual for ProxyChoice {
 )]
 pub struct InvalidProxyVariable {
     name: &'static str,
-    wrong: Wrong,
+    wrong: ParseError,
 }
 
 impl ProxyChoice {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Wrong;
+use super::ParseError;
 
 /// Name and milliseconds, largest first.
 const TIMES: [(&str, u64); 5] =
@@ -22,22 +22,22 @@ const SIZES: [(&str, u64); 9] = [
 ];
 
 /// Parses a whole number and a unit, `ms`, `s`, `min`, `h` or `d`: `200ms`, `30 min`, `7d`.
-pub fn parse_duration(text: &str) -> Result<Duration, Wrong> {
-    let (number, unit) = split(text).ok_or(Wrong("is not a duration"))?;
+pub fn parse_duration(text: &str) -> Result<Duration, ParseError> {
+    let (number, unit) = split(text).ok_or(ParseError("is not a duration"))?;
     if unit.is_empty() {
-        return Err(Wrong("has no unit"));
+        return Err(ParseError("has no unit"));
     }
-    let factor = factor(&TIMES, unit).ok_or(Wrong("is not a duration"))?;
-    let milliseconds = number.checked_mul(factor).ok_or(Wrong("is out of range"))?;
+    let factor = factor(&TIMES, unit).ok_or(ParseError("is not a duration"))?;
+    let milliseconds = number.checked_mul(factor).ok_or(ParseError("is out of range"))?;
     Ok(Duration::from_millis(milliseconds))
 }
 
 /// Parses a size: a whole number, optionally with a unit, `B`, `KB` to `TB` or `KiB` to `TiB`.
-pub fn parse_size(text: &str) -> Result<u64, Wrong> {
-    let (number, unit) = split(text).ok_or(Wrong("is not a size"))?;
+pub fn parse_size(text: &str) -> Result<u64, ParseError> {
+    let (number, unit) = split(text).ok_or(ParseError("is not a size"))?;
     let unit = if unit.is_empty() { "B" } else { unit };
-    let factor = factor(&SIZES, unit).ok_or(Wrong("is not a size"))?;
-    number.checked_mul(factor).ok_or(Wrong("is out of range"))
+    let factor = factor(&SIZES, unit).ok_or(ParseError("is not a size"))?;
+    number.checked_mul(factor).ok_or(ParseError("is out of range"))
 }
 
 /// The shortest text that [`parse_duration`] parses back; truncates to milliseconds.
@@ -82,19 +82,19 @@ mod tests {
         assert_eq!(duration("30min"), Ok(1_800_000));
         assert_eq!(duration("2H"), Ok(7_200_000));
         assert_eq!(duration("7d"), Ok(604_800_000));
-        assert_eq!(duration("7"), Err(Wrong("has no unit")));
-        assert_eq!(duration("99999999999999999d"), Err(Wrong("is out of range")));
+        assert_eq!(duration("7"), Err(ParseError("has no unit")));
+        assert_eq!(duration("99999999999999999d"), Err(ParseError("is out of range")));
         for text in ["", "s", "soon", "-5s", "1.5s", "5m", "5 s s", "99999999999999999999s"] {
-            assert_eq!(duration(text), Err(Wrong("is not a duration")), "{text}");
+            assert_eq!(duration(text), Err(ParseError("is not a duration")), "{text}");
         }
 
         assert_eq!(parse_size("1024"), Ok(1024));
         assert_eq!(parse_size("1 KB"), Ok(1_000));
         assert_eq!(parse_size("2GiB"), Ok(2_147_483_648));
         assert_eq!(parse_size("1tib"), Ok(1_099_511_627_776));
-        assert_eq!(parse_size("99999999TiB"), Err(Wrong("is out of range")));
+        assert_eq!(parse_size("99999999TiB"), Err(ParseError("is out of range")));
         for text in ["", "GiB", "big", "-1", "1.5GiB", "5 bytes"] {
-            assert_eq!(parse_size(text), Err(Wrong("is not a size")), "{text}");
+            assert_eq!(parse_size(text), Err(ParseError("is not a size")), "{text}");
         }
     }
 

@@ -18,12 +18,12 @@ use super::{
 /// Why a text is invalid, as a phrase that follows it: `is not a duration`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
-pub struct Wrong(pub(super) &'static str);
+pub struct ParseError(pub(super) &'static str);
 
 /// A value with a textual form.
 pub(super) trait Textual {
     /// Parses `text` into this value; an invalid text leaves it unchanged.
-    fn read(&mut self, text: &str) -> Result<(), Wrong>;
+    fn read(&mut self, text: &str) -> Result<(), ParseError>;
     /// Formats the value so that [`Textual::read`] parses it again.
     fn show(&self) -> String;
     /// The allowed values, as a phrase that follows "write".
@@ -81,12 +81,12 @@ impl ServerUrl {
         }
     }
 
-    fn without_a_path(self) -> Result<Self, Wrong> {
-        let url = Url::parse(&self.0).map_err(|_| Wrong("is not an address"))?;
+    fn without_a_path(self) -> Result<Self, ParseError> {
+        let url = Url::parse(&self.0).map_err(|_| ParseError("is not an address"))?;
         match url.host_str() {
-            None | Some("") => Err(Wrong("is not an address")),
+            None | Some("") => Err(ParseError("is not an address")),
             Some(_) if !url.path().is_empty() => {
-                Err(Wrong("has a path, which NATS does not support"))
+                Err(ParseError("has a path, which NATS does not support"))
             }
             Some(_) => Ok(self),
         }
@@ -141,20 +141,20 @@ impl fmt::Display for ServerUrl {
 }
 
 impl FromStr for ServerUrl {
-    type Err = Wrong;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, Wrong> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         if !text.contains(',') {
             return Self::one(text);
         }
         let nodes = text.split(',').map(|node| Self::one(node.trim()));
-        let nodes: Vec<Self> = nodes.collect::<Result<_, Wrong>>()?;
+        let nodes: Vec<Self> = nodes.collect::<Result<_, ParseError>>()?;
         let is_good = |node: &Self| {
             node.protocol() == Protocol::Nats
                 && node.0.split(':').next() == nodes[0].0.split(':').next()
         };
         if !nodes.iter().all(is_good) {
-            return Err(Wrong("has addresses that are neither all nats nor all tls"));
+            return Err(ParseError("has addresses that are neither all nats nor all tls"));
         }
         Ok(Self(nodes.iter().map(Self::as_str).collect::<Vec<_>>().join(",")))
     }
@@ -162,30 +162,30 @@ impl FromStr for ServerUrl {
 
 impl ServerUrl {
     /// Parses a single address.
-    fn one(text: &str) -> Result<Self, Wrong> {
+    fn one(text: &str) -> Result<Self, ParseError> {
         if !text.contains("://") {
-            return Err(Wrong("does not begin with a scheme such as http://"));
+            return Err(ParseError("does not begin with a scheme such as http://"));
         }
-        let mut url = Url::parse(text).map_err(|_| Wrong("is not an address"))?;
+        let mut url = Url::parse(text).map_err(|_| ParseError("is not an address"))?;
         let scheme = match url.scheme() {
             "http" | "ws" => "http",
             "https" | "wss" => "https",
             "nats" => "nats",
             "tls" => "tls",
-            _ => return Err(Wrong("is not an http, https, nats or tls address")),
+            _ => return Err(ParseError("is not an http, https, nats or tls address")),
         };
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(Wrong("has a user name or a password in it"));
+            return Err(ParseError("has a user name or a password in it"));
         }
         if url.query().is_some() || url.fragment().is_some() {
-            return Err(Wrong("has a query or a fragment"));
+            return Err(ParseError("has a query or a fragment"));
         }
-        url.set_scheme(scheme).map_err(|()| Wrong("is not an address"))?;
+        url.set_scheme(scheme).map_err(|()| ParseError("is not an address"))?;
         let url = Self(url.as_str().trim_end_matches('/').into());
         match url.protocol() {
             Protocol::Nats => url.without_a_path(),
             Protocol::SocketIo if url.0.ends_with("/socket.io") => {
-                Err(Wrong("ends with /socket.io, which pitwire adds"))
+                Err(ParseError("ends with /socket.io, which pitwire adds"))
             }
             Protocol::SocketIo => Ok(url),
         }
@@ -193,7 +193,7 @@ impl ServerUrl {
 }
 
 impl Textual for ServerUrl {
-    fn read(&mut self, text: &str) -> Result<(), Wrong> {
+    fn read(&mut self, text: &str) -> Result<(), ParseError> {
         *self = text.parse()?;
         Ok(())
     }
@@ -242,17 +242,17 @@ impl fmt::Display for AgentName {
 }
 
 impl FromStr for AgentName {
-    type Err = Wrong;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, Wrong> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         let fits =
             (1..=Self::MAX_CHARS).contains(&text.len()) && text.chars().all(fits_in_a_subject);
-        if fits { Ok(Self(text.into())) } else { Err(Wrong("is not a name")) }
+        if fits { Ok(Self(text.into())) } else { Err(ParseError("is not a name")) }
     }
 }
 
 impl Textual for AgentName {
-    fn read(&mut self, text: &str) -> Result<(), Wrong> {
+    fn read(&mut self, text: &str) -> Result<(), ParseError> {
         *self = text.parse()?;
         Ok(())
     }
@@ -278,10 +278,10 @@ impl AgentNames {
 }
 
 impl Textual for AgentNames {
-    fn read(&mut self, text: &str) -> Result<(), Wrong> {
+    fn read(&mut self, text: &str) -> Result<(), ParseError> {
         let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
-        let names = names.map(str::parse).collect::<Result<_, Wrong>>();
-        *self = Self(names.map_err(|_| Wrong("has an invalid name"))?);
+        let names = names.map(str::parse).collect::<Result<_, ParseError>>();
+        *self = Self(names.map_err(|_| ParseError("has an invalid name"))?);
         Ok(())
     }
 
@@ -295,7 +295,7 @@ impl Textual for AgentNames {
 }
 
 impl Textual for Option<AgentName> {
-    fn read(&mut self, text: &str) -> Result<(), Wrong> {
+    fn read(&mut self, text: &str) -> Result<(), ParseError> {
         *self = if text.is_empty() { None } else { Some(text.parse()?) };
         Ok(())
     }
@@ -310,22 +310,22 @@ impl Textual for Option<AgentName> {
 }
 
 impl FromStr for SessionChoice {
-    type Err = Wrong;
+    type Err = ParseError;
 
-    fn from_str(text: &str) -> Result<Self, Wrong> {
+    fn from_str(text: &str) -> Result<Self, ParseError> {
         let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
         match text {
             "auto" => Ok(Self::Auto),
             id if (1..=128).contains(&id.len()) && id.chars().all(fits) => {
                 Ok(Self::Fixed(id.into()))
             }
-            _ => Err(Wrong("is not a session id")),
+            _ => Err(ParseError("is not a session id")),
         }
     }
 }
 
 impl Textual for SessionChoice {
-    fn read(&mut self, text: &str) -> Result<(), Wrong> {
+    fn read(&mut self, text: &str) -> Result<(), ParseError> {
         *self = text.parse()?;
         Ok(())
     }
@@ -350,13 +350,13 @@ impl Textual for SessionChoice {
 }
 
 impl Textual for Durability {
-    fn read(&mut self, text: &str) -> Result<(), Wrong> {
+    fn read(&mut self, text: &str) -> Result<(), ParseError> {
         *self = match text {
             "entry" => Self::Entry,
             "os" => Self::Os,
             text => match parse_duration(text)? {
                 within if WITHIN.contains(&within) => Self::Within(within),
-                _ => return Err(Wrong("is out of range")),
+                _ => return Err(ParseError("is out of range")),
             },
         };
         Ok(())
@@ -379,7 +379,7 @@ impl Textual for Durability {
 const WITHIN: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60);
 
 impl Textual for PathBuf {
-    fn read(&mut self, text: &str) -> Result<(), Wrong> {
+    fn read(&mut self, text: &str) -> Result<(), ParseError> {
         *self = path(text)?;
         Ok(())
     }
@@ -394,7 +394,7 @@ impl Textual for PathBuf {
 }
 
 impl Textual for Option<PathBuf> {
-    fn read(&mut self, text: &str) -> Result<(), Wrong> {
+    fn read(&mut self, text: &str) -> Result<(), ParseError> {
         *self = if text.is_empty() { None } else { Some(path(text)?) };
         Ok(())
     }
@@ -408,24 +408,24 @@ impl Textual for Option<PathBuf> {
     }
 }
 
-pub(super) fn path(text: &str) -> Result<PathBuf, Wrong> {
+pub(super) fn path(text: &str) -> Result<PathBuf, ParseError> {
     if text.is_empty() {
-        return Err(Wrong("is empty"));
+        return Err(ParseError("is empty"));
     }
     // U+FFFD replaces invalid UTF-8 of the environment, so the intended path is unknown.
     if text.contains(['\0', '\u{FFFD}']) {
-        return Err(Wrong("is not a path"));
+        return Err(ParseError("is not a path"));
     }
     // Only a shell expands "~"; here it would create a directory of that name.
     if text == "~" || text.starts_with("~/") || text.starts_with("~\\") {
-        return Err(Wrong(r#"begins with "~", which is not expanded"#));
+        return Err(ParseError(r#"begins with "~", which is not expanded"#));
     }
     Ok(PathBuf::from(text))
 }
 
 impl Textual for SocketAddr {
-    fn read(&mut self, text: &str) -> Result<(), Wrong> {
-        *self = text.parse().map_err(|_| Wrong("is not an IP address and a port"))?;
+    fn read(&mut self, text: &str) -> Result<(), ParseError> {
+        *self = text.parse().map_err(|_| ParseError("is not an IP address and a port"))?;
         Ok(())
     }
 
@@ -487,9 +487,9 @@ impl Choice for LogFormat {
 }
 
 impl<T: Choice> Textual for T {
-    fn read(&mut self, text: &str) -> Result<(), Wrong> {
+    fn read(&mut self, text: &str) -> Result<(), ParseError> {
         let named = T::WORDS.iter().find(|(word, _)| *word == text);
-        *self = named.ok_or(Wrong("is not one of the choices"))?.1;
+        *self = named.ok_or(ParseError("is not one of the choices"))?.1;
         Ok(())
     }
 

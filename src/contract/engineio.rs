@@ -39,7 +39,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{self, Duration, Instant};
 
 use super::backlog::{Backlog, Unhandled};
-use super::memory::{Account, Charge, ClientLimits, Pool};
+use super::memory::{Charge, ClientLimits, ClientMemory, Pool};
 use super::packet::{self, Packet};
 use crate::config::{
     HELLO_TIMEOUT, LOG_REPEAT_INTERVAL, MAX_MESSAGE_BYTES, MAX_OUTBOX_MESSAGES,
@@ -56,7 +56,7 @@ const MAX_POST_DELAY: Duration = Duration::from_secs(3);
 const OVERHEAD_BYTES: usize = 256;
 
 /// The library's handle of a connection.
-type Line = Arc<Socket<Mailbox>>;
+type ClientSocket = Arc<Socket<ClientInbox>>;
 
 /// Identifies a connection, uniquely for the life of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -64,29 +64,29 @@ pub(crate) struct Client(Sid);
 
 /// All clients of a server and their rooms. Clones share them.
 #[derive(Clone)]
-pub(super) struct Hall(Arc<State>);
+pub(super) struct Clients(Arc<State>);
 
 struct State {
-    seats: Mutex<HashMap<Sid, Seat>>,
+    clients: Mutex<HashMap<Sid, ConnectedClient>>,
     /// One permit for each client that may still be admitted.
     vacancies: Arc<Semaphore>,
     /// Sessions that have not sent a CONNECT packet yet, oldest first.
-    silent: Mutex<VecDeque<Weak<Socket<Mailbox>>>>,
+    silent: Mutex<VecDeque<Weak<Socket<ClientInbox>>>>,
     max_silent: usize,
     memory: Arc<Pool>,
     /// When a refused or disconnected client was last logged.
     last_warning: Mutex<Option<Instant>>,
 }
 
-struct Seat {
-    line: Line,
+struct ConnectedClient {
+    socket: ClientSocket,
     rooms: HashMap<String, Charge>,
 }
 
-impl Hall {
+impl Clients {
     pub(super) fn new(limits: ClientLimits) -> Self {
         Self(Arc::new(State {
-            seats: Mutex::default(),
+            clients: Mutex::default(),
             vacancies: Arc::new(Semaphore::new(limits.clients)),
             silent: Mutex::default(),
             max_silent: limits.clients,
@@ -97,9 +97,9 @@ impl Hall {
 
     /// Tracks a new session until its CONNECT packet, and closes the oldest such sessions when
     /// there are too many.
-    fn expect_hello(&self, line: &Line) {
+    fn expect_hello(&self, line: &ClientSocket) {
         let mut silent = lock(&self.0.silent);
-        let says_nothing = |line: &Line| !line.is_closed() && !line.data.is_open();
+        let says_nothing = |line: &ClientSocket| !line.is_closed() && !line.data.is_open();
         silent.retain(|line| line.upgrade().is_some_and(|line| says_nothing(&line)));
         while silent.len() >= self.0.max_silent {
             if let Some(oldest) = silent.pop_front().and_then(|line| line.upgrade()) {
@@ -114,7 +114,7 @@ impl Hall {
 
     /// Logs that a client is refused or disconnected, at most once per [`LOG_REPEAT_INTERVAL`],
     /// because a hostile client reconnects at once.
-    fn warn(&self, line: &Line, why: &str) {
+    fn warn(&self, line: &ClientSocket, why: &str) {
         let mut last = lock(&self.0.last_warning);
         if last.is_none_or(|last| last.elapsed() >= LOG_REPEAT_INTERVAL) {
             *last = Some(Instant::now());
@@ -133,16 +133,16 @@ impl Hall {
             .ping_interval(PING_INTERVAL)
             .ping_timeout(PING_TIMEOUT)
             .build();
-        let door = Door { hall: self.clone(), enter };
+        let door = Acceptor { clients: self.clone(), enter };
         EngineIoLayer::from_config(Arc::new(door), config)
     }
 
     /// Sends a packet to all clients in the room except `except`.
     pub(super) fn send(&self, room: &str, packet: String, except: Option<Client>) {
         let packet = Str::from(packet);
-        for seat in self.seats().values() {
-            if seat.rooms.contains_key(room) && except != Some(Client(seat.line.id)) {
-                self.send_to(&seat.line, packet.clone());
+        for seat in self.clients().values() {
+            if seat.rooms.contains_key(room) && except != Some(Client(seat.socket.id)) {
+                self.send_to(&seat.socket, packet.clone());
             }
         }
     }
@@ -165,17 +165,18 @@ impl Hall {
     }
 
     /// The session that a request names in its query.
-    fn session_of(&self, uri: &Uri) -> Option<Line> {
+    fn session_of(&self, uri: &Uri) -> Option<ClientSocket> {
         let sid: Sid = query(uri, "sid")?.parse().ok()?;
-        if let Some(seat) = self.seats().get(&sid) {
-            return Some(Arc::clone(&seat.line));
+        if let Some(seat) = self.clients().get(&sid) {
+            return Some(Arc::clone(&seat.socket));
         }
         lock(&self.0.silent).iter().filter_map(Weak::upgrade).find(|line| line.id == sid)
     }
 
     /// Notifies all clients that the server closes, and waits until their connections are closed.
     pub(super) async fn close(&self) {
-        let lines: Vec<Line> = self.seats().values().map(|seat| Arc::clone(&seat.line)).collect();
+        let lines: Vec<ClientSocket> =
+            self.clients().values().map(|seat| Arc::clone(&seat.socket)).collect();
         lines.iter().for_each(|line| line.close(DisconnectReason::ClosingServer));
         for line in lines {
             line.closed().await;
@@ -184,7 +185,7 @@ impl Hall {
 
     /// Sends a packet to one client. Closes the connection if the client holds too many unread
     /// packets; a client that has left is not an error.
-    fn send_to(&self, line: &Line, packet: impl Into<Str>) {
+    fn send_to(&self, line: &ClientSocket, packet: impl Into<Str>) {
         let packet = packet.into();
         let is_sent = match line.data.charge(packet.len()) {
             Some(charge) => {
@@ -198,42 +199,42 @@ impl Hall {
         }
     }
 
-    fn seats(&self) -> MutexGuard<'_, HashMap<Sid, Seat>> {
-        lock(&self.0.seats)
+    fn clients(&self) -> MutexGuard<'_, HashMap<Sid, ConnectedClient>> {
+        lock(&self.0.clients)
     }
 }
 
 /// The layer that serves `/socket.io/` around other routes.
-pub(crate) type Events = EngineIoLayer<Door>;
+pub(crate) type Events = EngineIoLayer<Acceptor>;
 
 /// Called with each client that has connected.
 pub(super) type Enter = Arc<dyn Fn(Connection, Inbox) + Send + Sync>;
 
 /// Admits clients and receives their packets.
 #[derive(Clone)]
-pub(crate) struct Door {
-    hall: Hall,
+pub(crate) struct Acceptor {
+    clients: Clients,
     enter: Enter,
 }
 
-impl fmt::Debug for Door {
+impl fmt::Debug for Acceptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Door").finish_non_exhaustive()
     }
 }
 
-impl EngineIoHandler for Door {
-    type Data = Mailbox;
+impl EngineIoHandler for Acceptor {
+    type Data = ClientInbox;
 
-    fn on_connect(self: Arc<Self>, line: Line) {
+    fn on_connect(self: Arc<Self>, line: ClientSocket) {
         // The library calls this once for each connection, before it reads from it.
-        let _ = line.data.account.set(Account::new(Arc::clone(&self.hall.0.memory)));
+        let _ = line.data.account.set(ClientMemory::new(Arc::clone(&self.clients.0.memory)));
         if line.transport_type() == TransportType::Websocket
             && let Some(gate) = line.req_parts.extensions.get::<ReadGate>()
         {
             line.data.backlog.set_gate(gate.clone());
         }
-        self.hall.expect_hello(&line);
+        self.clients.expect_hello(&line);
         tokio::spawn(async move {
             let silent = time::timeout(HELLO_TIMEOUT, line.closed()).await.is_err();
             if silent && !line.data.is_open() {
@@ -242,11 +243,11 @@ impl EngineIoHandler for Door {
         });
     }
 
-    fn on_message(self: &Arc<Self>, message: Str, line: Line) {
+    fn on_message(self: &Arc<Self>, message: Str, line: ClientSocket) {
         match packet::read(&message) {
-            Packet::Connect => self.let_in(line),
+            Packet::Connect => self.admit(line),
             Packet::ConnectElsewhere(namespace) => {
-                self.hall.send_to(&line, packet::no_such_namespace(namespace));
+                self.clients.send_to(&line, packet::no_such_namespace(namespace));
             }
             Packet::Disconnect => line.data.close(),
             Packet::Event { ack, arguments } => self.deliver(&line, arguments, ack),
@@ -258,47 +259,47 @@ impl EngineIoHandler for Door {
     }
 
     /// Ignores attachments: the events that carry them are counted as refused.
-    fn on_binary(self: &Arc<Self>, _: Bytes, _: Line) {}
+    fn on_binary(self: &Arc<Self>, _: Bytes, _: ClientSocket) {}
 
-    fn on_disconnect(&self, line: Line, _: DisconnectReason) {
+    fn on_disconnect(&self, line: ClientSocket, _: DisconnectReason) {
         line.data.close();
     }
 }
 
-impl Door {
-    fn deliver(&self, line: &Line, arguments: &str, ack: Option<u64>) {
+impl Acceptor {
+    fn deliver(&self, line: &ClientSocket, arguments: &str, ack: Option<u64>) {
         if line.data.put(arguments, ack).is_err() {
             let why =
                 "the clients' unhandled events exceed the memory limit; a connection is closed";
-            self.hall.warn(line, why);
+            self.clients.warn(line, why);
             // Ignore the packets that the library has read already.
             line.data.close();
             cut(line);
         }
     }
 
-    fn let_in(&self, line: Line) {
+    fn admit(&self, line: ClientSocket) {
         if line.data.is_open() {
             return;
         }
-        let Ok(vacancy) = Arc::clone(&self.hall.0.vacancies).try_acquire_owned() else {
+        let Ok(vacancy) = Arc::clone(&self.clients.0.vacancies).try_acquire_owned() else {
             // Only closed: after a CONNECT_ERROR packet, the JavaScript client never reconnects.
-            self.hall.warn(&line, "too many clients are connected; a new one is refused");
+            self.clients.warn(&line, "too many clients are connected; a new one is refused");
             line.close(DisconnectReason::TransportClose);
             return;
         };
         let Some(inbox) = line.data.open(vacancy) else { return };
-        self.hall.send_to(&line, packet::connected(line.id));
-        let seat = Seat { line: Arc::clone(&line), rooms: HashMap::new() };
-        self.hall.seats().insert(line.id, seat);
-        (self.enter)(Connection { hall: self.hall.clone(), line }, inbox);
+        self.clients.send_to(&line, packet::connected(line.id));
+        let seat = ConnectedClient { socket: Arc::clone(&line), rooms: HashMap::new() };
+        self.clients.clients().insert(line.id, seat);
+        (self.enter)(Connection { clients: self.clients.clone(), socket: line }, inbox);
     }
 }
 
 /// The sending half of a connection's inbox while that is open, and the client's account.
 #[derive(Debug, Default)]
-pub(crate) struct Mailbox {
-    account: OnceLock<Arc<Account>>,
+pub(crate) struct ClientInbox {
+    account: OnceLock<Arc<ClientMemory>>,
     /// Set when the client is admitted; released with the connection.
     vacancy: OnceLock<OwnedSemaphorePermit>,
     backlog: Arc<Backlog>,
@@ -308,7 +309,7 @@ pub(crate) struct Mailbox {
 
 struct Full;
 
-impl Mailbox {
+impl ClientInbox {
     /// Opens the inbox; `None` if it was opened before.
     fn open(&self, vacancy: OwnedSemaphorePermit) -> Option<Inbox> {
         self.vacancy.set(vacancy).ok()?;
@@ -380,52 +381,54 @@ impl Message {
 
 /// A connected client. Dropping this removes it from its rooms.
 pub(super) struct Connection {
-    hall: Hall,
-    line: Line,
+    clients: Clients,
+    socket: ClientSocket,
 }
 
 impl Connection {
     pub(super) fn client(&self) -> Client {
-        Client(self.line.id)
+        Client(self.socket.id)
     }
 
     pub(super) fn is_open(&self) -> bool {
-        !self.line.is_closed()
+        !self.socket.is_closed()
     }
 
     pub(super) fn send(&self, packet: String) {
-        self.hall.send_to(&self.line, packet);
+        self.clients.send_to(&self.socket, packet);
     }
 
     /// Breaks the connection and discards unsent packets.
     pub(super) fn cut(&self) {
-        cut(&self.line);
+        cut(&self.socket);
     }
 
     /// Joins a room; `false` if its name is too long or the client is in too many rooms.
     pub(super) fn join(&self, room: &str) -> bool {
-        let mut seats = self.hall.seats();
-        let Some(Seat { rooms, .. }) = seats.get_mut(&self.line.id) else { return false };
+        let mut seats = self.clients.clients();
+        let Some(ConnectedClient { rooms, .. }) = seats.get_mut(&self.socket.id) else {
+            return false;
+        };
         if rooms.contains_key(room) {
             return true;
         }
         if room.len() > MAX_ROOM_NAME_BYTES || rooms.len() >= MAX_ROOMS {
             return false;
         }
-        let Some(charge) = self.line.data.charge(room.len()) else { return false };
+        let Some(charge) = self.socket.data.charge(room.len()) else { return false };
         rooms.insert(room.to_owned(), charge);
         true
     }
 
     /// Sends a packet to all clients in the room; to this client only if `echoes`.
     pub(super) fn send_to_room(&self, room: &str, packet: String, echoes: bool) {
-        self.hall.send(room, packet, (!echoes).then(|| self.client()));
+        self.clients.send(room, packet, (!echoes).then(|| self.client()));
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.hall.seats().remove(&self.line.id);
+        self.clients.clients().remove(&self.socket.id);
     }
 }
 
@@ -458,7 +461,7 @@ fn query<'a>(uri: &'a Uri, key: &str) -> Option<&'a str> {
     pairs.filter(|(name, _)| *name == key).map(|(_, value)| value).next()
 }
 
-fn cut(line: &Line) {
+fn cut(line: &ClientSocket) {
     if let Some(kill_switch) = line.req_parts.extensions.get::<KillSwitch>() {
         kill_switch.kill();
     }

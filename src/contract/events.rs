@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use tokio::{task, time};
 
 use super::engineio::{Connection, Inbox, Message};
-use super::{Acks, Host, Manners, Refusal, Setup, packet};
+use super::{Acks, Host, Refusal, ServerBehavior, Setup, packet};
 use crate::fields;
 
 /// The maximum bytes of events that are taken from the inbox together, unless a single one is
@@ -83,7 +83,7 @@ async fn handle_all<H: Host>(
             messages = rest;
             continue;
         }
-        let exchange = Exchange { host, from, manners: host.manners() };
+        let exchange = Exchange { host, from, behavior: host.behavior() };
         let kept = host.keep_frames(from.client(), &session_id, &frames).await;
         let (of_frames, rest) = messages.split_at(frames.len());
         for ((message, telemetry), kept) in of_frames.iter().zip(frames).zip(kept) {
@@ -124,15 +124,15 @@ fn frame_in<'a, H: Host>(host: &H, message: &'a Message) -> Option<(Cow<'a, str>
 }
 
 async fn handle<H: Host>(host: &H, from: &Connection, message: &Message) -> ControlFlow<()> {
-    let wait = host.manners().delay;
+    let wait = host.behavior().delay;
     if !wait.is_zero() && from.is_open() {
         time::sleep(wait).await;
     }
-    let manners = host.manners();
+    let manners = host.behavior();
     if manners.silent {
         return ControlFlow::Continue(());
     }
-    let exchange = Exchange { host, from, manners };
+    let exchange = Exchange { host, from, behavior: manners };
     let handled = exchange.read_and_handle(message.arguments()).await;
     exchange.conclude(message, handled).await
 }
@@ -179,7 +179,7 @@ struct SetupUpdate<'a> {
 struct Exchange<'a, H> {
     host: &'a H,
     from: &'a Connection,
-    manners: Manners,
+    behavior: ServerBehavior,
 }
 
 impl<H: Host> Exchange<'_, H> {
@@ -213,7 +213,7 @@ impl<H: Host> Exchange<'_, H> {
             }
         }
         let Some(number) = message.ack else { return ControlFlow::Continue(()) };
-        match self.manners.acks {
+        match self.behavior.acks {
             Acks::Never => return ControlFlow::Continue(()),
             Acks::After(wait) if self.from.is_open() => time::sleep(wait).await,
             Acks::After(_) | Acks::AtOnce => {}
@@ -315,7 +315,7 @@ impl<H: Host> Exchange<'_, H> {
     }
 
     fn send_to_room(&self, session_id: &str, event: &str, update: &impl Serialize) {
-        let echoes = !self.manners.no_echo;
+        let echoes = !self.behavior.no_echo;
         let send = |packet| self.from.send_to_room(session_id, packet, echoes);
         written(packet::event(event, update), send);
     }

@@ -35,12 +35,12 @@ impl Pool {
 
 /// Memory that one client holds.
 #[derive(Debug)]
-pub(super) struct Account {
+pub(super) struct ClientMemory {
     pool: Arc<Pool>,
     used: Mutex<usize>,
 }
 
-impl Account {
+impl ClientMemory {
     pub(super) fn new(pool: Arc<Pool>) -> Arc<Self> {
         Arc::new(Self { pool, used: Mutex::new(0) })
     }
@@ -63,7 +63,7 @@ impl Account {
 /// Reserved bytes of a client, released on drop.
 #[derive(Debug)]
 pub(super) struct Charge {
-    account: Arc<Account>,
+    account: Arc<ClientMemory>,
     bytes: usize,
 }
 
@@ -91,7 +91,8 @@ mod tests {
     #[test]
     fn a_client_holds_at_most_its_share_and_all_clients_the_sum() {
         let pool = Arc::new(Pool::new(LIMITS));
-        let (greedy, second) = (Account::new(Arc::clone(&pool)), Account::new(Arc::clone(&pool)));
+        let (greedy, second) =
+            (ClientMemory::new(Arc::clone(&pool)), ClientMemory::new(Arc::clone(&pool)));
         let held = greedy.charge(3 << 20).unwrap();
         assert!(greedy.charge(1).is_none());
         let rest = second.charge((1 << 20) + 2 * RESERVED_BYTES).unwrap();
@@ -105,10 +106,10 @@ mod tests {
     #[test]
     fn a_modest_client_has_room_when_greedy_ones_hold_everything() {
         let pool = Arc::new(Pool::new(LIMITS));
-        let greedy: Vec<_> = (0..2).map(|_| Account::new(Arc::clone(&pool))).collect();
+        let greedy: Vec<_> = (0..2).map(|_| ClientMemory::new(Arc::clone(&pool))).collect();
         let _held: Vec<_> = greedy.iter().map(|account| account.charge(2 << 20)).collect();
         let _rest = greedy[0].charge(2 * RESERVED_BYTES).unwrap();
-        let modest = Account::new(pool);
+        let modest = ClientMemory::new(pool);
         assert!(modest.charge(RESERVED_BYTES).is_some());
         assert!(modest.charge(RESERVED_BYTES + 1).is_none());
     }

@@ -28,7 +28,7 @@ use serde_json::value::RawValue;
 use tokio::net::TcpListener;
 use tokio::time;
 
-use self::engineio::Hall;
+use self::engineio::Clients;
 pub(crate) use self::engineio::{Client, Events};
 pub(crate) use self::events::Event;
 pub(crate) use self::memory::ClientLimits;
@@ -78,14 +78,14 @@ pub(crate) trait Host: Send + Sync + 'static {
     fn left(&self, client: Client);
 
     /// The behaviour for the next event.
-    fn manners(&self) -> Manners {
-        Manners::default()
+    fn behavior(&self) -> ServerBehavior {
+        ServerBehavior::default()
     }
 }
 
 /// How a server handles events; the default follows the contract.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Manners {
+pub(crate) struct ServerBehavior {
     /// Reads and ignores every event.
     pub(crate) silent: bool,
     /// Waits this long before it handles an event; later events wait too.
@@ -153,9 +153,9 @@ pub(crate) async fn serve<H: Host>(
     routes: impl FnOnce(Events) -> Router,
     shutdown: impl Future<Output = ()>,
 ) {
-    let hall = Hall::new(H::CLIENT_LIMITS);
+    let hall = Clients::new(H::CLIENT_LIMITS);
     let workers = Arc::clone(host);
-    let slow_down = from_fn_with_state(hall.clone(), Hall::slow_down);
+    let slow_down = from_fn_with_state(hall.clone(), Clients::slow_down);
     let events = hall.layer(Arc::new(move |connection, inbox| {
         tokio::spawn(events::work(Arc::clone(&workers), connection, inbox));
     }));

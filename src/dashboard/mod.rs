@@ -31,7 +31,7 @@ use tokio::time;
 pub use crate::contract::Acks;
 pub use sessions::Summary;
 
-use crate::contract::{self, Client, ClientLimits, Event, Host, Manners, Refusal, Setup};
+use crate::contract::{self, Client, ClientLimits, Event, Host, Refusal, ServerBehavior, Setup};
 use crate::loopback_guard::Access;
 use crate::net::Connections;
 use sessions::{HISTORY_BYTES, Sessions, UnknownSession};
@@ -345,9 +345,9 @@ impl Host for Hub {
 
     fn left(&self, _: Client) {}
 
-    fn manners(&self) -> Manners {
+    fn behavior(&self) -> ServerBehavior {
         let Behaviour { silent, delay, acks, no_echo, .. } = *self.behaviour.borrow();
-        Manners { silent, delay, acks, no_echo }
+        ServerBehavior { silent, delay, acks, no_echo }
     }
 }
 

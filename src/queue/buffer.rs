@@ -16,20 +16,20 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::ledger::DropReason;
-use super::record::Marks;
+use super::record::RetentionFlags;
 use super::watchdog::Heartbeat;
 use super::{Appended, Content, NewEntry, QueueError, Stamps};
 use crate::config::{APPEND_TIMEOUT, BUFFER_BYTES, BUFFER_ENTRIES, MAX_STREAMS};
-use crate::entry::{CapturedAt, Situation, Stream};
+use crate::entry::{CapturedAt, CarId, Situation};
 use crate::planted::planted;
 
 /// A buffered entry.
 #[derive(Debug)]
-pub(super) struct Waiting {
+pub(super) struct Pending {
     pub(super) captured_at: CapturedAt,
     pub(super) driven_at: Option<CapturedAt>,
     pub(super) content: Content,
-    pub(super) marks: Marks,
+    pub(super) flags: RetentionFlags,
     pub(super) json: String,
     /// `None` while the entry is pending.
     pub(super) outcome: Option<Appended>,
@@ -38,12 +38,12 @@ pub(super) struct Waiting {
 /// Entries appended by one call.
 #[derive(Debug)]
 pub(super) struct Group {
-    pub(super) stream: Stream,
-    pub(super) entries: Vec<Waiting>,
+    pub(super) stream: CarId,
+    pub(super) entries: Vec<Pending>,
     /// `None` if the caller no longer waits for the reply.
     pub(super) reply: Option<oneshot::Sender<Result<Vec<Appended>, QueueError>>>,
     /// The source waits without a timeout.
-    is_patient: bool,
+    is_blocking: bool,
     bytes: usize,
 }
 
@@ -56,12 +56,12 @@ impl Group {
 
 /// Entries discarded from memory and not yet recorded in the ledger on disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Shed {
-    pub(super) thinned: u64,
+pub(super) struct Discarded {
+    pub(super) downsampled: u64,
     pub(super) dropped: u64,
 }
 
-enum HandedIn {
+enum Admission {
     Answered(Vec<Appended>),
     /// The number of entries, and the receiver for their outcomes.
     Waits(usize, oneshot::Receiver<Result<Vec<Appended>, QueueError>>),
@@ -73,7 +73,7 @@ enum HandedIn {
 pub(super) struct Buffer {
     inner: Mutex<Inner>,
     /// Wakes the queue worker: entries were appended.
-    handed_in: Notify,
+    appended: Notify,
     /// Wakes the sources: there is room again.
     freed: Notify,
     /// The current step of the queue worker.
@@ -84,12 +84,12 @@ pub(super) struct Buffer {
 struct Inner {
     stamps: Stamps,
     /// The situation in the last frame of each stream, least recently used stream first.
-    situations: Vec<(Stream, Situation)>,
+    situations: Vec<(CarId, Situation)>,
     groups: VecDeque<Group>,
     /// Entries in `groups`, plus entries that the queue worker has taken and not settled.
     entries: usize,
     bytes: usize,
-    shed: Shed,
+    discarded: Discarded,
     /// Entries that the queue can accept without evicting others.
     room: u64,
     /// When the disk stopped keeping up.
@@ -105,14 +105,14 @@ impl Buffer {
             groups: VecDeque::new(),
             entries: 0,
             bytes: 0,
-            shed: Shed::default(),
+            discarded: Discarded::default(),
             room: u64::MAX,
             stalled: None,
             is_closed: false,
         };
         Self {
             inner: Mutex::new(inner),
-            handed_in: Notify::new(),
+            appended: Notify::new(),
             freed: Notify::new(),
             heartbeat: Heartbeat::default(),
         }
@@ -122,7 +122,7 @@ impl Buffer {
     /// `patient` is the number of entries of a source that waits until the queue has room for them.
     pub(super) async fn append(
         &self,
-        stream: &Stream,
+        stream: &CarId,
         patient: Option<u64>,
         make: impl FnOnce(&mut Stamps) -> Vec<NewEntry>,
     ) -> Result<Vec<Appended>, QueueError> {
@@ -132,14 +132,14 @@ impl Buffer {
         let mut make = Some(make);
         let (count, answer) = loop {
             let is_in_time = timeout_at(deadline, self.room(patient)).await.is_ok();
-            match self.hand_in(stream, is_patient, is_in_time, &mut make)? {
-                HandedIn::Answered(outcomes) => return Ok(outcomes),
-                HandedIn::Waits(count, answer) => break (count, answer),
-                HandedIn::NoRoom => {}
+            match self.admit(stream, is_patient, is_in_time, &mut make)? {
+                Admission::Answered(outcomes) => return Ok(outcomes),
+                Admission::Waits(count, answer) => break (count, answer),
+                Admission::NoRoom => {}
             }
         };
         if !planted("keeper_not_woken") {
-            self.handed_in.notify_one();
+            self.appended.notify_one();
         }
         match timeout_at(deadline, answer).await {
             Ok(answer) => answer.map_err(|_| QueueError::Closed)?,
@@ -150,43 +150,43 @@ impl Buffer {
         }
     }
 
-    fn hand_in(
+    fn admit(
         &self,
-        stream: &Stream,
+        stream: &CarId,
         is_patient: bool,
         is_in_time: bool,
         make: &mut Option<impl FnOnce(&mut Stamps) -> Vec<NewEntry>>,
-    ) -> Result<HandedIn, QueueError> {
+    ) -> Result<Admission, QueueError> {
         let mut inner = self.inner();
         if inner.is_closed {
             return Err(QueueError::Closed);
         }
         if inner.is_full() && is_in_time {
             // Another source took the room first.
-            return Ok(HandedIn::NoRoom);
+            return Ok(Admission::NoRoom);
         }
         let entries = make.take().map(|make| make(&mut inner.stamps)).unwrap_or_default();
         let mut group = inner.group(stream, entries, is_patient);
         let count = group.entries.len();
         if inner.is_full() {
             inner.stall();
-            inner.thin();
+            inner.downsample();
         }
         if inner.is_full() {
-            inner.shed.dropped += count as u64;
-            return Ok(HandedIn::Answered(vec![Appended::Dropped(DropReason::Storage); count]));
+            inner.discarded.dropped += count as u64;
+            return Ok(Admission::Answered(vec![Appended::Dropped(DropReason::Storage); count]));
         }
         let is_stalled = inner.stalled.is_some() && !is_patient;
         inner.entries += count;
         inner.bytes += group.bytes;
         if is_stalled {
             inner.groups.push_back(group);
-            return Ok(HandedIn::Answered(vec![Appended::Buffered; count]));
+            return Ok(Admission::Answered(vec![Appended::Buffered; count]));
         }
         let (reply, answer) = oneshot::channel();
         group.reply = Some(reply);
         inner.groups.push_back(group);
-        Ok(HandedIn::Waits(count, answer))
+        Ok(Admission::Waits(count, answer))
     }
 
     /// Waits until there is room or the buffer is closed.
@@ -208,23 +208,23 @@ impl Buffer {
     }
 
     /// Waits until entries may have been appended.
-    pub(super) async fn handed_in(&self) {
-        self.handed_in.notified().await;
+    pub(super) async fn appended(&self) {
+        self.appended.notified().await;
     }
 
     /// Takes the buffered entries, for the queue worker to store. They count towards the buffer's
     /// size until they are [settled](Buffer::settle).
-    pub(super) fn take(&self) -> (VecDeque<Group>, Shed) {
+    pub(super) fn take(&self) -> (VecDeque<Group>, Discarded) {
         let mut inner = self.inner();
-        (std::mem::take(&mut inner.groups), std::mem::take(&mut inner.shed))
+        (std::mem::take(&mut inner.groups), std::mem::take(&mut inner.discarded))
     }
 
     /// Returns entries to the front of the buffer after a disk error.
-    pub(super) fn put_back(&self, groups: VecDeque<Group>, shed: Shed) {
+    pub(super) fn put_back(&self, groups: VecDeque<Group>, shed: Discarded) {
         let mut inner = self.inner();
         let lost = if planted("memory_loses_the_oldest") { 1 } else { 0 };
         for mut group in groups.into_iter().skip(lost).rev() {
-            if !group.is_patient
+            if !group.is_blocking
                 && let Some(reply) = group.reply.take()
             {
                 // The caller may already be gone.
@@ -235,8 +235,8 @@ impl Buffer {
                 false => inner.groups.push_front(group),
             }
         }
-        inner.shed.thinned += shed.thinned;
-        inner.shed.dropped += shed.dropped;
+        inner.discarded.downsampled += shed.downsampled;
+        inner.discarded.dropped += shed.dropped;
         // Mark the disk as stalled: the next settled group clears it.
         if inner.entries > 0 {
             inner.stall();
@@ -270,9 +270,9 @@ impl Buffer {
 
     /// Returns the number of entries in memory, since when the disk has been stalled, and the
     /// discarded entries that are not yet recorded on disk.
-    pub(super) fn status(&self) -> (u64, Option<Instant>, Shed) {
+    pub(super) fn status(&self) -> (u64, Option<Instant>, Discarded) {
         let inner = self.inner();
-        (inner.entries as u64, inner.stalled, inner.shed)
+        (inner.entries as u64, inner.stalled, inner.discarded)
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner> {
@@ -284,33 +284,33 @@ impl Buffer {
 const FOREVER: Duration = Duration::from_hours(365 * 24);
 
 impl Inner {
-    fn group(&mut self, stream: &Stream, entries: Vec<NewEntry>, is_patient: bool) -> Group {
+    fn group(&mut self, stream: &CarId, entries: Vec<NewEntry>, is_patient: bool) -> Group {
         let bytes = entries.iter().map(|entry| entry.json.len()).sum();
         let waiting = |NewEntry { captured_at, driven_at, content, json }| {
-            let marks = self.marks(stream, content);
-            Waiting { captured_at, driven_at, content, marks, json, outcome: None }
+            let marks = self.retention_flags(stream, content);
+            Pending { captured_at, driven_at, content, flags: marks, json, outcome: None }
         };
         Group {
             stream: stream.clone(),
             entries: entries.into_iter().map(waiting).collect(),
             reply: None,
-            is_patient,
+            is_blocking: is_patient,
             bytes,
         }
     }
 
     /// The retention flags of a frame, derived from the previous frame of its stream.
-    fn marks(&mut self, stream: &Stream, content: Content) -> Marks {
-        let Content::Frame(situation) = content else { return Marks::default() };
+    fn retention_flags(&mut self, stream: &CarId, content: Content) -> RetentionFlags {
+        let Content::Frame(situation) = content else { return RetentionFlags::default() };
         match self.replace_situation(stream, situation) {
-            None => Marks::KEPT,
-            Some(before) if before.lap != situation.lap => Marks::KEPT_WITH_THE_ONE_BEFORE,
-            Some(before) if before != situation => Marks::KEPT,
-            Some(_) => Marks::default(),
+            None => RetentionFlags::KEEP,
+            Some(before) if before.lap != situation.lap => RetentionFlags::KEEP_WITH_PREDECESSOR,
+            Some(before) if before != situation => RetentionFlags::KEEP,
+            Some(_) => RetentionFlags::default(),
         }
     }
 
-    fn replace_situation(&mut self, stream: &Stream, now: Situation) -> Option<Situation> {
+    fn replace_situation(&mut self, stream: &CarId, now: Situation) -> Option<Situation> {
         if let Some(index) = self.situations.iter().rposition(|(known, _)| known == stream) {
             self.situations[index..].rotate_left(1);
             return self.situations.last_mut().map(|(_, before)| std::mem::replace(before, now));
@@ -332,13 +332,13 @@ impl Inner {
 
     /// Removes every second buffered frame of each stream, except frames that are marked and frames
     /// whose successor must keep its predecessor.
-    fn thin(&mut self) {
+    fn downsample(&mut self) {
         // Per stream, about the next newer frame: whether it is removed, and whether it keeps its
         // predecessor.
-        let mut after: HashMap<Stream, (bool, bool)> = HashMap::new();
+        let mut after: HashMap<CarId, (bool, bool)> = HashMap::new();
         let (mut entries, mut bytes) = (0, 0);
         for group in self.groups.iter_mut().rev() {
-            if group.is_patient {
+            if group.is_blocking {
                 continue;
             }
             let before = group.entries.len();
@@ -346,9 +346,9 @@ impl Inner {
             let mut kept = Vec::with_capacity(before);
             for entry in group.entries.drain(..).rev() {
                 let is_frame = matches!(entry.content, Content::Frame(_));
-                let may_go = is_frame && !*is_wanted && !entry.marks.is_kept();
+                let may_go = is_frame && !*is_wanted && !entry.flags.is_kept();
                 if is_frame {
-                    *is_wanted = entry.marks.keeps_the_one_before();
+                    *is_wanted = entry.flags.keeps_predecessor();
                 }
                 *goes = may_go && !*goes;
                 // Keep entries whose caller still waits for their outcomes.
@@ -366,6 +366,6 @@ impl Inner {
         self.groups.retain(|group| !group.entries.is_empty());
         self.entries -= entries;
         self.bytes = self.bytes.saturating_sub(bytes);
-        self.shed.thinned += entries as u64;
+        self.discarded.downsampled += entries as u64;
     }
 }

@@ -2,19 +2,19 @@
 
 use std::io;
 
+use super::engine::{Cursor, cursors_of};
 use super::lock::Lock;
-use super::log::{Cursor, cursors_of};
-use super::segments::inspect::{Untouched, is_store};
-use super::{OpenError, examine};
+use super::segments::scan::{StoreScan, is_store};
+use super::{OpenError, report};
 use crate::config::QueueConfig;
 use crate::entry::Seq;
 
-pub use super::examine::{Examination, Finding, Place, out_of_order};
+pub use super::report::{EntryPosition, Finding, SegmentReport, out_of_order};
 
 /// An inspected queue. Holds the queue's lock, so that no other process can open it.
 #[derive(Debug)]
 pub struct Inspection {
-    store: Untouched,
+    store: StoreScan,
     cursors: Vec<Cursor>,
     _lock: Lock,
 }
@@ -30,8 +30,8 @@ impl Inspection {
         let lock = Lock::take(&queue.path)
             .map_err(storage)?
             .map_err(|owner| OpenError::InUse { path: path(), owner })?;
-        let store = Untouched::look(&queue.path).map_err(storage)?;
-        let cursors = cursors_of(&store.mark().books).map_err(storage)?;
+        let store = StoreScan::scan(&queue.path).map_err(storage)?;
+        let cursors = cursors_of(&store.last_checkpoint().metadata).map_err(storage)?;
         Ok(Self { store, cursors, _lock: lock })
     }
 
@@ -48,13 +48,13 @@ impl Inspection {
     /// The oldest position and the one after the newest, as far as they are known without reading
     /// entries.
     pub fn ends(&self) -> (Seq, Seq) {
-        (Seq(self.store.mark().head), self.store.tail())
+        (Seq(self.store.last_checkpoint().head), self.store.tail())
     }
 
     /// Checks the segment that contains `from`, or else the next one; `None` at the end of the
     /// queue.
-    pub fn examine(&self, from: Seq) -> io::Result<Option<Examination>> {
-        Ok(self.store.examine(from)?.as_ref().map(examine::examine))
+    pub fn examine(&self, from: Seq) -> io::Result<Option<SegmentReport>> {
+        Ok(self.store.examine(from)?.as_ref().map(report::check))
     }
 
     /// Entries lost to damage by the time the queue was last used; if the destinations differ, the
@@ -67,7 +67,7 @@ impl Inspection {
     /// The destinations whose ledger does not balance, with the number of entries that left the
     /// queue and are missing from it. Any is a bug in pitwire.
     pub fn imbalances(&self) -> Vec<(String, i64)> {
-        let mark = self.store.mark();
+        let mark = self.store.last_checkpoint();
         let missing = |cursor: &Cursor| cursor.imbalance(Seq(mark.head), mark.released);
         let named = self.cursors.iter().map(|cursor| (cursor.name.to_string(), missing(cursor)));
         named.filter(|(_, missing)| *missing != 0).collect()

@@ -46,9 +46,9 @@ pub struct Ledger {
     pub corrupt: u64,
     pub storage: u64,
     /// Removed by downsampling to make room; neighbouring frames were kept.
-    pub thinned: u64,
+    pub downsampled: u64,
     /// Dead letters: entries that the server refused.
-    pub quarantined: u64,
+    pub dead_letters: u64,
     /// Entries that left before they were assigned a position; also included in the counts above.
     pub unplaced: u64,
     /// Dropped by an operator.
@@ -80,7 +80,7 @@ impl Ledger {
 
     /// All entries that left the queue, for any reason.
     pub fn gone(&self) -> u64 {
-        self.delivered + self.quarantined + self.thinned + self.dropped_in_all()
+        self.delivered + self.dead_letters + self.downsampled + self.dropped_in_all()
     }
 
     /// All dropped entries, for any reason.

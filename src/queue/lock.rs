@@ -37,7 +37,7 @@ impl Lock {
         };
         let path = folder.join(LOCK);
         if disk::is_no_file(&path) {
-            super::segments::set_stray_aside(folder, LOCK)?;
+            super::segments::quarantine_stray(folder, LOCK)?;
         }
         let mut options = disk::options();
         options.create(true).truncate(false).write(true);
@@ -55,7 +55,7 @@ impl Lock {
         // The owner is in a second file because other processes cannot read a locked file on
         // Windows.
         if disk::is_no_file(&folder.join(OWNER)) {
-            super::segments::set_stray_aside(folder, OWNER)?;
+            super::segments::quarantine_stray(folder, OWNER)?;
         }
         // The file only names the owner for people: a full disk must not prevent a start.
         if let Err(error) = Owner::set_process(folder) {

@@ -12,27 +12,27 @@
 //! - The [ledger] balances against the positions at all times.
 
 mod buffer;
-mod bytes;
 mod disk;
-mod examine;
-pub mod fates;
+pub mod disposition;
+mod downsampling;
+mod engine;
+mod framing;
 pub(crate) mod free_space;
 pub mod inspect;
-mod journal;
-mod keeper;
 pub mod ledger;
 mod lock;
-mod log;
-mod notes;
 pub mod operator;
 mod owner;
 mod reader;
 pub mod record;
+mod report;
 pub mod segments;
+mod side_log;
 mod sled;
 pub mod store;
-mod thinning;
+mod wal;
 mod watchdog;
+mod worker;
 mod writer;
 
 use std::convert::Infallible;
@@ -46,14 +46,14 @@ use tokio::time::Instant;
 
 use self::buffer::Buffer;
 pub(crate) use self::disk::replace_undurably;
+use self::engine::Engine;
 use self::ledger::{DropReason, Ledger};
-use self::log::Log;
 pub use self::reader::{Batch, LookedAhead, Reader};
 use self::store::Store;
 pub use self::watchdog::Stuck;
 pub use self::writer::{Stamps, Writer};
 use crate::config::{self, Durability, QUEUE_CHANNEL_COMMANDS, SERVER, WhenFull};
-use crate::entry::{CapturedAt, Seq, Situation, StintId, Stream};
+use crate::entry::{CapturedAt, CarId, Seq, Situation, StintId};
 
 /// The first position of a new queue.
 pub const FIRST: Seq = Seq(1);
@@ -91,7 +91,7 @@ impl Limits {
     }
 
     /// The approximate number of records in a segment.
-    fn stretch_entries(&self) -> u64 {
+    fn segment_entries(&self) -> u64 {
         segments::segment_entries(self.max_entries)
     }
 
@@ -111,7 +111,7 @@ impl Limit {
     /// One record, however large.
     pub const ONE: Self = Self { entries: 1, bytes: usize::MAX };
     /// Everything that the store returns in one read: at most one segment.
-    const ALL_OF_A_STRETCH: Self = Self { entries: usize::MAX, bytes: usize::MAX };
+    const WHOLE_SEGMENT: Self = Self { entries: usize::MAX, bytes: usize::MAX };
 }
 
 /// An entry from a source. The queue assigns its position and stint.
@@ -152,7 +152,7 @@ pub enum Appended {
 }
 
 /// A stream and its current stint.
-pub type StreamStint = (Stream, StintId);
+pub type StreamStint = (CarId, StintId);
 
 /// A snapshot of the queue's state and counters.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -292,7 +292,7 @@ pub fn open_existing(
     stint: &config::StintConfig,
     now: CapturedAt,
 ) -> Result<(Writer, Vec<Reader>, Closed), OpenError> {
-    if !segments::inspect::is_store(&queue.path) {
+    if !segments::scan::is_store(&queue.path) {
         return Err(OpenError::Missing { path: queue.path.display().to_string() });
     }
     let limits = Limits {
@@ -363,7 +363,7 @@ pub fn with_store<S: Store>(
     now: CapturedAt,
 ) -> io::Result<((Writer, Vec<Reader>), impl Future<Output = ()> + Send + use<S>)> {
     let durability = limits.durability;
-    let mut log = Log::open(store, limits, destinations, now)?;
+    let mut log = Engine::open(store, limits, destinations, now)?;
     let status = log.status();
     let buffer = Arc::new(Buffer::new(Stamps::after(status.newest)));
     let (commands, inbox) = mpsc::channel(QUEUE_CHANNEL_COMMANDS);
@@ -372,5 +372,5 @@ pub fn with_store<S: Store>(
     let names = log.destinations().into_iter().enumerate();
     let readers =
         names.map(|(of, name)| Reader::new(commands.clone(), of, name, status.clone())).collect();
-    Ok(((writer, readers), keeper::run(log, durability, buffer, inbox, publisher)))
+    Ok(((writer, readers), worker::run(log, durability, buffer, inbox, publisher)))
 }

@@ -5,84 +5,84 @@
 
 use tokio::sync::mpsc;
 
-use super::examine::Examination;
-use super::fates::DestinationFate;
-use super::keeper::Command;
-pub use super::log::{DropStep, Mended, Peeked, StintSession};
+use super::disposition::DestinationFate;
+pub use super::engine::{Peeked, PurgeStep, Repaired, StintSession};
 use super::reader::ask;
+use super::report::SegmentReport;
+use super::worker::Request;
 use super::{Limit, QueueError};
 use crate::config::{PAGE_BYTES, PAGE_ENTRIES};
-use crate::entry::{CapturedAt, Seq, Stream};
+use crate::entry::{CapturedAt, CarId, Seq};
 
 /// The operator's handle for a queue. Clones share one queue.
 #[derive(Clone, Debug)]
 pub struct Operator {
-    commands: mpsc::Sender<Command>,
+    requests: mpsc::Sender<Request>,
 }
 
 impl Operator {
-    pub(super) fn new(commands: mpsc::Sender<Command>) -> Self {
-        Self { commands }
+    pub(super) fn new(commands: mpsc::Sender<Request>) -> Self {
+        Self { requests: commands }
     }
 
     /// Reads entries from `from`: at most `entries`, and no more than a page of [`PAGE_ENTRIES`]
     /// and [`PAGE_BYTES`]. Empty at the end of the queue.
     pub async fn peek(&self, from: Seq, entries: usize) -> Result<Vec<Peeked>, QueueError> {
         let limit = Limit { entries: entries.clamp(1, PAGE_ENTRIES), bytes: PAGE_BYTES };
-        ask(&self.commands, |reply| Command::Peek { from, limit, reply }).await
+        ask(&self.requests, |reply| Request::Peek { from, limit, reply }).await
     }
 
     /// The disposition of the entry at `seq` for each destination.
-    pub async fn fates(&self, seq: Seq) -> Result<Vec<DestinationFate>, QueueError> {
-        ask(&self.commands, |reply| Command::Fates { seq, reply }).await
+    pub async fn dispositions(&self, seq: Seq) -> Result<Vec<DestinationFate>, QueueError> {
+        ask(&self.requests, |reply| Request::Fates { seq, reply }).await
     }
 
     /// Reads every byte of the segment that contains `from`, or else of the next one, without
     /// changing it; `None` at the end of the queue.
-    pub async fn examine(&self, from: Seq) -> Result<Option<Examination>, QueueError> {
-        ask(&self.commands, |reply| Command::Examine { from, reply }).await
+    pub async fn scan(&self, from: Seq) -> Result<Option<SegmentReport>, QueueError> {
+        ask(&self.requests, |reply| Request::Scan { from, reply }).await
     }
 
     /// Repairs the segment that contains `from`, or else the next one, by reading it as a reader
     /// would: a damaged segment is moved to quarantine, readable records are kept, and the rest is
     /// counted as lost.
-    pub async fn mend(&self, from: Seq) -> Result<Option<Mended>, QueueError> {
-        ask(&self.commands, |reply| Command::Mend { from, reply }).await
+    pub async fn repair(&self, from: Seq) -> Result<Option<Repaired>, QueueError> {
+        ask(&self.requests, |reply| Request::Repair { from, reply }).await
     }
 
     /// Drops entries from `first` to `last` inclusive, as many as fit in one step. The result
     /// contains the range that remains to be dropped.
-    pub async fn drop_between(&self, first: Seq, last: Seq) -> Result<DropStep, QueueError> {
-        ask(&self.commands, |reply| Command::Drop { first, last, reply }).await
+    pub async fn purge(&self, first: Seq, last: Seq) -> Result<PurgeStep, QueueError> {
+        ask(&self.requests, |reply| Request::Purge { first, last, reply }).await
     }
 
     /// The dead letters, oldest first, and the head of the queue: a dead letter below the head has
     /// left the queue, the others are still queued.
-    pub async fn refused(&self) -> Result<(String, Seq), QueueError> {
-        ask(&self.commands, |reply| Command::Refused { reply }).await
+    pub async fn dead_letters(&self) -> Result<(String, Seq), QueueError> {
+        ask(&self.requests, |reply| Request::DeadLetters { reply }).await
     }
 
     /// The known sessions that servers assigned to stints, newest last.
     pub async fn sessions(&self) -> Result<Vec<StintSession>, QueueError> {
-        ask(&self.commands, |reply| Command::Sessions { reply }).await
+        ask(&self.requests, |reply| Request::Sessions { reply }).await
     }
 
     /// Makes the stream's next entry, captured at about `at`, continue existing sessions:
     /// `sessions` are pairs of a server name and the session that it assigned to the stint
     /// elsewhere.
-    pub async fn go_on(
+    pub async fn continue_stint(
         &self,
-        stream: &Stream,
+        stream: &CarId,
         at: CapturedAt,
         sessions: Vec<(String, String)>,
     ) -> Result<(), QueueError> {
         let stream = stream.clone();
-        ask(&self.commands, |reply| Command::GoOn { stream, at, sessions, reply }).await
+        ask(&self.requests, |reply| Request::ContinueStint { stream, at, sessions, reply }).await
     }
 
     /// Returns the dead letters like [`Operator::refused`] and archives them, in place of the
     /// previous archive.
-    pub async fn take_refused(&self) -> Result<(String, Seq), QueueError> {
-        ask(&self.commands, |reply| Command::TakeRefused { reply }).await
+    pub async fn archive_dead_letters(&self) -> Result<(String, Seq), QueueError> {
+        ask(&self.requests, |reply| Request::ArchiveDeadLetters { reply }).await
     }
 }

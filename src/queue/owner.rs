@@ -10,7 +10,7 @@ use std::io;
 use std::path::Path;
 
 use super::disk;
-use super::segments::inspect::is_store;
+use super::segments::scan::is_store;
 use crate::config::pc_name;
 
 pub(super) const OWNER: &str = "owner";

@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::keeper::Command;
-use super::log::Index;
-pub use super::log::LookedAhead;
+use super::engine::Index;
+pub use super::engine::LookedAhead;
+use super::worker::Request;
 use super::{Limit, QueueError, QueueStatus};
 use crate::entry::{Entry, Kind, Seq, StintId};
 
@@ -50,7 +50,7 @@ impl Batch {
 
     /// Marks entries that the server does not take: they become dead letters with this reason and do
     /// not count as delivered.
-    pub fn quarantine(&mut self, refused: &[Seq], reason: &str) {
+    pub fn mark_refused(&mut self, refused: &[Seq], reason: &str) {
         let refused = self.entries.extract_if(.., |entry| refused.contains(&entry.seq));
         self.refused.extend(refused.map(|entry| Refused { entry, reason: reason.to_owned() }));
         self.refused.sort_by_key(|refused| refused.entry.seq);
@@ -60,8 +60,8 @@ impl Batch {
 /// The read end for one destination.
 #[derive(Debug)]
 pub struct Reader {
-    commands: mpsc::Sender<Command>,
-    of: Index,
+    requests: mpsc::Sender<Request>,
+    index: Index,
     destination: Arc<str>,
     /// The next batch starts here. Entries from the head up to here are in flight.
     cursor: Seq,
@@ -70,18 +70,18 @@ pub struct Reader {
 
 impl Reader {
     pub(super) fn new(
-        commands: mpsc::Sender<Command>,
+        commands: mpsc::Sender<Request>,
         of: Index,
         destination: Arc<str>,
         status: watch::Receiver<QueueStatus>,
     ) -> Self {
-        Self { commands, of, destination, cursor: Seq(0), status }
+        Self { requests: commands, index: of, destination, cursor: Seq(0), status }
     }
 
     /// Waits for entries that may be sent and returns those after the last batch. Cancel-safe.
     pub async fn next_batch(&mut self, limit: Limit) -> Result<Batch, QueueError> {
-        let (of, from) = (self.of, self.cursor);
-        let batch = self.ask(|reply| Command::Read { of, from, limit, reply }).await?;
+        let (of, from) = (self.index, self.cursor);
+        let batch = self.ask(|reply| Request::Read { of, from, limit, reply }).await?;
         if let Some(&(last, _)) = batch.records.last() {
             self.cursor = Seq(last.0 + 1);
         }
@@ -91,8 +91,8 @@ impl Reader {
     /// Reads undelivered entries of this destination starting at `from`, in flight or not, without
     /// advancing the cursor.
     pub async fn look_ahead(&self, from: Seq, limit: Limit) -> Result<LookedAhead, QueueError> {
-        let of = self.of;
-        self.ask(|reply| Command::LookAhead { of, from, limit, reply }).await
+        let of = self.index;
+        self.ask(|reply| Request::LookAhead { of, from, limit, reply }).await
     }
 
     /// Returns all in-flight batches to the queue: the next batch starts with the oldest entry.
@@ -102,28 +102,28 @@ impl Reader {
 
     /// Acknowledges a batch whose entries the server has. Batches must be acknowledged in the order
     /// in which they were read; any other order is an error.
-    pub async fn remove(&mut self, batch: Batch) -> Result<(), QueueError> {
-        let of = self.of;
-        self.ask(|reply| Command::Remove { of, batch, reply: Some(reply) }).await
+    pub async fn ack(&mut self, batch: Batch) -> Result<(), QueueError> {
+        let of = self.index;
+        self.ask(|reply| Request::Ack { of, batch, reply: Some(reply) }).await
     }
 
     /// Acknowledges a batch without waiting for the disk; a failure is returned by the next
     /// [`Reader::next_batch`]. Saves a live frame one thread switch.
-    pub async fn remove_soon(&mut self, batch: Batch) -> Result<(), QueueError> {
-        let remove = Command::Remove { of: self.of, batch, reply: None };
-        self.commands.send(remove).await.map_err(|_| QueueError::Closed)
+    pub async fn ack_unconfirmed(&mut self, batch: Batch) -> Result<(), QueueError> {
+        let remove = Request::Ack { of: self.index, batch, reply: None };
+        self.requests.send(remove).await.map_err(|_| QueueError::Closed)
     }
 
     /// The stint of the oldest undelivered entry, or of the next entry if everything is delivered.
     pub async fn stint(&mut self) -> Result<StintId, QueueError> {
-        let of = self.of;
-        self.ask(|reply| Command::Stint { of, reply }).await
+        let of = self.index;
+        self.ask(|reply| Request::Stint { of, reply }).await
     }
 
     /// The setup that was in force in `stint` just before the oldest undelivered entry.
     pub async fn setup_in_force(&mut self, stint: StintId) -> Result<Option<Entry>, QueueError> {
-        let of = self.of;
-        self.ask(|reply| Command::SetupInForce { of, stint, reply }).await
+        let of = self.index;
+        self.ask(|reply| Request::SetupInForce { of, stint, reply }).await
     }
 
     /// The session that `server` assigned to `stint`, if it is known.
@@ -132,7 +132,7 @@ impl Reader {
         stint: StintId,
         server: &str,
     ) -> Result<Option<String>, QueueError> {
-        self.ask(|reply| Command::Session { stint, server: server.into(), reply }).await
+        self.ask(|reply| Request::Session { stint, server: server.into(), reply }).await
     }
 
     /// Stores the session that `server` assigned to `stint`; survives restarts.
@@ -143,7 +143,7 @@ impl Reader {
         session: &str,
     ) -> Result<(), QueueError> {
         let (server, session) = (server.into(), session.into());
-        self.ask(|reply| Command::SetSession { stint, server, session, reply }).await
+        self.ask(|reply| Request::SetSession { stint, server, session, reply }).await
     }
 
     /// The status as of the queue worker's last step.
@@ -159,21 +159,21 @@ impl Reader {
     /// Entries not yet delivered to this destination.
     pub fn queued(&self) -> u64 {
         let status = self.status.borrow();
-        status.destinations.get(self.of).map_or(0, |destination| destination.queued)
+        status.destinations.get(self.index).map_or(0, |destination| destination.queued)
     }
 
     async fn ask<T>(
         &self,
-        command: impl FnOnce(oneshot::Sender<Result<T, QueueError>>) -> Command,
+        command: impl FnOnce(oneshot::Sender<Result<T, QueueError>>) -> Request,
     ) -> Result<T, QueueError> {
-        ask(&self.commands, command).await
+        ask(&self.requests, command).await
     }
 }
 
 /// Sends a command to the queue worker and waits for the reply.
 pub(super) async fn ask<T>(
-    commands: &mpsc::Sender<Command>,
-    command: impl FnOnce(oneshot::Sender<Result<T, QueueError>>) -> Command,
+    commands: &mpsc::Sender<Request>,
+    command: impl FnOnce(oneshot::Sender<Result<T, QueueError>>) -> Request,
 ) -> Result<T, QueueError> {
     let (reply, answer) = oneshot::channel();
     commands.send(command(reply)).await.map_err(|_| QueueError::Closed)?;

@@ -17,25 +17,25 @@ const RELAYED: u8 = 2;
 const MAX_RANK: u32 = 16;
 
 /// The fields of a record, in their order on disk.
-type Record<Text> = (StintId, CapturedAt, Kind, Marks, Text);
-type Relayed<Text> = (StintId, CapturedAt, Kind, Marks, Text, CapturedAt);
+type Record<Text> = (StintId, CapturedAt, Kind, RetentionFlags, Text);
+type Relayed<Text> = (StintId, CapturedAt, Kind, RetentionFlags, Text, CapturedAt);
 
 /// The retention flags of a frame, which control downsampling.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Marks(u8);
+pub struct RetentionFlags(u8);
 
-impl Marks {
+impl RetentionFlags {
     /// Downsampling never removes this frame.
-    pub const KEPT: Self = Self(1);
+    pub const KEEP: Self = Self(1);
     /// Downsampling removes neither this frame nor its predecessor.
-    pub const KEPT_WITH_THE_ONE_BEFORE: Self = Self(3);
+    pub const KEEP_WITH_PREDECESSOR: Self = Self(3);
 
     pub fn is_kept(self) -> bool {
         self.0 & 1 != 0
     }
 
-    pub fn keeps_the_one_before(self) -> bool {
+    pub fn keeps_predecessor(self) -> bool {
         self.0 & 2 != 0
     }
 
@@ -85,7 +85,7 @@ pub fn encode(
     stint: StintId,
     captured_at: CapturedAt,
     kind: Kind,
-    marks: Marks,
+    marks: RetentionFlags,
     json: &str,
 ) -> Result<Vec<u8>, EncodeError> {
     let mut bytes = Vec::with_capacity(json.len() + 32);
@@ -101,7 +101,7 @@ pub fn encode_relayed(
     captured_at: CapturedAt,
     driven_at: CapturedAt,
     kind: Kind,
-    marks: Marks,
+    marks: RetentionFlags,
     json: &str,
 ) -> Result<Vec<u8>, EncodeError> {
     let mut bytes = Vec::with_capacity(json.len() + 48);
@@ -132,19 +132,19 @@ pub fn decode(seq: Seq, bytes: &[u8]) -> Result<Entry, DecodeError> {
 }
 
 /// The stint, kind and retention flags of a record; `None` if it cannot be decoded.
-pub(super) fn marks(bytes: &[u8]) -> Option<(StintId, Kind, Marks)> {
-    let (stint, _, kind, marks, _) = lent(bytes)?;
+pub(super) fn retention(bytes: &[u8]) -> Option<(StintId, Kind, RetentionFlags)> {
+    let (stint, _, kind, marks, _) = borrow(bytes)?;
     Some((stint, kind, marks))
 }
 
 /// The stint of a record, and its `captured_at`, which defines the queue's order.
-pub(super) fn place(bytes: &[u8]) -> Option<(StintId, CapturedAt)> {
-    let (stint, captured_at, ..) = lent(bytes)?;
+pub(super) fn stint_and_time(bytes: &[u8]) -> Option<(StintId, CapturedAt)> {
+    let (stint, captured_at, ..) = borrow(bytes)?;
     Some((stint, captured_at))
 }
 
 /// The fields that both versions have in common, borrowed from the record.
-fn lent(bytes: &[u8]) -> Option<Record<&str>> {
+fn borrow(bytes: &[u8]) -> Option<Record<&str>> {
     let (version, rest) = bytes.split_first()?;
     match *version {
         VERSION => rmp_serde::from_slice(rest).ok(),
@@ -159,7 +159,7 @@ fn lent(bytes: &[u8]) -> Option<Record<&str>> {
 
 /// The stint of a record.
 pub(super) fn stint(bytes: &[u8]) -> Option<StintId> {
-    marks(bytes).map(|(stint, ..)| stint)
+    retention(bytes).map(|(stint, ..)| stint)
 }
 
 #[cfg(test)]
@@ -177,7 +177,7 @@ mod tests {
             let entry = Entry {
                 seq: Seq(7), stint: StintId(stint), captured_at: CapturedAt(at), kind, json,
             };
-            let bytes = encode(entry.stint, entry.captured_at, kind, Marks::KEPT, &entry.json).unwrap();
+            let bytes = encode(entry.stint, entry.captured_at, kind, RetentionFlags::KEEP, &entry.json).unwrap();
             prop_assert_eq!(decode(Seq(7), &bytes).unwrap(), entry);
         }
 
@@ -187,11 +187,11 @@ mod tests {
         ) {
             let (stint, kind) = (StintId(3), Kind::Frame);
             let (here, there) = (CapturedAt(here), CapturedAt(there));
-            let bytes = encode_relayed(stint, here, there, kind, Marks::KEPT, &json).unwrap();
+            let bytes = encode_relayed(stint, here, there, kind, RetentionFlags::KEEP, &json).unwrap();
             let entry = Entry { seq: Seq(7), stint, captured_at: there, kind, json };
             prop_assert_eq!(decode(Seq(7), &bytes).unwrap(), entry);
-            prop_assert_eq!(place(&bytes), Some((stint, here)));
-            prop_assert_eq!(marks(&bytes), Some((stint, kind, Marks::KEPT)));
+            prop_assert_eq!(stint_and_time(&bytes), Some((stint, here)));
+            prop_assert_eq!(retention(&bytes), Some((stint, kind, RetentionFlags::KEEP)));
         }
 
         #[test]
@@ -201,14 +201,14 @@ mod tests {
 
         #[test]
         fn a_record_cut_short_is_refused(cut in 0_usize..40) {
-            let bytes = encode(StintId(1), CapturedAt(2), Kind::Frame, Marks::default(), &"x".repeat(40)).unwrap();
+            let bytes = encode(StintId(1), CapturedAt(2), Kind::Frame, RetentionFlags::default(), &"x".repeat(40)).unwrap();
             prop_assert!(decode(Seq(1), &bytes[..cut]).is_err());
         }
     }
 
     #[test]
     fn the_bytes_on_disk_stay_what_they_are() {
-        let marks = Marks::KEPT_WITH_THE_ONE_BEFORE;
+        let marks = RetentionFlags::KEEP_WITH_PREDECESSOR;
         let bytes = encode(StintId(3), CapturedAt(1000), Kind::Setup, marks, "{}").unwrap();
         assert_eq!(bytes, b"\x01\x95\x03\xcd\x03\xe8\xa5Setup\x03\xa2{}");
         let (here, there) = (CapturedAt(1000), CapturedAt(7));

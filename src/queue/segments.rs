@@ -43,15 +43,15 @@
 //! - Facts are plain files because their loss would be silent: a sled database that is written to
 //!   forever is the arrangement that failed the power-cut tests.
 
+mod active;
+mod check;
 mod checkpoint;
-mod examine;
 mod facts;
 mod folder;
-pub(super) mod inspect;
-mod newest;
-mod packed;
 mod recover;
 mod rewrite;
+pub(super) mod scan;
+mod sealed;
 mod space;
 mod start;
 
@@ -59,16 +59,18 @@ use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use self::checkpoint::{Checkpoint, Checkpoints};
-pub(super) use self::folder::set_stray_aside;
-use self::folder::{Old, Segment, Span, build, discard, held, publish, remove_other_journals};
-use self::newest::NewestSegment;
-use self::packed::{Packed, Packer};
-use self::recover::{Trust, gaps, write_mark};
-use super::journal::{self, Journal, Mark};
+use self::active::ActiveSegment;
+use self::checkpoint::{CheckpointFile, SavedCheckpoint};
+pub(super) use self::folder::quarantine_stray;
+use self::folder::{
+    Replaced, Segment, SeqRange, build, discard, publish, remove_other_wals, usage_of,
+};
+use self::recover::{Trust, gaps, write_checkpoint};
+use self::sealed::{BlockWriter, SealedSegment};
 use super::lock::Lock;
-use super::store::{Examined, Held, Notes, Store, Stretch};
-use super::{Limit, disk, notes};
+use super::store::{SegmentContents, SegmentInfo, SideLog, Store, Usage};
+use super::wal::{self, Checkpoint, Wal};
+use super::{Limit, disk, side_log};
 use crate::config::MAX_SAMPLE_BYTES;
 use crate::entry::Seq;
 use crate::planted::planted;
@@ -132,9 +134,9 @@ pub struct SegmentStore {
     /// The sealed segments, oldest first.
     sealed: VecDeque<Segment>,
     /// The active segment; `None` after an error, until the store is reopened.
-    newest: Option<NewestSegment>,
+    active: Option<ActiveSegment>,
     /// Cached blocks of sealed segments, most recently loaded last.
-    loaded: VecDeque<(Seq, Packed)>,
+    loaded: VecDeque<(Seq, SealedSegment)>,
     head: Seq,
     /// Segments below this position are not needed, even after a power cut.
     durable_head: Seq,
@@ -142,8 +144,8 @@ pub struct SegmentStore {
     appended: u64,
     released: u64,
     /// Unreleased records in all segments; retained while the store is failed.
-    held: Held,
-    books: Vec<u8>,
+    usage: Usage,
+    metadata: Vec<u8>,
     replaced: (u64, u64),
     /// The write-ahead log contains unsynced data.
     dirty: bool,
@@ -152,7 +154,7 @@ pub struct SegmentStore {
     largest_bytes: u64,
     /// Disk usage of everything except segments and the write-ahead log.
     other_bytes: u64,
-    checkpoints: Checkpoints,
+    checkpoints: CheckpointFile,
     /// Position ranges (inclusive) of lost records, until [`Store::take_lost`].
     lost_stretches: Vec<(Seq, Seq)>,
     /// All facts, so that files deleted by another program can be restored.
@@ -175,111 +177,111 @@ impl SegmentStore {
     /// Writes the checkpoint file. Call it only when everything is flushed. While a segment is
     /// being replaced, the previous checkpoint is kept: the replaced records would count twice or
     /// not at all.
-    fn note_checkpoint(&mut self) {
-        if let Some(newest) = &self.newest
+    fn save_checkpoint(&mut self) {
+        if let Some(newest) = &self.active
             && self.replaced == (0, 0)
         {
-            let (lo, lost, mark) = (newest.lo, self.lost(), self.mark());
-            self.checkpoints.write(&Checkpoint { lo, lost, mark });
+            let (lo, lost, mark) = (newest.base_seq, self.lost(), self.checkpoint());
+            self.checkpoints.write(&SavedCheckpoint { base_seq: lo, lost, checkpoint: mark });
         }
     }
 
-    fn newest(&mut self) -> io::Result<&mut NewestSegment> {
-        self.newest.as_mut().ok_or_else(not_open)
+    fn active(&mut self) -> io::Result<&mut ActiveSegment> {
+        self.active.as_mut().ok_or_else(not_open)
     }
 
     /// Closes the store until [`Store::reopen`], because the state of the disk is uncertain.
     fn fail<T>(&mut self, error: io::Error) -> io::Result<T> {
-        self.newest = None;
+        self.active = None;
         Err(error)
     }
 
-    fn mark(&self) -> Mark {
-        Mark {
+    fn checkpoint(&self) -> Checkpoint {
+        Checkpoint {
             head: self.head.0,
             tail: self.tail.0,
             appended: self.appended,
             released: self.released,
             replaced: self.replaced,
-            books: self.books.clone(),
+            metadata: self.metadata.clone(),
         }
     }
 
     /// Appends a checkpoint record to the write-ahead log. The ballast makes this possible on a
     /// full disk; otherwise nothing could be released and no space freed.
-    fn note_mark(&mut self) -> io::Result<()> {
-        let mark = self.mark();
-        self.with_ballast(|store| store.newest()?.journal.mark(&mark))?;
+    fn append_checkpoint(&mut self) -> io::Result<()> {
+        let mark = self.checkpoint();
+        self.with_ballast(|store| store.active()?.wal.append_checkpoint(&mark))?;
         self.dirty = true;
         Ok(())
     }
 
     /// Marks the records below `head` as released; returns their number and size.
-    fn release_below(&mut self, head: Seq) -> io::Result<Held> {
-        let mut released = Held::default();
+    fn release_below(&mut self, head: Seq) -> io::Result<Usage> {
+        let mut released = Usage::default();
         let mut index = 0;
         while let Some(segment) = self.sealed.get_mut(index)
-            && segment.span.lo < head
+            && segment.range.base_seq < head
         {
-            if segment.span.last < head {
-                released += std::mem::take(&mut segment.held);
+            if segment.range.last < head {
+                released += std::mem::take(&mut segment.pending);
                 index += 1;
                 continue;
             }
             if self.load(index)? == Loading::Replaced {
                 continue;
             }
-            let lo = self.sealed[index].span.lo;
-            let left = self.packed(lo).map(|packed| packed.holds_from(head)).unwrap_or_default();
-            released += std::mem::replace(&mut self.sealed[index].held, left) - left;
+            let lo = self.sealed[index].range.base_seq;
+            let left = self.loaded(lo).map(|packed| packed.usage_from(head)).unwrap_or_default();
+            released += std::mem::replace(&mut self.sealed[index].pending, left) - left;
             break;
         }
-        if let Some(newest) = &mut self.newest {
+        if let Some(newest) = &mut self.active {
             released += newest.release_below(head);
         }
-        self.held = self.held - released;
+        self.usage = self.usage - released;
         Ok(released)
     }
 
     /// The cached blocks of a segment.
-    fn packed(&mut self, lo: Seq) -> Option<&mut Packed> {
+    fn loaded(&mut self, lo: Seq) -> Option<&mut SealedSegment> {
         let mut loaded = self.loaded.iter_mut();
         loaded.find(|(loaded, _)| *loaded == lo).map(|(_, packed)| packed)
     }
 
     /// Loads the blocks of the sealed segment at `index` into the cache.
     fn load(&mut self, index: usize) -> io::Result<Loading> {
-        let Segment { span, all, level, .. } = self.sealed[index];
-        if self.packed(span.lo).is_some() {
+        let Segment { range: span, stored: all, level, .. } = self.sealed[index];
+        if self.loaded(span.base_seq).is_some() {
             return Ok(Loading::Done);
         }
         let path = span.path(&self.folder);
-        let (packed, trouble) = Packed::read(&path, span.lo, Some(all))?;
+        let (packed, trouble) = SealedSegment::read(&path, span.base_seq, Some(all))?;
         self.sealed[index].disk_bytes = disk::used(&path);
         self.measure_sealed();
         match trouble {
-            _ if packed.holds().records == all.records || planted("damage_not_counted") => {}
+            _ if packed.usage().records == all.records || planted("damage_not_counted") => {}
             trouble => {
                 let records = packed.all();
                 tracing::error!(
-                    segment = %span.lo, records = all.records, readable = records.len(),
+                    segment = %span.base_seq, records = all.records, readable = records.len(),
                     error = trouble.map(tracing::field::display),
                     "a queue segment is damaged; moved to quarantine, readable records are kept",
                 );
                 let seqs = records.iter().map(|(seq, _)| *seq);
-                let lost = gaps(span.lo.max(self.head), span.last, seqs, level);
+                let lost = gaps(span.base_seq.max(self.head), span.last, seqs, level);
                 let records = records.into_iter().filter(|(seq, _)| *seq >= self.head).collect();
-                self.rewrite(span, level, records, Old::Quarantine, None)?;
+                self.rewrite(span, level, records, Replaced::Quarantine, None)?;
                 // Only now: a failed attempt is repeated, and would report the loss again.
                 self.lost_stretches.extend(lost);
                 return Ok(Loading::Replaced);
             }
         }
-        self.keep_loaded(span.lo, packed);
+        self.keep_loaded(span.base_seq, packed);
         Ok(Loading::Done)
     }
 
-    fn keep_loaded(&mut self, lo: Seq, packed: Packed) {
+    fn keep_loaded(&mut self, lo: Seq, packed: SealedSegment) {
         while self.loaded.len() >= MAX_LOADED {
             self.loaded.pop_front();
         }
@@ -299,9 +301,9 @@ impl SegmentStore {
 
     fn try_rotate(&mut self) -> io::Result<()> {
         self.restore_facts();
-        let (tail, mark, boot) = (self.tail, self.mark(), self.options.boot.clone());
-        let (lo, held) = self.newest().map(|newest| (newest.lo, newest.held()))?;
-        let span = Span { lo, last: Seq(tail.0.saturating_sub(1)) };
+        let (tail, mark, boot) = (self.tail, self.checkpoint(), self.options.boot.clone());
+        let (lo, held) = self.active().map(|newest| (newest.base_seq, newest.usage()))?;
+        let span = SeqRange { base_seq: lo, last: Seq(tail.0.saturating_sub(1)) };
         let mut sealed = None;
         if held.records > 0 {
             let packed = match self.pack_newest() {
@@ -313,15 +315,15 @@ impl SegmentStore {
         }
         let published = sealed.as_ref().map_or(Ok(()), |_| publish(&self.folder, span));
         let begun = published
-            .and_then(|()| write_mark(&self.folder, &mark))
-            .and_then(|()| Journal::create(&self.folder, tail, &boot, &mark));
+            .and_then(|()| write_checkpoint(&self.folder, &mark))
+            .and_then(|()| Wal::create(&self.folder, tail, &boot, &mark));
         let journal = match begun {
             Ok(journal) => journal,
             Err(error) => return self.abort_rotation(span, error),
         };
         self.dirty = false;
         self.durable_head = self.head;
-        self.newest = Some(NewestSegment::new(tail, journal));
+        self.active = Some(ActiveSegment::new(tail, journal));
         if let Some((segment, packed)) = sealed {
             if self.head >= lo {
                 // The reader is within this segment: cache it instead of reading it again.
@@ -331,16 +333,16 @@ impl SegmentStore {
             self.measure_sealed();
         }
         // Its records are in the sealed segment, or were released.
-        remove_other_journals(&self.folder, tail);
+        remove_other_wals(&self.folder, tail);
         Ok(())
     }
 
     /// Packs the unreleased records of the active segment.
-    fn pack_newest(&mut self) -> io::Result<Packed> {
+    fn pack_newest(&mut self) -> io::Result<SealedSegment> {
         let head = self.head;
-        let newest = self.newest()?;
-        let mut packer = Packer::new(newest.lo);
-        newest.each(head.max(newest.lo), usize::MAX, |seq, record| {
+        let newest = self.active()?;
+        let mut packer = BlockWriter::new(newest.base_seq);
+        newest.each(head.max(newest.base_seq), usize::MAX, |seq, record| {
             packer.add(seq, record).map(|()| true)
         })?;
         packer.finish()
@@ -349,8 +351,8 @@ impl SegmentStore {
     /// Undoes a rotation that failed before the new write-ahead log existed: the old one stays
     /// active. If the new one may exist, the store is closed, because a start would continue with
     /// that, without the records that were appended to the old one meanwhile.
-    fn abort_rotation<T>(&mut self, span: Span, error: io::Error) -> io::Result<T> {
-        let new = journal::path(&self.folder, Seq(span.last.0 + 1));
+    fn abort_rotation<T>(&mut self, span: SeqRange, error: io::Error) -> io::Result<T> {
+        let new = wal::path(&self.folder, Seq(span.last.0 + 1));
         let is_undone =
             disk::exists(&new).is_ok_and(|exists| !exists) && discard(&self.folder, span).is_ok();
         disk::remove_leftover(&span.new_path(&self.folder));
@@ -358,12 +360,12 @@ impl SegmentStore {
     }
 
     fn is_rotation_due(&self) -> bool {
-        let Some(newest) = &self.newest else { return false };
-        let drained = newest.held().records == 0 && newest.journal.len() > DRAINED_BYTES;
+        let Some(newest) = &self.active else { return false };
+        let drained = newest.usage().records == 0 && newest.wal.len() > DRAINED_BYTES;
         // Seal early, during maintenance; otherwise the append that fills the segment would have to
         // wait.
         newest.len() >= (self.options.segment_entries * 7 / 8).max(1)
-            || newest.journal.len() >= self.options.segment_bytes
+            || newest.wal.len() >= self.options.segment_bytes
             || drained
     }
 
@@ -374,10 +376,10 @@ impl SegmentStore {
             false => self.durable_head,
         };
         while let Some(segment) = self.sealed.front()
-            && segment.span.last < needed_from
+            && segment.range.last < needed_from
         {
-            discard(&self.folder, segment.span)?;
-            let lo = segment.span.lo;
+            discard(&self.folder, segment.range)?;
+            let lo = segment.range.base_seq;
             self.loaded.retain(|(loaded, _)| *loaded != lo);
             self.sealed.pop_front();
             self.measure_sealed();
@@ -385,15 +387,15 @@ impl SegmentStore {
         Ok(())
     }
 
-    fn stretch(&self, segment: &Segment) -> Stretch {
-        let Segment { span, held, level, .. } = *segment;
-        Stretch { first: span.lo.max(self.head), last: span.last, held, level }
+    fn segment_info(&self, segment: &Segment) -> SegmentInfo {
+        let Segment { range: span, pending: held, level, .. } = *segment;
+        SegmentInfo { first: span.base_seq.max(self.head), last: span.last, usage: held, level }
     }
 }
 
 impl Store for SegmentStore {
     fn is_open(&self) -> bool {
-        self.newest.as_ref().is_some_and(|newest| !newest.journal.is_torn())
+        self.active.as_ref().is_some_and(|newest| !newest.wal.is_torn())
     }
 
     fn is_durable(&self) -> bool {
@@ -408,8 +410,8 @@ impl Store for SegmentStore {
         self.tail
     }
 
-    fn held(&self) -> Held {
-        self.held
+    fn usage(&self) -> Usage {
+        self.usage
     }
 
     fn appended(&self) -> u64 {
@@ -417,48 +419,48 @@ impl Store for SegmentStore {
     }
 
     fn lost(&self) -> u64 {
-        self.appended.saturating_sub(self.released + self.held.records)
+        self.appended.saturating_sub(self.released + self.usage.records)
     }
 
-    fn books(&self) -> Option<Vec<u8>> {
-        (!self.books.is_empty()).then(|| self.books.clone())
+    fn metadata(&self) -> Option<Vec<u8>> {
+        (!self.metadata.is_empty()).then(|| self.metadata.clone())
     }
 
     fn append(&mut self, record: &[u8]) -> io::Result<Seq> {
         let seq = self.tail;
-        let newest = self.newest()?;
+        let newest = self.active()?;
         if newest.len() >= SEGMENT_ENTRIES {
             self.rotate()?;
         }
-        self.newest()?.append(seq, record)?;
-        self.held += Held { records: 1, bytes: record.len() as u64 };
+        self.active()?.append(seq, record)?;
+        self.usage += Usage { records: 1, bytes: record.len() as u64 };
         self.dirty = true;
         self.tail = Seq(seq.0 + 1);
         self.appended += 1;
         Ok(seq)
     }
 
-    fn release(&mut self, head: Seq, books: &[u8]) -> io::Result<()> {
+    fn truncate(&mut self, head: Seq, books: &[u8]) -> io::Result<()> {
         let head = head.clamp(self.head, self.tail);
         if head > self.head {
             let released = self.release_below(head)?.records;
             self.released += if planted("release_not_counted") { 0 } else { released };
             self.head = head;
         }
-        self.books = books.to_vec();
-        match self.note_mark() {
+        self.metadata = books.to_vec();
+        match self.append_checkpoint() {
             Err(error) => self.fail(error),
             done => done,
         }
     }
 
-    fn stretches(&self) -> Vec<Stretch> {
-        let held = self.sealed.iter().filter(|segment| segment.held.records > 0);
-        held.map(|segment| self.stretch(segment)).collect()
+    fn sealed_segments(&self) -> Vec<SegmentInfo> {
+        let held = self.sealed.iter().filter(|segment| segment.pending.records > 0);
+        held.map(|segment| self.segment_info(segment)).collect()
     }
 
-    fn oldest_stretch(&self) -> Option<Stretch> {
-        self.sealed.iter().find(|s| s.held.records > 0).map(|segment| self.stretch(segment))
+    fn oldest_sealed_segment(&self) -> Option<SegmentInfo> {
+        self.sealed.iter().find(|s| s.pending.records > 0).map(|segment| self.segment_info(segment))
     }
 
     fn seal(&mut self) -> io::Result<()> {
@@ -475,18 +477,24 @@ impl Store for SegmentStore {
     ) -> io::Result<()> {
         // Includes the released part of the first segment. That segment may be missing if none of
         // it could be read.
-        let is_first = |s: &&Segment| s.span.lo <= first && first <= s.span.last;
-        let lo = self.sealed.iter().find(is_first).map_or(first, |s| s.span.lo);
-        self.rewrite(Span { lo, last }, level, records, Old::Discard, Some(books))
+        let is_first = |s: &&Segment| s.range.base_seq <= first && first <= s.range.last;
+        let lo = self.sealed.iter().find(is_first).map_or(first, |s| s.range.base_seq);
+        self.rewrite(
+            SeqRange { base_seq: lo, last },
+            level,
+            records,
+            Replaced::Discard,
+            Some(books),
+        )
     }
 
     fn flush(&mut self) -> io::Result<()> {
         let head = self.head;
         if !self.dirty {
-            return self.newest().map(drop);
+            return self.active().map(drop);
         }
         let is_locked = self.lock.as_ref().is_none_or(Lock::is_valid);
-        let journal = &self.newest()?.journal;
+        let journal = &self.active()?.wal;
         let missing = |text| Err(io::Error::new(io::ErrorKind::NotFound, text));
         let synced = match journal.is_there() {
             true if is_locked => journal.sync(),
@@ -500,7 +508,7 @@ impl Store for SegmentStore {
         }
         self.dirty = false;
         self.durable_head = head;
-        self.note_checkpoint();
+        self.save_checkpoint();
         Ok(())
     }
 
@@ -518,20 +526,20 @@ impl Store for SegmentStore {
     fn read(&mut self, from: Seq, limit: Limit) -> io::Result<Vec<(Seq, Vec<u8>)>> {
         let mut from = from.max(self.head);
         loop {
-            let newest = self.newest()?;
-            let lo = newest.lo;
-            let index = self.sealed.partition_point(|segment| segment.span.last < from);
+            let newest = self.active()?;
+            let lo = newest.base_seq;
+            let index = self.sealed.partition_point(|segment| segment.range.last < from);
             let Some(segment) = self.sealed.get(index).filter(|_| from < lo) else {
-                return match self.newest()?.read(from, limit) {
+                return match self.active()?.read(from, limit) {
                     Err(error) => self.fail(error),
                     records => records,
                 };
             };
-            let Span { lo, last } = segment.span;
+            let SeqRange { base_seq: lo, last } = segment.range;
             if self.load(index)? == Loading::Replaced {
                 continue;
             }
-            let records = self.packed(lo).map(|packed| packed.range(from, limit));
+            let records = self.loaded(lo).map(|packed| packed.range(from, limit));
             match records {
                 Some(records) if !records.is_empty() => return Ok(records),
                 _ => from = Seq(last.0 + 1),
@@ -539,13 +547,13 @@ impl Store for SegmentStore {
         }
     }
 
-    fn examine(&self, from: Seq) -> io::Result<Option<Examined>> {
+    fn read_segment(&self, from: Seq) -> io::Result<Option<SegmentContents>> {
         let from = from.max(self.head);
-        let newest = self.newest.as_ref().ok_or_else(not_open)?;
-        match self.sealed.iter().find(|segment| segment.span.last >= from) {
-            Some(segment) => examine::segment(&self.folder, segment.span, self.head).map(Some),
+        let newest = self.active.as_ref().ok_or_else(not_open)?;
+        match self.sealed.iter().find(|segment| segment.range.last >= from) {
+            Some(segment) => check::segment(&self.folder, segment.range, self.head).map(Some),
             None if from < self.tail => {
-                examine::journal(&self.folder, newest.lo, self.head, self.tail)
+                check::wal(&self.folder, newest.base_seq, self.head, self.tail)
             }
             None => Ok(None),
         }
@@ -560,24 +568,24 @@ impl Store for SegmentStore {
     }
 
     fn last(&self) -> Option<Seq> {
-        let newest = self.newest.as_ref().filter(|newest| newest.held().records > 0);
-        let newest = newest.map(NewestSegment::last);
-        let sealed = self.sealed.iter().rev().find(|segment| segment.held.records > 0);
-        newest.or(sealed.map(|segment| segment.span.last))
+        let newest = self.active.as_ref().filter(|newest| newest.usage().records > 0);
+        let newest = newest.map(ActiveSegment::last);
+        let sealed = self.sealed.iter().rev().find(|segment| segment.pending.records > 0);
+        newest.or(sealed.map(|segment| segment.range.last))
     }
 
-    fn note(&mut self, notes: Notes, line: &str) -> io::Result<()> {
-        notes::append(&self.folder, notes, line, self.options.notes_bytes)?;
+    fn append_line(&mut self, notes: SideLog, line: &str) -> io::Result<()> {
+        side_log::append(&self.folder, notes, line, self.options.notes_bytes)?;
         self.measure_others();
         Ok(())
     }
 
-    fn notes(&self, notes: Notes) -> io::Result<String> {
-        notes::read(&self.folder, notes)
+    fn lines(&self, notes: SideLog) -> io::Result<String> {
+        side_log::read(&self.folder, notes)
     }
 
-    fn take_notes(&mut self, notes: Notes) -> io::Result<String> {
-        let text = notes::take(&self.folder, notes)?;
+    fn archive_lines(&mut self, notes: SideLog) -> io::Result<String> {
+        let text = side_log::take(&self.folder, notes)?;
         self.measure_others();
         Ok(text)
     }
@@ -585,11 +593,11 @@ impl Store for SegmentStore {
     fn disk_bytes(&self) -> u64 {
         self.other_bytes
             + self.sealed_bytes
-            + self.newest.as_ref().map_or(0, NewestSegment::disk_bytes)
+            + self.active.as_ref().map_or(0, ActiveSegment::disk_bytes)
     }
 
     fn disk_bytes_with(&self, record: usize) -> u64 {
-        let journal = self.newest.as_ref().map_or(0, |newest| newest.journal.len()) + record as u64;
+        let journal = self.active.as_ref().map_or(0, |newest| newest.wal.len()) + record as u64;
         // The peak is while the write-ahead log is being sealed, or while two segments are merged
         // into one.
         let sealing = journal + journal / 16;
@@ -598,11 +606,11 @@ impl Store for SegmentStore {
     }
 
     fn reopen(&mut self) -> io::Result<()> {
-        self.newest = None;
+        self.active = None;
         if let Some(lock) = &mut self.lock {
             lock.renew()?;
         }
-        let trust = Trust::Nothing(self.mark());
+        let trust = Trust::Nothing(self.checkpoint());
         let mut opened = Self::start(&self.folder, self.options.clone(), &trust)?;
         opened.lock = self.lock.take();
         opened.lost_stretches.append(&mut self.lost_stretches);
@@ -617,9 +625,9 @@ impl Store for SegmentStore {
 
 impl Drop for SegmentStore {
     fn drop(&mut self) {
-        let Some(newest) = &mut self.newest else { return };
-        match newest.journal.close() {
-            Ok(()) => self.note_checkpoint(),
+        let Some(newest) = &mut self.active else { return };
+        match newest.wal.close() {
+            Ok(()) => self.save_checkpoint(),
             Err(error) => tracing::warn!(%error, "the queue was not closed cleanly"),
         }
         self.restore_facts();

@@ -83,7 +83,7 @@ pub(super) fn read(folder: &Path) -> io::Result<Vec<(Seq, Vec<u8>)>> {
 }
 
 /// Reads the raw bytes of the database in `folder`, to recover data that sled cannot read.
-pub(super) fn raw(folder: &Path) -> io::Result<Salvaged> {
+pub(super) fn read_raw(folder: &Path) -> io::Result<Salvaged> {
     disk::read(&folder.join(FILE))
 }
 

@@ -11,20 +11,20 @@ use crate::entry::Seq;
 
 /// The number and size of stored records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Held {
+pub struct Usage {
     pub records: u64,
     /// Total size of the records in bytes.
     pub bytes: u64,
 }
 
-impl AddAssign for Held {
+impl AddAssign for Usage {
     fn add_assign(&mut self, more: Self) {
         self.records += more.records;
         self.bytes += more.bytes;
     }
 }
 
-impl Sub for Held {
+impl Sub for Usage {
     type Output = Self;
 
     /// Saturates at zero.
@@ -38,30 +38,30 @@ impl Sub for Held {
 
 /// The side logs: line-oriented text stored beside the records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Notes {
+pub enum SideLog {
     /// Dead letters: entries that a server refused.
-    Refused,
+    DeadLetters,
     /// The dispositions of entries that have left the queue.
-    Fates,
+    Dispositions,
 }
 
 /// A sealed segment: a contiguous range of records that is no longer appended to and can be
 /// downsampled as a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stretch {
+pub struct SegmentInfo {
     /// Lower bound of its positions.
     pub first: Seq,
     /// Upper bound of its positions, inclusive.
     pub last: Seq,
     /// Its records that are not released.
-    pub held: Held,
+    pub usage: Usage,
     /// The downsampling level given to [`Store::replace`]; 0 if it was never replaced.
     pub level: u32,
 }
 
 /// The on-disk content of a sealed segment or of the active segment.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Examined {
+pub struct SegmentContents {
     /// Lower bound of its positions.
     pub first: Seq,
     /// Upper bound of its positions, inclusive.
@@ -93,7 +93,7 @@ pub trait Store: Send + 'static {
     fn tail(&self) -> Seq;
 
     /// The number and size of the records that [`Store::read`] can return.
-    fn held(&self) -> Held;
+    fn usage(&self) -> Usage;
 
     /// The number of records ever appended. After a crash, appends that did not survive are not
     /// counted.
@@ -109,21 +109,21 @@ pub trait Store: Send + 'static {
 
     /// The metadata last passed to [`Store::release`] or [`Store::replace`]; `None` for a new
     /// store.
-    fn books(&self) -> Option<Vec<u8>>;
+    fn metadata(&self) -> Option<Vec<u8>>;
 
     /// Appends a record at [`Store::tail`]. It becomes durable with the next [`Store::flush`].
     fn append(&mut self, record: &[u8]) -> io::Result<Seq>;
 
     /// Releases all records below `head` and stores the metadata `books` atomically with that.
     /// Durable after the next [`Store::flush`].
-    fn release(&mut self, head: Seq, books: &[u8]) -> io::Result<()>;
+    fn truncate(&mut self, head: Seq, books: &[u8]) -> io::Result<()>;
 
     /// The sealed segments that contain unreleased records, oldest first.
-    fn stretches(&self) -> Vec<Stretch>;
+    fn sealed_segments(&self) -> Vec<SegmentInfo>;
 
     /// The oldest sealed segment that contains unreleased records.
-    fn oldest_stretch(&self) -> Option<Stretch> {
-        self.stretches().into_iter().next()
+    fn oldest_sealed_segment(&self) -> Option<SegmentInfo> {
+        self.sealed_segments().into_iter().next()
     }
 
     /// Seals the active segment.
@@ -152,7 +152,7 @@ pub trait Store: Send + 'static {
 
     /// Reads the segment that contains `from`, or else the next one, from disk without changing it;
     /// `None` at the end.
-    fn examine(&self, from: Seq) -> io::Result<Option<Examined>>;
+    fn read_segment(&self, from: Seq) -> io::Result<Option<SegmentContents>>;
 
     /// Stores a rarely written fact; durable when this returns. `None` deletes it. Keys are file
     /// names: lower-case letters, digits, `_` and `-`.
@@ -166,14 +166,14 @@ pub trait Store: Send + 'static {
 
     /// Appends a line to a side log, durably. The oldest lines are deleted when the side log is
     /// full.
-    fn note(&mut self, notes: Notes, line: &str) -> io::Result<()>;
+    fn append_line(&mut self, notes: SideLog, line: &str) -> io::Result<()>;
 
     /// The current lines of a side log, oldest first.
-    fn notes(&self, notes: Notes) -> io::Result<String>;
+    fn lines(&self, notes: SideLog) -> io::Result<String>;
 
     /// Archives the lines of a side log, so that [`Store::notes`] no longer returns them, and
     /// returns them. Replaces the previous archive.
-    fn take_notes(&mut self, notes: Notes) -> io::Result<String>;
+    fn archive_lines(&mut self, notes: SideLog) -> io::Result<String>;
 
     /// Disk usage of the store in bytes, as `du` counts it.
     fn disk_bytes(&self) -> u64;

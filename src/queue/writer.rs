@@ -6,10 +6,10 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::buffer::Buffer;
-use super::keeper::Command;
 use super::operator::Operator;
+use super::worker::Request;
 use super::{Appended, DestinationStatus, Limits, NewEntry, QueueError, QueueStatus};
-use crate::entry::{CapturedAt, Stream};
+use crate::entry::{CapturedAt, CarId};
 use crate::planted::planted;
 
 /// Assigns capture times that strictly increase.
@@ -39,14 +39,14 @@ impl Stamps {
 /// The write end of a queue. Clones share one queue.
 #[derive(Clone, Debug)]
 pub struct Writer {
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<Request>,
     buffer: Arc<Buffer>,
     status: watch::Receiver<QueueStatus>,
 }
 
 impl Writer {
     pub(super) fn new(
-        commands: mpsc::Sender<Command>,
+        commands: mpsc::Sender<Request>,
         buffer: Arc<Buffer>,
         status: watch::Receiver<QueueStatus>,
     ) -> Self {
@@ -63,13 +63,13 @@ impl Writer {
         &self,
         make: impl FnOnce(&mut Stamps) -> Vec<NewEntry>,
     ) -> Result<Vec<Appended>, QueueError> {
-        self.append_from(&Stream::default(), make).await
+        self.append_from(&CarId::default(), make).await
     }
 
     /// Appends entries of a stream other than the agent's own; see [`Writer::append`].
     pub async fn append_from(
         &self,
-        stream: &Stream,
+        stream: &CarId,
         make: impl FnOnce(&mut Stamps) -> Vec<NewEntry>,
     ) -> Result<Vec<Appended>, QueueError> {
         self.buffer.append(stream, None, make).await
@@ -77,18 +77,18 @@ impl Writer {
 
     /// Appends `entries` entries, waiting without a timeout until they are on disk and, with
     /// `when_full = "block"`, until the queue has room. For sources that lose nothing by waiting.
-    pub async fn append_patiently(
+    pub async fn append_blocking(
         &self,
         entries: usize,
         make: impl FnOnce(&mut Stamps) -> Vec<NewEntry>,
     ) -> Result<Vec<Appended>, QueueError> {
-        self.append_patiently_from(&Stream::default(), entries, make).await
+        self.append_blocking_from(&CarId::default(), entries, make).await
     }
 
     /// Appends entries of a stream other than the agent's own; see [`Writer::append_patiently`].
-    pub async fn append_patiently_from(
+    pub async fn append_blocking_from(
         &self,
-        stream: &Stream,
+        stream: &CarId,
         entries: usize,
         make: impl FnOnce(&mut Stamps) -> Vec<NewEntry>,
     ) -> Result<Vec<Appended>, QueueError> {
@@ -108,9 +108,9 @@ impl Writer {
         };
         // Losses in memory are recorded on disk later; add them here so that the ledger balances.
         for DestinationStatus { appended, ledger, .. } in &mut status.destinations {
-            *appended += shed.thinned + shed.dropped;
-            ledger.unplaced += shed.thinned + shed.dropped;
-            ledger.thinned += shed.thinned;
+            *appended += shed.downsampled + shed.dropped;
+            ledger.unplaced += shed.downsampled + shed.dropped;
+            ledger.downsampled += shed.downsampled;
             ledger.storage += shed.dropped;
         }
         status
@@ -123,7 +123,7 @@ impl Writer {
 
     /// Replaces the limits and evicts whatever no longer fits.
     pub async fn limit(&self, limits: Limits) -> Result<(), QueueError> {
-        self.commands.send(Command::Limit(limits)).await.map_err(|_| QueueError::Closed)
+        self.commands.send(Request::Limit(limits)).await.map_err(|_| QueueError::Closed)
     }
 
     /// Closes the queue for all its ends. Entries handed in so far are stored and flushed; later
@@ -131,7 +131,7 @@ impl Writer {
     /// done.
     pub async fn close(&self) {
         // A send error means that the queue is already closed.
-        let _ = self.commands.send(Command::Close).await;
+        let _ = self.commands.send(Request::Close).await;
     }
 
     /// Whether the queue worker has ended, so that nothing can be stored any more.

@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::capability::Evidence;
 use super::deliver::SessionKnown;
 use super::poison::InFlight;
-use super::stored::Stored;
+use super::stored::KnownStored;
 use super::{Session, SessionError, next_verification};
 use crate::config::{
     DeliveryConfig, JOIN_TIMEOUT, MAX_SESSIONS, MAX_UNPROVEN_ENTRIES, PAGE_BYTES, PAGE_ENTRIES,
@@ -17,7 +17,7 @@ use crate::config::{
 use crate::entry::{Entry, Kind, Seq, StintId};
 use crate::planted::planted;
 use crate::queue::{Batch, Limit};
-use crate::sink::{Addressed, Answer, EntryId, Joined, Link, Proof, Shown, Sink, SinkError};
+use crate::sink::{Addressed, EntryId, JoinWait, Joined, Link, Proof, Shown, Sink, SinkError};
 
 const NO_JOIN: &str = "it answers no join_session";
 
@@ -188,7 +188,12 @@ impl Bindings {
     }
 
     /// Whether the answer to a join is no reason to doubt the session of this stint.
-    pub(super) fn is_as_expected(&self, stint: StintId, joined: Joined, stored: &Stored) -> bool {
+    pub(super) fn is_as_expected(
+        &self,
+        stint: StintId,
+        joined: Joined,
+        stored: &KnownStored,
+    ) -> bool {
         let newest = self.newest_unproven().remove(&stint);
         match (joined, newest) {
             (Joined::Unanswered, _) | (Joined::Known(_), None) => true,
@@ -243,7 +248,7 @@ impl<S: Sink> Session<S> {
             if joined == Joined::Silent {
                 joined = self.join_again(link, &session, joined).await?;
             }
-            self.at_rest(link, bindings, stint, &session, joined).await?
+            self.wait_until_stable(link, bindings, stint, &session, joined).await?
         };
         match (joined, &self.choice) {
             (Joined::Known(_), _) => {
@@ -359,10 +364,10 @@ impl<S: Sink> Session<S> {
         let late = |_| SinkError::Timeout(limit, NO_JOIN);
         let joined = if self.asks_on_another_link() {
             let mut aside = self.open().await?;
-            timeout(limit, aside.join(session, Answer::Ack)).await.map_err(late)??
+            timeout(limit, aside.join(session, JoinWait::Ack)).await.map_err(late)??
         } else {
             let answer =
-                if self.learned.capability.has_no_joins() { Answer::Data } else { Answer::Ack };
+                if self.learned.capability.has_no_joins() { JoinWait::Data } else { JoinWait::Ack };
             timeout(limit, link.join(session, answer)).await.map_err(late)??
         };
         if joined != Joined::Unanswered {
@@ -384,7 +389,7 @@ impl<S: Sink> Session<S> {
             return Ok(joined);
         }
         let limit = self.settings.proof_timeout.max(3 * JOIN_TIMEOUT);
-        let own = timeout(limit, link.join(session, Answer::Ack))
+        let own = timeout(limit, link.join(session, JoinWait::Ack))
             .await
             .map_err(|_| SinkError::Timeout(limit, NO_JOIN))??;
         match (joined, own) {
@@ -407,7 +412,7 @@ impl<S: Sink> Session<S> {
     /// The server may still read entries of an earlier link after this link has joined; sending
     /// them again would publish them twice. If another publisher writes to the page, late entries
     /// cannot be seen, so this does not wait for them.
-    async fn at_rest(
+    async fn wait_until_stable(
         &mut self,
         link: &mut S::Link,
         bindings: &Bindings,
@@ -460,7 +465,7 @@ impl<S: Sink> Session<S> {
                 let id = self.sink.identify(entry);
                 if wanted.newest(entry.kind) == Some(id) && end.is_none_or(|end| entry.seq <= end) {
                     self.learned.stored.note(entry, id);
-                    self.learned.passed_over.remove(&entry.seq);
+                    self.learned.skipped.remove(&entry.seq);
                     found = true;
                     match entry.kind {
                         Kind::Frame => wanted.frame = None,
@@ -516,7 +521,7 @@ impl<S: Sink> Session<S> {
             status.verified = if is_first { verified } else { status.verified };
             if shows_page {
                 status.last_error = None;
-                status.last_error_plainly = None;
+                status.user_message = None;
             }
         });
         bindings.make_room();
@@ -553,7 +558,7 @@ impl<S: Sink> Session<S> {
                 status.show(stint, page);
             }
             status.last_error = None;
-            status.last_error_plainly = None;
+            status.user_message = None;
         });
         Ok(())
     }

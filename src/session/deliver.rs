@@ -108,7 +108,7 @@ impl<S: Sink> Session<S> {
             bound.sent = Some(entry.seq);
             let is_stored = self.learned.stored.has(entry) || self.elsewhere.has(entry);
             if !is_stored
-                || self.learned.passed_over.contains(&entry.seq)
+                || self.learned.skipped.contains(&entry.seq)
                 || planted("sent_again_though_stored")
             {
                 missing.push(entry);
@@ -125,11 +125,11 @@ impl<S: Sink> Session<S> {
             Outcome::Proven
         };
         if let Outcome::Refused(seqs) = outcome {
-            outcome = self.insist(link, bindings, &missing, seqs).await?;
+            outcome = self.retry_refused(link, bindings, &missing, seqs).await?;
         }
         let sent = missing.len();
         for (seq, reason) in undeliverable {
-            batch.quarantine(&[seq], &reason);
+            batch.mark_refused(&[seq], &reason);
         }
         match outcome {
             Outcome::Proven if !bindings.has_unproven() => {}
@@ -147,9 +147,9 @@ impl<S: Sink> Session<S> {
             }
             Outcome::Refused(_) if planted("whole_batch_set_aside") => {
                 let all: Vec<Seq> = batch.entries().iter().map(|entry| entry.seq).collect();
-                batch.quarantine(&all, REFUSED);
+                batch.mark_refused(&all, REFUSED);
             }
-            Outcome::Refused(refused) => batch.quarantine(&refused, REFUSED),
+            Outcome::Refused(refused) => batch.mark_refused(&refused, REFUSED),
             Outcome::Forgotten(stint) => return self.rebind(link, bindings, stint).await,
         }
         if self.settle(link, bindings).await? == Verified::Rebound {
@@ -351,7 +351,7 @@ impl<S: Sink> Session<S> {
         if !probe.is_empty() {
             // What the server stores of the probe proves nothing about these.
             let overtaken = suspect.iter().chain(between).map(|entry| entry.seq);
-            self.learned.passed_over.extend(overtaken);
+            self.learned.skipped.extend(overtaken);
             outcome = outcome.and(self.publish_until_proven(link, bindings, probe).await?);
             self.backoff.reset();
         }
@@ -401,7 +401,7 @@ impl<S: Sink> Session<S> {
             Outcome::Proven => {
                 isolation.proven(in_flight.iter().map(|one| one.seq));
                 in_flight.iter().for_each(|one| {
-                    self.learned.passed_over.remove(&one.seq);
+                    self.learned.skipped.remove(&one.seq);
                 });
             }
             // Acknowledged: the server has processed them.
@@ -422,7 +422,7 @@ impl<S: Sink> Session<S> {
         let isolation = &mut self.learned.isolation;
         let back = link.came_back();
         isolation.proven(back.iter().copied());
-        let passed_over = link.passed_over();
+        let passed_over = link.skipped();
         let retried = isolation.retrying().map(|retrying| retrying.seq);
         let overtaken = retried.filter(|seq| passed_over.contains(seq));
         let overtaken = overtaken.or(passed_over.first().copied());
@@ -530,11 +530,11 @@ impl<S: Sink> Session<S> {
         let published = timeout(self.publish_limit() * times, published).await;
         self.published_at = Some(Instant::now());
         if !planted("passed_over_forgotten") {
-            self.learned.passed_over.extend(link.passed_over());
+            self.learned.skipped.extend(link.skipped());
         }
-        if !self.learned.passed_over.is_empty() {
+        if !self.learned.skipped.is_empty() {
             for seq in link.came_back() {
-                self.learned.passed_over.remove(&seq);
+                self.learned.skipped.remove(&seq);
             }
         }
         self.note_came_back(&addressed, &link.came_back());
@@ -700,11 +700,11 @@ impl<S: Sink> Session<S> {
         self.meter.delivered(proof, now, batch.entries());
         self.latencies.note(now, batch.entries());
         if let Some((_, last)) = batch.ends() {
-            self.learned.passed_over = self.learned.passed_over.split_off(&Seq(last.0 + 1));
+            self.learned.skipped = self.learned.skipped.split_off(&Seq(last.0 + 1));
             self.learned.isolation.removed(last);
             self.clear_retrying();
         }
-        self.reader.remove_soon(batch).await?;
+        self.reader.ack_unconfirmed(batch).await?;
         if !planted("backoff_never_reset") {
             self.backoff.reset();
         }

@@ -16,11 +16,11 @@ mod bind;
 mod capability;
 mod deliver;
 mod latency;
-mod plain;
 mod poison;
 mod probe;
 mod refused;
 mod stored;
+mod user_message;
 mod window;
 
 use std::collections::BTreeSet;
@@ -33,12 +33,12 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use self::bind::Bindings;
 use self::capability::{Evidence, ServerCapability};
 pub use self::latency::{Latencies, Latency};
-pub use self::plain::FORGOTTEN;
 use self::poison::Isolation;
 pub use self::poison::Retrying;
 use self::probe::PROBE_BATCH_ENTRIES;
 pub use self::probe::PROBE_STINT;
-use self::stored::Stored;
+use self::stored::KnownStored;
+pub use self::user_message::FORGOTTEN;
 use self::window::Window;
 use crate::backoff::Backoff;
 use crate::config::{
@@ -77,7 +77,7 @@ pub struct SessionStatus {
     /// Why connecting failed, or why the previous link ended.
     pub last_error: Option<String>,
     /// The last error as a message for a driver.
-    pub last_error_plainly: Option<&'static str>,
+    pub user_message: Option<&'static str>,
     /// When the server was last found to have forgotten the session. Cleared when the link is lost,
     /// which is then the more important message.
     pub forgotten_at: Option<Instant>,
@@ -162,9 +162,9 @@ struct Learned {
     capability: ServerCapability,
     /// Entries skipped by the echoes: a newer one was echoed, but the link ended before the cause
     /// was known. A newer stored entry does not prove these.
-    passed_over: BTreeSet<Seq>,
+    skipped: BTreeSet<Seq>,
     /// The entries that the server is known to store.
-    stored: Stored,
+    stored: KnownStored,
     /// The newest position that was handed to a connection.
     sent: Option<Seq>,
     window: Window,
@@ -282,7 +282,7 @@ impl<S: Sink> Session<S> {
                 status.unlink();
                 status.failures += 1;
                 status.last_error = Some(text);
-                status.last_error_plainly = Some(error.plainly());
+                status.user_message = Some(error.user_message());
                 if let SessionError::UnknownSession = error {
                     status.page = None;
                     status.pages.clear();
@@ -299,7 +299,7 @@ impl<S: Sink> Session<S> {
     }
 
     /// Sets the status to disconnected after [`Session::run`] was dropped.
-    pub fn rest(&mut self) {
+    pub fn disconnect(&mut self) {
         self.status.send_modify(SessionStatus::unlink);
     }
 

@@ -25,7 +25,7 @@ use super::capability::Evidence;
 use super::{Session, SessionError};
 use crate::clock;
 use crate::entry::{CapturedAt, Entry, Kind, Seq, StintId};
-use crate::sink::{Ack, Addressed, Answer, Joined, Link, Proof, Sink, SinkError};
+use crate::sink::{Ack, Addressed, JoinWait, Joined, Link, Proof, Sink, SinkError};
 
 /// The stint of a probe's entries, which are not part of the queue.
 pub const PROBE_STINT: StintId = StintId(u64::MAX);
@@ -101,7 +101,7 @@ impl<S: Sink> Session<S> {
     async fn probe_session(&mut self, link: &mut S::Link) -> Result<Option<String>, SessionError> {
         let limit = self.settings.proof_timeout;
         if let Some(session) = self.learned.probe_session.clone() {
-            let joined = timeout(limit, link.join(&session, Answer::Ack)).await;
+            let joined = timeout(limit, link.join(&session, JoinWait::Ack)).await;
             if let Ok(Joined::Known(_)) = joined.unwrap_or(Ok(Joined::Unanswered)) {
                 return Ok(Some(session));
             }
@@ -114,7 +114,7 @@ impl<S: Sink> Session<S> {
             Err(SinkError::Timeout(..)) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let joined = timeout(limit, link.join(&session, Answer::Ack)).await;
+        let joined = timeout(limit, link.join(&session, JoinWait::Ack)).await;
         joined.unwrap_or(Ok(Joined::Unanswered))?;
         self.learned.probe_session = Some(session.clone());
         Ok(Some(session))

@@ -215,7 +215,7 @@ impl<S: Sink> Session<S> {
 
     /// Retries refused entries. Returns those that the server still refuses although it knows their
     /// session.
-    pub(super) async fn insist(
+    pub(super) async fn retry_refused(
         &mut self,
         link: &mut S::Link,
         bindings: &mut Bindings,

@@ -17,13 +17,13 @@ const MAX_STINTS: usize = 2 * MAX_SESSIONS;
 
 /// The newest stored entry of each stint.
 #[derive(Debug, Default)]
-pub(super) struct Stored {
-    stints: BTreeMap<StintId, Page>,
+pub(super) struct KnownStored {
+    stints: BTreeMap<StintId, StoredPage>,
 }
 
 /// The stored entries of one stint in its session.
 #[derive(Debug, Default)]
-struct Page {
+struct StoredPage {
     session: String,
     frame: Option<(Seq, EntryId)>,
     setup: Option<(Seq, EntryId)>,
@@ -31,7 +31,7 @@ struct Page {
     sent: Option<(Seq, EntryId)>,
 }
 
-impl Page {
+impl StoredPage {
     fn newest(&self, kind: Kind) -> Option<(Seq, EntryId)> {
         match kind {
             Kind::Frame => self.frame,
@@ -40,7 +40,7 @@ impl Page {
     }
 }
 
-impl Stored {
+impl KnownStored {
     /// Whether the stint is tracked in this session.
     pub(super) fn covers(&self, stint: StintId, session: &str) -> bool {
         self.stints.get(&stint).is_some_and(|page| page.session == session)
@@ -61,7 +61,7 @@ impl Stored {
         while self.stints.len() >= MAX_STINTS {
             self.stints.pop_first();
         }
-        self.stints.insert(stint, Page { session: session.into(), ..Page::default() });
+        self.stints.insert(stint, StoredPage { session: session.into(), ..StoredPage::default() });
     }
 
     /// Discards the stint because the server lost its session.
@@ -133,8 +133,8 @@ mod tests {
         Entry { seq: Seq(seq), stint: STINT, captured_at, kind, json }
     }
 
-    fn stored(seqs: &[u64]) -> Stored {
-        let mut stored = Stored::default();
+    fn stored(seqs: &[u64]) -> KnownStored {
+        let mut stored = KnownStored::default();
         stored.bind(STINT, "page");
         seqs.iter().for_each(|seq| stored.note(&entry(*seq, Kind::Frame), EntryId(*seq)));
         stored
@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn stints_are_bounded() {
-        let mut stored = Stored::default();
+        let mut stored = KnownStored::default();
         for stint in 0..3 * MAX_STINTS as u64 {
             stored.bind(StintId(stint), "page");
         }

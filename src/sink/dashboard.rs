@@ -21,11 +21,11 @@ use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 use url::Url;
 
-use self::echoes::{Echo, Expected, Listening, News};
+use self::echoes::{Echo, Expected, Listening, ServerEvent};
 use super::probe::{Diagnostics, Outcome};
 use super::socketio::{AckReceiver, Address, Connection, Outgoing};
 use super::{
-    Ack, Addressed, Answer, EntryId, Joined, Link, Proof, Receipt, Shown, Sink, SinkError,
+    Ack, Addressed, EntryId, JoinWait, Joined, Link, Proof, Receipt, Shown, Sink, SinkError,
     Transport,
 };
 use crate::config::{Config, JOIN_TIMEOUT, Proxy, Secret, ServerConfig, TransportChoice};
@@ -191,7 +191,10 @@ impl Sink for Dashboard {
     }
 }
 
-async fn connect(address: Address, listening: &Listening) -> Result<Connection<News>, SinkError> {
+async fn connect(
+    address: Address,
+    listening: &Listening,
+) -> Result<Connection<ServerEvent>, SinkError> {
     let (listening, secrets) = (listening.clone(), address.secrets.clone());
     let read = move |name: &str, payload: &Value| listening.read(name, payload, &secrets);
     Connection::open(address, read).await
@@ -200,7 +203,7 @@ async fn connect(address: Address, listening: &Listening) -> Result<Connection<N
 /// A connection to a dashboard server.
 #[derive(Debug)]
 pub struct DashboardLink {
-    connection: Connection<News>,
+    connection: Connection<ServerEvent>,
     listening: Listening,
     secrets: Secrets,
     request_timeout: Duration,
@@ -223,7 +226,7 @@ impl Link for DashboardLink {
         self.connection.emit(vec![request]).await?;
         let assigned = async {
             loop {
-                if let News::Assigned(id) = self.connection.next().await? {
+                if let ServerEvent::Assigned(id) = self.connection.next().await? {
                     return id.map_err(SinkError::Protocol);
                 }
             }
@@ -234,8 +237,8 @@ impl Link for DashboardLink {
             .map_err(|_| SinkError::Timeout(limit, "it assigns no session"))?
     }
 
-    async fn join(&mut self, session: &str, answer: Answer) -> Result<Joined, SinkError> {
-        let asks_for_ack = answer == Answer::Ack && self.is_free().await;
+    async fn join(&mut self, session: &str, answer: JoinWait) -> Result<Joined, SinkError> {
+        let asks_for_ack = answer == JoinWait::Ack && self.is_free().await;
         self.listening.to(session);
         // Discard earlier events, which do not answer this join.
         while self.connection.try_next().is_some() {}
@@ -248,7 +251,7 @@ impl Link for DashboardLink {
         };
         let mut shown = Shown::default();
         // Returns true for the frame, which the server sends last.
-        let mut stored = |news: &News| {
+        let mut stored = |news: &ServerEvent| {
             let Some(Echo { kind, id, .. }) = news.echo(session) else { return false };
             match kind {
                 Kind::Frame => shown.frame = Some(*id),
@@ -310,7 +313,7 @@ impl Link for DashboardLink {
             tokio::select! {
                 biased;
                 event = self.connection.next() => {
-                    if let News::Echo(echo) = &event? {
+                    if let ServerEvent::Echo(echo) = &event? {
                         self.expected.match_echo(echo);
                     }
                     if self.expected.is_empty() {
@@ -340,8 +343,8 @@ impl Link for DashboardLink {
         self.requests_acks = wanted;
     }
 
-    fn passed_over(&self) -> Vec<Seq> {
-        self.expected.passed_over()
+    fn skipped(&self) -> Vec<Seq> {
+        self.expected.skipped()
     }
 
     fn came_back(&self) -> Vec<Seq> {

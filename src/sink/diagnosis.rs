@@ -25,8 +25,8 @@ use std::time::Duration;
 use url::{Position, Url};
 
 use super::SinkError;
+use crate::http_client::StatusCode;
 use crate::remote_text::{RemoteText, Secrets};
-use crate::request::StatusCode;
 
 /// Maximum number of redirects that are followed to one server.
 pub(crate) const MAX_REDIRECTS: usize = 5;

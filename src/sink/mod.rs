@@ -100,7 +100,7 @@ pub enum Joined {
 
 /// The answer to wait for when joining a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum JoinWait {
     /// The server's acknowledgement.
     Ack,
     /// The stored entries. No acknowledgement is requested, because one that never comes would
@@ -237,7 +237,7 @@ pub trait Link: Send {
     fn join(
         &mut self,
         session: &str,
-        answer: Answer,
+        answer: JoinWait,
     ) -> impl Future<Output = Result<Joined, SinkError>> + Send;
 
     /// Publishes entries in order and waits until all have `proof` or a stronger one. Returns a
@@ -258,7 +258,7 @@ pub trait Link: Send {
 
     /// The skipped entries of the last publication, oldest first: not echoed although a newer one
     /// of the same session was. Valid even if the publication was cancelled or failed.
-    fn passed_over(&self) -> Vec<Seq>;
+    fn skipped(&self) -> Vec<Seq>;
 
     /// The echoed entries of the last publication. Valid even if it was cancelled or failed.
     fn came_back(&self) -> Vec<Seq>;

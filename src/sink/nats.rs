@@ -27,11 +27,13 @@ use async_nats::jetstream::stream::{
 };
 
 use super::{
-    Ack, Addressed, Answer, EntryId, Joined, Link, Proof, Receipt, Shown, Sink, SinkError,
+    Ack, Addressed, EntryId, JoinWait, Joined, Link, Proof, Receipt, Shown, Sink, SinkError,
 };
 use crate::config::{Config, NATS_DUPLICATE_WINDOW};
 use crate::entry::{Entry, Kind, Seq, StintId};
-use crate::nats::{CAPTURED_AT, Connection, Door, NatsError, SEQ, SETUP, STREAM_PREFIX, TELEMETRY};
+use crate::nats::{
+    CAPTURED_AT, NatsConnection, NatsError, NatsOptions, SEQ, SETUP, STREAM_PREFIX, TELEMETRY,
+};
 use crate::planted::planted;
 use crate::remote_text::{RemoteText, Secrets};
 
@@ -40,7 +42,7 @@ use crate::remote_text::{RemoteText, Secrets};
 pub struct Nats {
     stream: String,
     agent: String,
-    door: Door,
+    options: NatsOptions,
     replicas: usize,
     max_age: Duration,
 }
@@ -52,7 +54,7 @@ impl Nats {
         Self {
             stream: format!("{STREAM_PREFIX}{agent}"),
             agent,
-            door: Door {
+            options: NatsOptions {
                 url: server.url.clone(),
                 token: server.token.clone(),
                 token_file: server.token_file.clone(),
@@ -86,8 +88,8 @@ impl Sink for Nats {
     type Link = NatsLink;
 
     async fn open(&mut self) -> Result<NatsLink, SinkError> {
-        let limit = self.door.request_timeout;
-        let mut connection = Connection::open(self.door.clone()).await?;
+        let limit = self.options.request_timeout;
+        let mut connection = NatsConnection::open(self.options.clone()).await?;
         let context = connection.context();
         let made = connection.wait_for(context.get_or_create_stream(self.new_stream())).await?;
         let stream = made.map_err(|error| no_stream(&self.stream, limit, &error, &connection))?;
@@ -124,7 +126,7 @@ impl Sink for Nats {
 /// A connection to a NATS server, with the agent's stream.
 #[derive(Debug)]
 pub struct NatsLink {
-    connection: Connection,
+    connection: NatsConnection,
     stream: Stream,
     name: String,
     agent: String,
@@ -141,7 +143,7 @@ impl Link for NatsLink {
         Ok(format!("{stint}-{:08x}", rand::random::<u32>()))
     }
 
-    async fn join(&mut self, session: &str, _answer: Answer) -> Result<Joined, SinkError> {
+    async fn join(&mut self, session: &str, _answer: JoinWait) -> Result<Joined, SinkError> {
         if planted("stream_not_asked") {
             return Ok(Joined::Known(Shown::default()));
         }
@@ -180,7 +182,7 @@ impl Link for NatsLink {
         Ok(Receipt { ack: Ack::Plain, ..Receipt::default() })
     }
 
-    fn passed_over(&self) -> Vec<Seq> {
+    fn skipped(&self) -> Vec<Seq> {
         // The stream accepts entries in order only.
         Vec::new()
     }
@@ -329,7 +331,7 @@ fn no_stream(
     stream: &str,
     limit: Duration,
     error: &CreateStreamError,
-    connection: &Connection,
+    connection: &NatsConnection,
 ) -> SinkError {
     match error.kind() {
         CreateStreamErrorKind::TimedOut => SinkError::Timeout(limit, "it does not show its stream"),

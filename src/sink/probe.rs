@@ -23,8 +23,8 @@ use super::diagnosis::{
 use super::dial::{Dialer, Stream, Through};
 use super::socketio::{Address, trusting};
 use crate::clock;
+use crate::http_client::{Bytes, Full, Request, Response, StatusCode, ask, header};
 use crate::remote_text::{RemoteText, Secrets};
-use crate::request::{Bytes, Full, Request, Response, StatusCode, ask, header};
 
 /// Time limit for a diagnosis, redirects included: the next attempt to connect waits for it.
 pub(crate) const DIAGNOSIS_TIMEOUT: Duration = Duration::from_secs(7);

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use super::dashboard::{Dashboard, DashboardLink};
 use super::nats::{Nats, NatsLink};
-use super::{Addressed, Answer, EntryId, Joined, Link, Proof, Receipt, Sink, SinkError, Transport};
+use super::{
+    Addressed, EntryId, JoinWait, Joined, Link, Proof, Receipt, Sink, SinkError, Transport,
+};
 use crate::config::{Config, Protocol};
 use crate::entry::{Entry, Seq, StintId};
 
@@ -81,7 +83,7 @@ impl Link for ServerLink {
         }
     }
 
-    async fn join(&mut self, session: &str, answer: Answer) -> Result<Joined, SinkError> {
+    async fn join(&mut self, session: &str, answer: JoinWait) -> Result<Joined, SinkError> {
         match self {
             Self::Dashboard(link) => link.join(session, answer).await,
             Self::Nats(link) => link.join(session, answer).await,
@@ -107,10 +109,10 @@ impl Link for ServerLink {
         }
     }
 
-    fn passed_over(&self) -> Vec<Seq> {
+    fn skipped(&self) -> Vec<Seq> {
         match self {
-            Self::Dashboard(link) => link.passed_over(),
-            Self::Nats(link) => link.passed_over(),
+            Self::Dashboard(link) => link.skipped(),
+            Self::Nats(link) => link.skipped(),
         }
     }
 

@@ -48,8 +48,8 @@ use super::{SinkError, Transport};
 use crate::config::{
     CONNECTION_EVENTS, MAX_SAMPLE_BYTES, Proxy, READER_CHECK_INTERVAL, TransportChoice,
 };
+use crate::http_client::USER_AGENT;
 use crate::remote_text::{RemoteText, Secrets};
-use crate::request::USER_AGENT;
 
 /// The library drops an acknowledgement after this long; the caller's own limit is far below.
 const ACK_LIBRARY_TIMEOUT: Duration = Duration::from_secs(3600);
@@ -215,7 +215,7 @@ impl<E: Send + 'static> Connection<E> {
         thread::Builder::new()
             .name("pitwire-link".into())
             .spawn(move || {
-                let pace = Mutex::new(Pace::new());
+                let pace = Mutex::new(EventRate::new());
                 let hand_on = move |name: &str, payload: &Value| {
                     let event = read(name, payload);
                     let mut pace = pace.lock().unwrap_or_else(PoisonError::into_inner);
@@ -313,13 +313,13 @@ fn choose_error(websocket: SinkError, polling: SinkError) -> SinkError {
 
 /// Counts events per second.
 #[derive(Debug)]
-struct Pace {
+struct EventRate {
     second_began: Instant,
     events: u32,
     stray: u32,
 }
 
-impl Pace {
+impl EventRate {
     fn new() -> Self {
         Self { second_began: Instant::now(), events: 0, stray: 0 }
     }
@@ -398,7 +398,7 @@ async fn live(
     };
     let _ = opened.send(Ok(()));
     let mut has_reported = false;
-    let mut reports = Pace::new();
+    let mut reports = EventRate::new();
     let mut check = interval(READER_CHECK_INTERVAL);
     check.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use crate::clock;
 use crate::config::{LOG_REPEAT_INTERVAL, MAX_CLOCK_LEAD};
-use crate::entry::{CapturedAt, Seq, StintId, Stream};
+use crate::entry::{CapturedAt, CarId, Seq, StintId};
 use crate::fields::{self, Frame, Json, Refused, Setup};
 use crate::metrics;
 use crate::planted::planted;
@@ -121,7 +121,7 @@ impl Intake {
     }
 
     /// The current stint of a stream; `None` if no recent entry of the stream was stored.
-    pub fn stint(&self, stream: &Stream) -> Option<StintId> {
+    pub fn stint(&self, stream: &CarId) -> Option<StintId> {
         let stints = self.writer.status().stints;
         stints.iter().find(|(known, _)| known == stream).map(|(_, stint)| *stint)
     }
@@ -139,13 +139,13 @@ impl Intake {
         &self,
         samples: Vec<Result<Sample, Refused>>,
     ) -> Result<Vec<Taken>, QueueError> {
-        self.take_from(&Stream::default(), samples).await
+        self.take_from(&CarId::default(), samples).await
     }
 
     /// Does what [`Intake::take`] does, for samples of any stream.
     pub async fn take_from(
         &self,
-        stream: &Stream,
+        stream: &CarId,
         samples: Vec<Result<Sample, Refused>>,
     ) -> Result<Vec<Taken>, QueueError> {
         let now = clock::now();
@@ -173,7 +173,7 @@ impl Intake {
             entries
         };
         let appended = match self.is_patient {
-            true => self.writer.append_patiently(count, make).await?,
+            true => self.writer.append_blocking(count, make).await?,
             false => self.writer.append_from(stream, make).await?,
         };
         let mut appended = appended.into_iter().map(Taken::from);
@@ -188,7 +188,7 @@ impl Intake {
     /// the newest entry that was stored.
     pub(super) async fn relay(
         &self,
-        stream: &Stream,
+        stream: &CarId,
         entries: Vec<Relayed>,
     ) -> Result<Option<Seq>, QueueError> {
         let (now, count) = (clock::now(), entries.len());
@@ -202,7 +202,7 @@ impl Intake {
             };
             entries.into_iter().map(entry).collect()
         };
-        let appended = self.writer.append_patiently_from(stream, count, make).await?;
+        let appended = self.writer.append_blocking_from(stream, count, make).await?;
         let position = |appended: Appended| match appended {
             Appended::Stored(seq) => Some(seq),
             Appended::Unchanged | Appended::Dropped(_) | Appended::Buffered => None,

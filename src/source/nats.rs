@@ -12,13 +12,13 @@
 //!
 //! [`Stream`]: crate::entry::Stream
 
-mod book;
+mod ack_tracker;
+mod assignments;
 mod bucket;
+mod delivery_gate;
 mod follow;
 mod hub;
-mod marks;
 mod message;
-mod orders;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -29,8 +29,10 @@ use rand::rngs::SmallRng;
 use tokio::sync::Mutex;
 use tokio::time::sleep;
 
+pub use self::delivery_gate::{
+    DeliveryGate, GateCommand, GateRequest, GateRequests, delivery_gate,
+};
 use self::hub::Hub;
-pub use self::orders::{Commander, Order, Ordered, Orders, orders};
 use super::Intake;
 use crate::backoff::Backoff;
 use crate::config::{
@@ -38,7 +40,7 @@ use crate::config::{
     STORAGE_OPEN_INTERVAL,
 };
 use crate::delivered_elsewhere::DeliveredElsewhere;
-use crate::entry::{CapturedAt, Seq, Stream};
+use crate::entry::{CapturedAt, CarId, Seq};
 use crate::metrics;
 use crate::nats::NatsError;
 use crate::queue::{QueueError, Writer, replace_undurably};
@@ -50,7 +52,7 @@ pub const NAME: &str = "nats";
 const FILE: &str = "hub";
 
 /// The newest stored timestamp of each stream.
-type Newest = HashMap<Stream, CapturedAt>;
+type Newest = HashMap<CarId, CapturedAt>;
 
 /// Locked while an agent's entries are appended to the queue. Only one agent appends at a time, so
 /// that no other agent uses up the room that it waited for.
@@ -74,14 +76,14 @@ pub struct Parts<'a> {
     pub agent: &'a str,
     /// The queue's folder.
     pub folder: &'a Path,
-    pub commander: Commander,
+    pub gate: DeliveryGate,
     pub(crate) elsewhere: DeliveredElsewhere,
 }
 
 /// Runs the hub until the queue is closed.
 pub fn run(parts: Parts<'_>) -> impl Future<Output = ()> + Send + use<> {
     let me = name(parts.agent, parts.folder);
-    let Parts { intake, writer, config, commander, elsewhere, .. } = parts;
+    let Parts { intake, writer, config, gate: commander, elsewhere, .. } = parts;
     async move {
         let Some(stored) = stored_at_last(&writer).await else { return };
         let mut hub = Hub::new(me, intake, writer, stored, config, commander, elsewhere);
@@ -104,7 +106,7 @@ pub fn run(parts: Parts<'_>) -> impl Future<Output = ()> + Send + use<> {
             }
             said = text;
             sleep(delay).await;
-            hub.look_at_lease().await;
+            hub.check_lease().await;
         }
     }
 }
@@ -162,7 +164,7 @@ async fn stored(writer: &Writer) -> Result<Newest, QueueError> {
 }
 
 /// Records a stream's newest timestamp, and forgets the streams that have been idle the longest.
-fn remember(stored: &mut Newest, stream: Stream, at: Option<CapturedAt>) {
+fn remember(stored: &mut Newest, stream: CarId, at: Option<CapturedAt>) {
     let Some(at) = at else { return };
     let known = stored.entry(stream).or_insert(at);
     *known = at.max(*known);

@@ -3,7 +3,7 @@
 use serde::de::DeserializeOwned;
 
 use crate::config::{MAX_TOOL_ANSWER_BYTES, TOOL_TIMEOUT};
-use crate::request::{Bounds, Bytes, Method, RequestError, StatusCode, request};
+use crate::http_client::{Bounds, Bytes, Method, RequestError, StatusCode, request};
 
 /// An agent's admin address.
 #[derive(Clone, Debug)]

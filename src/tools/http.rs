@@ -72,7 +72,7 @@ async fn trace(State(tools): State<Tools>, Query(query): Parameters) -> Response
 }
 
 async fn examination(State(tools): State<Tools>, Query(query): Parameters) -> Response {
-    answer(async { Ok(tools.operator().examine(seq(&query, "from", Some(Seq(0)))?).await?) }.await)
+    answer(async { Ok(tools.operator().scan(seq(&query, "from", Some(Seq(0)))?).await?) }.await)
 }
 
 async fn refused(State(tools): State<Tools>) -> Response {
@@ -80,13 +80,13 @@ async fn refused(State(tools): State<Tools>) -> Response {
 }
 
 async fn mend(State(tools): State<Tools>, Query(query): Parameters) -> Response {
-    answer(async { Ok(tools.operator().mend(seq(&query, "from", None)?).await?) }.await)
+    answer(async { Ok(tools.operator().repair(seq(&query, "from", None)?).await?) }.await)
 }
 
 async fn drop_between(State(tools): State<Tools>, Query(query): Parameters) -> Response {
     let asked = async {
         let (first, last) = (seq(&query, "first", None)?, seq(&query, "last", None)?);
-        Ok(tools.operator().drop_between(first, last).await?)
+        Ok(tools.operator().purge(first, last).await?)
     };
     answer(asked.await)
 }

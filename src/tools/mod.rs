@@ -19,7 +19,7 @@ pub use self::line::{Line, What, export_line};
 pub use self::moves::{Moved, Refusals};
 use crate::config::QueueConfig;
 use crate::entry::{CapturedAt, Entry, Kind, Seq, StintId};
-use crate::queue::fates::{DestinationFate, Fate};
+use crate::queue::disposition::{DestinationFate, Disposition};
 use crate::queue::operator::{Operator, Peeked};
 use crate::queue::{QueueError, QueueStatus, Writer};
 
@@ -117,9 +117,9 @@ impl Tools {
 
     /// Finds out what happened to the entry with this sequence number.
     pub async fn trace(&self, seq: Seq) -> Result<Trace, QueueError> {
-        let fates = self.operator.fates(seq).await?;
+        let fates = self.operator.dispositions(seq).await?;
         let mut entry = None;
-        if fates.iter().any(|one| one.fate == Fate::Queued) {
+        if fates.iter().any(|one| one.disposition == Disposition::Queued) {
             let page = self.page(seq, 1, false).await?;
             entry = page.entries.into_iter().find(|entry| entry.seq == seq);
         }

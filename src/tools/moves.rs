@@ -84,7 +84,7 @@ impl Tools {
 
     /// Counts the dead letters.
     pub async fn refused(&self) -> Result<Refusals, QueueError> {
-        let (text, head) = self.operator.refused().await?;
+        let (text, head) = self.operator.dead_letters().await?;
         let (lines, unreadable) = refused_lines(&text, head);
         let mut refusals = Refusals { unreadable, ..Refusals::default() };
         for line in &lines {
@@ -101,7 +101,7 @@ impl Tools {
     /// Requeues the dead letters. Their file is renamed first, so that each is requeued at most
     /// once, even after a crash.
     pub async fn requeue(&self) -> Result<Moved, QueueError> {
-        let (text, head) = self.operator.take_refused().await?;
+        let (text, head) = self.operator.archive_dead_letters().await?;
         let (lines, unreadable) = refused_lines(&text, head);
         let mut moved = self.append(&lines).await?;
         moved.refused += unreadable;

@@ -81,7 +81,7 @@ async fn the_ledger_balances_when_the_journal_is_gone() {
     }
     let limit = Limit { entries: SEGMENT_ENTRIES as usize + 100, bytes: usize::MAX };
     let batch = reader.next_batch(limit).await.unwrap();
-    reader.remove(batch).await.unwrap();
+    reader.ack(batch).await.unwrap();
     drop((writer, reader));
     closed.wait().await;
     // Opening the queue deletes the released segment.
@@ -134,7 +134,7 @@ fn a_damaged_record_in_the_write_ahead_log_costs_only_itself() {
             };
             assert!(!store.is_open(), "{case}");
             store.reopen().unwrap();
-            let counts = (store.appended(), store.held().records, store.lost());
+            let counts = (store.appended(), store.usage().records, store.lost());
             assert_eq!(counts, (100, 99, 1), "{case}: appended, held and lost");
             assert_eq!(store.take_lost(), [(Seq(damaged), Seq(damaged))], "{case}");
             assert!(store.append(b"after").unwrap() > Seq(100), "{case}");
@@ -190,7 +190,7 @@ fn replacing_a_segment_of_which_nothing_is_left_leaves_the_one_before_it_alone()
     let place = tempfile::tempdir().unwrap();
     let mut store = open(place.path(), "one");
     seal_ten(&mut store, 3);
-    let stretches = store.stretches();
+    let stretches = store.sealed_segments();
     let [_, second, _] = stretches[..] else { panic!("{stretches:?}") };
     drop(store);
     let name = format!("q-{:016x}-{:016x}", second.first.0, second.last.0);
@@ -221,7 +221,7 @@ fn a_folder_that_is_removed_costs_what_was_in_it_and_no_position_twice() {
     store.reopen().unwrap();
     let seq = store.append(b"record").unwrap();
     assert!(seq > Seq(last.0 + 1), "{seq}");
-    assert_eq!((store.held().records, store.appended(), store.lost()), (1, 303, 302));
+    assert_eq!((store.usage().records, store.appended(), store.lost()), (1, 303, 302));
 }
 
 #[test]
@@ -293,7 +293,7 @@ fn a_segment_whose_removal_was_forgotten_does_not_come_back_beside_the_one_in_it
     let folder = place.path().join("queue");
     let mut store = open(&folder, "one");
     seal_ten(&mut store, 2);
-    let second = store.stretches()[1];
+    let second = store.sealed_segments()[1];
     let name = format!("q-{:016x}-{:016x}", second.first.0, second.last.0);
     copy(&folder.join(&name), &place.path().join("kept"));
     let (all, _) = read_all(&mut store);
@@ -310,7 +310,7 @@ fn a_segment_whose_removal_was_forgotten_does_not_come_back_beside_the_one_in_it
     let mut store = open(&folder, "two");
     let (left, _) = read_all(&mut store);
     assert_eq!(left.keys().copied().collect::<Vec<_>>(), [3, 6, 9, 12, 15, 18]);
-    assert_eq!((store.held().records, store.lost()), (6, 0));
+    assert_eq!((store.usage().records, store.lost()), (6, 0));
 }
 
 /// Checks a damaged store; returns the number of lost records.
@@ -339,9 +339,9 @@ fn check(
             store.tail()
         );
     }
-    assert_eq!(store.held().records, found.len() as u64, "{case}");
-    let books = store.books().map_or(0, |books| u64::from_le_bytes(books.try_into().unwrap()));
-    let accounted = books + store.lost() + store.held().records;
+    assert_eq!(store.usage().records, found.len() as u64, "{case}");
+    let books = store.metadata().map_or(0, |books| u64::from_le_bytes(books.try_into().unwrap()));
+    let accounted = books + store.lost() + store.usage().records;
     assert_eq!(store.appended(), accounted, "{case}: the ledger is off, {books} released");
     let given_out = written.last_key_value().map_or(0, |(seq, _)| *seq);
     assert!(store.tail().0 > last.max(given_out), "{case}: a position would be reused");
@@ -389,7 +389,7 @@ fn fill(folder: &Path, rng: &mut SmallRng) -> BTreeMap<u64, Vec<u8>> {
         }
     }
     let head = Seq(RELEASED + 1);
-    store.release(head, &RELEASED.to_le_bytes()).unwrap();
+    store.truncate(head, &RELEASED.to_le_bytes()).unwrap();
     store.flush().unwrap();
     // Reopening deletes the released segments, and no seal follows that.
     drop(store);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use pitwire::clock;
 use pitwire::config::{Config, Durability, REMOVE_FLUSH_INTERVAL, WhenFull};
 use pitwire::entry::{CapturedAt, Kind, Seq, Situation, StintId};
-use pitwire::queue::fates::Fate;
+use pitwire::queue::disposition::Disposition;
 use pitwire::queue::segments::{Options, SegmentStore};
 use pitwire::queue::store::Store;
 use pitwire::queue::{
@@ -153,7 +153,7 @@ fn a_destination_that_is_new_begins_with_what_is_there_and_one_that_is_gone_leav
         for reader in &mut life.readers {
             let batch = reader.next_batch(Limit { entries: 256, bytes: 1 << 20 }).await.unwrap();
             assert_eq!((batch.entries()[0].seq, batch.entries().len()), (Seq(61), 40));
-            reader.remove(batch).await.unwrap();
+            reader.ack(batch).await.unwrap();
         }
         assert_eq!(life.writer.status().entries, 0);
         assert!(life.writer.status().destinations.iter().all(balances));
@@ -177,7 +177,7 @@ fn a_destination_added_later_begins_with_what_is_queued() {
         let keeper = tokio::spawn(keeper);
         append(&writer, 10, 0, Content::Frame(Situation::default())).await;
         let batch = reader.next_batch(Limit { entries: 4, bytes: 1 << 20 }).await.unwrap();
-        reader.remove(batch).await.unwrap();
+        reader.ack(batch).await.unwrap();
         drop((writer, reader));
         keeper.await.unwrap();
         let life = Life::open(disk, &limits(100, WhenFull::Thin), &NAMES);
@@ -203,7 +203,7 @@ async fn the_tools_keep_the_entries_of_every_destination() {
     let (writer, mut readers, closed) = open();
     append(&writer, 20, clock::now().0, Content::Frame(Situation::default())).await;
     let batch = readers[0].next_batch(Limit { entries: 15, bytes: 1 << 20 }).await.unwrap();
-    readers[0].remove(batch).await.unwrap();
+    readers[0].ack(batch).await.unwrap();
     drop((writer, readers));
     closed.wait().await;
 
@@ -324,7 +324,7 @@ struct Trial<M> {
     /// Position after the last entry that was read, by destination.
     read_to: [Seq; ALL],
     /// Disposition of each removed entry, by destination; a power cut may undo some removals.
-    had: [BTreeMap<Seq, Fate>; ALL],
+    had: [BTreeMap<Seq, Disposition>; ALL],
     /// Last delivered setup of each stint, by destination.
     in_force: [BTreeMap<StintId, Seq>; ALL],
     power_was_cut: bool,
@@ -391,7 +391,7 @@ impl<M: Medium> Trial<M> {
                 let operator = self.life().writer.operator();
                 let mut rest = Some((from, to));
                 while let Some((from, to)) = rest {
-                    let step = operator.drop_between(from, to).await.unwrap();
+                    let step = operator.purge(from, to).await.unwrap();
                     self.was_dropped |= step.dropped > 0;
                     rest = step.rest;
                 }
@@ -452,16 +452,16 @@ impl<M: Medium> Trial<M> {
         let before = self.statuses().remove(of);
         for entry in batch.entries() {
             let is_refused = refuse && Some(entry) == batch.entries().first();
-            let fate = if is_refused { Fate::Refused } else { Fate::Delivered };
+            let fate = if is_refused { Disposition::DeadLetter } else { Disposition::Delivered };
             self.had[of].insert(entry.seq, fate);
             if entry.kind == Kind::Setup && !is_refused {
                 self.in_force[of].insert(entry.stint, entry.seq);
             }
         }
         let first = batch.entries().first().map(|entry| entry.seq);
-        batch.quarantine(first.filter(|_| refuse).as_slice(), "a test");
+        batch.mark_refused(first.filter(|_| refuse).as_slice(), "a test");
         let count = batch.entries().len() as u64;
-        let removed = self.life().readers[of].remove(batch).await;
+        let removed = self.life().readers[of].ack(batch).await;
         if self.was_dropped {
             return;
         }
@@ -515,12 +515,12 @@ impl<M: Medium> Trial<M> {
         let operator = self.life().writer.operator();
         for (of, had) in self.had.clone().into_iter().enumerate() {
             for (seq, fate) in had {
-                let all = operator.fates(seq).await.unwrap();
+                let all = operator.dispositions(seq).await.unwrap();
                 // An entry may have been dropped by a limit while it was in flight.
-                let may_be = [fate, Fate::Dropped(queue::ledger::DropReason::QueueFull)];
-                let expired = Fate::Dropped(queue::ledger::DropReason::Expired);
+                let may_be = [fate, Disposition::Dropped(queue::ledger::DropReason::QueueFull)];
+                let expired = Disposition::Dropped(queue::ledger::DropReason::Expired);
                 assert!(
-                    may_be.contains(&all[of].fate) || all[of].fate == expired,
+                    may_be.contains(&all[of].disposition) || all[of].disposition == expired,
                     "{seq} of {of}: {all:?}"
                 );
             }

@@ -9,7 +9,7 @@ use std::task::Poll;
 
 use pitwire::entry::Seq;
 use pitwire::queue::Limit;
-use pitwire::queue::store::{self, Examined, Notes, Store, Stretch};
+use pitwire::queue::store::{self, SegmentContents, SegmentInfo, SideLog, Store};
 use tokio::time::{Instant, sleep_until};
 
 /// Records per segment.
@@ -267,7 +267,7 @@ impl Store for Disk {
         self.platter().current.tail()
     }
 
-    fn books(&self) -> Option<Vec<u8>> {
+    fn metadata(&self) -> Option<Vec<u8>> {
         self.platter().current.books.clone()
     }
 
@@ -280,7 +280,7 @@ impl Store for Disk {
         Ok(seq)
     }
 
-    fn release(&mut self, head: Seq, books: &[u8]) -> io::Result<()> {
+    fn truncate(&mut self, head: Seq, books: &[u8]) -> io::Result<()> {
         self.platter().change(Change::Release(head, books.to_vec()))
     }
 
@@ -336,9 +336,9 @@ impl Store for Disk {
         Ok(platter.current.facts.get(key).cloned())
     }
 
-    fn held(&self) -> store::Held {
+    fn usage(&self) -> store::Usage {
         let Held { entries, bytes } = Self::held(self);
-        store::Held { records: entries, bytes }
+        store::Usage { records: entries, bytes }
     }
 
     fn appended(&self) -> u64 {
@@ -365,7 +365,7 @@ impl Store for Disk {
         platter.change(Change::Seal)
     }
 
-    fn stretches(&self) -> Vec<Stretch> {
+    fn sealed_segments(&self) -> Vec<SegmentInfo> {
         let platter = self.platter();
         let Content { stretches, records, .. } = &platter.current;
         let head = platter.current.head();
@@ -375,9 +375,9 @@ impl Store for Disk {
                 true => records.range(first..=last).count() as u64,
                 false => 0,
             };
-            Stretch { first, last, held: store::Held { records: held, bytes: 0 }, level }
+            SegmentInfo { first, last, usage: store::Usage { records: held, bytes: 0 }, level }
         };
-        stretches.iter().map(stretch).filter(|stretch| stretch.held.records > 0).collect()
+        stretches.iter().map(stretch).filter(|stretch| stretch.usage.records > 0).collect()
     }
 
     fn seal(&mut self) -> io::Result<()> {
@@ -418,7 +418,7 @@ impl Store for Disk {
         Ok(())
     }
 
-    fn note(&mut self, notes: Notes, line: &str) -> io::Result<()> {
+    fn append_line(&mut self, notes: SideLog, line: &str) -> io::Result<()> {
         let mut platter = self.platter();
         platter.call()?;
         let Platter { durable, current, .. } = &mut *platter;
@@ -428,24 +428,24 @@ impl Store for Disk {
         Ok(())
     }
 
-    fn notes(&self, notes: Notes) -> io::Result<String> {
+    fn lines(&self, notes: SideLog) -> io::Result<String> {
         Ok(self.platter().current.notes[notes as usize].clone())
     }
 
-    fn take_notes(&mut self, notes: Notes) -> io::Result<String> {
+    fn archive_lines(&mut self, notes: SideLog) -> io::Result<String> {
         let mut platter = self.platter();
         platter.call()?;
         platter.durable.notes[notes as usize].clear();
         Ok(std::mem::take(&mut platter.current.notes[notes as usize]))
     }
 
-    fn examine(&self, from: Seq) -> io::Result<Option<Examined>> {
+    fn read_segment(&self, from: Seq) -> io::Result<Option<SegmentContents>> {
         let platter = self.platter();
         let (head, tail) = (platter.current.head(), platter.current.tail());
         let (first, last) = (from.max(head), Seq(tail.0 - 1));
         let records = platter.current.records.range(first..);
         let records: Vec<_> = records.map(|(seq, record)| (*seq, record.clone())).collect();
-        Ok((!records.is_empty()).then_some(Examined {
+        Ok((!records.is_empty()).then_some(SegmentContents {
             first,
             last,
             records,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pitwire::config::{Durability, WhenFull};
 use pitwire::entry::{CapturedAt, Entry, Kind, Seq, Situation, StintId};
-use pitwire::queue::fates::Fate;
+use pitwire::queue::disposition::Disposition;
 use pitwire::queue::ledger::DropReason;
 use pitwire::queue::segments::{Options, SegmentStore};
 use pitwire::queue::store::Store;
@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use crate::disk::Disk;
 use crate::single;
 
-const OPERATOR: Fate = Fate::Dropped(DropReason::Operator);
+const OPERATOR: Disposition = Disposition::Dropped(DropReason::Operator);
 
 /// One operation on a queue.
 #[derive(Clone, Debug)]
@@ -114,12 +114,12 @@ fn what_may_be_out_stays_unless_it_is_the_oldest() {
         let mut trial = Trial::new(&disk);
         trial.take(Step::Drive(100)).await;
         trial.take(Step::Read(20)).await;
-        let step = trial.operator().drop_between(Seq(5), Seq(30)).await.unwrap();
-        assert_eq!((step.dropped, step.out_below), (10, Some(Seq(21))));
-        let step = trial.operator().drop_between(Seq(1), Seq(4)).await.unwrap();
-        assert_eq!((step.dropped, step.out_below), (4, None));
+        let step = trial.operator().purge(Seq(5), Seq(30)).await.unwrap();
+        assert_eq!((step.dropped, step.in_flight_below), (10, Some(Seq(21))));
+        let step = trial.operator().purge(Seq(1), Seq(4)).await.unwrap();
+        assert_eq!((step.dropped, step.in_flight_below), (4, None));
         for batch in std::mem::take(&mut trial.out) {
-            trial.life.as_mut().unwrap().reader.remove(batch).await.unwrap();
+            trial.life.as_mut().unwrap().reader.ack(batch).await.unwrap();
         }
         let status = trial.writer().status();
         assert_eq!((status.entries, status.server().imbalance), (70, 0), "{status:?}");
@@ -148,8 +148,8 @@ fn looking_is_not_reading() {
         assert_eq!(seqs(101, 3).await, Vec::<u64>::new());
         assert_eq!(trial.writer().status(), before);
         // A peek must not mark entries as in flight, or they could not be dropped.
-        let step = operator.drop_between(Seq(50), Seq(60)).await.unwrap();
-        assert_eq!((step.dropped, step.out_below), (11, None));
+        let step = operator.purge(Seq(50), Seq(60)).await.unwrap();
+        assert_eq!((step.dropped, step.in_flight_below), (11, None));
         // Nor does a peek move the reader's cursor.
         let batch = trial.read(10).await.unwrap();
         assert_eq!(batch.ends(), Some((Seq(1), Seq(10))));
@@ -170,7 +170,7 @@ fn a_disk_that_fails_in_the_middle_of_a_drop_costs_no_balance() {
             let (mut rest, mut dropped) = (Some((Seq(40), Seq(160))), 0);
             disk.fail(calls);
             while let Some((first, last)) = rest {
-                match trial.operator().drop_between(first, last).await {
+                match trial.operator().purge(first, last).await {
                     Ok(step) => {
                         dropped += step.dropped;
                         rest = step.rest;
@@ -382,7 +382,7 @@ impl<'a, M: Medium> Trial<'a, M> {
             assert!(self.queued.remove(seq), "{seq} was read although it was dropped");
             self.delivered.insert(*seq);
         }
-        self.life.as_mut().unwrap().reader.remove(batch).await.unwrap();
+        self.life.as_mut().unwrap().reader.ack(batch).await.unwrap();
     }
 
     /// Checks the setup in force for each of these entries, the oldest in the queue.
@@ -405,7 +405,7 @@ impl<'a, M: Medium> Trial<'a, M> {
     async fn drop_between(&mut self, first: u64, last: u64) -> (u64, Option<Seq>) {
         let (mut rest, mut dropped, mut stays) = (Some((Seq(first), Seq(last))), 0, None);
         while let Some((first, last)) = rest {
-            let step = self.operator().drop_between(first, last).await.unwrap();
+            let step = self.operator().purge(first, last).await.unwrap();
             dropped += step.dropped;
             assert!(step.setups.len() + usize::from(stays.is_some()) <= 1, "more than one stays");
             stays = stays.or(step.setups.first().copied());
@@ -438,8 +438,8 @@ impl<'a, M: Medium> Trial<'a, M> {
         self.check().await;
         for seq in self.history.keys() {
             let expected = match (self.queued.contains(seq), self.delivered.contains(seq)) {
-                (true, _) => Fate::Queued,
-                (_, true) => Fate::Delivered,
+                (true, _) => Disposition::Queued,
+                (_, true) => Disposition::Delivered,
                 _ => OPERATOR,
             };
             assert_eq!(single::fate(&self.operator(), *seq).await, expected, "{seq}");

@@ -238,7 +238,7 @@ fn continued() {
     let mut store = open().unwrap();
     store.append(b"after").unwrap();
     store.flush().unwrap();
-    assert_eq!((store.held().records, store.lost()), (3, 0));
+    assert_eq!((store.usage().records, store.lost()), (3, 0));
 }
 
 /// Bytes of framing around each record.
@@ -262,7 +262,7 @@ fn ballast() {
     assert_eq!(reserved(), all);
     assert_eq!(fs::read_dir(queue.join("facts")).unwrap().count(), 0, "half a fact is left");
     // A release is recorded with its help.
-    store.release(Seq(2), b"books").unwrap();
+    store.truncate(Seq(2), b"books").unwrap();
     assert_eq!(reserved(), 0);
     free(&filler, 0);
     store.seal().unwrap();
@@ -510,7 +510,7 @@ impl Flow {
         let ledger = status.server().ledger;
         assert_eq!(status.server().imbalance, 0, "{status:?}");
         assert_eq!(ledger.delivered, self.delivered.len() as u64);
-        let gone = ledger.thinned + ledger.dropped_in_all();
+        let gone = ledger.downsampled + ledger.dropped_in_all();
         assert_eq!(ledger.delivered + gone, self.handed_in, "{status:?}");
         assert_eq!((ledger.corrupt, ledger.queue_full), (0, 0), "{status:?}");
         assert!(self.delivered.is_sorted_by(|one, other| one < other), "out of order");
@@ -567,7 +567,7 @@ impl Flow {
             return self.reader.rewind();
         };
         let entries: Vec<_> = batch.entries().iter().map(|e| (e.seq, e.captured_at)).collect();
-        match self.reader.remove(batch).await {
+        match self.reader.ack(batch).await {
             Ok(()) => self.delivered.extend(entries),
             Err(_) => self.reader.rewind(),
         }

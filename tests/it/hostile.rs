@@ -112,7 +112,7 @@ async fn a_poison_frame_is_set_aside_where_people_find_it_and_the_rest_flows_on(
         assert!(tries == 3 || lost_links > 0, "{tries} tries on one link");
         let laps = laps(&server.url()).await;
         assert_eq!(laps, (1..=100).filter(|&lap| lap != 51).collect::<Vec<_>>());
-        assert_eq!(pit.publisher.queue_status().server().ledger.quarantined, 1);
+        assert_eq!(pit.publisher.queue_status().server().ledger.dead_letters, 1);
         assert_eq!(pit.refused(), [(51, 51)]);
     });
     join_all(cases).await;
@@ -135,7 +135,7 @@ async fn a_poison_frame_is_set_aside_though_the_link_is_cut_between_two_tries() 
     eventually("the link is cut", async || (!pit.status().connected).then_some(())).await;
     network.set(Network::UP);
     pit.drained().await;
-    assert_eq!(pit.publisher.queue_status().server().ledger.quarantined, 1);
+    assert_eq!(pit.publisher.queue_status().server().ledger.dead_letters, 1);
     assert_eq!(pit.refused(), [(51, 51)]);
     let laps = laps(&server.url()).await;
     assert_eq!(laps, (1..=100).filter(|&lap| lap != 51).collect::<Vec<_>>());

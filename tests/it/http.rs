@@ -273,7 +273,7 @@ impl Source {
             let limit = Limit { entries: 1000, bytes: usize::MAX };
             let batch = self.reader.next_batch(limit).await.unwrap();
             stored.extend_from_slice(batch.entries());
-            self.reader.remove(batch).await.unwrap();
+            self.reader.ack(batch).await.unwrap();
         }
         stored
     }

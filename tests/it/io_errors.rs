@@ -183,7 +183,7 @@ fn life(folder: &Path, errno: i32, skip: u64, count: u64) -> bool {
     // Downsample the oldest segment.
     let is_left = |record: &[u8]| record == b"record 08" || record > &b"record 12"[..];
     sound(&mut store, |store| {
-        let Some(stretch) = store.oldest_stretch() else { return Ok(()) };
+        let Some(stretch) = store.oldest_sealed_segment() else { return Ok(()) };
         let mut records = read_all(store)?;
         records.retain(|(seq, record)| *seq <= stretch.last && is_left(record));
         store.replace(stretch.first, stretch.last, 1, records, b"8")
@@ -201,7 +201,7 @@ fn life(folder: &Path, errno: i32, skip: u64, count: u64) -> bool {
     let expected: Vec<u64> =
         (7..=13).filter(|n| found.contains(n) || [8, 13].contains(n)).collect();
     assert_eq!(found, expected, "{case}");
-    assert_eq!((store.lost(), store.held().records), (0, found.len() as u64), "{case}");
+    assert_eq!((store.lost(), store.usage().records), (0, found.len() as u64), "{case}");
     assert!((11..=13).contains(&store.appended()), "{case}: {} appended", store.appended());
     assert_eq!(store.get("fact").unwrap().as_deref(), Some(&b"value"[..]), "{case}");
     was_hit
@@ -224,7 +224,7 @@ fn release(store: &mut SegmentStore, text: &str, books: &[u8]) {
     sound(store, |store| {
         let records = read_all(store)?;
         let first = records.into_iter().find(|(_, record)| **record >= *text.as_bytes());
-        store.release(first.map_or(Seq(0), |(seq, _)| seq), books)
+        store.truncate(first.map_or(Seq(0), |(seq, _)| seq), books)
     });
 }
 
@@ -276,7 +276,7 @@ fn bad_sectors() {
         };
         assert!(expected.contains(&lost), "{case}: {lost} records of {} are lost", written.len());
         assert_eq!(
-            (store.lost(), store.held().records),
+            (store.lost(), store.usage().records),
             (lost as u64, found.len() as u64),
             "{case}"
         );

@@ -103,7 +103,7 @@ async fn child() {
             let limit = Limit { entries: BATCH, bytes: 1 << 20 };
             let batch = reader.next_batch(limit).await.unwrap();
             let last = number(&batch.entries().last().unwrap().json);
-            reader.remove(batch).await.unwrap();
+            reader.ack(batch).await.unwrap();
             say(format!("removed {last}\n"));
         }
     }

@@ -59,7 +59,7 @@ async fn an_entry_that_gets_no_answer_becomes_a_dead_letter_and_the_rest_is_deli
                 let seq = u64::from(before) + 1;
                 assert_eq!(world.seen(), all_but(seq, seq + 10), "{case}");
                 let ledger = world.queue().server().ledger;
-                assert_eq!((ledger.delivered, ledger.quarantined), (seq + 9, 1), "{case}");
+                assert_eq!((ledger.delivered, ledger.dead_letters), (seq + 9, 1), "{case}");
                 assert_eq!(world.server.seen().len(), 1, "one page: {case}");
                 assert!(world.server.state().requests <= 1, "one session: {case}");
                 assert_eq!(world.status().retrying, None, "{case}");
@@ -102,7 +102,7 @@ async fn an_entry_that_breaks_the_connection_is_isolated_without_echoes_too() {
             seen.sort_unstable();
             seen.dedup();
             assert_eq!(seen, all_but(8, 18), "{case}");
-            assert_eq!(world.queue().server().ledger.quarantined, 1, "{case}");
+            assert_eq!(world.queue().server().ledger.dead_letters, 1, "{case}");
         }
     }
 }
@@ -123,7 +123,7 @@ async fn a_lap_of_poison_becomes_dead_letters() {
         let mut seen = world.seen();
         seen.sort_unstable();
         assert_eq!(seen, expected, "{poison:?}");
-        assert_eq!(world.queue().server().ledger.quarantined, 20, "{poison:?}");
+        assert_eq!(world.queue().server().ledger.dead_letters, 20, "{poison:?}");
     }
 }
 
@@ -142,12 +142,12 @@ async fn a_server_that_takes_nothing_is_an_outage() {
                 append_poison(&mut world, Kind::Frame).await;
             }
             sleep(Duration::from_secs(seconds)).await;
-            assert_eq!(world.queue().server().ledger.quarantined, 0, "{poison:?} {seconds}");
+            assert_eq!(world.queue().server().ledger.dead_letters, 0, "{poison:?} {seconds}");
             world.server.behave(Faults::default());
             world.drain(2 * MINUTE).await;
             let ledger = world.queue().server().ledger;
             let case = format!("{poison:?} {seconds} s");
-            assert_eq!((ledger.delivered, ledger.quarantined), (45, 0), "{case}");
+            assert_eq!((ledger.delivered, ledger.dead_letters), (45, 0), "{case}");
             let mut seen = world.seen();
             // The probe may come before the entry that was tried in vain.
             let late = seen.windows(2).filter(|pair| pair[1] < pair[0]).count();
@@ -164,7 +164,7 @@ async fn the_only_entry_is_kept_until_another_shows_whether_the_server_works() {
     let mut world = World::with(Faults { poison: Some(Poison::Raises), ..Faults::default() });
     append_poison(&mut world, Kind::Frame).await;
     sleep(10 * MINUTE).await;
-    assert_eq!((world.queue().entries, world.queue().server().ledger.quarantined), (1, 0));
+    assert_eq!((world.queue().entries, world.queue().server().ledger.dead_letters), (1, 0));
     let retrying = world.status().retrying.expect("the entry is named");
     assert_eq!((retrying.seq, retrying.kind), (Seq(1), Kind::Frame));
     world.frames(3).await;
@@ -186,7 +186,7 @@ async fn a_setup_in_force_that_cannot_be_sent_again_does_not_stop_the_frames() {
         world.frames(10).await;
         world.drain(2 * MINUTE).await;
         assert_eq!(world.seen(), up_to(16), "{poison:?}");
-        assert_eq!(world.queue().server().ledger.quarantined, 0, "{poison:?}");
+        assert_eq!(world.queue().server().ledger.dead_letters, 0, "{poison:?}");
         assert_eq!(world.server.seen().len(), 2, "{poison:?}");
         world.frames(10).await;
         world.drain(2 * MINUTE).await;
@@ -264,7 +264,7 @@ async fn a_handler_that_raises_on_the_setup_does_not_stop_the_frames() {
     pit.store(1..=40, "Ana").await;
     drained(&pit).await;
     assert_eq!(laps(&server.url()).await, up_to(40));
-    assert_eq!(pit.publisher.queue_status().server().ledger.quarantined, 1);
+    assert_eq!(pit.publisher.queue_status().server().ledger.dead_letters, 1);
     assert_eq!(server.sessions().await.len(), 1);
 }
 
@@ -291,7 +291,11 @@ async fn a_setup_above_the_message_limit_of_the_server_does_not_stop_the_frames(
         assert_eq!(laps, up_to(20), "{case}");
         // uvicorn's own limit is 16 MiB: there the setup arrives.
         let setups = peers::setups(&server.url(), &server.sessions().await[0]).await.len() as u64;
-        assert_eq!((setups + expected.quarantined, expected.delivered), (1, 20 + setups), "{case}");
+        assert_eq!(
+            (setups + expected.dead_letters, expected.delivered),
+            (1, 20 + setups),
+            "{case}"
+        );
         assert_eq!(server.sessions().await.len(), 1, "{case}");
     });
     futures_util::future::join_all(cases).await;

@@ -103,7 +103,8 @@ fn child() {
     let options =
         Options { segment_bytes: 0, boot: boot.into(), ..Options::new(1_000_000, 64 << 20) };
     let mut store = SegmentStore::open(&folder, options).unwrap();
-    let mut gone = store.books().map_or(0, |books| u64::from_le_bytes(books.try_into().unwrap()));
+    let mut gone =
+        store.metadata().map_or(0, |books| u64::from_le_bytes(books.try_into().unwrap()));
     for step in 0..150 {
         match rng.random_range(0..14) {
             0..7 => {
@@ -125,11 +126,11 @@ fn child() {
                 if let Some((last, _)) = read.last() {
                     gone += read.len() as u64;
                     marks.write(&format!("releasing {}\n", last.0 + 1));
-                    store.release(Seq(last.0 + 1), &gone.to_le_bytes()).unwrap();
+                    store.truncate(Seq(last.0 + 1), &gone.to_le_bytes()).unwrap();
                 }
             }
             10 if step % 2 == 0 => {
-                let stretches = store.stretches();
+                let stretches = store.sealed_segments();
                 if let [first, .., last] | [first @ last] = &stretches[..stretches.len().min(2)] {
                     let limit = Limit { entries: usize::MAX, bytes: usize::MAX };
                     let mut records = Vec::new();
@@ -156,7 +157,7 @@ fn child() {
                 }
             }
             11 if step % 4 == 0 => {
-                let stretches = store.stretches();
+                let stretches = store.sealed_segments();
                 if let Some(dropped) = stretches.get(1) {
                     let (first, last) = (dropped.first, dropped.last);
                     gone += store
@@ -268,10 +269,11 @@ impl Promises {
             let is_there = records.contains_key(seq) || self.thinned.contains(seq);
             assert!(is_there, "{seq} is missing");
         }
-        let gone = store.books().map_or(0, |books| u64::from_le_bytes(books.try_into().unwrap()));
-        assert_eq!(store.held().records, records.len() as u64);
+        let gone =
+            store.metadata().map_or(0, |books| u64::from_le_bytes(books.try_into().unwrap()));
+        assert_eq!(store.usage().records, records.len() as u64);
         assert_eq!(store.lost(), 0);
-        assert_eq!(store.appended(), gone + store.held().records, "the ledger does not balance");
+        assert_eq!(store.appended(), gone + store.usage().records, "the ledger does not balance");
         let thinned = || self.thinned.contains(&self.releasing.max(FIRST.0));
         assert!(
             head <= self.releasing.max(FIRST.0) || records.is_empty() || thinned(),

@@ -91,7 +91,7 @@ async fn a_disk_that_fails_while_nothing_waits_leaves_no_loss_window_open() {
     queue.append("only").await.unwrap();
     disk.fail_flushes(true);
     let batch = queue.reader.next_batch(Limit::ONE).await.unwrap();
-    queue.reader.remove(batch).await.unwrap();
+    queue.reader.ack(batch).await.unwrap();
     sleep(REMOVE_FLUSH_INTERVAL * 2).await;
     assert!(queue.writer.status().storage_error.is_some());
     disk.fail_flushes(false);
@@ -108,13 +108,13 @@ async fn the_next_read_says_that_a_removal_has_failed() {
     let oldest = queue.reader.next_batch(Limit::ONE).await.unwrap();
     let expected = oldest.entries().to_vec();
     disk.fail(1);
-    queue.reader.remove_soon(oldest).await.unwrap();
+    queue.reader.ack_unconfirmed(oldest).await.unwrap();
     let next = queue.reader.next_batch(Limit::ONE).await;
     assert!(matches!(next, Err(QueueError::Storage(_))), "{next:?}");
     queue.reader.rewind();
     let again = queue.reader.next_batch(Limit::ONE).await.unwrap();
     assert_eq!(again.entries(), expected);
-    queue.reader.remove(again).await.unwrap();
+    queue.reader.ack(again).await.unwrap();
     assert_eq!(queue.writer.status().entries, 1);
 }
 
@@ -130,9 +130,9 @@ async fn a_full_memory_is_thinned_and_then_drops_and_all_of_it_is_counted() {
     }
     let status = queue.writer.status();
     assert!(status.buffered <= BUFFER_ENTRIES as u64 + 64, "{status:?}");
-    assert!(status.server().ledger.thinned > total / 2, "{status:?}");
+    assert!(status.server().ledger.downsampled > total / 2, "{status:?}");
     assert_eq!(
-        status.buffered + status.server().ledger.thinned + status.server().ledger.storage,
+        status.buffered + status.server().ledger.downsampled + status.server().ledger.storage,
         total
     );
     // Setups cannot be downsampled.
@@ -203,7 +203,7 @@ async fn a_file_waits_for_room_and_others_do_not() {
             let make = |stamps: &mut Stamps| {
                 (0..2).map(|_| entry(stamps.next(CapturedAt(0)))).collect::<Vec<_>>()
             };
-            writer.append_patiently(2, make).await.unwrap();
+            writer.append_blocking(2, make).await.unwrap();
         }
     });
     sleep(Duration::from_secs(100)).await;
@@ -218,7 +218,7 @@ async fn a_file_waits_for_room_and_others_do_not() {
         let batch = queue.reader.next_batch(Limit::ONE).await.unwrap();
         assert!(batch.entries().windows(2).all(|two| two[0].captured_at < two[1].captured_at));
         seen.extend(batch.entries().iter().map(|entry| entry.json.clone()));
-        queue.reader.remove(batch).await.unwrap();
+        queue.reader.ack(batch).await.unwrap();
     }
     file.await.unwrap();
     assert_eq!(seen, ["file", "live", "live", "file", "file", "file", "file"]);
@@ -839,10 +839,10 @@ impl<M: Medium> Trial<M> {
         let seqs: Vec<_> = batch.entries().iter().map(|entry| entry.seq).collect();
         // A setup that comes back after a power cut may be in force already.
         let refused = if refuse && seqs[0] >= self.highest_head { &seqs[..1] } else { &[] };
-        batch.quarantine(refused, "a test");
+        batch.mark_refused(refused, "a test");
         // Not the next batch if an earlier one was dropped.
         let is_next = seqs[0] <= head;
-        match self.life.as_mut().unwrap().reader.remove(batch).await {
+        match self.life.as_mut().unwrap().reader.ack(batch).await {
             Ok(()) => {
                 assert!(is_next, "{seqs:?} removed, but the queue begins at {head}");
                 let held = |seq: &&Seq| **seq >= head;
@@ -910,7 +910,7 @@ impl<M: Medium> Trial<M> {
         }
         let ledger = status.server().ledger;
         let dropped: u64 = DropReason::ALL.map(|reason| ledger.dropped(reason)).iter().sum();
-        assert_eq!(ledger.delivered + ledger.quarantined, self.removed.len() as u64);
+        assert_eq!(ledger.delivered + ledger.dead_letters, self.removed.len() as u64);
         let gone = self.history.range(..status.head).count() as u64;
         assert_eq!(dropped - ledger.unplaced, gone - self.removed.len() as u64);
         self.check_setup_in_force(&status).await;

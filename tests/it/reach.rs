@@ -116,7 +116,7 @@ async fn is_named(url: &str, what: &str, driver: &str, is_slow: bool) {
     let error = pit.complaint().await;
     assert!(error.starts_with(what), "{error}");
     let status = pit.status();
-    let plainly = status.last_error_plainly.unwrap();
+    let plainly = status.user_message.unwrap();
     assert!(plainly.contains(driver), "{plainly}");
     let pause = eventually("a pause", async || pit.status().retry_in).await;
     assert_eq!(pause >= Duration::from_secs(30), is_slow, "{error}: {pause:?}");

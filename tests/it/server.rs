@@ -9,7 +9,7 @@ use std::time::Duration;
 use pitwire::entry::{CapturedAt, Entry, Kind, Seq, StintId};
 use pitwire::session::PROBE_STINT;
 use pitwire::sink::{
-    Ack, Addressed, Answer, EntryId, Joined, Link, Proof, Receipt, Shown, Sink, SinkError,
+    Ack, Addressed, EntryId, JoinWait, Joined, Link, Proof, Receipt, Shown, Sink, SinkError,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -267,7 +267,7 @@ impl Link for ServerLink {
         Ok(id)
     }
 
-    async fn join(&mut self, session: &str, answer: Answer) -> Result<Joined, SinkError> {
+    async fn join(&mut self, session: &str, answer: JoinWait) -> Result<Joined, SinkError> {
         self.trip().await?;
         let state = self.server.state();
         self.joined.insert(session.into());
@@ -276,7 +276,7 @@ impl Link for ServerLink {
         }
         let history = state.sessions.get(session).filter(|history| !history.is_empty());
         let Some(history) = history.filter(|_| self.is_home(&state, session)) else {
-            let acks = answer == Answer::Ack && !state.faults.never_acks;
+            let acks = answer == JoinWait::Ack && !state.faults.never_acks;
             return Ok(if acks { Joined::Silent } else { Joined::Unanswered });
         };
         let newest = |wanted: Kind| {
@@ -387,7 +387,7 @@ impl Link for ServerLink {
         self.requests_acks = wanted;
     }
 
-    fn passed_over(&self) -> Vec<Seq> {
+    fn skipped(&self) -> Vec<Seq> {
         self.passed_over.clone()
     }
 

@@ -192,7 +192,7 @@ async fn a_fixed_proof_refuses_a_server_that_cannot_give_it() {
     assert!(world.queue().entries >= 4, "{:?}", world.queue());
     let error = world.status().last_error.unwrap();
     assert!(error.contains("delivery.proof = \"echo\""), "{error}");
-    let plainly = world.status().last_error_plainly.unwrap();
+    let plainly = world.status().user_message.unwrap();
     assert!(plainly.contains("cannot confirm"), "{plainly}");
 }
 
@@ -271,7 +271,7 @@ async fn an_entry_that_the_server_refuses_is_set_aside_and_the_rest_flows_on() {
         world.frames(20).await;
         world.drain(2 * MINUTE).await;
         assert!(started.elapsed() >= Duration::from_secs(5), "three tries over five seconds");
-        assert_eq!(world.queue().server().ledger.quarantined, 1);
+        assert_eq!(world.queue().server().ledger.dead_letters, 1);
         assert_eq!(world.queue().server().ledger.delivered, 45);
         let mut seen = world.seen();
         seen.sort_unstable();
@@ -290,7 +290,7 @@ async fn a_refused_entry_is_identified_though_the_acknowledgement_takes_most_of_
     world.append(Content::Frame(Situation::default()), r#"{"driver":"poison"}"#).await;
     world.frames(5).await;
     world.drain(MINUTE).await;
-    assert_eq!(world.queue().server().ledger.quarantined, 1);
+    assert_eq!(world.queue().server().ledger.dead_letters, 1);
     assert_eq!(world.status().failures, 0, "{:?}", world.status().last_error);
 }
 
@@ -319,7 +319,7 @@ async fn an_entry_that_was_passed_over_when_the_link_ended_is_tried_again_and_se
         world.server.cut();
         world.server.behave(poison.clone());
         world.drain(MINUTE).await;
-        assert_eq!(world.queue().server().ledger.quarantined, 1, "stalls {stalls}");
+        assert_eq!(world.queue().server().ledger.dead_letters, 1, "stalls {stalls}");
         assert_eq!(world.queue().server().ledger.delivered, 20, "stalls {stalls}");
         let shown: Vec<_> = up_to(21).into_iter().filter(|&seq| seq != 11).collect();
         assert_eq!(world.seen(), shown, "stalls {stalls}");
@@ -341,7 +341,7 @@ async fn each_entry_that_is_refused_is_set_aside_also_when_the_last_of_a_batch_i
     world.server.behave(poison);
     world.drain(2 * MINUTE).await;
     let ledger = world.queue().server().ledger;
-    assert_eq!((ledger.delivered, ledger.quarantined), (7, 3), "{ledger:?}");
+    assert_eq!((ledger.delivered, ledger.dead_letters), (7, 3), "{ledger:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -350,7 +350,7 @@ async fn a_poison_entry_at_the_start_of_a_session_does_not_block_it() {
     world.append(Content::Frame(Situation::default()), r#"{"driver":"poison"}"#).await;
     world.frames(5).await;
     world.drain(5 * MINUTE).await;
-    assert_eq!(world.queue().server().ledger.quarantined, 1);
+    assert_eq!(world.queue().server().ledger.dead_letters, 1);
     let mut seen = world.seen();
     seen.sort_unstable();
     seen.dedup();
@@ -502,7 +502,7 @@ async fn a_foreign_frame_on_the_page_proves_nothing_about_ours() {
         assert_eq!(seen, up_to(210), "{faults:?}");
         assert_eq!(world.server.seen().len(), 1, "one page: {faults:?}");
         let ledger = world.queue().server().ledger;
-        assert_eq!((ledger.delivered, ledger.quarantined), (210, 0), "{faults:?}");
+        assert_eq!((ledger.delivered, ledger.dead_letters), (210, 0), "{faults:?}");
     }
 }
 
@@ -685,7 +685,7 @@ async fn a_refused_entry_of_a_server_that_takes_one_at_a_time_is_set_aside() {
     world.server.behave(poison);
     world.drain(MINUTE).await;
     let ledger = world.queue().server().ledger;
-    assert_eq!((ledger.quarantined, ledger.delivered), (1, 221), "{ledger:?}");
+    assert_eq!((ledger.dead_letters, ledger.delivered), (1, 221), "{ledger:?}");
     assert_eq!(world.server.state().requests, 1, "the page stays");
 }
 
@@ -718,7 +718,7 @@ async fn an_unknown_fixed_session_is_named_and_shows_no_page() {
         let status = world.status();
         let error = status.last_error.unwrap();
         assert!(error.contains("does not know the session in server.session_id"), "{error}");
-        let plainly = status.last_error_plainly.unwrap();
+        let plainly = status.user_message.unwrap();
         assert!(plainly.contains("server.session_id"), "{plainly}");
         assert_eq!((status.forgotten_at, world.queue().entries), (None, 6), "{proof:?}");
         assert!(world.server.state().links < 12, "retried slowly: {}", world.server.state().links);

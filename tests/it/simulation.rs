@@ -48,9 +48,9 @@ fn whatever_fails_nothing_is_lost_or_reordered_and_it_heals() {
         let story = simulate(seed);
         time += story.time;
         delivered += story.books.delivered;
-        thinned += story.books.thinned;
+        thinned += story.books.downsampled;
         dropped += story.books.dropped_in_all();
-        set_aside += story.books.quarantined;
+        set_aside += story.books.dead_letters;
     }
     let hours = time.as_secs_f64() / 3600.0;
     println!("{count} seeds and {drawn:?}: {hours:.0} virtual hours in {:.1?}", started.elapsed());

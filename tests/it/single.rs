@@ -4,7 +4,7 @@ use std::io;
 
 use pitwire::config::{QueueConfig, SERVER, StintConfig};
 use pitwire::entry::{CapturedAt, Seq};
-use pitwire::queue::fates::Fate;
+use pitwire::queue::disposition::Disposition;
 use pitwire::queue::operator::Operator;
 use pitwire::queue::store::Store;
 use pitwire::queue::{self, Closed, Destinations, Limits, OpenError, Reader, Writer};
@@ -33,6 +33,6 @@ pub fn with_store<S: Store>(
 }
 
 /// The disposition of an entry.
-pub async fn fate(operator: &Operator, seq: Seq) -> Fate {
-    operator.fates(seq).await.unwrap()[0].fate
+pub async fn fate(operator: &Operator, seq: Seq) -> Disposition {
+    operator.dispositions(seq).await.unwrap()[0].disposition
 }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use pitwire::entry::Seq;
 use pitwire::queue::segments::{Options, SegmentStore};
-use pitwire::queue::store::{Held, Store};
+use pitwire::queue::store::{Store, Usage};
 use pitwire::queue::{FIRST, Limit};
 use proptest::prelude::*;
 
@@ -105,7 +105,7 @@ fn check(ops: &[Op]) {
             Op::Release { share } => {
                 let head = at(&model, *share);
                 let books = vec![*share; 20];
-                store.release(Seq(head), &books).unwrap();
+                store.truncate(Seq(head), &books).unwrap();
                 model.records = model.records.split_off(&head);
                 model.head = model.head.max(head);
                 model.books = Some(books);
@@ -130,7 +130,7 @@ fn check(ops: &[Op]) {
                 };
             }
             Op::Thin { share, stretches, every } => {
-                let found = store.stretches();
+                let found = store.sealed_segments();
                 if found.is_empty() {
                     continue;
                 }
@@ -150,12 +150,13 @@ fn check(ops: &[Op]) {
                 let is_gone = left.is_empty();
                 store.replace(first, last, level, left, &books).unwrap();
                 model.books = Some(books);
-                let stretch = store.stretches().into_iter().find(|stretch| stretch.last == last);
+                let stretch =
+                    store.sealed_segments().into_iter().find(|stretch| stretch.last == last);
                 assert_eq!(stretch.map(|stretch| stretch.level), (!is_gone).then_some(level));
             }
             Op::Seal => {
                 store.seal().unwrap();
-                let last = store.stretches().last().map(|stretch| stretch.last.0);
+                let last = store.sealed_segments().last().map(|stretch| stretch.last.0);
                 assert!(last >= model.records.keys().next_back().copied(), "{last:?}");
             }
             Op::Flush => store.flush().unwrap(),
@@ -192,12 +193,12 @@ fn at(model: &Model, share: u8) -> u64 {
 
 fn compare(store: &SegmentStore, model: &Model, op: &Op) {
     let bytes = model.records.values().map(|record| record.len() as u64).sum();
-    let held = Held { records: model.records.len() as u64, bytes };
-    assert_eq!(store.held(), held, "after {op:?}");
+    let held = Usage { records: model.records.len() as u64, bytes };
+    assert_eq!(store.usage(), held, "after {op:?}");
     assert_eq!(store.appended(), model.appended, "after {op:?}");
     assert_eq!(store.lost(), 0, "after {op:?}");
     assert_eq!(store.tail().0, model.tail, "after {op:?}");
-    assert_eq!(store.books(), model.books, "after {op:?}");
+    assert_eq!(store.metadata(), model.books, "after {op:?}");
     for key in 0..3 {
         let fact = store.get(&format!("key-{key}")).unwrap();
         assert_eq!(fact.as_ref(), model.facts.get(&key), "after {op:?}");
@@ -240,7 +241,7 @@ fn a_segment_stays_until_its_release_is_durable() {
         let names = std::fs::read_dir(place.path()).unwrap().map(|item| item.unwrap().file_name());
         names.filter(|name| name.to_str().unwrap().starts_with("q-")).count()
     };
-    store.release(Seq(21), b"books").unwrap();
+    store.truncate(Seq(21), b"books").unwrap();
     store.maintain().unwrap();
     assert_eq!(segments(), 1);
     store.flush().unwrap();

@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use pitwire::config::Config;
 use pitwire::entry::{CapturedAt, Seq, Situation};
-use pitwire::queue::fates::Fate;
+use pitwire::queue::disposition::Disposition;
 use pitwire::queue::segments::{Options, SegmentStore};
 use pitwire::queue::store::Store;
 use pitwire::queue::{self, Closed, Content, NewEntry, OpenError, Reader, Stamps, Writer};
@@ -73,7 +73,11 @@ fn a_write_ahead_log_that_was_cut_at_the_end_of_a_record_counts_what_is_missing(
         file.set_len(len - closed - 40 * (FRAME + RECORD.len() as u64)).unwrap();
         let mut store = open(&folder);
         let case = format!("killed: {is_killed}");
-        assert_eq!((store.appended(), store.held().records, store.lost()), (100, 60, 40), "{case}");
+        assert_eq!(
+            (store.appended(), store.usage().records, store.lost()),
+            (100, 60, 40),
+            "{case}"
+        );
         assert_eq!(store.take_lost(), [(Seq(61), Seq(100))], "{case}");
         assert!(store.append(RECORD).unwrap() > Seq(100), "{case}");
         drop(store);
@@ -94,7 +98,7 @@ fn a_write_ahead_log_that_was_deleted_or_emptied_counts_all_that_it_held() {
                 false => fs::write(journal(&folder), b"").unwrap(),
             }
             let mut store = open(&folder);
-            assert_eq!((store.appended(), store.held().records, store.lost()), (100, 0, 100));
+            assert_eq!((store.appended(), store.usage().records, store.lost()), (100, 0, 100));
             assert_eq!(store.take_lost(), [(Seq(1), Seq(100))]);
             assert!(store.append(RECORD).unwrap() > Seq(100));
         }
@@ -109,13 +113,13 @@ fn a_deleted_write_ahead_log_loses_only_what_was_not_released() {
     for _ in 0..100 {
         store.append(RECORD).unwrap();
     }
-    store.release(Seq(71), b"books").unwrap();
+    store.truncate(Seq(71), b"books").unwrap();
     store.flush().unwrap();
     drop(store);
     fs::remove_file(journal(place.path())).unwrap();
     let mut store = open(place.path());
     assert_eq!((store.appended(), store.lost()), (100, 30));
-    assert_eq!(store.books().as_deref(), Some(&b"books"[..]));
+    assert_eq!(store.metadata().as_deref(), Some(&b"books"[..]));
     assert_eq!(store.take_lost(), [(Seq(71), Seq(100))]);
 }
 
@@ -134,7 +138,7 @@ fn a_sealed_segment_that_was_deleted_is_missed_at_the_next_start() {
     let second = format!("q-{:016x}-{:016x}", 11, 20);
     fs::remove_dir_all(place.path().join(second)).unwrap();
     let mut store = open(place.path());
-    assert_eq!((store.appended(), store.held().records, store.lost()), (30, 20, 10));
+    assert_eq!((store.appended(), store.usage().records, store.lost()), (30, 20, 10));
     assert_eq!(store.take_lost(), [(Seq(11), Seq(20))]);
 }
 
@@ -179,7 +183,7 @@ async fn an_entry_that_was_cut_off_is_traced_as_lost_and_stays_in_the_ledger() {
             (0, 50),
             "{start}: {status:?}"
         );
-        assert_eq!(single::fate(&writer.operator(), Seq(50)).await, Fate::Lost, "{start}");
+        assert_eq!(single::fate(&writer.operator(), Seq(50)).await, Disposition::Lost, "{start}");
         drop((writer, reader));
         closed.wait().await;
     }
@@ -313,7 +317,7 @@ fn no_link_is_followed_when_a_file_is_created_and_no_one_else_may_read_it() {
     }
     store.seal().unwrap();
     store.put("one", Some(b"1")).unwrap();
-    store.note(queue::store::Notes::Fates, "{}").unwrap();
+    store.append_line(queue::store::SideLog::Dispositions, "{}").unwrap();
     for name in names {
         assert_eq!(fs::read_to_string(outside.join(name)).unwrap(), "mine", "{name}");
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use pitwire::config::{Durability, RECENT, WhenFull};
 use pitwire::entry::{CapturedAt, Entry, Kind, Seq, Situation, StintId};
-use pitwire::queue::fates::Fate;
+use pitwire::queue::disposition::Disposition;
 use pitwire::queue::segments::{Options, SegmentStore};
 use pitwire::queue::store::Store;
 use pitwire::queue::{Appended, Content, Limit, Limits, NewEntry, Reader, Stamps, Writer};
@@ -99,18 +99,19 @@ async fn what_became_of_an_entry_can_be_asked() {
     let fate = async |seq| single::fate(&operator, Seq(seq)).await;
     for seq in 1..=600 {
         let expected = match seq {
-            ..=100 => Fate::Delivered,
-            _ if left.contains(&seq) => Fate::Queued,
-            _ => Fate::Thinned,
+            ..=100 => Disposition::Delivered,
+            _ if left.contains(&seq) => Disposition::Queued,
+            _ => Disposition::Downsampled,
         };
         assert_eq!(fate(seq).await, expected, "{seq}");
     }
-    assert_eq!(fate(601).await, Fate::NotGivenYet);
+    assert_eq!(fate(601).await, Disposition::NotAssigned);
     assert!(left.len() < 400, "no frame was downsampled");
     drive.reader.rewind();
     drive.deliver_all().await;
     for seq in 101..=600 {
-        let expected = if left.contains(&seq) { Fate::Delivered } else { Fate::Thinned };
+        let expected =
+            if left.contains(&seq) { Disposition::Delivered } else { Disposition::Downsampled };
         assert_eq!(fate(seq).await, expected, "{seq}");
     }
 }
@@ -241,7 +242,7 @@ impl Drive {
             let batch =
                 self.reader.next_batch(Limit { entries: 20, bytes: 1 << 20 }).await.unwrap();
             self.delivered = self.delivered.max(batch.ends().unwrap().1.0);
-            self.reader.remove(batch).await.unwrap();
+            self.reader.ack(batch).await.unwrap();
         }
     }
 
@@ -269,7 +270,7 @@ impl Drive {
         assert_eq!(ledger.dropped_in_all(), 0, "{status:?}");
         let queued = self.queued().await;
         let left: BTreeSet<u64> = queued.iter().map(|entry| entry.seq.0).collect();
-        assert_eq!(status.appended(), ledger.delivered + ledger.thinned + left.len() as u64);
+        assert_eq!(status.appended(), ledger.delivered + ledger.downsampled + left.len() as u64);
         let first = self.delivered + 1;
         let known = || (1..).zip(&self.handed_in).filter(move |(seq, _)| *seq >= first);
         for (seq, known) in known().filter(|(_, known)| known.is_marked) {

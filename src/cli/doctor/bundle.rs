@@ -12,15 +12,15 @@ use zip::write::SimpleFileOptions;
 
 use super::{Finding, Severity, disk, queue, to_json, to_text};
 use crate::cli::private_file;
-use crate::cli::queue::access::{Cannot, on_this_pc};
-use crate::cli::queue::{Which, status};
+use crate::cli::queue::access::{ToolError, on_this_pc};
+use crate::cli::queue::{QueueTarget, status};
 use crate::cli::settings::Settings;
 use crate::config::{
     Config, DOCTOR_DISK_TIMEOUT, DOCTOR_LOCAL_TIMEOUT, LOG_FILE_BYTES, Loaded,
     MAX_DOCTOR_ANSWER_BYTES, Problems,
 };
+use crate::http_client::{Bounds, Bytes, Method, request};
 use crate::remote_text::Secrets;
-use crate::request::{Bounds, Bytes, Method, request};
 
 /// The path of a bundle to be written.
 #[derive(Debug)]
@@ -119,7 +119,7 @@ async fn queue_status(settings: &Settings, findings: &[Finding]) -> String {
     // Log lines must not appear between the findings.
     let set = settings.set.iter().cloned().chain(["log.level=off".to_owned()]).collect();
     let (config, queue) = (settings.config.clone(), settings.queue.clone());
-    let which = Which { config, queue, set, admin: None };
+    let which = QueueTarget { config, queue, set, admin: None };
     let asked = async {
         let access = which.open().await?;
         let status = access.status().await;
@@ -131,7 +131,7 @@ async fn queue_status(settings: &Settings, findings: &[Finding]) -> String {
             let lines = status::lines(&status).into_iter();
             lines.map(|(name, value)| format!("{name:20}{value}\n")).collect()
         }
-        Ok(Err(Cannot(why))) => why,
+        Ok(Err(ToolError(why))) => why,
         Err(_) => format!("no answer in {DOCTOR_DISK_TIMEOUT:?}"),
     }
 }

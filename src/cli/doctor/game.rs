@@ -19,7 +19,7 @@ pub(super) async fn look(config: &LmuConfig) -> Report {
         return report;
     }
     let folder = config.folder.clone();
-    let is_there = match disk::in_time(move || Seen::look(&*memory::here(&folder))).await {
+    let is_there = match disk::in_time(move || GameState::look(&*memory::here(&folder))).await {
         Some(seen) => seen.say(&mut report, config),
         None => {
             report.fault(
@@ -34,13 +34,13 @@ pub(super) async fn look(config: &LmuConfig) -> Report {
 }
 
 /// The game's memory.
-struct Seen {
+struct GameState {
     native: io::Result<Reading>,
     plugin: io::Result<Reading>,
     about: io::Result<About>,
 }
 
-impl Seen {
+impl GameState {
     fn look(memory: &dyn Memory) -> Self {
         let read = |way| Reader::open(way, memory).map(|reader| reader.read());
         Self { native: read(Way::Native), plugin: read(Way::Plugin), about: About::of(memory) }

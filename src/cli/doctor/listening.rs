@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpListener};
 use super::{Report, disk};
 use crate::cli::queue::access::{is_same, on_this_pc};
 use crate::config::{Config, DOCTOR_LOCAL_TIMEOUT, MAX_DOCTOR_ANSWER_BYTES};
-use crate::request::{Bounds, Bytes, Method, RequestError, StatusCode, request};
+use crate::http_client::{Bounds, Bytes, Method, RequestError, StatusCode, request};
 use crate::tools::Status;
 
 pub(super) const SUBJECT: &str = "addresses";

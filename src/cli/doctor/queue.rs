@@ -9,7 +9,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::{Report, disk};
-use crate::cli::queue::access::{Access, Cannot, Examiner, agent};
+use crate::cli::queue::access::{Access, Examiner, ToolError, agent};
 use crate::cli::queue::{count, verify};
 use crate::config::{
     Config, DOCTOR_DISK_TIMEOUT, DOCTOR_LEAST_FREE_BYTES, DOCTOR_SLOW_FSYNC, DOCTOR_VERIFY_TIMEOUT,
@@ -130,7 +130,7 @@ async fn verify(report: &mut Report, inspection: Inspection, config: &Config) ->
                 first.get_or_insert_with(|| finding.clone());
             };
             let verdict = verify::examine(&examiner, tell, |_| {}).await?;
-            Ok::<_, Cannot>((verdict, first))
+            Ok::<_, ToolError>((verdict, first))
         })
     });
     match timeout(DOCTOR_VERIFY_TIMEOUT, examined).await {
@@ -139,7 +139,7 @@ async fn verify(report: &mut Report, inspection: Inspection, config: &Config) ->
             format!("it is damaged: {}; {}", verdict.sentence(), first.what),
             "pitwire queue verify lists all damage, pitwire queue repair what can be repaired",
         ),
-        Ok(Ok(Err(Cannot(why)))) => report.fault(why, "check the disk and its cable"),
+        Ok(Ok(Err(ToolError(why)))) => report.fault(why, "check the disk and its cable"),
         Ok(Err(_)) | Err(_) => report.note(
             format!("not all entries could be read within {DOCTOR_VERIFY_TIMEOUT:?}"),
             "pitwire queue verify reads them all",

@@ -3,27 +3,27 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
 
-use super::Which;
+use super::QueueTarget;
 use crate::cli::{log, set_all};
 use crate::clock;
 use crate::config::{self, Config, LogConfig, Overrides, PAGE_ENTRIES};
 use crate::entry::Seq;
-use crate::queue::inspect::{Examination, Finding, Inspection};
-use crate::queue::operator::{DropStep, Mended};
+use crate::queue::inspect::{Finding, Inspection, SegmentReport};
+use crate::queue::operator::{PurgeStep, Repaired};
 use crate::queue::{self, Closed, Destinations, Limits, OpenError, QueueError, Reader, Writer};
 use crate::tools::{Client, ClientError, Line, Moved, Page, Refusals, Status, Tools, Trace};
 
 /// Why a tool cannot do its work, with advice for the user.
 #[derive(Debug)]
-pub(in crate::cli) struct Cannot(pub(in crate::cli) String);
+pub(in crate::cli) struct ToolError(pub(in crate::cli) String);
 
-impl From<QueueError> for Cannot {
+impl From<QueueError> for ToolError {
     fn from(error: QueueError) -> Self {
         Self(format!("{error}; check that the disk is connected and has room"))
     }
 }
 
-impl From<ClientError> for Cannot {
+impl From<ClientError> for ToolError {
     fn from(error: ClientError) -> Self {
         Self(error.to_string())
     }
@@ -49,16 +49,16 @@ pub(in crate::cli) enum Examiner {
     Agent(Client),
 }
 
-impl Which {
+impl QueueTarget {
     /// Opens the queue without enforcing limits, or finds the agent that has it open.
-    pub(in crate::cli) async fn open(&self) -> Result<Access, Cannot> {
+    pub(in crate::cli) async fn open(&self) -> Result<Access, ToolError> {
         let open =
             |config: &Config| queue::open_existing(&config.queue, &config.stint, clock::now());
         self.open_by(open).await
     }
 
     /// Opens the queue to append to it, enforcing its limits; creates it if there is none.
-    pub(super) async fn open_to_append(&self) -> Result<Access, Cannot> {
+    pub(super) async fn open_to_append(&self) -> Result<Access, ToolError> {
         let open = |config: &Config| {
             let limits = Limits::new(&config.queue, &config.stint);
             // The entries of destinations that are not configured here must not be discarded.
@@ -70,7 +70,7 @@ impl Which {
     async fn open_by(
         &self,
         open: impl Fn(&Config) -> Result<(Writer, Vec<Reader>, Closed), OpenError>,
-    ) -> Result<Access, Cannot> {
+    ) -> Result<Access, ToolError> {
         if let Some(admin) = &self.admin {
             return Ok(Access::Agent(Client::new(admin)?));
         }
@@ -85,7 +85,7 @@ impl Which {
     }
 
     /// Inspects the queue without opening it, or finds the agent that has it open.
-    pub(super) async fn examiner(&self) -> Result<Examiner, Cannot> {
+    pub(super) async fn examiner(&self) -> Result<Examiner, ToolError> {
         if let Some(admin) = &self.admin {
             return Ok(Examiner::Agent(Client::new(admin)?));
         }
@@ -96,16 +96,16 @@ impl Which {
         }
     }
 
-    fn configure(&self) -> Result<Config, Cannot> {
+    fn configure(&self) -> Result<Config, ToolError> {
         let mut overrides = Overrides::default();
         if let Some(path) = &self.queue {
             overrides.set("queue.path", path, "--queue");
         }
-        set_all(&mut overrides, &self.set).map_err(Cannot)?;
+        set_all(&mut overrides, &self.set).map_err(ToolError)?;
         let environment = config::process_environment();
         let file = config::file(self.config.clone());
         let loaded = config::load(file.as_deref(), environment, &overrides)
-            .map_err(|problems| Cannot(problems.to_string()))?;
+            .map_err(|problems| ToolError(problems.to_string()))?;
         // The log file belongs to the agent.
         log::start(&LogConfig { file: None, ..loaded.config.log.clone() });
         Ok(loaded.config)
@@ -113,19 +113,19 @@ impl Which {
 }
 
 /// Finds the agent that has the queue open, if that is why opening it failed.
-pub(in crate::cli) async fn agent(config: &Config, error: OpenError) -> Result<Client, Cannot> {
+pub(in crate::cli) async fn agent(config: &Config, error: OpenError) -> Result<Client, ToolError> {
     match &error {
         OpenError::InUse { .. } => {}
         OpenError::Missing { .. } => {
-            return Err(Cannot(format!("{error}; name its folder with --queue")));
+            return Err(ToolError(format!("{error}; name its folder with --queue")));
         }
         OpenError::Storage { .. } => {
-            return Err(Cannot(format!("{error}; check the folder and its disk")));
+            return Err(ToolError(format!("{error}; check the folder and its disk")));
         }
     }
     let metrics = &config.metrics;
     if !metrics.enabled || metrics.listen.port() == 0 {
-        return Err(Cannot(format!(
+        return Err(ToolError(format!(
             "{error}, and the configuration does not have its admin address (metrics.listen); \
              give it with --admin, or stop that process"
         )));
@@ -134,9 +134,9 @@ pub(in crate::cli) async fn agent(config: &Config, error: OpenError) -> Result<C
     let status: Status = client
         .get("/queue/status")
         .await
-        .map_err(|refused| Cannot(format!("{error}, but {refused}; or use --admin")))?;
+        .map_err(|refused| ToolError(format!("{error}, but {refused}; or use --admin")))?;
     if !is_same(Path::new(&status.path), &config.queue.path) {
-        return Err(Cannot(format!(
+        return Err(ToolError(format!(
             "{error}, but the agent at {} has the queue {}; name the right one with --admin",
             metrics.listen, status.path
         )));
@@ -159,14 +159,14 @@ pub(in crate::cli) fn is_same(one: &Path, other: &Path) -> bool {
 }
 
 impl Access {
-    pub(in crate::cli) async fn status(&self) -> Result<Status, Cannot> {
+    pub(in crate::cli) async fn status(&self) -> Result<Status, ToolError> {
         match self {
             Self::Own(own) => Ok(own.tools.status()),
             Self::Agent(agent) => Ok(agent.get("/queue/status").await?),
         }
     }
 
-    async fn page(&self, from: Seq, entries: usize, whole: bool) -> Result<Page, Cannot> {
+    async fn page(&self, from: Seq, entries: usize, whole: bool) -> Result<Page, ToolError> {
         match self {
             Self::Own(own) => Ok(own.tools.page(from, entries, whole).await?),
             Self::Agent(agent) => {
@@ -177,23 +177,23 @@ impl Access {
         }
     }
 
-    pub(super) async fn trace(&self, seq: Seq) -> Result<Trace, Cannot> {
+    pub(super) async fn trace(&self, seq: Seq) -> Result<Trace, ToolError> {
         match self {
             Self::Own(own) => Ok(own.tools.trace(seq).await?),
             Self::Agent(agent) => Ok(agent.get(&format!("/queue/trace?seq={seq}")).await?),
         }
     }
 
-    pub(super) async fn mend(&self, from: Seq) -> Result<Option<Mended>, Cannot> {
+    pub(super) async fn mend(&self, from: Seq) -> Result<Option<Repaired>, ToolError> {
         match self {
-            Self::Own(own) => Ok(own.tools.operator().mend(from).await?),
+            Self::Own(own) => Ok(own.tools.operator().repair(from).await?),
             Self::Agent(agent) => Ok(agent.post(&format!("/queue/mend?from={from}"), "").await?),
         }
     }
 
-    pub(super) async fn drop_between(&self, first: Seq, last: Seq) -> Result<DropStep, Cannot> {
+    pub(super) async fn drop_between(&self, first: Seq, last: Seq) -> Result<PurgeStep, ToolError> {
         match self {
-            Self::Own(own) => Ok(own.tools.operator().drop_between(first, last).await?),
+            Self::Own(own) => Ok(own.tools.operator().purge(first, last).await?),
             Self::Agent(agent) => {
                 let path = format!("/queue/drop?first={first}&last={last}");
                 Ok(agent.post(&path, "").await?)
@@ -201,14 +201,14 @@ impl Access {
         }
     }
 
-    pub(super) async fn refused(&self) -> Result<Refusals, Cannot> {
+    pub(super) async fn refused(&self) -> Result<Refusals, ToolError> {
         match self {
             Self::Own(own) => Ok(own.tools.refused().await?),
             Self::Agent(agent) => Ok(agent.get("/queue/refused").await?),
         }
     }
 
-    pub(super) async fn requeue(&self) -> Result<Moved, Cannot> {
+    pub(super) async fn requeue(&self) -> Result<Moved, ToolError> {
         match self {
             Self::Own(own) => Ok(own.tools.requeue().await?),
             Self::Agent(agent) => Ok(agent.post("/queue/requeue", "").await?),
@@ -216,14 +216,14 @@ impl Access {
     }
 
     /// Appends the entries of lines that the caller has checked.
-    pub(super) async fn import(&self, text: &[u8]) -> Result<Moved, Cannot> {
+    pub(super) async fn import(&self, text: &[u8]) -> Result<Moved, ToolError> {
         match self {
             Self::Own(own) => {
                 let now = clock::now();
                 let lines = text.split(|&byte| byte == b'\n');
                 let lines = lines.filter(|line| !line.trim_ascii().is_empty());
                 let lines: Result<Vec<_>, _> = lines.map(|line| Line::parse(line, now)).collect();
-                let lines = lines.map_err(|refused| Cannot(refused.to_string()))?;
+                let lines = lines.map_err(|refused| ToolError(refused.to_string()))?;
                 Ok(own.tools.append(&lines).await?)
             }
             Self::Agent(agent) => Ok(agent.post("/queue/import", text.to_vec()).await?),
@@ -242,7 +242,7 @@ impl Access {
 impl Examiner {
     /// The oldest sequence number and the one after the newest, as far as they are known without
     /// reading the entries.
-    pub(super) async fn ends(&self) -> Result<(Seq, Seq), Cannot> {
+    pub(super) async fn ends(&self) -> Result<(Seq, Seq), ToolError> {
         match self {
             Self::Stopped(inspection, _) => Ok(inspection.ends()),
             Self::Agent(agent) => {
@@ -253,17 +253,17 @@ impl Examiner {
     }
 
     /// Reads a whole segment: the one that holds `from`, or the next one.
-    pub(super) async fn examine(&self, from: Seq) -> Result<Option<Examination>, Cannot> {
+    pub(super) async fn examine(&self, from: Seq) -> Result<Option<SegmentReport>, ToolError> {
         match self {
-            Self::Stopped(inspection, _) => inspection
-                .examine(from)
-                .map_err(|error| Cannot(format!("cannot read the queue: {error}; check its disk"))),
+            Self::Stopped(inspection, _) => inspection.examine(from).map_err(|error| {
+                ToolError(format!("cannot read the queue: {error}; check its disk"))
+            }),
             Self::Agent(agent) => Ok(agent.get(&format!("/queue/examination?from={from}")).await?),
         }
     }
 
     /// Entries already lost to damage, which the ledger counts as dropped (corrupt).
-    pub(super) async fn lost_before(&self) -> Result<u64, Cannot> {
+    pub(super) async fn lost_before(&self) -> Result<u64, ToolError> {
         match self {
             Self::Stopped(inspection, _) => Ok(inspection.lost_before()),
             Self::Agent(agent) => Ok(agent.get::<Status>("/queue/status").await?.queue.corrupt()),
@@ -271,7 +271,7 @@ impl Examiner {
     }
 
     /// Findings that are not about single entries.
-    pub(super) async fn others(&self) -> Result<Vec<Finding>, Cannot> {
+    pub(super) async fn others(&self) -> Result<Vec<Finding>, ToolError> {
         let mut findings = Vec::new();
         let (imbalances, disk_bytes, max_bytes) = match self {
             Self::Stopped(inspection, config) => {
@@ -322,7 +322,7 @@ impl<'a> Walk<'a> {
         last: Option<Seq>,
         most: u64,
         whole: bool,
-    ) -> Result<Self, Cannot> {
+    ) -> Result<Self, ToolError> {
         let status = access.status().await?;
         let newest = Seq(status.queue.tail.0.saturating_sub(1));
         let last = last.map_or(newest, |last| last.min(newest));
@@ -337,7 +337,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Reads the next page; `None` if there are no more entries.
-    pub(super) async fn page(&mut self) -> Result<Option<Page>, Cannot> {
+    pub(super) async fn page(&mut self) -> Result<Option<Page>, ToolError> {
         let Some(from) = self.next.filter(|from| *from <= self.last && self.left > 0) else {
             return Ok(None);
         };

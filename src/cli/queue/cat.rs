@@ -1,6 +1,6 @@
 //! `pitwire queue cat`: prints an entry.
 
-use super::{Cannot, Exit, Walk, Which, complain, print, seq, trace};
+use super::{Exit, QueueTarget, ToolError, Walk, eprint_line, print, seq, trace};
 use crate::entry::Seq;
 
 /// Print an entry: the JSON of its frame or setup.
@@ -12,11 +12,11 @@ pub struct Cat {
     #[arg(value_parser = seq)]
     pub seq: Seq,
     #[command(flatten)]
-    pub which: Which,
+    pub which: QueueTarget,
 }
 
 impl Cat {
-    pub(super) async fn run(self) -> Result<Exit, Cannot> {
+    pub(super) async fn run(self) -> Result<Exit, ToolError> {
         let access = self.which.open().await?;
         let mut walk = Walk::start(&access, Some(self.seq), Some(self.seq), 1, true).await?;
         let page = walk.page().await?.unwrap_or_default();
@@ -26,11 +26,11 @@ impl Cat {
                 Exit::Good
             }
             (None, Some((seq, error))) => {
-                complain(format_args!("entry {seq} cannot be read back: {error}"));
+                eprint_line(format_args!("entry {seq} cannot be read back: {error}"));
                 Exit::Found
             }
             (None, None) => {
-                complain(trace::sentence(&access.trace(self.seq).await?));
+                eprint_line(trace::sentence(&access.trace(self.seq).await?));
                 Exit::Found
             }
         };

@@ -1,6 +1,8 @@
 //! `pitwire queue drop`: drops entries.
 
-use super::{Access, Cannot, Exit, NOT_DONE, Walk, Which, contents, count, places, print, seq};
+use super::{
+    Access, Exit, NOT_DONE, QueueTarget, ToolError, Walk, contents, count, places, print, seq,
+};
 use crate::config::MAX_SEQ;
 use crate::entry::{Kind, Seq};
 
@@ -24,15 +26,15 @@ pub struct Drop {
     #[arg(long)]
     pub apply: bool,
     #[command(flatten)]
-    pub which: Which,
+    pub which: QueueTarget,
 }
 
 impl Drop {
-    pub(super) async fn run(self) -> Result<Exit, Cannot> {
+    pub(super) async fn run(self) -> Result<Exit, ToolError> {
         if let (Some(from), Some(to)) = (self.from, self.to)
             && to < from
         {
-            return Err(Cannot(format!("--to: {to} is below --from {from}; swap them")));
+            return Err(ToolError(format!("--to: {to} is below --from {from}; swap them")));
         }
         let access = self.which.open().await?;
         match self.apply {
@@ -43,7 +45,7 @@ impl Drop {
         Ok(Exit::Good)
     }
 
-    async fn say(&self, access: &Access) -> Result<(), Cannot> {
+    async fn say(&self, access: &Access) -> Result<(), ToolError> {
         let mut walk = Walk::start(access, self.from, self.to, u64::MAX, false).await?;
         let (mut frames, mut setups, mut unreadable) = (0, 0, 0);
         let (mut first, mut last) = (None, None);
@@ -72,7 +74,7 @@ impl Drop {
         Ok(())
     }
 
-    async fn drop_them(&self, access: &Access) -> Result<(), Cannot> {
+    async fn drop_them(&self, access: &Access) -> Result<(), ToolError> {
         // Keep entries that are appended from now on.
         let newest = Seq(access.status().await?.queue.tail.0.saturating_sub(1));
         let first = self.from.unwrap_or(Seq(0));
@@ -80,12 +82,12 @@ impl Drop {
         let (mut rest, mut dropped) = (Some((first, last)), 0);
         let (mut setups, mut out_below) = (Vec::new(), None);
         while let Some((first, last)) = rest {
-            let step = access.drop_between(first, last).await.map_err(|Cannot(why)| {
-                Cannot(format!("{why} ({} dropped so far)", count(dropped, "entry")))
+            let step = access.drop_between(first, last).await.map_err(|ToolError(why)| {
+                ToolError(format!("{why} ({} dropped so far)", count(dropped, "entry")))
             })?;
             dropped += step.dropped;
             setups.extend(step.setups);
-            out_below = out_below.or(step.out_below);
+            out_below = out_below.or(step.in_flight_below);
             rest = step.rest;
         }
         print(format_args!("dropped {}", count(dropped, "entry")));

@@ -5,7 +5,9 @@ use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 
 use super::csv::Table;
-use super::{Access, Cannot, Exit, Progress, Walk, Which, complain, contents, count, seq};
+use super::{
+    Access, Exit, Progress, QueueTarget, ToolError, Walk, contents, count, eprint_line, seq,
+};
 use crate::entry::{CapturedAt, Kind, Seq};
 use crate::tools::{Item, export_line};
 
@@ -37,7 +39,7 @@ pub struct Export {
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
     #[command(flatten)]
-    pub which: Which,
+    pub which: QueueTarget,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -60,12 +62,12 @@ struct Written {
 
 /// Why an export failed.
 enum Ended {
-    Cannot(Cannot),
+    Cannot(ToolError),
     Output(io::Error),
 }
 
-impl From<Cannot> for Ended {
-    fn from(cannot: Cannot) -> Self {
+impl From<ToolError> for Ended {
+    fn from(cannot: ToolError) -> Self {
         Self::Cannot(cannot)
     }
 }
@@ -77,7 +79,7 @@ impl From<io::Error> for Ended {
 }
 
 impl Export {
-    pub(super) async fn run(self) -> Result<Exit, Cannot> {
+    pub(super) async fn run(self) -> Result<Exit, ToolError> {
         let access = self.which.open().await?;
         let written = match &self.output {
             Some(path) => {
@@ -101,7 +103,7 @@ impl Export {
             }
             Err(Ended::Output(error)) => {
                 let why = format!("cannot write the output: {error}; choose a disk with room");
-                return Err(Cannot(why));
+                return Err(ToolError(why));
             }
         };
         Ok(self.say(&written))
@@ -121,7 +123,7 @@ impl Export {
         };
         'pages: while let Some(page) = walk.page().await? {
             for (seq, error) in &page.unreadable {
-                complain(format_args!("entry {seq} cannot be read back: {error}"));
+                eprint_line(format_args!("entry {seq} cannot be read back: {error}"));
                 written.unreadable += 1;
             }
             for item in &page.entries {
@@ -139,7 +141,7 @@ impl Export {
         progress.at(all);
         if let Some(table) = table.filter(|table| !table.left_out.is_empty()) {
             let names = Vec::from_iter(table.left_out).join(", ");
-            complain(format_args!(
+            eprint_line(format_args!(
                 "not in the CSV, which has only the dashboard's fields: {names}"
             ));
         }
@@ -149,12 +151,14 @@ impl Export {
     fn say(&self, written: &Written) -> Exit {
         let &Written { frames, setups, unreadable } = written;
         match self.format {
-            Format::Jsonl => complain(format_args!("exported {}", contents(frames, setups))),
+            Format::Jsonl => eprint_line(format_args!("exported {}", contents(frames, setups))),
             Format::Csv => {
-                complain(format_args!("exported {}", count(frames, "frame")));
+                eprint_line(format_args!("exported {}", count(frames, "frame")));
                 if setups > 0 {
                     let setups = count(setups, "setup");
-                    complain(format_args!("left {setups} out of the CSV; --format jsonl has them"));
+                    eprint_line(format_args!(
+                        "left {setups} out of the CSV; --format jsonl has them"
+                    ));
                 }
             }
         }
@@ -179,9 +183,9 @@ fn write_item(
     }
 }
 
-fn cannot_create(path: &std::path::Path, error: &io::Error) -> Cannot {
+fn cannot_create(path: &std::path::Path, error: &io::Error) -> ToolError {
     let path = path.display();
-    Cannot(match error.kind() {
+    ToolError(match error.kind() {
         ErrorKind::AlreadyExists => {
             format!("--output: {path} exists already; choose another name or remove it")
         }

@@ -4,7 +4,9 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::path::PathBuf;
 
-use super::{Access, Cannot, Exit, NOT_DONE, Progress, Which, contents, count, print, say_moved};
+use super::{
+    Access, Exit, NOT_DONE, Progress, QueueTarget, ToolError, contents, count, print, say_moved,
+};
 use crate::clock;
 use crate::config::{MAX_BATCH_LINES, MAX_FINDINGS, MAX_LINE_BYTES, PAGE_BYTES};
 use crate::entry::CapturedAt;
@@ -26,7 +28,7 @@ pub struct Import {
     #[arg(long)]
     pub apply: bool,
     #[command(flatten)]
-    pub which: Which,
+    pub which: QueueTarget,
 }
 
 /// The contents of a file.
@@ -42,9 +44,9 @@ struct Check {
 }
 
 impl Import {
-    pub(super) async fn run(self) -> Result<Exit, Cannot> {
+    pub(super) async fn run(self) -> Result<Exit, ToolError> {
         let unreadable = |error: io::Error| {
-            Cannot(format!("{}: {error}; choose a file that can be read", self.file.display()))
+            ToolError(format!("{}: {error}; choose a file that can be read", self.file.display()))
         };
         let mut file = File::open(&self.file).map_err(unreadable)?;
         let check = self.check(&file).map_err(unreadable)?;
@@ -111,8 +113,8 @@ impl Import {
     }
 
     /// Appends the lines in batches.
-    async fn import(&self, access: &Access, file: File) -> Result<Moved, Cannot> {
-        let unreadable = |error: io::Error| Cannot(error.to_string());
+    async fn import(&self, access: &Access, file: File) -> Result<Moved, ToolError> {
+        let unreadable = |error: io::Error| ToolError(error.to_string());
         let mut lines = Lines::new(&file);
         let of = file.metadata().map_err(unreadable)?.len();
         let mut progress = Progress::begin("importing", of);
@@ -131,8 +133,8 @@ impl Import {
                 }
             }
             if count > 0 {
-                let stored = access.import(&text).await.map_err(|Cannot(why)| {
-                    Cannot(format!(
+                let stored = access.import(&text).await.map_err(|ToolError(why)| {
+                    ToolError(format!(
                         "{why}; lines 1 to {done} are queued: remove them before you try again"
                     ))
                 })?;

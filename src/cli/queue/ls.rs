@@ -1,6 +1,6 @@
 //! `pitwire queue ls`: lists entries.
 
-use super::{Cannot, Exit, Walk, Which, complain, print, seq};
+use super::{Exit, QueueTarget, ToolError, Walk, eprint_line, print, seq};
 use crate::entry::Seq;
 
 /// List entries: sequence number, capture time, stint, kind, bytes.
@@ -18,11 +18,11 @@ pub struct Ls {
     #[arg(long, value_name = "N", default_value_t = 100)]
     pub limit: u64,
     #[command(flatten)]
-    pub which: Which,
+    pub which: QueueTarget,
 }
 
 impl Ls {
-    pub(super) async fn run(self) -> Result<Exit, Cannot> {
+    pub(super) async fn run(self) -> Result<Exit, ToolError> {
         let access = self.which.open().await?;
         let mut walk = Walk::start(&access, self.from, self.to, self.limit, false).await?;
         let mut exit = Exit::Good;
@@ -35,12 +35,12 @@ impl Ls {
                 print(format_args!("{seq}\t{at}\t{stint}\t{kind}\t{bytes}"));
             }
             for (seq, error) in page.unreadable {
-                complain(format_args!("entry {seq} cannot be read back: {error}"));
+                eprint_line(format_args!("entry {seq} cannot be read back: {error}"));
                 exit = Exit::Found;
             }
         }
         if let Some(next) = walk.rest() {
-            complain(format_args!("more follow: --from {next}"));
+            eprint_line(format_args!("more follow: --from {next}"));
         }
         access.close().await;
         Ok(exit)

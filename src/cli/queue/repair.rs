@@ -1,7 +1,7 @@
 //! `pitwire queue repair`: repairs a damaged queue.
 
 use super::verify::{Verdict, examine};
-use super::{Access, Cannot, Examiner, Exit, NOT_DONE, Which, count, print};
+use super::{Access, Examiner, Exit, NOT_DONE, QueueTarget, ToolError, count, print};
 use crate::entry::Seq;
 use crate::queue::inspect::Finding;
 
@@ -18,11 +18,11 @@ pub struct Repair {
     #[arg(long)]
     pub apply: bool,
     #[command(flatten)]
-    pub which: Which,
+    pub which: QueueTarget,
 }
 
 impl Repair {
-    pub(super) async fn run(self) -> Result<Exit, Cannot> {
+    pub(super) async fn run(self) -> Result<Exit, ToolError> {
         let (verdict, leftovers) = self.say().await?;
         if verdict.findings == 0 && leftovers == 0 {
             print("nothing to repair");
@@ -44,13 +44,13 @@ impl Repair {
 
     /// Prints each finding and its remedy. Returns the verdict and the number of files left over
     /// from a crash.
-    async fn say(&self) -> Result<(Verdict, u64), Cannot> {
+    async fn say(&self) -> Result<(Verdict, u64), ToolError> {
         let examiner = self.which.examiner().await?;
         let tell = |finding: &Finding| print(format_args!("{}: {}", finding.what, finding.remedy));
         let verdict = examine(&examiner, tell, |_| {}).await?;
         let mut leftovers = Vec::new();
         if let Examiner::Stopped(inspection, _) = &examiner {
-            leftovers = inspection.leftovers().map_err(|error| Cannot(error.to_string()))?;
+            leftovers = inspection.leftovers().map_err(|error| ToolError(error.to_string()))?;
         }
         leftovers
             .iter()
@@ -62,7 +62,7 @@ impl Repair {
 /// Reads every segment, which quarantines damaged ones, and prints the outcome. Opening the queue
 /// has already repaired everything else: `lost_before` is the number of lost entries before it was
 /// opened.
-async fn mend(access: &Access, lost_before: u64) -> Result<(), Cannot> {
+async fn mend(access: &Access, lost_before: u64) -> Result<(), ToolError> {
     let mut from = Seq(0);
     while let Some(mended) = access.mend(from).await? {
         let next = Seq(mended.next.0.max(from.0 + 1));

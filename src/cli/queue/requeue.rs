@@ -1,6 +1,6 @@
 //! `pitwire queue requeue`: requeues the dead letters.
 
-use super::{Cannot, Exit, NOT_DONE, Which, contents, count, places, print, say_moved};
+use super::{Exit, NOT_DONE, QueueTarget, ToolError, contents, count, places, print, say_moved};
 
 /// Requeue the dead letters: entries that the server refused.
 ///
@@ -13,11 +13,11 @@ pub struct Requeue {
     #[arg(long)]
     pub apply: bool,
     #[command(flatten)]
-    pub which: Which,
+    pub which: QueueTarget,
 }
 
 impl Requeue {
-    pub(super) async fn run(self) -> Result<Exit, Cannot> {
+    pub(super) async fn run(self) -> Result<Exit, ToolError> {
         let access = match self.apply {
             true => self.which.open_to_append().await?,
             false => self.which.open().await?,
@@ -29,9 +29,9 @@ impl Requeue {
             return Ok(Exit::Good);
         };
         if self.apply {
-            let moved = access.requeue().await.map_err(|Cannot(why)| {
+            let moved = access.requeue().await.map_err(|ToolError(why)| {
                 let file = "quarantine/refused-taken.ndjson in the queue's folder";
-                Cannot(format!("{why}; pitwire queue import takes the missing ones from {file}"))
+                ToolError(format!("{why}; pitwire queue import takes the missing ones from {file}"))
             })?;
             access.close().await;
             return Ok(say_moved(&moved));

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Access, Cannot, Exit, Which, print};
+use super::{Access, Exit, QueueTarget, ToolError, print};
 use crate::entry::CapturedAt;
 use crate::queue::DestinationStatus;
 use crate::queue::ledger::DropReason;
@@ -14,11 +14,11 @@ use crate::tools;
 #[derive(Debug, clap::Args)]
 pub struct Status {
     #[command(flatten)]
-    pub which: Which,
+    pub which: QueueTarget,
 }
 
 impl Status {
-    pub(super) async fn run(self) -> Result<Exit, Cannot> {
+    pub(super) async fn run(self) -> Result<Exit, ToolError> {
         let access: Access = self.which.open().await?;
         let status = access.status().await?;
         access.close().await;
@@ -55,8 +55,8 @@ pub(in crate::cli) fn lines(status: &tools::Status) -> Vec<(String, String)> {
         for reason in DropReason::ALL {
             lines.push(line(&format!("dropped_{}", reason.as_str()), &ledger.dropped(reason)));
         }
-        lines.push(line("thinned", &ledger.thinned));
-        lines.push(line("quarantined", &ledger.quarantined));
+        lines.push(line("thinned", &ledger.downsampled));
+        lines.push(line("quarantined", &ledger.dead_letters));
         lines.push(line("queued", queued));
         lines.push(line("imbalance", imbalance));
     }

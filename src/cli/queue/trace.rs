@@ -1,8 +1,8 @@
 //! `pitwire queue trace`: shows what happened to an entry.
 
-use super::{Cannot, Exit, Which, print, seq};
+use super::{Exit, QueueTarget, ToolError, print, seq};
 use crate::entry::Seq;
-use crate::queue::fates::{DestinationFate, Fate};
+use crate::queue::disposition::{DestinationFate, Disposition};
 use crate::queue::ledger::DropReason;
 use crate::tools;
 
@@ -16,17 +16,18 @@ pub struct Trace {
     #[arg(value_parser = seq)]
     pub seq: Seq,
     #[command(flatten)]
-    pub which: Which,
+    pub which: QueueTarget,
 }
 
 impl Trace {
-    pub(super) async fn run(self) -> Result<Exit, Cannot> {
+    pub(super) async fn run(self) -> Result<Exit, ToolError> {
         let access = self.which.open().await?;
         let trace = access.trace(self.seq).await?;
         access.close().await;
         print(sentence(&trace));
-        let is_unknown =
-            |one: &DestinationFate| matches!(one.fate, Fate::Unknown | Fate::NotGivenYet);
+        let is_unknown = |one: &DestinationFate| {
+            matches!(one.disposition, Disposition::Unknown | Disposition::NotAssigned)
+        };
         Ok(if trace.fates.iter().any(is_unknown) { Exit::Found } else { Exit::Good })
     }
 }
@@ -34,28 +35,28 @@ impl Trace {
 /// Describes the disposition of an entry in a line per destination.
 pub(super) fn sentence(trace: &tools::Trace) -> String {
     let tools::Trace { seq, fates, entry, tail } = trace;
-    let line = |DestinationFate { destination, fate }: &DestinationFate| {
+    let line = |DestinationFate { destination, disposition: fate }: &DestinationFate| {
         format!("{destination}: entry {seq} {}", what(*fate, entry.as_ref(), *tail))
     };
     fates.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-fn what(fate: Fate, entry: Option<&tools::Item>, tail: Seq) -> String {
+fn what(fate: Disposition, entry: Option<&tools::Item>, tail: Seq) -> String {
     match fate {
-        Fate::Delivered => "was delivered: the server has it".into(),
-        Fate::Refused => {
+        Disposition::Delivered => "was delivered: the server has it".into(),
+        Disposition::DeadLetter => {
             "was refused by the server and set aside; pitwire queue requeue queues it again".into()
         }
-        Fate::Dropped(reason) => format!("was dropped: {}", because(reason)),
-        Fate::Thinned => {
+        Disposition::Dropped(reason) => format!("was dropped: {}", because(reason)),
+        Disposition::Downsampled => {
             "was downsampled: the queue was full, its neighbours were kept (queue.when_full)".into()
         }
-        Fate::Lost => {
+        Disposition::Lost => {
             "was lost to damage: files of the queue were damaged, cut or deleted before it was sent; \
              the ledger counts it as dropped (corrupt)"
                 .into()
         }
-        Fate::Queued => match entry {
+        Disposition::Queued => match entry {
             Some(entry) => format!(
                 "is in the queue: a {} of stint {}, captured at {}",
                 entry.kind.as_str(),
@@ -64,8 +65,8 @@ fn what(fate: Fate, entry: Option<&tools::Item>, tail: Seq) -> String {
             ),
             None => "is in the queue".into(),
         },
-        Fate::NotGivenYet => format!("does not exist yet: the next one becomes entry {tail}"),
-        Fate::Unknown => "is unknown: no entry had this number, or it was too long ago".into(),
+        Disposition::NotAssigned => format!("does not exist yet: the next one becomes entry {tail}"),
+        Disposition::Unknown => "is unknown: no entry had this number, or it was too long ago".into(),
     }
 }
 

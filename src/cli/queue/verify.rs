@@ -1,8 +1,8 @@
 //! `pitwire queue verify`: checks every entry.
 
-use super::{Cannot, Examiner, Exit, Progress, Which, count, print};
+use super::{Examiner, Exit, Progress, QueueTarget, ToolError, count, print};
 use crate::entry::Seq;
-use crate::queue::inspect::{Finding, Place, out_of_order};
+use crate::queue::inspect::{EntryPosition, Finding, out_of_order};
 
 /// Read every entry and check the queue, without changing anything.
 ///
@@ -12,11 +12,11 @@ use crate::queue::inspect::{Finding, Place, out_of_order};
 #[derive(Debug, clap::Args)]
 pub struct Verify {
     #[command(flatten)]
-    pub which: Which,
+    pub which: QueueTarget,
 }
 
 impl Verify {
-    pub(super) async fn run(self) -> Result<Exit, Cannot> {
+    pub(super) async fn run(self) -> Result<Exit, ToolError> {
         let examiner = self.which.examiner().await?;
         let (head, tail) = examiner.ends().await?;
         let mut progress = Progress::begin("reading the queue", tail.0.saturating_sub(head.0));
@@ -62,7 +62,7 @@ pub(in crate::cli) async fn examine(
     examiner: &Examiner,
     mut tell: impl FnMut(&Finding),
     mut read: impl FnMut(Seq),
-) -> Result<Verdict, Cannot> {
+) -> Result<Verdict, ToolError> {
     let lost_before = examiner.lost_before().await?;
     let mut verdict = Verdict { lost_before, ..Verdict::default() };
     let mut tell = |verdict: &mut Verdict, finding: &Finding| {
@@ -70,7 +70,7 @@ pub(in crate::cli) async fn examine(
         tell(finding);
     };
     let mut from = Seq(0);
-    let mut before: Option<Place> = None;
+    let mut before: Option<EntryPosition> = None;
     while let Some(examination) = examiner.examine(from).await? {
         verdict.stretches += 1;
         verdict.entries += examination.entries;

@@ -14,8 +14,8 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
 use crate::entry::Seq;
-use crate::queue::journal::{Mark, number};
-use crate::queue::{bytes, disk};
+use crate::queue::wal::{Checkpoint, number};
+use crate::queue::{disk, framing};
 
 /// The size of a slot. A larger checkpoint is not written; with the metadata of about twenty
 /// destinations it takes half a slot.
@@ -24,24 +24,24 @@ const NAME: &str = "checkpoint";
 
 /// The state of the store at its last flush.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(in crate::queue) struct Checkpoint {
+pub(in crate::queue) struct SavedCheckpoint {
     /// The base position of the write-ahead log.
-    pub(in crate::queue) lo: Seq,
+    pub(in crate::queue) base_seq: Seq,
     /// The number of records lost until then.
     pub(in crate::queue) lost: u64,
-    pub(in crate::queue) mark: Mark,
+    pub(in crate::queue) checkpoint: Checkpoint,
 }
 
 /// Writes the checkpoint file.
 #[derive(Debug)]
-pub(super) struct Checkpoints {
+pub(super) struct CheckpointFile {
     /// `None` if it could not be opened or written: the queue works without it.
     file: Option<File>,
     /// The number of the last written checkpoint.
     number: u64,
 }
 
-impl Checkpoints {
+impl CheckpointFile {
     /// Opens the checkpoint file in `folder`, creating it if necessary.
     pub(super) fn open(folder: &Path) -> Self {
         let path = folder.join(NAME);
@@ -59,7 +59,7 @@ impl Checkpoints {
     }
 
     /// Writes a checkpoint of the flushed store.
-    pub(super) fn write(&mut self, checkpoint: &Checkpoint) {
+    pub(super) fn write(&mut self, checkpoint: &SavedCheckpoint) {
         let Some(file) = &mut self.file else { return };
         let frame = checkpoint.to_frame(self.number + 1);
         if frame.len() > SLOT_BYTES {
@@ -74,31 +74,31 @@ impl Checkpoints {
     }
 }
 
-impl Checkpoint {
+impl SavedCheckpoint {
     fn to_frame(&self, number: u64) -> Vec<u8> {
-        let mut payload: Vec<u8> = [self.lo.0, self.lost].map(u64::to_le_bytes).concat();
-        payload.extend(self.mark.to_bytes());
-        bytes::frame(Seq(0), Seq(number), &payload)
+        let mut payload: Vec<u8> = [self.base_seq.0, self.lost].map(u64::to_le_bytes).concat();
+        payload.extend(self.checkpoint.to_bytes());
+        framing::encode(Seq(0), Seq(number), &payload)
     }
 
     fn from_bytes(payload: &[u8]) -> Option<Self> {
         let (lo, rest) = number(payload)?;
         let (lost, mark) = number(rest)?;
-        Some(Self { lo: Seq(lo), lost, mark: Mark::from_bytes(mark)? })
+        Some(Self { base_seq: Seq(lo), lost, checkpoint: Checkpoint::from_bytes(mark)? })
     }
 }
 
 /// Reads the newest intact checkpoint.
-pub(super) fn read(folder: &Path) -> Option<Checkpoint> {
+pub(super) fn read(folder: &Path) -> Option<SavedCheckpoint> {
     read_slots(folder).max_by_key(|(number, _)| *number).map(|(_, checkpoint)| checkpoint)
 }
 
-fn read_slots(folder: &Path) -> impl Iterator<Item = (u64, Checkpoint)> {
+fn read_slots(folder: &Path) -> impl Iterator<Item = (u64, SavedCheckpoint)> {
     // An unreadable checkpoint proves nothing; the write-ahead log is still read.
     let bytes = fs::read(folder.join(NAME)).unwrap_or_default();
     let slots = bytes.chunks(SLOT_BYTES).filter_map(|slot| {
-        let (number, payload) = bytes::parse(Seq(0), slot)?;
-        Some((number.0, Checkpoint::from_bytes(payload)?))
+        let (number, payload) = framing::decode(Seq(0), slot)?;
+        Some((number.0, SavedCheckpoint::from_bytes(payload)?))
     });
     slots.collect::<Vec<_>>().into_iter()
 }
@@ -107,26 +107,26 @@ fn read_slots(folder: &Path) -> impl Iterator<Item = (u64, Checkpoint)> {
 mod tests {
     use super::*;
 
-    fn checkpoint(tail: u64) -> Checkpoint {
-        let mark = Mark { tail, books: b"books".to_vec(), ..Mark::default() };
-        Checkpoint { lo: Seq(1), lost: 3, mark }
+    fn checkpoint(tail: u64) -> SavedCheckpoint {
+        let mark = Checkpoint { tail, metadata: b"books".to_vec(), ..Checkpoint::default() };
+        SavedCheckpoint { base_seq: Seq(1), lost: 3, checkpoint: mark }
     }
 
     #[test]
     fn the_newest_checkpoint_is_read_and_the_one_before_it_when_that_is_torn() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(read(folder.path()), None);
-        let mut checkpoints = Checkpoints::open(folder.path());
+        let mut checkpoints = CheckpointFile::open(folder.path());
         for tail in 1..=3 {
             checkpoints.write(&checkpoint(tail));
             assert_eq!(read(folder.path()), Some(checkpoint(tail)));
         }
         // A reopened file continues with the next number.
-        Checkpoints::open(folder.path()).write(&checkpoint(4));
+        CheckpointFile::open(folder.path()).write(&checkpoint(4));
         assert_eq!(read(folder.path()), Some(checkpoint(4)));
         let path = folder.path().join(NAME);
         let mut bytes = fs::read(&path).unwrap();
-        bytes[bytes::HEADER] ^= 1;
+        bytes[framing::HEADER] ^= 1;
         fs::write(&path, &bytes).unwrap();
         assert_eq!(read(folder.path()), Some(checkpoint(3)));
     }
@@ -134,10 +134,10 @@ mod tests {
     #[test]
     fn a_checkpoint_that_does_not_fit_leaves_the_older_ones_alone() {
         let folder = tempfile::tempdir().unwrap();
-        let mut checkpoints = Checkpoints::open(folder.path());
+        let mut checkpoints = CheckpointFile::open(folder.path());
         checkpoints.write(&checkpoint(1));
         let mut large = checkpoint(2);
-        large.mark.books = vec![0; SLOT_BYTES];
+        large.checkpoint.metadata = vec![0; SLOT_BYTES];
         checkpoints.write(&large);
         assert_eq!(read(folder.path()), Some(checkpoint(1)));
     }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::SegmentStore;
 use crate::entry::Seq;
-use crate::queue::{bytes, disk};
+use crate::queue::{disk, framing};
 
 /// Reads all intact facts in `folder`.
 ///
@@ -25,7 +25,7 @@ pub(super) fn read_facts(folder: &Path) -> io::Result<BTreeMap<String, Vec<u8>>>
         }
         match disk::read(&folder.join(&key)) {
             Ok(read) => {
-                if let Some((_, value)) = bytes::parse(Seq(0), &read.bytes) {
+                if let Some((_, value)) = framing::decode(Seq(0), &read.bytes) {
                     facts.insert(key, value.to_vec());
                 }
             }
@@ -44,7 +44,7 @@ impl SegmentStore {
         let path = self.fact_path(key);
         match value {
             Some(value) => {
-                let frame = bytes::frame(Seq(0), Seq(0), value);
+                let frame = framing::encode(Seq(0), Seq(0), value);
                 self.with_ballast(|_| disk::replace(&path, &frame))?;
                 self.facts.insert(key.to_owned(), value.to_vec());
             }
@@ -64,7 +64,7 @@ impl SegmentStore {
         let gone: Vec<&String> = self.facts.keys().filter(is_gone).collect();
         let restored = disk::create_folder(&self.folder.join("facts")).and_then(|()| {
             gone.iter().try_for_each(|key| {
-                let frame = bytes::frame(Seq(0), Seq(0), &self.facts[*key]);
+                let frame = framing::encode(Seq(0), Seq(0), &self.facts[*key]);
                 disk::replace(&self.fact_path(key), &frame)
             })
         });

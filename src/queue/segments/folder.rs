@@ -4,14 +4,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::packed::Packed;
+use super::sealed::SealedSegment;
 use super::{DATABASE_BYTES, MAX_QUARANTINED, Records, VERSION};
 use crate::entry::Seq;
 use crate::planted::planted;
 use crate::queue::free_space::free_bytes;
-use crate::queue::journal::{self, Mark, number};
-use crate::queue::store::Held;
-use crate::queue::{bytes, disk, sled};
+use crate::queue::store::Usage;
+use crate::queue::wal::{self, Checkpoint, number};
+use crate::queue::{disk, framing, sled};
 
 /// The prefix of folders in which segments are built.
 const UNFINISHED: &str = "unfinished";
@@ -22,12 +22,12 @@ const MAX_STRAYS: usize = 8;
 
 /// The range of positions of a segment, inclusive; also its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Span {
-    pub(super) lo: Seq,
+pub(super) struct SeqRange {
+    pub(super) base_seq: Seq,
     pub(super) last: Seq,
 }
 
-impl Span {
+impl SeqRange {
     pub(super) fn path(self, folder: &Path) -> PathBuf {
         folder.join(self.name("q"))
     }
@@ -38,28 +38,28 @@ impl Span {
     }
 
     pub(super) fn is_inside(self, other: Self) -> bool {
-        other.lo <= self.lo && self.last <= other.last
+        other.base_seq <= self.base_seq && self.last <= other.last
     }
 
     fn name(self, prefix: &str) -> String {
-        format!("{prefix}-{:016x}-{:016x}", self.lo.0, self.last.0)
+        format!("{prefix}-{:016x}-{:016x}", self.base_seq.0, self.last.0)
     }
 
     fn parse(name: &str) -> Option<Self> {
         let (_, rest) = name.split_once('-')?;
         let (lo, rest) = parse_number(rest)?;
         let (last, rest) = parse_number(rest.strip_prefix('-')?)?;
-        (rest.is_empty() && lo <= last).then_some(Self { lo, last })
+        (rest.is_empty() && lo <= last).then_some(Self { base_seq: lo, last })
     }
 }
 
 /// A sealed segment.
 #[derive(Clone, Debug)]
 pub(super) struct Segment {
-    pub(super) span: Span,
-    pub(super) all: Held,
+    pub(super) range: SeqRange,
+    pub(super) stored: Usage,
     /// Its records that are not released.
-    pub(super) held: Held,
+    pub(super) pending: Usage,
     pub(super) level: u32,
     pub(super) disk_bytes: u64,
 }
@@ -67,13 +67,13 @@ pub(super) struct Segment {
 impl Segment {
     /// Whether the segment never contained records: it replaced records that were dropped.
     pub(super) fn is_empty(&self) -> bool {
-        self.all.records == 0
+        self.stored.records == 0
     }
 }
 
 /// What happens to segments that are replaced.
 #[derive(Clone, Copy)]
-pub(super) enum Old {
+pub(super) enum Replaced {
     Discard,
     Quarantine,
 }
@@ -82,9 +82,9 @@ pub(super) enum Old {
 /// this returns.
 pub(super) fn build(
     folder: &Path,
-    span: Span,
-    packed: &Packed,
-    all: Held,
+    span: SeqRange,
+    packed: &SealedSegment,
+    all: Usage,
     level: u32,
 ) -> io::Result<Segment> {
     remove_unfinished(folder);
@@ -95,7 +95,10 @@ pub(super) fn build(
         let numbers = [all.records, all.bytes, u64::from(level), disk_bytes];
         let payload: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
         disk::make_private(&path)?;
-        disk::write_durably(&path.join("seal"), &bytes::frame(span.lo, span.last, &payload))?;
+        disk::write_durably(
+            &path.join("seal"),
+            &framing::encode(span.base_seq, span.last, &payload),
+        )?;
         disk::sync_folder(&path)?;
         let new = span.new_path(folder);
         disk::remove_folder(&new)?;
@@ -104,7 +107,7 @@ pub(super) fn build(
         Ok(disk_bytes)
     });
     match built {
-        Ok(disk_bytes) => Ok(Segment { span, all, held: all, level, disk_bytes }),
+        Ok(disk_bytes) => Ok(Segment { range: span, stored: all, pending: all, level, disk_bytes }),
         Err(error) => {
             // Free its space for other writes.
             remove_unfinished(folder);
@@ -152,7 +155,7 @@ fn has_room(folder: &Path, bytes: u64) -> io::Result<()> {
 ///
 /// # Errors
 /// The disk or the system does not work at the moment: nothing is known about the seal.
-pub(super) fn read_seal(path: &Path, span: Span) -> io::Result<Option<Segment>> {
+pub(super) fn read_seal(path: &Path, span: SeqRange) -> io::Result<Option<Segment>> {
     match disk::read(&path.join("seal")) {
         Ok(read) => Ok(parse_seal(&read.bytes, span)),
         Err(error) if disk::is_circumstance(&error) => Err(error),
@@ -160,19 +163,20 @@ pub(super) fn read_seal(path: &Path, span: Span) -> io::Result<Option<Segment>> 
     }
 }
 
-fn parse_seal(bytes: &[u8], span: Span) -> Option<Segment> {
-    let (_, payload) = bytes::parse(span.lo, bytes).filter(|(last, _)| *last == span.last)?;
+fn parse_seal(bytes: &[u8], span: SeqRange) -> Option<Segment> {
+    let (_, payload) =
+        framing::decode(span.base_seq, bytes).filter(|(last, _)| *last == span.last)?;
     let (records, rest) = number(payload)?;
     let (bytes, rest) = number(rest)?;
     let (level, rest) = number(rest)?;
     let (disk_bytes, _) = number(rest)?;
-    let all = Held { records, bytes };
+    let all = Usage { records, bytes };
     let level = u32::try_from(level).ok()?;
-    Some(Segment { span, all, held: all, level, disk_bytes })
+    Some(Segment { range: span, stored: all, pending: all, level, disk_bytes })
 }
 
 /// Renames a built segment to its final name.
-pub(super) fn publish(folder: &Path, span: Span) -> io::Result<()> {
+pub(super) fn publish(folder: &Path, span: SeqRange) -> io::Result<()> {
     let path = span.path(folder);
     discard(folder, span)?;
     disk::rename(&span.new_path(folder), &path)?;
@@ -180,11 +184,16 @@ pub(super) fn publish(folder: &Path, span: Span) -> io::Result<()> {
 }
 
 /// Replaces the segments within `replaced` by the segment that was built for it.
-pub(super) fn swap(folder: &Path, replaced: Span, new: Span, old: Old) -> io::Result<()> {
-    for span in spans(folder, "q-")?.into_iter().filter(|span| span.is_inside(replaced)) {
+pub(super) fn swap(
+    folder: &Path,
+    replaced: SeqRange,
+    new: SeqRange,
+    old: Replaced,
+) -> io::Result<()> {
+    for span in ranges(folder, "q-")?.into_iter().filter(|span| span.is_inside(replaced)) {
         match old {
-            Old::Discard => discard(folder, span)?,
-            Old::Quarantine => set_segment_aside(folder, span)?,
+            Replaced::Discard => discard(folder, span)?,
+            Replaced::Quarantine => quarantine_segment(folder, span)?,
         }
     }
     publish(folder, new)
@@ -192,22 +201,22 @@ pub(super) fn swap(folder: &Path, replaced: Span, new: Span, old: Old) -> io::Re
 
 /// Completes the replacement of segments that a crash interrupted between its checkpoint record and
 /// its last rename.
-pub(super) fn finish_rewrite(folder: &Path, mark: &Mark) -> io::Result<()> {
-    let replaced = Span { lo: Seq(mark.replaced.0), last: Seq(mark.replaced.1) };
-    if replaced.lo != Seq(0) {
+pub(super) fn finish_rewrite(folder: &Path, mark: &Checkpoint) -> io::Result<()> {
+    let replaced = SeqRange { base_seq: Seq(mark.replaced.0), last: Seq(mark.replaced.1) };
+    if replaced.base_seq != Seq(0) {
         // Ignore leftovers of failed replacements: only a sealed segment within the range counts.
         let mut new = None;
-        for span in spans(folder, "new-")?.into_iter().filter(|span| span.is_inside(replaced)) {
+        for span in ranges(folder, "new-")?.into_iter().filter(|span| span.is_inside(replaced)) {
             new = new.or(read_seal(&span.new_path(folder), span)?.map(|_| span));
         }
         if let Some(new) = new {
-            swap(folder, replaced, new, Old::Discard)?;
+            swap(folder, replaced, new, Replaced::Discard)?;
         } else if disk::exists(&replaced.path(folder))? && !planted("forgotten_removal_comes_back")
         {
             // The new segment has its final name, but a power cut may have undone the removal of
             // the old ones.
-            let others = |span: &Span| span.is_inside(replaced) && *span != replaced;
-            for span in spans(folder, "q-")?.into_iter().filter(others) {
+            let others = |span: &SeqRange| span.is_inside(replaced) && *span != replaced;
+            for span in ranges(folder, "q-")?.into_iter().filter(others) {
                 discard(folder, span)?;
             }
             disk::sync_folder(folder)?;
@@ -221,7 +230,7 @@ pub(super) fn finish_rewrite(folder: &Path, mark: &Mark) -> io::Result<()> {
 
 /// Deletes a segment. It is renamed first, so that a half-deleted segment is not mistaken for a
 /// complete one.
-pub(super) fn discard(folder: &Path, span: Span) -> io::Result<()> {
+pub(super) fn discard(folder: &Path, span: SeqRange) -> io::Result<()> {
     let path = span.path(folder);
     if !disk::exists(&path)? {
         return Ok(());
@@ -233,8 +242,8 @@ pub(super) fn discard(folder: &Path, span: Span) -> io::Result<()> {
 }
 
 /// Moves a segment to quarantine; deletes the oldest one there if there are too many.
-pub(super) fn set_segment_aside(folder: &Path, span: Span) -> io::Result<()> {
-    let place = quarantine(folder)?;
+pub(super) fn quarantine_segment(folder: &Path, span: SeqRange) -> io::Result<()> {
+    let place = quarantine_folder(folder)?;
     let kept = disk::names(&place, "bad-")?;
     for name in kept.iter().take((kept.len() + 1).saturating_sub(MAX_QUARANTINED)) {
         disk::remove_leftover(&place.join(name));
@@ -243,10 +252,10 @@ pub(super) fn set_segment_aside(folder: &Path, span: Span) -> io::Result<()> {
 }
 
 /// Returns the quarantine folder, creating it if necessary.
-fn quarantine(folder: &Path) -> io::Result<PathBuf> {
+fn quarantine_folder(folder: &Path) -> io::Result<PathBuf> {
     let place = folder.join(QUARANTINE);
     if disk::is_no_folder(&place) {
-        set_stray_aside(folder, QUARANTINE)?;
+        quarantine_stray(folder, QUARANTINE)?;
     }
     disk::create_folder(&place)?;
     Ok(place)
@@ -287,12 +296,12 @@ pub(super) fn strays(folder: &Path) -> io::Result<Vec<String>> {
 }
 
 /// Moves strays to quarantine. The files that they displaced count as missing.
-pub(super) fn set_strays_aside(folder: &Path) -> io::Result<()> {
-    strays(folder)?.iter().try_for_each(|name| set_stray_aside(folder, name))
+pub(super) fn quarantine_strays(folder: &Path) -> io::Result<()> {
+    strays(folder)?.iter().try_for_each(|name| quarantine_stray(folder, name))
 }
 
 /// Moves a stray to quarantine; deletes the first stray there if there are too many.
-pub(in crate::queue) fn set_stray_aside(folder: &Path, name: &str) -> io::Result<()> {
+pub(in crate::queue) fn quarantine_stray(folder: &Path, name: &str) -> io::Result<()> {
     let stray = folder.join(name);
     let new_name = format!("stray-{}", name.replace('/', "-"));
     tracing::error!(
@@ -303,9 +312,9 @@ pub(in crate::queue) fn set_stray_aside(folder: &Path, name: &str) -> io::Result
     if name == QUARANTINE {
         let moved = disk::free_name(folder, &new_name);
         disk::rename(&stray, &moved)?;
-        return disk::rename(&moved, &disk::free_name(&quarantine(folder)?, &new_name));
+        return disk::rename(&moved, &disk::free_name(&quarantine_folder(folder)?, &new_name));
     }
-    let place = quarantine(folder)?;
+    let place = quarantine_folder(folder)?;
     let kept = disk::names(&place, "stray-")?;
     for name in kept.iter().take((kept.len() + 1).saturating_sub(MAX_STRAYS)) {
         disk::remove_leftover(&place.join(name));
@@ -314,7 +323,7 @@ pub(in crate::queue) fn set_stray_aside(folder: &Path, name: &str) -> io::Result
 }
 
 /// Deletes leftovers of a process that ended while deleting or building files.
-pub(super) fn sweep(folder: &Path) -> io::Result<()> {
+pub(super) fn remove_leftovers(folder: &Path) -> io::Result<()> {
     for name in disk::names(folder, "")? {
         if name.starts_with("trash-") || name.starts_with(UNFINISHED) || name.ends_with(".tmp") {
             disk::remove_leftover(&folder.join(name));
@@ -329,7 +338,7 @@ pub(super) fn damaged_facts(folder: &Path) -> io::Result<Vec<String>> {
     let mut damaged = Vec::new();
     for name in disk::names(&facts, "").unwrap_or_default() {
         let is_damaged =
-            |bytes: &[u8]| bytes::parse(Seq(0), bytes).is_none() && !name.ends_with(".tmp");
+            |bytes: &[u8]| framing::decode(Seq(0), bytes).is_none() && !name.ends_with(".tmp");
         // A file that cannot be read at the moment may be intact.
         if disk::read(&facts.join(&name)).is_ok_and(|read| is_damaged(&read.bytes)) {
             damaged.push(name);
@@ -397,12 +406,12 @@ pub(super) fn highest_position(folder: &Path) -> io::Result<Option<Seq>> {
 }
 
 /// The position ranges of the segments whose names begin with `prefix`, oldest first.
-pub(super) fn spans(folder: &Path, prefix: &str) -> io::Result<Vec<Span>> {
-    Ok(disk::names(folder, prefix)?.iter().filter_map(|name| Span::parse(name)).collect())
+pub(super) fn ranges(folder: &Path, prefix: &str) -> io::Result<Vec<SeqRange>> {
+    Ok(disk::names(folder, prefix)?.iter().filter_map(|name| SeqRange::parse(name)).collect())
 }
 
 /// The base positions of the existing write-ahead logs, oldest first.
-pub(super) fn journals(folder: &Path) -> io::Result<Vec<Seq>> {
+pub(super) fn wals(folder: &Path) -> io::Result<Vec<Seq>> {
     let lo = |name: &String| {
         let (lo, rest) = parse_number(name.strip_prefix("tail-")?)?;
         (rest == ".log").then_some(lo)
@@ -412,9 +421,9 @@ pub(super) fn journals(folder: &Path) -> io::Result<Vec<Seq>> {
 
 /// Deletes the older write-ahead logs. One that cannot be deleted is ignored while the newest one
 /// exists.
-pub(super) fn remove_other_journals(folder: &Path, newest: Seq) {
-    for lo in journals(folder).unwrap_or_default().into_iter().filter(|lo| *lo != newest) {
-        disk::remove_leftover(&journal::path(folder, lo));
+pub(super) fn remove_other_wals(folder: &Path, newest: Seq) {
+    for lo in wals(folder).unwrap_or_default().into_iter().filter(|lo| *lo != newest) {
+        disk::remove_leftover(&wal::path(folder, lo));
     }
 }
 
@@ -425,9 +434,9 @@ fn parse_number(text: &str) -> Option<(Seq, &str)> {
     (number < 1 << 62).then_some((Seq(number), rest))
 }
 
-pub(super) fn held(records: &Records) -> Held {
+pub(super) fn usage_of(records: &Records) -> Usage {
     let bytes = records.iter().map(|(_, record)| record.len() as u64).sum();
-    Held { records: records.len() as u64, bytes }
+    Usage { records: records.len() as u64, bytes }
 }
 
 /// Borrows the records for packing.

@@ -5,14 +5,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
-use super::checkpoint::Checkpoint;
-use super::folder::{read_seal, spans};
-use super::packed::Packed;
+use super::checkpoint::SavedCheckpoint;
+use super::folder::{ranges, read_seal};
+use super::sealed::SealedSegment;
 use super::{Options, Records, SEGMENT_ENTRIES};
 use crate::entry::Seq;
 use crate::planted::planted;
-use crate::queue::journal::{self, Contents, Mark, Note};
-use crate::queue::{bytes, disk};
+use crate::queue::wal::{self, Checkpoint, WalContents, WalRecord};
+use crate::queue::{disk, framing};
 
 /// How far a start may trust the data on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,16 +21,16 @@ pub(super) enum Trust {
     Disk,
     /// A write or an fsync failed: recently written data must be rewritten. The value is the state
     /// of the store, in case nothing is left on disk.
-    Nothing(Mark),
+    Nothing(Checkpoint),
 }
 
 /// The recovered active segment.
-pub(super) struct Newest {
-    pub(super) lo: Seq,
+pub(super) struct RecoveredSegment {
+    pub(super) base_seq: Seq,
     pub(super) records: Records,
     /// The position after its last record, even if that record is lost.
     pub(super) end: Seq,
-    pub(super) mark: Mark,
+    pub(super) checkpoint: Checkpoint,
     /// The offset of each record, starting with `lo`, if the write-ahead log may be appended to.
     pub(super) index: Option<Vec<u64>>,
     /// Positions from `end` on may have been assigned before a crash.
@@ -44,14 +44,14 @@ pub(super) fn find_newest(
     folder: &Path,
     options: &Options,
     trust: &Trust,
-    checkpoint: Option<&Checkpoint>,
-) -> io::Result<Option<Newest>> {
-    for lo in super::folder::journals(folder)?.into_iter().rev() {
+    checkpoint: Option<&SavedCheckpoint>,
+) -> io::Result<Option<RecoveredSegment>> {
+    for lo in super::folder::wals(folder)?.into_iter().rev() {
         if let Some(newest) = recover(folder, lo, options, trust, checkpoint)? {
             return Ok(Some(newest));
         }
         // A crash interrupted the creation of this segment: no record in it was reported as stored.
-        disk::remove_file(&journal::path(folder, lo))?;
+        disk::remove_file(&wal::path(folder, lo))?;
     }
     Ok(None)
 }
@@ -62,14 +62,14 @@ fn recover(
     lo: Seq,
     options: &Options,
     trust: &Trust,
-    checkpoint: Option<&Checkpoint>,
-) -> io::Result<Option<Newest>> {
-    let contents = journal::read(folder, lo)?;
+    checkpoint: Option<&SavedCheckpoint>,
+) -> io::Result<Option<RecoveredSegment>> {
+    let contents = wal::read(folder, lo)?;
     let same_boot = !options.boot.is_empty() && contents.boot() == Some(options.boot.as_str());
     let was_closed = contents.was_closed();
     let mut is_uncertain =
         *trust != Trust::Disk || !contents.is_clean || !(same_boot || was_closed);
-    let Contents { notes, intact, .. } = contents;
+    let WalContents { records: notes, intact, .. } = contents;
     // Data torn by a power cut was never durable; after any other damage, the records behind it are
     // still valid. No power cut came since this process opened the store.
     let is_same_process = matches!(trust, Trust::Nothing(_));
@@ -80,19 +80,19 @@ fn recover(
     let mut mark = None;
     for (number, note) in notes.into_iter().enumerate() {
         match note {
-            Note::Record(seq, record, at) if number < trusted => {
+            WalRecord::Entry(seq, record, at) if number < trusted => {
                 index.push(at);
                 known.insert(seq, record);
             }
-            Note::Record(seq, record, _) => drop(beyond.insert(seq, record)),
-            Note::Mark(found) if number < trusted => mark = Some(found),
-            Note::Mark(_) | Note::Opened(_) | Note::Closed => {}
+            WalRecord::Entry(seq, record, _) => drop(beyond.insert(seq, record)),
+            WalRecord::Checkpoint(found) if number < trusted => mark = Some(found),
+            WalRecord::Checkpoint(_) | WalRecord::Opened(_) | WalRecord::Closed => {}
         }
     }
-    for span in spans(folder, "q-")?.into_iter().filter(|span| span.lo >= lo) {
+    for span in ranges(folder, "q-")?.into_iter().filter(|span| span.base_seq >= lo) {
         let path = span.path(folder);
-        let all = read_seal(&path, span)?.map(|seal| seal.all);
-        for (seq, record) in Packed::read(&path, span.lo, all)?.0.all() {
+        let all = read_seal(&path, span)?.map(|seal| seal.stored);
+        for (seq, record) in SealedSegment::read(&path, span.base_seq, all)?.0.all() {
             known.entry(seq).or_insert(record);
         }
     }
@@ -102,7 +102,7 @@ fn recover(
     }
     let after = known.last_key_value().map_or(lo, |(seq, _)| Seq(seq.0 + 1));
     let known_end = mark.as_ref().map_or(after, |mark| after.max(Seq(mark.tail)));
-    let mark = newer_mark(mark, checkpoint);
+    let mark = newer_checkpoint(mark, checkpoint);
     let mut end = mark.as_ref().map_or(known_end, |mark| known_end.max(Seq(mark.tail)));
     if let Trust::Nothing(mark) = trust {
         // Damage at the end of the write-ahead log leaves no other trace.
@@ -117,20 +117,31 @@ fn recover(
         Some(mark) => mark,
         // The metadata is lost too: assume that the existing records are all that there ever were.
         None => {
-            let first = spans(folder, "q-")?.first().map_or(lo, |span| span.lo);
-            Mark { head: first.0, tail: first.0, ..Mark::default() }
+            let first = ranges(folder, "q-")?.first().map_or(lo, |span| span.base_seq);
+            Checkpoint { head: first.0, tail: first.0, ..Checkpoint::default() }
         }
     };
     let seqs = records.iter().map(|(seq, _)| *seq);
     let missing = gaps(lo.max(Seq(mark.head)), Seq(end.0.saturating_sub(1)), seqs, 0);
-    Ok(Some(Newest { lo, records, end, mark, index, is_uncertain, missing }))
+    Ok(Some(RecoveredSegment {
+        base_seq: lo,
+        records,
+        end,
+        checkpoint: mark,
+        index,
+        is_uncertain,
+        missing,
+    }))
 }
 
 /// The newer of the last checkpoint record in the write-ahead log and the checkpoint file. At the
 /// same age, the write-ahead log wins: a segment may have been replaced since.
-pub(super) fn newer_mark(journal: Option<Mark>, checkpoint: Option<&Checkpoint>) -> Option<Mark> {
-    let checkpoint = checkpoint.map(|checkpoint| checkpoint.mark.clone());
-    checkpoint.into_iter().chain(journal).max_by_key(Mark::age)
+pub(super) fn newer_checkpoint(
+    journal: Option<Checkpoint>,
+    checkpoint: Option<&SavedCheckpoint>,
+) -> Option<Checkpoint> {
+    let checkpoint = checkpoint.map(|checkpoint| checkpoint.checkpoint.clone());
+    checkpoint.into_iter().chain(journal).max_by_key(Checkpoint::age)
 }
 
 /// The gaps between the positions `seqs`, which are sorted, within `first` to `last` inclusive.
@@ -168,18 +179,18 @@ fn merge(lo: Seq, known: &mut BTreeMap<Seq, Vec<u8>>, beyond: BTreeMap<Seq, Vec<
 }
 
 /// Writes the state of the store to the `mark` file, which is read if the write-ahead log is lost.
-pub(super) fn write_mark(folder: &Path, mark: &Mark) -> io::Result<()> {
-    disk::replace(&folder.join(MARK), &bytes::frame(Seq(0), Seq(0), &mark.to_bytes()))
+pub(super) fn write_checkpoint(folder: &Path, mark: &Checkpoint) -> io::Result<()> {
+    disk::replace(&folder.join(MARK), &framing::encode(Seq(0), Seq(0), &mark.to_bytes()))
 }
 
 /// Reads the `mark` file; `None` if it is missing or damaged.
-pub(super) fn last_mark(folder: &Path) -> io::Result<Option<Mark>> {
+pub(super) fn last_mark(folder: &Path) -> io::Result<Option<Checkpoint>> {
     let bytes = match disk::read(&folder.join(MARK)) {
         Ok(read) => read.bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    Ok(bytes::parse(Seq(0), &bytes).and_then(|(_, mark)| Mark::from_bytes(mark)))
+    Ok(framing::decode(Seq(0), &bytes).and_then(|(_, mark)| Checkpoint::from_bytes(mark)))
 }
 
 const MARK: &str = "mark";

@@ -3,11 +3,11 @@
 
 use std::io;
 
-use super::folder::{Old, Segment, Span, borrowed, build, discard, held, swap};
-use super::packed::Packed;
+use super::folder::{Replaced, Segment, SeqRange, borrowed, build, discard, swap, usage_of};
+use super::sealed::SealedSegment;
 use super::{Records, SegmentStore};
 use crate::planted::planted;
-use crate::queue::store::{Held, Store};
+use crate::queue::store::{Store, Usage};
 
 impl SegmentStore {
     /// Replaces the sealed segments within `replaced` by one segment with `records`, or removes
@@ -15,30 +15,31 @@ impl SegmentStore {
     /// lost.
     pub(super) fn rewrite(
         &mut self,
-        replaced: Span,
+        replaced: SeqRange,
         level: u32,
         records: Records,
-        old: Old,
+        old: Replaced,
         books: Option<&[u8]>,
     ) -> io::Result<()> {
-        let inside = |segment: &Segment| segment.span.is_inside(replaced);
-        let mut before = Held::default();
-        self.sealed.iter().filter(|segment| inside(segment)).for_each(|s| before += s.held);
-        let kept = held(&records);
+        let inside = |segment: &Segment| segment.range.is_inside(replaced);
+        let mut before = Usage::default();
+        self.sealed.iter().filter(|segment| inside(segment)).for_each(|s| before += s.pending);
+        let kept = usage_of(&records);
         let new = self.with_ballast(|store| store.prepare(replaced, level, &records, kept))?;
         if let Some(books) = books {
             self.released += (before - kept).records;
-            self.books = books.to_vec();
+            self.metadata = books.to_vec();
         }
         if let Err(error) = self.commit(&new, old) {
             return self.fail(error);
         }
-        self.loaded.retain(|(lo, _)| !(replaced.lo..=replaced.last).contains(lo));
-        let index = self.sealed.partition_point(|segment| segment.span.lo < replaced.lo);
+        self.loaded.retain(|(lo, _)| !(replaced.base_seq..=replaced.last).contains(lo));
+        let index =
+            self.sealed.partition_point(|segment| segment.range.base_seq < replaced.base_seq);
         self.sealed.retain(|segment| !inside(segment));
-        self.held = self.held - before;
+        self.usage = self.usage - before;
         if !new.is_empty() {
-            self.held += new.held;
+            self.usage += new.pending;
             self.sealed.insert(index, new);
         }
         self.measure_sealed();
@@ -50,31 +51,31 @@ impl SegmentStore {
     /// record names must exist. Nothing has changed until it is committed.
     fn prepare(
         &mut self,
-        replaced: Span,
+        replaced: SeqRange,
         level: u32,
         records: &Records,
-        all: Held,
+        all: Usage,
     ) -> io::Result<Segment> {
         // The prepared folder must not be mistaken for one that belongs to an earlier checkpoint
         // record.
         self.replaced = (0, 0);
-        self.note_mark()?;
+        self.append_checkpoint()?;
         self.flush()?;
-        let packed = Packed::new(replaced.lo, borrowed(records))?;
+        let packed = SealedSegment::new(replaced.base_seq, borrowed(records))?;
         build(&self.folder, replaced, &packed, all, level)
     }
 
-    fn commit(&mut self, new: &Segment, old: Old) -> io::Result<()> {
-        self.replaced = (new.span.lo.0, new.span.last.0);
+    fn commit(&mut self, new: &Segment, old: Replaced) -> io::Result<()> {
+        self.replaced = (new.range.base_seq.0, new.range.last.0);
         if !planted("thinned_without_a_mark") {
-            self.note_mark()?;
+            self.append_checkpoint()?;
             self.flush()?;
         }
-        swap(&self.folder, new.span, new.span, old)?;
+        swap(&self.folder, new.range, new.range, old)?;
         if new.is_empty() {
-            discard(&self.folder, new.span)?;
+            discard(&self.folder, new.range)?;
         }
         self.replaced = (0, 0);
-        self.note_mark()
+        self.append_checkpoint()
     }
 }

@@ -4,31 +4,33 @@ use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 
-use super::checkpoint::{self, Checkpoint, Checkpoints};
+use super::active::ActiveSegment;
+use super::checkpoint::{self, CheckpointFile, SavedCheckpoint};
 use super::facts::read_facts;
 use super::folder::{
-    Segment, Span, borrowed, build, check_format, discard, finish_rewrite, held, highest_position,
-    publish, read_seal, remove_damaged_facts, remove_other_journals, set_segment_aside,
-    set_strays_aside, spans, sweep,
+    Segment, SeqRange, borrowed, build, check_format, discard, finish_rewrite, highest_position,
+    publish, quarantine_segment, quarantine_strays, ranges, read_seal, remove_damaged_facts,
+    remove_leftovers, remove_other_wals, usage_of,
 };
-use super::newest::NewestSegment;
-use super::packed::Packed;
-use super::recover::{Newest, Trust, find_newest, gaps, last_mark, newer_mark, write_mark};
+use super::recover::{
+    RecoveredSegment, Trust, find_newest, gaps, last_mark, newer_checkpoint, write_checkpoint,
+};
+use super::sealed::SealedSegment;
 use super::{MAX_LOADED, Options, Records, SEGMENT_ENTRIES, SegmentStore};
 use crate::entry::Seq;
 use crate::planted::planted;
-use crate::queue::journal::Journal;
-use crate::queue::store::{Held, Store};
+use crate::queue::store::{Store, Usage};
+use crate::queue::wal::Wal;
 use crate::queue::{FIRST, disk};
 
 impl SegmentStore {
     pub(super) fn start(folder: &Path, options: Options, trust: &Trust) -> io::Result<Self> {
         disk::create_folder(folder)?;
-        set_strays_aside(folder)?;
+        quarantine_strays(folder)?;
         disk::create_folder(&folder.join("facts"))?;
         check_format(folder)?;
         let highest = highest_position(folder)?;
-        sweep(folder)?;
+        remove_leftovers(folder)?;
         remove_damaged_facts(folder)?;
         let facts = read_facts(folder)?;
         let checkpoint = checkpoint::read(folder);
@@ -36,44 +38,52 @@ impl SegmentStore {
             Some(newest) => newest,
             None => Self::without_journal(folder, highest, trust, checkpoint.as_ref())?,
         };
-        let Newest { lo, records, end, mut mark, index, is_uncertain, missing } = found;
+        let RecoveredSegment {
+            base_seq: lo,
+            records,
+            end,
+            checkpoint: mut mark,
+            index,
+            is_uncertain,
+            missing,
+        } = found;
         finish_rewrite(folder, &mark)?;
         mark.appended += end.0.saturating_sub(mark.tail.max(lo.0));
         let mut store = Self {
             folder: folder.into(),
             options,
             sealed: VecDeque::new(),
-            newest: None,
+            active: None,
             loaded: VecDeque::new(),
             head: Seq(mark.head),
             durable_head: Seq(mark.head),
             tail: end,
             appended: mark.appended,
             released: mark.released,
-            held: Held::default(),
-            books: std::mem::take(&mut mark.books),
+            usage: Usage::default(),
+            metadata: std::mem::take(&mut mark.metadata),
             replaced: (0, 0),
             dirty: true,
             sealed_bytes: 0,
             largest_bytes: 0,
             other_bytes: 0,
-            checkpoints: Checkpoints::open(folder),
+            checkpoints: CheckpointFile::open(folder),
             lost_stretches: Vec::new(),
             facts,
             lock: None,
         };
         store.find_sealed(lo)?;
-        store.newest = Some(match index {
+        store.active = Some(match index {
             Some(index) => {
                 // The segment had just been sealed when the process ended; its write-ahead log is
                 // complete and stays active.
-                spans(folder, "q-")?
+                ranges(folder, "q-")?
                     .into_iter()
-                    .filter(|span| span.lo >= lo)
+                    .filter(|span| span.base_seq >= lo)
                     .try_for_each(|span| discard(folder, span))?;
                 let boot = store.options.boot.clone();
-                let journal = store.with_ballast(|_| Journal::reopen(folder, lo, &boot))?;
-                NewestSegment::continued(lo, journal, &index, &records)
+                let journal = store.with_ballast(|_| Wal::reopen(folder, lo, &boot))?;
+                ActiveSegment::continued(lo, journal, &index, &records)
             }
             None => {
                 if is_uncertain && !planted("position_given_out_twice") {
@@ -83,11 +93,11 @@ impl SegmentStore {
                 store.seal_found(lo, end, records)?
             }
         });
-        remove_other_journals(folder, store.newest()?.lo);
+        remove_other_wals(folder, store.active()?.base_seq);
         store.count_held()?;
         store.say_what_is_lost(lo, missing, checkpoint.as_ref());
-        store.note_mark()?;
-        if store.held().records == 0 {
+        store.append_checkpoint()?;
+        if store.usage().records == 0 {
             store.head = store.tail;
         }
         store.fill_ballast();
@@ -103,39 +113,47 @@ impl SegmentStore {
         folder: &Path,
         highest: Option<Seq>,
         trust: &Trust,
-        checkpoint: Option<&Checkpoint>,
-    ) -> io::Result<Newest> {
+        checkpoint: Option<&SavedCheckpoint>,
+    ) -> io::Result<RecoveredSegment> {
         let known = match trust {
             Trust::Nothing(mark) => Some(mark.clone()),
-            Trust::Disk => newer_mark(last_mark(folder)?, checkpoint),
+            Trust::Disk => newer_checkpoint(last_mark(folder)?, checkpoint),
         };
         let floor = highest.max(known.as_ref().map(|mark| Seq(mark.tail)));
         // There may have been one more segment of which not even the name is left.
         let lo = floor.map_or(FIRST, |seq| Seq(seq.0 + 2 * SEGMENT_ENTRIES));
         let mut mark = known.unwrap_or_default();
-        let sealed = spans(folder, "q-")?;
-        let begin = checkpoint.map_or(Seq(0), |checkpoint| checkpoint.lo);
+        let sealed = ranges(folder, "q-")?;
+        let begin = checkpoint.map_or(Seq(0), |checkpoint| checkpoint.base_seq);
         let begin = begin.max(sealed.last().map_or(FIRST, |span| Seq(span.last.0 + 1)));
         let last = Seq(mark.tail.saturating_sub(1));
         let missing = gaps(begin.max(Seq(mark.head)), last, std::iter::empty(), 0);
         // All existing records count as unreleased.
-        let first = sealed.first().map_or(lo, |span| span.lo);
+        let first = sealed.first().map_or(lo, |span| span.base_seq);
         mark.head = mark.head.max(first.0);
         mark.tail = lo.0;
         let records = Vec::new();
-        Ok(Newest { lo, records, end: lo, mark, index: None, is_uncertain: false, missing })
+        Ok(RecoveredSegment {
+            base_seq: lo,
+            records,
+            end: lo,
+            checkpoint: mark,
+            index: None,
+            is_uncertain: false,
+            missing,
+        })
     }
 
     /// Counts the unreleased records. The caller's metadata is from the same moment as `released`,
     /// so the ledger balances whatever was lost since.
     fn count_held(&mut self) -> io::Result<()> {
-        let newest = self.newest.iter().map(NewestSegment::held);
-        for held in self.sealed.iter().map(|segment| segment.held).chain(newest) {
-            self.held += held;
+        let newest = self.active.iter().map(ActiveSegment::usage);
+        for held in self.sealed.iter().map(|segment| segment.pending).chain(newest) {
+            self.usage += held;
         }
         self.release_below(self.head)?;
         // If only an old checkpoint record was left, there may be more records than it counts.
-        self.appended = self.appended.max(self.released + self.held.records);
+        self.appended = self.appended.max(self.released + self.usage.records);
         Ok(())
     }
 
@@ -145,7 +163,7 @@ impl SegmentStore {
         &mut self,
         newest: Seq,
         missing: Vec<(Seq, Seq)>,
-        checkpoint: Option<&Checkpoint>,
+        checkpoint: Option<&SavedCheckpoint>,
     ) {
         let entries: u64 = missing.iter().map(|(first, last)| last.0 - first.0 + 1).sum();
         if let (Some((first, _)), Some((_, last))) = (missing.first(), missing.last()) {
@@ -165,9 +183,9 @@ impl SegmentStore {
             );
             // Positions skipped at a start are in these gaps too; no entry has them.
             let mut next = self.head;
-            let found: Vec<_> = self.sealed.iter().map(|segment| segment.span).collect();
+            let found: Vec<_> = self.sealed.iter().map(|segment| segment.range).collect();
             for span in found.into_iter().filter(|span| span.last >= self.head) {
-                let last = Seq(span.lo.0.saturating_sub(1));
+                let last = Seq(span.base_seq.0.saturating_sub(1));
                 self.lost_stretches.extend(gaps(next, last, std::iter::empty(), 0));
                 next = Seq(span.last.0 + 1);
             }
@@ -179,7 +197,7 @@ impl SegmentStore {
 
     /// Finds the sealed segments below `newest`, and deletes the released ones.
     fn find_sealed(&mut self, newest: Seq) -> io::Result<()> {
-        for span in spans(&self.folder, "q-")?.into_iter().filter(|span| span.lo < newest) {
+        for span in ranges(&self.folder, "q-")?.into_iter().filter(|span| span.base_seq < newest) {
             if span.last < self.head {
                 discard(&self.folder, span)?;
                 continue;
@@ -197,28 +215,28 @@ impl SegmentStore {
         // The first segments may have grown since their seals were written, because they were
         // opened for reading.
         for segment in self.sealed.iter_mut().take(MAX_LOADED) {
-            segment.disk_bytes = disk::used(&segment.span.path(&self.folder));
+            segment.disk_bytes = disk::used(&segment.range.path(&self.folder));
         }
         Ok(())
     }
 
     /// Reseals the readable records of a segment whose seal is missing or damaged.
-    fn seal_again(&mut self, span: Span) -> io::Result<Option<Segment>> {
-        let (packed, trouble) = Packed::read(&span.path(&self.folder), span.lo, None)?;
+    fn seal_again(&mut self, span: SeqRange) -> io::Result<Option<Segment>> {
+        let (packed, trouble) = SealedSegment::read(&span.path(&self.folder), span.base_seq, None)?;
         let records = packed.all();
         tracing::error!(
-            segment = %span.lo, records = records.len(),
+            segment = %span.base_seq, records = records.len(),
             error = trouble.map(tracing::field::display),
             "the seal of a queue segment is missing or damaged; readable records are kept",
         );
         let seqs = records.iter().map(|(seq, _)| *seq);
-        self.lost_stretches.extend(gaps(span.lo.max(self.head), span.last, seqs, 0));
+        self.lost_stretches.extend(gaps(span.base_seq.max(self.head), span.last, seqs, 0));
         let segment = match records.is_empty() {
             true => None,
-            false => Some(build(&self.folder, span, &packed, held(&records), 0)?),
+            false => Some(build(&self.folder, span, &packed, usage_of(&records), 0)?),
         };
-        set_segment_aside(&self.folder, span)?;
-        segment.iter().try_for_each(|segment| publish(&self.folder, segment.span))?;
+        quarantine_segment(&self.folder, span)?;
+        segment.iter().try_for_each(|segment| publish(&self.folder, segment.range))?;
         Ok(segment)
     }
 
@@ -232,26 +250,26 @@ impl SegmentStore {
     }
 
     /// Seals the recovered records of the active segment and starts a new one.
-    fn seal_found(&mut self, lo: Seq, end: Seq, mut records: Records) -> io::Result<NewestSegment> {
+    fn seal_found(&mut self, lo: Seq, end: Seq, mut records: Records) -> io::Result<ActiveSegment> {
         records.retain(|(seq, _)| *seq >= self.head);
         if !records.is_empty() {
-            let span = Span { lo, last: Seq(end.0 - 1) };
-            let packed = Packed::new(lo, borrowed(&records))?;
-            let segment =
-                self.with_ballast(|store| build(&store.folder, span, &packed, held(&records), 0))?;
+            let span = SeqRange { base_seq: lo, last: Seq(end.0 - 1) };
+            let packed = SealedSegment::new(lo, borrowed(&records))?;
+            let segment = self
+                .with_ballast(|store| build(&store.folder, span, &packed, usage_of(&records), 0))?;
             // The new segment includes the records that were sealed before the process ended.
-            for old in spans(&self.folder, "q-")?.into_iter().filter(|old| old.lo >= lo) {
+            for old in ranges(&self.folder, "q-")?.into_iter().filter(|old| old.base_seq >= lo) {
                 discard(&self.folder, old)?;
             }
             publish(&self.folder, span)?;
             self.sealed.push_back(segment);
         }
-        let (mark, boot) = (self.mark(), self.options.boot.clone());
+        let (mark, boot) = (self.checkpoint(), self.options.boot.clone());
         let tail = self.tail;
         let journal = self.with_ballast(|store| {
-            write_mark(&store.folder, &mark)?;
-            Journal::create(&store.folder, tail, &boot, &mark)
+            write_checkpoint(&store.folder, &mark)?;
+            Wal::create(&store.folder, tail, &boot, &mark)
         })?;
-        Ok(NewestSegment::new(tail, journal))
+        Ok(ActiveSegment::new(tail, journal))
     }
 }

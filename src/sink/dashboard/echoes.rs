@@ -39,9 +39,14 @@ impl Listening {
     }
 
     /// Parses an event of the server; `None` if it is irrelevant.
-    pub(super) fn read(&self, name: &str, payload: &Value, secrets: &Secrets) -> Option<News> {
+    pub(super) fn read(
+        &self,
+        name: &str,
+        payload: &Value,
+        secrets: &Secrets,
+    ) -> Option<ServerEvent> {
         if name == ASSIGNED {
-            return Some(News::Assigned(session_id(payload, secrets)));
+            return Some(ServerEvent::Assigned(session_id(payload, secrets)));
         }
         let id = payload.get("session_id")?.as_str()?;
         let wanted = self.wanted();
@@ -49,19 +54,19 @@ impl Listening {
         let planted = wanted.last().filter(|_| planted("echo_of_another_page_counts"));
         let session = Arc::clone(of_ours.or(planted)?);
         drop(wanted);
-        echo(name, payload, session).map(News::Echo)
+        echo(name, payload, session).map(ServerEvent::Echo)
     }
 }
 
 /// A parsed event of the server, waiting to be processed.
 #[derive(Debug)]
-pub(super) enum News {
+pub(super) enum ServerEvent {
     /// The server assigned a session; an error if the id is invalid.
     Assigned(Result<String, RemoteText>),
     Echo(Echo),
 }
 
-impl News {
+impl ServerEvent {
     pub(super) fn echo(&self, session: &str) -> Option<&Echo> {
         match self {
             Self::Echo(echo) if *echo.session == *session => Some(echo),
@@ -106,7 +111,7 @@ fn session_id(payload: &Value, secrets: &Secrets) -> Result<String, RemoteText> 
 #[derive(Debug, Default)]
 pub(super) struct Expected {
     /// Entries without an echo, newest first.
-    entries: Vec<One>,
+    entries: Vec<Awaited>,
     /// Echoed entries in order of arrival.
     pub(super) came_back: Vec<Seq>,
     /// The newest echoed entry of each session.
@@ -116,7 +121,7 @@ pub(super) struct Expected {
 
 /// An entry without an echo so far.
 #[derive(Debug)]
-struct One {
+struct Awaited {
     session: Arc<str>,
     seq: Seq,
     id: EntryId,
@@ -124,7 +129,7 @@ struct One {
 
 impl Expected {
     pub(super) fn new(entries: &[Addressed<'_>], listening: &Listening) -> Self {
-        let one = |Addressed { session, entry, id }: &Addressed<'_>| One {
+        let one = |Addressed { session, entry, id }: &Addressed<'_>| Awaited {
             session: listening.to(session),
             seq: entry.seq,
             id: *id,
@@ -140,10 +145,10 @@ impl Expected {
     /// Removes the oldest entry with the content of the echo from the list. An echo of another
     /// publisher's entry matches none.
     pub(super) fn match_echo(&mut self, echo: &Echo) {
-        let matches = |one: &One| one.session == echo.session && one.id == echo.id;
+        let matches = |one: &Awaited| one.session == echo.session && one.id == echo.id;
         // Search from the end, which holds the oldest entry: in-order echoes match at once.
         let Some(index) = self.entries.iter().rposition(matches) else { return };
-        let One { session, seq, .. } = self.entries.remove(index);
+        let Awaited { session, seq, .. } = self.entries.remove(index);
         self.came_back.push(seq);
         match self.newest_back.iter_mut().find(|(of, _)| *of == session) {
             Some((_, newest)) if seq < *newest && !planted("disorder_not_seen") => {
@@ -154,8 +159,8 @@ impl Expected {
         }
     }
 
-    pub(super) fn passed_over(&self) -> Vec<Seq> {
-        let is_older = |one: &&One| {
+    pub(super) fn skipped(&self) -> Vec<Seq> {
+        let is_older = |one: &&Awaited| {
             self.newest_back.iter().any(|(of, newest)| *of == one.session && one.seq < *newest)
         };
         self.entries.iter().rev().filter(is_older).map(|one| one.seq).collect()
@@ -241,17 +246,17 @@ mod tests {
     fn sessions_have_an_order_each_and_none_among_them() {
         let in_turn = |n| if n % 2 == 0 { "even" } else { "odd" };
         let back = after_in(in_turn, &[4, 1]);
-        assert_eq!(back.passed_over(), [Seq(2)]);
+        assert_eq!(back.skipped(), [Seq(2)]);
         assert_eq!(back.receipt(Ack::Plain).inversions, 0);
         assert_eq!(after_in(in_turn, &[4, 2]).receipt(Ack::Plain).inversions, 1);
     }
 
     #[test]
     fn what_is_missing_before_a_newer_one_was_passed_over() {
-        assert_eq!(after(&[]).passed_over(), []);
-        assert_eq!(after(&[1, 2]).passed_over(), []);
-        assert_eq!(after(&[3]).passed_over(), [Seq(1), Seq(2)]);
-        assert_eq!(after(&[1, 3, 2]).passed_over(), []);
-        assert_eq!(after(&[1, 3, 4]).passed_over(), [Seq(2)]);
+        assert_eq!(after(&[]).skipped(), []);
+        assert_eq!(after(&[1, 2]).skipped(), []);
+        assert_eq!(after(&[3]).skipped(), [Seq(1), Seq(2)]);
+        assert_eq!(after(&[1, 3, 2]).skipped(), []);
+        assert_eq!(after(&[1, 3, 4]).skipped(), [Seq(2)]);
     }
 }

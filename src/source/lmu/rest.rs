@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::config::{GAME_API_PROBE_TIMEOUT, GAME_API_TIMEOUT, GameApi, MAX_SAMPLE_BYTES};
 use crate::fields::{self, Json, Refused, Setup};
-use crate::request::{Bounds, Bytes, Method, RequestError, StatusCode, request};
+use crate::http_client::{Bounds, Bytes, Method, RequestError, StatusCode, request};
 
 /// The only paths that are requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,9 +5,9 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::kv::{Store, UpdateErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
 
-use super::book::Book;
+use super::assignments::AssignmentTable;
 use crate::config::NATS_TIMEOUT;
-use crate::nats::{Connection, NatsError};
+use crate::nats::{NatsConnection, NatsError};
 use crate::remote_text::{RemoteText, Secrets};
 
 const KEY: &str = "book";
@@ -28,7 +28,7 @@ pub(super) struct Bucket {
 impl Bucket {
     /// Opens the bucket of the hubs named `durable`, or creates it with this number of replicas.
     pub(super) async fn open(
-        connection: &mut Connection,
+        connection: &mut NatsConnection,
         durable: &str,
         replicas: usize,
     ) -> Result<Self, NatsError> {
@@ -45,10 +45,13 @@ impl Bucket {
     }
 
     /// Reads the table and its version; an empty table and version 0 if there is none.
-    pub(super) async fn read(&self, connection: &mut Connection) -> Result<(Book, u64), NatsError> {
+    pub(super) async fn read(
+        &self,
+        connection: &mut NatsConnection,
+    ) -> Result<(AssignmentTable, u64), NatsError> {
         let read = connection.wait_for(self.store.entry(KEY)).await?;
         let entry = read.map_err(|error| no_answer(&self.name, connection.remote_text(error)))?;
-        let Some(entry) = entry else { return Ok((Book::default(), 0)) };
+        let Some(entry) = entry else { return Ok((AssignmentTable::default(), 0)) };
         let book = serde_json::from_slice(&entry.value).map_err(|error| {
             let name = &self.name;
             let text = connection.remote_text(error);
@@ -63,8 +66,8 @@ impl Bucket {
     /// Writes the table if the version on the server is still `version`.
     pub(super) async fn write(
         &self,
-        connection: &mut Connection,
-        book: &Book,
+        connection: &mut NatsConnection,
+        book: &AssignmentTable,
         version: u64,
     ) -> Result<Written, NatsError> {
         let text = serde_json::to_vec(book)

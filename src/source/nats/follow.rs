@@ -18,12 +18,12 @@ use tokio::time::{Instant, sleep};
 
 use super::super::Intake;
 use super::super::intake::Relayed;
-use super::marks::Marks;
+use super::ack_tracker::AckTracker;
 use super::{Newest, Stored, message, remember};
 use crate::config::{
     HUB_BEAT, HUB_HOLD, NATS_BACKOFF, NATS_FETCH_ENTRIES, NATS_FETCH_EXPIRES, NATS_READER_FORGOTTEN,
 };
-use crate::entry::{Seq, Stream};
+use crate::entry::{CarId, Seq};
 use crate::nats::{SETUP, STREAM_PREFIX};
 use crate::planted::planted;
 use crate::queue::{QueueError, Writer};
@@ -64,17 +64,17 @@ impl From<QueueError> for Ended {
 pub(super) struct Progress {
     /// Entries in the stream that have not been received yet.
     pub(super) behind: AtomicU64,
-    marks: Mutex<Marks>,
+    acks: Mutex<AckTracker>,
 }
 
 impl Progress {
     pub(super) fn new(after: u64, writer: &Writer) -> Self {
-        let marks = Mutex::new(Marks::new(after, writer.status().tail));
-        Self { behind: AtomicU64::default(), marks }
+        let marks = Mutex::new(AckTracker::new(after, writer.status().tail));
+        Self { behind: AtomicU64::default(), acks: marks }
     }
 
-    pub(super) fn marks(&self) -> MutexGuard<'_, Marks> {
-        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn acks(&self) -> MutexGuard<'_, AckTracker> {
+        self.acks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -88,7 +88,7 @@ pub(super) struct Follower {
     pub(super) after: u64,
     pub(super) intake: Arc<Intake>,
     pub(super) writer: Writer,
-    pub(super) stored: Stored,
+    pub(super) newest_stored: Stored,
     pub(super) progress: Arc<Progress>,
     /// Until when this hub certainly holds the agent in the assignment table.
     pub(super) until: watch::Receiver<Instant>,
@@ -105,11 +105,11 @@ struct Fetched {
 }
 
 /// The read position of a follower.
-struct Place {
+struct ReadPosition {
     /// The newest timestamps stored before the follower started; entries up to them are duplicates.
     before: Newest,
     /// The stint of the newest message; `None` if it is not known.
-    stint: Option<Stream>,
+    stint: Option<CarId>,
     /// The consumer sequence of the newest message, from 1. A gap means a lost message.
     consumed: u64,
 }
@@ -130,13 +130,14 @@ impl Follower {
                 "the stream was recreated; following it from its beginning"
             );
             self.after = 0;
-            *self.progress.marks() = Marks::new(0, self.writer.status().tail);
+            *self.progress.acks() = AckTracker::new(0, self.writer.status().tail);
         }
         let consumer = self.consumer(&stream).await?;
         self.progress.behind.store(consumer.cached_info().num_pending, Ordering::Relaxed);
         // A previous follower may still be appending to the queue; the lock waits for it.
-        let before = self.stored.lock().await.clone();
-        let mut place = Place { before, stint: self.stint_before(&stream).await, consumed: 0 };
+        let before = self.newest_stored.lock().await.clone();
+        let mut place =
+            ReadPosition { before, stint: self.stint_before(&stream).await, consumed: 0 };
         self.take_setup(&stream, &place).await?;
         let mut next_is_large = false;
         loop {
@@ -170,7 +171,7 @@ impl Follower {
     }
 
     /// The stint of the last delivered message.
-    async fn stint_before(&self, stream: &stream::Stream<stream::Info>) -> Option<Stream> {
+    async fn stint_before(&self, stream: &stream::Stream<stream::Info>) -> Option<CarId> {
         let last = stream.get_raw_message(self.after).await.ok()?;
         message::stint(&last.subject)
     }
@@ -180,7 +181,7 @@ impl Follower {
     async fn take_setup(
         &mut self,
         stream: &stream::Stream<stream::Info>,
-        place: &Place,
+        place: &ReadPosition,
     ) -> Result<(), Ended> {
         let Some(stint) = place.stint.as_ref().filter(|stint| !place.before.contains_key(stint))
         else {
@@ -202,7 +203,7 @@ impl Follower {
     }
 
     /// Stores all messages of a batch.
-    async fn take_all(&mut self, batch: Batch, place: &mut Place) -> Result<Fetched, Ended> {
+    async fn take_all(&mut self, batch: Batch, place: &mut ReadPosition) -> Result<Fetched, Ended> {
         let mut fetched = Fetched { has_any: false, ended_by_size: false };
         let mut chunks = batch.ready_chunks(NATS_FETCH_ENTRIES);
         while let Some(results) = chunks.next().await {
@@ -230,9 +231,13 @@ impl Follower {
     }
 
     /// Stores the new entries of these messages.
-    async fn take(&mut self, messages: Vec<Message>, place: &mut Place) -> Result<(), Ended> {
+    async fn take(
+        &mut self,
+        messages: Vec<Message>,
+        place: &mut ReadPosition,
+    ) -> Result<(), Ended> {
         let mut last = None;
-        let mut runs: Vec<(Stream, Vec<Relayed>)> = Vec::new();
+        let mut runs: Vec<(CarId, Vec<Relayed>)> = Vec::new();
         for message in &messages {
             let info = message.info().map_err(|error| self.ended(error))?;
             place.consumed += 1;
@@ -256,7 +261,7 @@ impl Follower {
             self.is_ours().await;
             newest = self.relay(stream, entries).await?.or(newest);
         }
-        self.progress.marks().taken(last, newest);
+        self.progress.acks().taken(last, newest);
         Ok(())
     }
 
@@ -272,7 +277,7 @@ impl Follower {
     async fn give_up(&self) -> Result<(), Ended> {
         let since = Instant::now();
         while self.surplus.load(Ordering::Acquire) > 0 {
-            if self.progress.marks().is_all_delivered(self.writer.status().head) {
+            if self.progress.acks().is_all_delivered(self.writer.status().head) {
                 let take_one = |surplus: usize| surplus.checked_sub(1);
                 let taken =
                     self.surplus.fetch_update(Ordering::AcqRel, Ordering::Acquire, take_one);
@@ -288,7 +293,7 @@ impl Follower {
 
     /// The entry of a message; `None` if the message is invalid or the entry was stored `before`.
     /// Capture times increase within a stint, so every entry up to the newest stored one is stored.
-    async fn new_entry(&self, message: &Message, before: &Newest) -> Option<(Stream, Relayed)> {
+    async fn new_entry(&self, message: &Message, before: &Newest) -> Option<(CarId, Relayed)> {
         let async_nats::Message { subject, headers, payload, .. } = message.message.clone();
         let read = message::read(subject, headers, payload).await;
         let (stream, entry) = match read {
@@ -311,9 +316,9 @@ impl Follower {
     ///
     /// It runs as a separate task, so that the append finishes even if the connection ends;
     /// otherwise it would be unknown whether the queue has the entries.
-    async fn relay(&self, stream: Stream, entries: Vec<Relayed>) -> Result<Option<Seq>, Ended> {
+    async fn relay(&self, stream: CarId, entries: Vec<Relayed>) -> Result<Option<Seq>, Ended> {
         let intake = Arc::clone(&self.intake);
-        let mut stored = Arc::clone(&self.stored).lock_owned().await;
+        let mut stored = Arc::clone(&self.newest_stored).lock_owned().await;
         let relayed = tokio::spawn(async move {
             let newest = entries.iter().map(|entry| entry.driven_at).max();
             let position = intake.relay(&stream, entries).await?;
@@ -328,13 +333,13 @@ impl Follower {
         Ended::Stream(RemoteText::new(error, &self.secrets))
     }
 
-    fn is_of_this_agent(&self, stream: &Stream) -> bool {
+    fn is_of_this_agent(&self, stream: &CarId) -> bool {
         let agent = self.name.strip_prefix(STREAM_PREFIX);
         stream.0.split_once('.').map(|(of, _)| of) == agent
     }
 }
 
-impl Place {
+impl ReadPosition {
     /// The index of the first message of another stint; `None` if the current stint is not known.
     fn next_stint(&self, messages: &[Message]) -> Option<usize> {
         let known = self.stint.as_ref()?;

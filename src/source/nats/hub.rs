@@ -13,10 +13,10 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::super::Intake;
-use super::book::{Book, Entry, Page, Seen, Share};
+use super::assignments::{Assignment, AssignmentTable, HubUpdate, Liveness, StintPage};
 use super::bucket::{Bucket, Written};
+use super::delivery_gate::{DeliveryGate, GateCommand};
 use super::follow::{Ended, Follower, Progress};
-use super::orders::{Commander, Order};
 use super::{FILE, HubError, NAME, Newest, Stored};
 use crate::backoff::Backoff;
 use crate::clock;
@@ -25,9 +25,9 @@ use crate::config::{
     NATS_TIMEOUT, NatsConfig,
 };
 use crate::delivered_elsewhere::DeliveredElsewhere;
-use crate::entry::{Seq, Stream};
+use crate::entry::{CarId, Seq};
 use crate::metrics;
-use crate::nats::{Connection, Door, NatsError, STREAM_PREFIX};
+use crate::nats::{NatsConnection, NatsError, NatsOptions, STREAM_PREFIX};
 use crate::planted::planted;
 use crate::queue::Writer;
 use crate::remote_text::{RemoteText, Secrets};
@@ -36,11 +36,11 @@ pub(super) struct Hub {
     me: String,
     intake: Arc<Intake>,
     writer: Writer,
-    stored: Stored,
+    newest_stored: Stored,
     config: NatsConfig,
-    commander: Commander,
+    gate: DeliveryGate,
     elsewhere: DeliveredElsewhere,
-    seen: Seen,
+    liveness: Liveness,
     /// Until when the assignments that this hub wrote last are certainly valid: the end of its
     /// lease.
     until: watch::Sender<Instant>,
@@ -85,18 +85,18 @@ impl Hub {
         writer: Writer,
         stored: Newest,
         config: NatsConfig,
-        commander: Commander,
+        commander: DeliveryGate,
         elsewhere: DeliveredElsewhere,
     ) -> Self {
         Self {
             me,
             intake: Arc::new(intake),
             writer,
-            stored: Stored::new(Mutex::new(stored)),
+            newest_stored: Stored::new(Mutex::new(stored)),
             config,
-            commander,
+            gate: commander,
             elsewhere,
-            seen: Seen::default(),
+            liveness: Liveness::default(),
             until: watch::Sender::new(Instant::now()),
             count: None,
             surplus: Arc::default(),
@@ -115,7 +115,7 @@ impl Hub {
     }
 
     async fn take_part(&mut self, backoff: &mut Backoff) -> Result<Infallible, HubError> {
-        let mut connection = Connection::open(door(&self.config)).await?;
+        let mut connection = NatsConnection::open(nats_options(&self.config)).await?;
         let mut streams = self.streams(&mut connection).await?;
         // The table is replicated as often as the agents' streams, so wait until there is one.
         while streams.is_empty() {
@@ -131,9 +131,9 @@ impl Hub {
         tracing::info!(url = self.url(), hub = self.me, "connected to NATS as a hub");
         metrics::source_connected(NAME, true);
         backoff.reset();
-        self.look_at_lease().await;
+        self.check_lease().await;
         // Other hubs may have been disconnected too: do not count that time as missed heartbeats.
-        self.seen = Seen::default();
+        self.liveness = Liveness::default();
         let mut followed = Followed::default();
         let (mut looked, mut is_first) = (Instant::now(), true);
         loop {
@@ -141,7 +141,7 @@ impl Hub {
                 (streams, looked) = (self.streams(&mut connection).await?, Instant::now());
             }
             let next = Instant::now() + HUB_BEAT;
-            self.look_at_lease().await;
+            self.check_lease().await;
             self.turn(&mut connection, &bucket, &streams, &mut followed, is_first).await?;
             is_first = false;
             let behind =
@@ -174,7 +174,7 @@ impl Hub {
     /// Sends a heartbeat to the assignment table and applies the resulting assignments.
     async fn turn(
         &mut self,
-        connection: &mut Connection,
+        connection: &mut NatsConnection,
         bucket: &Bucket,
         streams: &[String],
         followed: &mut Followed,
@@ -186,12 +186,12 @@ impl Hub {
             let (before, version) = bucket.read(connection).await?;
             self.check_name(&before).await?;
             let now = Instant::now();
-            self.seen.look(&before, now);
+            self.liveness.observe(&before, now);
             let head = self.writer.status().head;
             let after = |(name, (_, progress)): (&String, &(_, Arc<Progress>))| {
-                (name.clone(), progress.marks().delivered(head))
+                (name.clone(), progress.acks().delivered(head))
             };
-            let entry = Entry {
+            let entry = HubUpdate {
                 me: &self.me,
                 meant: streams,
                 after: followed.by_name.iter().map(after).collect(),
@@ -200,7 +200,7 @@ impl Hub {
                 takes_new: !is_first,
             };
             let mut book = before.clone();
-            let surplus = book.write(entry, &mut self.seen, now);
+            let surplus = book.write(entry, &mut self.liveness, now);
             let count = self.count.take();
             if bucket.write(connection, &book, version).await? == Written::Yes {
                 self.count = book.hubs.get(&self.me).copied();
@@ -221,7 +221,7 @@ impl Hub {
 
     /// Fails if another hub writes under this hub's name. Of two such hubs, one stays disconnected
     /// while the other runs.
-    async fn check_name(&mut self, book: &Book) -> Result<(), NatsError> {
+    async fn check_name(&mut self, book: &AssignmentTable) -> Result<(), NatsError> {
         let written = book.hubs.get(&self.me).copied().unwrap_or_default();
         if self.count.is_none_or(|count| count == written) {
             return Ok(());
@@ -243,9 +243,9 @@ impl Hub {
     /// Starts followers for newly assigned streams and stops those of lost ones.
     async fn take_over(
         &self,
-        connection: &mut Connection,
-        before: &Book,
-        book: &Book,
+        connection: &mut NatsConnection,
+        before: &AssignmentTable,
+        book: &AssignmentTable,
         streams: &[String],
         followed: &mut Followed,
     ) -> Result<(), HubError> {
@@ -259,7 +259,7 @@ impl Hub {
             tracing::warn!(stream = name, "another hub has taken over the agent");
             followed.end(&name);
         }
-        let is_new = |(name, _): &(&String, &Share)| {
+        let is_new = |(name, _): &(&String, &Assignment)| {
             !followed.by_name.contains_key(*name) && streams.contains(name)
         };
         let new: Vec<_> = book.of(&self.me).filter(is_new).collect();
@@ -275,7 +275,7 @@ impl Hub {
                 after: share.after,
                 intake: Arc::clone(&self.intake),
                 writer: self.writer.clone(),
-                stored: Arc::clone(&self.stored),
+                newest_stored: Arc::clone(&self.newest_stored),
                 progress: Arc::clone(&progress),
                 until: self.until.subscribe(),
                 surplus: Arc::clone(&self.surplus),
@@ -287,33 +287,35 @@ impl Hub {
     }
 
     /// Assigns the stints of agents that were taken over to their existing pages.
-    async fn go_on(&self, shares: impl Iterator<Item = &Share>) -> Result<(), HubError> {
+    async fn go_on(&self, shares: impl Iterator<Item = &Assignment>) -> Result<(), HubError> {
         let mut has_any = false;
-        for (stint, sessions) in shares.flat_map(Share::sessions) {
+        for (stint, sessions) in shares.flat_map(Assignment::sessions) {
             if planted("pages_not_shared") {
                 continue;
             }
             has_any = true;
-            let (stint, at) = (Stream::from(stint), clock::now());
-            self.writer.operator().go_on(&stint, at, sessions).await?;
+            let (stint, at) = (CarId::from(stint), clock::now());
+            self.writer.operator().continue_stint(&stint, at, sessions).await?;
         }
         if has_any {
             // The open session may be another page, or may not know what the page has received
             // since.
-            self.commander.give(Order::Renew).await;
+            self.gate.give(GateCommand::Renew).await;
         }
         Ok(())
     }
 
     /// The pages of the stints in this queue, newest stint last.
-    async fn pages(&self) -> Result<Vec<Page>, HubError> {
+    async fn pages(&self) -> Result<Vec<StintPage>, HubError> {
         let sessions = self.writer.operator().sessions().await?;
         let mut pages = Vec::new();
         for (stream, stint) in self.writer.status().stints.iter() {
-            pages.extend(sessions.iter().filter(|known| known.stint == *stint).map(|known| Page {
-                stint: stream.0.to_string(),
-                server: known.server.clone(),
-                session: known.session.clone(),
+            pages.extend(sessions.iter().filter(|known| known.stint == *stint).map(|known| {
+                StintPage {
+                    stint: stream.0.to_string(),
+                    server: known.server.clone(),
+                    session: known.session.clone(),
+                }
             }));
         }
         Ok(pages)
@@ -321,18 +323,23 @@ impl Hub {
 
     /// Pauses the delivery if the lease has expired while other hubs are alive: they may have taken
     /// over. [`Hub::settle`] resumes it.
-    pub(super) async fn look_at_lease(&mut self) {
+    pub(super) async fn check_lease(&mut self) {
         let now = Instant::now();
         let is_over = now >= *self.until.borrow();
-        if matches!(self.settling, Settling::Done) && is_over && self.seen.others(&self.me, now) {
+        if matches!(self.settling, Settling::Done) && is_over && self.liveness.others(&self.me, now)
+        {
             tracing::warn!("hub lease expired; another hub may have taken over; delivery paused");
             self.settling = Settling::Unknown;
-            self.commander.give(Order::Hold).await;
+            self.gate.give(GateCommand::Hold).await;
         }
     }
 
     /// Resumes the delivery once no other hub delivers entries that are in this queue.
-    async fn settle(&mut self, connection: &mut Connection, book: &Book) -> Result<(), HubError> {
+    async fn settle(
+        &mut self,
+        connection: &mut NatsConnection,
+        book: &AssignmentTable,
+    ) -> Result<(), HubError> {
         if let Settling::Unknown = self.settling {
             self.settling = Settling::Until(self.left(connection, book).await?);
         }
@@ -362,7 +369,7 @@ impl Hub {
     async fn deliver(&mut self) {
         if !matches!(self.settling, Settling::Done) {
             self.settling = Settling::Done;
-            self.commander.give(Order::Deliver).await;
+            self.gate.give(GateCommand::Deliver).await;
         }
     }
 
@@ -370,8 +377,8 @@ impl Hub {
     /// its last sequence.
     async fn left(
         &self,
-        connection: &mut Connection,
-        book: &Book,
+        connection: &mut NatsConnection,
+        book: &AssignmentTable,
     ) -> Result<BTreeMap<String, u64>, HubError> {
         let status = self.writer.status();
         if status.entries == 0 {
@@ -396,7 +403,7 @@ impl Hub {
     }
 
     /// The streams on the server of the agents that this hub is configured for.
-    async fn streams(&self, connection: &mut Connection) -> Result<Vec<String>, NatsError> {
+    async fn streams(&self, connection: &mut NatsConnection) -> Result<Vec<String>, NatsError> {
         let names = connection.context().stream_names();
         let is_meant = |name: &String| {
             // A stream whose name is not a valid agent name was not created by an agent.
@@ -416,18 +423,18 @@ impl Hub {
 }
 
 /// The replica count of the agents' streams, which is also used for the assignment table.
-async fn replicas(connection: &mut Connection, streams: &[String]) -> Result<usize, NatsError> {
+async fn replicas(connection: &mut NatsConnection, streams: &[String]) -> Result<usize, NatsError> {
     let Some(name) = streams.first() else { return Ok(1) };
     let context = connection.context();
     let asked = connection.wait_for(context.get_stream(name)).await?;
     Ok(asked.map_or(1, |stream| stream.cached_info().config.num_replicas))
 }
 
-fn door(config: &NatsConfig) -> Door {
+fn nats_options(config: &NatsConfig) -> NatsOptions {
     let NatsConfig { url, token, token_file, credentials_file, ca_file, .. } = config.clone();
     let (open_timeout, request_timeout) = (NATS_TIMEOUT, NATS_TIMEOUT);
     let secrets = Secrets::new(token.reveal().map(str::to_owned));
-    Door {
+    NatsOptions {
         url,
         token,
         token_file,

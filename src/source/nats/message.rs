@@ -4,7 +4,7 @@ use async_nats::{HeaderMap, Subject};
 use axum::body::Bytes;
 
 use super::super::intake::Relayed;
-use crate::entry::{CapturedAt, Stream};
+use crate::entry::{CapturedAt, CarId};
 use crate::fields::{self, Frame, Reason, Refused, Setup};
 use crate::nats::{CAPTURED_AT, SETUP, TELEMETRY};
 use crate::offload;
@@ -15,7 +15,7 @@ pub(super) async fn read(
     subject: Subject,
     headers: Option<HeaderMap>,
     payload: Bytes,
-) -> Result<(Stream, Relayed), Refused> {
+) -> Result<(CarId, Relayed), Refused> {
     offload::parse(payload.len(), move || parse(&subject, headers.as_ref(), &payload)).await
 }
 
@@ -24,7 +24,7 @@ fn parse(
     subject: &str,
     headers: Option<&HeaderMap>,
     payload: &[u8],
-) -> Result<(Stream, Relayed), Refused> {
+) -> Result<(CarId, Relayed), Refused> {
     let Some((stream, kind)) = parts(subject) else {
         return Err(foreign(subject, "its subject is not pitwire.<agent>.<stint>.<kind>"));
     };
@@ -63,24 +63,24 @@ fn setup(subject: &str, payload: &[u8]) -> Result<Setup, Refused> {
 }
 
 /// The stream that a subject names: one stint of one agent.
-pub(super) fn stint(subject: &str) -> Option<Stream> {
+pub(super) fn stint(subject: &str) -> Option<CarId> {
     parts(subject).map(|(stream, _)| stream)
 }
 
 /// Splits a subject into stream and kind.
-fn parts(subject: &str) -> Option<(Stream, &str)> {
+fn parts(subject: &str) -> Option<(CarId, &str)> {
     let mut parts = subject.split('.');
     let parts = (parts.next(), parts.next(), parts.next(), parts.next(), parts.next());
     match parts {
         (Some("pitwire"), Some(agent), Some(stint), Some(kind), None) => {
-            Some((Stream::from(format!("{agent}.{stint}").as_str()), kind))
+            Some((CarId::from(format!("{agent}.{stint}").as_str()), kind))
         }
         _ => None,
     }
 }
 
 /// The refusal of an entry that belongs to another agent than the stream.
-pub(super) fn of_another(name: &str, stream: &Stream) -> Refused {
+pub(super) fn of_another(name: &str, stream: &CarId) -> Refused {
     let message = format!("the stream {name} holds an entry of another agent: {:.100}", stream.0);
     Refused { reason: Reason::WrongType, message }
 }
@@ -122,7 +122,7 @@ mod tests {
         ] {
             let subject = format!("pitwire.pc.3-ab.{kind}");
             let (stream, entry) = parse(&subject, Some(&headers), json.as_bytes()).unwrap();
-            assert_eq!((stream, &*entry.json), (Stream::from("pc.3-ab"), json));
+            assert_eq!((stream, &*entry.json), (CarId::from("pc.3-ab"), json));
             assert_eq!(entry.driven_at.to_string(), "2025-11-22T14:30:22.123Z");
         }
     }

@@ -33,7 +33,7 @@ use self::streams::{Change, Sender, State, Streams};
 use super::{Intake, Sample, Taken};
 use crate::config::{MAX_LATEST, MAX_STREAMS, StintConfig};
 use crate::contract::{self, Client, ClientLimits, Event, Host, Refusal, Setup, new_session_id};
-use crate::entry::{StintId, Stream};
+use crate::entry::{CarId, StintId};
 use crate::fields::{self, Frame, Reason, Refused, Setup as CarSetup};
 use crate::loopback_guard::{Access, guard};
 use crate::net::Connections;
@@ -71,13 +71,13 @@ pub struct Publishers {
 struct Memory {
     streams: Streams,
     /// The stream that each connection sent to last.
-    feeds: HashMap<Client, Stream>,
+    feeds: HashMap<Client, CarId>,
     /// The session ids of each connection, most recently used last.
     ids: HashMap<Client, VecDeque<String>>,
     /// When each stream last received an entry; only streams used since the start.
-    used: HashMap<Stream, Instant>,
+    used: HashMap<CarId, Instant>,
     /// The latest entries of the most recently used streams, newest last.
-    latest: Vec<(Stream, Latest)>,
+    latest: Vec<(CarId, Latest)>,
 }
 
 /// The newest accepted setup and frame of a stream, for viewers that join it.
@@ -155,7 +155,7 @@ impl Publishers {
         id: &str,
         samples: Vec<Result<Sample, Refused>>,
         sender: Sender,
-    ) -> Vec<Result<Stream, Refusal>> {
+    ) -> Vec<Result<CarId, Refusal>> {
         let (stream, change) = match self.fed(client, id, sender) {
             Ok(fed) => fed,
             Err(refused) => {
@@ -181,7 +181,7 @@ impl Publishers {
     }
 
     /// Returns the stream of that id and records that the connection feeds it.
-    fn fed(&self, client: Client, id: &str, sender: Sender) -> Result<(Stream, Change), Refused> {
+    fn fed(&self, client: Client, id: &str, sender: Sender) -> Result<(CarId, Change), Refused> {
         let memory = &mut *self.memory();
         memory.used.retain(|_, used| used.elapsed() <= self.resume_after);
         if !memory.streams.is_known(id) {
@@ -192,7 +192,7 @@ impl Publishers {
         }
         memory.hold(client, id);
         let Memory { streams, feeds, used, .. } = memory;
-        let silence = |stream: &Stream| used.get(stream).map_or(Duration::ZERO, Instant::elapsed);
+        let silence = |stream: &CarId| used.get(stream).map_or(Duration::ZERO, Instant::elapsed);
         let fed = streams.used(id, sender, |stream| {
             if feeds.iter().any(|(of, fed)| *of != client && fed == stream) {
                 State::Fed
@@ -282,7 +282,7 @@ impl Host for Publishers {
 
     fn latest(&self, id: &str) -> (Option<Setup>, Option<Box<RawValue>>) {
         let memory = self.memory();
-        let stream = memory.streams.stream(id);
+        let stream = memory.streams.car(id);
         let found = memory.latest.iter().find(|(known, _)| Some(known) == stream);
         let Latest { setup, frame } = found.map(|(_, latest)| latest.clone()).unwrap_or_default();
         (setup, frame)
@@ -353,7 +353,7 @@ impl Memory {
 
     /// Keeps the latest setup or frame of a stream, and evicts those of streams that sent less
     /// recently.
-    fn keep_latest(&mut self, stream: Stream, newer: Latest) {
+    fn keep_latest(&mut self, stream: CarId, newer: Latest) {
         let index = self.latest.iter().position(|(known, _)| *known == stream);
         let older = index.map(|index| self.latest.remove(index).1).unwrap_or_default();
         let latest =

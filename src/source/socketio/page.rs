@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::Publishers;
-use super::streams::Place;
+use super::streams::PageTarget;
 use crate::config::PAGE_REFRESH;
 use crate::contract::{FormPolicy, document};
 
@@ -25,9 +25,9 @@ async fn page(State(publishers): State<Arc<Publishers>>, Path(id): Path<String>)
     let queued = publishers.intake.entries();
     match publishers.memory().streams.place(&id) {
         None => (StatusCode::NOT_FOUND, note("No such session", UNKNOWN)).into_response(),
-        Some(Place::Empty) => note("Nothing is stored yet", EMPTY),
-        Some(Place::Stored) => note("No page yet", &stored(queued)),
-        Some(Place::Page(url)) => go_to(url),
+        Some(PageTarget::Empty) => note("Nothing is stored yet", EMPTY),
+        Some(PageTarget::Stored) => note("No page yet", &stored(queued)),
+        Some(PageTarget::Page(url)) => go_to(url),
     }
 }
 

@@ -16,29 +16,29 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{MAX_PAGES, MAX_STREAMS};
-use crate::entry::{StintId, Stream};
+use crate::entry::{CarId, StintId};
 
 /// The newest ids, streams and pages.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Streams {
     /// Least recently used first.
-    ids: Vec<Given>,
+    ids: Vec<AssignedId>,
     /// Least recently used first.
-    streams: Vec<Known>,
-    pages: Vec<Page>,
+    streams: Vec<PublisherStream>,
+    pages: Vec<StintPage>,
 }
 
 /// An assigned session id.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Given {
+struct AssignedId {
     id: String,
     /// `None` until an entry is sent under the id.
-    stream: Option<Stream>,
+    car: Option<CarId>,
 }
 
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Known {
-    stream: Stream,
+struct PublisherStream {
+    car: CarId,
     /// The stint of its newest entry.
     stint: Option<StintId>,
     sender: Sender,
@@ -70,14 +70,14 @@ impl Sender {
 
 /// The page of the session that the dashboard server assigned to a stint.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Page {
+struct StintPage {
     stint: StintId,
     url: String,
 }
 
 /// What `/dashboard/<id>` shows for a known id.
 #[derive(Debug, PartialEq)]
-pub(super) enum Place<'a> {
+pub(super) enum PageTarget<'a> {
     /// No entry was ever stored under this id.
     Empty,
     /// Entries are stored, but the dashboard server has not assigned a page to their stint yet.
@@ -131,21 +131,21 @@ impl Streams {
     /// one, but never the id of a connected publisher.
     pub(super) fn give(&mut self, id: &str, is_connected: impl Fn(&str) -> bool) -> bool {
         if self.ids.len() >= MAX_STREAMS {
-            let is_free = |given: &Given| !is_connected(&given.id);
-            let unused = |given: &Given| given.stream.is_none() && is_free(given);
+            let is_free = |given: &AssignedId| !is_connected(&given.id);
+            let unused = |given: &AssignedId| given.car.is_none() && is_free(given);
             let free = self.ids.iter().position(unused);
             let Some(index) = free.or_else(|| self.ids.iter().position(is_free)) else {
                 return false;
             };
             self.ids.remove(index);
         }
-        self.ids.push(Given { id: id.into(), stream: None });
+        self.ids.push(AssignedId { id: id.into(), car: None });
         true
     }
 
     /// Whether an entry has been sent under that id.
     pub(super) fn is_used(&self, id: &str) -> bool {
-        self.stream(id).is_some()
+        self.car(id).is_some()
     }
 
     /// Whether the id was assigned and has not been evicted.
@@ -158,22 +158,22 @@ impl Streams {
         &mut self,
         id: &str,
         sender: Sender,
-        state: impl Fn(&Stream) -> State,
-    ) -> Option<(Stream, Change)> {
+        state: impl Fn(&CarId) -> State,
+    ) -> Option<(CarId, Change)> {
         let given = last(&mut self.ids, |given| given.id == id)?;
-        let (stream, change) = match given.stream.clone() {
+        let (stream, change) = match given.car.clone() {
             Some(stream) => (stream, Change::None),
             None => {
                 let left = left_by(&self.streams, &sender, state);
-                let stream = left.unwrap_or_else(|| Stream::from(id));
-                given.stream = Some(stream.clone());
+                let stream = left.unwrap_or_else(|| CarId::from(id));
+                given.car = Some(stream.clone());
                 (stream, Change::Changed)
             }
         };
-        match last(&mut self.streams, |known| known.stream == stream) {
+        match last(&mut self.streams, |known| known.car == stream) {
             Some(known) => known.sender.learn(sender),
             None => {
-                let known = Known { stream: stream.clone(), stint: None, sender };
+                let known = PublisherStream { car: stream.clone(), stint: None, sender };
                 push(&mut self.streams, known, MAX_STREAMS);
             }
         }
@@ -181,8 +181,8 @@ impl Streams {
     }
 
     /// Records that the newest entry of the stream is in `stint`.
-    pub(super) fn is_in(&mut self, stream: &Stream, stint: StintId) -> Change {
-        match self.streams.iter_mut().find(|known| known.stream == *stream) {
+    pub(super) fn is_in(&mut self, stream: &CarId, stint: StintId) -> Change {
+        match self.streams.iter_mut().find(|known| known.car == *stream) {
             Some(known) if known.stint != Some(stint) => {
                 known.stint = Some(stint);
                 Change::Changed
@@ -197,22 +197,22 @@ impl Streams {
             return Change::None;
         }
         self.pages.retain(|page| page.stint != stint);
-        push(&mut self.pages, Page { stint, url: url.into() }, MAX_PAGES);
+        push(&mut self.pages, StintPage { stint, url: url.into() }, MAX_PAGES);
         Change::Changed
     }
 
     /// The stream of that id; `None` if the id is unknown or unused.
-    pub(super) fn stream(&self, id: &str) -> Option<&Stream> {
-        self.ids.iter().find(|given| given.id == id)?.stream.as_ref()
+    pub(super) fn car(&self, id: &str) -> Option<&CarId> {
+        self.ids.iter().find(|given| given.id == id)?.car.as_ref()
     }
 
     /// What to show for that id; `None` if the id is unknown.
-    pub(super) fn place(&self, id: &str) -> Option<Place<'_>> {
+    pub(super) fn place(&self, id: &str) -> Option<PageTarget<'_>> {
         let given = self.ids.iter().find(|given| given.id == id)?;
-        let known = self.streams.iter().find(|known| Some(&known.stream) == given.stream.as_ref());
+        let known = self.streams.iter().find(|known| Some(&known.car) == given.car.as_ref());
         Some(match known.and_then(|known| known.stint) {
-            None => Place::Empty,
-            Some(stint) => self.page(stint).map_or(Place::Stored, Place::Page),
+            None => PageTarget::Empty,
+            Some(stint) => self.page(stint).map_or(PageTarget::Stored, PageTarget::Page),
         })
     }
 
@@ -222,17 +222,21 @@ impl Streams {
 }
 
 /// The stream that this sender used before it disconnected, if the match is unambiguous.
-fn left_by(streams: &[Known], sender: &Sender, state: impl Fn(&Stream) -> State) -> Option<Stream> {
-    let is_going = |known: &&Known| state(&known.stream) != State::Over;
-    let going: Vec<&Known> = streams.iter().filter(is_going).collect();
-    let left = going.iter().filter(|known| state(&known.stream) == State::Left);
+fn left_by(
+    streams: &[PublisherStream],
+    sender: &Sender,
+    state: impl Fn(&CarId) -> State,
+) -> Option<CarId> {
+    let is_going = |known: &&PublisherStream| state(&known.car) != State::Over;
+    let going: Vec<&PublisherStream> = streams.iter().filter(is_going).collect();
+    let left = going.iter().filter(|known| state(&known.car) == State::Left);
     let of_sender: Vec<_> = left.clone().filter(|known| sender.is(&known.sender)).collect();
     let chosen = match of_sender[..] {
         [one] => Some(*one),
         [] if going.len() == 1 => left.copied().next(),
         _ => None,
     };
-    chosen.map(|known| known.stream.clone())
+    chosen.map(|known| known.car.clone())
 }
 
 /// Appends an item and removes as many from the front as exceed `most`.
@@ -287,21 +291,21 @@ mod tests {
         let mut streams = Streams::default();
         assert_eq!(streams.place("1"), None);
         give(&mut streams, "1");
-        assert_eq!(streams.place("1"), Some(Place::Empty));
+        assert_eq!(streams.place("1"), Some(PageTarget::Empty));
         let (stream, _) = streams.used("1", nobody(), |_| State::Over).unwrap();
         assert_eq!(streams.is_in(&stream, StintId(4)), Change::Changed);
         assert_eq!(streams.is_in(&stream, StintId(4)), Change::None);
-        assert_eq!(streams.place("1"), Some(Place::Stored));
+        assert_eq!(streams.place("1"), Some(PageTarget::Stored));
         assert_eq!(streams.show(StintId(4), "a"), Change::Changed);
-        assert_eq!(streams.place("1"), Some(Place::Page("a")));
+        assert_eq!(streams.place("1"), Some(PageTarget::Page("a")));
         // The server forgot the session and assigned another page.
         assert_eq!(streams.show(StintId(4), "b"), Change::Changed);
         assert_eq!(streams.show(StintId(4), "b"), Change::None);
-        assert_eq!(streams.place("1"), Some(Place::Page("b")));
+        assert_eq!(streams.place("1"), Some(PageTarget::Page("b")));
         // The page may be known before the first entry.
         streams.show(StintId(5), "c");
         streams.is_in(&stream, StintId(5));
-        assert_eq!(streams.place("1"), Some(Place::Page("c")));
+        assert_eq!(streams.place("1"), Some(PageTarget::Page("c")));
     }
 
     #[test]
@@ -323,7 +327,7 @@ mod tests {
         assert_eq!(use_of(&mut streams, "g", driver("Eva"), State::Left), "g");
         assert_eq!(use_of(&mut streams, "h", nobody(), State::Left), "h");
         // A publisher that sends its setup before its first frame is matched by the setup.
-        assert_eq!(streams.used("d", setup(7), |_| State::Fed).unwrap().0, Stream::from("d"));
+        assert_eq!(streams.used("d", setup(7), |_| State::Fed).unwrap().0, CarId::from("d"));
         assert_eq!(use_of(&mut streams, "i", setup(7), State::Left), "d");
         assert_eq!(use_of(&mut streams, "j", setup(8), State::Left), "j");
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use pitwire::config::Config;
 use pitwire::entry::{CapturedAt, Kind, Seq, Situation, StintId};
-use pitwire::queue::record::{self, Marks};
+use pitwire::queue::record::{self, RetentionFlags};
 use pitwire::queue::{Appended, Content, Limit, NewEntry, Stamps};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -21,7 +21,7 @@ fn records() -> Vec<Vec<u8>> {
     let record = |(n, json): (usize, &str)| {
         let kind = if n % 3 == 0 { Kind::Setup } else { Kind::Frame };
         let at = CapturedAt(1_763_821_822_123 + n as i64 * 500);
-        record::encode(StintId(7), at, kind, Marks::KEPT, json).unwrap()
+        record::encode(StintId(7), at, kind, RetentionFlags::KEEP, json).unwrap()
     };
     SAMPLES.lines().enumerate().map(record).collect()
 }
@@ -98,7 +98,7 @@ async fn make(folder: &Path) {
         writer.append(|stamps| entries(stamps, 10)).await.unwrap();
     }
     let batch = reader.next_batch(Limit { entries: 40, bytes: 1 << 20 }).await.unwrap();
-    reader.remove(batch).await.unwrap();
+    reader.ack(batch).await.unwrap();
     writer.close().await;
     drop((writer, reader));
     closed.wait().await;
@@ -125,7 +125,7 @@ async fn goes_on(folder: &Path, is_forged: bool) {
             match reader.next_batch(limit).await {
                 Ok(batch) => {
                     last = batch.entries().last().map(|entry| entry.seq).or(last);
-                    reader.remove(batch).await.unwrap();
+                    reader.ack(batch).await.unwrap();
                 }
                 Err(_) => reader.rewind(),
             }

@@ -6,7 +6,7 @@ use pitwire::backoff::Backoff;
 use pitwire::config::{
     APPEND_TIMEOUT, AUTH_RETRY_INTERVAL, DeliveryConfig, SERVER, SessionChoice, WhenFull,
 };
-use pitwire::entry::{Situation, Stream};
+use pitwire::entry::{CarId, Situation};
 use pitwire::queue::ledger::DropReason;
 use pitwire::queue::{
     self, Appended, Content, Destinations, Limits, NewEntry, QueueStatus, Writer,
@@ -136,7 +136,7 @@ impl Life {
             world.laps[car] += 1;
         }
         let lap = world.laps[car];
-        let stream = ["", "second", "third"].map(Stream::from)[car].clone();
+        let stream = ["", "second", "third"].map(CarId::from)[car].clone();
         let situation = Situation { lap: Some(lap), ..Situation::default() };
         let content = match is_setup {
             true if is_poison => Content::Setup { fingerprint: 3 },

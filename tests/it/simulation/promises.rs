@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pitwire::config::{BUFFER_BYTES, BUFFER_ENTRIES, Config, Durability, QueueConfig};
 use pitwire::entry::{CapturedAt, Kind, Seq};
-use pitwire::queue::fates::Fate;
+use pitwire::queue::disposition::Disposition;
 use pitwire::queue::ledger::Ledger;
 use pitwire::queue::{DestinationStatus, QueueStatus};
 
@@ -146,7 +146,7 @@ impl Promises {
         assert_eq!(own.ledger.corrupt, 0, "{queue:?}");
         let dropped = server.state().dropped.len() as u64;
         assert!(
-            own.ledger.quarantined <= self.refusable + dropped,
+            own.ledger.dead_letters <= self.refusable + dropped,
             "{} {dropped} {queue:?} {:?}",
             self.refusable,
             self.swarm
@@ -162,8 +162,8 @@ impl Promises {
         let delivered =
             self.shown.len() as u64 + self.refusable + server.state().dropped.len() as u64;
         assert!(own.ledger.delivered <= delivered, "at most {delivered}: {queue:?}");
-        if own.ledger.thinned != self.thinned {
-            self.thinned = own.ledger.thinned;
+        if own.ledger.downsampled != self.thinned {
+            self.thinned = own.ledger.downsampled;
             self.look_at_thinned(server, queue, own);
         }
     }
@@ -246,7 +246,7 @@ impl Promises {
             let ends = before.into_iter().chain(after).all(|(_, other)| other == lap);
             assert!(ends && before.is_some(), "the end of a lap was downsampled: {seq}");
         }
-        assert!(count <= own.ledger.thinned, "{count} are missing: {queue:?}");
+        assert!(count <= own.ledger.downsampled, "{count} are missing: {queue:?}");
     }
 
     /// Whether the entry may count as delivered without being shown: the server refused it or
@@ -263,12 +263,15 @@ impl Promises {
         let operator = life.writer.operator();
         let mut lost = Vec::new();
         for (seq, frame) in &self.owed {
-            let fate = operator.fates(*seq).await.unwrap()[self.of].fate;
+            let fate = operator.dispositions(*seq).await.unwrap()[self.of].disposition;
             let is_named = match fate {
-                Fate::Thinned | Fate::Dropped(_) => self.swarm.narrow,
-                Fate::Refused => self.may_pass(server, frame),
-                Fate::Delivered => self.may_pass(server, frame),
-                Fate::Lost | Fate::Queued | Fate::NotGivenYet | Fate::Unknown => false,
+                Disposition::Downsampled | Disposition::Dropped(_) => self.swarm.narrow,
+                Disposition::DeadLetter => self.may_pass(server, frame),
+                Disposition::Delivered => self.may_pass(server, frame),
+                Disposition::Lost
+                | Disposition::Queued
+                | Disposition::NotAssigned
+                | Disposition::Unknown => false,
             };
             if !is_named {
                 lost.push((seq, fate, frame));
@@ -286,5 +289,5 @@ impl Promises {
 
 /// Number of entries that left the queue with a disposition and without reaching the server.
 fn without_delivery(ledger: &Ledger) -> u64 {
-    ledger.thinned + ledger.quarantined + ledger.dropped_in_all() - ledger.unplaced
+    ledger.downsampled + ledger.dead_letters + ledger.dropped_in_all() - ledger.unplaced
 }

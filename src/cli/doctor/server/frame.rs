@@ -10,11 +10,11 @@ use crate::clock;
 use crate::config::{Config, ECHO_GRACE, JOIN_TIMEOUT};
 use crate::entry::{Entry, Kind, Seq, StintId};
 use crate::fields;
-use crate::sink::{Ack, Addressed, Answer, Joined, Proof};
+use crate::sink::{Ack, Addressed, JoinWait, Joined, Proof};
 use crate::source::simulator::Car;
 
 /// How the server behaves when it receives a frame.
-struct Manners {
+struct PublishBehavior {
     acknowledges: bool,
     /// It sends the frame back to the sender too.
     echoes: bool,
@@ -53,9 +53,9 @@ async fn try_out(
     dashboard: &mut Dashboard,
     link: &mut DashboardLink,
     session: &str,
-) -> Manners {
+) -> PublishBehavior {
     let limit = config.delivery.proof_timeout;
-    let joined = link.join(session, Answer::Ack).await.unwrap_or(Joined::Unanswered);
+    let joined = link.join(session, JoinWait::Ack).await.unwrap_or(Joined::Unanswered);
     let frame = frame();
     let id = dashboard.identify(&frame);
     let addressed = [Addressed { session, entry: &frame, id }];
@@ -67,7 +67,7 @@ async fn try_out(
         Ack::UnknownSession => Some("it does not know the session that it assigned".into()),
         Ack::None | Ack::Plain => None,
     });
-    let mut manners = Manners {
+    let mut manners = PublishBehavior {
         acknowledges: joined != Joined::Unanswered
             || receipt.is_some_and(|receipt| receipt.ack != Ack::None),
         echoes,
@@ -79,7 +79,7 @@ async fn try_out(
         manners.acknowledges = acknowledges(dashboard, &frame, limit).await;
     }
     if !echoes {
-        let asked = link.join(session, Answer::Data).await;
+        let asked = link.join(session, JoinWait::Data).await;
         manners.shows = matches!(asked, Ok(Joined::Known(shown)) if shown.frame.is_some());
         manners.joins |= manners.shows;
     }
@@ -109,8 +109,8 @@ fn frame() -> Entry {
     Entry { seq: Seq(1), stint: StintId(1), captured_at, kind: Kind::Frame, json }
 }
 
-fn say(report: &mut Report, manners: &Manners) {
-    let Manners { acknowledges, echoes, shows, joins, objection } = manners;
+fn say(report: &mut Report, manners: &PublishBehavior) {
+    let PublishBehavior { acknowledges, echoes, shows, joins, objection } = manners;
     if let Some(text) = objection {
         report.fault(
             format!("it refuses a frame in a test session: {text}"),
@@ -159,7 +159,7 @@ mod tests {
 
     #[test]
     fn a_frame_that_is_refused_aloud_is_a_fault() {
-        let manners = Manners {
+        let manners = PublishBehavior {
             acknowledges: true,
             echoes: false,
             shows: false,

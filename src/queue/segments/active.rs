@@ -4,83 +4,83 @@ use std::io;
 
 use super::Records;
 use crate::entry::Seq;
-use crate::queue::journal::Journal;
-use crate::queue::store::Held;
-use crate::queue::{Limit, bytes};
+use crate::queue::store::Usage;
+use crate::queue::wal::Wal;
+use crate::queue::{Limit, framing};
 
 /// The maximum size of one read from disk; a larger record is read on its own.
 const READ_BYTES: u64 = 256 << 10;
 
 /// The active segment, to which records are appended.
 #[derive(Debug)]
-pub(super) struct NewestSegment {
-    pub(super) lo: Seq,
-    pub(super) journal: Journal,
+pub(super) struct ActiveSegment {
+    pub(super) base_seq: Seq,
+    pub(super) wal: Wal,
     /// The place of each record, starting with `lo`.
-    places: Vec<Place>,
-    held: Held,
+    offsets: Vec<RecordOffset>,
+    usage: Usage,
 }
 
 /// The offset of a record's frame, and the size of the record.
 #[derive(Clone, Copy, Debug)]
-struct Place {
+struct RecordOffset {
     at: u64,
     bytes: u32,
 }
 
-impl Place {
+impl RecordOffset {
     fn end(self) -> u64 {
-        self.at + bytes::HEADER as u64 + u64::from(self.bytes)
+        self.at + framing::HEADER as u64 + u64::from(self.bytes)
     }
 }
 
-impl NewestSegment {
-    pub(super) fn new(lo: Seq, journal: Journal) -> Self {
-        Self { lo, journal, places: Vec::new(), held: Held::default() }
+impl ActiveSegment {
+    pub(super) fn new(lo: Seq, journal: Wal) -> Self {
+        Self { base_seq: lo, wal: journal, offsets: Vec::new(), usage: Usage::default() }
     }
 
     /// Restores an active segment that was found on disk, with `records` at the offsets `places`.
-    pub(super) fn continued(lo: Seq, journal: Journal, places: &[u64], records: &Records) -> Self {
-        let place = |(at, (_, record)): (&u64, &(Seq, Vec<u8>))| Place {
+    pub(super) fn continued(lo: Seq, journal: Wal, places: &[u64], records: &Records) -> Self {
+        let place = |(at, (_, record)): (&u64, &(Seq, Vec<u8>))| RecordOffset {
             at: *at,
             bytes: record.len() as u32,
         };
         let places: Vec<_> = places.iter().zip(records).map(place).collect();
-        Self { lo, journal, places, held: super::held(records) }
+        Self { base_seq: lo, wal: journal, offsets: places, usage: super::usage_of(records) }
     }
 
     /// The number of records, released or not.
     pub(super) fn len(&self) -> u64 {
-        self.places.len() as u64
+        self.offsets.len() as u64
     }
 
-    pub(super) fn held(&self) -> Held {
-        self.held
+    pub(super) fn usage(&self) -> Usage {
+        self.usage
     }
 
     /// The position of its last record, or the one before `lo` if it has none.
     pub(super) fn last(&self) -> Seq {
-        Seq((self.lo.0 + self.len()).saturating_sub(1))
+        Seq((self.base_seq.0 + self.len()).saturating_sub(1))
     }
 
     pub(super) fn disk_bytes(&self) -> u64 {
-        self.journal.len().next_multiple_of(4096)
+        self.wal.len().next_multiple_of(4096)
     }
 
     pub(super) fn append(&mut self, seq: Seq, record: &[u8]) -> io::Result<()> {
-        let at = self.journal.append(seq, record)?;
-        self.places.push(Place { at, bytes: record.len() as u32 });
-        self.held += Held { records: 1, bytes: record.len() as u64 };
+        let at = self.wal.append(seq, record)?;
+        self.offsets.push(RecordOffset { at, bytes: record.len() as u32 });
+        self.usage += Usage { records: 1, bytes: record.len() as u64 };
         Ok(())
     }
 
     /// Marks the records below `head` as released; returns their number and size.
-    pub(super) fn release_below(&mut self, head: Seq) -> Held {
-        let released = self.places.len() - (self.held.records as usize).min(self.places.len());
+    pub(super) fn release_below(&mut self, head: Seq) -> Usage {
+        let released = self.offsets.len() - (self.usage.records as usize).min(self.offsets.len());
         let below = self.index(head).max(released);
-        let bytes = self.places[released..below].iter().map(|place| u64::from(place.bytes)).sum();
-        let less = Held { records: (below - released) as u64, bytes };
-        self.held = self.held - less;
+        let bytes = self.offsets[released..below].iter().map(|place| u64::from(place.bytes)).sum();
+        let less = Usage { records: (below - released) as u64, bytes };
+        self.usage = self.usage - less;
         less
     }
 
@@ -107,17 +107,17 @@ impl NewestSegment {
         mut take: impl FnMut(Seq, &[u8]) -> io::Result<bool>,
     ) -> io::Result<()> {
         let mut next = self.index(from);
-        let end = next.saturating_add(most.max(1)).min(self.places.len());
+        let end = next.saturating_add(most.max(1)).min(self.offsets.len());
         while next < end {
-            let first = self.places[next];
-            let within = |place: &&Place| place.end() <= first.at + READ_BYTES;
-            let count = self.places[next..end].iter().take_while(within).count().max(1);
-            let read = self.journal.read(first.at, self.places[next + count - 1].end())?;
-            for place in &self.places[next..next + count] {
-                let seq = Seq(self.lo.0 + next as u64);
+            let first = self.offsets[next];
+            let within = |place: &&RecordOffset| place.end() <= first.at + READ_BYTES;
+            let count = self.offsets[next..end].iter().take_while(within).count().max(1);
+            let read = self.wal.read(first.at, self.offsets[next + count - 1].end())?;
+            for place in &self.offsets[next..next + count] {
+                let seq = Seq(self.base_seq.0 + next as u64);
                 let frame = read.get((place.at - first.at) as usize..).unwrap_or_default();
                 let Some((_, record)) =
-                    bytes::parse(self.lo, frame).filter(|(held, _)| *held == seq)
+                    framing::decode(self.base_seq, frame).filter(|(held, _)| *held == seq)
                 else {
                     let text = format!("record {seq} is damaged in the write-ahead log");
                     return Err(io::Error::new(io::ErrorKind::InvalidData, text));
@@ -132,6 +132,6 @@ impl NewestSegment {
     }
 
     fn index(&self, seq: Seq) -> usize {
-        (seq.0.saturating_sub(self.lo.0) as usize).min(self.places.len())
+        (seq.0.saturating_sub(self.base_seq.0) as usize).min(self.offsets.len())
     }
 }

@@ -2,46 +2,46 @@
 
 use std::io;
 
-use super::Log;
+use super::Engine;
 use crate::config::{DROP_STEP_BYTES, DROP_STEP_ENTRIES, WhenFull};
 use crate::entry::{CapturedAt, Seq};
 use crate::planted::planted;
-use crate::queue::fates;
+use crate::queue::disposition;
 use crate::queue::ledger::DropReason;
-use crate::queue::store::{Notes, Store};
-use crate::queue::{Limit, record, thinning};
+use crate::queue::store::{SideLog, Store};
+use crate::queue::{Limit, downsampling, record};
 
 /// The space that must be free before a waiting source continues: one batch of lines.
 const BLOCK_BYTES: usize = 1 << 20;
 
 /// The limit that is exceeded.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Lack {
+enum Shortfall {
     Nothing,
     /// The number of excess entries.
     Entries(u64),
     Bytes,
 }
 
-impl<S: Store> Log<S> {
-    fn lacks_room(&self, record: Option<usize>) -> Lack {
-        let entries = self.store.held().records + u64::from(record.is_some());
+impl<S: Store> Engine<S> {
+    fn shortfall(&self, record: Option<usize>) -> Shortfall {
+        let entries = self.store.usage().records + u64::from(record.is_some());
         if entries > self.limits.max_entries {
-            Lack::Entries(entries - self.limits.max_entries)
+            Shortfall::Entries(entries - self.limits.max_entries)
         } else if self.store.disk_bytes_with(record.unwrap_or(0)) > self.limits.max_bytes {
-            Lack::Bytes
+            Shortfall::Bytes
         } else {
-            Lack::Nothing
+            Shortfall::Nothing
         }
     }
 
     /// The number of entries that a waiting source may append now.
     pub(in crate::queue) fn room(&self) -> u64 {
-        let held = self.store.held().records;
+        let held = self.store.usage().records;
         match self.limits.when_full {
             // A batch that is larger than the whole queue must be accepted when the queue is empty.
             WhenFull::Block if held == 0 => u64::MAX,
-            WhenFull::Block if self.lacks_room(Some(BLOCK_BYTES)) == Lack::Bytes => 0,
+            WhenFull::Block if self.shortfall(Some(BLOCK_BYTES)) == Shortfall::Bytes => 0,
             WhenFull::Block => self.limits.max_entries.saturating_sub(held),
             _ => u64::MAX,
         }
@@ -52,8 +52,8 @@ impl<S: Store> Log<S> {
     pub(super) fn make_room(&mut self, record: Option<usize>) -> io::Result<bool> {
         let mut is_tidy = false;
         loop {
-            let lack = self.lacks_room(record);
-            if lack == Lack::Bytes && !is_tidy {
+            let lack = self.shortfall(record);
+            if lack == Shortfall::Bytes && !is_tidy {
                 // Released segments are deleted from disk only after the release is durable.
                 self.flush()?;
                 self.maintain()?;
@@ -61,12 +61,16 @@ impl<S: Store> Log<S> {
                 continue;
             }
             let found = match self.limits.when_full {
-                _ if lack == Lack::Nothing || planted("queue_without_bound") => return Ok(true),
+                _ if lack == Shortfall::Nothing || planted("queue_without_bound") => {
+                    return Ok(true);
+                }
                 // A source that can wait has already waited for room.
-                WhenFull::Thin | WhenFull::Block => self.thin()? || self.give_up_oldest(lack)?,
-                WhenFull::DropOldest => self.give_up_oldest(lack)?,
+                WhenFull::Thin | WhenFull::Block => {
+                    self.downsample()? || self.evict_oldest(lack)?
+                }
+                WhenFull::DropOldest => self.evict_oldest(lack)?,
                 // A lowered limit also applies to existing entries.
-                _ if record.is_none() => self.give_up_oldest(lack)?,
+                _ if record.is_none() => self.evict_oldest(lack)?,
                 WhenFull::DropNewest => false,
             };
             if !found {
@@ -77,35 +81,36 @@ impl<S: Store> Log<S> {
     }
 
     /// Downsamples the oldest segments; returns `false` if no more frames can be removed.
-    fn thin(&mut self) -> io::Result<bool> {
+    fn downsample(&mut self) -> io::Result<bool> {
         let old = self.recent.begins_at();
-        let mut stretches = self.store.stretches();
+        let mut stretches = self.store.sealed_segments();
         stretches.retain(|stretch| stretch.last < old);
-        let most = self.limits.stretch_entries();
-        while let Some(step) = thinning::next(&stretches, most) {
+        let most = self.limits.segment_entries();
+        while let Some(step) = downsampling::next(&stretches, most) {
             let (first, last) = (stretches[step.first].first, stretches[step.last].last);
             let records = self.read_between(first, last)?;
             let before: Vec<Seq> = records.iter().map(|(seq, _)| *seq).collect();
-            let is_out = |seq| self.may_be_out(seq) && !planted("what_is_out_is_thinned");
+            let is_out = |seq| self.is_in_flight(seq) && !planted("what_is_out_is_thinned");
             let is_free = |seq: Seq| seq < old && !is_out(seq);
-            let thinned = thinning::thin(records, step.level, is_free);
+            let thinned = downsampling::downsample(records, step.level, is_free);
             let is_left = |seq: &Seq| thinned.records.binary_search_by_key(seq, |r| r.0).is_ok();
             let gone: Vec<Seq> = before.iter().copied().filter(|seq| !is_left(seq)).collect();
             if !gone.is_empty() && !planted("fate_of_the_thinned_not_noted") {
-                let had = self.places();
-                let line = fates::thinned_line(&before, thinned.level, &thinned.records, &had);
-                self.store.note(Notes::Fates, &line)?;
+                let had = self.positions();
+                let line =
+                    disposition::downsampled_line(&before, thinned.level, &thinned.records, &had);
+                self.store.append_line(SideLog::Dispositions, &line)?;
             }
             let cursors = self.without(&gone, |ledger, entries| {
-                ledger.thinned += if planted("thinning_not_booked") { 0 } else { entries };
+                ledger.downsampled += if planted("thinning_not_booked") { 0 } else { entries };
             });
-            let books = self.books(&cursors)?;
-            self.sound()?.replace(first, last, thinned.level, thinned.records, &books)?;
+            let books = self.encode_metadata(&cursors)?;
+            self.usable_store()?.replace(first, last, thinned.level, thinned.records, &books)?;
             self.cursors = cursors;
             if !gone.is_empty() {
                 return Ok(true);
             }
-            stretches = self.store.stretches();
+            stretches = self.store.sealed_segments();
             stretches.retain(|stretch| stretch.last < old);
         }
         Ok(false)
@@ -113,18 +118,18 @@ impl<S: Store> Log<S> {
 
     /// Drops the excess entries, or the oldest segment if the disk limit is exceeded; returns
     /// `false` if there is nothing to drop.
-    fn give_up_oldest(&mut self, lack: Lack) -> io::Result<bool> {
-        if let Lack::Entries(excess) = lack {
+    fn evict_oldest(&mut self, lack: Shortfall) -> io::Result<bool> {
+        if let Shortfall::Entries(excess) = lack {
             let most = excess.min(DROP_STEP_ENTRIES as u64) as usize;
             return self.drop_oldest(most, DropReason::QueueFull, |_, _| true);
         }
-        if self.store.held().records == 0 {
+        if self.store.usage().records == 0 {
             return Ok(false);
         }
-        if self.store.oldest_stretch().is_none() {
-            self.sound()?.seal()?;
+        if self.store.oldest_sealed_segment().is_none() {
+            self.usable_store()?.seal()?;
         }
-        let Some(stretch) = self.store.oldest_stretch() else { return Ok(true) };
+        let Some(stretch) = self.store.oldest_sealed_segment() else { return Ok(true) };
         let goes = |seq: Seq, _: &[u8]| seq <= stretch.last;
         while self.drop_oldest(DROP_STEP_ENTRIES, DropReason::QueueFull, goes)? {}
         Ok(true)
@@ -138,7 +143,8 @@ impl<S: Store> Log<S> {
         }
         let oldest_allowed = newest.0.saturating_sub(self.limits.max_age_ms());
         let is_old = |at: CapturedAt| at.0 < oldest_allowed;
-        let goes = |_: Seq, bytes: &[u8]| record::place(bytes).is_some_and(|(_, at)| is_old(at));
+        let goes =
+            |_: Seq, bytes: &[u8]| record::stint_and_time(bytes).is_some_and(|(_, at)| is_old(at));
         // Usually one entry expires for each one appended.
         let mut most = 1;
         while most <= DROP_STEP_ENTRIES

@@ -4,17 +4,17 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::Newest;
+use super::NewestEntry;
 use crate::config::MAX_STREAMS;
-use crate::entry::{CapturedAt, Seq, StintId, Stream};
+use crate::entry::{CapturedAt, CarId, Seq, StintId};
 use crate::planted::planted;
-use crate::queue::record::Marks;
+use crate::queue::record::RetentionFlags;
 use crate::queue::{Limits, StreamStint};
 
 /// A stream and its newest stint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Known {
-    stream: Stream,
+pub(super) struct KnownStream {
+    stream: CarId,
     stint: StintId,
     /// The fingerprint of the last accepted setup in this stint.
     setup: Option<u64>,
@@ -35,7 +35,7 @@ pub(super) struct Known {
 #[derive(Debug, Default)]
 pub(super) struct Stints {
     /// Least recently used first.
-    known: Vec<Known>,
+    known: Vec<KnownStream>,
     highest: StintId,
     /// `known` has changes that are not on disk.
     is_dirty: bool,
@@ -46,14 +46,14 @@ impl Stints {
     /// Restores the stints that were `known` when the last entry was appended: all of them
     /// continue, or none if the pause since then was too long.
     pub(super) fn resume(
-        mut known: Vec<Known>,
-        newest: Option<Newest>,
+        mut known: Vec<KnownStream>,
+        newest: Option<NewestEntry>,
         limits: &Limits,
         now: CapturedAt,
     ) -> Self {
         let last = newest.map(|newest| newest.captured_at);
         if let (true, Some(newest)) = (known.is_empty(), newest) {
-            known.push(Known::new(Stream::default(), newest.stint));
+            known.push(KnownStream::new(CarId::default(), newest.stint));
         }
         let highest = known.iter().map(|known| known.stint).chain(newest.map(|n| n.stint)).max();
         known.retain_mut(|known| {
@@ -69,22 +69,22 @@ impl Stints {
     /// The stint of the stream's next entry, and whether the entry is its first.
     pub(super) fn at(
         &mut self,
-        stream: &Stream,
+        stream: &CarId,
         captured_at: CapturedAt,
         limits: &Limits,
     ) -> (StintId, bool) {
         match self.find(stream) {
-            Some(Known { newest: Some(newest), stint, .. })
+            Some(KnownStream { newest: Some(newest), stint, .. })
                 if limits.continues(*newest, captured_at) || planted("stint_without_end") =>
             {
                 (*stint, false)
             }
-            Some(Known { newest: None, stint, .. }) => (*stint, true),
+            Some(KnownStream { newest: None, stint, .. }) => (*stint, true),
             _ => (self.begin(stream), true),
         }
     }
 
-    fn begin(&mut self, stream: &Stream) -> StintId {
+    fn begin(&mut self, stream: &CarId) -> StintId {
         self.highest = StintId(self.highest.0 + 1);
         let stint = match self.known.last() {
             Some(last) if planted("one_stint_for_all_streams") => last.stint,
@@ -93,26 +93,35 @@ impl Stints {
         self.known.retain(|known| known.stream != *stream);
         let excess = (self.known.len() + 1).saturating_sub(MAX_STREAMS);
         self.known.drain(..excess);
-        self.known.push(Known::new(stream.clone(), stint));
+        self.known.push(KnownStream::new(stream.clone(), stint));
         self.is_dirty = true;
         self.show();
         stint
     }
 
     /// Whether this setup equals the stream's last setup.
-    pub(super) fn has_setup(&mut self, stream: &Stream, fingerprint: u64) -> bool {
+    pub(super) fn has_setup(&mut self, stream: &CarId, fingerprint: u64) -> bool {
         self.find(stream).is_some_and(|known| known.setup == Some(fingerprint))
     }
 
     /// The retention flags of the stream's next entry.
-    pub(super) fn marks(&mut self, stream: &Stream, begins: bool, position: Seq) -> Marks {
-        let Some(known) = self.find(stream) else { return Marks::KEPT };
-        let first = if begins || !known.follows_a_frame { Marks::KEPT } else { Marks::default() };
-        first.and(Marks::numbered(*known.number.get_or_insert(position.0)))
+    pub(super) fn retention_flags(
+        &mut self,
+        stream: &CarId,
+        begins: bool,
+        position: Seq,
+    ) -> RetentionFlags {
+        let Some(known) = self.find(stream) else { return RetentionFlags::KEEP };
+        let first = if begins || !known.follows_a_frame {
+            RetentionFlags::KEEP
+        } else {
+            RetentionFlags::default()
+        };
+        first.and(RetentionFlags::numbered(*known.number.get_or_insert(position.0)))
     }
 
     /// Records that the stream's next entry was appended.
-    pub(super) fn appended(&mut self, stream: &Stream, at: CapturedAt, setup: Option<u64>) {
+    pub(super) fn appended(&mut self, stream: &CarId, at: CapturedAt, setup: Option<u64>) {
         let Some(known) = self.find(stream) else { return };
         known.newest = Some(at);
         known.follows_a_frame = setup.is_none();
@@ -138,12 +147,12 @@ impl Stints {
     }
 
     /// Whether a stream may continue this stint.
-    pub(super) fn goes_on(&self, stint: StintId) -> bool {
+    pub(super) fn may_continue(&self, stint: StintId) -> bool {
         stint == self.expected() || self.known.iter().any(|known| known.stint == stint)
     }
 
     /// The state to persist, if it has changed.
-    pub(super) fn unwritten(&self) -> Option<&[Known]> {
+    pub(super) fn unwritten(&self) -> Option<&[KnownStream]> {
         self.is_dirty.then_some(&self.known)
     }
 
@@ -157,20 +166,20 @@ impl Stints {
     }
 
     fn show(&mut self) {
-        let shown = |known: &Known| (known.stream.clone(), known.stint);
+        let shown = |known: &KnownStream| (known.stream.clone(), known.stint);
         self.shown = self.known.iter().map(shown).collect();
     }
 
     /// Finds the stream and marks it as most recently used.
-    fn find(&mut self, stream: &Stream) -> Option<&mut Known> {
+    fn find(&mut self, stream: &CarId) -> Option<&mut KnownStream> {
         let index = self.known.iter().rposition(|known| known.stream == *stream)?;
         self.known[index..].rotate_left(1);
         self.known.last_mut()
     }
 }
 
-impl Known {
-    fn new(stream: Stream, stint: StintId) -> Self {
+impl KnownStream {
+    fn new(stream: CarId, stint: StintId) -> Self {
         Self { stream, stint, setup: None, newest: None, number: None, follows_a_frame: false }
     }
 }
@@ -192,7 +201,7 @@ mod tests {
 
     /// Appends a frame of the stream at this second and returns its stint.
     fn drive(stints: &mut Stints, stream: &str, second: i64) -> u64 {
-        let (stream, at) = (Stream::from(stream), CapturedAt(second * 1000));
+        let (stream, at) = (CarId::from(stream), CapturedAt(second * 1000));
         let (stint, _) = stints.at(&stream, at, &limits());
         stints.appended(&stream, at, None);
         stint.0
@@ -207,7 +216,7 @@ mod tests {
         assert_eq!(drive(&mut stints, "b", 12), 3);
         assert_eq!(drive(&mut stints, "", 13), 1);
         assert_eq!(stints.expected(), StintId(1));
-        assert!(stints.goes_on(StintId(3)) && !stints.goes_on(StintId(2)));
+        assert!(stints.may_continue(StintId(3)) && !stints.may_continue(StintId(2)));
     }
 
     /// Otherwise a session that opens while the queue is empty would request a page that stays
@@ -219,7 +228,7 @@ mod tests {
         drive(&mut stints, "publisher", 0);
         assert_eq!(stints.expected(), StintId(1));
         let known = stints.unwritten().unwrap().to_vec();
-        let newest = Some(Newest { stint: StintId(1), captured_at: CapturedAt(0) });
+        let newest = Some(NewestEntry { stint: StintId(1), captured_at: CapturedAt(0) });
         let stints = Stints::resume(known, newest, &limits(), CapturedAt(1000));
         assert_eq!(stints.expected(), StintId(1));
     }
@@ -230,7 +239,7 @@ mod tests {
         drive(&mut stints, "a", 0);
         drive(&mut stints, "b", 1);
         let known = stints.unwritten().unwrap().to_vec();
-        let newest = Some(Newest { stint: StintId(2), captured_at: CapturedAt(1000) });
+        let newest = Some(NewestEntry { stint: StintId(2), captured_at: CapturedAt(1000) });
         let mut soon = Stints::resume(known.clone(), newest, &limits(), CapturedAt(11_000));
         assert_eq!(drive(&mut soon, "a", 11), 1);
         assert_eq!(drive(&mut soon, "b", 11), 2);

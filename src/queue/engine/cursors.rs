@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Books, Log};
+use super::{Engine, Metadata};
 use crate::entry::{CapturedAt, Seq};
 use crate::planted::planted;
-use crate::queue::fates::Run;
+use crate::queue::disposition::DispositionRange;
 use crate::queue::ledger::Ledger;
-use crate::queue::store::{Notes, Store};
+use crate::queue::store::{SideLog, Store};
 use crate::queue::{DestinationStatus, Limit, record};
 
 /// The index of a destination in the list of configured destinations.
@@ -26,7 +26,7 @@ pub(in crate::queue) struct Cursor {
     pub(super) committed: Seq,
     pub(super) ledger: Ledger,
     /// The disposition range that still grows.
-    pub(super) run: Option<Run>,
+    pub(super) disposition: Option<DispositionRange>,
     /// The number of entries that had already left the queue when the destination was configured.
     before: u64,
     /// Records that were lost after they were delivered to it, or before it was configured.
@@ -51,7 +51,7 @@ impl Cursor {
     }
 
     /// Whether the entry may be in flight.
-    fn may_be_out(&self, seq: Seq) -> bool {
+    fn is_in_flight(&self, seq: Seq) -> bool {
         (self.committed..self.in_flight_end).contains(&seq)
     }
 
@@ -80,15 +80,15 @@ impl Cursor {
     }
 }
 
-impl<S: Store> Log<S> {
+impl<S: Store> Engine<S> {
     /// Loads the cursors of these destinations from the metadata. A new destination starts at the
     /// head of the queue; the first ones of a queue account for all its entries.
-    pub(super) fn load_cursors(&mut self, books: &Books, names: &[Arc<str>]) {
+    pub(super) fn load_cursors(&mut self, books: &Metadata, names: &[Arc<str>]) {
         let head = self.store.head();
         let (before, loss_baseline) = if books.cursors.is_empty() {
             (0, 0)
         } else {
-            let left = self.store.appended().saturating_sub(self.store.held().records);
+            let left = self.store.appended().saturating_sub(self.store.usage().records);
             (left, self.store.lost())
         };
         let running = std::mem::take(&mut self.cursors);
@@ -106,7 +106,7 @@ impl<S: Store> Log<S> {
     }
 
     /// Releases entries that were kept only for destinations that are no longer configured.
-    pub(super) fn release_unconfigured(&mut self, books: &Books) -> io::Result<()> {
+    pub(super) fn release_unconfigured(&mut self, books: &Metadata) -> io::Result<()> {
         let mut unconfigured = books.cursors.clone();
         unconfigured.retain(|old| self.cursors.iter().all(|cursor| cursor.name != old.name));
         if unconfigured.is_empty() {
@@ -127,14 +127,14 @@ impl<S: Store> Log<S> {
     /// Persists these cursors and releases the entries that all destinations have received. On an
     /// error nothing has changed, neither here nor in the store.
     pub(super) fn commit(&mut self, cursors: Vec<Cursor>) -> io::Result<()> {
-        let books = self.books(&cursors)?;
+        let books = self.encode_metadata(&cursors)?;
         let committed = cursors.iter().map(|cursor| cursor.committed);
         let lowest =
             if planted("the_fastest_releases") { committed.max() } else { committed.min() };
         let head = lowest.unwrap_or_default().max(self.store.head());
-        let held = self.store.held().records;
-        self.sound()?.release(head, &books)?;
-        let released = held.saturating_sub(self.store.held().records);
+        let held = self.store.usage().records;
+        self.usable_store()?.truncate(head, &books)?;
+        let released = held.saturating_sub(self.store.usage().records);
         self.cursors = cursors;
         for cursor in &mut self.cursors {
             let had = if planted("what_was_had_counts_on") { 0 } else { released };
@@ -143,8 +143,8 @@ impl<S: Store> Log<S> {
         Ok(())
     }
 
-    pub(super) fn books(&self, cursors: &[Cursor]) -> io::Result<Vec<u8>> {
-        super::to_bytes(&Books { newest: self.newest, cursors: cursors.to_vec() })
+    pub(super) fn encode_metadata(&self, cursors: &[Cursor]) -> io::Result<Vec<u8>> {
+        super::to_bytes(&Metadata { newest: self.newest, cursors: cursors.to_vec() })
     }
 
     /// The cursors after the entries `gone` were removed from the queue. `leave` updates a ledger
@@ -165,37 +165,37 @@ impl<S: Store> Log<S> {
     }
 
     /// The oldest undelivered position of each destination, by name.
-    pub(super) fn places(&self) -> BTreeMap<&str, u64> {
+    pub(super) fn positions(&self) -> BTreeMap<&str, u64> {
         self.cursors.iter().map(|cursor| (&*cursor.name, cursor.committed.0)).collect()
     }
 
     /// Whether an entry may be in flight to any destination.
-    pub(super) fn may_be_out(&self, seq: Seq) -> bool {
-        self.cursors.iter().any(|cursor| cursor.may_be_out(seq))
+    pub(super) fn is_in_flight(&self, seq: Seq) -> bool {
+        self.cursors.iter().any(|cursor| cursor.is_in_flight(seq))
     }
 
     /// The end of the entries from `first` to `last` that may be in flight; `None` if none is.
-    pub(super) fn out_below(&self, first: Seq, last: Seq) -> Option<Seq> {
+    pub(super) fn in_flight_below(&self, first: Seq, last: Seq) -> Option<Seq> {
         let meets = |cursor: &&Cursor| cursor.committed <= last && first < cursor.in_flight_end;
         self.cursors.iter().filter(meets).map(|cursor| cursor.in_flight_end).max()
     }
 
     /// Records the disposition of entries of one destination.
-    pub(super) fn note_run(
+    pub(super) fn record_disposition(
         &mut self,
         cursor: &mut Cursor,
-        run: Run,
+        run: DispositionRange,
         is_thinned: bool,
     ) -> io::Result<()> {
-        let Some(growing) = &mut cursor.run else {
-            cursor.run = Some(run);
+        let Some(growing) = &mut cursor.disposition else {
+            cursor.disposition = Some(run);
             return Ok(());
         };
         if let Some(next) = growing.join(run, is_thinned) {
             // If a crash loses the metadata after this line was written, the line is written again:
             // harmless.
-            self.store.note(Notes::Fates, &growing.line(&cursor.name))?;
-            cursor.run = Some(next);
+            self.store.append_line(SideLog::Dispositions, &growing.line(&cursor.name))?;
+            cursor.disposition = Some(next);
         }
         Ok(())
     }
@@ -207,8 +207,8 @@ impl<S: Store> Log<S> {
 
     /// The status of each destination.
     pub(super) fn destination_statuses(&mut self) -> Vec<DestinationStatus> {
-        self.count_ahead();
-        let held = self.store.held().records;
+        self.recount_ahead();
+        let held = self.store.usage().records;
         let (appended, lost) = (self.store.appended(), self.store.lost());
         let mut statuses = Vec::with_capacity(self.cursors.len());
         for index in 0..self.cursors.len() {
@@ -234,7 +234,7 @@ impl<S: Store> Log<S> {
         }
         if self.cursors[of].oldest.is_none_or(|(at, _)| at != from) && self.store.is_open() {
             let oldest = self.read_records(from, Limit::ONE)?;
-            let place = oldest.first().and_then(|(_, bytes)| record::place(bytes));
+            let place = oldest.first().and_then(|(_, bytes)| record::stint_and_time(bytes));
             self.cursors[of].oldest = place.map(|(_, captured_at)| (from, captured_at));
         }
         Ok(self.cursors[of].oldest.map(|(_, captured_at)| captured_at))
@@ -250,7 +250,7 @@ impl<S: Store> Log<S> {
 
     /// Recounts `acked_ahead` for each destination, at a start and after every loss of records: a record
     /// that a destination had already received is not lost to it.
-    fn count_ahead(&mut self) {
+    fn recount_ahead(&mut self) {
         let lost = self.store.lost();
         if self.lost_counted == Some(lost) {
             return;
@@ -262,7 +262,7 @@ impl<S: Store> Log<S> {
             return;
         }
         let mut counts = 0;
-        let (held, appended) = (self.store.held().records, self.store.appended());
+        let (held, appended) = (self.store.usage().records, self.store.appended());
         for index in 0..self.cursors.len() {
             let counted =
                 self.store.is_open().then(|| self.count_below(self.cursors[index].committed));
@@ -292,8 +292,9 @@ impl<S: Store> Log<S> {
             return Ok(0);
         }
         let (mut from, mut records) = (self.store.head(), 0);
-        for stretch in self.store.stretches().iter().take_while(|stretch| stretch.last < head) {
-            records += stretch.held.records;
+        for stretch in self.store.sealed_segments().iter().take_while(|stretch| stretch.last < head)
+        {
+            records += stretch.usage.records;
             from = Seq(stretch.last.0 + 1);
         }
         let last = Seq(head.0 - 1);

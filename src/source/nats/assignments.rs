@@ -19,28 +19,28 @@ use crate::planted::planted;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub(super) struct Book {
+pub(super) struct AssignmentTable {
     /// The heartbeat number of each hub: how often it has written.
     pub(super) hubs: BTreeMap<String, u64>,
     /// The assignments, by the name of the agent's stream.
-    pub(super) agents: BTreeMap<String, Share>,
+    pub(super) agents: BTreeMap<String, Assignment>,
 }
 
 /// The assignment of an agent's stream to a hub, and its delivered position.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub(super) struct Share {
+pub(super) struct Assignment {
     /// `None` if the hub released it for another one.
     pub(super) hub: Option<String>,
     /// Dashboards have everything up to this position of the stream.
     pub(super) after: u64,
     /// The pages of its stints, newest last.
-    pub(super) pages: Vec<Page>,
+    pub(super) pages: Vec<StintPage>,
 }
 
 /// The session that a server assigned to a stint.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Page {
+pub(super) struct StintPage {
     /// The agent's name, a dot, and the stint's name on NATS.
     pub(super) stint: String,
     pub(super) server: String,
@@ -49,7 +49,7 @@ pub(super) struct Page {
 
 /// One hub's update of the table.
 #[derive(Debug, Default)]
-pub(super) struct Entry<'a> {
+pub(super) struct HubUpdate<'a> {
     pub(super) me: &'a str,
     /// The existing streams of the agents that this hub is configured for.
     pub(super) meant: &'a [String],
@@ -57,22 +57,22 @@ pub(super) struct Entry<'a> {
     pub(super) after: BTreeMap<String, u64>,
     /// The streams that it releases.
     pub(super) given_up: BTreeSet<String>,
-    pub(super) pages: Vec<Page>,
+    pub(super) pages: Vec<StintPage>,
     /// Whether it takes agents that have no live hub.
     pub(super) takes_new: bool,
 }
 
 /// Liveness of the other hubs as one hub observes it, by its own clock.
 #[derive(Debug, Default)]
-pub(super) struct Seen {
+pub(super) struct Liveness {
     /// The last heartbeat number of each hub, and when it was first seen.
     hubs: BTreeMap<String, (u64, Instant)>,
     /// Since when each agent has had no live hub.
     free: BTreeMap<String, Instant>,
 }
 
-impl Seen {
-    pub(super) fn look(&mut self, book: &Book, now: Instant) {
+impl Liveness {
+    pub(super) fn observe(&mut self, book: &AssignmentTable, now: Instant) {
         self.hubs.retain(|hub, _| book.hubs.contains_key(hub));
         for (hub, count) in &book.hubs {
             let seen = self.hubs.entry(hub.clone()).or_insert((*count, now));
@@ -84,24 +84,29 @@ impl Seen {
 
     /// Whether the hub's heartbeat is recent. A hub counts as alive for one lease after it is first
     /// seen.
-    fn lives(&self, hub: &str, now: Instant) -> bool {
+    fn is_alive(&self, hub: &str, now: Instant) -> bool {
         let lease = if planted("hubs_die_at_once") { HUB_LEASE / 20 } else { HUB_LEASE };
         self.hubs.get(hub).is_some_and(|(_, since)| now - *since < lease)
     }
 
     /// Whether any other hub is alive.
     pub(super) fn others(&self, me: &str, now: Instant) -> bool {
-        self.hubs.keys().any(|hub| hub != me && self.lives(hub, now))
+        self.hubs.keys().any(|hub| hub != me && self.is_alive(hub, now))
     }
 }
 
-impl Book {
+impl AssignmentTable {
     /// Applies a hub's update and assigns it free agents up to its fair share. Returns how many
     /// agents it holds beyond that share.
-    pub(super) fn write(&mut self, entry: Entry<'_>, seen: &mut Seen, now: Instant) -> usize {
+    pub(super) fn write(
+        &mut self,
+        entry: HubUpdate<'_>,
+        seen: &mut Liveness,
+        now: Instant,
+    ) -> usize {
         let me = entry.me;
         *self.hubs.entry(me.into()).or_default() += 1;
-        self.strike_out(me, seen, now);
+        self.expire(me, seen, now);
         for (agent, share) in &mut self.agents {
             if share.hub.as_deref() == Some(me) {
                 share.after = entry.after.get(agent).copied().unwrap_or(share.after);
@@ -109,10 +114,10 @@ impl Book {
                 share.hub = share.hub.take().filter(|_| !entry.given_up.contains(agent));
             }
         }
-        let living = self.hubs.keys().filter(|hub| *hub == me || seen.lives(hub, now)).count();
+        let living = self.hubs.keys().filter(|hub| *hub == me || seen.is_alive(hub, now)).count();
         let fair = entry.meant.len().div_ceil(living.max(1)).min(MAX_STREAMS);
         for agent in entry.meant {
-            if self.taker(agent).is_some_and(|hub| hub == me || seen.lives(hub, now)) {
+            if self.taker(agent).is_some_and(|hub| hub == me || seen.is_alive(hub, now)) {
                 seen.free.remove(agent);
                 continue;
             }
@@ -130,7 +135,10 @@ impl Book {
     }
 
     /// The streams assigned to a hub.
-    pub(super) fn of<'a>(&'a self, hub: &'a str) -> impl Iterator<Item = (&'a String, &'a Share)> {
+    pub(super) fn of<'a>(
+        &'a self,
+        hub: &'a str,
+    ) -> impl Iterator<Item = (&'a String, &'a Assignment)> {
         self.agents.iter().filter(move |(_, share)| share.hub.as_deref() == Some(hub))
     }
 
@@ -143,7 +151,7 @@ impl Book {
     }
 
     /// Expires hubs without a heartbeat for [`HUB_FORGOTTEN`] that hold no agents.
-    fn strike_out(&mut self, me: &str, seen: &Seen, now: Instant) {
+    fn expire(&mut self, me: &str, seen: &Liveness, now: Instant) {
         let is_gone = |hub: &str| {
             hub != me && seen.hubs.get(hub).is_some_and(|(_, since)| now - *since >= HUB_FORGOTTEN)
         };
@@ -156,16 +164,17 @@ impl Book {
     }
 }
 
-impl Share {
+impl Assignment {
     /// Merges the pages of the agent's stints, given newest stint last; keeps those of the newest
     /// stints.
-    fn learn(&mut self, agent: &str, pages: &[Page]) {
-        let stream_of = |page: &Page| {
+    fn learn(&mut self, agent: &str, pages: &[StintPage]) {
+        let stream_of = |page: &StintPage| {
             let name = page.stint.split_once('.').map(|(agent, _)| agent);
             name.map(|name| format!("{}{name}", crate::nats::STREAM_PREFIX))
         };
         for page in pages.iter().filter(|page| stream_of(page).as_deref() == Some(agent)) {
-            let is_same = |known: &Page| known.stint == page.stint && known.server == page.server;
+            let is_same =
+                |known: &StintPage| known.stint == page.stint && known.server == page.server;
             match self.pages.iter_mut().find(|known| is_same(known)) {
                 Some(known) => known.session.clone_from(&page.session),
                 None => self.pages.push(page.clone()),
@@ -209,7 +218,7 @@ mod tests {
     #[derive(Default)]
     struct Hub {
         name: String,
-        seen: Seen,
+        seen: Liveness,
         is_new: bool,
     }
 
@@ -220,19 +229,19 @@ mod tests {
 
         fn turn(
             &mut self,
-            book: &mut Book,
+            book: &mut AssignmentTable,
             meant: &[String],
             give_up: usize,
             now: Instant,
         ) -> usize {
-            self.seen.look(book, now);
+            self.seen.observe(book, now);
             let given_up = book.of(&self.name).map(|(agent, _)| agent.clone()).take(give_up);
-            let entry = Entry {
+            let entry = HubUpdate {
                 me: &self.name,
                 meant,
                 given_up: given_up.collect(),
                 takes_new: !std::mem::take(&mut self.is_new),
-                ..Entry::default()
+                ..HubUpdate::default()
             };
             book.write(entry, &mut self.seen, now)
         }
@@ -240,7 +249,7 @@ mod tests {
 
     #[test]
     fn hubs_that_start_together_share_and_the_dead_ones_agents_are_taken_over() {
-        let (mut book, meant, mut now) = (Book::default(), agents(7), Instant::now());
+        let (mut book, meant, mut now) = (AssignmentTable::default(), agents(7), Instant::now());
         let mut hubs = [Hub::named("a"), Hub::named("b")];
         for _ in 0..3 {
             hubs.iter_mut().for_each(|hub| {
@@ -259,7 +268,7 @@ mod tests {
 
     #[test]
     fn who_has_too_many_gives_them_to_who_comes() {
-        let (mut book, meant, mut now) = (Book::default(), agents(4), Instant::now());
+        let (mut book, meant, mut now) = (AssignmentTable::default(), agents(4), Instant::now());
         let (mut old, mut new) = (Hub::named("a"), Hub::named("b"));
         old.turn(&mut book, &meant, 0, now);
         assert_eq!(old.turn(&mut book, &meant, 0, now), 0);
@@ -282,12 +291,12 @@ mod tests {
 
     #[test]
     fn pages_of_the_newest_stints_are_kept() {
-        let page = |stint: &str, server: &str, session: &str| Page {
+        let page = |stint: &str, server: &str, session: &str| StintPage {
             stint: stint.into(),
             server: server.into(),
             session: session.into(),
         };
-        let mut share = Share::default();
+        let mut share = Assignment::default();
         share.learn("PITWIRE_pc", &[page("pc.1", "x", "1"), page("other.1", "x", "2")]);
         share.learn("PITWIRE_pc", &[page("pc.1", "y", "3"), page("pc.2", "x", "4")]);
         share.learn("PITWIRE_pc", &[page("pc.2", "x", "5"), page("pc.2", "y", "6")]);
@@ -304,7 +313,7 @@ mod tests {
         fn no_agent_has_two_hubs(
             turns in proptest::collection::vec((0_usize..3, 0_u64..8000, 0_usize..2), 1..200),
         ) {
-            let (mut book, meant, mut now) = (Book::default(), agents(5), Instant::now());
+            let (mut book, meant, mut now) = (AssignmentTable::default(), agents(5), Instant::now());
             let mut hubs = [Hub::named("a"), Hub::named("b"), Hub::named("c")];
             let mut wrote = [now; 3];
             for (who, pause, give_up) in turns {

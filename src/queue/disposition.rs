@@ -15,18 +15,18 @@ use crate::entry::Seq;
 /// The disposition of an entry: where it is, or how it left the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "&str", try_from = "String")]
-pub enum Fate {
+pub enum Disposition {
     Delivered,
     /// A dead letter: the server refused it.
-    Refused,
+    DeadLetter,
     Dropped(DropReason),
     /// Removed by downsampling to make room.
-    Thinned,
+    Downsampled,
     /// Lost because files of the queue were damaged, truncated or deleted.
     Lost,
     Queued,
     /// The position has not been assigned yet.
-    NotGivenYet,
+    NotAssigned,
     /// The position was skipped at a start, or its line has been deleted since.
     Unknown,
 }
@@ -35,42 +35,42 @@ pub enum Fate {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DestinationFate {
     pub destination: String,
-    pub fate: Fate,
+    pub disposition: Disposition,
 }
 
-impl Fate {
+impl Disposition {
     /// The name in side logs and reports.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Delivered => "delivered",
-            Self::Refused => "refused",
+            Self::DeadLetter => "refused",
             Self::Dropped(reason) => reason.as_str(),
-            Self::Thinned => "thinned",
+            Self::Downsampled => "thinned",
             Self::Lost => "lost",
             Self::Queued => "queued",
-            Self::NotGivenYet => "not_given_yet",
+            Self::NotAssigned => "not_given_yet",
             Self::Unknown => "unknown",
         }
     }
 }
 
-impl From<Fate> for &str {
-    fn from(fate: Fate) -> Self {
+impl From<Disposition> for &str {
+    fn from(fate: Disposition) -> Self {
         fate.as_str()
     }
 }
 
-impl TryFrom<String> for Fate {
+impl TryFrom<String> for Disposition {
     type Error = String;
 
     fn try_from(word: String) -> Result<Self, String> {
         [
             Self::Delivered,
-            Self::Refused,
-            Self::Thinned,
+            Self::DeadLetter,
+            Self::Downsampled,
             Self::Lost,
             Self::Queued,
-            Self::NotGivenYet,
+            Self::NotAssigned,
             Self::Unknown,
         ]
         .into_iter()
@@ -82,15 +82,15 @@ impl TryFrom<String> for Fate {
 
 /// A range of positions with the same disposition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Run {
+pub(super) struct DispositionRange {
     pub(super) first: Seq,
     pub(super) last: Seq,
-    pub(super) fate: Fate,
+    pub(super) disposition: Disposition,
 }
 
-impl Run {
+impl DispositionRange {
     pub(super) fn line(self, destination: &str) -> String {
-        let Self { first, last, fate } = self;
+        let Self { first, last, disposition: fate } = self;
         let fate = fate.as_str();
         format!(
             r#"{{"first":{first},"last":{last},"fate":"{fate}","destination":"{destination}"}}"#
@@ -101,7 +101,7 @@ impl Run {
     /// returns it. A gap is allowed if the segment was downsampled (`is_thinned`).
     pub(super) fn join(&mut self, next: Self, is_thinned: bool) -> Option<Self> {
         let follows = next.first.0 == self.last.0 + 1 || is_thinned;
-        if next.fate != self.fate || next.first <= self.last || !follows {
+        if next.disposition != self.disposition || next.first <= self.last || !follows {
             return Some(next);
         }
         self.last = next.last;
@@ -113,7 +113,7 @@ impl Run {
 /// position was removed except the multiples of 2^`level` that are not listed in `gone`, and the
 /// positions listed in `kept`; with a single stream both lists are short. `had` is the position
 /// below which each destination had already received everything, and therefore lost nothing.
-pub(super) fn thinned_line(
+pub(super) fn downsampled_line(
     before: &[Seq],
     level: u32,
     left: &[(Seq, Vec<u8>)],
@@ -142,10 +142,10 @@ pub(super) fn lost_line(first: Seq, last: Seq, had: &BTreeMap<&str, u64>) -> Str
 }
 
 #[derive(Deserialize)]
-struct Line {
+struct DispositionLine {
     first: u64,
     last: u64,
-    fate: Fate,
+    fate: Disposition,
     #[serde(default)]
     level: u32,
     #[serde(default)]
@@ -159,12 +159,14 @@ struct Line {
     had: BTreeMap<String, u64>,
 }
 
-impl Line {
+impl DispositionLine {
     /// Whether the line applies to this position of a destination. A downsampled line does not
     /// apply to the entries that it kept: they left in another way.
     fn is_about(&self, destination: &str, seq: Seq) -> bool {
         let is_own = match self.fate {
-            Fate::Thinned | Fate::Lost => self.had.get(destination).is_none_or(|had| seq.0 >= *had),
+            Disposition::Downsampled | Disposition::Lost => {
+                self.had.get(destination).is_none_or(|had| seq.0 >= *had)
+            }
             _ => self.destination == destination,
         };
         let every = 1_u64 << self.level.min(63);
@@ -174,7 +176,7 @@ impl Line {
         };
         is_own
             && (self.first..=self.last).contains(&seq.0)
-            && (self.fate != Fate::Thinned || !is_kept())
+            && (self.fate != Disposition::Downsampled || !is_kept())
     }
 }
 
@@ -182,16 +184,26 @@ impl Line {
 /// line wins, with one exception: an entry removed from the middle of the queue (downsampled, lost,
 /// or dropped by an operator) is covered again by later ranges, so the oldest such line takes
 /// precedence.
-pub(super) fn find(notes: &str, destination: &str, growing: Option<Run>, seq: Seq) -> Fate {
+pub(super) fn find(
+    notes: &str,
+    destination: &str,
+    growing: Option<DispositionRange>,
+    seq: Seq,
+) -> Disposition {
     let growing = growing.map(|run| run.line(destination));
     let lines = notes.lines().chain(growing.as_deref());
     let about = lines
-        .filter_map(|line| serde_json::from_str::<Line>(line).ok())
+        .filter_map(|line| serde_json::from_str::<DispositionLine>(line).ok())
         .filter(|line| line.is_about(destination, seq))
         .map(|line| line.fate);
-    let mut found = Fate::Unknown;
+    let mut found = Disposition::Unknown;
     for fate in about {
-        if matches!(fate, Fate::Thinned | Fate::Lost | Fate::Dropped(DropReason::Operator)) {
+        if matches!(
+            fate,
+            Disposition::Downsampled
+                | Disposition::Lost
+                | Disposition::Dropped(DropReason::Operator)
+        ) {
             return fate;
         }
         found = fate;
@@ -208,19 +220,19 @@ mod tests {
         let before: Vec<Seq> = before.map(Seq).collect();
         let is_left = |seq: &&Seq| seq.0.is_multiple_of(1 << level);
         let left: Vec<_> = before.iter().filter(is_left).map(|seq| (*seq, Vec::new())).collect();
-        thinned_line(&before, level, &left, &BTreeMap::new())
+        downsampled_line(&before, level, &left, &BTreeMap::new())
     }
 
     #[test]
     fn of_two_streams_in_turn_each_position_has_its_fate() {
         let before: Vec<Seq> = (1..=8).map(Seq).collect();
         let left: Vec<_> = [1, 4, 5, 8].map(|seq| (Seq(seq), Vec::new())).to_vec();
-        let line = thinned_line(&before, 1, &left, &BTreeMap::new());
+        let line = downsampled_line(&before, 1, &left, &BTreeMap::new());
         for seq in before {
             let expected = if left.iter().any(|(left, _)| *left == seq) {
-                Fate::Unknown
+                Disposition::Unknown
             } else {
-                Fate::Thinned
+                Disposition::Downsampled
             };
             assert_eq!(find(&line, "server", None, seq), expected, "{seq}: {line}");
         }
@@ -228,28 +240,32 @@ mod tests {
 
     #[test]
     fn each_position_has_the_fate_that_was_noted() {
-        let run = |first, last, fate| Run { first: Seq(first), last: Seq(last), fate };
+        let run = |first, last, fate| DispositionRange {
+            first: Seq(first),
+            last: Seq(last),
+            disposition: fate,
+        };
         let six_to_twenty: Vec<Seq> = (6..=20).map(Seq).collect();
         let left: Vec<_> = [7, 8, 12, 16, 20].map(|seq| (Seq(seq), Vec::new())).to_vec();
         let notes = [
-            run(1, 5, Fate::Delivered).line("server"),
-            thinned_line(&six_to_twenty, 2, &left, &BTreeMap::new()),
+            run(1, 5, Disposition::Delivered).line("server"),
+            downsampled_line(&six_to_twenty, 2, &left, &BTreeMap::new()),
             "no JSON".into(),
-            run(6, 9, Fate::Dropped(DropReason::QueueFull)).line("server"),
+            run(6, 9, Disposition::Dropped(DropReason::QueueFull)).line("server"),
         ]
         .join("\n");
-        let growing = run(10, 16, Fate::Refused);
+        let growing = run(10, 16, Disposition::DeadLetter);
         for (seq, fate) in [
-            (0, Fate::Unknown),
-            (5, Fate::Delivered),
-            (6, Fate::Thinned),
-            (7, Fate::Dropped(DropReason::QueueFull)),
-            (8, Fate::Dropped(DropReason::QueueFull)),
-            (9, Fate::Thinned),
-            (12, Fate::Refused),
-            (13, Fate::Thinned),
-            (18, Fate::Thinned),
-            (20, Fate::Unknown),
+            (0, Disposition::Unknown),
+            (5, Disposition::Delivered),
+            (6, Disposition::Downsampled),
+            (7, Disposition::Dropped(DropReason::QueueFull)),
+            (8, Disposition::Dropped(DropReason::QueueFull)),
+            (9, Disposition::Downsampled),
+            (12, Disposition::DeadLetter),
+            (13, Disposition::Downsampled),
+            (18, Disposition::Downsampled),
+            (20, Disposition::Unknown),
         ] {
             assert_eq!(find(&notes, "server", Some(growing), Seq(seq)), fate, "{seq}");
         }
@@ -257,22 +273,26 @@ mod tests {
 
     #[test]
     fn what_was_taken_out_of_the_middle_first_counts_before_what_goes_over_it() {
-        let run = |first, last, fate| Run { first: Seq(first), last: Seq(last), fate };
-        let operator = Fate::Dropped(DropReason::Operator);
+        let run = |first, last, fate| DispositionRange {
+            first: Seq(first),
+            last: Seq(last),
+            disposition: fate,
+        };
+        let operator = Disposition::Dropped(DropReason::Operator);
         let notes = [
             thinned(1..=20, 1),
             run(8, 12, operator).line("server"),
             thinned((2..=7).chain(13..=20).filter(|seq| seq % 2 == 0), 2),
-            run(1, 20, Fate::Delivered).line("server"),
+            run(1, 20, Disposition::Delivered).line("server"),
         ]
         .join("\n");
         for (seq, fate) in [
-            (7, Fate::Thinned),
-            (9, Fate::Thinned),
+            (7, Disposition::Downsampled),
+            (9, Disposition::Downsampled),
             (10, operator),
             (12, operator),
-            (14, Fate::Thinned),
-            (16, Fate::Delivered),
+            (14, Disposition::Downsampled),
+            (16, Disposition::Delivered),
         ] {
             assert_eq!(find(&notes, "server", None, Seq(seq)), fate, "{seq}");
         }
@@ -280,23 +300,27 @@ mod tests {
 
     #[test]
     fn each_destination_has_its_own() {
-        let run = |first, last, fate| Run { first: Seq(first), last: Seq(last), fate };
+        let run = |first, last, fate| DispositionRange {
+            first: Seq(first),
+            last: Seq(last),
+            disposition: fate,
+        };
         let before: Vec<Seq> = (1..=8).map(Seq).collect();
         let left: Vec<_> = [2, 4, 6, 8].map(|seq| (Seq(seq), Vec::new())).to_vec();
         let had = [("server", 5), ("b", 1)].into();
         let notes = [
-            thinned_line(&before, 1, &left, &had),
-            run(1, 8, Fate::Delivered).line("server"),
-            run(2, 4, Fate::Dropped(DropReason::Expired)).line("b"),
+            downsampled_line(&before, 1, &left, &had),
+            run(1, 8, Disposition::Delivered).line("server"),
+            run(2, 4, Disposition::Dropped(DropReason::Expired)).line("b"),
         ]
         .join("\n");
-        let growing = Some(run(6, 8, Fate::Delivered));
-        let expired = Fate::Dropped(DropReason::Expired);
+        let growing = Some(run(6, 8, Disposition::Delivered));
+        let expired = Disposition::Dropped(DropReason::Expired);
         for (seq, server, b) in [
-            (3, Fate::Delivered, Fate::Thinned),
-            (4, Fate::Delivered, expired),
-            (7, Fate::Thinned, Fate::Thinned),
-            (8, Fate::Delivered, Fate::Delivered),
+            (3, Disposition::Delivered, Disposition::Downsampled),
+            (4, Disposition::Delivered, expired),
+            (7, Disposition::Downsampled, Disposition::Downsampled),
+            (8, Disposition::Delivered, Disposition::Delivered),
         ] {
             assert_eq!(find(&notes, "server", None, Seq(seq)), server, "{seq}");
             assert_eq!(find(&notes, "b", growing, Seq(seq)), b, "{seq}");
@@ -306,15 +330,16 @@ mod tests {
     #[test]
     fn a_lost_entry_is_lost_to_the_destinations_that_had_not_had_it() {
         let had = [("server", 5), ("b", 1)].into();
-        let delivered = Run { first: Seq(1), last: Seq(8), fate: Fate::Delivered };
+        let delivered =
+            DispositionRange { first: Seq(1), last: Seq(8), disposition: Disposition::Delivered };
         let notes =
             [lost_line(Seq(3), Seq(6), &had), delivered.line("server"), delivered.line("b")];
         let notes = notes.join("\n");
         for (seq, server, b) in [
-            (2, Fate::Delivered, Fate::Delivered),
-            (4, Fate::Delivered, Fate::Lost),
-            (6, Fate::Lost, Fate::Lost),
-            (7, Fate::Delivered, Fate::Delivered),
+            (2, Disposition::Delivered, Disposition::Delivered),
+            (4, Disposition::Delivered, Disposition::Lost),
+            (6, Disposition::Lost, Disposition::Lost),
+            (7, Disposition::Delivered, Disposition::Delivered),
         ] {
             assert_eq!(find(&notes, "server", None, Seq(seq)), server, "{seq}");
             assert_eq!(find(&notes, "b", None, Seq(seq)), b, "{seq}");
@@ -323,7 +348,11 @@ mod tests {
 
     #[test]
     fn a_run_takes_in_what_goes_on_from_it() {
-        let run = |first, last| Run { first: Seq(first), last: Seq(last), fate: Fate::Delivered };
+        let run = |first, last| DispositionRange {
+            first: Seq(first),
+            last: Seq(last),
+            disposition: Disposition::Delivered,
+        };
         let mut growing = run(1, 5);
         assert_eq!(growing.join(run(6, 9), false), None);
         assert_eq!(growing, run(1, 9));

@@ -14,12 +14,12 @@ use flate2::write::DeflateEncoder;
 use flate2::{Compression, Decompress, FlushDecompress, Status};
 
 use super::Records;
-use super::folder::held;
+use super::folder::usage_of;
 use crate::config::MAX_SAMPLE_BYTES;
 use crate::entry::Seq;
 use crate::queue::sled::{self, PART_BYTES};
-use crate::queue::store::Held;
-use crate::queue::{Limit, bytes, disk};
+use crate::queue::store::Usage;
+use crate::queue::{Limit, disk, framing};
 
 /// A block is closed when its records reach this size. A reader always unpacks a whole block.
 const BLOCK_BYTES: usize = 48 << 10;
@@ -34,8 +34,8 @@ const LEVEL: Compression = Compression::new(1);
 
 /// The blocks of one segment.
 #[derive(Debug)]
-pub(super) struct Packed {
-    lo: Seq,
+pub(super) struct SealedSegment {
+    base_seq: Seq,
     /// In order of position.
     blocks: Vec<Block>,
     /// The last unpacked block and its index.
@@ -46,16 +46,16 @@ pub(super) struct Packed {
 struct Block {
     first: Seq,
     frame: Vec<u8>,
-    holds: Held,
+    usage: Usage,
 }
 
-impl Packed {
+impl SealedSegment {
     /// Packs records, which must be in order of position.
     pub(super) fn new<'a>(
         lo: Seq,
         mut records: impl Iterator<Item = (Seq, &'a [u8])>,
     ) -> io::Result<Self> {
-        let mut packer = Packer::new(lo);
+        let mut packer = BlockWriter::new(lo);
         records.try_for_each(|(seq, record)| packer.add(seq, record))?;
         packer.finish()
     }
@@ -97,7 +97,7 @@ impl Packed {
     pub(super) fn read(
         path: &Path,
         lo: Seq,
-        all: Option<Held>,
+        all: Option<Usage>,
     ) -> io::Result<(Self, Option<io::Error>)> {
         let mut unreadable_bytes = 0;
         let (values, error) = match disk::read(&path.join(PLAIN_FILE)) {
@@ -114,11 +114,11 @@ impl Packed {
         let mut found = BTreeMap::new();
         let mut keep = |bytes: &[u8]| {
             let mut whole = 0;
-            for (_, first, block) in bytes::carve(lo, bytes) {
-                let frame = bytes::frame(lo, first, block);
+            for (_, first, block) in framing::scan(lo, bytes) {
+                let frame = framing::encode(lo, first, block);
                 if let Some(records) = unpack(lo, &frame) {
                     whole += frame.len();
-                    found.insert(first, Block { first, frame, holds: held(&records) });
+                    found.insert(first, Block { first, frame, usage: usage_of(&records) });
                 }
             }
             whole == bytes.len()
@@ -126,7 +126,7 @@ impl Packed {
         let mut is_whole = error.is_none();
         values.iter().for_each(|(_, value)| is_whole &= keep(value));
         if !is_whole {
-            match sled::raw(path) {
+            match sled::read_raw(path) {
                 Ok(raw) => {
                     keep(&raw.bytes);
                     unreadable_bytes += raw.unreadable_bytes;
@@ -136,42 +136,42 @@ impl Packed {
                 Err(_) => {}
             }
         }
-        let packed = Self { lo, blocks: found.into_values().collect(), open: None };
+        let packed = Self { base_seq: lo, blocks: found.into_values().collect(), open: None };
         match error {
             _ if unreadable_bytes > 0 => {
                 let text = format!("the disk cannot read {unreadable_bytes} bytes of it");
                 Ok((packed, Some(io::Error::other(text))))
             }
             // Everything was found in the raw bytes, so what sled lacked does not matter.
-            Some(error) if disk::is_circumstance(&error) && Some(packed.holds()) != all => {
+            Some(error) if disk::is_circumstance(&error) && Some(packed.usage()) != all => {
                 Err(error)
             }
             error => Ok((packed, error)),
         }
     }
 
-    pub(super) fn holds(&self) -> Held {
-        let mut holds = Held::default();
-        self.blocks.iter().for_each(|block| holds += block.holds);
+    pub(super) fn usage(&self) -> Usage {
+        let mut holds = Usage::default();
+        self.blocks.iter().for_each(|block| holds += block.usage);
         holds
     }
 
     /// The number and size of the records from `from`.
-    pub(super) fn holds_from(&mut self, from: Seq) -> Held {
+    pub(super) fn usage_from(&mut self, from: Seq) -> Usage {
         let after = self.blocks.partition_point(|block| block.first <= from);
-        let mut holds = Held::default();
-        self.blocks[after..].iter().for_each(|block| holds += block.holds);
+        let mut holds = Usage::default();
+        self.blocks[after..].iter().for_each(|block| holds += block.usage);
         if let Some(index) = after.checked_sub(1) {
             let records = self.block(index);
             let left = &records[records.partition_point(|(seq, _)| *seq < from)..];
-            left.iter().for_each(|(_, r)| holds += Held { records: 1, bytes: r.len() as u64 });
+            left.iter().for_each(|(_, r)| holds += Usage { records: 1, bytes: r.len() as u64 });
         }
         holds
     }
 
     /// All records.
     pub(super) fn all(&self) -> Records {
-        let unpacked = |block: &Block| unpack(self.lo, &block.frame).unwrap_or_default();
+        let unpacked = |block: &Block| unpack(self.base_seq, &block.frame).unwrap_or_default();
         self.blocks.iter().flat_map(unpacked).collect()
     }
 
@@ -196,7 +196,7 @@ impl Packed {
 
     fn block(&mut self, index: usize) -> &Records {
         if self.open.as_ref().is_none_or(|(open, _)| *open != index) {
-            let records = unpack(self.lo, &self.blocks[index].frame).unwrap_or_default();
+            let records = unpack(self.base_seq, &self.blocks[index].frame).unwrap_or_default();
             self.open = Some((index, records));
         }
         self.open.as_ref().map_or(const { &Vec::new() }, |(_, records)| records)
@@ -205,20 +205,20 @@ impl Packed {
 
 /// Packs records one at a time.
 #[derive(Debug)]
-pub(super) struct Packer {
-    packed: Packed,
+pub(super) struct BlockWriter {
+    sealed: SealedSegment,
     deflate: DeflateEncoder<Vec<u8>>,
     /// The growing block: its first position, its bytes, and the size of its records.
     first: Seq,
     plain: Vec<u8>,
-    holds: Held,
+    usage: Usage,
 }
 
-impl Packer {
+impl BlockWriter {
     pub(super) fn new(lo: Seq) -> Self {
-        let packed = Packed { lo, blocks: Vec::new(), open: None };
+        let packed = SealedSegment { base_seq: lo, blocks: Vec::new(), open: None };
         let deflate = DeflateEncoder::new(Vec::new(), LEVEL);
-        Self { packed, deflate, first: lo, plain: Vec::new(), holds: Held::default() }
+        Self { sealed: packed, deflate, first: lo, plain: Vec::new(), usage: Usage::default() }
     }
 
     /// Adds the next record.
@@ -226,25 +226,25 @@ impl Packer {
         if self.plain.is_empty() {
             self.first = seq;
         }
-        self.holds += Held { records: 1, bytes: record.len() as u64 };
+        self.usage += Usage { records: 1, bytes: record.len() as u64 };
         self.plain.extend_from_slice(&seq.0.to_le_bytes());
         self.plain.extend_from_slice(&(record.len() as u32).to_le_bytes());
         self.plain.extend_from_slice(record);
         if self.plain.len() >= BLOCK_BYTES { self.close() } else { Ok(()) }
     }
 
-    pub(super) fn finish(mut self) -> io::Result<Packed> {
+    pub(super) fn finish(mut self) -> io::Result<SealedSegment> {
         if !self.plain.is_empty() {
             self.close()?;
         }
-        Ok(self.packed)
+        Ok(self.sealed)
     }
 
     fn close(&mut self) -> io::Result<()> {
         let block = deflated(&mut self.deflate, &self.plain)?;
-        let frame = bytes::frame(self.packed.lo, self.first, &block);
-        let holds = std::mem::take(&mut self.holds);
-        self.packed.blocks.push(Block { first: self.first, frame, holds });
+        let frame = framing::encode(self.sealed.base_seq, self.first, &block);
+        let holds = std::mem::take(&mut self.usage);
+        self.sealed.blocks.push(Block { first: self.first, frame, usage: holds });
         self.plain.clear();
         Ok(())
     }
@@ -273,7 +273,7 @@ fn inflated(packed: &[u8]) -> Option<Vec<u8>> {
 }
 
 fn unpack(lo: Seq, block: &[u8]) -> Option<Records> {
-    let (_, packed) = bytes::parse(lo, block)?;
+    let (_, packed) = framing::decode(lo, block)?;
     let plain = inflated(packed)?;
     let (mut records, mut rest) = (Vec::new(), plain.as_slice());
     while !rest.is_empty() {
@@ -295,7 +295,7 @@ mod tests {
 
     /// A block with a correct checksum and arbitrary content.
     fn block(packed: &[u8]) -> Vec<u8> {
-        bytes::frame(Seq(1), Seq(1), packed)
+        framing::encode(Seq(1), Seq(1), packed)
     }
 
     fn packed(plain: &[u8]) -> Vec<u8> {
@@ -308,8 +308,8 @@ mod tests {
         let records: Records = (1..200).map(|seq| (Seq(seq), vec![seq as u8; 1000])).collect();
         let borrowed = records.iter().map(|(seq, record)| (*seq, record.as_slice()));
         let folder = tempfile::tempdir().unwrap();
-        Packed::new(Seq(1), borrowed).unwrap().write_plain(folder.path()).unwrap();
-        let (packed, trouble) = Packed::read(folder.path(), Seq(1), None).unwrap();
+        SealedSegment::new(Seq(1), borrowed).unwrap().write_plain(folder.path()).unwrap();
+        let (packed, trouble) = SealedSegment::read(folder.path(), Seq(1), None).unwrap();
         assert!(trouble.is_none() && packed.blocks.len() > 1, "{trouble:?}");
         assert_eq!(packed.all(), records);
     }
@@ -341,7 +341,7 @@ mod tests {
     #[test]
     fn a_block_that_ends_in_the_middle_is_damaged() {
         let (_, whole) =
-            bytes::parse(Seq(1), &packed(&[7; 30])).map(|(s, b)| (s, b.to_vec())).unwrap();
+            framing::decode(Seq(1), &packed(&[7; 30])).map(|(s, b)| (s, b.to_vec())).unwrap();
         for cut in 0..whole.len() {
             assert_eq!(unpack(Seq(1), &block(&whole[..cut])), None, "{cut} bytes of it");
         }

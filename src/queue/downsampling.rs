@@ -16,7 +16,7 @@
 use std::collections::HashMap;
 
 use super::record;
-use super::store::Stretch;
+use super::store::SegmentInfo;
 use crate::entry::{Kind, Seq, StintId};
 use crate::planted::planted;
 
@@ -25,7 +25,7 @@ pub(super) const MAX_LEVEL: u32 = 16;
 
 /// Merges the segments from index `first` to `last` inclusive into one of this level.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Step {
+pub(super) struct MergeStep {
     pub(super) first: usize,
     pub(super) last: usize,
     pub(super) level: u32,
@@ -33,11 +33,11 @@ pub(super) struct Step {
 
 /// Chooses what to downsample next; `None` if every segment is at the highest level. A merged
 /// segment should not contain many more than `most` records.
-pub(super) fn next(stretches: &[Stretch], most: u64) -> Option<Step> {
+pub(super) fn next(stretches: &[SegmentInfo], most: u64) -> Option<MergeStep> {
     let lowest = stretches.iter().map(|stretch| stretch.level).min()?;
     let index = stretches.iter().position(|stretch| stretch.level == lowest)?;
     let level = lowest + 1;
-    let records = |index: usize| stretches[index].held.records;
+    let records = |index: usize| stretches[index].usage.records;
     let (mut first, mut last) = (index, index);
     if index > 0
         && stretches[index - 1].level == level
@@ -46,16 +46,16 @@ pub(super) fn next(stretches: &[Stretch], most: u64) -> Option<Step> {
         first -= 1;
     } else if let Some(next) = stretches.get(index + 1)
         && next.level == lowest
-        && (records(index) + next.held.records) / 2 <= most
+        && (records(index) + next.usage.records) / 2 <= most
     {
         last += 1;
     }
-    (lowest < MAX_LEVEL).then_some(Step { first, last, level })
+    (lowest < MAX_LEVEL).then_some(MergeStep { first, last, level })
 }
 
 /// The records that remain after downsampling.
 #[derive(Debug)]
-pub(super) struct Thinned {
+pub(super) struct Downsampled {
     pub(super) records: Vec<(Seq, Vec<u8>)>,
     pub(super) level: u32,
 }
@@ -63,11 +63,11 @@ pub(super) struct Thinned {
 /// Downsamples consecutive records to `level` or, if that removes none, to the lowest level that
 /// removes some. Records that are not free are kept, and so is the last frame of each stint,
 /// because its successor, which may have to keep it, is not known here.
-pub(super) fn thin(
+pub(super) fn downsample(
     mut records: Vec<(Seq, Vec<u8>)>,
     level: u32,
     is_free: impl Fn(Seq) -> bool,
-) -> Thinned {
+) -> Downsampled {
     /// Kept at every level.
     const ALWAYS: u32 = u32::MAX;
     let mut ranks = vec![ALWAYS; records.len()];
@@ -75,8 +75,8 @@ pub(super) fn thin(
     let mut wanted: HashMap<StintId, bool> = HashMap::new();
     for (index, (seq, bytes)) in records.iter().enumerate().rev() {
         // Undecodable records are kept here and counted as corrupt when they are sent.
-        let Some((stint, Kind::Frame, marks)) = record::marks(bytes) else { continue };
-        let wants = marks.keeps_the_one_before() && !planted("end_of_a_lap_thinned");
+        let Some((stint, Kind::Frame, marks)) = record::retention(bytes) else { continue };
+        let wants = marks.keeps_predecessor() && !planted("end_of_a_lap_thinned");
         let is_wanted = wanted.insert(stint, wants).unwrap_or(true);
         if !is_wanted && !marks.is_kept() && is_free(*seq) {
             ranks[index] = marks.rank(*seq);
@@ -86,23 +86,23 @@ pub(super) fn thin(
     let level = (level..MAX_LEVEL).find(leaves_out).unwrap_or(MAX_LEVEL);
     let mut ranks = ranks.into_iter();
     records.retain(|_| ranks.next().is_none_or(|rank| rank >= level));
-    Thinned { records, level }
+    Downsampled { records, level }
 }
 
 #[cfg(test)]
 mod tests {
     use std::ops::Range;
 
-    use super::super::record::Marks;
-    use super::super::store::Held;
+    use super::super::record::RetentionFlags;
+    use super::super::store::Usage;
     use super::*;
     use crate::entry::{CapturedAt, StintId};
 
-    fn stretches(levels: &[u32], records: u64) -> Vec<Stretch> {
-        let stretch = |(index, level): (usize, &u32)| Stretch {
+    fn stretches(levels: &[u32], records: u64) -> Vec<SegmentInfo> {
+        let stretch = |(index, level): (usize, &u32)| SegmentInfo {
             first: Seq(index as u64 * 100),
             last: Seq(index as u64 * 100 + 99),
-            held: Held { records, bytes: 0 },
+            usage: Usage { records, bytes: 0 },
             level: *level,
         };
         levels.iter().enumerate().map(stretch).collect()
@@ -120,7 +120,7 @@ mod tests {
             (&[3, 2, 16, 0], 100, 3, 3, 1),
         ] {
             let step = next(&stretches(levels, records), 100);
-            assert_eq!(step, Some(Step { first, last, level }), "{levels:?}");
+            assert_eq!(step, Some(MergeStep { first, last, level }), "{levels:?}");
         }
         assert_eq!(next(&stretches(&[16, 16], 1), 100), None);
         assert_eq!(next(&[], 100), None);
@@ -130,18 +130,18 @@ mod tests {
     fn marked_frames_their_neighbours_and_setups_stay() {
         let record = |seq: u64| {
             let (kind, marks) = match seq {
-                5 => (Kind::Frame, Marks::KEPT),
+                5 => (Kind::Frame, RetentionFlags::KEEP),
                 // The setup between the two laps does not hide the last frame of the first.
-                10 => (Kind::Setup, Marks::default()),
-                11 => (Kind::Frame, Marks::KEPT_WITH_THE_ONE_BEFORE),
-                _ => (Kind::Frame, Marks::default()),
+                10 => (Kind::Setup, RetentionFlags::default()),
+                11 => (Kind::Frame, RetentionFlags::KEEP_WITH_PREDECESSOR),
+                _ => (Kind::Frame, RetentionFlags::default()),
             };
             let bytes = record::encode(StintId(1), CapturedAt(0), kind, marks, "{}").unwrap();
             (Seq(seq), bytes)
         };
         let left = |level, free: Range<Seq>| {
             let is_free = |seq| free.contains(&seq);
-            let thinned = thin((1..20).map(record).collect(), level, is_free);
+            let thinned = downsample((1..20).map(record).collect(), level, is_free);
             (thinned.records.iter().map(|(seq, _)| seq.0).collect::<Vec<_>>(), thinned.level)
         };
         let all = Seq(0)..Seq(100);
@@ -156,13 +156,13 @@ mod tests {
         let mut frames = [0, 0];
         let mut record = |seq: u64| {
             let car = seq % 2;
-            let marks = Marks::numbered(frames[car as usize]);
+            let marks = RetentionFlags::numbered(frames[car as usize]);
             frames[car as usize] += 1;
             let stint = StintId(car);
             (Seq(seq), record::encode(stint, CapturedAt(0), Kind::Frame, marks, "{}").unwrap())
         };
         let all: Vec<_> = (0..40).map(&mut record).collect();
-        let left = thin(all, 2, |_| true).records;
+        let left = downsample(all, 2, |_| true).records;
         let left: Vec<u64> = left.iter().map(|(seq, _)| seq.0).collect();
         // Every fourth of each, and the last of each.
         assert_eq!(left, [0, 1, 8, 9, 16, 17, 24, 25, 32, 33, 38, 39]);

@@ -10,7 +10,7 @@ pub const FORGOTTEN: &str = "The dashboard server forgot the session, probably b
 
 impl SessionError {
     /// The message for a driver.
-    pub fn plainly(&self) -> &'static str {
+    pub fn user_message(&self) -> &'static str {
         match self {
             Self::Sink(SinkError::Refused(_)) => {
                 "The server cannot be reached. Check that this PC is online and that the server's \

@@ -4,11 +4,11 @@ use std::borrow::Cow;
 use std::fmt;
 use std::time::Duration;
 
-use super::Wrong;
+use super::ParseError;
 use super::units::{parse_duration, parse_size};
 
 /// A raw value from a file, a variable or a flag.
-pub(super) enum Given<'a> {
+pub(super) enum RawValue<'a> {
     Switch(bool),
     /// Kept as text, so that no digit is lost before the type is known.
     Number(Cow<'a, str>),
@@ -19,60 +19,60 @@ pub(super) enum Given<'a> {
     Other(&'static str),
 }
 
-impl Given<'_> {
-    pub(super) fn switch(&self) -> Result<bool, Wrong> {
+impl RawValue<'_> {
+    pub(super) fn switch(&self) -> Result<bool, ParseError> {
         match self {
             Self::Switch(value) => Ok(*value),
-            Self::Untyped(text) => text.trim().parse().map_err(|_| Wrong("is not a switch")),
-            Self::Number(_) | Self::Text(_) | Self::Other(_) => Err(Wrong("is not a switch")),
+            Self::Untyped(text) => text.trim().parse().map_err(|_| ParseError("is not a switch")),
+            Self::Number(_) | Self::Text(_) | Self::Other(_) => Err(ParseError("is not a switch")),
         }
     }
 
-    pub(super) fn number(&self) -> Result<f64, Wrong> {
-        self.digits("is not a number")?.parse().map_err(|_| Wrong("is not a number"))
+    pub(super) fn number(&self) -> Result<f64, ParseError> {
+        self.digits("is not a number")?.parse().map_err(|_| ParseError("is not a number"))
     }
 
-    pub(super) fn whole(&self) -> Result<u64, Wrong> {
+    pub(super) fn whole(&self) -> Result<u64, ParseError> {
         let digits = self.digits("is not a whole number")?;
-        let number: i128 = digits.parse().map_err(|_| Wrong("is not a whole number"))?;
-        u64::try_from(number).map_err(|_| Wrong("is out of range"))
+        let number: i128 = digits.parse().map_err(|_| ParseError("is not a whole number"))?;
+        u64::try_from(number).map_err(|_| ParseError("is out of range"))
     }
 
-    fn digits(&self, otherwise: &'static str) -> Result<&str, Wrong> {
+    fn digits(&self, otherwise: &'static str) -> Result<&str, ParseError> {
         match self {
             Self::Number(digits) => Ok(digits),
             Self::Untyped(digits) => Ok(digits.trim()),
-            Self::Text(_) => Err(Wrong("is text and not a number")),
-            Self::Switch(_) | Self::Other(_) => Err(Wrong(otherwise)),
+            Self::Text(_) => Err(ParseError("is text and not a number")),
+            Self::Switch(_) | Self::Other(_) => Err(ParseError(otherwise)),
         }
     }
 
-    pub(super) fn size(&self) -> Result<u64, Wrong> {
+    pub(super) fn size(&self) -> Result<u64, ParseError> {
         match self {
             Self::Number(_) => self.whole(),
             Self::Text(text) | Self::Untyped(text) => parse_size(text),
-            Self::Switch(_) | Self::Other(_) => Err(Wrong("is not a size")),
+            Self::Switch(_) | Self::Other(_) => Err(ParseError("is not a size")),
         }
     }
 
-    pub(super) fn time(&self) -> Result<Duration, Wrong> {
+    pub(super) fn time(&self) -> Result<Duration, ParseError> {
         match self {
-            Self::Number(_) => Err(Wrong("has no unit")),
+            Self::Number(_) => Err(ParseError("has no unit")),
             Self::Text(text) | Self::Untyped(text) => parse_duration(text),
-            Self::Switch(_) | Self::Other(_) => Err(Wrong("is not a duration")),
+            Self::Switch(_) | Self::Other(_) => Err(ParseError("is not a duration")),
         }
     }
 
-    pub(super) fn text(&self) -> Result<&str, Wrong> {
+    pub(super) fn text(&self) -> Result<&str, ParseError> {
         match self {
             Self::Text(text) | Self::Untyped(text) => Ok(text),
-            Self::Switch(_) | Self::Number(_) | Self::Other(_) => Err(Wrong("is not text")),
+            Self::Switch(_) | Self::Number(_) | Self::Other(_) => Err(ParseError("is not text")),
         }
     }
 }
 
 /// Formats the value for the log: on one short line, without what may be a password.
-impl fmt::Display for Given<'_> {
+impl fmt::Display for RawValue<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Switch(value) => value.fmt(f),

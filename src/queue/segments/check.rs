@@ -4,55 +4,56 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
-use super::folder::{Span, read_seal};
-use super::packed::Packed;
+use super::folder::{SeqRange, read_seal};
+use super::sealed::SealedSegment;
 use crate::entry::Seq;
 use crate::queue::disk;
-use crate::queue::journal::{self, Note};
-use crate::queue::store::Examined;
+use crate::queue::store::SegmentContents;
+use crate::queue::wal::{self, WalRecord};
 
 /// Checks a sealed segment. Works on a copy, because sled writes to the database that it opens.
-pub(super) fn segment(folder: &Path, span: Span, head: Seq) -> io::Result<Examined> {
+pub(super) fn segment(folder: &Path, span: SeqRange, head: Seq) -> io::Result<SegmentContents> {
     let path = span.path(folder);
     let copy = tempfile::tempdir()?;
     disk::copy_folder(&path, copy.path())?;
     let seal = read_seal(&path, span)?;
-    let (packed, error) = Packed::read(copy.path(), span.lo, seal.as_ref().map(|seal| seal.all))?;
-    let readable = packed.holds().records;
+    let (packed, error) =
+        SealedSegment::read(copy.path(), span.base_seq, seal.as_ref().map(|seal| seal.stored))?;
+    let readable = packed.usage().records;
     let trouble = match (&seal, error) {
         (_, Some(error)) => Some(format!("its database is damaged ({})", one_line(&error))),
         (None, None) => Some("its seal is damaged".into()),
-        (Some(seal), None) if seal.all.records != readable => Some("it is damaged".into()),
+        (Some(seal), None) if seal.stored.records != readable => Some("it is damaged".into()),
         (Some(_), None) => None,
     };
-    Ok(Examined {
-        first: span.lo.max(head),
+    Ok(SegmentContents {
+        first: span.base_seq.max(head),
         last: span.last,
         records: packed.all().into_iter().filter(|(seq, _)| *seq >= head).collect(),
-        missing: seal.map_or(0, |seal| seal.all.records.saturating_sub(readable)),
+        missing: seal.map_or(0, |seal| seal.stored.records.saturating_sub(readable)),
         trouble,
     })
 }
 
 /// Checks the write-ahead log of the segment `lo`, which should reach up to `tail`; `None` if it
 /// contains no records and none is missing.
-pub(super) fn journal(
+pub(super) fn wal(
     folder: &Path,
     lo: Seq,
     head: Seq,
     tail: Seq,
-) -> io::Result<Option<Examined>> {
-    let contents = journal::read(folder, lo)?;
+) -> io::Result<Option<SegmentContents>> {
+    let contents = wal::read(folder, lo)?;
     let is_clean = contents.is_clean;
     let (mut records, mut end) = (BTreeMap::new(), lo.max(tail));
-    for note in contents.notes {
+    for note in contents.records {
         match note {
-            Note::Record(seq, record, _) => {
+            WalRecord::Entry(seq, record, _) => {
                 end = end.max(Seq(seq.0 + 1));
                 records.insert(seq, record);
             }
-            Note::Mark(mark) => end = end.max(Seq(mark.tail)),
-            Note::Opened(_) | Note::Closed => {}
+            WalRecord::Checkpoint(mark) => end = end.max(Seq(mark.tail)),
+            WalRecord::Opened(_) | WalRecord::Closed => {}
         }
     }
     let first = lo.max(head);
@@ -66,7 +67,13 @@ pub(super) fn journal(
         (true, _) => Some("the write-ahead log was cut short".to_owned()),
         (false, _) => Some("the write-ahead log is damaged, deleted or was cut short".to_owned()),
     };
-    Ok(Some(Examined { first, last: Seq(end.0.saturating_sub(1)), records, missing, trouble }))
+    Ok(Some(SegmentContents {
+        first,
+        last: Seq(end.0.saturating_sub(1)),
+        records,
+        missing,
+        trouble,
+    }))
 }
 
 /// sled's errors about damaged files have several lines.

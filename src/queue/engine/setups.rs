@@ -3,11 +3,11 @@
 
 use std::io;
 
-use super::{Index, Log, fact, not_encoded, to_bytes};
+use super::{Engine, Index, fact, not_encoded, to_bytes};
 use crate::config::MAX_SETUPS_LEFT_BYTES;
 use crate::entry::{Entry, Kind, Seq, StintId};
 use crate::planted::planted;
-use crate::queue::record::{self, Marks};
+use crate::queue::record::{self, RetentionFlags};
 use crate::queue::store::Store;
 
 const SETUPS_LEFT: &str = "setups_left";
@@ -15,7 +15,7 @@ const SETUPS_LEFT: &str = "setups_left";
 /// The position of a setup, and its record.
 type SetupLeft = (Seq, Vec<u8>);
 
-impl<S: Store> Log<S> {
+impl<S: Store> Engine<S> {
     /// The setup that was in force in `stint` just before a destination's cursor, if any.
     pub(in crate::queue) fn setup_in_force(
         &self,
@@ -44,7 +44,7 @@ impl<S: Store> Log<S> {
         }
         let encoded = |entry: &&Entry| {
             let Entry { stint, captured_at, kind, json, .. } = entry;
-            record::encode(*stint, *captured_at, *kind, Marks::default(), json)
+            record::encode(*stint, *captured_at, *kind, RetentionFlags::default(), json)
                 .map(|bytes| (entry.seq, bytes))
                 .map_err(not_encoded)
         };

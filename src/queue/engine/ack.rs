@@ -2,20 +2,20 @@
 
 use std::io;
 
-use super::Log;
+use super::Engine;
 use super::cursors::{Cursor, Index};
 use crate::entry::{Entry, Seq, content_members};
 use crate::planted::planted;
-use crate::queue::fates::{self, DestinationFate, Fate, Run};
+use crate::queue::disposition::{self, DestinationFate, Disposition, DispositionRange};
 use crate::queue::ledger::DropReason;
 use crate::queue::reader::Refused;
-use crate::queue::store::{Notes, Store, Stretch};
+use crate::queue::store::{SegmentInfo, SideLog, Store};
 use crate::queue::{Batch, Limit};
 
-impl<S: Store> Log<S> {
+impl<S: Store> Engine<S> {
     /// Acknowledges a batch whose entries a destination has received. It must be the destination's
     /// oldest batch: entries before it would leave with it, unsent and missing from the ledger.
-    pub(in crate::queue) fn remove(&mut self, of: Index, batch: &Batch) -> io::Result<()> {
+    pub(in crate::queue) fn ack(&mut self, of: Index, batch: &Batch) -> io::Result<()> {
         let head = self.cursors[of].committed.max(self.store.head());
         let ahead = batch.records.first().map(|(first, _)| *first).filter(|first| *first > head);
         // Entries before it may have been downsampled.
@@ -35,7 +35,8 @@ impl<S: Store> Log<S> {
         self.put_in_force(of, batch.entries.iter().filter(|entry| held(&entry.seq)))?;
         let mut quarantined = 0;
         for refused in batch.refused.iter().filter(|refused| held(&refused.entry.seq)) {
-            self.store.note(Notes::Refused, &dead_letter(refused, &self.cursors[of].name))?;
+            self.store
+                .append_line(SideLog::DeadLetters, &dead_letter(refused, &self.cursors[of].name))?;
             quarantined += 1;
         }
         let mut cursors = self.cursors.clone();
@@ -43,39 +44,48 @@ impl<S: Store> Log<S> {
         if !planted("delivery_not_booked") {
             cursor.ledger.delivered += delivered;
         }
-        cursor.ledger.quarantined += quarantined;
+        cursor.ledger.dead_letters += quarantined;
         cursor.ledger.drop(DropReason::Corrupt, count - delivered - quarantined);
-        self.note_fates(cursor, batch, head)?;
+        self.record_dispositions(cursor, batch, head)?;
         let one_more = u64::from(planted("one_more_than_the_batch_removed"));
         cursor.advance(Seq(last.0 + 1 + one_more), count);
         self.commit(cursors)
     }
 
     /// Records the disposition of the entries of an acknowledged batch.
-    fn note_fates(&mut self, cursor: &mut Cursor, batch: &Batch, head: Seq) -> io::Result<()> {
-        let is_thinned = self.is_thinned_at(head);
+    fn record_dispositions(
+        &mut self,
+        cursor: &mut Cursor,
+        batch: &Batch,
+        head: Seq,
+    ) -> io::Result<()> {
+        let is_thinned = self.is_downsampled_at(head);
         for &(seq, _) in batch.records.iter().filter(|(seq, _)| *seq >= head) {
             let fate = match seq {
                 seq if batch.entries.binary_search_by_key(&seq, |entry| entry.seq).is_ok() => {
-                    Fate::Delivered
+                    Disposition::Delivered
                 }
                 seq if batch.refused.iter().any(|refused| refused.entry.seq == seq) => {
-                    Fate::Refused
+                    Disposition::DeadLetter
                 }
-                _ => Fate::Dropped(DropReason::Corrupt),
+                _ => Disposition::Dropped(DropReason::Corrupt),
             };
-            self.note_run(cursor, Run { first: seq, last: seq, fate }, is_thinned)?;
+            self.record_disposition(
+                cursor,
+                DispositionRange { first: seq, last: seq, disposition: fate },
+                is_thinned,
+            )?;
         }
         Ok(())
     }
 
     /// Whether the segment that contains a position was downsampled.
-    pub(super) fn is_thinned_at(&self, seq: Seq) -> bool {
-        let is_there = |stretch: &Stretch| stretch.level > 0 && stretch.last >= seq;
+    pub(super) fn is_downsampled_at(&self, seq: Seq) -> bool {
+        let is_there = |stretch: &SegmentInfo| stretch.level > 0 && stretch.last >= seq;
         if seq <= self.store.head() {
-            return self.store.oldest_stretch().as_ref().is_some_and(is_there);
+            return self.store.oldest_sealed_segment().as_ref().is_some_and(is_there);
         }
-        let stretches = self.store.stretches();
+        let stretches = self.store.sealed_segments();
         stretches.iter().find(|stretch| stretch.last >= seq).is_some_and(is_there)
     }
 
@@ -88,16 +98,16 @@ impl<S: Store> Log<S> {
         let notes = if is_new || self.cursors.iter().all(is_queued) {
             String::new()
         } else {
-            self.store.notes(Notes::Fates)?
+            self.store.lines(SideLog::Dispositions)?
         };
         let fate = |cursor: &Cursor| DestinationFate {
             destination: cursor.name.to_string(),
-            fate: if is_new {
-                Fate::NotGivenYet
+            disposition: if is_new {
+                Disposition::NotAssigned
             } else if is_queued(cursor) {
-                Fate::Queued
+                Disposition::Queued
             } else {
-                fates::find(&notes, &cursor.name, cursor.run, seq)
+                disposition::find(&notes, &cursor.name, cursor.disposition, seq)
             },
         };
         Ok(self.cursors.iter().map(fate).collect())

@@ -12,7 +12,7 @@ const MAGIC: [u8; 4] = *b"pwE1";
 pub(super) const HEADER: usize = 20;
 
 /// Encodes `payload` as the frame of position `seq` in the segment `lo`.
-pub(super) fn frame(lo: Seq, seq: Seq, payload: &[u8]) -> Vec<u8> {
+pub(super) fn encode(lo: Seq, seq: Seq, payload: &[u8]) -> Vec<u8> {
     let len = payload.len() as u32;
     let mut bytes = Vec::with_capacity(HEADER + payload.len());
     bytes.extend_from_slice(&MAGIC);
@@ -25,7 +25,7 @@ pub(super) fn frame(lo: Seq, seq: Seq, payload: &[u8]) -> Vec<u8> {
 
 /// Decodes the frame of the segment `lo` at the start of `bytes`; `None` if it is incomplete or
 /// damaged.
-pub(super) fn parse(lo: Seq, bytes: &[u8]) -> Option<(Seq, &[u8])> {
+pub(super) fn decode(lo: Seq, bytes: &[u8]) -> Option<(Seq, &[u8])> {
     let (magic, rest) = bytes.split_first_chunk()?;
     let (len, rest) = rest.split_first_chunk()?;
     let (stored, rest) = rest.split_first_chunk()?;
@@ -38,12 +38,12 @@ pub(super) fn parse(lo: Seq, bytes: &[u8]) -> Option<(Seq, &[u8])> {
 }
 
 /// Scans `bytes` for all intact frames of the segment `lo`, and returns each with its offset.
-pub(super) fn carve(lo: Seq, bytes: &[u8]) -> impl Iterator<Item = (usize, Seq, &[u8])> {
+pub(super) fn scan(lo: Seq, bytes: &[u8]) -> impl Iterator<Item = (usize, Seq, &[u8])> {
     let mut at = 0;
     std::iter::from_fn(move || {
         loop {
             let rest = bytes.get(at..)?;
-            if let Some((seq, payload)) = parse(lo, rest) {
+            if let Some((seq, payload)) = decode(lo, rest) {
                 let offset = at;
                 at += HEADER + payload.len();
                 return Some((offset, seq, payload));
@@ -79,21 +79,21 @@ mod tests {
             let lo = Seq(5);
             let mut bytes = garbage;
             for (i, payload) in payloads.iter().enumerate() {
-                bytes.extend(frame(lo, Seq(i as u64), payload));
+                bytes.extend(encode(lo, Seq(i as u64), payload));
             }
-            let found: Vec<_> = carve(lo, &bytes).map(|(_, _, payload)| payload.to_vec()).collect();
+            let found: Vec<_> = scan(lo, &bytes).map(|(_, _, payload)| payload.to_vec()).collect();
             prop_assert_eq!(&found, &payloads);
-            prop_assert_eq!(carve(Seq(6), &bytes).count(), 0);
+            prop_assert_eq!(scan(Seq(6), &bytes).count(), 0);
         }
 
         #[test]
         fn a_frame_with_one_bit_changed_is_none(
             payload in proptest::collection::vec(any::<u8>(), 0..60), bit in any::<usize>(),
         ) {
-            let mut bytes = frame(Seq(1), Seq(2), &payload);
+            let mut bytes = encode(Seq(1), Seq(2), &payload);
             let bit = bit % (bytes.len() * 8);
             bytes[bit / 8] ^= 1 << (bit % 8);
-            prop_assert_eq!(parse(Seq(1), &bytes), None);
+            prop_assert_eq!(decode(Seq(1), &bytes), None);
         }
     }
 }

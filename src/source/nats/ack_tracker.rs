@@ -9,7 +9,7 @@ use crate::planted::planted;
 
 /// Maps stream sequences to the queue position up to which entries must have left the queue.
 #[derive(Debug)]
-pub(super) struct Marks {
+pub(super) struct AckTracker {
     /// Everything up to this stream sequence is delivered.
     after: u64,
     /// All queued entries of this stream are at or before this position.
@@ -17,7 +17,7 @@ pub(super) struct Marks {
     waiting: VecDeque<(Seq, u64)>,
 }
 
-impl Marks {
+impl AckTracker {
     /// Creates the tracker of a stream that is delivered up to `after`. The queue ends before
     /// `tail` and may still hold earlier entries of the stream.
     pub(super) fn new(after: u64, tail: Seq) -> Self {
@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn a_place_is_delivered_when_what_lies_before_it_has_left_the_queue() {
-        let mut marks = Marks::new(10, Seq(5));
+        let mut marks = AckTracker::new(10, Seq(5));
         // Nothing was stored, but the queue still holds an earlier entry.
         marks.taken(11, None);
         assert_eq!(marks.delivered(Seq(4)), 10);
@@ -74,7 +74,7 @@ mod tests {
 
     #[test]
     fn however_many_there_are_few_are_remembered_and_the_newest_is() {
-        let mut marks = Marks::new(0, Seq(1));
+        let mut marks = AckTracker::new(0, Seq(1));
         for place in 1..=10_000 {
             marks.taken(place, Some(Seq(place)));
             assert!(marks.waiting.len() <= HUB_MARKS);

@@ -4,27 +4,27 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::checkpoint::{self, Checkpoint};
-use super::examine;
-use super::folder::{Span, damaged_facts, has_format, journals, spans, strays};
-use super::recover::{last_mark, newer_mark};
+use super::check;
+use super::checkpoint::{self, SavedCheckpoint};
+use super::folder::{SeqRange, damaged_facts, has_format, ranges, strays, wals};
+use super::recover::{last_mark, newer_checkpoint};
 use crate::entry::Seq;
 use crate::queue::disk;
-use crate::queue::examine::Finding;
-use crate::queue::journal::{self, Mark, Note};
-use crate::queue::store::Examined;
+use crate::queue::report::Finding;
+use crate::queue::store::SegmentContents;
+use crate::queue::wal::{self, Checkpoint, WalRecord};
 
-const NO_JOURNAL: &str = "the write-ahead log of the newest segment is missing";
+const NO_WAL: &str = "the write-ahead log of the newest segment is missing";
 
 /// The content of a store's folder.
 #[derive(Debug)]
-pub(in crate::queue) struct Untouched {
+pub(in crate::queue) struct StoreScan {
     folder: PathBuf,
     /// The sealed segments, oldest first.
-    spans: Vec<Span>,
-    journal: Option<Seq>,
-    checkpoint: Option<Checkpoint>,
-    mark: Mark,
+    ranges: Vec<SeqRange>,
+    wal: Option<Seq>,
+    checkpoint: Option<SavedCheckpoint>,
+    last_checkpoint: Checkpoint,
     findings: Vec<Finding>,
 }
 
@@ -32,14 +32,14 @@ pub(in crate::queue) struct Untouched {
 pub(in crate::queue) fn is_store(folder: &Path) -> bool {
     let is_any = |names: io::Result<bool>| names.unwrap_or(false);
     folder.join("FORMAT").exists()
-        || is_any(journals(folder).map(|journals| !journals.is_empty()))
-        || is_any(spans(folder, "q-").map(|spans| !spans.is_empty()))
+        || is_any(wals(folder).map(|journals| !journals.is_empty()))
+        || is_any(ranges(folder, "q-").map(|spans| !spans.is_empty()))
 }
 
-impl Untouched {
+impl StoreScan {
     /// Scans file names, and reads the newest write-ahead log.
-    pub(in crate::queue) fn look(folder: &Path) -> io::Result<Self> {
-        let (journals, mut spans) = (journals(folder)?, spans(folder, "q-")?);
+    pub(in crate::queue) fn scan(folder: &Path) -> io::Result<Self> {
+        let (journals, mut spans) = (wals(folder)?, ranges(folder, "q-")?);
         let mut findings = Vec::new();
         if !has_format(folder)? {
             findings.push(Finding::new("FORMAT: it is missing or damaged", "it is rewritten"));
@@ -50,11 +50,11 @@ impl Untouched {
             findings
                 .push(Finding::new(&what, "it is moved to quarantine/; the original is missing"));
         }
-        let is_file = |lo: &&Seq| journal::path(folder, **lo).is_file();
+        let is_file = |lo: &&Seq| wal::path(folder, **lo).is_file();
         let journal = journals.iter().rev().find(is_file).copied();
         let checkpoint = checkpoint::read(folder);
         let mark = match journal {
-            Some(lo) => newest_mark(folder, lo)?,
+            Some(lo) => newest_checkpoint(folder, lo)?,
             None => None,
         };
         if journal.is_some() && mark.is_none() {
@@ -65,18 +65,25 @@ impl Untouched {
             Some(mark) => Some(mark),
             None => last_mark(folder)?,
         };
-        let mark = newer_mark(mark, checkpoint.as_ref()).unwrap_or_default();
+        let mark = newer_checkpoint(mark, checkpoint.as_ref()).unwrap_or_default();
         // Segments above `lo` were sealed just before a crash; the write-ahead log still contains
         // their records.
-        spans.retain(|span| journal.is_none_or(|lo| span.lo < lo));
+        spans.retain(|span| journal.is_none_or(|lo| span.base_seq < lo));
         for name in damaged_facts(folder)? {
             let what = format!("facts/{name}: it is damaged");
             findings.push(Finding::new(&what, "it is deleted; the queue continues without it"));
         }
-        let mut found = Self { folder: folder.into(), spans, journal, checkpoint, mark, findings };
-        if journal.is_none() && found.missing_journal().is_none() {
+        let mut found = Self {
+            folder: folder.into(),
+            ranges: spans,
+            wal: journal,
+            checkpoint,
+            last_checkpoint: mark,
+            findings,
+        };
+        if journal.is_none() && found.missing_wal().is_none() {
             let remedy = "according to the checkpoint it was empty; the rest is kept";
-            found.findings.push(Finding::new(NO_JOURNAL, remedy));
+            found.findings.push(Finding::new(NO_WAL, remedy));
         }
         Ok(found)
     }
@@ -87,15 +94,15 @@ impl Untouched {
     }
 
     /// The last known state of the store.
-    pub(in crate::queue) fn mark(&self) -> &Mark {
-        &self.mark
+    pub(in crate::queue) fn last_checkpoint(&self) -> &Checkpoint {
+        &self.last_checkpoint
     }
 
     /// The position after the newest record. The write-ahead log may contain newer records than its
     /// last checkpoint record shows.
     pub(in crate::queue) fn tail(&self) -> Seq {
-        let sealed = self.spans.last().map_or(0, |span| span.last.0 + 1);
-        Seq(self.mark.tail.max(sealed))
+        let sealed = self.ranges.last().map_or(0, |span| span.last.0 + 1);
+        Seq(self.last_checkpoint.tail.max(sealed))
     }
 
     /// Disk usage in bytes.
@@ -113,28 +120,29 @@ impl Untouched {
     }
 
     /// Reads every byte of the segment that contains `from`, or else of the next one.
-    pub(in crate::queue) fn examine(&self, from: Seq) -> io::Result<Option<Examined>> {
-        let head = Seq(self.mark.head);
+    pub(in crate::queue) fn examine(&self, from: Seq) -> io::Result<Option<SegmentContents>> {
+        let head = Seq(self.last_checkpoint.head);
         let from = from.max(head);
-        match (self.spans.iter().find(|span| span.last >= from), self.journal) {
-            (Some(span), _) => examine::segment(&self.folder, *span, head).map(Some),
+        match (self.ranges.iter().find(|span| span.last >= from), self.wal) {
+            (Some(span), _) => check::segment(&self.folder, *span, head).map(Some),
             (None, Some(lo)) => {
-                let examined = examine::journal(&self.folder, lo, head, Seq(self.mark.tail))?;
+                let examined = check::wal(&self.folder, lo, head, Seq(self.last_checkpoint.tail))?;
                 Ok(examined.filter(|examined| from <= examined.last.max(lo)))
             }
-            (None, None) => Ok(self.missing_journal().filter(|missing| from <= missing.last)),
+            (None, None) => Ok(self.missing_wal().filter(|missing| from <= missing.last)),
         }
     }
 
     /// The records that the missing write-ahead log contained, if any.
-    fn missing_journal(&self) -> Option<Examined> {
-        let sealed = self.spans.last().map_or(0, |span| span.last.0 + 1);
-        let begin = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.lo.0);
-        let first = begin.max(sealed).max(self.mark.head);
-        let missing = self.mark.tail.saturating_sub(first);
-        let trouble = Some(NO_JOURNAL.to_owned());
-        let last = Seq(self.mark.tail.saturating_sub(1));
-        let examined = Examined { first: Seq(first), last, records: Vec::new(), missing, trouble };
+    fn missing_wal(&self) -> Option<SegmentContents> {
+        let sealed = self.ranges.last().map_or(0, |span| span.last.0 + 1);
+        let begin = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.base_seq.0);
+        let first = begin.max(sealed).max(self.last_checkpoint.head);
+        let missing = self.last_checkpoint.tail.saturating_sub(first);
+        let trouble = Some(NO_WAL.to_owned());
+        let last = Seq(self.last_checkpoint.tail.saturating_sub(1));
+        let examined =
+            SegmentContents { first: Seq(first), last, records: Vec::new(), missing, trouble };
         (missing > 0).then_some(examined)
     }
 
@@ -144,10 +152,10 @@ impl Untouched {
     }
 }
 
-fn newest_mark(folder: &Path, lo: Seq) -> io::Result<Option<Mark>> {
-    let notes = journal::read(folder, lo)?.notes;
+fn newest_checkpoint(folder: &Path, lo: Seq) -> io::Result<Option<Checkpoint>> {
+    let notes = wal::read(folder, lo)?.records;
     Ok(notes.into_iter().rev().find_map(|note| match note {
-        Note::Mark(mark) => Some(mark),
-        Note::Record(..) | Note::Opened(_) | Note::Closed => None,
+        WalRecord::Checkpoint(mark) => Some(mark),
+        WalRecord::Entry(..) | WalRecord::Opened(_) | WalRecord::Closed => None,
     }))
 }

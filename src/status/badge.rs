@@ -11,15 +11,15 @@ use crate::session::SessionStatus;
 
 /// The status badge: severity and text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Pill {
-    pub mood: Mood,
+pub struct Badge {
+    pub mood: Severity,
     pub text: String,
 }
 
 /// Ordered from the least to the most urgent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Mood {
+pub enum Severity {
     /// Everything works.
     Good,
     /// Delivery waits, nothing is lost; no action is required.
@@ -28,11 +28,11 @@ pub enum Mood {
     Bad,
 }
 
-impl Pill {
+impl Badge {
     /// The badge of the agent: the disk if it fails, else the first of the destinations in the worst
     /// state, with its name if there are several.
     pub(super) fn new(queue: &QueueStatus, destinations: Vec<(&str, Self)>) -> Self {
-        let on_disk = |text| Self { mood: Mood::Bad, text };
+        let on_disk = |text| Self { mood: Severity::Bad, text };
         if queue.storage_error.is_some() && queue.disk_is_full {
             return on_disk("Disk full".into());
         } else if queue.storage_error.is_some() || queue.stuck.is_some() {
@@ -41,11 +41,11 @@ impl Pill {
         let has_several = destinations.len() > 1;
         let worst = destinations.into_iter().min_by_key(|(_, pill)| Reverse(pill.mood));
         match worst {
-            Some((name, Self { mood, text })) if has_several && mood > Mood::Good => {
+            Some((name, Self { mood, text })) if has_several && mood > Severity::Good => {
                 Self { mood, text: format!("{name}: {text}") }
             }
             Some((_, pill)) => pill,
-            None => Self { mood: Mood::Waiting, text: "No destination".into() },
+            None => Self { mood: Severity::Waiting, text: "No destination".into() },
         }
     }
 
@@ -53,9 +53,9 @@ impl Pill {
     pub(super) fn of_destination(queued: u64, session: &SessionStatus, drain: Drain) -> Self {
         let saved = count(queued);
         let (mood, text) = match drain {
-            _ if was_forgotten(session) => (Mood::Waiting, "Server forgot the session".into()),
+            _ if was_forgotten(session) => (Severity::Waiting, "Server forgot the session".into()),
             _ if let Some(retrying) = session.stuck_on() => (
-                Mood::Waiting,
+                Severity::Waiting,
                 format!(
                     "Retrying {} {}, attempt {} of {}",
                     retrying.kind_name(),
@@ -64,16 +64,16 @@ impl Pill {
                     retrying.of
                 ),
             ),
-            _ if !session.connected => (Mood::Waiting, format!("Offline, {saved} saved")),
+            _ if !session.connected => (Severity::Waiting, format!("Offline, {saved} saved")),
             _ if session.session.is_none() => {
-                (Mood::Waiting, format!("No session yet, {saved} saved"))
+                (Severity::Waiting, format!("No session yet, {saved} saved"))
             }
-            _ if queued <= ON_ITS_WAY => (Mood::Good, "Live".into()),
+            _ if queued <= ON_ITS_WAY => (Severity::Good, "Live".into()),
             Drain::CatchingUp { ready_in } => {
-                (Mood::Waiting, format!("Catching up, {} s", count(ready_in.as_secs().max(1))))
+                (Severity::Waiting, format!("Catching up, {} s", count(ready_in.as_secs().max(1))))
             }
-            Drain::FallingBehind => (Mood::Bad, format!("Falling behind, {saved} saved")),
-            Drain::Level => (Mood::Waiting, format!("Catching up, {saved} left")),
+            Drain::FallingBehind => (Severity::Bad, format!("Falling behind, {saved} saved")),
+            Drain::Level => (Severity::Waiting, format!("Catching up, {saved} left")),
         };
         Self { mood, text }
     }
@@ -131,38 +131,45 @@ mod tests {
         let catching_up = Drain::CatchingUp { ready_in: Duration::from_millis(14_700) };
         let (level, behind) = (Drain::Level, Drain::FallingBehind);
         for (queued, session, drain, mood, text, page) in [
-            (0, &bound, level, Mood::Good, "Live", LIVE),
-            (7, &bound, behind, Mood::Good, "Live", LIVE),
-            (1_204, &offline, level, Mood::Waiting, "Offline, 1,204 saved", OFFLINE),
-            (3, &connected, level, Mood::Waiting, "No session yet, 3 saved", NO_SESSION),
-            (900, &bound, catching_up, Mood::Waiting, "Catching up, 14 s", BEHIND),
-            (900, &bound, level, Mood::Waiting, "Catching up, 900 left", BEHIND),
-            (1_000_000, &bound, behind, Mood::Bad, "Falling behind, 1,000,000 saved", BEHIND),
-            (900, &forgotten, catching_up, Mood::Waiting, "Server forgot the session", NEW_PAGE),
+            (0, &bound, level, Severity::Good, "Live", LIVE),
+            (7, &bound, behind, Severity::Good, "Live", LIVE),
+            (1_204, &offline, level, Severity::Waiting, "Offline, 1,204 saved", OFFLINE),
+            (3, &connected, level, Severity::Waiting, "No session yet, 3 saved", NO_SESSION),
+            (900, &bound, catching_up, Severity::Waiting, "Catching up, 14 s", BEHIND),
+            (900, &bound, level, Severity::Waiting, "Catching up, 900 left", BEHIND),
+            (1_000_000, &bound, behind, Severity::Bad, "Falling behind, 1,000,000 saved", BEHIND),
+            (
+                900,
+                &forgotten,
+                catching_up,
+                Severity::Waiting,
+                "Server forgot the session",
+                NEW_PAGE,
+            ),
             (
                 900,
                 &stuck,
                 catching_up,
-                Mood::Waiting,
+                Severity::Waiting,
                 "Retrying setup 1,204, attempt 2 of 3",
                 SET_ASIDE,
             ),
         ] {
-            let pill = Pill::of_destination(queued, session, drain);
-            assert_eq!(pill, Pill { mood, text: text.into() });
+            let pill = Badge::of_destination(queued, session, drain);
+            assert_eq!(pill, Badge { mood, text: text.into() });
             leads_to(text, page);
         }
         advance(FORGOTTEN_SHOWN).await;
-        let pill = Pill::of_destination(900, &forgotten, Drain::Level);
+        let pill = Badge::of_destination(900, &forgotten, Drain::Level);
         assert_eq!(pill.text, "No session yet, 900 saved");
     }
 
     #[test]
     fn the_agent_shows_a_failing_disk_or_its_worst_destination() {
-        let pill = |mood, text: &str| Pill { mood, text: text.into() };
-        let live = ("server", pill(Mood::Good, "Live"));
-        let offline = ("league", pill(Mood::Waiting, "Offline, 200 saved"));
-        let behind = ("club", pill(Mood::Bad, "Falling behind, 900 saved"));
+        let pill = |mood, text: &str| Badge { mood, text: text.into() };
+        let live = ("server", pill(Severity::Good, "Live"));
+        let offline = ("league", pill(Severity::Waiting, "Offline, 200 saved"));
+        let behind = ("club", pill(Severity::Bad, "Falling behind, 900 saved"));
         let works = QueueStatus::default();
         let storage_error = Some("no room".to_owned());
         let fails = QueueStatus { storage_error, buffered: 12, ..works.clone() };
@@ -170,16 +177,21 @@ mod tests {
         let stuck = Some(Stuck { step: "flush", since: Instant::now() });
         let hangs = QueueStatus { stuck, buffered: 7, ..works.clone() };
         for (queue, destinations, mood, text) in [
-            (&works, vec![live.clone()], Mood::Good, "Live"),
-            (&works, vec![offline.clone()], Mood::Waiting, "Offline, 200 saved"),
-            (&works, vec![live.clone(), live.clone()], Mood::Good, "Live"),
-            (&works, vec![live, offline.clone()], Mood::Waiting, "league: Offline, 200 saved"),
-            (&works, vec![offline.clone(), behind], Mood::Bad, "club: Falling behind, 900 saved"),
-            (&fails, vec![offline.clone()], Mood::Bad, "Disk fails, 12 in memory"),
-            (&hangs, vec![offline.clone()], Mood::Bad, "Disk fails, 7 in memory"),
-            (&full, vec![offline], Mood::Bad, "Disk full"),
+            (&works, vec![live.clone()], Severity::Good, "Live"),
+            (&works, vec![offline.clone()], Severity::Waiting, "Offline, 200 saved"),
+            (&works, vec![live.clone(), live.clone()], Severity::Good, "Live"),
+            (&works, vec![live, offline.clone()], Severity::Waiting, "league: Offline, 200 saved"),
+            (
+                &works,
+                vec![offline.clone(), behind],
+                Severity::Bad,
+                "club: Falling behind, 900 saved",
+            ),
+            (&fails, vec![offline.clone()], Severity::Bad, "Disk fails, 12 in memory"),
+            (&hangs, vec![offline.clone()], Severity::Bad, "Disk fails, 7 in memory"),
+            (&full, vec![offline], Severity::Bad, "Disk full"),
         ] {
-            assert_eq!(Pill::new(queue, destinations), pill(mood, text));
+            assert_eq!(Badge::new(queue, destinations), pill(mood, text));
             if text.starts_with("Disk") {
                 leads_to(text, DISK);
             }

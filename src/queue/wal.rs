@@ -8,8 +8,8 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use super::bytes::{self, HEADER};
 use super::disk;
+use super::framing::{self, HEADER};
 use crate::entry::Seq;
 use crate::planted::planted;
 
@@ -19,11 +19,11 @@ const CLOSED: Seq = Seq(u64::MAX - 2);
 
 /// One item in the write-ahead log.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Note {
+pub(super) enum WalRecord {
     /// A record, and the offset of its frame.
-    Record(Seq, Vec<u8>, u64),
+    Entry(Seq, Vec<u8>, u64),
     /// The state of the store at this point.
-    Mark(Mark),
+    Checkpoint(Checkpoint),
     /// A process opened the file for writing; the value is its boot ID.
     Opened(String),
     /// Closed cleanly, with nothing left to write.
@@ -32,7 +32,7 @@ pub(super) enum Note {
 
 /// A checkpoint record: the state of the store that outlives every segment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Mark {
+pub(super) struct Checkpoint {
     /// Records below this position are released.
     pub(super) head: u64,
     /// The position of the next record.
@@ -46,15 +46,15 @@ pub(super) struct Mark {
     /// no replacement is pending.
     pub(super) replaced: (u64, u64),
     /// The caller's metadata; empty if it has stored none yet.
-    pub(super) books: Vec<u8>,
+    pub(super) metadata: Vec<u8>,
 }
 
-impl Mark {
+impl Checkpoint {
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let (first, last) = self.replaced;
         let numbers = [self.head, self.tail, self.appended, self.released, first, last];
         let mut bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
-        bytes.extend_from_slice(&self.books);
+        bytes.extend_from_slice(&self.metadata);
         bytes
     }
 
@@ -72,7 +72,7 @@ impl Mark {
         let (first, rest) = number(rest)?;
         let (last, books) = number(rest)?;
         let replaced = (first, last);
-        Some(Self { head, tail, appended, released, replaced, books: books.to_vec() })
+        Some(Self { head, tail, appended, released, replaced, metadata: books.to_vec() })
     }
 }
 
@@ -84,24 +84,29 @@ pub(super) fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
 
 /// A write-ahead log open for writing.
 #[derive(Debug)]
-pub(super) struct Journal {
+pub(super) struct Wal {
     file: File,
     /// A second handle to the file: reading must not move the write offset.
     reader: File,
     path: PathBuf,
-    lo: Seq,
+    base_seq: Seq,
     len: u64,
     /// A partial frame is at the end of the file and could not be truncated.
     is_torn: bool,
 }
 
-impl Journal {
+impl Wal {
     /// Creates the write-ahead log of the segment `lo`. The file and its name are durable when this
     /// returns.
-    pub(super) fn create(folder: &Path, lo: Seq, boot: &str, mark: &Mark) -> io::Result<Self> {
+    pub(super) fn create(
+        folder: &Path,
+        lo: Seq,
+        boot: &str,
+        mark: &Checkpoint,
+    ) -> io::Result<Self> {
         let path = path(folder, lo);
-        let mut first = bytes::frame(lo, OPENED, boot.as_bytes());
-        first.extend(bytes::frame(lo, MARK, &mark.to_bytes()));
+        let mut first = framing::encode(lo, OPENED, boot.as_bytes());
+        first.extend(framing::encode(lo, MARK, &mark.to_bytes()));
         let temporary = path.with_extension("tmp");
         disk::write_durably(&temporary, &first)?;
         disk::rename(&temporary, &path)?;
@@ -120,7 +125,7 @@ impl Journal {
         let mut file = disk::options().write(true).open(&path)?;
         let len = file.seek(SeekFrom::End(0))?;
         let reader = File::open(&path)?;
-        Ok(Self { file, reader, path, lo, len, is_torn: false })
+        Ok(Self { file, reader, path, base_seq: lo, len, is_torn: false })
     }
 
     /// Appends a record; returns the offset of its frame.
@@ -139,7 +144,7 @@ impl Journal {
     }
 
     /// Appends a checkpoint record.
-    pub(super) fn mark(&mut self, mark: &Mark) -> io::Result<()> {
+    pub(super) fn append_checkpoint(&mut self, mark: &Checkpoint) -> io::Result<()> {
         self.write(MARK, &mark.to_bytes())
     }
 
@@ -172,10 +177,10 @@ impl Journal {
     /// Writes a frame completely or not at all: after a partial write the file is truncated to its
     /// previous length.
     fn write(&mut self, seq: Seq, payload: &[u8]) -> io::Result<()> {
-        let frame = bytes::frame(self.lo, seq, payload);
+        let frame = framing::encode(self.base_seq, seq, payload);
         if let Err(error) = self.file.write_all(&frame) {
             if !planted("half_a_record_left_behind") {
-                self.is_torn = self.cut(self.len).is_err();
+                self.is_torn = self.truncate(self.len).is_err();
             }
             return Err(error);
         }
@@ -183,7 +188,7 @@ impl Journal {
         Ok(())
     }
 
-    fn cut(&mut self, len: u64) -> io::Result<()> {
+    fn truncate(&mut self, len: u64) -> io::Result<()> {
         self.file.set_len(len)?;
         self.len = self.file.seek(SeekFrom::Start(len))?;
         Ok(())
@@ -197,56 +202,56 @@ pub(super) fn path(folder: &Path, lo: Seq) -> PathBuf {
 
 /// The readable part of a write-ahead log.
 #[derive(Debug, Default)]
-pub(super) struct Contents {
+pub(super) struct WalContents {
     /// The items in file order.
-    pub(super) notes: Vec<Note>,
+    pub(super) records: Vec<WalRecord>,
     /// The number of items before the first damage.
     pub(super) intact: usize,
     /// The whole file could be read, with no damage or truncation.
     pub(super) is_clean: bool,
 }
 
-impl Contents {
+impl WalContents {
     /// The boot ID of its last writer; `None` if it contains none.
     pub(super) fn boot(&self) -> Option<&str> {
-        self.notes.iter().rev().find_map(|note| match note {
-            Note::Opened(boot) => Some(boot.as_str()),
+        self.records.iter().rev().find_map(|note| match note {
+            WalRecord::Opened(boot) => Some(boot.as_str()),
             _ => None,
         })
     }
 
     pub(super) fn was_closed(&self) -> bool {
-        self.notes.last() == Some(&Note::Closed)
+        self.records.last() == Some(&WalRecord::Closed)
     }
 }
 
 /// Reads the write-ahead log of the segment `lo`, skipping damage; empty if the file does not
 /// exist.
-pub(super) fn read(folder: &Path, lo: Seq) -> io::Result<Contents> {
+pub(super) fn read(folder: &Path, lo: Seq) -> io::Result<WalContents> {
     let bytes = match disk::read(&path(folder, lo)) {
         Ok(read) => read.bytes,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Contents::default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(WalContents::default()),
         Err(error) => return Err(error),
     };
-    let mut contents = Contents { is_clean: true, ..Contents::default() };
+    let mut contents = WalContents { is_clean: true, ..WalContents::default() };
     let mut end = 0;
-    for (offset, seq, payload) in bytes::carve(lo, &bytes) {
+    for (offset, seq, payload) in framing::scan(lo, &bytes) {
         contents.is_clean &= offset == end;
         end = offset + HEADER + payload.len();
-        contents.notes.extend(note(seq, payload, offset as u64));
+        contents.records.extend(parse_record(seq, payload, offset as u64));
         if contents.is_clean {
-            contents.intact = contents.notes.len();
+            contents.intact = contents.records.len();
         }
     }
     contents.is_clean &= end == bytes.len();
     Ok(contents)
 }
 
-fn note(seq: Seq, payload: &[u8], at: u64) -> Option<Note> {
+fn parse_record(seq: Seq, payload: &[u8], at: u64) -> Option<WalRecord> {
     Some(match seq {
-        OPENED => Note::Opened(String::from_utf8_lossy(payload).into_owned()),
-        CLOSED => Note::Closed,
-        MARK => Note::Mark(Mark::from_bytes(payload)?),
-        seq => Note::Record(seq, payload.to_vec(), at),
+        OPENED => WalRecord::Opened(String::from_utf8_lossy(payload).into_owned()),
+        CLOSED => WalRecord::Closed,
+        MARK => WalRecord::Checkpoint(Checkpoint::from_bytes(payload)?),
+        seq => WalRecord::Entry(seq, payload.to_vec(), at),
     })
 }

@@ -9,19 +9,19 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::buffer::{Buffer, Group, Shed};
+use super::buffer::{Buffer, Discarded, Group};
 use super::disk::is_full;
-use super::examine::Examination;
-use super::fates::DestinationFate;
+use super::disposition::DestinationFate;
+use super::engine::{Engine, Index, LookedAhead, Peeked, PurgeStep, Repaired, StintSession};
 use super::ledger::DropReason;
-use super::log::{DropStep, Index, Log, LookedAhead, Mended, Peeked, StintSession};
+use super::report::SegmentReport;
 use super::store::Store;
 use super::{Appended, Batch, DestinationStatus, Limit, Limits, QueueError, QueueStatus};
 use crate::config::{
     Durability, LEDGER_CHECK_INTERVAL, QUEUE_CHANNEL_COMMANDS, REMOVE_FLUSH_INTERVAL,
     STORAGE_RETRY_INTERVAL,
 };
-use crate::entry::{CapturedAt, Entry, Seq, StintId, Stream};
+use crate::entry::{CapturedAt, CarId, Entry, Seq, StintId};
 use crate::metrics;
 use crate::planted::planted;
 
@@ -38,44 +38,102 @@ struct Parked {
 /// Requests from the readers and the operator. A failed removal without a reply is reported by the
 /// next read.
 #[derive(Debug)]
-pub(super) enum Command {
-    Read { of: Index, from: Seq, limit: Limit, reply: Reply<Batch> },
-    Remove { of: Index, batch: Batch, reply: Option<Reply<()>> },
-    Stint { of: Index, reply: Reply<StintId> },
-    SetupInForce { of: Index, stint: StintId, reply: Reply<Option<Entry>> },
-    Session { stint: StintId, server: String, reply: Reply<Option<String>> },
-    SetSession { stint: StintId, server: String, session: String, reply: Reply<()> },
-    Sessions { reply: Reply<Vec<StintSession>> },
-    GoOn { stream: Stream, at: CapturedAt, sessions: Vec<(String, String)>, reply: Reply<()> },
-    Fates { seq: Seq, reply: Reply<Vec<DestinationFate>> },
-    LookAhead { of: Index, from: Seq, limit: Limit, reply: Reply<LookedAhead> },
-    Peek { from: Seq, limit: Limit, reply: Reply<Vec<Peeked>> },
-    Examine { from: Seq, reply: Reply<Option<Examination>> },
-    Mend { from: Seq, reply: Reply<Option<Mended>> },
-    Drop { first: Seq, last: Seq, reply: Reply<DropStep> },
-    Refused { reply: Reply<(String, Seq)> },
-    TakeRefused { reply: Reply<(String, Seq)> },
+pub(super) enum Request {
+    Read {
+        of: Index,
+        from: Seq,
+        limit: Limit,
+        reply: Reply<Batch>,
+    },
+    Ack {
+        of: Index,
+        batch: Batch,
+        reply: Option<Reply<()>>,
+    },
+    Stint {
+        of: Index,
+        reply: Reply<StintId>,
+    },
+    SetupInForce {
+        of: Index,
+        stint: StintId,
+        reply: Reply<Option<Entry>>,
+    },
+    Session {
+        stint: StintId,
+        server: String,
+        reply: Reply<Option<String>>,
+    },
+    SetSession {
+        stint: StintId,
+        server: String,
+        session: String,
+        reply: Reply<()>,
+    },
+    Sessions {
+        reply: Reply<Vec<StintSession>>,
+    },
+    ContinueStint {
+        stream: CarId,
+        at: CapturedAt,
+        sessions: Vec<(String, String)>,
+        reply: Reply<()>,
+    },
+    Fates {
+        seq: Seq,
+        reply: Reply<Vec<DestinationFate>>,
+    },
+    LookAhead {
+        of: Index,
+        from: Seq,
+        limit: Limit,
+        reply: Reply<LookedAhead>,
+    },
+    Peek {
+        from: Seq,
+        limit: Limit,
+        reply: Reply<Vec<Peeked>>,
+    },
+    Scan {
+        from: Seq,
+        reply: Reply<Option<SegmentReport>>,
+    },
+    Repair {
+        from: Seq,
+        reply: Reply<Option<Repaired>>,
+    },
+    Purge {
+        first: Seq,
+        last: Seq,
+        reply: Reply<PurgeStep>,
+    },
+    DeadLetters {
+        reply: Reply<(String, Seq)>,
+    },
+    ArchiveDeadLetters {
+        reply: Reply<(String, Seq)>,
+    },
     Limit(Limits),
     Close,
 }
 
 /// Runs until both ends of the queue are dropped or one of them closes it, then flushes once more.
 pub(super) async fn run<S: Store>(
-    log: Log<S>,
+    engine: Engine<S>,
     durability: Durability,
     buffer: Arc<Buffer>,
-    mut inbox: mpsc::Receiver<Command>,
+    mut inbox: mpsc::Receiver<Request>,
     status: watch::Sender<QueueStatus>,
 ) {
-    let mut keeper = Keeper {
-        log,
+    let mut keeper = QueueWorker {
+        engine,
         durability,
         buffer: Arc::clone(&buffer),
         unflushed: VecDeque::new(),
         settled: VecDeque::new(),
         changed: Vec::new(),
         parked: Vec::new(),
-        not_removed: Vec::new(),
+        failed_acks: Vec::new(),
         flush_at: None,
         retry_at: None,
         undurable_since: None,
@@ -97,7 +155,7 @@ pub(super) async fn run<S: Store>(
                     break;
                 }
             }
-            () = buffer.handed_in() => {}
+            () = buffer.appended() => {}
         }
         commands.drain(..).for_each(|command| keeper.handle(command));
         keeper.step(&status);
@@ -115,7 +173,7 @@ pub(super) async fn run<S: Store>(
         keeper.flush();
     }
     keeper.maintain(&status);
-    keeper.write_off();
+    keeper.drop_unstored();
     keeper.report(&status);
     keeper.log_lost();
     buffer.heartbeat.idle();
@@ -128,8 +186,8 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-struct Keeper<S> {
-    log: Log<S>,
+struct QueueWorker<S> {
+    engine: Engine<S>,
     durability: Durability,
     buffer: Arc<Buffer>,
     /// Appended but not yet flushed; answered after the next flush.
@@ -141,7 +199,7 @@ struct Keeper<S> {
     /// At most one waiting read per destination.
     parked: Vec<Parked>,
     /// The last error of a removal without a reply, per destination.
-    not_removed: Vec<(Index, io::Error)>,
+    failed_acks: Vec<(Index, io::Error)>,
     flush_at: Option<Instant>,
     /// After a disk error: when to try the disk again. Until then it is not touched.
     retry_at: Option<Instant>,
@@ -154,19 +212,19 @@ struct Keeper<S> {
     is_closing: bool,
 }
 
-impl<S: Store> Keeper<S> {
-    fn handle(&mut self, command: Command) {
+impl<S: Store> QueueWorker<S> {
+    fn handle(&mut self, command: Request) {
         self.buffer.heartbeat.begin("answering a command");
         match command {
-            Command::Read { of, from, limit, reply } => {
+            Request::Read { of, from, limit, reply } => {
                 self.parked.retain(|parked| parked.of != of);
                 self.parked.push(Parked { of, from, limit, reply });
                 if planted("reader_not_woken") {
                     self.serve_parked();
                 }
             }
-            Command::Remove { of, batch, reply } => {
-                let removed = self.log.remove(of, &batch);
+            Request::Ack { of, batch, reply } => {
+                let removed = self.engine.ack(of, &batch);
                 match reply {
                     Some(reply) => self.answer_later("remove", reply, removed),
                     None => {
@@ -174,63 +232,65 @@ impl<S: Store> Keeper<S> {
                         if let Err(error) = removed
                             && !planted("failed_removal_not_told")
                         {
-                            self.not_removed.retain(|(other, _)| *other != of);
-                            self.not_removed.push((of, error));
+                            self.failed_acks.retain(|(other, _)| *other != of);
+                            self.failed_acks.push((of, error));
                         }
                     }
                 }
             }
-            Command::Stint { of, reply } => answer(reply, self.log.stint(of)),
-            Command::SetupInForce { of, stint, reply } => {
-                answer(reply, self.log.setup_in_force(of, stint));
+            Request::Stint { of, reply } => answer(reply, self.engine.stint(of)),
+            Request::SetupInForce { of, stint, reply } => {
+                answer(reply, self.engine.setup_in_force(of, stint));
             }
-            Command::Session { stint, server, reply } => {
-                answer(reply, self.log.session(stint, &server));
+            Request::Session { stint, server, reply } => {
+                answer(reply, self.engine.session(stint, &server));
             }
-            Command::SetSession { stint, server, session, reply } => {
-                answer(reply, self.log.set_session(stint, &server, &session));
+            Request::SetSession { stint, server, session, reply } => {
+                answer(reply, self.engine.set_session(stint, &server, &session));
             }
-            Command::Sessions { reply } => answer(reply, self.log.sessions()),
-            Command::GoOn { stream, at, sessions, reply } => {
-                let gone_on = self.log.go_on(&stream, at, &sessions);
+            Request::Sessions { reply } => answer(reply, self.engine.sessions()),
+            Request::ContinueStint { stream, at, sessions, reply } => {
+                let gone_on = self.engine.continue_stint(&stream, at, &sessions);
                 self.answer_later("append", reply, gone_on);
             }
-            Command::Fates { seq, reply } => answer(reply, self.log.fates(seq)),
-            Command::LookAhead { of, from, limit, reply } => {
-                let read = self.log.look_ahead(of, from, limit);
+            Request::Fates { seq, reply } => answer(reply, self.engine.fates(seq)),
+            Request::LookAhead { of, from, limit, reply } => {
+                let read = self.engine.look_ahead(of, from, limit);
                 self.answer("read", reply, read);
             }
-            Command::Peek { from, limit, reply } => {
-                let peeked = self.log.peek(from, limit);
+            Request::Peek { from, limit, reply } => {
+                let peeked = self.engine.peek(from, limit);
                 self.answer("read", reply, peeked);
             }
-            Command::Examine { from, reply } => {
-                let examined = self.log.examine(from);
+            Request::Scan { from, reply } => {
+                let examined = self.engine.scan(from);
                 self.answer("read", reply, examined);
             }
-            Command::Mend { from, reply } => {
-                let mended = self.log.mend(from);
+            Request::Repair { from, reply } => {
+                let mended = self.engine.repair(from);
                 self.answer_later("read", reply, mended);
             }
-            Command::Drop { first, last, reply } => {
-                let dropped = self.log.drop_between(first, last);
+            Request::Purge { first, last, reply } => {
+                let dropped = self.engine.drop_between(first, last);
                 self.answer_later("remove", reply, dropped);
             }
-            Command::Refused { reply } => answer(reply, self.log.refused()),
-            Command::TakeRefused { reply } => answer(reply, self.log.take_refused()),
-            Command::Limit(limits) => {
+            Request::DeadLetters { reply } => answer(reply, self.engine.dead_letters()),
+            Request::ArchiveDeadLetters { reply } => {
+                answer(reply, self.engine.archive_dead_letters())
+            }
+            Request::Limit(limits) => {
                 self.durability = limits.durability;
-                let limited = self.log.limit(limits);
+                let limited = self.engine.limit(limits);
                 self.note_failure("maintain", &limited);
             }
-            Command::Close => self.is_closing = true,
+            Request::Close => self.is_closing = true,
         }
     }
 
     /// Does all pending work.
     fn step(&mut self, status: &watch::Sender<QueueStatus>) {
         if self.retry_at.is_none() {
-            self.take_in();
+            self.store_buffered();
         }
         if !self.unflushed.is_empty() {
             self.flush();
@@ -257,19 +317,19 @@ impl<S: Store> Keeper<S> {
             return;
         }
         self.buffer.heartbeat.begin("sealing or removing a segment");
-        let had_unflushed_entries = self.log.has_unflushed_entries();
-        let maintained = self.log.maintain();
+        let had_unflushed_entries = self.engine.has_unflushed_entries();
+        let maintained = self.engine.maintain();
         self.note_failure("maintain", &maintained);
-        if maintained.is_err() || self.log.has_unflushed_entries() != had_unflushed_entries {
+        if maintained.is_err() || self.engine.has_unflushed_entries() != had_unflushed_entries {
             self.report(status);
         }
     }
 
     /// Stores the entries in the memory buffer.
-    fn take_in(&mut self) {
+    fn store_buffered(&mut self) {
         self.buffer.heartbeat.begin("storing entries");
         let (mut groups, shed) = self.buffer.take();
-        if let Err(error) = self.log.book(shed) {
+        if let Err(error) = self.engine.record_discarded(shed) {
             self.failed("append", &error);
             self.buffer.put_back(groups, shed);
             return;
@@ -287,7 +347,7 @@ impl<S: Store> Keeper<S> {
                 Err(error) => {
                     self.failed("append", &error);
                     groups.push_front(group);
-                    self.buffer.put_back(groups, Shed::default());
+                    self.buffer.put_back(groups, Discarded::default());
                     return;
                 }
             }
@@ -297,10 +357,10 @@ impl<S: Store> Keeper<S> {
     fn store(&mut self, group: &mut Group) -> io::Result<()> {
         for entry in &mut group.entries {
             // After a disk error, an entry that was being written may or may not be on disk.
-            entry.outcome = match (entry.outcome, self.log.has(entry)?) {
+            entry.outcome = match (entry.outcome, self.engine.has(entry)?) {
                 (None, Some(newest)) => Some(Appended::Stored(newest)),
                 (None | Some(Appended::Stored(_)), None) => {
-                    Some(self.log.append(&group.stream, entry)?)
+                    Some(self.engine.append(&group.stream, entry)?)
                 }
                 (outcome, _) => outcome,
             };
@@ -310,11 +370,11 @@ impl<S: Store> Keeper<S> {
 
     fn flush_due(&self) -> Option<Instant> {
         let after = match self.durability {
-            _ if !self.log.is_dirty() || self.retry_at.is_some() => return None,
+            _ if !self.engine.is_dirty() || self.retry_at.is_some() => return None,
             // Only removals are pending; entries are already flushed.
             Durability::Entry => REMOVE_FLUSH_INTERVAL,
             Durability::Within(_) if planted("flushed_too_late") => REMOVE_FLUSH_INTERVAL,
-            Durability::Within(within) if self.log.has_unflushed_entries() => within,
+            Durability::Within(within) if self.engine.has_unflushed_entries() => within,
             Durability::Within(_) => REMOVE_FLUSH_INTERVAL,
             Durability::Os => return None,
         };
@@ -326,14 +386,14 @@ impl<S: Store> Keeper<S> {
         self.buffer.heartbeat.begin("flushing to the disk");
         self.flush_at = None;
         let started = Instant::now();
-        match self.log.flush() {
+        match self.engine.flush() {
             Ok(()) => {
                 metrics::fsync(started.elapsed());
                 self.settled.append(&mut self.unflushed);
             }
             Err(error) => {
                 self.failed("flush", &error);
-                self.buffer.put_back(std::mem::take(&mut self.unflushed), Shed::default());
+                self.buffer.put_back(std::mem::take(&mut self.unflushed), Discarded::default());
             }
         }
     }
@@ -348,9 +408,9 @@ impl<S: Store> Keeper<S> {
     /// the status.
     fn report(&mut self, status: &watch::Sender<QueueStatus>) {
         self.settled.iter().for_each(|group| self.buffer.settle(group));
-        self.buffer.set_room(self.log.room());
+        self.buffer.set_room(self.engine.room());
         let (storage_error, disk_is_full) = (self.storage_error.clone(), self.disk_is_full);
-        self.undurable_since = match self.log.has_unflushed_entries() {
+        self.undurable_since = match self.engine.has_unflushed_entries() {
             true => self.undurable_since.or_else(|| Some(Instant::now())),
             false => None,
         };
@@ -359,7 +419,7 @@ impl<S: Store> Keeper<S> {
             storage_error,
             disk_is_full,
             undurable_since,
-            ..self.log.status()
+            ..self.engine.status()
         });
         for group in self.settled.drain(..) {
             let outcomes = group.outcomes();
@@ -387,10 +447,10 @@ impl<S: Store> Keeper<S> {
 
     /// Counts entries that could not be stored before shutdown as dropped. This usually works even
     /// on a full disk: the ballast leaves room for the ledger.
-    fn write_off(&mut self) {
+    fn drop_unstored(&mut self) {
         self.buffer.heartbeat.begin("counting what could not be stored");
         let (mut groups, shed) = self.buffer.take();
-        if groups.is_empty() && shed == Shed::default() {
+        if groups.is_empty() && shed == Discarded::default() {
             return;
         }
         let mut lost = 0;
@@ -399,7 +459,7 @@ impl<S: Store> Keeper<S> {
             .flat_map(|group| &mut group.entries)
             .try_for_each(|entry| {
                 // The entry may have reached the disk before the error.
-                match (entry.outcome, self.log.has(entry)?) {
+                match (entry.outcome, self.engine.has(entry)?) {
                     (None, Some(newest)) => entry.outcome = Some(Appended::Stored(newest)),
                     (None | Some(Appended::Stored(_)), None) => {
                         entry.outcome = Some(Appended::Dropped(DropReason::Storage));
@@ -409,8 +469,10 @@ impl<S: Store> Keeper<S> {
                 }
                 Ok(())
             })
-            .and_then(|()| self.log.book(Shed { dropped: shed.dropped + lost, ..shed }))
-            .and_then(|()| self.log.flush());
+            .and_then(|()| {
+                self.engine.record_discarded(Discarded { dropped: shed.dropped + lost, ..shed })
+            })
+            .and_then(|()| self.engine.flush());
         match booked {
             Ok(()) => {
                 let error = self.storage_error.as_deref().unwrap_or_default();
@@ -434,7 +496,7 @@ impl<S: Store> Keeper<S> {
     /// At shutdown, logs entries that are neither on disk nor in the ledger.
     fn log_lost(&self) {
         let (entries, _, shed) = self.buffer.status();
-        let lost = entries + shed.dropped + shed.thinned;
+        let lost = entries + shed.dropped + shed.downsampled;
         if lost > 0 {
             let error = self.storage_error.as_deref().unwrap_or_default();
             tracing::error!(
@@ -497,13 +559,13 @@ impl<S: Store> Keeper<S> {
         if reply.is_closed() {
             return;
         }
-        let not_removed = self.not_removed.iter().position(|(other, _)| *other == of);
-        let not_removed = not_removed.map(|index| self.not_removed.swap_remove(index));
+        let not_removed = self.failed_acks.iter().position(|(other, _)| *other == of);
+        let not_removed = not_removed.map(|index| self.failed_acks.swap_remove(index));
         // A reader that was rewound (`from` is 0) reads the entries again anyway.
         if let Some((_, error)) = not_removed.filter(|_| from > Seq(0)) {
             return answer(reply, Err(error));
         }
-        match self.log.read(of, from, limit) {
+        match self.engine.read(of, from, limit) {
             Ok(None) => self.parked.push(Parked { of, from, limit, reply }),
             // Sent with the other replies, so that a task that waits for several is woken once.
             Ok(Some(batch)) => self.answer_later("read", reply, Ok(batch)),

@@ -5,12 +5,12 @@
 //! newest entry that was appended, so a jump of the wall clock while nothing is captured expires
 //! nothing.
 
+mod ack;
 mod cursors;
-mod dropping;
-mod leaving;
-mod looking;
+mod eviction;
+mod peek;
+mod purge;
 mod recent;
-mod room;
 mod setups;
 mod stints;
 
@@ -20,18 +20,18 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::cursors::{Cursor, Index};
-pub use self::dropping::DropStep;
-pub use self::looking::{LookedAhead, Mended, Peeked};
+pub use self::peek::{LookedAhead, Peeked, Repaired};
+pub use self::purge::PurgeStep;
 use self::recent::Recent;
 use self::stints::Stints;
-use super::buffer::{Shed, Waiting};
-use super::fates;
+use super::buffer::{Discarded, Pending};
+use super::disposition;
 use super::ledger::{DropReason, Ledger};
 use super::record::{self, EncodeError};
-use super::store::{Notes, Store};
+use super::store::{SideLog, Store};
 use super::{Appended, Batch, Content, Destinations, Limit, Limits, QueueStatus};
 use crate::config::{Durability, MAX_SESSIONS, SERVER};
-use crate::entry::{CapturedAt, Kind, Seq, StintId, Stream};
+use crate::entry::{CapturedAt, CarId, Kind, Seq, StintId};
 use crate::planted::planted;
 
 /// Keys of facts stored beside the records; each value is a small MessagePack document.
@@ -40,14 +40,14 @@ const SESSIONS: &str = "sessions";
 
 /// The metadata that the store persists together with the head.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Books {
-    newest: Option<Newest>,
+struct Metadata {
+    newest: Option<NewestEntry>,
     cursors: Vec<Cursor>,
 }
 
 /// The stint and capture time of the newest entry ever appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Newest {
+struct NewestEntry {
     stint: StintId,
     captured_at: CapturedAt,
 }
@@ -62,14 +62,14 @@ pub struct StintSession {
 
 /// The queue engine: a store, and the queue's rules on top of it.
 #[derive(Debug)]
-pub(super) struct Log<S> {
+pub(super) struct Engine<S> {
     store: S,
     limits: Limits,
     /// The cursor and ledger of each destination; there is at least one.
     cursors: Vec<Cursor>,
     /// The store's count of lost records when `acked_ahead` was last computed.
     lost_counted: Option<u64>,
-    newest: Option<Newest>,
+    newest: Option<NewestEntry>,
     stints: Stints,
     /// Entries below this position are durable.
     durable: Seq,
@@ -78,7 +78,7 @@ pub(super) struct Log<S> {
     oldest: Option<(Seq, CapturedAt)>,
 }
 
-impl<S: Store> Log<S> {
+impl<S: Store> Engine<S> {
     /// Opens the engine on `store`. `now` is the wall-clock time.
     pub(super) fn open(
         mut store: S,
@@ -86,9 +86,9 @@ impl<S: Store> Log<S> {
         destinations: Destinations<'_>,
         now: CapturedAt,
     ) -> io::Result<Self> {
-        let books = match store.books() {
+        let books = match store.metadata() {
             Some(bytes) => rmp_serde::from_slice(&bytes).map_err(io::Error::other)?,
-            None => Books::default(),
+            None => Metadata::default(),
         };
         // What a killed process wrote may still be in the operating system's cache: make it durable
         // first.
@@ -136,9 +136,9 @@ impl<S: Store> Log<S> {
     }
 
     /// Appends an entry of a stream and returns the outcome.
-    pub(super) fn append(&mut self, stream: &Stream, entry: &Waiting) -> io::Result<Appended> {
-        let &Waiting { captured_at, driven_at, content, .. } = entry;
-        self.sound()?;
+    pub(super) fn append(&mut self, stream: &CarId, entry: &Pending) -> io::Result<Appended> {
+        let &Pending { captured_at, driven_at, content, .. } = entry;
+        self.usable_store()?;
         let (stint, begins) = self.stints.at(stream, captured_at, &self.limits);
         let (kind, setup) = match content {
             Content::Frame(_) => (Kind::Frame, None),
@@ -151,7 +151,7 @@ impl<S: Store> Log<S> {
         }
         // Persist the stint before its first entry, so that the stream finds it after a crash.
         self.write_stints()?;
-        let marks = entry.marks.and(self.stints.marks(stream, begins, self.store.tail()));
+        let marks = entry.flags.and(self.stints.retention_flags(stream, begins, self.store.tail()));
         let json = &entry.json;
         let bytes = match driven_at {
             None => record::encode(stint, captured_at, kind, marks, json),
@@ -160,15 +160,15 @@ impl<S: Store> Log<S> {
         let bytes = bytes.map_err(not_encoded)?;
         self.expire(captured_at)?;
         if !self.make_room(Some(bytes.len()))? {
-            self.keep_unplaced(|ledger| ledger.drop(DropReason::QueueFull, 1), 1)?;
+            self.record_unplaced(|ledger| ledger.drop(DropReason::QueueFull, 1), 1)?;
             return Ok(Appended::Dropped(DropReason::QueueFull));
         }
-        let seq = self.sound()?.append(&bytes)?;
+        let seq = self.usable_store()?.append(&bytes)?;
         self.note_oldest(seq, captured_at);
-        if self.store.held().records == 1 {
+        if self.store.usage().records == 1 {
             self.oldest = Some((self.store.head(), captured_at));
         }
-        self.newest = Some(Newest { stint, captured_at });
+        self.newest = Some(NewestEntry { stint, captured_at });
         self.recent.note(captured_at, seq);
         self.stints.appended(stream, captured_at, setup);
         if setup.is_some() {
@@ -191,27 +191,27 @@ impl<S: Store> Log<S> {
 
     /// If the entry was already appended before the store failed, returns the position of the
     /// newest entry. Capture times strictly increase, so each identifies one entry.
-    pub(super) fn has(&mut self, entry: &Waiting) -> io::Result<Option<Seq>> {
-        self.sound()?;
+    pub(super) fn has(&mut self, entry: &Pending) -> io::Result<Option<Seq>> {
+        self.usable_store()?;
         let is_there = self.newest.is_some_and(|newest| entry.captured_at <= newest.captured_at);
         let newest = self.store.last().unwrap_or(Seq(self.store.tail().0 - 1));
         Ok((is_there && !planted("stored_again_after_a_failure")).then_some(newest))
     }
 
     /// Records entries that were discarded from memory before they got a position.
-    pub(super) fn book(&mut self, shed: Shed) -> io::Result<()> {
-        if shed == Shed::default() || planted("given_up_in_memory_not_booked") {
+    pub(super) fn record_discarded(&mut self, shed: Discarded) -> io::Result<()> {
+        if shed == Discarded::default() || planted("given_up_in_memory_not_booked") {
             return Ok(());
         }
         let gone = |ledger: &mut Ledger| {
-            ledger.thinned += shed.thinned;
+            ledger.downsampled += shed.downsampled;
             ledger.drop(DropReason::Storage, shed.dropped);
         };
-        self.keep_unplaced(gone, shed.thinned + shed.dropped)
+        self.record_unplaced(gone, shed.downsampled + shed.dropped)
     }
 
     /// Records entries that never got a position as lost to every destination.
-    fn keep_unplaced(&mut self, gone: impl Fn(&mut Ledger), entries: u64) -> io::Result<()> {
+    fn record_unplaced(&mut self, gone: impl Fn(&mut Ledger), entries: u64) -> io::Result<()> {
         let mut cursors = self.cursors.clone();
         for cursor in &mut cursors {
             cursor.ledger.unplaced += entries;
@@ -256,7 +256,7 @@ impl<S: Store> Log<S> {
 
     /// Makes all changes so far durable.
     pub(super) fn flush(&mut self) -> io::Result<()> {
-        let store = self.sound()?;
+        let store = self.usable_store()?;
         if !store.is_durable() {
             store.flush()?;
         }
@@ -312,13 +312,13 @@ impl<S: Store> Log<S> {
 
     /// Starts the stint for the stream's next entry at time `at` unless it continues one, and
     /// stores the sessions that servers assigned to the stint elsewhere.
-    pub(super) fn go_on(
+    pub(super) fn continue_stint(
         &mut self,
-        stream: &Stream,
+        stream: &CarId,
         at: CapturedAt,
         sessions: &[(String, String)],
     ) -> io::Result<()> {
-        self.sound()?;
+        self.usable_store()?;
         let (stint, _) = self.stints.at(stream, at, &self.limits);
         // Persist the stint before its sessions, so that after a crash no other stream finds them.
         self.write_stints()?;
@@ -336,7 +336,7 @@ impl<S: Store> Log<S> {
     /// The current status of the queue.
     pub(super) fn status(&mut self) -> QueueStatus {
         let (head, tail) = (self.store.head(), self.store.tail());
-        let held = self.store.held();
+        let held = self.store.usage();
         let destinations = self.destination_statuses();
         QueueStatus {
             head,
@@ -364,7 +364,7 @@ impl<S: Store> Log<S> {
         let head = self.store.head();
         if self.oldest.is_none_or(|(seq, _)| seq != head) {
             let oldest = self.read_records(head, Limit::ONE)?;
-            let place = oldest.first().and_then(|(_, bytes)| record::place(bytes));
+            let place = oldest.first().and_then(|(_, bytes)| record::stint_and_time(bytes));
             self.oldest = place.map(|(_, at)| (head, at));
         }
         Ok(self.oldest.map(|(_, captured_at)| captured_at))
@@ -372,13 +372,13 @@ impl<S: Store> Log<S> {
 
     /// Does slow housekeeping that would delay an append. Call it when no caller waits.
     pub(super) fn maintain(&mut self) -> io::Result<()> {
-        self.sound()?.maintain()?;
+        self.usable_store()?.maintain()?;
         self.note_durable();
         Ok(())
     }
 
     fn read_records(&mut self, from: Seq, limit: Limit) -> io::Result<Vec<(Seq, Vec<u8>)>> {
-        let records = self.sound()?.read(from, limit);
+        let records = self.usable_store()?.read(from, limit);
         self.note_lost();
         records
     }
@@ -388,8 +388,8 @@ impl<S: Store> Log<S> {
     /// stop the queue here.
     fn note_lost(&mut self) {
         for (first, last) in self.store.take_lost() {
-            let line = fates::lost_line(first, last, &self.places());
-            if let Err(error) = self.store.note(Notes::Fates, &line) {
+            let line = disposition::lost_line(first, last, &self.positions());
+            if let Err(error) = self.store.append_line(SideLog::Dispositions, &line) {
                 tracing::warn!(%first, %last, %error, "cannot record which entries were lost");
             }
         }
@@ -397,11 +397,11 @@ impl<S: Store> Log<S> {
 
     /// All records from `first` to `last` inclusive.
     fn read_between(&mut self, first: Seq, last: Seq) -> io::Result<Vec<(Seq, Vec<u8>)>> {
-        let mut records = self.read_records(first, Limit::ALL_OF_A_STRETCH)?;
+        let mut records = self.read_records(first, Limit::WHOLE_SEGMENT)?;
         while let Some(next) = records.last().map(|(seq, _)| Seq(seq.0 + 1))
             && next <= last
         {
-            let more = self.read_records(next, Limit::ALL_OF_A_STRETCH)?;
+            let more = self.read_records(next, Limit::WHOLE_SEGMENT)?;
             if more.is_empty() {
                 break;
             }
@@ -413,11 +413,11 @@ impl<S: Store> Log<S> {
 
     /// Returns the store, reopened if it failed. After an error, the store and the metadata are
     /// reloaded from disk.
-    fn sound(&mut self) -> io::Result<&mut S> {
+    fn usable_store(&mut self) -> io::Result<&mut S> {
         if !self.store.is_open() {
             self.store.reopen()?;
-            let books = self.store.books().and_then(|bytes| rmp_serde::from_slice(&bytes).ok());
-            let books: Books = books.unwrap_or_default();
+            let books = self.store.metadata().and_then(|bytes| rmp_serde::from_slice(&bytes).ok());
+            let books: Metadata = books.unwrap_or_default();
             let names = self.destinations();
             self.load_cursors(&books, &names);
             self.newest = newest_ever(&mut self.store, &books)?;
@@ -433,21 +433,21 @@ pub(super) fn cursors_of(books: &[u8]) -> io::Result<Vec<Cursor>> {
     if books.is_empty() {
         return Ok(Vec::new());
     }
-    rmp_serde::from_slice(books).map(|books: Books| books.cursors).map_err(io::Error::other)
+    rmp_serde::from_slice(books).map(|books: Metadata| books.cursors).map_err(io::Error::other)
 }
 
 /// The stint and capture time of the newest record ever appended. The newest stored record may be
 /// much older if later ones were dropped.
-fn newest_ever<S: Store>(store: &mut S, books: &Books) -> io::Result<Option<Newest>> {
-    let held = newest_held(store)?;
+fn newest_ever<S: Store>(store: &mut S, books: &Metadata) -> io::Result<Option<NewestEntry>> {
+    let held = newest_stored(store)?;
     Ok(held.into_iter().chain(books.newest).max_by_key(|newest| newest.captured_at))
 }
 
-fn newest_held<S: Store>(store: &mut S) -> io::Result<Option<Newest>> {
+fn newest_stored<S: Store>(store: &mut S) -> io::Result<Option<NewestEntry>> {
     let Some(last) = store.last() else { return Ok(None) };
     let records = store.read(last, Limit::ONE)?;
-    let place = records.first().and_then(|(_, bytes)| record::place(bytes));
-    Ok(place.map(|(stint, captured_at)| Newest { stint, captured_at }))
+    let place = records.first().and_then(|(_, bytes)| record::stint_and_time(bytes));
+    Ok(place.map(|(stint, captured_at)| NewestEntry { stint, captured_at }))
 }
 
 fn fact<T: serde::de::DeserializeOwned>(store: &impl Store, key: &str) -> io::Result<Option<T>> {

@@ -4,7 +4,7 @@ use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 use super::record;
-use super::store::Examined;
+use super::store::SegmentContents;
 use crate::config::MAX_FINDINGS;
 use crate::entry::{CapturedAt, Seq, StintId};
 
@@ -25,7 +25,7 @@ impl Finding {
 
 /// The place of an entry in the order of the queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Place {
+pub struct EntryPosition {
     pub seq: Seq,
     pub stint: StintId,
     pub captured_at: CapturedAt,
@@ -33,7 +33,7 @@ pub struct Place {
 
 /// The result of checking one segment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Examination {
+pub struct SegmentReport {
     /// The position range of the segment, inclusive.
     pub first: Seq,
     pub last: Seq,
@@ -43,7 +43,7 @@ pub struct Examination {
     /// At most [`MAX_FINDINGS`].
     pub findings: Vec<Finding>,
     /// The oldest and the newest entry.
-    pub ends: Option<(Place, Place)>,
+    pub ends: Option<(EntryPosition, EntryPosition)>,
 }
 
 const SET_ASIDE: &str = "readable records are kept, the rest counts as dropped (corrupt); a \
@@ -52,8 +52,8 @@ const CORRUPT: &str = "it is skipped when the queue is sent and counts as droppe
 const NOTHING: &str = "nothing can be done about it";
 
 /// Checks the records that were read from a segment.
-pub(super) fn examine(examined: &Examined) -> Examination {
-    let Examined { first, last, records, missing, trouble } = examined;
+pub(super) fn check(examined: &SegmentContents) -> SegmentReport {
+    let SegmentContents { first, last, records, missing, trouble } = examined;
     let place = format!("entries {first} to {last}");
     let mut findings = Vec::new();
     match (missing, trouble) {
@@ -67,7 +67,7 @@ pub(super) fn examine(examined: &Examined) -> Examination {
             findings.push(Finding::new(&what, SET_ASIDE));
         }
     }
-    let mut ends: Option<(Place, Place)> = None;
+    let mut ends: Option<(EntryPosition, EntryPosition)> = None;
     for (seq, bytes) in records {
         let entry = match record::decode(*seq, bytes) {
             Ok(entry) => entry,
@@ -80,8 +80,8 @@ pub(super) fn examine(examined: &Examined) -> Examination {
             findings.push(Finding::new(&format!("entry {seq}: invalid JSON: {error}"), NOTHING));
         }
         // Compare the order in this queue, not the time of capture on another agent.
-        let at = record::place(bytes).map_or(entry.captured_at, |(_, at)| at);
-        let place = Place { seq: *seq, stint: entry.stint, captured_at: at };
+        let at = record::stint_and_time(bytes).map_or(entry.captured_at, |(_, at)| at);
+        let place = EntryPosition { seq: *seq, stint: entry.stint, captured_at: at };
         findings.extend(ends.and_then(|(_, before)| out_of_order(before, place)));
         ends = Some((ends.map_or(place, |(first, _)| first), place));
     }
@@ -89,7 +89,7 @@ pub(super) fn examine(examined: &Examined) -> Examination {
         findings.truncate(MAX_FINDINGS - 1);
         findings.push(Finding::new(&format!("{place}: {} more like these", more + 1), NOTHING));
     }
-    Examination {
+    SegmentReport {
         first: *first,
         last: *last,
         entries: records.len() as u64,
@@ -100,7 +100,7 @@ pub(super) fn examine(examined: &Examined) -> Examination {
 }
 
 /// Checks the order of two consecutive entries.
-pub fn out_of_order(before: Place, after: Place) -> Option<Finding> {
+pub fn out_of_order(before: EntryPosition, after: EntryPosition) -> Option<Finding> {
     let what = if after.seq <= before.seq {
         format!("entry {}: it comes after entry {}", after.seq, before.seq)
     } else if after.captured_at <= before.captured_at {
@@ -119,17 +119,17 @@ pub fn out_of_order(before: Place, after: Place) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::record::Marks;
+    use super::super::record::RetentionFlags;
     use super::*;
     use crate::entry::Kind;
 
-    fn examined(records: &[(u64, u64, i64, &str)]) -> Examination {
+    fn examined(records: &[(u64, u64, i64, &str)]) -> SegmentReport {
         let record = |&(seq, stint, at, json): &(u64, u64, i64, &str)| {
-            let marks = Marks::default();
+            let marks = RetentionFlags::default();
             let at = CapturedAt(at);
             (Seq(seq), record::encode(StintId(stint), at, Kind::Frame, marks, json).unwrap())
         };
-        examine(&Examined {
+        check(&SegmentContents {
             first: Seq(1),
             last: Seq(1000),
             records: records.iter().map(record).collect(),

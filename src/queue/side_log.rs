@@ -6,9 +6,9 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use super::disk;
-use super::store::Notes;
+use super::store::SideLog;
 
-impl Notes {
+impl SideLog {
     fn path(self, folder: &Path, old: bool) -> PathBuf {
         let old = if old { ".old" } else { "" };
         folder.join(self.folder()).join(format!("{}{old}.ndjson", self.name()))
@@ -22,21 +22,21 @@ impl Notes {
 
     fn folder(self) -> &'static str {
         match self {
-            Self::Refused => "quarantine",
-            Self::Fates => "fates",
+            Self::DeadLetters => "quarantine",
+            Self::Dispositions => "fates",
         }
     }
 
     fn name(self) -> &'static str {
         match self {
-            Self::Refused => "refused",
-            Self::Fates => "fates",
+            Self::DeadLetters => "refused",
+            Self::Dispositions => "fates",
         }
     }
 }
 
 /// Appends a line to a file of at most `most` bytes. Durable when this returns.
-pub(super) fn append(folder: &Path, notes: Notes, line: &str, most: u64) -> io::Result<()> {
+pub(super) fn append(folder: &Path, notes: SideLog, line: &str, most: u64) -> io::Result<()> {
     let path = notes.path(folder, false);
     path.parent().map_or(Ok(()), disk::create_folder)?;
     let size = fs::metadata(&path).map_or(0, |file| file.len());
@@ -50,7 +50,7 @@ pub(super) fn append(folder: &Path, notes: Notes, line: &str, most: u64) -> io::
 
 /// Archives both files in place of the previous archive, and returns their contents. Durable when
 /// this returns.
-pub(super) fn take(folder: &Path, notes: Notes) -> io::Result<String> {
+pub(super) fn take(folder: &Path, notes: SideLog) -> io::Result<String> {
     let text = read(folder, notes)?;
     if text.is_empty() {
         return Ok(text);
@@ -67,7 +67,7 @@ pub(super) fn take(folder: &Path, notes: Notes) -> io::Result<String> {
 }
 
 /// Reads the current lines, oldest first. Invalid UTF-8 is replaced.
-pub(super) fn read(folder: &Path, notes: Notes) -> io::Result<String> {
+pub(super) fn read(folder: &Path, notes: SideLog) -> io::Result<String> {
     let mut text = String::new();
     for old in [true, false] {
         match fs::read(notes.path(folder, old)) {

@@ -5,10 +5,10 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Index, Log};
+use super::{Engine, Index};
 use crate::entry::{Entry, Seq};
-use crate::queue::examine::{self, Examination};
-use crate::queue::store::{Notes, Store};
+use crate::queue::report::{self, SegmentReport};
+use crate::queue::store::{SideLog, Store};
 use crate::queue::{Limit, record};
 
 /// A stored entry.
@@ -32,14 +32,14 @@ pub struct LookedAhead {
 
 /// The result of repairing a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Mended {
+pub struct Repaired {
     /// The position after the segment.
     pub next: Seq,
     /// The number of entries that were found to be lost.
     pub lost: u64,
 }
 
-impl<S: Store> Log<S> {
+impl<S: Store> Engine<S> {
     /// Reads entries from `from`, up to `limit`.
     pub(in crate::queue) fn peek(&mut self, from: Seq, limit: Limit) -> io::Result<Vec<Peeked>> {
         let peeked = |(seq, bytes): (Seq, Vec<u8>)| Peeked {
@@ -67,43 +67,43 @@ impl<S: Store> Log<S> {
 
     /// Checks the segment that contains `from`, or else the next one, without changing it; `None`
     /// at the end of the queue.
-    pub(in crate::queue) fn examine(&mut self, from: Seq) -> io::Result<Option<Examination>> {
-        Ok(self.sound()?.examine(from)?.as_ref().map(examine::examine))
+    pub(in crate::queue) fn scan(&mut self, from: Seq) -> io::Result<Option<SegmentReport>> {
+        Ok(self.usable_store()?.read_segment(from)?.as_ref().map(report::check))
     }
 
     /// Reads the segment that contains `from`, or else the next one, as a reader would, which moves
     /// it to quarantine if it is damaged. `None` at the end of the queue.
-    pub(in crate::queue) fn mend(&mut self, from: Seq) -> io::Result<Option<Mended>> {
-        let before = self.sound()?.lost();
-        let stretches = self.store.stretches();
+    pub(in crate::queue) fn repair(&mut self, from: Seq) -> io::Result<Option<Repaired>> {
+        let before = self.usable_store()?.lost();
+        let stretches = self.store.sealed_segments();
         let stretch = stretches.iter().find(|stretch| stretch.last >= from);
-        let read = match self.read_records(from, Limit::ALL_OF_A_STRETCH) {
+        let read = match self.read_records(from, Limit::WHOLE_SEGMENT) {
             // Damage in the active segment closes the store; when reopened it continues without the
             // damaged part.
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                self.read_records(from, Limit::ALL_OF_A_STRETCH)?
+                self.read_records(from, Limit::WHOLE_SEGMENT)?
             }
             read => read?,
         };
         let lost = self.store.lost().saturating_sub(before);
         Ok(match (stretch, read.last()) {
-            (Some(stretch), _) => Some(Mended { next: Seq(stretch.last.0 + 1), lost }),
-            (None, Some((last, _))) => Some(Mended { next: Seq(last.0 + 1), lost }),
-            (None, None) if lost > 0 => Some(Mended { next: self.store.tail(), lost }),
+            (Some(stretch), _) => Some(Repaired { next: Seq(stretch.last.0 + 1), lost }),
+            (None, Some((last, _))) => Some(Repaired { next: Seq(last.0 + 1), lost }),
+            (None, None) if lost > 0 => Some(Repaired { next: self.store.tail(), lost }),
             (None, None) => None,
         })
     }
 
     /// The dead letters, and the head of the queue: those below it have left the queue.
-    pub(in crate::queue) fn refused(&mut self) -> io::Result<(String, Seq)> {
-        let text = self.sound()?.notes(Notes::Refused)?;
+    pub(in crate::queue) fn dead_letters(&mut self) -> io::Result<(String, Seq)> {
+        let text = self.usable_store()?.lines(SideLog::DeadLetters)?;
         Ok((text, self.store.head()))
     }
 
     /// Returns the dead letters like [`Log::refused`] and archives them, so that they are returned
     /// once.
-    pub(in crate::queue) fn take_refused(&mut self) -> io::Result<(String, Seq)> {
-        let text = self.sound()?.take_notes(Notes::Refused)?;
+    pub(in crate::queue) fn archive_dead_letters(&mut self) -> io::Result<(String, Seq)> {
+        let text = self.usable_store()?.archive_lines(SideLog::DeadLetters)?;
         Ok((text, self.store.head()))
     }
 }

@@ -13,55 +13,59 @@ use std::io;
 
 use serde::{Deserialize, Serialize};
 
-use super::Log;
+use super::Engine;
 use crate::config::{DROP_STEP_BYTES, DROP_STEP_ENTRIES};
 use crate::entry::{Entry, Kind, Seq, StintId};
 use crate::planted::planted;
-use crate::queue::fates::{Fate, Run};
+use crate::queue::disposition::{Disposition, DispositionRange};
 use crate::queue::ledger::DropReason;
-use crate::queue::store::{Notes, Store, Stretch};
+use crate::queue::store::{SegmentInfo, SideLog, Store};
 use crate::queue::{Limit, record};
 
 /// The result of one step of a drop.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DropStep {
+pub struct PurgeStep {
     pub dropped: u64,
     /// Setups that were kept because later entries depend on them.
     pub setups: Vec<Seq>,
     /// Entries below this position were kept because they may be in flight.
-    pub out_below: Option<Seq>,
+    pub in_flight_below: Option<Seq>,
     /// The remaining range to drop, inclusive; `None` when the drop is complete.
     pub rest: Option<(Seq, Seq)>,
 }
 
-const FATE: Fate = Fate::Dropped(DropReason::Operator);
+const DISPOSITION: Disposition = Disposition::Dropped(DropReason::Operator);
 /// How far beyond the dropped range a step searches for an entry of the same stint, in entries and
 /// bytes of records: the size of a full segment, so that a step stays short.
 const LOOK_AHEAD: Limit = Limit { entries: 4096, bytes: 4 << 20 };
 
-impl<S: Store> Log<S> {
+impl<S: Store> Engine<S> {
     /// Drops entries from `first` to `last` inclusive, as many as fit in one step.
-    pub(in crate::queue) fn drop_between(&mut self, first: Seq, last: Seq) -> io::Result<DropStep> {
-        let last = last.min(Seq(self.sound()?.tail().0.saturating_sub(1)));
+    pub(in crate::queue) fn drop_between(
+        &mut self,
+        first: Seq,
+        last: Seq,
+    ) -> io::Result<PurgeStep> {
+        let last = last.min(Seq(self.usable_store()?.tail().0.saturating_sub(1)));
         let oldest = self.read_records(self.store.head(), Limit::ONE)?;
         match oldest.first() {
-            Some((oldest, _)) if *oldest > last || first > last => Ok(DropStep::default()),
+            Some((oldest, _)) if *oldest > last || first > last => Ok(PurgeStep::default()),
             Some((oldest, _)) if *oldest < first => self.drop_inside(first, last),
             Some(_) => self.drop_from_head(last),
-            None => Ok(DropStep::default()),
+            None => Ok(PurgeStep::default()),
         }
     }
 
-    fn drop_from_head(&mut self, last: Seq) -> io::Result<DropStep> {
+    fn drop_from_head(&mut self, last: Seq) -> io::Result<PurgeStep> {
         let limit = Limit { entries: DROP_STEP_ENTRIES, bytes: DROP_STEP_BYTES };
         let mut records = self.read_records(self.store.head(), limit)?;
         records.truncate(records.partition_point(|(seq, _)| *seq <= last));
-        let Some(&(end, _)) = records.last() else { return Ok(DropStep::default()) };
+        let Some(&(end, _)) = records.last() else { return Ok(PurgeStep::default()) };
         let dropped = records.len() as u64;
         self.drop_from(&records, DropReason::Operator)?;
         let next = Seq(end.0 + 1);
         let rest = (next <= last).then_some((next, last));
-        Ok(DropStep { dropped, rest, ..DropStep::default() })
+        Ok(PurgeStep { dropped, rest, ..PurgeStep::default() })
     }
 
     /// Drops the oldest records of the queue, for each destination that has not received them.
@@ -71,7 +75,7 @@ impl<S: Store> Log<S> {
         reason: DropReason,
     ) -> io::Result<()> {
         let Some(&(last, _)) = oldest.last() else { return Ok(()) };
-        let is_thinned = self.is_thinned_at(self.store.head());
+        let is_thinned = self.is_downsampled_at(self.store.head());
         let mut cursors = self.cursors.clone();
         for (of, cursor) in cursors.iter_mut().enumerate() {
             let own = &oldest[oldest.partition_point(|(seq, _)| *seq < cursor.committed)..];
@@ -84,8 +88,12 @@ impl<S: Store> Log<S> {
             for (&(seq, _), entry) in own.iter().zip(&entries) {
                 let reason = if entry.is_some() { reason } else { DropReason::Corrupt };
                 if !planted("fate_of_the_dropped_not_noted") {
-                    let run = Run { first: seq, last: seq, fate: Fate::Dropped(reason) };
-                    self.note_run(cursor, run, is_thinned)?;
+                    let run = DispositionRange {
+                        first: seq,
+                        last: seq,
+                        disposition: Disposition::Dropped(reason),
+                    };
+                    self.record_disposition(cursor, run, is_thinned)?;
                 }
                 cursor.ledger.drop(reason, if planted("drop_not_booked") { 0 } else { 1 });
             }
@@ -95,18 +103,18 @@ impl<S: Store> Log<S> {
     }
 
     /// Drops entries from the middle of the queue, where older entries remain.
-    fn drop_inside(&mut self, first: Seq, last: Seq) -> io::Result<DropStep> {
-        let out_below = self.out_below(first, last);
+    fn drop_inside(&mut self, first: Seq, last: Seq) -> io::Result<PurgeStep> {
+        let out_below = self.in_flight_below(first, last);
         let first = first.max(out_below.unwrap_or(first));
-        let mut step = DropStep { out_below, ..DropStep::default() };
+        let mut step = PurgeStep { in_flight_below: out_below, ..PurgeStep::default() };
         if first > last {
             return Ok(step);
         }
-        let sealed = self.store.stretches();
+        let sealed = self.store.sealed_segments();
         if sealed.last().is_none_or(|newest| newest.last < last) {
-            self.sound()?.seal()?;
+            self.usable_store()?.seal()?;
         }
-        let stretches = self.store.stretches();
+        let stretches = self.store.sealed_segments();
         let index = stretches.partition_point(|stretch| stretch.first <= last);
         let Some((stretch, older)) = stretches[..index].split_last() else { return Ok(step) };
         if stretch.last < first {
@@ -148,7 +156,7 @@ impl<S: Store> Log<S> {
         // The stint of an undecided setup may continue beyond the look-ahead, or with the next
         // entry.
         setups.retain(|stint, _| {
-            !undecided.contains(stint) || !is_all || self.stints.goes_on(*stint)
+            !undecided.contains(stint) || !is_all || self.stints.may_continue(*stint)
         });
         let mut setups: Vec<Seq> = setups.into_values().collect();
         setups.sort();
@@ -201,8 +209,10 @@ impl<S: Store> Log<S> {
         for cursor in &self.cursors {
             let own = &part[part.partition_point(|seq| *seq < cursor.committed)..];
             if let (Some(&first), Some(&last)) = (own.first(), own.last()) {
-                self.store
-                    .note(Notes::Fates, &Run { first, last, fate: FATE }.line(&cursor.name))?;
+                self.store.append_line(
+                    SideLog::Dispositions,
+                    &DispositionRange { first, last, disposition: DISPOSITION }.line(&cursor.name),
+                )?;
             }
         }
         Ok(())
@@ -213,8 +223,8 @@ impl<S: Store> Log<S> {
     /// restore the old one.
     fn put_in_place(
         &mut self,
-        stretch: &Stretch,
-        older: Option<&Stretch>,
+        stretch: &SegmentInfo,
+        older: Option<&SegmentInfo>,
         mut kept: Vec<(Seq, Vec<u8>)>,
         gone: &[Seq],
     ) -> io::Result<()> {
@@ -225,8 +235,8 @@ impl<S: Store> Log<S> {
         }
         let cursors =
             self.without(gone, |ledger, entries| ledger.drop(DropReason::Operator, entries));
-        let books = self.books(&cursors)?;
-        self.sound()?.replace(first, stretch.last, level, kept, &books)?;
+        let books = self.encode_metadata(&cursors)?;
+        self.usable_store()?.replace(first, stretch.last, level, kept, &books)?;
         self.cursors = cursors;
         Ok(())
     }

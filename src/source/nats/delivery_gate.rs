@@ -10,7 +10,7 @@ use crate::config::{HUB_HOLD, HUB_ORDERS};
 
 /// An instruction to the delivery to the dashboard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
+pub enum GateCommand {
     /// Pauses the delivery.
     Hold,
     /// Resumes the delivery of the queue.
@@ -21,45 +21,45 @@ pub enum Order {
 
 /// An order, confirmed through `done` once it is carried out.
 #[derive(Debug)]
-pub struct Ordered {
-    pub order: Order,
+pub struct GateRequest {
+    pub command: GateCommand,
     /// [`None`] if no caller waits for the confirmation.
     pub done: Option<oneshot::Sender<()>>,
 }
 
 /// The sending end, used by the hub.
 #[derive(Clone, Debug)]
-pub struct Commander(mpsc::Sender<Ordered>);
+pub struct DeliveryGate(mpsc::Sender<GateRequest>);
 
 /// The receiving end, used by the delivery.
 #[derive(Debug)]
-pub struct Orders {
-    inbox: mpsc::Receiver<Ordered>,
+pub struct GateRequests {
+    inbox: mpsc::Receiver<GateRequest>,
     /// When to resume without an order, because NATS may be down for long while the dashboard is
     /// up.
     deliver_at: Option<Instant>,
 }
 
 /// Creates both ends of the gate. The delivery starts paused.
-pub fn orders() -> (Commander, Orders) {
+pub fn delivery_gate() -> (DeliveryGate, GateRequests) {
     let (sender, inbox) = mpsc::channel(HUB_ORDERS);
-    (Commander(sender), Orders { inbox, deliver_at: Some(Instant::now() + HUB_HOLD) })
+    (DeliveryGate(sender), GateRequests { inbox, deliver_at: Some(Instant::now() + HUB_HOLD) })
 }
 
-impl Commander {
+impl DeliveryGate {
     /// Sends an order and waits until it is carried out or the receiving end is gone.
-    pub(super) async fn give(&self, order: Order) {
+    pub(super) async fn give(&self, order: GateCommand) {
         let (done, carried_out) = oneshot::channel();
-        if self.0.send(Ordered { order, done: Some(done) }).await.is_ok() {
+        if self.0.send(GateRequest { command: order, done: Some(done) }).await.is_ok() {
             let _ = carried_out.await;
         }
     }
 }
 
-impl Orders {
+impl GateRequests {
     /// The next order. Returns [`Order::Deliver`] at the latest [`HUB_HOLD`] after the delivery was
     /// paused. Safe to cancel.
-    pub async fn next(&mut self) -> Ordered {
+    pub async fn next(&mut self) -> GateRequest {
         let received = match self.deliver_at {
             Some(at) => timeout_at(at, self.inbox.recv()).await,
             None => Ok(self.inbox.recv().await),
@@ -68,12 +68,12 @@ impl Orders {
             Ok(Some(ordered)) => ordered,
             // The hub has ended because the queue is closed.
             Ok(None) => pending().await,
-            Err(_) => Ordered { order: Order::Deliver, done: None },
+            Err(_) => GateRequest { command: GateCommand::Deliver, done: None },
         };
-        self.deliver_at = match ordered.order {
-            Order::Hold => self.deliver_at.or_else(|| Some(Instant::now() + HUB_HOLD)),
-            Order::Deliver => None,
-            Order::Renew => self.deliver_at,
+        self.deliver_at = match ordered.command {
+            GateCommand::Hold => self.deliver_at.or_else(|| Some(Instant::now() + HUB_HOLD)),
+            GateCommand::Deliver => None,
+            GateCommand::Renew => self.deliver_at,
         };
         ordered
     }
@@ -85,17 +85,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_held_is_delivered_at_last() {
-        let (commander, mut orders) = orders();
+        let (commander, mut orders) = delivery_gate();
         let started = Instant::now();
-        assert_eq!(orders.next().await.order, Order::Deliver);
+        assert_eq!(orders.next().await.command, GateCommand::Deliver);
         assert_eq!(started.elapsed(), HUB_HOLD);
         let hub = commander.clone();
         let asking = tokio::spawn(async move {
-            hub.give(Order::Hold).await;
-            hub.give(Order::Renew).await;
+            hub.give(GateCommand::Hold).await;
+            hub.give(GateCommand::Renew).await;
         });
-        for order in [Order::Hold, Order::Renew, Order::Deliver] {
-            assert_eq!(orders.next().await.order, order);
+        for order in [GateCommand::Hold, GateCommand::Renew, GateCommand::Deliver] {
+            assert_eq!(orders.next().await.command, order);
         }
         assert_eq!(started.elapsed(), 2 * HUB_HOLD);
         asking.await.unwrap();
