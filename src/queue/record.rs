@@ -210,9 +210,9 @@ mod tests {
     fn the_bytes_on_disk_stay_what_they_are() {
         let marks = RetentionFlags::KEEP_WITH_PREDECESSOR;
         let bytes = encode(StintId(3), CapturedAt(1000), Kind::Setup, marks, "{}").unwrap();
-        assert_eq!(bytes, b"\x01\x95\x03\xcd\x03\xe8\xa5Setup\x03\xa2{}");
+        assert_eq!(bytes, b"\x01\x95\x03\xcd\x03\xe8\xa5setup\x03\xa2{}");
         let (here, there) = (CapturedAt(1000), CapturedAt(7));
         let bytes = encode_relayed(StintId(3), here, there, Kind::Setup, marks, "{}").unwrap();
-        assert_eq!(bytes, b"\x02\x96\x03\xcd\x03\xe8\xa5Setup\x03\xa2{}\x07");
+        assert_eq!(bytes, b"\x02\x96\x03\xcd\x03\xe8\xa5setup\x03\xa2{}\x07");
     }
 }

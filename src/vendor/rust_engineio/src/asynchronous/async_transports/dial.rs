@@ -1,7 +1,8 @@
 //! How this client reaches a server. Not part of the upstream crate.
 //!
 //! The application opens the connections, because name resolution, proxies and TLS are its
-//! concern. It installs a [`Dialer`] on the thread whose runtime runs the client.
+//! concern. It installs a [`Dialer`] on the thread whose runtime runs the client; without one, a client
+//! connects directly and without TLS.
 
 use std::cell::RefCell;
 use std::io;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use http::HeaderMap;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use url::Url;
 
 use crate::error::Result;
@@ -49,8 +51,20 @@ pub fn set_dialer(dialer: Dialer) {
 }
 
 pub(super) async fn dial(url: &Url, purpose: Purpose) -> Result<Route> {
-    let Some(dialer) = DIALER.with_borrow(|dialer| dialer.clone()) else {
-        return Err(io::Error::other("no dialer is installed on this thread").into());
-    };
-    Ok(dialer(url.clone(), purpose).await?)
+    match DIALER.with_borrow(|dialer| dialer.clone()) {
+        Some(dialer) => Ok(dialer(url.clone(), purpose).await?),
+        None => Ok(connect(url).await?),
+    }
+}
+
+/// Connects directly and without TLS, for a client without a dialer.
+async fn connect(url: &Url) -> io::Result<Route> {
+    if matches!(url.scheme(), "https" | "wss") {
+        return Err(io::Error::other("TLS needs a dialer, and this thread has none"));
+    }
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    let port = url.port_or_known_default().unwrap_or(80);
+    let stream = TcpStream::connect((host, port)).await?;
+    stream.set_nodelay(true)?;
+    Ok(Route { stream: Box::new(stream), forward_headers: None })
 }
