@@ -106,8 +106,8 @@ pub const PAGE_BYTES: usize = 1 << 20;
 /// The maximum number of findings that are listed for one segment.
 pub const MAX_FINDINGS: usize = 100;
 
-/// The maximum line of an export, an entry and its position; a longer one is refused.
-pub const MAX_LINE_BYTES: usize = MAX_SAMPLE_BYTES + 1024;
+/// The maximum line of an export: an entry, its position and its timestamp; a longer one is refused.
+pub const MAX_LINE_BYTES: usize = MAX_SAMPLE_BYTES + 2048;
 
 /// The maximum time from a tool's request to the agent's answer.
 pub const TOOL_TIMEOUT: Duration = Duration::from_secs(60);

@@ -4,11 +4,15 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::Refused;
 use super::change::fingerprint;
 use super::json::{self, Json};
 use super::verbatim::compact;
+use super::{Reason, Refused, refused};
 use crate::entry::CapturedAt;
+
+/// The maximum bytes of a sender's timestamp. Together with the largest setup it still fits into a
+/// message to a dashboard server.
+const MAX_TIMESTAMP_BYTES: usize = 1024;
 
 /// The car's setup, an object within the limits of a sample. Its contents are not checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,8 +60,14 @@ impl Setup {
     /// The setup with the sender's timestamp, any JSON value; null counts as absent.
     ///
     /// # Errors
-    /// Refused if the timestamp exceeds the limits of a sample or is not JSON.
+    /// Refused if the timestamp is longer than 1024 bytes or is not JSON.
     pub fn with_timestamp(self, timestamp: &str) -> Result<Self, Refused> {
+        if timestamp.len() > MAX_TIMESTAMP_BYTES {
+            let bytes = timestamp.len();
+            let message =
+                format!("timestamp: {bytes} bytes; send at most {MAX_TIMESTAMP_BYTES} bytes");
+            return Err(refused(Reason::TooLarge, message));
+        }
         let text = json::text(timestamp.as_bytes())?;
         let timestamp = match json::parse(&text)? {
             Json::Null => None,
@@ -97,7 +107,6 @@ impl Setup {
 mod tests {
     use serde_json::json;
 
-    use super::super::Reason;
     use super::*;
 
     #[test]
@@ -127,6 +136,8 @@ mod tests {
             let json = format!(r#"{{"timestamp":{expected},"setup":{text}}}"#);
             assert_eq!(setup.entry_json(at), json, "{timestamp}");
         }
+        let long = format!("\"{}\"", "1".repeat(MAX_TIMESTAMP_BYTES));
+        assert_eq!(setup.clone().with_timestamp(&long).unwrap_err().reason, Reason::TooLarge);
         assert_eq!(
             setup.fingerprint(),
             Setup::of(&json!({"wing": 9, "fuel": {"l": 2}, "a": "é"})).unwrap().fingerprint()

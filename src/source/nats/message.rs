@@ -28,30 +28,34 @@ fn parse(
     let Some((stream, kind)) = parts(subject) else {
         return Err(foreign(subject, "its subject is not pitwire.<agent>.<stint>.<kind>"));
     };
-    let captured_at = headers.and_then(|headers| headers.get(CAPTURED_AT));
-    let Some(driven_at) = captured_at.and_then(|at| CapturedAt::parse(at.as_str())) else {
-        return Err(foreign(subject, "its capture time is missing or invalid"));
+    let driven_at = || {
+        let captured_at = headers.and_then(|headers| headers.get(CAPTURED_AT));
+        let driven_at = captured_at.and_then(|at| CapturedAt::parse(at.as_str()));
+        driven_at.ok_or_else(|| foreign(subject, "its capture time is missing or invalid"))
     };
-    let (content, json) = match kind {
+    match kind {
         // The agent has already mapped it to a frame of the dashboard.
         TELEMETRY => {
             let frame = Frame::verbatim(payload)?;
-            (Content::Frame(frame.situation()), frame.json(driven_at))
+            let (driven_at, content) = (driven_at()?, Content::Frame(frame.situation()));
+            Ok((stream, Relayed { driven_at, content, json: frame.json(driven_at) }))
         }
         SETUP => {
             let setup = setup(subject, payload)?;
+            let driven_at = driven_at()?;
             let content = Content::Setup { fingerprint: setup.fingerprint() };
-            (content, setup.entry_json(driven_at))
+            Ok((stream, Relayed { driven_at, content, json: setup.entry_json(driven_at) }))
         }
-        _ => return Err(foreign(subject, "it is neither telemetry nor a setup")),
-    };
-    Ok((stream, Relayed { driven_at, content, json }))
+        _ => Err(foreign(subject, "it is neither telemetry nor a setup")),
+    }
 }
 
 /// Parses the text of a setup entry: an object with `timestamp` and `setup`.
 fn setup(subject: &str, payload: &[u8]) -> Result<Setup, Refused> {
-    let text = fields::text(payload)?;
-    let members = fields::members(&text)?;
+    let text = fields::decoded(payload)?;
+    // Applies the limits of a setup, except for its size, to the whole payload.
+    fields::parse(text)?;
+    let members = fields::members(text)?;
     let Some(setup) = members.get("setup") else {
         return Err(foreign(subject, "it has no setup"));
     };

@@ -322,7 +322,8 @@ async fn a_backlog_of_the_largest_setups_does_not_fill_the_memory_of_a_hub() {
         headers
             .insert("Pitwire-Captured-At", format!("2025-11-22T14:30:{number:02}.123Z").as_str());
         headers.insert("Pitwire-Seq", (number + 1).to_string().as_str());
-        let setup = format!(r#"{{"number":{number},"notes":"{}"}}"#, "x".repeat(880_000));
+        let setup = json!({"number": number, "notes": "x".repeat(880_000)});
+        let setup = json!({"timestamp": number, "setup": setup}).to_string();
         let sent = jetstream.publish_with_headers("pitwire.pc-1.race.setup", headers, setup.into());
         sent.await.unwrap().await.unwrap();
     }
