@@ -126,14 +126,14 @@ impl fmt::Debug for NatsConnection {
 
 impl NatsConnection {
     /// Connects, and returns once the server has accepted the credentials.
-    pub(crate) async fn open(door: NatsOptions) -> Result<Self, NatsError> {
+    pub(crate) async fn open(server: NatsOptions) -> Result<Self, NatsError> {
         let (opened, opening) = oneshot::channel();
         let (end, ended) = watch::channel(None);
         let (stop, stopped) = oneshot::channel();
-        let limit = door.open_timeout;
+        let limit = server.open_timeout;
         thread::Builder::new()
             .name("pitwire-nats".into())
-            .spawn(move || run(door, opened, stopped, end))
+            .spawn(move || run(server, opened, stopped, end))
             .map_err(|error| own(format_args!("cannot start the connection's thread: {error}")))?;
         match timeout(limit, opening).await {
             Ok(Ok(opened)) => {
@@ -188,7 +188,7 @@ fn own(text: fmt::Arguments<'_>) -> NatsError {
 
 /// Runs a connection on its own thread until it is stopped.
 fn run(
-    door: NatsOptions,
+    server: NatsOptions,
     opened: oneshot::Sender<Result<(Context, Secrets), NatsError>>,
     stopped: oneshot::Receiver<()>,
     end: watch::Sender<Option<NatsError>>,
@@ -204,7 +204,7 @@ fn run(
         tokio::select! {
             biased;
             _ = stopped => {}
-            () = live(door, opened, end) => {}
+            () = live(server, opened, end) => {}
         }
     });
     // A plain drop would wait for a DNS look-up that hangs.
@@ -212,12 +212,12 @@ fn run(
 }
 
 async fn live(
-    door: NatsOptions,
+    server: NatsOptions,
     opened: oneshot::Sender<Result<(Context, Secrets), NatsError>>,
     end: watch::Sender<Option<NatsError>>,
 ) {
-    let request_timeout = door.request_timeout;
-    let connected = connect(&door, end).await;
+    let request_timeout = server.request_timeout;
+    let connected = connect(&server, end).await;
     let is_open = connected.is_ok();
     let _ = opened.send(connected.map(|(client, secrets)| {
         (ContextBuilder::new().timeout(request_timeout).build(client), secrets)
@@ -230,17 +230,17 @@ async fn live(
 /// Tries the nodes one after the other until one accepts the connection; fails with the last node's
 /// error. The order is random, so that a fleet spreads over the nodes.
 async fn connect(
-    door: &NatsOptions,
+    server: &NatsOptions,
     end: watch::Sender<Option<NatsError>>,
 ) -> Result<(async_nats::Client, Secrets), NatsError> {
-    let login = door.login()?;
-    let mut nodes: Vec<&str> = door.url.addresses().collect();
+    let login = server.login()?;
+    let mut nodes: Vec<&str> = server.url.addresses().collect();
     nodes.shuffle(&mut rand::rng());
     // A node that is switched off does not answer: leave time for the others.
-    let limit = door.open_timeout / nodes.len().max(1) as u32;
+    let limit = server.open_timeout / nodes.len().max(1) as u32;
     let mut last = NatsError::Refused("no address".into());
     for node in nodes {
-        let options = options(door, &login, limit, end.clone())?;
+        let options = options(server, &login, limit, end.clone())?;
         match timeout(limit, options.connect(node)).await {
             Ok(Ok(client)) => return Ok((client, login.secrets)),
             Ok(Err(error)) => last = classify(&error, &login.secrets),
@@ -252,7 +252,7 @@ async fn connect(
 }
 
 fn options(
-    door: &NatsOptions,
+    server: &NatsOptions,
     login: &Login,
     limit: Duration,
     end: watch::Sender<Option<NatsError>>,
@@ -262,7 +262,7 @@ fn options(
     let mut options = ConnectOptions::new()
         .name("pitwire")
         .connection_timeout(limit)
-        .request_timeout(Some(door.request_timeout))
+        .request_timeout(Some(server.request_timeout))
         .ping_interval(NATS_PING_INTERVAL)
         .ignore_discovered_servers()
         .reconnect_delay_callback(move |_| match is_first.swap(false, Ordering::Relaxed) {
@@ -289,7 +289,7 @@ fn options(
             NatsError::Auth(text.within("the credentials file: ", ""))
         })?;
     }
-    if let Some(ca_file) = &door.ca_file {
+    if let Some(ca_file) = &server.ca_file {
         options = options.add_root_certificates(ca_file.clone());
     }
     Ok(options)

@@ -97,28 +97,28 @@ impl Clients {
 
     /// Tracks a new session until its CONNECT packet, and closes the oldest such sessions when
     /// there are too many.
-    fn expect_hello(&self, line: &ClientSocket) {
+    fn expect_hello(&self, socket: &ClientSocket) {
         let mut silent = lock(&self.0.silent);
-        let says_nothing = |line: &ClientSocket| !line.is_closed() && !line.data.is_open();
-        silent.retain(|line| line.upgrade().is_some_and(|line| says_nothing(&line)));
+        let says_nothing = |socket: &ClientSocket| !socket.is_closed() && !socket.data.is_open();
+        silent.retain(|socket| socket.upgrade().is_some_and(|socket| says_nothing(&socket)));
         while silent.len() >= self.0.max_silent {
-            if let Some(oldest) = silent.pop_front().and_then(|line| line.upgrade()) {
+            if let Some(oldest) = silent.pop_front().and_then(|socket| socket.upgrade()) {
                 let why = "too many sessions without a CONNECT packet; the oldest is closed";
                 self.warn(&oldest, why);
                 // With polling, other clients may share the network connection.
                 oldest.close(DisconnectReason::TransportClose);
             }
         }
-        silent.push_back(Arc::downgrade(line));
+        silent.push_back(Arc::downgrade(socket));
     }
 
     /// Logs that a client is refused or disconnected, at most once per [`LOG_REPEAT_INTERVAL`],
     /// because a hostile client reconnects at once.
-    fn warn(&self, line: &ClientSocket, why: &str) {
+    fn warn(&self, socket: &ClientSocket, why: &str) {
         let mut last = lock(&self.0.last_warning);
         if last.is_none_or(|last| last.elapsed() >= LOG_REPEAT_INTERVAL) {
             *last = Some(Instant::now());
-            tracing::warn!(client = %line.id, "{why}");
+            tracing::warn!(client = %socket.id, "{why}");
         }
     }
 
@@ -133,25 +133,25 @@ impl Clients {
             .ping_interval(PING_INTERVAL)
             .ping_timeout(PING_TIMEOUT)
             .build();
-        let door = Acceptor { clients: self.clone(), enter };
-        EngineIoLayer::from_config(Arc::new(door), config)
+        let acceptor = Acceptor { clients: self.clone(), enter };
+        EngineIoLayer::from_config(Arc::new(acceptor), config)
     }
 
     /// Sends a packet to all clients in the room except `except`.
     pub(super) fn send(&self, room: &str, packet: String, except: Option<Client>) {
         let packet = Str::from(packet);
-        for seat in self.clients().values() {
-            if seat.rooms.contains_key(room) && except != Some(Client(seat.socket.id)) {
-                self.send_to(&seat.socket, packet.clone());
+        for client in self.clients().values() {
+            if client.rooms.contains_key(room) && except != Some(Client(client.socket.id)) {
+                self.send_to(&client.socket, packet.clone());
             }
         }
     }
 
     /// Slows down clients whose events arrive faster than they are handled. Runs before each request
     /// of a client reaches the library.
-    pub(super) async fn slow_down(hall: Shared<Self>, request: Request, next: Next) -> Response {
-        if let Some(line) = hall.session_of(request.uri()) {
-            let backlog = &line.data.backlog;
+    pub(super) async fn slow_down(clients: Shared<Self>, request: Request, next: Next) -> Response {
+        if let Some(socket) = clients.session_of(request.uri()) {
+            let backlog = &socket.data.backlog;
             if request.method() == Method::POST {
                 // After the delay, the events are charged to the account.
                 let _ = time::timeout(MAX_POST_DELAY, backlog.has_room()).await;
@@ -167,35 +167,35 @@ impl Clients {
     /// The session that a request names in its query.
     fn session_of(&self, uri: &Uri) -> Option<ClientSocket> {
         let sid: Sid = query(uri, "sid")?.parse().ok()?;
-        if let Some(seat) = self.clients().get(&sid) {
-            return Some(Arc::clone(&seat.socket));
+        if let Some(client) = self.clients().get(&sid) {
+            return Some(Arc::clone(&client.socket));
         }
-        lock(&self.0.silent).iter().filter_map(Weak::upgrade).find(|line| line.id == sid)
+        lock(&self.0.silent).iter().filter_map(Weak::upgrade).find(|socket| socket.id == sid)
     }
 
     /// Notifies all clients that the server closes, and waits until their connections are closed.
     pub(super) async fn close(&self) {
         let lines: Vec<ClientSocket> =
-            self.clients().values().map(|seat| Arc::clone(&seat.socket)).collect();
-        lines.iter().for_each(|line| line.close(DisconnectReason::ClosingServer));
-        for line in lines {
-            line.closed().await;
+            self.clients().values().map(|client| Arc::clone(&client.socket)).collect();
+        lines.iter().for_each(|socket| socket.close(DisconnectReason::ClosingServer));
+        for socket in lines {
+            socket.closed().await;
         }
     }
 
     /// Sends a packet to one client. Closes the connection if the client holds too many unread
     /// packets; a client that has left is not an error.
-    fn send_to(&self, line: &ClientSocket, packet: impl Into<Str>) {
+    fn send_to(&self, socket: &ClientSocket, packet: impl Into<Str>) {
         let packet = packet.into();
-        let is_sent = match line.data.charge(packet.len()) {
+        let is_sent = match socket.data.charge(packet.len()) {
             Some(charge) => {
-                !matches!(line.emit(charged(packet, charge)), Err(TrySendError::Full(_)))
+                !matches!(socket.emit(charged(packet, charge)), Err(TrySendError::Full(_)))
             }
-            None => line.is_closed(),
+            None => socket.is_closed(),
         };
         if !is_sent {
-            self.warn(line, "a client does not read its packets; its connection is closed");
-            cut(line);
+            self.warn(socket, "a client does not read its packets; its connection is closed");
+            cut(socket);
         }
     }
 
@@ -226,55 +226,55 @@ impl fmt::Debug for Acceptor {
 impl EngineIoHandler for Acceptor {
     type Data = ClientInbox;
 
-    fn on_connect(self: Arc<Self>, line: ClientSocket) {
+    fn on_connect(self: Arc<Self>, socket: ClientSocket) {
         // The library calls this once for each connection, before it reads from it.
-        let _ = line.data.account.set(ClientMemory::new(Arc::clone(&self.clients.0.memory)));
-        if line.transport_type() == TransportType::Websocket
-            && let Some(gate) = line.req_parts.extensions.get::<ReadGate>()
+        let _ = socket.data.account.set(ClientMemory::new(Arc::clone(&self.clients.0.memory)));
+        if socket.transport_type() == TransportType::Websocket
+            && let Some(gate) = socket.req_parts.extensions.get::<ReadGate>()
         {
-            line.data.backlog.set_gate(gate.clone());
+            socket.data.backlog.set_gate(gate.clone());
         }
-        self.clients.expect_hello(&line);
+        self.clients.expect_hello(&socket);
         tokio::spawn(async move {
-            let silent = time::timeout(HELLO_TIMEOUT, line.closed()).await.is_err();
-            if silent && !line.data.is_open() {
-                line.close(DisconnectReason::TransportClose);
+            let silent = time::timeout(HELLO_TIMEOUT, socket.closed()).await.is_err();
+            if silent && !socket.data.is_open() {
+                socket.close(DisconnectReason::TransportClose);
             }
         });
     }
 
-    fn on_message(self: &Arc<Self>, message: Str, line: ClientSocket) {
+    fn on_message(self: &Arc<Self>, message: Str, socket: ClientSocket) {
         match packet::read(&message) {
-            Packet::Connect => self.admit(line),
+            Packet::Connect => self.admit(socket),
             Packet::ConnectElsewhere(namespace) => {
-                self.clients.send_to(&line, packet::no_such_namespace(namespace));
+                self.clients.send_to(&socket, packet::no_such_namespace(namespace));
             }
-            Packet::Disconnect => line.data.close(),
-            Packet::Event { ack, arguments } => self.deliver(&line, arguments, ack),
+            Packet::Disconnect => socket.data.close(),
+            Packet::Event { ack, arguments } => self.deliver(&socket, arguments, ack),
             // Not handled, but the host must count it.
-            Packet::EventWithAttachments => self.deliver(&line, &message, None),
+            Packet::EventWithAttachments => self.deliver(&socket, &message, None),
             Packet::Other => {}
-            Packet::Broken => line.close(DisconnectReason::PacketParsingError),
+            Packet::Broken => socket.close(DisconnectReason::PacketParsingError),
         }
     }
 
     /// Ignores attachments: the events that carry them are counted as refused.
     fn on_binary(self: &Arc<Self>, _: Bytes, _: ClientSocket) {}
 
-    fn on_disconnect(&self, line: ClientSocket, _: DisconnectReason) {
-        line.data.close();
+    fn on_disconnect(&self, socket: ClientSocket, _: DisconnectReason) {
+        socket.data.close();
     }
 }
 
 impl Acceptor {
-    fn deliver(&self, line: &ClientSocket, arguments: &str, ack: Option<u64>) {
-        if line.data.put(arguments, ack).is_err() {
+    fn deliver(&self, socket: &ClientSocket, arguments: &str, ack: Option<u64>) {
+        if socket.data.put(arguments, ack).is_err() {
             let why =
                 "the clients' unhandled events exceed the memory limit; a connection is closed";
-            self.clients.warn(line, why);
+            self.clients.warn(socket, why);
             // Ignore the packets that the library has read already.
-            line.data.close();
-            cut(line);
+            socket.data.close();
+            cut(socket);
         }
     }
 
@@ -290,8 +290,8 @@ impl Acceptor {
         };
         let Some(inbox) = line.data.open(vacancy) else { return };
         self.clients.send_to(&line, packet::connected(line.id));
-        let seat = ConnectedClient { socket: Arc::clone(&line), rooms: HashMap::new() };
-        self.clients.clients().insert(line.id, seat);
+        let client = ConnectedClient { socket: Arc::clone(&line), rooms: HashMap::new() };
+        self.clients.clients().insert(line.id, client);
         (self.enter)(Connection { clients: self.clients.clone(), socket: line }, inbox);
     }
 }
@@ -405,8 +405,8 @@ impl Connection {
 
     /// Joins a room; `false` if its name is too long or the client is in too many rooms.
     pub(super) fn join(&self, room: &str) -> bool {
-        let mut seats = self.clients.clients();
-        let Some(ConnectedClient { rooms, .. }) = seats.get_mut(&self.socket.id) else {
+        let mut clients = self.clients.clients();
+        let Some(ConnectedClient { rooms, .. }) = clients.get_mut(&self.socket.id) else {
             return false;
         };
         if rooms.contains_key(room) {
@@ -461,12 +461,12 @@ fn query<'a>(uri: &'a Uri, key: &str) -> Option<&'a str> {
     pairs.filter(|(name, _)| *name == key).map(|(_, value)| value).next()
 }
 
-fn cut(line: &ClientSocket) {
-    if let Some(kill_switch) = line.req_parts.extensions.get::<KillSwitch>() {
+fn cut(socket: &ClientSocket) {
+    if let Some(kill_switch) = socket.req_parts.extensions.get::<KillSwitch>() {
         kill_switch.kill();
     }
     // A client that began with polling may have moved to another connection since.
-    line.close(DisconnectReason::TransportClose);
+    socket.close(DisconnectReason::TransportClose);
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

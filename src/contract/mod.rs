@@ -153,10 +153,10 @@ pub(crate) async fn serve<H: Host>(
     routes: impl FnOnce(Events) -> Router,
     shutdown: impl Future<Output = ()>,
 ) {
-    let hall = Clients::new(H::CLIENT_LIMITS);
+    let clients = Clients::new(H::CLIENT_LIMITS);
     let workers = Arc::clone(host);
-    let slow_down = from_fn_with_state(hall.clone(), Clients::slow_down);
-    let events = hall.layer(Arc::new(move |connection, inbox| {
+    let slow_down = from_fn_with_state(clients.clone(), Clients::slow_down);
+    let events = clients.layer(Arc::new(move |connection, inbox| {
         tokio::spawn(events::work(Arc::clone(&workers), connection, inbox));
     }));
     tokio::select! {
@@ -164,7 +164,7 @@ pub(crate) async fn serve<H: Host>(
         () = shutdown => {}
         never = net::serve(listener, connections, routes(events).layer(slow_down)) => match never {}
     }
-    let farewell = time::timeout(FAREWELL_TIMEOUT, hall.close());
+    let farewell = time::timeout(FAREWELL_TIMEOUT, clients.close());
     let (farewell, ()) = tokio::join!(farewell, connections.drain(FAREWELL_TIMEOUT));
     if farewell.is_err() {
         tracing::debug!("some clients did not disconnect in time; their connections are cut");

@@ -123,16 +123,16 @@ impl Buffer {
     pub(super) async fn append(
         &self,
         stream: &CarId,
-        patient: Option<u64>,
+        blocking: Option<u64>,
         make: impl FnOnce(&mut Stamps) -> Vec<NewEntry>,
     ) -> Result<Vec<Appended>, QueueError> {
-        let is_patient = patient.is_some();
-        let waits = is_patient || planted("car_waits_for_the_disk");
+        let is_blocking = blocking.is_some();
+        let waits = is_blocking || planted("car_waits_for_the_disk");
         let deadline = Instant::now() + if waits { FOREVER } else { APPEND_TIMEOUT };
         let mut make = Some(make);
         let (count, answer) = loop {
-            let is_in_time = timeout_at(deadline, self.room(patient)).await.is_ok();
-            match self.admit(stream, is_patient, is_in_time, &mut make)? {
+            let is_in_time = timeout_at(deadline, self.room(blocking)).await.is_ok();
+            match self.admit(stream, is_blocking, is_in_time, &mut make)? {
                 Admission::Answered(outcomes) => return Ok(outcomes),
                 Admission::Waits(count, answer) => break (count, answer),
                 Admission::NoRoom => {}
@@ -153,7 +153,7 @@ impl Buffer {
     fn admit(
         &self,
         stream: &CarId,
-        is_patient: bool,
+        is_blocking: bool,
         is_in_time: bool,
         make: &mut Option<impl FnOnce(&mut Stamps) -> Vec<NewEntry>>,
     ) -> Result<Admission, QueueError> {
@@ -166,7 +166,7 @@ impl Buffer {
             return Ok(Admission::NoRoom);
         }
         let entries = make.take().map(|make| make(&mut inner.stamps)).unwrap_or_default();
-        let mut group = inner.group(stream, entries, is_patient);
+        let mut group = inner.group(stream, entries, is_blocking);
         let count = group.entries.len();
         if inner.is_full() {
             inner.stall();
@@ -176,7 +176,7 @@ impl Buffer {
             inner.discarded.dropped += count as u64;
             return Ok(Admission::Answered(vec![Appended::Dropped(DropReason::Storage); count]));
         }
-        let is_stalled = inner.stalled.is_some() && !is_patient;
+        let is_stalled = inner.stalled.is_some() && !is_blocking;
         inner.entries += count;
         inner.bytes += group.bytes;
         if is_stalled {
@@ -190,12 +190,12 @@ impl Buffer {
     }
 
     /// Waits until there is room or the buffer is closed.
-    async fn room(&self, patient: Option<u64>) {
+    async fn room(&self, blocking: Option<u64>) {
         loop {
             let freed = self.freed.notified();
             {
                 let inner = self.inner();
-                let waits = match patient {
+                let waits = match blocking {
                     Some(entries) => inner.is_full() || inner.entries as u64 + entries > inner.room,
                     None => inner.is_full(),
                 };
@@ -220,7 +220,7 @@ impl Buffer {
     }
 
     /// Returns entries to the front of the buffer after a disk error.
-    pub(super) fn put_back(&self, groups: VecDeque<Group>, shed: Discarded) {
+    pub(super) fn put_back(&self, groups: VecDeque<Group>, discarded: Discarded) {
         let mut inner = self.inner();
         let lost = if planted("memory_loses_the_oldest") { 1 } else { 0 };
         for mut group in groups.into_iter().skip(lost).rev() {
@@ -235,8 +235,8 @@ impl Buffer {
                 false => inner.groups.push_front(group),
             }
         }
-        inner.discarded.downsampled += shed.downsampled;
-        inner.discarded.dropped += shed.dropped;
+        inner.discarded.downsampled += discarded.downsampled;
+        inner.discarded.dropped += discarded.dropped;
         // Mark the disk as stalled: the next settled group clears it.
         if inner.entries > 0 {
             inner.stall();
@@ -286,13 +286,13 @@ const FOREVER: Duration = Duration::from_hours(365 * 24);
 impl Inner {
     fn group(&mut self, stream: &CarId, entries: Vec<NewEntry>, is_patient: bool) -> Group {
         let bytes = entries.iter().map(|entry| entry.json.len()).sum();
-        let waiting = |NewEntry { captured_at, driven_at, content, json }| {
+        let pending = |NewEntry { captured_at, driven_at, content, json }| {
             let marks = self.retention_flags(stream, content);
             Pending { captured_at, driven_at, content, flags: marks, json, outcome: None }
         };
         Group {
             stream: stream.clone(),
-            entries: entries.into_iter().map(waiting).collect(),
+            entries: entries.into_iter().map(pending).collect(),
             reply: None,
             is_blocking: is_patient,
             bytes,

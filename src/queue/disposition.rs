@@ -55,8 +55,8 @@ impl Disposition {
 }
 
 impl From<Disposition> for &str {
-    fn from(fate: Disposition) -> Self {
-        fate.as_str()
+    fn from(disposition: Disposition) -> Self {
+        disposition.as_str()
     }
 }
 
@@ -75,7 +75,7 @@ impl TryFrom<String> for Disposition {
         ]
         .into_iter()
         .chain(DropReason::ALL.map(Self::Dropped))
-        .find(|fate| fate.as_str() == word)
+        .find(|disposition| disposition.as_str() == word)
         .ok_or_else(|| format!("{word:?} is not a disposition"))
     }
 }
@@ -197,16 +197,16 @@ pub(super) fn find(
         .filter(|line| line.is_about(destination, seq))
         .map(|line| line.fate);
     let mut found = Disposition::Unknown;
-    for fate in about {
+    for disposition in about {
         if matches!(
-            fate,
+            disposition,
             Disposition::Downsampled
                 | Disposition::Lost
                 | Disposition::Dropped(DropReason::Operator)
         ) {
-            return fate;
+            return disposition;
         }
-        found = fate;
+        found = disposition;
     }
     found
 }
@@ -216,7 +216,7 @@ mod tests {
     use super::*;
 
     /// The line for frames at these positions from a single stream.
-    fn thinned(before: impl Iterator<Item = u64>, level: u32) -> String {
+    fn downsampled(before: impl Iterator<Item = u64>, level: u32) -> String {
         let before: Vec<Seq> = before.map(Seq).collect();
         let is_left = |seq: &&Seq| seq.0.is_multiple_of(1 << level);
         let left: Vec<_> = before.iter().filter(is_left).map(|seq| (*seq, Vec::new())).collect();
@@ -247,7 +247,7 @@ mod tests {
         };
         let six_to_twenty: Vec<Seq> = (6..=20).map(Seq).collect();
         let left: Vec<_> = [7, 8, 12, 16, 20].map(|seq| (Seq(seq), Vec::new())).to_vec();
-        let notes = [
+        let lines = [
             run(1, 5, Disposition::Delivered).line("server"),
             downsampled_line(&six_to_twenty, 2, &left, &BTreeMap::new()),
             "no JSON".into(),
@@ -267,7 +267,7 @@ mod tests {
             (18, Disposition::Downsampled),
             (20, Disposition::Unknown),
         ] {
-            assert_eq!(find(&notes, "server", Some(growing), Seq(seq)), fate, "{seq}");
+            assert_eq!(find(&lines, "server", Some(growing), Seq(seq)), fate, "{seq}");
         }
     }
 
@@ -279,10 +279,10 @@ mod tests {
             disposition: fate,
         };
         let operator = Disposition::Dropped(DropReason::Operator);
-        let notes = [
-            thinned(1..=20, 1),
+        let lines = [
+            downsampled(1..=20, 1),
             run(8, 12, operator).line("server"),
-            thinned((2..=7).chain(13..=20).filter(|seq| seq % 2 == 0), 2),
+            downsampled((2..=7).chain(13..=20).filter(|seq| seq % 2 == 0), 2),
             run(1, 20, Disposition::Delivered).line("server"),
         ]
         .join("\n");
@@ -294,7 +294,7 @@ mod tests {
             (14, Disposition::Downsampled),
             (16, Disposition::Delivered),
         ] {
-            assert_eq!(find(&notes, "server", None, Seq(seq)), fate, "{seq}");
+            assert_eq!(find(&lines, "server", None, Seq(seq)), fate, "{seq}");
         }
     }
 
@@ -308,7 +308,7 @@ mod tests {
         let before: Vec<Seq> = (1..=8).map(Seq).collect();
         let left: Vec<_> = [2, 4, 6, 8].map(|seq| (Seq(seq), Vec::new())).to_vec();
         let had = [("server", 5), ("b", 1)].into();
-        let notes = [
+        let lines = [
             downsampled_line(&before, 1, &left, &had),
             run(1, 8, Disposition::Delivered).line("server"),
             run(2, 4, Disposition::Dropped(DropReason::Expired)).line("b"),
@@ -322,8 +322,8 @@ mod tests {
             (7, Disposition::Downsampled, Disposition::Downsampled),
             (8, Disposition::Delivered, Disposition::Delivered),
         ] {
-            assert_eq!(find(&notes, "server", None, Seq(seq)), server, "{seq}");
-            assert_eq!(find(&notes, "b", growing, Seq(seq)), b, "{seq}");
+            assert_eq!(find(&lines, "server", None, Seq(seq)), server, "{seq}");
+            assert_eq!(find(&lines, "b", growing, Seq(seq)), b, "{seq}");
         }
     }
 
@@ -332,17 +332,17 @@ mod tests {
         let had = [("server", 5), ("b", 1)].into();
         let delivered =
             DispositionRange { first: Seq(1), last: Seq(8), disposition: Disposition::Delivered };
-        let notes =
+        let lines =
             [lost_line(Seq(3), Seq(6), &had), delivered.line("server"), delivered.line("b")];
-        let notes = notes.join("\n");
+        let lines = lines.join("\n");
         for (seq, server, b) in [
             (2, Disposition::Delivered, Disposition::Delivered),
             (4, Disposition::Delivered, Disposition::Lost),
             (6, Disposition::Lost, Disposition::Lost),
             (7, Disposition::Delivered, Disposition::Delivered),
         ] {
-            assert_eq!(find(&notes, "server", None, Seq(seq)), server, "{seq}");
-            assert_eq!(find(&notes, "b", None, Seq(seq)), b, "{seq}");
+            assert_eq!(find(&lines, "server", None, Seq(seq)), server, "{seq}");
+            assert_eq!(find(&lines, "b", None, Seq(seq)), b, "{seq}");
         }
     }
 

@@ -33,18 +33,18 @@ pub(super) struct MergeStep {
 
 /// Chooses what to downsample next; `None` if every segment is at the highest level. A merged
 /// segment should not contain many more than `most` records.
-pub(super) fn next(stretches: &[SegmentInfo], most: u64) -> Option<MergeStep> {
-    let lowest = stretches.iter().map(|stretch| stretch.level).min()?;
-    let index = stretches.iter().position(|stretch| stretch.level == lowest)?;
+pub(super) fn next(segments: &[SegmentInfo], most: u64) -> Option<MergeStep> {
+    let lowest = segments.iter().map(|segment| segment.level).min()?;
+    let index = segments.iter().position(|segment| segment.level == lowest)?;
     let level = lowest + 1;
-    let records = |index: usize| stretches[index].usage.records;
+    let records = |index: usize| segments[index].usage.records;
     let (mut first, mut last) = (index, index);
     if index > 0
-        && stretches[index - 1].level == level
+        && segments[index - 1].level == level
         && records(index - 1) + records(index) / 2 <= most
     {
         first -= 1;
-    } else if let Some(next) = stretches.get(index + 1)
+    } else if let Some(next) = segments.get(index + 1)
         && next.level == lowest
         && (records(index) + next.usage.records) / 2 <= most
     {
@@ -75,11 +75,11 @@ pub(super) fn downsample(
     let mut wanted: HashMap<StintId, bool> = HashMap::new();
     for (index, (seq, bytes)) in records.iter().enumerate().rev() {
         // Undecodable records are kept here and counted as corrupt when they are sent.
-        let Some((stint, Kind::Frame, marks)) = record::retention(bytes) else { continue };
-        let wants = marks.keeps_predecessor() && !planted("end_of_a_lap_thinned");
+        let Some((stint, Kind::Frame, flags)) = record::retention(bytes) else { continue };
+        let wants = flags.keeps_predecessor() && !planted("end_of_a_lap_thinned");
         let is_wanted = wanted.insert(stint, wants).unwrap_or(true);
-        if !is_wanted && !marks.is_kept() && is_free(*seq) {
-            ranks[index] = marks.rank(*seq);
+        if !is_wanted && !flags.is_kept() && is_free(*seq) {
+            ranks[index] = flags.rank(*seq);
         }
     }
     let leaves_out = |level: &u32| ranks.iter().any(|rank| rank < level);
@@ -98,14 +98,14 @@ mod tests {
     use super::*;
     use crate::entry::{CapturedAt, StintId};
 
-    fn stretches(levels: &[u32], records: u64) -> Vec<SegmentInfo> {
-        let stretch = |(index, level): (usize, &u32)| SegmentInfo {
+    fn segments(levels: &[u32], records: u64) -> Vec<SegmentInfo> {
+        let segment = |(index, level): (usize, &u32)| SegmentInfo {
             first: Seq(index as u64 * 100),
             last: Seq(index as u64 * 100 + 99),
             usage: Usage { records, bytes: 0 },
             level: *level,
         };
-        levels.iter().enumerate().map(stretch).collect()
+        levels.iter().enumerate().map(segment).collect()
     }
 
     #[test]
@@ -119,30 +119,33 @@ mod tests {
             (&[2, 1, 1], 50, 0, 1, 2),
             (&[3, 2, 16, 0], 100, 3, 3, 1),
         ] {
-            let step = next(&stretches(levels, records), 100);
+            let step = next(&segments(levels, records), 100);
             assert_eq!(step, Some(MergeStep { first, last, level }), "{levels:?}");
         }
-        assert_eq!(next(&stretches(&[16, 16], 1), 100), None);
+        assert_eq!(next(&segments(&[16, 16], 1), 100), None);
         assert_eq!(next(&[], 100), None);
     }
 
     #[test]
     fn marked_frames_their_neighbours_and_setups_stay() {
         let record = |seq: u64| {
-            let (kind, marks) = match seq {
+            let (kind, flags) = match seq {
                 5 => (Kind::Frame, RetentionFlags::KEEP),
                 // The setup between the two laps does not hide the last frame of the first.
                 10 => (Kind::Setup, RetentionFlags::default()),
                 11 => (Kind::Frame, RetentionFlags::KEEP_WITH_PREDECESSOR),
                 _ => (Kind::Frame, RetentionFlags::default()),
             };
-            let bytes = record::encode(StintId(1), CapturedAt(0), kind, marks, "{}").unwrap();
+            let bytes = record::encode(StintId(1), CapturedAt(0), kind, flags, "{}").unwrap();
             (Seq(seq), bytes)
         };
         let left = |level, free: Range<Seq>| {
             let is_free = |seq| free.contains(&seq);
-            let thinned = downsample((1..20).map(record).collect(), level, is_free);
-            (thinned.records.iter().map(|(seq, _)| seq.0).collect::<Vec<_>>(), thinned.level)
+            let downsampled = downsample((1..20).map(record).collect(), level, is_free);
+            (
+                downsampled.records.iter().map(|(seq, _)| seq.0).collect::<Vec<_>>(),
+                downsampled.level,
+            )
         };
         let all = Seq(0)..Seq(100);
         assert_eq!(left(3, all), (vec![5, 8, 9, 10, 11, 16, 19], 3));
@@ -156,10 +159,10 @@ mod tests {
         let mut frames = [0, 0];
         let mut record = |seq: u64| {
             let car = seq % 2;
-            let marks = RetentionFlags::numbered(frames[car as usize]);
+            let flags = RetentionFlags::numbered(frames[car as usize]);
             frames[car as usize] += 1;
             let stint = StintId(car);
-            (Seq(seq), record::encode(stint, CapturedAt(0), Kind::Frame, marks, "{}").unwrap())
+            (Seq(seq), record::encode(stint, CapturedAt(0), Kind::Frame, flags, "{}").unwrap())
         };
         let all: Vec<_> = (0..40).map(&mut record).collect();
         let left = downsample(all, 2, |_| true).records;

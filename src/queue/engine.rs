@@ -86,27 +86,27 @@ impl<S: Store> Engine<S> {
         destinations: Destinations<'_>,
         now: CapturedAt,
     ) -> io::Result<Self> {
-        let books = match store.metadata() {
+        let metadata = match store.metadata() {
             Some(bytes) => rmp_serde::from_slice(&bytes).map_err(io::Error::other)?,
             None => Metadata::default(),
         };
         // What a killed process wrote may still be in the operating system's cache: make it durable
         // first.
         store.flush()?;
-        let newest = newest_ever(&mut store, &books)?;
+        let newest = newest_ever(&mut store, &metadata)?;
         let known = fact(&store, STREAMS)?.unwrap_or_default();
         let stints = Stints::resume(known, newest, &limits, now);
         let mut names: Vec<Arc<str>> = match destinations {
             Destinations::Configured(names) => names.iter().map(|name| name[..].into()).collect(),
             Destinations::Stored => {
-                books.cursors.iter().map(|cursor| cursor.name.clone()).collect()
+                metadata.cursors.iter().map(|cursor| cursor.name.clone()).collect()
             }
         };
         // Without a destination, no ledger would count what is dropped.
         if names.is_empty() {
             names.push(SERVER.into());
         }
-        let mut log = Self {
+        let mut engine = Self {
             durable: store.tail(),
             recent: Recent::new(newest.map(|newest| newest.captured_at), store.tail()),
             cursors: Vec::new(),
@@ -117,12 +117,12 @@ impl<S: Store> Engine<S> {
             store,
             limits,
         };
-        log.load_cursors(&books, &names);
-        log.note_lost();
-        log.release_unconfigured(&books)?;
+        engine.load_cursors(&metadata, &names);
+        engine.note_lost();
+        engine.release_unconfigured(&metadata)?;
         // Apply a limit that was lowered since the last run.
-        log.limit(log.limits.clone())?;
-        Ok(log)
+        engine.limit(engine.limits.clone())?;
+        Ok(engine)
     }
 
     /// Replaces the limits and evicts whatever no longer fits.
@@ -151,11 +151,11 @@ impl<S: Store> Engine<S> {
         }
         // Persist the stint before its first entry, so that the stream finds it after a crash.
         self.write_stints()?;
-        let marks = entry.flags.and(self.stints.retention_flags(stream, begins, self.store.tail()));
+        let flags = entry.flags.and(self.stints.retention_flags(stream, begins, self.store.tail()));
         let json = &entry.json;
         let bytes = match driven_at {
-            None => record::encode(stint, captured_at, kind, marks, json),
-            Some(at) => record::encode_relayed(stint, captured_at, at, kind, marks, json),
+            None => record::encode(stint, captured_at, kind, flags, json),
+            Some(at) => record::encode_relayed(stint, captured_at, at, kind, flags, json),
         };
         let bytes = bytes.map_err(not_encoded)?;
         self.expire(captured_at)?;
@@ -199,15 +199,15 @@ impl<S: Store> Engine<S> {
     }
 
     /// Records entries that were discarded from memory before they got a position.
-    pub(super) fn record_discarded(&mut self, shed: Discarded) -> io::Result<()> {
-        if shed == Discarded::default() || planted("given_up_in_memory_not_booked") {
+    pub(super) fn record_discarded(&mut self, discarded: Discarded) -> io::Result<()> {
+        if discarded == Discarded::default() || planted("given_up_in_memory_not_booked") {
             return Ok(());
         }
         let gone = |ledger: &mut Ledger| {
-            ledger.downsampled += shed.downsampled;
-            ledger.drop(DropReason::Storage, shed.dropped);
+            ledger.downsampled += discarded.downsampled;
+            ledger.drop(DropReason::Storage, discarded.dropped);
         };
-        self.record_unplaced(gone, shed.downsampled + shed.dropped)
+        self.record_unplaced(gone, discarded.downsampled + discarded.dropped)
     }
 
     /// Records entries that never got a position as lost to every destination.
@@ -336,13 +336,13 @@ impl<S: Store> Engine<S> {
     /// The current status of the queue.
     pub(super) fn status(&mut self) -> QueueStatus {
         let (head, tail) = (self.store.head(), self.store.tail());
-        let held = self.store.usage();
+        let usage = self.store.usage();
         let destinations = self.destination_statuses();
         QueueStatus {
             head,
             tail,
-            entries: held.records,
-            bytes: held.bytes,
+            entries: usage.records,
+            bytes: usage.bytes,
             disk_bytes: self.store.disk_bytes(),
             max_entries: self.limits.max_entries,
             max_bytes: self.limits.max_bytes,
@@ -416,11 +416,12 @@ impl<S: Store> Engine<S> {
     fn usable_store(&mut self) -> io::Result<&mut S> {
         if !self.store.is_open() {
             self.store.reopen()?;
-            let books = self.store.metadata().and_then(|bytes| rmp_serde::from_slice(&bytes).ok());
-            let books: Metadata = books.unwrap_or_default();
+            let metadata =
+                self.store.metadata().and_then(|bytes| rmp_serde::from_slice(&bytes).ok());
+            let metadata: Metadata = metadata.unwrap_or_default();
             let names = self.destinations();
-            self.load_cursors(&books, &names);
-            self.newest = newest_ever(&mut self.store, &books)?;
+            self.load_cursors(&metadata, &names);
+            self.newest = newest_ever(&mut self.store, &metadata)?;
             self.stints.forget_neighbours();
             self.note_durable();
         }
@@ -429,18 +430,20 @@ impl<S: Store> Engine<S> {
 }
 
 /// Decodes the cursors of all destinations from a store's metadata; none for a new store.
-pub(super) fn cursors_of(books: &[u8]) -> io::Result<Vec<Cursor>> {
-    if books.is_empty() {
+pub(super) fn cursors_of(metadata: &[u8]) -> io::Result<Vec<Cursor>> {
+    if metadata.is_empty() {
         return Ok(Vec::new());
     }
-    rmp_serde::from_slice(books).map(|books: Metadata| books.cursors).map_err(io::Error::other)
+    rmp_serde::from_slice(metadata)
+        .map(|metadata: Metadata| metadata.cursors)
+        .map_err(io::Error::other)
 }
 
 /// The stint and capture time of the newest record ever appended. The newest stored record may be
 /// much older if later ones were dropped.
-fn newest_ever<S: Store>(store: &mut S, books: &Metadata) -> io::Result<Option<NewestEntry>> {
-    let held = newest_stored(store)?;
-    Ok(held.into_iter().chain(books.newest).max_by_key(|newest| newest.captured_at))
+fn newest_ever<S: Store>(store: &mut S, metadata: &Metadata) -> io::Result<Option<NewestEntry>> {
+    let usage = newest_stored(store)?;
+    Ok(usage.into_iter().chain(metadata.newest).max_by_key(|newest| newest.captured_at))
 }
 
 fn newest_stored<S: Store>(store: &mut S) -> io::Result<Option<NewestEntry>> {

@@ -12,12 +12,12 @@ const MAGIC: [u8; 4] = *b"pwE1";
 pub(super) const HEADER: usize = 20;
 
 /// Encodes `payload` as the frame of position `seq` in the segment `lo`.
-pub(super) fn encode(lo: Seq, seq: Seq, payload: &[u8]) -> Vec<u8> {
+pub(super) fn encode(base_seq: Seq, seq: Seq, payload: &[u8]) -> Vec<u8> {
     let len = payload.len() as u32;
     let mut bytes = Vec::with_capacity(HEADER + payload.len());
     bytes.extend_from_slice(&MAGIC);
     bytes.extend_from_slice(&len.to_le_bytes());
-    bytes.extend_from_slice(&sum(lo, len, seq, payload).to_le_bytes());
+    bytes.extend_from_slice(&sum(base_seq, len, seq, payload).to_le_bytes());
     bytes.extend_from_slice(&seq.0.to_le_bytes());
     bytes.extend_from_slice(payload);
     bytes
@@ -25,25 +25,25 @@ pub(super) fn encode(lo: Seq, seq: Seq, payload: &[u8]) -> Vec<u8> {
 
 /// Decodes the frame of the segment `lo` at the start of `bytes`; `None` if it is incomplete or
 /// damaged.
-pub(super) fn decode(lo: Seq, bytes: &[u8]) -> Option<(Seq, &[u8])> {
+pub(super) fn decode(base_seq: Seq, bytes: &[u8]) -> Option<(Seq, &[u8])> {
     let (magic, rest) = bytes.split_first_chunk()?;
     let (len, rest) = rest.split_first_chunk()?;
     let (stored, rest) = rest.split_first_chunk()?;
     let (seq, rest) = rest.split_first_chunk()?;
     let (len, seq) = (u32::from_le_bytes(*len), Seq(u64::from_le_bytes(*seq)));
     let payload = rest.get(..usize::try_from(len).ok()?)?;
-    let whole = *magic == MAGIC && u32::from_le_bytes(*stored) == sum(lo, len, seq, payload);
+    let whole = *magic == MAGIC && u32::from_le_bytes(*stored) == sum(base_seq, len, seq, payload);
     let whole = whole || planted("checksum_ignored") && *magic == MAGIC;
     whole.then_some((seq, payload))
 }
 
 /// Scans `bytes` for all intact frames of the segment `lo`, and returns each with its offset.
-pub(super) fn scan(lo: Seq, bytes: &[u8]) -> impl Iterator<Item = (usize, Seq, &[u8])> {
+pub(super) fn scan(base_seq: Seq, bytes: &[u8]) -> impl Iterator<Item = (usize, Seq, &[u8])> {
     let mut at = 0;
     std::iter::from_fn(move || {
         loop {
             let rest = bytes.get(at..)?;
-            if let Some((seq, payload)) = decode(lo, rest) {
+            if let Some((seq, payload)) = decode(base_seq, rest) {
                 let offset = at;
                 at += HEADER + payload.len();
                 return Some((offset, seq, payload));
@@ -55,9 +55,9 @@ pub(super) fn scan(lo: Seq, bytes: &[u8]) -> impl Iterator<Item = (usize, Seq, &
     })
 }
 
-fn sum(lo: Seq, len: u32, seq: Seq, payload: &[u8]) -> u32 {
+fn sum(base_seq: Seq, len: u32, seq: Seq, payload: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
-    hasher.update(&lo.0.to_le_bytes());
+    hasher.update(&base_seq.0.to_le_bytes());
     hasher.update(&len.to_le_bytes());
     hasher.update(&seq.0.to_le_bytes());
     hasher.update(payload);
@@ -76,12 +76,12 @@ mod tests {
             payloads in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..60), 1..8),
             garbage in proptest::collection::vec(any::<u8>(), 0..60),
         ) {
-            let lo = Seq(5);
+            let base_seq = Seq(5);
             let mut bytes = garbage;
             for (i, payload) in payloads.iter().enumerate() {
-                bytes.extend(encode(lo, Seq(i as u64), payload));
+                bytes.extend(encode(base_seq, Seq(i as u64), payload));
             }
-            let found: Vec<_> = scan(lo, &bytes).map(|(_, _, payload)| payload.to_vec()).collect();
+            let found: Vec<_> = scan(base_seq, &bytes).map(|(_, _, payload)| payload.to_vec()).collect();
             prop_assert_eq!(&found, &payloads);
             prop_assert_eq!(scan(Seq(6), &bytes).count(), 0);
         }

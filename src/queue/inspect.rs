@@ -67,8 +67,8 @@ impl Inspection {
     /// The destinations whose ledger does not balance, with the number of entries that left the
     /// queue and are missing from it. Any is a bug in pitwire.
     pub fn imbalances(&self) -> Vec<(String, i64)> {
-        let mark = self.store.last_checkpoint();
-        let missing = |cursor: &Cursor| cursor.imbalance(Seq(mark.head), mark.released);
+        let checkpoint = self.store.last_checkpoint();
+        let missing = |cursor: &Cursor| cursor.imbalance(Seq(checkpoint.head), checkpoint.released);
         let named = self.cursors.iter().map(|cursor| (cursor.name.to_string(), missing(cursor)));
         named.filter(|(_, missing)| *missing != 0).collect()
     }

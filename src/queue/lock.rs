@@ -29,10 +29,10 @@ pub(super) struct Lock {
 impl Lock {
     /// Takes the lock of the queue in `folder`, or returns the process that holds it.
     pub(super) fn take(folder: &Path) -> io::Result<Result<Self, String>> {
-        let held = || Ok(Err(Owner::read(folder).map_or("unknown".into(), |owner| owner.process)));
+        let usage = || Ok(Err(Owner::read(folder).map_or("unknown".into(), |owner| owner.process)));
         let _locked_folder = match lock_folder(folder) {
             Ok(locked) => locked,
-            Err(TryLockError::WouldBlock) => return held(),
+            Err(TryLockError::WouldBlock) => return usage(),
             Err(TryLockError::Error(error)) => return Err(error),
         };
         let path = folder.join(LOCK);
@@ -49,7 +49,7 @@ impl Lock {
         let file = options.open(&path)?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return held(),
+            Err(TryLockError::WouldBlock) => return usage(),
             Err(TryLockError::Error(error)) => return Err(error),
         }
         // The owner is in a second file because other processes cannot read a locked file on

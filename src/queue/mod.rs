@@ -328,7 +328,7 @@ pub fn open(
     }
     let mut store = segments::SegmentStore::open(&queue.path, options).map_err(storage)?;
     store.guard(lock);
-    let ((writer, readers), keeper) =
+    let ((writer, readers), worker) =
         with_store(store, limits, destinations, now).map_err(storage)?;
     let (done, closed) = oneshot::channel();
     let runtime =
@@ -336,7 +336,7 @@ pub fn open(
     std::thread::Builder::new()
         .name("pitwire-queue".into())
         .spawn(move || {
-            runtime.block_on(keeper);
+            runtime.block_on(worker);
             drop(done);
         })
         .map_err(storage)?;
@@ -363,14 +363,14 @@ pub fn with_store<S: Store>(
     now: CapturedAt,
 ) -> io::Result<((Writer, Vec<Reader>), impl Future<Output = ()> + Send + use<S>)> {
     let durability = limits.durability;
-    let mut log = Engine::open(store, limits, destinations, now)?;
-    let status = log.status();
+    let mut engine = Engine::open(store, limits, destinations, now)?;
+    let status = engine.status();
     let buffer = Arc::new(Buffer::new(Stamps::after(status.newest)));
     let (commands, inbox) = mpsc::channel(QUEUE_CHANNEL_COMMANDS);
     let (publisher, status) = watch::channel(status);
     let writer = Writer::new(commands.clone(), Arc::clone(&buffer), status.clone());
-    let names = log.destinations().into_iter().enumerate();
+    let names = engine.destinations().into_iter().enumerate();
     let readers =
         names.map(|(of, name)| Reader::new(commands.clone(), of, name, status.clone())).collect();
-    Ok(((writer, readers), worker::run(log, durability, buffer, inbox, publisher)))
+    Ok(((writer, readers), worker::run(engine, durability, buffer, inbox, publisher)))
 }

@@ -85,12 +85,12 @@ pub fn encode(
     stint: StintId,
     captured_at: CapturedAt,
     kind: Kind,
-    marks: RetentionFlags,
+    flags: RetentionFlags,
     json: &str,
 ) -> Result<Vec<u8>, EncodeError> {
     let mut bytes = Vec::with_capacity(json.len() + 32);
     bytes.push(VERSION);
-    let record: Record<&str> = (stint, captured_at, kind, marks, json);
+    let record: Record<&str> = (stint, captured_at, kind, flags, json);
     rmp_serde::encode::write(&mut bytes, &record)?;
     Ok(bytes)
 }
@@ -101,12 +101,12 @@ pub fn encode_relayed(
     captured_at: CapturedAt,
     driven_at: CapturedAt,
     kind: Kind,
-    marks: RetentionFlags,
+    flags: RetentionFlags,
     json: &str,
 ) -> Result<Vec<u8>, EncodeError> {
     let mut bytes = Vec::with_capacity(json.len() + 48);
     bytes.push(RELAYED);
-    let record: Relayed<&str> = (stint, captured_at, kind, marks, json, driven_at);
+    let record: Relayed<&str> = (stint, captured_at, kind, flags, json, driven_at);
     rmp_serde::encode::write(&mut bytes, &record)?;
     Ok(bytes)
 }
@@ -133,8 +133,8 @@ pub fn decode(seq: Seq, bytes: &[u8]) -> Result<Entry, DecodeError> {
 
 /// The stint, kind and retention flags of a record; `None` if it cannot be decoded.
 pub(super) fn retention(bytes: &[u8]) -> Option<(StintId, Kind, RetentionFlags)> {
-    let (stint, _, kind, marks, _) = borrow(bytes)?;
-    Some((stint, kind, marks))
+    let (stint, _, kind, flags, _) = borrow(bytes)?;
+    Some((stint, kind, flags))
 }
 
 /// The stint of a record, and its `captured_at`, which defines the queue's order.
@@ -149,9 +149,9 @@ fn borrow(bytes: &[u8]) -> Option<Record<&str>> {
     match *version {
         VERSION => rmp_serde::from_slice(rest).ok(),
         RELAYED => {
-            let (stint, captured_at, kind, marks, json, _): Relayed<&str> =
+            let (stint, captured_at, kind, flags, json, _): Relayed<&str> =
                 rmp_serde::from_slice(rest).ok()?;
-            Some((stint, captured_at, kind, marks, json))
+            Some((stint, captured_at, kind, flags, json))
         }
         _ => None,
     }
@@ -208,11 +208,11 @@ mod tests {
 
     #[test]
     fn the_bytes_on_disk_stay_what_they_are() {
-        let marks = RetentionFlags::KEEP_WITH_PREDECESSOR;
-        let bytes = encode(StintId(3), CapturedAt(1000), Kind::Setup, marks, "{}").unwrap();
+        let flags = RetentionFlags::KEEP_WITH_PREDECESSOR;
+        let bytes = encode(StintId(3), CapturedAt(1000), Kind::Setup, flags, "{}").unwrap();
         assert_eq!(bytes, b"\x01\x95\x03\xcd\x03\xe8\xa5setup\x03\xa2{}");
         let (here, there) = (CapturedAt(1000), CapturedAt(7));
-        let bytes = encode_relayed(StintId(3), here, there, Kind::Setup, marks, "{}").unwrap();
+        let bytes = encode_relayed(StintId(3), here, there, Kind::Setup, flags, "{}").unwrap();
         assert_eq!(bytes, b"\x02\x96\x03\xcd\x03\xe8\xa5setup\x03\xa2{}\x07");
     }
 }

@@ -125,9 +125,9 @@ mod tests {
 
     fn examined(records: &[(u64, u64, i64, &str)]) -> SegmentReport {
         let record = |&(seq, stint, at, json): &(u64, u64, i64, &str)| {
-            let marks = RetentionFlags::default();
+            let flags = RetentionFlags::default();
             let at = CapturedAt(at);
-            (Seq(seq), record::encode(StintId(stint), at, Kind::Frame, marks, json).unwrap())
+            (Seq(seq), record::encode(StintId(stint), at, Kind::Frame, flags, json).unwrap())
         };
         check(&SegmentContents {
             first: Seq(1),

@@ -210,8 +210,8 @@ impl SegmentStore {
     /// Appends a checkpoint record to the write-ahead log. The ballast makes this possible on a
     /// full disk; otherwise nothing could be released and no space freed.
     fn append_checkpoint(&mut self) -> io::Result<()> {
-        let mark = self.checkpoint();
-        self.with_ballast(|store| store.active()?.wal.append_checkpoint(&mark))?;
+        let checkpoint = self.checkpoint();
+        self.with_ballast(|store| store.active()?.wal.append_checkpoint(&checkpoint))?;
         self.dirty = true;
         Ok(())
     }
@@ -231,8 +231,9 @@ impl SegmentStore {
             if self.load(index)? == Loading::Replaced {
                 continue;
             }
-            let lo = self.sealed[index].range.base_seq;
-            let left = self.loaded(lo).map(|packed| packed.usage_from(head)).unwrap_or_default();
+            let base_seq = self.sealed[index].range.base_seq;
+            let left =
+                self.loaded(base_seq).map(|sealed| sealed.usage_from(head)).unwrap_or_default();
             released += std::mem::replace(&mut self.sealed[index].pending, left) - left;
             break;
         }
@@ -244,9 +245,9 @@ impl SegmentStore {
     }
 
     /// The cached blocks of a segment.
-    fn loaded(&mut self, lo: Seq) -> Option<&mut SealedSegment> {
+    fn loaded(&mut self, base_seq: Seq) -> Option<&mut SealedSegment> {
         let mut loaded = self.loaded.iter_mut();
-        loaded.find(|(loaded, _)| *loaded == lo).map(|(_, packed)| packed)
+        loaded.find(|(loaded, _)| *loaded == base_seq).map(|(_, sealed)| sealed)
     }
 
     /// Loads the blocks of the sealed segment at `index` into the cache.
@@ -256,13 +257,13 @@ impl SegmentStore {
             return Ok(Loading::Done);
         }
         let path = span.path(&self.folder);
-        let (packed, trouble) = SealedSegment::read(&path, span.base_seq, Some(all))?;
+        let (sealed, trouble) = SealedSegment::read(&path, span.base_seq, Some(all))?;
         self.sealed[index].disk_bytes = disk::used(&path);
         self.measure_sealed();
         match trouble {
-            _ if packed.usage().records == all.records || planted("damage_not_counted") => {}
+            _ if sealed.usage().records == all.records || planted("damage_not_counted") => {}
             trouble => {
-                let records = packed.all();
+                let records = sealed.all();
                 tracing::error!(
                     segment = %span.base_seq, records = all.records, readable = records.len(),
                     error = trouble.map(tracing::field::display),
@@ -277,15 +278,15 @@ impl SegmentStore {
                 return Ok(Loading::Replaced);
             }
         }
-        self.keep_loaded(span.base_seq, packed);
+        self.keep_loaded(span.base_seq, sealed);
         Ok(Loading::Done)
     }
 
-    fn keep_loaded(&mut self, lo: Seq, packed: SealedSegment) {
+    fn keep_loaded(&mut self, base_seq: Seq, sealed: SealedSegment) {
         while self.loaded.len() >= MAX_LOADED {
             self.loaded.pop_front();
         }
-        self.loaded.push_back((lo, packed));
+        self.loaded.push_back((base_seq, sealed));
     }
 
     /// Starts a new active segment and seals the unreleased records of the old one.
@@ -301,29 +302,29 @@ impl SegmentStore {
 
     fn try_rotate(&mut self) -> io::Result<()> {
         self.restore_facts();
-        let (tail, mark, boot) = (self.tail, self.checkpoint(), self.options.boot.clone());
-        let (lo, held) = self.active().map(|newest| (newest.base_seq, newest.usage()))?;
-        let span = SeqRange { base_seq: lo, last: Seq(tail.0.saturating_sub(1)) };
+        let (tail, checkpoint, boot) = (self.tail, self.checkpoint(), self.options.boot.clone());
+        let (lo, usage) = self.active().map(|newest| (newest.base_seq, newest.usage()))?;
+        let range = SeqRange { base_seq: lo, last: Seq(tail.0.saturating_sub(1)) };
         let mut sealed = None;
-        if held.records > 0 {
+        if usage.records > 0 {
             let packed = match self.pack_newest() {
                 Ok(packed) => packed,
                 // Reopening recovers the readable records and counts the others as lost.
                 Err(error) => return self.fail(error),
             };
-            sealed = Some((build(&self.folder, span, &packed, held, 0)?, packed));
+            sealed = Some((build(&self.folder, range, &packed, usage, 0)?, packed));
         }
-        let published = sealed.as_ref().map_or(Ok(()), |_| publish(&self.folder, span));
+        let published = sealed.as_ref().map_or(Ok(()), |_| publish(&self.folder, range));
         let begun = published
-            .and_then(|()| write_checkpoint(&self.folder, &mark))
-            .and_then(|()| Wal::create(&self.folder, tail, &boot, &mark));
-        let journal = match begun {
-            Ok(journal) => journal,
-            Err(error) => return self.abort_rotation(span, error),
+            .and_then(|()| write_checkpoint(&self.folder, &checkpoint))
+            .and_then(|()| Wal::create(&self.folder, tail, &boot, &checkpoint));
+        let wal = match begun {
+            Ok(wal) => wal,
+            Err(error) => return self.abort_rotation(range, error),
         };
         self.dirty = false;
         self.durable_head = self.head;
-        self.active = Some(ActiveSegment::new(tail, journal));
+        self.active = Some(ActiveSegment::new(tail, wal));
         if let Some((segment, packed)) = sealed {
             if self.head >= lo {
                 // The reader is within this segment: cache it instead of reading it again.
@@ -341,21 +342,21 @@ impl SegmentStore {
     fn pack_newest(&mut self) -> io::Result<SealedSegment> {
         let head = self.head;
         let newest = self.active()?;
-        let mut packer = BlockWriter::new(newest.base_seq);
+        let mut writer = BlockWriter::new(newest.base_seq);
         newest.each(head.max(newest.base_seq), usize::MAX, |seq, record| {
-            packer.add(seq, record).map(|()| true)
+            writer.add(seq, record).map(|()| true)
         })?;
-        packer.finish()
+        writer.finish()
     }
 
     /// Undoes a rotation that failed before the new write-ahead log existed: the old one stays
     /// active. If the new one may exist, the store is closed, because a start would continue with
     /// that, without the records that were appended to the old one meanwhile.
-    fn abort_rotation<T>(&mut self, span: SeqRange, error: io::Error) -> io::Result<T> {
-        let new = wal::path(&self.folder, Seq(span.last.0 + 1));
+    fn abort_rotation<T>(&mut self, range: SeqRange, error: io::Error) -> io::Result<T> {
+        let new = wal::path(&self.folder, Seq(range.last.0 + 1));
         let is_undone =
-            disk::exists(&new).is_ok_and(|exists| !exists) && discard(&self.folder, span).is_ok();
-        disk::remove_leftover(&span.new_path(&self.folder));
+            disk::exists(&new).is_ok_and(|exists| !exists) && discard(&self.folder, range).is_ok();
+        disk::remove_leftover(&range.new_path(&self.folder));
         if is_undone { Err(error) } else { self.fail(error) }
     }
 
@@ -379,8 +380,8 @@ impl SegmentStore {
             && segment.range.last < needed_from
         {
             discard(&self.folder, segment.range)?;
-            let lo = segment.range.base_seq;
-            self.loaded.retain(|(loaded, _)| *loaded != lo);
+            let base_seq = segment.range.base_seq;
+            self.loaded.retain(|(loaded, _)| *loaded != base_seq);
             self.sealed.pop_front();
             self.measure_sealed();
         }
@@ -440,14 +441,14 @@ impl Store for SegmentStore {
         Ok(seq)
     }
 
-    fn truncate(&mut self, head: Seq, books: &[u8]) -> io::Result<()> {
+    fn truncate(&mut self, head: Seq, metadata: &[u8]) -> io::Result<()> {
         let head = head.clamp(self.head, self.tail);
         if head > self.head {
             let released = self.release_below(head)?.records;
             self.released += if planted("release_not_counted") { 0 } else { released };
             self.head = head;
         }
-        self.metadata = books.to_vec();
+        self.metadata = metadata.to_vec();
         match self.append_checkpoint() {
             Err(error) => self.fail(error),
             done => done,
@@ -455,8 +456,8 @@ impl Store for SegmentStore {
     }
 
     fn sealed_segments(&self) -> Vec<SegmentInfo> {
-        let held = self.sealed.iter().filter(|segment| segment.pending.records > 0);
-        held.map(|segment| self.segment_info(segment)).collect()
+        let usage = self.sealed.iter().filter(|segment| segment.pending.records > 0);
+        usage.map(|segment| self.segment_info(segment)).collect()
     }
 
     fn oldest_sealed_segment(&self) -> Option<SegmentInfo> {
@@ -473,7 +474,7 @@ impl Store for SegmentStore {
         last: Seq,
         level: u32,
         records: Vec<(Seq, Vec<u8>)>,
-        books: &[u8],
+        metadata: &[u8],
     ) -> io::Result<()> {
         // Includes the released part of the first segment. That segment may be missing if none of
         // it could be read.
@@ -484,7 +485,7 @@ impl Store for SegmentStore {
             level,
             records,
             Replaced::Discard,
-            Some(books),
+            Some(metadata),
         )
     }
 
@@ -494,10 +495,10 @@ impl Store for SegmentStore {
             return self.active().map(drop);
         }
         let is_locked = self.lock.as_ref().is_none_or(Lock::is_valid);
-        let journal = &self.active()?.wal;
+        let wal = &self.active()?.wal;
         let missing = |text| Err(io::Error::new(io::ErrorKind::NotFound, text));
-        let synced = match journal.is_there() {
-            true if is_locked => journal.sync(),
+        let synced = match wal.is_there() {
+            true if is_locked => wal.sync(),
             true => missing("the queue's lock file was removed"),
             false => missing("the folder was removed"),
         };
@@ -539,7 +540,7 @@ impl Store for SegmentStore {
             if self.load(index)? == Loading::Replaced {
                 continue;
             }
-            let records = self.loaded(lo).map(|packed| packed.range(from, limit));
+            let records = self.loaded(lo).map(|sealed| sealed.range(from, limit));
             match records {
                 Some(records) if !records.is_empty() => return Ok(records),
                 _ => from = Seq(last.0 + 1),
@@ -574,8 +575,8 @@ impl Store for SegmentStore {
         newest.or(sealed.map(|segment| segment.range.last))
     }
 
-    fn append_line(&mut self, notes: SideLog, line: &str) -> io::Result<()> {
-        side_log::append(&self.folder, notes, line, self.options.notes_bytes)?;
+    fn append_line(&mut self, lines: SideLog, line: &str) -> io::Result<()> {
+        side_log::append(&self.folder, lines, line, self.options.notes_bytes)?;
         self.measure_others();
         Ok(())
     }
@@ -584,8 +585,8 @@ impl Store for SegmentStore {
         side_log::read(&self.folder, notes)
     }
 
-    fn archive_lines(&mut self, notes: SideLog) -> io::Result<String> {
-        let text = side_log::take(&self.folder, notes)?;
+    fn archive_lines(&mut self, lines: SideLog) -> io::Result<String> {
+        let text = side_log::take(&self.folder, lines)?;
         self.measure_others();
         Ok(text)
     }
@@ -597,10 +598,10 @@ impl Store for SegmentStore {
     }
 
     fn disk_bytes_with(&self, record: usize) -> u64 {
-        let journal = self.active.as_ref().map_or(0, |newest| newest.wal.len()) + record as u64;
+        let wal = self.active.as_ref().map_or(0, |newest| newest.wal.len()) + record as u64;
         // The peak is while the write-ahead log is being sealed, or while two segments are merged
         // into one.
-        let sealing = journal + journal / 16;
+        let sealing = wal + wal / 16;
         let more = sealing.max(2 * self.largest_bytes) + DATABASE_BYTES;
         self.disk_bytes() + record as u64 + more + BESIDE_BYTES
     }

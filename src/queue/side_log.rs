@@ -36,12 +36,12 @@ impl SideLog {
 }
 
 /// Appends a line to a file of at most `most` bytes. Durable when this returns.
-pub(super) fn append(folder: &Path, notes: SideLog, line: &str, most: u64) -> io::Result<()> {
-    let path = notes.path(folder, false);
+pub(super) fn append(folder: &Path, lines: SideLog, line: &str, most: u64) -> io::Result<()> {
+    let path = lines.path(folder, false);
     path.parent().map_or(Ok(()), disk::create_folder)?;
     let size = fs::metadata(&path).map_or(0, |file| file.len());
     if size > 0 && size + line.len() as u64 > most {
-        fs::rename(&path, notes.path(folder, true))?;
+        fs::rename(&path, lines.path(folder, true))?;
     }
     let mut file = disk::options().create(true).append(true).open(&path)?;
     file.write_all(format!("{line}\n").as_bytes())?;
@@ -50,27 +50,27 @@ pub(super) fn append(folder: &Path, notes: SideLog, line: &str, most: u64) -> io
 
 /// Archives both files in place of the previous archive, and returns their contents. Durable when
 /// this returns.
-pub(super) fn take(folder: &Path, notes: SideLog) -> io::Result<String> {
-    let text = read(folder, notes)?;
+pub(super) fn take(folder: &Path, lines: SideLog) -> io::Result<String> {
+    let text = read(folder, lines)?;
     if text.is_empty() {
         return Ok(text);
     }
     for old in [true, false] {
-        let (path, aside) = (notes.path(folder, old), notes.aside(folder, old));
+        let (path, aside) = (lines.path(folder, old), lines.aside(folder, old));
         match path.exists() {
             true => disk::rename(&path, &aside)?,
             false => disk::remove_file(&aside)?,
         }
     }
-    disk::sync_folder(&folder.join(notes.folder()))?;
+    disk::sync_folder(&folder.join(lines.folder()))?;
     Ok(text)
 }
 
 /// Reads the current lines, oldest first. Invalid UTF-8 is replaced.
-pub(super) fn read(folder: &Path, notes: SideLog) -> io::Result<String> {
+pub(super) fn read(folder: &Path, lines: SideLog) -> io::Result<String> {
     let mut text = String::new();
     for old in [true, false] {
-        match fs::read(notes.path(folder, old)) {
+        match fs::read(lines.path(folder, old)) {
             Ok(bytes) => text.push_str(&String::from_utf8_lossy(&bytes)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),

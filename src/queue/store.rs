@@ -116,7 +116,7 @@ pub trait Store: Send + 'static {
 
     /// Releases all records below `head` and stores the metadata `books` atomically with that.
     /// Durable after the next [`Store::flush`].
-    fn truncate(&mut self, head: Seq, books: &[u8]) -> io::Result<()>;
+    fn truncate(&mut self, head: Seq, metadata: &[u8]) -> io::Result<()>;
 
     /// The sealed segments that contain unreleased records, oldest first.
     fn sealed_segments(&self) -> Vec<SegmentInfo>;
@@ -138,7 +138,7 @@ pub trait Store: Send + 'static {
         last: Seq,
         level: u32,
         records: Vec<(Seq, Vec<u8>)>,
-        books: &[u8],
+        metadata: &[u8],
     ) -> io::Result<()>;
 
     /// Makes all earlier changes durable.
@@ -166,14 +166,14 @@ pub trait Store: Send + 'static {
 
     /// Appends a line to a side log, durably. The oldest lines are deleted when the side log is
     /// full.
-    fn append_line(&mut self, notes: SideLog, line: &str) -> io::Result<()>;
+    fn append_line(&mut self, lines: SideLog, line: &str) -> io::Result<()>;
 
     /// The current lines of a side log, oldest first.
     fn lines(&self, notes: SideLog) -> io::Result<String>;
 
     /// Archives the lines of a side log, so that [`Store::notes`] no longer returns them, and
     /// returns them. Replaces the previous archive.
-    fn archive_lines(&mut self, notes: SideLog) -> io::Result<String>;
+    fn archive_lines(&mut self, lines: SideLog) -> io::Result<String>;
 
     /// Disk usage of the store in bytes, as `du` counts it.
     fn disk_bytes(&self) -> u64;

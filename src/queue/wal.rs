@@ -100,25 +100,25 @@ impl Wal {
     /// returns.
     pub(super) fn create(
         folder: &Path,
-        lo: Seq,
+        base_seq: Seq,
         boot: &str,
-        mark: &Checkpoint,
+        checkpoint: &Checkpoint,
     ) -> io::Result<Self> {
-        let path = path(folder, lo);
-        let mut first = framing::encode(lo, OPENED, boot.as_bytes());
-        first.extend(framing::encode(lo, MARK, &mark.to_bytes()));
+        let path = path(folder, base_seq);
+        let mut first = framing::encode(base_seq, OPENED, boot.as_bytes());
+        first.extend(framing::encode(base_seq, MARK, &checkpoint.to_bytes()));
         let temporary = path.with_extension("tmp");
         disk::write_durably(&temporary, &first)?;
         disk::rename(&temporary, &path)?;
         disk::sync_folder(folder)?;
-        Self::open(path, lo)
+        Self::open(path, base_seq)
     }
 
     /// Reopens the undamaged write-ahead log of the segment `lo` for appending.
-    pub(super) fn reopen(folder: &Path, lo: Seq, boot: &str) -> io::Result<Self> {
-        let mut journal = Self::open(path(folder, lo), lo)?;
-        journal.write(OPENED, boot.as_bytes())?;
-        Ok(journal)
+    pub(super) fn reopen(folder: &Path, base_seq: Seq, boot: &str) -> io::Result<Self> {
+        let mut wal = Self::open(path(folder, base_seq), base_seq)?;
+        wal.write(OPENED, boot.as_bytes())?;
+        Ok(wal)
     }
 
     fn open(path: PathBuf, lo: Seq) -> io::Result<Self> {
@@ -144,8 +144,8 @@ impl Wal {
     }
 
     /// Appends a checkpoint record.
-    pub(super) fn append_checkpoint(&mut self, mark: &Checkpoint) -> io::Result<()> {
-        self.write(MARK, &mark.to_bytes())
+    pub(super) fn append_checkpoint(&mut self, checkpoint: &Checkpoint) -> io::Result<()> {
+        self.write(MARK, &checkpoint.to_bytes())
     }
 
     /// Appends a durable close record. Everything before it is synced first, so a file that ends
@@ -196,8 +196,8 @@ impl Wal {
 }
 
 /// The path of the write-ahead log of the segment `lo`.
-pub(super) fn path(folder: &Path, lo: Seq) -> PathBuf {
-    folder.join(format!("tail-{:016x}.log", lo.0))
+pub(super) fn path(folder: &Path, base_seq: Seq) -> PathBuf {
+    folder.join(format!("tail-{:016x}.log", base_seq.0))
 }
 
 /// The readable part of a write-ahead log.
@@ -227,15 +227,15 @@ impl WalContents {
 
 /// Reads the write-ahead log of the segment `lo`, skipping damage; empty if the file does not
 /// exist.
-pub(super) fn read(folder: &Path, lo: Seq) -> io::Result<WalContents> {
-    let bytes = match disk::read(&path(folder, lo)) {
+pub(super) fn read(folder: &Path, base_seq: Seq) -> io::Result<WalContents> {
+    let bytes = match disk::read(&path(folder, base_seq)) {
         Ok(read) => read.bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(WalContents::default()),
         Err(error) => return Err(error),
     };
     let mut contents = WalContents { is_clean: true, ..WalContents::default() };
     let mut end = 0;
-    for (offset, seq, payload) in framing::scan(lo, &bytes) {
+    for (offset, seq, payload) in framing::scan(base_seq, &bytes) {
         contents.is_clean &= offset == end;
         end = offset + HEADER + payload.len();
         contents.records.extend(parse_record(seq, payload, offset as u64));

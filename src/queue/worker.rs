@@ -125,7 +125,7 @@ pub(super) async fn run<S: Store>(
     mut inbox: mpsc::Receiver<Request>,
     status: watch::Sender<QueueStatus>,
 ) {
-    let mut keeper = QueueWorker {
+    let mut worker = QueueWorker {
         engine,
         durability,
         buffer: Arc::clone(&buffer),
@@ -147,8 +147,8 @@ pub(super) async fn run<S: Store>(
         buffer.heartbeat.idle();
         tokio::select! {
             biased;
-            () = until(keeper.flush_at) => keeper.flush(),
-            () = until(keeper.retry_at) => keeper.retry(),
+            () = until(worker.flush_at) => worker.flush(),
+            () = until(worker.retry_at) => worker.retry(),
             count = inbox.recv_many(&mut commands, QUEUE_CHANNEL_COMMANDS) => {
                 // Both ends are dropped: no more entries can arrive.
                 if count == 0 {
@@ -157,9 +157,9 @@ pub(super) async fn run<S: Store>(
             }
             () = buffer.appended() => {}
         }
-        commands.drain(..).for_each(|command| keeper.handle(command));
-        keeper.step(&status);
-        if keeper.is_closing {
+        commands.drain(..).for_each(|command| worker.handle(command));
+        worker.step(&status);
+        if worker.is_closing {
             // Commands and entries handed in before the close are still processed.
             inbox.close();
             buffer.close();
@@ -167,15 +167,15 @@ pub(super) async fn run<S: Store>(
     }
     buffer.close();
     // This is the last attempt; do not wait for the retry time.
-    keeper.retry_at = None;
-    keeper.step(&status);
+    worker.retry_at = None;
+    worker.step(&status);
     if !planted("no_flush_at_the_end") {
-        keeper.flush();
+        worker.flush();
     }
-    keeper.maintain(&status);
-    keeper.drop_unstored();
-    keeper.report(&status);
-    keeper.log_lost();
+    worker.maintain(&status);
+    worker.drop_unstored();
+    worker.report(&status);
+    worker.log_lost();
     buffer.heartbeat.idle();
 }
 
@@ -253,7 +253,7 @@ impl<S: Store> QueueWorker<S> {
                 let gone_on = self.engine.continue_stint(&stream, at, &sessions);
                 self.answer_later("append", reply, gone_on);
             }
-            Request::Fates { seq, reply } => answer(reply, self.engine.fates(seq)),
+            Request::Fates { seq, reply } => answer(reply, self.engine.dispositions(seq)),
             Request::LookAhead { of, from, limit, reply } => {
                 let read = self.engine.look_ahead(of, from, limit);
                 self.answer("read", reply, read);
@@ -328,10 +328,10 @@ impl<S: Store> QueueWorker<S> {
     /// Stores the entries in the memory buffer.
     fn store_buffered(&mut self) {
         self.buffer.heartbeat.begin("storing entries");
-        let (mut groups, shed) = self.buffer.take();
-        if let Err(error) = self.engine.record_discarded(shed) {
+        let (mut groups, discarded) = self.buffer.take();
+        if let Err(error) = self.engine.record_discarded(discarded) {
             self.failed("append", &error);
-            self.buffer.put_back(groups, shed);
+            self.buffer.put_back(groups, discarded);
             return;
         }
         while let Some(mut group) = groups.pop_front() {
@@ -449,8 +449,8 @@ impl<S: Store> QueueWorker<S> {
     /// on a full disk: the ballast leaves room for the ledger.
     fn drop_unstored(&mut self) {
         self.buffer.heartbeat.begin("counting what could not be stored");
-        let (mut groups, shed) = self.buffer.take();
-        if groups.is_empty() && shed == Discarded::default() {
+        let (mut groups, discarded) = self.buffer.take();
+        if groups.is_empty() && discarded == Discarded::default() {
             return;
         }
         let mut lost = 0;
@@ -470,7 +470,8 @@ impl<S: Store> QueueWorker<S> {
                 Ok(())
             })
             .and_then(|()| {
-                self.engine.record_discarded(Discarded { dropped: shed.dropped + lost, ..shed })
+                self.engine
+                    .record_discarded(Discarded { dropped: discarded.dropped + lost, ..discarded })
             })
             .and_then(|()| self.engine.flush());
         match booked {
@@ -488,15 +489,15 @@ impl<S: Store> QueueWorker<S> {
             }
             Err(error) => {
                 self.failed("append", &error);
-                self.buffer.put_back(groups, shed);
+                self.buffer.put_back(groups, discarded);
             }
         }
     }
 
     /// At shutdown, logs entries that are neither on disk nor in the ledger.
     fn log_lost(&self) {
-        let (entries, _, shed) = self.buffer.status();
-        let lost = entries + shed.dropped + shed.downsampled;
+        let (entries, _, discarded) = self.buffer.status();
+        let lost = entries + discarded.dropped + discarded.downsampled;
         if lost > 0 {
             let error = self.storage_error.as_deref().unwrap_or_default();
             tracing::error!(

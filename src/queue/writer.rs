@@ -99,7 +99,7 @@ impl Writer {
     /// buffer.
     pub fn status(&self) -> QueueStatus {
         let mut status = self.status.borrow().clone();
-        let (buffered, stalled, shed) = self.buffer.status();
+        let (buffered, stalled, discarded) = self.buffer.status();
         status.buffered = buffered;
         status.stuck = self.buffer.heartbeat.stuck(Instant::now());
         status.undurable_since = match (status.undurable_since, stalled) {
@@ -108,10 +108,10 @@ impl Writer {
         };
         // Losses in memory are recorded on disk later; add them here so that the ledger balances.
         for DestinationStatus { appended, ledger, .. } in &mut status.destinations {
-            *appended += shed.downsampled + shed.dropped;
-            ledger.unplaced += shed.downsampled + shed.dropped;
-            ledger.downsampled += shed.downsampled;
-            ledger.storage += shed.dropped;
+            *appended += discarded.downsampled + discarded.dropped;
+            ledger.unplaced += discarded.downsampled + discarded.dropped;
+            ledger.downsampled += discarded.downsampled;
+            ledger.storage += discarded.dropped;
         }
         status
     }

@@ -121,9 +121,9 @@ impl Intake {
     }
 
     /// The current stint of a stream; `None` if no recent entry of the stream was stored.
-    pub fn stint(&self, stream: &CarId) -> Option<StintId> {
+    pub fn stint(&self, car: &CarId) -> Option<StintId> {
         let stints = self.writer.status().stints;
-        stints.iter().find(|(known, _)| known == stream).map(|(_, stint)| *stint)
+        stints.iter().find(|(known, _)| known == car).map(|(_, stint)| *stint)
     }
 
     /// The number of entries in the queue.
@@ -145,7 +145,7 @@ impl Intake {
     /// Does what [`Intake::take`] does, for samples of any stream.
     pub async fn take_from(
         &self,
-        stream: &CarId,
+        car: &CarId,
         samples: Vec<Result<Sample, Refused>>,
     ) -> Result<Vec<Taken>, QueueError> {
         let now = clock::now();
@@ -174,7 +174,7 @@ impl Intake {
         };
         let appended = match self.is_patient {
             true => self.writer.append_blocking(count, make).await?,
-            false => self.writer.append_from(stream, make).await?,
+            false => self.writer.append_from(car, make).await?,
         };
         let mut appended = appended.into_iter().map(Taken::from);
         let taken: Vec<_> =
@@ -188,7 +188,7 @@ impl Intake {
     /// the newest entry that was stored.
     pub(super) async fn relay(
         &self,
-        stream: &CarId,
+        car: &CarId,
         entries: Vec<Relayed>,
     ) -> Result<Option<Seq>, QueueError> {
         let (now, count) = (clock::now(), entries.len());
@@ -202,7 +202,7 @@ impl Intake {
             };
             entries.into_iter().map(entry).collect()
         };
-        let appended = self.writer.append_blocking_from(stream, count, make).await?;
+        let appended = self.writer.append_blocking_from(car, count, make).await?;
         let position = |appended: Appended| match appended {
             Appended::Stored(seq) => Some(seq),
             Appended::Unchanged | Appended::Dropped(_) | Appended::Buffered => None,

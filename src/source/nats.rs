@@ -85,8 +85,8 @@ pub fn run(parts: Parts<'_>) -> impl Future<Output = ()> + Send + use<> {
     let me = name(parts.agent, parts.folder);
     let Parts { intake, writer, config, gate: commander, elsewhere, .. } = parts;
     async move {
-        let Some(stored) = stored_at_last(&writer).await else { return };
-        let mut hub = Hub::new(me, intake, writer, stored, config, commander, elsewhere);
+        let Some(newest_stored) = stored_at_last(&writer).await else { return };
+        let mut hub = Hub::new(me, intake, writer, newest_stored, config, commander, elsewhere);
         let mut backoff =
             Backoff::new(NATS_BACKOFF.start, NATS_BACKOFF.end, SmallRng::from_os_rng());
         let mut said = String::new();
@@ -131,8 +131,8 @@ fn name(agent: &str, folder: &Path) -> String {
 /// Calls [`stored`] until the disk answers; `None` when the queue is closed.
 async fn stored_at_last(writer: &Writer) -> Option<Newest> {
     loop {
-        match stored(writer).await {
-            Ok(stored) => return Some(stored),
+        match newest_stored(writer).await {
+            Ok(newest_stored) => return Some(newest_stored),
             Err(QueueError::Closed) => return None,
             Err(error) => {
                 tracing::error!(%error, "the hub cannot read its queue yet; retrying");
@@ -144,10 +144,10 @@ async fn stored_at_last(writer: &Writer) -> Option<Newest> {
 
 /// The newest timestamp of each stream among the last entries of the queue. The dashboard detects
 /// duplicates of entries that have left the queue.
-async fn stored(writer: &Writer) -> Result<Newest, QueueError> {
+async fn newest_stored(writer: &Writer) -> Result<Newest, QueueError> {
     let (status, operator) = (writer.status(), writer.operator());
     let streams: HashMap<_, _> =
-        status.stints.iter().map(|(stream, stint)| (*stint, stream.clone())).collect();
+        status.stints.iter().map(|(car, stint)| (*stint, car.clone())).collect();
     let mut newest = Newest::new();
     let mut from = Seq(status.tail.0.saturating_sub(NATS_LOOK_BACK_ENTRIES)).max(status.head);
     loop {
@@ -155,8 +155,8 @@ async fn stored(writer: &Writer) -> Result<Newest, QueueError> {
         let Some(last) = peeked.last() else { return Ok(newest) };
         from = Seq(last.seq.0 + 1);
         for entry in peeked.into_iter().filter_map(|peeked| peeked.entry.ok()) {
-            if let Some(stream) = streams.get(&entry.stint) {
-                let known = newest.entry(stream.clone()).or_insert(entry.captured_at);
+            if let Some(car) = streams.get(&entry.stint) {
+                let known = newest.entry(car.clone()).or_insert(entry.captured_at);
                 *known = entry.captured_at.max(*known);
             }
         }
@@ -164,14 +164,14 @@ async fn stored(writer: &Writer) -> Result<Newest, QueueError> {
 }
 
 /// Records a stream's newest timestamp, and forgets the streams that have been idle the longest.
-fn remember(stored: &mut Newest, stream: CarId, at: Option<CapturedAt>) {
+fn remember(newest_stored: &mut Newest, car: CarId, at: Option<CapturedAt>) {
     let Some(at) = at else { return };
-    let known = stored.entry(stream).or_insert(at);
+    let known = newest_stored.entry(car).or_insert(at);
     *known = at.max(*known);
-    if stored.len() > 2 * MAX_STREAMS {
-        let mut moments: Vec<_> = stored.values().copied().collect();
+    if newest_stored.len() > 2 * MAX_STREAMS {
+        let mut moments: Vec<_> = newest_stored.values().copied().collect();
         moments.sort_unstable();
         let oldest_kept = moments[moments.len() - MAX_STREAMS];
-        stored.retain(|_, at| *at >= oldest_kept);
+        newest_stored.retain(|_, at| *at >= oldest_kept);
     }
 }

@@ -25,16 +25,16 @@ impl<S: Store> Engine<S> {
             let text = "a batch must not be removed before an older one";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
-        let held = |seq: &Seq| *seq >= head;
-        let delivered = batch.entries.iter().filter(|entry| held(&entry.seq)).count() as u64;
-        let count = batch.records.iter().filter(|(seq, _)| held(seq)).count() as u64;
+        let usage = |seq: &Seq| *seq >= head;
+        let delivered = batch.entries.iter().filter(|entry| usage(&entry.seq)).count() as u64;
+        let count = batch.records.iter().filter(|(seq, _)| usage(seq)).count() as u64;
         let Some(&(last, _)) = batch.records.last() else { return Ok(()) };
         if count == 0 {
             return Ok(());
         }
-        self.put_in_force(of, batch.entries.iter().filter(|entry| held(&entry.seq)))?;
+        self.put_in_force(of, batch.entries.iter().filter(|entry| usage(&entry.seq)))?;
         let mut quarantined = 0;
-        for refused in batch.refused.iter().filter(|refused| held(&refused.entry.seq)) {
+        for refused in batch.refused.iter().filter(|refused| usage(&refused.entry.seq)) {
             self.store
                 .append_line(SideLog::DeadLetters, &dead_letter(refused, &self.cursors[of].name))?;
             quarantined += 1;
@@ -81,21 +81,21 @@ impl<S: Store> Engine<S> {
 
     /// Whether the segment that contains a position was downsampled.
     pub(super) fn is_downsampled_at(&self, seq: Seq) -> bool {
-        let is_there = |stretch: &SegmentInfo| stretch.level > 0 && stretch.last >= seq;
+        let is_there = |segment: &SegmentInfo| segment.level > 0 && segment.last >= seq;
         if seq <= self.store.head() {
             return self.store.oldest_sealed_segment().as_ref().is_some_and(is_there);
         }
-        let stretches = self.store.sealed_segments();
-        stretches.iter().find(|stretch| stretch.last >= seq).is_some_and(is_there)
+        let segments = self.store.sealed_segments();
+        segments.iter().find(|segment| segment.last >= seq).is_some_and(is_there)
     }
 
     /// The disposition of an entry for each destination.
-    pub(in crate::queue) fn fates(&mut self, seq: Seq) -> io::Result<Vec<DestinationFate>> {
+    pub(in crate::queue) fn dispositions(&mut self, seq: Seq) -> io::Result<Vec<DestinationFate>> {
         let found = self.read_records(seq, Limit::ONE)?;
         let is_held = found.first().is_some_and(|(found, _)| *found == seq);
         let is_queued = |cursor: &Cursor| is_held && cursor.committed <= seq;
         let is_new = seq >= self.store.tail();
-        let notes = if is_new || self.cursors.iter().all(is_queued) {
+        let lines = if is_new || self.cursors.iter().all(is_queued) {
             String::new()
         } else {
             self.store.lines(SideLog::Dispositions)?
@@ -107,7 +107,7 @@ impl<S: Store> Engine<S> {
             } else if is_queued(cursor) {
                 Disposition::Queued
             } else {
-                disposition::find(&notes, &cursor.name, cursor.disposition, seq)
+                disposition::find(&lines, &cursor.name, cursor.disposition, seq)
             },
         };
         Ok(self.cursors.iter().map(fate).collect())

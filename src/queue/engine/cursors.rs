@@ -83,9 +83,9 @@ impl Cursor {
 impl<S: Store> Engine<S> {
     /// Loads the cursors of these destinations from the metadata. A new destination starts at the
     /// head of the queue; the first ones of a queue account for all its entries.
-    pub(super) fn load_cursors(&mut self, books: &Metadata, names: &[Arc<str>]) {
+    pub(super) fn load_cursors(&mut self, metadata: &Metadata, names: &[Arc<str>]) {
         let head = self.store.head();
-        let (before, loss_baseline) = if books.cursors.is_empty() {
+        let (before, loss_baseline) = if metadata.cursors.is_empty() {
             (0, 0)
         } else {
             let left = self.store.appended().saturating_sub(self.store.usage().records);
@@ -94,7 +94,7 @@ impl<S: Store> Engine<S> {
         let running = std::mem::take(&mut self.cursors);
         for name in names {
             let is_it = |cursor: &&Cursor| cursor.name == *name;
-            let mut cursor = match books.cursors.iter().find(is_it) {
+            let mut cursor = match metadata.cursors.iter().find(is_it) {
                 Some(known) => known.clone(),
                 None => Cursor { name: name.clone(), before, loss_baseline, ..Cursor::default() },
             };
@@ -106,8 +106,8 @@ impl<S: Store> Engine<S> {
     }
 
     /// Releases entries that were kept only for destinations that are no longer configured.
-    pub(super) fn release_unconfigured(&mut self, books: &Metadata) -> io::Result<()> {
-        let mut unconfigured = books.cursors.clone();
+    pub(super) fn release_unconfigured(&mut self, metadata: &Metadata) -> io::Result<()> {
+        let mut unconfigured = metadata.cursors.clone();
         unconfigured.retain(|old| self.cursors.iter().all(|cursor| cursor.name != old.name));
         if unconfigured.is_empty() {
             return Ok(());
@@ -127,14 +127,14 @@ impl<S: Store> Engine<S> {
     /// Persists these cursors and releases the entries that all destinations have received. On an
     /// error nothing has changed, neither here nor in the store.
     pub(super) fn commit(&mut self, cursors: Vec<Cursor>) -> io::Result<()> {
-        let books = self.encode_metadata(&cursors)?;
+        let metadata = self.encode_metadata(&cursors)?;
         let committed = cursors.iter().map(|cursor| cursor.committed);
         let lowest =
             if planted("the_fastest_releases") { committed.max() } else { committed.min() };
         let head = lowest.unwrap_or_default().max(self.store.head());
-        let held = self.store.usage().records;
-        self.usable_store()?.truncate(head, &books)?;
-        let released = held.saturating_sub(self.store.usage().records);
+        let usage = self.store.usage().records;
+        self.usable_store()?.truncate(head, &metadata)?;
+        let released = usage.saturating_sub(self.store.usage().records);
         self.cursors = cursors;
         for cursor in &mut self.cursors {
             let had = if planted("what_was_had_counts_on") { 0 } else { released };
@@ -208,14 +208,14 @@ impl<S: Store> Engine<S> {
     /// The status of each destination.
     pub(super) fn destination_statuses(&mut self) -> Vec<DestinationStatus> {
         self.recount_ahead();
-        let held = self.store.usage().records;
+        let usage = self.store.usage().records;
         let (appended, lost) = (self.store.appended(), self.store.lost());
         let mut statuses = Vec::with_capacity(self.cursors.len());
         for index in 0..self.cursors.len() {
             let oldest = self.oldest_of(index).unwrap_or_default();
             let cursor = &self.cursors[index];
             let (ledger, appended) = (cursor.ledger(lost), cursor.appended(appended));
-            let queued = held.saturating_sub(cursor.acked_ahead);
+            let queued = usage.saturating_sub(cursor.acked_ahead);
             let imbalance = appended as i64 - ledger.gone() as i64 - queued as i64;
             let name = cursor.name.to_string();
             statuses.push(DestinationStatus { name, queued, oldest, appended, ledger, imbalance });
@@ -262,7 +262,7 @@ impl<S: Store> Engine<S> {
             return;
         }
         let mut counts = 0;
-        let (held, appended) = (self.store.usage().records, self.store.appended());
+        let (usage, appended) = (self.store.usage().records, self.store.appended());
         for index in 0..self.cursors.len() {
             let counted =
                 self.store.is_open().then(|| self.count_below(self.cursors[index].committed));
@@ -271,12 +271,12 @@ impl<S: Store> Engine<S> {
             let (gone, appended) = (cursor.ledger(lost).gone(), cursor.appended(appended));
             let Some(Ok(ahead)) = counted else {
                 // While the disk fails, derive the count from the metadata.
-                cursor.acked_ahead = (held + gone).saturating_sub(appended);
+                cursor.acked_ahead = (usage + gone).saturating_sub(appended);
                 continue;
             };
             cursor.acked_ahead = ahead;
             if cursor.committed > head {
-                let queued = held.saturating_sub(ahead);
+                let queued = usage.saturating_sub(ahead);
                 cursor.loss_baseline += (gone + queued).saturating_sub(appended);
             }
             counts += 1;
@@ -292,10 +292,10 @@ impl<S: Store> Engine<S> {
             return Ok(0);
         }
         let (mut from, mut records) = (self.store.head(), 0);
-        for stretch in self.store.sealed_segments().iter().take_while(|stretch| stretch.last < head)
+        for segment in self.store.sealed_segments().iter().take_while(|segment| segment.last < head)
         {
-            records += stretch.usage.records;
-            from = Seq(stretch.last.0 + 1);
+            records += segment.usage.records;
+            from = Seq(segment.last.0 + 1);
         }
         let last = Seq(head.0 - 1);
         if from <= last {

@@ -37,12 +37,12 @@ impl<S: Store> Engine<S> {
 
     /// The number of entries that a waiting source may append now.
     pub(in crate::queue) fn room(&self) -> u64 {
-        let held = self.store.usage().records;
+        let usage = self.store.usage().records;
         match self.limits.when_full {
             // A batch that is larger than the whole queue must be accepted when the queue is empty.
-            WhenFull::Block if held == 0 => u64::MAX,
+            WhenFull::Block if usage == 0 => u64::MAX,
             WhenFull::Block if self.shortfall(Some(BLOCK_BYTES)) == Shortfall::Bytes => 0,
-            WhenFull::Block => self.limits.max_entries.saturating_sub(held),
+            WhenFull::Block => self.limits.max_entries.saturating_sub(usage),
             _ => u64::MAX,
         }
     }
@@ -52,8 +52,8 @@ impl<S: Store> Engine<S> {
     pub(super) fn make_room(&mut self, record: Option<usize>) -> io::Result<bool> {
         let mut is_tidy = false;
         loop {
-            let lack = self.shortfall(record);
-            if lack == Shortfall::Bytes && !is_tidy {
+            let shortfall = self.shortfall(record);
+            if shortfall == Shortfall::Bytes && !is_tidy {
                 // Released segments are deleted from disk only after the release is durable.
                 self.flush()?;
                 self.maintain()?;
@@ -61,16 +61,16 @@ impl<S: Store> Engine<S> {
                 continue;
             }
             let found = match self.limits.when_full {
-                _ if lack == Shortfall::Nothing || planted("queue_without_bound") => {
+                _ if shortfall == Shortfall::Nothing || planted("queue_without_bound") => {
                     return Ok(true);
                 }
                 // A source that can wait has already waited for room.
                 WhenFull::Thin | WhenFull::Block => {
-                    self.downsample()? || self.evict_oldest(lack)?
+                    self.downsample()? || self.evict_oldest(shortfall)?
                 }
-                WhenFull::DropOldest => self.evict_oldest(lack)?,
+                WhenFull::DropOldest => self.evict_oldest(shortfall)?,
                 // A lowered limit also applies to existing entries.
-                _ if record.is_none() => self.evict_oldest(lack)?,
+                _ if record.is_none() => self.evict_oldest(shortfall)?,
                 WhenFull::DropNewest => false,
             };
             if !found {
@@ -83,43 +83,54 @@ impl<S: Store> Engine<S> {
     /// Downsamples the oldest segments; returns `false` if no more frames can be removed.
     fn downsample(&mut self) -> io::Result<bool> {
         let old = self.recent.begins_at();
-        let mut stretches = self.store.sealed_segments();
-        stretches.retain(|stretch| stretch.last < old);
+        let mut segments = self.store.sealed_segments();
+        segments.retain(|segment| segment.last < old);
         let most = self.limits.segment_entries();
-        while let Some(step) = downsampling::next(&stretches, most) {
-            let (first, last) = (stretches[step.first].first, stretches[step.last].last);
+        while let Some(step) = downsampling::next(&segments, most) {
+            let (first, last) = (segments[step.first].first, segments[step.last].last);
             let records = self.read_between(first, last)?;
             let before: Vec<Seq> = records.iter().map(|(seq, _)| *seq).collect();
             let is_out = |seq| self.is_in_flight(seq) && !planted("what_is_out_is_thinned");
             let is_free = |seq: Seq| seq < old && !is_out(seq);
-            let thinned = downsampling::downsample(records, step.level, is_free);
-            let is_left = |seq: &Seq| thinned.records.binary_search_by_key(seq, |r| r.0).is_ok();
+            let downsampled = downsampling::downsample(records, step.level, is_free);
+            let is_left =
+                |seq: &Seq| downsampled.records.binary_search_by_key(seq, |r| r.0).is_ok();
             let gone: Vec<Seq> = before.iter().copied().filter(|seq| !is_left(seq)).collect();
             if !gone.is_empty() && !planted("fate_of_the_thinned_not_noted") {
                 let had = self.positions();
-                let line =
-                    disposition::downsampled_line(&before, thinned.level, &thinned.records, &had);
+                let line = disposition::downsampled_line(
+                    &before,
+                    downsampled.level,
+                    &downsampled.records,
+                    &had,
+                );
                 self.store.append_line(SideLog::Dispositions, &line)?;
             }
             let cursors = self.without(&gone, |ledger, entries| {
                 ledger.downsampled += if planted("thinning_not_booked") { 0 } else { entries };
             });
-            let books = self.encode_metadata(&cursors)?;
-            self.usable_store()?.replace(first, last, thinned.level, thinned.records, &books)?;
+            let metadata = self.encode_metadata(&cursors)?;
+            self.usable_store()?.replace(
+                first,
+                last,
+                downsampled.level,
+                downsampled.records,
+                &metadata,
+            )?;
             self.cursors = cursors;
             if !gone.is_empty() {
                 return Ok(true);
             }
-            stretches = self.store.sealed_segments();
-            stretches.retain(|stretch| stretch.last < old);
+            segments = self.store.sealed_segments();
+            segments.retain(|segment| segment.last < old);
         }
         Ok(false)
     }
 
     /// Drops the excess entries, or the oldest segment if the disk limit is exceeded; returns
     /// `false` if there is nothing to drop.
-    fn evict_oldest(&mut self, lack: Shortfall) -> io::Result<bool> {
-        if let Shortfall::Entries(excess) = lack {
+    fn evict_oldest(&mut self, shortfall: Shortfall) -> io::Result<bool> {
+        if let Shortfall::Entries(excess) = shortfall {
             let most = excess.min(DROP_STEP_ENTRIES as u64) as usize;
             return self.drop_oldest(most, DropReason::QueueFull, |_, _| true);
         }
@@ -129,8 +140,8 @@ impl<S: Store> Engine<S> {
         if self.store.oldest_sealed_segment().is_none() {
             self.usable_store()?.seal()?;
         }
-        let Some(stretch) = self.store.oldest_sealed_segment() else { return Ok(true) };
-        let goes = |seq: Seq, _: &[u8]| seq <= stretch.last;
+        let Some(segment) = self.store.oldest_sealed_segment() else { return Ok(true) };
+        let goes = |seq: Seq, _: &[u8]| seq <= segment.last;
         while self.drop_oldest(DROP_STEP_ENTRIES, DropReason::QueueFull, goes)? {}
         Ok(true)
     }

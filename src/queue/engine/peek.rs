@@ -75,8 +75,8 @@ impl<S: Store> Engine<S> {
     /// it to quarantine if it is damaged. `None` at the end of the queue.
     pub(in crate::queue) fn repair(&mut self, from: Seq) -> io::Result<Option<Repaired>> {
         let before = self.usable_store()?.lost();
-        let stretches = self.store.sealed_segments();
-        let stretch = stretches.iter().find(|stretch| stretch.last >= from);
+        let segments = self.store.sealed_segments();
+        let segment = segments.iter().find(|segment| segment.last >= from);
         let read = match self.read_records(from, Limit::WHOLE_SEGMENT) {
             // Damage in the active segment closes the store; when reopened it continues without the
             // damaged part.
@@ -86,8 +86,8 @@ impl<S: Store> Engine<S> {
             read => read?,
         };
         let lost = self.store.lost().saturating_sub(before);
-        Ok(match (stretch, read.last()) {
-            (Some(stretch), _) => Some(Repaired { next: Seq(stretch.last.0 + 1), lost }),
+        Ok(match (segment, read.last()) {
+            (Some(segment), _) => Some(Repaired { next: Seq(segment.last.0 + 1), lost }),
             (None, Some((last, _))) => Some(Repaired { next: Seq(last.0 + 1), lost }),
             (None, None) if lost > 0 => Some(Repaired { next: self.store.tail(), lost }),
             (None, None) => None,

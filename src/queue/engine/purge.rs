@@ -114,15 +114,15 @@ impl<S: Store> Engine<S> {
         if sealed.last().is_none_or(|newest| newest.last < last) {
             self.usable_store()?.seal()?;
         }
-        let stretches = self.store.sealed_segments();
-        let index = stretches.partition_point(|stretch| stretch.first <= last);
-        let Some((stretch, older)) = stretches[..index].split_last() else { return Ok(step) };
-        if stretch.last < first {
+        let segments = self.store.sealed_segments();
+        let index = segments.partition_point(|segment| segment.first <= last);
+        let Some((segment, older)) = segments[..index].split_last() else { return Ok(step) };
+        if segment.last < first {
             return Ok(step);
         }
-        let begin = first.max(stretch.first);
+        let begin = first.max(segment.first);
         step.rest = (first < begin).then(|| (first, Seq(begin.0 - 1)));
-        let all = self.read_between(stretch.first, stretch.last)?;
+        let all = self.read_between(segment.first, segment.last)?;
         step.setups = self.setups_that_stay(&all, begin, last)?;
         let goes = |seq: Seq| (begin..=last).contains(&seq) && !step.setups.contains(&seq);
         let (gone, kept): (Vec<_>, Vec<_>) = all.into_iter().partition(|(seq, _)| goes(*seq));
@@ -132,7 +132,7 @@ impl<S: Store> Engine<S> {
         }
         let gone: Vec<Seq> = gone.into_iter().map(|(seq, _)| seq).collect();
         self.note_gone(&gone, &step.setups)?;
-        self.put_in_place(stretch, older.last(), kept, &gone)?;
+        self.put_in_place(segment, older.last(), kept, &gone)?;
         Ok(step)
     }
 
@@ -223,20 +223,20 @@ impl<S: Store> Engine<S> {
     /// restore the old one.
     fn put_in_place(
         &mut self,
-        stretch: &SegmentInfo,
+        segment: &SegmentInfo,
         older: Option<&SegmentInfo>,
         mut kept: Vec<(Seq, Vec<u8>)>,
         gone: &[Seq],
     ) -> io::Result<()> {
-        let (mut first, mut level) = (stretch.first, stretch.level);
+        let (mut first, mut level) = (segment.first, segment.level);
         if let Some(older) = older.filter(|_| kept.is_empty()) {
             kept = self.read_between(older.first, older.last)?;
             (first, level) = (older.first, older.level);
         }
         let cursors =
             self.without(gone, |ledger, entries| ledger.drop(DropReason::Operator, entries));
-        let books = self.encode_metadata(&cursors)?;
-        self.usable_store()?.replace(first, stretch.last, level, kept, &books)?;
+        let metadata = self.encode_metadata(&cursors)?;
+        self.usable_store()?.replace(first, segment.last, level, kept, &metadata)?;
         self.cursors = cursors;
         Ok(())
     }

@@ -117,7 +117,7 @@ impl ActiveSegment {
                 let seq = Seq(self.base_seq.0 + next as u64);
                 let frame = read.get((place.at - first.at) as usize..).unwrap_or_default();
                 let Some((_, record)) =
-                    framing::decode(self.base_seq, frame).filter(|(held, _)| *held == seq)
+                    framing::decode(self.base_seq, frame).filter(|(usage, _)| *usage == seq)
                 else {
                     let text = format!("record {seq} is damaged in the write-ahead log");
                     return Err(io::Error::new(io::ErrorKind::InvalidData, text));

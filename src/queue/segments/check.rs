@@ -12,14 +12,14 @@ use crate::queue::store::SegmentContents;
 use crate::queue::wal::{self, WalRecord};
 
 /// Checks a sealed segment. Works on a copy, because sled writes to the database that it opens.
-pub(super) fn segment(folder: &Path, span: SeqRange, head: Seq) -> io::Result<SegmentContents> {
-    let path = span.path(folder);
+pub(super) fn segment(folder: &Path, range: SeqRange, head: Seq) -> io::Result<SegmentContents> {
+    let path = range.path(folder);
     let copy = tempfile::tempdir()?;
     disk::copy_folder(&path, copy.path())?;
-    let seal = read_seal(&path, span)?;
-    let (packed, error) =
-        SealedSegment::read(copy.path(), span.base_seq, seal.as_ref().map(|seal| seal.stored))?;
-    let readable = packed.usage().records;
+    let seal = read_seal(&path, range)?;
+    let (sealed, error) =
+        SealedSegment::read(copy.path(), range.base_seq, seal.as_ref().map(|seal| seal.stored))?;
+    let readable = sealed.usage().records;
     let trouble = match (&seal, error) {
         (_, Some(error)) => Some(format!("its database is damaged ({})", one_line(&error))),
         (None, None) => Some("its seal is damaged".into()),
@@ -27,9 +27,9 @@ pub(super) fn segment(folder: &Path, span: SeqRange, head: Seq) -> io::Result<Se
         (Some(_), None) => None,
     };
     Ok(SegmentContents {
-        first: span.base_seq.max(head),
-        last: span.last,
-        records: packed.all().into_iter().filter(|(seq, _)| *seq >= head).collect(),
+        first: range.base_seq.max(head),
+        last: range.last,
+        records: sealed.all().into_iter().filter(|(seq, _)| *seq >= head).collect(),
         missing: seal.map_or(0, |seal| seal.stored.records.saturating_sub(readable)),
         trouble,
     })
@@ -39,24 +39,24 @@ pub(super) fn segment(folder: &Path, span: SeqRange, head: Seq) -> io::Result<Se
 /// contains no records and none is missing.
 pub(super) fn wal(
     folder: &Path,
-    lo: Seq,
+    base_seq: Seq,
     head: Seq,
     tail: Seq,
 ) -> io::Result<Option<SegmentContents>> {
-    let contents = wal::read(folder, lo)?;
+    let contents = wal::read(folder, base_seq)?;
     let is_clean = contents.is_clean;
-    let (mut records, mut end) = (BTreeMap::new(), lo.max(tail));
+    let (mut records, mut end) = (BTreeMap::new(), base_seq.max(tail));
     for note in contents.records {
         match note {
             WalRecord::Entry(seq, record, _) => {
                 end = end.max(Seq(seq.0 + 1));
                 records.insert(seq, record);
             }
-            WalRecord::Checkpoint(mark) => end = end.max(Seq(mark.tail)),
+            WalRecord::Checkpoint(checkpoint) => end = end.max(Seq(checkpoint.tail)),
             WalRecord::Opened(_) | WalRecord::Closed => {}
         }
     }
-    let first = lo.max(head);
+    let first = base_seq.max(head);
     if is_clean && end <= first {
         return Ok(None);
     }

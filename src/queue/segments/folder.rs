@@ -83,14 +83,14 @@ pub(super) enum Replaced {
 pub(super) fn build(
     folder: &Path,
     span: SeqRange,
-    packed: &SealedSegment,
+    sealed: &SealedSegment,
     all: Usage,
     level: u32,
 ) -> io::Result<Segment> {
     remove_unfinished(folder);
-    has_room(folder, packed.bytes())?;
+    has_room(folder, sealed.bytes())?;
     let path = next_attempt(folder);
-    let built = disk::create_folder(&path).and_then(|()| packed.write(&path)).and_then(|()| {
+    let built = disk::create_folder(&path).and_then(|()| sealed.write(&path)).and_then(|()| {
         let disk_bytes = disk::used(&path) + 4096;
         let numbers = [all.records, all.bytes, u64::from(level), disk_bytes];
         let payload: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
@@ -155,9 +155,9 @@ fn has_room(folder: &Path, bytes: u64) -> io::Result<()> {
 ///
 /// # Errors
 /// The disk or the system does not work at the moment: nothing is known about the seal.
-pub(super) fn read_seal(path: &Path, span: SeqRange) -> io::Result<Option<Segment>> {
+pub(super) fn read_seal(path: &Path, range: SeqRange) -> io::Result<Option<Segment>> {
     match disk::read(&path.join("seal")) {
-        Ok(read) => Ok(parse_seal(&read.bytes, span)),
+        Ok(read) => Ok(parse_seal(&read.bytes, range)),
         Err(error) if disk::is_circumstance(&error) => Err(error),
         Err(_) => Ok(None),
     }
@@ -176,10 +176,10 @@ fn parse_seal(bytes: &[u8], span: SeqRange) -> Option<Segment> {
 }
 
 /// Renames a built segment to its final name.
-pub(super) fn publish(folder: &Path, span: SeqRange) -> io::Result<()> {
-    let path = span.path(folder);
-    discard(folder, span)?;
-    disk::rename(&span.new_path(folder), &path)?;
+pub(super) fn publish(folder: &Path, range: SeqRange) -> io::Result<()> {
+    let path = range.path(folder);
+    discard(folder, range)?;
+    disk::rename(&range.new_path(folder), &path)?;
     if planted("segment_name_not_synced") { Ok(()) } else { disk::sync_folder(folder) }
 }
 
@@ -190,10 +190,10 @@ pub(super) fn swap(
     new: SeqRange,
     old: Replaced,
 ) -> io::Result<()> {
-    for span in ranges(folder, "q-")?.into_iter().filter(|span| span.is_inside(replaced)) {
+    for range in ranges(folder, "q-")?.into_iter().filter(|range| range.is_inside(replaced)) {
         match old {
-            Replaced::Discard => discard(folder, span)?,
-            Replaced::Quarantine => quarantine_segment(folder, span)?,
+            Replaced::Discard => discard(folder, range)?,
+            Replaced::Quarantine => quarantine_segment(folder, range)?,
         }
     }
     publish(folder, new)
@@ -201,13 +201,14 @@ pub(super) fn swap(
 
 /// Completes the replacement of segments that a crash interrupted between its checkpoint record and
 /// its last rename.
-pub(super) fn finish_rewrite(folder: &Path, mark: &Checkpoint) -> io::Result<()> {
-    let replaced = SeqRange { base_seq: Seq(mark.replaced.0), last: Seq(mark.replaced.1) };
+pub(super) fn finish_rewrite(folder: &Path, checkpoint: &Checkpoint) -> io::Result<()> {
+    let replaced =
+        SeqRange { base_seq: Seq(checkpoint.replaced.0), last: Seq(checkpoint.replaced.1) };
     if replaced.base_seq != Seq(0) {
         // Ignore leftovers of failed replacements: only a sealed segment within the range counts.
         let mut new = None;
-        for span in ranges(folder, "new-")?.into_iter().filter(|span| span.is_inside(replaced)) {
-            new = new.or(read_seal(&span.new_path(folder), span)?.map(|_| span));
+        for range in ranges(folder, "new-")?.into_iter().filter(|range| range.is_inside(replaced)) {
+            new = new.or(read_seal(&range.new_path(folder), range)?.map(|_| range));
         }
         if let Some(new) = new {
             swap(folder, replaced, new, Replaced::Discard)?;
@@ -215,9 +216,9 @@ pub(super) fn finish_rewrite(folder: &Path, mark: &Checkpoint) -> io::Result<()>
         {
             // The new segment has its final name, but a power cut may have undone the removal of
             // the old ones.
-            let others = |span: &SeqRange| span.is_inside(replaced) && *span != replaced;
-            for span in ranges(folder, "q-")?.into_iter().filter(others) {
-                discard(folder, span)?;
+            let others = |range: &SeqRange| range.is_inside(replaced) && *range != replaced;
+            for range in ranges(folder, "q-")?.into_iter().filter(others) {
+                discard(folder, range)?;
             }
             disk::sync_folder(folder)?;
         }
@@ -230,25 +231,25 @@ pub(super) fn finish_rewrite(folder: &Path, mark: &Checkpoint) -> io::Result<()>
 
 /// Deletes a segment. It is renamed first, so that a half-deleted segment is not mistaken for a
 /// complete one.
-pub(super) fn discard(folder: &Path, span: SeqRange) -> io::Result<()> {
-    let path = span.path(folder);
+pub(super) fn discard(folder: &Path, range: SeqRange) -> io::Result<()> {
+    let path = range.path(folder);
     if !disk::exists(&path)? {
         return Ok(());
     }
-    let trash = disk::free_name(folder, &span.name("trash"));
+    let trash = disk::free_name(folder, &range.name("trash"));
     disk::rename(&path, &trash)?;
     disk::remove_leftover(&trash);
     Ok(())
 }
 
 /// Moves a segment to quarantine; deletes the oldest one there if there are too many.
-pub(super) fn quarantine_segment(folder: &Path, span: SeqRange) -> io::Result<()> {
+pub(super) fn quarantine_segment(folder: &Path, range: SeqRange) -> io::Result<()> {
     let place = quarantine_folder(folder)?;
     let kept = disk::names(&place, "bad-")?;
     for name in kept.iter().take((kept.len() + 1).saturating_sub(MAX_QUARANTINED)) {
         disk::remove_leftover(&place.join(name));
     }
-    disk::rename(&span.path(folder), &disk::free_name(&place, &span.name("bad")))
+    disk::rename(&range.path(folder), &disk::free_name(&place, &range.name("bad")))
 }
 
 /// Returns the quarantine folder, creating it if necessary.
@@ -398,9 +399,9 @@ pub(super) fn highest_position(folder: &Path) -> io::Result<Option<Seq>> {
     }
     let last = |name: &String| {
         let name = name.split_once('-')?.1;
-        let (lo, rest) = parse_number(name)?;
+        let (base_seq, rest) = parse_number(name)?;
         let last = rest.strip_prefix('-').and_then(parse_number);
-        Some(last.map_or(lo, |(last, _)| last))
+        Some(last.map_or(base_seq, |(last, _)| last))
     };
     Ok(names.iter().filter_map(last).max())
 }
@@ -412,18 +413,20 @@ pub(super) fn ranges(folder: &Path, prefix: &str) -> io::Result<Vec<SeqRange>> {
 
 /// The base positions of the existing write-ahead logs, oldest first.
 pub(super) fn wals(folder: &Path) -> io::Result<Vec<Seq>> {
-    let lo = |name: &String| {
-        let (lo, rest) = parse_number(name.strip_prefix("tail-")?)?;
-        (rest == ".log").then_some(lo)
+    let base_seq = |name: &String| {
+        let (base_seq, rest) = parse_number(name.strip_prefix("tail-")?)?;
+        (rest == ".log").then_some(base_seq)
     };
-    Ok(disk::names(folder, "tail-")?.iter().filter_map(lo).collect())
+    Ok(disk::names(folder, "tail-")?.iter().filter_map(base_seq).collect())
 }
 
 /// Deletes the older write-ahead logs. One that cannot be deleted is ignored while the newest one
 /// exists.
 pub(super) fn remove_other_wals(folder: &Path, newest: Seq) {
-    for lo in wals(folder).unwrap_or_default().into_iter().filter(|lo| *lo != newest) {
-        disk::remove_leftover(&wal::path(folder, lo));
+    for base_seq in
+        wals(folder).unwrap_or_default().into_iter().filter(|base_seq| *base_seq != newest)
+    {
+        disk::remove_leftover(&wal::path(folder, base_seq));
     }
 }
 

@@ -46,12 +46,12 @@ pub(super) fn find_newest(
     trust: &Trust,
     checkpoint: Option<&SavedCheckpoint>,
 ) -> io::Result<Option<RecoveredSegment>> {
-    for lo in super::folder::wals(folder)?.into_iter().rev() {
-        if let Some(newest) = recover(folder, lo, options, trust, checkpoint)? {
+    for base_seq in super::folder::wals(folder)?.into_iter().rev() {
+        if let Some(newest) = recover(folder, base_seq, options, trust, checkpoint)? {
             return Ok(Some(newest));
         }
         // A crash interrupted the creation of this segment: no record in it was reported as stored.
-        disk::remove_file(&wal::path(folder, lo))?;
+        disk::remove_file(&wal::path(folder, base_seq))?;
     }
     Ok(None)
 }
@@ -69,16 +69,16 @@ fn recover(
     let was_closed = contents.was_closed();
     let mut is_uncertain =
         *trust != Trust::Disk || !contents.is_clean || !(same_boot || was_closed);
-    let WalContents { records: notes, intact, .. } = contents;
+    let WalContents { records: lines, intact, .. } = contents;
     // Data torn by a power cut was never durable; after any other damage, the records behind it are
     // still valid. No power cut came since this process opened the store.
     let is_same_process = matches!(trust, Trust::Nothing(_));
     let is_trusted = same_boot || was_closed || is_same_process || planted("torn_journal_trusted");
-    let trusted = if is_trusted { notes.len() } else { intact };
+    let trusted = if is_trusted { lines.len() } else { intact };
     let (mut known, mut beyond) = (BTreeMap::new(), BTreeMap::new());
     let mut index = Vec::new();
     let mut mark = None;
-    for (number, note) in notes.into_iter().enumerate() {
+    for (number, note) in lines.into_iter().enumerate() {
         match note {
             WalRecord::Entry(seq, record, at) if number < trusted => {
                 index.push(at);
@@ -89,10 +89,10 @@ fn recover(
             WalRecord::Checkpoint(_) | WalRecord::Opened(_) | WalRecord::Closed => {}
         }
     }
-    for span in ranges(folder, "q-")?.into_iter().filter(|span| span.base_seq >= lo) {
-        let path = span.path(folder);
-        let all = read_seal(&path, span)?.map(|seal| seal.stored);
-        for (seq, record) in SealedSegment::read(&path, span.base_seq, all)?.0.all() {
+    for range in ranges(folder, "q-")?.into_iter().filter(|range| range.base_seq >= lo) {
+        let path = range.path(folder);
+        let all = read_seal(&path, range)?.map(|seal| seal.stored);
+        for (seq, record) in SealedSegment::read(&path, range.base_seq, all)?.0.all() {
             known.entry(seq).or_insert(record);
         }
     }
@@ -117,7 +117,7 @@ fn recover(
         Some(mark) => mark,
         // The metadata is lost too: assume that the existing records are all that there ever were.
         None => {
-            let first = ranges(folder, "q-")?.first().map_or(lo, |span| span.base_seq);
+            let first = ranges(folder, "q-")?.first().map_or(lo, |range| range.base_seq);
             Checkpoint { head: first.0, tail: first.0, ..Checkpoint::default() }
         }
     };
@@ -137,11 +137,11 @@ fn recover(
 /// The newer of the last checkpoint record in the write-ahead log and the checkpoint file. At the
 /// same age, the write-ahead log wins: a segment may have been replaced since.
 pub(super) fn newer_checkpoint(
-    journal: Option<Checkpoint>,
+    wal: Option<Checkpoint>,
     checkpoint: Option<&SavedCheckpoint>,
 ) -> Option<Checkpoint> {
     let checkpoint = checkpoint.map(|checkpoint| checkpoint.checkpoint.clone());
-    checkpoint.into_iter().chain(journal).max_by_key(Checkpoint::age)
+    checkpoint.into_iter().chain(wal).max_by_key(Checkpoint::age)
 }
 
 /// The gaps between the positions `seqs`, which are sorted, within `first` to `last` inclusive.
@@ -167,10 +167,10 @@ pub(super) fn gaps(
 const MAX_GAPS: usize = 256;
 
 /// Fills gaps in `known` from `beyond`, and extends it as long as no record is missing.
-fn merge(lo: Seq, known: &mut BTreeMap<Seq, Vec<u8>>, beyond: BTreeMap<Seq, Vec<u8>>) {
-    let mut next = known.last_key_value().map_or(lo, |(seq, _)| Seq(seq.0 + 1));
+fn merge(base_seq: Seq, known: &mut BTreeMap<Seq, Vec<u8>>, beyond: BTreeMap<Seq, Vec<u8>>) {
+    let mut next = known.last_key_value().map_or(base_seq, |(seq, _)| Seq(seq.0 + 1));
     for (seq, record) in beyond {
-        if seq < lo || seq > next || seq.0 >= lo.0 + SEGMENT_ENTRIES {
+        if seq < base_seq || seq > next || seq.0 >= base_seq.0 + SEGMENT_ENTRIES {
             continue;
         }
         known.entry(seq).or_insert(record);
@@ -179,8 +179,8 @@ fn merge(lo: Seq, known: &mut BTreeMap<Seq, Vec<u8>>, beyond: BTreeMap<Seq, Vec<
 }
 
 /// Writes the state of the store to the `mark` file, which is read if the write-ahead log is lost.
-pub(super) fn write_checkpoint(folder: &Path, mark: &Checkpoint) -> io::Result<()> {
-    disk::replace(&folder.join(MARK), &framing::encode(Seq(0), Seq(0), &mark.to_bytes()))
+pub(super) fn write_checkpoint(folder: &Path, checkpoint: &Checkpoint) -> io::Result<()> {
+    disk::replace(&folder.join(MARK), &framing::encode(Seq(0), Seq(0), &checkpoint.to_bytes()))
 }
 
 /// Reads the `mark` file; `None` if it is missing or damaged.
@@ -190,7 +190,8 @@ pub(super) fn last_mark(folder: &Path) -> io::Result<Option<Checkpoint>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    Ok(framing::decode(Seq(0), &bytes).and_then(|(_, mark)| Checkpoint::from_bytes(mark)))
+    Ok(framing::decode(Seq(0), &bytes)
+        .and_then(|(_, checkpoint)| Checkpoint::from_bytes(checkpoint)))
 }
 
 const MARK: &str = "mark";

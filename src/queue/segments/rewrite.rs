@@ -19,21 +19,21 @@ impl SegmentStore {
         level: u32,
         records: Records,
         old: Replaced,
-        books: Option<&[u8]>,
+        metadata: Option<&[u8]>,
     ) -> io::Result<()> {
         let inside = |segment: &Segment| segment.range.is_inside(replaced);
         let mut before = Usage::default();
         self.sealed.iter().filter(|segment| inside(segment)).for_each(|s| before += s.pending);
         let kept = usage_of(&records);
         let new = self.with_ballast(|store| store.prepare(replaced, level, &records, kept))?;
-        if let Some(books) = books {
+        if let Some(metadata) = metadata {
             self.released += (before - kept).records;
-            self.metadata = books.to_vec();
+            self.metadata = metadata.to_vec();
         }
         if let Err(error) = self.commit(&new, old) {
             return self.fail(error);
         }
-        self.loaded.retain(|(lo, _)| !(replaced.base_seq..=replaced.last).contains(lo));
+        self.loaded.retain(|(base_seq, _)| !(replaced.base_seq..=replaced.last).contains(base_seq));
         let index =
             self.sealed.partition_point(|segment| segment.range.base_seq < replaced.base_seq);
         self.sealed.retain(|segment| !inside(segment));
@@ -61,8 +61,8 @@ impl SegmentStore {
         self.replaced = (0, 0);
         self.append_checkpoint()?;
         self.flush()?;
-        let packed = SealedSegment::new(replaced.base_seq, borrowed(records))?;
-        build(&self.folder, replaced, &packed, all, level)
+        let sealed = SealedSegment::new(replaced.base_seq, borrowed(records))?;
+        build(&self.folder, replaced, &sealed, all, level)
     }
 
     fn commit(&mut self, new: &Segment, old: Replaced) -> io::Result<()> {

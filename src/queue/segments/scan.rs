@@ -50,11 +50,11 @@ impl StoreScan {
             findings
                 .push(Finding::new(&what, "it is moved to quarantine/; the original is missing"));
         }
-        let is_file = |lo: &&Seq| wal::path(folder, **lo).is_file();
+        let is_file = |base_seq: &&Seq| wal::path(folder, **base_seq).is_file();
         let journal = journals.iter().rev().find(is_file).copied();
         let checkpoint = checkpoint::read(folder);
         let mark = match journal {
-            Some(lo) => newest_checkpoint(folder, lo)?,
+            Some(base_seq) => newest_checkpoint(folder, base_seq)?,
             None => None,
         };
         if journal.is_some() && mark.is_none() {
@@ -68,7 +68,7 @@ impl StoreScan {
         let mark = newer_checkpoint(mark, checkpoint.as_ref()).unwrap_or_default();
         // Segments above `lo` were sealed just before a crash; the write-ahead log still contains
         // their records.
-        spans.retain(|span| journal.is_none_or(|lo| span.base_seq < lo));
+        spans.retain(|range| journal.is_none_or(|base_seq| range.base_seq < base_seq));
         for name in damaged_facts(folder)? {
             let what = format!("facts/{name}: it is damaged");
             findings.push(Finding::new(&what, "it is deleted; the queue continues without it"));
@@ -101,7 +101,7 @@ impl StoreScan {
     /// The position after the newest record. The write-ahead log may contain newer records than its
     /// last checkpoint record shows.
     pub(in crate::queue) fn tail(&self) -> Seq {
-        let sealed = self.ranges.last().map_or(0, |span| span.last.0 + 1);
+        let sealed = self.ranges.last().map_or(0, |range| range.last.0 + 1);
         Seq(self.last_checkpoint.tail.max(sealed))
     }
 
@@ -123,11 +123,12 @@ impl StoreScan {
     pub(in crate::queue) fn examine(&self, from: Seq) -> io::Result<Option<SegmentContents>> {
         let head = Seq(self.last_checkpoint.head);
         let from = from.max(head);
-        match (self.ranges.iter().find(|span| span.last >= from), self.wal) {
-            (Some(span), _) => check::segment(&self.folder, *span, head).map(Some),
-            (None, Some(lo)) => {
-                let examined = check::wal(&self.folder, lo, head, Seq(self.last_checkpoint.tail))?;
-                Ok(examined.filter(|examined| from <= examined.last.max(lo)))
+        match (self.ranges.iter().find(|range| range.last >= from), self.wal) {
+            (Some(range), _) => check::segment(&self.folder, *range, head).map(Some),
+            (None, Some(base_seq)) => {
+                let examined =
+                    check::wal(&self.folder, base_seq, head, Seq(self.last_checkpoint.tail))?;
+                Ok(examined.filter(|examined| from <= examined.last.max(base_seq)))
             }
             (None, None) => Ok(self.missing_wal().filter(|missing| from <= missing.last)),
         }
@@ -135,7 +136,7 @@ impl StoreScan {
 
     /// The records that the missing write-ahead log contained, if any.
     fn missing_wal(&self) -> Option<SegmentContents> {
-        let sealed = self.ranges.last().map_or(0, |span| span.last.0 + 1);
+        let sealed = self.ranges.last().map_or(0, |range| range.last.0 + 1);
         let begin = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.base_seq.0);
         let first = begin.max(sealed).max(self.last_checkpoint.head);
         let missing = self.last_checkpoint.tail.saturating_sub(first);
@@ -152,10 +153,10 @@ impl StoreScan {
     }
 }
 
-fn newest_checkpoint(folder: &Path, lo: Seq) -> io::Result<Option<Checkpoint>> {
-    let notes = wal::read(folder, lo)?.records;
-    Ok(notes.into_iter().rev().find_map(|note| match note {
-        WalRecord::Checkpoint(mark) => Some(mark),
+fn newest_checkpoint(folder: &Path, base_seq: Seq) -> io::Result<Option<Checkpoint>> {
+    let lines = wal::read(folder, base_seq)?.records;
+    Ok(lines.into_iter().rev().find_map(|note| match note {
+        WalRecord::Checkpoint(checkpoint) => Some(checkpoint),
         WalRecord::Entry(..) | WalRecord::Opened(_) | WalRecord::Closed => None,
     }))
 }

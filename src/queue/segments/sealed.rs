@@ -52,12 +52,12 @@ struct Block {
 impl SealedSegment {
     /// Packs records, which must be in order of position.
     pub(super) fn new<'a>(
-        lo: Seq,
+        base_seq: Seq,
         mut records: impl Iterator<Item = (Seq, &'a [u8])>,
     ) -> io::Result<Self> {
-        let mut packer = BlockWriter::new(lo);
-        records.try_for_each(|(seq, record)| packer.add(seq, record))?;
-        packer.finish()
+        let mut writer = BlockWriter::new(base_seq);
+        records.try_for_each(|(seq, record)| writer.add(seq, record))?;
+        writer.finish()
     }
 
     /// The size of the blocks, without the overhead of the database.
@@ -136,17 +136,17 @@ impl SealedSegment {
                 Err(_) => {}
             }
         }
-        let packed = Self { base_seq: lo, blocks: found.into_values().collect(), open: None };
+        let sealed = Self { base_seq: lo, blocks: found.into_values().collect(), open: None };
         match error {
             _ if unreadable_bytes > 0 => {
                 let text = format!("the disk cannot read {unreadable_bytes} bytes of it");
-                Ok((packed, Some(io::Error::other(text))))
+                Ok((sealed, Some(io::Error::other(text))))
             }
             // Everything was found in the raw bytes, so what sled lacked does not matter.
-            Some(error) if disk::is_circumstance(&error) && Some(packed.usage()) != all => {
+            Some(error) if disk::is_circumstance(&error) && Some(sealed.usage()) != all => {
                 Err(error)
             }
-            error => Ok((packed, error)),
+            error => Ok((sealed, error)),
         }
     }
 
@@ -256,11 +256,11 @@ fn deflated(deflate: &mut DeflateEncoder<Vec<u8>>, plain: &[u8]) -> io::Result<V
 }
 
 /// Inflates a block; `None` if it is damaged or larger than [`MAX_BLOCK_BYTES`].
-fn inflated(packed: &[u8]) -> Option<Vec<u8>> {
+fn inflated(sealed: &[u8]) -> Option<Vec<u8>> {
     let mut inflate = Decompress::new(false);
     let mut plain = Vec::with_capacity(2 * BLOCK_BYTES);
     loop {
-        let rest = packed.get(inflate.total_in() as usize..)?;
+        let rest = sealed.get(inflate.total_in() as usize..)?;
         match inflate.decompress_vec(rest, &mut plain, FlushDecompress::None).ok()? {
             Status::StreamEnd => return (plain.len() <= MAX_BLOCK_BYTES).then_some(plain),
             _ if plain.len() == plain.capacity() && plain.len() <= MAX_BLOCK_BYTES => {
@@ -272,9 +272,9 @@ fn inflated(packed: &[u8]) -> Option<Vec<u8>> {
     }
 }
 
-fn unpack(lo: Seq, block: &[u8]) -> Option<Records> {
-    let (_, packed) = framing::decode(lo, block)?;
-    let plain = inflated(packed)?;
+fn unpack(base_seq: Seq, block: &[u8]) -> Option<Records> {
+    let (_, sealed) = framing::decode(base_seq, block)?;
+    let plain = inflated(sealed)?;
     let (mut records, mut rest) = (Vec::new(), plain.as_slice());
     while !rest.is_empty() {
         let (prefix, after) = rest.split_at_checked(PREFIX)?;
@@ -294,11 +294,11 @@ mod tests {
     use super::*;
 
     /// A block with a correct checksum and arbitrary content.
-    fn block(packed: &[u8]) -> Vec<u8> {
-        framing::encode(Seq(1), Seq(1), packed)
+    fn block(sealed: &[u8]) -> Vec<u8> {
+        framing::encode(Seq(1), Seq(1), sealed)
     }
 
-    fn packed(plain: &[u8]) -> Vec<u8> {
+    fn sealed(plain: &[u8]) -> Vec<u8> {
         let mut deflate = DeflateEncoder::new(Vec::new(), LEVEL);
         block(&deflated(&mut deflate, plain).unwrap())
     }
@@ -309,9 +309,9 @@ mod tests {
         let borrowed = records.iter().map(|(seq, record)| (*seq, record.as_slice()));
         let folder = tempfile::tempdir().unwrap();
         SealedSegment::new(Seq(1), borrowed).unwrap().write_plain(folder.path()).unwrap();
-        let (packed, trouble) = SealedSegment::read(folder.path(), Seq(1), None).unwrap();
-        assert!(trouble.is_none() && packed.blocks.len() > 1, "{trouble:?}");
-        assert_eq!(packed.all(), records);
+        let (sealed, trouble) = SealedSegment::read(folder.path(), Seq(1), None).unwrap();
+        assert!(trouble.is_none() && sealed.blocks.len() > 1, "{trouble:?}");
+        assert_eq!(sealed.all(), records);
     }
 
     proptest! {
@@ -328,9 +328,9 @@ mod tests {
                 plain.extend_from_slice(&(record.len() as u32).to_le_bytes());
                 plain.extend(record);
             }
-            prop_assert_eq!(unpack(Seq(1), &packed(&plain)).unwrap().len(), lens.len());
+            prop_assert_eq!(unpack(Seq(1), &sealed(&plain)).unwrap().len(), lens.len());
             noise.extend_from_slice(&plain[..cut.index(plain.len() + 1)]);
-            for block in [block(&noise), packed(&noise)] {
+            for block in [block(&noise), sealed(&noise)] {
                 let unpacked = unpack(Seq(1), &block).unwrap_or_default();
                 let bytes: usize = unpacked.iter().map(|(_, r)| PREFIX + r.len()).sum();
                 prop_assert!(bytes <= MAX_BLOCK_BYTES);
@@ -341,7 +341,7 @@ mod tests {
     #[test]
     fn a_block_that_ends_in_the_middle_is_damaged() {
         let (_, whole) =
-            framing::decode(Seq(1), &packed(&[7; 30])).map(|(s, b)| (s, b.to_vec())).unwrap();
+            framing::decode(Seq(1), &sealed(&[7; 30])).map(|(s, b)| (s, b.to_vec())).unwrap();
         for cut in 0..whole.len() {
             assert_eq!(unpack(Seq(1), &block(&whole[..cut])), None, "{cut} bytes of it");
         }
@@ -349,7 +349,7 @@ mod tests {
 
     #[test]
     fn a_block_that_unpacks_to_more_than_any_block_is_damaged() {
-        let bomb = packed(&vec![0; 2 * MAX_BLOCK_BYTES]);
+        let bomb = sealed(&vec![0; 2 * MAX_BLOCK_BYTES]);
         assert!(bomb.len() < MAX_BLOCK_BYTES / 50, "{} bytes", bomb.len());
         assert_eq!(unpack(Seq(1), &bomb), None);
     }

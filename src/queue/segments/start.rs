@@ -79,11 +79,11 @@ impl SegmentStore {
                 // complete and stays active.
                 ranges(folder, "q-")?
                     .into_iter()
-                    .filter(|span| span.base_seq >= lo)
-                    .try_for_each(|span| discard(folder, span))?;
+                    .filter(|range| range.base_seq >= lo)
+                    .try_for_each(|range| discard(folder, range))?;
                 let boot = store.options.boot.clone();
-                let journal = store.with_ballast(|_| Wal::reopen(folder, lo, &boot))?;
-                ActiveSegment::continued(lo, journal, &index, &records)
+                let wal = store.with_ballast(|_| Wal::reopen(folder, lo, &boot))?;
+                ActiveSegment::continued(lo, wal, &index, &records)
             }
             None => {
                 if is_uncertain && !planted("position_given_out_twice") {
@@ -125,11 +125,11 @@ impl SegmentStore {
         let mut mark = known.unwrap_or_default();
         let sealed = ranges(folder, "q-")?;
         let begin = checkpoint.map_or(Seq(0), |checkpoint| checkpoint.base_seq);
-        let begin = begin.max(sealed.last().map_or(FIRST, |span| Seq(span.last.0 + 1)));
+        let begin = begin.max(sealed.last().map_or(FIRST, |range| Seq(range.last.0 + 1)));
         let last = Seq(mark.tail.saturating_sub(1));
         let missing = gaps(begin.max(Seq(mark.head)), last, std::iter::empty(), 0);
         // All existing records count as unreleased.
-        let first = sealed.first().map_or(lo, |span| span.base_seq);
+        let first = sealed.first().map_or(lo, |range| range.base_seq);
         mark.head = mark.head.max(first.0);
         mark.tail = lo.0;
         let records = Vec::new();
@@ -184,10 +184,10 @@ impl SegmentStore {
             // Positions skipped at a start are in these gaps too; no entry has them.
             let mut next = self.head;
             let found: Vec<_> = self.sealed.iter().map(|segment| segment.range).collect();
-            for span in found.into_iter().filter(|span| span.last >= self.head) {
-                let last = Seq(span.base_seq.0.saturating_sub(1));
+            for range in found.into_iter().filter(|range| range.last >= self.head) {
+                let last = Seq(range.base_seq.0.saturating_sub(1));
                 self.lost_stretches.extend(gaps(next, last, std::iter::empty(), 0));
-                next = Seq(span.last.0 + 1);
+                next = Seq(range.last.0 + 1);
             }
             let end = Seq(newest.0.saturating_sub(1));
             self.lost_stretches.extend(gaps(next, end, std::iter::empty(), 0));
@@ -197,18 +197,19 @@ impl SegmentStore {
 
     /// Finds the sealed segments below `newest`, and deletes the released ones.
     fn find_sealed(&mut self, newest: Seq) -> io::Result<()> {
-        for span in ranges(&self.folder, "q-")?.into_iter().filter(|span| span.base_seq < newest) {
-            if span.last < self.head {
-                discard(&self.folder, span)?;
+        for range in ranges(&self.folder, "q-")?.into_iter().filter(|range| range.base_seq < newest)
+        {
+            if range.last < self.head {
+                discard(&self.folder, range)?;
                 continue;
             }
-            let segment = match read_seal(&span.path(&self.folder), span)? {
+            let segment = match read_seal(&range.path(&self.folder), range)? {
                 Some(segment) if segment.is_empty() => {
-                    discard(&self.folder, span)?;
+                    discard(&self.folder, range)?;
                     None
                 }
                 Some(segment) => Some(segment),
-                None => self.seal_again(span)?,
+                None => self.seal_again(range)?,
             };
             self.sealed.extend(segment);
         }
@@ -221,21 +222,22 @@ impl SegmentStore {
     }
 
     /// Reseals the readable records of a segment whose seal is missing or damaged.
-    fn seal_again(&mut self, span: SeqRange) -> io::Result<Option<Segment>> {
-        let (packed, trouble) = SealedSegment::read(&span.path(&self.folder), span.base_seq, None)?;
-        let records = packed.all();
+    fn seal_again(&mut self, range: SeqRange) -> io::Result<Option<Segment>> {
+        let (sealed, trouble) =
+            SealedSegment::read(&range.path(&self.folder), range.base_seq, None)?;
+        let records = sealed.all();
         tracing::error!(
-            segment = %span.base_seq, records = records.len(),
+            segment = %range.base_seq, records = records.len(),
             error = trouble.map(tracing::field::display),
             "the seal of a queue segment is missing or damaged; readable records are kept",
         );
         let seqs = records.iter().map(|(seq, _)| *seq);
-        self.lost_stretches.extend(gaps(span.base_seq.max(self.head), span.last, seqs, 0));
+        self.lost_stretches.extend(gaps(range.base_seq.max(self.head), range.last, seqs, 0));
         let segment = match records.is_empty() {
             true => None,
-            false => Some(build(&self.folder, span, &packed, usage_of(&records), 0)?),
+            false => Some(build(&self.folder, range, &sealed, usage_of(&records), 0)?),
         };
-        quarantine_segment(&self.folder, span)?;
+        quarantine_segment(&self.folder, range)?;
         segment.iter().try_for_each(|segment| publish(&self.folder, segment.range))?;
         Ok(segment)
     }
@@ -253,23 +255,24 @@ impl SegmentStore {
     fn seal_found(&mut self, lo: Seq, end: Seq, mut records: Records) -> io::Result<ActiveSegment> {
         records.retain(|(seq, _)| *seq >= self.head);
         if !records.is_empty() {
-            let span = SeqRange { base_seq: lo, last: Seq(end.0 - 1) };
-            let packed = SealedSegment::new(lo, borrowed(&records))?;
-            let segment = self
-                .with_ballast(|store| build(&store.folder, span, &packed, usage_of(&records), 0))?;
+            let range = SeqRange { base_seq: lo, last: Seq(end.0 - 1) };
+            let sealed = SealedSegment::new(lo, borrowed(&records))?;
+            let segment = self.with_ballast(|store| {
+                build(&store.folder, range, &sealed, usage_of(&records), 0)
+            })?;
             // The new segment includes the records that were sealed before the process ended.
             for old in ranges(&self.folder, "q-")?.into_iter().filter(|old| old.base_seq >= lo) {
                 discard(&self.folder, old)?;
             }
-            publish(&self.folder, span)?;
+            publish(&self.folder, range)?;
             self.sealed.push_back(segment);
         }
-        let (mark, boot) = (self.checkpoint(), self.options.boot.clone());
+        let (checkpoint, boot) = (self.checkpoint(), self.options.boot.clone());
         let tail = self.tail;
-        let journal = self.with_ballast(|store| {
-            write_checkpoint(&store.folder, &mark)?;
-            Wal::create(&store.folder, tail, &boot, &mark)
+        let wal = self.with_ballast(|store| {
+            write_checkpoint(&store.folder, &checkpoint)?;
+            Wal::create(&store.folder, tail, &boot, &checkpoint)
         })?;
-        Ok(ActiveSegment::new(tail, journal))
+        Ok(ActiveSegment::new(tail, wal))
     }
 }

@@ -26,8 +26,8 @@ impl AckTracker {
 
     /// Records that the stream was received up to `place`; its newest entry, if any, is at
     /// `stored`.
-    pub(super) fn taken(&mut self, place: u64, stored: Option<Seq>) {
-        self.newest = stored.unwrap_or(self.newest).max(self.newest);
+    pub(super) fn taken(&mut self, place: u64, newest_stored: Option<Seq>) {
+        self.newest = newest_stored.unwrap_or(self.newest).max(self.newest);
         let is_full = self.waiting.len() >= HUB_MARKS;
         match self.waiting.back_mut() {
             Some(back) if back.0 == self.newest || is_full => *back = (self.newest, place),
@@ -59,28 +59,28 @@ mod tests {
 
     #[test]
     fn a_place_is_delivered_when_what_lies_before_it_has_left_the_queue() {
-        let mut marks = AckTracker::new(10, Seq(5));
+        let mut acks = AckTracker::new(10, Seq(5));
         // Nothing was stored, but the queue still holds an earlier entry.
-        marks.taken(11, None);
-        assert_eq!(marks.delivered(Seq(4)), 10);
-        marks.taken(13, Some(Seq(7)));
-        marks.taken(14, None);
-        assert_eq!(marks.delivered(Seq(5)), 11);
-        assert_eq!(marks.delivered(Seq(7)), 11);
-        assert!(!marks.is_all_delivered(Seq(7)));
-        assert_eq!(marks.delivered(Seq(8)), 14);
-        assert!(marks.is_all_delivered(Seq(8)));
+        acks.taken(11, None);
+        assert_eq!(acks.delivered(Seq(4)), 10);
+        acks.taken(13, Some(Seq(7)));
+        acks.taken(14, None);
+        assert_eq!(acks.delivered(Seq(5)), 11);
+        assert_eq!(acks.delivered(Seq(7)), 11);
+        assert!(!acks.is_all_delivered(Seq(7)));
+        assert_eq!(acks.delivered(Seq(8)), 14);
+        assert!(acks.is_all_delivered(Seq(8)));
     }
 
     #[test]
     fn however_many_there_are_few_are_remembered_and_the_newest_is() {
-        let mut marks = AckTracker::new(0, Seq(1));
+        let mut acks = AckTracker::new(0, Seq(1));
         for place in 1..=10_000 {
-            marks.taken(place, Some(Seq(place)));
-            assert!(marks.waiting.len() <= HUB_MARKS);
-            assert!(marks.delivered(Seq(1)) == 0);
+            acks.taken(place, Some(Seq(place)));
+            assert!(acks.waiting.len() <= HUB_MARKS);
+            assert!(acks.delivered(Seq(1)) == 0);
         }
-        assert_eq!(marks.delivered(Seq(500)), 499);
-        assert_eq!(marks.delivered(Seq(10_001)), 10_000);
+        assert_eq!(acks.delivered(Seq(500)), 499);
+        assert_eq!(acks.delivered(Seq(10_001)), 10_000);
     }
 }

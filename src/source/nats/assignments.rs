@@ -72,12 +72,12 @@ pub(super) struct Liveness {
 }
 
 impl Liveness {
-    pub(super) fn observe(&mut self, book: &AssignmentTable, now: Instant) {
-        self.hubs.retain(|hub, _| book.hubs.contains_key(hub));
-        for (hub, count) in &book.hubs {
-            let seen = self.hubs.entry(hub.clone()).or_insert((*count, now));
-            if seen.0 != *count {
-                *seen = (*count, now);
+    pub(super) fn observe(&mut self, table: &AssignmentTable, now: Instant) {
+        self.hubs.retain(|hub, _| table.hubs.contains_key(hub));
+        for (hub, count) in &table.hubs {
+            let liveness = self.hubs.entry(hub.clone()).or_insert((*count, now));
+            if liveness.0 != *count {
+                *liveness = (*count, now);
             }
         }
     }
@@ -101,36 +101,37 @@ impl AssignmentTable {
     pub(super) fn write(
         &mut self,
         entry: HubUpdate<'_>,
-        seen: &mut Liveness,
+        liveness: &mut Liveness,
         now: Instant,
     ) -> usize {
         let me = entry.me;
         *self.hubs.entry(me.into()).or_default() += 1;
-        self.expire(me, seen, now);
-        for (agent, share) in &mut self.agents {
-            if share.hub.as_deref() == Some(me) {
-                share.after = entry.after.get(agent).copied().unwrap_or(share.after);
-                share.learn(agent, &entry.pages);
-                share.hub = share.hub.take().filter(|_| !entry.given_up.contains(agent));
+        self.expire(me, liveness, now);
+        for (agent, assignment) in &mut self.agents {
+            if assignment.hub.as_deref() == Some(me) {
+                assignment.after = entry.after.get(agent).copied().unwrap_or(assignment.after);
+                assignment.learn(agent, &entry.pages);
+                assignment.hub = assignment.hub.take().filter(|_| !entry.given_up.contains(agent));
             }
         }
-        let living = self.hubs.keys().filter(|hub| *hub == me || seen.is_alive(hub, now)).count();
+        let living =
+            self.hubs.keys().filter(|hub| *hub == me || liveness.is_alive(hub, now)).count();
         let fair = entry.meant.len().div_ceil(living.max(1)).min(MAX_STREAMS);
         for agent in entry.meant {
-            if self.taker(agent).is_some_and(|hub| hub == me || seen.is_alive(hub, now)) {
-                seen.free.remove(agent);
+            if self.taker(agent).is_some_and(|hub| hub == me || liveness.is_alive(hub, now)) {
+                liveness.free.remove(agent);
                 continue;
             }
-            let since = *seen.free.entry(agent.clone()).or_insert(now);
+            let since = *liveness.free.entry(agent.clone()).or_insert(now);
             let is_given_up = entry.given_up.contains(agent);
             let mine = self.taken_by(me);
             let may = mine < fair || (now - since >= HUB_PATIENCE && mine < MAX_STREAMS);
             if may && entry.takes_new && !is_given_up {
                 self.agents.entry(agent.clone()).or_default().hub = Some(me.into());
-                seen.free.remove(agent);
+                liveness.free.remove(agent);
             }
         }
-        seen.free.retain(|agent, _| entry.meant.contains(agent));
+        liveness.free.retain(|agent, _| entry.meant.contains(agent));
         if living > 1 { self.taken_by(me).saturating_sub(fair) } else { 0 }
     }
 
@@ -139,7 +140,7 @@ impl AssignmentTable {
         &'a self,
         hub: &'a str,
     ) -> impl Iterator<Item = (&'a String, &'a Assignment)> {
-        self.agents.iter().filter(move |(_, share)| share.hub.as_deref() == Some(hub))
+        self.agents.iter().filter(move |(_, assignment)| assignment.hub.as_deref() == Some(hub))
     }
 
     pub(super) fn taker(&self, agent: &str) -> Option<&str> {
@@ -151,9 +152,10 @@ impl AssignmentTable {
     }
 
     /// Expires hubs without a heartbeat for [`HUB_FORGOTTEN`] that hold no agents.
-    fn expire(&mut self, me: &str, seen: &Liveness, now: Instant) {
+    fn expire(&mut self, me: &str, liveness: &Liveness, now: Instant) {
         let is_gone = |hub: &str| {
-            hub != me && seen.hubs.get(hub).is_some_and(|(_, since)| now - *since >= HUB_FORGOTTEN)
+            hub != me
+                && liveness.hubs.get(hub).is_some_and(|(_, since)| now - *since >= HUB_FORGOTTEN)
         };
         let gone: Vec<String> = self.hubs.keys().filter(|hub| is_gone(hub)).cloned().collect();
         for hub in gone {
@@ -229,13 +231,13 @@ mod tests {
 
         fn turn(
             &mut self,
-            book: &mut AssignmentTable,
+            table: &mut AssignmentTable,
             meant: &[String],
             give_up: usize,
             now: Instant,
         ) -> usize {
-            self.seen.observe(book, now);
-            let given_up = book.of(&self.name).map(|(agent, _)| agent.clone()).take(give_up);
+            self.seen.observe(table, now);
+            let given_up = table.of(&self.name).map(|(agent, _)| agent.clone()).take(give_up);
             let entry = HubUpdate {
                 me: &self.name,
                 meant,
@@ -243,24 +245,24 @@ mod tests {
                 takes_new: !std::mem::take(&mut self.is_new),
                 ..HubUpdate::default()
             };
-            book.write(entry, &mut self.seen, now)
+            table.write(entry, &mut self.seen, now)
         }
     }
 
     #[test]
     fn hubs_that_start_together_share_and_the_dead_ones_agents_are_taken_over() {
-        let (mut book, meant, mut now) = (AssignmentTable::default(), agents(7), Instant::now());
+        let (mut table, meant, mut now) = (AssignmentTable::default(), agents(7), Instant::now());
         let mut hubs = [Hub::named("a"), Hub::named("b")];
         for _ in 0..3 {
             hubs.iter_mut().for_each(|hub| {
-                hub.turn(&mut book, &meant, 0, now);
+                hub.turn(&mut table, &meant, 0, now);
             });
             now += HUB_BEAT;
         }
-        assert_eq!((book.taken_by("a"), book.taken_by("b")), (4, 3));
+        assert_eq!((table.taken_by("a"), table.taken_by("b")), (4, 3));
         let killed_at = now;
-        while book.taken_by("a") < 7 {
-            hubs[0].turn(&mut book, &meant, 0, now);
+        while table.taken_by("a") < 7 {
+            hubs[0].turn(&mut table, &meant, 0, now);
             now += HUB_BEAT;
         }
         assert!(now - killed_at >= HUB_LEASE && now - killed_at <= HUB_LEASE + 3 * HUB_BEAT);
@@ -268,25 +270,25 @@ mod tests {
 
     #[test]
     fn who_has_too_many_gives_them_to_who_comes() {
-        let (mut book, meant, mut now) = (AssignmentTable::default(), agents(4), Instant::now());
+        let (mut table, meant, mut now) = (AssignmentTable::default(), agents(4), Instant::now());
         let (mut old, mut new) = (Hub::named("a"), Hub::named("b"));
-        old.turn(&mut book, &meant, 0, now);
-        assert_eq!(old.turn(&mut book, &meant, 0, now), 0);
-        assert_eq!(book.taken_by("a"), 4);
-        new.turn(&mut book, &meant, 0, now);
-        new.turn(&mut book, &meant, 0, now);
-        assert_eq!(book.taken_by("b"), 0, "an ongoing stint stays with its hub");
-        assert_eq!(old.turn(&mut book, &meant, 0, now), 2);
-        assert_eq!(old.turn(&mut book, &meant, 1, now), 1);
-        new.turn(&mut book, &meant, 0, now);
-        assert_eq!((book.taken_by("a"), book.taken_by("b")), (3, 1));
+        old.turn(&mut table, &meant, 0, now);
+        assert_eq!(old.turn(&mut table, &meant, 0, now), 0);
+        assert_eq!(table.taken_by("a"), 4);
+        new.turn(&mut table, &meant, 0, now);
+        new.turn(&mut table, &meant, 0, now);
+        assert_eq!(table.taken_by("b"), 0, "an ongoing stint stays with its hub");
+        assert_eq!(old.turn(&mut table, &meant, 0, now), 2);
+        assert_eq!(old.turn(&mut table, &meant, 1, now), 1);
+        new.turn(&mut table, &meant, 0, now);
+        assert_eq!((table.taken_by("a"), table.taken_by("b")), (3, 1));
         // Released agents that no other hub takes are taken back.
-        old.turn(&mut book, &meant, 2, now);
-        assert_eq!(book.taken_by("a"), 1);
-        old.turn(&mut book, &meant, 0, now);
+        old.turn(&mut table, &meant, 2, now);
+        assert_eq!(table.taken_by("a"), 1);
+        old.turn(&mut table, &meant, 0, now);
         now += HUB_PATIENCE;
-        old.turn(&mut book, &meant, 0, now);
-        assert_eq!(book.taken_by("a"), 3);
+        old.turn(&mut table, &meant, 0, now);
+        assert_eq!(table.taken_by("a"), 3);
     }
 
     #[test]
@@ -296,14 +298,17 @@ mod tests {
             server: server.into(),
             session: session.into(),
         };
-        let mut share = Assignment::default();
-        share.learn("PITWIRE_pc", &[page("pc.1", "x", "1"), page("other.1", "x", "2")]);
-        share.learn("PITWIRE_pc", &[page("pc.1", "y", "3"), page("pc.2", "x", "4")]);
-        share.learn("PITWIRE_pc", &[page("pc.2", "x", "5"), page("pc.2", "y", "6")]);
-        assert_eq!(share.sessions().keys().copied().collect::<Vec<_>>(), ["pc.1", "pc.2"]);
-        assert_eq!(share.sessions()["pc.2"], [("x".into(), "5".into()), ("y".into(), "6".into())]);
-        share.learn("PITWIRE_pc", &[page("pc.3", "x", "7")]);
-        assert_eq!(share.sessions().keys().copied().collect::<Vec<_>>(), ["pc.2", "pc.3"]);
+        let mut assignment = Assignment::default();
+        assignment.learn("PITWIRE_pc", &[page("pc.1", "x", "1"), page("other.1", "x", "2")]);
+        assignment.learn("PITWIRE_pc", &[page("pc.1", "y", "3"), page("pc.2", "x", "4")]);
+        assignment.learn("PITWIRE_pc", &[page("pc.2", "x", "5"), page("pc.2", "y", "6")]);
+        assert_eq!(assignment.sessions().keys().copied().collect::<Vec<_>>(), ["pc.1", "pc.2"]);
+        assert_eq!(
+            assignment.sessions()["pc.2"],
+            [("x".into(), "5".into()), ("y".into(), "6".into())]
+        );
+        assignment.learn("PITWIRE_pc", &[page("pc.3", "x", "7")]);
+        assert_eq!(assignment.sessions().keys().copied().collect::<Vec<_>>(), ["pc.2", "pc.3"]);
     }
 
     proptest! {
@@ -313,26 +318,26 @@ mod tests {
         fn no_agent_has_two_hubs(
             turns in proptest::collection::vec((0_usize..3, 0_u64..8000, 0_usize..2), 1..200),
         ) {
-            let (mut book, meant, mut now) = (AssignmentTable::default(), agents(5), Instant::now());
+            let (mut table, meant, mut now) = (AssignmentTable::default(), agents(5), Instant::now());
             let mut hubs = [Hub::named("a"), Hub::named("b"), Hub::named("c")];
             let mut wrote = [now; 3];
             for (who, pause, give_up) in turns {
                 now += Duration::from_millis(pause);
-                let before = book.clone();
-                hubs[who].turn(&mut book, &meant, give_up, now);
+                let before = table.clone();
+                hubs[who].turn(&mut table, &meant, give_up, now);
                 wrote[who] = now;
                 for (other, hub) in hubs.iter().enumerate().filter(|(other, _)| *other != who) {
                     for (agent, _) in before.of(&hub.name) {
-                        let lost = book.taker(agent) != Some(&hub.name);
+                        let lost = table.taker(agent) != Some(&hub.name);
                         prop_assert!(!lost || now - wrote[other] >= HUB_LEASE, "{agent}");
                     }
                 }
             }
             for _ in 0..20 {
                 now += HUB_BEAT;
-                hubs[0].turn(&mut book, &meant, 0, now);
+                hubs[0].turn(&mut table, &meant, 0, now);
             }
-            prop_assert!(meant.iter().all(|agent| book.taker(agent) == Some("a")));
+            prop_assert!(meant.iter().all(|agent| table.taker(agent) == Some("a")));
         }
     }
 }

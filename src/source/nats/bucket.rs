@@ -52,7 +52,7 @@ impl Bucket {
         let read = connection.wait_for(self.store.entry(KEY)).await?;
         let entry = read.map_err(|error| no_answer(&self.name, connection.remote_text(error)))?;
         let Some(entry) = entry else { return Ok((AssignmentTable::default(), 0)) };
-        let book = serde_json::from_slice(&entry.value).map_err(|error| {
+        let table = serde_json::from_slice(&entry.value).map_err(|error| {
             let name = &self.name;
             let text = connection.remote_text(error);
             NatsError::Unfit(text.within(
@@ -60,17 +60,17 @@ impl Bucket {
                 "",
             ))
         })?;
-        Ok((book, entry.revision))
+        Ok((table, entry.revision))
     }
 
     /// Writes the table if the version on the server is still `version`.
     pub(super) async fn write(
         &self,
         connection: &mut NatsConnection,
-        book: &AssignmentTable,
+        table: &AssignmentTable,
         version: u64,
     ) -> Result<Written, NatsError> {
-        let text = serde_json::to_vec(book)
+        let text = serde_json::to_vec(table)
             .map_err(|error| NatsError::Unfit(connection.remote_text(error)))?;
         let written = self.store.update(KEY, text.into(), version);
         match connection.wait_for(written).await? {

@@ -85,20 +85,20 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_is_held_is_delivered_at_last() {
-        let (commander, mut orders) = delivery_gate();
+        let (gate, mut orders) = delivery_gate();
         let started = Instant::now();
         assert_eq!(orders.next().await.command, GateCommand::Deliver);
         assert_eq!(started.elapsed(), HUB_HOLD);
-        let hub = commander.clone();
+        let hub = gate.clone();
         let asking = tokio::spawn(async move {
             hub.give(GateCommand::Hold).await;
             hub.give(GateCommand::Renew).await;
         });
-        for order in [GateCommand::Hold, GateCommand::Renew, GateCommand::Deliver] {
-            assert_eq!(orders.next().await.command, order);
+        for command in [GateCommand::Hold, GateCommand::Renew, GateCommand::Deliver] {
+            assert_eq!(orders.next().await.command, command);
         }
         assert_eq!(started.elapsed(), 2 * HUB_HOLD);
         asking.await.unwrap();
-        drop(commander);
+        drop(gate);
     }
 }

@@ -122,23 +122,22 @@ impl Follower {
     }
 
     async fn follow(&mut self) -> Result<std::convert::Infallible, Ended> {
-        let stream = self.context.get_stream(&self.name).await;
-        let stream = stream.map_err(|error| self.ended(error))?;
-        if stream.cached_info().state.last_sequence < self.after {
+        let car = self.context.get_stream(&self.name).await;
+        let car = car.map_err(|error| self.ended(error))?;
+        if car.cached_info().state.last_sequence < self.after {
             tracing::warn!(
-                stream = self.name,
+                car = self.name,
                 "the stream was recreated; following it from its beginning"
             );
             self.after = 0;
             *self.progress.acks() = AckTracker::new(0, self.writer.status().tail);
         }
-        let consumer = self.consumer(&stream).await?;
+        let consumer = self.consumer(&car).await?;
         self.progress.behind.store(consumer.cached_info().num_pending, Ordering::Relaxed);
         // A previous follower may still be appending to the queue; the lock waits for it.
         let before = self.newest_stored.lock().await.clone();
-        let mut place =
-            ReadPosition { before, stint: self.stint_before(&stream).await, consumed: 0 };
-        self.take_setup(&stream, &place).await?;
+        let mut place = ReadPosition { before, stint: self.stint_before(&car).await, consumed: 0 };
+        self.take_setup(&car, &place).await?;
         let mut next_is_large = false;
         loop {
             let asked = Instant::now();
@@ -159,7 +158,7 @@ impl Follower {
 
     async fn consumer(
         &self,
-        stream: &stream::Stream<stream::Info>,
+        car: &stream::Stream<stream::Info>,
     ) -> Result<Consumer<Config>, Ended> {
         let config = Config {
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.after + 1 },
@@ -167,12 +166,12 @@ impl Follower {
             inactive_threshold: NATS_READER_FORGOTTEN,
             ..Config::default()
         };
-        stream.create_consumer(config).await.map_err(|error| self.ended(error))
+        car.create_consumer(config).await.map_err(|error| self.ended(error))
     }
 
     /// The stint of the last delivered message.
-    async fn stint_before(&self, stream: &stream::Stream<stream::Info>) -> Option<CarId> {
-        let last = stream.get_raw_message(self.after).await.ok()?;
+    async fn stint_before(&self, car: &stream::Stream<stream::Info>) -> Option<CarId> {
+        let last = car.get_raw_message(self.after).await.ok()?;
         message::stint(&last.subject)
     }
 
@@ -180,7 +179,7 @@ impl Follower {
     /// the new page must start with the setup.
     async fn take_setup(
         &mut self,
-        stream: &stream::Stream<stream::Info>,
+        car: &stream::Stream<stream::Info>,
         place: &ReadPosition,
     ) -> Result<(), Ended> {
         let Some(stint) = place.stint.as_ref().filter(|stint| !place.before.contains_key(stint))
@@ -188,7 +187,7 @@ impl Follower {
             return Ok(());
         };
         let subject = format!("pitwire.{}.{SETUP}", stint.0);
-        let Ok(setup) = stream.get_last_raw_message_by_subject(&subject).await else {
+        let Ok(setup) = car.get_last_raw_message_by_subject(&subject).await else {
             return Ok(());
         };
         let read = message::read(setup.subject, Some(setup.headers), setup.payload).await;
@@ -247,19 +246,19 @@ impl Follower {
             self.progress.behind.store(info.pending, Ordering::Relaxed);
             last = Some(info.stream_sequence);
             place.stint = message::stint(&message.subject).or(place.stint.take());
-            let Some((stream, entry)) = self.new_entry(message, &place.before).await else {
+            let Some((car, entry)) = self.new_entry(message, &place.before).await else {
                 continue;
             };
             match runs.last_mut() {
-                Some((of, entries)) if *of == stream => entries.push(entry),
-                _ => runs.push((stream, vec![entry])),
+                Some((of, entries)) if *of == car => entries.push(entry),
+                _ => runs.push((car, vec![entry])),
             }
         }
         let Some(last) = last else { return Ok(()) };
         let mut newest = None;
-        for (stream, entries) in runs {
+        for (car, entries) in runs {
             self.is_ours().await;
-            newest = self.relay(stream, entries).await?.or(newest);
+            newest = self.relay(car, entries).await?.or(newest);
         }
         self.progress.acks().taken(last, newest);
         Ok(())
@@ -296,10 +295,10 @@ impl Follower {
     async fn new_entry(&self, message: &Message, before: &Newest) -> Option<(CarId, Relayed)> {
         let async_nats::Message { subject, headers, payload, .. } = message.message.clone();
         let read = message::read(subject, headers, payload).await;
-        let (stream, entry) = match read {
-            Ok((stream, entry)) if self.is_of_this_agent(&stream) => (stream, entry),
-            Ok((stream, _)) => {
-                self.intake.refuse(message::of_another(&self.name, &stream));
+        let (car, entry) = match read {
+            Ok((car, entry)) if self.is_of_this_agent(&car) => (car, entry),
+            Ok((car, _)) => {
+                self.intake.refuse(message::of_another(&self.name, &car));
                 return None;
             }
             Err(refused) => {
@@ -307,8 +306,8 @@ impl Follower {
                 return None;
             }
         };
-        let is_stored = before.get(&stream) >= Some(&entry.driven_at);
-        (!is_stored || planted("given_out_again_stored_again")).then_some((stream, entry))
+        let is_stored = before.get(&car) >= Some(&entry.driven_at);
+        (!is_stored || planted("given_out_again_stored_again")).then_some((car, entry))
     }
 
     /// Appends entries to the queue and returns the position of the newest one that was stored. On
@@ -316,13 +315,13 @@ impl Follower {
     ///
     /// It runs as a separate task, so that the append finishes even if the connection ends;
     /// otherwise it would be unknown whether the queue has the entries.
-    async fn relay(&self, stream: CarId, entries: Vec<Relayed>) -> Result<Option<Seq>, Ended> {
+    async fn relay(&self, car: CarId, entries: Vec<Relayed>) -> Result<Option<Seq>, Ended> {
         let intake = Arc::clone(&self.intake);
-        let mut stored = Arc::clone(&self.newest_stored).lock_owned().await;
+        let mut newest_stored = Arc::clone(&self.newest_stored).lock_owned().await;
         let relayed = tokio::spawn(async move {
             let newest = entries.iter().map(|entry| entry.driven_at).max();
-            let position = intake.relay(&stream, entries).await?;
-            remember(&mut stored, stream, newest);
+            let position = intake.relay(&car, entries).await?;
+            remember(&mut newest_stored, car, newest);
             Ok::<_, QueueError>(position)
         });
         Ok(relayed.await.map_err(|error| self.ended(error))??)
@@ -333,9 +332,9 @@ impl Follower {
         Ended::Stream(RemoteText::new(error, &self.secrets))
     }
 
-    fn is_of_this_agent(&self, stream: &CarId) -> bool {
+    fn is_of_this_agent(&self, car: &CarId) -> bool {
         let agent = self.name.strip_prefix(STREAM_PREFIX);
-        stream.0.split_once('.').map(|(of, _)| of) == agent
+        car.0.split_once('.').map(|(of, _)| of) == agent
     }
 }
 

@@ -153,12 +153,12 @@ impl Hub {
                 error = connection.closed() => return Err(error.into()),
                 Some(ended) = followed.followers.join_next() => match ended {
                     Ok((name, Ended::GivenUp)) => {
-                        tracing::info!(stream = name, "released the agent for another hub");
+                        tracing::info!(car = name, "released the agent for another hub");
                         followed.given_up.insert(name);
                     }
                     Ok((_, Ended::Queue(error))) => return Err(error.into()),
                     Ok((name, error)) => {
-                        tracing::warn!(stream = name, %error, "the stream failed; retrying");
+                        tracing::warn!(car = name, %error, "the stream failed; retrying");
                         followed.by_name.remove(&name);
                         // Retry a deleted or faulty stream at the heartbeat's rate.
                         sleep_until(next).await;
@@ -199,18 +199,18 @@ impl Hub {
                 pages: pages.clone(),
                 takes_new: !is_first,
             };
-            let mut book = before.clone();
-            let surplus = book.write(entry, &mut self.liveness, now);
+            let mut table = before.clone();
+            let surplus = table.write(entry, &mut self.liveness, now);
             let count = self.count.take();
-            if bucket.write(connection, &book, version).await? == Written::Yes {
-                self.count = book.hubs.get(&self.me).copied();
+            if bucket.write(connection, &table, version).await? == Written::Yes {
+                self.count = table.hubs.get(&self.me).copied();
                 self.until.send_replace(asked + HUB_LEASE - HUB_MARGIN);
                 self.surplus.store(surplus, Ordering::Release);
                 for name in std::mem::take(&mut followed.given_up) {
                     followed.end(&name);
                 }
-                self.settle(connection, &book).await?;
-                return self.take_over(connection, &before, &book, streams, followed).await;
+                self.settle(connection, &table).await?;
+                return self.take_over(connection, &before, &table, streams, followed).await;
             }
             self.count = count;
             let pause = rand::rng().random_range(HUB_RETRY);
@@ -221,8 +221,8 @@ impl Hub {
 
     /// Fails if another hub writes under this hub's name. Of two such hubs, one stays disconnected
     /// while the other runs.
-    async fn check_name(&mut self, book: &AssignmentTable) -> Result<(), NatsError> {
-        let written = book.hubs.get(&self.me).copied().unwrap_or_default();
+    async fn check_name(&mut self, table: &AssignmentTable) -> Result<(), NatsError> {
+        let written = table.hubs.get(&self.me).copied().unwrap_or_default();
         if self.count.is_none_or(|count| count == written) {
             return Ok(());
         }
@@ -245,34 +245,34 @@ impl Hub {
         &self,
         connection: &mut NatsConnection,
         before: &AssignmentTable,
-        book: &AssignmentTable,
+        table: &AssignmentTable,
         streams: &[String],
         followed: &mut Followed,
     ) -> Result<(), HubError> {
         let lost: Vec<String> = followed
             .by_name
             .keys()
-            .filter(|name| book.taker(name) != Some(&self.me))
+            .filter(|name| table.taker(name) != Some(&self.me))
             .cloned()
             .collect();
         for name in lost {
-            tracing::warn!(stream = name, "another hub has taken over the agent");
+            tracing::warn!(car = name, "another hub has taken over the agent");
             followed.end(&name);
         }
         let is_new = |(name, _): &(&String, &Assignment)| {
             !followed.by_name.contains_key(*name) && streams.contains(name)
         };
-        let new: Vec<_> = book.of(&self.me).filter(is_new).collect();
+        let new: Vec<_> = table.of(&self.me).filter(is_new).collect();
         let taken_over = new.iter().filter(|(name, _)| before.taker(name) != Some(&self.me));
-        self.go_on(taken_over.map(|(_, share)| *share)).await?;
-        for (name, share) in new {
-            tracing::info!(stream = name, after = share.after, "receiving from the agent");
-            let progress = Arc::new(Progress::new(share.after, &self.writer));
+        self.go_on(taken_over.map(|(_, assignment)| *assignment)).await?;
+        for (name, assignment) in new {
+            tracing::info!(car = name, after = assignment.after, "receiving from the agent");
+            let progress = Arc::new(Progress::new(assignment.after, &self.writer));
             let follower = Follower {
                 context: connection.context(),
                 secrets: connection.secrets().clone(),
                 name: name.clone(),
-                after: share.after,
+                after: assignment.after,
                 intake: Arc::clone(&self.intake),
                 writer: self.writer.clone(),
                 newest_stored: Arc::clone(&self.newest_stored),
@@ -287,9 +287,9 @@ impl Hub {
     }
 
     /// Assigns the stints of agents that were taken over to their existing pages.
-    async fn go_on(&self, shares: impl Iterator<Item = &Assignment>) -> Result<(), HubError> {
+    async fn go_on(&self, assignments: impl Iterator<Item = &Assignment>) -> Result<(), HubError> {
         let mut has_any = false;
-        for (stint, sessions) in shares.flat_map(Assignment::sessions) {
+        for (stint, sessions) in assignments.flat_map(Assignment::sessions) {
             if planted("pages_not_shared") {
                 continue;
             }
@@ -309,10 +309,10 @@ impl Hub {
     async fn pages(&self) -> Result<Vec<StintPage>, HubError> {
         let sessions = self.writer.operator().sessions().await?;
         let mut pages = Vec::new();
-        for (stream, stint) in self.writer.status().stints.iter() {
+        for (car, stint) in self.writer.status().stints.iter() {
             pages.extend(sessions.iter().filter(|known| known.stint == *stint).map(|known| {
                 StintPage {
-                    stint: stream.0.to_string(),
+                    stint: car.0.to_string(),
                     server: known.server.clone(),
                     session: known.session.clone(),
                 }
@@ -338,19 +338,19 @@ impl Hub {
     async fn settle(
         &mut self,
         connection: &mut NatsConnection,
-        book: &AssignmentTable,
+        table: &AssignmentTable,
     ) -> Result<(), HubError> {
         if let Settling::Unknown = self.settling {
-            self.settling = Settling::Until(self.left(connection, book).await?);
+            self.settling = Settling::Until(self.left(connection, table).await?);
         }
         let Settling::Until(left) = &mut self.settling else { return Ok(()) };
         let status = self.writer.status();
         left.retain(|name, position| {
-            let Some(share) = book.agents.get(name) else { return false };
-            if share.after >= *position {
+            let Some(assignment) = table.agents.get(name) else { return false };
+            if assignment.after >= *position {
                 // Another hub has delivered all that this queue has of the agent.
-                for (stream, stint) in status.stints.iter() {
-                    if stream.0.split_once('.').map(|(agent, _)| agent)
+                for (car, stint) in status.stints.iter() {
+                    if car.0.split_once('.').map(|(agent, _)| agent)
                         == name.strip_prefix(STREAM_PREFIX)
                     {
                         self.elsewhere.note(*stint, Seq(status.tail.0.saturating_sub(1)));
@@ -358,7 +358,7 @@ impl Hub {
                 }
                 return false;
             }
-            share.hub.as_ref().is_some_and(|hub| *hub != self.me)
+            assignment.hub.as_ref().is_some_and(|hub| *hub != self.me)
         });
         if left.is_empty() {
             self.deliver().await;
@@ -378,25 +378,25 @@ impl Hub {
     async fn left(
         &self,
         connection: &mut NatsConnection,
-        book: &AssignmentTable,
+        table: &AssignmentTable,
     ) -> Result<BTreeMap<String, u64>, HubError> {
         let status = self.writer.status();
         if status.entries == 0 {
             return Ok(BTreeMap::new());
         }
-        let agents = status.stints.iter().filter_map(|(stream, _)| stream.0.split_once('.'));
+        let agents = status.stints.iter().filter_map(|(car, _)| car.0.split_once('.'));
         let names: BTreeSet<String> =
             agents.map(|(agent, _)| format!("{STREAM_PREFIX}{agent}")).collect();
         let mut left = BTreeMap::new();
         for name in names {
-            if book.taker(&name).is_none_or(|hub| hub == self.me) {
+            if table.taker(&name).is_none_or(|hub| hub == self.me) {
                 continue;
             }
-            let stream = connection.context();
-            let asked = connection.wait_for(stream.get_stream(&name)).await?;
+            let car = connection.context();
+            let asked = connection.wait_for(car.get_stream(&name)).await?;
             // Do not wait for a stream that was deleted.
-            if let Ok(stream) = asked {
-                left.insert(name, stream.cached_info().state.last_sequence);
+            if let Ok(car) = asked {
+                left.insert(name, car.cached_info().state.last_sequence);
             }
         }
         Ok(left)
@@ -427,7 +427,7 @@ async fn replicas(connection: &mut NatsConnection, streams: &[String]) -> Result
     let Some(name) = streams.first() else { return Ok(1) };
     let context = connection.context();
     let asked = connection.wait_for(context.get_stream(name)).await?;
-    Ok(asked.map_or(1, |stream| stream.cached_info().config.num_replicas))
+    Ok(asked.map_or(1, |car| car.cached_info().config.num_replicas))
 }
 
 fn nats_options(config: &NatsConfig) -> NatsOptions {

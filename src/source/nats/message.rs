@@ -25,7 +25,7 @@ fn parse(
     headers: Option<&HeaderMap>,
     payload: &[u8],
 ) -> Result<(CarId, Relayed), Refused> {
-    let Some((stream, kind)) = parts(subject) else {
+    let Some((car, kind)) = parts(subject) else {
         return Err(foreign(subject, "its subject is not pitwire.<agent>.<stint>.<kind>"));
     };
     let driven_at = || {
@@ -38,13 +38,13 @@ fn parse(
         TELEMETRY => {
             let frame = Frame::verbatim(payload)?;
             let (driven_at, content) = (driven_at()?, Content::Frame(frame.situation()));
-            Ok((stream, Relayed { driven_at, content, json: frame.json(driven_at) }))
+            Ok((car, Relayed { driven_at, content, json: frame.json(driven_at) }))
         }
         SETUP => {
             let setup = setup(subject, payload)?;
             let driven_at = driven_at()?;
             let content = Content::Setup { fingerprint: setup.fingerprint() };
-            Ok((stream, Relayed { driven_at, content, json: setup.entry_json(driven_at) }))
+            Ok((car, Relayed { driven_at, content, json: setup.entry_json(driven_at) }))
         }
         _ => Err(foreign(subject, "it is neither telemetry nor a setup")),
     }
@@ -68,7 +68,7 @@ fn setup(subject: &str, payload: &[u8]) -> Result<Setup, Refused> {
 
 /// The stream that a subject names: one stint of one agent.
 pub(super) fn stint(subject: &str) -> Option<CarId> {
-    parts(subject).map(|(stream, _)| stream)
+    parts(subject).map(|(car, _)| car)
 }
 
 /// Splits a subject into stream and kind.
@@ -84,8 +84,8 @@ fn parts(subject: &str) -> Option<(CarId, &str)> {
 }
 
 /// The refusal of an entry that belongs to another agent than the stream.
-pub(super) fn of_another(name: &str, stream: &CarId) -> Refused {
-    let message = format!("the stream {name} holds an entry of another agent: {:.100}", stream.0);
+pub(super) fn of_another(name: &str, car: &CarId) -> Refused {
+    let message = format!("the stream {name} holds an entry of another agent: {:.100}", car.0);
     Refused { reason: Reason::WrongType, message }
 }
 
@@ -125,8 +125,8 @@ mod tests {
             ("setup", r#"{"timestamp":"2025-11-22T14:30:22.5","setup":{"wing":7.0}}"#),
         ] {
             let subject = format!("pitwire.pc.3-ab.{kind}");
-            let (stream, entry) = parse(&subject, Some(&headers), json.as_bytes()).unwrap();
-            assert_eq!((stream, &*entry.json), (CarId::from("pc.3-ab"), json));
+            let (car, entry) = parse(&subject, Some(&headers), json.as_bytes()).unwrap();
+            assert_eq!((car, &*entry.json), (CarId::from("pc.3-ab"), json));
             assert_eq!(entry.driven_at.to_string(), "2025-11-22T14:30:22.123Z");
         }
     }

@@ -156,7 +156,7 @@ impl Publishers {
         samples: Vec<Result<Sample, Refused>>,
         sender: Sender,
     ) -> Vec<Result<CarId, Refusal>> {
-        let (stream, change) = match self.fed(client, id, sender) {
+        let (car, change) = match self.fed(client, id, sender) {
             Ok(fed) => fed,
             Err(refused) => {
                 let refuse = |_| {
@@ -167,13 +167,13 @@ impl Publishers {
             }
         };
         let count = samples.len();
-        let taken = self.intake.take_from(&stream, samples).await;
-        let stint = self.intake.stint(&stream);
-        let moved = stint.map(|stint| self.memory().streams.is_in(&stream, stint));
+        let taken = self.intake.take_from(&car, samples).await;
+        let stint = self.intake.stint(&car);
+        let moved = stint.map(|stint| self.memory().streams.is_in(&car, stint));
         self.save(moved.unwrap_or(change).max(change)).await;
         match taken {
             Ok(taken) => {
-                let outcome = |taken| stored(taken).map(|()| stream.clone());
+                let outcome = |taken| stored(taken).map(|()| car.clone());
                 taken.into_iter().map(outcome).collect()
             }
             Err(_) => (0..count).map(|_| Err(Refusal::Cut)).collect(),
@@ -192,20 +192,20 @@ impl Publishers {
         }
         memory.hold(client, id);
         let Memory { streams, feeds, used, .. } = memory;
-        let silence = |stream: &CarId| used.get(stream).map_or(Duration::ZERO, Instant::elapsed);
-        let fed = streams.used(id, sender, |stream| {
-            if feeds.iter().any(|(of, fed)| *of != client && fed == stream) {
+        let silence = |car: &CarId| used.get(car).map_or(Duration::ZERO, Instant::elapsed);
+        let fed = streams.used(id, sender, |car| {
+            if feeds.iter().any(|(of, fed)| *of != client && fed == car) {
                 State::Fed
-            } else if self.intake.stint(stream).is_some() && silence(stream) <= self.resume_after {
+            } else if self.intake.stint(car).is_some() && silence(car) <= self.resume_after {
                 State::Left
             } else {
                 State::Over
             }
         });
-        let (stream, change) = fed.ok_or_else(unknown_session)?;
-        used.insert(stream.clone(), Instant::now());
-        feeds.insert(client, stream.clone());
-        Ok((stream, change))
+        let (car, change) = fed.ok_or_else(unknown_session)?;
+        used.insert(car.clone(), Instant::now());
+        feeds.insert(client, car.clone());
+        Ok((car, change))
     }
 }
 
@@ -255,9 +255,9 @@ impl Host for Publishers {
         let samples = parsed.into_iter().map(|frame| frame.map(Sample::Telemetry)).collect();
         let kept = self.keep(client, id, samples, Sender { driver, setup: None }).await;
         let newest = kept.iter().zip(frames).rev().find(|(kept, _)| kept.is_ok());
-        if let Some((Ok(stream), frame)) = newest {
+        if let Some((Ok(car), frame)) = newest {
             let frame = Some((*frame).to_owned());
-            self.memory().keep_latest(stream.clone(), Latest { setup: None, frame });
+            self.memory().keep_latest(car.clone(), Latest { setup: None, frame });
         }
         kept.into_iter().map(|kept| kept.map(drop)).collect()
     }
@@ -273,17 +273,17 @@ impl Host for Publishers {
         let sender = Sender { driver: None, setup: fingerprint };
         let sample = parsed.map(Sample::Setup);
         let kept = self.keep(client, id, vec![sample], sender).await;
-        for stream in kept.into_iter().collect::<Result<Vec<_>, _>>()? {
+        for car in kept.into_iter().collect::<Result<Vec<_>, _>>()? {
             let setup = Some(setup.clone());
-            self.memory().keep_latest(stream, Latest { setup, frame: None });
+            self.memory().keep_latest(car, Latest { setup, frame: None });
         }
         Ok(())
     }
 
     fn latest(&self, id: &str) -> (Option<Setup>, Option<Box<RawValue>>) {
         let memory = self.memory();
-        let stream = memory.streams.car(id);
-        let found = memory.latest.iter().find(|(known, _)| Some(known) == stream);
+        let car = memory.streams.car(id);
+        let found = memory.latest.iter().find(|(known, _)| Some(known) == car);
         let Latest { setup, frame } = found.map(|(_, latest)| latest.clone()).unwrap_or_default();
         (setup, frame)
     }
@@ -353,12 +353,12 @@ impl Memory {
 
     /// Keeps the latest setup or frame of a stream, and evicts those of streams that sent less
     /// recently.
-    fn keep_latest(&mut self, stream: CarId, newer: Latest) {
-        let index = self.latest.iter().position(|(known, _)| *known == stream);
+    fn keep_latest(&mut self, car: CarId, newer: Latest) {
+        let index = self.latest.iter().position(|(known, _)| *known == car);
         let older = index.map(|index| self.latest.remove(index).1).unwrap_or_default();
         let latest =
             Latest { setup: newer.setup.or(older.setup), frame: newer.frame.or(older.frame) };
-        self.latest.push((stream, latest));
+        self.latest.push((car, latest));
         let (mut bytes, mut kept) = (0, 0);
         for (_, latest) in self.latest.iter().rev().take(MAX_LATEST) {
             bytes += latest.bytes();

@@ -181,8 +181,8 @@ impl Streams {
     }
 
     /// Records that the newest entry of the stream is in `stint`.
-    pub(super) fn is_in(&mut self, stream: &CarId, stint: StintId) -> Change {
-        match self.streams.iter_mut().find(|known| known.car == *stream) {
+    pub(super) fn is_in(&mut self, car: &CarId, stint: StintId) -> Change {
+        match self.streams.iter_mut().find(|known| known.car == *car) {
             Some(known) if known.stint != Some(stint) => {
                 known.stint = Some(stint);
                 Change::Changed
@@ -292,9 +292,9 @@ mod tests {
         assert_eq!(streams.place("1"), None);
         give(&mut streams, "1");
         assert_eq!(streams.place("1"), Some(PageTarget::Empty));
-        let (stream, _) = streams.used("1", nobody(), |_| State::Over).unwrap();
-        assert_eq!(streams.is_in(&stream, StintId(4)), Change::Changed);
-        assert_eq!(streams.is_in(&stream, StintId(4)), Change::None);
+        let (car, _) = streams.used("1", nobody(), |_| State::Over).unwrap();
+        assert_eq!(streams.is_in(&car, StintId(4)), Change::Changed);
+        assert_eq!(streams.is_in(&car, StintId(4)), Change::None);
         assert_eq!(streams.place("1"), Some(PageTarget::Stored));
         assert_eq!(streams.show(StintId(4), "a"), Change::Changed);
         assert_eq!(streams.place("1"), Some(PageTarget::Page("a")));
@@ -304,7 +304,7 @@ mod tests {
         assert_eq!(streams.place("1"), Some(PageTarget::Page("b")));
         // The page may be known before the first entry.
         streams.show(StintId(5), "c");
-        streams.is_in(&stream, StintId(5));
+        streams.is_in(&car, StintId(5));
         assert_eq!(streams.place("1"), Some(PageTarget::Page("c")));
     }
 
@@ -370,8 +370,8 @@ mod tests {
         assert_eq!(Streams::load(&file), Streams::default());
         let mut streams = Streams::default();
         give(&mut streams, "1");
-        let (stream, _) = streams.used("1", driver("Zoë"), |_| State::Over).unwrap();
-        streams.is_in(&stream, StintId(2));
+        let (car, _) = streams.used("1", driver("Zoë"), |_| State::Over).unwrap();
+        streams.is_in(&car, StintId(2));
         streams.show(StintId(2), "a");
         save(&file, streams.to_json()).await.unwrap();
         assert_eq!(Streams::load(&file), streams);
