@@ -120,15 +120,16 @@ fn observe_ledger(status: &DestinationStatus) {
         ("appended", *appended),
         ("delivered", ledger.delivered),
         ("dropped", ledger.dropped_in_all()),
-        ("thinned", ledger.downsampled),
-        ("quarantined", ledger.dead_letters),
+        ("downsampled", ledger.downsampled),
+        ("dead_letters", ledger.dead_letters),
         ("queued", *queued),
     ] {
         let labels = labels_of(name, &[("state", state)]);
         gauge!("pitwire_ledger_entries", labels).set(entries as f64);
     }
-    counter!("pitwire_entries_thinned_total", labels_of(name, &[])).absolute(ledger.downsampled);
-    counter!("pitwire_entries_quarantined_total", labels_of(name, &[("cause", "refused")]))
+    counter!("pitwire_entries_downsampled_total", labels_of(name, &[]))
+        .absolute(ledger.downsampled);
+    counter!("pitwire_entries_dead_lettered_total", labels_of(name, &[("cause", "refused")]))
         .absolute(ledger.dead_letters);
     for reason in DropReason::ALL {
         let labels = labels_of(name, &[("reason", reason.as_str())]);

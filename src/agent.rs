@@ -343,7 +343,7 @@ fn print_receipt(line: u64, taken: &Taken) {
     let what = match taken {
         Taken::Stored(seq) => format!(r#""seq":{seq}"#),
         Taken::Unchanged => r#""unchanged":true"#.into(),
-        Taken::Thinned => r#""thinned":true"#.into(),
+        Taken::RateLimited => r#""rate_limited":true"#.into(),
         Taken::Buffered => r#""buffered":true"#.into(),
         Taken::Dropped(reason) => format!(r#""dropped":"{}""#, reason.as_str()),
         Taken::Refused(refused) => format!(r#""refused":"{}""#, refused.reason.as_str()),

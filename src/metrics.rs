@@ -123,23 +123,26 @@ pub const TABLE: &[Row] = &[
         "Entries dropped from the queue before delivery, by reason.",
     ),
     (
-        "pitwire_entries_thinned_total",
+        "pitwire_entries_downsampled_total",
         Type::Counter,
         &[DESTINATION],
         "Entries removed from a full queue to lower its resolution (downsampled).",
     ),
     (
-        "pitwire_entries_quarantined_total",
+        "pitwire_entries_dead_lettered_total",
         Type::Counter,
         &[DESTINATION, ("cause", &["refused"])],
-        "Entries set aside as dead letters because the server refuses them.",
+        "Entries made dead letters because the server refuses them.",
     ),
     (
         "pitwire_ledger_entries",
         Type::Gauge,
         &[
             DESTINATION,
-            ("state", &["appended", "delivered", "dropped", "thinned", "quarantined", "queued"]),
+            (
+                "state",
+                &["appended", "delivered", "dropped", "downsampled", "dead_letters", "queued"],
+            ),
         ],
         "Entries accepted since the queue was created, by state.",
     ),
@@ -147,7 +150,7 @@ pub const TABLE: &[Row] = &[
         "pitwire_ledger_imbalance_entries",
         Type::Gauge,
         &[DESTINATION],
-        "Appended minus delivered, dropped, thinned, quarantined and queued; not 0 is a bug.",
+        "Appended minus delivered, dropped, downsampled, dead letters and queued; not 0 is a bug.",
     ),
     (
         "pitwire_connected",
@@ -254,7 +257,7 @@ pub const TABLE: &[Row] = &[
         "Samples and setups refused as invalid, by source and reason.",
     ),
     (
-        "pitwire_source_thinned_total",
+        "pitwire_source_rate_limited_total",
         Type::Counter,
         &[("source", SOURCES)],
         "Samples rate-limited because the source is faster than update_rate_hz.",
@@ -448,8 +451,8 @@ pub(crate) fn rejected(source: &'static str, reason: &'static str) {
     counter!("pitwire_source_rejected_total", "source" => source, "reason" => reason).increment(1);
 }
 
-pub(crate) fn thinned(source: &'static str) {
-    counter!("pitwire_source_thinned_total", "source" => source).increment(1);
+pub(crate) fn rate_limited(source: &'static str) {
+    counter!("pitwire_source_rate_limited_total", "source" => source).increment(1);
 }
 
 pub(crate) fn source_up(source: &'static str, up: bool) {

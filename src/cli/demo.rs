@@ -72,7 +72,7 @@ impl fmt::Display for Report {
         write!(
             f,
             "{faults} faults; the queue's ledger: delivered {delivered}, dropped {dropped}, \
-             downsampled {thinned}, set aside {quarantined}\n{}",
+             downsampled {thinned}, dead letters {quarantined}\n{}",
             self.frames
         )
     }

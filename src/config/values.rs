@@ -445,7 +445,7 @@ trait Choice: Copy + PartialEq + 'static {
 
 impl Choice for WhenFull {
     const WORDS: &'static [(&'static str, Self)] = &[
-        ("thin", Self::Thin),
+        ("downsample", Self::Thin),
         ("drop_oldest", Self::DropOldest),
         ("drop_newest", Self::DropNewest),
         ("block", Self::Block),

@@ -3,7 +3,7 @@
 //!
 //! The range that still grows is in the metadata; the others are in a [side
 //! log](super::store::Notes::Fates), as JSON Lines such as
-//! `{"first":1,"last":500,"fate":"delivered","destination":"server"}`.
+//! `{"first":1,"last":500,"disposition":"delivered","destination":"server"}`.
 
 use std::collections::BTreeMap;
 
@@ -43,12 +43,12 @@ impl Disposition {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Delivered => "delivered",
-            Self::DeadLetter => "refused",
+            Self::DeadLetter => "dead_letter",
             Self::Dropped(reason) => reason.as_str(),
-            Self::Downsampled => "thinned",
+            Self::Downsampled => "downsampled",
             Self::Lost => "lost",
             Self::Queued => "queued",
-            Self::NotAssigned => "not_given_yet",
+            Self::NotAssigned => "not_assigned",
             Self::Unknown => "unknown",
         }
     }
@@ -90,10 +90,10 @@ pub(super) struct DispositionRange {
 
 impl DispositionRange {
     pub(super) fn line(self, destination: &str) -> String {
-        let Self { first, last, disposition: fate } = self;
-        let fate = fate.as_str();
+        let Self { first, last, disposition } = self;
+        let disposition = disposition.as_str();
         format!(
-            r#"{{"first":{first},"last":{last},"fate":"{fate}","destination":"{destination}"}}"#
+            r#"{{"first":{first},"last":{last},"disposition":"{disposition}","destination":"{destination}"}}"#
         )
     }
 
@@ -130,7 +130,7 @@ pub(super) fn downsampled_line(
     let gone = list(&mut before.iter().filter(|seq| is_multiple(seq) && !is_left(seq)));
     let had = serde_json::json!(had);
     format!(
-        r#"{{"first":{first},"last":{last},"fate":"thinned","level":{level},"kept":[{kept}],"gone":[{gone}],"had":{had}}}"#
+        r#"{{"first":{first},"last":{last},"disposition":"downsampled","level":{level},"kept":[{kept}],"gone":[{gone}],"had":{had}}}"#
     )
 }
 
@@ -138,14 +138,14 @@ pub(super) fn downsampled_line(
 /// already received everything, and therefore lost nothing.
 pub(super) fn lost_line(first: Seq, last: Seq, had: &BTreeMap<&str, u64>) -> String {
     let had = serde_json::json!(had);
-    format!(r#"{{"first":{first},"last":{last},"fate":"lost","had":{had}}}"#)
+    format!(r#"{{"first":{first},"last":{last},"disposition":"lost","had":{had}}}"#)
 }
 
 #[derive(Deserialize)]
 struct DispositionLine {
     first: u64,
     last: u64,
-    fate: Disposition,
+    disposition: Disposition,
     #[serde(default)]
     level: u32,
     #[serde(default)]
@@ -163,7 +163,7 @@ impl DispositionLine {
     /// Whether the line applies to this position of a destination. A downsampled line does not
     /// apply to the entries that it kept: they left in another way.
     fn is_about(&self, destination: &str, seq: Seq) -> bool {
-        let is_own = match self.fate {
+        let is_own = match self.disposition {
             Disposition::Downsampled | Disposition::Lost => {
                 self.had.get(destination).is_none_or(|had| seq.0 >= *had)
             }
@@ -176,7 +176,7 @@ impl DispositionLine {
         };
         is_own
             && (self.first..=self.last).contains(&seq.0)
-            && (self.fate != Disposition::Downsampled || !is_kept())
+            && (self.disposition != Disposition::Downsampled || !is_kept())
     }
 }
 
@@ -195,7 +195,7 @@ pub(super) fn find(
     let about = lines
         .filter_map(|line| serde_json::from_str::<DispositionLine>(line).ok())
         .filter(|line| line.is_about(destination, seq))
-        .map(|line| line.fate);
+        .map(|line| line.disposition);
     let mut found = Disposition::Unknown;
     for disposition in about {
         if matches!(

@@ -22,15 +22,15 @@ impl SideLog {
 
     fn folder(self) -> &'static str {
         match self {
-            Self::DeadLetters => "quarantine",
-            Self::Dispositions => "fates",
+            Self::DeadLetters => "dead-letters",
+            Self::Dispositions => "dispositions",
         }
     }
 
     fn name(self) -> &'static str {
         match self {
-            Self::DeadLetters => "refused",
-            Self::Dispositions => "fates",
+            Self::DeadLetters => "dead-letters",
+            Self::Dispositions => "dispositions",
         }
     }
 }

@@ -179,7 +179,7 @@ struct Answer {
     samples: usize,
     seqs: Vec<u64>,
     unchanged: u64,
-    thinned: u64,
+    rate_limited: u64,
     buffered: u64,
     dropped: u64,
     last_reason: Option<DropReason>,
@@ -195,7 +195,7 @@ impl Answer {
             match taken {
                 Taken::Stored(seq) => self.seqs.push(seq.0),
                 Taken::Unchanged => self.unchanged += 1,
-                Taken::Thinned => self.thinned += 1,
+                Taken::RateLimited => self.rate_limited += 1,
                 Taken::Buffered => self.buffered += 1,
                 Taken::Dropped(reason) => {
                     self.dropped += 1;
@@ -214,7 +214,7 @@ impl Answer {
     }
 
     fn into_response(self) -> Response {
-        let Self { seqs, unchanged, thinned, buffered, dropped, refused, .. } = self;
+        let Self { seqs, unchanged, rate_limited, buffered, dropped, refused, .. } = self;
         match self.last_reason {
             Some(DropReason::Storage) if seqs.is_empty() => {
                 return unavailable(&[], "the queue's disk fails and its buffer in memory is full");
@@ -230,7 +230,7 @@ impl Answer {
             _ => StatusCode::BAD_REQUEST,
         };
         let mut answer = json!({
-            "seqs": seqs, "unchanged": unchanged, "thinned": thinned, "dropped": dropped,
+            "seqs": seqs, "unchanged": unchanged, "rate_limited": rate_limited, "dropped": dropped,
             "buffered": buffered,
         });
         if let [seq] = seqs[..] {

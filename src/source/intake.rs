@@ -73,7 +73,7 @@ pub enum Taken {
     /// Not stored: the setup equals the previous one.
     Unchanged,
     /// Rate-limited: the source is faster than `update_rate_hz`.
-    Thinned,
+    RateLimited,
     /// Not stored; the queue counts it under this reason.
     Dropped(DropReason),
     /// Held in memory, because the disk is too slow or fails.
@@ -164,7 +164,7 @@ impl Intake {
                 };
                 let at = captured_at(&sample, now);
                 if matches!(sample, Sample::Telemetry(_)) && !self.rate().is_due(at) {
-                    taken.push(Some(Taken::Thinned));
+                    taken.push(Some(Taken::RateLimited));
                 } else {
                     entries.push(entry(sample, stamps.next(at)));
                     taken.push(None);
@@ -218,7 +218,7 @@ impl Intake {
 
     fn count(&self, taken: &Taken) {
         match taken {
-            Taken::Thinned => metrics::thinned(self.source),
+            Taken::RateLimited => metrics::rate_limited(self.source),
             Taken::Refused(refused) => {
                 metrics::rejected(self.source, refused.reason.as_str());
                 self.complain(refused);

@@ -109,7 +109,7 @@ mod tests {
     const OFFLINE: &str = include_str!("../../deploy/docs/troubleshooting/offline.md");
     const NO_SESSION: &str = include_str!("../../deploy/docs/troubleshooting/no-session.md");
     const NEW_PAGE: &str = include_str!("../../deploy/docs/troubleshooting/new-page.md");
-    const SET_ASIDE: &str = include_str!("../../deploy/docs/troubleshooting/set-aside.md");
+    const SET_ASIDE: &str = include_str!("../../deploy/docs/troubleshooting/dead-letters.md");
     const BEHIND: &str = include_str!("../../deploy/docs/troubleshooting/behind.md");
 
     /// Checks that the troubleshooting page quotes the text up to its first number.

@@ -40,7 +40,7 @@ pub(crate) fn router(tools: Tools) -> Router {
         .route("/queue/entries", get(entries))
         .route("/queue/trace", get(trace))
         .route("/queue/examination", get(examination))
-        .route("/queue/refused", get(refused))
+        .route("/queue/dead-letters", get(refused))
         .route("/queue/mend", post(mend))
         .route("/queue/drop", post(drop_between))
         .route("/queue/import", post(import))

@@ -113,7 +113,7 @@ fn each_mistake_is_one_line_that_says_what_to_do() {
             "pitwire.toml:2: queue.durability: \"1ms\" is out of range; write \"entry\", \"os\", or a number and a unit such as \"200ms\" (10ms to 1min)"),
         // Words, paths, addresses.
         (toml("[queue]\nwhen_full = \"wait\""),
-            "pitwire.toml:2: queue.when_full: \"wait\" is not one of the choices; write \"thin\" or \"drop_oldest\" or \"drop_newest\" or \"block\""),
+            "pitwire.toml:2: queue.when_full: \"wait\" is not one of the choices; write \"downsample\" or \"drop_oldest\" or \"drop_newest\" or \"block\""),
         (toml("[log]\nlevel = 3"),
             "pitwire.toml:2: log.level: 3 is not text; write \"off\" or \"error\" or \"warn\" or \"info\" or \"debug\" or \"trace\""),
         (toml("[queue]\npath = \"\""),

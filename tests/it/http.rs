@@ -30,7 +30,7 @@ async fn what_is_accepted_is_answered_with_its_positions() {
         (
             200,
             json!({
-                "seqs": [1], "seq": 1, "unchanged": 0, "thinned": 0, "dropped": 0, "buffered": 0,
+                "seqs": [1], "seq": 1, "unchanged": 0, "rate_limited": 0, "dropped": 0, "buffered": 0,
             })
         )
     );

@@ -122,7 +122,7 @@ async fn telemetry_at_10_hz_goes_out_at_2_hz() {
     while started.elapsed() < Duration::from_secs(25) {
         tick.tick().await;
         let taken = publisher.publish_telemetry(json!({"lap": 1})).await.unwrap();
-        assert!(matches!(taken, Taken::Stored(_) | Taken::Thinned), "{taken:?}");
+        assert!(matches!(taken, Taken::Stored(_) | Taken::RateLimited), "{taken:?}");
     }
     drained(&publisher).await;
     let frames = server.frames(&publisher.session_id().unwrap());

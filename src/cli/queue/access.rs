@@ -204,7 +204,7 @@ impl Access {
     pub(super) async fn refused(&self) -> Result<Refusals, ToolError> {
         match self {
             Self::Own(own) => Ok(own.tools.refused().await?),
-            Self::Agent(agent) => Ok(agent.get("/queue/refused").await?),
+            Self::Agent(agent) => Ok(agent.get("/queue/dead-letters").await?),
         }
     }
 

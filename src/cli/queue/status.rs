@@ -55,8 +55,8 @@ pub(in crate::cli) fn lines(status: &tools::Status) -> Vec<(String, String)> {
         for reason in DropReason::ALL {
             lines.push(line(&format!("dropped_{}", reason.as_str()), &ledger.dropped(reason)));
         }
-        lines.push(line("thinned", &ledger.downsampled));
-        lines.push(line("quarantined", &ledger.dead_letters));
+        lines.push(line("downsampled", &ledger.downsampled));
+        lines.push(line("dead_letters", &ledger.dead_letters));
         lines.push(line("queued", queued));
         lines.push(line("imbalance", imbalance));
     }

@@ -45,7 +45,7 @@ fn what(fate: Disposition, entry: Option<&tools::Item>, tail: Seq) -> String {
     match fate {
         Disposition::Delivered => "was delivered: the server has it".into(),
         Disposition::DeadLetter => {
-            "was refused by the server and set aside; pitwire queue requeue queues it again".into()
+            "was refused by the server and is a dead letter; pitwire queue requeue queues it again".into()
         }
         Disposition::Dropped(reason) => format!("was dropped: {}", because(reason)),
         Disposition::Downsampled => {

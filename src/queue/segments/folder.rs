@@ -267,7 +267,7 @@ const QUARANTINE: &str = "quarantine";
 /// The names of files in the folder of a queue, and of folders.
 const FILES: [&str; 8] =
     ["FORMAT", "mark", "checkpoint", "lock", "owner", "ballast", "hub", "streams.json"];
-const FOLDERS: [&str; 3] = [QUARANTINE, "facts", "fates"];
+const FOLDERS: [&str; 3] = [QUARANTINE, "facts", "dispositions"];
 
 /// Strays: items with a name that the queue uses but of the wrong type, such as a folder or a link
 /// where a file should be. Returns paths below the queue's folder.
@@ -282,7 +282,7 @@ pub(super) fn strays(folder: &Path) -> io::Result<Vec<String>> {
             || ["q-", "new-", "trash-", UNFINISHED].iter().any(|prefix| name.starts_with(prefix));
         if is_file && disk::is_no_file(&path) || is_folder && disk::is_no_folder(&path) {
             strays.push(name);
-        } else if name == QUARANTINE || name == "facts" || name == "fates" {
+        } else if name == QUARANTINE || name == "facts" || name == "dispositions" {
             let is_inside = |inside: &String| {
                 (name != QUARANTINE || inside.starts_with("refused"))
                     && disk::is_no_file(&path.join(inside))

@@ -306,7 +306,7 @@ impl Host for Publishers {
 /// Whether the sample is stored, or why it is not.
 fn stored(taken: Taken) -> Result<(), Refusal> {
     match taken {
-        Taken::Stored(_) | Taken::Unchanged | Taken::Thinned => Ok(()),
+        Taken::Stored(_) | Taken::Unchanged | Taken::RateLimited => Ok(()),
         Taken::Buffered => Err(Refusal::Unsure("the disk is too slow".into())),
         Taken::Dropped(reason) => Err(Refusal::Unsure(reason.as_str().into())),
         Taken::Refused(refused) if refused.reason == Reason::NotObject => {

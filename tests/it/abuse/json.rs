@@ -115,10 +115,11 @@ async fn publish_hostile_objects(url: &str) {
     for object in hostile_objects() {
         let object: Value = serde_json::from_str(&object).unwrap();
         let telemetry = json!({"session_id": session_id, "telemetry": object});
-        publisher.ask("telemetry_update", telemetry).await;
+        // What is refused is not acknowledged.
+        publisher.is_acked("telemetry_update", telemetry).await;
         let timestamp = "2025-11-22T14:30:22.123Z";
         let setup = json!({"session_id": session_id, "timestamp": timestamp, "setup": object});
-        publisher.ask("setup_data", setup).await;
+        publisher.is_acked("setup_data", setup).await;
     }
 }
 

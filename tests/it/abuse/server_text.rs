@@ -287,7 +287,7 @@ async fn agent_beside(place: Place, queue: &Path) {
 /// The status without the session's page link.
 fn without_page(status: &str) -> String {
     let mut status: Value = serde_json::from_str(status).unwrap();
-    status["page"] = Value::Null;
+    status["destinations"][0]["page"] = Value::Null;
     status.to_string()
 }
 

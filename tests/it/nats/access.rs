@@ -20,7 +20,7 @@ use crate::agent::{Agent, eventually};
 use crate::hostile::certificates;
 use crate::process::numbered_samples;
 
-const QUARANTINED: &str = r#"pitwire_entries_quarantined_total{cause="refused"}"#;
+const QUARANTINED: &str = r#"pitwire_entries_dead_lettered_total{cause="refused"}"#;
 
 /// Starts an agent with one frame to send.
 fn agent(queue: &Path, url: &str, settings: &[&str]) -> Agent {

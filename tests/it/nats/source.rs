@@ -217,7 +217,7 @@ async fn a_hub_that_is_full_leaves_the_rest_where_it_is() {
     assert!(hub.metric("pitwire_queue_entries").await <= 400.0);
     dashboard.restart();
     league.is_shown_by(&dashboard).await;
-    assert_eq!(hub.metric(r#"pitwire_ledger_entries{state="thinned"}"#).await, 0.0);
+    assert_eq!(hub.metric(r#"pitwire_ledger_entries{state="downsampled"}"#).await, 0.0);
     assert_eq!(hub.metric(r#"pitwire_ledger_entries{state="dropped"}"#).await, 0.0);
 }
 

@@ -223,8 +223,8 @@ async fn a_source_that_is_too_fast_is_thinned() {
     let response = agent.post("/v1/telemetry", burst.clone()).await;
     assert_eq!(response.status(), 200);
     let answer: Value = response.json().await.unwrap();
-    assert_eq!((&answer["seqs"], &answer["thinned"]), (&json!([1]), &json!(99)), "{answer}");
-    assert_eq!(agent.metric(r#"pitwire_source_thinned_total{source="http"}"#).await, 99.0);
+    assert_eq!((&answer["seqs"], &answer["rate_limited"]), (&json!([1]), &json!(99)), "{answer}");
+    assert_eq!(agent.metric(r#"pitwire_source_rate_limited_total{source="http"}"#).await, 99.0);
 
     // The next sample is due half a second later, by the samples' timestamps.
     let next = async || {

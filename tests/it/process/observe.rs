@@ -128,7 +128,7 @@ async fn a_reconnect_is_logged_and_the_wait_before_it_is_counted_down() {
     let retry_in = async || {
         let status: serde_json::Value =
             serde_json::from_str(&agent.page("/status").await.1).unwrap();
-        status["retry_in"].as_f64()
+        status["destinations"][0]["retry_in"].as_f64()
     };
     let first = eventually("a wait", &retry_in).await;
     assert!(first <= 4.0, "{first}");
@@ -153,9 +153,9 @@ async fn a_mistyped_session_id_is_named_in_the_log_the_page_and_readyz_and_is_no
     let (code, ready) = agent.page("/readyz").await;
     assert!(code == 503 && ready.contains(text), "{ready}");
     let status: serde_json::Value = serde_json::from_str(&agent.page("/status").await.1).unwrap();
-    let wrong = status["wrong"].to_string();
+    let wrong = status["destinations"][0]["wrong"].to_string();
     assert!(wrong.contains("does not know the session in server.session_id"), "{status}");
-    assert_eq!(status["page"], serde_json::Value::Null);
+    assert_eq!(status["destinations"][0]["page"], serde_json::Value::Null);
     assert_eq!(agent.links(), [""; 0], "no dead link");
     assert_eq!(agent.metric("pitwire_queue_entries").await, 20.0);
 }

@@ -130,7 +130,7 @@ async fn what_can_change_does_and_what_needs_a_restart_is_named() {
         trial.agent.post("/v1/telemetry", sample).await.json::<Value>().await.unwrap()
     };
     post(1).await;
-    assert_eq!(post(2).await["thinned"], 1);
+    assert_eq!(post(2).await["rate_limited"], 1);
     trial.write(&format!(
         "update_rate_hz = 0\n[log]\nlevel = \"debug\"\nformat = \"json\"\n[source.http]\nenabled = false\n\
          {UNREACHABLE}\ntoken = \"wh1sper\"",

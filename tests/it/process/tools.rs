@@ -135,7 +135,9 @@ async fn each_tool_says_the_same_of_an_agent_and_of_the_folder_it_left() {
     assert_eq!(few.err, ["more follow: --from 4"]);
     let row: Vec<&str> = some.out[2].split('\t').collect();
     assert_eq!((row[0], row[2], row[3]), ("21", "1", "setup"), "{row:?}");
-    assert_eq!(setup.out, [r#"{"wing":7}"#]);
+    let setup: Value = serde_json::from_str(&setup.out[0]).unwrap();
+    assert_eq!(setup["setup"], json!({"wing": 7}));
+    assert!(setup["timestamp"].is_string(), "{setup}");
     assert_eq!(nothing.err, ["server: entry 52 does not exist yet: the next one becomes entry 52"]);
     assert_eq!(
         (export.out.len(), &export.err[..]),
@@ -524,7 +526,7 @@ async fn what_became_of_each_entry_is_told() {
     agent.post("/v1/telemetry", numbered_samples(1, 5).join("\n")).await;
     agent.post("/v1/telemetry", poison).await;
     agent.post("/v1/telemetry", numbered_samples(7, 50).join("\n")).await;
-    let aside = r#"pitwire_ledger_entries{state="quarantined"}"#;
+    let aside = r#"pitwire_ledger_entries{state="dead_letters"}"#;
     agent.metric_becomes(aside, |entries| entries == 1.0).await;
     agent.metric_becomes("pitwire_queue_entries", |entries| entries == 0.0).await;
     agent.stop().await;
@@ -545,7 +547,7 @@ async fn what_became_of_each_entry_is_told() {
             .collect();
         assert_eq!(agent.post("/v1/telemetry", samples.join("\n")).await.status(), 200);
     }
-    let thinned = agent.metric(r#"pitwire_ledger_entries{state="thinned"}"#).await;
+    let thinned = agent.metric(r#"pitwire_ledger_entries{state="downsampled"}"#).await;
     assert!(thinned > 0.0, "{thinned}");
     let admin = agent.admin().await;
     assert_eq!(
@@ -561,7 +563,7 @@ async fn what_became_of_each_entry_is_told() {
     let next = status(&["--admin", &admin], "next_seq").to_string();
     let expected = [
         ("3", 0, "was delivered: the server has it"),
-        ("6", 0, "was refused by the server and set aside"),
+        ("6", 0, "was refused by the server and is a dead letter"),
         ("50", 0, "was delivered: the server has it"),
         (gone.as_str(), 0, "was downsampled"),
         ("642", 0, "was dropped: an operator ran pitwire queue drop"),
@@ -661,7 +663,7 @@ async fn what_the_server_refused_is_queued_again_once() {
     });
     let samples = Vec::from_iter(samples).join("\n");
     assert_eq!(agent.post("/v1/telemetry", samples).await.status(), 200);
-    let aside = r#"pitwire_ledger_entries{state="quarantined"}"#;
+    let aside = r#"pitwire_ledger_entries{state="dead_letters"}"#;
     agent.metric_becomes(aside, |entries| entries == 3.0).await;
     let admin = agent.admin().await;
     let plan = tool(&["requeue", "--admin", &admin]);
@@ -684,7 +686,7 @@ async fn what_the_server_refused_is_queued_again_once() {
     let said = tool(&["requeue", "--apply", "--admin", &admin]);
     assert_eq!(said.out, ["no dead letters"]);
     assert_eq!(agent.metric("pitwire_ledger_imbalance_entries").await, 0.0);
-    assert!(queue.join("quarantine/refused-taken.ndjson").exists());
+    assert!(queue.join("dead-letters/archived.ndjson").exists());
 }
 
 #[tokio::test]
