@@ -19,6 +19,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use self::cursors::positions;
 pub(super) use self::cursors::{Cursor, Index};
 pub use self::peek::{LookedAhead, Peeked, Repaired};
 pub use self::purge::PurgeStep;
@@ -117,8 +118,8 @@ impl<S: Store> Engine<S> {
             store,
             limits,
         };
+        Self::note_lost(&mut engine.store, &metadata.cursors);
         engine.load_cursors(&metadata, &names);
-        engine.note_lost();
         engine.release_unconfigured(&metadata)?;
         // Apply a limit that was lowered since the last run.
         engine.limit(engine.limits.clone())?;
@@ -379,17 +380,17 @@ impl<S: Store> Engine<S> {
 
     fn read_records(&mut self, from: Seq, limit: Limit) -> io::Result<Vec<(Seq, Vec<u8>)>> {
         let records = self.usable_store()?.read(from, limit);
-        self.note_lost();
+        Self::note_lost(&mut self.store, &self.cursors);
         records
     }
 
-    /// Writes the disposition of records that the store has lost to the side log. If that fails,
-    /// their disposition is unknown, but the ledger still counts the loss; so a full disk does not
-    /// stop the queue here.
-    fn note_lost(&mut self) {
-        for (first, last) in self.store.take_lost() {
-            let line = disposition::lost_line(first, last, &self.positions());
-            if let Err(error) = self.store.append_line(SideLog::Dispositions, &line) {
+    /// Writes the disposition of records that the store has lost to the side log; `cursors` are
+    /// those before the loss. If that fails, their disposition is unknown, but the ledger still
+    /// counts the loss; so a full disk does not stop the queue here.
+    fn note_lost(store: &mut S, cursors: &[Cursor]) {
+        for (first, last) in store.take_lost() {
+            let line = disposition::lost_line(first, last, &positions(cursors));
+            if let Err(error) = store.append_line(SideLog::Dispositions, &line) {
                 tracing::warn!(%first, %last, %error, "cannot record which entries were lost");
             }
         }
@@ -420,6 +421,7 @@ impl<S: Store> Engine<S> {
                 self.store.metadata().and_then(|bytes| rmp_serde::from_slice(&bytes).ok());
             let metadata: Metadata = metadata.unwrap_or_default();
             let names = self.destinations();
+            Self::note_lost(&mut self.store, &metadata.cursors);
             self.load_cursors(&metadata, &names);
             self.newest = newest_ever(&mut self.store, &metadata)?;
             self.stints.forget_neighbours();

@@ -61,7 +61,8 @@ impl Inspection {
     /// most that one of them lost.
     pub fn lost_before(&self) -> u64 {
         let lost = self.store.lost_before();
-        self.cursors.iter().map(|cursor| cursor.ledger(lost).corrupt).max().unwrap_or_default()
+        // A queue from which nothing has left has no cursors yet.
+        self.cursors.iter().map(|cursor| cursor.ledger(lost).corrupt).max().unwrap_or(lost)
     }
 
     /// The destinations whose ledger does not balance, with the number of entries that left the

@@ -164,11 +164,6 @@ impl<S: Store> Engine<S> {
         cursors
     }
 
-    /// The oldest undelivered position of each destination, by name.
-    pub(super) fn positions(&self) -> BTreeMap<&str, u64> {
-        self.cursors.iter().map(|cursor| (&*cursor.name, cursor.committed.0)).collect()
-    }
-
     /// Whether an entry may be in flight to any destination.
     pub(super) fn is_in_flight(&self, seq: Seq) -> bool {
         self.cursors.iter().any(|cursor| cursor.is_in_flight(seq))
@@ -303,4 +298,9 @@ impl<S: Store> Engine<S> {
         }
         Ok(records)
     }
+}
+
+/// The oldest undelivered position of each destination, by name.
+pub(super) fn positions(cursors: &[Cursor]) -> BTreeMap<&str, u64> {
+    cursors.iter().map(|cursor| (&*cursor.name, cursor.committed.0)).collect()
 }

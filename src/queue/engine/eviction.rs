@@ -3,6 +3,7 @@
 use std::io;
 
 use super::Engine;
+use super::cursors::positions;
 use crate::config::{DROP_STEP_BYTES, DROP_STEP_ENTRIES, WhenFull};
 use crate::entry::{CapturedAt, Seq};
 use crate::planted::planted;
@@ -97,7 +98,7 @@ impl<S: Store> Engine<S> {
                 |seq: &Seq| downsampled.records.binary_search_by_key(seq, |r| r.0).is_ok();
             let gone: Vec<Seq> = before.iter().copied().filter(|seq| !is_left(seq)).collect();
             if !gone.is_empty() && !planted("fate_of_the_thinned_not_noted") {
-                let had = self.positions();
+                let had = positions(&self.cursors);
                 let line = disposition::downsampled_line(
                     &before,
                     downsampled.level,
