@@ -7,7 +7,7 @@
 //!
 //! Invariants, each checked by a test:
 //! - A position identifies one entry forever; positions only increase, also across power cuts.
-//! - An entry leaves the queue in one of three ways: [`Reader::remove`] of the batch in which it was
+//! - An entry leaves the queue in one of three ways: [`Reader::ack`] of the batch in which it was
 //!   read, a drop with a [`DropReason`], or downsampling.
 //! - The [ledger] balances against the positions at all times.
 

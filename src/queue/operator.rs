@@ -80,7 +80,7 @@ impl Operator {
         ask(&self.requests, |reply| Request::ContinueStint { stream, at, sessions, reply }).await
     }
 
-    /// Returns the dead letters like [`Operator::refused`] and archives them, in place of the
+    /// Returns the dead letters like [`Operator::dead_letters`] and archives them, in place of the
     /// previous archive.
     pub async fn archive_dead_letters(&self) -> Result<(String, Seq), QueueError> {
         ask(&self.requests, |reply| Request::ArchiveDeadLetters { reply }).await

@@ -10,7 +10,7 @@ use super::worker::Request;
 use super::{Limit, QueueError, QueueStatus};
 use crate::entry::{Entry, Kind, Seq, StintId};
 
-/// Entries in flight: hand them back to [`Reader::remove`] once the server has them.
+/// Entries in flight: hand them back to [`Reader::ack`] once the server has them.
 ///
 /// A batch that is dropped instead stays in the queue and is read again after a [`Reader::rewind`].
 #[derive(Debug, Default)]
@@ -42,7 +42,7 @@ impl Batch {
     }
 
     /// Frees the memory of the frames, which are still in the queue. Setups are kept because
-    /// [`Reader::remove`] needs them.
+    /// [`Reader::ack`] needs them.
     pub fn forget_frames(&mut self) {
         let frames = self.entries.iter_mut().filter(|entry| entry.kind == Kind::Frame);
         frames.for_each(|entry| entry.json = String::new());

@@ -107,7 +107,7 @@ pub trait Store: Send + 'static {
         Vec::new()
     }
 
-    /// The metadata last passed to [`Store::release`] or [`Store::replace`]; `None` for a new
+    /// The metadata last passed to [`Store::truncate`] or [`Store::replace`]; `None` for a new
     /// store.
     fn metadata(&self) -> Option<Vec<u8>>;
 
@@ -171,7 +171,7 @@ pub trait Store: Send + 'static {
     /// The current lines of a side log, oldest first.
     fn lines(&self, notes: SideLog) -> io::Result<String>;
 
-    /// Archives the lines of a side log, so that [`Store::notes`] no longer returns them, and
+    /// Archives the lines of a side log, so that [`Store::lines`] no longer returns them, and
     /// returns them. Replaces the previous archive.
     fn archive_lines(&mut self, lines: SideLog) -> io::Result<String>;
 

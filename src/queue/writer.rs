@@ -85,7 +85,7 @@ impl Writer {
         self.append_blocking_from(&CarId::default(), entries, make).await
     }
 
-    /// Appends entries of a stream other than the agent's own; see [`Writer::append_patiently`].
+    /// Appends entries of a stream other than the agent's own; see [`Writer::append_blocking`].
     pub async fn append_blocking_from(
         &self,
         stream: &CarId,

@@ -9,7 +9,7 @@
 //! | TLS fails | `Untrusted`, `TlsFailed`; `PlainPort` if the port answers plain HTTP |
 //! | no HTTP | `NotHttp`; `TlsPort` if the port completes a TLS handshake |
 //! | no response | `Silent` |
-//! | 301, 302, 303, 307, 308 | followed if [`follow`] allows it, else `Redirected` |
+//! | 301, 302, 303, 307, 308 | followed if `follow` allows it, else `Redirected` |
 //! | 401, 403 | `AccessDenied` |
 //! | 407 | `ProxyAuth` |
 //! | 502, 503 | `Unavailable` |

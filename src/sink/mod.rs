@@ -232,7 +232,7 @@ pub trait Link: Send {
         stint: StintId,
     ) -> impl Future<Output = Result<String, SinkError>> + Send;
 
-    /// Joins a session to determine whether the server knows it. With [`Answer::Data`], or while an
+    /// Joins a session to determine whether the server knows it. With [`JoinWait::Data`], or while an
     /// earlier acknowledgement is pending, the result is never [`Joined::Silent`].
     fn join(
         &mut self,

@@ -13,16 +13,16 @@ use crate::entry::{Entry, Seq, StintId};
 /// A server of any kind.
 #[derive(Debug)]
 pub enum Server {
-    Dashboard(Dashboard),
-    Nats(Nats),
+    Dashboard(Box<Dashboard>),
+    Nats(Box<Nats>),
 }
 
 impl Server {
     /// Creates the kind of sink that `server.url` selects.
     pub fn new(config: &Config) -> Self {
         match config.server.url.protocol() {
-            Protocol::SocketIo => Self::Dashboard(Dashboard::new(config)),
-            Protocol::Nats => Self::Nats(Nats::new(config)),
+            Protocol::SocketIo => Self::Dashboard(Box::new(Dashboard::new(config))),
+            Protocol::Nats => Self::Nats(Box::new(Nats::new(config))),
         }
     }
 }

@@ -3,14 +3,14 @@
 //!
 //! - Each agent has a NATS stream. The hub lists the streams periodically and follows all of its
 //!   own concurrently.
-//! - Each agent's stint becomes a separate [`Stream`] here, and therefore gets its own page.
+//! - Each agent's stint becomes a separate [`CarId`] here, and therefore gets its own page.
 //! - Hubs with the same name share the agents; an assignment table on the server maps each agent to
 //!   one hub. Its position for an agent advances once a dashboard has everything before it; a hub
 //!   that takes over an agent resumes at that position, on the same page.
 //! - Timestamps increase strictly within a stint, so an entry that is received twice is recognized
 //!   by its timestamp: here if it is still queued, by the dashboard if it was delivered.
 //!
-//! [`Stream`]: crate::entry::Stream
+//! [`CarId`]: crate::entry::CarId
 
 mod ack_tracker;
 mod assignments;

@@ -57,7 +57,7 @@ impl DeliveryGate {
 }
 
 impl GateRequests {
-    /// The next order. Returns [`Order::Deliver`] at the latest [`HUB_HOLD`] after the delivery was
+    /// The next order. Returns [`GateCommand::Deliver`] at the latest [`HUB_HOLD`] after the delivery was
     /// paused. Safe to cancel.
     pub async fn next(&mut self) -> GateRequest {
         let received = match self.deliver_at {

@@ -2,7 +2,7 @@
 //! and its entries go into the queue.
 //!
 //! A publisher gets a session id at once, whether or not the dashboard server is reachable. Its
-//! first entry assigns it a [`Stream`]; `/dashboard/<id>` redirects to the page of that stream's
+//! first entry assigns it a [`CarId`]; `/dashboard/<id>` redirects to the page of that stream's
 //! stint. Concurrent publishers have separate streams.
 //!
 //! - A frame or a setup is stored as it was sent: see [`Frame::verbatim`].
