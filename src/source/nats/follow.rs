@@ -6,7 +6,7 @@
 //! position in the table.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_nats::jetstream::consumer::pull::{Batch, Config};
@@ -64,13 +64,15 @@ impl From<QueueError> for Ended {
 pub(super) struct Progress {
     /// Entries in the stream that have not been received yet.
     pub(super) behind: AtomicU64,
+    /// Whether the queue has everything that the stream held when the follower started.
+    pub(super) has_caught_up: AtomicBool,
     acks: Mutex<AckTracker>,
 }
 
 impl Progress {
     pub(super) fn new(after: u64, writer: &Writer) -> Self {
         let marks = Mutex::new(AckTracker::new(after, writer.status().tail));
-        Self { behind: AtomicU64::default(), acks: marks }
+        Self { behind: AtomicU64::default(), has_caught_up: AtomicBool::default(), acks: marks }
     }
 
     pub(super) fn acks(&self) -> MutexGuard<'_, AckTracker> {
@@ -112,6 +114,8 @@ struct ReadPosition {
     stint: Option<CarId>,
     /// The consumer sequence of the newest message, from 1. A gap means a lost message.
     consumed: u64,
+    /// The last message that the stream held when the follower started.
+    held_at_start: u64,
 }
 
 impl Follower {
@@ -136,8 +140,13 @@ impl Follower {
         self.progress.behind.store(consumer.cached_info().num_pending, Ordering::Relaxed);
         // A previous follower may still be appending to the queue; the lock waits for it.
         let before = self.newest_stored.lock().await.clone();
-        let mut place = ReadPosition { before, stint: self.stint_before(&car).await, consumed: 0 };
+        let held_at_start = car.cached_info().state.last_sequence;
+        let stint = self.stint_before(&car).await;
+        let mut place = ReadPosition { before, stint, consumed: 0, held_at_start };
         self.take_setup(&car, &place).await?;
+        if consumer.cached_info().num_pending == 0 {
+            self.progress.has_caught_up.store(true, Ordering::Release);
+        }
         let mut next_is_large = false;
         loop {
             let asked = Instant::now();
@@ -261,6 +270,9 @@ impl Follower {
             newest = self.relay(car, entries).await?.or(newest);
         }
         self.progress.acks().taken(last, newest);
+        if last >= place.held_at_start {
+            self.progress.has_caught_up.store(true, Ordering::Release);
+        }
         Ok(())
     }
 

@@ -71,6 +71,19 @@ struct Followed {
 }
 
 impl Followed {
+    /// Waits until the queue has everything that the streams held when their followers started, for
+    /// at most one heartbeat: the queue may be full.
+    async fn caught_up(&self) {
+        let has_caught_up =
+            |(_, progress): &(_, Arc<Progress>)| progress.has_caught_up.load(Ordering::Acquire);
+        let all = async {
+            while !self.by_name.values().all(has_caught_up) {
+                sleep(HUB_BEAT / 100).await;
+            }
+        };
+        let _ = timeout(HUB_BEAT, all).await;
+    }
+
     fn end(&mut self, name: &str) {
         if let Some((follower, _)) = self.by_name.remove(name) {
             follower.abort();
@@ -209,8 +222,16 @@ impl Hub {
                 for name in std::mem::take(&mut followed.given_up) {
                     followed.end(&name);
                 }
-                self.settle(connection, &table).await?;
-                return self.take_over(connection, &before, &table, streams, followed).await;
+                let is_settled = self.settle(connection, &table).await?;
+                self.take_over(connection, &before, &table, streams, followed).await?;
+                if is_settled && !matches!(self.settling, Settling::Done) {
+                    // The server delivers again what reached the page after the position in the
+                    // table. The delivery recognizes it only if, when it binds the page, the queue
+                    // has the entry that the page shows.
+                    followed.caught_up().await;
+                    self.deliver().await;
+                }
+                return Ok(());
             }
             self.count = count;
             let pause = rand::rng().random_range(HUB_RETRY);
@@ -322,7 +343,7 @@ impl Hub {
     }
 
     /// Pauses the delivery if the lease has expired while other hubs are alive: they may have taken
-    /// over. [`Hub::settle`] resumes it.
+    /// over. [`Hub::turn`] resumes it.
     pub(super) async fn check_lease(&mut self) {
         let now = Instant::now();
         let is_over = now >= *self.until.borrow();
@@ -334,16 +355,16 @@ impl Hub {
         }
     }
 
-    /// Resumes the delivery once no other hub delivers entries that are in this queue.
+    /// Returns whether no other hub delivers entries that are in this queue.
     async fn settle(
         &mut self,
         connection: &mut NatsConnection,
         table: &AssignmentTable,
-    ) -> Result<(), HubError> {
+    ) -> Result<bool, HubError> {
         if let Settling::Unknown = self.settling {
             self.settling = Settling::Until(self.left(connection, table).await?);
         }
-        let Settling::Until(left) = &mut self.settling else { return Ok(()) };
+        let Settling::Until(left) = &mut self.settling else { return Ok(true) };
         let status = self.writer.status();
         left.retain(|name, position| {
             let Some(assignment) = table.agents.get(name) else { return false };
@@ -360,10 +381,7 @@ impl Hub {
             }
             assignment.hub.as_ref().is_some_and(|hub| *hub != self.me)
         });
-        if left.is_empty() {
-            self.deliver().await;
-        }
-        Ok(())
+        Ok(left.is_empty())
     }
 
     async fn deliver(&mut self) {

@@ -145,7 +145,8 @@ mod tests {
             let refused = parse(subject, Some(&headers), payload.as_bytes()).unwrap_err();
             assert!(refused.message.contains(why), "{subject}: {refused}");
         }
-        let refused = parse("pitwire.pc.3.setup", Some(&at("noon")), b"{}").unwrap_err();
+        let setup = br#"{"setup":{"wing":7}}"#;
+        let refused = parse("pitwire.pc.3.setup", Some(&at("noon")), setup).unwrap_err();
         assert!(refused.message.contains("capture time"), "{refused}");
     }
 
