@@ -63,7 +63,7 @@ impl fmt::Display for ProxyStatus {
 #[derive(Debug)]
 pub(crate) enum Stream {
     Plain(TcpStream),
-    Tls(tokio_native_tls::TlsStream<TcpStream>),
+    Tls(Box<tokio_native_tls::TlsStream<TcpStream>>),
 }
 
 /// What the proxy on a connection is asked to do.
@@ -118,7 +118,12 @@ impl Dialer {
         }
         match &self.tls {
             None => Ok(Stream::Plain(stream)),
-            Some(tls) => tls.connect(host, stream).await.map(Stream::Tls).map_err(DialError::Tls),
+            Some(tls) => tls
+                .connect(host, stream)
+                .await
+                .map(Box::new)
+                .map(Stream::Tls)
+                .map_err(DialError::Tls),
         }
     }
 
