@@ -554,7 +554,9 @@ impl<S: Sink> Session<S> {
         self.note_inversions(&receipt);
         match (&receipt.ack, proof) {
             (Ack::UnknownSession, _) => Ok(forgotten(entries)),
-            (Ack::Error(text), _) => self.objected(bindings, text, entries, receipt.missing),
+            (Ack::Error(text), _) => {
+                self.objected(link, bindings, text, entries, receipt.missing).await
+            }
             (_, Proof::Written) => {
                 if self.learned.capability.proof().is_none() {
                     self.observe(Evidence::WrittenByChoice);

@@ -168,7 +168,10 @@ impl Suspect {
     /// Whether another entry is sent before the suspect, given the newest one that was.
     fn is_overtaken(&self, overtaker: Option<Seq>, now: Instant) -> bool {
         let is_spread = now - self.first_failed >= SPREAD;
-        overtaker > Some(self.seq) && self.outages == 0
+        // Each probe is a later entry that was not sent yet. The last contradiction waits for
+        // `SPREAD`; otherwise frequent failures would use up the probes of a long run of poison.
+        let is_useful = is_spread || self.contradictions + 1 < CONTRADICTIONS;
+        overtaker > Some(self.seq) && self.outages == 0 && is_useful
             || self.tries_alone >= self.tries_before_probe() && is_spread
     }
 

@@ -179,8 +179,9 @@ impl<S: Sink> Session<S> {
 
     /// Handles an error in an acknowledgement, which names no entry: without echoes, the refused
     /// entry is only known if a single one was sent.
-    pub(super) fn objected(
+    pub(super) async fn objected(
         &mut self,
+        link: &mut S::Link,
         bindings: &mut Bindings,
         text: &str,
         entries: &[&Entry],
@@ -196,13 +197,20 @@ impl<S: Sink> Session<S> {
         if missing.len() < entries.len() {
             return Ok(Outcome::Refused(missing));
         }
-        // The server may not know the session, and would refuse the same batch on every link.
+        // The server may not know the session, and would refuse the same batch on every link. If it
+        // knows it, it may have stored the other entries of the batch, and shows them.
         let is_unconfirmed =
             |entry: &&&Entry| bindings.of(entry.stint).is_ok_and(|bound| bound.is_unconfirmed);
-        if let Some(entry) = entries.iter().find(is_unconfirmed)
+        if let Some(stint) = entries.iter().find(is_unconfirmed).map(|entry| entry.stint)
             && self.choice == SessionChoice::Auto
         {
-            return Ok(Outcome::Forgotten(entry.stint));
+            let session = bindings.of(stint)?.session.clone();
+            let joined = self.join(link, &session).await?;
+            if joined == Joined::Silent
+                && self.join_again(link, &session, joined).await? == Joined::Silent
+            {
+                return Ok(Outcome::Forgotten(stint));
+            }
         }
         Err(self.one_at_a_time())
     }
