@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn delays_stay_within_their_limits_and_grow_to_the_longest() {
+    fn delays_stay_within_bounds_and_grow_to_the_maximum() {
         let mut longest = Duration::ZERO;
         for seed in 0..200 {
             let mut backoff = backoff(seed);

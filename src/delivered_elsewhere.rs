@@ -40,7 +40,7 @@ mod tests {
     use crate::entry::{CapturedAt, Kind};
 
     #[test]
-    fn an_entry_is_delivered_up_to_the_newest_position_of_its_stint() {
+    fn entries_up_to_the_noted_position_of_a_stint_count_as_delivered() {
         let elsewhere = DeliveredElsewhere::default();
         elsewhere.note(StintId(1), Seq(5));
         elsewhere.note(StintId(1), Seq(3));

@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_gets_less_is_empty_at_its_rate() {
+    fn the_time_to_drain_follows_from_the_drain_rate() {
         for (looks, expected) in [
             (&[0, 0][..], Drain::Level),
             (&[0, 3], Drain::Level),
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_does_not_get_less_for_several_intervals_falls_behind() {
+    fn a_queue_falls_behind_only_after_several_intervals_without_progress() {
         for (looks, expected) in [
             (&[500][..], Drain::Level),
             (&[500, 500, 500], Drain::Level),
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn what_waits_for_its_proof_is_no_backlog() {
+    fn entries_awaiting_proof_are_not_a_backlog() {
         // At 2 frames a second, from a server that confirms nothing.
         let mut watch = Watch::default();
         for entries in (0..100).map(|look| 180.min(look * 20)) {
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn an_outage_is_no_slow_server() {
+    fn an_outage_does_not_count_as_falling_behind() {
         let mut watch = Watch::default();
         for queued in 500..503 {
             look(&mut watch, queued, 3600);

@@ -133,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_moment_reads_back_as_it_was_written() {
+    fn timestamps_round_trip_through_text() {
         for ms in [0, 1, 999, 1_763_821_822_123, 4_102_444_800_000] {
             let moment = CapturedAt(ms);
             assert_eq!(CapturedAt::parse(&moment.to_string()), Some(moment), "{moment}");

@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_host_is_this_pc_the_network_or_possibly_a_foreign_page() {
+    fn a_host_header_is_classified_as_this_pc_network_or_public() {
         for (host, kind) in [
             ("localhost", HostKind::ThisPc),
             ("LocalHost:9184", HostKind::ThisPc),
@@ -376,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn only_pages_of_this_pc_or_of_this_server_are_not_foreign() {
+    fn origins_other_than_this_pc_or_this_server_are_foreign() {
         for (host, origin, is_foreign) in [
             ("127.0.0.1:9184", "http://localhost:3000", false),
             ("localhost:9184", "https://127.0.0.1", false),
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_without_an_origin_is_foreign_if_the_browser_says_so_and_nobody_followed_a_link() {
+    fn cross_site_requests_are_foreign_except_link_navigation() {
         for (site, destination, is_foreign) in [
             ("cross-site", "image", true),
             ("cross-site", "iframe", true),
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn this_pc_is_a_loopback_peer_under_a_local_name_without_a_proxy() {
+    fn local_access_requires_loopback_peer_local_host_and_no_proxy() {
         for (peer, pairs, may) in [
             ("127.0.0.1", vec![(HOST, "127.0.0.1:9184")], true),
             ("::ffff:127.0.0.1", vec![(HOST, "localhost:9184")], true),
@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_taken_as_a_bearer_a_cookie_or_from_the_query() {
+    fn a_token_is_accepted_as_bearer_cookie_or_query_parameter() {
         let access = Access::Token(TOKEN.into());
         let basic = format!("Basic {TOKEN}");
         for (name, value, expected) in [
@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_token_admits_nobody() {
+    fn an_empty_token_admits_no_request() {
         let bearer = [(AUTHORIZATION, "Bearer x"), (HOST, "192.168.1.7")];
         let token = Access::Token(Secret::default());
         assert_eq!(admitted(&token, "127.0.0.1", &bearer), Err(Denied::WrongToken));
@@ -462,7 +462,7 @@ mod tests {
     }
 
     #[test]
-    fn the_token_of_a_link_goes_into_a_cookie_and_out_of_the_address() {
+    fn the_token_in_a_link_moves_from_the_url_to_a_cookie() {
         let uri = "/dashboard/x?a=1&token=so+me%3B&b=2".parse().unwrap();
         let response = keep_token("so me;", &uri);
         assert_eq!(response.headers()[LOCATION], "/dashboard/x?a=1&b=2");

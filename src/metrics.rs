@@ -489,9 +489,9 @@ mod tests {
 
     /// Regression: each value stayed in memory until a request for `/metrics`, 39 bytes per frame.
     #[test]
-    fn what_nobody_asks_for_takes_no_memory() {
+    fn unscraped_metrics_do_not_grow_memory() {
         // In a separate process, because other tests allocate memory too.
-        let alone = ["--exact", "--ignored", "metrics::tests::values_for_nobody"];
+        let alone = ["--exact", "--ignored", "metrics::tests::record_metrics_without_scraping"];
         let test = std::env::current_exe().unwrap();
         let ran = std::process::Command::new(test).args(alone).output().unwrap();
         let said = String::from_utf8_lossy(&ran.stdout);
@@ -499,8 +499,8 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    #[ignore = "what_nobody_asks_for_takes_no_memory runs it"]
-    async fn values_for_nobody() {
+    #[ignore = "unscraped_metrics_do_not_grow_memory runs it"]
+    async fn record_metrics_without_scraping() {
         let recorder = PrometheusBuilder::new().set_buckets(SECONDS).unwrap().build_recorder();
         tokio::spawn(keep_up(recorder.handle()));
         let latency = metrics::with_local_recorder(&recorder, || histogram!("latency"));

@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_replaced_however_it_is_encoded() {
+    fn secrets_are_redacted_in_percent_and_json_encodings() {
         for (text, shown) in [
             ("no token hunter2/secret!", "no token [secret]!"),
             ("hunter2/secrethunter2/secret", "[secret][secret]"),
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_replaced_within_base64() {
+    fn secrets_are_redacted_inside_base64() {
         for user in ["", "a", "bo", "ana", "dave"] {
             let basic = STANDARD.encode(format!("{user}:hunter2/secret"));
             let shown = RemoteText::new(format!("Basic {basic}"), &secrets());
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn session_ids_are_replaced() {
+    fn session_ids_are_redacted() {
         let upper = ID.to_uppercase();
         for (text, shown) in [
             (format!("no session {ID}."), "no session [session]."),
@@ -412,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn text_cannot_forge_a_line_change_a_terminal_or_look_like_another() {
+    fn control_and_invisible_characters_in_remote_text_are_escaped() {
         for (text, shown) in [
             ("Größe 😀", "Größe 😀"),
             ("a\r\n2026 ERROR b", "a\\r\\n2026 ERROR b"),
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn a_long_text_is_cut_and_shows_no_part_of_a_secret() {
+    fn a_long_text_is_truncated_without_leaking_part_of_a_secret() {
         let secrets = Secrets::new(["s".repeat(1000)]);
         for text in [
             "é".repeat(500),
@@ -444,7 +444,7 @@ mod tests {
     }
 
     #[test]
-    fn every_secret_of_a_configuration_is_known() {
+    fn every_secret_in_the_configuration_is_redacted() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("token");
         std::fs::write(&file, "from a file\n").unwrap();

@@ -297,7 +297,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_trouble_again_is_no_line_of_its_own() {
+    fn a_repeated_problem_is_listed_only_once() {
         let board = StatusHistory::default();
         let words = ["a", "b", "c", "d", "e", "f"];
         for (at, plainly) in (0..).zip(words.iter().chain(&["c", "e"])) {
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_look_makes_room() {
+    fn the_oldest_status_sample_is_evicted() {
         let board = StatusHistory::default();
         (0..STATUS_LOOKS as i64 + 5).for_each(|at| board.look(CapturedAt(at), 1));
         let memory = board.memory();

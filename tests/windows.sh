@@ -24,7 +24,7 @@ main() {
     export PITWIRE_WINDOWS_BINARY=$cache/target/$target/debug/pitwire.exe
     prepare_wine
     test_under_wine 300 wine "$library"
-    test_under_wine 300 cargo test --locked --test it process::crash::what_was_reported_stored_reaches
+    test_under_wine 300 cargo test --locked --test it process::crash::stored_entries_reach
     test_under_wine 200 cargo test --locked --test it -- --ignored lmu::wine
 }
 

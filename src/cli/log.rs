@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_of_the_log_stays_one_line_and_changes_no_terminal() {
+    fn control_characters_in_a_log_line_are_escaped() {
         for (line, shown) in [
             ("\u{1b}[2mtime\u{1b}[0m \u{1b}[1;31mERROR\u{1b}[0m é\n", None),
             ("a\nb\n", Some("a\\nb\n")),
@@ -189,7 +189,7 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn only_its_owner_may_read_a_new_log() {
+    fn a_new_log_file_is_readable_only_by_its_owner() {
         use std::os::unix::fs::PermissionsExt;
 
         let folder = tempfile::tempdir().unwrap();
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn two_files_hold_the_newest_lines_and_no_more() {
+    fn log_rotation_keeps_only_the_newest_lines_in_two_files() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new folder").join("pitwire.log");
         let read = |path: &Path| fs::read_to_string(path).unwrap();

@@ -52,7 +52,7 @@ mod tests {
 
     #[test]
     #[allow(unsafe_code, reason = "a function of Windows, with no safe form")]
-    fn it_is_below_normal() {
+    fn lowering_the_priority_sets_it_below_normal() {
         super::lower();
         // SAFETY: the pseudo-handle of this process is always valid and needs no closing.
         assert_eq!(unsafe { GetPriorityClass(GetCurrentProcess()) }, BELOW_NORMAL_PRIORITY_CLASS);

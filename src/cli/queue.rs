@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_are_said_as_people_say_them() {
+    fn counts_are_formatted_in_singular_and_plural() {
         assert_eq!(contents(2, 1), "2 frames and 1 setup");
         assert_eq!(contents(1, 0), "1 frame");
         assert_eq!(contents(0, 3), "3 setups");

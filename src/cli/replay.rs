@@ -126,7 +126,7 @@ mod tests {
     use crate::status::{Badge, Severity};
 
     #[test]
-    fn what_is_read_and_delivered_counts() {
+    fn replay_progress_counts_samples_read_and_delivered() {
         let glance = |appended, queued, recording_bytes| StatusSnapshot {
             pill: Badge { mood: Severity::Good, text: "Live".into() },
             queued,

@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_are_due_at_the_rate_without_drift() {
+    fn lines_are_due_at_the_configured_rate_without_drift() {
         let (samples, dues) = printed("--rate-hz 3 --speed 10 --frames 3001");
         assert_eq!((samples.len(), dues.len()), (3001, 3001));
         assert_eq!(dues[0], Duration::ZERO);
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pace_of_printing_does_not_change_the_samples() {
+    fn the_output_speed_does_not_change_the_samples() {
         let (paced, _) = printed("--frames 20 --seed 9");
         let (at_once, dues) = printed("--frames 20 --seed 9 --speed 0");
         assert_eq!(paced, at_once);
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn the_real_clock_makes_up_for_the_time_that_writing_took() {
+    fn waits_are_measured_from_the_start_of_the_simulation() {
         let start = Instant::now();
         let mut wait_until = since_now();
         std::thread::sleep(Duration::from_millis(30));
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_that_leaves_ends_it_quietly_and_a_full_disk_does_not() {
+    fn a_closed_pipe_ends_output_quietly_but_a_full_disk_is_an_error() {
         struct Broken(io::ErrorKind);
         impl Write for Broken {
             fn write(&mut self, _: &[u8]) -> io::Result<usize> {
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn impossible_rates_are_refused() {
+    fn invalid_rates_and_speeds_are_refused() {
         for wrong in ["--rate-hz 0", "--rate-hz NaN", "--rate-hz inf", "--speed -1", "--speed x"] {
             assert!(typed(wrong).is_err(), "{wrong}");
         }

@@ -289,7 +289,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn it_is_said_how_far_it_is_and_how_long_it_takes() {
+    fn progress_shows_percent_done_and_time_left() {
         for (done, of, rate, said) in [
             (0.0, 200.0, None, "0 %"),
             (50.0, 200.0, Some(0.0), "25 %"),
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_is_that_of_the_last_seconds() {
+    fn a_rate_is_averaged_over_the_last_seconds() {
         let mut rate = Rate::default();
         let start = Instant::now();
         let mut look = |second: u64, number: u64| {

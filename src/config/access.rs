@@ -222,7 +222,7 @@ mod tests {
     use crate::config::{self, Overrides};
 
     #[test]
-    fn a_secret_is_in_no_message_and_in_no_listing() {
+    fn secrets_are_hidden_in_listings_and_error_messages() {
         let mut overrides = Overrides::default();
         for (key, value) in [
             ("server.token", "hunter2"),

@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn a_credential_of_systemd_is_read_from_its_directory() {
+    fn a_systemd_credential_resolves_in_the_credentials_directory() {
         let folder = tempfile::tempdir().unwrap();
         let credential = file("$CREDENTIALS_DIRECTORY/server-token");
         let found = credential.path_among(Some(folder.path().into())).unwrap();
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_too_large_for_a_secret_is_refused() {
+    fn an_oversized_credential_file_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         std::fs::write(&path, "hunter2\n").unwrap();

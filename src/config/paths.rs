@@ -77,7 +77,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn everything_lies_where_the_platform_keeps_it() {
+    fn default_paths_follow_the_xdg_base_directories() {
         let places = |variables: &[(&str, &str)]| {
             let find = |name: &str| {
                 let found = variables.iter().find(|(known, _)| *known == name);

@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_and_sizes_are_read_as_people_write_them() {
+    fn durations_and_sizes_are_parsed_with_their_units() {
         let duration = |text| parse_duration(text).map(|read| read.as_millis());
         assert_eq!(duration("200ms"), Ok(200));
         assert_eq!(duration(" 5 s "), Ok(5_000));
@@ -100,7 +100,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_shown_is_read_back(amount: u64) {
+        fn shown_durations_and_sizes_parse_back(amount: u64) {
             let duration = Duration::from_millis(amount);
             prop_assert_eq!(parse_duration(&show_duration(duration)), Ok(duration));
             prop_assert_eq!(parse_size(&show_size(amount)), Ok(amount));

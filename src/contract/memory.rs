@@ -89,7 +89,7 @@ mod tests {
         ClientLimits { clients: 2, bytes_per_client: 3 << 20, bytes: 4 << 20 };
 
     #[test]
-    fn a_client_holds_at_most_its_share_and_all_clients_the_sum() {
+    fn memory_is_limited_per_client_and_in_total() {
         let pool = Arc::new(Pool::new(LIMITS));
         let (greedy, second) =
             (ClientMemory::new(Arc::clone(&pool)), ClientMemory::new(Arc::clone(&pool)));
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_modest_client_has_room_when_greedy_ones_hold_everything() {
+    fn a_client_gets_its_reserve_when_the_pool_is_exhausted() {
         let pool = Arc::new(Pool::new(LIMITS));
         let greedy: Vec<_> = (0..2).map(|_| ClientMemory::new(Arc::clone(&pool))).collect();
         let _held: Vec<_> = greedy.iter().map(|account| account.charge(2 << 20)).collect();

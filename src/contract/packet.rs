@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn packets_are_read_as_they_are_written() {
+    fn socket_io_packets_are_parsed() {
         let event = |ack, arguments| Packet::Event { ack, arguments };
         for (text, packet) in [
             ("0", Packet::Connect),

@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn schema_mode_refuses_what_the_contract_says() {
+    fn schema_mode_refuses_invalid_telemetry() {
         let telemetry = |patch: Value| json!({ "telemetry": patch });
         let table = [
             (json!({}), None),
@@ -243,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn schema_mode_refuses_a_setup_that_is_no_object_or_has_no_time() {
+    fn schema_mode_refuses_invalid_setups() {
         let table = [
             (json!({}), None),
             (json!({"extra": 1}), Some("the envelope has an unknown key \"extra\"")),

@@ -279,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn the_quietest_session_gives_up_its_oldest_frames_but_never_its_latest() {
+    fn eviction_starts_with_the_quietest_session_but_keeps_its_latest_frame() {
         let mut sessions = Sessions::new(4 * (1 + OVERHEAD_BYTES));
         let quiet = sessions.assign();
         let busy = sessions.assign();
@@ -297,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn the_latest_of_many_sessions_stay_within_the_limit_too() {
+    fn a_session_is_forgotten_when_latest_frames_alone_exceed_the_limit() {
         let mut sessions = Sessions::new(4 * (1 + OVERHEAD_BYTES));
         let ids: Vec<_> = (0..5).map(|_| sessions.assign()).collect();
         for id in &ids {
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn setups_that_made_room_keep_their_positions() {
+    fn evicting_setups_does_not_renumber_the_rest() {
         let mut sessions = Sessions::new(3 * (1 + OVERHEAD_BYTES));
         let id = sessions.assign();
         for setup in ["1", "2", "3", "4"] {
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_session_displaces_only_empty_ones() {
+    fn an_empty_session_evicts_only_other_empty_sessions() {
         let mut sessions = Sessions::new(HISTORY_BYTES);
         let fed: Vec<_> = (0..SESSIONS_KEPT).map(|_| sessions.assign()).collect();
         for id in &fed {
@@ -337,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn one_session_with_data_too_many_forgets_the_quietest_of_them() {
+    fn exceeding_the_session_limit_evicts_the_quietest_session() {
         let mut sessions = Sessions::new(HISTORY_BYTES);
         let ids: Vec<_> = (0..=SESSIONS_KEPT)
             .map(|_| {

@@ -138,7 +138,7 @@ async fn get(server: &Server, path: &str) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn what_an_event_causes_comes_before_its_ack() {
+async fn effects_of_an_event_are_sent_before_its_ack() {
     let server = server(Behaviour::default());
     let mut agent = Client::connect(&server).await;
 
@@ -168,7 +168,7 @@ async fn what_an_event_causes_comes_before_its_ack() {
 }
 
 #[tokio::test]
-async fn who_joins_late_is_sent_the_stored_setup_and_then_the_latest_frame() {
+async fn a_late_joiner_gets_the_stored_setup_then_the_latest_frame() {
     let server = server(Behaviour::default());
     let (mut agent, id) = Client::with_session(&server).await;
     agent.tell("telemetry_update", frame(&id, 1)).await;
@@ -186,7 +186,7 @@ async fn who_joins_late_is_sent_the_stored_setup_and_then_the_latest_frame() {
 }
 
 #[tokio::test]
-async fn an_unknown_session_is_acknowledged_and_thrown_away() {
+async fn events_for_an_unknown_session_are_acknowledged_and_discarded() {
     let server = server(Behaviour::default());
     let mut agent = Client::connect(&server).await;
     let id = "1b671a64-40d5-491e-99b0-da01ff1f3341";
@@ -205,7 +205,7 @@ async fn an_unknown_session_is_acknowledged_and_thrown_away() {
 }
 
 #[tokio::test]
-async fn what_is_not_an_object_or_not_an_event_is_not_acknowledged() {
+async fn non_object_payloads_and_unknown_events_are_not_acknowledged() {
     for (event, payload) in [("telemetry_update", json!(5)), ("unheard_of", json!({}))] {
         let server = server(Behaviour::default());
         let mut agent = Client::connect(&server).await;
@@ -215,7 +215,7 @@ async fn what_is_not_an_object_or_not_an_event_is_not_acknowledged() {
 }
 
 #[tokio::test]
-async fn the_history_is_every_frame_in_order_of_arrival() {
+async fn the_history_holds_every_frame_in_order_of_arrival() {
     let server = server(Behaviour::default());
     let (mut agent, id) = Client::joined(&server).await;
     let padding = "x".repeat(700);
@@ -249,7 +249,7 @@ async fn the_history_is_every_frame_in_order_of_arrival() {
 }
 
 #[tokio::test]
-async fn a_message_over_the_limit_ends_the_connection() {
+async fn an_oversized_message_closes_the_connection() {
     let server = server(Behaviour::default());
     let (mut agent, id) = Client::with_session(&server).await;
     let setup = |size| json!({"session_id": id, "setup": {"text": "x".repeat(size)}});
@@ -262,7 +262,7 @@ async fn a_message_over_the_limit_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn a_silent_server_reads_and_does_nothing() {
+async fn a_silent_server_neither_stores_nor_answers() {
     let server = server(Behaviour::default());
     let (mut agent, id) = Client::joined(&server).await;
     server.behave(Behaviour { silent: true, ..Behaviour::default() });
@@ -272,7 +272,7 @@ async fn a_silent_server_reads_and_does_nothing() {
 }
 
 #[tokio::test]
-async fn a_delay_holds_up_all_that_an_event_causes() {
+async fn a_delay_applies_to_both_the_echo_and_the_ack() {
     let server = server(Behaviour::default());
     let (mut agent, id) = Client::joined(&server).await;
     server.behave(Behaviour { delay: A_WHILE, ..Behaviour::default() });
@@ -287,7 +287,7 @@ async fn a_delay_holds_up_all_that_an_event_causes() {
 }
 
 #[tokio::test]
-async fn a_late_ack_comes_long_after_the_echo() {
+async fn a_delayed_ack_arrives_after_the_echo() {
     let server = server(Behaviour::default());
     let (mut agent, id) = Client::joined(&server).await;
     server.behave(Behaviour { acks: Acks::After(2 * A_WHILE), ..Behaviour::default() });
@@ -309,7 +309,7 @@ async fn a_server_that_never_acks_still_stores_and_echoes() {
 }
 
 #[tokio::test]
-async fn without_echo_only_the_sender_hears_nothing() {
+async fn no_echo_withholds_a_frame_only_from_its_sender() {
     let server = server(Behaviour { no_echo: true, ..Behaviour::default() });
     let (mut agent, id) = Client::joined(&server).await;
     let mut viewer = Client::connect(&server).await;
@@ -321,7 +321,7 @@ async fn without_echo_only_the_sender_hears_nothing() {
 }
 
 #[tokio::test]
-async fn every_nth_frame_is_refused_with_an_ack() {
+async fn every_nth_frame_is_acknowledged_but_not_stored() {
     let server = server(Behaviour { refuse_every: every(3), ..Behaviour::default() });
     let (mut agent, id) = Client::with_session(&server).await;
     for lap in 1..=7 {
@@ -332,7 +332,7 @@ async fn every_nth_frame_is_refused_with_an_ack() {
 }
 
 #[tokio::test]
-async fn schema_mode_refuses_with_an_ack() {
+async fn schema_mode_acknowledges_invalid_frames_without_storing_them() {
     let server = server(Behaviour { schema: true, ..Behaviour::default() });
     let (mut agent, id) = Client::with_session(&server).await;
     let good = json!({
@@ -348,7 +348,7 @@ async fn schema_mode_refuses_with_an_ack() {
 }
 
 #[tokio::test]
-async fn the_connection_breaks_at_every_nth_frame() {
+async fn the_connection_is_closed_at_every_nth_frame() {
     let server = server(Behaviour { close_every: every(3), ..Behaviour::default() });
     let (agent, id) = Client::with_session(&server).await;
     for lap in 1..=4 {
@@ -364,7 +364,7 @@ async fn the_connection_breaks_at_every_nth_frame() {
 }
 
 #[tokio::test]
-async fn sessions_are_forgotten_again_and_again() {
+async fn sessions_are_forgotten_periodically() {
     let server = server(Behaviour::default());
     for _ in 0..2 {
         let (mut agent, id) = Client::with_session(&server).await;
@@ -382,7 +382,7 @@ async fn sessions_are_forgotten_again_and_again() {
 }
 
 #[tokio::test]
-async fn either_end_cuts_the_clients_and_frees_the_port() {
+async fn stopping_or_dropping_the_server_disconnects_clients_and_frees_its_port() {
     let ends: [fn(Server); 2] = [Server::stop, drop];
     let mut addr = LOCALHOST;
     for end in ends {
@@ -396,7 +396,7 @@ async fn either_end_cuts_the_clients_and_frees_the_port() {
 }
 
 #[tokio::test]
-async fn a_pulled_plug_breaks_connections_and_nothing_else() {
+async fn cutting_connections_keeps_the_sessions() {
     let server = server(Behaviour::default());
     let (agent, id) = Client::with_session(&server).await;
     server.cut_connections();
@@ -408,14 +408,14 @@ async fn a_pulled_plug_breaks_connections_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_taken_address_is_an_error() {
+async fn an_address_in_use_is_an_error() {
     let first = server(Behaviour::default());
     let error = Server::start(first.addr(), Behaviour::default()).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
 }
 
 #[tokio::test]
-async fn the_api_shows_setups_and_forgets_on_request() {
+async fn the_api_lists_setups_and_deletes_sessions() {
     let server = server(Behaviour::default());
     let (mut agent, id) = Client::with_session(&server).await;
     agent.ask("setup_data", json!({"session_id": id, "timestamp": "t", "setup": {"a": 1}})).await;
@@ -446,7 +446,7 @@ async fn the_api_shows_setups_and_forgets_on_request() {
 }
 
 #[tokio::test]
-async fn the_page_loads_nothing_from_elsewhere() {
+async fn the_dashboard_page_loads_no_external_resources() {
     let server = server(Behaviour::default());
     let (status, page) = get(&server, "/dashboard/anything").await;
     assert_eq!(status, 200);

@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn a_situation_changes_with_the_lap_the_direction_the_session_and_the_pits_alone() {
+    fn a_situation_depends_only_on_lap_direction_session_and_pits() {
         let drive =
             json!({"lap": 3, "gear": 4, "session_type": "Race", "in_pits": false, "rpm": 9});
         let with = |key: &str, value: Value| {
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn a_setup_is_known_again_by_its_settings_alone() {
+    fn a_setup_fingerprint_depends_only_on_its_settings() {
         let print = |text: &str| Setup::parse(text.as_bytes()).unwrap().fingerprint();
         let setup = r#"{"carSetup":{"garageValues":{"A":{"value":1,"max":2},"B":3}},"time":1}"#;
         let later = r#"{"time":2,"carSetup":{"garageValues":{"B":3,"A":{"max":2,"value":1}}}}"#;

@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn a_field_that_is_absent_or_null_has_its_default() {
+    fn an_absent_or_null_field_gets_its_default() {
         let expected = json!({
             "timestamp": NOW_TEXT, "lap": 0, "position": 0, "lap_time": 0.0, "fuel": 0.0,
             "fuel_capacity": 90.0, "tire_pressures": {}, "tire_temps": {}, "tire_wear": {},
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn each_field_is_found_under_each_of_its_names() {
+    fn every_alias_of_a_field_is_recognized() {
         for field in &FIELDS {
             let value = match field.shape {
                 Shape::Whole => json!(7),
@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_names_the_first_that_is_not_null_counts() {
+    fn the_first_non_null_alias_of_a_field_wins() {
         let both = json!({"fuel": null, "fuel_remaining": 9, "position": 1, "race_position": 2,
             "engine_temp": 90, "engine_water_temp": 80});
         let seen = mapped(&both);
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn each_field_refuses_what_is_not_of_its_type() {
+    fn each_field_refuses_values_of_the_wrong_type() {
         for field in &FIELDS {
             for value in [json!("1"), json!(1), json!(1.5), json!(true), json!([1]), json!({})] {
                 let fits = match field.shape {
@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_negative_number_is_refused_where_the_dashboard_has_a_minimum() {
+    fn negative_values_are_refused_for_fields_with_a_minimum() {
         for key in ["lap", "position", "race_position", "fuel", "fuel_capacity", "fuel_at_start"] {
             check_refused(key, json!(-1), Reason::OutOfRange);
         }
@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_number_may_be_written_with_a_point() {
+    fn an_integer_may_be_written_with_a_decimal_point() {
         check("lap", json!(3.0), "lap", json!(3));
         check("gear", json!(-1.0), "gear", json!(-1));
         check("lap", json!(-0.0), "lap", json!(0));
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wheel_that_is_null_or_unknown_is_left_out() {
+    fn null_and_unknown_wheels_are_omitted() {
         let wheels = json!({"fl": 20.5, "fr": null, "spare": 1, "rl": 3});
         check("tyre_pressure", wheels, "tire_pressures", json!({"fl": 20.5, "rl": 3}));
     }
@@ -390,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sample_that_lacks_a_required_name_is_no_dashboard_frame() {
+    fn a_sample_without_a_required_field_is_not_a_dashboard_frame() {
         for key in REQUIRED {
             let mut frame = dashboard_frame();
             frame.as_object_mut().unwrap().remove(key);
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_keep_all_their_digits() {
+    fn numbers_keep_full_precision() {
         for text in ["51.248178375505404", "97.45365320034685", "-3.4e-08", "5e-324", "0.1"] {
             let sample = format!(r#"{{"speed": {text}}}"#);
             let frame = Frame::parse(sample.as_bytes()).unwrap().json(NOW);
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn what_grows_too_large_when_it_is_written_is_refused() {
+    fn an_entry_too_large_after_serialization_is_refused() {
         let mut frame = dashboard_frame();
         frame["extra"] = json!(vec![1e15; 60_000]);
         assert_eq!(map(&frame, NOW).unwrap_err().reason, Reason::TooLarge);

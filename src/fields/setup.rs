@@ -110,7 +110,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_setup_passes_unread() {
+    fn a_setup_object_passes_through_unchanged() {
         let setup = json!({"carSetup": {"fuel": "full", "lap": null}});
         assert_eq!(
             serde_json::from_str::<Value>(Setup::of(&setup).unwrap().json()).unwrap(),

@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn at_the_limit_the_connection_that_waits_longest_is_closed_for_a_new_one() {
+    async fn at_the_limit_a_new_connection_evicts_the_longest_idle_one() {
         let connections = connections();
         let mut switches = Vec::new();
         for _ in 0..PER_PEER {
@@ -330,7 +330,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_that_sent_no_request_is_closed_before_one_that_is_kept_alive() {
+    async fn connections_without_a_request_are_evicted_before_kept_alive_ones() {
         let connections = connections();
         let kept_alive = connections.admit(peer(1)).await.unwrap();
         kept_alive.connection.request_complete();
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_in_use_is_never_closed_for_a_new_one() {
+    async fn a_connection_in_use_is_never_evicted() {
         let connections = connections();
         let mut slots = Vec::new();
         for number in 0..PER_PEER {
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_address_leaves_room_for_others() {
+    async fn one_peer_cannot_take_all_connections() {
         let connections = connections();
         let mut slots = Vec::new();
         for _ in 0..3 * LIMIT {
@@ -378,7 +378,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_that_does_not_close_costs_the_new_one_its_place() {
+    async fn a_new_connection_is_refused_if_the_evicted_one_does_not_close() {
         let connections = connections();
         let mut stuck = Vec::new();
         for _ in 0..PER_PEER {
@@ -389,7 +389,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_that_is_under_way_is_waited_for_at_the_end() {
+    async fn shutdown_waits_for_a_response_in_progress() {
         let connections = connections();
         let slot = connections.admit(peer(1)).await.unwrap();
         slot.connection.request_complete();
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_of_ipv6_is_one_peer() {
+    fn an_ipv6_network_counts_as_one_peer() {
         let network = |address: &str| network_of(address.parse().unwrap());
         assert_eq!(network("2001:db8:1:2::3"), network("2001:db8:1:2:ffff::4"));
         assert_ne!(network("2001:db8:1:2::3"), network("2001:db8:1:3::3"));

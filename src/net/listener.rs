@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_without_a_whole_head_is_closed() {
+    async fn a_connection_with_an_incomplete_request_head_is_closed() {
         let (address, connections) = start().await;
         for head in ["", "GET / HT", "GET / HTTP/1.1\r\nHost: localhost\r\n"] {
             let mut stream = send(address, head).await;
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_without_a_next_request_is_closed() {
+    async fn an_idle_keep_alive_connection_is_closed() {
         let (address, _) = start().await;
         let mut stream = send(address, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
         let peer = stream.local_addr().unwrap().to_string();
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_comes_byte_by_byte_ends_the_connection() {
+    async fn a_body_sent_byte_by_byte_times_out() {
         let (address, connections) = start().await;
         let head = "POST /echo HTTP/1.1\r\nHost: localhost\r\nContent-Length: 999\r\n\r\n";
         let mut stream = send(address, head).await;
@@ -441,7 +441,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_that_is_not_read_ends_the_connection() {
+    async fn a_client_that_does_not_read_its_response_is_disconnected() {
         let (address, connections) = start().await;
         let _stream = send(address, "GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
         sleep(WRITE_TIMEOUT / 2).await;
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_that_is_read_slowly_comes_to_its_end() {
+    async fn a_large_response_is_sent_completely() {
         let (address, _) = start().await;
         let request = "GET /large HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         let mut stream = send(address, request).await;
@@ -467,7 +467,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_killed_connection_breaks_and_nothing_else() {
+    async fn killing_a_connection_leaves_others_open() {
         let (address, connections) = start().await;
         let mut other = send(address, "").await;
         let mut stream = send(address, "GET /kill HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
@@ -491,7 +491,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_head_that_is_too_large_is_refused() {
+    async fn an_oversized_request_head_is_refused() {
         let (address, _) = start().await;
         let cookie = "x".repeat(MAX_HEAD_BYTES);
         let head = format!("GET / HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\n\r\n");

@@ -64,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_low_limit_of_open_files_scales_the_connections_down() {
+    fn a_low_open_file_limit_reduces_the_connection_limit() {
         for (open_files, expected) in
             [(1 << 20, 128), (1024, 128), (768, 128), (512, 64), (200, 25), (64, 8), (8, 4)]
         {
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn half_of_a_low_limit_stays_free_of_connections() {
+    fn connections_never_use_the_reserved_open_files() {
         for open_files in 64..1024 {
             let connections = share(MAX_CONNECTIONS, open_files);
             assert!(connections <= open_files - RESERVED_FILES.min(open_files / 2));

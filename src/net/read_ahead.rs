@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_peer_that_does_not_read_is_read_ahead_for_a_bounded_number_of_bytes() {
+    fn read_ahead_is_bounded_while_a_write_is_pending() {
         let waker = noop_waker();
         let context = Context::from_waker(&waker);
         let mut ahead = ReadAhead::default();

@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_streams_in_turn_each_position_has_its_fate() {
+    fn downsampling_interleaved_cars_records_each_position() {
         let before: Vec<Seq> = (1..=8).map(Seq).collect();
         let left: Vec<_> = [1, 4, 5, 8].map(|seq| (Seq(seq), Vec::new())).to_vec();
         let line = downsampled_line(&before, 1, &left, &BTreeMap::new());
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn each_position_has_the_fate_that_was_noted() {
+    fn each_position_has_its_recorded_disposition() {
         let run = |first, last, fate| DispositionRange {
             first: Seq(first),
             last: Seq(last),
@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_taken_out_of_the_middle_first_counts_before_what_goes_over_it() {
+    fn an_earlier_disposition_wins_over_a_later_range_that_covers_it() {
         let run = |first, last, fate| DispositionRange {
             first: Seq(first),
             last: Seq(last),
@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn each_destination_has_its_own() {
+    fn each_destination_has_its_own_disposition() {
         let run = |first, last, fate| DispositionRange {
             first: Seq(first),
             last: Seq(last),
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_entry_is_lost_to_the_destinations_that_had_not_had_it() {
+    fn a_lost_entry_is_lost_only_to_destinations_that_had_not_received_it() {
         let had = [("server", 5), ("b", 1)].into();
         let delivered =
             DispositionRange { first: Seq(1), last: Seq(8), disposition: Disposition::Delivered };
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_takes_in_what_goes_on_from_it() {
+    fn consecutive_ranges_of_one_disposition_are_merged() {
         let run = |first, last| DispositionRange {
             first: Seq(first),
             last: Seq(last),

@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_of_the_lowest_level_goes_first() {
+    fn downsampling_starts_with_the_oldest_segments_of_the_lowest_level() {
         for (levels, records, first, last, level) in [
             (&[0][..], 100, 0, 0, 1),
             (&[0, 0], 100, 0, 1, 1),
@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn marked_frames_their_neighbours_and_setups_stay() {
+    fn downsampling_keeps_flagged_frames_their_predecessors_and_setups() {
         let record = |seq: u64| {
             let (kind, flags) = match seq {
                 5 => (Kind::Frame, RetentionFlags::KEEP),
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn two_cars_in_turn_are_thinned_alike() {
+    fn interleaved_cars_are_downsampled_equally() {
         let mut frames = [0, 0];
         let mut record = |seq: u64| {
             let car = seq % 2;

@@ -72,7 +72,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn frames_are_found_behind_any_damage(
+        fn frames_after_damaged_bytes_are_found(
             payloads in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..60), 1..8),
             garbage in proptest::collection::vec(any::<u8>(), 0..60),
         ) {
@@ -87,7 +87,7 @@ mod tests {
         }
 
         #[test]
-        fn a_frame_with_one_bit_changed_is_none(
+        fn a_frame_with_a_flipped_bit_is_rejected(
             payload in proptest::collection::vec(any::<u8>(), 0..60), bit in any::<usize>(),
         ) {
             let mut bytes = encode(Seq(1), Seq(2), &payload);

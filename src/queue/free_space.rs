@@ -37,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_that_takes_files_has_room() {
+    fn free_space_of_a_writable_folder_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         if cfg!(any(target_os = "linux", windows)) {
             assert!(free_bytes(folder.path()) > Some(0));

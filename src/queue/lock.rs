@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     #[cfg(unix)]
-    fn a_lock_of_a_folder_that_was_moved_away_is_not_valid_for_the_new_one() {
+    fn a_lock_does_not_cover_a_new_folder_at_the_same_path() {
         let place = tempfile::tempdir().unwrap();
         let folder = place.path().join("queue");
         fs::create_dir(&folder).unwrap();
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_in_the_place_of_the_lock_file_is_set_aside() {
+    fn a_folder_in_place_of_the_lock_file_is_quarantined() {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join(LOCK)).unwrap();
         let _lock = Lock::take(folder.path()).unwrap().unwrap();

@@ -112,7 +112,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_from_another_pc_is_named_a_possible_copy() {
+    fn a_queue_from_another_pc_is_reported_as_a_possible_copy() {
         let ours = owner("b", "rig-2", "/queue");
         let warning = ours.copy_of(&owner("a", "rig-1", "/queue")).unwrap();
         assert!(warning.contains("\"rig-1\"") && warning.contains("\"rig-2\""), "{warning}");
@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_beside_the_original_is_noticed_and_a_moved_queue_is_not() {
+    fn a_copied_queue_is_reported_but_a_moved_one_is_not() {
         let place = tempfile::tempdir().unwrap();
         let (original, copy) = (place.path().join("one"), place.path().join("two"));
         for folder in [&original, &copy] {

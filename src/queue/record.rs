@@ -170,7 +170,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_entry_reads_back_as_it_was_written(
+        fn an_entry_round_trips_through_its_encoding(
             stint in any::<u64>(), at in any::<i64>(), setup in any::<bool>(), json in ".{0,200}",
         ) {
             let kind = if setup { Kind::Setup } else { Kind::Frame };
@@ -182,7 +182,7 @@ mod tests {
         }
 
         #[test]
-        fn one_of_another_agent_has_its_own_moment_and_its_place_here(
+        fn a_relayed_entry_keeps_its_original_and_its_local_time(
             here in any::<i64>(), there in any::<i64>(), json in ".{0,200}",
         ) {
             let (stint, kind) = (StintId(3), Kind::Frame);
@@ -195,19 +195,19 @@ mod tests {
         }
 
         #[test]
-        fn no_bytes_make_it_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn decoding_arbitrary_bytes_never_panics(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let _ = decode(Seq(1), &bytes);
         }
 
         #[test]
-        fn a_record_cut_short_is_refused(cut in 0_usize..40) {
+        fn a_truncated_record_is_refused(cut in 0_usize..40) {
             let bytes = encode(StintId(1), CapturedAt(2), Kind::Frame, RetentionFlags::default(), &"x".repeat(40)).unwrap();
             prop_assert!(decode(Seq(1), &bytes[..cut]).is_err());
         }
     }
 
     #[test]
-    fn the_bytes_on_disk_stay_what_they_are() {
+    fn the_on_disk_record_encoding_is_stable() {
         let flags = RetentionFlags::KEEP_WITH_PREDECESSOR;
         let bytes = encode(StintId(3), CapturedAt(1000), Kind::Setup, flags, "{}").unwrap();
         assert_eq!(bytes, b"\x01\x95\x03\xcd\x03\xe8\xa5setup\x03\xa2{}");

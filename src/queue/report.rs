@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_in_order_are_no_finding() {
+    fn entries_in_order_yield_no_findings() {
         let examination = examined(&[(1, 1, 10, "{}"), (4, 1, 11, "{}"), (5, 3, 900, "{}")]);
         assert_eq!(examination.findings, []);
         let (first, last) = examination.ends.unwrap();
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_out_of_order_or_no_entry_is_found() {
+    fn out_of_order_and_invalid_entries_are_found() {
         for (records, expected) in [
             (&[(2, 1, 10, "{}"), (2, 1, 11, "{}")][..], "entry 2: it comes after entry 2"),
             (
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[test]
-    fn the_findings_of_a_stretch_are_bounded() {
+    fn the_findings_of_a_segment_are_bounded() {
         let records: Vec<_> = (1..=1000).map(|seq| (seq, 1, 5, "{}")).collect();
         let findings = examined(&records).findings;
         assert_eq!(findings.len(), MAX_FINDINGS);

@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_step_that_does_not_end_is_named_until_the_next_one_begins() {
+    fn a_stuck_step_is_reported_until_the_worker_is_idle() {
         let heartbeat = Heartbeat::default();
         let now = Instant::now();
         assert_eq!(heartbeat.stuck(now + STEP_TIMEOUT * 2), None, "it waits for work");

@@ -21,23 +21,23 @@
 //!
 //! | row | evidence | state before | state after |
 //! | --- | --- | --- | --- |
-//! | `a_new_connection_is_learned_afresh` | `Connected` | any | `Unknown`, joins `Assumed`; counters, order and `echoes` unchanged |
-//! | `a_shown_session_can_be_asked` | `SessionShown` | any | joins `Shows` |
+//! | `a_new_connection_resets_the_confirmation_state` | `Connected` | any | `Unknown`, joins `Assumed`; counters, order and `echoes` unchanged |
+//! | `a_shown_session_means_that_joins_are_answered` | `SessionShown` | any | joins `Shows` |
 //! | `a_server_that_shows_entries_keeps_some` | `SessionShown` | keeping `NothingAgain` | also keeping `Nothing` |
-//! | `a_server_that_only_shows_is_asked` | `SessionShown` | `Unknown`, found stored on 2 links | `Asked`, 0 links without proof |
-//! | `an_answer_ends_the_count_of_unanswered_joins` | `JoinAnswered` | any | 0 joins unanswered |
+//! | `a_server_without_other_proof_is_verified_by_joins` | `SessionShown` | `Unknown`, found stored on 2 links | `Asked`, 0 links without proof |
+//! | `a_join_answer_resets_the_count_of_unanswered_joins` | `JoinAnswered` | any | 0 joins unanswered |
 //! | `an_unanswered_join_is_counted` | `JoinTimedOut` | any | 1 more join unanswered |
-//! | `a_server_without_joins_is_not_asked` | `JoinsGivenUp` | any | joins `Unanswered` |
+//! | `giving_up_on_joins_marks_them_as_unanswered` | `JoinsGivenUp` | any | joins `Unanswered` |
 //! | `an_echo_is_the_best_proof` | `Echoed` | any | `Echo`, echoes `Seen`, proof counters 0, keeping `Assumed` |
-//! | `an_echo_is_not_traded_for_an_ack` | `Acknowledged` | `Echo` | `Echo` |
-//! | `an_ack_is_proof_where_no_echo_comes` | `Acknowledged` | any but `Echo` | `Ack`, proof counters 0 |
-//! | `written_is_what_was_asked_for` | `WrittenByChoice` | `Unknown` | `Written` |
+//! | `an_ack_does_not_replace_echo_as_proof` | `Acknowledged` | `Echo` | `Echo` |
+//! | `an_ack_is_proof_when_no_echo_arrives` | `Acknowledged` | any but `Echo` | `Ack`, proof counters 0 |
+//! | `proof_written_is_used_when_configured` | `WrittenByChoice` | `Unknown` | `Written` |
 //! | `a_connection_without_proof_is_counted` | `NothingConfirmed` | `Unknown`, joins not `Unanswered` | 1 more link without proof |
-//! | `an_ack_of_the_join_may_be_in_the_way` | `NothingConfirmed` | `Unknown`, joins `Unanswered`, below the limit | also 1 more join unanswered |
-//! | `silence_on_every_connection_is_no_confirmation` | `NothingConfirmed` | `Unknown`, joins `Unanswered`, at both limits | `Written` |
-//! | `silence_after_a_proof_proves_nothing` | `NothingConfirmed` | `Echo`, `Ack`, `Asked`, `Written` | unchanged |
-//! | `entries_found_stored_are_counted_once_a_connection` | `FoundStored` | at least 1 link without proof, this link not counted yet | 1 more link found stored |
-//! | `a_swap_ends_batches` | `Reordered` | order `Kept`, `Changed` | order `Changed`, 0 failed probes |
+//! | `silence_with_unanswered_joins_counts_an_unanswered_join` | `NothingConfirmed` | `Unknown`, joins `Unanswered`, below the limit | also 1 more join unanswered |
+//! | `silence_on_every_connection_falls_back_to_proof_written` | `NothingConfirmed` | `Unknown`, joins `Unanswered`, at both limits | `Written` |
+//! | `silence_after_a_proof_changes_nothing` | `NothingConfirmed` | `Echo`, `Ack`, `Asked`, `Written` | unchanged |
+//! | `entries_found_stored_are_counted_once_per_connection` | `FoundStored` | at least 1 link without proof, this link not counted yet | 1 more link found stored |
+//! | `reordered_entries_mark_the_order_as_changed` | `Reordered` | order `Kept`, `Changed` | order `Changed`, 0 failed probes |
 //! | `a_swap_after_a_probe_ends_batches_for_good` | `Reordered` | order `Probed`, `Unreliable` | order `Unreliable` |
 //! | `a_refusal_without_a_name_ends_batches` | `RefusedUnnamed` | order `Kept`, `Probed` | order `Changed`, 0 failed probes |
 //! | `a_refusal_without_a_name_changes_nothing_one_at_a_time` | `RefusedUnnamed` | order `Changed`, `Unreliable` | unchanged |
@@ -46,7 +46,7 @@
 //! | `a_probe_proves_nothing_in_other_states` | `ProbeInOrder` | order `Kept`, `Probed`, `Unreliable` | unchanged |
 //! | `a_failed_probe_proves_nothing_in_other_states` | `ProbeFailed` | order `Kept`, `Probed`, `Unreliable` | unchanged |
 //! | `links_that_disagree_reach_several_servers` | `LinksDisagree` | any | workers `Several` |
-//! | `an_empty_new_session_is_suspicious` | `NewSessionEmpty` | keeping `Assumed` | keeping `Nothing` |
+//! | `an_empty_new_session_means_that_the_server_keeps_nothing` | `NewSessionEmpty` | keeping `Assumed` | keeping `Nothing` |
 //! | `a_second_empty_session_is_no_accident` | `NewSessionEmpty` | keeping `Nothing`, `NothingAgain` | keeping `NothingAgain` |
 
 use crate::config::{UNANSWERED_JOINS, WITHOUT_PROOF_LINKS};
@@ -423,20 +423,20 @@ mod tests {
     ];
 
     rows! {
-        a_new_connection_is_learned_afresh:
+        a_new_connection_resets_the_confirmation_state:
             [EXPERIENCED], Connected => [ServerCapability {
                 confirmation: Confirmation::Unknown,
                 joins: Joins::Assumed,
                 found_stored: found_stored(2, false),
                 ..EXPERIENCED
             }];
-        a_shown_session_can_be_asked:
+        a_shown_session_means_that_joins_are_answered:
             [NEW, joins(Joins::Unanswered)],
             SessionShown => [joins(Joins::Shows), joins(Joins::Shows)];
         a_server_that_shows_entries_keeps_some:
             [keeping(Keeping::NothingAgain)],
             SessionShown => [ServerCapability { keeping: Keeping::Nothing, ..joins(Joins::Shows) }];
-        a_server_that_only_shows_is_asked:
+        a_server_without_other_proof_is_verified_by_joins:
             [
                 ServerCapability {
                     found_stored: found_stored(2, false),
@@ -459,11 +459,11 @@ mod tests {
                     ..joins(Joins::Shows)
                 },
             ];
-        an_answer_ends_the_count_of_unanswered_joins:
+        a_join_answer_resets_the_count_of_unanswered_joins:
             [ServerCapability { joins_unanswered: 2, ..NEW }], JoinAnswered => [NEW];
         an_unanswered_join_is_counted:
             [NEW], JoinTimedOut => [ServerCapability { joins_unanswered: 1, ..NEW }];
-        a_server_without_joins_is_not_asked:
+        giving_up_on_joins_marks_them_as_unanswered:
             [NEW, joins(Joins::Shows)],
             JoinsGivenUp => [joins(Joins::Unanswered), joins(Joins::Unanswered)];
         an_echo_is_the_best_proof:
@@ -474,9 +474,9 @@ mod tests {
                 links_without_proof: 0,
                 ..EXPERIENCED
             }];
-        an_echo_is_not_traded_for_an_ack:
+        an_ack_does_not_replace_echo_as_proof:
             [is(Confirmation::Echo)], Acknowledged => [is(Confirmation::Echo)];
-        an_ack_is_proof_where_no_echo_comes:
+        an_ack_is_proof_when_no_echo_arrives:
             [
                 ServerCapability {
                     found_stored: found_stored(1, true),
@@ -496,7 +496,7 @@ mod tests {
                 is(Confirmation::Ack),
                 is(Confirmation::Ack),
             ];
-        written_is_what_was_asked_for:
+        proof_written_is_used_when_configured:
             [NEW], WrittenByChoice => [is(Confirmation::Written)];
         a_connection_without_proof_is_counted:
             [NEW, joins(Joins::Shows)],
@@ -504,14 +504,14 @@ mod tests {
                 ServerCapability { links_without_proof: 1, ..NEW },
                 ServerCapability { links_without_proof: 1, ..joins(Joins::Shows) },
             ];
-        an_ack_of_the_join_may_be_in_the_way:
+        silence_with_unanswered_joins_counts_an_unanswered_join:
             [joins(Joins::Unanswered)],
             NothingConfirmed => [ServerCapability {
                 links_without_proof: 1,
                 joins_unanswered: 1,
                 ..joins(Joins::Unanswered)
             }];
-        silence_on_every_connection_is_no_confirmation:
+        silence_on_every_connection_falls_back_to_proof_written:
             [ServerCapability {
                 links_without_proof: WITHOUT_PROOF_LINKS - 1,
                 joins_unanswered: UNANSWERED_JOINS,
@@ -523,10 +523,10 @@ mod tests {
                 joins_unanswered: UNANSWERED_JOINS,
                 ..joins(Joins::Unanswered)
             }];
-        silence_after_a_proof_proves_nothing:
+        silence_after_a_proof_changes_nothing:
             ALL[1..].iter().map(|confirmation| is(*confirmation)),
             NothingConfirmed => ALL[1..].iter().map(|confirmation| is(*confirmation));
-        entries_found_stored_are_counted_once_a_connection:
+        entries_found_stored_are_counted_once_per_connection:
             [
                 ServerCapability { links_without_proof: 1, ..NEW },
                 ServerCapability {
@@ -549,7 +549,7 @@ mod tests {
                 },
                 ServerCapability { found_stored: found_stored(0, true), ..NEW },
             ];
-        a_swap_ends_batches:
+        reordered_entries_mark_the_order_as_changed:
             [order(Order::Kept), order(Order::Changed { failed_probes: 3 })],
             Reordered => [order(CHANGED), order(CHANGED)];
         a_swap_after_a_probe_ends_batches_for_good:
@@ -577,7 +577,7 @@ mod tests {
             ProbeFailed => [order(Order::Kept), order(Order::Probed), order(Order::Unreliable)];
         links_that_disagree_reach_several_servers:
             [NEW], LinksDisagree => [ServerCapability { workers: Workers::Several, ..NEW }];
-        an_empty_new_session_is_suspicious:
+        an_empty_new_session_means_that_the_server_keeps_nothing:
             [NEW], NewSessionEmpty => [keeping(Keeping::Nothing)];
         a_second_empty_session_is_no_accident:
             [keeping(Keeping::Nothing), keeping(Keeping::NothingAgain)],
@@ -585,7 +585,7 @@ mod tests {
     }
 
     #[test]
-    fn each_state_awaits_what_it_can_get() {
+    fn each_confirmation_state_awaits_its_own_proof() {
         let awaited = ALL.map(|confirmation| {
             let capability = is(confirmation);
             (capability.proof(), capability.awaited())

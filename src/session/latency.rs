@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_latency_is_that_of_the_last_minute() {
+    async fn the_latency_covers_the_last_minute() {
         let latencies = Latencies::default();
         assert_eq!(latencies.lately(), None);
         deliver(&latencies, 1..=200);
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn only_the_newest_are_kept() {
+    async fn only_the_newest_latencies_are_kept() {
         let latencies = Latencies::default();
         deliver(&latencies, 1..=LATENCIES as i64 + 500);
         let lately = latencies.lately().unwrap();

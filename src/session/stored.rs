@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_proves_itself_and_those_of_its_kind_before_it() {
+    fn a_stored_entry_confirms_earlier_ones_of_its_kind() {
         let stored = stored(&[5, 3]);
         let has = |seq, kind| stored.has(&entry(seq, kind));
         assert!(has(1, Kind::Frame) && has(5, Kind::Frame));
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn another_session_stores_nothing_yet() {
+    fn a_new_session_has_no_stored_entries() {
         let mut stored = stored(&[5]);
         stored.bind(STINT, "page");
         assert!(stored.has(&entry(5, Kind::Frame)));
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_not_known_to_be_stored_is_searched_for() {
+    fn only_entries_not_known_to_be_stored_are_searched_for() {
         let stored = stored(&[5]);
         let shown = |frame| Shown { frame: Some(EntryId(frame)), setup: None };
         assert_eq!(stored.unknown(STINT, shown(5)), Shown::default());
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn stints_are_bounded() {
+    fn the_number_of_remembered_stints_is_bounded() {
         let mut stored = KnownStored::default();
         for stint in 0..3 * MAX_STINTS as u64 {
             stored.bind(StintId(stint), "page");

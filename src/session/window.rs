@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_batch_suits_the_server() {
+    fn the_batch_size_adapts_to_the_server() {
         for away in [1, 50, 700, 3000].map(Duration::from_millis) {
             let server = Server { a_second: 5_000.0, away };
             let (entries, too_long) = settle(&mut begun(server), server);
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_gets_slower_or_farther_is_followed() {
+    fn the_window_follows_changes_in_throughput_and_latency() {
         let near = Server { a_second: 5_000.0, away: Duration::from_millis(1) };
         let mut window = begun(near);
         settle(&mut window, near);
@@ -116,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn it_grows_by_full_batches_only_and_is_never_empty() {
+    fn the_window_grows_only_on_full_batches_and_is_never_empty() {
         let mut window = Window::default();
         window.sent(FIRST_WINDOW_ENTRIES - 1, Duration::ZERO, MOST);
         assert_eq!(window.entries(), FIRST_WINDOW_ENTRIES);

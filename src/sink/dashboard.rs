@@ -506,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mark_goes_inside_the_telemetry() {
+    fn the_sequence_number_is_inserted_into_the_telemetry() {
         assert_eq!(mark(r#"{"lap":1}"#, Seq(7)).unwrap(), r#"{"seq":7,"lap":1}"#);
         assert_eq!(mark("{}", Seq(7)).unwrap(), r#"{"seq":7}"#);
     }

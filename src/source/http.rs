@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_an_object_an_array_or_lines() {
+    fn a_body_may_be_an_object_an_array_or_json_lines() {
         for (body, expected) in [
             (r#"{"lap":1}"#, vec![true]),
             ("{\n \"lap\": 1\n}", vec![true]),
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_may_have_samples_up_to_the_limit() {
+    fn a_body_with_too_many_samples_is_refused() {
         for (samples, fits) in [(MAX_HTTP_ENTRIES, true), (MAX_HTTP_ENTRIES + 1, false)] {
             let array = format!("[{}]", vec!["{}"; samples].join(","));
             let lines = "{}\n".repeat(samples);
@@ -324,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_are_bounded_by_entries_and_by_bytes_and_miss_nothing() {
+    fn groups_are_bounded_in_entries_and_bytes_and_lose_no_sample() {
         let small = Bytes::from_static(b"{}");
         let large = Bytes::from(vec![b' '; GROUP_BYTES * 2 / 3]);
         let huge = Bytes::from(vec![b' '; GROUP_BYTES + 1]);

@@ -327,7 +327,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_is_a_setup_if_it_holds_that_and_nothing_else() {
+    fn a_line_is_a_setup_only_if_setup_is_its_sole_key() {
         let setup = Sample::setup(&serde_json::json!({"wing": 7})).unwrap();
         for line in [
             r#"{"setup":{"wing":7}}"#,
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_faster_source_is_thinned_without_drift() {
+    fn a_faster_source_is_rate_limited_without_drift() {
         for step in [1, 7, 10, 16, 100, 130, 499] {
             let kept = kept(2.0, (0..100_000).step_by(step));
             assert!((199..=202).contains(&kept.len()), "every {step} ms: {}", kept.len());
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_of_the_same_rate_loses_nothing_to_jitter() {
+    fn jitter_at_the_configured_rate_loses_no_sample() {
         let moments = (0..1000).map(|n| n * 500 + [0, 60, -70, 90, -20][n as usize % 5]);
         assert_eq!(kept(2.0, moments).len(), 1000);
     }
@@ -375,7 +375,7 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_that_goes_back_stops_nothing() {
+    fn a_clock_step_backwards_does_not_stop_sampling() {
         let moments = (0..10).map(|n| 10_000_000 + n * 500).chain((0..10).map(|n| n * 500));
         assert_eq!(kept(2.0, moments).len(), 20);
     }

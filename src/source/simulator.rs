@@ -449,14 +449,14 @@ mod tests {
     }
 
     #[test]
-    fn another_seed_gives_another_history() {
+    fn different_seeds_give_different_histories() {
         assert_ne!(drive(1, 1).last(), drive(2, 1).last());
         let print = |seed| Setup::of(&Car::new(seed).setup()).unwrap().fingerprint();
         assert_ne!(print(1), print(2));
     }
 
     #[test]
-    fn a_day_of_driving_stays_within_what_a_real_car_does() {
+    fn a_simulated_day_stays_within_plausible_values() {
         #[rustfmt::skip]
         let plausible = [
             ("race_position", 1.0, 20.0), ("lap_time", 0.0, 200.0), ("fuel", 0.5, 75.0),
@@ -503,7 +503,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_fills_the_tank_changes_the_tyres_and_costs_positions() {
+    fn a_pit_stop_refuels_changes_tyres_and_costs_positions() {
         let mut car = Car::new(5);
         let mut stop_by_stop = Vec::new();
         for _ in 0..4 * 7_200 {
@@ -520,7 +520,7 @@ mod tests {
     }
 
     #[test]
-    fn every_sample_becomes_a_frame_and_the_setup_stays_the_same() {
+    fn every_sample_maps_to_a_frame_and_the_setup_fingerprint_is_stable() {
         let mut car = Car::new(11);
         let (setup, print) = (car.setup(), Setup::of(&car.setup()).unwrap().fingerprint());
         for _ in 0..600 {
@@ -533,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn a_step_is_bounded() {
+    fn a_simulation_step_is_bounded() {
         let (mut endless, mut hour) = (Car::new(1), Car::new(1));
         endless.step(Duration::MAX);
         hour.step(MAX_STEP);

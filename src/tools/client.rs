@@ -95,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_one_that_an_agent_logs() {
+    fn an_admin_address_must_name_a_host_and_a_port() {
         for (address, bare) in [
             ("http://127.0.0.1:9184", "127.0.0.1:9184"),
             ("http://[::1]:9184/", "[::1]:9184"),

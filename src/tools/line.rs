@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_exports_and_of_refused_entries_are_read() {
+    fn lines_of_exports_and_dead_letters_are_parsed() {
         let at = "2025-11-22T14:30:22.123Z";
         for text in [
             format!(
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_line_is_refused_by_name() {
+    fn an_invalid_line_is_refused_with_its_reason() {
         let at = r#""captured_at":"2025-11-22T14:30:22.123Z""#;
         for (text, expected) in [
             ("7", "not an object"),

@@ -132,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_that_was_refused_is_taken_once_and_not_while_it_is_queued() {
+    fn a_dead_letter_is_requeued_once_and_not_while_still_queued() {
         let line = |seq: u64| {
             format!(r#"{{"seq":{seq},"captured_at":"2025-11-22T14:30:22Z","telemetry":{{}}}}"#)
         };

@@ -140,7 +140,7 @@ impl Process {
     }
 
     /// Starts the command with the read ends of its output pipes closed.
-    pub fn unheard(command: &mut Command) -> Self {
+    pub fn with_closed_output(command: &mut Command) -> Self {
         let mut child = command
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

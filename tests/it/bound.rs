@@ -19,7 +19,7 @@ const MAX_ENTRIES: u64 = 10_000;
 const MAX_BYTES: u64 = 24_000_000;
 
 #[test]
-fn du_never_shows_more_than_the_bound_and_little_when_all_is_delivered() {
+fn disk_use_stays_within_the_limit_and_shrinks_once_drained() {
     let place = tempfile::tempdir().unwrap();
     let entries = long::size(70_000, 10_000_000);
     let output = Command::new(std::env::current_exe().unwrap())

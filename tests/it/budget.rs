@@ -35,7 +35,7 @@ const ALLOCATIONS: f64 = 330.0;
 
 #[tokio::test]
 #[ignore = "tests/budget.sh"]
-async fn an_idle_agent_is_hardly_woken_and_a_live_one_is_small() {
+async fn an_agent_stays_within_its_memory_and_idle_wakeup_budget() {
     let (server, queue) = (Peer::start(Kind::Asgi, &[]), tempfile::tempdir().unwrap());
     let mut agent = Agent::start(queue.path(), &server.url(), &[]);
     let mut samples = Numbered::from(1);
@@ -73,7 +73,7 @@ fn wake_ups(process: u32) -> u64 {
 
 #[tokio::test]
 #[ignore = "tests/budget.sh"]
-async fn a_frame_takes_two_fsyncs_at_most_and_few_system_calls() {
+async fn a_frame_stays_within_its_fsync_and_system_call_budget() {
     let calls = by_frame(&["strace", "-f", "-c", "-U", "name,calls"], |report| {
         let calls = |line: &str| {
             let (name, calls) = line.trim().split_once(' ')?;
@@ -95,7 +95,7 @@ async fn a_frame_takes_two_fsyncs_at_most_and_few_system_calls() {
 
 #[tokio::test]
 #[ignore = "tests/budget.sh"]
-async fn a_frame_takes_few_instructions_and_allocations() {
+async fn a_frame_stays_within_its_instruction_and_allocation_budget() {
     let number = |report: &str, before: &str| {
         let rest = report.split_once(before).expect("valgrind's report").1.trim_start();
         let end = rest.find(|c: char| !c.is_ascii_digit() && c != ',').unwrap_or(rest.len());

@@ -24,12 +24,12 @@ use crate::full_disk::{ROLE, on_a_small_disk};
 use crate::long::is_long;
 
 #[test]
-fn at_2_hz_each_stored_frame_is_seen_in_order_whatever_fails() {
+fn stored_frames_at_2_hz_are_seen_in_order_under_random_faults() {
     race_on_a_small_disk(2);
 }
 
 #[test]
-fn at_200_hz_each_stored_frame_is_seen_in_order_whatever_fails() {
+fn stored_frames_at_200_hz_are_seen_in_order_under_random_faults() {
     race_on_a_small_disk(200);
 }
 

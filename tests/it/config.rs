@@ -69,7 +69,7 @@ fn complaints(given: &Given<'_>) -> Vec<String> {
 }
 
 #[test]
-fn nothing_set_is_the_default() {
+fn an_empty_configuration_gives_the_defaults() {
     let loaded = read(&Given::default()).expect("the default is valid");
     assert_eq!(loaded.config, Config::default());
     assert_eq!(config(&toml("")), Config::default());
@@ -77,7 +77,7 @@ fn nothing_set_is_the_default() {
 }
 
 #[test]
-fn each_mistake_is_one_line_that_says_what_to_do() {
+fn each_mistake_is_reported_in_one_line_with_advice() {
     let long_id = format!("server.session_id = \"{}\"", "x".repeat(129));
     #[rustfmt::skip]
     let mistakes: &[(Given<'_>, &str)] = &[
@@ -239,7 +239,7 @@ fn each_mistake_is_one_line_that_says_what_to_do() {
 }
 
 #[test]
-fn other_servers_have_the_keys_of_the_first() {
+fn destinations_accept_the_same_keys_as_the_server() {
     let given = toml(
         "[server]\nurl = \"http://a\"\n[destination.league]\nurl = \"nats://b\"\ntoken = \"hush\"\n\
          [destination.2nd]\nurl = \"https://c/pit\"\nsession_id = \"race\"\n",
@@ -271,7 +271,7 @@ fn other_servers_have_the_keys_of_the_first() {
 }
 
 #[test]
-fn each_mistake_with_other_servers_is_one_line() {
+fn each_mistake_in_a_destination_is_reported_in_one_line() {
     let nine: String =
         (0..9).map(|n| format!("[destination.d{n}]\nurl = \"http://d{n}\"\n")).collect();
     #[rustfmt::skip]
@@ -305,7 +305,7 @@ fn each_mistake_with_other_servers_is_one_line() {
 }
 
 #[test]
-fn a_file_nested_without_end_is_one_problem() {
+fn a_deeply_nested_file_is_reported_as_one_problem() {
     let dotted = "a.".repeat(500_000);
     let (lists, tables) = ("[".repeat(1_000_000), "{ a = ".repeat(170_000));
     for text in [format!("{dotted}a = 1"), format!("[{dotted}a]"), format!("a = {lists}")] {
@@ -316,7 +316,7 @@ fn a_file_nested_without_end_is_one_problem() {
 }
 
 #[test]
-fn a_file_that_cannot_be_read_is_a_problem() {
+fn an_unreadable_file_is_reported() {
     let read = |path: &Path| {
         let problems = load(Some(path), iter::empty(), &Overrides::default());
         problems.expect_err("nothing to read").to_string()
@@ -330,7 +330,7 @@ fn a_file_that_cannot_be_read_is_a_problem() {
 }
 
 #[test]
-fn all_mistakes_are_told_at_once_in_the_order_of_the_lines() {
+fn all_mistakes_are_reported_at_once_in_line_order() {
     let text = "update_rate_hz = -1\n[queue]\nmax_age = 5\n[delivery]\nproof = \"all\"\n\
                 backoff_min = \"never\"\nbackoff_max = \"20ms\"\n[log]\nlevel = \"loud\"\n[log2]\n";
     let given = Given {
@@ -356,7 +356,7 @@ fn all_mistakes_are_told_at_once_in_the_order_of_the_lines() {
 }
 
 #[test]
-fn the_command_line_wins_over_the_environment_and_that_over_the_file() {
+fn the_command_line_overrides_the_environment_and_the_file() {
     let file = "update_rate_hz = 3\n[log]\nlevel = \"debug\"\n[stint]\nresume_after = \"1h\"\n";
     let given = Given {
         variables: &[("Pitwire_Update_Rate_Hz", "4"), ("PITWIRE_LOG__LEVEL", "warn")],
@@ -370,13 +370,13 @@ fn the_command_line_wins_over_the_environment_and_that_over_the_file() {
 }
 
 #[test]
-fn variables_of_others_and_those_that_are_no_keys_are_left_alone() {
+fn environment_variables_that_are_not_settings_are_ignored() {
     let others = [("PATH", "/bin"), ("PITWIRE_CONFIG", "a.toml"), ("pitwire_log", "debug")];
     assert_eq!(config(&variables(&others)), Config::default());
 }
 
 #[test]
-fn values_are_read_in_each_of_their_spellings() {
+fn every_spelling_of_a_value_is_accepted() {
     let text = "\u{FEFF}update_rate_hz = 10\n[server]\nurl = \"wss://example.org:8443/team/\"\n\
                 [queue]\nmax_entries = 0xff\nmax_bytes = 33_554_432\ndurability = \"200 ms\"\n\
                 [source]\nfile = { path = 'C:\\laps\\spa.ndjson', speed = 0 }\n";
@@ -391,7 +391,7 @@ fn values_are_read_in_each_of_their_spellings() {
 }
 
 #[test]
-fn the_original_clients_file_is_taken_over() {
+fn the_original_clients_file_is_accepted() {
     let text = "{\n  \"server_url\": \"http://pit.example.org:5000\",\n  \"session_id\": \"auto\",\n  \
                 \"update_rate_hz\": 2,\n  \"poll_interval\": 0.01,\n  \
                 \"target_process\": \"LMU.exe\"\n}\n";
@@ -411,7 +411,7 @@ fn the_original_clients_file_is_taken_over() {
 }
 
 #[test]
-fn what_works_but_is_probably_not_meant_is_a_warning() {
+fn settings_that_are_probably_unintended_give_a_warning() {
     let queue = std::env::temp_dir().join("queue").display().to_string();
     let flags = [
         ("queue.path", &*queue, "--queue"),
@@ -433,7 +433,7 @@ fn what_works_but_is_probably_not_meant_is_a_warning() {
 }
 
 #[test]
-fn a_secret_that_leaves_this_pc_unencrypted_is_a_warning() {
+fn a_secret_sent_unencrypted_to_another_pc_gives_a_warning() {
     for (url, secret, is_warned) in [
         ("http://pit.example.org:5000", "server.token", true),
         ("http://192.168.1.7", "server.token_file", true),
@@ -464,7 +464,7 @@ fn a_secret_that_leaves_this_pc_unencrypted_is_a_warning() {
 
 #[test]
 #[cfg(unix)]
-fn a_file_with_a_secret_that_all_users_can_read_is_a_warning() {
+fn a_world_readable_file_with_a_secret_gives_a_warning() {
     use std::os::unix::fs::PermissionsExt as _;
     let folder = tempfile::tempdir().expect("a directory");
     let path = folder.path().join("pitwire.toml");
@@ -484,7 +484,7 @@ fn a_file_with_a_secret_that_all_users_can_read_is_a_warning() {
 }
 
 #[test]
-fn the_reference_names_every_key_and_its_default_holds() {
+fn the_reference_lists_every_key_once() {
     let reference = reference();
     for (key, _) in values(&Config::default()) {
         assert_eq!(reference.matches(&format!("| `{key}` |")).count(), 1, "{key}");
@@ -536,7 +536,7 @@ prop_compose! {
 
 proptest! {
     #[test]
-    fn a_configuration_reads_back_from_file_environment_and_command_line(expected in any_config()) {
+    fn a_configuration_round_trips_through_file_environment_and_flags(expected in any_config()) {
         prop_assert_eq!(&config(&toml(&to_toml(&expected))), &expected);
 
         let values = values(&expected);
@@ -550,12 +550,12 @@ proptest! {
     }
 
     #[test]
-    fn any_bytes_as_a_file_are_read_or_refused(bytes: Vec<u8>, name in "pitwire\\.(toml|json)") {
+    fn an_arbitrary_file_is_loaded_or_refused_without_panic(bytes: Vec<u8>, name in "pitwire\\.(toml|json)") {
         let _ = read(&Given { file: Some((&name, &bytes)), ..Given::default() });
     }
 
     #[test]
-    fn any_value_of_any_key_is_read_or_refused_in_one_line_each(
+    fn an_arbitrary_value_is_loaded_or_refused_in_one_line_each(
         index: prop::sample::Index,
         value in prop_oneof![any::<String>(), "[-+0-9.eE_xa-z\"'\\[\\]{}: ]{0,20}"],
     ) {
@@ -571,7 +571,7 @@ proptest! {
     }
 
     #[test]
-    fn any_variable_is_read_or_refused(name in "(?i)pitwire_\\PC{0,20}", value: String) {
+    fn an_arbitrary_variable_is_loaded_or_refused_without_panic(name in "(?i)pitwire_\\PC{0,20}", value: String) {
         let _ = read(&variables(&[(&name, &value)]));
     }
 }

@@ -43,7 +43,7 @@ async fn node_keeps_the_contract() {
 }
 
 #[tokio::test]
-async fn every_server_in_schema_mode_refuses_what_the_schema_refuses() {
+async fn schema_mode_of_every_server_enforces_the_schema() {
     for kind in Kind::ALL {
         let peer = Peer::start(kind, &["--schema"]);
         refuses_by_the_schema(&peer.url()).await;
@@ -66,8 +66,8 @@ pub async fn keeps_the_contract(url: &str) {
     rebuilds_the_envelope(url).await;
     let session_id = shows_a_joiner_the_last_setup_then_the_last_frame(url).await;
     assert_eq!(peers::frames(url, &session_id).await.len(), 2);
-    acks_and_drops_what_has_an_unknown_session(url).await;
-    leaves_unacked_what_it_cannot_handle(url).await;
+    acks_and_drops_events_of_unknown_sessions(url).await;
+    does_not_ack_unsupported_events(url).await;
 }
 
 /// Checks that a server keeps the order of frames that are in flight on one connection.
@@ -179,7 +179,7 @@ pub async fn shows_a_joiner_the_last_setup_then_the_last_frame(url: &str) -> Str
     session_id
 }
 
-pub async fn acks_and_drops_what_has_an_unknown_session(url: &str) {
+pub async fn acks_and_drops_events_of_unknown_sessions(url: &str) {
     let mut client = Client::connect(url).await;
     let unknown = uuid::Uuid::new_v4().to_string();
     let events = [
@@ -195,7 +195,7 @@ pub async fn acks_and_drops_what_has_an_unknown_session(url: &str) {
     assert!(!peers::sessions(url).await.contains(&unknown));
 }
 
-pub async fn leaves_unacked_what_it_cannot_handle(url: &str) {
+pub async fn does_not_ack_unsupported_events(url: &str) {
     for (event, payload) in [("telemetry_update", json!("text")), ("no_such_event", json!({}))] {
         let mut client = Client::connect(url).await;
         assert!(!client.is_acked(event, payload).await, "{event}");

@@ -19,13 +19,13 @@ use crate::long;
 use crate::single;
 
 #[test]
-fn damage_costs_at_most_the_segments_that_were_hit() {
+fn damage_loses_at_most_the_records_of_one_segment() {
     damage(1, long::size(100, 1000));
 }
 
 /// The write-ahead log of the active segment is removed.
 #[test]
-fn a_newest_segment_of_which_nothing_is_left_does_not_take_the_others_with_it() {
+fn a_lost_active_segment_leaves_the_others_readable() {
     let place = tempfile::tempdir().unwrap();
     let folder = place.path().join("queue");
     let written = fill(&folder, &mut SmallRng::seed_from_u64(3));
@@ -36,7 +36,7 @@ fn a_newest_segment_of_which_nothing_is_left_does_not_take_the_others_with_it() 
 }
 
 #[test]
-fn no_position_is_given_out_again_when_the_whole_newest_segment_is_gone() {
+fn no_sequence_number_is_reused_after_losing_the_active_segment() {
     let place = tempfile::tempdir().unwrap();
     let options = Options {
         segment_bytes: u64::MAX,
@@ -60,7 +60,7 @@ fn no_position_is_given_out_again_when_the_whole_newest_segment_is_gone() {
 }
 
 #[tokio::test]
-async fn the_ledger_balances_when_the_journal_is_gone() {
+async fn the_ledger_balances_after_losing_the_write_ahead_log() {
     let place = tempfile::tempdir().unwrap();
     let mut config = Config::default();
     config.queue.path = place.path().join("queue");
@@ -186,7 +186,7 @@ async fn a_damaged_record_does_not_stop_capture_while_no_server_is_reachable() {
 
 /// Downsampling reads a segment, then replaces it with the entries that remain.
 #[test]
-fn replacing_a_segment_of_which_nothing_is_left_leaves_the_one_before_it_alone() {
+fn replacing_an_unreadable_segment_leaves_its_predecessor_intact() {
     let place = tempfile::tempdir().unwrap();
     let mut store = open(place.path(), "one");
     seal_ten(&mut store, 3);
@@ -204,7 +204,7 @@ fn replacing_a_segment_of_which_nothing_is_left_leaves_the_one_before_it_alone()
 }
 
 #[test]
-fn a_folder_that_is_removed_costs_what_was_in_it_and_no_position_twice() {
+fn a_removed_folder_loses_its_records_but_reuses_no_sequence_number() {
     let place = tempfile::tempdir().unwrap();
     let folder = place.path().join("queue");
     let mut store = open(&folder, "one");
@@ -225,7 +225,7 @@ fn a_folder_that_is_removed_costs_what_was_in_it_and_no_position_twice() {
 }
 
 #[test]
-fn a_name_that_is_no_segment_of_ours_does_no_harm() {
+fn stray_segment_folders_do_no_harm() {
     let place = tempfile::tempdir().unwrap();
     for name in [
         "q-ffffffffffffffff-ffffffffffffffff",
@@ -288,7 +288,7 @@ fn damage(seed: u64, places: usize) {
 
 /// A power cut undoes the removal of a segment, but not the rename of its replacement.
 #[test]
-fn a_segment_whose_removal_was_forgotten_does_not_come_back_beside_the_one_in_its_place() {
+fn a_replaced_segment_restored_by_a_power_cut_is_ignored() {
     let place = tempfile::tempdir().unwrap();
     let folder = place.path().join("queue");
     let mut store = open(&folder, "one");

@@ -38,7 +38,7 @@ fn the_example_configuration_holds_the_defaults() {
 }
 
 #[test]
-fn the_example_configuration_has_every_setting_and_what_it_means() {
+fn the_example_configuration_lists_every_setting() {
     // The default path differs by user, so the example has it as a comment.
     let mut config = Config::default();
     config.queue.path = "<data directory>/pitwire/queue".into();
@@ -48,7 +48,7 @@ fn the_example_configuration_has_every_setting_and_what_it_means() {
 }
 
 #[test]
-fn the_hubs_configuration_is_one() {
+fn the_example_hub_configuration_is_valid() {
     let loaded = load(Some(&deployed("hub.toml")), std::iter::empty(), &Overrides::default())
         .unwrap_or_else(|problems| panic!("{problems}"));
     assert!(loaded.warnings.is_empty(), "{:?}", loaded.warnings);
@@ -56,7 +56,7 @@ fn the_hubs_configuration_is_one() {
 }
 
 #[test]
-fn the_configurations_of_a_cluster_are_some() {
+fn the_example_cluster_configurations_are_valid() {
     for file in ["cluster/rig.toml", "cluster/hub.toml"] {
         let loaded = load(Some(&deployed(file)), std::iter::empty(), &Overrides::default())
             .unwrap_or_else(|problems| panic!("{problems}"));
@@ -73,7 +73,7 @@ fn the_configurations_of_a_cluster_are_some() {
 }
 
 #[test]
-fn prometheus_accepts_the_scrape_configuration_and_asks_where_the_agent_listens() {
+fn the_scrape_configuration_is_valid_and_targets_the_agent() {
     promtool(&["check", "config", "prometheus.yml"]);
     let target = format!("[\"{}\"]", Config::default().metrics.listen);
     assert!(text("prometheus.yml").contains(&target), "{target}");
@@ -107,7 +107,7 @@ fn all_are_metrics(text: &str) {
 }
 
 #[test]
-fn each_alert_fires_and_clears_and_is_about_metrics_that_there_are() {
+fn each_alert_is_tested_and_uses_existing_metrics() {
     promtool(&["check", "rules", "alerts.yml"]);
     promtool(&["test", "rules", "alerts_test.yml"]);
     let (alerts, tests) = (text("alerts.yml"), text("alerts_test.yml"));
@@ -141,7 +141,7 @@ fn the_series_of_the_alert_tests_have_the_labels_that_an_agent_exposes() {
 
 /// Each problem has a troubleshooting page that an alert and the index link to.
 #[test]
-fn each_failure_has_a_page_that_says_what_is_seen_why_and_what_to_do() {
+fn each_alert_has_a_complete_troubleshooting_page() {
     let (alerts, index) = (text("alerts.yml"), text("docs/troubleshooting/README.md"));
     let led_to: BTreeSet<String> = alerts
         .lines()
@@ -166,7 +166,7 @@ fn each_failure_has_a_page_that_says_what_is_seen_why_and_what_to_do() {
 }
 
 #[test]
-fn the_panels_ask_for_metrics_that_there_are_in_words_that_prometheus_knows() {
+fn the_panels_use_existing_metrics_in_valid_queries() {
     let text = text("grafana.json");
     all_are_metrics(&text);
     let dashboard: Value = serde_json::from_str(&text).unwrap();
@@ -185,7 +185,7 @@ fn the_panels_ask_for_metrics_that_there_are_in_words_that_prometheus_knows() {
 }
 
 #[test]
-fn the_units_bound_memory_and_open_files() {
+fn the_systemd_units_limit_memory_and_open_files() {
     for unit in ["pitwire.service", "system/pitwire.service"] {
         let text = text(unit);
         for key in ["MemoryMax=", "LimitNOFILE="] {
@@ -197,7 +197,7 @@ fn the_units_bound_memory_and_open_files() {
 /// Systemd reads the tokens from files that only root can read, and starts the unit without them
 /// too.
 #[test]
-fn the_system_unit_takes_each_token_as_a_credential_that_the_configuration_can_name() {
+fn the_system_unit_passes_each_token_as_a_systemd_credential() {
     let unit = text("system/pitwire.service");
     let (mut overrides, mut tokens) = (Overrides::default(), 0);
     for line in unit.lines().filter_map(|line| line.strip_prefix("LoadCredential=")) {
@@ -218,7 +218,7 @@ fn the_system_unit_takes_each_token_as_a_credential_that_the_configuration_can_n
 }
 
 #[test]
-fn the_container_s_base_image_is_pinned_by_digest() {
+fn the_container_base_image_is_pinned_by_digest() {
     let text = text("Containerfile");
     let bases: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("FROM ")).collect();
     let [base] = &bases[..] else { panic!("{bases:?}") };
@@ -243,7 +243,7 @@ fn healthcheck(port: u16) -> Command {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn the_container_s_health_check_tells_a_healthy_agent_from_none() {
+async fn the_container_health_check_fails_when_the_agent_is_dead() {
     let folder = tempfile::tempdir().unwrap();
     let mut agent = Agent::start(&folder.path().join("queue"), "http://127.0.0.1:9", &[]);
     let port = agent.admin().await.rsplit_once(':').unwrap().1.parse().unwrap();
@@ -255,7 +255,7 @@ async fn the_container_s_health_check_tells_a_healthy_agent_from_none() {
 }
 
 #[test]
-fn the_units_start_a_command_that_there_is() {
+fn the_systemd_units_start_an_existing_command() {
     for unit in ["pitwire.service", "system/pitwire.service"] {
         let unit = text(unit);
         let command = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).unwrap();

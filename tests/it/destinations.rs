@@ -7,8 +7,11 @@ mod live;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+#[cfg(unix)]
 use pitwire::clock;
-use pitwire::config::{Config, Durability, REMOVE_FLUSH_INTERVAL, WhenFull};
+#[cfg(unix)]
+use pitwire::config::Config;
+use pitwire::config::{Durability, REMOVE_FLUSH_INTERVAL, WhenFull};
 use pitwire::entry::{CapturedAt, Kind, Seq, Situation, StintId};
 use pitwire::queue::disposition::Disposition;
 use pitwire::queue::segments::{Options, SegmentStore};
@@ -86,7 +89,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
-    fn each_destination_has_what_it_is_owed_on_a_disk_that_forgets(
+    fn each_destination_matches_its_model_on_a_disk_that_loses_power(
         max_entries in 60_u64..2000,
         when_full in prop::sample::select(vec![WhenFull::Thin, WhenFull::DropOldest, WhenFull::DropNewest]),
         steps in prop::collection::vec(
@@ -101,7 +104,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
     #[test]
-    fn each_destination_has_what_it_is_owed_on_sled(
+    fn each_destination_matches_its_model_on_the_segment_store(
         max_entries in 60_u64..2000,
         when_full in prop::sample::select(vec![WhenFull::Thin, WhenFull::DropOldest]),
         steps in prop::collection::vec(step(), 1..80),
@@ -111,7 +114,7 @@ proptest! {
 }
 
 #[test]
-fn one_that_is_away_holds_back_nobody_but_the_bound() {
+fn an_unreachable_destination_does_not_delay_the_others() {
     let away = (0..20).flat_map(|_| {
         let turns = [0, 1].map(|of| [Step::Read { of, entries: 60 }, Step::Remove { of }]);
         [Step::Drive { frames: 40, after: 1 }].into_iter().chain(turns.into_iter().flatten())
@@ -130,7 +133,7 @@ fn one_that_is_away_holds_back_nobody_but_the_bound() {
 }
 
 #[test]
-fn a_destination_that_is_new_begins_with_what_is_there_and_one_that_is_gone_leaves_it() {
+fn a_new_destination_gets_the_backlog_and_a_removed_one_frees_it() {
     run(async {
         let disk = Disk::default();
         let mut trial = Trial::new(disk.clone(), 10_000, WhenFull::Thin);

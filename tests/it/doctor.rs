@@ -3,11 +3,11 @@
 //!
 //! - [`server`]: unreachable, wrong, locked and silent servers, and servers whose clock is off.
 //! - [`queue`]: unusable folders and disks, damage, agents that own the queue.
-//! - [`around`]: configuration, game, addresses, start at log-on.
+//! - [`environment`]: configuration, game, addresses, start at log-on.
 //! - [`bundle`]: the zip file, and the secrets that it must not contain.
 
-mod around;
 mod bundle;
+mod environment;
 mod queue;
 mod server;
 
@@ -201,7 +201,7 @@ fn http(status: &str, headers: &str, body: &str) -> String {
 }
 
 #[test]
-fn where_all_is_well_nothing_is_found() {
+fn a_healthy_pc_gives_no_warnings_or_faults() {
     let server = Peer::start(Kind::Asgi, &[]);
     let pc = Pc::new().server(&server.url());
     let findings = pc.finds(&[]);
@@ -233,7 +233,7 @@ fn where_all_is_well_nothing_is_found() {
 
 /// Viewers of the team's own page do not see the test frame.
 #[tokio::test]
-async fn what_is_tried_is_one_frame_in_a_session_of_its_own() {
+async fn the_doctor_sends_one_frame_in_a_separate_session() {
     let server = Peer::start(Kind::Asgi, &[]);
     let pc = Pc::new().server(&server.url()).set(["server.session_id=our-own-race"]);
     pc.finds(&[]);
@@ -246,7 +246,7 @@ async fn what_is_tried_is_one_frame_in_a_session_of_its_own() {
 }
 
 #[test]
-fn the_doctor_that_cannot_do_its_work_says_so() {
+fn a_doctor_that_cannot_run_exits_with_2_and_advice() {
     let pc = Pc::new();
     let there = pc.path("there.zip");
     std::fs::write(&there, "mine").unwrap();

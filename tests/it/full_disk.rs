@@ -26,7 +26,7 @@ use crate::single;
 pub const ROLE: &str = "PITWIRE_TEST_FULL_DISK_CHILD";
 
 #[test]
-fn frames_flow_on_while_the_disk_is_filled_to_the_brim_and_freed() {
+fn appends_continue_while_the_disk_fills_up_and_is_freed() {
     if !cfg!(target_os = "linux") {
         return;
     }
@@ -37,31 +37,31 @@ fn frames_flow_on_while_the_disk_is_filled_to_the_brim_and_freed() {
 }
 
 #[test]
-fn an_agent_that_starts_on_a_full_disk_waits_for_it() {
+fn an_agent_started_on_a_full_disk_waits_for_space() {
     if cfg!(target_os = "linux") {
         on_a_small_disk("full_disk::start", "");
     }
 }
 
 #[test]
-fn what_a_full_disk_took_half_of_leaves_nothing_behind() {
+fn a_record_cut_off_by_a_full_disk_leaves_later_ones_readable() {
     if cfg!(target_os = "linux") {
         on_a_small_disk("full_disk::half", "");
     }
 }
 
 #[test]
-fn the_queue_goes_on_after_a_segment_met_a_full_disk() {
+fn the_queue_recovers_after_sealing_on_a_full_disk() {
     if cfg!(target_os = "linux") {
-        let out = on_a_small_disk("full_disk::sequence", "");
+        let out = on_a_small_disk("full_disk::seal_on_a_full_disk", "");
         eprintln!("{}", out.lines().find(|line| line.contains("rounds")).unwrap());
     }
 }
 
 #[test]
-fn sealing_ends_when_another_program_takes_the_room_meanwhile() {
+fn sealing_ends_when_another_program_takes_the_free_space() {
     if cfg!(target_os = "linux") {
-        let out = on_a_small_disk("full_disk::taken", "");
+        let out = on_a_small_disk("full_disk::lose_space_while_sealing", "");
         eprintln!("{}", out.lines().find(|line| line.contains("rounds")).unwrap());
     }
 }
@@ -88,7 +88,7 @@ fn an_owner_file_that_a_full_disk_does_not_take_prevents_no_start() {
 }
 
 #[test]
-fn entries_that_a_full_disk_never_took_are_in_the_ledger_of_the_next_start() {
+fn entries_lost_to_a_full_disk_are_in_the_ledger_after_a_restart() {
     if cfg!(target_os = "linux") {
         on_a_small_disk("full_disk::end", "");
     }
@@ -96,7 +96,7 @@ fn entries_that_a_full_disk_never_took_are_in_the_ledger_of_the_next_start() {
 
 /// Runs the full-disk test on ext4, which only root can mount.
 #[test]
-fn the_queue_goes_on_after_a_full_ext4() {
+fn the_queue_recovers_after_a_full_ext4_disk() {
     if !cfg!(target_os = "linux") || !long::is_long() {
         return;
     }
@@ -107,9 +107,12 @@ fn the_queue_goes_on_after_a_full_ext4() {
         eprintln!("skipped: this user cannot mount a loop device");
         return;
     }
-    for (test, role) in
-        [("sequence", ""), ("taken", ""), ("child", "1 entry"), ("child", "2 200ms")]
-    {
+    for (test, role) in [
+        ("seal_on_a_full_disk", ""),
+        ("lose_space_while_sealing", ""),
+        ("child", "1 entry"),
+        ("child", "2 200ms"),
+    ] {
         let mut command = Command::new(std::env::current_exe().unwrap());
         command.env(ROLE, format!("{role} {}", place.path().display()));
         let out = run_ignored(command, &format!("full_disk::{test}"));
@@ -339,7 +342,7 @@ async fn child() {
 /// space for half a segment becomes free, and some seconds later space for everything.
 #[tokio::test]
 #[ignore = "run by a test above"]
-async fn sequence() {
+async fn seal_on_a_full_disk() {
     let Ok(role) = std::env::var(ROLE) else { return };
     let folder = PathBuf::from(role.trim());
     let (rounds, filler) = (long::size(2, 20), folder.join("filler"));
@@ -367,7 +370,7 @@ async fn sequence() {
 /// free space.
 #[test]
 #[ignore = "run by a test above"]
-fn taken() {
+fn lose_space_while_sealing() {
     let Ok(role) = std::env::var(ROLE) else { return };
     let folder = PathBuf::from(role.trim());
     let (rounds, filler) = (long::size(8, 200), folder.join("filler"));

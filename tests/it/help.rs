@@ -43,7 +43,7 @@ fn has_default(option: &Arg) -> bool {
 }
 
 #[test]
-fn every_option_that_may_be_left_out_names_its_default() {
+fn every_optional_option_shows_its_default() {
     let mut options = 0;
     for (command, help) in commands() {
         for option in command.get_opts().filter(|option| has_default(option)) {
@@ -56,7 +56,7 @@ fn every_option_that_may_be_left_out_names_its_default() {
 }
 
 #[test]
-fn the_defaults_of_run_are_those_of_the_configuration() {
+fn run_shows_the_defaults_of_the_configuration() {
     let commands = commands();
     let (run, help) = commands.iter().find(|(command, _)| command.get_name() == "run").unwrap();
     let defaults = values(&Config::default());
@@ -69,7 +69,7 @@ fn the_defaults_of_run_are_those_of_the_configuration() {
 }
 
 #[test]
-fn the_help_of_an_option_is_one_sentence_without_its_full_stop() {
+fn option_help_is_one_sentence_without_a_full_stop() {
     for (command, _) in commands() {
         for option in command.get_arguments() {
             let text = option.get_help().expect("a help text").to_string();
@@ -82,7 +82,7 @@ fn the_help_of_an_option_is_one_sentence_without_its_full_stop() {
 
 #[test]
 #[cfg(unix)]
-fn each_command_that_is_shown_has_a_manual_page() {
+fn each_visible_command_has_a_manual_page() {
     let folder = tempfile::tempdir().unwrap();
     let written = pitwire(&["man"]).arg(folder.path().join("man1")).status().unwrap();
     assert!(written.success());
@@ -130,7 +130,7 @@ fn bash_completes_commands_and_options() {
 
 #[test]
 #[cfg(unix)]
-fn other_shells_get_completions_too() {
+fn completions_exist_for_the_other_shells() {
     for shell in ["zsh", "fish", "powershell", "elvish"] {
         let script = pitwire(&["completions", shell]).output().unwrap();
         let script = String::from_utf8(script.stdout).unwrap();
@@ -141,7 +141,7 @@ fn other_shells_get_completions_too() {
 }
 
 #[test]
-fn the_first_line_of_a_command_fits_the_list_of_commands() {
+fn command_summaries_fit_the_command_list() {
     for (command, _) in commands() {
         let about = command.get_about().expect("a first line").to_string();
         assert!(about.len() <= 75 && !about.ends_with('.'), "{}: {about}", command.get_name());

@@ -82,7 +82,7 @@ fn the_guard_knows_the_default_ports() {
 }
 
 #[test]
-fn a_program_that_binds_or_connects_to_a_default_port_is_ended() {
+fn a_program_that_binds_or_connects_to_a_default_port_is_aborted() {
     let folder = tempfile::tempdir().unwrap();
     let queue = folder.path().to_str().unwrap();
     let serve = ["serve", "--listen", "127.0.0.1:9186"];
@@ -107,7 +107,7 @@ fn a_program_that_binds_or_connects_to_a_default_port_is_ended() {
 }
 
 #[test]
-fn a_test_that_binds_a_default_port_is_ended() {
+fn a_test_that_binds_a_default_port_is_aborted() {
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "hermetic::binds_a_default_port", "--ignored", "--nocapture"])
         .output()

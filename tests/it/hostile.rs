@@ -93,7 +93,7 @@ pub async fn laps(url: &str) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn a_poison_frame_is_set_aside_where_people_find_it_and_the_rest_flows_on() {
+async fn a_poison_frame_becomes_a_dead_letter_and_the_rest_is_delivered() {
     // Regression: with a timeout as short as the echo's grace period, it once counted as stored.
     let cases = ["5s", "500ms"].map(|proof_timeout| async move {
         let server = Peer::start(Kind::Asgi, &["--refuse", "poison"]);
@@ -120,7 +120,7 @@ async fn a_poison_frame_is_set_aside_where_people_find_it_and_the_rest_flows_on(
 
 /// Regression: the entries after the poison frame are stored, so it once counted as stored too.
 #[tokio::test]
-async fn a_poison_frame_is_set_aside_though_the_link_is_cut_between_two_tries() {
+async fn a_poison_frame_becomes_a_dead_letter_despite_a_cut_between_retries() {
     let server = Peer::start(Kind::Asgi, &["--refuse", "poison"]);
     let network = Proxy::start(server.port());
     let pit = Pit::new(&network.url(), &[("delivery.backoff_min", "50ms")]);
@@ -142,7 +142,7 @@ async fn a_poison_frame_is_set_aside_though_the_link_is_cut_between_two_tries() 
 }
 
 #[tokio::test]
-async fn a_server_that_never_acknowledges_proves_by_what_it_sends_back() {
+async fn a_server_that_never_acknowledges_confirms_by_echo() {
     let server = Peer::start(Kind::Node, &["--never-ack"]);
     let pit = Pit::new(&server.url(), &[]);
     pit.store(1..=300, "Ana").await;
@@ -152,7 +152,7 @@ async fn a_server_that_never_acknowledges_proves_by_what_it_sends_back() {
 }
 
 #[tokio::test]
-async fn a_server_that_confirms_nothing_at_all_empties_nothing_before_time_has_proven_it() {
+async fn a_server_that_confirms_nothing_removes_no_unproven_entry() {
     let behaviour = Behaviour { acks: Acks::Never, no_echo: true, ..Behaviour::default() };
     let server = Server::start((Ipv4Addr::LOCALHOST, 0).into(), behaviour).unwrap();
     let settings = [("delivery.proof_timeout", "300ms"), ("delivery.backoff_min", "50ms")];
@@ -166,7 +166,7 @@ async fn a_server_that_confirms_nothing_at_all_empties_nothing_before_time_has_p
 }
 
 #[tokio::test]
-async fn a_server_that_acknowledges_too_late_is_asked_what_it_holds() {
+async fn a_server_with_slow_acknowledgements_gets_every_frame() {
     let behaviour = Behaviour {
         acks: Acks::After(Duration::from_millis(900)),
         no_echo: true,
@@ -183,7 +183,7 @@ async fn a_server_that_acknowledges_too_late_is_asked_what_it_holds() {
 }
 
 #[tokio::test]
-async fn a_server_that_acknowledges_after_the_limit_empties_nothing_that_it_does_not_hold() {
+async fn acknowledgements_after_the_timeout_remove_only_stored_entries() {
     let behaviour = Behaviour {
         acks: Acks::After(Duration::from_millis(1500)),
         no_echo: true,
@@ -210,7 +210,7 @@ async fn a_server_that_acknowledges_after_the_limit_empties_nothing_that_it_does
 }
 
 #[tokio::test]
-async fn a_server_that_closes_at_every_100th_frame_gets_them_all() {
+async fn a_server_that_disconnects_every_100_frames_gets_them_all() {
     let behaviour =
         Behaviour { close_every: Some(100.try_into().unwrap()), ..Behaviour::default() };
     let server = Server::start((Ipv4Addr::LOCALHOST, 0).into(), behaviour).unwrap();
@@ -224,7 +224,7 @@ async fn a_server_that_closes_at_every_100th_frame_gets_them_all() {
 }
 
 #[tokio::test]
-async fn ids_and_events_that_nobody_asked_for_change_nothing() {
+async fn unsolicited_ids_and_events_are_ignored() {
     let server = Peer::start(Kind::Asgi, &["--odd"]);
     let pit = Pit::new(&server.url(), &[]);
     pit.store(1..=300, "Ana").await;
@@ -262,7 +262,7 @@ fn answering(answer: Option<&'static [u8]>) -> (SocketAddr, Arc<AtomicU32>) {
 }
 
 #[tokio::test]
-async fn what_is_no_socket_io_server_is_said_in_time_and_not_asked_all_the_time() {
+async fn a_server_that_is_not_socket_io_is_reported_and_retried_slowly() {
     let ok: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
     let not_found: &[u8] = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n";
     let unavailable: &[u8] = b"HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n";
@@ -288,7 +288,7 @@ async fn what_is_no_socket_io_server_is_said_in_time_and_not_asked_all_the_time(
 }
 
 #[tokio::test]
-async fn when_a_dashboard_server_takes_the_port_of_something_else_it_gets_everything() {
+async fn a_dashboard_that_replaces_another_server_gets_every_frame() {
     use tokio::io::AsyncWriteExt;
 
     let listener = tokio::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
@@ -307,7 +307,7 @@ async fn when_a_dashboard_server_takes_the_port_of_something_else_it_gets_everyt
 }
 
 #[tokio::test]
-async fn https_to_a_port_without_tls_is_said_to_be_that() {
+async fn https_to_a_port_without_tls_is_reported_as_a_tls_failure() {
     let server = Server::start((Ipv4Addr::LOCALHOST, 0).into(), Behaviour::default()).unwrap();
     let url = server.url().replace("http://", "https://");
     let pit = Pit::new(&url, &[("delivery.open_timeout", "2s")]);
@@ -318,7 +318,7 @@ async fn https_to_a_port_without_tls_is_said_to_be_that() {
 }
 
 #[tokio::test]
-async fn a_401_is_a_matter_of_access_and_tried_slowly() {
+async fn a_401_is_reported_as_refused_access_and_retried_slowly() {
     let answer: &[u8] = b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n";
     let (address, count) = answering(Some(answer));
     let pit = Pit::new(&format!("http://{address}"), &[("delivery.backoff_min", "10ms")]);
@@ -355,7 +355,7 @@ pub fn certificates(folder: &Path) -> (PathBuf, PathBuf, PathBuf) {
 }
 
 #[tokio::test]
-async fn a_certificate_of_ones_own_authority_is_trusted_when_that_is_named() {
+async fn a_private_ca_is_trusted_only_when_configured() {
     let folder = tempfile::tempdir().unwrap();
     let (ca, certificate, key) = certificates(folder.path());
     let args = ["--certfile", certificate.to_str().unwrap(), "--keyfile", key.to_str().unwrap()];
@@ -386,7 +386,7 @@ async fn a_certificate_of_ones_own_authority_is_trusted_when_that_is_named() {
 }
 
 #[tokio::test]
-async fn a_token_opens_the_door_and_a_wrong_one_is_said_and_tried_slowly() {
+async fn a_valid_token_is_accepted_and_a_wrong_one_is_retried_slowly() {
     let server = Peer::start(Kind::Asgi, &["--token", "hunter2"]);
     let auth = r#"{"token": "hunter2"}"#;
     for (settings, enters) in [
@@ -409,7 +409,7 @@ async fn a_token_opens_the_door_and_a_wrong_one_is_said_and_tried_slowly() {
 }
 
 #[tokio::test]
-async fn a_header_opens_the_door_of_a_proxy() {
+async fn credentials_are_sent_as_an_http_header() {
     let server = Peer::start(Kind::Asgi, &["--header", "Authorization:Bearer hunter2"]);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
@@ -429,7 +429,7 @@ async fn a_header_opens_the_door_of_a_proxy() {
 }
 
 #[tokio::test]
-async fn a_token_that_changes_in_its_file_is_taken_at_the_next_connection() {
+async fn a_changed_token_file_is_used_on_the_next_connection() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("token");
     std::fs::write(&file, "old").unwrap();
@@ -446,7 +446,7 @@ async fn a_token_that_changes_in_its_file_is_taken_at_the_next_connection() {
 }
 
 #[tokio::test]
-async fn no_log_level_shows_a_token_or_the_session() {
+async fn the_trace_log_shows_no_token_and_no_session_id() {
     let server = Peer::start(Kind::Asgi, &["--token", "hunter2"]);
     let folder = tempfile::tempdir().unwrap();
     let mut run = command(&["run", "--server", &server.url(), "--queue"]);

@@ -22,7 +22,7 @@ use crate::disk::Disk;
 use crate::single;
 
 #[tokio::test]
-async fn what_is_accepted_is_answered_with_its_positions() {
+async fn accepted_samples_are_answered_with_their_sequence_numbers() {
     let mut source = Source::start(0.0, WhenFull::DropOldest, 100).await;
     let answer = source.post("telemetry", r#"{"lap": 1}"#).await;
     assert_eq!(
@@ -47,7 +47,7 @@ async fn what_is_accepted_is_answered_with_its_positions() {
 }
 
 #[tokio::test]
-async fn a_setup_is_stored_once() {
+async fn an_unchanged_setup_is_stored_once() {
     let source = Source::start(2.0, WhenFull::DropOldest, 100).await;
     let setup = r#"{"carSetup": {"garageValues": {"VM_REAR_WING": 7}}}"#;
     let (status, answer) = source.post("setup", setup).await;
@@ -57,7 +57,7 @@ async fn a_setup_is_stored_once() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_taken_is_refused_with_the_reason_and_does_not_stop_the_rest() {
+async fn invalid_samples_are_refused_with_a_reason_and_the_rest_is_stored() {
     let source = Source::start(0.0, WhenFull::DropOldest, 100).await;
     let body = "{\"lap\": 1}\nlap=2\n{\"lap\": \"three\"}\n{\"lap\": 4}";
     let (status, answer) = source.post("telemetry", body).await;
@@ -69,7 +69,7 @@ async fn what_cannot_be_taken_is_refused_with_the_reason_and_does_not_stop_the_r
 }
 
 #[tokio::test]
-async fn a_body_with_nothing_to_take_is_refused() {
+async fn a_body_without_valid_samples_is_refused() {
     let mut source = Source::start(0.0, WhenFull::DropOldest, 100).await;
     let text = |length| format!(r#"{{"lap": 1, "player_name": "{}"}}"#, "x".repeat(length));
     for (what, body, status, reason) in [
@@ -99,7 +99,7 @@ async fn a_body_with_nothing_to_take_is_refused() {
 }
 
 #[tokio::test]
-async fn as_many_samples_as_a_body_may_have_are_stored_together() {
+async fn a_body_with_the_maximum_number_of_samples_is_stored() {
     let source = Source::start(0.0, WhenFull::DropOldest, 20_000).await;
     let (status, answer) = source.post("telemetry", b"{}\n".repeat(MAX_HTTP_ENTRIES)).await;
     assert_eq!(status, 200);
@@ -107,7 +107,7 @@ async fn as_many_samples_as_a_body_may_have_are_stored_together() {
 }
 
 #[tokio::test]
-async fn a_full_queue_that_drops_the_newest_says_to_try_again() {
+async fn a_full_queue_that_drops_the_newest_answers_unavailable() {
     let mut source = Source::start(0.0, WhenFull::DropNewest, 2).await;
     let (status, answer) =
         source.post("telemetry", r#"[{"lap": 1}, {"lap": 2}, {"lap": 3}]"#).await;
@@ -120,7 +120,7 @@ async fn a_full_queue_that_drops_the_newest_says_to_try_again() {
 }
 
 #[tokio::test]
-async fn a_disk_that_fails_costs_no_sample() {
+async fn a_failing_disk_loses_no_sample() {
     let mut source = Source::start(0.0, WhenFull::DropOldest, 100).await;
     source.post("telemetry", r#"{"lap": 1}"#).await;
     source.disk.fail_flushes(true);
@@ -137,7 +137,7 @@ async fn a_disk_that_fails_costs_no_sample() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_stops_in_the_middle_of_a_body_is_let_go() {
+async fn a_client_that_stops_in_mid_body_times_out() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let source = Source::start(0.0, WhenFull::DropOldest, 100).await;
     let address = source.url("").split('/').nth(2).unwrap().to_owned();
@@ -150,14 +150,14 @@ async fn a_client_that_stops_in_the_middle_of_a_body_is_let_go() {
 }
 
 #[tokio::test]
-async fn a_closed_queue_says_to_try_again() {
+async fn a_closed_queue_answers_unavailable() {
     let source = Source::start(0.0, WhenFull::DropOldest, 100).await;
     source.writer.close().await;
     source.is_unavailable(r#"{"lap": 1}"#).await;
 }
 
 #[tokio::test]
-async fn posters_at_the_same_time_each_keep_their_order() {
+async fn concurrent_clients_each_keep_their_order() {
     let mut source = Source::start(0.0, WhenFull::DropOldest, 1000).await;
     let posters = (0..8).map(|poster| {
         let (client, url) = (source.client.clone(), source.url("telemetry"));
@@ -182,7 +182,7 @@ async fn posters_at_the_same_time_each_keep_their_order() {
 }
 
 #[tokio::test]
-async fn a_page_of_another_origin_is_kept_out() {
+async fn a_request_from_a_foreign_origin_is_refused() {
     let mut source = Source::start(0.0, WhenFull::DropOldest, 100).await;
     for (origin, status) in [("https://example.com", 403), ("http://localhost:3000", 200)] {
         let request = source.client.post(source.url("telemetry")).header(ORIGIN, origin);

@@ -199,7 +199,7 @@ fn answer(
 }
 
 #[tokio::test]
-async fn a_second_id_or_a_later_one_splits_no_stream() {
+async fn a_second_or_late_session_id_does_not_split_a_stint() {
     let server = Impostor::start(Script::assigns(|id, _| {
         let later = Duration::from_millis(300);
         vec![
@@ -221,7 +221,7 @@ async fn a_second_id_or_a_later_one_splits_no_stream() {
 }
 
 #[tokio::test]
-async fn an_id_that_comes_after_nobody_waits_for_it_is_left_alone() {
+async fn a_session_id_that_arrives_too_late_is_ignored() {
     let server = Impostor::start(Script::assigns(|id, count| match count {
         1 => vec![(Duration::from_millis(900), assigned(id))],
         _ => at_once(assigned(id)),
@@ -237,7 +237,7 @@ async fn an_id_that_comes_after_nobody_waits_for_it_is_left_alone() {
 }
 
 #[tokio::test]
-async fn an_id_that_is_none_is_named_and_asked_for_again() {
+async fn an_invalid_session_id_is_reported_and_requested_again() {
     for junk in [json!(7), json!(null), json!("../x"), json!("\u{1b}[2J"), json!("x".repeat(9999))]
     {
         let wrong = junk.clone();
@@ -256,7 +256,7 @@ async fn an_id_that_is_none_is_named_and_asked_for_again() {
 }
 
 #[tokio::test]
-async fn an_id_that_the_server_itself_does_not_know_takes_nothing_out_of_the_queue() {
+async fn a_session_id_unknown_to_the_server_removes_nothing_from_the_queue() {
     let mended = Arc::new(AtomicBool::new(false));
     let is_mended = Arc::clone(&mended);
     let server = Impostor::start(Script::assigns(move |id, _| {
@@ -277,7 +277,7 @@ async fn an_id_that_the_server_itself_does_not_know_takes_nothing_out_of_the_que
 }
 
 #[tokio::test]
-async fn events_with_the_names_of_the_clients_own_end_nothing() {
+async fn events_named_like_internal_ones_do_not_disconnect() {
     let server = Impostor::start(Script::aside(|_, _| {
         let names = ["connect", "disconnect", "open", "close", "error", "message"];
         let payloads = [json!({}), json!("odd"), json!(null)];
@@ -307,7 +307,7 @@ async fn events_with_the_names_of_the_clients_own_end_nothing() {
 }
 
 #[tokio::test]
-async fn a_flood_of_other_peoples_frames_ends_nothing_while_we_send_or_while_we_rest() {
+async fn a_flood_of_foreign_frames_does_not_disconnect() {
     let stranger = |n: usize| {
         let telemetry = json!({"timestamp": "2026-11-24T10:00:00.000Z", "lap": n});
         let payload = json!({"session_id": "stranger", "telemetry": telemetry});
@@ -330,7 +330,7 @@ async fn a_flood_of_other_peoples_frames_ends_nothing_while_we_send_or_while_we_
 }
 
 #[tokio::test]
-async fn a_server_that_says_our_secrets_back_puts_them_into_no_log_and_no_status() {
+async fn secrets_echoed_by_the_server_reach_neither_log_nor_status() {
     use crate::agent::{Agent, eventually};
 
     const SESSION: &str = "5f0b7a5e-8b5e-4f7e-9d0e-0f4c6c1d2e3f";
@@ -363,7 +363,7 @@ async fn a_server_that_says_our_secrets_back_puts_them_into_no_log_and_no_status
 }
 
 #[tokio::test]
-async fn packets_that_are_none_end_the_link_and_never_the_agent() {
+async fn invalid_packets_cost_at_most_one_connection() {
     let packets = [
         "",
         "z",
@@ -410,7 +410,7 @@ async fn survives(packet: &'static str) {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_flood_of_huge_events_does_not_fill_the_memory() {
+async fn a_flood_of_huge_events_stays_within_the_memory_limit() {
     use crate::agent::{Agent, eventually};
 
     let server = Impostor::start(Script::aside(|name, count| match (name, count) {

@@ -98,7 +98,7 @@ fn is_a_date(text: &str) -> bool {
 }
 
 #[test]
-fn every_known_shape_of_sample_becomes_a_frame_that_the_schema_mode_takes() {
+fn every_known_sample_format_gives_a_schema_valid_frame() {
     for line in SAMPLES.lines() {
         let frame = frame_of(line.as_bytes()).unwrap();
         assert_eq!(check_frame(line.as_bytes(), &frame), Ok(()), "{line}");
@@ -107,14 +107,14 @@ fn every_known_shape_of_sample_becomes_a_frame_that_the_schema_mode_takes() {
 }
 
 #[test]
-fn a_frame_that_another_program_made_arrives_as_it_was_sent() {
+fn a_frame_from_another_program_arrives_unchanged() {
     let sent = SAMPLES.lines().find(|line| line.contains("timestamp")).unwrap();
     let arrived: Value = serde_json::from_str(&frame_of(sent.as_bytes()).unwrap()).unwrap();
     assert_eq!(arrived, serde_json::from_str::<Value>(sent).unwrap());
 }
 
 #[test]
-fn wrong_input_is_refused_with_its_reason_and_a_message_that_helps() {
+fn invalid_input_is_refused_with_a_reason_and_advice() {
     use Reason::{
         NotFinite, NotJson, NotObject, NotUtf8, OutOfRange, TooDeep, TooLarge, WrongType,
     };
@@ -303,7 +303,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(5_000))]
 
     #[test]
-    fn a_setup_is_the_same_after_its_way_through(setup in tree()) {
+    fn a_setup_round_trips_unchanged(setup in tree()) {
         match Setup::of(&setup) {
             Ok(checked) => {
                 prop_assert_eq!(&Setup::parse(checked.json().as_bytes()).unwrap(), &checked);

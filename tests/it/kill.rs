@@ -21,17 +21,17 @@ const ROLE: &str = "PITWIRE_TEST_KILL_CHILD";
 const BATCH: usize = 64;
 
 #[test]
-fn a_killed_queue_has_what_it_reported_as_stored_with_durability_entry() {
+fn a_killed_queue_keeps_stored_entries_with_durability_entry() {
     kill("entry", 1);
 }
 
 #[test]
-fn a_killed_queue_has_what_it_reported_as_stored_with_durability_200ms() {
+fn a_killed_queue_keeps_stored_entries_with_durability_200ms() {
     kill("200ms", 2);
 }
 
 #[test]
-fn a_killed_queue_has_what_it_reported_as_stored_with_durability_os() {
+fn a_killed_queue_keeps_stored_entries_with_durability_os() {
     kill("os", 3);
 }
 

@@ -27,7 +27,7 @@ mod destinations;
 mod disk;
 #[cfg(target_os = "linux")]
 mod doctor;
-mod dropping;
+mod downsampling;
 mod full_disk;
 mod fuzz;
 mod help;
@@ -61,6 +61,7 @@ mod process;
 mod proof;
 mod proxy;
 mod publisher;
+mod purge;
 mod queue;
 #[cfg(target_os = "linux")]
 mod reach;
@@ -81,7 +82,6 @@ mod stuck_worker;
 mod tampering;
 #[cfg(target_os = "linux")]
 mod terminal;
-mod thinning;
 #[cfg(target_os = "linux")]
 mod transport;
 #[cfg(unix)]

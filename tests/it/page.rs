@@ -21,7 +21,7 @@ const NOTICED: Duration = Duration::from_secs(2);
 const NO_GAP_MS: f64 = 2_500.0;
 
 #[tokio::test]
-async fn the_page_of_the_latest_session_follows_a_server_that_is_replaced() {
+async fn the_latest_session_page_follows_a_replaced_server() {
     let server = Server::start(([127, 0, 0, 1], 0).into(), Behaviour::default()).unwrap();
     let address = server.addr();
     let mut page = Browser::open(&format!("{}/dashboard/latest", server.url()), 900, false);
@@ -40,7 +40,7 @@ async fn the_page_of_the_latest_session_follows_a_server_that_is_replaced() {
 }
 
 #[tokio::test]
-async fn the_pages_say_how_it_stands_while_the_plug_is_pulled_and_put_back() {
+async fn the_pages_show_an_outage_and_the_recovery() {
     let server = Peer::start(Kind::Embedded, &[]);
     let proxy = Proxy::start(server.port());
     let queue = tempfile::tempdir().unwrap();
@@ -111,7 +111,7 @@ async fn the_pages_say_how_it_stands_while_the_plug_is_pulled_and_put_back() {
 }
 
 #[tokio::test]
-async fn the_dashboard_shows_names_as_text_and_says_when_nothing_comes() {
+async fn the_dashboard_escapes_markup_and_shows_when_it_is_stale() {
     let server = Peer::start(Kind::Embedded, &[]);
     let mut car = Car::new(&server).await;
     car.setup(1, json!({"wing": {"rear": 7}, "note": MARKUP})).await;
@@ -148,7 +148,7 @@ async fn the_dashboard_shows_names_as_text_and_says_when_nothing_comes() {
 }
 
 #[tokio::test]
-async fn the_dashboards_history_has_each_frame_at_its_own_moment() {
+async fn the_dashboard_history_places_late_frames_at_their_own_time() {
     let server = Peer::start(Kind::Embedded, &[]);
     let proxy = Proxy::start(server.port());
     let mut car = Car::new(&server).await;
@@ -193,7 +193,7 @@ async fn the_dashboards_history_has_each_frame_at_its_own_moment() {
 }
 
 #[tokio::test]
-async fn a_day_takes_a_page_no_more_than_its_bounds() {
+async fn a_day_of_frames_stays_within_the_history_limits_of_a_page() {
     let server = Peer::start(Kind::Embedded, &[]);
     let car = Car::new(&server).await;
     let mut page = Browser::open(&car.page(&server.url()), 900, false);

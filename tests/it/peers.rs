@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_persisting_server_keeps_its_sessions_over_a_kill() {
+    async fn a_persisting_server_keeps_its_sessions_when_killed() {
         for kind in Kind::ALL {
             let directory = tempfile::tempdir().unwrap();
             let file = directory.path().join("sessions");
@@ -409,7 +409,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_echo_leaves_the_sender_out_alone() {
+    async fn the_no_echo_option_excludes_only_the_sender() {
         for kind in Kind::ALL {
             let peer = Peer::start(kind, &["--no-echo"]);
             let session_id = publish(&peer, 1).await;
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_server_that_never_acks_keeps_the_frame_all_the_same() {
+    async fn a_server_that_never_acks_still_keeps_the_frame() {
         for kind in Kind::ALL {
             let peer = Peer::start(kind, &["--never-ack"]);
             let mut client = Client::connect(&peer.url()).await;
@@ -438,7 +438,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_late_ack_comes_after_its_delay() {
+    async fn an_ack_is_delayed_as_configured() {
         for kind in Kind::ALL {
             let peer = Peer::start(kind, &["--ack-delay", "300"]);
             let mut client = Client::connect(&peer.url()).await;

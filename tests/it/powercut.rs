@@ -26,7 +26,7 @@ use self::disk::{Disk, Marks, ROLE, Recorder};
 use crate::long;
 
 #[test]
-fn the_store_keeps_its_promises_over_power_cuts() {
+fn the_store_keeps_durable_records_across_power_cuts() {
     for seed in 1..=long::size(1, 4) {
         explore(long::size(200, 500), seed as u64);
     }

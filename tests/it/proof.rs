@@ -90,7 +90,7 @@ async fn replay_over_restarts(adjust: impl FnOnce(&mut Config)) -> (u64, Vec<(St
 
 /// The network is too slow for a whole batch within the timeout: 20 frames/s in each direction.
 #[tokio::test]
-async fn a_slow_network_keeps_its_link() {
+async fn a_slow_network_keeps_its_connection() {
     let folder = tempfile::tempdir().unwrap();
     let server = Peer::start(Kind::Asgi, &[]);
     let proxy = Proxy::start(server.port());
@@ -105,7 +105,7 @@ async fn a_slow_network_keeps_its_link() {
 }
 
 #[tokio::test]
-async fn every_frame_is_in_some_session_in_order_however_often_the_server_forgets() {
+async fn every_frame_is_kept_in_order_although_the_server_forgets_sessions() {
     let (frames, record) = replay_over_restarts(|_| {}).await;
     let kept: BTreeSet<u64> = record.iter().map(|(_, lap)| *lap).collect();
     let lost = (1..=frames).filter(|lap| !kept.contains(lap)).count();
@@ -121,7 +121,7 @@ async fn every_frame_is_in_some_session_in_order_however_often_the_server_forget
 
 /// Regression: a pending acknowledgement of a lost connection once counted as received.
 #[tokio::test]
-async fn with_acknowledgements_and_the_session_verified_nothing_is_lost_either() {
+async fn verified_acknowledgements_lose_no_frames() {
     let (frames, record) =
         replay_over_restarts(|config| config.delivery.proof = ProofChoice::Ack).await;
     let kept: BTreeSet<u64> = record.iter().map(|(_, lap)| *lap).collect();
@@ -130,7 +130,7 @@ async fn with_acknowledgements_and_the_session_verified_nothing_is_lost_either()
 }
 
 #[tokio::test]
-async fn who_believes_the_acknowledgement_loses_frames() {
+async fn unverified_acknowledgements_lose_frames() {
     let (frames, record) = replay_over_restarts(|config| {
         config.delivery.proof = ProofChoice::Ack;
         config.delivery.verify_interval = Duration::ZERO;
@@ -142,7 +142,7 @@ async fn who_believes_the_acknowledgement_loses_frames() {
 }
 
 #[tokio::test]
-async fn one_page_lasts_through_a_cut_a_stall_and_a_crash_and_viewers_see_each_frame_once() {
+async fn one_page_survives_a_cut_a_stall_and_a_crash_without_duplicates() {
     let (cut, stall) = if is_long() { (12, 70) } else { (4, 9) };
     let server = Peer::start(Kind::Asgi, &[]);
     let proxy = Proxy::start(server.port());
@@ -212,7 +212,7 @@ async fn hand_in(agent: &Agent, laps: &mut u64, count: u64) {
 
 /// A paused server, once resumed, first reads what arrived on links that the agent has closed.
 #[tokio::test]
-async fn a_server_that_stops_and_goes_on_shows_nothing_twice() {
+async fn a_paused_and_resumed_server_shows_nothing_twice() {
     let rounds = Kind::ALL.map(|kind| async move {
         let server = Peer::start(kind, &[]);
         let queue = tempfile::tempdir().unwrap();
@@ -281,7 +281,7 @@ impl Viewer {
 }
 
 #[tokio::test]
-async fn a_threaded_server_that_swaps_frames_is_given_one_at_a_time() {
+async fn a_threaded_server_that_reorders_gets_one_frame_at_a_time() {
     const BATCH: u64 = 30;
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("record");
@@ -310,7 +310,7 @@ async fn a_threaded_server_that_swaps_frames_is_given_one_at_a_time() {
 }
 
 #[tokio::test]
-async fn a_replay_stays_below_the_rate_that_is_set() {
+async fn a_backlog_is_sent_below_the_configured_rate() {
     let server = Peer::start(Kind::Embedded, &[]);
     let folder = tempfile::tempdir().unwrap();
     let publisher =

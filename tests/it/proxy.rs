@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_network_is_as_it_is_told_to_be() {
+    async fn the_proxy_applies_latency_stalls_and_outages() {
         let (proxy, mut client) = echoed().await;
         assert!(round_trip(&mut client).await.unwrap() < SHORT);
         proxy.set(Network::Up { latency: SHORT });
@@ -317,7 +317,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_network_is_slow_in_slices_half_open_or_broken_by_a_reset() {
+    async fn the_proxy_slows_slices_mutes_and_resets_connections() {
         let (proxy, mut client) = echoed().await;
         assert_eq!(proxy.hampered(), 0);
         proxy.set(Network::Slow { bytes_per_second: 20_000 });

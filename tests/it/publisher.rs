@@ -21,7 +21,7 @@ use crate::peers::{Kind, Peer};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[tokio::test]
-async fn a_connection_makes_it_ready_with_a_session_and_a_page() {
+async fn connecting_makes_the_publisher_ready_with_session_and_page() {
     let server = server();
     let pit = Pit::new();
     let publisher = pit.publisher(&server.url());
@@ -41,7 +41,7 @@ async fn a_connection_makes_it_ready_with_a_session_and_a_page() {
 }
 
 #[tokio::test]
-async fn a_server_that_is_down_fails_one_attempt_and_is_found_when_it_is_up() {
+async fn a_failed_connect_is_retried_until_the_server_is_up() {
     let address = free_address();
     let pit = Pit::new();
     let publisher = pit.publisher(&format!("http://{address}"));
@@ -76,7 +76,7 @@ async fn a_fixed_session_id_is_used_as_given() {
 }
 
 #[test]
-fn what_is_no_address_or_no_session_id_is_refused_with_a_message_that_helps() {
+fn an_invalid_url_or_session_id_is_refused_with_advice() {
     let refused = |url, id| DashboardPublisher::new(url, id).unwrap_err().to_string();
     assert_eq!(
         refused("localhost:5000", "auto"),
@@ -90,7 +90,7 @@ fn what_is_no_address_or_no_session_id_is_refused_with_a_message_that_helps() {
 }
 
 #[tokio::test]
-async fn a_setup_goes_out_once_and_again_when_it_changed() {
+async fn a_setup_is_sent_only_when_it_changed() {
     let server = server();
     let pit = Pit::new();
     let publisher = pit.publisher(&server.url());
@@ -110,7 +110,7 @@ async fn a_setup_goes_out_once_and_again_when_it_changed() {
 }
 
 #[tokio::test]
-async fn telemetry_at_10_hz_goes_out_at_2_hz() {
+async fn telemetry_at_10_hz_is_rate_limited_to_2_hz() {
     let server = server();
     let pit = Pit::new();
     let config = Config { update_rate_hz: 2.0, ..pit.config(&server.url()) };
@@ -130,7 +130,7 @@ async fn telemetry_at_10_hz_goes_out_at_2_hz() {
 }
 
 #[tokio::test]
-async fn a_connection_that_breaks_costs_no_frame() {
+async fn a_broken_connection_loses_no_frame() {
     let server = server();
     let pit = Pit::new();
     let publisher = pit.publisher(&server.url());
@@ -148,7 +148,7 @@ async fn a_connection_that_breaks_costs_no_frame() {
 }
 
 #[tokio::test]
-async fn a_server_that_forgot_the_session_gets_a_new_one_with_the_setup_first() {
+async fn a_session_after_a_forgotten_one_starts_with_the_setup() {
     // Slow enough for the test to observe every state of a session.
     let behaviour = Behaviour { delay: Duration::from_millis(20), ..Behaviour::default() };
     let server = Server::start((Ipv4Addr::LOCALHOST, 0).into(), behaviour).unwrap();
@@ -177,23 +177,23 @@ async fn a_server_that_forgot_the_session_gets_a_new_one_with_the_setup_first() 
 }
 
 #[tokio::test]
-async fn flask_gets_what_was_published() {
-    keeps_what_it_promises(Kind::Flask).await;
+async fn flask_receives_everything_published() {
+    check_delivery_to(Kind::Flask).await;
 }
 
 #[tokio::test]
-async fn asgi_gets_what_was_published() {
-    keeps_what_it_promises(Kind::Asgi).await;
+async fn asgi_receives_everything_published() {
+    check_delivery_to(Kind::Asgi).await;
 }
 
 #[tokio::test]
-async fn node_gets_what_was_published() {
-    keeps_what_it_promises(Kind::Node).await;
+async fn node_receives_everything_published() {
+    check_delivery_to(Kind::Node).await;
 }
 
 /// A race with a server of this kind: down at first, disconnected for a while, restarted at the
 /// end.
-async fn keeps_what_it_promises(kind: Kind) {
+async fn check_delivery_to(kind: Kind) {
     let address = free_address();
     let pit = Pit::new();
     let publisher = pit.publisher(&format!("http://{address}"));
@@ -227,7 +227,7 @@ async fn keeps_what_it_promises(kind: Kind) {
 }
 
 #[tokio::test]
-async fn a_disconnect_that_is_not_waited_for_or_meets_a_connect_does_no_harm() {
+async fn an_abandoned_or_concurrent_disconnect_does_no_harm() {
     let server = server();
     let pit = Pit::new();
     let publisher = pit.publisher(&server.url());
@@ -247,7 +247,7 @@ async fn a_disconnect_that_is_not_waited_for_or_meets_a_connect_does_no_harm() {
 }
 
 #[tokio::test]
-async fn a_second_publisher_on_a_queue_is_refused_and_told_who_has_it() {
+async fn a_second_publisher_on_a_queue_is_refused_and_told_the_owner() {
     let pit = Pit::new();
     let first = pit.publisher("http://localhost:5000");
     match DashboardPublisher::open(pit.config("http://localhost:5000")) {
@@ -275,7 +275,7 @@ async fn a_queue_can_be_opened_again_as_soon_as_it_is_closed() {
 }
 
 #[tokio::test]
-async fn a_source_that_still_has_its_intake_does_not_keep_the_queue_open() {
+async fn an_open_intake_does_not_keep_the_queue_open() {
     let pit = Pit::new();
     let publisher = pit.publisher("http://localhost:5000");
     let intake = publisher.intake("test", 0.0);
@@ -302,10 +302,10 @@ mod leftovers {
     const MOST_GROWTH_BYTES: u64 = 10 << 20;
 
     #[test]
-    fn a_thousand_connections_leave_no_task_socket_file_or_thread() {
+    fn a_thousand_connections_leak_no_task_socket_file_or_thread() {
         if let Ok(url) = std::env::var(SERVER) {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-            return runtime.unwrap().block_on(connect_again_and_again(&url));
+            return runtime.unwrap().block_on(connect_repeatedly(&url));
         }
         let server = server();
         let name = std::thread::current().name().unwrap().to_owned();
@@ -325,7 +325,7 @@ mod leftovers {
         assert!(laps.iter().copied().eq(every_tenth), "all once and in order: {laps:?}");
     }
 
-    async fn connect_again_and_again(url: &str) {
+    async fn connect_repeatedly(url: &str) {
         let pit = Pit::new();
         let publisher = pit.publisher(url);
         cycles(&publisher, 1..=WARM_UP).await;
@@ -435,7 +435,7 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 #[tokio::test]
-async fn a_setup_that_makes_room_while_connected_reaches_the_page_all_the_same() {
+async fn a_setup_appended_during_eviction_is_delivered() {
     let behaviour = Behaviour { delay: Duration::from_millis(50), ..Behaviour::default() };
     let server = Server::start((Ipv4Addr::LOCALHOST, 0).into(), behaviour).unwrap();
     let pit = Pit::new();

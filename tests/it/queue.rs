@@ -33,9 +33,9 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1000))]
 
     #[test]
-    fn the_queue_keeps_its_promises_on_a_disk_that_forgets_tears_and_fails(
+    fn the_queue_matches_its_model_on_a_faulty_disk(
         limits in limits(),
-        steps in prop::collection::vec(prop_oneof![5 => use_of_the_queue(), 1 => fault()], 1..80),
+        steps in prop::collection::vec(prop_oneof![5 => queue_operation(), 1 => fault()], 1..80),
     ) {
         check(Disk::default(), limits, steps);
     }
@@ -45,10 +45,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
 
     #[test]
-    fn the_queue_keeps_its_promises_on_sled(
+    fn the_queue_matches_its_model_on_the_segment_store(
         limits in limits(),
         steps in prop::collection::vec(
-            prop_oneof![9 => use_of_the_queue(), 1 => Just(Step::Restart)], 1..60,
+            prop_oneof![9 => queue_operation(), 1 => Just(Step::Restart)], 1..60,
         ),
     ) {
         // The smallest size limit that a store on a real disk accepts is far above these few
@@ -58,7 +58,7 @@ proptest! {
 }
 
 #[tokio::test(start_paused = true)]
-async fn entries_wait_in_memory_for_a_disk_that_fails_and_are_stored_once() {
+async fn entries_are_buffered_while_the_disk_fails_and_stored_once() {
     let disk = Disk::default();
     let (queue, _) = Life::open(&disk, &roomy(), 0);
     queue.append("old").await.unwrap();
@@ -85,7 +85,7 @@ async fn entries_wait_in_memory_for_a_disk_that_fails_and_are_stored_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_disk_that_fails_while_nothing_waits_leaves_no_loss_window_open() {
+async fn a_disk_failure_without_pending_entries_leaves_no_loss_window() {
     let disk = Disk::default();
     let (mut queue, _) = Life::open(&disk, &roomy(), 0);
     queue.append("only").await.unwrap();
@@ -101,7 +101,7 @@ async fn a_disk_that_fails_while_nothing_waits_leaves_no_loss_window_open() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_next_read_says_that_a_removal_has_failed() {
+async fn a_failed_removal_is_reported_by_the_next_read() {
     let disk = Disk::default();
     let (mut queue, _) = Life::open(&disk, &roomy(), 0);
     queue.append_many(2).await.unwrap();
@@ -119,7 +119,7 @@ async fn the_next_read_says_that_a_removal_has_failed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_memory_is_thinned_and_then_drops_and_all_of_it_is_counted() {
+async fn a_full_memory_buffer_downsamples_then_drops_and_counts_both() {
     let disk = Disk::default();
     let limits = Limits { max_entries: 1_000_000, max_bytes: 1 << 30, ..roomy() };
     let (mut queue, _) = Life::open(&disk, &limits, 0);
@@ -155,7 +155,7 @@ async fn a_full_memory_is_thinned_and_then_drops_and_all_of_it_is_counted() {
 }
 
 #[tokio::test]
-async fn a_disk_that_stalls_does_not_hold_up_the_source() {
+async fn a_stalled_disk_does_not_block_the_source() {
     let disk = Disk::default();
     let ((writer, _reader), keeper) =
         single::with_store(disk.clone(), roomy(), CapturedAt(0)).unwrap();
@@ -190,7 +190,7 @@ async fn a_disk_that_stalls_does_not_hold_up_the_source() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_file_waits_for_room_and_others_do_not() {
+async fn a_file_source_waits_for_space_but_a_live_source_does_not() {
     let disk = Disk::default();
     let limits = Limits { max_entries: 3, when_full: WhenFull::Block, ..roomy() };
     let (mut queue, _) = Life::open(&disk, &limits, 0);
@@ -231,7 +231,7 @@ async fn a_file_waits_for_room_and_others_do_not() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_full_disk_is_said_once_and_stays_an_error_until_it_is_not() {
+async fn a_full_disk_is_logged_once_and_reported_until_it_recovers() {
     let log = Lines::default();
     let writer = log.clone();
     let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
@@ -254,7 +254,7 @@ async fn a_full_disk_is_said_once_and_stays_an_error_until_it_is_not() {
 
 /// A power cut would lose nothing: an unchanged setup is not an entry.
 #[tokio::test(start_paused = true)]
-async fn the_loss_window_is_closed_when_nothing_would_be_lost() {
+async fn the_loss_window_closes_once_all_entries_are_durable() {
     let durability = Durability::Within(WITHIN);
     let (queue, _) = Life::open(&Disk::default(), &Limits { durability, ..roomy() }, 0);
     queue.append_setup(1).await.unwrap();
@@ -299,7 +299,7 @@ impl std::io::Write for Lines {
 
 /// A fast source next to a temporarily slow disk: it waits, and no entry is lost.
 #[tokio::test]
-async fn a_slow_disk_slows_a_fast_source_down() {
+async fn a_slow_disk_throttles_a_fast_source() {
     let disk = Disk::default();
     let limits = Limits { max_entries: 1_000_000, max_bytes: 1 << 30, ..roomy() };
     let ((writer, _reader), keeper) =
@@ -328,7 +328,7 @@ async fn a_slow_disk_slows_a_fast_source_down() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_append_waits_until_all_that_is_too_old_is_dropped() {
+async fn an_append_does_not_wait_for_all_expired_entries_to_be_dropped() {
     let disk = Disk::default();
     let limits = Limits { max_entries: 1_000_000, max_bytes: 1 << 30, ..roomy() };
     let (queue, _) = Life::open(&disk, &limits, 0);
@@ -349,7 +349,7 @@ async fn no_append_waits_until_all_that_is_too_old_is_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_limit_that_is_lowered_drops_what_is_too_much_and_no_more() {
+async fn a_lowered_limit_evicts_only_the_excess_entries() {
     let disk = Disk::default();
     let limits = Limits { max_entries: 1_000_000, max_bytes: 1 << 30, ..roomy() };
     let (queue, _) = Life::open(&disk, &limits, 0);
@@ -363,7 +363,7 @@ async fn a_limit_that_is_lowered_drops_what_is_too_much_and_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_counter_that_is_wrong_is_seen() {
+async fn a_wrong_counter_shows_as_a_ledger_imbalance() {
     let disk = Disk::default();
     let (queue, _) = Life::open(&disk, &roomy(), 0);
     queue.append("1").await.unwrap();
@@ -374,7 +374,7 @@ async fn a_counter_that_is_wrong_is_seen() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_handed_in_before_the_queue_is_closed_is_on_the_disk() {
+async fn entries_appended_before_the_queue_closes_are_flushed() {
     let disk = Disk::default();
     let durability = Durability::Within(WITHIN);
     let (mut queue, _) = Life::open(&disk, &Limits { durability, ..roomy() }, 0);
@@ -417,7 +417,7 @@ enum Step {
     Restart,
 }
 
-fn use_of_the_queue() -> impl Strategy<Value = Step> {
+fn queue_operation() -> impl Strategy<Value = Step> {
     let after = || {
         let ms = [0, 0, 500, 9_999, 10_001, 61_000];
         prop::sample::select(ms.to_vec()).prop_map(Duration::from_millis)

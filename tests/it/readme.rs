@@ -25,7 +25,7 @@ fn the_readme_is_short() {
 
 /// Links to other sites are not checked.
 #[test]
-fn each_link_in_the_documentation_leads_to_a_file() {
+fn each_documentation_link_points_to_an_existing_file() {
     let mut pages = vec![project("README.md"), project("tests/README.md")];
     for folder in ["deploy/docs", "deploy/docs/troubleshooting"] {
         let files = fs::read_dir(project(folder)).unwrap().map(|file| file.unwrap().path());
@@ -48,12 +48,12 @@ fn each_link_in_the_documentation_leads_to_a_file() {
 }
 
 #[test]
-fn the_configuration_page_has_every_setting_with_its_default() {
+fn the_configuration_page_lists_every_setting_with_its_default() {
     check("deploy/docs/configuration.md", "configuration", &config::reference());
 }
 
 #[test]
-fn the_metrics_page_has_every_metric() {
+fn the_metrics_page_lists_every_metric() {
     let mut table =
         String::from("| metric | type | labels | meaning |\n| --- | --- | --- | --- |\n");
     TABLE.iter().for_each(|row| table.push_str(&table_row(row)));
@@ -61,7 +61,7 @@ fn the_metrics_page_has_every_metric() {
 }
 
 #[test]
-fn the_queue_tools_page_has_every_tool() {
+fn the_queue_tools_page_lists_every_tool() {
     let mut table = String::from("| `pitwire queue …` | what it does |\n| --- | --- |\n");
     let whole = Cli::command();
     let queue = whole.find_subcommand("queue").unwrap();

@@ -156,7 +156,7 @@ pub fn up_to(last: u64) -> Vec<u64> {
 pub const MINUTE: Duration = Duration::from_secs(60);
 
 #[tokio::test(start_paused = true)]
-async fn the_best_proof_that_a_server_offers_is_used() {
+async fn the_best_proof_a_server_offers_is_used() {
     for (faults, proof) in [
         (Faults::default(), Proof::Echo),
         (Faults { never_acks: true, ..Faults::default() }, Proof::Echo),
@@ -183,7 +183,7 @@ async fn the_best_proof_that_a_server_offers_is_used() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_fixed_proof_refuses_a_server_that_cannot_give_it() {
+async fn a_server_that_cannot_give_the_configured_proof_is_refused() {
     let mut world = World::new(|delivery| delivery.proof = ProofChoice::Echo);
     world.server.behave(Faults { no_echo: true, ..Faults::default() });
     world.frames(10).await;
@@ -197,7 +197,7 @@ async fn a_fixed_proof_refuses_a_server_that_cannot_give_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_is_forgotten_in_mid_connection_is_noticed_and_filled_again() {
+async fn a_session_forgotten_while_connected_is_replaced_by_a_new_one() {
     for no_echo in [false, true] {
         let mut world = World::with(Faults { no_echo, ..Faults::default() });
         world.setup(1).await;
@@ -222,7 +222,7 @@ async fn a_session_that_is_forgotten_in_mid_connection_is_noticed_and_filled_aga
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_forgotten_session_is_noticed_within_ten_seconds_without_frames_too() {
+async fn a_forgotten_session_is_noticed_within_ten_seconds_when_idle() {
     let mut world = World::with(Faults::default());
     world.frames(3).await;
     world.drain(MINUTE).await;
@@ -243,7 +243,7 @@ async fn a_forgotten_session_is_noticed_within_ten_seconds_without_frames_too() 
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_same_session_goes_on_after_an_outage_and_nothing_is_sent_twice() {
+async fn a_session_continues_after_an_outage_without_duplicates() {
     let mut world = World::with(Faults::default());
     world.setup(1).await;
     for _ in 0..20 {
@@ -259,7 +259,7 @@ async fn the_same_session_goes_on_after_an_outage_and_nothing_is_sent_twice() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_entry_that_the_server_refuses_is_set_aside_and_the_rest_flows_on() {
+async fn a_refused_entry_becomes_a_dead_letter_and_the_rest_is_delivered() {
     for objects in [false, true] {
         let mut world = World::with(Faults::default());
         world.frames(5).await;
@@ -282,7 +282,7 @@ async fn an_entry_that_the_server_refuses_is_set_aside_and_the_rest_flows_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refused_entry_is_identified_though_the_acknowledgement_takes_most_of_its_time() {
+async fn a_refused_entry_is_identified_despite_slow_acknowledgements() {
     let mut world = World::new(|delivery| delivery.proof_timeout = Duration::from_millis(500));
     let delay = Duration::from_millis(400);
     world.server.behave(Faults { refuses: Some("poison"), delay, ..Faults::default() });
@@ -295,7 +295,7 @@ async fn a_refused_entry_is_identified_though_the_acknowledgement_takes_most_of_
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_entry_that_was_passed_over_when_the_link_ended_is_tried_again_and_set_aside() {
+async fn an_entry_skipped_before_a_disconnect_is_retried_and_dead_lettered() {
     let poison = Faults { refuses: Some("poison"), ..Faults::default() };
     for stalls in [false, true] {
         let mut world = World::with(Faults::default());
@@ -327,7 +327,7 @@ async fn an_entry_that_was_passed_over_when_the_link_ended_is_tried_again_and_se
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_entry_that_is_refused_is_set_aside_also_when_the_last_of_a_batch_is() {
+async fn every_refused_entry_of_a_batch_becomes_a_dead_letter() {
     let mut world = World::with(Faults::default());
     world.frames(1).await;
     world.drain(MINUTE).await;
@@ -358,7 +358,7 @@ async fn a_poison_entry_at_the_start_of_a_session_does_not_block_it() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_keeps_nothing_empties_nothing() {
+async fn a_server_that_stores_nothing_leaves_the_queue_untouched() {
     let mut world = World::with(Faults { keeps_nothing: true, ..Faults::default() });
     world.frames(20).await;
     sleep(10 * MINUTE).await;
@@ -371,7 +371,7 @@ async fn a_server_that_keeps_nothing_empties_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_changes_the_order_gets_one_at_a_time() {
+async fn a_reordering_server_gets_one_entry_at_a_time() {
     let mut world = World::with(Faults { down: true, ..Faults::default() });
     world.frames(600).await;
     world.server.behave(Faults { swaps: true, ..Faults::default() });
@@ -383,7 +383,7 @@ async fn a_server_that_changes_the_order_gets_one_at_a_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_silent_server_ends_the_link_by_the_proof_timeout() {
+async fn a_silent_server_is_disconnected_after_the_proof_timeout() {
     let mut world = World::with(Faults::default());
     world.frames(3).await;
     world.drain(MINUTE).await;
@@ -397,7 +397,7 @@ async fn a_silent_server_ends_the_link_by_the_proof_timeout() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn acknowledged_entries_stay_queued_until_the_server_is_asked_again() {
+async fn acknowledged_entries_stay_queued_until_they_are_verified() {
     let mut world = World::with(Faults { no_echo: true, ..Faults::default() });
     world.frames(50).await;
     world.drain(MINUTE).await;
@@ -408,7 +408,7 @@ async fn acknowledged_entries_stay_queued_until_the_server_is_asked_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_server_acknowledges_and_does_not_hold_is_not_delivered() {
+async fn acknowledged_but_unstored_entries_do_not_count_as_delivered() {
     let no_echo = Faults { no_echo: true, ..Faults::default() };
     let mut world = World::with(no_echo.clone());
     world.frames(50).await;
@@ -420,7 +420,7 @@ async fn what_a_server_acknowledges_and_does_not_hold_is_not_delivered() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_proof_ack_the_server_is_asked_on_a_link_of_its_own() {
+async fn proof_ack_verifies_on_a_separate_connection() {
     for no_join in [false, true] {
         let mut world = World::new(|delivery| delivery.proof = ProofChoice::Ack);
         world.server.behave(Faults { no_join, ..Faults::default() });
@@ -439,7 +439,7 @@ async fn with_proof_ack_the_server_is_asked_on_a_link_of_its_own() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn with_proof_ack_a_join_that_goes_unanswered_once_makes_no_word_do() {
+async fn one_unanswered_join_does_not_make_proof_ack_skip_verification() {
     let mut world = World::new(|delivery| delivery.proof = ProofChoice::Ack);
     sleep(Duration::from_secs(1)).await;
     world.server.behave(Faults { no_join: true, ..Faults::default() });
@@ -455,7 +455,7 @@ async fn with_proof_ack_a_join_that_goes_unanswered_once_makes_no_word_do() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_server_that_answers_joins_again_is_asked_again() {
+async fn a_server_that_answers_joins_again_is_verified_again() {
     let no_echo = Faults { no_echo: true, ..Faults::default() };
     let mut world = World::with(no_echo.clone());
     world.frames(10).await;
@@ -478,7 +478,7 @@ async fn a_server_that_answers_joins_again_is_asked_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_foreign_frame_on_the_page_proves_nothing_about_ours() {
+async fn a_foreign_frame_on_the_page_does_not_confirm_our_entries() {
     for faults in [
         Faults::default(),
         Faults { no_echo: true, ..Faults::default() },
@@ -508,7 +508,7 @@ async fn a_foreign_frame_on_the_page_proves_nothing_about_ours() {
 
 /// Entries echoed before the connection ended are not sent again, regardless of the page's content.
 #[tokio::test(start_paused = true)]
-async fn an_entry_that_came_back_stays_proven_though_the_page_shows_a_foreign_frame() {
+async fn an_echoed_entry_stays_confirmed_despite_a_foreign_frame() {
     let mut world = World::with(Faults::default());
     world.frames(1).await;
     world.drain(MINUTE).await;
@@ -526,7 +526,7 @@ async fn an_entry_that_came_back_stays_proven_though_the_page_shows_a_foreign_fr
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slow_server_delays_and_loses_nothing() {
+async fn a_slow_server_delays_entries_but_loses_none() {
     let mut world = World::with(Faults { delay: Duration::from_millis(1500), ..Faults::default() });
     world.frames(1000).await;
     world.drain(10 * MINUTE).await;

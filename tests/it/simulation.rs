@@ -30,7 +30,7 @@ const SEEDS: u64 = 60;
 const FAILED_ONCE: [u64; 2] = [3914, 3017];
 
 #[test]
-fn whatever_fails_nothing_is_lost_or_reordered_and_it_heals() {
+fn entries_survive_every_fault_in_order_and_delivery_recovers() {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let (one, from, count) = (number("SIM_SEED"), number("SIM_FROM"), number("SIM_SEEDS"));
     if one.is_some() {
@@ -103,9 +103,9 @@ fn simulate(seed: u64) -> Story {
         world.heal();
         life.drain(&mut world).await;
         life.is_prompt(&mut world).await;
-        world.promises.in_the_end(&world.server, &life).await;
+        world.promises.check_after_drain(&world.server, &life).await;
         if let Some(Second { promises, server, .. }) = &world.second {
-            promises.in_the_end(server, &life).await;
+            promises.check_after_drain(server, &life).await;
         }
         let books = life.writer.status().server().ledger;
         Story { time: world.start.elapsed(), seen: world.server.seen(), books }
@@ -118,7 +118,7 @@ struct Replay(u64);
 impl Drop for Replay {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            eprintln!("SIM_SEED={} cargo test --test it whatever_fails", self.0);
+            eprintln!("SIM_SEED={} cargo test --test it entries_survive_every_fault", self.0);
         }
     }
 }

@@ -152,7 +152,7 @@ async fn an_unmodified_publisher_loses_nothing_while_the_server_is_down() {
 }
 
 #[tokio::test]
-async fn a_publisher_that_is_started_again_goes_on_on_the_same_page() {
+async fn a_restarted_publisher_continues_on_the_same_page() {
     for transports in [&["websocket"][..], &["polling", "websocket"]] {
         let server = Peer::start(Kind::Flask, &[]);
         let folder = tempfile::tempdir().unwrap();
@@ -184,12 +184,12 @@ async fn a_publisher_that_is_started_again_goes_on_on_the_same_page() {
 }
 
 #[tokio::test]
-async fn what_was_acknowledged_survives_a_killed_agent() {
+async fn acknowledged_frames_survive_a_killed_agent() {
     survives_a_killed_agent(&[]).await;
 }
 
 #[tokio::test]
-async fn a_publisher_that_keeps_its_id_is_known_after_the_agent_was_killed() {
+async fn a_publisher_keeps_its_id_when_the_agent_is_killed() {
     let dashboards = survives_a_killed_agent(&["--keep-id"]).await;
     assert_eq!(dashboards.len(), 1, "it was never told another");
 }
@@ -235,7 +235,7 @@ async fn survives_a_killed_agent(options: &[&str]) -> Vec<String> {
 
 /// Two cars on one PC: the server is down for a while, and the agent is killed meanwhile.
 #[tokio::test]
-async fn publishers_at_the_same_time_have_a_page_each() {
+async fn concurrent_publishers_get_separate_pages() {
     assert_eq!(pages_of_two(&["--keep-id"]).await, 2);
     // They reconnect without their ids and with the same setup, so they cannot be told apart.
     assert!(pages_of_two(&[]).await >= 2);
@@ -294,7 +294,7 @@ async fn pages_of_two(options: &[&str]) -> usize {
 /// Python writes a bare NaN, and a Python server accepts it. Regression: a Socket.IO library in the
 /// agent once ended the connection because of it.
 #[tokio::test]
-async fn a_value_that_is_not_finite_costs_neither_the_frame_nor_the_connection() {
+async fn a_non_finite_value_loses_neither_the_frame_nor_the_connection() {
     let server = Peer::start(Kind::Flask, &[]);
     let folder = tempfile::tempdir().unwrap();
     let agent = stand_in(folder.path(), &server.url(), 0);
@@ -411,7 +411,7 @@ async fn what_cannot_be_stored_is_counted_and_acknowledged_only_where_a_server_d
 }
 
 #[tokio::test]
-async fn the_agent_speaks_the_contract_as_a_dashboard_server_does() {
+async fn the_stand_in_keeps_the_contract_of_a_dashboard_server() {
     let server = Peer::start(Kind::Embedded, &[]);
     let agent = async || {
         let folder = tempfile::tempdir().unwrap();
@@ -423,7 +423,7 @@ async fn the_agent_speaks_the_contract_as_a_dashboard_server_does() {
     // left.
     let (_folder, _agent, url) = agent().await;
     contract::assigns_an_id_before_the_ack(&url).await;
-    contract::leaves_unacked_what_it_cannot_handle(&url).await;
+    contract::does_not_ack_unsupported_events(&url).await;
     contract::echoes_to_the_room_before_the_ack(&url).await;
     let (_folder, _agent, url) = agent().await;
     contract::rebuilds_the_envelope(&url).await;
@@ -442,7 +442,7 @@ async fn the_agent_speaks_the_contract_as_a_dashboard_server_does() {
 }
 
 #[tokio::test]
-async fn a_burst_arrives_whole_and_in_order() {
+async fn a_burst_arrives_complete_and_in_order() {
     let server = Peer::start(Kind::Embedded, &[]);
     let folder = tempfile::tempdir().unwrap();
     let agent = stand_in(folder.path(), &server.url(), 0);
@@ -465,7 +465,7 @@ async fn a_burst_arrives_whole_and_in_order() {
 }
 
 #[tokio::test]
-async fn a_long_silence_leads_the_same_id_to_a_new_page() {
+async fn a_long_pause_moves_a_session_id_to_a_new_page() {
     let server = Peer::start(Kind::Embedded, &[]);
     let folder = tempfile::tempdir().unwrap();
     let agent = stand_in(folder.path(), &server.url(), 0);
@@ -488,7 +488,7 @@ async fn a_long_silence_leads_the_same_id_to_a_new_page() {
 }
 
 #[tokio::test]
-async fn what_is_not_on_the_disk_is_not_acknowledged_and_not_lost_either() {
+async fn frames_not_on_disk_are_neither_acknowledged_nor_lost() {
     let limits = Limits {
         max_entries: 100,
         max_bytes: 16 << 20,
@@ -532,7 +532,7 @@ async fn what_is_not_on_the_disk_is_not_acknowledged_and_not_lost_either() {
 }
 
 #[tokio::test]
-async fn nothing_that_a_browser_asks_for_opens_a_door() {
+async fn hostile_browser_requests_are_refused() {
     let folder = tempfile::tempdir().unwrap();
     let agent = stand_in(folder.path(), "http://127.0.0.1:9", 0);
     let url = url_of(&agent).await;

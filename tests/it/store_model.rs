@@ -208,13 +208,13 @@ fn compare(store: &SegmentStore, model: &Model, op: &Op) {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, ..ProptestConfig::default() })]
     #[test]
-    fn the_store_holds_what_the_model_holds(ops in proptest::collection::vec(op(), 1..60)) {
+    fn the_store_matches_its_model(ops in proptest::collection::vec(op(), 1..60)) {
         check(&ops);
     }
 }
 
 #[test]
-fn many_segments_are_read_and_released_as_one_log() {
+fn many_segments_are_read_and_truncated_as_one_sequence() {
     let ops: Vec<Op> = (0..40_u32)
         .flat_map(|i| {
             [
@@ -229,7 +229,7 @@ fn many_segments_are_read_and_released_as_one_log() {
 
 /// Otherwise a power cut could lose the release record, and the segment would be reported missing.
 #[test]
-fn a_segment_stays_until_its_release_is_durable() {
+fn a_segment_stays_until_its_truncation_is_durable() {
     let place = tempfile::tempdir().unwrap();
     let options = Options::new(1_000_000, 64 << 20);
     let mut store = SegmentStore::open(place.path(), options).unwrap();

@@ -12,7 +12,7 @@ use crate::disk::Disk;
 use crate::single;
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_without_progress_for_30_s_fails_the_health_check_until_it_goes_on() {
+async fn a_stuck_queue_worker_fails_the_health_check_until_it_recovers() {
     let config = Config::default();
     let limits =
         Limits { durability: Durability::Entry, ..Limits::new(&config.queue, &config.stint) };

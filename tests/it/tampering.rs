@@ -19,7 +19,7 @@ use crate::single;
 const FRAME: u64 = 20;
 const RECORD: &[u8] = b"record";
 /// An address that refuses connections.
-const NOBODY: &str = "http://127.0.0.1:9";
+const CLOSED_ADDRESS: &str = "http://127.0.0.1:9";
 
 fn open(folder: &Path) -> SegmentStore {
     let options = Options { boot: "one".into(), ..Options::new(1_000_000, 64 << 20) };
@@ -62,7 +62,7 @@ fn hundred(folder: &Path, is_killed: bool) {
 }
 
 #[test]
-fn a_write_ahead_log_that_was_cut_at_the_end_of_a_record_counts_what_is_missing() {
+fn records_cut_off_the_write_ahead_log_are_counted_as_lost() {
     for is_killed in [true, false] {
         let place = tempfile::tempdir().unwrap();
         let folder = place.path().join("queue");
@@ -87,7 +87,7 @@ fn a_write_ahead_log_that_was_cut_at_the_end_of_a_record_counts_what_is_missing(
 }
 
 #[test]
-fn a_write_ahead_log_that_was_deleted_or_emptied_counts_all_that_it_held() {
+fn all_records_of_a_deleted_write_ahead_log_are_counted_as_lost() {
     for is_killed in [true, false] {
         for is_deleted in [true, false] {
             let place = tempfile::tempdir().unwrap();
@@ -107,7 +107,7 @@ fn a_write_ahead_log_that_was_deleted_or_emptied_counts_all_that_it_held() {
 
 /// Delivered entries do not count as lost when the write-ahead log that held them is deleted.
 #[test]
-fn a_deleted_write_ahead_log_loses_only_what_was_not_released() {
+fn a_deleted_write_ahead_log_loses_only_unacknowledged_records() {
     let place = tempfile::tempdir().unwrap();
     let mut store = open(place.path());
     for _ in 0..100 {
@@ -124,7 +124,7 @@ fn a_deleted_write_ahead_log_loses_only_what_was_not_released() {
 }
 
 #[test]
-fn a_sealed_segment_that_was_deleted_is_missed_at_the_next_start() {
+fn a_deleted_sealed_segment_is_counted_as_lost_at_the_next_start() {
     let place = tempfile::tempdir().unwrap();
     let mut store = open(place.path());
     for _ in 0..3 {
@@ -167,7 +167,7 @@ async fn append(writer: &Writer, entries: u64) -> Vec<queue::Appended> {
 }
 
 #[tokio::test]
-async fn an_entry_that_was_cut_off_is_traced_as_lost_and_stays_in_the_ledger() {
+async fn a_lost_entry_is_traced_as_lost_and_stays_in_the_ledger() {
     let place = tempfile::tempdir().unwrap();
     let folder = place.path().join("queue");
     let (writer, reader, closed) = open_queue(&folder).unwrap();
@@ -210,7 +210,7 @@ async fn a_queue_whose_lock_file_was_removed_is_not_opened_by_another_agent() {
 
 /// The folder is moved while an agent uses it, and another agent creates a queue at the same path.
 #[tokio::test]
-async fn an_agent_whose_folder_was_replaced_does_not_write_into_the_queue_of_another() {
+async fn an_agent_does_not_write_into_a_queue_that_replaced_its_folder() {
     let place = tempfile::tempdir().unwrap();
     let folder = place.path().join("queue");
     let (first, _reader, _closed) = open_queue(&folder).unwrap();
@@ -237,7 +237,7 @@ async fn wait_for(mut is_so: impl FnMut() -> bool) {
 }
 
 #[test]
-fn facts_that_are_deleted_under_a_running_queue_are_written_again() {
+fn deleted_facts_are_rewritten_by_the_running_queue() {
     let place = tempfile::tempdir().unwrap();
     let facts = place.path().join("facts");
     let mut store = open(place.path());
@@ -254,7 +254,7 @@ fn facts_that_are_deleted_under_a_running_queue_are_written_again() {
 }
 
 #[test]
-fn a_folder_in_the_place_of_a_file_is_quarantined_and_costs_no_start() {
+fn a_folder_in_place_of_a_file_is_quarantined_at_start() {
     for name in ["FORMAT", "mark", "checkpoint", "lock", "owner", "ballast", "facts/one", "log"] {
         let place = tempfile::tempdir().unwrap();
         let folder = place.path().join("queue");
@@ -280,7 +280,7 @@ fn a_folder_in_the_place_of_a_file_is_quarantined_and_costs_no_start() {
 }
 
 #[test]
-fn no_link_is_followed_when_a_file_is_created_and_no_one_else_may_read_it() {
+fn file_creation_follows_no_symlink_and_files_are_private() {
     use std::os::unix::fs::{MetadataExt, symlink};
     let place = tempfile::tempdir().unwrap();
     let (folder, outside) = (place.path().join("queue"), place.path().join("outside"));
@@ -345,10 +345,10 @@ fn no_link_is_followed_when_a_file_is_created_and_no_one_else_may_read_it() {
 /// An agent is killed and its newest write-ahead log is cut: the log, the ledger and each tool
 /// report it.
 #[tokio::test]
-async fn a_cut_write_ahead_log_shows_in_the_log_the_ledger_and_the_tools() {
+async fn a_cut_write_ahead_log_is_reported_by_log_ledger_and_tools() {
     let place = tempfile::tempdir().unwrap();
     let folder = place.path().join("queue");
-    let mut agent = Agent::start(&folder, NOBODY, &[]);
+    let mut agent = Agent::start(&folder, CLOSED_ADDRESS, &[]);
     let samples = super::process::numbered_samples(1, 50).join("\n");
     assert_eq!(agent.post("/v1/telemetry", samples).await.status(), 200);
     agent.process.kill();
@@ -365,7 +365,7 @@ async fn a_cut_write_ahead_log_shows_in_the_log_the_ledger_and_the_tools() {
     assert!(code == 1 && is_named && said.contains("cannot be read"), "{said}");
     let repaired = place.path().join("repaired");
     copy(&folder, &repaired);
-    let mut agent = Agent::start(&folder, NOBODY, &[]);
+    let mut agent = Agent::start(&folder, CLOSED_ADDRESS, &[]);
     agent.process.says("entries are lost: the queue's newest write-ahead log").await;
     let lost = agent.metric(r#"pitwire_entries_dropped_total{reason="corrupt"}"#).await;
     assert!((1.0..50.0).contains(&lost), "{lost}");
@@ -386,14 +386,14 @@ async fn a_cut_write_ahead_log_shows_in_the_log_the_ledger_and_the_tools() {
 
 /// A copy on another PC is recognized by its owner file.
 #[tokio::test]
-async fn a_queue_that_was_copied_is_noticed_and_both_places_are_named() {
+async fn a_copied_queue_is_reported_when_its_agent_starts() {
     let place = tempfile::tempdir().unwrap();
     let (folder, copied) = (place.path().join("queue"), place.path().join("copy"));
-    let mut agent = Agent::start(&folder, NOBODY, &[]);
+    let mut agent = Agent::start(&folder, CLOSED_ADDRESS, &[]);
     agent.page("/healthz").await;
     agent.stop().await;
     copy(&folder, &copied);
-    let mut agent = Agent::start(&copied, NOBODY, &[]);
+    let mut agent = Agent::start(&copied, CLOSED_ADDRESS, &[]);
     agent.process.says("this queue is a copy of the one in").await;
     // Wait until it serves requests: before that it does not handle signals.
     agent.page("/healthz").await;
@@ -403,7 +403,7 @@ async fn a_queue_that_was_copied_is_noticed_and_both_places_are_named() {
     {
         let owner = format!("1\nanother-machine\nrig-1\n{}\n", copied.display());
         fs::write(copied.join("owner"), owner).unwrap();
-        let agent = Agent::start(&copied, NOBODY, &[]);
+        let agent = Agent::start(&copied, CLOSED_ADDRESS, &[]);
         agent.process.says("this queue was last used on the PC \"rig-1\"").await;
     }
 }

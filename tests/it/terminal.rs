@@ -15,7 +15,7 @@ use crate::proxy::{Network, Proxy};
 use crate::screen::{Screen, take_environment};
 
 /// An address that refuses connections.
-const NOBODY: &str = "http://127.0.0.1:9";
+const CLOSED_ADDRESS: &str = "http://127.0.0.1:9";
 const WIDE: u16 = 400;
 /// Entries in the queue that the tools work on.
 const ENTRIES: u64 = 20_000;
@@ -79,7 +79,7 @@ fn is_clean(screen: &Screen) {
 }
 
 #[tokio::test]
-async fn the_line_says_how_it_stands_below_whole_lines_of_the_log_and_goes_at_ctrl_c() {
+async fn the_status_line_stays_below_the_log_and_disappears_at_ctrl_c() {
     let server = Peer::start(Kind::Embedded, &[]);
     let proxy = Proxy::start(server.port());
     proxy.set(Network::Down);
@@ -116,9 +116,10 @@ async fn the_line_says_how_it_stands_below_whole_lines_of_the_log_and_goes_at_ct
 }
 
 #[tokio::test]
-async fn no_color_takes_the_colours_and_a_dumb_terminal_or_none_the_line() {
+async fn no_color_removes_colors_and_a_dumb_terminal_the_status_line() {
     let folder = tempfile::tempdir().unwrap();
-    let agent = |name: &str, settings: &[&str]| run(NOBODY, &folder.path().join(name), settings);
+    let agent =
+        |name: &str, settings: &[&str]| run(CLOSED_ADDRESS, &folder.path().join(name), settings);
     let out_of_reach = |row: &str| row.contains("cannot reach the server;");
 
     let mut plain = agent("plain", &[]);
@@ -162,9 +163,9 @@ async fn no_color_takes_the_colours_and_a_dumb_terminal_or_none_the_line() {
 }
 
 #[tokio::test]
-async fn the_line_fits_a_narrow_terminal() {
+async fn the_status_line_fits_a_narrow_terminal() {
     let folder = tempfile::tempdir().unwrap();
-    let run = run(NOBODY, &folder.path().join("queue"), &[]);
+    let run = run(CLOSED_ADDRESS, &folder.path().join("queue"), &[]);
     let mut screen = Screen::start(&run, 24, |_| {});
     let first = screen.shows("a line", |row| saved(row) >= Some(0)).await;
     let bottom = screen.shows("another", |row| saved(row) > saved(&first)).await;
@@ -179,9 +180,9 @@ async fn the_line_fits_a_narrow_terminal() {
 }
 
 #[tokio::test]
-async fn an_agent_in_the_background_leaves_the_bottom_to_the_shell() {
+async fn an_agent_in_the_background_shows_no_status_line() {
     let folder = tempfile::tempdir().unwrap();
-    let run = run(NOBODY, &folder.path().join("queue"), &[]);
+    let run = run(CLOSED_ADDRESS, &folder.path().join("queue"), &[]);
     let mut shell = Command::new("bash");
     shell.args(["-mc", r#""$0" "$@" & sleep 6; kill $!; wait $!"#]);
     shell.arg(run.get_program()).args(run.get_args());
@@ -194,7 +195,7 @@ async fn an_agent_in_the_background_leaves_the_bottom_to_the_shell() {
 }
 
 #[tokio::test]
-async fn a_terminal_that_is_stopped_stops_neither_the_car_nor_the_end() {
+async fn a_stopped_terminal_blocks_neither_sources_nor_shutdown() {
     let folder = tempfile::tempdir().unwrap();
     // It soon logs more than fits the buffer.
     let loud = [
@@ -204,7 +205,7 @@ async fn a_terminal_that_is_stopped_stops_neither_the_car_nor_the_end() {
         "delivery.backoff_min=10ms",
         "delivery.backoff_max=10ms",
     ];
-    let run = run(NOBODY, &folder.path().join("queue"), &loud);
+    let run = run(CLOSED_ADDRESS, &folder.path().join("queue"), &loud);
     for goes_on in [true, false] {
         let mut screen = Screen::start(&run, WIDE, |_| {});
         let served = |row: &str| row.contains("telemetry on http://");
@@ -241,14 +242,14 @@ fn percentages(written: &str, what: &str) -> Vec<u64> {
 }
 
 /// Checks that progress was shown from 0 to 100 %.
-fn gets_there(written: &str, what: &str) {
+fn progress_is_complete(written: &str, what: &str) {
     let shown = percentages(written, what);
     assert!(shown.is_sorted(), "{written:?}");
     assert_eq!((shown.first(), shown.last()), (Some(&0), Some(&100)), "{written:?}");
 }
 
 #[tokio::test]
-async fn a_replay_says_how_far_it_is_and_why_it_waits() {
+async fn a_replay_shows_its_progress_and_why_it_waits() {
     let server = Peer::start(Kind::Embedded, &[]);
     let proxy = Proxy::start(server.port());
     proxy.set(Network::Down);
@@ -266,7 +267,7 @@ async fn a_replay_says_how_far_it_is_and_why_it_waits() {
     let goes_on = |row: &str| row.starts_with("Live | laps.ndjson: ") && row.ends_with(" s left");
     screen.shows("the progress", goes_on).await;
     assert_eq!(screen.exit_code(PATIENCE).await, Some(0));
-    gets_there(&screen.written(), "laps.ndjson: ");
+    progress_is_complete(&screen.written(), "laps.ndjson: ");
     is_clean(&screen);
     let rows = screen.rows();
     assert!(rows.iter().all(|row| is_whole(row) && !row.contains('%')), "{rows:#?}");
@@ -283,7 +284,7 @@ fn tool(args: &[&str]) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn the_tools_of_the_queue_say_how_far_they_are_and_else_the_same_as_ever() {
+async fn the_queue_tools_show_progress_without_changing_their_output() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let file = path("race.jsonl");
@@ -316,7 +317,7 @@ async fn the_tools_of_the_queue_say_how_far_they_are_and_else_the_same_as_ever()
         let mut screen = Screen::start(&command, WIDE, |_| {});
         assert_eq!(screen.exit_code(PATIENCE).await, Some(0));
         assert_eq!(screen.rows(), expected, "{in_a_terminal:?}");
-        gets_there(&screen.written(), what);
+        progress_is_complete(&screen.written(), what);
         assert_eq!(screen.cursor(), (expected.len() as u16, 0));
     }
     assert_eq!(fs::read(once).unwrap(), fs::read(again).unwrap());

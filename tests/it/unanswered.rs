@@ -16,7 +16,7 @@ fn up_to(last: u64) -> Vec<u64> {
 }
 
 #[tokio::test]
-async fn a_server_without_join_session_is_published_to_again_after_it_was_away() {
+async fn delivery_resumes_after_a_restart_of_a_server_without_joins() {
     let mut server = Peer::start(Kind::Flask, &["--no-join"]);
     let pit = Pit::new(&server.url(), &[]);
     eventually("a page", async || pit.status().page).await;
@@ -28,7 +28,7 @@ async fn a_server_without_join_session_is_published_to_again_after_it_was_away()
 }
 
 #[tokio::test]
-async fn a_server_that_answers_nothing_is_asked_what_it_holds() {
+async fn a_server_without_acks_and_echoes_is_verified_by_joins() {
     let server = Peer::start(Kind::Flask, &["--never-ack", "--no-echo"]);
     let settings = [("delivery.proof_timeout", "500ms"), ("delivery.verify_interval", "1s")];
     let pit = Pit::new(&server.url(), &settings);
@@ -40,7 +40,7 @@ async fn a_server_that_answers_nothing_is_asked_what_it_holds() {
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_even_be_asked_has_an_entry_once_time_has_proven_it() {
+async fn without_acks_echoes_and_joins_only_time_confirms_an_entry() {
     let server = Peer::start(Kind::Flask, &["--never-ack", "--no-echo", "--no-join"]);
     let pit = Pit::new(&server.url(), &[("delivery.proof_timeout", "500ms")]);
     pit.store(1..=100, "Ana").await;

@@ -85,7 +85,7 @@ fn disk_bytes(folder: &Path) -> u64 {
 }
 
 #[test]
-fn a_slope_is_what_a_straight_line_rises_in_an_hour() {
+fn the_slope_of_a_straight_line_is_its_rise_per_hour() {
     let look = |minute: u64| Look {
         at: Duration::from_mins(minute),
         rss_kib: 100 + minute,

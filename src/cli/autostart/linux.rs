@@ -181,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn odd_paths_are_quoted_as_each_format_wants_it() {
+    fn paths_with_special_characters_are_quoted_for_each_file_format() {
         let start = Start {
             program: "/opt/J. Ö & 100%/pit$wire".into(),
             arguments: vec!["run".into(), r#""$x""#.into()],
@@ -215,7 +215,7 @@ mod tests {
     }
 
     #[test]
-    fn systemd_has_nothing_to_say_about_the_units() {
+    fn systemd_analyze_accepts_all_units() {
         let home = tempfile::tempdir().unwrap();
         let program = |name: &str| {
             let program = home.path().join(name);

@@ -160,13 +160,13 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_late_or_again_is_counted() {
+    fn out_of_order_and_duplicate_frames_are_counted() {
         let seen = shown(&[], &["1", "2", "4", "3", "2"]);
         assert_eq!((seen.frames(), seen.out_of_order, seen.duplicated), (4, 1, 1));
     }
 
     #[test]
-    fn what_a_page_held_when_it_was_opened_may_be_shown_once_more() {
+    fn a_frame_in_the_loaded_history_may_be_broadcast_once_more() {
         let mut seen = shown(&["1", "2"], &["2", "3", "2"]);
         assert_eq!((seen.frames(), seen.out_of_order, seen.duplicated), (3, 0, 1));
         // The order is counted separately for each page.

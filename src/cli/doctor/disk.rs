@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_that_is_not_there_is_made_in_one_that_is() {
+    fn the_nearest_existing_parent_folder_is_found() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("file");
         fs::write(&file, "").unwrap();
@@ -89,14 +89,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_tried_leaves_nothing_behind() {
+    fn the_fsync_probe_leaves_no_file_behind() {
         let folder = tempfile::tempdir().unwrap();
         assert!(fsync(folder.path()).unwrap() > Duration::ZERO);
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 
     #[test]
-    fn bytes_are_said_in_a_unit_that_fits() {
+    fn sizes_are_shown_in_a_suitable_unit() {
         for (bytes, said) in [
             (0, "0 B"),
             (1023, "1023 B"),

@@ -131,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_finding_is_one_line_and_what_to_do_another() {
+    fn a_finding_and_its_advice_take_one_line_each() {
         let mut report = Report::new("server");
         report.ok("it is there");
         report.fault("it says \"go\naway\"", "go");

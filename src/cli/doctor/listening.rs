@@ -151,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_agent_that_is_not_well_is_a_fault() {
+    fn an_unhealthy_agent_is_a_fault() {
         for (health, is_ours, severity, said) in [
             ("ok\n", true, Severity::Ok, "is used by the running agent; it is healthy"),
             (

@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_disk_is_no_matter_where_nothing_waits_for_it() {
+    fn a_slow_disk_is_a_warning_only_with_durability_entry() {
         for (ms, durability, severity) in [
             (250, Durability::Entry, Severity::Ok),
             (251, Durability::Entry, Severity::Warning),
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn an_agent_whose_disk_or_books_fail_is_a_fault() {
+    fn a_disk_error_or_an_unbalanced_ledger_is_a_fault() {
         let status = QueueStatus { entries: 7, buffered: 3, ..QueueStatus::default() };
         let fails = QueueStatus { storage_error: Some("no room".into()), ..status.clone() };
         let off = DestinationStatus { name: "b".into(), imbalance: -2, ..Default::default() };

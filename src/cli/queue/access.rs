@@ -362,7 +362,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_listens_everywhere_is_asked_on_loopback() {
+    fn a_wildcard_listen_address_is_reached_on_loopback() {
         for (listen, asked) in [
             ("0.0.0.0:9184", "127.0.0.1:9184"),
             ("[::]:9184", "[::1]:9184"),

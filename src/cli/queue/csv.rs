@@ -97,7 +97,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_is_no_formula_and_has_no_control_character() {
+    fn text_cells_cannot_be_formulas_or_hold_control_characters() {
         for (text, cell) in [
             ("Zoë Lindqvist", "Zoë Lindqvist"),
             ("=HYPERLINK(\"http://a\")", "'=HYPERLINK(\"http://a\")"),
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cell_is_quoted_where_a_spreadsheet_would_divide_it() {
+    fn cells_with_separators_or_quotes_are_quoted() {
         let mut row = Vec::new();
         let cells = ["a;=1", "b,c", "d\"e", " f", "-1.5", "g"];
         write_row(&mut row, cells.map(str::to_owned).into_iter()).unwrap();

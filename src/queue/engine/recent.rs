@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_there_at_a_start_is_old_after_a_minute() {
+    fn entries_from_before_a_restart_are_old_after_a_minute() {
         let mut recent = Recent::new(Some(CapturedAt(5000)), Seq(100));
         recent.note(CapturedAt(64_000), Seq(100));
         assert_eq!(recent.begins_at(), Seq(0));

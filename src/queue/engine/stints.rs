@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn each_stream_has_stints_of_its_own() {
+    fn each_car_has_its_own_stints() {
         let mut stints = Stints::default();
         assert_eq!(drive(&mut stints, "", 0), 1);
         assert_eq!(drive(&mut stints, "b", 1), 2);
@@ -222,7 +222,7 @@ mod tests {
     /// Otherwise a session that opens while the queue is empty would request a page that stays
     /// empty.
     #[test]
-    fn where_another_program_publishes_its_stint_is_the_one_that_is_expected() {
+    fn the_stint_of_the_only_publisher_is_the_expected_one() {
         let mut stints = Stints::default();
         assert_eq!(stints.expected(), StintId(1));
         drive(&mut stints, "publisher", 0);
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_restart_goes_on_with_all_of_them_or_none() {
+    fn a_restart_resumes_either_all_stints_or_none() {
         let mut stints = Stints::default();
         drive(&mut stints, "a", 0);
         drive(&mut stints, "b", 1);
@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[test]
-    fn the_stream_that_was_not_used_for_the_longest_time_is_forgotten_first() {
+    fn the_least_recently_used_car_is_forgotten_first() {
         let mut stints = Stints::default();
         let names: Vec<String> = (0..=MAX_STREAMS).map(|number| number.to_string()).collect();
         for name in &names[..MAX_STREAMS] {

@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_checkpoint_is_read_and_the_one_before_it_when_that_is_torn() {
+    fn the_newest_intact_checkpoint_is_read() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(read(folder.path()), None);
         let mut checkpoints = CheckpointFile::open(folder.path());
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_checkpoint_that_does_not_fit_leaves_the_older_ones_alone() {
+    fn an_oversized_checkpoint_leaves_older_ones_intact() {
         let folder = tempfile::tempdir().unwrap();
         let mut checkpoints = CheckpointFile::open(folder.path());
         checkpoints.write(&checkpoint(1));

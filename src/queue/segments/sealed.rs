@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn a_segment_that_was_sealed_without_sled_reads_like_any_other() {
+    fn a_segment_sealed_without_sled_reads_back_identically() {
         let records: Records = (1..200).map(|seq| (Seq(seq), vec![seq as u8; 1000])).collect();
         let borrowed = records.iter().map(|(seq, record)| (*seq, record.as_slice()));
         let folder = tempfile::tempdir().unwrap();
@@ -316,7 +316,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_a_block_holds_is_records_or_nothing(
+        fn a_block_unpacks_to_a_bounded_number_of_bytes(
             lens in proptest::collection::vec(any::<u8>(), 0..20),
             mut noise in proptest::collection::vec(any::<u8>(), 0..200),
             cut in any::<prop::sample::Index>(),
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_that_ends_in_the_middle_is_damaged() {
+    fn a_truncated_block_is_damaged() {
         let (_, whole) =
             framing::decode(Seq(1), &sealed(&[7; 30])).map(|(s, b)| (s, b.to_vec())).unwrap();
         for cut in 0..whole.len() {
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_block_that_unpacks_to_more_than_any_block_is_damaged() {
+    fn a_block_that_unpacks_beyond_the_size_limit_is_damaged() {
         let bomb = sealed(&vec![0; 2 * MAX_BLOCK_BYTES]);
         assert!(bomb.len() < MAX_BLOCK_BYTES / 50, "{} bytes", bomb.len());
         assert_eq!(unpack(Seq(1), &bomb), None);

@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn an_assigned_id_that_cannot_be_a_link_is_refused() {
+    fn an_assigned_session_id_unfit_for_a_url_is_refused() {
         for id in ["5f0b7a5e-8b5e-4f7e-9d0e-0f4c6c1d2e3f", "race_1", "a"] {
             assert_eq!(session_id(&json!({"session_id": id}), &Secrets::default()).unwrap(), id);
         }
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_back_of_another_session_proves_nothing() {
+    fn an_echo_of_another_session_is_ignored() {
         let listening = Listening::default();
         listening.to("race");
         let read = |session: &str| {
@@ -237,13 +237,13 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_back_late_is_an_inversion_and_what_does_not_is_missing() {
+    fn late_echoes_are_inversions_and_absent_ones_are_missing() {
         let receipt = after(&[1, 3, 2, 9]).receipt(Ack::Plain);
         assert_eq!(receipt, Receipt { ack: Ack::Plain, missing: vec![Seq(4)], inversions: 1 });
     }
 
     #[test]
-    fn sessions_have_an_order_each_and_none_among_them() {
+    fn echo_order_is_tracked_per_session() {
         let in_turn = |n| if n % 2 == 0 { "even" } else { "odd" };
         let back = after_in(in_turn, &[4, 1]);
         assert_eq!(back.skipped(), [Seq(2)]);
@@ -252,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_before_a_newer_one_was_passed_over() {
+    fn an_entry_is_skipped_if_only_a_later_one_is_echoed() {
         assert_eq!(after(&[]).skipped(), []);
         assert_eq!(after(&[1, 2]).skipped(), []);
         assert_eq!(after(&[3]).skipped(), [Seq(1), Seq(2)]);

@@ -82,23 +82,23 @@ mod tests {
     }
 
     #[test]
-    fn a_game_that_hangs_leaves_samples_out() {
+    fn samples_missed_by_a_hanging_game_are_counted() {
         let looks = [(0, true, 0, 0), (500, false, 0, 0), (1000, false, 0, 0), (1500, true, 2, 0)];
         check(500, &looks);
     }
 
     #[test]
-    fn an_agent_that_is_held_up_misses_looks() {
+    fn samples_missed_by_a_delayed_agent_are_counted() {
         check(500, &[(0, true, 0, 0), (2000, true, 0, 3), (2500, false, 0, 0), (3500, true, 1, 1)]);
     }
 
     #[test]
-    fn a_game_slower_than_it_is_looked_at_has_no_gap() {
+    fn a_game_slower_than_the_polling_rate_has_no_gap() {
         check(5, &[(0, true, 0, 0), (5, false, 0, 0), (10, false, 0, 0), (15, true, 0, 0)]);
     }
 
     #[test]
-    fn the_end_of_a_drive_is_no_gap() {
+    fn the_end_of_a_drive_is_not_a_gap() {
         let start = Instant::now();
         let mut gaps = Gaps::new(Duration::from_millis(500));
         gaps.look(start, true);

@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_ends_at_the_first_nul_or_with_its_field() {
+    fn text_ends_at_the_first_nul_or_the_end_of_its_field() {
         for (field, expected) in [
             (&b"Spa\0rubbish"[..], "Spa"),
             (b"no end here", "no end here"),
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_beyond_the_end_of_a_record_reads_as_nothing() {
+    fn fields_beyond_the_end_of_a_record_read_as_zero_or_empty() {
         let record = [0xFF; 10];
         assert_eq!(float(&record, 4), 0.0);
         assert_eq!((integer(&record, 6), integer(&record, 7)), (-1, 0));

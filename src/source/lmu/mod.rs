@@ -154,7 +154,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn looks_that_take_long_move_none_of_the_later_ones() {
+    async fn a_slow_read_does_not_shift_later_reads() {
         const fn ms(number: u64) -> Duration {
             Duration::from_millis(number)
         }

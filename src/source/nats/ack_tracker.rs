@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_place_is_delivered_when_what_lies_before_it_has_left_the_queue() {
+    fn a_position_is_delivered_once_all_earlier_entries_left_the_queue() {
         let mut acks = AckTracker::new(10, Seq(5));
         // Nothing was stored, but the queue still holds an earlier entry.
         acks.taken(11, None);
@@ -73,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn however_many_there_are_few_are_remembered_and_the_newest_is() {
+    fn remembered_positions_are_bounded_and_include_the_newest() {
         let mut acks = AckTracker::new(0, Seq(1));
         for place in 1..=10_000 {
             acks.taken(place, Some(Seq(place)));

@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn hubs_that_start_together_share_and_the_dead_ones_agents_are_taken_over() {
+    fn hubs_share_agents_and_take_over_those_of_an_expired_hub() {
         let (mut table, meant, mut now) = (AssignmentTable::default(), agents(7), Instant::now());
         let mut hubs = [Hub::named("a"), Hub::named("b")];
         for _ in 0..3 {
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn who_has_too_many_gives_them_to_who_comes() {
+    fn an_overloaded_hub_hands_agents_over_to_a_new_hub() {
         let (mut table, meant, mut now) = (AssignmentTable::default(), agents(4), Instant::now());
         let (mut old, mut new) = (Hub::named("a"), Hub::named("b"));
         old.turn(&mut table, &meant, 0, now);
@@ -292,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_of_the_newest_stints_are_kept() {
+    fn only_the_pages_of_the_two_newest_stints_are_kept() {
         let page = |stint: &str, server: &str, session: &str| StintPage {
             stint: stint.into(),
             server: server.into(),
@@ -315,7 +315,7 @@ mod tests {
         /// For any interleaving of hubs and any pauses, a hub loses an agent to another hub only
         /// after its lease has expired. In the end all agents are assigned.
         #[test]
-        fn no_agent_has_two_hubs(
+        fn no_agent_is_taken_over_before_its_hub_lease_expires(
             turns in proptest::collection::vec((0_usize..3, 0_u64..8000, 0_usize..2), 1..200),
         ) {
             let (mut table, meant, mut now) = (AssignmentTable::default(), agents(5), Instant::now());

@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_held_is_delivered_at_last() {
+    async fn paused_delivery_resumes_after_the_maximum_pause() {
         let (gate, mut orders) = delivery_gate();
         let started = Instant::now();
         assert_eq!(orders.next().await.command, GateCommand::Deliver);

@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_the_entry_that_it_was() {
+    fn a_message_is_parsed_into_its_original_entry() {
         let headers = at("2025-11-22T14:30:22.123Z");
         for (kind, json) in [
             ("telemetry", &*frame()),
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_entry_is_refused() {
+    fn a_message_that_is_not_a_valid_entry_is_refused() {
         let (headers, frame) = (at("2025-11-22T14:30:22.123Z"), frame());
         for (subject, payload, why) in [
             ("pitwire.pc.3.setup", "{\"wing\":7}", "it has no setup"),
@@ -152,7 +152,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_message_makes_it_panic(
+        fn parsing_an_arbitrary_message_never_panics(
             subject in "[a-z.]{0,40}|pitwire\\.a\\.b\\.(telemetry|setup)",
             moment in "[ -~]{0,30}",
             payload in proptest::collection::vec(any::<u8>(), 0..200),

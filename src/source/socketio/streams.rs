@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_leads_to_the_page_of_the_stint_that_its_stream_is_in() {
+    fn a_session_id_resolves_to_the_page_of_its_current_stint() {
         let mut streams = Streams::default();
         assert_eq!(streams.place("1"), None);
         give(&mut streams, "1");
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_back_goes_on_with_what_it_left_and_in_doubt_with_nothing() {
+    fn a_returning_publisher_resumes_its_car_unless_ambiguous() {
         let use_of = |streams: &mut Streams, id: &str, sender: Sender, state: State| {
             give(streams, id);
             streams.used(id, sender, |_| state).unwrap().0.0.to_string()
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_not_used_for_the_longest_time_is_forgotten_first() {
+    fn the_least_recently_used_session_id_is_evicted_first() {
         let mut streams = Streams::default();
         (0..MAX_STREAMS).for_each(|number| give(&mut streams, &number.to_string()));
         let is_known =
@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_of_a_connected_publisher_is_never_forgotten() {
+    fn the_session_id_of_a_connected_publisher_is_never_evicted() {
         let mut streams = Streams::default();
         (0..MAX_STREAMS).for_each(|number| give(&mut streams, &number.to_string()));
         streams.used("0", nobody(), |_| State::Over).unwrap();
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_brings_it_back_and_a_broken_one_nothing() {
+    async fn streams_are_restored_from_their_file_unless_it_is_damaged() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("streams.json");
         assert_eq!(Streams::load(&file), Streams::default());

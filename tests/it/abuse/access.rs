@@ -201,7 +201,7 @@ const fn row(
 }
 
 #[test]
-fn the_access_page_has_the_table() {
+fn the_access_page_matches_the_access_table() {
     let mut table = String::from("| listener | paths | set up with |");
     Caller::ALL.iter().for_each(|caller| write!(table, " {} |", caller.name()).unwrap());
     table.push_str("\n| --- | --- | --- |");
@@ -216,7 +216,7 @@ fn the_access_page_has_the_table() {
 }
 
 #[tokio::test]
-async fn each_listener_admits_the_callers_of_the_table_and_no_others() {
+async fn each_listener_admits_exactly_the_callers_in_the_access_table() {
     let queues = [tempdir().unwrap(), tempdir().unwrap()];
     let server = Peer::start(Kind::Embedded, &[]);
     let stand_in = "source.socketio.enabled=true";
@@ -421,7 +421,7 @@ async fn an_agent_with_the_token_delivers_and_one_without_keeps_its_frames() {
 }
 
 #[tokio::test]
-async fn a_token_file_that_cannot_be_read_keeps_a_listener_closed() {
+async fn an_unreadable_token_file_keeps_a_listener_closed() {
     let folder = tempdir().unwrap();
     let file = folder.path().join("token");
     let queue = tempdir().unwrap();
@@ -472,7 +472,7 @@ fn answer_with_page(mut stream: std::net::TcpStream) {
 }
 
 #[tokio::test]
-async fn a_browser_lets_a_foreign_page_neither_post_nor_frame_nor_look_nor_connect() {
+async fn a_foreign_page_in_a_browser_cannot_post_embed_read_or_connect() {
     let server = Peer::start(Kind::Embedded, &[]);
     let queue = tempdir().unwrap();
     let settings = ["source.socketio.enabled=true", "source.socketio.listen=127.0.0.1:0"];
@@ -542,7 +542,7 @@ async fn a_browser_lets_a_foreign_page_neither_post_nor_frame_nor_look_nor_conne
 }
 
 #[tokio::test]
-async fn a_viewer_opens_the_printed_link_or_enters_the_token_once() {
+async fn a_viewer_gets_in_by_the_printed_link_or_by_entering_the_token() {
     let server = Dashboard::start(&["--listen", "127.0.0.1:0", "--token", TOKEN]).await;
     let queue = tempdir().unwrap();
     let token = format!("server.token={TOKEN}");
@@ -569,7 +569,7 @@ async fn a_viewer_opens_the_printed_link_or_enters_the_token_once() {
 }
 
 #[tokio::test]
-async fn strangers_get_no_session_of_a_server_with_a_token() {
+async fn a_server_with_a_token_gives_no_session_without_it() {
     let server = Dashboard::start(&["--listen", "0.0.0.0:0", "--token", TOKEN]).await;
     let polling = "GET /socket.io/?EIO=4&transport=polling";
     let address = SocketAddr::new(network_address(), port(&server.url));
@@ -586,7 +586,7 @@ async fn strangers_get_no_session_of_a_server_with_a_token() {
 /// Without a token, only programs on this PC have access, and even they cannot evict a session that
 /// has data.
 #[tokio::test]
-async fn asking_for_ids_forgets_no_session_that_has_data() {
+async fn requesting_many_ids_evicts_no_session_with_data() {
     let server = Peer::start(Kind::Embedded, &[]);
     let mut client = contract::Client::connect(&server.url()).await;
     let session = client.new_session().await;
@@ -602,7 +602,7 @@ async fn asking_for_ids_forgets_no_session_that_has_data() {
 }
 
 #[tokio::test]
-async fn refused_requests_cost_a_live_source_nothing() {
+async fn refused_requests_do_not_slow_a_live_source() {
     let queue = tempdir().unwrap();
     let tokens = ["metrics", "source.http"]
         .map(|table| [format!("{table}.listen=0.0.0.0:0"), format!("{table}.token={TOKEN}")]);

@@ -60,32 +60,32 @@ const UNUSED_WEBSOCKET: Attack = Attack {
 };
 
 #[tokio::test]
-async fn idle_connections_lock_out_no_other_client() {
+async fn idle_connections_do_not_block_other_clients() {
     check_agent(IDLE).await;
 }
 
 #[tokio::test]
-async fn half_requests_lock_out_no_other_client() {
+async fn incomplete_requests_do_not_block_other_clients() {
     check_agent(HALF_REQUEST).await;
 }
 
 #[tokio::test]
-async fn slow_heads_lock_out_no_other_client() {
+async fn slow_request_heads_do_not_block_other_clients() {
     check_agent(SLOW_HEAD).await;
 }
 
 #[tokio::test]
-async fn slow_bodies_lock_out_no_other_client() {
+async fn slow_request_bodies_do_not_block_other_clients() {
     check_agent(SLOW_BODY).await;
 }
 
 #[tokio::test]
-async fn connections_that_are_kept_after_an_answer_lock_out_no_other_client() {
+async fn idle_keep_alive_connections_do_not_block_other_clients() {
     check_agent(KEPT_ALIVE).await;
 }
 
 #[tokio::test]
-async fn unused_web_sockets_lock_out_no_other_client() {
+async fn unused_websockets_do_not_block_other_clients() {
     check_agent(UNUSED_WEBSOCKET).await;
 }
 
@@ -139,7 +139,7 @@ async fn check_agent(attack: Attack) {
 }
 
 #[tokio::test]
-async fn pitwire_serve_goes_on_under_each_attack() {
+async fn pitwire_serve_keeps_serving_under_each_attack() {
     open_files::raise_limit();
     let (serve, url) = start_serve(OPEN_FILES).await;
     let queue = TempDir::new().unwrap();
@@ -182,7 +182,7 @@ async fn pitwire_serve_goes_on_under_each_attack() {
 }
 
 #[tokio::test]
-async fn a_server_without_a_free_descriptor_accepts_again_once_there_is_one() {
+async fn a_server_out_of_file_descriptors_accepts_again_once_one_is_free() {
     let (serve, _) = start_serve(OPEN_FILES).await;
     let idle_files = fs::read_dir(format!("/proc/{}/fd", serve.id())).unwrap().count() as u64;
     drop(serve);
@@ -213,12 +213,12 @@ async fn attack_on(url: &str, attack: Attack) {
     let address = url.strip_prefix("http://").unwrap().to_owned();
     let mut attackers = JoinSet::new();
     for _ in 0..ATTACKERS {
-        attackers.spawn(attack_again_and_again(address.clone(), attack));
+        attackers.spawn(attack_repeatedly(address.clone(), attack));
     }
     pending().await
 }
 
-async fn attack_again_and_again(address: String, attack: Attack) {
+async fn attack_repeatedly(address: String, attack: Attack) {
     loop {
         if let Ok(stream) = TcpStream::connect(&address).await {
             // Errors are expected: the server closes the connection.

@@ -49,7 +49,7 @@ fn start(queue: &std::path::Path, settings: &[&str]) -> Agent {
 }
 
 #[tokio::test]
-async fn objects_of_80_000_keys_on_stdin_and_over_http_hold_nothing_up() {
+async fn objects_with_80_000_keys_on_stdin_and_http_do_not_delay_frames() {
     let folder = tempfile::tempdir().unwrap();
     let agent = start(folder.path(), &[]);
     let attack = async {
@@ -86,7 +86,7 @@ async fn objects_of_80_000_keys_on_stdin_and_over_http_hold_nothing_up() {
 }
 
 #[tokio::test]
-async fn objects_of_80_000_keys_from_a_publisher_hold_nothing_up() {
+async fn objects_with_80_000_keys_from_a_publisher_do_not_delay_frames() {
     let folder = tempfile::tempdir().unwrap();
     let settings = ["source.socketio.enabled=true", "source.socketio.listen=127.0.0.1:0"];
     let agent = start(folder.path(), &settings);
@@ -124,7 +124,7 @@ async fn publish_hostile_objects(url: &str) {
 }
 
 #[tokio::test]
-async fn a_setup_with_as_many_keys_as_allowed_is_taken_quickly() {
+async fn a_setup_with_the_maximum_number_of_keys_is_accepted_quickly() {
     let folder = tempfile::tempdir().unwrap();
     let agent = start(folder.path(), &[]);
     let attack = async {
@@ -169,7 +169,7 @@ fn hostile_bodies() -> Vec<String> {
 }
 
 #[tokio::test]
-async fn bodies_of_8_mib_of_anything_at_the_same_time_stay_within_the_memory() {
+async fn concurrent_bodies_of_8_mib_stay_within_the_memory_limit() {
     let folder = tempfile::tempdir().unwrap();
     let agent = start(folder.path(), &[]);
     let mut bodies = hostile_bodies();
@@ -219,7 +219,7 @@ async fn half_a_body(address: SocketAddr, declared: usize, sent: usize) -> TcpSt
 }
 
 #[tokio::test]
-async fn a_large_body_that_never_ends_keeps_large_ones_waiting_for_a_bounded_time_and_no_frame() {
+async fn an_endless_large_body_delays_only_large_bodies_and_times_out() {
     let folder = tempfile::tempdir().unwrap();
     let agent = start(folder.path(), &[]);
     let url = agent.address("telemetry").await;

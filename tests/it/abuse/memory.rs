@@ -45,7 +45,7 @@ impl StandIn {
 }
 
 #[tokio::test]
-async fn a_client_that_pings_and_reads_no_pong_is_read_no_further_and_then_closed() {
+async fn a_client_that_pings_without_reading_pongs_is_disconnected() {
     let stand_in = StandIn::start().await;
     let pings = client_frame(PING, &[b'x'; 125]).repeat(2000);
     let end = stand_in.withstands(async {
@@ -72,7 +72,7 @@ async fn a_flood_of_events_without_arguments_is_slowed_down() {
 
 /// The client sends packets that need an answer and never reads the answers.
 #[tokio::test]
-async fn answers_that_nobody_reads_are_charged_to_their_client() {
+async fn a_client_that_never_reads_its_answers_is_disconnected() {
     let stand_in = StandIn::start().await;
     let elsewhere = format!("40/{},", "x".repeat(100_000));
     let packets = client_frame(TEXT, elsewhere.as_bytes());
@@ -84,7 +84,7 @@ async fn answers_that_nobody_reads_are_charged_to_their_client() {
 }
 
 #[tokio::test]
-async fn a_connected_publisher_goes_on_while_many_sockets_hold_half_a_message() {
+async fn half_sent_messages_do_not_block_a_connected_publisher() {
     let stand_in = StandIn::start().await;
     let mut publisher = Client::connect(&stand_in.url).await;
     let id = publisher.new_session().await;
@@ -115,7 +115,7 @@ async fn a_connected_publisher_goes_on_while_many_sockets_hold_half_a_message() 
 }
 
 #[tokio::test]
-async fn sessions_that_say_nothing_make_room_for_a_publisher() {
+async fn idle_polling_sessions_do_not_block_a_new_publisher() {
     let stand_in = StandIn::start().await;
     let polling = format!("{}/socket.io/?EIO=4&transport=polling", stand_in.url);
     stand_in
@@ -130,7 +130,7 @@ async fn sessions_that_say_nothing_make_room_for_a_publisher() {
 }
 
 #[tokio::test]
-async fn names_of_any_length_take_no_room_beside_the_queue() {
+async fn long_driver_names_do_not_grow_memory_or_the_streams_file() {
     let stand_in = StandIn::start().await;
     stand_in
         .withstands(async {
@@ -150,7 +150,7 @@ async fn names_of_any_length_take_no_room_beside_the_queue() {
 }
 
 #[tokio::test]
-async fn a_connected_publisher_keeps_its_id_whoever_else_asks_for_one() {
+async fn a_connected_publisher_keeps_its_id_when_others_request_ids() {
     let stand_in = StandIn::start().await;
     let mut publisher = Client::connect(&stand_in.url).await;
     let id = publisher.new_session().await;
@@ -197,7 +197,7 @@ impl Serve {
 }
 
 #[tokio::test]
-async fn a_viewer_that_never_reads_is_closed_and_the_others_see_everything() {
+async fn a_viewer_that_never_reads_is_disconnected_without_affecting_others() {
     let serve = Serve::start().await;
     let mut publisher = Client::connect(&serve.url).await;
     let id = publisher.new_session().await;
@@ -220,7 +220,7 @@ async fn a_viewer_that_never_reads_is_closed_and_the_others_see_everything() {
 }
 
 #[tokio::test]
-async fn a_large_history_of_setups_is_sent_in_pieces() {
+async fn a_large_setup_history_is_streamed_in_bounded_memory() {
     let serve = Serve::start().await;
     let id = serve.with_setups(60, 800_000).await;
     let url = format!("{}/api/sessions/{id}/setups", serve.url);

@@ -67,7 +67,7 @@ impl Hostile {
     }
 
     /// Runs an agent against this server until the agent has closed two connections.
-    async fn is_left_by_an_agent(&self) -> (TempDir, Agent) {
+    async fn makes_an_agent_disconnect(&self) -> (TempDir, Agent) {
         let folder = tempfile::tempdir().unwrap();
         let agent = Agent::start(folder.path(), &format!("http://{}", self.address), &[]);
         let left = async || (self.closed.load(Ordering::Relaxed) >= 2).then_some(());
@@ -78,7 +78,7 @@ impl Hostile {
     }
 
     /// Runs an agent against this server for five seconds.
-    async fn is_endured(&self) {
+    async fn is_tolerated_by_an_agent(&self) {
         let folder = tempfile::tempdir().unwrap();
         let agent = Agent::start(folder.path(), &format!("http://{}", self.address), &[]);
         let connected = async || (self.accepted.load(Ordering::Relaxed) >= 1).then_some(());
@@ -106,66 +106,66 @@ async fn accept(client: TcpStream) -> Option<TcpStream> {
 }
 
 #[tokio::test]
-async fn a_flood_of_pings_ends_the_link() {
+async fn a_flood_of_pings_closes_the_connection() {
     let server = Hostile::start(server_frame(PING, true, &[b'x'; 125]).repeat(2000)).await;
-    let (_folder, agent) = server.is_left_by_an_agent().await;
+    let (_folder, agent) = server.makes_an_agent_disconnect().await;
     agent.process.says("more than 100 pings in a second").await;
 }
 
 #[tokio::test]
-async fn a_flood_of_engine_io_pings_ends_the_link() {
+async fn a_flood_of_engine_io_pings_closes_the_connection() {
     let server = Hostile::start(server_frame(TEXT, true, b"2").repeat(30_000)).await;
-    server.is_left_by_an_agent().await;
+    server.makes_an_agent_disconnect().await;
 }
 
 #[tokio::test]
-async fn a_flood_of_events_that_nobody_asked_for_ends_the_link() {
+async fn a_flood_of_unsolicited_events_closes_the_connection() {
     let event = server_frame(TEXT, true, br#"42["noise",{"a":1}]"#);
     let server = Hostile::start(event.repeat(10_000)).await;
-    let (_folder, agent) = server.is_left_by_an_agent().await;
+    let (_folder, agent) = server.makes_an_agent_disconnect().await;
     agent.process.says("it sends events faster than they are read").await;
 }
 
 #[tokio::test]
-async fn a_flood_of_reported_errors_ends_the_link() {
+async fn a_flood_of_reported_errors_closes_the_connection() {
     let event = server_frame(TEXT, true, br#"42["error","no"]"#);
     let server = Hostile::start(event.repeat(10_000)).await;
-    server.is_left_by_an_agent().await;
+    server.makes_an_agent_disconnect().await;
 }
 
 #[tokio::test]
-async fn an_event_of_60_mb_in_fragments_ends_the_link() {
+async fn an_event_of_60_mb_in_fragments_closes_the_connection() {
     let megabyte = vec![b' '; 1 << 20];
     let mut attack = server_frame(TEXT, false, br#"42["noise","#);
     for _ in 0..60 {
         attack.extend(server_frame(CONTINUATION, false, &megabyte));
     }
     let server = Hostile::start(attack).await;
-    let (_folder, agent) = server.is_left_by_an_agent().await;
+    let (_folder, agent) = server.makes_an_agent_disconnect().await;
     agent.process.says("too long").await;
 }
 
 #[tokio::test]
-async fn an_event_of_many_objects_is_not_parsed() {
+async fn an_event_with_many_objects_is_not_parsed() {
     let objects = vec![r#"{"":0}"#; 500_000].join(",");
     let event = format!(r#"42["noise",[{objects}]]"#);
     let server = Hostile::start(server_frame(TEXT, true, event.as_bytes())).await;
-    server.is_endured().await;
+    server.is_tolerated_by_an_agent().await;
 }
 
 #[tokio::test]
-async fn an_event_with_many_attachments_takes_nothing_for_them() {
+async fn an_event_with_many_attachments_allocates_nothing_for_them() {
     let mut attack = server_frame(TEXT, true, br#"45255-["noise",{"_placeholder":true,"num":0}]"#);
     let attachment = format!("42{}[]", " ".repeat(3_000_000));
     for _ in 0..60 {
         attack.extend(server_frame(TEXT, true, attachment.as_bytes()));
     }
     let server = Hostile::start(attack).await;
-    server.is_endured().await;
+    server.is_tolerated_by_an_agent().await;
 }
 
 #[tokio::test]
-async fn an_answer_whose_head_has_no_end_is_given_up() {
+async fn an_endless_response_head_closes_the_connection() {
     let server = Hostile::serve(|mut client| async move {
         let mut request = [0; 1024];
         let _ = client.read(&mut request).await;
@@ -173,7 +173,7 @@ async fn an_answer_whose_head_has_no_end_is_given_up() {
         let header = format!("X-Noise: {}\r\n", "x".repeat(8000));
         raw::flood(&mut client, header.as_bytes(), FLOOD_BYTES, PATIENCE).await;
     });
-    server.await.is_left_by_an_agent().await;
+    server.await.makes_an_agent_disconnect().await;
 }
 
 /// A server that offers only long-polling and answers each poll with `answer`, again and again.
@@ -226,7 +226,7 @@ async fn an_endless_answer_to_a_poll_ends_the_link() {
     let chunk = format!("100000\r\n{}\r\n", " ".repeat(1 << 20));
     let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
     let server = polling([head, &chunk.repeat(64)].concat().into_bytes()).await;
-    let (_folder, agent) = server.is_left_by_an_agent().await;
+    let (_folder, agent) = server.makes_an_agent_disconnect().await;
     agent.process.says("a response that is too long").await;
 }
 
@@ -236,6 +236,6 @@ async fn a_poll_with_many_packets_takes_little_memory() {
         let body = vec![packet; (7 << 20) / (packet.len() + 1)].join("\u{1e}");
         let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
         let server = polling([head, body].concat().into_bytes()).await;
-        server.is_endured().await;
+        server.is_tolerated_by_an_agent().await;
     }
 }

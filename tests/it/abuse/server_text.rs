@@ -210,7 +210,7 @@ fn settings() -> [(&'static str, &'static str); 3] {
 }
 
 #[tokio::test]
-async fn no_text_of_a_server_carries_a_secret_or_an_escape_into_an_error() {
+async fn server_text_in_errors_has_no_secrets_or_escapes() {
     let places = PLACES.map(|place| async move {
         if place == Place::Ack {
             // A refusal in an ack does not end the connection; it only appears in the log, which
@@ -240,7 +240,7 @@ async fn refuse_on_nats(mut client: TcpStream, error: &str) {
 }
 
 #[tokio::test]
-async fn no_text_of_a_nats_server_carries_a_secret_or_an_escape_into_an_error() {
+async fn nats_server_text_in_errors_has_no_secrets_or_escapes() {
     for kind in ["Authorization Violation", "Whatever"] {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("nats://{}", listener.local_addr().unwrap());
@@ -292,7 +292,7 @@ fn without_page(status: &str) -> String {
 }
 
 #[tokio::test]
-async fn log_and_pages_show_a_servers_text_without_secrets_and_escapes() {
+async fn server_text_in_log_and_pages_has_no_secrets_or_escapes() {
     let folder = tempfile::tempdir().unwrap();
     let places = [Place::ErrorEventThenClose, Place::ConnectError, Place::Ack];
     join_all(places.map(|place| {
@@ -303,7 +303,7 @@ async fn log_and_pages_show_a_servers_text_without_secrets_and_escapes() {
 }
 
 #[tokio::test]
-async fn a_terminal_shows_a_servers_text_without_its_escapes() {
+async fn server_text_on_the_terminal_has_no_secrets_or_escapes() {
     let folder = tempfile::tempdir().unwrap();
     let server = Server::start(Place::ErrorEventThenClose).await;
     let mut command = pitwire(&["run", "--server", &server.url, "--queue"]);
@@ -330,7 +330,7 @@ async fn a_terminal_shows_a_servers_text_without_its_escapes() {
 }
 
 #[tokio::test]
-async fn the_doctor_shows_a_servers_text_without_secrets_and_escapes() {
+async fn server_text_in_doctor_findings_has_no_secrets_or_escapes() {
     let places = [Place::StatusLine, Place::ConnectError, Place::ErrorEventThenClose, Place::Ack];
     join_all(places.map(|place| async move {
         let server = Server::start(place).await;

@@ -54,13 +54,13 @@ impl Books {
     /// Numbers of stored frames that the viewer should have seen and has not.
     pub fn unseen(&self, seen: &[Shown]) -> Vec<u64> {
         let mut fine: BTreeSet<u64> = seen.iter().map(|(_, lap)| *lap).collect();
-        fine.extend(self.beyond_seeing());
+        fine.extend(self.possibly_unseen());
         self.stored.values().copied().filter(|number| !fine.contains(number)).collect()
     }
 
     /// Frames that the server kept right before it was killed. It may not have shown them, and
     /// after a restart it shows only the newest frame of a page.
-    fn beyond_seeing(&self) -> BTreeSet<u64> {
+    fn possibly_unseen(&self) -> BTreeSet<u64> {
         let text = fs::read(&self.record).unwrap();
         let mut laps = BTreeSet::new();
         for end in &self.killed_at {
@@ -146,7 +146,7 @@ mod tests {
     const SEEN: [Shown; 3] = [(0, 1), (0, 2), (1, 3)];
 
     #[test]
-    fn books_that_agree_are_good_and_others_are_not() {
+    fn the_check_accepts_matching_records_and_rejects_others() {
         let said = check(&KEPT, &SEEN).unwrap();
         assert!(said.contains("3 stored, 3 kept on 2 pages, 3 of the stored seen"), "{said}");
         let again = [("a", 1), ("a", 2), ("a", 1), ("b", 2), ("b", 3)];

@@ -142,7 +142,7 @@ impl Race {
         }
         match fault {
             Fault::Reset => self.drive_until(fault, async |race| race.links().await > links).await,
-            Fault::Cut | Fault::Stall | Fault::HalfOpen => self.piles_up(fault).await,
+            Fault::Cut | Fault::Stall | Fault::HalfOpen => self.drive_until_queued(fault).await,
             _ => self.drive_until(fault, async |race| race.proxy.hampered() > hampered + 5).await,
         }
         self.endure(fault).await;
@@ -167,14 +167,14 @@ impl Race {
             }
             Fault::ServerStops => {
                 self.server.pause();
-                self.piles_up(fault).await;
+                self.drive_until_queued(fault).await;
                 self.endure(fault).await;
                 self.server.resume();
             }
             Fault::ServerKilled => {
                 self.server.kill();
                 self.books.note_killed();
-                self.piles_up(fault).await;
+                self.drive_until_queued(fault).await;
                 self.endure(fault).await;
                 self.server.restart();
             }
@@ -194,7 +194,7 @@ impl Race {
     }
 
     /// Drives until frames are queued, which this fault must cause.
-    async fn piles_up(&mut self, fault: Fault) {
+    async fn drive_until_queued(&mut self, fault: Fault) {
         self.drive_until(fault, async |race| race.agent.metric(QUEUED).await > 0.0).await;
     }
 

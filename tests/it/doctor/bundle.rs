@@ -25,7 +25,7 @@ fn files(zip: &Path) -> BTreeMap<String, String> {
 }
 
 #[tokio::test]
-async fn it_has_what_helps_and_no_secret() {
+async fn the_bundle_holds_diagnostics_but_no_secrets() {
     let server = Peer::start(Kind::Asgi, &["--token", "hunter2"]);
     let other = Peer::start(Kind::Embedded, &[]);
     let pc = Pc::new().server(&server.url());
@@ -101,7 +101,7 @@ async fn it_has_what_helps_and_no_secret() {
 }
 
 #[test]
-fn a_configuration_with_mistakes_is_told_in_it() {
+fn the_bundle_reports_configuration_mistakes() {
     let pc = Pc::new().set(["server.token=a\u{7}hunter2", "queue.max_age=never"]);
     let zip = pc.path("bundle.zip");
     let output = pc.command(&["--bundle", zip.to_str().unwrap()]).output().unwrap();

@@ -8,7 +8,7 @@ use crate::agent::Agent;
 use crate::peers::{Kind, Peer};
 
 /// An address without a listener.
-const NOBODY: &str = "http://127.0.0.1:9";
+const CLOSED_ADDRESS: &str = "http://127.0.0.1:9";
 
 /// A PC with a working server.
 fn pc() -> (Pc, Peer) {
@@ -18,7 +18,7 @@ fn pc() -> (Pc, Peer) {
 
 /// Runs an agent that stores ten frames and stops.
 async fn drive(queue: &Path) {
-    let mut agent = Agent::start(queue, NOBODY, &[]);
+    let mut agent = Agent::start(queue, CLOSED_ADDRESS, &[]);
     store(&agent).await;
     agent.stop().await;
 }
@@ -29,7 +29,7 @@ async fn store(agent: &Agent) {
 }
 
 #[tokio::test]
-async fn a_queue_that_is_well_is_read_to_its_end() {
+async fn a_healthy_queue_is_read_completely() {
     let (pc, _server) = pc();
     drive(&pc.path("queue")).await;
     let findings = pc.finds(&[]);
@@ -37,7 +37,7 @@ async fn a_queue_that_is_well_is_read_to_its_end() {
 }
 
 #[test]
-fn a_folder_that_is_a_file() {
+fn a_queue_path_that_is_a_file_is_a_fault() {
     let (pc, _server) = pc();
     let file = pc.path("queue");
     fs::write(&file, "").unwrap();
@@ -63,7 +63,7 @@ fn on_a_disk(pc: Pc, options: &str) -> Pc {
 }
 
 #[test]
-fn a_folder_that_takes_nothing() {
+fn a_read_only_queue_folder_is_a_fault() {
     let (pc, _server) = pc();
     let folder = pc.path("queue").display().to_string();
     let pc = on_a_disk(pc, "ro");
@@ -73,7 +73,7 @@ fn a_folder_that_takes_nothing() {
 }
 
 #[test]
-fn a_disk_with_little_room() {
+fn low_disk_space_is_reported() {
     let (pc, _server) = pc();
     let folder = pc.path("queue").display().to_string();
     let pc = on_a_disk(pc, "size=30m").set(["queue.max_bytes=64MiB"]);
@@ -96,7 +96,7 @@ fn a_disk_with_little_room() {
 }
 
 #[tokio::test]
-async fn a_queue_that_is_damaged() {
+async fn a_damaged_queue_is_a_fault() {
     let (pc, _server) = pc();
     let queue = pc.path("queue");
     drive(&queue).await;
@@ -119,7 +119,7 @@ async fn a_queue_that_is_damaged() {
 }
 
 #[test]
-fn what_is_set_aside() {
+fn dead_letters_and_quarantined_segments_are_warnings() {
     let (pc, _server) = pc();
     let aside = pc.path("queue").join("quarantine");
     fs::create_dir_all(aside.join("bad-1-2")).unwrap();
@@ -143,10 +143,10 @@ fn what_is_set_aside() {
 }
 
 #[tokio::test]
-async fn an_agent_has_it_open() {
+async fn a_queue_opened_by_an_agent_is_recognized() {
     let (pc, _server) = pc();
     let queue = pc.path("queue");
-    let agent = Agent::start(&queue, NOBODY, &[]);
+    let agent = Agent::start(&queue, CLOSED_ADDRESS, &[]);
     store(&agent).await;
     let admin = agent.admin().await.replace("http://", "");
     let owner = agent.process.id();

@@ -16,7 +16,7 @@ const TOKEN: &str = "ask its operator for a token; put it into server.token or s
                      other credentials into server.auth or server.headers";
 
 #[test]
-fn a_server_that_cannot_be_reached() {
+fn an_unreachable_server_is_a_fault() {
     let port = closed_port();
     let findings = Pc::new().server(&format!("http://127.0.0.1:{port}")).finds(&[(
         "fault",
@@ -38,7 +38,7 @@ fn a_server_that_cannot_be_reached() {
 }
 
 #[test]
-fn each_destination_is_looked_at() {
+fn every_destination_is_checked() {
     let server = Server::start((Ipv4Addr::LOCALHOST, 0).into(), Behaviour::default()).unwrap();
     let port = closed_port();
     let there = Server::start((Ipv4Addr::LOCALHOST, 0).into(), Behaviour::default()).unwrap();
@@ -60,7 +60,7 @@ fn each_destination_is_looked_at() {
 }
 
 #[test]
-fn what_is_no_dashboard_server() {
+fn a_server_that_is_not_a_dashboard_is_a_fault() {
     let not_found = answering(|_| Some(http("404 Not Found", "", "nothing here")), None);
     let findings = Pc::new().server(&not_found).finds(&[(
         "fault",
@@ -92,7 +92,7 @@ fn what_is_no_dashboard_server() {
 }
 
 #[test]
-fn a_server_behind_a_proxy_that_lets_no_websocket_through() {
+fn a_proxy_that_blocks_websockets_is_a_fault() {
     let proxy = answering(
         |line| {
             Some(match line.contains("transport=polling") {
@@ -111,7 +111,7 @@ fn a_server_behind_a_proxy_that_lets_no_websocket_through() {
 }
 
 #[test]
-fn a_door_that_is_locked() {
+fn refused_access_is_a_fault() {
     let server = Peer::start(Kind::Asgi, &["--token", "hunter2"]);
     let refuses = |server: &Peer| format!("{} refuses access: …", server.url());
     let what = refuses(&server);
@@ -132,7 +132,7 @@ fn a_door_that_is_locked() {
 }
 
 #[test]
-fn a_certificate_that_is_not_trusted() {
+fn an_untrusted_certificate_is_a_fault() {
     let (ours, others) = (tempdir().unwrap(), tempdir().unwrap());
     let (ca, certificate, key) = certificates(ours.path());
     let (other_ca, ..) = certificates(others.path());
@@ -161,7 +161,7 @@ fn a_certificate_that_is_not_trusted() {
 }
 
 #[test]
-fn a_server_whose_clock_is_off() {
+fn a_skewed_server_clock_is_a_warning() {
     let server = Peer::start(Kind::Asgi, &[]);
     // The `Date` header has whole seconds, so the skew appears slightly larger than an hour in the
     // past and smaller in the future; 3601 compensates for the latter. The doctor assumes that the
@@ -191,7 +191,7 @@ fn a_server_whose_clock_is_off() {
 }
 
 #[test]
-fn a_server_that_assigns_no_session() {
+fn a_server_that_assigns_no_session_is_a_fault() {
     let behaviour = Behaviour { silent: true, ..Behaviour::default() };
     let server = Server::start((Ipv4Addr::LOCALHOST, 0).into(), behaviour).unwrap();
     let findings = Pc::new().server(&server.url()).finds(&[(
@@ -204,7 +204,7 @@ fn a_server_that_assigns_no_session() {
 }
 
 #[test]
-fn what_a_server_does_with_a_frame() {
+fn the_handling_of_a_test_frame_is_reported() {
     let no_ack = (
         "warning",
         "server",

@@ -16,14 +16,14 @@ use crate::agent::Agent;
 use crate::contract::{self, Client};
 
 /// An address without a listener.
-const NOBODY: &str = "http://127.0.0.1:9";
+const CLOSED_ADDRESS: &str = "http://127.0.0.1:9";
 /// Upper bound of the agent's memory, in MiB, for any input.
 const MOST_MIB: u64 = 150;
 
 #[tokio::test]
-async fn an_agent_answers_or_closes_whatever_request_comes() {
+async fn an_agent_answers_or_closes_on_any_request() {
     let queue = tempfile::tempdir().unwrap();
-    let mut agent = Agent::start(queue.path(), NOBODY, &["queue.durability=os"]);
+    let mut agent = Agent::start(queue.path(), CLOSED_ADDRESS, &["queue.durability=os"]);
     for what in ["telemetry", "metrics"] {
         let address = agent.address(what).await.replace("http://", "");
         for (case, request) in cases(300, &corpus("http")) {
@@ -40,14 +40,14 @@ async fn an_agent_answers_or_closes_whatever_request_comes() {
 }
 
 #[tokio::test]
-async fn a_publisher_s_packets_end_its_link_at_worst() {
+async fn arbitrary_packets_close_only_the_connection_of_their_publisher() {
     let queue = tempfile::tempdir().unwrap();
     let settings = [
         "source.socketio.enabled=true",
         "source.socketio.listen=127.0.0.1:0",
         "queue.durability=os",
     ];
-    let mut agent = Agent::start(queue.path(), NOBODY, &settings);
+    let mut agent = Agent::start(queue.path(), CLOSED_ADDRESS, &settings);
     let url = agent.address("publishers").await;
     let mut refused = 0;
     let mut link = None;

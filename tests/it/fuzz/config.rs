@@ -8,7 +8,7 @@ use pitwire::config::{Overrides, load};
 use super::{corpus, fuzz};
 
 #[test]
-fn a_configuration_is_read_or_refused_in_short_lines() {
+fn a_mutated_configuration_is_loaded_or_refused_in_short_lines() {
     let folder = tempfile::tempdir().unwrap();
     let mut samples = corpus("config");
     samples.push(include_bytes!("../../../deploy/pitwire.toml").to_vec());
@@ -16,7 +16,7 @@ fn a_configuration_is_read_or_refused_in_short_lines() {
 }
 
 #[test]
-fn a_configuration_that_is_all_depth_is_refused() {
+fn a_deeply_nested_configuration_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let deep = 200_000;
     for text in [

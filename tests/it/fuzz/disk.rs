@@ -27,7 +27,7 @@ fn records() -> Vec<Vec<u8>> {
 }
 
 #[test]
-fn a_record_is_decoded_or_refused() {
+fn a_mutated_record_is_decoded_or_refused() {
     // A length field of 4 GiB without the data.
     let mut corpus = records();
     corpus.push(b"\x01\x95\x03\xcd\x03\xe8\xa5Setup\x03\xdb\xff\xff\xff\xff{}".to_vec());
@@ -46,7 +46,7 @@ fn a_record_is_decoded_or_refused() {
 /// Frames with valid checksums and invalid content, foreign files, names with overflowing
 /// positions: the queue opens, reads whatever is readable, and accepts new entries.
 #[test]
-fn a_queue_opens_whatever_its_files_hold() {
+fn a_queue_opens_with_arbitrarily_damaged_files() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let good = tempfile::tempdir().unwrap();
     runtime.block_on(make(good.path()));

@@ -17,7 +17,7 @@ use crate::inputs::schema_mode;
 use crate::lmu::fixtures::Buffers;
 
 #[test]
-fn whatever_the_game_shares_makes_a_good_frame_or_none() {
+fn mutated_game_memory_gives_a_valid_frame_or_none() {
     let native = Buffers::of(&[(Region::Native, "race_lmu.bin")]);
     let plugin = Buffers::of(&[
         (Region::Telemetry, "race_telemetry.bin"),
@@ -69,7 +69,7 @@ fn odd(chance: &mut SmallRng) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn whatever_the_game_s_api_answers_is_a_setup_or_none() {
+async fn mutated_api_answers_give_a_setup_or_none() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (next, answers) = tokio::sync::watch::channel(Vec::new());

@@ -85,7 +85,7 @@ fn another_number(input: &mut Vec<u8>, at: usize, chance: &mut SmallRng) {
 }
 
 #[test]
-fn mutants_differ_and_a_seed_makes_the_same_ones() {
+fn mutations_differ_and_are_reproducible_from_the_seed() {
     use rand::SeedableRng;
 
     let corpus = [b"{\"lap\": 3}".to_vec(), b"[1, 2]".to_vec()];

@@ -13,7 +13,7 @@ use crate::inputs::check_frame;
 const SAMPLES: &str = include_str!("../../data/samples.ndjson");
 
 #[test]
-fn each_line_is_stored_or_refused_and_the_next_one_is_read() {
+fn a_mutated_line_does_not_affect_the_next_one() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let mut config = Config::default();
@@ -49,7 +49,7 @@ fn each_line_is_stored_or_refused_and_the_next_one_is_read() {
 }
 
 #[test]
-fn a_frame_of_a_mutant_is_one_that_the_schema_takes() {
+fn frames_from_mutated_samples_satisfy_the_schema() {
     let corpus: Vec<Vec<u8>> = SAMPLES.lines().map(|line| line.as_bytes().to_vec()).collect();
     let good = std::cell::Cell::new(0);
     fuzz(20_000, &corpus, |input| {

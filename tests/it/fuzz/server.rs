@@ -17,7 +17,7 @@ const PACKETS: usize = 4;
 const MOST_MIB: u64 = 200;
 
 #[tokio::test]
-async fn whatever_a_server_sends_the_agent_goes_on_and_delivers() {
+async fn arbitrary_server_packets_do_not_stop_delivery() {
     let packets: Vec<_> = cases(250, &corpus("server")).map(|(_, packet)| packet).collect();
     let count = packets.len() as u32;
     let rest = Arc::new(Mutex::new(packets.into_iter()));

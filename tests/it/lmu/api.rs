@@ -45,7 +45,7 @@ enum Reply {
 use Reply::{Chunked, Hang, Json, Raw, Status};
 
 #[tokio::test]
-async fn a_setup_is_published_once_and_again_when_its_settings_change() {
+async fn a_setup_is_published_only_when_its_settings_change() {
     let pit = Pit::new(Presence::Waiting).await;
     let api = Api::start(&pit).await;
     api.answers(OVERVIEW, Chunked(overview(7, 20.0)));
@@ -61,7 +61,7 @@ async fn a_setup_is_published_once_and_again_when_its_settings_change() {
 }
 
 #[tokio::test]
-async fn an_api_that_comes_late_is_found() {
+async fn an_api_that_starts_late_is_found() {
     let pit = Pit::new(Presence::Waiting).await;
     sleep(Duration::from_millis(500)).await;
     let api = Api::start(&pit).await;
@@ -70,7 +70,7 @@ async fn an_api_that_comes_late_is_found() {
 }
 
 #[tokio::test]
-async fn an_api_that_hangs_is_asked_again_and_never_twice_at_once() {
+async fn a_hanging_api_is_retried_without_concurrent_requests() {
     let pit = Pit::new(Presence::Waiting).await;
     let api = Api::start(&pit).await;
     api.answers(SESSIONS, Hang);
@@ -83,7 +83,7 @@ async fn an_api_that_hangs_is_asked_again_and_never_twice_at_once() {
 }
 
 #[tokio::test]
-async fn the_list_of_saved_setups_in_the_menus_is_no_setup() {
+async fn the_list_of_saved_setups_is_not_published_as_a_setup() {
     let pit = Pit::new(Presence::Waiting).await;
     let api = Api::start(&pit).await;
     api.answers(OVERVIEW, Status(404));
@@ -96,7 +96,7 @@ async fn the_list_of_saved_setups_in_the_menus_is_no_setup() {
 }
 
 #[tokio::test]
-async fn on_the_track_the_last_setup_stays() {
+async fn the_last_setup_stays_in_force_on_the_track() {
     let pit = Pit::new(Presence::Waiting).await;
     let api = Api::start(&pit).await;
     api.answers(OVERVIEW, Json(overview(7, 20.0)));
@@ -116,7 +116,7 @@ async fn on_the_track_the_last_setup_stays() {
 }
 
 #[tokio::test]
-async fn a_new_stint_gets_the_setup_that_is_on_the_car() {
+async fn a_new_stint_gets_the_current_setup() {
     let pit = Pit::with_stints_of(Duration::from_millis(300), Presence::Waiting).await;
     let api = Api::start(&pit).await;
     api.answers(OVERVIEW, Json(overview(7, 20.0)));
@@ -131,7 +131,7 @@ async fn a_new_stint_gets_the_setup_that_is_on_the_car() {
 }
 
 #[tokio::test]
-async fn whatever_the_api_does_wrong_it_is_asked_again_later() {
+async fn a_misbehaving_api_is_polled_again() {
     let pit = Pit::new(Presence::Waiting).await;
     let api = Api::start(&pit).await;
     let raw = |text: &str| Raw(text.into());
@@ -161,7 +161,7 @@ async fn whatever_the_api_does_wrong_it_is_asked_again_later() {
 }
 
 #[tokio::test]
-async fn nothing_is_asked_while_the_game_is_away() {
+async fn the_api_is_not_polled_while_the_game_does_not_run() {
     let pit = Pit::new(Presence::Away).await;
     let api = Api::start(&pit).await;
     api.answers(OVERVIEW, Json(overview(7, 20.0)));
@@ -181,7 +181,7 @@ async fn nothing_is_asked_while_the_game_is_away() {
 }
 
 #[tokio::test]
-async fn an_api_at_the_other_loopback_address_is_found() {
+async fn an_api_on_the_ipv6_loopback_address_is_found() {
     let pit = Pit::new(Presence::Waiting).await;
     let address = SocketAddr::new("::1".parse().unwrap(), pit.port);
     let Ok(listener) = TcpListener::bind(address).await else {

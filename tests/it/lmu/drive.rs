@@ -22,12 +22,12 @@ pub const PAUSE: Duration = Duration::from_millis(3500);
 pub const UP: &str = r#"pitwire_source_up{source="lmu"}"#;
 
 #[tokio::test]
-async fn the_native_memory_is_read_whenever_the_game_is_driven() {
+async fn the_native_memory_is_read_while_the_game_is_driven() {
     check(Way::Native).await;
 }
 
 #[tokio::test]
-async fn the_plugin_s_memory_is_read_whenever_the_game_is_driven() {
+async fn the_plugin_memory_is_read_while_the_game_is_driven() {
     check(Way::Plugin).await;
 }
 
@@ -62,7 +62,7 @@ async fn check(way: Way) {
 }
 
 #[tokio::test]
-async fn what_a_game_has_left_behind_is_not_read() {
+async fn stale_memory_of_an_ended_game_is_not_read() {
     let folder = tempfile::tempdir().unwrap();
     let mut native = Fake::appear(Way::Native, folder.path(), 1);
     let mut plugin = Fake::appear(Way::Plugin, folder.path(), 1);
@@ -77,7 +77,7 @@ async fn what_a_game_has_left_behind_is_not_read() {
 }
 
 #[tokio::test]
-async fn an_agent_that_starts_in_mid_drive_joins_in() {
+async fn an_agent_started_during_a_drive_reads_frames() {
     let folder = tempfile::tempdir().unwrap();
     let mut game = Fake::appear(Way::Native, folder.path(), 1);
     let start = drive(&mut game, Duration::MAX);
@@ -94,7 +94,7 @@ async fn an_agent_that_starts_in_mid_drive_joins_in() {
 }
 
 #[tokio::test]
-async fn the_native_memory_comes_before_the_plugin_s_whenever_it_moves() {
+async fn the_native_memory_is_preferred_while_it_is_updated() {
     const NATIVE: u32 = 1_000_000;
     let pit = Pit::start(&[]).await;
     let mut plugin = Fake::appear(Way::Plugin, pit.folder(), 1);
@@ -130,7 +130,7 @@ async fn the_native_memory_comes_before_the_plugin_s_whenever_it_moves() {
 }
 
 #[tokio::test]
-async fn what_a_game_that_hangs_leaves_out_is_counted_as_its_own() {
+async fn samples_missed_by_a_hanging_game_are_counted_as_game_gaps() {
     let pit = Pit::start(&["update_rate_hz=5"]).await;
     let mut game = Fake::appear(Way::Native, pit.folder(), 1);
     pit.drives(&mut game, 10).await;
@@ -143,7 +143,7 @@ async fn what_a_game_that_hangs_leaves_out_is_counted_as_its_own() {
 }
 
 #[tokio::test]
-async fn the_setup_comes_from_the_api_as_soon_as_the_game_is_there() {
+async fn the_setup_is_read_from_the_api_once_the_game_runs() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let place = format!("source.lmu.rest={}", listener.local_addr().unwrap());
     let api = Api::serve(listener);

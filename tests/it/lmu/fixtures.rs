@@ -43,7 +43,7 @@ struct Patch {
 }
 
 #[test]
-fn shm_fixtures_are_read_as_their_cases_say() {
+fn shm_fixtures_give_the_expected_frames() {
     let folder = folder();
     let text = fs::read_to_string(folder.join("cases.json")).unwrap();
     let cases: Cases = serde_json::from_str(&text).unwrap();
@@ -55,7 +55,7 @@ fn shm_fixtures_are_read_as_their_cases_say() {
 }
 
 #[test]
-fn what_is_not_right_in_the_native_memory_makes_no_sample() {
+fn invalid_native_memory_gives_no_sample() {
     let race = Buffers::of(&[(Region::Native, "race_lmu.bin")]);
     let (cars, player, has_car) = (128_464, 128_465, 128_466);
     let slot = race.native_player();
@@ -81,7 +81,7 @@ fn what_is_not_right_in_the_native_memory_makes_no_sample() {
 }
 
 #[test]
-fn what_is_not_right_in_the_plugin_s_memory_makes_no_sample() {
+fn invalid_plugin_memory_gives_no_sample() {
     let race = Buffers::of(&[
         (Region::Telemetry, "race_telemetry.bin"),
         (Region::Scoring, "race_scoring.bin"),
@@ -113,7 +113,7 @@ fn what_is_not_right_in_the_plugin_s_memory_makes_no_sample() {
 }
 
 #[test]
-fn what_is_no_number_or_below_0_does_not_reach_the_dashboard() {
+fn non_finite_and_negative_values_do_not_reach_the_dashboard() {
     let race = Buffers::of(&[(Region::Native, "race_lmu.bin")]);
     let telemetry = race.native_player();
     let field = |at: usize, value: f64, units| {

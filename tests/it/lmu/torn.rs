@@ -31,7 +31,7 @@ fn no_sample_of_the_native_memory_is_torn() {
 }
 
 #[test]
-fn no_sample_of_the_plugin_s_memory_is_torn() {
+fn no_sample_of_the_plugin_memory_is_torn() {
     // Ten times the game's own rate.
     check(Way::Plugin, &[500], Region::Telemetry, 16 + 2 * 1888);
 }

@@ -17,7 +17,7 @@ const GAME: &str = "PITWIRE_WINDOWS_TESTS";
 
 #[tokio::test]
 #[ignore = "needs Wine: run by tests/windows.sh"]
-async fn the_game_comes_and_goes_and_the_agent_is_killed_in_mid_drive() {
+async fn frames_resume_after_game_restarts_and_a_killed_agent() {
     let mut pit = Pit::start(&[]).await;
     sleep(Duration::from_millis(1500)).await;
     assert_eq!(pit.agent.metric(UP).await, 0.0);

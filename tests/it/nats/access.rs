@@ -45,7 +45,7 @@ async fn wrong(agent: &Agent) -> Value {
 }
 
 #[tokio::test]
-async fn a_token_opens_the_door_and_a_wrong_one_is_said_and_not_shown() {
+async fn a_valid_token_is_accepted_and_a_wrong_one_reported_without_showing_it() {
     let server = NatsServer::configured("nats", "authorization { token: pit-lane }");
     let folder = tempdir().unwrap();
     let stranger = agent(&folder.path().join("a"), &server.url(), &["server.token=hunter22"]);
@@ -88,7 +88,7 @@ fn base64(bytes: &[u8]) -> String {
 }
 
 #[tokio::test]
-async fn a_credentials_file_opens_the_door() {
+async fn a_credentials_file_grants_access() {
     let (operator, user) = (KeyPair::new_operator(), KeyPair::new_user());
     let [account, system] = [KeyPair::new_account(), KeyPair::new_account()];
     let limits = json!({
@@ -134,7 +134,7 @@ async fn a_credentials_file_opens_the_door() {
 }
 
 #[tokio::test]
-async fn a_certificate_is_checked_and_ones_own_authority_trusted() {
+async fn certificates_are_checked_and_a_configured_ca_is_trusted() {
     let folder = tempdir().unwrap();
     let (ca, certificate, key) = certificates(folder.path());
     let config = format!("tls {{ cert_file: {certificate:?}, key_file: {key:?} }}");
@@ -160,7 +160,7 @@ async fn a_certificate_is_checked_and_ones_own_authority_trusted() {
 }
 
 #[tokio::test]
-async fn a_server_without_tls_gets_no_token_by_a_tls_address() {
+async fn a_tls_address_refuses_a_server_without_tls() {
     let server = NatsServer::start();
     let folder = tempdir().unwrap();
     let url = server.url().replace("nats://", "tls://");
@@ -190,7 +190,7 @@ fn answering(answer: Option<&'static [u8]>) -> String {
 }
 
 #[tokio::test]
-async fn what_is_no_nats_server_with_jetstream_is_said() {
+async fn a_server_without_nats_or_jetstream_is_reported() {
     let folder = tempdir().unwrap();
     let without_jetstream = NatsServer::without_jetstream();
     let html = answering(Some(b"HTTP/1.1 400 Bad Request\r\n\r\n"));
@@ -214,7 +214,7 @@ async fn what_is_no_nats_server_with_jetstream_is_said() {
 }
 
 #[tokio::test]
-async fn two_agents_of_one_name_are_told_and_lose_nothing() {
+async fn two_agents_with_one_name_are_reported_and_lose_nothing() {
     let server = NatsServer::start();
     let folder = tempdir().unwrap();
     let agents = ["a", "b"].map(|name| agent(&folder.path().join(name), &server.url(), &[]));
@@ -242,7 +242,7 @@ async fn two_agents_of_one_name_are_told_and_lose_nothing() {
 /// Otherwise the first entry's expected position would be taken by another agent's entry, the
 /// second entry would follow it, and the first would be taken for stored.
 #[tokio::test]
-async fn what_follows_an_entry_that_is_not_taken_is_not_taken_either() {
+async fn entries_after_a_rejected_one_are_rejected_too() {
     let server = NatsServer::start();
     let mut config = pitwire::config::Config::default();
     config.server.url = server.url().parse().unwrap();
@@ -272,7 +272,7 @@ async fn what_follows_an_entry_that_is_not_taken_is_not_taken_either() {
 }
 
 #[tokio::test]
-async fn a_stream_that_was_deleted_is_made_again() {
+async fn a_deleted_stream_is_recreated() {
     let server = NatsServer::start();
     let folder = tempdir().unwrap();
     let agent = agent(folder.path(), &server.url(), &[]);
@@ -286,7 +286,7 @@ async fn a_stream_that_was_deleted_is_made_again() {
 }
 
 #[tokio::test]
-async fn an_entry_that_the_server_does_not_take_is_set_aside_and_holds_up_nothing() {
+async fn an_oversized_entry_becomes_a_dead_letter_and_delays_nothing() {
     let server = NatsServer::configured("nats", "max_payload: 4096");
     let folder = tempdir().unwrap();
     let agent = agent(folder.path(), &server.url(), &["delivery.proof_timeout=1s"]);
@@ -316,7 +316,7 @@ async fn an_entry_that_the_server_does_not_take_is_set_aside_and_holds_up_nothin
 }
 
 #[tokio::test]
-async fn there_is_no_page_and_the_agent_says_so() {
+async fn delivery_to_nats_has_no_page_and_logs_the_stint_name() {
     let server = NatsServer::start();
     let folder = tempdir().unwrap();
     let agent = agent(folder.path(), &server.url(), &[]);

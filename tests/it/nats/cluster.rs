@@ -183,7 +183,7 @@ impl Rig {
 }
 
 #[tokio::test]
-async fn a_stream_in_a_cluster_holds_each_entry_once_and_in_order_though_its_servers_die() {
+async fn a_cluster_stream_holds_each_entry_once_in_order_when_servers_die() {
     let mut cluster = Cluster::start();
     let mut rig = Rig::start(&cluster);
     rig.drive(200).await;
@@ -211,7 +211,7 @@ async fn a_stream_in_a_cluster_holds_each_entry_once_and_in_order_though_its_ser
 }
 
 #[tokio::test]
-async fn an_agent_starts_while_a_server_of_the_cluster_is_dead() {
+async fn an_agent_starts_while_one_cluster_node_is_down() {
     let mut cluster = Cluster::start();
     let mut rig = Rig::start(&cluster);
     rig.drive(10).await;
@@ -239,7 +239,7 @@ async fn an_agent_starts_while_a_server_of_the_cluster_is_dead() {
 /// A cluster checks an entry's message id before its expected position, as a single server does.
 /// The sink copes with either order.
 #[tokio::test]
-async fn a_cluster_takes_nothing_twice_and_nothing_in_the_wrong_place() {
+async fn a_cluster_rejects_duplicate_and_misplaced_entries() {
     let cluster = Cluster::start();
     let mut rig = Rig::start(&cluster);
     rig.drive(3).await;

@@ -52,7 +52,7 @@ async fn two_hubs(league: &mut League, dashboard: &Peer, frames: usize) -> [Hub;
 }
 
 #[tokio::test]
-async fn hubs_of_one_name_share_the_agents_and_one_that_is_started_again_goes_on() {
+async fn hubs_share_the_agents_and_a_restarted_hub_keeps_its_own() {
     let mut league = League::of(&["pc-1", "pc-2", "pc-3", "pc-4"]);
     league.drive(1);
     league.has_published(1).await;
@@ -78,7 +78,7 @@ async fn hubs_of_one_name_share_the_agents_and_one_that_is_started_again_goes_on
 
 /// The surviving hub fetches the entries on the dead hub's disk from NATS again.
 #[tokio::test]
-async fn a_hub_that_stays_away_is_replaced_on_the_same_pages_and_nothing_is_missing() {
+async fn a_dead_hub_is_replaced_on_the_same_pages_without_loss() {
     let mut league = League::of(&["pc-1", "pc-2", "pc-3", "pc-4"]);
     let folder = tempdir().unwrap();
     let file = folder.path().join("sessions.json");
@@ -126,7 +126,7 @@ async fn a_hub_that_stays_away_is_replaced_on_the_same_pages_and_nothing_is_miss
 /// The hub that takes over cannot reach the dashboard yet, and its own backlog has no page yet
 /// either.
 #[tokio::test]
-async fn a_hub_that_dies_while_the_dashboard_is_away_is_replaced_before_that_is_back() {
+async fn a_hub_that_dies_during_a_dashboard_outage_is_replaced() {
     let mut league = League::of(&["pc-1", "pc-2"]);
     let folder = tempdir().unwrap();
     let file = folder.path().join("sessions.json");
@@ -154,7 +154,7 @@ async fn a_hub_that_dies_while_the_dashboard_is_away_is_replaced_before_that_is_
 
 /// A hub that is cut off looks the same to the others as a dead one.
 #[tokio::test]
-async fn a_hub_that_is_cut_off_is_replaced_and_comes_back_without_showing_anything_twice() {
+async fn a_disconnected_hub_is_replaced_and_returns_without_duplicates() {
     let mut league = League::of(&["pc-1", "pc-2"]);
     league.drive(50);
     let dashboard = Peer::start(Kind::Embedded, &[]);
@@ -183,7 +183,7 @@ async fn a_hub_that_is_cut_off_is_replaced_and_comes_back_without_showing_anythi
 }
 
 #[tokio::test]
-async fn two_hubs_that_are_one_are_told_so() {
+async fn two_hubs_with_the_same_identity_are_reported() {
     let mut league = League::of(&["pc-1"]);
     league.drive(10);
     let dashboard = Peer::start(Kind::Embedded, &[]);
@@ -201,7 +201,7 @@ async fn two_hubs_that_are_one_are_told_so() {
 }
 
 #[tokio::test]
-async fn a_hub_that_may_not_make_the_bucket_says_so() {
+async fn a_hub_without_permission_to_create_the_bucket_reports_it() {
     let server = NatsServer::configured(
         "nats",
         r#"
@@ -219,7 +219,7 @@ async fn a_hub_that_may_not_make_the_bucket_says_so() {
 }
 
 #[tokio::test]
-async fn a_hub_that_is_added_gets_the_stints_that_begin() {
+async fn an_added_hub_takes_over_agents_when_new_stints_begin() {
     let mut league = League::with(&["pc-1", "pc-2", "pc-3", "pc-4"], &["stint.resume_after=2s"]);
     let dashboard = Peer::start(Kind::Embedded, &[]);
     let one = Hub::start(&league, &dashboard);

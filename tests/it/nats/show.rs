@@ -26,7 +26,7 @@ const AGENTS: &str = r#"pitwire_source_agents{source="nats"}"#;
 const TICKS: f64 = 100.0;
 
 #[tokio::test]
-async fn a_league_loses_nothing_though_a_server_and_a_hub_are_killed() {
+async fn a_league_loses_nothing_when_a_server_and_a_hub_are_killed() {
     let (count, seconds) = (size(8, 60), size(20, 180));
     let part = Duration::from_secs(seconds as u64) / 5;
     let mut cluster = Cluster::start();

@@ -23,13 +23,13 @@ const DUPLICATE_WINDOW: Duration = Duration::from_millis(100);
 const ROUND: usize = 300;
 
 #[tokio::test]
-async fn a_stream_holds_each_entry_once_and_in_order_though_the_agent_is_killed() {
-    holds_each_entry_once_and_in_order(1, async |trial| trial.kill_agent().await).await;
+async fn a_stream_holds_each_entry_once_in_order_when_the_agent_is_killed() {
+    holds_each_entry_once_in_order(1, async |trial| trial.kill_agent().await).await;
 }
 
 #[tokio::test]
-async fn a_stream_holds_each_entry_once_and_in_order_though_the_server_is_killed() {
-    holds_each_entry_once_and_in_order(2, async |trial| {
+async fn a_stream_holds_each_entry_once_in_order_when_the_server_is_killed() {
+    holds_each_entry_once_in_order(2, async |trial| {
         trial.server.kill();
         trial.pause(600).await;
         trial.server.restart();
@@ -38,8 +38,8 @@ async fn a_stream_holds_each_entry_once_and_in_order_though_the_server_is_killed
 }
 
 #[tokio::test]
-async fn a_stream_holds_each_entry_once_and_in_order_though_both_are_killed() {
-    holds_each_entry_once_and_in_order(3, async |trial| {
+async fn a_stream_holds_each_entry_once_in_order_when_both_are_killed() {
+    holds_each_entry_once_in_order(3, async |trial| {
         trial.server.kill();
         trial.pause(100).await;
         trial.kill_agent().await;
@@ -50,8 +50,8 @@ async fn a_stream_holds_each_entry_once_and_in_order_though_both_are_killed() {
 }
 
 #[tokio::test]
-async fn a_stream_holds_each_entry_once_and_in_order_though_the_network_is_cut() {
-    holds_each_entry_once_and_in_order(4, async |trial| {
+async fn a_stream_holds_each_entry_once_in_order_when_the_network_fails() {
+    holds_each_entry_once_in_order(4, async |trial| {
         let faults = [
             Network::Down,
             Network::Stalled,
@@ -74,9 +74,9 @@ async fn a_stream_holds_each_entry_once_and_in_order_though_the_network_is_cut()
 
 /// The server itself only recognizes duplicates for two minutes. An outage may last longer.
 #[tokio::test]
-async fn no_entry_is_stored_twice_though_the_servers_window_is_long_over() {
+async fn no_entry_is_stored_twice_after_the_deduplication_window() {
     let trial = Trial::at(forgetful().await, 5);
-    goes_wrong(trial, async |trial| {
+    deliver_under_faults(trial, async |trial| {
         // Sent entries arrive, but no acknowledgement comes back.
         trial.proxy.set(Network::Mute);
         trial.feed(100);
@@ -90,7 +90,7 @@ async fn no_entry_is_stored_twice_though_the_servers_window_is_long_over() {
 
 /// An abandoned connection may have sent entries that are still in transit.
 #[tokio::test]
-async fn what_comes_in_late_from_an_earlier_connection_is_not_stored_again() {
+async fn late_entries_of_an_earlier_connection_are_not_stored_twice() {
     /// More bytes than all requests of a connection that do not publish entries.
     const ENTRIES_SENT: u64 = 600;
     let mut trial = Trial::at(forgetful().await, 7);
@@ -142,7 +142,7 @@ async fn forgetful() -> NatsServer {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_connection_that_ended_leaves_no_thread_behind() {
+async fn a_closed_connection_leaves_no_thread_behind() {
     let mut trial = Trial::new(6);
     trial.feed(1);
     trial.drained().await;
@@ -165,12 +165,12 @@ async fn a_connection_that_ended_leaves_no_thread_behind() {
     eventually("no more threads than before", settled).await;
 }
 
-async fn holds_each_entry_once_and_in_order(seed: u64, fault: impl AsyncFnMut(&mut Trial)) {
-    goes_wrong(Trial::new(seed), fault).await;
+async fn holds_each_entry_once_in_order(seed: u64, fault: impl AsyncFnMut(&mut Trial)) {
+    deliver_under_faults(Trial::new(seed), fault).await;
 }
 
 /// Feeds frames and injects the same kind of fault repeatedly while they are sent.
-async fn goes_wrong(mut trial: Trial, mut fault: impl AsyncFnMut(&mut Trial)) {
+async fn deliver_under_faults(mut trial: Trial, mut fault: impl AsyncFnMut(&mut Trial)) {
     for round in 0..10 {
         trial.feed(ROUND);
         match round % 2 {

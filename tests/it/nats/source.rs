@@ -115,7 +115,7 @@ impl League {
 }
 
 #[tokio::test]
-async fn a_hub_that_was_killed_brings_each_stint_to_its_page_once_and_in_order() {
+async fn a_killed_hub_shows_each_stint_once_and_in_order() {
     let mut league = League::of(&["pc-1", "pc-2", "pc-3"]);
     let dashboard = Peer::start(Kind::Embedded, &[]);
     let queue = tempdir().unwrap();
@@ -143,7 +143,7 @@ async fn a_hub_that_was_killed_brings_each_stint_to_its_page_once_and_in_order()
 }
 
 #[tokio::test]
-async fn a_hub_misses_nothing_when_the_server_or_the_network_between_them_breaks() {
+async fn a_hub_misses_nothing_when_the_server_or_the_network_fails() {
     let mut league = League::of(&["pc-1", "pc-2"]);
     let dashboard = Peer::start(Kind::Embedded, &[]);
     let queue = tempdir().unwrap();
@@ -173,7 +173,7 @@ async fn a_hub_misses_nothing_when_the_server_or_the_network_between_them_breaks
 /// Frames that one PC drove without Wi-Fi reach the hub hours after the others' frames from that
 /// time.
 #[tokio::test]
-async fn frames_that_come_late_keep_the_time_at_which_they_were_driven() {
+async fn late_frames_keep_their_original_capture_time() {
     let mut league = League::of(&["pc-1"]);
     league.server.kill();
     league.drive(100);
@@ -203,7 +203,7 @@ async fn frames_that_come_late_keep_the_time_at_which_they_were_driven() {
 }
 
 #[tokio::test]
-async fn a_hub_that_is_full_leaves_the_rest_where_it_is() {
+async fn a_full_hub_leaves_the_remaining_entries_in_the_stream() {
     let mut league = League::of(&["pc-1", "pc-2"]);
     let mut dashboard = Peer::start(Kind::Embedded, &[]);
     dashboard.kill();
@@ -223,7 +223,7 @@ async fn a_hub_that_is_full_leaves_the_rest_where_it_is() {
 
 /// `deploy/hub.toml`, with the addresses replaced.
 #[tokio::test]
-async fn the_example_of_a_hub_feeds_a_dashboard() {
+async fn the_example_hub_configuration_feeds_a_dashboard() {
     let mut league = League::of(&["pc-1", "pc-2"]);
     let dashboard = Peer::start(Kind::Flask, &[]);
     let folder = tempdir().unwrap();
@@ -250,7 +250,7 @@ async fn the_example_of_a_hub_feeds_a_dashboard() {
 }
 
 #[tokio::test]
-async fn what_is_no_entry_is_refused_and_holds_up_nothing() {
+async fn an_invalid_message_is_refused_without_delaying_others() {
     let mut league = League::of(&["pc-1"]);
     league.drive(10);
     league.has_published(10).await;
@@ -280,7 +280,7 @@ async fn what_is_no_entry_is_refused_and_holds_up_nothing() {
 
 /// A setup from one rig must not stop the hub for the others.
 #[tokio::test]
-async fn messages_of_80_000_keys_hold_up_no_other_agent() {
+async fn messages_with_80_000_keys_do_not_delay_other_sources() {
     let mut league = League::of(&["pc-1"]);
     league.drive(1);
     league.has_published(1).await;
@@ -336,7 +336,7 @@ async fn a_backlog_of_the_largest_setups_does_not_fill_the_memory_of_a_hub() {
 }
 
 #[tokio::test]
-async fn a_hub_says_what_is_wrong_with_its_server() {
+async fn a_hub_reports_refused_access_to_its_nats_server() {
     let server = NatsServer::configured("nats", "authorization { token: pit-lane }");
     let queue = tempdir().unwrap();
     let url = server.url();

@@ -22,7 +22,7 @@ const WITHIN: Duration = Duration::from_millis(200);
 const SLACK: Duration = Duration::from_millis(150);
 
 #[test]
-fn a_duration_loses_at_most_itself() {
+fn a_power_cut_loses_at_most_the_durability_window() {
     let recorder = Recorder::new();
     let output = recorder.run("powercut::window::child", &long::size(2_000, 10_000).to_string());
     assert!(!output.status.success(), "the process was not killed");

@@ -17,7 +17,7 @@ fn autostart(home: &Path, args: &[&str]) -> String {
 
 /// In a folder whose name contains a space and an accented letter.
 #[test]
-fn it_is_enabled_says_what_it_starts_and_is_disabled_without_a_trace() {
+fn autostart_shows_its_command_and_is_disabled_without_a_trace() {
     let place = tempfile::tempdir().unwrap();
     let home = place.path().join("Frédéric G");
     let config = home.join("mine.toml");
@@ -48,7 +48,7 @@ fn walk(folder: &Path) -> Vec<std::path::PathBuf> {
 }
 
 #[test]
-fn a_configuration_that_is_not_there_is_not_started_with() {
+fn autostart_refuses_a_missing_configuration_file() {
     let home = tempfile::tempdir().unwrap();
     let output = pitwire(&["autostart", "enable", "--config", "nowhere.toml"])
         .env("XDG_CONFIG_HOME", home.path())
@@ -61,7 +61,7 @@ fn a_configuration_that_is_not_there_is_not_started_with() {
 }
 
 #[tokio::test]
-async fn it_finds_its_configuration_and_writes_its_log_where_that_says() {
+async fn the_agent_finds_its_configuration_and_uses_its_log_file() {
     let home = tempfile::tempdir().unwrap();
     let (folder, log) = (home.path().join("pitwire"), home.path().join("new").join("log.txt"));
     fs::create_dir(&folder).unwrap();

@@ -13,15 +13,15 @@ use crate::agent::{Agent, Process, eventually, pitwire};
 use crate::peers::{Kind, Peer};
 
 /// An address that refuses connections.
-const NOBODY: &str = "http://127.0.0.1:9";
+const CLOSED_ADDRESS: &str = "http://127.0.0.1:9";
 /// The longest time from a signal to the exit of the process.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn the_agent_steps_back_behind_the_game() {
+async fn the_agent_runs_at_low_priority() {
     let queue = tempfile::tempdir().unwrap();
-    let agent = Agent::start(queue.path(), NOBODY, &[]);
+    let agent = Agent::start(queue.path(), CLOSED_ADDRESS, &[]);
     agent.metrics().await;
     let threads = fs::read_dir(format!("/proc/{}/task", agent.process.id())).unwrap();
     for thread in threads {
@@ -33,13 +33,13 @@ async fn the_agent_steps_back_behind_the_game() {
 }
 
 #[tokio::test]
-async fn a_signal_ends_it_in_time_wherever_it_is_and_the_queue_keeps_the_rest() {
+async fn a_signal_stops_the_agent_in_time_and_the_queue_keeps_the_rest() {
     let signals = ["-TERM", "-INT"].map(|signal| async move {
         let server = Peer::start(Kind::Embedded, &[]);
         let queues = [(); 3].map(|()| tempfile::tempdir().unwrap());
 
         // Without a server, stdin open and silent.
-        let mut offline = Agent::start(queues[0].path(), NOBODY, &[]);
+        let mut offline = Agent::start(queues[0].path(), CLOSED_ADDRESS, &[]);
         offline.feed(&numbered_samples(1, 50));
         offline.stored(50).await;
         // Idle, with the connection of its HTTP client still open.
@@ -72,22 +72,22 @@ async fn a_signal_ends_it_in_time_wherever_it_is_and_the_queue_keeps_the_rest() 
 }
 
 #[tokio::test]
-async fn a_second_agent_on_the_same_queue_is_refused_and_told_which_process_has_it() {
+async fn a_second_agent_on_a_queue_is_refused_and_told_the_owner() {
     let queue = tempfile::tempdir().unwrap();
-    let mut first = Agent::start(queue.path(), NOBODY, &[]);
+    let mut first = Agent::start(queue.path(), CLOSED_ADDRESS, &[]);
     first.page("/healthz").await;
-    let mut second = Agent::start(queue.path(), NOBODY, &[]);
+    let mut second = Agent::start(queue.path(), CLOSED_ADDRESS, &[]);
     assert_eq!(second.process.ended().await, 1);
     let said = format!("is in use by another pitwire (process {})", first.process.id());
     second.process.says(&said).await;
 
     first.process.kill();
-    let third = Agent::start(queue.path(), NOBODY, &[]);
+    let third = Agent::start(queue.path(), CLOSED_ADDRESS, &[]);
     assert_eq!(third.page("/healthz").await.0, 200);
 }
 
 #[tokio::test]
-async fn wrong_use_ends_with_2_and_everything_that_is_wrong() {
+async fn wrong_usage_exits_with_2_and_lists_every_mistake() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("pitwire.toml");
     fs::write(&file, "update_rate_hz = \"fast\"\n[server]\nurll = 1\n[queue]\nmax_entries = 0\n")
@@ -119,9 +119,9 @@ async fn wrong_use_ends_with_2_and_everything_that_is_wrong() {
 }
 
 #[tokio::test]
-async fn the_log_is_json_where_that_is_asked_for() {
+async fn the_log_is_json_when_requested() {
     let queue = tempfile::tempdir().unwrap();
-    let mut command = pitwire(&["run", "--server", NOBODY, "--log-format", "json"]);
+    let mut command = pitwire(&["run", "--server", CLOSED_ADDRESS, "--log-format", "json"]);
     command.arg("--queue").arg(queue.path()).stdin(Stdio::null());
     for setting in ["source.http.listen=127.0.0.1:0", "metrics.listen=127.0.0.1:0"] {
         command.args(["--set", setting]);
@@ -138,15 +138,15 @@ async fn the_log_is_json_where_that_is_asked_for() {
 }
 
 #[tokio::test]
-async fn a_missing_recording_ends_a_replay_with_1() {
-    let args = ["replay", "missing.ndjson", "--server", NOBODY];
+async fn a_replay_of_a_missing_recording_exits_with_1() {
+    let args = ["replay", "missing.ndjson", "--server", CLOSED_ADDRESS];
     let mut replay = Process::start(pitwire(&args).stdin(Stdio::null()));
     assert_eq!(replay.ended().await, 1);
     replay.says("missing.ndjson: ").await;
 }
 
 #[tokio::test]
-async fn an_agent_that_nobody_listens_to_goes_on() {
+async fn an_agent_with_closed_output_pipes_keeps_running() {
     let server = Peer::start(Kind::Embedded, &[]);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("lines");
@@ -161,15 +161,15 @@ async fn an_agent_that_nobody_listens_to_goes_on() {
     ] {
         command.args(["--set", setting]);
     }
-    let mut agent = Process::unheard(&mut command);
+    let mut agent = Process::with_closed_output(&mut command);
     assert_eq!(agent.ended().await, 0);
     assert!(numbers(&server.all_frames().await).into_iter().eq(1..=100));
 }
 
 #[tokio::test]
-async fn the_http_source_says_what_became_of_each_sample() {
+async fn the_http_source_reports_the_outcome_of_each_sample() {
     let queue = tempfile::tempdir().unwrap();
-    let agent = Agent::start(queue.path(), NOBODY, &[]);
+    let agent = Agent::start(queue.path(), CLOSED_ADDRESS, &[]);
     let large = format!(r#"{{"player_name": "{}"}}"#, "x".repeat(900_000));
     let nothing = json!([]);
     for (path, body, status, seqs, reason) in [
@@ -200,9 +200,9 @@ async fn the_http_source_says_what_became_of_each_sample() {
 }
 
 #[tokio::test]
-async fn a_page_of_another_origin_may_not_send() {
+async fn the_http_source_refuses_foreign_origins() {
     let queue = tempfile::tempdir().unwrap();
-    let agent = Agent::start(queue.path(), NOBODY, &[]);
+    let agent = Agent::start(queue.path(), CLOSED_ADDRESS, &[]);
     for (origin, status) in [
         ("https://evil.example", 403),
         ("http://localhost.evil.example", 403),
@@ -216,9 +216,9 @@ async fn a_page_of_another_origin_may_not_send() {
 }
 
 #[tokio::test]
-async fn a_source_that_is_too_fast_is_thinned() {
+async fn a_source_above_the_update_rate_is_rate_limited() {
     let queue = tempfile::tempdir().unwrap();
-    let agent = Agent::start(queue.path(), NOBODY, &["update_rate_hz=2"]);
+    let agent = Agent::start(queue.path(), CLOSED_ADDRESS, &["update_rate_hz=2"]);
     let burst = numbered_samples(1, 100).join("\n");
     let response = agent.post("/v1/telemetry", burst.clone()).await;
     assert_eq!(response.status(), 200);
@@ -235,10 +235,10 @@ async fn a_source_that_is_too_fast_is_thinned() {
 }
 
 #[tokio::test]
-async fn a_sender_is_told_to_come_back_when_the_queue_takes_nothing() {
+async fn a_full_queue_answers_503_with_retry_after() {
     let queue = tempfile::tempdir().unwrap();
     let settings = ["queue.max_entries=2", "queue.when_full=drop_newest"];
-    let agent = Agent::start(queue.path(), NOBODY, &settings);
+    let agent = Agent::start(queue.path(), CLOSED_ADDRESS, &settings);
     let three = agent.post("/v1/telemetry", "{}\n{}\n{}").await;
     assert_eq!(three.status(), 200);
     let answer: Value = three.json().await.unwrap();
@@ -251,7 +251,7 @@ async fn a_sender_is_told_to_come_back_when_the_queue_takes_nothing() {
 }
 
 #[tokio::test]
-async fn the_demo_loses_nothing_and_says_so_in_json() {
+async fn the_demo_loses_nothing_and_reports_it_in_json() {
     let args = ["demo", "--seconds", "20", "--outage", "5:5", "--json"];
     let mut demo = Process::start(pitwire(&args).stdin(Stdio::null()));
     assert_eq!(demo.ended().await, 0, "{:?}", demo.stderr());
@@ -267,7 +267,7 @@ async fn the_demo_loses_nothing_and_says_so_in_json() {
 }
 
 #[tokio::test]
-async fn chaos_breaks_each_part_and_loses_nothing() {
+async fn demo_chaos_causes_every_fault_and_loses_nothing() {
     // With this seed every kind of fault occurs within half a minute.
     let args = ["demo", "--chaos", "--seconds", "30", "--seed", "3", "--json"];
     let mut chaos = Process::start(pitwire(&args).stdin(Stdio::null()));
@@ -292,7 +292,7 @@ async fn chaos_breaks_each_part_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn chaos_that_is_stopped_in_a_fault_mends_it_and_says_what_became_of_each_frame() {
+async fn demo_chaos_stopped_during_a_fault_still_delivers_every_frame() {
     let mut chaos = Process::start(pitwire(&["demo", "--chaos", "--json"]).stdin(Stdio::null()));
     // The first fault of the default seed.
     chaos.says(" s: the ").await;

@@ -17,31 +17,31 @@ const POSTED: u64 = 1_000_000;
 const DELIVERED: &str = r#"pitwire_ledger_entries{state="delivered"}"#;
 
 #[tokio::test]
-async fn what_was_reported_stored_reaches_pitwire_serve_through_crashes_and_an_outage() {
-    comes_through_crashes_and_an_outage(Kind::Embedded, "entry").await;
+async fn stored_entries_reach_pitwire_serve_despite_crashes_and_an_outage() {
+    survives_crashes_and_an_outage(Kind::Embedded, "entry").await;
 }
 
 #[tokio::test]
-async fn what_was_reported_stored_before_its_fsync_survives_a_killed_process_too() {
-    comes_through_crashes_and_an_outage(Kind::Embedded, "200ms").await;
+async fn entries_stored_before_their_fsync_survive_a_killed_process() {
+    survives_crashes_and_an_outage(Kind::Embedded, "200ms").await;
 }
 
 #[tokio::test]
-async fn what_was_reported_stored_reaches_flask_through_crashes_and_an_outage() {
-    comes_through_crashes_and_an_outage(Kind::Flask, "entry").await;
+async fn stored_entries_reach_flask_despite_crashes_and_an_outage() {
+    survives_crashes_and_an_outage(Kind::Flask, "entry").await;
 }
 
 #[tokio::test]
-async fn what_was_reported_stored_reaches_asgi_through_crashes_and_an_outage() {
-    comes_through_crashes_and_an_outage(Kind::Asgi, "200ms").await;
+async fn stored_entries_reach_asgi_despite_crashes_and_an_outage() {
+    survives_crashes_and_an_outage(Kind::Asgi, "200ms").await;
 }
 
 #[tokio::test]
-async fn what_was_reported_stored_reaches_node_through_crashes_and_an_outage() {
-    comes_through_crashes_and_an_outage(Kind::Node, "entry").await;
+async fn stored_entries_reach_node_despite_crashes_and_an_outage() {
+    survives_crashes_and_an_outage(Kind::Node, "entry").await;
 }
 
-async fn comes_through_crashes_and_an_outage(kind: Kind, durability: &'static str) {
+async fn survives_crashes_and_an_outage(kind: Kind, durability: &'static str) {
     let server = Peer::start(kind, &[]);
     let mut drive = Drive::new(&server, durability);
 
@@ -90,7 +90,7 @@ async fn comes_through_crashes_and_an_outage(kind: Kind, durability: &'static st
 }
 
 #[tokio::test]
-async fn a_server_that_keeps_its_sessions_over_a_restart_keeps_its_link() {
+async fn a_server_that_persists_sessions_keeps_its_link_across_restarts() {
     for kind in Kind::ALL {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("sessions");
@@ -127,7 +127,7 @@ async fn a_server_that_keeps_its_sessions_over_a_restart_keeps_its_link() {
 }
 
 #[tokio::test]
-async fn a_server_that_forgot_gets_the_setup_and_all_later_frames_under_a_new_link() {
+async fn a_server_that_forgot_gets_setup_and_new_frames_under_a_new_link() {
     for kind in Kind::ALL.into_iter().chain([Kind::Embedded]) {
         let mut server = Peer::start(kind, &[]);
         let mut drive = Drive::new(&server, "entry");

@@ -10,12 +10,12 @@ use crate::agent::{Agent, eventually};
 use crate::peers::{self, Kind, Peer};
 
 /// An address that refuses connections.
-const NOBODY: &str = "http://127.0.0.1:9";
+const CLOSED_ADDRESS: &str = "http://127.0.0.1:9";
 
 #[tokio::test]
-async fn every_series_of_the_table_is_there_from_the_start() {
+async fn every_documented_series_exists_from_the_start() {
     let queue = tempfile::tempdir().unwrap();
-    let agent = Agent::start(queue.path(), NOBODY, &[]);
+    let agent = Agent::start(queue.path(), CLOSED_ADDRESS, &[]);
     let text = agent.metrics().await;
     for (name, _, labels, meaning) in TABLE {
         assert!(text.contains(&format!("# HELP {name} {meaning}\n")), "what {name} means");
@@ -32,11 +32,11 @@ async fn every_series_of_the_table_is_there_from_the_start() {
     let known = |line: &&str| TABLE.iter().any(|(name, ..)| line.starts_with(name));
     let mut own = text.lines().filter(|line| line.starts_with("pitwire_"));
     assert_eq!(own.find(|line| !known(line)), None, "the table lists it");
-    promtool_has_nothing_to_say(&text);
+    promtool_accepts(&text);
 }
 
 #[tokio::test]
-async fn the_depth_rises_in_an_outage_and_returns_to_0() {
+async fn queue_depth_rises_in_an_outage_and_returns_to_0() {
     let queue = tempfile::tempdir().unwrap();
     let server = Peer::start(Kind::Embedded, &[]);
     let agent = Agent::start(queue.path(), &server.url(), &[]);
@@ -50,7 +50,7 @@ async fn the_depth_rises_in_an_outage_and_returns_to_0() {
     assert!(agent.metric("pitwire_queue_bytes").await > 30.0 * 300.0);
     assert!(agent.metric("pitwire_queue_oldest_timestamp_seconds").await > 1.7e9);
     agent.metric_becomes("pitwire_connected", |connected| connected == 0.0).await;
-    promtool_has_nothing_to_say(&agent.metrics().await);
+    promtool_accepts(&agent.metrics().await);
 
     server.resume();
     agent.metric_becomes("pitwire_queue_entries", |entries| entries == 0.0).await;
@@ -74,11 +74,11 @@ async fn the_depth_rises_in_an_outage_and_returns_to_0() {
     let series = text.lines().filter(|line| line.starts_with("pitwire_entries_delivered_total{"));
     let counts = series.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap());
     assert_eq!(counts.sum::<f64>(), 50.0, "{text}");
-    promtool_has_nothing_to_say(&agent.metrics().await);
+    promtool_accepts(&agent.metrics().await);
 }
 
 #[tokio::test]
-async fn it_is_healthy_while_offline_and_ready_once_a_session_is_bound() {
+async fn the_agent_is_healthy_offline_and_ready_once_a_session_is_bound() {
     let queue = tempfile::tempdir().unwrap();
     let mut server = Peer::start(Kind::Embedded, &[]);
     server.kill();
@@ -101,7 +101,7 @@ async fn it_is_healthy_while_offline_and_ready_once_a_session_is_bound() {
 }
 
 /// Checks that Prometheus' own linter accepts a metrics page.
-fn promtool_has_nothing_to_say(metrics: &str) {
+fn promtool_accepts(metrics: &str) {
     let mut promtool = Command::new(peers::home().join("bin/promtool"))
         .args(["check", "metrics"])
         .stdin(Stdio::piped())

@@ -13,7 +13,7 @@ use crate::agent::{Agent, Process, eventually, pitwire};
 use crate::peers::{self, Kind, Peer};
 
 #[tokio::test]
-async fn a_replayed_recording_arrives_field_by_field_through_an_outage() {
+async fn a_replayed_recording_arrives_intact_despite_an_outage() {
     for recording in Recording::all() {
         let server = Peer::start(Kind::Flask, &["--schema"]);
         let url = server.url();
@@ -24,14 +24,14 @@ async fn a_replayed_recording_arrives_field_by_field_through_an_outage() {
         }
         let start = clock::now();
         let mut replay = Process::start(&mut command);
-        recording.take_the_server_away(&server).await;
+        recording.pause_the_server(&server).await;
         assert_eq!(replay.ended().await, 0, "{:?}", replay.stderr());
         recording.check(&server, start).await;
     }
 }
 
 #[tokio::test]
-async fn a_recording_on_stdin_arrives_field_by_field_through_an_outage() {
+async fn a_recording_on_stdin_arrives_intact_despite_an_outage() {
     for recording in Recording::all() {
         let server = Peer::start(Kind::Asgi, &["--schema"]);
         let queue = tempfile::tempdir().unwrap();
@@ -40,7 +40,7 @@ async fn a_recording_on_stdin_arrives_field_by_field_through_an_outage() {
         let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
         let agent = Agent::start(queue.path(), &server.url(), &settings);
         agent.feed(&recording.lines);
-        recording.take_the_server_away(&server).await;
+        recording.pause_the_server(&server).await;
         let everything = recording.lines.len() as f64;
         let delivered = r#"pitwire_ledger_entries{state="delivered"}"#;
         agent.metric_becomes(delivered, |entries| entries >= everything).await;
@@ -78,7 +78,7 @@ impl Recording {
     }
 
     /// Pauses the server once it has a part of the recording, for longer than the agent's timeout.
-    async fn take_the_server_away(&self, server: &Peer) {
+    async fn pause_the_server(&self, server: &Peer) {
         let has_some = async || (!server.all_frames().await.is_empty()).then_some(());
         eventually("the first frames", has_some).await;
         server.pause();

@@ -63,7 +63,7 @@ fn server(peer: &Peer) -> String {
 
 /// Switches between two servers while driving.
 #[tokio::test]
-async fn another_server_gets_what_the_first_has_not() {
+async fn switching_servers_while_driving_loses_no_frame() {
     let peers = [Peer::start(Kind::Flask, &[]), Peer::start(Kind::Asgi, &[])];
     let every = |peer: &Peer| format!("update_rate_hz = 0\n{}", server(peer));
     let trial = Trial::start(&every(&peers[0]));
@@ -123,7 +123,7 @@ async fn each_destination_can_be_reconfigured_while_the_agent_runs() {
 }
 
 #[tokio::test]
-async fn what_can_change_does_and_what_needs_a_restart_is_named() {
+async fn a_reload_applies_settings_and_names_those_needing_a_restart() {
     let trial = Trial::start("update_rate_hz = 0.001\n[log]\nlevel = \"info\"");
     let post = async |lap: u64| {
         let sample = format!(r#"{{"lap": {lap}}}"#);
@@ -154,7 +154,7 @@ async fn what_can_change_does_and_what_needs_a_restart_is_named() {
 }
 
 #[tokio::test]
-async fn a_lower_bound_holds_at_once() {
+async fn a_lowered_queue_limit_applies_at_once() {
     let trial = Trial::start("update_rate_hz = 0");
     trial.agent.feed(&numbered_samples(1, 500));
     trial.agent.stored(500).await;
@@ -173,7 +173,7 @@ async fn a_lower_bound_holds_at_once() {
 }
 
 #[tokio::test]
-async fn a_wrong_configuration_changes_nothing_and_is_told() {
+async fn an_invalid_configuration_is_rejected_and_reported() {
     let trial = Trial::start("update_rate_hz = 3");
     trial.write("update_rate_hz = 2000\n[delivery]\nprof = \"echo\"");
     let (code, said, errors) = trial.reload().await;

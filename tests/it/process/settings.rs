@@ -14,7 +14,7 @@ fn said(args: &[&str]) -> (i32, String, String) {
 }
 
 #[test]
-fn what_is_in_force_is_a_file_that_says_where_each_value_comes_from() {
+fn config_prints_each_value_with_its_origin() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("race.toml");
     fs::write(&file, "[server]\nurl = \"http://pit.example\"\ntoken = \"wh1sper\"\n").unwrap();
@@ -46,7 +46,7 @@ fn what_is_in_force_is_a_file_that_says_where_each_value_comes_from() {
 }
 
 #[test]
-fn the_example_is_the_defaults() {
+fn the_printed_example_holds_the_defaults() {
     let (code, text, _) = said(&["config", "--example"]);
     assert_eq!(code, 0);
     let same = |text: &str| {
@@ -57,7 +57,7 @@ fn the_example_is_the_defaults() {
 }
 
 #[test]
-fn a_check_tells_every_mistake_and_starts_nothing() {
+fn check_reports_every_mistake_and_starts_nothing() {
     let place = tempfile::tempdir().unwrap();
     let queue = place.path().join("queue");
     let set = format!("queue.path={}", queue.display());

@@ -15,7 +15,7 @@ use crate::agent::{Agent, eventually, pitwire};
 use crate::peers::{self, Kind, Peer};
 
 /// An address that refuses connections.
-const NOBODY: &str = "http://127.0.0.1:9";
+const CLOSED_ADDRESS: &str = "http://127.0.0.1:9";
 
 /// The output and exit code of a tool.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +51,7 @@ struct Pit {
 impl Pit {
     async fn start(settings: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let agent = Agent::start(&folder.path().join("queue"), NOBODY, settings);
+        let agent = Agent::start(&folder.path().join("queue"), CLOSED_ADDRESS, settings);
         agent.page("/healthz").await;
         Self { folder, agent }
     }
@@ -81,7 +81,7 @@ impl Pit {
 }
 
 #[tokio::test]
-async fn each_tool_says_the_same_of_an_agent_and_of_the_folder_it_left() {
+async fn each_tool_gives_the_same_result_online_and_offline() {
     let mut pit = Pit::start(&[]).await;
     pit.drive(1, 20).await;
     pit.setup(7).await;
@@ -146,7 +146,7 @@ async fn each_tool_says_the_same_of_an_agent_and_of_the_folder_it_left() {
 }
 
 #[tokio::test]
-async fn the_agent_that_has_the_folder_is_found_by_the_configuration() {
+async fn the_tools_find_the_running_agent_through_the_configuration() {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let listen = format!("metrics.listen=127.0.0.1:{port}");
     let pit = Pit::start(&[&listen]).await;
@@ -171,7 +171,7 @@ async fn the_agent_that_has_the_folder_is_found_by_the_configuration() {
 }
 
 #[tokio::test]
-async fn what_is_exported_and_imported_is_the_same_again() {
+async fn an_export_round_trips_through_import() {
     let mut pit = Pit::start(&[]).await;
     pit.setup(1).await;
     pit.drive(1, 300).await;
@@ -218,7 +218,7 @@ fn entries(text: &str) -> Vec<Value> {
 }
 
 #[tokio::test]
-async fn a_file_with_a_line_that_is_no_entry_is_not_imported() {
+async fn a_file_with_an_invalid_line_is_not_imported() {
     let pit = Pit::start(&[]).await;
     let file = pit.file("lines");
     let good = r#"{"captured_at":"2025-11-22T14:30:22.123Z","frame":{"lap":1}}"#;
@@ -261,7 +261,7 @@ json.dump(rows, sys.stdout)
 ";
 
 #[tokio::test]
-async fn an_hour_as_csv_is_read_by_python() {
+async fn an_hour_exported_as_csv_is_readable_in_python() {
     let mut pit = Pit::start(&[]).await;
     pit.setup(1).await;
     pit.drive(1, 7_199).await;
@@ -314,7 +314,7 @@ async fn an_hour_as_csv_is_read_by_python() {
 }
 
 #[tokio::test]
-async fn a_part_is_exported_by_position_or_by_moment() {
+async fn a_range_is_exported_by_sequence_number_or_time() {
     let mut pit = Pit::start(&[]).await;
     pit.drive(1, 100).await;
     pit.agent.stop().await;
@@ -411,7 +411,7 @@ async fn a_damaged_segment_is_found_and_repaired() {
 }
 
 #[tokio::test]
-async fn a_segment_that_is_damaged_under_a_running_agent_is_found_and_repaired() {
+async fn a_segment_damaged_under_a_running_agent_is_found_and_repaired() {
     let pit = Pit::start(&SMALL).await;
     for first in 0..10 {
         pit.drive(1 + first * 40, 40).await;
@@ -441,7 +441,7 @@ async fn a_segment_that_is_damaged_under_a_running_agent_is_found_and_repaired()
 }
 
 #[tokio::test]
-async fn what_else_is_damaged_in_a_folder_is_found() {
+async fn other_damage_in_a_queue_folder_is_found_and_repaired() {
     let mut pit = Pit::start(&SMALL).await;
     for first in 0..5 {
         pit.drive(1 + first * 40, 40).await;
@@ -515,7 +515,7 @@ async fn what_else_is_damaged_in_a_folder_is_found() {
 }
 
 #[tokio::test]
-async fn what_became_of_each_entry_is_told() {
+async fn trace_reports_the_disposition_of_each_entry() {
     // Five poisoned frames are refused, the next 100 delivered.
     let server = Peer::start(Kind::Asgi, &["--refuse", "poison"]);
     let settings = ["queue.max_entries=400", "queue.durability=200ms"];
@@ -531,7 +531,7 @@ async fn what_became_of_each_entry_is_told() {
     agent.metric_becomes("pitwire_queue_entries", |entries| entries == 0.0).await;
     agent.stop().await;
     // Then nothing is delivered; the full queue is downsampled, and a part dropped by an operator.
-    let mut agent = Agent::start(&queue, NOBODY, &settings);
+    let mut agent = Agent::start(&queue, CLOSED_ADDRESS, &settings);
     let now = pitwire::clock::now().0;
     for first in 0..12 {
         // Ten minutes in total; the newest minute is never downsampled.
@@ -586,7 +586,7 @@ async fn what_became_of_each_entry_is_told() {
 }
 
 #[tokio::test]
-async fn what_is_dropped_is_counted_and_never_sent() {
+async fn dropped_entries_are_counted_and_never_sent() {
     let mut pit = Pit::start(&[]).await;
     pit.drive(1, 20).await;
     pit.setup(7).await;
@@ -631,7 +631,7 @@ async fn what_is_dropped_is_counted_and_never_sent() {
 }
 
 #[tokio::test]
-async fn all_is_dropped_and_what_comes_then_is_sent_with_its_setup() {
+async fn after_drop_all_new_entries_are_sent_with_their_setup() {
     let pit = Pit::start(&[]).await;
     pit.drive(1, 20).await;
     pit.setup(7).await;
@@ -652,7 +652,7 @@ async fn all_is_dropped_and_what_comes_then_is_sent_with_its_setup() {
 }
 
 #[tokio::test]
-async fn what_the_server_refused_is_queued_again_once() {
+async fn dead_letters_are_requeued_once() {
     let strict = Peer::start(Kind::Asgi, &["--refuse", "poison"]);
     let folder = tempfile::tempdir().unwrap();
     let queue = folder.path().join("queue");
@@ -690,7 +690,7 @@ async fn what_the_server_refused_is_queued_again_once() {
 }
 
 #[tokio::test]
-async fn a_session_at_work_does_not_notice_the_tools() {
+async fn the_tools_do_not_disturb_a_running_session() {
     let server = Peer::start(Kind::Embedded, &[]);
     let folder = tempfile::tempdir().unwrap();
     let agent = Agent::start(&folder.path().join("queue"), &server.url(), &SMALL);
@@ -708,7 +708,7 @@ async fn a_session_at_work_does_not_notice_the_tools() {
 }
 
 #[tokio::test]
-async fn pages_of_other_origins_and_other_hosts_are_kept_out() {
+async fn the_queue_tools_refuse_foreign_origins_and_hosts() {
     let pit = Pit::start(&[]).await;
     pit.drive(1, 3).await;
     let admin = pit.agent.admin().await;
@@ -743,7 +743,7 @@ async fn pages_of_other_origins_and_other_hosts_are_kept_out() {
 }
 
 #[tokio::test]
-async fn a_tool_that_cannot_do_its_work_ends_with_2_and_what_to_do() {
+async fn a_tool_that_cannot_run_exits_with_2_and_advice() {
     let folder = tempfile::tempdir().unwrap();
     let empty = folder.path().to_str().unwrap();
     for (args, expected) in [
@@ -778,7 +778,7 @@ async fn a_tool_that_cannot_do_its_work_ends_with_2_and_what_to_do() {
 
 /// Inspecting a queue with smaller limits than it was created with must not evict entries.
 #[tokio::test]
-async fn looking_makes_no_room() {
+async fn inspecting_a_queue_evicts_nothing() {
     let mut pit = Pit::start(&[]).await;
     pit.drive(1, 200).await;
     pit.agent.stop().await;

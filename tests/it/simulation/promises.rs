@@ -134,7 +134,7 @@ impl Promises {
     /// Checks the invariants; called after each step.
     pub fn look(&mut self, server: &Server, queue: &QueueStatus) {
         let own = self.own(queue);
-        self.look_at_pages(server);
+        self.check_pages(server);
         assert_eq!(own.imbalance, 0, "{queue:?}");
         assert!(queue.tail >= self.tail, "positions go back: {queue:?}");
         self.tail = queue.tail;
@@ -164,7 +164,7 @@ impl Promises {
         assert!(own.ledger.delivered <= delivered, "at most {delivered}: {queue:?}");
         if own.ledger.downsampled != self.thinned {
             self.thinned = own.ledger.downsampled;
-            self.look_at_thinned(server, queue, own);
+            self.check_downsampled(server, queue, own);
         }
     }
 
@@ -173,7 +173,7 @@ impl Promises {
         &queue.destinations[self.of]
     }
 
-    fn look_at_pages(&mut self, server: &Server) {
+    fn check_pages(&mut self, server: &Server) {
         let mut new = Vec::new();
         let state = server.state();
         let may_be_again = self.may_be_shown_twice(&state);
@@ -229,7 +229,7 @@ impl Promises {
 
     /// Checks that no more entries are downsampled than the ledger reports, and that each lap keeps
     /// its first and last frame.
-    fn look_at_thinned(&self, server: &Server, queue: &QueueStatus, own: &DestinationStatus) {
+    fn check_downsampled(&self, server: &Server, queue: &QueueStatus, own: &DestinationStatus) {
         let is_thinned = |seq: &Seq| self.disk.record(*seq).is_none();
         // Entries that only another destination still needs may be downsampled without appearing in
         // the ledger of this one.
@@ -257,7 +257,7 @@ impl Promises {
 
     /// Checks, once the queue has drained, that each entry that was not shown has a valid
     /// disposition.
-    pub async fn in_the_end(&self, server: &Server, life: &Life) {
+    pub async fn check_after_drain(&self, server: &Server, life: &Life) {
         let queue = life.writer.status();
         let own = self.own(&queue);
         let operator = life.writer.operator();

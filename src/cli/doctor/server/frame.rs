@@ -150,7 +150,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_frame_is_one_of_the_dashboard_s() {
+    fn the_test_frame_has_all_dashboard_fields() {
         let frame = frame();
         let json: serde_json::Value = serde_json::from_str(&frame.json).unwrap();
         assert_eq!(json.as_object().unwrap().len(), 20, "{json}");
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_frame_that_is_refused_aloud_is_a_fault() {
+    fn a_frame_refused_with_an_error_is_a_fault() {
         let manners = PublishBehavior {
             acknowledges: true,
             echoes: false,

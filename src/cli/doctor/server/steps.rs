@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_clock_is_said_to_be_off_beyond_what_http_can_tell() {
+    fn clock_skew_above_five_seconds_is_reported() {
         for (offset_s, expected) in [
             (None, "it does not report its time"),
             (Some(5), "its clock agrees with this PC's"),

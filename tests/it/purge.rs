@@ -57,7 +57,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(400))]
 
     #[test]
-    fn what_is_dropped_is_counted_and_the_rest_keeps_its_setups(steps in steps()) {
+    fn a_purge_in_memory_counts_entries_and_keeps_setups(steps in steps()) {
         check(&Disk::default(), steps);
     }
 }
@@ -66,13 +66,13 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(6))]
 
     #[test]
-    fn what_is_dropped_is_counted_and_the_rest_keeps_its_setups_on_sled(steps in steps()) {
+    fn a_purge_on_the_segment_store_counts_entries_and_keeps_setups(steps in steps()) {
         check(&tempfile::tempdir().unwrap(), steps);
     }
 }
 
 #[test]
-fn a_setup_in_the_middle_stays_unless_another_follows() {
+fn a_setup_in_a_purged_range_stays_unless_another_follows() {
     use Step::{Drive, Restart, Setup};
     for (steps, first, last, stays) in [
         (vec![Drive(5), Setup, Drive(5)], 3, 8, Some(6)),
@@ -99,7 +99,7 @@ fn a_setup_in_the_middle_stays_unless_another_follows() {
 
 /// Whether a setup is still needed depends on all later segments, not only on the next one.
 #[test]
-fn a_setup_of_an_ended_stint_does_not_stay_because_more_segments_follow() {
+fn a_purge_does_not_keep_the_setup_of_an_ended_stint() {
     use Step::{Break, Drive, Drop, Setup};
     // Segments have 16 entries here; the dropped range reaches beyond the end of the first stint.
     let steps = vec![Drive(40), Setup, Break, Setup, Drive(60), Setup, Drive(20), Drop(300, 900)];
@@ -108,7 +108,7 @@ fn a_setup_of_an_ended_stint_does_not_stay_because_more_segments_follow() {
 
 /// Dropping entries in flight would count them twice.
 #[test]
-fn what_may_be_out_stays_unless_it_is_the_oldest() {
+fn a_purge_skips_entries_in_flight_unless_they_are_the_oldest() {
     run(async {
         let disk = Disk::default();
         let mut trial = Trial::new(&disk);
@@ -132,7 +132,7 @@ fn what_may_be_out_stays_unless_it_is_the_oldest() {
 }
 
 #[test]
-fn looking_is_not_reading() {
+fn peeking_does_not_mark_entries_as_in_flight() {
     run(async {
         let disk = Disk::default();
         let mut trial = Trial::new(&disk);
@@ -158,7 +158,7 @@ fn looking_is_not_reading() {
 
 /// A failing drop removes some of the entries, and the ledger counts exactly those.
 #[test]
-fn a_disk_that_fails_in_the_middle_of_a_drop_costs_no_balance() {
+fn the_ledger_balances_when_the_disk_fails_during_a_purge() {
     for calls in 1..40 {
         run(async {
             let disk = Disk::default();

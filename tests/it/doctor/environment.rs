@@ -18,7 +18,7 @@ fn pc() -> (Pc, Peer) {
 }
 
 #[test]
-fn a_configuration_with_mistakes() {
+fn mistakes_in_the_configuration_are_found() {
     let (pc, _server) = pc();
     let folder = pc.path("settings").join("pitwire");
     fs::create_dir_all(&folder).unwrap();
@@ -51,7 +51,7 @@ fn a_configuration_with_mistakes() {
 }
 
 #[test]
-fn the_game_s_memory() {
+fn the_state_of_the_games_shared_memory_is_reported() {
     let (pc, _server) = pc();
     let region = |region: Region, bytes: &[u8]| {
         fs::write(pc.path("shm").join(region.name()), bytes).unwrap();
@@ -98,7 +98,7 @@ fn the_game_s_memory() {
 }
 
 #[test]
-fn the_game_s_api() {
+fn the_state_of_the_games_api_is_reported() {
     let (pc, _server) = pc();
     let at = |url: &str| [format!("source.lmu.rest={}", url.replace("http://", ""))];
     let fails = answering(|_| Some(http("500 Internal Server Error", "", "")), None);
@@ -135,7 +135,7 @@ fn the_game_s_api() {
 }
 
 #[test]
-fn addresses_that_another_program_has() {
+fn an_address_taken_by_another_program_is_a_fault() {
     let (pc, _server) = pc();
     let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let [admin, samples, publishers] = listeners.each_ref().map(|l| l.local_addr().unwrap());
@@ -171,7 +171,7 @@ fn addresses_that_another_program_has() {
 }
 
 #[tokio::test]
-async fn addresses_that_an_agent_has() {
+async fn an_address_of_a_running_agent_is_recognized() {
     let (pc, _server) = pc();
     let queue = pc.path("queue");
     let settings = ["source.socketio.enabled=true", "source.socketio.listen=127.0.0.1:0"];
@@ -205,7 +205,7 @@ async fn addresses_that_an_agent_has() {
 }
 
 #[test]
-fn a_start_at_log_on_that_leads_nowhere() {
+fn a_broken_log_on_entry_is_a_warning() {
     let (pc, _server) = pc();
     let advice = "run pitwire autostart enable with the program that should start";
     let entry = pc.path("settings").join("autostart").join("pitwire.desktop");

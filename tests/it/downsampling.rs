@@ -49,7 +49,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
     #[test]
-    fn any_history_is_thinned_no_more_than_the_bound_asks_for(
+    fn any_history_is_downsampled_no_more_than_the_limit_requires(
         events in history(), max_entries in 250_u64..1500, deliver in any::<bool>(),
     ) {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
@@ -69,7 +69,7 @@ proptest! {
 
 /// Three hours into space for 8 minutes; with `LONG=1` 24 hours into space for one.
 #[tokio::test(start_paused = true)]
-async fn a_day_fits_where_an_hour_does() {
+async fn a_long_race_fits_into_a_small_queue_by_downsampling() {
     let (hours, room) = if long::size(0, 1) == 1 { (24, 7_200) } else { (3, 960) };
     let place = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap();
     let options = Options::new(room, 64 << 20);
@@ -89,7 +89,7 @@ async fn a_day_fits_where_an_hour_does() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_became_of_an_entry_can_be_asked() {
+async fn the_disposition_of_every_entry_can_be_queried() {
     let mut drive = Drive::start(Disk::default(), 300);
     drive.go(Event::Drive(100)).await;
     drive.deliver_all().await;
