@@ -110,7 +110,8 @@ async fn an_entry_that_breaks_the_connection_is_isolated_without_echoes_too() {
 #[tokio::test(start_paused = true)]
 async fn a_lap_of_poison_becomes_dead_letters() {
     for poison in Poison::ALL {
-        let mut world = World::with(Faults { poison: Some(poison), ..Faults::default() });
+        let mut world = World::new(|delivery| delivery.backoff_max = Duration::from_secs(5));
+        world.server.behave(Faults { poison: Some(poison), ..Faults::default() });
         world.frames(5).await;
         world.drain(MINUTE).await;
         for _ in 0..20 {
