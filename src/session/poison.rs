@@ -168,9 +168,9 @@ impl Suspect {
     /// Whether another entry is sent before the suspect, given the newest one that was.
     fn is_overtaken(&self, overtaker: Option<Seq>, now: Instant) -> bool {
         let is_spread = now - self.first_failed >= SPREAD;
-        // Each probe is a later entry that was not sent yet. The last contradiction waits for
-        // `SPREAD`; otherwise frequent failures would use up the probes of a long run of poison.
-        let is_useful = is_spread || self.contradictions + 1 < CONTRADICTIONS;
+        // Each probe is a later entry that was not sent yet. After enough contradictions only
+        // `SPREAD` is missing; more probes would use up the entries after a long run of poison.
+        let is_useful = is_spread || self.contradictions < CONTRADICTIONS;
         overtaker > Some(self.seq) && self.outages == 0 && is_useful
             || self.tries_alone >= self.tries_before_probe() && is_spread
     }
