@@ -113,8 +113,14 @@ impl<S: Sink> Session<S> {
             {
                 missing.push(entry);
             } else {
-                self.learned.isolation.found_stored(entry.seq);
+                self.learned.isolation.answered(entry.seq);
             }
+        }
+        if let Some(suspect) = self.learned.isolation.to_overtake()
+            && missing.last().is_some_and(|entry| entry.seq == suspect)
+            && let Some((_, last)) = batch.ends()
+        {
+            self.learned.isolation.lacks_probe(last);
         }
         let mut outcome = if !missing.is_empty() {
             self.publish_queued(link, bindings, &missing).await?
@@ -344,6 +350,9 @@ impl<S: Sink> Session<S> {
         let mut outcome = Outcome::Proven;
         if !before.is_empty() {
             outcome = outcome.and(self.publish_group(link, bindings, before).await?);
+            if let Outcome::Forgotten(_) = outcome {
+                return Ok(outcome);
+            }
         }
         let probe = self.learned.isolation.probe(after);
         let (between, probe_and_rest) = after.split_at(probe.unwrap_or(0));
@@ -353,10 +362,18 @@ impl<S: Sink> Session<S> {
             let overtaken = suspect.iter().chain(between).map(|entry| entry.seq);
             self.learned.skipped.extend(overtaken);
             outcome = outcome.and(self.publish_until_proven(link, bindings, probe).await?);
+            if let Outcome::Forgotten(_) = outcome {
+                return Ok(outcome);
+            }
             self.backoff.reset();
         }
         outcome = outcome.and(self.publish_until_proven(link, bindings, suspect).await?);
-        for group in [between, rest].into_iter().filter(|group| !group.is_empty()) {
+        let is_one_at_a_time = self.learned.capability.is_one_at_a_time();
+        let size = if is_one_at_a_time { 1 } else { self.learned.window.entries().max(1) };
+        for group in between.chunks(size).chain(rest.chunks(size)) {
+            if let Outcome::Forgotten(_) = outcome {
+                return Ok(outcome);
+            }
             outcome = outcome.and(self.publish_group(link, bindings, group).await?);
         }
         Ok(outcome)
@@ -548,6 +565,9 @@ impl<S: Sink> Session<S> {
         let receipt = receipt?;
         // Answered: what follows no longer depends on these entries.
         bindings.in_flight.clear();
+        if let ([entry], Ack::Plain | Ack::UnknownSession | Ack::Error(_)) = (entries, &receipt.ack) {
+            self.learned.isolation.answered(entry.seq);
+        }
         let (took, most) = (sent.elapsed(), self.settings.batch_max_entries as usize);
         self.meter.proof_latency(took);
         self.learned.window.sent(entries.len(), took, most);

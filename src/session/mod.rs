@@ -415,11 +415,7 @@ impl<S: Sink> Session<S> {
             Some(_) if max_rate > 0.0 => most.min((max_rate / 10.0).ceil() as usize),
             Some(_) => most,
         };
-        // One entry alone cannot show whether a new session exists.
-        let entries = match capability.proof() {
-            None if capability.keeps_nothing() => entries,
-            _ => self.learned.isolation.limit(entries).clamp(1, MAX_UNPROVEN_ENTRIES),
-        };
+        let entries = self.learned.isolation.limit(entries).clamp(1, MAX_UNPROVEN_ENTRIES);
         // The largest entry must not hide the one after it.
         let is_overtaking = self.learned.isolation.to_overtake().is_some();
         let more_bytes = if is_overtaking { MAX_SAMPLE_BYTES } else { 0 };

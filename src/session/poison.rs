@@ -45,7 +45,7 @@
 //! | `an_older_batch_is_halved_first` | failed: `Batch`, older than the suspect | `Alone`, `Overtaking` | `Halving` |
 //! | `a_batch_with_a_suspect_blames_no_entry` | failed: `Batch` | `Alone`, `Overtaking` | unchanged |
 //! | `an_older_entry_is_suspected_first` | failed: `Alone`, older than the suspect | `Alone` | `Alone`, the older entry |
-//! | `a_proven_suspect_is_none` | proven: the suspect | `Alone`, `Overtaking` | `Clear` |
+//! | `a_proven_suspect_is_none` | proven or answered: the suspect | `Alone`, `Overtaking` | `Clear` |
 //! | `an_entry_is_overtaken_after_three_tries_over_five_seconds` | failed: the suspect | `Alone` | `Overtaking` at both limits |
 //! | `an_overtaken_entry_is_contradicted_at_once` | overtaken | `Clear` | `Overtaking`, 1 try, 1 contradiction |
 //! | `an_entry_before_a_proven_probe_is_overtaken_at_once` | failed: `Alone`, older than the newest probe | `Clear` | `Overtaking`, 1 try |
@@ -81,6 +81,10 @@ const MAX_TRY_DOUBLINGS: u32 = 2;
 /// How often the distance of the probe is multiplied by four, to 256 entries, while probes fail: a
 /// lap at 2 Hz.
 const MAX_DISTANCE_STEPS: u32 = 4;
+/// The further entries that the next batch has if all after the suspect are stored already; four
+/// times as many each time.
+const FIRST_REACH: usize = 16;
+const MAX_REACH: usize = 1024;
 /// The maximum number of undeliverable entries that are remembered until they leave the queue, and
 /// setups until the process ends. One entry at a time is isolated, so more are not expected.
 const MAX_UNDELIVERABLE: usize = 64;
@@ -145,6 +149,8 @@ struct Suspect {
     contradictions: u32,
     /// Probes that got no proof.
     outages: u32,
+    /// Further entries to read because the last batch had no probe.
+    reach: usize,
 }
 
 impl Suspect {
@@ -157,6 +163,7 @@ impl Suspect {
             tries_alone: 0,
             contradictions: 0,
             outages: 0,
+            reach: 0,
         }
     }
 
@@ -262,8 +269,8 @@ impl Isolation {
         }
     }
 
-    /// The server stores the entry of an earlier connection.
-    pub(super) fn found_stored(&mut self, seq: Seq) {
+    /// The server stores the entry, or has answered it in another way.
+    pub(super) fn answered(&mut self, seq: Seq) {
         if self.is_suspect(seq) {
             self.state = State::Clear;
         }
@@ -342,7 +349,7 @@ impl Isolation {
 
     /// The server refuses the entry, or it is undeliverable: it is not sent again.
     pub(super) fn condemn(&mut self, seq: Seq, reason: &str) {
-        self.found_stored(seq);
+        self.answered(seq);
         while self.undeliverable.len() >= MAX_UNDELIVERABLE {
             self.undeliverable.pop_first();
         }
@@ -415,11 +422,12 @@ impl Isolation {
             State::Clear => most,
             State::Halving { limit, .. } => most.min(*limit),
             State::Alone(_) => 1,
+            State::Overtaking(suspect) if suspect.contradictions >= CONTRADICTIONS => 1,
             // From the head to the suspect, the entries that overtook it, and those up to the probe.
             State::Overtaking(suspect) => {
                 let Seq(newest) = self.overtaker.unwrap_or_default().max(suspect.seq);
                 let known = newest.saturating_sub(self.head.0) as usize + 1;
-                known.min(MAX_UNPROVEN_ENTRIES) + suspect.distance()
+                known.min(MAX_UNPROVEN_ENTRIES) + suspect.distance() + suspect.reach
             }
         }
     }
@@ -429,11 +437,24 @@ impl Isolation {
         self.state != State::Clear
     }
 
-    /// The entry that others have to overtake.
+    /// The entry that another one has to overtake; `None` once enough did.
     pub(super) fn to_overtake(&self) -> Option<Seq> {
         match &self.state {
-            State::Overtaking(suspect) => Some(suspect.seq),
-            State::Clear | State::Halving { .. } | State::Alone(_) => None,
+            State::Overtaking(suspect) if suspect.contradictions < CONTRADICTIONS => {
+                Some(suspect.seq)
+            }
+            State::Overtaking(_) | State::Clear | State::Halving { .. } | State::Alone(_) => None,
+        }
+    }
+
+    /// All entries of a batch after the suspect, up to `last`, are stored already, for example on the
+    /// pages of other stints: the next batch has more.
+    pub(super) fn lacks_probe(&mut self, last: Seq) {
+        if let State::Overtaking(suspect) = &mut self.state
+            && suspect.seq < last
+        {
+            self.overtaker = self.overtaker.max(Some(last));
+            suspect.reach = (4 * suspect.reach).clamp(FIRST_REACH, MAX_REACH);
         }
     }
 
@@ -600,7 +621,7 @@ mod tests {
             assert_eq!(lab.isolation.state, State::Clear);
         }
         let mut lab = Lab::overtaking(1);
-        lab.isolation.found_stored(Seq(1));
+        lab.isolation.answered(Seq(1));
         assert_eq!(lab.isolation.state, State::Clear);
     }
 
@@ -740,6 +761,17 @@ mod tests {
             lab.isolation.removed(Seq(2));
             assert!(!lab.isolation.is_active());
         }
+    }
+
+    #[test]
+    fn a_batch_without_a_probe_is_followed_by_a_larger_one() {
+        let mut lab = Lab::overtaking(1);
+        lab.isolation.lacks_probe(Seq(1));
+        assert_eq!(lab.isolation.limit(1), 2, "the queue has no other entry");
+        lab.isolation.lacks_probe(Seq(2));
+        assert_eq!(lab.isolation.limit(1), 3 + FIRST_REACH);
+        (0..10).for_each(|_| lab.isolation.lacks_probe(Seq(2)));
+        assert_eq!(lab.isolation.limit(1), 3 + MAX_REACH);
     }
 
     #[test]
