@@ -565,7 +565,8 @@ impl<S: Sink> Session<S> {
         let receipt = receipt?;
         // Answered: what follows no longer depends on these entries.
         bindings.in_flight.clear();
-        if let ([entry], Ack::Plain | Ack::UnknownSession | Ack::Error(_)) = (entries, &receipt.ack) {
+        if let ([entry], Ack::Plain | Ack::UnknownSession | Ack::Error(_)) = (entries, &receipt.ack)
+        {
             self.learned.isolation.answered(entry.seq);
         }
         let (took, most) = (sent.elapsed(), self.settings.batch_max_entries as usize);

@@ -175,10 +175,7 @@ impl Suspect {
     /// Whether another entry is sent before the suspect, given the newest one that was.
     fn is_overtaken(&self, overtaker: Option<Seq>, now: Instant) -> bool {
         let is_spread = now - self.first_failed >= SPREAD;
-        // Each probe is a later entry that was not sent yet. After enough contradictions only
-        // `SPREAD` is missing; more probes would use up the entries after a long run of poison.
-        let is_useful = is_spread || self.contradictions < CONTRADICTIONS;
-        overtaker > Some(self.seq) && self.outages == 0 && is_useful
+        overtaker > Some(self.seq) && self.outages == 0
             || self.tries_alone >= self.tries_before_probe() && is_spread
     }
 
@@ -437,7 +434,8 @@ impl Isolation {
         self.state != State::Clear
     }
 
-    /// The entry that another one has to overtake; `None` once enough did.
+    /// The entry that another one has to overtake; `None` once enough did and only [`SPREAD`] is
+    /// missing. More probes would use up the entries after a long run of poison.
     pub(super) fn to_overtake(&self) -> Option<Seq> {
         match &self.state {
             State::Overtaking(suspect) if suspect.contradictions < CONTRADICTIONS => {

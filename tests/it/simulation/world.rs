@@ -1,6 +1,5 @@
 //! The disk, the server and the clock, which outlive the agent, and their faults.
 
-use std::env;
 use std::time::Duration;
 
 use pitwire::config::{Config, Durability, WhenFull};
@@ -119,12 +118,6 @@ impl World {
             // Does not draw from `rng`, so that existing seeds keep their behavior.
             shares_pages: seed % 3 == 2,
         };
-        // A known gap: together with some other faults, an entry at which a server raises, stalls or
-        // disconnects is not isolated within an hour (seeds 34 and 39). The tests in `poison` cover
-        // each kind without other faults.
-        let is_poison_included = env::var_os("SIM_POISON").is_some();
-        let swarm =
-            Swarm { poison_kind: swarm.poison_kind.filter(|_| is_poison_included), ..swarm };
         // Silent refusals cannot be detected without echoes, so such a server reports them.
         let no_echo = coin();
         let ms = |slow: bool, ms| Duration::from_millis(if slow { ms } else { 0 });
