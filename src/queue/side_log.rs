@@ -17,12 +17,12 @@ impl SideLog {
     /// The path to which a file is archived.
     fn aside(self, folder: &Path, old: bool) -> PathBuf {
         let old = if old { ".old" } else { "" };
-        folder.join(self.folder()).join(format!("{}-taken{old}.ndjson", self.name()))
+        folder.join(self.folder()).join(format!("{}-archived{old}.ndjson", self.name()))
     }
 
     fn folder(self) -> &'static str {
         match self {
-            Self::DeadLetters => "dead-letters",
+            Self::DeadLetters => "quarantine",
             Self::Dispositions => "dispositions",
         }
     }

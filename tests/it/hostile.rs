@@ -65,7 +65,7 @@ impl Pit {
 
     /// The entries that were set aside: position and lap.
     pub fn refused(&self) -> Vec<(u64, u64)> {
-        let file = self.folder.path().join("queue/dead-letters/dead-letters.ndjson");
+        let file = self.folder.path().join("queue/quarantine/dead-letters.ndjson");
         let text = std::fs::read_to_string(file).unwrap();
         let entries = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
         let number = |value: &Value| value.as_u64().unwrap();

@@ -134,7 +134,7 @@ impl World {
 
     /// The dead letters, oldest first.
     pub fn dead_letters(&self) -> Vec<serde_json::Value> {
-        let file = self.folder.path().join("dead-letters/dead-letters.ndjson");
+        let file = self.folder.path().join("quarantine/dead-letters.ndjson");
         let text = std::fs::read_to_string(file).unwrap_or_default();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
     }

@@ -218,7 +218,7 @@ struct Aside {
 impl Aside {
     fn look(folder: PathBuf) -> Self {
         let lines = |file| BufReader::new(file).split(b'\n').map_while(Result::ok).count() as u64;
-        let refused = File::open(folder.join("refused.ndjson")).map_or(0, lines);
+        let refused = File::open(folder.join("dead-letters.ndjson")).map_or(0, lines);
         let names = fs::read_dir(&folder).into_iter().flatten().flatten();
         let is_damaged =
             |item: &fs::DirEntry| item.file_name().to_string_lossy().starts_with("bad-");
@@ -233,7 +233,7 @@ impl Aside {
             report.warning(
                 format!("{} that the server refused: {folder}", count(*refused, "entry")),
                 "once the server accepts them, run pitwire queue requeue --apply; otherwise move \
-                 refused.ndjson away",
+                 dead-letters.ndjson away",
             );
         }
         if *damaged > 0 {

@@ -6,7 +6,7 @@ use super::{Exit, NOT_DONE, QueueTarget, ToolError, contents, count, places, pri
 ///
 /// Dead letters are in quarantine/ in the queue's folder. They get new sequence numbers and, since
 /// the queue is ordered by time, a capture time after the newest entry. Each is requeued at most
-/// once: their file is first renamed to dead-letters/archived.ndjson.
+/// once: their file is first renamed to quarantine/dead-letters-archived.ndjson.
 #[derive(Debug, clap::Args)]
 pub struct Requeue {
     /// Do it; without this option, only print what would be done.
@@ -30,7 +30,7 @@ impl Requeue {
         };
         if self.apply {
             let moved = access.requeue().await.map_err(|ToolError(why)| {
-                let file = "dead-letters/archived.ndjson in the queue's folder";
+                let file = "quarantine/dead-letters-archived.ndjson in the queue's folder";
                 ToolError(format!("{why}; pitwire queue import takes the missing ones from {file}"))
             })?;
             access.close().await;

@@ -284,7 +284,7 @@ pub(super) fn strays(folder: &Path) -> io::Result<Vec<String>> {
             strays.push(name);
         } else if name == QUARANTINE || name == "facts" || name == "dispositions" {
             let is_inside = |inside: &String| {
-                (name != QUARANTINE || inside.starts_with("refused"))
+                (name != QUARANTINE || inside.starts_with("dead-letters"))
                     && disk::is_no_file(&path.join(inside))
             };
             let inside = disk::names(&path, "")?.into_iter().filter(is_inside);

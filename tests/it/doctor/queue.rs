@@ -123,7 +123,7 @@ fn dead_letters_and_quarantined_segments_are_warnings() {
     let (pc, _server) = pc();
     let aside = pc.path("queue").join("quarantine");
     fs::create_dir_all(aside.join("bad-1-2")).unwrap();
-    fs::write(aside.join("refused.ndjson"), "{}\n{}\n").unwrap();
+    fs::write(aside.join("dead-letters.ndjson"), "{}\n{}\n").unwrap();
     let shown = aside.display();
     pc.finds(&[
         (
@@ -131,7 +131,7 @@ fn dead_letters_and_quarantined_segments_are_warnings() {
             "queue",
             &format!("2 entries that the server refused: {shown}"),
             "once the server accepts them, run pitwire queue requeue --apply; otherwise move \
-             refused.ndjson away",
+             dead-letters.ndjson away",
         ),
         (
             "warning",

@@ -686,7 +686,7 @@ async fn dead_letters_are_requeued_once() {
     let said = tool(&["requeue", "--apply", "--admin", &admin]);
     assert_eq!(said.out, ["no dead letters"]);
     assert_eq!(agent.metric("pitwire_ledger_imbalance_entries").await, 0.0);
-    assert!(queue.join("dead-letters/archived.ndjson").exists());
+    assert!(queue.join("quarantine/dead-letters-archived.ndjson").exists());
 }
 
 #[tokio::test]
