@@ -37,7 +37,7 @@
 //! | [`net`] | accept and serve the connections of every listener, bounded | know the routes |
 //! | `body` | bound the memory for the bodies of HTTP requests | know their contents |
 //! | `offload` | parse large texts on another thread | know their contents |
-//! | `request` | send one HTTP request | retry |
+//! | `http_client` | send one HTTP request | retry |
 //! | [`remote_text`] | make text from servers and other programs safe to log and show | |
 //! | `nats` | one connection to a NATS server, for the sink and the source | retry |
 //! | `delivered_elsewhere` | what other hubs have delivered of this queue | know sessions or NATS |
