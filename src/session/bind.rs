@@ -448,10 +448,12 @@ impl<S: Sink> Session<S> {
         session: &str,
         shown: Shown,
     ) -> Result<bool, SessionError> {
-        let is_first = !self.learned.stored.covers(stint, session);
         self.learned.stored.bind(stint, session);
         let mut wanted = self.learned.stored.unknown(stint, shown);
-        let end = if is_first { None } else { Some(self.learned.sent.unwrap_or_default()) };
+        // Until this process has sent a frame, the page may show any that an earlier process sent,
+        // also one that the server reads only now.
+        let is_ours_alone = self.learned.stored.newest_sent(stint).is_some();
+        let end = self.learned.sent.filter(|_| is_ours_alone);
         let (mut from, mut left, mut found) = (Seq(0), SEARCHED_ENTRIES, false);
         while wanted != Shown::default() && left > 0 && end.is_none_or(|end| from <= end) {
             let limit = Limit { entries: PAGE_ENTRIES.min(left), bytes: PAGE_BYTES };

@@ -172,6 +172,17 @@ impl Server {
         pages.for_each(|page| page.push((Kind::Frame, seq, CapturedAt(i64::MAX))));
     }
 
+    /// Stores frames on every page that a link which has ended had already sent.
+    pub fn store_late(&self, seqs: std::ops::RangeInclusive<u64>) {
+        let mut state = self.state();
+        let State { sessions, seen, .. } = &mut *state;
+        for (session, page) in sessions {
+            let frames = seqs.clone().map(|seq| (Kind::Frame, Seq(seq), CapturedAt(0)));
+            page.extend(frames.clone());
+            seen.entry(session.clone()).or_default().extend(frames);
+        }
+    }
+
     /// Seeds the random decisions from now on.
     pub fn seed(&self, seed: u64) {
         self.state().dice = Dice(SmallRng::seed_from_u64(seed));

@@ -258,6 +258,29 @@ async fn a_session_continues_after_an_outage_without_duplicates() {
     assert_eq!(seqs(&seen[0].1), up_to(701));
 }
 
+/// A server may still be reading what a killed agent had sent while the next agent asks it.
+#[tokio::test(start_paused = true)]
+async fn entries_of_a_killed_agent_that_are_stored_late_are_not_sent_again() {
+    let mut world = World::with(Faults::default());
+    world.frames(5).await;
+    world.drain(MINUTE).await;
+    world.server.behave(Faults { down: true, ..Faults::default() });
+    world.frames(25).await;
+    let world = world.restart().await;
+    world.server.store_late(6..=10);
+    let links = world.server.state().links;
+    world.server.behave(Faults::default());
+    while world.server.state().links == links {
+        sleep(Duration::from_millis(10)).await;
+    }
+    for last in [15, 20] {
+        sleep(Duration::from_millis(200)).await;
+        world.server.store_late(last - 4..=last);
+    }
+    world.drain(MINUTE).await;
+    assert_eq!(world.seen(), up_to(30));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_refused_entry_becomes_a_dead_letter_and_the_rest_is_delivered() {
     for objects in [false, true] {
