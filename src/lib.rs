@@ -45,7 +45,6 @@
 //! | [`config`] | settings with defaults and ranges; every other limit with its unit | |
 //! | [`clock`] | read the wall clock | |
 //! | [`memory`] | set one parameter of the allocator | |
-//! | `planted` | seeded mutations, in test builds only | |
 //! | [`cli`] | the command line, one file per subcommand | |
 //!
 //! `src/vendor/rust_engineio` is a separate crate: rust_engineio 0.6.0 with bounds on what a server
@@ -79,7 +78,6 @@ pub mod metrics;
 mod nats;
 pub mod net;
 mod offload;
-mod planted;
 pub mod publisher;
 pub mod queue;
 pub mod reload;

@@ -16,7 +16,6 @@ use tokio::time::sleep;
 
 use crate::config::{LIVE_WITHIN, METRICS_UPKEEP_INTERVAL};
 use crate::entry::{CapturedAt, Entry};
-use crate::planted::planted;
 use crate::sink::Proof;
 
 /// The kind of a metric in the table.
@@ -388,9 +387,6 @@ impl Meter {
     }
 
     pub(crate) fn delivered(&self, proof: Proof, now: CapturedAt, entries: &[Entry]) {
-        if planted("delivery_not_counted") {
-            return;
-        }
         for mode in MODES {
             let latencies = entries.iter().map(|entry| entry.captured_at.age(now));
             let is_of_mode = |latency: &Duration| (*latency <= LIVE_WITHIN) == (*mode == "live");

@@ -19,6 +19,7 @@ main() {
     step cargo clippy --locked --all-targets -- -D warnings
     step env RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
     check_dependencies
+    step tests/mutations.sh --apply
     step cargo test --locked
     # Cargo.toml has two binaries; this runs the default one.
     step cargo run --locked --quiet -- --version

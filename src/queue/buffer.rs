@@ -21,7 +21,6 @@ use super::watchdog::Heartbeat;
 use super::{Appended, Content, NewEntry, QueueError, Stamps};
 use crate::config::{APPEND_TIMEOUT, BUFFER_BYTES, BUFFER_ENTRIES, MAX_STREAMS};
 use crate::entry::{CapturedAt, CarId, Situation};
-use crate::planted::planted;
 
 /// A buffered entry.
 #[derive(Debug)]
@@ -127,8 +126,7 @@ impl Buffer {
         make: impl FnOnce(&mut Stamps) -> Vec<NewEntry>,
     ) -> Result<Vec<Appended>, QueueError> {
         let is_blocking = blocking.is_some();
-        let waits = is_blocking || planted("car_waits_for_the_disk");
-        let deadline = Instant::now() + if waits { FOREVER } else { APPEND_TIMEOUT };
+        let deadline = Instant::now() + if is_blocking { FOREVER } else { APPEND_TIMEOUT };
         let mut make = Some(make);
         let (count, answer) = loop {
             let is_in_time = timeout_at(deadline, self.room(blocking)).await.is_ok();
@@ -138,9 +136,7 @@ impl Buffer {
                 Admission::NoRoom => {}
             }
         };
-        if !planted("keeper_not_woken") {
-            self.appended.notify_one();
-        }
+        self.appended.notify_one();
         match timeout_at(deadline, answer).await {
             Ok(answer) => answer.map_err(|_| QueueError::Closed)?,
             Err(_) => {
@@ -222,18 +218,14 @@ impl Buffer {
     /// Returns entries to the front of the buffer after a disk error.
     pub(super) fn put_back(&self, groups: VecDeque<Group>, discarded: Discarded) {
         let mut inner = self.inner();
-        let lost = if planted("memory_loses_the_oldest") { 1 } else { 0 };
-        for mut group in groups.into_iter().skip(lost).rev() {
+        for mut group in groups.into_iter().rev() {
             if !group.is_blocking
                 && let Some(reply) = group.reply.take()
             {
                 // The caller may already be gone.
                 let _ = reply.send(Ok(vec![Appended::Buffered; group.entries.len()]));
             }
-            match planted("memory_loses_its_order") {
-                true => inner.groups.push_back(group),
-                false => inner.groups.push_front(group),
-            }
+            inner.groups.push_front(group);
         }
         inner.discarded.downsampled += discarded.downsampled;
         inner.discarded.dropped += discarded.dropped;
@@ -248,9 +240,7 @@ impl Buffer {
         let mut inner = self.inner();
         inner.entries = inner.entries.saturating_sub(group.entries.len());
         inner.bytes = inner.bytes.saturating_sub(group.bytes);
-        if !planted("disk_stalls_for_ever") {
-            inner.stalled = None;
-        }
+        inner.stalled = None;
         drop(inner);
         self.freed.notify_waiters();
     }
@@ -322,8 +312,7 @@ impl Inner {
     }
 
     fn is_full(&self) -> bool {
-        let is_full = self.entries >= BUFFER_ENTRIES || self.bytes >= BUFFER_BYTES;
-        is_full && !planted("memory_without_bound")
+        self.entries >= BUFFER_ENTRIES || self.bytes >= BUFFER_BYTES
     }
 
     fn stall(&mut self) {

@@ -18,7 +18,6 @@ use std::collections::HashMap;
 use super::record;
 use super::store::SegmentInfo;
 use crate::entry::{Kind, Seq, StintId};
-use crate::planted::planted;
 
 /// Every 65,536th frame, nine hours apart at 2 Hz; the other remaining frames are marked.
 pub(super) const MAX_LEVEL: u32 = 16;
@@ -76,7 +75,7 @@ pub(super) fn downsample(
     for (index, (seq, bytes)) in records.iter().enumerate().rev() {
         // Undecodable records are kept here and counted as corrupt when they are sent.
         let Some((stint, Kind::Frame, flags)) = record::retention(bytes) else { continue };
-        let wants = flags.keeps_predecessor() && !planted("end_of_a_lap_thinned");
+        let wants = flags.keeps_predecessor();
         let is_wanted = wanted.insert(stint, wants).unwrap_or(true);
         if !is_wanted && !flags.is_kept() && is_free(*seq) {
             ranks[index] = flags.rank(*seq);

@@ -33,7 +33,6 @@ use super::store::{SideLog, Store};
 use super::{Appended, Batch, Content, Destinations, Limit, Limits, QueueStatus};
 use crate::config::{Durability, MAX_SESSIONS, SERVER};
 use crate::entry::{CapturedAt, CarId, Kind, Seq, StintId};
-use crate::planted::planted;
 
 /// Keys of facts stored beside the records; each value is a small MessagePack document.
 const STREAMS: &str = "streams";
@@ -145,9 +144,7 @@ impl<S: Store> Engine<S> {
             Content::Frame(_) => (Kind::Frame, None),
             Content::Setup { fingerprint } => (Kind::Setup, Some(fingerprint)),
         };
-        if setup.is_some_and(|setup| self.stints.has_setup(stream, setup))
-            && !planted("same_setup_stored_again")
-        {
+        if setup.is_some_and(|setup| self.stints.has_setup(stream, setup)) {
             return Ok(Appended::Unchanged);
         }
         // Persist the stint before its first entry, so that the stream finds it after a crash.
@@ -196,12 +193,12 @@ impl<S: Store> Engine<S> {
         self.usable_store()?;
         let is_there = self.newest.is_some_and(|newest| entry.captured_at <= newest.captured_at);
         let newest = self.store.last().unwrap_or(Seq(self.store.tail().0 - 1));
-        Ok((is_there && !planted("stored_again_after_a_failure")).then_some(newest))
+        Ok(is_there.then_some(newest))
     }
 
     /// Records entries that were discarded from memory before they got a position.
     pub(super) fn record_discarded(&mut self, discarded: Discarded) -> io::Result<()> {
-        if discarded == Discarded::default() || planted("given_up_in_memory_not_booked") {
+        if discarded == Discarded::default() {
             return Ok(());
         }
         let gone = |ledger: &mut Ledger| {
@@ -227,10 +224,8 @@ impl<S: Store> Engine<S> {
     /// With `durability = "entry"`, only durable entries are sent. With the other settings, a power
     /// cut may lose an entry that the server already has; its position is not reused.
     pub(super) fn read(&mut self, of: Index, from: Seq, limit: Limit) -> io::Result<Option<Batch>> {
-        let of_whom = if planted("one_place_for_all") { 0 } else { of };
-        let from = from.max(self.cursors[of_whom].committed);
+        let from = from.max(self.cursors[of].committed);
         let end = match self.limits.durability {
-            Durability::Entry if planted("sent_before_its_flush") => self.store.tail(),
             Durability::Entry => self.durable,
             Durability::Within(_) | Durability::Os => self.store.tail(),
         };

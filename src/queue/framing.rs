@@ -5,7 +5,6 @@
 //! another file are not mistaken for frames of this one.
 
 use crate::entry::Seq;
-use crate::planted::planted;
 
 const MAGIC: [u8; 4] = *b"pwE1";
 /// The size of the header that precedes the payload.
@@ -33,7 +32,6 @@ pub(super) fn decode(base_seq: Seq, bytes: &[u8]) -> Option<(Seq, &[u8])> {
     let (len, seq) = (u32::from_le_bytes(*len), Seq(u64::from_le_bytes(*seq)));
     let payload = rest.get(..usize::try_from(len).ok()?)?;
     let whole = *magic == MAGIC && u32::from_le_bytes(*stored) == sum(base_seq, len, seq, payload);
-    let whole = whole || planted("checksum_ignored") && *magic == MAGIC;
     whole.then_some((seq, payload))
 }
 

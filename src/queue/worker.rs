@@ -23,7 +23,6 @@ use crate::config::{
 };
 use crate::entry::{CapturedAt, CarId, Entry, Seq, StintId};
 use crate::metrics;
-use crate::planted::planted;
 
 type Reply<T> = oneshot::Sender<Result<T, QueueError>>;
 /// A read request that waits for an entry.
@@ -169,9 +168,7 @@ pub(super) async fn run<S: Store>(
     // This is the last attempt; do not wait for the retry time.
     worker.retry_at = None;
     worker.step(&status);
-    if !planted("no_flush_at_the_end") {
-        worker.flush();
-    }
+    worker.flush();
     worker.maintain(&status);
     worker.drop_unstored();
     worker.report(&status);
@@ -219,9 +216,6 @@ impl<S: Store> QueueWorker<S> {
             Request::Read { of, from, limit, reply } => {
                 self.parked.retain(|parked| parked.of != of);
                 self.parked.push(Parked { of, from, limit, reply });
-                if planted("reader_not_woken") {
-                    self.serve_parked();
-                }
             }
             Request::Ack { of, batch, reply } => {
                 let removed = self.engine.ack(of, &batch);
@@ -229,9 +223,7 @@ impl<S: Store> QueueWorker<S> {
                     Some(reply) => self.answer_later("remove", reply, removed),
                     None => {
                         self.note_failure("remove", &removed);
-                        if let Err(error) = removed
-                            && !planted("failed_removal_not_told")
-                        {
+                        if let Err(error) = removed {
                             self.failed_acks.retain(|(other, _)| *other != of);
                             self.failed_acks.push((of, error));
                         }
@@ -295,9 +287,7 @@ impl<S: Store> QueueWorker<S> {
         if !self.unflushed.is_empty() {
             self.flush();
         }
-        if !planted("reader_not_woken") {
-            self.serve_parked();
-        }
+        self.serve_parked();
         self.flush_at = self.flush_due();
         self.report(status);
         // Maintenance runs after the replies, so that it delays no caller.
@@ -338,9 +328,6 @@ impl<S: Store> QueueWorker<S> {
             self.buffer.heartbeat.begin("storing entries");
             match self.store(&mut group) {
                 Ok(()) => match self.durability {
-                    Durability::Entry if planted("reported_before_its_flush") => {
-                        self.settled.push_back(group);
-                    }
                     Durability::Entry => self.unflushed.push_back(group),
                     Durability::Within(_) | Durability::Os => self.settled.push_back(group),
                 },
@@ -373,7 +360,6 @@ impl<S: Store> QueueWorker<S> {
             _ if !self.engine.is_dirty() || self.retry_at.is_some() => return None,
             // Only removals are pending; entries are already flushed.
             Durability::Entry => REMOVE_FLUSH_INTERVAL,
-            Durability::Within(_) if planted("flushed_too_late") => REMOVE_FLUSH_INTERVAL,
             Durability::Within(within) if self.engine.has_unflushed_entries() => within,
             Durability::Within(_) => REMOVE_FLUSH_INTERVAL,
             Durability::Os => return None,
@@ -537,8 +523,7 @@ impl<S: Store> QueueWorker<S> {
 
     fn failed(&mut self, op: &'static str, error: &io::Error) {
         metrics::storage_error(op);
-        let times = if planted("disk_not_tried_again") { 1_000_000 } else { 1 };
-        self.retry_at.get_or_insert_with(|| Instant::now() + STORAGE_RETRY_INTERVAL * times);
+        self.retry_at.get_or_insert_with(|| Instant::now() + STORAGE_RETRY_INTERVAL);
         self.flush_at = None;
         self.disk_is_full = is_full(error);
         let text = error.to_string();

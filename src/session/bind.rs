@@ -15,7 +15,6 @@ use crate::config::{
     ProofChoice, STORED_LOOKS, STORED_PAUSE, SessionChoice,
 };
 use crate::entry::{Entry, Kind, Seq, StintId};
-use crate::planted::planted;
 use crate::queue::{Batch, Limit};
 use crate::sink::{Addressed, EntryId, JoinWait, Joined, Link, Proof, Shown, Sink, SinkError};
 
@@ -132,12 +131,8 @@ impl Bindings {
         sink: &impl Sink,
         entries: &[&'a Entry],
     ) -> Result<Vec<Addressed<'a>>, SessionError> {
-        let stint_of = |entry: &Entry| match entries.first() {
-            Some(first) if planted("sent_to_the_page_of_another_stint") => first.stint,
-            _ => entry.stint,
-        };
         let addressed = |&entry: &&'a Entry| {
-            let session = &self.of(stint_of(entry))?.session;
+            let session = &self.of(entry.stint)?.session;
             Ok(Addressed { session, entry, id: sink.identify(entry) })
         };
         entries.iter().map(addressed).collect()
@@ -321,9 +316,7 @@ impl<S: Sink> Session<S> {
             true => Joined::Silent,
             false => self.join(link, &session).await?,
         };
-        if !planted("session_not_remembered") {
-            self.reader.set_session(stint, self.sink.server(), &session).await?;
-        }
+        self.reader.set_session(stint, self.sink.server(), &session).await?;
         self.bound(bindings, stint, session, Origin::New, joined);
         self.refresh_setup(link, bindings, stint).await
     }
@@ -595,7 +588,6 @@ impl<S: Sink> Session<S> {
             && !isolation.defers(setup.seq)
             && !self.learned.stored.has(&setup)
             && bound.shown.setup != Some(self.sink.identify(&setup))
-            && !planted("setup_not_sent_anew")
             && (bound.setup_apart.max(bound.sent) < Some(setup.seq)
                 || isolation.deferred_setup() == Some(setup.seq))
         {

@@ -23,7 +23,6 @@ use super::{ACK_AFTER_PAUSE, Session, SessionError, next_verification};
 use crate::clock;
 use crate::config::{ECHO_GRACE, MAX_UNPROVEN_ENTRIES, ProofChoice, SessionChoice, WRITTEN_AFTER};
 use crate::entry::{Entry, Seq, StintId};
-use crate::planted::planted;
 use crate::queue::Batch;
 use crate::sink::{Ack, Addressed, Joined, Link, Proof, Receipt, Sink, SinkError};
 
@@ -107,10 +106,7 @@ impl<S: Sink> Session<S> {
             let bound = bindings.of_mut(entry.stint)?;
             bound.sent = Some(entry.seq);
             let is_stored = self.learned.stored.has(entry) || self.elsewhere.has(entry);
-            if !is_stored
-                || self.learned.skipped.contains(&entry.seq)
-                || planted("sent_again_though_stored")
-            {
+            if !is_stored || self.learned.skipped.contains(&entry.seq) {
                 missing.push(entry);
             } else {
                 self.learned.isolation.answered(entry.seq);
@@ -150,10 +146,6 @@ impl<S: Sink> Session<S> {
                     self.settle(link, bindings).await?;
                 }
                 return Ok(());
-            }
-            Outcome::Refused(_) if planted("whole_batch_set_aside") => {
-                let all: Vec<Seq> = batch.entries().iter().map(|entry| entry.seq).collect();
-                batch.mark_refused(&all, REFUSED);
             }
             Outcome::Refused(refused) => batch.mark_refused(&refused, REFUSED),
             Outcome::Forgotten(stint) => return self.rebind(link, bindings, stint).await,
@@ -225,13 +217,12 @@ impl<S: Sink> Session<S> {
                         let stored = self.learned.stored.newest(stint, entry.kind);
                         let stored = stored.map(|(_, id)| id);
                         match bindings.presence(&entry, shown, stored) {
-                            Presence::Missing if !planted("verified_without_a_look") => {
+                            Presence::Missing => {
                                 let what = "an acknowledged entry is missing";
                                 return Err(SessionError::NotKept(what));
                             }
                             Presence::Hidden => self.hidden(bindings),
                             Presence::Stored => self.learned.stored.note(&entry, id),
-                            Presence::Missing => {}
                         }
                     }
                     bindings.of_mut(stint)?.shown = shown;
@@ -325,9 +316,7 @@ impl<S: Sink> Session<S> {
         }
         self.forgotten("forgotten");
         tracing::warn!("the server forgot the session; requesting a new one");
-        if !planted("new_page_without_what_was_out") {
-            self.reader.rewind();
-        }
+        self.reader.rewind();
         *bindings = Bindings::new(&self.settings);
         self.observe(Evidence::Connected);
         self.bind_new(link, bindings, stint).await
@@ -543,12 +532,9 @@ impl<S: Sink> Session<S> {
         self.note_sent(&addressed);
         link.request_acks(self.requests_acks());
         let published = link.publish(&addressed, proof, self.grace());
-        let times = if planted("proof_waited_for_without_end") { 1_000_000 } else { 1 };
-        let published = timeout(self.publish_limit() * times, published).await;
+        let published = timeout(self.publish_limit(), published).await;
         self.published_at = Some(Instant::now());
-        if !planted("passed_over_forgotten") {
-            self.learned.skipped.extend(link.skipped());
-        }
+        self.learned.skipped.extend(link.skipped());
         if !self.learned.skipped.is_empty() {
             for seq in link.came_back() {
                 self.learned.skipped.remove(&seq);
@@ -559,9 +545,6 @@ impl<S: Sink> Session<S> {
             self.learned.window.not_answered();
             return self.without_proof();
         };
-        if receipt.is_err() && planted("removed_though_not_sent") {
-            return Ok(Outcome::Proven);
-        }
         let receipt = receipt?;
         // Answered: what follows no longer depends on these entries.
         bindings.in_flight.clear();
@@ -589,7 +572,6 @@ impl<S: Sink> Session<S> {
                 let came_back = receipt.missing.is_empty();
                 Ok(if came_back { Outcome::Proven } else { self.acknowledged() })
             }
-            (_, Proof::Echo) if planted("acknowledgement_believed") => Ok(Outcome::Proven),
             (_, Proof::Echo) if receipt.missing.is_empty() => {
                 if self.learned.capability.proof().is_none() {
                     self.learn_echo(link, bindings, entries).await?;
@@ -632,9 +614,8 @@ impl<S: Sink> Session<S> {
     }
 
     fn acknowledged(&self) -> Outcome {
-        let verifies = self.learned.capability.can_be_asked()
-            && !self.settings.verify_interval.is_zero()
-            && !planted("acknowledged_not_verified");
+        let verifies =
+            self.learned.capability.can_be_asked() && !self.settings.verify_interval.is_zero();
         if verifies { Outcome::Unproven } else { Outcome::Proven }
     }
 
@@ -711,7 +692,7 @@ impl<S: Sink> Session<S> {
         }
         self.meter.inversions(receipt.inversions);
         self.learned.reordered_at = Some(Instant::now());
-        if !self.learned.capability.is_one_at_a_time() && !planted("disorder_ignored") {
+        if !self.learned.capability.is_one_at_a_time() {
             self.observe(Evidence::Reordered);
             tracing::warn!("the server changes the order of entries; sending one at a time");
         }
@@ -728,9 +709,7 @@ impl<S: Sink> Session<S> {
             self.clear_retrying();
         }
         self.reader.ack_unconfirmed(batch).await?;
-        if !planted("backoff_never_reset") {
-            self.backoff.reset();
-        }
+        self.backoff.reset();
         Ok(())
     }
 

@@ -48,7 +48,6 @@ use crate::config::{
 use crate::delivered_elsewhere::DeliveredElsewhere;
 use crate::entry::{Seq, StintId};
 use crate::metrics::Meter;
-use crate::planted::planted;
 use crate::queue::{Limit, QueueError, Reader};
 use crate::sink::probe::DIAGNOSIS_TIMEOUT;
 use crate::sink::{Proof, Sink, SinkError, Transport};
@@ -256,9 +255,7 @@ impl<S: Sink> Session<S> {
     /// flight stay in the queue.
     pub async fn run(&mut self) -> QueueError {
         loop {
-            if !planted("new_link_without_what_was_out") {
-                self.reader.rewind();
-            }
+            self.reader.rewind();
             let began = Instant::now();
             let Err(error) = self.serve().await;
             if let SessionError::Queue(QueueError::Closed) = error {
@@ -311,7 +308,6 @@ impl<S: Sink> Session<S> {
     fn delay_after(&mut self, error: &SessionError, attempt: Duration) -> Duration {
         let delay = self.backoff.next_delay();
         match error {
-            _ if planted("no_backoff") => Duration::from_millis(1),
             SessionError::Sink(error) if error.needs_an_operator() => {
                 delay.max(AUTH_RETRY_INTERVAL)
             }

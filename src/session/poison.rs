@@ -64,7 +64,6 @@ use tokio::time::Instant;
 
 use crate::config::MAX_UNPROVEN_ENTRIES;
 use crate::entry::{Entry, Kind, Seq};
-use crate::planted::planted;
 
 /// The least failed tries of an entry before it can become a dead letter, and of an entry alone
 /// before a later one is sent first.
@@ -415,7 +414,6 @@ impl Isolation {
     /// The maximum number of entries of the next batch.
     pub(super) fn limit(&self, most: usize) -> usize {
         match &self.state {
-            _ if planted("poison_not_isolated") => most,
             State::Clear => most,
             State::Halving { limit, .. } => most.min(*limit),
             State::Alone(_) => 1,

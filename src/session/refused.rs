@@ -15,7 +15,6 @@ use super::poison::InFlight;
 use super::{Session, SessionError};
 use crate::config::{ProofChoice, REFUSAL_PAUSE, REFUSAL_TRIES, SessionChoice};
 use crate::entry::{Entry, Kind, Seq, StintId};
-use crate::planted::planted;
 use crate::sink::{Ack, Joined, Link, Proof, Shown, Sink};
 
 impl<S: Sink> Session<S> {
@@ -135,7 +134,6 @@ impl<S: Sink> Session<S> {
                 self.observe(Evidence::NewSessionEmpty);
                 Err(SessionError::NotKept("a new session stays empty"))
             }
-            Joined::Silent if planted("forgotten_session_kept") => Ok(Outcome::Proven),
             Joined::Silent => Ok(Outcome::Forgotten(stint)),
         }
     }
@@ -233,8 +231,7 @@ impl<S: Sink> Session<S> {
         let of = |refused: &[Seq]| -> Vec<&Entry> {
             entries.iter().copied().filter(|entry| refused.contains(&entry.seq)).collect()
         };
-        let tries = if planted("refused_entry_tried_once") { 1 } else { REFUSAL_TRIES };
-        for _ in 1..tries {
+        for _ in 1..REFUSAL_TRIES {
             sleep(REFUSAL_PAUSE).await;
             let again = of(&refused);
             let proof = self.learned.capability.proof().unwrap_or(Proof::Echo);

@@ -30,7 +30,6 @@ use super::{
 };
 use crate::config::{Config, JOIN_TIMEOUT, Proxy, Secret, ServerConfig, TransportChoice};
 use crate::entry::{Entry, Kind, Seq, StintId, content_members};
-use crate::planted::planted;
 use crate::remote_text::{RemoteText, Secrets};
 
 /// A dashboard server.
@@ -424,10 +423,6 @@ impl DashboardLink {
                 let json = envelope(session, &format!(r#","telemetry":{telemetry}"#));
                 Outgoing { name: "telemetry_update", json }
             }
-            Kind::Setup if planted("setup_sent_as_a_frame") => {
-                let json = envelope(session, &format!(r#","telemetry":{}"#, entry.json));
-                Outgoing { name: "telemetry_update", json }
-            }
             Kind::Setup => {
                 let setup = content_members(entry.kind, "telemetry", &entry.json);
                 let json = envelope(session, &format!(",{setup}"));
@@ -475,7 +470,6 @@ fn objection(arguments: &Value, secrets: &Secrets) -> Ack {
             .to_owned()
     };
     match error.or_else(|| not_ok.then(reason)) {
-        _ if planted("objection_overheard") => Ack::Plain,
         None => Ack::Plain,
         Some(text) if text.to_lowercase().contains("session") => Ack::UnknownSession,
         Some(text) => Ack::Error(RemoteText::new(text, secrets)),

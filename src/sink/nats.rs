@@ -34,7 +34,6 @@ use crate::entry::{Entry, Kind, Seq, StintId};
 use crate::nats::{
     CAPTURED_AT, NatsConnection, NatsError, NatsOptions, SEQ, SETUP, STREAM_PREFIX, TELEMETRY,
 };
-use crate::planted::planted;
 use crate::remote_text::{RemoteText, Secrets};
 
 /// A NATS server with this agent's stream.
@@ -137,16 +136,10 @@ pub struct NatsLink {
 
 impl Link for NatsLink {
     async fn request_session(&mut self, stint: StintId) -> Result<String, SinkError> {
-        if planted("stint_named_by_its_number") {
-            return Ok(stint.to_string());
-        }
         Ok(format!("{stint}-{:08x}", rand::random::<u32>()))
     }
 
     async fn join(&mut self, session: &str, _answer: JoinWait) -> Result<Joined, SinkError> {
-        if planted("stream_not_asked") {
-            return Ok(Joined::Known(Shown::default()));
-        }
         let frame = self.newest(session, TELEMETRY).await?;
         let setup = self.newest(session, SETUP).await?;
         Ok(Joined::Known(Shown { frame, setup }))
@@ -219,11 +212,9 @@ impl NatsLink {
             .message_id(id)
             .expected_stream(&self.name)
             .header(SEQ, entry.seq.to_string().as_str())
-            .header(CAPTURED_AT, entry.captured_at.to_string().as_str());
-        if !planted("any_place_in_the_stream") {
-            message = message.expected_last_sequence(follows);
-        }
-        if let Some(before) = before.filter(|_| !planted("after_any_entry")) {
+            .header(CAPTURED_AT, entry.captured_at.to_string().as_str())
+            .expected_last_sequence(follows);
+        if let Some(before) = before {
             message = message.expected_last_message_id(before);
         }
         let context = self.connection.context();

@@ -5,7 +5,6 @@ use std::io;
 use super::Engine;
 use super::cursors::{Cursor, Index};
 use crate::entry::{Entry, Seq, content_members};
-use crate::planted::planted;
 use crate::queue::disposition::{self, DestinationFate, Disposition, DispositionRange};
 use crate::queue::ledger::DropReason;
 use crate::queue::reader::Refused;
@@ -41,14 +40,11 @@ impl<S: Store> Engine<S> {
         }
         let mut cursors = self.cursors.clone();
         let cursor = &mut cursors[of];
-        if !planted("delivery_not_booked") {
-            cursor.ledger.delivered += delivered;
-        }
+        cursor.ledger.delivered += delivered;
         cursor.ledger.dead_letters += quarantined;
         cursor.ledger.drop(DropReason::Corrupt, count - delivered - quarantined);
         self.record_dispositions(cursor, batch, head)?;
-        let one_more = u64::from(planted("one_more_than_the_batch_removed"));
-        cursor.advance(Seq(last.0 + 1 + one_more), count);
+        cursor.advance(Seq(last.0 + 1), count);
         self.commit(cursors)
     }
 

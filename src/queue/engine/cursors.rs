@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{Engine, Metadata};
 use crate::entry::{CapturedAt, Seq};
-use crate::planted::planted;
 use crate::queue::disposition::DispositionRange;
 use crate::queue::ledger::Ledger;
 use crate::queue::store::{SideLog, Store};
@@ -128,17 +127,14 @@ impl<S: Store> Engine<S> {
     /// error nothing has changed, neither here nor in the store.
     pub(super) fn commit(&mut self, cursors: Vec<Cursor>) -> io::Result<()> {
         let metadata = self.encode_metadata(&cursors)?;
-        let committed = cursors.iter().map(|cursor| cursor.committed);
-        let lowest =
-            if planted("the_fastest_releases") { committed.max() } else { committed.min() };
+        let lowest = cursors.iter().map(|cursor| cursor.committed).min();
         let head = lowest.unwrap_or_default().max(self.store.head());
         let usage = self.store.usage().records;
         self.usable_store()?.truncate(head, &metadata)?;
         let released = usage.saturating_sub(self.store.usage().records);
         self.cursors = cursors;
         for cursor in &mut self.cursors {
-            let had = if planted("what_was_had_counts_on") { 0 } else { released };
-            cursor.acked_ahead = cursor.acked_ahead.saturating_sub(had);
+            cursor.acked_ahead = cursor.acked_ahead.saturating_sub(released);
         }
         Ok(())
     }

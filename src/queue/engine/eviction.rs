@@ -6,7 +6,6 @@ use super::Engine;
 use super::cursors::positions;
 use crate::config::{DROP_STEP_BYTES, DROP_STEP_ENTRIES, WhenFull};
 use crate::entry::{CapturedAt, Seq};
-use crate::planted::planted;
 use crate::queue::disposition;
 use crate::queue::ledger::DropReason;
 use crate::queue::store::{SideLog, Store};
@@ -62,7 +61,7 @@ impl<S: Store> Engine<S> {
                 continue;
             }
             let found = match self.limits.when_full {
-                _ if shortfall == Shortfall::Nothing || planted("queue_without_bound") => {
+                _ if shortfall == Shortfall::Nothing => {
                     return Ok(true);
                 }
                 // A source that can wait has already waited for room.
@@ -91,13 +90,12 @@ impl<S: Store> Engine<S> {
             let (first, last) = (segments[step.first].first, segments[step.last].last);
             let records = self.read_between(first, last)?;
             let before: Vec<Seq> = records.iter().map(|(seq, _)| *seq).collect();
-            let is_out = |seq| self.is_in_flight(seq) && !planted("what_is_out_is_thinned");
-            let is_free = |seq: Seq| seq < old && !is_out(seq);
+            let is_free = |seq: Seq| seq < old && !self.is_in_flight(seq);
             let downsampled = downsampling::downsample(records, step.level, is_free);
             let is_left =
                 |seq: &Seq| downsampled.records.binary_search_by_key(seq, |r| r.0).is_ok();
             let gone: Vec<Seq> = before.iter().copied().filter(|seq| !is_left(seq)).collect();
-            if !gone.is_empty() && !planted("fate_of_the_thinned_not_noted") {
+            if !gone.is_empty() {
                 let had = positions(&self.cursors);
                 let line = disposition::downsampled_line(
                     &before,
@@ -108,7 +106,7 @@ impl<S: Store> Engine<S> {
                 self.store.append_line(SideLog::Dispositions, &line)?;
             }
             let cursors = self.without(&gone, |ledger, entries| {
-                ledger.downsampled += if planted("thinning_not_booked") { 0 } else { entries };
+                ledger.downsampled += entries;
             });
             let metadata = self.encode_metadata(&cursors)?;
             self.usable_store()?.replace(
@@ -150,9 +148,6 @@ impl<S: Store> Engine<S> {
     /// Drops entries that are older than `newest` by more than the limit. After a long stop it
     /// drops them in portions, so that no append waits for all of them.
     pub(super) fn expire(&mut self, newest: CapturedAt) -> io::Result<()> {
-        if planted("nothing_expires") {
-            return Ok(());
-        }
         let oldest_allowed = newest.0.saturating_sub(self.limits.max_age_ms());
         let is_old = |at: CapturedAt| at.0 < oldest_allowed;
         let goes =

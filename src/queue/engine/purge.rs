@@ -16,7 +16,6 @@ use serde::{Deserialize, Serialize};
 use super::Engine;
 use crate::config::{DROP_STEP_BYTES, DROP_STEP_ENTRIES};
 use crate::entry::{Entry, Kind, Seq, StintId};
-use crate::planted::planted;
 use crate::queue::disposition::{Disposition, DispositionRange};
 use crate::queue::ledger::DropReason;
 use crate::queue::store::{SegmentInfo, SideLog, Store};
@@ -87,15 +86,13 @@ impl<S: Store> Engine<S> {
             self.put_in_force(of, entries.iter().flatten())?;
             for (&(seq, _), entry) in own.iter().zip(&entries) {
                 let reason = if entry.is_some() { reason } else { DropReason::Corrupt };
-                if !planted("fate_of_the_dropped_not_noted") {
-                    let run = DispositionRange {
-                        first: seq,
-                        last: seq,
-                        disposition: Disposition::Dropped(reason),
-                    };
-                    self.record_disposition(cursor, run, is_thinned)?;
-                }
-                cursor.ledger.drop(reason, if planted("drop_not_booked") { 0 } else { 1 });
+                let run = DispositionRange {
+                    first: seq,
+                    last: seq,
+                    disposition: Disposition::Dropped(reason),
+                };
+                self.record_disposition(cursor, run, is_thinned)?;
+                cursor.ledger.drop(reason, 1);
             }
             cursor.advance(Seq(last.0 + 1), own.len() as u64);
         }

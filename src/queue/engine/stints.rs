@@ -7,7 +7,6 @@ use serde::{Deserialize, Serialize};
 use super::NewestEntry;
 use crate::config::MAX_STREAMS;
 use crate::entry::{CapturedAt, CarId, Seq, StintId};
-use crate::planted::planted;
 use crate::queue::record::RetentionFlags;
 use crate::queue::{Limits, StreamStint};
 
@@ -75,7 +74,7 @@ impl Stints {
     ) -> (StintId, bool) {
         match self.find(stream) {
             Some(KnownStream { newest: Some(newest), stint, .. })
-                if limits.continues(*newest, captured_at) || planted("stint_without_end") =>
+                if limits.continues(*newest, captured_at) =>
             {
                 (*stint, false)
             }
@@ -86,10 +85,7 @@ impl Stints {
 
     fn begin(&mut self, stream: &CarId) -> StintId {
         self.highest = StintId(self.highest.0 + 1);
-        let stint = match self.known.last() {
-            Some(last) if planted("one_stint_for_all_streams") => last.stint,
-            _ => self.highest,
-        };
+        let stint = self.highest;
         self.known.retain(|known| known.stream != *stream);
         let excess = (self.known.len() + 1).saturating_sub(MAX_STREAMS);
         self.known.drain(..excess);

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::sealed::SealedSegment;
 use super::{DATABASE_BYTES, MAX_QUARANTINED, Records, VERSION};
 use crate::entry::Seq;
-use crate::planted::planted;
 use crate::queue::free_space::free_bytes;
 use crate::queue::store::Usage;
 use crate::queue::wal::{self, Checkpoint, number};
@@ -180,7 +179,7 @@ pub(super) fn publish(folder: &Path, range: SeqRange) -> io::Result<()> {
     let path = range.path(folder);
     discard(folder, range)?;
     disk::rename(&range.new_path(folder), &path)?;
-    if planted("segment_name_not_synced") { Ok(()) } else { disk::sync_folder(folder) }
+    disk::sync_folder(folder)
 }
 
 /// Replaces the segments within `replaced` by the segment that was built for it.
@@ -212,8 +211,7 @@ pub(super) fn finish_rewrite(folder: &Path, checkpoint: &Checkpoint) -> io::Resu
         }
         if let Some(new) = new {
             swap(folder, replaced, new, Replaced::Discard)?;
-        } else if disk::exists(&replaced.path(folder))? && !planted("forgotten_removal_comes_back")
-        {
+        } else if disk::exists(&replaced.path(folder))? {
             // The new segment has its final name, but a power cut may have undone the removal of
             // the old ones.
             let others = |range: &SeqRange| range.is_inside(replaced) && *range != replaced;

@@ -6,7 +6,6 @@ use std::io;
 use super::folder::{Replaced, Segment, SeqRange, borrowed, build, discard, swap, usage_of};
 use super::sealed::SealedSegment;
 use super::{Records, SegmentStore};
-use crate::planted::planted;
 use crate::queue::store::{Store, Usage};
 
 impl SegmentStore {
@@ -67,10 +66,8 @@ impl SegmentStore {
 
     fn commit(&mut self, new: &Segment, old: Replaced) -> io::Result<()> {
         self.replaced = (new.range.base_seq.0, new.range.last.0);
-        if !planted("thinned_without_a_mark") {
-            self.append_checkpoint()?;
-            self.flush()?;
-        }
+        self.append_checkpoint()?;
+        self.flush()?;
         swap(&self.folder, new.range, new.range, old)?;
         if new.is_empty() {
             discard(&self.folder, new.range)?;

@@ -18,7 +18,6 @@ use super::recover::{
 use super::sealed::SealedSegment;
 use super::{MAX_LOADED, Options, Records, SEGMENT_ENTRIES, SegmentStore};
 use crate::entry::Seq;
-use crate::planted::planted;
 use crate::queue::store::{Store, Usage};
 use crate::queue::wal::Wal;
 use crate::queue::{FIRST, disk};
@@ -86,7 +85,7 @@ impl SegmentStore {
                 ActiveSegment::continued(lo, wal, &index, &records)
             }
             None => {
-                if is_uncertain && !planted("position_given_out_twice") {
+                if is_uncertain {
                     let highest = highest.map_or(end, |seq| seq.max(end));
                     store.skip_to(Seq(highest.0 + SEGMENT_ENTRIES));
                 }

@@ -7,7 +7,6 @@ use super::layout::{
 };
 use crate::config::Units;
 use crate::entry::CapturedAt;
-use crate::planted::planted;
 
 const KPA_PER_PSI: f64 = 6.894_757_293_168_361;
 const ZERO_CELSIUS_IN_KELVIN: f64 = 273.15;
@@ -113,7 +112,6 @@ fn wear(units: Units, wheel: &[u8]) -> f64 {
 fn brake_temp(units: Units, wheel: &[u8]) -> f64 {
     let kelvin = float(wheel, telemetry::wheel::BRAKE_TEMP);
     match units {
-        Units::Label if planted("brakes_in_kelvin") => kelvin,
         Units::Label => kelvin - ZERO_CELSIUS_IN_KELVIN,
         Units::Upstream => kelvin,
     }

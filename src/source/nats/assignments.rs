@@ -15,7 +15,6 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::config::{HUB_FORGOTTEN, HUB_LEASE, HUB_PATIENCE, HUB_STINTS, MAX_STREAMS};
-use crate::planted::planted;
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -85,8 +84,7 @@ impl Liveness {
     /// Whether the hub's heartbeat is recent. A hub counts as alive for one lease after it is first
     /// seen.
     fn is_alive(&self, hub: &str, now: Instant) -> bool {
-        let lease = if planted("hubs_die_at_once") { HUB_LEASE / 20 } else { HUB_LEASE };
-        self.hubs.get(hub).is_some_and(|(_, since)| now - *since < lease)
+        self.hubs.get(hub).is_some_and(|(_, since)| now - *since < HUB_LEASE)
     }
 
     /// Whether any other hub is alive.

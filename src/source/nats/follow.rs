@@ -25,7 +25,6 @@ use crate::config::{
 };
 use crate::entry::{CarId, Seq};
 use crate::nats::{SETUP, STREAM_PREFIX};
-use crate::planted::planted;
 use crate::queue::{QueueError, Writer};
 use crate::remote_text::{RemoteText, Secrets};
 
@@ -319,7 +318,7 @@ impl Follower {
             }
         };
         let is_stored = before.get(&car) >= Some(&entry.driven_at);
-        (!is_stored || planted("given_out_again_stored_again")).then_some((car, entry))
+        (!is_stored).then_some((car, entry))
     }
 
     /// Appends entries to the queue and returns the position of the newest one that was stored. On
