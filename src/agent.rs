@@ -19,25 +19,35 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::admin;
 use crate::clock;
-use crate::config::{
-    Config, DRAIN_INTERVAL, LINE_INTERVAL, LISTEN_RETRY_INTERVAL, MAX_PAGES, SIMULATOR_RATE_HZ,
-    STDIN_BUFFER_BYTES, STDIN_READ_BYTES, STORAGE_OPEN_INTERVAL, TROUBLE_INTERVAL,
-};
-use crate::drain::{Drain, Watch};
-use crate::entry::StintId;
+use crate::config::Config;
+use crate::drain::{DRAIN_INTERVAL, Drain, Watch};
+use crate::entry::{MAX_PAGES, StintId};
 use crate::loopback_guard::Access;
 use crate::metrics;
 use crate::net::{self, Connections};
 use crate::publisher::DashboardPublisher;
-use crate::queue::{OpenError, Writer};
+use crate::queue::{OpenError, STORAGE_OPEN_INTERVAL, Writer};
 use crate::reload::{Answer, Asking, Reload};
 use crate::session::{self, DestinationWatch, SessionStatus};
 use crate::source::lines::{self, Pace, Place};
 use crate::source::nats::{DeliveryGate, GateCommand, GateRequest};
-use crate::source::simulator::Car;
+use crate::source::simulator::{Car, SIMULATOR_RATE_HZ};
 use crate::source::socketio::Publishers;
 use crate::source::{Intake, Sample, Taken, http, lmu, nats};
 use crate::status::{self, StatusHistory, StatusSnapshot};
+
+/// Bytes of one read of standard input, and of the read-ahead while earlier lines are stored.
+const STDIN_READ_BYTES: usize = 64 << 10;
+const STDIN_BUFFER_BYTES: usize = 256 << 10;
+
+/// The interval between attempts to listen on an address that another program uses.
+const LISTEN_RETRY_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often the status page's history checks the queue's disk.
+const TROUBLE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How often the status line in the terminal is updated.
+pub(crate) const LINE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How long open requests may take to finish at shutdown: enough for a POST whose samples are being
 /// written to disk.

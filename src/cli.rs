@@ -22,6 +22,8 @@ pub mod settings;
 pub mod simulate;
 mod terminal;
 
+pub use self::priority::NICENESS;
+
 use std::fmt::Display;
 use std::process::ExitCode;
 

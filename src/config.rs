@@ -1,7 +1,6 @@
 //! The configuration with its defaults, and all fixed limits of the program.
 //!
 //! Settings that an operator may need to change are fields of [`Config`]. Limits that follow from a
-//! protocol, or that only keep resources bounded, are constants in `bounds`. In both cases the unit
 //! is in the type (`Duration`) or in the name (`_bytes`, `_hz`).
 //!
 //! [`load`] fills a `Config` from a file, the environment and the command line. The table in `keys`
@@ -9,7 +8,6 @@
 //! [`to_toml`] are generated from it, so they always agree.
 
 mod access;
-mod bounds;
 mod change;
 mod checks;
 mod credential_file;
@@ -33,7 +31,6 @@ use std::time::Duration;
 
 pub(crate) use access::check_token;
 pub use access::{Auth, Headers, Secret};
-pub use bounds::*;
 pub use change::Change;
 pub use credential_file::CredentialFile;
 pub use destination::SERVER;

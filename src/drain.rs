@@ -1,13 +1,21 @@
 //! Whether the queue of a destination drains fast enough: a pure function of its length, sampled at
 //! regular intervals.
 
+use crate::entry::CapturedAt;
+use crate::queue::DestinationStatus;
 use std::collections::VecDeque;
 use std::fmt;
 use std::time::Duration;
 
-use crate::config::{BEHIND_AFTER, DRAIN_INTERVAL, DRAIN_INTERVALS};
-use crate::entry::CapturedAt;
-use crate::queue::DestinationStatus;
+/// How often the drain of the queue is judged.
+pub(crate) const DRAIN_INTERVAL: Duration = Duration::from_secs(10);
+
+/// The queue falls behind only if it has not shrunk for this many consecutive intervals.
+const DRAIN_INTERVALS: usize = 3;
+
+/// The queue falls behind only if its oldest entry is this much older than its newest. Entries that
+/// wait for a proof, which takes up to [`WRITTEN_AFTER`] and a verification, are not a backlog.
+const BEHIND_AFTER: Duration = Duration::from_mins(2);
 
 /// How the queue drains while a session is bound.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -6,6 +6,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+/// The number of cars, stint pages and sessions that are remembered; the least recently used are
+/// forgotten. No league has this many cars.
+pub(crate) const MAX_STREAMS: usize = 256;
+pub(crate) const MAX_PAGES: usize = 256;
+
+/// Sequence numbers that a user may pass are below this; no queue reaches it.
+pub(crate) const MAX_SEQ: u64 = 1 << 62;
+
 /// The sequence number of an entry: increases with each accepted entry and is never reused.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,

@@ -28,6 +28,13 @@ pub use self::setup::Setup;
 pub use self::table::columns;
 pub(crate) use self::verbatim::without_non_finite;
 
+/// The maximum size of a sample or setup; a larger one is refused. The server closes the connection
+/// at messages above 1,000,000 bytes, which include the envelope.
+pub const MAX_SAMPLE_BYTES: usize = 900_000;
+
+/// The maximum nesting of objects and arrays in a sample; a deeper one is refused.
+pub const MAX_SAMPLE_DEPTH: usize = 32;
+
 /// An input that was refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]

@@ -12,11 +12,16 @@ use metrics::{
 };
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
-use tokio::time::sleep;
-
-use crate::config::{LIVE_WITHIN, METRICS_UPKEEP_INTERVAL};
 use crate::entry::{CapturedAt, Entry};
 use crate::sink::Proof;
+use tokio::time::sleep;
+
+/// How often recorded values are folded into the histograms; until then each takes 8 bytes, a few
+/// per frame.
+const METRICS_UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
+
+/// An entry younger than this is live; an older one is part of a backlog.
+const LIVE_WITHIN: Duration = Duration::from_secs(5);
 
 /// The kind of a metric in the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -24,8 +24,11 @@ use tokio::runtime::Builder;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
-use crate::config::{CredentialFile, NATS_PING_INTERVAL, Secret, ServerUrl};
+use crate::config::{CredentialFile, Secret, ServerUrl};
 use crate::remote_text::{RemoteText, Secrets};
+
+/// How often a NATS server is pinged. A connection that was silent for three intervals is lost.
+const NATS_PING_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Message headers. With them, the subject (agent, stint and kind) and the JSON payload, a hub
 /// restores the original entry.

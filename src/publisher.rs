@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::future::join_all;
 use rand::SeedableRng;
@@ -16,17 +17,20 @@ use tracing::Instrument;
 
 use crate::backoff::Backoff;
 use crate::clock;
-use crate::config::{
-    APPEND_TIMEOUT, Config, DeliveryConfig, ParseError, SHUTDOWN_TIMEOUT, SessionChoice,
-};
+use crate::config::{Config, DeliveryConfig, ParseError, SessionChoice};
 use crate::delivered_elsewhere::DeliveredElsewhere;
 use crate::fields::Refused;
 use crate::queue::{
-    self, Closed, Destinations, Limits, OpenError, QueueError, QueueStatus, Reader, Writer,
+    self, APPEND_TIMEOUT, Closed, Destinations, Limits, OpenError, QueueError, QueueStatus, Reader,
+    Writer,
 };
 use crate::session::{DestinationWatch, Session, SessionStatus};
 use crate::sink::server::Server;
 use crate::source::{Intake, Sample, Taken};
+
+/// The maximum time from the request to stop to the end of the process, however slow disk and
+/// network are.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Stores telemetry and setups in the queue and delivers them once the dashboard server is
 /// reachable.

@@ -22,7 +22,6 @@ use tokio::time::Instant;
 pub(crate) use self::badge::count;
 use self::badge::was_forgotten;
 pub use self::badge::{Badge, Severity};
-use crate::config::{STATUS_LOOKS, STATUS_TROUBLES};
 use crate::contract::{FormPolicy, document};
 use crate::drain::Drain;
 use crate::entry::CapturedAt;
@@ -31,6 +30,12 @@ use crate::queue::{DestinationStatus, QueueStatus};
 use crate::session::{DestinationWatch, FORGOTTEN, Latency};
 use crate::sink::Transport;
 use crate::tools::{self, Tools};
+
+/// The number of queue lengths that the status page plots: one hour.
+const STATUS_LOOKS: usize = 360;
+
+/// The number of recent failures on the status page.
+const STATUS_TROUBLES: usize = 5;
 
 /// The history on the status page: the length of the queue at regular intervals, and recent
 /// failures.

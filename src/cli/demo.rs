@@ -18,8 +18,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use self::faults::{Fault, Faults, Outage, outage};
 use self::harness::{FrameCounts, Harness};
 use crate::cli::{Exit, eprint_line, log, print};
-use crate::config::{LogConfig, LogFormat, LogLevel, SIMULATOR_RATE_HZ};
+use crate::config::{LogConfig, LogFormat, LogLevel};
 use crate::queue::ledger::Ledger;
+use crate::source::simulator::SIMULATOR_RATE_HZ;
 
 /// The sample rate of the car with `--chaos`: enough frames in flight for every fault to hit some.
 const CHAOS_RATE_HZ: f64 = 20.0;

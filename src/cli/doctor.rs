@@ -14,6 +14,7 @@ mod queue;
 mod server;
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use futures_util::future::join_all;
 
@@ -23,6 +24,15 @@ use crate::cli::settings::Settings;
 use crate::cli::{Exit, eprint_line, print};
 use crate::config::Config;
 use crate::remote_text::Secrets;
+
+/// How long the doctor waits for a disk, and for the verification of the whole queue.
+pub(crate) const DOCTOR_DISK_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The maximum response that the doctor reads; `/metrics` and `/status` fit many times.
+pub(crate) const MAX_DOCTOR_ANSWER_BYTES: usize = 1 << 20;
+
+/// How long the doctor waits for an answer from a program on the agent's port.
+pub(crate) const DOCTOR_LOCAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Find problems, and show what to do about them.
 ///

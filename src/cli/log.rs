@@ -10,8 +10,11 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
 use crate::cli::{eprint_line, private_file, terminal};
-use crate::config::{LOG_FILE_BYTES, LogConfig, LogFormat, LogLevel};
+use crate::config::{LogConfig, LogFormat, LogLevel};
 use crate::remote_text::escape;
+
+/// The size at which a log file is rotated; it replaces the previous rotated file.
+pub(crate) const LOG_FILE_BYTES: u64 = 4 << 20;
 
 /// Changes the level of the running log.
 static SET_LEVEL: OnceLock<Box<dyn Fn(LogLevel) + Send + Sync>> = OnceLock::new();

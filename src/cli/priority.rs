@@ -1,5 +1,8 @@
 //! Process priority: the agent runs at a lower priority than the game.
 
+/// The `nice` value of the agent on Linux, 0 to 19. On Windows its priority is "below normal".
+pub const NICENESS: i32 = 5;
+
 /// Lowers the priority of this process. If this fails, the priority is unchanged and the failure is
 /// logged.
 pub(super) fn lower() {
@@ -12,10 +15,10 @@ pub(super) fn lower() {
 mod system {
     use std::io;
 
-    use crate::config;
+    use super::NICENESS;
 
     pub(super) fn lower() -> io::Result<()> {
-        rustix::process::nice(config::NICENESS)?;
+        rustix::process::nice(NICENESS)?;
         Ok(())
     }
 }

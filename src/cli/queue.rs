@@ -20,8 +20,7 @@ use clap::Subcommand;
 use self::access::{Access, Examiner, ToolError, Walk};
 use crate::cli::terminal::Progress;
 use crate::cli::{Exit, eprint_line, print};
-use crate::config::MAX_SEQ;
-use crate::entry::Seq;
+use crate::entry::{MAX_SEQ, Seq};
 use crate::tools::Moved;
 
 /// Inspect the queue, verify it, move entries in and out of it.

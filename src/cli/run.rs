@@ -1,18 +1,21 @@
 //! `pitwire run`: runs the agent.
 
 use std::io::{self, IsTerminal};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::agent::{self, Look, Until};
 use crate::cli::settings::Settings;
 use crate::cli::terminal::{Line, Rate, colored};
 use crate::cli::{Exit, eprint_line, log, print, priority};
-use crate::config::{Config, TERMINAL_PATIENCE};
+use crate::config::Config;
 use crate::metrics;
 #[cfg(unix)]
 use crate::reload::Asking;
 use crate::reload::Reload;
 use crate::status::{StatusSnapshot, count};
+
+/// How long the agent waits for a stopped terminal when it ends.
+const TERMINAL_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Run the agent: read samples, store them, send them to the dashboard server.
 ///

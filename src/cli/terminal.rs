@@ -15,8 +15,14 @@ use std::time::{Duration, Instant};
 
 use console::Term;
 
-use crate::config::{LINE_INTERVAL, RATE_WINDOW, TERMINAL_TEXTS};
+use crate::agent::LINE_INTERVAL;
 use crate::status::{Badge, Severity};
+
+/// The window over which the status line averages its rates and the remaining time.
+const RATE_WINDOW: Duration = Duration::from_secs(10);
+
+/// The maximum texts that wait for a stopped terminal; further log lines are discarded.
+const TERMINAL_TEXTS: usize = 256;
 
 /// Channel to the writer thread, while there is a status line.
 static WRITER: Mutex<Option<SyncSender<Piece>>> = Mutex::new(None);

@@ -3,8 +3,12 @@
 //! Destinations have no separate key table. To set a key of a destination, the code swaps the
 //! destination with `[server]`, sets the `server.*` key and swaps them back.
 
+use super::Config;
 use super::keys::{self, Key};
-use super::{Config, MAX_DESTINATION_NAME_BYTES, MAX_DESTINATIONS};
+
+/// The maximum number of destinations besides `[server]`, and the maximum length of a name.
+const MAX_DESTINATIONS: usize = 8;
+const MAX_DESTINATION_NAME_BYTES: usize = 32;
 
 /// The name of the destination of `[server]`.
 pub const SERVER: &str = "server";

@@ -11,7 +11,10 @@ use super::destination;
 use super::load::Loading;
 use super::problem::one_line;
 use super::raw_value::RawValue;
-use super::{MAX_CONFIG_BYTES, Origin, Warning, keys};
+use super::{Origin, Warning, keys};
+
+/// The maximum size of a configuration file; a larger one is an error.
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// The original client's keys and the corresponding pitwire keys. `poll_interval` and
 /// `target_process` controlled when that client looked for the game; pitwire validates and ignores

@@ -2,7 +2,6 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use super::values::Textual;
 use super::{ParseError, Units};
@@ -81,38 +80,3 @@ impl Textual for GameApi {
         r#""localhost:" and a port, an IP address and a port, or "" for none"#.into()
     }
 }
-
-/// How often to check for a game that is not running, paused or in its menus.
-pub const LMU_LOOK_INTERVAL: Duration = Duration::from_secs(1);
-
-/// A game whose clock has not advanced for this long is paused, in its menus or has ended.
-pub const LMU_STALE_AFTER: Duration = Duration::from_secs(2);
-
-/// The maximum poll rate while the car is driven, also if `update_rate_hz` is 0: twice the game's
-/// own 100 updates per second.
-pub const LMU_MAX_RATE_HZ: f64 = 200.0;
-
-/// The number of attempts to copy the game's memory while the game writes to it, and the pause
-/// between them.
-pub const LMU_COPY_TRIES: usize = 40;
-pub const LMU_COPY_PAUSE: Duration = Duration::from_millis(1);
-
-/// The number of pauses over which memory without version counters must not change to count as
-/// consistent. Together they are longer than most writes that the scheduler interrupts, and shorter
-/// than the 10 ms between two writes.
-pub const LMU_SAME_PAUSES: usize = 5;
-
-/// A longer time between two samples counts as a gap of the game.
-pub const LMU_GAP_AFTER: Duration = Duration::from_millis(100);
-
-/// The maximum samples that wait for a slow disk: two minutes at 2 Hz.
-pub const LMU_CHANNEL_SAMPLES: usize = 256;
-
-/// The interval between requests for the car's setup, and the longest interval after failures.
-pub const GAME_API_INTERVAL: Duration = Duration::from_secs(10);
-pub const GAME_API_MAX_INTERVAL: Duration = Duration::from_secs(60);
-
-/// The maximum time from a request to its complete response, for the probe whether the API exists
-/// and for data.
-pub const GAME_API_PROBE_TIMEOUT: Duration = Duration::from_secs(1);
-pub const GAME_API_TIMEOUT: Duration = Duration::from_secs(2);

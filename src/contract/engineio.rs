@@ -23,6 +23,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{Request, State as Shared};
@@ -36,16 +37,32 @@ use engineioxide::socket::Sid;
 use engineioxide::{DisconnectReason, Socket, Str, TransportType};
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{self, Duration, Instant};
+use tokio::time::{self, Instant};
 
 use super::backlog::{Backlog, Unhandled};
 use super::memory::{Charge, ClientLimits, ClientMemory, Pool};
 use super::packet::{self, Packet};
-use crate::config::{
-    HELLO_TIMEOUT, LOG_REPEAT_INTERVAL, MAX_MESSAGE_BYTES, MAX_OUTBOX_MESSAGES,
-    MAX_ROOM_NAME_BYTES, MAX_ROOMS, PING_INTERVAL, PING_TIMEOUT,
-};
-use crate::net::{KillSwitch, ReadGate};
+use crate::net::{KillSwitch, LOG_REPEAT_INTERVAL, ReadGate};
+
+/// The longest message that pitwire accepts as a server; a longer one ends the connection, as on
+/// the public server.
+const MAX_MESSAGE_BYTES: usize = 1_000_000;
+
+/// A client with more unread messages than this is disconnected: silently skipping a frame on an
+/// open connection would look like a lost frame.
+const MAX_OUTBOX_MESSAGES: usize = 65_536;
+
+/// The maximum number of rooms of a client, and the maximum length of a name; a UUID has 36 bytes.
+const MAX_ROOMS: usize = 1_000;
+const MAX_ROOM_NAME_BYTES: usize = 100;
+
+/// The maximum time from a client's connection to its first packet.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(45);
+
+/// How often a server pings its clients, and how long a client has to answer: the values of the
+/// public server.
+const PING_INTERVAL: Duration = Duration::from_secs(25);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long the answer to a POST request is delayed while the client has too many unhandled events.
 /// python-engineio's client gives up a request after 5 s.

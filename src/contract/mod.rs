@@ -33,8 +33,10 @@ pub(crate) use self::engineio::{Client, Events};
 pub(crate) use self::events::Event;
 pub(crate) use self::memory::ClientLimits;
 pub(crate) use self::page::{FormPolicy, document};
-use crate::config::FAREWELL_TIMEOUT;
 use crate::net::{self, Connections};
+
+/// How long a stopping server waits for its clients to disconnect.
+const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The storage of sessions behind the server.
 pub(crate) trait Host: Send + Sync + 'static {

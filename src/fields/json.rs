@@ -16,7 +16,7 @@ use serde_json::{Number, Value};
 
 use super::verbatim::without_non_finite;
 use super::{Reason, Refused, refused, shorten};
-use crate::config::{MAX_SAMPLE_BYTES, MAX_SAMPLE_DEPTH};
+use crate::fields::{MAX_SAMPLE_BYTES, MAX_SAMPLE_DEPTH};
 
 /// The maximum keys of an object. Fields are looked up by a linear search, and the largest object
 /// of a game's setup has a few hundred keys.

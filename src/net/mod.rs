@@ -11,6 +11,8 @@
 //! - `read_ahead` limits how much is read from a client that does not read.
 //! - `open_files` keeps the connections below the open-files limit of the process.
 
+use std::time::Duration;
+
 pub(crate) mod connections;
 pub(crate) mod kill_switch;
 pub(crate) mod listener;
@@ -23,3 +25,6 @@ pub(crate) use self::connections::Connections;
 pub(crate) use self::kill_switch::KillSwitch;
 pub(crate) use self::listener::serve;
 pub(crate) use self::read_gate::ReadGate;
+
+/// The minimum time between two log lines of the same kind.
+pub(crate) const LOG_REPEAT_INTERVAL: Duration = Duration::from_secs(10);

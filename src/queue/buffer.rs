@@ -19,8 +19,8 @@ use super::ledger::DropReason;
 use super::record::RetentionFlags;
 use super::watchdog::Heartbeat;
 use super::{Appended, Content, NewEntry, QueueError, Stamps};
-use crate::config::{APPEND_TIMEOUT, BUFFER_BYTES, BUFFER_ENTRIES, MAX_STREAMS};
-use crate::entry::{CapturedAt, CarId, Situation};
+use crate::entry::{CapturedAt, CarId, MAX_STREAMS, Situation};
+use crate::queue::{APPEND_TIMEOUT, BUFFER_BYTES, BUFFER_ENTRIES};
 
 /// A buffered entry.
 #[derive(Debug)]

@@ -31,8 +31,9 @@ use super::ledger::{DropReason, Ledger};
 use super::record::{self, EncodeError};
 use super::store::{SideLog, Store};
 use super::{Appended, Batch, Content, Destinations, Limit, Limits, QueueStatus};
-use crate::config::{Durability, MAX_SESSIONS, SERVER};
+use crate::config::{Durability, SERVER};
 use crate::entry::{CapturedAt, CarId, Kind, Seq, StintId};
+use crate::queue::MAX_SESSIONS;
 
 /// Keys of facts stored beside the records; each value is a small MessagePack document.
 const STREAMS: &str = "streams";

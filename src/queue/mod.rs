@@ -52,8 +52,47 @@ pub use self::reader::{Batch, LookedAhead, Reader};
 use self::store::Store;
 pub use self::watchdog::Stuck;
 pub use self::writer::{Stamps, Writer};
-use crate::config::{self, Durability, QUEUE_CHANNEL_COMMANDS, SERVER, WhenFull};
+use crate::config::{self, Durability, SERVER, WhenFull};
 use crate::entry::{CapturedAt, CarId, Seq, Situation, StintId};
+
+pub(crate) const MAX_SESSIONS: usize = 256;
+
+/// How long a source waits for the disk before its entries count as buffered.
+pub const APPEND_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The capacity of the channel from the session to the queue worker; a full channel makes the
+/// session wait.
+pub(crate) const QUEUE_CHANNEL_COMMANDS: usize = 256;
+
+/// A removal is flushed with the next append, or after this long. If power fails before that, the
+/// entry is sent again.
+pub const REMOVE_FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The interval between attempts to write entries again after a disk failure.
+pub const STORAGE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The interval between attempts to open a queue whose disk is full or read-only.
+pub(crate) const STORAGE_OPEN_INTERVAL: Duration = Duration::from_secs(2);
+
+/// The maximum entries, and bytes of JSON, that wait in memory while the disk is slow, full or
+/// missing. One request of a source may exceed it.
+pub const BUFFER_ENTRIES: usize = 16_384;
+pub const BUFFER_BYTES: usize = 12 << 20;
+
+/// Entries younger than this, relative to the newest, are never downsampled.
+pub const RECENT: Duration = Duration::from_secs(60);
+
+/// The maximum entries, and bytes of their records, that one step drops from the head of the queue.
+pub const DROP_STEP_ENTRIES: usize = 1024;
+pub(crate) const DROP_STEP_BYTES: usize = 1 << 20;
+
+/// The maximum entries, and bytes of their records, that a queue tool reads at once; a larger entry
+/// is read alone. The queue worker does nothing else meanwhile.
+pub(crate) const PAGE_ENTRIES: usize = 1024;
+pub(crate) const PAGE_BYTES: usize = 1 << 20;
+
+/// The maximum number of findings that are listed for one segment.
+pub(crate) const MAX_FINDINGS: usize = 100;
 
 /// The first position of a new queue.
 pub const FIRST: Seq = Seq(1);

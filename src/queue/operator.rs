@@ -11,8 +11,8 @@ use super::reader::ask;
 use super::report::SegmentReport;
 use super::worker::Request;
 use super::{Limit, QueueError};
-use crate::config::{PAGE_BYTES, PAGE_ENTRIES};
 use crate::entry::{CapturedAt, CarId, Seq};
+use crate::queue::{PAGE_BYTES, PAGE_ENTRIES};
 
 /// The operator's handle for a queue. Clones share one queue.
 #[derive(Clone, Debug)]

@@ -5,8 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use super::record;
 use super::store::SegmentContents;
-use crate::config::MAX_FINDINGS;
 use crate::entry::{CapturedAt, Seq, StintId};
+use crate::queue::MAX_FINDINGS;
 
 /// One problem that a check found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

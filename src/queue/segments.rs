@@ -71,8 +71,8 @@ use super::lock::Lock;
 use super::store::{SegmentContents, SegmentInfo, SideLog, Store, Usage};
 use super::wal::{self, Checkpoint, Wal};
 use super::{Limit, disk, side_log};
-use crate::config::MAX_SAMPLE_BYTES;
 use crate::entry::Seq;
+use crate::fields::MAX_SAMPLE_BYTES;
 
 /// The maximum number of positions in a segment, and the number that is skipped after a power cut.
 pub const SEGMENT_ENTRIES: u64 = 4096;

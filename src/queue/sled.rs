@@ -28,8 +28,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::disk::{self, Salvaged};
-use crate::config::STORE_OPEN_TIMEOUT;
 use crate::entry::Seq;
+
+/// How long to wait for another process, or for threads of the previous one, to close the store.
+const STORE_OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The size of sled's page cache.
 const CACHE_BYTES: u64 = 4 << 20;

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::future::pending;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
@@ -17,12 +18,13 @@ use super::ledger::DropReason;
 use super::report::SegmentReport;
 use super::store::Store;
 use super::{Appended, Batch, DestinationStatus, Limit, Limits, QueueError, QueueStatus};
-use crate::config::{
-    Durability, LEDGER_CHECK_INTERVAL, QUEUE_CHANNEL_COMMANDS, REMOVE_FLUSH_INTERVAL,
-    STORAGE_RETRY_INTERVAL,
-};
+use crate::config::Durability;
 use crate::entry::{CapturedAt, CarId, Entry, Seq, StintId};
 use crate::metrics;
+use crate::queue::{QUEUE_CHANNEL_COMMANDS, REMOVE_FLUSH_INTERVAL, STORAGE_RETRY_INTERVAL};
+
+/// How often the ledger is checked.
+const LEDGER_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
 type Reply<T> = oneshot::Sender<Result<T, QueueError>>;
 /// A read request that waits for an entry.

@@ -2,6 +2,7 @@
 //! one.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
@@ -10,13 +11,18 @@ use super::deliver::SessionKnown;
 use super::poison::InFlight;
 use super::stored::KnownStored;
 use super::{Session, SessionError, next_verification};
-use crate::config::{
-    DeliveryConfig, JOIN_TIMEOUT, MAX_SESSIONS, MAX_UNPROVEN_ENTRIES, PAGE_BYTES, PAGE_ENTRIES,
-    ProofChoice, STORED_LOOKS, STORED_PAUSE, SessionChoice,
-};
+use crate::config::{DeliveryConfig, ProofChoice, SessionChoice};
 use crate::entry::{Entry, Kind, Seq, StintId};
-use crate::queue::{Batch, Limit};
-use crate::sink::{Addressed, EntryId, JoinWait, Joined, Link, Proof, Shown, Sink, SinkError};
+use crate::queue::{Batch, Limit, MAX_SESSIONS, PAGE_BYTES, PAGE_ENTRIES};
+use crate::session::MAX_UNPROVEN_ENTRIES;
+use crate::sink::{
+    Addressed, EntryId, JOIN_TIMEOUT, JoinWait, Joined, Link, Proof, Shown, Sink, SinkError,
+};
+
+/// Entries of an earlier link may still be in transit in the server. The session polls what the
+/// server holds until that is stable, with this pause and at most this often.
+const STORED_PAUSE: Duration = Duration::from_millis(250);
+const STORED_LOOKS: u32 = 20;
 
 const NO_JOIN: &str = "it answers no join_session";
 

@@ -48,9 +48,14 @@
 //! | `links_that_disagree_reach_several_servers` | `LinksDisagree` | any | workers `Several` |
 //! | `an_empty_new_session_means_that_the_server_keeps_nothing` | `NewSessionEmpty` | keeping `Assumed` | keeping `Nothing` |
 //! | `a_second_empty_session_is_no_accident` | `NewSessionEmpty` | keeping `Nothing`, `NothingAgain` | keeping `NothingAgain` |
-
-use crate::config::{UNANSWERED_JOINS, WITHOUT_PROOF_LINKS};
 use crate::sink::Proof;
+
+/// After this many links with a session and without a proof, the server is assumed to give none.
+const WITHOUT_PROOF_LINKS: u32 = 3;
+
+/// After this many consecutive unanswered joins, the server is assumed not to support the event, or
+/// not to acknowledge events.
+const UNANSWERED_JOINS: u32 = 3;
 
 /// How the server confirms entries on this connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

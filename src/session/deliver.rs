@@ -21,10 +21,15 @@ use super::capability::Evidence;
 use super::poison::{InFlight, kind_name};
 use super::{ACK_AFTER_PAUSE, Session, SessionError, next_verification};
 use crate::clock;
-use crate::config::{ECHO_GRACE, MAX_UNPROVEN_ENTRIES, ProofChoice, SessionChoice, WRITTEN_AFTER};
+use crate::config::{ProofChoice, SessionChoice};
 use crate::entry::{Entry, Seq, StintId};
 use crate::queue::Batch;
+use crate::session::{ECHO_GRACE, MAX_UNPROVEN_ENTRIES};
 use crate::sink::{Ack, Addressed, Joined, Link, Proof, Receipt, Sink, SinkError};
+
+/// On a server that confirms nothing, an entry counts as delivered when the connection outlives
+/// twice the ping interval (25 s) and timeout (20 s) after it.
+const WRITTEN_AFTER: Duration = Duration::from_secs(90);
 
 /// The reason of a dead letter that the server acknowledged, in vain or with an error.
 const REFUSED: &str = "the server refuses it";

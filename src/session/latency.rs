@@ -4,11 +4,14 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use crate::entry::{CapturedAt, Entry};
 use serde::Serialize;
 use tokio::time::Instant;
 
-use crate::config::{LATENCIES, LATENCY_WINDOW};
-use crate::entry::{CapturedAt, Entry};
+/// The latencies on the status page cover the entries delivered within this window, at most this
+/// many; each takes 32 bytes of memory.
+const LATENCY_WINDOW: Duration = Duration::from_secs(60);
+const LATENCIES: usize = 1000;
 
 /// Time of delivery and latency from capture to proof, for recently delivered entries.
 #[derive(Clone, Debug, Default)]

@@ -41,16 +41,28 @@ use self::stored::KnownStored;
 pub use self::user_message::FORGOTTEN;
 use self::window::Window;
 use crate::backoff::Backoff;
-use crate::config::{
-    AUTH_RETRY_INTERVAL, DeliveryConfig, MAX_SAMPLE_BYTES, MAX_SESSIONS, MAX_UNPROVEN_ENTRIES,
-    SessionChoice, VERIFY_SOON, VERIFY_SOON_ENTRIES,
-};
+use crate::config::{DeliveryConfig, SessionChoice};
 use crate::delivered_elsewhere::DeliveredElsewhere;
 use crate::entry::{Seq, StintId};
+use crate::fields::MAX_SAMPLE_BYTES;
 use crate::metrics::Meter;
-use crate::queue::{Limit, QueueError, Reader};
+use crate::queue::{Limit, MAX_SESSIONS, QueueError, Reader};
 use crate::sink::probe::DIAGNOSIS_TIMEOUT;
 use crate::sink::{Proof, Sink, SinkError, Transport};
+
+/// How long to wait for missing echoes after a batch was acknowledged.
+pub(crate) const ECHO_GRACE: Duration = Duration::from_millis(500);
+
+/// The maximum number of sent entries that wait for a stronger proof; each takes about 100 bytes of
+/// memory.
+pub(crate) const MAX_UNPROVEN_ENTRIES: usize = 16_384;
+
+/// With this many unproven entries and nothing left to send, the server is asked after this pause.
+const VERIFY_SOON_ENTRIES: usize = 32;
+const VERIFY_SOON: Duration = Duration::from_millis(20);
+
+/// The minimum wait after a failure that an operator has to fix, such as a wrong token.
+pub const AUTH_RETRY_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The status of a session, for the status page and the metrics.
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -60,10 +60,9 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
-use crate::config::MAX_UNPROVEN_ENTRIES;
 use crate::entry::{Entry, Kind, Seq};
+use crate::session::MAX_UNPROVEN_ENTRIES;
+use tokio::time::Instant;
 
 /// The least failed tries of an entry before it can become a dead letter, and of an entry alone
 /// before a later one is sent first.

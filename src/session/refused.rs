@@ -5,6 +5,7 @@
 //! newer one was is therefore retried, and set aside as a dead letter if the retries fail.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
@@ -13,9 +14,14 @@ use super::capability::Evidence;
 use super::deliver::{Outcome, forgotten};
 use super::poison::InFlight;
 use super::{Session, SessionError};
-use crate::config::{ProofChoice, REFUSAL_PAUSE, REFUSAL_TRIES, SessionChoice};
+use crate::config::{ProofChoice, SessionChoice};
 use crate::entry::{Entry, Kind, Seq, StintId};
 use crate::sink::{Ack, Joined, Link, Proof, Shown, Sink};
+
+/// The number of attempts for an entry that the server refuses, and the pause between them: 5 s in
+/// all.
+const REFUSAL_TRIES: u32 = 3;
+const REFUSAL_PAUSE: Duration = Duration::from_millis(2500);
 
 impl<S: Sink> Session<S> {
     /// Determines, stint by stint, what the server did with acknowledged entries that it did not

@@ -6,11 +6,10 @@
 //! starts at the head of the queue with the entries that were not proven before. Entries of another
 //! publisher prove nothing.
 
-use std::collections::BTreeMap;
-
-use crate::config::MAX_SESSIONS;
 use crate::entry::{Entry, Kind, Seq, StintId};
+use crate::queue::MAX_SESSIONS;
 use crate::sink::{EntryId, Shown};
+use std::collections::BTreeMap;
 
 /// Maximum number of stints to remember. For an older one, the queue is searched again.
 const MAX_STINTS: usize = 2 * MAX_SESSIONS;

@@ -3,7 +3,13 @@
 
 use std::time::Duration;
 
-use crate::config::{FIRST_WINDOW_ENTRIES, WINDOW_GROWS_BELOW, WINDOW_SHRINKS_ABOVE};
+/// The batch size on a link whose latency is not yet known.
+const FIRST_WINDOW_ENTRIES: usize = 16;
+
+/// The batch window, by the time that a batch takes in excess of a single entry: the next batch is
+/// twice as large below the first bound and half as large above the second.
+const WINDOW_GROWS_BELOW: Duration = Duration::from_millis(250);
+const WINDOW_SHRINKS_ABOVE: Duration = Duration::from_secs(1);
 
 /// The batch size. It doubles while a full batch takes hardly longer than a single entry, and
 /// halves when a batch takes much longer.

@@ -28,9 +28,10 @@ use super::{
     Ack, Addressed, EntryId, JoinWait, Joined, Link, Proof, Receipt, Shown, Sink, SinkError,
     Transport,
 };
-use crate::config::{Config, JOIN_TIMEOUT, Proxy, Secret, ServerConfig, TransportChoice};
+use crate::config::{Config, Proxy, Secret, ServerConfig, TransportChoice};
 use crate::entry::{Entry, Kind, Seq, StintId, content_members};
 use crate::remote_text::{RemoteText, Secrets};
+use crate::sink::JOIN_TIMEOUT;
 
 /// A dashboard server.
 #[derive(Debug)]

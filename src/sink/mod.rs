@@ -18,6 +18,10 @@ use self::diagnosis::Diagnosis;
 use crate::entry::{Entry, Kind, Seq, StintId};
 use crate::remote_text::RemoteText;
 
+/// How long to wait for the answer to joining a session, and for an earlier acknowledgement that
+/// must arrive first.
+pub(crate) const JOIN_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// The kinds of delivery confirmation, weakest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Proof {

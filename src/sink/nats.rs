@@ -29,12 +29,16 @@ use async_nats::jetstream::stream::{
 use super::{
     Ack, Addressed, EntryId, JoinWait, Joined, Link, Proof, Receipt, Shown, Sink, SinkError,
 };
-use crate::config::{Config, NATS_DUPLICATE_WINDOW};
+use crate::config::Config;
 use crate::entry::{Entry, Kind, Seq, StintId};
 use crate::nats::{
     CAPTURED_AT, NatsConnection, NatsError, NatsOptions, SEQ, SETUP, STREAM_PREFIX, TELEMETRY,
 };
 use crate::remote_text::{RemoteText, Secrets};
+
+/// How long a stream remembers message ids to discard duplicates. Other checks find older
+/// duplicates, so this does not have to span an outage.
+const NATS_DUPLICATE_WINDOW: Duration = Duration::from_mins(2);
 
 /// A NATS server with this agent's stream.
 #[derive(Debug)]

@@ -45,11 +45,17 @@ use url::Url;
 
 use super::dial::{DialError, Dialer, ProxyStatus, Stream, Through};
 use super::{SinkError, Transport};
-use crate::config::{
-    CONNECTION_EVENTS, MAX_SAMPLE_BYTES, Proxy, READER_CHECK_INTERVAL, TransportChoice,
-};
+use crate::config::{Proxy, TransportChoice};
+use crate::fields::MAX_SAMPLE_BYTES;
 use crate::http_client::USER_AGENT;
 use crate::remote_text::{RemoteText, Secrets};
+
+/// The maximum server events that wait for the session; more is a flood and ends the connection.
+/// The echo of a full batch fits four times.
+const CONNECTION_EVENTS: usize = 4096;
+
+/// How often to check that the client library still reads: it can stop without an error.
+const READER_CHECK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// The library drops an acknowledgement after this long; the caller's own limit is far below.
 const ACK_LIBRARY_TIMEOUT: Duration = Duration::from_secs(3600);

@@ -9,6 +9,7 @@
 //! parsed and passed to the queue at a time.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, Bytes};
@@ -22,11 +23,20 @@ use tokio::time::timeout;
 
 use super::{Intake, Sample, Taken};
 use crate::body::{BodyBudget, BodyError};
-use crate::config::{HTTP_TIMEOUT, MAX_HTTP_BODY_BYTES, MAX_HTTP_ENTRIES, STORAGE_RETRY_INTERVAL};
 use crate::fields::{self, Frame, Reason, Refused, Setup};
 use crate::loopback_guard::{Access, guard};
 use crate::offload;
+use crate::queue::STORAGE_RETRY_INTERVAL;
 use crate::queue::ledger::DropReason;
+
+/// The maximum body of an HTTP request; a larger one is refused.
+pub const MAX_HTTP_BODY_BYTES: usize = 8 << 20;
+
+/// The maximum number of samples in an HTTP request; a request with more is refused.
+pub const MAX_HTTP_ENTRIES: usize = 10_000;
+
+/// The maximum time from an HTTP request to its response.
+const HTTP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Concurrent connections. A program that posts at a high rate keeps one open.
 pub(crate) const MAX_CONNECTIONS: usize = 128;

@@ -7,10 +7,11 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::clock;
-use crate::config::{LOG_REPEAT_INTERVAL, MAX_CLOCK_LEAD};
+use crate::clock::MAX_CLOCK_LEAD;
 use crate::entry::{CapturedAt, CarId, Seq, StintId};
 use crate::fields::{self, Frame, Json, Refused, Setup};
 use crate::metrics;
+use crate::net::LOG_REPEAT_INTERVAL;
 use crate::queue::ledger::DropReason;
 use crate::queue::{Appended, Content, NewEntry, QueueError, Stamps, Writer};
 

@@ -9,9 +9,14 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
 use super::{Intake, Sample, Taken};
-use crate::config::{LINES_BUFFER_BYTES, MAX_BATCH_LINES, MAX_SAMPLE_BYTES};
-use crate::fields::{Reason, Refused};
+use crate::fields::{MAX_SAMPLE_BYTES, Reason, Refused};
 use crate::offload;
+
+/// The maximum number of lines that are appended together.
+pub(crate) const MAX_BATCH_LINES: usize = 256;
+
+/// The read buffer for lines: holds about as many as are appended together.
+const LINES_BUFFER_BYTES: usize = 256 << 10;
 
 /// How fast lines are read.
 #[derive(Clone, Copy, Debug, PartialEq)]

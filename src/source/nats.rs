@@ -21,8 +21,10 @@ mod hub;
 mod message;
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
@@ -35,15 +37,31 @@ pub use self::delivery_gate::{
 use self::hub::Hub;
 use super::Intake;
 use crate::backoff::Backoff;
-use crate::config::{
-    MAX_STREAMS, NATS_BACKOFF, NATS_LOOK_BACK_ENTRIES, NatsConfig, PAGE_ENTRIES,
-    STORAGE_OPEN_INTERVAL,
-};
+use crate::config::NatsConfig;
 use crate::delivered_elsewhere::DeliveredElsewhere;
-use crate::entry::{CapturedAt, CarId, Seq};
+use crate::entry::{CapturedAt, CarId, MAX_STREAMS, Seq};
 use crate::metrics;
 use crate::nats::NatsError;
-use crate::queue::{QueueError, Writer, replace_undurably};
+use crate::queue::{PAGE_ENTRIES, QueueError, STORAGE_OPEN_INTERVAL, Writer, replace_undurably};
+
+/// The maximum time for a NATS server to answer a hub's request, and to accept a connection.
+pub(super) const NATS_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const NATS_BACKOFF: Range<Duration> = Duration::from_millis(500)..Duration::from_secs(5);
+
+/// Entries at the end of the queue that a hub scans at its start to find what it has of each agent,
+/// because the server delivers those entries again.
+const NATS_LOOK_BACK_ENTRIES: u64 = 32_768;
+
+/// How often a hub writes a heartbeat and its delivery progress into the assignment table.
+pub(super) const HUB_BEAT: Duration = Duration::from_secs(2);
+
+/// A hub's lease: without a heartbeat for this long, other hubs take over. Longer than a restart or
+/// a leader election takes. The hub itself stops [`HUB_MARGIN`] earlier.
+pub(super) const HUB_LEASE: Duration = Duration::from_secs(20);
+
+/// The longest time that a returning hub withholds its queued entries until its successor has
+/// delivered them, and that a new stint is held back for a handover.
+pub(super) const HUB_HOLD: Duration = Duration::from_secs(30);
 
 /// The label of this source in metrics.
 pub const NAME: &str = "nats";

@@ -20,6 +20,9 @@ use serde_json::{Value, json};
 use self::garage::Garage;
 use self::track::{BRAKING, Track};
 
+/// The rate of the simulated car, and of a recording, when `update_rate_hz` is 0.
+pub(crate) const SIMULATOR_RATE_HZ: f64 = 2.0;
+
 /// Longer steps are cut to this, so that a step takes at most some milliseconds of work.
 pub const MAX_STEP: Duration = Duration::from_secs(3600);
 

@@ -1,13 +1,16 @@
 //! The status badge: the state of the agent in a few words, for the status page and the terminal.
 
 use std::cmp::Reverse;
+use std::time::Duration;
 
-use serde::Serialize;
-
-use crate::config::FORGOTTEN_SHOWN;
 use crate::drain::{Drain, ON_ITS_WAY};
 use crate::queue::QueueStatus;
 use crate::session::SessionStatus;
+use serde::Serialize;
+
+/// How long the status page shows that the server forgot the session, so that the driver passes the
+/// new link on.
+const FORGOTTEN_SHOWN: Duration = Duration::from_secs(60);
 
 /// The status badge: severity and text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

@@ -2,8 +2,11 @@
 
 use serde::de::DeserializeOwned;
 
-use crate::config::{MAX_TOOL_ANSWER_BYTES, TOOL_TIMEOUT};
 use crate::http_client::{Bounds, Bytes, Method, RequestError, StatusCode, request};
+use crate::tools::TOOL_TIMEOUT;
+
+/// The maximum answer of the agent to a tool; a page with the largest entry fits.
+const MAX_TOOL_ANSWER_BYTES: usize = 8 << 20;
 
 /// An agent's admin address.
 #[derive(Clone, Debug)]

@@ -19,12 +19,12 @@ use tokio::time::timeout;
 use super::{Line, Tools};
 use crate::body::{BodyBudget, BodyError};
 use crate::clock;
-use crate::config::{MAX_LINE_BYTES, MAX_SEQ, PAGE_BYTES, PAGE_ENTRIES, TOOL_TIMEOUT};
-use crate::entry::Seq;
+use crate::entry::{MAX_SEQ, Seq};
 use crate::fields::{Reason, Refused};
 use crate::loopback_guard::{Access, guard};
 use crate::offload;
-use crate::queue::QueueError;
+use crate::queue::{PAGE_BYTES, PAGE_ENTRIES, QueueError};
+use crate::tools::{MAX_LINE_BYTES, TOOL_TIMEOUT};
 
 /// Largest body of one import: `pitwire queue import` sends a page and the line that exceeds it.
 const MAX_IMPORT_BYTES: usize = PAGE_BYTES + MAX_LINE_BYTES + 1;

@@ -11,10 +11,11 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::Item;
-use crate::config::{MAX_CLOCK_LEAD, MAX_LINE_BYTES};
+use crate::clock::MAX_CLOCK_LEAD;
 use crate::entry::{CapturedAt, Seq, content_members};
 use crate::fields::{self, Frame, Reason, Refused, Setup};
 use crate::queue::{Content, NewEntry};
+use crate::tools::MAX_LINE_BYTES;
 
 /// Formats an entry as a line, without the line break.
 pub fn export_line(item: &Item) -> String {

@@ -9,6 +9,7 @@ mod line;
 mod moves;
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -19,9 +20,16 @@ pub use self::line::{Line, What, export_line};
 pub use self::moves::{Moved, Refusals};
 use crate::config::QueueConfig;
 use crate::entry::{CapturedAt, Entry, Kind, Seq, StintId};
+use crate::fields::MAX_SAMPLE_BYTES;
 use crate::queue::disposition::{DestinationFate, Disposition};
 use crate::queue::operator::{Operator, Peeked};
 use crate::queue::{QueueError, QueueStatus, Writer};
+
+/// The maximum line of an export: an entry, its position and its timestamp; a longer one is refused.
+pub const MAX_LINE_BYTES: usize = MAX_SAMPLE_BYTES + 2048;
+
+/// The maximum time from a tool's request to the agent's answer.
+pub(crate) const TOOL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// The tools of a queue.
 #[derive(Clone, Debug)]

@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 use super::line::What;
 use super::{Line, Tools};
 use crate::clock;
-use crate::config::MAX_BATCH_LINES;
 use crate::entry::Seq;
 use crate::queue::{Appended, QueueError, Stamps};
+use crate::source::lines::MAX_BATCH_LINES;
 
 /// The outcome of appending lines.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

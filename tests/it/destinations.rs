@@ -11,14 +11,14 @@ use std::time::Duration;
 use pitwire::clock;
 #[cfg(unix)]
 use pitwire::config::Config;
-use pitwire::config::{Durability, REMOVE_FLUSH_INTERVAL, WhenFull};
+use pitwire::config::{Durability, WhenFull};
 use pitwire::entry::{CapturedAt, Kind, Seq, Situation, StintId};
 use pitwire::queue::disposition::Disposition;
 use pitwire::queue::segments::{Options, SegmentStore};
 use pitwire::queue::store::Store;
 use pitwire::queue::{
     self, Batch, Content, DestinationStatus, Destinations, Limit, Limits, NewEntry, QueueStatus,
-    Reader, Stamps, Writer,
+    REMOVE_FLUSH_INTERVAL, Reader, Stamps, Writer,
 };
 use proptest::prelude::*;
 use tempfile::TempDir;

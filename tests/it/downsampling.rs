@@ -4,12 +4,12 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use pitwire::config::{Durability, RECENT, WhenFull};
+use pitwire::config::{Durability, WhenFull};
 use pitwire::entry::{CapturedAt, Entry, Kind, Seq, Situation, StintId};
 use pitwire::queue::disposition::Disposition;
 use pitwire::queue::segments::{Options, SegmentStore};
 use pitwire::queue::store::Store;
-use pitwire::queue::{Appended, Content, Limit, Limits, NewEntry, Reader, Stamps, Writer};
+use pitwire::queue::{Appended, Content, Limit, Limits, NewEntry, RECENT, Reader, Stamps, Writer};
 use proptest::prelude::*;
 
 use crate::disk::Disk;

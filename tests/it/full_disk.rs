@@ -9,12 +9,13 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use pitwire::agent;
-use pitwire::config::{Config, Durability, STORAGE_RETRY_INTERVAL};
+use pitwire::config::{Config, Durability};
 use pitwire::entry::{CapturedAt, Seq, Situation};
 use pitwire::queue::segments::{Options, SegmentStore};
 use pitwire::queue::store::Store;
 use pitwire::queue::{
-    Appended, Closed, Content, Limit, NewEntry, QueueStatus, Reader, Stamps, Writer,
+    Appended, Closed, Content, Limit, NewEntry, QueueStatus, Reader, STORAGE_RETRY_INTERVAL,
+    Stamps, Writer,
 };
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};

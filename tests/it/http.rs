@@ -5,13 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pitwire::clock;
-use pitwire::config::{
-    Durability, MAX_HTTP_BODY_BYTES, MAX_HTTP_ENTRIES, MAX_SAMPLE_BYTES, STORAGE_RETRY_INTERVAL,
-    WhenFull,
-};
+use pitwire::config::{Durability, WhenFull};
 use pitwire::entry::Entry;
+use pitwire::fields::MAX_SAMPLE_BYTES;
 use pitwire::loopback_guard::Access;
-use pitwire::queue::{Limit, Limits, Reader, Writer};
+use pitwire::queue::{Limit, Limits, Reader, STORAGE_RETRY_INTERVAL, Writer};
+use pitwire::source::http::{MAX_HTTP_BODY_BYTES, MAX_HTTP_ENTRIES};
 use pitwire::source::{Intake, http};
 use reqwest::header::{ORIGIN, RETRY_AFTER};
 use reqwest::{Client, Response, StatusCode};

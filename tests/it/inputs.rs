@@ -1,9 +1,9 @@
 //! Untrusted input: which samples are refused with which message, and that accepted ones follow the
 //! schema.
-
-use pitwire::config::{MAX_SAMPLE_BYTES, MAX_SAMPLE_DEPTH};
 use pitwire::entry::CapturedAt;
-use pitwire::fields::{Frame, MAX_OBJECT_KEYS, Reason, Refused, Setup};
+use pitwire::fields::{
+    Frame, MAX_OBJECT_KEYS, MAX_SAMPLE_BYTES, MAX_SAMPLE_DEPTH, Reason, Refused, Setup,
+};
 use proptest::prelude::*;
 use serde_json::{Map, Value};
 

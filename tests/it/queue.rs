@@ -6,17 +6,15 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use pitwire::config::{
-    APPEND_TIMEOUT, BUFFER_ENTRIES, DROP_STEP_ENTRIES, Durability, REMOVE_FLUSH_INTERVAL,
-    STORAGE_RETRY_INTERVAL, WhenFull,
-};
+use pitwire::config::{Durability, WhenFull};
 use pitwire::entry::{CapturedAt, Entry, Seq, Situation, StintId};
 use pitwire::queue::ledger::DropReason;
 use pitwire::queue::segments::{Options, SegmentStore};
 use pitwire::queue::store::Store;
 use pitwire::queue::{
-    Appended, Batch, Content, Limit, Limits, NewEntry, QueueError, QueueStatus, Reader, Stamps,
-    Writer, record,
+    APPEND_TIMEOUT, Appended, BUFFER_ENTRIES, Batch, Content, DROP_STEP_ENTRIES, Limit, Limits,
+    NewEntry, QueueError, QueueStatus, REMOVE_FLUSH_INTERVAL, Reader, STORAGE_RETRY_INTERVAL,
+    Stamps, Writer, record,
 };
 use proptest::prelude::*;
 use tempfile::TempDir;

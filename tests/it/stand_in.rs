@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pitwire::clock;
-use pitwire::config::{Durability, STORAGE_RETRY_INTERVAL, StintConfig, WhenFull};
+use pitwire::config::{Durability, StintConfig, WhenFull};
 use pitwire::loopback_guard::Access;
-use pitwire::queue::{Limit, Limits};
+use pitwire::queue::{Limit, Limits, STORAGE_RETRY_INTERVAL};
 use pitwire::source::Intake;
 use pitwire::source::socketio::Publishers;
 use reqwest::header::{LOCATION, ORIGIN};

@@ -11,14 +11,13 @@ use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
 use super::{Finding, Severity, disk, queue, to_json, to_text};
+use crate::cli::doctor::{DOCTOR_DISK_TIMEOUT, DOCTOR_LOCAL_TIMEOUT, MAX_DOCTOR_ANSWER_BYTES};
+use crate::cli::log::LOG_FILE_BYTES;
 use crate::cli::private_file;
 use crate::cli::queue::access::{ToolError, on_this_pc};
 use crate::cli::queue::{QueueTarget, status};
 use crate::cli::settings::Settings;
-use crate::config::{
-    Config, DOCTOR_DISK_TIMEOUT, DOCTOR_LOCAL_TIMEOUT, LOG_FILE_BYTES, Loaded,
-    MAX_DOCTOR_ANSWER_BYTES, Problems,
-};
+use crate::config::{Config, Loaded, Problems};
 use crate::http_client::{Bounds, Bytes, Method, request};
 use crate::remote_text::Secrets;
 

@@ -1,5 +1,6 @@
 //! Checks a directory: whether files can be stored there, and how fast.
 
+use crate::cli::doctor::DOCTOR_DISK_TIMEOUT;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -8,7 +9,9 @@ use std::time::{Duration, Instant};
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use crate::config::{DOCTOR_DISK_TIMEOUT, DOCTOR_FSYNC_BYTES, DOCTOR_FSYNCS};
+/// The number and size of the writes with which the doctor measures the disk: about a frame each.
+const DOCTOR_FSYNCS: usize = 9;
+const DOCTOR_FSYNC_BYTES: usize = 512;
 
 /// Runs blocking disk work on another thread; `None` if the disk does not answer in time.
 pub(super) async fn in_time<T: Send + 'static>(

@@ -4,8 +4,9 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 
 use super::{Report, disk};
+use crate::cli::doctor::{DOCTOR_LOCAL_TIMEOUT, MAX_DOCTOR_ANSWER_BYTES};
 use crate::cli::queue::access::{is_same, on_this_pc};
-use crate::config::{Config, DOCTOR_LOCAL_TIMEOUT, MAX_DOCTOR_ANSWER_BYTES};
+use crate::config::Config;
 use crate::http_client::{Bounds, Bytes, Method, RequestError, StatusCode, request};
 use crate::tools::Status;
 

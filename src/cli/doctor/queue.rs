@@ -3,21 +3,29 @@
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::{Report, disk};
+use crate::cli::doctor::DOCTOR_DISK_TIMEOUT;
 use crate::cli::queue::access::{Access, Examiner, ToolError, agent};
 use crate::cli::queue::{count, verify};
-use crate::config::{
-    Config, DOCTOR_DISK_TIMEOUT, DOCTOR_LEAST_FREE_BYTES, DOCTOR_SLOW_FSYNC, DOCTOR_VERIFY_TIMEOUT,
-    Durability, QueueConfig,
-};
+use crate::config::{Config, Durability, QueueConfig};
 use crate::queue::free_space::free_bytes;
 use crate::queue::inspect::Inspection;
 use crate::queue::{DestinationStatus, OpenError, QueueStatus};
+
+/// The doctor calls a disk slow if a write takes longer than this. A source waits at most four
+/// times as long ([`APPEND_TIMEOUT`]).
+const DOCTOR_SLOW_FSYNC: Duration = Duration::from_millis(250);
+
+/// The doctor reports a disk with less free space than this, the smallest `queue.max_bytes`: the
+/// queue cannot be configured to use less.
+const DOCTOR_LEAST_FREE_BYTES: u64 = 16 << 20;
+const DOCTOR_VERIFY_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(super) const SUBJECT: &str = "queue";
 

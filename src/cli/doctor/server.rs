@@ -5,12 +5,18 @@ mod frame;
 mod nats;
 mod steps;
 
+use std::time::Duration;
+
 use super::{Report, disk};
-use crate::config::{self, Config, DOCTOR_NETWORK_TIMEOUT, Protocol};
+use crate::config::{self, Config, Protocol};
 use crate::sink::dashboard::{Dashboard, DashboardLink};
 use crate::sink::diagnosis::Cause;
 use crate::sink::probe::reach;
 use crate::sink::{Link, Sink, SinkError, Transport};
+
+/// How long the doctor waits for a name lookup, a connection to each address, a TLS handshake and
+/// an HTTP response. The other steps have the limits of `[delivery]`.
+const DOCTOR_NETWORK_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) const SUBJECT: &str = config::SERVER;
 

@@ -6,11 +6,13 @@ use std::path::Path;
 use super::QueueTarget;
 use crate::cli::{log, set_all};
 use crate::clock;
-use crate::config::{self, Config, LogConfig, Overrides, PAGE_ENTRIES};
+use crate::config::{self, Config, LogConfig, Overrides};
 use crate::entry::Seq;
 use crate::queue::inspect::{Finding, Inspection, SegmentReport};
 use crate::queue::operator::{PurgeStep, Repaired};
-use crate::queue::{self, Closed, Destinations, Limits, OpenError, QueueError, Reader, Writer};
+use crate::queue::{
+    self, Closed, Destinations, Limits, OpenError, PAGE_ENTRIES, QueueError, Reader, Writer,
+};
 use crate::tools::{Client, ClientError, Line, Moved, Page, Refusals, Status, Tools, Trace};
 
 /// Why a tool cannot do its work, with advice for the user.

@@ -3,11 +3,10 @@
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 
-use serde_json::Value;
-
-use crate::config::MAX_FINDINGS;
 use crate::fields;
+use crate::queue::MAX_FINDINGS;
 use crate::tools::Item;
+use serde_json::Value;
 
 /// Writes frames as CSV rows, and collects the fields that have no column.
 #[derive(Debug, Default)]

@@ -3,8 +3,7 @@
 use super::{
     Access, Exit, NOT_DONE, QueueTarget, ToolError, Walk, contents, count, places, print, seq,
 };
-use crate::config::MAX_SEQ;
-use crate::entry::{Kind, Seq};
+use crate::entry::{Kind, MAX_SEQ, Seq};
 
 /// Drop entries, so that they are never sent.
 ///

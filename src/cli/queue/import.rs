@@ -8,9 +8,10 @@ use super::{
     Access, Exit, NOT_DONE, Progress, QueueTarget, ToolError, contents, count, print, say_moved,
 };
 use crate::clock;
-use crate::config::{MAX_BATCH_LINES, MAX_FINDINGS, MAX_LINE_BYTES, PAGE_BYTES};
 use crate::entry::CapturedAt;
-use crate::tools::{Line, Moved, What};
+use crate::queue::{MAX_FINDINGS, PAGE_BYTES};
+use crate::source::lines::MAX_BATCH_LINES;
+use crate::tools::{Line, MAX_LINE_BYTES, Moved, What};
 
 /// Queue the entries of an export again.
 ///

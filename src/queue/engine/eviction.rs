@@ -4,12 +4,12 @@ use std::io;
 
 use super::Engine;
 use super::cursors::positions;
-use crate::config::{DROP_STEP_BYTES, DROP_STEP_ENTRIES, WhenFull};
+use crate::config::WhenFull;
 use crate::entry::{CapturedAt, Seq};
 use crate::queue::disposition;
 use crate::queue::ledger::DropReason;
 use crate::queue::store::{SideLog, Store};
-use crate::queue::{Limit, downsampling, record};
+use crate::queue::{DROP_STEP_BYTES, DROP_STEP_ENTRIES, Limit, downsampling, record};
 
 /// The space that must be free before a waiting source continues: one batch of lines.
 const BLOCK_BYTES: usize = 1 << 20;

@@ -14,12 +14,11 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use super::Engine;
-use crate::config::{DROP_STEP_BYTES, DROP_STEP_ENTRIES};
 use crate::entry::{Entry, Kind, Seq, StintId};
 use crate::queue::disposition::{Disposition, DispositionRange};
 use crate::queue::ledger::DropReason;
 use crate::queue::store::{SegmentInfo, SideLog, Store};
-use crate::queue::{Limit, record};
+use crate::queue::{DROP_STEP_BYTES, DROP_STEP_ENTRIES, Limit, record};
 
 /// The result of one step of a drop.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

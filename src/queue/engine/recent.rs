@@ -1,9 +1,8 @@
 //! Tracks where the newest minute begins, which is what viewers at the pit wall are watching.
 
-use std::collections::VecDeque;
-
-use crate::config::RECENT;
 use crate::entry::{CapturedAt, Seq};
+use crate::queue::RECENT;
+use std::collections::VecDeque;
 
 /// Positions and capture times in the newest minute, one per second.
 #[derive(Debug)]

@@ -4,10 +4,13 @@
 use std::io;
 
 use super::{Engine, Index, fact, not_encoded, to_bytes};
-use crate::config::MAX_SETUPS_LEFT_BYTES;
 use crate::entry::{Entry, Kind, Seq, StintId};
 use crate::queue::record::{self, RetentionFlags};
 use crate::queue::store::Store;
+
+/// The maximum size of the setups that are kept after they left the queue, to be sent to new pages;
+/// two of the largest fit.
+const MAX_SETUPS_LEFT_BYTES: usize = 2_000_000;
 
 const SETUPS_LEFT: &str = "setups_left";
 

@@ -5,8 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::NewestEntry;
-use crate::config::MAX_STREAMS;
-use crate::entry::{CapturedAt, CarId, Seq, StintId};
+use crate::entry::{CapturedAt, CarId, MAX_STREAMS, Seq, StintId};
 use crate::queue::record::RetentionFlags;
 use crate::queue::{Limits, StreamStint};
 

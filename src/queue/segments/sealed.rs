@@ -15,8 +15,8 @@ use flate2::{Compression, Decompress, FlushDecompress, Status};
 
 use super::Records;
 use super::folder::usage_of;
-use crate::config::MAX_SAMPLE_BYTES;
 use crate::entry::Seq;
+use crate::fields::MAX_SAMPLE_BYTES;
 use crate::queue::sled::{self, PART_BYTES};
 use crate::queue::store::Usage;
 use crate::queue::{Limit, disk, framing};

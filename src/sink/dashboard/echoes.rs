@@ -5,10 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::Value;
 
 use super::identity;
-use crate::config::{MAX_SESSION_ID_CHARS, MAX_SESSIONS};
 use crate::entry::{Kind, Seq};
+use crate::queue::MAX_SESSIONS;
 use crate::remote_text::{RemoteText, Secrets};
 use crate::sink::{Ack, Addressed, EntryId, Receipt};
+
+/// The longest session id that a server may assign; a UUID has 36 characters.
+const MAX_SESSION_ID_CHARS: usize = 128;
 
 const ASSIGNED: &str = "session_id_assigned";
 const TELEMETRY: &str = "telemetry_update";

@@ -9,10 +9,13 @@
 
 use std::time::{Duration, Instant};
 
+use super::LMU_LOOK_INTERVAL;
 use super::memory::Memory;
 use super::reader::{Reader, Reading, Way};
 use super::snapshot::Snapshot;
-use crate::config::{LMU_LOOK_INTERVAL, LMU_STALE_AFTER};
+
+/// A game whose clock has not advanced for this long is paused, in its menus or has ended.
+const LMU_STALE_AFTER: Duration = Duration::from_secs(2);
 
 /// The state of the game.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::config::LMU_GAP_AFTER;
+/// A longer time between two samples counts as a gap of the game.
+const LMU_GAP_AFTER: Duration = Duration::from_millis(100);
 
 /// The state since the last new sample.
 #[derive(Debug)]

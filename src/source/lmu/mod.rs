@@ -42,13 +42,25 @@ pub use self::plugin::{About, Plugin};
 pub use self::snapshot::Snapshot;
 use super::{Intake, Sample};
 use crate::clock;
-use crate::config::{
-    LMU_CHANNEL_SAMPLES, LMU_LOOK_INTERVAL, LMU_MAX_RATE_HZ, LmuConfig, STORAGE_RETRY_INTERVAL,
-    Units,
-};
+use crate::config::{LmuConfig, Units};
 use crate::entry::CapturedAt;
 use crate::metrics;
-use crate::queue::QueueError;
+use crate::queue::{QueueError, STORAGE_RETRY_INTERVAL};
+
+/// How often to check for a game that is not running, paused or in its menus.
+pub(super) const LMU_LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The maximum poll rate while the car is driven, also if `update_rate_hz` is 0: twice the game's
+/// own 100 updates per second.
+const LMU_MAX_RATE_HZ: f64 = 200.0;
+
+/// The number of attempts to copy the game's memory while the game writes to it, and the pause
+/// between them.
+pub(super) const LMU_COPY_TRIES: usize = 40;
+pub(super) const LMU_COPY_PAUSE: Duration = Duration::from_millis(1);
+
+/// The maximum samples that wait for a slow disk: two minutes at 2 Hz.
+const LMU_CHANNEL_SAMPLES: usize = 256;
 
 /// The label of this source in metrics.
 pub const NAME: &str = "lmu";

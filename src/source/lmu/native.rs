@@ -10,7 +10,12 @@ use super::layout::{bytes, integer, session, standing, telemetry};
 use super::memory::{Mapping, Memory, Region, copy, find};
 use super::reader::{Reading, Why};
 use super::snapshot::Snapshot;
-use crate::config::{LMU_COPY_PAUSE, LMU_COPY_TRIES, LMU_SAME_PAUSES};
+use super::{LMU_COPY_PAUSE, LMU_COPY_TRIES};
+
+/// The number of pauses over which memory without version counters must not change to count as
+/// consistent. Together they are longer than most writes that the scheduler interrupts, and shorter
+/// than the 10 ms between two writes.
+const LMU_SAME_PAUSES: usize = 5;
 
 /// Markers that change with each update of the standings and of the physics.
 const UPDATE_MARKS: usize = 40;

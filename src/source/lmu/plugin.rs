@@ -8,7 +8,7 @@ use super::layout::{byte, integer, session, standing, telemetry, text};
 use super::memory::{Mapping, Memory, Region, copy, find};
 use super::reader::{Reading, Why};
 use super::snapshot::Snapshot;
-use crate::config::{LMU_COPY_PAUSE, LMU_COPY_TRIES};
+use super::{LMU_COPY_PAUSE, LMU_COPY_TRIES};
 
 /// The offset of the counter that is incremented before a write.
 const BEGIN: usize = 0;

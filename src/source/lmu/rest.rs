@@ -7,9 +7,14 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::config::{GAME_API_PROBE_TIMEOUT, GAME_API_TIMEOUT, GameApi, MAX_SAMPLE_BYTES};
-use crate::fields::{self, Json, Refused, Setup};
+use crate::config::GameApi;
+use crate::fields::{self, Json, MAX_SAMPLE_BYTES, Refused, Setup};
 use crate::http_client::{Bounds, Bytes, Method, RequestError, StatusCode, request};
+
+/// The maximum time from a request to its complete response, for the probe whether the API exists
+/// and for data.
+const GAME_API_PROBE_TIMEOUT: Duration = Duration::from_secs(1);
+const GAME_API_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The only paths that are requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -15,9 +15,13 @@ use tokio::time::{Instant, sleep_until};
 use super::game::Presence;
 use super::rest::{Answer, Rest};
 use crate::backoff::Backoff;
-use crate::config::{GAME_API_INTERVAL, GAME_API_MAX_INTERVAL, GameApi};
+use crate::config::GameApi;
 use crate::fields::Setup;
 use crate::source::{Intake, Sample};
+
+/// The interval between requests for the car's setup, and the longest interval after failures.
+const GAME_API_INTERVAL: Duration = Duration::from_secs(10);
+const GAME_API_MAX_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How often to request the setup.
 #[derive(Clone, Copy, Debug)]

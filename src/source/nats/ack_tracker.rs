@@ -1,10 +1,12 @@
 //! Tracks up to which stream sequence an agent's entries are delivered, from their queue positions
 //! and the head of the queue. Pure.
 
+use crate::entry::Seq;
 use std::collections::VecDeque;
 
-use crate::config::HUB_MARKS;
-use crate::entry::Seq;
+/// The maximum stream positions per agent that are remembered until the entries before them are
+/// delivered; beyond that, the newest are kept.
+const HUB_MARKS: usize = 1024;
 
 /// Maps stream sequences to the queue position up to which entries must have left the queue.
 #[derive(Debug)]

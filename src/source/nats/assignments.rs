@@ -10,11 +10,22 @@
 //!   there and needs nothing from the dead hub's disk.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::config::{HUB_FORGOTTEN, HUB_LEASE, HUB_PATIENCE, HUB_STINTS, MAX_STREAMS};
+use super::HUB_LEASE;
+use crate::entry::MAX_STREAMS;
+
+/// How long a hub leaves an unassigned agent to a hub with fewer agents.
+const HUB_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The newest stints of an agent whose pages are in the assignment table; older ones are delivered.
+const HUB_STINTS: usize = 2;
+
+/// A hub without agents expires from the assignment table after this long without a heartbeat.
+const HUB_FORGOTTEN: Duration = Duration::from_hours(1);
 
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -207,8 +218,8 @@ mod tests {
 
     use proptest::prelude::*;
 
+    use super::super::HUB_BEAT;
     use super::*;
-    use crate::config::HUB_BEAT;
 
     fn agents(count: usize) -> Vec<String> {
         (0..count).map(|number| format!("PITWIRE_pc-{number}")).collect()

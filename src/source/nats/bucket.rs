@@ -5,8 +5,8 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::kv::{Store, UpdateErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
 
+use super::NATS_TIMEOUT;
 use super::assignments::AssignmentTable;
-use crate::config::NATS_TIMEOUT;
 use crate::nats::{NatsConnection, NatsError};
 use crate::remote_text::{RemoteText, Secrets};
 

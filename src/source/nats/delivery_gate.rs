@@ -6,7 +6,10 @@ use std::future::pending;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-use crate::config::{HUB_HOLD, HUB_ORDERS};
+use super::HUB_HOLD;
+
+/// The capacity of the channel from a hub to the agent's delivery; the hub waits for each request.
+const HUB_ORDERS: usize = 4;
 
 /// An instruction to the delivery to the dashboard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,6 +8,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull::{Batch, Config};
 use async_nats::jetstream::consumer::{AckPolicy, Consumer, DeliverPolicy};
@@ -19,14 +20,21 @@ use tokio::time::{Instant, sleep};
 use super::super::Intake;
 use super::super::intake::Relayed;
 use super::ack_tracker::AckTracker;
-use super::{Newest, Stored, message, remember};
-use crate::config::{
-    HUB_BEAT, HUB_HOLD, NATS_BACKOFF, NATS_FETCH_ENTRIES, NATS_FETCH_EXPIRES, NATS_READER_FORGOTTEN,
-};
+use super::{HUB_BEAT, HUB_HOLD, NATS_BACKOFF, Newest, Stored, message, remember};
 use crate::entry::{CarId, Seq};
 use crate::nats::{SETUP, STREAM_PREFIX};
 use crate::queue::{QueueError, Writer};
 use crate::remote_text::{RemoteText, Secrets};
+
+/// Entries of one agent that a hub fetches at once; an entry typically has 700 bytes, at most 1 MB.
+const NATS_FETCH_ENTRIES: usize = 128;
+
+/// How long a fetch waits before it is repeated. If the cluster node that should answer dies, the
+/// hub notices after this long.
+const NATS_FETCH_EXPIRES: Duration = Duration::from_secs(10);
+
+/// The server deletes a hub's consumer after this long without a request.
+const NATS_READER_FORGOTTEN: Duration = Duration::from_secs(60);
 
 /// The maximum size of the messages that one fetch returns, in bytes: two of the largest that an
 /// agent publishes. A larger message is fetched on its own.

@@ -3,8 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::convert::Infallible;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use rand::Rng;
@@ -17,19 +19,26 @@ use super::assignments::{Assignment, AssignmentTable, HubUpdate, Liveness, Stint
 use super::bucket::{Bucket, Written};
 use super::delivery_gate::{DeliveryGate, GateCommand};
 use super::follow::{Ended, Follower, Progress};
-use super::{FILE, HubError, NAME, Newest, Stored};
+use super::{FILE, HUB_BEAT, HUB_LEASE, HubError, NAME, NATS_TIMEOUT, Newest, Stored};
 use crate::backoff::Backoff;
 use crate::clock;
-use crate::config::{
-    AgentName, HUB_BEAT, HUB_LEASE, HUB_MARGIN, HUB_RETRY, HUB_TRIES, NATS_LOOK_INTERVAL,
-    NATS_TIMEOUT, NatsConfig,
-};
+use crate::config::{AgentName, NatsConfig};
 use crate::delivered_elsewhere::DeliveredElsewhere;
 use crate::entry::{CarId, Seq};
 use crate::metrics;
 use crate::nats::{NatsConnection, NatsError, NatsOptions, STREAM_PREFIX};
 use crate::queue::Writer;
 use crate::remote_text::{RemoteText, Secrets};
+
+/// How often a hub looks for streams of new agents, and the first and longest wait before it
+/// reconnects: well within [`HUB_LEASE`].
+const NATS_LOOK_INTERVAL: Duration = Duration::from_secs(5);
+const HUB_MARGIN: Duration = Duration::from_secs(2);
+
+/// How often an update of the assignment table is retried after a conflicting write, and the pause
+/// before a retry. Each hub writes once per [`HUB_BEAT`].
+const HUB_TRIES: u32 = 8;
+const HUB_RETRY: Range<Duration> = Duration::from_millis(5)..Duration::from_millis(100);
 
 pub(super) struct Hub {
     me: String,

@@ -31,13 +31,17 @@ use tokio::net::TcpListener;
 
 use self::streams::{Change, Sender, State, Streams};
 use super::{Intake, Sample, Taken};
-use crate::config::{MAX_LATEST, MAX_STREAMS, StintConfig};
+use crate::config::StintConfig;
 use crate::contract::{self, Client, ClientLimits, Event, Host, Refusal, Setup, new_session_id};
-use crate::entry::{CarId, StintId};
+use crate::entry::{CarId, MAX_STREAMS, StintId};
 use crate::fields::{self, Frame, Reason, Refused, Setup as CarSetup};
 use crate::loopback_guard::{Access, guard};
 use crate::net::Connections;
 use crate::offload;
+
+/// The number of cars whose newest frame and setup are kept for joining clients: the ones that sent
+/// most recently.
+const MAX_LATEST: usize = 8;
 
 /// Concurrent connections. A publisher has one, and a second while it upgrades from polling. Each
 /// may buffer an incomplete message of 1 MB.

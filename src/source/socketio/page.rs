@@ -1,6 +1,7 @@
 //! `/dashboard/<id>`: redirects from a publisher's session id to the page of its stint.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Path, State};
@@ -10,8 +11,10 @@ use axum::routing::get;
 
 use super::Publishers;
 use super::streams::PageTarget;
-use crate::config::PAGE_REFRESH;
 use crate::contract::{FormPolicy, document};
+
+/// How often a browser checks whether the page of a car exists yet.
+const PAGE_REFRESH: Duration = Duration::from_secs(2);
 
 /// Every route except `/socket.io/`.
 pub(super) fn routes(publishers: &Arc<Publishers>) -> Router {

@@ -13,10 +13,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
+use crate::entry::{CarId, MAX_PAGES, MAX_STREAMS, StintId};
 use serde::{Deserialize, Serialize};
-
-use crate::config::{MAX_PAGES, MAX_STREAMS};
-use crate::entry::{CarId, StintId};
 
 /// The newest ids, streams and pages.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -27,7 +27,7 @@ const KEYS: usize = 80_000;
 /// A closed port, so that accepted samples stay in the queue.
 const UNREACHABLE: &str = "http://127.0.0.1:1";
 
-const MAX_BODY_BYTES: usize = pitwire::config::MAX_HTTP_BODY_BYTES;
+const MAX_BODY_BYTES: usize = pitwire::source::http::MAX_HTTP_BODY_BYTES;
 
 /// A JSON object with `keys` keys, each with a number.
 fn wide(keys: usize) -> String {

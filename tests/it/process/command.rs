@@ -28,7 +28,7 @@ async fn the_agent_runs_at_low_priority() {
         let stat = fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
         // Field 19, counted after the process name in parentheses, which may contain spaces.
         let nice = stat.rsplit_once(") ").unwrap().1.split(' ').nth(16).unwrap();
-        assert_eq!(nice.parse(), Ok(pitwire::config::NICENESS), "{stat}");
+        assert_eq!(nice.parse(), Ok(pitwire::cli::NICENESS), "{stat}");
     }
 }
 

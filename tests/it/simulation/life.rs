@@ -3,15 +3,13 @@
 use std::time::Duration;
 
 use pitwire::backoff::Backoff;
-use pitwire::config::{
-    APPEND_TIMEOUT, AUTH_RETRY_INTERVAL, DeliveryConfig, SERVER, SessionChoice, WhenFull,
-};
+use pitwire::config::{DeliveryConfig, SERVER, SessionChoice, WhenFull};
 use pitwire::entry::{CarId, Situation};
 use pitwire::queue::ledger::DropReason;
 use pitwire::queue::{
-    self, Appended, Content, Destinations, Limits, NewEntry, QueueStatus, Writer,
+    self, APPEND_TIMEOUT, Appended, Content, Destinations, Limits, NewEntry, QueueStatus, Writer,
 };
-use pitwire::session::{Session, SessionStatus};
+use pitwire::session::{AUTH_RETRY_INTERVAL, Session, SessionStatus};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::sync::{mpsc, watch};

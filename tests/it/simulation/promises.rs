@@ -3,11 +3,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pitwire::config::{BUFFER_BYTES, BUFFER_ENTRIES, Config, Durability, QueueConfig};
+use pitwire::config::{Config, Durability, QueueConfig};
 use pitwire::entry::{CapturedAt, Kind, Seq};
 use pitwire::queue::disposition::Disposition;
 use pitwire::queue::ledger::Ledger;
-use pitwire::queue::{DestinationStatus, QueueStatus};
+use pitwire::queue::{BUFFER_BYTES, BUFFER_ENTRIES, DestinationStatus, QueueStatus};
 
 use super::life::Life;
 use super::world::Swarm;

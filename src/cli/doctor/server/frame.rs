@@ -7,10 +7,11 @@ use tokio::time::timeout;
 use super::super::Report;
 use super::{Dashboard, DashboardLink, Link, Sink, reason};
 use crate::clock;
-use crate::config::{Config, ECHO_GRACE, JOIN_TIMEOUT};
+use crate::config::Config;
 use crate::entry::{Entry, Kind, Seq, StintId};
 use crate::fields;
-use crate::sink::{Ack, Addressed, JoinWait, Joined, Proof};
+use crate::session::ECHO_GRACE;
+use crate::sink::{Ack, Addressed, JOIN_TIMEOUT, JoinWait, Joined, Proof};
 use crate::source::simulator::Car;
 
 /// How the server behaves when it receives a frame.
