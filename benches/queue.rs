@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
-use pitwire::clock;
 use pitwire::config::{Config, Durability};
 use pitwire::entry::{CapturedAt, Situation};
 use pitwire::fields;
+use pitwire::platform::clock;
 use pitwire::queue::{
     self, Closed, Content, Destinations, Limit, Limits, NewEntry, Reader, Writer,
 };

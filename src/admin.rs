@@ -15,8 +15,8 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
 
 use crate::entry::CapturedAt;
-use crate::loopback_guard::{Access, guard};
 use crate::metrics::labels_of;
+use crate::net::loopback_guard::{Access, guard};
 use crate::queue::ledger::DropReason;
 use crate::queue::{DestinationStatus, QueueStatus, Writer};
 use crate::reload::Asking;

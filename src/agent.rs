@@ -18,13 +18,12 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::admin;
-use crate::clock;
 use crate::config::Config;
-use crate::drain::{DRAIN_INTERVAL, Drain, Watch};
 use crate::entry::{MAX_PAGES, StintId};
-use crate::loopback_guard::Access;
 use crate::metrics;
+use crate::net::loopback_guard::Access;
 use crate::net::{self, Connections};
+use crate::platform::clock;
 use crate::publisher::DashboardPublisher;
 use crate::queue::{OpenError, STORAGE_OPEN_INTERVAL, Writer};
 use crate::reload::{Answer, Asking, Reload};
@@ -34,6 +33,7 @@ use crate::source::nats::{DeliveryGate, GateCommand, GateRequest};
 use crate::source::simulator::{Car, SIMULATOR_RATE_HZ};
 use crate::source::socketio::Publishers;
 use crate::source::{Intake, Sample, Taken, http, lmu, nats};
+use crate::status::drain::{DRAIN_INTERVAL, Drain, Watch};
 use crate::status::{self, StatusHistory, StatusSnapshot};
 
 /// Bytes of one read of standard input, and of the read-ahead while earlier lines are stored.

@@ -7,7 +7,7 @@
 //! # Data path: seven calls, one direction
 //!
 //! ```text
-//! 1 source::…::run          receive a sample; clock::now stamps it
+//! 1 source::…::run          receive a sample; platform::clock::now stamps it
 //! 2 fields::Frame           keep a dashboard frame, map any other sample  pure
 //! 3 Writer::append          admit or evict, encode, Store::append         -- on disk --
 //! 4 Reader::next_batch      read the oldest entries of one stint
@@ -22,7 +22,7 @@
 //!
 //! | module | does | must not |
 //! | --- | --- | --- |
-//! | [`entry`], [`fields`], [`backoff`], [`drain`] | compute | use a clock, I/O, logs or metrics |
+//! | [`entry`], [`fields`], [`backoff`] | compute | use a clock, I/O, logs or metrics |
 //! | [`source`] | read samples and hand them to the queue | know that sessions or sinks exist |
 //! | [`queue`] | keep entries in order, bounded, accounted for | know network, clock, chance |
 //! | [`session`] | the delivery loop: bind, publish, prove, remove, retry | know sockets or disks |
@@ -33,18 +33,13 @@
 //! | [`reload`] | apply a changed configuration to the running agent | |
 //! | `contract` | the server side of the dashboard's Socket.IO events | keep sessions |
 //! | [`tools`] | inspect and change a queue, here or over the admin address | know sessions |
-//! | [`loopback_guard`] | admit clients by peer, Host, Origin and token | know the routes |
-//! | [`net`] | accept and serve the connections of every listener, bounded | know the routes |
-//! | `body` | bound the memory for the bodies of HTTP requests | know their contents |
-//! | `offload` | parse large texts on another thread | know their contents |
-//! | `http_client` | send one HTTP request | retry |
+//! | [`net`] | accept and serve the connections of every listener, bounded and guarded; send HTTP requests | know the routes |
 //! | [`remote_text`] | make text from servers and other programs safe to log and show | |
 //! | `nats` | one connection to a NATS server, for the sink and the source | retry |
 //! | `delivered_elsewhere` | what other hubs have delivered of this queue | know sessions or NATS |
 //! | [`dashboard`] | the reference dashboard server, for `serve`, demo and tests | know the agent |
-//! | [`config`] | settings with defaults and ranges; every other limit with its unit | |
-//! | [`clock`] | read the wall clock | |
-//! | [`memory`] | set one parameter of the allocator | |
+//! | [`config`] | settings with defaults, units and ranges; a limit that is not a setting is next to its user | |
+//! | [`platform`] | the wall clock, the allocator, threads for long computations | |
 //! | [`cli`] | the command line, one file per subcommand | |
 //!
 //! `src/vendor/rust_engineio` is a separate crate: rust_engineio 0.6.0 with bounds on what a server
@@ -61,23 +56,17 @@
 pub mod admin;
 pub mod agent;
 pub mod backoff;
-mod body;
 pub mod cli;
-pub mod clock;
 pub mod config;
 pub(crate) mod contract;
 pub mod dashboard;
 mod delivered_elsewhere;
-pub mod drain;
 pub mod entry;
 pub mod fields;
-mod http_client;
-pub mod loopback_guard;
-pub mod memory;
 pub mod metrics;
 mod nats;
 pub mod net;
-mod offload;
+pub mod platform;
 pub mod publisher;
 pub mod queue;
 pub mod reload;

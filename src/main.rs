@@ -8,8 +8,8 @@ use pitwire::cli::{
     Cli, Command, Exit, autostart, check, completions, config, demo, doctor, eprint_line, man,
     queue, reload, replay, run, serve, simulate,
 };
-use pitwire::memory;
 use pitwire::net::open_files;
+use pitwire::platform::memory;
 
 pub(crate) fn main() -> ExitCode {
     memory::give_back_what_is_freed();

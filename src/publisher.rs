@@ -16,10 +16,10 @@ use tokio::time::timeout;
 use tracing::Instrument;
 
 use crate::backoff::Backoff;
-use crate::clock;
 use crate::config::{Config, DeliveryConfig, ParseError, SessionChoice};
 use crate::delivered_elsewhere::DeliveredElsewhere;
 use crate::fields::Refused;
+use crate::platform::clock;
 use crate::queue::{
     self, APPEND_TIMEOUT, Closed, Destinations, Limits, OpenError, QueueError, QueueStatus, Reader,
     Writer,

@@ -5,6 +5,7 @@
 //! the link is a secret.
 
 mod badge;
+pub mod drain;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,13 +23,13 @@ use tokio::time::Instant;
 pub(crate) use self::badge::count;
 use self::badge::was_forgotten;
 pub use self::badge::{Badge, Severity};
-use crate::contract::{FormPolicy, document};
-use crate::drain::Drain;
 use crate::entry::CapturedAt;
-use crate::loopback_guard::{Access, guard};
+use crate::net::loopback_guard::{Access, guard};
+use crate::net::page::{FormPolicy, document};
 use crate::queue::{DestinationStatus, QueueStatus};
 use crate::session::{DestinationWatch, FORGOTTEN, Latency};
 use crate::sink::Transport;
+use crate::status::drain::Drain;
 use crate::tools::{self, Tools};
 
 /// The number of queue lengths that the status page plots: one hour.

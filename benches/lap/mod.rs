@@ -5,9 +5,9 @@
 
 use std::time::Duration;
 
-use pitwire::clock;
 use pitwire::entry::CapturedAt;
 use pitwire::fields;
+use pitwire::platform::clock;
 use pitwire::source::simulator::Car;
 use serde_json::Value;
 

@@ -12,7 +12,7 @@ use super::{Exit, eprint_line, log};
 use crate::config::is_loopback;
 use crate::config::{self, LogConfig, LogFormat, LogLevel, Overrides, Secret};
 use crate::dashboard::{Acks, Behaviour, Server};
-use crate::loopback_guard::Access;
+use crate::net::loopback_guard::Access;
 
 /// Run the dashboard server alone.
 ///

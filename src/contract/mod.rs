@@ -16,7 +16,6 @@ mod engineio;
 mod events;
 mod memory;
 mod packet;
-mod page;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +31,6 @@ use self::engineio::Clients;
 pub(crate) use self::engineio::{Client, Events};
 pub(crate) use self::events::Event;
 pub(crate) use self::memory::ClientLimits;
-pub(crate) use self::page::{FormPolicy, document};
 use crate::net::{self, Connections};
 
 /// How long a stopping server waits for its clients to disconnect.

@@ -18,8 +18,9 @@ use serde_json::json;
 
 use super::Hub;
 use super::sessions::Summary;
-use crate::contract::{Events, FormPolicy, Setup, document};
-use crate::loopback_guard::{Access, guard};
+use crate::contract::{Events, Setup};
+use crate::net::loopback_guard::{Access, guard};
+use crate::net::page::{FormPolicy, document};
 
 /// The parts of the page; the scripts are in the order of their dependencies.
 const PAGE: [&str; 6] = [

@@ -32,8 +32,8 @@ pub use crate::contract::Acks;
 pub use sessions::Summary;
 
 use crate::contract::{self, Client, ClientLimits, Event, Host, Refusal, ServerBehavior, Setup};
-use crate::loopback_guard::Access;
 use crate::net::Connections;
+use crate::net::loopback_guard::Access;
 use sessions::{HISTORY_BYTES, Sessions, UnknownSession};
 
 /// The maximum open connections. A publisher needs one, a viewer two: for the page and its events.

@@ -13,10 +13,14 @@
 
 use std::time::Duration;
 
+pub(crate) mod body;
 pub(crate) mod connections;
+pub(crate) mod http_client;
 pub(crate) mod kill_switch;
 pub(crate) mod listener;
+pub mod loopback_guard;
 pub mod open_files;
+pub(crate) mod page;
 mod progress;
 mod read_ahead;
 mod read_gate;

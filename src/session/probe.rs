@@ -23,8 +23,8 @@ use tokio::time::{Instant, timeout};
 
 use super::capability::Evidence;
 use super::{Session, SessionError};
-use crate::clock;
 use crate::entry::{CapturedAt, Entry, Kind, Seq, StintId};
+use crate::platform::clock;
 use crate::sink::{Ack, Addressed, JoinWait, Joined, Link, Proof, Sink, SinkError};
 
 /// The stint of a probe's entries, which are not part of the queue.

@@ -25,7 +25,7 @@ use std::time::Duration;
 use url::{Position, Url};
 
 use super::SinkError;
-use crate::http_client::StatusCode;
+use crate::net::http_client::StatusCode;
 use crate::remote_text::{RemoteText, Secrets};
 
 /// Maximum number of redirects that are followed to one server.

@@ -15,7 +15,7 @@ use tokio::time::{sleep, timeout};
 use url::Url;
 
 use crate::config::Proxy;
-use crate::http_client::USER_AGENT;
+use crate::net::http_client::USER_AGENT;
 
 /// Time between the starts of two attempts to connect (RFC 8305, section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);

@@ -22,8 +22,8 @@ use super::diagnosis::{
 };
 use super::dial::{Dialer, Stream, Through};
 use super::socketio::{Address, trusting};
-use crate::clock;
-use crate::http_client::{Bytes, Full, Request, Response, StatusCode, ask, header};
+use crate::net::http_client::{Bytes, Full, Request, Response, StatusCode, ask, header};
+use crate::platform::clock;
 use crate::remote_text::{RemoteText, Secrets};
 
 /// Time limit for a diagnosis, redirects included: the next attempt to connect waits for it.

@@ -47,7 +47,7 @@ use super::dial::{DialError, Dialer, ProxyStatus, Stream, Through};
 use super::{SinkError, Transport};
 use crate::config::{Proxy, TransportChoice};
 use crate::fields::MAX_SAMPLE_BYTES;
-use crate::http_client::USER_AGENT;
+use crate::net::http_client::USER_AGENT;
 use crate::remote_text::{RemoteText, Secrets};
 
 /// The maximum server events that wait for the session; more is a flood and ends the connection.

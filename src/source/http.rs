@@ -2,7 +2,7 @@
 //!
 //! A body is one JSON object, an array of objects, or one object per line. The response is sent
 //! when the accepted samples are in the queue, and lists their positions; status 202 means that the
-//! disk is too slow and some samples are only in memory. [`crate::loopback_guard`] decides who may
+//! disk is too slow and some samples are only in memory. [`crate::net::loopback_guard`] decides who may
 //! post.
 //!
 //! Memory is bounded in bytes: for all bodies together, and for the samples of one body that are
@@ -22,10 +22,10 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 
 use super::{Intake, Sample, Taken};
-use crate::body::{BodyBudget, BodyError};
 use crate::fields::{self, Frame, Reason, Refused, Setup};
-use crate::loopback_guard::{Access, guard};
-use crate::offload;
+use crate::net::body::{BodyBudget, BodyError};
+use crate::net::loopback_guard::{Access, guard};
+use crate::platform::offload;
 use crate::queue::STORAGE_RETRY_INTERVAL;
 use crate::queue::ledger::DropReason;
 

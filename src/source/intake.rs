@@ -6,12 +6,12 @@ use std::time::Duration;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::clock;
-use crate::clock::MAX_CLOCK_LEAD;
 use crate::entry::{CapturedAt, CarId, Seq, StintId};
 use crate::fields::{self, Frame, Json, Refused, Setup};
 use crate::metrics;
 use crate::net::LOG_REPEAT_INTERVAL;
+use crate::platform::clock;
+use crate::platform::clock::MAX_CLOCK_LEAD;
 use crate::queue::ledger::DropReason;
 use crate::queue::{Appended, Content, NewEntry, QueueError, Stamps, Writer};
 

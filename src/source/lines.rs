@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{Intake, Sample, Taken};
 use crate::fields::{MAX_SAMPLE_BYTES, Reason, Refused};
-use crate::offload;
+use crate::platform::offload;
 
 /// The maximum number of lines that are appended together.
 pub(crate) const MAX_BATCH_LINES: usize = 256;

@@ -3,9 +3,9 @@
 use std::cmp::Reverse;
 use std::time::Duration;
 
-use crate::drain::{Drain, ON_ITS_WAY};
 use crate::queue::QueueStatus;
 use crate::session::SessionStatus;
+use crate::status::drain::{Drain, ON_ITS_WAY};
 use serde::Serialize;
 
 /// How long the status page shows that the server forgot the session, so that the driver passes the

@@ -2,7 +2,7 @@
 
 use serde::de::DeserializeOwned;
 
-use crate::http_client::{Bounds, Bytes, Method, RequestError, StatusCode, request};
+use crate::net::http_client::{Bounds, Bytes, Method, RequestError, StatusCode, request};
 use crate::tools::TOOL_TIMEOUT;
 
 /// The maximum answer of the agent to a tool; a page with the largest entry fits.

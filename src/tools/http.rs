@@ -17,12 +17,12 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::{Line, Tools};
-use crate::body::{BodyBudget, BodyError};
-use crate::clock;
 use crate::entry::{MAX_SEQ, Seq};
 use crate::fields::{Reason, Refused};
-use crate::loopback_guard::{Access, guard};
-use crate::offload;
+use crate::net::body::{BodyBudget, BodyError};
+use crate::net::loopback_guard::{Access, guard};
+use crate::platform::clock;
+use crate::platform::offload;
 use crate::queue::{PAGE_BYTES, PAGE_ENTRIES, QueueError};
 use crate::tools::{MAX_LINE_BYTES, TOOL_TIMEOUT};
 

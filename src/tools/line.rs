@@ -11,9 +11,9 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::Item;
-use crate::clock::MAX_CLOCK_LEAD;
 use crate::entry::{CapturedAt, Seq, content_members};
 use crate::fields::{self, Frame, Reason, Refused, Setup};
+use crate::platform::clock::MAX_CLOCK_LEAD;
 use crate::queue::{Content, NewEntry};
 use crate::tools::MAX_LINE_BYTES;
 

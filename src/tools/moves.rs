@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::line::What;
 use super::{Line, Tools};
-use crate::clock;
 use crate::entry::Seq;
+use crate::platform::clock;
 use crate::queue::{Appended, QueueError, Stamps};
 use crate::source::lines::MAX_BATCH_LINES;
 

@@ -48,7 +48,7 @@ async fn child() {
     config.queue.durability = Durability::Within(Duration::from_millis(200));
     let (writer, mut reader, closed) =
         single::open(&config.queue, &config.stint, CapturedAt(0)).unwrap();
-    pitwire::memory::give_back_what_is_freed();
+    pitwire::platform::memory::give_back_what_is_freed();
     let frames = frames();
     let (mut made, mut removed, mut most) = (0, 0, 0);
     while made < entries {

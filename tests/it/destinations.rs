@@ -8,11 +8,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 #[cfg(unix)]
-use pitwire::clock;
-#[cfg(unix)]
 use pitwire::config::Config;
 use pitwire::config::{Durability, WhenFull};
 use pitwire::entry::{CapturedAt, Kind, Seq, Situation, StintId};
+#[cfg(unix)]
+use pitwire::platform::clock;
 use pitwire::queue::disposition::Disposition;
 use pitwire::queue::segments::{Options, SegmentStore};
 use pitwire::queue::store::Store;

@@ -4,11 +4,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use pitwire::clock;
 use pitwire::config::{Durability, WhenFull};
 use pitwire::entry::Entry;
 use pitwire::fields::MAX_SAMPLE_BYTES;
-use pitwire::loopback_guard::Access;
+use pitwire::net::loopback_guard::Access;
+use pitwire::platform::clock;
 use pitwire::queue::{Limit, Limits, Reader, STORAGE_RETRY_INTERVAL, Writer};
 use pitwire::source::http::{MAX_HTTP_BODY_BYTES, MAX_HTTP_ENTRIES};
 use pitwire::source::{Intake, http};

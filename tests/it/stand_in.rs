@@ -10,9 +10,9 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pitwire::clock;
 use pitwire::config::{Durability, StintConfig, WhenFull};
-use pitwire::loopback_guard::Access;
+use pitwire::net::loopback_guard::Access;
+use pitwire::platform::clock;
 use pitwire::queue::{Limit, Limits, STORAGE_RETRY_INTERVAL};
 use pitwire::source::Intake;
 use pitwire::source::socketio::Publishers;

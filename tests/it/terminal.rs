@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use pitwire::clock;
 use pitwire::entry::CapturedAt;
+use pitwire::platform::clock;
 
 use crate::agent::{PATIENCE, eventually, pitwire};
 use crate::peers::{self, Kind, Peer};

@@ -18,7 +18,7 @@ use crate::cli::queue::access::{ToolError, on_this_pc};
 use crate::cli::queue::{QueueTarget, status};
 use crate::cli::settings::Settings;
 use crate::config::{Config, Loaded, Problems};
-use crate::http_client::{Bounds, Bytes, Method, request};
+use crate::net::http_client::{Bounds, Bytes, Method, request};
 use crate::remote_text::Secrets;
 
 /// The path of a bundle to be written.

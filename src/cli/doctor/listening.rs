@@ -7,7 +7,7 @@ use super::{Report, disk};
 use crate::cli::doctor::{DOCTOR_LOCAL_TIMEOUT, MAX_DOCTOR_ANSWER_BYTES};
 use crate::cli::queue::access::{is_same, on_this_pc};
 use crate::config::Config;
-use crate::http_client::{Bounds, Bytes, Method, RequestError, StatusCode, request};
+use crate::net::http_client::{Bounds, Bytes, Method, RequestError, StatusCode, request};
 use crate::tools::Status;
 
 pub(super) const SUBJECT: &str = "addresses";

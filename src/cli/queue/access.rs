@@ -5,9 +5,9 @@ use std::path::Path;
 
 use super::QueueTarget;
 use crate::cli::{log, set_all};
-use crate::clock;
 use crate::config::{self, Config, LogConfig, Overrides};
 use crate::entry::Seq;
+use crate::platform::clock;
 use crate::queue::inspect::{Finding, Inspection, SegmentReport};
 use crate::queue::operator::{PurgeStep, Repaired};
 use crate::queue::{

@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use super::{
     Access, Exit, NOT_DONE, Progress, QueueTarget, ToolError, contents, count, print, say_moved,
 };
-use crate::clock;
 use crate::entry::CapturedAt;
+use crate::platform::clock;
 use crate::queue::{MAX_FINDINGS, PAGE_BYTES};
 use crate::source::lines::MAX_BATCH_LINES;
 use crate::tools::{Line, MAX_LINE_BYTES, Moved, What};

@@ -41,10 +41,10 @@ pub use self::native::Native;
 pub use self::plugin::{About, Plugin};
 pub use self::snapshot::Snapshot;
 use super::{Intake, Sample};
-use crate::clock;
 use crate::config::{LmuConfig, Units};
 use crate::entry::CapturedAt;
 use crate::metrics;
+use crate::platform::clock;
 use crate::queue::{QueueError, STORAGE_RETRY_INTERVAL};
 
 /// How often to check for a game that is not running, paused or in its menus.

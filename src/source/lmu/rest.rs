@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::config::GameApi;
 use crate::fields::{self, Json, MAX_SAMPLE_BYTES, Refused, Setup};
-use crate::http_client::{Bounds, Bytes, Method, RequestError, StatusCode, request};
+use crate::net::http_client::{Bounds, Bytes, Method, RequestError, StatusCode, request};
 
 /// The maximum time from a request to its complete response, for the probe whether the API exists
 /// and for data.

@@ -21,12 +21,12 @@ use super::delivery_gate::{DeliveryGate, GateCommand};
 use super::follow::{Ended, Follower, Progress};
 use super::{FILE, HUB_BEAT, HUB_LEASE, HubError, NAME, NATS_TIMEOUT, Newest, Stored};
 use crate::backoff::Backoff;
-use crate::clock;
 use crate::config::{AgentName, NatsConfig};
 use crate::delivered_elsewhere::DeliveredElsewhere;
 use crate::entry::{CarId, Seq};
 use crate::metrics;
 use crate::nats::{NatsConnection, NatsError, NatsOptions, STREAM_PREFIX};
+use crate::platform::clock;
 use crate::queue::Writer;
 use crate::remote_text::{RemoteText, Secrets};
 

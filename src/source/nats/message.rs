@@ -7,7 +7,7 @@ use super::super::intake::Relayed;
 use crate::entry::{CapturedAt, CarId};
 use crate::fields::{self, Frame, Reason, Refused, Setup};
 use crate::nats::{CAPTURED_AT, SETUP, TELEMETRY};
-use crate::offload;
+use crate::platform::offload;
 use crate::queue::Content;
 
 /// Parses a message into its stream and entry, a large one on another thread.

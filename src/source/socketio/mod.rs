@@ -35,9 +35,9 @@ use crate::config::StintConfig;
 use crate::contract::{self, Client, ClientLimits, Event, Host, Refusal, Setup, new_session_id};
 use crate::entry::{CarId, MAX_STREAMS, StintId};
 use crate::fields::{self, Frame, Reason, Refused, Setup as CarSetup};
-use crate::loopback_guard::{Access, guard};
 use crate::net::Connections;
-use crate::offload;
+use crate::net::loopback_guard::{Access, guard};
+use crate::platform::offload;
 
 /// The number of cars whose newest frame and setup are kept for joining clients: the ones that sent
 /// most recently.

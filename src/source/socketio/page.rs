@@ -11,7 +11,7 @@ use axum::routing::get;
 
 use super::Publishers;
 use super::streams::PageTarget;
-use crate::contract::{FormPolicy, document};
+use crate::net::page::{FormPolicy, document};
 
 /// How often a browser checks whether the page of a car exists yet.
 const PAGE_REFRESH: Duration = Duration::from_secs(2);

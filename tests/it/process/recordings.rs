@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pitwire::clock;
 use pitwire::entry::CapturedAt;
+use pitwire::platform::clock;
 use serde_json::{Map, Value, json};
 
 use crate::agent::{Agent, Process, eventually, pitwire};

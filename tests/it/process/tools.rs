@@ -532,7 +532,7 @@ async fn trace_reports_the_disposition_of_each_entry() {
     agent.stop().await;
     // Then nothing is delivered; the full queue is downsampled, and a part dropped by an operator.
     let mut agent = Agent::start(&queue, CLOSED_ADDRESS, &settings);
-    let now = pitwire::clock::now().0;
+    let now = pitwire::platform::clock::now().0;
     for first in 0..12 {
         // Ten minutes in total; the newest minute is never downsampled.
         let samples: Vec<String> = (1..=50)

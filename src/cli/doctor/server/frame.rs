@@ -6,10 +6,10 @@ use tokio::time::timeout;
 
 use super::super::Report;
 use super::{Dashboard, DashboardLink, Link, Sink, reason};
-use crate::clock;
 use crate::config::Config;
 use crate::entry::{Entry, Kind, Seq, StintId};
 use crate::fields;
+use crate::platform::clock;
 use crate::session::ECHO_GRACE;
 use crate::sink::{Ack, Addressed, JOIN_TIMEOUT, JoinWait, Joined, Proof};
 use crate::source::simulator::Car;

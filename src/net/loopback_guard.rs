@@ -26,7 +26,7 @@ use subtle::ConstantTimeEq;
 use url::form_urlencoded;
 
 use crate::config::{CredentialFile, Secret, check_token, is_loopback};
-use crate::contract::{FormPolicy, document};
+use crate::net::page::{FormPolicy, document};
 
 /// The cookie that stores the token of a link in the browser.
 const TOKEN_COOKIE: &str = "pitwire_token";
