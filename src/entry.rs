@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 /// forgotten. No league has this many cars.
 pub(crate) const MAX_STREAMS: usize = 256;
 pub(crate) const MAX_PAGES: usize = 256;
+pub(crate) const MAX_SESSIONS: usize = 256;
 
 /// Sequence numbers that a user may pass are below this; no queue reaches it.
 pub(crate) const MAX_SEQ: u64 = 1 << 62;

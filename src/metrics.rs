@@ -13,7 +13,6 @@ use metrics::{
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 
 use crate::entry::{CapturedAt, Entry};
-use crate::sink::Proof;
 use tokio::time::sleep;
 
 /// How often recorded values are folded into the histograms; until then each takes 8 bytes, a few
@@ -391,7 +390,7 @@ impl Meter {
         labels_of(&self.destination, labels)
     }
 
-    pub(crate) fn delivered(&self, proof: Proof, now: CapturedAt, entries: &[Entry]) {
+    pub(crate) fn delivered(&self, proof: &'static str, now: CapturedAt, entries: &[Entry]) {
         for mode in MODES {
             let latencies = entries.iter().map(|entry| entry.captured_at.age(now));
             let is_of_mode = |latency: &Duration| (*latency <= LIVE_WITHIN) == (*mode == "live");
@@ -402,7 +401,7 @@ impl Meter {
             let latency =
                 histogram!("pitwire_delivery_latency_seconds", self.with(&[("mode", mode)]));
             let count = latencies.map(|seconds| latency.record(seconds)).count();
-            let labels = self.with(&[("proof", proof.as_str()), ("mode", mode)]);
+            let labels = self.with(&[("proof", proof), ("mode", mode)]);
             counter!("pitwire_entries_delivered_total", labels).increment(count as u64);
         }
         if let Some(newest) = entries.last() {

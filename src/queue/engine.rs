@@ -32,8 +32,7 @@ use super::record::{self, EncodeError};
 use super::store::{SideLog, Store};
 use super::{Appended, Batch, Content, Destinations, Limit, Limits, QueueStatus};
 use crate::config::{Durability, SERVER};
-use crate::entry::{CapturedAt, CarId, Kind, Seq, StintId};
-use crate::queue::MAX_SESSIONS;
+use crate::entry::{CapturedAt, CarId, Kind, MAX_SESSIONS, Seq, StintId};
 
 /// Keys of facts stored beside the records; each value is a small MessagePack document.
 const STREAMS: &str = "streams";

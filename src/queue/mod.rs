@@ -55,8 +55,6 @@ pub use self::writer::{Stamps, Writer};
 use crate::config::{self, Durability, SERVER, WhenFull};
 use crate::entry::{CapturedAt, CarId, Seq, Situation, StintId};
 
-pub(crate) const MAX_SESSIONS: usize = 256;
-
 /// How long a source waits for the disk before its entries count as buffered.
 pub const APPEND_TIMEOUT: Duration = Duration::from_secs(1);
 

@@ -12,8 +12,8 @@ use super::poison::InFlight;
 use super::stored::KnownStored;
 use super::{Session, SessionError, next_verification};
 use crate::config::{DeliveryConfig, ProofChoice, SessionChoice};
-use crate::entry::{Entry, Kind, Seq, StintId};
-use crate::queue::{Batch, Limit, MAX_SESSIONS, PAGE_BYTES, PAGE_ENTRIES};
+use crate::entry::{Entry, Kind, MAX_SESSIONS, Seq, StintId};
+use crate::queue::{Batch, Limit, PAGE_BYTES, PAGE_ENTRIES};
 use crate::session::MAX_UNPROVEN_ENTRIES;
 use crate::sink::{
     Addressed, EntryId, JOIN_TIMEOUT, JoinWait, Joined, Link, Proof, Shown, Sink, SinkError,

@@ -706,7 +706,7 @@ impl<S: Sink> Session<S> {
     async fn remove(&mut self, batch: Batch) -> Result<(), SessionError> {
         let proof = self.learned.capability.proof().unwrap_or(Proof::Echo);
         let now = clock::now();
-        self.meter.delivered(proof, now, batch.entries());
+        self.meter.delivered(proof.as_str(), now, batch.entries());
         self.latencies.note(now, batch.entries());
         if let Some((_, last)) = batch.ends() {
             self.learned.skipped = self.learned.skipped.split_off(&Seq(last.0 + 1));

@@ -43,10 +43,10 @@ use self::window::Window;
 use crate::backoff::Backoff;
 use crate::config::{DeliveryConfig, SessionChoice};
 use crate::delivered_elsewhere::DeliveredElsewhere;
-use crate::entry::{Seq, StintId};
+use crate::entry::{MAX_SESSIONS, Seq, StintId};
 use crate::fields::MAX_SAMPLE_BYTES;
 use crate::metrics::Meter;
-use crate::queue::{Limit, MAX_SESSIONS, QueueError, Reader};
+use crate::queue::{Limit, QueueError, Reader};
 use crate::sink::probe::DIAGNOSIS_TIMEOUT;
 use crate::sink::{Proof, Sink, SinkError, Transport};
 

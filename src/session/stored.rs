@@ -6,8 +6,7 @@
 //! starts at the head of the queue with the entries that were not proven before. Entries of another
 //! publisher prove nothing.
 
-use crate::entry::{Entry, Kind, Seq, StintId};
-use crate::queue::MAX_SESSIONS;
+use crate::entry::{Entry, Kind, MAX_SESSIONS, Seq, StintId};
 use crate::sink::{EntryId, Shown};
 use std::collections::BTreeMap;
 

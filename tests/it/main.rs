@@ -12,6 +12,7 @@
 mod abuse;
 #[cfg(unix)]
 mod agent;
+mod architecture;
 mod bound;
 #[cfg(target_os = "linux")]
 mod budget;

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde_json::Value;
 
 use super::identity;
+use crate::entry::MAX_SESSIONS;
 use crate::entry::{Kind, Seq};
-use crate::queue::MAX_SESSIONS;
 use crate::remote_text::{RemoteText, Secrets};
 use crate::sink::{Ack, Addressed, EntryId, Receipt};
 
