@@ -45,6 +45,40 @@
 //! `src/vendor/rust_engineio` is a separate crate: rust_engineio 0.6.0 with bounds on what a server
 //! may send. Its `README.md` lists the changes.
 //!
+//! # Threads and channels
+//!
+//! Async code runs on one thread, so that it wakes one core at a time; whatever may block or belongs
+//! to a library with a runtime of its own has a thread of its own.
+//!
+//! ```text
+//!  stdin thread ─┐                                        ┌─ connection thread (Socket.IO), or
+//!  game reader ──┤   main thread                          │  NATS thread, one a destination
+//!  listeners ────┼─► sources ──► Buffer ──► queue worker ─┼─► session ──► link ──► server
+//!  NATS hub ─────┘   (tasks)     (mutex)    (thread)      │   (task)
+//!                                              │          │
+//!                    parser thread             └─ sled threads, one a database in use
+//! ```
+//!
+//! | from | to | through | bound | at the bound |
+//! | --- | --- | --- | --- | --- |
+//! | stdin thread | main | `tokio::io::duplex` | 256 KiB | the thread waits, and so does the pipe |
+//! | game reader | storing task | `mpsc` of samples | 256, two minutes at 2 Hz | newer samples are dropped and counted as gaps |
+//! | listener | connection task | `net::Connections` | 32 to 512 a listener, by peer | closed or refused, logged |
+//! | HTTP bodies | source | `net::body` | 12 MiB in all | the request waits 5 s, then 503 |
+//! | large texts | parser thread | a semaphore | one at a time | the request waits |
+//! | source | queue worker | `queue::buffer`, a mutex and `Notify` | 16,384 entries, 12 MiB | downsampled, then dropped (`storage`); a file or pipe waits |
+//! | queue worker | sled thread | one call at a time | 4 s a call, 4 hung databases | abandoned; the next attempt uses a new folder |
+//! | session, tools | queue worker | `mpsc` of requests with `oneshot` replies | 256 | the caller waits |
+//! | queue worker | all | `watch` of `QueueStatus` | the newest | – |
+//! | session | connection thread | `mpsc` of emits | 1 batch | the session waits |
+//! | connection thread | session | `mpsc` of events | 4,096; 100,000 a second | the connection ends as flooded |
+//! | session | status page, metrics | `watch` of `SessionStatus` | the newest | – |
+//! | hub | session | `mpsc` of gate commands | 4 | the hub waits for each |
+//! | log | terminal thread | `sync_channel` of texts | 256 | further lines are discarded |
+//!
+//! At the end of the agent the sources stop first; the queue worker then stores and flushes what is
+//! buffered, within 5 s.
+//!
 //! # Invariants
 //!
 //! - Sources and session share nothing but the queue.
