@@ -328,6 +328,7 @@ async fn a_backlog_is_sent_below_the_configured_rate() {
 /// entries/s. `LONG=1` replays 7,000 frames and checks the rate.
 #[tokio::test]
 async fn a_threaded_server_that_swapped_once_gets_all_frames_in_order() {
+    const BATCH: u64 = 30;
     let frames: u32 = if is_long() { 7_000 } else { 1_000 };
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("record");
@@ -335,7 +336,9 @@ async fn a_threaded_server_that_swapped_once_gets_all_frames_in_order() {
     let args = [&args[..], &["--keep", "1", "--record", file.to_str().unwrap()]].concat();
     let mut server = Peer::start(Kind::Flask, &args);
     server.kill();
-    let publisher = publisher(&server.url(), folder.path(), |_| {});
+    let publisher = publisher(&server.url(), folder.path(), |config| {
+        config.delivery.batch_max_entries = BATCH as u32;
+    });
     store(&publisher, 1..=u64::from(frames)).await;
     server.restart();
     let began = Instant::now();
@@ -346,8 +349,12 @@ async fn a_threaded_server_that_swapped_once_gets_all_frames_in_order() {
     let rate = f64::from(frames) / took.as_secs_f64();
     println!("{frames} frames with one swap in {took:?}: {rate:.0}/s");
     let laps: Vec<u64> = record(&file).into_iter().map(|(_, lap)| lap).collect();
-    let inversions = laps.windows(2).filter(|pair| pair[1] < pair[0]).count();
-    assert_eq!((laps.len(), inversions), (frames as usize, 1));
+    assert_eq!(laps.len(), frames as usize);
+    // The server's threads may swap other frames of the same batch, too.
+    let swapped: Vec<u64> =
+        laps.windows(2).filter(|pair| pair[1] < pair[0]).map(|pair| pair[0]).collect();
+    let first = swapped.first().expect("the server really swaps");
+    assert!(swapped.iter().all(|lap| *lap <= first + BATCH), "{swapped:?}");
     // A loaded machine is slower than the delayed ACKs were.
     assert!(!is_long() || rate > 100.0, "{rate}");
 }
