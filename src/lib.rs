@@ -20,27 +20,34 @@
 //!
 //! # Modules
 //!
-//! | module | does | must not |
-//! | --- | --- | --- |
-//! | [`entry`], [`fields`], [`backoff`] | compute | use a clock, I/O, logs or metrics |
-//! | [`source`] | read samples and hand them to the queue | know that sessions or sinks exist |
-//! | [`queue`] | keep entries in order, bounded, accounted for | know network, clock, chance |
-//! | [`session`] | the delivery loop: bind, publish, prove, remove, retry | know sockets or disks |
-//! | [`sink`] | speak to a server over one connection | retry, know the queue |
-//! | [`publisher`] | wire queue, session and sink into one handle | |
-//! | [`agent`] | the long-running program: publisher, sources, admin pages | |
-//! | [`admin`], [`status`], [`metrics`] | health, the status page, Prometheus metrics | |
-//! | [`reload`] | apply a changed configuration to the running agent | |
-//! | `contract` | the server side of the dashboard's Socket.IO events | keep sessions |
-//! | [`tools`] | inspect and change a queue, here or over the admin address | know sessions |
-//! | [`net`] | accept and serve the connections of every listener, bounded and guarded; send HTTP requests | know the routes |
-//! | [`remote_text`] | make text from servers and other programs safe to log and show | |
-//! | `nats` | one connection to a NATS server, for the sink and the source | retry |
-//! | `delivered_elsewhere` | what other hubs have delivered of this queue | know sessions or NATS |
-//! | [`dashboard`] | the reference dashboard server, for `serve`, demo and tests | know the agent |
-//! | [`config`] | settings with defaults, units and ranges; a limit that is not a setting is next to its user | |
-//! | [`platform`] | the wall clock, the allocator, threads for long computations | |
-//! | [`cli`] | the command line, one file per subcommand | |
+//! The last column names every module that a module uses; `tests/it/architecture.rs` compares it with
+//! the source and fails if two modules use each other.
+//!
+//! | module | does | must not | uses |
+//! | --- | --- | --- | --- |
+//! | [`entry`] | the data that passes through the agent | use a clock, I/O, logs or metrics | – |
+//! | [`fields`] | map samples to dashboard frames; pure | use a clock, I/O, logs or metrics | entry |
+//! | [`backoff`] | compute the waits between attempts; pure | use a clock, I/O, logs or metrics | – |
+//! | [`source`] | read samples and hand them to the queue | know that sessions or sinks exist | backoff config contract delivered_elsewhere entry fields metrics nats net platform queue remote_text |
+//! | [`queue`] | keep entries in order, bounded, accounted for | know network or chance | config entry fields metrics |
+//! | [`session`] | the delivery loop: bind, publish, prove, remove, retry | know sockets or disks | backoff config delivered_elsewhere entry fields metrics platform queue sink |
+//! | [`sink`] | speak to a server over one connection | retry, know the queue | config entry fields nats net platform remote_text |
+//! | [`publisher`] | wire queue, session and sink into one handle | – | backoff config delivered_elsewhere fields platform queue session sink source |
+//! | [`agent`] | the long-running program: publisher, sources, admin pages | – | admin config entry metrics net platform publisher queue reload session source status |
+//! | [`admin`] | the routes of the admin address: metrics, health, status page, queue requests | – | entry metrics net queue reload session sink status tools |
+//! | [`status`] | what the status page and `/status` show | – | entry net queue session sink tools |
+//! | [`metrics`] | the Prometheus metrics | know who reports | entry |
+//! | [`reload`] | apply a changed configuration to the running agent | – | config |
+//! | `contract` | the server side of the dashboard's Socket.IO events | keep sessions | fields net |
+//! | [`tools`] | inspect and change a queue, here or over the admin address | know sessions | config entry fields net platform queue source |
+//! | [`net`] | accept and serve the connections of every listener, bounded and guarded; send HTTP requests | know the routes | config |
+//! | [`remote_text`] | make text from servers and other programs safe to log and show | – | config |
+//! | `nats` | one connection to a NATS server, for the sink and the source | retry | config remote_text |
+//! | `delivered_elsewhere` | keep what other hubs have delivered of this queue | know sessions or NATS | entry |
+//! | [`dashboard`] | the reference dashboard server, for `serve`, demo and tests | know the agent | contract net |
+//! | [`config`] | settings with defaults, units and ranges; a limit that is not a setting is next to its user | – | – |
+//! | [`platform`] | the wall clock, the allocator, threads for long computations | – | entry fields |
+//! | [`cli`] | the command line, one file per subcommand | – | agent config dashboard entry fields metrics net platform publisher queue reload remote_text session sink source status tools |
 //!
 //! `src/vendor/rust_engineio` is a separate crate: rust_engineio 0.6.0 with bounds on what a server
 //! may send. Its `README.md` lists the changes.

@@ -337,7 +337,7 @@ async fn a_threaded_server_that_swapped_once_gets_all_frames_in_order() {
     let mut server = Peer::start(Kind::Flask, &args);
     server.kill();
     let publisher = publisher(&server.url(), folder.path(), |config| {
-        config.delivery.batch_max_entries = BATCH as u32;
+        config.delivery.batch_max_entries = BATCH;
     });
     store(&publisher, 1..=u64::from(frames)).await;
     server.restart();
