@@ -15,9 +15,9 @@
 //!    again, the failure is *contradicted*: the server processed another entry just before.
 //! 4. After [`CONTRADICTIONS`] contradicted failures among at least [`TRIES`] over [`SPREAD`], the
 //!    entry is undeliverable and becomes a dead letter.
-//! 5. If the probe is not proven either, it is an outage: the suspect is tried alone again, twice
-//!    as often as before, and the next probe is four times as far away, in case a run of entries is
-//!    poison.
+//! 5. If the probe is not proven either, it is an outage: earlier contradictions no longer count,
+//!    the suspect is tried alone again, twice as often as before, and the next probe is four times as
+//!    far away, in case a run of entries is poison.
 //!
 //! An entry that was not echoed although a later one of the same connection was is contradicted at
 //! once, without a probe. The next entry of a run of poison has been overtaken by the same probe, so
@@ -54,6 +54,7 @@
 //! | `an_older_entry_contradicts_nothing` | proven: an older entry; failed: the suspect | `Alone` | `Alone`, 1 more try only |
 //! | `a_contradicted_entry_is_undeliverable` | failed: the suspect, at all three limits | `Overtaking` | `Clear`, the entry is undeliverable |
 //! | `a_probe_without_proof_is_an_outage` | failed: the probe | `Overtaking` | `Alone`, twice the tries, four times the distance |
+//! | `an_outage_clears_contradictions` | failed: the probe | `Overtaking`, contradicted | `Alone`, no contradictions |
 //! | `an_entry_that_left_the_queue_is_no_suspect` | removed | any | `Clear` if the entry or the range is gone |
 
 use std::collections::BTreeMap;
@@ -338,8 +339,10 @@ impl Isolation {
     }
 
     fn probe_failed(&mut self, suspect: Suspect) {
+        // What looked like a contradiction may have been the beginning of the outage.
         let outages = suspect.outages + 1;
-        self.state = State::Alone(Suspect { tries_alone: 0, outages, ..suspect });
+        self.state =
+            State::Alone(Suspect { tries_alone: 0, contradictions: 0, outages, ..suspect });
     }
 
     /// The server refuses the entry, or it is undeliverable: it is not sent again.
@@ -716,6 +719,17 @@ mod tests {
         }
         let mut lab = Lab::with_suspect(1, 50, SPREAD);
         assert_eq!(lab.fails(&[1]), None, "no other entry was proven");
+    }
+
+    /// A server that goes silent at random once looked like one that fails at this entry.
+    #[test]
+    fn an_outage_clears_contradictions() {
+        let mut lab = Lab::overtaking(1);
+        lab.proves(&[2]);
+        assert_eq!(lab.fails(&[1]), None);
+        assert_eq!(lab.suspect().contradictions, 1);
+        lab.fails(&[3]);
+        assert_eq!((lab.suspect().seq, lab.suspect().contradictions), (Seq(1), 0));
     }
 
     #[test]
