@@ -198,13 +198,16 @@ impl<S: Store> Engine<S> {
 
     /// The status of each destination.
     pub(super) fn destination_statuses(&mut self) -> Vec<DestinationStatus> {
+        let mut oldest = Vec::with_capacity(self.cursors.len());
+        for index in 0..self.cursors.len() {
+            oldest.push(self.oldest_of(index).unwrap_or_default());
+        }
+        // Afterwards, because a read may reopen the store, which loads the cursors again.
         self.recount_ahead();
         let usage = self.store.usage().records;
         let (appended, lost) = (self.store.appended(), self.store.lost());
         let mut statuses = Vec::with_capacity(self.cursors.len());
-        for index in 0..self.cursors.len() {
-            let oldest = self.oldest_of(index).unwrap_or_default();
-            let cursor = &self.cursors[index];
+        for (cursor, oldest) in self.cursors.iter().zip(oldest) {
             let (ledger, appended) = (cursor.ledger(lost), cursor.appended(appended));
             let queued = usage.saturating_sub(cursor.acked_ahead);
             let imbalance = appended as i64 - ledger.gone() as i64 - queued as i64;
