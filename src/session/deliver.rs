@@ -598,7 +598,8 @@ impl<S: Sink> Session<S> {
         let capability = &self.learned.capability;
         let is_costly = capability.proof() == Some(Proof::Echo) && capability.is_one_at_a_time();
         let has_paused = self.published_at.is_none_or(|at| at.elapsed() >= ACK_AFTER_PAUSE);
-        !is_costly || has_paused
+        // Without one, a session that the server forgot looks like an entry that it cannot process.
+        !is_costly || has_paused || self.learned.isolation.is_active()
     }
 
     /// Records entries before they are handed to the connection: they may arrive even if it fails.
