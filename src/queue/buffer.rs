@@ -15,12 +15,21 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout_at};
 
+use super::error::QueueError;
 use super::ledger::DropReason;
+use super::new_entry::{Appended, Content, NewEntry};
 use super::record::RetentionFlags;
+use super::stamps::Stamps;
 use super::watchdog::Heartbeat;
-use super::{Appended, Content, NewEntry, QueueError, Stamps};
 use crate::entry::{CapturedAt, CarId, MAX_STREAMS, Situation};
-use crate::queue::{APPEND_TIMEOUT, BUFFER_BYTES, BUFFER_ENTRIES};
+
+/// How long a source waits for the disk before its entries count as buffered.
+pub const APPEND_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The maximum entries, and bytes of JSON, that wait in memory while the disk is slow, full or
+/// missing. One request of a source may exceed it.
+pub const BUFFER_ENTRIES: usize = 16_384;
+pub const BUFFER_BYTES: usize = 12 << 20;
 
 /// A buffered entry.
 #[derive(Debug)]

@@ -2,7 +2,7 @@
 //! one line each, so that an operator can look up a position years later.
 //!
 //! The range that still grows is in the metadata; the others are in a [side
-//! log](super::store::SideLog::Dispositions), as JSON Lines such as
+//! log](super::storage::SideLog::Dispositions), as JSON Lines such as
 //! `{"first":1,"last":500,"disposition":"delivered","destination":"server"}`.
 
 use std::collections::BTreeMap;

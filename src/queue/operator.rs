@@ -7,12 +7,17 @@ use tokio::sync::mpsc;
 
 use super::disposition::DestinationFate;
 pub use super::engine::{Peeked, PurgeStep, Repaired, StintSession};
+use super::error::QueueError;
+use super::fsck::SegmentReport;
+use super::limits::Limit;
 use super::reader::ask;
-use super::report::SegmentReport;
 use super::worker::Request;
-use super::{Limit, QueueError};
 use crate::entry::{CapturedAt, CarId, Seq};
-use crate::queue::{PAGE_BYTES, PAGE_ENTRIES};
+
+/// The maximum entries, and bytes of their records, that a queue tool reads at once; a larger entry
+/// is read alone. The queue worker does nothing else meanwhile.
+pub(crate) const PAGE_ENTRIES: usize = 1024;
+pub(crate) const PAGE_BYTES: usize = 1 << 20;
 
 /// The operator's handle for a queue. Clones share one queue.
 #[derive(Clone, Debug)]

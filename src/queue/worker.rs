@@ -10,18 +10,32 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
+use super::batch::Batch;
 use super::buffer::{Buffer, Discarded, Group};
-use super::disk::is_full;
 use super::disposition::DestinationFate;
 use super::engine::{Engine, Index, LookedAhead, Peeked, PurgeStep, Repaired, StintSession};
+use super::error::QueueError;
+use super::fsck::SegmentReport;
 use super::ledger::DropReason;
-use super::report::SegmentReport;
-use super::store::Store;
-use super::{Appended, Batch, DestinationStatus, Limit, Limits, QueueError, QueueStatus};
+use super::limits::{Limit, Limits};
+use super::new_entry::Appended;
+use super::status::{DestinationStatus, QueueStatus};
+use super::storage::Store;
+use super::storage::disk::is_full;
 use crate::config::Durability;
 use crate::entry::{CapturedAt, CarId, Entry, Seq, StintId};
 use crate::metrics;
-use crate::queue::{QUEUE_CHANNEL_COMMANDS, REMOVE_FLUSH_INTERVAL, STORAGE_RETRY_INTERVAL};
+
+/// The capacity of the channel from the session to the queue worker; a full channel makes the
+/// session wait.
+pub(super) const QUEUE_CHANNEL_COMMANDS: usize = 256;
+
+/// A removal is flushed with the next append, or after this long. If power fails before that, the
+/// entry is sent again.
+pub const REMOVE_FLUSH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The interval between attempts to write entries again after a disk failure.
+pub const STORAGE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often the ledger is checked.
 const LEDGER_CHECK_INTERVAL: Duration = Duration::from_secs(60);

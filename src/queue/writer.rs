@@ -6,32 +6,14 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::buffer::Buffer;
+use super::error::QueueError;
+use super::limits::Limits;
+use super::new_entry::{Appended, NewEntry};
 use super::operator::Operator;
+use super::stamps::Stamps;
+use super::status::{DestinationStatus, QueueStatus};
 use super::worker::Request;
-use super::{Appended, DestinationStatus, Limits, NewEntry, QueueError, QueueStatus};
-use crate::entry::{CapturedAt, CarId};
-
-/// Assigns capture times that strictly increase.
-#[derive(Debug)]
-pub struct Stamps {
-    last: Option<CapturedAt>,
-}
-
-impl Stamps {
-    pub(super) fn after(last: Option<CapturedAt>) -> Self {
-        Self { last }
-    }
-
-    /// Returns `at`, or the first time after the last stamp if the clock stood still or went back.
-    pub fn next(&mut self, at: CapturedAt) -> CapturedAt {
-        let stamp = match self.last {
-            Some(last) if at <= last => CapturedAt(last.0.saturating_add(1)),
-            _ => at,
-        };
-        self.last = Some(stamp);
-        stamp
-    }
-}
+use crate::entry::CarId;
 
 /// The write end of a queue. Clones share one queue.
 #[derive(Clone, Debug)]
@@ -54,7 +36,7 @@ impl Writer {
     ///
     /// The order in which `make` draws stamps is the order in the queue. Returns when the entries
     /// are as durable as `queue.durability` promises or, if the disk does not keep up, after
-    /// [`APPEND_TIMEOUT`](crate::config::APPEND_TIMEOUT) with [`Buffered`](Appended::Buffered).
+    /// [`APPEND_TIMEOUT`](super::APPEND_TIMEOUT) with [`Buffered`](Appended::Buffered).
     /// Never waits for the network.
     pub async fn append(
         &self,

@@ -9,8 +9,7 @@ use std::time::{Duration, Instant};
 
 use pitwire::config::Config;
 use pitwire::entry::{CapturedAt, Seq, Situation};
-use pitwire::queue::segments::{Options, SEGMENT_ENTRIES, SegmentStore};
-use pitwire::queue::store::Store;
+use pitwire::queue::storage::{Options, SEGMENT_ENTRIES, SegmentStore, Store};
 use pitwire::queue::{Content, Limit, NewEntry, Stamps};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};

@@ -14,8 +14,7 @@ use pitwire::entry::{CapturedAt, Kind, Seq, Situation, StintId};
 #[cfg(unix)]
 use pitwire::platform::clock;
 use pitwire::queue::disposition::Disposition;
-use pitwire::queue::segments::{Options, SegmentStore};
-use pitwire::queue::store::Store;
+use pitwire::queue::storage::{Options, SegmentStore, Store};
 use pitwire::queue::{
     self, Batch, Content, DestinationStatus, Destinations, Limit, Limits, NewEntry, QueueStatus,
     REMOVE_FLUSH_INTERVAL, Reader, Stamps, Writer,

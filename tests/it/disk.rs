@@ -9,7 +9,7 @@ use std::task::Poll;
 
 use pitwire::entry::Seq;
 use pitwire::queue::Limit;
-use pitwire::queue::store::{self, SegmentContents, SegmentInfo, SideLog, Store};
+use pitwire::queue::storage::{self, SegmentContents, SegmentInfo, SideLog, Store};
 use tokio::time::{Instant, sleep_until};
 
 /// Records per segment.
@@ -336,9 +336,9 @@ impl Store for Disk {
         Ok(platter.current.facts.get(key).cloned())
     }
 
-    fn usage(&self) -> store::Usage {
+    fn usage(&self) -> storage::Usage {
         let Held { entries, bytes } = Self::held(self);
-        store::Usage { records: entries, bytes }
+        storage::Usage { records: entries, bytes }
     }
 
     fn appended(&self) -> u64 {
@@ -375,7 +375,7 @@ impl Store for Disk {
                 true => records.range(first..=last).count() as u64,
                 false => 0,
             };
-            SegmentInfo { first, last, usage: store::Usage { records: held, bytes: 0 }, level }
+            SegmentInfo { first, last, usage: storage::Usage { records: held, bytes: 0 }, level }
         };
         stretches.iter().map(stretch).filter(|stretch| stretch.usage.records > 0).collect()
     }

@@ -7,8 +7,7 @@ use std::time::Duration;
 use pitwire::config::{Durability, WhenFull};
 use pitwire::entry::{CapturedAt, Entry, Kind, Seq, Situation, StintId};
 use pitwire::queue::disposition::Disposition;
-use pitwire::queue::segments::{Options, SegmentStore};
-use pitwire::queue::store::Store;
+use pitwire::queue::storage::{Options, SegmentStore, Store};
 use pitwire::queue::{Appended, Content, Limit, Limits, NewEntry, RECENT, Reader, Stamps, Writer};
 use proptest::prelude::*;
 

@@ -11,8 +11,7 @@ use std::time::{Duration, Instant};
 use pitwire::agent;
 use pitwire::config::{Config, Durability};
 use pitwire::entry::{CapturedAt, Seq, Situation};
-use pitwire::queue::segments::{Options, SegmentStore};
-use pitwire::queue::store::Store;
+use pitwire::queue::storage::{Options, SegmentStore, Store};
 use pitwire::queue::{
     Appended, Closed, Content, Limit, NewEntry, QueueStatus, Reader, STORAGE_RETRY_INTERVAL,
     Stamps, Writer,

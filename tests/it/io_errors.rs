@@ -10,8 +10,7 @@ use std::process::Command;
 
 use pitwire::entry::Seq;
 use pitwire::queue::Limit;
-use pitwire::queue::segments::{Options, SegmentStore};
-use pitwire::queue::store::Store;
+use pitwire::queue::storage::{Options, SegmentStore, Store};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 

@@ -16,8 +16,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use pitwire::entry::Seq;
-use pitwire::queue::segments::{Options, SegmentStore};
-use pitwire::queue::store::Store;
+use pitwire::queue::storage::{Options, SegmentStore, Store};
 use pitwire::queue::{FIRST, Limit};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};

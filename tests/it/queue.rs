@@ -9,8 +9,7 @@ use std::time::Duration;
 use pitwire::config::{Durability, WhenFull};
 use pitwire::entry::{CapturedAt, Entry, Seq, Situation, StintId};
 use pitwire::queue::ledger::DropReason;
-use pitwire::queue::segments::{Options, SegmentStore};
-use pitwire::queue::store::Store;
+use pitwire::queue::storage::{Options, SegmentStore, Store};
 use pitwire::queue::{
     APPEND_TIMEOUT, Appended, BUFFER_ENTRIES, Batch, Content, DROP_STEP_ENTRIES, Limit, Limits,
     NewEntry, QueueError, QueueStatus, REMOVE_FLUSH_INTERVAL, Reader, STORAGE_RETRY_INTERVAL,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use pitwire::backoff::Backoff;
 use pitwire::config::{Config, DeliveryConfig, ProofChoice, SessionChoice};
 use pitwire::entry::{CapturedAt, Kind, Seq, Situation};
-use pitwire::queue::segments::{Options, SegmentStore};
+use pitwire::queue::storage::{Options, SegmentStore};
 use pitwire::queue::{Appended, Content, Limits, NewEntry, QueueStatus, Writer};
 use pitwire::session::{Session, SessionStatus};
 use pitwire::sink::Proof;

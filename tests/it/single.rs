@@ -6,7 +6,7 @@ use pitwire::config::{QueueConfig, SERVER, StintConfig};
 use pitwire::entry::{CapturedAt, Seq};
 use pitwire::queue::disposition::Disposition;
 use pitwire::queue::operator::Operator;
-use pitwire::queue::store::Store;
+use pitwire::queue::storage::Store;
 use pitwire::queue::{self, Closed, Destinations, Limits, OpenError, Reader, Writer};
 
 pub fn open(

@@ -4,8 +4,7 @@
 use std::collections::BTreeMap;
 
 use pitwire::entry::Seq;
-use pitwire::queue::segments::{Options, SegmentStore};
-use pitwire::queue::store::{Store, Usage};
+use pitwire::queue::storage::{Options, SegmentStore, Store, Usage};
 use pitwire::queue::{FIRST, Limit};
 use proptest::prelude::*;
 

@@ -8,8 +8,7 @@ use std::process::Stdio;
 use pitwire::config::Config;
 use pitwire::entry::{CapturedAt, Seq, Situation};
 use pitwire::queue::disposition::Disposition;
-use pitwire::queue::segments::{Options, SegmentStore};
-use pitwire::queue::store::Store;
+use pitwire::queue::storage::{Options, SegmentStore, Store};
 use pitwire::queue::{self, Closed, Content, NewEntry, OpenError, Reader, Stamps, Writer};
 
 use crate::agent::{Agent, pitwire};
@@ -317,7 +316,7 @@ fn file_creation_follows_no_symlink_and_files_are_private() {
     }
     store.seal().unwrap();
     store.put("one", Some(b"1")).unwrap();
-    store.append_line(queue::store::SideLog::Dispositions, "{}").unwrap();
+    store.append_line(queue::storage::SideLog::Dispositions, "{}").unwrap();
     for name in names {
         assert_eq!(fs::read_to_string(outside.join(name)).unwrap(), "mine", "{name}");
     }

@@ -14,8 +14,8 @@ use crate::cli::doctor::DOCTOR_DISK_TIMEOUT;
 use crate::cli::queue::access::{Access, Examiner, ToolError, agent};
 use crate::cli::queue::{count, verify};
 use crate::config::{Config, Durability, QueueConfig};
-use crate::queue::free_space::free_bytes;
-use crate::queue::inspect::Inspection;
+use crate::queue::fsck::Inspection;
+use crate::queue::storage::free_space::free_bytes;
 use crate::queue::{DestinationStatus, OpenError, QueueStatus};
 
 /// The doctor calls a disk slow if a write takes longer than this. A source waits at most four
@@ -134,7 +134,7 @@ async fn verify(report: &mut Report, inspection: Inspection, config: &Config) ->
     let examined = spawn_blocking(move || {
         runtime.block_on(async move {
             let mut first = None;
-            let tell = |finding: &crate::queue::inspect::Finding| {
+            let tell = |finding: &crate::queue::fsck::Finding| {
                 first.get_or_insert_with(|| finding.clone());
             };
             let verdict = verify::examine(&examiner, tell, |_| {}).await?;

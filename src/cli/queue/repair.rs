@@ -3,7 +3,7 @@
 use super::verify::{Verdict, examine};
 use super::{Access, Examiner, Exit, NOT_DONE, QueueTarget, ToolError, count, print};
 use crate::entry::Seq;
-use crate::queue::inspect::Finding;
+use crate::queue::fsck::Finding;
 
 /// Show damage and how it is repaired; do it with --apply.
 ///

@@ -2,7 +2,7 @@
 
 use super::{Examiner, Exit, Progress, QueueTarget, ToolError, count, print};
 use crate::entry::Seq;
-use crate::queue::inspect::{EntryPosition, Finding, out_of_order};
+use crate::queue::fsck::{EntryPosition, Finding, out_of_order};
 
 /// Read every entry and check the queue, without changing anything.
 ///

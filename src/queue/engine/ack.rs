@@ -5,11 +5,11 @@ use std::io;
 use super::Engine;
 use super::cursors::{Cursor, Index};
 use crate::entry::{Entry, Seq, content_members};
+use crate::queue::batch::{Batch, Refused};
 use crate::queue::disposition::{self, DestinationFate, Disposition, DispositionRange};
 use crate::queue::ledger::DropReason;
-use crate::queue::reader::Refused;
-use crate::queue::store::{SegmentInfo, SideLog, Store};
-use crate::queue::{Batch, Limit};
+use crate::queue::limits::Limit;
+use crate::queue::storage::{SegmentInfo, SideLog, Store};
 
 impl<S: Store> Engine<S> {
     /// Acknowledges a batch whose entries a destination has received. It must be the destination's

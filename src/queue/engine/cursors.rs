@@ -11,8 +11,10 @@ use super::{Engine, Metadata};
 use crate::entry::{CapturedAt, Seq};
 use crate::queue::disposition::DispositionRange;
 use crate::queue::ledger::Ledger;
-use crate::queue::store::{SideLog, Store};
-use crate::queue::{DestinationStatus, Limit, record};
+use crate::queue::limits::Limit;
+use crate::queue::record;
+use crate::queue::status::DestinationStatus;
+use crate::queue::storage::{SideLog, Store};
 
 /// The index of a destination in the list of configured destinations.
 pub(in crate::queue) type Index = usize;

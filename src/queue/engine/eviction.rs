@@ -2,14 +2,18 @@
 
 use std::io;
 
-use super::Engine;
 use super::cursors::positions;
+use super::{Engine, downsampling};
 use crate::config::WhenFull;
 use crate::entry::{CapturedAt, Seq};
-use crate::queue::disposition;
 use crate::queue::ledger::DropReason;
-use crate::queue::store::{SideLog, Store};
-use crate::queue::{DROP_STEP_BYTES, DROP_STEP_ENTRIES, Limit, downsampling, record};
+use crate::queue::limits::Limit;
+use crate::queue::storage::{SideLog, Store};
+use crate::queue::{disposition, record};
+
+/// The maximum entries, and bytes of their records, that one step drops from the head of the queue.
+pub const DROP_STEP_ENTRIES: usize = 1024;
+pub(super) const DROP_STEP_BYTES: usize = 1 << 20;
 
 /// The space that must be free before a waiting source continues: one batch of lines.
 const BLOCK_BYTES: usize = 1 << 20;

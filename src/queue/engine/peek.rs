@@ -7,9 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{Engine, Index};
 use crate::entry::{Entry, Seq};
-use crate::queue::report::{self, SegmentReport};
-use crate::queue::store::{SideLog, Store};
-use crate::queue::{Limit, record};
+use crate::queue::fsck::{self, SegmentReport};
+use crate::queue::limits::Limit;
+use crate::queue::record;
+use crate::queue::storage::{SideLog, Store};
 
 /// A stored entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +69,7 @@ impl<S: Store> Engine<S> {
     /// Checks the segment that contains `from`, or else the next one, without changing it; `None`
     /// at the end of the queue.
     pub(in crate::queue) fn scan(&mut self, from: Seq) -> io::Result<Option<SegmentReport>> {
-        Ok(self.usable_store()?.read_segment(from)?.as_ref().map(report::check))
+        Ok(self.usable_store()?.read_segment(from)?.as_ref().map(fsck::report))
     }
 
     /// Reads the segment that contains `from`, or else the next one, as a reader would, which moves
@@ -100,7 +101,7 @@ impl<S: Store> Engine<S> {
         Ok((text, self.store.head()))
     }
 
-    /// Returns the dead letters like [`Log::refused`] and archives them, so that they are returned
+    /// Returns the dead letters like [`Engine::dead_letters`] and archives them, so that they are returned
     /// once.
     pub(in crate::queue) fn archive_dead_letters(&mut self) -> io::Result<(String, Seq)> {
         let text = self.usable_store()?.archive_lines(SideLog::DeadLetters)?;

@@ -14,11 +14,13 @@ use std::io;
 use serde::{Deserialize, Serialize};
 
 use super::Engine;
+use super::eviction::{DROP_STEP_BYTES, DROP_STEP_ENTRIES};
 use crate::entry::{Entry, Kind, Seq, StintId};
 use crate::queue::disposition::{Disposition, DispositionRange};
 use crate::queue::ledger::DropReason;
-use crate::queue::store::{SegmentInfo, SideLog, Store};
-use crate::queue::{DROP_STEP_BYTES, DROP_STEP_ENTRIES, Limit, record};
+use crate::queue::limits::Limit;
+use crate::queue::record;
+use crate::queue::storage::{SegmentInfo, SideLog, Store};
 
 /// The result of one step of a drop.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,8 +1,12 @@
 //! Tracks where the newest minute begins, which is what viewers at the pit wall are watching.
 
-use crate::entry::{CapturedAt, Seq};
-use crate::queue::RECENT;
 use std::collections::VecDeque;
+use std::time::Duration;
+
+use crate::entry::{CapturedAt, Seq};
+
+/// Entries younger than this, relative to the newest, are never downsampled.
+pub const RECENT: Duration = Duration::from_secs(60);
 
 /// Positions and capture times in the newest minute, one per second.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use std::io;
 use super::{Engine, Index, fact, not_encoded, to_bytes};
 use crate::entry::{Entry, Kind, Seq, StintId};
 use crate::queue::record::{self, RetentionFlags};
-use crate::queue::store::Store;
+use crate::queue::storage::Store;
 
 /// The maximum size of the setups that are kept after they left the queue, to be sent to new pages;
 /// two of the largest fit.

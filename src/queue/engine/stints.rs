@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::NewestEntry;
 use crate::entry::{CapturedAt, CarId, MAX_STREAMS, Seq, StintId};
+use crate::queue::limits::Limits;
 use crate::queue::record::RetentionFlags;
-use crate::queue::{Limits, StreamStint};
+use crate::queue::status::StreamStint;
 
 /// A stream and its newest stint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use pitwire::config::{Config, Durability};
 use pitwire::entry::{CapturedAt, Situation};
-use pitwire::queue::segments::{Options, SegmentStore};
+use pitwire::queue::storage::{Options, SegmentStore};
 use pitwire::queue::{Appended, Content, Limit, NewEntry};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::SegmentStore;
 use crate::entry::Seq;
-use crate::queue::{disk, framing};
+use crate::queue::storage::{disk, framing};
 
 /// Reads all intact facts in `folder`.
 ///

@@ -3,10 +3,12 @@
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use super::record;
-use super::store::SegmentContents;
 use crate::entry::{CapturedAt, Seq, StintId};
-use crate::queue::MAX_FINDINGS;
+use crate::queue::record;
+use crate::queue::storage::SegmentContents;
+
+/// The maximum number of findings that are listed for one segment.
+pub(crate) const MAX_FINDINGS: usize = 100;
 
 /// One problem that a check found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,7 +54,7 @@ const CORRUPT: &str = "it is skipped when the queue is sent and counts as droppe
 const NOTHING: &str = "nothing can be done about it";
 
 /// Checks the records that were read from a segment.
-pub(super) fn check(examined: &SegmentContents) -> SegmentReport {
+pub(in crate::queue) fn report(examined: &SegmentContents) -> SegmentReport {
     let SegmentContents { first, last, records, missing, trouble } = examined;
     let place = format!("entries {first} to {last}");
     let mut findings = Vec::new();
@@ -119,9 +121,9 @@ pub fn out_of_order(before: EntryPosition, after: EntryPosition) -> Option<Findi
 
 #[cfg(test)]
 mod tests {
-    use super::super::record::RetentionFlags;
     use super::*;
     use crate::entry::Kind;
+    use crate::queue::record::RetentionFlags;
 
     fn examined(records: &[(u64, u64, i64, &str)]) -> SegmentReport {
         let record = |&(seq, stint, at, json): &(u64, u64, i64, &str)| {
@@ -129,7 +131,7 @@ mod tests {
             let at = CapturedAt(at);
             (Seq(seq), record::encode(StintId(stint), at, Kind::Frame, flags, json).unwrap())
         };
-        check(&SegmentContents {
+        report(&SegmentContents {
             first: Seq(1),
             last: Seq(1000),
             records: records.iter().map(record).collect(),

@@ -7,6 +7,7 @@
 
 mod ack;
 mod cursors;
+mod downsampling;
 mod eviction;
 mod peek;
 mod purge;
@@ -21,16 +22,22 @@ use serde::{Deserialize, Serialize};
 
 use self::cursors::positions;
 pub(super) use self::cursors::{Cursor, Index};
+pub use self::eviction::DROP_STEP_ENTRIES;
 pub use self::peek::{LookedAhead, Peeked, Repaired};
 pub use self::purge::PurgeStep;
+pub use self::recent::RECENT;
 use self::recent::Recent;
 use self::stints::Stints;
+use super::batch::Batch;
 use super::buffer::{Discarded, Pending};
 use super::disposition;
 use super::ledger::{DropReason, Ledger};
+use super::limits::{Limit, Limits};
+use super::new_entry::{Appended, Content};
+use super::open::Destinations;
 use super::record::{self, EncodeError};
-use super::store::{SideLog, Store};
-use super::{Appended, Batch, Content, Destinations, Limit, Limits, QueueStatus};
+use super::status::QueueStatus;
+use super::storage::{SideLog, Store};
 use crate::config::{Durability, SERVER};
 use crate::entry::{CapturedAt, CarId, Kind, MAX_SESSIONS, Seq, StintId};
 

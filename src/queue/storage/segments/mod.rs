@@ -44,14 +44,12 @@
 //!   forever is the arrangement that failed the power-cut tests.
 
 mod active;
-mod check;
-mod checkpoint;
+pub(in crate::queue) mod checkpoint;
+pub(in crate::queue) mod contents;
 mod facts;
-mod folder;
-mod recover;
+pub(in crate::queue) mod folder;
+pub(in crate::queue) mod recover;
 mod rewrite;
-pub(super) mod scan;
-mod sealed;
 mod space;
 mod start;
 
@@ -61,18 +59,16 @@ use std::path::{Path, PathBuf};
 
 use self::active::ActiveSegment;
 use self::checkpoint::{CheckpointFile, SavedCheckpoint};
-pub(super) use self::folder::quarantine_stray;
-use self::folder::{
-    Replaced, Segment, SeqRange, build, discard, publish, remove_other_wals, usage_of,
-};
+use self::folder::{Replaced, Segment, SeqRange, build, discard, publish, remove_other_wals};
+pub(in crate::queue) use self::folder::{is_store, quarantine_stray};
 use self::recover::{Trust, gaps, write_checkpoint};
-use self::sealed::{BlockWriter, SealedSegment};
 use super::lock::Lock;
-use super::store::{SegmentContents, SegmentInfo, SideLog, Store, Usage};
+use super::sealed::{BlockWriter, SealedSegment};
 use super::wal::{self, Checkpoint, Wal};
-use super::{Limit, disk, side_log};
+use super::{Records, SegmentContents, SegmentInfo, SideLog, Store, Usage, disk, side_log};
 use crate::entry::Seq;
 use crate::fields::MAX_SAMPLE_BYTES;
+use crate::queue::limits::Limit;
 
 /// The maximum number of positions in a segment, and the number that is skipped after a power cut.
 pub const SEGMENT_ENTRIES: u64 = 4096;
@@ -92,10 +88,8 @@ const DATABASE_BYTES: u64 = 192 << 10;
 
 const VERSION: u32 = 1;
 
-type Records = Vec<(Seq, Vec<u8>)>;
-
 /// The number of records per segment for a queue of `max_entries`.
-pub(super) fn segment_entries(max_entries: u64) -> u64 {
+pub(in crate::queue) fn segment_entries(max_entries: u64) -> u64 {
     (max_entries / 16).clamp(16, SEGMENT_ENTRIES)
 }
 
@@ -169,7 +163,7 @@ impl SegmentStore {
     }
 
     /// Takes ownership of the folder's lock. Each flush checks that it is still valid.
-    pub(super) fn guard(&mut self, lock: Lock) {
+    pub(in crate::queue) fn guard(&mut self, lock: Lock) {
         self.lock = Some(lock);
     }
 
@@ -468,7 +462,7 @@ impl Store for SegmentStore {
         first: Seq,
         last: Seq,
         level: u32,
-        records: Vec<(Seq, Vec<u8>)>,
+        records: Records,
         metadata: &[u8],
     ) -> io::Result<()> {
         // Includes the released part of the first segment. That segment may be missing if none of
@@ -519,7 +513,7 @@ impl Store for SegmentStore {
         self.remove_released()
     }
 
-    fn read(&mut self, from: Seq, limit: Limit) -> io::Result<Vec<(Seq, Vec<u8>)>> {
+    fn read(&mut self, from: Seq, limit: Limit) -> io::Result<Records> {
         let mut from = from.max(self.head);
         loop {
             let newest = self.active()?;
@@ -547,9 +541,9 @@ impl Store for SegmentStore {
         let from = from.max(self.head);
         let newest = self.active.as_ref().ok_or_else(not_open)?;
         match self.sealed.iter().find(|segment| segment.range.last >= from) {
-            Some(segment) => check::segment(&self.folder, segment.range, self.head).map(Some),
+            Some(segment) => contents::segment(&self.folder, segment.range, self.head).map(Some),
             None if from < self.tail => {
-                check::wal(&self.folder, newest.base_seq, self.head, self.tail)
+                contents::wal(&self.folder, newest.base_seq, self.head, self.tail)
             }
             None => Ok(None),
         }

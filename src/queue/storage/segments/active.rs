@@ -2,11 +2,10 @@
 
 use std::io;
 
-use super::Records;
 use crate::entry::Seq;
-use crate::queue::store::Usage;
-use crate::queue::wal::Wal;
-use crate::queue::{Limit, framing};
+use crate::queue::limits::Limit;
+use crate::queue::storage::wal::Wal;
+use crate::queue::storage::{Records, Usage, framing};
 
 /// The maximum size of one read from disk; a larger record is read on its own.
 const READ_BYTES: u64 = 256 << 10;
@@ -46,7 +45,7 @@ impl ActiveSegment {
             bytes: record.len() as u32,
         };
         let places: Vec<_> = places.iter().zip(records).map(place).collect();
-        Self { base_seq: lo, wal: journal, offsets: places, usage: super::usage_of(records) }
+        Self { base_seq: lo, wal: journal, offsets: places, usage: Usage::of(records) }
     }
 
     /// The number of records, released or not.

@@ -5,8 +5,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use super::disk;
-use super::store::SideLog;
+use super::{SideLog, disk};
 
 impl SideLog {
     fn path(self, folder: &Path, old: bool) -> PathBuf {

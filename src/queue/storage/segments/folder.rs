@@ -4,13 +4,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::sealed::SealedSegment;
-use super::{DATABASE_BYTES, MAX_QUARANTINED, Records, VERSION};
+use super::{DATABASE_BYTES, MAX_QUARANTINED, VERSION};
 use crate::entry::Seq;
-use crate::queue::free_space::free_bytes;
-use crate::queue::store::Usage;
-use crate::queue::wal::{self, Checkpoint, number};
-use crate::queue::{disk, framing, sled};
+use crate::queue::storage::free_space::free_bytes;
+use crate::queue::storage::sealed::{self, SealedSegment};
+use crate::queue::storage::wal::{self, Checkpoint, number};
+use crate::queue::storage::{Records, Usage, disk, framing};
 
 /// The prefix of folders in which segments are built.
 const UNFINISHED: &str = "unfinished";
@@ -21,9 +20,9 @@ const MAX_STRAYS: usize = 8;
 
 /// The range of positions of a segment, inclusive; also its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct SeqRange {
-    pub(super) base_seq: Seq,
-    pub(super) last: Seq,
+pub(in crate::queue) struct SeqRange {
+    pub(in crate::queue) base_seq: Seq,
+    pub(in crate::queue) last: Seq,
 }
 
 impl SeqRange {
@@ -133,7 +132,7 @@ fn remove_unfinished(folder: &Path) {
             // Another program created it; the next start moves it to quarantine.
             continue;
         }
-        sled::truncate(&folder.join(&name));
+        sealed::truncate(&folder.join(&name));
         if let Err(error) = disk::remove_folder(&folder.join(&name)) {
             tracing::debug!(name, %error, "cannot delete an unfinished segment yet");
         }
@@ -269,7 +268,7 @@ const FOLDERS: [&str; 3] = [QUARANTINE, "facts", "dispositions"];
 
 /// Strays: items with a name that the queue uses but of the wrong type, such as a folder or a link
 /// where a file should be. Returns paths below the queue's folder.
-pub(super) fn strays(folder: &Path) -> io::Result<Vec<String>> {
+pub(in crate::queue) fn strays(folder: &Path) -> io::Result<Vec<String>> {
     let mut strays = Vec::new();
     for name in disk::names(folder, "")? {
         let path = folder.join(&name);
@@ -332,7 +331,7 @@ pub(super) fn remove_leftovers(folder: &Path) -> io::Result<()> {
 }
 
 /// The names of damaged facts.
-pub(super) fn damaged_facts(folder: &Path) -> io::Result<Vec<String>> {
+pub(in crate::queue) fn damaged_facts(folder: &Path) -> io::Result<Vec<String>> {
     let facts = folder.join("facts");
     let mut damaged = Vec::new();
     for name in disk::names(&facts, "").unwrap_or_default() {
@@ -364,7 +363,7 @@ pub(super) fn check_format(folder: &Path) -> io::Result<()> {
 }
 
 /// Whether the `FORMAT` file names this format version; an error if it names another.
-pub(super) fn has_format(folder: &Path) -> io::Result<bool> {
+pub(in crate::queue) fn has_format(folder: &Path) -> io::Result<bool> {
     let read = match disk::read(&folder.join("FORMAT")) {
         Err(error) if disk::is_circumstance(&error) => return Err(error),
         read => read.unwrap_or_default(),
@@ -405,12 +404,19 @@ pub(super) fn highest_position(folder: &Path) -> io::Result<Option<Seq>> {
 }
 
 /// The position ranges of the segments whose names begin with `prefix`, oldest first.
-pub(super) fn ranges(folder: &Path, prefix: &str) -> io::Result<Vec<SeqRange>> {
+pub(in crate::queue) fn ranges(folder: &Path, prefix: &str) -> io::Result<Vec<SeqRange>> {
     Ok(disk::names(folder, prefix)?.iter().filter_map(|name| SeqRange::parse(name)).collect())
 }
 
+/// Whether the folder contains a store, or the remains of one.
+pub(in crate::queue) fn is_store(folder: &Path) -> bool {
+    folder.join("FORMAT").exists()
+        || wals(folder).is_ok_and(|wals| !wals.is_empty())
+        || ranges(folder, "q-").is_ok_and(|ranges| !ranges.is_empty())
+}
+
 /// The base positions of the existing write-ahead logs, oldest first.
-pub(super) fn wals(folder: &Path) -> io::Result<Vec<Seq>> {
+pub(in crate::queue) fn wals(folder: &Path) -> io::Result<Vec<Seq>> {
     let base_seq = |name: &String| {
         let (base_seq, rest) = parse_number(name.strip_prefix("tail-")?)?;
         (rest == ".log").then_some(base_seq)
@@ -433,11 +439,6 @@ fn parse_number(text: &str) -> Option<(Seq, &str)> {
     let number = u64::from_str_radix(digits, 16).ok()?;
     // No queue reaches this position; below it, the sum of two positions does not overflow.
     (number < 1 << 62).then_some((Seq(number), rest))
-}
-
-pub(super) fn usage_of(records: &Records) -> Usage {
-    let bytes = records.iter().map(|(_, record)| record.len() as u64).sum();
-    Usage { records: records.len() as u64, bytes }
 }
 
 /// Borrows the records for packing.

@@ -1,9 +1,11 @@
 //! A sealed segment: its records in compressed blocks, in a dedicated sled database or, if sled
 //! hung when it was sealed, in a plain file.
 //!
-//! A block is a [frame](crate::queue::bytes) under the position of its first record. It contains
+//! A block is a [frame](super::framing) under the position of its first record. It contains
 //! `seq u64 | len u32 | record` for each record, deflated together: telemetry frames are alike and
 //! shrink to a third to a tenth of their size. A damaged block loses only its own records.
+
+mod sled;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -13,13 +15,12 @@ use std::path::Path;
 use flate2::write::DeflateEncoder;
 use flate2::{Compression, Decompress, FlushDecompress, Status};
 
-use super::Records;
-use super::folder::usage_of;
+use self::sled::PART_BYTES;
+pub(super) use self::sled::truncate;
+use super::{Records, Usage, disk, framing};
 use crate::entry::Seq;
 use crate::fields::MAX_SAMPLE_BYTES;
-use crate::queue::sled::{self, PART_BYTES};
-use crate::queue::store::Usage;
-use crate::queue::{Limit, disk, framing};
+use crate::queue::limits::Limit;
 
 /// A block is closed when its records reach this size. A reader always unpacks a whole block.
 const BLOCK_BYTES: usize = 48 << 10;
@@ -118,7 +119,7 @@ impl SealedSegment {
                 let frame = framing::encode(lo, first, block);
                 if let Some(records) = unpack(lo, &frame) {
                     whole += frame.len();
-                    found.insert(first, Block { first, frame, usage: usage_of(&records) });
+                    found.insert(first, Block { first, frame, usage: Usage::of(&records) });
                 }
             }
             whole == bytes.len()

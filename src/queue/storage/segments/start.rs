@@ -10,17 +10,16 @@ use super::facts::read_facts;
 use super::folder::{
     Segment, SeqRange, borrowed, build, check_format, discard, finish_rewrite, highest_position,
     publish, quarantine_segment, quarantine_strays, ranges, read_seal, remove_damaged_facts,
-    remove_leftovers, remove_other_wals, usage_of,
+    remove_leftovers, remove_other_wals,
 };
 use super::recover::{
     RecoveredSegment, Trust, find_newest, gaps, last_mark, newer_checkpoint, write_checkpoint,
 };
-use super::sealed::SealedSegment;
-use super::{MAX_LOADED, Options, Records, SEGMENT_ENTRIES, SegmentStore};
+use super::{MAX_LOADED, Options, SEGMENT_ENTRIES, SegmentStore};
 use crate::entry::Seq;
-use crate::queue::store::{Store, Usage};
-use crate::queue::wal::Wal;
-use crate::queue::{FIRST, disk};
+use crate::queue::storage::sealed::SealedSegment;
+use crate::queue::storage::wal::Wal;
+use crate::queue::storage::{FIRST, Records, Store, Usage, disk};
 
 impl SegmentStore {
     pub(super) fn start(folder: &Path, options: Options, trust: &Trust) -> io::Result<Self> {
@@ -234,7 +233,7 @@ impl SegmentStore {
         self.lost_stretches.extend(gaps(range.base_seq.max(self.head), range.last, seqs, 0));
         let segment = match records.is_empty() {
             true => None,
-            false => Some(build(&self.folder, range, &sealed, usage_of(&records), 0)?),
+            false => Some(build(&self.folder, range, &sealed, Usage::of(&records), 0)?),
         };
         quarantine_segment(&self.folder, range)?;
         segment.iter().try_for_each(|segment| publish(&self.folder, segment.range))?;
@@ -257,7 +256,7 @@ impl SegmentStore {
             let range = SeqRange { base_seq: lo, last: Seq(end.0 - 1) };
             let sealed = SealedSegment::new(lo, borrowed(&records))?;
             let segment = self.with_ballast(|store| {
-                build(&store.folder, range, &sealed, usage_of(&records), 0)
+                build(&store.folder, range, &sealed, Usage::of(&records), 0)
             })?;
             // The new segment includes the records that were sealed before the process ended.
             for old in ranges(&self.folder, "q-")?.into_iter().filter(|old| old.base_seq >= lo) {

@@ -7,11 +7,11 @@ use std::path::Path;
 
 use super::checkpoint::SavedCheckpoint;
 use super::folder::{ranges, read_seal};
-use super::sealed::SealedSegment;
-use super::{Options, Records, SEGMENT_ENTRIES};
+use super::{Options, SEGMENT_ENTRIES};
 use crate::entry::Seq;
-use crate::queue::wal::{self, Checkpoint, WalContents, WalRecord};
-use crate::queue::{disk, framing};
+use crate::queue::storage::sealed::SealedSegment;
+use crate::queue::storage::wal::{self, Checkpoint, WalContents, WalRecord};
+use crate::queue::storage::{Records, disk, framing};
 
 /// How far a start may trust the data on disk.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,7 +135,7 @@ fn recover(
 
 /// The newer of the last checkpoint record in the write-ahead log and the checkpoint file. At the
 /// same age, the write-ahead log wins: a segment may have been replaced since.
-pub(super) fn newer_checkpoint(
+pub(in crate::queue) fn newer_checkpoint(
     wal: Option<Checkpoint>,
     checkpoint: Option<&SavedCheckpoint>,
 ) -> Option<Checkpoint> {
@@ -183,7 +183,7 @@ pub(super) fn write_checkpoint(folder: &Path, checkpoint: &Checkpoint) -> io::Re
 }
 
 /// Reads the `mark` file; `None` if it is missing or damaged.
-pub(super) fn last_mark(folder: &Path) -> io::Result<Option<Checkpoint>> {
+pub(in crate::queue) fn last_mark(folder: &Path) -> io::Result<Option<Checkpoint>> {
     let bytes = match disk::read(&folder.join(MARK)) {
         Ok(read) => read.bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),

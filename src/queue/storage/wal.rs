@@ -1,7 +1,7 @@
 //! The write-ahead log: the active segment as a plain file that is made durable by one fsync.
 //!
 //! A record counts as written once it is in this file, and as durable once the file was synced. The
-//! file is a sequence of [frames](super::bytes): records under their positions, and control records
+//! file is a sequence of [frames](super::framing): records under their positions, and control records
 //! of the store under reserved positions.
 
 use std::fs::File;
@@ -18,7 +18,7 @@ const CLOSED: Seq = Seq(u64::MAX - 2);
 
 /// One item in the write-ahead log.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum WalRecord {
+pub(in crate::queue) enum WalRecord {
     /// A record, and the offset of its frame.
     Entry(Seq, Vec<u8>, u64),
     /// The state of the store at this point.
@@ -31,25 +31,25 @@ pub(super) enum WalRecord {
 
 /// A checkpoint record: the state of the store that outlives every segment.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Checkpoint {
+pub(in crate::queue) struct Checkpoint {
     /// Records below this position are released.
-    pub(super) head: u64,
+    pub(in crate::queue) head: u64,
     /// The position of the next record.
-    pub(super) tail: u64,
+    pub(in crate::queue) tail: u64,
     /// The number of records ever appended.
-    pub(super) appended: u64,
+    pub(in crate::queue) appended: u64,
     /// The number of records ever released. Lost records are derived: appended, but neither
     /// released nor present. A stored count could be wrong after a crash.
-    pub(super) released: u64,
+    pub(in crate::queue) released: u64,
     /// The position range of sealed segments that are being replaced by a prepared one; (0, 0) if
     /// no replacement is pending.
-    pub(super) replaced: (u64, u64),
+    pub(in crate::queue) replaced: (u64, u64),
     /// The caller's metadata; empty if it has stored none yet.
-    pub(super) metadata: Vec<u8>,
+    pub(in crate::queue) metadata: Vec<u8>,
 }
 
 impl Checkpoint {
-    pub(super) fn to_bytes(&self) -> Vec<u8> {
+    pub(in crate::queue) fn to_bytes(&self) -> Vec<u8> {
         let (first, last) = self.replaced;
         let numbers = [self.head, self.tail, self.appended, self.released, first, last];
         let mut bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
@@ -59,11 +59,11 @@ impl Checkpoint {
 
     /// Increases with every append and release: the newer of two checkpoint records has the higher
     /// age.
-    pub(super) fn age(&self) -> u64 {
+    pub(in crate::queue) fn age(&self) -> u64 {
         self.appended.saturating_add(self.released)
     }
 
-    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+    pub(in crate::queue) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (head, rest) = number(bytes)?;
         let (tail, rest) = number(rest)?;
         let (appended, rest) = number(rest)?;
@@ -76,14 +76,14 @@ impl Checkpoint {
 }
 
 /// Splits a little-endian number off the start of `bytes`.
-pub(super) fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
+pub(in crate::queue) fn number(bytes: &[u8]) -> Option<(u64, &[u8])> {
     let (number, rest) = bytes.split_first_chunk()?;
     Some((u64::from_le_bytes(*number), rest))
 }
 
 /// A write-ahead log open for writing.
 #[derive(Debug)]
-pub(super) struct Wal {
+pub(in crate::queue) struct Wal {
     file: File,
     /// A second handle to the file: reading must not move the write offset.
     reader: File,
@@ -97,7 +97,7 @@ pub(super) struct Wal {
 impl Wal {
     /// Creates the write-ahead log of the segment `lo`. The file and its name are durable when this
     /// returns.
-    pub(super) fn create(
+    pub(in crate::queue) fn create(
         folder: &Path,
         base_seq: Seq,
         boot: &str,
@@ -114,7 +114,7 @@ impl Wal {
     }
 
     /// Reopens the undamaged write-ahead log of the segment `lo` for appending.
-    pub(super) fn reopen(folder: &Path, base_seq: Seq, boot: &str) -> io::Result<Self> {
+    pub(in crate::queue) fn reopen(folder: &Path, base_seq: Seq, boot: &str) -> io::Result<Self> {
         let mut wal = Self::open(path(folder, base_seq), base_seq)?;
         wal.write(OPENED, boot.as_bytes())?;
         Ok(wal)
@@ -128,14 +128,14 @@ impl Wal {
     }
 
     /// Appends a record; returns the offset of its frame.
-    pub(super) fn append(&mut self, seq: Seq, record: &[u8]) -> io::Result<u64> {
+    pub(in crate::queue) fn append(&mut self, seq: Seq, record: &[u8]) -> io::Result<u64> {
         let at = self.len;
         self.write(seq, record)?;
         Ok(at)
     }
 
     /// Reads the bytes from offset `from` up to `to`.
-    pub(super) fn read(&mut self, from: u64, to: u64) -> io::Result<Vec<u8>> {
+    pub(in crate::queue) fn read(&mut self, from: u64, to: u64) -> io::Result<Vec<u8>> {
         let mut bytes = vec![0; to.saturating_sub(from) as usize];
         self.reader.seek(SeekFrom::Start(from))?;
         self.reader.read_exact(&mut bytes)?;
@@ -143,33 +143,36 @@ impl Wal {
     }
 
     /// Appends a checkpoint record.
-    pub(super) fn append_checkpoint(&mut self, checkpoint: &Checkpoint) -> io::Result<()> {
+    pub(in crate::queue) fn append_checkpoint(
+        &mut self,
+        checkpoint: &Checkpoint,
+    ) -> io::Result<()> {
         self.write(MARK, &checkpoint.to_bytes())
     }
 
     /// Appends a durable close record. Everything before it is synced first, so a file that ends
     /// with a close record is complete.
-    pub(super) fn close(&mut self) -> io::Result<()> {
+    pub(in crate::queue) fn close(&mut self) -> io::Result<()> {
         self.sync()?;
         self.write(CLOSED, &[])?;
         self.sync()
     }
 
     /// Makes the whole file durable.
-    pub(super) fn sync(&self) -> io::Result<()> {
+    pub(in crate::queue) fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
     }
 
     /// Whether the file still exists under its name; the folder may have been deleted.
-    pub(super) fn is_there(&self) -> bool {
+    pub(in crate::queue) fn is_there(&self) -> bool {
         self.path.exists()
     }
 
-    pub(super) fn is_torn(&self) -> bool {
+    pub(in crate::queue) fn is_torn(&self) -> bool {
         self.is_torn
     }
 
-    pub(super) fn len(&self) -> u64 {
+    pub(in crate::queue) fn len(&self) -> u64 {
         self.len
     }
 
@@ -193,38 +196,38 @@ impl Wal {
 }
 
 /// The path of the write-ahead log of the segment `lo`.
-pub(super) fn path(folder: &Path, base_seq: Seq) -> PathBuf {
+pub(in crate::queue) fn path(folder: &Path, base_seq: Seq) -> PathBuf {
     folder.join(format!("tail-{:016x}.log", base_seq.0))
 }
 
 /// The readable part of a write-ahead log.
 #[derive(Debug, Default)]
-pub(super) struct WalContents {
+pub(in crate::queue) struct WalContents {
     /// The items in file order.
-    pub(super) records: Vec<WalRecord>,
+    pub(in crate::queue) records: Vec<WalRecord>,
     /// The number of items before the first damage.
-    pub(super) intact: usize,
+    pub(in crate::queue) intact: usize,
     /// The whole file could be read, with no damage or truncation.
-    pub(super) is_clean: bool,
+    pub(in crate::queue) is_clean: bool,
 }
 
 impl WalContents {
     /// The boot ID of its last writer; `None` if it contains none.
-    pub(super) fn boot(&self) -> Option<&str> {
+    pub(in crate::queue) fn boot(&self) -> Option<&str> {
         self.records.iter().rev().find_map(|note| match note {
             WalRecord::Opened(boot) => Some(boot.as_str()),
             _ => None,
         })
     }
 
-    pub(super) fn was_closed(&self) -> bool {
+    pub(in crate::queue) fn was_closed(&self) -> bool {
         self.records.last() == Some(&WalRecord::Closed)
     }
 }
 
 /// Reads the write-ahead log of the segment `lo`, skipping damage; empty if the file does not
 /// exist.
-pub(super) fn read(folder: &Path, base_seq: Seq) -> io::Result<WalContents> {
+pub(in crate::queue) fn read(folder: &Path, base_seq: Seq) -> io::Result<WalContents> {
     let bytes = match disk::read(&path(folder, base_seq)) {
         Ok(read) => read.bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(WalContents::default()),

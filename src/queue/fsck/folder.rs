@@ -4,15 +4,16 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::check;
-use super::checkpoint::{self, SavedCheckpoint};
-use super::folder::{SeqRange, damaged_facts, has_format, ranges, strays, wals};
-use super::recover::{last_mark, newer_checkpoint};
+use super::report::Finding;
 use crate::entry::Seq;
-use crate::queue::disk;
-use crate::queue::report::Finding;
-use crate::queue::store::SegmentContents;
-use crate::queue::wal::{self, Checkpoint, WalRecord};
+use crate::queue::storage::segments::checkpoint::{self, SavedCheckpoint};
+use crate::queue::storage::segments::contents;
+use crate::queue::storage::segments::folder::{
+    SeqRange, damaged_facts, has_format, ranges, strays, wals,
+};
+use crate::queue::storage::segments::recover::{last_mark, newer_checkpoint};
+use crate::queue::storage::wal::{self, Checkpoint, WalRecord};
+use crate::queue::storage::{SegmentContents, disk};
 
 const NO_WAL: &str = "the write-ahead log of the newest segment is missing";
 
@@ -26,14 +27,6 @@ pub(in crate::queue) struct StoreScan {
     checkpoint: Option<SavedCheckpoint>,
     last_checkpoint: Checkpoint,
     findings: Vec<Finding>,
-}
-
-/// Whether the folder contains a store, or the remains of one.
-pub(in crate::queue) fn is_store(folder: &Path) -> bool {
-    let is_any = |names: io::Result<bool>| names.unwrap_or(false);
-    folder.join("FORMAT").exists()
-        || is_any(wals(folder).map(|journals| !journals.is_empty()))
-        || is_any(ranges(folder, "q-").map(|spans| !spans.is_empty()))
 }
 
 impl StoreScan {
@@ -124,10 +117,10 @@ impl StoreScan {
         let head = Seq(self.last_checkpoint.head);
         let from = from.max(head);
         match (self.ranges.iter().find(|range| range.last >= from), self.wal) {
-            (Some(range), _) => check::segment(&self.folder, *range, head).map(Some),
+            (Some(range), _) => contents::segment(&self.folder, *range, head).map(Some),
             (None, Some(base_seq)) => {
                 let examined =
-                    check::wal(&self.folder, base_seq, head, Seq(self.last_checkpoint.tail))?;
+                    contents::wal(&self.folder, base_seq, head, Seq(self.last_checkpoint.tail))?;
                 Ok(examined.filter(|examined| from <= examined.last.max(base_seq)))
             }
             (None, None) => Ok(self.missing_wal().filter(|missing| from <= missing.last)),

@@ -2,7 +2,7 @@
 //! instead of one hour followed by a gap.
 //!
 //! Each segment has a level. At level k it contains, for each stream, the frames of
-//! [rank](Marks::rank) k or higher, that is every 2^k-th, and the [marked](Marks) frames: the first
+//! [rank](RetentionFlags::rank) k or higher, that is every 2^k-th, and the [marked](RetentionFlags) frames: the first
 //! and the last of a lap, each frame at which the state of the gearbox, the pits or the session
 //! changes, and the first after a setup or a start. Setups are always kept. Therefore two
 //! consecutive remaining frames of a stint are at most 2^k original frames apart, within a segment
@@ -11,13 +11,13 @@
 //! The oldest segment of the lowest level is downsampled first. So no segment reaches level k + 1
 //! while level k would suffice, and newer data never has the lower resolution.
 //!
-//! [Marks]: super::record::Marks
+//! [RetentionFlags]: crate::queue::record::RetentionFlags
 
 use std::collections::HashMap;
 
-use super::record;
-use super::store::SegmentInfo;
 use crate::entry::{Kind, Seq, StintId};
+use crate::queue::record;
+use crate::queue::storage::SegmentInfo;
 
 /// Every 65,536th frame, nine hours apart at 2 Hz; the other remaining frames are marked.
 pub(super) const MAX_LEVEL: u32 = 16;
@@ -92,10 +92,10 @@ pub(super) fn downsample(
 mod tests {
     use std::ops::Range;
 
-    use super::super::record::RetentionFlags;
-    use super::super::store::Usage;
     use super::*;
-    use crate::entry::{CapturedAt, StintId};
+    use crate::entry::CapturedAt;
+    use crate::queue::record::RetentionFlags;
+    use crate::queue::storage::Usage;
 
     fn segments(levels: &[u32], records: u64) -> Vec<SegmentInfo> {
         let segment = |(index, level): (usize, &u32)| SegmentInfo {

@@ -5,14 +5,17 @@ use std::io;
 use std::path::Path;
 
 use super::folder::{SeqRange, read_seal};
-use super::sealed::SealedSegment;
 use crate::entry::Seq;
-use crate::queue::disk;
-use crate::queue::store::SegmentContents;
-use crate::queue::wal::{self, WalRecord};
+use crate::queue::storage::sealed::SealedSegment;
+use crate::queue::storage::wal::{self, WalRecord};
+use crate::queue::storage::{SegmentContents, disk};
 
 /// Checks a sealed segment. Works on a copy, because sled writes to the database that it opens.
-pub(super) fn segment(folder: &Path, range: SeqRange, head: Seq) -> io::Result<SegmentContents> {
+pub(in crate::queue) fn segment(
+    folder: &Path,
+    range: SeqRange,
+    head: Seq,
+) -> io::Result<SegmentContents> {
     let path = range.path(folder);
     let copy = tempfile::tempdir()?;
     disk::copy_folder(&path, copy.path())?;
@@ -37,7 +40,7 @@ pub(super) fn segment(folder: &Path, range: SeqRange, head: Seq) -> io::Result<S
 
 /// Checks the write-ahead log of the segment `lo`, which should reach up to `tail`; `None` if it
 /// contains no records and none is missing.
-pub(super) fn wal(
+pub(in crate::queue) fn wal(
     folder: &Path,
     base_seq: Seq,
     head: Seq,

@@ -14,8 +14,8 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 
 use crate::entry::Seq;
-use crate::queue::wal::{Checkpoint, number};
-use crate::queue::{disk, framing};
+use crate::queue::storage::wal::{Checkpoint, number};
+use crate::queue::storage::{disk, framing};
 
 /// The size of a slot. A larger checkpoint is not written; with the metadata of about twenty
 /// destinations it takes half a slot.
@@ -89,7 +89,7 @@ impl SavedCheckpoint {
 }
 
 /// Reads the newest intact checkpoint.
-pub(super) fn read(folder: &Path) -> Option<SavedCheckpoint> {
+pub(in crate::queue) fn read(folder: &Path) -> Option<SavedCheckpoint> {
     read_slots(folder).max_by_key(|(number, _)| *number).map(|(_, checkpoint)| checkpoint)
 }
 

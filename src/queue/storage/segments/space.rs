@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 
 use super::SegmentStore;
-use crate::queue::disk;
+use crate::queue::storage::disk;
 
 /// Enough to create a write-ahead log and to pack a segment of the minimum size.
 const BALLAST_BYTES: usize = 320 << 10;

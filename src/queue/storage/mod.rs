@@ -1,13 +1,31 @@
-//! The storage interface of the queue. [`super::segments`] implements it with sled; the tests use
+//! The storage interface of the queue. [`segments`] implements it with sled; the tests use
 //! an in-memory disk that loses unflushed data, tears writes and fails.
 //!
 //! A store keeps bytes under positions. It knows nothing about limits, policies or frames.
 
+pub(crate) mod disk;
+mod framing;
+pub(crate) mod free_space;
+pub(super) mod lock;
+pub(super) mod owner;
+mod sealed;
+pub(super) mod segments;
+mod side_log;
+pub(super) mod wal;
+
 use std::io;
 use std::ops::{AddAssign, Sub};
 
-use super::Limit;
+pub use self::segments::{Options, SEGMENT_ENTRIES, SegmentStore};
+pub(super) use self::segments::{is_store, segment_entries};
+use super::limits::Limit;
 use crate::entry::Seq;
+
+/// The first position of a new queue.
+pub const FIRST: Seq = Seq(1);
+
+/// Records and their positions, oldest first.
+pub type Records = Vec<(Seq, Vec<u8>)>;
 
 /// The number and size of stored records.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -15,6 +33,14 @@ pub struct Usage {
     pub records: u64,
     /// Total size of the records in bytes.
     pub bytes: u64,
+}
+
+impl Usage {
+    /// The number and size of `records`.
+    pub(super) fn of(records: &[(Seq, Vec<u8>)]) -> Self {
+        let bytes = records.iter().map(|(_, record)| record.len() as u64).sum();
+        Self { records: records.len() as u64, bytes }
+    }
 }
 
 impl AddAssign for Usage {
@@ -67,7 +93,7 @@ pub struct SegmentContents {
     /// Upper bound of its positions, inclusive.
     pub last: Seq,
     /// The readable records that are not released, oldest first.
-    pub records: Vec<(Seq, Vec<u8>)>,
+    pub records: Records,
     /// The number of records that should exist but cannot be read.
     pub missing: u64,
     /// Damage to its files, as text for the operator.
@@ -137,7 +163,7 @@ pub trait Store: Send + 'static {
         first: Seq,
         last: Seq,
         level: u32,
-        records: Vec<(Seq, Vec<u8>)>,
+        records: Records,
         metadata: &[u8],
     ) -> io::Result<()>;
 
@@ -148,7 +174,7 @@ pub trait Store: Send + 'static {
     fn maintain(&mut self) -> io::Result<()>;
 
     /// Reads records from `from`, oldest first: at most `limit`, but at least one if any exists.
-    fn read(&mut self, from: Seq, limit: Limit) -> io::Result<Vec<(Seq, Vec<u8>)>>;
+    fn read(&mut self, from: Seq, limit: Limit) -> io::Result<Records>;
 
     /// Reads the segment that contains `from`, or else the next one, from disk without changing it;
     /// `None` at the end.

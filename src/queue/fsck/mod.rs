@@ -2,14 +2,19 @@
 
 use std::io;
 
+mod folder;
+mod report;
+
+use self::folder::StoreScan;
+pub(crate) use self::report::MAX_FINDINGS;
+pub(super) use self::report::report;
+pub use self::report::{EntryPosition, Finding, SegmentReport, out_of_order};
 use super::engine::{Cursor, cursors_of};
-use super::lock::Lock;
-use super::segments::scan::{StoreScan, is_store};
-use super::{OpenError, report};
+use super::error::OpenError;
+use super::storage::is_store;
+use super::storage::lock::Lock;
 use crate::config::QueueConfig;
 use crate::entry::Seq;
-
-pub use super::report::{EntryPosition, Finding, SegmentReport, out_of_order};
 
 /// An inspected queue. Holds the queue's lock, so that no other process can open it.
 #[derive(Debug)]
@@ -54,7 +59,7 @@ impl Inspection {
     /// Checks the segment that contains `from`, or else the next one; `None` at the end of the
     /// queue.
     pub fn examine(&self, from: Seq) -> io::Result<Option<SegmentReport>> {
-        Ok(self.store.examine(from)?.as_ref().map(report::check))
+        Ok(self.store.examine(from)?.as_ref().map(report))
     }
 
     /// Entries lost to damage by the time the queue was last used; if the destinations differ, the

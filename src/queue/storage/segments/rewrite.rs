@@ -3,10 +3,10 @@
 
 use std::io;
 
-use super::folder::{Replaced, Segment, SeqRange, borrowed, build, discard, swap, usage_of};
-use super::sealed::SealedSegment;
-use super::{Records, SegmentStore};
-use crate::queue::store::{Store, Usage};
+use super::SegmentStore;
+use super::folder::{Replaced, Segment, SeqRange, borrowed, build, discard, swap};
+use crate::queue::storage::sealed::SealedSegment;
+use crate::queue::storage::{Records, Store, Usage};
 
 impl SegmentStore {
     /// Replaces the sealed segments within `replaced` by one segment with `records`, or removes
@@ -23,7 +23,7 @@ impl SegmentStore {
         let inside = |segment: &Segment| segment.range.is_inside(replaced);
         let mut before = Usage::default();
         self.sealed.iter().filter(|segment| inside(segment)).for_each(|s| before += s.pending);
-        let kept = usage_of(&records);
+        let kept = Usage::of(&records);
         let new = self.with_ballast(|store| store.prepare(replaced, level, &records, kept))?;
         if let Some(metadata) = metadata {
             self.released += (before - kept).records;

@@ -18,7 +18,7 @@ const LOCK: &str = "lock";
 /// The queue's lock, held until dropped. The operating system releases it when the process ends for
 /// any reason.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub(in crate::queue) struct Lock {
     folder: PathBuf,
     /// The lock file; `None` if the lock was lost and could not be taken again.
     file: Option<File>,
@@ -28,7 +28,7 @@ pub(super) struct Lock {
 
 impl Lock {
     /// Takes the lock of the queue in `folder`, or returns the process that holds it.
-    pub(super) fn take(folder: &Path) -> io::Result<Result<Self, String>> {
+    pub(in crate::queue) fn take(folder: &Path) -> io::Result<Result<Self, String>> {
         let usage = || Ok(Err(Owner::read(folder).map_or("unknown".into(), |owner| owner.process)));
         let _locked_folder = match lock_folder(folder) {
             Ok(locked) => locked,
@@ -66,7 +66,7 @@ impl Lock {
 
     /// Whether the lock file on disk is still the locked one. If not, another process may have
     /// locked the queue meanwhile.
-    pub(super) fn is_valid(&self) -> bool {
+    pub(in crate::queue) fn is_valid(&self) -> bool {
         self.file.as_ref().is_some_and(|file| disk::is_at(file, &self.folder.join(LOCK)))
     }
 
@@ -74,7 +74,7 @@ impl Lock {
     ///
     /// # Errors
     /// Another process has locked the queue, or the disk fails; then the lock is not held.
-    pub(super) fn renew(&mut self) -> io::Result<()> {
+    pub(in crate::queue) fn renew(&mut self) -> io::Result<()> {
         if self.is_valid() {
             return Ok(());
         }

@@ -3,7 +3,7 @@
 //! A database is written once, as a whole, and only read after that. Traps in sled, and how this
 //! file avoids them:
 //! - `flush()` is not an fsync on Linux, and `conf` and the folder are never synced: [`write`]
-//!   syncs them. Until then the [write-ahead log](super::journal) still has all the data.
+//!   syncs them. Until then the [write-ahead log](crate::queue::storage::wal) still has all the data.
 //! - A leftover `snap.*.generating` makes every later open fail: it is deleted first.
 //! - The lock is released a few ms late: opening is retried for a second.
 //! - sled panics on some damaged files: every call is caught and reported as an error.
@@ -27,8 +27,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::disk::{self, Salvaged};
 use crate::entry::Seq;
+use crate::queue::storage::disk::{self, Salvaged};
 
 /// How long to wait for another process, or for threads of the previous one, to close the store.
 const STORE_OPEN_TIMEOUT: Duration = Duration::from_secs(1);
@@ -91,7 +91,7 @@ pub(super) fn read_raw(folder: &Path) -> io::Result<Salvaged> {
 
 /// Frees the disk space of a database that is being deleted. A hung thread may hold the file open,
 /// so that unlinking it alone would free nothing.
-pub(super) fn truncate(folder: &Path) {
+pub(in crate::queue::storage) fn truncate(folder: &Path) {
     let path = folder.join(FILE);
     if !disk::is_no_file(&path)
         && let Ok(file) = File::options().write(true).open(path)

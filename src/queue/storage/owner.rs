@@ -9,15 +9,14 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::disk;
-use super::segments::scan::is_store;
+use super::{disk, is_store};
 use crate::config::pc_name;
 
-pub(super) const OWNER: &str = "owner";
+pub(in crate::queue) const OWNER: &str = "owner";
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Owner {
-    pub(super) process: String,
+pub(in crate::queue) struct Owner {
+    pub(in crate::queue) process: String,
     /// The unique ID of the PC; empty where the system provides none.
     machine: String,
     pc: String,
@@ -27,7 +26,7 @@ pub(super) struct Owner {
 
 impl Owner {
     /// Reads the owner file of a queue's folder.
-    pub(super) fn read(folder: &Path) -> Option<Self> {
+    pub(in crate::queue) fn read(folder: &Path) -> Option<Self> {
         let text = fs::read_to_string(folder.join(OWNER)).ok()?;
         let mut lines = text.lines().map(|line| line.chars().take(MAX_LINE_CHARS).collect());
         let mut line = || lines.next().unwrap_or_default();
@@ -36,14 +35,14 @@ impl Owner {
     }
 
     /// Records that this process has the queue open, perhaps only for inspection.
-    pub(super) fn set_process(folder: &Path) -> io::Result<()> {
+    pub(in crate::queue) fn set_process(folder: &Path) -> io::Result<()> {
         let process = std::process::id().to_string();
         Self { process, ..Self::read(folder).unwrap_or_default() }.write(folder)
     }
 
     /// Records that the queue is used on this PC and in this folder; warns if it seems to be a
     /// copy.
-    pub(super) fn set_place(folder: &Path) -> io::Result<()> {
+    pub(in crate::queue) fn set_place(folder: &Path) -> io::Result<()> {
         let absolute = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
         let owner = Self {
             process: std::process::id().to_string(),

@@ -15,7 +15,7 @@ const TRY_INTERVAL: Duration = Duration::from_millis(25);
 
 /// The names in `folder` that begin with `prefix`, sorted. Names that are not UTF-8 are skipped:
 /// the queue creates none.
-pub(super) fn names(folder: &Path, prefix: &str) -> io::Result<Vec<String>> {
+pub(in crate::queue) fn names(folder: &Path, prefix: &str) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for item in fs::read_dir(folder)? {
         if let Ok(name) = item?.file_name().into_string()
@@ -178,7 +178,7 @@ pub(super) fn options() -> OpenOptions {
 
 /// Creates a folder and its parents with access for this user only; an existing folder is left
 /// unchanged.
-pub(super) fn create_folder(path: &Path) -> io::Result<()> {
+pub(in crate::queue) fn create_folder(path: &Path) -> io::Result<()> {
     let mut builder = DirBuilder::new();
     builder.recursive(true);
     #[cfg(unix)]
@@ -286,7 +286,7 @@ pub(super) fn remove_folder(path: &Path) -> io::Result<()> {
 
 /// Disk usage of `path` and everything below it, as `du` counts it. Files that disappear meanwhile
 /// count as 0.
-pub(super) fn used(path: &Path) -> u64 {
+pub(in crate::queue) fn used(path: &Path) -> u64 {
     let Ok(metadata) = fs::symlink_metadata(path) else { return 0 };
     let below = match metadata.is_dir() {
         true => fs::read_dir(path)
@@ -315,7 +315,7 @@ pub(super) fn boot() -> Option<String> {
 
 /// Whether an error is caused by the state of the disk or the system rather than by the file
 /// itself.
-pub(super) fn is_circumstance(error: &io::Error) -> bool {
+pub(in crate::queue) fn is_circumstance(error: &io::Error) -> bool {
     // ENXIO, ENODEV, ENFILE, EMFILE; on Windows too many open files, a drive that is not ready, and
     // files that another program holds. The standard library has no kinds for them.
     let codes: &[i32] = if cfg!(unix) {
@@ -341,7 +341,7 @@ pub(super) fn is_circumstance(error: &io::Error) -> bool {
 }
 
 /// Whether an error means that the disk or a quota is full.
-pub(super) fn is_full(error: &io::Error) -> bool {
+pub(in crate::queue) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }
 

@@ -1,0 +1,42 @@
+//! Why a queue, or a call to it, failed.
+
+use std::io;
+use std::sync::Arc;
+
+use super::storage::disk;
+
+/// Why a queue operation failed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum QueueError {
+    /// The disk failed. A later attempt may succeed.
+    #[error("queue disk error: {0}")]
+    Storage(Arc<io::Error>),
+    /// The queue has been closed.
+    #[error("the queue is closed")]
+    Closed,
+}
+
+impl From<io::Error> for QueueError {
+    fn from(error: io::Error) -> Self {
+        Self::Storage(Arc::new(error))
+    }
+}
+
+/// Why a queue could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("the queue {path} is in use by another pitwire (process {owner})")]
+    InUse { path: String, owner: String },
+    #[error("cannot open the queue {path}: {source}")]
+    Storage { path: String, source: io::Error },
+    #[error("there is no queue in {path}")]
+    Missing { path: String },
+}
+
+impl OpenError {
+    /// Whether the cause is the state of the disk (full, read-only, missing) rather than its
+    /// content. Such an error may clear without intervention.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Storage { source, .. } if disk::is_circumstance(source))
+    }
+}
