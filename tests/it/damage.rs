@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use pitwire::config::Config;
 use pitwire::entry::{CapturedAt, Seq, Situation};
-use pitwire::queue::storage::{Options, SEGMENT_ENTRIES, SegmentStore, Store};
+use pitwire::queue::storage::{KeyValue, Options, SEGMENT_ENTRIES, SegmentStore, Storage};
 use pitwire::queue::{Content, Limit, NewEntry, Stamps};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -397,7 +397,7 @@ fn fill(folder: &Path, rng: &mut SmallRng) -> BTreeMap<u64, Vec<u8>> {
         std::iter::repeat_n(b"more".to_vec(), 50)
             .map(|record| (store.append(&record).unwrap().0, record)),
     );
-    store.put("fact", Some(b"value")).unwrap();
+    store.put("fact", b"value").unwrap();
     store.flush().unwrap();
     // Copy the files while they are open: this is the state after a kill.
     let killed = folder.with_extension("killed");

@@ -1,4 +1,4 @@
-//! An in-memory [`Store`] with fault injection: a power cut discards unflushed changes or all but
+//! An in-memory [`Store`](storage::Store) with fault injection: a power cut discards unflushed changes or all but
 //! the first few, and calls fail or hang on request.
 
 use std::collections::BTreeMap;
@@ -9,7 +9,9 @@ use std::task::Poll;
 
 use pitwire::entry::Seq;
 use pitwire::queue::Limit;
-use pitwire::queue::storage::{self, SegmentContents, SegmentInfo, SideLog, Store};
+use pitwire::queue::storage::{
+    self, KeyValue, SegmentContents, SegmentInfo, SideLog, SideLogs, Storage,
+};
 use tokio::time::{Instant, sleep_until};
 
 /// Records per segment.
@@ -255,7 +257,7 @@ impl Content {
     }
 }
 
-impl Store for Disk {
+impl Storage for Disk {
     fn head(&self) -> Seq {
         let platter = self.platter();
         let Content { records, .. } = &platter.current;
@@ -272,7 +274,7 @@ impl Store for Disk {
     }
 
     fn append(&mut self, record: &[u8]) -> io::Result<Seq> {
-        let seq = Store::tail(self);
+        let seq = Storage::tail(self);
         if self.platter().is_full {
             return Err(io::ErrorKind::StorageFull.into());
         }
@@ -314,26 +316,6 @@ impl Store for Disk {
             records.push((*seq, record.clone()));
         }
         Ok(records)
-    }
-
-    /// Makes this value durable at once, without flushing anything else.
-    fn put(&mut self, key: &str, value: Option<&[u8]>) -> io::Result<()> {
-        let mut platter = self.platter();
-        platter.call()?;
-        let Platter { durable, current, .. } = &mut *platter;
-        for content in [durable, current] {
-            match value {
-                Some(value) => content.facts.insert(key.into(), value.into()),
-                None => content.facts.remove(key),
-            };
-        }
-        Ok(())
-    }
-
-    fn get(&self, key: &str) -> io::Result<Option<Vec<u8>>> {
-        let mut platter = self.platter();
-        platter.call()?;
-        Ok(platter.current.facts.get(key).cloned())
     }
 
     fn usage(&self) -> storage::Usage {
@@ -418,27 +400,6 @@ impl Store for Disk {
         Ok(())
     }
 
-    fn append_line(&mut self, notes: SideLog, line: &str) -> io::Result<()> {
-        let mut platter = self.platter();
-        platter.call()?;
-        let Platter { durable, current, .. } = &mut *platter;
-        for content in [durable, current] {
-            content.notes[notes as usize] += &format!("{line}\n");
-        }
-        Ok(())
-    }
-
-    fn lines(&self, notes: SideLog) -> io::Result<String> {
-        Ok(self.platter().current.notes[notes as usize].clone())
-    }
-
-    fn archive_lines(&mut self, notes: SideLog) -> io::Result<String> {
-        let mut platter = self.platter();
-        platter.call()?;
-        platter.durable.notes[notes as usize].clear();
-        Ok(std::mem::take(&mut platter.current.notes[notes as usize]))
-    }
-
     fn read_segment(&self, from: Seq) -> io::Result<Option<SegmentContents>> {
         let platter = self.platter();
         let (head, tail) = (platter.current.head(), platter.current.tail());
@@ -456,5 +417,47 @@ impl Store for Disk {
 
     fn disk_bytes(&self) -> u64 {
         self.held().bytes
+    }
+}
+
+impl KeyValue for Disk {
+    /// Makes this value durable at once, without flushing anything else.
+    fn put(&mut self, key: &str, value: &[u8]) -> io::Result<()> {
+        let mut platter = self.platter();
+        platter.call()?;
+        let Platter { durable, current, .. } = &mut *platter;
+        for content in [durable, current] {
+            content.facts.insert(key.into(), value.into());
+        }
+        Ok(())
+    }
+
+    fn get(&self, key: &str) -> io::Result<Option<Vec<u8>>> {
+        let mut platter = self.platter();
+        platter.call()?;
+        Ok(platter.current.facts.get(key).cloned())
+    }
+}
+
+impl SideLogs for Disk {
+    fn append_line(&mut self, log: SideLog, line: &str) -> io::Result<()> {
+        let mut platter = self.platter();
+        platter.call()?;
+        let Platter { durable, current, .. } = &mut *platter;
+        for content in [durable, current] {
+            content.notes[log as usize] += &format!("{line}\n");
+        }
+        Ok(())
+    }
+
+    fn lines(&self, log: SideLog) -> io::Result<String> {
+        Ok(self.platter().current.notes[log as usize].clone())
+    }
+
+    fn archive_lines(&mut self, log: SideLog) -> io::Result<String> {
+        let mut platter = self.platter();
+        platter.call()?;
+        platter.durable.notes[log as usize].clear();
+        Ok(std::mem::take(&mut platter.current.notes[log as usize]))
     }
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use pitwire::agent;
 use pitwire::config::{Config, Durability};
 use pitwire::entry::{CapturedAt, Seq, Situation};
-use pitwire::queue::storage::{Options, SegmentStore, Store};
+use pitwire::queue::storage::{KeyValue, Options, SegmentStore, Storage};
 use pitwire::queue::{
     Appended, Closed, Content, Limit, NewEntry, QueueStatus, Reader, STORAGE_RETRY_INTERVAL,
     Stamps, Writer,
@@ -260,7 +260,7 @@ fn ballast() {
     fill(&filler);
     while store.append(b"record").is_ok() {}
     // Too large even with the ballast, which is kept for a smaller write.
-    let error = store.put("large", Some(&vec![b'x'; 1 << 20])).unwrap_err();
+    let error = store.put("large", &vec![b'x'; 1 << 20]).unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::StorageFull);
     assert_eq!(reserved(), all);
     assert_eq!(fs::read_dir(queue.join("facts")).unwrap().count(), 0, "half a fact is left");

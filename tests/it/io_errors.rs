@@ -10,7 +10,7 @@ use std::process::Command;
 
 use pitwire::entry::Seq;
 use pitwire::queue::Limit;
-use pitwire::queue::storage::{Options, SegmentStore, Store};
+use pitwire::queue::storage::{KeyValue, Options, SegmentStore, Storage};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 
@@ -169,7 +169,7 @@ fn life(folder: &Path, errno: i32, skip: u64, count: u64) -> bool {
     seal_or_append(&mut store, 7, skip);
     (8..=10).for_each(|number| append(&mut store, number));
     release(&mut store, "record 03", b"2");
-    sound(&mut store, |store| store.put("fact", Some(b"value")));
+    sound(&mut store, |store| store.put("fact", b"value"));
     seal_or_append(&mut store, 11, skip);
     append(&mut store, 12);
     // The first segment is deleted.
@@ -308,7 +308,7 @@ fn away() {
             ["q-", "seal", "db", "tail-", "facts", "checkpoint", "mark", "FORMAT", "queue"]
         {
             let (mut store, written) = fill(&folder);
-            store.put("fact", Some(b"value")).unwrap();
+            store.put("fact", b"value").unwrap();
             drop(store);
             let case = format!("error {errno} for {needle}");
             // A disk that is away also takes no new file.

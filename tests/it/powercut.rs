@@ -16,7 +16,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use pitwire::entry::Seq;
-use pitwire::queue::storage::{Options, SegmentStore, Store};
+use pitwire::queue::storage::{KeyValue, Options, SegmentStore, Storage};
 use pitwire::queue::{FIRST, Limit};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -170,7 +170,7 @@ fn child() {
                     marks.write(&format!("dropped {first} {last}\n"));
                 }
             }
-            12 if step % 3 == 0 => store.put("fact", Some(&payload(step, 300))).unwrap(),
+            12 if step % 3 == 0 => store.put("fact", &payload(step, 300)).unwrap(),
             _ => store.maintain().unwrap(),
         }
     }

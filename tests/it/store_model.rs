@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use pitwire::entry::Seq;
-use pitwire::queue::storage::{Options, SegmentStore, Store, Usage};
+use pitwire::queue::storage::{KeyValue, Options, SegmentStore, Storage, Usage};
 use pitwire::queue::{FIRST, Limit};
 use proptest::prelude::*;
 
@@ -24,7 +24,7 @@ enum Op {
     },
     Put {
         key: u8,
-        value: Option<Vec<u8>>,
+        value: Vec<u8>,
     },
     /// Keeps only every `every`-th record of one or two neighbouring segments.
     Thin {
@@ -49,7 +49,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => any::<u8>().prop_map(|share| Op::Release { share }),
         4 => (any::<u8>(), 1_usize..100, 1_usize..20_000)
             .prop_map(|(share, entries, bytes)| Op::Read { share, entries, bytes }),
-        1 => (0_u8..3, proptest::option::of(proptest::collection::vec(any::<u8>(), 0..50)))
+        1 => (0_u8..3, proptest::collection::vec(any::<u8>(), 0..50))
             .prop_map(|(key, value)| Op::Put { key, value }),
         2 => (any::<u8>(), 1_usize..3, 1_usize..60)
             .prop_map(|(share, stretches, every)| Op::Thin { share, stretches, every }),
@@ -122,11 +122,8 @@ fn check(ops: &[Op]) {
                 assert!(size <= *bytes || read.len() == 1);
             }
             Op::Put { key, value } => {
-                store.put(&format!("key-{key}"), value.as_deref()).unwrap();
-                match value {
-                    Some(value) => model.facts.insert(*key, value.clone()),
-                    None => model.facts.remove(key),
-                };
+                store.put(&format!("key-{key}"), value).unwrap();
+                model.facts.insert(*key, value.clone());
             }
             Op::Thin { share, stretches, every } => {
                 let found = store.sealed_segments();

@@ -8,7 +8,7 @@ use std::process::Stdio;
 use pitwire::config::Config;
 use pitwire::entry::{CapturedAt, Seq, Situation};
 use pitwire::queue::disposition::Disposition;
-use pitwire::queue::storage::{Options, SegmentStore, Store};
+use pitwire::queue::storage::{KeyValue, Options, SegmentStore, SideLogs, Storage};
 use pitwire::queue::{self, Closed, Content, NewEntry, OpenError, Reader, Stamps, Writer};
 
 use crate::agent::{Agent, pitwire};
@@ -240,9 +240,9 @@ fn deleted_facts_are_rewritten_by_the_running_queue() {
     let place = tempfile::tempdir().unwrap();
     let facts = place.path().join("facts");
     let mut store = open(place.path());
-    store.put("one", Some(b"1")).unwrap();
+    store.put("one", b"1").unwrap();
     fs::remove_dir_all(&facts).unwrap();
-    store.put("two", Some(b"2")).unwrap();
+    store.put("two", b"2").unwrap();
     fs::remove_dir_all(&facts).unwrap();
     assert_eq!(store.get("one").unwrap().as_deref(), Some(&b"1"[..]));
     drop(store);
@@ -315,7 +315,7 @@ fn file_creation_follows_no_symlink_and_files_are_private() {
         store.append(RECORD).unwrap();
     }
     store.seal().unwrap();
-    store.put("one", Some(b"1")).unwrap();
+    store.put("one", b"1").unwrap();
     store.append_line(queue::storage::SideLog::Dispositions, "{}").unwrap();
     for name in names {
         assert_eq!(fs::read_to_string(outside.join(name)).unwrap(), "mine", "{name}");

@@ -37,7 +37,7 @@ use super::new_entry::{Appended, Content};
 use super::open::Destinations;
 use super::record::{self, EncodeError};
 use super::status::QueueStatus;
-use super::storage::{SideLog, Store};
+use super::storage::{KeyValue, SideLog, Storage, Store};
 use crate::config::{Durability, SERVER};
 use crate::entry::{CapturedAt, CarId, Kind, MAX_SESSIONS, Seq, StintId};
 
@@ -188,7 +188,7 @@ impl<S: Store> Engine<S> {
     fn write_stints(&mut self) -> io::Result<()> {
         if let Some(known) = self.stints.unwritten() {
             let known = to_bytes(&known)?;
-            self.store.put(STREAMS, Some(&known))?;
+            self.store.put(STREAMS, &known)?;
             self.stints.written();
         }
         Ok(())
@@ -305,7 +305,7 @@ impl<S: Store> Engine<S> {
         let excess = (sessions.len() + 1).saturating_sub(MAX_SESSIONS);
         sessions.drain(..excess);
         sessions.push(StintSession { stint, server: server.into(), session: session.into() });
-        self.store.put(SESSIONS, Some(&to_bytes(&sessions)?))
+        self.store.put(SESSIONS, &to_bytes(&sessions)?)
     }
 
     /// All stored sessions, newest last.
@@ -445,19 +445,19 @@ pub(super) fn cursors_of(metadata: &[u8]) -> io::Result<Vec<Cursor>> {
 
 /// The stint and capture time of the newest record ever appended. The newest stored record may be
 /// much older if later ones were dropped.
-fn newest_ever<S: Store>(store: &mut S, metadata: &Metadata) -> io::Result<Option<NewestEntry>> {
+fn newest_ever(store: &mut impl Storage, metadata: &Metadata) -> io::Result<Option<NewestEntry>> {
     let usage = newest_stored(store)?;
     Ok(usage.into_iter().chain(metadata.newest).max_by_key(|newest| newest.captured_at))
 }
 
-fn newest_stored<S: Store>(store: &mut S) -> io::Result<Option<NewestEntry>> {
+fn newest_stored(store: &mut impl Storage) -> io::Result<Option<NewestEntry>> {
     let Some(last) = store.last() else { return Ok(None) };
     let records = store.read(last, Limit::ONE)?;
     let place = records.first().and_then(|(_, bytes)| record::stint_and_time(bytes));
     Ok(place.map(|(stint, captured_at)| NewestEntry { stint, captured_at }))
 }
 
-fn fact<T: serde::de::DeserializeOwned>(store: &impl Store, key: &str) -> io::Result<Option<T>> {
+fn fact<T: serde::de::DeserializeOwned>(store: &impl KeyValue, key: &str) -> io::Result<Option<T>> {
     let Some(bytes) = store.get(key)? else { return Ok(None) };
     match rmp_serde::from_slice(&bytes) {
         Ok(value) => Ok(Some(value)),

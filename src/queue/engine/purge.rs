@@ -5,7 +5,7 @@
 //! dropped.
 //!
 //! - A drop from the head works like an eviction: a setup that leaves becomes the one in force.
-//! - A drop from the middle proceeds from the newest segment to the oldest, by [`Store::replace`].
+//! - A drop from the middle proceeds from the newest segment to the oldest, by [`Storage::replace`](crate::queue::storage::Storage::replace).
 //!   It keeps setups that later entries depend on, and entries that may be in flight.
 
 use std::collections::{BTreeMap, BTreeSet};

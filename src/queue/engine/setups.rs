@@ -58,7 +58,7 @@ impl<S: Store> Engine<S> {
         while bytes > MAX_SETUPS_LEFT_BYTES && setups.len() > 2 {
             bytes -= setups.remove(0).1.len();
         }
-        self.store.put(&self.key(of), Some(&to_bytes(&setups)?))
+        self.store.put(&self.key(of), &to_bytes(&setups)?)
     }
 
     fn key(&self, of: Index) -> String {

@@ -1,5 +1,8 @@
-//! The storage interface of the queue. [`segments`] implements it with sled; the tests use
-//! an in-memory disk that loses unflushed data, tears writes and fails.
+//! The storage of the queue: an interface in three parts, and its implementation in a folder.
+//!
+//! The queue engine needs a [`Store`]: [`Storage`] for records, [`KeyValue`] for facts, and
+//! [`SideLogs`] for what operators read. [`SegmentStore`] implements them; the tests also use an
+//! in-memory disk that loses unflushed data, tears writes and fails.
 //!
 //! A store keeps bytes under positions. It knows nothing about limits, policies or frames.
 
@@ -62,7 +65,7 @@ impl Sub for Usage {
     }
 }
 
-/// The side logs: line-oriented text stored beside the records.
+/// A side log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SideLog {
     /// Dead letters: entries that a server refused.
@@ -81,7 +84,7 @@ pub struct SegmentInfo {
     pub last: Seq,
     /// Its records that are not released.
     pub usage: Usage,
-    /// The downsampling level given to [`Store::replace`]; 0 if it was never replaced.
+    /// The downsampling level given to [`Storage::replace`]; 0 if it was never replaced.
     pub level: u32,
 }
 
@@ -100,25 +103,33 @@ pub struct SegmentContents {
     pub trouble: Option<String>,
 }
 
-/// A durable sequence of records, plus a small key-value store for facts.
+/// Everything that the queue engine needs from its disk.
+pub trait Store: Storage + KeyValue + SideLogs + Send + 'static {}
+
+impl<T: Storage + KeyValue + SideLogs + Send + 'static> Store for T {}
+
+/// A durable sequence of records.
 ///
-/// All methods block. A method that fails has changed nothing, or has closed the store.
-pub trait Store: Send + 'static {
-    /// Whether the store is usable. After a failed write the store no longer knows what is on disk
-    /// and stays closed until it is [reopened](Store::reopen).
+/// All methods block. A method that fails has changed nothing, or has closed the storage.
+pub trait Storage {
+    /// Whether the storage is usable. After a failed write it no longer knows what is on disk and
+    /// stays closed until it is [reopened](Storage::reopen).
     fn is_open(&self) -> bool;
 
-    /// Whether all appends and releases so far would survive a power cut.
-    fn is_durable(&self) -> bool;
+    /// Discards the state in memory and reloads it from disk.
+    fn reopen(&mut self) -> io::Result<()>;
 
-    /// The position of the oldest record; [`Store::tail`] if the store is empty.
+    /// The position of the oldest record; [`Storage::tail`] if there is none.
     fn head(&self) -> Seq;
 
     /// The position of the next record. Never decreases, even after a power cut; may jump ahead
-    /// when the store is opened.
+    /// when the storage is opened.
     fn tail(&self) -> Seq;
 
-    /// The number and size of the records that [`Store::read`] can return.
+    /// The position of the newest record.
+    fn last(&self) -> Option<Seq>;
+
+    /// The number and size of the records that [`Storage::read`] can return.
     fn usage(&self) -> Usage;
 
     /// The number of records ever appended. After a crash, appends that did not survive are not
@@ -133,15 +144,22 @@ pub trait Store: Send + 'static {
         Vec::new()
     }
 
-    /// The metadata last passed to [`Store::truncate`] or [`Store::replace`]; `None` for a new
-    /// store.
+    /// The metadata last passed to [`Storage::truncate`] or [`Storage::replace`]; `None` for new
+    /// storage.
     fn metadata(&self) -> Option<Vec<u8>>;
 
-    /// Appends a record at [`Store::tail`]. It becomes durable with the next [`Store::flush`].
+    /// Appends a record at [`Storage::tail`]. It becomes durable with the next [`Storage::flush`].
     fn append(&mut self, record: &[u8]) -> io::Result<Seq>;
 
-    /// Releases all records below `head` and stores the metadata `books` atomically with that.
-    /// Durable after the next [`Store::flush`].
+    /// Reads records from `from`, oldest first: at most `limit`, but at least one if any exists.
+    fn read(&mut self, from: Seq, limit: Limit) -> io::Result<Records>;
+
+    /// Reads the segment that contains `from`, or else the next one, from disk without changing it;
+    /// `None` at the end.
+    fn read_segment(&self, from: Seq) -> io::Result<Option<SegmentContents>>;
+
+    /// Releases all records below `head` and stores `metadata` atomically with that. Durable after
+    /// the next [`Storage::flush`].
     fn truncate(&mut self, head: Seq, metadata: &[u8]) -> io::Result<()>;
 
     /// The sealed segments that contain unreleased records, oldest first.
@@ -156,8 +174,8 @@ pub trait Store: Send + 'static {
     fn seal(&mut self) -> io::Result<()>;
 
     /// Replaces the sealed segments from `first` to `last` by one that contains `records`, and
-    /// stores the metadata `books` atomically with that. Durable when this returns. Records that
-    /// are missing from `records` count as released.
+    /// stores `metadata` atomically with that. Durable when this returns. Records that are missing
+    /// from `records` count as released.
     fn replace(
         &mut self,
         first: Seq,
@@ -167,47 +185,43 @@ pub trait Store: Send + 'static {
         metadata: &[u8],
     ) -> io::Result<()>;
 
+    /// Whether all appends and releases so far would survive a power cut.
+    fn is_durable(&self) -> bool;
+
     /// Makes all earlier changes durable.
     fn flush(&mut self) -> io::Result<()>;
 
     /// Does slow housekeeping that would delay an append. Called when no caller waits.
     fn maintain(&mut self) -> io::Result<()>;
 
-    /// Reads records from `from`, oldest first: at most `limit`, but at least one if any exists.
-    fn read(&mut self, from: Seq, limit: Limit) -> io::Result<Records>;
-
-    /// Reads the segment that contains `from`, or else the next one, from disk without changing it;
-    /// `None` at the end.
-    fn read_segment(&self, from: Seq) -> io::Result<Option<SegmentContents>>;
-
-    /// Stores a rarely written fact; durable when this returns. `None` deletes it. Keys are file
-    /// names: lower-case letters, digits, `_` and `-`.
-    fn put(&mut self, key: &str, value: Option<&[u8]>) -> io::Result<()>;
-
-    /// The fact stored by [`Store::put`].
-    fn get(&self, key: &str) -> io::Result<Option<Vec<u8>>>;
-
-    /// The position of the newest record.
-    fn last(&self) -> Option<Seq>;
-
-    /// Appends a line to a side log, durably. The oldest lines are deleted when the side log is
-    /// full.
-    fn append_line(&mut self, lines: SideLog, line: &str) -> io::Result<()>;
-
-    /// The current lines of a side log, oldest first.
-    fn lines(&self, notes: SideLog) -> io::Result<String>;
-
-    /// Archives the lines of a side log, so that [`Store::lines`] no longer returns them, and
-    /// returns them. Replaces the previous archive.
-    fn archive_lines(&mut self, lines: SideLog) -> io::Result<String>;
-
-    /// Disk usage of the store in bytes, as `du` counts it.
+    /// Disk usage in bytes, as `du` counts it; includes facts and side logs.
     fn disk_bytes(&self) -> u64;
 
     /// The worst-case disk usage if a record of `record` bytes is appended: the peak of any
-    /// operation on the records that the store would then contain.
+    /// operation on the records that the storage would then contain.
     fn disk_bytes_with(&self, record: usize) -> u64;
+}
 
-    /// Discards the state in memory and reloads it from disk.
-    fn reopen(&mut self) -> io::Result<()>;
+/// A few small facts that are rarely written.
+pub trait KeyValue {
+    /// Stores a fact; durable when this returns. Keys are file names: lower-case letters, digits,
+    /// `_` and `-`.
+    fn put(&mut self, key: &str, value: &[u8]) -> io::Result<()>;
+
+    /// The fact stored by [`KeyValue::put`].
+    fn get(&self, key: &str) -> io::Result<Option<Vec<u8>>>;
+}
+
+/// Line-oriented text for operators, bounded in size.
+pub trait SideLogs {
+    /// Appends a line to a side log, durably. The oldest lines are deleted when the side log is
+    /// full.
+    fn append_line(&mut self, log: SideLog, line: &str) -> io::Result<()>;
+
+    /// The current lines of a side log, oldest first.
+    fn lines(&self, log: SideLog) -> io::Result<String>;
+
+    /// Archives the lines of a side log, so that [`SideLogs::lines`] no longer returns them, and
+    /// returns them. Replaces the previous archive.
+    fn archive_lines(&mut self, log: SideLog) -> io::Result<String>;
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::SegmentStore;
 use crate::entry::Seq;
-use crate::queue::storage::{disk, framing};
+use crate::queue::storage::{KeyValue, disk, framing};
 
 /// Reads all intact facts in `folder`.
 ///
@@ -37,27 +37,23 @@ pub(super) fn read_facts(folder: &Path) -> io::Result<BTreeMap<String, Vec<u8>>>
     Ok(facts)
 }
 
-impl SegmentStore {
-    /// Writes or deletes a fact.
-    pub(super) fn put_fact(&mut self, key: &str, value: Option<&[u8]>) -> io::Result<()> {
+impl KeyValue for SegmentStore {
+    fn put(&mut self, key: &str, value: &[u8]) -> io::Result<()> {
         self.restore_facts();
         let path = self.fact_path(key);
-        match value {
-            Some(value) => {
-                let frame = framing::encode(Seq(0), Seq(0), value);
-                self.with_ballast(|_| disk::replace(&path, &frame))?;
-                self.facts.insert(key.to_owned(), value.to_vec());
-            }
-            None => {
-                disk::remove_file(&path)?;
-                disk::sync_folder(&self.folder.join("facts"))?;
-                self.facts.remove(key);
-            }
-        }
+        let frame = framing::encode(Seq(0), Seq(0), value);
+        self.with_ballast(|_| disk::replace(&path, &frame))?;
+        self.facts.insert(key.to_owned(), value.to_vec());
         self.measure_others();
         Ok(())
     }
 
+    fn get(&self, key: &str) -> io::Result<Option<Vec<u8>>> {
+        Ok(self.facts.get(key).cloned())
+    }
+}
+
+impl SegmentStore {
     /// Restores facts whose files are missing. If that fails, it is retried on the next occasion.
     pub(super) fn restore_facts(&mut self) {
         let is_gone = |key: &&String| !self.fact_path(key).exists();

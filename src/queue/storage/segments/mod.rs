@@ -65,7 +65,9 @@ use self::recover::{Trust, gaps, write_checkpoint};
 use super::lock::Lock;
 use super::sealed::{BlockWriter, SealedSegment};
 use super::wal::{self, Checkpoint, Wal};
-use super::{Records, SegmentContents, SegmentInfo, SideLog, Store, Usage, disk, side_log};
+use super::{
+    Records, SegmentContents, SegmentInfo, SideLog, SideLogs, Storage, Usage, disk, side_log,
+};
 use crate::entry::Seq;
 use crate::fields::MAX_SAMPLE_BYTES;
 use crate::queue::limits::Limit;
@@ -148,7 +150,7 @@ pub struct SegmentStore {
     /// Disk usage of everything except segments and the write-ahead log.
     other_bytes: u64,
     checkpoints: CheckpointFile,
-    /// Position ranges (inclusive) of lost records, until [`Store::take_lost`].
+    /// Position ranges (inclusive) of lost records, until [`Storage::take_lost`].
     lost_stretches: Vec<(Seq, Seq)>,
     /// All facts, so that files deleted by another program can be restored.
     facts: BTreeMap<String, Vec<u8>>,
@@ -183,7 +185,7 @@ impl SegmentStore {
         self.active.as_mut().ok_or_else(not_open)
     }
 
-    /// Closes the store until [`Store::reopen`], because the state of the disk is uncertain.
+    /// Closes the store until [`Storage::reopen`], because the state of the disk is uncertain.
     fn fail<T>(&mut self, error: io::Error) -> io::Result<T> {
         self.active = None;
         Err(error)
@@ -383,7 +385,7 @@ impl SegmentStore {
     }
 }
 
-impl Store for SegmentStore {
+impl Storage for SegmentStore {
     fn is_open(&self) -> bool {
         self.active.as_ref().is_some_and(|newest| !newest.wal.is_torn())
     }
@@ -549,35 +551,11 @@ impl Store for SegmentStore {
         }
     }
 
-    fn put(&mut self, key: &str, value: Option<&[u8]>) -> io::Result<()> {
-        self.put_fact(key, value)
-    }
-
-    fn get(&self, key: &str) -> io::Result<Option<Vec<u8>>> {
-        Ok(self.facts.get(key).cloned())
-    }
-
     fn last(&self) -> Option<Seq> {
         let newest = self.active.as_ref().filter(|newest| newest.usage().records > 0);
         let newest = newest.map(ActiveSegment::last);
         let sealed = self.sealed.iter().rev().find(|segment| segment.pending.records > 0);
         newest.or(sealed.map(|segment| segment.range.last))
-    }
-
-    fn append_line(&mut self, lines: SideLog, line: &str) -> io::Result<()> {
-        side_log::append(&self.folder, lines, line, self.options.notes_bytes)?;
-        self.measure_others();
-        Ok(())
-    }
-
-    fn lines(&self, notes: SideLog) -> io::Result<String> {
-        side_log::read(&self.folder, notes)
-    }
-
-    fn archive_lines(&mut self, lines: SideLog) -> io::Result<String> {
-        let text = side_log::take(&self.folder, lines)?;
-        self.measure_others();
-        Ok(text)
     }
 
     fn disk_bytes(&self) -> u64 {
@@ -610,6 +588,24 @@ impl Store for SegmentStore {
         *self = opened;
         self.restore_facts();
         Ok(())
+    }
+}
+
+impl SideLogs for SegmentStore {
+    fn append_line(&mut self, log: SideLog, line: &str) -> io::Result<()> {
+        side_log::append(&self.folder, log, line, self.options.notes_bytes)?;
+        self.measure_others();
+        Ok(())
+    }
+
+    fn lines(&self, log: SideLog) -> io::Result<String> {
+        side_log::read(&self.folder, log)
+    }
+
+    fn archive_lines(&mut self, log: SideLog) -> io::Result<String> {
+        let text = side_log::take(&self.folder, log)?;
+        self.measure_others();
+        Ok(text)
     }
 }
 

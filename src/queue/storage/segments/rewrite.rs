@@ -6,7 +6,7 @@ use std::io;
 use super::SegmentStore;
 use super::folder::{Replaced, Segment, SeqRange, borrowed, build, discard, swap};
 use crate::queue::storage::sealed::SealedSegment;
-use crate::queue::storage::{Records, Store, Usage};
+use crate::queue::storage::{Records, Storage, Usage};
 
 impl SegmentStore {
     /// Replaces the sealed segments within `replaced` by one segment with `records`, or removes

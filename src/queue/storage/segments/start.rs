@@ -19,7 +19,7 @@ use super::{MAX_LOADED, Options, SEGMENT_ENTRIES, SegmentStore};
 use crate::entry::Seq;
 use crate::queue::storage::sealed::SealedSegment;
 use crate::queue::storage::wal::Wal;
-use crate::queue::storage::{FIRST, Records, Store, Usage, disk};
+use crate::queue::storage::{FIRST, Records, Storage, Usage, disk};
 
 impl SegmentStore {
     pub(super) fn start(folder: &Path, options: Options, trust: &Trust) -> io::Result<Self> {
