@@ -83,7 +83,7 @@ impl Queue {
         config.queue.durability = durability;
         let now = clock::now();
         let limits = Limits::new(&config.queue, &config.stint);
-        let opened = queue::open(&config.queue, limits, Destinations::Stored, now);
+        let opened = queue::open(&config.queue, limits, Destinations::Stored, now, |_| {});
         let (writer, mut readers, closed) = opened.unwrap();
         let reader = readers.remove(0);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();

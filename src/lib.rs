@@ -29,10 +29,10 @@
 //! | [`fields`] | map samples to dashboard frames; pure | use a clock, I/O, logs or metrics | entry |
 //! | [`backoff`] | compute the waits between attempts; pure | use a clock, I/O, logs or metrics | – |
 //! | [`source`] | read samples and hand them to the queue | know that sessions or sinks exist | backoff config contract delivered_elsewhere entry fields metrics nats net platform queue remote_text |
-//! | [`queue`] | keep entries in order, bounded, accounted for | know network or chance | config entry fields metrics |
+//! | [`queue`] | keep entries in order, bounded, accounted for | know network, chance or metrics | config entry fields |
 //! | [`session`] | the delivery loop: bind, publish, prove, remove, retry | know sockets or disks | backoff config delivered_elsewhere entry fields metrics platform queue sink |
 //! | [`sink`] | speak to a server over one connection | retry, know the queue | config entry fields nats net platform remote_text |
-//! | [`publisher`] | wire queue, session and sink into one handle | – | backoff config delivered_elsewhere fields platform queue session sink source |
+//! | [`publisher`] | wire queue, session and sink into one handle | – | backoff config delivered_elsewhere fields metrics platform queue session sink source |
 //! | [`agent`] | the long-running program: publisher, sources, admin pages | – | admin config entry metrics net platform publisher queue reload session source status |
 //! | [`admin`] | the routes of the admin address: metrics, health, status page, queue requests | – | entry metrics net queue reload session sink status tools |
 //! | [`status`] | what the status page and `/status` show | – | entry net queue session sink tools |

@@ -19,10 +19,11 @@ use crate::backoff::Backoff;
 use crate::config::{Config, DeliveryConfig, ParseError, SessionChoice};
 use crate::delivered_elsewhere::DeliveredElsewhere;
 use crate::fields::Refused;
+use crate::metrics;
 use crate::platform::clock;
 use crate::queue::{
-    self, APPEND_TIMEOUT, Closed, Destinations, Limits, OpenError, QueueError, QueueStatus, Reader,
-    Writer,
+    self, APPEND_TIMEOUT, Closed, Destinations, DiskEvent, Limits, OpenError, QueueError,
+    QueueStatus, Reader, Writer,
 };
 use crate::session::{DestinationWatch, Session, SessionStatus};
 use crate::sink::server::Server;
@@ -159,7 +160,7 @@ impl DashboardPublisher {
         let names = config.destination_names();
         let destinations = Destinations::Configured(&names);
         let (writer, readers, closed) =
-            queue::open(&config.queue, limits, destinations, clock::now())?;
+            queue::open(&config.queue, limits, destinations, clock::now(), count_disk_event)?;
         let elsewhere = DeliveredElsewhere::default();
         let destination = |reader| Destination::new(&config, reader, elsewhere.clone());
         let destinations = readers.into_iter().map(destination).collect();
@@ -366,6 +367,13 @@ impl DashboardPublisher {
     /// The writer of the queue.
     pub fn writer(&self) -> Writer {
         self.writer.clone()
+    }
+}
+
+fn count_disk_event(event: DiskEvent) {
+    match event {
+        DiskEvent::Flushed(took) => metrics::fsync(took),
+        DiskEvent::Failed(op) => metrics::storage_error(op),
     }
 }
 

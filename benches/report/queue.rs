@@ -146,7 +146,7 @@ fn open(folder: &Path, durability: Durability) -> (Writer, Reader, Closed) {
     config.queue.max_bytes = 16 << 30;
     config.queue.durability = durability;
     let limits = Limits::new(&config.queue, &config.stint);
-    let opened = queue::open(&config.queue, limits, Destinations::Stored, CapturedAt(0));
+    let opened = queue::open(&config.queue, limits, Destinations::Stored, CapturedAt(0), |_| {});
     let (writer, mut readers, closed) = opened.unwrap();
     (writer, readers.remove(0), closed)
 }

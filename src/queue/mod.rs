@@ -13,6 +13,7 @@
 
 mod batch;
 mod buffer;
+mod disk_event;
 pub mod disposition;
 mod engine;
 mod error;
@@ -33,6 +34,7 @@ mod writer;
 
 pub use self::batch::Batch;
 pub use self::buffer::{APPEND_TIMEOUT, BUFFER_BYTES, BUFFER_ENTRIES};
+pub use self::disk_event::{DiskEvent, DiskObserver};
 pub use self::engine::{DROP_STEP_ENTRIES, LookedAhead, RECENT};
 pub use self::error::{OpenError, QueueError};
 pub(crate) use self::fsck::MAX_FINDINGS;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::buffer::Buffer;
+use super::disk_event::DiskObserver;
 use super::engine::Engine;
 use super::error::OpenError;
 use super::limits::Limits;
@@ -39,12 +40,13 @@ pub enum Destinations<'a> {
 /// Returns a [`Reader`] for each destination, in the given order.
 ///
 /// Blocks until the disk has been read. `now` is the wall-clock time; it decides whether the last
-/// stint continues. [`Closed`] resolves when all ends are dropped and the folder is unlocked.
+/// stint continues. `observer` is told the outcome of disk operations. [`Closed`] resolves when all ends are dropped and the folder is unlocked.
 pub fn open(
     queue: &QueueConfig,
     limits: Limits,
     destinations: Destinations<'_>,
     now: CapturedAt,
+    observer: DiskObserver,
 ) -> Result<(Writer, Vec<Reader>, Closed), OpenError> {
     let path = || queue.path.display().to_string();
     let storage = |source| OpenError::Storage { path: path(), source };
@@ -60,7 +62,7 @@ pub fn open(
     let mut store = SegmentStore::open(&queue.path, options).map_err(storage)?;
     store.guard(lock);
     let ((writer, readers), worker) =
-        with_store(store, limits, destinations, now).map_err(storage)?;
+        with_store(store, limits, destinations, now, observer).map_err(storage)?;
     let (done, closed) = oneshot::channel();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(storage)?;
@@ -90,7 +92,7 @@ pub fn open_existing(
         max_age: Duration::MAX,
         ..Limits::new(queue, stint)
     };
-    open(queue, limits, Destinations::Stored, now)
+    open(queue, limits, Destinations::Stored, now, |_| {})
 }
 
 /// Creates a queue over any store. Returns its write end, a read end for each destination, and its
@@ -101,6 +103,7 @@ pub fn with_store<S: Store>(
     limits: Limits,
     destinations: Destinations<'_>,
     now: CapturedAt,
+    observer: DiskObserver,
 ) -> io::Result<((Writer, Vec<Reader>), impl Future<Output = ()> + Send + use<S>)> {
     let durability = limits.durability;
     let mut engine = Engine::open(store, limits, destinations, now)?;
@@ -112,7 +115,7 @@ pub fn with_store<S: Store>(
     let names = engine.destinations().into_iter().enumerate();
     let readers =
         names.map(|(of, name)| Reader::new(commands.clone(), of, name, status.clone())).collect();
-    Ok(((writer, readers), worker::run(engine, durability, buffer, inbox, publisher)))
+    Ok(((writer, readers), worker::run(engine, durability, buffer, inbox, publisher, observer)))
 }
 
 /// Resolves when a queue is closed: flushed, and its folder unlocked for another agent.

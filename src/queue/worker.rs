@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::batch::Batch;
 use super::buffer::{Buffer, Discarded, Group};
+use super::disk_event::{DiskEvent, DiskObserver};
 use super::disposition::DestinationFate;
 use super::engine::{Engine, Index, LookedAhead, Peeked, PurgeStep, Repaired, StintSession};
 use super::error::QueueError;
@@ -24,7 +25,6 @@ use super::storage::Store;
 use super::storage::disk::is_full;
 use crate::config::Durability;
 use crate::entry::{CapturedAt, CarId, Entry, Seq, StintId};
-use crate::metrics;
 
 /// The capacity of the channel from the session to the queue worker; a full channel makes the
 /// session wait.
@@ -139,11 +139,13 @@ pub(super) async fn run<S: Store>(
     buffer: Arc<Buffer>,
     mut inbox: mpsc::Receiver<Request>,
     status: watch::Sender<QueueStatus>,
+    observer: DiskObserver,
 ) {
     let mut worker = QueueWorker {
         engine,
         durability,
         buffer: Arc::clone(&buffer),
+        observer,
         unflushed: VecDeque::new(),
         settled: VecDeque::new(),
         changed: Vec::new(),
@@ -203,6 +205,7 @@ struct QueueWorker<S> {
     engine: Engine<S>,
     durability: Durability,
     buffer: Arc<Buffer>,
+    observer: DiskObserver,
     /// Appended but not yet flushed; answered after the next flush.
     unflushed: VecDeque<Group>,
     /// Entry groups to be answered once the published status includes them.
@@ -390,7 +393,7 @@ impl<S: Store> QueueWorker<S> {
         let started = Instant::now();
         match self.engine.flush() {
             Ok(()) => {
-                metrics::fsync(started.elapsed());
+                (self.observer)(DiskEvent::Flushed(started.elapsed()));
                 self.settled.append(&mut self.unflushed);
             }
             Err(error) => {
@@ -538,7 +541,7 @@ impl<S: Store> QueueWorker<S> {
     }
 
     fn failed(&mut self, op: &'static str, error: &io::Error) {
-        metrics::storage_error(op);
+        (self.observer)(DiskEvent::Failed(op));
         self.retry_at.get_or_insert_with(|| Instant::now() + STORAGE_RETRY_INTERVAL);
         self.flush_at = None;
         self.disk_is_full = is_full(error);

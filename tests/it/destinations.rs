@@ -162,7 +162,7 @@ fn a_new_destination_gets_the_backlog_and_a_removed_one_frees_it() {
         // A tool that does not know the destinations keeps them unchanged.
         life.end().await;
         let limits = limits(10, WhenFull::Thin);
-        let opened = queue::with_store(disk, limits, Destinations::Stored, CapturedAt(0));
+        let opened = queue::with_store(disk, limits, Destinations::Stored, CapturedAt(0), |_| {});
         let ((writer, _), _) = opened.unwrap();
         let status = writer.status();
         let names: Vec<_> = status.destinations.iter().map(|one| &*one.name).collect();
@@ -200,7 +200,8 @@ async fn the_tools_keep_the_entries_of_every_destination() {
     let names = ["server", "league"].map(str::to_owned);
     let open = || {
         let limits = Limits::new(&config.queue, &config.stint);
-        queue::open(&config.queue, limits, Destinations::Configured(&names), clock::now()).unwrap()
+        queue::open(&config.queue, limits, Destinations::Configured(&names), clock::now(), |_| {})
+            .unwrap()
     };
     let (writer, mut readers, closed) = open();
     append(&writer, 20, clock::now().0, Content::Frame(Situation::default())).await;
@@ -304,7 +305,7 @@ impl Life {
     fn open(store: impl Store, limits: &Limits, names: &[&str]) -> Self {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let destinations = Destinations::Configured(&names);
-        let opened = queue::with_store(store, limits.clone(), destinations, CapturedAt(0));
+        let opened = queue::with_store(store, limits.clone(), destinations, CapturedAt(0), |_| {});
         let ((writer, readers), keeper) = opened.unwrap();
         Self { writer, readers, keeper: tokio::spawn(keeper) }
     }

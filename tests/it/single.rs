@@ -17,7 +17,7 @@ pub fn open(
     let destinations = [SERVER.to_owned()];
     let limits = Limits::new(queue, stint);
     let destinations = Destinations::Configured(&destinations);
-    let (writer, mut readers, closed) = queue::open(queue, limits, destinations, now)?;
+    let (writer, mut readers, closed) = queue::open(queue, limits, destinations, now, |_| {})?;
     Ok((writer, readers.remove(0), closed))
 }
 
@@ -28,7 +28,8 @@ pub fn with_store<S: Store>(
 ) -> io::Result<((Writer, Reader), impl Future<Output = ()> + Send + use<S>)> {
     let destinations = [SERVER.to_owned()];
     let destinations = Destinations::Configured(&destinations);
-    let ((writer, mut readers), worker) = queue::with_store(store, limits, destinations, now)?;
+    let ((writer, mut readers), worker) =
+        queue::with_store(store, limits, destinations, now, |_| {})?;
     Ok(((writer, readers.remove(0)), worker))
 }
 

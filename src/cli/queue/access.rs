@@ -64,7 +64,7 @@ impl QueueTarget {
         let open = |config: &Config| {
             let limits = Limits::new(&config.queue, &config.stint);
             // The entries of destinations that are not configured here must not be discarded.
-            queue::open(&config.queue, limits, Destinations::Stored, clock::now())
+            queue::open(&config.queue, limits, Destinations::Stored, clock::now(), |_| {})
         };
         self.open_by(open).await
     }
