@@ -1,9 +1,11 @@
 //! Why a queue, or a call to it, failed.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::storage::disk;
+use super::storage::lock::Lock;
 
 /// Why a queue operation failed.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -34,6 +36,17 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    pub(super) fn storage(folder: &Path, source: io::Error) -> Self {
+        Self::Storage { path: folder.display().to_string(), source }
+    }
+
+    /// Takes the lock of the queue in `folder`.
+    pub(super) fn lock(folder: &Path) -> Result<Lock, Self> {
+        Lock::take(folder)
+            .map_err(|source| Self::storage(folder, source))?
+            .map_err(|owner| Self::InUse { path: folder.display().to_string(), owner })
+    }
+
     /// Whether the cause is the state of the disk (full, read-only, missing) rather than its
     /// content. Such an error may clear without intervention.
     pub fn may_pass(&self) -> bool {

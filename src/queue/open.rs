@@ -14,7 +14,6 @@ use super::error::OpenError;
 use super::limits::Limits;
 use super::reader::Reader;
 use super::stamps::Stamps;
-use super::storage::lock::Lock;
 use super::storage::owner::Owner;
 use super::storage::{self, Options, SegmentStore, Store, disk};
 use super::worker::{self, QUEUE_CHANNEL_COMMANDS};
@@ -48,12 +47,9 @@ pub fn open(
     now: CapturedAt,
     observer: DiskObserver,
 ) -> Result<(Writer, Vec<Reader>, Closed), OpenError> {
-    let path = || queue.path.display().to_string();
-    let storage = |source| OpenError::Storage { path: path(), source };
+    let storage = |source| OpenError::storage(&queue.path, source);
     disk::create_folder(&queue.path).map_err(storage)?;
-    let lock = Lock::take(&queue.path)
-        .map_err(storage)?
-        .map_err(|owner| OpenError::InUse { path: path(), owner })?;
+    let lock = OpenError::lock(&queue.path)?;
     let options = Options::new(queue.max_entries, queue.max_bytes);
     // The file only tells a copied queue from its original: a full disk must not prevent a start.
     if let Err(error) = Owner::set_place(&queue.path) {

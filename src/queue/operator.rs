@@ -6,9 +6,9 @@
 use tokio::sync::mpsc;
 
 use super::disposition::DestinationFate;
-pub use super::engine::{Peeked, PurgeStep, Repaired, StintSession};
+pub use super::engine::{Peeked, PurgeStep, StintSession};
 use super::error::QueueError;
-use super::fsck::SegmentReport;
+use super::fsck::{Repaired, SegmentReport};
 use super::limits::Limit;
 use super::reader::ask;
 use super::worker::Request;

@@ -14,9 +14,9 @@ use super::batch::Batch;
 use super::buffer::{Buffer, Discarded, Group};
 use super::disk_event::{DiskEvent, DiskObserver};
 use super::disposition::DestinationFate;
-use super::engine::{Engine, Index, LookedAhead, Peeked, PurgeStep, Repaired, StintSession};
+use super::engine::{Engine, Index, LookedAhead, Peeked, PurgeStep, StintSession};
 use super::error::QueueError;
-use super::fsck::SegmentReport;
+use super::fsck::{self, Repaired, SegmentReport};
 use super::ledger::DropReason;
 use super::limits::{Limit, Limits};
 use super::new_entry::Appended;
@@ -274,11 +274,11 @@ impl<S: Store> QueueWorker<S> {
                 self.answer("read", reply, peeked);
             }
             Request::Scan { from, reply } => {
-                let examined = self.engine.scan(from);
+                let examined = fsck::scan(&mut self.engine, from);
                 self.answer("read", reply, examined);
             }
             Request::Repair { from, reply } => {
-                let mended = self.engine.repair(from);
+                let mended = fsck::repair(&mut self.engine, from);
                 self.answer_later("read", reply, mended);
             }
             Request::Purge { first, last, reply } => {

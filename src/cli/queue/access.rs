@@ -8,8 +8,8 @@ use crate::cli::{log, set_all};
 use crate::config::{self, Config, LogConfig, Overrides};
 use crate::entry::Seq;
 use crate::platform::clock;
-use crate::queue::fsck::{Finding, Inspection, SegmentReport};
-use crate::queue::operator::{PurgeStep, Repaired};
+use crate::queue::fsck::{Finding, Inspection, Repaired, SegmentReport};
+use crate::queue::operator::PurgeStep;
 use crate::queue::{
     self, Closed, Destinations, Limits, OpenError, PAGE_ENTRIES, QueueError, Reader, Writer,
 };

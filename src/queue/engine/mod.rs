@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 use self::cursors::positions;
 pub(super) use self::cursors::{Cursor, Index};
 pub use self::eviction::DROP_STEP_ENTRIES;
-pub use self::peek::{LookedAhead, Peeked, Repaired};
+pub use self::peek::{LookedAhead, Peeked};
 pub use self::purge::PurgeStep;
 pub use self::recent::RECENT;
 use self::recent::Recent;
@@ -380,7 +380,11 @@ impl<S: Store> Engine<S> {
         Ok(())
     }
 
-    fn read_records(&mut self, from: Seq, limit: Limit) -> io::Result<Vec<(Seq, Vec<u8>)>> {
+    pub(super) fn read_records(
+        &mut self,
+        from: Seq,
+        limit: Limit,
+    ) -> io::Result<Vec<(Seq, Vec<u8>)>> {
         let records = self.usable_store()?.read(from, limit);
         Self::note_lost(&mut self.store, &self.cursors);
         records
@@ -416,7 +420,7 @@ impl<S: Store> Engine<S> {
 
     /// Returns the store, reopened if it failed. After an error, the store and the metadata are
     /// reloaded from disk.
-    fn usable_store(&mut self) -> io::Result<&mut S> {
+    pub(super) fn usable_store(&mut self) -> io::Result<&mut S> {
         if !self.store.is_open() {
             self.store.reopen()?;
             let metadata =

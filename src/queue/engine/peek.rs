@@ -3,11 +3,8 @@
 
 use std::io;
 
-use serde::{Deserialize, Serialize};
-
 use super::{Engine, Index};
 use crate::entry::{Entry, Seq};
-use crate::queue::fsck::{self, SegmentReport};
 use crate::queue::limits::Limit;
 use crate::queue::record;
 use crate::queue::storage::{SideLog, Store};
@@ -29,15 +26,6 @@ pub struct LookedAhead {
     pub entries: Vec<Entry>,
     /// Where to continue reading; `None` at the end of the queue.
     pub next: Option<Seq>,
-}
-
-/// The result of repairing a segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Repaired {
-    /// The position after the segment.
-    pub next: Seq,
-    /// The number of entries that were found to be lost.
-    pub lost: u64,
 }
 
 impl<S: Store> Engine<S> {
@@ -64,35 +52,6 @@ impl<S: Store> Engine<S> {
         let decoded =
             records.into_iter().filter_map(|(seq, bytes)| record::decode(seq, &bytes).ok());
         Ok(LookedAhead { entries: decoded.collect(), next })
-    }
-
-    /// Checks the segment that contains `from`, or else the next one, without changing it; `None`
-    /// at the end of the queue.
-    pub(in crate::queue) fn scan(&mut self, from: Seq) -> io::Result<Option<SegmentReport>> {
-        Ok(self.usable_store()?.read_segment(from)?.as_ref().map(fsck::report))
-    }
-
-    /// Reads the segment that contains `from`, or else the next one, as a reader would, which moves
-    /// it to quarantine if it is damaged. `None` at the end of the queue.
-    pub(in crate::queue) fn repair(&mut self, from: Seq) -> io::Result<Option<Repaired>> {
-        let before = self.usable_store()?.lost();
-        let segments = self.store.sealed_segments();
-        let segment = segments.iter().find(|segment| segment.last >= from);
-        let read = match self.read_records(from, Limit::WHOLE_SEGMENT) {
-            // Damage in the active segment closes the store; when reopened it continues without the
-            // damaged part.
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
-                self.read_records(from, Limit::WHOLE_SEGMENT)?
-            }
-            read => read?,
-        };
-        let lost = self.store.lost().saturating_sub(before);
-        Ok(match (segment, read.last()) {
-            (Some(segment), _) => Some(Repaired { next: Seq(segment.last.0 + 1), lost }),
-            (None, Some((last, _))) => Some(Repaired { next: Seq(last.0 + 1), lost }),
-            (None, None) if lost > 0 => Some(Repaired { next: self.store.tail(), lost }),
-            (None, None) => None,
-        })
     }
 
     /// The dead letters, and the head of the queue: those below it have left the queue.
