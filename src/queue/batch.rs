@@ -10,14 +10,14 @@ use crate::entry::{Entry, Kind, Seq};
 pub struct Batch {
     pub(super) entries: Vec<Entry>,
     /// Entries that the server does not take; they become dead letters when the batch is removed.
-    pub(super) refused: Vec<Refused>,
+    pub(super) refused: Vec<RefusedEntry>,
     /// Position and size of every record read, including records that failed to decode.
     pub(super) records: Vec<(Seq, u32)>,
 }
 
 /// An entry that becomes a dead letter.
 #[derive(Debug)]
-pub(super) struct Refused {
+pub(super) struct RefusedEntry {
     pub(super) entry: Entry,
     pub(super) reason: String,
 }
@@ -44,7 +44,7 @@ impl Batch {
     /// not count as delivered.
     pub fn mark_refused(&mut self, refused: &[Seq], reason: &str) {
         let refused = self.entries.extract_if(.., |entry| refused.contains(&entry.seq));
-        self.refused.extend(refused.map(|entry| Refused { entry, reason: reason.to_owned() }));
+        self.refused.extend(refused.map(|entry| RefusedEntry { entry, reason: reason.to_owned() }));
         self.refused.sort_by_key(|refused| refused.entry.seq);
     }
 }

@@ -69,7 +69,7 @@ pub(super) struct Discarded {
     pub(super) dropped: u64,
 }
 
-enum Admission {
+enum Admitted {
     Answered(Vec<Appended>),
     /// The number of entries, and the receiver for their outcomes.
     Waits(usize, oneshot::Receiver<Result<Vec<Appended>, QueueError>>),
@@ -127,7 +127,7 @@ impl Buffer {
     }
 
     /// Appends the entries of a stream that `make` returns, and returns the outcome of each.
-    /// `patient` is the number of entries of a source that waits until the queue has room for them.
+    /// `blocking` is the number of entries of a source that waits until the queue has room for them.
     pub(super) async fn append(
         &self,
         stream: &CarId,
@@ -140,9 +140,9 @@ impl Buffer {
         let (count, answer) = loop {
             let is_in_time = timeout_at(deadline, self.room(blocking)).await.is_ok();
             match self.admit(stream, is_blocking, is_in_time, &mut make)? {
-                Admission::Answered(outcomes) => return Ok(outcomes),
-                Admission::Waits(count, answer) => break (count, answer),
-                Admission::NoRoom => {}
+                Admitted::Answered(outcomes) => return Ok(outcomes),
+                Admitted::Waits(count, answer) => break (count, answer),
+                Admitted::NoRoom => {}
             }
         };
         self.appended.notify_one();
@@ -161,14 +161,14 @@ impl Buffer {
         is_blocking: bool,
         is_in_time: bool,
         make: &mut Option<impl FnOnce(&mut Stamps) -> Vec<NewEntry>>,
-    ) -> Result<Admission, QueueError> {
+    ) -> Result<Admitted, QueueError> {
         let mut inner = self.inner();
         if inner.is_closed {
             return Err(QueueError::Closed);
         }
         if inner.is_full() && is_in_time {
             // Another source took the room first.
-            return Ok(Admission::NoRoom);
+            return Ok(Admitted::NoRoom);
         }
         let entries = make.take().map(|make| make(&mut inner.stamps)).unwrap_or_default();
         let mut group = inner.group(stream, entries, is_blocking);
@@ -179,19 +179,19 @@ impl Buffer {
         }
         if inner.is_full() {
             inner.discarded.dropped += count as u64;
-            return Ok(Admission::Answered(vec![Appended::Dropped(DropReason::Storage); count]));
+            return Ok(Admitted::Answered(vec![Appended::Dropped(DropReason::Storage); count]));
         }
         let is_stalled = inner.stalled.is_some() && !is_blocking;
         inner.entries += count;
         inner.bytes += group.bytes;
         if is_stalled {
             inner.groups.push_back(group);
-            return Ok(Admission::Answered(vec![Appended::Buffered; count]));
+            return Ok(Admitted::Answered(vec![Appended::Buffered; count]));
         }
         let (reply, answer) = oneshot::channel();
         group.reply = Some(reply);
         inner.groups.push_back(group);
-        Ok(Admission::Waits(count, answer))
+        Ok(Admitted::Waits(count, answer))
     }
 
     /// Waits until there is room or the buffer is closed.
@@ -283,17 +283,18 @@ impl Buffer {
 const FOREVER: Duration = Duration::from_hours(365 * 24);
 
 impl Inner {
-    fn group(&mut self, stream: &CarId, entries: Vec<NewEntry>, is_patient: bool) -> Group {
+    fn group(&mut self, stream: &CarId, entries: Vec<NewEntry>, is_blocking: bool) -> Group {
         let bytes = entries.iter().map(|entry| entry.json.len()).sum();
-        let pending = |NewEntry { captured_at, driven_at, content, json }| {
-            let marks = self.retention_flags(stream, content);
-            Pending { captured_at, driven_at, content, flags: marks, json, outcome: None }
-        };
+        let entries = entries.into_iter().map(|entry| {
+            let NewEntry { captured_at, driven_at, content, json } = entry;
+            let flags = self.retention_flags(stream, content);
+            Pending { captured_at, driven_at, content, flags, json, outcome: None }
+        });
         Group {
             stream: stream.clone(),
-            entries: entries.into_iter().map(pending).collect(),
+            entries: entries.collect(),
             reply: None,
-            is_blocking: is_patient,
+            is_blocking,
             bytes,
         }
     }

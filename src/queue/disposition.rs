@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::ledger::DropReason;
 use crate::entry::Seq;
@@ -121,23 +122,20 @@ pub(super) fn downsampled_line(
 ) -> String {
     let (first, last) =
         (before.first().map_or(0, |seq| seq.0), before.last().map_or(0, |seq| seq.0));
-    let is_multiple = |seq: &Seq| seq.0.is_multiple_of(1 << level);
-    let is_left = |seq: &Seq| left.binary_search_by_key(seq, |(seq, _)| *seq).is_ok();
-    let list = |seqs: &mut dyn Iterator<Item = &Seq>| {
-        seqs.map(Seq::to_string).collect::<Vec<_>>().join(",")
-    };
-    let kept = list(&mut left.iter().map(|(seq, _)| seq).filter(|seq| !is_multiple(seq)));
-    let gone = list(&mut before.iter().filter(|seq| is_multiple(seq) && !is_left(seq)));
-    let had = serde_json::json!(had);
+    let mut kept: Vec<Seq> = left.iter().map(|(seq, _)| *seq).collect();
+    let mut gone = before.to_vec();
+    gone.retain(|seq| seq.0.is_multiple_of(1 << level) && kept.binary_search(seq).is_err());
+    kept.retain(|seq| !seq.0.is_multiple_of(1 << level));
+    let [kept, gone, had] = [json!(kept), json!(gone), json!(had)];
     format!(
-        r#"{{"first":{first},"last":{last},"disposition":"downsampled","level":{level},"kept":[{kept}],"gone":[{gone}],"had":{had}}}"#
+        r#"{{"first":{first},"last":{last},"disposition":"downsampled","level":{level},"kept":{kept},"gone":{gone},"had":{had}}}"#
     )
 }
 
 /// The line for a range of lost records. `had` is the position below which each destination had
 /// already received everything, and therefore lost nothing.
 pub(super) fn lost_line(first: Seq, last: Seq, had: &BTreeMap<&str, u64>) -> String {
-    let had = serde_json::json!(had);
+    let had = json!(had);
     format!(r#"{{"first":{first},"last":{last},"disposition":"lost","had":{had}}}"#)
 }
 
@@ -164,19 +162,25 @@ impl DispositionLine {
     /// apply to the entries that it kept: they left in another way.
     fn is_about(&self, destination: &str, seq: Seq) -> bool {
         let is_own = match self.disposition {
-            Disposition::Downsampled | Disposition::Lost => {
-                self.had.get(destination).is_none_or(|had| seq.0 >= *had)
-            }
+            Disposition::Downsampled => self.was_queued_for(destination, seq) && !self.keeps(seq),
+            Disposition::Lost => self.was_queued_for(destination, seq),
             _ => self.destination == destination,
         };
-        let every = 1_u64 << self.level.min(63);
-        let is_kept = || match seq.0.is_multiple_of(every) {
-            true => !self.gone.contains(&seq.0),
-            false => self.kept.contains(&seq.0),
-        };
-        is_own
-            && (self.first..=self.last).contains(&seq.0)
-            && (self.disposition != Disposition::Downsampled || !is_kept())
+        is_own && (self.first..=self.last).contains(&seq.0)
+    }
+
+    /// Whether the destination had not yet received the entry.
+    fn was_queued_for(&self, destination: &str, seq: Seq) -> bool {
+        self.had.get(destination).is_none_or(|had| seq.0 >= *had)
+    }
+
+    /// Whether downsampling kept the entry.
+    fn keeps(&self, seq: Seq) -> bool {
+        if seq.0.is_multiple_of(1 << self.level.min(63)) {
+            !self.gone.contains(&seq.0)
+        } else {
+            self.kept.contains(&seq.0)
+        }
     }
 }
 

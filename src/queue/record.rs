@@ -18,7 +18,7 @@ const MAX_RANK: u32 = 16;
 
 /// The fields of a record, in their order on disk.
 type Record<Text> = (StintId, CapturedAt, Kind, RetentionFlags, Text);
-type Relayed<Text> = (StintId, CapturedAt, Kind, RetentionFlags, Text, CapturedAt);
+type RelayedRecord<Text> = (StintId, CapturedAt, Kind, RetentionFlags, Text, CapturedAt);
 
 /// The retention flags of a frame, which control downsampling.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,7 +106,7 @@ pub fn encode_relayed(
 ) -> Result<Vec<u8>, EncodeError> {
     let mut bytes = Vec::with_capacity(json.len() + 48);
     bytes.push(RELAYED);
-    let record: Relayed<&str> = (stint, captured_at, kind, flags, json, driven_at);
+    let record: RelayedRecord<&str> = (stint, captured_at, kind, flags, json, driven_at);
     rmp_serde::encode::write(&mut bytes, &record)?;
     Ok(bytes)
 }
@@ -120,7 +120,8 @@ pub fn decode(seq: Seq, bytes: &[u8]) -> Result<Entry, DecodeError> {
             (stint, at, kind, json)
         }
         RELAYED => {
-            let (stint, _, kind, _, json, at): Relayed<String> = rmp_serde::from_read(&mut rest)?;
+            let (stint, _, kind, _, json, at): RelayedRecord<String> =
+                rmp_serde::from_read(&mut rest)?;
             (stint, at, kind, json)
         }
         version => return Err(DecodeError::Version(version)),
@@ -149,7 +150,7 @@ fn borrow(bytes: &[u8]) -> Option<Record<&str>> {
     match *version {
         VERSION => rmp_serde::from_slice(rest).ok(),
         RELAYED => {
-            let (stint, captured_at, kind, flags, json, _): Relayed<&str> =
+            let (stint, captured_at, kind, flags, json, _): RelayedRecord<&str> =
                 rmp_serde::from_slice(rest).ok()?;
             Some((stint, captured_at, kind, flags, json))
         }

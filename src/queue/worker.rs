@@ -414,16 +414,15 @@ impl<S: Store> QueueWorker<S> {
     fn report(&mut self, status: &watch::Sender<QueueStatus>) {
         self.settled.iter().for_each(|group| self.buffer.settle(group));
         self.buffer.set_room(self.engine.room());
-        let (storage_error, disk_is_full) = (self.storage_error.clone(), self.disk_is_full);
-        self.undurable_since = match self.engine.has_unflushed_entries() {
-            true => self.undurable_since.or_else(|| Some(Instant::now())),
-            false => None,
-        };
-        let undurable_since = self.undurable_since;
+        if !self.engine.has_unflushed_entries() {
+            self.undurable_since = None;
+        } else if self.undurable_since.is_none() {
+            self.undurable_since = Some(Instant::now());
+        }
         status.send_replace(QueueStatus {
-            storage_error,
-            disk_is_full,
-            undurable_since,
+            storage_error: self.storage_error.clone(),
+            disk_is_full: self.disk_is_full,
+            undurable_since: self.undurable_since,
             ..self.engine.status()
         });
         for group in self.settled.drain(..) {

@@ -5,11 +5,11 @@ use std::io;
 use super::Engine;
 use super::cursors::{Cursor, Index};
 use crate::entry::{Entry, Seq, content_members};
-use crate::queue::batch::{Batch, Refused};
+use crate::queue::batch::{Batch, RefusedEntry};
 use crate::queue::disposition::{self, DestinationFate, Disposition, DispositionRange};
 use crate::queue::ledger::DropReason;
 use crate::queue::limits::Limit;
-use crate::queue::storage::{SegmentInfo, SideLog, Store};
+use crate::queue::storage::{SideLog, Store};
 
 impl<S: Store> Engine<S> {
     /// Acknowledges a batch whose entries a destination has received. It must be the destination's
@@ -24,25 +24,25 @@ impl<S: Store> Engine<S> {
             let text = "a batch must not be removed before an older one";
             return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
         }
-        let usage = |seq: &Seq| *seq >= head;
-        let delivered = batch.entries.iter().filter(|entry| usage(&entry.seq)).count() as u64;
-        let count = batch.records.iter().filter(|(seq, _)| usage(seq)).count() as u64;
-        let Some(&(last, _)) = batch.records.last() else { return Ok(()) };
-        if count == 0 {
-            return Ok(());
+        // Some of the entries may have been dropped since they were read. All three are in order of
+        // position.
+        let Batch { entries, refused, records } = batch;
+        let entries = &entries[entries.partition_point(|entry| entry.seq < head)..];
+        let refused = &refused[refused.partition_point(|refused| refused.entry.seq < head)..];
+        let records = &records[records.partition_point(|(seq, _)| *seq < head)..];
+        let Some(&(last, _)) = records.last() else { return Ok(()) };
+        let count = records.len() as u64;
+        self.put_in_force(of, entries.iter())?;
+        for refused in refused {
+            let line = dead_letter(refused, &self.cursors[of].name);
+            self.store.append_line(SideLog::DeadLetters, &line)?;
         }
-        self.put_in_force(of, batch.entries.iter().filter(|entry| usage(&entry.seq)))?;
-        let mut quarantined = 0;
-        for refused in batch.refused.iter().filter(|refused| usage(&refused.entry.seq)) {
-            self.store
-                .append_line(SideLog::DeadLetters, &dead_letter(refused, &self.cursors[of].name))?;
-            quarantined += 1;
-        }
+        let (delivered, dead_letters) = (entries.len() as u64, refused.len() as u64);
         let mut cursors = self.cursors.clone();
         let cursor = &mut cursors[of];
         cursor.ledger.delivered += delivered;
-        cursor.ledger.dead_letters += quarantined;
-        cursor.ledger.drop(DropReason::Corrupt, count - delivered - quarantined);
+        cursor.ledger.dead_letters += dead_letters;
+        cursor.ledger.drop(DropReason::Corrupt, count - delivered - dead_letters);
         self.record_dispositions(cursor, batch, head)?;
         cursor.advance(Seq(last.0 + 1), count);
         self.commit(cursors)
@@ -77,12 +77,12 @@ impl<S: Store> Engine<S> {
 
     /// Whether the segment that contains a position was downsampled.
     pub(super) fn is_downsampled_at(&self, seq: Seq) -> bool {
-        let is_there = |segment: &SegmentInfo| segment.level > 0 && segment.last >= seq;
-        if seq <= self.store.head() {
-            return self.store.oldest_sealed_segment().as_ref().is_some_and(is_there);
-        }
-        let segments = self.store.sealed_segments();
-        segments.iter().find(|segment| segment.last >= seq).is_some_and(is_there)
+        let segment = if seq <= self.store.head() {
+            self.store.oldest_sealed_segment().filter(|segment| segment.last >= seq)
+        } else {
+            self.store.sealed_segments().into_iter().find(|segment| segment.last >= seq)
+        };
+        segment.is_some_and(|segment| segment.level > 0)
     }
 
     /// The disposition of an entry for each destination.
@@ -96,7 +96,7 @@ impl<S: Store> Engine<S> {
         } else {
             self.store.lines(SideLog::Dispositions)?
         };
-        let fate = |cursor: &Cursor| DestinationFate {
+        let fates = self.cursors.iter().map(|cursor| DestinationFate {
             destination: cursor.name.to_string(),
             disposition: if is_new {
                 Disposition::NotAssigned
@@ -105,13 +105,13 @@ impl<S: Store> Engine<S> {
             } else {
                 disposition::find(&lines, &cursor.name, cursor.disposition, seq)
             },
-        };
-        Ok(self.cursors.iter().map(fate).collect())
+        });
+        Ok(fates.collect())
     }
 }
 
 /// Formats a dead letter: one JSON object with the reason and the unchanged frame or setup.
-fn dead_letter(refused: &Refused, destination: &str) -> String {
+fn dead_letter(refused: &RefusedEntry, destination: &str) -> String {
     let Entry { seq, stint, captured_at, kind, json } = &refused.entry;
     let reason = serde_json::Value::from(refused.reason.as_str());
     let content = content_members(*kind, "telemetry", json);

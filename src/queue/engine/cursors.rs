@@ -94,13 +94,13 @@ impl<S: Store> Engine<S> {
         };
         let running = std::mem::take(&mut self.cursors);
         for name in names {
-            let is_it = |cursor: &&Cursor| cursor.name == *name;
-            let mut cursor = match metadata.cursors.iter().find(is_it) {
+            let mut cursor = match metadata.cursors.iter().find(|cursor| cursor.name == *name) {
                 Some(known) => known.clone(),
                 None => Cursor { name: name.clone(), before, loss_baseline, ..Cursor::default() },
             };
+            let old = running.iter().find(|cursor| cursor.name == *name);
             cursor.committed = cursor.committed.max(head);
-            cursor.in_flight_end = running.iter().find(is_it).map_or(head, |old| old.in_flight_end);
+            cursor.in_flight_end = old.map_or(head, |old| old.in_flight_end);
             self.cursors.push(cursor);
         }
         self.lost_counted = None;
@@ -169,8 +169,11 @@ impl<S: Store> Engine<S> {
 
     /// The end of the entries from `first` to `last` that may be in flight; `None` if none is.
     pub(super) fn in_flight_below(&self, first: Seq, last: Seq) -> Option<Seq> {
-        let meets = |cursor: &&Cursor| cursor.committed <= last && first < cursor.in_flight_end;
-        self.cursors.iter().filter(meets).map(|cursor| cursor.in_flight_end).max()
+        self.cursors
+            .iter()
+            .filter(|cursor| cursor.committed <= last && first < cursor.in_flight_end)
+            .map(|cursor| cursor.in_flight_end)
+            .max()
     }
 
     /// Records the disposition of entries of one destination.
@@ -251,8 +254,8 @@ impl<S: Store> Engine<S> {
         if self.lost_counted == Some(lost) {
             return;
         }
-        let is_ahead = |cursor: &Cursor| cursor.committed > self.store.head();
-        if !self.cursors.iter().any(is_ahead) {
+        let head = self.store.head();
+        if self.cursors.iter().all(|cursor| cursor.committed <= head) {
             self.cursors.iter_mut().for_each(|cursor| cursor.acked_ahead = 0);
             self.lost_counted = Some(lost);
             return;

@@ -81,8 +81,8 @@ pub(super) fn downsample(
             ranks[index] = flags.rank(*seq);
         }
     }
-    let leaves_out = |level: &u32| ranks.iter().any(|rank| rank < level);
-    let level = (level..MAX_LEVEL).find(leaves_out).unwrap_or(MAX_LEVEL);
+    let lowest_rank = ranks.iter().min().copied().unwrap_or(ALWAYS);
+    let level = level.max(lowest_rank.saturating_add(1)).min(MAX_LEVEL);
     let mut ranks = ranks.into_iter();
     records.retain(|_| ranks.next().is_none_or(|rank| rank >= level));
     Downsampled { records, level }

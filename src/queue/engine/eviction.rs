@@ -2,8 +2,9 @@
 
 use std::io;
 
+use super::Engine;
 use super::cursors::positions;
-use super::{Engine, downsampling};
+use super::downsampling::{self, Downsampled};
 use crate::config::WhenFull;
 use crate::entry::{CapturedAt, Seq};
 use crate::queue::ledger::DropReason;
@@ -94,32 +95,20 @@ impl<S: Store> Engine<S> {
             let (first, last) = (segments[step.first].first, segments[step.last].last);
             let records = self.read_between(first, last)?;
             let before: Vec<Seq> = records.iter().map(|(seq, _)| *seq).collect();
-            let is_free = |seq: Seq| seq < old && !self.is_in_flight(seq);
-            let downsampled = downsampling::downsample(records, step.level, is_free);
-            let is_left =
-                |seq: &Seq| downsampled.records.binary_search_by_key(seq, |r| r.0).is_ok();
-            let gone: Vec<Seq> = before.iter().copied().filter(|seq| !is_left(seq)).collect();
+            let Downsampled { records, level } =
+                downsampling::downsample(records, step.level, |seq| {
+                    seq < old && !self.is_in_flight(seq)
+                });
+            let mut gone = before.clone();
+            gone.retain(|seq| records.binary_search_by_key(seq, |(left, _)| *left).is_err());
             if !gone.is_empty() {
                 let had = positions(&self.cursors);
-                let line = disposition::downsampled_line(
-                    &before,
-                    downsampled.level,
-                    &downsampled.records,
-                    &had,
-                );
+                let line = disposition::downsampled_line(&before, level, &records, &had);
                 self.store.append_line(SideLog::Dispositions, &line)?;
             }
-            let cursors = self.without(&gone, |ledger, entries| {
-                ledger.downsampled += entries;
-            });
+            let cursors = self.without(&gone, |ledger, entries| ledger.downsampled += entries);
             let metadata = self.encode_metadata(&cursors)?;
-            self.usable_store()?.replace(
-                first,
-                last,
-                downsampled.level,
-                downsampled.records,
-                &metadata,
-            )?;
+            self.usable_store()?.replace(first, last, level, records, &metadata)?;
             self.cursors = cursors;
             if !gone.is_empty() {
                 return Ok(true);
@@ -144,8 +133,10 @@ impl<S: Store> Engine<S> {
             self.usable_store()?.seal()?;
         }
         let Some(segment) = self.store.oldest_sealed_segment() else { return Ok(true) };
-        let goes = |seq: Seq, _: &[u8]| seq <= segment.last;
-        while self.drop_oldest(DROP_STEP_ENTRIES, DropReason::QueueFull, goes)? {}
+        while self
+            .drop_oldest(DROP_STEP_ENTRIES, DropReason::QueueFull, |seq, _| seq <= segment.last)?
+        {
+        }
         Ok(true)
     }
 
@@ -153,14 +144,13 @@ impl<S: Store> Engine<S> {
     /// drops them in portions, so that no append waits for all of them.
     pub(super) fn expire(&mut self, newest: CapturedAt) -> io::Result<()> {
         let oldest_allowed = newest.0.saturating_sub(self.limits.max_age_ms());
-        let is_old = |at: CapturedAt| at.0 < oldest_allowed;
-        let goes =
-            |_: Seq, bytes: &[u8]| record::stint_and_time(bytes).is_some_and(|(_, at)| is_old(at));
         // Usually one entry expires for each one appended.
         let mut most = 1;
         while most <= DROP_STEP_ENTRIES
-            && self.oldest()?.is_some_and(is_old)
-            && self.drop_oldest(most, DropReason::Expired, goes)?
+            && self.oldest()?.is_some_and(|at| at.0 < oldest_allowed)
+            && self.drop_oldest(most, DropReason::Expired, |_, record| {
+                record::stint_and_time(record).is_some_and(|(_, at)| at.0 < oldest_allowed)
+            })?
         {
             most *= 2;
         }

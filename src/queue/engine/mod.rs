@@ -165,7 +165,7 @@ impl<S: Store> Engine<S> {
         let bytes = bytes.map_err(not_encoded)?;
         self.expire(captured_at)?;
         if !self.make_room(Some(bytes.len()))? {
-            self.record_unplaced(|ledger| ledger.drop(DropReason::QueueFull, 1), 1)?;
+            self.record_unplaced(1, |ledger| ledger.drop(DropReason::QueueFull, 1))?;
             return Ok(Appended::Dropped(DropReason::QueueFull));
         }
         let seq = self.usable_store()?.append(&bytes)?;
@@ -208,15 +208,14 @@ impl<S: Store> Engine<S> {
         if discarded == Discarded::default() {
             return Ok(());
         }
-        let gone = |ledger: &mut Ledger| {
+        self.record_unplaced(discarded.downsampled + discarded.dropped, |ledger| {
             ledger.downsampled += discarded.downsampled;
             ledger.drop(DropReason::Storage, discarded.dropped);
-        };
-        self.record_unplaced(gone, discarded.downsampled + discarded.dropped)
+        })
     }
 
     /// Records entries that never got a position as lost to every destination.
-    fn record_unplaced(&mut self, gone: impl Fn(&mut Ledger), entries: u64) -> io::Result<()> {
+    fn record_unplaced(&mut self, entries: u64, gone: impl Fn(&mut Ledger)) -> io::Result<()> {
         let mut cursors = self.cursors.clone();
         for cursor in &mut cursors {
             cursor.ledger.unplaced += entries;

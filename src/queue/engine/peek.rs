@@ -31,12 +31,13 @@ pub struct LookedAhead {
 impl<S: Store> Engine<S> {
     /// Reads entries from `from`, up to `limit`.
     pub(in crate::queue) fn peek(&mut self, from: Seq, limit: Limit) -> io::Result<Vec<Peeked>> {
-        let peeked = |(seq, bytes): (Seq, Vec<u8>)| Peeked {
+        let records = self.read_records(from, limit)?.into_iter();
+        let peeked = records.map(|(seq, bytes)| Peeked {
             seq,
             bytes: bytes.len() as u64,
             entry: record::decode(seq, &bytes).map_err(|error| error.to_string()),
-        };
-        Ok(self.read_records(from, limit)?.into_iter().map(peeked).collect())
+        });
+        Ok(peeked.collect())
     }
 
     /// Reads undelivered entries of a destination from `from`, up to `limit`, without marking them

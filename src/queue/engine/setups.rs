@@ -40,20 +40,19 @@ impl<S: Store> Engine<S> {
         of: Index,
         leaving: impl Iterator<Item = &'a Entry>,
     ) -> io::Result<()> {
-        let leaving: Vec<_> = leaving.filter(|entry| entry.kind == Kind::Setup).collect();
-        if leaving.is_empty() {
+        let mut records: Vec<SetupLeft> = Vec::new();
+        for entry in leaving.filter(|entry| entry.kind == Kind::Setup) {
+            let Entry { seq, stint, captured_at, kind, json } = entry;
+            let record =
+                record::encode(*stint, *captured_at, *kind, RetentionFlags::default(), json);
+            records.push((*seq, record.map_err(not_encoded)?));
+        }
+        if records.is_empty() {
             return Ok(());
         }
-        let encoded = |entry: &&Entry| {
-            let Entry { stint, captured_at, kind, json, .. } = entry;
-            record::encode(*stint, *captured_at, *kind, RetentionFlags::default(), json)
-                .map(|bytes| (entry.seq, bytes))
-                .map_err(not_encoded)
-        };
-        let leaving: Vec<SetupLeft> = leaving.iter().map(encoded).collect::<io::Result<_>>()?;
         self.flush()?;
         let mut setups = last_of_each_stint(self.setups_left(of)?);
-        setups.extend(last_of_each_stint(leaving));
+        setups.extend(last_of_each_stint(records));
         let mut bytes: usize = setups.iter().map(|(_, record)| record.len()).sum();
         while bytes > MAX_SETUPS_LEFT_BYTES && setups.len() > 2 {
             bytes -= setups.remove(0).1.len();
@@ -77,7 +76,7 @@ impl<S: Store> Engine<S> {
 /// Keeps the newest setup of each stint; `setups` are oldest first.
 fn last_of_each_stint(setups: Vec<SetupLeft>) -> Vec<SetupLeft> {
     let stints: Vec<_> = setups.iter().map(|(_, bytes)| record::stint(bytes)).collect();
-    let is_last = |index: &usize| !stints[index + 1..].contains(&stints[*index]);
-    let mut indices = 0..setups.len();
-    setups.into_iter().filter(|_| indices.next().is_some_and(|index| is_last(&index))).collect()
+    let is_last = |index: usize| !stints[index + 1..].contains(&stints[index]);
+    let setups = setups.into_iter().enumerate();
+    setups.filter(|(index, _)| is_last(*index)).map(|(_, setup)| setup).collect()
 }

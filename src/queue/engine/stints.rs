@@ -162,8 +162,7 @@ impl Stints {
     }
 
     fn show(&mut self) {
-        let shown = |known: &KnownStream| (known.stream.clone(), known.stint);
-        self.shown = self.known.iter().map(shown).collect();
+        self.shown = self.known.iter().map(|known| (known.stream.clone(), known.stint)).collect();
     }
 
     /// Finds the stream and marks it as most recently used.

@@ -32,7 +32,7 @@ pub(in crate::queue) struct StoreScan {
 impl StoreScan {
     /// Scans file names, and reads the newest write-ahead log.
     pub(in crate::queue) fn scan(folder: &Path) -> io::Result<Self> {
-        let (journals, mut spans) = (wals(folder)?, ranges(folder, "q-")?);
+        let (wals, mut ranges) = (wals(folder)?, ranges(folder, "q-")?);
         let mut findings = Vec::new();
         if !has_format(folder)? {
             findings.push(Finding::new("FORMAT: it is missing or damaged", "it is rewritten"));
@@ -43,14 +43,13 @@ impl StoreScan {
             findings
                 .push(Finding::new(&what, "it is moved to quarantine/; the original is missing"));
         }
-        let is_file = |base_seq: &&Seq| wal::path(folder, **base_seq).is_file();
-        let journal = journals.iter().rev().find(is_file).copied();
+        let wal = wals.into_iter().rev().find(|base_seq| wal::path(folder, *base_seq).is_file());
         let checkpoint = checkpoint::read(folder);
-        let mark = match journal {
+        let mark = match wal {
             Some(base_seq) => newest_checkpoint(folder, base_seq)?,
             None => None,
         };
-        if journal.is_some() && mark.is_none() {
+        if wal.is_some() && mark.is_none() {
             let what = "the write-ahead log has no readable checkpoint record";
             findings.push(Finding::new(what, "the state at its creation is used"));
         }
@@ -59,22 +58,22 @@ impl StoreScan {
             None => last_mark(folder)?,
         };
         let mark = newer_checkpoint(mark, checkpoint.as_ref()).unwrap_or_default();
-        // Segments above `lo` were sealed just before a crash; the write-ahead log still contains
+        // Segments above the base position were sealed just before a crash; the write-ahead log still contains
         // their records.
-        spans.retain(|range| journal.is_none_or(|base_seq| range.base_seq < base_seq));
+        ranges.retain(|range| wal.is_none_or(|base_seq| range.base_seq < base_seq));
         for name in damaged_facts(folder)? {
             let what = format!("facts/{name}: it is damaged");
             findings.push(Finding::new(&what, "it is deleted; the queue continues without it"));
         }
         let mut found = Self {
             folder: folder.into(),
-            ranges: spans,
-            wal: journal,
+            ranges,
+            wal,
             checkpoint,
             last_checkpoint: mark,
             findings,
         };
-        if journal.is_none() && found.missing_wal().is_none() {
+        if wal.is_none() && found.missing_wal().is_none() {
             let remedy = "according to the checkpoint it was empty; the rest is kept";
             found.findings.push(Finding::new(NO_WAL, remedy));
         }

@@ -64,9 +64,10 @@ fn read_blocks(path: &Path) -> io::Result<Salvaged> {
     let deadline = Instant::now() + SALVAGE_TIMEOUT;
     for (number, block) in salvaged.bytes.chunks_mut(BLOCK_BYTES).enumerate() {
         let at = SeekFrom::Start((number * BLOCK_BYTES) as u64);
-        let read = match Instant::now() < deadline {
-            true => file.seek(at).and_then(|_| file.read_exact(block)),
-            false => Err(ErrorKind::TimedOut.into()),
+        let read = if Instant::now() < deadline {
+            file.seek(at).and_then(|_| file.read_exact(block))
+        } else {
+            Err(ErrorKind::TimedOut.into())
         };
         if read.is_err() {
             block.fill(0);
@@ -223,9 +224,10 @@ pub(super) fn sync_folder(path: &Path) -> io::Result<()> {
 pub(super) fn sync_all(path: &Path) -> io::Result<()> {
     for item in fs::read_dir(path)? {
         let item = item?;
-        match item.file_type()?.is_dir() {
-            true => sync_all(&item.path())?,
-            false => sync_file(&item.path())?,
+        if item.file_type()?.is_dir() {
+            sync_all(&item.path())?;
+        } else {
+            sync_file(&item.path())?;
         }
     }
     sync_folder(path)
@@ -237,12 +239,13 @@ pub(super) fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
     for item in fs::read_dir(from)? {
         let item = item?;
         let to = to.join(item.file_name());
-        match item.file_type()?.is_dir() {
-            true => copy_folder(&item.path(), &to)?,
-            false => match fs::copy(item.path(), &to) {
-                Err(error) if is_read_error(&error) => fs::write(to, read(&item.path())?.bytes)?,
-                copied => drop(copied?),
-            },
+        if item.file_type()?.is_dir() {
+            copy_folder(&item.path(), &to)?;
+            continue;
+        }
+        match fs::copy(item.path(), &to) {
+            Err(error) if is_read_error(&error) => fs::write(to, read(&item.path())?.bytes)?,
+            copied => drop(copied?),
         }
     }
     Ok(())
@@ -276,9 +279,10 @@ pub(super) fn remove_folder(path: &Path) -> io::Result<()> {
     };
     for item in items {
         let item = item?;
-        match item.file_type()?.is_dir() {
-            true => remove_folder(&item.path())?,
-            false => remove_file(&item.path())?,
+        if item.file_type()?.is_dir() {
+            remove_folder(&item.path())?;
+        } else {
+            remove_file(&item.path())?;
         }
     }
     patiently(|| absent_is_fine(fs::remove_dir(path)))
@@ -288,12 +292,13 @@ pub(super) fn remove_folder(path: &Path) -> io::Result<()> {
 /// count as 0.
 pub(in crate::queue) fn used(path: &Path) -> u64 {
     let Ok(metadata) = fs::symlink_metadata(path) else { return 0 };
-    let below = match metadata.is_dir() {
-        true => fs::read_dir(path)
-            .map_or(0, |items| items.flatten().map(|item| used(&item.path())).sum()),
-        false => 0,
-    };
-    allocated(&metadata) + below
+    let mut bytes = allocated(&metadata);
+    if metadata.is_dir()
+        && let Ok(items) = fs::read_dir(path)
+    {
+        bytes += items.flatten().map(|item| used(&item.path())).sum::<u64>();
+    }
+    bytes
 }
 
 #[cfg(unix)]
@@ -360,10 +365,9 @@ pub(super) fn is_at(file: &File, path: &Path) -> bool {
     #[cfg(unix)]
     {
         use std::os::unix::fs::MetadataExt;
-        let same = |ours: fs::Metadata, theirs: fs::Metadata| {
-            (ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino())
-        };
-        file.metadata().is_ok_and(|ours| fs::metadata(path).is_ok_and(|theirs| same(ours, theirs)))
+        let identity = |file: fs::Metadata| (file.dev(), file.ino());
+        let (ours, theirs) = (file.metadata().map(identity), fs::metadata(path).map(identity));
+        matches!((ours, theirs), (Ok(ours), Ok(theirs)) if ours == theirs)
     }
     #[cfg(not(unix))]
     {

@@ -56,9 +56,10 @@ pub(super) fn take(folder: &Path, lines: SideLog) -> io::Result<String> {
     }
     for old in [true, false] {
         let (path, aside) = (lines.path(folder, old), lines.aside(folder, old));
-        match path.exists() {
-            true => disk::rename(&path, &aside)?,
-            false => disk::remove_file(&aside)?,
+        if path.exists() {
+            disk::rename(&path, &aside)?;
+        } else {
+            disk::remove_file(&aside)?;
         }
     }
     disk::sync_folder(&folder.join(lines.folder()))?;

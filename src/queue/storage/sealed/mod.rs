@@ -1,6 +1,12 @@
 //! A sealed segment: its records in compressed blocks, in a dedicated sled database or, if sled
 //! hung when it was sealed, in a plain file.
 //!
+//! Why sled, and why so: the customer chose sled for the records. One sled database that is written
+//! all day does not survive power cuts (see [`segments`](super::segments)) and never shrinks, so
+//! each sealed segment is a database of its own, written once and then only read. It has four or
+//! five large values, because small ones grow the file. After a failed write sled's `Drop` may
+//! never return, so each database lives on a thread that can be abandoned: see [`sled`].
+//!
 //! A block is a [frame](super::framing) under the position of its first record. It contains
 //! `seq u64 | len u32 | record` for each record, deflated together: telemetry frames are alike and
 //! shrink to a third to a tenth of their size. A damaged block loses only its own records.
@@ -172,8 +178,8 @@ impl SealedSegment {
 
     /// All records.
     pub(super) fn all(&self) -> Records {
-        let unpacked = |block: &Block| unpack(self.base_seq, &block.frame).unwrap_or_default();
-        self.blocks.iter().flat_map(unpacked).collect()
+        let blocks = self.blocks.iter();
+        blocks.flat_map(|block| unpack(self.base_seq, &block.frame).unwrap_or_default()).collect()
     }
 
     /// Reads records from `from`, up to `limit` but at least one if any exists.

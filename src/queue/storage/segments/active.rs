@@ -40,12 +40,10 @@ impl ActiveSegment {
 
     /// Restores an active segment that was found on disk, with `records` at the offsets `places`.
     pub(super) fn continued(lo: Seq, journal: Wal, places: &[u64], records: &Records) -> Self {
-        let place = |(at, (_, record)): (&u64, &(Seq, Vec<u8>))| RecordOffset {
-            at: *at,
-            bytes: record.len() as u32,
-        };
-        let places: Vec<_> = places.iter().zip(records).map(place).collect();
-        Self { base_seq: lo, wal: journal, offsets: places, usage: Usage::of(records) }
+        let places = places.iter().zip(records);
+        let offsets =
+            places.map(|(at, (_, record))| RecordOffset { at: *at, bytes: record.len() as u32 });
+        Self { base_seq: lo, wal: journal, offsets: offsets.collect(), usage: Usage::of(records) }
     }
 
     /// The number of records, released or not.
@@ -109,8 +107,9 @@ impl ActiveSegment {
         let end = next.saturating_add(most.max(1)).min(self.offsets.len());
         while next < end {
             let first = self.offsets[next];
-            let within = |place: &&RecordOffset| place.end() <= first.at + READ_BYTES;
-            let count = self.offsets[next..end].iter().take_while(within).count().max(1);
+            let offsets = self.offsets[next..end].iter();
+            let count = offsets.take_while(|place| place.end() <= first.at + READ_BYTES).count();
+            let count = count.max(1);
             let read = self.wal.read(first.at, self.offsets[next + count - 1].end())?;
             for place in &self.offsets[next..next + count] {
                 let seq = Seq(self.base_seq.0 + next as u64);

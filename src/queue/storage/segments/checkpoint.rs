@@ -48,13 +48,11 @@ impl CheckpointFile {
         let number = read_slots(folder).map(|(number, _)| number).max().unwrap_or(0);
         let is_whole = fs::metadata(&path).is_ok_and(|file| file.len() == 2 * SLOT_BYTES as u64);
         // Allocate the whole file now, so that a full disk does not prevent writing in place.
-        let created = match is_whole {
-            true => Ok(()),
-            false => disk::write_durably(&path, &[0; 2 * SLOT_BYTES]),
-        };
-        let file = created.and_then(|()| disk::options().write(true).open(&path));
-        let file =
-            file.inspect_err(|error| tracing::warn!(%error, "cannot open the checkpoint file"));
+        let created =
+            if is_whole { Ok(()) } else { disk::write_durably(&path, &[0; 2 * SLOT_BYTES]) };
+        let file = created
+            .and_then(|()| disk::options().write(true).open(&path))
+            .inspect_err(|error| tracing::warn!(%error, "cannot open the checkpoint file"));
         Self { file: file.ok(), number }
     }
 

@@ -56,8 +56,8 @@ impl KeyValue for SegmentStore {
 impl SegmentStore {
     /// Restores facts whose files are missing. If that fails, it is retried on the next occasion.
     pub(super) fn restore_facts(&mut self) {
-        let is_gone = |key: &&String| !self.fact_path(key).exists();
-        let gone: Vec<&String> = self.facts.keys().filter(is_gone).collect();
+        let mut gone: Vec<&String> = self.facts.keys().collect();
+        gone.retain(|key| !self.fact_path(key).exists());
         let restored = disk::create_folder(&self.folder.join("facts")).and_then(|()| {
             gone.iter().try_for_each(|key| {
                 let frame = framing::encode(Seq(0), Seq(0), &self.facts[*key]);

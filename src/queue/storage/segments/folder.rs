@@ -213,9 +213,10 @@ pub(super) fn finish_rewrite(folder: &Path, checkpoint: &Checkpoint) -> io::Resu
         } else if disk::exists(&replaced.path(folder))? {
             // The new segment has its final name, but a power cut may have undone the removal of
             // the old ones.
-            let others = |range: &SeqRange| range.is_inside(replaced) && *range != replaced;
-            for range in ranges(folder, "q-")?.into_iter().filter(others) {
-                discard(folder, range)?;
+            for range in ranges(folder, "q-")? {
+                if range.is_inside(replaced) && range != replaced {
+                    discard(folder, range)?;
+                }
             }
             disk::sync_folder(folder)?;
         }
@@ -279,13 +280,14 @@ pub(in crate::queue) fn strays(folder: &Path) -> io::Result<Vec<String>> {
             || ["q-", "new-", "trash-", UNFINISHED].iter().any(|prefix| name.starts_with(prefix));
         if is_file && disk::is_no_file(&path) || is_folder && disk::is_no_folder(&path) {
             strays.push(name);
-        } else if name == QUARANTINE || name == "facts" || name == "dispositions" {
-            let is_inside = |inside: &String| {
-                (name != QUARANTINE || inside.starts_with("dead-letters"))
-                    && disk::is_no_file(&path.join(inside))
-            };
-            let inside = disk::names(&path, "")?.into_iter().filter(is_inside);
-            strays.extend(inside.map(|inside| format!("{name}/{inside}")));
+        } else if FOLDERS.contains(&&*name) {
+            // Quarantine may contain anything besides the dead letters.
+            let prefix = if name == QUARANTINE { "dead-letters" } else { "" };
+            for inside in disk::names(&path, prefix)? {
+                if disk::is_no_file(&path.join(&inside)) {
+                    strays.push(format!("{name}/{inside}"));
+                }
+            }
         }
     }
     // Quarantine comes first: the others are moved there.
@@ -333,16 +335,14 @@ pub(super) fn remove_leftovers(folder: &Path) -> io::Result<()> {
 /// The names of damaged facts.
 pub(in crate::queue) fn damaged_facts(folder: &Path) -> io::Result<Vec<String>> {
     let facts = folder.join("facts");
-    let mut damaged = Vec::new();
-    for name in disk::names(&facts, "").unwrap_or_default() {
-        let is_damaged =
-            |bytes: &[u8]| framing::decode(Seq(0), bytes).is_none() && !name.ends_with(".tmp");
+    let mut names = disk::names(&facts, "").unwrap_or_default();
+    names.retain(|name| {
         // A file that cannot be read at the moment may be intact.
-        if disk::read(&facts.join(&name)).is_ok_and(|read| is_damaged(&read.bytes)) {
-            damaged.push(name);
-        }
-    }
-    Ok(damaged)
+        !name.ends_with(".tmp")
+            && disk::read(&facts.join(name))
+                .is_ok_and(|read| framing::decode(Seq(0), &read.bytes).is_none())
+    });
+    Ok(names)
 }
 
 /// Deletes damaged facts.
@@ -356,10 +356,10 @@ pub(super) fn remove_damaged_facts(folder: &Path) -> io::Result<()> {
 
 /// Fails if another format version created the folder; rewrites a missing or damaged `FORMAT` file.
 pub(super) fn check_format(folder: &Path) -> io::Result<()> {
-    match has_format(folder)? {
-        true => Ok(()),
-        false => disk::replace(&folder.join("FORMAT"), format_text(VERSION).as_bytes()),
+    if has_format(folder)? {
+        return Ok(());
     }
+    disk::replace(&folder.join("FORMAT"), format_text(VERSION).as_bytes())
 }
 
 /// Whether the `FORMAT` file names this format version; an error if it names another.
@@ -394,13 +394,14 @@ pub(super) fn highest_position(folder: &Path) -> io::Result<Option<Seq>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    let last = |name: &String| {
-        let name = name.split_once('-')?.1;
-        let (base_seq, rest) = parse_number(name)?;
-        let last = rest.strip_prefix('-').and_then(parse_number);
-        Some(last.map_or(base_seq, |(last, _)| last))
-    };
-    Ok(names.iter().filter_map(last).max())
+    Ok(names.iter().filter_map(|name| position_in(name)).max())
+}
+
+/// The highest position in the name of a segment or a write-ahead log.
+fn position_in(name: &str) -> Option<Seq> {
+    let (base_seq, rest) = parse_number(name.split_once('-')?.1)?;
+    let last = rest.strip_prefix('-').and_then(parse_number);
+    Some(last.map_or(base_seq, |(last, _)| last))
 }
 
 /// The position ranges of the segments whose names begin with `prefix`, oldest first.
@@ -417,20 +418,22 @@ pub(in crate::queue) fn is_store(folder: &Path) -> bool {
 
 /// The base positions of the existing write-ahead logs, oldest first.
 pub(in crate::queue) fn wals(folder: &Path) -> io::Result<Vec<Seq>> {
-    let base_seq = |name: &String| {
-        let (base_seq, rest) = parse_number(name.strip_prefix("tail-")?)?;
-        (rest == ".log").then_some(base_seq)
-    };
-    Ok(disk::names(folder, "tail-")?.iter().filter_map(base_seq).collect())
+    let mut wals = Vec::new();
+    for name in disk::names(folder, "tail-")? {
+        if let Some((base_seq, ".log")) = name.strip_prefix("tail-").and_then(parse_number) {
+            wals.push(base_seq);
+        }
+    }
+    Ok(wals)
 }
 
 /// Deletes the older write-ahead logs. One that cannot be deleted is ignored while the newest one
 /// exists.
 pub(super) fn remove_other_wals(folder: &Path, newest: Seq) {
-    for base_seq in
-        wals(folder).unwrap_or_default().into_iter().filter(|base_seq| *base_seq != newest)
-    {
-        disk::remove_leftover(&wal::path(folder, base_seq));
+    for base_seq in wals(folder).unwrap_or_default() {
+        if base_seq != newest {
+            disk::remove_leftover(&wal::path(folder, base_seq));
+        }
     }
 }
 

@@ -223,7 +223,7 @@ impl SegmentStore {
                 index += 1;
                 continue;
             }
-            if self.load(index)? == Loading::Replaced {
+            if self.load(index)? == LoadOutcome::Replaced {
                 continue;
             }
             let base_seq = self.sealed[index].range.base_seq;
@@ -246,10 +246,10 @@ impl SegmentStore {
     }
 
     /// Loads the blocks of the sealed segment at `index` into the cache.
-    fn load(&mut self, index: usize) -> io::Result<Loading> {
+    fn load(&mut self, index: usize) -> io::Result<LoadOutcome> {
         let Segment { range: span, stored: all, level, .. } = self.sealed[index];
         if self.loaded(span.base_seq).is_some() {
-            return Ok(Loading::Done);
+            return Ok(LoadOutcome::Done);
         }
         let path = span.path(&self.folder);
         let (sealed, trouble) = SealedSegment::read(&path, span.base_seq, Some(all))?;
@@ -270,11 +270,11 @@ impl SegmentStore {
                 self.rewrite(span, level, records, Replaced::Quarantine, None)?;
                 // Only now: a failed attempt is repeated, and would report the loss again.
                 self.lost_stretches.extend(lost);
-                return Ok(Loading::Replaced);
+                return Ok(LoadOutcome::Replaced);
             }
         }
         self.keep_loaded(span.base_seq, sealed);
-        Ok(Loading::Done)
+        Ok(LoadOutcome::Done)
     }
 
     fn keep_loaded(&mut self, base_seq: Seq, sealed: SealedSegment) {
@@ -469,15 +469,11 @@ impl Storage for SegmentStore {
     ) -> io::Result<()> {
         // Includes the released part of the first segment. That segment may be missing if none of
         // it could be read.
-        let is_first = |s: &&Segment| s.range.base_seq <= first && first <= s.range.last;
-        let lo = self.sealed.iter().find(is_first).map_or(first, |s| s.range.base_seq);
-        self.rewrite(
-            SeqRange { base_seq: lo, last },
-            level,
-            records,
-            Replaced::Discard,
-            Some(metadata),
-        )
+        let ranges = self.sealed.iter().map(|segment| segment.range);
+        let mut containing = ranges.filter(|range| range.base_seq <= first && first <= range.last);
+        let base_seq = containing.next().map_or(first, |range| range.base_seq);
+        let range = SeqRange { base_seq, last };
+        self.rewrite(range, level, records, Replaced::Discard, Some(metadata))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -487,11 +483,12 @@ impl Storage for SegmentStore {
         }
         let is_locked = self.lock.as_ref().is_none_or(Lock::is_valid);
         let wal = &self.active()?.wal;
-        let missing = |text| Err(io::Error::new(io::ErrorKind::NotFound, text));
-        let synced = match wal.is_there() {
-            true if is_locked => wal.sync(),
-            true => missing("the queue's lock file was removed"),
-            false => missing("the folder was removed"),
+        let synced = if !wal.is_there() {
+            Err(io::Error::new(io::ErrorKind::NotFound, "the folder was removed"))
+        } else if !is_locked {
+            Err(io::Error::new(io::ErrorKind::NotFound, "the queue's lock file was removed"))
+        } else {
+            wal.sync()
         };
         // After a failed fsync the kernel may drop the dirty pages, so a retry is useless: the data
         // must be written again.
@@ -528,7 +525,7 @@ impl Storage for SegmentStore {
                 };
             };
             let SeqRange { base_seq: lo, last } = segment.range;
-            if self.load(index)? == Loading::Replaced {
+            if self.load(index)? == LoadOutcome::Replaced {
                 continue;
             }
             let records = self.loaded(lo).map(|sealed| sealed.range(from, limit));
@@ -621,7 +618,7 @@ impl Drop for SegmentStore {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Loading {
+enum LoadOutcome {
     Done,
     /// The segment was damaged and was replaced by another one, or by none.
     Replaced,

@@ -53,18 +53,19 @@ impl SegmentStore {
     }
 
     pub(super) fn measure_others(&mut self) {
-        let names = disk::names(&self.folder, "").unwrap_or_default();
-        let others =
-            names.iter().filter(|name| !name.starts_with("q-") && !name.starts_with("tail-"));
-        let folder =
-            fs::symlink_metadata(&self.folder).map_or(0, |folder| disk::allocated(&folder));
         self.other_bytes =
-            folder + others.map(|name| disk::used(&self.folder.join(name))).sum::<u64>();
+            fs::symlink_metadata(&self.folder).map_or(0, |folder| disk::allocated(&folder));
+        for name in disk::names(&self.folder, "").unwrap_or_default() {
+            if !name.starts_with("q-") && !name.starts_with("tail-") {
+                self.other_bytes += disk::used(&self.folder.join(name));
+            }
+        }
     }
 
     /// Caches these sums: a long backlog has thousands of segments, and each append needs them.
     pub(super) fn measure_sealed(&mut self) {
-        let bytes = || self.sealed.iter().map(|segment| segment.disk_bytes);
-        (self.sealed_bytes, self.largest_bytes) = (bytes().sum(), bytes().max().unwrap_or(0));
+        let bytes = self.sealed.iter().map(|segment| segment.disk_bytes);
+        self.sealed_bytes = bytes.clone().sum();
+        self.largest_bytes = bytes.max().unwrap_or(0);
     }
 }

@@ -231,9 +231,10 @@ impl SegmentStore {
         );
         let seqs = records.iter().map(|(seq, _)| *seq);
         self.lost_stretches.extend(gaps(range.base_seq.max(self.head), range.last, seqs, 0));
-        let segment = match records.is_empty() {
-            true => None,
-            false => Some(build(&self.folder, range, &sealed, Usage::of(&records), 0)?),
+        let segment = if records.is_empty() {
+            None
+        } else {
+            Some(build(&self.folder, range, &sealed, Usage::of(&records), 0)?)
         };
         quarantine_segment(&self.folder, range)?;
         segment.iter().try_for_each(|segment| publish(&self.folder, segment.range))?;
