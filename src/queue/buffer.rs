@@ -15,12 +15,10 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, timeout_at};
 
-use super::error::QueueError;
 use super::ledger::DropReason;
-use super::new_entry::{Appended, Content, NewEntry};
 use super::record::RetentionFlags;
-use super::stamps::Stamps;
 use super::watchdog::Heartbeat;
+use super::{Appended, Content, NewEntry, QueueError, Stamps};
 use crate::entry::{CapturedAt, CarId, MAX_STREAMS, Situation};
 
 /// How long a source waits for the disk before its entries count as buffered.

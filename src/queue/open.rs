@@ -5,19 +5,16 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 
 use super::buffer::Buffer;
-use super::disk_event::DiskObserver;
 use super::engine::Engine;
-use super::error::OpenError;
-use super::limits::Limits;
 use super::reader::Reader;
-use super::stamps::Stamps;
 use super::storage::owner::Owner;
 use super::storage::{self, Options, SegmentStore, Store, disk};
-use super::worker::{self, QUEUE_CHANNEL_COMMANDS};
+use super::worker::{self, Requests};
 use super::writer::Writer;
+use super::{DiskObserver, Limits, OpenError, Stamps};
 use crate::config::{QueueConfig, StintConfig};
 use crate::entry::CapturedAt;
 
@@ -58,7 +55,7 @@ pub fn open(
     let mut store = SegmentStore::open(&queue.path, options).map_err(storage)?;
     store.guard(lock);
     let ((writer, readers), worker) =
-        with_store(store, limits, destinations, now, observer).map_err(storage)?;
+        with_store(Box::new(store), limits, destinations, now, observer).map_err(storage)?;
     let (done, closed) = oneshot::channel();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(storage)?;
@@ -94,23 +91,23 @@ pub fn open_existing(
 /// Creates a queue over any store. Returns its write end, a read end for each destination, and its
 /// worker: a future that must be polled for them to work. It completes after a last flush when all
 /// ends are dropped.
-pub fn with_store<S: Store>(
-    store: S,
+pub fn with_store(
+    store: Box<dyn Store>,
     limits: Limits,
     destinations: Destinations<'_>,
     now: CapturedAt,
     observer: DiskObserver,
-) -> io::Result<((Writer, Vec<Reader>), impl Future<Output = ()> + Send + use<S>)> {
+) -> io::Result<((Writer, Vec<Reader>), impl Future<Output = ()> + Send + use<>)> {
     let durability = limits.durability;
     let mut engine = Engine::open(store, limits, destinations, now)?;
     let status = engine.status();
     let buffer = Arc::new(Buffer::new(Stamps::after(status.newest)));
-    let (commands, inbox) = mpsc::channel(QUEUE_CHANNEL_COMMANDS);
+    let (requests, inbox) = Requests::channel();
     let (publisher, status) = watch::channel(status);
-    let writer = Writer::new(commands.clone(), Arc::clone(&buffer), status.clone());
+    let writer = Writer::new(requests.clone(), Arc::clone(&buffer), status.clone());
     let names = engine.destinations().into_iter().enumerate();
     let readers =
-        names.map(|(of, name)| Reader::new(commands.clone(), of, name, status.clone())).collect();
+        names.map(|(of, name)| Reader::new(requests.clone(), of, name, status.clone())).collect();
     Ok(((writer, readers), worker::run(engine, durability, buffer, inbox, publisher, observer)))
 }
 

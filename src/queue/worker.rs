@@ -1,4 +1,4 @@
-//! The queue worker: the task that owns the queue engine. It handles one command at a time; entries
+//! The queue worker: the task that owns the queue engine. It handles one request at a time; entries
 //! that arrive together share one flush.
 
 use std::collections::VecDeque;
@@ -10,25 +10,20 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 
-use super::batch::Batch;
 use super::buffer::{Buffer, Discarded, Group};
-use super::disk_event::{DiskEvent, DiskObserver};
-use super::disposition::DestinationFate;
-use super::engine::{Engine, Index, LookedAhead, Peeked, PurgeStep, StintSession};
-use super::error::QueueError;
-use super::fsck::{self, Repaired, SegmentReport};
+use super::engine::{Engine, Index};
 use super::ledger::DropReason;
-use super::limits::{Limit, Limits};
-use super::new_entry::Appended;
-use super::status::{DestinationStatus, QueueStatus};
-use super::storage::Store;
 use super::storage::disk::is_full;
+use super::{
+    Appended, Batch, DestinationStatus, DiskEvent, DiskObserver, Limit, Limits, QueueError,
+    QueueStatus,
+};
 use crate::config::Durability;
-use crate::entry::{CapturedAt, CarId, Entry, Seq, StintId};
+use crate::entry::Seq;
 
-/// The capacity of the channel from the session to the queue worker; a full channel makes the
-/// session wait.
-pub(super) const QUEUE_CHANNEL_COMMANDS: usize = 256;
+/// The capacity of the channel from the ends of the queue to the worker; a full channel makes them
+/// wait.
+const MAX_WAITING_REQUESTS: usize = 256;
 
 /// A removal is flushed with the next append, or after this long. If power fails before that, the
 /// entry is sent again.
@@ -41,100 +36,89 @@ pub const STORAGE_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 const LEDGER_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
 type Reply<T> = oneshot::Sender<Result<T, QueueError>>;
-/// A read request that waits for an entry.
-#[derive(Debug)]
-struct Parked {
-    of: Index,
-    from: Seq,
-    limit: Limit,
-    reply: Reply<Batch>,
+
+/// What an end of the queue asks of the worker.
+pub(super) type Request = Box<dyn FnOnce(&mut QueueWorker) + Send>;
+
+/// The side of the ends of the channel to the worker.
+#[derive(Clone, Debug)]
+pub(super) struct Requests(mpsc::Sender<Request>);
+
+impl Requests {
+    pub(super) fn channel() -> (Self, mpsc::Receiver<Request>) {
+        let (requests, inbox) = mpsc::channel(MAX_WAITING_REQUESTS);
+        (Self(requests), inbox)
+    }
+
+    /// Asks the engine for something that it knows.
+    pub(super) async fn ask<T: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&mut Engine) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, QueueError> {
+        self.call(move |worker, reply| answer(reply, ask(&mut worker.engine))).await
+    }
+
+    /// Reads from the disk; a failure counts as one of the disk.
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&mut Engine) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, QueueError> {
+        self.call(move |worker, reply| {
+            let result = read(&mut worker.engine);
+            worker.answer("read", reply, result);
+        })
+        .await
+    }
+
+    /// Changes the queue, and returns once the status includes the change. A failure counts as one
+    /// of the disk, in the operation `op`.
+    pub(super) async fn change<T: Send + 'static>(
+        &self,
+        op: &'static str,
+        change: impl FnOnce(&mut Engine) -> io::Result<T> + Send + 'static,
+    ) -> Result<T, QueueError> {
+        self.call(move |worker, reply| {
+            let result = change(&mut worker.engine);
+            worker.answer_later(op, reply, result);
+        })
+        .await
+    }
+
+    /// Makes a call that the worker answers by `reply`.
+    pub(super) async fn call<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&mut QueueWorker, Reply<T>) + Send + 'static,
+    ) -> Result<T, QueueError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(move |worker| call(worker, reply)).await?;
+        answer.await.map_err(|_| QueueError::Closed)?
+    }
+
+    /// Sends a request that has no answer.
+    pub(super) async fn send(
+        &self,
+        request: impl FnOnce(&mut QueueWorker) + Send + 'static,
+    ) -> Result<(), QueueError> {
+        self.0.send(Box::new(request)).await.map_err(|_| QueueError::Closed)
+    }
+
+    /// Whether the worker has ended.
+    pub(super) fn is_closed(&self) -> bool {
+        self.0.is_closed()
+    }
 }
 
-/// Requests from the readers and the operator. A failed removal without a reply is reported by the
-/// next read.
-#[derive(Debug)]
-pub(super) enum Request {
-    Read {
-        of: Index,
-        from: Seq,
-        limit: Limit,
-        reply: Reply<Batch>,
-    },
-    Ack {
-        of: Index,
-        batch: Batch,
-        reply: Option<Reply<()>>,
-    },
-    Stint {
-        of: Index,
-        reply: Reply<StintId>,
-    },
-    SetupInForce {
-        of: Index,
-        stint: StintId,
-        reply: Reply<Option<Entry>>,
-    },
-    Session {
-        stint: StintId,
-        server: String,
-        reply: Reply<Option<String>>,
-    },
-    SetSession {
-        stint: StintId,
-        server: String,
-        session: String,
-        reply: Reply<()>,
-    },
-    Sessions {
-        reply: Reply<Vec<StintSession>>,
-    },
-    ContinueStint {
-        stream: CarId,
-        at: CapturedAt,
-        sessions: Vec<(String, String)>,
-        reply: Reply<()>,
-    },
-    Fates {
-        seq: Seq,
-        reply: Reply<Vec<DestinationFate>>,
-    },
-    LookAhead {
-        of: Index,
-        from: Seq,
-        limit: Limit,
-        reply: Reply<LookedAhead>,
-    },
-    Peek {
-        from: Seq,
-        limit: Limit,
-        reply: Reply<Vec<Peeked>>,
-    },
-    Scan {
-        from: Seq,
-        reply: Reply<Option<SegmentReport>>,
-    },
-    Repair {
-        from: Seq,
-        reply: Reply<Option<Repaired>>,
-    },
-    Purge {
-        first: Seq,
-        last: Seq,
-        reply: Reply<PurgeStep>,
-    },
-    DeadLetters {
-        reply: Reply<(String, Seq)>,
-    },
-    ArchiveDeadLetters {
-        reply: Reply<(String, Seq)>,
-    },
-    Limit(Limits),
-    Close,
+/// A read request that waits for an entry.
+pub(super) struct ParkedRead {
+    pub(super) of: Index,
+    pub(super) from: Seq,
+    pub(super) limit: Limit,
+    pub(super) reply: Reply<Batch>,
 }
 
 /// Runs until both ends of the queue are dropped or one of them closes it, then flushes once more.
-pub(super) async fn run<S: Store>(
-    engine: Engine<S>,
+pub(super) async fn run(
+    engine: Engine,
     durability: Durability,
     buffer: Arc<Buffer>,
     mut inbox: mpsc::Receiver<Request>,
@@ -159,14 +143,14 @@ pub(super) async fn run<S: Store>(
         ledger_checked_at: Instant::now(),
         is_closing: false,
     };
-    let mut commands = Vec::new();
+    let mut requests: Vec<Request> = Vec::new();
     loop {
         buffer.heartbeat.idle();
         tokio::select! {
             biased;
             () = until(worker.flush_at) => worker.flush(),
             () = until(worker.retry_at) => worker.retry(),
-            count = inbox.recv_many(&mut commands, QUEUE_CHANNEL_COMMANDS) => {
+            count = inbox.recv_many(&mut requests, MAX_WAITING_REQUESTS) => {
                 // Both ends are dropped: no more entries can arrive.
                 if count == 0 {
                     break;
@@ -174,10 +158,13 @@ pub(super) async fn run<S: Store>(
             }
             () = buffer.appended() => {}
         }
-        commands.drain(..).for_each(|command| worker.handle(command));
+        for request in requests.drain(..) {
+            buffer.heartbeat.begin("answering a request");
+            request(&mut worker);
+        }
         worker.step(&status);
         if worker.is_closing {
-            // Commands and entries handed in before the close are still processed.
+            // Requests and entries handed in before the close are still processed.
             inbox.close();
             buffer.close();
         }
@@ -201,8 +188,8 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-struct QueueWorker<S> {
-    engine: Engine<S>,
+pub(super) struct QueueWorker {
+    engine: Engine,
     durability: Durability,
     buffer: Arc<Buffer>,
     observer: DiskObserver,
@@ -210,10 +197,10 @@ struct QueueWorker<S> {
     unflushed: VecDeque<Group>,
     /// Entry groups to be answered once the published status includes them.
     settled: VecDeque<Group>,
-    /// Replies to commands, sent once the published status includes their effect.
+    /// Replies to requests, sent once the published status includes their effect.
     changed: Vec<Box<dyn FnOnce() + Send>>,
     /// At most one waiting read per destination.
-    parked: Vec<Parked>,
+    parked: Vec<ParkedRead>,
     /// The last error of a removal without a reply, per destination.
     failed_acks: Vec<(Index, io::Error)>,
     flush_at: Option<Instant>,
@@ -228,74 +215,33 @@ struct QueueWorker<S> {
     is_closing: bool,
 }
 
-impl<S: Store> QueueWorker<S> {
-    fn handle(&mut self, command: Request) {
-        self.buffer.heartbeat.begin("answering a command");
-        match command {
-            Request::Read { of, from, limit, reply } => {
-                self.parked.retain(|parked| parked.of != of);
-                self.parked.push(Parked { of, from, limit, reply });
-            }
-            Request::Ack { of, batch, reply } => {
-                let removed = self.engine.ack(of, &batch);
-                match reply {
-                    Some(reply) => self.answer_later("remove", reply, removed),
-                    None => {
-                        self.note_failure("remove", &removed);
-                        if let Err(error) = removed {
-                            self.failed_acks.retain(|(other, _)| *other != of);
-                            self.failed_acks.push((of, error));
-                        }
-                    }
-                }
-            }
-            Request::Stint { of, reply } => answer(reply, self.engine.stint(of)),
-            Request::SetupInForce { of, stint, reply } => {
-                answer(reply, self.engine.setup_in_force(of, stint));
-            }
-            Request::Session { stint, server, reply } => {
-                answer(reply, self.engine.session(stint, &server));
-            }
-            Request::SetSession { stint, server, session, reply } => {
-                answer(reply, self.engine.set_session(stint, &server, &session));
-            }
-            Request::Sessions { reply } => answer(reply, self.engine.sessions()),
-            Request::ContinueStint { stream, at, sessions, reply } => {
-                let gone_on = self.engine.continue_stint(&stream, at, &sessions);
-                self.answer_later("append", reply, gone_on);
-            }
-            Request::Fates { seq, reply } => answer(reply, self.engine.dispositions(seq)),
-            Request::LookAhead { of, from, limit, reply } => {
-                let read = self.engine.look_ahead(of, from, limit);
-                self.answer("read", reply, read);
-            }
-            Request::Peek { from, limit, reply } => {
-                let peeked = self.engine.peek(from, limit);
-                self.answer("read", reply, peeked);
-            }
-            Request::Scan { from, reply } => {
-                let examined = fsck::scan(&mut self.engine, from);
-                self.answer("read", reply, examined);
-            }
-            Request::Repair { from, reply } => {
-                let mended = fsck::repair(&mut self.engine, from);
-                self.answer_later("read", reply, mended);
-            }
-            Request::Purge { first, last, reply } => {
-                let dropped = self.engine.drop_between(first, last);
-                self.answer_later("remove", reply, dropped);
-            }
-            Request::DeadLetters { reply } => answer(reply, self.engine.dead_letters()),
-            Request::ArchiveDeadLetters { reply } => {
-                answer(reply, self.engine.archive_dead_letters())
-            }
-            Request::Limit(limits) => {
-                self.durability = limits.durability;
-                let limited = self.engine.limit(limits);
-                self.note_failure("maintain", &limited);
-            }
-            Request::Close => self.is_closing = true,
+impl QueueWorker {
+    /// Answers the read once there is an entry.
+    pub(super) fn park(&mut self, read: ParkedRead) {
+        self.parked.retain(|parked| parked.of != read.of);
+        self.parked.push(read);
+    }
+
+    /// Acknowledges a batch; a failure is reported by the destination's next read.
+    pub(super) fn ack_unconfirmed(&mut self, of: Index, batch: &Batch) {
+        let acked = self.engine.ack(of, batch);
+        self.note_failure("remove", &acked);
+        if let Err(error) = acked {
+            self.failed_acks.retain(|(other, _)| *other != of);
+            self.failed_acks.push((of, error));
         }
+    }
+
+    /// Replaces the limits.
+    pub(super) fn limit(&mut self, limits: Limits) {
+        self.durability = limits.durability;
+        let limited = self.engine.limit(limits);
+        self.note_failure("maintain", &limited);
+    }
+
+    /// Ends the worker after this step.
+    pub(super) fn close(&mut self) {
+        self.is_closing = true;
     }
 
     /// Does all pending work.
@@ -558,8 +504,8 @@ impl<S: Store> QueueWorker<S> {
         }
     }
 
-    fn serve_reader(&mut self, parked: Parked) {
-        let Parked { of, from, limit, reply } = parked;
+    fn serve_reader(&mut self, parked: ParkedRead) {
+        let ParkedRead { of, from, limit, reply } = parked;
         if reply.is_closed() {
             return;
         }
@@ -570,7 +516,7 @@ impl<S: Store> QueueWorker<S> {
             return answer(reply, Err(error));
         }
         match self.engine.read(of, from, limit) {
-            Ok(None) => self.parked.push(Parked { of, from, limit, reply }),
+            Ok(None) => self.parked.push(ParkedRead { of, from, limit, reply }),
             // Sent with the other replies, so that a task that waits for several is woken once.
             Ok(Some(batch)) => self.answer_later("read", reply, Ok(batch)),
             Err(error) => self.answer("read", reply, Err(error)),

@@ -2,34 +2,30 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::buffer::Buffer;
-use super::error::QueueError;
-use super::limits::Limits;
-use super::new_entry::{Appended, NewEntry};
 use super::operator::Operator;
-use super::stamps::Stamps;
-use super::status::{DestinationStatus, QueueStatus};
-use super::worker::Request;
+use super::worker::{QueueWorker, Requests};
+use super::{Appended, DestinationStatus, Limits, NewEntry, QueueError, QueueStatus, Stamps};
 use crate::entry::CarId;
 
 /// The write end of a queue. Clones share one queue.
 #[derive(Clone, Debug)]
 pub struct Writer {
-    commands: mpsc::Sender<Request>,
+    requests: Requests,
     buffer: Arc<Buffer>,
     status: watch::Receiver<QueueStatus>,
 }
 
 impl Writer {
     pub(super) fn new(
-        commands: mpsc::Sender<Request>,
+        requests: Requests,
         buffer: Arc<Buffer>,
         status: watch::Receiver<QueueStatus>,
     ) -> Self {
-        Self { commands, buffer, status }
+        Self { requests, buffer, status }
     }
 
     /// Appends the entries that `make` returns, in order, and returns the outcome of each.
@@ -97,12 +93,12 @@ impl Writer {
 
     /// An operator handle for the same queue.
     pub fn operator(&self) -> Operator {
-        Operator::new(self.commands.clone())
+        Operator::new(self.requests.clone())
     }
 
     /// Replaces the limits and evicts whatever no longer fits.
     pub async fn limit(&self, limits: Limits) -> Result<(), QueueError> {
-        self.commands.send(Request::Limit(limits)).await.map_err(|_| QueueError::Closed)
+        self.requests.send(move |worker| worker.limit(limits)).await
     }
 
     /// Closes the queue for all its ends. Entries handed in so far are stored and flushed; later
@@ -110,11 +106,11 @@ impl Writer {
     /// done.
     pub async fn close(&self) {
         // A send error means that the queue is already closed.
-        let _ = self.commands.send(Request::Close).await;
+        let _ = self.requests.send(QueueWorker::close).await;
     }
 
     /// Whether the queue worker has ended, so that nothing can be stored any more.
     pub fn is_closed(&self) -> bool {
-        self.commands.is_closed()
+        self.requests.is_closed()
     }
 }

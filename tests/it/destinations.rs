@@ -162,7 +162,8 @@ fn a_new_destination_gets_the_backlog_and_a_removed_one_frees_it() {
         // A tool that does not know the destinations keeps them unchanged.
         life.end().await;
         let limits = limits(10, WhenFull::Thin);
-        let opened = queue::with_store(disk, limits, Destinations::Stored, CapturedAt(0), |_| {});
+        let opened =
+            queue::with_store(Box::new(disk), limits, Destinations::Stored, CapturedAt(0), |_| {});
         let ((writer, _), _) = opened.unwrap();
         let status = writer.status();
         let names: Vec<_> = status.destinations.iter().map(|one| &*one.name).collect();
@@ -305,7 +306,8 @@ impl Life {
     fn open(store: impl Store, limits: &Limits, names: &[&str]) -> Self {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let destinations = Destinations::Configured(&names);
-        let opened = queue::with_store(store, limits.clone(), destinations, CapturedAt(0), |_| {});
+        let opened =
+            queue::with_store(Box::new(store), limits.clone(), destinations, CapturedAt(0), |_| {});
         let ((writer, readers), keeper) = opened.unwrap();
         Self { writer, readers, keeper: tokio::spawn(keeper) }
     }

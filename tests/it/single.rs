@@ -29,7 +29,7 @@ pub fn with_store<S: Store>(
     let destinations = [SERVER.to_owned()];
     let destinations = Destinations::Configured(&destinations);
     let ((writer, mut readers), worker) =
-        queue::with_store(store, limits, destinations, now, |_| {})?;
+        queue::with_store(Box::new(store), limits, destinations, now, |_| {})?;
     Ok(((writer, readers.remove(0)), worker))
 }
 

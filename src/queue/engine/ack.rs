@@ -5,13 +5,13 @@ use std::io;
 use super::Engine;
 use super::cursors::{Cursor, Index};
 use crate::entry::{Entry, Seq, content_members};
-use crate::queue::batch::{Batch, RefusedEntry};
+use crate::queue::batch::RefusedEntry;
 use crate::queue::disposition::{self, DestinationFate, Disposition, DispositionRange};
 use crate::queue::ledger::DropReason;
-use crate::queue::limits::Limit;
-use crate::queue::storage::{SideLog, Store};
+use crate::queue::storage::SideLog;
+use crate::queue::{Batch, Limit};
 
-impl<S: Store> Engine<S> {
+impl Engine {
     /// Acknowledges a batch whose entries a destination has received. It must be the destination's
     /// oldest batch: entries before it would leave with it, unsent and missing from the ledger.
     pub(in crate::queue) fn ack(&mut self, of: Index, batch: &Batch) -> io::Result<()> {

@@ -11,10 +11,8 @@ use super::{Engine, Metadata};
 use crate::entry::{CapturedAt, Seq};
 use crate::queue::disposition::DispositionRange;
 use crate::queue::ledger::Ledger;
-use crate::queue::limits::Limit;
-use crate::queue::record;
-use crate::queue::status::DestinationStatus;
-use crate::queue::storage::{SideLog, Store};
+use crate::queue::storage::SideLog;
+use crate::queue::{DestinationStatus, Limit, record};
 
 /// The index of a destination in the list of configured destinations.
 pub(in crate::queue) type Index = usize;
@@ -81,7 +79,7 @@ impl Cursor {
     }
 }
 
-impl<S: Store> Engine<S> {
+impl Engine {
     /// Loads the cursors of these destinations from the metadata. A new destination starts at the
     /// head of the queue; the first ones of a queue account for all its entries.
     pub(super) fn load_cursors(&mut self, metadata: &Metadata, names: &[Arc<str>]) {

@@ -8,9 +8,8 @@ use super::downsampling::{self, Downsampled};
 use crate::config::WhenFull;
 use crate::entry::{CapturedAt, Seq};
 use crate::queue::ledger::DropReason;
-use crate::queue::limits::Limit;
-use crate::queue::storage::{SideLog, Store};
-use crate::queue::{disposition, record};
+use crate::queue::storage::SideLog;
+use crate::queue::{Limit, disposition, record};
 
 /// The maximum entries, and bytes of their records, that one step drops from the head of the queue.
 pub const DROP_STEP_ENTRIES: usize = 1024;
@@ -28,7 +27,7 @@ enum Shortfall {
     Bytes,
 }
 
-impl<S: Store> Engine<S> {
+impl Engine {
     fn shortfall(&self, record: Option<usize>) -> Shortfall {
         let entries = self.store.usage().records + u64::from(record.is_some());
         if entries > self.limits.max_entries {

@@ -18,6 +18,7 @@ mod stints;
 use std::io;
 use std::sync::Arc;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use self::cursors::positions;
@@ -28,16 +29,11 @@ pub use self::purge::PurgeStep;
 pub use self::recent::RECENT;
 use self::recent::Recent;
 use self::stints::Stints;
-use super::batch::Batch;
 use super::buffer::{Discarded, Pending};
-use super::disposition;
 use super::ledger::{DropReason, Ledger};
-use super::limits::{Limit, Limits};
-use super::new_entry::{Appended, Content};
-use super::open::Destinations;
 use super::record::{self, EncodeError};
-use super::status::QueueStatus;
 use super::storage::{KeyValue, SideLog, Storage, Store};
+use super::{Appended, Batch, Content, Destinations, Limit, Limits, QueueStatus, disposition};
 use crate::config::{Durability, SERVER};
 use crate::entry::{CapturedAt, CarId, Kind, MAX_SESSIONS, Seq, StintId};
 
@@ -68,9 +64,8 @@ pub struct StintSession {
 }
 
 /// The queue engine: a store, and the queue's rules on top of it.
-#[derive(Debug)]
-pub(super) struct Engine<S> {
-    store: S,
+pub(super) struct Engine {
+    store: Box<dyn Store>,
     limits: Limits,
     /// The cursor and ledger of each destination; there is at least one.
     cursors: Vec<Cursor>,
@@ -85,10 +80,10 @@ pub(super) struct Engine<S> {
     oldest: Option<(Seq, CapturedAt)>,
 }
 
-impl<S: Store> Engine<S> {
+impl Engine {
     /// Opens the engine on `store`. `now` is the wall-clock time.
     pub(super) fn open(
-        mut store: S,
+        mut store: Box<dyn Store>,
         limits: Limits,
         destinations: Destinations<'_>,
         now: CapturedAt,
@@ -100,8 +95,8 @@ impl<S: Store> Engine<S> {
         // What a killed process wrote may still be in the operating system's cache: make it durable
         // first.
         store.flush()?;
-        let newest = newest_ever(&mut store, &metadata)?;
-        let known = fact(&store, STREAMS)?.unwrap_or_default();
+        let newest = newest_ever(&mut *store, &metadata)?;
+        let known = fact(&*store, STREAMS)?.unwrap_or_default();
         let stints = Stints::resume(known, newest, &limits, now);
         let mut names: Vec<Arc<str>> = match destinations {
             Destinations::Configured(names) => names.iter().map(|name| name[..].into()).collect(),
@@ -124,7 +119,7 @@ impl<S: Store> Engine<S> {
             store,
             limits,
         };
-        Self::note_lost(&mut engine.store, &metadata.cursors);
+        note_lost(&mut *engine.store, &metadata.cursors);
         engine.load_cursors(&metadata, &names);
         engine.release_unconfigured(&metadata)?;
         // Apply a limit that was lowered since the last run.
@@ -286,7 +281,7 @@ impl<S: Store> Engine<S> {
 
     /// The session that `server` assigned to `stint`.
     pub(super) fn session(&self, stint: StintId, server: &str) -> io::Result<Option<String>> {
-        let sessions: Vec<StintSession> = fact(&self.store, SESSIONS)?.unwrap_or_default();
+        let sessions: Vec<StintSession> = fact(&*self.store, SESSIONS)?.unwrap_or_default();
         let found = sessions.into_iter().rfind(|s| s.stint == stint && s.server == server);
         Ok(found.map(|s| s.session))
     }
@@ -299,7 +294,7 @@ impl<S: Store> Engine<S> {
         server: &str,
         session: &str,
     ) -> io::Result<()> {
-        let mut sessions: Vec<StintSession> = fact(&self.store, SESSIONS)?.unwrap_or_default();
+        let mut sessions: Vec<StintSession> = fact(&*self.store, SESSIONS)?.unwrap_or_default();
         sessions.retain(|s| s.stint != stint || s.server != server);
         let excess = (sessions.len() + 1).saturating_sub(MAX_SESSIONS);
         sessions.drain(..excess);
@@ -309,7 +304,7 @@ impl<S: Store> Engine<S> {
 
     /// All stored sessions, newest last.
     pub(super) fn sessions(&self) -> io::Result<Vec<StintSession>> {
-        Ok(fact(&self.store, SESSIONS)?.unwrap_or_default())
+        Ok(fact(&*self.store, SESSIONS)?.unwrap_or_default())
     }
 
     /// Starts the stint for the stream's next entry at time `at` unless it continues one, and
@@ -385,20 +380,8 @@ impl<S: Store> Engine<S> {
         limit: Limit,
     ) -> io::Result<Vec<(Seq, Vec<u8>)>> {
         let records = self.usable_store()?.read(from, limit);
-        Self::note_lost(&mut self.store, &self.cursors);
+        note_lost(&mut *self.store, &self.cursors);
         records
-    }
-
-    /// Writes the disposition of records that the store has lost to the side log; `cursors` are
-    /// those before the loss. If that fails, their disposition is unknown, but the ledger still
-    /// counts the loss; so a full disk does not stop the queue here.
-    fn note_lost(store: &mut S, cursors: &[Cursor]) {
-        for (first, last) in store.take_lost() {
-            let line = disposition::lost_line(first, last, &positions(cursors));
-            if let Err(error) = store.append_line(SideLog::Dispositions, &line) {
-                tracing::warn!(%first, %last, %error, "cannot record which entries were lost");
-            }
-        }
     }
 
     /// All records from `first` to `last` inclusive.
@@ -419,20 +402,32 @@ impl<S: Store> Engine<S> {
 
     /// Returns the store, reopened if it failed. After an error, the store and the metadata are
     /// reloaded from disk.
-    pub(super) fn usable_store(&mut self) -> io::Result<&mut S> {
+    pub(super) fn usable_store(&mut self) -> io::Result<&mut dyn Store> {
         if !self.store.is_open() {
             self.store.reopen()?;
             let metadata =
                 self.store.metadata().and_then(|bytes| rmp_serde::from_slice(&bytes).ok());
             let metadata: Metadata = metadata.unwrap_or_default();
             let names = self.destinations();
-            Self::note_lost(&mut self.store, &metadata.cursors);
+            note_lost(&mut *self.store, &metadata.cursors);
             self.load_cursors(&metadata, &names);
-            self.newest = newest_ever(&mut self.store, &metadata)?;
+            self.newest = newest_ever(&mut *self.store, &metadata)?;
             self.stints.forget_neighbours();
             self.note_durable();
         }
-        Ok(&mut self.store)
+        Ok(&mut *self.store)
+    }
+}
+
+/// Writes the disposition of records that the store has lost to the side log; `cursors` are
+/// those before the loss. If that fails, their disposition is unknown, but the ledger still
+/// counts the loss; so a full disk does not stop the queue here.
+fn note_lost(store: &mut dyn Store, cursors: &[Cursor]) {
+    for (first, last) in store.take_lost() {
+        let line = disposition::lost_line(first, last, &positions(cursors));
+        if let Err(error) = store.append_line(SideLog::Dispositions, &line) {
+            tracing::warn!(%first, %last, %error, "cannot record which entries were lost");
+        }
     }
 }
 
@@ -448,19 +443,19 @@ pub(super) fn cursors_of(metadata: &[u8]) -> io::Result<Vec<Cursor>> {
 
 /// The stint and capture time of the newest record ever appended. The newest stored record may be
 /// much older if later ones were dropped.
-fn newest_ever(store: &mut impl Storage, metadata: &Metadata) -> io::Result<Option<NewestEntry>> {
+fn newest_ever(store: &mut dyn Storage, metadata: &Metadata) -> io::Result<Option<NewestEntry>> {
     let usage = newest_stored(store)?;
     Ok(usage.into_iter().chain(metadata.newest).max_by_key(|newest| newest.captured_at))
 }
 
-fn newest_stored(store: &mut impl Storage) -> io::Result<Option<NewestEntry>> {
+fn newest_stored(store: &mut dyn Storage) -> io::Result<Option<NewestEntry>> {
     let Some(last) = store.last() else { return Ok(None) };
     let records = store.read(last, Limit::ONE)?;
     let place = records.first().and_then(|(_, bytes)| record::stint_and_time(bytes));
     Ok(place.map(|(stint, captured_at)| NewestEntry { stint, captured_at }))
 }
 
-fn fact<T: serde::de::DeserializeOwned>(store: &impl KeyValue, key: &str) -> io::Result<Option<T>> {
+fn fact<T: DeserializeOwned>(store: &dyn KeyValue, key: &str) -> io::Result<Option<T>> {
     let Some(bytes) = store.get(key)? else { return Ok(None) };
     match rmp_serde::from_slice(&bytes) {
         Ok(value) => Ok(Some(value)),

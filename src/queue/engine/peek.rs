@@ -5,9 +5,8 @@ use std::io;
 
 use super::{Engine, Index};
 use crate::entry::{Entry, Seq};
-use crate::queue::limits::Limit;
-use crate::queue::record;
-use crate::queue::storage::{SideLog, Store};
+use crate::queue::storage::SideLog;
+use crate::queue::{Limit, record};
 
 /// A stored entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +27,7 @@ pub struct LookedAhead {
     pub next: Option<Seq>,
 }
 
-impl<S: Store> Engine<S> {
+impl Engine {
     /// Reads entries from `from`, up to `limit`.
     pub(in crate::queue) fn peek(&mut self, from: Seq, limit: Limit) -> io::Result<Vec<Peeked>> {
         let records = self.read_records(from, limit)?.into_iter();

@@ -18,9 +18,8 @@ use super::eviction::{DROP_STEP_BYTES, DROP_STEP_ENTRIES};
 use crate::entry::{Entry, Kind, Seq, StintId};
 use crate::queue::disposition::{Disposition, DispositionRange};
 use crate::queue::ledger::DropReason;
-use crate::queue::limits::Limit;
-use crate::queue::record;
-use crate::queue::storage::{SegmentInfo, SideLog, Store};
+use crate::queue::storage::{SegmentInfo, SideLog};
+use crate::queue::{Limit, record};
 
 /// The result of one step of a drop.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,7 +38,7 @@ const DISPOSITION: Disposition = Disposition::Dropped(DropReason::Operator);
 /// bytes of records: the size of a full segment, so that a step stays short.
 const LOOK_AHEAD: Limit = Limit { entries: 4096, bytes: 4 << 20 };
 
-impl<S: Store> Engine<S> {
+impl Engine {
     /// Drops entries from `first` to `last` inclusive, as many as fit in one step.
     pub(in crate::queue) fn drop_between(
         &mut self,

@@ -6,7 +6,6 @@ use std::io;
 use super::{Engine, Index, fact, not_encoded, to_bytes};
 use crate::entry::{Entry, Kind, Seq, StintId};
 use crate::queue::record::{self, RetentionFlags};
-use crate::queue::storage::Store;
 
 /// The maximum size of the setups that are kept after they left the queue, to be sent to new pages;
 /// two of the largest fit.
@@ -17,7 +16,7 @@ const SETUPS_LEFT: &str = "setups_left";
 /// The position of a setup, and its record.
 type SetupLeft = (Seq, Vec<u8>);
 
-impl<S: Store> Engine<S> {
+impl Engine {
     /// The setup that was in force in `stint` just before a destination's cursor, if any.
     pub(in crate::queue) fn setup_in_force(
         &self,
@@ -66,7 +65,7 @@ impl<S: Store> Engine<S> {
 
     /// The setups below a destination's cursor, oldest first.
     fn setups_left(&self, of: Index) -> io::Result<Vec<SetupLeft>> {
-        let mut setups: Vec<SetupLeft> = fact(&self.store, &self.key(of))?.unwrap_or_default();
+        let mut setups: Vec<SetupLeft> = fact(&*self.store, &self.key(of))?.unwrap_or_default();
         let head = self.cursors[of].committed;
         setups.retain(|(seq, _)| *seq < head);
         Ok(setups)

@@ -6,9 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::NewestEntry;
 use crate::entry::{CapturedAt, CarId, MAX_STREAMS, Seq, StintId};
-use crate::queue::limits::Limits;
 use crate::queue::record::RetentionFlags;
-use crate::queue::status::StreamStint;
+use crate::queue::{Limits, StreamStint};
 
 /// A stream and its newest stint.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -6,8 +6,8 @@ use super::folder::StoreScan;
 use super::report::{Finding, SegmentReport, report};
 use crate::config::QueueConfig;
 use crate::entry::Seq;
+use crate::queue::OpenError;
 use crate::queue::engine::{Cursor, cursors_of};
-use crate::queue::error::OpenError;
 use crate::queue::storage::is_store;
 use crate::queue::storage::lock::Lock;
 

@@ -6,9 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::report::{SegmentReport, report};
 use crate::entry::Seq;
+use crate::queue::Limit;
 use crate::queue::engine::Engine;
-use crate::queue::limits::Limit;
-use crate::queue::storage::Store;
 
 /// The result of repairing a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,19 +20,13 @@ pub struct Repaired {
 
 /// Checks the segment that contains `from`, or else the next one, without changing it; `None` at
 /// the end of the queue.
-pub(in crate::queue) fn scan<S: Store>(
-    engine: &mut Engine<S>,
-    from: Seq,
-) -> io::Result<Option<SegmentReport>> {
+pub(in crate::queue) fn scan(engine: &mut Engine, from: Seq) -> io::Result<Option<SegmentReport>> {
     Ok(engine.usable_store()?.read_segment(from)?.as_ref().map(report))
 }
 
 /// Reads the segment that contains `from`, or else the next one, as a reader would, which moves it
 /// to quarantine if it is damaged. `None` at the end of the queue.
-pub(in crate::queue) fn repair<S: Store>(
-    engine: &mut Engine<S>,
-    from: Seq,
-) -> io::Result<Option<Repaired>> {
+pub(in crate::queue) fn repair(engine: &mut Engine, from: Seq) -> io::Result<Option<Repaired>> {
     let store = engine.usable_store()?;
     let lost_before = store.lost();
     let segment = store.sealed_segments().into_iter().find(|segment| segment.last >= from);

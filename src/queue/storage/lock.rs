@@ -10,8 +10,8 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::disk;
 use super::owner::{OWNER, Owner};
+use super::{disk, quarantine};
 
 const LOCK: &str = "lock";
 
@@ -29,15 +29,14 @@ pub(in crate::queue) struct Lock {
 impl Lock {
     /// Takes the lock of the queue in `folder`, or returns the process that holds it.
     pub(in crate::queue) fn take(folder: &Path) -> io::Result<Result<Self, String>> {
-        let usage = || Ok(Err(Owner::read(folder).map_or("unknown".into(), |owner| owner.process)));
         let _locked_folder = match lock_folder(folder) {
             Ok(locked) => locked,
-            Err(TryLockError::WouldBlock) => return usage(),
+            Err(TryLockError::WouldBlock) => return Ok(Err(holder(folder))),
             Err(TryLockError::Error(error)) => return Err(error),
         };
         let path = folder.join(LOCK);
         if disk::is_no_file(&path) {
-            super::segments::quarantine_stray(folder, LOCK)?;
+            quarantine::move_stray(folder, LOCK)?;
         }
         let mut options = disk::options();
         options.create(true).truncate(false).write(true);
@@ -49,13 +48,13 @@ impl Lock {
         let file = options.open(&path)?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return usage(),
+            Err(TryLockError::WouldBlock) => return Ok(Err(holder(folder))),
             Err(TryLockError::Error(error)) => return Err(error),
         }
         // The owner is in a second file because other processes cannot read a locked file on
         // Windows.
         if disk::is_no_file(&folder.join(OWNER)) {
-            super::segments::quarantine_stray(folder, OWNER)?;
+            quarantine::move_stray(folder, OWNER)?;
         }
         // The file only names the owner for people: a full disk must not prevent a start.
         if let Err(error) = Owner::set_process(folder) {
@@ -100,6 +99,11 @@ impl Lock {
             )),
         }
     }
+}
+
+/// The process that holds the lock.
+fn holder(folder: &Path) -> String {
+    Owner::read(folder).map_or("unknown".into(), |owner| owner.process)
 }
 
 /// Locks the folder itself; `None` where that is not supported.

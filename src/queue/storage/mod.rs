@@ -11,6 +11,7 @@ mod framing;
 pub(crate) mod free_space;
 pub(super) mod lock;
 pub(super) mod owner;
+pub(super) mod quarantine;
 mod sealed;
 pub(super) mod segments;
 mod side_log;
@@ -21,7 +22,7 @@ use std::ops::{AddAssign, Sub};
 
 pub use self::segments::{Options, SEGMENT_ENTRIES, SegmentStore};
 pub(super) use self::segments::{is_store, segment_entries};
-use super::limits::Limit;
+use super::Limit;
 use crate::entry::Seq;
 
 /// The first position of a new queue.

@@ -53,7 +53,7 @@ impl Life {
         let ((writer, mut readers), keeper) = loop {
             let (store, limits) = (world.disk.clone(), limits.clone());
             let destinations = Destinations::Configured(&names);
-            match queue::with_store(store, limits, destinations, world.now(), |_| {}) {
+            match queue::with_store(Box::new(store), limits, destinations, world.now(), |_| {}) {
                 Ok(opened) => break opened,
                 Err(_) => sleep(Duration::from_secs(1)).await,
             }

@@ -26,7 +26,7 @@ pub(super) use self::sled::truncate;
 use super::{Records, Usage, disk, framing};
 use crate::entry::Seq;
 use crate::fields::MAX_SAMPLE_BYTES;
-use crate::queue::limits::Limit;
+use crate::queue::Limit;
 
 /// A block is closed when its records reach this size. A reader always unpacks a whole block.
 const BLOCK_BYTES: usize = 48 << 10;

@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::entry::Seq;
-use crate::queue::limits::Limit;
+use crate::queue::Limit;
 use crate::queue::storage::wal::Wal;
 use crate::queue::storage::{Records, Usage, framing};
 

@@ -37,6 +37,28 @@ pub(super) fn read_facts(folder: &Path) -> io::Result<BTreeMap<String, Vec<u8>>>
     Ok(facts)
 }
 
+/// The names of damaged facts.
+pub(in crate::queue) fn damaged_facts(folder: &Path) -> io::Result<Vec<String>> {
+    let facts = folder.join("facts");
+    let mut names = disk::names(&facts, "").unwrap_or_default();
+    names.retain(|name| {
+        // A file that cannot be read at the moment may be intact.
+        !name.ends_with(".tmp")
+            && disk::read(&facts.join(name))
+                .is_ok_and(|read| framing::decode(Seq(0), &read.bytes).is_none())
+    });
+    Ok(names)
+}
+
+/// Deletes damaged facts.
+pub(super) fn remove_damaged_facts(folder: &Path) -> io::Result<()> {
+    for name in damaged_facts(folder)? {
+        tracing::error!(name, "a queue fact is damaged; continuing without it");
+        disk::remove_leftover(&folder.join("facts").join(name));
+    }
+    Ok(())
+}
+
 impl KeyValue for SegmentStore {
     fn put(&mut self, key: &str, value: &[u8]) -> io::Result<()> {
         self.restore_facts();

@@ -4,19 +4,18 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{DATABASE_BYTES, MAX_QUARANTINED, VERSION};
+use super::DATABASE_BYTES;
 use crate::entry::Seq;
 use crate::queue::storage::free_space::free_bytes;
 use crate::queue::storage::sealed::{self, SealedSegment};
 use crate::queue::storage::wal::{self, Checkpoint, number};
-use crate::queue::storage::{Records, Usage, disk, framing};
+use crate::queue::storage::{Records, Usage, disk, framing, quarantine};
 
 /// The prefix of folders in which segments are built.
-const UNFINISHED: &str = "unfinished";
+pub(in crate::queue::storage) const UNFINISHED: &str = "unfinished";
 
-/// The maximum number of strays in quarantine: an operator may have moved them here by mistake and
-/// want them back.
-const MAX_STRAYS: usize = 8;
+/// The number of damaged segments kept in quarantine.
+const MAX_QUARANTINED: usize = 2;
 
 /// The range of positions of a segment, inclusive; also its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -242,84 +241,12 @@ pub(super) fn discard(folder: &Path, range: SeqRange) -> io::Result<()> {
 
 /// Moves a segment to quarantine; deletes the oldest one there if there are too many.
 pub(super) fn quarantine_segment(folder: &Path, range: SeqRange) -> io::Result<()> {
-    let place = quarantine_folder(folder)?;
+    let place = quarantine::create(folder)?;
     let kept = disk::names(&place, "bad-")?;
     for name in kept.iter().take((kept.len() + 1).saturating_sub(MAX_QUARANTINED)) {
         disk::remove_leftover(&place.join(name));
     }
     disk::rename(&range.path(folder), &disk::free_name(&place, &range.name("bad")))
-}
-
-/// Returns the quarantine folder, creating it if necessary.
-fn quarantine_folder(folder: &Path) -> io::Result<PathBuf> {
-    let place = folder.join(QUARANTINE);
-    if disk::is_no_folder(&place) {
-        quarantine_stray(folder, QUARANTINE)?;
-    }
-    disk::create_folder(&place)?;
-    Ok(place)
-}
-
-const QUARANTINE: &str = "quarantine";
-
-/// The names of files in the folder of a queue, and of folders.
-const FILES: [&str; 8] =
-    ["FORMAT", "mark", "checkpoint", "lock", "owner", "ballast", "hub", "streams.json"];
-const FOLDERS: [&str; 3] = [QUARANTINE, "facts", "dispositions"];
-
-/// Strays: items with a name that the queue uses but of the wrong type, such as a folder or a link
-/// where a file should be. Returns paths below the queue's folder.
-pub(in crate::queue) fn strays(folder: &Path) -> io::Result<Vec<String>> {
-    let mut strays = Vec::new();
-    for name in disk::names(folder, "")? {
-        let path = folder.join(&name);
-        let is_file = FILES.contains(&&*name)
-            || name.ends_with(".tmp")
-            || name.starts_with("tail-") && name.ends_with(".log");
-        let is_folder = FOLDERS.contains(&&*name)
-            || ["q-", "new-", "trash-", UNFINISHED].iter().any(|prefix| name.starts_with(prefix));
-        if is_file && disk::is_no_file(&path) || is_folder && disk::is_no_folder(&path) {
-            strays.push(name);
-        } else if FOLDERS.contains(&&*name) {
-            // Quarantine may contain anything besides the dead letters.
-            let prefix = if name == QUARANTINE { "dead-letters" } else { "" };
-            for inside in disk::names(&path, prefix)? {
-                if disk::is_no_file(&path.join(&inside)) {
-                    strays.push(format!("{name}/{inside}"));
-                }
-            }
-        }
-    }
-    // Quarantine comes first: the others are moved there.
-    strays.sort_by_key(|name| name != QUARANTINE);
-    Ok(strays)
-}
-
-/// Moves strays to quarantine. The files that they displaced count as missing.
-pub(super) fn quarantine_strays(folder: &Path) -> io::Result<()> {
-    strays(folder)?.iter().try_for_each(|name| quarantine_stray(folder, name))
-}
-
-/// Moves a stray to quarantine; deletes the first stray there if there are too many.
-pub(in crate::queue) fn quarantine_stray(folder: &Path, name: &str) -> io::Result<()> {
-    let stray = folder.join(name);
-    let new_name = format!("stray-{}", name.replace('/', "-"));
-    tracing::error!(
-        name,
-        "a file or folder in the queue's folder has an unexpected type, such as a link; moved to \
-         quarantine/{new_name}"
-    );
-    if name == QUARANTINE {
-        let moved = disk::free_name(folder, &new_name);
-        disk::rename(&stray, &moved)?;
-        return disk::rename(&moved, &disk::free_name(&quarantine_folder(folder)?, &new_name));
-    }
-    let place = quarantine_folder(folder)?;
-    let kept = disk::names(&place, "stray-")?;
-    for name in kept.iter().take((kept.len() + 1).saturating_sub(MAX_STRAYS)) {
-        disk::remove_leftover(&place.join(name));
-    }
-    disk::rename(&stray, &disk::free_name(&place, &new_name))
 }
 
 /// Deletes leftovers of a process that ended while deleting or building files.
@@ -332,64 +259,10 @@ pub(super) fn remove_leftovers(folder: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The names of damaged facts.
-pub(in crate::queue) fn damaged_facts(folder: &Path) -> io::Result<Vec<String>> {
-    let facts = folder.join("facts");
-    let mut names = disk::names(&facts, "").unwrap_or_default();
-    names.retain(|name| {
-        // A file that cannot be read at the moment may be intact.
-        !name.ends_with(".tmp")
-            && disk::read(&facts.join(name))
-                .is_ok_and(|read| framing::decode(Seq(0), &read.bytes).is_none())
-    });
-    Ok(names)
-}
-
-/// Deletes damaged facts.
-pub(super) fn remove_damaged_facts(folder: &Path) -> io::Result<()> {
-    for name in damaged_facts(folder)? {
-        tracing::error!(name, "a queue fact is damaged; continuing without it");
-        disk::remove_leftover(&folder.join("facts").join(name));
-    }
-    Ok(())
-}
-
-/// Fails if another format version created the folder; rewrites a missing or damaged `FORMAT` file.
-pub(super) fn check_format(folder: &Path) -> io::Result<()> {
-    if has_format(folder)? {
-        return Ok(());
-    }
-    disk::replace(&folder.join("FORMAT"), format_text(VERSION).as_bytes())
-}
-
-/// Whether the `FORMAT` file names this format version; an error if it names another.
-pub(in crate::queue) fn has_format(folder: &Path) -> io::Result<bool> {
-    let read = match disk::read(&folder.join("FORMAT")) {
-        Err(error) if disk::is_circumstance(&error) => return Err(error),
-        read => read.unwrap_or_default(),
-    };
-    let found = String::from_utf8_lossy(&read.bytes);
-    let version = found.strip_prefix("pitwire queue ").and_then(|rest| rest.split_once(' '));
-    let version = version.and_then(|(version, _)| version.parse().ok());
-    match version {
-        Some(VERSION) => Ok(true),
-        Some(version) if found == format_text(version) => Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("it has format {version}, this program supports format {VERSION}"),
-        )),
-        _ => Ok(false),
-    }
-}
-
-fn format_text(version: u32) -> String {
-    let sum = crc32fast::hash(&version.to_le_bytes());
-    format!("pitwire queue {version} {sum:08x}\n")
-}
-
 /// The highest position in any file name, including deleted and quarantined segments.
 pub(super) fn highest_position(folder: &Path) -> io::Result<Option<Seq>> {
     let mut names = disk::names(folder, "")?;
-    match disk::names(&folder.join(QUARANTINE), "") {
+    match disk::names(&folder.join(quarantine::QUARANTINE), "") {
         Ok(quarantined) => names.extend(quarantined),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),

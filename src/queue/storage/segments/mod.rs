@@ -44,12 +44,15 @@
 //!   forever is the arrangement that failed the power-cut tests.
 
 mod active;
+mod cache;
 pub(in crate::queue) mod checkpoint;
 pub(in crate::queue) mod contents;
-mod facts;
+pub(in crate::queue) mod facts;
 pub(in crate::queue) mod folder;
+pub(in crate::queue) mod format;
 pub(in crate::queue) mod recover;
 mod rewrite;
+mod rotate;
 mod space;
 mod start;
 
@@ -58,37 +61,28 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use self::active::ActiveSegment;
+use self::cache::LoadOutcome;
 use self::checkpoint::{CheckpointFile, SavedCheckpoint};
-use self::folder::{Replaced, Segment, SeqRange, build, discard, publish, remove_other_wals};
-pub(in crate::queue) use self::folder::{is_store, quarantine_stray};
-use self::recover::{Trust, gaps, write_checkpoint};
+pub(in crate::queue) use self::folder::is_store;
+use self::folder::{Replaced, Segment, SeqRange, discard};
+use self::recover::Trust;
 use super::lock::Lock;
-use super::sealed::{BlockWriter, SealedSegment};
-use super::wal::{self, Checkpoint, Wal};
+use super::sealed::SealedSegment;
+use super::wal::Checkpoint;
 use super::{
     Records, SegmentContents, SegmentInfo, SideLog, SideLogs, Storage, Usage, disk, side_log,
 };
 use crate::entry::Seq;
 use crate::fields::MAX_SAMPLE_BYTES;
-use crate::queue::limits::Limit;
+use crate::queue::Limit;
 
 /// The maximum number of positions in a segment, and the number that is skipped after a power cut.
 pub const SEGMENT_ENTRIES: u64 = 4096;
-/// A drained active segment is replaced when its write-ahead log reaches this size, so that an
-/// empty queue stays small.
-const DRAINED_BYTES: u64 = 1 << 20;
-/// The number of damaged segments kept in quarantine.
-const MAX_QUARANTINED: usize = 2;
-/// The number of sealed segments whose blocks are cached in memory: the segment at the head, the
-/// next one while a batch of the first is in flight, and a segment that is being downsampled.
-const MAX_LOADED: usize = 3;
 /// Space for what may be written at once besides records: two setups in force, rewritten, and a
 /// side-log line.
 const BESIDE_BYTES: u64 = 5 * MAX_SAMPLE_BYTES as u64;
 /// The maximum overhead of a sled database over its values.
 const DATABASE_BYTES: u64 = 192 << 10;
-
-const VERSION: u32 = 1;
 
 /// The number of records per segment for a queue of `max_entries`.
 pub(in crate::queue) fn segment_entries(max_entries: u64) -> u64 {
@@ -237,132 +231,6 @@ impl SegmentStore {
         }
         self.usage = self.usage - released;
         Ok(released)
-    }
-
-    /// The cached blocks of a segment.
-    fn loaded(&mut self, base_seq: Seq) -> Option<&mut SealedSegment> {
-        let mut loaded = self.loaded.iter_mut();
-        loaded.find(|(loaded, _)| *loaded == base_seq).map(|(_, sealed)| sealed)
-    }
-
-    /// Loads the blocks of the sealed segment at `index` into the cache.
-    fn load(&mut self, index: usize) -> io::Result<LoadOutcome> {
-        let Segment { range: span, stored: all, level, .. } = self.sealed[index];
-        if self.loaded(span.base_seq).is_some() {
-            return Ok(LoadOutcome::Done);
-        }
-        let path = span.path(&self.folder);
-        let (sealed, trouble) = SealedSegment::read(&path, span.base_seq, Some(all))?;
-        self.sealed[index].disk_bytes = disk::used(&path);
-        self.measure_sealed();
-        match trouble {
-            _ if sealed.usage().records == all.records => {}
-            trouble => {
-                let records = sealed.all();
-                tracing::error!(
-                    segment = %span.base_seq, records = all.records, readable = records.len(),
-                    error = trouble.map(tracing::field::display),
-                    "a queue segment is damaged; moved to quarantine, readable records are kept",
-                );
-                let seqs = records.iter().map(|(seq, _)| *seq);
-                let lost = gaps(span.base_seq.max(self.head), span.last, seqs, level);
-                let records = records.into_iter().filter(|(seq, _)| *seq >= self.head).collect();
-                self.rewrite(span, level, records, Replaced::Quarantine, None)?;
-                // Only now: a failed attempt is repeated, and would report the loss again.
-                self.lost_stretches.extend(lost);
-                return Ok(LoadOutcome::Replaced);
-            }
-        }
-        self.keep_loaded(span.base_seq, sealed);
-        Ok(LoadOutcome::Done)
-    }
-
-    fn keep_loaded(&mut self, base_seq: Seq, sealed: SealedSegment) {
-        while self.loaded.len() >= MAX_LOADED {
-            self.loaded.pop_front();
-        }
-        self.loaded.push_back((base_seq, sealed));
-    }
-
-    /// Starts a new active segment and seals the unreleased records of the old one.
-    ///
-    /// # Errors
-    /// The old one stays active, or the store is closed because the state of the disk is uncertain
-    /// or a record is damaged.
-    fn rotate(&mut self) -> io::Result<()> {
-        self.with_ballast(Self::try_rotate)?;
-        self.fill_ballast();
-        Ok(())
-    }
-
-    fn try_rotate(&mut self) -> io::Result<()> {
-        self.restore_facts();
-        let (tail, checkpoint, boot) = (self.tail, self.checkpoint(), self.options.boot.clone());
-        let (lo, usage) = self.active().map(|newest| (newest.base_seq, newest.usage()))?;
-        let range = SeqRange { base_seq: lo, last: Seq(tail.0.saturating_sub(1)) };
-        let mut sealed = None;
-        if usage.records > 0 {
-            let packed = match self.pack_newest() {
-                Ok(packed) => packed,
-                // Reopening recovers the readable records and counts the others as lost.
-                Err(error) => return self.fail(error),
-            };
-            sealed = Some((build(&self.folder, range, &packed, usage, 0)?, packed));
-        }
-        let published = sealed.as_ref().map_or(Ok(()), |_| publish(&self.folder, range));
-        let begun = published
-            .and_then(|()| write_checkpoint(&self.folder, &checkpoint))
-            .and_then(|()| Wal::create(&self.folder, tail, &boot, &checkpoint));
-        let wal = match begun {
-            Ok(wal) => wal,
-            Err(error) => return self.abort_rotation(range, error),
-        };
-        self.dirty = false;
-        self.durable_head = self.head;
-        self.active = Some(ActiveSegment::new(tail, wal));
-        if let Some((segment, packed)) = sealed {
-            if self.head >= lo {
-                // The reader is within this segment: cache it instead of reading it again.
-                self.keep_loaded(lo, packed);
-            }
-            self.sealed.push_back(segment);
-            self.measure_sealed();
-        }
-        // Its records are in the sealed segment, or were released.
-        remove_other_wals(&self.folder, tail);
-        Ok(())
-    }
-
-    /// Packs the unreleased records of the active segment.
-    fn pack_newest(&mut self) -> io::Result<SealedSegment> {
-        let head = self.head;
-        let newest = self.active()?;
-        let mut writer = BlockWriter::new(newest.base_seq);
-        newest.each(head.max(newest.base_seq), usize::MAX, |seq, record| {
-            writer.add(seq, record).map(|()| true)
-        })?;
-        writer.finish()
-    }
-
-    /// Undoes a rotation that failed before the new write-ahead log existed: the old one stays
-    /// active. If the new one may exist, the store is closed, because a start would continue with
-    /// that, without the records that were appended to the old one meanwhile.
-    fn abort_rotation<T>(&mut self, range: SeqRange, error: io::Error) -> io::Result<T> {
-        let new = wal::path(&self.folder, Seq(range.last.0 + 1));
-        let is_undone =
-            disk::exists(&new).is_ok_and(|exists| !exists) && discard(&self.folder, range).is_ok();
-        disk::remove_leftover(&range.new_path(&self.folder));
-        if is_undone { Err(error) } else { self.fail(error) }
-    }
-
-    fn is_rotation_due(&self) -> bool {
-        let Some(newest) = &self.active else { return false };
-        let drained = newest.usage().records == 0 && newest.wal.len() > DRAINED_BYTES;
-        // Seal early, during maintenance; otherwise the append that fills the segment would have to
-        // wait.
-        newest.len() >= (self.options.segment_entries * 7 / 8).max(1)
-            || newest.wal.len() >= self.options.segment_bytes
-            || drained
     }
 
     /// Deletes the segments that are no longer needed.
@@ -615,13 +483,6 @@ impl Drop for SegmentStore {
         }
         self.restore_facts();
     }
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum LoadOutcome {
-    Done,
-    /// The segment was damaged and was replaced by another one, or by none.
-    Replaced,
 }
 
 fn not_open() -> io::Error {

@@ -5,26 +5,27 @@ use std::io;
 use std::path::Path;
 
 use super::active::ActiveSegment;
+use super::cache::MAX_LOADED;
 use super::checkpoint::{self, CheckpointFile, SavedCheckpoint};
-use super::facts::read_facts;
+use super::facts::{read_facts, remove_damaged_facts};
 use super::folder::{
-    Segment, SeqRange, borrowed, build, check_format, discard, finish_rewrite, highest_position,
-    publish, quarantine_segment, quarantine_strays, ranges, read_seal, remove_damaged_facts,
-    remove_leftovers, remove_other_wals,
+    Segment, SeqRange, borrowed, build, discard, finish_rewrite, highest_position, publish,
+    quarantine_segment, ranges, read_seal, remove_leftovers, remove_other_wals,
 };
+use super::format::check_format;
 use super::recover::{
     RecoveredSegment, Trust, find_newest, gaps, last_mark, newer_checkpoint, write_checkpoint,
 };
-use super::{MAX_LOADED, Options, SEGMENT_ENTRIES, SegmentStore};
+use super::{Options, SEGMENT_ENTRIES, SegmentStore};
 use crate::entry::Seq;
 use crate::queue::storage::sealed::SealedSegment;
 use crate::queue::storage::wal::Wal;
-use crate::queue::storage::{FIRST, Records, Storage, Usage, disk};
+use crate::queue::storage::{FIRST, Records, Storage, Usage, disk, quarantine};
 
 impl SegmentStore {
     pub(super) fn start(folder: &Path, options: Options, trust: &Trust) -> io::Result<Self> {
         disk::create_folder(folder)?;
-        quarantine_strays(folder)?;
+        quarantine::move_strays(folder)?;
         disk::create_folder(&folder.join("facts"))?;
         check_format(folder)?;
         let highest = highest_position(folder)?;
