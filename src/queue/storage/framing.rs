@@ -10,7 +10,7 @@ const MAGIC: [u8; 4] = *b"pwE1";
 /// The size of the header that precedes the payload.
 pub(super) const HEADER: usize = 20;
 
-/// Encodes `payload` as the frame of position `seq` in the segment `lo`.
+/// Encodes `payload` as the frame of position `seq` in the segment `base_seq`.
 pub(super) fn encode(base_seq: Seq, seq: Seq, payload: &[u8]) -> Vec<u8> {
     let len = payload.len() as u32;
     let mut bytes = Vec::with_capacity(HEADER + payload.len());
@@ -22,7 +22,7 @@ pub(super) fn encode(base_seq: Seq, seq: Seq, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// Decodes the frame of the segment `lo` at the start of `bytes`; `None` if it is incomplete or
+/// Decodes the frame of the segment `base_seq` at the start of `bytes`; `None` if it is incomplete or
 /// damaged.
 pub(super) fn decode(base_seq: Seq, bytes: &[u8]) -> Option<(Seq, &[u8])> {
     let (magic, rest) = bytes.split_first_chunk()?;
@@ -35,7 +35,7 @@ pub(super) fn decode(base_seq: Seq, bytes: &[u8]) -> Option<(Seq, &[u8])> {
     whole.then_some((seq, payload))
 }
 
-/// Scans `bytes` for all intact frames of the segment `lo`, and returns each with its offset.
+/// Scans `bytes` for all intact frames of the segment `base_seq`, and returns each with its offset.
 pub(super) fn scan(base_seq: Seq, bytes: &[u8]) -> impl Iterator<Item = (usize, Seq, &[u8])> {
     let mut at = 0;
     std::iter::from_fn(move || {

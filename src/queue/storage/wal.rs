@@ -95,7 +95,7 @@ pub(in crate::queue) struct Wal {
 }
 
 impl Wal {
-    /// Creates the write-ahead log of the segment `lo`. The file and its name are durable when this
+    /// Creates the write-ahead log of the segment `base_seq`. The file and its name are durable when this
     /// returns.
     pub(in crate::queue) fn create(
         folder: &Path,
@@ -113,7 +113,7 @@ impl Wal {
         Self::open(path, base_seq)
     }
 
-    /// Reopens the undamaged write-ahead log of the segment `lo` for appending.
+    /// Reopens the undamaged write-ahead log of the segment `base_seq` for appending.
     pub(in crate::queue) fn reopen(folder: &Path, base_seq: Seq, boot: &str) -> io::Result<Self> {
         let mut wal = Self::open(path(folder, base_seq), base_seq)?;
         wal.write(OPENED, boot.as_bytes())?;
@@ -195,7 +195,7 @@ impl Wal {
     }
 }
 
-/// The path of the write-ahead log of the segment `lo`.
+/// The path of the write-ahead log of the segment `base_seq`.
 pub(in crate::queue) fn path(folder: &Path, base_seq: Seq) -> PathBuf {
     folder.join(format!("tail-{:016x}.log", base_seq.0))
 }
@@ -225,7 +225,7 @@ impl WalContents {
     }
 }
 
-/// Reads the write-ahead log of the segment `lo`, skipping damage; empty if the file does not
+/// Reads the write-ahead log of the segment `base_seq`, skipping damage; empty if the file does not
 /// exist.
 pub(in crate::queue) fn read(folder: &Path, base_seq: Seq) -> io::Result<WalContents> {
     let bytes = match disk::read(&path(folder, base_seq)) {

@@ -103,7 +103,7 @@ impl SealedSegment {
     /// The disk or the system does not work at the moment: nothing is known about the segment.
     pub(super) fn read(
         path: &Path,
-        lo: Seq,
+        base_seq: Seq,
         all: Option<Usage>,
     ) -> io::Result<(Self, Option<io::Error>)> {
         let mut unreadable_bytes = 0;
@@ -114,16 +114,16 @@ impl SealedSegment {
             },
             Ok(plain) => {
                 unreadable_bytes = plain.unreadable_bytes;
-                (vec![(lo, plain.bytes)], None)
+                (vec![(base_seq, plain.bytes)], None)
             }
             Err(error) => (Vec::new(), Some(error)),
         };
         let mut found = BTreeMap::new();
         let mut keep = |bytes: &[u8]| {
             let mut whole = 0;
-            for (_, first, block) in framing::scan(lo, bytes) {
-                let frame = framing::encode(lo, first, block);
-                if let Some(records) = unpack(lo, &frame) {
+            for (_, first, block) in framing::scan(base_seq, bytes) {
+                let frame = framing::encode(base_seq, first, block);
+                if let Some(records) = unpack(base_seq, &frame) {
                     whole += frame.len();
                     found.insert(first, Block { first, frame, usage: Usage::of(&records) });
                 }
@@ -143,7 +143,7 @@ impl SealedSegment {
                 Err(_) => {}
             }
         }
-        let sealed = Self { base_seq: lo, blocks: found.into_values().collect(), open: None };
+        let sealed = Self { base_seq, blocks: found.into_values().collect(), open: None };
         match error {
             _ if unreadable_bytes > 0 => {
                 let text = format!("the disk cannot read {unreadable_bytes} bytes of it");
@@ -222,10 +222,16 @@ pub(super) struct BlockWriter {
 }
 
 impl BlockWriter {
-    pub(super) fn new(lo: Seq) -> Self {
-        let packed = SealedSegment { base_seq: lo, blocks: Vec::new(), open: None };
+    pub(super) fn new(base_seq: Seq) -> Self {
+        let packed = SealedSegment { base_seq, blocks: Vec::new(), open: None };
         let deflate = DeflateEncoder::new(Vec::new(), LEVEL);
-        Self { sealed: packed, deflate, first: lo, plain: Vec::new(), usage: Usage::default() }
+        Self {
+            sealed: packed,
+            deflate,
+            first: base_seq,
+            plain: Vec::new(),
+            usage: Usage::default(),
+        }
     }
 
     /// Adds the next record.

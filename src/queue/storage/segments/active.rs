@@ -15,7 +15,7 @@ const READ_BYTES: u64 = 256 << 10;
 pub(super) struct ActiveSegment {
     pub(super) base_seq: Seq,
     pub(super) wal: Wal,
-    /// The place of each record, starting with `lo`.
+    /// The offset of each record, starting with `base_seq`.
     offsets: Vec<RecordOffset>,
     usage: Usage,
 }
@@ -34,16 +34,16 @@ impl RecordOffset {
 }
 
 impl ActiveSegment {
-    pub(super) fn new(lo: Seq, journal: Wal) -> Self {
-        Self { base_seq: lo, wal: journal, offsets: Vec::new(), usage: Usage::default() }
+    pub(super) fn new(base_seq: Seq, wal: Wal) -> Self {
+        Self { base_seq, wal, offsets: Vec::new(), usage: Usage::default() }
     }
 
-    /// Restores an active segment that was found on disk, with `records` at the offsets `places`.
-    pub(super) fn continued(lo: Seq, journal: Wal, places: &[u64], records: &Records) -> Self {
-        let places = places.iter().zip(records);
+    /// Restores an active segment that was found on disk, with `records` at the given offsets.
+    pub(super) fn continued(base_seq: Seq, wal: Wal, offsets: &[u64], records: &Records) -> Self {
+        let offsets = offsets.iter().zip(records);
         let offsets =
-            places.map(|(at, (_, record))| RecordOffset { at: *at, bytes: record.len() as u32 });
-        Self { base_seq: lo, wal: journal, offsets: offsets.collect(), usage: Usage::of(records) }
+            offsets.map(|(at, (_, record))| RecordOffset { at: *at, bytes: record.len() as u32 });
+        Self { base_seq, wal, offsets: offsets.collect(), usage: Usage::of(records) }
     }
 
     /// The number of records, released or not.
@@ -55,7 +55,7 @@ impl ActiveSegment {
         self.usage
     }
 
-    /// The position of its last record, or the one before `lo` if it has none.
+    /// The position of its last record, or the one before `base_seq` if it has none.
     pub(super) fn last(&self) -> Seq {
         Seq((self.base_seq.0 + self.len()).saturating_sub(1))
     }

@@ -38,7 +38,7 @@ pub(in crate::queue) fn segment(
     })
 }
 
-/// Checks the write-ahead log of the segment `lo`, which should reach up to `tail`; `None` if it
+/// Checks the write-ahead log of the segment `base_seq`, which should reach up to `tail`; `None` if it
 /// contains no records and none is missing.
 pub(in crate::queue) fn wal(
     folder: &Path,

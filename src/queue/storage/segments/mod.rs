@@ -3,17 +3,17 @@
 //!
 //! ```text
 //! FORMAT                 format version of this folder
-//! q-<lo>-<last>/         a sealed segment: a sled database of the records between two positions
-//! q-<lo>-<last>/seal     written last: the number and size of its records
-//! q-<lo>-<last>/blocks   its records, if sled hung when it was sealed
-//! tail-<lo>.log          the write-ahead log: the active segment, starting at position <lo>
+//! q-<base>-<last>/       a sealed segment: a sled database of the records between two positions
+//! q-<base>-<last>/seal   written last: the number and size of its records
+//! q-<base>-<last>/blocks its records, if sled hung when it was sealed
+//! tail-<base>.log        the write-ahead log: the active segment, starting at position <base>
 //! mark                   state when the write-ahead log was created, in case that log is lost
 //! checkpoint             state at the last flush: reveals what is missing from the write-ahead log
 //! unfinished-*/          a segment that is being written
-//! new-<lo>-<last>/       a complete segment that is yet to be renamed into place
+//! new-<base>-<last>/     a complete segment that is yet to be renamed into place
 //! trash-*  *.tmp         being deleted, or never completed
 //! quarantine/            segments that could not be read in full, the last few; dead letters
-//! fates/                 dispositions of the entries that have left the queue
+//! dispositions/          dispositions of the entries that have left the queue
 //! facts/<key>            the caller's facts, each a checksummed file
 //! ballast                reserved space, released when the disk is full
 //! ```

@@ -30,7 +30,7 @@ pub(super) struct RecoveredSegment {
     /// The position after its last record, even if that record is lost.
     pub(super) end: Seq,
     pub(super) checkpoint: Checkpoint,
-    /// The offset of each record, starting with `lo`, if the write-ahead log may be appended to.
+    /// The offset of each record, starting with `base_seq`, if the write-ahead log may be appended to.
     pub(super) index: Option<Vec<u64>>,
     /// Positions from `end` on may have been assigned before a crash.
     pub(super) is_uncertain: bool,
@@ -55,15 +55,15 @@ pub(super) fn find_newest(
     Ok(None)
 }
 
-/// Combines the remaining data of the segment `lo`; `None` if it left no data.
+/// Combines the remaining data of the segment `base_seq`; `None` if it left no data.
 fn recover(
     folder: &Path,
-    lo: Seq,
+    base_seq: Seq,
     options: &Options,
     trust: &Trust,
     checkpoint: Option<&SavedCheckpoint>,
 ) -> io::Result<Option<RecoveredSegment>> {
-    let contents = wal::read(folder, lo)?;
+    let contents = wal::read(folder, base_seq)?;
     let same_boot = !options.boot.is_empty() && contents.boot() == Some(options.boot.as_str());
     let was_closed = contents.was_closed();
     let mut is_uncertain =
@@ -88,18 +88,18 @@ fn recover(
             WalRecord::Checkpoint(_) | WalRecord::Opened(_) | WalRecord::Closed => {}
         }
     }
-    for range in ranges(folder, "q-")?.into_iter().filter(|range| range.base_seq >= lo) {
+    for range in ranges(folder, "q-")?.into_iter().filter(|range| range.base_seq >= base_seq) {
         let path = range.path(folder);
         let all = read_seal(&path, range)?.map(|seal| seal.stored);
         for (seq, record) in SealedSegment::read(&path, range.base_seq, all)?.0.all() {
             known.entry(seq).or_insert(record);
         }
     }
-    merge(lo, &mut known, beyond);
+    merge(base_seq, &mut known, beyond);
     if known.is_empty() && mark.is_none() {
         return Ok(None);
     }
-    let after = known.last_key_value().map_or(lo, |(seq, _)| Seq(seq.0 + 1));
+    let after = known.last_key_value().map_or(base_seq, |(seq, _)| Seq(seq.0 + 1));
     let known_end = mark.as_ref().map_or(after, |mark| after.max(Seq(mark.tail)));
     let mark = newer_checkpoint(mark, checkpoint);
     let mut end = mark.as_ref().map_or(known_end, |mark| known_end.max(Seq(mark.tail)));
@@ -109,21 +109,21 @@ fn recover(
     }
     // The write-ahead log was truncated: more may be missing than the checkpoint shows.
     is_uncertain |= end > known_end;
-    let is_whole = end.0 - lo.0 == known.len() as u64 && index.len() == known.len();
+    let is_whole = end.0 - base_seq.0 == known.len() as u64 && index.len() == known.len();
     let index = (is_whole && !is_uncertain).then_some(index);
     let records: Records = known.into_iter().collect();
     let mark = match mark.map_or_else(|| last_mark(folder), |mark| Ok(Some(mark)))? {
         Some(mark) => mark,
         // The metadata is lost too: assume that the existing records are all that there ever were.
         None => {
-            let first = ranges(folder, "q-")?.first().map_or(lo, |range| range.base_seq);
+            let first = ranges(folder, "q-")?.first().map_or(base_seq, |range| range.base_seq);
             Checkpoint { head: first.0, tail: first.0, ..Checkpoint::default() }
         }
     };
     let seqs = records.iter().map(|(seq, _)| *seq);
-    let missing = gaps(lo.max(Seq(mark.head)), Seq(end.0.saturating_sub(1)), seqs, 0);
+    let missing = gaps(base_seq.max(Seq(mark.head)), Seq(end.0.saturating_sub(1)), seqs, 0);
     Ok(Some(RecoveredSegment {
-        base_seq: lo,
+        base_seq,
         records,
         end,
         checkpoint: mark,

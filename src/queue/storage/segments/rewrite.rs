@@ -10,7 +10,7 @@ use crate::queue::storage::{Records, Storage, Usage};
 
 impl SegmentStore {
     /// Replaces the sealed segments within `replaced` by one segment with `records`, or removes
-    /// them if `records` is empty. With `books`, missing records count as released; without, as
+    /// them if `records` is empty. With `metadata`, missing records count as released; without, as
     /// lost.
     pub(super) fn rewrite(
         &mut self,

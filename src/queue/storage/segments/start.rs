@@ -38,7 +38,7 @@ impl SegmentStore {
             None => Self::without_journal(folder, highest, trust, checkpoint.as_ref())?,
         };
         let RecoveredSegment {
-            base_seq: lo,
+            base_seq,
             records,
             end,
             checkpoint: mut mark,
@@ -47,7 +47,7 @@ impl SegmentStore {
             missing,
         } = found;
         finish_rewrite(folder, &mark)?;
-        mark.appended += end.0.saturating_sub(mark.tail.max(lo.0));
+        mark.appended += end.0.saturating_sub(mark.tail.max(base_seq.0));
         let mut store = Self {
             folder: folder.into(),
             options,
@@ -71,30 +71,30 @@ impl SegmentStore {
             facts,
             lock: None,
         };
-        store.find_sealed(lo)?;
+        store.find_sealed(base_seq)?;
         store.active = Some(match index {
             Some(index) => {
                 // The segment had just been sealed when the process ended; its write-ahead log is
                 // complete and stays active.
                 ranges(folder, "q-")?
                     .into_iter()
-                    .filter(|range| range.base_seq >= lo)
+                    .filter(|range| range.base_seq >= base_seq)
                     .try_for_each(|range| discard(folder, range))?;
                 let boot = store.options.boot.clone();
-                let wal = store.with_ballast(|_| Wal::reopen(folder, lo, &boot))?;
-                ActiveSegment::continued(lo, wal, &index, &records)
+                let wal = store.with_ballast(|_| Wal::reopen(folder, base_seq, &boot))?;
+                ActiveSegment::continued(base_seq, wal, &index, &records)
             }
             None => {
                 if is_uncertain {
                     let highest = highest.map_or(end, |seq| seq.max(end));
                     store.skip_to(Seq(highest.0 + SEGMENT_ENTRIES));
                 }
-                store.seal_found(lo, end, records)?
+                store.seal_found(base_seq, end, records)?
             }
         });
         remove_other_wals(folder, store.active()?.base_seq);
         store.count_held()?;
-        store.say_what_is_lost(lo, missing, checkpoint.as_ref());
+        store.say_what_is_lost(base_seq, missing, checkpoint.as_ref());
         store.append_checkpoint()?;
         if store.usage().records == 0 {
             store.head = store.tail;
@@ -120,7 +120,7 @@ impl SegmentStore {
         };
         let floor = highest.max(known.as_ref().map(|mark| Seq(mark.tail)));
         // There may have been one more segment of which not even the name is left.
-        let lo = floor.map_or(FIRST, |seq| Seq(seq.0 + 2 * SEGMENT_ENTRIES));
+        let base_seq = floor.map_or(FIRST, |seq| Seq(seq.0 + 2 * SEGMENT_ENTRIES));
         let mut mark = known.unwrap_or_default();
         let sealed = ranges(folder, "q-")?;
         let begin = checkpoint.map_or(Seq(0), |checkpoint| checkpoint.base_seq);
@@ -128,14 +128,14 @@ impl SegmentStore {
         let last = Seq(mark.tail.saturating_sub(1));
         let missing = gaps(begin.max(Seq(mark.head)), last, std::iter::empty(), 0);
         // All existing records count as unreleased.
-        let first = sealed.first().map_or(lo, |range| range.base_seq);
+        let first = sealed.first().map_or(base_seq, |range| range.base_seq);
         mark.head = mark.head.max(first.0);
-        mark.tail = lo.0;
+        mark.tail = base_seq.0;
         let records = Vec::new();
         Ok(RecoveredSegment {
-            base_seq: lo,
+            base_seq,
             records,
-            end: lo,
+            end: base_seq,
             checkpoint: mark,
             index: None,
             is_uncertain: false,
@@ -252,16 +252,23 @@ impl SegmentStore {
     }
 
     /// Seals the recovered records of the active segment and starts a new one.
-    fn seal_found(&mut self, lo: Seq, end: Seq, mut records: Records) -> io::Result<ActiveSegment> {
+    fn seal_found(
+        &mut self,
+        base_seq: Seq,
+        end: Seq,
+        mut records: Records,
+    ) -> io::Result<ActiveSegment> {
         records.retain(|(seq, _)| *seq >= self.head);
         if !records.is_empty() {
-            let range = SeqRange { base_seq: lo, last: Seq(end.0 - 1) };
-            let sealed = SealedSegment::new(lo, borrowed(&records))?;
+            let range = SeqRange { base_seq, last: Seq(end.0 - 1) };
+            let sealed = SealedSegment::new(base_seq, borrowed(&records))?;
             let segment = self.with_ballast(|store| {
                 build(&store.folder, range, &sealed, Usage::of(&records), 0)
             })?;
             // The new segment includes the records that were sealed before the process ended.
-            for old in ranges(&self.folder, "q-")?.into_iter().filter(|old| old.base_seq >= lo) {
+            for old in
+                ranges(&self.folder, "q-")?.into_iter().filter(|old| old.base_seq >= base_seq)
+            {
                 discard(&self.folder, old)?;
             }
             publish(&self.folder, range)?;
