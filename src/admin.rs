@@ -1,6 +1,8 @@
 //! The admin address: `/metrics`, `/healthz`, `/readyz`, `/reload`, the [status] page and the queue
 //! [tools].
 
+mod reload;
+
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -14,12 +16,13 @@ use metrics::{counter, gauge};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
 
+pub(crate) use self::reload::ReloadReply;
+pub use self::reload::{ReloadHandle, ReloadOutcome};
 use crate::entry::CapturedAt;
 use crate::metrics::labels_of;
 use crate::net::loopback_guard::{Access, guard};
 use crate::queue::ledger::DropReason;
 use crate::queue::{DestinationStatus, QueueStatus, Writer};
-use crate::reload::Asking;
 use crate::session::{DestinationWatch, SessionStatus};
 use crate::sink::Transport;
 use crate::status::{self, StatusHistory};
@@ -35,7 +38,7 @@ pub struct View {
     /// The queue's directory.
     pub path: PathBuf,
     /// Requests reloads; `None` in a program that embeds pitwire.
-    pub reload: Option<Asking>,
+    pub reload: Option<ReloadHandle>,
     pub queue: Writer,
     pub destinations: Vec<DestinationWatch>,
     /// `None` if pitwire did not install the metrics recorder of this process.
@@ -64,12 +67,12 @@ pub fn router(view: View, access: Access) -> Router {
 }
 
 /// Reloads the configuration and returns the changes, or 409 with the problems.
-async fn reload(State(asking): State<Option<Asking>>) -> Response {
-    let answer = match asking {
-        Some(asking) => asking.ask().await,
+async fn reload(State(handle): State<Option<ReloadHandle>>) -> Response {
+    let outcome = match handle {
+        Some(handle) => handle.request().await,
         None => Err("the program that embeds pitwire does not support a reload".into()),
     };
-    match answer {
+    match outcome {
         Ok(changes) => Json(changes).into_response(),
         Err(error) => (StatusCode::CONFLICT, Json(json!({"error": error}))).into_response(),
     }

@@ -32,12 +32,11 @@
 //! | [`queue`] | keep entries in order, bounded, accounted for | know network, chance or metrics | config entry fields |
 //! | [`session`] | the delivery loop: bind, publish, prove, remove, retry | know sockets or disks | backoff config delivered_elsewhere entry fields metrics platform queue sink |
 //! | [`sink`] | speak to a server over one connection | retry, know the queue | config entry fields nats net platform remote_text |
-//! | [`publisher`] | wire queue, session and sink into one handle | – | backoff config delivered_elsewhere fields metrics platform queue session sink source |
-//! | [`agent`] | the long-running program: publisher, sources, admin pages | – | admin config entry metrics net platform publisher queue reload session source status |
-//! | [`admin`] | the routes of the admin address: metrics, health, status page, queue requests | – | entry metrics net queue reload session sink status tools |
+//! | [`publisher`] | wire queue, session and sink into one handle | – | backoff config delivered_elsewhere fields platform queue session sink source |
+//! | [`agent`] | the long-running program: publisher, sources, admin pages, reload | – | admin config entry metrics net platform publisher queue session source status |
+//! | [`admin`] | the routes of the admin address: metrics, health, status page, queue requests | – | config entry metrics net queue session sink status tools |
 //! | [`status`] | what the status page and `/status` show | – | entry net queue session sink tools |
 //! | [`metrics`] | the Prometheus metrics | know who reports | entry |
-//! | [`reload`] | apply a changed configuration to the running agent | – | config |
 //! | `contract` | the server side of the dashboard's Socket.IO events | keep sessions | fields net |
 //! | [`tools`] | inspect and change a queue, here or over the admin address | know sessions | config entry fields net platform queue source |
 //! | [`net`] | accept and serve the connections of every listener, bounded and guarded; send HTTP requests | know the routes | config |
@@ -47,7 +46,7 @@
 //! | [`dashboard`] | the reference dashboard server, for `serve`, demo and tests | know the agent | contract net |
 //! | [`config`] | settings with defaults, units and ranges; a limit that is not a setting is next to its user | – | – |
 //! | [`platform`] | the wall clock, the allocator, threads for long computations | – | entry fields |
-//! | [`cli`] | the command line, one file per subcommand | – | agent config dashboard entry fields metrics net platform publisher queue reload remote_text session sink source status tools |
+//! | [`cli`] | the command line, one file per subcommand | – | agent config dashboard entry fields metrics net platform publisher queue remote_text session sink source status tools |
 //!
 //! `src/vendor/rust_engineio` is a separate crate: rust_engineio 0.6.0 with bounds on what a server
 //! may send. Its `README.md` lists the changes.
@@ -110,7 +109,6 @@ pub mod net;
 pub mod platform;
 pub mod publisher;
 pub mod queue;
-pub mod reload;
 pub mod remote_text;
 pub mod session;
 pub mod sink;

@@ -3,8 +3,7 @@
 use crate::cli::queue::access::on_this_pc;
 use crate::cli::settings::Settings;
 use crate::cli::{Exit, eprint_line, print};
-use crate::config::Config;
-use crate::reload::Change;
+use crate::config::{Change, Config};
 use crate::tools::Client;
 
 /// Make the running agent reload its configuration.

@@ -3,15 +3,15 @@
 use std::io::{self, IsTerminal};
 use std::time::{Duration, Instant};
 
+#[cfg(unix)]
+use crate::admin::ReloadHandle;
+use crate::agent::reload::Reload;
 use crate::agent::{self, Look, Until};
 use crate::cli::settings::Settings;
 use crate::cli::terminal::{Line, Rate, colored};
 use crate::cli::{Exit, eprint_line, log, print, priority};
 use crate::config::Config;
 use crate::metrics;
-#[cfg(unix)]
-use crate::reload::Asking;
-use crate::reload::Reload;
 use crate::status::{StatusSnapshot, count};
 
 /// How long the agent waits for a stopped terminal when it ends.
@@ -59,17 +59,17 @@ pub async fn run(args: Run, shutdown: impl Future<Output = ()>) -> Exit {
         },
     );
     #[cfg(unix)]
-    tokio::spawn(reload_at_hangup(reload.asking()));
+    tokio::spawn(reload_at_hangup(reload.handle()));
     start(loaded.config, until, Some(reload), shutdown, standing()).await
 }
 
 /// Reloads the configuration on SIGHUP, which `systemctl reload` sends. The outcome is logged.
 #[cfg(unix)]
-async fn reload_at_hangup(asking: Asking) {
+async fn reload_at_hangup(handle: ReloadHandle) {
     use tokio::signal::unix::{SignalKind, signal};
     let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
     while hangup.recv().await.is_some() {
-        let _ = asking.ask().await;
+        let _ = handle.request().await;
     }
 }
 

@@ -167,6 +167,16 @@ pub enum SessionError {
     Unbound(StintId),
 }
 
+/// Sets the status to disconnected when [`Session::run`] ends or is dropped, even if the runtime
+/// shuts down.
+struct UnlinkOnDrop(watch::Sender<SessionStatus>);
+
+impl Drop for UnlinkOnDrop {
+    fn drop(&mut self) {
+        self.0.send_modify(SessionStatus::unlink);
+    }
+}
+
 /// State learned about the server, on this link and earlier ones.
 #[derive(Debug, Default)]
 struct Learned {
@@ -266,6 +276,7 @@ impl<S: Sink> Session<S> {
     /// Delivers until the queue is closed. Dropping the future ends the link at once; entries in
     /// flight stay in the queue.
     pub async fn run(&mut self) -> QueueError {
+        let _unlink = UnlinkOnDrop(self.status.clone());
         loop {
             self.reader.rewind();
             let began = Instant::now();
@@ -305,11 +316,6 @@ impl<S: Sink> Session<S> {
             sleep(delay).await;
             self.status.send_modify(|status| (status.retry_in, status.retry_at) = (None, None));
         }
-    }
-
-    /// Sets the status to disconnected after [`Session::run`] was dropped.
-    pub fn disconnect(&mut self) {
-        self.status.send_modify(SessionStatus::unlink);
     }
 
     /// The wait before the next attempt. Errors that need an operator are retried slowly.

@@ -1,32 +1,28 @@
 //! The publisher: the handle with which a program publishes telemetry and setups, online or
 //! offline.
 
-use std::convert::Infallible;
+mod destination;
+
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use rand::SeedableRng;
-use rand::rngs::SmallRng;
 use serde_json::Value;
-use tokio::sync::{oneshot, watch};
-use tokio::task::JoinHandle;
+use tokio::sync::watch;
 use tokio::time::timeout;
-use tracing::Instrument;
 
-use crate::backoff::Backoff;
-use crate::config::{Config, DeliveryConfig, ParseError, SessionChoice};
+use self::destination::Destination;
+use crate::config::{Config, ParseError, SessionChoice};
 use crate::delivered_elsewhere::DeliveredElsewhere;
 use crate::fields::Refused;
 use crate::metrics;
 use crate::platform::clock;
 use crate::queue::{
     self, APPEND_TIMEOUT, Closed, Destinations, DiskEvent, Limits, OpenError, QueueError,
-    QueueStatus, Reader, Writer,
+    QueueStatus, Writer,
 };
-use crate::session::{DestinationWatch, Session, SessionStatus};
-use crate::sink::server::Server;
+use crate::session::{DestinationWatch, SessionStatus};
 use crate::source::{Intake, Sample, Taken};
 
 /// The maximum time from the request to stop to the end of the process, however slow disk and
@@ -79,48 +75,8 @@ pub struct DashboardPublisher {
     writer: Writer,
     intake: Intake,
     destinations: Vec<Destination>,
-    work: Mutex<Option<Work>>,
     elsewhere: DeliveredElsewhere,
     closed: Closed,
-}
-
-/// A server and the session that delivers the queue to it.
-#[derive(Debug)]
-struct Destination {
-    watch: DestinationWatch,
-    session: SharedSession,
-}
-
-/// Locked by the task that runs the session.
-type SharedSession = Arc<tokio::sync::Mutex<Session<Server>>>;
-
-impl Destination {
-    fn new(config: &Config, reader: Reader, elsewhere: DeliveredElsewhere) -> Self {
-        let name = reader.destination().to_owned();
-        let config = config.towards(&name);
-        let (sender, status) = watch::channel(SessionStatus::default());
-        let (choice, delivery) = (config.server.session_id.clone(), config.delivery.clone());
-        let sink = Server::new(&config);
-        let mut session = Session::new(choice, delivery, reader, sink, backoff(&config), sender);
-        session.share_deliveries(elsewhere);
-        let watch = DestinationWatch { name, session: status, latencies: session.latencies() };
-        Self { watch, session: Arc::new(tokio::sync::Mutex::new(session)) }
-    }
-
-    /// Gives the session a new configuration, which takes effect at its next run.
-    async fn renew(&self, config: &Config) {
-        let config = config.towards(&self.watch.name);
-        let (choice, delivery) = (config.server.session_id.clone(), config.delivery.clone());
-        let sink = Server::new(&config);
-        self.session.lock().await.renew(choice, delivery, sink, backoff(&config));
-    }
-}
-
-/// The task that runs the sessions until `stop` is dropped.
-#[derive(Debug)]
-struct Work {
-    stop: oneshot::Sender<Infallible>,
-    task: JoinHandle<()>,
 }
 
 /// Why a publisher could not be created.
@@ -162,8 +118,10 @@ impl DashboardPublisher {
         let (writer, readers, closed) =
             queue::open(&config.queue, limits, destinations, clock::now(), count_disk_event)?;
         let elsewhere = DeliveredElsewhere::default();
-        let destination = |reader| Destination::new(&config, reader, elsewhere.clone());
-        let destinations = readers.into_iter().map(destination).collect();
+        let destinations = readers
+            .into_iter()
+            .map(|reader| Destination::new(&config, reader, elsewhere.clone()))
+            .collect();
         let rate = watch::Sender::new(config.update_rate_hz);
         let intake = Intake::new(writer.clone(), "publisher", config.update_rate_hz);
         Ok(Self {
@@ -172,7 +130,6 @@ impl DashboardPublisher {
             config: watch::Sender::new(Arc::new(config)),
             writer,
             destinations,
-            work: Mutex::new(None),
             elsewhere,
             closed,
         })
@@ -184,15 +141,18 @@ impl DashboardPublisher {
     /// After a failure, retries continue in the background, without end and with growing pauses.
     /// Does nothing if the connections exist.
     pub async fn connect(&self) -> Result<(), ConnectError> {
-        let sessions = self.destinations.iter().map(|destination| &destination.watch.session);
-        let attempts: Vec<_> =
-            sessions.map(|session| (session.clone(), session.borrow().failures)).collect();
+        let attempts: Vec<_> = self
+            .destinations
+            .iter()
+            .map(|destination| (destination, destination.watch.session.borrow().failures))
+            .collect();
         self.start();
-        for (mut session, failures) in attempts {
-            let is_over = |now: &SessionStatus| {
-                now.connected || now.failures > failures || self.work().is_none()
-            };
-            match session.wait_for(is_over).await {
+        for (destination, failures) in attempts {
+            let mut session = destination.watch.session.clone();
+            let over = session.wait_for(|now| {
+                now.connected || now.failures > failures || !destination.is_started()
+            });
+            match over.await {
                 Ok(now) if now.connected => {}
                 Ok(now) if now.failures > failures => {
                     return Err(ConnectError(now.last_error.clone().unwrap_or_default()));
@@ -205,14 +165,7 @@ impl DashboardPublisher {
 
     /// Starts to connect and returns at once. Must be called in a tokio runtime.
     pub fn start(&self) {
-        let mut work = self.work();
-        if work.as_ref().is_some_and(|work| !work.task.is_finished()) {
-            return;
-        }
-        let (stop, stopped) = oneshot::channel();
-        let session = |destination: &Destination| Arc::clone(&destination.session);
-        let task = tokio::spawn(carry(self.destinations.iter().map(session).collect(), stopped));
-        *work = Some(Work { stop, task });
+        self.destinations.iter().for_each(Destination::start);
     }
 
     /// Where a hub records what other hubs have delivered of this queue.
@@ -222,18 +175,13 @@ impl DashboardPublisher {
 
     /// Whether the sessions are running: connected or trying to connect.
     pub(crate) fn is_started(&self) -> bool {
-        self.work().is_some()
+        self.destinations.iter().any(Destination::is_started)
     }
 
-    /// Closes the connection at once, and returns when its task has ended. Unsent entries stay
+    /// Closes the connections at once, and returns when their tasks have ended. Unsent entries stay
     /// queued; [`DashboardPublisher::connect`] resumes delivery.
     pub async fn disconnect(&self) {
-        let work = self.work().take();
-        if let Some(Work { stop, task }) = work {
-            drop(stop);
-            // Even if the task panics, dropping it resets the session's status.
-            let _ = task.await;
-        }
+        join_all(self.destinations.iter().map(Destination::stop)).await;
     }
 
     /// Disconnects, flushes and closes the queue, within 5 s. Afterwards, an [`Intake`] or
@@ -254,10 +202,6 @@ impl DashboardPublisher {
                 SHUTDOWN_TIMEOUT.as_secs(),
             );
         }
-    }
-
-    fn work(&self) -> MutexGuard<'_, Option<Work>> {
-        self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Stores a sample or a dashboard frame and returns its disposition.
@@ -332,7 +276,9 @@ impl DashboardPublisher {
         if config.queue != before.queue {
             let limits = Limits::new(&config.queue, &config.stint);
             // A hanging disk must not block the caller.
-            timeout(APPEND_TIMEOUT, self.writer.limit(limits)).await.map_err(|_| stalled())??;
+            timeout(APPEND_TIMEOUT, self.writer.limit(limits))
+                .await
+                .map_err(|_| io::Error::new(io::ErrorKind::TimedOut, "no answer"))??;
         }
         self.rate.send_if_modified(|hz| {
             std::mem::replace(hz, config.update_rate_hz) != config.update_rate_hz
@@ -341,12 +287,10 @@ impl DashboardPublisher {
             || config.destinations != before.destinations
             || config.delivery != before.delivery
         {
-            let is_at_work = self.work().is_some();
+            let is_started = self.is_started();
             self.disconnect().await;
-            for destination in &self.destinations {
-                destination.renew(&config).await;
-            }
-            if is_at_work {
+            self.destinations.iter().for_each(|destination| destination.renew(&config));
+            if is_started {
                 self.start();
             }
         }
@@ -374,44 +318,5 @@ fn count_disk_event(event: DiskEvent) {
     match event {
         DiskEvent::Flushed(took) => metrics::fsync(took),
         DiskEvent::Failed(op) => metrics::storage_error(op),
-    }
-}
-
-fn stalled() -> QueueError {
-    QueueError::from(io::Error::new(io::ErrorKind::TimedOut, "no answer"))
-}
-
-fn backoff(config: &Config) -> Backoff {
-    let DeliveryConfig { backoff_min, backoff_max, .. } = config.delivery;
-    Backoff::new(backoff_min, backoff_max, SmallRng::from_os_rng())
-}
-
-/// Runs all sessions concurrently until `stopped` resolves.
-async fn carry(sessions: Vec<SharedSession>, stopped: oneshot::Receiver<Infallible>) {
-    let mut at_work = Vec::with_capacity(sessions.len());
-    for session in sessions {
-        at_work.push(AtWork(session.lock_owned().await));
-    }
-    tokio::select! {
-        biased;
-        _ = stopped => {}
-        _ = join_all(at_work.iter_mut().map(AtWork::run)) => {}
-    }
-}
-
-/// Runs a session and resets its status when dropped, even if the runtime shuts down.
-struct AtWork(tokio::sync::OwnedMutexGuard<Session<Server>>);
-
-impl AtWork {
-    /// Runs the session. Its log lines name the destination.
-    fn run(&mut self) -> impl Future<Output = QueueError> {
-        let span = tracing::error_span!("destination", name = self.0.destination());
-        self.0.run().instrument(span)
-    }
-}
-
-impl Drop for AtWork {
-    fn drop(&mut self) {
-        self.0.disconnect();
     }
 }

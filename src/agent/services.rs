@@ -1,0 +1,162 @@
+//! What the agent does beside reading and delivering: the sources that listen for connections, the
+//! admin address, the metrics and the monitors.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::join_all;
+use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::sleep;
+
+use super::monitors;
+use crate::admin::{self, ReloadHandle};
+use crate::metrics;
+use crate::net::loopback_guard::Access;
+use crate::net::{self, Connections};
+use crate::publisher::DashboardPublisher;
+use crate::session::{DestinationWatch, SessionStatus};
+use crate::source::http;
+use crate::source::socketio::Publishers;
+use crate::status::StatusHistory;
+
+/// The interval between attempts to listen on an address that another program uses.
+const LISTEN_RETRY_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long open requests may take to finish at shutdown: enough for a POST whose samples are being
+/// written to disk.
+const ANSWERS_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The listening sources, the admin pages, metrics upkeep and the drain monitor.
+pub(super) struct Services {
+    tasks: JoinSet<()>,
+    /// The open connections of each listener.
+    connections: Vec<Connections>,
+}
+
+impl Services {
+    /// Starts everything that is enabled.
+    pub(super) fn start(
+        publisher: &DashboardPublisher,
+        metrics: Option<PrometheusHandle>,
+        reload: Option<ReloadHandle>,
+        history: StatusHistory,
+    ) -> Self {
+        let config = publisher.config();
+        let mut tasks = JoinSet::new();
+        let mut connections = Vec::new();
+        let destinations = publisher.watch_destinations();
+        tasks.spawn(monitors::watch_drain(
+            publisher.writer(),
+            destinations.clone(),
+            history.clone(),
+        ));
+        tasks.spawn(monitors::watch_disk(publisher.writer(), history.clone()));
+        let has_several = destinations.len() > 1;
+        for DestinationWatch { name, session, .. } in destinations.clone() {
+            let name = has_several.then_some(name);
+            tasks.spawn(monitors::watch_session(name, session, history.clone()));
+        }
+        if let Some(metrics) = &metrics {
+            tasks.spawn(metrics::keep_up(metrics.clone()));
+        }
+        if config.source.http.enabled {
+            let intake = Arc::new(
+                publisher.intake("http", config.update_rate_hz).following(publisher.watch_rate()),
+            );
+            let open = Connections::new("telemetry", http::MAX_CONNECTIONS);
+            connections.push(open.clone());
+            let serve = async move |listener, access| {
+                let routes = http::router(Arc::clone(&intake), access);
+                match net::serve(listener, &open, routes).await {}
+            };
+            let source = config.source.http.clone();
+            let access = move || Access::to_listener(&source.token, source.token_file.as_ref());
+            tasks.spawn(listen(source.listen, "telemetry", access, serve));
+        }
+        if config.source.socketio.enabled {
+            // A publisher chooses its own rate: keep everything it sends.
+            let intake = publisher.intake("socketio", 0.0);
+            let publishers = Arc::new(Publishers::new(intake, &config.queue.path, &config.stint));
+            // A publisher can show one page: that of `[server]`.
+            if let Some(server) = destinations.first() {
+                tasks.spawn(show_pages(Arc::clone(&publishers), server.session.clone()));
+            }
+            connections.push(publishers.connections());
+            let serve = async move |listener, access| {
+                Arc::clone(&publishers).serve(listener, access).await;
+            };
+            let source = config.source.socketio.clone();
+            let access = move || Access::to_listener(&source.token, source.token_file.as_ref());
+            tasks.spawn(listen(source.listen, "publishers", access, serve));
+        }
+        if config.metrics.enabled {
+            let view = admin::View {
+                path: config.queue.path.clone(),
+                reload,
+                queue: publisher.writer(),
+                destinations,
+                metrics,
+                board: history,
+            };
+            let open = Connections::new("metrics", admin::MAX_CONNECTIONS);
+            connections.push(open.clone());
+            let serve = async move |listener, access| {
+                let routes = admin::router(view.clone(), access);
+                match net::serve(listener, &open, routes).await {}
+            };
+            let admin = config.metrics.clone();
+            let access = move || Access::to_metrics(&admin.token, admin.token_file.as_ref());
+            tasks.spawn(listen(admin.listen, "metrics", access, serve));
+        }
+        Self { tasks, connections }
+    }
+
+    /// Stops accepting connections and gives open requests [`ANSWERS_TIMEOUT`] to finish.
+    pub(super) async fn end(self) {
+        drop(self.tasks);
+        join_all(self.connections.iter().map(|open| open.close(ANSWERS_TIMEOUT))).await;
+    }
+}
+
+/// Sends each publisher the dashboard page of its stint.
+async fn show_pages(publishers: Arc<Publishers>, mut session: watch::Receiver<SessionStatus>) {
+    loop {
+        let SessionStatus { pages, .. } = session.borrow_and_update().clone();
+        for (stint, page) in pages {
+            publishers.show(stint, &page).await;
+        }
+        if session.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Listens on `address` and serves clients that `access` admits. Retries while another program uses
+/// the address or the token file cannot be read.
+async fn listen(
+    address: SocketAddr,
+    what: &'static str,
+    access: impl Fn() -> io::Result<Access> + Send + 'static,
+    serve: impl AsyncFn(TcpListener, Access) + Send + 'static,
+) {
+    loop {
+        let bound = async {
+            let access = access()?;
+            let listener = TcpListener::bind(address).await?;
+            tracing::info!("{what} on http://{}", listener.local_addr()?);
+            Ok::<_, io::Error>((listener, access))
+        };
+        match bound.await {
+            Ok((listener, access)) => serve(listener, access).await,
+            Err(error) => {
+                tracing::warn!(%address, %error, "cannot listen for {what}; retrying");
+            }
+        }
+        sleep(LISTEN_RETRY_INTERVAL).await;
+    }
+}
