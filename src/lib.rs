@@ -28,11 +28,11 @@
 //! | [`entry`] | the data that passes through the agent | use a clock, I/O, logs or metrics | – |
 //! | [`fields`] | map samples to dashboard frames; pure | use a clock, I/O, logs or metrics | entry |
 //! | [`backoff`] | compute the waits between attempts; pure | use a clock, I/O, logs or metrics | – |
-//! | [`source`] | read samples and hand them to the queue | know that sessions or sinks exist | backoff config contract delivered_elsewhere entry fields metrics nats net platform queue remote_text |
-//! | [`queue`] | keep entries in order, bounded, accounted for | know network, chance or metrics | config entry fields |
-//! | [`session`] | the delivery loop: bind, publish, prove, remove, retry | know sockets or disks | backoff config delivered_elsewhere entry fields metrics platform queue sink |
+//! | [`source`] | read samples and hand them to the queue | know that sessions or sinks exist | backoff config contract entry fields metrics nats net platform queue remote_text |
+//! | [`queue`] | keep entries in order, bounded, accounted for | know network or chance | config entry fields metrics |
+//! | [`session`] | the delivery loop: bind, publish, prove, remove, retry | know sockets or disks | backoff config entry fields metrics platform queue sink |
 //! | [`sink`] | speak to a server over one connection | retry, know the queue | config entry fields nats net platform remote_text |
-//! | [`publisher`] | wire queue, session and sink into one handle | – | backoff config delivered_elsewhere fields platform queue session sink source |
+//! | [`publisher`] | wire queue, session and sink into one handle | – | backoff config fields platform queue session sink source |
 //! | [`agent`] | the long-running program: publisher, sources, admin pages, reload | – | admin config entry metrics net platform publisher queue session source status |
 //! | [`admin`] | the routes of the admin address: metrics, health, status page, queue requests | – | config entry metrics net queue session sink status tools |
 //! | [`status`] | what the status page and `/status` show | – | entry net queue session sink tools |
@@ -42,7 +42,6 @@
 //! | [`net`] | accept and serve the connections of every listener, bounded and guarded; send HTTP requests | know the routes | config |
 //! | [`remote_text`] | make text from servers and other programs safe to log and show | – | config |
 //! | `nats` | one connection to a NATS server, for the sink and the source | retry | config remote_text |
-//! | `delivered_elsewhere` | keep what other hubs have delivered of this queue | know sessions or NATS | entry |
 //! | [`dashboard`] | the reference dashboard server, for `serve`, demo and tests | know the agent | contract net |
 //! | [`config`] | settings with defaults, units and ranges; a limit that is not a setting is next to its user | – | – |
 //! | [`platform`] | the wall clock, the allocator, threads for long computations | – | entry fields |
@@ -100,7 +99,6 @@ pub mod cli;
 pub mod config;
 pub(crate) mod contract;
 pub mod dashboard;
-mod delivered_elsewhere;
 pub mod entry;
 pub mod fields;
 pub mod metrics;

@@ -14,8 +14,7 @@ use tracing::Instrument;
 
 use crate::backoff::Backoff;
 use crate::config::Config;
-use crate::delivered_elsewhere::DeliveredElsewhere;
-use crate::queue::Reader;
+use crate::queue::{DeliveredElsewhere, Reader};
 use crate::session::{DestinationWatch, Session, SessionStatus};
 use crate::sink::server::Server;
 

@@ -14,13 +14,12 @@ use tokio::time::timeout;
 
 use self::destination::Destination;
 use crate::config::{Config, ParseError, SessionChoice};
-use crate::delivered_elsewhere::DeliveredElsewhere;
 use crate::fields::Refused;
 use crate::metrics;
 use crate::platform::clock;
 use crate::queue::{
-    self, APPEND_TIMEOUT, Closed, Destinations, DiskEvent, Limits, OpenError, QueueError,
-    QueueStatus, Writer,
+    self, APPEND_TIMEOUT, Closed, DeliveredElsewhere, Destinations, DiskEvent, Limits, OpenError,
+    QueueError, QueueStatus, Writer,
 };
 use crate::session::{DestinationWatch, SessionStatus};
 use crate::source::{Intake, Sample, Taken};

@@ -13,6 +13,7 @@
 
 mod batch;
 mod buffer;
+mod delivered_elsewhere;
 mod disk_event;
 pub mod disposition;
 mod engine;
@@ -34,6 +35,7 @@ mod writer;
 
 pub use self::batch::Batch;
 pub use self::buffer::{APPEND_TIMEOUT, BUFFER_BYTES, BUFFER_ENTRIES};
+pub(crate) use self::delivered_elsewhere::DeliveredElsewhere;
 pub use self::disk_event::{DiskEvent, DiskObserver};
 pub use self::engine::{DROP_STEP_ENTRIES, LookedAhead, RECENT};
 pub use self::error::{OpenError, QueueError};

@@ -42,20 +42,26 @@ impl Latencies {
     /// Percentiles over the last minute and at most the newest [`LATENCIES`] entries; `None` if
     /// nothing was delivered.
     pub fn lately(&self) -> Option<Latency> {
-        let is_late = |(at, _): &&(Instant, Duration)| at.elapsed() <= LATENCY_WINDOW;
-        let mut sorted: Vec<Duration> =
-            self.latest().iter().filter(is_late).map(|(_, latency)| *latency).collect();
+        let mut sorted: Vec<Duration> = self
+            .latest()
+            .iter()
+            .filter(|(at, _)| at.elapsed() <= LATENCY_WINDOW)
+            .map(|(_, latency)| *latency)
+            .collect();
         sorted.sort_unstable();
-        let nearest_rank = |percent: usize| {
-            let rank = (sorted.len() * percent).div_ceil(100);
-            Some(sorted.get(rank.checked_sub(1)?)?.as_secs_f64())
-        };
-        Some(Latency { p50: nearest_rank(50)?, p99: nearest_rank(99)?, entries: sorted.len() })
+        let (p50, p99) = (percentile(&sorted, 50)?, percentile(&sorted, 99)?);
+        Some(Latency { p50, p99, entries: sorted.len() })
     }
 
     fn latest(&self) -> MutexGuard<'_, VecDeque<(Instant, Duration)>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A percentile in seconds, by nearest rank; `None` if there are no durations.
+fn percentile(sorted: &[Duration], percent: usize) -> Option<f64> {
+    let rank = (sorted.len() * percent).div_ceil(100);
+    Some(sorted.get(rank.checked_sub(1)?)?.as_secs_f64())
 }
 
 #[cfg(test)]

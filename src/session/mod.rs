@@ -1,26 +1,44 @@
 //! The delivery loop: open a link, bind a session, publish queued entries, wait for proof of
 //! delivery, remove them. Any error ends the link; [`Session::run`] waits and opens the next one.
 //!
-//! - `bind`: binds a session for each stint, and reuses it while the server knows it.
-//! - `capability`: the model of the server; defines what "delivered" means.
-//! - `deliver`: delivers one batch, and defines what counts as proof.
-//! - `window`: sizes batches.
-//! - `refused`: determines what happened to entries without an echo.
-//! - `poison`: isolates entries that the server can neither store nor refuse.
-//! - `stored`: the entries that the server is known to store, identified by their content.
+//! In the order of a link's life:
+//!
+//! - `bind`: binds a session for each stint, and reuses it while the server knows it. It uses
+//!   `join` to ask the server, `find_stored` to find what an earlier link delivered, and `setup` to
+//!   send the setup in force.
 //! - `probe`: finds out whether a server that changed the order of entries keeps it again.
+//! - `deliver`: delivers one batch. It uses `isolate` to publish around a poison entry, `publish`
+//!   for what counts as proof, and `refused` for entries without an echo.
+//! - `verify`: asks whether the server stores what it only acknowledged.
+//!
+//! What the session knows:
+//!
+//! - `bindings`: the sessions that are bound on the link, and what was sent on it.
+//! - `capability`: the model of the server; defines what "delivered" means.
+//! - `stored`: the entries that the server is known to store, identified by their content.
+//! - `poison`: isolates entries that the server can neither store nor refuse.
+//! - `window`: sizes batches.
+//! - `status`, `latency`, `error`: what the operator and the driver see.
 //!
 //! Only proof removes entries from the queue. A batch in flight when the link ends is read again.
 
 mod bind;
+mod bindings;
 mod capability;
 mod deliver;
+mod error;
+mod find_stored;
+mod isolate;
+mod join;
 mod latency;
 mod poison;
 mod probe;
+mod publish;
 mod refused;
+mod setup;
+mod status;
 mod stored;
-mod user_message;
+mod verify;
 mod window;
 
 use std::collections::BTreeSet;
@@ -30,152 +48,34 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use self::bind::Bindings;
+use self::bindings::Bindings;
 use self::capability::{Evidence, ServerCapability};
+pub use self::error::{FORGOTTEN, SessionError};
 pub use self::latency::{Latencies, Latency};
 use self::poison::Isolation;
 pub use self::poison::Retrying;
 use self::probe::PROBE_BATCH_ENTRIES;
 pub use self::probe::PROBE_STINT;
+pub(crate) use self::publish::ECHO_GRACE;
+use self::status::UnlinkOnDrop;
+pub use self::status::{DestinationWatch, SessionStatus};
 use self::stored::KnownStored;
-pub use self::user_message::FORGOTTEN;
 use self::window::Window;
 use crate::backoff::Backoff;
 use crate::config::{DeliveryConfig, SessionChoice};
-use crate::delivered_elsewhere::DeliveredElsewhere;
-use crate::entry::{MAX_SESSIONS, Seq, StintId};
+use crate::entry::Seq;
 use crate::fields::MAX_SAMPLE_BYTES;
 use crate::metrics::Meter;
-use crate::queue::{Limit, QueueError, Reader};
+use crate::queue::{DeliveredElsewhere, Limit, QueueError, Reader};
 use crate::sink::probe::DIAGNOSIS_TIMEOUT;
-use crate::sink::{Proof, Sink, SinkError, Transport};
-
-/// How long to wait for missing echoes after a batch was acknowledged.
-pub(crate) const ECHO_GRACE: Duration = Duration::from_millis(500);
+use crate::sink::{Link, Sink, SinkError};
 
 /// The maximum number of sent entries that wait for a stronger proof; each takes about 100 bytes of
 /// memory.
 pub(crate) const MAX_UNPROVEN_ENTRIES: usize = 16_384;
 
-/// With this many unproven entries and nothing left to send, the server is asked after this pause.
-const VERIFY_SOON_ENTRIES: usize = 32;
-const VERIFY_SOON: Duration = Duration::from_millis(20);
-
 /// The minimum wait after a failure that an operator has to fix, such as a wrong token.
 pub const AUTH_RETRY_INTERVAL: Duration = Duration::from_secs(30);
-
-/// The status of a session, for the status page and the metrics.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct SessionStatus {
-    /// A link to the server is open.
-    pub connected: bool,
-    /// The session of the newest stint bound on this link.
-    pub session: Option<String>,
-    /// The page of the newest bound stint; remains set while disconnected.
-    pub page: Option<String>,
-    pub stint: Option<StintId>,
-    /// The pages of all bound stints, the most recently bound last.
-    pub pages: Vec<(StintId, String)>,
-    /// The server has shown on this link that it knows the sessions.
-    pub verified: bool,
-    /// The proof that this link gives; `None` until determined.
-    pub proof: Option<Proof>,
-    /// How packets reach the server on this link; `None` while disconnected and for NATS.
-    pub transport: Option<Transport>,
-    /// Number of links opened so far; `failures` counts links that failed to open or ended.
-    pub connects: u64,
-    pub failures: u64,
-    /// Why connecting failed, or why the previous link ended.
-    pub last_error: Option<String>,
-    /// The last error as a message for a driver.
-    pub user_message: Option<&'static str>,
-    /// When the server was last found to have forgotten the session. Cleared when the link is lost,
-    /// which is then the more important message.
-    pub forgotten_at: Option<Instant>,
-    /// The current wait before the next attempt, and when it ends.
-    pub retry_in: Option<Duration>,
-    /// The entry that is sent again because the server confirmed no delivery of it.
-    pub retrying: Option<Retrying>,
-    pub retry_at: Option<Instant>,
-}
-
-/// Watches the session of a destination.
-#[derive(Clone, Debug)]
-pub struct DestinationWatch {
-    pub name: String,
-    pub session: watch::Receiver<SessionStatus>,
-    pub latencies: Latencies,
-}
-
-/// The pause in publishing after which an acknowledgement is requested from a server that takes one
-/// entry at a time and echoes each. The server's kernel holds back the echo that follows an
-/// acknowledgement for up to 40 ms (Nagle's algorithm against our delayed TCP ACK). So entries of a
-/// live source up to 20 Hz are acknowledged, and those of a backlog are not.
-const ACK_AFTER_PAUSE: Duration = Duration::from_millis(50);
-
-impl SessionStatus {
-    fn show(&mut self, stint: StintId, page: String) {
-        self.pages.retain(|(known, _)| *known != stint);
-        let excess = (self.pages.len() + 1).saturating_sub(MAX_SESSIONS);
-        self.pages.drain(..excess);
-        self.pages.push((stint, page));
-    }
-
-    /// The entry that delivery is stuck on. While disconnected, an entry counts only after two
-    /// connections ended at it; one may be any loss of the connection.
-    pub fn stuck_on(&self) -> Option<Retrying> {
-        self.retrying.filter(|retrying| self.connected || retrying.attempt > 2)
-    }
-
-    fn unlink(&mut self) {
-        self.connected = false;
-        self.verified = false;
-        self.proof = None;
-        self.transport = None;
-        self.session = None;
-        self.retry_in = None;
-        self.retry_at = None;
-    }
-}
-
-/// Why a link failed to open or ended.
-#[derive(Debug, thiserror::Error)]
-pub enum SessionError {
-    #[error(transparent)]
-    Sink(#[from] SinkError),
-    #[error(transparent)]
-    Queue(#[from] QueueError),
-    /// Neither an echo nor an acknowledgement came in time.
-    #[error("no proof of delivery within {0:?}")]
-    NoProof(Duration),
-    /// The server acknowledges entries that it does not store.
-    #[error("the server acknowledges entries that it does not store: {0}")]
-    NotKept(&'static str),
-    /// The server stores nothing for the configured session id.
-    #[error(
-        "the server does not know the session in server.session_id, and discards what it receives \
-         for it; copy the id from the address of an open dashboard page, or set it to \"auto\""
-    )]
-    UnknownSession,
-    /// The configuration demands a proof that this server does not give.
-    #[error(
-        "delivery.proof = \"{0}\" but the server gives no {0}; set it to \"auto\" or fix the server"
-    )]
-    Weak(&'static str),
-    /// An internal error: an entry's stint has no bound session.
-    #[error("stint {0} has no session")]
-    Unbound(StintId),
-}
-
-/// Sets the status to disconnected when [`Session::run`] ends or is dropped, even if the runtime
-/// shuts down.
-struct UnlinkOnDrop(watch::Sender<SessionStatus>);
-
-impl Drop for UnlinkOnDrop {
-    fn drop(&mut self) {
-        self.0.send_modify(SessionStatus::unlink);
-    }
-}
 
 /// State learned about the server, on this link and earlier ones.
 #[derive(Debug, Default)]
@@ -243,11 +143,6 @@ impl<S: Sink> Session<S> {
         }
     }
 
-    /// The name of the destination.
-    pub fn destination(&self) -> &str {
-        self.reader.destination()
-    }
-
     /// Takes entries that `elsewhere` has as delivered.
     pub(crate) fn share_deliveries(&mut self, elsewhere: DeliveredElsewhere) {
         self.elsewhere = elsewhere;
@@ -275,8 +170,18 @@ impl<S: Sink> Session<S> {
 
     /// Delivers until the queue is closed. Dropping the future ends the link at once; entries in
     /// flight stay in the queue.
-    pub async fn run(&mut self) -> QueueError {
-        let _unlink = UnlinkOnDrop(self.status.clone());
+    pub fn run(&mut self) -> impl Future<Output = QueueError> {
+        // Created before the first poll: a caller that waits for a change of the status learns even
+        // of a future that was never polled.
+        let unlink = UnlinkOnDrop(self.status.clone());
+        async move {
+            let _unlink = unlink;
+            self.serve_links().await
+        }
+    }
+
+    /// Opens one link after the other until the queue is closed.
+    async fn serve_links(&mut self) -> QueueError {
         loop {
             self.reader.rewind();
             let began = Instant::now();
@@ -288,31 +193,7 @@ impl<S: Sink> Session<S> {
             self.lost_at.get_or_insert_with(|| if was_connected { Instant::now() } else { began });
             let attempt = if was_connected { Duration::ZERO } else { began.elapsed() };
             let delay = self.delay_after(&error, attempt);
-            let text = error.to_string();
-            let news = self.status.borrow().last_error.as_deref() != Some(&text);
-            if news {
-                tracing::warn!(
-                    %error, retry_in = ?delay,
-                    "cannot reach the server; entries are queued"
-                );
-            } else {
-                tracing::debug!(%error, retry_in = ?delay, "still cannot reach the server");
-            }
-            self.status.send_modify(|status| {
-                status.unlink();
-                status.failures += 1;
-                status.last_error = Some(text);
-                status.user_message = Some(error.user_message());
-                if let SessionError::UnknownSession = error {
-                    status.page = None;
-                    status.pages.clear();
-                }
-                if !matches!(error, SessionError::NotKept(_)) {
-                    status.forgotten_at = None;
-                }
-                status.retry_in = Some(delay);
-                status.retry_at = Some(Instant::now() + delay);
-            });
+            self.show_failure(&error, delay);
             sleep(delay).await;
             self.status.send_modify(|status| (status.retry_in, status.retry_at) = (None, None));
         }
@@ -336,6 +217,31 @@ impl<S: Sink> Session<S> {
             }
             _ => delay.saturating_sub(attempt).max(self.settings.backoff_min.min(delay)),
         }
+    }
+
+    /// Logs why the link failed and shows it in the status.
+    fn show_failure(&self, error: &SessionError, delay: Duration) {
+        let text = error.to_string();
+        if self.status.borrow().last_error.as_ref() == Some(&text) {
+            tracing::debug!(%error, retry_in = ?delay, "still cannot reach the server");
+        } else {
+            tracing::warn!(%error, retry_in = ?delay, "cannot reach the server; entries are queued");
+        }
+        self.status.send_modify(|status| {
+            status.unlink();
+            status.failures += 1;
+            status.last_error = Some(text);
+            status.user_message = Some(error.user_message());
+            if let SessionError::UnknownSession = error {
+                status.page = None;
+                status.pages.clear();
+            }
+            if !matches!(error, SessionError::NotKept(_)) {
+                status.forgotten_at = None;
+            }
+            status.retry_in = Some(delay);
+            status.retry_at = Some(Instant::now() + delay);
+        });
     }
 
     /// Runs one link from open to end. Returns only with an error.
@@ -368,7 +274,7 @@ impl<S: Sink> Session<S> {
             let limit = self.limit();
             let batch = tokio::select! {
                 biased;
-                error = crate::sink::Link::closed(link) => return Err(error.into()),
+                error = link.closed() => return Err(error.into()),
                 () = sleep_until(self.verify_at(bindings)) => {
                     self.verify(link, bindings).await?;
                     continue;
@@ -394,7 +300,7 @@ impl<S: Sink> Session<S> {
         match &opened {
             Ok(link) => {
                 self.meter.connect("ok");
-                let transport = crate::sink::Link::transport(link);
+                let transport = link.transport();
                 self.status.send_modify(|status| {
                     status.connected = true;
                     status.transport = transport;
@@ -404,15 +310,6 @@ impl<S: Sink> Session<S> {
             Err(error) => self.meter.connect(error.outcome()),
         }
         Ok(opened?)
-    }
-
-    /// When to verify next. Many unproven entries, as at the end of a replay, are verified sooner.
-    fn verify_at(&self, bindings: &Bindings) -> Instant {
-        let proof = self.learned.capability.proof();
-        if proof != Some(Proof::Ack) || bindings.unproven_entries() < VERIFY_SOON_ENTRIES {
-            return bindings.verify_at;
-        }
-        bindings.verify_at.min(Instant::now() + VERIFY_SOON)
     }
 
     /// The limit for the next batch; small until the kind of proof is determined.
@@ -435,11 +332,4 @@ impl<S: Sink> Session<S> {
         let more_bytes = if is_overtaking { MAX_SAMPLE_BYTES } else { 0 };
         Limit { entries, bytes: batch_max_bytes as usize + more_bytes }
     }
-}
-
-/// The time of the next verification that the server still knows the session.
-fn next_verification(settings: &DeliveryConfig) -> Instant {
-    // 0 disables verification; a year is far enough away.
-    let interval = settings.verify_interval;
-    Instant::now() + if interval.is_zero() { Duration::from_hours(24 * 365) } else { interval }
 }

@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout};
 
-use super::bind::Bindings;
+use super::bindings::Bindings;
 use super::capability::Evidence;
-use super::deliver::{Outcome, forgotten};
 use super::poison::InFlight;
+use super::publish::{Outcome, forgotten};
 use super::{Session, SessionError};
 use crate::config::{ProofChoice, SessionChoice};
 use crate::entry::{Entry, Kind, Seq, StintId};
@@ -81,48 +81,13 @@ impl<S: Sink> Session<S> {
             return Ok(Outcome::Refused(missing));
         }
         let bound = bindings.of(stint)?;
-        let (session, before) = (bound.session.clone(), bound.shown);
         let (is_new, is_unconfirmed) = (bound.is_new, bound.is_unconfirmed);
+        let session = bound.session.clone();
         match self.join(link, &session).await? {
             Joined::Known(shown) => {
                 self.observe(Evidence::SessionShown);
-                // The newest entry of each kind that the server shows is stored, with all entries
-                // sent before it. Entries without an echo that are older than an echoed one were
-                // skipped.
-                let shows =
-                    |entry: &Entry| shown.newest(entry.kind) == Some(self.sink.identify(entry));
-                let kept_to = |kind| {
-                    let shown = entries.iter().rfind(|entry| entry.kind == kind && shows(entry));
-                    shown.map(|entry| entry.seq)
-                };
-                let (frames_to, setups_to) = (kept_to(Kind::Frame), kept_to(Kind::Setup));
-                let is_kept = |entry: &Entry| match entry.kind {
-                    Kind::Frame => Some(entry.seq) <= frames_to,
-                    Kind::Setup => Some(entry.seq) <= setups_to,
-                };
-                let is_refused = |entry: &&&Entry| {
-                    let passed_over = newest_back.is_some_and(|back| entry.seq < back);
-                    missing.contains(&entry.seq) && (passed_over || !is_kept(entry))
-                };
-                let refused: Vec<Seq> =
-                    entries.iter().filter(is_refused).map(|entry| entry.seq).collect();
-                let is_ours = frames_to.is_some() || setups_to.is_some();
-                let is_news = shown != before && shown != Shown::default();
-                if refused.is_empty() {
-                    self.note_kept(entries);
-                    return self.kept_without_echo(bindings, stint);
-                }
-                if is_ours
-                    || !is_news
-                    || newest_back.is_some()
-                    || self.learned.capability.has_echoed()
-                {
-                    return Ok(Outcome::Refused(refused));
-                }
-                // Another publisher's entry hides whether ours is stored, and this server has never
-                // echoed one of ours.
-                self.hidden(bindings);
-                self.kept_without_echo(bindings, stint)
+                let refused = self.not_stored(entries, &missing, newest_back, shown);
+                self.examine_shown(bindings, stint, entries, refused, newest_back, shown)
             }
             // The server echoes others, so it would have echoed these.
             Joined::Unanswered if self.learned.capability.proof() == Some(Proof::Echo) => {
@@ -142,6 +107,73 @@ impl<S: Sink> Session<S> {
             }
             Joined::Silent => Ok(Outcome::Forgotten(stint)),
         }
+    }
+
+    /// The missing entries that the server does not store, given what it shows.
+    ///
+    /// The newest entry of each kind that it shows is stored, with all entries sent before it. A
+    /// missing entry that is older than an echoed one was skipped.
+    fn not_stored(
+        &self,
+        entries: &[&Entry],
+        missing: &[Seq],
+        newest_back: Option<Seq>,
+        shown: Shown,
+    ) -> Vec<Seq> {
+        let frames_to = self.newest_shown(entries, Kind::Frame, shown);
+        let setups_to = self.newest_shown(entries, Kind::Setup, shown);
+        entries
+            .iter()
+            .filter(|entry| missing.contains(&entry.seq))
+            .filter(|entry| {
+                let stored_to = match entry.kind {
+                    Kind::Frame => frames_to,
+                    Kind::Setup => setups_to,
+                };
+                Some(entry.seq) < newest_back || Some(entry.seq) > stored_to
+            })
+            .map(|entry| entry.seq)
+            .collect()
+    }
+
+    /// The newest of these entries that the server shows.
+    fn newest_shown(&self, entries: &[&Entry], kind: Kind, shown: Shown) -> Option<Seq> {
+        let id = shown.newest(kind)?;
+        entries
+            .iter()
+            .rfind(|entry| entry.kind == kind && self.sink.identify(entry) == id)
+            .map(|entry| entry.seq)
+    }
+
+    /// Judges the entries of a stint by what the server shows of its session; it does not show
+    /// `refused`.
+    fn examine_shown(
+        &mut self,
+        bindings: &mut Bindings,
+        stint: StintId,
+        entries: &[&Entry],
+        refused: Vec<Seq>,
+        newest_back: Option<Seq>,
+        shown: Shown,
+    ) -> Result<Outcome, SessionError> {
+        if refused.is_empty() {
+            self.note_kept(entries);
+            return self.kept_without_echo(bindings, stint);
+        }
+        let shows_ours = self.newest_shown(entries, Kind::Frame, shown).is_some()
+            || self.newest_shown(entries, Kind::Setup, shown).is_some();
+        let has_changed = shown != bindings.of(stint)?.shown && shown != Shown::default();
+        if shows_ours
+            || !has_changed
+            || newest_back.is_some()
+            || self.learned.capability.has_echoed()
+        {
+            return Ok(Outcome::Refused(refused));
+        }
+        // Another publisher's entry hides whether ours is stored, and this server has never echoed
+        // one of ours.
+        self.hidden(bindings);
+        self.kept_without_echo(bindings, stint)
     }
 
     /// Handles an entry that was acknowledged for a session that the server has not shown to know,
@@ -203,9 +235,11 @@ impl<S: Sink> Session<S> {
         }
         // The server may not know the session, and would refuse the same batch on every link. If it
         // knows it, it may have stored the other entries of the batch, and shows them.
-        let is_unconfirmed =
-            |entry: &&&Entry| bindings.of(entry.stint).is_ok_and(|bound| bound.is_unconfirmed);
-        if let Some(stint) = entries.iter().find(is_unconfirmed).map(|entry| entry.stint)
+        let unconfirmed = entries
+            .iter()
+            .map(|entry| entry.stint)
+            .find(|stint| bindings.of(*stint).is_ok_and(|bound| bound.is_unconfirmed));
+        if let Some(stint) = unconfirmed
             && self.choice == SessionChoice::Auto
         {
             let session = bindings.of(stint)?.session.clone();
@@ -234,12 +268,9 @@ impl<S: Sink> Session<S> {
         entries: &[&Entry],
         mut refused: Vec<Seq>,
     ) -> Result<Outcome, SessionError> {
-        let of = |refused: &[Seq]| -> Vec<&Entry> {
-            entries.iter().copied().filter(|entry| refused.contains(&entry.seq)).collect()
-        };
         for _ in 1..REFUSAL_TRIES {
             sleep(REFUSAL_PAUSE).await;
-            let again = of(&refused);
+            let again = with_seqs(entries, &refused);
             let proof = self.learned.capability.proof().unwrap_or(Proof::Echo);
             bindings.in_flight = again.iter().map(|entry| InFlight::of(entry)).collect();
             let addressed = bindings.addressed(&self.sink, &again)?;
@@ -259,12 +290,14 @@ impl<S: Sink> Session<S> {
                 return Ok(Outcome::Proven);
             }
         }
-        let can_be_asked = self.learned.capability.can_be_asked();
-        let mut of_stints: BTreeMap<StintId, usize> = BTreeMap::new();
-        for entry in of(&refused) {
-            *of_stints.entry(entry.stint).or_default() += 1;
+        if !self.learned.capability.can_be_asked() {
+            return Ok(Outcome::Refused(refused));
         }
-        for (stint, count) in of_stints.into_iter().filter(|_| can_be_asked) {
+        let mut refused_of: BTreeMap<StintId, usize> = BTreeMap::new();
+        for entry in with_seqs(entries, &refused) {
+            *refused_of.entry(entry.stint).or_default() += 1;
+        }
+        for (stint, count) in refused_of {
             let bound = bindings.of(stint)?;
             let session = bound.session.clone();
             let may_be_unknown =
@@ -286,4 +319,9 @@ impl<S: Sink> Session<S> {
         }
         Ok(Outcome::Refused(refused))
     }
+}
+
+/// The entries with these positions.
+fn with_seqs<'a>(entries: &[&'a Entry], seqs: &[Seq]) -> Vec<&'a Entry> {
+    entries.iter().copied().filter(|entry| seqs.contains(&entry.seq)).collect()
 }

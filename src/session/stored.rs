@@ -39,21 +39,9 @@ impl StoredPage {
 }
 
 impl KnownStored {
-    /// Whether the stint is tracked in this session.
-    pub(super) fn covers(&self, stint: StintId, session: &str) -> bool {
-        self.stints.get(&stint).is_some_and(|page| page.session == session)
-    }
-
-    /// Whether the stint is tracked in this session, and no entry of it is known to be stored.
-    pub(super) fn is_empty_in(&self, stint: StintId, session: &str) -> bool {
-        self.covers(stint, session)
-            && self.newest(stint, Kind::Frame).is_none()
-            && self.newest(stint, Kind::Setup).is_none()
-    }
-
     /// Tracks the stint in this session, and discards what another session stored.
     pub(super) fn bind(&mut self, stint: StintId, session: &str) {
-        if self.covers(stint, session) {
+        if self.stints.get(&stint).is_some_and(|page| page.session == session) {
             return;
         }
         while self.stints.len() >= MAX_STINTS {
@@ -111,11 +99,11 @@ impl KnownStored {
 
     /// The shown entries that are not known to be stored; each may be a queued entry.
     pub(super) fn unknown(&self, stint: StintId, shown: Shown) -> Shown {
-        let unknown = |kind| {
-            let newest = self.newest(stint, kind).map(|(_, id)| id);
-            shown.newest(kind).filter(|id| newest != Some(*id))
-        };
-        Shown { frame: unknown(Kind::Frame), setup: unknown(Kind::Setup) }
+        let known = |kind| self.newest(stint, kind).map(|(_, id)| id);
+        Shown {
+            frame: shown.frame.filter(|id| known(Kind::Frame) != Some(*id)),
+            setup: shown.setup.filter(|id| known(Kind::Setup) != Some(*id)),
+        }
     }
 }
 

@@ -38,11 +38,12 @@ use self::hub::Hub;
 use super::Intake;
 use crate::backoff::Backoff;
 use crate::config::NatsConfig;
-use crate::delivered_elsewhere::DeliveredElsewhere;
 use crate::entry::{CapturedAt, CarId, MAX_STREAMS, Seq};
 use crate::metrics;
 use crate::nats::NatsError;
-use crate::queue::{PAGE_ENTRIES, QueueError, STORAGE_OPEN_INTERVAL, Writer, replace_undurably};
+use crate::queue::{
+    DeliveredElsewhere, PAGE_ENTRIES, QueueError, STORAGE_OPEN_INTERVAL, Writer, replace_undurably,
+};
 
 /// The maximum time for a NATS server to answer a hub's request, and to accept a connection.
 pub(super) const NATS_TIMEOUT: Duration = Duration::from_secs(10);

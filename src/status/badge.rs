@@ -61,7 +61,7 @@ impl Badge {
                 Severity::Waiting,
                 format!(
                     "Retrying {} {}, attempt {} of {}",
-                    retrying.kind_name(),
+                    retrying.kind.as_str(),
                     count(retrying.seq.0),
                     retrying.attempt,
                     retrying.of

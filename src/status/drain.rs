@@ -14,7 +14,7 @@ pub(crate) const DRAIN_INTERVAL: Duration = Duration::from_secs(10);
 const DRAIN_INTERVALS: usize = 3;
 
 /// The queue falls behind only if its oldest entry is this much older than its newest. Entries that
-/// wait for a proof, which takes up to [`WRITTEN_AFTER`] and a verification, are not a backlog.
+/// wait for a proof, which takes up to 90 s and a verification, are not a backlog.
 const BEHIND_AFTER: Duration = Duration::from_mins(2);
 
 /// How the queue drains while a session is bound.

@@ -22,12 +22,11 @@ use super::follow::{Ended, Follower, Progress};
 use super::{FILE, HUB_BEAT, HUB_LEASE, HubError, NAME, NATS_TIMEOUT, Newest, Stored};
 use crate::backoff::Backoff;
 use crate::config::{AgentName, NatsConfig};
-use crate::delivered_elsewhere::DeliveredElsewhere;
 use crate::entry::{CarId, Seq};
 use crate::metrics;
 use crate::nats::{NatsConnection, NatsError, NatsOptions, STREAM_PREFIX};
 use crate::platform::clock;
-use crate::queue::Writer;
+use crate::queue::{DeliveredElsewhere, Writer};
 use crate::remote_text::{RemoteText, Secrets};
 
 /// How often a hub looks for streams of new agents, and the first and longest wait before it

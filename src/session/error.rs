@@ -1,8 +1,42 @@
-//! Session errors as messages for a driver: the problem, and who can fix it. The status page itself
-//! says that no entries are lost meanwhile.
+//! Why a link failed to open or ended: for the log, and as a message for a driver.
+//!
+//! A message for a driver names the problem and who can fix it. The status page itself says that no
+//! entries are lost meanwhile.
 
-use super::SessionError;
+use std::time::Duration;
+
+use crate::entry::StintId;
+use crate::queue::QueueError;
 use crate::sink::SinkError;
+
+/// Why a link failed to open or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// Neither an echo nor an acknowledgement came in time.
+    #[error("no proof of delivery within {0:?}")]
+    NoProof(Duration),
+    /// The server acknowledges entries that it does not store.
+    #[error("the server acknowledges entries that it does not store: {0}")]
+    NotKept(&'static str),
+    /// The server stores nothing for the configured session id.
+    #[error(
+        "the server does not know the session in server.session_id, and discards what it receives \
+         for it; copy the id from the address of an open dashboard page, or set it to \"auto\""
+    )]
+    UnknownSession,
+    /// The configuration demands a proof that this server does not give.
+    #[error(
+        "delivery.proof = \"{0}\" but the server gives no {0}; set it to \"auto\" or fix the server"
+    )]
+    Weak(&'static str),
+    /// An internal error: an entry's stint has no bound session.
+    #[error("stint {0} has no session")]
+    Unbound(StintId),
+}
 
 /// The message for a driver when the server forgot the session.
 pub const FORGOTTEN: &str = "The dashboard server forgot the session, probably because it \

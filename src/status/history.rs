@@ -1,0 +1,144 @@
+//! The history on the status page: queue lengths, drains and failures.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+
+use super::Badge;
+use super::drain::Drain;
+use crate::entry::CapturedAt;
+use crate::queue::QueueStatus;
+use crate::session::DestinationWatch;
+
+/// The number of queue lengths that the status page plots: one hour.
+const STATUS_LOOKS: usize = 360;
+
+/// The number of recent failures on the status page.
+const STATUS_TROUBLES: usize = 5;
+
+/// The history on the status page: the length of the queue at regular intervals, and recent
+/// failures.
+#[derive(Clone, Debug, Default)]
+pub struct StatusHistory {
+    memory: Arc<Mutex<Memory>>,
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    /// How each destination drains, by name.
+    drains: BTreeMap<String, Drain>,
+    /// The latest queue lengths, oldest first.
+    looks: VecDeque<QueueSample>,
+    /// The latest failures, oldest first.
+    troubles: VecDeque<Trouble>,
+}
+
+/// The length of the queue at a moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct QueueSample {
+    /// Milliseconds since 1970.
+    at: CapturedAt,
+    entries: u64,
+}
+
+/// A failure.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct Trouble {
+    /// The time of its latest occurrence, in milliseconds since 1970.
+    at: CapturedAt,
+    /// The destination that it is about, if there are several.
+    destination: Option<String>,
+    /// The message for a driver.
+    plainly: &'static str,
+    /// The technical error, for support.
+    detail: String,
+}
+
+impl StatusHistory {
+    /// Records the length of the queue.
+    pub fn look(&self, at: CapturedAt, entries: u64) {
+        let mut memory = self.memory();
+        if memory.looks.len() >= STATUS_LOOKS {
+            memory.looks.pop_front();
+        }
+        memory.looks.push_back(QueueSample { at, entries });
+    }
+
+    /// The status badge of the agent.
+    pub fn pill(&self, queue: &QueueStatus, destinations: &[DestinationWatch]) -> Badge {
+        let pills = destinations
+            .iter()
+            .map(|watch| (&*watch.name, self.destination_pill(queue, watch)))
+            .collect();
+        Badge::new(queue, pills)
+    }
+
+    /// The status badge of a destination.
+    pub(super) fn destination_pill(&self, queue: &QueueStatus, watch: &DestinationWatch) -> Badge {
+        let queued = queue.destination(&watch.name).map_or(0, |destination| destination.queued);
+        let drain = self.memory().drains.get(&watch.name).copied().unwrap_or_default();
+        Badge::of_destination(queued, &watch.session.borrow(), drain)
+    }
+
+    /// Records how a destination drains.
+    pub fn drains(&self, destination: &str, drain: Drain) {
+        self.memory().drains.insert(destination.to_owned(), drain);
+    }
+
+    /// Records a failure. A repetition replaces the earlier entry with the same message.
+    pub fn trouble(
+        &self,
+        at: CapturedAt,
+        destination: Option<String>,
+        plainly: &'static str,
+        detail: String,
+    ) {
+        let mut memory = self.memory();
+        let troubles = &mut memory.troubles;
+        let known = troubles
+            .iter()
+            .position(|old| old.plainly == plainly && old.destination == destination);
+        if let Some(known) = known {
+            troubles.remove(known);
+        } else if troubles.len() >= STATUS_TROUBLES {
+            troubles.pop_front();
+        }
+        troubles.push_back(Trouble { at, destination, plainly, detail });
+    }
+
+    /// The latest queue lengths and the latest failures, oldest first.
+    pub(super) fn latest(&self) -> (Vec<QueueSample>, Vec<Trouble>) {
+        let Memory { looks, troubles, .. } = &*self.memory();
+        (looks.iter().copied().collect(), troubles.iter().cloned().collect())
+    }
+
+    fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_repeated_problem_is_listed_only_once() {
+        let board = StatusHistory::default();
+        let words = ["a", "b", "c", "d", "e", "f"];
+        for (at, plainly) in (0..).zip(words.iter().chain(&["c", "e"])) {
+            board.trouble(CapturedAt(at), None, plainly, String::new());
+        }
+        let kept: Vec<_> =
+            board.memory().troubles.iter().map(|kept| (kept.plainly, kept.at.0)).collect();
+        assert_eq!(kept, [("b", 1), ("d", 3), ("f", 5), ("c", 6), ("e", 7)]);
+    }
+
+    #[test]
+    fn the_oldest_status_sample_is_evicted() {
+        let board = StatusHistory::default();
+        (0..STATUS_LOOKS as i64 + 5).for_each(|at| board.look(CapturedAt(at), 1));
+        let memory = board.memory();
+        assert_eq!((memory.looks.len(), memory.looks[0].at), (STATUS_LOOKS, CapturedAt(5)));
+    }
+}
