@@ -15,6 +15,7 @@ use tokio::time::sleep;
 
 use super::monitors;
 use crate::admin::{self, ReloadHandle};
+use crate::config::{Config, MetricsConfig};
 use crate::metrics;
 use crate::net::loopback_guard::Access;
 use crate::net::{self, Connections};
@@ -31,7 +32,7 @@ const LISTEN_RETRY_INTERVAL: Duration = Duration::from_secs(5);
 /// written to disk.
 const ANSWERS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The listening sources, the admin pages, metrics upkeep and the drain monitor.
+/// The tasks of the services. Dropping them stops everything but the open connections.
 pub(super) struct Services {
     tasks: JoinSet<()>,
     /// The open connections of each listener.
@@ -47,79 +48,103 @@ impl Services {
         history: StatusHistory,
     ) -> Self {
         let config = publisher.config();
-        let mut tasks = JoinSet::new();
-        let mut connections = Vec::new();
-        let destinations = publisher.watch_destinations();
-        tasks.spawn(monitors::watch_drain(
-            publisher.writer(),
-            destinations.clone(),
-            history.clone(),
-        ));
-        tasks.spawn(monitors::watch_disk(publisher.writer(), history.clone()));
-        let has_several = destinations.len() > 1;
-        for DestinationWatch { name, session, .. } in destinations.clone() {
-            let name = has_several.then_some(name);
-            tasks.spawn(monitors::watch_session(name, session, history.clone()));
-        }
+        let mut services = Self { tasks: JoinSet::new(), connections: Vec::new() };
+        services.start_monitors(publisher, &history);
         if let Some(metrics) = &metrics {
-            tasks.spawn(metrics::keep_up(metrics.clone()));
+            services.tasks.spawn(metrics::keep_up(metrics.clone()));
         }
         if config.source.http.enabled {
-            let intake = Arc::new(
-                publisher.intake("http", config.update_rate_hz).following(publisher.watch_rate()),
-            );
-            let open = Connections::new("telemetry", http::MAX_CONNECTIONS);
-            connections.push(open.clone());
-            let serve = async move |listener, access| {
-                let routes = http::router(Arc::clone(&intake), access);
-                match net::serve(listener, &open, routes).await {}
-            };
-            let source = config.source.http.clone();
-            let access = move || Access::to_listener(&source.token, source.token_file.as_ref());
-            tasks.spawn(listen(source.listen, "telemetry", access, serve));
+            services.start_http(publisher, &config);
         }
         if config.source.socketio.enabled {
-            // A publisher chooses its own rate: keep everything it sends.
-            let intake = publisher.intake("socketio", 0.0);
-            let publishers = Arc::new(Publishers::new(intake, &config.queue.path, &config.stint));
-            // A publisher can show one page: that of `[server]`.
-            if let Some(server) = destinations.first() {
-                tasks.spawn(show_pages(Arc::clone(&publishers), server.session.clone()));
-            }
-            connections.push(publishers.connections());
-            let serve = async move |listener, access| {
-                Arc::clone(&publishers).serve(listener, access).await;
-            };
-            let source = config.source.socketio.clone();
-            let access = move || Access::to_listener(&source.token, source.token_file.as_ref());
-            tasks.spawn(listen(source.listen, "publishers", access, serve));
+            services.start_socketio(publisher, &config);
         }
         if config.metrics.enabled {
             let view = admin::View {
                 path: config.queue.path.clone(),
                 reload,
                 queue: publisher.writer(),
-                destinations,
+                destinations: publisher.watch_destinations(),
                 metrics,
                 board: history,
             };
-            let open = Connections::new("metrics", admin::MAX_CONNECTIONS);
-            connections.push(open.clone());
-            let serve = async move |listener, access| {
-                let routes = admin::router(view.clone(), access);
-                match net::serve(listener, &open, routes).await {}
-            };
-            let admin = config.metrics.clone();
-            let access = move || Access::to_metrics(&admin.token, admin.token_file.as_ref());
-            tasks.spawn(listen(admin.listen, "metrics", access, serve));
+            services.start_admin(view, config.metrics.clone());
         }
-        Self { tasks, connections }
+        services
     }
 
     /// Stops accepting connections and gives open requests [`ANSWERS_TIMEOUT`] to finish.
     pub(super) async fn end(self) {
         drop(self.tasks);
         join_all(self.connections.iter().map(|open| open.close(ANSWERS_TIMEOUT))).await;
+    }
+
+    fn start_monitors(&mut self, publisher: &DashboardPublisher, history: &StatusHistory) {
+        let (queue, destinations) = (publisher.writer(), publisher.watch_destinations());
+        self.tasks.spawn(monitors::watch_disk(queue.clone(), history.clone()));
+        let has_several = destinations.len() > 1;
+        for DestinationWatch { name, session, .. } in destinations.clone() {
+            let name = has_several.then_some(name);
+            self.tasks.spawn(monitors::watch_session(name, session, history.clone()));
+        }
+        self.tasks.spawn(monitors::watch_drain(queue, destinations, history.clone()));
+    }
+
+    /// Starts the source that takes samples by HTTP POST.
+    fn start_http(&mut self, publisher: &DashboardPublisher, config: &Config) {
+        let intake = publisher.intake("http", config.update_rate_hz);
+        let intake = Arc::new(intake.following(publisher.watch_rate()));
+        let open = self.connections("telemetry", http::MAX_CONNECTIONS);
+        let source = config.source.http.clone();
+        self.tasks.spawn(listen(
+            source.listen,
+            "telemetry",
+            move || Access::to_listener(&source.token, source.token_file.as_ref()),
+            async move |listener, access| {
+                let routes = http::router(Arc::clone(&intake), access);
+                match net::serve(listener, &open, routes).await {}
+            },
+        ));
+    }
+
+    /// Starts the source that takes samples from publishers by Socket.IO.
+    fn start_socketio(&mut self, publisher: &DashboardPublisher, config: &Config) {
+        // A publisher chooses its own rate: keep everything it sends.
+        let intake = publisher.intake("socketio", 0.0);
+        let publishers = Arc::new(Publishers::new(intake, &config.queue.path, &config.stint));
+        // A publisher can show one page: that of `[server]`.
+        if let Some(server) = publisher.watch_destinations().first() {
+            self.tasks.spawn(show_pages(Arc::clone(&publishers), server.session.clone()));
+        }
+        self.connections.push(publishers.connections());
+        let source = config.source.socketio.clone();
+        self.tasks.spawn(listen(
+            source.listen,
+            "publishers",
+            move || Access::to_listener(&source.token, source.token_file.as_ref()),
+            async move |listener, access| Arc::clone(&publishers).serve(listener, access).await,
+        ));
+    }
+
+    /// Starts the admin address.
+    fn start_admin(&mut self, view: admin::View, config: MetricsConfig) {
+        let open = self.connections("metrics", admin::MAX_CONNECTIONS);
+        self.tasks.spawn(listen(
+            config.listen,
+            "metrics",
+            move || Access::to_metrics(&config.token, config.token_file.as_ref()),
+            async move |listener, access| {
+                let routes = admin::router(view.clone(), access);
+                match net::serve(listener, &open, routes).await {}
+            },
+        ));
+    }
+
+    /// Bounds the connections of a listener, and closes them at the end.
+    fn connections(&mut self, listener: &'static str, most: usize) -> Connections {
+        let open = Connections::new(listener, most);
+        self.connections.push(open.clone());
+        open
     }
 }
 

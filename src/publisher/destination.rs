@@ -122,7 +122,10 @@ async fn run(
         SessionHolder::Lost => None,
     };
     let Some(mut session) = session else {
-        tracing::error!("the delivery task failed earlier; entries are queued until a restart");
+        tracing::error!(
+            "an earlier delivery task panicked, or its runtime has ended; entries are queued until the \
+             program restarts"
+        );
         return None;
     };
     if let Some(config) = changed {

@@ -156,13 +156,15 @@ impl DashboardPublisher {
                 Ok(now) if now.failures > failures => {
                     return Err(ConnectError(now.last_error.clone().unwrap_or_default()));
                 }
-                _ => return Err(ConnectError("disconnect was called while connecting".into())),
+                Ok(_) => return Err(ConnectError("disconnect was called while connecting".into())),
+                Err(_) => return Err(ConnectError("the delivery failed; see the log".into())),
             }
         }
         Ok(())
     }
 
-    /// Starts to connect and returns at once. Must be called in a tokio runtime.
+    /// Starts to connect and returns at once. Must be called in a tokio runtime that lasts as long as
+    /// the publisher.
     pub fn start(&self) {
         self.destinations.iter().for_each(Destination::start);
     }

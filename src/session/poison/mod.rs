@@ -60,8 +60,6 @@
 //! [`SPREAD`]: suspect::SPREAD
 
 mod suspect;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeMap;
 
@@ -371,3 +369,6 @@ impl Isolation {
         self.suspect().map(|suspect| suspect.retrying(self.overtaker))
     }
 }
+
+#[cfg(test)]
+mod tests;
