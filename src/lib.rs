@@ -45,7 +45,7 @@
 //! | [`dashboard`] | the reference dashboard server, for `serve`, demo and tests | know the agent | contract net |
 //! | [`config`] | settings with defaults, units and ranges; a limit that is not a setting is next to its user | – | – |
 //! | [`platform`] | the wall clock, the allocator, threads for long computations | – | entry fields |
-//! | [`cli`] | the command line, one file per subcommand | – | agent config dashboard entry fields metrics net platform publisher queue remote_text session sink source status tools |
+//! | [`cli`] | the command line, one file per subcommand | – | admin agent config dashboard entry fields metrics net platform publisher queue remote_text session sink source status tools |
 //!
 //! `src/vendor/rust_engineio` is a separate crate: rust_engineio 0.6.0 with bounds on what a server
 //! may send. Its `README.md` lists the changes.

@@ -47,7 +47,7 @@ pub struct StatusSnapshot {
 
 /// The state behind the routes.
 #[derive(Debug)]
-struct View {
+struct PageState {
     tools: Tools,
     destinations: Vec<DestinationWatch>,
     board: StatusHistory,
@@ -64,7 +64,7 @@ pub(crate) fn router(
         .route("/status", get(status))
         .route("/qr.svg", get(qr))
         .layer(middleware::from_fn_with_state(Access::ThisPc, guard))
-        .with_state(Arc::new(View { tools, destinations, board }))
+        .with_state(Arc::new(PageState { tools, destinations, board }))
 }
 
 async fn page() -> Response {
@@ -73,9 +73,9 @@ async fn page() -> Response {
 
 /// The response to `/status`.
 #[derive(Debug, Serialize)]
-struct Status {
+struct StatusResponse {
     pill: Badge,
-    destinations: Vec<Destination>,
+    destinations: Vec<DestinationView>,
     /// The current problems of the queue, as messages for a driver.
     wrong: Vec<String>,
     /// The recent failures, oldest first.
@@ -87,7 +87,7 @@ struct Status {
 
 /// The status of a destination.
 #[derive(Debug, Serialize)]
-struct Destination {
+struct DestinationView {
     name: String,
     pill: Badge,
     /// The dashboard link.
@@ -107,7 +107,7 @@ struct Destination {
     latency: Option<Latency>,
 }
 
-impl Destination {
+impl DestinationView {
     fn new(watch: &DestinationWatch, pill: Badge) -> Self {
         let session = watch.session.borrow().clone();
         let wrong = if session.connected && was_forgotten(&session) {
@@ -140,16 +140,16 @@ impl Destination {
     }
 }
 
-async fn status(State(view): State<Arc<View>>) -> Response {
-    let View { tools, destinations, board } = &*view;
+async fn status(State(view): State<Arc<PageState>>) -> Response {
+    let PageState { tools, destinations, board } = &*view;
     let status = tools.status();
     let queue = &status.queue;
     let (looks, troubles) = board.latest();
-    let status = Status {
+    let status = StatusResponse {
         pill: board.pill(queue, destinations),
         destinations: destinations
             .iter()
-            .map(|watch| Destination::new(watch, board.destination_pill(queue, watch)))
+            .map(|watch| DestinationView::new(watch, board.destination_pill(queue, watch)))
             .collect(),
         wrong: wrong(queue),
         troubles,
@@ -166,7 +166,7 @@ struct OfDestination {
     destination: Option<String>,
 }
 
-async fn qr(State(view): State<Arc<View>>, Query(of): Query<OfDestination>) -> Response {
+async fn qr(State(view): State<Arc<PageState>>, Query(of): Query<OfDestination>) -> Response {
     let code = view
         .destinations
         .iter()

@@ -49,7 +49,7 @@ pub enum Until {
 }
 
 /// A callback that receives a status snapshot once a second.
-pub type Look = Box<dyn FnMut(&StatusSnapshot) + Send>;
+pub type SnapshotCallback = Box<dyn FnMut(&StatusSnapshot) + Send>;
 
 /// Runs the agent until `shutdown` resolves or, with [`Until::Drained`], its work is done. Calls
 /// `announce` with a line for each new dashboard page, and `look`, if given, once a second.
@@ -62,7 +62,7 @@ pub async fn run(
     mut reload: Option<Reload>,
     shutdown: impl Future<Output = ()>,
     mut announce: impl FnMut(&str),
-    mut look: Option<Look>,
+    mut look: Option<SnapshotCallback>,
 ) -> Result<(), OpenError> {
     let mut shutdown = pin!(shutdown);
     let publisher = tokio::select! {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 #[cfg(unix)]
 use crate::admin::ReloadHandle;
 use crate::agent::reload::Reload;
-use crate::agent::{self, Look, Until};
+use crate::agent::{self, SnapshotCallback, Until};
 use crate::cli::settings::Settings;
 use crate::cli::terminal::{Line, Rate, colored};
 use crate::cli::{Exit, eprint_line, log, print, priority};
@@ -107,7 +107,8 @@ pub(super) async fn start(
     // If the terminal shows receipts, they would mix with the status line.
     let has_receipts = config.source.stdin.receipts && io::stdout().is_terminal();
     let line = if has_receipts { None } else { Line::begin(TERMINAL_PATIENCE) };
-    let look = line.map(|line| -> Look { Box::new(move |glance| line.show(words(glance))) });
+    let look =
+        line.map(|line| -> SnapshotCallback { Box::new(move |glance| line.show(words(glance))) });
     match agent::run(config, until, recorder, reload, shutdown, announce, look).await {
         Ok(()) => Exit::Good,
         Err(error) => {

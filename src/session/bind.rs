@@ -14,7 +14,7 @@ use crate::sink::{JOIN_TIMEOUT, Joined, Link, Shown, Sink, SinkError};
 
 /// What is known of a session when it is bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Origin {
+enum SessionOrigin {
     /// The server knows it.
     Known,
     /// It was requested on this link, or the server cannot be asked about it.
@@ -52,16 +52,16 @@ impl<S: Sink> Session<S> {
         };
         match (joined, &self.choice) {
             (Joined::Known(_), _) => {
-                self.bound(bindings, stint, session, Origin::Known, joined);
+                self.bound(bindings, stint, session, SessionOrigin::Known, joined);
                 self.refresh_setup(link, bindings, stint).await
             }
             // An empty session looks like an unknown one until an entry is sent to it.
             (Joined::Silent, SessionChoice::Fixed(_)) => {
-                self.bound(bindings, stint, session, Origin::Unconfirmed, joined);
+                self.bound(bindings, stint, session, SessionOrigin::Unconfirmed, joined);
                 self.refresh_setup(link, bindings, stint).await
             }
             (Joined::Silent, SessionChoice::Auto) if may_be_empty => {
-                self.bound(bindings, stint, session, Origin::Unconfirmed, joined);
+                self.bound(bindings, stint, session, SessionOrigin::Unconfirmed, joined);
                 match self.send_setup(link, bindings, stint).await? {
                     SessionKnown::Yes => Ok(()),
                     SessionKnown::No => self.rebind(link, bindings, stint).await,
@@ -73,7 +73,7 @@ impl<S: Sink> Session<S> {
                 Err(SinkError::Timeout(JOIN_TIMEOUT, NO_JOIN).into())
             }
             (Joined::Unanswered, SessionChoice::Fixed(_)) => {
-                self.bound(bindings, stint, session, Origin::New, joined);
+                self.bound(bindings, stint, session, SessionOrigin::New, joined);
                 self.refresh_setup(link, bindings, stint).await
             }
             (Joined::Silent | Joined::Unanswered, SessionChoice::Auto) => {
@@ -105,7 +105,7 @@ impl<S: Sink> Session<S> {
             self.join(link, &session).await?
         };
         self.reader.set_session(stint, self.sink.server(), &session).await?;
-        self.bound(bindings, stint, session, Origin::New, joined);
+        self.bound(bindings, stint, session, SessionOrigin::New, joined);
         self.refresh_setup(link, bindings, stint).await
     }
 
@@ -140,11 +140,11 @@ impl<S: Sink> Session<S> {
         bindings: &mut Bindings,
         stint: StintId,
         session: String,
-        origin: Origin,
+        origin: SessionOrigin,
         joined: Joined,
     ) {
-        let is_new = origin != Origin::Known;
-        let is_unconfirmed = origin == Origin::Unconfirmed;
+        let is_new = origin != SessionOrigin::Known;
+        let is_unconfirmed = origin == SessionOrigin::Unconfirmed;
         // A mistyped id would be a dead link.
         let shows_page = !(is_unconfirmed && matches!(self.choice, SessionChoice::Fixed(_)));
         if is_new {

@@ -62,7 +62,7 @@ pub(super) struct Unproven {
 
 /// Whether the server stores the newest unproven entry, judged by the newest entry on its page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Presence {
+pub(super) enum PageCheck {
     /// The page shows our entry.
     Stored,
     /// The page shows an older entry of ours, or has not changed.
@@ -146,8 +146,8 @@ impl Bindings {
         newest: &Entry,
         shown: Shown,
         stored: Option<EntryId>,
-    ) -> Presence {
-        let Some(id) = shown.newest(newest.kind) else { return Presence::Missing };
+    ) -> PageCheck {
+        let Some(id) = shown.newest(newest.kind) else { return PageCheck::Missing };
         let matching =
             self.each_unproven().filter(|(entry, own)| entry.kind == newest.kind && *own == id);
         let before =
@@ -155,10 +155,10 @@ impl Bindings {
         match matching.last() {
             // With a fixed id several stints share a page: this may be a newer entry of another
             // stint.
-            Some((entry, _)) if entry.seq >= newest.seq => Presence::Stored,
-            Some(_) => Presence::Missing,
-            None if before == Some(id) || stored == Some(id) => Presence::Missing,
-            None => Presence::Hidden,
+            Some((entry, _)) if entry.seq >= newest.seq => PageCheck::Stored,
+            Some(_) => PageCheck::Missing,
+            None if before == Some(id) || stored == Some(id) => PageCheck::Missing,
+            None => PageCheck::Hidden,
         }
     }
 
@@ -176,7 +176,7 @@ impl Bindings {
             (Joined::Silent, Some(_)) => false,
             (Joined::Known(shown), Some((entry, _))) => {
                 let stored = stored.newest(stint, entry.kind).map(|(_, id)| id);
-                self.presence(entry, shown, stored) != Presence::Missing
+                self.presence(entry, shown, stored) != PageCheck::Missing
             }
         }
     }

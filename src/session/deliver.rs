@@ -7,7 +7,7 @@ use tokio::time::{Instant, sleep};
 
 use super::bindings::{Bindings, Unproven};
 use super::capability::Evidence;
-use super::publish::Outcome;
+use super::publish::PublishOutcome;
 use super::verify::Verified;
 use super::{MAX_UNPROVEN_ENTRIES, Session, SessionError};
 use crate::entry::{Entry, Seq};
@@ -34,13 +34,13 @@ impl<S: Sink> Session<S> {
         {
             self.learned.isolation.lacks_probe(last);
         }
-        let mut outcome = Outcome::Proven;
+        let mut outcome = PublishOutcome::Proven;
         if !to_send.is_empty() {
             outcome = self.publish_queued(link, bindings, &to_send).await?;
         } else if undeliverable.is_empty() {
             self.observe(Evidence::FoundStored);
         }
-        if let Outcome::Refused(seqs) = outcome {
+        if let PublishOutcome::Refused(seqs) = outcome {
             outcome = self.retry_refused(link, bindings, &to_send, seqs).await?;
         }
         let sent = to_send.len();
@@ -48,13 +48,13 @@ impl<S: Sink> Session<S> {
             batch.mark_refused(&[seq], &reason);
         }
         match outcome {
-            Outcome::Proven if !bindings.has_unproven() => {}
+            PublishOutcome::Proven if !bindings.has_unproven() => {}
             // Earlier batches are still unproven, and batches are removed in order.
-            Outcome::Proven | Outcome::Unproven => {
+            PublishOutcome::Proven | PublishOutcome::Unproven => {
                 return self.keep_unproven(link, bindings, batch).await;
             }
-            Outcome::Refused(refused) => batch.mark_refused(&refused, REFUSED),
-            Outcome::Forgotten(stint) => return self.rebind(link, bindings, stint).await,
+            PublishOutcome::Refused(refused) => batch.mark_refused(&refused, REFUSED),
+            PublishOutcome::Forgotten(stint) => return self.rebind(link, bindings, stint).await,
         }
         if self.settle(link, bindings).await? == Verified::Rebound {
             return Ok(());

@@ -5,7 +5,7 @@ use tokio::time::{Instant, sleep};
 
 use super::bindings::Bindings;
 use super::poison::InFlight;
-use super::publish::Outcome;
+use super::publish::PublishOutcome;
 use super::verify::WRITTEN_AFTER;
 use super::{Session, SessionError};
 use crate::entry::Entry;
@@ -23,17 +23,17 @@ impl<S: Sink> Session<S> {
         link: &mut S::Link,
         bindings: &mut Bindings,
         entries: &[&Entry],
-    ) -> Result<Outcome, SessionError> {
+    ) -> Result<PublishOutcome, SessionError> {
         let suspect = self.learned.isolation.to_overtake();
         let Some(index) = entries.iter().position(|entry| Some(entry.seq) == suspect) else {
             return self.publish_group(link, bindings, entries).await;
         };
         let (before, suspect_and_after) = entries.split_at(index);
         let (suspect, after) = suspect_and_after.split_at(1);
-        let mut outcome = Outcome::Proven;
+        let mut outcome = PublishOutcome::Proven;
         if !before.is_empty() {
             outcome = outcome.and(self.publish_group(link, bindings, before).await?);
-            if let Outcome::Forgotten(_) = outcome {
+            if let PublishOutcome::Forgotten(_) = outcome {
                 return Ok(outcome);
             }
         }
@@ -44,7 +44,7 @@ impl<S: Sink> Session<S> {
             // What the server stores of the probe proves nothing about these.
             self.learned.skipped.extend(suspect.iter().chain(between).map(|entry| entry.seq));
             outcome = outcome.and(self.publish_until_proven(link, bindings, probe).await?);
-            if let Outcome::Forgotten(_) = outcome {
+            if let PublishOutcome::Forgotten(_) = outcome {
                 return Ok(outcome);
             }
             self.backoff.reset();
@@ -53,7 +53,7 @@ impl<S: Sink> Session<S> {
         let is_one_at_a_time = self.learned.capability.is_one_at_a_time();
         let size = if is_one_at_a_time { 1 } else { self.learned.window.entries().max(1) };
         for group in between.chunks(size).chain(rest.chunks(size)) {
-            if let Outcome::Forgotten(_) = outcome {
+            if let PublishOutcome::Forgotten(_) = outcome {
                 return Ok(outcome);
             }
             outcome = outcome.and(self.publish_group(link, bindings, group).await?);
@@ -67,7 +67,7 @@ impl<S: Sink> Session<S> {
         link: &mut S::Link,
         bindings: &mut Bindings,
         entries: &[&Entry],
-    ) -> Result<Outcome, SessionError> {
+    ) -> Result<PublishOutcome, SessionError> {
         let outcome = self.publish_group(link, bindings, entries).await?;
         if self.learned.capability.awaited() != Some(Proof::Written) {
             return Ok(outcome);
@@ -89,7 +89,7 @@ impl<S: Sink> Session<S> {
         link: &mut S::Link,
         bindings: &mut Bindings,
         entries: &[&Entry],
-    ) -> Result<Outcome, SessionError> {
+    ) -> Result<PublishOutcome, SessionError> {
         let in_flight: Vec<_> = entries.iter().map(|entry| InFlight::of(entry)).collect();
         bindings.in_flight.clone_from(&in_flight);
         let outcome = self.publish(link, bindings, entries).await?;
@@ -97,18 +97,18 @@ impl<S: Sink> Session<S> {
         let is_written = self.learned.capability.awaited() == Some(Proof::Written);
         let isolation = &mut self.learned.isolation;
         match &outcome {
-            Outcome::Proven => {
+            PublishOutcome::Proven => {
                 isolation.proven(in_flight.iter().map(|one| one.seq));
                 in_flight.iter().for_each(|one| {
                     self.learned.skipped.remove(&one.seq);
                 });
             }
             // Acknowledged: the server has processed them.
-            Outcome::Unproven if !is_written => {
+            PublishOutcome::Unproven if !is_written => {
                 isolation.proven(in_flight.iter().map(|one| one.seq));
             }
-            Outcome::Unproven | Outcome::Forgotten(_) => {}
-            Outcome::Refused(_) => {
+            PublishOutcome::Unproven | PublishOutcome::Forgotten(_) => {}
+            PublishOutcome::Refused(_) => {
                 self.note_proven_in_part(link, &in_flight);
             }
         }

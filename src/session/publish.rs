@@ -35,7 +35,7 @@ const ACK_AFTER_PAUSE: Duration = Duration::from_millis(50);
 
 /// The result of publishing entries.
 #[derive(Debug)]
-pub(super) enum Outcome {
+pub(super) enum PublishOutcome {
     Proven,
     /// Sent; the proof is completed by elapsed time or a later query to the server.
     Unproven,
@@ -45,7 +45,7 @@ pub(super) enum Outcome {
     Forgotten(StintId),
 }
 
-impl Outcome {
+impl PublishOutcome {
     /// The result of publishing further entries after these.
     pub(super) fn and(self, next: Self) -> Self {
         match (self, next) {
@@ -62,8 +62,8 @@ impl Outcome {
 }
 
 /// The outcome of an "unknown session" acknowledgement, which belongs to the last entry.
-pub(super) fn forgotten(entries: &[&Entry]) -> Outcome {
-    entries.last().map_or(Outcome::Proven, |entry| Outcome::Forgotten(entry.stint))
+pub(super) fn forgotten(entries: &[&Entry]) -> PublishOutcome {
+    entries.last().map_or(PublishOutcome::Proven, |entry| PublishOutcome::Forgotten(entry.stint))
 }
 
 impl<S: Sink> Session<S> {
@@ -73,7 +73,7 @@ impl<S: Sink> Session<S> {
         link: &mut S::Link,
         bindings: &mut Bindings,
         entries: &[&Entry],
-    ) -> Result<Outcome, SessionError> {
+    ) -> Result<PublishOutcome, SessionError> {
         let proof = self.proof_to_await()?;
         let sent = Instant::now();
         let addressed = bindings.addressed(&self.sink, entries)?;
@@ -127,7 +127,7 @@ impl<S: Sink> Session<S> {
         entries: &[&Entry],
         proof: Proof,
         receipt: Receipt,
-    ) -> Result<Outcome, SessionError> {
+    ) -> Result<PublishOutcome, SessionError> {
         match (&receipt.ack, proof) {
             (Ack::UnknownSession, _) => Ok(forgotten(entries)),
             (Ack::Error(text), _) => {
@@ -137,12 +137,12 @@ impl<S: Sink> Session<S> {
                 if self.learned.capability.proof().is_none() {
                     self.observe(Evidence::WrittenByChoice);
                 }
-                Ok(Outcome::Unproven)
+                Ok(PublishOutcome::Unproven)
             }
             (_, Proof::Ack) => {
                 self.observe(Evidence::Acknowledged);
                 let came_back = receipt.missing.is_empty();
-                Ok(if came_back { Outcome::Proven } else { self.acknowledged() })
+                Ok(if came_back { PublishOutcome::Proven } else { self.acknowledged() })
             }
             (_, Proof::Echo) if receipt.missing.is_empty() => {
                 if self.learned.capability.proof().is_none() {
@@ -152,7 +152,7 @@ impl<S: Sink> Session<S> {
                     self.confirmed(bindings, entry.stint)?;
                 }
                 bindings.verify_at = next_verification(&self.settings);
-                Ok(Outcome::Proven)
+                Ok(PublishOutcome::Proven)
             }
             (_, Proof::Echo) => self.examine(link, bindings, entries, receipt.missing).await,
         }
@@ -187,14 +187,14 @@ impl<S: Sink> Session<S> {
     }
 
     /// The outcome for entries that were only acknowledged.
-    fn acknowledged(&self) -> Outcome {
+    fn acknowledged(&self) -> PublishOutcome {
         let verifies =
             self.learned.capability.can_be_asked() && !self.settings.verify_interval.is_zero();
-        if verifies { Outcome::Unproven } else { Outcome::Proven }
+        if verifies { PublishOutcome::Unproven } else { PublishOutcome::Proven }
     }
 
     /// Handles a publication for which neither an echo nor an acknowledgement came in time.
-    fn without_proof(&mut self) -> Result<Outcome, SessionError> {
+    fn without_proof(&mut self) -> Result<PublishOutcome, SessionError> {
         let error = SessionError::NoProof(self.settings.proof_timeout);
         let mut capability = self.learned.capability;
         if capability.proof().is_some() {
@@ -208,7 +208,7 @@ impl<S: Sink> Session<S> {
             (Some(_), ProofChoice::Ack) => Err(SessionError::Weak(Proof::Ack.as_str())),
             (Some(_), ProofChoice::Auto) => {
                 self.observe(Evidence::NothingConfirmed);
-                Ok(Outcome::Unproven)
+                Ok(PublishOutcome::Unproven)
             }
             (None, _) | (_, ProofChoice::Written) => {
                 self.observe(Evidence::NothingConfirmed);

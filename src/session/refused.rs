@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::bindings::Bindings;
 use super::capability::Evidence;
 use super::poison::InFlight;
-use super::publish::{Outcome, forgotten};
+use super::publish::{PublishOutcome, forgotten};
 use super::{Session, SessionError};
 use crate::config::{ProofChoice, SessionChoice};
 use crate::entry::{Entry, Kind, Seq, StintId};
@@ -32,7 +32,7 @@ impl<S: Sink> Session<S> {
         bindings: &mut Bindings,
         entries: &[&Entry],
         missing: Vec<Seq>,
-    ) -> Result<Outcome, SessionError> {
+    ) -> Result<PublishOutcome, SessionError> {
         self.came_back(bindings, entries, &missing)?;
         let of_missing = entries.iter().filter(|entry| missing.contains(&entry.seq));
         let stints: BTreeSet<StintId> = of_missing.map(|entry| entry.stint).collect();
@@ -41,13 +41,17 @@ impl<S: Sink> Session<S> {
             let entries: Vec<&Entry> =
                 entries.iter().copied().filter(|entry| entry.stint == stint).collect();
             match self.examine_stint(link, bindings, stint, &entries, &missing).await? {
-                Outcome::Proven | Outcome::Unproven => {}
-                Outcome::Refused(more) => refused.extend(more),
-                Outcome::Forgotten(stint) => return Ok(Outcome::Forgotten(stint)),
+                PublishOutcome::Proven | PublishOutcome::Unproven => {}
+                PublishOutcome::Refused(more) => refused.extend(more),
+                PublishOutcome::Forgotten(stint) => return Ok(PublishOutcome::Forgotten(stint)),
             }
         }
         refused.sort();
-        Ok(if refused.is_empty() { Outcome::Proven } else { Outcome::Refused(refused) })
+        Ok(if refused.is_empty() {
+            PublishOutcome::Proven
+        } else {
+            PublishOutcome::Refused(refused)
+        })
     }
 
     /// Records that all but the missing entries were echoed, so the server stores what their
@@ -73,12 +77,12 @@ impl<S: Sink> Session<S> {
         stint: StintId,
         entries: &[&Entry],
         missing: &[Seq],
-    ) -> Result<Outcome, SessionError> {
+    ) -> Result<PublishOutcome, SessionError> {
         let seqs = entries.iter().map(|entry| entry.seq);
         let (missing, back): (Vec<Seq>, Vec<Seq>) = seqs.partition(|seq| missing.contains(seq));
         let newest_back = back.last().copied();
         if newest_back.is_some() && newest_back >= missing.last().copied() {
-            return Ok(Outcome::Refused(missing));
+            return Ok(PublishOutcome::Refused(missing));
         }
         let bound = bindings.of(stint)?;
         let (is_new, is_unconfirmed) = (bound.is_new, bound.is_unconfirmed);
@@ -91,7 +95,7 @@ impl<S: Sink> Session<S> {
             }
             // The server echoes others, so it would have echoed these.
             Joined::Unanswered if self.learned.capability.proof() == Some(Proof::Echo) => {
-                Ok(Outcome::Refused(missing))
+                Ok(PublishOutcome::Refused(missing))
             }
             Joined::Unanswered if self.learned.capability.has_shown() => {
                 Err(SessionError::NotKept("it no longer answers join_session"))
@@ -105,7 +109,7 @@ impl<S: Sink> Session<S> {
                 self.observe(Evidence::NewSessionEmpty);
                 Err(SessionError::NotKept("a new session stays empty"))
             }
-            Joined::Silent => Ok(Outcome::Forgotten(stint)),
+            Joined::Silent => Ok(PublishOutcome::Forgotten(stint)),
         }
     }
 
@@ -155,7 +159,7 @@ impl<S: Sink> Session<S> {
         refused: Vec<Seq>,
         newest_back: Option<Seq>,
         shown: Shown,
-    ) -> Result<Outcome, SessionError> {
+    ) -> Result<PublishOutcome, SessionError> {
         if refused.is_empty() {
             self.note_kept(entries);
             return self.kept_without_echo(bindings, stint);
@@ -168,7 +172,7 @@ impl<S: Sink> Session<S> {
             || newest_back.is_some()
             || self.learned.capability.has_echoed()
         {
-            return Ok(Outcome::Refused(refused));
+            return Ok(PublishOutcome::Refused(refused));
         }
         // Another publisher's entry hides whether ours is stored, and this server has never echoed
         // one of ours.
@@ -178,9 +182,9 @@ impl<S: Sink> Session<S> {
 
     /// Handles an entry that was acknowledged for a session that the server has not shown to know,
     /// and that it does not store.
-    fn unknown(&mut self, stint: StintId) -> Result<Outcome, SessionError> {
+    fn unknown(&mut self, stint: StintId) -> Result<PublishOutcome, SessionError> {
         if let SessionChoice::Auto = self.choice {
-            return Ok(Outcome::Forgotten(stint));
+            return Ok(PublishOutcome::Forgotten(stint));
         }
         // The server may have refused the entry instead. Several entries can tell.
         self.observe(Evidence::NewSessionEmpty);
@@ -201,16 +205,16 @@ impl<S: Sink> Session<S> {
         &mut self,
         bindings: &mut Bindings,
         stint: StintId,
-    ) -> Result<Outcome, SessionError> {
+    ) -> Result<PublishOutcome, SessionError> {
         self.confirmed(bindings, stint)?;
         if self.learned.capability.proof() == Some(Proof::Echo) {
-            return Ok(Outcome::Proven);
+            return Ok(PublishOutcome::Proven);
         }
         if self.settings.proof == ProofChoice::Echo {
             return Err(SessionError::Weak(Proof::Echo.as_str()));
         }
         self.observe(Evidence::Acknowledged);
-        Ok(Outcome::Proven)
+        Ok(PublishOutcome::Proven)
     }
 
     /// Handles an error in an acknowledgement, which names no entry: without echoes, the refused
@@ -222,16 +226,16 @@ impl<S: Sink> Session<S> {
         text: &str,
         entries: &[&Entry],
         missing: Vec<Seq>,
-    ) -> Result<Outcome, SessionError> {
+    ) -> Result<PublishOutcome, SessionError> {
         tracing::warn!(error = text, "the server refuses an entry");
         // Otherwise a server that forgot the session right away would look like one that never
         // stores.
         self.came_back(bindings, entries, &missing)?;
         if let [entry] = entries {
-            return Ok(Outcome::Refused(vec![entry.seq]));
+            return Ok(PublishOutcome::Refused(vec![entry.seq]));
         }
         if missing.len() < entries.len() {
-            return Ok(Outcome::Refused(missing));
+            return Ok(PublishOutcome::Refused(missing));
         }
         // The server may not know the session, and would refuse the same batch on every link. If it
         // knows it, it may have stored the other entries of the batch, and shows them.
@@ -247,7 +251,7 @@ impl<S: Sink> Session<S> {
             if joined == Joined::Silent
                 && self.join_again(link, &session, joined).await? == Joined::Silent
             {
-                return Ok(Outcome::Forgotten(stint));
+                return Ok(PublishOutcome::Forgotten(stint));
             }
         }
         Err(self.one_at_a_time())
@@ -267,7 +271,7 @@ impl<S: Sink> Session<S> {
         bindings: &mut Bindings,
         entries: &[&Entry],
         mut refused: Vec<Seq>,
-    ) -> Result<Outcome, SessionError> {
+    ) -> Result<PublishOutcome, SessionError> {
         for _ in 1..REFUSAL_TRIES {
             sleep(REFUSAL_PAUSE).await;
             let again = with_seqs(entries, &refused);
@@ -287,11 +291,11 @@ impl<S: Sink> Session<S> {
                 (_, _) => Vec::new(),
             };
             if refused.is_empty() {
-                return Ok(Outcome::Proven);
+                return Ok(PublishOutcome::Proven);
             }
         }
         if !self.learned.capability.can_be_asked() {
-            return Ok(Outcome::Refused(refused));
+            return Ok(PublishOutcome::Refused(refused));
         }
         let mut refused_of: BTreeMap<StintId, usize> = BTreeMap::new();
         for entry in with_seqs(entries, &refused) {
@@ -309,7 +313,7 @@ impl<S: Sink> Session<S> {
                 continue;
             }
             if may_be_unknown {
-                return Ok(Outcome::Forgotten(stint));
+                return Ok(PublishOutcome::Forgotten(stint));
             }
             // The new session is empty: either each entry was refused or the session was forgotten.
             // Entries sent one at a time can tell.
@@ -317,7 +321,7 @@ impl<S: Sink> Session<S> {
                 return Err(self.one_at_a_time());
             }
         }
-        Ok(Outcome::Refused(refused))
+        Ok(PublishOutcome::Refused(refused))
     }
 }
 

@@ -1,7 +1,7 @@
 //! Sends the setup in force to a page that lacks it, ahead of the entries of the queue.
 
 use super::bindings::Bindings;
-use super::publish::Outcome;
+use super::publish::PublishOutcome;
 use super::{Session, SessionError};
 use crate::config::SessionChoice;
 use crate::entry::{Entry, StintId};
@@ -67,9 +67,11 @@ impl<S: Sink> Session<S> {
         let published = self.publish(link, bindings, &[entry]).await?;
         bindings.setup_in_flight = None;
         match published {
-            Outcome::Proven | Outcome::Unproven => {}
-            Outcome::Refused(_) => tracing::warn!("the server refuses the setup; skipping it"),
-            Outcome::Forgotten(_) => return Ok(SessionKnown::No),
+            PublishOutcome::Proven | PublishOutcome::Unproven => {}
+            PublishOutcome::Refused(_) => {
+                tracing::warn!("the server refuses the setup; skipping it")
+            }
+            PublishOutcome::Forgotten(_) => return Ok(SessionKnown::No),
         }
         self.meter.resent(1);
         Ok(SessionKnown::Yes)

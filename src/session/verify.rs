@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::bindings::{Bindings, Presence};
+use super::bindings::{Bindings, PageCheck};
 use super::capability::Evidence;
 use super::{Session, SessionError};
 use crate::config::DeliveryConfig;
@@ -151,11 +151,11 @@ impl<S: Sink> Session<S> {
         let Some((entry, id)) = newest else { return Ok(()) };
         let stored = self.learned.stored.newest(stint, entry.kind).map(|(_, id)| id);
         match bindings.presence(entry, shown, stored) {
-            Presence::Missing => {
+            PageCheck::Missing => {
                 return Err(SessionError::NotKept("an acknowledged entry is missing"));
             }
-            Presence::Hidden => self.hidden(bindings),
-            Presence::Stored => self.learned.stored.note(entry, id),
+            PageCheck::Hidden => self.hidden(bindings),
+            PageCheck::Stored => self.learned.stored.note(entry, id),
         }
         Ok(())
     }

@@ -21,11 +21,11 @@ const STATUS_TROUBLES: usize = 5;
 /// failures.
 #[derive(Clone, Debug, Default)]
 pub struct StatusHistory {
-    memory: Arc<Mutex<Memory>>,
+    memory: Arc<Mutex<HistoryData>>,
 }
 
 #[derive(Debug, Default)]
-struct Memory {
+struct HistoryData {
     /// How each destination drains, by name.
     drains: BTreeMap<String, Drain>,
     /// The latest queue lengths, oldest first.
@@ -109,11 +109,11 @@ impl StatusHistory {
 
     /// The latest queue lengths and the latest failures, oldest first.
     pub(super) fn latest(&self) -> (Vec<QueueSample>, Vec<Trouble>) {
-        let Memory { looks, troubles, .. } = &*self.memory();
+        let HistoryData { looks, troubles, .. } = &*self.memory();
         (looks.iter().copied().collect(), troubles.iter().cloned().collect())
     }
 
-    fn memory(&self) -> MutexGuard<'_, Memory> {
+    fn memory(&self) -> MutexGuard<'_, HistoryData> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

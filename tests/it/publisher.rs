@@ -247,6 +247,36 @@ async fn an_abandoned_or_concurrent_disconnect_does_no_harm() {
 }
 
 #[tokio::test]
+async fn a_server_configured_while_disconnected_is_used_by_the_next_connect() {
+    let (first, second) = (server(), server());
+    let pit = Pit::new();
+    let publisher = pit.publisher(&first.url());
+    publisher.connect().await.unwrap();
+    publisher.disconnect().await;
+    publisher.take_over(pit.config(&second.url())).await.unwrap();
+    assert!(!publisher.is_connected(), "a new configuration does not connect");
+    publish(&publisher, 1..=1).await;
+    publisher.connect().await.unwrap();
+    drained(&publisher).await;
+    assert_eq!(second.sessions().remove(0).frames, 1);
+    assert_eq!(first.sessions().iter().map(|session| session.frames).sum::<usize>(), 0);
+}
+
+/// The session is lost with the runtime that ran it; the entries stay queued for the next publisher.
+#[test]
+fn a_publisher_whose_runtime_ended_is_disconnected_and_says_so() {
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let server = server();
+    let pit = Pit::new();
+    let publisher = pit.publisher(&server.url());
+    runtime().block_on(publisher.connect()).unwrap();
+    assert!(!publisher.is_connected());
+    let connected = runtime().block_on(async { timeout(PATIENCE, publisher.connect()).await });
+    let error = connected.expect("connect returns").unwrap_err();
+    assert!(error.to_string().contains("the delivery failed"), "{error}");
+}
+
+#[tokio::test]
 async fn a_second_publisher_on_a_queue_is_refused_and_told_the_owner() {
     let pit = Pit::new();
     let first = pit.publisher("http://localhost:5000");

@@ -80,7 +80,7 @@ const MAX_UNDELIVERABLE: usize = 64;
 
 /// What the isolation knows about the entries at the head of the queue.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-enum State {
+enum IsolationState {
     #[default]
     Clear,
     /// One of the entries up to `last` may be poison: batches have at most `limit` entries.
@@ -108,7 +108,7 @@ impl InFlight {
 /// The isolation of poison entries of one destination.
 #[derive(Debug, Default)]
 pub(super) struct Isolation {
-    state: State,
+    state: IsolationState,
     /// The first entry of the newest batch.
     head: Seq,
     /// The newest entry that was proven before the suspect; it is behind the suspect in the queue.
@@ -139,17 +139,24 @@ impl Isolation {
         for seq in seqs {
             self.is_any_proven = true;
             match &mut self.state {
-                State::Alone(suspect) | State::Overtaking(suspect) if suspect.seq == seq => {
-                    self.state = State::Clear;
+                IsolationState::Alone(suspect) | IsolationState::Overtaking(suspect)
+                    if suspect.seq == seq =>
+                {
+                    self.state = IsolationState::Clear;
                 }
-                State::Overtaking(suspect) if suspect.seq < seq => {
+                IsolationState::Overtaking(suspect) if suspect.seq < seq => {
                     self.is_probe_proven = true;
                     self.overtaker = self.overtaker.max(Some(seq));
                     // The next probe is the entry after this one.
                     suspect.outages = 0;
                 }
-                State::Halving { last, .. } if *last <= seq => self.state = State::Clear,
-                State::Alone(_) | State::Overtaking(_) | State::Halving { .. } | State::Clear => {}
+                IsolationState::Halving { last, .. } if *last <= seq => {
+                    self.state = IsolationState::Clear
+                }
+                IsolationState::Alone(_)
+                | IsolationState::Overtaking(_)
+                | IsolationState::Halving { .. }
+                | IsolationState::Clear => {}
             }
         }
     }
@@ -157,7 +164,7 @@ impl Isolation {
     /// The server stores the entry, or has answered it in another way.
     pub(super) fn answered(&mut self, seq: Seq) {
         if self.is_suspect(seq) {
-            self.state = State::Clear;
+            self.state = IsolationState::Clear;
         }
     }
 
@@ -169,7 +176,11 @@ impl Isolation {
         now: Instant,
     ) {
         let mut suspect = match std::mem::take(&mut self.state) {
-            State::Alone(suspect) | State::Overtaking(suspect) if suspect.seq <= seq => suspect,
+            IsolationState::Alone(suspect) | IsolationState::Overtaking(suspect)
+                if suspect.seq <= seq =>
+            {
+                suspect
+            }
             _ => Suspect::new(seq, kind, now),
         };
         if suspect.seq == seq {
@@ -178,7 +189,7 @@ impl Isolation {
             self.overtaker = self.overtaker.max(overtaker);
             self.is_probe_proven = true;
         }
-        self.state = State::Overtaking(suspect);
+        self.state = IsolationState::Overtaking(suspect);
     }
 
     /// These entries were in flight when the connection ended or their proof timed out. Returns the
@@ -194,7 +205,8 @@ impl Isolation {
             [one] => self.failed_alone(one, reason, now),
             [.., InFlight { seq: last, .. }] => {
                 if self.suspect().is_none_or(|suspect| last < suspect.seq) {
-                    self.state = State::Halving { last, limit: (unproven.len() / 2).max(1) };
+                    self.state =
+                        IsolationState::Halving { last, limit: (unproven.len() / 2).max(1) };
                 }
                 None
             }
@@ -203,11 +215,15 @@ impl Isolation {
 
     fn failed_alone(&mut self, one: InFlight, reason: &str, now: Instant) -> Option<InFlight> {
         let mut suspect = match std::mem::take(&mut self.state) {
-            State::Overtaking(suspect) if suspect.seq < one.seq => {
+            IsolationState::Overtaking(suspect) if suspect.seq < one.seq => {
                 self.probe_failed(suspect);
                 return None;
             }
-            State::Alone(suspect) | State::Overtaking(suspect) if suspect.seq <= one.seq => suspect,
+            IsolationState::Alone(suspect) | IsolationState::Overtaking(suspect)
+                if suspect.seq <= one.seq =>
+            {
+                suspect
+            }
             _ => Suspect::new(one.seq, one.kind, now),
         };
         if suspect.seq == one.seq {
@@ -220,9 +236,9 @@ impl Isolation {
             return Some(one);
         }
         self.state = if suspect.is_overtaken(self.overtaker, now) {
-            State::Overtaking(suspect)
+            IsolationState::Overtaking(suspect)
         } else {
-            State::Alone(suspect)
+            IsolationState::Alone(suspect)
         };
         None
     }
@@ -230,8 +246,12 @@ impl Isolation {
     fn probe_failed(&mut self, suspect: Suspect) {
         // What looked like a contradiction may have been the beginning of the outage.
         let outages = suspect.outages + 1;
-        self.state =
-            State::Alone(Suspect { tries_alone: 0, contradictions: 0, outages, ..suspect });
+        self.state = IsolationState::Alone(Suspect {
+            tries_alone: 0,
+            contradictions: 0,
+            outages,
+            ..suspect
+        });
     }
 
     /// The server refuses the entry, or it is undeliverable: it is not sent again.
@@ -276,12 +296,14 @@ impl Isolation {
     /// The entries up to `last` left the queue.
     pub(super) fn removed(&mut self, last: Seq) {
         let is_gone = match &self.state {
-            State::Clear => false,
-            State::Halving { last: of_range, .. } => *of_range <= last,
-            State::Alone(suspect) | State::Overtaking(suspect) => suspect.seq <= last,
+            IsolationState::Clear => false,
+            IsolationState::Halving { last: of_range, .. } => *of_range <= last,
+            IsolationState::Alone(suspect) | IsolationState::Overtaking(suspect) => {
+                suspect.seq <= last
+            }
         };
         if is_gone {
-            self.state = State::Clear;
+            self.state = IsolationState::Clear;
         }
         self.overtaker = self.overtaker.filter(|overtaker| *overtaker > last);
     }
@@ -297,20 +319,20 @@ impl Isolation {
 
     fn suspect(&self) -> Option<&Suspect> {
         match &self.state {
-            State::Alone(suspect) | State::Overtaking(suspect) => Some(suspect),
-            State::Clear | State::Halving { .. } => None,
+            IsolationState::Alone(suspect) | IsolationState::Overtaking(suspect) => Some(suspect),
+            IsolationState::Clear | IsolationState::Halving { .. } => None,
         }
     }
 
     /// The maximum number of entries of the next batch.
     pub(super) fn limit(&self, most: usize) -> usize {
         match &self.state {
-            State::Clear => most,
-            State::Halving { limit, .. } => most.min(*limit),
-            State::Alone(_) => 1,
-            State::Overtaking(suspect) if suspect.contradictions >= CONTRADICTIONS => 1,
+            IsolationState::Clear => most,
+            IsolationState::Halving { limit, .. } => most.min(*limit),
+            IsolationState::Alone(_) => 1,
+            IsolationState::Overtaking(suspect) if suspect.contradictions >= CONTRADICTIONS => 1,
             // From the head to the suspect, the entries that overtook it, and those up to the probe.
-            State::Overtaking(suspect) => {
+            IsolationState::Overtaking(suspect) => {
                 let Seq(newest) = self.overtaker.unwrap_or_default().max(suspect.seq);
                 let known = newest.saturating_sub(self.head.0) as usize + 1;
                 known.min(MAX_UNPROVEN_ENTRIES) + suspect.distance() + suspect.reach
@@ -320,24 +342,27 @@ impl Isolation {
 
     /// Whether entries are sent in small batches, each proven before the next.
     pub(super) fn is_active(&self) -> bool {
-        self.state != State::Clear
+        self.state != IsolationState::Clear
     }
 
     /// The entry that another one has to overtake; `None` once enough did and only the time is
     /// missing. More probes would use up the entries after a long run of poison.
     pub(super) fn to_overtake(&self) -> Option<Seq> {
         match &self.state {
-            State::Overtaking(suspect) if suspect.contradictions < CONTRADICTIONS => {
+            IsolationState::Overtaking(suspect) if suspect.contradictions < CONTRADICTIONS => {
                 Some(suspect.seq)
             }
-            State::Overtaking(_) | State::Clear | State::Halving { .. } | State::Alone(_) => None,
+            IsolationState::Overtaking(_)
+            | IsolationState::Clear
+            | IsolationState::Halving { .. }
+            | IsolationState::Alone(_) => None,
         }
     }
 
     /// All entries of a batch after the suspect, up to `last`, are stored already, for example on the
     /// pages of other stints: the next batch has more.
     pub(super) fn lacks_probe(&mut self, last: Seq) {
-        if let State::Overtaking(suspect) = &mut self.state
+        if let IsolationState::Overtaking(suspect) = &mut self.state
             && suspect.seq < last
         {
             self.overtaker = self.overtaker.max(Some(last));

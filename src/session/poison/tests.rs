@@ -42,7 +42,7 @@ impl Lab {
     /// A lab with an overtaken suspect.
     fn overtaking(seq: u64) -> Self {
         let mut lab = Self::with_suspect(seq, TRIES, SPREAD / 2);
-        assert!(matches!(lab.isolation.state, State::Overtaking(_)));
+        assert!(matches!(lab.isolation.state, IsolationState::Overtaking(_)));
         lab.isolation.starts(Seq(seq));
         lab
     }
@@ -73,10 +73,10 @@ fn a_batch_without_proof_is_halved() {
     let mut lab = Lab::new();
     assert_eq!(lab.isolation.limit(1000), 1000);
     lab.fails(&[1, 2, 3, 4, 5, 6, 7, 8]);
-    assert_eq!(lab.isolation.state, State::Halving { last: Seq(8), limit: 4 });
+    assert_eq!(lab.isolation.state, IsolationState::Halving { last: Seq(8), limit: 4 });
     assert_eq!(lab.isolation.limit(1000), 4);
     lab.fails(&[5, 6, 7]);
-    assert_eq!(lab.isolation.state, State::Halving { last: Seq(7), limit: 1 });
+    assert_eq!(lab.isolation.state, IsolationState::Halving { last: Seq(7), limit: 1 });
 }
 
 #[test]
@@ -97,7 +97,7 @@ fn an_entry_without_proof_is_a_suspect() {
             lab.fails(&[1, 2]);
         }
         lab.fails(&[1]);
-        assert!(matches!(lab.isolation.state, State::Alone(_)));
+        assert!(matches!(lab.isolation.state, IsolationState::Alone(_)));
         assert_eq!((lab.suspect().seq, lab.suspect().tries), (Seq(1), 1));
         assert_eq!(lab.isolation.limit(1000), 1);
     }
@@ -116,7 +116,7 @@ fn a_batch_with_a_suspect_blames_no_entry() {
 fn an_older_batch_is_halved_first() {
     for mut lab in [Lab::with_suspect(7, 1, SPREAD), Lab::overtaking(7)] {
         lab.fails(&[3, 4, 5, 6]);
-        assert_eq!(lab.isolation.state, State::Halving { last: Seq(6), limit: 2 });
+        assert_eq!(lab.isolation.state, IsolationState::Halving { last: Seq(6), limit: 2 });
     }
 }
 
@@ -131,11 +131,11 @@ fn an_older_entry_is_suspected_first() {
 fn a_proven_suspect_is_none() {
     for mut lab in [Lab::with_suspect(1, 1, SPREAD), Lab::overtaking(1)] {
         lab.proves(&[1]);
-        assert_eq!(lab.isolation.state, State::Clear);
+        assert_eq!(lab.isolation.state, IsolationState::Clear);
     }
     let mut lab = Lab::overtaking(1);
     lab.isolation.answered(Seq(1));
-    assert_eq!(lab.isolation.state, State::Clear);
+    assert_eq!(lab.isolation.state, IsolationState::Clear);
 }
 
 #[test]
@@ -225,7 +225,7 @@ fn a_contradicted_entry_is_undeliverable() {
         assert_eq!(lab.fails(&[1]), expected);
     }
     assert_eq!(lab.isolation.verdict(Seq(1)), Some(LOST));
-    assert_eq!(lab.isolation.state, State::Clear);
+    assert_eq!(lab.isolation.state, IsolationState::Clear);
     // Each of the three limits alone is not enough.
     let mut lab = Lab::new();
     for _ in 0..5 {
@@ -251,7 +251,7 @@ fn an_outage_clears_contradictions() {
 fn a_probe_without_proof_is_an_outage() {
     let mut lab = Lab::overtaking(1);
     assert_eq!(lab.fails(&[2]), None);
-    assert!(matches!(lab.isolation.state, State::Alone(_)));
+    assert!(matches!(lab.isolation.state, IsolationState::Alone(_)));
     assert_eq!((lab.suspect().seq, lab.suspect().tries_alone), (Seq(1), 0));
     for _ in 1..2 * TRIES {
         lab.fails(&[1]);
