@@ -90,8 +90,7 @@ impl<S: Sink> Session<S> {
         match self.join(link, &session).await? {
             Joined::Known(shown) => {
                 self.observe(Evidence::SessionShown);
-                let refused = self.not_stored(entries, &missing, newest_back, shown);
-                self.examine_shown(bindings, stint, entries, refused, newest_back, shown)
+                self.examine_shown(bindings, stint, entries, &missing, newest_back, shown)
             }
             // The server echoes others, so it would have echoed these.
             Joined::Unanswered if self.learned.capability.proof() == Some(Proof::Echo) => {
@@ -113,59 +112,38 @@ impl<S: Sink> Session<S> {
         }
     }
 
-    /// The missing entries that the server does not store, given what it shows.
-    ///
-    /// The newest entry of each kind that it shows is stored, with all entries sent before it. A
-    /// missing entry that is older than an echoed one was skipped.
-    fn not_stored(
-        &self,
-        entries: &[&Entry],
-        missing: &[Seq],
-        newest_back: Option<Seq>,
-        shown: Shown,
-    ) -> Vec<Seq> {
-        let frames_to = self.newest_shown(entries, Kind::Frame, shown);
-        let setups_to = self.newest_shown(entries, Kind::Setup, shown);
-        entries
-            .iter()
-            .filter(|entry| missing.contains(&entry.seq))
-            .filter(|entry| {
-                let stored_to = match entry.kind {
-                    Kind::Frame => frames_to,
-                    Kind::Setup => setups_to,
-                };
-                Some(entry.seq) < newest_back || Some(entry.seq) > stored_to
-            })
-            .map(|entry| entry.seq)
-            .collect()
-    }
-
-    /// The newest of these entries that the server shows.
-    fn newest_shown(&self, entries: &[&Entry], kind: Kind, shown: Shown) -> Option<Seq> {
-        let id = shown.newest(kind)?;
-        entries
-            .iter()
-            .rfind(|entry| entry.kind == kind && self.sink.identify(entry) == id)
-            .map(|entry| entry.seq)
-    }
-
-    /// Judges the entries of a stint by what the server shows of its session; it does not show
-    /// `refused`.
+    /// Determines what the server did with the missing entries of a stint by what it shows of the
+    /// session.
     fn examine_shown(
         &mut self,
         bindings: &mut Bindings,
         stint: StintId,
         entries: &[&Entry],
-        refused: Vec<Seq>,
+        missing: &[Seq],
         newest_back: Option<Seq>,
         shown: Shown,
     ) -> Result<PublishOutcome, SessionError> {
+        // The newest entry of each kind that the server shows is stored, with all entries sent
+        // before it. Entries without an echo that are older than an echoed one were skipped.
+        let frames_to = self.newest_shown(entries, Kind::Frame, shown);
+        let setups_to = self.newest_shown(entries, Kind::Setup, shown);
+        let refused: Vec<Seq> = entries
+            .iter()
+            .filter(|entry| {
+                let stored_to = match entry.kind {
+                    Kind::Frame => frames_to,
+                    Kind::Setup => setups_to,
+                };
+                let is_stored = Some(entry.seq) >= newest_back && Some(entry.seq) <= stored_to;
+                missing.contains(&entry.seq) && !is_stored
+            })
+            .map(|entry| entry.seq)
+            .collect();
         if refused.is_empty() {
             self.note_kept(entries);
             return self.kept_without_echo(bindings, stint);
         }
-        let shows_ours = self.newest_shown(entries, Kind::Frame, shown).is_some()
-            || self.newest_shown(entries, Kind::Setup, shown).is_some();
+        let shows_ours = frames_to.is_some() || setups_to.is_some();
         let has_changed = shown != bindings.of(stint)?.shown && shown != Shown::default();
         if shows_ours
             || !has_changed
@@ -178,6 +156,15 @@ impl<S: Sink> Session<S> {
         // one of ours.
         self.hidden(bindings);
         self.kept_without_echo(bindings, stint)
+    }
+
+    /// The newest of these entries that the server shows.
+    fn newest_shown(&self, entries: &[&Entry], kind: Kind, shown: Shown) -> Option<Seq> {
+        let id = shown.newest(kind)?;
+        entries
+            .iter()
+            .rfind(|entry| entry.kind == kind && self.sink.identify(entry) == id)
+            .map(|entry| entry.seq)
     }
 
     /// Handles an entry that was acknowledged for a session that the server has not shown to know,
