@@ -102,6 +102,19 @@ impl Reader {
         self.requests.ask(move |engine| engine.set_session(stint, &server, &session)).await
     }
 
+    /// What the delivery to this destination has to know after a restart: the bytes that were last
+    /// stored with [`Reader::set_delivery_state`].
+    pub async fn delivery_state(&mut self) -> Result<Option<Vec<u8>>, QueueError> {
+        let of = self.index;
+        self.requests.ask(move |engine| engine.delivery_state(of)).await
+    }
+
+    /// Stores the state of the delivery to this destination durably.
+    pub async fn set_delivery_state(&mut self, state: Vec<u8>) -> Result<(), QueueError> {
+        let of = self.index;
+        self.requests.ask(move |engine| engine.set_delivery_state(of, &state)).await
+    }
+
     /// The status as of the queue worker's last step.
     pub fn status(&self) -> QueueStatus {
         self.status.borrow().clone()

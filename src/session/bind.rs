@@ -92,6 +92,7 @@ impl<S: Sink> Session<S> {
         stint: StintId,
     ) -> Result<(), SessionError> {
         self.learned.isolation.page_is_new();
+        self.learned.overtaken.page_is_new(stint);
         if let SessionChoice::Fixed(_) = self.choice {
             return Err(SessionError::UnknownSession);
         }

@@ -101,7 +101,7 @@ impl<S: Sink> Session<S> {
             }
             bindings.of_mut(entry.stint)?.sent = Some(entry.seq);
             let is_stored = self.learned.stored.has(entry) || self.elsewhere.has(entry);
-            if !is_stored || self.learned.skipped.contains(&entry.seq) {
+            if !is_stored || self.is_unknown(entry.seq) {
                 to_send.push(entry);
             } else {
                 self.learned.isolation.answered(entry.seq);
@@ -136,6 +136,7 @@ impl<S: Sink> Session<S> {
         self.latencies.note(now, batch.entries());
         if let Some((_, last)) = batch.ends() {
             self.learned.skipped = self.learned.skipped.split_off(&Seq(last.0 + 1));
+            self.learned.overtaken.removed(last);
             self.learned.isolation.removed(last);
             self.clear_retrying();
         }

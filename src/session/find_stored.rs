@@ -6,9 +6,9 @@ use tokio::time::{Instant, sleep};
 
 use super::bindings::Bindings;
 use super::{MAX_UNPROVEN_ENTRIES, Session, SessionError};
-use crate::entry::{Kind, Seq, StintId};
+use crate::entry::{Entry, Kind, Seq, StintId};
 use crate::queue::{Limit, PAGE_BYTES, PAGE_ENTRIES};
-use crate::sink::{Joined, Shown, Sink};
+use crate::sink::{EntryId, Joined, Shown, Sink};
 
 /// Entries of an earlier link may still be in transit in the server. The session polls what the
 /// server holds until that is stable, with this pause and at most this often.
@@ -58,6 +58,17 @@ impl<S: Sink> Session<S> {
         Ok(joined)
     }
 
+    /// Records that the server stores this entry, and with it those sent before.
+    pub(super) fn note_stored(&mut self, entry: &Entry, id: EntryId) {
+        self.learned.stored.note(entry, id);
+        self.learned.overtaken.proven(entry.stint, entry.seq);
+    }
+
+    /// Whether a newer stored entry does not prove this one.
+    pub(super) fn is_unknown(&self, seq: Seq) -> bool {
+        self.learned.skipped.contains(&seq) || self.learned.overtaken.contains(seq)
+    }
+
     /// Searches the queue for the entries that the server shows. Returns whether it found one that
     /// was not known to be stored.
     async fn find_stored(
@@ -84,7 +95,7 @@ impl<S: Sink> Session<S> {
                 // entries as stored.
                 let id = self.sink.identify(entry);
                 if wanted.newest(entry.kind) == Some(id) && end.is_none_or(|end| entry.seq <= end) {
-                    self.learned.stored.note(entry, id);
+                    self.note_stored(entry, id);
                     self.learned.skipped.remove(&entry.seq);
                     found = true;
                     match entry.kind {

@@ -4,6 +4,7 @@
 use tokio::time::{Instant, sleep};
 
 use super::bindings::Bindings;
+use super::overtaken::Overtaken;
 use super::poison::InFlight;
 use super::publish::PublishOutcome;
 use super::verify::WRITTEN_AFTER;
@@ -41,8 +42,7 @@ impl<S: Sink> Session<S> {
         let (between, probe_and_rest) = after.split_at(probe.unwrap_or(0));
         let (probe, rest) = probe_and_rest.split_at(probe_and_rest.len().min(1));
         if !probe.is_empty() {
-            // What the server stores of the probe proves nothing about these.
-            self.learned.skipped.extend(suspect.iter().chain(between).map(|entry| entry.seq));
+            self.overtake(probe[0], suspect.iter().chain(between).copied()).await?;
             outcome = outcome.and(self.publish_until_proven(link, bindings, probe).await?);
             if let PublishOutcome::Forgotten(_) = outcome {
                 return Ok(outcome);
@@ -59,6 +59,30 @@ impl<S: Sink> Session<S> {
             outcome = outcome.and(self.publish_group(link, bindings, group).await?);
         }
         Ok(outcome)
+    }
+
+    /// Reads which entries were overtaken while an earlier process delivered.
+    pub(super) async fn restore(&mut self) -> Result<(), SessionError> {
+        if self.learned.is_restored {
+            return Ok(());
+        }
+        if let Some(state) = self.reader.delivery_state().await? {
+            self.learned.overtaken = Overtaken::decode(&state);
+        }
+        self.learned.is_restored = true;
+        Ok(())
+    }
+
+    /// Stores which entries the probe is about to overtake. A later process could otherwise take the
+    /// stored probe for a proof of them.
+    async fn overtake(
+        &mut self,
+        probe: &Entry,
+        entries: impl Iterator<Item = &Entry>,
+    ) -> Result<(), SessionError> {
+        self.learned.overtaken.extend(probe.seq, entries.map(|entry| (entry.seq, entry.stint)));
+        let state = self.learned.overtaken.encode();
+        Ok(self.reader.set_delivery_state(state).await?)
     }
 
     /// Publishes an entry alone. If only time can prove it, waits for that.
@@ -99,9 +123,10 @@ impl<S: Sink> Session<S> {
         match &outcome {
             PublishOutcome::Proven => {
                 isolation.proven(in_flight.iter().map(|one| one.seq));
-                in_flight.iter().for_each(|one| {
-                    self.learned.skipped.remove(&one.seq);
-                });
+                for entry in entries {
+                    self.learned.skipped.remove(&entry.seq);
+                    self.learned.overtaken.proven(entry.stint, entry.seq);
+                }
             }
             // Acknowledged: the server has processed them.
             PublishOutcome::Unproven if !is_written => {

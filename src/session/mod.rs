@@ -31,6 +31,7 @@ mod find_stored;
 mod isolate;
 mod join;
 mod latency;
+mod overtaken;
 mod poison;
 mod probe;
 mod publish;
@@ -52,6 +53,7 @@ use self::bindings::Bindings;
 use self::capability::{Evidence, ServerCapability};
 pub use self::error::{FORGOTTEN, SessionError};
 pub use self::latency::{Latencies, Latency};
+use self::overtaken::Overtaken;
 use self::poison::Isolation;
 pub use self::poison::Retrying;
 use self::probe::PROBE_BATCH_ENTRIES;
@@ -84,6 +86,9 @@ struct Learned {
     /// Entries skipped by the echoes: a newer one was echoed, but the link ended before the cause
     /// was known. A newer stored entry does not prove these.
     skipped: BTreeSet<Seq>,
+    /// The entries that probes overtook, and whether those of an earlier process were read.
+    overtaken: Overtaken,
+    is_restored: bool,
     /// The entries that the server is known to store.
     stored: KnownStored,
     /// The newest position that was handed to a connection.
@@ -246,6 +251,7 @@ impl<S: Sink> Session<S> {
 
     /// Runs one link from open to end. Returns only with an error.
     async fn serve(&mut self) -> Result<Infallible, SessionError> {
+        self.restore().await?;
         let mut link = self.open().await?;
         let mut bindings = Bindings::new(&self.settings);
         self.observe(Evidence::Connected);

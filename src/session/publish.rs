@@ -181,7 +181,7 @@ impl<S: Sink> Session<S> {
     pub(super) fn note_came_back(&mut self, addressed: &[Addressed<'_>], came_back: &[Seq]) {
         for Addressed { entry, id, .. } in addressed {
             if came_back.contains(&entry.seq) {
-                self.learned.stored.note(entry, *id);
+                self.note_stored(entry, *id);
             }
         }
     }

@@ -155,7 +155,7 @@ impl<S: Sink> Session<S> {
                 return Err(SessionError::NotKept("an acknowledged entry is missing"));
             }
             PageCheck::Hidden => self.hidden(bindings),
-            PageCheck::Stored => self.learned.stored.note(entry, id),
+            PageCheck::Stored => self.note_stored(entry, id),
         }
         Ok(())
     }

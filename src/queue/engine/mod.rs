@@ -307,6 +307,20 @@ impl Engine {
         Ok(fact(&*self.store, SESSIONS)?.unwrap_or_default())
     }
 
+    /// The state of the delivery to a destination, which only the delivery understands.
+    pub(super) fn delivery_state(&self, of: Index) -> io::Result<Option<Vec<u8>>> {
+        self.store.get(&self.delivery_key(of))
+    }
+
+    pub(super) fn set_delivery_state(&mut self, of: Index, state: &[u8]) -> io::Result<()> {
+        let key = self.delivery_key(of);
+        self.store.put(&key, state)
+    }
+
+    fn delivery_key(&self, of: Index) -> String {
+        format!("delivery-{}", self.cursors[of].name)
+    }
+
     /// Starts the stint for the stream's next entry at time `at` unless it continues one, and
     /// stores the sessions that servers assigned to the stint elsewhere.
     pub(super) fn continue_stint(

@@ -250,15 +250,9 @@ impl Promises {
     }
 
     /// Whether the entry may count as delivered without being shown: the server refused it or
-    /// silently discarded it, and no later echo revealed that in time. An entry that others overtook
-    /// to test the server is not told apart from them after a crash.
+    /// silently discarded it, and no later echo revealed that in time.
     fn may_pass(&self, server: &Server, frame: &Frame) -> bool {
-        let state = server.state();
-        let is_overtaken =
-            || self.positions.get(&frame.at).is_some_and(|seq| state.may_be_late(*seq));
-        frame.may_be_refused
-            || state.dropped.contains(&frame.at)
-            || self.has_crashed && is_overtaken()
+        frame.may_be_refused || server.state().dropped.contains(&frame.at)
     }
 
     /// Checks, once the queue has drained, that each entry that was not shown has a valid
