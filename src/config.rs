@@ -1,7 +1,6 @@
-//! The configuration with its defaults, and all fixed limits of the program.
+//! The configuration and its defaults.
 //!
-//! Settings that an operator may need to change are fields of [`Config`]. Limits that follow from a
-//! is in the type (`Duration`) or in the name (`_bytes`, `_hz`).
+//! The unit of a setting is in its type (`Duration`) or in its name (`_bytes`, `_hz`).
 //!
 //! [`load`] fills a `Config` from a file, the environment and the command line. The table in `keys`
 //! defines the allowed values and the meaning of each key. Error messages, [`reference()`] and
@@ -20,6 +19,8 @@ mod paths;
 mod problem;
 mod proxy;
 mod raw_value;
+mod spelling;
+mod toml_file;
 mod units;
 mod url_hint;
 mod values;
@@ -33,15 +34,17 @@ pub(crate) use access::check_token;
 pub use access::{Auth, Headers, Secret};
 pub use change::Change;
 pub use credential_file::CredentialFile;
-pub use destination::SERVER;
-pub use keys::{reference, to_toml, values, with_keys_of};
-pub(crate) use keys::{secrets, table_of};
+pub(crate) use destination::table_of;
+pub use destination::{SERVER, with_keys_of};
+pub(crate) use keys::secrets;
+pub use keys::{reference, values};
 pub use lmu::*;
 pub use load::{Loaded, Overrides, load, process_environment};
 pub(crate) use paths::pc_name;
 pub use paths::{file, log_file, settings};
 pub use problem::{Origin, Problem, Problems, Warning};
 pub use proxy::{InvalidProxyVariable, Proxy, ProxyChoice};
+pub use toml_file::to_toml;
 pub use units::{parse_duration, parse_size};
 pub(crate) use values::is_loopback;
 pub use values::{AgentName, AgentNames, ParseError, Protocol, ServerUrl};

@@ -392,9 +392,11 @@ impl Meter {
 
     pub(crate) fn delivered(&self, proof: &'static str, now: CapturedAt, entries: &[Entry]) {
         for mode in MODES {
-            let latencies = entries.iter().map(|entry| entry.captured_at.age(now));
-            let is_of_mode = |latency: &Duration| (*latency <= LIVE_WITHIN) == (*mode == "live");
-            let mut latencies = latencies.filter(is_of_mode).peekable();
+            let mut latencies = entries
+                .iter()
+                .map(|entry| entry.captured_at.age(now))
+                .filter(|latency| (*latency <= LIVE_WITHIN) == (*mode == "live"))
+                .peekable();
             if latencies.peek().is_none() {
                 continue;
             }

@@ -261,9 +261,10 @@ impl Secrets {
         if let Some(end) = end_of_uuid(text, at) {
             return Some((end, SESSION));
         }
-        let is_id = |c: char| c.is_ascii_alphanumeric() || "-_.~%".contains(c);
         let id = text.get(..at)?.ends_with(PAGE).then(|| text.get(at..))??;
-        let end = text.len() - id.trim_start_matches(is_id).len();
+        let after_id =
+            id.trim_start_matches(|c: char| c.is_ascii_alphanumeric() || "-_.~%".contains(c));
+        let end = text.len() - after_id.len();
         (end > at).then_some((end, SESSION))
     }
 }
@@ -329,9 +330,9 @@ impl Iterator for Letters<'_> {
         loop {
             let rest = self.text.as_bytes().get(self.at..)?;
             let (&byte, after) = rest.split_first()?;
-            let hex = |digit: Option<&u8>| char::from(*digit?).to_digit(16);
             if byte == b'%'
-                && let (Some(high), Some(low)) = (hex(after.first()), hex(after.get(1)))
+                && let [high, low, ..] = *after
+                && let (Some(high), Some(low)) = (hex(high), hex(low))
             {
                 self.at += 3;
                 return u8::try_from(high * 16 + low).ok();
@@ -346,6 +347,11 @@ impl Iterator for Letters<'_> {
             }
         }
     }
+}
+
+/// The value of a hexadecimal digit.
+fn hex(digit: u8) -> Option<u32> {
+    char::from(digit).to_digit(16)
 }
 
 fn token_in(file: &CredentialFile) -> Option<String> {

@@ -79,10 +79,7 @@ async fn examine(args: &Doctor) -> Result<Exit, String> {
     }
     let findings: Vec<_> = reports.into_iter().flat_map(|report| report.findings).collect();
     let findings: Vec<_> = findings.into_iter().map(|finding| finding.without(&secrets)).collect();
-    match args.json {
-        true => print(to_json(&findings)),
-        false => print(to_text(&findings)),
-    }
+    print(if args.json { to_json(&findings) } else { to_text(&findings) });
     if let Some(bundle) = bundle {
         let path = bundle.write(&args.settings, &loaded, &findings, &secrets).await?;
         eprint_line(format_args!("wrote {path}; review it before you share it"));

@@ -198,22 +198,23 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new folder").join("pitwire.log");
         LogFile::open(&path).unwrap();
-        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o600, 0o700));
+        let modes = [path.as_path(), path.parent().unwrap()]
+            .map(|path| fs::metadata(path).unwrap().permissions().mode() & 0o777);
+        assert_eq!(modes, [0o600, 0o700]);
     }
 
     #[test]
     fn log_rotation_keeps_only_the_newest_lines_in_two_files() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new folder").join("pitwire.log");
-        let read = |path: &Path| fs::read_to_string(path).unwrap();
         for from in [0, 50] {
             let mut log = LogFile { most: 100, ..LogFile::open(&path).unwrap() };
             (from..from + 50).for_each(|number| {
                 log.write_all(format!("line {number:03}\n").as_bytes()).unwrap()
             });
         }
-        let (new, old) = (read(&path), read(&path.with_added_extension("old")));
+        let [new, old] = [path.clone(), path.with_added_extension("old")]
+            .map(|path| fs::read_to_string(path).unwrap());
         assert!(new.len() <= 100 && old.len() <= 100, "{} {}", new.len(), old.len());
         let lines: Vec<_> = old.lines().chain(new.lines()).map(str::to_owned).collect();
         let newest: Vec<_> =

@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::agent::Until;
 use crate::cli::terminal::{Rate, colored, how_far};
 use crate::cli::{Exit, eprint_line, log, run, set_all};
-use crate::config::{self, Overrides};
+use crate::config::{self, Config, Overrides};
 use crate::status::{StatusSnapshot, count};
 
 /// Send a recording to the dashboard server.
@@ -53,7 +53,19 @@ pub async fn replay(args: Replay, shutdown: impl Future<Output = ()>) -> Exit {
             return Exit::Failed;
         }
     };
-    let queue = args.queue.clone().unwrap_or_else(|| temporary.path().to_owned());
+    let config = match configure(&args, args.queue.as_deref().unwrap_or(temporary.path())) {
+        Ok(config) => config,
+        Err(text) => {
+            eprint_line(text);
+            return Exit::WrongUse;
+        }
+    };
+    log::start(&config.log);
+    let words = progress(&args.file, bytes);
+    run::start(config, Until::Drained, None, shutdown, words).await
+}
+
+fn configure(args: &Replay, queue: &Path) -> Result<Config, String> {
     let mut overrides = Overrides::default();
     overrides.set("server.url", &args.server, "--server");
     overrides.set("source.file.path", &args.file.to_string_lossy(), "FILE");
@@ -67,20 +79,10 @@ pub async fn replay(args: Replay, shutdown: impl Future<Output = ()>) -> Exit {
     ] {
         overrides.set(key, value, "replay");
     }
-    if let Err(text) = set_all(&mut overrides, &args.set) {
-        eprint_line(text);
-        return Exit::WrongUse;
-    }
-    let config = match config::load(None, config::process_environment(), &overrides) {
-        Ok(loaded) => loaded.config,
-        Err(problems) => {
-            eprint_line(problems);
-            return Exit::WrongUse;
-        }
-    };
-    log::start(&config.log);
-    let words = progress(&args.file, bytes);
-    run::start(config, Until::Drained, None, shutdown, words).await
+    set_all(&mut overrides, &args.set)?;
+    let loaded = config::load(None, config::process_environment(), &overrides)
+        .map_err(|problems| problems.to_string())?;
+    Ok(loaded.config)
 }
 
 /// Opens the file to check that it can be read, and returns its size; `None` for a pipe.
@@ -125,15 +127,18 @@ mod tests {
     use super::*;
     use crate::status::{Badge, Severity};
 
-    #[test]
-    fn replay_progress_counts_samples_read_and_delivered() {
-        let glance = |appended, queued, recording_bytes| StatusSnapshot {
+    fn glance(appended: u64, queued: u64, recording_bytes: u64) -> StatusSnapshot {
+        StatusSnapshot {
             pill: Badge { mood: Severity::Good, text: "Live".into() },
             queued,
             appended,
             delivered: 0,
             recording_bytes,
-        };
+        }
+    }
+
+    #[test]
+    fn replay_progress_counts_samples_read_and_delivered() {
         let (anew, continued) = (glance(0, 0, 0), glance(70, 20, 0));
         for (start, now, fraction) in [
             (&anew, glance(0, 0, 0), 0.0),

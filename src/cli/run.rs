@@ -78,9 +78,9 @@ fn standing() -> impl FnMut(&StatusSnapshot) -> String + Send + 'static {
     let (mut into, mut out) = (Rate::default(), Rate::default());
     move |glance| {
         let now = Instant::now();
-        let rate = |rate: Option<f64>| rate.map_or("-".into(), |rate| format!("{rate:.1}/s"));
-        let appended = rate(into.look(now, glance.appended as f64));
-        let delivered = rate(out.look(now, glance.delivered as f64));
+        let [appended, delivered] =
+            [into.look(now, glance.appended as f64), out.look(now, glance.delivered as f64)]
+                .map(|rate| rate.map_or("-".into(), |rate| format!("{rate:.1}/s")));
         let (pill, queued) = (colored(&glance.pill), count(glance.queued));
         format!("{pill} | queued {queued} | in {appended} | out {delivered}")
     }
@@ -103,13 +103,12 @@ pub(super) async fn start(
             None
         }
     };
-    let announce = |line: &str| print(line);
     // If the terminal shows receipts, they would mix with the status line.
     let has_receipts = config.source.stdin.receipts && io::stdout().is_terminal();
     let line = if has_receipts { None } else { Line::begin(TERMINAL_PATIENCE) };
     let look =
         line.map(|line| -> SnapshotCallback { Box::new(move |glance| line.show(words(glance))) });
-    match agent::run(config, until, recorder, reload, shutdown, announce, look).await {
+    match agent::run(config, until, recorder, reload, shutdown, |line| print(line), look).await {
         Ok(()) => Exit::Good,
         Err(error) => {
             eprint_line(format_args!("pitwire: {error}"));

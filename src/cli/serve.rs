@@ -154,14 +154,15 @@ fn viewer_address(listening: SocketAddr) -> SocketAddr {
     if !listening.ip().is_unspecified() {
         return listening;
     }
-    // Connecting a UDP socket sends nothing, but selects this PC's address in its network.
+    SocketAddr::new(network_address().unwrap_or(Ipv4Addr::LOCALHOST.into()), listening.port())
+}
+
+/// This PC's address in its network. Connecting a UDP socket selects it and sends nothing.
+fn network_address() -> io::Result<IpAddr> {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
     // RFC 5737 reserves 198.51.100.0/24 for documentation.
-    let in_network = || -> io::Result<IpAddr> {
-        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-        socket.connect((Ipv4Addr::new(198, 51, 100, 1), 9))?;
-        Ok(socket.local_addr()?.ip())
-    };
-    SocketAddr::new(in_network().unwrap_or(Ipv4Addr::LOCALHOST.into()), listening.port())
+    socket.connect((Ipv4Addr::new(198, 51, 100, 1), 9))?;
+    Ok(socket.local_addr()?.ip())
 }
 
 /// The link that viewers open: the list of sessions, with the token if there is one.

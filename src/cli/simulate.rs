@@ -159,12 +159,10 @@ mod tests {
                 Ok(())
             }
         }
-        let ended = |kind| run(&typed("").unwrap(), &mut Broken(kind), |_| {});
-        assert!(ended(io::ErrorKind::BrokenPipe).is_ok());
-        assert_eq!(
-            ended(io::ErrorKind::StorageFull).unwrap_err().kind(),
-            io::ErrorKind::StorageFull
-        );
+        let [broken_pipe, full] = [io::ErrorKind::BrokenPipe, io::ErrorKind::StorageFull]
+            .map(|kind| run(&typed("").unwrap(), &mut Broken(kind), |_| {}));
+        assert!(broken_pipe.is_ok());
+        assert_eq!(full.unwrap_err().kind(), io::ErrorKind::StorageFull);
     }
 
     #[test]

@@ -112,12 +112,14 @@ impl Line {
         let (remove, removed) = sync_channel(0);
         let line = Self { text: Arc::default(), removed, patience };
         let text = Arc::clone(&line.text);
-        let work = move || {
-            // The terminal may have been closed.
-            let _ = Bottom { term, text }.write(&pieces);
-            drop::<SyncSender<Infallible>>(remove);
-        };
-        thread::Builder::new().name("terminal".into()).spawn(work).ok()?;
+        thread::Builder::new()
+            .name("terminal".into())
+            .spawn(move || {
+                // The terminal may have been closed.
+                let _ = Bottom { term, text }.write(&pieces);
+                drop::<SyncSender<Infallible>>(remove);
+            })
+            .ok()?;
         *writer() = Some(sender);
         Some(line)
     }

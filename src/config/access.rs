@@ -100,8 +100,9 @@ impl Textual for Headers {
             let (name, value) =
                 line.split_once(':').ok_or(ParseError("is not a list of headers"))?;
             let (name, value) = (name.trim(), value.trim());
-            let token = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-            if name.is_empty() || !name.bytes().all(token) {
+            if name.is_empty()
+                || !name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+            {
                 return Err(ParseError("has a header with an invalid name"));
             }
             if !value.bytes().all(|byte| (b' '..=b'~').contains(&byte)) {
@@ -183,10 +184,13 @@ fn hidden(none: bool) -> String {
 /// Words in the value of a header that are not secret.
 const SCHEMES: [&str; 4] = ["basic", "bearer", "digest", "token"];
 
+fn is_scheme(word: &str) -> bool {
+    SCHEMES.iter().any(|scheme| word.eq_ignore_ascii_case(scheme))
+}
+
 /// The secrets in the value of a header: the value, its words, and the password in `Basic`
 /// credentials.
 fn in_header(value: &str) -> Vec<String> {
-    let is_scheme = |word: &&str| SCHEMES.iter().any(|scheme| word.eq_ignore_ascii_case(scheme));
     let mut secrets = vec![value.to_owned()];
     secrets.extend(value.split_whitespace().filter(|word| !is_scheme(word)).map(str::to_owned));
     let decoded = value

@@ -193,10 +193,12 @@ impl Loading {
 
     /// The origin of a destination: that of its last key.
     fn origin_of(&self, name: &str) -> Origin {
-        let is_of = |key: &&String| {
-            destination::find(key).is_some_and(|p| p.destination.as_deref() == Some(name))
-        };
-        let keys: Vec<&str> = self.origins.keys().filter(is_of).map(String::as_str).collect();
+        let keys: Vec<&str> = self
+            .origins
+            .keys()
+            .filter(|key| destination::of(key).as_deref() == Some(name))
+            .map(String::as_str)
+            .collect();
         self.origin(&keys)
     }
 

@@ -31,11 +31,17 @@ pub(super) fn find(name: &str) -> Option<KeyPath> {
     Some(KeyPath { destination: Some(destination.to_owned()), key })
 }
 
+/// The name of the destination that a dotted name belongs to.
+pub(super) fn of(name: &str) -> Option<String> {
+    find(name)?.destination
+}
+
 /// Whether `name` is `destination` or the table of one destination.
 pub(super) fn is_table(name: &str) -> bool {
-    let rest = name.strip_prefix(TABLE);
-    let is_one = |name: &str| !name.is_empty() && !name.contains('.');
-    rest.is_some_and(|rest| rest.is_empty() || rest.strip_prefix('.').is_some_and(is_one))
+    match name.split_once('.') {
+        Some((TABLE, destination)) => !destination.is_empty() && !destination.contains('.'),
+        _ => name == TABLE,
+    }
 }
 
 impl KeyPath {
@@ -52,31 +58,41 @@ impl KeyPath {
         work: impl FnOnce(&mut Config) -> T,
     ) -> Result<T, String> {
         let Some(name) = &self.destination else { return Ok(work(config)) };
-        let is_fine =
-            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte);
-        if !(1..=MAX_DESTINATION_NAME_BYTES).contains(&name.len()) || !name.bytes().all(is_fine) {
-            return Err(format!(
-                "{name:?} is not a valid destination name; write 1 to \
-                 {MAX_DESTINATION_NAME_BYTES} of a-z 0-9 _ -"
-            ));
-        }
-        if name == SERVER {
-            return Err(format!("{name:?} is the name of [{SERVER}]; choose another one"));
-        }
+        check_name(name)?;
         if !config.destinations.contains_key(name) && config.destinations.len() >= MAX_DESTINATIONS
         {
             return Err(format!("is one destination too many; write {MAX_DESTINATIONS} at most"));
         }
-        Ok(standing_in(config, name, work))
+        swap(config, name);
+        let done = work(config);
+        swap(config, name);
+        Ok(done)
     }
+}
+
+/// Checks the name of a destination in `[destination.<name>]`.
+fn check_name(name: &str) -> Result<(), String> {
+    if !(1..=MAX_DESTINATION_NAME_BYTES).contains(&name.len()) || !name.bytes().all(is_name_byte) {
+        return Err(format!(
+            "{name:?} is not a valid destination name; write 1 to {MAX_DESTINATION_NAME_BYTES} of \
+             a-z 0-9 _ -"
+        ));
+    }
+    if name == SERVER {
+        return Err(format!("{name:?} is the name of [{SERVER}]; choose another one"));
+    }
+    Ok(())
+}
+
+fn is_name_byte(byte: u8) -> bool {
+    byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-".contains(&byte)
 }
 
 /// Whether the key is a secret and has a value.
 #[cfg(unix)]
 pub(super) fn holds_secret(config: &Config, name: &str) -> bool {
-    let Some(place) = find(name) else { return false };
-    let holds = |config: &mut Config| place.key.holds_secret(config);
-    place.within(&mut config.clone(), holds).unwrap_or(false)
+    let Some(path) = find(name) else { return false };
+    path.within(&mut config.clone(), |config| path.key.holds_secret(config)).unwrap_or(false)
 }
 
 /// The dotted name of a `[server]` key within a destination.
@@ -87,20 +103,38 @@ pub(super) fn named(key: &str, destination: Option<&str>) -> String {
     }
 }
 
-/// Runs `work` on the configuration with a destination, which may be new, in the place of
-/// `[server]`.
-pub(super) fn standing_in<T>(
-    config: &mut Config,
-    name: &str,
-    work: impl FnOnce(&mut Config) -> T,
-) -> T {
-    swap(config, name);
-    let done = work(config);
-    swap(config, name);
-    done
-}
-
 /// Swaps a destination and `[server]`.
 pub(super) fn swap(config: &mut Config, name: &str) {
     std::mem::swap(&mut config.server, config.destinations.entry(name.to_owned()).or_default());
+}
+
+impl Config {
+    /// The names of all destinations. `[server]` is the first, with the name [`SERVER`].
+    pub(crate) fn destination_names(&self) -> Vec<String> {
+        [SERVER.to_owned()].into_iter().chain(self.destinations.keys().cloned()).collect()
+    }
+
+    /// Returns the configuration with `destination` in place of `[server]`.
+    pub(crate) fn towards(&self, destination: &str) -> Self {
+        let mut config = self.clone();
+        if destination != SERVER {
+            swap(&mut config, destination);
+        }
+        config
+    }
+}
+
+/// The table of a destination, such as `server` or `destination.league`.
+pub(crate) fn table_of(destination: &str) -> String {
+    if destination == SERVER { SERVER.into() } else { format!("{}.{destination}", TABLE) }
+}
+
+/// Replaces the key names of `[server]` in a text with those of a destination.
+pub fn with_keys_of(text: &str, destination: &str) -> String {
+    if destination == SERVER {
+        return text.to_owned();
+    }
+    keys::of_server().iter().fold(text.to_owned(), |text, key| {
+        text.replace(key.name, &named(key.name, Some(destination)))
+    })
 }

@@ -11,7 +11,7 @@ use super::destination;
 use super::load::Loading;
 use super::problem::one_line;
 use super::raw_value::RawValue;
-use super::{Origin, Warning, keys};
+use super::{Origin, Warning, keys, spelling};
 
 /// The maximum size of a configuration file; a larger one is an error.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
@@ -71,7 +71,7 @@ impl Loading {
                     let message = format!("{given} is not a table; write [{name}] above its keys");
                     self.problem(origin, Some(&name), message);
                 }
-                (None, _) => self.unknown(&name, keys::nearest(&name), origin),
+                (None, _) => self.unknown(&name, spelling::nearest_key(&name), origin),
             }
         }
     }
@@ -93,7 +93,7 @@ impl Loading {
                 Some(Some(place)) => self.set(&place, name, &given, origin),
                 Some(None) => self.without_effect(name, &given, origin),
                 None => {
-                    let near = keys::nearest_of(name, CLIENT_KEYS.iter().map(|(known, _)| *known));
+                    let near = spelling::nearest(name, CLIENT_KEYS.iter().map(|(known, _)| *known));
                     self.unknown(name, near, origin);
                 }
             }
@@ -146,8 +146,8 @@ impl<'a> Lines<'a> {
 
     /// The line that contains the byte at `offset`.
     fn origin(&self, offset: Option<usize>) -> Origin {
-        let line = |offset| self.starts.partition_point(|start| *start <= offset) + 1;
-        Origin::File { path: self.path.into(), line: offset.map(line) }
+        let line = offset.map(|offset| self.starts.partition_point(|start| *start <= offset) + 1);
+        Origin::File { path: self.path.into(), line }
     }
 }
 
@@ -180,6 +180,7 @@ fn json_value(value: &serde_json::Value) -> RawValue<'_> {
 /// The offset of the last occurrence of a key in JSON text: of two equal keys, the last one wins.
 fn json_key(text: &str, key: &str) -> Option<usize> {
     let quoted = serde_json::Value::from(key).to_string();
-    let follows = |at: &usize| text[at + quoted.len()..].trim_start().starts_with(':');
-    text.rmatch_indices(&quoted).map(|(at, _)| at).find(follows)
+    text.rmatch_indices(&quoted)
+        .map(|(at, _)| at)
+        .find(|at| text[at + quoted.len()..].trim_start().starts_with(':'))
 }

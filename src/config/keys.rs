@@ -3,23 +3,20 @@
 //! Parsing of the file, the environment and the command line, error messages and the reference
 //! documentation all use [`KEYS`].
 
-use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use Kind::{Rate, Size, Switch, Text, Time, Whole};
 
-use super::change::Change;
-use super::destination::{self, standing_in};
 use super::raw_value::RawValue;
 use super::units::{show_duration, show_size};
 use super::values::Textual;
-use super::{Config, LogConfig, ParseError, QueueConfig, SERVER, ServerConfig};
+use super::{Config, ParseError, SERVER, destination};
 
 /// All keys. The keys of a TOML table are adjacent.
 #[rustfmt::skip]
-static KEYS: &[Key] = &[
+pub(super) static KEYS: &[Key] = &[
     key("update_rate_hz", Rate(0.001..=1000.0, |c| &mut c.update_rate_hz),
         "The maximum sample rate of a source; faster samples are rate-limited. 0 keeps every sample."),
 
@@ -164,59 +161,50 @@ static KEYS: &[Key] = &[
         "Writes the log to this file instead of standard error; one older file is kept, at most 4 MiB each."),
 ];
 
+/// The keys of one TOML table.
+pub(super) struct Table {
+    /// The dotted name; empty for the keys above the first table.
+    pub(super) name: String,
+    pub(super) keys: &'static [Key],
+    /// The configuration with the table's destination in place of `[server]`.
+    pub(super) config: Config,
+}
+
+/// All tables of a configuration; those of the destinations are last.
+pub(super) fn tables(config: &Config) -> impl Iterator<Item = Table> {
+    let fixed = KEYS.chunk_by(|one, next| one.table() == next.table()).map(|keys| Table {
+        name: keys[0].table().to_owned(),
+        keys,
+        config: config.clone(),
+    });
+    let destinations = config.destinations.keys().map(|name| Table {
+        name: destination::table_of(name),
+        keys: of_server(),
+        config: config.towards(name),
+    });
+    fixed.chain(destinations)
+}
+
+/// The keys of `[server]`, which are also the keys of a destination.
+pub(super) fn of_server() -> &'static [Key] {
+    KEYS.chunk_by(|one, next| one.table() == next.table())
+        .find(|keys| keys[0].table() == SERVER)
+        .unwrap_or_default()
+}
+
 /// Finds a key by its dotted name.
 pub(super) fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
 }
 
-/// Whether `name` is a table that contains keys.
+/// Whether `name` is a table that contains keys or tables.
 pub(super) fn is_table(name: &str) -> bool {
-    destination::is_table(name) || tables().any(|table| table == name)
+    destination::is_table(name) || table_names().any(|table| table == name)
 }
 
-/// The key or table whose name is closest to a misspelled `name`, if one is close enough.
-pub(super) fn nearest(name: &str) -> Option<&'static str> {
-    nearest_of(name, KEYS.iter().map(|key| key.name).chain(tables()))
-}
-
-/// The element of `known` that is closest to a misspelled `name`, if one is close enough.
-pub(super) fn nearest_of(
-    name: &str,
-    known: impl Iterator<Item = &'static str>,
-) -> Option<&'static str> {
-    let name = name.to_lowercase();
-    // The key without its table, as written at the top of a file.
-    let inside = format!(".{name}");
-    let typos = |known: &'static str| {
-        let limit = 3.min(known.len() / 3);
-        let typos = match known.len().abs_diff(name.len()) {
-            _ if known.ends_with(&inside) => 0,
-            difference if difference > limit => return None,
-            _ => edit_distance(known, &name),
-        };
-        (typos <= limit).then_some((typos, known))
-    };
-    known.filter_map(typos).min().map(|(_, known)| known)
-}
-
-/// All tables (`source`, `source.stdin`, …), with repetitions.
-fn tables() -> impl Iterator<Item = &'static str> {
+/// The names of all tables (`source`, `source.stdin`, …), with repetitions.
+pub(super) fn table_names() -> impl Iterator<Item = &'static str> {
     KEYS.iter().flat_map(|key| key.name.match_indices('.').map(|(dot, _)| &key.name[..dot]))
-}
-
-/// The Levenshtein distance in bytes.
-fn edit_distance(one: &str, other: &str) -> usize {
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (i, a) in one.bytes().enumerate() {
-        let mut diagonal = i;
-        row[0] = i + 1;
-        for (j, b) in other.bytes().enumerate() {
-            let replaced = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[other.len()]
 }
 
 /// One configuration key.
@@ -224,7 +212,7 @@ pub(super) struct Key {
     /// The dotted name, such as `queue.max_age`.
     pub(super) name: &'static str,
     kind: Kind,
-    meaning: &'static str,
+    pub(super) meaning: &'static str,
 }
 
 /// The type and range of a key's value, and the field that it sets.
@@ -242,6 +230,16 @@ enum Kind {
 type Field<T> = fn(&mut Config) -> &mut T;
 
 impl Key {
+    /// The name of the TOML table that contains the key; empty above the first table.
+    fn table(&self) -> &'static str {
+        self.name.rsplit_once('.').map_or("", |(table, _)| table)
+    }
+
+    /// The name of the key within its table.
+    pub(super) fn last_name(&self) -> &'static str {
+        self.name.rsplit_once('.').map_or(self.name, |(_, name)| name)
+    }
+
     /// Sets the value in `config`. The error is one line: what is wrong, and which values are
     /// allowed.
     pub(super) fn set(&self, config: &mut Config, given: &RawValue<'_>) -> Result<(), String> {
@@ -261,7 +259,7 @@ impl Key {
         }
     }
 
-    fn is_secret(&self, config: &mut Config) -> bool {
+    pub(super) fn is_secret(&self, config: &mut Config) -> bool {
         matches!(&self.kind, Text(field) if field(config).is_secret())
     }
 
@@ -295,27 +293,27 @@ impl Key {
     }
 
     /// The allowed values, as a phrase that follows "write".
-    fn allowed(&self, config: &mut Config) -> String {
+    pub(super) fn allowed(&self, config: &mut Config) -> String {
         // The current value is an example that is certainly allowed.
         let now = self.show(config);
-        let size = |bytes: &u64| show_size(*bytes);
-        let time = |duration: &Duration| show_duration(*duration);
         match &self.kind {
             Switch(_) => "true or false".into(),
-            Rate(range, _) => format!("0, or a number from {}", span(range, f64::to_string)),
-            Whole(range, _) => format!("a whole number from {}", span(range, u64::to_string)),
+            Rate(range, _) => format!("0, or a number from {} to {}", range.start(), range.end()),
+            Whole(range, _) => format!("a whole number from {} to {}", range.start(), range.end()),
             Size(range, _) => {
-                format!("bytes, or a number and a unit such as {now:?} ({})", span(range, size))
+                let [min, max] = [range.start(), range.end()].map(|end| show_size(*end));
+                format!("bytes, or a number and a unit such as {now:?} ({min} to {max})")
             }
             Time(range, _) => {
-                format!("a number and a unit such as {now:?} ({})", span(range, time))
+                let [min, max] = [range.start(), range.end()].map(|end| show_duration(*end));
+                format!("a number and a unit such as {now:?} ({min} to {max})")
             }
             Text(field) => field(config).allowed(),
         }
     }
 
     /// The value in `config`, in the syntax of an environment variable or a flag.
-    fn show(&self, config: &mut Config) -> String {
+    pub(super) fn show(&self, config: &mut Config) -> String {
         match &self.kind {
             Switch(field) => field(config).to_string(),
             Rate(_, field) => format!("{:?}", field(config)),
@@ -327,7 +325,7 @@ impl Key {
     }
 
     /// The value in `config`, in TOML syntax.
-    fn show_toml(&self, config: &mut Config) -> String {
+    pub(super) fn show_toml(&self, config: &mut Config) -> String {
         let shown = self.show(config);
         match &self.kind {
             Switch(_) | Rate(..) | Whole(..) => shown,
@@ -340,91 +338,6 @@ fn within<T: PartialOrd>(range: &RangeInclusive<T>, value: T) -> Result<T, Parse
     if range.contains(&value) { Ok(value) } else { Err(ParseError("is out of range")) }
 }
 
-fn span<T>(range: &RangeInclusive<T>, show: impl Fn(&T) -> String) -> String {
-    format!("{} to {}", show(range.start()), show(range.end()))
-}
-
-/// Whether a key takes effect while the agent runs; the others need a restart.
-fn is_live(key: &str) -> bool {
-    let is_of = |table: &str| key.strip_prefix(table).is_some_and(|rest| rest.starts_with('.'));
-    let of_queue = is_of("queue") && key != "queue.path";
-    of_queue
-        || is_of("server")
-        || is_of("delivery")
-        || ["update_rate_hz", "log.level"].contains(&key)
-}
-
-impl Config {
-    /// Lists the keys whose values differ in `new`.
-    pub(crate) fn changes(&self, new: &Self) -> Vec<Change> {
-        let mut changes = changed(KEYS.iter(), self, new);
-        let names: BTreeSet<_> = self.destinations.keys().chain(new.destinations.keys()).collect();
-        for name in names {
-            let key = |key: &str| destination::named(key, Some(name));
-            let url = |server: Option<&ServerConfig>| server.map(|server| server.url.to_string());
-            let (old, other) = (self.destinations.get(name), new.destinations.get(name));
-            if old.is_some() && other.is_some() {
-                let changed = changed(of_server(), &self.towards(name), &new.towards(name));
-                changes.extend(changed.into_iter().map(|c| Change { key: key(&c.key), ..c }));
-            } else {
-                let (old, new) = (url(old).unwrap_or_default(), url(other).unwrap_or_default());
-                changes.push(Change { key: key("server.url"), old, new, needs_restart: true });
-            }
-        }
-        changes
-    }
-
-    /// The names of all destinations. `[server]` is the first, with the name [`SERVER`].
-    pub(crate) fn destination_names(&self) -> Vec<String> {
-        [SERVER.to_owned()].into_iter().chain(self.destinations.keys().cloned()).collect()
-    }
-
-    /// Returns the configuration with `destination` in place of `[server]`.
-    pub(crate) fn towards(&self, destination: &str) -> Self {
-        let mut config = self.clone();
-        if destination != SERVER {
-            destination::swap(&mut config, destination);
-        }
-        config
-    }
-
-    /// Merges `new` into this configuration: keys that need a restart keep their old values.
-    pub(crate) fn taking_over(&self, new: Self) -> Self {
-        let mut destinations = self.destinations.clone();
-        for (name, server) in &mut destinations {
-            *server = new.destinations.get(name).unwrap_or(server).clone();
-        }
-        Self {
-            update_rate_hz: new.update_rate_hz,
-            server: new.server,
-            destinations,
-            queue: QueueConfig { path: self.queue.path.clone(), ..new.queue },
-            delivery: new.delivery,
-            log: LogConfig { level: new.log.level, ..self.log.clone() },
-            ..self.clone()
-        }
-    }
-}
-
-/// The keys among `keys` whose values differ.
-fn changed<'a>(keys: impl Iterator<Item = &'a Key>, old: &Config, new: &Config) -> Vec<Change> {
-    // The only accessor of a field borrows it mutably, hence the clones.
-    let (mut old, mut new) = (old.clone(), new.clone());
-    let mut changes = Vec::new();
-    for key in keys {
-        let [before, after] = [key.show(&mut old), key.show(&mut new)];
-        if before == after {
-            continue;
-        }
-        let is_secret = key.is_secret(&mut old);
-        let show =
-            |value: String| if is_secret && !value.is_empty() { "***".into() } else { value };
-        let (key, needs_restart) = (key.name.to_owned(), !is_live(key.name));
-        changes.push(Change { key, old: show(before), new: show(after), needs_restart });
-    }
-    changes
-}
-
 /// Each key and its value, in the syntax of an environment variable or a flag.
 pub fn values(config: &Config) -> Vec<(&'static str, String)> {
     // The only accessor of a field borrows it mutably, hence the clone.
@@ -434,86 +347,11 @@ pub fn values(config: &Config) -> Vec<(&'static str, String)> {
 
 /// All texts of a configuration that must never be logged, even if a server sends them back.
 pub(crate) fn secrets(config: &Config) -> Vec<String> {
-    let mut config = config.clone();
-    let mut secrets: Vec<_> = KEYS.iter().flat_map(|key| key.secrets(&mut config)).collect();
-    for name in config.destinations.clone().into_keys() {
-        standing_in(&mut config, &name, |config| {
-            secrets.extend(of_server().flat_map(|key| key.secrets(config)));
-        });
-    }
-    secrets
-}
-
-/// The configuration as a TOML file, with the meaning of each key in a comment above it.
-pub fn to_toml(config: &Config) -> String {
-    toml_file(config, |out, key, dotted, config| {
-        let (allowed, value) = (key.allowed(config), key.show_toml(config));
-        let _ =
-            writeln!(out, "# {}\n# Write {allowed}.\n{} = {value}", key.meaning, last_word(dotted));
-    })
-}
-
-/// The configuration as a TOML file, with the origin of each key in a comment and secrets hidden.
-pub(super) fn to_toml_from(config: &Config, origin: impl Fn(&str) -> String) -> String {
-    toml_file(config, |out, key, dotted, config| {
-        let value = match key.show_toml(config) {
-            value if key.is_secret(config) && value != "\"\"" => "\"***\"".into(),
-            value => value,
-        };
-        let _ = writeln!(out, "{} = {value} # {}", last_word(dotted), origin(dotted));
-    })
-}
-
-fn last_word(dotted: &str) -> &str {
-    dotted.rsplit('.').next().unwrap_or(dotted)
-}
-
-/// Writes a TOML file: calls `line` for each key, below the header of its table.
-fn toml_file(config: &Config, line: impl Fn(&mut String, &Key, &str, &mut Config)) -> String {
-    let mut config = config.clone();
-    let mut out = String::new();
-    let mut table = "";
-    for key in KEYS {
-        let (above, _) = key.name.rsplit_once('.').unwrap_or(("", key.name));
-        if above != table {
-            table = above;
-            let _ = writeln!(out, "\n[{table}]");
-        }
-        line(&mut out, key, key.name, &mut config);
-    }
-    for name in config.destinations.clone().into_keys() {
-        let _ = writeln!(out, "\n[destination.{name}]");
-        standing_in(&mut config, &name, |config| {
-            for key in of_server() {
-                line(&mut out, key, &destination::named(key.name, Some(&name)), config);
-            }
-        });
-    }
-    out
-}
-
-/// The table of a destination, such as `server` or `destination.league`.
-pub(crate) fn table_of(destination: &str) -> String {
-    if destination == SERVER {
-        SERVER.into()
-    } else {
-        format!("{}.{destination}", destination::TABLE)
-    }
-}
-
-/// Replaces the key names of `[server]` in a text with those of a destination.
-pub fn with_keys_of(text: &str, destination: &str) -> String {
-    if destination == SERVER {
-        return text.to_owned();
-    }
-    of_server().fold(text.to_owned(), |text, key| {
-        text.replace(key.name, &destination::named(key.name, Some(destination)))
-    })
-}
-
-/// The keys of `[server]`, which are also the keys of a destination.
-fn of_server() -> impl Iterator<Item = &'static Key> {
-    KEYS.iter().filter(|key| key.name.starts_with("server."))
+    tables(config)
+        .flat_map(|Table { keys, mut config, .. }| {
+            keys.iter().flat_map(move |key| key.secrets(&mut config))
+        })
+        .collect()
 }
 
 /// The reference of all keys as a Markdown table: default, meaning and allowed values.

@@ -54,17 +54,16 @@ impl GameApi {
 
 impl Textual for GameApi {
     fn read(&mut self, text: &str) -> Result<(), ParseError> {
-        let wrong = ParseError("is not the address of an API");
-        let port = |port: &str| port.parse().ok().filter(|port| *port > 0).ok_or(wrong);
-        *self = match text.strip_prefix("localhost:") {
-            Some(text) => Self::Localhost { port: port(text)? },
-            None if text.is_empty() => Self::Off,
+        let api = match text.strip_prefix("localhost:") {
+            Some(port) => {
+                port.parse().ok().filter(|port| *port > 0).map(|port| Self::Localhost { port })
+            }
+            None if text.is_empty() => Some(Self::Off),
             None => {
-                let address: SocketAddr = text.parse().map_err(|_| wrong)?;
-                port(&address.port().to_string())?;
-                Self::At(address)
+                text.parse().ok().filter(|address: &SocketAddr| address.port() > 0).map(Self::At)
             }
         };
+        *self = api.ok_or(ParseError("is not the address of an API"))?;
         Ok(())
     }
 

@@ -5,14 +5,17 @@
 
 use std::collections::BTreeMap;
 use std::env;
-use std::ffi::OsString;
 use std::path::Path;
 
 use super::destination::{self, KeyPath};
-use super::keys;
 use super::problem::one_line;
 use super::raw_value::{RawValue, shorten};
+use super::spelling;
+use super::toml_file;
 use super::{Config, Origin, Problem, Problems, Warning};
+
+/// The prefix of the environment variables that set keys.
+const VARIABLE_PREFIX: &str = "PITWIRE_";
 
 /// `PITWIRE_` variables that are not keys: the configuration file, a log filter for developers, and
 /// recorded snapshots that replace the game.
@@ -42,15 +45,15 @@ pub struct Loaded {
 impl Loaded {
     /// The configuration as a TOML file: each value with its origin, secrets as `***`.
     pub fn to_toml(&self) -> String {
-        let origin = |key: &str| self.origins.get(key).unwrap_or(&Origin::Default).to_string();
-        keys::to_toml_from(&self.config, origin)
+        toml_file::to_toml_with_origins(&self.config, &self.origins)
     }
 }
 
 /// The environment variables of this process for [`load`], with U+FFFD for invalid UTF-8.
 pub fn process_environment() -> impl Iterator<Item = (String, String)> {
-    let text = |text: OsString| text.to_string_lossy().into_owned();
-    env::vars_os().map(move |(name, value)| (text(name), text(value)))
+    env::vars_os().map(|(name, value)| {
+        (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
+    })
 }
 
 /// Reads the configuration.
@@ -72,11 +75,25 @@ pub fn load(
         let origin = Origin::Flag(typed.clone());
         match destination::find(key) {
             Some(place) => loading.set(&place, key, &RawValue::Untyped(value), origin),
-            None => loading.unknown(key, keys::nearest(key), origin),
+            None => loading.unknown(key, spelling::nearest_key(key), origin),
         }
     }
     loading.check();
     loading.finish()
+}
+
+/// The key that an environment variable sets: `queue.max_age` for `PITWIRE_QUEUE__MAX_AGE`.
+fn key_of_variable(name: &str) -> Option<String> {
+    let name = name.to_ascii_uppercase();
+    if OTHER_VARIABLES.contains(&&*name) {
+        return None;
+    }
+    Some(name.strip_prefix(VARIABLE_PREFIX)?.replace("__", ".").to_ascii_lowercase())
+}
+
+/// The environment variable that sets a key.
+fn variable_of_key(key: &str) -> String {
+    format!("{VARIABLE_PREFIX}{}", key.replace('.', "__").to_ascii_uppercase())
 }
 
 /// The state of loading.
@@ -93,24 +110,18 @@ pub(super) struct Loading {
 
 impl Loading {
     fn environment(&mut self, environment: impl Iterator<Item = (String, String)>) {
-        let own = |(name, value): (String, String)| {
-            let upper = name.to_ascii_uppercase();
-            let is_key = upper.starts_with("PITWIRE_") && !OTHER_VARIABLES.contains(&&*upper);
-            is_key.then_some((upper, name, value))
-        };
-        let mut variables: Vec<_> = environment.filter_map(own).collect();
+        let mut variables: Vec<_> = environment
+            .filter_map(|(name, value)| Some((key_of_variable(&name)?, name, value)))
+            .collect();
         // Deterministic if a name occurs in two spellings.
         variables.sort();
-        for (upper, name, value) in variables {
-            let key = upper["PITWIRE_".len()..].replace("__", ".").to_ascii_lowercase();
+        for (key, name, value) in variables {
             let origin = Origin::Variable(name);
             match destination::find(&key) {
-                Some(place) => self.set(&place, &key, &RawValue::Untyped(&value), origin),
+                Some(path) => self.set(&path, &key, &RawValue::Untyped(&value), origin),
                 None => {
-                    let near = keys::nearest(&key);
-                    let variable = |key: &str| key.replace('.', "__").to_ascii_uppercase();
-                    let near = near.map(|key| format!("PITWIRE_{}", variable(key)));
-                    self.unknown(&key, near.as_deref(), origin);
+                    let nearest = spelling::nearest_key(&key).map(variable_of_key);
+                    self.unknown(&key, nearest.as_deref(), origin);
                 }
             }
         }
@@ -152,8 +163,11 @@ impl Loading {
 
     /// Whether these keys have no problem, so that their values are the intended ones.
     pub(super) fn sound(&self, keys: &[&str]) -> bool {
-        let wrong = |problem: &Problem| keys.iter().any(|key| problem.key.as_deref() == Some(key));
-        !self.problems.iter().any(wrong)
+        !self
+            .problems
+            .iter()
+            .filter_map(|problem| problem.key.as_deref())
+            .any(|key| keys.contains(&key))
     }
 
     /// The origin of these keys: of several, the one with the highest precedence.

@@ -50,19 +50,21 @@ fn host_name() -> String {
 type Variables<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 fn queue_among(variables: Variables<'_>) -> PathBuf {
-    let data = match cfg!(windows) {
-        true => base(variables, "LOCALAPPDATA"),
-        false => base(variables, "XDG_DATA_HOME")
-            .or_else(|| Some(base(variables, "HOME")?.join(".local").join("share"))),
+    let data = if cfg!(windows) {
+        base(variables, "LOCALAPPDATA")
+    } else {
+        base(variables, "XDG_DATA_HOME")
+            .or_else(|| Some(base(variables, "HOME")?.join(".local").join("share")))
     };
     data.unwrap_or_else(|| PathBuf::from(".")).join("pitwire").join("queue")
 }
 
 fn settings_among(variables: Variables<'_>) -> Option<PathBuf> {
-    match cfg!(windows) {
-        true => base(variables, "LOCALAPPDATA"),
-        false => base(variables, "XDG_CONFIG_HOME")
-            .or_else(|| Some(base(variables, "HOME")?.join(".config"))),
+    if cfg!(windows) {
+        base(variables, "LOCALAPPDATA")
+    } else {
+        base(variables, "XDG_CONFIG_HOME")
+            .or_else(|| Some(base(variables, "HOME")?.join(".config")))
     }
 }
 
@@ -74,27 +76,28 @@ fn base(variables: Variables<'_>, name: &str) -> Option<PathBuf> {
 
 #[cfg(all(test, not(windows)))]
 mod tests {
+    use std::collections::HashMap;
+    use std::path::Path;
+
     use super::*;
 
     #[test]
     fn default_paths_follow_the_xdg_base_directories() {
-        let places = |variables: &[(&str, &str)]| {
-            let find = |name: &str| {
-                let found = variables.iter().find(|(known, _)| *known == name);
-                found.map(|(_, value)| value.into())
-            };
-            let settings = settings_among(&find).map(|path| path.display().to_string());
-            (queue_among(&find).display().to_string(), settings.unwrap_or_default())
-        };
-        let expected = |queue: &str, settings: &str| (queue.to_owned(), settings.to_owned());
         let home = ("HOME", "/home/ana");
-        let at_home = expected("/home/ana/.local/share/pitwire/queue", "/home/ana/.config");
-        assert_eq!(places(&[home]), at_home);
-        assert_eq!(places(&[home, ("XDG_DATA_HOME", "x"), ("XDG_CONFIG_HOME", "x")]), at_home);
-        assert_eq!(
-            places(&[home, ("XDG_DATA_HOME", "/data"), ("XDG_CONFIG_HOME", "/etc/ana")]),
-            expected("/data/pitwire/queue", "/etc/ana")
-        );
-        assert_eq!(places(&[]), expected("./pitwire/queue", ""));
+        let below_home = ("/home/ana/.local/share/pitwire/queue", "/home/ana/.config");
+        for (variables, (queue, settings)) in [
+            (vec![home], below_home),
+            (vec![home, ("XDG_DATA_HOME", "x"), ("XDG_CONFIG_HOME", "x")], below_home),
+            (
+                vec![home, ("XDG_DATA_HOME", "/data"), ("XDG_CONFIG_HOME", "/etc/ana")],
+                ("/data/pitwire/queue", "/etc/ana"),
+            ),
+            (vec![], ("./pitwire/queue", "")),
+        ] {
+            let variables: HashMap<&str, &str> = variables.into_iter().collect();
+            let variables: Variables<'_> = &|name| variables.get(name).map(OsString::from);
+            assert_eq!(queue_among(variables), Path::new(queue));
+            assert_eq!(settings_among(variables).unwrap_or_default(), Path::new(settings));
+        }
     }
 }

@@ -97,10 +97,6 @@ impl FromStr for Proxy {
         if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
             return Err(ParseError("has a path, a query or a fragment"));
         }
-        let decode = |text: &str| {
-            let text = percent_decode_str(text).decode_utf8().ok()?;
-            Some(text.into_owned()).filter(|text| !text.contains(char::is_control))
-        };
         let credentials = match (url.username(), url.password()) {
             ("", None) => None,
             (user, password) => {
@@ -114,6 +110,12 @@ impl FromStr for Proxy {
         let host = url.host_str().ok_or(ParseError("has no host"))?.to_owned();
         Ok(Self { host, port, credentials })
     }
+}
+
+/// Decodes the user name or the password of a URL.
+fn decode(text: &str) -> Option<String> {
+    let text = percent_decode_str(text).decode_utf8().ok()?;
+    Some(text.into_owned()).filter(|text| !text.contains(char::is_control))
 }
 
 impl Textual for ProxyChoice {
@@ -162,11 +164,11 @@ pub struct InvalidProxyVariable {
 }
 
 impl ProxyChoice {
-    /// The proxy for a server. `variable` reads the environment.
+    /// The proxy for a server. `environment` returns the value of a variable.
     pub(crate) fn for_server(
         &self,
         url: &Url,
-        variable: impl Fn(&str) -> Option<String>,
+        environment: impl Fn(&str) -> Option<String>,
     ) -> Result<Option<Proxy>, InvalidProxyVariable> {
         match self {
             Self::Direct => return Ok(None),
@@ -178,19 +180,27 @@ impl ProxyChoice {
         } else {
             ["http_proxy", "HTTP_PROXY"]
         };
-        let value = |name: &str| variable(name).filter(|value| !value.trim().is_empty());
-        let Some((name, value_)) = names.into_iter().find_map(|name| Some((name, value(name)?)))
-        else {
-            return Ok(None);
-        };
-        let excluded = value("no_proxy").or_else(|| value("NO_PROXY")).unwrap_or_default();
+        let Some((name, proxy)) = first_set(&environment, names) else { return Ok(None) };
+        let excluded = first_set(&environment, ["no_proxy", "NO_PROXY"]);
+        let excluded = excluded.map(|(_, list)| list).unwrap_or_default();
         let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
         let port = url.port_or_known_default().unwrap_or_default();
         if is_this_pc(host) || is_excluded(&excluded, host, port) {
             return Ok(None);
         }
-        value_.parse().map(Some).map_err(|wrong| InvalidProxyVariable { name, wrong })
+        proxy.parse().map(Some).map_err(|wrong| InvalidProxyVariable { name, wrong })
     }
+}
+
+/// The first of two variables that is set and not blank, and its value.
+fn first_set(
+    environment: impl Fn(&str) -> Option<String>,
+    names: [&'static str; 2],
+) -> Option<(&'static str, String)> {
+    names
+        .into_iter()
+        .filter_map(|name| Some((name, environment(name)?)))
+        .find(|(_, value)| !value.trim().is_empty())
 }
 
 /// A proxy of the environment is for other machines: programs on this PC are reached directly.
@@ -246,6 +256,8 @@ fn is_in_network(network: &str, bits: &str, ip: IpAddr) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
 
     #[test]
@@ -280,25 +292,26 @@ mod tests {
 
     #[test]
     fn the_environment_selects_a_proxy_as_for_other_programs() {
-        let server = |url: &str| Url::parse(url).unwrap();
         let both = [("HTTP_PROXY", "http://plain:1"), ("https_proxy", "http://secure:2")];
-        let check = |variables: &[(&str, &str)], url: &str| {
-            let variable = |name: &str| {
-                let found = variables.iter().find(|(known, _)| *known == name);
-                found.map(|(_, value)| (*value).to_owned())
-            };
-            let proxy = ProxyChoice::Environment.for_server(&server(url), variable).unwrap();
-            proxy.map(|proxy| proxy.to_string())
-        };
-        assert_eq!(check(&both, "http://pit:5000").as_deref(), Some("http://plain:1"));
-        assert_eq!(check(&both, "https://pit").as_deref(), Some("http://secure:2"));
-        assert_eq!(check(&[], "https://pit"), None);
-        assert_eq!(check(&[("HTTP_PROXY", " ")], "http://pit"), None);
         // The lower-case name has precedence.
         let two = [("HTTP_PROXY", "http://upper:1"), ("http_proxy", "http://lower:1")];
-        assert_eq!(check(&two, "http://pit").as_deref(), Some("http://lower:1"));
-        for url in ["http://localhost:5000", "http://127.0.0.1:5000", "http://[::1]:5000"] {
-            assert_eq!(check(&both, url), None, "{url}");
+        for (variables, url, expected) in [
+            (&both[..], "http://pit:5000", Some("http://plain:1")),
+            (&both, "https://pit", Some("http://secure:2")),
+            (&[], "https://pit", None),
+            (&[("HTTP_PROXY", " ")], "http://pit", None),
+            (&two, "http://pit", Some("http://lower:1")),
+            (&both, "http://localhost:5000", None),
+            (&both, "http://127.0.0.1:5000", None),
+            (&both, "http://[::1]:5000", None),
+        ] {
+            let variables: HashMap<&str, &str> = variables.iter().copied().collect();
+            let proxy = ProxyChoice::Environment
+                .for_server(&Url::parse(url).unwrap(), |name| {
+                    variables.get(name).map(|value| (*value).to_owned())
+                })
+                .unwrap();
+            assert_eq!(proxy.map(|proxy| proxy.to_string()).as_deref(), expected, "{url}");
         }
     }
 
@@ -329,8 +342,12 @@ mod tests {
     #[test]
     fn an_invalid_variable_is_named_without_its_value() {
         let url = Url::parse("http://pit").unwrap();
-        let variable = |name: &str| (name == "HTTP_PROXY").then(|| "socks5://me:hunter2@p".into());
-        let error = ProxyChoice::Environment.for_server(&url, variable).unwrap_err().to_string();
+        let error = ProxyChoice::Environment
+            .for_server(&url, |name| {
+                (name == "HTTP_PROXY").then(|| "socks5://me:hunter2@p".to_owned())
+            })
+            .unwrap_err()
+            .to_string();
         assert!(error.contains("HTTP_PROXY is a SOCKS proxy"), "{error}");
         assert!(!error.contains("hunter2"), "{error}");
     }

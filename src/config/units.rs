@@ -76,16 +76,19 @@ mod tests {
 
     #[test]
     fn durations_and_sizes_are_parsed_with_their_units() {
-        let duration = |text| parse_duration(text).map(|read| read.as_millis());
-        assert_eq!(duration("200ms"), Ok(200));
-        assert_eq!(duration(" 5 s "), Ok(5_000));
-        assert_eq!(duration("30min"), Ok(1_800_000));
-        assert_eq!(duration("2H"), Ok(7_200_000));
-        assert_eq!(duration("7d"), Ok(604_800_000));
-        assert_eq!(duration("7"), Err(ParseError("has no unit")));
-        assert_eq!(duration("99999999999999999d"), Err(ParseError("is out of range")));
+        for (text, milliseconds) in [
+            ("200ms", 200),
+            (" 5 s ", 5_000),
+            ("30min", 1_800_000),
+            ("2H", 7_200_000),
+            ("7d", 604_800_000),
+        ] {
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+        assert_eq!(parse_duration("7"), Err(ParseError("has no unit")));
+        assert_eq!(parse_duration("99999999999999999d"), Err(ParseError("is out of range")));
         for text in ["", "s", "soon", "-5s", "1.5s", "5m", "5 s s", "99999999999999999999s"] {
-            assert_eq!(duration(text), Err(ParseError("is not a duration")), "{text}");
+            assert_eq!(parse_duration(text), Err(ParseError("is not a duration")), "{text}");
         }
 
         assert_eq!(parse_size("1024"), Ok(1024));

@@ -1,7 +1,7 @@
 //! Parsing and formatting of textual values: words, paths, addresses.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
@@ -113,16 +113,16 @@ impl ServerUrl {
     pub(super) fn is_at(&self, address: SocketAddr) -> bool {
         let Ok(url) = Url::parse(&self.0) else { return false };
         let own = address.ip().to_canonical();
-        let is_own = |ip: IpAddr| ip == own || (own.is_unspecified() && ip.is_loopback());
-        let same_host = match url.host() {
-            Some(Host::Domain(name)) => {
-                name == "localhost" && (own.is_loopback() || own.is_unspecified())
-            }
-            Some(Host::Ipv4(ip)) => is_own(ip.into()),
-            Some(Host::Ipv6(ip)) => is_own(ip.into()),
-            None => false,
+        let ip: Option<IpAddr> = match url.host() {
+            Some(Host::Domain("localhost")) if own.is_loopback() => Some(own),
+            Some(Host::Domain("localhost")) => Some(Ipv4Addr::LOCALHOST.into()),
+            Some(Host::Ipv4(ip)) => Some(ip.into()),
+            Some(Host::Ipv6(ip)) => Some(ip.into()),
+            Some(Host::Domain(_)) | None => None,
         };
-        same_host && url.port_or_known_default() == Some(address.port())
+        let is_same_host =
+            ip.is_some_and(|ip| ip == own || (own.is_unspecified() && ip.is_loopback()));
+        is_same_host && url.port_or_known_default() == Some(address.port())
     }
 }
 
@@ -147,16 +147,15 @@ impl FromStr for ServerUrl {
         if !text.contains(',') {
             return Self::one(text);
         }
-        let nodes = text.split(',').map(|node| Self::one(node.trim()));
-        let nodes: Vec<Self> = nodes.collect::<Result<_, ParseError>>()?;
-        let is_good = |node: &Self| {
-            node.protocol() == Protocol::Nats
-                && node.0.split(':').next() == nodes[0].0.split(':').next()
-        };
-        if !nodes.iter().all(is_good) {
+        let nodes = text.split(',').map(|node| Ok(Self::one(node.trim())?.0));
+        let nodes: Vec<String> = nodes.collect::<Result<_, ParseError>>()?;
+        if !["nats://", "tls://"]
+            .iter()
+            .any(|scheme| nodes.iter().all(|node| node.starts_with(scheme)))
+        {
             return Err(ParseError("has addresses that are neither all nats nor all tls"));
         }
-        Ok(Self(nodes.iter().map(Self::as_str).collect::<Vec<_>>().join(",")))
+        Ok(Self(nodes.join(",")))
     }
 }
 
@@ -225,13 +224,18 @@ impl AgentName {
 
     /// Makes a name from any text: replaces invalid characters with `-`.
     pub(super) fn made_of(text: &str) -> Option<Self> {
-        let safe = |c: char| if fits_in_a_subject(c) { c } else { '-' };
-        let name: String = text.trim().chars().take(Self::MAX_CHARS).map(safe).collect();
+        let name: String = text
+            .trim()
+            .chars()
+            .take(Self::MAX_CHARS)
+            .map(|c| if is_name_char(c) { c } else { '-' })
+            .collect();
         Some(Self(name)).filter(|name| !name.0.is_empty())
     }
 }
 
-fn fits_in_a_subject(c: char) -> bool {
+/// Whether a character may be in the name of an agent or in a session id.
+fn is_name_char(c: char) -> bool {
     c.is_ascii_alphanumeric() || c == '_' || c == '-'
 }
 
@@ -245,9 +249,9 @@ impl FromStr for AgentName {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
-        let fits =
-            (1..=Self::MAX_CHARS).contains(&text.len()) && text.chars().all(fits_in_a_subject);
-        if fits { Ok(Self(text.into())) } else { Err(ParseError("is not a name")) }
+        let is_valid =
+            (1..=Self::MAX_CHARS).contains(&text.len()) && text.chars().all(is_name_char);
+        if is_valid { Ok(Self(text.into())) } else { Err(ParseError("is not a name")) }
     }
 }
 
@@ -313,10 +317,9 @@ impl FromStr for SessionChoice {
     type Err = ParseError;
 
     fn from_str(text: &str) -> Result<Self, ParseError> {
-        let fits = |c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-';
         match text {
             "auto" => Ok(Self::Auto),
-            id if (1..=128).contains(&id.len()) && id.chars().all(fits) => {
+            id if (1..=128).contains(&id.len()) && id.chars().all(is_name_char) => {
                 Ok(Self::Fixed(id.into()))
             }
             _ => Err(ParseError("is not a session id")),

@@ -116,8 +116,9 @@ impl Clients {
     /// there are too many.
     fn expect_hello(&self, socket: &ClientSocket) {
         let mut silent = lock(&self.0.silent);
-        let says_nothing = |socket: &ClientSocket| !socket.is_closed() && !socket.data.is_open();
-        silent.retain(|socket| socket.upgrade().is_some_and(|socket| says_nothing(&socket)));
+        silent.retain(|socket| {
+            socket.upgrade().is_some_and(|socket| !socket.is_closed() && !socket.data.is_open())
+        });
         while silent.len() >= self.0.max_silent {
             if let Some(oldest) = silent.pop_front().and_then(|socket| socket.upgrade()) {
                 let why = "too many sessions without a CONNECT packet; the oldest is closed";

@@ -156,6 +156,12 @@ struct Envelope<'a> {
     setup: Option<&'a RawValue>,
 }
 
+impl<'a> Envelope<'a> {
+    fn read(payload: &'a RawValue) -> serde_json::Result<Self> {
+        serde_json::from_str(payload.get())
+    }
+}
+
 #[derive(Serialize)]
 struct SessionAssigned<'a> {
     session_id: &'a str,
@@ -223,14 +229,15 @@ impl<H: Host> Exchange<'_, H> {
     }
 
     async fn read_and_handle(&self, message: &str) -> Result<Handled, Refusal> {
-        let no_event = |error: serde_json::Error| Refusal::NoEvent(error.to_string());
-        match serde_json::from_str::<Vec<&RawValue>>(message) {
-            Ok(message) => self.handle(&message).await,
-            Err(error) => {
-                let finite = fields::without_non_finite(message).ok_or_else(|| no_event(error))?;
-                let message: Vec<&RawValue> = serde_json::from_str(&finite).map_err(no_event)?;
-                self.handle(&message).await
-            }
+        let error = match serde_json::from_str::<Vec<&RawValue>>(message) {
+            Ok(message) => return self.handle(&message).await,
+            Err(error) => error,
+        };
+        let finite = fields::without_non_finite(message);
+        match finite.as_deref().map(serde_json::from_str::<Vec<&RawValue>>) {
+            Some(Ok(message)) => self.handle(&message).await,
+            Some(Err(error)) => Err(Refusal::NoEvent(error.to_string())),
+            None => Err(Refusal::NoEvent(error.to_string())),
         }
     }
 
@@ -250,12 +257,11 @@ impl<H: Host> Exchange<'_, H> {
             };
         };
         self.host.admit(event, payload)?;
-        let envelope = || serde_json::from_str::<Envelope<'_>>(payload.get());
         match event {
             Event::RequestSession => self.assign().await?,
-            Event::Join => self.join(&envelope()?.session_id)?,
-            Event::Setup => self.keep_setup(&envelope()?).await?,
-            Event::Frame => return self.keep_frame(&envelope()?).await,
+            Event::Join => self.join(&Envelope::read(payload)?.session_id)?,
+            Event::Setup => self.keep_setup(&Envelope::read(payload)?).await?,
+            Event::Frame => return self.keep_frame(&Envelope::read(payload)?).await,
         }
         Ok(Handled::Yes)
     }
@@ -316,8 +322,9 @@ impl<H: Host> Exchange<'_, H> {
 
     fn send_to_room(&self, session_id: &str, event: &str, update: &impl Serialize) {
         let echoes = !self.behavior.no_echo;
-        let send = |packet| self.from.send_to_room(session_id, packet, echoes);
-        written(packet::event(event, update), send);
+        written(packet::event(event, update), |packet| {
+            self.from.send_to_room(session_id, packet, echoes);
+        });
     }
 }
 

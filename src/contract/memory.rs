@@ -53,8 +53,12 @@ impl ClientMemory {
             return None;
         }
         let shared = beyond_reserved(after) - beyond_reserved(*used);
-        let fits = |all: usize| Some(all + shared).filter(|all| *all <= self.pool.limits.bytes);
-        self.pool.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fits).ok()?;
+        self.pool
+            .used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |all| {
+                Some(all + shared).filter(|all| *all <= self.pool.limits.bytes)
+            })
+            .ok()?;
         *used = after;
         Some(Charge { account: Arc::clone(self), bytes })
     }

@@ -27,9 +27,10 @@ pub(super) enum Packet<'a> {
 /// Parses a packet; does not validate the arguments of an event.
 pub(super) fn read(text: &str) -> Packet<'_> {
     let Some((kind, rest)) = text.split_at_checked(1) else { return Packet::Broken };
-    let (namespace, rest) = match rest.starts_with('/') {
-        true => rest.split_once(',').unwrap_or((rest, "")),
-        false => ("/", rest),
+    let (namespace, rest) = if rest.starts_with('/') {
+        rest.split_once(',').unwrap_or((rest, ""))
+    } else {
+        ("/", rest)
     };
     match (kind, namespace) {
         ("0", "/") => Packet::Connect,
@@ -70,9 +71,12 @@ pub(super) fn ack(number: u64) -> String {
 mod tests {
     use super::*;
 
+    fn event(ack: Option<u64>, arguments: &str) -> Packet<'_> {
+        Packet::Event { ack, arguments }
+    }
+
     #[test]
     fn socket_io_packets_are_parsed() {
-        let event = |ack, arguments| Packet::Event { ack, arguments };
         for (text, packet) in [
             ("0", Packet::Connect),
             (r#"0{"token":"a"}"#, Packet::Connect),

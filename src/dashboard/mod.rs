@@ -260,8 +260,14 @@ impl Hub {
                 never = self.forget_again_and_again() => match never {},
             }
         };
-        let routes = |events| http::routes(&self, events, self.access.clone());
-        contract::serve(&self, listener, &self.connections, routes, until).await;
+        contract::serve(
+            &self,
+            listener,
+            &self.connections,
+            |events| http::routes(&self, events, self.access.clone()),
+            until,
+        )
+        .await;
     }
 
     async fn forget_again_and_again(&self) -> Infallible {
@@ -329,8 +335,7 @@ impl Host for Hub {
         frames: &[&RawValue],
     ) -> Vec<Result<(), Refusal>> {
         let mut sessions = self.sessions();
-        let mut store = |frame: &&RawValue| Ok(sessions.store_frame(session_id, frame)?);
-        frames.iter().map(&mut store).collect()
+        frames.iter().map(|frame| Ok(sessions.store_frame(session_id, frame)?)).collect()
     }
 
     async fn keep_setup(&self, _: Client, session_id: &str, setup: Setup) -> Result<(), Refusal> {

@@ -199,9 +199,12 @@ mod tests {
         patched(good, patch)
     }
 
+    fn telemetry(patch: Value) -> Value {
+        json!({ "telemetry": patch })
+    }
+
     #[test]
     fn schema_mode_refuses_invalid_telemetry() {
-        let telemetry = |patch: Value| json!({ "telemetry": patch });
         let table = [
             (json!({}), None),
             (telemetry(json!({"lap_time": "-", "gear": "-", "tire_wear": "-"})), None),

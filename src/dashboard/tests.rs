@@ -82,11 +82,13 @@ impl Client {
     /// ones.
     async fn ask(&self, event: &str, payload: Value) {
         let note = self.note.clone();
-        let acked = move |payload, _| {
-            note.send(("ack".to_owned(), argument(payload))).ok();
-            Box::pin(async {}) as _
-        };
-        self.client.emit_with_ack(event, payload, PATIENCE, acked).await.unwrap();
+        self.client
+            .emit_with_ack(event, payload, PATIENCE, move |payload, _| {
+                note.send(("ack".to_owned(), argument(payload))).ok();
+                Box::pin(async {})
+            })
+            .await
+            .unwrap();
     }
 
     /// Waits for the next event, which must be `name`; returns its data.
@@ -242,8 +244,8 @@ async fn the_history_holds_every_frame_in_order_of_arrival() {
     {
         let (_, thinned) = get(&server, &format!("/api/sessions/{id}/frames?thin_to={most}")).await;
         let thinned: Vec<Value> = serde_json::from_str(&thinned).unwrap();
-        let lap = |item: &Value| item["telemetry"]["lap"].as_u64().unwrap();
-        assert_eq!(thinned.iter().map(lap).collect::<Vec<_>>(), expected);
+        let laps = thinned.iter().map(|item| item["telemetry"]["lap"].as_u64().unwrap());
+        assert_eq!(laps.collect::<Vec<_>>(), expected);
     }
     assert_eq!(get(&server, &format!("/api/sessions/{id}/frames?thin_to=0")).await.0, 400);
 }
@@ -252,11 +254,12 @@ async fn the_history_holds_every_frame_in_order_of_arrival() {
 async fn an_oversized_message_closes_the_connection() {
     let server = server(Behaviour::default());
     let (mut agent, id) = Client::with_session(&server).await;
-    let setup = |size| json!({"session_id": id, "setup": {"text": "x".repeat(size)}});
-    agent.ask("setup_data", setup(900_000)).await;
+    let [fits, oversized] = [900_000, 1_000_000]
+        .map(|size| json!({"session_id": id, "setup": {"text": "x".repeat(size)}}));
+    agent.ask("setup_data", fits).await;
     agent.hears("ack").await;
     // The server may close the connection before everything is written.
-    agent.client.emit("setup_data", setup(1_000_000)).await.ok();
+    agent.client.emit("setup_data", oversized).await.ok();
     agent.is_cut_off().await;
     assert_eq!(server.setups(&id).len(), 1);
 }

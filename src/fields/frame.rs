@@ -162,10 +162,9 @@ fn null_timestamp(text: &str) -> Result<usize, Refused> {
     let value = members.get("timestamp").map(|value| value.get().as_ptr().addr());
     // The value is a part of the text.
     let offset = value.and_then(|value| value.checked_sub(text.as_ptr().addr()));
-    let missing = || refused(Reason::WrongType, "timestamp: null; leave it out".into());
     offset
         .filter(|at| text.get(*at..).is_some_and(|rest| rest.starts_with("null")))
-        .ok_or_else(missing)
+        .ok_or_else(|| refused(Reason::WrongType, "timestamp: null; leave it out".into()))
 }
 
 /// The fields of a frame in order, each with a checked value.
@@ -382,8 +381,8 @@ mod tests {
 
     #[test]
     fn of_two_equal_keys_of_a_mapped_sample_the_later_counts() {
-        let json = |text: &str| Frame::parse(text.as_bytes()).unwrap().json(NOW);
-        let seen = json(r#"{"lap": "one", "tyre_wear": {"fl": 1, "fl": 2}, "lap": 2}"#);
+        let text = br#"{"lap": "one", "tyre_wear": {"fl": 1, "fl": 2}, "lap": 2}"#;
+        let seen = Frame::parse(text).unwrap().json(NOW);
         assert!(seen.contains(r#""lap":2,"#) && seen.contains(r#""tire_wear":{"fl":2}"#), "{seen}");
     }
 

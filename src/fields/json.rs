@@ -112,12 +112,12 @@ impl<'a> From<&'a Value> for Json<'a> {
             Value::Number(number) => Self::Number(number.clone()),
             Value::String(text) => Self::Text(Cow::Borrowed(text)),
             Value::Array(values) => Self::Array(values.iter().map(Self::from).collect()),
-            Value::Object(members) => {
-                let member = |(key, value): (&'a String, &'a Value)| {
-                    (Cow::Borrowed(key.as_str()), Self::from(value))
-                };
-                Self::Object(Object(members.iter().map(member).collect()))
-            }
+            Value::Object(members) => Self::Object(Object(
+                members
+                    .iter()
+                    .map(|(key, value)| (Cow::Borrowed(key.as_str()), Self::from(value)))
+                    .collect(),
+            )),
         }
     }
 }
@@ -399,15 +399,19 @@ fn explain(text: &str, error: &serde_json::Error) -> Refused {
 fn token_at<'a>(text: &'a str, error: &serde_json::Error) -> &'a str {
     let lines_before = error.line().saturating_sub(1);
     let line_start: usize = text.split_inclusive('\n').take(lines_before).map(str::len).sum();
-    let is_token = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
     // The parser stops at the token's first byte, inside it, or at its end; columns count from 1.
     let stop = line_start.saturating_add(error.column()).saturating_sub(1);
     let Some((head, _)) = text.split_at_checked(stop) else { return "" };
-    let before = head.trim_end_matches(is_token);
+    let before = head.trim_end_matches(is_token_char);
     let token = &text[before.len()..];
-    let token = &token[..token.find(|c| !is_token(c)).unwrap_or(token.len())];
+    let token = &token[..token.find(|c| !is_token_char(c)).unwrap_or(token.len())];
     let is_value = matches!(before.trim_end().chars().next_back(), None | Some(':' | ',' | '['));
     if is_value { token } else { "" }
+}
+
+/// Whether the character may be in a number or a word such as `true` or `NaN`.
+pub(super) fn is_token_char(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.')
 }
 
 fn too_many_keys() -> Refused {
@@ -488,12 +492,13 @@ mod tests {
         }
     }
 
+    fn nested(depth: usize) -> String {
+        let brackets = depth - 1;
+        format!(r#"{{"a":{}{}}}"#, "[".repeat(brackets), "]".repeat(brackets))
+    }
+
     #[test]
     fn nesting_beyond_the_limit_is_refused() {
-        let nested = |depth: usize| {
-            let brackets = depth - 1;
-            format!(r#"{{"a":{}{}}}"#, "[".repeat(brackets), "]".repeat(brackets))
-        };
         assert!(check(&nested(MAX_SAMPLE_DEPTH)).is_ok());
         for depth in [MAX_SAMPLE_DEPTH + 1, 127, 128, 129, 400_000] {
             let refused = check(&nested(depth)).unwrap_err();

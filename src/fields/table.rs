@@ -196,20 +196,33 @@ impl Field {
     }
 
     fn wheels<'a>(&self, key: &str, wheels: &'a Object<'a>) -> Result<Wheels<'a>, Refused> {
-        let number = |wheel| match wheels.present(wheel) {
+        Ok(Wheels {
+            fl: self.wheel(key, wheels, "fl")?,
+            fr: self.wheel(key, wheels, "fr")?,
+            rl: self.wheel(key, wheels, "rl")?,
+            rr: self.wheel(key, wheels, "rr")?,
+        })
+    }
+
+    fn wheel<'a>(
+        &self,
+        key: &str,
+        wheels: &'a Object<'a>,
+        wheel: &str,
+    ) -> Result<Option<&'a Number>, Refused> {
+        match wheels.present(wheel) {
             None => Ok(None),
             Some(Json::Number(number)) => Ok(Some(number)),
             Some(other) => Err(refused(
                 Reason::WrongType,
                 format!(
-                    "{key}.{wheel}: {} is not a number; send {} as a JSON number \
-                     or leave the wheel out",
+                    "{key}.{wheel}: {} is not a number; send {} as a JSON number or leave the \
+                     wheel out",
                     quoted(other),
                     self.unit
                 ),
             )),
-        };
-        Ok(Wheels { fl: number("fl")?, fr: number("fr")?, rl: number("rl")?, rr: number("rr")? })
+        }
     }
 
     fn wrong_type(&self, key: &str, value: &impl Serialize) -> Refused {

@@ -5,6 +5,8 @@
 
 use std::mem;
 
+use super::json::is_token_char;
+
 /// Removes each value that JSON cannot hold: the bare `NaN`, `Infinity` and `-Infinity` that Python
 /// writes, and numbers beyond the range of a double, which would become `Infinity` on a server.
 /// `None` if the text has none of them.
@@ -70,9 +72,10 @@ impl Token<'_> {
         let Self::Word(word) = self else { return false };
         // Only a number with an exponent or with hundreds of digits can be out of range.
         let may_overflow = word.len() > 300 || word.contains(['e', 'E']);
-        let is_number = || word.trim_start_matches('-').starts_with(|c: char| c.is_ascii_digit());
         matches!(word, "NaN" | "Infinity" | "-Infinity")
-            || may_overflow && is_number() && word.parse().is_ok_and(f64::is_infinite)
+            || may_overflow
+                && word.trim_start_matches('-').starts_with(|c: char| c.is_ascii_digit())
+                && word.parse().is_ok_and(f64::is_infinite)
     }
 }
 
@@ -82,20 +85,19 @@ impl<'a> Iterator for Tokens<'a> {
     type Item = Token<'a>;
 
     fn next(&mut self) -> Option<Token<'a>> {
-        let is_word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.');
         let first = self.0.chars().next()?;
         let end = if first == '"' {
             1 + end_of_string(&self.0[1..])
-        } else if is_word(first) {
-            self.0.find(|c| !is_word(c)).unwrap_or(self.0.len())
+        } else if is_token_char(first) {
+            self.0.find(|c| !is_token_char(c)).unwrap_or(self.0.len())
         } else {
-            self.0.find(|c| c == '"' || is_word(c)).unwrap_or(self.0.len())
+            self.0.find(|c| c == '"' || is_token_char(c)).unwrap_or(self.0.len())
         };
         let (token, rest) = self.0.split_at(end);
         self.0 = rest;
         Some(match first {
             '"' => Token::Text(token),
-            first if is_word(first) => Token::Word(token),
+            first if is_token_char(first) => Token::Word(token),
             _ => Token::Other(token),
         })
     }

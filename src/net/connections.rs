@@ -216,15 +216,15 @@ fn is_due(logged_at: &mut Option<Instant>, now: Instant) -> bool {
 impl Table {
     fn admission(&self, limits: Limits, peer: IpAddr, now: Instant) -> Admission {
         let Some(candidates) = self.lacks_room(limits, peer) else { return Admission::Admit };
-        let waited = |(&id, open): (&u64, &Open)| {
-            let (waits_for, waited) = open.connection.waits_for(now)?;
-            Some((waits_for, Reverse(waited), id))
-        };
         let open = self.open.iter().filter(|(_, open)| match candidates {
             Candidates::All => true,
             Candidates::OfThePeer => open.peer == peer,
         });
-        match open.filter_map(waited).min() {
+        let waiting = open.filter_map(|(id, open)| {
+            let (waits_for, waited) = open.connection.waits_for(now)?;
+            Some((waits_for, Reverse(waited), *id))
+        });
+        match waiting.min() {
             Some((_, _, victim)) => Admission::Replace(victim),
             None => Admission::Refuse,
         }
@@ -407,9 +407,12 @@ mod tests {
         assert!(begun_at.elapsed() < Duration::from_secs(3));
     }
 
+    fn network(address: &str) -> IpAddr {
+        network_of(address.parse().unwrap())
+    }
+
     #[test]
     fn an_ipv6_network_counts_as_one_peer() {
-        let network = |address: &str| network_of(address.parse().unwrap());
         assert_eq!(network("2001:db8:1:2::3"), network("2001:db8:1:2:ffff::4"));
         assert_ne!(network("2001:db8:1:2::3"), network("2001:db8:1:3::3"));
         assert_eq!(network("::ffff:10.0.0.1"), peer(1));

@@ -72,13 +72,14 @@ impl Access {
 /// The token of the file, if one is configured, else the token of the configuration.
 fn read_token(token: &Secret, file: Option<&CredentialFile>) -> io::Result<Secret> {
     let Some(file) = file else { return Ok(token.clone()) };
-    let fault = |what: &str| io::Error::other(format!("the token file {file} {what}"));
-    let text = file.read().map_err(|error| fault(&format!("cannot be read: {error}")))?;
+    let text = file.read().map_err(|error| {
+        io::Error::other(format!("the token file {file} cannot be read: {error}"))
+    })?;
     let token = Secret::from(text.as_str());
-    match check_token(token.reveal().unwrap_or_default()) {
-        Ok(()) => Ok(token),
-        Err(error) => Err(fault(&format!("holds a token that {error}"))),
-    }
+    check_token(token.reveal().unwrap_or_default()).map_err(|error| {
+        io::Error::other(format!("the token file {file} holds a token that {error}"))
+    })?;
+    Ok(token)
 }
 
 /// Middleware that forwards admitted requests and answers the others with the reason.
@@ -171,8 +172,7 @@ impl Claims<'_> {
         let Some(origin) = self.headers.get(ORIGIN) else {
             // Requests for images, scripts and frames have no Origin. A link that a user follows
             // may be on any page.
-            let says = |name, value| self.headers.get(name).is_some_and(|said| said == value);
-            return says(SEC_FETCH_SITE, "cross-site") && !says(SEC_FETCH_DEST, "document");
+            return self.has(SEC_FETCH_SITE, "cross-site") && !self.has(SEC_FETCH_DEST, "document");
         };
         let origin = origin.to_str().unwrap_or_default();
         let origin = origin.split_once("://").map_or(origin, |(_, authority)| authority);
@@ -180,6 +180,10 @@ impl Claims<'_> {
         let is_of_this_pc =
             [origin, host].iter().all(|name| HostKind::of(name) == HostKind::ThisPc);
         !is_of_this_pc && !origin.eq_ignore_ascii_case(host)
+    }
+
+    fn has(&self, header: HeaderName, value: &str) -> bool {
+        self.headers.get(header).is_some_and(|found| found == value)
     }
 
     /// Checks that one of the tokens in the request is the expected one.
@@ -229,18 +233,22 @@ impl HostKind {
         });
         let name = has_port.map_or(host, |(name, _)| name).to_ascii_lowercase();
         let bare = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(&name);
-        let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
         match bare.parse::<IpAddr>() {
             Ok(address) if is_loopback(address) => Self::ThisPc,
             // Browsers connect to this PC for it, from any page.
             Ok(address) if address.is_unspecified() => Self::Public,
             Ok(_) => Self::Network,
             Err(_) if name == "localhost" => Self::ThisPc,
-            Err(_) if !name.is_empty() && name.chars().all(fits) => Self::Network,
+            Err(_) if is_label(&name) => Self::Network,
             Err(_) if name.ends_with(".local") || name.ends_with(".internal") => Self::Network,
             Err(_) => Self::Public,
         }
     }
+}
+
+/// Whether this is a host name without dots, which no public name is.
+fn is_label(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-' || c == '_')
 }
 
 /// Compares in constant time; nothing equals an empty expected token.

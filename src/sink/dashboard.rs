@@ -8,6 +8,7 @@
 mod echoes;
 mod identity;
 
+use std::borrow::Cow;
 use std::env;
 use std::fmt;
 use std::io;
@@ -66,14 +67,9 @@ impl Dashboard {
     /// The address and credentials for a connection. The files are read on each call, so a token
     /// can be changed while the agent runs.
     pub(crate) fn address(&self) -> Result<Address, SinkError> {
-        let unreadable = |path: &dyn fmt::Display, error: io::Error| {
-            SinkError::Auth(RemoteText::new(format_args!("{path}: {error}"), &self.secrets))
-        };
-        let ServerConfig { token, token_file, headers, auth, ca_file, .. } = &self.access;
-        let file =
-            token_file.as_ref().map(|file| file.read().map_err(|error| unreadable(file, error)));
-        let file = file.transpose()?.map(|text| Secret::from(text.as_str()));
-        let token = file.as_ref().unwrap_or(token).reveal();
+        let ServerConfig { headers, auth, ca_file, .. } = &self.access;
+        let token = self.token()?;
+        let token = token.reveal();
         let mut headers: Vec<_> =
             headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         if let Some(token) = token {
@@ -87,25 +83,38 @@ impl Dashboard {
         let proxy = self.proxy()?;
         let proxy_secrets = proxy.as_ref().map(Proxy::secrets).unwrap_or_default();
         let auth = auth.reveal().cloned();
-        let ca = ca_file
-            .as_ref()
-            .map(|path| std::fs::read(path).map_err(|error| unreadable(&path.display(), error)));
+        let ca = match ca_file {
+            Some(path) => {
+                Some(std::fs::read(path).map_err(|error| self.unreadable(path.display(), &error))?)
+            }
+            None => None,
+        };
         Ok(Address {
             url: format!("{}/socket.io/", self.url),
             open_timeout: self.open_timeout,
             headers,
             auth: auth.or_else(|| token.map(|token| serde_json::json!({"token": token}))),
-            ca: ca.transpose()?,
+            ca,
             proxy,
             transport: self.access.transport,
             secrets: self.secrets.and(token.map(str::to_owned).into_iter().chain(proxy_secrets)),
         })
     }
 
+    /// The token of the configuration, or of its file.
+    fn token(&self) -> Result<Secret, SinkError> {
+        let Some(file) = &self.access.token_file else { return Ok(self.access.token.clone()) };
+        let text = file.read().map_err(|error| self.unreadable(file, &error))?;
+        Ok(Secret::from(text.as_str()))
+    }
+
+    fn unreadable(&self, path: impl fmt::Display, error: &io::Error) -> SinkError {
+        SinkError::Auth(RemoteText::new(format_args!("{path}: {error}"), &self.secrets))
+    }
+
     fn proxy(&self) -> Result<Option<Proxy>, SinkError> {
         let Ok(url) = Url::parse(&self.url) else { return Ok(None) };
-        let variable = |name: &str| env::var(name).ok();
-        let proxy = self.access.proxy.for_server(&url, variable);
+        let proxy = self.access.proxy.for_server(&url, |name| env::var(name).ok());
         proxy.map_err(|error| SinkError::Proxy(RemoteText::new(error, &self.secrets)))
     }
 
@@ -171,19 +180,15 @@ impl Sink for Dashboard {
     }
 
     fn identify(&self, entry: &Entry) -> EntryId {
-        let parse = |json: &str| serde_json::from_str::<Value>(json).ok();
-        let id = match entry.kind {
-            Kind::Frame => {
-                let mark = if self.mark { mark(&entry.json, entry.seq) } else { None };
-                let telemetry = parse(mark.as_deref().unwrap_or(&entry.json));
-                telemetry.as_ref().map(identity::frame)
-            }
-            Kind::Setup => {
-                let setup = parse(&entry.json);
-                setup.map(|setup| identity::setup(&setup["timestamp"], &setup["setup"]))
-            }
+        let json = match entry.kind {
+            Kind::Frame => telemetry(entry, self.mark),
+            Kind::Setup => Cow::Borrowed(&*entry.json),
         };
-        id.unwrap_or_else(|| identity::unreadable(&entry.json))
+        match (entry.kind, serde_json::from_str::<Value>(&json)) {
+            (Kind::Frame, Ok(telemetry)) => identity::frame(&telemetry),
+            (Kind::Setup, Ok(setup)) => identity::setup(&setup["timestamp"], &setup["setup"]),
+            (Kind::Frame | Kind::Setup, Err(_)) => identity::unreadable(&entry.json),
+        }
     }
 
     fn strongest_proof(&self) -> Proof {
@@ -196,8 +201,7 @@ async fn connect(
     listening: &Listening,
 ) -> Result<Connection<ServerEvent>, SinkError> {
     let (listening, secrets) = (listening.clone(), address.secrets.clone());
-    let read = move |name: &str, payload: &Value| listening.read(name, payload, &secrets);
-    Connection::open(address, read).await
+    Connection::open(address, move |name, payload| listening.read(name, payload, &secrets)).await
 }
 
 /// A connection to a dashboard server.
@@ -250,35 +254,7 @@ impl Link for DashboardLink {
             None
         };
         let mut shown = Shown::default();
-        // Returns true for the frame, which the server sends last.
-        let mut stored = |news: &ServerEvent| {
-            let Some(Echo { kind, id, .. }) = news.echo(session) else { return false };
-            match kind {
-                Kind::Frame => shown.frame = Some(*id),
-                Kind::Setup => shown.setup = Some(*id),
-            }
-            *kind == Kind::Frame
-        };
-        let answered = async {
-            loop {
-                tokio::select! {
-                    biased;
-                    event = self.connection.next() => if stored(&event?) && !asks_for_ack {
-                        return Ok(());
-                    },
-                    acked = arrival(&mut ack) => {
-                        // The sender is only dropped when the connection ends.
-                        if acked.is_none() {
-                            return Err(self.connection.closed().await);
-                        }
-                        while let Some(event) = self.connection.try_next() {
-                            stored(&event);
-                        }
-                        return Ok(());
-                    }
-                }
-            }
-        };
+        let answered = self.read_stored(session, &mut ack, &mut shown);
         let is_answered = match timeout(JOIN_TIMEOUT, answered).await {
             Ok(answered) => answered.map(|()| true)?,
             Err(_) => false,
@@ -370,6 +346,38 @@ impl Link for DashboardLink {
 }
 
 impl DashboardLink {
+    /// Reads what the server sends after a join into `shown`, until its acknowledgement or, if none
+    /// is pending, the frame, which the server sends last.
+    async fn read_stored(
+        &mut self,
+        session: &str,
+        ack: &mut Option<AckReceiver>,
+        shown: &mut Shown,
+    ) -> Result<(), SinkError> {
+        let waits_for_ack = ack.is_some();
+        loop {
+            tokio::select! {
+                biased;
+                event = self.connection.next() => {
+                    let kind = note_stored(&event?, session, shown);
+                    if kind == Some(Kind::Frame) && !waits_for_ack {
+                        return Ok(());
+                    }
+                }
+                acked = arrival(ack) => {
+                    // The sender is only dropped when the connection ends.
+                    if acked.is_none() {
+                        return Err(self.connection.closed().await);
+                    }
+                    while let Some(event) = self.connection.try_next() {
+                        note_stored(&event, session, shown);
+                    }
+                    return Ok(());
+                }
+            }
+        }
+    }
+
     /// Whether an acknowledgement may be requested: no earlier one is pending, or it arrives soon.
     async fn is_free(&mut self) -> bool {
         // Wait only once: a server that has not acknowledged by now is unlikely to.
@@ -419,8 +427,7 @@ impl DashboardLink {
     fn event(&self, Addressed { session, entry, .. }: Addressed<'_>) -> Outgoing {
         match entry.kind {
             Kind::Frame => {
-                let mark = if self.mark { mark(&entry.json, entry.seq) } else { None };
-                let telemetry = mark.as_deref().unwrap_or(&entry.json);
+                let telemetry = telemetry(entry, self.mark);
                 let json = envelope(session, &format!(r#","telemetry":{telemetry}"#));
                 Outgoing { name: "telemetry_update", json }
             }
@@ -431,6 +438,17 @@ impl DashboardLink {
             }
         }
     }
+}
+
+/// If the event shows an entry that the server stores for the session, writes it to `shown` and
+/// returns its kind.
+fn note_stored(event: &ServerEvent, session: &str, shown: &mut Shown) -> Option<Kind> {
+    let Echo { kind, id, .. } = event.echo(session)?;
+    match kind {
+        Kind::Frame => shown.frame = Some(*id),
+        Kind::Setup => shown.setup = Some(*id),
+    }
+    Some(*kind)
 }
 
 /// Waits for the pending acknowledgement, or forever if there is none. Returns `None` if the
@@ -447,6 +465,12 @@ fn envelope(session: &str, rest: &str) -> String {
     format!(r#"{{"session_id":{}{rest}}}"#, Value::from(session))
 }
 
+/// The JSON of a frame as it is sent; `is_marked` adds the entry's position.
+fn telemetry(entry: &Entry, is_marked: bool) -> Cow<'_, str> {
+    let marked = if is_marked { mark(&entry.json, entry.seq) } else { None };
+    marked.map_or(Cow::Borrowed(&entry.json), Cow::Owned)
+}
+
 /// Adds the entry's position to the frame, for servers that pass extra keys through.
 fn mark(json: &str, seq: Seq) -> Option<String> {
     let rest = json.strip_prefix('{')?;
@@ -457,23 +481,19 @@ fn mark(json: &str, seq: Seq) -> Option<String> {
 /// Parses the error in an acknowledgement. Most servers send none.
 fn objection(arguments: &Value, secrets: &Secrets) -> Ack {
     let first = arguments.get(0).unwrap_or(&Value::Null);
-    let error = match first.get("error") {
-        Some(Value::Null | Value::Bool(false)) | None => None,
-        Some(Value::String(text)) => Some(text.clone()),
-        Some(other) => Some(other.to_string()),
+    let text = match first.get("error") {
+        Some(Value::String(text)) => text.clone(),
+        Some(error) if !matches!(error, Value::Null | Value::Bool(false)) => error.to_string(),
+        _ if first.get("ok") == Some(&Value::Bool(false)) => {
+            let reason = ["reason", "message"].iter().find_map(|key| first.get(key)?.as_str());
+            reason.unwrap_or_default().to_owned()
+        }
+        _ => return Ack::Plain,
     };
-    let not_ok = first.get("ok") == Some(&Value::Bool(false));
-    let reason = || {
-        ["reason", "message"]
-            .iter()
-            .find_map(|key| first.get(key)?.as_str())
-            .unwrap_or("")
-            .to_owned()
-    };
-    match error.or_else(|| not_ok.then(reason)) {
-        None => Ack::Plain,
-        Some(text) if text.to_lowercase().contains("session") => Ack::UnknownSession,
-        Some(text) => Ack::Error(RemoteText::new(text, secrets)),
+    if text.to_lowercase().contains("session") {
+        Ack::UnknownSession
+    } else {
+        Ack::Error(RemoteText::new(text, secrets))
     }
 }
 

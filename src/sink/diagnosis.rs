@@ -533,17 +533,16 @@ mod tests {
 
     #[test]
     fn each_status_is_classified_for_what_it_is() {
-        let status = |code| StatusCode::from_u16(code).unwrap();
         for (code, expected, is_slow) in [
             (401, Cause::AccessDenied("401 Unauthorized".into()), true),
             (403, Cause::AccessDenied("403 Forbidden".into()), true),
             (407, Cause::ProxyAuth, true),
-            (502, Cause::Unavailable(status(502)), false),
-            (503, Cause::Unavailable(status(503)), false),
+            (502, Cause::Unavailable(StatusCode::BAD_GATEWAY), false),
+            (503, Cause::Unavailable(StatusCode::SERVICE_UNAVAILABLE), false),
             (504, Cause::GatewayTimeout, false),
-            (404, Cause::NotSocketIo(status(404)), false),
-            (500, Cause::NotSocketIo(status(500)), false),
-            (200, Cause::NotSocketIo(status(200)), false),
+            (404, Cause::NotSocketIo(StatusCode::NOT_FOUND), false),
+            (500, Cause::NotSocketIo(StatusCode::INTERNAL_SERVER_ERROR), false),
+            (200, Cause::NotSocketIo(StatusCode::OK), false),
         ] {
             let seen = response(code, None, b"text");
             assert_eq!(cause(&seen), expected, "{code}");
@@ -555,15 +554,12 @@ mod tests {
 
     #[test]
     fn a_server_is_recognized_by_its_handshake() {
-        let speaks = |body: &[u8]| {
-            let seen = response(200, None, body);
-            classify(&base("http://pit"), &seen, &Secrets::default()) == Verdict::SpeaksSocketIo
-        };
-        assert!(speaks(br#"0{"sid":"a","upgrades":[]}"#));
-        assert!(!speaks(br#"[0{"sid":"a"}"#));
-        for body in [&br#"{"code":0,"message":"Transport unknown"}"#[..], br#""Invalid transport""#]
-        {
-            let seen = response(400, None, body);
+        for (status, body) in [
+            (200, &br#"0{"sid":"a","upgrades":[]}"#[..]),
+            (400, br#"{"code":0,"message":"Transport unknown"}"#),
+            (400, br#""Invalid transport""#),
+        ] {
+            let seen = response(status, None, body);
             let verdict = classify(&base("http://pit"), &seen, &Secrets::default());
             assert_eq!(verdict, Verdict::SpeaksSocketIo);
         }
@@ -576,7 +572,7 @@ mod tests {
         ] {
             assert_eq!(cause(&response(status, None, body)), Cause::OldSocketIo, "{body:?}");
         }
-        for body in [&b":x0{\"sid\""[..], b"\x00a\xff0{\"sid\"", b"", b"0"] {
+        for body in [&br#"[0{"sid":"a"}"#[..], b":x0{\"sid\"", b"\x00a\xff0{\"sid\"", b"", b"0"] {
             assert!(matches!(cause(&response(200, None, body)), Cause::NotSocketIo(_)), "{body:?}");
         }
     }
@@ -624,29 +620,32 @@ mod tests {
 
     #[test]
     fn the_advice_for_a_wrong_scheme_is_the_right_address() {
-        let advice = |url, cause| diagnosis(url, cause).advice();
-        let expected = "write http://pit:5000/a in server.url, or the port that has TLS";
-        assert_eq!(advice("https://pit:5000/a", Cause::PlainPort), expected);
-        let expected = "write https://pit:5000 in server.url";
-        assert_eq!(advice("http://pit:5000", Cause::TlsPort), expected);
+        for (url, cause, advice) in [
+            (
+                "https://pit:5000/a",
+                Cause::PlainPort,
+                "write http://pit:5000/a in server.url, or the port that has TLS",
+            ),
+            ("http://pit:5000", Cause::TlsPort, "write https://pit:5000 in server.url"),
+        ] {
+            assert_eq!(diagnosis(url, cause).advice(), advice);
+        }
     }
 
     #[test]
     fn a_denied_connection_keeps_the_server_s_reason() {
-        let secrets = Secrets::default();
-        let explained =
-            |failed, verdict| explain(&base("http://pit"), failed, verdict, &secrets).to_string();
         let denied = SinkError::Auth("wrong token".into());
         let not_found = Verdict::Fault(Cause::NotSocketIo(StatusCode::NOT_FOUND));
-        for verdict in [Verdict::SpeaksSocketIo, not_found] {
-            let text = explained(denied.clone(), verdict);
-            assert!(text.starts_with("http://pit refuses access: wrong token; "), "{text}");
+        let status = Verdict::Fault(Cause::AccessDenied("401 Unauthorized".into()));
+        for (error, verdict, expected) in [
+            (&denied, Verdict::SpeaksSocketIo, "http://pit refuses access: wrong token; "),
+            (&denied, not_found, "http://pit refuses access: wrong token; "),
+            (&denied, status, "http://pit refuses access: 401 Unauthorized; "),
+            (&SinkError::Lost("cut".into()), Verdict::SpeaksSocketIo, "connection lost: cut"),
+        ] {
+            let error = explain(&base("http://pit"), error.clone(), verdict, &Secrets::default());
+            assert!(error.to_string().starts_with(expected), "{error}");
         }
-        let status = Cause::AccessDenied("401 Unauthorized".into());
-        let text = explained(denied, Verdict::Fault(status));
-        assert!(text.starts_with("http://pit refuses access: 401 Unauthorized; "), "{text}");
-        let lost = SinkError::Lost("cut".into());
-        assert_eq!(explained(lost.clone(), Verdict::SpeaksSocketIo), lost.to_string());
     }
 
     #[test]

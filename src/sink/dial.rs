@@ -275,18 +275,26 @@ mod tests {
 
     #[tokio::test]
     async fn a_refused_address_is_followed_at_once_and_the_error_names_each() {
-        let refused = |listener: std::net::TcpListener| listener.local_addr().unwrap();
-        let bind = || std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let (one, other) = (refused(bind()), refused(bind()));
+        let [one, other] = [(); 2].map(|()| {
+            // The port is free again when the listener is dropped.
+            let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+            listener.local_addr().unwrap()
+        });
         let error = race(&[one, other]).await.unwrap_err();
         assert!(error.contains(&one.to_string()) && error.contains(&other.to_string()), "{error}");
         assert_eq!(race(&[]).await.unwrap_err(), "the name has no address");
     }
 
+    fn v4(last: u8) -> SocketAddr {
+        (Ipv4Addr::new(10, 0, 0, last), 1).into()
+    }
+
+    fn v6(last: u16) -> SocketAddr {
+        (Ipv6Addr::new(1, 0, 0, 0, 0, 0, 0, last), 1).into()
+    }
+
     #[test]
     fn address_families_alternate() {
-        let v4 = |last| SocketAddr::from((Ipv4Addr::new(10, 0, 0, last), 1));
-        let v6 = |last| SocketAddr::from((Ipv6Addr::new(1, 0, 0, 0, 0, 0, 0, last), 1));
         let order = interleave(vec![v6(1), v6(2), v6(3), v4(1), v4(2)]);
         assert_eq!(order, [v6(1), v4(1), v6(2), v4(2), v6(3)]);
         assert_eq!(interleave(vec![v4(1), v6(1), v6(2)]), [v4(1), v6(1), v6(2)]);

@@ -4,9 +4,8 @@
 //! it follows redirects on the same host only ([`diagnosis`](super::diagnosis)). Time and bytes are
 //! bounded.
 
-use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
@@ -21,7 +20,7 @@ use super::diagnosis::{
     Cause, Diagnosis, MAX_REDIRECTS, Observation, Verdict, classify, explain, handshake_url,
 };
 use super::dial::{Dialer, Stream, Through};
-use super::socketio::{Address, trusting};
+use super::socketio::{Address, tls_connector};
 use crate::net::http_client::{Bytes, Full, Request, Response, StatusCode, ask, header};
 use crate::platform::clock;
 use crate::remote_text::{RemoteText, Secrets};
@@ -106,8 +105,8 @@ pub(crate) async fn reach(address: &Address, step_timeout: Duration) -> Result<R
 
 /// The base address of a Socket.IO URL.
 fn base_of(url: &str) -> Result<Url, SinkError> {
-    let invalid = || SinkError::Protocol("server.url is not an address".into());
-    Url::parse(url.trim_end_matches("/socket.io/")).map_err(|_| invalid())
+    Url::parse(url.trim_end_matches("/socket.io/"))
+        .map_err(|_| SinkError::Protocol("server.url is not an address".into()))
 }
 
 /// One request to one address.
@@ -167,10 +166,9 @@ impl Probe<'_> {
 
     async fn resolve(&mut self) -> Result<Vec<SocketAddr>, String> {
         let port = self.base.port_or_known_default().unwrap_or_default();
-        let found = |ip: IpAddr| Ok(vec![SocketAddr::new(ip, port)]);
         let name = match self.base.host() {
-            Some(Host::Ipv4(ip)) => return found(ip.into()),
-            Some(Host::Ipv6(ip)) => return found(ip.into()),
+            Some(Host::Ipv4(ip)) => return Ok(vec![(ip, port).into()]),
+            Some(Host::Ipv6(ip)) => return Ok(vec![(ip, port).into()]),
             Some(Host::Domain(name)) => name,
             None => return Err("it has no name".into()),
         };
@@ -210,16 +208,14 @@ impl Probe<'_> {
         if let Some(proxy) = &self.address.proxy {
             let dialer = Dialer::new(None, Some(proxy.clone()));
             let tunnel = dialer.dial(self.base, Through::Tunnel);
-            let refused = |text: &dyn fmt::Display| {
-                SinkError::Proxy(RemoteText::new(text, &self.address.secrets))
-            };
-            return match timeout(self.step_timeout, tunnel).await {
-                Ok(Ok(Stream::Plain(stream))) => Ok(Ok(stream)),
+            let error = match timeout(self.step_timeout, tunnel).await {
+                Ok(Ok(Stream::Plain(stream))) => return Ok(Ok(stream)),
                 // Without a connector there is no TLS.
-                Ok(Ok(Stream::Tls(_))) => Err(refused(&"unexpected TLS")),
-                Ok(Err(error)) => Err(refused(&error)),
-                Err(_) => Err(refused(&"it does not answer")),
+                Ok(Ok(Stream::Tls(_))) => "unexpected TLS".to_owned(),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "it does not answer".to_owned(),
             };
+            return Err(SinkError::Proxy(RemoteText::new(error, &self.address.secrets)));
         }
         let mut seen = Observation::ConnectTimeout(self.step_timeout);
         for address in addresses {
@@ -239,11 +235,7 @@ impl Probe<'_> {
         &self,
         stream: TcpStream,
     ) -> Result<Result<tokio_native_tls::TlsStream<TcpStream>, String>, SinkError> {
-        let own = |error| SinkError::Tls(RemoteText::new(error, &Secrets::default()));
-        let connector = match self.address.ca.as_deref() {
-            Some(ca) => trusting(ca)?,
-            None => native_tls::TlsConnector::new().map_err(own)?,
-        };
+        let connector = tls_connector(self.address.ca.as_deref())?;
         let connector = tokio_native_tls::TlsConnector::from(connector);
         let host = self.host();
         Ok(match timeout(self.step_timeout, connector.connect(&host, stream)).await {

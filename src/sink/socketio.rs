@@ -18,7 +18,7 @@
 //! - The published version bounds nothing that a server sends: pongs queued for a server that does
 //!   not read, messages of 64 MB, 255 attachments; and TCP_NODELAY is off. This repository contains
 //!   a copy of the transport with bounds and with TCP_NODELAY: see
-//!   `src/vendor/rust_engineio/README.md`. Events are counted here (`Pace`).
+//!   `src/vendor/rust_engineio/README.md`. Events are counted here ([`EventRate`]).
 //! - A string payload is sent unmodified; a tree of values costs three times more.
 //! - Its own long-polling repeats failed requests in a loop; the copy's polling does not.
 //!
@@ -33,6 +33,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use hyper::header::{HeaderValue, PROXY_AUTHORIZATION};
 use rust_engineio::asynchronous::async_transports::{self, Duplex, Purpose, Route};
 use rust_socketio::asynchronous::{Client, ClientBuilder};
@@ -40,6 +41,7 @@ use rust_socketio::{Event, Payload, TransportType};
 use serde_json::Value;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant as TokioInstant, MissedTickBehavior, interval, sleep, timeout_at};
 use url::Url;
 
@@ -147,7 +149,6 @@ impl<E: Send + 'static> Connection<E> {
         let read: Read<E> = Arc::new(read);
         let limit = address.open_timeout;
         let deadline = TokioInstant::now() + limit;
-        let timed_out = |_| Err(SinkError::Timeout(limit, "it accepts no Socket.IO connection"));
         let opening = async {
             match address.transport {
                 TransportChoice::Auto => Self::open_any(address, read, deadline).await,
@@ -159,7 +160,9 @@ impl<E: Send + 'static> Connection<E> {
                 }
             }
         };
-        timeout_at(deadline, opening).await.unwrap_or_else(timed_out)
+        timeout_at(deadline, opening)
+            .await
+            .map_err(|_| SinkError::Timeout(limit, "it accepts no Socket.IO connection"))?
     }
 
     /// Tries WebSocket, and long-polling once WebSocket fails or takes long.
@@ -184,20 +187,16 @@ impl<E: Send + 'static> Connection<E> {
         let polling = Self::open_with(Transport::Polling, address, read);
         tokio::pin!(polling);
         if let Some(websocket_error) = failure {
-            return match timeout_at(polling_deadline, polling).await {
-                Ok(opened) => opened.map_err(|other| choose_error(websocket_error, other.error)),
-                Err(_) => Err(websocket_error),
-            };
+            return polled_after(websocket_error, timeout_at(polling_deadline, polling).await);
         }
         tokio::select! {
             biased;
             opened = &mut websocket => match opened {
                 Ok(connection) => Ok(connection),
                 Err(failure) if !failure.polling_may_work => Err(failure.error),
-                Err(failure) => match timeout_at(polling_deadline, polling).await {
-                    Ok(opened) => opened.map_err(|other| choose_error(failure.error, other.error)),
-                    Err(_) => Err(failure.error),
-                },
+                Err(failure) => {
+                    polled_after(failure.error, timeout_at(polling_deadline, polling).await)
+                }
             },
             opened = &mut polling => match opened {
                 Ok(connection) => Ok(connection),
@@ -221,19 +220,8 @@ impl<E: Send + 'static> Connection<E> {
         thread::Builder::new()
             .name("pitwire-link".into())
             .spawn(move || {
-                let pace = Mutex::new(EventRate::new());
-                let hand_on = move |name: &str, payload: &Value| {
-                    let event = read(name, payload);
-                    let mut pace = pace.lock().unwrap_or_else(PoisonError::into_inner);
-                    if pace.is_flooded_by(event.is_some()) {
-                        return false;
-                    }
-                    match event {
-                        Some(event) => events.try_send(event).is_ok() || events.is_closed(),
-                        None => true,
-                    }
-                };
-                run(transport, address, Box::new(hand_on), emits_inbox, opened, stopped, end);
+                let hand_on = forwarder(read, events);
+                run(transport, address, hand_on, emits_inbox, opened, stopped, end);
             })
             .map_err(|error| own(format_args!("cannot start the connection's thread: {error}")))?;
         match opening.await {
@@ -311,6 +299,17 @@ impl From<Failure> for SinkError {
     }
 }
 
+/// The outcome of long-polling, which was tried after WebSocket failed with `websocket`.
+fn polled_after<E>(
+    websocket: SinkError,
+    polled: Result<Result<Connection<E>, Failure>, Elapsed>,
+) -> Result<Connection<E>, SinkError> {
+    match polled {
+        Ok(opened) => opened.map_err(|polling| choose_error(websocket, polling.error)),
+        Err(_) => Err(websocket),
+    }
+}
+
 /// The error to report when both transports failed: that of plain HTTP, which shows what the server
 /// answers, unless the server rejected the credentials of the WebSocket handshake.
 fn choose_error(websocket: SinkError, polling: SinkError) -> SinkError {
@@ -344,6 +343,22 @@ impl EventRate {
 /// Forwards an event's name and first argument; returns false if the channel is full or there are
 /// too many events.
 type HandOn = Box<dyn Fn(&str, &Value) -> bool + Send + Sync>;
+
+/// Parses events and sends those that `read` keeps to a channel.
+fn forwarder<E: Send + 'static>(read: Read<E>, events: mpsc::Sender<E>) -> HandOn {
+    let rate = Mutex::new(EventRate::new());
+    Box::new(move |name, payload| {
+        let event = read(name, payload);
+        let mut rate = rate.lock().unwrap_or_else(PoisonError::into_inner);
+        if rate.is_flooded_by(event.is_some()) {
+            return false;
+        }
+        match event {
+            Some(event) => events.try_send(event).is_ok() || events.is_closed(),
+            None => true,
+        }
+    })
+}
 
 async fn ended(ended: &mut oneshot::Receiver<SinkError>, end: &mut Option<SinkError>) -> SinkError {
     if end.is_none() {
@@ -415,19 +430,19 @@ async fn live(
                 Signal::Flooded => {
                     return SinkError::Protocol("it sends events faster than they are read".into());
                 }
-                Signal::Error(text) => {
-                    // Either the server's own event `error` or the end of the connection; the
-                    // reader task tells which.
+                Signal::Error(error) => {
+                    // Either the server's own event `error` or the end of the connection: only the
+                    // reader task shows which.
                     tokio::task::yield_now().await;
                     if reader_ended() {
-                        return SinkError::Lost(RemoteText::new(reason(text), &secrets));
+                        return SinkError::Lost(RemoteText::new(error.reason(), &secrets));
                     }
                     if reports.is_flooded_by(false) {
                         return SinkError::Protocol("it reports too many errors".into());
                     }
                     // Log once per connection: a server may send any number of errors.
                     if !std::mem::replace(&mut has_reported, true) {
-                        let error = RemoteText::new(text, &secrets);
+                        let error = RemoteText::new(error.text, &secrets);
                         tracing::warn!(%error, "the server reports an error");
                     }
                 }
@@ -448,13 +463,40 @@ async fn live(
     }
 }
 
-/// Why the connection ended: the server's own text if it sent an event `error`; else what the
-/// transport recorded, because the library's text is only "EngineIO Error".
-fn reason(text: String) -> String {
-    if text.contains("EngineIO Error") {
-        async_transports::take_last_error().unwrap_or(text)
-    } else {
-        text
+/// An event `error`, of the library or of the server.
+struct ErrorEvent {
+    origin: ErrorOrigin,
+    text: String,
+}
+
+enum ErrorOrigin {
+    /// The server refused the connect packet.
+    Connect,
+    /// The transport failed; the text is only "EngineIO Error".
+    Transport,
+    /// The server sent an event of that name.
+    Server,
+}
+
+impl ErrorEvent {
+    fn of(payload: &Payload) -> Self {
+        let text = text(payload);
+        let origin = if text.contains("ConnectError") {
+            ErrorOrigin::Connect
+        } else if text.contains("EngineIO Error") {
+            ErrorOrigin::Transport
+        } else {
+            ErrorOrigin::Server
+        };
+        Self { origin, text }
+    }
+
+    /// Why the connection ended, if it did.
+    fn reason(self) -> String {
+        match self.origin {
+            ErrorOrigin::Transport => async_transports::take_last_error().unwrap_or(self.text),
+            ErrorOrigin::Connect | ErrorOrigin::Server => self.text,
+        }
     }
 }
 
@@ -475,9 +517,10 @@ enum Signal {
     /// An event of the server that happens to be named `close`.
     Named,
     Flooded,
-    Error(String),
+    Error(ErrorEvent),
 }
 
+/// Connects, and returns once the server has accepted the connect packet.
 async fn connect(
     transport: Transport,
     address: Address,
@@ -486,15 +529,40 @@ async fn connect(
     inbox: &mut mpsc::Receiver<Signal>,
     secrets: &Secrets,
 ) -> Result<Client, Failure> {
-    let signal = |make: fn(&Payload) -> Signal| {
-        let signals = signals.clone();
-        move |payload: Payload, _: Client| {
-            // A full channel already holds enough signals to act on.
-            let _ = signals.try_send(make(&payload));
-            async {}.boxed()
-        }
-    };
     install_dialer(&address)?;
+    let client = client_builder(transport, address, hand_on, signals)
+        .connect()
+        .await
+        .map_err(|error| classify(&error, secrets))?;
+    let mut check = interval(READER_CHECK_INTERVAL);
+    loop {
+        tokio::select! {
+            biased;
+            Some(signal) = inbox.recv() => match signal {
+                Signal::Connected => return Ok(client),
+                Signal::Error(ErrorEvent { origin: ErrorOrigin::Connect, text }) => {
+                    return Err(SinkError::Auth(RemoteText::new(text, secrets)).into());
+                }
+                Signal::Error(error) => {
+                    let error = SinkError::Protocol(RemoteText::new(error.reason(), secrets));
+                    return Err(Failure { error, polling_may_work: true });
+                }
+                Signal::Named => {}
+                Signal::Closed | Signal::Flooded => return Err(closed_early()),
+            },
+            _ = check.tick() => if reader_ended() {
+                return Err(closed_early());
+            },
+        }
+    }
+}
+
+fn client_builder(
+    transport: Transport,
+    address: Address,
+    hand_on: HandOn,
+    signals: mpsc::Sender<Signal>,
+) -> ClientBuilder {
     let mut builder = ClientBuilder::new(address.url).opening_header("User-Agent", USER_AGENT);
     for (name, value) in address.headers {
         builder = builder.opening_header(name, value.as_str());
@@ -506,12 +574,15 @@ async fn connect(
         Transport::Websocket => TransportType::Websocket,
         Transport::Polling => TransportType::Polling,
     };
-    let client = builder
+    builder
         .transport_type(transport_type)
         .reconnect(false)
-        .on(Event::Connect, signal(|_| Signal::Connected))
-        .on(Event::Close, signal(closing))
-        .on(Event::Error, signal(|payload| Signal::Error(text(payload))))
+        .on(Event::Connect, signaller(signals.clone(), |_| Signal::Connected))
+        .on(Event::Close, signaller(signals.clone(), closing))
+        .on(
+            Event::Error,
+            signaller(signals.clone(), |payload| Signal::Error(ErrorEvent::of(payload))),
+        )
         .on_any(move |event, payload, _| {
             let has_room = match (&event, &payload) {
                 (Event::Custom(name), Payload::Text(arguments)) => {
@@ -525,29 +596,17 @@ async fn connect(
             }
             async {}.boxed()
         })
-        .connect()
-        .await
-        .map_err(|error| classify(&error, secrets))?;
-    let mut check = interval(READER_CHECK_INTERVAL);
-    loop {
-        tokio::select! {
-            biased;
-            Some(signal) = inbox.recv() => match signal {
-                Signal::Connected => return Ok(client),
-                Signal::Error(text) if text.contains("ConnectError") => {
-                    return Err(SinkError::Auth(RemoteText::new(text, secrets)).into());
-                }
-                Signal::Error(text) => {
-                    let error = SinkError::Protocol(RemoteText::new(reason(text), secrets));
-                    return Err(Failure { error, polling_may_work: true });
-                }
-                Signal::Named => {}
-                Signal::Closed | Signal::Flooded => return Err(closed_early()),
-            },
-            _ = check.tick() => if reader_ended() {
-                return Err(closed_early());
-            },
-        }
+}
+
+/// A callback of the library that sends a signal.
+fn signaller(
+    signals: mpsc::Sender<Signal>,
+    make: fn(&Payload) -> Signal,
+) -> impl FnMut(Payload, Client) -> BoxFuture<'static, ()> {
+    move |payload, _| {
+        // A full channel already holds enough signals to act on.
+        let _ = signals.try_send(make(&payload));
+        async {}.boxed()
     }
 }
 
@@ -595,12 +654,8 @@ fn closing(payload: &Payload) -> Signal {
     }
 }
 
-/// A TLS connector that trusts a certificate authority in addition to the system's.
-pub(crate) fn trusting(ca: &[u8]) -> Result<native_tls::TlsConnector, SinkError> {
-    tls_connector(Some(ca))
-}
-
-fn tls_connector(ca: Option<&[u8]>) -> Result<native_tls::TlsConnector, SinkError> {
+/// A TLS connector that trusts the system's certificate authorities and `ca`.
+pub(super) fn tls_connector(ca: Option<&[u8]>) -> Result<native_tls::TlsConnector, SinkError> {
     let mut builder = native_tls::TlsConnector::builder();
     if let Some(ca) = ca {
         let certificate = native_tls::Certificate::from_pem(ca).map_err(|error| {
@@ -622,22 +677,26 @@ async fn send(client: &Client, emit: Emit) -> Result<(), rust_socketio::Error> {
             None => client.emit(name, payload).await?,
             Some(ack) => {
                 let mut ack = Some(ack);
-                let complete = move |payload: Payload, _: Client| {
-                    // The library nests the arguments: `[[arguments…]]`.
-                    let arguments = match payload {
-                        Payload::Text(mut values) => values.pop(),
-                        _ => None,
-                    };
-                    if let Some(ack) = ack.take() {
-                        let _ = ack.send(arguments.unwrap_or(Value::Null));
-                    }
-                    async {}.boxed()
-                };
-                client.emit_with_ack(name, payload, ACK_LIBRARY_TIMEOUT, complete).await?;
+                client
+                    .emit_with_ack(name, payload, ACK_LIBRARY_TIMEOUT, move |payload, _| {
+                        if let Some(ack) = ack.take() {
+                            let _ = ack.send(acked_arguments(payload));
+                        }
+                        async {}.boxed()
+                    })
+                    .await?;
             }
         }
     }
     Ok(())
+}
+
+/// The arguments of an acknowledgement, which the library nests: `[[arguments…]]`.
+fn acked_arguments(payload: Payload) -> Value {
+    match payload {
+        Payload::Text(mut values) => values.pop().unwrap_or(Value::Null),
+        _ => Value::Null,
+    }
 }
 
 /// Classifies an error of the library. The kinds are hidden in a chain of causes, so this matches

@@ -85,11 +85,11 @@ async fn telemetry(State(source): State<Arc<Source>>, body: Body) -> Response {
         let (group, bytes) = first_group(rest);
         rest = &rest[group.len()..];
         let group = group.to_vec();
-        let parse = move || Ok(group.iter().map(|part| Frame::parse(part)).collect::<Vec<_>>());
-        let frames = match offload::parse(bytes, parse).await {
-            Ok(frames) => frames,
-            Err(refused) => vec![Err(refused)],
-        };
+        let frames = offload::parse(bytes, move || {
+            Ok(group.iter().map(|part| Frame::parse(part)).collect::<Vec<_>>())
+        })
+        .await
+        .unwrap_or_else(|refused| vec![Err(refused)]);
         let samples = frames.into_iter().map(|frame| frame.map(Sample::Telemetry)).collect();
         match source.intake.take(samples).await {
             Ok(taken) => answer.note(taken),

@@ -42,9 +42,10 @@ impl Sample {
         let sample = fields::parse(&text)?;
         if has_only_a_setup(&sample) {
             let members = fields::members(&text)?;
-            let get = |key: &str| members.get(key).map_or("null", |value| value.get());
-            let setup = Setup::parse(get("setup").as_bytes())?;
-            return setup.with_timestamp(get("timestamp")).map(Self::Setup);
+            let [setup, timestamp] = ["setup", "timestamp"]
+                .map(|key| members.get(key).map_or("null", |value| value.get()));
+            let setup = Setup::parse(setup.as_bytes())?;
+            return setup.with_timestamp(timestamp).map(Self::Setup);
         }
         Frame::checked(&sample, &text).map(Self::Telemetry)
     }
@@ -149,38 +150,52 @@ impl Intake {
         samples: Vec<Result<Sample, Refused>>,
     ) -> Result<Vec<Taken>, QueueError> {
         let now = clock::now();
-        let mut taken = Vec::with_capacity(samples.len());
         let count = samples.len();
-        let make = |stamps: &mut Stamps| {
-            let mut entries = Vec::with_capacity(samples.len());
-            for sample in samples {
-                metrics::sampled(self.source);
-                let sample = match sample {
-                    Ok(sample) => sample,
-                    Err(refused) => {
-                        taken.push(Some(Taken::Refused(refused)));
-                        continue;
-                    }
-                };
-                let at = captured_at(&sample, now);
-                if matches!(sample, Sample::Telemetry(_)) && !self.rate().is_due(at) {
-                    taken.push(Some(Taken::RateLimited));
-                } else {
-                    entries.push(entry(sample, stamps.next(at)));
-                    taken.push(None);
-                }
-            }
-            entries
-        };
-        let appended = match self.is_patient {
-            true => self.writer.append_blocking(count, make).await?,
-            false => self.writer.append_from(car, make).await?,
+        let mut taken = Vec::with_capacity(count);
+        let appended = if self.is_patient {
+            self.writer
+                .append_blocking(count, |stamps| self.admit(samples, now, stamps, &mut taken))
+                .await?
+        } else {
+            self.writer
+                .append_from(car, |stamps| self.admit(samples, now, stamps, &mut taken))
+                .await?
         };
         let mut appended = appended.into_iter().map(Taken::from);
         let taken: Vec<_> =
             taken.into_iter().filter_map(|taken| taken.or_else(|| appended.next())).collect();
         taken.iter().for_each(|taken| self.count(taken));
         Ok(taken)
+    }
+
+    /// Makes entries of the samples that are valid and not rate-limited. Pushes an outcome for each
+    /// sample to `taken`, `None` for those that the queue decides on.
+    fn admit(
+        &self,
+        samples: Vec<Result<Sample, Refused>>,
+        now: CapturedAt,
+        stamps: &mut Stamps,
+        taken: &mut Vec<Option<Taken>>,
+    ) -> Vec<NewEntry> {
+        let mut entries = Vec::with_capacity(samples.len());
+        for sample in samples {
+            metrics::sampled(self.source);
+            let sample = match sample {
+                Ok(sample) => sample,
+                Err(refused) => {
+                    taken.push(Some(Taken::Refused(refused)));
+                    continue;
+                }
+            };
+            let at = captured_at(&sample, now);
+            if matches!(sample, Sample::Telemetry(_)) && !self.rate().is_due(at) {
+                taken.push(Some(Taken::RateLimited));
+            } else {
+                entries.push(entry(sample, stamps.next(at)));
+                taken.push(None);
+            }
+        }
+        entries
     }
 
     /// Stores another agent's entries unchanged and in order. Waits without a time limit until the
@@ -193,21 +208,22 @@ impl Intake {
     ) -> Result<Option<Seq>, QueueError> {
         let (now, count) = (clock::now(), entries.len());
         entries.iter().for_each(|_| metrics::sampled(self.source));
-        let make = |stamps: &mut Stamps| {
-            let entry = |Relayed { driven_at, content, json }| NewEntry {
-                captured_at: stamps.next(now),
-                driven_at: Some(driven_at),
-                content,
-                json,
-            };
-            entries.into_iter().map(entry).collect()
-        };
-        let appended = self.writer.append_blocking_from(car, count, make).await?;
-        let position = |appended: Appended| match appended {
+        let appended = self.writer.append_blocking_from(car, count, |stamps| {
+            entries
+                .into_iter()
+                .map(|Relayed { driven_at, content, json }| NewEntry {
+                    captured_at: stamps.next(now),
+                    driven_at: Some(driven_at),
+                    content,
+                    json,
+                })
+                .collect()
+        });
+        let stored = appended.await?.into_iter().filter_map(|appended| match appended {
             Appended::Stored(seq) => Some(seq),
             Appended::Unchanged | Appended::Dropped(_) | Appended::Buffered => None,
-        };
-        Ok(appended.into_iter().filter_map(position).max())
+        });
+        Ok(stored.max())
     }
 
     fn rate(&self) -> MutexGuard<'_, Rate> {

@@ -134,17 +134,17 @@ pub fn run(parts: Parts<'_>) -> impl Future<Output = ()> + Send + use<> {
 /// beside the queue, because two agents on one PC have the same name.
 fn name(agent: &str, folder: &Path) -> String {
     let file = folder.join(FILE);
-    let is_good = |text: &String| !text.is_empty() && text.chars().all(|c| c.is_ascii_hexdigit());
-    let known = std::fs::read_to_string(&file).map(|text| text.trim().to_owned());
-    let number = known.ok().filter(is_good).unwrap_or_else(|| {
-        let number = format!("{:08x}", rand::random::<u32>());
-        if let Err(error) = replace_undurably(&file, number.as_bytes()) {
-            let file = file.display();
-            tracing::warn!(%file, %error, "cannot save the hub's name; a restart changes it");
-        }
-        number
-    });
-    format!("{agent}-{number:.16}")
+    let known = std::fs::read_to_string(&file).unwrap_or_default();
+    let known = known.trim();
+    if !known.is_empty() && known.chars().all(|c| c.is_ascii_hexdigit()) {
+        return format!("{agent}-{known:.16}");
+    }
+    let number = format!("{:08x}", rand::random::<u32>());
+    if let Err(error) = replace_undurably(&file, number.as_bytes()) {
+        let file = file.display();
+        tracing::warn!(%file, %error, "cannot save the hub's name; a restart changes it");
+    }
+    format!("{agent}-{number}")
 }
 
 /// Calls [`stored`] until the disk answers; `None` when the queue is closed.

@@ -262,11 +262,10 @@ impl Car {
     }
 
     fn shift(&mut self) {
-        let reach = |gear: usize| GEARS[gear - 1];
-        while self.gear < GEARS.len() && self.speed > 0.96 * reach(self.gear) {
+        while self.gear < GEARS.len() && self.speed > 0.96 * GEARS[self.gear - 1] {
             self.gear += 1;
         }
-        while self.gear > 1 && self.speed < 0.86 * reach(self.gear - 1) {
+        while self.gear > 1 && self.speed < 0.86 * GEARS[self.gear - 2] {
             self.gear -= 1;
         }
     }
@@ -454,8 +453,9 @@ mod tests {
     #[test]
     fn different_seeds_give_different_histories() {
         assert_ne!(drive(1, 1).last(), drive(2, 1).last());
-        let print = |seed| Setup::of(&Car::new(seed).setup()).unwrap().fingerprint();
-        assert_ne!(print(1), print(2));
+        let [one, other] =
+            [1, 2].map(|seed| Setup::of(&Car::new(seed).setup()).unwrap().fingerprint());
+        assert_ne!(one, other);
     }
 
     #[test]

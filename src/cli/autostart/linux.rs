@@ -61,21 +61,23 @@ pub(super) fn disable() -> io::Result<()> {
 /// Finds the entry that starts the agent, if there is one.
 pub(super) fn registered() -> io::Result<Option<Registered>> {
     let entries = Entries::find()?;
-    let found = [(&entries.wanted, "ExecStart="), (&entries.desktop, "Exec=")];
-    let registered = |(path, key): (&PathBuf, &str)| {
-        fs::symlink_metadata(path).ok()?;
-        let text = fs::read_to_string(path).unwrap_or_default();
-        Some(match text.lines().find_map(|line| line.strip_prefix(key)) {
-            Some(line) => {
-                Registered { what: format!("{line} ({})", path.display()), program: program(line) }
-            }
-            None => Registered {
-                what: format!("{}, a broken link or without a command", path.display()),
-                program: None,
-            },
-        })
-    };
-    Ok(found.into_iter().find_map(registered))
+    Ok(registered_by(&entries.wanted, "ExecStart=")
+        .or_else(|| registered_by(&entries.desktop, "Exec=")))
+}
+
+/// The command of a file that starts the agent, if the file exists.
+fn registered_by(path: &Path, key: &str) -> Option<Registered> {
+    fs::symlink_metadata(path).ok()?;
+    let text = fs::read_to_string(path).unwrap_or_default();
+    Some(match text.lines().find_map(|line| line.strip_prefix(key)) {
+        Some(line) => {
+            Registered { what: format!("{line} ({})", path.display()), program: program(line) }
+        }
+        None => Registered {
+            what: format!("{}, a broken link or without a command", path.display()),
+            program: None,
+        },
+    })
 }
 
 /// The program in a command line, without the quotes and escapes that [`command`] adds.
@@ -84,12 +86,12 @@ fn program(command: &str) -> Option<PathBuf> {
         Some(rest) => rest.split_once("\" ").map_or(rest.trim_end_matches('"'), |(word, _)| word),
         None => command.split_whitespace().next()?,
     };
+    let (directory, path) = match word.strip_prefix("%h/") {
+        Some(rest) => (std::env::home_dir()?, rest),
+        None => (PathBuf::new(), word),
+    };
     // A desktop entry doubles each backslash that escapes a character.
-    let plain = |word: &str| word.replace("%%", "%").replace(r"\\", "");
-    Some(match word.strip_prefix("%h/") {
-        Some(rest) => std::env::home_dir()?.join(plain(rest)),
-        None => plain(word).into(),
-    })
+    Some(directory.join(path.replace("%%", "%").replace(r"\\", "")))
 }
 
 /// Whether the system was booted with systemd; the check of `sd_booted`.
@@ -115,27 +117,37 @@ fn unit(start: &Start) -> io::Result<String> {
         );
         return Err(io::Error::new(io::ErrorKind::InvalidInput, text));
     }
-    let escaped = |word: &str| word.replace('\\', r"\\").replace('"', r#"\""#).replace('%', "%%");
     // systemd expands variables in arguments only, not in the path of the program.
-    let command = command(start, escaped, |word| escaped(word).replace('$', "$$"))?;
-    let line = |line: &str| match line.starts_with("ExecStart=") {
-        true => format!("ExecStart={command}\n"),
-        false => format!("{line}\n"),
-    };
+    let command = command(start, escape_for_unit, |word| escape_for_unit(word).replace('$', "$$"))?;
     // The comment before the first section explains how to install the unit by hand.
     let from = UNIT.find("[Unit]").unwrap_or_default();
-    Ok(UNIT[from..].lines().map(line).collect())
+    let mut unit = String::new();
+    for line in UNIT[from..].lines() {
+        if line.starts_with("ExecStart=") {
+            unit.push_str("ExecStart=");
+            unit.push_str(&command);
+        } else {
+            unit.push_str(line);
+        }
+        unit.push('\n');
+    }
+    Ok(unit)
+}
+
+fn escape_for_unit(word: &str) -> String {
+    word.replace('\\', r"\\").replace('"', r#"\""#).replace('%', "%%")
+}
+
+fn escape_for_desktop(word: &str) -> String {
+    let quoted = ['\\', '"', '`', '$']
+        .iter()
+        .fold(word.to_owned(), |word, reserved| word.replace(*reserved, &format!("\\{reserved}")));
+    // Escape again: the whole value is itself a string with escapes.
+    quoted.replace('\\', r"\\").replace('%', "%%")
 }
 
 fn desktop(start: &Start) -> io::Result<String> {
-    let escaped = |word: &str| {
-        let quoted = ['\\', '"', '`', '$'].iter().fold(word.to_owned(), |word, reserved| {
-            word.replace(*reserved, &format!("\\{reserved}"))
-        });
-        // Escape again: the whole value is itself a string with escapes.
-        quoted.replace('\\', r"\\").replace('%', "%%")
-    };
-    let command = command(start, escaped, escaped)?;
+    let command = command(start, escape_for_desktop, escape_for_desktop)?;
     Ok(format!(
         "[Desktop Entry]\nType=Application\nName=pitwire\nComment=Telemetry agent for sim racing\n\
          Exec={command}\nTerminal=false\n"
@@ -180,6 +192,18 @@ fn remove(path: &Path) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    fn program_of(entry: &str, key: &str) -> Option<PathBuf> {
+        program(entry.lines().find_map(|line| line.strip_prefix(key)).unwrap())
+    }
+
+    /// Creates a link to this program.
+    fn link_program(home: &Path, name: &str) -> PathBuf {
+        let program = home.join(name);
+        create_folder(&program).unwrap();
+        std::os::unix::fs::symlink(std::env::current_exe().unwrap(), &program).unwrap();
+        program
+    }
+
     #[test]
     fn paths_with_special_characters_are_quoted_for_each_file_format() {
         let start = Start {
@@ -190,12 +214,11 @@ mod tests {
         let expected = r#"ExecStart="/opt/J. Ö & 100%%/pit$wire" "run" "\"$$x\"""#;
         assert_eq!(unit.lines().find(|line| line.starts_with("ExecStart=")), Some(expected));
         assert!(unit.starts_with("[Unit]") && unit.contains("NoNewPrivileges"));
-        let of = |text: &str, key| program(text.lines().find_map(|l| l.strip_prefix(key)).unwrap());
-        assert_eq!(of(&unit, "ExecStart="), Some(start.program.clone()));
-        assert_eq!(of(&super::desktop(&start).unwrap(), "Exec="), Some(start.program.clone()));
-        let by_hand = of(UNIT, "ExecStart=").unwrap();
+        assert_eq!(program_of(&unit, "ExecStart="), Some(start.program.clone()));
+        let by_hand = program_of(UNIT, "ExecStart=").unwrap();
         assert!(by_hand.is_absolute() && by_hand.ends_with(".local/bin/pitwire"), "{by_hand:?}");
         let desktop = desktop(&start).unwrap();
+        assert_eq!(program_of(&desktop, "Exec="), Some(start.program.clone()));
         let expected = r#"Exec="/opt/J. Ö & 100%%/pit\\$wire" "run" "\\"\\$x\\"""#;
         assert_eq!(desktop.lines().find(|line| line.starts_with("Exec=")), Some(expected));
         for refused in ["/opt/two\nlines", "/opt/a\"quote"] {
@@ -217,23 +240,20 @@ mod tests {
     #[test]
     fn systemd_analyze_accepts_all_units() {
         let home = tempfile::tempdir().unwrap();
-        let program = |name: &str| {
-            let program = home.path().join(name);
-            create_folder(&program).unwrap();
-            std::os::unix::fs::symlink(std::env::current_exe().unwrap(), &program).unwrap();
-            program
-        };
         let file = home.path().join(SERVICE);
         let of_the_user = ["verify", "--user", "--man=no"];
-        program(".local/bin/pitwire");
+        link_program(home.path(), ".local/bin/pitwire");
         fs::write(&file, UNIT).unwrap();
         systemd_analyze(&of_the_user, &file);
-        let start = Start { program: program("J. Ö 100% $x"), arguments: vec!["run".into()] };
+        let start = Start {
+            program: link_program(home.path(), "J. Ö 100% $x"),
+            arguments: vec!["run".into()],
+        };
         fs::write(&file, unit(&start).unwrap()).unwrap();
         systemd_analyze(&of_the_user, &file);
 
         let system = include_str!("../../../deploy/system/pitwire.service");
-        let program = program("pitwire");
+        let program = link_program(home.path(), "pitwire");
         fs::write(&file, system.replace("/usr/local/bin/pitwire", program.to_str().unwrap()))
             .unwrap();
         systemd_analyze(&["verify", "--man=no"], &file);

@@ -73,13 +73,15 @@ pub struct Outage {
 
 /// Parses an outage.
 pub(super) fn outage(text: &str) -> Result<Outage, String> {
-    let error = || format!("{text:?} is not START:LENGTH in whole seconds, such as 10:15");
-    let (start, length) = text.split_once(':').ok_or_else(error)?;
-    let seconds = |text: &str| text.parse::<u32>().map(|s| Duration::from_secs(s.into()));
-    match (seconds(start), seconds(length)) {
-        (Ok(start), Ok(length)) => Ok(Outage { start, length }),
-        _ => Err(error()),
-    }
+    parse_outage(text)
+        .ok_or_else(|| format!("{text:?} is not START:LENGTH in whole seconds, such as 10:15"))
+}
+
+fn parse_outage(text: &str) -> Option<Outage> {
+    let (start, length) = text.split_once(':')?;
+    let [start, length] = [start.parse::<u32>().ok()?, length.parse::<u32>().ok()?]
+        .map(|seconds| Duration::from_secs(seconds.into()));
+    Some(Outage { start, length })
 }
 
 /// Injects the faults.
@@ -141,9 +143,10 @@ impl Faults {
     ) -> Result<Option<String>, Box<dyn Error>> {
         let (wanted, news) = match &mut self.schedule {
             Schedule::Outages(outages) => {
-                let is_on =
-                    |outage: &Outage| (outage.start..outage.start + outage.length).contains(&at);
-                (outages.iter().any(is_on).then_some(Fault::LinkCut), None)
+                let is_cut = outages
+                    .iter()
+                    .any(|outage| (outage.start..outage.start + outage.length).contains(&at));
+                (is_cut.then_some(Fault::LinkCut), None)
             }
             Schedule::Random { next_change, .. } if at < *next_change => (self.active, None),
             Schedule::Random { chance, next_change, .. } if self.active.is_some() => {
@@ -158,8 +161,8 @@ impl Faults {
                 let fault = round.pop();
                 let length = chance.random_range(LENGTH);
                 *next_change = at + length;
-                let news = |fault: Fault| format!("{fault} for {:.1} s", length.as_secs_f64());
-                (fault, fault.map(news))
+                let news = fault.map(|fault| format!("{fault} for {:.1} s", length.as_secs_f64()));
+                (fault, news)
             }
         };
         if wanted != self.active {

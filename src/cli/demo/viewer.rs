@@ -119,10 +119,11 @@ async fn open_page(
         transport: TransportChoice::Websocket,
         secrets: Secrets::default(),
     };
-    let read = |name: &str, payload: &Value| {
-        (name == "telemetry_update").then(|| timestamp(payload.get("telemetry")?)).flatten()
-    };
-    let mut connection = Connection::open(address, read).await?;
+    let mut connection = Connection::open(address, |name, payload| match name {
+        "telemetry_update" => timestamp(payload.get("telemetry")?),
+        _ => None,
+    })
+    .await?;
     let json = serde_json::json!({"session_id": session}).to_string();
     let joined = connection.emit_with_ack(vec![Outgoing { name: "join_session", json }]).await?;
     let _ = joined.await;

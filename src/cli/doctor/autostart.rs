@@ -16,8 +16,7 @@ pub(super) async fn look() -> Report {
         let is_there = registered.as_ref().is_some_and(Registered::is_there);
         Ok::<_, io::Error>(registered.map(|registered| (registered, is_there)))
     });
-    let silent = || Err(io::ErrorKind::TimedOut.into());
-    match registered.await.unwrap_or_else(silent) {
+    match registered.await.unwrap_or_else(|| Err(io::ErrorKind::TimedOut.into())) {
         Ok(None) => report.note(
             "the agent does not start at log-on",
             "run pitwire autostart enable to start it automatically",

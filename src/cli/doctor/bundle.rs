@@ -92,17 +92,24 @@ async fn of_the_agent(config: &Config) -> Vec<(&'static str, String)> {
     let mut files = Vec::new();
     let admin = &config.metrics;
     for (name, path) in [("metrics.txt", "/metrics"), ("status.json", "/status")] {
-        let text = match admin.enabled && admin.listen.port() != 0 {
-            true => answer(admin.listen, path).await,
-            false => "metrics.listen does not name the address of an agent".into(),
+        let text = if admin.enabled && admin.listen.port() != 0 {
+            answer(admin.listen, path).await
+        } else {
+            "metrics.listen does not name the address of an agent".into()
         };
         files.push((name, text));
     }
     if let Some(path) = config.log.file.clone() {
         let old = path.with_added_extension("old");
         for (name, path) in [("pitwire.log", path), ("pitwire.log.old", old)] {
+            let shown = path.display().to_string();
             let text = disk::in_time(move || end_of(&path)).await;
-            files.push((name, text.unwrap_or("its disk does not answer".into())));
+            let text = match text {
+                Some(Ok(text)) => text,
+                Some(Err(error)) => format!("{shown}: {error}"),
+                None => "its disk does not answer".into(),
+            };
+            files.push((name, text));
         }
     }
     files
@@ -111,8 +118,8 @@ async fn of_the_agent(config: &Config) -> Vec<(&'static str, String)> {
 /// The output of `pitwire queue status`. A queue with a fault is not opened: that would start a
 /// repair.
 async fn queue_status(settings: &Settings, findings: &[Finding]) -> String {
-    let is_fault = |f: &Finding| f.subject == queue::SUBJECT && f.severity == Severity::Fault;
-    if findings.iter().any(is_fault) {
+    let of_queue = findings.iter().filter(|finding| finding.subject == queue::SUBJECT);
+    if of_queue.map(|finding| finding.severity).max() == Some(Severity::Fault) {
         return "not looked at: the queue has a fault, see findings.txt\n".into();
     }
     // Log lines must not appear between the findings.
@@ -145,18 +152,15 @@ async fn answer(listen: SocketAddr, path: &str) -> String {
 }
 
 /// The newest lines of a log, at most the size limit of a log file.
-fn end_of(path: &Path) -> String {
-    let read = || {
-        let mut file = File::open(path)?;
-        let start = file.metadata()?.len().saturating_sub(LOG_FILE_BYTES);
-        file.seek(SeekFrom::Start(start))?;
-        let mut bytes = Vec::new();
-        file.take(LOG_FILE_BYTES).read_to_end(&mut bytes)?;
-        // Skip the partial first line: it may contain part of a secret that would not be redacted.
-        let cut = if start == 0 { 0 } else { bytes.iter().position(|b| *b == b'\n').unwrap_or(0) };
-        Ok::<_, io::Error>(String::from_utf8_lossy(&bytes[cut..]).into_owned())
-    };
-    read().unwrap_or_else(|error| format!("{}: {error}", path.display()))
+fn end_of(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let start = file.metadata()?.len().saturating_sub(LOG_FILE_BYTES);
+    file.seek(SeekFrom::Start(start))?;
+    let mut bytes = Vec::new();
+    file.take(LOG_FILE_BYTES).read_to_end(&mut bytes)?;
+    // Skip the partial first line: it may contain part of a secret that would not be redacted.
+    let cut = if start == 0 { 0 } else { bytes.iter().position(|b| *b == b'\n').unwrap_or(0) };
+    Ok(String::from_utf8_lossy(&bytes[cut..]).into_owned())
 }
 
 /// Describes the program and the system.
@@ -173,19 +177,18 @@ fn about() -> String {
 #[cfg(windows)]
 fn system() -> String {
     let key = r"SOFTWARE\Microsoft\Windows NT\CurrentVersion";
-    let of = |name| {
-        let key = windows_registry::LOCAL_MACHINE.open(key).ok()?;
-        key.get_string(name).ok()
-    };
-    let words = ["ProductName", "DisplayVersion", "CurrentBuild"].map(of);
-    words.into_iter().flatten().collect::<Vec<_>>().join(" ")
+    let Ok(key) = windows_registry::LOCAL_MACHINE.open(key) else { return String::new() };
+    let words = ["ProductName", "DisplayVersion", "CurrentBuild"]
+        .into_iter()
+        .filter_map(|name| key.get_string(name).ok());
+    words.collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(not(windows))]
 fn system() -> String {
-    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-    let release = read("/etc/os-release");
+    let [release, kernel] = ["/etc/os-release", "/proc/sys/kernel/osrelease"]
+        .map(|path| std::fs::read_to_string(path).unwrap_or_default());
     let name = release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
     let name = name.unwrap_or("unknown").trim_matches('"');
-    format!("{name}, kernel {}", read("/proc/sys/kernel/osrelease").trim())
+    format!("{name}, kernel {}", kernel.trim())
 }

@@ -89,8 +89,8 @@ impl Report {
 
     fn add(&mut self, severity: Severity, what: String, advice: Option<String>) {
         // Texts from a server or the system must not break the line.
-        let one_line = |text: String| escape(&text).into_owned();
-        let (what, advice) = (one_line(what), advice.map(one_line));
+        let what = escape(&what).into_owned();
+        let advice = advice.map(|advice| escape(&advice).into_owned());
         self.findings.push(Finding { severity, subject: self.subject.clone(), what, advice });
     }
 }
@@ -117,13 +117,13 @@ pub(super) fn to_json(findings: &[Finding]) -> String {
 }
 
 fn sum(findings: &[Finding]) -> String {
-    let of = |severity| findings.iter().filter(|f| f.severity == severity).count() as u64;
-    match (of(Severity::Fault), of(Severity::Warning)) {
-        (0, 0) => "all is well".into(),
-        (faults, warnings) => {
-            format!("{}, {}", count(faults, "fault"), count(warnings, "warning"))
-        }
+    let [faults, warnings] = [Severity::Fault, Severity::Warning].map(|severity| {
+        findings.iter().filter(|finding| finding.severity == severity).count() as u64
+    });
+    if faults + warnings == 0 {
+        return "all is well".into();
     }
+    format!("{}, {}", count(faults, "fault"), count(warnings, "warning"))
 }
 
 #[cfg(test)]

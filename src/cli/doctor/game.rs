@@ -42,36 +42,18 @@ struct GameState {
 
 impl GameState {
     fn look(memory: &dyn Memory) -> Self {
-        let read = |way| Reader::open(way, memory).map(|reader| reader.read());
-        Self { native: read(Way::Native), plugin: read(Way::Plugin), about: About::of(memory) }
+        let [native, plugin] = [Way::Native, Way::Plugin]
+            .map(|way| Reader::open(way, memory).map(|reader| reader.read()));
+        Self { native, plugin, about: About::of(memory) }
     }
 
     /// Reports on the game's memory and returns whether the game is running.
     fn say(&self, report: &mut Report, config: &LmuConfig) -> bool {
-        let is_live = |reading: &io::Result<Reading>| matches!(reading, Ok(reading) if *reading != Reading::Unavailable);
-        let (native, plugin) = (Region::Native.name(), Region::Extended.name());
+        let native = Region::Native.name();
         if is_live(&self.native) {
             report.ok(format!("it shares its own memory ({native})"));
         }
-        match &self.about {
-            Ok(about) if is_live(&self.plugin) => {
-                report.ok(format!("the rF2 plugin {} shares its memory", about.version));
-            }
-            Ok(About { version, .. }) if version.is_empty() => {}
-            Ok(about) if !about.is_new_enough() => report.warning(
-                format!("the rF2 plugin is version {}, which is too old", about.version),
-                "install the rF2 shared memory plugin 3.6 or newer",
-            ),
-            Ok(about) if !about.is_64_bit => report.warning(
-                format!("the rF2 plugin {} is the 32-bit version", about.version),
-                "install the 64-bit plugin",
-            ),
-            Ok(about) => report.warning(
-                format!("the rF2 plugin {} shares only part of its memory", about.version),
-                "remove leftovers of an older bridge or plugin, and restart the game",
-            ),
-            Err(error) => say_unreadable(report, plugin, error, config),
-        }
+        self.say_plugin(report, config);
         if let Err(error) = &self.native {
             say_unreadable(report, native, error, config);
         }
@@ -89,13 +71,41 @@ impl GameState {
         }
         is_there
     }
+
+    /// Reports on the plugin, unless it is not installed.
+    fn say_plugin(&self, report: &mut Report, config: &LmuConfig) {
+        match &self.about {
+            Ok(about) if is_live(&self.plugin) => {
+                report.ok(format!("the rF2 plugin {} shares its memory", about.version));
+            }
+            Ok(About { version, .. }) if version.is_empty() => {}
+            Ok(about) if !about.is_new_enough() => report.warning(
+                format!("the rF2 plugin is version {}, which is too old", about.version),
+                "install the rF2 shared memory plugin 3.6 or newer",
+            ),
+            Ok(about) if !about.is_64_bit => report.warning(
+                format!("the rF2 plugin {} is the 32-bit version", about.version),
+                "install the 64-bit plugin",
+            ),
+            Ok(about) => report.warning(
+                format!("the rF2 plugin {} shares only part of its memory", about.version),
+                "remove leftovers of an older bridge or plugin, and restart the game",
+            ),
+            Err(error) => say_unreadable(report, Region::Extended.name(), error, config),
+        }
+    }
+}
+
+fn is_live(reading: &io::Result<Reading>) -> bool {
+    reading.as_ref().is_ok_and(|reading| *reading != Reading::Unavailable)
 }
 
 /// Reports why a region cannot be read, unless it does not exist.
 fn say_unreadable(report: &mut Report, region: &str, error: &io::Error, config: &LmuConfig) {
-    let place = match cfg!(windows) {
-        true => region.to_owned(),
-        false => config.folder.join(region).display().to_string(),
+    let place = if cfg!(windows) {
+        region.to_owned()
+    } else {
+        config.folder.join(region).display().to_string()
     };
     match error.kind() {
         io::ErrorKind::NotFound => {}

@@ -134,10 +134,14 @@ async fn verify(report: &mut Report, inspection: Inspection, config: &Config) ->
     let examined = spawn_blocking(move || {
         runtime.block_on(async move {
             let mut first = None;
-            let tell = |finding: &crate::queue::fsck::Finding| {
-                first.get_or_insert_with(|| finding.clone());
-            };
-            let verdict = verify::examine(&examiner, tell, |_| {}).await?;
+            let verdict = verify::examine(
+                &examiner,
+                |finding| {
+                    first.get_or_insert_with(|| finding.clone());
+                },
+                |_| {},
+            )
+            .await?;
             Ok::<_, ToolError>((verdict, first))
         })
     });
@@ -167,9 +171,10 @@ async fn ask(report: &mut Report, config: &Config, error: OpenError) -> u64 {
         return status.queue.disk_bytes;
     }
     let admin = &config.metrics;
-    let where_to = match admin.enabled && admin.listen.port() != 0 {
-        true => format!("its agent is not the one at {}", admin.listen),
-        false => "metrics.listen does not name its address".into(),
+    let where_to = if admin.enabled && admin.listen.port() != 0 {
+        format!("its agent is not the one at {}", admin.listen)
+    } else {
+        "metrics.listen does not name its address".into()
     };
     report.warning(
         format!("process {owner} has it open; {where_to}"),
@@ -225,13 +230,15 @@ struct Aside {
 
 impl Aside {
     fn look(folder: PathBuf) -> Self {
-        let lines = |file| BufReader::new(file).split(b'\n').map_while(Result::ok).count() as u64;
-        let refused = File::open(folder.join("dead-letters.ndjson")).map_or(0, lines);
-        let names = fs::read_dir(&folder).into_iter().flatten().flatten();
-        let is_damaged =
-            |item: &fs::DirEntry| item.file_name().to_string_lossy().starts_with("bad-");
-        let damaged = names.filter(is_damaged).count() as u64;
-        Self { folder, refused, damaged }
+        let refused = File::open(folder.join("dead-letters.ndjson"))
+            .map_or(0, |file| BufReader::new(file).split(b'\n').map_while(Result::ok).count());
+        let damaged = fs::read_dir(&folder)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|item| item.file_name().to_string_lossy().starts_with("bad-"))
+            .count();
+        Self { folder, refused: refused as u64, damaged: damaged as u64 }
     }
 
     fn say(&self, report: &mut Report) {

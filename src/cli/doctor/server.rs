@@ -52,8 +52,9 @@ pub(super) async fn look(config: &Config, destination: &str) -> Report {
 async fn steps(report: &mut Report, config: &Config) -> Result<(), Rest> {
     let mut dashboard = Dashboard::new(config);
     let door = Dashboard::new(config);
-    let silent = || Err(SinkError::Auth("the disk with its files does not answer".into()));
-    let address = disk::in_time(move || door.address()).await.unwrap_or_else(silent);
+    let address = disk::in_time(move || door.address())
+        .await
+        .unwrap_or_else(|| Err(SinkError::Auth("the disk with its files does not answer".into())));
     let address = address.map_err(|error| {
         report.fault(
             format!("cannot use its token or CA file: {}", reason(error)),

@@ -130,12 +130,15 @@ struct Awaited {
 
 impl Expected {
     pub(super) fn new(entries: &[Addressed<'_>], listening: &Listening) -> Self {
-        let one = |Addressed { session, entry, id }: &Addressed<'_>| Awaited {
-            session: listening.to(session),
-            seq: entry.seq,
-            id: *id,
-        };
-        let entries = entries.iter().rev().map(one).collect();
+        let entries = entries
+            .iter()
+            .rev()
+            .map(|Addressed { session, entry, id }| Awaited {
+                session: listening.to(session),
+                seq: entry.seq,
+                id: *id,
+            })
+            .collect();
         Self { entries, ..Self::default() }
     }
 
@@ -146,9 +149,12 @@ impl Expected {
     /// Removes the oldest entry with the content of the echo from the list. An echo of another
     /// publisher's entry matches none.
     pub(super) fn match_echo(&mut self, echo: &Echo) {
-        let matches = |one: &Awaited| one.session == echo.session && one.id == echo.id;
         // Search from the end, which holds the oldest entry: in-order echoes match at once.
-        let Some(index) = self.entries.iter().rposition(matches) else { return };
+        let index = self
+            .entries
+            .iter()
+            .rposition(|awaited| awaited.session == echo.session && awaited.id == echo.id);
+        let Some(index) = index else { return };
         let Awaited { session, seq, .. } = self.entries.remove(index);
         self.came_back.push(seq);
         match self.newest_back.iter_mut().find(|(of, _)| *of == session) {
@@ -161,10 +167,15 @@ impl Expected {
     }
 
     pub(super) fn skipped(&self) -> Vec<Seq> {
-        let is_older = |one: &&Awaited| {
-            self.newest_back.iter().any(|(of, newest)| *of == one.session && one.seq < *newest)
-        };
-        self.entries.iter().rev().filter(is_older).map(|one| one.seq).collect()
+        let awaited = self.entries.iter().rev();
+        awaited
+            .filter(|awaited| {
+                self.newest_back
+                    .iter()
+                    .any(|(of, newest)| *of == awaited.session && awaited.seq < *newest)
+            })
+            .map(|awaited| awaited.seq)
+            .collect()
     }
 
     pub(super) fn receipt(&self, ack: Ack) -> Receipt {
@@ -187,14 +198,13 @@ mod tests {
 
     /// The state of a batch of frames 1 to 4 in the given sessions after these echoes.
     fn after_in(session_of: impl Fn(u64) -> &'static str, back: &[i64]) -> Expected {
-        let entry = |n: u64| Entry {
+        let entries = [1, 2, 3, 4].map(|n| Entry {
             seq: Seq(n),
             stint: StintId(1),
             captured_at: CapturedAt(n as i64 * 500),
             kind: Kind::Frame,
             json: "{}".into(),
-        };
-        let entries: Vec<_> = (1..=4).map(entry).collect();
+        });
         let addressed: Vec<_> = entries
             .iter()
             .map(|entry| Addressed {
@@ -228,13 +238,11 @@ mod tests {
     fn an_echo_of_another_session_is_ignored() {
         let listening = Listening::default();
         listening.to("race");
-        let read = |session: &str| {
-            let telemetry = json!({"lap": 1});
-            let payload = json!({"session_id": session, "telemetry": telemetry});
-            listening.read(TELEMETRY, &payload, &Secrets::default())
-        };
-        assert!(read("race").is_some());
-        assert!(read("another").is_none());
+        for (session, is_ours) in [("race", true), ("another", false)] {
+            let payload = json!({"session_id": session, "telemetry": {"lap": 1}});
+            let event = listening.read(TELEMETRY, &payload, &Secrets::default());
+            assert_eq!(event.is_some(), is_ours, "{session}");
+        }
     }
 
     #[test]
@@ -243,9 +251,12 @@ mod tests {
         assert_eq!(receipt, Receipt { ack: Ack::Plain, missing: vec![Seq(4)], inversions: 1 });
     }
 
+    fn in_turn(n: u64) -> &'static str {
+        if n.is_multiple_of(2) { "even" } else { "odd" }
+    }
+
     #[test]
     fn echo_order_is_tracked_per_session() {
-        let in_turn = |n| if n % 2 == 0 { "even" } else { "odd" };
         let back = after_in(in_turn, &[4, 1]);
         assert_eq!(back.skipped(), [Seq(2)]);
         assert_eq!(back.receipt(Ack::Plain).inversions, 0);

@@ -55,8 +55,11 @@ impl Game {
     /// Looks at the game once. Blocks for a few milliseconds, 100 at most.
     pub fn look(&mut self, now: Instant) -> Look {
         // Look at closed feeds once a second, even while the other feed is read more often.
-        let is_due = |opened| now.saturating_duration_since(opened) >= LMU_LOOK_INTERVAL;
-        if !self.is_open() || self.opened.is_none_or(is_due) {
+        if !self.is_open()
+            || self
+                .opened
+                .is_none_or(|opened| now.saturating_duration_since(opened) >= LMU_LOOK_INTERVAL)
+        {
             self.opened = Some(now);
             self.native.open(&*self.memory);
             if !self.native.is_moving(now) {

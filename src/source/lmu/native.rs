@@ -83,8 +83,10 @@ impl Native {
         }
         let telemetry = copy(memory, TELEMETRY + player * telemetry::BYTES, telemetry::BYTES)?;
         let slot = integer(&telemetry, telemetry::SLOT);
-        let is_same = |standing: &[u8]| integer(standing, standing::SLOT) == slot;
-        Ok(match find(memory, STANDINGS, standing::BYTES, standings, is_same)? {
+        let standing = find(memory, STANDINGS, standing::BYTES, standings, |standing| {
+            integer(standing, standing::SLOT) == slot
+        });
+        Ok(match standing? {
             Some(standing) => Reading::Sample(Box::new(Snapshot { session, standing, telemetry })),
             None => Reading::NoSample(Why::NoPlayer),
         })

@@ -87,23 +87,29 @@ impl Plugin {
     fn player(&self) -> io::Result<Reading> {
         let session = copy(&*self.scoring, SESSION, session::BYTES)?;
         let cars = copy(&*self.telemetry, CARS, 4)?;
-        let room = |cars: i32| usize::try_from(cars).ok().filter(|cars| *cars <= ROOM);
-        let standings = room(integer(&session, session::CARS));
-        let (Some(standings), Some(cars)) = (standings, room(integer(&cars, 0))) else {
+        let counts = [integer(&session, session::CARS), integer(&cars, 0)];
+        let [Some(standings), Some(cars)] = counts.map(car_count) else {
             return Ok(Reading::NoSample(Why::Nonsense));
         };
         // Records beyond the count are stale, and so are their flags.
-        let is_player = |standing: &[u8]| byte(standing, standing::IS_PLAYER) != 0;
-        let standing = find(&*self.scoring, STANDINGS, standing::BYTES, standings, is_player)?;
-        let Some(standing) = standing else { return Ok(Reading::NoSample(Why::NoPlayer)) };
+        let standing = find(&*self.scoring, STANDINGS, standing::BYTES, standings, |standing| {
+            byte(standing, standing::IS_PLAYER) != 0
+        });
+        let Some(standing) = standing? else { return Ok(Reading::NoSample(Why::NoPlayer)) };
         let slot = integer(&standing, standing::SLOT);
-        let is_same = |telemetry: &[u8]| integer(telemetry, telemetry::SLOT) == slot;
-        let found = find(&*self.telemetry, TELEMETRY, telemetry::BYTES, cars, is_same)?;
-        Ok(match found {
+        let telemetry = find(&*self.telemetry, TELEMETRY, telemetry::BYTES, cars, |telemetry| {
+            integer(telemetry, telemetry::SLOT) == slot
+        });
+        Ok(match telemetry? {
             Some(telemetry) => Reading::Sample(Box::new(Snapshot { session, standing, telemetry })),
             None => Reading::NoSample(Why::NoPlayer),
         })
     }
+}
+
+/// A number of cars, unless it exceeds [`ROOM`].
+fn car_count(cars: i32) -> Option<usize> {
+    usize::try_from(cars).ok().filter(|cars| *cars <= ROOM)
 }
 
 /// The plugin's version and architecture.

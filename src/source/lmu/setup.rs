@@ -80,21 +80,18 @@ async fn follow_game(
                 was_driven = is_driven;
             }
             () = sleep_until(due) => {
-                let pause = match rest.setup().await {
+                due = match rest.setup().await {
                     Ok(answer) => {
-                        if let Answer::Setup(setup) = answer {
-                            kept.take(setup).await;
-                        }
+                        kept.take(answer).await;
                         backoff.reset();
-                        pace.interval
+                        Instant::now() + pace.interval
                     }
                     Err(error) => {
                         let pause = backoff.next_delay();
                         tracing::debug!(?pause, "the game's REST API {error}");
-                        pause
+                        Instant::now() + pause
                     }
                 };
-                due = Instant::now() + pause;
             }
         }
     }
@@ -109,7 +106,8 @@ struct Kept<'a> {
 }
 
 impl Kept<'_> {
-    async fn take(&mut self, setup: Setup) {
+    async fn take(&mut self, answer: Answer) {
+        let Answer::Setup(setup) = answer else { return };
         let fingerprint = setup.fingerprint();
         self.setup = Some(setup);
         if self.fingerprint != Some(fingerprint) && self.hand_in().await {

@@ -28,9 +28,14 @@ impl Snapshot {
     /// The dashboard's 20 fields, without values that are not finite or that no dashboard accepts.
     pub fn sample(&self, units: Units, captured_at: CapturedAt) -> Value {
         let Self { session, standing, telemetry } = self;
-        let car = text(telemetry, telemetry::CAR_NAME, NAME_BYTES);
-        let track = text(telemetry, telemetry::TRACK_NAME, NAME_BYTES);
-        let or = |text: String, other: String| if text.is_empty() { other } else { text };
+        let mut car = text(telemetry, telemetry::CAR_NAME, NAME_BYTES);
+        if car.is_empty() {
+            car = text(standing, standing::CAR_NAME, NAME_BYTES);
+        }
+        let mut track = text(telemetry, telemetry::TRACK_NAME, NAME_BYTES);
+        if track.is_empty() {
+            track = text(session, session::TRACK_NAME, NAME_BYTES);
+        }
         let mut sample = json!({
             "timestamp": captured_at.to_string(),
             "lap": short(standing, standing::LAPS).max(1),
@@ -49,8 +54,8 @@ impl Snapshot {
             "gear": integer(telemetry, telemetry::GEAR),
             "rpm": float(telemetry, telemetry::RPM),
             "player_name": text(standing, standing::DRIVER_NAME, DRIVER_NAME_BYTES),
-            "car_name": or(car, text(standing, standing::CAR_NAME, NAME_BYTES)),
-            "track_name": or(track, text(session, session::TRACK_NAME, NAME_BYTES)),
+            "car_name": car,
+            "track_name": track,
             "session_type": session_type(integer(session, session::KIND)),
         });
         remove_nulls(&mut sample);
@@ -58,11 +63,11 @@ impl Snapshot {
     }
 
     fn by_wheel(&self, value: impl Fn(&[u8]) -> f64) -> Value {
-        let value = |number: usize| {
+        let [fl, fr, rl, rr] = [0, 1, 2, 3].map(|number| {
             let at = telemetry::WHEELS + number * telemetry::WHEEL_BYTES;
             value(self.telemetry.get(at..).unwrap_or_default())
-        };
-        json!({"fl": value(0), "fr": value(1), "rl": value(2), "rr": value(3)})
+        });
+        json!({"fl": fl, "fr": fr, "rl": rl, "rr": rr})
     }
 }
 
@@ -97,8 +102,9 @@ fn pressure(units: Units, wheel: &[u8]) -> f64 {
 
 /// The mean temperature across the tread, in °C.
 fn tyre_temp(wheel: &[u8]) -> f64 {
-    let kelvin = |nth: usize| float(wheel, telemetry::wheel::SURFACE_TEMP + 8 * nth);
-    (kelvin(0) + kelvin(1) + kelvin(2)) / 3.0 - ZERO_CELSIUS_IN_KELVIN
+    let [inner, middle, outer] =
+        [0, 8, 16].map(|offset| float(wheel, telemetry::wheel::SURFACE_TEMP + offset));
+    (inner + middle + outer) / 3.0 - ZERO_CELSIUS_IN_KELVIN
 }
 
 fn wear(units: Units, wheel: &[u8]) -> f64 {
@@ -119,8 +125,7 @@ fn brake_temp(units: Units, wheel: &[u8]) -> f64 {
 
 /// The speed in km/h.
 fn speed(telemetry: &[u8]) -> f64 {
-    let along = |axis: usize| float(telemetry, telemetry::VELOCITY + 8 * axis);
-    let (x, y, z) = (along(0), along(1), along(2));
+    let [x, y, z] = [0, 8, 16].map(|offset| float(telemetry, telemetry::VELOCITY + offset));
     (x * x + y * y + z * z).sqrt() * 3.6
 }
 

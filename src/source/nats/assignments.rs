@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use super::HUB_LEASE;
 use crate::entry::MAX_STREAMS;
+use crate::nats::STREAM_PREFIX;
 
 /// How long a hub leaves an unassigned agent to a hub with fewer agents.
 const HUB_PATIENCE: Duration = Duration::from_secs(10);
@@ -57,6 +58,14 @@ pub(super) struct StintPage {
     pub(super) session: String,
 }
 
+impl StintPage {
+    /// The stream of the agent whose stint this is.
+    fn stream(&self) -> Option<String> {
+        let (agent, _) = self.stint.split_once('.')?;
+        Some(format!("{STREAM_PREFIX}{agent}"))
+    }
+}
+
 /// One hub's update of the table.
 #[derive(Debug, Default)]
 pub(super) struct HubUpdate<'a> {
@@ -95,7 +104,12 @@ impl Liveness {
     /// Whether the hub's heartbeat is recent. A hub counts as alive for one lease after it is first
     /// seen.
     fn is_alive(&self, hub: &str, now: Instant) -> bool {
-        self.hubs.get(hub).is_some_and(|(_, since)| now - *since < HUB_LEASE)
+        self.silence(hub, now).is_some_and(|silence| silence < HUB_LEASE)
+    }
+
+    /// How long ago the hub's last heartbeat was seen.
+    fn silence(&self, hub: &str, now: Instant) -> Option<Duration> {
+        self.hubs.get(hub).map(|(_, since)| now - *since)
     }
 
     /// Whether any other hub is alive.
@@ -162,12 +176,16 @@ impl AssignmentTable {
 
     /// Expires hubs without a heartbeat for [`HUB_FORGOTTEN`] that hold no agents.
     fn expire(&mut self, me: &str, liveness: &Liveness, now: Instant) {
-        let is_gone = |hub: &str| {
-            hub != me
-                && liveness.hubs.get(hub).is_some_and(|(_, since)| now - *since >= HUB_FORGOTTEN)
-        };
-        let gone: Vec<String> = self.hubs.keys().filter(|hub| is_gone(hub)).cloned().collect();
-        for hub in gone {
+        let silent: Vec<String> = self
+            .hubs
+            .keys()
+            .filter(|hub| {
+                *hub != me
+                    && liveness.silence(hub, now).is_some_and(|silence| silence >= HUB_FORGOTTEN)
+            })
+            .cloned()
+            .collect();
+        for hub in silent {
             if self.taken_by(&hub) == 0 {
                 self.hubs.remove(&hub);
             }
@@ -179,14 +197,12 @@ impl Assignment {
     /// Merges the pages of the agent's stints, given newest stint last; keeps those of the newest
     /// stints.
     fn learn(&mut self, agent: &str, pages: &[StintPage]) {
-        let stream_of = |page: &StintPage| {
-            let name = page.stint.split_once('.').map(|(agent, _)| agent);
-            name.map(|name| format!("{}{name}", crate::nats::STREAM_PREFIX))
-        };
-        for page in pages.iter().filter(|page| stream_of(page).as_deref() == Some(agent)) {
-            let is_same =
-                |known: &StintPage| known.stint == page.stint && known.server == page.server;
-            match self.pages.iter_mut().find(|known| is_same(known)) {
+        for page in pages.iter().filter(|page| page.stream().as_deref() == Some(agent)) {
+            let known = self
+                .pages
+                .iter_mut()
+                .find(|known| known.stint == page.stint && known.server == page.server);
+            match known {
                 Some(known) => known.session.clone_from(&page.session),
                 None => self.pages.push(page.clone()),
             }
@@ -300,13 +316,12 @@ mod tests {
         assert_eq!(table.taken_by("a"), 3);
     }
 
+    fn page(stint: &str, server: &str, session: &str) -> StintPage {
+        StintPage { stint: stint.into(), server: server.into(), session: session.into() }
+    }
+
     #[test]
     fn only_the_pages_of_the_two_newest_stints_are_kept() {
-        let page = |stint: &str, server: &str, session: &str| StintPage {
-            stint: stint.into(),
-            server: server.into(),
-            session: session.into(),
-        };
         let mut assignment = Assignment::default();
         assignment.learn("PITWIRE_pc", &[page("pc.1", "x", "1"), page("other.1", "x", "2")]);
         assignment.learn("PITWIRE_pc", &[page("pc.1", "y", "3"), page("pc.2", "x", "4")]);

@@ -296,9 +296,10 @@ impl Follower {
         let since = Instant::now();
         while self.surplus.load(Ordering::Acquire) > 0 {
             if self.progress.acks().is_all_delivered(self.writer.status().head) {
-                let take_one = |surplus: usize| surplus.checked_sub(1);
                 let taken =
-                    self.surplus.fetch_update(Ordering::AcqRel, Ordering::Acquire, take_one);
+                    self.surplus.fetch_update(Ordering::AcqRel, Ordering::Acquire, |surplus| {
+                        surplus.checked_sub(1)
+                    });
                 return taken.map_or(Ok(()), |_| Err(Ended::GivenUp));
             }
             if since.elapsed() >= HUB_HOLD {
@@ -361,10 +362,9 @@ impl ReadPosition {
     /// The index of the first message of another stint; `None` if the current stint is not known.
     fn next_stint(&self, messages: &[Message]) -> Option<usize> {
         let known = self.stint.as_ref()?;
-        let is_other = |message: &Message| {
+        messages.iter().position(|message| {
             message::stint(&message.subject).is_some_and(|stint| stint != *known)
-        };
-        messages.iter().position(is_other)
+        })
     }
 }
 

@@ -73,27 +73,49 @@ enum Settling {
 #[derive(Default)]
 struct Followed {
     followers: JoinSet<(String, Ended)>,
-    by_name: HashMap<String, (AbortHandle, Arc<Progress>)>,
+    by_name: HashMap<String, Following>,
     given_up: BTreeSet<String>,
+}
+
+/// The task of a follower.
+struct Following {
+    task: AbortHandle,
+    progress: Arc<Progress>,
 }
 
 impl Followed {
     /// Waits until the queue has everything that the streams held when their followers started, for
     /// at most one heartbeat: the queue may be full.
     async fn caught_up(&self) {
-        let has_caught_up =
-            |(_, progress): &(_, Arc<Progress>)| progress.has_caught_up.load(Ordering::Acquire);
-        let all = async {
-            while !self.by_name.values().all(has_caught_up) {
-                sleep(HUB_BEAT / 100).await;
+        let _ = timeout(HUB_BEAT, async {
+            for following in self.by_name.values() {
+                while !following.progress.has_caught_up.load(Ordering::Acquire) {
+                    sleep(HUB_BEAT / 100).await;
+                }
             }
-        };
-        let _ = timeout(HUB_BEAT, all).await;
+        })
+        .await;
+    }
+
+    /// The number of entries in the streams that have not been received yet.
+    fn behind(&self) -> u64 {
+        self.by_name
+            .values()
+            .map(|following| following.progress.behind.load(Ordering::Relaxed))
+            .sum()
+    }
+
+    /// The stream sequence up to which each stream is delivered, if the queue starts at `head`.
+    fn delivered(&self, head: Seq) -> BTreeMap<String, u64> {
+        self.by_name
+            .iter()
+            .map(|(name, following)| (name.clone(), following.progress.acks().delivered(head)))
+            .collect()
     }
 
     fn end(&mut self, name: &str) {
-        if let Some((follower, _)) = self.by_name.remove(name) {
-            follower.abort();
+        if let Some(following) = self.by_name.remove(name) {
+            following.task.abort();
         }
     }
 }
@@ -136,15 +158,7 @@ impl Hub {
 
     async fn take_part(&mut self, backoff: &mut Backoff) -> Result<Infallible, HubError> {
         let mut connection = NatsConnection::open(nats_options(&self.config)).await?;
-        let mut streams = self.streams(&mut connection).await?;
-        // The table is replicated as often as the agents' streams, so wait until there is one.
-        while streams.is_empty() {
-            metrics::source_connected(NAME, true);
-            self.deliver().await;
-            let pause = sleep(NATS_LOOK_INTERVAL);
-            connection.wait_for(pause).await?;
-            streams = self.streams(&mut connection).await?;
-        }
+        let streams = self.first_streams(&mut connection).await?;
         let replicas = replicas(&mut connection, &streams).await?;
         let durable = self.config.durable.to_string();
         let bucket = Bucket::open(&mut connection, &durable, replicas).await?;
@@ -154,19 +168,43 @@ impl Hub {
         self.check_lease().await;
         // Other hubs may have been disconnected too: do not count that time as missed heartbeats.
         self.liveness = Liveness::default();
+        self.send_heartbeats(&mut connection, &bucket, streams).await
+    }
+
+    /// Waits for the first stream, because the table is replicated as often as the agents' streams.
+    async fn first_streams(
+        &mut self,
+        connection: &mut NatsConnection,
+    ) -> Result<Vec<String>, HubError> {
+        loop {
+            let streams = self.streams(connection).await?;
+            if !streams.is_empty() {
+                return Ok(streams);
+            }
+            metrics::source_connected(NAME, true);
+            self.deliver().await;
+            connection.wait_for(sleep(NATS_LOOK_INTERVAL)).await?;
+        }
+    }
+
+    /// Sends a heartbeat every [`HUB_BEAT`], and at once when a follower has released its agent.
+    async fn send_heartbeats(
+        &mut self,
+        connection: &mut NatsConnection,
+        bucket: &Bucket,
+        mut streams: Vec<String>,
+    ) -> Result<Infallible, HubError> {
         let mut followed = Followed::default();
         let (mut looked, mut is_first) = (Instant::now(), true);
         loop {
             if looked.elapsed() >= NATS_LOOK_INTERVAL {
-                (streams, looked) = (self.streams(&mut connection).await?, Instant::now());
+                (streams, looked) = (self.streams(connection).await?, Instant::now());
             }
             let next = Instant::now() + HUB_BEAT;
             self.check_lease().await;
-            self.turn(&mut connection, &bucket, &streams, &mut followed, is_first).await?;
+            self.turn(connection, bucket, &streams, &mut followed, is_first).await?;
             is_first = false;
-            let behind =
-                |(_, progress): &(_, Arc<Progress>)| progress.behind.load(Ordering::Relaxed);
-            metrics::source_behind(NAME, followed.by_name.values().map(behind).sum());
+            metrics::source_behind(NAME, followed.behind());
             metrics::source_agents(NAME, followed.by_name.len());
             tokio::select! {
                 biased;
@@ -207,14 +245,10 @@ impl Hub {
             self.check_name(&before).await?;
             let now = Instant::now();
             self.liveness.observe(&before, now);
-            let head = self.writer.status().head;
-            let after = |(name, (_, progress)): (&String, &(_, Arc<Progress>))| {
-                (name.clone(), progress.acks().delivered(head))
-            };
             let entry = HubUpdate {
                 me: &self.me,
                 meant: streams,
-                after: followed.by_name.iter().map(after).collect(),
+                after: followed.delivered(self.writer.status().head),
                 given_up: followed.given_up.clone(),
                 pages: pages.clone(),
                 takes_new: !is_first,
@@ -229,22 +263,34 @@ impl Hub {
                 for name in std::mem::take(&mut followed.given_up) {
                     followed.end(&name);
                 }
-                let is_settled = self.settle(connection, &table).await?;
-                self.take_over(connection, &before, &table, streams, followed).await?;
-                if is_settled && !matches!(self.settling, Settling::Done) {
-                    // The server delivers again what reached the page after the position in the
-                    // table. The delivery recognizes it only if, when it binds the page, the queue
-                    // has the entry that the page shows.
-                    followed.caught_up().await;
-                    self.deliver().await;
-                }
-                return Ok(());
+                return self.apply(connection, &before, &table, streams, followed).await;
             }
             self.count = count;
             let pause = rand::rng().random_range(HUB_RETRY);
             sleep(pause).await;
         }
         Err(NatsError::Lost("other hubs keep changing the assignments".into()).into())
+    }
+
+    /// Applies the assignments that this hub has written; `before` are the previous ones.
+    async fn apply(
+        &mut self,
+        connection: &mut NatsConnection,
+        before: &AssignmentTable,
+        table: &AssignmentTable,
+        streams: &[String],
+        followed: &mut Followed,
+    ) -> Result<(), HubError> {
+        let is_settled = self.settle(connection, table).await?;
+        self.take_over(connection, before, table, streams, followed).await?;
+        if is_settled && !matches!(self.settling, Settling::Done) {
+            // The server delivers again what reached the page after the position in the table. The
+            // delivery recognizes it only if, when it binds the page, the queue has the entry that
+            // the page shows.
+            followed.caught_up().await;
+            self.deliver().await;
+        }
+        Ok(())
     }
 
     /// Fails if another hub writes under this hub's name. Of two such hubs, one stays disconnected
@@ -287,31 +333,36 @@ impl Hub {
             tracing::warn!(car = name, "another hub has taken over the agent");
             followed.end(&name);
         }
-        let is_new = |(name, _): &(&String, &Assignment)| {
-            !followed.by_name.contains_key(*name) && streams.contains(name)
-        };
-        let new: Vec<_> = table.of(&self.me).filter(is_new).collect();
+        let new: Vec<_> = table
+            .of(&self.me)
+            .filter(|(name, _)| !followed.by_name.contains_key(*name) && streams.contains(name))
+            .collect();
         let taken_over = new.iter().filter(|(name, _)| before.taker(name) != Some(&self.me));
         self.go_on(taken_over.map(|(_, assignment)| *assignment)).await?;
         for (name, assignment) in new {
-            tracing::info!(car = name, after = assignment.after, "receiving from the agent");
-            let progress = Arc::new(Progress::new(assignment.after, &self.writer));
-            let follower = Follower {
-                context: connection.context(),
-                secrets: connection.secrets().clone(),
-                name: name.clone(),
-                after: assignment.after,
-                intake: Arc::clone(&self.intake),
-                writer: self.writer.clone(),
-                newest_stored: Arc::clone(&self.newest_stored),
-                progress: Arc::clone(&progress),
-                until: self.until.subscribe(),
-                surplus: Arc::clone(&self.surplus),
-            };
-            let handle = followed.followers.spawn(follower.run());
-            followed.by_name.insert(name.clone(), (handle, progress));
+            self.follow(connection, name, assignment.after, followed);
         }
         Ok(())
+    }
+
+    /// Starts to receive a stream after the stream sequence `after`.
+    fn follow(&self, connection: &NatsConnection, name: &str, after: u64, followed: &mut Followed) {
+        tracing::info!(car = name, after, "receiving from the agent");
+        let progress = Arc::new(Progress::new(after, &self.writer));
+        let follower = Follower {
+            context: connection.context(),
+            secrets: connection.secrets().clone(),
+            name: name.to_owned(),
+            after,
+            intake: Arc::clone(&self.intake),
+            writer: self.writer.clone(),
+            newest_stored: Arc::clone(&self.newest_stored),
+            progress: Arc::clone(&progress),
+            until: self.until.subscribe(),
+            surplus: Arc::clone(&self.surplus),
+        };
+        let task = followed.followers.spawn(follower.run());
+        followed.by_name.insert(name.to_owned(), Following { task, progress });
     }
 
     /// Assigns the stints of agents that were taken over to their existing pages.
@@ -427,20 +478,22 @@ impl Hub {
     /// The streams on the server of the agents that this hub is configured for.
     async fn streams(&self, connection: &mut NatsConnection) -> Result<Vec<String>, NatsError> {
         let names = connection.context().stream_names();
-        let is_meant = |name: &String| {
-            // A stream whose name is not a valid agent name was not created by an agent.
-            let agent = name.strip_prefix(STREAM_PREFIX);
-            let agent = agent.filter(|agent| agent.parse::<AgentName>().is_ok());
-            agent.is_some_and(|agent| self.config.agents.has(agent))
-        };
         let all = timeout(NATS_TIMEOUT, names.try_collect::<Vec<String>>());
         match connection.wait_for(all).await? {
-            Ok(Ok(names)) => Ok(names.into_iter().filter(is_meant).collect()),
+            Ok(Ok(names)) => Ok(names.into_iter().filter(|name| self.is_meant(name)).collect()),
             Ok(Err(error)) => Err(NatsError::Unfit(
                 connection.remote_text(error).within("it lists no streams: ", ""),
             )),
             Err(_) => Err(NatsError::Timeout(NATS_TIMEOUT, "it lists no streams")),
         }
+    }
+
+    /// Whether the hub receives from the agent of this stream.
+    fn is_meant(&self, stream: &str) -> bool {
+        // A stream whose name is not a valid agent name was not created by an agent.
+        stream.strip_prefix(STREAM_PREFIX).is_some_and(|agent| {
+            agent.parse::<AgentName>().is_ok() && self.config.agents.has(agent)
+        })
     }
 }
 

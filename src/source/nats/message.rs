@@ -28,26 +28,30 @@ fn parse(
     let Some((car, kind)) = parts(subject) else {
         return Err(foreign(subject, "its subject is not pitwire.<agent>.<stint>.<kind>"));
     };
-    let driven_at = || {
-        let captured_at = headers.and_then(|headers| headers.get(CAPTURED_AT));
-        let driven_at = captured_at.and_then(|at| CapturedAt::parse(at.as_str()));
-        driven_at.ok_or_else(|| foreign(subject, "its capture time is missing or invalid"))
-    };
     match kind {
         // The agent has already mapped it to a frame of the dashboard.
         TELEMETRY => {
             let frame = Frame::verbatim(payload)?;
-            let (driven_at, content) = (driven_at()?, Content::Frame(frame.situation()));
+            let driven_at = driven_at(subject, headers)?;
+            let content = Content::Frame(frame.situation());
             Ok((car, Relayed { driven_at, content, json: frame.json(driven_at) }))
         }
         SETUP => {
             let setup = setup(subject, payload)?;
-            let driven_at = driven_at()?;
+            let driven_at = driven_at(subject, headers)?;
             let content = Content::Setup { fingerprint: setup.fingerprint() };
             Ok((car, Relayed { driven_at, content, json: setup.entry_json(driven_at) }))
         }
         _ => Err(foreign(subject, "it is neither telemetry nor a setup")),
     }
+}
+
+/// The capture time in the message's header.
+fn driven_at(subject: &str, headers: Option<&HeaderMap>) -> Result<CapturedAt, Refused> {
+    headers
+        .and_then(|headers| headers.get(CAPTURED_AT))
+        .and_then(|at| CapturedAt::parse(at.as_str()))
+        .ok_or_else(|| foreign(subject, "its capture time is missing or invalid"))
 }
 
 /// Parses the text of a setup entry: an object with `timestamp` and `setup`.

@@ -119,9 +119,14 @@ impl Publishers {
     pub async fn serve(self: Arc<Self>, listener: TcpListener, access: Access) {
         // The guard is the outermost layer, so that it also guards the events.
         let guard = from_fn_with_state(access, guard);
-        let routes = |events| page::routes(&self).layer(events).layer(guard);
-        let forever = std::future::pending();
-        contract::serve(&self, listener, &self.connections, routes, forever).await;
+        contract::serve(
+            &self,
+            listener,
+            &self.connections,
+            |events| page::routes(&self).layer(events).layer(guard),
+            std::future::pending(),
+        )
+        .await;
     }
 
     pub(crate) fn connections(&self) -> Connections {
@@ -163,11 +168,8 @@ impl Publishers {
         let (car, change) = match self.fed(client, id, sender) {
             Ok(fed) => fed,
             Err(refused) => {
-                let refuse = |_| {
-                    self.intake.refuse(refused.clone());
-                    Err(Refusal::Unsure(refused.to_string()))
-                };
-                return samples.into_iter().map(refuse).collect();
+                samples.iter().for_each(|_| self.intake.refuse(refused.clone()));
+                return samples.iter().map(|_| Err(Refusal::Unsure(refused.to_string()))).collect();
             }
         };
         let count = samples.len();
@@ -177,8 +179,7 @@ impl Publishers {
         self.save(moved.unwrap_or(change).max(change)).await;
         match taken {
             Ok(taken) => {
-                let outcome = |taken| stored(taken).map(|()| car.clone());
-                taken.into_iter().map(outcome).collect()
+                taken.into_iter().map(|taken| stored(taken).map(|()| car.clone())).collect()
             }
             Err(_) => (0..count).map(|_| Err(Refusal::Cut)).collect(),
         }
@@ -196,11 +197,12 @@ impl Publishers {
         }
         memory.hold(client, id);
         let Memory { streams, feeds, used, .. } = memory;
-        let silence = |car: &CarId| used.get(car).map_or(Duration::ZERO, Instant::elapsed);
         let fed = streams.used(id, sender, |car| {
             if feeds.iter().any(|(of, fed)| *of != client && fed == car) {
                 State::Fed
-            } else if self.intake.stint(car).is_some() && silence(car) <= self.resume_after {
+            } else if self.intake.stint(car).is_some()
+                && used.get(car).is_none_or(|used| used.elapsed() <= self.resume_after)
+            {
                 State::Left
             } else {
                 State::Over
@@ -248,14 +250,13 @@ impl Host for Publishers {
     ) -> Vec<Result<(), Refusal>> {
         let texts: Vec<Box<RawValue>> = frames.iter().map(|&frame| frame.to_owned()).collect();
         let bytes = texts.iter().map(|text| text.get().len()).sum();
-        let parse = move || {
+        let (parsed, driver) = offload::parse(bytes, move || {
             let driver = texts.first().and_then(|text| driver(text));
             let frames = texts.iter().map(|text| Frame::verbatim(text.get().as_bytes()));
             Ok((frames.collect::<Vec<_>>(), driver))
-        };
-        let (parsed, driver) = offload::parse(bytes, parse)
-            .await
-            .unwrap_or_else(|refused| (vec![Err(refused); frames.len()], None));
+        })
+        .await
+        .unwrap_or_else(|refused| (vec![Err(refused); frames.len()], None));
         let samples = parsed.into_iter().map(|frame| frame.map(Sample::Telemetry)).collect();
         let kept = self.keep(client, id, samples, Sender { driver, setup: None }).await;
         let newest = kept.iter().zip(frames).rev().find(|(kept, _)| kept.is_ok());
@@ -268,11 +269,11 @@ impl Host for Publishers {
 
     async fn keep_setup(&self, client: Client, id: &str, setup: Setup) -> Result<(), Refusal> {
         let text = setup.clone();
-        let parse = move || {
+        let parsed = offload::parse(setup.setup.get().len(), move || {
             let timestamp = text.timestamp.as_deref().map_or("null", RawValue::get);
             CarSetup::parse(text.setup.get().as_bytes())?.with_timestamp(timestamp)
-        };
-        let parsed = offload::parse(setup.setup.get().len(), parse).await;
+        })
+        .await;
         let fingerprint = parsed.as_ref().ok().map(CarSetup::fingerprint);
         let sender = Sender { driver: None, setup: fingerprint };
         let sample = parsed.map(Sample::Setup);
@@ -335,8 +336,8 @@ impl Memory {
     /// Assigns an id to a client; false if there is no room for another id.
     fn give(&mut self, client: Client, id: &str) -> bool {
         let Self { streams, ids, .. } = self;
-        let is_connected = |id: &str| ids.values().flatten().any(|held| held == id);
-        let is_given = streams.give(id, is_connected);
+        let is_given =
+            streams.give(id, |id| ids.values().flatten().any(|connected| connected == id));
         if is_given {
             self.hold(client, id);
         }

@@ -129,12 +129,13 @@ impl Streams {
     /// one, but never the id of a connected publisher.
     pub(super) fn give(&mut self, id: &str, is_connected: impl Fn(&str) -> bool) -> bool {
         if self.ids.len() >= MAX_STREAMS {
-            let is_free = |given: &AssignedId| !is_connected(&given.id);
-            let unused = |given: &AssignedId| given.car.is_none() && is_free(given);
-            let free = self.ids.iter().position(unused);
-            let Some(index) = free.or_else(|| self.ids.iter().position(is_free)) else {
-                return false;
-            };
+            let oldest_free = self
+                .ids
+                .iter()
+                .enumerate()
+                .filter(|(_, assigned)| !is_connected(&assigned.id))
+                .min_by_key(|(_, assigned)| assigned.car.is_some());
+            let Some((index, _)) = oldest_free else { return false };
             self.ids.remove(index);
         }
         self.ids.push(AssignedId { id: id.into(), car: None });
@@ -225,8 +226,8 @@ fn left_by(
     sender: &Sender,
     state: impl Fn(&CarId) -> State,
 ) -> Option<CarId> {
-    let is_going = |known: &&PublisherStream| state(&known.car) != State::Over;
-    let going: Vec<&PublisherStream> = streams.iter().filter(is_going).collect();
+    let going: Vec<&PublisherStream> =
+        streams.iter().filter(|known| state(&known.car) != State::Over).collect();
     let left = going.iter().filter(|known| state(&known.car) == State::Left);
     let of_sender: Vec<_> = left.clone().filter(|known| sender.is(&known.sender)).collect();
     let chosen = match of_sender[..] {
@@ -255,8 +256,9 @@ fn last<T>(list: &mut [T], is_meant: impl Fn(&T) -> bool) -> Option<&mut T> {
 /// overlap.
 pub(super) async fn save(file: &Path, text: serde_json::Result<String>) -> io::Result<()> {
     let (file, text) = (file.to_owned(), text?);
-    let replace = move || crate::queue::replace_undurably(&file, text.as_bytes());
-    tokio::task::spawn_blocking(replace).await.map_err(io::Error::other)?
+    tokio::task::spawn_blocking(move || crate::queue::replace_undurably(&file, text.as_bytes()))
+        .await
+        .map_err(io::Error::other)?
 }
 
 #[cfg(test)]
@@ -306,12 +308,17 @@ mod tests {
         assert_eq!(streams.place("1"), Some(PageTarget::Page("c")));
     }
 
+    fn use_of(streams: &mut Streams, id: &str, sender: Sender, state: State) -> String {
+        give(streams, id);
+        streams.used(id, sender, |_| state).unwrap().0.0.to_string()
+    }
+
+    fn is_known(streams: &mut Streams, id: &str) -> bool {
+        streams.used(id, nobody(), |_| State::Over).is_some()
+    }
+
     #[test]
     fn a_returning_publisher_resumes_its_car_unless_ambiguous() {
-        let use_of = |streams: &mut Streams, id: &str, sender: Sender, state: State| {
-            give(streams, id);
-            streams.used(id, sender, |_| state).unwrap().0.0.to_string()
-        };
         let mut streams = Streams::default();
         // The only stream is resumed even by another driver: it is the same car.
         assert_eq!(use_of(&mut streams, "a", driver("Zoë"), State::Over), "a");
@@ -334,13 +341,11 @@ mod tests {
     fn the_least_recently_used_session_id_is_evicted_first() {
         let mut streams = Streams::default();
         (0..MAX_STREAMS).for_each(|number| give(&mut streams, &number.to_string()));
-        let is_known =
-            |id: &str, streams: &mut Streams| streams.used(id, nobody(), |_| State::Over).is_some();
-        assert!(is_known("0", &mut streams));
+        assert!(is_known(&mut streams, "0"));
         give(&mut streams, &MAX_STREAMS.to_string());
-        assert!(is_known("0", &mut streams));
-        assert!(!is_known("1", &mut streams));
-        assert!(is_known("2", &mut streams));
+        assert!(is_known(&mut streams, "0"));
+        assert!(!is_known(&mut streams, "1"));
+        assert!(is_known(&mut streams, "2"));
         for number in 0..2 * MAX_PAGES as u64 {
             streams.show(StintId(number), "a");
         }

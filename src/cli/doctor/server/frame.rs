@@ -119,12 +119,13 @@ fn say(report: &mut Report, manners: &PublishBehavior) {
         );
         return;
     }
-    match acknowledges {
-        true => report.ok("it acknowledges a frame in a test session"),
-        false => report.warning(
+    if *acknowledges {
+        report.ok("it acknowledges a frame in a test session");
+    } else {
+        report.warning(
             "it acknowledges nothing",
             "make its handlers return, or set delivery.proof = \"echo\" if it sends frames back",
-        ),
+        );
     }
     match (echoes, shows) {
         (true, _) => report.ok("it sends a frame to all viewers"),

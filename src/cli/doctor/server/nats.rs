@@ -11,16 +11,16 @@ use crate::sink::{Sink, SinkError};
 pub(super) async fn look(report: &mut Report, config: &Config) {
     let mut nats = Nats::new(config);
     let limit = config.delivery.open_timeout;
-    let late = |_| Err(SinkError::Timeout(limit, "it does not show its stream"));
-    let error = match timeout(limit, nats.open()).await.unwrap_or_else(late) {
-        Ok(_) => {
+    let error = match timeout(limit, nats.open()).await {
+        Ok(Ok(_)) => {
             report.ok(format!(
                 "it speaks NATS, accepts the connection and has the stream {}",
                 nats.server()
             ));
             return;
         }
-        Err(error) => error,
+        Ok(Err(error)) => error,
+        Err(_) => SinkError::Timeout(limit, "it does not show its stream"),
     };
     let advice = match &error {
         SinkError::Refused(_) | SinkError::Proxy(_) => {

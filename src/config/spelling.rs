@@ -1,0 +1,48 @@
+//! The key that an operator probably meant by a misspelled one.
+
+use super::keys::{KEYS, table_names};
+
+/// The maximum number of typos in a name, which is also limited to a third of its length.
+const MAX_TYPOS: usize = 3;
+
+/// The key or table whose name is closest to a misspelled `name`, if one is close enough.
+pub(super) fn nearest_key(name: &str) -> Option<&'static str> {
+    nearest(name, KEYS.iter().map(|key| key.name).chain(table_names()))
+}
+
+/// The element of `known` that is closest to a misspelled `name`, if one is close enough.
+pub(super) fn nearest(
+    name: &str,
+    known: impl Iterator<Item = &'static str>,
+) -> Option<&'static str> {
+    let name = name.to_lowercase();
+    known.filter_map(|known| Some((typos(known, &name)?, known))).min().map(|(_, known)| known)
+}
+
+/// The number of typos in `name` if it means `known`; `None` if it does not.
+fn typos(known: &str, name: &str) -> Option<usize> {
+    // The key without its table, as written at the top of a file.
+    if known.strip_suffix(name).is_some_and(|table| table.ends_with('.')) {
+        return Some(0);
+    }
+    let limit = MAX_TYPOS.min(known.len() / 3);
+    if known.len().abs_diff(name.len()) > limit {
+        return None;
+    }
+    Some(edit_distance(known, name)).filter(|typos| *typos <= limit)
+}
+
+/// The Levenshtein distance in bytes.
+fn edit_distance(one: &str, other: &str) -> usize {
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (i, a) in one.bytes().enumerate() {
+        let mut diagonal = i;
+        row[0] = i + 1;
+        for (j, b) in other.bytes().enumerate() {
+            let replaced = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[other.len()]
+}
