@@ -19,6 +19,7 @@ mod paths;
 mod problem;
 mod proxy;
 mod raw_value;
+mod server_url;
 mod spelling;
 mod toml_file;
 mod units;
@@ -44,10 +45,11 @@ pub(crate) use paths::pc_name;
 pub use paths::{file, log_file, settings};
 pub use problem::{Origin, Problem, Problems, Warning};
 pub use proxy::{InvalidProxyVariable, Proxy, ProxyChoice};
+pub use server_url::{Protocol, ServerUrl};
 pub use toml_file::to_toml;
 pub use units::{parse_duration, parse_size};
 pub(crate) use values::is_loopback;
-pub use values::{AgentName, AgentNames, ParseError, Protocol, ServerUrl};
+pub use values::{AgentName, AgentNames, ParseError};
 /// All settings.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Config {

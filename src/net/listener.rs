@@ -1,11 +1,11 @@
 //! Accepts connections and serves HTTP/1.1 on them. No other file uses hyper's server.
 //!
 //! Each request carries the peer's address as `ConnectInfo<SocketAddr>`, and the connection's
-//! [`KillSwitch`] and [`ReadGate`](super::ReadGate) as extensions.
+//! [`KillSwitch`](super::KillSwitch) and [`ReadGate`](super::ReadGate) as extensions.
 //!
 //! Traps:
 //! - hyper's header timeout also runs between two requests, so one constant covers both.
-//! - An upgraded connection outlives its task in hyper: [`Stream`] holds its slot.
+//! - An upgraded connection outlives its task in hyper: its [`Stream`] holds its slot.
 
 use std::convert::Infallible;
 use std::io;
@@ -24,15 +24,14 @@ use hyper::{Request, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::connections::Slot;
 use super::progress::{Connection, Stalled};
-use super::read_ahead::ReadAhead;
-use super::{Connections, KillSwitch};
+use super::stream::Stream;
+use super::Connections;
 
 /// The maximum time from the connection, or the previous response, to the end of the next request's
 /// head. Prometheus keeps a connection open between scrapes, 15 s by default.
@@ -107,7 +106,7 @@ async fn converse(
     let connection = slot.connection.clone();
     // No value is ever sent: dropping the sender signals that the stream is gone.
     let (alive, gone) = oneshot::channel();
-    let stream = Stream { tcp, slot, read_ahead: ReadAhead::default(), _alive: alive };
+    let stream = Stream::new(tcp, slot, alive);
     let router = TowerToHyperService::new(router);
     let service = service_fn(|request: Request<Incoming>| {
         let (router, connection) = (router.clone(), connection.clone());
@@ -252,84 +251,6 @@ impl Drop for AnswerBody {
     }
 }
 
-/// A TCP connection that fails once killed, and holds its slot until it is dropped.
-struct Stream {
-    tcp: TcpStream,
-    slot: Slot,
-    read_ahead: ReadAhead,
-    _alive: oneshot::Sender<Infallible>,
-}
-
-impl Stream {
-    fn kill_switch(&self) -> &KillSwitch {
-        self.slot.connection.kill_switch()
-    }
-
-    fn note_write<T>(&mut self, written: &Poll<io::Result<T>>) {
-        if written.is_pending() {
-            self.read_ahead.write_waits();
-        }
-        self.slot.connection.sent(written.is_pending());
-    }
-}
-
-impl AsyncRead for Stream {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.kill_switch().check_reader(context)?;
-        ready!(self.slot.connection.read_gate().poll_open(context));
-        ready!(self.read_ahead.poll_may_read(context));
-        let before = buffer.filled().len();
-        let read = ready!(Pin::new(&mut self.tcp).poll_read(context, buffer));
-        self.read_ahead.read(buffer.filled().len() - before);
-        self.slot.connection.received();
-        Poll::Ready(read)
-    }
-}
-
-impl AsyncWrite for Stream {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.kill_switch().check_writer(context)?;
-        let written = Pin::new(&mut self.tcp).poll_write(context, bytes);
-        self.note_write(&written);
-        written
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.kill_switch().check_writer(context)?;
-        // Called when all data has been written.
-        let flushed = ready!(Pin::new(&mut self.tcp).poll_flush(context));
-        self.read_ahead.flushed();
-        Poll::Ready(flushed)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.tcp).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        parts: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.kill_switch().check_writer(context)?;
-        let written = Pin::new(&mut self.tcp).poll_write_vectored(context, parts);
-        self.note_write(&written);
-        written
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.tcp.is_write_vectored()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
@@ -340,6 +261,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::time::timeout;
 
+    use super::super::KillSwitch;
     use super::super::progress::{REQUEST_TIMEOUT, WRITE_TIMEOUT};
     use super::*;
 

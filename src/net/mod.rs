@@ -5,16 +5,18 @@
 //!   requests, responses that the client does not read, unused connections.
 //! - `connections` tracks the open connections of one listener and chooses which one to close at a
 //!   limit.
-//! - `progress` tracks the state of one connection.
+//! - `stream` is the TCP connection that hyper reads and writes; `progress` tracks its state.
 //! - `kill_switch` breaks a connection from the server side.
 //! - `read_gate` stops and resumes the reading from a connection.
 //! - `read_ahead` limits how much is read from a client that does not read.
+//! - `loopback_guard` decides which requests are admitted; `host_kind` classifies their host names.
 //! - `open_files` keeps the connections below the open-files limit of the process.
 
 use std::time::Duration;
 
 pub(crate) mod body;
 pub(crate) mod connections;
+mod host_kind;
 pub(crate) mod http_client;
 pub(crate) mod kill_switch;
 pub(crate) mod listener;
@@ -24,6 +26,7 @@ pub(crate) mod page;
 mod progress;
 mod read_ahead;
 mod read_gate;
+mod stream;
 
 pub(crate) use self::connections::Connections;
 pub(crate) use self::kill_switch::KillSwitch;
