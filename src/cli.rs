@@ -13,12 +13,13 @@ mod log;
 pub mod man;
 mod priority;
 mod private_file;
+mod progress;
 pub mod queue;
 pub mod reload;
 pub mod replay;
 pub mod run;
 pub mod serve;
-pub mod settings;
+pub(crate) mod settings;
 pub mod simulate;
 mod terminal;
 

@@ -35,19 +35,19 @@ pub(crate) use access::check_token;
 pub use access::{Auth, Headers, Secret};
 pub use change::Change;
 pub use credential_file::CredentialFile;
-pub(crate) use destination::table_of;
-pub use destination::{SERVER, with_keys_of};
+pub use destination::SERVER;
+pub(crate) use destination::{table_of, with_keys_of};
 pub(crate) use keys::secrets;
 pub use keys::{reference, values};
 pub use lmu::*;
-pub use load::{Loaded, Overrides, load, process_environment};
+pub(crate) use load::process_environment;
+pub use load::{Loaded, Overrides, load};
 pub(crate) use paths::pc_name;
 pub use paths::{file, log_file, settings};
 pub use problem::{Origin, Problem, Problems, Warning};
 pub use proxy::{InvalidProxyVariable, Proxy, ProxyChoice};
 pub use server_url::{Protocol, ServerUrl};
 pub use toml_file::to_toml;
-pub use units::{parse_duration, parse_size};
 pub(crate) use values::is_loopback;
 pub use values::{AgentName, AgentNames, ParseError};
 /// All settings.
@@ -65,7 +65,8 @@ pub struct Config {
     pub stint: StintConfig,
     pub delivery: DeliveryConfig,
     pub source: SourceConfig,
-    pub metrics: MetricsConfig,
+    /// The admin address: status page, metrics, health, readiness. Clients on this PC need no token.
+    pub metrics: ListenerConfig,
     pub serve: ServeConfig,
     pub log: LogConfig,
 }
@@ -213,8 +214,10 @@ pub enum ProofChoice {
 pub struct SourceConfig {
     pub lmu: LmuConfig,
     pub stdin: StdinConfig,
-    pub http: HttpConfig,
-    pub socketio: SocketioConfig,
+    /// Samples and setups that other programs post.
+    pub http: ListenerConfig,
+    /// The agent acts as the dashboard server of an existing publisher.
+    pub socketio: ListenerConfig,
     pub nats: NatsConfig,
     pub file: FileConfig,
     pub simulator: SimulatorConfig,
@@ -237,9 +240,9 @@ pub struct StdinConfig {
     pub receipts: bool,
 }
 
-/// The HTTP source: samples and setups that other programs post.
+/// An address that other programs connect to.
 #[derive(Clone, Debug, PartialEq)]
-pub struct HttpConfig {
+pub struct ListenerConfig {
     pub enabled: bool,
     pub listen: SocketAddr,
     /// The token that clients must send; without one only this PC may connect.
@@ -247,14 +250,11 @@ pub struct HttpConfig {
     pub token_file: Option<CredentialFile>,
 }
 
-/// The Socket.IO source: the agent acts as the dashboard server of an existing publisher.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SocketioConfig {
-    pub enabled: bool,
-    pub listen: SocketAddr,
-    /// The token that publishers must send; without one only this PC may connect.
-    pub token: Secret,
-    pub token_file: Option<CredentialFile>,
+impl ListenerConfig {
+    fn on_this_pc(enabled: bool, port: u16) -> Self {
+        let listen = (Ipv4Addr::LOCALHOST, port).into();
+        Self { enabled, listen, token: Secret::default(), token_file: None }
+    }
 }
 
 /// The NATS source. When enabled, this agent is a hub: it receives what the agents of a league
@@ -289,16 +289,6 @@ pub struct SimulatorConfig {
     pub enabled: bool,
     /// The same seed drives the same race.
     pub seed: u64,
-}
-
-/// The admin address: status page, metrics, health, readiness.
-#[derive(Clone, Debug, PartialEq)]
-pub struct MetricsConfig {
-    pub enabled: bool,
-    pub listen: SocketAddr,
-    /// The token that other machines must send to scrape; without one only this PC may connect.
-    pub token: Secret,
-    pub token_file: Option<CredentialFile>,
 }
 
 /// The dashboard server of `pitwire serve`.
@@ -388,18 +378,8 @@ impl Default for Config {
             source: SourceConfig {
                 lmu: LmuConfig::default(),
                 stdin: StdinConfig { enabled: true, receipts: false },
-                http: HttpConfig {
-                    enabled: true,
-                    listen: (Ipv4Addr::LOCALHOST, 9185).into(),
-                    token: Secret::default(),
-                    token_file: None,
-                },
-                socketio: SocketioConfig {
-                    enabled: false,
-                    listen: (Ipv4Addr::LOCALHOST, 9186).into(),
-                    token: Secret::default(),
-                    token_file: None,
-                },
+                http: ListenerConfig::on_this_pc(true, 9185),
+                socketio: ListenerConfig::on_this_pc(false, 9186),
                 nats: NatsConfig {
                     enabled: false,
                     url: ServerUrl::local_nats(),
@@ -413,12 +393,7 @@ impl Default for Config {
                 file: FileConfig { path: None, speed: 1.0 },
                 simulator: SimulatorConfig { enabled: false, seed: 1 },
             },
-            metrics: MetricsConfig {
-                enabled: true,
-                listen: (Ipv4Addr::LOCALHOST, 9184).into(),
-                token: Secret::default(),
-                token_file: None,
-            },
+            metrics: ListenerConfig::on_this_pc(true, 9184),
             serve: ServeConfig::default(),
             log: LogConfig { level: LogLevel::Info, format: LogFormat::Text, file: None },
         }

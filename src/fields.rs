@@ -22,8 +22,8 @@ mod verbatim;
 
 pub(crate) use self::change::text_fingerprint;
 pub use self::frame::{Frame, map};
+pub use self::json::MAX_OBJECT_KEYS;
 pub(crate) use self::json::{Json, decoded, elements, is_json, members, parse, text};
-pub use self::json::{MAX_OBJECT_KEYS, MAX_SAMPLE_VALUES};
 pub use self::setup::Setup;
 pub use self::table::columns;
 pub(crate) use self::verbatim::without_non_finite;

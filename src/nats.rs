@@ -268,19 +268,17 @@ fn options(
         .request_timeout(Some(server.request_timeout))
         .ping_interval(NATS_PING_INTERVAL)
         .ignore_discovered_servers()
-        .reconnect_delay_callback(move |_| match is_first.swap(false, Ordering::Relaxed) {
-            true => Duration::ZERO,
-            false => NEVER,
+        .reconnect_delay_callback(move |_| {
+            if is_first.swap(false, Ordering::Relaxed) { Duration::ZERO } else { NEVER }
         })
         .event_callback(move |event| {
-            let ending = ending(&event, &secrets);
-            end.send_if_modified(|end| {
-                let is_news = end.is_none() && ending.is_some();
-                if is_news {
-                    *end = ending;
-                }
-                is_news
-            });
+            if let Some(reason) = ending(&event, &secrets) {
+                end.send_if_modified(|end| {
+                    let is_first = end.is_none();
+                    end.get_or_insert(reason);
+                    is_first
+                });
+            }
             async {}
         });
     if let Some(token) = login.token.clone() {

@@ -67,18 +67,7 @@ pub(super) fn set_level(level: LogLevel) {
 fn filter(level: LogLevel) -> EnvFilter {
     // The libraries log much at the finer levels, including session ids.
     let libraries = "rust_socketio=off,rust_engineio=off,tungstenite=off,sled=off,engineioxide=off,async_nats=off";
-    EnvFilter::new(format!("{},{libraries}", word(level)))
-}
-
-fn word(level: LogLevel) -> &'static str {
-    match level {
-        LogLevel::Off => "off",
-        LogLevel::Error => "error",
-        LogLevel::Warn => "warn",
-        LogLevel::Info => "info",
-        LogLevel::Debug => "debug",
-        LogLevel::Trace => "trace",
-    }
+    EnvFilter::new(format!("{},{libraries}", level.as_str()))
 }
 
 /// Writer that escapes line breaks and control characters, so that an entry is always one line and

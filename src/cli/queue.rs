@@ -18,7 +18,7 @@ use std::path::PathBuf;
 use clap::Subcommand;
 
 use self::access::{Access, Examiner, ToolError, Walk};
-use crate::cli::terminal::Progress;
+use crate::cli::progress::Progress;
 use crate::cli::{Exit, eprint_line, print};
 use crate::entry::{MAX_SEQ, Seq};
 use crate::tools::Moved;

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::agent::Until;
-use crate::cli::terminal::{Rate, colored, how_far};
+use crate::cli::progress::{Rate, how_far};
+use crate::cli::terminal::colored;
 use crate::cli::{Exit, eprint_line, log, run, set_all};
 use crate::config::{self, Config, Overrides};
 use crate::status::{StatusSnapshot, count};

@@ -53,7 +53,7 @@ impl Settings {
 
     /// Loads the configuration with these options, or returns its problems as a list. Fails only if
     /// the options are malformed.
-    pub fn try_load(&self) -> Result<Result<Loaded, Problems>, String> {
+    pub(crate) fn try_load(&self) -> Result<Result<Loaded, Problems>, String> {
         let overrides = self.overrides()?;
         let file = config::file(self.config.clone());
         Ok(config::load(file.as_deref(), config::process_environment(), &overrides))

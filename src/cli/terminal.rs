@@ -4,22 +4,17 @@
 //! While there is a status line, only a dedicated thread writes: the user can stop a terminal, with
 //! Ctrl-S or a click into a Windows console, and then writes to it block. The agent must not block.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use console::Term;
 
-use crate::agent::LINE_INTERVAL;
 use crate::status::{Badge, Severity};
-
-/// The window over which the status line averages its rates and the remaining time.
-const RATE_WINDOW: Duration = Duration::from_secs(10);
 
 /// The maximum texts that wait for a stopped terminal; further log lines are discarded.
 const TERMINAL_TEXTS: usize = 256;
@@ -210,127 +205,4 @@ fn writer() -> MutexGuard<'static, Option<SyncSender<Piece>>> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Shows the progress of a task on the status line.
-#[derive(Debug)]
-pub(super) struct Progress {
-    line: Option<Line>,
-    what: String,
-    of: u64,
-    rate: Rate,
-    looked: Option<Instant>,
-}
-
-impl Progress {
-    /// Begins a task of `of` entries or bytes, with none done yet.
-    pub(super) fn begin(what: impl Into<String>, of: u64) -> Self {
-        // A tool must not lose its output, so it waits for a stopped terminal without a limit.
-        let line = Line::begin(Duration::MAX);
-        let mut progress =
-            Self { line, what: what.into(), of, rate: Rate::default(), looked: None };
-        progress.at(0);
-        progress
-    }
-
-    /// Creates a progress that is not shown.
-    pub(super) fn hidden() -> Self {
-        Self { line: None, what: String::new(), of: 0, rate: Rate::default(), looked: None }
-    }
-
-    /// Sets the number of entries or bytes that are done.
-    pub(super) fn at(&mut self, done: u64) {
-        let Some(line) = &self.line else { return };
-        let now = Instant::now();
-        let is_soon = self.looked.is_some_and(|looked| now - looked < LINE_INTERVAL);
-        if is_soon && done < self.of {
-            return;
-        }
-        self.looked = Some(now);
-        let rate = self.rate.look(now, done as f64);
-        line.show(format!("{}: {}", self.what, how_far(done as f64, self.of as f64, rate)));
-    }
-}
-
-/// Formats progress, such as "40 %, 14 s left"; `rate` is per second.
-pub(super) fn how_far(done: f64, of: f64, rate: Option<f64>) -> String {
-    if done >= of {
-        return "100 %".into();
-    }
-    let percent = (100.0 * done / of).floor();
-    match rate.filter(|rate| *rate > 0.0) {
-        Some(rate) => format!("{percent} %, {} left", span((of - done) / rate)),
-        None => format!("{percent} %"),
-    }
-}
-
-/// Formats a number of seconds for people.
-fn span(seconds: f64) -> String {
-    // Cap absurd estimates.
-    let seconds = seconds.ceil().min(360_000_000.0) as u64;
-    match seconds.div_ceil(60) {
-        0..=1 => format!("{seconds} s"),
-        minutes @ 2..60 => format!("{minutes} min"),
-        minutes => format!("{} h {} min", minutes / 60, minutes % 60),
-    }
-}
-
-/// Measures how fast a number grows, over the last [`RATE_WINDOW`].
-#[derive(Debug, Default)]
-pub(super) struct Rate(VecDeque<(Instant, f64)>);
-
-impl Rate {
-    /// Adds a measurement and returns the growth per second; `None` for the first one.
-    pub(super) fn look(&mut self, now: Instant, number: f64) -> Option<f64> {
-        self.0.push_back((now, number));
-        while self.0.get(1).is_some_and(|(at, _)| now - *at >= RATE_WINDOW) {
-            self.0.pop_front();
-        }
-        let (at, first) = *self.0.front()?;
-        let seconds = (now - at).as_secs_f64();
-        (seconds > 0.0).then(|| (number - first).max(0.0) / seconds)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn progress_shows_percent_done_and_time_left() {
-        for (done, of, rate, said) in [
-            (0.0, 200.0, None, "0 %"),
-            (50.0, 200.0, Some(0.0), "25 %"),
-            (50.0, 200.0, Some(10.0), "25 %, 15 s left"),
-            (199.9, 200.0, Some(10.0), "99 %, 1 s left"),
-            (0.0, 600.0, Some(10.0), "0 %, 60 s left"),
-            (0.0, 601.0, Some(10.0), "0 %, 2 min left"),
-            (0.0, 71_990.0, Some(10.0), "0 %, 2 h 0 min left"),
-            (0.0, 1e300, Some(1e-9), "0 %, 100000 h 0 min left"),
-            (200.0, 200.0, Some(10.0), "100 %"),
-            (300.0, 200.0, None, "100 %"),
-            (0.0, 0.0, None, "100 %"),
-        ] {
-            assert_eq!(how_far(done, of, rate), said);
-        }
-    }
-
-    #[test]
-    fn a_rate_is_averaged_over_the_last_seconds() {
-        let mut rate = Rate::default();
-        let start = Instant::now();
-        let mut look = |second: u64, number: u64| {
-            rate.look(start + Duration::from_secs(second), number as f64)
-        };
-        assert_eq!(look(0, 1000), None);
-        assert_eq!(look(1, 1002), Some(2.0));
-        assert_eq!(look(2, 1000), Some(0.0), "less is no rate");
-        for second in 3..=30 {
-            look(second, 1000 + 5 * second);
-        }
-        assert_eq!(look(31, 1150), Some(4.5));
-        // A task with steps longer than the window still has a rate.
-        assert_eq!(look(61, 1450), Some(10.0));
-        assert!(rate.0.len() < 13, "{rate:?}");
-    }
 }

@@ -19,7 +19,7 @@ pub struct Secret(String);
 
 impl Secret {
     /// The text, to be sent to the server and nowhere else.
-    pub fn reveal(&self) -> Option<&str> {
+    pub(crate) fn reveal(&self) -> Option<&str> {
         Some(self.0.as_str()).filter(|text| !text.is_empty())
     }
 }
@@ -137,7 +137,7 @@ pub struct Auth(Option<serde_json::Value>);
 
 impl Auth {
     /// The payload, to be sent to the server and nowhere else.
-    pub fn reveal(&self) -> Option<&serde_json::Value> {
+    pub(crate) fn reveal(&self) -> Option<&serde_json::Value> {
         self.0.as_ref()
     }
 }

@@ -1,15 +1,15 @@
 //! Checks across keys: values that are valid by themselves but contradict each other.
 
 use std::env;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use super::destination;
 use super::load::Loading;
 use super::units::show_duration;
 use super::values::is_loopback;
 use super::{
-    Config, Origin, ProofChoice, Protocol, ProxyChoice, ServerConfig, ServerUrl, SessionChoice,
-    SourceConfig, TransportChoice, Warning, check_token,
+    Config, ListenerConfig, Origin, ProofChoice, Protocol, ProxyChoice, Secret, ServerConfig,
+    ServerUrl, SessionChoice, TransportChoice, Warning, check_token,
 };
 
 impl Loading {
@@ -37,15 +37,18 @@ impl Loading {
 
     fn check_listen(&mut self) {
         let Config { source, metrics, .. } = &self.config;
-        let listens = [
-            ("source.http.listen", source.http.enabled, source.http.listen),
-            ("source.socketio.listen", source.socketio.enabled, source.socketio.listen),
-            ("metrics.listen", metrics.enabled, metrics.listen),
-        ];
-        let on: Vec<_> = listens.iter().filter(|(_, enabled, _)| *enabled).collect();
-        for (index, &&(key, _, listen)) in on.iter().enumerate() {
-            let taken = on[..index].iter().find(|(_, _, other)| overlap(*other, listen));
-            if let Some(&&(other, ..)) = taken
+        let on: Vec<_> = [
+            ("source.http.listen", &source.http),
+            ("source.socketio.listen", &source.socketio),
+            ("metrics.listen", metrics),
+        ]
+        .into_iter()
+        .filter(|(_, listener)| listener.enabled)
+        .map(|(key, listener)| (key, listener.listen))
+        .collect();
+        for (index, &(key, listen)) in on.iter().enumerate() {
+            let taken = on[..index].iter().find(|(_, other)| overlap(*other, listen));
+            if let Some(&(other, _)) = taken
                 && self.sound(&[other, key])
             {
                 let message = format!(
@@ -59,39 +62,39 @@ impl Loading {
     /// Requires a token for every listener that other machines can reach, and rejects weak tokens.
     fn check_listen_tokens(&mut self) {
         let Config { source, metrics, serve, .. } = self.config.clone();
-        let SourceConfig { http, socketio, .. } = source;
-        // The address of `pitwire serve` is a flag, which that command checks.
-        let of_serve = Ipv4Addr::LOCALHOST;
-        for (table, enabled, ip, token, token_file) in [
-            ("source.http", http.enabled, http.listen.ip(), http.token, http.token_file),
-            (
-                "source.socketio",
-                socketio.enabled,
-                socketio.listen.ip(),
-                socketio.token,
-                socketio.token_file,
-            ),
-            ("metrics", metrics.enabled, metrics.listen.ip(), metrics.token, metrics.token_file),
-            ("serve", true, of_serve.into(), serve.token, serve.token_file),
+        for (table, listener) in [
+            ("source.http", source.http),
+            ("source.socketio", source.socketio),
+            ("metrics", metrics),
         ] {
+            let ListenerConfig { enabled, listen, token, token_file } = listener;
             let listen_key = format!("{table}.listen");
             let token_key = format!("{table}.token");
-            if let Some(token) = token.reveal() {
-                if let Err(error) = check_token(token) {
-                    let message = format!("\"***\" is a token that {error}");
-                    self.problem(self.origin(&[&token_key]), Some(&token_key), message);
-                }
-            } else if enabled
+            self.check_token(&token_key, &token);
+            if enabled
+                && token.reveal().is_none()
                 && token_file.is_none()
-                && !is_loopback(ip)
+                && !is_loopback(listen.ip())
                 && self.sound(&[&listen_key, &token_key])
             {
                 let message = format!(
-                    "\"{ip}\" lets other machines in; write {token_key}, 16 characters or more \
-                     that they must send, or listen on \"127.0.0.1\""
+                    "\"{}\" lets other machines in; write {token_key}, 16 characters or more \
+                     that they must send, or listen on \"127.0.0.1\"",
+                    listen.ip()
                 );
                 self.problem(self.origin(&[&listen_key]), Some(&listen_key), message);
             }
+        }
+        // The address of `pitwire serve` is a flag, which that command checks.
+        self.check_token("serve.token", &serve.token);
+    }
+
+    fn check_token(&mut self, key: &str, token: &Secret) {
+        if let Some(token) = token.reveal()
+            && let Err(error) = check_token(token)
+        {
+            let message = format!("\"***\" is a token that {error}");
+            self.problem(self.origin(&[key]), Some(key), message);
         }
     }
 

@@ -130,7 +130,7 @@ pub(crate) fn table_of(destination: &str) -> String {
 }
 
 /// Replaces the key names of `[server]` in a text with those of a destination.
-pub fn with_keys_of(text: &str, destination: &str) -> String {
+pub(crate) fn with_keys_of(text: &str, destination: &str) -> String {
     if destination == SERVER {
         return text.to_owned();
     }

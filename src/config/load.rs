@@ -50,7 +50,7 @@ impl Loaded {
 }
 
 /// The environment variables of this process for [`load`], with U+FFFD for invalid UTF-8.
-pub fn process_environment() -> impl Iterator<Item = (String, String)> {
+pub(crate) fn process_environment() -> impl Iterator<Item = (String, String)> {
     env::vars_os().map(|(name, value)| {
         (name.to_string_lossy().into_owned(), value.to_string_lossy().into_owned())
     })

@@ -22,7 +22,7 @@ const SIZES: [(&str, u64); 9] = [
 ];
 
 /// Parses a whole number and a unit, `ms`, `s`, `min`, `h` or `d`: `200ms`, `30 min`, `7d`.
-pub fn parse_duration(text: &str) -> Result<Duration, ParseError> {
+pub(super) fn parse_duration(text: &str) -> Result<Duration, ParseError> {
     let (number, unit) = split(text).ok_or(ParseError("is not a duration"))?;
     if unit.is_empty() {
         return Err(ParseError("has no unit"));
@@ -33,7 +33,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, ParseError> {
 }
 
 /// Parses a size: a whole number, optionally with a unit, `B`, `KB` to `TB` or `KiB` to `TiB`.
-pub fn parse_size(text: &str) -> Result<u64, ParseError> {
+pub(super) fn parse_size(text: &str) -> Result<u64, ParseError> {
     let (number, unit) = split(text).ok_or(ParseError("is not a size"))?;
     let unit = if unit.is_empty() { "B" } else { unit };
     let factor = factor(&SIZES, unit).ok_or(ParseError("is not a size"))?;

@@ -274,6 +274,17 @@ impl Textual for SocketAddr {
 /// A value that is one of a fixed set of words.
 trait Choice: Copy + PartialEq + 'static {
     const WORDS: &'static [(&'static str, Self)];
+
+    fn word(self) -> &'static str {
+        Self::WORDS.iter().find(|(_, value)| *value == self).map_or("", |(word, _)| word)
+    }
+}
+
+impl LogLevel {
+    /// The word in the configuration and in a log filter.
+    pub(crate) fn as_str(self) -> &'static str {
+        self.word()
+    }
 }
 
 impl Choice for WhenFull {
@@ -327,8 +338,7 @@ impl<T: Choice> Textual for T {
     }
 
     fn show(&self) -> String {
-        let word = T::WORDS.iter().find(|(_, value)| value == self);
-        word.map_or_else(String::new, |(word, _)| (*word).into())
+        self.word().into()
     }
 
     fn allowed(&self) -> String {

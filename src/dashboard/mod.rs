@@ -10,7 +10,7 @@
 //!   64 MiB, plus 64 KiB for each of up to 512 clients; an unfinished message takes up to 2 MB.
 
 mod http;
-pub mod schema;
+mod schema;
 mod sessions;
 
 use std::convert::Infallible;
@@ -98,7 +98,11 @@ impl Server {
     ///
     /// # Errors
     /// If the address cannot be bound, or no thread can be started.
-    pub fn start_for(addr: SocketAddr, behaviour: Behaviour, access: Access) -> io::Result<Self> {
+    pub(crate) fn start_for(
+        addr: SocketAddr,
+        behaviour: Behaviour,
+        access: Access,
+    ) -> io::Result<Self> {
         let hub = Arc::new(Hub::new(behaviour, access));
         let (stop, stopped) = oneshot::channel();
         let (life, ended) = oneshot::channel();

@@ -61,7 +61,7 @@ const WHEELS: [&str; 4] = ["fl", "fr", "rl", "rr"];
 ///
 /// Checks the two events with data, `telemetry_update` and `setup_data`, and accepts all others.
 /// Stricter than some servers in one point: `3.0` is not an integer.
-pub fn refuses(event: &str, envelope: &Value) -> Option<String> {
+pub(super) fn refuses(event: &str, envelope: &Value) -> Option<String> {
     match event {
         "telemetry_update" => check_telemetry_update(envelope).err(),
         "setup_data" => check_setup_data(envelope).err(),

@@ -59,7 +59,7 @@ impl Frame {
     ///
     /// # Errors
     /// Refused if it is not an object, or exceeds the limits of [`Frame::parse`].
-    pub fn verbatim(text: &[u8]) -> Result<Self, Refused> {
+    pub(crate) fn verbatim(text: &[u8]) -> Result<Self, Refused> {
         let text = json::text(text)?;
         Self::as_it_came(json::object(&json::parse(&text)?)?, &text)
     }

@@ -25,7 +25,7 @@ pub const MAX_OBJECT_KEYS: usize = 10_000;
 /// The maximum values (objects, arrays, numbers, texts, booleans and nulls) of a sample or setup. A
 /// value takes about 100 bytes of memory during parsing, 10 MB in all. The largest setup of a game
 /// has a few thousand values.
-pub const MAX_SAMPLE_VALUES: usize = 100_000;
+pub(crate) const MAX_SAMPLE_VALUES: usize = 100_000;
 
 /// A JSON value that borrows its strings from the parsed text.
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -61,7 +61,7 @@ impl Setup {
     ///
     /// # Errors
     /// Refused if the timestamp is longer than 1024 bytes or is not JSON.
-    pub fn with_timestamp(self, timestamp: &str) -> Result<Self, Refused> {
+    pub(crate) fn with_timestamp(self, timestamp: &str) -> Result<Self, Refused> {
         if timestamp.len() > MAX_TIMESTAMP_BYTES {
             let bytes = timestamp.len();
             let message =
@@ -89,7 +89,7 @@ impl Setup {
 
     /// The JSON text of an entry: an object with the setup and its timestamp, `captured_at` if the
     /// sender sent none.
-    pub fn entry_json(&self, captured_at: CapturedAt) -> String {
+    pub(crate) fn entry_json(&self, captured_at: CapturedAt) -> String {
         let setup = &self.json;
         match &self.timestamp {
             Some(timestamp) => format!(r#"{{"timestamp":{timestamp},"setup":{setup}}}"#),

@@ -28,10 +28,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::Connections;
 use super::connections::Slot;
 use super::progress::{Connection, Stalled};
 use super::stream::Stream;
-use super::Connections;
 
 /// The maximum time from the connection, or the previous response, to the end of the next request's
 /// head. Prometheus keeps a connection open between scrapes, 15 s by default.

@@ -56,7 +56,10 @@ impl Access {
     ///
     /// # Errors
     /// If the token file cannot be read or has no usable token.
-    pub fn to_listener(token: &Secret, token_file: Option<&CredentialFile>) -> io::Result<Self> {
+    pub(crate) fn to_listener(
+        token: &Secret,
+        token_file: Option<&CredentialFile>,
+    ) -> io::Result<Self> {
         let token = read_token(token, token_file)?;
         Ok(if token.reveal().is_some() { Self::Token(token) } else { Self::ThisPc })
     }
@@ -65,7 +68,10 @@ impl Access {
     ///
     /// # Errors
     /// If the token file cannot be read or has no usable token.
-    pub fn to_metrics(token: &Secret, token_file: Option<&CredentialFile>) -> io::Result<Self> {
+    pub(crate) fn to_metrics(
+        token: &Secret,
+        token_file: Option<&CredentialFile>,
+    ) -> io::Result<Self> {
         read_token(token, token_file).map(Self::ThisPcOrToken)
     }
 }

@@ -36,7 +36,7 @@ use crate::sink::JOIN_TIMEOUT;
 
 /// A dashboard server.
 #[derive(Debug)]
-pub struct Dashboard {
+pub(crate) struct Dashboard {
     url: String,
     open_timeout: Duration,
     request_timeout: Duration,
@@ -51,7 +51,7 @@ pub struct Dashboard {
 
 impl Dashboard {
     /// Creates the sink for the configured server.
-    pub fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config) -> Self {
         Self {
             url: config.server.url.to_string(),
             open_timeout: config.delivery.open_timeout,
@@ -206,7 +206,7 @@ async fn connect(
 
 /// A connection to a dashboard server.
 #[derive(Debug)]
-pub struct DashboardLink {
+pub(crate) struct DashboardLink {
     connection: Connection<ServerEvent>,
     listening: Listening,
     secrets: Secrets,

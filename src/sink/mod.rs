@@ -4,13 +4,13 @@
 //! A [`Sink`] opens a [`Link`]; any error ends the link. This module does not retry, sleep or
 //! access the queue: that is the task of the `session` module.
 
-pub mod dashboard;
-pub mod diagnosis;
+pub(crate) mod dashboard;
+pub(crate) mod diagnosis;
 pub(crate) mod dial;
 pub mod nats;
 pub(crate) mod probe;
-pub mod server;
-pub mod socketio;
+pub(crate) mod server;
+pub(crate) mod socketio;
 
 use std::time::Duration;
 
@@ -194,7 +194,7 @@ impl SinkError {
     }
 
     /// Whether only an operator can end this state, so that a retry is useful rarely.
-    pub fn needs_an_operator(&self) -> bool {
+    pub(crate) fn needs_an_operator(&self) -> bool {
         match self {
             Self::Tls(_) | Self::Auth(_) => true,
             Self::Diagnosed(diagnosis) => diagnosis.needs_an_operator(),

@@ -12,14 +12,14 @@ use crate::entry::{Entry, Seq, StintId};
 
 /// A server of any kind.
 #[derive(Debug)]
-pub enum Server {
+pub(crate) enum Server {
     Dashboard(Box<Dashboard>),
     Nats(Box<Nats>),
 }
 
 impl Server {
     /// Creates the kind of sink that `server.url` selects.
-    pub fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config) -> Self {
         match config.server.url.protocol() {
             Protocol::SocketIo => Self::Dashboard(Box::new(Dashboard::new(config))),
             Protocol::Nats => Self::Nats(Box::new(Nats::new(config))),
@@ -70,7 +70,7 @@ impl Sink for Server {
 
 /// One connection to a server of any kind.
 #[derive(Debug)]
-pub enum ServerLink {
+pub(crate) enum ServerLink {
     Dashboard(Box<DashboardLink>),
     Nats(Box<NatsLink>),
 }

@@ -83,7 +83,7 @@ const WEBSOCKET_HEAD_START: Duration = Duration::from_secs(3);
 
 /// The parameters for opening a connection. Contains secrets, so `Debug` prints only the URL.
 #[derive(Clone)]
-pub struct Address {
+pub(crate) struct Address {
     /// `http://` or `https://` with the Socket.IO path, e.g. `http://localhost:5000/socket.io/`.
     pub url: String,
     /// Time limit for the server to accept the connection.
@@ -109,14 +109,14 @@ impl fmt::Debug for Address {
 
 /// An event to emit, with its argument as JSON text.
 #[derive(Debug)]
-pub struct Outgoing {
+pub(crate) struct Outgoing {
     pub name: &'static str,
     pub json: String,
 }
 
 /// Resolves to the arguments of an acknowledgement, or to an error when the connection ended
 /// before it came.
-pub type AckReceiver = oneshot::Receiver<Value>;
+pub(crate) type AckReceiver = oneshot::Receiver<Value>;
 
 struct Emit {
     events: Vec<Outgoing>,
@@ -127,7 +127,7 @@ struct Emit {
 /// An open connection, with the parsed events of the server. Dropping it ends the connection and
 /// its thread at once.
 #[derive(Debug)]
-pub struct Connection<E> {
+pub(crate) struct Connection<E> {
     transport: Transport,
     emits: mpsc::Sender<Emit>,
     incoming: mpsc::Receiver<E>,
@@ -142,7 +142,7 @@ impl<E: Send + 'static> Connection<E> {
     ///
     /// `read` parses an event's name and first argument, or returns `None` to drop the event. The
     /// result should be small, because a server may send any number of events.
-    pub async fn open(
+    pub(crate) async fn open(
         address: Address,
         read: impl Fn(&str, &Value) -> Option<E> + Send + Sync + 'static,
     ) -> Result<Self, SinkError> {
@@ -232,26 +232,29 @@ impl<E: Send + 'static> Connection<E> {
     }
 
     /// How this connection sends and receives packets.
-    pub fn transport(&self) -> Transport {
+    pub(crate) fn transport(&self) -> Transport {
         self.transport
     }
 
     /// Queues events for the connection, which emits them in this order.
-    pub async fn emit(&mut self, events: Vec<Outgoing>) -> Result<(), SinkError> {
+    pub(crate) async fn emit(&mut self, events: Vec<Outgoing>) -> Result<(), SinkError> {
         self.send(Emit { events, ack: None }).await
     }
 
     /// Like [`Connection::emit`], but requests an acknowledgement of the last event.
     ///
     /// At most one may be pending on a connection: wait for it before requesting the next.
-    pub async fn emit_with_ack(&mut self, events: Vec<Outgoing>) -> Result<AckReceiver, SinkError> {
+    pub(crate) async fn emit_with_ack(
+        &mut self,
+        events: Vec<Outgoing>,
+    ) -> Result<AckReceiver, SinkError> {
         let (ack, receiver) = oneshot::channel();
         self.send(Emit { events, ack: Some(ack) }).await?;
         Ok(receiver)
     }
 
     /// The next event of the server. Cancel-safe.
-    pub async fn next(&mut self) -> Result<E, SinkError> {
+    pub(crate) async fn next(&mut self) -> Result<E, SinkError> {
         tokio::select! {
             biased;
             Some(incoming) = self.incoming.recv() => Ok(incoming),
@@ -260,12 +263,12 @@ impl<E: Send + 'static> Connection<E> {
     }
 
     /// The next event that has already arrived.
-    pub fn try_next(&mut self) -> Option<E> {
+    pub(crate) fn try_next(&mut self) -> Option<E> {
         self.incoming.try_recv().ok()
     }
 
     /// Returns when the connection has ended. Cancel-safe.
-    pub async fn closed(&mut self) -> SinkError {
+    pub(crate) async fn closed(&mut self) -> SinkError {
         ended(&mut self.ended, &mut self.end).await
     }
 

@@ -111,7 +111,7 @@ impl Intake {
     /// disk, and with `when_full = "block"` for room in the queue, without a time limit. Its
     /// samples belong to the agent's default stream.
     #[must_use]
-    pub fn patient(self) -> Self {
+    pub(crate) fn patient(self) -> Self {
         Self { is_patient: true, ..self }
     }
 
@@ -144,7 +144,7 @@ impl Intake {
     }
 
     /// Does what [`Intake::take`] does, for samples of any stream.
-    pub async fn take_from(
+    pub(crate) async fn take_from(
         &self,
         car: &CarId,
         samples: Vec<Result<Sample, Refused>>,

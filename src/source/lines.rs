@@ -29,7 +29,7 @@ pub enum Pace {
 
 impl Pace {
     /// `rate` lines a second; 0 is [`Pace::AsTheyCome`].
-    pub fn per_second(rate: f64) -> Self {
+    pub(crate) fn per_second(rate: f64) -> Self {
         if rate > 0.0 { Self::Every(Duration::from_secs_f64(1.0 / rate)) } else { Self::AsTheyCome }
     }
 }

@@ -5,7 +5,7 @@ pub mod http;
 pub mod intake;
 pub mod lines;
 pub mod lmu;
-pub mod nats;
+pub(crate) mod nats;
 pub mod simulator;
 pub mod socketio;
 

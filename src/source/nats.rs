@@ -31,9 +31,7 @@ use rand::rngs::SmallRng;
 use tokio::sync::Mutex;
 use tokio::time::sleep;
 
-pub use self::delivery_gate::{
-    DeliveryGate, GateCommand, GateRequest, GateRequests, delivery_gate,
-};
+pub(crate) use self::delivery_gate::{DeliveryGate, GateCommand, GateRequest, delivery_gate};
 use self::hub::Hub;
 use super::Intake;
 use crate::backoff::Backoff;
@@ -65,7 +63,7 @@ pub(super) const HUB_LEASE: Duration = Duration::from_secs(20);
 pub(super) const HUB_HOLD: Duration = Duration::from_secs(30);
 
 /// The label of this source in metrics.
-pub const NAME: &str = "nats";
+pub(crate) const NAME: &str = "nats";
 
 /// The file beside the queue that holds the random part of the hub's name.
 const FILE: &str = "hub";
@@ -88,7 +86,7 @@ enum HubError {
 
 /// The arguments of [`run`].
 #[derive(Debug)]
-pub struct Parts<'a> {
+pub(crate) struct Parts<'a> {
     pub intake: Intake,
     pub writer: Writer,
     pub config: NatsConfig,
@@ -100,7 +98,7 @@ pub struct Parts<'a> {
 }
 
 /// Runs the hub until the queue is closed.
-pub fn run(parts: Parts<'_>) -> impl Future<Output = ()> + Send + use<> {
+pub(crate) fn run(parts: Parts<'_>) -> impl Future<Output = ()> + Send + use<> {
     let me = name(parts.agent, parts.folder);
     let Parts { intake, writer, config, gate: commander, elsewhere, .. } = parts;
     async move {

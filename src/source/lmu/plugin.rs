@@ -136,7 +136,7 @@ impl About {
     }
 
     /// Whether this version shares all the data that pitwire reads.
-    pub fn is_new_enough(&self) -> bool {
+    pub(crate) fn is_new_enough(&self) -> bool {
         is_new_enough(&self.version)
     }
 }

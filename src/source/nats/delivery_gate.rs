@@ -13,7 +13,7 @@ const HUB_ORDERS: usize = 4;
 
 /// An instruction to the delivery to the dashboard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GateCommand {
+pub(crate) enum GateCommand {
     /// Pauses the delivery.
     Hold,
     /// Resumes the delivery of the queue.
@@ -24,7 +24,7 @@ pub enum GateCommand {
 
 /// An order, confirmed through `done` once it is carried out.
 #[derive(Debug)]
-pub struct GateRequest {
+pub(crate) struct GateRequest {
     pub command: GateCommand,
     /// [`None`] if no caller waits for the confirmation.
     pub done: Option<oneshot::Sender<()>>,
@@ -32,11 +32,11 @@ pub struct GateRequest {
 
 /// The sending end, used by the hub.
 #[derive(Clone, Debug)]
-pub struct DeliveryGate(mpsc::Sender<GateRequest>);
+pub(crate) struct DeliveryGate(mpsc::Sender<GateRequest>);
 
 /// The receiving end, used by the delivery.
 #[derive(Debug)]
-pub struct GateRequests {
+pub(crate) struct GateRequests {
     inbox: mpsc::Receiver<GateRequest>,
     /// When to resume without an order, because NATS may be down for long while the dashboard is
     /// up.
@@ -44,7 +44,7 @@ pub struct GateRequests {
 }
 
 /// Creates both ends of the gate. The delivery starts paused.
-pub fn delivery_gate() -> (DeliveryGate, GateRequests) {
+pub(crate) fn delivery_gate() -> (DeliveryGate, GateRequests) {
     let (sender, inbox) = mpsc::channel(HUB_ORDERS);
     (DeliveryGate(sender), GateRequests { inbox, deliver_at: Some(Instant::now() + HUB_HOLD) })
 }
@@ -62,7 +62,7 @@ impl DeliveryGate {
 impl GateRequests {
     /// The next order. Returns [`GateCommand::Deliver`] at the latest [`HUB_HOLD`] after the delivery was
     /// paused. Safe to cancel.
-    pub async fn next(&mut self) -> GateRequest {
+    pub(crate) async fn next(&mut self) -> GateRequest {
         let received = match self.deliver_at {
             Some(at) => timeout_at(at, self.inbox.recv()).await,
             None => Ok(self.inbox.recv().await),
