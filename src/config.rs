@@ -46,6 +46,7 @@ pub(crate) use paths::pc_name;
 pub use paths::{file, log_file, settings};
 pub use problem::{Origin, Problem, Problems, Warning};
 pub use proxy::{InvalidProxyVariable, Proxy, ProxyChoice};
+pub(crate) use raw_value::quoted;
 pub use server_url::{Protocol, ServerUrl};
 pub use toml_file::to_toml;
 pub(crate) use values::is_loopback;

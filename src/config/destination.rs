@@ -129,12 +129,36 @@ pub(crate) fn table_of(destination: &str) -> String {
     if destination == SERVER { SERVER.into() } else { format!("{}.{destination}", TABLE) }
 }
 
-/// Replaces the key names of `[server]` in a text with those of a destination.
+/// Replaces the keys of `[server]` in a text of this program with those of a destination.
 pub(crate) fn with_keys_of(text: &str, destination: &str) -> String {
     if destination == SERVER {
         return text.to_owned();
     }
-    keys::of_server().iter().fold(text.to_owned(), |text, key| {
-        text.replace(key.name, &named(key.name, Some(destination)))
-    })
+    let words = text.split(' ').map(|word| {
+        // Only whole words: a host name may be `server.url.example.org`.
+        let name = word.trim_matches(|c: char| c.is_ascii_punctuation() && c != '_');
+        match keys::of_server().iter().find(|key| key.name == name) {
+            Some(key) => word.replacen(name, &named(key.name, Some(destination)), 1),
+            None => word.to_owned(),
+        }
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn advice_names_the_keys_of_its_destination() {
+        for (text, expected) in [
+            ("check server.url, and that", "check destination.club.url, and that"),
+            ("(server.token_file). Set", "(destination.club.token_file). Set"),
+            ("http://server.url.example/", "http://server.url.example/"),
+            ("delivery.proof = \"echo\"", "delivery.proof = \"echo\""),
+        ] {
+            assert_eq!(with_keys_of(text, "club"), expected);
+            assert_eq!(with_keys_of(text, SERVER), text);
+        }
+    }
 }

@@ -90,6 +90,11 @@ impl fmt::Display for RawValue<'_> {
     }
 }
 
+/// Quotes a text for an error message or the log, without what may be a password.
+pub(crate) fn quoted(text: &str) -> String {
+    RawValue::Text(text).to_string()
+}
+
 /// Truncates a long text.
 pub(super) fn shorten(text: &str) -> Cow<'_, str> {
     const MAX_CHARS: usize = 80;

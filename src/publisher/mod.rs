@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use self::destination::Destination;
-use crate::config::{Config, ParseError, SessionChoice};
+use crate::config::{Config, ParseError, SessionChoice, quoted};
 use crate::fields::Refused;
 use crate::metrics;
 use crate::platform::clock;
@@ -81,7 +81,8 @@ pub struct DashboardPublisher {
 /// Why a publisher could not be created.
 #[derive(Debug, thiserror::Error)]
 pub enum NewError {
-    #[error("server_url: {0:?} {1}; write one such as http://localhost:5000")]
+    /// The URL is quoted without user name, password and query.
+    #[error("server_url: {0} {1}; write one such as http://localhost:5000")]
     Url(String, ParseError),
     #[error("session_id: {0:?} {1}; write auto, or 1 to 128 of A-Z a-z 0-9 _ -")]
     SessionId(String, ParseError),
@@ -103,7 +104,7 @@ impl DashboardPublisher {
     pub fn new(server_url: &str, session_id: &str) -> Result<Self, NewError> {
         let mut config = Config::default();
         config.server.url =
-            server_url.parse().map_err(|wrong| NewError::Url(server_url.into(), wrong))?;
+            server_url.parse().map_err(|error| NewError::Url(quoted(server_url), error))?;
         config.server.session_id =
             session_id.parse().map_err(|wrong| NewError::SessionId(session_id.into(), wrong))?;
         Ok(Self::open(config)?)

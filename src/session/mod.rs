@@ -64,7 +64,7 @@ pub use self::status::{DestinationWatch, SessionStatus};
 use self::stored::KnownStored;
 use self::window::Window;
 use crate::backoff::Backoff;
-use crate::config::{DeliveryConfig, SessionChoice};
+use crate::config::{DeliveryConfig, SessionChoice, with_keys_of};
 use crate::entry::Seq;
 use crate::fields::MAX_SAMPLE_BYTES;
 use crate::metrics::Meter;
@@ -226,11 +226,14 @@ impl<S: Sink> Session<S> {
 
     /// Logs why the link failed and shows it in the status.
     fn show_failure(&self, error: &SessionError, delay: Duration) {
-        let text = error.to_string();
+        let text = with_keys_of(&error.to_string(), self.destination());
         if self.status.borrow().last_error.as_ref() == Some(&text) {
-            tracing::debug!(%error, retry_in = ?delay, "still cannot reach the server");
+            tracing::debug!(error = text, retry_in = ?delay, "still cannot reach the server");
         } else {
-            tracing::warn!(%error, retry_in = ?delay, "cannot reach the server; entries are queued");
+            tracing::warn!(
+                error = text, retry_in = ?delay,
+                "cannot reach the server; entries are queued"
+            );
         }
         self.status.send_modify(|status| {
             status.unlink();

@@ -89,6 +89,35 @@ fn an_invalid_url_or_session_id_is_refused_with_advice() {
     );
 }
 
+#[test]
+fn an_invalid_url_is_quoted_without_its_credentials() {
+    for url in ["http://ana:hunter2@pit:5000", "http://pit:5000/?token=hunter2"] {
+        let error = DashboardPublisher::new(url, "auto").unwrap_err();
+        let text = error.to_string();
+        assert!(text.starts_with("server_url: \"") && text.contains("pit:5000"), "{text}");
+        assert!(!text.contains("hunter2") && !format!("{error:?}").contains("hunter2"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn the_error_of_a_destination_names_its_own_keys() {
+    let pit = Pit::new();
+    let mut config = pit.config(&format!("http://{}", free_address()));
+    let mut club = config.server.clone();
+    club.url = format!("http://{}", free_address()).parse().unwrap();
+    config.destinations.insert("club".into(), club);
+    let publisher = DashboardPublisher::open(config).unwrap();
+    publisher.start();
+    for (destination, key) in
+        publisher.watch_destinations().into_iter().zip(["server.url", "destination.club.url"])
+    {
+        let mut session = destination.session;
+        let failed = session.wait_for(|session| session.last_error.is_some());
+        let error = timeout(PATIENCE, failed).await.unwrap().unwrap().last_error.clone().unwrap();
+        assert!(error.ends_with(&format!(" that {key} has its port")), "{error}");
+    }
+}
+
 #[tokio::test]
 async fn a_setup_is_sent_only_when_it_changed() {
     let server = server();
