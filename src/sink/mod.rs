@@ -4,6 +4,7 @@
 //! A [`Sink`] opens a [`Link`]; any error ends the link. This module does not retry, sleep or
 //! access the queue: that is the task of the `session` module.
 
+mod classify;
 pub(crate) mod dashboard;
 pub(crate) mod diagnosis;
 pub(crate) mod dial;

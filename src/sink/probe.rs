@@ -1,7 +1,7 @@
 //! One small HTTP request to a server's address, to find out why a connection fails.
 //!
 //! The request is the first one of a Socket.IO client, with the same credentials as the connection;
-//! it follows redirects on the same host only ([`diagnosis`](super::diagnosis)). Time and bytes are
+//! it follows redirects on the same host only ([`diagnosis`](super::classify)). Time and bytes are
 //! bounded.
 
 use std::io;
@@ -13,12 +13,12 @@ use jiff::fmt::rfc2822;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
+use tokio_native_tls::{TlsConnector, TlsStream};
 use url::{Host, Position, Url};
 
 use super::SinkError;
-use super::diagnosis::{
-    Cause, Diagnosis, MAX_REDIRECTS, Observation, Verdict, classify, explain, handshake_url,
-};
+use super::classify::{Observation, Verdict, classify, explain, handshake_url};
+use super::diagnosis::{Cause, Diagnosis, MAX_REDIRECTS};
 use super::dial::{Dialer, Stream, Through};
 use super::socketio::{Address, tls_connector};
 use crate::net::http_client::{Bytes, Full, Request, Response, StatusCode, ask, header};
@@ -140,11 +140,9 @@ impl Probe<'_> {
                     self.passed.push(Passed::Certificate(self.host()));
                     Ok(self.exchange(stream, &self.address.headers).await)
                 }
-                Err(error) if error.to_lowercase().contains("certificate") => {
-                    Ok(Observation::NoTls(error))
-                }
+                Err(untrusted @ Observation::Untrusted(_)) => Ok(untrusted),
                 Err(_) if self.answers_plain_http(&addresses).await? => Ok(Observation::OnlyPlain),
-                Err(error) => Ok(Observation::NoTls(error)),
+                Err(seen) => Ok(seen),
             };
         }
         let seen = self.exchange(stream, &self.address.headers).await;
@@ -234,23 +232,27 @@ impl Probe<'_> {
     async fn secure(
         &self,
         stream: TcpStream,
-    ) -> Result<Result<tokio_native_tls::TlsStream<TcpStream>, String>, SinkError> {
+    ) -> Result<Result<TlsStream<TcpStream>, Observation>, SinkError> {
         let connector = tls_connector(self.address.ca.as_deref())?;
-        let connector = tokio_native_tls::TlsConnector::from(connector);
+        let connector = TlsConnector::from(connector);
         let host = self.host();
         Ok(match timeout(self.step_timeout, connector.connect(&host, stream)).await {
-            Ok(handshake) => handshake.map_err(|error| error.to_string()),
-            Err(_) => Err(format!("no answer in {:?}", self.step_timeout)),
+            Ok(handshake) => handshake.map_err(|error| {
+                let error = error.to_string();
+                if error.to_lowercase().contains("certificate") {
+                    Observation::Untrusted(error)
+                } else {
+                    Observation::NoTls(error)
+                }
+            }),
+            Err(_) => Err(Observation::NoTls(format!("no answer in {:?}", self.step_timeout))),
         })
     }
 
     /// Whether the port speaks TLS, with any certificate. Sends nothing over it.
     async fn completes_tls(&self, addresses: &[SocketAddr]) -> Result<bool, SinkError> {
         let Ok(stream) = self.dial(addresses).await? else { return Ok(false) };
-        Ok(match self.secure(stream).await? {
-            Ok(_) => true,
-            Err(error) => error.to_lowercase().contains("certificate"),
-        })
+        Ok(matches!(self.secure(stream).await?, Ok(_) | Err(Observation::Untrusted(_))))
     }
 
     /// Whether the port of an https address speaks plain HTTP. Sends no credentials.

@@ -411,16 +411,26 @@ async fn live(
 ) -> SinkError {
     let (signals, mut inbox) = mpsc::channel(MAX_SIGNALS);
     let secrets = address.secrets.clone();
-    let connected = connect(transport, address, hand_on, signals, &mut inbox, &secrets).await;
-    let client = match connected {
-        Ok(client) => client,
+    match connect(transport, address, hand_on, signals, &mut inbox, &secrets).await {
+        Ok(client) => {
+            let _ = opened.send(Ok(()));
+            emit_until_closed(&client, &mut emits, &mut inbox, &secrets).await
+        }
         Err(failure) => {
             let error = failure.error.clone();
             let _ = opened.send(Err(failure));
-            return error;
+            error
         }
-    };
-    let _ = opened.send(Ok(()));
+    }
+}
+
+/// Emits events until the connection ends, and returns why.
+async fn emit_until_closed(
+    client: &Client,
+    emits: &mut mpsc::Receiver<Emit>,
+    inbox: &mut mpsc::Receiver<Signal>,
+    secrets: &Secrets,
+) -> SinkError {
     let mut has_reported = false;
     let mut reports = EventRate::new();
     let mut check = interval(READER_CHECK_INTERVAL);
@@ -438,14 +448,14 @@ async fn live(
                     // reader task shows which.
                     tokio::task::yield_now().await;
                     if reader_ended() {
-                        return SinkError::Lost(RemoteText::new(error.reason(), &secrets));
+                        return SinkError::Lost(RemoteText::new(error.reason(), secrets));
                     }
                     if reports.is_flooded_by(false) {
                         return SinkError::Protocol("it reports too many errors".into());
                     }
                     // Log once per connection: a server may send any number of errors.
                     if !std::mem::replace(&mut has_reported, true) {
-                        let error = RemoteText::new(error.text, &secrets);
+                        let error = RemoteText::new(error.text, secrets);
                         tracing::warn!(%error, "the server reports an error");
                     }
                 }
@@ -456,10 +466,10 @@ async fn live(
             },
             emit = emits.recv() => {
                 let Some(emit) = emit else { return SinkError::Lost("closed by us".into()) };
-                if let Err(error) = send(&client, emit).await {
+                if let Err(error) = send(client, emit).await {
                     let text = async_transports::take_last_error();
                     let text = text.unwrap_or_else(|| chain(&error));
-                    return SinkError::Lost(RemoteText::new(text, &secrets));
+                    return SinkError::Lost(RemoteText::new(text, secrets));
                 }
             }
         }
