@@ -228,10 +228,10 @@ impl<S: Sink> Session<S> {
     fn show_failure(&self, error: &SessionError, delay: Duration) {
         let text = with_keys_of(&error.to_string(), self.destination());
         if self.status.borrow().last_error.as_ref() == Some(&text) {
-            tracing::debug!(error = text, retry_in = ?delay, "still cannot reach the server");
+            tracing::debug!(error = %text, retry_in = ?delay, "still cannot reach the server");
         } else {
             tracing::warn!(
-                error = text, retry_in = ?delay,
+                error = %text, retry_in = ?delay,
                 "cannot reach the server; entries are queued"
             );
         }
