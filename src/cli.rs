@@ -77,6 +77,14 @@ pub enum Exit {
     Cannot,
 }
 
+impl Exit {
+    /// Prints the reason on stderr.
+    fn because(self, reason: impl Display) -> Self {
+        eprint_line(reason);
+        self
+    }
+}
+
 /// Adds the settings given with `--set KEY=VALUE`.
 fn set_all(overrides: &mut Overrides, settings: &[String]) -> Result<(), String> {
     for setting in settings {

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
 
-use crate::cli::{Exit, eprint_line, print};
+use crate::cli::{Exit, print};
 
 /// Start the agent when you log on, or stop doing so.
 ///
@@ -87,10 +87,7 @@ pub fn autostart(args: &Autostart) -> Exit {
     };
     match done {
         Ok(()) => Exit::Good,
-        Err(error) => {
-            eprint_line(format_args!("pitwire: {error}"));
-            Exit::Failed
-        }
+        Err(error) => Exit::Failed.because(format_args!("pitwire: {error}")),
     }
 }
 

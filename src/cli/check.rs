@@ -24,9 +24,6 @@ pub fn check(args: &Check) -> Exit {
             print("The configuration is good.");
             Exit::Good
         }
-        Err(problems) => {
-            eprint_line(problems);
-            Exit::WrongUse
-        }
+        Err(problems) => Exit::WrongUse.because(problems),
     }
 }

@@ -1,7 +1,7 @@
 //! `pitwire config`: prints the effective configuration, or an example with all defaults.
 
 use crate::cli::settings::Settings;
-use crate::cli::{Exit, eprint_line, print};
+use crate::cli::{Exit, print};
 use crate::config::{Config, to_toml};
 
 /// Print the effective configuration, and where each value comes from.
@@ -28,9 +28,6 @@ pub fn config(args: &Print) -> Exit {
             print(loaded.to_toml());
             Exit::Good
         }
-        Err(problems) => {
-            eprint_line(problems);
-            Exit::WrongUse
-        }
+        Err(problems) => Exit::WrongUse.because(problems),
     }
 }

@@ -93,10 +93,7 @@ pub async fn demo(args: Demo, shutdown: impl Future<Output = ()>) -> Exit {
             }
             if report.frames.is_good() { Exit::Good } else { Exit::Failed }
         }
-        Err(error) => {
-            eprint_line(format_args!("pitwire: the demo cannot run: {error}"));
-            Exit::Failed
-        }
+        Err(error) => Exit::Failed.because(format_args!("pitwire: the demo cannot run: {error}")),
     }
 }
 

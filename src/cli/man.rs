@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::CommandFactory;
 
-use crate::cli::{Cli, Exit, eprint_line};
+use crate::cli::{Cli, Exit};
 
 /// Write a manual page for each command into a folder.
 #[derive(Debug, clap::Args)]
@@ -21,9 +21,6 @@ pub fn man(args: &Man) -> Exit {
         .and_then(|()| clap_mangen::generate_to(Cli::command(), folder));
     match written {
         Ok(()) => Exit::Good,
-        Err(error) => {
-            eprint_line(format_args!("pitwire: {}: {error}", folder.display()));
-            Exit::Failed
-        }
+        Err(error) => Exit::Failed.because(format_args!("pitwire: {}: {error}", folder.display())),
     }
 }

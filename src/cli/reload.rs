@@ -2,7 +2,7 @@
 
 use crate::cli::queue::access::on_this_pc;
 use crate::cli::settings::Settings;
-use crate::cli::{Exit, eprint_line, print};
+use crate::cli::{Exit, print};
 use crate::config::{Change, Config};
 use crate::tools::Client;
 
@@ -26,10 +26,7 @@ pub struct Reload {
 pub async fn reload(args: Reload) -> Exit {
     let changes = match ask(&args).await {
         Ok(changes) => changes,
-        Err(text) => {
-            eprint_line(text);
-            return Exit::Failed;
-        }
+        Err(text) => return Exit::Failed.because(text),
     };
     if changes.is_empty() {
         print("The configuration is unchanged.");

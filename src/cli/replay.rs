@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::agent::Until;
 use crate::cli::progress::{Rate, how_far};
 use crate::cli::terminal::colored;
-use crate::cli::{Exit, eprint_line, log, run, set_all};
+use crate::cli::{Exit, log, run, set_all};
 use crate::config::{self, Config, Overrides};
 use crate::status::{StatusSnapshot, count};
 
@@ -41,25 +41,20 @@ pub async fn replay(args: Replay, shutdown: impl Future<Output = ()>) -> Exit {
     let bytes = match size(&args.file) {
         Ok(bytes) => bytes,
         Err(error) => {
-            eprint_line(format_args!("pitwire: {}: {error}", args.file.display()));
-            return Exit::Failed;
+            return Exit::Failed.because(format_args!("pitwire: {}: {error}", args.file.display()));
         }
     };
     let temporary = match tempfile::Builder::new().prefix("pitwire-replay-").tempdir() {
         Ok(folder) => folder,
         Err(error) => {
-            eprint_line(format_args!(
+            return Exit::Failed.because(format_args!(
                 "pitwire: cannot create a temporary folder: {error}; use --queue"
             ));
-            return Exit::Failed;
         }
     };
     let config = match configure(&args, args.queue.as_deref().unwrap_or(temporary.path())) {
         Ok(config) => config,
-        Err(text) => {
-            eprint_line(text);
-            return Exit::WrongUse;
-        }
+        Err(text) => return Exit::WrongUse.because(text),
     };
     log::start(&config.log);
     let words = progress(&args.file, bytes);

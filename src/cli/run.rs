@@ -10,7 +10,7 @@ use crate::agent::{self, SnapshotCallback, Until};
 use crate::cli::progress::Rate;
 use crate::cli::settings::Settings;
 use crate::cli::terminal::{Line, colored};
-use crate::cli::{Exit, eprint_line, log, print, priority};
+use crate::cli::{Exit, log, print, priority};
 use crate::config::Config;
 use crate::metrics;
 use crate::status::{StatusSnapshot, count};
@@ -42,10 +42,7 @@ pub struct Run {
 pub async fn run(args: Run, shutdown: impl Future<Output = ()>) -> Exit {
     let loaded = match args.settings.load() {
         Ok(loaded) => loaded,
-        Err(text) => {
-            eprint_line(text);
-            return Exit::WrongUse;
-        }
+        Err(text) => return Exit::WrongUse.because(text),
     };
     log::start(&loaded.config.log);
     for warning in &loaded.warnings {
@@ -111,9 +108,6 @@ pub(super) async fn start(
         line.map(|line| -> SnapshotCallback { Box::new(move |glance| line.show(words(glance))) });
     match agent::run(config, until, recorder, reload, shutdown, |line| print(line), look).await {
         Ok(()) => Exit::Good,
-        Err(error) => {
-            eprint_line(format_args!("pitwire: {error}"));
-            Exit::Failed
-        }
+        Err(error) => Exit::Failed.because(format_args!("pitwire: {error}")),
     }
 }

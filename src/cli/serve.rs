@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use url::form_urlencoded;
 
-use super::{Exit, eprint_line, log};
+use super::{Exit, log};
 use crate::config::is_loopback;
 use crate::config::{self, LogConfig, LogFormat, LogLevel, Overrides, Secret};
 use crate::dashboard::{Acks, Behaviour, Server};
@@ -184,10 +184,7 @@ fn viewer_link(listening: SocketAddr, token: &Secret) -> String {
 pub async fn run(args: Serve, shutdown: impl Future<Output = ()>) -> io::Result<Exit> {
     let (access, token) = match args.access() {
         Ok(access) => access,
-        Err(text) => {
-            eprint_line(text);
-            return Ok(Exit::WrongUse);
-        }
+        Err(text) => return Ok(Exit::WrongUse.because(text)),
     };
     log::start(&LogConfig { level: LogLevel::Warn, format: LogFormat::Text, file: None });
     let server = Server::start_for(args.listen, args.behaviour(), access).map_err(|error| {

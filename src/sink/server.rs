@@ -10,6 +10,16 @@ use super::{
 use crate::config::{Config, Protocol};
 use crate::entry::{Entry, Seq, StintId};
 
+/// Evaluates an expression for the sink or the link of either kind.
+macro_rules! forward {
+    ($self:expr, $inner:ident => $call:expr) => {
+        match $self {
+            Self::Dashboard($inner) => $call,
+            Self::Nats($inner) => $call,
+        }
+    };
+}
+
 /// A server of any kind.
 #[derive(Debug)]
 pub(crate) enum Server {
@@ -40,31 +50,19 @@ impl Sink for Server {
     }
 
     fn server(&self) -> &str {
-        match self {
-            Self::Dashboard(dashboard) => dashboard.server(),
-            Self::Nats(nats) => nats.server(),
-        }
+        forward!(self, sink => sink.server())
     }
 
     fn page(&self, session: &str) -> Option<String> {
-        match self {
-            Self::Dashboard(dashboard) => dashboard.page(session),
-            Self::Nats(nats) => nats.page(session),
-        }
+        forward!(self, sink => sink.page(session))
     }
 
     fn identify(&self, entry: &Entry) -> EntryId {
-        match self {
-            Self::Dashboard(dashboard) => dashboard.identify(entry),
-            Self::Nats(nats) => nats.identify(entry),
-        }
+        forward!(self, sink => sink.identify(entry))
     }
 
     fn strongest_proof(&self) -> Proof {
-        match self {
-            Self::Dashboard(dashboard) => dashboard.strongest_proof(),
-            Self::Nats(nats) => nats.strongest_proof(),
-        }
+        forward!(self, sink => sink.strongest_proof())
     }
 }
 
@@ -77,17 +75,11 @@ pub(crate) enum ServerLink {
 
 impl Link for ServerLink {
     async fn request_session(&mut self, stint: StintId) -> Result<String, SinkError> {
-        match self {
-            Self::Dashboard(link) => link.request_session(stint).await,
-            Self::Nats(link) => link.request_session(stint).await,
-        }
+        forward!(self, link => link.request_session(stint).await)
     }
 
     async fn join(&mut self, session: &str, answer: JoinWait) -> Result<Joined, SinkError> {
-        match self {
-            Self::Dashboard(link) => link.join(session, answer).await,
-            Self::Nats(link) => link.join(session, answer).await,
-        }
+        forward!(self, link => link.join(session, answer).await)
     }
 
     async fn publish(
@@ -96,44 +88,26 @@ impl Link for ServerLink {
         proof: Proof,
         grace: Duration,
     ) -> Result<Receipt, SinkError> {
-        match self {
-            Self::Dashboard(link) => link.publish(entries, proof, grace).await,
-            Self::Nats(link) => link.publish(entries, proof, grace).await,
-        }
+        forward!(self, link => link.publish(entries, proof, grace).await)
     }
 
     fn request_acks(&mut self, wanted: bool) {
-        match self {
-            Self::Dashboard(link) => link.request_acks(wanted),
-            Self::Nats(link) => link.request_acks(wanted),
-        }
+        forward!(self, link => link.request_acks(wanted))
     }
 
     fn skipped(&self) -> Vec<Seq> {
-        match self {
-            Self::Dashboard(link) => link.skipped(),
-            Self::Nats(link) => link.skipped(),
-        }
+        forward!(self, link => link.skipped())
     }
 
     fn came_back(&self) -> Vec<Seq> {
-        match self {
-            Self::Dashboard(link) => link.came_back(),
-            Self::Nats(link) => link.came_back(),
-        }
+        forward!(self, link => link.came_back())
     }
 
     fn transport(&self) -> Option<Transport> {
-        match self {
-            Self::Dashboard(link) => link.transport(),
-            Self::Nats(_) => None,
-        }
+        forward!(self, link => link.transport())
     }
 
     async fn closed(&mut self) -> SinkError {
-        match self {
-            Self::Dashboard(link) => link.closed().await,
-            Self::Nats(link) => link.closed().await,
-        }
+        forward!(self, link => link.closed().await)
     }
 }
