@@ -276,9 +276,10 @@ mod tests {
                     Shape::Wheels => value.is_object(),
                 };
                 for key in field.keys {
-                    match fits {
-                        true => check(key, value.clone(), field.name, value.clone()),
-                        false => check_refused(key, value.clone(), Reason::WrongType),
+                    if fits {
+                        check(key, value.clone(), field.name, value.clone());
+                    } else {
+                        check_refused(key, value.clone(), Reason::WrongType);
                     }
                 }
             }
