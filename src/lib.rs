@@ -29,10 +29,10 @@
 //! | [`fields`] | map samples to dashboard frames; pure | use a clock, I/O, logs or metrics | entry |
 //! | [`backoff`] | compute the waits between attempts; pure | use a clock, I/O, logs or metrics | – |
 //! | [`source`] | read samples and hand them to the queue | know that sessions or sinks exist | backoff config contract entry fields metrics nats net platform queue remote_text |
-//! | [`queue`] | keep entries in order, bounded, accounted for | know network or chance | config entry fields metrics |
+//! | [`queue`] | keep entries in order, bounded, accounted for | know network, chance or metrics | config entry fields |
 //! | [`session`] | the delivery loop: bind, publish, prove, remove, retry | know sockets or disks | backoff config entry fields metrics platform queue sink |
 //! | [`sink`] | speak to a server over one connection | retry, know the queue | config entry fields nats net platform remote_text |
-//! | [`publisher`] | wire queue, session and sink into one handle | – | backoff config fields platform queue session sink source |
+//! | [`publisher`] | wire queue, session and sink into one handle | – | backoff config fields metrics platform queue session sink source |
 //! | [`agent`] | the long-running program: publisher, sources, admin pages, reload | – | admin config entry metrics net platform publisher queue session source status |
 //! | [`admin`] | the routes of the admin address: metrics, health, status page, queue requests | – | config entry metrics net queue session sink status tools |
 //! | [`status`] | what the status page and `/status` show | – | entry net queue session sink tools |

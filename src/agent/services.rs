@@ -15,7 +15,7 @@ use tokio::time::sleep;
 
 use super::monitors;
 use crate::admin::{self, ReloadHandle};
-use crate::config::{Config, MetricsConfig};
+use crate::config::{Config, ListenerConfig};
 use crate::metrics;
 use crate::net::loopback_guard::Access;
 use crate::net::{self, Connections};
@@ -127,7 +127,7 @@ impl Services {
     }
 
     /// Starts the admin address.
-    fn start_admin(&mut self, view: admin::View, config: MetricsConfig) {
+    fn start_admin(&mut self, view: admin::View, config: ListenerConfig) {
         let open = self.connections("metrics", admin::MAX_CONNECTIONS);
         self.tasks.spawn(listen(
             config.listen,

@@ -226,7 +226,7 @@ impl<S: Sink> Session<S> {
 
     /// Logs why the link failed and shows it in the status.
     fn show_failure(&self, error: &SessionError, delay: Duration) {
-        let text = with_keys_of(&error.to_string(), self.destination());
+        let text = with_keys_of(&error.to_string(), self.reader.destination());
         if self.status.borrow().last_error.as_ref() == Some(&text) {
             tracing::debug!(error = %text, retry_in = ?delay, "still cannot reach the server");
         } else {
