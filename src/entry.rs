@@ -115,7 +115,7 @@ pub struct Situation {
 }
 
 /// One accepted frame or setup, as stored in the queue.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     pub seq: Seq,
     pub stint: StintId,

@@ -30,7 +30,7 @@ use crate::net::page::{FormPolicy, document};
 use crate::queue::{DestinationStatus, QueueStatus};
 use crate::session::{DestinationWatch, FORGOTTEN, Latency};
 use crate::sink::Transport;
-use crate::tools::{self, Tools};
+use crate::tools::{OperatorStatus, Tools};
 
 /// A status snapshot of the agent.
 #[derive(Clone, Debug)]
@@ -81,7 +81,7 @@ struct StatusResponse {
     /// The recent failures, oldest first.
     troubles: Vec<Trouble>,
     /// The queue, with the ledger of each destination.
-    queue: tools::Status,
+    queue: OperatorStatus,
     looks: Vec<QueueSample>,
 }
 

@@ -4,7 +4,7 @@ use crate::cli::queue::access::on_this_pc;
 use crate::cli::settings::Settings;
 use crate::cli::{Exit, print};
 use crate::config::{Change, Config};
-use crate::tools::Client;
+use crate::tools::AdminClient;
 
 /// Make the running agent reload its configuration.
 ///
@@ -44,6 +44,6 @@ async fn ask(args: &Reload) -> Result<Vec<Change>, String> {
             on_this_pc(config.metrics.listen).to_string()
         }
     };
-    let client = Client::new(&address).map_err(|error| error.to_string())?;
+    let client = AdminClient::new(&address).map_err(|error| error.to_string())?;
     client.post("/reload", "").await.map_err(|error| error.to_string())
 }

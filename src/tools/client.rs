@@ -1,16 +1,20 @@
-//! HTTP client for the queue tools of a running agent, at its admin address.
+//! HTTP client for the admin address of a running agent.
+
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
 use crate::net::http_client::{Bounds, Bytes, Method, RequestError, StatusCode, request};
-use crate::tools::TOOL_TIMEOUT;
 
-/// The maximum answer of the agent to a tool; a page with the largest entry fits.
+/// The maximum time from a request to the agent's response.
+pub(super) const TOOL_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The maximum response of the agent; a page with the largest entry fits.
 const MAX_TOOL_ANSWER_BYTES: usize = 8 << 20;
 
 /// An agent's admin address.
 #[derive(Clone, Debug)]
-pub struct Client {
+pub struct AdminClient {
     /// Host and port.
     address: String,
 }
@@ -39,42 +43,29 @@ pub enum ClientError {
     Strange(String),
 }
 
-impl Client {
+impl AdminClient {
     /// Creates a client without connecting. `address` is `http://HOST:PORT`, as the agent logs it,
     /// or `HOST:PORT`.
     pub fn new(address: &str) -> Result<Self, ClientError> {
         let bare = address.strip_prefix("http://").unwrap_or(address).trim_end_matches('/');
         let port = bare.rsplit_once(':').filter(|(host, _)| !host.is_empty());
         let is_address = port.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|p| p > 0));
-        match is_address && !bare.contains(['/', ' ', '@', '?']) {
-            true => Ok(Self { address: bare.into() }),
-            false => Err(ClientError::Address(address.into())),
+        if is_address && !bare.contains(['/', ' ', '@', '?']) {
+            Ok(Self { address: bare.into() })
+        } else {
+            Err(ClientError::Address(address.into()))
         }
     }
 
-    /// Sends a GET request, which changes nothing.
-    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.ask(Method::GET, path, Bytes::new()).await
-    }
-
-    /// Sends a POST request, which changes the agent or its queue.
+    /// Posts a request and parses the response.
     pub(crate) async fn post<T: DeserializeOwned>(
         &self,
         path: &str,
         body: impl Into<Bytes>,
     ) -> Result<T, ClientError> {
-        self.ask(Method::POST, path, body.into()).await
-    }
-
-    async fn ask<T: DeserializeOwned>(
-        &self,
-        method: Method,
-        path: &str,
-        body: Bytes,
-    ) -> Result<T, ClientError> {
         let address = || self.address.clone();
         let bounds = Bounds { time: TOOL_TIMEOUT, answer_bytes: MAX_TOOL_ANSWER_BYTES };
-        let asked = request(&self.address, method, path, body, bounds).await;
+        let asked = request(&self.address, Method::POST, path, body.into(), bounds).await;
         let (status, body) = asked.map_err(|error| match error {
             RequestError::Unreachable(error) => ClientError::Unreachable(address(), error),
             error => ClientError::Silent(address(), error),
@@ -84,7 +75,7 @@ impl Client {
         }
         let error = serde_json::from_slice::<serde_json::Value>(&body).unwrap_or_default();
         match error["error"].as_str() {
-            // An agent knows all paths of the tools, so a 404 is not from an agent.
+            // An agent knows the paths that its client uses, so a 404 is not from an agent.
             Some(error) if status != StatusCode::NOT_FOUND => {
                 Err(ClientError::Refused(address(), error.into()))
             }
@@ -104,11 +95,11 @@ mod tests {
             ("http://[::1]:9184/", "[::1]:9184"),
             ("localhost:9184", "localhost:9184"),
         ] {
-            assert_eq!(Client::new(address).unwrap().address, bare);
+            assert_eq!(AdminClient::new(address).unwrap().address, bare);
         }
         for address in ["", "9184", "http://127.0.0.1", "https://a:1", "http://a:0", "a:1/metrics"]
         {
-            let error = Client::new(address).unwrap_err().to_string();
+            let error = AdminClient::new(address).unwrap_err().to_string();
             assert!(error.starts_with("--admin: "), "{error}");
         }
     }

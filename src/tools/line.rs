@@ -10,17 +10,17 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use super::Item;
-use crate::entry::{CapturedAt, Seq, content_members};
-use crate::fields::{self, Frame, Reason, Refused, Setup};
+use crate::entry::{CapturedAt, Entry, Seq, content_members};
+use crate::fields::{self, Frame, MAX_SAMPLE_BYTES, Reason, Refused, Setup};
 use crate::platform::clock::MAX_CLOCK_LEAD;
 use crate::queue::{Content, NewEntry};
-use crate::tools::MAX_LINE_BYTES;
+
+/// The maximum line of an export: an entry, its position and its timestamp; a longer one is refused.
+pub const MAX_LINE_BYTES: usize = MAX_SAMPLE_BYTES + 2048;
 
 /// Formats an entry as a line, without the line break.
-pub fn export_line(item: &Item) -> String {
-    let Item { seq, stint, captured_at, kind, json, .. } = item;
-    let json = json.as_ref().map_or("null", |json| json.get());
+pub fn export_line(entry: &Entry) -> String {
+    let Entry { seq, stint, captured_at, kind, json } = entry;
     let content = content_members(*kind, "frame", json);
     let kind = kind.as_str();
     format!(
@@ -164,15 +164,9 @@ mod tests {
             (Kind::Frame, r#"{"timestamp":1763821822.50,"lap":"one","extra":{"a":[null,1e1]}}"#),
             (Kind::Setup, r#"{"timestamp":"2025-11-22T14:30:22.5","setup":{"wing":7.0,"a":1}}"#),
         ] {
-            let item = Item {
-                seq: Seq(7),
-                stint: StintId(1),
-                captured_at: NOW,
-                kind,
-                bytes: 0,
-                json: Some(RawValue::from_string(json.into()).unwrap()),
-            };
-            let line = Line::parse(export_line(&item).as_bytes(), NOW).unwrap();
+            let (seq, stint, captured_at) = (Seq(7), StintId(1), NOW);
+            let entry = Entry { seq, stint, captured_at, kind, json: json.into() };
+            let line = Line::parse(export_line(&entry).as_bytes(), NOW).unwrap();
             assert_eq!(line.entry(CapturedAt(0)).json, json);
         }
     }

@@ -8,7 +8,6 @@ use crate::cli::doctor::{DOCTOR_LOCAL_TIMEOUT, MAX_DOCTOR_ANSWER_BYTES};
 use crate::cli::queue::access::{is_same, on_this_pc};
 use crate::config::Config;
 use crate::net::http_client::{Bounds, Bytes, Method, RequestError, StatusCode, request};
-use crate::tools::Status;
 
 pub(super) const SUBJECT: &str = "addresses";
 
@@ -108,11 +107,12 @@ impl Role {
     async fn holder(self, address: SocketAddr) -> Option<Holder> {
         match self {
             Self::Admin => {
-                let (_, status) = get(address, "/queue/status").await.ok()?;
-                let status: Status = serde_json::from_slice(&status).ok()?;
+                let (_, status) = get(address, "/status").await.ok()?;
+                let status: serde_json::Value = serde_json::from_slice(&status).ok()?;
+                let queue = status["queue"]["path"].as_str()?.to_owned();
                 let (_, health) = get(address, "/healthz").await.ok()?;
                 let health = String::from_utf8_lossy(&health).into_owned();
-                Some(Holder::Admin { health, queue: status.path })
+                Some(Holder::Admin { health, queue })
             }
             Self::Samples | Self::Publishers if asks_for_token(address).await => {
                 Some(Holder::Agent)

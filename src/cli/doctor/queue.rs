@@ -11,8 +11,9 @@ use tokio::time::timeout;
 
 use super::{Report, disk};
 use crate::cli::doctor::DOCTOR_DISK_TIMEOUT;
-use crate::cli::queue::access::{Access, Examiner, ToolError, agent};
-use crate::cli::queue::{count, verify};
+use crate::cli::queue::access::{ToolError, connect};
+use crate::cli::queue::count;
+use crate::cli::queue::verify::{Examiner, examine};
 use crate::config::{Config, Durability, QueueConfig};
 use crate::queue::fsck::Inspection;
 use crate::queue::storage::free_space::free_bytes;
@@ -112,7 +113,7 @@ fn say_speed(report: &mut Report, stored: &Stored, config: &Config) {
 async fn look_inside(report: &mut Report, config: &Config) -> u64 {
     let queue = config.queue.clone();
     match disk::in_time(move || Inspection::begin(&queue)).await {
-        Some(Ok(inspection)) => return verify(report, inspection, config).await,
+        Some(Ok(inspection)) => return verify(report, inspection).await,
         Some(Err(error @ OpenError::InUse { .. })) => return ask(report, config, error).await,
         Some(Err(OpenError::Missing { path })) => {
             report.ok(format!("no queue in {path} yet; the agent creates it"));
@@ -126,15 +127,15 @@ async fn look_inside(report: &mut Report, config: &Config) -> u64 {
     0
 }
 
-async fn verify(report: &mut Report, inspection: Inspection, config: &Config) -> u64 {
-    let taken = inspection.disk_bytes();
-    let examiner = Examiner::Stopped(Box::new(inspection), Box::new(config.clone()));
+async fn verify(report: &mut Report, inspection: Inspection) -> u64 {
+    let taken = inspection.status().disk_bytes;
+    let examiner = Examiner::Stopped(Box::new(inspection));
     let runtime = Handle::current();
     // It only reads the disk, so it would block the runtime.
     let examined = spawn_blocking(move || {
         runtime.block_on(async move {
             let mut first = None;
-            let verdict = verify::examine(
+            let verdict = examine(
                 &examiner,
                 |finding| {
                     first.get_or_insert_with(|| finding.clone());
@@ -165,7 +166,7 @@ async fn ask(report: &mut Report, config: &Config, error: OpenError) -> u64 {
         OpenError::InUse { owner, .. } => owner.clone(),
         OpenError::Missing { .. } | OpenError::Storage { .. } => String::new(),
     };
-    let status = async { Access::Agent(agent(config, error).await?).status().await };
+    let status = async { connect(config, error).await?.status().await };
     if let Ok(Ok(status)) = timeout(DOCTOR_DISK_TIMEOUT, status).await {
         say_status(report, &status.queue, &owner);
         return status.queue.disk_bytes;

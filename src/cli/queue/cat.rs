@@ -2,6 +2,8 @@
 
 use super::{Exit, QueueTarget, ToolError, Walk, eprint_line, print, seq, trace};
 use crate::entry::Seq;
+use crate::queue::operator::Peeked;
+use crate::tools::{EntryTrace, OperatorRequest};
 
 /// Print an entry: the JSON of its frame or setup.
 ///
@@ -17,24 +19,25 @@ pub struct Cat {
 
 impl Cat {
     pub(super) async fn run(self) -> Result<Exit, ToolError> {
-        let access = self.which.open().await?;
-        let mut walk = Walk::start(&access, Some(self.seq), Some(self.seq), 1, true).await?;
-        let page = walk.page().await?.unwrap_or_default();
-        let exit = match (page.entries.first(), page.unreadable.first()) {
-            (Some(entry), _) => {
-                print(entry.json.as_ref().map_or("null", |json| json.get()));
+        let queue = self.which.open().await?;
+        let mut walk = Walk::start(&queue, Some(self.seq), Some(self.seq), 1, true).await?;
+        let exit = match walk.page().await?.unwrap_or_default().first() {
+            Some(Peeked { entry: Ok(entry), .. }) => {
+                print(&entry.json);
                 Exit::Good
             }
-            (None, Some((seq, error))) => {
+            Some(Peeked { seq, entry: Err(error), .. }) => {
                 eprint_line(format_args!("entry {seq} cannot be read back: {error}"));
                 Exit::Found
             }
-            (None, None) => {
-                eprint_line(trace::sentence(&access.trace(self.seq).await?));
+            None => {
+                let trace: EntryTrace =
+                    queue.send(OperatorRequest::Trace { seq: self.seq }).await?;
+                eprint_line(trace::sentence(&trace));
                 Exit::Found
             }
         };
-        access.close().await;
+        queue.close().await;
         Ok(exit)
     }
 }

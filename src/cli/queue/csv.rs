@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 
+use serde_json::Value;
+
+use crate::entry::Entry;
 use crate::fields;
 use crate::queue::MAX_FINDINGS;
-use crate::tools::Item;
-use serde_json::Value;
 
 /// Writes frames as CSV rows, and collects the fields that have no column.
 #[derive(Debug, Default)]
@@ -28,11 +29,10 @@ impl Table {
     }
 
     /// Writes a frame as a row.
-    pub(super) fn frame(&mut self, out: &mut impl Write, item: &Item) -> io::Result<()> {
-        let json = item.json.as_ref().map_or("null", |json| json.get());
-        let frame: Value = serde_json::from_str(json).unwrap_or_default();
+    pub(super) fn frame(&mut self, out: &mut impl Write, entry: &Entry) -> io::Result<()> {
+        let frame: Value = serde_json::from_str(&entry.json).unwrap_or_default();
         self.note_others(&frame);
-        let place = [item.seq.to_string(), item.stint.to_string(), item.captured_at.to_string()];
+        let place = [entry.seq.to_string(), entry.stint.to_string(), entry.captured_at.to_string()];
         let cells = fields::columns().map(|(name, wheel)| {
             let value = wheel.map_or(&frame[name], |wheel| &frame[name][wheel]);
             match value {

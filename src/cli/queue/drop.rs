@@ -1,9 +1,12 @@
 //! `pitwire queue drop`: drops entries.
 
 use super::{
-    Access, Exit, NOT_DONE, QueueTarget, ToolError, Walk, contents, count, places, print, seq,
+    Exit, NOT_DONE, QueueConnection, QueueTarget, ToolError, Walk, contents, count, places, print,
+    seq,
 };
 use crate::entry::{Kind, MAX_SEQ, Seq};
+use crate::queue::operator::PurgeStep;
+use crate::tools::OperatorRequest;
 
 /// Drop entries, so that they are never sent.
 ///
@@ -35,21 +38,26 @@ impl Drop {
         {
             return Err(ToolError(format!("--to: {to} is below --from {from}; swap them")));
         }
-        let access = self.which.open().await?;
-        match self.apply {
-            true => self.drop_them(&access).await?,
-            false => self.say(&access).await?,
+        let queue = self.which.open().await?;
+        if self.apply {
+            self.drop_them(&queue).await?;
+        } else {
+            self.say(&queue).await?;
         }
-        access.close().await;
+        queue.close().await;
         Ok(Exit::Good)
     }
 
-    async fn say(&self, access: &Access) -> Result<(), ToolError> {
-        let mut walk = Walk::start(access, self.from, self.to, u64::MAX, false).await?;
+    async fn say(&self, queue: &QueueConnection) -> Result<(), ToolError> {
+        let mut walk = Walk::start(queue, self.from, self.to, u64::MAX, false).await?;
         let (mut frames, mut setups, mut unreadable) = (0, 0, 0);
         let (mut first, mut last) = (None, None);
         while let Some(page) = walk.page().await? {
-            for entry in page.entries {
+            for peeked in page {
+                let Ok(entry) = peeked.entry else {
+                    unreadable += 1;
+                    continue;
+                };
                 match entry.kind {
                     Kind::Frame => frames += 1,
                     Kind::Setup => setups += 1,
@@ -57,7 +65,6 @@ impl Drop {
                 first.get_or_insert((entry.seq, entry.captured_at));
                 last = Some((entry.seq, entry.captured_at));
             }
-            unreadable += page.unreadable.len() as u64;
         }
         if let (Some((first, from)), Some((last, to))) = (first, last) {
             let (what, places) = (contents(frames, setups), places(first, last));
@@ -73,15 +80,16 @@ impl Drop {
         Ok(())
     }
 
-    async fn drop_them(&self, access: &Access) -> Result<(), ToolError> {
+    async fn drop_them(&self, queue: &QueueConnection) -> Result<(), ToolError> {
         // Keep entries that are appended from now on.
-        let newest = Seq(access.status().await?.queue.tail.0.saturating_sub(1));
+        let newest = Seq(queue.status().await?.queue.tail.0.saturating_sub(1));
         let first = self.from.unwrap_or(Seq(0));
         let last = self.to.unwrap_or(Seq(MAX_SEQ)).min(newest);
         let (mut rest, mut dropped) = (Some((first, last)), 0);
         let (mut setups, mut out_below) = (Vec::new(), None);
         while let Some((first, last)) = rest {
-            let step = access.drop_between(first, last).await.map_err(|ToolError(why)| {
+            let step = queue.send(OperatorRequest::Purge { first, last }).await;
+            let step: PurgeStep = step.map_err(|ToolError(why)| {
                 ToolError(format!("{why} ({} dropped so far)", count(dropped, "entry")))
             })?;
             dropped += step.dropped;

@@ -6,10 +6,12 @@ use std::path::PathBuf;
 
 use super::csv::Table;
 use super::{
-    Access, Exit, Progress, QueueTarget, ToolError, Walk, contents, count, eprint_line, seq,
+    Exit, Progress, QueueConnection, QueueTarget, ToolError, Walk, contents, count, eprint_line,
+    seq,
 };
-use crate::entry::{CapturedAt, Kind, Seq};
-use crate::tools::{Item, export_line};
+use crate::entry::{CapturedAt, Entry, Kind, Seq};
+use crate::queue::operator::Peeked;
+use crate::tools::export_line;
 
 /// Write entries to a file, as JSON Lines or CSV; they stay queued.
 ///
@@ -80,20 +82,20 @@ impl From<io::Error> for Ended {
 
 impl Export {
     pub(super) async fn run(self) -> Result<Exit, ToolError> {
-        let access = self.which.open().await?;
+        let queue = self.which.open().await?;
         let written = match &self.output {
             Some(path) => {
                 let file = File::create_new(path).map_err(|error| cannot_create(path, &error))?;
-                let written = self.write(&access, BufWriter::new(file)).await;
+                let written = self.write(&queue, BufWriter::new(file)).await;
                 if written.is_err() {
                     // A partial export must not be mistaken for a complete one.
                     let _ = std::fs::remove_file(path);
                 }
                 written
             }
-            None => self.write(&access, BufWriter::new(io::stdout())).await,
+            None => self.write(&queue, BufWriter::new(io::stdout())).await,
         };
-        access.close().await;
+        queue.close().await;
         let written = match written {
             Ok(written) => written,
             Err(Ended::Cannot(cannot)) => return Err(cannot),
@@ -109,8 +111,8 @@ impl Export {
         Ok(self.say(&written))
     }
 
-    async fn write(&self, access: &Access, mut out: impl Write) -> Result<Written, Ended> {
-        let mut walk = Walk::start(access, self.from, self.to, u64::MAX, true).await?;
+    async fn write(&self, queue: &QueueConnection, mut out: impl Write) -> Result<Written, Ended> {
+        let mut walk = Walk::start(queue, self.from, self.to, u64::MAX, true).await?;
         let mut written = Written::default();
         // If the terminal shows the entries, they would mix with the status line.
         let is_shown = self.output.is_none() && io::stdout().is_terminal();
@@ -122,18 +124,22 @@ impl Export {
             Format::Csv => Some(Table::begin(&mut out)?),
         };
         'pages: while let Some(page) = walk.page().await? {
-            for (seq, error) in &page.unreadable {
-                eprint_line(format_args!("entry {seq} cannot be read back: {error}"));
-                written.unreadable += 1;
-            }
-            for item in &page.entries {
-                if self.until.is_some_and(|until| item.captured_at > until) {
+            for Peeked { seq, entry, .. } in &page {
+                let entry = match entry {
+                    Ok(entry) => entry,
+                    Err(error) => {
+                        eprint_line(format_args!("entry {seq} cannot be read back: {error}"));
+                        written.unreadable += 1;
+                        continue;
+                    }
+                };
+                if self.until.is_some_and(|until| entry.captured_at > until) {
                     break 'pages;
                 }
-                if self.since.is_some_and(|since| item.captured_at < since) {
+                if self.since.is_some_and(|since| entry.captured_at < since) {
                     continue;
                 }
-                write_item(&mut out, table.as_mut(), item, &mut written)?;
+                write_entry(&mut out, table.as_mut(), entry, &mut written)?;
             }
             progress.at(walk.progress().0);
         }
@@ -166,20 +172,20 @@ impl Export {
     }
 }
 
-fn write_item(
+fn write_entry(
     out: &mut impl Write,
     table: Option<&mut Table>,
-    item: &Item,
+    entry: &Entry,
     written: &mut Written,
 ) -> io::Result<()> {
-    match item.kind {
+    match entry.kind {
         Kind::Frame => written.frames += 1,
         Kind::Setup => written.setups += 1,
     }
-    match (table, item.kind) {
-        (Some(table), Kind::Frame) => table.frame(out, item),
+    match (table, entry.kind) {
+        (Some(table), Kind::Frame) => table.frame(out, entry),
         (Some(_), Kind::Setup) => Ok(()),
-        (None, _) => writeln!(out, "{}", export_line(item)),
+        (None, _) => writeln!(out, "{}", export_line(entry)),
     }
 }
 

@@ -5,13 +5,14 @@ use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::path::PathBuf;
 
 use super::{
-    Access, Exit, NOT_DONE, Progress, QueueTarget, ToolError, contents, count, print, say_moved,
+    Exit, NOT_DONE, Progress, QueueConnection, QueueTarget, ToolError, contents, count, print,
+    say_appended,
 };
 use crate::entry::CapturedAt;
 use crate::platform::clock;
 use crate::queue::{MAX_FINDINGS, PAGE_BYTES};
 use crate::source::lines::MAX_BATCH_LINES;
-use crate::tools::{Line, MAX_LINE_BYTES, Moved, What};
+use crate::tools::{AppendCounts, Line, MAX_LINE_BYTES, OperatorRequest, What};
 
 /// Queue the entries of an export again.
 ///
@@ -62,10 +63,10 @@ impl Import {
             return Ok(Exit::Good);
         }
         file.rewind().map_err(unreadable)?;
-        let access = self.which.open_to_append().await?;
-        let moved = self.import(&access, file).await?;
-        access.close().await;
-        Ok(say_moved(&moved))
+        let queue = self.which.open_to_append().await?;
+        let counts = self.import(&queue, file).await?;
+        queue.close().await;
+        Ok(say_appended(&counts))
     }
 
     fn say(&self, check: &Check, what: &str) {
@@ -114,37 +115,37 @@ impl Import {
     }
 
     /// Appends the lines in batches.
-    async fn import(&self, access: &Access, file: File) -> Result<Moved, ToolError> {
-        let unreadable = |error: io::Error| ToolError(error.to_string());
+    async fn import(&self, queue: &QueueConnection, file: File) -> Result<AppendCounts, ToolError> {
         let mut lines = Lines::new(&file);
-        let of = file.metadata().map_err(unreadable)?.len();
+        let of = file.metadata()?.len();
         let mut progress = Progress::begin("importing", of);
-        let mut moved = Moved::default();
+        let mut counts = AppendCounts::default();
         let mut done = 0;
         loop {
-            let (mut text, mut count) = (Vec::new(), 0);
+            let (mut batch, mut count) = (String::new(), 0);
             let mut is_last = true;
-            while let Some(line) = lines.next().map_err(unreadable)? {
-                text.extend_from_slice(&line);
-                text.push(b'\n');
+            while let Some(line) = lines.next()? {
+                // The lines were checked: they are UTF-8 unless the file has changed since.
+                batch.push_str(&String::from_utf8_lossy(&line));
+                batch.push('\n');
                 count += 1;
-                if count >= MAX_BATCH_LINES || text.len() >= PAGE_BYTES {
+                if count >= MAX_BATCH_LINES || batch.len() >= PAGE_BYTES {
                     is_last = false;
                     break;
                 }
             }
             if count > 0 {
-                let stored = access.import(&text).await.map_err(|ToolError(why)| {
+                let appended = queue.send(OperatorRequest::Import { lines: batch }).await;
+                counts.add(appended.map_err(|ToolError(why)| {
                     ToolError(format!(
                         "{why}; lines 1 to {done} are queued: remove them before you try again"
                     ))
-                })?;
-                moved.add(stored);
+                })?);
                 done = lines.number;
             }
             progress.at(lines.end);
             if is_last {
-                return Ok(moved);
+                return Ok(counts);
             }
         }
     }

@@ -1,7 +1,8 @@
 //! `pitwire queue ls`: lists entries.
 
 use super::{Exit, QueueTarget, ToolError, Walk, eprint_line, print, seq};
-use crate::entry::Seq;
+use crate::entry::{Entry, Seq};
+use crate::queue::operator::Peeked;
 
 /// List entries: sequence number, capture time, stint, kind, bytes.
 ///
@@ -23,26 +24,28 @@ pub struct Ls {
 
 impl Ls {
     pub(super) async fn run(self) -> Result<Exit, ToolError> {
-        let access = self.which.open().await?;
-        let mut walk = Walk::start(&access, self.from, self.to, self.limit, false).await?;
+        let queue = self.which.open().await?;
+        let mut walk = Walk::start(&queue, self.from, self.to, self.limit, false).await?;
         let mut exit = Exit::Good;
         print("seq\tcaptured_at\tstint\tkind\tbytes");
         while let Some(page) = walk.page().await? {
-            for entry in page.entries {
-                let kind = entry.kind.as_str();
-                let (seq, at, stint, bytes) =
-                    (entry.seq, entry.captured_at, entry.stint, entry.bytes);
-                print(format_args!("{seq}\t{at}\t{stint}\t{kind}\t{bytes}"));
-            }
-            for (seq, error) in page.unreadable {
-                eprint_line(format_args!("entry {seq} cannot be read back: {error}"));
-                exit = Exit::Found;
+            for Peeked { seq, bytes, entry } in page {
+                match entry {
+                    Ok(Entry { captured_at, stint, kind, .. }) => {
+                        let kind = kind.as_str();
+                        print(format_args!("{seq}\t{captured_at}\t{stint}\t{kind}\t{bytes}"));
+                    }
+                    Err(error) => {
+                        eprint_line(format_args!("entry {seq} cannot be read back: {error}"));
+                        exit = Exit::Found;
+                    }
+                }
             }
         }
         if let Some(next) = walk.rest() {
             eprint_line(format_args!("more follow: --from {next}"));
         }
-        access.close().await;
+        queue.close().await;
         Ok(exit)
     }
 }

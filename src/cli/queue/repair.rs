@@ -1,9 +1,10 @@
 //! `pitwire queue repair`: repairs a damaged queue.
 
-use super::verify::{Verdict, examine};
-use super::{Access, Examiner, Exit, NOT_DONE, QueueTarget, ToolError, count, print};
+use super::verify::{Examiner, Verdict, examine};
+use super::{Exit, NOT_DONE, QueueConnection, QueueTarget, ToolError, count, print};
 use crate::entry::Seq;
-use crate::queue::fsck::Finding;
+use crate::queue::fsck::{Finding, Repaired};
+use crate::tools::OperatorRequest;
 
 /// Show damage and how it is repaired; do it with --apply.
 ///
@@ -32,9 +33,9 @@ impl Repair {
             print(NOT_DONE);
             return Ok(if verdict.findings == 0 { Exit::Good } else { Exit::Found });
         }
-        let access = self.which.open().await?;
-        mend(&access, verdict.lost_before).await?;
-        access.close().await;
+        let queue = self.which.open().await?;
+        repair(&queue, verdict.lost_before).await?;
+        queue.close().await;
         let examiner = self.which.examiner().await?;
         let tell = |finding: &Finding| print(format_args!("not repaired: {}", finding.what));
         let left = examine(&examiner, tell, |_| {}).await?;
@@ -49,8 +50,8 @@ impl Repair {
         let tell = |finding: &Finding| print(format_args!("{}: {}", finding.what, finding.remedy));
         let verdict = examine(&examiner, tell, |_| {}).await?;
         let mut leftovers = Vec::new();
-        if let Examiner::Stopped(inspection, _) = &examiner {
-            leftovers = inspection.leftovers().map_err(|error| ToolError(error.to_string()))?;
+        if let Examiner::Stopped(inspection) = &examiner {
+            leftovers = inspection.leftovers()?;
         }
         leftovers
             .iter()
@@ -62,17 +63,17 @@ impl Repair {
 /// Reads every segment, which quarantines damaged ones, and prints the outcome. Opening the queue
 /// has already repaired everything else: `lost_before` is the number of lost entries before it was
 /// opened.
-async fn mend(access: &Access, lost_before: u64) -> Result<(), ToolError> {
+async fn repair(queue: &QueueConnection, lost_before: u64) -> Result<(), ToolError> {
     let mut from = Seq(0);
-    while let Some(mended) = access.mend(from).await? {
-        let next = Seq(mended.next.0.max(from.0 + 1));
-        if mended.lost > 0 {
-            let (last, lost) = (Seq(next.0 - 1), count(mended.lost, "entry"));
+    while let Some(Repaired { next, lost }) = queue.send(OperatorRequest::Repair { from }).await? {
+        let next = Seq(next.0.max(from.0 + 1));
+        if lost > 0 {
+            let (last, lost) = (Seq(next.0 - 1), count(lost, "entry"));
             print(format_args!("up to entry {last}: {lost} lost, damaged segment quarantined"));
         }
         from = next;
     }
-    let after = access.status().await?.queue;
+    let after = queue.status().await?.queue;
     let lost = after.corrupt().saturating_sub(lost_before);
     print(format_args!(
         "repaired: {} queued; {} lost now and {} ever, counted as dropped (corrupt)",

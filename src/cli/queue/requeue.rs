@@ -1,6 +1,7 @@
 //! `pitwire queue requeue`: requeues the dead letters.
 
-use super::{Exit, NOT_DONE, QueueTarget, ToolError, contents, count, places, print, say_moved};
+use super::{Exit, NOT_DONE, QueueTarget, ToolError, contents, count, places, print, say_appended};
+use crate::tools::{AppendCounts, DeadLetterCounts, OperatorRequest};
 
 /// Requeue the dead letters: entries that the server refused.
 ///
@@ -18,32 +19,31 @@ pub struct Requeue {
 
 impl Requeue {
     pub(super) async fn run(self) -> Result<Exit, ToolError> {
-        let access = match self.apply {
-            true => self.which.open_to_append().await?,
-            false => self.which.open().await?,
-        };
-        let refusals = access.refused().await?;
-        let (Some(first), Some(last)) = (refusals.first, refusals.last) else {
+        let queue =
+            if self.apply { self.which.open_to_append().await? } else { self.which.open().await? };
+        let letters: DeadLetterCounts = queue.send(OperatorRequest::DeadLetters).await?;
+        let (Some(first), Some(last)) = (letters.first, letters.last) else {
             print("no dead letters");
-            access.close().await;
+            queue.close().await;
             return Ok(Exit::Good);
         };
         if self.apply {
-            let moved = access.requeue().await.map_err(|ToolError(why)| {
+            let appended = queue.send(OperatorRequest::Requeue).await;
+            let appended: AppendCounts = appended.map_err(|ToolError(why)| {
                 let file = "quarantine/dead-letters-archived.ndjson in the queue's folder";
                 ToolError(format!("{why}; pitwire queue import takes the missing ones from {file}"))
             })?;
-            access.close().await;
-            return Ok(say_moved(&moved));
+            queue.close().await;
+            return Ok(say_appended(&appended));
         }
-        let what = contents(refusals.frames, refusals.setups);
+        let what = contents(letters.frames, letters.setups);
         print(format_args!("would requeue {what}, formerly {}", places(first, last)));
-        if refusals.unreadable > 0 {
-            let lines = count(refusals.unreadable, "line");
+        if letters.unreadable > 0 {
+            let lines = count(letters.unreadable, "line");
             print(format_args!("would skip {lines} that are not entries"));
         }
         print(NOT_DONE);
-        access.close().await;
+        queue.close().await;
         Ok(Exit::Good)
     }
 }

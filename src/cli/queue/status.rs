@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use super::{Access, Exit, QueueTarget, ToolError, print};
+use super::{Exit, QueueTarget, ToolError, print};
 use crate::entry::CapturedAt;
 use crate::queue::DestinationStatus;
 use crate::queue::ledger::DropReason;
-use crate::tools;
+use crate::tools::OperatorStatus;
 
 /// Show the state of the queue: its contents, its limits, its ledger.
 ///
@@ -19,9 +19,9 @@ pub struct Status {
 
 impl Status {
     pub(super) async fn run(self) -> Result<Exit, ToolError> {
-        let access: Access = self.which.open().await?;
-        let status = access.status().await?;
-        access.close().await;
+        let queue = self.which.open().await?;
+        let status = queue.status().await?;
+        queue.close().await;
         lines(&status).iter().for_each(|(name, value)| print(format_args!("{name:20}{value}")));
         let queue = status.queue;
         let is_well = queue.imbalanced().next().is_none() && queue.storage_error.is_none();
@@ -30,8 +30,8 @@ impl Status {
 }
 
 /// The names and values of the table: the queue, then the ledger of each destination.
-pub(in crate::cli) fn lines(status: &tools::Status) -> Vec<(String, String)> {
-    let tools::Status { path, queue } = status;
+pub(in crate::cli) fn lines(status: &OperatorStatus) -> Vec<(String, String)> {
+    let OperatorStatus { path, queue } = status;
     let moment = |moment: Option<CapturedAt>| moment.map_or("none".into(), |at| at.to_string());
     let line = |name: &str, value: &dyn fmt::Display| (name.to_owned(), value.to_string());
     let mut lines = vec![

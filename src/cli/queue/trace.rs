@@ -1,10 +1,10 @@
 //! `pitwire queue trace`: shows what happened to an entry.
 
 use super::{Exit, QueueTarget, ToolError, print, seq};
-use crate::entry::Seq;
+use crate::entry::{Entry, Seq};
 use crate::queue::disposition::{DestinationFate, Disposition};
 use crate::queue::ledger::DropReason;
-use crate::tools;
+use crate::tools::{EntryTrace, OperatorRequest};
 
 /// Show what happened to an entry.
 ///
@@ -21,9 +21,9 @@ pub struct Trace {
 
 impl Trace {
     pub(super) async fn run(self) -> Result<Exit, ToolError> {
-        let access = self.which.open().await?;
-        let trace = access.trace(self.seq).await?;
-        access.close().await;
+        let queue = self.which.open().await?;
+        let trace: EntryTrace = queue.send(OperatorRequest::Trace { seq: self.seq }).await?;
+        queue.close().await;
         print(sentence(&trace));
         let is_unknown = |one: &DestinationFate| {
             matches!(one.disposition, Disposition::Unknown | Disposition::NotAssigned)
@@ -33,15 +33,15 @@ impl Trace {
 }
 
 /// Describes the disposition of an entry in a line per destination.
-pub(super) fn sentence(trace: &tools::Trace) -> String {
-    let tools::Trace { seq, fates, entry, tail } = trace;
+pub(super) fn sentence(trace: &EntryTrace) -> String {
+    let EntryTrace { seq, fates, entry, tail } = trace;
     let line = |DestinationFate { destination, disposition: fate }: &DestinationFate| {
         format!("{destination}: entry {seq} {}", what(*fate, entry.as_ref(), *tail))
     };
     fates.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-fn what(fate: Disposition, entry: Option<&tools::Item>, tail: Seq) -> String {
+fn what(fate: Disposition, entry: Option<&Entry>, tail: Seq) -> String {
     match fate {
         Disposition::Delivered => "was delivered: the server has it".into(),
         Disposition::DeadLetter => {

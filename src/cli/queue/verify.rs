@@ -1,8 +1,10 @@
 //! `pitwire queue verify`: checks every entry.
 
-use super::{Examiner, Exit, Progress, QueueTarget, ToolError, count, print};
+use super::{Exit, Progress, QueueConnection, QueueTarget, ToolError, count, print};
 use crate::entry::Seq;
-use crate::queue::fsck::{EntryPosition, Finding, out_of_order};
+use crate::queue::fsck::{EntryPosition, Finding, Inspection, SegmentReport, out_of_order};
+use crate::queue::{DestinationStatus, QueueStatus};
+use crate::tools::OperatorRequest;
 
 /// Read every entry and check the queue, without changing anything.
 ///
@@ -18,7 +20,7 @@ pub struct Verify {
 impl Verify {
     pub(super) async fn run(self) -> Result<Exit, ToolError> {
         let examiner = self.which.examiner().await?;
-        let (head, tail) = examiner.ends().await?;
+        let QueueStatus { head, tail, .. } = examiner.status().await?;
         let mut progress = Progress::begin("reading the queue", tail.0.saturating_sub(head.0));
         // The closure owns the progress, so that the status line is removed before the last
         // sentence.
@@ -29,12 +31,65 @@ impl Verify {
     }
 }
 
+/// A queue whose whole contents are read, without changing it.
+pub(in crate::cli) enum Examiner {
+    /// No process has it open.
+    Stopped(Box<Inspection>),
+    Running(QueueConnection),
+}
+
+impl Examiner {
+    async fn status(&self) -> Result<QueueStatus, ToolError> {
+        match self {
+            Self::Stopped(inspection) => Ok(inspection.status()),
+            Self::Running(queue) => Ok(queue.status().await?.queue),
+        }
+    }
+
+    /// Findings outside the entries.
+    async fn findings(&self) -> Result<Vec<Finding>, ToolError> {
+        let status = self.status().await?;
+        let mut findings = match self {
+            Self::Stopped(inspection) => inspection.findings().to_vec(),
+            Self::Running(_) => Vec::new(),
+        };
+        let mut find = |what: &str, remedy| findings.push(Finding::new(what, remedy));
+        if let Some(error) = &status.storage_error {
+            let what = format!("the queue's disk fails: {error}");
+            find(&what, "the agent retries every second");
+        }
+        for DestinationStatus { name, imbalance, .. } in status.imbalanced() {
+            let what = format!("the ledger of {name} is off by {imbalance} entries");
+            find(&what, "it cannot be repaired; please report it");
+        }
+        let QueueStatus { disk_bytes, max_bytes, .. } = status;
+        if disk_bytes > max_bytes {
+            let what = format!(
+                "the queue takes {disk_bytes} bytes on the disk, above the limit of {max_bytes} \
+                 (queue.max_bytes)"
+            );
+            find(&what, "the next start frees space");
+        }
+        Ok(findings)
+    }
+
+    /// Reads the segment that contains `from`, or else the next one; `None` at the end.
+    async fn scan(&self, from: Seq) -> Result<Option<SegmentReport>, ToolError> {
+        match self {
+            Self::Stopped(inspection) => inspection.scan(from).map_err(|error| {
+                ToolError(format!("cannot read the queue: {error}; check its disk"))
+            }),
+            Self::Running(queue) => queue.send(OperatorRequest::Scan { from }).await,
+        }
+    }
+}
+
 /// The totals of a verification.
 #[derive(Default)]
 pub(in crate::cli) struct Verdict {
     entries: u64,
     missing: u64,
-    stretches: u64,
+    segments: u64,
     pub(in crate::cli) findings: u64,
     /// Entries lost to damage before.
     pub(in crate::cli) lost_before: u64,
@@ -42,17 +97,17 @@ pub(in crate::cli) struct Verdict {
 
 impl Verdict {
     pub(in crate::cli) fn sentence(&self) -> String {
-        let Self { entries, missing, stretches, findings, lost_before } = *self;
+        let Self { entries, missing, segments, findings, lost_before } = *self;
         let missing = match missing {
             0 => String::new(),
             missing => format!(", {missing} cannot be read"),
         };
-        let (entries, stretches) = (count(entries, "entry"), count(stretches, "segment"));
+        let (entries, segments) = (count(entries, "entry"), count(segments, "segment"));
         let lost = match lost_before {
             0 => String::new(),
             lost => format!("; {} lost to damage before (corrupt)", count(lost, "entry")),
         };
-        format!("read {entries} in {stretches}{missing}; {}{lost}", count(findings, "finding"))
+        format!("read {entries} in {segments}{missing}; {}{lost}", count(findings, "finding"))
     }
 }
 
@@ -63,7 +118,7 @@ pub(in crate::cli) async fn examine(
     mut tell: impl FnMut(&Finding),
     mut read: impl FnMut(Seq),
 ) -> Result<Verdict, ToolError> {
-    let lost_before = examiner.lost_before().await?;
+    let lost_before = examiner.status().await?.corrupt();
     let mut verdict = Verdict { lost_before, ..Verdict::default() };
     let mut tell = |verdict: &mut Verdict, finding: &Finding| {
         verdict.findings += 1;
@@ -71,8 +126,8 @@ pub(in crate::cli) async fn examine(
     };
     let mut from = Seq(0);
     let mut before: Option<EntryPosition> = None;
-    while let Some(examination) = examiner.examine(from).await? {
-        verdict.stretches += 1;
+    while let Some(examination) = examiner.scan(from).await? {
+        verdict.segments += 1;
         verdict.entries += examination.entries;
         verdict.missing += examination.missing;
         if let Some((first, last)) = examination.ends {
@@ -84,6 +139,6 @@ pub(in crate::cli) async fn examine(
         read(examination.last);
         from = Seq((examination.last.0 + 1).max(from.0 + 1));
     }
-    examiner.others().await?.iter().for_each(|finding| tell(&mut verdict, finding));
+    examiner.findings().await?.iter().for_each(|finding| tell(&mut verdict, finding));
     Ok(verdict)
 }

@@ -3,13 +3,15 @@
 
 use std::io;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Engine, Index};
 use crate::entry::{Entry, Seq};
 use crate::queue::storage::SideLog;
 use crate::queue::{Limit, record};
 
 /// A stored entry.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peeked {
     pub seq: Seq,
     /// The size of its record in bytes.

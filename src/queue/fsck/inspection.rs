@@ -6,16 +6,19 @@ use super::folder::StoreScan;
 use super::report::{Finding, SegmentReport, report};
 use crate::config::QueueConfig;
 use crate::entry::Seq;
-use crate::queue::OpenError;
 use crate::queue::engine::{Cursor, cursors_of};
+use crate::queue::ledger::Ledger;
 use crate::queue::storage::is_store;
 use crate::queue::storage::lock::Lock;
+use crate::queue::{DestinationStatus, OpenError, QueueStatus};
 
 /// An inspected queue. Holds the queue's lock, so that no other process can open it.
 #[derive(Debug)]
 pub struct Inspection {
     store: StoreScan,
     cursors: Vec<Cursor>,
+    /// The configured limit of the disk usage.
+    max_bytes: u64,
     _lock: Lock,
 }
 
@@ -29,7 +32,7 @@ impl Inspection {
         let storage = |source| OpenError::storage(&queue.path, source);
         let store = StoreScan::scan(&queue.path).map_err(storage)?;
         let cursors = cursors_of(&store.last_checkpoint().metadata).map_err(storage)?;
-        Ok(Self { store, cursors, _lock: lock })
+        Ok(Self { store, cursors, max_bytes: queue.max_bytes, _lock: lock })
     }
 
     /// Problems outside the entries.
@@ -37,42 +40,41 @@ impl Inspection {
         self.store.findings()
     }
 
+    /// The status as far as it is known without reading entries: the positions, the disk usage,
+    /// and the ledger of each destination.
+    pub fn status(&self) -> QueueStatus {
+        let checkpoint = self.store.last_checkpoint();
+        let (head, lost) = (Seq(checkpoint.head), self.store.lost_before());
+        let destination = |cursor: &Cursor| DestinationStatus {
+            name: cursor.name.to_string(),
+            ledger: cursor.ledger(lost),
+            imbalance: cursor.imbalance(head, checkpoint.released),
+            ..DestinationStatus::default()
+        };
+        let mut destinations: Vec<_> = self.cursors.iter().map(destination).collect();
+        if destinations.is_empty() {
+            // A queue from which nothing has left has no cursors yet.
+            let ledger = Ledger { corrupt: lost, ..Ledger::default() };
+            destinations.push(DestinationStatus { ledger, ..DestinationStatus::default() });
+        }
+        QueueStatus {
+            head,
+            tail: self.store.tail(),
+            disk_bytes: self.store.disk_bytes(),
+            max_bytes: self.max_bytes,
+            destinations,
+            ..QueueStatus::default()
+        }
+    }
+
     /// Files left by a crash that are deleted when the queue is opened.
     pub fn leftovers(&self) -> io::Result<Vec<String>> {
         self.store.leftovers()
     }
 
-    /// The oldest position and the one after the newest, as far as they are known without reading
-    /// entries.
-    pub fn ends(&self) -> (Seq, Seq) {
-        (Seq(self.store.last_checkpoint().head), self.store.tail())
-    }
-
     /// Checks the segment that contains `from`, or else the next one; `None` at the end of the
     /// queue.
-    pub fn examine(&self, from: Seq) -> io::Result<Option<SegmentReport>> {
+    pub fn scan(&self, from: Seq) -> io::Result<Option<SegmentReport>> {
         Ok(self.store.examine(from)?.as_ref().map(report))
-    }
-
-    /// Entries lost to damage by the time the queue was last used; if the destinations differ, the
-    /// most that one of them lost.
-    pub fn lost_before(&self) -> u64 {
-        let lost = self.store.lost_before();
-        // A queue from which nothing has left has no cursors yet.
-        self.cursors.iter().map(|cursor| cursor.ledger(lost).corrupt).max().unwrap_or(lost)
-    }
-
-    /// The destinations whose ledger does not balance, with the number of entries that left the
-    /// queue and are missing from it. Any is a bug in pitwire.
-    pub fn imbalances(&self) -> Vec<(String, i64)> {
-        let checkpoint = self.store.last_checkpoint();
-        let missing = |cursor: &Cursor| cursor.imbalance(Seq(checkpoint.head), checkpoint.released);
-        let named = self.cursors.iter().map(|cursor| (cursor.name.to_string(), missing(cursor)));
-        named.filter(|(_, missing)| *missing != 0).collect()
-    }
-
-    /// Disk usage in bytes, as `du` counts it.
-    pub fn disk_bytes(&self) -> u64 {
-        self.store.disk_bytes()
     }
 }

@@ -141,7 +141,7 @@ const SOCKETIO: &str = "`source.socketio.listen`";
 const SERVE: &str = "`pitwire serve`";
 const SCRAPES: &[&str] = &["GET /metrics", "GET /healthz", "GET /readyz"];
 const AGENT_PAGES: &[&str] =
-    &["GET /", "GET /status", "GET /qr.svg", "GET /queue/status", "POST /reload"];
+    &["GET /", "GET /status", "GET /qr.svg", "POST /queue/requests", "POST /reload"];
 const SAMPLES: &[&str] = &["POST /v1/telemetry", "POST /v1/setup"];
 const SOCKETS: &[&str] = &[
     "GET /socket.io/?EIO=4&transport=polling",
@@ -413,7 +413,7 @@ async fn an_agent_with_the_token_delivers_and_one_without_keeps_its_frames() {
     let token = format!("server.token={TOKEN}");
     let agent = Agent::start(queue.path(), &server.url, &[&token]);
     eventually("the frame arrives", async || (server.frames(TOKEN).await == 1).then_some(())).await;
-    for shown in ["/status", "/readyz", "/metrics", "/queue/status"] {
+    for shown in ["/status", "/readyz", "/metrics"] {
         assert!(!agent.page(shown).await.1.contains(TOKEN), "{shown}");
     }
     let logged = [agent.process.stderr(), stranger.process.stderr(), server.process.stderr()];

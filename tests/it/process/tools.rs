@@ -712,6 +712,7 @@ async fn the_queue_tools_refuse_foreign_origins_and_hosts() {
     let pit = Pit::start(&[]).await;
     pit.drive(1, 3).await;
     let admin = pit.agent.admin().await;
+    let requests = format!("{admin}/queue/requests");
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     for (header, value, status) in [
         ("Origin", "https://evil.example", 403),
@@ -720,26 +721,41 @@ async fn the_queue_tools_refuse_foreign_origins_and_hosts() {
         ("Origin", "http://localhost:3000", 200),
         ("Host", "localhost:9184", 200),
     ] {
-        let ask = http.get(format!("{admin}/queue/status")).header(header, value);
-        assert_eq!(ask.send().await.unwrap().status(), status, "{header}: {value}");
-        let drop = http.post(format!("{admin}/queue/drop?first=9&last=9")).header(header, value);
-        assert_eq!(drop.send().await.unwrap().status(), status, "{header}: {value}");
-    }
-    for (path, status, error) in [
-        ("/queue/drop?first=1&last=3", 405, None),
-        ("/queue/trace", 400, Some("seq: is missing; send a whole number from 0 to ")),
-        ("/queue/trace?seq=one", 400, Some("seq: \"one\" is not valid; send ")),
-        ("/queue/entries?entries=1000000", 400, Some("entries: \"1000000\" is not valid; send ")),
-        ("/queue/trace?seq=18446744073709551615", 400, Some("seq: ")),
-    ] {
-        let answer = http.get(format!("{admin}{path}")).send().await.unwrap();
-        assert_eq!(answer.status(), status, "{path}");
-        if let Some(error) = error {
-            let answer: Value = answer.json().await.unwrap();
-            assert!(answer["error"].as_str().unwrap().starts_with(error), "{answer}");
+        for request in [json!("status"), json!({"purge": {"first": 9, "last": 9}})] {
+            let asked = http.post(&requests).header(header, value).json(&request).send().await;
+            assert_eq!(asked.unwrap().status(), status, "{header}: {value}: {request}");
         }
     }
+    assert_eq!(http.get(&requests).send().await.unwrap().status(), 405);
     assert_eq!(pit.agent.metric("pitwire_queue_entries").await, 3.0);
+}
+
+#[tokio::test]
+async fn an_invalid_request_is_refused_with_the_field_and_what_is_allowed() {
+    let pit = Pit::start(&[]).await;
+    let requests = format!("{}/queue/requests", pit.agent.admin().await);
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    for (request, error) in [
+        ("7", "expected"),
+        (r#""burn""#, "unknown variant `burn`, expected one of `status`, `peek`, "),
+        (r#"{"trace":{}}"#, "trace: missing field `seq`"),
+        (r#"{"trace":{"seq":"one"}}"#, "trace.seq: invalid type: string \"one\", expected u64"),
+        (r#"{"trace":{"seq":1,"all":true}}"#, "trace.all: unknown field `all`, expected `seq`"),
+        (
+            r#"{"purge":{"first":0,"last":18446744073709551615}}"#,
+            "purge.last: 18446744073709551615 is too large; send a whole number from 0 to ",
+        ),
+        (r#"{"import":{"lines":"\n7"}}"#, "line 2: not an object"),
+    ] {
+        let answer = http.post(&requests).body(request).send().await.unwrap();
+        assert_eq!(answer.status(), 400, "{request}");
+        let answer: Value = answer.json().await.unwrap();
+        assert!(answer["error"].as_str().unwrap().contains(error), "{request}: {answer}");
+    }
+    // A page is bounded, whatever the request says.
+    let peek = r#"{"peek":{"from":0,"entries":1000000,"with_json":true}}"#;
+    let answer = http.post(&requests).body(peek).send().await.unwrap();
+    assert_eq!(answer.json::<Value>().await.unwrap(), json!({"entries": []}));
 }
 
 #[tokio::test]
