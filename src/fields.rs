@@ -10,7 +10,7 @@
 //!   A null counts as an absent key.
 //!
 //! A known field with a value of the wrong type is refused in both, with a message for the sender.
-//! [`Frame::verbatim`] accepts any object instead: the stand-in for a dashboard server takes
+//! `Frame::verbatim` accepts any object instead: the stand-in for a dashboard server takes
 //! whatever that server takes.
 
 mod change;

@@ -54,7 +54,7 @@ pub struct Behaviour {
     pub no_echo: bool,
     /// Acknowledges and discards every Nth frame.
     pub refuse_every: Option<NonZeroU64>,
-    /// Acknowledges and discards events that [`schema::refuses`].
+    /// Acknowledges and discards events that `schema::refuses`.
     pub schema: bool,
     /// Breaks the connection at every Nth frame; that frame and later events are not handled.
     pub close_every: Option<NonZeroU64>,

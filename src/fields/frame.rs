@@ -35,7 +35,7 @@ impl Frame {
     /// Refused if the text exceeds [`MAX_SAMPLE_BYTES`], is not UTF-8 or not JSON; and for the
     /// reasons of [`Frame::of`].
     ///
-    /// [`MAX_SAMPLE_BYTES`]: crate::config::MAX_SAMPLE_BYTES
+    /// [`MAX_SAMPLE_BYTES`]: crate::fields::MAX_SAMPLE_BYTES
     pub fn parse(text: &[u8]) -> Result<Self, Refused> {
         let text = json::text(text)?;
         Self::checked(&json::parse(&text)?, &text)
@@ -48,7 +48,7 @@ impl Frame {
     /// has a known field of the wrong type or out of range; or if the text exceeds
     /// [`MAX_SAMPLE_BYTES`].
     ///
-    /// [`MAX_SAMPLE_BYTES`]: crate::config::MAX_SAMPLE_BYTES
+    /// [`MAX_SAMPLE_BYTES`]: crate::fields::MAX_SAMPLE_BYTES
     pub fn of(sample: &Value) -> Result<Self, Refused> {
         let json = Json::from(sample);
         json::object(&json)?;

@@ -30,7 +30,7 @@ impl Setup {
     /// Refused if the text exceeds [`MAX_SAMPLE_BYTES`], is not UTF-8 or not JSON; and for the
     /// reasons of [`Setup::of`].
     ///
-    /// [`MAX_SAMPLE_BYTES`]: crate::config::MAX_SAMPLE_BYTES
+    /// [`MAX_SAMPLE_BYTES`]: crate::fields::MAX_SAMPLE_BYTES
     pub fn parse(text: &[u8]) -> Result<Self, Refused> {
         let text = json::text(text)?;
         Self::checked(json::parse(&text)?, &text)
@@ -42,7 +42,7 @@ impl Setup {
     /// Refused if it is not an object, nested too deep, or has too many keys or values; or if its
     /// text exceeds [`MAX_SAMPLE_BYTES`].
     ///
-    /// [`MAX_SAMPLE_BYTES`]: crate::config::MAX_SAMPLE_BYTES
+    /// [`MAX_SAMPLE_BYTES`]: crate::fields::MAX_SAMPLE_BYTES
     pub fn of(setup: &Value) -> Result<Self, Refused> {
         let json = Json::from(setup);
         json::object(&json)?;

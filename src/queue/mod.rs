@@ -2,13 +2,13 @@
 //!
 //! [`open`] returns a [`Writer`] for the sources and a [`Reader`] for the session of each
 //! destination; the queue is the only link between them. An [`Operator`](operator::Operator)
-//! inspects and edits the queue by hand. One task, the queue worker, owns the [`Store`] and runs on
+//! inspects and edits the queue by hand. One task, the queue worker, owns the [storage] and runs on
 //! its own thread, so that an fsync never blocks another task.
 //!
 //! Invariants, each checked by a test:
 //! - A position identifies one entry forever; positions only increase, also across power cuts.
 //! - An entry leaves the queue in one of three ways: [`Reader::ack`] of the batch in which it was
-//!   read, a drop with a [`DropReason`], or downsampling.
+//!   read, a drop with a [`DropReason`](ledger::DropReason), or downsampling.
 //! - The [ledger] balances against the positions at all times.
 
 mod batch;

@@ -27,8 +27,8 @@ impl Operator {
         Self { requests }
     }
 
-    /// Reads entries from `from`: at most `entries`, and no more than a page of [`PAGE_ENTRIES`]
-    /// and [`PAGE_BYTES`]. Empty at the end of the queue.
+    /// Reads entries from `from`: at most `entries`, and no more than a page of `PAGE_ENTRIES`
+    /// and `PAGE_BYTES`. Empty at the end of the queue.
     pub async fn peek(&self, from: Seq, entries: usize) -> Result<Vec<Peeked>, QueueError> {
         let limit = Limit { entries: entries.clamp(1, PAGE_ENTRIES), bytes: PAGE_BYTES };
         self.requests.read(move |engine| engine.peek(from, limit)).await

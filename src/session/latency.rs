@@ -39,7 +39,7 @@ impl Latencies {
         }
     }
 
-    /// Percentiles over the last minute and at most the newest [`LATENCIES`] entries; `None` if
+    /// Percentiles over the last minute and at most the newest `LATENCIES` entries; `None` if
     /// nothing was delivered.
     pub fn lately(&self) -> Option<Latency> {
         let mut sorted: Vec<Duration> = self

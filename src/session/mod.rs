@@ -16,7 +16,8 @@
 //! - `bindings`: the sessions that are bound on the link, and what was sent on it.
 //! - `capability`: the model of the server; defines what "delivered" means.
 //! - `stored`: the entries that the server is known to store, identified by their content.
-//! - `poison`: isolates entries that the server can neither store nor refuse.
+//! - `poison`: isolates entries that the server can neither store nor refuse; `overtaken`: the ones
+//!   that another entry was sent before to do so.
 //! - `window`: sizes batches.
 //! - `status`, `latency`, `error`: what the operator and the driver see.
 //!

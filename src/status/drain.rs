@@ -32,7 +32,7 @@ pub enum Drain {
 /// Up to this many entries are a batch in flight, not a backlog.
 pub(crate) const ON_ITS_WAY: u64 = 10;
 
-/// Judges a queue from its length at every [`DRAIN_INTERVAL`]. One interval without progress proves
+/// Judges a queue from its length at every `DRAIN_INTERVAL`. One interval without progress proves
 /// little: the server may have been busy, or a source added many entries at once.
 #[derive(Debug, Default)]
 pub struct Watch {

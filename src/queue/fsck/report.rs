@@ -42,7 +42,7 @@ pub struct SegmentReport {
     /// The number of readable entries, and of unreadable ones.
     pub entries: u64,
     pub missing: u64,
-    /// At most [`MAX_FINDINGS`].
+    /// At most `MAX_FINDINGS`.
     pub findings: Vec<Finding>,
     /// The oldest and the newest entry.
     pub ends: Option<(EntryPosition, EntryPosition)>,
