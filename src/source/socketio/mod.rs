@@ -5,7 +5,7 @@
 //! first entry assigns it a [`CarId`]; `/dashboard/<id>` redirects to the page of that stream's
 //! stint. Concurrent publishers have separate streams.
 //!
-//! - A frame or a setup is stored as it was sent: see `Frame::verbatim`
+//! - A frame or a setup is stored as it was sent: see `Frame::verbatim`.
 //! - An acknowledged entry is stored. The one exception is an entry that has no session id, or whose
 //!   telemetry or setup is not an object: it is acknowledged without an echo, as the dashboard server
 //!   does.
