@@ -379,9 +379,9 @@ impl Isolation {
     }
 
     /// Whether an entry failed and no other one has been tried since: it is unknown whether the
-    /// server takes any.
+    /// server takes any. A contradiction shows that it takes others.
     pub(super) fn is_undecided(&self) -> bool {
-        self.suspect().is_some_and(|suspect| suspect.outages == 0)
+        self.suspect().is_some_and(|suspect| suspect.outages == 0 && suspect.contradictions == 0)
     }
 
     /// Why an entry is undeliverable; `None` if it is to be sent.

@@ -236,6 +236,17 @@ fn a_contradicted_entry_is_undeliverable() {
     assert_eq!(lab.fails(&[1]), None, "no other entry was proven");
 }
 
+/// On a server that confirms nothing, silence after the next probe would otherwise look like an
+/// outage, and the contradictions would never add up.
+#[test]
+fn a_contradiction_shows_that_the_server_takes_others() {
+    let mut lab = Lab::overtaking(1);
+    assert!(lab.isolation.is_undecided());
+    lab.proves(&[2]);
+    lab.fails(&[1]);
+    assert!(!lab.isolation.is_undecided());
+}
+
 /// A server that goes silent at random once looked like one that fails at this entry.
 #[test]
 fn an_outage_clears_contradictions() {
