@@ -40,8 +40,11 @@ impl<S: Sink> Session<S> {
         } else if undeliverable.is_empty() {
             self.observe(Evidence::FoundStored);
         }
-        if let PublishOutcome::Refused(seqs) = outcome {
+        if let PublishOutcome::Refused { seqs, are_others_proven } = outcome {
             outcome = self.retry_refused(link, bindings, &to_send, seqs).await?;
+            if !are_others_proven {
+                outcome = outcome.and(PublishOutcome::Unproven);
+            }
         }
         let sent = to_send.len();
         for (seq, reason) in undeliverable {
@@ -53,7 +56,12 @@ impl<S: Sink> Session<S> {
             PublishOutcome::Proven | PublishOutcome::Unproven => {
                 return self.keep_unproven(link, bindings, batch).await;
             }
-            PublishOutcome::Refused(refused) => batch.mark_refused(&refused, REFUSED),
+            PublishOutcome::Refused { seqs, are_others_proven } => {
+                batch.mark_refused(&seqs, REFUSED);
+                if !are_others_proven {
+                    return self.keep_unproven(link, bindings, batch).await;
+                }
+            }
             PublishOutcome::Forgotten(stint) => return self.rebind(link, bindings, stint).await,
         }
         if self.settle(link, bindings).await? == Verified::Rebound {

@@ -133,7 +133,7 @@ impl<S: Sink> Session<S> {
                 isolation.proven(in_flight.iter().map(|one| one.seq));
             }
             PublishOutcome::Unproven | PublishOutcome::Forgotten(_) => {}
-            PublishOutcome::Refused(_) => {
+            PublishOutcome::Refused { .. } => {
                 self.note_proven_in_part(link, &in_flight);
             }
         }

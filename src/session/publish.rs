@@ -40,24 +40,41 @@ pub(super) enum PublishOutcome {
     /// Sent; the proof is completed by elapsed time or a later query to the server.
     Unproven,
     /// The server stores other entries of the session, but not these.
-    Refused(Vec<Seq>),
+    Refused {
+        seqs: Vec<Seq>,
+        are_others_proven: bool,
+    },
     /// The server no longer knows the session of this stint.
     Forgotten(StintId),
 }
 
 impl PublishOutcome {
+    /// The server refuses these entries, and stores the others.
+    pub(super) fn refused(seqs: Vec<Seq>) -> Self {
+        Self::Refused { seqs, are_others_proven: true }
+    }
+
     /// The result of publishing further entries after these.
     pub(super) fn and(self, next: Self) -> Self {
+        let are_others_proven = self.proves_others() && next.proves_others();
         match (self, next) {
             (Self::Forgotten(stint), _) | (_, Self::Forgotten(stint)) => Self::Forgotten(stint),
-            (Self::Refused(mut seqs), Self::Refused(more)) => {
+            (Self::Refused { mut seqs, .. }, Self::Refused { seqs: more, .. }) => {
                 seqs.extend(more);
-                Self::Refused(seqs)
+                seqs.sort();
+                Self::Refused { seqs, are_others_proven }
             }
-            (Self::Refused(seqs), _) | (_, Self::Refused(seqs)) => Self::Refused(seqs),
+            (Self::Refused { seqs, .. }, _) | (_, Self::Refused { seqs, .. }) => {
+                Self::Refused { seqs, are_others_proven }
+            }
             (Self::Unproven, _) | (_, Self::Unproven) => Self::Unproven,
             (Self::Proven, Self::Proven) => Self::Proven,
         }
+    }
+
+    /// Whether the server stores all entries that it does not refuse.
+    fn proves_others(&self) -> bool {
+        matches!(self, Self::Proven | Self::Refused { are_others_proven: true, .. })
     }
 }
 
@@ -187,7 +204,7 @@ impl<S: Sink> Session<S> {
     }
 
     /// The outcome for entries that were only acknowledged.
-    fn acknowledged(&self) -> PublishOutcome {
+    pub(super) fn acknowledged(&self) -> PublishOutcome {
         let verifies =
             self.learned.capability.can_be_asked() && !self.settings.verify_interval.is_zero();
         if verifies { PublishOutcome::Unproven } else { PublishOutcome::Proven }
@@ -279,5 +296,22 @@ impl<S: Sink> Session<S> {
     /// end the link instead of being identified, and would be retried forever.
     pub(super) fn publish_limit(&self) -> Duration {
         self.settings.proof_timeout + self.grace()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refused_entry_proves_no_other_that_was_only_acknowledged() {
+        let refused = || PublishOutcome::refused(vec![Seq(2)]);
+        for outcome in
+            [PublishOutcome::Unproven.and(refused()), refused().and(PublishOutcome::Unproven)]
+        {
+            assert!(matches!(outcome, PublishOutcome::Refused { are_others_proven: false, .. }));
+            assert!(!outcome.and(refused()).proves_others());
+        }
+        assert!(refused().and(PublishOutcome::Proven).proves_others());
     }
 }

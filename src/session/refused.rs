@@ -36,22 +36,17 @@ impl<S: Sink> Session<S> {
         self.came_back(bindings, entries, &missing)?;
         let of_missing = entries.iter().filter(|entry| missing.contains(&entry.seq));
         let stints: BTreeSet<StintId> = of_missing.map(|entry| entry.stint).collect();
-        let mut refused = Vec::new();
+        let mut outcome = PublishOutcome::Proven;
         for stint in stints {
             let entries: Vec<&Entry> =
                 entries.iter().copied().filter(|entry| entry.stint == stint).collect();
-            match self.examine_stint(link, bindings, stint, &entries, &missing).await? {
-                PublishOutcome::Proven | PublishOutcome::Unproven => {}
-                PublishOutcome::Refused(more) => refused.extend(more),
-                PublishOutcome::Forgotten(stint) => return Ok(PublishOutcome::Forgotten(stint)),
+            outcome =
+                outcome.and(self.examine_stint(link, bindings, stint, &entries, &missing).await?);
+            if let PublishOutcome::Forgotten(_) = outcome {
+                break;
             }
         }
-        refused.sort();
-        Ok(if refused.is_empty() {
-            PublishOutcome::Proven
-        } else {
-            PublishOutcome::Refused(refused)
-        })
+        Ok(outcome)
     }
 
     /// Records that all but the missing entries were echoed, so the server stores what their
@@ -82,7 +77,7 @@ impl<S: Sink> Session<S> {
         let (missing, back): (Vec<Seq>, Vec<Seq>) = seqs.partition(|seq| missing.contains(seq));
         let newest_back = back.last().copied();
         if newest_back.is_some() && newest_back >= missing.last().copied() {
-            return Ok(PublishOutcome::Refused(missing));
+            return Ok(PublishOutcome::refused(missing));
         }
         let bound = bindings.of(stint)?;
         let (is_new, is_unconfirmed) = (bound.is_new, bound.is_unconfirmed);
@@ -94,7 +89,7 @@ impl<S: Sink> Session<S> {
             }
             // The server echoes others, so it would have echoed these.
             Joined::Unanswered if self.learned.capability.proof() == Some(Proof::Echo) => {
-                Ok(PublishOutcome::Refused(missing))
+                Ok(PublishOutcome::refused(missing))
             }
             Joined::Unanswered if self.learned.capability.has_shown() => {
                 Err(SessionError::NotKept("it no longer answers join_session"))
@@ -150,7 +145,7 @@ impl<S: Sink> Session<S> {
             || newest_back.is_some()
             || self.learned.capability.has_echoed()
         {
-            return Ok(PublishOutcome::Refused(refused));
+            return Ok(PublishOutcome::refused(refused));
         }
         // Another publisher's entry hides whether ours is stored, and this server has never echoed
         // one of ours.
@@ -219,10 +214,10 @@ impl<S: Sink> Session<S> {
         // stores.
         self.came_back(bindings, entries, &missing)?;
         if let [entry] = entries {
-            return Ok(PublishOutcome::Refused(vec![entry.seq]));
+            return Ok(PublishOutcome::refused(vec![entry.seq]));
         }
         if missing.len() < entries.len() {
-            return Ok(PublishOutcome::Refused(missing));
+            return Ok(PublishOutcome::refused(missing));
         }
         // The server may not know the session, and would refuse the same batch on every link. If it
         // knows it, it may have stored the other entries of the batch, and shows them.
@@ -278,11 +273,12 @@ impl<S: Sink> Session<S> {
                 (_, _) => Vec::new(),
             };
             if refused.is_empty() {
-                return Ok(PublishOutcome::Proven);
+                let is_echoed = proof == Proof::Echo;
+                return Ok(if is_echoed { PublishOutcome::Proven } else { self.acknowledged() });
             }
         }
         if !self.learned.capability.can_be_asked() {
-            return Ok(PublishOutcome::Refused(refused));
+            return Ok(PublishOutcome::refused(refused));
         }
         let mut refused_of: BTreeMap<StintId, usize> = BTreeMap::new();
         for entry in with_seqs(entries, &refused) {
@@ -308,7 +304,7 @@ impl<S: Sink> Session<S> {
                 return Err(self.one_at_a_time());
             }
         }
-        Ok(PublishOutcome::Refused(refused))
+        Ok(PublishOutcome::refused(refused))
     }
 }
 

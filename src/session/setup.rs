@@ -68,7 +68,7 @@ impl<S: Sink> Session<S> {
         bindings.setup_in_flight = None;
         match published {
             PublishOutcome::Proven | PublishOutcome::Unproven => {}
-            PublishOutcome::Refused(_) => {
+            PublishOutcome::Refused { .. } => {
                 tracing::warn!("the server refuses the setup; skipping it")
             }
             PublishOutcome::Forgotten(_) => return Ok(SessionKnown::No),
