@@ -167,6 +167,7 @@ impl<S: Sink> Session<S> {
         error: &SessionError,
     ) {
         let (SessionError::NoProof(_)
+        | SessionError::NotKept(_)
         | SessionError::Sink(
             SinkError::Lost(_) | SinkError::Timeout(..) | SinkError::Protocol(_),
         )) = error

@@ -101,6 +101,10 @@ impl<S: Sink> Session<S> {
             Joined::Silent if is_unconfirmed => self.unknown(stint),
             Joined::Silent if is_new => {
                 self.observe(Evidence::NewSessionEmpty);
+                // A single entry may be one that the server refuses.
+                if let [entry] = entries {
+                    bindings.in_flight = vec![InFlight::of(entry)];
+                }
                 Err(SessionError::NotKept("a new session stays empty"))
             }
             Joined::Silent => Ok(PublishOutcome::Forgotten(stint)),
