@@ -64,7 +64,8 @@ impl<S: Sink> Session<S> {
                 self.bound(bindings, stint, session, SessionOrigin::Unconfirmed, joined);
                 match self.send_setup(link, bindings, stint).await? {
                     SessionKnown::Yes => Ok(()),
-                    SessionKnown::No => self.rebind(link, bindings, stint).await,
+                    // Nothing was sent to it on this link, so nothing has to be read again.
+                    SessionKnown::No => self.bind_unknown(link, bindings, stint).await,
                 }
             }
             // A single timeout may be a slow server: a new session would cost viewers their page.
@@ -77,11 +78,21 @@ impl<S: Sink> Session<S> {
                 self.refresh_setup(link, bindings, stint).await
             }
             (Joined::Silent | Joined::Unanswered, SessionChoice::Auto) => {
-                self.forgotten("unknown_on_connect");
-                tracing::warn!("the server no longer knows the session; requesting a new one");
-                self.bind_new(link, bindings, stint).await
+                self.bind_unknown(link, bindings, stint).await
             }
         }
+    }
+
+    /// Binds a new session in place of one that the server does not know.
+    async fn bind_unknown(
+        &mut self,
+        link: &mut S::Link,
+        bindings: &mut Bindings,
+        stint: StintId,
+    ) -> Result<(), SessionError> {
+        self.forgotten("unknown_on_connect");
+        tracing::warn!("the server no longer knows the session; requesting a new one");
+        self.bind_new(link, bindings, stint).await
     }
 
     /// Requests a session and joins it, so that the server echoes its events to us.
