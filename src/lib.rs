@@ -9,11 +9,11 @@
 //! ```text
 //! 1 source::…::run          receive a sample; platform::clock::now stamps it
 //! 2 fields::Frame           keep a dashboard frame, map any other sample  pure
-//! 3 Writer::append          admit or evict, encode, Store::append         -- on disk --
-//! 4 Reader::next_batch      read the oldest entries of one stint
+//! 3 Writer::append          admit or evict, encode, Storage::append       -- on disk --
+//! 4 Reader::next_batch      read the oldest undelivered entries
 //! 5 Session::serve          hold the batch that is in flight
 //! 6 Link::publish           emit, wait for proof
-//! 7 Reader::ack(batch)      Store::truncate                                -- gone --
+//! 7 Reader::ack(batch)      Storage::truncate                                -- gone --
 //! ```
 //!
 //! No module calls back into an earlier one.

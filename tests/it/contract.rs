@@ -406,15 +406,16 @@ impl Client {
         let own = usize::from(event == "request_session_id");
         self.emit.send(Emit { event, payload, acked: true }).await.expect("connected");
         self.tell("request_session_id", json!({})).await;
-        let mut assigned = 0;
+        let (mut assigned, mut is_acked) = (0, false);
+        // Also after an acknowledgement: the next call must not take this answer for its own.
         while assigned <= own {
             match self.hear().await {
                 Heard::Event(name, _) => assigned += usize::from(name == "session_id_assigned"),
-                Heard::Ack(_) => return true,
+                Heard::Ack(_) => is_acked = true,
                 other => panic!("{event}: {other:?}"),
             }
         }
-        false
+        is_acked
     }
 
     async fn hear(&mut self) -> Heard {
