@@ -13,7 +13,7 @@
 //! 4 Reader::next_batch      read the oldest undelivered entries
 //! 5 Session::serve          hold the batch that is in flight
 //! 6 Link::publish           emit, wait for proof
-//! 7 Reader::ack(batch)      Storage::truncate                                -- gone --
+//! 7 Reader::ack(batch)      Storage::truncate                              -- gone --
 //! ```
 //!
 //! No module calls back into an earlier one.

@@ -1,5 +1,5 @@
 //! Tracks entries that a later one, a *probe*, was sent before, to find out whether the server can
-//! process them. Pure; stored in the queue, because it must outlive the process.
+//! process them. Stored in the queue, because it must outlive the process.
 //!
 //! An entry that the server shows proves all entries of its stint that were sent before it: usually
 //! every earlier one. It does not if it was sent as a probe. The overtaken entries follow the probe
