@@ -7,9 +7,9 @@ use std::hint::black_box;
 
 use divan::Bencher;
 use divan::counter::BytesCount;
-use pitwire::entry::{CapturedAt, Kind, Seq, StintId};
+use pitwire::entry::{CapturedAt, Kind, QueueTime, Seq, StintId};
 use pitwire::fields::{self, Frame, Setup};
-use pitwire::queue::record::{self, RetentionFlags};
+use pitwire::queue::record::{self, Record, RetentionFlags};
 use pitwire::source::simulator::Car;
 
 /// Two and a half laps: every corner, decreasing fuel, warming tyres.
@@ -54,23 +54,22 @@ fn encode(bencher: Bencher<'_, '_>) {
     bencher
         .with_inputs(|| frames.next().unwrap())
         .input_counter(|(_, json)| BytesCount::of_str(json))
-        .bench_local_refs(|(at, json)| {
-            record::encode(STINT, *at, Kind::Frame, RetentionFlags::default(), black_box(json))
-                .unwrap()
-        });
+        .bench_local_refs(|(at, json)| record::encode(&record(*at, black_box(json))).unwrap());
 }
 
 /// From a queue record to an entry.
 #[divan::bench]
 fn decode(bencher: Bencher<'_, '_>) {
-    let encode = |(at, json): (_, String)| {
-        record::encode(STINT, at, Kind::Frame, RetentionFlags::default(), &json).unwrap()
-    };
+    let encode = |(at, json): (_, String)| record::encode(&record(at, &json)).unwrap();
     let mut records = frames().into_iter().map(encode).collect::<Vec<_>>().into_iter().cycle();
     bencher
         .with_inputs(|| records.next().unwrap())
         .input_counter(BytesCount::of_slice)
         .bench_local_refs(|record| record::decode(Seq(1), black_box(record)).unwrap());
+}
+
+fn record(at: CapturedAt, json: &str) -> Record<&str> {
+    Record::new(STINT, QueueTime(at.0), Kind::Frame, RetentionFlags::default(), json)
 }
 
 fn frames() -> Vec<(CapturedAt, String)> {

@@ -10,9 +10,9 @@ use std::time::Duration;
 use divan::Bencher;
 use divan::counter::ItemsCount;
 use pitwire::config::{Config, Durability};
-use pitwire::entry::{CapturedAt, Situation};
+use pitwire::entry::Situation;
 use pitwire::fields;
-use pitwire::platform::clock;
+use pitwire::platform::clock::Clock;
 use pitwire::queue::{
     self, Closed, Content, Destinations, Limit, Limits, NewEntry, Reader, Writer,
 };
@@ -71,7 +71,6 @@ struct Queue {
     reader: Reader,
     closed: Closed,
     frames: Box<dyn Iterator<Item = String>>,
-    now: CapturedAt,
     folder: TempDir,
 }
 
@@ -81,16 +80,16 @@ impl Queue {
         let mut config = Config::default();
         config.queue.path = folder.path().join("queue");
         config.queue.durability = durability;
-        let now = clock::now();
         let limits = Limits::new(&config.queue, &config.stint);
-        let opened = queue::open(&config.queue, limits, Destinations::Stored, now, |_| {});
+        let opened =
+            queue::open(&config.queue, limits, Destinations::Stored, Clock::system(), |_| {});
         let (writer, mut readers, closed) = opened.unwrap();
         let reader = readers.remove(0);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let json = |(at, sample)| fields::map(&sample, at).unwrap();
         let frames: Vec<_> = lap::samples(FRAMES).into_iter().map(json).collect();
         let frames = Box::new(frames.into_iter().cycle());
-        Self { runtime, writer, reader, closed, frames, now, folder }
+        Self { runtime, writer, reader, closed, frames, folder }
     }
 
     fn frames(&mut self, count: usize) -> Vec<String> {
@@ -98,14 +97,9 @@ impl Queue {
     }
 
     fn append(&mut self, frames: Vec<String>) {
-        let now = self.now;
         let appended = self.writer.append(|stamps| {
-            let entry = |json| NewEntry {
-                driven_at: None,
-                captured_at: stamps.next(now),
-                content: Content::Frame(Situation::default()),
-                json,
-            };
+            let entry =
+                |json| NewEntry::new(stamps.stamp(), Content::Frame(Situation::default()), json);
             frames.into_iter().map(entry).collect()
         });
         self.runtime.block_on(appended).unwrap();

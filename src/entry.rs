@@ -55,7 +55,8 @@ impl From<&str> for CarId {
     }
 }
 
-/// A capture time in milliseconds since 1970-01-01T00:00:00Z, the dashboard's resolution.
+/// A capture time by the wall clock, in milliseconds since 1970-01-01T00:00:00Z, the dashboard's
+/// resolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct CapturedAt(pub i64);
@@ -72,6 +73,13 @@ impl CapturedAt {
         Duration::from_millis(u64::try_from(now.0.saturating_sub(self.0)).unwrap_or(0))
     }
 }
+
+/// A time on the queue's own clock, in milliseconds. It starts at the wall clock's time when the
+/// queue is created and then advances with the system's uptime, so that a step of the wall clock
+/// changes neither the order nor the age of entries, nor the pauses between them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct QueueTime(pub i64);
 
 /// RFC 3339 in UTC with milliseconds, the dashboard's format: `2025-11-22T14:30:22.123Z`.
 impl fmt::Display for CapturedAt {

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use pitwire::config::{Config, Durability};
-use pitwire::entry::{CapturedAt, Situation};
+use pitwire::entry::Situation;
+use pitwire::platform::clock::Clock;
 use pitwire::queue::{
     self, Appended, Closed, Content, Destinations, Limits, NewEntry, Reader, Stamps, Writer,
 };
@@ -120,14 +121,13 @@ async fn start(folder: &Path) -> (f64, f64, f64) {
 }
 
 async fn append(writer: &Writer, frames: &[String], first: usize, count: usize) {
-    let now = std::time::UNIX_EPOCH.elapsed().unwrap();
-    let now = CapturedAt(now.as_millis() as i64);
     let make = |stamps: &mut Stamps| {
-        let entry = |number: usize| NewEntry {
-            driven_at: None,
-            captured_at: stamps.next(now),
-            content: Content::Frame(Situation::default()),
-            json: frames[number % frames.len()].clone(),
+        let entry = |number: usize| {
+            NewEntry::new(
+                stamps.stamp(),
+                Content::Frame(Situation::default()),
+                frames[number % frames.len()].clone(),
+            )
         };
         (first..first + count).map(entry).collect()
     };
@@ -146,7 +146,7 @@ fn open(folder: &Path, durability: Durability) -> (Writer, Reader, Closed) {
     config.queue.max_bytes = 16 << 30;
     config.queue.durability = durability;
     let limits = Limits::new(&config.queue, &config.stint);
-    let opened = queue::open(&config.queue, limits, Destinations::Stored, CapturedAt(0), |_| {});
+    let opened = queue::open(&config.queue, limits, Destinations::Stored, Clock::system(), |_| {});
     let (writer, mut readers, closed) = opened.unwrap();
     (writer, readers.remove(0), closed)
 }

@@ -38,7 +38,7 @@ pub(super) async fn watch_drain(
                 watch.pause();
                 continue;
             };
-            let drain = watch.look(own, status.newest);
+            let drain = watch.look(own);
             metrics::catch_up(name, drain.seconds());
             history.drains(name, drain);
             if !drain.is_like(*logged) {

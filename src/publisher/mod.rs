@@ -16,7 +16,7 @@ use self::destination::Destination;
 use crate::config::{Config, ParseError, SessionChoice, quoted};
 use crate::fields::Refused;
 use crate::metrics;
-use crate::platform::clock;
+use crate::platform::clock::Clock;
 use crate::queue::{
     self, APPEND_TIMEOUT, Closed, DeliveredElsewhere, Destinations, DiskEvent, Limits, OpenError,
     QueueError, QueueStatus, Writer,
@@ -116,7 +116,7 @@ impl DashboardPublisher {
         let names = config.destination_names();
         let destinations = Destinations::Configured(&names);
         let (writer, readers, closed) =
-            queue::open(&config.queue, limits, destinations, clock::now(), count_disk_event)?;
+            queue::open(&config.queue, limits, destinations, Clock::system(), count_disk_event)?;
         let elsewhere = DeliveredElsewhere::default();
         let destinations = readers
             .into_iter()

@@ -18,8 +18,8 @@ use tokio::time::{Instant, timeout_at};
 use super::ledger::DropReason;
 use super::record::RetentionFlags;
 use super::watchdog::Heartbeat;
-use super::{Appended, Content, NewEntry, QueueError, Stamps};
-use crate::entry::{CapturedAt, CarId, MAX_STREAMS, Situation};
+use super::{Appended, Content, NewEntry, QueueError, Stamp, Stamps};
+use crate::entry::{CapturedAt, CarId, MAX_STREAMS, QueueTime, Seq, Situation};
 
 /// How long a source waits for the disk before its entries count as buffered.
 pub const APPEND_TIMEOUT: Duration = Duration::from_secs(1);
@@ -32,8 +32,10 @@ pub const BUFFER_BYTES: usize = 12 << 20;
 /// A buffered entry.
 #[derive(Debug)]
 pub(super) struct Pending {
+    pub(super) stamp: Stamp,
     pub(super) captured_at: CapturedAt,
-    pub(super) driven_at: Option<CapturedAt>,
+    pub(super) origin: Option<Seq>,
+    pub(super) pause: Duration,
     pub(super) content: Content,
     pub(super) flags: RetentionFlags,
     pub(super) json: String,
@@ -210,6 +212,11 @@ impl Buffer {
         }
     }
 
+    /// The queue time now.
+    pub(super) fn now(&self) -> QueueTime {
+        self.inner().stamps.now()
+    }
+
     /// Waits until entries may have been appended.
     pub(super) async fn appended(&self) {
         self.appended.notified().await;
@@ -284,9 +291,10 @@ impl Inner {
     fn group(&mut self, stream: &CarId, entries: Vec<NewEntry>, is_blocking: bool) -> Group {
         let bytes = entries.iter().map(|entry| entry.json.len()).sum();
         let entries = entries.into_iter().map(|entry| {
-            let NewEntry { captured_at, driven_at, content, json } = entry;
+            let NewEntry { stamp, captured_at, origin, pause, content, json } = entry;
             let flags = self.retention_flags(stream, content);
-            Pending { captured_at, driven_at, content, flags, json, outcome: None }
+            let outcome = None;
+            Pending { stamp, captured_at, origin, pause, content, flags, json, outcome }
         });
         Group {
             stream: stream.clone(),

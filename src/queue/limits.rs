@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::storage;
 use crate::config::{Durability, QueueConfig, StintConfig, WhenFull};
-use crate::entry::CapturedAt;
+use crate::entry::QueueTime;
 
 /// The limits of a queue, and its policy when it reaches them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,10 +32,11 @@ impl Limits {
         }
     }
 
-    /// Whether an entry captured at `next` belongs to the stint whose newest entry was captured at
-    /// `newest`.
-    pub(super) fn continues(&self, newest: CapturedAt, next: CapturedAt) -> bool {
-        i128::from(next.0) - i128::from(newest.0) <= self.resume_after.as_millis() as i128
+    /// Whether an entry queued at `next`, after a pause of the recording, belongs to the stint
+    /// whose newest entry was queued at `newest`.
+    pub(super) fn continues(&self, newest: QueueTime, next: QueueTime, pause: Duration) -> bool {
+        let silence = i128::from(next.0) - i128::from(newest.0) + pause.as_millis() as i128;
+        silence <= self.resume_after.as_millis() as i128
     }
 
     /// The approximate number of records in a segment.

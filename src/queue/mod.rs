@@ -46,7 +46,7 @@ pub(crate) use self::open::STORAGE_OPEN_INTERVAL;
 pub use self::open::{Closed, Destinations, open, open_existing, with_store};
 pub(crate) use self::operator::{PAGE_BYTES, PAGE_ENTRIES};
 pub use self::reader::Reader;
-pub use self::stamps::Stamps;
+pub use self::stamps::{Stamp, Stamps};
 pub use self::status::{DestinationStatus, QueueStatus, StreamStint};
 pub use self::storage::FIRST;
 pub(crate) use self::storage::disk::replace_undurably;

@@ -1,19 +1,32 @@
 //! An entry on its way into the queue, and what became of it.
 
+use std::time::Duration;
+
+use super::Stamp;
 use super::ledger::DropReason;
 use crate::entry::{CapturedAt, Seq, Situation};
 
 /// An entry from a source. The queue assigns its position and stint.
 #[derive(Clone, Debug)]
 pub struct NewEntry {
-    /// Defines the order of the queue: strictly later than the `captured_at` of the previous entry,
-    /// for all streams together.
+    pub stamp: Stamp,
+    /// The time of capture: the stamp's wall clock, unless the source knows better.
     pub captured_at: CapturedAt,
-    /// The time of capture if it differs from `captured_at`: entries relayed from another agent may
-    /// arrive hours late.
-    pub driven_at: Option<CapturedAt>,
+    /// For an entry relayed from another agent, its position in that agent's queue.
+    pub origin: Option<Seq>,
+    /// A pause of the recording before this entry. It counts towards the pause that begins a stint,
+    /// as a recording may be read faster than it was made.
+    pub pause: Duration,
     pub content: Content,
     pub json: String,
+}
+
+impl NewEntry {
+    /// An entry that is captured now.
+    pub fn new(stamp: Stamp, content: Content, json: String) -> Self {
+        let pause = Duration::ZERO;
+        Self { stamp, captured_at: stamp.wall, origin: None, pause, content, json }
+    }
 }
 
 /// The content of a new entry.

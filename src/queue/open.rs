@@ -16,7 +16,7 @@ use super::worker::{self, Requests};
 use super::writer::Writer;
 use super::{DiskObserver, Limits, OpenError, Stamps};
 use crate::config::{QueueConfig, StintConfig};
-use crate::entry::CapturedAt;
+use crate::platform::clock::Clock;
 
 /// The interval between attempts to open a queue whose disk is full or read-only.
 pub(crate) const STORAGE_OPEN_INTERVAL: Duration = Duration::from_secs(2);
@@ -35,13 +35,12 @@ pub enum Destinations<'a> {
 /// Opens the queue in the folder `queue.path`, creating it if necessary, and starts its worker.
 /// Returns a [`Reader`] for each destination, in the given order.
 ///
-/// Blocks until the disk has been read. `now` is the wall-clock time; it decides whether the last
-/// stint continues. `observer` is told the outcome of disk operations. [`Closed`] resolves when all ends are dropped and the folder is unlocked.
+/// Blocks until the disk has been read. `clock` tells whether the last stint continues. `observer` is told the outcome of disk operations. [`Closed`] resolves when all ends are dropped and the folder is unlocked.
 pub fn open(
     queue: &QueueConfig,
     limits: Limits,
     destinations: Destinations<'_>,
-    now: CapturedAt,
+    clock: Clock,
     observer: DiskObserver,
 ) -> Result<(Writer, Vec<Reader>, Closed), OpenError> {
     let storage = |source| OpenError::storage(&queue.path, source);
@@ -55,7 +54,7 @@ pub fn open(
     let mut store = SegmentStore::open(&queue.path, options).map_err(storage)?;
     store.guard(lock);
     let ((writer, readers), worker) =
-        with_store(Box::new(store), limits, destinations, now, observer).map_err(storage)?;
+        with_store(Box::new(store), limits, destinations, clock, observer).map_err(storage)?;
     let (done, closed) = oneshot::channel();
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(storage)?;
@@ -74,7 +73,7 @@ pub fn open(
 pub fn open_existing(
     queue: &QueueConfig,
     stint: &StintConfig,
-    now: CapturedAt,
+    clock: Clock,
 ) -> Result<(Writer, Vec<Reader>, Closed), OpenError> {
     if !storage::is_store(&queue.path) {
         return Err(OpenError::Missing { path: queue.path.display().to_string() });
@@ -85,7 +84,7 @@ pub fn open_existing(
         max_age: Duration::MAX,
         ..Limits::new(queue, stint)
     };
-    open(queue, limits, Destinations::Stored, now, |_| {})
+    open(queue, limits, Destinations::Stored, clock, |_| {})
 }
 
 /// Creates a queue over any store. Returns its write end, a read end for each destination, and its
@@ -95,13 +94,14 @@ pub fn with_store(
     store: Box<dyn Store>,
     limits: Limits,
     destinations: Destinations<'_>,
-    now: CapturedAt,
+    clock: Clock,
     observer: DiskObserver,
 ) -> io::Result<((Writer, Vec<Reader>), impl Future<Output = ()> + Send + use<>)> {
     let durability = limits.durability;
-    let mut engine = Engine::open(store, limits, destinations, now)?;
+    let mut engine = Engine::open(store, limits, destinations, &clock)?;
     let status = engine.status();
-    let buffer = Arc::new(Buffer::new(Stamps::after(status.newest)));
+    let (offset, newest) = engine.clock();
+    let buffer = Arc::new(Buffer::new(Stamps::new(clock, offset, newest)));
     let (requests, inbox) = Requests::channel();
     let (publisher, status) = watch::channel(status);
     let writer = Writer::new(requests.clone(), Arc::clone(&buffer), status.clone());

@@ -9,7 +9,7 @@ pub use super::engine::{Peeked, PurgeStep, StintSession};
 use super::fsck::{self, Repaired, SegmentReport};
 use super::worker::Requests;
 use super::{Limit, QueueError};
-use crate::entry::{CapturedAt, CarId, Seq};
+use crate::entry::{CarId, QueueTime, Seq};
 
 /// The maximum entries, and bytes of their records, that a queue tool reads at once; a larger entry
 /// is read alone. The queue worker does nothing else meanwhile.
@@ -69,13 +69,13 @@ impl Operator {
         self.requests.ask(|engine| engine.sessions()).await
     }
 
-    /// Makes the stream's next entry, captured at about `at`, continue existing sessions:
+    /// Makes the stream's next entry, queued at about `at`, continue existing sessions:
     /// `sessions` are pairs of a server name and the session that it assigned to the stint
     /// elsewhere.
     pub async fn continue_stint(
         &self,
         stream: &CarId,
-        at: CapturedAt,
+        at: QueueTime,
         sessions: Vec<(String, String)>,
     ) -> Result<(), QueueError> {
         let stream = stream.clone();

@@ -1,24 +1,46 @@
 //! Encoding and decoding of entries: the on-disk format of a record.
 //!
-//! A record is a version byte and a MessagePack array `[stint, captured_at, kind, marks, json]`.
-//! Version 2, for an entry captured by another agent, appends `driven_at`; `captured_at` is then
-//! only its place in the queue's order. The position is the record's key, so it is not in the
-//! record. A reader refuses an unknown version; a new version gets a new number and an arm in
-//! [`decode`].
+//! A record is a version byte and a MessagePack array
+//! `[stint, queued_at, captured_at, kind, flags, json, origin]`; `origin` is nil unless the entry is
+//! relayed from another agent. The position is the record's key, so it is not in the record. A
+//! reader refuses an unknown version; a new version gets a new number and an arm in [`decode`].
 
 use serde::{Deserialize, Serialize};
 
-use crate::entry::{CapturedAt, Entry, Kind, Seq, StintId};
+use crate::entry::{CapturedAt, Entry, Kind, QueueTime, Seq, StintId};
 
 const VERSION: u8 = 1;
-const RELAYED: u8 = 2;
 
 /// The highest rank of a frame: a queue that is downsampled this far keeps one frame in nine hours.
 const MAX_RANK: u32 = 16;
 
 /// The fields of a record, in their order on disk.
-type Record<Text> = (StintId, CapturedAt, Kind, RetentionFlags, Text);
-type RelayedRecord<Text> = (StintId, CapturedAt, Kind, RetentionFlags, Text, CapturedAt);
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record<Text> {
+    pub stint: StintId,
+    /// Defines the order of the queue, and the age of the entry.
+    pub queued_at: QueueTime,
+    pub captured_at: CapturedAt,
+    pub kind: Kind,
+    pub flags: RetentionFlags,
+    pub json: Text,
+    /// The position of a relayed entry in the queue of the agent that captured it.
+    pub origin: Option<Seq>,
+}
+
+impl<'a> Record<&'a str> {
+    /// An entry captured at the time at which it is queued.
+    pub fn new(
+        stint: StintId,
+        at: QueueTime,
+        kind: Kind,
+        flags: RetentionFlags,
+        json: &'a str,
+    ) -> Self {
+        let captured_at = CapturedAt(at.0);
+        Self { stint, queued_at: at, captured_at, kind, flags, json, origin: None }
+    }
+}
 
 /// The retention flags of a frame, which control downsampling.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,7 +89,7 @@ impl RetentionFlags {
 pub enum DecodeError {
     #[error("the record is empty")]
     Empty,
-    #[error("unknown record version {0} (this program supports up to {RELAYED})")]
+    #[error("unknown record version {0} (this program supports {VERSION})")]
     Version(u8),
     #[error("cannot decode the record: {0}")]
     Format(#[from] rmp_serde::decode::Error),
@@ -80,87 +102,40 @@ pub enum DecodeError {
 #[error("cannot encode the entry: {0}")]
 pub struct EncodeError(#[from] rmp_serde::encode::Error);
 
-/// Encodes an entry.
-pub fn encode(
-    stint: StintId,
-    captured_at: CapturedAt,
-    kind: Kind,
-    flags: RetentionFlags,
-    json: &str,
-) -> Result<Vec<u8>, EncodeError> {
-    let mut bytes = Vec::with_capacity(json.len() + 32);
+/// Encodes a record.
+pub fn encode(record: &Record<&str>) -> Result<Vec<u8>, EncodeError> {
+    let mut bytes = Vec::with_capacity(record.json.len() + 40);
     bytes.push(VERSION);
-    let record: Record<&str> = (stint, captured_at, kind, flags, json);
-    rmp_serde::encode::write(&mut bytes, &record)?;
-    Ok(bytes)
-}
-
-/// Encodes an entry that another agent captured at `driven_at`.
-pub fn encode_relayed(
-    stint: StintId,
-    captured_at: CapturedAt,
-    driven_at: CapturedAt,
-    kind: Kind,
-    flags: RetentionFlags,
-    json: &str,
-) -> Result<Vec<u8>, EncodeError> {
-    let mut bytes = Vec::with_capacity(json.len() + 48);
-    bytes.push(RELAYED);
-    let record: RelayedRecord<&str> = (stint, captured_at, kind, flags, json, driven_at);
-    rmp_serde::encode::write(&mut bytes, &record)?;
+    rmp_serde::encode::write(&mut bytes, record)?;
     Ok(bytes)
 }
 
 /// Decodes the entry at `seq`.
 pub fn decode(seq: Seq, bytes: &[u8]) -> Result<Entry, DecodeError> {
     let (&version, mut rest) = bytes.split_first().ok_or(DecodeError::Empty)?;
-    let (stint, captured_at, kind, json) = match version {
-        VERSION => {
-            let (stint, at, kind, _, json): Record<String> = rmp_serde::from_read(&mut rest)?;
-            (stint, at, kind, json)
-        }
-        RELAYED => {
-            let (stint, _, kind, _, json, at): RelayedRecord<String> =
-                rmp_serde::from_read(&mut rest)?;
-            (stint, at, kind, json)
-        }
-        version => return Err(DecodeError::Version(version)),
-    };
+    if version != VERSION {
+        return Err(DecodeError::Version(version));
+    }
+    let Record { stint, captured_at, kind, json, .. }: Record<String> =
+        rmp_serde::from_read(&mut rest)?;
     match rest.len() {
         0 => Ok(Entry { seq, stint, captured_at, kind, json }),
         trailing => Err(DecodeError::Trailing(trailing)),
     }
 }
 
-/// The stint, kind and retention flags of a record; `None` if it cannot be decoded.
-pub(super) fn retention(bytes: &[u8]) -> Option<(StintId, Kind, RetentionFlags)> {
-    let (stint, _, kind, flags, _) = borrow(bytes)?;
-    Some((stint, kind, flags))
-}
-
-/// The stint of a record, and its `captured_at`, which defines the queue's order.
-pub(super) fn stint_and_time(bytes: &[u8]) -> Option<(StintId, CapturedAt)> {
-    let (stint, captured_at, ..) = borrow(bytes)?;
-    Some((stint, captured_at))
-}
-
-/// The fields that both versions have in common, borrowed from the record.
-fn borrow(bytes: &[u8]) -> Option<Record<&str>> {
+/// The fields of a record, borrowed from it; `None` if it cannot be decoded.
+pub fn fields(bytes: &[u8]) -> Option<Record<&str>> {
     let (version, rest) = bytes.split_first()?;
-    match *version {
-        VERSION => rmp_serde::from_slice(rest).ok(),
-        RELAYED => {
-            let (stint, captured_at, kind, flags, json, _): RelayedRecord<&str> =
-                rmp_serde::from_slice(rest).ok()?;
-            Some((stint, captured_at, kind, flags, json))
-        }
-        _ => None,
+    if *version != VERSION {
+        return None;
     }
+    rmp_serde::from_slice(rest).ok()
 }
 
 /// The stint of a record.
 pub(super) fn stint(bytes: &[u8]) -> Option<StintId> {
-    retention(bytes).map(|(stint, ..)| stint)
+    fields(bytes).map(|record| record.stint)
 }
 
 #[cfg(test)]
@@ -169,30 +144,37 @@ mod tests {
 
     use super::*;
 
+    fn record(json: &str) -> Record<&str> {
+        Record {
+            stint: StintId(3),
+            queued_at: QueueTime(1000),
+            captured_at: CapturedAt(7),
+            kind: Kind::Setup,
+            flags: RetentionFlags::KEEP_WITH_PREDECESSOR,
+            json,
+            origin: None,
+        }
+    }
+
     proptest! {
         #[test]
         fn an_entry_round_trips_through_its_encoding(
-            stint in any::<u64>(), at in any::<i64>(), setup in any::<bool>(), json in ".{0,200}",
+            stint in any::<u64>(), queued_at in any::<i64>(), at in any::<i64>(),
+            setup in any::<bool>(), origin in any::<Option<u64>>(), json in ".{0,200}",
         ) {
-            let kind = if setup { Kind::Setup } else { Kind::Frame };
-            let entry = Entry {
-                seq: Seq(7), stint: StintId(stint), captured_at: CapturedAt(at), kind, json,
+            let record = Record {
+                stint: StintId(stint),
+                queued_at: QueueTime(queued_at),
+                captured_at: CapturedAt(at),
+                kind: if setup { Kind::Setup } else { Kind::Frame },
+                origin: origin.map(Seq),
+                ..record(&json)
             };
-            let bytes = encode(entry.stint, entry.captured_at, kind, RetentionFlags::KEEP, &entry.json).unwrap();
+            let bytes = encode(&record).unwrap();
+            prop_assert_eq!(fields(&bytes).unwrap(), record.clone());
+            let Record { stint, captured_at, kind, .. } = record;
+            let entry = Entry { seq: Seq(7), stint, captured_at, kind, json };
             prop_assert_eq!(decode(Seq(7), &bytes).unwrap(), entry);
-        }
-
-        #[test]
-        fn a_relayed_entry_keeps_its_original_and_its_local_time(
-            here in any::<i64>(), there in any::<i64>(), json in ".{0,200}",
-        ) {
-            let (stint, kind) = (StintId(3), Kind::Frame);
-            let (here, there) = (CapturedAt(here), CapturedAt(there));
-            let bytes = encode_relayed(stint, here, there, kind, RetentionFlags::KEEP, &json).unwrap();
-            let entry = Entry { seq: Seq(7), stint, captured_at: there, kind, json };
-            prop_assert_eq!(decode(Seq(7), &bytes).unwrap(), entry);
-            prop_assert_eq!(stint_and_time(&bytes), Some((stint, here)));
-            prop_assert_eq!(retention(&bytes), Some((stint, kind, RetentionFlags::KEEP)));
         }
 
         #[test]
@@ -202,18 +184,17 @@ mod tests {
 
         #[test]
         fn a_truncated_record_is_refused(cut in 0_usize..40) {
-            let bytes = encode(StintId(1), CapturedAt(2), Kind::Frame, RetentionFlags::default(), &"x".repeat(40)).unwrap();
+            let text = "x".repeat(40);
+            let bytes = encode(&record(&text)).unwrap();
             prop_assert!(decode(Seq(1), &bytes[..cut]).is_err());
         }
     }
 
     #[test]
     fn the_on_disk_record_encoding_is_stable() {
-        let flags = RetentionFlags::KEEP_WITH_PREDECESSOR;
-        let bytes = encode(StintId(3), CapturedAt(1000), Kind::Setup, flags, "{}").unwrap();
-        assert_eq!(bytes, b"\x01\x95\x03\xcd\x03\xe8\xa5setup\x03\xa2{}");
-        let (here, there) = (CapturedAt(1000), CapturedAt(7));
-        let bytes = encode_relayed(StintId(3), here, there, Kind::Setup, flags, "{}").unwrap();
-        assert_eq!(bytes, b"\x02\x96\x03\xcd\x03\xe8\xa5setup\x03\xa2{}\x07");
+        let bytes = encode(&record("{}")).unwrap();
+        assert_eq!(bytes, b"\x01\x97\x03\xcd\x03\xe8\x07\xa5setup\x03\xa2{}\xc0");
+        let bytes = encode(&Record { origin: Some(Seq(9)), ..record("{}") }).unwrap();
+        assert_eq!(bytes, b"\x01\x97\x03\xcd\x03\xe8\x07\xa5setup\x03\xa2{}\x09");
     }
 }

@@ -1,6 +1,7 @@
 //! The status of a queue and of its destinations.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
@@ -89,6 +90,8 @@ pub struct DestinationStatus {
     pub queued: u64,
     /// Capture time of the oldest of these entries.
     pub oldest: Option<CapturedAt>,
+    /// How much earlier it was queued than the newest entry ever appended.
+    pub lag: Duration,
     /// Entries accepted since the destination was configured, plus the entries queued at that time.
     pub appended: u64,
     pub ledger: Ledger,

@@ -9,7 +9,7 @@ use super::buffer::Buffer;
 use super::operator::Operator;
 use super::worker::{QueueWorker, Requests};
 use super::{Appended, DestinationStatus, Limits, NewEntry, QueueError, QueueStatus, Stamps};
-use crate::entry::CarId;
+use crate::entry::{CarId, QueueTime};
 
 /// The write end of a queue. Clones share one queue.
 #[derive(Clone, Debug)]
@@ -89,6 +89,11 @@ impl Writer {
             ledger.storage += discarded.dropped;
         }
         status
+    }
+
+    /// The queue time now.
+    pub fn now(&self) -> QueueTime {
+        self.buffer.now()
     }
 
     /// An operator handle for the same queue.

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
+use super::rate::RateLimiter;
 use crate::entry::{CapturedAt, CarId, Seq, StintId};
 use crate::fields::{self, Frame, Json, Refused, Setup};
 use crate::metrics;
 use crate::net::LOG_REPEAT_INTERVAL;
-use crate::platform::clock;
-use crate::platform::clock::MAX_CLOCK_LEAD;
 use crate::queue::ledger::DropReason;
-use crate::queue::{Appended, Content, NewEntry, QueueError, Stamps, Writer};
+use crate::queue::{Appended, Content, NewEntry, QueueError, Stamp, Stamps, Writer};
 
 /// A sample that a source has read and checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -61,7 +61,9 @@ fn has_only_a_setup(sample: &Json<'_>) -> bool {
 /// An entry that another agent created.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Relayed {
-    pub(super) driven_at: CapturedAt,
+    /// Its position in the queue of that agent.
+    pub(super) origin: Seq,
+    pub(super) captured_at: CapturedAt,
     pub(super) content: Content,
     pub(super) json: String,
 }
@@ -89,27 +91,51 @@ pub struct Intake {
     writer: Writer,
     source: &'static str,
     is_patient: bool,
-    rate: Mutex<Rate>,
-    last_complaint: Mutex<Option<tokio::time::Instant>>,
+    rate: Mutex<RateLimiter>,
+    complaints: Mutex<Complaints>,
+    /// The timestamp of the last sample of a recording.
+    last_recorded: Mutex<Option<CapturedAt>>,
+}
+
+/// How often the log says that a source is faster than its rate.
+const RATE_LOG_INTERVAL: Duration = Duration::from_mins(1);
+
+/// What is logged about a source, at most once per [`LOG_REPEAT_INTERVAL`] each: a faulty source
+/// fails many times a second.
+#[derive(Debug, Default)]
+struct Complaints {
+    refused_at: Option<Instant>,
+    rate_limited_at: Option<Instant>,
+    /// Samples since the last log line about the rate, and how many of them were left out.
+    samples: u64,
+    rate_limited: u64,
 }
 
 impl Intake {
     /// Creates the intake of `source`, rate-limited to `rate_hz`; 0 keeps every sample.
     pub fn new(writer: Writer, source: &'static str, rate_hz: f64) -> Self {
-        let rate = Mutex::new(Rate::new(rate_hz));
-        Self { writer, source, is_patient: false, rate, last_complaint: Mutex::default() }
+        let rate = Mutex::new(RateLimiter::new(rate_hz));
+        Self {
+            writer,
+            source,
+            is_patient: false,
+            rate,
+            complaints: Mutex::default(),
+            last_recorded: Mutex::default(),
+        }
     }
 
     /// Applies each new value of `hz` as the rate limit.
     #[must_use]
     pub fn following(self, hz: watch::Receiver<f64>) -> Self {
-        self.rate().follows = Some(hz);
-        self
+        let rate = self.rate.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Self { rate: Mutex::new(rate.following(hz)), ..self }
     }
 
     /// For a source that loses nothing by waiting, such as a file: [`Intake::take`] waits for the
     /// disk, and with `when_full = "block"` for room in the queue, without a time limit. Its
-    /// samples belong to the agent's default stream.
+    /// samples belong to the agent's default stream. A pause between the timestamps of two samples
+    /// is a pause in the stint, however fast they are read.
     #[must_use]
     pub(crate) fn patient(self) -> Self {
         Self { is_patient: true, ..self }
@@ -149,16 +175,16 @@ impl Intake {
         car: &CarId,
         samples: Vec<Result<Sample, Refused>>,
     ) -> Result<Vec<Taken>, QueueError> {
-        let now = clock::now();
         let count = samples.len();
         let mut taken = Vec::with_capacity(count);
+        let arrival = Instant::now();
         let appended = if self.is_patient {
             self.writer
-                .append_blocking(count, |stamps| self.admit(samples, now, stamps, &mut taken))
+                .append_blocking(count, |stamps| self.admit(samples, arrival, stamps, &mut taken))
                 .await?
         } else {
             self.writer
-                .append_from(car, |stamps| self.admit(samples, now, stamps, &mut taken))
+                .append_from(car, |stamps| self.admit(samples, arrival, stamps, &mut taken))
                 .await?
         };
         let mut appended = appended.into_iter().map(Taken::from);
@@ -173,11 +199,12 @@ impl Intake {
     fn admit(
         &self,
         samples: Vec<Result<Sample, Refused>>,
-        now: CapturedAt,
+        arrival: Instant,
         stamps: &mut Stamps,
         taken: &mut Vec<Option<Taken>>,
     ) -> Vec<NewEntry> {
         let mut entries = Vec::with_capacity(samples.len());
+        let mut rate = lock(&self.rate);
         for sample in samples {
             metrics::sampled(self.source);
             let sample = match sample {
@@ -187,13 +214,14 @@ impl Intake {
                     continue;
                 }
             };
-            let at = captured_at(&sample, now);
-            if matches!(sample, Sample::Telemetry(_)) && !self.rate().is_due(at) {
+            let own = own_timestamp(&sample);
+            if matches!(sample, Sample::Telemetry(_)) && !rate.admits(own, arrival) {
                 taken.push(Some(Taken::RateLimited));
-            } else {
-                entries.push(entry(sample, stamps.next(at)));
-                taken.push(None);
+                continue;
             }
+            let pause = if self.is_patient { self.recorded_pause(own) } else { Duration::ZERO };
+            entries.push(NewEntry { pause, ..entry(sample, own, stamps.stamp()) });
+            taken.push(None);
         }
         entries
     }
@@ -206,16 +234,15 @@ impl Intake {
         car: &CarId,
         entries: Vec<Relayed>,
     ) -> Result<Option<Seq>, QueueError> {
-        let (now, count) = (clock::now(), entries.len());
+        let count = entries.len();
         entries.iter().for_each(|_| metrics::sampled(self.source));
         let appended = self.writer.append_blocking_from(car, count, |stamps| {
             entries
                 .into_iter()
-                .map(|Relayed { driven_at, content, json }| NewEntry {
-                    captured_at: stamps.next(now),
-                    driven_at: Some(driven_at),
-                    content,
-                    json,
+                .map(|Relayed { origin, captured_at, content, json }| NewEntry {
+                    origin: Some(origin),
+                    captured_at,
+                    ..NewEntry::new(stamps.stamp(), content, json)
                 })
                 .collect()
         });
@@ -226,32 +253,58 @@ impl Intake {
         Ok(stored.max())
     }
 
-    fn rate(&self) -> MutexGuard<'_, Rate> {
-        let mut rate = lock(&self.rate);
-        rate.follow();
-        rate
+    /// The pause of a recording before a sample with this timestamp.
+    fn recorded_pause(&self, own: Option<CapturedAt>) -> Duration {
+        let Some(own) = own else { return Duration::ZERO };
+        let before = lock(&self.last_recorded).replace(own);
+        before.map_or(Duration::ZERO, |before| before.age(own))
     }
 
     fn count(&self, taken: &Taken) {
+        let mut complaints = lock(&self.complaints);
+        complaints.samples += 1;
         match taken {
-            Taken::RateLimited => metrics::rate_limited(self.source),
+            Taken::RateLimited => {
+                metrics::rate_limited(self.source);
+                complaints.rate_limited += 1;
+                self.complain_of_rate(&mut complaints);
+            }
             Taken::Refused(refused) => {
                 metrics::rejected(self.source, refused.reason.as_str());
-                self.complain(refused);
+                if is_due(&mut complaints.refused_at, LOG_REPEAT_INTERVAL) {
+                    let reason = refused.reason.as_str();
+                    tracing::warn!(source = self.source, reason, "{refused}");
+                }
             }
             Taken::Stored(_) | Taken::Unchanged | Taken::Dropped(_) | Taken::Buffered => {}
         }
     }
 
-    /// Logs at most once per [`LOG_REPEAT_INTERVAL`]: a faulty source fails many times a second.
-    fn complain(&self, refused: &Refused) {
-        let now = tokio::time::Instant::now();
-        let mut last = lock(&self.last_complaint);
-        if last.is_none_or(|last| now - last >= LOG_REPEAT_INTERVAL) {
-            *last = Some(now);
-            tracing::warn!(source = self.source, reason = refused.reason.as_str(), "{refused}");
+    fn complain_of_rate(&self, complaints: &mut Complaints) {
+        if !is_due(&mut complaints.rate_limited_at, RATE_LOG_INTERVAL) {
+            return;
         }
+        let left_out = std::mem::take(&mut complaints.rate_limited);
+        let samples = std::mem::take(&mut complaints.samples);
+        tracing::warn!(
+            source = self.source,
+            left_out,
+            samples,
+            "the source is faster than update_rate_hz = {}; raise it, or set it to 0 to keep every \
+             sample",
+            lock(&self.rate).hz()
+        );
     }
+}
+
+/// Whether something is logged now that is logged at most once per `interval`.
+fn is_due(last: &mut Option<Instant>, interval: Duration) -> bool {
+    let now = Instant::now();
+    let is_due = last.is_none_or(|last| now - last >= interval);
+    if is_due {
+        *last = Some(now);
+    }
+    is_due
 }
 
 impl From<Appended> for Taken {
@@ -269,73 +322,23 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The sample's own timestamp, unless it is far ahead of `now`. In the queue, a timestamp in the
-/// future would make all earlier entries look expired, and all later ones would inherit it.
-fn captured_at(sample: &Sample, now: CapturedAt) -> CapturedAt {
-    let own = match sample {
+fn own_timestamp(sample: &Sample) -> Option<CapturedAt> {
+    match sample {
         Sample::Telemetry(frame) => frame.own_timestamp(),
         Sample::Setup(setup) => setup.own_timestamp(),
-    };
-    let latest = now.0.saturating_add(MAX_CLOCK_LEAD.as_millis() as i64);
-    own.filter(|own| own.0 <= latest).unwrap_or(now)
+    }
 }
 
-fn entry(sample: Sample, captured_at: CapturedAt) -> NewEntry {
-    match sample {
-        Sample::Telemetry(frame) => {
-            let content = Content::Frame(frame.situation());
-            NewEntry { driven_at: None, captured_at, content, json: frame.json(captured_at) }
-        }
+fn entry(sample: Sample, own: Option<CapturedAt>, stamp: Stamp) -> NewEntry {
+    let captured_at = own.unwrap_or(stamp.wall);
+    let (content, json) = match sample {
+        Sample::Telemetry(frame) => (Content::Frame(frame.situation()), frame.json(captured_at)),
         Sample::Setup(setup) => {
             let content = Content::Setup { fingerprint: setup.fingerprint() };
-            NewEntry { driven_at: None, captured_at, content, json: setup.entry_json(captured_at) }
+            (content, setup.entry_json(captured_at))
         }
-    }
-}
-
-/// A rate limiter on capture timestamps, without drift.
-#[derive(Debug)]
-struct Rate {
-    /// 0 keeps every sample.
-    period: Duration,
-    due: Option<CapturedAt>,
-    follows: Option<watch::Receiver<f64>>,
-}
-
-impl Rate {
-    fn new(hz: f64) -> Self {
-        let period = if hz > 0.0 { Duration::from_secs_f64(1.0 / hz) } else { Duration::ZERO };
-        Self { period, due: None, follows: None }
-    }
-
-    fn follow(&mut self) {
-        let Some(hz) = &mut self.follows else { return };
-        if hz.has_changed().unwrap_or(false) {
-            let hz = *hz.borrow_and_update();
-            *self = Self { follows: self.follows.take(), ..Self::new(hz) };
-        }
-    }
-
-    /// Whether to keep a sample captured at `at`. Up to a quarter of the period early counts as on
-    /// time, so that a source with exactly this rate loses nothing to jitter.
-    fn is_due(&mut self, at: CapturedAt) -> bool {
-        if self.period.is_zero() {
-            return true;
-        }
-        let period = self.period.as_millis() as i64;
-        let due = match self.due {
-            // A timestamp far before `due` means that the clock was set back.
-            Some(due) if at.0 >= due.0 - 2 * period => due,
-            _ => at,
-        };
-        if at.0 < due.0 - period / 4 {
-            return false;
-        }
-        // After a gap, restart the period from this sample.
-        let on_time = at.0 < due.0 + period;
-        self.due = Some(CapturedAt(if on_time { due.0 } else { at.0 } + period));
-        true
-    }
+    };
+    NewEntry { captured_at, ..NewEntry::new(stamp, content, json) }
 }
 
 #[cfg(test)]
@@ -364,35 +367,5 @@ mod tests {
             let sample = Sample::parse(line.as_bytes());
             assert!(matches!(sample, Ok(Sample::Telemetry(_))), "{line}: {sample:?}");
         }
-    }
-
-    fn kept(hz: f64, moments: impl Iterator<Item = i64>) -> Vec<i64> {
-        let mut rate = Rate::new(hz);
-        moments.filter(|&at| rate.is_due(CapturedAt(at))).collect()
-    }
-
-    #[test]
-    fn a_faster_source_is_rate_limited_without_drift() {
-        for step in [1, 7, 10, 16, 100, 130, 499] {
-            let kept = kept(2.0, (0..100_000).step_by(step));
-            assert!((199..=202).contains(&kept.len()), "every {step} ms: {}", kept.len());
-        }
-    }
-
-    #[test]
-    fn jitter_at_the_configured_rate_loses_no_sample() {
-        let moments = (0..1000).map(|n| n * 500 + [0, 60, -70, 90, -20][n as usize % 5]);
-        assert_eq!(kept(2.0, moments).len(), 1000);
-    }
-
-    #[test]
-    fn rate_0_keeps_every_sample() {
-        assert_eq!(kept(0.0, 0..100).len(), 100);
-    }
-
-    #[test]
-    fn a_clock_step_backwards_does_not_stop_sampling() {
-        let moments = (0..10).map(|n| 10_000_000 + n * 500).chain((0..10).map(|n| n * 500));
-        assert_eq!(kept(2.0, moments).len(), 20);
     }
 }

@@ -6,6 +6,7 @@ pub mod intake;
 pub mod lines;
 pub mod lmu;
 pub(crate) mod nats;
+mod rate;
 pub mod simulator;
 pub mod socketio;
 

@@ -29,16 +29,17 @@ use std::time::Duration;
 use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::sync::Mutex;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 pub(crate) use self::delivery_gate::{DeliveryGate, GateCommand, GateRequest, delivery_gate};
 use self::hub::Hub;
 use super::Intake;
 use crate::backoff::Backoff;
 use crate::config::NatsConfig;
-use crate::entry::{CapturedAt, CarId, MAX_STREAMS, Seq};
+use crate::entry::{CarId, MAX_STREAMS, Seq};
 use crate::metrics;
 use crate::nats::NatsError;
+use crate::queue::operator::Peeked;
 use crate::queue::{
     DeliveredElsewhere, PAGE_ENTRIES, QueueError, STORAGE_OPEN_INTERVAL, Writer, replace_undurably,
 };
@@ -68,8 +69,15 @@ pub(crate) const NAME: &str = "nats";
 /// The file beside the queue that holds the random part of the hub's name.
 const FILE: &str = "hub";
 
-/// The newest stored timestamp of each stream.
-type Newest = HashMap<CarId, CapturedAt>;
+/// The newest stored entry of each stream.
+type Newest = HashMap<CarId, NewestStored>;
+
+#[derive(Clone, Copy, Debug)]
+struct NewestStored {
+    /// Its position in the queue of the agent that captured it.
+    origin: Seq,
+    used_at: Instant,
+}
 
 /// Locked while an agent's entries are appended to the queue. Only one agent appends at a time, so
 /// that no other agent uses up the room that it waited for.
@@ -159,7 +167,7 @@ async fn stored_at_last(writer: &Writer) -> Option<Newest> {
     }
 }
 
-/// The newest timestamp of each stream among the last entries of the queue. The dashboard detects
+/// The newest entry of each stream among the last entries of the queue. The dashboard detects
 /// duplicates of entries that have left the queue.
 async fn newest_stored(writer: &Writer) -> Result<Newest, QueueError> {
     let (status, operator) = (writer.status(), writer.operator());
@@ -171,24 +179,24 @@ async fn newest_stored(writer: &Writer) -> Result<Newest, QueueError> {
         let peeked = operator.peek(from, PAGE_ENTRIES).await?;
         let Some(last) = peeked.last() else { return Ok(newest) };
         from = Seq(last.seq.0 + 1);
-        for entry in peeked.into_iter().filter_map(|peeked| peeked.entry.ok()) {
-            if let Some(car) = streams.get(&entry.stint) {
-                let known = newest.entry(car.clone()).or_insert(entry.captured_at);
-                *known = entry.captured_at.max(*known);
+        for Peeked { origin, entry, .. } in peeked {
+            let stint = entry.map(|entry| entry.stint);
+            if let Some(car) = stint.ok().and_then(|stint| streams.get(&stint)) {
+                remember(&mut newest, car.clone(), origin);
             }
         }
     }
 }
 
-/// Records a stream's newest timestamp, and forgets the streams that have been idle the longest.
-fn remember(newest_stored: &mut Newest, car: CarId, at: Option<CapturedAt>) {
-    let Some(at) = at else { return };
-    let known = newest_stored.entry(car).or_insert(at);
-    *known = at.max(*known);
+/// Records a stream's newest entry, and forgets the streams that have been idle the longest.
+fn remember(newest_stored: &mut Newest, car: CarId, origin: Option<Seq>) {
+    let Some(origin) = origin else { return };
+    let known = newest_stored.get(&car).map_or(origin, |known| known.origin.max(origin));
+    newest_stored.insert(car, NewestStored { origin: known, used_at: Instant::now() });
     if newest_stored.len() > 2 * MAX_STREAMS {
-        let mut moments: Vec<_> = newest_stored.values().copied().collect();
+        let mut moments: Vec<_> = newest_stored.values().map(|newest| newest.used_at).collect();
         moments.sort_unstable();
         let oldest_kept = moments[moments.len() - MAX_STREAMS];
-        newest_stored.retain(|_, at| *at >= oldest_kept);
+        newest_stored.retain(|_, newest| newest.used_at >= oldest_kept);
     }
 }

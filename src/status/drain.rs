@@ -1,7 +1,6 @@
 //! Whether the queue of a destination drains fast enough: a pure function of its length, sampled at
 //! regular intervals.
 
-use crate::entry::CapturedAt;
 use crate::queue::DestinationStatus;
 use std::collections::VecDeque;
 use std::fmt;
@@ -43,8 +42,7 @@ pub struct Watch {
 
 impl Watch {
     /// Adds a sample and returns the judgement; while it is too early to judge, the previous one.
-    /// `newest` is the capture time of the newest entry ever accepted.
-    pub fn look(&mut self, queue: &DestinationStatus, newest: Option<CapturedAt>) -> Drain {
+    pub fn look(&mut self, queue: &DestinationStatus) -> Drain {
         if self.looks.len() > DRAIN_INTERVALS {
             self.looks.pop_front();
         }
@@ -60,7 +58,7 @@ impl Watch {
             let rate = (first - queue.queued) as f64 / time;
             let ready_in = Duration::from_secs_f64(queue.queued as f64 / rate);
             self.judged = Drain::CatchingUp { ready_in };
-        } else if is_stuck && lag(queue.oldest, newest) > BEHIND_AFTER {
+        } else if is_stuck && queue.lag > BEHIND_AFTER {
             self.judged = Drain::FallingBehind;
         }
         self.judged
@@ -70,11 +68,6 @@ impl Watch {
     pub fn pause(&mut self) {
         self.looks.clear();
     }
-}
-
-/// The age difference between the oldest and the newest entry.
-fn lag(oldest: Option<CapturedAt>, newest: Option<CapturedAt>) -> Duration {
-    oldest.zip(newest).map_or(Duration::ZERO, |(oldest, newest)| oldest.age(newest))
 }
 
 impl Drain {
@@ -113,10 +106,9 @@ mod tests {
     use super::*;
 
     /// Adds a sample of a queue whose entries span `seconds`.
-    fn look(watch: &mut Watch, queued: u64, seconds: i64) -> Drain {
-        let oldest = Some(CapturedAt(0));
-        let queue = DestinationStatus { queued, oldest, ..DestinationStatus::default() };
-        watch.look(&queue, Some(CapturedAt(seconds * 1000)))
+    fn look(watch: &mut Watch, queued: u64, seconds: u64) -> Drain {
+        let lag = Duration::from_secs(seconds);
+        watch.look(&DestinationStatus { queued, lag, ..DestinationStatus::default() })
     }
 
     /// The judgement after these lengths, of a queue whose entries span an hour.
@@ -171,7 +163,7 @@ mod tests {
         // At 2 frames a second, from a server that confirms nothing.
         let mut watch = Watch::default();
         for entries in (0..100).map(|look| 180.min(look * 20)) {
-            assert_eq!(look(&mut watch, entries, entries as i64 / 2), Drain::Level);
+            assert_eq!(look(&mut watch, entries, entries / 2), Drain::Level);
         }
     }
 

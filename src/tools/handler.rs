@@ -12,7 +12,7 @@ use super::protocol::{
 use crate::config::QueueConfig;
 use crate::entry::Seq;
 use crate::fields::{Reason, Refused};
-use crate::platform::{clock, offload};
+use crate::platform::offload;
 use crate::queue::disposition::Disposition;
 use crate::queue::operator::{Operator, Peeked};
 use crate::queue::{QueueError, Stamps, Writer};
@@ -155,9 +155,11 @@ impl Tools {
     /// Appends entries in the given order.
     async fn append(self, lines: Vec<Line>) -> Result<AppendCounts, QueueError> {
         let mut counts = AppendCounts::default();
+        let mut previous = self.writer.status().newest;
         for lines in lines.chunks(MAX_BATCH_LINES) {
             let make = |stamps: &mut Stamps| {
-                let entry = |line: &Line| line.entry(stamps.next(line.captured_at));
+                let entry =
+                    |line: &Line| line.entry(stamps.stamp(), previous.replace(line.captured_at));
                 lines.iter().map(entry).collect()
             };
             self.writer.append(make).await?.into_iter().for_each(|one| counts.count(one));
@@ -180,7 +182,6 @@ fn absolute(path: &Path) -> String {
 
 /// Parses the lines of an import. Fails as a whole if one of them is invalid.
 fn parse(text: &str) -> Result<Vec<Line>, Refused> {
-    let now = clock::now();
     let mut lines = Vec::new();
     for (index, line) in text.split('\n').enumerate() {
         if line.trim().is_empty() {
@@ -190,7 +191,7 @@ fn parse(text: &str) -> Result<Vec<Line>, Refused> {
             let message = format!("more than {MAX_IMPORT_LINES} lines; send fewer at a time");
             return Err(Refused { reason: Reason::TooLarge, message });
         }
-        lines.push(Line::parse(line.as_bytes(), now).map_err(|refused| Refused {
+        lines.push(Line::parse(line.as_bytes()).map_err(|refused| Refused {
             message: format!("line {}: {}", index + 1, refused.message),
             ..refused
         })?);
@@ -201,11 +202,10 @@ fn parse(text: &str) -> Result<Vec<Line>, Refused> {
 /// Parses dead letters; returns one line for each entry that has left the queue, and the number of
 /// invalid lines. After a crash an entry may be listed twice, or listed and still queued.
 fn parse_dead_letters(text: &str, head: Seq) -> (Vec<Line>, u64) {
-    let now = clock::now();
     let (mut lines, mut unreadable) = (Vec::new(), 0);
     let mut seen = BTreeSet::new();
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
-        match Line::parse(line.as_bytes(), now) {
+        match Line::parse(line.as_bytes()) {
             Ok(line) => {
                 let is_new = line.seq.is_none_or(|seq| seq < head && seen.insert(seq));
                 lines.extend(is_new.then_some(line));

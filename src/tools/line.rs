@@ -6,14 +6,14 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use crate::entry::{CapturedAt, Entry, Seq, content_members};
 use crate::fields::{self, Frame, MAX_SAMPLE_BYTES, Reason, Refused, Setup};
-use crate::platform::clock::MAX_CLOCK_LEAD;
-use crate::queue::{Content, NewEntry};
+use crate::queue::{Content, NewEntry, Stamp};
 
 /// The maximum line of an export: an entry, its position and its timestamp; a longer one is refused.
 pub const MAX_LINE_BYTES: usize = MAX_SAMPLE_BYTES + 2048;
@@ -45,11 +45,11 @@ pub enum What {
 }
 
 impl Line {
-    /// Parses a line; `now` is the current time.
+    /// Parses a line.
     ///
     /// # Errors
     /// If the line is malformed, or the dashboard would reject its frame or setup.
-    pub fn parse(text: &[u8], now: CapturedAt) -> Result<Self, Refused> {
+    pub fn parse(text: &[u8]) -> Result<Self, Refused> {
         if text.len() > MAX_LINE_BYTES {
             let message = format!("{} bytes; at most {MAX_LINE_BYTES} are allowed", text.len());
             return Err(Refused { reason: Reason::TooLarge, message });
@@ -58,12 +58,15 @@ impl Line {
         let text = fields::without_non_finite(text).map_or(Cow::Borrowed(text), Cow::Owned);
         let members = fields::members(&text)?;
         let seq = value(&members, "seq").map(Seq);
-        let captured_at = captured_at(&members, now)?;
+        let captured_at = captured_at(&members)?;
         Ok(Self { seq, captured_at, what: what(&members)? })
     }
 
-    /// Converts the line to an entry with the given capture time, ready to be appended.
-    pub fn entry(&self, captured_at: CapturedAt) -> NewEntry {
+    /// Converts the line to an entry, ready to be appended; `previous` is the capture time of the
+    /// entry before it.
+    pub fn entry(&self, stamp: Stamp, previous: Option<CapturedAt>) -> NewEntry {
+        let captured_at = self.captured_at;
+        let pause = previous.map_or(Duration::ZERO, |previous| previous.age(captured_at));
         let (content, json) = match &self.what {
             What::Frame(frame) => {
                 (Content::Frame(frame.situation()), frame.clone().json(captured_at))
@@ -72,7 +75,7 @@ impl Line {
                 (Content::Setup { fingerprint: setup.fingerprint() }, setup.entry_json(captured_at))
             }
         };
-        NewEntry { driven_at: None, captured_at, content, json }
+        NewEntry { captured_at, pause, ..NewEntry::new(stamp, content, json) }
     }
 }
 
@@ -82,7 +85,7 @@ fn value<'a, T: Deserialize<'a>>(members: &Members<'a>, key: &str) -> Option<T> 
     serde_json::from_str(members.get(key)?.get()).ok()
 }
 
-fn captured_at(members: &Members<'_>, now: CapturedAt) -> Result<CapturedAt, Refused> {
+fn captured_at(members: &Members<'_>) -> Result<CapturedAt, Refused> {
     let refused = |reason, why: &str| {
         let given = members.get("captured_at").map_or("null", |given| given.get());
         let message = format!("captured_at: {} {why}", fields::shorten(given));
@@ -93,10 +96,6 @@ fn captured_at(members: &Members<'_>, now: CapturedAt) -> Result<CapturedAt, Ref
         let why = "is not a timestamp; write one such as \"2025-11-22T14:30:22.123Z\"";
         return refused(Reason::WrongType, why);
     };
-    if moment.0 > now.0.saturating_add(MAX_CLOCK_LEAD.as_millis() as i64) {
-        let why = "is more than 24 h ahead of this PC's clock; set the clock or correct the line";
-        return refused(Reason::OutOfRange, why);
-    }
     Ok(moment)
 }
 
@@ -129,12 +128,13 @@ fn frame(text: &str) -> Result<Frame, Refused> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entry::{Kind, StintId};
+    use crate::entry::{Kind, QueueTime, StintId};
 
     const NOW: CapturedAt = CapturedAt(1_763_821_822_123);
+    const STAMP: Stamp = Stamp { queued_at: QueueTime(0), wall: CapturedAt(0) };
 
     fn refused(text: &str) -> String {
-        Line::parse(text.as_bytes(), NOW).unwrap_err().message
+        Line::parse(text.as_bytes()).unwrap_err().message
     }
 
     #[test]
@@ -148,14 +148,17 @@ mod tests {
                 r#"{{"seq":7,"captured_at":"{at}","cause":"refused","telemetry":{{"lap":3}}}}"#
             ),
         ] {
-            let line = Line::parse(text.as_bytes(), NOW).unwrap();
+            let line = Line::parse(text.as_bytes()).unwrap();
             assert_eq!((line.seq, line.captured_at), (Some(Seq(7)), NOW));
             assert_eq!(line.what, What::Frame(Frame::parse(br#"{"lap":3}"#).unwrap()));
         }
         let text = format!(r#"{{"captured_at":"{at}","setup":{{"wing":7}}}}"#);
-        let line = Line::parse(text.as_bytes(), NOW).unwrap();
+        let line = Line::parse(text.as_bytes()).unwrap();
         assert_eq!(line.what, What::Setup(Setup::parse(br#"{"wing":7}"#).unwrap()));
-        assert_eq!(line.entry(NOW).json, format!(r#"{{"timestamp":"{at}","setup":{{"wing":7}}}}"#));
+        assert_eq!(
+            line.entry(STAMP, None).json,
+            format!(r#"{{"timestamp":"{at}","setup":{{"wing":7}}}}"#)
+        );
     }
 
     #[test]
@@ -166,8 +169,8 @@ mod tests {
         ] {
             let (seq, stint, captured_at) = (Seq(7), StintId(1), NOW);
             let entry = Entry { seq, stint, captured_at, kind, json: json.into() };
-            let line = Line::parse(export_line(&entry).as_bytes(), NOW).unwrap();
-            assert_eq!(line.entry(CapturedAt(0)).json, json);
+            let line = Line::parse(export_line(&entry).as_bytes()).unwrap();
+            assert_eq!(line.entry(STAMP, None).json, json);
         }
     }
 
@@ -179,10 +182,6 @@ mod tests {
             ("{", "not JSON"),
             (r#"{"frame":{}}"#, "captured_at: null is not a timestamp"),
             (r#"{"captured_at":"noon","frame":{}}"#, "captured_at: \"noon\" is not a timestamp"),
-            (
-                r#"{"captured_at":"2025-11-24T14:30:22.123Z","frame":{}}"#,
-                "captured_at: \"2025-11-24T14:30:22.123Z\" is more than 24 h ahead",
-            ),
             (&format!("{{{at}}}"), "frame, setup: neither given"),
             (&format!(r#"{{{at},"frame":{{}},"setup":{{}}}}"#), "frame, setup: both given"),
             (&format!(r#"{{{at},"frame":{{"lap":"one"}}}}"#), "lap: \"one\" is not a whole number"),

@@ -47,7 +47,7 @@ async fn child() {
     config.queue.max_bytes = MAX_BYTES;
     config.queue.durability = Durability::Within(Duration::from_millis(200));
     let (writer, mut reader, closed) =
-        single::open(&config.queue, &config.stint, CapturedAt(0)).unwrap();
+        single::open(&config.queue, &config.stint, single::at(0)).unwrap();
     pitwire::platform::memory::give_back_what_is_freed();
     let frames = frames();
     let (mut made, mut removed, mut most) = (0, 0, 0);
@@ -55,13 +55,8 @@ async fn child() {
         let make = |stamps: &mut Stamps| {
             let entry = |number: u64| {
                 let (situation, json) = &frames[number as usize % frames.len()];
-                let captured_at = stamps.next(CapturedAt(number as i64 * 500));
-                NewEntry {
-                    driven_at: None,
-                    captured_at,
-                    content: Content::Frame(*situation),
-                    json: json.clone(),
-                }
+                let stamp = stamps.stamp_at(single::reading(number as i64 * 500));
+                NewEntry::new(stamp, Content::Frame(*situation), json.clone())
             };
             (made..made + 250).map(entry).collect()
         };

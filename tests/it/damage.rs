@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use pitwire::config::Config;
-use pitwire::entry::{CapturedAt, Seq, Situation};
+use pitwire::entry::{Seq, Situation};
 use pitwire::queue::storage::{KeyValue, Options, SEGMENT_ENTRIES, SegmentStore, Storage};
 use pitwire::queue::{Content, Limit, NewEntry, Stamps};
 use rand::rngs::SmallRng;
@@ -63,18 +63,13 @@ async fn the_ledger_balances_after_losing_the_write_ahead_log() {
     let place = tempfile::tempdir().unwrap();
     let mut config = Config::default();
     config.queue.path = place.path().join("queue");
-    let open = || single::open(&config.queue, &config.stint, CapturedAt(1)).unwrap();
+    let open = || single::open(&config.queue, &config.stint, single::at(1)).unwrap();
     let (writer, mut reader, closed) = open();
-    let frame = |at| NewEntry {
-        driven_at: None,
-        captured_at: at,
-        content: Content::Frame(Situation::default()),
-        json: "{}".into(),
-    };
+    let frame = |stamp| NewEntry::new(stamp, Content::Frame(Situation::default()), "{}".into());
     // Two segments; the first one is delivered and released.
     for count in [SEGMENT_ENTRIES, 200] {
         let make = |stamps: &mut Stamps| {
-            (0..count).map(|_| frame(stamps.next(CapturedAt(1)))).collect::<Vec<_>>()
+            (0..count).map(|_| frame(stamps.stamp_at(single::reading(1)))).collect::<Vec<_>>()
         };
         writer.append(make).await.unwrap();
     }
@@ -153,14 +148,15 @@ async fn a_damaged_record_does_not_stop_capture_while_no_server_is_reachable() {
     // A segment has 62 records.
     config.queue.max_entries = 1000;
     let (writer, _reader, _closed) =
-        crate::single::open(&config.queue, &config.stint, CapturedAt(1)).unwrap();
+        crate::single::open(&config.queue, &config.stint, single::at(1)).unwrap();
     let append = async |numbers: std::ops::Range<u64>| {
         let make = |stamps: &mut Stamps| {
-            let mut frame = |number: u64| NewEntry {
-                driven_at: None,
-                captured_at: stamps.next(CapturedAt(1)),
-                content: Content::Frame(Situation::default()),
-                json: format!(r#"{{"n":"number {number:03}"}}"#),
+            let mut frame = |number: u64| {
+                NewEntry::new(
+                    stamps.stamp_at(single::reading(1)),
+                    Content::Frame(Situation::default()),
+                    format!(r#"{{"n":"number {number:03}"}}"#),
+                )
             };
             numbers.map(&mut frame).collect::<Vec<_>>()
         };

@@ -10,9 +10,9 @@ use std::time::Duration;
 #[cfg(unix)]
 use pitwire::config::Config;
 use pitwire::config::{Durability, WhenFull};
-use pitwire::entry::{CapturedAt, Kind, Seq, Situation, StintId};
+use pitwire::entry::{Kind, Seq, Situation, StintId};
 #[cfg(unix)]
-use pitwire::platform::clock;
+use pitwire::platform::clock::{self, Clock};
 use pitwire::queue::disposition::Disposition;
 use pitwire::queue::storage::{Options, SegmentStore, Store};
 use pitwire::queue::{
@@ -163,7 +163,7 @@ fn a_new_destination_gets_the_backlog_and_a_removed_one_frees_it() {
         life.end().await;
         let limits = limits(10, WhenFull::Thin);
         let opened =
-            queue::with_store(Box::new(disk), limits, Destinations::Stored, CapturedAt(0), |_| {});
+            queue::with_store(Box::new(disk), limits, Destinations::Stored, single::at(0), |_| {});
         let ((writer, _), _) = opened.unwrap();
         let status = writer.status();
         let names: Vec<_> = status.destinations.iter().map(|one| &*one.name).collect();
@@ -176,7 +176,7 @@ fn a_destination_added_later_begins_with_what_is_queued() {
     run(async {
         let disk = Disk::default();
         let ((writer, mut reader), keeper) =
-            single::with_store(disk.clone(), limits(100, WhenFull::Thin), CapturedAt(0)).unwrap();
+            single::with_store(disk.clone(), limits(100, WhenFull::Thin), single::at(0)).unwrap();
         let keeper = tokio::spawn(keeper);
         append(&writer, 10, 0, Content::Frame(Situation::default())).await;
         let batch = reader.next_batch(Limit { entries: 4, bytes: 1 << 20 }).await.unwrap();
@@ -201,8 +201,14 @@ async fn the_tools_keep_the_entries_of_every_destination() {
     let names = ["server", "league"].map(str::to_owned);
     let open = || {
         let limits = Limits::new(&config.queue, &config.stint);
-        queue::open(&config.queue, limits, Destinations::Configured(&names), clock::now(), |_| {})
-            .unwrap()
+        queue::open(
+            &config.queue,
+            limits,
+            Destinations::Configured(&names),
+            Clock::system(),
+            |_| {},
+        )
+        .unwrap()
     };
     let (writer, mut readers, closed) = open();
     append(&writer, 20, clock::now().0, Content::Frame(Situation::default())).await;
@@ -307,7 +313,7 @@ impl Life {
         let names: Vec<String> = names.iter().map(|&name| name.to_owned()).collect();
         let destinations = Destinations::Configured(&names);
         let opened =
-            queue::with_store(Box::new(store), limits.clone(), destinations, CapturedAt(0), |_| {});
+            queue::with_store(Box::new(store), limits.clone(), destinations, single::at(0), |_| {});
         let ((writer, readers), keeper) = opened.unwrap();
         Self { writer, readers, keeper: tokio::spawn(keeper) }
     }
@@ -538,9 +544,9 @@ async fn append(writer: &Writer, count: usize, now: i64, content: Content) -> i6
     let mut last = now;
     let make = |stamps: &mut Stamps| {
         let entry = |at: i64| {
-            let captured_at = stamps.next(CapturedAt(at));
-            last = captured_at.0;
-            NewEntry { driven_at: None, captured_at, content, json: "{}".into() }
+            let stamp = stamps.stamp_at(single::reading(at));
+            last = stamp.wall.0;
+            NewEntry::new(stamp, content, "{}".into())
         };
         (0..count as i64).map(|index| now + index * 500).map(entry).collect()
     };

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pitwire::config::{Durability, WhenFull};
-use pitwire::entry::{CapturedAt, Entry, Kind, Seq, Situation, StintId};
+use pitwire::entry::{Entry, Kind, Seq, Situation, StintId};
 use pitwire::queue::disposition::Disposition;
 use pitwire::queue::storage::{Options, SegmentStore, Store};
 use pitwire::queue::{Appended, Content, Limit, Limits, NewEntry, RECENT, Reader, Stamps, Writer};
@@ -150,7 +150,7 @@ impl Drive {
             durability: Durability::Within(Duration::from_secs(1)),
             resume_after: Duration::from_secs(60),
         };
-        let ((writer, reader), keeper) = single::with_store(store, limits, CapturedAt(0)).unwrap();
+        let ((writer, reader), keeper) = single::with_store(store, limits, single::at(0)).unwrap();
         tokio::spawn(keeper);
         Self {
             writer,
@@ -218,12 +218,7 @@ impl Drive {
         let make = |stamps: &mut Stamps| {
             let entry = |_| {
                 *now += PERIOD.as_millis() as i64;
-                NewEntry {
-                    driven_at: None,
-                    captured_at: stamps.next(CapturedAt(*now)),
-                    content,
-                    json: json.clone(),
-                }
+                NewEntry::new(stamps.stamp_at(single::reading(*now)), content, json.clone())
             };
             (0..count).map(entry).collect()
         };

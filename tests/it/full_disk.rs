@@ -189,7 +189,7 @@ async fn start() {
     assert!(!agent.is_finished());
     free(&filler, 0);
     agent.await.unwrap().unwrap();
-    let (writer, ..) = single::open(&config.queue, &config.stint, CapturedAt(0)).unwrap();
+    let (writer, ..) = single::open(&config.queue, &config.stint, single::at(0)).unwrap();
     assert!(writer.status().entries > 2, "{:?}", writer.status());
 }
 
@@ -481,7 +481,7 @@ struct Flow {
 impl Flow {
     fn open(config: &Config, seed: u64) -> Self {
         let (writer, reader, closed) =
-            single::open(&config.queue, &config.stint, CapturedAt(0)).unwrap();
+            single::open(&config.queue, &config.stint, single::at(0)).unwrap();
         Self {
             rng: SmallRng::seed_from_u64(seed),
             writer,
@@ -535,15 +535,10 @@ impl Flow {
         let mut stamped = Vec::new();
         let make = |stamps: &mut Stamps| {
             let mut entry = |n| {
-                let captured_at = stamps.next(CapturedAt(0));
-                stamped.push(captured_at);
+                let stamp = stamps.stamp_at(single::reading(0));
+                stamped.push(stamp.wall);
                 let json = format!(r#"{{"n":{n},"noise":"{noise}"}}"#);
-                NewEntry {
-                    driven_at: None,
-                    captured_at,
-                    content: Content::Frame(Situation::default()),
-                    json,
-                }
+                NewEntry::new(stamp, Content::Frame(Situation::default()), json)
             };
             (0..count).map(&mut entry).collect()
         };

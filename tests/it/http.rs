@@ -8,7 +8,7 @@ use pitwire::config::{Durability, WhenFull};
 use pitwire::entry::Entry;
 use pitwire::fields::MAX_SAMPLE_BYTES;
 use pitwire::net::loopback_guard::Access;
-use pitwire::platform::clock;
+use pitwire::platform::clock::{self, Clock};
 use pitwire::queue::{Limit, Limits, Reader, STORAGE_RETRY_INTERVAL, Writer};
 use pitwire::source::http::{MAX_HTTP_BODY_BYTES, MAX_HTTP_ENTRIES};
 use pitwire::source::{Intake, http};
@@ -230,7 +230,7 @@ impl Source {
         };
         let disk = Disk::default();
         let ((writer, reader), keeper) =
-            single::with_store(disk.clone(), limits, clock::now()).unwrap();
+            single::with_store(disk.clone(), limits, Clock::system()).unwrap();
         tokio::spawn(keeper);
         let router =
             http::router(Arc::new(Intake::new(writer.clone(), "http", rate_hz)), Access::ThisPc);

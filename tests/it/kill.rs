@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use pitwire::config::{Config, Durability, WhenFull};
-use pitwire::entry::{CapturedAt, Situation};
+use pitwire::entry::Situation;
 use pitwire::queue::{Appended, Closed, Content, Limit, NewEntry, Reader, Stamps, Writer};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -83,11 +83,12 @@ async fn child() {
             let count = rng.random_range(1..4);
             let pad = ".".repeat(rng.random_range(0..800));
             let make = |stamps: &mut Stamps| {
-                let entry = |number| NewEntry {
-                    driven_at: None,
-                    captured_at: stamps.next(CapturedAt(0)),
-                    content: Content::Frame(Situation::default()),
-                    json: format!("{number} {pad}"),
+                let entry = |number| {
+                    NewEntry::new(
+                        stamps.stamp_at(single::reading(0)),
+                        Content::Frame(Situation::default()),
+                        format!("{number} {pad}"),
+                    )
                 };
                 (next..next + count).map(entry).collect()
             };
@@ -174,5 +175,5 @@ fn open(folder: &Path, durability: &str) -> (Writer, Reader, Closed) {
         "os" => Durability::Os,
         _ => Durability::Within(Duration::from_millis(200)),
     };
-    single::open(&config.queue, &config.stint, CapturedAt(0)).unwrap()
+    single::open(&config.queue, &config.stint, single::at(0)).unwrap()
 }

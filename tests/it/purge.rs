@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use pitwire::config::{Durability, WhenFull};
-use pitwire::entry::{CapturedAt, Entry, Kind, Seq, Situation, StintId};
+use pitwire::entry::{Entry, Kind, Seq, Situation, StintId};
 use pitwire::queue::disposition::Disposition;
 use pitwire::queue::ledger::DropReason;
 use pitwire::queue::storage::{Options, SegmentStore, Store};
@@ -279,8 +279,8 @@ impl<'a, M: Medium> Trial<'a, M> {
             resume_after: Duration::from_secs(10),
         };
         let store = self.medium.store();
-        let now = CapturedAt(self.now);
-        let ((writer, reader), keeper) = single::with_store(store, limits, now).unwrap();
+        let clock = single::at(self.now);
+        let ((writer, reader), keeper) = single::with_store(store, limits, clock).unwrap();
         self.read_to = writer.status().head;
         self.life = Some(Life { writer, reader, keeper: tokio::spawn(keeper) });
     }
@@ -339,11 +339,13 @@ impl<'a, M: Medium> Trial<'a, M> {
 
     async fn append(&mut self, content: Content) {
         self.now += 500;
-        let now = CapturedAt(self.now);
+        let now = self.now;
         let json = format!(r#"{{"n":{}}}"#, self.history.len());
-        let entry = |captured_at| NewEntry { driven_at: None, captured_at, content, json };
-        let appended =
-            self.writer().append(|stamps: &mut Stamps| vec![entry(stamps.next(now))]).await;
+        let entry = |stamp| NewEntry::new(stamp, content, json);
+        let appended = self
+            .writer()
+            .append(|stamps: &mut Stamps| vec![entry(stamps.stamp_at(single::reading(now)))])
+            .await;
         let queue::Appended::Stored(seq) = appended.unwrap()[0] else { panic!("not stored") };
         let stint = StintId(self.stint);
         let kind = match content {

@@ -155,15 +155,15 @@ async fn a_full_memory_buffer_downsamples_then_drops_and_counts_both() {
 async fn a_stalled_disk_does_not_block_the_source() {
     let disk = Disk::default();
     let ((writer, _reader), keeper) =
-        single::with_store(disk.clone(), roomy(), CapturedAt(0)).unwrap();
+        single::with_store(disk.clone(), roomy(), single::at(0)).unwrap();
     let keeper = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         runtime.unwrap().block_on(keeper);
     });
     disk.stall(Duration::from_secs(4));
     let content = Content::Frame(Situation::default());
-    let entry = |captured_at| NewEntry { driven_at: None, captured_at, content, json: "{}".into() };
-    let append = || writer.append(|stamps| vec![entry(stamps.next(CapturedAt(0)))]);
+    let entry = |stamp| NewEntry::new(stamp, content, "{}".into());
+    let append = || writer.append(|stamps| vec![entry(stamps.stamp_at(single::reading(0)))]);
     let started = std::time::Instant::now();
     assert_eq!(append().await.unwrap(), [Appended::Buffered]);
     assert!(started.elapsed() < APPEND_TIMEOUT + Duration::from_millis(900));
@@ -194,11 +194,10 @@ async fn a_file_source_waits_for_space_but_a_live_source_does_not() {
     let writer = queue.writer.clone();
     let file = tokio::spawn(async move {
         let content = Content::Frame(Situation::default());
-        let entry =
-            |captured_at| NewEntry { driven_at: None, captured_at, content, json: "file".into() };
+        let entry = |stamp| NewEntry::new(stamp, content, "file".into());
         for _ in 0..3 {
             let make = |stamps: &mut Stamps| {
-                (0..2).map(|_| entry(stamps.next(CapturedAt(0)))).collect::<Vec<_>>()
+                (0..2).map(|_| entry(stamps.stamp_at(single::reading(0)))).collect::<Vec<_>>()
             };
             writer.append_blocking(2, make).await.unwrap();
         }
@@ -263,7 +262,7 @@ async fn the_loss_window_closes_once_all_entries_are_durable() {
     let options = Options { segment_entries: 16, ..Options::new(1000, 64 << 20) };
     let store = SegmentStore::open(place.path(), options).unwrap();
     let limits = Limits { durability: Durability::Os, max_bytes: 64 << 20, ..roomy() };
-    let ((writer, reader), keeper) = single::with_store(store, limits, CapturedAt(0)).unwrap();
+    let ((writer, reader), keeper) = single::with_store(store, limits, single::at(0)).unwrap();
     let queue = Life { writer, reader, keeper: tokio::spawn(keeper) };
     queue.append_many(13).await.unwrap();
     assert!(queue.writer.status().undurable_since.is_some());
@@ -300,21 +299,21 @@ async fn a_slow_disk_throttles_a_fast_source() {
     let disk = Disk::default();
     let limits = Limits { max_entries: 1_000_000, max_bytes: 1 << 30, ..roomy() };
     let ((writer, _reader), keeper) =
-        single::with_store(disk.clone(), limits, CapturedAt(0)).unwrap();
+        single::with_store(disk.clone(), limits, single::at(0)).unwrap();
     let keeper = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         runtime.unwrap().block_on(keeper);
     });
     disk.stall(APPEND_TIMEOUT + Duration::from_millis(300));
     let content = Content::Frame(Situation::default());
-    let entry = |captured_at| NewEntry { driven_at: None, captured_at, content, json: "{}".into() };
+    let entry = |stamp| NewEntry::new(stamp, content, "{}".into());
     let total = 2 * BUFFER_ENTRIES as u64;
     for number in 0..total / 256 {
         if number == 4 {
             disk.stall(Duration::from_millis(50));
         }
         let make = |stamps: &mut Stamps| {
-            (0..256).map(|_| entry(stamps.next(CapturedAt(0)))).collect::<Vec<_>>()
+            (0..256).map(|_| entry(stamps.stamp_at(single::reading(0)))).collect::<Vec<_>>()
         };
         writer.append(make).await.unwrap();
     }
@@ -513,7 +512,7 @@ impl Life {
     /// Opens the queue, retrying while the disk fails, and returns its first status.
     fn open(medium: &impl Medium, limits: &Limits, now: i64) -> (Self, QueueStatus) {
         let ((writer, reader), keeper) = loop {
-            match single::with_store(medium.store(), limits.clone(), CapturedAt(now)) {
+            match single::with_store(medium.store(), limits.clone(), single::at(now)) {
                 Ok(opened) => break opened,
                 Err(error) => assert!(error.to_string().contains("on demand"), "{error}"),
             }
@@ -532,28 +531,22 @@ impl Life {
         count: usize,
     ) -> Result<Vec<Appended>, QueueError> {
         let content = Content::Frame(Situation::default());
-        let entry =
-            |captured_at| NewEntry { driven_at: None, captured_at, content, json: "{}".into() };
-        let make =
-            |stamps: &mut Stamps| (0..count).map(|_| entry(stamps.next(now))).collect::<Vec<_>>();
+        let entry = |stamp| NewEntry::new(stamp, content, "{}".into());
+        let make = |stamps: &mut Stamps| {
+            (0..count).map(|_| entry(stamps.stamp_at(single::reading(now.0)))).collect::<Vec<_>>()
+        };
         self.writer.append(make).await
     }
 
     async fn append_setup(&self, fingerprint: u64) -> Result<Vec<Appended>, QueueError> {
         let content = Content::Setup { fingerprint };
-        let entry =
-            |captured_at| NewEntry { driven_at: None, captured_at, content, json: "{}".into() };
-        self.writer.append(|stamps| vec![entry(stamps.next(CapturedAt(0)))]).await
+        let entry = |stamp| NewEntry::new(stamp, content, "{}".into());
+        self.writer.append(|stamps| vec![entry(stamps.stamp_at(single::reading(0)))]).await
     }
 
     async fn append(&self, json: &str) -> Result<Vec<Appended>, QueueError> {
-        let entry = |captured_at| NewEntry {
-            driven_at: None,
-            captured_at,
-            content: Content::Frame(Situation::default()),
-            json: json.into(),
-        };
-        self.writer.append(|stamps| vec![entry(stamps.next(CapturedAt(0)))]).await
+        let entry = |stamp| NewEntry::new(stamp, Content::Frame(Situation::default()), json.into());
+        self.writer.append(|stamps| vec![entry(stamps.stamp_at(single::reading(0)))]).await
     }
 
     /// Aborts the queue worker wherever it is.
@@ -713,7 +706,7 @@ impl<M: Medium> Trial<M> {
         let mut tail = self.status().tail;
         self.now += after.as_millis() as i64;
         let mut handed_in = Vec::new();
-        let (now, made) = (CapturedAt(self.now), &mut self.made);
+        let (now, made) = (self.now, &mut self.made);
         let life = self.life.as_ref().unwrap();
         let outcome = life
             .writer
@@ -725,9 +718,11 @@ impl<M: Medium> Trial<M> {
                         Content::Frame(_) => None,
                         Content::Setup { fingerprint } => Some(fingerprint),
                     };
-                    let captured_at = stamps.next(now);
+                    let stamp = stamps.stamp_at(single::reading(now));
+                    // Distinguishes the entries of all runs.
+                    let captured_at = CapturedAt(stamp.queued_at.0);
                     handed_in.push(Known { captured_at, json: json.clone(), fingerprint });
-                    NewEntry { driven_at: None, captured_at, content: *content, json }
+                    NewEntry { captured_at, ..NewEntry::new(stamp, *content, json) }
                 };
                 contents.iter().map(&mut entry).collect()
             })

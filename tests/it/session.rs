@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use pitwire::backoff::Backoff;
 use pitwire::config::{Config, DeliveryConfig, ProofChoice, SessionChoice};
-use pitwire::entry::{CapturedAt, Kind, Seq, Situation};
+use pitwire::entry::{Kind, Seq, Situation};
 use pitwire::queue::storage::{Options, SegmentStore};
-use pitwire::queue::{Appended, Content, Limits, NewEntry, QueueStatus, Writer};
+use pitwire::queue::{Appended, Content, Limits, NewEntry, QueueStatus, Stamps, Writer};
 use pitwire::session::{Session, SessionStatus};
 use pitwire::sink::Proof;
 use rand::SeedableRng;
@@ -47,7 +47,7 @@ impl World {
         let options = Options::new(config.queue.max_entries, config.queue.max_bytes);
         let store = SegmentStore::open(folder.path(), options).unwrap();
         let limits = Limits::new(&config.queue, &config.stint);
-        let ((writer, reader), keeper) = single::with_store(store, limits, CapturedAt(0)).unwrap();
+        let ((writer, reader), keeper) = single::with_store(store, limits, single::at(0)).unwrap();
         let (sender, status) = watch::channel(SessionStatus::default());
         let backoff = Backoff::new(
             config.delivery.backoff_min,
@@ -79,9 +79,10 @@ impl World {
 
     pub async fn append(&mut self, content: Content, json: &str) -> Appended {
         self.frames += 1;
-        let captured_at = CapturedAt(self.frames * 500);
-        let entry = NewEntry { driven_at: None, captured_at, content, json: json.into() };
-        self.writer.append(|_| vec![entry]).await.unwrap()[0]
+        let at = single::reading(self.frames * 500);
+        let make =
+            |stamps: &mut Stamps| vec![NewEntry::new(stamps.stamp_at(at), content, json.into())];
+        self.writer.append(make).await.unwrap()[0]
     }
 
     pub async fn frames(&mut self, count: u32) {
@@ -94,13 +95,14 @@ impl World {
     async fn backlog(&mut self, count: i64) {
         let numbers = self.frames + 1..=self.frames + count;
         self.frames += count;
-        let frame = |number: i64| NewEntry {
-            driven_at: None,
-            captured_at: CapturedAt(number * 500),
-            content: Content::Frame(Situation::default()),
-            json: "{}".into(),
+        let make = |stamps: &mut Stamps| {
+            let frame = |number: i64| {
+                let stamp = stamps.stamp_at(single::reading(number * 500));
+                NewEntry::new(stamp, Content::Frame(Situation::default()), "{}".into())
+            };
+            numbers.map(frame).collect()
         };
-        self.writer.append(|_| numbers.map(frame).collect()).await.unwrap();
+        self.writer.append(make).await.unwrap();
     }
 
     pub async fn setup(&mut self, fingerprint: u64) {

@@ -4,32 +4,43 @@ use std::io;
 
 use pitwire::config::{QueueConfig, SERVER, StintConfig};
 use pitwire::entry::{CapturedAt, Seq};
+use pitwire::platform::clock::{Clock, Reading};
 use pitwire::queue::disposition::Disposition;
 use pitwire::queue::operator::Operator;
 use pitwire::queue::storage::Store;
 use pitwire::queue::{self, Closed, Destinations, Limits, OpenError, Reader, Writer};
 
+/// Clocks that both show this many milliseconds.
+pub fn reading(ms: i64) -> Reading {
+    Reading { wall: CapturedAt(ms), uptime_ms: ms }
+}
+
+/// Clocks that stand still.
+pub fn at(ms: i64) -> Clock {
+    Clock::new("test", move || reading(ms))
+}
+
 pub fn open(
     queue: &QueueConfig,
     stint: &StintConfig,
-    now: CapturedAt,
+    clock: Clock,
 ) -> Result<(Writer, Reader, Closed), OpenError> {
     let destinations = [SERVER.to_owned()];
     let limits = Limits::new(queue, stint);
     let destinations = Destinations::Configured(&destinations);
-    let (writer, mut readers, closed) = queue::open(queue, limits, destinations, now, |_| {})?;
+    let (writer, mut readers, closed) = queue::open(queue, limits, destinations, clock, |_| {})?;
     Ok((writer, readers.remove(0), closed))
 }
 
 pub fn with_store<S: Store>(
     store: S,
     limits: Limits,
-    now: CapturedAt,
+    clock: Clock,
 ) -> io::Result<((Writer, Reader), impl Future<Output = ()> + Send + use<S>)> {
     let destinations = [SERVER.to_owned()];
     let destinations = Destinations::Configured(&destinations);
     let ((writer, mut readers), worker) =
-        queue::with_store(Box::new(store), limits, destinations, now, |_| {})?;
+        queue::with_store(Box::new(store), limits, destinations, clock, |_| {})?;
     Ok(((writer, readers.remove(0)), worker))
 }
 

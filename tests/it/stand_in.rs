@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use pitwire::config::{Durability, StintConfig, WhenFull};
 use pitwire::net::loopback_guard::Access;
-use pitwire::platform::clock;
+use pitwire::platform::clock::Clock;
 use pitwire::queue::{Limit, Limits, STORAGE_RETRY_INTERVAL};
 use pitwire::source::Intake;
 use pitwire::source::socketio::Publishers;
@@ -500,7 +500,7 @@ async fn frames_not_on_disk_are_neither_acknowledged_nor_lost() {
     };
     let disk = Disk::default();
     let ((writer, mut reader), keeper) =
-        single::with_store(disk.clone(), limits, clock::now()).unwrap();
+        single::with_store(disk.clone(), limits, Clock::system()).unwrap();
     tokio::spawn(keeper);
     let folder = tempfile::tempdir().unwrap();
     let intake = Intake::new(writer.clone(), "socketio", 0.0);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pitwire::admin::faults;
 use pitwire::config::{Config, Durability};
-use pitwire::entry::{CapturedAt, Situation};
+use pitwire::entry::Situation;
 use pitwire::queue::{Content, Limits, NewEntry};
 use tokio::time::advance;
 
@@ -18,7 +18,7 @@ async fn a_stuck_queue_worker_fails_the_health_check_until_it_recovers() {
         Limits { durability: Durability::Entry, ..Limits::new(&config.queue, &config.stint) };
     let disk = Disk::default();
     let ((writer, _reader), worker) =
-        single::with_store(disk.clone(), limits, CapturedAt(0)).unwrap();
+        single::with_store(disk.clone(), limits, single::at(0)).unwrap();
     // In real time, longer than the test takes to check: the test's own clock is paused.
     disk.stall(Duration::from_secs(3));
     let worker = std::thread::spawn(move || {
@@ -26,8 +26,9 @@ async fn a_stuck_queue_worker_fails_the_health_check_until_it_recovers() {
         runtime.unwrap().block_on(worker);
     });
     let content = Content::Frame(Situation::default());
-    let entry = |captured_at| NewEntry { driven_at: None, captured_at, content, json: "{}".into() };
-    let appended = writer.append(|stamps| vec![entry(stamps.next(CapturedAt(0)))]).await.unwrap();
+    let entry = |stamp| NewEntry::new(stamp, content, "{}".into());
+    let appended =
+        writer.append(|stamps| vec![entry(stamps.stamp_at(single::reading(0)))]).await.unwrap();
     assert_eq!(appended.len(), 1);
     // Give the worker time to start flushing.
     std::thread::sleep(Duration::from_secs(1));

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use pitwire::config::Config;
-use pitwire::entry::{CapturedAt, Seq, Situation};
+use pitwire::entry::{Seq, Situation};
 use pitwire::queue::disposition::Disposition;
 use pitwire::queue::storage::{KeyValue, Options, SegmentStore, SideLogs, Storage};
 use pitwire::queue::{self, Closed, Content, NewEntry, OpenError, Reader, Stamps, Writer};
@@ -149,18 +149,13 @@ fn config(folder: &Path) -> Config {
 
 fn open_queue(folder: &Path) -> Result<(Writer, Reader, Closed), OpenError> {
     let config = config(folder);
-    single::open(&config.queue, &config.stint, CapturedAt(1))
+    single::open(&config.queue, &config.stint, single::at(1))
 }
 
 async fn append(writer: &Writer, entries: u64) -> Vec<queue::Appended> {
     let make = |stamps: &mut Stamps| {
-        let entry = |captured_at| NewEntry {
-            driven_at: None,
-            captured_at,
-            content: Content::Frame(Situation::default()),
-            json: "{}".into(),
-        };
-        (0..entries).map(|_| entry(stamps.next(CapturedAt(1)))).collect::<Vec<_>>()
+        let entry = |stamp| NewEntry::new(stamp, Content::Frame(Situation::default()), "{}".into());
+        (0..entries).map(|_| entry(stamps.stamp_at(single::reading(1)))).collect::<Vec<_>>()
     };
     writer.append(make).await.unwrap()
 }
@@ -267,7 +262,7 @@ fn a_folder_in_place_of_a_file_is_quarantined_at_start() {
         fs::create_dir(&path).unwrap();
         fs::write(path.join("kept"), "of somebody").unwrap();
         let config = config(&folder);
-        let opened = single::open(&config.queue, &config.stint, CapturedAt(1));
+        let opened = single::open(&config.queue, &config.stint, single::at(1));
         let (writer, ..) = opened.unwrap_or_else(|error| panic!("{name}: {error}"));
         let expected = if name == "log" { 0 } else { 100 };
         assert_eq!(writer.status().entries, expected, "{name}");

@@ -8,7 +8,7 @@ use super::QueueTarget;
 use super::verify::Examiner;
 use crate::cli::{log, set_all};
 use crate::config::{self, Config, LogConfig, Overrides};
-use crate::platform::clock;
+use crate::platform::clock::Clock;
 use crate::queue::fsck::Inspection;
 use crate::queue::{self, Closed, Destinations, Limits, OpenError, Reader, Writer};
 use crate::tools::{
@@ -67,7 +67,7 @@ impl QueueConnection {
 impl QueueTarget {
     /// Opens the queue without enforcing limits, or finds the agent that has it open.
     pub(in crate::cli) async fn open(&self) -> Result<QueueConnection, ToolError> {
-        self.open_by(|config| queue::open_existing(&config.queue, &config.stint, clock::now()))
+        self.open_by(|config| queue::open_existing(&config.queue, &config.stint, Clock::system()))
             .await
     }
 
@@ -76,7 +76,7 @@ impl QueueTarget {
         self.open_by(|config| {
             let limits = Limits::new(&config.queue, &config.stint);
             // The entries of destinations that are not configured here must not be discarded.
-            queue::open(&config.queue, limits, Destinations::Stored, clock::now(), |_| {})
+            queue::open(&config.queue, limits, Destinations::Stored, Clock::system(), |_| {})
         })
         .await
     }

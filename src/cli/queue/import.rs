@@ -9,17 +9,16 @@ use super::{
     say_appended,
 };
 use crate::entry::CapturedAt;
-use crate::platform::clock;
+
 use crate::queue::{MAX_FINDINGS, PAGE_BYTES};
 use crate::source::lines::MAX_BATCH_LINES;
 use crate::tools::{AppendCounts, Line, MAX_LINE_BYTES, OperatorRequest, What};
 
 /// Queue the entries of an export again.
 ///
-/// The entries get new sequence numbers. Each keeps its capture time, unless the queue already
-/// holds a later one: then it gets the next moment after that. If any line is not an entry, nothing
-/// is queued. Entries older than queue.max_age are dropped when a newer one arrives, unless they
-/// are delivered before.
+/// The entries get new sequence numbers and keep their capture times. A pause between two of them
+/// that is longer than stint.resume_after begins a stint, as it did when they were captured. If any
+/// line is not an entry, nothing is queued.
 ///
 /// Exits with 1 if a line is not an entry or was not stored.
 #[derive(Debug, clap::Args)]
@@ -39,8 +38,6 @@ struct Check {
     frames: u64,
     setups: u64,
     wrong: u64,
-    /// Entries that were not captured later than the previous one.
-    late: u64,
     first: Option<CapturedAt>,
     last: Option<CapturedAt>,
 }
@@ -76,29 +73,23 @@ impl Import {
             }
             _ => print("would queue nothing: the file has no entries"),
         }
-        if check.late > 0 {
-            let entries = count(check.late, "entry");
-            print(format_args!("{entries} not later than the previous one: they get a new time"));
-        }
         print(NOT_DONE);
     }
 
     /// Reads all lines, and prints which of them are not entries.
     fn check(&self, file: &File) -> io::Result<Check> {
-        let now = clock::now();
         let mut check = Check::default();
         let mut lines = Lines::new(file);
         let mut progress = Progress::begin("checking", file.metadata()?.len());
         while let Some(text) = lines.next()? {
             progress.at(lines.end);
-            match Line::parse(&text, now) {
+            match Line::parse(&text) {
                 Ok(Line { captured_at, what, .. }) => {
                     match what {
                         What::Frame(_) => check.frames += 1,
                         What::Setup(_) => check.setups += 1,
                     }
                     check.first.get_or_insert(captured_at);
-                    check.late += u64::from(check.last.is_some_and(|last| captured_at <= last));
                     check.last = check.last.max(Some(captured_at));
                 }
                 Err(refused) => {

@@ -29,7 +29,7 @@ impl Ls {
         let mut exit = Exit::Good;
         print("seq\tcaptured_at\tstint\tkind\tbytes");
         while let Some(page) = walk.page().await? {
-            for Peeked { seq, bytes, entry } in page {
+            for Peeked { seq, bytes, entry, .. } in page {
                 match entry {
                     Ok(Entry { captured_at, stint, kind, .. }) => {
                         let kind = kind.as_str();

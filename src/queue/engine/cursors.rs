@@ -4,15 +4,16 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Engine, Metadata};
-use crate::entry::{CapturedAt, Seq};
+use super::{Engine, Metadata, OldestEntry};
+use crate::entry::Seq;
+use crate::queue::DestinationStatus;
 use crate::queue::disposition::DispositionRange;
 use crate::queue::ledger::Ledger;
 use crate::queue::storage::SideLog;
-use crate::queue::{DestinationStatus, Limit, record};
 
 /// The index of a destination in the list of configured destinations.
 pub(in crate::queue) type Index = usize;
@@ -38,7 +39,7 @@ pub(in crate::queue) struct Cursor {
     acked_ahead: u64,
     /// The capture time of the oldest entry at or after a position.
     #[serde(skip)]
-    oldest: Option<(Seq, CapturedAt)>,
+    oldest: Option<OldestEntry>,
 }
 
 impl Cursor {
@@ -215,13 +216,24 @@ impl Engine {
             let queued = usage.saturating_sub(cursor.acked_ahead);
             let imbalance = appended as i64 - ledger.gone() as i64 - queued as i64;
             let name = cursor.name.to_string();
-            statuses.push(DestinationStatus { name, queued, oldest, appended, ledger, imbalance });
+            let lag = oldest.zip(self.newest).map_or(0, |(oldest, newest)| {
+                newest.queued_at.0.saturating_sub(oldest.queued_at.0)
+            });
+            statuses.push(DestinationStatus {
+                name,
+                queued,
+                oldest: oldest.map(|oldest| oldest.captured_at),
+                lag: Duration::from_millis(u64::try_from(lag).unwrap_or(0)),
+                appended,
+                ledger,
+                imbalance,
+            });
         }
         statuses
     }
 
-    /// The capture time of a destination's oldest undelivered entry.
-    fn oldest_of(&mut self, of: Index) -> io::Result<Option<CapturedAt>> {
+    /// A destination's oldest undelivered entry.
+    fn oldest_of(&mut self, of: Index) -> io::Result<Option<OldestEntry>> {
         let from = self.cursors[of].committed;
         if from <= self.store.head() {
             return self.oldest();
@@ -229,19 +241,17 @@ impl Engine {
         if from >= self.store.tail() {
             return Ok(None);
         }
-        if self.cursors[of].oldest.is_none_or(|(at, _)| at != from) && self.store.is_open() {
-            let oldest = self.read_records(from, Limit::ONE)?;
-            let place = oldest.first().and_then(|(_, bytes)| record::stint_and_time(bytes));
-            self.cursors[of].oldest = place.map(|(_, captured_at)| (from, captured_at));
+        if self.cursors[of].oldest.is_none_or(|oldest| oldest.seq != from) && self.store.is_open() {
+            self.cursors[of].oldest = self.read_times(from)?;
         }
-        Ok(self.cursors[of].oldest.map(|(_, captured_at)| captured_at))
+        Ok(self.cursors[of].oldest)
     }
 
-    /// Remembers the capture time of an entry that was appended at `seq`, for the destinations that
-    /// had received everything before it.
-    pub(super) fn note_oldest(&mut self, seq: Seq, captured_at: CapturedAt) {
-        for cursor in self.cursors.iter_mut().filter(|cursor| cursor.committed == seq) {
-            cursor.oldest = Some((seq, captured_at));
+    /// Remembers an entry that was appended, for the destinations that had received everything
+    /// before it.
+    pub(super) fn note_oldest(&mut self, entry: OldestEntry) {
+        for cursor in self.cursors.iter_mut().filter(|cursor| cursor.committed == entry.seq) {
+            cursor.oldest = Some(entry);
         }
     }
 

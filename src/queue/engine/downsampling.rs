@@ -16,7 +16,7 @@
 use std::collections::HashMap;
 
 use crate::entry::{Kind, Seq, StintId};
-use crate::queue::record;
+use crate::queue::record::{self, Record};
 use crate::queue::storage::SegmentInfo;
 
 /// Every 65,536th frame, nine hours apart at 2 Hz; the other remaining frames are marked.
@@ -74,7 +74,9 @@ pub(super) fn downsample(
     let mut wanted: HashMap<StintId, bool> = HashMap::new();
     for (index, (seq, bytes)) in records.iter().enumerate().rev() {
         // Undecodable records are kept here and counted as corrupt when they are sent.
-        let Some((stint, Kind::Frame, flags)) = record::retention(bytes) else { continue };
+        let Some(Record { stint, kind: Kind::Frame, flags, .. }) = record::fields(bytes) else {
+            continue;
+        };
         let wants = flags.keeps_predecessor();
         let is_wanted = wanted.insert(stint, wants).unwrap_or(true);
         if !is_wanted && !flags.is_kept() && is_free(*seq) {
@@ -93,7 +95,7 @@ mod tests {
     use std::ops::Range;
 
     use super::*;
-    use crate::entry::CapturedAt;
+    use crate::entry::QueueTime;
     use crate::queue::record::RetentionFlags;
     use crate::queue::storage::Usage;
 
@@ -135,8 +137,8 @@ mod tests {
                 11 => (Kind::Frame, RetentionFlags::KEEP_WITH_PREDECESSOR),
                 _ => (Kind::Frame, RetentionFlags::default()),
             };
-            let bytes = record::encode(StintId(1), CapturedAt(0), kind, flags, "{}").unwrap();
-            (Seq(seq), bytes)
+            let record = Record::new(StintId(1), QueueTime(0), kind, flags, "{}");
+            (Seq(seq), record::encode(&record).unwrap())
         };
         let left = |level, free: Range<Seq>| {
             let is_free = |seq| free.contains(&seq);
@@ -160,8 +162,8 @@ mod tests {
             let car = seq % 2;
             let flags = RetentionFlags::numbered(frames[car as usize]);
             frames[car as usize] += 1;
-            let stint = StintId(car);
-            (Seq(seq), record::encode(stint, CapturedAt(0), Kind::Frame, flags, "{}").unwrap())
+            let record = Record::new(StintId(car), QueueTime(0), Kind::Frame, flags, "{}");
+            (Seq(seq), record::encode(&record).unwrap())
         };
         let all: Vec<_> = (0..40).map(&mut record).collect();
         let left = downsample(all, 2, |_| true).records;

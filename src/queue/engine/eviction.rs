@@ -6,7 +6,7 @@ use super::Engine;
 use super::cursors::positions;
 use super::downsampling::{self, Downsampled};
 use crate::config::WhenFull;
-use crate::entry::{CapturedAt, Seq};
+use crate::entry::{QueueTime, Seq};
 use crate::queue::ledger::DropReason;
 use crate::queue::storage::SideLog;
 use crate::queue::{Limit, disposition, record};
@@ -141,14 +141,14 @@ impl Engine {
 
     /// Drops entries that are older than `newest` by more than the limit. After a long stop it
     /// drops them in portions, so that no append waits for all of them.
-    pub(super) fn expire(&mut self, newest: CapturedAt) -> io::Result<()> {
+    pub(super) fn expire(&mut self, newest: QueueTime) -> io::Result<()> {
         let oldest_allowed = newest.0.saturating_sub(self.limits.max_age_ms());
         // Usually one entry expires for each one appended.
         let mut most = 1;
         while most <= DROP_STEP_ENTRIES
-            && self.oldest()?.is_some_and(|at| at.0 < oldest_allowed)
+            && self.oldest()?.is_some_and(|oldest| oldest.queued_at.0 < oldest_allowed)
             && self.drop_oldest(most, DropReason::Expired, |_, record| {
-                record::stint_and_time(record).is_some_and(|(_, at)| at.0 < oldest_allowed)
+                record::fields(record).is_some_and(|record| record.queued_at.0 < oldest_allowed)
             })?
         {
             most *= 2;

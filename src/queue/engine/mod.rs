@@ -2,8 +2,7 @@
 //! a store, and for recording what happened to them.
 //!
 //! Plain synchronous calls, with no task and no clock. The age of an entry is relative to the
-//! newest entry that was appended, so a jump of the wall clock while nothing is captured expires
-//! nothing.
+//! newest entry that was appended, in queue time, so a step of the wall clock expires nothing.
 
 mod ack;
 mod cursors;
@@ -14,9 +13,11 @@ mod purge;
 mod recent;
 mod setups;
 mod stints;
+mod time;
 
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -29,17 +30,20 @@ pub use self::purge::PurgeStep;
 pub use self::recent::RECENT;
 use self::recent::Recent;
 use self::stints::Stints;
+use self::time::ClockOffsets;
 use super::buffer::{Discarded, Pending};
 use super::ledger::{DropReason, Ledger};
-use super::record::{self, EncodeError};
+use super::record::{self, EncodeError, Record};
 use super::storage::{KeyValue, SideLog, Storage, Store};
 use super::{Appended, Batch, Content, Destinations, Limit, Limits, QueueStatus, disposition};
 use crate::config::{Durability, SERVER};
-use crate::entry::{CapturedAt, CarId, Kind, MAX_SESSIONS, Seq, StintId};
+use crate::entry::{CapturedAt, CarId, Kind, MAX_SESSIONS, QueueTime, Seq, StintId};
+use crate::platform::clock::Clock;
 
 /// Keys of facts stored beside the records; each value is a small MessagePack document.
 const STREAMS: &str = "streams";
 const SESSIONS: &str = "sessions";
+const CLOCK: &str = "clock";
 
 /// The metadata that the store persists together with the head.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -48,10 +52,19 @@ struct Metadata {
     cursors: Vec<Cursor>,
 }
 
-/// The stint and capture time of the newest entry ever appended.
+/// The stint and times of the newest entry ever appended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct NewestEntry {
     stint: StintId,
+    queued_at: QueueTime,
+    captured_at: CapturedAt,
+}
+
+/// When the oldest entry of the queue, or of a destination, was queued and captured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct OldestEntry {
+    seq: Seq,
+    queued_at: QueueTime,
     captured_at: CapturedAt,
 }
 
@@ -77,16 +90,17 @@ pub(super) struct Engine {
     durable: Seq,
     /// The start of the newest minute, which is not downsampled.
     recent: Recent,
-    oldest: Option<(Seq, CapturedAt)>,
+    oldest: Option<OldestEntry>,
+    offsets: ClockOffsets,
 }
 
 impl Engine {
-    /// Opens the engine on `store`. `now` is the wall-clock time.
+    /// Opens the engine on `store`. `clock` tells how much time has passed since it was closed.
     pub(super) fn open(
         mut store: Box<dyn Store>,
         limits: Limits,
         destinations: Destinations<'_>,
-        now: CapturedAt,
+        clock: &Clock,
     ) -> io::Result<Self> {
         let metadata = match store.metadata() {
             Some(bytes) => rmp_serde::from_slice(&bytes).map_err(io::Error::other)?,
@@ -97,6 +111,11 @@ impl Engine {
         store.flush()?;
         let newest = newest_ever(&mut *store, &metadata)?;
         let known = fact(&*store, STREAMS)?.unwrap_or_default();
+        let read = clock.read();
+        let stored = fact(&*store, CLOCK)?;
+        let last = newest.map(|newest| newest.queued_at);
+        let offsets = ClockOffsets::at_start(stored.as_ref(), last, clock.boot(), read);
+        let now = offsets.queue_time(read.uptime_ms);
         let stints = Stints::resume(known, newest, &limits, now);
         let mut names: Vec<Arc<str>> = match destinations {
             Destinations::Configured(names) => names.iter().map(|name| name[..].into()).collect(),
@@ -110,15 +129,19 @@ impl Engine {
         }
         let mut engine = Self {
             durable: store.tail(),
-            recent: Recent::new(newest.map(|newest| newest.captured_at), store.tail()),
+            recent: Recent::new(last, store.tail()),
             cursors: Vec::new(),
             lost_counted: None,
             newest,
             stints,
             oldest: None,
+            offsets,
             store,
             limits,
         };
+        if stored.as_ref() != Some(&engine.offsets) {
+            engine.write_offsets()?;
+        }
         note_lost(&mut *engine.store, &metadata.cursors);
         engine.load_cursors(&metadata, &names);
         engine.release_unconfigured(&metadata)?;
@@ -132,16 +155,17 @@ impl Engine {
         self.limits = limits;
         self.make_room(None)?;
         match self.newest {
-            Some(newest) => self.expire(newest.captured_at),
+            Some(newest) => self.expire(newest.queued_at),
             None => Ok(()),
         }
     }
 
     /// Appends an entry of a stream and returns the outcome.
     pub(super) fn append(&mut self, stream: &CarId, entry: &Pending) -> io::Result<Appended> {
-        let &Pending { captured_at, driven_at, content, .. } = entry;
+        let &Pending { stamp, captured_at, origin, pause, content, .. } = entry;
+        let queued_at = stamp.queued_at;
         self.usable_store()?;
-        let (stint, begins) = self.stints.at(stream, captured_at, &self.limits);
+        let (stint, begins) = self.stints.at(stream, queued_at, pause, &self.limits);
         let (kind, setup) = match content {
             Content::Frame(_) => (Kind::Frame, None),
             Content::Setup { fingerprint } => (Kind::Setup, Some(fingerprint)),
@@ -151,26 +175,26 @@ impl Engine {
         }
         // Persist the stint before its first entry, so that the stream finds it after a crash.
         self.write_stints()?;
+        if self.offsets.follow(stamp) {
+            self.write_offsets()?;
+        }
         let flags = entry.flags.and(self.stints.retention_flags(stream, begins, self.store.tail()));
-        let json = &entry.json;
-        let bytes = match driven_at {
-            None => record::encode(stint, captured_at, kind, flags, json),
-            Some(at) => record::encode_relayed(stint, captured_at, at, kind, flags, json),
-        };
-        let bytes = bytes.map_err(not_encoded)?;
-        self.expire(captured_at)?;
+        let json = entry.json.as_str();
+        let record = Record { stint, queued_at, captured_at, kind, flags, json, origin };
+        let bytes = record::encode(&record).map_err(not_encoded)?;
+        self.expire(queued_at)?;
         if !self.make_room(Some(bytes.len()))? {
             self.record_unplaced(1, |ledger| ledger.drop(DropReason::QueueFull, 1))?;
             return Ok(Appended::Dropped(DropReason::QueueFull));
         }
         let seq = self.usable_store()?.append(&bytes)?;
-        self.note_oldest(seq, captured_at);
+        self.note_oldest(OldestEntry { seq, queued_at, captured_at });
         if self.store.usage().records == 1 {
-            self.oldest = Some((self.store.head(), captured_at));
+            self.oldest = Some(OldestEntry { seq: self.store.head(), queued_at, captured_at });
         }
-        self.newest = Some(NewestEntry { stint, captured_at });
-        self.recent.note(captured_at, seq);
-        self.stints.appended(stream, captured_at, setup);
+        self.newest = Some(NewestEntry { stint, queued_at, captured_at });
+        self.recent.note(queued_at, seq);
+        self.stints.appended(stream, queued_at, setup);
         if setup.is_some() {
             // Persist the setup before its fingerprint; otherwise a crash could make us reject the
             // setup as a duplicate.
@@ -178,6 +202,11 @@ impl Engine {
             self.write_stints()?;
         }
         Ok(Appended::Stored(seq))
+    }
+
+    fn write_offsets(&mut self) -> io::Result<()> {
+        let offsets = to_bytes(&self.offsets)?;
+        self.store.put(CLOCK, &offsets)
     }
 
     fn write_stints(&mut self) -> io::Result<()> {
@@ -190,10 +219,10 @@ impl Engine {
     }
 
     /// If the entry was already appended before the store failed, returns the position of the
-    /// newest entry. Capture times strictly increase, so each identifies one entry.
+    /// newest entry. Queue times strictly increase, so each identifies one entry.
     pub(super) fn has(&mut self, entry: &Pending) -> io::Result<Option<Seq>> {
         self.usable_store()?;
-        let is_there = self.newest.is_some_and(|newest| entry.captured_at <= newest.captured_at);
+        let is_there = self.newest.is_some_and(|newest| entry.stamp.queued_at <= newest.queued_at);
         let newest = self.store.last().unwrap_or(Seq(self.store.tail().0 - 1));
         Ok(is_there.then_some(newest))
     }
@@ -326,11 +355,11 @@ impl Engine {
     pub(super) fn continue_stint(
         &mut self,
         stream: &CarId,
-        at: CapturedAt,
+        at: QueueTime,
         sessions: &[(String, String)],
     ) -> io::Result<()> {
         self.usable_store()?;
-        let (stint, _) = self.stints.at(stream, at, &self.limits);
+        let (stint, _) = self.stints.at(stream, at, Duration::ZERO, &self.limits);
         // Persist the stint before its sessions, so that after a crash no other stream finds them.
         self.write_stints()?;
         sessions.iter().try_for_each(|(server, session)| self.set_session(stint, server, session))
@@ -342,6 +371,11 @@ impl Engine {
         let oldest = self.read_records(self.cursors[of].committed, Limit::ONE)?;
         let entry = oldest.first().and_then(|(seq, bytes)| record::decode(*seq, bytes).ok());
         Ok(entry.map_or_else(|| self.stints.expected(), |entry| entry.stint))
+    }
+
+    /// Queue time minus uptime in ms, and the queue time of the newest entry ever appended.
+    pub(super) fn clock(&self) -> (i64, Option<QueueTime>) {
+        (self.offsets.uptime, self.newest.map(|newest| newest.queued_at))
     }
 
     /// The current status of the queue.
@@ -357,7 +391,7 @@ impl Engine {
             disk_bytes: self.store.disk_bytes(),
             max_entries: self.limits.max_entries,
             max_bytes: self.limits.max_bytes,
-            oldest: self.oldest().unwrap_or_default(),
+            oldest: self.oldest().unwrap_or_default().map(|oldest| oldest.captured_at),
             newest: self.newest.map(|newest| newest.captured_at),
             stint: self.stints.expected(),
             stints: self.stints.shown(),
@@ -370,15 +404,23 @@ impl Engine {
         }
     }
 
-    /// The capture time of the oldest entry.
-    fn oldest(&mut self) -> io::Result<Option<CapturedAt>> {
+    fn oldest(&mut self) -> io::Result<Option<OldestEntry>> {
         let head = self.store.head();
-        if self.oldest.is_none_or(|(seq, _)| seq != head) {
-            let oldest = self.read_records(head, Limit::ONE)?;
-            let place = oldest.first().and_then(|(_, bytes)| record::stint_and_time(bytes));
-            self.oldest = place.map(|(_, at)| (head, at));
+        if self.oldest.is_none_or(|oldest| oldest.seq != head) {
+            self.oldest = self.read_times(head)?;
         }
-        Ok(self.oldest.map(|(_, captured_at)| captured_at))
+        Ok(self.oldest)
+    }
+
+    /// The times of the first entry at or after `seq`.
+    fn read_times(&mut self, seq: Seq) -> io::Result<Option<OldestEntry>> {
+        let records = self.read_records(seq, Limit::ONE)?;
+        let record = records.first().and_then(|(_, bytes)| record::fields(bytes));
+        Ok(record.map(|Record { queued_at, captured_at, .. }| OldestEntry {
+            seq,
+            queued_at,
+            captured_at,
+        }))
     }
 
     /// Does slow housekeeping that would delay an append. Call it when no caller waits.
@@ -455,18 +497,22 @@ pub(super) fn cursors_of(metadata: &[u8]) -> io::Result<Vec<Cursor>> {
         .map_err(io::Error::other)
 }
 
-/// The stint and capture time of the newest record ever appended. The newest stored record may be
+/// The stint and times of the newest record ever appended. The newest stored record may be
 /// much older if later ones were dropped.
 fn newest_ever(store: &mut dyn Storage, metadata: &Metadata) -> io::Result<Option<NewestEntry>> {
     let usage = newest_stored(store)?;
-    Ok(usage.into_iter().chain(metadata.newest).max_by_key(|newest| newest.captured_at))
+    Ok(usage.into_iter().chain(metadata.newest).max_by_key(|newest| newest.queued_at))
 }
 
 fn newest_stored(store: &mut dyn Storage) -> io::Result<Option<NewestEntry>> {
     let Some(last) = store.last() else { return Ok(None) };
     let records = store.read(last, Limit::ONE)?;
-    let place = records.first().and_then(|(_, bytes)| record::stint_and_time(bytes));
-    Ok(place.map(|(stint, captured_at)| NewestEntry { stint, captured_at }))
+    let record = records.first().and_then(|(_, bytes)| record::fields(bytes));
+    Ok(record.map(|Record { stint, queued_at, captured_at, .. }| NewestEntry {
+        stint,
+        queued_at,
+        captured_at,
+    }))
 }
 
 fn fact<T: DeserializeOwned>(store: &dyn KeyValue, key: &str) -> io::Result<Option<T>> {

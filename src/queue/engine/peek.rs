@@ -16,6 +16,8 @@ pub struct Peeked {
     pub seq: Seq,
     /// The size of its record in bytes.
     pub bytes: u64,
+    /// For a relayed entry, its position in the queue of the agent that captured it.
+    pub origin: Option<Seq>,
     /// The entry, or why it cannot be decoded.
     pub entry: Result<Entry, String>,
 }
@@ -36,6 +38,7 @@ impl Engine {
         let peeked = records.map(|(seq, bytes)| Peeked {
             seq,
             bytes: bytes.len() as u64,
+            origin: record::fields(&bytes).and_then(|record| record.origin),
             entry: record::decode(seq, &bytes).map_err(|error| error.to_string()),
         });
         Ok(peeked.collect())

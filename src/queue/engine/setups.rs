@@ -4,8 +4,8 @@
 use std::io;
 
 use super::{Engine, Index, fact, not_encoded, to_bytes};
-use crate::entry::{Entry, Kind, Seq, StintId};
-use crate::queue::record::{self, RetentionFlags};
+use crate::entry::{Entry, Kind, QueueTime, Seq, StintId};
+use crate::queue::record::{self, Record, RetentionFlags};
 
 /// The maximum size of the setups that are kept after they left the queue, to be sent to new pages;
 /// two of the largest fit.
@@ -41,10 +41,17 @@ impl Engine {
     ) -> io::Result<()> {
         let mut records: Vec<SetupLeft> = Vec::new();
         for entry in leaving.filter(|entry| entry.kind == Kind::Setup) {
-            let Entry { seq, stint, captured_at, kind, json } = entry;
-            let record =
-                record::encode(*stint, *captured_at, *kind, RetentionFlags::default(), json);
-            records.push((*seq, record.map_err(not_encoded)?));
+            let record = record::encode(&Record {
+                stint: entry.stint,
+                // It has left the queue's order.
+                queued_at: QueueTime(0),
+                captured_at: entry.captured_at,
+                kind: entry.kind,
+                flags: RetentionFlags::default(),
+                json: entry.json.as_str(),
+                origin: None,
+            });
+            records.push((entry.seq, record.map_err(not_encoded)?));
         }
         if records.is_empty() {
             return Ok(());

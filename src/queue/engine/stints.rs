@@ -1,11 +1,12 @@
 //! Tracks the current stint of each stream.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use super::NewestEntry;
-use crate::entry::{CapturedAt, CarId, MAX_STREAMS, Seq, StintId};
+use crate::entry::{CarId, MAX_STREAMS, QueueTime, Seq, StintId};
 use crate::queue::record::RetentionFlags;
 use crate::queue::{Limits, StreamStint};
 
@@ -16,9 +17,9 @@ pub(super) struct KnownStream {
     stint: StintId,
     /// The fingerprint of the last accepted setup in this stint.
     setup: Option<u64>,
-    /// The capture time of its newest entry, if any.
+    /// The queue time of its newest entry, if any.
     #[serde(skip)]
-    newest: Option<CapturedAt>,
+    newest: Option<QueueTime>,
     /// The number of its next entry, which determines its rank for downsampling. Numbering starts
     /// at the position of the stream's first entry since the start; so for a single stream the
     /// number equals the position.
@@ -47,16 +48,16 @@ impl Stints {
         mut known: Vec<KnownStream>,
         newest: Option<NewestEntry>,
         limits: &Limits,
-        now: CapturedAt,
+        now: QueueTime,
     ) -> Self {
-        let last = newest.map(|newest| newest.captured_at);
+        let last = newest.map(|newest| newest.queued_at);
         if let (true, Some(newest)) = (known.is_empty(), newest) {
             known.push(KnownStream::new(CarId::default(), newest.stint));
         }
         let highest = known.iter().map(|known| known.stint).chain(newest.map(|n| n.stint)).max();
         known.retain_mut(|known| {
             known.newest = last;
-            last.is_some_and(|last| limits.continues(last, now))
+            last.is_some_and(|last| limits.continues(last, now, Duration::ZERO))
         });
         let highest = highest.unwrap_or_default();
         let mut stints = Self { known, highest, ..Self::default() };
@@ -64,16 +65,18 @@ impl Stints {
         stints
     }
 
-    /// The stint of the stream's next entry, and whether the entry is its first.
+    /// The stint of the stream's next entry, and whether the entry is its first. `pause` is added
+    /// to the time since the stream's newest entry.
     pub(super) fn at(
         &mut self,
         stream: &CarId,
-        captured_at: CapturedAt,
+        queued_at: QueueTime,
+        pause: Duration,
         limits: &Limits,
     ) -> (StintId, bool) {
         match self.find(stream) {
             Some(KnownStream { newest: Some(newest), stint, .. })
-                if limits.continues(*newest, captured_at) =>
+                if limits.continues(*newest, queued_at, pause) =>
             {
                 (*stint, false)
             }
@@ -116,7 +119,7 @@ impl Stints {
     }
 
     /// Records that the stream's next entry was appended.
-    pub(super) fn appended(&mut self, stream: &CarId, at: CapturedAt, setup: Option<u64>) {
+    pub(super) fn appended(&mut self, stream: &CarId, at: QueueTime, setup: Option<u64>) {
         let Some(known) = self.find(stream) else { return };
         known.newest = Some(at);
         known.follows_a_frame = setup.is_none();
@@ -180,10 +183,9 @@ impl KnownStream {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::config::Config;
+    use crate::entry::CapturedAt;
 
     fn limits() -> Limits {
         let config = Config::default();
@@ -193,10 +195,14 @@ mod tests {
         }
     }
 
+    fn newest(stint: StintId, at: i64) -> NewestEntry {
+        NewestEntry { stint, queued_at: QueueTime(at), captured_at: CapturedAt(0) }
+    }
+
     /// Appends a frame of the stream at this second and returns its stint.
     fn drive(stints: &mut Stints, stream: &str, second: i64) -> u64 {
-        let (stream, at) = (CarId::from(stream), CapturedAt(second * 1000));
-        let (stint, _) = stints.at(&stream, at, &limits());
+        let (stream, at) = (CarId::from(stream), QueueTime(second * 1000));
+        let (stint, _) = stints.at(&stream, at, Duration::ZERO, &limits());
         stints.appended(&stream, at, None);
         stint.0
     }
@@ -222,8 +228,8 @@ mod tests {
         drive(&mut stints, "publisher", 0);
         assert_eq!(stints.expected(), StintId(1));
         let known = stints.unwritten().unwrap().to_vec();
-        let newest = Some(NewestEntry { stint: StintId(1), captured_at: CapturedAt(0) });
-        let stints = Stints::resume(known, newest, &limits(), CapturedAt(1000));
+        let newest = Some(newest(StintId(1), 0));
+        let stints = Stints::resume(known, newest, &limits(), QueueTime(1000));
         assert_eq!(stints.expected(), StintId(1));
     }
 
@@ -233,11 +239,11 @@ mod tests {
         drive(&mut stints, "a", 0);
         drive(&mut stints, "b", 1);
         let known = stints.unwritten().unwrap().to_vec();
-        let newest = Some(NewestEntry { stint: StintId(2), captured_at: CapturedAt(1000) });
-        let mut soon = Stints::resume(known.clone(), newest, &limits(), CapturedAt(11_000));
+        let newest = Some(newest(StintId(2), 1000));
+        let mut soon = Stints::resume(known.clone(), newest, &limits(), QueueTime(11_000));
         assert_eq!(drive(&mut soon, "a", 11), 1);
         assert_eq!(drive(&mut soon, "b", 11), 2);
-        let mut late = Stints::resume(known, newest, &limits(), CapturedAt(11_001));
+        let mut late = Stints::resume(known, newest, &limits(), QueueTime(11_001));
         assert_eq!(drive(&mut late, "a", 12), 3);
         assert_eq!(drive(&mut late, "b", 12), 4);
     }

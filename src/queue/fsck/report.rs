@@ -3,7 +3,7 @@
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-use crate::entry::{CapturedAt, Seq, StintId};
+use crate::entry::{CapturedAt, Entry, QueueTime, Seq, StintId};
 use crate::queue::record;
 use crate::queue::storage::SegmentContents;
 
@@ -30,6 +30,7 @@ impl Finding {
 pub struct EntryPosition {
     pub seq: Seq,
     pub stint: StintId,
+    pub queued_at: QueueTime,
     pub captured_at: CapturedAt,
 }
 
@@ -81,9 +82,9 @@ pub(in crate::queue) fn report(examined: &SegmentContents) -> SegmentReport {
         if let Err(error) = serde_json::from_str::<IgnoredAny>(&entry.json) {
             findings.push(Finding::new(&format!("entry {seq}: invalid JSON: {error}"), NOTHING));
         }
-        // Compare the order in this queue, not the time of capture on another agent.
-        let at = record::stint_and_time(bytes).map_or(entry.captured_at, |(_, at)| at);
-        let place = EntryPosition { seq: *seq, stint: entry.stint, captured_at: at };
+        let queued_at = record::fields(bytes).map_or(QueueTime(0), |record| record.queued_at);
+        let Entry { stint, captured_at, .. } = entry;
+        let place = EntryPosition { seq: *seq, stint, queued_at, captured_at };
         findings.extend(ends.and_then(|(_, before)| out_of_order(before, place)));
         ends = Some((ends.map_or(place, |(first, _)| first), place));
     }
@@ -105,10 +106,10 @@ pub(in crate::queue) fn report(examined: &SegmentContents) -> SegmentReport {
 pub fn out_of_order(before: EntryPosition, after: EntryPosition) -> Option<Finding> {
     let what = if after.seq <= before.seq {
         format!("entry {}: it comes after entry {}", after.seq, before.seq)
-    } else if after.captured_at <= before.captured_at {
-        let (at, earlier) = (after.captured_at, before.captured_at);
+    } else if after.queued_at <= before.queued_at {
+        let (at, earlier) = (after.queued_at.0, before.queued_at.0);
         format!(
-            "entry {}: captured at {at}, not after {earlier} of entry {}",
+            "entry {}: queued at {at} ms, not after {earlier} of entry {}",
             after.seq, before.seq
         )
     } else if after.stint < before.stint {
@@ -123,13 +124,13 @@ pub fn out_of_order(before: EntryPosition, after: EntryPosition) -> Option<Findi
 mod tests {
     use super::*;
     use crate::entry::Kind;
-    use crate::queue::record::RetentionFlags;
+    use crate::queue::record::{Record, RetentionFlags};
 
     fn examined(records: &[(u64, u64, i64, &str)]) -> SegmentReport {
         let record = |&(seq, stint, at, json): &(u64, u64, i64, &str)| {
-            let flags = RetentionFlags::default();
-            let at = CapturedAt(at);
-            (Seq(seq), record::encode(StintId(stint), at, Kind::Frame, flags, json).unwrap())
+            let (at, flags) = (QueueTime(at), RetentionFlags::default());
+            let record = Record::new(StintId(stint), at, Kind::Frame, flags, json);
+            (Seq(seq), record::encode(&record).unwrap())
         };
         report(&SegmentContents {
             first: Seq(1),
@@ -152,10 +153,7 @@ mod tests {
     fn out_of_order_and_invalid_entries_are_found() {
         for (records, expected) in [
             (&[(2, 1, 10, "{}"), (2, 1, 11, "{}")][..], "entry 2: it comes after entry 2"),
-            (
-                &[(2, 1, 10, "{}"), (3, 1, 10, "{}")],
-                "entry 3: captured at 1970-01-01T00:00:00.010Z",
-            ),
+            (&[(2, 1, 10, "{}"), (3, 1, 10, "{}")], "entry 3: queued at 10 ms, not after 10"),
             (&[(2, 2, 10, "{}"), (3, 1, 11, "{}")], "entry 3: of stint 1, after stint 2"),
             (&[(7, 1, 10, "{")], "entry 7: invalid JSON"),
         ] {

@@ -311,7 +311,8 @@ impl Follower {
     }
 
     /// The entry of a message; `None` if the message is invalid or the entry was stored `before`.
-    /// Capture times increase within a stint, so every entry up to the newest stored one is stored.
+    /// An agent sends the entries of a stint in order, so every entry up to the newest stored one is
+    /// stored.
     async fn new_entry(&self, message: &Message, before: &Newest) -> Option<(CarId, Relayed)> {
         let async_nats::Message { subject, headers, payload, .. } = message.message.clone();
         let read = message::read(subject, headers, payload).await;
@@ -326,7 +327,7 @@ impl Follower {
                 return None;
             }
         };
-        let is_stored = before.get(&car) >= Some(&entry.driven_at);
+        let is_stored = before.get(&car).is_some_and(|newest| entry.origin <= newest.origin);
         (!is_stored).then_some((car, entry))
     }
 
@@ -339,7 +340,7 @@ impl Follower {
         let intake = Arc::clone(&self.intake);
         let mut newest_stored = Arc::clone(&self.newest_stored).lock_owned().await;
         let relayed = tokio::spawn(async move {
-            let newest = entries.iter().map(|entry| entry.driven_at).max();
+            let newest = entries.iter().map(|entry| entry.origin).max();
             let position = intake.relay(&car, entries).await?;
             remember(&mut newest_stored, car, newest);
             Ok::<_, QueueError>(position)

@@ -25,7 +25,7 @@ use crate::config::{AgentName, NatsConfig};
 use crate::entry::{CarId, Seq};
 use crate::metrics;
 use crate::nats::{NatsConnection, NatsError, NatsOptions, STREAM_PREFIX};
-use crate::platform::clock;
+
 use crate::queue::{DeliveredElsewhere, Writer};
 use crate::remote_text::{RemoteText, Secrets};
 
@@ -370,7 +370,7 @@ impl Hub {
         let mut has_any = false;
         for (stint, sessions) in assignments.flat_map(Assignment::sessions) {
             has_any = true;
-            let (stint, at) = (CarId::from(stint), clock::now());
+            let (stint, at) = (CarId::from(stint), self.writer.now());
             self.writer.operator().continue_stint(&stint, at, sessions).await?;
         }
         if has_any {

@@ -4,9 +4,9 @@ use async_nats::{HeaderMap, Subject};
 use axum::body::Bytes;
 
 use super::super::intake::Relayed;
-use crate::entry::{CapturedAt, CarId};
+use crate::entry::{CapturedAt, CarId, Seq};
 use crate::fields::{self, Frame, Reason, Refused, Setup};
-use crate::nats::{CAPTURED_AT, SETUP, TELEMETRY};
+use crate::nats::{CAPTURED_AT, SEQ, SETUP, TELEMETRY};
 use crate::platform::offload;
 use crate::queue::Content;
 
@@ -32,26 +32,37 @@ fn parse(
         // The agent has already mapped it to a frame of the dashboard.
         TELEMETRY => {
             let frame = Frame::verbatim(payload)?;
-            let driven_at = driven_at(subject, headers)?;
+            let captured_at = captured_at(subject, headers)?;
             let content = Content::Frame(frame.situation());
-            Ok((car, Relayed { driven_at, content, json: frame.json(driven_at) }))
+            let json = frame.json(captured_at);
+            Ok((car, Relayed { origin: origin(subject, headers)?, captured_at, content, json }))
         }
         SETUP => {
             let setup = setup(subject, payload)?;
-            let driven_at = driven_at(subject, headers)?;
+            let captured_at = captured_at(subject, headers)?;
             let content = Content::Setup { fingerprint: setup.fingerprint() };
-            Ok((car, Relayed { driven_at, content, json: setup.entry_json(driven_at) }))
+            let json = setup.entry_json(captured_at);
+            Ok((car, Relayed { origin: origin(subject, headers)?, captured_at, content, json }))
         }
         _ => Err(foreign(subject, "it is neither telemetry nor a setup")),
     }
 }
 
 /// The capture time in the message's header.
-fn driven_at(subject: &str, headers: Option<&HeaderMap>) -> Result<CapturedAt, Refused> {
+fn captured_at(subject: &str, headers: Option<&HeaderMap>) -> Result<CapturedAt, Refused> {
     headers
         .and_then(|headers| headers.get(CAPTURED_AT))
         .and_then(|at| CapturedAt::parse(at.as_str()))
         .ok_or_else(|| foreign(subject, "its capture time is missing or invalid"))
+}
+
+/// The entry's position in the agent's queue, from the message's header.
+fn origin(subject: &str, headers: Option<&HeaderMap>) -> Result<Seq, Refused> {
+    headers
+        .and_then(|headers| headers.get(SEQ))
+        .and_then(|seq| seq.as_str().parse().ok())
+        .map(Seq)
+        .ok_or_else(|| foreign(subject, "its sequence number is missing or invalid"))
 }
 
 /// Parses the text of a setup entry: an object with `timestamp` and `setup`.
@@ -131,7 +142,7 @@ mod tests {
             let subject = format!("pitwire.pc.3-ab.{kind}");
             let (car, entry) = parse(&subject, Some(&headers), json.as_bytes()).unwrap();
             assert_eq!((car, &*entry.json), (CarId::from("pc.3-ab"), json));
-            assert_eq!(entry.driven_at.to_string(), "2025-11-22T14:30:22.123Z");
+            assert_eq!(entry.captured_at.to_string(), "2025-11-22T14:30:22.123Z");
         }
     }
 

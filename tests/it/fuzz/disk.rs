@@ -5,8 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 
 use pitwire::config::Config;
-use pitwire::entry::{CapturedAt, Kind, Seq, Situation, StintId};
-use pitwire::queue::record::{self, RetentionFlags};
+use pitwire::entry::{Kind, QueueTime, Seq, Situation, StintId};
+use pitwire::queue::record::{self, Record, RetentionFlags};
 use pitwire::queue::{Appended, Content, Limit, NewEntry, Stamps};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -20,8 +20,8 @@ const SAMPLES: &str = include_str!("../../data/samples.ndjson");
 fn records() -> Vec<Vec<u8>> {
     let record = |(n, json): (usize, &str)| {
         let kind = if n % 3 == 0 { Kind::Setup } else { Kind::Frame };
-        let at = CapturedAt(1_763_821_822_123 + n as i64 * 500);
-        record::encode(StintId(7), at, kind, RetentionFlags::KEEP, json).unwrap()
+        let at = QueueTime(1_763_821_822_123 + n as i64 * 500);
+        record::encode(&Record::new(StintId(7), at, kind, RetentionFlags::KEEP, json)).unwrap()
     };
     SAMPLES.lines().enumerate().map(record).collect()
 }
@@ -30,7 +30,7 @@ fn records() -> Vec<Vec<u8>> {
 fn a_mutated_record_is_decoded_or_refused() {
     // A length field of 4 GiB without the data.
     let mut corpus = records();
-    corpus.push(b"\x01\x95\x03\xcd\x03\xe8\xa5Setup\x03\xdb\xff\xff\xff\xff{}".to_vec());
+    corpus.push(b"\x01\x97\x03\xcd\x03\xe8\x07\xa5setup\x03\xdb\xff\xff\xff\xff{}".to_vec());
     corpus.push(b"\x01\xdd\xff\xff\xff\xff\x03".to_vec());
     for whole in &corpus {
         let _ = record::decode(Seq(1), whole);
@@ -81,11 +81,12 @@ fn config(folder: &Path) -> Config {
 }
 
 fn entries(stamps: &mut Stamps, count: usize) -> Vec<NewEntry> {
-    let entry = |json: &str| NewEntry {
-        driven_at: None,
-        captured_at: stamps.next(CapturedAt(1_763_821_822_123)),
-        content: Content::Frame(Situation::default()),
-        json: json.into(),
+    let entry = |json: &str| {
+        NewEntry::new(
+            stamps.stamp_at(single::reading(1_763_821_822_123)),
+            Content::Frame(Situation::default()),
+            json.into(),
+        )
     };
     SAMPLES.lines().cycle().take(count).map(entry).collect()
 }
@@ -93,7 +94,7 @@ fn entries(stamps: &mut Stamps, count: usize) -> Vec<NewEntry> {
 async fn make(folder: &Path) {
     let config = config(folder);
     let (writer, mut reader, closed) =
-        single::open(&config.queue, &config.stint, CapturedAt(0)).unwrap();
+        single::open(&config.queue, &config.stint, single::at(0)).unwrap();
     for _ in 0..30 {
         writer.append(|stamps| entries(stamps, 10)).await.unwrap();
     }
@@ -110,7 +111,7 @@ async fn goes_on(folder: &Path, is_forged: bool) {
     let config = config(folder);
     // Opening may fail, but not panic.
     let Ok((writer, mut reader, closed)) =
-        single::open(&config.queue, &config.stint, CapturedAt(0))
+        single::open(&config.queue, &config.stint, single::at(0))
     else {
         return;
     };

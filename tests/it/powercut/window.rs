@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use pitwire::config::{Config, Durability};
-use pitwire::entry::{CapturedAt, Situation};
+use pitwire::entry::Situation;
 use pitwire::queue::storage::{Options, SegmentStore};
 use pitwire::queue::{Appended, Content, Limit, NewEntry};
 use rand::rngs::SmallRng;
@@ -74,19 +74,14 @@ async fn child() {
     config.queue.path = root;
     config.queue.durability = Durability::Within(WITHIN);
     let (writer, mut reader, _closed) =
-        single::open(&config.queue, &config.stint, CapturedAt(0)).unwrap();
+        single::open(&config.queue, &config.stint, single::at(0)).unwrap();
     let started = Instant::now();
     for number in 0..role.parse().unwrap() {
         let appended = writer
             .append(|stamps| {
-                let captured_at = stamps.next(CapturedAt(number));
+                let stamp = stamps.stamp_at(single::reading(number));
                 let json = format!("{{\"lap\":{number}}}");
-                vec![NewEntry {
-                    driven_at: None,
-                    captured_at,
-                    content: Content::Frame(Situation::default()),
-                    json,
-                }]
+                vec![NewEntry::new(stamp, Content::Frame(Situation::default()), json)]
             })
             .await
             .unwrap();

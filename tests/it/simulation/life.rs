@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pitwire::backoff::Backoff;
 use pitwire::config::{DeliveryConfig, SERVER, SessionChoice, WhenFull};
-use pitwire::entry::{CarId, Situation};
+use pitwire::entry::{CapturedAt, CarId, Situation};
 use pitwire::queue::ledger::DropReason;
 use pitwire::queue::{
     self, APPEND_TIMEOUT, Appended, Content, Destinations, Limits, NewEntry, QueueStatus, Writer,
@@ -53,7 +53,7 @@ impl Life {
         let ((writer, mut readers), keeper) = loop {
             let (store, limits) = (world.disk.clone(), limits.clone());
             let destinations = Destinations::Configured(&names);
-            match queue::with_store(Box::new(store), limits, destinations, world.now(), |_| {}) {
+            match queue::with_store(Box::new(store), limits, destinations, world.clock(), |_| {}) {
                 Ok(opened) => break opened,
                 Err(_) => sleep(Duration::from_secs(1)).await,
             }
@@ -142,12 +142,16 @@ impl Life {
             false => Content::Frame(situation),
         };
         let json = if is_poison { format!(r#"{{"x":"{POISON}"}}"#) } else { "{}".into() };
-        let now = world.now();
-        let mut at = now;
+        let mut at = CapturedAt(0);
         let started = Instant::now();
         let append = self.writer.append_from(&stream, |stamps| {
-            at = stamps.next(now);
-            vec![NewEntry { driven_at: None, captured_at: at, content, json }]
+            let read = world.read();
+            let stamp = stamps.stamp_at(read);
+            // New timestamps follow the wall clock, whatever it showed before.
+            assert!((stamp.wall.0 - read.wall.0).abs() < 2000, "{stamp:?} at {read:?}");
+            // Names the entry: unlike the wall clock, it never shows the same time twice.
+            at = CapturedAt(stamp.queued_at.0);
+            vec![NewEntry { captured_at: at, ..NewEntry::new(stamp, content, json) }]
         });
         let appended = timeout(APPEND_TIMEOUT * 2, append).await.expect("an answer in time");
         let waited = started.elapsed();
@@ -202,6 +206,8 @@ impl Life {
         if world.swarm.power_cuts && world.rng.random_bool(0.5) {
             let survivors = world.rng.random_range(0..10);
             world.disk.cut_power(survivors);
+            world.reboot();
+            world.reboot();
         }
         world.each_promise().for_each(Promises::life_ends);
         world.server.cut();

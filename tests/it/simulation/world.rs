@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pitwire::config::{Config, Durability, WhenFull};
 use pitwire::entry::CapturedAt;
+use pitwire::platform::clock::{Clock, Reading};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use tokio::time::{Instant, advance};
@@ -11,6 +12,9 @@ use tokio::time::{Instant, advance};
 use super::promises::Promises;
 use crate::disk::Disk;
 use crate::server::{Faults, POISON, Poison, Server};
+
+/// Where the wall clock starts, if nobody sets it.
+const NOON: i64 = 1_796_040_000_000;
 
 /// The length of a suspend overnight.
 const NIGHT: Duration = Duration::from_hours(8);
@@ -62,7 +66,13 @@ pub struct World {
     pub disk: Disk,
     pub config: Config,
     pub start: Instant,
+    /// The wall clock, less what it would show if nobody had set it.
     clock_offset_ms: i64,
+    /// How long the machine was suspended while the timers' clock stood still.
+    suspended_ms: i64,
+    boots: u32,
+    /// The true time of the last boot.
+    booted_ms: i64,
     /// The current lap of each car.
     pub laps: [i64; 3],
     pub promises: Promises,
@@ -166,6 +176,9 @@ impl World {
             config,
             start: Instant::now(),
             clock_offset_ms: 0,
+            suspended_ms: 0,
+            boots: 0,
+            booted_ms: 0,
             laps: [1; 3],
         }
     }
@@ -175,10 +188,27 @@ impl World {
         self.rng.random_range(1..=4)
     }
 
-    /// The wall clock.
-    pub fn now(&self) -> CapturedAt {
-        let elapsed = self.start.elapsed().as_millis() as i64;
-        CapturedAt(1_763_821_822_000 + elapsed + self.clock_offset_ms)
+    /// What the clocks of the machine show.
+    pub fn read(&self) -> Reading {
+        let elapsed = self.elapsed_ms();
+        let wall = CapturedAt(NOON + elapsed + self.clock_offset_ms);
+        Reading { wall, uptime_ms: elapsed - self.booted_ms }
+    }
+
+    /// The true time since the start of the simulation.
+    fn elapsed_ms(&self) -> i64 {
+        self.start.elapsed().as_millis() as i64 + self.suspended_ms
+    }
+
+    pub fn reboot(&mut self) {
+        self.boots += 1;
+        self.booted_ms = self.elapsed_ms();
+    }
+
+    /// The clocks at a start of the agent, in the current boot of the machine.
+    pub fn clock(&self) -> Clock {
+        let read = self.read();
+        Clock::new(&self.boots.to_string(), move || read)
     }
 
     /// Starts an outage of the server, long enough to fill a small queue.
@@ -221,7 +251,10 @@ impl World {
                 disk.hang_until(Instant::now() + hang);
             }
             13 if swarm.clock_jumps => {
-                self.clock_offset_ms += rng.random_range(-21_600_000..21_600_000_i64);
+                let step = rng.random_range(-21_600_000..21_600_000_i64);
+                // By seconds, hours or years.
+                self.clock_offset_ms +=
+                    [step / 1000, step, step * 5000][step.unsigned_abs() as usize % 3];
             }
             14 if swarm.nights => self.sleep_a_night().await,
             _ => self.heal(),
@@ -261,7 +294,7 @@ impl World {
         }
         match self.rng.random_bool(0.5) {
             true => advance(NIGHT).await,
-            false => self.clock_offset_ms += NIGHT.as_millis() as i64,
+            false => self.suspended_ms += NIGHT.as_millis() as i64,
         }
     }
 
