@@ -41,6 +41,8 @@ install_system_packages() {
     has npm || missing+=(npm)
     # Checks the units in deploy/.
     has systemd-analyze || missing+=(systemd)
+    # Sets the wall clock of an agent.
+    compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || missing+=(libfaketime)
     # The pages are tested in a real browser.
     has chromium || missing+=(chromium)
     if ((${#missing[@]})); then

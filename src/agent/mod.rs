@@ -6,6 +6,7 @@
 //! - `pages`: announce the dashboard pages of new sessions.
 //! - `reload`: applies a changed configuration to the running agent.
 
+mod losses;
 mod monitors;
 mod pages;
 pub mod reload;

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
+use super::losses::LossLog;
 use super::monitors;
 use crate::admin::{self, ReloadHandle};
 use crate::config::{Config, ListenerConfig};
@@ -37,6 +38,7 @@ pub(super) struct Services {
     tasks: JoinSet<()>,
     /// The open connections of each listener.
     connections: Vec<Connections>,
+    losses: Arc<LossLog>,
 }
 
 impl Services {
@@ -48,7 +50,9 @@ impl Services {
         history: StatusHistory,
     ) -> Self {
         let config = publisher.config();
-        let mut services = Self { tasks: JoinSet::new(), connections: Vec::new() };
+        let losses = LossLog::new(publisher.writer(), publisher.rate_counts(), history.clone());
+        let losses = Arc::new(losses);
+        let mut services = Self { tasks: JoinSet::new(), connections: Vec::new(), losses };
         services.start_monitors(publisher, &history);
         if let Some(metrics) = &metrics {
             services.tasks.spawn(metrics::keep_up(metrics.clone()));
@@ -76,6 +80,7 @@ impl Services {
     /// Stops accepting connections and gives open requests [`ANSWERS_TIMEOUT`] to finish.
     pub(super) async fn end(self) {
         drop(self.tasks);
+        self.losses.log();
         join_all(self.connections.iter().map(|open| open.close(ANSWERS_TIMEOUT))).await;
     }
 
@@ -88,6 +93,7 @@ impl Services {
             self.tasks.spawn(monitors::watch_session(name, session, history.clone()));
         }
         self.tasks.spawn(monitors::watch_drain(queue, destinations, history.clone()));
+        self.tasks.spawn(Arc::clone(&self.losses).run());
     }
 
     /// Starts the source that takes samples by HTTP POST.

@@ -22,7 +22,7 @@ use crate::queue::{
     QueueError, QueueStatus, Writer,
 };
 use crate::session::{DestinationWatch, SessionStatus};
-use crate::source::{Intake, Sample, Taken};
+use crate::source::{Intake, RateCounts, Sample, Taken};
 
 /// The maximum time from the request to stop to the end of the process, however slow disk and
 /// network are.
@@ -73,6 +73,7 @@ pub struct DashboardPublisher {
     rate: watch::Sender<f64>,
     writer: Writer,
     intake: Intake,
+    rate_counts: RateCounts,
     destinations: Vec<Destination>,
     elsewhere: DeliveredElsewhere,
     closed: Closed,
@@ -123,9 +124,11 @@ impl DashboardPublisher {
             .map(|reader| Destination::new(&config, reader, elsewhere.clone()))
             .collect();
         let rate = watch::Sender::new(config.update_rate_hz);
+        let rate_counts = RateCounts::default();
         let intake = Intake::new(writer.clone(), "publisher", config.update_rate_hz);
         Ok(Self {
-            intake: intake.following(rate.subscribe()),
+            intake: intake.following(rate.subscribe()).counting(rate_counts.clone()),
+            rate_counts,
             rate,
             config: watch::Sender::new(Arc::new(config)),
             writer,
@@ -168,6 +171,11 @@ impl DashboardPublisher {
     /// the publisher.
     pub fn start(&self) {
         self.destinations.iter().for_each(Destination::start);
+    }
+
+    /// What the rate limit leaves out of the sources.
+    pub(crate) fn rate_counts(&self) -> RateCounts {
+        self.rate_counts.clone()
     }
 
     /// Where a hub records what other hubs have delivered of this queue.
@@ -307,7 +315,7 @@ impl DashboardPublisher {
 
     /// Creates an intake into this queue for another source; `rate_hz` 0 keeps every sample.
     pub fn intake(&self, source: &'static str, rate_hz: f64) -> Intake {
-        Intake::new(self.writer.clone(), source, rate_hz)
+        Intake::new(self.writer.clone(), source, rate_hz).counting(self.rate_counts.clone())
     }
 
     /// The writer of the queue.

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::rate::RateLimiter;
+use super::rate_counts::RateCounts;
 use crate::entry::{CapturedAt, CarId, Seq, StintId};
 use crate::fields::{self, Frame, Json, Refused, Setup};
 use crate::metrics;
@@ -92,23 +93,11 @@ pub struct Intake {
     source: &'static str,
     is_patient: bool,
     rate: Mutex<RateLimiter>,
-    complaints: Mutex<Complaints>,
+    counts: RateCounts,
+    /// When the last refusal was logged.
+    refused_at: Mutex<Option<Instant>>,
     /// The timestamp of the last sample of a recording.
     last_recorded: Mutex<Option<CapturedAt>>,
-}
-
-/// How often the log says that a source is faster than its rate.
-const RATE_LOG_INTERVAL: Duration = Duration::from_mins(1);
-
-/// What is logged about a source, at most once per [`LOG_REPEAT_INTERVAL`] each: a faulty source
-/// fails many times a second.
-#[derive(Debug, Default)]
-struct Complaints {
-    refused_at: Option<Instant>,
-    rate_limited_at: Option<Instant>,
-    /// Samples since the last log line about the rate, and how many of them were left out.
-    samples: u64,
-    rate_limited: u64,
 }
 
 impl Intake {
@@ -120,7 +109,8 @@ impl Intake {
             source,
             is_patient: false,
             rate,
-            complaints: Mutex::default(),
+            counts: RateCounts::default(),
+            refused_at: Mutex::default(),
             last_recorded: Mutex::default(),
         }
     }
@@ -130,6 +120,12 @@ impl Intake {
     pub fn following(self, hz: watch::Receiver<f64>) -> Self {
         let rate = self.rate.into_inner().unwrap_or_else(PoisonError::into_inner);
         Self { rate: Mutex::new(rate.following(hz)), ..self }
+    }
+
+    /// Counts in `counts` what the rate limit leaves out.
+    #[must_use]
+    pub(crate) fn counting(self, counts: RateCounts) -> Self {
+        Self { counts, ..self }
     }
 
     /// For a source that loses nothing by waiting, such as a file: [`Intake::take`] waits for the
@@ -191,6 +187,9 @@ impl Intake {
         let taken: Vec<_> =
             taken.into_iter().filter_map(|taken| taken.or_else(|| appended.next())).collect();
         taken.iter().for_each(|taken| self.count(taken));
+        let left_out = taken.iter().filter(|taken| **taken == Taken::RateLimited).count();
+        let limit = lock(&self.rate).hz();
+        self.counts.add(self.source, taken.len() as u64, left_out as u64, limit);
         Ok(taken)
     }
 
@@ -261,50 +260,25 @@ impl Intake {
     }
 
     fn count(&self, taken: &Taken) {
-        let mut complaints = lock(&self.complaints);
-        complaints.samples += 1;
         match taken {
-            Taken::RateLimited => {
-                metrics::rate_limited(self.source);
-                complaints.rate_limited += 1;
-                self.complain_of_rate(&mut complaints);
-            }
+            Taken::RateLimited => metrics::rate_limited(self.source),
             Taken::Refused(refused) => {
                 metrics::rejected(self.source, refused.reason.as_str());
-                if is_due(&mut complaints.refused_at, LOG_REPEAT_INTERVAL) {
-                    let reason = refused.reason.as_str();
-                    tracing::warn!(source = self.source, reason, "{refused}");
-                }
+                self.complain(refused);
             }
             Taken::Stored(_) | Taken::Unchanged | Taken::Dropped(_) | Taken::Buffered => {}
         }
     }
 
-    fn complain_of_rate(&self, complaints: &mut Complaints) {
-        if !is_due(&mut complaints.rate_limited_at, RATE_LOG_INTERVAL) {
-            return;
+    /// Logs at most once per [`LOG_REPEAT_INTERVAL`]: a faulty source fails many times a second.
+    fn complain(&self, refused: &Refused) {
+        let now = Instant::now();
+        let mut last = lock(&self.refused_at);
+        if last.is_none_or(|last| now - last >= LOG_REPEAT_INTERVAL) {
+            *last = Some(now);
+            tracing::warn!(source = self.source, reason = refused.reason.as_str(), "{refused}");
         }
-        let left_out = std::mem::take(&mut complaints.rate_limited);
-        let samples = std::mem::take(&mut complaints.samples);
-        tracing::warn!(
-            source = self.source,
-            left_out,
-            samples,
-            "the source is faster than update_rate_hz = {}; raise it, or set it to 0 to keep every \
-             sample",
-            lock(&self.rate).hz()
-        );
     }
-}
-
-/// Whether something is logged now that is logged at most once per `interval`.
-fn is_due(last: &mut Option<Instant>, interval: Duration) -> bool {
-    let now = Instant::now();
-    let is_due = last.is_none_or(|last| now - last >= interval);
-    if is_due {
-        *last = Some(now);
-    }
-    is_due
 }
 
 impl From<Appended> for Taken {

@@ -7,7 +7,9 @@ pub mod lines;
 pub mod lmu;
 pub(crate) mod nats;
 mod rate;
+mod rate_counts;
 pub mod simulator;
 pub mod socketio;
 
 pub use self::intake::{Intake, Sample, Taken};
+pub(crate) use self::rate_counts::{RateCount, RateCounts};

@@ -255,6 +255,14 @@ impl Agent {
         Self::run(limit_open_files(limit, &agent), &[&SETTINGS, settings].concat())
     }
 
+    /// Starts an agent with these environment variables.
+    #[cfg(target_os = "linux")]
+    pub fn in_environment(environment: &[(&str, &str)], queue: &Path, server: &str) -> Self {
+        let mut command = pitwire(&["run", "--server", server]);
+        command.arg("--queue").arg(queue).envs(environment.iter().copied());
+        Self::run(command, &SETTINGS)
+    }
+
     /// Starts an agent with this configuration file.
     pub fn configured(file: &Path) -> Self {
         let mut command = pitwire(&["run"]);

@@ -16,7 +16,7 @@ pub fn guard(command: &mut Command) {
 }
 
 /// The guard library, compiled on first use.
-fn library() -> &'static Path {
+pub fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));

@@ -10,6 +10,7 @@
 //! - [`command`]: signals, exit codes, the HTTP source, and `demo`.
 //! - [`settings`]: the configuration, checked and shown.
 //! - [`tools`]: `pitwire queue`, on a running agent and on a folder.
+//! - [`wall_clock`]: the wall clock is set.
 //!
 //! The process is stopped with Unix signals, so none of this runs on Windows.
 
@@ -21,6 +22,8 @@ mod recordings;
 mod reload;
 mod settings;
 mod tools;
+#[cfg(target_os = "linux")]
+mod wall_clock;
 
 use std::process::Stdio;
 

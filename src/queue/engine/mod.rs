@@ -146,8 +146,18 @@ impl Engine {
         engine.load_cursors(&metadata, &names);
         engine.release_unconfigured(&metadata)?;
         // Apply a limit that was lowered since the last run.
+        let before = engine.dropped();
         engine.limit(engine.limits.clone())?;
+        let dropped = engine.dropped().saturating_sub(before);
+        if dropped > 0 {
+            tracing::warn!(entries = dropped, "queued entries exceeded a limit and were dropped");
+        }
         Ok(engine)
+    }
+
+    /// The entries dropped so far, for all destinations together.
+    fn dropped(&self) -> u64 {
+        self.cursors.iter().map(|cursor| cursor.ledger.dropped_in_all()).sum()
     }
 
     /// Replaces the limits and evicts whatever no longer fits.

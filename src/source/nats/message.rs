@@ -127,6 +127,7 @@ mod tests {
 
     fn at(moment: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
+        headers.insert(SEQ, "7");
         headers.insert(CAPTURED_AT, moment);
         headers
     }

@@ -1,0 +1,146 @@
+//! The wall clock is set while the agent runs, or between two runs. libfaketime sets it; the uptime
+//! goes on.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pitwire::entry::CapturedAt;
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::time::sleep;
+
+use crate::agent::{Agent, pitwire};
+use crate::default_ports;
+
+/// Nothing listens there: the entries stay in the queue.
+const NOWHERE: &str = "http://127.0.0.1:1";
+
+/// The real time between two frames.
+const INTERVAL: Duration = Duration::from_millis(60);
+
+#[tokio::test]
+async fn a_step_during_a_run_begins_no_stint_and_dates_later_frames_correctly() {
+    for (step, seconds) in
+        [("-2h", -7200), ("-5s", -5), ("-1000d", -86_400_000), ("+2h", 7200), ("+10d", 864_000)]
+    {
+        let pc = Pc::new();
+        let agent = pc.start("+0");
+        pc.drive(&agent, 1..=6).await;
+        pc.set_clock(step);
+        pc.drive(&agent, 7..=12).await;
+        agent.process.says("the system clock was set").await;
+        let entries = pc.entries(agent).await;
+        assert_eq!(entries.len(), 12, "{step}");
+        assert!(entries.iter().all(|(_, stint)| *stint == 1), "{step}: {entries:?}");
+        for (index, pair) in entries.windows(2).enumerate() {
+            let after = Duration::from_millis((pair[1].0.0 - pair[0].0.0).unsigned_abs());
+            let stepped = (pair[1].0.0 - pair[0].0.0) as f64 / 1000.0 - f64::from(seconds);
+            match index {
+                5 => assert!((-0.5..30.0).contains(&stepped), "{step}: {entries:?}"),
+                // Not one millisecond after the other until the old time is reached.
+                _ => assert!(after >= INTERVAL / 2, "{step}: {after:?} in {entries:?}"),
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_step_between_two_runs_expires_nothing_and_continues_the_stint() {
+    for (before, after) in
+        [("@2020-01-01 00:00:00", "+0"), ("+0", "+10d"), ("+0", "-2h"), ("+0", "-1000d")]
+    {
+        let pc = Pc::new();
+        let agent = pc.start(before);
+        pc.drive(&agent, 1..=6).await;
+        let first = pc.entries(agent).await;
+        let agent = pc.start(after);
+        pc.drive(&agent, 7..=8).await;
+        let entries = pc.entries(agent).await;
+        assert_eq!(entries.len(), 8, "{before} to {after}: {entries:?}");
+        assert_eq!(entries[..6], first, "{before} to {after}");
+        assert!(entries.iter().all(|(_, stint)| *stint == 1), "{before} to {after}: {entries:?}");
+    }
+}
+
+/// A dead battery: the clock starts in 2020, and a time service corrects it while the race runs.
+#[tokio::test]
+async fn a_clock_that_is_corrected_by_years_costs_nothing() {
+    let pc = Pc::new();
+    let agent = pc.start("@2020-01-01 00:00:00");
+    pc.drive(&agent, 1..=6).await;
+    pc.set_clock("+0");
+    pc.drive(&agent, 7..=12).await;
+    let entries = pc.entries(agent).await;
+    assert_eq!(entries.len(), 12);
+    assert!(entries.iter().all(|(_, stint)| *stint == 1), "{entries:?}");
+    let year = |index: usize| entries[index].0.to_string()[..4].to_owned();
+    assert_eq!(year(5), "2020");
+    assert!(year(6).as_str() > "2025", "{entries:?}");
+}
+
+/// A computer whose wall clock the test sets.
+struct Pc {
+    folder: TempDir,
+}
+
+impl Pc {
+    fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap() }
+    }
+
+    /// Sets the clock: relative to the real time, or to an absolute one.
+    fn set_clock(&self, to: &str) {
+        let unfinished = self.folder.path().join("clock.new");
+        fs::write(&unfinished, to).unwrap();
+        fs::rename(unfinished, self.folder.path().join("clock")).unwrap();
+    }
+
+    fn start(&self, clock: &str) -> Agent {
+        self.set_clock(clock);
+        let preload = format!("{}:{}", default_ports::library().display(), faketime().display());
+        let file = self.folder.path().join("clock");
+        let environment = [
+            ("LD_PRELOAD", preload.as_str()),
+            ("FAKETIME_TIMESTAMP_FILE", file.to_str().unwrap()),
+            ("FAKETIME_NO_CACHE", "1"),
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
+        ];
+        Agent::in_environment(&environment, &self.queue(), NOWHERE)
+    }
+
+    async fn drive(&self, agent: &Agent, laps: std::ops::RangeInclusive<usize>) {
+        let before = agent.receipts().len();
+        for (sent, lap) in laps.enumerate() {
+            agent.feed(&[format!(r#"{{"lap":{lap},"speed":200.5}}"#)]);
+            agent.stored(before + sent + 1).await;
+            sleep(INTERVAL).await;
+        }
+    }
+
+    fn queue(&self) -> PathBuf {
+        self.folder.path().join("queue")
+    }
+
+    /// Stops the agent, and returns the capture time in each queued frame and its stint.
+    async fn entries(&self, mut agent: Agent) -> Vec<(CapturedAt, u64)> {
+        agent.stop().await;
+        let mut export = pitwire(&["queue", "export", "--queue"]);
+        let output = export.arg(self.queue()).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        let entry = |line: &str| {
+            let entry: Value = serde_json::from_str(line).unwrap();
+            let at = |at: &Value| CapturedAt::parse(at.as_str().unwrap()).unwrap();
+            let shown = at(&entry["frame"]["timestamp"]);
+            assert_eq!(at(&entry["captured_at"]), shown, "{line}");
+            (shown, entry["stint"].as_u64().unwrap())
+        };
+        text.lines().map(entry).collect()
+    }
+}
+
+fn faketime() -> PathBuf {
+    let folders = fs::read_dir("/usr/lib").unwrap().map(|folder| folder.unwrap().path());
+    let library = |folder: PathBuf| folder.join(Path::new("faketime/libfaketimeMT.so.1"));
+    folders.map(library).find(|library| library.exists()).expect("tests/setup.sh installs faketime")
+}
