@@ -16,6 +16,13 @@ const AVERAGED_OVER: Duration = Duration::from_secs(60);
 /// exactly this rate loses nothing to jitter.
 const EARLY: f64 = 0.25;
 
+/// Samples that arrive within this time of each other are of one block.
+const BLOCK_GAP: Duration = Duration::from_millis(5);
+
+/// A source is a flood after this many samples in a row that were no block and arrived early. It
+/// then gets no credit for earlier pauses.
+const FLOOD_AFTER: u32 = 3;
+
 /// A token bucket: each period adds one sample that may pass, up to [`AVERAGED_OVER`].
 ///
 /// Time passes as fast as the source's own timestamps advance, or as the samples arrive, whichever
@@ -27,6 +34,8 @@ pub(super) struct RateLimiter {
     period: f64,
     /// The number of samples that may pass now.
     credit: f64,
+    /// Samples in a row that arrived early and were no block.
+    early: u32,
     last_own: Option<CapturedAt>,
     last_arrival: Option<Instant>,
     follows: Option<watch::Receiver<f64>>,
@@ -36,8 +45,14 @@ impl RateLimiter {
     /// Limits to `hz` samples per second; 0 keeps every sample.
     pub(super) fn new(hz: f64) -> Self {
         let period = if hz > 0.0 { 1000.0 / hz } else { 0.0 };
-        let mut limiter =
-            Self { period, credit: 0.0, last_own: None, last_arrival: None, follows: None };
+        let mut limiter = Self {
+            period,
+            credit: 0.0,
+            early: 0,
+            last_own: None,
+            last_arrival: None,
+            follows: None,
+        };
         limiter.credit = limiter.most();
         limiter
     }
@@ -65,8 +80,17 @@ impl RateLimiter {
         let captured = own.map_or(Duration::ZERO, |own| {
             self.last_own.replace(own).map_or(Duration::ZERO, |last| last.age(own))
         });
-        let elapsed = arrived.max(captured).as_secs_f64() * 1000.0;
-        self.credit = (self.credit + elapsed / self.period).min(self.most());
+        let elapsed = arrived.max(captured);
+        let periods = elapsed.as_secs_f64() * 1000.0 / self.period;
+        if periods >= 1.0 - EARLY {
+            self.early = 0;
+        } else if elapsed > BLOCK_GAP {
+            self.early += 1;
+        }
+        if self.early == FLOOD_AFTER {
+            self.credit = self.credit.min(0.0);
+        }
+        self.credit = (self.credit + periods).min(self.most());
         let passes = self.credit >= 1.0 - EARLY;
         if passes {
             self.credit -= 1.0;
@@ -100,6 +124,15 @@ mod tests {
         let start = Instant::now();
         let arrives = |ms| start + Duration::from_millis(ms);
         arrivals.into_iter().filter(|&ms| limiter.admits(None, arrives(ms))).count()
+    }
+
+    #[test]
+    fn a_flood_gets_no_credit_for_earlier_pauses() {
+        for step in [10, 16, 100] {
+            let arrivals = (0..25_000).step_by(step).chain((85_000..110_000).step_by(step));
+            let passed = passed(&mut RateLimiter::new(2.0), arrivals);
+            assert!((100..=108).contains(&passed), "every {step} ms: {passed}");
+        }
     }
 
     /// A limiter of 2 Hz whose credit is used up.

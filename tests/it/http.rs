@@ -192,7 +192,7 @@ async fn a_request_from_a_foreign_origin_is_refused() {
 }
 
 #[tokio::test]
-async fn a_frame_from_the_far_future_is_queued_as_of_its_arrival_and_keeps_its_timestamp() {
+async fn a_frame_from_the_far_future_affects_no_other_frame() {
     let mut source = Source::start(0.0, WhenFull::DropOldest, 100).await;
     let now = clock::now();
     source.post("telemetry", r#"{"lap": 1}"#).await;
@@ -202,11 +202,14 @@ async fn a_frame_from_the_far_future_is_queued_as_of_its_arrival_and_keeps_its_t
         "session_type": "",
     });
     source.post("telemetry", frame.to_string()).await;
+    source.post("telemetry", r#"{"lap": 3}"#).await;
     let stored = source.stored().await;
-    assert_eq!(stored.len(), 2, "an entry has expired");
-    let [_, frame] = &stored[..] else { unreachable!() };
-    assert!((now.0..now.0 + 60_000).contains(&frame.captured_at.0), "{frame:?}");
+    let [before, frame, after] = &stored[..] else { panic!("an entry has expired: {stored:?}") };
     assert!(frame.json.contains("2999-01-01T00:00:00.000Z"), "{frame:?}");
+    assert_eq!((before.stint, frame.stint), (after.stint, after.stint));
+    for live in [before, after] {
+        assert!((now.0..now.0 + 60_000).contains(&live.captured_at.0), "{live:?}");
+    }
 }
 
 /// A listening HTTP source and its queue.

@@ -3,6 +3,7 @@
 //!
 //! - [`crash`]: killed with entries queued and the server down: no entry that was reported stored
 //!   is lost.
+//! - [`rates`]: sources within and above their rate.
 //! - [`recordings`]: real data, field by field.
 //! - [`reload`]: a configuration change while it runs.
 //! - [`observe`]: metrics, health and readiness.
@@ -18,6 +19,7 @@ mod autostart;
 mod command;
 mod crash;
 mod observe;
+mod rates;
 mod recordings;
 mod reload;
 mod settings;

@@ -469,16 +469,19 @@ async fn a_burst_arrives_complete_and_in_order() {
 async fn a_long_pause_moves_a_session_id_to_a_new_page() {
     let server = Peer::start(Kind::Embedded, &[]);
     let folder = tempfile::tempdir().unwrap();
-    let agent = stand_in(folder.path(), &server.url(), 0);
+    let settings = [
+        "source.socketio.enabled=true",
+        "source.socketio.listen=127.0.0.1:0",
+        "stint.resume_after=2s",
+    ];
+    let agent = Agent::start(folder.path(), &server.url(), &settings);
     let url = url_of(&agent).await;
     let mut client = Client::connect(&url).await;
     let session_id = client.new_session().await;
-    let at = |moment: &str| {
-        edited(contract::frame(&session_id), "/telemetry", "timestamp", Some(json!(moment)))
-    };
     let mut links = Vec::new();
-    for moment in ["2025-11-22T14:30:22.123Z", "2025-11-22T16:30:22.123Z"] {
-        client.ask("telemetry_update", at(moment)).await;
+    for pause in [Duration::ZERO, Duration::from_millis(2500)] {
+        sleep(pause).await;
+        client.ask("telemetry_update", contract::frame(&session_id)).await;
         drained(&agent).await;
         links.extend(leads_to(&format!("{url}/dashboard/{session_id}")).await);
     }

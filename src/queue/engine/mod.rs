@@ -129,7 +129,10 @@ impl Engine {
         }
         let mut engine = Self {
             durable: store.tail(),
-            recent: Recent::new(last, store.tail()),
+            recent: Recent::new(
+                newest.map(|newest| (newest.queued_at, newest.captured_at)),
+                store.tail(),
+            ),
             cursors: Vec::new(),
             lost_counted: None,
             newest,
@@ -203,7 +206,7 @@ impl Engine {
             self.oldest = Some(OldestEntry { seq: self.store.head(), queued_at, captured_at });
         }
         self.newest = Some(NewestEntry { stint, queued_at, captured_at });
-        self.recent.note(queued_at, seq);
+        self.recent.note(queued_at, captured_at, seq);
         self.stints.appended(stream, queued_at, setup);
         if setup.is_some() {
             // Persist the setup before its fingerprint; otherwise a crash could make us reject the
