@@ -29,7 +29,7 @@
 //! | [`fields`] | map samples to dashboard frames; pure | use a clock, I/O, logs or metrics | entry |
 //! | [`backoff`] | compute the waits between attempts; pure | use a clock, I/O, logs or metrics | – |
 //! | [`source`] | read samples and hand them to the queue | know that sessions or sinks exist | backoff config contract entry fields metrics nats net platform queue remote_text |
-//! | [`queue`] | keep entries in order, bounded, accounted for | know network, chance or metrics | config entry fields |
+//! | [`queue`] | keep entries in order, bounded, accounted for | know network, chance or metrics | config entry fields platform |
 //! | [`session`] | the delivery loop: bind, publish, prove, remove, retry | know sockets or disks | backoff config entry fields metrics platform queue sink |
 //! | [`sink`] | speak to a server over one connection | retry, know the queue | config entry fields nats net platform remote_text |
 //! | [`publisher`] | wire queue, session and sink into one handle | – | backoff config fields metrics platform queue session sink source |

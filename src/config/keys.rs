@@ -18,7 +18,7 @@ use super::{Config, ParseError, SERVER, destination};
 #[rustfmt::skip]
 pub(super) static KEYS: &[Key] = &[
     key("update_rate_hz", Rate(0.001..=1000.0, |c| &mut c.update_rate_hz),
-        "The maximum sample rate of a source; faster samples are rate-limited. 0 keeps every sample."),
+        "The maximum samples per second of a source, averaged over a minute; the rest is left out. 0 keeps every sample."),
 
     key("agent.name", Text(|c| &mut c.agent.name),
         "The name of this agent on NATS, unique in the league; empty uses the host name."),

@@ -167,6 +167,11 @@ impl Life {
             Appended::Dropped(DropReason::QueueFull) if drops_newest => {}
             outcome => panic!("{outcome:?}"),
         }
+        if matches!(appended, Appended::Stored(_)) {
+            let stints = self.writer.status().stints;
+            let stint = stints.iter().find(|(known, _)| *known == stream).map(|(_, stint)| *stint);
+            world.drove(car, stint.expect("the stint of a stored entry"));
+        }
         appended
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use pitwire::config::{Config, Durability, WhenFull};
-use pitwire::entry::CapturedAt;
+use pitwire::entry::{CapturedAt, StintId};
 use pitwire::platform::clock::{Clock, Reading};
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -71,6 +71,8 @@ pub struct World {
     /// How long the machine was suspended while the timers' clock stood still.
     suspended_ms: i64,
     boots: u32,
+    /// The boot, true time and stint of the last stored entry of each car.
+    drove: [Option<(u32, i64, StintId)>; 3],
     /// The true time of the last boot.
     booted_ms: i64,
     /// The current lap of each car.
@@ -179,6 +181,7 @@ impl World {
             suspended_ms: 0,
             boots: 0,
             booted_ms: 0,
+            drove: [None; 3],
             laps: [1; 3],
         }
     }
@@ -198,6 +201,18 @@ impl World {
     /// The true time since the start of the simulation.
     fn elapsed_ms(&self) -> i64 {
         self.start.elapsed().as_millis() as i64 + self.suspended_ms
+    }
+
+    /// Records the stint of a stored entry. Within a boot, a car's stint lasts until it really pauses,
+    /// whatever the wall clock shows.
+    pub fn drove(&mut self, car: usize, stint: StintId) {
+        let now = (self.boots, self.elapsed_ms(), stint);
+        let before = self.drove[car].replace(now);
+        let Some((boots, at, known)) = before else { return };
+        let pause = Duration::from_millis((now.1 - at) as u64);
+        if boots == now.0 && pause <= self.config.stint.resume_after {
+            assert_eq!(stint, known, "car {car} begins a stint after {pause:?}");
+        }
     }
 
     pub fn reboot(&mut self) {
