@@ -220,6 +220,9 @@ async fn pipe(mut from: ReadHalf<'_>, to: WriteHalf<'_>, direction: Direction, w
             let network = state.wait_for(|network| network.passes(direction)).await;
             let Ok(network) = network.map(|network| *network) else { return };
             tokio::select! {
+                // Nothing that is sent after a call of `set` passes as if before it.
+                biased;
+                _ = state.changed() => {}
                 read = from.read(&mut buffer[..network.piece(&mut chance)]) => match read {
                     Ok(0) | Err(_) => return,
                     Ok(count) => {
@@ -240,7 +243,6 @@ async fn pipe(mut from: ReadHalf<'_>, to: WriteHalf<'_>, direction: Direction, w
                         }
                     }
                 },
-                _ = state.changed() => {}
             }
         }
     };

@@ -92,6 +92,8 @@ pub(super) struct Engine {
     recent: Recent,
     oldest: Option<OldestEntry>,
     offsets: ClockOffsets,
+    /// `offsets` is not on disk.
+    has_new_offsets: bool,
 }
 
 impl Engine {
@@ -138,13 +140,11 @@ impl Engine {
             newest,
             stints,
             oldest: None,
+            has_new_offsets: stored.as_ref() != Some(&offsets),
             offsets,
             store,
             limits,
         };
-        if stored.as_ref() != Some(&engine.offsets) {
-            engine.write_offsets()?;
-        }
         note_lost(&mut *engine.store, &metadata.cursors);
         engine.load_cursors(&metadata, &names);
         engine.release_unconfigured(&metadata)?;
@@ -188,9 +188,8 @@ impl Engine {
         }
         // Persist the stint before its first entry, so that the stream finds it after a crash.
         self.write_stints()?;
-        if self.offsets.follow(stamp) {
-            self.write_offsets()?;
-        }
+        self.has_new_offsets |= self.offsets.follow(stamp);
+        self.write_offsets()?;
         let flags = entry.flags.and(self.stints.retention_flags(stream, begins, self.store.tail()));
         let json = entry.json.as_str();
         let record = Record { stint, queued_at, captured_at, kind, flags, json, origin };
@@ -218,8 +217,12 @@ impl Engine {
     }
 
     fn write_offsets(&mut self) -> io::Result<()> {
-        let offsets = to_bytes(&self.offsets)?;
-        self.store.put(CLOCK, &offsets)
+        if self.has_new_offsets {
+            let offsets = to_bytes(&self.offsets)?;
+            self.store.put(CLOCK, &offsets)?;
+            self.has_new_offsets = false;
+        }
+        Ok(())
     }
 
     fn write_stints(&mut self) -> io::Result<()> {

@@ -46,7 +46,8 @@ impl ClockOffsets {
         };
         let offsets = Self { boot: boot.to_owned(), uptime, wall: 0 };
         let wall = offsets.queue_time(read.uptime_ms).0.saturating_sub(read.wall.0);
-        Self { wall, ..offsets }
+        let known = stored.map(|stored| stored.wall).filter(|known| !is_step(*known, wall));
+        Self { wall: known.unwrap_or(wall), ..offsets }
     }
 
     /// The queue time at this uptime of the system.
@@ -57,12 +58,17 @@ impl ClockOffsets {
     /// Follows the wall clock; returns whether the change must be persisted.
     pub(super) fn follow(&mut self, stamp: Stamp) -> bool {
         let wall = stamp.queued_at.0.saturating_sub(stamp.wall.0);
-        let is_set = wall.saturating_sub(self.wall).saturating_abs() > PERSISTED_STEP_MS;
+        let is_set = is_step(self.wall, wall);
         if is_set {
             self.wall = wall;
         }
         is_set
     }
+}
+
+/// Whether the wall clock was set between two offsets.
+fn is_step(before: i64, after: i64) -> bool {
+    after.saturating_sub(before).saturating_abs() > PERSISTED_STEP_MS
 }
 
 /// The time from `then` to `now` by the wall clock, in ms; 0 if one of them cannot be right.
