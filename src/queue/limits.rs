@@ -35,8 +35,8 @@ impl Limits {
     /// Whether an entry queued at `next`, after a pause of the recording, belongs to the stint
     /// whose newest entry was queued at `newest`.
     pub(super) fn continues(&self, newest: QueueTime, next: QueueTime, pause: Duration) -> bool {
-        let silence = i128::from(next.0) - i128::from(newest.0) + pause.as_millis() as i128;
-        silence <= self.resume_after.as_millis() as i128
+        let silence = i128::from(next.0) - i128::from(newest.0);
+        silence.max(pause.as_millis() as i128) <= self.resume_after.as_millis() as i128
     }
 
     /// The approximate number of records in a segment.

@@ -14,8 +14,8 @@ pub struct NewEntry {
     pub captured_at: CapturedAt,
     /// For an entry relayed from another agent, its position in that agent's queue.
     pub origin: Option<Seq>,
-    /// A pause of the recording before this entry. It counts towards the pause that begins a stint,
-    /// as a recording may be read faster than it was made.
+    /// The pause of the recording before this entry. If it is long enough, the entry begins a stint,
+    /// although a recording may be read faster than it was made.
     pub pause: Duration,
     pub content: Content,
     pub json: String,

@@ -65,8 +65,8 @@ impl Stints {
         stints
     }
 
-    /// The stint of the stream's next entry, and whether the entry is its first. `pause` is added
-    /// to the time since the stream's newest entry.
+    /// The stint of the stream's next entry, and whether the entry is its first. A `pause` of the
+    /// recording counts if it is longer than the time since the stream's newest entry.
     pub(super) fn at(
         &mut self,
         stream: &CarId,
