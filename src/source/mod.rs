@@ -8,8 +8,10 @@ pub mod lmu;
 pub(crate) mod nats;
 mod rate;
 mod rate_counts;
+pub mod sample;
 pub mod simulator;
 pub mod socketio;
 
-pub use self::intake::{Intake, Sample, Taken};
+pub use self::intake::{Intake, Taken};
 pub(crate) use self::rate_counts::{RateCount, RateCounts};
+pub use self::sample::Sample;
