@@ -48,6 +48,7 @@ pub use problem::{Origin, Problem, Problems, Warning};
 pub use proxy::{InvalidProxyVariable, Proxy, ProxyChoice};
 pub(crate) use raw_value::quoted;
 pub use server_url::{Protocol, ServerUrl};
+pub(crate) use spelling::nearest;
 pub use toml_file::to_toml;
 pub(crate) use values::is_loopback;
 pub use values::{AgentName, AgentNames, ParseError};

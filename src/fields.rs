@@ -7,26 +7,35 @@
 //! - From any other sample, only the fields of the table are taken. Every dashboard server accepts
 //!   the result, even one that validates, and the page can show it: no nulls, only finite numbers,
 //!   integers where required, no values below the minimum, no wheels except `fl`, `fr`, `rl`, `rr`.
-//!   A null counts as an absent key.
+//!   A null counts as an absent key. A field without a value is omitted, unless a server requires
+//!   it: see [`table`]. A sample of [`Form::AsSent`] is not mapped: it keeps its extra keys, and no
+//!   field is added.
 //!
-//! A known field with a value of the wrong type is refused in both, with a message for the sender.
-//! `Frame::verbatim` accepts any object instead: the stand-in for a dashboard server takes
-//! whatever that server takes.
+//! All of them are checked alike. A sample in which no field is known, and a known field of the wrong
+//! type, are refused with a message for the sender. A value that is out of range or not finite is
+//! omitted and reported as one of the frame's [`Omissions`]; the rest of the sample is kept.
+//! `Frame::verbatim` accepts any object instead: an entry that another agent has already checked.
 
 mod change;
 mod frame;
 mod json;
+mod omissions;
 mod setup;
+mod split;
 mod table;
 mod verbatim;
 
 pub(crate) use self::change::text_fingerprint;
+pub(crate) use self::frame::Form;
 pub use self::frame::{Frame, map};
 pub use self::json::MAX_OBJECT_KEYS;
-pub(crate) use self::json::{Json, decoded, elements, is_json, members, parse, text};
+pub(crate) use self::json::{Json, decoded, finite_text, members, parse, text};
+pub use self::omissions::Omissions;
 pub use self::setup::Setup;
+pub(crate) use self::split::{elements, is_one_object};
 pub use self::table::columns;
-pub(crate) use self::verbatim::without_non_finite;
+pub(crate) use self::table::{CONTAINERS, has_known_field};
+pub(crate) use self::verbatim::{remove_non_finite, without_non_finite};
 
 /// The maximum size of a sample or setup; a larger one is refused. The server closes the connection
 /// at messages above 1,000,000 bytes, which include the envelope.
@@ -51,7 +60,8 @@ pub enum Reason {
     NotUtf8,
     NotJson,
     NotObject,
-    NotFinite,
+    /// No field of it is known, or none has a value.
+    NoKnownField,
     TooDeep,
     TooLarge,
     WrongType,
@@ -68,7 +78,7 @@ impl Reason {
         Self::NotUtf8,
         Self::NotJson,
         Self::NotObject,
-        Self::NotFinite,
+        Self::NoKnownField,
         Self::TooDeep,
         Self::TooLarge,
         Self::WrongType,
@@ -83,7 +93,7 @@ impl Reason {
             Self::NotUtf8 => "not_utf8",
             Self::NotJson => "not_json",
             Self::NotObject => "not_object",
-            Self::NotFinite => "not_finite",
+            Self::NoKnownField => "no_known_field",
             Self::TooDeep => "too_deep",
             Self::TooLarge => "too_large",
             Self::WrongType => "wrong_type",

@@ -26,7 +26,7 @@
 //! | module | does | must not | uses |
 //! | --- | --- | --- | --- |
 //! | [`entry`] | the data that passes through the agent | use a clock, I/O, logs or metrics | – |
-//! | [`fields`] | map samples to dashboard frames; pure | use a clock, I/O, logs or metrics | entry |
+//! | [`fields`] | map samples to dashboard frames; pure | use a clock, I/O, logs or metrics | config entry |
 //! | [`backoff`] | compute the waits between attempts; pure | use a clock, I/O, logs or metrics | – |
 //! | [`source`] | read samples and hand them to the queue | know that sessions or sinks exist | backoff config contract entry fields metrics nats net platform queue remote_text |
 //! | [`queue`] | keep entries in order, bounded, accounted for | know network, chance or metrics | config entry fields platform |

@@ -182,6 +182,12 @@ pub(crate) fn rejected(source: &'static str, reason: &'static str) {
     counter!("pitwire_source_rejected_total", "source" => source, "reason" => reason).increment(1);
 }
 
+/// Counts values that are missing from entries; `reason` is `not_finite` or `out_of_range`.
+pub(crate) fn values_omitted(source: &'static str, reason: &'static str, values: u64) {
+    counter!("pitwire_source_values_omitted_total", "source" => source, "reason" => reason)
+        .increment(values);
+}
+
 pub(crate) fn rate_limited(source: &'static str) {
     counter!("pitwire_source_rate_limited_total", "source" => source).increment(1);
 }

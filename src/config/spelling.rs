@@ -11,7 +11,7 @@ pub(super) fn nearest_key(name: &str) -> Option<&'static str> {
 }
 
 /// The element of `known` that is closest to a misspelled `name`, if one is close enough.
-pub(super) fn nearest(
+pub(crate) fn nearest(
     name: &str,
     known: impl Iterator<Item = &'static str>,
 ) -> Option<&'static str> {

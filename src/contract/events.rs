@@ -233,12 +233,13 @@ impl<H: Host> Exchange<'_, H> {
             Ok(message) => return self.handle(&message).await,
             Err(error) => error,
         };
-        let finite = fields::without_non_finite(message);
-        match finite.as_deref().map(serde_json::from_str::<Vec<&RawValue>>) {
-            Some(Ok(message)) => self.handle(&message).await,
-            Some(Err(error)) => Err(Refusal::NoEvent(error.to_string())),
-            None => Err(Refusal::NoEvent(error.to_string())),
-        }
+        let Some((finite, omissions)) = fields::remove_non_finite(message) else {
+            return Err(Refusal::NoEvent(error.to_string()));
+        };
+        let message: Vec<&RawValue> =
+            serde_json::from_str(&finite).map_err(|error| Refusal::NoEvent(error.to_string()))?;
+        self.host.omitted(&omissions);
+        self.handle(&message).await
     }
 
     async fn handle(&self, message: &[&RawValue]) -> Result<Handled, Refusal> {

@@ -31,6 +31,7 @@ use self::engineio::Clients;
 pub(crate) use self::engineio::{Client, Events};
 pub(crate) use self::events::Event;
 pub(crate) use self::memory::ClientLimits;
+use crate::fields::Omissions;
 use crate::net::{self, Connections};
 
 /// How long a stopping server waits for its clients to disconnect.
@@ -73,6 +74,11 @@ pub(crate) trait Host: Send + Sync + 'static {
     /// Called for a frame or setup, or a text that may be one, that cannot be stored because it has
     /// no valid envelope. `message` is the event as text.
     fn unreadable(&self, message: &str, refusal: &Refusal);
+
+    /// Called when values of an event were omitted because they are not finite.
+    fn omitted(&self, omissions: &Omissions) {
+        let _ = omissions;
+    }
 
     /// Called when a client has left and all its events are handled.
     fn left(&self, client: Client);

@@ -5,6 +5,7 @@
 use std::io;
 
 use super::json::{Json, Object};
+use super::table::gear_number;
 use crate::entry::Situation;
 
 /// The driving situation of a sample, under any of the accepted field names.
@@ -15,12 +16,10 @@ pub(super) fn situation(sample: &Object<'_>) -> Situation {
         // Writing to a hash cannot fail.
         let _ = serde_json::to_writer(&mut state, &value);
     }
-    let gear_box = whole(sample, "gear").unwrap_or(0).signum();
-    Situation { lap: whole(sample, "lap"), gear_box, state: state.0 }
-}
-
-fn whole(sample: &Object<'_>, key: &str) -> Option<i64> {
-    sample.present(key).and_then(Json::as_f64).map(|number| number as i64)
+    let lap = sample.present("lap").and_then(Json::as_f64).filter(|lap| *lap >= 0.0);
+    let gear = sample.present("gear").and_then(gear_number).unwrap_or(0.0);
+    let gear_box = (gear as i64).signum();
+    Situation { lap: lap.map(|lap| lap as i64), gear_box, state: state.0 }
 }
 
 /// The fields that make up a state. The last two are not dashboard fields, but many sources have
@@ -95,6 +94,7 @@ mod tests {
             ("lap", json!(4), false),
             ("gear", json!(0), false),
             ("gear", json!(-1), false),
+            ("gear", json!("R"), false),
             ("session_type", json!("Warmup"), false),
             ("in_pits", json!(true), false),
         ] {
@@ -102,9 +102,11 @@ mod tests {
             other[key] = value;
             assert_eq!(situation(&other) == situation(&drive), is_same, "{key}");
         }
-        for nothing in [json!({}), json!({"lap": null, "gear": null})] {
+        for nothing in [json!({"rpm": 1}), json!({"rpm": 1, "lap": null, "gear": null})] {
             assert_eq!((situation(&nothing).lap, situation(&nothing).gear_box), (None, 0));
         }
+        let out_of_range = situation(&json!({"lap": -1, "gear": "r"}));
+        assert_eq!((out_of_range.lap, out_of_range.gear_box), (None, -1));
     }
 
     fn print(setup: &str) -> u64 {

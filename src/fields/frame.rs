@@ -2,11 +2,17 @@
 
 use serde_json::Value;
 
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use serde_json::value::RawValue;
+
 use super::change::situation;
 use super::json::{self, Json, Object};
-use super::table::{Cell, FIELDS, REQUIRED};
-use super::verbatim::compact;
-use super::{Reason, Refused, refused};
+use super::table::{Cell, Checked, FIELDS, REQUIRED, Shape, no_known_field};
+use super::verbatim::{compact, without_non_finite};
+use super::{Omissions, Reason, Refused, refused};
 use crate::entry::{CapturedAt, Situation};
 
 /// The initial buffer for a frame; a typical frame fits without reallocation.
@@ -26,6 +32,16 @@ pub struct Frame {
     moment_at: Option<usize>,
     own: Option<CapturedAt>,
     situation: Situation,
+    omissions: Omissions,
+}
+
+/// What becomes of a sample that is not a complete dashboard frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Its known fields are mapped to the dashboard's names; other keys are left out.
+    Mapped,
+    /// It stays as it was sent.
+    AsSent,
 }
 
 impl Frame {
@@ -37,22 +53,22 @@ impl Frame {
     ///
     /// [`MAX_SAMPLE_BYTES`]: crate::fields::MAX_SAMPLE_BYTES
     pub fn parse(text: &[u8]) -> Result<Self, Refused> {
-        let text = json::text(text)?;
-        Self::checked(&json::parse(&text)?, &text)
+        let (text, omissions) = json::finite_text(text)?;
+        Self::checked(&json::parse(&text)?, &text, Form::Mapped, omissions)
     }
 
     /// Maps a sample.
     ///
     /// # Errors
-    /// Refused if the sample is not an object, is nested too deep, has too many keys or values, or
-    /// has a known field of the wrong type or out of range; or if the text exceeds
+    /// Refused if the sample is not an object, is nested too deep, has too many keys or values, has
+    /// no value of a known field, or has a known field of the wrong type; or if the text exceeds
     /// [`MAX_SAMPLE_BYTES`].
     ///
     /// [`MAX_SAMPLE_BYTES`]: crate::fields::MAX_SAMPLE_BYTES
     pub fn of(sample: &Value) -> Result<Self, Refused> {
         let json = Json::from(sample);
         json::object(&json)?;
-        Self::checked(&json, &sample.to_string())
+        Self::checked(&json, &sample.to_string(), Form::Mapped, Omissions::default())
     }
 
     /// Accepts any object as a dashboard frame, whatever its fields are.
@@ -60,33 +76,75 @@ impl Frame {
     /// # Errors
     /// Refused if it is not an object, or exceeds the limits of [`Frame::parse`].
     pub(crate) fn verbatim(text: &[u8]) -> Result<Self, Refused> {
-        let text = json::text(text)?;
-        Self::as_it_came(json::object(&json::parse(&text)?)?, &text)
+        let (text, omissions) = json::finite_text(text)?;
+        Self::complete(json::object(&json::parse(&text)?)?, compact(&text), omissions)
     }
 
-    pub(crate) fn checked(sample: &Json<'_>, text: &str) -> Result<Self, Refused> {
+    /// Checks a parsed sample. `text` is its text, from which `omissions` are already missing.
+    pub(crate) fn checked(
+        sample: &Json<'_>,
+        text: &str,
+        form: Form,
+        omissions: Omissions,
+    ) -> Result<Self, Refused> {
         let object = json::object(sample)?;
-        if REQUIRED.iter().all(|key| object.get(key).is_some()) {
-            check_known_fields(object)?;
-            Self::as_it_came(object, text)
+        let is_complete = REQUIRED.iter().all(|key| object.get(key).is_some());
+        if is_complete || form == Form::AsSent {
+            Self::as_sent(object, text, is_complete, omissions)
         } else {
-            Self::mapped(object)
+            Self::mapped(object, omissions)
         }
     }
 
-    fn as_it_came(object: &Object<'_>, text: &str) -> Result<Self, Refused> {
-        let mut text = compact(text);
+    /// A frame that stays as it was sent, except for the values that no dashboard can show.
+    fn as_sent(
+        object: &Object<'_>,
+        text: &str,
+        is_complete: bool,
+        mut omissions: Omissions,
+    ) -> Result<Self, Refused> {
+        let mut has_value = false;
+        let mut edits = Vec::new();
+        for field in &FIELDS {
+            let name = [field.name];
+            let keys = if is_complete { &name[..] } else { field.keys };
+            let Some((key, value)) = field.find(object, keys) else { continue };
+            has_value = true;
+            match field.check(key, value)? {
+                Checked::Value(gear) if field.shape == Shape::Gear && value.as_str().is_some() => {
+                    edits.push((key, Some(gear)));
+                }
+                Checked::Value(_) | Checked::Absent => {}
+                Checked::OutOfRange(message) => {
+                    omissions.note_out_of_range(message);
+                    edits.push((key, field.fill.filter(|_| is_complete)));
+                }
+            }
+        }
+        if !has_value && !omissions.has_known_field() {
+            return Err(no_known_field(object));
+        }
+        Self::complete(object, edited(compact(text), &edits)?, omissions)
+    }
+
+    /// Completes the compact text of an object with a place for the timestamp if it has none.
+    fn complete(
+        object: &Object<'_>,
+        mut text: String,
+        omissions: Omissions,
+    ) -> Result<Self, Refused> {
         let mut own = None;
         let moment_at = match object.get("timestamp") {
             None => {
-                let rest = if object.is_empty() { "}" } else { &format!(",{}", &text[1..]) };
+                let rest = if text == "{}" { "}" } else { &format!(",{}", &text[1..]) };
                 text = format!("{BEFORE_TIMESTAMP}{rest}");
                 Some(BEFORE_TIMESTAMP.len())
             }
             Some(Json::Null) => {
-                let null = null_timestamp(&text)?;
-                text.replace_range(null..null + "null".len(), "");
-                Some(null)
+                let null = range_of("timestamp", &json::members(&text)?, &text)?;
+                let start = null.start;
+                text.replace_range(null, "");
+                Some(start)
             }
             Some(timestamp) => {
                 own = timestamp.as_str().and_then(CapturedAt::parse);
@@ -94,29 +152,60 @@ impl Frame {
             }
         };
         json::bounded(text.len() + moment_at.map_or(0, |_| MOMENT_BYTES))?;
-        Ok(Self { text, moment_at, own, situation: situation(object) })
+        Ok(Self { text, moment_at, own, situation: situation(object), omissions })
     }
 
-    fn mapped(sample: &Object<'_>) -> Result<Self, Refused> {
+    fn mapped(sample: &Object<'_>, mut omissions: Omissions) -> Result<Self, Refused> {
         let mut text = Vec::with_capacity(FRAME_BYTES);
         text.extend_from_slice(BEFORE_TIMESTAMP.as_bytes());
-        for (key, cell) in pick(sample)? {
-            text.push(b',');
-            json::write(&mut text, &key)?;
-            text.push(b':');
-            json::write(&mut text, &cell)?;
+        let mut has_value = false;
+        for field in &FIELDS {
+            let cell = match field.find(sample, field.keys) {
+                None => field.fill,
+                Some((key, value)) => {
+                    has_value = true;
+                    match field.check(key, value)? {
+                        Checked::Value(cell) => Some(cell),
+                        Checked::Absent => field.fill,
+                        Checked::OutOfRange(message) => {
+                            omissions.note_out_of_range(message);
+                            field.fill
+                        }
+                    }
+                }
+            };
+            if let Some(cell) = cell {
+                text.push(b',');
+                json::write(&mut text, &field.name)?;
+                text.push(b':');
+                json::write(&mut text, &cell)?;
+            }
+        }
+        if !has_value && !omissions.has_known_field() {
+            return Err(no_known_field(sample));
         }
         text.push(b'}');
         json::bounded(text.len() + MOMENT_BYTES)?;
         Ok(Self {
             text: json::utf8(text)?,
             moment_at: Some(BEFORE_TIMESTAMP.len()),
-            own: None,
+            own: sample.get("timestamp").and_then(Json::as_str).and_then(CapturedAt::parse),
             situation: situation(sample),
+            omissions,
         })
     }
 
-    /// The capture time of a dashboard frame, if its `timestamp` is in RFC 3339 with a time zone.
+    /// The frame with this capture time, unless it has one.
+    pub(crate) fn or_captured_at(self, captured_at: Option<CapturedAt>) -> Self {
+        Self { own: self.own.or(captured_at), ..self }
+    }
+
+    /// The values of the sample that the frame does not have.
+    pub fn omissions(&self) -> &Omissions {
+        &self.omissions
+    }
+
+    /// The capture time of the sample, if its `timestamp` is in RFC 3339 with a time zone.
     /// Other notations are not interpreted: a time without a zone may be local or UTC, and a number
     /// may count seconds or milliseconds.
     pub fn own_timestamp(&self) -> Option<CapturedAt> {
@@ -146,42 +235,45 @@ pub fn map(sample: &Value, captured_at: CapturedAt) -> Result<String, Refused> {
     Ok(Frame::of(sample)?.json(captured_at))
 }
 
-/// Checks the known fields of a dashboard frame, whose values are kept in any case.
-fn check_known_fields(frame: &Object<'_>) -> Result<(), Refused> {
-    for field in &FIELDS {
-        if let Some(value) = frame.present(field.name) {
-            field.check(field.name, value)?;
+/// Replaces the values of these keys in the compact text of an object; `None` removes the member.
+fn edited(mut text: String, edits: &[(&str, Option<Cell<'_>>)]) -> Result<String, Refused> {
+    if edits.is_empty() {
+        return Ok(text);
+    }
+    let members = json::members(&text)?;
+    let mut replacements = Vec::with_capacity(edits.len());
+    for (key, cell) in edits {
+        let mut value = Vec::new();
+        match cell {
+            Some(cell) => json::write(&mut value, cell)?,
+            // Removed below, with the key and one comma.
+            None => value.extend_from_slice(b"NaN"),
         }
+        replacements.push((range_of(key, &members, &text)?, json::utf8(value)?));
     }
-    Ok(())
+    // From the end, so that the ranges before stay valid.
+    replacements.sort_by_key(|(range, _)| std::cmp::Reverse(range.start));
+    for (range, value) in replacements {
+        text.replace_range(range, &value);
+    }
+    Ok(without_non_finite(&text).unwrap_or(text))
 }
 
-/// The offset of the value of `timestamp`, which is null.
-fn null_timestamp(text: &str) -> Result<usize, Refused> {
-    let members = json::members(text)?;
-    let value = members.get("timestamp").map(|value| value.get().as_ptr().addr());
+/// Where the value of a key is in the text from which `members` were read.
+fn range_of(
+    key: &str,
+    members: &BTreeMap<Cow<'_, str>, &RawValue>,
+    text: &str,
+) -> Result<Range<usize>, Refused> {
+    let value = members.get(key).map(|value| value.get());
     // The value is a part of the text.
-    let offset = value.and_then(|value| value.checked_sub(text.as_ptr().addr()));
-    offset
-        .filter(|at| text.get(*at..).is_some_and(|rest| rest.starts_with("null")))
-        .ok_or_else(|| refused(Reason::WrongType, "timestamp: null; leave it out".into()))
-}
-
-/// The fields of a frame in order, each with a checked value.
-type Cells<'a> = Vec<(&'a str, Cell<'a>)>;
-
-/// Maps a sample with a source's field names: takes the fields of the table and no others.
-fn pick<'a>(sample: &'a Object<'a>) -> Result<Cells<'a>, Refused> {
-    let mut cells = Vec::with_capacity(FIELDS.len());
-    for field in &FIELDS {
-        let found = field.keys.iter().find_map(|key| Some((*key, sample.present(key)?)));
-        let cell = match found {
-            Some((key, value)) => field.check(key, value)?,
-            None => Some(field.absent()),
-        };
-        cells.extend(cell.map(|cell| (field.name, cell)));
-    }
-    Ok(cells)
+    let range = value.and_then(|value| {
+        let start = value.as_ptr().addr().checked_sub(text.as_ptr().addr())?;
+        Some(start..start + value.len())
+    });
+    range
+        .filter(|range| text.get(range.clone()) == value)
+        .ok_or_else(|| refused(Reason::NotJson, format!("{key}: not found; leave it out")))
 }
 
 #[cfg(test)]
@@ -224,28 +316,62 @@ mod tests {
         })
     }
 
+    /// What a mapped frame has although the sample has no such field.
+    fn fills() -> Value {
+        json!({
+            "timestamp": NOW_TEXT, "lap": 0, "position": 0, "fuel": 0.0, "fuel_capacity": 90.0,
+            "tire_pressures": {}, "tire_temps": {}, "tire_wear": {}, "brake_temps": {},
+            "player_name": "", "car_name": "", "track_name": "", "session_type": "",
+        })
+    }
+
     #[test]
-    fn an_absent_or_null_field_gets_its_default() {
-        let expected = json!({
-            "timestamp": NOW_TEXT, "lap": 0, "position": 0, "lap_time": 0.0, "fuel": 0.0,
-            "fuel_capacity": 90.0, "tire_pressures": {}, "tire_temps": {}, "tire_wear": {},
-            "brake_temps": {}, "engine_water_temp": 0.0, "track_temp": 0.0, "ambient_temp": 0.0,
-            "speed": 0.0, "gear": 0, "rpm": 0.0, "player_name": "", "car_name": "",
-            "track_name": "", "session_type": "",
-        });
+    fn an_absent_or_null_field_is_omitted_unless_a_server_requires_it() {
         let keys = FIELDS.iter().flat_map(|field| field.keys).filter(|key| **key != "lap");
-        let nulls: Map<_, _> = keys.map(|key| (key.to_string(), Value::Null)).collect();
-        assert_eq!(mapped(&json!({})), expected);
-        assert_eq!(mapped(&Value::Object(nulls)), expected);
-        assert_eq!(mapped(&json!({"throttle": 1.0, "yaw": null, "timestamp": "noon"})), expected);
+        let mut nulls: Map<_, _> = keys.map(|key| (key.to_string(), Value::Null)).collect();
+        nulls.insert("lap".into(), json!(0));
+        assert_eq!(mapped(&json!({"lap": 0})), fills());
+        assert_eq!(mapped(&Value::Object(nulls)), fills());
+        let sample = json!({"lap": 0, "throttle": 1.0, "yaw": null, "timestamp": "noon"});
+        assert_eq!(mapped(&sample), fills());
+        for field in &FIELDS {
+            let is_filled = REQUIRED.contains(&field.name) || field.shape == Shape::Wheels;
+            assert_eq!(field.fill.is_some(), is_filled, "{}", field.name);
+        }
+    }
+
+    #[test]
+    fn a_sample_without_a_value_of_a_known_field_is_refused() {
+        for (sample, expected) in [
+            (json!({}), "an empty object; send at least one of lap, position, lap_time, fuel,"),
+            (json!({"lap": null, "x": 1}), "every known field is null; leave the sample out"),
+            (json!({"timestamp": NOW_TEXT}), "timestamp: no field is known; send at least one of"),
+            (json!({"spede": 1}), "spede: did you mean \"speed\" (km/h)?; no field is known: send"),
+            (
+                json!({"Speed": 53.2, "LapCompleted": 3, "FuelLevel": 12.3, "RPM": 7000}),
+                "Speed: did you mean \"speed\" (km/h)?; RPM: did you mean \"rpm\" (revolutions",
+            ),
+            (json!({"telemetri": {"lap": 1}}), "telemetri: did you mean \"telemetry\"?; no field"),
+        ] {
+            let refused = map(&sample, NOW).unwrap_err();
+            assert_eq!(refused.reason, Reason::NoKnownField, "{sample}");
+            assert!(refused.message.starts_with(expected), "{sample}: {refused}");
+            let text = sample.to_string();
+            let json = json::parse(&text).unwrap();
+            let as_sent = Frame::checked(&json, &text, Form::AsSent, Omissions::default());
+            assert_eq!(as_sent, Err(refused), "{sample}");
+        }
+        let long = json!({"x".repeat(10_000): 1, "\u{1b}[31m": 2});
+        let refused = map(&long, NOW).unwrap_err();
+        assert!(refused.message.len() < 500 && !refused.message.contains('\u{1b}'), "{refused}");
     }
 
     #[test]
     fn every_alias_of_a_field_is_recognized() {
         for field in &FIELDS {
             let value = match field.shape {
-                Shape::Whole => json!(7),
-                Shape::Number(_) => json!(28.903_763_440_860_246),
+                Shape::Whole | Shape::Gear => json!(7),
+                Shape::Number => json!(28.903_763_440_860_246),
                 Shape::Text => json!("Circuito de Jerez – Ángel Nieto"),
                 Shape::Wheels => json!({"fl": 1.5, "fr": -273.15, "rl": 3, "rr": 0.1}),
             };
@@ -270,8 +396,8 @@ mod tests {
         for field in &FIELDS {
             for value in [json!("1"), json!(1), json!(1.5), json!(true), json!([1]), json!({})] {
                 let fits = match field.shape {
-                    Shape::Whole => value.is_i64(),
-                    Shape::Number(_) => value.is_number(),
+                    Shape::Whole | Shape::Gear => value.is_i64(),
+                    Shape::Number => value.is_number(),
                     Shape::Text => value.is_string(),
                     Shape::Wheels => value.is_object(),
                 };
@@ -286,15 +412,37 @@ mod tests {
         }
     }
 
+    /// Maps a sample of one key whose value is out of range: the frame has the field's fill.
+    #[track_caller]
+    fn check_omitted(key: &str, value: Value, expected: &str) {
+        let frame = Frame::of(&json!({ key: value })).unwrap();
+        assert_eq!(frame.omissions().out_of_range, 1, "{key}");
+        assert!(
+            frame.omissions().first().unwrap().starts_with(expected),
+            "{:?}",
+            frame.omissions()
+        );
+        assert_eq!(serde_json::from_str::<Value>(&frame.json(NOW)).unwrap(), fills());
+    }
+
     #[test]
-    fn negative_values_are_refused_for_fields_with_a_minimum() {
+    fn a_value_out_of_range_is_omitted_and_reported() {
         for key in ["lap", "position", "race_position", "fuel", "fuel_capacity", "fuel_at_start"] {
-            check_refused(key, json!(-1), Reason::OutOfRange);
+            check_omitted(key, json!(-1), &format!("{key}: -1 is below 0 and was omitted; send "));
         }
-        check_refused("fuel", json!(-1e-300), Reason::OutOfRange);
+        check_omitted("fuel", json!(-1e-300), "fuel: -1e-300 is below 0 and was omitted; send ");
         check("lap_time", json!(-2.76), "lap_time", Value::Null);
         check("gear", json!(-1), "gear", json!(-1));
         check("ambient_temp", json!(-12.5), "ambient_temp", json!(-12.5));
+    }
+
+    #[test]
+    fn reverse_and_neutral_may_be_written_as_letters() {
+        for (text, gear) in [("R", -1), ("r", -1), ("N", 0), ("n", 0)] {
+            check("gear", json!(text), "gear", json!(gear));
+        }
+        check_refused("gear", json!("reverse"), Reason::WrongType);
+        check_refused("lap", json!("N"), Reason::WrongType);
     }
 
     #[test]
@@ -303,9 +451,13 @@ mod tests {
         check("gear", json!(-1.0), "gear", json!(-1));
         check("lap", json!(-0.0), "lap", json!(0));
         check("lap", json!(MAX_WHOLE), "lap", json!(MAX_WHOLE));
-        check_refused("lap", json!(MAX_WHOLE + 1), Reason::OutOfRange);
-        check_refused("lap", json!(u64::MAX), Reason::OutOfRange);
-        check_refused("gear", json!(-1e300), Reason::OutOfRange);
+        check_omitted(
+            "lap",
+            json!(MAX_WHOLE + 1),
+            "lap: 9007199254740992 is beyond 9007199254740991",
+        );
+        check_omitted("lap", json!(u64::MAX), "lap: 18446744073709551615 is beyond");
+        check_omitted("gear", json!(-1e300), "gear: -1e+300 is beyond");
     }
 
     #[test]
@@ -369,7 +521,7 @@ mod tests {
     }
 
     #[test]
-    fn a_known_field_of_the_wrong_type_is_refused_unless_the_frame_is_taken_as_it_is() {
+    fn a_known_field_of_the_wrong_type_is_refused_except_from_another_agent() {
         let mut frame = dashboard_frame();
         frame["tire_temps"] = json!({"fl": "warm"});
         assert_eq!(map(&frame, NOW).unwrap_err().reason, Reason::WrongType);
@@ -377,6 +529,57 @@ mod tests {
         assert_eq!(Frame::verbatim(text.as_bytes()).unwrap().json(NOW), text);
         for text in [&b"[1]"[..], b"7", b"\"{}\"", b"null"] {
             assert_eq!(Frame::verbatim(text).unwrap_err().reason, Reason::NotObject);
+        }
+    }
+
+    #[track_caller]
+    fn as_sent(text: &str) -> (String, u64) {
+        let json = json::parse(text).unwrap();
+        let frame = Frame::checked(&json, text, Form::AsSent, Omissions::default()).unwrap();
+        let omitted = frame.omissions().count();
+        (frame.json(NOW), omitted)
+    }
+
+    #[test]
+    fn a_value_out_of_range_is_replaced_in_a_complete_frame_and_the_rest_stays_byte_for_byte() {
+        let text = frame_text("1763821822");
+        for (from, to) in [
+            (r#""lap":3.0"#, r#""lap":-1"#),
+            (r#""position":4"#, r#""position":-1.0"#),
+            (r#""fuel":4.05e1"#, r#""fuel":-0.01"#),
+            (r#""fuel_capacity":75"#, r#""fuel_capacity":-7.50"#),
+            (r#""rpm":null"#, r#""gear":1e300,"rpm":null"#),
+        ] {
+            let sent = text.replacen(from, to, 1);
+            let frame = Frame::parse(sent.as_bytes()).unwrap();
+            assert_eq!(frame.omissions().out_of_range, 1, "{to}");
+            let key = from.split_once(':').unwrap().0;
+            let fill = match key {
+                r#""fuel""# => Some("0.0"),
+                r#""fuel_capacity""# => Some("90.0"),
+                r#""rpm""# => None,
+                _ => Some("0"),
+            };
+            let expected =
+                fill.map_or(text.clone(), |fill| text.replacen(from, &format!("{key}:{fill}"), 1));
+            assert_eq!(frame.json(NOW), expected);
+        }
+        let reverse = text.replacen(r#""rpm":null"#, r#""gear":"R""#, 1);
+        let expected = text.replacen(r#""rpm":null"#, r#""gear":-1"#, 1);
+        assert_eq!(Frame::parse(reverse.as_bytes()).unwrap().json(NOW), expected);
+    }
+
+    #[test]
+    fn a_sample_as_sent_gets_no_further_fields() {
+        for (sent, expected, omitted) in [
+            (r#"{"lap":3,"x":[1]}"#, r#","lap":3,"x":[1]}"#, 0),
+            (r#"{"race_position":3,"gear":"N"}"#, r#","race_position":3,"gear":0}"#, 0),
+            (r#"{"fuel":-1,"x":1,"lap":-1}"#, r#","x":1}"#, 2),
+            (r#"{"race_position":-1}"#, "}", 1),
+            (r#"{"lap_time":-2.5}"#, r#","lap_time":-2.5}"#, 0),
+        ] {
+            let expected = format!(r#"{{"timestamp":"{NOW_TEXT}"{expected}"#);
+            assert_eq!(as_sent(sent), (expected, omitted), "{sent}");
         }
     }
 
@@ -392,7 +595,7 @@ mod tests {
         for key in REQUIRED {
             let mut frame = dashboard_frame();
             frame.as_object_mut().unwrap().remove(key);
-            assert_eq!(Frame::of(&frame).unwrap().own_timestamp(), None, "{key}");
+            assert_eq!(Frame::of(&frame).unwrap().own_timestamp(), Some(NOW), "{key}");
             assert_eq!(mapped(&frame)["flag"], Value::Null, "{key}");
         }
     }

@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize, Serializer};
 use serde_json::value::RawValue;
 use serde_json::{Number, Value};
 
-use super::verbatim::without_non_finite;
-use super::{Reason, Refused, refused, shorten};
+use super::verbatim::remove_non_finite;
+use super::{Omissions, Reason, Refused, refused, shorten};
 use crate::fields::{MAX_SAMPLE_BYTES, MAX_SAMPLE_DEPTH};
 
 /// The maximum keys of an object. Fields are looked up by a linear search, and the largest object
@@ -128,9 +128,20 @@ impl<'a> From<&'a Value> for Json<'a> {
 /// # Errors
 /// Refused if it exceeds [`MAX_SAMPLE_BYTES`] or is not UTF-8.
 pub(crate) fn text(bytes: &[u8]) -> Result<Cow<'_, str>, Refused> {
+    finite_text(bytes).map(|(text, _)| text)
+}
+
+/// Does what [`text`] does, and reports the values that it has left out.
+///
+/// # Errors
+/// Refused for the reasons of [`text`].
+pub(crate) fn finite_text(bytes: &[u8]) -> Result<(Cow<'_, str>, Omissions), Refused> {
     bounded(bytes.len())?;
     let text = decoded(bytes)?;
-    Ok(without_non_finite(text).map_or(Cow::Borrowed(text), Cow::Owned))
+    Ok(match remove_non_finite(text) {
+        None => (Cow::Borrowed(text), Omissions::default()),
+        Some((text, omissions)) => (Cow::Owned(text), omissions),
+    })
 }
 
 /// Parses a sample or a setup. The caller checks its structure with [`object`].
@@ -145,7 +156,7 @@ pub(crate) fn parse(text: &str) -> Result<Json<'_>, Refused> {
     value.map_err(|error| match limits.exceeded.get() {
         Some(Exceeded::Keys) => too_many_keys(),
         Some(Exceeded::Values) => too_many_values(),
-        None => explain(text, &error),
+        None => explain(&error),
     })
 }
 
@@ -155,56 +166,11 @@ pub(crate) fn parse(text: &str) -> Result<Json<'_>, Refused> {
 /// # Errors
 /// Refused if it is not UTF-8, not JSON or not an object.
 pub(crate) fn members(text: &str) -> Result<BTreeMap<Cow<'_, str>, &RawValue>, Refused> {
-    if is_json(text.as_bytes()) && !text.trim_start().starts_with('{') {
+    let is_json = serde_json::from_str::<IgnoredAny>(text).is_ok();
+    if is_json && !text.trim_start().starts_with('{') {
         return Err(refused(Reason::NotObject, "not an object; send one JSON object".into()));
     }
-    serde_json::from_str(text).map_err(|error| explain(text, &error))
-}
-
-/// Splits a JSON array into the texts of its elements, which are not parsed yet; `None` if there
-/// are more than `max_elements`. The caller bounds the length of the text.
-///
-/// # Errors
-/// Refused if it is not UTF-8 or not a JSON array.
-pub(crate) fn elements(text: &[u8], max_elements: usize) -> Result<Option<Vec<&str>>, Refused> {
-    let text = decoded(text)?;
-    let mut parser = serde_json::Deserializer::from_str(text);
-    let elements = parser.deserialize_seq(Elements { max_elements });
-    let elements = elements.and_then(|elements| match elements {
-        Some(elements) => parser.end().map(|()| Some(elements)),
-        None => Ok(None),
-    });
-    elements.map_err(|error| explain(text, &error))
-}
-
-struct Elements {
-    max_elements: usize,
-}
-
-impl<'de> Visitor<'de> for Elements {
-    type Value = Option<Vec<&'de str>>;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("a JSON array")
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Self::Value, A::Error> {
-        let mut elements = Vec::new();
-        while let Some(element) = array.next_element::<&RawValue>()? {
-            if elements.len() == self.max_elements {
-                // Read to the end, or the parser reports the rest as trailing characters.
-                while array.next_element::<IgnoredAny>()?.is_some() {}
-                return Ok(None);
-            }
-            elements.push(element.get());
-        }
-        Ok(Some(elements))
-    }
-}
-
-/// Whether a text is exactly one JSON value.
-pub(crate) fn is_json(text: &[u8]) -> bool {
-    serde_json::from_slice::<IgnoredAny>(text).is_ok()
+    serde_json::from_str(text).map_err(|error| explain(&error))
 }
 
 /// The text without a byte order mark.
@@ -378,40 +344,12 @@ pub(super) fn bounded(bytes: usize) -> Result<(), Refused> {
 }
 
 /// Explains why a text is not JSON, more helpfully than the parser for known cases.
-fn explain(text: &str, error: &serde_json::Error) -> Refused {
-    let token = token_at(text, error);
-    // Rust parses "NaN", "Infinity", "-inf" and 1e999 to numbers that JSON cannot represent.
-    if token.parse().is_ok_and(|number: f64| !number.is_finite()) {
-        let token = shorten(token);
-        return refused(
-            Reason::NotFinite,
-            format!("{token} is not a finite number; leave the value out"),
-        );
-    }
+fn explain(error: &serde_json::Error) -> Refused {
     // The parser's own limit, far above ours, protects its stack.
     if error.to_string().starts_with("recursion limit exceeded") {
         return too_deep();
     }
     refused(Reason::NotJson, format!("not JSON: {error}; send one JSON object"))
-}
-
-/// The word or number, in the place of a value, at which the parser stopped; empty if none.
-fn token_at<'a>(text: &'a str, error: &serde_json::Error) -> &'a str {
-    let lines_before = error.line().saturating_sub(1);
-    let line_start: usize = text.split_inclusive('\n').take(lines_before).map(str::len).sum();
-    // The parser stops at the token's first byte, inside it, or at its end; columns count from 1.
-    let stop = line_start.saturating_add(error.column()).saturating_sub(1);
-    let Some((head, _)) = text.split_at_checked(stop) else { return "" };
-    let before = head.trim_end_matches(is_token_char);
-    let token = &text[before.len()..];
-    let token = &token[..token.find(|c| !is_token_char(c)).unwrap_or(token.len())];
-    let is_value = matches!(before.trim_end().chars().next_back(), None | Some(':' | ',' | '['));
-    if is_value { token } else { "" }
-}
-
-/// Whether the character may be in a number or a word such as `true` or `NaN`.
-pub(super) fn is_token_char(c: char) -> bool {
-    c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.')
 }
 
 fn too_many_keys() -> Refused {

@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::change::fingerprint;
 use super::json::{self, Json};
 use super::verbatim::compact;
-use super::{Reason, Refused, refused};
+use super::{Omissions, Reason, Refused, refused};
 use crate::entry::CapturedAt;
 
 /// The maximum bytes of a sender's timestamp. Together with the largest setup it still fits into a
@@ -21,6 +21,7 @@ pub struct Setup {
     /// The sender's timestamp as JSON; `None` if it sent none.
     timestamp: Option<Arc<str>>,
     fingerprint: u64,
+    omissions: Omissions,
 }
 
 impl Setup {
@@ -32,8 +33,8 @@ impl Setup {
     ///
     /// [`MAX_SAMPLE_BYTES`]: crate::fields::MAX_SAMPLE_BYTES
     pub fn parse(text: &[u8]) -> Result<Self, Refused> {
-        let text = json::text(text)?;
-        Self::checked(json::parse(&text)?, &text)
+        let (text, omissions) = json::finite_text(text)?;
+        Self::checked(json::parse(&text)?, &text, omissions)
     }
 
     /// Converts a JSON value to a setup.
@@ -46,15 +47,21 @@ impl Setup {
     pub fn of(setup: &Value) -> Result<Self, Refused> {
         let json = Json::from(setup);
         json::object(&json)?;
-        Self::checked(json, &setup.to_string())
+        Self::checked(json, &setup.to_string(), Omissions::default())
     }
 
-    fn checked(mut setup: Json<'_>, text: &str) -> Result<Self, Refused> {
+    /// Checks a parsed setup. `text` is its text, from which `omissions` are already missing.
+    pub(crate) fn checked(
+        mut setup: Json<'_>,
+        text: &str,
+        omissions: Omissions,
+    ) -> Result<Self, Refused> {
         json::object(&setup)?;
         let text = compact(text);
         json::bounded(text.len())?;
         setup.normalize();
-        Ok(Self { json: text.into(), timestamp: None, fingerprint: fingerprint(&setup) })
+        let fingerprint = fingerprint(&setup);
+        Ok(Self { json: text.into(), timestamp: None, fingerprint, omissions })
     }
 
     /// The setup with the sender's timestamp, any JSON value; null counts as absent.
@@ -80,6 +87,11 @@ impl Setup {
     pub fn own_timestamp(&self) -> Option<CapturedAt> {
         let timestamp: String = serde_json::from_str(self.timestamp.as_ref()?).ok()?;
         CapturedAt::parse(&timestamp)
+    }
+
+    /// The values that are missing from the setup because JSON has no notation for them.
+    pub fn omissions(&self) -> &Omissions {
+        &self.omissions
     }
 
     /// The object as JSON text.

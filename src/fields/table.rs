@@ -4,7 +4,8 @@ use serde::Serialize;
 use serde_json::Number;
 
 use super::json::{Json, Object, quoted};
-use super::{Reason, Refused, refused};
+use super::{Reason, Refused, refused, shorten};
+use crate::config::nearest;
 
 /// One field of the dashboard.
 pub(super) struct Field {
@@ -14,27 +15,33 @@ pub(super) struct Field {
     pub(super) keys: &'static [&'static str],
     pub(super) shape: Shape,
     negative: Negative,
+    /// What a mapped frame has if the sample has no value; `None` omits the field.
+    pub(super) fill: Option<Cell<'static>>,
     /// What to send, as a phrase for messages.
     unit: &'static str,
 }
 
-/// The type of a field and its default.
+/// The type of a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
-    /// An integer, also written as 3.0; default 0.
+    /// An integer, also written as 3.0.
     Whole,
-    /// A number with the given default.
-    Number(f64),
-    /// A string; default empty.
+    /// An integer, or "R" for reverse, or "N" for neutral.
+    Gear,
+    Number,
+    /// A string.
     Text,
-    /// Numbers by wheel; default no wheel.
+    /// Numbers by wheel.
     Wheels,
 }
 
 /// How a number below 0 is handled.
 enum Negative {
     Kept,
-    LeftOut,
-    Refused,
+    /// Omitted without a report: the game sends it for "no value yet".
+    Absent,
+    /// Omitted and reported.
+    OutOfRange,
 }
 
 const fn row(
@@ -42,39 +49,52 @@ const fn row(
     keys: &'static [&'static str],
     shape: Shape,
     negative: Negative,
+    fill: Option<Cell<'static>>,
     unit: &'static str,
 ) -> Field {
-    Field { name, keys, shape, negative, unit }
+    Field { name, keys, shape, negative, fill, unit }
 }
 
 /// The 20 fields except the timestamp, in the order in which they are sent.
+///
+/// A server in schema mode refuses a frame that lacks one of [`REQUIRED`], so a mapped frame gets a
+/// fill for them: the page shows a lap or position of 0 and an empty text as "-", and assumes a tank
+/// of 90 litres itself if it gets no capacity. A field of wheels is filled with no wheels, because
+/// the page keeps the previous values of a missing one. Every other field is omitted: its 0 would
+/// look like a reading.
 #[rustfmt::skip]
 pub(super) const FIELDS: [Field; 19] = {
-    use Negative::{Kept, LeftOut, Refused};
-    use Shape::{Number, Text, Wheels, Whole};
+    use Negative::{Absent, Kept, OutOfRange};
+    use Shape::{Gear, Number, Text, Wheels, Whole};
     const CELSIUS: &str = "degrees Celsius";
+    const ZERO: Option<Cell<'static>> = Some(Cell::Whole(0));
+    const EMPTY: Option<Cell<'static>> = Some(Cell::Text(""));
+    const NO_FUEL: Option<Cell<'static>> = Some(Cell::Fill(0.0));
+    const USUAL_TANK: Option<Cell<'static>> = Some(Cell::Fill(90.0));
+    const NO_WHEELS: Option<Cell<'static>> =
+        Some(Cell::Wheels(self::Wheels { fl: None, fr: None, rl: None, rr: None }));
     [
-        row("lap", &["lap"], Whole, Refused, "the lap"),
-        row("position", &["position", "race_position"], Whole, Refused, "the position"),
+        row("lap", &["lap"], Whole, OutOfRange, ZERO, "the lap"),
+        row("position", &["position", "race_position"], Whole, OutOfRange, ZERO, "the position"),
         // The game counts up from below 0 before the first lap.
-        row("lap_time", &["lap_time"], Number(0.0), LeftOut, "seconds"),
-        row("fuel", &["fuel", "fuel_remaining"], Number(0.0), Refused, "litres"),
-        row("fuel_capacity", &["fuel_capacity", "fuel_at_start"], Number(90.0), Refused, "litres"),
-        row("tire_pressures", &["tire_pressures", "tyre_pressure"], Wheels, Kept, "PSI"),
+        row("lap_time", &["lap_time"], Number, Absent, None, "seconds"),
+        row("fuel", &["fuel", "fuel_remaining"], Number, OutOfRange, NO_FUEL, "litres"),
+        row("fuel_capacity", &["fuel_capacity", "fuel_at_start"], Number, OutOfRange, USUAL_TANK, "litres"),
+        row("tire_pressures", &["tire_pressures", "tyre_pressure"], Wheels, Kept, NO_WHEELS, "PSI"),
         // The game sends -273.15 for "not measured".
-        row("tire_temps", &["tire_temps", "tyre_temp"], Wheels, Kept, CELSIUS),
-        row("tire_wear", &["tire_wear", "tyre_wear"], Wheels, Kept, "percent"),
-        row("brake_temps", &["brake_temps", "brake_temp"], Wheels, Kept, CELSIUS),
-        row("engine_water_temp", &["engine_temp", "engine_water_temp"], Number(0.0), Kept, CELSIUS),
-        row("track_temp", &["track_temp"], Number(0.0), Kept, CELSIUS),
-        row("ambient_temp", &["ambient_temp"], Number(0.0), Kept, CELSIUS),
-        row("speed", &["speed"], Number(0.0), Kept, "km/h"),
-        row("gear", &["gear"], Whole, Kept, "the gear (-1 is reverse)"),
-        row("rpm", &["rpm"], Number(0.0), Kept, "revolutions per minute"),
-        row("player_name", &["player_name"], Text, Kept, "the driver's name"),
-        row("car_name", &["car_name"], Text, Kept, "the car's name"),
-        row("track_name", &["track_name"], Text, Kept, "the track's name"),
-        row("session_type", &["session_type"], Text, Kept, "the kind of session"),
+        row("tire_temps", &["tire_temps", "tyre_temp"], Wheels, Kept, NO_WHEELS, CELSIUS),
+        row("tire_wear", &["tire_wear", "tyre_wear"], Wheels, Kept, NO_WHEELS, "percent"),
+        row("brake_temps", &["brake_temps", "brake_temp"], Wheels, Kept, NO_WHEELS, CELSIUS),
+        row("engine_water_temp", &["engine_temp", "engine_water_temp"], Number, Kept, None, CELSIUS),
+        row("track_temp", &["track_temp"], Number, Kept, None, CELSIUS),
+        row("ambient_temp", &["ambient_temp"], Number, Kept, None, CELSIUS),
+        row("speed", &["speed"], Number, Kept, None, "km/h"),
+        row("gear", &["gear"], Gear, Kept, None, "the gear (-1 is reverse)"),
+        row("rpm", &["rpm"], Number, Kept, None, "revolutions per minute"),
+        row("player_name", &["player_name"], Text, Kept, EMPTY, "the driver's name"),
+        row("car_name", &["car_name"], Text, Kept, EMPTY, "the car's name"),
+        row("track_name", &["track_name"], Text, Kept, EMPTY, "the track's name"),
+        row("session_type", &["session_type"], Text, Kept, EMPTY, "the kind of session"),
     ]
 };
 
@@ -96,7 +116,7 @@ pub fn columns() -> impl Iterator<Item = (&'static str, Option<&'static str>)> {
     FIELDS.iter().flat_map(|field| {
         let wheels: &[_] = match field.shape {
             Shape::Wheels => &[Some("fl"), Some("fr"), Some("rl"), Some("rr")],
-            Shape::Whole | Shape::Number(_) | Shape::Text => &[None],
+            Shape::Whole | Shape::Gear | Shape::Number | Shape::Text => &[None],
         };
         wheels.iter().map(|wheel| (field.name, *wheel))
     })
@@ -106,17 +126,17 @@ pub fn columns() -> impl Iterator<Item = (&'static str, Option<&'static str>)> {
 pub(super) const MAX_WHOLE: i64 = 9_007_199_254_740_991;
 
 /// A checked value, borrowed from the sample where it can be.
-#[derive(Serialize)]
+#[derive(Clone, Copy, Debug, Serialize)]
 #[serde(untagged)]
 pub(super) enum Cell<'a> {
     Whole(i64),
     Number(&'a Number),
-    Default(f64),
+    Fill(f64),
     Text(&'a str),
     Wheels(Wheels<'a>),
 }
 
-#[derive(Default, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Wheels<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     fl: Option<&'a Number>,
@@ -128,71 +148,131 @@ pub(super) struct Wheels<'a> {
     rr: Option<&'a Number>,
 }
 
+/// The outcome of checking a value of the right type.
+pub(super) enum Checked<'a> {
+    Value(Cell<'a>),
+    /// The value stands for "no value".
+    Absent,
+    /// The value is out of range; the message says why and what to send.
+    OutOfRange(String),
+}
+
+/// Whether a sample has a known field, even if its value is null.
+pub(crate) fn has_known_field(sample: &Object<'_>) -> bool {
+    FIELDS.iter().flat_map(|field| field.keys).any(|key| sample.get(key).is_some())
+}
+
+/// Explains that a sample has no value of a known field: names the fields that its keys may mean,
+/// and the known fields.
+pub(super) fn no_known_field(sample: &Object<'_>) -> Refused {
+    let known = FIELDS.map(|field| field.name).join(", ");
+    let hints = sample.members().filter_map(|(key, _)| did_you_mean(key));
+    let hints: Vec<_> = hints.take(MAX_HINTS).collect();
+    let message = if has_known_field(sample) {
+        "every known field is null; leave the sample out".to_owned()
+    } else if sample.is_empty() {
+        format!("an empty object; send at least one of {known}")
+    } else if hints.is_empty() {
+        let keys: Vec<_> = sample.members().take(MAX_HINTS).map(|(key, _)| shorten(key)).collect();
+        let keys = shorten(&keys.join(", "));
+        format!("{keys}: no field is known; send at least one of {known}")
+    } else {
+        format!("{}; no field is known: send at least one of {known}", hints.join("; "))
+    };
+    refused(Reason::NoKnownField, message)
+}
+
+/// How many of a sample's keys an error message names.
+const MAX_HINTS: usize = 4;
+
+/// `spede: did you mean "speed" (km/h)?`; `None` if the key resembles no known one.
+fn did_you_mean(key: &str) -> Option<String> {
+    let known = FIELDS.iter().flat_map(|field| field.keys.iter().map(move |key| (*key, field)));
+    let near = nearest(key, known.clone().map(|(key, _)| key).chain(CONTAINERS))?;
+    let unit = known.into_iter().find(|(key, _)| *key == near);
+    let unit = unit.and_then(|(_, field)| field.unit_of_number());
+    let unit = unit.map(|unit| format!(" ({unit})")).unwrap_or_default();
+    Some(format!("{}: did you mean \"{near}\"{unit}?", shorten(key)))
+}
+
+/// The keys that hold the frame or the setup in an event of the dashboard, and in an export.
+pub(crate) const CONTAINERS: [&str; 3] = ["telemetry", "frame", "setup"];
+
+/// The number of a gear; `None` if the value is neither a number nor the name of a gear.
+pub(super) fn gear_number(value: &Json<'_>) -> Option<f64> {
+    match value {
+        Json::Text(name) if name.eq_ignore_ascii_case("R") => Some(-1.0),
+        Json::Text(name) if name.eq_ignore_ascii_case("N") => Some(0.0),
+        _ => value.as_f64(),
+    }
+}
+
 impl Field {
-    pub(super) fn absent(&self) -> Cell<'static> {
-        match self.shape {
-            Shape::Whole => Cell::Whole(0),
-            Shape::Number(default) => Cell::Default(default),
-            Shape::Text => Cell::Text(""),
-            Shape::Wheels => Cell::Wheels(Wheels::default()),
-        }
+    /// The first of `keys` that has a value in the sample, and the value.
+    pub(super) fn find<'a>(
+        &self,
+        sample: &'a Object<'a>,
+        keys: &[&'static str],
+    ) -> Option<(&'static str, &'a Json<'a>)> {
+        keys.iter().find_map(|key| Some((*key, sample.present(key)?)))
     }
 
-    /// Checks a value and converts it for the dashboard; `None` omits the field.
+    /// The unit of a number; `None` for other fields.
+    pub(super) fn unit_of_number(&self) -> Option<&'static str> {
+        (self.shape == Shape::Number).then_some(self.unit)
+    }
+
+    /// Checks a value and converts it for the dashboard.
     ///
     /// `key` is the field's name in this sample, for messages.
-    pub(super) fn check<'a>(
-        &self,
-        key: &str,
-        value: &'a Json<'a>,
-    ) -> Result<Option<Cell<'a>>, Refused> {
-        let (cell, is_negative) = match (&self.shape, value) {
-            (Shape::Whole, Json::Number(number)) => {
-                let whole = self.whole(key, number)?;
-                (Cell::Whole(whole), whole < 0)
+    pub(super) fn check<'a>(&self, key: &str, value: &'a Json<'a>) -> Result<Checked<'a>, Refused> {
+        let (cell, is_negative) = match (self.shape, value) {
+            (Shape::Whole | Shape::Gear, Json::Number(number)) => {
+                let whole = number.as_f64().unwrap_or(f64::INFINITY);
+                if whole.fract() != 0.0 {
+                    return Err(self.wrong_type(key, number));
+                }
+                if whole.abs() > MAX_WHOLE as f64 {
+                    let why = format!("beyond {MAX_WHOLE}");
+                    return Ok(self.out_of_range(key, value, &why, "as a smaller integer"));
+                }
+                (Cell::Whole(whole as i64), whole < 0.0)
             }
-            (Shape::Number(_), Json::Number(number)) => {
+            (Shape::Gear, Json::Text(_)) => match gear_number(value) {
+                Some(gear) => (Cell::Whole(gear as i64), false),
+                None => return Err(self.wrong_type(key, value)),
+            },
+            (Shape::Number, Json::Number(number)) => {
                 (Cell::Number(number), number.as_f64().is_some_and(|number| number < 0.0))
             }
             (Shape::Text, Json::Text(text)) => (Cell::Text(text), false),
             (Shape::Wheels, Json::Object(wheels)) => {
                 (Cell::Wheels(self.wheels(key, wheels)?), false)
             }
-            (Shape::Whole | Shape::Number(_) | Shape::Text | Shape::Wheels, _) => {
+            (Shape::Whole | Shape::Gear | Shape::Number | Shape::Text | Shape::Wheels, _) => {
                 return Err(self.wrong_type(key, value));
             }
         };
-        match self.negative {
-            Negative::LeftOut if is_negative => Ok(None),
-            Negative::Refused if is_negative => Err(refused(
-                Reason::OutOfRange,
-                format!(
-                    "{key}: {} is below 0; send {} from 0 up or leave the field out",
-                    quoted(value),
-                    self.unit
-                ),
-            )),
-            Negative::Kept | Negative::LeftOut | Negative::Refused => Ok(Some(cell)),
-        }
+        Ok(match self.negative {
+            Negative::Absent if is_negative => Checked::Absent,
+            Negative::OutOfRange if is_negative => {
+                self.out_of_range(key, value, "below 0", "from 0 up")
+            }
+            Negative::Kept | Negative::Absent | Negative::OutOfRange => Checked::Value(cell),
+        })
     }
 
-    fn whole(&self, key: &str, number: &Number) -> Result<i64, Refused> {
-        let float = number.as_f64().unwrap_or(f64::INFINITY);
-        if float.fract() != 0.0 {
-            return Err(self.wrong_type(key, number));
-        }
-        if float.abs() > MAX_WHOLE as f64 {
-            return Err(refused(
-                Reason::OutOfRange,
-                format!(
-                    "{key}: {} is beyond {MAX_WHOLE}; send {} as a smaller integer \
-                     or leave the field out",
-                    quoted(number),
-                    self.unit
-                ),
-            ));
-        }
-        Ok(float as i64)
+    fn out_of_range(
+        &self,
+        key: &str,
+        value: &Json<'_>,
+        why: &str,
+        allowed: &str,
+    ) -> Checked<'static> {
+        let (value, unit) = (quoted(value), self.unit);
+        Checked::OutOfRange(format!(
+            "{key}: {value} is {why} and was omitted; send {unit} {allowed} or leave the field out"
+        ))
     }
 
     fn wheels<'a>(&self, key: &str, wheels: &'a Object<'a>) -> Result<Wheels<'a>, Refused> {
@@ -228,7 +308,8 @@ impl Field {
     fn wrong_type(&self, key: &str, value: &impl Serialize) -> Refused {
         let (allowed, form) = match self.shape {
             Shape::Whole => ("a whole number", "as a JSON integer"),
-            Shape::Number(_) => ("a number", "as a JSON number"),
+            Shape::Gear => ("a whole number, \"R\" or \"N\"", "as a JSON integer"),
+            Shape::Number => ("a number", "as a JSON number"),
             Shape::Text => ("a text", "as a JSON string"),
             Shape::Wheels => ("an object", r#"as numbers under "fl", "fr", "rl", "rr""#),
         };

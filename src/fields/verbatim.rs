@@ -5,24 +5,32 @@
 
 use std::mem;
 
-use super::json::is_token_char;
+use super::Omissions;
 
 /// Removes each value that JSON cannot hold: the bare `NaN`, `Infinity` and `-Infinity` that Python
-/// writes, and numbers beyond the range of a double, which would become `Infinity` on a server.
-/// `None` if the text has none of them.
+/// writes, the `nan`, `inf` and `-nan(ind)` of C, and numbers beyond the range of a double, which
+/// would become `Infinity` on a server. `None` if the text has none of them.
 ///
 /// In an object the member is removed; in an array the value becomes `null`, so that the others keep
 /// their index.
 pub(crate) fn without_non_finite(text: &str) -> Option<String> {
+    remove_non_finite(text).map(|(kept, _)| kept)
+}
+
+/// Does what [`without_non_finite`] does, and reports what was removed.
+pub(crate) fn remove_non_finite(text: &str) -> Option<(String, Omissions)> {
     if !Tokens(text).any(|token| token.is_non_finite()) {
         return None;
     }
     let mut kept = String::with_capacity(text.len());
+    let mut omissions = Omissions::default();
     let mut key_at = 0;
     let mut skips_comma = false;
     for token in Tokens(text) {
         match token {
-            Token::Word(_) if token.is_non_finite() && kept.trim_end().ends_with(':') => {
+            Token::Word(value) if token.is_non_finite() && kept.trim_end().ends_with(':') => {
+                let key = kept[key_at..].trim_end().trim_end_matches(':').trim_end();
+                omissions.note_not_finite(key, value);
                 kept.truncate(key_at);
                 // The white space goes too: otherwise each removal would scan it again.
                 let before = kept.trim_end();
@@ -30,7 +38,10 @@ pub(crate) fn without_non_finite(text: &str) -> Option<String> {
                 let before = before.strip_suffix(',').unwrap_or(before).len();
                 kept.truncate(before);
             }
-            Token::Word(_) if token.is_non_finite() => kept.push_str("null"),
+            Token::Word(value) if token.is_non_finite() => {
+                omissions.note_not_finite("", value);
+                kept.push_str("null");
+            }
             Token::Text(text) => {
                 key_at = kept.len();
                 kept.push_str(text);
@@ -41,7 +52,7 @@ pub(crate) fn without_non_finite(text: &str) -> Option<String> {
             Token::Word(text) | Token::Other(text) => kept.push_str(text),
         }
     }
-    Some(kept)
+    Some((kept, omissions))
 }
 
 /// Removes the white space between tokens, so that the text is one line.
@@ -70,13 +81,30 @@ enum Token<'a> {
 impl Token<'_> {
     fn is_non_finite(self) -> bool {
         let Self::Word(word) = self else { return false };
-        // Only a number with an exponent or with hundreds of digits can be out of range.
-        let may_overflow = word.len() > 300 || word.contains(['e', 'E']);
-        matches!(word, "NaN" | "Infinity" | "-Infinity")
-            || may_overflow
-                && word.trim_start_matches('-').starts_with(|c: char| c.is_ascii_digit())
-                && word.parse().is_ok_and(f64::is_infinite)
+        let unsigned = word.trim_start_matches(['-', '+']);
+        match unsigned.bytes().next() {
+            Some(b'n' | b'N' | b'i' | b'I') => is_non_finite_name(unsigned),
+            // Only a number with an exponent or with hundreds of digits can be out of range.
+            Some(b'0'..=b'9') if word.len() > 300 || word.contains(['e', 'E']) => {
+                word.parse().is_ok_and(f64::is_infinite)
+            }
+            _ => false,
+        }
     }
+}
+
+/// Whether a word is what Python, JavaScript or C writes for a number that is not finite.
+fn is_non_finite_name(word: &str) -> bool {
+    let word = NAN_PAYLOADS.iter().find_map(|payload| word.strip_suffix(payload)).unwrap_or(word);
+    ["nan", "inf", "infinity"].iter().any(|name| word.eq_ignore_ascii_case(name))
+}
+
+/// What C adds to the name of a NaN on Windows.
+const NAN_PAYLOADS: [&str; 2] = ["(ind)", "(snan)"];
+
+/// Whether the character may be in a number or a word such as `true` or `NaN`.
+fn is_token_char(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.')
 }
 
 struct Tokens<'a>(&'a str);
@@ -89,7 +117,13 @@ impl<'a> Iterator for Tokens<'a> {
         let end = if first == '"' {
             1 + end_of_string(&self.0[1..])
         } else if is_token_char(first) {
-            self.0.find(|c| !is_token_char(c)).unwrap_or(self.0.len())
+            let end = self.0.find(|c| !is_token_char(c)).unwrap_or(self.0.len());
+            let (word, rest) = self.0.split_at(end);
+            let payload = NAN_PAYLOADS.iter().find(|payload| rest.starts_with(**payload));
+            match payload {
+                Some(payload) if word.to_ascii_lowercase().ends_with("nan") => end + payload.len(),
+                _ => end,
+            }
         } else {
             self.0.find(|c| c == '"' || is_token_char(c)).unwrap_or(self.0.len())
         };
@@ -137,13 +171,37 @@ mod tests {
             (r#"{"NaN":"NaN\"NaN\\","b":NaN}"#, r#"{"NaN":"NaN\"NaN\\"}"#),
             (r#"{"Zoë":"\\","é":NaN}"#, r#"{"Zoë":"\\"}"#),
             (r#"{"a":1e999,"b":-1.5E+400,"c":1e-999}"#, r#"{"c":1e-999}"#),
+            (
+                r#"{"a":nan,"b":-nan(ind),"c":inf,"d":+Inf,"e":-infinity,"f":nan(snan),"g":1}"#,
+                r#"{"g":1}"#,
+            ),
             ("NaN", "null"),
         ] {
             assert_eq!(without_non_finite(text).as_deref(), Some(expected), "{text}");
         }
-        for text in [r#"{"a":"NaN"}"#, r#"{"a":"NaN"#, r#"{"e":1e300}"#, "nan", "-inf", ""] {
+        for text in [
+            r#"{"a":"NaN"}"#,
+            r#"{"a":"NaN"#,
+            r#"{"e":1e300}"#,
+            "null",
+            "nano",
+            "1.#INF",
+            "(ind)",
+            "",
+        ] {
             assert_eq!(without_non_finite(text), None, "{text}");
         }
+    }
+
+    #[test]
+    fn removed_values_are_counted_and_the_first_is_reported() {
+        let (_, omissions) = remove_non_finite(r#"{"a":1,"b" : NaN,"c":[inf]}"#).unwrap();
+        assert_eq!(omissions.not_finite, 2);
+        let expected = "b: NaN is not a finite number and was omitted; leave the value out";
+        assert_eq!(omissions.first(), Some(expected));
+        let (_, omissions) = remove_non_finite("[-inf]").unwrap();
+        let expected = "-inf is not a finite number and was omitted; leave the value out";
+        assert_eq!(omissions.first(), Some(expected));
     }
 
     #[test]

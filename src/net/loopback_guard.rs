@@ -26,6 +26,7 @@ use subtle::ConstantTimeEq;
 use url::form_urlencoded;
 
 use crate::config::{CredentialFile, Secret, check_token, is_loopback};
+use crate::net::cross_origin::is_preflight;
 use crate::net::host_kind::HostKind;
 use crate::net::page::{FormPolicy, document};
 
@@ -152,6 +153,8 @@ impl Claims<'_> {
             Access::ThisPc if self.is_this_pc() => Ok(()),
             Access::ThisPc => Err(Denied::NotThisPc),
             Access::ThisPcOrToken(_) if self.is_this_pc() => Ok(()),
+            // A browser sends no token along with a preflight, which reveals nothing.
+            Access::Token(_) if self.is_preflight_of_this_pc() => Ok(()),
             // No token is configured, so asking for one would not help.
             Access::ThisPcOrToken(token) if token.reveal().is_none() => Err(Denied::NotThisPc),
             Access::ThisPcOrToken(token) | Access::Token(token) => self.presents(token),
@@ -159,6 +162,10 @@ impl Claims<'_> {
             Access::Anyone if *self.method == Method::DELETE => Err(Denied::NeverWithoutToken),
             Access::Anyone => Ok(()),
         }
+    }
+
+    fn is_preflight_of_this_pc(&self) -> bool {
+        is_preflight(self.method, self.headers) && self.is_this_pc()
     }
 
     fn host(&self) -> Option<&str> {

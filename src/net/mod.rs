@@ -10,12 +10,14 @@
 //! - `read_gate` stops and resumes the reading from a connection.
 //! - `read_ahead` limits how much is read from a client that does not read.
 //! - `loopback_guard` decides which requests are admitted; `host_kind` classifies their host names.
+//! - `cross_origin` lets pages of this PC read the answers of a listener.
 //! - `open_files` keeps the connections below the open-files limit of the process.
 
 use std::time::Duration;
 
 pub(crate) mod body;
 pub(crate) mod connections;
+pub(crate) mod cross_origin;
 mod host_kind;
 pub(crate) mod http_client;
 pub(crate) mod kill_switch;

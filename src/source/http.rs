@@ -1,7 +1,7 @@
 //! Samples over HTTP: `POST /v1/telemetry` and `POST /v1/setup`, by default on loopback only.
 //!
-//! A body is one JSON object, an array of objects, or one object per line. The response is sent
-//! when the accepted samples are in the queue, and lists their positions; status 202 means that the
+//! A body is one JSON object, an array of objects, or one object per line, possibly compressed with
+//! gzip. The response is sent when the accepted samples are in the queue, and lists their positions; status 202 means that the
 //! disk is too slow and some samples are only in memory. [`crate::net::loopback_guard`] decides who may
 //! post.
 //!
@@ -14,20 +14,22 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use serde_json::{Value, json};
 use tokio::time::timeout;
+use tower_http::decompression::RequestDecompressionLayer;
 
 use super::{Intake, Sample, Taken};
-use crate::fields::{self, Frame, Reason, Refused, Setup};
+use crate::fields::{self, Reason, Refused};
 use crate::net::body::{BodyBudget, BodyError};
+use crate::net::cross_origin::allow_posts;
 use crate::net::loopback_guard::{Access, guard};
 use crate::platform::offload;
-use crate::queue::STORAGE_RETRY_INTERVAL;
 use crate::queue::ledger::DropReason;
+use crate::queue::{QueueError, STORAGE_RETRY_INTERVAL};
 
 /// The maximum body of an HTTP request; a larger one is refused.
 pub const MAX_HTTP_BODY_BYTES: usize = 8 << 20;
@@ -49,8 +51,8 @@ const GROUP_ENTRIES: usize = 1_000;
 /// an entry is up to five times as long as its input.
 const GROUP_BYTES: usize = 1 << 20;
 
-/// How many refused samples a response lists individually.
-const MAX_LISTED_REFUSALS: usize = 100;
+/// How many refused samples, and samples with omitted values, a response lists individually.
+const MAX_LISTED: usize = 100;
 
 /// The routes of this source, restricted to clients that have `access`.
 pub fn router(intake: Arc<Intake>, access: Access) -> Router {
@@ -59,6 +61,10 @@ pub fn router(intake: Arc<Intake>, access: Access) -> Router {
         .route("/v1/telemetry", post(telemetry))
         .route("/v1/setup", post(setup))
         .layer(middleware::from_fn(in_time))
+        // The decompressed body is what the budget bounds.
+        .layer(RequestDecompressionLayer::new())
+        .layer(middleware::from_fn(with_known_encoding))
+        .layer(middleware::from_fn(allow_posts))
         .layer(middleware::from_fn_with_state(access, guard))
         .with_state(Arc::new(source))
 }
@@ -75,7 +81,7 @@ async fn telemetry(State(source): State<Arc<Source>>, body: Body) -> Response {
         Err(error) => return source.not_received(error).await,
     };
     let body = received.bytes.clone();
-    let parts = match offload::parse(body.len(), move || parts(&body)).await {
+    let parts = match offload::parse(body.len(), move || split(&body)).await {
         Ok(parts) => parts,
         Err(refused) => return source.take(vec![Err(refused)]).await,
     };
@@ -85,15 +91,13 @@ async fn telemetry(State(source): State<Arc<Source>>, body: Body) -> Response {
         let (group, bytes) = first_group(rest);
         rest = &rest[group.len()..];
         let group = group.to_vec();
-        let frames = offload::parse(bytes, move || {
-            Ok(group.iter().map(|part| Frame::parse(part)).collect::<Vec<_>>())
+        let samples = offload::parse(bytes, move || {
+            Ok(group.iter().map(|part| Sample::parse(part)).collect::<Vec<_>>())
         })
         .await
         .unwrap_or_else(|refused| vec![Err(refused)]);
-        let samples = frames.into_iter().map(|frame| frame.map(Sample::Telemetry)).collect();
-        match source.intake.take(samples).await {
-            Ok(taken) => answer.note(taken),
-            Err(error) => return unavailable(&answer.seqs, &error.to_string()),
+        if let Err(error) = source.take_into(samples, &mut answer).await {
+            return unavailable(&answer.seqs, &error.to_string());
         }
     }
     answer.into_response()
@@ -105,18 +109,28 @@ async fn setup(State(source): State<Arc<Source>>, body: Body) -> Response {
         Err(error) => return source.not_received(error).await,
     };
     let body = received.bytes.clone();
-    let setup = offload::parse(body.len(), move || Setup::parse(&body)).await;
-    source.take(vec![setup.map(Sample::Setup)]).await
+    let setup = offload::parse(body.len(), move || Sample::parse_setup(&body)).await;
+    source.take(vec![setup]).await
 }
 
 impl Source {
     async fn take(&self, samples: Vec<Result<Sample, Refused>>) -> Response {
         let mut answer = Answer::default();
-        match self.intake.take(samples).await {
-            Ok(taken) => answer.note(taken),
-            Err(error) => return unavailable(&[], &error.to_string()),
+        match self.take_into(samples, &mut answer).await {
+            Ok(()) => answer.into_response(),
+            Err(error) => unavailable(&[], &error.to_string()),
         }
-        answer.into_response()
+    }
+
+    async fn take_into(
+        &self,
+        samples: Vec<Result<Sample, Refused>>,
+        answer: &mut Answer,
+    ) -> Result<(), QueueError> {
+        answer.note_omissions(&samples);
+        let taken = self.intake.take(samples).await?;
+        answer.note(taken);
+        Ok(())
     }
 
     async fn not_received(&self, error: BodyError) -> Response {
@@ -133,27 +147,21 @@ impl Source {
     }
 }
 
-/// Splits a body into the texts of its samples, unparsed and without values that are not finite.
-fn parts(body: &Bytes) -> Result<Vec<Bytes>, Refused> {
-    let finite = str::from_utf8(body).ok().and_then(fields::without_non_finite);
-    split(&finite.map_or_else(|| body.clone(), Bytes::from))
-}
-
-/// Splits a body into parts that share its memory.
+/// Splits a body into the unparsed texts of its samples, which share its memory.
 fn split(body: &Bytes) -> Result<Vec<Bytes>, Refused> {
     let text = body.trim_ascii();
     // A byte order mark, as PowerShell writes it.
     let text = text.strip_prefix("\u{feff}".as_bytes()).unwrap_or(text).trim_ascii_start();
     let parts: Vec<&[u8]> = if text.starts_with(b"[") {
-        let elements = fields::elements(text, MAX_HTTP_ENTRIES)?.ok_or_else(too_many)?;
-        elements.into_iter().map(str::as_bytes).collect()
-    } else if fields::is_json(text) {
+        fields::elements(text, MAX_HTTP_ENTRIES).ok_or_else(too_many)?
+    } else if fields::is_one_object(text) {
         vec![text]
     } else {
         let lines = text.split(|&byte| byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
         let lines: Vec<_> = lines.take(MAX_HTTP_ENTRIES + 1).collect();
-        // Invalid JSON over several lines is one malformed object, and gets one error message.
-        let is_one = lines.len() > 1 && !lines.iter().any(|line| fields::is_json(line));
+        // An object over several lines that is not closed is one sample, and gets one error message.
+        let is_one =
+            text.starts_with(b"{") && !lines.iter().any(|line| fields::is_one_object(line));
         if is_one { vec![text] } else { lines }
     };
     match parts.len() {
@@ -197,9 +205,24 @@ struct Answer {
     refused_too_large: u64,
     /// The first refused samples, with their index in the body.
     refusals: Vec<(usize, Refused)>,
+    omitted: u64,
+    /// The first samples with omitted values: their index in the body, and the first value.
+    omissions: Vec<(usize, String)>,
 }
 
 impl Answer {
+    /// Notes the values that are missing from the next samples; call it before [`Answer::note`].
+    fn note_omissions(&mut self, samples: &[Result<Sample, Refused>]) {
+        for (index, sample) in samples.iter().enumerate() {
+            let Ok(sample) = sample else { continue };
+            let Some(first) = sample.omissions().first() else { continue };
+            self.omitted += sample.omissions().count();
+            if self.omissions.len() < MAX_LISTED {
+                self.omissions.push((self.samples + index, first.to_owned()));
+            }
+        }
+    }
+
     fn note(&mut self, taken: Vec<Taken>) {
         for taken in taken {
             match taken {
@@ -214,7 +237,7 @@ impl Answer {
                 Taken::Refused(why) => {
                     self.refused += 1;
                     self.refused_too_large += u64::from(why.reason == Reason::TooLarge);
-                    if self.refusals.len() < MAX_LISTED_REFUSALS {
+                    if self.refusals.len() < MAX_LISTED {
                         self.refusals.push((self.samples, why));
                     }
                 }
@@ -250,8 +273,24 @@ impl Answer {
             answer["refused_count"] = refused.into();
             answer["refused"] = self.refusals.iter().map(reason).collect();
         }
+        if self.omitted > 0 {
+            let row =
+                |(index, message): &(usize, String)| json!({"index": index, "message": message});
+            answer["omitted_count"] = self.omitted.into();
+            answer["omitted"] = self.omissions.iter().map(row).collect();
+        }
+        if rate_limited > 0 {
+            answer["note"] = why_rate_limited(rate_limited, self.samples).into();
+        }
         json_response(status, &answer)
     }
+}
+
+fn why_rate_limited(rate_limited: u64, samples: usize) -> String {
+    format!(
+        "{rate_limited} of {samples} samples were rate-limited and not stored, because the source is \
+         faster than update_rate_hz; raise update_rate_hz, or set it to 0 to store every sample"
+    )
 }
 
 fn reason((index, why): &(usize, Refused)) -> Value {
@@ -272,6 +311,28 @@ fn json_response(status: StatusCode, body: &Value) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], body.to_string()).into_response()
 }
 
+/// Answers a body in an encoding that [`RequestDecompressionLayer`] cannot decode.
+async fn with_known_encoding(request: Request, next: Next) -> Response {
+    let Some(encoding) = unknown_encoding(request.headers()) else {
+        return next.run(request).await;
+    };
+    let message = format!(
+        "Content-Encoding: {encoding} is not supported; send the body with Content-Encoding: gzip, \
+         or uncompressed without this header"
+    );
+    let body = json!({"seqs": [], "error": message});
+    let mut response = json_response(StatusCode::UNSUPPORTED_MEDIA_TYPE, &body);
+    let accepted = HeaderValue::from_static("gzip, identity");
+    response.headers_mut().insert(header::ACCEPT_ENCODING, accepted);
+    response
+}
+
+fn unknown_encoding(headers: &HeaderMap) -> Option<String> {
+    let encoding = headers.get(header::CONTENT_ENCODING)?;
+    let is_known = ["gzip", "identity"].iter().any(|known| encoding == known);
+    (!is_known).then(|| fields::shorten(&String::from_utf8_lossy(encoding.as_bytes())))
+}
+
 /// Bounds the time of a request, so that neither a client that stalls in mid-body nor a disk that
 /// hangs holds resources for ever.
 async fn in_time(request: Request, next: Next) -> Response {
@@ -290,7 +351,7 @@ mod tests {
     use super::*;
 
     fn parts_of(body: &str) -> Result<Vec<Bytes>, Refused> {
-        parts(&Bytes::from(body.to_owned()))
+        split(&Bytes::from(body.to_owned()))
     }
 
     #[test]
@@ -300,7 +361,11 @@ mod tests {
             ("{\n \"lap\": 1\n}", vec![true]),
             ("{\n \"lap\": 1,\n}", vec![false]),
             (r#"[{"lap":1},{"lap":2}]"#, vec![true, true]),
+            ("\u{feff}[{\"lap\":1}]", vec![true]),
             (r#"[{"lap":1},2]"#, vec![true, false]),
+            (r#"[{"lap":1},{'lap':2},{"lap":3}]"#, vec![true, false, true]),
+            (r#"[{"lap":1},{"lap":2},]"#, vec![true, true, false]),
+            (r#"[{"lap":1},{"lap":2"#, vec![true, false]),
             ("{\"lap\":1}\n{\"lap\":2}\n\n", vec![true, true]),
             ("{\"lap\":1}\nnonsense\n", vec![true, false]),
             ("{\"lap\":1\n{\"lap\":2}\n", vec![false, true]),
@@ -309,10 +374,10 @@ mod tests {
             (r#"[{"rpm":NaN},NaN]"#, vec![true, false]),
         ] {
             let parts = parts_of(body).unwrap();
-            let frames: Vec<_> = parts.iter().map(|part| Frame::parse(part).is_ok()).collect();
-            assert_eq!(frames, expected, "{body}");
+            let samples: Vec<_> = parts.iter().map(|part| Sample::parse(part).is_ok()).collect();
+            assert_eq!(samples, expected, "{body}");
         }
-        for body in ["", " \n ", "[", "[]", "[{},]"] {
+        for body in ["", " \n ", "[", "[]"] {
             assert!(parts_of(body).is_err(), "{body:?}");
         }
     }

@@ -7,10 +7,11 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::Sample;
+use super::omitted::OmittedValues;
 use super::rate::RateLimiter;
 use super::rate_counts::RateCounts;
 use crate::entry::{CapturedAt, CarId, Seq, StintId};
-use crate::fields::Refused;
+use crate::fields::{Omissions, Refused};
 use crate::metrics;
 use crate::net::LOG_REPEAT_INTERVAL;
 use crate::queue::ledger::DropReason;
@@ -55,6 +56,7 @@ pub struct Intake {
     refused_at: Mutex<Option<Instant>>,
     /// The timestamp of the last sample of a recording.
     last_recorded: Mutex<Option<CapturedAt>>,
+    omitted: OmittedValues,
 }
 
 impl Intake {
@@ -69,6 +71,7 @@ impl Intake {
             counts: RateCounts::default(),
             refused_at: Mutex::default(),
             last_recorded: Mutex::default(),
+            omitted: OmittedValues::of(source),
         }
     }
 
@@ -98,6 +101,11 @@ impl Intake {
     pub fn refuse(&self, refused: Refused) {
         metrics::sampled(self.source);
         self.count(&Taken::Refused(refused));
+    }
+
+    /// Counts and logs values that a source has omitted before it parsed its samples.
+    pub(super) fn note_omissions(&self, omissions: &Omissions) {
+        self.omitted.note(omissions);
     }
 
     /// The current stint of a stream; `None` if no recent entry of the stream was stored.
@@ -164,7 +172,10 @@ impl Intake {
         for sample in samples {
             metrics::sampled(self.source);
             let sample = match sample {
-                Ok(sample) => sample,
+                Ok(sample) => {
+                    self.omitted.note(sample.omissions());
+                    sample
+                }
                 Err(refused) => {
                     taken.push(Some(Taken::Refused(refused)));
                     continue;

@@ -6,6 +6,7 @@ pub mod intake;
 pub mod lines;
 pub mod lmu;
 pub(crate) mod nats;
+mod omitted;
 mod rate;
 mod rate_counts;
 pub mod sample;

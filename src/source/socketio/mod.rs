@@ -5,13 +5,14 @@
 //! first entry assigns it a [`CarId`]; `/dashboard/<id>` redirects to the page of that stream's
 //! stint. Concurrent publishers have separate streams.
 //!
-//! - A frame or a setup is stored as it was sent: see `Frame::verbatim`.
+//! - A frame or a setup is stored as it was sent, with its extra keys and without further fields:
+//!   see [`Sample::parse_as_sent`]. What the other sources refuse or omit is refused or omitted here
+//!   too.
 //! - An acknowledged entry is stored. The one exception is an entry that has no session id, or whose
 //!   telemetry or setup is not an object: it is acknowledged without an echo, as the dashboard server
 //!   does.
-//! - An entry is not acknowledged when it cannot be parsed or exceeds the limits of a sample, the
-//!   disk is too slow, the queue is full, the agent did not assign the session id, or too many
-//!   publishers send at the same time.
+//! - An entry is not acknowledged when it is refused as a sample, the disk is too slow, the queue is
+//!   full, the agent did not assign the session id, or too many publishers send at the same time.
 //! - Every entry that is not stored is counted under a reason and logged.
 //! - An id works from any connection, and after a restart of the agent. A new publisher never
 //!   evicts the id or the stream of a connected one: at the limit, the new publisher is refused.
@@ -34,7 +35,7 @@ use super::{Intake, Sample, Taken};
 use crate::config::StintConfig;
 use crate::contract::{self, Client, ClientLimits, Event, Host, Refusal, Setup, new_session_id};
 use crate::entry::{CarId, MAX_STREAMS, StintId};
-use crate::fields::{self, Frame, Reason, Refused, Setup as CarSetup};
+use crate::fields::{self, Omissions, Reason, Refused, Setup as CarSetup};
 use crate::net::Connections;
 use crate::net::loopback_guard::{Access, guard};
 use crate::platform::offload;
@@ -250,14 +251,13 @@ impl Host for Publishers {
     ) -> Vec<Result<(), Refusal>> {
         let texts: Vec<Box<RawValue>> = frames.iter().map(|&frame| frame.to_owned()).collect();
         let bytes = texts.iter().map(|text| text.get().len()).sum();
-        let (parsed, driver) = offload::parse(bytes, move || {
+        let (samples, driver) = offload::parse(bytes, move || {
             let driver = texts.first().and_then(|text| driver(text));
-            let frames = texts.iter().map(|text| Frame::verbatim(text.get().as_bytes()));
-            Ok((frames.collect::<Vec<_>>(), driver))
+            let samples = texts.iter().map(|text| Sample::parse_as_sent(text.get().as_bytes()));
+            Ok((samples.collect::<Vec<_>>(), driver))
         })
         .await
         .unwrap_or_else(|refused| (vec![Err(refused); frames.len()], None));
-        let samples = parsed.into_iter().map(|frame| frame.map(Sample::Telemetry)).collect();
         let kept = self.keep(client, id, samples, Sender { driver, setup: None }).await;
         let newest = kept.iter().zip(frames).rev().find(|(kept, _)| kept.is_ok());
         if let Some((Ok(car), frame)) = newest {
@@ -299,6 +299,10 @@ impl Host for Publishers {
             message: format!("{refusal}; send session_id and telemetry, or session_id and setup"),
         });
         self.intake.refuse(refused);
+    }
+
+    fn omitted(&self, omissions: &Omissions) {
+        self.intake.note_omissions(omissions);
     }
 
     fn left(&self, client: Client) {
