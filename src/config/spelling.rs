@@ -29,20 +29,6 @@ fn typos(known: &str, name: &str) -> Option<usize> {
     if known.len().abs_diff(name.len()) > limit {
         return None;
     }
-    Some(edit_distance(known, name)).filter(|typos| *typos <= limit)
-}
-
-/// The Levenshtein distance in bytes.
-fn edit_distance(one: &str, other: &str) -> usize {
-    let mut row: Vec<usize> = (0..=other.len()).collect();
-    for (i, a) in one.bytes().enumerate() {
-        let mut diagonal = i;
-        row[0] = i + 1;
-        for (j, b) in other.bytes().enumerate() {
-            let replaced = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[other.len()]
+    // Two letters in the wrong order are one typo.
+    Some(strsim::osa_distance(known, name)).filter(|typos| *typos <= limit)
 }

@@ -14,7 +14,7 @@ use tokio::{task, time};
 
 use super::engineio::{Connection, Inbox, Message};
 use super::{Acks, Host, Refusal, ServerBehavior, Setup, packet};
-use crate::fields;
+use crate::fields::{self, Omissions};
 
 /// The maximum bytes of events that are taken from the inbox together, unless a single one is
 /// larger.
@@ -84,7 +84,8 @@ async fn handle_all<H: Host>(
             continue;
         }
         let exchange = Exchange { host, from, behavior: host.behavior() };
-        let kept = host.keep_frames(from.client(), &session_id, &frames).await;
+        let kept =
+            host.keep_frames(from.client(), &session_id, &frames, Omissions::default()).await;
         let (of_frames, rest) = messages.split_at(frames.len());
         for ((message, telemetry), kept) in of_frames.iter().zip(frames).zip(kept) {
             let handled = kept.map(|()| exchange.show_frame(&session_id, telemetry));
@@ -230,7 +231,7 @@ impl<H: Host> Exchange<'_, H> {
 
     async fn read_and_handle(&self, message: &str) -> Result<Handled, Refusal> {
         let error = match serde_json::from_str::<Vec<&RawValue>>(message) {
-            Ok(message) => return self.handle(&message).await,
+            Ok(message) => return self.handle(&message, Omissions::default()).await,
             Err(error) => error,
         };
         let Some((finite, omissions)) = fields::remove_non_finite(message) else {
@@ -238,11 +239,15 @@ impl<H: Host> Exchange<'_, H> {
         };
         let message: Vec<&RawValue> =
             serde_json::from_str(&finite).map_err(|error| Refusal::NoEvent(error.to_string()))?;
-        self.host.omitted(&omissions);
-        self.handle(&message).await
+        self.handle(&message, omissions).await
     }
 
-    async fn handle(&self, message: &[&RawValue]) -> Result<Handled, Refusal> {
+    /// Handles an event, from which `omissions` are missing.
+    async fn handle(
+        &self,
+        message: &[&RawValue],
+        omissions: Omissions,
+    ) -> Result<Handled, Refusal> {
         let name = message.first().map_or("", |name| name.get().trim_matches('"'));
         let Some(event) = Event::ALL.into_iter().find(|event| event.name() == name) else {
             tracing::debug!("unknown event; neither handled nor acknowledged");
@@ -261,8 +266,8 @@ impl<H: Host> Exchange<'_, H> {
         match event {
             Event::RequestSession => self.assign().await?,
             Event::Join => self.join(&Envelope::read(payload)?.session_id)?,
-            Event::Setup => self.keep_setup(&Envelope::read(payload)?).await?,
-            Event::Frame => return self.keep_frame(&Envelope::read(payload)?).await,
+            Event::Setup => self.keep_setup(&Envelope::read(payload)?, omissions).await?,
+            Event::Frame => return self.keep_frame(&Envelope::read(payload)?, omissions).await,
         }
         Ok(Handled::Yes)
     }
@@ -290,10 +295,15 @@ impl<H: Host> Exchange<'_, H> {
     }
 
     /// Stores a frame, then sends it to all clients that joined its session.
-    async fn keep_frame(&self, envelope: &Envelope<'_>) -> Result<Handled, Refusal> {
+    async fn keep_frame(
+        &self,
+        envelope: &Envelope<'_>,
+        omissions: Omissions,
+    ) -> Result<Handled, Refusal> {
         let session_id = envelope.session_id.as_ref();
         let telemetry = envelope.telemetry.ok_or(Refusal::Empty)?;
-        let kept = self.host.keep_frames(self.from.client(), session_id, &[telemetry]).await;
+        let kept =
+            self.host.keep_frames(self.from.client(), session_id, &[telemetry], omissions).await;
         kept.into_iter().collect::<Result<(), Refusal>>()?;
         Ok(self.show_frame(session_id, telemetry))
     }
@@ -306,12 +316,16 @@ impl<H: Host> Exchange<'_, H> {
     }
 
     /// Stores a setup, then sends it to all clients that joined its session.
-    async fn keep_setup(&self, envelope: &Envelope<'_>) -> Result<(), Refusal> {
+    async fn keep_setup(
+        &self,
+        envelope: &Envelope<'_>,
+        omissions: Omissions,
+    ) -> Result<(), Refusal> {
         let session_id = envelope.session_id.as_ref();
         let timestamp = envelope.timestamp;
         let setup = envelope.setup.ok_or(Refusal::Empty)?;
         let kept = Setup { timestamp: timestamp.map(ToOwned::to_owned), setup: setup.to_owned() };
-        self.host.keep_setup(self.from.client(), session_id, kept).await?;
+        self.host.keep_setup(self.from.client(), session_id, kept, omissions).await?;
         let update = SetupUpdate { session_id, timestamp, setup };
         self.send_to_room(session_id, "setup_update", &update);
         Ok(())

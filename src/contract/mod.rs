@@ -31,7 +31,7 @@ use self::engineio::Clients;
 pub(crate) use self::engineio::{Client, Events};
 pub(crate) use self::events::Event;
 pub(crate) use self::memory::ClientLimits;
-use crate::fields::Omissions;
+pub(crate) use crate::fields::Omissions;
 use crate::net::{self, Connections};
 
 /// How long a stopping server waits for its clients to disconnect.
@@ -52,20 +52,23 @@ pub(crate) trait Host: Send + Sync + 'static {
     const MAX_FRAMES_TOGETHER: usize;
 
     /// Stores frames in order, and returns the outcome of each. The server then sends the stored
-    /// ones to all clients that joined the session.
+    /// ones to all clients that joined the session. `omissions` are missing from the first one.
     fn keep_frames(
         &self,
         client: Client,
         session_id: &str,
         frames: &[&RawValue],
+        omissions: Omissions,
     ) -> impl Future<Output = Vec<Result<(), Refusal>>> + Send;
 
-    /// Stores a setup. The server then sends it to all clients that joined the session.
+    /// Stores a setup, from which `omissions` are missing. The server then sends it to all clients
+    /// that joined the session.
     fn keep_setup(
         &self,
         client: Client,
         session_id: &str,
         setup: Setup,
+        omissions: Omissions,
     ) -> impl Future<Output = Result<(), Refusal>> + Send;
 
     /// The latest setup and frame, which a joining viewer receives.
@@ -74,11 +77,6 @@ pub(crate) trait Host: Send + Sync + 'static {
     /// Called for a frame or setup, or a text that may be one, that cannot be stored because it has
     /// no valid envelope. `message` is the event as text.
     fn unreadable(&self, message: &str, refusal: &Refusal);
-
-    /// Called when values of an event were omitted because they are not finite.
-    fn omitted(&self, omissions: &Omissions) {
-        let _ = omissions;
-    }
 
     /// Called when a client has left and all its events are handled.
     fn left(&self, client: Client);

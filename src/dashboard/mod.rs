@@ -31,7 +31,9 @@ use tokio::time;
 pub use crate::contract::Acks;
 pub use sessions::Summary;
 
-use crate::contract::{self, Client, ClientLimits, Event, Host, Refusal, ServerBehavior, Setup};
+use crate::contract::{
+    self, Client, ClientLimits, Event, Host, Omissions, Refusal, ServerBehavior, Setup,
+};
 use crate::net::Connections;
 use crate::net::loopback_guard::Access;
 use sessions::{HISTORY_BYTES, Sessions, UnknownSession};
@@ -337,12 +339,19 @@ impl Host for Hub {
         _: Client,
         session_id: &str,
         frames: &[&RawValue],
+        _: Omissions,
     ) -> Vec<Result<(), Refusal>> {
         let mut sessions = self.sessions();
         frames.iter().map(|frame| Ok(sessions.store_frame(session_id, frame)?)).collect()
     }
 
-    async fn keep_setup(&self, _: Client, session_id: &str, setup: Setup) -> Result<(), Refusal> {
+    async fn keep_setup(
+        &self,
+        _: Client,
+        session_id: &str,
+        setup: Setup,
+        _: Omissions,
+    ) -> Result<(), Refusal> {
         Ok(self.sessions().store_setup(session_id, setup)?)
     }
 

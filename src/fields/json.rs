@@ -128,18 +128,22 @@ impl<'a> From<&'a Value> for Json<'a> {
 /// # Errors
 /// Refused if it exceeds [`MAX_SAMPLE_BYTES`] or is not UTF-8.
 pub(crate) fn text(bytes: &[u8]) -> Result<Cow<'_, str>, Refused> {
-    finite_text(bytes).map(|(text, _)| text)
+    finite_text(bytes, Omissions::default()).map(|(text, _)| text)
 }
 
-/// Does what [`text`] does, and reports the values that it has left out.
+/// Does what [`text`] does, and reports the values that it has left out. `omissions` were left out
+/// before.
 ///
 /// # Errors
 /// Refused for the reasons of [`text`].
-pub(crate) fn finite_text(bytes: &[u8]) -> Result<(Cow<'_, str>, Omissions), Refused> {
+pub(crate) fn finite_text(
+    bytes: &[u8],
+    omissions: Omissions,
+) -> Result<(Cow<'_, str>, Omissions), Refused> {
     bounded(bytes.len())?;
     let text = decoded(bytes)?;
     Ok(match remove_non_finite(text) {
-        None => (Cow::Borrowed(text), Omissions::default()),
+        None => (Cow::Borrowed(text), omissions),
         Some((text, omissions)) => (Cow::Owned(text), omissions),
     })
 }

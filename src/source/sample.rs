@@ -48,17 +48,18 @@ impl Sample {
     /// # Errors
     /// For the reasons of [`Frame::parse`] or [`Setup::parse`], or if a frame and a setup are given.
     pub fn parse(text: &[u8]) -> Result<Self, Refused> {
-        read(text, Bare::Telemetry(Form::Mapped))
+        read(text, Bare::Telemetry(Form::Mapped), Omissions::default())
     }
 
-    /// Parses a sample that keeps its extra keys and gets no further fields.
-    pub(crate) fn parse_as_sent(text: &[u8]) -> Result<Self, Refused> {
-        read(text, Bare::Telemetry(Form::AsSent))
+    /// Parses the telemetry of an event, from which `omissions` are missing already. It keeps its
+    /// extra keys and gets no further fields.
+    pub(crate) fn parse_event(text: &[u8], omissions: Omissions) -> Result<Self, Refused> {
+        read(text, Bare::Telemetry(Form::AsSent), omissions)
     }
 
     /// Parses the text of a setup. A bare object is the setup itself.
     pub(crate) fn parse_setup(text: &[u8]) -> Result<Self, Refused> {
-        read(text, Bare::Setup)
+        read(text, Bare::Setup, Omissions::default())
     }
 
     /// The values of the sample that are missing from the entry.
@@ -70,8 +71,8 @@ impl Sample {
     }
 }
 
-fn read(text: &[u8], bare: Bare) -> Result<Sample, Refused> {
-    let (text, omissions) = fields::finite_text(text)?;
+fn read(text: &[u8], bare: Bare, omissions: Omissions) -> Result<Sample, Refused> {
+    let (text, omissions) = fields::finite_text(text, omissions)?;
     let sample = fields::parse(&text)?;
     let Some(container) = container(&sample, bare)? else {
         return match bare {

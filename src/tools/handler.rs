@@ -223,7 +223,9 @@ mod tests {
     #[test]
     fn a_dead_letter_is_requeued_once_and_not_while_still_queued() {
         let line = |seq: u64| {
-            format!(r#"{{"seq":{seq},"captured_at":"2025-11-22T14:30:22Z","telemetry":{{}}}}"#)
+            format!(
+                r#"{{"seq":{seq},"captured_at":"2025-11-22T14:30:22Z","telemetry":{{"lap":1}}}}"#
+            )
         };
         let text = [line(3), line(4), line(3), "half of a li".into(), line(9), line(10)].join("\n");
         let (lines, unreadable) = parse_dead_letters(&text, Seq(9));
@@ -233,7 +235,7 @@ mod tests {
 
     #[test]
     fn an_import_with_an_invalid_line_or_too_many_lines_is_refused() {
-        let line = r#"{"captured_at":"2025-11-22T14:30:22Z","frame":{}}"#;
+        let line = r#"{"captured_at":"2025-11-22T14:30:22Z","frame":{"lap":1}}"#;
         assert_eq!(parse(&format!("{line}\n\n{line}\n")).unwrap().len(), 2);
         let error = parse(&format!("{line}\n\n7")).unwrap_err().message;
         assert!(error.starts_with("line 3: not an object"), "{error}");

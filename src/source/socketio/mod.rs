@@ -6,7 +6,7 @@
 //! stint. Concurrent publishers have separate streams.
 //!
 //! - A frame or a setup is stored as it was sent, with its extra keys and without further fields:
-//!   see [`Sample::parse_as_sent`]. What the other sources refuse or omit is refused or omitted here
+//!   see [`Sample::parse_event`]. What the other sources refuse or omit is refused or omitted here
 //!   too.
 //! - An acknowledged entry is stored. The one exception is an entry that has no session id, or whose
 //!   telemetry or setup is not an object: it is acknowledged without an echo, as the dashboard server
@@ -21,6 +21,7 @@ mod page;
 mod streams;
 
 use std::collections::{HashMap, VecDeque};
+use std::iter;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -248,12 +249,16 @@ impl Host for Publishers {
         client: Client,
         id: &str,
         frames: &[&RawValue],
+        omissions: Omissions,
     ) -> Vec<Result<(), Refusal>> {
         let texts: Vec<Box<RawValue>> = frames.iter().map(|&frame| frame.to_owned()).collect();
         let bytes = texts.iter().map(|text| text.get().len()).sum();
         let (samples, driver) = offload::parse(bytes, move || {
             let driver = texts.first().and_then(|text| driver(text));
-            let samples = texts.iter().map(|text| Sample::parse_as_sent(text.get().as_bytes()));
+            let omissions = iter::once(omissions).chain(iter::repeat_with(Omissions::default));
+            let samples = texts.iter().zip(omissions);
+            let samples = samples
+                .map(|(text, omissions)| Sample::parse_event(text.get().as_bytes(), omissions));
             Ok((samples.collect::<Vec<_>>(), driver))
         })
         .await
@@ -267,7 +272,14 @@ impl Host for Publishers {
         kept.into_iter().map(|kept| kept.map(drop)).collect()
     }
 
-    async fn keep_setup(&self, client: Client, id: &str, setup: Setup) -> Result<(), Refusal> {
+    async fn keep_setup(
+        &self,
+        client: Client,
+        id: &str,
+        setup: Setup,
+        omissions: Omissions,
+    ) -> Result<(), Refusal> {
+        self.intake.note_omissions(&omissions);
         let text = setup.clone();
         let parsed = offload::parse(setup.setup.get().len(), move || {
             let timestamp = text.timestamp.as_deref().map_or("null", RawValue::get);
@@ -299,10 +311,6 @@ impl Host for Publishers {
             message: format!("{refusal}; send session_id and telemetry, or session_id and setup"),
         });
         self.intake.refuse(refused);
-    }
-
-    fn omitted(&self, omissions: &Omissions) {
-        self.intake.note_omissions(omissions);
     }
 
     fn left(&self, client: Client) {

@@ -157,25 +157,27 @@ fn expected(sample: &Map<String, Value>) -> Value {
     let mut frame = json!({
         "lap": first(&["lap"], json!(0)),
         "position": first(&["race_position"], json!(0)),
-        "lap_time": first(&["lap_time"], json!(0.0)),
+        "lap_time": first(&["lap_time"], Value::Null),
         "fuel": first(&["fuel", "fuel_remaining"], json!(0.0)),
         "fuel_capacity": first(&["fuel_capacity", "fuel_at_start"], json!(90.0)),
         "tire_pressures": wheels("tyre_pressure"),
         "tire_temps": wheels("tyre_temp"),
         "tire_wear": wheels("tyre_wear"),
         "brake_temps": wheels("brake_temp"),
-        "engine_water_temp": first(&["engine_temp", "engine_water_temp"], json!(0.0)),
-        "track_temp": first(&["track_temp"], json!(0.0)),
-        "ambient_temp": first(&["ambient_temp"], json!(0.0)),
-        "speed": first(&["speed"], json!(0.0)),
-        "gear": first(&["gear"], json!(0)),
-        "rpm": first(&["rpm"], json!(0.0)),
+        "engine_water_temp": first(&["engine_temp", "engine_water_temp"], Value::Null),
+        "track_temp": first(&["track_temp"], Value::Null),
+        "ambient_temp": first(&["ambient_temp"], Value::Null),
+        "speed": first(&["speed"], Value::Null),
+        "gear": first(&["gear"], Value::Null),
+        "rpm": first(&["rpm"], Value::Null),
         "player_name": first(&["player_name"], json!("")),
         "car_name": first(&["car_name"], json!("")),
         "track_name": first(&["track_name"], json!("")),
         "session_type": first(&["session_type"], json!("")),
     });
-    if frame["lap_time"].as_f64().unwrap() < 0.0 {
+    // What a server does not require is absent.
+    frame.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+    if frame["lap_time"].as_f64().is_some_and(|seconds| seconds < 0.0) {
         frame.as_object_mut().unwrap().remove("lap_time");
     }
     frame
