@@ -171,6 +171,8 @@ pub(super) fn no_known_field(sample: &Object<'_>) -> Refused {
     let hints: Vec<_> = hints.take(MAX_HINTS).collect();
     let message = if has_known_field(sample) {
         "every known field is null; leave the sample out".to_owned()
+    } else if sample.get("carSetup").is_some() {
+        "carSetup: this is a setup; send it as {\"setup\": {\"carSetup\": …}}".to_owned()
     } else if sample.is_empty() {
         format!("an empty object; send at least one of {known}")
     } else if hints.is_empty() {

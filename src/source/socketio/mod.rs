@@ -306,7 +306,9 @@ impl Host for Publishers {
     }
 
     fn unreadable(&self, message: &str, refusal: &Refusal) {
-        let refused = fields::parse(message).err().unwrap_or_else(|| Refused {
+        let finite = fields::without_non_finite(message);
+        let parsed = fields::parse(finite.as_deref().unwrap_or(message));
+        let refused = parsed.err().unwrap_or_else(|| Refused {
             reason: Reason::WrongType,
             message: format!("{refusal}; send session_id and telemetry, or session_id and setup"),
         });
