@@ -78,11 +78,26 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// Turns success into a failure if output was lost because stdout failed.
+    #[must_use]
+    pub fn unless_output_is_lost(self) -> Self {
+        match self {
+            Self::Good if terminal::is_output_lost() => Self::Failed,
+            exit => exit,
+        }
+    }
+
     /// Prints the reason on stderr.
     fn because(self, reason: impl Display) -> Self {
         eprint_line(reason);
         self
     }
+}
+
+/// Prints the help, the version or what is wrong with the arguments.
+pub fn print_usage(error: &clap::Error) -> Exit {
+    terminal::note_output(error.print());
+    if error.exit_code() == 0 { Exit::Good } else { Exit::WrongUse }
 }
 
 /// Adds the settings given with `--set KEY=VALUE`.
@@ -96,7 +111,8 @@ fn set_all(overrides: &mut Overrides, settings: &[String]) -> Result<(), String>
     Ok(())
 }
 
-/// Prints a line on stdout. Unlike `println!`, does not panic if stdout is closed.
+/// Prints a line on stdout. Unlike `println!`, does not panic if stdout fails;
+/// [`Exit::unless_output_is_lost`] reports the failure.
 pub fn print(line: impl Display) {
     terminal::write(Stream::Out, safe(&format!("{line}\n")));
 }

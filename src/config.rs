@@ -12,6 +12,7 @@ mod checks;
 mod credential_file;
 mod destination;
 mod file;
+mod key_file;
 mod keys;
 mod lmu;
 mod load;
@@ -37,13 +38,15 @@ pub use change::Change;
 pub use credential_file::CredentialFile;
 pub use destination::SERVER;
 pub(crate) use destination::{table_of, with_keys_of};
+pub use key_file::FileFault;
+pub(crate) use key_file::{listener_token, read_ca};
 pub(crate) use keys::secrets;
 pub use keys::{reference, values};
 pub use lmu::*;
 pub(crate) use load::process_environment;
 pub use load::{Loaded, Overrides, load};
 pub(crate) use paths::pc_name;
-pub use paths::{file, log_file, settings};
+pub use paths::{ConfigFile, NoDefaultPath, log_file, settings};
 pub use problem::{Origin, Problem, Problems, Warning};
 pub use proxy::{InvalidProxyVariable, Proxy, ProxyChoice};
 pub(crate) use raw_value::quoted;
@@ -131,7 +134,8 @@ pub enum TransportChoice {
 /// The bounded queue on disk.
 #[derive(Clone, Debug, PartialEq)]
 pub struct QueueConfig {
-    /// The queue's directory; a relative path starts at the working directory.
+    /// The queue's directory; a relative path starts at the working directory. Empty if the platform
+    /// defines no default directory: such a configuration opens no queue.
     pub path: PathBuf,
     /// 1 to 1,000,000,000.
     pub max_entries: u64,
@@ -357,7 +361,7 @@ impl Default for Config {
             server: ServerConfig::default(),
             destinations: BTreeMap::new(),
             queue: QueueConfig {
-                path: paths::queue(),
+                path: paths::queue().unwrap_or_default(),
                 max_entries: 1_000_000,
                 max_bytes: 2 << 30,
                 max_age: Duration::from_hours(7 * 24),

@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Parser;
 use pitwire::cli::{
     Cli, Command, Exit, autostart, check, completions, config, demo, doctor, eprint_line, man,
-    queue, reload, replay, run, serve, simulate,
+    print_usage, queue, reload, replay, run, serve, simulate,
 };
 use pitwire::net::open_files;
 use pitwire::platform::memory;
@@ -14,9 +14,12 @@ use pitwire::platform::memory;
 pub(crate) fn main() -> ExitCode {
     memory::give_back_what_is_freed();
     open_files::raise_limit();
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return print_usage(&error).unless_output_is_lost().into(),
+    };
     match execute(cli) {
-        Ok(exit) => exit.into(),
+        Ok(exit) => exit.unless_output_is_lost().into(),
         Err(error) => {
             eprint_line(format_args!("pitwire: {error:#}"));
             Exit::Failed.into()
@@ -36,11 +39,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
             Command::Serve(args) => {
                 serve::run(args, shutdown()).await.context("the dashboard server ended")?
             }
-            Command::Simulate(args) => {
-                let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-                simulate::run(&args, &mut out, simulate::since_now()).context("stdout")?;
-                Exit::Good
-            }
+            Command::Simulate(args) => simulate::simulate(&args),
             Command::Queue(args) => queue::queue(args).await,
             Command::Autostart(args) => autostart::autostart(&args),
             Command::Doctor(args) => doctor::doctor(args).await,

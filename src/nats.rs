@@ -24,7 +24,7 @@ use tokio::runtime::Builder;
 use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
-use crate::config::{CredentialFile, Secret, ServerUrl};
+use crate::config::{CredentialFile, FileFault, Secret, ServerUrl, read_ca};
 use crate::remote_text::{RemoteText, Secrets};
 
 /// How often a NATS server is pinged. A connection that was silent for three intervals is lost.
@@ -48,6 +48,8 @@ const NEVER: Duration = Duration::from_hours(365 * 24);
 /// The server's addresses and the credentials. The files are read for every new connection.
 #[derive(Clone, Debug)]
 pub(crate) struct NatsOptions {
+    /// The table of the configuration that these options come from.
+    pub(crate) table: &'static str,
     /// `nats://` or `tls://`, a host and an optional port; several addresses for a cluster.
     pub(crate) url: ServerUrl,
     pub(crate) token: Secret,
@@ -75,23 +77,28 @@ struct Login {
 impl NatsOptions {
     /// Reads the credential files.
     fn login(&self) -> Result<Login, NatsError> {
-        let file = self.token_file.as_ref().map(read).transpose()?;
+        let read = |key: &str, file: &CredentialFile| {
+            file.read().map_err(|fault| self.unusable(key, &fault))
+        };
+        let file = self.token_file.as_ref().map(|file| read("token_file", file)).transpose()?;
         let file = file.map(|text| Secret::from(text.as_str()));
         let token = file.as_ref().unwrap_or(&self.token).reveal().map(str::to_owned);
-        let credentials = self.credentials_file.as_ref().map(read).transpose()?;
+        let credentials = self.credentials_file.as_ref();
+        let credentials = credentials.map(|file| read("credentials_file", file)).transpose()?;
+        if let Some(path) = &self.ca_file {
+            read_ca(path).map_err(|fault| self.unusable("ca_file", &fault))?;
+        }
         // The JWT and the seed are one line each, between lines of dashes.
         let lines = credentials.iter().flat_map(|text| text.lines());
         let keys = lines.map(str::trim).filter(|line| !line.starts_with("---"));
         let secrets = self.secrets.and(token.iter().cloned().chain(keys.map(str::to_owned)));
         Ok(Login { token, credentials, secrets })
     }
-}
 
-fn read(file: &CredentialFile) -> Result<String, NatsError> {
-    file.read().map_err(|error| {
-        let text = format_args!("{file}: {error}");
-        NatsError::Auth(RemoteText::new(text, &Secrets::default()))
-    })
+    fn unusable(&self, key: &str, fault: &FileFault) -> NatsError {
+        let text = format_args!("{}.{key}: {fault}", self.table);
+        NatsError::Configuration(RemoteText::new(text, &self.secrets))
+    }
 }
 
 /// Why a connection could not be opened, or why it ended.
@@ -105,6 +112,9 @@ pub(crate) enum NatsError {
     Tls(RemoteText),
     #[error("{0}")]
     Auth(RemoteText),
+    /// A file that the configuration names cannot be used; the text names the key.
+    #[error("{0}")]
+    Configuration(RemoteText),
     /// The peer is not a NATS server with JetStream, or its configuration does not fit.
     #[error("{0}")]
     Unfit(RemoteText),
@@ -287,7 +297,8 @@ fn options(
     if let Some(credentials) = &login.credentials {
         options = options.credentials(credentials).map_err(|error| {
             let text = RemoteText::new(error, &login.secrets);
-            NatsError::Auth(text.within("the credentials file: ", ""))
+            let fault = format!("{}.credentials_file: ", server.table);
+            NatsError::Configuration(text.within(&fault, "; download the .creds file again"))
         })?;
     }
     if let Some(ca_file) = &server.ca_file {

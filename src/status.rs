@@ -113,9 +113,9 @@ impl DestinationView {
         let wrong = if session.connected && was_forgotten(&session) {
             Some(FORGOTTEN.into())
         } else if (!session.connected || session.session.is_some())
-            && let Some(message) = session.user_message
+            && let Some(message) = &session.user_message
         {
-            Some(message.into())
+            Some(message.clone())
         } else {
             session.stuck_on().map(|retrying| {
                 format!(

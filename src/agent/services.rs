@@ -105,7 +105,7 @@ impl Services {
         self.tasks.spawn(listen(
             source.listen,
             "telemetry",
-            move || Access::to_listener(&source.token, source.token_file.as_ref()),
+            move || Access::to_listener("source.http", &source.token, source.token_file.as_ref()),
             async move |listener, access| {
                 let routes = http::router(Arc::clone(&intake), access);
                 match net::serve(listener, &open, routes).await {}
@@ -127,7 +127,9 @@ impl Services {
         self.tasks.spawn(listen(
             source.listen,
             "publishers",
-            move || Access::to_listener(&source.token, source.token_file.as_ref()),
+            move || {
+                Access::to_listener("source.socketio", &source.token, source.token_file.as_ref())
+            },
             async move |listener, access| Arc::clone(&publishers).serve(listener, access).await,
         ));
     }

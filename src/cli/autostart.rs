@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use clap::Subcommand;
 
 use crate::cli::{Exit, print};
+use crate::config::{self, ConfigFile, Overrides, Problems};
 
 /// Start the agent when you log on, or stop doing so.
 ///
@@ -23,8 +24,8 @@ use crate::cli::{Exit, print};
 /// the log is written to pitwire.log in %LOCALAPPDATA%\pitwire. On Linux it is a systemd user unit
 /// or, without systemd, an entry in the desktop's autostart folder.
 ///
-/// The agent reads pitwire/pitwire.toml in ~/.config or %LOCALAPPDATA%, if the file exists. These
-/// commands do not start or stop an agent now.
+/// The agent reads pitwire/pitwire.toml in ~/.config or %LOCALAPPDATA%, if the file exists; it must
+/// be valid when you enable the start. These commands do not start or stop an agent now.
 #[derive(Debug, clap::Args)]
 pub struct Autostart {
     #[command(subcommand)]
@@ -76,7 +77,11 @@ pub(super) fn registered() -> io::Result<Option<Registered>> {
 /// Runs `pitwire autostart`.
 pub fn autostart(args: &Autostart) -> Exit {
     let done = match &args.action {
-        Action::Enable { config } => enable(config.as_deref()),
+        Action::Enable { config } => match enable(config.as_deref()) {
+            Ok(()) => return Exit::Good,
+            Err(error @ EnableError::Configuration(_)) => return Exit::WrongUse.because(error),
+            Err(EnableError::System(error)) => Err(error),
+        },
         Action::Disable => system::disable().map(|()| print("The agent does not start at log-on.")),
         Action::Status => system::registered().map(|registered| match registered {
             Some(Registered { what, .. }) => {
@@ -91,20 +96,28 @@ pub fn autostart(args: &Autostart) -> Exit {
     }
 }
 
-fn enable(config: Option<&Path>) -> io::Result<()> {
+fn enable(config: Option<&Path>) -> Result<(), EnableError> {
     let mut arguments = vec!["run".to_owned()];
+    // The agent starts with another working directory.
+    let config = config.map(std::path::absolute).transpose()?;
+    let file = ConfigFile::find(config.clone());
+    // At log-on nobody would see why the agent does not start. The environment is another one then.
+    config::load(file.path(), std::iter::empty(), &Overrides::default())?.check_files()?;
     if let Some(config) = config {
-        // The agent starts with another working directory.
-        let whole = std::path::absolute(config)?;
-        if !whole.is_file() {
-            let text = format!("--config {}: there is no such file", whole.display());
-            return Err(io::Error::new(io::ErrorKind::NotFound, text));
-        }
-        arguments.extend(["--config".to_owned(), text(&whole)?]);
+        arguments.extend(["--config".to_owned(), text(&config)?]);
     }
     system::enable(Start { program: std::env::current_exe()?, arguments })?;
-    print("The agent will start at each log-on.");
+    print(format_args!("The agent will start at each log-on, with {file}"));
     Ok(())
+}
+
+/// Why the agent cannot be started at log-on.
+#[derive(Debug, thiserror::Error)]
+enum EnableError {
+    #[error("{0}\nthe agent would not start; nothing was changed")]
+    Configuration(#[from] Problems),
+    #[error(transparent)]
+    System(#[from] io::Error),
 }
 
 fn text(path: &Path) -> io::Result<String> {

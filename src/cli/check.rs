@@ -6,24 +6,28 @@ use crate::cli::{Exit, eprint_line, print};
 /// Check the configuration of pitwire run, without starting anything.
 ///
 /// Prints all mistakes at once, each with its position and how to correct it, and warns about
-/// settings that work but are probably unintended.
+/// settings that work but are probably unintended. Also reads the files that settings name, such as
+/// server.ca_file.
 #[derive(Debug, clap::Args)]
 pub struct Check {
     #[command(flatten)]
     pub settings: Settings,
 }
 
-/// Prints all problems of the configuration, or that it is good.
+/// Prints the configuration file and all problems, or that there are none.
 pub fn check(args: &Check) -> Exit {
-    match args.settings.load() {
-        Ok(loaded) => {
-            loaded
-                .warnings
-                .iter()
-                .for_each(|warning| eprint_line(format_args!("warning: {warning}")));
-            print("The configuration is good.");
-            Exit::Good
-        }
-        Err(problems) => Exit::WrongUse.because(problems),
+    let mut loaded = match args.settings.load() {
+        Ok(loaded) => loaded,
+        Err(problems) => return Exit::WrongUse.because(problems),
+    };
+    let checked = loaded.check_files();
+    for warning in &loaded.warnings {
+        eprint_line(format_args!("warning: {warning}"));
     }
+    if let Err(problems) = checked {
+        return Exit::WrongUse.because(problems);
+    }
+    print(args.settings.file());
+    print("The configuration is good.");
+    Exit::Good
 }

@@ -1,10 +1,9 @@
 //! `pitwire completions`: shell completions for the commands and their options.
 
-use std::io::Write;
-
 use clap::CommandFactory;
 use clap_complete::{Shell, generate};
 
+use crate::cli::terminal::{self, Stream};
 use crate::cli::{Cli, Exit};
 
 /// Print the completions for a shell.
@@ -22,7 +21,6 @@ pub struct Completions {
 pub fn completions(args: &Completions) -> Exit {
     let mut script = Vec::new();
     generate(args.shell, &mut Cli::command(), "pitwire", &mut script);
-    // A closed stdout is not a failure.
-    let _ = std::io::stdout().write_all(&script);
+    terminal::write(Stream::Out, script);
     Exit::Good
 }

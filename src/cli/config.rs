@@ -25,7 +25,7 @@ pub fn config(args: &Print) -> Exit {
     }
     match args.settings.load() {
         Ok(loaded) => {
-            print(loaded.to_toml());
+            print(format_args!("# {}\n{}", args.settings.file(), loaded.to_toml()));
             Exit::Good
         }
         Err(problems) => Exit::WrongUse.because(problems),

@@ -72,7 +72,7 @@ async fn examine(args: &Doctor) -> Result<Exit, String> {
     let loaded = args.settings.try_load()?;
     let config = loaded.as_ref().map(|loaded| &loaded.config);
     let secrets = config.map(Secrets::with_files_of).unwrap_or_default();
-    let mut reports = vec![configuration::look(&loaded)];
+    let mut reports = vec![configuration::look(&args.settings, &loaded).await];
     match &loaded {
         Ok(loaded) => reports.extend(look(&loaded.config).await),
         Err(_) => reports.extend(not_looked()),

@@ -45,6 +45,7 @@ pub async fn run(args: Run, shutdown: impl Future<Output = ()>) -> Exit {
         Err(text) => return Exit::WrongUse.because(text),
     };
     log::start(&loaded.config.log);
+    tracing::info!("{}", args.settings.file());
     for warning in &loaded.warnings {
         tracing::warn!("{warning}");
     }

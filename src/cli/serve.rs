@@ -1,6 +1,6 @@
 //! `pitwire serve`: runs the embedded dashboard server alone.
 
-use std::io::{self, Write};
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use url::form_urlencoded;
 
-use super::{Exit, log};
+use super::{Exit, log, print};
 use crate::config::is_loopback;
-use crate::config::{self, LogConfig, LogFormat, LogLevel, Overrides, Secret};
+use crate::config::{self, ConfigFile, LogConfig, LogFormat, LogLevel, Overrides, Secret};
 use crate::dashboard::{Acks, Behaviour, Server};
 use crate::net::loopback_guard::Access;
 
@@ -118,13 +118,15 @@ impl Serve {
                 overrides.set(key, value, option);
             }
         }
-        let file = config::file(self.config.clone());
-        let loaded = config::load(file.as_deref(), config::process_environment(), &overrides);
+        // The server has no queue, so it needs no default directory for one.
+        overrides.set("queue.path", "unused", "serve");
+        let file = ConfigFile::find(self.config.clone());
+        let loaded = config::load(file.path(), config::process_environment(), &overrides);
         let serve = loaded.map_err(|problems| problems.to_string())?.config.serve;
         // A token on the command line takes precedence over a file that the configuration names.
         let file = serve.token_file.as_ref().filter(|_| self.token.is_none());
-        let access = Access::to_listener(&serve.token, file)
-            .map_err(|error| format!("serve.token_file: {error}"))?;
+        let access =
+            Access::to_listener("serve", &serve.token, file).map_err(|error| error.to_string())?;
         let token = match &access {
             Access::Token(token) => token.clone(),
             _ => Secret::default(),
@@ -190,15 +192,10 @@ pub async fn run(args: Serve, shutdown: impl Future<Output = ()>) -> io::Result<
     let server = Server::start_for(args.listen, args.behaviour(), access).map_err(|error| {
         io::Error::new(error.kind(), format!("cannot listen on {}: {error}", args.listen))
     })?;
-    // Serve even if stdout is closed.
-    let mut stdout = io::stdout().lock();
-    writeln!(stdout, "dashboard server on {}", server.url()).ok();
+    print(format_args!("dashboard server on {}", server.url()));
     if token.reveal().is_some() || !is_loopback(args.listen.ip()) {
-        writeln!(stdout, "viewers open {}", viewer_link(server.addr(), &token)).ok();
+        print(format_args!("viewers open {}", viewer_link(server.addr(), &token)));
     }
-    stdout.flush().ok();
-    drop(stdout);
-
     shutdown.await;
     server.stop();
     Ok(Exit::Good)

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::cli::set_all;
-use crate::config::{self, Loaded, Overrides, Problems};
+use crate::config::{self, ConfigFile, Loaded, Overrides, Problems};
 
 /// Command-line options that override the configuration.
 #[derive(Debug, clap::Args)]
@@ -55,7 +55,11 @@ impl Settings {
     /// the options are malformed.
     pub(crate) fn try_load(&self) -> Result<Result<Loaded, Problems>, String> {
         let overrides = self.overrides()?;
-        let file = config::file(self.config.clone());
-        Ok(config::load(file.as_deref(), config::process_environment(), &overrides))
+        Ok(config::load(self.file().path(), config::process_environment(), &overrides))
+    }
+
+    /// The configuration file that these options select.
+    pub(crate) fn file(&self) -> ConfigFile {
+        ConfigFile::find(self.config.clone())
     }
 }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 
+use crate::cli::{Exit, terminal};
 use crate::source::simulator::Car;
 
 /// Print a simulated car's telemetry, one JSON sample per line.
@@ -34,6 +35,13 @@ pub struct Simulate {
     /// Seed for the car, the driver and the race; the same seed gives the same samples.
     #[arg(long, value_name = "SEED", default_value_t = 1)]
     pub seed: u64,
+}
+
+/// Prints the samples on stdout.
+pub fn simulate(args: &Simulate) -> Exit {
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    terminal::note_output(run(args, &mut out, since_now()));
+    Exit::Good
 }
 
 /// Writes the samples to `out`, which should be buffered: it is flushed after each sample.

@@ -6,7 +6,7 @@
 
 use std::convert::Infallible;
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -43,7 +43,17 @@ enum Piece {
     Text(Stream, Vec<u8>),
 }
 
-/// Writes complete lines. Write errors, such as a closed stream, are ignored.
+/// Whether output was lost because stdout failed.
+static OUTPUT_LOST: AtomicBool = AtomicBool::new(false);
+
+/// Whether output was lost because stdout failed, for example on a full disk. A closed pipe is not
+/// a failure: its reader wants no more, such as `head`.
+pub(super) fn is_output_lost() -> bool {
+    OUTPUT_LOST.load(Ordering::Relaxed)
+}
+
+/// Writes complete lines. An error of stdout is reported once, and remembered for
+/// [`is_output_lost`].
 pub(super) fn write(stream: Stream, text: Vec<u8>) {
     // Release the lock before sending: `send` may block.
     let writer = writer().clone();
@@ -193,10 +203,23 @@ fn is_in_background() -> bool {
 }
 
 fn write_at_once(stream: Stream, text: &[u8]) {
-    let _ = match stream {
-        Stream::Out => io::stdout().write_all(text),
-        Stream::Err => io::stderr().write_all(text),
-    };
+    match stream {
+        Stream::Out => {
+            let mut out = io::stdout().lock();
+            note_output(out.write_all(text).and_then(|()| out.flush()));
+        }
+        // There is no other place to report it.
+        Stream::Err => drop(io::stderr().write_all(text)),
+    }
+}
+
+/// Reports the first error of stdout on stderr.
+pub(super) fn note_output(written: io::Result<()>) {
+    let Err(error) = written else { return };
+    if error.kind() != io::ErrorKind::BrokenPipe && !OUTPUT_LOST.swap(true, Ordering::Relaxed) {
+        let text = format!("pitwire: cannot write standard output: {error}; output is lost\n");
+        write_at_once(Stream::Err, text.as_bytes());
+    }
 }
 
 fn writer() -> MutexGuard<'static, Option<SyncSender<Piece>>> {

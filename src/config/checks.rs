@@ -5,11 +5,13 @@ use std::net::SocketAddr;
 
 use super::destination;
 use super::load::Loading;
+use super::paths;
+use super::raw_value::quoted;
 use super::units::show_duration;
 use super::values::is_loopback;
 use super::{
-    Config, ListenerConfig, Origin, ProofChoice, Protocol, ProxyChoice, Secret, ServerConfig,
-    ServerUrl, SessionChoice, TransportChoice, Warning, check_token,
+    Config, ListenerConfig, NoDefaultPath, Origin, ProofChoice, Protocol, ProxyChoice, Secret,
+    ServerConfig, ServerUrl, SessionChoice, TransportChoice, Warning, check_token,
 };
 
 impl Loading {
@@ -19,6 +21,7 @@ impl Loading {
         self.check_servers();
         self.check_reads_once();
         self.check_queue();
+        self.check_variables();
         self.check_listen_tokens();
         #[cfg(unix)]
         self.check_file_mode();
@@ -306,11 +309,41 @@ impl Loading {
 
     fn check_queue(&mut self) {
         let path = &self.config.queue.path;
+        if path.as_os_str().is_empty() {
+            return self.check_default_queue();
+        }
         if path.starts_with(env::temp_dir()) {
             let path = path.display();
             let message =
                 format!("\"{path}\" is in a temporary directory, which a restart empties");
             self.warn("queue.path", message);
+        }
+    }
+
+    /// Requires a directory for the queue where the platform defines none.
+    fn check_default_queue(&mut self) {
+        if !self.sound(&["queue.path"]) {
+            return;
+        }
+        let Err(NoDefaultPath { variable }) = paths::queue() else { return };
+        let message = "is not set to a full path, so the queue has no default directory; set it, or \
+                       name the directory with --queue DIR or queue.path";
+        self.problem(Origin::Variable(variable.into()), None, message.into());
+    }
+
+    /// Warns of variables with a path that is not used, so that the queue or the configuration file
+    /// is elsewhere than intended.
+    fn check_variables(&mut self) {
+        for (name, value) in paths::ignored_variables() {
+            let message = format!(
+                "{} is ignored, because it is not a full path; write one that begins with \"/\"",
+                quoted(&value.to_string_lossy())
+            );
+            self.warnings.push(Warning {
+                origin: Origin::Variable(name.into()),
+                key: None,
+                message,
+            });
         }
     }
 }

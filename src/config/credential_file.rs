@@ -2,12 +2,11 @@
 
 use std::env;
 use std::fmt;
-use std::fs::{self, File};
-use std::io::{self, Read};
 use std::path::PathBuf;
 
-use super::ParseError;
-use super::values::{Textual, path};
+use super::key_file::read_text;
+use super::values::{Textual, path, path_correction};
+use super::{FileFault, ParseError};
 
 /// The environment variable with the directory of the credentials of `LoadCredential=`.
 const VARIABLE: &str = "CREDENTIALS_DIRECTORY";
@@ -26,38 +25,17 @@ impl CredentialFile {
     ///
     /// # Errors
     /// If it cannot be read, is too large or not text, or if the variable is not set.
-    pub fn read(&self) -> io::Result<String> {
-        let path = self.path()?;
-        // Opening a pipe would block until another program writes to it.
-        if !fs::metadata(&path)?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "is not a file"));
-        }
-        let mut text = String::new();
-        let file = File::open(path)?;
-        let read = file.take(MAX_CREDENTIAL_BYTES + 1).read_to_string(&mut text)?;
-        if read as u64 > MAX_CREDENTIAL_BYTES {
-            let text = format!("has more than {MAX_CREDENTIAL_BYTES} bytes, so it is not a secret");
-            return Err(io::Error::new(io::ErrorKind::InvalidData, text));
-        }
-        Ok(text)
+    pub fn read(&self) -> Result<String, FileFault> {
+        let path = self.path_among(env::var_os(VARIABLE).map(PathBuf::from))?;
+        read_text(&path, MAX_CREDENTIAL_BYTES)
     }
 
-    /// Resolves the path of the file.
-    ///
-    /// # Errors
-    /// If the path contains a variable that is not set.
-    pub fn path(&self) -> io::Result<PathBuf> {
-        self.path_among(env::var_os(VARIABLE).map(PathBuf::from))
-    }
-
-    fn path_among(&self, credentials: Option<PathBuf>) -> io::Result<PathBuf> {
-        let Some(name) = self.0.strip_prefix(PREFIX) else { return Ok(PathBuf::from(&self.0)) };
-        let directory = credentials.ok_or_else(|| {
-            let text =
-                format!("{VARIABLE} is not set; only systemd units with LoadCredential= have it");
-            io::Error::new(io::ErrorKind::NotFound, text)
-        })?;
-        Ok(directory.join(name))
+    fn path_among(&self, credentials: Option<PathBuf>) -> Result<PathBuf, FileFault> {
+        match (self.0.strip_prefix(PREFIX), credentials) {
+            (None, _) => Ok(PathBuf::from(&self.0)),
+            (Some(name), Some(directory)) => Ok(directory.join(name)),
+            (Some(_), None) => Err(FileFault::NoCredentialsDirectory),
+        }
     }
 }
 
@@ -93,6 +71,10 @@ impl Textual for Option<CredentialFile> {
     fn allowed(&self) -> String {
         r#"the full path of a file, "$CREDENTIALS_DIRECTORY/NAME" for a credential of the systemd unit, or "" for none"#
             .into()
+    }
+
+    fn correction(&self, invalid: &str, _table: &str) -> Option<String> {
+        path_correction(invalid)
     }
 }
 

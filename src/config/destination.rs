@@ -98,9 +98,14 @@ pub(super) fn holds_secret(config: &Config, name: &str) -> bool {
 /// The dotted name of a `[server]` key within a destination.
 pub(super) fn named(key: &str, destination: Option<&str>) -> String {
     match (destination, key.strip_prefix("server.")) {
-        (Some(name), Some(key)) => format!("{TABLE}.{name}.{key}"),
+        (Some(name), Some(key)) => full_name(name, key),
         _ => key.to_owned(),
     }
+}
+
+/// The dotted name of a key of a destination.
+pub(super) fn full_name(destination: &str, key: &str) -> String {
+    format!("{TABLE}.{destination}.{key}")
 }
 
 /// Swaps a destination and `[server]`.

@@ -16,6 +16,10 @@ use super::{Origin, Warning, keys, spelling};
 /// The maximum size of a configuration file; a larger one is an error.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
+/// What to write instead of a single backslash between double quotes, as in a path of Windows. A
+/// phrase that follows "write".
+pub(super) const BACKSLASHES: &str = r#"each \ twice between double quotes ("C:\\pit"), or the text between single quotes ('C:\pit')"#;
+
 /// The original client's keys and the corresponding pitwire keys. `poll_interval` and
 /// `target_process` controlled when that client looked for the game; pitwire validates and ignores
 /// them, because agent and game start in any order.
@@ -49,9 +53,12 @@ impl Loading {
         match DeTable::parse(text) {
             Ok(root) => self.toml_table(file, "", root.get_ref()),
             Err(error) => {
-                let origin = file.origin(error.span().map(|span| span.start));
-                let message = format!("is not TOML: {}", one_line(error.message()));
-                self.problem(origin, None, message);
+                let start = error.span().map(|span| span.start);
+                let mut message = format!("is not TOML: {}", one_line(error.message()));
+                if start.is_some_and(|start| file.has_backslash(start)) {
+                    message.push_str(&format!("; write {BACKSLASHES}"));
+                }
+                self.problem(file.origin(start), None, message);
             }
         }
     }
@@ -71,7 +78,7 @@ impl Loading {
                     let message = format!("{given} is not a table; write [{name}] above its keys");
                     self.problem(origin, Some(&name), message);
                 }
-                (None, _) => self.unknown(&name, spelling::nearest_key(&name), origin),
+                (None, _) => self.unknown(&name, spelling::nearest_key(&name).as_deref(), origin),
             }
         }
     }
@@ -124,7 +131,9 @@ fn read(path: &Path) -> Result<String, String> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err("does not exist; pass the path of a file with --config".into())
         }
-        Err(error) => Err(format!("cannot be read: {error}")),
+        Err(error) => Err(format!(
+            "cannot be read: {error}; let your user read it, or pass another file with --config"
+        )),
         Ok(length) if length as u64 > MAX_CONFIG_BYTES => {
             Err(format!("has more than {MAX_CONFIG_BYTES} bytes; is it a configuration?"))
         }
@@ -135,13 +144,23 @@ fn read(path: &Path) -> Result<String, String> {
 /// A file and the offsets of its lines.
 struct Lines<'a> {
     path: &'a Path,
+    text: &'a str,
     starts: Vec<usize>,
 }
 
 impl<'a> Lines<'a> {
-    fn new(path: &'a Path, text: &str) -> Self {
+    fn new(path: &'a Path, text: &'a str) -> Self {
         let starts = text.match_indices('\n').map(|(end, _)| end + 1).collect();
-        Self { path, starts }
+        Self { path, text, starts }
+    }
+
+    /// Whether the line that contains the byte at `offset` has a backslash after a double quote.
+    fn has_backslash(&self, offset: usize) -> bool {
+        let next = self.starts.partition_point(|start| *start <= offset);
+        let start = next.checked_sub(1).map_or(0, |index| self.starts[index]);
+        let end = self.starts.get(next).copied().unwrap_or(self.text.len());
+        let line = &self.text[start..end];
+        line.split_once('"').is_some_and(|(_, quoted)| quoted.contains('\\'))
     }
 
     /// The line that contains the byte at `offset`.

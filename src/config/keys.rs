@@ -254,7 +254,7 @@ impl Key {
 
     fn correction(&self, config: &mut Config, given: &RawValue<'_>) -> Option<String> {
         match &self.kind {
-            Text(field) => field(config).correction(given.text().ok()?),
+            Text(field) => field(config).correction(given.text().ok()?, self.table()),
             _ => None,
         }
     }

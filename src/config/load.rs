@@ -8,11 +8,12 @@ use std::env;
 use std::path::Path;
 
 use super::destination::{self, KeyPath};
+use super::key_file;
 use super::problem::one_line;
 use super::raw_value::{RawValue, shorten};
 use super::spelling;
 use super::toml_file;
-use super::{Config, Origin, Problem, Problems, Warning};
+use super::{Config, FileFault, Origin, Problem, Problems, SERVER, Warning, with_keys_of};
 
 /// The prefix of the environment variables that set keys.
 const VARIABLE_PREFIX: &str = "PITWIRE_";
@@ -33,7 +34,7 @@ impl Overrides {
 }
 
 /// A valid configuration.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Loaded {
     pub config: Config,
     /// Settings that work but are probably unintended.
@@ -43,6 +44,23 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// Checks the files that keys name, which the agent reads when it uses them. Reads them, which
+    /// may block. Warns of files that only a systemd unit has.
+    ///
+    /// # Errors
+    /// If the agent could not use some of them.
+    pub fn check_files(&mut self) -> Result<(), Problems> {
+        let mut problems = Vec::new();
+        for (key, fault) in key_file::faults(&self.config) {
+            let origin = self.origins.get(&key).unwrap_or(&Origin::Default).clone();
+            let is_elsewhere = fault == FileFault::NoCredentialsDirectory;
+            let problem = Problem { origin, key: Some(key), message: fault.to_string() };
+            if is_elsewhere { self.warnings.push(problem) } else { problems.push(problem) }
+        }
+        problems.sort_by(|one, other| one.origin.cmp(&other.origin));
+        if problems.is_empty() { Ok(()) } else { Err(Problems(problems)) }
+    }
+
     /// The configuration as a TOML file: each value with its origin, secrets as `***`.
     pub fn to_toml(&self) -> String {
         toml_file::to_toml_with_origins(&self.config, &self.origins)
@@ -75,7 +93,7 @@ pub fn load(
         let origin = Origin::Flag(typed.clone());
         match destination::find(key) {
             Some(place) => loading.set(&place, key, &RawValue::Untyped(value), origin),
-            None => loading.unknown(key, spelling::nearest_key(key), origin),
+            None => loading.unknown(key, spelling::nearest_key(key).as_deref(), origin),
         }
     }
     loading.check();
@@ -120,7 +138,7 @@ impl Loading {
             match destination::find(&key) {
                 Some(path) => self.set(&path, &key, &RawValue::Untyped(&value), origin),
                 None => {
-                    let nearest = spelling::nearest_key(&key).map(variable_of_key);
+                    let nearest = spelling::nearest_key(&key).as_deref().map(variable_of_key);
                     self.unknown(&key, nearest.as_deref(), origin);
                 }
             }
@@ -139,7 +157,10 @@ impl Loading {
             Ok(()) => {
                 self.origins.insert(place.name(), origin);
             }
-            Err(message) => self.problem(origin, Some(called), message),
+            Err(message) => {
+                let destination = place.destination.as_deref().unwrap_or(SERVER);
+                self.problem(origin, Some(called), with_keys_of(&message, destination));
+            }
         }
     }
 

@@ -172,7 +172,7 @@ impl Textual for ServerUrl {
         r#"an address such as "http://localhost:5000" or "nats://localhost:4222""#.into()
     }
 
-    fn correction(&self, invalid: &str) -> Option<String> {
-        correction(invalid)
+    fn correction(&self, invalid: &str, table: &str) -> Option<String> {
+        correction(invalid, table)
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::file;
 use super::units::{parse_duration, show_duration};
 use super::{
     Durability, LogFormat, LogLevel, ProofChoice, SessionChoice, TransportChoice, Units, WhenFull,
@@ -26,8 +27,8 @@ pub(super) trait Textual {
     /// The allowed values, as a phrase that follows "write".
     fn allowed(&self) -> String;
     /// What to write instead of an invalid text, as a phrase that follows "write"; `None` for any
-    /// of the allowed values.
-    fn correction(&self, _invalid: &str) -> Option<String> {
+    /// of the allowed values. `table` is that of the key, such as `server`.
+    fn correction(&self, _invalid: &str, _table: &str) -> Option<String> {
         None
     }
     /// Whether the value is a secret, which not even an error message may quote.
@@ -224,6 +225,10 @@ impl Textual for PathBuf {
     fn allowed(&self) -> String {
         "the full path of a directory".into()
     }
+
+    fn correction(&self, invalid: &str, _table: &str) -> Option<String> {
+        path_correction(invalid)
+    }
 }
 
 impl Textual for Option<PathBuf> {
@@ -239,6 +244,16 @@ impl Textual for Option<PathBuf> {
     fn allowed(&self) -> String {
         r#"the full path of a file, or "" for none"#.into()
     }
+
+    fn correction(&self, invalid: &str, _table: &str) -> Option<String> {
+        path_correction(invalid)
+    }
+}
+
+/// What to write instead of a path whose backslashes TOML has interpreted.
+pub(super) fn path_correction(invalid: &str) -> Option<String> {
+    let is_interpreted = invalid.contains(char::is_control) && !invalid.contains('\0');
+    is_interpreted.then(|| file::BACKSLASHES.into())
 }
 
 pub(super) fn path(text: &str) -> Result<PathBuf, ParseError> {
@@ -248,6 +263,10 @@ pub(super) fn path(text: &str) -> Result<PathBuf, ParseError> {
     // U+FFFD replaces invalid UTF-8 of the environment, so the intended path is unknown.
     if text.contains(['\0', '\u{FFFD}']) {
         return Err(ParseError("is not a path"));
+    }
+    // "C:\temp" between double quotes: TOML reads \t as a tab.
+    if text.contains(char::is_control) {
+        return Err(ParseError("has a control character"));
     }
     // Only a shell expands "~"; here it would create a directory of that name.
     if text == "~" || text.starts_with("~/") || text.starts_with("~\\") {

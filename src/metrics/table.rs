@@ -162,7 +162,10 @@ pub const TABLE: &[Row] = &[
         Type::Counter,
         &[
             DESTINATION,
-            ("outcome", &["ok", "refused", "timeout", "tls", "proxy", "auth", "protocol"]),
+            (
+                "outcome",
+                &["ok", "refused", "timeout", "tls", "proxy", "auth", "configuration", "protocol"],
+            ),
         ],
         "Connection attempts, by outcome.",
     ),

@@ -25,7 +25,7 @@ use serde_json::json;
 use subtle::ConstantTimeEq;
 use url::form_urlencoded;
 
-use crate::config::{CredentialFile, Secret, check_token, is_loopback};
+use crate::config::{CredentialFile, Secret, is_loopback, listener_token};
 use crate::net::cross_origin::is_preflight;
 use crate::net::host_kind::HostKind;
 use crate::net::page::{FormPolicy, document};
@@ -53,15 +53,17 @@ pub enum Access {
 }
 
 impl Access {
-    /// The access to a listener: with a token, [`Access::Token`]; without one, [`Access::ThisPc`].
+    /// The access to the listener of a table of the configuration: with a token, [`Access::Token`];
+    /// without one, [`Access::ThisPc`].
     ///
     /// # Errors
     /// If the token file cannot be read or has no usable token.
     pub(crate) fn to_listener(
+        table: &str,
         token: &Secret,
         token_file: Option<&CredentialFile>,
     ) -> io::Result<Self> {
-        let token = read_token(token, token_file)?;
+        let token = read_token(table, token, token_file)?;
         Ok(if token.reveal().is_some() { Self::Token(token) } else { Self::ThisPc })
     }
 
@@ -73,21 +75,13 @@ impl Access {
         token: &Secret,
         token_file: Option<&CredentialFile>,
     ) -> io::Result<Self> {
-        read_token(token, token_file).map(Self::ThisPcOrToken)
+        read_token("metrics", token, token_file).map(Self::ThisPcOrToken)
     }
 }
 
-/// The token of the file, if one is configured, else the token of the configuration.
-fn read_token(token: &Secret, file: Option<&CredentialFile>) -> io::Result<Secret> {
-    let Some(file) = file else { return Ok(token.clone()) };
-    let text = file.read().map_err(|error| {
-        io::Error::other(format!("the token file {file} cannot be read: {error}"))
-    })?;
-    let token = Secret::from(text.as_str());
-    check_token(token.reveal().unwrap_or_default()).map_err(|error| {
-        io::Error::other(format!("the token file {file} holds a token that {error}"))
-    })?;
-    Ok(token)
+fn read_token(table: &str, token: &Secret, file: Option<&CredentialFile>) -> io::Result<Secret> {
+    listener_token(token, file)
+        .map_err(|fault| io::Error::other(format!("{table}.token_file: {fault}")))
 }
 
 /// Middleware that forwards admitted requests and answers the others with the reason.

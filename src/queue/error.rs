@@ -42,6 +42,11 @@ impl OpenError {
 
     /// Takes the lock of the queue in `folder`.
     pub(super) fn lock(folder: &Path) -> Result<Lock, Self> {
+        // The system would take the working directory.
+        if folder.as_os_str().is_empty() {
+            let source = io::Error::new(io::ErrorKind::InvalidInput, "queue.path is empty");
+            return Err(Self::storage(folder, source));
+        }
         Lock::take(folder)
             .map_err(|source| Self::storage(folder, source))?
             .map_err(|owner| Self::InUse { path: folder.display().to_string(), owner })

@@ -43,7 +43,7 @@ pub const FORGOTTEN: &str = "The dashboard server forgot the session, probably b
                              restarted. There is a new page: send its link to your viewers.";
 
 impl SessionError {
-    /// The message for a driver.
+    /// The message for a driver, with the keys of `[server]`.
     pub fn user_message(&self) -> &'static str {
         match self {
             Self::Sink(SinkError::Refused(_)) => {
@@ -63,6 +63,10 @@ impl SessionError {
             }
             Self::Sink(SinkError::Auth(_)) => {
                 "The server does not let this PC in. Ask the server's operator for a valid token."
+            }
+            Self::Sink(SinkError::Configuration(_)) => {
+                "A file that the configuration names cannot be used. Run pitwire check: it names \
+                 the file and what to do."
             }
             Self::Sink(SinkError::Protocol(_)) => {
                 "The server's address answers, but not like a dashboard server. The server is \

@@ -227,7 +227,9 @@ impl<S: Sink> Session<S> {
 
     /// Logs why the link failed and shows it in the status.
     fn show_failure(&self, error: &SessionError, delay: Duration) {
-        let text = with_keys_of(&error.to_string(), self.reader.destination());
+        let destination = self.reader.destination();
+        let text = with_keys_of(&error.to_string(), destination);
+        let user_message = with_keys_of(error.user_message(), destination);
         if self.status.borrow().last_error.as_ref() == Some(&text) {
             tracing::debug!(error = %text, retry_in = ?delay, "still cannot reach the server");
         } else {
@@ -240,7 +242,7 @@ impl<S: Sink> Session<S> {
             status.unlink();
             status.failures += 1;
             status.last_error = Some(text);
-            status.user_message = Some(error.user_message());
+            status.user_message = Some(user_message);
             if let SessionError::UnknownSession = error {
                 status.page = None;
                 status.pages.clear();

@@ -33,7 +33,7 @@ pub struct SessionStatus {
     /// Why connecting failed, or why the previous link ended.
     pub last_error: Option<String>,
     /// The last error as a message for a driver.
-    pub user_message: Option<&'static str>,
+    pub user_message: Option<String>,
     /// When the server was last found to have forgotten the session. Cleared when the link is lost,
     /// which is then the more important message.
     pub forgotten_at: Option<Instant>,

@@ -10,8 +10,6 @@ mod identity;
 
 use std::borrow::Cow;
 use std::env;
-use std::fmt;
-use std::io;
 use std::pin::Pin;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
@@ -29,7 +27,7 @@ use super::{
     Ack, Addressed, EntryId, JoinWait, Joined, Link, Proof, Receipt, Shown, Sink, SinkError,
     Transport,
 };
-use crate::config::{Config, Proxy, Secret, ServerConfig, TransportChoice};
+use crate::config::{Config, FileFault, Proxy, Secret, ServerConfig, TransportChoice, read_ca};
 use crate::entry::{Entry, Kind, Seq, StintId, content_members};
 use crate::remote_text::{RemoteText, Secrets};
 use crate::sink::JOIN_TIMEOUT;
@@ -85,7 +83,7 @@ impl Dashboard {
         let auth = auth.reveal().cloned();
         let ca = match ca_file {
             Some(path) => {
-                Some(std::fs::read(path).map_err(|error| self.unreadable(path.display(), &error))?)
+                Some(read_ca(path).map_err(|fault| self.unusable("server.ca_file", &fault))?)
             }
             None => None,
         };
@@ -104,12 +102,12 @@ impl Dashboard {
     /// The token of the configuration, or of its file.
     fn token(&self) -> Result<Secret, SinkError> {
         let Some(file) = &self.access.token_file else { return Ok(self.access.token.clone()) };
-        let text = file.read().map_err(|error| self.unreadable(file, &error))?;
+        let text = file.read().map_err(|fault| self.unusable("server.token_file", &fault))?;
         Ok(Secret::from(text.as_str()))
     }
 
-    fn unreadable(&self, path: impl fmt::Display, error: &io::Error) -> SinkError {
-        SinkError::Auth(RemoteText::new(format_args!("{path}: {error}"), &self.secrets))
+    fn unusable(&self, key: &str, fault: &FileFault) -> SinkError {
+        SinkError::Configuration(RemoteText::new(format_args!("{key}: {fault}"), &self.secrets))
     }
 
     fn proxy(&self) -> Result<Option<Proxy>, SinkError> {

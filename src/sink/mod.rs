@@ -166,6 +166,9 @@ pub enum SinkError {
          server.credentials_file"
     )]
     Auth(RemoteText),
+    /// A file that the configuration names cannot be used; the text names the key.
+    #[error("{0}")]
+    Configuration(RemoteText),
     /// The peer is not a dashboard server, or violates the protocol.
     #[error("the server does not speak Socket.IO as expected: {0}")]
     Protocol(RemoteText),
@@ -189,6 +192,7 @@ impl SinkError {
             Self::Tls(_) => "tls",
             Self::Proxy(_) => "proxy",
             Self::Auth(_) => "auth",
+            Self::Configuration(_) => "configuration",
             Self::Protocol(_) | Self::Stream(_) => "protocol",
             Self::Diagnosed(diagnosis) => diagnosis.outcome(),
         }
@@ -197,7 +201,7 @@ impl SinkError {
     /// Whether only an operator can end this state, so that a retry is useful rarely.
     pub(crate) fn needs_an_operator(&self) -> bool {
         match self {
-            Self::Tls(_) | Self::Auth(_) => true,
+            Self::Tls(_) | Self::Auth(_) | Self::Configuration(_) => true,
             Self::Diagnosed(diagnosis) => diagnosis.needs_an_operator(),
             Self::Refused(_)
             | Self::Timeout(..)

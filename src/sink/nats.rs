@@ -29,7 +29,7 @@ use async_nats::jetstream::stream::{
 use super::{
     Ack, Addressed, EntryId, JoinWait, Joined, Link, Proof, Receipt, Shown, Sink, SinkError,
 };
-use crate::config::Config;
+use crate::config::{Config, SERVER};
 use crate::entry::{Entry, Kind, Seq, StintId};
 use crate::nats::{
     CAPTURED_AT, NatsConnection, NatsError, NatsOptions, SEQ, SETUP, STREAM_PREFIX, TELEMETRY,
@@ -58,6 +58,7 @@ impl Nats {
             stream: format!("{STREAM_PREFIX}{agent}"),
             agent,
             options: NatsOptions {
+                table: SERVER,
                 url: server.url.clone(),
                 token: server.token.clone(),
                 token_file: server.token_file.clone(),
@@ -347,6 +348,7 @@ impl From<NatsError> for SinkError {
             NatsError::Timeout(limit, what) => Self::Timeout(limit, what),
             NatsError::Tls(text) => Self::Tls(text),
             NatsError::Auth(text) => Self::Auth(text),
+            NatsError::Configuration(text) => Self::Configuration(text),
             NatsError::Unfit(text) => Self::Stream(text),
             NatsError::Lost(text) => Self::Lost(text),
         }

@@ -391,8 +391,9 @@ impl Diagnostics {
             && !self.last.as_ref().is_some_and(|last| last.outcome.is_to(shown))
         {
             tracing::warn!(
-                "server.url redirects to {shown}, where pitwire connects; write that address in \
-                 server.url to connect faster"
+                "{} redirects to {shown}, where pitwire connects; write that address as the url of \
+                 the server in the configuration to connect faster",
+                RemoteText::new(address.url.trim_end_matches("/socket.io/"), &address.secrets)
             );
         }
         self.last = Some(Last { failed: text, at, outcome: outcome.clone() });

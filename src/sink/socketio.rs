@@ -286,11 +286,11 @@ fn own(text: fmt::Arguments<'_>) -> SinkError {
 pub(super) fn tls_connector(ca: Option<&[u8]>) -> Result<native_tls::TlsConnector, SinkError> {
     let mut builder = native_tls::TlsConnector::builder();
     if let Some(ca) = ca {
-        let certificate = native_tls::Certificate::from_pem(ca).map_err(|error| {
-            let text = format_args!("server.ca_file is not a PEM certificate: {error}");
-            SinkError::Tls(RemoteText::new(text, &Secrets::default()))
-        })?;
-        builder.add_root_certificate(certificate);
+        builder.add_root_certificate(native_tls::Certificate::from_pem(ca).map_err(no_tls)?);
     }
-    builder.build().map_err(|error| SinkError::Tls(RemoteText::new(error, &Secrets::default())))
+    builder.build().map_err(no_tls)
+}
+
+fn no_tls(error: native_tls::Error) -> SinkError {
+    SinkError::Tls(RemoteText::new(error, &Secrets::default()))
 }

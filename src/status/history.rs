@@ -50,7 +50,7 @@ pub(super) struct Trouble {
     /// The destination that it is about, if there are several.
     destination: Option<String>,
     /// The message for a driver.
-    plainly: &'static str,
+    plainly: String,
     /// The technical error, for support.
     detail: String,
 }
@@ -91,9 +91,10 @@ impl StatusHistory {
         &self,
         at: CapturedAt,
         destination: Option<String>,
-        plainly: &'static str,
+        plainly: impl Into<String>,
         detail: String,
     ) {
+        let plainly = plainly.into();
         let mut memory = self.memory();
         let troubles = &mut memory.troubles;
         let known = troubles
@@ -127,10 +128,10 @@ mod tests {
         let board = StatusHistory::default();
         let words = ["a", "b", "c", "d", "e", "f"];
         for (at, plainly) in (0..).zip(words.iter().chain(&["c", "e"])) {
-            board.trouble(CapturedAt(at), None, plainly, String::new());
+            board.trouble(CapturedAt(at), None, *plainly, String::new());
         }
-        let kept: Vec<_> =
-            board.memory().troubles.iter().map(|kept| (kept.plainly, kept.at.0)).collect();
+        let (_, troubles) = board.latest();
+        let kept: Vec<_> = troubles.iter().map(|kept| (&*kept.plainly, kept.at.0)).collect();
         assert_eq!(kept, [("b", 1), ("d", 3), ("f", 5), ("c", 6), ("e", 7)]);
     }
 

@@ -8,6 +8,7 @@
 //! - [`reload`]: a configuration change while it runs.
 //! - [`observe`]: metrics, health and readiness.
 //! - [`autostart`]: the start at log-on.
+//! - `output`: standard output that fails.
 //! - [`command`]: signals, exit codes, the HTTP source, and `demo`.
 //! - [`settings`]: the configuration, checked and shown.
 //! - [`tools`]: `pitwire queue`, on a running agent and on a folder.
@@ -19,6 +20,8 @@ mod autostart;
 mod command;
 mod crash;
 mod observe;
+#[cfg(target_os = "linux")]
+mod output;
 mod rates;
 mod recordings;
 mod reload;

@@ -23,8 +23,8 @@ struct Entries {
 
 impl Entries {
     fn find() -> io::Result<Self> {
-        let settings = config::settings().ok_or_else(|| {
-            io::Error::new(io::ErrorKind::NotFound, "HOME is not set; run this as your own user")
+        let settings = config::settings().map_err(|error| {
+            io::Error::new(io::ErrorKind::NotFound, format!("{error}; run this as your own user"))
         })?;
         let units = settings.join("systemd").join("user");
         Ok(Self {

@@ -18,7 +18,9 @@ pub(super) fn enable(mut start: Start) -> io::Result<()> {
     if windowless.is_file() {
         start.program = windowless;
         // Without a console the log would be lost.
-        let log = format!("log.file={}", text(&config::log_file())?);
+        let log = config::log_file()
+            .map_err(|error| io::Error::new(io::ErrorKind::NotFound, error.to_string()))?;
+        let log = format!("log.file={}", text(&log)?);
         start.arguments.extend(["--set".to_owned(), log]);
     }
     CURRENT_USER.create(RUN)?.set_string(NAME, command(&start)?)?;

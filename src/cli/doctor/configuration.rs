@@ -1,24 +1,50 @@
-//! Checks the configuration: its mistakes, and settings that are probably unintended.
+//! Checks the configuration: its mistakes, the files that it names, and settings that are probably
+//! unintended.
 
-use super::Report;
+use super::{Report, disk};
+use crate::cli::settings::Settings;
 use crate::config::{Loaded, Problems};
 
-pub(super) fn look(loaded: &Result<Loaded, Problems>) -> Report {
+/// What to do about a mistake, which names what to write.
+const CORRECT: &str = "correct it there; pitwire check tests it again";
+
+pub(super) async fn look(settings: &Settings, loaded: &Result<Loaded, Problems>) -> Report {
     let mut report = Report::new("configuration");
-    match loaded {
-        Ok(loaded) => {
+    let loaded = match loaded {
+        Ok(loaded) => loaded.clone(),
+        Err(problems) => {
+            say(&mut report, problems);
+            return report;
+        }
+    };
+    match disk::in_time(|| with_files_checked(loaded)).await {
+        Some((loaded, checked)) => {
             for warning in &loaded.warnings {
                 report.warning(warning.to_string(), "correct it there if it is unintended");
             }
-            if loaded.warnings.is_empty() {
-                report.ok("no mistakes found");
+            match checked {
+                Ok(()) if loaded.warnings.is_empty() => {
+                    report.ok(format!("no mistakes found; {}", settings.file()));
+                }
+                Ok(()) => {}
+                Err(problems) => say(&mut report, &problems),
             }
         }
-        Err(Problems(problems)) => {
-            for problem in problems {
-                report.fault(problem.to_string(), "correct it there; pitwire check tests it again");
-            }
-        }
+        None => report.fault(
+            "the files that it names cannot be read: their disk does not answer",
+            "check that disk, or name files on another one",
+        ),
     }
     report
+}
+
+fn with_files_checked(mut loaded: Loaded) -> (Loaded, Result<(), Problems>) {
+    let checked = loaded.check_files();
+    (loaded, checked)
+}
+
+fn say(report: &mut Report, Problems(problems): &Problems) {
+    for problem in problems {
+        report.fault(problem.to_string(), CORRECT);
+    }
 }

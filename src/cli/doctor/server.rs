@@ -56,10 +56,13 @@ async fn steps(report: &mut Report, config: &Config) -> Result<(), Rest> {
         .await
         .unwrap_or_else(|| Err(SinkError::Auth("the disk with its files does not answer".into())));
     let address = address.map_err(|error| {
-        report.fault(
-            format!("cannot use its token or CA file: {}", reason(error)),
-            "check that server.token_file and server.ca_file name files that your user may read",
-        );
+        // The report about the configuration names files that cannot be used.
+        if !matches!(error, SinkError::Configuration(_)) {
+            report.fault(
+                format!("cannot use its credentials: {}", reason(error)),
+                "check server.token, server.token_file and server.proxy",
+            );
+        }
         CONNECTION
     })?;
     if let Some(proxy) = &address.proxy {
@@ -73,7 +76,7 @@ async fn steps(report: &mut Report, config: &Config) -> Result<(), Rest> {
     let reached = reach(&address, DOCTOR_NETWORK_TIMEOUT).await.map_err(|error| {
         report.fault(
             format!("cannot set up TLS: {}", reason(error)),
-            "set server.ca_file to a certificate authority in PEM format, or remove it",
+            "check the TLS library of this PC, and server.ca_file",
         );
         HTTP
     })?;
@@ -149,6 +152,7 @@ fn reason(error: SinkError) -> String {
         SinkError::Refused(text)
         | SinkError::Tls(text)
         | SinkError::Auth(text)
+        | SinkError::Configuration(text)
         | SinkError::Proxy(text)
         | SinkError::Protocol(text)
         | SinkError::Stream(text)

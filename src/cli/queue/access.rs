@@ -7,7 +7,7 @@ use std::path::Path;
 use super::QueueTarget;
 use super::verify::Examiner;
 use crate::cli::{log, set_all};
-use crate::config::{self, Config, LogConfig, Overrides};
+use crate::config::{self, Config, ConfigFile, LogConfig, Overrides};
 use crate::platform::clock::Clock;
 use crate::queue::fsck::Inspection;
 use crate::queue::{self, Closed, Destinations, Limits, OpenError, Reader, Writer};
@@ -117,8 +117,8 @@ impl QueueTarget {
         }
         set_all(&mut overrides, &self.set).map_err(ToolError)?;
         let environment = config::process_environment();
-        let file = config::file(self.config.clone());
-        let loaded = config::load(file.as_deref(), environment, &overrides)
+        let file = ConfigFile::find(self.config.clone());
+        let loaded = config::load(file.path(), environment, &overrides)
             .map_err(|problems| ToolError(problems.to_string()))?;
         // The log file belongs to the agent.
         log::start(&LogConfig { file: None, ..loaded.config.log.clone() });

@@ -9,6 +9,7 @@ use super::{
     Exit, Progress, QueueConnection, QueueTarget, ToolError, Walk, contents, count, eprint_line,
     seq,
 };
+use crate::cli::terminal;
 use crate::entry::{CapturedAt, Entry, Kind, Seq};
 use crate::queue::operator::Peeked;
 use crate::tools::export_line;
@@ -93,16 +94,19 @@ impl Export {
                 }
                 written
             }
-            None => self.write(&queue, BufWriter::new(io::stdout())).await,
+            None => match self.write(&queue, BufWriter::new(io::stdout())).await {
+                Err(Ended::Output(error)) => {
+                    queue.close().await;
+                    terminal::note_output(Err(error));
+                    return Ok(Exit::Good);
+                }
+                written => written,
+            },
         };
         queue.close().await;
         let written = match written {
             Ok(written) => written,
             Err(Ended::Cannot(cannot)) => return Err(cannot),
-            // The reader of the pipe has finished, such as `head`.
-            Err(Ended::Output(error)) if error.kind() == ErrorKind::BrokenPipe => {
-                return Ok(Exit::Good);
-            }
             Err(Ended::Output(error)) => {
                 let why = format!("cannot write the output: {error}; choose a disk with room");
                 return Err(ToolError(why));

@@ -510,6 +510,7 @@ fn nats_options(config: &NatsConfig) -> NatsOptions {
     let (open_timeout, request_timeout) = (NATS_TIMEOUT, NATS_TIMEOUT);
     let secrets = Secrets::new(token.reveal().map(str::to_owned));
     NatsOptions {
+        table: "source.nats",
         url,
         token,
         token_file,

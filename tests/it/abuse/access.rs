@@ -385,7 +385,7 @@ async fn a_server_on_the_network_does_not_start_without_a_token() {
     for (args, said) in [
         (&[][..], "0.0.0.0:0 lets other machines in; add --token "),
         (&["--token", "hunter2"], "serve.token: \"***\" is a token that can be guessed"),
-        (&["--token-file", "/nonexistent"], "serve.token_file: the token file /nonexistent cannot"),
+        (&["--token-file", "/nonexistent"], "serve.token_file: no such file: /nonexistent;"),
         (&["--token-file", &short], "a token that can be guessed"),
     ] {
         let mut process = Process::start(&mut pitwire(&[&public[..], args].concat()));

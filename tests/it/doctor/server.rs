@@ -125,9 +125,9 @@ fn refused_access_is_a_fault() {
 
     Pc::new().server(&server.url()).set(["server.token_file=/nowhere/token"]).finds(&[(
         "fault",
-        "server",
-        "cannot use its token or CA file: /nowhere/token: No such file or directory (os error 2)",
-        "check that server.token_file and server.ca_file name files that your user may read",
+        "configuration",
+        "--set: server.token_file: no such file: /nowhere/token; write the path of a file that exists",
+        "correct it there; pitwire check tests it again",
     )]);
 }
 
@@ -154,9 +154,9 @@ fn an_untrusted_certificate_is_a_fault() {
     Pc::new().server(&named).set(trusting(&ca)).finds(&expected);
     Pc::new().server(&url).set(trusting(&key)).finds(&[(
         "fault",
-        "server",
-        "cannot set up TLS: …",
-        "set server.ca_file to a certificate authority in PEM format, or remove it",
+        "configuration",
+        &format!("--set: server.ca_file: {} is not a certificate in PEM format: …", key.display()),
+        "correct it there; pitwire check tests it again",
     )]);
 }
 

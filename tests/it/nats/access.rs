@@ -126,11 +126,11 @@ async fn a_credentials_file_grants_access() {
 
     std::fs::write(&file, "no credentials").unwrap();
     let damaged = agent(&folder.path().join("c"), &server.url(), &[&set]);
-    damaged.process.says("the credentials file: cannot parse user JWT").await;
+    damaged.process.says("server.credentials_file: cannot parse user JWT").await;
 
     std::fs::remove_file(&file).unwrap();
     let missing = agent(&folder.path().join("d"), &server.url(), &[&set]);
-    missing.process.says("pc.creds: No such file").await;
+    missing.process.says("server.credentials_file: no such file: ").await;
 }
 
 #[tokio::test]
@@ -156,7 +156,7 @@ async fn certificates_are_checked_and_a_configured_ca_is_trusted() {
     misled.process.says("TLS failed: IO error: invalid peer certificate").await;
 
     let nowhere = agent(&folder.path().join("e"), &server.url(), &["server.ca_file=/nowhere.pem"]);
-    nowhere.process.says("TLS failed: TLS error: ").await;
+    nowhere.process.says("server.ca_file: no such file: /nowhere.pem; write").await;
 }
 
 #[tokio::test]

@@ -48,16 +48,33 @@ fn walk(folder: &Path) -> Vec<std::path::PathBuf> {
 }
 
 #[test]
-fn autostart_refuses_a_missing_configuration_file() {
+fn autostart_refuses_a_configuration_with_which_the_agent_does_not_start() {
     let home = tempfile::tempdir().unwrap();
-    let output = pitwire(&["autostart", "enable", "--config", "nowhere.toml"])
-        .env("XDG_CONFIG_HOME", home.path())
-        .output()
-        .unwrap();
-    assert_eq!(output.status.code(), Some(1));
-    let errors = String::from_utf8(output.stderr).unwrap();
-    assert!(errors.contains("nowhere.toml: there is no such file"), "{errors}");
-    assert!(walk(home.path()).is_empty());
+    let folder = home.path().join("pitwire");
+    fs::create_dir(&folder).unwrap();
+    let (default, invalid) = (folder.join("pitwire.toml"), home.path().join("invalid.toml"));
+    fs::write(&default, "update_rate_hz = \"fast\"\n").unwrap();
+    fs::write(&invalid, "[server]\nurll = \"http://pit\"\n").unwrap();
+    let missing_ca = home.path().join("ca.toml");
+    fs::write(&missing_ca, "server.ca_file = \"/no/such.pem\"\n").unwrap();
+    for (file, said) in [
+        (Some("nowhere.toml"), "nowhere.toml: does not exist"),
+        (Some(folder.to_str().unwrap()), "pitwire: cannot be read"),
+        (Some(invalid.to_str().unwrap()), "invalid.toml:2: server.urll: is not a key"),
+        (Some(missing_ca.to_str().unwrap()), "ca.toml:1: server.ca_file: no such file"),
+        (None, "pitwire.toml:1: update_rate_hz: \"fast\" is not a number"),
+    ] {
+        let mut command = pitwire(&["autostart", "enable"]);
+        command.args(file.map(|file| ["--config", file]).into_iter().flatten());
+        let output = command.env("XDG_CONFIG_HOME", home.path()).output().unwrap();
+        let errors = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{file:?}: {errors}");
+        assert!(errors.contains(said), "{file:?}: {errors}");
+        assert!(errors.contains("nothing was changed"), "{file:?}: {errors}");
+        let mut left = walk(home.path());
+        left.sort();
+        assert_eq!(left, [&*missing_ca, &*invalid, &*default], "{file:?}");
+    }
 }
 
 #[tokio::test]

@@ -19,6 +19,10 @@ pub(super) async fn look(report: &mut Report, config: &Config) {
             ));
             return;
         }
+        // The report about the configuration names the file.
+        Ok(Err(SinkError::Configuration(_))) => {
+            return report.not_looked_at("whether it can be reached, and its stream");
+        }
         Ok(Err(error)) => error,
         Err(_) => SinkError::Timeout(limit, "it does not show its stream"),
     };
@@ -38,7 +42,10 @@ pub(super) async fn look(report: &mut Report, config: &Config) {
             "ask its operator for a token or a .creds file; put it into server.token or \
              server.token_file, or set server.credentials_file"
         }
-        SinkError::Protocol(_) | SinkError::Stream(_) | SinkError::Diagnosed(_) => {
+        SinkError::Protocol(_)
+        | SinkError::Stream(_)
+        | SinkError::Configuration(_)
+        | SinkError::Diagnosed(_) => {
             "check that server.url is the address of a NATS server that was started with \
              JetStream: nats-server -js"
         }
