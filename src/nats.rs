@@ -110,6 +110,9 @@ pub(crate) enum NatsError {
     Timeout(Duration, &'static str),
     #[error("{0}")]
     Tls(RemoteText),
+    /// The server at this `tls://` address does not speak TLS.
+    #[error("{0} speaks no TLS; write nats:// instead of tls://, or the port that has TLS")]
+    NoTls(RemoteText),
     #[error("{0}")]
     Auth(RemoteText),
     /// A file that the configuration names cannot be used; the text names the key.
@@ -256,6 +259,9 @@ async fn connect(
         let options = options(server, &login, limit, end.clone())?;
         match timeout(limit, options.connect(node)).await {
             Ok(Ok(client)) => return Ok((client, login.secrets)),
+            Ok(Err(error)) if node.starts_with("tls://") && is_plain(&error) => {
+                last = NatsError::NoTls(RemoteText::new(node, &login.secrets));
+            }
             Ok(Err(error)) => last = classify(&error, &login.secrets),
             Err(_) => last = NatsError::Timeout(limit, "it accepts no NATS connection"),
         }
@@ -359,5 +365,15 @@ fn classify(error: &ConnectError, secrets: &Secrets) -> NatsError {
 }
 
 fn is_tls(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(|cause| cause.is::<async_nats::rustls::Error>())
+    tls_error(error).is_some()
+}
+
+/// Whether the server answered the TLS handshake in another protocol.
+fn is_plain(error: &ConnectError) -> bool {
+    let io = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    matches!(io.and_then(tls_error), Some(async_nats::rustls::Error::InvalidMessage(_)))
+}
+
+fn tls_error(error: &io::Error) -> Option<&async_nats::rustls::Error> {
+    error.get_ref()?.downcast_ref()
 }

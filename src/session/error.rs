@@ -57,6 +57,10 @@ impl SessionError {
                 "The server's identity could not be verified. Ask the server's operator about its \
                  certificate."
             }
+            Self::Sink(SinkError::NoTls(_)) => {
+                "The server's address begins with tls://, but the server has no encryption. Write \
+                 nats:// instead, or ask the server's operator for the right port."
+            }
             Self::Sink(SinkError::Proxy(_)) => {
                 "The proxy of this network does not let pitwire reach the server. Check \
                  server.proxy, or ask who runs the network."

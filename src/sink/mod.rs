@@ -157,6 +157,12 @@ pub enum SinkError {
     /// The TLS handshake failed, or the certificate is not trusted.
     #[error("TLS failed: {0}; check the server's certificate, or name its CA in server.ca_file")]
     Tls(RemoteText),
+    /// The NATS server at this `tls://` address does not speak TLS.
+    #[error(
+        "TLS failed: {0} speaks no TLS; write {plain} in server.url, or the port that has TLS",
+        plain = .0.replacen("tls://", "nats://", 1)
+    )]
+    NoTls(RemoteText),
     /// The forward proxy cannot be reached, or refuses to connect to the server.
     #[error("no way to the server: {0}; check server.proxy")]
     Proxy(RemoteText),
@@ -189,7 +195,7 @@ impl SinkError {
         match self {
             Self::Refused(_) | Self::Lost(_) => "refused",
             Self::Timeout(..) => "timeout",
-            Self::Tls(_) => "tls",
+            Self::Tls(_) | Self::NoTls(_) => "tls",
             Self::Proxy(_) => "proxy",
             Self::Auth(_) => "auth",
             Self::Configuration(_) => "configuration",
@@ -201,7 +207,7 @@ impl SinkError {
     /// Whether only an operator can end this state, so that a retry is useful rarely.
     pub(crate) fn needs_an_operator(&self) -> bool {
         match self {
-            Self::Tls(_) | Self::Auth(_) | Self::Configuration(_) => true,
+            Self::Tls(_) | Self::NoTls(_) | Self::Auth(_) | Self::Configuration(_) => true,
             Self::Diagnosed(diagnosis) => diagnosis.needs_an_operator(),
             Self::Refused(_)
             | Self::Timeout(..)

@@ -347,6 +347,7 @@ impl From<NatsError> for SinkError {
             NatsError::Refused(text) => Self::Refused(text),
             NatsError::Timeout(limit, what) => Self::Timeout(limit, what),
             NatsError::Tls(text) => Self::Tls(text),
+            NatsError::NoTls(address) => Self::NoTls(address),
             NatsError::Auth(text) => Self::Auth(text),
             NatsError::Configuration(text) => Self::Configuration(text),
             NatsError::Unfit(text) => Self::Stream(text),

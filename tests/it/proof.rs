@@ -3,8 +3,10 @@
 //! `LONG=1` runs the long versions: 20,000 frames over 20 restarts, a stall of 70 s.
 
 use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -17,7 +19,7 @@ use tokio::time::{Instant, sleep};
 use crate::agent::{Agent, eventually, within};
 use crate::contract::Client;
 use crate::long::is_long;
-use crate::peers::{Kind, Peer};
+use crate::peers::{Kind, Peer, frames, sessions};
 use crate::process::numbered_samples;
 use crate::proxy::{Network, Proxy};
 
@@ -393,4 +395,51 @@ async fn an_outage_of_twelve_seconds_is_over_soon_after_the_networks_return() {
     println!("{} trials: median {median:?}, 95 % {p95:?}, {waits:?}", waits.len());
     // 5 s, and some for a loaded machine.
     assert!(waits[waits.len() - 1] < Duration::from_secs(9), "{waits:?}");
+}
+
+/// Passes connections on to each of the ports in turn. Returns the address.
+fn round_robin(ports: [u16; 2]) -> String {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    thread::spawn(move || {
+        let clients = listener.incoming().map_while(Result::ok);
+        for (client, port) in clients.zip(ports.into_iter().cycle()) {
+            let server = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+            for (mut from, mut to) in
+                [(client.try_clone().unwrap(), server.try_clone().unwrap()), (server, client)]
+            {
+                thread::spawn(move || {
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(Shutdown::Both);
+                });
+            }
+        }
+    });
+    address
+}
+
+#[tokio::test]
+async fn with_proof_ack_workers_behind_a_round_robin_keep_one_page() {
+    let workers = [(); 2].map(|()| Peer::start(Kind::Asgi, &[]));
+    let folder = tempfile::tempdir().unwrap();
+    let url = round_robin([workers[0].port(), workers[1].port()]);
+    let publisher = publisher(&url, folder.path(), |config| {
+        config.delivery.proof = ProofChoice::Ack;
+        config.delivery.verify_interval = Duration::from_millis(200);
+    });
+    publisher.start();
+    // Several verifications, and time between them.
+    for lap in 1..=20 {
+        store(&publisher, lap..=lap).await;
+        sleep(Duration::from_millis(200)).await;
+    }
+    drained(&publisher).await;
+    let mut pages = Vec::new();
+    for worker in &workers {
+        for session in sessions(&worker.url()).await {
+            let laps = frames(&worker.url(), &session).await;
+            pages.push(laps.iter().map(|frame| frame["lap"].as_u64().unwrap()).collect::<Vec<_>>());
+        }
+    }
+    assert_eq!(pages, [(1..=20).collect::<Vec<_>>()]);
 }

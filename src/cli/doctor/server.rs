@@ -158,6 +158,7 @@ fn reason(error: SinkError) -> String {
         | SinkError::Stream(text)
         | SinkError::Lost(text) => text.to_string(),
         SinkError::Diagnosed(diagnosis) => diagnosis.what(),
+        SinkError::NoTls(address) => format!("TLS failed: {address} speaks no TLS"),
         error @ SinkError::Timeout(..) => error.to_string(),
     }
 }

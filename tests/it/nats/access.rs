@@ -165,7 +165,13 @@ async fn a_tls_address_refuses_a_server_without_tls() {
     let folder = tempdir().unwrap();
     let url = server.url().replace("nats://", "tls://");
     let agent = agent(folder.path(), &url, &["server.token=hunter22"]);
-    agent.process.says("cannot reach the server;").await;
+    let plain = server.url();
+    agent
+        .process
+        .says(&format!(
+            "{url} speaks no TLS; write {plain} in server.url, or the port that has TLS"
+        ))
+        .await;
     sleep(Duration::from_secs(1)).await;
     assert_eq!(server.kept("pc").await, []);
 }

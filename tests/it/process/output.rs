@@ -112,6 +112,9 @@ async fn a_server_whose_output_is_lost_serves_until_it_is_stopped_and_fails() {
     let mut shell = Command::new("sh");
     shell.args(["-c", "exec \"$0\" \"$@\" >/dev/full"]).arg(serve.get_program());
     shell.args(serve.get_args()).stdin(Stdio::null());
+    serve.get_envs().filter(|(_, value)| value.is_none()).for_each(|(name, _)| {
+        shell.env_remove(name);
+    });
     let mut process = Process::start(&mut shell);
     process.says(LOST).await;
     process.signal("-TERM");

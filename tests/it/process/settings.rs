@@ -127,28 +127,24 @@ async fn without_a_home_the_queue_must_be_named() {
 
 #[test]
 fn an_unreadable_configuration_is_an_error_and_not_ignored() {
-    let mut cases: Vec<(&str, &dyn Fn(&Path, &Path))> = vec![
-        ("the file is a broken link to itself", &|folder, file| {
+    /// Creates the folder and the file in it.
+    type Prepare<'a> = &'a dyn Fn(&Path, &Path);
+    let is_root = rustix::process::geteuid().is_root();
+    let cases: [(&str, Prepare<'_>); 5] = [
+        ("the file is a link to itself", &|folder, file| {
             fs::create_dir(folder).unwrap();
             symlink(file, file).unwrap();
         }),
         ("the folder is a link to itself", &|folder, _| symlink(folder, folder).unwrap()),
         ("the folder is a file", &|folder, _| fs::write(folder, "").unwrap()),
         ("the file is a folder", &|_, file| fs::create_dir_all(file).unwrap()),
+        ("the folder is closed to this user", &|folder, file| {
+            fs::create_dir(folder).unwrap();
+            fs::write(file, "").unwrap();
+            let mode = if is_root { 0o700 } else { 0 };
+            fs::set_permissions(folder, fs::Permissions::from_mode(mode)).unwrap();
+        }),
     ];
-    let is_root = rustix::process::geteuid().is_root();
-    if is_root {
-        cases.push(("the folder belongs to root", &|folder, file| {
-            fs::create_dir(folder).unwrap();
-            fs::write(file, "").unwrap();
-        }));
-    } else {
-        cases.push(("the folder has mode 000", &|folder, file| {
-            fs::create_dir(folder).unwrap();
-            fs::write(file, "").unwrap();
-            fs::set_permissions(folder, fs::Permissions::from_mode(0)).unwrap();
-        }));
-    }
     for (name, prepare) in cases {
         let home = tempfile::tempdir().unwrap();
         let folder = home.path().join("pitwire");
@@ -157,7 +153,7 @@ fn an_unreadable_configuration_is_an_error_and_not_ignored() {
         for args in [&["check"][..], &["config"], &["run"], &["queue", "status"]] {
             let mut command = pitwire(args);
             command.env("XDG_CONFIG_HOME", home.path()).stdin(Stdio::null());
-            if is_root && name.ends_with("to root") {
+            if is_root && name.ends_with("to this user") {
                 command.uid(NOBODY).gid(NOBODY);
             }
             let Ok(output) = command.output() else {
@@ -283,9 +279,8 @@ async fn a_missing_file_is_a_fault_of_the_configuration_and_not_of_the_server() 
         "source.socketio.enabled=true",
         "source.socketio.listen=127.0.0.1:0",
         "source.socketio.token_file=/no/such.token",
-        "source.nats.token_file=/no/such.hub",
     ];
-    let agent = Agent::start(folder.path(), CLOSED_ADDRESS, &settings);
+    let agent = Agent::start(&folder.path().join("queue"), CLOSED_ADDRESS, &settings);
     let advice = "; write the path of a file that exists";
     for expected in [
         format!("server.ca_file: no such file: /no/such.pem{advice}"),
@@ -294,6 +289,13 @@ async fn a_missing_file_is_a_fault_of_the_configuration_and_not_of_the_server() 
     ] {
         agent.process.says(&expected).await;
     }
+    let hub = [
+        "source.nats.enabled=true",
+        "source.nats.url=nats://127.0.0.1:9",
+        "source.nats.token_file=/no/such.hub",
+    ];
+    let hub = Agent::start(&folder.path().join("hub"), CLOSED_ADDRESS, &hub);
+    hub.process.says(&format!("source.nats.token_file: no such file: /no/such.hub{advice}")).await;
     for destination in ["server", "league"] {
         let series = |outcome: &str| {
             let labels = format!("destination=\"{destination}\",outcome=\"{outcome}\"");

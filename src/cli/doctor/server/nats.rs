@@ -38,6 +38,9 @@ pub(super) async fn look(report: &mut Report, config: &Config) {
             "check that server.ca_file names the authority of the server's certificate, and that \
              the certificate has the name in server.url"
         }
+        SinkError::NoTls(_) => {
+            "write nats:// instead of tls:// in server.url, or the port that has TLS"
+        }
         SinkError::Auth(_) => {
             "ask its operator for a token or a .creds file; put it into server.token or \
              server.token_file, or set server.credentials_file"
