@@ -27,7 +27,8 @@ use super::{
     Ack, Addressed, EntryId, JoinWait, Joined, Link, Proof, Receipt, Shown, Sink, SinkError,
     Transport,
 };
-use crate::config::{Config, FileFault, Proxy, Secret, ServerConfig, TransportChoice, read_ca};
+use crate::config;
+use crate::config::{Config, Proxy, Secret, ServerConfig, TransportChoice};
 use crate::entry::{Entry, Kind, Seq, StintId, content_members};
 use crate::remote_text::{RemoteText, Secrets};
 use crate::sink::JOIN_TIMEOUT;
@@ -82,9 +83,9 @@ impl Dashboard {
         let proxy_secrets = proxy.as_ref().map(Proxy::secrets).unwrap_or_default();
         let auth = auth.reveal().cloned();
         let ca = match ca_file {
-            Some(path) => {
-                Some(read_ca(path).map_err(|fault| self.unusable("server.ca_file", &fault))?)
-            }
+            Some(path) => Some(
+                config::read_ca(path).map_err(|fault| self.unusable("server.ca_file", &fault))?,
+            ),
             None => None,
         };
         Ok(Address {
@@ -106,7 +107,7 @@ impl Dashboard {
         Ok(Secret::from(text.as_str()))
     }
 
-    fn unusable(&self, key: &str, fault: &FileFault) -> SinkError {
+    fn unusable(&self, key: &str, fault: &config::FileFault) -> SinkError {
         SinkError::Configuration(RemoteText::new(format_args!("{key}: {fault}"), &self.secrets))
     }
 
