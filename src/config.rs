@@ -284,9 +284,12 @@ pub struct NatsConfig {
 pub struct FileConfig {
     /// `None` turns the source off.
     pub path: Option<PathBuf>,
-    /// The speed as a multiple of real time, 0.001 to 10,000; 0 replays as fast as entries can be
-    /// stored.
+    /// The speed as a multiple of the recorded one, 0.001 to 10,000; 0 replays as fast as entries
+    /// can be stored.
     pub speed: f64,
+    /// Lines per second at speed 1 of a recording without timestamps, 0.001 to 1,000; 0 replays
+    /// them as fast as they can be stored.
+    pub rate_hz: f64,
 }
 
 /// The simulated car.
@@ -396,7 +399,7 @@ impl Default for Config {
                     agents: AgentNames::default(),
                     durable: AgentName::pitwire(),
                 },
-                file: FileConfig { path: None, speed: 1.0 },
+                file: FileConfig { path: None, speed: 1.0, rate_hz: 2.0 },
                 simulator: SimulatorConfig { enabled: false, seed: 1 },
             },
             metrics: ListenerConfig::on_this_pc(true, 9184),

@@ -16,8 +16,6 @@ mod stdin;
 
 use std::future::pending;
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -32,6 +30,7 @@ use crate::publisher::DashboardPublisher;
 use crate::queue::{OpenError, STORAGE_OPEN_INTERVAL};
 use crate::session::DestinationWatch;
 use crate::source::nats::{self, GateCommand, GateRequest};
+use crate::source::recording::Report;
 use crate::status::{StatusHistory, StatusSnapshot};
 
 /// How often the status line in the terminal is updated.
@@ -55,7 +54,8 @@ pub type SnapshotCallback = Box<dyn FnMut(&StatusSnapshot) + Send>;
 /// Runs the agent until `shutdown` resolves or, with [`Until::Drained`], its work is done. Calls
 /// `announce` with a line for each new dashboard page, and `look`, if given, once a second.
 ///
-/// Must run in a tokio runtime. Returns within 5 s of the shutdown; unsent entries stay queued.
+/// Must run in a tokio runtime. Returns within 5 s of the shutdown; unsent entries stay queued. The
+/// report says what was read of the recording `source.file.path`, if there is one.
 pub async fn run(
     config: Config,
     until: Until,
@@ -64,11 +64,11 @@ pub async fn run(
     shutdown: impl Future<Output = ()>,
     mut announce: impl FnMut(&str),
     mut look: Option<SnapshotCallback>,
-) -> Result<(), OpenError> {
+) -> Result<Option<Report>, OpenError> {
     let mut shutdown = pin!(shutdown);
     let publisher = tokio::select! {
         publisher = open(config) => publisher?,
-        () = &mut shutdown => return Ok(()),
+        () = &mut shutdown => return Ok(None),
     };
     let (gate, mut gate_requests) = nats::delivery_gate();
     // A hub starts the delivery through the gate, once no other hub delivers the same entries.
@@ -82,9 +82,11 @@ pub async fn run(
     let services = Services::start(&publisher, metrics, reload_handle, history.clone());
     let destinations = publisher.watch_destinations();
     let mut pages = NewPages::watch(&destinations);
-    let recording_bytes = Arc::clone(&sources.recording_bytes);
-    let snapshot =
-        || snapshot(&publisher, &history, &destinations, recording_bytes.load(Ordering::Relaxed));
+    let recording = sources.recording.clone();
+    let snapshot = || {
+        let recording_bytes = recording.as_ref().map_or(0, |report| report.borrow().bytes);
+        snapshot(&publisher, &history, &destinations, recording_bytes)
+    };
     let mut look_due = interval(LINE_INTERVAL);
     look_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut finished = Box::pin(finished(&mut sources, &publisher, until));
@@ -114,7 +116,7 @@ pub async fn run(
     drop(finished);
     services.end().await;
     publisher.close().await;
-    Ok(())
+    Ok(recording.map(|report| report.borrow().clone()))
 }
 
 /// Opens the queue; retries without end while the disk is full or read-only.

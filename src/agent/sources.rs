@@ -2,9 +2,6 @@
 //! the simulator. The sources that listen for connections are [services](super::services).
 
 use std::io;
-use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -13,16 +10,17 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::stdin;
 use crate::publisher::DashboardPublisher;
-use crate::source::lines::{self, Pace};
+use crate::source::lines::Pace;
 use crate::source::nats::DeliveryGate;
+use crate::source::recording::{self, Report};
 use crate::source::simulator::{Car, SIMULATOR_RATE_HZ};
 use crate::source::{Intake, Sample, lmu, nats};
 
 /// The tasks of the sources. Standard input and the file end; the others run until this is dropped.
 pub(super) struct Sources {
     finite: JoinSet<()>,
-    /// Bytes of the file that were read and stored.
-    pub(super) recording_bytes: Arc<AtomicU64>,
+    /// What was read of the recording; `None` without a recording.
+    pub(super) recording: Option<watch::Receiver<Report>>,
     _endless: JoinSet<()>,
 }
 
@@ -31,17 +29,17 @@ impl Sources {
     pub(super) fn start(publisher: &DashboardPublisher, gate: DeliveryGate) -> Self {
         let config = publisher.config();
         let (mut finite, mut endless) = (JoinSet::new(), JoinSet::new());
-        let recording_bytes = Arc::<AtomicU64>::default();
+        let mut recording = None;
         let rate = config.update_rate_hz;
         if config.source.stdin.enabled && !io::IsTerminal::is_terminal(&io::stdin()) {
             let intake = publisher.intake("stdin", rate).following(publisher.watch_rate());
             finite.spawn(stdin::read(intake, config.source.stdin.receipts));
         }
         if let Some(path) = config.source.file.path.clone() {
-            let recorded = if rate > 0.0 { rate } else { SIMULATOR_RATE_HZ };
-            let pace = Pace::per_second(recorded * config.source.file.speed);
-            let intake = publisher.intake("file", 0.0).patient();
-            finite.spawn(read_file(intake, path, pace, Arc::clone(&recording_bytes)));
+            let pace = Pace::recorded(config.source.file.speed, config.source.file.rate_hz);
+            let (report, reported) = watch::channel(Report { path, ..Report::default() });
+            recording = Some(reported);
+            finite.spawn(recording::play(publisher.intake("file", 0.0).patient(), pace, report));
         }
         if config.source.lmu.enabled {
             let (writer, lmu) = (publisher.writer(), config.source.lmu.clone());
@@ -67,7 +65,7 @@ impl Sources {
                 drive(Intake::new(writer.clone(), "simulator", rate), rate, seed)
             }));
         }
-        Self { finite, recording_bytes, _endless: endless }
+        Self { finite, recording, _endless: endless }
     }
 
     /// Returns when standard input and the file are read to the end.
@@ -88,23 +86,6 @@ async fn at_each_rate<F: Future<Output = ()>>(
             changed = rate.changed() => if changed.is_err() {
                 return;
             }
-        }
-    }
-}
-
-/// Replays a recording, and counts the bytes that were read and stored in `bytes`.
-async fn read_file(intake: Intake, path: PathBuf, pace: Pace, bytes: Arc<AtomicU64>) {
-    let end = match tokio::fs::File::open(&path).await {
-        Ok(file) => {
-            lines::run(file, &intake, pace, |place, _| bytes.store(place.end, Ordering::Relaxed))
-                .await
-        }
-        Err(error) => Err(error),
-    };
-    match end {
-        Ok(end) => bytes.store(end.end, Ordering::Relaxed),
-        Err(error) => {
-            tracing::error!(path = %path.display(), %error, "cannot read the recording");
         }
     }
 }

@@ -1,60 +1,31 @@
 //! Reads samples from standard input and prints receipts for them on standard output.
 
-use std::io::{self, Read, Write};
-use std::thread;
-
-use tokio::io::{AsyncWriteExt, DuplexStream};
-use tokio::runtime::Handle;
+use std::io::{self, Write};
 
 use crate::source::lines::{self, Pace};
-use crate::source::{Intake, Taken};
-
-/// Bytes of one read of standard input, and of the read-ahead while earlier lines are stored.
-const STDIN_READ_BYTES: usize = 64 << 10;
-const STDIN_BUFFER_BYTES: usize = 256 << 10;
+use crate::source::{Intake, LineCounts, Taken, thread_reader};
 
 /// Reads samples until standard input ends, and prints a receipt for each if `receipts` is set.
+///
+/// One dedicated thread reads; tokio's stdin uses two, and wakes one for each read.
 pub(super) async fn read(intake: Intake, receipts: bool) {
-    let end = match stdin(Handle::current()) {
-        Ok(stdin) => {
-            lines::run(stdin, &intake, Pace::AsTheyCome, |place, taken| {
+    let mut counts = LineCounts::default();
+    let end = match thread_reader::start("pitwire-stdin", |output| output.copy(io::stdin())) {
+        Ok((stdin, failure)) => {
+            let end = lines::run(stdin, &intake, Pace::AsTheyCome, |place, taken| {
+                counts.count(place, taken);
                 if receipts {
                     print_receipt(place.line, taken);
                 }
-            })
-            .await
+            });
+            end.await.and(failure.await.map_or(Ok(()), Err))
         }
         Err(error) => Err(error),
     };
-    if let Err(error) = end {
-        tracing::warn!(%error, "cannot read stdin; the source stops");
-    }
-}
-
-/// Reads standard input on one dedicated thread; tokio's stdin uses two, and wakes one for each
-/// read.
-fn stdin(runtime: Handle) -> io::Result<DuplexStream> {
-    let (written, read) = tokio::io::duplex(STDIN_BUFFER_BYTES);
-    thread::Builder::new()
-        .name("pitwire-stdin".into())
-        .spawn(move || copy_stdin(&runtime, written))?;
-    Ok(read)
-}
-
-/// Copies standard input to `written` until one of them ends.
-fn copy_stdin(runtime: &Handle, mut written: DuplexStream) {
-    let mut stdin = io::stdin().lock();
-    let mut bytes = vec![0; STDIN_READ_BYTES];
-    loop {
-        let count = match stdin.read(&mut bytes) {
-            Ok(0) => return,
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return tracing::warn!(%error, "cannot read stdin; the source stops"),
-        };
-        // The reader is dropped when the agent ends.
-        if runtime.block_on(written.write_all(&bytes[..count])).is_err() {
-            return;
+    match end {
+        Ok(()) => tracing::info!("standard input has ended after {counts}"),
+        Err(error) => {
+            tracing::warn!("cannot read standard input: {error}; the source stops after {counts}");
         }
     }
 }

@@ -1,32 +1,38 @@
 //! `pitwire replay`: sends a recording through the same path as live telemetry.
 
-use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use crate::agent::Until;
 use crate::cli::progress::{Rate, how_far};
 use crate::cli::terminal::colored;
-use crate::cli::{Exit, log, run, set_all};
+use crate::cli::{Exit, eprint_line, log, run, set_all};
 use crate::config::{self, Config, Overrides};
+use crate::source::recording::{self, Report};
 use crate::status::{StatusSnapshot, count};
 
 /// Send a recording to the dashboard server.
 ///
 /// The recording takes the same path as live telemetry, but update_rate_hz does not apply: every
-/// sample is kept. The command ends when everything is delivered; while the server cannot be
-/// reached, it waits. A terminal shows the progress.
+/// sample is kept. Samples are sent as far apart as they were recorded; pauses of more than 5 minutes
+/// are skipped. The command ends when everything is delivered; while the server cannot be reached,
+/// it waits. A terminal shows the progress. At the end, the number of lines and the first invalid
+/// ones are printed on standard error.
+///
+/// Exits with 1 if no line is a sample or the file cannot be read to its end.
 #[derive(Debug, clap::Args)]
 pub struct Replay {
-    /// The recording: one JSON sample or dashboard frame per line.
+    /// The recording: one JSON sample or dashboard frame per line, plain or compressed with gzip.
     pub file: PathBuf,
     /// Address of the dashboard server, such as http://localhost:5000.
     #[arg(long, value_name = "URL")]
     pub server: String,
-    /// Speed relative to a live car's 2 samples per second; 0 is as fast as possible.
+    /// Speed relative to the recorded one; 0 is as fast as possible.
     #[arg(long, value_name = "FACTOR", default_value = "1")]
     pub speed: String,
+    /// Lines per second, times the speed, if the recording has no timestamps.
+    #[arg(long, value_name = "HZ", default_value = "2")]
+    pub rate_hz: String,
     /// Folder of the queue; with a permanent one, the next replay sends what a killed replay has
     /// stored [default: a temporary one].
     #[arg(long, value_name = "DIR")]
@@ -36,9 +42,9 @@ pub struct Replay {
     pub set: Vec<String>,
 }
 
-/// Replays the file, or fails if it cannot be read.
+/// Replays the file, or fails if it is not a recording.
 pub async fn replay(args: Replay, shutdown: impl Future<Output = ()>) -> Exit {
-    let bytes = match size(&args.file) {
+    let bytes = match recording::check(&args.file) {
         Ok(bytes) => bytes,
         Err(error) => {
             return Exit::Failed.because(format_args!("pitwire: {}: {error}", args.file.display()));
@@ -66,6 +72,7 @@ fn configure(args: &Replay, queue: &Path) -> Result<Config, String> {
     overrides.set("server.url", &args.server, "--server");
     overrides.set("source.file.path", &args.file.to_string_lossy(), "FILE");
     overrides.set("source.file.speed", &args.speed, "--speed");
+    overrides.set("source.file.rate_hz", &args.rate_hz, "--rate-hz");
     overrides.set("queue.path", &queue.to_string_lossy(), "--queue");
     for (key, value) in [
         ("source.lmu.enabled", "false"),
@@ -81,10 +88,19 @@ fn configure(args: &Replay, queue: &Path) -> Result<Config, String> {
     Ok(loaded.config)
 }
 
-/// Opens the file to check that it can be read, and returns its size; `None` for a pipe.
-fn size(path: &Path) -> io::Result<Option<u64>> {
-    let file = File::open(path)?.metadata()?;
-    Ok(file.is_file().then_some(file.len()))
+/// Prints what was read of a recording. It failed if it was not read to its end, unless the user
+/// stopped it, or if no line was a sample.
+pub(super) fn report(Report { path, counts, end, .. }: &Report) -> Exit {
+    let path = path.display();
+    let is_stopped = if end.is_none() { "stopped after " } else { "" };
+    eprint_line(format_args!("pitwire: {path}: {is_stopped}{counts}"));
+    for (line, why) in &counts.first_refused {
+        eprint_line(format_args!("pitwire: {path}:{line}: {why}"));
+    }
+    match end {
+        Some(Err(error)) => Exit::Failed.because(format_args!("pitwire: {path}: {error}")),
+        Some(Ok(())) | None => Exit::Good,
+    }
 }
 
 /// Formats the progress of the replay for the status line.

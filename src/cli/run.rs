@@ -8,6 +8,7 @@ use crate::admin::ReloadHandle;
 use crate::agent::reload::Reload;
 use crate::agent::{self, SnapshotCallback, Until};
 use crate::cli::progress::Rate;
+use crate::cli::replay::report;
 use crate::cli::settings::Settings;
 use crate::cli::terminal::{Line, colored};
 use crate::cli::{Exit, log, print, priority};
@@ -108,7 +109,8 @@ pub(super) async fn start(
     let look =
         line.map(|line| -> SnapshotCallback { Box::new(move |glance| line.show(words(glance))) });
     match agent::run(config, until, recorder, reload, shutdown, |line| print(line), look).await {
-        Ok(()) => Exit::Good,
+        Ok(Some(recording)) if until == Until::Drained => report(&recording),
+        Ok(_) => Exit::Good,
         Err(error) => Exit::Failed.because(format_args!("pitwire: {error}")),
     }
 }

@@ -1,38 +1,25 @@
 //! Reads samples as lines of JSON from standard input, a file or a pipe.
 //!
-//! Lines that are available together are appended together, so a fast source costs few fsyncs.
-
-use std::time::Duration;
+//! Lines that are available and due together are appended together, so a fast source costs few
+//! fsyncs.
 
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 
+pub use super::pace::Pace;
+use super::pace::recorded_at;
 use super::{Intake, Sample, Taken};
+use crate::entry::CapturedAt;
 use crate::fields::{MAX_SAMPLE_BYTES, Reason, Refused};
 use crate::platform::offload;
+use crate::queue::QueueError;
 
 /// The maximum number of lines that are appended together.
 pub(crate) const MAX_BATCH_LINES: usize = 256;
 
 /// The read buffer for lines: holds about as many as are appended together.
 const LINES_BUFFER_BYTES: usize = 256 << 10;
-
-/// How fast lines are read.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub enum Pace {
-    /// As fast as the input delivers them.
-    AsTheyCome,
-    /// One line per period.
-    Every(Duration),
-}
-
-impl Pace {
-    /// `rate` lines a second; 0 is [`Pace::AsTheyCome`].
-    pub(crate) fn per_second(rate: f64) -> Self {
-        if rate > 0.0 { Self::Every(Duration::from_secs_f64(1.0 / rate)) } else { Self::AsTheyCome }
-    }
-}
 
 /// The position of a line in the input.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,16 +35,17 @@ pub struct Place {
 pub async fn run(
     input: impl AsyncRead + Unpin,
     intake: &Intake,
-    pace: Pace,
+    mut pace: Pace,
     mut receipt: impl FnMut(Place, &Taken),
 ) -> std::io::Result<Place> {
     let start = Place { line: 0, end: 0 };
-    let mut lines = Lines { input: BufReader::with_capacity(LINES_BUFFER_BYTES, input), at: start };
+    let input = BufReader::with_capacity(LINES_BUFFER_BYTES, input);
+    let has_times = matches!(pace, Pace::Recorded(_));
+    let mut lines = Lines { input, has_times, at: start };
     // Read one batch while the previous one is being stored.
     let (batches, mut read) = mpsc::channel(1);
     let reading = async move {
-        let most = if pace == Pace::AsTheyCome { MAX_BATCH_LINES } else { 1 };
-        while let Some(batch) = lines.next_batch(most).await? {
+        while let Some(batch) = lines.next_batch().await? {
             if batches.send(batch).await.is_err() {
                 break;
             }
@@ -65,15 +53,22 @@ pub async fn run(
         Ok(lines.at)
     };
     let storing = async move {
-        let mut due = Instant::now();
         while let Some(batch) = read.recv().await {
-            if let Pace::Every(period) = pace {
-                sleep_until(due).await;
-                due += period;
+            let mut due_lines: Vec<Line> = Vec::with_capacity(batch.len());
+            for line in batch {
+                // A refused line takes no time.
+                let due = if line.sample.is_ok() {
+                    pace.due(line.place.line, line.recorded)
+                } else {
+                    None
+                };
+                if let Some(due) = due.filter(|due| *due > Instant::now()) {
+                    let Ok(()) = store(intake, &mut due_lines, &mut receipt).await else { return };
+                    sleep_until(due).await;
+                }
+                due_lines.push(line);
             }
-            let (places, samples): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-            let Ok(taken) = intake.take(samples).await else { return };
-            places.iter().zip(&taken).for_each(|(place, taken)| receipt(*place, taken));
+            let Ok(()) = store(intake, &mut due_lines, &mut receipt).await else { return };
         }
     };
     // Poll `storing` first, so that the queue works on a batch while the next one is read.
@@ -81,33 +76,69 @@ pub async fn run(
     read
 }
 
-type Placed = (Place, Result<Sample, Refused>);
+/// Appends the lines, which leave the vector, and reports their outcomes.
+async fn store(
+    intake: &Intake,
+    lines: &mut Vec<Line>,
+    receipt: &mut impl FnMut(Place, &Taken),
+) -> Result<(), QueueError> {
+    if lines.is_empty() {
+        return Ok(());
+    }
+    let (places, samples): (Vec<_>, Vec<_>) =
+        lines.drain(..).map(|line| (line.place, line.sample)).unzip();
+    let taken = intake.take(samples).await?;
+    places.iter().zip(&taken).for_each(|(place, taken)| receipt(*place, taken));
+    Ok(())
+}
+
+/// A line that was read.
+struct Line {
+    place: Place,
+    sample: Result<Sample, Refused>,
+    /// The time in the line; only for a recording.
+    recorded: Option<CapturedAt>,
+}
 
 struct Lines<R> {
     input: BufReader<R>,
+    /// Whether to look for a time in each line.
+    has_times: bool,
     /// The position of the line that was read last.
     at: Place,
 }
 
 impl<R: AsyncRead + Unpin> Lines<R> {
     /// At least one non-empty line, plus the lines that are already buffered; `None` at the end.
-    async fn next_batch(&mut self, most: usize) -> std::io::Result<Option<Vec<Placed>>> {
+    async fn next_batch(&mut self) -> std::io::Result<Option<Vec<Line>>> {
         let mut batch = Vec::new();
         loop {
             let whole_line_is_here = self.input.buffer().contains(&b'\n');
-            if batch.len() >= most || (!batch.is_empty() && !whole_line_is_here) {
+            if batch.len() >= MAX_BATCH_LINES || (!batch.is_empty() && !whole_line_is_here) {
                 return Ok(Some(batch));
             }
             let Some(line) = self.next().await? else {
                 return Ok(if batch.is_empty() { None } else { Some(batch) });
             };
             self.at.line += 1;
-            let sample = match line {
+            let has_times = self.has_times;
+            let parsed = match line {
                 Ok(line) if line.trim_ascii().is_empty() => continue,
-                Ok(line) => offload::parse(line.len(), move || Sample::parse(&line)).await,
+                Ok(line) => {
+                    let bytes = line.len();
+                    let parse = move || {
+                        let sample = Sample::parse(&line)?;
+                        Ok((sample, if has_times { recorded_at(&line) } else { None }))
+                    };
+                    offload::parse(bytes, parse).await
+                }
                 Err(too_large) => Err(too_large),
             };
-            batch.push((self.at, sample));
+            let (sample, recorded) = match parsed {
+                Ok((sample, recorded)) => (Ok(sample), recorded),
+                Err(refused) => (Err(refused), None),
+            };
+            batch.push(Line { place: self.at, sample, recorded });
         }
     }
 

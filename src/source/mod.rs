@@ -3,6 +3,7 @@
 
 pub mod http;
 pub mod intake;
+pub mod line_counts;
 pub mod lines;
 pub mod lmu;
 pub(crate) mod nats;
@@ -10,9 +11,13 @@ mod omitted;
 mod rate;
 mod rate_counts;
 pub mod sample;
+pub mod pace;
+pub mod recording;
 pub mod simulator;
 pub mod socketio;
+pub(crate) mod thread_reader;
 
 pub use self::intake::{Intake, Taken};
 pub(crate) use self::rate_counts::{RateCount, RateCounts};
 pub use self::sample::Sample;
+pub use self::line_counts::LineCounts;
