@@ -122,6 +122,11 @@ pub fn columns() -> impl Iterator<Item = (&'static str, Option<&'static str>)> {
     })
 }
 
+/// Whether the values of a field are texts.
+pub fn is_text(name: &str) -> bool {
+    FIELDS.iter().any(|field| field.name == name && matches!(field.shape, Shape::Text))
+}
+
 /// The largest integer that JavaScript represents exactly, 2^53 - 1.
 pub(super) const MAX_WHOLE: i64 = 9_007_199_254_740_991;
 

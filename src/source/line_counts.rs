@@ -95,10 +95,7 @@ mod tests {
         for (line, taken) in (3..).zip(&more) {
             counts.count(Place { line, end: 0 }, taken);
         }
-        assert_eq!(
-            counts.to_string(),
-            "9 lines: 3 taken, 4 refused, 1 rate-limited, 1 dropped"
-        );
+        assert_eq!(counts.to_string(), "9 lines: 3 taken, 4 refused, 1 rate-limited, 1 dropped");
         assert_eq!(counts.samples(), 5);
         let first = [(7, "a".into()), (8, "b".into()), (9, "c".into())];
         assert_eq!(counts.first_refused, first);

@@ -308,9 +308,7 @@ mod tests {
 
     #[test]
     fn other_formats_are_recognized_by_their_start() {
-        use RecordingError::{
-            Archive, Array, Binary, Compressed, CsvExport, SeveralLines, Utf16,
-        };
+        use RecordingError::{Archive, Array, Binary, Compressed, CsvExport, SeveralLines, Utf16};
         let tar = [&[b'x'; 257][..], b"ustar\x0000"].concat();
         for (start, expected) in [
             (&b"PK\x03\x04\x14"[..], Some(Archive("zip"))),

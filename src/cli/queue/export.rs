@@ -17,8 +17,9 @@ use crate::tools::export_line;
 /// Write entries to a file, as JSON Lines or CSV; they stay queued.
 ///
 /// A JSON line has seq, stint, captured_at, kind and the frame or the setup; `pitwire queue import`
-/// reads it. CSV contains only the frames, with one column per reading, in UTF-8. A text that a
-/// spreadsheet would interpret as a formula is prefixed with ', and control characters are escaped.
+/// reads both formats. CSV contains only the frames, with one column per reading, in UTF-8. A text that
+/// a spreadsheet would interpret as a formula is prefixed with ', and control characters and
+/// backslashes are escaped.
 ///
 /// Exits with 1 if an entry cannot be read.
 #[derive(Debug, clap::Args)]

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::path::PathBuf;
 
+use super::csv::Columns;
 use super::{
     Exit, NOT_DONE, Progress, QueueConnection, QueueTarget, ToolError, contents, count, print,
     say_appended,
@@ -20,10 +21,13 @@ use crate::tools::{AppendCounts, Line, MAX_LINE_BYTES, OperatorRequest, What};
 /// that is longer than stint.resume_after begins a stint, as it did when they were captured. If any
 /// line is not an entry, nothing is queued.
 ///
+/// A CSV export has only the dashboard's fields: setups and other fields are missing, and the
+/// timestamp of each frame is its capture time.
+///
 /// Exits with 1 if a line is not an entry or was not stored.
 #[derive(Debug, clap::Args)]
 pub struct Import {
-    /// File with JSON Lines from pitwire queue export.
+    /// File from pitwire queue export, JSON Lines or CSV.
     pub file: PathBuf,
     /// Do it; without this option, only print what would be done.
     #[arg(long)]
@@ -83,7 +87,9 @@ impl Import {
         let mut progress = Progress::begin("checking", file.metadata()?.len());
         while let Some(text) = lines.next()? {
             progress.at(lines.end);
-            match Line::parse(&text) {
+            let line = text
+                .and_then(|text| Line::parse(&text).map_err(|refused| refused.to_string()));
+            match line {
                 Ok(Line { captured_at, what, .. }) => {
                     match what {
                         What::Frame(_) => check.frames += 1,
@@ -92,11 +98,11 @@ impl Import {
                     check.first.get_or_insert(captured_at);
                     check.last = check.last.max(Some(captured_at));
                 }
-                Err(refused) => {
+                Err(why) => {
                     check.wrong += 1;
                     if check.wrong <= MAX_FINDINGS as u64 {
                         let file = self.file.display();
-                        print(format_args!("{file}:{}: {refused}", lines.number));
+                        print(format_args!("{file}:{}: {why}", lines.number));
                     }
                 }
             }
@@ -116,7 +122,11 @@ impl Import {
             let (mut batch, mut count) = (String::new(), 0);
             let mut is_last = true;
             while let Some(line) = lines.next()? {
-                // The lines were checked: they are UTF-8 unless the file has changed since.
+                // The lines were checked: they are valid unless the file has changed since.
+                let line = line.map_err(|why| {
+                    let (file, number) = (self.file.display(), lines.number);
+                    ToolError(format!("{file}:{number}: {why}; the file has changed: try again"))
+                })?;
                 batch.push_str(&String::from_utf8_lossy(&line));
                 batch.push('\n');
                 count += 1;
@@ -142,22 +152,49 @@ impl Import {
     }
 }
 
-/// Reads the non-empty lines of a file. A line that is too long is cut just above the limit, so
-/// that parsing rejects it.
+/// Reads the non-empty lines of a file, those of a CSV file as JSON. A line that is too long is cut
+/// just above the limit, so that parsing rejects it.
 struct Lines<'a> {
     input: BufReader<&'a File>,
     /// Number of the line returned last, starting at 1.
     number: u64,
     /// Offset of the end of that line in the file.
     end: u64,
+    format: Format,
+}
+
+enum Format {
+    /// No line was read yet.
+    Unknown,
+    JsonLines,
+    Csv(Columns),
 }
 
 impl<'a> Lines<'a> {
     fn new(file: &'a File) -> Self {
-        Self { input: BufReader::new(file), number: 0, end: 0 }
+        Self { input: BufReader::new(file), number: 0, end: 0, format: Format::Unknown }
     }
 
-    fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
+    /// The next line as JSON; the inner error says why it is not an entry.
+    fn next(&mut self) -> io::Result<Option<Result<Vec<u8>, String>>> {
+        while let Some(line) = self.next_text()? {
+            match &self.format {
+                Format::Unknown if Columns::are_in(&line) => match Columns::parse(&line) {
+                    Ok(columns) => self.format = Format::Csv(columns),
+                    Err(why) => return Ok(Some(Err(why))),
+                },
+                Format::Unknown => {
+                    self.format = Format::JsonLines;
+                    return Ok(Some(Ok(line)));
+                }
+                Format::JsonLines => return Ok(Some(Ok(line))),
+                Format::Csv(columns) => return Ok(Some(columns.entry_line(&line))),
+            }
+        }
+        Ok(None)
+    }
+
+    fn next_text(&mut self) -> io::Result<Option<Vec<u8>>> {
         loop {
             let mut line = Vec::new();
             let most = MAX_LINE_BYTES as u64 + 2;
