@@ -146,6 +146,27 @@ async fn a_replay_of_a_missing_recording_exits_with_1() {
 }
 
 #[tokio::test]
+async fn the_end_of_standard_input_is_logged_with_its_line_counts() {
+    let queue = tempfile::tempdir().unwrap();
+    for (text, expected) in [
+        (
+            vec![r#"{"lap":1}"#.to_owned()],
+            "standard input has ended after 1 line: 1 taken, 0 refused",
+        ),
+        (
+            ["{\"lap\":1}", "", "nonsense", "{\"lap\":2}"].map(str::to_owned).to_vec(),
+            "standard input has ended after 3 lines: 2 taken, 1 refused",
+        ),
+    ] {
+        let mut agent = Agent::start(queue.path(), CLOSED_ADDRESS, &[]);
+        agent.feed(&text);
+        agent.hang_up();
+        agent.process.says(expected).await;
+        agent.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn an_agent_with_closed_output_pipes_keeps_running() {
     let server = Peer::start(Kind::Embedded, &[]);
     let folder = tempfile::tempdir().unwrap();

@@ -314,6 +314,65 @@ async fn an_hour_exported_as_csv_is_readable_in_python() {
 }
 
 #[tokio::test]
+async fn a_csv_export_round_trips_through_import() {
+    let mut pit = Pit::start(&[]).await;
+    pit.drive(1, 300).await;
+    for (lap, text) in (301..).zip(["=1+1", "'=1", "a\\nb\nc", " \"x\"; y,", "42", "\u{202e}"]) {
+        let odd = json!({"lap": lap, "lap_time": -1.5, "gear": -1, "tyre_wear": {"rr": 0.25},
+            "player_name": text, "car_name": text});
+        let answer = pit.agent.post("/v1/telemetry", odd.to_string()).await;
+        assert_eq!(answer.status(), 200);
+    }
+    pit.setup(1).await;
+    pit.agent.stop().await;
+    let [csv, again, copy] =
+        ["race.csv", "again.csv", "copy"].map(|name| pit.file(name).to_str().unwrap().to_owned());
+    let export = |queue: &str, file: &str| {
+        tool(&["export", "--format", "csv", "--queue", queue, "--output", file])
+    };
+    assert_eq!(export(&pit.queue(), &csv).code, 0);
+    let plan = tool(&["import", &csv, "--queue", &copy]);
+    assert!(plan.out[0].starts_with("would queue 306 frames, captured "), "{plan:?}");
+    let said = tool(&["import", &csv, "--queue", &copy, "--apply"]);
+    assert_eq!((said.code, said.out), (0, vec!["queued 306 entries, as entries 1 to 306".into()]));
+    assert_eq!(export(&copy, &again).code, 0);
+    assert_eq!(fs::read_to_string(&again).unwrap(), fs::read_to_string(&csv).unwrap());
+    let frames = |queue: &str| {
+        let said = tool(&["export", "--to", "306", "--queue", queue]);
+        let frames = entries(&said.out.join("\n")).into_iter();
+        frames
+            .map(|entry| (entry["captured_at"].clone(), entry["frame"].clone()))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(frames(&copy), frames(&pit.queue()));
+}
+
+#[tokio::test]
+async fn an_edited_csv_with_an_invalid_row_is_not_imported() {
+    let folder = tempfile::tempdir().unwrap();
+    let [file, queue] = ["race.csv", "queue"].map(|name| folder.path().join(name));
+    let (file, queue) = (file.to_str().unwrap(), queue.to_str().unwrap());
+    let at = "2025-11-22T14:30:22.123Z";
+    let rows = format!("{at},3,201.5\r\n{at},3\r\n{at},3,\"201,5\"\r\nnoon,3,1\r\n");
+    fs::write(file, format!("captured_at,lap,speed\r\n{rows}")).unwrap();
+    let said = tool(&["import", file, "--queue", queue, "--apply"]);
+    assert_eq!(said.code, 1, "{said:?}");
+    for (line, expected) in [
+        (0, format!("{file}:3: 2 cells; the first line has 3")),
+        (1, format!("{file}:4: speed: \"201,5\" is not a number")),
+        (2, format!("{file}:5: captured_at: \"noon\" is not a timestamp")),
+        (3, "1 frame, but 3 lines that are not entries".into()),
+    ] {
+        assert!(said.out[line].starts_with(&expected), "{expected}: {said:?}");
+    }
+    fs::write(file, format!("captured_at,throttle\r\n{at},3\r\n")).unwrap();
+    let said = tool(&["import", file, "--queue", queue]);
+    let expected =
+        format!("{file}:1: \"throttle\" is not a column of an export; remove the column");
+    assert_eq!((said.code, &said.out[0]), (1, &expected), "{said:?}");
+}
+
+#[tokio::test]
 async fn a_range_is_exported_by_sequence_number_or_time() {
     let mut pit = Pit::start(&[]).await;
     pit.drive(1, 100).await;
