@@ -6,9 +6,9 @@ use std::time::Instant;
 use crate::agent::Until;
 use crate::cli::progress::{Rate, how_far};
 use crate::cli::terminal::colored;
-use crate::cli::{Exit, eprint_line, log, run, set_all};
+use crate::cli::{Exit, log, run, set_all};
 use crate::config::{self, Config, Overrides};
-use crate::source::recording::{self, Report};
+use crate::source::recording;
 use crate::status::{StatusSnapshot, count};
 
 /// Send a recording to the dashboard server.
@@ -86,21 +86,6 @@ fn configure(args: &Replay, queue: &Path) -> Result<Config, String> {
     let loaded = config::load(None, config::process_environment(), &overrides)
         .map_err(|problems| problems.to_string())?;
     Ok(loaded.config)
-}
-
-/// Prints what was read of a recording. It failed if it was not read to its end, unless the user
-/// stopped it, or if no line was a sample.
-pub(super) fn report(Report { path, counts, end, .. }: &Report) -> Exit {
-    let path = path.display();
-    let is_stopped = if end.is_none() { "stopped after " } else { "" };
-    eprint_line(format_args!("pitwire: {path}: {is_stopped}{counts}"));
-    for (line, why) in &counts.first_refused {
-        eprint_line(format_args!("pitwire: {path}:{line}: {why}"));
-    }
-    match end {
-        Some(Err(error)) => Exit::Failed.because(format_args!("pitwire: {path}: {error}")),
-        Some(Ok(())) | None => Exit::Good,
-    }
 }
 
 /// Formats the progress of the replay for the status line.

@@ -8,12 +8,12 @@ use crate::admin::ReloadHandle;
 use crate::agent::reload::Reload;
 use crate::agent::{self, SnapshotCallback, Until};
 use crate::cli::progress::Rate;
-use crate::cli::replay::report;
 use crate::cli::settings::Settings;
 use crate::cli::terminal::{Line, colored};
-use crate::cli::{Exit, log, print, priority};
+use crate::cli::{Exit, eprint_line, log, print, priority};
 use crate::config::Config;
 use crate::metrics;
+use crate::source::recording::Report;
 use crate::status::{StatusSnapshot, count};
 
 /// How long the agent waits for a stopped terminal when it ends.
@@ -112,5 +112,20 @@ pub(super) async fn start(
         Ok(Some(recording)) if until == Until::Drained => report(&recording),
         Ok(_) => Exit::Good,
         Err(error) => Exit::Failed.because(format_args!("pitwire: {error}")),
+    }
+}
+
+/// Prints what was read of a recording. It failed if it was not read to its end, unless the user
+/// stopped it, or if no line was a sample.
+fn report(Report { path, counts, end, .. }: &Report) -> Exit {
+    let path = path.display();
+    let is_stopped = if end.is_none() { "stopped after " } else { "" };
+    eprint_line(format_args!("pitwire: {path}: {is_stopped}{counts}"));
+    for (line, why) in &counts.first_refused {
+        eprint_line(format_args!("pitwire: {path}:{line}: {why}"));
+    }
+    match end {
+        Some(Err(error)) => Exit::Failed.because(format_args!("pitwire: {path}: {error}")),
+        Some(Ok(())) | None => Exit::Good,
     }
 }

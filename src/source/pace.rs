@@ -38,8 +38,8 @@ pub enum Pace {
 }
 
 impl Pace {
-    /// Plays a recording `speed` times as fast as it was recorded, and a recording without times at
-    /// `rate_hz` lines a second, times `speed`. 0 in either plays as fast as lines can be stored.
+    /// Plays a recording at `speed` times its own pace, and a recording without times at `rate_hz`
+    /// lines a second, times `speed`. 0 in either plays as fast as lines can be stored.
     pub fn recorded(speed: f64, rate_hz: f64) -> Self {
         if speed > 0.0 { Self::Recorded(Playback::new(speed, rate_hz)) } else { Self::AsTheyCome }
     }

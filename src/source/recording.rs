@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, Chain, Cursor, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use flate2::bufread::MultiGzDecoder;
 use tokio::sync::watch;
@@ -81,7 +81,7 @@ impl From<io::Error> for RecordingError {
     }
 }
 
-/// What was read of a recording so far.
+/// The outcomes of a recording's lines so far.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
     pub path: PathBuf,
@@ -112,14 +112,14 @@ async fn read(
     report: &watch::Sender<Report>,
 ) -> Result<(), RecordingError> {
     let position = Position::default();
-    let (path, read_by_thread) = (path.to_owned(), position.clone());
-    let (hint, hinted) = std::sync::mpsc::sync_channel(1);
-    let (input, failure) = thread_reader::start("pitwire-recording", move |output| {
-        let input = Input::open(&path, &read_by_thread)?;
-        // The receiver is dropped when the agent ends.
-        let _ = hint.send(input.is_csv);
-        let is_gzip = input.is_gzip;
-        output.copy(input.reader).map_err(|error| failed(is_gzip, &error))
+    let is_csv = Arc::<AtomicBool>::default();
+    let (input, failure) = thread_reader::start("pitwire-recording", {
+        let (path, position, is_csv) = (path.to_owned(), position.clone(), Arc::clone(&is_csv));
+        move |output| {
+            let input = Input::open(&path, &position)?;
+            is_csv.store(input.is_csv, Ordering::Relaxed);
+            output.copy(input.reader).map_err(|error| failed(input.is_gzip, &error))
+        }
     })?;
     let end = lines::run(input, intake, pace, |place, taken| {
         report.send_modify(|report| {
@@ -136,11 +136,9 @@ async fn read(
     let counts = &report.counts;
     match counts.lines {
         0 => Err(RecordingError::Empty),
-        lines if counts.samples() == 0 => Err(match hinted.try_recv() {
-            Ok(true) => RecordingError::Csv(lines),
-            Ok(false) | Err(_) => RecordingError::NoSamples(lines),
-        }),
-        _ => Ok(()),
+        _ if counts.samples() > 0 => Ok(()),
+        lines if is_csv.load(Ordering::Relaxed) => Err(RecordingError::Csv(lines)),
+        lines => Err(RecordingError::NoSamples(lines)),
     }
 }
 
@@ -234,9 +232,12 @@ impl<R: Read> Read for Counted<R> {
     }
 }
 
+/// An input whose start was read, and is read again.
+type Examined<R> = Chain<Cursor<Vec<u8>>, R>;
+
 /// Reads the start of an input; returns it, and the whole input including the start. A pipe may
 /// deliver less than [`START_BYTES`]: waiting for more would delay its first line.
-fn with_start<R: Read>(mut input: R) -> io::Result<(Vec<u8>, Chain<Cursor<Vec<u8>>, R>)> {
+fn with_start<R: Read>(mut input: R) -> io::Result<(Vec<u8>, Examined<R>)> {
     let mut start = vec![0; START_BYTES];
     let mut count = 0;
     while count < GZIP.len() {

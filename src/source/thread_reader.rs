@@ -1,4 +1,4 @@
-//! Reads a blocking input, such as standard input or a file, on a thread of its own.
+//! Reads a blocking input, such as standard input or a file, on a dedicated thread.
 
 use std::io::{self, ErrorKind, Read};
 use std::thread;
@@ -37,8 +37,8 @@ impl Output {
     }
 }
 
-/// Runs `copy` on a new thread. Returns the stream to read from, and the error of `copy`, which
-/// comes after the end of the stream; the sender is dropped if there was none.
+/// Runs `copy` on a new thread. Returns the stream to read from and, to await at its end, the error of
+/// `copy`; the sender of the error is dropped if `copy` succeeds.
 pub(crate) fn start<E: Send + 'static>(
     name: &str,
     copy: impl FnOnce(Output) -> Result<(), E> + Send + 'static,

@@ -267,9 +267,14 @@ async fn a_replay_shows_its_progress_and_why_it_waits() {
     let goes_on = |row: &str| row.starts_with("Live | laps.ndjson: ") && row.ends_with(" s left");
     screen.shows("the progress", goes_on).await;
     assert_eq!(screen.exit_code(PATIENCE).await, Some(0));
-    progress_is_complete(&screen.written(), "laps.ndjson: ");
+    progress_is_complete(&screen.written(), "| laps.ndjson: ");
     is_clean(&screen);
-    let rows = screen.rows();
+    let mut rows = screen.rows();
+    let report = rows.pop().unwrap();
+    assert!(
+        report.starts_with("pitwire: ") && report.ends_with("160 taken, 0 refused"),
+        "{report}"
+    );
     assert!(rows.iter().all(|row| is_whole(row) && !row.contains('%')), "{rows:#?}");
 }
 

@@ -143,7 +143,7 @@ fn cells(line: &[u8]) -> Result<StringRecord, String> {
     Ok(cells)
 }
 
-/// The number in a cell, as it is written; `None` for an empty cell.
+/// Checks that a cell is a number and returns its text; `None` for an empty cell.
 fn number(column: &str, cell: &str) -> Result<Option<String>, String> {
     if cell.is_empty() {
         return Ok(None);
@@ -185,7 +185,7 @@ fn without_controls(text: &str) -> String {
     visible
 }
 
-/// The text that [`harmless`] turned into this cell. An unknown escape is left as it is written.
+/// The text that [`harmless`] turned into this cell. An unknown escape is kept.
 fn original(cell: &str) -> String {
     let mut rest = cell.strip_prefix('\'').filter(|rest| is_formula(rest)).unwrap_or(cell);
     let mut text = String::with_capacity(rest.len());
