@@ -4,7 +4,7 @@
 //! - [`crash`]: killed with entries queued and the server down: no entry that was reported stored
 //!   is lost.
 //! - [`rates`]: sources within and above their rate.
-//! - [`recordings`]: real data, field by field.
+//! - [`recordings`]: real data, field by field; the pace of a replay, and files that it refuses.
 //! - [`reload`]: a configuration change while it runs.
 //! - [`observe`]: metrics, health and readiness.
 //! - [`autostart`]: the start at log-on.
