@@ -44,12 +44,6 @@ pub struct Replay {
 
 /// Replays the file, or fails if it is not a recording.
 pub async fn replay(args: Replay, shutdown: impl Future<Output = ()>) -> Exit {
-    let bytes = match recording::check(&args.file) {
-        Ok(bytes) => bytes,
-        Err(error) => {
-            return Exit::Failed.because(format_args!("pitwire: {}: {error}", args.file.display()));
-        }
-    };
     let temporary = match tempfile::Builder::new().prefix("pitwire-replay-").tempdir() {
         Ok(folder) => folder,
         Err(error) => {
@@ -61,6 +55,12 @@ pub async fn replay(args: Replay, shutdown: impl Future<Output = ()>) -> Exit {
     let config = match configure(&args, args.queue.as_deref().unwrap_or(temporary.path())) {
         Ok(config) => config,
         Err(text) => return Exit::WrongUse.because(text),
+    };
+    let bytes = match recording::check(&args.file) {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            return Exit::Failed.because(format_args!("pitwire: {}: {error}", args.file.display()));
+        }
     };
     log::start(&config.log);
     let words = progress(&args.file, bytes);

@@ -100,11 +100,15 @@ async fn wrong_usage_exits_with_2_and_lists_every_mistake() {
         "--server: server.url: ",
         "--set: log.level: ",
     ];
-    let wrong: [(&[&str], &[&str]); 6] = [
+    let wrong: [(&[&str], &[&str]); 7] = [
         (&["run", "--config", file, "--server", "nowhere", "--set", "log.level=loud"], problems),
         (&["run", "--set", "log.level"], &["--set log.level: write it as KEY=VALUE"]),
         (&["run", "--config", "missing.toml"], &["missing.toml: "]),
         (&["replay", file, "--server", "nowhere"], &["--server: server.url: "]),
+        (
+            &["replay", "missing", "--server", CLOSED_ADDRESS, "--rate-hz", "-1"],
+            &["--rate-hz: source.file.rate_hz: "],
+        ),
         (&["run", "--nonsense"], &["unexpected argument '--nonsense'"]),
         (&[], &["Usage: pitwire <COMMAND>"]),
     ];
