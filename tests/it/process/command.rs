@@ -106,7 +106,7 @@ async fn wrong_usage_exits_with_2_and_lists_every_mistake() {
         (&["run", "--config", "missing.toml"], &["missing.toml: "]),
         (&["replay", file, "--server", "nowhere"], &["--server: server.url: "]),
         (
-            &["replay", "missing", "--server", CLOSED_ADDRESS, "--rate-hz", "-1"],
+            &["replay", "missing", "--server", CLOSED_ADDRESS, "--rate-hz=-1"],
             &["--rate-hz: source.file.rate_hz: "],
         ),
         (&["run", "--nonsense"], &["unexpected argument '--nonsense'"]),
