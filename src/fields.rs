@@ -33,8 +33,8 @@ pub(crate) use self::json::{Json, decoded, finite_text, members, parse, text};
 pub use self::omissions::Omissions;
 pub use self::setup::Setup;
 pub(crate) use self::split::{elements, is_one_object};
-pub use self::table::{columns, is_text};
 pub(crate) use self::table::{CONTAINERS, has_known_field};
+pub use self::table::{columns, is_text};
 pub(crate) use self::verbatim::{remove_non_finite, without_non_finite};
 
 /// The maximum size of a sample or setup; a larger one is refused. The server closes the connection

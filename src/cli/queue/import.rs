@@ -87,8 +87,8 @@ impl Import {
         let mut progress = Progress::begin("checking", file.metadata()?.len());
         while let Some(text) = lines.next()? {
             progress.at(lines.end);
-            let line = text
-                .and_then(|text| Line::parse(&text).map_err(|refused| refused.to_string()));
+            let line =
+                text.and_then(|text| Line::parse(&text).map_err(|refused| refused.to_string()));
             match line {
                 Ok(Line { captured_at, what, .. }) => {
                     match what {

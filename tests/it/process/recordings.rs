@@ -11,7 +11,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use pitwire::config::{Config, QueueConfig};
 use pitwire::entry::CapturedAt;
-use pitwire::platform::clock;
+use pitwire::platform::clock::{self, Clock};
 use pitwire::queue::Limits;
 use pitwire::source::lines::{self, Pace};
 use pitwire::source::pace::MAX_PLAYED_PAUSE;
@@ -286,7 +286,7 @@ async fn an_hour_takes_an_hour_at_any_rate() {
         let queue = QueueConfig { max_age: Duration::from_hours(24 * 30), ..config.queue };
         let limits = Limits::new(&queue, &config.stint);
         let ((writer, _reader), worker) =
-            single::with_store(Disk::default(), limits, clock::now()).unwrap();
+            single::with_store(Disk::default(), limits, Clock::system()).unwrap();
         tokio::spawn(worker);
         let intake = Intake::new(writer, "file", 0.0);
         let frames = (3_600.0 * hz) as i64 + 1;
