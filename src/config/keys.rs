@@ -55,7 +55,7 @@ pub(super) static KEYS: &[Key] = &[
     key("queue.max_bytes", Size(16 * MIB..=TIB, |c| &mut c.queue.max_bytes),
         "The maximum disk use of the queue, everything included."),
     key("queue.max_age", Time(MINUTE..=days(365), |c| &mut c.queue.max_age),
-        "Entries older than this are dropped."),
+        "Entries older than this are dropped; time during which the PC is off does not count."),
     key("queue.when_full", Text(|c| &mut c.queue.when_full),
         "What a full queue does: downsample the oldest frames, drop the oldest or the newest entry, or make a recording wait."),
     key("queue.durability", Text(|c| &mut c.queue.durability),

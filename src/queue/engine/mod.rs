@@ -116,7 +116,8 @@ impl Engine {
         let read = clock.read();
         let stored = fact(&*store, CLOCK)?;
         let last = newest.map(|newest| newest.queued_at);
-        let offsets = ClockOffsets::at_start(stored.as_ref(), last, clock.boot(), read);
+        let longest = limits.resume_after.saturating_add(Duration::from_millis(1));
+        let offsets = ClockOffsets::at_start(stored.as_ref(), last, clock.boot(), read, longest);
         let now = offsets.queue_time(read.uptime_ms);
         let stints = Stints::resume(known, newest, &limits, now);
         let mut names: Vec<Arc<str>> = match destinations {

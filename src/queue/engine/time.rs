@@ -1,5 +1,7 @@
 //! How the queue's own clock relates to the system's clocks, over restarts.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::entry::{CapturedAt, QueueTime};
@@ -26,13 +28,15 @@ pub(super) struct ClockOffsets {
 impl ClockOffsets {
     /// Continues the queue's clock. Within a boot of the system it advances by the uptime since
     /// `stored` was written. After a reboot only the wall clock can tell how much time has passed
-    /// since `newest`, the newest entry; if it was wrong then or is wrong now, none has passed, so
-    /// that nothing expires and the stint continues.
+    /// since `newest`, the newest entry. As it may have been set meanwhile, it only decides whether
+    /// the stint continues: what passes is at most `longest`, just more than the longest pause within
+    /// a stint, so that no entry expires while the system is off.
     pub(super) fn at_start(
         stored: Option<&Self>,
         newest: Option<QueueTime>,
         boot: &str,
         read: Reading,
+        longest: Duration,
     ) -> Self {
         let uptime = match (stored, newest) {
             (Some(stored), _) if stored.boot == boot && !boot.is_empty() => stored.uptime,
@@ -40,7 +44,8 @@ impl ClockOffsets {
             (stored, Some(newest)) => {
                 let wall = stored.map_or(0, |stored| stored.wall);
                 let then = CapturedAt(newest.0.saturating_sub(wall));
-                let now = newest.0.saturating_add(elapsed(then, read.wall));
+                let longest = i64::try_from(longest.as_millis()).unwrap_or(i64::MAX);
+                let now = newest.0.saturating_add(elapsed(then, read.wall).min(longest));
                 now.saturating_sub(read.uptime_ms)
             }
         };
@@ -79,7 +84,7 @@ fn elapsed(then: CapturedAt, now: CapturedAt) -> i64 {
             newest_entry = %then,
             now = %now,
             "cannot tell how long the system was off, because its clock was or is wrong; the stint \
-             continues and no entry expires"
+             continues"
         );
         return 0;
     }
@@ -93,6 +98,7 @@ mod tests {
     const NOON: i64 = 1_796_040_000_000;
     const HOUR: i64 = 3_600_000;
     const YEAR: i64 = 8766 * HOUR;
+    const LONGEST: Duration = Duration::from_hours(9);
 
     fn read(uptime_ms: i64, wall: i64) -> Reading {
         Reading { uptime_ms, wall: CapturedAt(wall) }
@@ -100,7 +106,7 @@ mod tests {
 
     /// The queue time of the newest entry, captured `hours` after the boot `a`, and what is stored.
     fn first_run(wall: i64, hours: i64) -> (ClockOffsets, QueueTime) {
-        let offsets = ClockOffsets::at_start(None, None, "a", read(0, wall));
+        let offsets = ClockOffsets::at_start(None, None, "a", read(0, wall), LONGEST);
         let newest = offsets.queue_time(hours * HOUR);
         (offsets, newest)
     }
@@ -108,7 +114,7 @@ mod tests {
     fn restarted(wall_then: i64, boot: &str, uptime_hours: i64, wall_now: i64) -> i64 {
         let (stored, newest) = first_run(wall_then, 2);
         let read = read(uptime_hours * HOUR, wall_now);
-        let offsets = ClockOffsets::at_start(Some(&stored), Some(newest), boot, read);
+        let offsets = ClockOffsets::at_start(Some(&stored), Some(newest), boot, read, LONGEST);
         offsets.queue_time(read.uptime_ms).0 - newest.0
     }
 
@@ -125,13 +131,14 @@ mod tests {
     }
 
     #[test]
-    fn after_a_reboot_the_wall_clock_counts() {
+    fn after_a_reboot_the_wall_clock_counts_up_to_the_end_of_the_stint() {
         assert_eq!(restarted(NOON, "b", 0, NOON + 10 * HOUR), 8 * HOUR);
+        assert_eq!(restarted(NOON, "b", 0, NOON + YEAR), 9 * HOUR);
         // Without an identifier, two boots cannot be told from one.
         let (stored, newest) = first_run(NOON, 2);
         let stored = ClockOffsets { boot: String::new(), ..stored };
         let read = read(100 * HOUR, NOON + 3 * HOUR);
-        let offsets = ClockOffsets::at_start(Some(&stored), Some(newest), "", read);
+        let offsets = ClockOffsets::at_start(Some(&stored), Some(newest), "", read, LONGEST);
         assert_eq!(offsets.queue_time(read.uptime_ms).0 - newest.0, HOUR);
     }
 
@@ -151,7 +158,7 @@ mod tests {
         assert!(stored.follow(stamp));
         assert!(!stored.follow(Stamp { queued_at: QueueTime(newest.0 + 1), ..stamp }));
         let read = read(0, NOON + HOUR);
-        let offsets = ClockOffsets::at_start(Some(&stored), Some(newest), "b", read);
+        let offsets = ClockOffsets::at_start(Some(&stored), Some(newest), "b", read, LONGEST);
         assert_eq!(offsets.queue_time(0).0 - newest.0, HOUR);
     }
 
@@ -159,7 +166,8 @@ mod tests {
     fn arbitrary_clocks_never_panic() {
         for at in [i64::MIN, -1, 0, i64::MAX] {
             for newest in [None, Some(QueueTime(i64::MIN)), Some(QueueTime(i64::MAX))] {
-                let offsets = ClockOffsets::at_start(None, newest, "b", read(at, -at.max(-1)));
+                let offsets =
+                    ClockOffsets::at_start(None, newest, "b", read(at, -at.max(-1)), LONGEST);
                 offsets.queue_time(at);
             }
         }
