@@ -149,7 +149,7 @@ async fn a_setup_is_read_from_an_event_whichever_path_it_is_posted_to() {
 
 #[tokio::test]
 async fn a_rate_limited_answer_says_which_key_to_change() {
-    let source = Source::start(2.0, WhenFull::DropOldest, 100).await;
+    let source = Source::start(0.01, WhenFull::DropOldest, 100).await;
     let (_, answer) = source.post("telemetry", r#"[{"lap":1},{"lap":2},{"lap":3}]"#).await;
     assert_eq!(answer["rate_limited"], 2, "{answer}");
     let note = answer["note"].as_str().unwrap();
