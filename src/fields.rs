@@ -108,10 +108,9 @@ fn refused(reason: Reason, message: String) -> Refused {
     Refused { reason, message }
 }
 
-/// Formats a value for a message: as JSON, which escapes control characters, truncated to 40
-/// characters.
+/// Formats a value for a message: without control characters, truncated to 40 characters.
 pub(crate) fn shorten(value: &(impl ToString + ?Sized)) -> String {
-    let text = value.to_string();
+    let text = value.to_string().replace(char::is_control, "\u{fffd}");
     match text.char_indices().nth(40) {
         Some(_) => text.chars().take(39).chain(['…']).collect(),
         None => text,
