@@ -546,7 +546,7 @@ async fn append(writer: &Writer, count: usize, now: i64, content: Content) -> i6
         let entry = |at: i64| {
             let stamp = stamps.stamp_at(single::reading(at));
             last = stamp.wall.0;
-            NewEntry::new(stamp, content, "{}".into())
+            NewEntry::new(stamp, content, r#"{"lap":1}"#.into())
         };
         (0..count as i64).map(|index| now + index * 500).map(entry).collect()
     };
