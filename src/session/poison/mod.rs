@@ -45,6 +45,7 @@
 //! | `an_older_batch_is_halved_first` | failed: `Batch`, older than the suspect | `Alone`, `Overtaking` | `Halving` |
 //! | `a_batch_with_a_suspect_blames_no_entry` | failed: `Batch` | `Alone`, `Overtaking` | unchanged |
 //! | `an_older_entry_is_suspected_first` | failed: `Alone`, older than the suspect | `Alone` | `Alone`, the older entry |
+//! | `a_proven_suspect_that_fails_again_keeps_its_tries` | proven: the suspect; failed: the same | `Alone`, `Overtaking` | `Alone` or `Overtaking`, 1 more try |
 //! | `a_proven_suspect_is_none` | proven or answered: the suspect | `Alone`, `Overtaking` | `Clear` |
 //! | `an_entry_is_overtaken_after_three_tries_over_five_seconds` | failed: the suspect | `Alone` | `Overtaking` at both limits |
 //! | `an_overtaken_entry_is_contradicted_at_once` | overtaken | `Clear` | `Overtaking`, 1 try, 1 contradiction |
@@ -111,6 +112,9 @@ pub(super) struct Isolation {
     state: IsolationState,
     /// The first entry of the newest batch.
     head: Seq,
+    /// The last suspect that was proven. If it fails after all, its earlier tries count: the server
+    /// acknowledged it, but its page turned out to be empty.
+    acquitted: Option<Suspect>,
     /// The newest entry that was proven before the suspect; it is behind the suspect in the queue.
     overtaker: Option<Seq>,
     /// An entry was proven on this connection, and one that overtook the suspect.
@@ -142,6 +146,7 @@ impl Isolation {
                 IsolationState::Alone(suspect) | IsolationState::Overtaking(suspect)
                     if suspect.seq == seq =>
                 {
+                    self.acquitted = Some(suspect.clone());
                     self.state = IsolationState::Clear;
                 }
                 IsolationState::Overtaking(suspect) if suspect.seq < seq => {
@@ -224,7 +229,11 @@ impl Isolation {
             {
                 suspect
             }
-            _ => Suspect::new(one.seq, one.kind, now),
+            _ => self
+                .acquitted
+                .take()
+                .filter(|acquitted| acquitted.seq == one.seq)
+                .unwrap_or_else(|| Suspect::new(one.seq, one.kind, now)),
         };
         if suspect.seq == one.seq {
             suspect.tries += 1;

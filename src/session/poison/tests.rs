@@ -138,6 +138,21 @@ fn a_proven_suspect_is_none() {
     assert_eq!(lab.isolation.state, IsolationState::Clear);
 }
 
+/// A server may acknowledge an entry that it does not keep.
+#[test]
+fn a_proven_suspect_that_fails_again_keeps_its_tries() {
+    let mut lab = Lab::with_suspect(1, 1, SPREAD);
+    for _ in 1..TRIES {
+        lab.proves(&[1]);
+        lab.now += SPREAD;
+        lab.fails(&[1]);
+    }
+    assert!(lab.is_overtaking(1));
+    lab.proves(&[1]);
+    lab.fails(&[2]);
+    assert!(!lab.is_overtaking(2), "the tries of another entry");
+}
+
 #[test]
 fn an_entry_is_overtaken_after_three_tries_over_five_seconds() {
     let mut lab = Lab::with_suspect(1, 2, SPREAD);
