@@ -80,6 +80,10 @@ pub(crate) const MAX_UNPROVEN_ENTRIES: usize = 16_384;
 /// The minimum wait after a failure that an operator has to fix, such as a wrong token.
 pub const AUTH_RETRY_INTERVAL: Duration = Duration::from_secs(30);
 
+/// After this many tries of an entry that leaves each new session empty, it is not the entry but the
+/// server that keeps nothing: further tries wait for [`AUTH_RETRY_INTERVAL`].
+const MAX_QUICK_TRIES: u32 = 16;
+
 /// State learned about the server, on this link and earlier ones.
 #[derive(Debug, Default)]
 struct Learned {
@@ -218,11 +222,19 @@ impl<S: Sink> Session<S> {
             }
             SessionError::Weak(_) | SessionError::UnknownSession => delay.max(AUTH_RETRY_INTERVAL),
             // Each attempt creates a session on the server.
-            SessionError::NotKept(_) if self.learned.capability.keeps_nothing_again() => {
+            SessionError::NotKept(_)
+                if self.learned.capability.keeps_nothing_again() && !self.isolates_quickly() =>
+            {
                 delay.max(AUTH_RETRY_INTERVAL)
             }
             _ => delay.saturating_sub(attempt).max(self.settings.backoff_min.min(delay)),
         }
+    }
+
+    /// Whether an entry is being isolated that may be the only one that the server does not keep.
+    fn isolates_quickly(&self) -> bool {
+        let retrying = self.learned.isolation.retrying();
+        retrying.is_some_and(|retrying| retrying.attempt <= MAX_QUICK_TRIES)
     }
 
     /// Logs why the link failed and shows it in the status.

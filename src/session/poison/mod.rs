@@ -45,7 +45,7 @@
 //! | `an_older_batch_is_halved_first` | failed: `Batch`, older than the suspect | `Alone`, `Overtaking` | `Halving` |
 //! | `a_batch_with_a_suspect_blames_no_entry` | failed: `Batch` | `Alone`, `Overtaking` | unchanged |
 //! | `an_older_entry_is_suspected_first` | failed: `Alone`, older than the suspect | `Alone` | `Alone`, the older entry |
-//! | `a_proven_suspect_that_fails_again_keeps_its_tries` | proven: the suspect; failed: the same | `Alone`, `Overtaking` | `Alone` or `Overtaking`, 1 more try |
+//! | `a_proven_suspect_that_fails_again_keeps_its_tries` | proven or answered: the suspect; failed: the same | `Alone`, `Overtaking` | `Alone` or `Overtaking`, 1 more try |
 //! | `a_proven_suspect_is_none` | proven or answered: the suspect | `Alone`, `Overtaking` | `Clear` |
 //! | `an_entry_is_overtaken_after_three_tries_over_five_seconds` | failed: the suspect | `Alone` | `Overtaking` at both limits |
 //! | `an_overtaken_entry_is_contradicted_at_once` | overtaken | `Clear` | `Overtaking`, 1 try, 1 contradiction |
@@ -169,6 +169,7 @@ impl Isolation {
     /// The server stores the entry, or has answered it in another way.
     pub(super) fn answered(&mut self, seq: Seq) {
         if self.is_suspect(seq) {
+            self.acquitted = self.suspect().cloned();
             self.state = IsolationState::Clear;
         }
     }
