@@ -30,7 +30,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use self::terminal::Stream;
+use self::terminal::OutputStream;
 use crate::config::Overrides;
 use crate::remote_text::escape_lines;
 
@@ -114,12 +114,12 @@ fn set_all(overrides: &mut Overrides, settings: &[String]) -> Result<(), String>
 /// Prints a line on stdout. Unlike `println!`, does not panic if stdout fails;
 /// [`Exit::unless_output_is_lost`] reports the failure.
 pub fn print(line: impl Display) {
-    terminal::write(Stream::Out, safe(&format!("{line}\n")));
+    terminal::write(OutputStream::Out, safe(&format!("{line}\n")));
 }
 
 /// Prints a line on stderr. Unlike `eprintln!`, does not panic if stderr is closed.
 pub fn eprint_line(line: impl Display) {
-    terminal::write(Stream::Err, safe(&format!("{line}\n")));
+    terminal::write(OutputStream::Err, safe(&format!("{line}\n")));
 }
 
 /// Escapes control characters: driver names and server answers must not control the terminal.

@@ -34,7 +34,7 @@ use std::time::Duration;
 
 pub(crate) use access::check_token;
 pub use access::{Auth, Headers, Secret};
-pub use change::Change;
+pub use change::ConfigChange;
 pub use credential_file::CredentialFile;
 pub use destination::SERVER;
 pub(crate) use destination::{table_of, with_keys_of};

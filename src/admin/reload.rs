@@ -2,10 +2,10 @@
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::config::Change;
+use crate::config::ConfigChange;
 
 /// The changed settings, or why the new configuration was rejected.
-pub type ReloadOutcome = Result<Vec<Change>, String>;
+pub type ReloadOutcome = Result<Vec<ConfigChange>, String>;
 
 /// Where the agent sends the outcome of a request.
 pub(crate) type ReloadReply = oneshot::Sender<ReloadOutcome>;

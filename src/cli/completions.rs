@@ -3,7 +3,7 @@
 use clap::CommandFactory;
 use clap_complete::{Shell, generate};
 
-use crate::cli::terminal::{self, Stream};
+use crate::cli::terminal::{self, OutputStream};
 use crate::cli::{Cli, Exit};
 
 /// Print the completions for a shell.
@@ -21,6 +21,6 @@ pub struct Completions {
 pub fn completions(args: &Completions) -> Exit {
     let mut script = Vec::new();
     generate(args.shell, &mut Cli::command(), "pitwire", &mut script);
-    terminal::write(Stream::Out, script);
+    terminal::write(OutputStream::Out, script);
     Exit::Good
 }

@@ -58,7 +58,7 @@ pub struct Demo {
 
 /// The outcome.
 #[derive(Debug, Serialize)]
-struct Report {
+struct DemoReport {
     #[serde(flatten)]
     frames: FrameCounts,
     /// How often each kind of fault occurred.
@@ -66,7 +66,7 @@ struct Report {
     ledger: Ledger,
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for DemoReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Ledger { delivered, downsampled: thinned, dead_letters: quarantined, .. } = self.ledger;
         let (faults, dropped) = (self.faults.values().sum::<u64>(), self.ledger.dropped_in_all());
@@ -97,7 +97,10 @@ pub async fn demo(args: Demo, shutdown: impl Future<Output = ()>) -> Exit {
     }
 }
 
-async fn play(args: &Demo, shutdown: impl Future<Output = ()>) -> Result<Report, Box<dyn Error>> {
+async fn play(
+    args: &Demo,
+    shutdown: impl Future<Output = ()>,
+) -> Result<DemoReport, Box<dyn Error>> {
     let mut harness = Harness::start(args.seed).await?;
     say(args.json, &format!("dashboard: {}", harness.page()));
     let mut faults =
@@ -105,7 +108,7 @@ async fn play(args: &Demo, shutdown: impl Future<Output = ()>) -> Result<Report,
     drive(args, &mut harness, &mut faults, shutdown).await?;
     faults.end(&mut harness)?;
     let (frames, ledger) = harness.finish(|harness| show(args, "draining", harness)).await;
-    Ok(Report { frames, faults: faults.counts(), ledger })
+    Ok(DemoReport { frames, faults: faults.counts(), ledger })
 }
 
 /// Drives the car and injects the faults until the demo is over.

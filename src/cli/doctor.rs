@@ -19,7 +19,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 
 use self::bundle::Bundle;
-use self::finding::{Finding, Report, Severity, to_json, to_text};
+use self::finding::{DoctorFinding, DoctorReport, FindingSeverity, to_json, to_text};
 use crate::cli::settings::Settings;
 use crate::cli::{Exit, eprint_line, print};
 use crate::config::Config;
@@ -85,11 +85,11 @@ async fn examine(args: &Doctor) -> Result<Exit, String> {
         eprint_line(format_args!("wrote {path}; review it before you share it"));
     }
     let worst = findings.iter().map(|finding| finding.severity).max();
-    Ok(if worst >= Some(Severity::Warning) { Exit::Found } else { Exit::Good })
+    Ok(if worst >= Some(FindingSeverity::Warning) { Exit::Found } else { Exit::Good })
 }
 
 /// Runs all checks concurrently, since some wait for the network.
-async fn look(config: &Config) -> Vec<Report> {
+async fn look(config: &Config) -> Vec<DoctorReport> {
     let names = config.destination_names();
     let (queue, servers, game, listening, autostart) = tokio::join!(
         queue::look(config),
@@ -102,10 +102,10 @@ async fn look(config: &Config) -> Vec<Report> {
 }
 
 /// Reports for the subjects that cannot be checked without a valid configuration.
-fn not_looked() -> [Report; 5] {
+fn not_looked() -> [DoctorReport; 5] {
     [queue::SUBJECT, server::SUBJECT, game::SUBJECT, listening::SUBJECT, autostart::SUBJECT].map(
         |subject| {
-            let mut report = Report::new(subject);
+            let mut report = DoctorReport::new(subject);
             report.not_looked_at("the configuration is invalid");
             report
         },

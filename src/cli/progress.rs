@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::terminal::Line;
+use super::terminal::StatusLine;
 use crate::agent::LINE_INTERVAL;
 
 /// The window over which the status line averages its rates and the remaining time.
@@ -11,19 +11,19 @@ const RATE_WINDOW: Duration = Duration::from_secs(10);
 
 /// Shows the progress of a task on the status line.
 #[derive(Debug)]
-pub(super) struct Progress {
-    line: Option<Line>,
+pub(super) struct ProgressLine {
+    line: Option<StatusLine>,
     what: String,
     of: u64,
     rate: Rate,
     looked: Option<Instant>,
 }
 
-impl Progress {
+impl ProgressLine {
     /// Begins a task of `of` entries or bytes, with none done yet.
     pub(super) fn begin(what: impl Into<String>, of: u64) -> Self {
         // A tool must not lose its output, so it waits for a stopped terminal without a limit.
-        let line = Line::begin(Duration::MAX);
+        let line = StatusLine::begin(Duration::MAX);
         let mut progress =
             Self { line, what: what.into(), of, rate: Rate::default(), looked: None };
         progress.at(0);

@@ -20,7 +20,7 @@ use clap::Subcommand;
 
 use self::access::{QueueConnection, ToolError};
 use self::walk::Walk;
-use crate::cli::progress::Progress;
+use crate::cli::progress::ProgressLine;
 use crate::cli::{Exit, eprint_line, print};
 use crate::entry::{MAX_SEQ, Seq};
 use crate::tools::AppendCounts;

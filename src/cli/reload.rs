@@ -3,7 +3,7 @@
 use crate::cli::queue::access::on_this_pc;
 use crate::cli::settings::Settings;
 use crate::cli::{Exit, print};
-use crate::config::{Change, Config};
+use crate::config::{Config, ConfigChange};
 use crate::tools::AdminClient;
 
 /// Make the running agent reload its configuration.
@@ -35,7 +35,7 @@ pub async fn reload(args: Reload) -> Exit {
     Exit::Good
 }
 
-async fn ask(args: &Reload) -> Result<Vec<Change>, String> {
+async fn ask(args: &Reload) -> Result<Vec<ConfigChange>, String> {
     let address = match &args.admin {
         Some(admin) => admin.clone(),
         // The agent reports mistakes in its configuration; only the address is needed here.

@@ -9,7 +9,7 @@ use crate::agent::reload::Reload;
 use crate::agent::{self, SnapshotCallback, Until};
 use crate::cli::progress::Rate;
 use crate::cli::settings::Settings;
-use crate::cli::terminal::{Line, colored};
+use crate::cli::terminal::{StatusLine, colored};
 use crate::cli::{Exit, eprint_line, log, print, priority};
 use crate::config::Config;
 use crate::metrics;
@@ -105,7 +105,7 @@ pub(super) async fn start(
     };
     // If the terminal shows receipts, they would mix with the status line.
     let has_receipts = config.source.stdin.receipts && io::stdout().is_terminal();
-    let line = if has_receipts { None } else { Line::begin(TERMINAL_PATIENCE) };
+    let line = if has_receipts { None } else { StatusLine::begin(TERMINAL_PATIENCE) };
     let look =
         line.map(|line| -> SnapshotCallback { Box::new(move |glance| line.show(words(glance))) });
     match agent::run(config, until, recorder, reload, shutdown, |line| print(line), look).await {

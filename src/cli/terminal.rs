@@ -30,7 +30,7 @@ const MARGIN: usize = 3;
 
 /// An output stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Stream {
+pub(super) enum OutputStream {
     Out,
     Err,
 }
@@ -40,7 +40,7 @@ enum Piece {
     /// The status line has changed.
     Line,
     /// Complete lines to print above the status line.
-    Text(Stream, Vec<u8>),
+    Text(OutputStream, Vec<u8>),
 }
 
 /// Whether output was lost because stdout failed.
@@ -54,7 +54,7 @@ pub(super) fn is_output_lost() -> bool {
 
 /// Writes complete lines. An error of stdout is reported once, and remembered for
 /// [`is_output_lost`].
-pub(super) fn write(stream: Stream, text: Vec<u8>) {
+pub(super) fn write(stream: OutputStream, text: Vec<u8>) {
     // Release the lock before sending: `send` may block.
     let writer = writer().clone();
     let unsent = match writer {
@@ -70,12 +70,12 @@ pub(super) fn write(stream: Stream, text: Vec<u8>) {
 /// counted.
 pub(super) fn log(text: &[u8]) {
     let writer = writer().clone();
-    match writer.map(|writer| writer.try_send(Piece::Text(Stream::Err, text.to_vec()))) {
+    match writer.map(|writer| writer.try_send(Piece::Text(OutputStream::Err, text.to_vec()))) {
         Some(Ok(())) => {}
         Some(Err(TrySendError::Full(_))) => {
             LEFT_OUT.fetch_add(1, Ordering::Relaxed);
         }
-        Some(Err(TrySendError::Disconnected(_))) | None => write_at_once(Stream::Err, text),
+        Some(Err(TrySendError::Disconnected(_))) | None => write_at_once(OutputStream::Err, text),
     }
 }
 
@@ -98,14 +98,14 @@ pub(super) fn colored(pill: &Badge) -> String {
 
 /// The status line at the bottom of the terminal; removed on drop.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct StatusLine {
     text: Arc<Mutex<String>>,
     /// Disconnects when the writer thread has removed the line.
     removed: Receiver<Infallible>,
     patience: Duration,
 }
 
-impl Line {
+impl StatusLine {
     /// Creates an empty line; `None` if standard error is not a terminal that can overwrite a line.
     /// On drop, waits at most `patience` for a stopped terminal.
     pub(super) fn begin(patience: Duration) -> Option<Self> {
@@ -141,7 +141,7 @@ impl Line {
 }
 
 /// Removes the line and waits until everything written before is on the terminal.
-impl Drop for Line {
+impl Drop for StatusLine {
     fn drop(&mut self) {
         writer().take();
         let _ = self.removed.recv_timeout(self.patience);
@@ -172,10 +172,10 @@ impl Bottom {
             }
             match piece {
                 Piece::Line => {}
-                Piece::Text(Stream::Err, text) => self.term.write_all(&text)?,
-                Piece::Text(Stream::Out, text) => {
+                Piece::Text(OutputStream::Err, text) => self.term.write_all(&text)?,
+                Piece::Text(OutputStream::Out, text) => {
                     self.term.flush()?;
-                    write_at_once(Stream::Out, &text);
+                    write_at_once(OutputStream::Out, &text);
                 }
             }
             let text = lock(&self.text).clone();
@@ -202,14 +202,14 @@ fn is_in_background() -> bool {
     false
 }
 
-fn write_at_once(stream: Stream, text: &[u8]) {
+fn write_at_once(stream: OutputStream, text: &[u8]) {
     match stream {
-        Stream::Out => {
+        OutputStream::Out => {
             let mut out = io::stdout().lock();
             note_output(out.write_all(text).and_then(|()| out.flush()));
         }
         // There is no other place to report it.
-        Stream::Err => drop(io::stderr().write_all(text)),
+        OutputStream::Err => drop(io::stderr().write_all(text)),
     }
 }
 
@@ -218,7 +218,7 @@ pub(super) fn note_output(written: io::Result<()>) {
     let Err(error) = written else { return };
     if error.kind() != io::ErrorKind::BrokenPipe && !OUTPUT_LOST.swap(true, Ordering::Relaxed) {
         let text = format!("pitwire: cannot write standard output: {error}; output is lost\n");
-        write_at_once(Stream::Err, text.as_bytes());
+        write_at_once(OutputStream::Err, text.as_bytes());
     }
 }
 

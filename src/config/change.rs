@@ -11,7 +11,7 @@ use super::{Config, LogConfig, QueueConfig};
 
 /// A setting whose value differs from the running one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Change {
+pub struct ConfigChange {
     pub key: String,
     /// Secrets are `***`.
     pub old: String,
@@ -20,7 +20,7 @@ pub struct Change {
     pub needs_restart: bool,
 }
 
-impl fmt::Display for Change {
+impl fmt::Display for ConfigChange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { key, old, new, needs_restart } = self;
         write!(f, "{key}: {old:?} -> {new:?}")?;
@@ -30,7 +30,7 @@ impl fmt::Display for Change {
 
 impl Config {
     /// Lists the keys whose values differ in `new`.
-    pub(crate) fn changes(&self, new: &Self) -> Vec<Change> {
+    pub(crate) fn changes(&self, new: &Self) -> Vec<ConfigChange> {
         let mut changes = changed(KEYS, self, new);
         let names: BTreeSet<_> = self.destinations.keys().chain(new.destinations.keys()).collect();
         for name in names {
@@ -40,17 +40,17 @@ impl Config {
     }
 
     /// Lists the changes of one additional destination. Adding or removing it needs a restart.
-    fn changes_of(&self, name: &str, new: &Self) -> Vec<Change> {
+    fn changes_of(&self, name: &str, new: &Self) -> Vec<ConfigChange> {
         match (self.destinations.get(name), new.destinations.get(name)) {
             (Some(_), Some(_)) => changed(of_server(), &self.towards(name), &new.towards(name))
                 .into_iter()
-                .map(|change| Change { key: named(&change.key, Some(name)), ..change })
+                .map(|change| ConfigChange { key: named(&change.key, Some(name)), ..change })
                 .collect(),
             (old, new) => {
                 let [old, new] = [old, new]
                     .map(|server| server.map(|server| server.url.to_string()).unwrap_or_default());
                 let key = named("server.url", Some(name));
-                vec![Change { key, old, new, needs_restart: true }]
+                vec![ConfigChange { key, old, new, needs_restart: true }]
             }
         }
     }
@@ -74,7 +74,7 @@ impl Config {
 }
 
 /// The keys among `keys` whose values differ.
-fn changed(keys: &[Key], old: &Config, new: &Config) -> Vec<Change> {
+fn changed(keys: &[Key], old: &Config, new: &Config) -> Vec<ConfigChange> {
     // The only accessor of a field borrows it mutably, hence the clones.
     let (mut old, mut new) = (old.clone(), new.clone());
     let mut changes = Vec::new();
@@ -87,7 +87,7 @@ fn changed(keys: &[Key], old: &Config, new: &Config) -> Vec<Change> {
         let [old, new] =
             values.map(|value| if is_secret && !value.is_empty() { "***".into() } else { value });
         let needs_restart = !is_live(key.name);
-        changes.push(Change { key: key.name.to_owned(), old, new, needs_restart });
+        changes.push(ConfigChange { key: key.name.to_owned(), old, new, needs_restart });
     }
     changes
 }

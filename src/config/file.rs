@@ -41,7 +41,7 @@ impl Loading {
         };
         // Some editors on Windows write a byte order mark.
         let text = text.strip_prefix('\u{FEFF}').unwrap_or(&text);
-        let file = Lines::new(path, text);
+        let file = LineOffsets::new(path, text);
         if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json")) {
             self.json(&file, text);
         } else {
@@ -49,7 +49,7 @@ impl Loading {
         }
     }
 
-    fn toml(&mut self, file: &Lines<'_>, text: &str) {
+    fn toml(&mut self, file: &LineOffsets<'_>, text: &str) {
         match DeTable::parse(text) {
             Ok(root) => self.toml_table(file, "", root.get_ref()),
             Err(error) => {
@@ -63,7 +63,7 @@ impl Loading {
         }
     }
 
-    fn toml_table(&mut self, file: &Lines<'_>, above: &str, table: &DeTable<'_>) {
+    fn toml_table(&mut self, file: &LineOffsets<'_>, above: &str, table: &DeTable<'_>) {
         for (key, value) in table {
             let dot = if above.is_empty() { "" } else { "." };
             let name = format!("{above}{dot}{}", key.get_ref());
@@ -83,7 +83,7 @@ impl Loading {
         }
     }
 
-    fn json(&mut self, file: &Lines<'_>, text: &str) {
+    fn json(&mut self, file: &LineOffsets<'_>, text: &str) {
         let fields: serde_json::Map<String, serde_json::Value> = match serde_json::from_str(text) {
             Ok(fields) => fields,
             Err(error) => {
@@ -142,13 +142,13 @@ fn read(path: &Path) -> Result<String, String> {
 }
 
 /// A file and the offsets of its lines.
-struct Lines<'a> {
+struct LineOffsets<'a> {
     path: &'a Path,
     text: &'a str,
     starts: Vec<usize>,
 }
 
-impl<'a> Lines<'a> {
+impl<'a> LineOffsets<'a> {
     fn new(path: &'a Path, text: &'a str) -> Self {
         let starts = text.match_indices('\n').map(|(end, _)| end + 1).collect();
         Self { path, text, starts }

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use Kind::{Rate, Size, Switch, Text, Time, Whole};
+use ValueKind::{Rate, Size, Switch, Text, Time, Whole};
 
 use super::raw_value::RawValue;
 use super::units::{show_duration, show_size};
@@ -164,7 +164,7 @@ pub(super) static KEYS: &[Key] = &[
 ];
 
 /// The keys of one TOML table.
-pub(super) struct Table {
+pub(super) struct KeyTable {
     /// The dotted name; empty for the keys above the first table.
     pub(super) name: String,
     pub(super) keys: &'static [Key],
@@ -173,13 +173,13 @@ pub(super) struct Table {
 }
 
 /// All tables of a configuration; those of the destinations are last.
-pub(super) fn tables(config: &Config) -> impl Iterator<Item = Table> {
-    let fixed = KEYS.chunk_by(|one, next| one.table() == next.table()).map(|keys| Table {
+pub(super) fn tables(config: &Config) -> impl Iterator<Item = KeyTable> {
+    let fixed = KEYS.chunk_by(|one, next| one.table() == next.table()).map(|keys| KeyTable {
         name: keys[0].table().to_owned(),
         keys,
         config: config.clone(),
     });
-    let destinations = config.destinations.keys().map(|name| Table {
+    let destinations = config.destinations.keys().map(|name| KeyTable {
         name: destination::table_of(name),
         keys: of_server(),
         config: config.towards(name),
@@ -213,23 +213,23 @@ pub(super) fn table_names() -> impl Iterator<Item = &'static str> {
 pub(super) struct Key {
     /// The dotted name, such as `queue.max_age`.
     pub(super) name: &'static str,
-    kind: Kind,
+    kind: ValueKind,
     pub(super) meaning: &'static str,
 }
 
 /// The type and range of a key's value, and the field that it sets.
-enum Kind {
-    Switch(Field<bool>),
+enum ValueKind {
+    Switch(Accessor<bool>),
     /// Zero, or a number in the range. Rates close to zero are excluded because their period would
     /// not fit a `Duration`.
-    Rate(RangeInclusive<f64>, Field<f64>),
-    Whole(RangeInclusive<u64>, Field<u64>),
-    Size(RangeInclusive<u64>, Field<u64>),
-    Time(RangeInclusive<Duration>, Field<Duration>),
-    Text(Field<dyn Textual>),
+    Rate(RangeInclusive<f64>, Accessor<f64>),
+    Whole(RangeInclusive<u64>, Accessor<u64>),
+    Size(RangeInclusive<u64>, Accessor<u64>),
+    Time(RangeInclusive<Duration>, Accessor<Duration>),
+    Text(Accessor<dyn Textual>),
 }
 
-type Field<T> = fn(&mut Config) -> &mut T;
+type Accessor<T> = fn(&mut Config) -> &mut T;
 
 impl Key {
     /// The name of the TOML table that contains the key; empty above the first table.
@@ -350,7 +350,7 @@ pub fn values(config: &Config) -> Vec<(&'static str, String)> {
 /// All texts of a configuration that must never be logged, even if a server sends them back.
 pub(crate) fn secrets(config: &Config) -> Vec<String> {
     tables(config)
-        .flat_map(|Table { keys, mut config, .. }| {
+        .flat_map(|KeyTable { keys, mut config, .. }| {
             keys.iter().flat_map(move |key| key.secrets(&mut config))
         })
         .collect()
@@ -388,6 +388,6 @@ const fn days(number: u64) -> Duration {
     Duration::from_hours(24 * number)
 }
 
-const fn key(name: &'static str, kind: Kind, meaning: &'static str) -> Key {
+const fn key(name: &'static str, kind: ValueKind, meaning: &'static str) -> Key {
     Key { name, kind, meaning }
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use super::keys::{Table, tables};
+use super::keys::{KeyTable, tables};
 use super::{Config, Origin};
 
 /// The configuration as a TOML file, with the meaning of each key in a comment above it.
@@ -44,7 +44,7 @@ pub(super) fn to_toml_with_origins(config: &Config, origins: &BTreeMap<String, O
 }
 
 /// Writes the header of a table; the keys above the first table have none.
-fn write_header(out: &mut String, table: &Table) {
+fn write_header(out: &mut String, table: &KeyTable) {
     if !table.name.is_empty() {
         let _ = writeln!(out, "\n[{}]", table.name);
     }

@@ -16,13 +16,13 @@ const RESUME_BYTES: usize = MAX_UNHANDLED_BYTES / 2;
 /// The unhandled events of one client.
 #[derive(Debug, Default)]
 pub(super) struct Backlog {
-    state: Mutex<State>,
+    state: Mutex<BacklogState>,
     /// Notified when the reading resumes.
     resumed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct BacklogState {
     bytes: usize,
     is_full: bool,
     /// The connection that carries the events; `None` with polling, where each request may have
@@ -75,7 +75,7 @@ impl Backlog {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, BacklogState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

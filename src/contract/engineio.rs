@@ -77,13 +77,13 @@ type ClientSocket = Arc<Socket<ClientInbox>>;
 
 /// Identifies a connection, uniquely for the life of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Client(Sid);
+pub(crate) struct ClientId(Sid);
 
 /// All clients of a server and their rooms. Clones share them.
 #[derive(Clone)]
-pub(super) struct Clients(Arc<State>);
+pub(super) struct Clients(Arc<ClientTable>);
 
-struct State {
+struct ClientTable {
     clients: Mutex<HashMap<Sid, ConnectedClient>>,
     /// One permit for each client that may still be admitted.
     vacancies: Arc<Semaphore>,
@@ -102,7 +102,7 @@ struct ConnectedClient {
 
 impl Clients {
     pub(super) fn new(limits: ClientLimits) -> Self {
-        Self(Arc::new(State {
+        Self(Arc::new(ClientTable {
             clients: Mutex::default(),
             vacancies: Arc::new(Semaphore::new(limits.clients)),
             silent: Mutex::default(),
@@ -156,10 +156,10 @@ impl Clients {
     }
 
     /// Sends a packet to all clients in the room except `except`.
-    pub(super) fn send(&self, room: &str, packet: String, except: Option<Client>) {
+    pub(super) fn send(&self, room: &str, packet: String, except: Option<ClientId>) {
         let packet = Str::from(packet);
         for client in self.clients().values() {
-            if client.rooms.contains_key(room) && except != Some(Client(client.socket.id)) {
+            if client.rooms.contains_key(room) && except != Some(ClientId(client.socket.id)) {
                 self.send_to(&client.socket, packet.clone());
             }
         }
@@ -226,7 +226,7 @@ impl Clients {
 pub(crate) type Events = EngineIoLayer<Acceptor>;
 
 /// Called with each client that has connected.
-pub(super) type Enter = Arc<dyn Fn(Connection, Inbox) + Send + Sync>;
+pub(super) type Enter = Arc<dyn Fn(ConnectedClient, Inbox) + Send + Sync>;
 
 /// Admits clients and receives their packets.
 #[derive(Clone)]
@@ -310,7 +310,7 @@ impl Acceptor {
         self.clients.send_to(&line, packet::connected(line.id));
         let client = ConnectedClient { socket: Arc::clone(&line), rooms: HashMap::new() };
         self.clients.clients().insert(line.id, client);
-        (self.enter)(Connection { clients: self.clients.clone(), socket: line }, inbox);
+        (self.enter)(ConnectedClient { clients: self.clients.clone(), socket: line }, inbox);
     }
 }
 
@@ -398,14 +398,14 @@ impl Message {
 }
 
 /// A connected client. Dropping this removes it from its rooms.
-pub(super) struct Connection {
+pub(super) struct ConnectedClient {
     clients: Clients,
     socket: ClientSocket,
 }
 
-impl Connection {
-    pub(super) fn client(&self) -> Client {
-        Client(self.socket.id)
+impl ConnectedClient {
+    pub(super) fn client(&self) -> ClientId {
+        ClientId(self.socket.id)
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -444,7 +444,7 @@ impl Connection {
     }
 }
 
-impl Drop for Connection {
+impl Drop for ConnectedClient {
     fn drop(&mut self) {
         self.clients.clients().remove(&self.socket.id);
     }

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::{task, time};
 
-use super::engineio::{Connection, Inbox, Message};
-use super::{Acks, Host, Refusal, ServerBehavior, Setup, packet};
+use super::engineio::{ConnectedClient, Inbox, Message};
+use super::{Acks, Host, Refusal, ServerBehavior, SetupEvent, packet};
 use crate::fields::{self, Omissions};
 
 /// The maximum bytes of events that are taken from the inbox together, unless a single one is
@@ -45,7 +45,7 @@ impl Event {
 /// Handles the events of one connection, one at a time, until it ends.
 ///
 /// Events that arrived before the client left are still handled.
-pub(super) async fn work<H: Host>(host: Arc<H>, connection: Connection, mut inbox: Inbox) {
+pub(super) async fn work<H: Host>(host: Arc<H>, connection: ConnectedClient, mut inbox: Inbox) {
     while let Some(first) = inbox.next().await {
         let messages = with_pending(first, &mut inbox, H::MAX_FRAMES_TOGETHER);
         if handle_all(&*host, &connection, &messages).await.is_break() {
@@ -73,7 +73,7 @@ fn with_pending(first: Message, inbox: &mut Inbox, max: usize) -> Vec<Message> {
 
 async fn handle_all<H: Host>(
     host: &H,
-    from: &Connection,
+    from: &ConnectedClient,
     mut messages: &[Message],
 ) -> ControlFlow<()> {
     while let [first, rest @ ..] = messages {
@@ -124,7 +124,7 @@ fn frame_in<'a, H: Host>(host: &H, message: &'a Message) -> Option<(Cow<'a, str>
     Some((envelope.session_id, envelope.telemetry?))
 }
 
-async fn handle<H: Host>(host: &H, from: &Connection, message: &Message) -> ControlFlow<()> {
+async fn handle<H: Host>(host: &H, from: &ConnectedClient, message: &Message) -> ControlFlow<()> {
     let wait = host.behavior().delay;
     if !wait.is_zero() && from.is_open() {
         time::sleep(wait).await;
@@ -185,7 +185,7 @@ struct SetupUpdate<'a> {
 /// The handling of one event of a client by the host.
 struct Exchange<'a, H> {
     host: &'a H,
-    from: &'a Connection,
+    from: &'a ConnectedClient,
     behavior: ServerBehavior,
 }
 
@@ -284,7 +284,7 @@ impl<H: Host> Exchange<'_, H> {
             return Err(Refusal::TooManyRooms);
         }
         let (setup, frame) = self.host.latest(session_id);
-        if let Some(Setup { timestamp, setup }) = setup {
+        if let Some(SetupEvent { timestamp, setup }) = setup {
             let timestamp = timestamp.as_deref();
             self.send("setup_update", &SetupUpdate { session_id, timestamp, setup: &setup });
         }
@@ -324,7 +324,8 @@ impl<H: Host> Exchange<'_, H> {
         let session_id = envelope.session_id.as_ref();
         let timestamp = envelope.timestamp;
         let setup = envelope.setup.ok_or(Refusal::Empty)?;
-        let kept = Setup { timestamp: timestamp.map(ToOwned::to_owned), setup: setup.to_owned() };
+        let kept =
+            SetupEvent { timestamp: timestamp.map(ToOwned::to_owned), setup: setup.to_owned() };
         self.host.keep_setup(self.from.client(), session_id, kept, omissions).await?;
         let update = SetupUpdate { session_id, timestamp, setup };
         self.send_to_room(session_id, "setup_update", &update);

@@ -28,7 +28,7 @@ use tokio::net::TcpListener;
 use tokio::time;
 
 use self::engineio::Clients;
-pub(crate) use self::engineio::{Client, Events};
+pub(crate) use self::engineio::{ClientId, Events};
 pub(crate) use self::events::Event;
 pub(crate) use self::memory::ClientLimits;
 pub(crate) use crate::fields::Omissions;
@@ -43,7 +43,7 @@ pub(crate) trait Host: Send + Sync + 'static {
     const CLIENT_LIMITS: ClientLimits;
 
     /// Creates a session for a client; its id is a random lower-case UUID.
-    fn assign(&self, client: Client) -> impl Future<Output = Result<String, Refusal>> + Send;
+    fn assign(&self, client: ClientId) -> impl Future<Output = Result<String, Refusal>> + Send;
 
     /// Decides whether an event is handled, before its payload is parsed.
     fn admit(&self, event: Event, payload: &RawValue) -> Result<(), Refusal>;
@@ -55,7 +55,7 @@ pub(crate) trait Host: Send + Sync + 'static {
     /// ones to all clients that joined the session. `omissions` are missing from the first one.
     fn keep_frames(
         &self,
-        client: Client,
+        client: ClientId,
         session_id: &str,
         frames: &[&RawValue],
         omissions: Omissions,
@@ -65,21 +65,21 @@ pub(crate) trait Host: Send + Sync + 'static {
     /// that joined the session.
     fn keep_setup(
         &self,
-        client: Client,
+        client: ClientId,
         session_id: &str,
-        setup: Setup,
+        setup: SetupEvent,
         omissions: Omissions,
     ) -> impl Future<Output = Result<(), Refusal>> + Send;
 
     /// The latest setup and frame, which a joining viewer receives.
-    fn latest(&self, session_id: &str) -> (Option<Setup>, Option<Box<RawValue>>);
+    fn latest(&self, session_id: &str) -> (Option<SetupEvent>, Option<Box<RawValue>>);
 
     /// Called for a frame or setup, or a text that may be one, that cannot be stored because it has
     /// no valid envelope. `message` is the event as text.
     fn unreadable(&self, message: &str, refusal: &Refusal);
 
     /// Called when a client has left and all its events are handled.
-    fn left(&self, client: Client);
+    fn left(&self, client: ClientId);
 
     /// The behaviour for the next event.
     fn behavior(&self) -> ServerBehavior {
@@ -137,7 +137,7 @@ pub(crate) enum Refusal {
 
 /// A car's setup and its timestamp, both as received.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Setup {
+pub(crate) struct SetupEvent {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) timestamp: Option<Box<RawValue>>,
     pub(crate) setup: Box<RawValue>,

@@ -16,9 +16,9 @@ use futures_util::stream;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::Hub;
+use super::SharedState;
 use super::sessions::Summary;
-use crate::contract::{Events, Setup};
+use crate::contract::{Events, SetupEvent};
 use crate::net::loopback_guard::{Access, guard};
 use crate::net::page::{FormPolicy, document};
 
@@ -37,7 +37,7 @@ const PAGE: [&str; 6] = [
 const PIECE_BYTES: usize = 1 << 20;
 
 /// All routes of the server, including the `events`, for clients that `access` admits.
-pub(super) fn routes(hub: &Arc<Hub>, events: Events, access: Access) -> Router {
+pub(super) fn routes(hub: &Arc<SharedState>, events: Events, access: Access) -> Router {
     // The health check reveals only that the server runs, so it needs no token.
     let health_access = match &access {
         Access::Token(_) => Access::Anyone,
@@ -60,7 +60,7 @@ pub(super) fn routes(hub: &Arc<Hub>, events: Events, access: Access) -> Router {
 }
 
 /// A list of links to all sessions. It needs no escaping: the server generates the ids.
-async fn index(State(hub): State<Arc<Hub>>) -> Response {
+async fn index(State(hub): State<Arc<SharedState>>) -> Response {
     let mut html = String::from("<title>Sessions</title><h1>Sessions</h1><ul>");
     let sessions = hub.sessions().summaries();
     for Summary { session_id, frames, .. } in sessions.iter().rev() {
@@ -80,12 +80,12 @@ async fn page() -> Response {
     document(FormPolicy::Nowhere, &PAGE)
 }
 
-async fn sessions(State(hub): State<Arc<Hub>>) -> Json<Vec<Summary>> {
+async fn sessions(State(hub): State<Arc<SharedState>>) -> Json<Vec<Summary>> {
     Json(hub.sessions().summaries())
 }
 
 /// Forgets every session, like a restart.
-async fn forget_sessions(State(hub): State<Arc<Hub>>) -> Response {
+async fn forget_sessions(State(hub): State<Arc<SharedState>>) -> Response {
     let forgotten = hub.sessions().forget_all();
     Json(json!({ "forgotten": forgotten })).into_response()
 }
@@ -99,7 +99,7 @@ struct Frames {
 }
 
 async fn frames(
-    State(hub): State<Arc<Hub>>,
+    State(hub): State<Arc<SharedState>>,
     Path(id): Path<String>,
     Query(Frames { thin_to }): Query<Frames>,
 ) -> Response {
@@ -109,7 +109,7 @@ async fn frames(
     let frames = positions.end - positions.start;
     let every = thin_to.map_or(1, |most| frames.div_ceil(most.get()).max(1));
     let newest = positions.end.saturating_sub(1);
-    let kind = Kind::Frames { newest, every };
+    let kind = Sampling::Frames { newest, every };
     json_array(History { hub, id, kind, rest: positions, separator: '[' })
 }
 
@@ -121,7 +121,7 @@ struct Setups {
 }
 
 async fn setups(
-    State(hub): State<Arc<Hub>>,
+    State(hub): State<Arc<SharedState>>,
     Path(id): Path<String>,
     Query(Setups { newest }): Query<Setups>,
 ) -> Response {
@@ -131,7 +131,7 @@ async fn setups(
     if let Some(newest) = newest {
         positions.start = positions.start.max(positions.end.saturating_sub(newest));
     }
-    json_array(History { hub, id, kind: Kind::Setups, rest: positions, separator: '[' })
+    json_array(History { hub, id, kind: Sampling::Setups, rest: positions, separator: '[' })
 }
 
 /// Streams a part of the history as a JSON array.
@@ -147,16 +147,16 @@ fn json_array(history: History) -> Response {
 
 /// The state of a response with the frames or setups of a session.
 struct History {
-    hub: Arc<Hub>,
+    hub: Arc<SharedState>,
     id: String,
-    kind: Kind,
+    kind: Sampling,
     /// The positions that remain to be sent; empty once the array is closed.
     rest: Range<u64>,
     separator: char,
 }
 
 #[derive(Clone, Copy)]
-enum Kind {
+enum Sampling {
     /// Sends each `every`-th frame, counted back from the newest.
     Frames {
         newest: u64,
@@ -174,7 +174,7 @@ impl History {
         let (id, rest) = (&self.id, self.rest.clone());
         let separator = &mut self.separator;
         match self.kind {
-            Kind::Frames { newest, every } => {
+            Sampling::Frames { newest, every } => {
                 for (position, frame) in sessions.frames(id, rest) {
                     if !(newest - position).is_multiple_of(every) {
                         continue;
@@ -187,8 +187,8 @@ impl History {
                     append(&mut piece, separator, &parts);
                 }
             }
-            Kind::Setups => {
-                for (position, Setup { timestamp, setup }) in sessions.setups(id, rest) {
+            Sampling::Setups => {
+                for (position, SetupEvent { timestamp, setup }) in sessions.setups(id, rest) {
                     if piece.len() >= PIECE_BYTES {
                         next = position;
                         break;

@@ -32,7 +32,7 @@ pub use crate::contract::Acks;
 pub use sessions::Summary;
 
 use crate::contract::{
-    self, Client, ClientLimits, Event, Host, Omissions, Refusal, ServerBehavior, Setup,
+    self, ClientId, ClientLimits, Event, Host, Omissions, Refusal, ServerBehavior, SetupEvent,
 };
 use crate::net::Connections;
 use crate::net::loopback_guard::Access;
@@ -71,7 +71,7 @@ pub async fn serve(
     behaviour: Behaviour,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
-    Arc::new(Hub::new(behaviour, Access::ThisPc)).serve(listener, shutdown).await;
+    Arc::new(SharedState::new(behaviour, Access::ThisPc)).serve(listener, shutdown).await;
 }
 
 /// A running server, on a dedicated thread and runtime.
@@ -80,7 +80,7 @@ pub async fn serve(
 /// [`Server::stop`] and a drop free the address.
 pub struct Server {
     addr: SocketAddr,
-    hub: Arc<Hub>,
+    hub: Arc<SharedState>,
     stop: Option<oneshot::Sender<()>>,
     /// No value is ever sent: dropping it ends the thread.
     life: Option<oneshot::Sender<Infallible>>,
@@ -105,7 +105,7 @@ impl Server {
         behaviour: Behaviour,
         access: Access,
     ) -> io::Result<Self> {
-        let hub = Arc::new(Hub::new(behaviour, access));
+        let hub = Arc::new(SharedState::new(behaviour, access));
         let (stop, stopped) = oneshot::channel();
         let (life, ended) = oneshot::channel();
         let (bound, ready) = mpsc::channel();
@@ -215,7 +215,7 @@ impl fmt::Debug for Server {
 
 /// Serves until the [`Server`] is stopped or dropped.
 async fn live(
-    hub: Arc<Hub>,
+    hub: Arc<SharedState>,
     listener: TcpListener,
     stopped: oneshot::Receiver<()>,
     ended: oneshot::Receiver<Infallible>,
@@ -234,7 +234,7 @@ async fn live(
 }
 
 /// The state that all connections of a server share.
-struct Hub {
+struct SharedState {
     access: Access,
     sessions: Mutex<Sessions>,
     behaviour: watch::Sender<Behaviour>,
@@ -242,7 +242,7 @@ struct Hub {
     connections: Connections,
 }
 
-impl Hub {
+impl SharedState {
     fn new(behaviour: Behaviour, access: Access) -> Self {
         Self {
             access,
@@ -299,12 +299,12 @@ impl Hub {
     }
 }
 
-impl Host for Hub {
+impl Host for SharedState {
     /// Enough for a league and its viewers.
     const CLIENT_LIMITS: ClientLimits =
         ClientLimits { clients: 512, bytes_per_client: 16 << 20, bytes: 64 << 20 };
 
-    async fn assign(&self, _: Client) -> Result<String, Refusal> {
+    async fn assign(&self, _: ClientId) -> Result<String, Refusal> {
         let session_id = self.sessions().assign();
         tracing::info!(session = %session_id, "session assigned");
         Ok(session_id)
@@ -336,7 +336,7 @@ impl Host for Hub {
 
     async fn keep_frames(
         &self,
-        _: Client,
+        _: ClientId,
         session_id: &str,
         frames: &[&RawValue],
         _: Omissions,
@@ -347,21 +347,21 @@ impl Host for Hub {
 
     async fn keep_setup(
         &self,
-        _: Client,
+        _: ClientId,
         session_id: &str,
-        setup: Setup,
+        setup: SetupEvent,
         _: Omissions,
     ) -> Result<(), Refusal> {
         Ok(self.sessions().store_setup(session_id, setup)?)
     }
 
-    fn latest(&self, session_id: &str) -> (Option<Setup>, Option<Box<RawValue>>) {
+    fn latest(&self, session_id: &str) -> (Option<SetupEvent>, Option<Box<RawValue>>) {
         self.sessions().latest(session_id)
     }
 
     fn unreadable(&self, _: &str, _: &Refusal) {}
 
-    fn left(&self, _: Client) {}
+    fn left(&self, _: ClientId) {}
 
     fn behavior(&self) -> ServerBehavior {
         let Behaviour { silent, delay, acks, no_echo, .. } = *self.behaviour.borrow();

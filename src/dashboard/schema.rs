@@ -5,11 +5,11 @@
 
 use serde_json::{Map, Value};
 
-use Shape::{Integer, Number, Text, Wheels};
+use FieldType::{Integer, Number, Text, Wheels};
 
 /// The type of a field of a frame.
 #[derive(Clone, Copy)]
-enum Shape {
+enum FieldType {
     Text,
     Number,
     Integer,
@@ -18,7 +18,7 @@ enum Shape {
 }
 
 /// The 20 fields of a frame. Other keys are only checked for nulls.
-const FIELDS: [(&str, Shape); 20] = [
+const FIELDS: [(&str, FieldType); 20] = [
     ("timestamp", Text),
     ("lap", Integer),
     ("position", Integer),
@@ -98,7 +98,7 @@ fn check_setup_data(envelope: &Value) -> Result<(), String> {
     object(required(envelope, "setup")?, "setup").map(drop)
 }
 
-fn check_field(key: &str, shape: Shape, value: &Value) -> Result<(), String> {
+fn check_field(key: &str, shape: FieldType, value: &Value) -> Result<(), String> {
     match shape {
         Text => text(value, key)?,
         Number => number(value, key)?,

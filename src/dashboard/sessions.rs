@@ -11,7 +11,7 @@ use std::ops::Range;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::contract::{Setup, new_session_id};
+use crate::contract::{SetupEvent, new_session_id};
 
 /// The maximum size of all sessions together: 1 GiB, a week of frames at 2 Hz.
 pub(super) const HISTORY_BYTES: usize = 1 << 30;
@@ -47,7 +47,7 @@ pub(super) struct UnknownSession;
 /// All sessions of one server.
 #[derive(Debug)]
 pub(super) struct Sessions {
-    by_id: HashMap<String, Session>,
+    by_id: HashMap<String, StoredSession>,
     bytes: usize,
     limit_bytes: usize,
     /// A logical clock that counts assignments and stored events.
@@ -55,12 +55,12 @@ pub(super) struct Sessions {
 }
 
 #[derive(Debug, Default)]
-struct Session {
+struct StoredSession {
     assigned: u64,
     last_fed: u64,
     frames: VecDeque<Box<RawValue>>,
     frames_dropped: u64,
-    setups: VecDeque<Setup>,
+    setups: VecDeque<SetupEvent>,
     setups_dropped: u64,
 }
 
@@ -71,10 +71,10 @@ impl Sessions {
 
     /// Creates a session; its id is a random lower-case UUID.
     pub(super) fn assign(&mut self) -> String {
-        self.forget_excess(Session::is_empty, EMPTY_SESSIONS_KEPT - 1);
+        self.forget_excess(StoredSession::is_empty, EMPTY_SESSIONS_KEPT - 1);
         let id = new_session_id();
         let now = self.tick();
-        let session = Session { assigned: now, last_fed: now, ..Session::default() };
+        let session = StoredSession { assigned: now, last_fed: now, ..StoredSession::default() };
         self.by_id.insert(id.clone(), session);
         id
     }
@@ -93,7 +93,11 @@ impl Sessions {
     }
 
     /// Appends a setup to its session.
-    pub(super) fn store_setup(&mut self, id: &str, setup: Setup) -> Result<(), UnknownSession> {
+    pub(super) fn store_setup(
+        &mut self,
+        id: &str,
+        setup: SetupEvent,
+    ) -> Result<(), UnknownSession> {
         let size = setup_bytes(&setup);
         let session = self.feed(id, size)?;
         let is_first = session.is_empty();
@@ -106,7 +110,7 @@ impl Sessions {
     }
 
     /// The latest setup and frame, which a joining viewer receives.
-    pub(super) fn latest(&self, id: &str) -> (Option<Setup>, Option<Box<RawValue>>) {
+    pub(super) fn latest(&self, id: &str) -> (Option<SetupEvent>, Option<Box<RawValue>>) {
         let session = self.by_id.get(id);
         (
             session.and_then(|session| session.setups.back().cloned()),
@@ -162,7 +166,7 @@ impl Sessions {
         &self,
         id: &str,
         positions: Range<u64>,
-    ) -> impl Iterator<Item = (u64, &Setup)> {
+    ) -> impl Iterator<Item = (u64, &SetupEvent)> {
         self.by_id.get(id).into_iter().flat_map(move |session| {
             let skipped = positions.start.saturating_sub(session.setups_dropped);
             let first = session.setups_dropped + skipped;
@@ -178,7 +182,7 @@ impl Sessions {
     }
 
     /// Charges `size` bytes to a session and returns it.
-    fn feed(&mut self, id: &str, size: usize) -> Result<&mut Session, UnknownSession> {
+    fn feed(&mut self, id: &str, size: usize) -> Result<&mut StoredSession, UnknownSession> {
         let now = self.tick();
         let session = self.by_id.get_mut(id).ok_or(UnknownSession)?;
         session.last_fed = now;
@@ -212,7 +216,7 @@ impl Sessions {
     }
 
     /// Forgets the least recently active sessions that are `of_kind` until at most `most` remain.
-    fn forget_excess(&mut self, of_kind: fn(&Session) -> bool, most: usize) {
+    fn forget_excess(&mut self, of_kind: fn(&StoredSession) -> bool, most: usize) {
         let of_this_kind = self.by_id.iter().filter(|(_, session)| of_kind(session));
         let mut quietest: Vec<_> =
             of_this_kind.map(|(id, session)| (session.last_fed, id.clone())).collect();
@@ -232,7 +236,7 @@ impl Sessions {
     }
 }
 
-impl Session {
+impl StoredSession {
     fn is_empty(&self) -> bool {
         self.frames.is_empty() && self.setups.is_empty()
     }
@@ -260,7 +264,7 @@ fn frame_bytes(frame: &RawValue) -> usize {
     frame.get().len() + OVERHEAD_BYTES
 }
 
-fn setup_bytes(setup: &Setup) -> usize {
+fn setup_bytes(setup: &SetupEvent) -> usize {
     let timestamp = setup.timestamp.as_ref().map_or(0, |timestamp| timestamp.get().len());
     timestamp + setup.setup.get().len() + OVERHEAD_BYTES
 }
@@ -293,7 +297,10 @@ mod tests {
         assert_eq!(held(&sessions, &busy), ["1:5", "2:6", "3:7"]);
         assert_eq!(sessions.frame_positions(&busy), Some(1..4));
         assert_eq!(sessions.frames(&busy, 2..3).count(), 1, "a part of the history");
-        assert_eq!(sessions.bytes, sessions.by_id.values().map(Session::bytes).sum::<usize>());
+        assert_eq!(
+            sessions.bytes,
+            sessions.by_id.values().map(StoredSession::bytes).sum::<usize>()
+        );
     }
 
     #[test]
@@ -313,7 +320,7 @@ mod tests {
         let mut sessions = Sessions::new(3 * (1 + OVERHEAD_BYTES));
         let id = sessions.assign();
         for setup in ["1", "2", "3", "4"] {
-            let setup = Setup { timestamp: None, setup: json(setup) };
+            let setup = SetupEvent { timestamp: None, setup: json(setup) };
             sessions.store_setup(&id, setup).unwrap();
         }
         assert_eq!(sessions.setup_positions(&id), Some(1..4));

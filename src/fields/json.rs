@@ -154,7 +154,8 @@ pub(crate) fn finite_text(
 /// Refused if it is not JSON, is nested too deep for the parser, or has more than
 /// [`MAX_SAMPLE_VALUES`] values or an object with more than [`MAX_OBJECT_KEYS`] keys.
 pub(crate) fn parse(text: &str) -> Result<Json<'_>, Refused> {
-    let limits = Limits { values_left: Cell::new(MAX_SAMPLE_VALUES), exceeded: Cell::new(None) };
+    let limits =
+        ParseLimits { values_left: Cell::new(MAX_SAMPLE_VALUES), exceeded: Cell::new(None) };
     let mut parser = serde_json::Deserializer::from_str(text);
     let value = limits.deserialize(&mut parser).and_then(|value| parser.end().map(|()| value));
     value.map_err(|error| match limits.exceeded.get() {
@@ -187,7 +188,7 @@ pub(crate) fn decoded(text: &[u8]) -> Result<&str, Refused> {
 }
 
 /// The remaining limits while a text is parsed.
-struct Limits {
+struct ParseLimits {
     values_left: Cell<usize>,
     exceeded: Cell<Option<Exceeded>>,
 }
@@ -198,14 +199,14 @@ enum Exceeded {
     Values,
 }
 
-impl Limits {
+impl ParseLimits {
     fn stop<E: Error>(&self, exceeded: Exceeded) -> E {
         self.exceeded.set(Some(exceeded));
         E::custom("a limit is exceeded")
     }
 }
 
-impl<'de> DeserializeSeed<'de> for &Limits {
+impl<'de> DeserializeSeed<'de> for &ParseLimits {
     type Value = Json<'de>;
 
     fn deserialize<D: Deserializer<'de>>(self, parser: D) -> Result<Json<'de>, D::Error> {
@@ -217,7 +218,7 @@ impl<'de> DeserializeSeed<'de> for &Limits {
     }
 }
 
-impl<'de> Visitor<'de> for &Limits {
+impl<'de> Visitor<'de> for &ParseLimits {
     type Value = Json<'de>;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -263,7 +264,7 @@ impl<'de> Visitor<'de> for &Limits {
 
     fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<Json<'de>, A::Error> {
         let mut members = Vec::new();
-        while let Some(Key(key)) = object.next_key()? {
+        while let Some(ObjectKey(key)) = object.next_key()? {
             if members.len() == MAX_OBJECT_KEYS {
                 return Err(self.stop(Exceeded::Keys));
             }
@@ -276,7 +277,7 @@ impl<'de> Visitor<'de> for &Limits {
 /// A key, borrowed unless it contains an escape.
 #[derive(Deserialize)]
 #[serde(transparent)]
-struct Key<'a>(#[serde(borrow)] Cow<'a, str>);
+struct ObjectKey<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Checks that a sample or setup is an object within all limits.
 pub(super) fn object<'a, 'j>(value: &'j Json<'a>) -> Result<&'j Object<'a>, Refused> {

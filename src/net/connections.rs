@@ -17,7 +17,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout};
 
 use super::open_files::affordable;
-use super::progress::Connection;
+use super::progress::TrackedConnection;
 
 /// How long a connection that is closed for a new one may take to free its descriptor. One poll of
 /// its task is enough; no other connection is accepted until then.
@@ -34,8 +34,8 @@ pub(crate) struct Connections(Arc<Shared>);
 struct Shared {
     /// The name of the listener in the log.
     name: &'static str,
-    limits: Limits,
-    table: Mutex<Table>,
+    limits: ConnectionLimits,
+    table: Mutex<ConnectionTable>,
     /// Notified when a connection has closed or its pending response is complete.
     changed: Arc<Notify>,
     is_closing: watch::Sender<bool>,
@@ -43,14 +43,14 @@ struct Shared {
 
 /// The maximum connections of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Limits {
+struct ConnectionLimits {
     connections: usize,
     /// From one address: half of all, so that other addresses always get connections.
     per_peer: usize,
 }
 
 #[derive(Debug, Default)]
-struct Table {
+struct ConnectionTable {
     next_id: u64,
     open: HashMap<u64, Open>,
     /// When a limit was last logged, and the number of connections affected since.
@@ -62,7 +62,7 @@ struct Table {
 #[derive(Clone, Debug)]
 struct Open {
     peer: IpAddr,
-    connection: Connection,
+    connection: TrackedConnection,
 }
 
 /// How a new connection is handled.
@@ -85,7 +85,7 @@ impl Connections {
                  the open-files limit is low; raise it (`ulimit -n`, `LimitNOFILE=`)"
             );
         }
-        let limits = Limits { connections, per_peer: connections.div_ceil(2) };
+        let limits = ConnectionLimits { connections, per_peer: connections.div_ceil(2) };
         Self(Arc::new(Shared {
             name,
             limits,
@@ -168,10 +168,10 @@ impl Connections {
         let _ = self.0.is_closing.subscribe().wait_for(|is_closing| *is_closing).await;
     }
 
-    fn insert(&self, table: &mut Table, peer: IpAddr) -> Slot {
+    fn insert(&self, table: &mut ConnectionTable, peer: IpAddr) -> Slot {
         let id = table.next_id;
         table.next_id += 1;
-        let connection = Connection::new(Arc::clone(&self.0.changed));
+        let connection = TrackedConnection::new(Arc::clone(&self.0.changed));
         table.open.insert(id, Open { peer, connection: connection.clone() });
         Slot { connections: self.clone(), id, connection }
     }
@@ -184,7 +184,7 @@ impl Connections {
             return;
         }
         let closed = std::mem::take(&mut table.unlogged);
-        let (name, Limits { connections, per_peer }) = (self.0.name, self.0.limits);
+        let (name, ConnectionLimits { connections, per_peer }) = (self.0.name, self.0.limits);
         let what = if replaces { "closed an idle one for it" } else { "refused it" };
         tracing::warn!(
             "{name}: a connection from {peer} exceeds the limit ({per_peer} for one address, \
@@ -199,7 +199,7 @@ impl Connections {
         }
     }
 
-    fn table(&self) -> MutexGuard<'_, Table> {
+    fn table(&self) -> MutexGuard<'_, ConnectionTable> {
         self.0.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -213,8 +213,8 @@ fn is_due(logged_at: &mut Option<Instant>, now: Instant) -> bool {
     is_due
 }
 
-impl Table {
-    fn admission(&self, limits: Limits, peer: IpAddr, now: Instant) -> Admission {
+impl ConnectionTable {
+    fn admission(&self, limits: ConnectionLimits, peer: IpAddr, now: Instant) -> Admission {
         let Some(candidates) = self.lacks_room(limits, peer) else { return Admission::Admit };
         let open = self.open.iter().filter(|(_, open)| match candidates {
             Candidates::All => true,
@@ -231,7 +231,7 @@ impl Table {
     }
 
     /// Which connections may be closed for a new one of this peer; `None` if no limit is reached.
-    fn lacks_room(&self, limits: Limits, peer: IpAddr) -> Option<Candidates> {
+    fn lacks_room(&self, limits: ConnectionLimits, peer: IpAddr) -> Option<Candidates> {
         let of_the_peer = self.open.values().filter(|open| open.peer == peer).count();
         if of_the_peer >= limits.per_peer {
             Some(Candidates::OfThePeer)
@@ -265,7 +265,7 @@ fn network_of(peer: IpAddr) -> IpAddr {
 pub(super) struct Slot {
     connections: Connections,
     id: u64,
-    pub(super) connection: Connection,
+    pub(super) connection: TrackedConnection,
 }
 
 impl Drop for Slot {

@@ -15,10 +15,10 @@ use futures_util::task::AtomicWaker;
 
 /// Breaks one connection. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct KillSwitch(Arc<State>);
+pub(crate) struct KillSwitch(Arc<SwitchState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct SwitchState {
     is_killed: AtomicBool,
     reader: AtomicWaker,
     writer: AtomicWaker,

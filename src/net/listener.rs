@@ -30,8 +30,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use super::Connections;
 use super::connections::Slot;
-use super::progress::{Connection, Stalled};
-use super::stream::Stream;
+use super::progress::{Stalled, TrackedConnection};
+use super::stream::KillableStream;
 
 /// The maximum time from the connection, or the previous response, to the end of the next request's
 /// head. Prometheus keeps a connection open between scrapes, 15 s by default.
@@ -106,7 +106,7 @@ async fn converse(
     let connection = slot.connection.clone();
     // No value is ever sent: dropping the sender signals that the stream is gone.
     let (alive, gone) = oneshot::channel();
-    let stream = Stream::new(tcp, slot, alive);
+    let stream = KillableStream::new(tcp, slot, alive);
     let router = TowerToHyperService::new(router);
     let service = service_fn(|request: Request<Incoming>| {
         let (router, connection) = (router.clone(), connection.clone());
@@ -141,7 +141,7 @@ async fn converse(
 
 /// Serves a connection until it is closed or upgraded.
 async fn until_closed<S>(
-    http: http1::UpgradeableConnection<TokioIo<Stream>, S>,
+    http: http1::UpgradeableConnection<TokioIo<KillableStream>, S>,
     connections: &Connections,
 ) -> hyper::Result<()>
 where
@@ -157,7 +157,7 @@ where
     http.await
 }
 
-async fn until_stalled(connection: &Connection) -> Stalled {
+async fn until_stalled(connection: &TrackedConnection) -> Stalled {
     loop {
         match connection.stalled(Instant::now()) {
             Ok(look_again) => sleep_until(look_again).await,
@@ -168,7 +168,7 @@ async fn until_stalled(connection: &Connection) -> Stalled {
 
 async fn answer(
     router: TowerToHyperService<Router>,
-    connection: Connection,
+    connection: TrackedConnection,
     peer: SocketAddr,
     request: Request<Incoming>,
 ) -> Result<hyper::Response<AnswerBody>, Infallible> {
@@ -192,7 +192,7 @@ async fn answer(
 /// The body of a request; records on the connection when it is complete.
 struct RequestBody {
     body: Incoming,
-    connection: Connection,
+    connection: TrackedConnection,
 }
 
 impl HttpBody for RequestBody {
@@ -222,7 +222,7 @@ impl HttpBody for RequestBody {
 /// The body of a response; records on the connection when it has been passed to the system.
 struct AnswerBody {
     body: Body,
-    connection: Connection,
+    connection: TrackedConnection,
 }
 
 impl HttpBody for AnswerBody {

@@ -22,19 +22,19 @@ const BUSY_CLIENT: Duration = Duration::from_secs(2);
 
 /// The state of one connection, shared by its task, its stream and its listener.
 #[derive(Clone, Debug)]
-pub(super) struct Connection(Arc<State>);
+pub(super) struct TrackedConnection(Arc<ProgressState>);
 
 #[derive(Debug)]
-struct State {
+struct ProgressState {
     kill_switch: KillSwitch,
     read_gate: ReadGate,
-    progress: Mutex<Progress>,
+    progress: Mutex<Activity>,
     /// Notified when a response is complete.
     answered: Arc<Notify>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Progress {
+struct Activity {
     phase: Phase,
     since: Instant,
     /// Since when writes are blocked because the client does not read.
@@ -72,12 +72,12 @@ pub(super) enum Stalled {
     Unread,
 }
 
-impl Connection {
+impl TrackedConnection {
     /// The state of a connection that was just accepted.
     pub(super) fn new(answered: Arc<Notify>) -> Self {
         let now = Instant::now();
-        let progress = Progress { phase: Phase::Requesting, since: now, unread_since: None };
-        Self(Arc::new(State {
+        let progress = Activity { phase: Phase::Requesting, since: now, unread_since: None };
+        Self(Arc::new(ProgressState {
             kill_switch: KillSwitch::default(),
             read_gate: ReadGate::default(),
             progress: Mutex::new(progress),
@@ -179,12 +179,12 @@ impl Connection {
         Ok(deadlines.into_iter().flatten().min().unwrap_or(now + WRITE_TIMEOUT))
     }
 
-    fn progress(&self) -> MutexGuard<'_, Progress> {
+    fn progress(&self) -> MutexGuard<'_, Activity> {
         self.0.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Progress {
+impl Activity {
     fn enter(&mut self, phase: Phase) {
         self.phase = phase;
         self.since = Instant::now();

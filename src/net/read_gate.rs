@@ -12,10 +12,10 @@ use futures_util::task::AtomicWaker;
 
 /// Controls whether a connection is read. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct ReadGate(Arc<State>);
+pub(crate) struct ReadGate(Arc<GateState>);
 
 #[derive(Debug, Default)]
-struct State {
+struct GateState {
     is_shut: AtomicBool,
     reader: AtomicWaker,
 }

@@ -14,14 +14,14 @@ use super::connections::Slot;
 use super::read_ahead::ReadAhead;
 
 /// A TCP connection that fails once killed, and holds its slot until it is dropped.
-pub(super) struct Stream {
+pub(super) struct KillableStream {
     tcp: TcpStream,
     slot: Slot,
     read_ahead: ReadAhead,
     _alive: oneshot::Sender<Infallible>,
 }
 
-impl Stream {
+impl KillableStream {
     /// `alive` is dropped with the stream.
     pub(super) fn new(tcp: TcpStream, slot: Slot, alive: oneshot::Sender<Infallible>) -> Self {
         Self { tcp, slot, read_ahead: ReadAhead::default(), _alive: alive }
@@ -39,7 +39,7 @@ impl Stream {
     }
 }
 
-impl AsyncRead for Stream {
+impl AsyncRead for KillableStream {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -56,7 +56,7 @@ impl AsyncRead for Stream {
     }
 }
 
-impl AsyncWrite for Stream {
+impl AsyncWrite for KillableStream {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -16,7 +16,7 @@ use crate::backoff::Backoff;
 use crate::config::Config;
 use crate::queue::{DeliveredElsewhere, Reader};
 use crate::session::{DestinationWatch, Session, SessionStatus};
-use crate::sink::server::Server;
+use crate::sink::server::AnyServer;
 
 /// A server and the session that delivers the queue to it.
 #[derive(Debug)]
@@ -36,10 +36,10 @@ struct Delivery {
 #[derive(Debug, Default)]
 enum SessionHolder {
     /// The destination: the session does not run.
-    Destination(Box<Session<Server>>),
+    Destination(Box<Session<AnyServer>>),
     /// The task that runs the session, or has run it. It stops when `stop` becomes true, and drops
     /// the receiver when it has ended.
-    Task { stop: watch::Sender<bool>, task: JoinHandle<Option<Box<Session<Server>>>> },
+    Task { stop: watch::Sender<bool>, task: JoinHandle<Option<Box<Session<AnyServer>>>> },
     /// Nothing: the task panicked, or its runtime was shut down.
     #[default]
     Lost,
@@ -55,7 +55,7 @@ impl Destination {
             config.server.session_id.clone(),
             config.delivery.clone(),
             reader,
-            Server::new(&config),
+            AnyServer::new(&config),
             backoff(&config),
             sender,
         );
@@ -115,7 +115,7 @@ async fn run(
     holder: SessionHolder,
     changed: Option<Config>,
     mut stopped: watch::Receiver<bool>,
-) -> Option<Box<Session<Server>>> {
+) -> Option<Box<Session<AnyServer>>> {
     let session = match holder {
         SessionHolder::Destination(session) => Some(session),
         SessionHolder::Task { task, .. } => task.await.ok().flatten(),
@@ -132,7 +132,7 @@ async fn run(
         session.renew(
             config.server.session_id.clone(),
             config.delivery.clone(),
-            Server::new(&config),
+            AnyServer::new(&config),
             backoff(&config),
         );
     }

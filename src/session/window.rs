@@ -63,20 +63,20 @@ mod tests {
 
     /// A server that accepts `a_second` entries per second, with a round trip of `away`.
     #[derive(Clone, Copy)]
-    struct Server {
+    struct SimulatedServer {
         a_second: f64,
         away: Duration,
     }
 
     /// A window after the first entry on a link, which is sent alone.
-    fn begun(server: Server) -> Window {
+    fn begun(server: SimulatedServer) -> Window {
         let mut window = Window::default();
         window.sent(1, server.away, MOST);
         window
     }
 
     /// Sends 100 batches. Returns the final batch size and how many batches timed out.
-    fn settle(window: &mut Window, server: Server) -> (usize, usize) {
+    fn settle(window: &mut Window, server: SimulatedServer) -> (usize, usize) {
         let mut too_long = 0;
         for _ in 0..100 {
             let entries = window.entries();
@@ -94,13 +94,13 @@ mod tests {
     #[test]
     fn the_batch_size_adapts_to_the_server() {
         for away in [1, 50, 700, 3000].map(Duration::from_millis) {
-            let server = Server { a_second: 5_000.0, away };
+            let server = SimulatedServer { a_second: 5_000.0, away };
             let (entries, too_long) = settle(&mut begun(server), server);
             assert_eq!((entries, too_long), (MOST, 0), "{away:?}");
         }
         let away = Duration::from_millis(1);
         for a_second in [4.0, 20.0, 100.0, 1_000.0] {
-            let server = Server { a_second, away };
+            let server = SimulatedServer { a_second, away };
             let (entries, too_long) = settle(&mut begun(server), server);
             let takes = entries as f64 / a_second;
             assert!((0.2..=1.5).contains(&takes), "{a_second}: {entries} entries, {takes} s");
@@ -110,12 +110,12 @@ mod tests {
 
     #[test]
     fn the_window_follows_changes_in_throughput_and_latency() {
-        let near = Server { a_second: 5_000.0, away: Duration::from_millis(1) };
+        let near = SimulatedServer { a_second: 5_000.0, away: Duration::from_millis(1) };
         let mut window = begun(near);
         settle(&mut window, near);
-        let (entries, too_long) = settle(&mut window, Server { a_second: 10.0, ..near });
+        let (entries, too_long) = settle(&mut window, SimulatedServer { a_second: 10.0, ..near });
         assert!((4..=16).contains(&entries) && too_long <= 2, "{entries} {too_long}");
-        let far = Server { away: Duration::from_secs(3), ..near };
+        let far = SimulatedServer { away: Duration::from_secs(3), ..near };
         let (entries, too_long) = settle(&mut window, far);
         assert_eq!((entries, too_long), (MOST, 0));
     }

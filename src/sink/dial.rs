@@ -61,7 +61,7 @@ impl fmt::Display for ProxyStatus {
 
 /// The stream of a connection.
 #[derive(Debug)]
-pub(crate) enum Stream {
+pub(crate) enum DialedStream {
     Plain(TcpStream),
     Tls(Box<tokio_native_tls::TlsStream<TcpStream>>),
 }
@@ -97,12 +97,20 @@ impl Dialer {
     }
 
     /// Opens a connection to the server of `url`.
-    pub(crate) async fn dial(&self, url: &Url, through: Through) -> Result<Stream, DialError> {
+    pub(crate) async fn dial(
+        &self,
+        url: &Url,
+        through: Through,
+    ) -> Result<DialedStream, DialError> {
         let dialed = timeout(DIAL_TIMEOUT, self.dial_without_limit(url, through)).await;
         dialed.unwrap_or(Err(DialError::Timeout(DIAL_TIMEOUT)))
     }
 
-    async fn dial_without_limit(&self, url: &Url, through: Through) -> Result<Stream, DialError> {
+    async fn dial_without_limit(
+        &self,
+        url: &Url,
+        through: Through,
+    ) -> Result<DialedStream, DialError> {
         let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
         let port = url.port_or_known_default().unwrap_or_default();
         let mut stream = match &self.proxy {
@@ -117,12 +125,12 @@ impl Dialer {
             request_tunnel(&mut stream, proxy, host, port).await?;
         }
         match &self.tls {
-            None => Ok(Stream::Plain(stream)),
+            None => Ok(DialedStream::Plain(stream)),
             Some(tls) => tls
                 .connect(host, stream)
                 .await
                 .map(Box::new)
-                .map(Stream::Tls)
+                .map(DialedStream::Tls)
                 .map_err(DialError::Tls),
         }
     }

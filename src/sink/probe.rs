@@ -19,7 +19,7 @@ use url::{Host, Position, Url};
 use super::SinkError;
 use super::classify::{Observation, Verdict, classify, explain, handshake_url};
 use super::diagnosis::{Cause, Diagnosis, MAX_REDIRECTS};
-use super::dial::{Dialer, Stream, Through};
+use super::dial::{DialedStream, Dialer, Through};
 use super::socketio::{Address, tls_connector};
 use crate::net::http_client::{Bytes, Full, Request, Response, StatusCode, ask, header};
 use crate::platform::clock;
@@ -207,9 +207,9 @@ impl Probe<'_> {
             let dialer = Dialer::new(None, Some(proxy.clone()));
             let tunnel = dialer.dial(self.base, Through::Tunnel);
             let error = match timeout(self.step_timeout, tunnel).await {
-                Ok(Ok(Stream::Plain(stream))) => return Ok(Ok(stream)),
+                Ok(Ok(DialedStream::Plain(stream))) => return Ok(Ok(stream)),
                 // Without a connector there is no TLS.
-                Ok(Ok(Stream::Tls(_))) => "unexpected TLS".to_owned(),
+                Ok(Ok(DialedStream::Tls(_))) => "unexpected TLS".to_owned(),
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => "it does not answer".to_owned(),
             };

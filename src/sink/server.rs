@@ -22,12 +22,12 @@ macro_rules! forward {
 
 /// A server of any kind.
 #[derive(Debug)]
-pub(crate) enum Server {
+pub(crate) enum AnyServer {
     Dashboard(Box<Dashboard>),
     Nats(Box<Nats>),
 }
 
-impl Server {
+impl AnyServer {
     /// Creates the kind of sink that `server.url` selects.
     pub(crate) fn new(config: &Config) -> Self {
         match config.server.url.protocol() {
@@ -37,7 +37,7 @@ impl Server {
     }
 }
 
-impl Sink for Server {
+impl Sink for AnyServer {
     type Link = ServerLink;
 
     async fn open(&mut self) -> Result<ServerLink, SinkError> {

@@ -85,7 +85,7 @@ async fn telemetry(State(source): State<Arc<Source>>, body: Body) -> Response {
         Ok(parts) => parts,
         Err(refused) => return source.take(vec![Err(refused)]).await,
     };
-    let mut answer = Answer::default();
+    let mut answer = BodyOutcome::default();
     let mut rest = &parts[..];
     while !rest.is_empty() {
         let (group, bytes) = first_group(rest);
@@ -115,7 +115,7 @@ async fn setup(State(source): State<Arc<Source>>, body: Body) -> Response {
 
 impl Source {
     async fn take(&self, samples: Vec<Result<Sample, Refused>>) -> Response {
-        let mut answer = Answer::default();
+        let mut answer = BodyOutcome::default();
         match self.take_into(samples, &mut answer).await {
             Ok(()) => answer.into_response(),
             Err(error) => unavailable(&[], &error.to_string()),
@@ -125,7 +125,7 @@ impl Source {
     async fn take_into(
         &self,
         samples: Vec<Result<Sample, Refused>>,
-        answer: &mut Answer,
+        answer: &mut BodyOutcome,
     ) -> Result<(), QueueError> {
         answer.note_omissions(&samples);
         let taken = self.intake.take(samples).await?;
@@ -193,7 +193,7 @@ fn first_group(parts: &[Bytes]) -> (&[Bytes], usize) {
 
 /// Collects the outcomes of a body's samples for the response.
 #[derive(Default)]
-struct Answer {
+struct BodyOutcome {
     samples: usize,
     seqs: Vec<u64>,
     unchanged: u64,
@@ -210,7 +210,7 @@ struct Answer {
     omissions: Vec<(usize, String)>,
 }
 
-impl Answer {
+impl BodyOutcome {
     /// Notes the values that are missing from the next samples; call it before [`Answer::note`].
     fn note_omissions(&mut self, samples: &[Result<Sample, Refused>]) {
         for (index, sample) in samples.iter().enumerate() {

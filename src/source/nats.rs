@@ -81,7 +81,7 @@ struct NewestStored {
 
 /// Locked while an agent's entries are appended to the queue. Only one agent appends at a time, so
 /// that no other agent uses up the room that it waited for.
-type Stored = Arc<Mutex<Newest>>;
+type SharedNewest = Arc<Mutex<Newest>>;
 
 /// Why a hub cannot connect, or why its connection ended.
 #[derive(Debug, thiserror::Error)]

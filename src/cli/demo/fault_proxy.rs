@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 /// The state of the link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Link {
+pub(super) enum LinkState {
     In,
     /// Connections are cut, and new ones are closed.
     Out,
@@ -22,7 +22,7 @@ pub(super) enum Link {
 #[derive(Debug)]
 pub(super) struct FaultProxy {
     address: SocketAddr,
-    link: watch::Sender<Link>,
+    link: watch::Sender<LinkState>,
     _relay: JoinSet<()>,
 }
 
@@ -31,7 +31,7 @@ impl FaultProxy {
     pub(super) async fn start(server: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
-        let (link, state) = watch::channel(Link::In);
+        let (link, state) = watch::channel(LinkState::In);
         let mut relay = JoinSet::new();
         relay.spawn(accept(listener, server, state));
         Ok(Self { address, link, _relay: relay })
@@ -41,23 +41,23 @@ impl FaultProxy {
         format!("http://{}", self.address)
     }
 
-    pub(super) fn set(&self, link: Link) {
+    pub(super) fn set(&self, link: LinkState) {
         self.link.send_if_modified(|state| std::mem::replace(state, link) != link);
     }
 }
 
-async fn accept(listener: TcpListener, server: SocketAddr, state: watch::Receiver<Link>) {
+async fn accept(listener: TcpListener, server: SocketAddr, state: watch::Receiver<LinkState>) {
     let mut connections = JoinSet::new();
     loop {
         let Ok((client, _)) = listener.accept().await else { continue };
         while connections.try_join_next().is_some() {}
-        if *state.borrow() != Link::Out {
+        if *state.borrow() != LinkState::Out {
             connections.spawn(relay(client, server, state.clone()));
         }
     }
 }
 
-async fn relay(mut client: TcpStream, server: SocketAddr, mut state: watch::Receiver<Link>) {
+async fn relay(mut client: TcpStream, server: SocketAddr, mut state: watch::Receiver<LinkState>) {
     let copy = async {
         let mut server = TcpStream::connect(server).await?;
         client.set_nodelay(true)?;
@@ -70,8 +70,8 @@ async fn relay(mut client: TcpStream, server: SocketAddr, mut state: watch::Rece
         tokio::select! {
             biased;
             changed = state.changed() => if changed.is_err() { return },
-            _ = std::future::ready(()), if link == Link::Out => return,
-            _ = &mut copy, if link == Link::In => return,
+            _ = std::future::ready(()), if link == LinkState::Out => return,
+            _ = &mut copy, if link == LinkState::In => return,
         }
     }
 }

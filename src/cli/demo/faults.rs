@@ -12,7 +12,7 @@ use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use serde::Serialize;
 
-use super::fault_proxy::Link;
+use super::fault_proxy::LinkState;
 use super::harness::Harness;
 
 /// The time between two random faults.
@@ -36,8 +36,8 @@ impl Fault {
 
     async fn begin(self, harness: &mut Harness) {
         match self {
-            Self::LinkCut => harness.proxy.set(Link::Out),
-            Self::LinkStalled => harness.proxy.set(Link::Stalled),
+            Self::LinkCut => harness.proxy.set(LinkState::Out),
+            Self::LinkStalled => harness.proxy.set(LinkState::Stalled),
             Self::ServerReplaced => harness.stop_server(),
             Self::AgentStopped => harness.stop_agent().await,
         }
@@ -45,7 +45,7 @@ impl Fault {
 
     fn end(self, harness: &mut Harness) -> Result<(), Box<dyn Error>> {
         match self {
-            Self::LinkCut | Self::LinkStalled => harness.proxy.set(Link::In),
+            Self::LinkCut | Self::LinkStalled => harness.proxy.set(LinkState::In),
             Self::ServerReplaced => harness.start_server()?,
             Self::AgentStopped => harness.start_agent()?,
         }

@@ -9,7 +9,7 @@ use serde::Serialize;
 use tempfile::TempDir;
 use tokio::time::{sleep, timeout};
 
-use super::fault_proxy::{FaultProxy, Link};
+use super::fault_proxy::{FaultProxy, LinkState};
 use super::viewer::Viewer;
 use crate::config::Config;
 use crate::dashboard::{Behaviour, Server};
@@ -145,7 +145,7 @@ impl Harness {
     /// Stops the server, which discards its sessions.
     pub(super) fn stop_server(&mut self) {
         // Cut the agent's link first; the viewer then reads what the page holds.
-        self.proxy.set(Link::Out);
+        self.proxy.set(LinkState::Out);
         if let Some(server) = self.server.take() {
             server.cut_connections();
             self.viewer.catch_up(&server);
@@ -158,7 +158,7 @@ impl Harness {
     /// If another program has taken the address meanwhile.
     pub(super) fn start_server(&mut self) -> std::io::Result<()> {
         self.server = Some(Server::start(self.address, Behaviour::default())?);
-        self.proxy.set(Link::In);
+        self.proxy.set(LinkState::In);
         Ok(())
     }
 
@@ -199,7 +199,7 @@ impl Harness {
     /// Waits until all frames have arrived and returns the counts. Frames that do not arrive within
     /// the timeout count as lost.
     pub(super) async fn finish(mut self, show: impl Fn(&Self)) -> (FrameCounts, Ledger) {
-        self.proxy.set(Link::In);
+        self.proxy.set(LinkState::In);
         let drained = async {
             while self.queued() > 0 || self.seen() < self.produced {
                 sleep(DRAIN_CHECK_INTERVAL).await;

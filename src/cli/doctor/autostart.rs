@@ -2,15 +2,15 @@
 
 use std::io;
 
-use super::{Report, disk};
+use super::{DoctorReport, disk};
 use crate::cli::autostart::{self, Registered};
 
 pub(super) const SUBJECT: &str = "autostart";
 
 const ANEW: &str = "run pitwire autostart enable with the program that should start";
 
-pub(super) async fn look() -> Report {
-    let mut report = Report::new(SUBJECT);
+pub(super) async fn look() -> DoctorReport {
+    let mut report = DoctorReport::new(SUBJECT);
     let registered = disk::in_time(|| {
         let registered = autostart::registered()?;
         let is_there = registered.as_ref().is_some_and(Registered::is_there);

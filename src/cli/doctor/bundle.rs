@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
-use super::{Finding, Severity, disk, queue, to_json, to_text};
+use super::{DoctorFinding, FindingSeverity, disk, queue, to_json, to_text};
 use crate::cli::doctor::{DOCTOR_DISK_TIMEOUT, DOCTOR_LOCAL_TIMEOUT, MAX_DOCTOR_ANSWER_BYTES};
 use crate::cli::log::LOG_FILE_BYTES;
 use crate::cli::private_file;
@@ -41,7 +41,7 @@ impl Bundle {
         self,
         settings: &Settings,
         loaded: &Result<Loaded, Problems>,
-        findings: &[Finding],
+        findings: &[DoctorFinding],
         secrets: &Secrets,
     ) -> Result<String, String> {
         let mut files = vec![
@@ -117,9 +117,9 @@ async fn of_the_agent(config: &Config) -> Vec<(&'static str, String)> {
 
 /// The output of `pitwire queue status`. A queue with a fault is not opened: that would start a
 /// repair.
-async fn queue_status(settings: &Settings, findings: &[Finding]) -> String {
+async fn queue_status(settings: &Settings, findings: &[DoctorFinding]) -> String {
     let of_queue = findings.iter().filter(|finding| finding.subject == queue::SUBJECT);
-    if of_queue.map(|finding| finding.severity).max() == Some(Severity::Fault) {
+    if of_queue.map(|finding| finding.severity).max() == Some(FindingSeverity::Fault) {
         return "not looked at: the queue has a fault, see findings.txt\n".into();
     }
     // Log lines must not appear between the findings.

@@ -1,15 +1,15 @@
 //! Checks the configuration: its mistakes, the files that it names, and settings that are probably
 //! unintended.
 
-use super::{Report, disk};
+use super::{DoctorReport, disk};
 use crate::cli::settings::Settings;
 use crate::config::{Loaded, Problems};
 
 /// What to do about a mistake, which names what to write.
 const CORRECT: &str = "correct it there; pitwire check tests it again";
 
-pub(super) async fn look(settings: &Settings, loaded: &Result<Loaded, Problems>) -> Report {
-    let mut report = Report::new("configuration");
+pub(super) async fn look(settings: &Settings, loaded: &Result<Loaded, Problems>) -> DoctorReport {
+    let mut report = DoctorReport::new("configuration");
     let loaded = match loaded {
         Ok(loaded) => loaded.clone(),
         Err(problems) => {
@@ -43,7 +43,7 @@ fn with_files_checked(mut loaded: Loaded) -> (Loaded, Result<(), Problems>) {
     (loaded, checked)
 }
 
-fn say(report: &mut Report, Problems(problems): &Problems) {
+fn say(report: &mut DoctorReport, Problems(problems): &Problems) {
     for problem in problems {
         report.fault(problem.to_string(), CORRECT);
     }

@@ -10,7 +10,7 @@ use crate::remote_text::{Secrets, escape};
 /// How serious a finding is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub(super) enum Severity {
+pub(super) enum FindingSeverity {
     Ok,
     /// Information; not a fault.
     Note,
@@ -20,7 +20,7 @@ pub(super) enum Severity {
     Fault,
 }
 
-impl Severity {
+impl FindingSeverity {
     fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -33,8 +33,8 @@ impl Severity {
 
 /// The result of one check.
 #[derive(Clone, Debug, Serialize)]
-pub(super) struct Finding {
-    pub(super) severity: Severity,
+pub(super) struct DoctorFinding {
+    pub(super) severity: FindingSeverity,
     pub(super) subject: Cow<'static, str>,
     pub(super) what: String,
     /// What to do about it; `None` only if the severity is `Ok`.
@@ -42,7 +42,7 @@ pub(super) struct Finding {
     pub(super) advice: Option<String>,
 }
 
-impl Finding {
+impl DoctorFinding {
     /// Removes secrets and session ids.
     pub(super) fn without(self, secrets: &Secrets) -> Self {
         let Self { severity, subject, what, advice } = self;
@@ -53,30 +53,30 @@ impl Finding {
 
 /// The findings about one subject.
 #[derive(Debug)]
-pub(super) struct Report {
+pub(super) struct DoctorReport {
     subject: Cow<'static, str>,
-    pub(super) findings: Vec<Finding>,
+    pub(super) findings: Vec<DoctorFinding>,
 }
 
-impl Report {
+impl DoctorReport {
     pub(super) fn new(subject: impl Into<Cow<'static, str>>) -> Self {
         Self { subject: subject.into(), findings: Vec::new() }
     }
 
     pub(super) fn ok(&mut self, what: impl Into<String>) {
-        self.add(Severity::Ok, what.into(), None);
+        self.add(FindingSeverity::Ok, what.into(), None);
     }
 
     pub(super) fn note(&mut self, what: impl Into<String>, advice: impl Into<String>) {
-        self.add(Severity::Note, what.into(), Some(advice.into()));
+        self.add(FindingSeverity::Note, what.into(), Some(advice.into()));
     }
 
     pub(super) fn warning(&mut self, what: impl Into<String>, advice: impl Into<String>) {
-        self.add(Severity::Warning, what.into(), Some(advice.into()));
+        self.add(FindingSeverity::Warning, what.into(), Some(advice.into()));
     }
 
     pub(super) fn fault(&mut self, what: impl Into<String>, advice: impl Into<String>) {
-        self.add(Severity::Fault, what.into(), Some(advice.into()));
+        self.add(FindingSeverity::Fault, what.into(), Some(advice.into()));
     }
 
     /// Adds a note that `what` was not checked because it depends on a check that failed.
@@ -87,19 +87,19 @@ impl Report {
         );
     }
 
-    fn add(&mut self, severity: Severity, what: String, advice: Option<String>) {
+    fn add(&mut self, severity: FindingSeverity, what: String, advice: Option<String>) {
         // Texts from a server or the system must not break the line.
         let what = escape(&what).into_owned();
         let advice = advice.map(|advice| escape(&advice).into_owned());
-        self.findings.push(Finding { severity, subject: self.subject.clone(), what, advice });
+        self.findings.push(DoctorFinding { severity, subject: self.subject.clone(), what, advice });
     }
 }
 
 /// Formats the findings for people: one per line, followed by what to do, and the totals at the
 /// end.
-pub(super) fn to_text(findings: &[Finding]) -> String {
+pub(super) fn to_text(findings: &[DoctorFinding]) -> String {
     let mut lines = Vec::new();
-    for Finding { severity, subject, what, advice } in findings {
+    for DoctorFinding { severity, subject, what, advice } in findings {
         lines.push(format!("{:8} {subject}: {what}", severity.as_str()));
         lines.extend(advice.as_ref().map(|advice| format!("         -> {advice}")));
     }
@@ -108,16 +108,16 @@ pub(super) fn to_text(findings: &[Finding]) -> String {
 }
 
 /// Formats the findings as JSON for programs.
-pub(super) fn to_json(findings: &[Finding]) -> String {
+pub(super) fn to_json(findings: &[DoctorFinding]) -> String {
     #[derive(Serialize)]
     struct Findings<'a> {
-        findings: &'a [Finding],
+        findings: &'a [DoctorFinding],
     }
     serde_json::to_string(&Findings { findings }).unwrap_or_default()
 }
 
-fn sum(findings: &[Finding]) -> String {
-    let [faults, warnings] = [Severity::Fault, Severity::Warning].map(|severity| {
+fn sum(findings: &[DoctorFinding]) -> String {
+    let [faults, warnings] = [FindingSeverity::Fault, FindingSeverity::Warning].map(|severity| {
         findings.iter().filter(|finding| finding.severity == severity).count() as u64
     });
     if faults + warnings == 0 {
@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_finding_and_its_advice_take_one_line_each() {
-        let mut report = Report::new("server");
+        let mut report = DoctorReport::new("server");
         report.ok("it is there");
         report.fault("it says \"go\naway\"", "go");
         assert_eq!(

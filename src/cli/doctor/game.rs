@@ -3,17 +3,17 @@
 
 use std::io;
 
-use super::{Report, disk};
+use super::{DoctorReport, disk};
 use crate::config::{GameApi, LmuConfig};
 use crate::source::lmu::About;
 use crate::source::lmu::memory::{self, Memory, Region};
-use crate::source::lmu::reader::{Reader, Reading, Way};
+use crate::source::lmu::reader::{GameReader, GameReading, Way};
 use crate::source::lmu::rest::{Rest, RestError};
 
 pub(super) const SUBJECT: &str = "game";
 
-pub(super) async fn look(config: &LmuConfig) -> Report {
-    let mut report = Report::new(SUBJECT);
+pub(super) async fn look(config: &LmuConfig) -> DoctorReport {
+    let mut report = DoctorReport::new(SUBJECT);
     if !config.enabled {
         report.ok("it is not read: source.lmu.enabled is false");
         return report;
@@ -35,20 +35,20 @@ pub(super) async fn look(config: &LmuConfig) -> Report {
 
 /// The game's memory.
 struct GameState {
-    native: io::Result<Reading>,
-    plugin: io::Result<Reading>,
+    native: io::Result<GameReading>,
+    plugin: io::Result<GameReading>,
     about: io::Result<About>,
 }
 
 impl GameState {
     fn look(memory: &dyn Memory) -> Self {
         let [native, plugin] = [Way::Native, Way::Plugin]
-            .map(|way| Reader::open(way, memory).map(|reader| reader.read()));
+            .map(|way| GameReader::open(way, memory).map(|reader| reader.read()));
         Self { native, plugin, about: About::of(memory) }
     }
 
     /// Reports on the game's memory and returns whether the game is running.
-    fn say(&self, report: &mut Report, config: &LmuConfig) -> bool {
+    fn say(&self, report: &mut DoctorReport, config: &LmuConfig) -> bool {
         let native = Region::Native.name();
         if is_live(&self.native) {
             report.ok(format!("it shares its own memory ({native})"));
@@ -73,7 +73,7 @@ impl GameState {
     }
 
     /// Reports on the plugin, unless it is not installed.
-    fn say_plugin(&self, report: &mut Report, config: &LmuConfig) {
+    fn say_plugin(&self, report: &mut DoctorReport, config: &LmuConfig) {
         match &self.about {
             Ok(about) if is_live(&self.plugin) => {
                 report.ok(format!("the rF2 plugin {} shares its memory", about.version));
@@ -96,12 +96,12 @@ impl GameState {
     }
 }
 
-fn is_live(reading: &io::Result<Reading>) -> bool {
-    reading.as_ref().is_ok_and(|reading| *reading != Reading::Unavailable)
+fn is_live(reading: &io::Result<GameReading>) -> bool {
+    reading.as_ref().is_ok_and(|reading| *reading != GameReading::Unavailable)
 }
 
 /// Reports why a region cannot be read, unless it does not exist.
-fn say_unreadable(report: &mut Report, region: &str, error: &io::Error, config: &LmuConfig) {
+fn say_unreadable(report: &mut DoctorReport, region: &str, error: &io::Error, config: &LmuConfig) {
     let place = if cfg!(windows) {
         region.to_owned()
     } else {
@@ -120,7 +120,7 @@ fn say_unreadable(report: &mut Report, region: &str, error: &io::Error, config: 
     }
 }
 
-async fn ask(report: &mut Report, api: GameApi, is_there: bool) {
+async fn ask(report: &mut DoctorReport, api: GameApi, is_there: bool) {
     let place = match api {
         GameApi::Off => return report.ok("its REST API is not used: source.lmu.rest is empty"),
         GameApi::Localhost { port } => format!("localhost:{port}"),

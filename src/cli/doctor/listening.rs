@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 
-use super::{Report, disk};
+use super::{DoctorReport, disk};
 use crate::cli::doctor::{DOCTOR_LOCAL_TIMEOUT, MAX_DOCTOR_ANSWER_BYTES};
 use crate::cli::queue::access::{is_same, on_this_pc};
 use crate::config::Config;
@@ -11,8 +11,8 @@ use crate::net::http_client::{Bounds, Bytes, Method, RequestError, StatusCode, r
 
 pub(super) const SUBJECT: &str = "addresses";
 
-pub(super) async fn look(config: &Config) -> Report {
-    let mut report = Report::new(SUBJECT);
+pub(super) async fn look(config: &Config) -> DoctorReport {
+    let mut report = DoctorReport::new(SUBJECT);
     let Config { source, metrics, .. } = config;
     for (key, is_on, address, role) in [
         ("metrics.listen", metrics.enabled, metrics.listen, Role::Admin),
@@ -39,7 +39,13 @@ enum Role {
     Publishers,
 }
 
-async fn look_at(report: &mut Report, config: &Config, key: &str, address: SocketAddr, role: Role) {
+async fn look_at(
+    report: &mut DoctorReport,
+    config: &Config,
+    key: &str,
+    address: SocketAddr,
+    role: Role,
+) {
     if address.port() == 0 {
         return report.ok(format!("{key} takes a free port"));
     }
@@ -77,7 +83,7 @@ async fn look_at(report: &mut Report, config: &Config, key: &str, address: Socke
     }
 }
 
-fn say_agent(report: &mut Report, place: &str, health: &str, queue: &str, is_ours: bool) {
+fn say_agent(report: &mut DoctorReport, place: &str, health: &str, queue: &str, is_ours: bool) {
     if !is_ours {
         report.warning(
             format!("{place} is used by another agent, with the queue {queue}"),
@@ -148,22 +154,27 @@ async fn get(address: SocketAddr, path: &str) -> Result<(StatusCode, Bytes), Req
 
 #[cfg(test)]
 mod tests {
-    use super::super::finding::Severity;
+    use super::super::finding::FindingSeverity;
     use super::*;
 
     #[test]
     fn an_unhealthy_agent_is_a_fault() {
         for (health, is_ours, severity, said) in [
-            ("ok\n", true, Severity::Ok, "is used by the running agent; it is healthy"),
+            ("ok\n", true, FindingSeverity::Ok, "is used by the running agent; it is healthy"),
             (
                 "the queue is closed\n",
                 true,
-                Severity::Fault,
+                FindingSeverity::Fault,
                 "is used by the running agent; its health check says: the queue is closed",
             ),
-            ("ok\n", false, Severity::Warning, "is used by another agent, with the queue /theirs"),
+            (
+                "ok\n",
+                false,
+                FindingSeverity::Warning,
+                "is used by another agent, with the queue /theirs",
+            ),
         ] {
-            let mut report = Report::new(SUBJECT);
+            let mut report = DoctorReport::new(SUBJECT);
             say_agent(&mut report, "127.0.0.1:9184", health, "/theirs", is_ours);
             let found = &report.findings[0];
             assert_eq!(

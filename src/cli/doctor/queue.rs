@@ -9,7 +9,7 @@ use tokio::runtime::Handle;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::{Report, disk};
+use super::{DoctorReport, disk};
 use crate::cli::doctor::DOCTOR_DISK_TIMEOUT;
 use crate::cli::queue::access::{ToolError, connect};
 use crate::cli::queue::count;
@@ -30,10 +30,10 @@ const DOCTOR_VERIFY_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub(super) const SUBJECT: &str = "queue";
 
-pub(super) async fn look(config: &Config) -> Report {
-    let mut report = Report::new(SUBJECT);
+pub(super) async fn look(config: &Config) -> DoctorReport {
+    let mut report = DoctorReport::new(SUBJECT);
     let queue = config.queue.clone();
-    let stored = match disk::in_time(move || Stored::look(&queue)).await {
+    let stored = match disk::in_time(move || DiskProperties::look(&queue)).await {
         Some(Ok(stored)) => stored,
         failed => {
             match failed {
@@ -55,7 +55,7 @@ pub(super) async fn look(config: &Config) -> Report {
 }
 
 /// Properties of the queue's disk.
-struct Stored {
+struct DiskProperties {
     /// The queue's directory, or its closest existing parent.
     place: PathBuf,
     /// How long it takes to make a frame durable.
@@ -63,14 +63,14 @@ struct Stored {
     free_bytes: Option<u64>,
 }
 
-impl Stored {
+impl DiskProperties {
     fn look(queue: &QueueConfig) -> io::Result<Self> {
         let place = disk::existing(&queue.path)?;
         Ok(Self { fsync: disk::fsync(&place)?, free_bytes: free_bytes(&place), place })
     }
 }
 
-fn say_unusable(report: &mut Report, path: &Path, error: &io::Error) {
+fn say_unusable(report: &mut DoctorReport, path: &Path, error: &io::Error) {
     let what = format!("nothing can be stored in {}: {error}", path.display());
     report.fault(
         what,
@@ -82,15 +82,15 @@ fn say_unusable(report: &mut Report, path: &Path, error: &io::Error) {
     );
 }
 
-fn say_silent(report: &mut Report, path: &Path) {
+fn say_silent(report: &mut DoctorReport, path: &Path) {
     report.fault(
         format!("the disk of {} does not answer within {DOCTOR_DISK_TIMEOUT:?}", path.display()),
         "check that the disk is connected, or set queue.path to a folder on another one",
     );
 }
 
-fn say_speed(report: &mut Report, stored: &Stored, config: &Config) {
-    let Stored { place, fsync, .. } = stored;
+fn say_speed(report: &mut DoctorReport, stored: &DiskProperties, config: &Config) {
+    let DiskProperties { place, fsync, .. } = stored;
     let (place, ms) = (place.display(), fsync.as_secs_f64() * 1000.0);
     let what = format!("{place} takes {ms:.1} ms to make a frame durable");
     if *fsync <= DOCTOR_SLOW_FSYNC {
@@ -110,7 +110,7 @@ fn say_speed(report: &mut Report, stored: &Stored, config: &Config) {
 
 /// Checks the entries, or asks the agent that has the queue open. Returns the disk use of the queue
 /// in bytes.
-async fn look_inside(report: &mut Report, config: &Config) -> u64 {
+async fn look_inside(report: &mut DoctorReport, config: &Config) -> u64 {
     let queue = config.queue.clone();
     match disk::in_time(move || Inspection::begin(&queue)).await {
         Some(Ok(inspection)) => return verify(report, inspection).await,
@@ -127,7 +127,7 @@ async fn look_inside(report: &mut Report, config: &Config) -> u64 {
     0
 }
 
-async fn verify(report: &mut Report, inspection: Inspection) -> u64 {
+async fn verify(report: &mut DoctorReport, inspection: Inspection) -> u64 {
     let taken = inspection.status().disk_bytes;
     let examiner = Examiner::Stopped(Box::new(inspection));
     let runtime = Handle::current();
@@ -161,7 +161,7 @@ async fn verify(report: &mut Report, inspection: Inspection) -> u64 {
     taken
 }
 
-async fn ask(report: &mut Report, config: &Config, error: OpenError) -> u64 {
+async fn ask(report: &mut DoctorReport, config: &Config, error: OpenError) -> u64 {
     let owner = match &error {
         OpenError::InUse { owner, .. } => owner.clone(),
         OpenError::Missing { .. } | OpenError::Storage { .. } => String::new(),
@@ -184,7 +184,7 @@ async fn ask(report: &mut Report, config: &Config, error: OpenError) -> u64 {
     0
 }
 
-fn say_status(report: &mut Report, status: &QueueStatus, owner: &str) {
+fn say_status(report: &mut DoctorReport, status: &QueueStatus, owner: &str) {
     let entries = count(status.entries, "entry");
     let has = format!("the agent (process {owner}) has it open");
     if let Some(error) = &status.storage_error {
@@ -203,7 +203,7 @@ fn say_status(report: &mut Report, status: &QueueStatus, owner: &str) {
     }
 }
 
-fn say_room(report: &mut Report, stored: &Stored, taken: u64, queue: &QueueConfig) {
+fn say_room(report: &mut DoctorReport, stored: &DiskProperties, taken: u64, queue: &QueueConfig) {
     let Some(free) = stored.free_bytes else {
         return report
             .note("the system does not report the free space of its disk", "check it yourself");
@@ -242,7 +242,7 @@ impl Aside {
         Self { folder, refused: refused as u64, damaged: damaged as u64 }
     }
 
-    fn say(&self, report: &mut Report) {
+    fn say(&self, report: &mut DoctorReport) {
         let Self { folder, refused, damaged } = self;
         let folder = folder.display();
         if *refused > 0 {
@@ -265,25 +265,25 @@ impl Aside {
 mod tests {
     use std::time::Duration;
 
-    use super::super::finding::{Finding, Severity};
+    use super::super::finding::{DoctorFinding, FindingSeverity};
     use super::*;
 
-    fn found(say: impl FnOnce(&mut Report)) -> (Severity, String) {
-        let mut report = Report::new(SUBJECT);
+    fn found(say: impl FnOnce(&mut DoctorReport)) -> (FindingSeverity, String) {
+        let mut report = DoctorReport::new(SUBJECT);
         say(&mut report);
-        let Finding { severity, what, .. } = report.findings.remove(0);
+        let DoctorFinding { severity, what, .. } = report.findings.remove(0);
         (severity, what)
     }
 
     #[test]
     fn a_slow_disk_is_a_warning_only_with_durability_entry() {
         for (ms, durability, severity) in [
-            (250, Durability::Entry, Severity::Ok),
-            (251, Durability::Entry, Severity::Warning),
-            (251, Durability::Os, Severity::Note),
-            (2000, Durability::Within(Duration::from_millis(200)), Severity::Note),
+            (250, Durability::Entry, FindingSeverity::Ok),
+            (251, Durability::Entry, FindingSeverity::Warning),
+            (251, Durability::Os, FindingSeverity::Note),
+            (2000, Durability::Within(Duration::from_millis(200)), FindingSeverity::Note),
         ] {
-            let stored = Stored {
+            let stored = DiskProperties {
                 place: "/queue".into(),
                 fsync: Duration::from_millis(ms),
                 free_bytes: None,
@@ -302,9 +302,9 @@ mod tests {
         let off = DestinationStatus { name: "b".into(), imbalance: -2, ..Default::default() };
         let is_off = QueueStatus { destinations: vec![off], ..status.clone() };
         for (status, severity, said) in [
-            (status, Severity::Ok, "; 7 entries queued, its ledger balances"),
-            (fails, Severity::Fault, ", and its disk fails: no room; 3 entries in memory"),
-            (is_off, Severity::Fault, "; the ledger of b is off by -2 entries"),
+            (status, FindingSeverity::Ok, "; 7 entries queued, its ledger balances"),
+            (fails, FindingSeverity::Fault, ", and its disk fails: no room; 3 entries in memory"),
+            (is_off, FindingSeverity::Fault, "; the ledger of b is off by -2 entries"),
         ] {
             let said = format!("the agent (process 5) has it open{said}");
             assert_eq!(found(|report| say_status(report, &status, "5")), (severity, said));

@@ -7,7 +7,7 @@ mod steps;
 
 use std::time::Duration;
 
-use super::{Report, disk};
+use super::{DoctorReport, disk};
 use crate::config::{self, Config, Protocol};
 use crate::sink::dashboard::{Dashboard, DashboardLink};
 use crate::sink::diagnosis::Cause;
@@ -21,22 +21,23 @@ const DOCTOR_NETWORK_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) const SUBJECT: &str = config::SERVER;
 
 /// The error of a failed step: what cannot be checked without it.
-struct Rest(&'static str);
+struct Unchecked(&'static str);
 
-const CONNECTION: Rest = Rest("whether it can be reached, and all that follows from there");
-const TLS: Rest = Rest("TLS, Socket.IO, its clock, sessions, acknowledgements, echoes");
-const HTTP: Rest = Rest("Socket.IO, its clock, sessions, acknowledgements, echoes");
-const SESSION: Rest = Rest("sessions, acknowledgements, echoes");
-const FRAME: Rest = Rest("acknowledgements, echoes");
+const CONNECTION: Unchecked =
+    Unchecked("whether it can be reached, and all that follows from there");
+const TLS: Unchecked = Unchecked("TLS, Socket.IO, its clock, sessions, acknowledgements, echoes");
+const HTTP: Unchecked = Unchecked("Socket.IO, its clock, sessions, acknowledgements, echoes");
+const SESSION: Unchecked = Unchecked("sessions, acknowledgements, echoes");
+const FRAME: Unchecked = Unchecked("acknowledgements, echoes");
 
 /// Checks one destination; the subject of its findings is its table of the configuration.
-pub(super) async fn look(config: &Config, destination: &str) -> Report {
+pub(super) async fn look(config: &Config, destination: &str) -> DoctorReport {
     let config = &config.towards(destination);
-    let mut report = Report::new(config::table_of(destination));
+    let mut report = DoctorReport::new(config::table_of(destination));
     match config.server.url.protocol() {
         Protocol::Nats => nats::look(&mut report, config).await,
         Protocol::SocketIo => {
-            if let Err(Rest(what)) = steps(&mut report, config).await {
+            if let Err(Unchecked(what)) = steps(&mut report, config).await {
                 report.not_looked_at(what);
             }
         }
@@ -49,7 +50,7 @@ pub(super) async fn look(config: &Config, destination: &str) -> Report {
     report
 }
 
-async fn steps(report: &mut Report, config: &Config) -> Result<(), Rest> {
+async fn steps(report: &mut DoctorReport, config: &Config) -> Result<(), Unchecked> {
     let mut dashboard = Dashboard::new(config);
     let door = Dashboard::new(config);
     let address = disk::in_time(move || door.address())
@@ -93,7 +94,7 @@ async fn steps(report: &mut Report, config: &Config) -> Result<(), Rest> {
 }
 
 /// What cannot be checked at an address with this fault.
-fn unchecked_after(cause: &Cause) -> Rest {
+fn unchecked_after(cause: &Cause) -> Unchecked {
     match cause {
         Cause::UnknownName(_) => CONNECTION,
         Cause::NotListening | Cause::NoAnswer(_) | Cause::Unreachable(_) => TLS,
@@ -114,7 +115,7 @@ fn unchecked_after(cause: &Cause) -> Rest {
 }
 
 /// Opens a link with the agent's code.
-async fn open(report: &mut Report, dashboard: &mut Dashboard) -> Option<DashboardLink> {
+async fn open(report: &mut DoctorReport, dashboard: &mut Dashboard) -> Option<DashboardLink> {
     match dashboard.open().await {
         Ok(link) => {
             say_transport(report, &link);
@@ -135,7 +136,7 @@ async fn open(report: &mut Report, dashboard: &mut Dashboard) -> Option<Dashboar
     None
 }
 
-fn say_transport(report: &mut Report, link: &DashboardLink) {
+fn say_transport(report: &mut DoctorReport, link: &DashboardLink) {
     match link.transport() {
         Some(Transport::Polling) => report.warning(
             "it accepts HTTP long-polling, but no WebSocket gets through",

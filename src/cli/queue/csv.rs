@@ -21,12 +21,12 @@ fn column(name: &str, wheel: Option<&str>) -> String {
 
 /// Writes frames as CSV rows, and collects the fields that have no column.
 #[derive(Debug, Default)]
-pub(super) struct Table {
+pub(super) struct CsvTable {
     /// Names of fields that the dashboard does not have; at most [`MAX_FINDINGS`].
     pub(super) left_out: BTreeSet<String>,
 }
 
-impl Table {
+impl CsvTable {
     /// Writes the header row.
     pub(super) fn begin(out: &mut impl Write) -> io::Result<Self> {
         let columns = fields::columns().map(|(name, wheel)| column(name, wheel));

@@ -4,10 +4,10 @@ use std::fs::File;
 use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 
-use super::csv::Table;
+use super::csv::CsvTable;
 use super::{
-    Exit, Progress, QueueConnection, QueueTarget, ToolError, Walk, contents, count, eprint_line,
-    seq,
+    Exit, ProgressLine, QueueConnection, QueueTarget, ToolError, Walk, contents, count,
+    eprint_line, seq,
 };
 use crate::cli::terminal;
 use crate::entry::{CapturedAt, Entry, Kind, Seq};
@@ -58,25 +58,25 @@ fn moment(text: &str) -> Result<CapturedAt, String> {
 
 /// Counts of the exported entries.
 #[derive(Default)]
-struct Written {
+struct ExportCounts {
     frames: u64,
     setups: u64,
     unreadable: u64,
 }
 
 /// Why an export failed.
-enum Ended {
+enum ExportError {
     Cannot(ToolError),
     Output(io::Error),
 }
 
-impl From<ToolError> for Ended {
+impl From<ToolError> for ExportError {
     fn from(cannot: ToolError) -> Self {
         Self::Cannot(cannot)
     }
 }
 
-impl From<io::Error> for Ended {
+impl From<io::Error> for ExportError {
     fn from(error: io::Error) -> Self {
         Self::Output(error)
     }
@@ -96,7 +96,7 @@ impl Export {
                 written
             }
             None => match self.write(&queue, BufWriter::new(io::stdout())).await {
-                Err(Ended::Output(error)) => {
+                Err(ExportError::Output(error)) => {
                     queue.close().await;
                     terminal::note_output(Err(error));
                     return Ok(Exit::Good);
@@ -107,8 +107,8 @@ impl Export {
         queue.close().await;
         let written = match written {
             Ok(written) => written,
-            Err(Ended::Cannot(cannot)) => return Err(cannot),
-            Err(Ended::Output(error)) => {
+            Err(ExportError::Cannot(cannot)) => return Err(cannot),
+            Err(ExportError::Output(error)) => {
                 let why = format!("cannot write the output: {error}; choose a disk with room");
                 return Err(ToolError(why));
             }
@@ -116,17 +116,21 @@ impl Export {
         Ok(self.say(&written))
     }
 
-    async fn write(&self, queue: &QueueConnection, mut out: impl Write) -> Result<Written, Ended> {
+    async fn write(
+        &self,
+        queue: &QueueConnection,
+        mut out: impl Write,
+    ) -> Result<ExportCounts, ExportError> {
         let mut walk = Walk::start(queue, self.from, self.to, u64::MAX, true).await?;
-        let mut written = Written::default();
+        let mut written = ExportCounts::default();
         // If the terminal shows the entries, they would mix with the status line.
         let is_shown = self.output.is_none() && io::stdout().is_terminal();
         let all = walk.progress().1;
         let mut progress =
-            if is_shown { Progress::hidden() } else { Progress::begin("exporting", all) };
+            if is_shown { ProgressLine::hidden() } else { ProgressLine::begin("exporting", all) };
         let mut table = match self.format {
             Format::Jsonl => None,
-            Format::Csv => Some(Table::begin(&mut out)?),
+            Format::Csv => Some(CsvTable::begin(&mut out)?),
         };
         'pages: while let Some(page) = walk.page().await? {
             for Peeked { seq, entry, .. } in &page {
@@ -159,8 +163,8 @@ impl Export {
         Ok(written)
     }
 
-    fn say(&self, written: &Written) -> Exit {
-        let &Written { frames, setups, unreadable } = written;
+    fn say(&self, written: &ExportCounts) -> Exit {
+        let &ExportCounts { frames, setups, unreadable } = written;
         match self.format {
             Format::Jsonl => eprint_line(format_args!("exported {}", contents(frames, setups))),
             Format::Csv => {
@@ -179,9 +183,9 @@ impl Export {
 
 fn write_entry(
     out: &mut impl Write,
-    table: Option<&mut Table>,
+    table: Option<&mut CsvTable>,
     entry: &Entry,
-    written: &mut Written,
+    written: &mut ExportCounts,
 ) -> io::Result<()> {
     match entry.kind {
         Kind::Frame => written.frames += 1,

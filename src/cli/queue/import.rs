@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use super::csv::Columns;
 use super::{
-    Exit, NOT_DONE, Progress, QueueConnection, QueueTarget, ToolError, contents, count, print,
+    Exit, NOT_DONE, ProgressLine, QueueConnection, QueueTarget, ToolError, contents, count, print,
     say_appended,
 };
 use crate::entry::CapturedAt;
@@ -38,7 +38,7 @@ pub struct Import {
 
 /// The contents of a file.
 #[derive(Default)]
-struct Check {
+struct ImportCheck {
     frames: u64,
     setups: u64,
     wrong: u64,
@@ -70,7 +70,7 @@ impl Import {
         Ok(say_appended(&counts))
     }
 
-    fn say(&self, check: &Check, what: &str) {
+    fn say(&self, check: &ImportCheck, what: &str) {
         match (check.first, check.last) {
             (Some(first), Some(last)) => {
                 print(format_args!("would queue {what}, captured {first} to {last}"));
@@ -81,10 +81,10 @@ impl Import {
     }
 
     /// Reads all lines, and prints which of them are not entries.
-    fn check(&self, file: &File) -> io::Result<Check> {
-        let mut check = Check::default();
-        let mut lines = Lines::new(file);
-        let mut progress = Progress::begin("checking", file.metadata()?.len());
+    fn check(&self, file: &File) -> io::Result<ImportCheck> {
+        let mut check = ImportCheck::default();
+        let mut lines = EntryLines::new(file);
+        let mut progress = ProgressLine::begin("checking", file.metadata()?.len());
         while let Some(text) = lines.next()? {
             progress.at(lines.end);
             let line =
@@ -113,9 +113,9 @@ impl Import {
 
     /// Appends the lines in batches.
     async fn import(&self, queue: &QueueConnection, file: File) -> Result<AppendCounts, ToolError> {
-        let mut lines = Lines::new(&file);
+        let mut lines = EntryLines::new(&file);
         let of = file.metadata()?.len();
-        let mut progress = Progress::begin("importing", of);
+        let mut progress = ProgressLine::begin("importing", of);
         let mut counts = AppendCounts::default();
         let mut done = 0;
         loop {
@@ -154,7 +154,7 @@ impl Import {
 
 /// Reads the non-empty lines of a file, those of a CSV file as JSON. A line that is too long is cut
 /// just above the limit, so that parsing rejects it.
-struct Lines<'a> {
+struct EntryLines<'a> {
     input: BufReader<&'a File>,
     /// Number of the line returned last, starting at 1.
     number: u64,
@@ -170,7 +170,7 @@ enum Format {
     Csv(Columns),
 }
 
-impl<'a> Lines<'a> {
+impl<'a> EntryLines<'a> {
     fn new(file: &'a File) -> Self {
         Self { input: BufReader::new(file), number: 0, end: 0, format: Format::Unknown }
     }

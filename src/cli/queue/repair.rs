@@ -1,6 +1,6 @@
 //! `pitwire queue repair`: repairs a damaged queue.
 
-use super::verify::{Examiner, Verdict, examine};
+use super::verify::{Examiner, VerifyTotals, examine};
 use super::{Exit, NOT_DONE, QueueConnection, QueueTarget, ToolError, count, print};
 use crate::entry::Seq;
 use crate::queue::fsck::{Finding, Repaired};
@@ -45,7 +45,7 @@ impl Repair {
 
     /// Prints each finding and its remedy. Returns the verdict and the number of files left over
     /// from a crash.
-    async fn say(&self) -> Result<(Verdict, u64), ToolError> {
+    async fn say(&self) -> Result<(VerifyTotals, u64), ToolError> {
         let examiner = self.which.examiner().await?;
         let tell = |finding: &Finding| print(format_args!("{}: {}", finding.what, finding.remedy));
         let verdict = examine(&examiner, tell, |_| {}).await?;

@@ -1,6 +1,6 @@
 //! `pitwire queue verify`: checks every entry.
 
-use super::{Exit, Progress, QueueConnection, QueueTarget, ToolError, count, print};
+use super::{Exit, ProgressLine, QueueConnection, QueueTarget, ToolError, count, print};
 use crate::entry::Seq;
 use crate::queue::fsck::{EntryPosition, Finding, Inspection, SegmentReport, out_of_order};
 use crate::queue::{DestinationStatus, QueueStatus};
@@ -21,7 +21,7 @@ impl Verify {
     pub(super) async fn run(self) -> Result<Exit, ToolError> {
         let examiner = self.which.examiner().await?;
         let QueueStatus { head, tail, .. } = examiner.status().await?;
-        let mut progress = Progress::begin("reading the queue", tail.0.saturating_sub(head.0));
+        let mut progress = ProgressLine::begin("reading the queue", tail.0.saturating_sub(head.0));
         // The closure owns the progress, so that the status line is removed before the last
         // sentence.
         let read = move |last: Seq| progress.at((last.0 + 1).saturating_sub(head.0));
@@ -86,7 +86,7 @@ impl Examiner {
 
 /// The totals of a verification.
 #[derive(Default)]
-pub(in crate::cli) struct Verdict {
+pub(in crate::cli) struct VerifyTotals {
     entries: u64,
     missing: u64,
     segments: u64,
@@ -95,7 +95,7 @@ pub(in crate::cli) struct Verdict {
     pub(in crate::cli) lost_before: u64,
 }
 
-impl Verdict {
+impl VerifyTotals {
     pub(in crate::cli) fn sentence(&self) -> String {
         let Self { entries, missing, segments, findings, lost_before } = *self;
         let missing = match missing {
@@ -117,10 +117,10 @@ pub(in crate::cli) async fn examine(
     examiner: &Examiner,
     mut tell: impl FnMut(&Finding),
     mut read: impl FnMut(Seq),
-) -> Result<Verdict, ToolError> {
+) -> Result<VerifyTotals, ToolError> {
     let lost_before = examiner.status().await?.corrupt();
-    let mut verdict = Verdict { lost_before, ..Verdict::default() };
-    let mut tell = |verdict: &mut Verdict, finding: &Finding| {
+    let mut verdict = VerifyTotals { lost_before, ..VerifyTotals::default() };
+    let mut tell = |verdict: &mut VerifyTotals, finding: &Finding| {
         verdict.findings += 1;
         tell(finding);
     };

@@ -42,7 +42,7 @@ use super::{Address, Emit, Failure, Outgoing, Read, own, tls_connector};
 use crate::fields::MAX_SAMPLE_BYTES;
 use crate::net::http_client::USER_AGENT;
 use crate::remote_text::{RemoteText, Secrets};
-use crate::sink::dial::{DialError, Dialer, ProxyStatus, Stream, Through};
+use crate::sink::dial::{DialError, DialedStream, Dialer, ProxyStatus, Through};
 use crate::sink::{SinkError, Transport};
 
 /// How often to check that the client library still reads: it can stop without an error.
@@ -379,8 +379,8 @@ async fn route(dialer: &Dialer, url: &Url, purpose: Purpose) -> Result<Route, Di
         Purpose::Http => Through::Forwarding,
     };
     let stream: Box<dyn Duplex> = match dialer.dial(url, through).await? {
-        Stream::Plain(stream) => Box::new(stream),
-        Stream::Tls(stream) => Box::new(stream),
+        DialedStream::Plain(stream) => Box::new(stream),
+        DialedStream::Tls(stream) => Box::new(stream),
     };
     let proxy = dialer.forwarding_proxy().filter(|_| through == Through::Forwarding);
     let forward_headers = proxy.map(|proxy| {

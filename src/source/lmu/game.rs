@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::LMU_LOOK_INTERVAL;
 use super::memory::Memory;
-use super::reader::{Reader, Reading, Way};
+use super::reader::{GameReader, GameReading, Way};
 use super::snapshot::Snapshot;
 
 /// A game whose clock has not advanced for this long is paused, in its menus or has ended.
@@ -94,7 +94,7 @@ impl Game {
 #[derive(Debug)]
 struct Feed {
     way: Way,
-    reader: Option<Reader>,
+    reader: Option<GameReader>,
     is_live: bool,
     /// The value at the last read; kept when the feed is closed.
     clock: Option<u64>,
@@ -111,7 +111,7 @@ impl Feed {
 
     fn open(&mut self, memory: &dyn Memory) {
         if self.reader.is_none() {
-            self.reader = Reader::open(self.way, memory).ok();
+            self.reader = GameReader::open(self.way, memory).ok();
             if self.reader.is_none() {
                 self.forget();
             }
@@ -134,9 +134,9 @@ impl Feed {
     /// Reads a sample; `None` if there is none or it is not new.
     fn read(&mut self, now: Instant) -> Option<Box<Snapshot>> {
         let sample = match self.reader.as_ref()?.read() {
-            Reading::Sample(sample) => Some(sample),
-            Reading::NoSample(_) => None,
-            Reading::Unavailable => {
+            GameReading::Sample(sample) => Some(sample),
+            GameReading::NoSample(_) => None,
+            GameReading::Unavailable => {
                 self.forget();
                 return None;
             }

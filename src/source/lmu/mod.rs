@@ -78,7 +78,7 @@ pub async fn run(intake: Intake, config: LmuConfig, rate_hz: f64) {
     tokio::join!(
         watch_game(game, period, output),
         store(&intake, stored),
-        setup::follow(&intake, config.rest, setup::Pace::default(), seen),
+        setup::follow(&intake, config.rest, setup::RequestPace::default(), seen),
     );
 }
 

@@ -8,7 +8,7 @@ use std::thread::sleep;
 
 use super::layout::{bytes, integer, session, standing, telemetry};
 use super::memory::{Mapping, Memory, Region, copy, find};
-use super::reader::{Reading, Why};
+use super::reader::{GameReading, Why};
 use super::snapshot::Snapshot;
 use super::{LMU_COPY_PAUSE, LMU_COPY_TRIES};
 
@@ -37,7 +37,7 @@ pub struct Native(Box<dyn Mapping>);
 #[derive(PartialEq)]
 struct Copied {
     marks: [u8; 8],
-    reading: Reading,
+    reading: GameReading,
 }
 
 impl Native {
@@ -45,11 +45,11 @@ impl Native {
         Ok(Self(memory.open(Region::Native)?))
     }
 
-    pub(super) fn read(&self) -> io::Result<Reading> {
+    pub(super) fn read(&self) -> io::Result<GameReading> {
         let mut before = self.look()?;
         let mut same = 0;
         for _ in 0..LMU_COPY_TRIES {
-            if before.reading == Reading::Unavailable || same == LMU_SAME_PAUSES {
+            if before.reading == GameReading::Unavailable || same == LMU_SAME_PAUSES {
                 return Ok(before.reading);
             }
             sleep(LMU_COPY_PAUSE);
@@ -57,29 +57,29 @@ impl Native {
             same = if again == before { same + 1 } else { 0 };
             before = again;
         }
-        Ok(Reading::NoSample(Why::Torn))
+        Ok(GameReading::NoSample(Why::Torn))
     }
 
     fn look(&self) -> io::Result<Copied> {
         let head = copy(&*self.0, UPDATE_MARKS, GAME_VERSION + 4 - UPDATE_MARKS)?;
         let marks = bytes(&head, 0);
         let reading = match integer(&head, GAME_VERSION - UPDATE_MARKS) {
-            0 => Reading::Unavailable,
+            0 => GameReading::Unavailable,
             _ => self.player()?,
         };
         Ok(Copied { marks, reading })
     }
 
-    fn player(&self) -> io::Result<Reading> {
+    fn player(&self) -> io::Result<GameReading> {
         let memory = &*self.0;
         let [cars, player, has_car] = bytes(&copy(memory, PLAYER, 3)?, 0).map(usize::from);
         let session = copy(memory, SESSION, session::BYTES)?;
         let standings = usize::try_from(integer(&session, session::CARS)).unwrap_or(usize::MAX);
         if has_car == 0 {
-            return Ok(Reading::NoSample(Why::NoPlayer));
+            return Ok(GameReading::NoSample(Why::NoPlayer));
         }
         if cars > ROOM || player >= cars || standings > ROOM {
-            return Ok(Reading::NoSample(Why::Nonsense));
+            return Ok(GameReading::NoSample(Why::Nonsense));
         }
         let telemetry = copy(memory, TELEMETRY + player * telemetry::BYTES, telemetry::BYTES)?;
         let slot = integer(&telemetry, telemetry::SLOT);
@@ -87,8 +87,10 @@ impl Native {
             integer(standing, standing::SLOT) == slot
         });
         Ok(match standing? {
-            Some(standing) => Reading::Sample(Box::new(Snapshot { session, standing, telemetry })),
-            None => Reading::NoSample(Why::NoPlayer),
+            Some(standing) => {
+                GameReading::Sample(Box::new(Snapshot { session, standing, telemetry }))
+            }
+            None => GameReading::NoSample(Why::NoPlayer),
         })
     }
 }

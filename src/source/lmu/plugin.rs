@@ -6,7 +6,7 @@ use std::thread::sleep;
 
 use super::layout::{byte, integer, session, standing, telemetry, text};
 use super::memory::{Mapping, Memory, Region, copy, find};
-use super::reader::{Reading, Why};
+use super::reader::{GameReading, Why};
 use super::snapshot::Snapshot;
 use super::{LMU_COPY_PAUSE, LMU_COPY_TRIES};
 
@@ -46,9 +46,9 @@ impl Plugin {
         })
     }
 
-    pub(super) fn read(&self) -> io::Result<Reading> {
+    pub(super) fn read(&self) -> io::Result<GameReading> {
         if !self.is_live()? {
-            return Ok(Reading::Unavailable);
+            return Ok(GameReading::Unavailable);
         }
         for _ in 0..LMU_COPY_TRIES {
             if let Some(reading) = self.read_whole()? {
@@ -56,7 +56,7 @@ impl Plugin {
             }
             sleep(LMU_COPY_PAUSE);
         }
-        Ok(Reading::NoSample(Why::Torn))
+        Ok(GameReading::NoSample(Why::Torn))
     }
 
     fn is_live(&self) -> io::Result<bool> {
@@ -65,7 +65,7 @@ impl Plugin {
     }
 
     /// Reads the regions; `None` if any of them was written to meanwhile.
-    fn read_whole(&self) -> io::Result<Option<Reading>> {
+    fn read_whole(&self) -> io::Result<Option<GameReading>> {
         let regions = [&*self.telemetry, &*self.scoring];
         let mut versions = [0; 2];
         for (region, version) in regions.iter().zip(&mut versions) {
@@ -84,25 +84,27 @@ impl Plugin {
         Ok(Some(reading))
     }
 
-    fn player(&self) -> io::Result<Reading> {
+    fn player(&self) -> io::Result<GameReading> {
         let session = copy(&*self.scoring, SESSION, session::BYTES)?;
         let cars = copy(&*self.telemetry, CARS, 4)?;
         let counts = [integer(&session, session::CARS), integer(&cars, 0)];
         let [Some(standings), Some(cars)] = counts.map(car_count) else {
-            return Ok(Reading::NoSample(Why::Nonsense));
+            return Ok(GameReading::NoSample(Why::Nonsense));
         };
         // Records beyond the count are stale, and so are their flags.
         let standing = find(&*self.scoring, STANDINGS, standing::BYTES, standings, |standing| {
             byte(standing, standing::IS_PLAYER) != 0
         });
-        let Some(standing) = standing? else { return Ok(Reading::NoSample(Why::NoPlayer)) };
+        let Some(standing) = standing? else { return Ok(GameReading::NoSample(Why::NoPlayer)) };
         let slot = integer(&standing, standing::SLOT);
         let telemetry = find(&*self.telemetry, TELEMETRY, telemetry::BYTES, cars, |telemetry| {
             integer(telemetry, telemetry::SLOT) == slot
         });
         Ok(match telemetry? {
-            Some(telemetry) => Reading::Sample(Box::new(Snapshot { session, standing, telemetry })),
-            None => Reading::NoSample(Why::NoPlayer),
+            Some(telemetry) => {
+                GameReading::Sample(Box::new(Snapshot { session, standing, telemetry }))
+            }
+            None => GameReading::NoSample(Why::NoPlayer),
         })
     }
 }

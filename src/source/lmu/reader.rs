@@ -9,7 +9,7 @@ use super::snapshot::Snapshot;
 
 /// The result of reading the memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reading {
+pub enum GameReading {
     Sample(Box<Snapshot>),
     /// The game runs, but there is no valid sample.
     NoSample(Why),
@@ -49,12 +49,12 @@ impl Way {
 
 /// The open regions of one kind of shared memory.
 #[derive(Debug)]
-pub enum Reader {
+pub enum GameReader {
     Native(Native),
     Plugin(Plugin),
 }
 
-impl Reader {
+impl GameReader {
     /// Opens all regions of this kind of shared memory.
     ///
     /// # Errors
@@ -67,12 +67,12 @@ impl Reader {
     }
 
     /// Reads once. Blocks for a few milliseconds, 50 at most.
-    pub fn read(&self) -> Reading {
+    pub fn read(&self) -> GameReading {
         let reading = match self {
             Self::Native(native) => native.read(),
             Self::Plugin(plugin) => plugin.read(),
         };
         // A read past the end means that the owner has removed the region.
-        reading.unwrap_or(Reading::Unavailable)
+        reading.unwrap_or(GameReading::Unavailable)
     }
 }

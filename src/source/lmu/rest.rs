@@ -38,7 +38,7 @@ impl Path {
 
 /// The result of a request for the setup.
 #[derive(Clone, Debug, PartialEq)]
-pub enum Answer {
+pub enum SetupResponse {
     /// The car's setup in the game's format.
     Setup(Setup),
     /// Not available now: the player is in the menus or on the track.
@@ -72,7 +72,7 @@ impl Rest {
 
     /// Requests the setup with at most four requests, one after the other. Dropping the future
     /// aborts the current request.
-    pub async fn setup(&mut self) -> Result<Answer, RestError> {
+    pub async fn setup(&mut self) -> Result<SetupResponse, RestError> {
         let address = match self.address {
             Some(address) => address,
             None => self.find().await?,
@@ -97,28 +97,28 @@ impl Rest {
     }
 }
 
-async fn ask_for_setup(address: SocketAddr) -> Result<Answer, RestError> {
+async fn ask_for_setup(address: SocketAddr) -> Result<SetupResponse, RestError> {
     let (mut status, mut body) = get(address, Path::Setup, GAME_API_TIMEOUT).await?;
     if status == StatusCode::NOT_FOUND {
         (status, body) = get(address, Path::OlderSetup, GAME_API_TIMEOUT).await?;
     }
     match status {
-        StatusCode::NOT_FOUND => Ok(Answer::NoSetup),
+        StatusCode::NOT_FOUND => Ok(SetupResponse::NoSetup),
         status if status.is_success() => read(&body),
         status => Err(RestError::Status(status)),
     }
 }
 
 /// Parses the answer; only an object with settings counts as a setup.
-fn read(body: &[u8]) -> Result<Answer, RestError> {
+fn read(body: &[u8]) -> Result<SetupResponse, RestError> {
     if body.trim_ascii().is_empty() {
-        return Ok(Answer::NoSetup);
+        return Ok(SetupResponse::NoSetup);
     }
     let text = fields::text(body)?;
     let answer = fields::parse(&text)?;
     let settings = answer.member("carSetup").and_then(|car_setup| car_setup.member("garageValues"));
     let is_setup = settings.and_then(Json::as_object).is_some_and(|settings| !settings.is_empty());
-    Ok(if is_setup { Answer::Setup(Setup::parse(body)?) } else { Answer::NoSetup })
+    Ok(if is_setup { SetupResponse::Setup(Setup::parse(body)?) } else { SetupResponse::NoSetup })
 }
 
 async fn get(

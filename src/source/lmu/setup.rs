@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
 use super::game::Presence;
-use super::rest::{Answer, Rest};
+use super::rest::{Rest, SetupResponse};
 use crate::backoff::Backoff;
 use crate::config::GameApi;
 use crate::fields::Setup;
@@ -25,14 +25,14 @@ const GAME_API_MAX_INTERVAL: Duration = Duration::from_secs(60);
 
 /// How often to request the setup.
 #[derive(Clone, Copy, Debug)]
-pub struct Pace {
+pub struct RequestPace {
     /// The pause between an answer and the next request.
     pub interval: Duration,
     /// The longest pause after a failure; the shortest is `interval`.
     pub max_interval: Duration,
 }
 
-impl Default for Pace {
+impl Default for RequestPace {
     fn default() -> Self {
         Self { interval: GAME_API_INTERVAL, max_interval: GAME_API_MAX_INTERVAL }
     }
@@ -43,7 +43,7 @@ impl Default for Pace {
 pub async fn follow(
     intake: &Intake,
     api: GameApi,
-    pace: Pace,
+    pace: RequestPace,
     mut game: watch::Receiver<Presence>,
 ) {
     if api == GameApi::Off {
@@ -58,7 +58,7 @@ pub async fn follow(
 async fn follow_game(
     intake: &Intake,
     mut rest: Rest,
-    pace: Pace,
+    pace: RequestPace,
     game: &mut watch::Receiver<Presence>,
 ) {
     let mut backoff = Backoff::new(pace.interval, pace.max_interval, SmallRng::from_os_rng());
@@ -106,8 +106,8 @@ struct Kept<'a> {
 }
 
 impl Kept<'_> {
-    async fn take(&mut self, answer: Answer) {
-        let Answer::Setup(setup) = answer else { return };
+    async fn take(&mut self, answer: SetupResponse) {
+        let SetupResponse::Setup(setup) = answer else { return };
         let fingerprint = setup.fingerprint();
         self.setup = Some(setup);
         if self.fingerprint != Some(fingerprint) && self.hand_in().await {

@@ -243,13 +243,13 @@ mod tests {
 
     /// A simulated hub. In its first turn it takes no new agents.
     #[derive(Default)]
-    struct Hub {
+    struct SimulatedHub {
         name: String,
         seen: Liveness,
         is_new: bool,
     }
 
-    impl Hub {
+    impl SimulatedHub {
         fn named(name: &str) -> Self {
             Self { name: name.into(), is_new: true, ..Self::default() }
         }
@@ -277,7 +277,7 @@ mod tests {
     #[test]
     fn hubs_share_agents_and_take_over_those_of_an_expired_hub() {
         let (mut table, meant, mut now) = (AssignmentTable::default(), agents(7), Instant::now());
-        let mut hubs = [Hub::named("a"), Hub::named("b")];
+        let mut hubs = [SimulatedHub::named("a"), SimulatedHub::named("b")];
         for _ in 0..3 {
             hubs.iter_mut().for_each(|hub| {
                 hub.turn(&mut table, &meant, 0, now);
@@ -296,7 +296,7 @@ mod tests {
     #[test]
     fn an_overloaded_hub_hands_agents_over_to_a_new_hub() {
         let (mut table, meant, mut now) = (AssignmentTable::default(), agents(4), Instant::now());
-        let (mut old, mut new) = (Hub::named("a"), Hub::named("b"));
+        let (mut old, mut new) = (SimulatedHub::named("a"), SimulatedHub::named("b"));
         old.turn(&mut table, &meant, 0, now);
         assert_eq!(old.turn(&mut table, &meant, 0, now), 0);
         assert_eq!(table.taken_by("a"), 4);
@@ -343,7 +343,7 @@ mod tests {
             turns in proptest::collection::vec((0_usize..3, 0_u64..8000, 0_usize..2), 1..200),
         ) {
             let (mut table, meant, mut now) = (AssignmentTable::default(), agents(5), Instant::now());
-            let mut hubs = [Hub::named("a"), Hub::named("b"), Hub::named("c")];
+            let mut hubs = [SimulatedHub::named("a"), SimulatedHub::named("b"), SimulatedHub::named("c")];
             let mut wrote = [now; 3];
             for (who, pause, give_up) in turns {
                 now += Duration::from_millis(pause);

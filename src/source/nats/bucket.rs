@@ -14,7 +14,7 @@ const KEY: &str = "book";
 
 /// Whether the table was written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Written {
+pub(super) enum PutOutcome {
     Yes,
     /// Not written: another hub has written since it was read.
     No,
@@ -69,14 +69,14 @@ impl Bucket {
         connection: &mut NatsConnection,
         table: &AssignmentTable,
         version: u64,
-    ) -> Result<Written, NatsError> {
+    ) -> Result<PutOutcome, NatsError> {
         let text = serde_json::to_vec(table)
             .map_err(|error| NatsError::Unfit(connection.remote_text(error)))?;
         let written = self.store.update(KEY, text.into(), version);
         match connection.wait_for(written).await? {
-            Ok(_) => Ok(Written::Yes),
+            Ok(_) => Ok(PutOutcome::Yes),
             Err(error) => match error.kind() {
-                UpdateErrorKind::WrongLastRevision => Ok(Written::No),
+                UpdateErrorKind::WrongLastRevision => Ok(PutOutcome::No),
                 UpdateErrorKind::TimedOut => Err(late()),
                 _ => Err(no_answer(&self.name, connection.remote_text(error))),
             },

@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep};
 use super::super::Intake;
 use super::super::intake::Relayed;
 use super::ack_tracker::AckTracker;
-use super::{HUB_BEAT, HUB_HOLD, NATS_BACKOFF, Newest, Stored, message, remember};
+use super::{HUB_BEAT, HUB_HOLD, NATS_BACKOFF, Newest, SharedNewest, message, remember};
 use crate::entry::{CarId, Seq};
 use crate::nats::{SETUP, STREAM_PREFIX};
 use crate::queue::{QueueError, Writer};
@@ -42,7 +42,7 @@ const FETCH_BYTES: usize = 2_000_000;
 
 /// Why a follower ended.
 #[derive(Debug)]
-pub(super) enum Ended {
+pub(super) enum FollowerEnd {
     Queue(QueueError),
     /// The server or the library reported an error.
     Stream(RemoteText),
@@ -50,7 +50,7 @@ pub(super) enum Ended {
     GivenUp,
 }
 
-impl fmt::Display for Ended {
+impl fmt::Display for FollowerEnd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Queue(error) => error.fmt(f),
@@ -60,7 +60,7 @@ impl fmt::Display for Ended {
     }
 }
 
-impl From<QueueError> for Ended {
+impl From<QueueError> for FollowerEnd {
     fn from(error: QueueError) -> Self {
         Self::Queue(error)
     }
@@ -68,7 +68,7 @@ impl From<QueueError> for Ended {
 
 /// The progress of a follower, for the task that writes the assignment table.
 #[derive(Debug)]
-pub(super) struct Progress {
+pub(super) struct FollowerProgress {
     /// Entries in the stream that have not been received yet.
     pub(super) behind: AtomicU64,
     /// Whether the queue has everything that the stream held when the follower started.
@@ -76,7 +76,7 @@ pub(super) struct Progress {
     acks: Mutex<AckTracker>,
 }
 
-impl Progress {
+impl FollowerProgress {
     pub(super) fn new(after: u64, writer: &Writer) -> Self {
         let marks = Mutex::new(AckTracker::new(after, writer.status().tail));
         Self { behind: AtomicU64::default(), has_caught_up: AtomicBool::default(), acks: marks }
@@ -97,8 +97,8 @@ pub(super) struct Follower {
     pub(super) after: u64,
     pub(super) intake: Arc<Intake>,
     pub(super) writer: Writer,
-    pub(super) newest_stored: Stored,
-    pub(super) progress: Arc<Progress>,
+    pub(super) newest_stored: SharedNewest,
+    pub(super) progress: Arc<FollowerProgress>,
     /// Until when this hub certainly holds the agent in the assignment table.
     pub(super) until: watch::Receiver<Instant>,
     /// How many agents this hub should release for other hubs.
@@ -127,12 +127,12 @@ struct ReadPosition {
 
 impl Follower {
     /// Follows the stream until it ends; returns the stream's name and the reason.
-    pub(super) async fn run(mut self) -> (String, Ended) {
+    pub(super) async fn run(mut self) -> (String, FollowerEnd) {
         let Err(ended) = self.follow().await;
         (self.name, ended)
     }
 
-    async fn follow(&mut self) -> Result<std::convert::Infallible, Ended> {
+    async fn follow(&mut self) -> Result<std::convert::Infallible, FollowerEnd> {
         let car = self.context.get_stream(&self.name).await;
         let car = car.map_err(|error| self.ended(error))?;
         if car.cached_info().state.last_sequence < self.after {
@@ -175,7 +175,7 @@ impl Follower {
     async fn consumer(
         &self,
         car: &stream::Stream<stream::Info>,
-    ) -> Result<Consumer<Config>, Ended> {
+    ) -> Result<Consumer<Config>, FollowerEnd> {
         let config = Config {
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.after + 1 },
             ack_policy: AckPolicy::None,
@@ -197,7 +197,7 @@ impl Follower {
         &mut self,
         car: &stream::Stream<stream::Info>,
         place: &ReadPosition,
-    ) -> Result<(), Ended> {
+    ) -> Result<(), FollowerEnd> {
         let Some(stint) = place.stint.as_ref().filter(|stint| !place.before.contains_key(stint))
         else {
             return Ok(());
@@ -218,7 +218,11 @@ impl Follower {
     }
 
     /// Stores all messages of a batch.
-    async fn take_all(&mut self, batch: Batch, place: &mut ReadPosition) -> Result<Fetched, Ended> {
+    async fn take_all(
+        &mut self,
+        batch: Batch,
+        place: &mut ReadPosition,
+    ) -> Result<Fetched, FollowerEnd> {
         let mut fetched = Fetched { has_any: false, ended_by_size: false };
         let mut chunks = batch.ready_chunks(NATS_FETCH_ENTRIES);
         while let Some(results) = chunks.next().await {
@@ -250,14 +254,14 @@ impl Follower {
         &mut self,
         messages: Vec<Message>,
         place: &mut ReadPosition,
-    ) -> Result<(), Ended> {
+    ) -> Result<(), FollowerEnd> {
         let mut last = None;
         let mut runs: Vec<(CarId, Vec<Relayed>)> = Vec::new();
         for message in &messages {
             let info = message.info().map_err(|error| self.ended(error))?;
             place.consumed += 1;
             if info.consumer_sequence != place.consumed {
-                return Err(Ended::Stream("a message was lost in transit".into()));
+                return Err(FollowerEnd::Stream("a message was lost in transit".into()));
             }
             self.progress.behind.store(info.pending, Ordering::Relaxed);
             last = Some(info.stream_sequence);
@@ -292,7 +296,7 @@ impl Follower {
 
     /// Ends the follower if this hub has too many agents, once all entries of this one are
     /// delivered. If the dashboard is unreachable for [`HUB_HOLD`], the hub keeps the agent.
-    async fn give_up(&self) -> Result<(), Ended> {
+    async fn give_up(&self) -> Result<(), FollowerEnd> {
         let since = Instant::now();
         while self.surplus.load(Ordering::Acquire) > 0 {
             if self.progress.acks().is_all_delivered(self.writer.status().head) {
@@ -300,7 +304,7 @@ impl Follower {
                     self.surplus.fetch_update(Ordering::AcqRel, Ordering::Acquire, |surplus| {
                         surplus.checked_sub(1)
                     });
-                return taken.map_or(Ok(()), |_| Err(Ended::GivenUp));
+                return taken.map_or(Ok(()), |_| Err(FollowerEnd::GivenUp));
             }
             if since.elapsed() >= HUB_HOLD {
                 break;
@@ -336,7 +340,7 @@ impl Follower {
     ///
     /// It runs as a separate task, so that the append finishes even if the connection ends;
     /// otherwise it would be unknown whether the queue has the entries.
-    async fn relay(&self, car: CarId, entries: Vec<Relayed>) -> Result<Option<Seq>, Ended> {
+    async fn relay(&self, car: CarId, entries: Vec<Relayed>) -> Result<Option<Seq>, FollowerEnd> {
         let intake = Arc::clone(&self.intake);
         let mut newest_stored = Arc::clone(&self.newest_stored).lock_owned().await;
         let relayed = tokio::spawn(async move {
@@ -349,8 +353,8 @@ impl Follower {
     }
 
     /// The end of the follower for an error of the server or the library.
-    fn ended(&self, error: impl fmt::Display) -> Ended {
-        Ended::Stream(RemoteText::new(error, &self.secrets))
+    fn ended(&self, error: impl fmt::Display) -> FollowerEnd {
+        FollowerEnd::Stream(RemoteText::new(error, &self.secrets))
     }
 
     fn is_of_this_agent(&self, car: &CarId) -> bool {

@@ -16,10 +16,10 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::super::Intake;
 use super::assignments::{Assignment, AssignmentTable, HubUpdate, Liveness, StintPage};
-use super::bucket::{Bucket, Written};
+use super::bucket::{Bucket, PutOutcome};
 use super::delivery_gate::{DeliveryGate, GateCommand};
-use super::follow::{Ended, Follower, Progress};
-use super::{FILE, HUB_BEAT, HUB_LEASE, HubError, NAME, NATS_TIMEOUT, Newest, Stored};
+use super::follow::{Follower, FollowerEnd, FollowerProgress};
+use super::{FILE, HUB_BEAT, HUB_LEASE, HubError, NAME, NATS_TIMEOUT, Newest, SharedNewest};
 use crate::backoff::Backoff;
 use crate::config::{AgentName, NatsConfig};
 use crate::entry::{CarId, Seq};
@@ -43,7 +43,7 @@ pub(super) struct Hub {
     me: String,
     intake: Arc<Intake>,
     writer: Writer,
-    newest_stored: Stored,
+    newest_stored: SharedNewest,
     config: NatsConfig,
     gate: DeliveryGate,
     elsewhere: DeliveredElsewhere,
@@ -72,7 +72,7 @@ enum Settling {
 /// The followers of this hub, by stream.
 #[derive(Default)]
 struct Followed {
-    followers: JoinSet<(String, Ended)>,
+    followers: JoinSet<(String, FollowerEnd)>,
     by_name: HashMap<String, Following>,
     given_up: BTreeSet<String>,
 }
@@ -80,7 +80,7 @@ struct Followed {
 /// The task of a follower.
 struct Following {
     task: AbortHandle,
-    progress: Arc<Progress>,
+    progress: Arc<FollowerProgress>,
 }
 
 impl Followed {
@@ -134,7 +134,7 @@ impl Hub {
             me,
             intake: Arc::new(intake),
             writer,
-            newest_stored: Stored::new(Mutex::new(stored)),
+            newest_stored: SharedNewest::new(Mutex::new(stored)),
             config,
             gate: commander,
             elsewhere,
@@ -210,11 +210,11 @@ impl Hub {
                 biased;
                 error = connection.closed() => return Err(error.into()),
                 Some(ended) = followed.followers.join_next() => match ended {
-                    Ok((name, Ended::GivenUp)) => {
+                    Ok((name, FollowerEnd::GivenUp)) => {
                         tracing::info!(car = name, "released the agent for another hub");
                         followed.given_up.insert(name);
                     }
-                    Ok((_, Ended::Queue(error))) => return Err(error.into()),
+                    Ok((_, FollowerEnd::Queue(error))) => return Err(error.into()),
                     Ok((name, error)) => {
                         tracing::warn!(car = name, %error, "the stream failed; retrying");
                         followed.by_name.remove(&name);
@@ -256,7 +256,7 @@ impl Hub {
             let mut table = before.clone();
             let surplus = table.write(entry, &mut self.liveness, now);
             let count = self.count.take();
-            if bucket.write(connection, &table, version).await? == Written::Yes {
+            if bucket.write(connection, &table, version).await? == PutOutcome::Yes {
                 self.count = table.hubs.get(&self.me).copied();
                 self.until.send_replace(asked + HUB_LEASE - HUB_MARGIN);
                 self.surplus.store(surplus, Ordering::Release);
@@ -348,7 +348,7 @@ impl Hub {
     /// Starts to receive a stream after the stream sequence `after`.
     fn follow(&self, connection: &NatsConnection, name: &str, after: u64, followed: &mut Followed) {
         tracing::info!(car = name, after, "receiving from the agent");
-        let progress = Arc::new(Progress::new(after, &self.writer));
+        let progress = Arc::new(FollowerProgress::new(after, &self.writer));
         let follower = Follower {
             context: connection.context(),
             secrets: connection.secrets().clone(),

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 /// How the game displays a setting.
 #[derive(Clone, Copy, Debug)]
-enum Shown {
+enum DisplayFormat {
     /// The index itself.
     Index,
     /// First value, step and unit: index 3 of (130, 2, "kPa") is "136 kPa".
@@ -18,31 +18,31 @@ enum Shown {
 
 /// Key, number of values, display format.
 #[rustfmt::skip]
-const CAR_SETTINGS: [(&str, u32, Shown); 17] = [
-    ("VM_ANTILOCKBRAKESYSTEMMAP", 12, Shown::Index),
-    ("VM_BRAKE_BALANCE", 40, Shown::Balance(60.0, -0.5)),
-    ("VM_BRAKE_DUCTS", 5, Shown::Scale(0.0, 25.0, "%")),
-    ("VM_BRAKE_PRESSURE", 6, Shown::Scale(95.0, 1.0, "%")),
-    ("VM_DIFF_PRELOAD", 20, Shown::Scale(20.0, 5.0, " Nm")),
-    ("VM_ENGINE_MIXTURE", 3, Shown::Index),
-    ("VM_FRONT_ANTISWAY", 8, Shown::Index),
-    ("VM_FRONT_TOE", 30, Shown::Scale(-0.15, 0.01, " deg")),
-    ("VM_FRONT_WING", 6, Shown::Index),
-    ("VM_FUEL_LEVEL", 75, Shown::Scale(1.0, 1.0, " L")),
-    ("VM_RADIATOR", 4, Shown::Scale(0.0, 20.0, "%")),
-    ("VM_REAR_ANTISWAY", 8, Shown::Index),
-    ("VM_REAR_TOE", 30, Shown::Scale(-0.05, 0.01, " deg")),
-    ("VM_REAR_WING", 14, Shown::Scale(3.0, 0.5, " deg")),
-    ("VM_REVLIMITSETTING", 5, Shown::Scale(7_800.0, 100.0, " rpm")),
-    ("VM_STEER_LOCK", 12, Shown::Scale(10.0, 0.5, " deg")),
-    ("VM_TRACTIONCONTROLMAP", 12, Shown::Index),
+const CAR_SETTINGS: [(&str, u32, DisplayFormat); 17] = [
+    ("VM_ANTILOCKBRAKESYSTEMMAP", 12, DisplayFormat::Index),
+    ("VM_BRAKE_BALANCE", 40, DisplayFormat::Balance(60.0, -0.5)),
+    ("VM_BRAKE_DUCTS", 5, DisplayFormat::Scale(0.0, 25.0, "%")),
+    ("VM_BRAKE_PRESSURE", 6, DisplayFormat::Scale(95.0, 1.0, "%")),
+    ("VM_DIFF_PRELOAD", 20, DisplayFormat::Scale(20.0, 5.0, " Nm")),
+    ("VM_ENGINE_MIXTURE", 3, DisplayFormat::Index),
+    ("VM_FRONT_ANTISWAY", 8, DisplayFormat::Index),
+    ("VM_FRONT_TOE", 30, DisplayFormat::Scale(-0.15, 0.01, " deg")),
+    ("VM_FRONT_WING", 6, DisplayFormat::Index),
+    ("VM_FUEL_LEVEL", 75, DisplayFormat::Scale(1.0, 1.0, " L")),
+    ("VM_RADIATOR", 4, DisplayFormat::Scale(0.0, 20.0, "%")),
+    ("VM_REAR_ANTISWAY", 8, DisplayFormat::Index),
+    ("VM_REAR_TOE", 30, DisplayFormat::Scale(-0.05, 0.01, " deg")),
+    ("VM_REAR_WING", 14, DisplayFormat::Scale(3.0, 0.5, " deg")),
+    ("VM_REVLIMITSETTING", 5, DisplayFormat::Scale(7_800.0, 100.0, " rpm")),
+    ("VM_STEER_LOCK", 12, DisplayFormat::Scale(10.0, 0.5, " deg")),
+    ("VM_TRACTIONCONTROLMAP", 12, DisplayFormat::Index),
 ];
 
-const WHEEL_SETTINGS: [(&str, u32, Shown); 4] = [
-    ("WM_CAMBER", 40, Shown::Scale(-4.0, 0.1, " deg")),
-    ("WM_PRESSURE", 30, Shown::Scale(130.0, 1.0, " kPa")),
-    ("WM_RIDE_HEIGHT", 30, Shown::Scale(4.5, 0.1, " cm")),
-    ("WM_SPRING", 20, Shown::Scale(110.0, 5.0, " N/mm")),
+const WHEEL_SETTINGS: [(&str, u32, DisplayFormat); 4] = [
+    ("WM_CAMBER", 40, DisplayFormat::Scale(-4.0, 0.1, " deg")),
+    ("WM_PRESSURE", 30, DisplayFormat::Scale(130.0, 1.0, " kPa")),
+    ("WM_RIDE_HEIGHT", 30, DisplayFormat::Scale(4.5, 0.1, " cm")),
+    ("WM_SPRING", 20, DisplayFormat::Scale(110.0, 5.0, " N/mm")),
 ];
 
 /// A setup with a random value for each setting.
@@ -53,7 +53,7 @@ pub(super) struct Garage(Vec<Setting>);
 struct Setting {
     key: String,
     count: u32,
-    shown: Shown,
+    shown: DisplayFormat,
     /// From 0 to `count - 1`.
     index: u32,
 }
@@ -103,12 +103,12 @@ impl Setting {
     fn text(&self) -> String {
         let index = f64::from(self.index);
         match self.shown {
-            Shown::Index => self.index.to_string(),
-            Shown::Scale(first, step, unit) => {
+            DisplayFormat::Index => self.index.to_string(),
+            DisplayFormat::Scale(first, step, unit) => {
                 let decimals = if step < 0.1 { 2 } else { usize::from(step < 1.0) };
                 format!("{:.decimals$}{unit}", first + step * index)
             }
-            Shown::Balance(first, step) => {
+            DisplayFormat::Balance(first, step) => {
                 let front = first + step * index;
                 format!("{front:.1}:{:.1}", 100.0 - front)
             }

@@ -31,10 +31,12 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::net::TcpListener;
 
-use self::streams::{Change, Sender, State, Streams};
+use self::streams::{Availability, Sender, StateChange, Streams};
 use super::{Intake, Sample, Taken};
 use crate::config::StintConfig;
-use crate::contract::{self, Client, ClientLimits, Event, Host, Refusal, Setup, new_session_id};
+use crate::contract::{
+    self, ClientId, ClientLimits, Event, Host, Refusal, SetupEvent, new_session_id,
+};
 use crate::entry::{CarId, MAX_STREAMS, StintId};
 use crate::fields::{self, Omissions, Reason, Refused, Setup as CarSetup};
 use crate::net::Connections;
@@ -69,17 +71,17 @@ pub struct Publishers {
     resume_after: Duration,
     /// The file that persists `Memory::streams`; locked while it is written.
     file: tokio::sync::Mutex<PathBuf>,
-    memory: Mutex<Memory>,
+    memory: Mutex<PublisherMemory>,
     connections: Connections,
 }
 
 #[derive(Debug)]
-struct Memory {
+struct PublisherMemory {
     streams: Streams,
     /// The stream that each connection sent to last.
-    feeds: HashMap<Client, CarId>,
+    feeds: HashMap<ClientId, CarId>,
     /// The session ids of each connection, most recently used last.
-    ids: HashMap<Client, VecDeque<String>>,
+    ids: HashMap<ClientId, VecDeque<String>>,
     /// When each stream last received an entry; only streams used since the start.
     used: HashMap<CarId, Instant>,
     /// The latest entries of the most recently used streams, newest last.
@@ -89,7 +91,7 @@ struct Memory {
 /// The newest accepted setup and frame of a stream, for viewers that join it.
 #[derive(Clone, Debug, Default)]
 struct Latest {
-    setup: Option<Setup>,
+    setup: Option<SetupEvent>,
     frame: Option<Box<RawValue>>,
 }
 
@@ -104,7 +106,7 @@ impl Publishers {
     /// Publishers whose samples go through `intake` to the queue in the folder `queue`.
     pub fn new(intake: Intake, queue: &Path, stint: &StintConfig) -> Self {
         let file = queue.join("streams.json");
-        let memory = Memory {
+        let memory = PublisherMemory {
             streams: Streams::load(&file),
             feeds: HashMap::new(),
             ids: HashMap::new(),
@@ -142,13 +144,13 @@ impl Publishers {
     }
 
     /// Locks the in-memory state. The guard must not be held across an `.await`.
-    fn memory(&self) -> MutexGuard<'_, Memory> {
+    fn memory(&self) -> MutexGuard<'_, PublisherMemory> {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Saves the streams to the file if they changed. Waits for the disk.
-    async fn save(&self, change: Change) {
-        if change == Change::None {
+    async fn save(&self, change: StateChange) {
+        if change == StateChange::None {
             return;
         }
         let file = self.file.lock().await;
@@ -162,7 +164,7 @@ impl Publishers {
     /// Stores samples in the queue. Returns for each its stream, or why it is not stored.
     async fn keep(
         &self,
-        client: Client,
+        client: ClientId,
         id: &str,
         samples: Vec<Result<Sample, Refused>>,
         sender: Sender,
@@ -188,7 +190,12 @@ impl Publishers {
     }
 
     /// Returns the stream of that id and records that the connection feeds it.
-    fn fed(&self, client: Client, id: &str, sender: Sender) -> Result<(CarId, Change), Refused> {
+    fn fed(
+        &self,
+        client: ClientId,
+        id: &str,
+        sender: Sender,
+    ) -> Result<(CarId, StateChange), Refused> {
         let memory = &mut *self.memory();
         memory.used.retain(|_, used| used.elapsed() <= self.resume_after);
         if !memory.streams.is_known(id) {
@@ -198,16 +205,16 @@ impl Publishers {
             return Err(too_many_publishers());
         }
         memory.hold(client, id);
-        let Memory { streams, feeds, used, .. } = memory;
+        let PublisherMemory { streams, feeds, used, .. } = memory;
         let fed = streams.used(id, sender, |car| {
             if feeds.iter().any(|(of, fed)| *of != client && fed == car) {
-                State::Fed
+                Availability::Fed
             } else if self.intake.stint(car).is_some()
                 && used.get(car).is_none_or(|used| used.elapsed() <= self.resume_after)
             {
-                State::Left
+                Availability::Left
             } else {
-                State::Over
+                Availability::Over
             }
         });
         let (car, change) = fed.ok_or_else(unknown_session)?;
@@ -224,7 +231,7 @@ impl Host for Publishers {
     const CLIENT_LIMITS: ClientLimits =
         ClientLimits { clients: 10, bytes_per_client: 12 << 20, bytes: 16 << 20 };
 
-    async fn assign(&self, client: Client) -> Result<String, Refusal> {
+    async fn assign(&self, client: ClientId) -> Result<String, Refusal> {
         let id = new_session_id();
         if !self.memory().give(client, &id) {
             let refused = too_many_publishers();
@@ -234,7 +241,7 @@ impl Host for Publishers {
         }
         // Persist the id before the publisher learns it, so that it stays valid if the agent is
         // killed.
-        self.save(Change::Changed).await;
+        self.save(StateChange::Changed).await;
         Ok(id)
     }
 
@@ -246,7 +253,7 @@ impl Host for Publishers {
 
     async fn keep_frames(
         &self,
-        client: Client,
+        client: ClientId,
         id: &str,
         frames: &[&RawValue],
         omissions: Omissions,
@@ -274,9 +281,9 @@ impl Host for Publishers {
 
     async fn keep_setup(
         &self,
-        client: Client,
+        client: ClientId,
         id: &str,
-        setup: Setup,
+        setup: SetupEvent,
         omissions: Omissions,
     ) -> Result<(), Refusal> {
         self.intake.note_omissions(&omissions);
@@ -297,7 +304,7 @@ impl Host for Publishers {
         Ok(())
     }
 
-    fn latest(&self, id: &str) -> (Option<Setup>, Option<Box<RawValue>>) {
+    fn latest(&self, id: &str) -> (Option<SetupEvent>, Option<Box<RawValue>>) {
         let memory = self.memory();
         let car = memory.streams.car(id);
         let found = memory.latest.iter().find(|(known, _)| Some(known) == car);
@@ -315,7 +322,7 @@ impl Host for Publishers {
         self.intake.refuse(refused);
     }
 
-    fn left(&self, client: Client) {
+    fn left(&self, client: ClientId) {
         let mut memory = self.memory();
         memory.feeds.remove(&client);
         memory.ids.remove(&client);
@@ -346,9 +353,9 @@ fn driver(frame: &RawValue) -> Option<u64> {
         .map(|driven: Driven| fields::text_fingerprint(&driven.player_name))
 }
 
-impl Memory {
+impl PublisherMemory {
     /// Assigns an id to a client; false if there is no room for another id.
-    fn give(&mut self, client: Client, id: &str) -> bool {
+    fn give(&mut self, client: ClientId, id: &str) -> bool {
         let Self { streams, ids, .. } = self;
         let is_given =
             streams.give(id, |id| ids.values().flatten().any(|connected| connected == id));
@@ -359,7 +366,7 @@ impl Memory {
     }
 
     /// Protects this id from eviction while the client is connected.
-    fn hold(&mut self, client: Client, id: &str) {
+    fn hold(&mut self, client: ClientId, id: &str) {
         let ids = self.ids.entry(client).or_default();
         if ids.back().is_some_and(|newest| newest == id) {
             return;

@@ -23,7 +23,7 @@ pub(super) struct Streams {
     ids: Vec<AssignedId>,
     /// Least recently used first.
     streams: Vec<PublisherStream>,
-    pages: Vec<StintPage>,
+    pages: Vec<SessionPage>,
 }
 
 /// An assigned session id.
@@ -68,7 +68,7 @@ impl Sender {
 
 /// The page of the session that the dashboard server assigned to a stint.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct StintPage {
+struct SessionPage {
     stint: StintId,
     url: String,
 }
@@ -85,14 +85,14 @@ pub(super) enum PageTarget<'a> {
 
 /// Whether an operation changed the state that is saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Change {
+pub(super) enum StateChange {
     None,
     Changed,
 }
 
 /// Whether a restarted publisher may resume a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(super) enum Availability {
     /// Another connected publisher sends to it.
     Fed,
     /// No connected publisher sends to it, and its stint can still continue.
@@ -157,16 +157,16 @@ impl Streams {
         &mut self,
         id: &str,
         sender: Sender,
-        state: impl Fn(&CarId) -> State,
-    ) -> Option<(CarId, Change)> {
+        state: impl Fn(&CarId) -> Availability,
+    ) -> Option<(CarId, StateChange)> {
         let given = last(&mut self.ids, |given| given.id == id)?;
         let (stream, change) = match given.car.clone() {
-            Some(stream) => (stream, Change::None),
+            Some(stream) => (stream, StateChange::None),
             None => {
                 let left = left_by(&self.streams, &sender, state);
                 let stream = left.unwrap_or_else(|| CarId::from(id));
                 given.car = Some(stream.clone());
-                (stream, Change::Changed)
+                (stream, StateChange::Changed)
             }
         };
         match last(&mut self.streams, |known| known.car == stream) {
@@ -180,24 +180,24 @@ impl Streams {
     }
 
     /// Records that the newest entry of the stream is in `stint`.
-    pub(super) fn is_in(&mut self, car: &CarId, stint: StintId) -> Change {
+    pub(super) fn is_in(&mut self, car: &CarId, stint: StintId) -> StateChange {
         match self.streams.iter_mut().find(|known| known.car == *car) {
             Some(known) if known.stint != Some(stint) => {
                 known.stint = Some(stint);
-                Change::Changed
+                StateChange::Changed
             }
-            _ => Change::None,
+            _ => StateChange::None,
         }
     }
 
     /// Records the page of a stint.
-    pub(super) fn show(&mut self, stint: StintId, url: &str) -> Change {
+    pub(super) fn show(&mut self, stint: StintId, url: &str) -> StateChange {
         if self.page(stint) == Some(url) {
-            return Change::None;
+            return StateChange::None;
         }
         self.pages.retain(|page| page.stint != stint);
-        push(&mut self.pages, StintPage { stint, url: url.into() }, MAX_PAGES);
-        Change::Changed
+        push(&mut self.pages, SessionPage { stint, url: url.into() }, MAX_PAGES);
+        StateChange::Changed
     }
 
     /// The stream of that id; `None` if the id is unknown or unused.
@@ -224,11 +224,11 @@ impl Streams {
 fn left_by(
     streams: &[PublisherStream],
     sender: &Sender,
-    state: impl Fn(&CarId) -> State,
+    state: impl Fn(&CarId) -> Availability,
 ) -> Option<CarId> {
     let going: Vec<&PublisherStream> =
-        streams.iter().filter(|known| state(&known.car) != State::Over).collect();
-    let left = going.iter().filter(|known| state(&known.car) == State::Left);
+        streams.iter().filter(|known| state(&known.car) != Availability::Over).collect();
+    let left = going.iter().filter(|known| state(&known.car) == Availability::Left);
     let of_sender: Vec<_> = left.clone().filter(|known| sender.is(&known.sender)).collect();
     let chosen = match of_sender[..] {
         [one] => Some(*one),
@@ -292,15 +292,15 @@ mod tests {
         assert_eq!(streams.place("1"), None);
         give(&mut streams, "1");
         assert_eq!(streams.place("1"), Some(PageTarget::Empty));
-        let (car, _) = streams.used("1", nobody(), |_| State::Over).unwrap();
-        assert_eq!(streams.is_in(&car, StintId(4)), Change::Changed);
-        assert_eq!(streams.is_in(&car, StintId(4)), Change::None);
+        let (car, _) = streams.used("1", nobody(), |_| Availability::Over).unwrap();
+        assert_eq!(streams.is_in(&car, StintId(4)), StateChange::Changed);
+        assert_eq!(streams.is_in(&car, StintId(4)), StateChange::None);
         assert_eq!(streams.place("1"), Some(PageTarget::Stored));
-        assert_eq!(streams.show(StintId(4), "a"), Change::Changed);
+        assert_eq!(streams.show(StintId(4), "a"), StateChange::Changed);
         assert_eq!(streams.place("1"), Some(PageTarget::Page("a")));
         // The server forgot the session and assigned another page.
-        assert_eq!(streams.show(StintId(4), "b"), Change::Changed);
-        assert_eq!(streams.show(StintId(4), "b"), Change::None);
+        assert_eq!(streams.show(StintId(4), "b"), StateChange::Changed);
+        assert_eq!(streams.show(StintId(4), "b"), StateChange::None);
         assert_eq!(streams.place("1"), Some(PageTarget::Page("b")));
         // The page may be known before the first entry.
         streams.show(StintId(5), "c");
@@ -308,33 +308,33 @@ mod tests {
         assert_eq!(streams.place("1"), Some(PageTarget::Page("c")));
     }
 
-    fn use_of(streams: &mut Streams, id: &str, sender: Sender, state: State) -> String {
+    fn use_of(streams: &mut Streams, id: &str, sender: Sender, state: Availability) -> String {
         give(streams, id);
         streams.used(id, sender, |_| state).unwrap().0.0.to_string()
     }
 
     fn is_known(streams: &mut Streams, id: &str) -> bool {
-        streams.used(id, nobody(), |_| State::Over).is_some()
+        streams.used(id, nobody(), |_| Availability::Over).is_some()
     }
 
     #[test]
     fn a_returning_publisher_resumes_its_car_unless_ambiguous() {
         let mut streams = Streams::default();
         // The only stream is resumed even by another driver: it is the same car.
-        assert_eq!(use_of(&mut streams, "a", driver("Zoë"), State::Over), "a");
-        assert_eq!(use_of(&mut streams, "b", driver("Max"), State::Left), "a");
+        assert_eq!(use_of(&mut streams, "a", driver("Zoë"), Availability::Over), "a");
+        assert_eq!(use_of(&mut streams, "b", driver("Max"), Availability::Left), "a");
         // A stream that is in use, or whose stint is over, is not resumed.
-        assert_eq!(use_of(&mut streams, "c", driver("Max"), State::Over), "c");
-        assert_eq!(use_of(&mut streams, "d", driver("Ida"), State::Fed), "d");
+        assert_eq!(use_of(&mut streams, "c", driver("Max"), Availability::Over), "c");
+        assert_eq!(use_of(&mut streams, "d", driver("Ida"), Availability::Fed), "d");
         // Three streams are free: one matching driver is found, otherwise the match is ambiguous.
-        assert_eq!(use_of(&mut streams, "e", driver("Ida"), State::Left), "d");
-        assert_eq!(use_of(&mut streams, "f", driver("Max"), State::Left), "f");
-        assert_eq!(use_of(&mut streams, "g", driver("Eva"), State::Left), "g");
-        assert_eq!(use_of(&mut streams, "h", nobody(), State::Left), "h");
+        assert_eq!(use_of(&mut streams, "e", driver("Ida"), Availability::Left), "d");
+        assert_eq!(use_of(&mut streams, "f", driver("Max"), Availability::Left), "f");
+        assert_eq!(use_of(&mut streams, "g", driver("Eva"), Availability::Left), "g");
+        assert_eq!(use_of(&mut streams, "h", nobody(), Availability::Left), "h");
         // A publisher that sends its setup before its first frame is matched by the setup.
-        assert_eq!(streams.used("d", setup(7), |_| State::Fed).unwrap().0, CarId::from("d"));
-        assert_eq!(use_of(&mut streams, "i", setup(7), State::Left), "d");
-        assert_eq!(use_of(&mut streams, "j", setup(8), State::Left), "j");
+        assert_eq!(streams.used("d", setup(7), |_| Availability::Fed).unwrap().0, CarId::from("d"));
+        assert_eq!(use_of(&mut streams, "i", setup(7), Availability::Left), "d");
+        assert_eq!(use_of(&mut streams, "j", setup(8), Availability::Left), "j");
     }
 
     #[test]
@@ -356,7 +356,7 @@ mod tests {
     fn the_session_id_of_a_connected_publisher_is_never_evicted() {
         let mut streams = Streams::default();
         (0..MAX_STREAMS).for_each(|number| give(&mut streams, &number.to_string()));
-        streams.used("0", nobody(), |_| State::Over).unwrap();
+        streams.used("0", nobody(), |_| Availability::Over).unwrap();
         // An unused id is evicted before the least recently used one.
         give(&mut streams, "a");
         assert!(streams.is_known("0") && !streams.is_known("1"));
@@ -373,7 +373,7 @@ mod tests {
         assert_eq!(Streams::load(&file), Streams::default());
         let mut streams = Streams::default();
         give(&mut streams, "1");
-        let (car, _) = streams.used("1", driver("Zoë"), |_| State::Over).unwrap();
+        let (car, _) = streams.used("1", driver("Zoë"), |_| Availability::Over).unwrap();
         streams.is_in(&car, StintId(2));
         streams.show(StintId(2), "a");
         save(&file, streams.to_json()).await.unwrap();

@@ -4,7 +4,7 @@ use pitwire::config::{GameApi, Units};
 use pitwire::entry::CapturedAt;
 use pitwire::fields;
 use pitwire::source::lmu::memory::Region;
-use pitwire::source::lmu::reader::{Reading, Way};
+use pitwire::source::lmu::reader::{GameReading, Way};
 use pitwire::source::lmu::rest::Rest;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
@@ -45,7 +45,7 @@ fn shared(usual: u64, good: &Buffers, way: Way, places: &[(Region, usize, usize)
             let at = from + chance.random_range(0..len);
             buffers.patch(region, at, &odd(&mut chance));
         }
-        let Reading::Sample(snapshot) = buffers.read(way) else { continue };
+        let GameReading::Sample(snapshot) = buffers.read(way) else { continue };
         samples += 1;
         for units in [Units::Label, Units::Upstream] {
             let sample = snapshot.sample(units, CapturedAt(1_763_821_822_123));

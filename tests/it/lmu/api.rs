@@ -10,7 +10,7 @@ use pitwire::config::{Config, GameApi};
 use pitwire::dashboard::{Behaviour, Server};
 use pitwire::source::lmu::game::Presence;
 use pitwire::source::lmu::reader::Way;
-use pitwire::source::lmu::setup::{self, Pace};
+use pitwire::source::lmu::setup::{self, RequestPace};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -26,8 +26,8 @@ const OVERVIEW: &str = "/rest/garage/UIScreen/CarSetupOverview";
 const OLDER: &str = "/rest/garage/setup";
 
 /// Fast, so that a test sees many requests.
-const PACE: Pace =
-    Pace { interval: Duration::from_millis(40), max_interval: Duration::from_millis(100) };
+const PACE: RequestPace =
+    RequestPace { interval: Duration::from_millis(40), max_interval: Duration::from_millis(100) };
 
 /// The API's reply to one path.
 #[derive(Clone, Debug)]

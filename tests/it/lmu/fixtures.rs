@@ -11,7 +11,7 @@ use pitwire::config::Units;
 use pitwire::entry::CapturedAt;
 use pitwire::fields;
 use pitwire::source::lmu::memory::{Mapping, Memory, Region};
-use pitwire::source::lmu::reader::{Reader, Reading, Way};
+use pitwire::source::lmu::reader::{GameReader, GameReading, Way};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -119,7 +119,7 @@ fn non_finite_and_negative_values_do_not_reach_the_dashboard() {
     let field = |at: usize, value: f64, units| {
         let mut patched = race.clone();
         patched.patch(Region::Native, at, &value.to_le_bytes());
-        let Reading::Sample(snapshot) = patched.read(Way::Native) else { panic!("no sample") };
+        let GameReading::Sample(snapshot) = patched.read(Way::Native) else { panic!("no sample") };
         let sample = snapshot.sample(units, CapturedAt(0));
         let frame = fields::map(&sample, CapturedAt(0)).unwrap();
         serde_json::from_str::<Value>(&frame).unwrap()
@@ -171,15 +171,15 @@ impl Case {
             "lmu" => Way::Native,
             other => panic!("{}: source {other}", self.name),
         };
-        let reader = Reader::open(way, &self.memory(folder));
-        let reading = reader.map_or(Reading::Unavailable, |reader| reader.read());
+        let reader = GameReader::open(way, &self.memory(folder));
+        let reading = reader.map_or(GameReading::Unavailable, |reader| reader.read());
         let status = match &reading {
-            Reading::Sample(_) => "sample",
-            Reading::NoSample(_) => "no_sample",
-            Reading::Unavailable => "unavailable",
+            GameReading::Sample(_) => "sample",
+            GameReading::NoSample(_) => "no_sample",
+            GameReading::Unavailable => "unavailable",
         };
         assert_eq!(status, self.status, "{}", self.name);
-        let Reading::Sample(snapshot) = reading else { return };
+        let GameReading::Sample(snapshot) = reading else { return };
         for (units, expected) in
             [(Units::Upstream, &self.upstream_units), (Units::Label, &self.dashboard_units)]
         {
@@ -281,15 +281,15 @@ impl Buffers {
         (0..104).map(|number| 2192 + 584 * number).find(|&at| &native[at..][..4] == slot).unwrap()
     }
 
-    pub fn read(&self, way: Way) -> Reading {
-        Reader::open(way, self).unwrap().read()
+    pub fn read(&self, way: Way) -> GameReading {
+        GameReader::open(way, self).unwrap().read()
     }
 
     fn outcome(&self, way: Way) -> String {
         match self.read(way) {
-            Reading::Sample(_) => "sample".into(),
-            Reading::NoSample(why) => format!("{why:?}"),
-            Reading::Unavailable => "unavailable".into(),
+            GameReading::Sample(_) => "sample".into(),
+            GameReading::NoSample(why) => format!("{why:?}"),
+            GameReading::Unavailable => "unavailable".into(),
         }
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use pitwire::config::Units;
 use pitwire::entry::CapturedAt;
 use pitwire::source::lmu::memory::{Region, here};
-use pitwire::source::lmu::reader::{Reader, Reading, Way, Why};
+use pitwire::source::lmu::reader::{GameReader, GameReading, Way, Why};
 use serde_json::Value;
 
 use super::fake::Fake;
@@ -88,14 +88,14 @@ fn check(way: Way, pauses: &'static [u64], region: Region, player: usize) {
 
 /// Reads one reader's share of the samples.
 fn read(way: Way, folder: &Path) -> Vec<Value> {
-    let reader = Reader::open(way, &*here(folder)).unwrap();
+    let reader = GameReader::open(way, &*here(folder)).unwrap();
     let mut samples = Vec::new();
     while samples.len() < SAMPLES / READERS {
         match reader.read() {
-            Reading::Sample(snapshot) => {
+            GameReading::Sample(snapshot) => {
                 samples.push(snapshot.sample(Units::Upstream, CapturedAt(0)));
             }
-            other => assert_eq!(other, Reading::NoSample(Why::Torn)),
+            other => assert_eq!(other, GameReading::NoSample(Why::Torn)),
         }
         // Keeps reading and writing out of step.
         thread::sleep(Duration::from_micros(50));

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::timeout;
 
-use super::super::Report;
+use super::super::DoctorReport;
 use super::{Dashboard, DashboardLink, Link, Sink, reason};
 use crate::config::Config;
 use crate::entry::{Entry, Kind, Seq, StintId};
@@ -28,7 +28,7 @@ struct PublishBehavior {
 
 /// Publishes a frame and reports the server's behavior; `None` if the server assigns no session.
 pub(super) async fn publish(
-    report: &mut Report,
+    report: &mut DoctorReport,
     config: &Config,
     dashboard: &mut Dashboard,
     mut link: DashboardLink,
@@ -110,7 +110,7 @@ fn frame() -> Entry {
     Entry { seq: Seq(1), stint: StintId(1), captured_at, kind: Kind::Frame, json }
 }
 
-fn say(report: &mut Report, manners: &PublishBehavior) {
+fn say(report: &mut DoctorReport, manners: &PublishBehavior) {
     let PublishBehavior { acknowledges, echoes, shows, joins, objection } = manners;
     if let Some(text) = objection {
         report.fault(
@@ -148,7 +148,7 @@ fn say(report: &mut Report, manners: &PublishBehavior) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::finding::Severity;
+    use super::super::super::finding::FindingSeverity;
     use super::*;
 
     #[test]
@@ -168,13 +168,13 @@ mod tests {
             joins: true,
             objection: Some("lap is below 0".into()),
         };
-        let mut report = Report::new("server");
+        let mut report = DoctorReport::new("server");
         say(&mut report, &manners);
         let said = "it refuses a frame in a test session: lap is below 0";
         assert_eq!(report.findings.len(), 1);
         assert_eq!(
             (report.findings[0].severity, &*report.findings[0].what),
-            (Severity::Fault, said)
+            (FindingSeverity::Fault, said)
         );
     }
 }

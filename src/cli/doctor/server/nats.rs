@@ -2,13 +2,13 @@
 
 use tokio::time::timeout;
 
-use super::super::Report;
+use super::super::DoctorReport;
 use super::reason;
 use crate::config::Config;
 use crate::sink::nats::Nats;
 use crate::sink::{Sink, SinkError};
 
-pub(super) async fn look(report: &mut Report, config: &Config) {
+pub(super) async fn look(report: &mut DoctorReport, config: &Config) {
     let mut nats = Nats::new(config);
     let limit = config.delivery.open_timeout;
     let error = match timeout(limit, nats.open()).await {

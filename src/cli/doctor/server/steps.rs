@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Report;
+use super::DoctorReport;
 use crate::cli::queue::count;
 use crate::config::ServerUrl;
 use crate::remote_text::{RemoteText, Secrets};
@@ -14,7 +14,7 @@ const DOCTOR_CLOCK_OFFSET: Duration = Duration::from_secs(5);
 
 /// Reports what succeeded; the diagnosis is a separate finding.
 pub(super) fn passed(
-    report: &mut Report,
+    report: &mut DoctorReport,
     server: &ServerUrl,
     reached: &Reached,
     secrets: &Secrets,
@@ -39,7 +39,7 @@ pub(super) fn passed(
     }
 }
 
-fn say_clock(report: &mut Report, offset_s: Option<i64>) {
+fn say_clock(report: &mut DoctorReport, offset_s: Option<i64>) {
     let Some(offset) = offset_s else {
         return report.note("it does not report its time", "compare its clock with this PC's");
     };
@@ -69,7 +69,7 @@ mod tests {
             (Some(6), "its clock is 6 seconds ahead of this PC's"),
             (Some(-3600), "its clock is 3600 seconds behind this PC's"),
         ] {
-            let mut report = Report::new("server");
+            let mut report = DoctorReport::new("server");
             say_clock(&mut report, offset_s);
             assert_eq!(report.findings[0].what, expected);
         }
