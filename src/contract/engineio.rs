@@ -226,7 +226,7 @@ impl Clients {
 pub(crate) type Events = EngineIoLayer<Acceptor>;
 
 /// Called with each client that has connected.
-pub(super) type Enter = Arc<dyn Fn(ConnectedClient, Inbox) + Send + Sync>;
+pub(super) type Enter = Arc<dyn Fn(ClientHandle, Inbox) + Send + Sync>;
 
 /// Admits clients and receives their packets.
 #[derive(Clone)]
@@ -310,7 +310,7 @@ impl Acceptor {
         self.clients.send_to(&line, packet::connected(line.id));
         let client = ConnectedClient { socket: Arc::clone(&line), rooms: HashMap::new() };
         self.clients.clients().insert(line.id, client);
-        (self.enter)(ConnectedClient { clients: self.clients.clone(), socket: line }, inbox);
+        (self.enter)(ClientHandle { clients: self.clients.clone(), socket: line }, inbox);
     }
 }
 
@@ -398,12 +398,12 @@ impl Message {
 }
 
 /// A connected client. Dropping this removes it from its rooms.
-pub(super) struct ConnectedClient {
+pub(super) struct ClientHandle {
     clients: Clients,
     socket: ClientSocket,
 }
 
-impl ConnectedClient {
+impl ClientHandle {
     pub(super) fn client(&self) -> ClientId {
         ClientId(self.socket.id)
     }
@@ -444,7 +444,7 @@ impl ConnectedClient {
     }
 }
 
-impl Drop for ConnectedClient {
+impl Drop for ClientHandle {
     fn drop(&mut self) {
         self.clients.clients().remove(&self.socket.id);
     }

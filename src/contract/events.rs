@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::{task, time};
 
-use super::engineio::{ConnectedClient, Inbox, Message};
+use super::engineio::{ClientHandle, Inbox, Message};
 use super::{Acks, Host, Refusal, ServerBehavior, SetupEvent, packet};
 use crate::fields::{self, Omissions};
 
@@ -45,7 +45,7 @@ impl Event {
 /// Handles the events of one connection, one at a time, until it ends.
 ///
 /// Events that arrived before the client left are still handled.
-pub(super) async fn work<H: Host>(host: Arc<H>, connection: ConnectedClient, mut inbox: Inbox) {
+pub(super) async fn work<H: Host>(host: Arc<H>, connection: ClientHandle, mut inbox: Inbox) {
     while let Some(first) = inbox.next().await {
         let messages = with_pending(first, &mut inbox, H::MAX_FRAMES_TOGETHER);
         if handle_all(&*host, &connection, &messages).await.is_break() {
@@ -73,7 +73,7 @@ fn with_pending(first: Message, inbox: &mut Inbox, max: usize) -> Vec<Message> {
 
 async fn handle_all<H: Host>(
     host: &H,
-    from: &ConnectedClient,
+    from: &ClientHandle,
     mut messages: &[Message],
 ) -> ControlFlow<()> {
     while let [first, rest @ ..] = messages {
@@ -124,7 +124,7 @@ fn frame_in<'a, H: Host>(host: &H, message: &'a Message) -> Option<(Cow<'a, str>
     Some((envelope.session_id, envelope.telemetry?))
 }
 
-async fn handle<H: Host>(host: &H, from: &ConnectedClient, message: &Message) -> ControlFlow<()> {
+async fn handle<H: Host>(host: &H, from: &ClientHandle, message: &Message) -> ControlFlow<()> {
     let wait = host.behavior().delay;
     if !wait.is_zero() && from.is_open() {
         time::sleep(wait).await;
@@ -185,7 +185,7 @@ struct SetupUpdate<'a> {
 /// The handling of one event of a client by the host.
 struct Exchange<'a, H> {
     host: &'a H,
-    from: &'a ConnectedClient,
+    from: &'a ClientHandle,
     behavior: ServerBehavior,
 }
 
