@@ -51,7 +51,7 @@ pub struct Cli {
 pub enum Command {
     Demo(demo::Demo),
     Run(run::Run),
-    Reload(reload::Reload),
+    Reload(reload::ReloadCommand),
     Replay(replay::Replay),
     Simulate(simulate::Simulate),
     Serve(serve::Serve),

@@ -14,7 +14,7 @@ use crate::tools::AdminClient;
 ///
 /// The command finds the agent at metrics.listen, on this PC only.
 #[derive(Debug, clap::Args)]
-pub struct Reload {
+pub struct ReloadCommand {
     /// Admin address of the agent, as the agent logs it [default: metrics.listen].
     #[arg(long, value_name = "URL")]
     pub admin: Option<String>,
@@ -23,7 +23,7 @@ pub struct Reload {
 }
 
 /// Asks the agent to reload and prints the changes.
-pub async fn reload(args: Reload) -> Exit {
+pub async fn reload(args: ReloadCommand) -> Exit {
     let changes = match ask(&args).await {
         Ok(changes) => changes,
         Err(text) => return Exit::Failed.because(text),
@@ -35,7 +35,7 @@ pub async fn reload(args: Reload) -> Exit {
     Exit::Good
 }
 
-async fn ask(args: &Reload) -> Result<Vec<ConfigChange>, String> {
+async fn ask(args: &ReloadCommand) -> Result<Vec<ConfigChange>, String> {
     let address = match &args.admin {
         Some(admin) => admin.clone(),
         // The agent reports mistakes in its configuration; only the address is needed here.

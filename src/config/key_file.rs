@@ -69,7 +69,7 @@ pub(crate) fn listener_token(
 
 /// The keys whose files `pitwire run` cannot use, and why. Reads the files, which may block.
 pub(super) fn faults(config: &Config) -> Vec<(String, FileFault)> {
-    let mut faults = Faults::default();
+    let mut faults = FileFaults::default();
     for name in config.destination_names() {
         let (table, server) = (table_of(&name), config.towards(&name).server);
         faults.credentials(&table, "token_file", server.token_file.as_ref());
@@ -104,9 +104,9 @@ pub(super) fn faults(config: &Config) -> Vec<(String, FileFault)> {
 }
 
 #[derive(Default)]
-struct Faults(Vec<(String, FileFault)>);
+struct FileFaults(Vec<(String, FileFault)>);
 
-impl Faults {
+impl FileFaults {
     fn credentials(&mut self, table: &str, key: &str, file: Option<&CredentialFile>) {
         if let Some(file) = file {
             self.add(table, key, file.read());

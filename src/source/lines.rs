@@ -54,7 +54,7 @@ pub async fn run(
     };
     let storing = async move {
         while let Some(batch) = read.recv().await {
-            let mut due_lines: Vec<Line> = Vec::with_capacity(batch.len());
+            let mut due_lines: Vec<InputLine> = Vec::with_capacity(batch.len());
             for line in batch {
                 // A refused line takes no time.
                 let due = if line.sample.is_ok() {
@@ -79,7 +79,7 @@ pub async fn run(
 /// Appends the lines, which leave the vector, and reports their outcomes.
 async fn store(
     intake: &Intake,
-    lines: &mut Vec<Line>,
+    lines: &mut Vec<InputLine>,
     receipt: &mut impl FnMut(Place, &Taken),
 ) -> Result<(), QueueError> {
     if lines.is_empty() {
@@ -93,7 +93,7 @@ async fn store(
 }
 
 /// A line that was read.
-struct Line {
+struct InputLine {
     place: Place,
     sample: Result<Sample, Refused>,
     /// The time in the line; only for a recording.
@@ -110,7 +110,7 @@ struct Lines<R> {
 
 impl<R: AsyncRead + Unpin> Lines<R> {
     /// At least one non-empty line, plus the lines that are already buffered; `None` at the end.
-    async fn next_batch(&mut self) -> std::io::Result<Option<Vec<Line>>> {
+    async fn next_batch(&mut self) -> std::io::Result<Option<Vec<InputLine>>> {
         let mut batch = Vec::new();
         loop {
             let whole_line_is_here = self.input.buffer().contains(&b'\n');
@@ -138,7 +138,7 @@ impl<R: AsyncRead + Unpin> Lines<R> {
                 Ok((sample, recorded)) => (Ok(sample), recorded),
                 Err(refused) => (Err(refused), None),
             };
-            batch.push(Line { place: self.at, sample, recorded });
+            batch.push(InputLine { place: self.at, sample, recorded });
         }
     }
 

@@ -160,10 +160,10 @@ struct EntryLines<'a> {
     number: u64,
     /// Offset of the end of that line in the file.
     end: u64,
-    format: Format,
+    format: InputFormat,
 }
 
-enum Format {
+enum InputFormat {
     /// No line was read yet.
     Unknown,
     JsonLines,
@@ -172,23 +172,23 @@ enum Format {
 
 impl<'a> EntryLines<'a> {
     fn new(file: &'a File) -> Self {
-        Self { input: BufReader::new(file), number: 0, end: 0, format: Format::Unknown }
+        Self { input: BufReader::new(file), number: 0, end: 0, format: InputFormat::Unknown }
     }
 
     /// The next line as JSON; the inner error says why it is not an entry.
     fn next(&mut self) -> io::Result<Option<Result<Vec<u8>, String>>> {
         while let Some(line) = self.next_text()? {
             match &self.format {
-                Format::Unknown if Columns::are_in(&line) => match Columns::parse(&line) {
-                    Ok(columns) => self.format = Format::Csv(columns),
+                InputFormat::Unknown if Columns::are_in(&line) => match Columns::parse(&line) {
+                    Ok(columns) => self.format = InputFormat::Csv(columns),
                     Err(why) => return Ok(Some(Err(why))),
                 },
-                Format::Unknown => {
-                    self.format = Format::JsonLines;
+                InputFormat::Unknown => {
+                    self.format = InputFormat::JsonLines;
                     return Ok(Some(Ok(line)));
                 }
-                Format::JsonLines => return Ok(Some(Ok(line))),
-                Format::Csv(columns) => return Ok(Some(columns.entry_line(&line))),
+                InputFormat::JsonLines => return Ok(Some(Ok(line))),
+                InputFormat::Csv(columns) => return Ok(Some(columns.entry_line(&line))),
             }
         }
         Ok(None)

@@ -7,7 +7,7 @@ use std::io;
 #[cfg(unix)]
 pub use super::files::Files;
 #[cfg(windows)]
-pub use super::windows::Session;
+pub use super::windows::SessionMappings;
 
 /// A named memory region that the game or its plugin shares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -101,6 +101,6 @@ pub fn here(folder: &std::path::Path) -> Box<dyn Memory> {
     #[cfg(windows)]
     {
         let _ = folder;
-        Box::new(Session)
+        Box::new(SessionMappings)
     }
 }

@@ -19,11 +19,11 @@ use super::memory::{Mapping, Memory, Region};
 
 /// The named mappings of this process's logon session.
 #[derive(Debug)]
-pub struct Session;
+pub struct SessionMappings;
 
-impl Memory for Session {
+impl Memory for SessionMappings {
     fn open(&self, region: Region) -> io::Result<Box<dyn Mapping>> {
-        let view = View::open(region.name())?;
+        let view = MappedView::open(region.name())?;
         if view.size < region.size() {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "the region is too small"));
         }
@@ -34,16 +34,16 @@ impl Memory for Session {
 /// A view of a whole mapping. It stays readable until it is dropped, even if the owner closes the
 /// mapping.
 #[derive(Debug)]
-struct View {
+struct MappedView {
     base: NonNull<u8>,
     /// The number of readable bytes from `base`: whole pages.
     size: usize,
 }
 
 // SAFETY: `base` points to memory of the process, not of a thread, and nothing here writes to it.
-unsafe impl Send for View {}
+unsafe impl Send for MappedView {}
 
-impl View {
+impl MappedView {
     fn open(name: &str) -> io::Result<Self> {
         let name: Vec<u16> = name.encode_utf16().chain([0]).collect();
         // SAFETY: the name ends with a NUL and outlives the call. Length 0 maps everything. The
@@ -81,7 +81,7 @@ impl View {
     }
 }
 
-impl Drop for View {
+impl Drop for MappedView {
     fn drop(&mut self) {
         let address = self.base.as_ptr().cast::<c_void>();
         // SAFETY: mapped by `open`, unmapped only here, and no pointer into it outlives the view.
@@ -89,7 +89,7 @@ impl Drop for View {
     }
 }
 
-impl Mapping for View {
+impl Mapping for MappedView {
     fn read(&self, at: usize, bytes: &mut [u8]) -> io::Result<()> {
         let from = self.place(at, bytes.len())?;
         for (index, byte) in bytes.iter_mut().enumerate() {
