@@ -7,9 +7,9 @@
 //! # Data path: seven calls, one direction
 //!
 //! ```text
-//! 1 source::…::run          receive a sample; platform::clock::now stamps it
+//! 1 source::…::run          receive a sample
 //! 2 fields::Frame           keep a dashboard frame, map any other sample  pure
-//! 3 Writer::append          admit or evict, encode, Storage::append       -- on disk --
+//! 3 Writer::append          stamp, admit or evict, Storage::append        -- on disk --
 //! 4 Reader::next_batch      read the oldest undelivered entries
 //! 5 Session::serve          hold the batch that is in flight
 //! 6 Link::publish           emit, wait for proof
@@ -44,7 +44,7 @@
 //! | `nats` | one connection to a NATS server, for the sink and the source | retry | config remote_text |
 //! | [`dashboard`] | the reference dashboard server, for `serve`, demo and tests | know the agent | contract net |
 //! | [`config`] | settings with defaults, units and ranges; a limit that is not a setting is next to its user | – | – |
-//! | [`platform`] | the wall clock, the allocator, threads for long computations | – | entry fields |
+//! | [`platform`] | the wall clock and the uptime, the allocator, threads for long computations | – | entry fields |
 //! | [`cli`] | the command line, one file per subcommand | – | admin agent config dashboard entry fields metrics net platform publisher queue remote_text session sink source status tools |
 //!
 //! `src/vendor/rust_engineio` is a separate crate: rust_engineio 0.6.0 with bounds on what a server

@@ -18,11 +18,11 @@ const LOGGED_STEP: Duration = Duration::from_secs(1);
 /// The time of an entry on both clocks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp {
-    /// Defines the order of the queue: strictly later than that of the previous entry, for all
-    /// streams together.
+    /// Defines the order of the queue: strictly later than the previous entry's, for all streams
+    /// together.
     pub queued_at: QueueTime,
-    /// The wall clock, strictly later than that of the previous entry unless the clock was set
-    /// back in between.
+    /// The wall clock, strictly later than the previous entry's unless the clock was set back in
+    /// between.
     pub wall: CapturedAt,
 }
 
@@ -33,7 +33,7 @@ pub struct Stamps {
     /// Queue time minus uptime, in ms.
     offset: i64,
     last: Option<QueueTime>,
-    /// What the clocks showed at the last stamp.
+    /// The readings of both clocks at the last stamp.
     read: Reading,
     last_wall: CapturedAt,
 }

@@ -19,22 +19,22 @@ const EARLY: f64 = 0.25;
 /// Samples that arrive within this time of each other are of one block.
 const BLOCK_GAP: Duration = Duration::from_millis(5);
 
-/// A source is a flood after this many samples in a row that were no block and arrived early. It
-/// then gets no credit for earlier pauses.
+/// A source is a flood after this many consecutive samples that arrived early and not in a block.
+/// It then gets no credit for earlier pauses.
 const FLOOD_AFTER: u32 = 3;
 
 /// A token bucket: each period adds one sample that may pass, up to [`AVERAGED_OVER`].
 ///
 /// Time passes as fast as the source's own timestamps advance, or as the samples arrive, whichever
-/// is faster: samples that arrive in one block were not captured at one moment, and a source whose
-/// clock stands still is not silenced.
+/// is faster: samples that arrive in one block were not captured at one moment, and a source with a
+/// stopped clock is not silenced.
 #[derive(Debug)]
 pub(super) struct RateLimiter {
     /// In ms; 0 keeps every sample.
     period: f64,
     /// The number of samples that may pass now.
     credit: f64,
-    /// Samples in a row that arrived early and were no block.
+    /// Consecutive samples that arrived early and not in a block.
     early: u32,
     last_own: Option<CapturedAt>,
     last_arrival: Option<Instant>,
@@ -119,7 +119,7 @@ impl RateLimiter {
 mod tests {
     use super::*;
 
-    /// The number of samples that pass, of those that arrive at these milliseconds.
+    /// Lets a sample arrive at each of these milliseconds, and returns how many pass.
     fn passed(limiter: &mut RateLimiter, arrivals: impl IntoIterator<Item = u64>) -> usize {
         let start = Instant::now();
         let arrives = |ms| start + Duration::from_millis(ms);

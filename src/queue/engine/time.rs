@@ -27,7 +27,7 @@ pub(super) struct ClockOffsets {
 
 impl ClockOffsets {
     /// Continues the queue's clock. Within a boot of the system it advances by the uptime since
-    /// `stored` was written. After a reboot only the wall clock can tell how much time has passed
+    /// `stored` was written. After a reboot, only the wall clock shows how much time has passed
     /// since `newest`, the newest entry. As it may have been set meanwhile, it only decides whether
     /// the stint continues: what passes is at most `longest`, just more than the longest pause within
     /// a stint, so that no entry expires while the system is off.
@@ -104,7 +104,7 @@ mod tests {
         Reading { uptime_ms, wall: CapturedAt(wall) }
     }
 
-    /// The queue time of the newest entry, captured `hours` after the boot `a`, and what is stored.
+    /// The queue time of the newest entry, captured `hours` after the boot `a`, and the stored offsets.
     fn first_run(wall: i64, hours: i64) -> (ClockOffsets, QueueTime) {
         let offsets = ClockOffsets::at_start(None, None, "a", read(0, wall), LONGEST);
         let newest = offsets.queue_time(hours * HOUR);

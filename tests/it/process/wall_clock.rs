@@ -1,5 +1,5 @@
 //! The wall clock is set while the agent runs, or between two runs. libfaketime sets it; the uptime
-//! goes on.
+//! advances.
 
 use std::fs;
 use std::path::{Path, PathBuf};
