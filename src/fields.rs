@@ -8,7 +8,7 @@
 //!   the result, even one that validates, and the page can show it: no nulls, only finite numbers,
 //!   integers where required, no values below the minimum, no wheels except `fl`, `fr`, `rl`, `rr`.
 //!   A null counts as an absent key. A field without a value is omitted, unless a server requires
-//!   it: see [`table`]. A sample of [`Form::AsSent`] is not mapped: it keeps its extra keys, and no
+//!   it: see `table.rs`. A sample of `Form::AsSent` is not mapped: it keeps its extra keys, and no
 //!   field is added.
 //!
 //! All of them are checked alike. A sample in which no field is known, and a known field of the wrong
