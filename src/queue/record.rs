@@ -68,8 +68,8 @@ impl RetentionFlags {
     }
 
     /// The highest downsampling level at which the frame is kept regardless of its content: a frame
-    /// has rank k if its number in its stream is a multiple of 2^k. A record of an earlier version
-    /// has no number; its position is used instead.
+    /// has rank k if its number in its stream is a multiple of 2^k. Without a number, its position is
+    /// used instead.
     pub fn rank(self, seq: Seq) -> u32 {
         match self.0 >> 2 {
             0 => seq.0.trailing_zeros(),

@@ -13,7 +13,7 @@ use super::promises::Promises;
 use crate::disk::Disk;
 use crate::server::{Faults, POISON, Poison, Server};
 
-/// Where the wall clock starts, if nobody sets it.
+/// The wall clock at the start, in ms since 1970.
 const NOON: i64 = 1_796_040_000_000;
 
 /// The length of a suspend overnight.
@@ -66,7 +66,7 @@ pub struct World {
     pub disk: Disk,
     pub config: Config,
     pub start: Instant,
-    /// The wall clock, less what it would show if nobody had set it.
+    /// The sum of all steps of the wall clock.
     clock_offset_ms: i64,
     /// How long the machine was suspended while the timers' clock stood still.
     suspended_ms: i64,
@@ -191,7 +191,7 @@ impl World {
         self.rng.random_range(1..=4)
     }
 
-    /// What the clocks of the machine show.
+    /// The readings of the machine's clocks.
     pub fn read(&self) -> Reading {
         let elapsed = self.elapsed_ms();
         let wall = CapturedAt(NOON + elapsed + self.clock_offset_ms);
