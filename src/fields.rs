@@ -65,6 +65,7 @@ pub enum Reason {
     TooDeep,
     TooLarge,
     WrongType,
+    /// Every value of a known field is out of range or not finite.
     OutOfRange,
     /// Its session was not assigned by this agent.
     UnknownSession,

@@ -109,20 +109,20 @@ impl Frame {
             let name = [field.name];
             let keys = if is_complete { &name[..] } else { field.keys };
             let Some((key, value)) = field.find(object, keys) else { continue };
-            has_value = true;
             match field.check(key, value)? {
                 Checked::Value(gear) if field.shape == Shape::Gear && value.as_str().is_some() => {
+                    has_value = true;
                     edits.push((key, Some(gear)));
                 }
-                Checked::Value(_) | Checked::Absent => {}
+                Checked::Value(_) | Checked::Absent => has_value = true,
                 Checked::OutOfRange(message) => {
                     omissions.note_out_of_range(message);
                     edits.push((key, field.fill.filter(|_| is_complete)));
                 }
             }
         }
-        if !has_value && !omissions.has_known_field() {
-            return Err(no_known_field(object));
+        if !has_value {
+            return Err(omissions.refusal().unwrap_or_else(|| no_known_field(object)));
         }
         Self::complete(object, edited(compact(text), &edits)?, omissions)
     }
@@ -162,17 +162,20 @@ impl Frame {
         for field in &FIELDS {
             let cell = match field.find(sample, field.keys) {
                 None => field.fill,
-                Some((key, value)) => {
-                    has_value = true;
-                    match field.check(key, value)? {
-                        Checked::Value(cell) => Some(cell),
-                        Checked::Absent => field.fill,
-                        Checked::OutOfRange(message) => {
-                            omissions.note_out_of_range(message);
-                            field.fill
-                        }
+                Some((key, value)) => match field.check(key, value)? {
+                    Checked::Value(cell) => {
+                        has_value = true;
+                        Some(cell)
                     }
-                }
+                    Checked::Absent => {
+                        has_value = true;
+                        field.fill
+                    }
+                    Checked::OutOfRange(message) => {
+                        omissions.note_out_of_range(message);
+                        field.fill
+                    }
+                },
             };
             if let Some(cell) = cell {
                 text.push(b',');
@@ -181,8 +184,8 @@ impl Frame {
                 json::write(&mut text, &cell)?;
             }
         }
-        if !has_value && !omissions.has_known_field() {
-            return Err(no_known_field(sample));
+        if !has_value {
+            return Err(omissions.refusal().unwrap_or_else(|| no_known_field(sample)));
         }
         text.push(b'}');
         json::bounded(text.len() + MOMENT_BYTES)?;
@@ -412,10 +415,13 @@ mod tests {
         }
     }
 
-    /// Maps a sample of one key whose value is out of range: the frame has the field's fill.
+    /// Maps a sample with a value out of range: the frame has the field's fill.
     #[track_caller]
     fn check_omitted(key: &str, value: Value, expected: &str) {
-        let frame = Frame::of(&json!({ key: value })).unwrap();
+        let alone = Frame::of(&json!({ key: value.clone() })).unwrap_err();
+        assert_eq!(alone.reason, Reason::OutOfRange, "{key}");
+        assert!(alone.message.contains(expected), "{alone}");
+        let frame = Frame::of(&json!({ key: value, "lap_time": -1 })).unwrap();
         assert_eq!(frame.omissions().out_of_range, 1, "{key}");
         assert!(
             frame.omissions().first().unwrap().starts_with(expected),
@@ -574,8 +580,8 @@ mod tests {
         for (sent, expected, omitted) in [
             (r#"{"lap":3,"x":[1]}"#, r#","lap":3,"x":[1]}"#, 0),
             (r#"{"race_position":3,"gear":"N"}"#, r#","race_position":3,"gear":0}"#, 0),
-            (r#"{"fuel":-1,"x":1,"lap":-1}"#, r#","x":1}"#, 2),
-            (r#"{"race_position":-1}"#, "}", 1),
+            (r#"{"fuel":-1,"x":1,"lap":-1,"rpm":2}"#, r#","x":1,"rpm":2}"#, 2),
+            (r#"{"race_position":-1,"rpm":1}"#, r#","rpm":1}"#, 1),
             (r#"{"lap_time":-2.5}"#, r#","lap_time":-2.5}"#, 0),
         ] {
             let expected = format!(r#"{{"timestamp":"{NOW_TEXT}"{expected}"#);

@@ -1,7 +1,7 @@
 //! What was omitted from a sample while the rest of it was kept.
 
-use super::shorten;
 use super::table::FIELDS;
+use super::{Reason, Refused, refused, shorten};
 
 /// The values that were omitted from a sample because a dashboard cannot show them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -26,9 +26,11 @@ impl Omissions {
         self.not_finite + self.out_of_range
     }
 
-    /// Whether one of the omitted values was the value of a known field.
-    pub(super) fn has_known_field(&self) -> bool {
-        self.has_known_field
+    /// The refusal of a sample that has no other value of a known field than the omitted ones;
+    /// `None` if none of these belonged to a known field.
+    pub(super) fn refusal(&self) -> Option<Refused> {
+        let first = self.first.as_deref().filter(|_| self.has_known_field)?;
+        Some(refused(Reason::OutOfRange, format!("no other field has a value: {first}")))
     }
 
     /// Notes a value that is not finite. `key` is JSON text, empty for an element of an array.

@@ -370,8 +370,8 @@ mod tests {
             ("{\"lap\":1}\nnonsense\n", vec![true, false]),
             ("{\"lap\":1\n{\"lap\":2}\n", vec![false, true]),
             ("{\"lap\":1,\n\"rpm\":NaN}", vec![true]),
-            ("{\"rpm\":NaN}\n{\"rpm\":NaN}\n", vec![true, true]),
-            (r#"[{"rpm":NaN},NaN]"#, vec![true, false]),
+            ("{\"lap\":1,\"rpm\":NaN}\n{\"rpm\":NaN}\n", vec![true, false]),
+            (r#"[{"lap":1,"rpm":NaN},NaN]"#, vec![true, false]),
         ] {
             let parts = parts_of(body).unwrap();
             let samples: Vec<_> = parts.iter().map(|part| Sample::parse(part).is_ok()).collect();
