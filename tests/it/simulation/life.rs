@@ -142,22 +142,22 @@ impl Life {
             false => Content::Frame(situation),
         };
         let json = if is_poison { format!(r#"{{"x":"{POISON}"}}"#) } else { "{}".into() };
-        let mut at = CapturedAt(0);
+        let (mut at, mut captured_at) = (CapturedAt(0), CapturedAt(0));
         let started = Instant::now();
         let append = self.writer.append_from(&stream, |stamps| {
             let read = world.read();
             let stamp = stamps.stamp_at(read);
             // New timestamps follow the wall clock, whatever it showed before.
             assert!((stamp.wall.0 - read.wall.0).abs() < 2000, "{stamp:?} at {read:?}");
-            // Names the entry: unlike the wall clock, it never shows the same time twice.
             at = CapturedAt(stamp.queued_at.0);
-            vec![NewEntry { captured_at: at, ..NewEntry::new(stamp, content, json) }]
+            captured_at = world.source_clocks.captured_at(car, at);
+            vec![NewEntry { captured_at, ..NewEntry::new(stamp, content, json) }]
         });
         let appended = timeout(APPEND_TIMEOUT * 2, append).await.expect("an answer in time");
         let waited = started.elapsed();
         assert!(waited <= APPEND_TIMEOUT + Duration::from_millis(2), "the car waits: {waited:?}");
         let lap = (!is_setup).then_some(lap);
-        let frame = Frame { at, car, lap, may_be_refused: is_poison };
+        let frame = Frame { at, captured_at, car, lap, may_be_refused: is_poison };
         let drops_newest = world.config.queue.when_full == WhenFull::DropNewest;
         let [appended] = appended.unwrap()[..] else { panic!("not one answer for one entry") };
         match appended {
@@ -211,7 +211,6 @@ impl Life {
         if world.swarm.power_cuts && world.rng.random_bool(0.5) {
             let survivors = world.rng.random_range(0..10);
             world.disk.cut_power(survivors);
-            world.reboot();
             world.reboot();
         }
         world.each_promise().for_each(Promises::life_ends);

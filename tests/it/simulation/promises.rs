@@ -17,7 +17,10 @@ use crate::server::{Server, State};
 /// An appended entry.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame {
+    /// When it was queued. Names the entry: unlike wall clocks, it never shows a time twice.
     pub at: CapturedAt,
+    /// What the clock of its source showed.
+    pub captured_at: CapturedAt,
     pub car: usize,
     /// `None` for a setup.
     pub lap: Option<i64>,
@@ -31,7 +34,7 @@ pub struct Promises {
     swarm: Swarm,
     queue: QueueConfig,
     disk: Disk,
-    /// The capture time of each position, and the position of each capture time.
+    /// The entry at each position, and the position of each entry.
     names: BTreeMap<Seq, CapturedAt>,
     positions: BTreeMap<CapturedAt, Seq>,
     /// Entries reported as stored and not yet shown to viewers.
@@ -42,6 +45,8 @@ pub struct Promises {
     /// Number of appended entries that the server may refuse.
     refusable: u64,
     pages: BTreeMap<String, Page>,
+    /// The entry with each capture time.
+    captured: BTreeMap<CapturedAt, CapturedAt>,
     /// The car of each entry that is stored or in memory.
     cars: BTreeMap<CapturedAt, usize>,
     /// Whether an earlier process of the agent ended in a crash or a power cut.
@@ -81,6 +86,7 @@ impl Promises {
             shown: BTreeSet::new(),
             refusable: 0,
             pages: BTreeMap::new(),
+            captured: BTreeMap::new(),
             cars: BTreeMap::new(),
             has_crashed: false,
             laps: BTreeMap::new(),
@@ -119,6 +125,7 @@ impl Promises {
     }
 
     fn drove(&mut self, frame: Frame) {
+        self.captured.insert(frame.captured_at, frame.at);
         self.cars.insert(frame.at, frame.car);
         self.laps.extend(frame.lap.map(|lap| (frame.at, (frame.car, lap))));
         self.refusable += u64::from(frame.may_be_refused);
@@ -179,7 +186,8 @@ impl Promises {
         let may_be_again = self.may_be_shown_twice(&state);
         for (session, history) in &state.seen {
             let page = self.pages.entry(session.clone()).or_default();
-            for &(kind, seq, at) in &history[page.looked_at..] {
+            for &(kind, seq, captured_at) in &history[page.looked_at..] {
+                let at = self.captured[&captured_at];
                 new.push((seq, at));
                 let car = self.cars[&at];
                 assert_eq!(
@@ -192,7 +200,7 @@ impl Promises {
                 let is_first = kind == Kind::Frame && page.frames.insert(at);
                 let is_again = kind == Kind::Frame && !is_first;
                 assert!(!is_again || may_be_again, "{session} shows {seq} twice");
-                if is_first && !self.swarm.swaps && !state.dropped.contains(&at) {
+                if is_first && !self.swarm.swaps && !state.dropped.contains(&captured_at) {
                     let is_in_order = page.newest < Some(at) || state.may_be_late(seq);
                     assert!(is_in_order, "{session} goes backwards to {seq}");
                     page.newest = page.newest.max(Some(at));
@@ -252,7 +260,7 @@ impl Promises {
     /// Whether the entry may count as delivered without being shown: the server refused it or
     /// silently discarded it, and no later echo revealed that in time.
     fn may_pass(&self, server: &Server, frame: &Frame) -> bool {
-        frame.may_be_refused || server.state().dropped.contains(&frame.at)
+        frame.may_be_refused || server.state().dropped.contains(&frame.captured_at)
     }
 
     /// Checks, once the queue has drained, that each entry that was not shown has a valid

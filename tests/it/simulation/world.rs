@@ -1,5 +1,6 @@
 //! The disk, the server and the clock, which outlive the agent, and their faults.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pitwire::config::{Config, Durability, WhenFull};
@@ -75,6 +76,8 @@ pub struct World {
     drove: [Option<(u32, i64, StintId)>; 3],
     /// The true time of the last boot.
     booted_ms: i64,
+    /// The clocks of the programs that read the cars' telemetry.
+    pub source_clocks: SourceClocks,
     /// The current lap of each car.
     pub laps: [i64; 3],
     pub promises: Promises,
@@ -182,6 +185,7 @@ impl World {
             boots: 0,
             booted_ms: 0,
             drove: [None; 3],
+            source_clocks: SourceClocks::new(seed),
             laps: [1; 3],
         }
     }
@@ -266,10 +270,7 @@ impl World {
                 disk.hang_until(Instant::now() + hang);
             }
             13 if swarm.clock_jumps => {
-                let step = rng.random_range(-21_600_000..21_600_000_i64);
-                // By seconds, hours or years.
-                self.clock_offset_ms +=
-                    [step / 1000, step, step * 5000][step.unsigned_abs() as usize % 3];
+                self.clock_offset_ms += clock_step(rng);
             }
             14 if swarm.nights => self.sleep_a_night().await,
             _ => self.heal(),
@@ -331,6 +332,47 @@ impl World {
         self.disk.fail_reads(false);
         self.disk.fill(false);
     }
+}
+
+/// The clocks of the cars' sources, each of which may run on another computer. In a third of the
+/// seeds they are wrong, and are set now and then.
+pub struct SourceClocks {
+    /// A separate generator, so that existing seeds keep their behavior.
+    rng: SmallRng,
+    are_set: bool,
+    /// How far each one is ahead of queue time.
+    ahead_ms: [i64; 3],
+    given: BTreeSet<CapturedAt>,
+}
+
+impl SourceClocks {
+    fn new(seed: u64) -> Self {
+        Self {
+            rng: SmallRng::seed_from_u64(seed.rotate_left(32)),
+            are_set: seed % 3 == 1,
+            ahead_ms: [0; 3],
+            given: BTreeSet::new(),
+        }
+    }
+
+    /// The capture time of an entry of this car that is queued at `at`; a different one for each
+    /// entry, by which the viewers tell them apart.
+    pub fn captured_at(&mut self, car: usize, at: CapturedAt) -> CapturedAt {
+        if self.are_set && self.rng.random_bool(0.05) {
+            self.ahead_ms[car] = clock_step(&mut self.rng);
+        }
+        let mut captured_at = CapturedAt(at.0 + self.ahead_ms[car]);
+        while !self.given.insert(captured_at) {
+            captured_at.0 += 1;
+        }
+        captured_at
+    }
+}
+
+/// A step of a clock by seconds, hours or years, in ms.
+fn clock_step(rng: &mut SmallRng) -> i64 {
+    let step = rng.random_range(-21_600_000..21_600_000_i64);
+    [step / 1000, step, step * 5000][step.unsigned_abs() as usize % 3]
 }
 
 /// Limits the queue by entries, bytes or age.
