@@ -257,10 +257,15 @@ impl Agent {
 
     /// Starts an agent with these environment variables.
     #[cfg(target_os = "linux")]
-    pub fn in_environment(environment: &[(&str, &str)], queue: &Path, server: &str) -> Self {
+    pub fn in_environment(
+        environment: &[(&'static str, String)],
+        queue: &Path,
+        server: &str,
+        settings: &[&str],
+    ) -> Self {
         let mut command = pitwire(&["run", "--server", server]);
-        command.arg("--queue").arg(queue).envs(environment.iter().copied());
-        Self::run(command, &SETTINGS)
+        command.arg("--queue").arg(queue).envs(environment.iter().cloned());
+        Self::run(command, &[&SETTINGS, settings].concat())
     }
 
     /// Starts an agent with this configuration file.

@@ -29,6 +29,8 @@ mod disk;
 #[cfg(target_os = "linux")]
 mod doctor;
 mod downsampling;
+#[cfg(target_os = "linux")]
+mod fake_clock;
 mod full_disk;
 mod fuzz;
 mod help;

@@ -5,9 +5,12 @@
 //! - [`cluster`]: a cluster of three servers.
 //! - [`show`]: a whole league at once.
 //! - [`source`]: a hub between agents and a dashboard.
+//! - [`clocks`]: agents whose clocks differ and are set.
 //! - [`hubs`]: several hubs that share the agents.
 
 mod access;
+#[cfg(target_os = "linux")]
+mod clocks;
 mod cluster;
 mod hubs;
 mod show;

@@ -16,6 +16,8 @@ use super::NatsServer;
 use crate::abuse::json::{MAX_WAIT, hostile_objects};
 use crate::abuse::{MAX_AGENT_RSS_KIB, PeakUsage, beside_live_source};
 use crate::agent::{Agent, eventually};
+#[cfg(target_os = "linux")]
+use crate::fake_clock::FakeClock;
 use crate::numbered::Numbered;
 use crate::peers::{Kind, Peer, plain};
 use crate::proxy::{Network, Proxy};
@@ -56,6 +58,15 @@ impl League {
         Self { server, queues, agents, samples: Numbered::from(1) }
     }
 
+    /// Starts another agent, which uses this clock.
+    #[cfg(target_os = "linux")]
+    pub(super) fn add_with_clock(&mut self, name: &str, clock: &FakeClock) {
+        let (queue, setting) = (self.queues.path().join(name), format!("agent.name={name}"));
+        let url = self.server.url();
+        let agent = Agent::in_environment(&clock.environment(), &queue, &url, &[&setting]);
+        self.agents.push((name.to_owned(), agent));
+    }
+
     /// Each agent drives this many frames; their numbers are unique across the league.
     pub(super) fn drive(&mut self, frames: usize) {
         for (_, agent) in &self.agents {
@@ -73,7 +84,7 @@ impl League {
     }
 
     /// The frames in the streams, by stint.
-    async fn frames(&self) -> BTreeMap<String, Vec<Value>> {
+    pub(super) async fn frames(&self) -> BTreeMap<String, Vec<Value>> {
         let mut frames = BTreeMap::new();
         for (name, _) in &self.agents {
             for entry in self.server.kept(name).await {

@@ -1,8 +1,6 @@
-//! The wall clock is set while the agent runs, or between two runs. libfaketime sets it; the uptime
-//! advances.
+//! The wall clock is set while the agent runs, or between two runs.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use pitwire::entry::CapturedAt;
@@ -11,7 +9,7 @@ use tempfile::TempDir;
 use tokio::time::sleep;
 
 use crate::agent::{Agent, pitwire};
-use crate::default_ports;
+use crate::fake_clock::FakeClock;
 
 /// Nothing listens there: the entries stay in the queue.
 const NOWHERE: &str = "http://127.0.0.1:1";
@@ -27,7 +25,7 @@ async fn a_step_during_a_run_begins_no_stint_and_dates_later_frames_correctly() 
         let pc = Pc::new();
         let agent = pc.start("+0");
         pc.drive(&agent, 1..=6).await;
-        pc.set_clock(step);
+        pc.clock.set(step);
         pc.drive(&agent, 7..=12).await;
         agent.process.says("the system clock was set").await;
         let entries = pc.entries(agent).await;
@@ -69,7 +67,7 @@ async fn a_clock_that_is_corrected_by_years_costs_nothing() {
     let pc = Pc::new();
     let agent = pc.start("@2020-01-01 00:00:00");
     pc.drive(&agent, 1..=6).await;
-    pc.set_clock("+0");
+    pc.clock.set("+0");
     pc.drive(&agent, 7..=12).await;
     let entries = pc.entries(agent).await;
     assert_eq!(entries.len(), 12);
@@ -82,31 +80,17 @@ async fn a_clock_that_is_corrected_by_years_costs_nothing() {
 /// A computer whose wall clock the test sets.
 struct Pc {
     folder: TempDir,
+    clock: FakeClock,
 }
 
 impl Pc {
     fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
-    }
-
-    /// Sets the clock: relative to the real time, or to an absolute one.
-    fn set_clock(&self, to: &str) {
-        let unfinished = self.folder.path().join("clock.new");
-        fs::write(&unfinished, to).unwrap();
-        fs::rename(unfinished, self.folder.path().join("clock")).unwrap();
+        Self { folder: tempfile::tempdir().unwrap(), clock: FakeClock::at("+0") }
     }
 
     fn start(&self, clock: &str) -> Agent {
-        self.set_clock(clock);
-        let preload = format!("{}:{}", default_ports::library().display(), faketime().display());
-        let file = self.folder.path().join("clock");
-        let environment = [
-            ("LD_PRELOAD", preload.as_str()),
-            ("FAKETIME_TIMESTAMP_FILE", file.to_str().unwrap()),
-            ("FAKETIME_NO_CACHE", "1"),
-            ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-        ];
-        Agent::in_environment(&environment, &self.queue(), NOWHERE)
+        self.clock.set(clock);
+        Agent::in_environment(&self.clock.environment(), &self.queue(), NOWHERE, &[])
     }
 
     async fn drive(&self, agent: &Agent, laps: std::ops::RangeInclusive<usize>) {
@@ -137,10 +121,4 @@ impl Pc {
         };
         text.lines().map(entry).collect()
     }
-}
-
-fn faketime() -> PathBuf {
-    let folders = fs::read_dir("/usr/lib").unwrap().map(|folder| folder.unwrap().path());
-    let library = |folder: PathBuf| folder.join(Path::new("faketime/libfaketimeMT.so.1"));
-    folders.map(library).find(|library| library.exists()).expect("tests/setup.sh installs faketime")
 }
