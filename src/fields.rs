@@ -29,7 +29,7 @@ pub(crate) use self::change::text_fingerprint;
 pub(crate) use self::frame::Form;
 pub use self::frame::{Frame, map};
 pub use self::json::MAX_OBJECT_KEYS;
-pub(crate) use self::json::{Json, decoded, finite_text, members, parse, text};
+pub(crate) use self::json::{Json, decoded, members, parse, parse_finite, text};
 pub use self::omissions::Omissions;
 pub use self::setup::Setup;
 pub(crate) use self::split::{elements, is_one_object};

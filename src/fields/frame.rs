@@ -53,8 +53,9 @@ impl Frame {
     ///
     /// [`MAX_SAMPLE_BYTES`]: crate::fields::MAX_SAMPLE_BYTES
     pub fn parse(text: &[u8]) -> Result<Self, Refused> {
-        let (text, omissions) = json::finite_text(text, Omissions::default())?;
-        Self::checked(&json::parse(&text)?, &text, Form::Mapped, omissions)
+        json::parse_finite(text, Omissions::default(), |sample, text, omissions| {
+            Self::checked(&sample, text, Form::Mapped, omissions)
+        })
     }
 
     /// Maps a sample.
@@ -76,8 +77,9 @@ impl Frame {
     /// # Errors
     /// Refused if it is not an object, or exceeds the limits of [`Frame::parse`].
     pub(crate) fn verbatim(text: &[u8]) -> Result<Self, Refused> {
-        let (text, omissions) = json::finite_text(text, Omissions::default())?;
-        Self::complete(json::object(&json::parse(&text)?)?, compact(&text), omissions)
+        json::parse_finite(text, Omissions::default(), |frame, text, omissions| {
+            Self::complete(json::object(&frame)?, compact(text), omissions)
+        })
     }
 
     /// Checks a parsed sample. `text` is its text, from which `omissions` are already missing.

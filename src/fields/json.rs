@@ -128,24 +128,30 @@ impl<'a> From<&'a Value> for Json<'a> {
 /// # Errors
 /// Refused if it exceeds [`MAX_SAMPLE_BYTES`] or is not UTF-8.
 pub(crate) fn text(bytes: &[u8]) -> Result<Cow<'_, str>, Refused> {
-    finite_text(bytes, Omissions::default()).map(|(text, _)| text)
-}
-
-/// Does what [`text`] does, and reports the values that it has left out. `omissions` were left out
-/// before.
-///
-/// # Errors
-/// Refused for the reasons of [`text`].
-pub(crate) fn finite_text(
-    bytes: &[u8],
-    omissions: Omissions,
-) -> Result<(Cow<'_, str>, Omissions), Refused> {
     bounded(bytes.len())?;
     let text = decoded(bytes)?;
-    Ok(match remove_non_finite(text) {
-        None => (Cow::Borrowed(text), omissions),
-        Some((text, omissions)) => (Cow::Owned(text), omissions),
-    })
+    Ok(remove_non_finite(text).map_or(Cow::Borrowed(text), |(text, _)| Cow::Owned(text)))
+}
+
+/// Parses a sample or a setup, and checks it with its text and the values that were left out of it:
+/// `omissions`, or the ones found here.
+///
+/// # Errors
+/// Refused for the reasons of [`text`] and [`parse`], or by `check`.
+pub(crate) fn parse_finite<T>(
+    bytes: &[u8],
+    omissions: Omissions,
+    check: impl Fn(Json<'_>, &str, Omissions) -> Result<T, Refused>,
+) -> Result<T, Refused> {
+    bounded(bytes.len())?;
+    let text = decoded(bytes)?;
+    let refused = match parse(text) {
+        Ok(sample) => return check(sample, text, omissions),
+        Err(refused) => refused,
+    };
+    // A text with a value that is not finite is not JSON, so other texts need not be searched.
+    let Some((text, omissions)) = remove_non_finite(text) else { return Err(refused) };
+    check(parse(&text)?, &text, omissions)
 }
 
 /// Parses a sample or a setup. The caller checks its structure with [`object`].

@@ -33,8 +33,7 @@ impl Setup {
     ///
     /// [`MAX_SAMPLE_BYTES`]: crate::fields::MAX_SAMPLE_BYTES
     pub fn parse(text: &[u8]) -> Result<Self, Refused> {
-        let (text, omissions) = json::finite_text(text, Omissions::default())?;
-        Self::checked(json::parse(&text)?, &text, omissions)
+        json::parse_finite(text, Omissions::default(), Self::checked)
     }
 
     /// Converts a JSON value to a setup.

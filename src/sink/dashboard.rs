@@ -179,15 +179,13 @@ impl Sink for Dashboard {
     }
 
     fn identify(&self, entry: &Entry) -> EntryId {
-        let json = match entry.kind {
-            Kind::Frame => telemetry(entry, self.mark),
-            Kind::Setup => Cow::Borrowed(&*entry.json),
+        let id = match entry.kind {
+            Kind::Frame => identity::frame_text(&telemetry(entry, self.mark)),
+            Kind::Setup => serde_json::from_str::<Value>(&entry.json)
+                .ok()
+                .and_then(|setup| identity::setup(&setup["timestamp"], &setup["setup"])),
         };
-        match (entry.kind, serde_json::from_str::<Value>(&json)) {
-            (Kind::Frame, Ok(telemetry)) => identity::frame(&telemetry),
-            (Kind::Setup, Ok(setup)) => identity::setup(&setup["timestamp"], &setup["setup"]),
-            (Kind::Frame | Kind::Setup, Err(_)) => identity::unreadable(&entry.json),
-        }
+        id.unwrap_or_else(|| identity::unreadable(&entry.json))
     }
 
     fn strongest_proof(&self) -> Proof {

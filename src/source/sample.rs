@@ -72,17 +72,26 @@ impl Sample {
 }
 
 fn read(text: &[u8], bare: Bare, omissions: Omissions) -> Result<Sample, Refused> {
-    let (text, omissions) = fields::finite_text(text, omissions)?;
-    let sample = fields::parse(&text)?;
+    fields::parse_finite(text, omissions, |sample, text, omissions| {
+        interpret(sample, text, bare, omissions)
+    })
+}
+
+fn interpret(
+    sample: Json<'_>,
+    text: &str,
+    bare: Bare,
+    omissions: Omissions,
+) -> Result<Sample, Refused> {
     let Some(container) = container(&sample, bare)? else {
         return match bare {
             Bare::Telemetry(form) => {
-                Frame::checked(&sample, &text, form, omissions).map(Sample::Telemetry)
+                Frame::checked(&sample, text, form, omissions).map(Sample::Telemetry)
             }
-            Bare::Setup => Setup::checked(sample, &text, omissions).map(Sample::Setup),
+            Bare::Setup => Setup::checked(sample, text, omissions).map(Sample::Setup),
         };
     };
-    let members = fields::members(&text)?;
+    let members = fields::members(text)?;
     let inner = |key| members.get(key).map_or("null", |value| value.get());
     let named = |refused: Refused| {
         let Refused { reason, message } = refused;

@@ -105,7 +105,7 @@ async fn one_invalid_element_of_an_array_is_refused_with_its_index_and_the_rest_
 #[tokio::test]
 async fn omitted_values_are_listed_with_the_index_of_their_sample() {
     let source = Source::start(0.0, WhenFull::DropOldest, 100).await;
-    let body = r#"[{"lap":1},{"lap":2,"fuel":-0.01,"speed":NaN},{"lap":-1}]"#;
+    let body = r#"[{"lap":1},{"lap":2,"fuel":-0.01,"speed":NaN},{"rpm":3,"lap":-1}]"#;
     let (status, answer) = source.post("telemetry", body).await;
     assert_eq!((status, &answer["seqs"]), (200, &json!([1, 2, 3])), "{answer}");
     assert_eq!(answer["omitted_count"], 3, "{answer}");

@@ -86,10 +86,10 @@ pub(super) struct Echo {
 
 fn echo(name: &str, payload: &Value, session: Arc<str>) -> Option<Echo> {
     let (kind, id) = match name {
-        TELEMETRY => (Kind::Frame, identity::frame(payload.get("telemetry")?)),
+        TELEMETRY => (Kind::Frame, identity::frame(payload.get("telemetry")?)?),
         SETUP => {
             let timestamp = payload.get("timestamp")?;
-            (Kind::Setup, identity::setup(timestamp, payload.get("setup")?))
+            (Kind::Setup, identity::setup(timestamp, payload.get("setup")?)?)
         }
         _ => return None,
     };

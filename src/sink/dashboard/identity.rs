@@ -7,75 +7,124 @@
 //!
 //! The hash is compared within one process only and is never stored.
 
+use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 
 use crate::entry::Kind;
 use crate::sink::EntryId;
 
-/// Identifies a frame by its `telemetry`.
-pub(super) fn frame(telemetry: &Value) -> EntryId {
-    let mut hash = hasher(Kind::Frame);
-    canonical(telemetry, &mut hash);
-    EntryId(hash.finish())
+/// Identifies a frame by the JSON text of its `telemetry`; `None` if it is not JSON.
+pub(super) fn frame_text(telemetry: &str) -> Option<EntryId> {
+    let mut parser = serde_json::Deserializer::from_str(telemetry);
+    let id = frame(&mut parser)?;
+    parser.end().ok().map(|()| id)
+}
+
+/// Identifies a frame by its `telemetry`, while it is parsed.
+pub(super) fn frame<'de>(telemetry: impl Deserializer<'de>) -> Option<EntryId> {
+    Some(EntryId(hash_of(&(Kind::Frame, Canonical.deserialize(telemetry).ok()?))))
 }
 
 /// Identifies a setup by its `timestamp` and its `setup`.
-pub(super) fn setup(timestamp: &Value, setup: &Value) -> EntryId {
-    let mut hash = hasher(Kind::Setup);
-    canonical(timestamp, &mut hash);
-    canonical(setup, &mut hash);
-    EntryId(hash.finish())
+pub(super) fn setup(timestamp: &Value, setup: &Value) -> Option<EntryId> {
+    let timestamp = Canonical.deserialize(timestamp).ok()?;
+    Some(EntryId(hash_of(&(Kind::Setup, timestamp, Canonical.deserialize(setup).ok()?))))
 }
 
 /// Identifies text that is not valid JSON. No server can show it.
 pub(super) fn unreadable(json: &str) -> EntryId {
-    let mut hash = DefaultHasher::new();
-    json.hash(&mut hash);
-    EntryId(hash.finish())
+    EntryId(hash_of(&json))
 }
 
-fn hasher(kind: Kind) -> DefaultHasher {
+fn hash_of(content: &impl Hash) -> u64 {
     let mut hash = DefaultHasher::new();
-    kind.hash(&mut hash);
-    hash
+    content.hash(&mut hash);
+    hash.finish()
 }
 
 /// Hashes a value in canonical form. Each kind of value has a tag and each container its length, so
 /// that no two values have the same form. The parser bounds the depth.
-fn canonical(value: &Value, hash: &mut DefaultHasher) {
-    match value {
-        Value::Null => 0_u8.hash(hash),
-        Value::Bool(value) => (1_u8, value).hash(hash),
-        Value::Number(number) => {
-            // Servers print -0 as 0.
-            let double = number.as_f64().unwrap_or(f64::NAN) + 0.0;
-            (2_u8, double.to_bits()).hash(hash);
-        }
-        Value::String(text) => (3_u8, text).hash(hash),
-        Value::Array(items) => {
-            (4_u8, items.len()).hash(hash);
-            items.iter().for_each(|item| canonical(item, hash));
-        }
-        // serde_json sorts the keys because its feature `preserve_order` is off; a test checks
-        // that.
-        Value::Object(fields) => {
-            (5_u8, fields.len()).hash(hash);
-            for (key, value) in fields {
-                key.hash(hash);
-                canonical(value, hash);
-            }
-        }
+#[derive(Clone, Copy)]
+struct Canonical;
+
+impl<'de> DeserializeSeed<'de> for Canonical {
+    type Value = u64;
+
+    fn deserialize<D: Deserializer<'de>>(self, value: D) -> Result<u64, D::Error> {
+        value.deserialize_any(self)
     }
+}
+
+impl<'de> Visitor<'de> for Canonical {
+    type Value = u64;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<u64, E> {
+        Ok(hash_of(&0_u8))
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<u64, E> {
+        Ok(hash_of(&(1_u8, value)))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<u64, E> {
+        Ok(hash_of_number(number as f64))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<u64, E> {
+        Ok(hash_of_number(number as f64))
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<u64, E> {
+        Ok(hash_of_number(number))
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<u64, E> {
+        Ok(hash_of(&(3_u8, text)))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<u64, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) = array.next_element_seed(self)? {
+            items.push(item);
+        }
+        Ok(hash_of(&(4_u8, items)))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut object: A) -> Result<u64, A::Error> {
+        let mut members = Vec::with_capacity(32);
+        while let Some(key) = object.next_key_seed(self)? {
+            members.push((key, object.next_value_seed(self)?));
+        }
+        // The sort is stable: after the reversal, dedup keeps the last of equal keys.
+        members.reverse();
+        members.sort_by_key(|(key, _)| *key);
+        members.dedup_by_key(|(key, _)| *key);
+        Ok(hash_of(&(5_u8, members)))
+    }
+}
+
+fn hash_of_number(double: f64) -> u64 {
+    // Servers print -0 as 0.
+    hash_of(&(2_u8, (double + 0.0).to_bits()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// The identity of a frame, which does not depend on whether it is parsed first.
     fn id(json: &str) -> EntryId {
-        frame(&serde_json::from_str(json).unwrap())
+        let value: Value = serde_json::from_str(json).unwrap();
+        let id = frame_text(json).unwrap();
+        assert_eq!(frame(&value), Some(id), "{json}");
+        id
     }
 
     #[test]
@@ -110,6 +159,7 @@ mod tests {
         }
         let wing = serde_json::json!({"wing": 1});
         assert_ne!(setup(&"a".into(), &wing), frame(&wing));
+        assert_eq!(frame_text(r#"{"lap":1} 2"#), None);
         assert_ne!(setup(&"a".into(), &wing), setup(&"b".into(), &wing));
         assert_eq!(setup(&1.0.into(), &wing), setup(&1.into(), &wing));
     }

@@ -6,7 +6,7 @@
 //!   the keys, and adds no fields, because the publisher has addressed it to a dashboard server.
 //!   [`Row::stand_in_stores`] says what it stores then.
 //! - Its input is part of a JSON text: a byte order mark is an error there, and a null counts as a
-//!   missing telemetry. [`Row::as_text_only`] marks the inputs that only the other sources get.
+//!   missing telemetry. [`Row::text_only`] marks the inputs that only the other sources get.
 //! - A line of a text is one sample, and an empty line is none; an HTTP body may be an array or go
 //!   over several lines. The tests in `http` cover that.
 
@@ -76,7 +76,7 @@ impl Row {
         Self { as_sent: Some(serde_json::from_str(stored).unwrap()), ..self }
     }
 
-    fn as_text_only(self) -> Self {
+    fn text_only(self) -> Self {
         Self { is_json_value: false, ..self }
     }
 
@@ -222,10 +222,10 @@ fn rows() -> Vec<Row> {
         refused("true", NotObject, "a boolean is not an object;"),
         refused("3", NotObject, "a number is not an object;"),
         refused("\"lap\"", NotObject, "a text is not an object;"),
-        frame("\u{feff}{\"lap\":25}", r#"{"lap":25}"#).as_text_only(),
-        frame("\u{feff} {\"lap\":26,\"speed\":NaN} ", r#"{"lap":26}"#).not_finite(1).as_text_only(),
-        refused("{\"lap\":27}\u{feff}", NotJson, "not JSON: trailing characters").as_text_only(),
-        refused("\u{feff}", NotJson, "not JSON: EOF while parsing a value").as_text_only(),
+        frame("\u{feff}{\"lap\":25}", r#"{"lap":25}"#).text_only(),
+        frame("\u{feff} {\"lap\":26,\"speed\":NaN} ", r#"{"lap":26}"#).not_finite(1).text_only(),
+        refused("{\"lap\":27}\u{feff}", NotJson, "not JSON: trailing characters").text_only(),
+        refused("\u{feff}", NotJson, "not JSON: EOF while parsing a value").text_only(),
         refused("lap=3", NotJson, "not JSON: expected value at line 1"),
         refused("{'lap':3}", NotJson, "not JSON: key must be a string"),
         refused(r#"{"lap":3"#, NotJson, "not JSON: EOF while parsing an object"),
