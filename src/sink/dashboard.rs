@@ -14,7 +14,9 @@ use std::pin::Pin;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
+use serde::Deserialize;
 use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
@@ -180,10 +182,10 @@ impl Sink for Dashboard {
 
     fn identify(&self, entry: &Entry) -> EntryId {
         let id = match entry.kind {
-            Kind::Frame => identity::frame_text(&telemetry(entry, self.mark)),
-            Kind::Setup => serde_json::from_str::<Value>(&entry.json)
+            Kind::Frame => identity::frame(&telemetry(entry, self.mark)),
+            Kind::Setup => serde_json::from_str::<SetupText<'_>>(&entry.json)
                 .ok()
-                .and_then(|setup| identity::setup(&setup["timestamp"], &setup["setup"])),
+                .and_then(|text| identity::setup(text.timestamp.get(), text.setup.get())),
         };
         id.unwrap_or_else(|| identity::unreadable(&entry.json))
     }
@@ -191,6 +193,15 @@ impl Sink for Dashboard {
     fn strongest_proof(&self) -> Proof {
         Proof::Echo
     }
+}
+
+/// The text of a setup's entry.
+#[derive(Deserialize)]
+struct SetupText<'a> {
+    #[serde(borrow)]
+    timestamp: &'a RawValue,
+    #[serde(borrow)]
+    setup: &'a RawValue,
 }
 
 async fn connect(

@@ -14,6 +14,7 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -93,7 +94,7 @@ impl<E: Send + 'static> Connection<E> {
     /// result should be small, because a server may send any number of events.
     pub(crate) async fn open(
         address: Address,
-        read: impl Fn(&str, &Value) -> Option<E> + Send + Sync + 'static,
+        read: impl Fn(&str, &RawValue) -> Option<E> + Send + Sync + 'static,
     ) -> Result<Self, SinkError> {
         let read: Read<E> = Arc::new(read);
         let limit = address.open_timeout;
@@ -230,7 +231,7 @@ impl<E: Send + 'static> Connection<E> {
 }
 
 /// Parses an event's name and first argument.
-type Read<E> = Arc<dyn Fn(&str, &Value) -> Option<E> + Send + Sync>;
+type Read<E> = Arc<dyn Fn(&str, &RawValue) -> Option<E> + Send + Sync>;
 
 /// Why one transport did not connect.
 struct Failure {

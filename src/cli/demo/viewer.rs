@@ -120,7 +120,10 @@ async fn open_page(
         secrets: Secrets::default(),
     };
     let mut connection = Connection::open(address, |name, payload| match name {
-        "telemetry_update" => timestamp(payload.get("telemetry")?),
+        "telemetry_update" => {
+            let payload: Value = serde_json::from_str(payload.get()).ok()?;
+            timestamp(payload.get("telemetry")?)
+        }
         _ => None,
     })
     .await?;

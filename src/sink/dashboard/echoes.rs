@@ -1,8 +1,11 @@
 //! Filters the events of a server for our sessions, and matches echoes with the published batch.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::identity;
 use crate::entry::MAX_SESSIONS;
@@ -44,18 +47,24 @@ impl Listening {
     pub(super) fn read(
         &self,
         name: &str,
-        payload: &Value,
+        payload: &RawValue,
         secrets: &Secrets,
     ) -> Option<ServerEvent> {
         if name == ASSIGNED {
-            return Some(ServerEvent::Assigned(session_id(payload, secrets)));
+            let payload: Value = serde_json::from_str(payload.get()).unwrap_or_default();
+            return Some(ServerEvent::Assigned(session_id(&payload, secrets)));
         }
-        let id = payload.get("session_id")?.as_str()?;
+        let update: Update<'_> = serde_json::from_str(payload.get()).ok()?;
         let wanted = self.wanted();
-        let of_ours = wanted.iter().rfind(|session| ***session == *id);
+        let of_ours = wanted.iter().rfind(|session| ***session == update.session_id);
         let session = Arc::clone(of_ours?);
         drop(wanted);
-        echo(name, payload, session).map(ServerEvent::Echo)
+        let (kind, id) = match name {
+            TELEMETRY => (Kind::Frame, identity::frame(update.telemetry?.get())?),
+            SETUP => (Kind::Setup, identity::setup(update.timestamp?.get(), update.setup?.get())?),
+            _ => return None,
+        };
+        Some(ServerEvent::Echo(Echo { session, kind, id }))
     }
 }
 
@@ -84,16 +93,23 @@ pub(super) struct Echo {
     pub(super) id: EntryId,
 }
 
-fn echo(name: &str, payload: &Value, session: Arc<str>) -> Option<Echo> {
-    let (kind, id) = match name {
-        TELEMETRY => (Kind::Frame, identity::frame(payload.get("telemetry")?)?),
-        SETUP => {
-            let timestamp = payload.get("timestamp")?;
-            (Kind::Setup, identity::setup(timestamp, payload.get("setup")?)?)
-        }
-        _ => return None,
-    };
-    Some(Echo { session, kind, id })
+/// The payload of an event to the viewers of a session, parsed only as far as needed.
+#[derive(Deserialize)]
+struct Update<'a> {
+    #[serde(borrow)]
+    session_id: Cow<'a, str>,
+    #[serde(borrow)]
+    telemetry: Option<&'a RawValue>,
+    #[serde(borrow, default, deserialize_with = "even_null")]
+    timestamp: Option<&'a RawValue>,
+    #[serde(borrow)]
+    setup: Option<&'a RawValue>,
+}
+
+fn even_null<'de: 'a, 'a, D: Deserializer<'de>>(
+    value: D,
+) -> Result<Option<&'a RawValue>, D::Error> {
+    <&RawValue>::deserialize(value).map(Some)
 }
 
 /// Parses an assigned session id. It must be usable in a URL.
@@ -238,11 +254,33 @@ mod tests {
     fn an_echo_of_another_session_is_ignored() {
         let listening = Listening::default();
         listening.to("race");
-        for (session, is_ours) in [("race", true), ("another", false)] {
-            let payload = json!({"session_id": session, "telemetry": {"lap": 1}});
-            let event = listening.read(TELEMETRY, &payload, &Secrets::default());
-            assert_eq!(event.is_some(), is_ours, "{session}");
+        for (session, is_ours) in [("race", true), (r"r\u0061ce", true), ("another", false)] {
+            for (name, content) in [
+                (TELEMETRY, r#""telemetry":{"lap":1}"#),
+                (SETUP, r#""timestamp":"noon","setup":{"wing":1},"more":[]"#),
+                (SETUP, r#""setup":{"wing":1},"timestamp":null"#),
+            ] {
+                let payload = format!(r#"{{"session_id":"{session}",{content}}}"#);
+                let event = read(&listening, name, &payload);
+                assert_eq!(event.is_some(), is_ours, "{payload}");
+            }
         }
+    }
+
+    #[test]
+    fn an_event_without_an_entry_is_ignored() {
+        let listening = Listening::default();
+        listening.to("race");
+        for payload in ["null", "[]", "7", "{}", r#"{"session_id":"race"}"#] {
+            assert!(read(&listening, TELEMETRY, payload).is_none(), "{payload}");
+            assert!(read(&listening, "join_session", payload).is_none(), "{payload}");
+        }
+        let setup = r#"{"session_id":"race","setup":{}}"#;
+        assert!(read(&listening, SETUP, setup).is_none(), "no timestamp");
+    }
+
+    fn read(listening: &Listening, name: &str, payload: &str) -> Option<ServerEvent> {
+        listening.read(name, serde_json::from_str(payload).unwrap(), &Secrets::default())
     }
 
     #[test]

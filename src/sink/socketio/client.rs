@@ -18,9 +18,11 @@
 //!   not read, messages of 64 MB, 255 attachments; and TCP_NODELAY is off. This repository contains
 //!   a copy of the transport with bounds and with TCP_NODELAY: see
 //!   `src/vendor/rust_engineio/README.md`. Events are counted here ([`EventRate`]).
-//! - A string payload is sent unmodified; a tree of values costs three times more.
+//! - A string payload is sent unmodified; a tree of values costs three times more. For an event it
+//!   parses such a tree, copies it and drops both, so events are taken from the transport as text.
 //! - Its own long-polling repeats failed requests in a loop; the copy's polling does not.
 
+use std::borrow::Cow;
 use std::error::Error;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -33,6 +35,7 @@ use rust_engineio::asynchronous::async_transports::{self, Duplex, Purpose, Route
 use rust_socketio::asynchronous::{Client, ClientBuilder};
 use rust_socketio::{Event, Payload, TransportType};
 use serde_json::Value;
+use serde_json::value::RawValue;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
@@ -66,6 +69,9 @@ const MAX_STRAY_EVENTS_PER_SECOND: u32 = 10_000;
 /// long as a message, 4 MB. Further ones are dropped: the pending ones are enough to act on.
 const MAX_SIGNALS: usize = 4;
 
+/// The names of the client's own events, which a server may also send.
+const CLIENT_EVENTS: [&str; 4] = ["message", "error", "open", "close"];
+
 /// Counts events per second.
 #[derive(Debug)]
 struct EventRate {
@@ -92,12 +98,12 @@ impl EventRate {
 
 /// Forwards an event's name and first argument; returns false if the channel is full or there are
 /// too many events.
-pub(super) type HandOn = Box<dyn Fn(&str, &Value) -> bool + Send + Sync>;
+pub(super) type HandOn = Arc<dyn Fn(&str, &RawValue) -> bool + Send + Sync>;
 
 /// Parses events and sends those that `read` keeps to a channel.
 pub(super) fn forwarder<E: Send + 'static>(read: Read<E>, events: mpsc::Sender<E>) -> HandOn {
     let rate = Mutex::new(EventRate::new());
-    Box::new(move |name, payload| {
+    Arc::new(move |name, payload| {
         let event = read(name, payload);
         let mut rate = rate.lock().unwrap_or_else(PoisonError::into_inner);
         if rate.is_flooded_by(event.is_some()) {
@@ -276,6 +282,7 @@ async fn connect(
     secrets: &Secrets,
 ) -> Result<Client, Failure> {
     install_dialer(&address)?;
+    install_event_tap(Arc::clone(&hand_on), signals.clone());
     let client = client_builder(transport, address, hand_on, signals)
         .connect()
         .await
@@ -329,19 +336,31 @@ fn client_builder(
             Event::Error,
             signaller(signals.clone(), |payload| Signal::Error(ErrorEvent::of(payload))),
         )
-        .on_any(move |event, payload, _| {
-            let has_room = match (&event, &payload) {
-                (Event::Custom(name), Payload::Text(arguments)) => {
-                    hand_on(name, arguments.first().unwrap_or(&Value::Null))
-                }
-                // Events without a name or a text payload are only counted.
-                _ => hand_on("", &Value::Null),
-            };
-            if !has_room {
-                let _ = signals.try_send(Signal::Flooded);
-            }
+        // The tap has left these events: they are only counted.
+        .on_any(move |_, _, _| {
+            forward(&hand_on, &signals, "", RawValue::NULL);
             async {}.boxed()
         })
+}
+
+/// Takes the server's events, except those that are the client's own or that are no events.
+fn install_event_tap(hand_on: HandOn, signals: mpsc::Sender<Signal>) {
+    async_transports::set_event_tap(Box::new(move |event| {
+        let Ok(parts) = serde_json::from_str::<Vec<&RawValue>>(event) else { return false };
+        let [name, payload, ..] = parts[..] else { return false };
+        let Ok(name) = serde_json::from_str::<Cow<'_, str>>(name.get()) else { return false };
+        if CLIENT_EVENTS.iter().any(|own| name.eq_ignore_ascii_case(own)) {
+            return false;
+        }
+        forward(&hand_on, &signals, &name, payload);
+        true
+    }));
+}
+
+fn forward(hand_on: &HandOn, signals: &mpsc::Sender<Signal>, name: &str, payload: &RawValue) {
+    if !hand_on(name, payload) {
+        let _ = signals.try_send(Signal::Flooded);
+    }
 }
 
 /// A callback of the library that sends a signal.

@@ -30,8 +30,18 @@ const ALWAYS_PARSED_BYTES: usize = 64 << 10;
 /// Between two packets of a payload. Over a WebSocket each message is one packet.
 pub(super) const SEPARATOR: u8 = 0x1e;
 
+/// Takes an event as JSON text, `["name",…]`; returns false to leave it to the client.
+pub type EventTap = Box<dyn Fn(&str) -> bool>;
+
 thread_local! {
+    static EVENT_TAP: RefCell<Option<EventTap>> = const { RefCell::new(None) };
     static LAST_ERROR: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// Offers the events of all clients of this thread to `tap` before they are parsed: the client would
+/// build a tree of values, copy it and drop both.
+pub fn set_event_tap(tap: EventTap) {
+    EVENT_TAP.with_borrow_mut(|current| *current = Some(tap));
 }
 
 /// Why a connection of this thread ended for reading, which rust_socketio reports as "EngineIO Error"
@@ -79,8 +89,8 @@ impl Inspector {
         Ok(())
     }
 
-    /// Whether to hand on this packet. Events with attachments are left out: the client would keep
-    /// up to 255 packets that follow, whatever those are.
+    /// Whether to hand on this packet. Events that the application takes are left out. So are events
+    /// with attachments: the client would keep up to 255 packets that follow, whatever those are.
     pub(super) fn wants(&mut self, packet: &str) -> Result<bool> {
         self.wants_bytes(packet.as_bytes())
     }
@@ -97,8 +107,17 @@ impl Inspector {
         let has_attachments = packet.starts_with(b"45")
             || packet.starts_with(b"46")
             || packet.first() == Some(&b'b');
-        Ok(!has_attachments && is_cheap_to_parse(packet))
+        Ok(!has_attachments && is_cheap_to_parse(packet) && !is_taken(packet))
     }
+}
+
+/// Offers an event of the default namespace to the application.
+fn is_taken(packet: &[u8]) -> bool {
+    let Some(event) = packet.strip_prefix(b"42").filter(|event| event.first() == Some(&b'[')) else {
+        return false;
+    };
+    let Ok(event) = std::str::from_utf8(event) else { return false };
+    EVENT_TAP.with_borrow(|tap| tap.as_ref().is_some_and(|tap| tap(event)))
 }
 
 fn is_cheap_to_parse(packet: &[u8]) -> bool {
