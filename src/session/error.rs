@@ -36,6 +36,9 @@ pub enum SessionError {
     /// An internal error: an entry's stint has no bound session.
     #[error("stint {0} has no session")]
     Unbound(StintId),
+    /// An internal error, of which the panic's own message is in the log or on stderr.
+    #[error("the delivery panicked, an internal error; it starts again")]
+    Panicked,
 }
 
 /// The message for a driver when the server forgot the session.
@@ -99,7 +102,9 @@ impl SessionError {
             Self::Weak(_) => {
                 "The server cannot confirm delivery as delivery.proof demands. Set it to \"auto\"."
             }
-            Self::Unbound(_) => "Internal error in pitwire. It reconnects automatically.",
+            Self::Unbound(_) | Self::Panicked => {
+                "Internal error in pitwire. It reconnects automatically."
+            }
         }
     }
 }

@@ -45,8 +45,10 @@ mod window;
 
 use std::collections::BTreeSet;
 use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -195,7 +197,7 @@ impl<S: Sink> Session<S> {
         loop {
             self.reader.rewind();
             let began = Instant::now();
-            let Err(error) = self.serve().await;
+            let error = self.serve_without_panic().await;
             if let SessionError::Queue(QueueError::Closed) = error {
                 return QueueError::Closed;
             }
@@ -206,6 +208,18 @@ impl<S: Sink> Session<S> {
             self.show_failure(&error, delay);
             sleep(delay).await;
             self.status.send_modify(|status| (status.retry_in, status.retry_at) = (None, None));
+        }
+    }
+
+    /// Runs one link. After a panic, the session forgets what it learned about the server, as at a
+    /// start of the program, because that may be half changed.
+    async fn serve_without_panic(&mut self) -> SessionError {
+        match AssertUnwindSafe(self.serve()).catch_unwind().await {
+            Ok(Err(error)) => error,
+            Err(_) => {
+                self.learned = Learned::default();
+                SessionError::Panicked
+            }
         }
     }
 

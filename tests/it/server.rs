@@ -35,6 +35,8 @@ pub struct Faults {
     pub poison: Option<Poison>,
     /// Swaps two adjacent entries of a batch.
     pub swaps: bool,
+    /// The agent's own code panics while it publishes.
+    pub panics: bool,
     /// Stops reading after this number of entries of a batch.
     pub stalls_after: Option<usize>,
     /// Acknowledges all entries and stores none.
@@ -311,6 +313,7 @@ impl Link for ServerLink {
         if faults.silent {
             return std::future::pending().await;
         }
+        assert!(!faults.panics, "the fault was injected");
         self.trip().await?;
         if proof == Proof::Echo && self.requests_acks {
             self.server.state().acks_requested += 1;

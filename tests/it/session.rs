@@ -845,3 +845,20 @@ async fn with_proof_ack_workers_behind_one_address_do_not_cost_the_page() {
         assert_eq!(world.status().failures, 0, "{:?}", world.status().last_error);
     }
 }
+
+/// A fault in the agent's own code must not end the delivery until the next start.
+#[tokio::test(start_paused = true)]
+async fn delivery_continues_after_a_panic() {
+    let mut world = World::with(Faults::default());
+    world.frames(3).await;
+    world.drain(MINUTE).await;
+    world.server.behave(Faults { panics: true, ..Faults::default() });
+    world.frames(3).await;
+    sleep(MINUTE).await;
+    let shown = world.status().user_message;
+    assert!(shown.is_some_and(|text| text.contains("Internal error")), "{:?}", world.status());
+    world.server.behave(Faults::default());
+    world.drain(MINUTE).await;
+    assert_eq!(world.seen(), up_to(6));
+    assert_eq!(world.server.state().requests, 1);
+}
