@@ -75,7 +75,7 @@ pub fn open_existing(
     stint: &StintConfig,
     clock: Clock,
 ) -> Result<(Writer, Vec<Reader>, Closed), OpenError> {
-    if !storage::is_store(&queue.path) {
+    if !storage::names::is_store(&queue.path) {
         return Err(OpenError::Missing { path: queue.path.display().to_string() });
     }
     let limits = Limits {

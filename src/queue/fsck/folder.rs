@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use super::report::Finding;
 use crate::entry::Seq;
+use crate::queue::storage::names::{SeqRange, ranges, wals};
 use crate::queue::storage::quarantine::strays;
 use crate::queue::storage::segments::checkpoint::{self, SavedCheckpoint};
 use crate::queue::storage::segments::contents;
 use crate::queue::storage::segments::facts::damaged_facts;
-use crate::queue::storage::segments::folder::{SeqRange, ranges, wals};
 use crate::queue::storage::segments::format::has_format;
 use crate::queue::storage::segments::recover::{last_mark, newer_checkpoint};
 use crate::queue::storage::wal::{self, Checkpoint, WalRecord};

@@ -8,8 +8,8 @@ use crate::config::QueueConfig;
 use crate::entry::Seq;
 use crate::queue::engine::{Cursor, cursors_of};
 use crate::queue::ledger::Ledger;
-use crate::queue::storage::is_store;
 use crate::queue::storage::lock::Lock;
+use crate::queue::storage::names::is_store;
 use crate::queue::{DestinationStatus, OpenError, QueueStatus};
 
 /// An inspected queue. Holds the queue's lock, so that no other process can open it.

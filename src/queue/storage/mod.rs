@@ -10,6 +10,7 @@ pub(crate) mod disk;
 mod framing;
 pub(crate) mod free_space;
 pub(super) mod lock;
+pub(super) mod names;
 pub(super) mod owner;
 pub(super) mod quarantine;
 mod sealed;
@@ -20,8 +21,8 @@ pub(super) mod wal;
 use std::io;
 use std::ops::{AddAssign, Sub};
 
+pub(super) use self::segments::segment_entries;
 pub use self::segments::{Options, SEGMENT_ENTRIES, SegmentStore};
-pub(super) use self::segments::{is_store, segment_entries};
 use super::Limit;
 use crate::entry::Seq;
 

@@ -9,7 +9,8 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use super::{disk, is_store};
+use super::disk;
+use super::names::is_store;
 use crate::config::pc_name;
 
 pub(in crate::queue) const OWNER: &str = "owner";

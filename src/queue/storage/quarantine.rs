@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::disk;
-use super::segments::folder::UNFINISHED;
+use super::names::UNFINISHED;
 
 pub(super) const QUARANTINE: &str = "quarantine";
 

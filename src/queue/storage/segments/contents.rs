@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
-use super::folder::{SeqRange, read_seal};
+use super::folder::read_seal;
 use crate::entry::Seq;
+use crate::queue::storage::names::SeqRange;
 use crate::queue::storage::sealed::SealedSegment;
 use crate::queue::storage::wal::{self, WalRecord};
 use crate::queue::storage::{SegmentContents, disk};

@@ -63,10 +63,10 @@ use std::path::{Path, PathBuf};
 use self::active::ActiveSegment;
 use self::cache::LoadOutcome;
 use self::checkpoint::{CheckpointFile, SavedCheckpoint};
-pub(in crate::queue) use self::folder::is_store;
-use self::folder::{Replaced, Segment, SeqRange, discard};
+use self::folder::{Replaced, Segment, discard};
 use self::recover::Trust;
 use super::lock::Lock;
+use super::names::SeqRange;
 use super::sealed::SealedSegment;
 use super::wal::Checkpoint;
 use super::{

@@ -6,9 +6,10 @@ use std::io;
 use std::path::Path;
 
 use super::checkpoint::SavedCheckpoint;
-use super::folder::{ranges, read_seal};
+use super::folder::read_seal;
 use super::{Options, SEGMENT_ENTRIES};
 use crate::entry::Seq;
+use crate::queue::storage::names::{self, ranges};
 use crate::queue::storage::sealed::SealedSegment;
 use crate::queue::storage::wal::{self, Checkpoint, WalContents, WalRecord};
 use crate::queue::storage::{Records, disk, framing};
@@ -45,7 +46,7 @@ pub(super) fn find_newest(
     trust: &Trust,
     checkpoint: Option<&SavedCheckpoint>,
 ) -> io::Result<Option<RecoveredSegment>> {
-    for base_seq in super::folder::wals(folder)?.into_iter().rev() {
+    for base_seq in names::wals(folder)?.into_iter().rev() {
         if let Some(newest) = recover(folder, base_seq, options, trust, checkpoint)? {
             return Ok(Some(newest));
         }

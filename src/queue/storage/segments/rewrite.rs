@@ -4,7 +4,8 @@
 use std::io;
 
 use super::SegmentStore;
-use super::folder::{Replaced, Segment, SeqRange, borrowed, build, discard, swap};
+use super::folder::{Replaced, Segment, borrowed, build, discard, swap};
+use crate::queue::storage::names::SeqRange;
 use crate::queue::storage::sealed::SealedSegment;
 use crate::queue::storage::{Records, Storage, Usage};
 

@@ -4,10 +4,11 @@ use std::io;
 
 use super::SegmentStore;
 use super::active::ActiveSegment;
-use super::folder::{SeqRange, build, discard, publish, remove_other_wals};
+use super::folder::{build, discard, publish, remove_other_wals};
 use super::recover::write_checkpoint;
 use crate::entry::Seq;
 use crate::queue::storage::disk;
+use crate::queue::storage::names::SeqRange;
 use crate::queue::storage::sealed::{BlockWriter, SealedSegment};
 use crate::queue::storage::wal::{self, Wal};
 

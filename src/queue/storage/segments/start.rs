@@ -9,8 +9,8 @@ use super::cache::MAX_LOADED;
 use super::checkpoint::{self, CheckpointFile, SavedCheckpoint};
 use super::facts::{read_facts, remove_damaged_facts};
 use super::folder::{
-    Segment, SeqRange, borrowed, build, discard, finish_rewrite, highest_position, publish,
-    quarantine_segment, ranges, read_seal, remove_leftovers, remove_other_wals,
+    Segment, borrowed, build, discard, finish_rewrite, highest_position, publish,
+    quarantine_segment, read_seal, remove_leftovers, remove_other_wals,
 };
 use super::format::check_format;
 use super::recover::{
@@ -18,6 +18,7 @@ use super::recover::{
 };
 use super::{Options, SEGMENT_ENTRIES, SegmentStore};
 use crate::entry::Seq;
+use crate::queue::storage::names::{SeqRange, ranges};
 use crate::queue::storage::sealed::SealedSegment;
 use crate::queue::storage::wal::Wal;
 use crate::queue::storage::{FIRST, Records, Storage, Usage, disk, quarantine};
