@@ -5,11 +5,14 @@
 //! prints `90.0`. In the canonical form keys are sorted, the last of duplicate keys wins, and every
 //! number is the double that Node parses it to.
 //!
-//! The hash is compared within one process only and is never stored.
+//! The hash is compared within one process only and is never stored. Its key is random, so that no
+//! other program can make two entries collide.
 
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{BuildHasher, Hash};
+use std::sync::LazyLock;
 
+use foldhash::quality::RandomState;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::entry::Kind;
@@ -38,9 +41,8 @@ fn canonical(json: &str) -> Option<u64> {
 }
 
 fn hash_of(content: &impl Hash) -> u64 {
-    let mut hash = DefaultHasher::new();
-    content.hash(&mut hash);
-    hash.finish()
+    static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::default);
+    KEY.hash_one(content)
 }
 
 /// Hashes a value in canonical form. Each kind of value has a tag and each container its length, so
