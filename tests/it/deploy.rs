@@ -1,6 +1,6 @@
 //! Checks that the files in `deploy/` are accepted by the programs that read them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -139,21 +139,66 @@ fn the_series_of_the_alert_tests_have_the_labels_that_an_agent_exposes() {
     assert!(count > 40, "{count}");
 }
 
-/// Each problem has a troubleshooting page that an alert and the index link to.
+/// In each alert test, another instance and another destination have no problem.
+#[test]
+fn each_alert_is_tested_with_two_instances_and_two_destinations() {
+    let tests = text("alerts_test.yml");
+    let mut count = 0;
+    for test in tests.split("- name: ").skip(1) {
+        let name = test.lines().next().unwrap();
+        let series = test.lines().filter_map(|line| {
+            let (name, labels) = line.trim().strip_prefix("- { series: '")?.split_once('{')?;
+            Some((name.trim_end_matches("_bucket"), labels))
+        });
+        let mut places: BTreeMap<&str, BTreeSet<_>> = BTreeMap::new();
+        for (metric, labels) in series {
+            let label = |key: &str| labels.split_once(key).and_then(|(_, at)| at.split('"').nth(1));
+            places.entry(metric).or_default().insert((label("instance="), label("destination=")));
+        }
+        for (metric, places) in places {
+            let instances = ["pc:9184", "rig:9184"].map(Some);
+            let row = TABLE.iter().find(|row| row.0 == metric);
+            let has_destination = row.is_some_and(|(.., labels, _)| {
+                labels.iter().any(|(label, _)| *label == "destination")
+            });
+            let destinations =
+                if has_destination { vec![Some("league"), Some("server")] } else { vec![None] };
+            let expected = instances.into_iter().flat_map(|instance| {
+                destinations.iter().map(move |destination| (instance, *destination))
+            });
+            assert_eq!(places, expected.collect(), "{name}: {metric}");
+        }
+        count += 1;
+    }
+    assert!(count >= text("alerts.yml").matches("- alert: ").count(), "{count}");
+}
+
+/// Each problem has a troubleshooting page, which names its alerts, and which they and the index
+/// link to.
 #[test]
 fn each_alert_has_a_complete_troubleshooting_page() {
     let (alerts, index) = (text("alerts.yml"), text("docs/troubleshooting/README.md"));
-    let led_to: BTreeSet<String> = alerts
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("runbook_url: docs/troubleshooting/"))
-        .map(str::to_owned)
-        .collect();
+    let mut led_to = BTreeSet::new();
+    for alert in alerts.split("- alert: ").skip(1) {
+        let name = alert.lines().next().unwrap();
+        let url = alert.lines().find_map(|line| line.trim().strip_prefix("runbook_url: "));
+        let url = url.unwrap_or_else(|| panic!("{name} has no runbook_url"));
+        let (path, anchor) = url.split_once('#').unwrap_or_else(|| panic!("{name}: {url}"));
+        let page = text(path);
+        let anchors: Vec<_> =
+            page.lines().filter_map(|line| line.strip_prefix("## ")).map(anchor_of).collect();
+        assert!(anchors.iter().any(|known| known == anchor), "{name}: {url}");
+        assert!(
+            page.contains(&format!("`{name}`")),
+            "{name} leads to {url}, which is not about it"
+        );
+        led_to.insert(path.strip_prefix("docs/troubleshooting/").unwrap().to_owned());
+    }
     let files = fs::read_dir(deployed("docs/troubleshooting")).unwrap();
     let mut pages: BTreeSet<String> =
         files.map(|file| file.unwrap().file_name().into_string().unwrap()).collect();
     assert!(pages.remove("README.md"), "no index");
     assert_eq!(pages, led_to);
-    assert_eq!(alerts.matches("- alert: ").count(), alerts.matches("runbook_url: ").count());
     for page in pages {
         assert!(index.contains(&format!("({page})")), "index: {page}");
         let text = text(&format!("docs/troubleshooting/{page}"));
@@ -163,6 +208,48 @@ fn each_alert_has_a_complete_troubleshooting_page() {
             assert!(TABLE.iter().any(|(known, ..)| *known == name), "{page}: {name} is unknown");
         }
     }
+}
+
+/// The anchor of a heading as Markdown renderers name it.
+fn anchor_of(heading: &str) -> String {
+    heading.to_lowercase().replace(' ', "-")
+}
+
+#[test]
+fn alerts_about_the_disk_lead_to_its_page() {
+    let alerts = text("alerts.yml");
+    for alert in alerts.split("- alert: ").skip(1) {
+        let expression = alert.split("labels:").next().unwrap();
+        let is_about_the_disk = ["storage", "corrupt", "fsync"]
+            .iter()
+            .any(|word| expression.contains(word) && !expression.contains("reason!~"));
+        assert!(!is_about_the_disk || alert.contains("/disk.md#"), "{alert}");
+    }
+}
+
+/// Otherwise the curves of two cars have the same name.
+#[test]
+fn the_legends_name_the_instance_and_the_destination() {
+    let dashboard: Value = serde_json::from_str(&text("grafana.json")).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let mut count = 0;
+    for target in panels.iter().flat_map(|panel| panel["targets"].as_array().into_iter().flatten())
+    {
+        let query = target["expr"].as_str().unwrap();
+        let legend = target["legendFormat"].as_str().unwrap();
+        for label in ["instance", "destination"] {
+            let is_in_query = label == "instance" || query.contains("destination=~");
+            let is_in_legend = legend.contains(&format!("{{{{{label}}}}}"));
+            assert_eq!(is_in_query, is_in_legend, "{legend}: {query}");
+            for sum in query.split("sum by (").skip(1) {
+                let labels = sum.split(')').next().unwrap();
+                let is_kept = labels.split(", ").any(|kept| kept == label);
+                assert_eq!(is_kept, is_in_legend, "{legend}: {query}");
+            }
+        }
+        count += 1;
+    }
+    assert!(count > 20, "{count}");
 }
 
 #[test]
