@@ -18,14 +18,15 @@ use serde_json::json;
 
 pub(crate) use self::reload::ReloadReply;
 pub use self::reload::{ReloadHandle, ReloadOutcome};
-use crate::entry::CapturedAt;
+use crate::entry::{CapturedAt, QueueTime};
 use crate::metrics::labels_of;
 use crate::net::loopback_guard::{Access, guard};
 use crate::queue::ledger::DropReason;
 use crate::queue::{DestinationStatus, QueueStatus, Writer};
 use crate::session::{DestinationWatch, SessionStatus};
 use crate::sink::Transport;
-use crate::status::{self, StatusHistory};
+use crate::source::SourceActivity;
+use crate::status::{self, PageState, StatusHistory};
 use crate::tools::{self, Tools};
 
 /// The maximum number of open connections: enough for a few scrapers, commands, and browsers with
@@ -44,6 +45,7 @@ pub struct View {
     /// `None` if pitwire did not install the metrics recorder of this process.
     pub metrics: Option<PrometheusHandle>,
     pub board: StatusHistory,
+    pub(crate) sources: SourceActivity,
 }
 
 /// The routes of the admin address. `access` applies to metrics and health; all other routes are
@@ -54,7 +56,13 @@ pub fn router(view: View, access: Access) -> Router {
         .route("/reload", post(reload))
         .layer(middleware::from_fn_with_state(Access::ThisPc, guard))
         .with_state(view.reload.clone());
-    let page = status::router(tools.clone(), view.destinations.clone(), view.board.clone());
+    let page = status::router(PageState {
+        tools: tools.clone(),
+        writer: view.queue.clone(),
+        destinations: view.destinations.clone(),
+        board: view.board.clone(),
+        sources: view.sources.clone(),
+    });
     Router::new()
         .route("/metrics", get(show_metrics))
         .route("/healthz", get(healthz))
@@ -79,7 +87,7 @@ async fn reload(State(handle): State<Option<ReloadHandle>>) -> Response {
 }
 
 async fn show_metrics(State(view): State<Arc<View>>) -> impl IntoResponse {
-    observe_queue(&view.queue.status());
+    observe_queue(&view.queue.status(), view.queue.now());
     for DestinationWatch { name, session, .. } in &view.destinations {
         observe_session(name, &session.borrow());
     }
@@ -99,7 +107,7 @@ async fn show_metrics(State(view): State<Arc<View>>) -> impl IntoResponse {
 
 /// Sets the gauges, and the counters that the ledger keeps across restarts, from the queue's
 /// status.
-fn observe_queue(status: &QueueStatus) {
+fn observe_queue(status: &QueueStatus, now: QueueTime) {
     let seconds = |at: Option<CapturedAt>| at.map_or(0.0, |at| at.0 as f64 / 1000.0);
     gauge!("pitwire_queue_entries").set(status.entries as f64);
     gauge!("pitwire_queue_bytes").set(status.bytes as f64);
@@ -107,6 +115,8 @@ fn observe_queue(status: &QueueStatus) {
     gauge!("pitwire_queue_max_bytes").set(status.max_bytes as f64);
     gauge!("pitwire_queue_disk_bytes").set(status.disk_bytes as f64);
     gauge!("pitwire_queue_oldest_timestamp_seconds").set(seconds(status.oldest));
+    let age = status.oldest_age(now).unwrap_or_default();
+    gauge!("pitwire_queue_oldest_age_seconds").set(age.as_secs_f64());
     gauge!("pitwire_queue_newest_timestamp_seconds").set(seconds(status.newest));
     gauge!("pitwire_queue_buffered_entries").set(status.buffered as f64);
     let undurable_for = status.undurable_since.map(|since| since.elapsed()).unwrap_or_default();

@@ -1,23 +1,27 @@
 //! The status page for drivers, at `/` of the admin address.
 //!
-//! `/status` is its data as JSON, which the page polls every half second; `/qr.svg` is the
-//! dashboard link of a destination as a QR code for a phone. Only this PC may access them, because
-//! the session id in the link is a secret.
+//! `/status` is its data as JSON, which the page polls every half second; `/retry` is its button to
+//! connect at once. `/share` and `/qr.svg` are the dashboard link of a destination for other devices,
+//! as text and as a QR code. Only this PC may access them, because the session id in the link is a
+//! secret.
 
 mod badge;
 pub mod drain;
 mod history;
+mod share;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
 use qrcode::QrCode;
 use qrcode::render::svg;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use tokio::time::Instant;
 
 pub(crate) use self::badge::count;
@@ -27,9 +31,10 @@ pub use self::history::StatusHistory;
 use self::history::{QueueSample, Trouble};
 use crate::net::loopback_guard::{Access, guard};
 use crate::net::page::{FormPolicy, document};
-use crate::queue::{DestinationStatus, QueueStatus};
+use crate::queue::{DestinationStatus, QueueStatus, Writer};
 use crate::session::{DestinationWatch, FORGOTTEN, Latency};
 use crate::sink::Transport;
+use crate::source::{SourceActivity, SourceView};
 use crate::tools::{OperatorStatus, Tools};
 
 /// A status snapshot of the agent.
@@ -47,24 +52,24 @@ pub struct StatusSnapshot {
 
 /// The state behind the routes.
 #[derive(Debug)]
-struct PageState {
-    tools: Tools,
-    destinations: Vec<DestinationWatch>,
-    board: StatusHistory,
+pub(crate) struct PageState {
+    pub tools: Tools,
+    pub writer: Writer,
+    pub destinations: Vec<DestinationWatch>,
+    pub board: StatusHistory,
+    pub sources: SourceActivity,
 }
 
 /// The routes of the status page.
-pub(crate) fn router(
-    tools: Tools,
-    destinations: Vec<DestinationWatch>,
-    board: StatusHistory,
-) -> Router {
+pub(crate) fn router(state: PageState) -> Router {
     Router::new()
         .route("/", get(page))
         .route("/status", get(status))
+        .route("/retry", post(retry))
+        .route("/share", get(share))
         .route("/qr.svg", get(qr))
         .layer(middleware::from_fn_with_state(Access::ThisPc, guard))
-        .with_state(Arc::new(PageState { tools, destinations, board }))
+        .with_state(Arc::new(state))
 }
 
 async fn page() -> Response {
@@ -75,6 +80,7 @@ async fn page() -> Response {
 #[derive(Debug, Serialize)]
 struct StatusResponse {
     pill: Badge,
+    sources: Vec<SourceView>,
     destinations: Vec<DestinationView>,
     /// The current problems of the queue, as messages for a driver.
     wrong: Vec<String>,
@@ -82,7 +88,9 @@ struct StatusResponse {
     troubles: Vec<Trouble>,
     /// The queue, with the ledger of each destination.
     queue: OperatorStatus,
-    looks: Vec<QueueSample>,
+    /// Seconds since the oldest entry was queued, whatever the wall clock shows.
+    oldest_age: Option<f64>,
+    looks: Vec<SampleView>,
 }
 
 /// The status of a destination.
@@ -92,6 +100,7 @@ struct DestinationView {
     pill: Badge,
     /// The dashboard link.
     page: Option<String>,
+    connecting: bool,
     connected: bool,
     verified: bool,
     proof: Option<&'static str>,
@@ -99,6 +108,8 @@ struct DestinationView {
     transport: Option<&'static str>,
     /// Seconds until the next attempt to connect.
     retry_in: Option<f64>,
+    /// Seconds since the oldest of its entries was queued, whatever the wall clock shows.
+    oldest_age: Option<f64>,
     /// The entry that is sent again because the server confirmed no delivery of it.
     retrying: Option<String>,
     /// The current problem, as a message for a driver.
@@ -108,7 +119,7 @@ struct DestinationView {
 }
 
 impl DestinationView {
-    fn new(watch: &DestinationWatch, pill: Badge) -> Self {
+    fn new(watch: &DestinationWatch, pill: Badge, oldest_age: Option<Duration>) -> Self {
         let session = watch.session.borrow().clone();
         let wrong = if session.connected && was_forgotten(&session) {
             Some(FORGOTTEN.into())
@@ -128,11 +139,13 @@ impl DestinationView {
             name: watch.name.clone(),
             pill,
             page: session.page,
+            connecting: session.connecting,
             connected: session.connected,
             verified: session.verified,
             proof: session.proof.map(|proof| proof.as_str()),
             transport: session.transport.map(Transport::as_str),
             retry_in: session.retry_at.map(|at| (at - Instant::now()).as_secs_f64()),
+            oldest_age: oldest_age.map(|age| age.as_secs_f64()),
             retrying: session.retrying.map(|retrying| retrying.to_string()),
             wrong,
             latency: watch.latencies.lately(),
@@ -141,44 +154,94 @@ impl DestinationView {
 }
 
 async fn status(State(view): State<Arc<PageState>>) -> Response {
-    let PageState { tools, destinations, board } = &*view;
-    let status = tools.status();
+    let PageState { tools, writer, destinations, board, sources } = &*view;
+    let (status, now) = (tools.status(), writer.now());
     let queue = &status.queue;
     let (looks, troubles) = board.latest();
     let status = StatusResponse {
         pill: board.pill(queue, destinations),
+        sources: sources.views(),
         destinations: destinations
             .iter()
-            .map(|watch| DestinationView::new(watch, board.destination_pill(queue, watch)))
+            .map(|watch| {
+                let own = queue.destination(&watch.name);
+                let age = own.and_then(|own| own.oldest_age(now));
+                DestinationView::new(watch, board.destination_pill(queue, watch), age)
+            })
             .collect(),
         wrong: wrong(queue),
+        oldest_age: queue.oldest_age(now).map(|age| age.as_secs_f64()),
         troubles,
-        looks,
+        looks: looks.iter().map(SampleView::new).collect(),
         queue: status,
     };
     ([(header::CACHE_CONTROL, "no-store")], Json(status)).into_response()
 }
 
-/// The parameters of `/qr.svg`.
+/// A queue length of the history.
+#[derive(Debug, Serialize)]
+struct SampleView {
+    /// Seconds since it was measured.
+    age: f64,
+    entries: u64,
+}
+
+impl SampleView {
+    fn new(sample: &QueueSample) -> Self {
+        Self { age: sample.at.elapsed().as_secs_f64(), entries: sample.entries }
+    }
+}
+
+/// The parameters of `/retry`, `/share` and `/qr.svg`.
 #[derive(Debug, Deserialize)]
 struct OfDestination {
     /// The name of a destination; the first one if it is missing.
     destination: Option<String>,
 }
 
-async fn qr(State(view): State<Arc<PageState>>, Query(of): Query<OfDestination>) -> Response {
-    let code = view
-        .destinations
-        .iter()
-        .find(|watch| of.destination.as_ref().is_none_or(|name| *name == watch.name))
-        .and_then(|watch| watch.session.borrow().page.clone())
-        .and_then(|page| QrCode::new(page).ok());
-    let Some(code) = code else {
-        return (StatusCode::NOT_FOUND, "there is no dashboard page yet\n").into_response();
+impl OfDestination {
+    fn find<'a>(&self, state: &'a PageState) -> Option<&'a DestinationWatch> {
+        let mut watches = state.destinations.iter();
+        watches.find(|watch| self.destination.as_ref().is_none_or(|name| *name == watch.name))
+    }
+}
+
+/// Ends the wait before the next attempt to connect to a destination.
+async fn retry(State(state): State<Arc<PageState>>, Query(of): Query<OfDestination>) -> Response {
+    let Some(watch) = of.find(&state) else {
+        let names: Vec<_> = state.destinations.iter().map(|watch| &*watch.name).collect();
+        let error = format!("no such destination; use one of: {}", names.join(", "));
+        return (StatusCode::NOT_FOUND, Json(json!({ "error": error }))).into_response();
+    };
+    let is_waiting = watch.session.borrow().retry_at.is_some();
+    watch.retry.request();
+    (StatusCode::ACCEPTED, Json(json!({ "was_waiting": is_waiting }))).into_response()
+}
+
+/// The link that other devices can open, or what to do if there is none.
+async fn share(State(state): State<Arc<PageState>>, Query(of): Query<OfDestination>) -> Response {
+    let page = of.find(&state).and_then(|watch| watch.session.borrow().page.clone());
+    let Some(page) = page else { return no_page() };
+    let link = share::shareable(&page).await;
+    let advice = link.is_none().then_some(share::ONLY_HERE);
+    ([(header::CACHE_CONTROL, "no-store")], Json(json!({ "link": link, "advice": advice })))
+        .into_response()
+}
+
+async fn qr(State(state): State<Arc<PageState>>, Query(of): Query<OfDestination>) -> Response {
+    let page = of.find(&state).and_then(|watch| watch.session.borrow().page.clone());
+    let Some(page) = page else { return no_page() };
+    let link = share::shareable(&page).await;
+    let Some(code) = link.and_then(|link| QrCode::new(link).ok()) else {
+        return (StatusCode::NOT_FOUND, format!("{}\n", share::ONLY_HERE)).into_response();
     };
     let image = code.render::<svg::Color<'_>>().min_dimensions(200, 200).build();
     let headers = [(header::CONTENT_TYPE, "image/svg+xml"), (header::CACHE_CONTROL, "no-store")];
     (headers, image).into_response()
+}
+
+fn no_page() -> Response {
+    (StatusCode::NOT_FOUND, "there is no dashboard page yet\n").into_response()
 }
 
 /// The current problems of the queue, as messages for a driver.

@@ -26,7 +26,7 @@ pub(super) async fn watch_drain(
     let mut watches: Vec<(Watch, Drain)> =
         destinations.iter().map(|_| Default::default()).collect();
     loop {
-        history.look(clock::now(), queue.status().entries);
+        history.look(queue.status().entries);
         sleep(DRAIN_INTERVAL).await;
         let status = queue.status();
         for (DestinationWatch { name, session, .. }, (watch, logged)) in

@@ -71,6 +71,7 @@ impl Services {
                 destinations: publisher.watch_destinations(),
                 metrics,
                 board: history,
+                sources: publisher.activity(),
             };
             services.start_admin(view, config.metrics.clone());
         }
@@ -100,6 +101,12 @@ impl Services {
     fn start_http(&mut self, publisher: &DashboardPublisher, config: &Config) {
         let intake = publisher.intake("http", config.update_rate_hz);
         let intake = Arc::new(intake.following(publisher.watch_rate()));
+        let at = address_of(config.source.http.listen);
+        publisher.activity().add(
+            "http",
+            format!("Receiving samples by HTTP{at}"),
+            format!("Waiting for samples by HTTP{at}"),
+        );
         let open = self.connections("telemetry", http::MAX_CONNECTIONS);
         let source = config.source.http.clone();
         self.tasks.spawn(listen(
@@ -117,6 +124,12 @@ impl Services {
     fn start_socketio(&mut self, publisher: &DashboardPublisher, config: &Config) {
         // A publisher chooses its own rate: keep everything it sends.
         let intake = publisher.intake("socketio", 0.0);
+        let at = address_of(config.source.socketio.listen);
+        publisher.activity().add(
+            "socketio",
+            format!("Receiving samples from publishers{at}"),
+            format!("Waiting for publishers{at}"),
+        );
         let publishers = Arc::new(Publishers::new(intake, &config.queue.path, &config.stint));
         // A publisher can show one page: that of `[server]`.
         if let Some(server) = publisher.watch_destinations().first() {
@@ -154,6 +167,11 @@ impl Services {
         self.connections.push(open.clone());
         open
     }
+}
+
+/// Where a source listens, for a text; empty if the port is chosen when it starts to listen.
+fn address_of(listen: SocketAddr) -> String {
+    if listen.port() == 0 { String::new() } else { format!(" at http://{listen}") }
 }
 
 /// Sends each publisher the dashboard page of its stint.

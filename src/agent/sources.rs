@@ -33,22 +33,40 @@ impl Sources {
         let rate = config.update_rate_hz;
         if config.source.stdin.enabled && !io::IsTerminal::is_terminal(&io::stdin()) {
             let intake = publisher.intake("stdin", rate).following(publisher.watch_rate());
-            finite.spawn(stdin::read(intake, config.source.stdin.receipts));
+            let reading = stdin::read(intake, config.source.stdin.receipts);
+            let activity = publisher.activity();
+            activity.add("stdin", "Reading standard input", "Waiting for standard input");
+            finite.spawn(async move {
+                reading.await;
+                activity.end("stdin", "Standard input has ended");
+            });
         }
         if let Some(path) = config.source.file.path.clone() {
             let pace = Pace::recorded(config.source.file.speed, config.source.file.rate_hz);
             let (report, reported) = watch::channel(Report { path, ..Report::default() });
             recording = Some(reported);
-            finite.spawn(recording::play(publisher.intake("file", 0.0).patient(), pace, report));
+            let activity = publisher.activity();
+            let file = report.borrow().path.display().to_string();
+            activity.add("file", format!("Replaying {file}"), format!("Waiting for {file}"));
+            let intake = publisher.intake("file", 0.0).patient();
+            finite.spawn(async move {
+                recording::play(intake, pace, report).await;
+                activity.end("file", &format!("The recording {file} has ended"));
+            });
         }
         if config.source.lmu.enabled {
             let (writer, lmu) = (publisher.writer(), config.source.lmu.clone());
+            let activity = publisher.activity();
+            activity.add(lmu::NAME, lmu::READING, lmu::NOT_RUNNING);
             endless.spawn(at_each_rate(publisher.watch_rate(), move |rate| {
                 // The source polls the game at the given rate, so its intake needs no rate limit.
-                lmu::run(Intake::new(writer.clone(), lmu::NAME, 0.0), lmu.clone(), rate)
+                let intake = Intake::new(writer.clone(), lmu::NAME, 0.0);
+                lmu::run(intake.reporting(activity.clone()), lmu.clone(), rate)
             }));
         }
         if config.source.nats.enabled {
+            let activity = publisher.activity();
+            activity.add(nats::NAME, "Relaying agents from NATS", "Waiting for agents on NATS");
             endless.spawn(nats::run(nats::Parts {
                 intake: publisher.intake(nats::NAME, 0.0),
                 writer: publisher.writer(),
@@ -61,8 +79,11 @@ impl Sources {
         }
         if config.source.simulator.enabled {
             let (writer, seed) = (publisher.writer(), config.source.simulator.seed);
+            let activity = publisher.activity();
+            activity.add("simulator", "A simulated car is driving", "Waiting for the simulated car");
             endless.spawn(at_each_rate(publisher.watch_rate(), move |rate| {
-                drive(Intake::new(writer.clone(), "simulator", rate), rate, seed)
+                let intake = Intake::new(writer.clone(), "simulator", rate);
+                drive(intake.reporting(activity.clone()), rate, seed)
             }));
         }
         Self { finite, recording, _endless: endless }

@@ -67,6 +67,12 @@ pub const TABLE: &[Row] = &[
         "Capture time of the oldest entry in the queue; 0 if the queue is empty.",
     ),
     (
+        "pitwire_queue_oldest_age_seconds",
+        Type::Gauge,
+        &[],
+        "Time since the oldest entry was queued, whatever the wall clock shows; 0 if the queue is empty.",
+    ),
+    (
         "pitwire_queue_newest_timestamp_seconds",
         Type::Gauge,
         &[],

@@ -11,6 +11,7 @@
 //! - `read_ahead` limits how much is read from a client that does not read.
 //! - `loopback_guard` decides which requests are admitted; `host_kind` classifies their host names.
 //! - `cross_origin` lets pages of this PC read the answers of a listener.
+//! - `lan` lists the addresses of this PC that other devices can reach.
 //! - `open_files` keeps the connections below the open-files limit of the process.
 
 use std::time::Duration;
@@ -21,6 +22,7 @@ pub(crate) mod cross_origin;
 mod host_kind;
 pub(crate) mod http_client;
 pub(crate) mod kill_switch;
+pub(crate) mod lan;
 pub(crate) mod listener;
 pub mod loopback_guard;
 pub mod open_files;

@@ -60,7 +60,8 @@ impl Destination {
             sender,
         );
         session.share_deliveries(elsewhere);
-        let watch = DestinationWatch { name, session: status, latencies: session.latencies() };
+        let (latencies, retry) = (session.latencies(), session.retry_requests());
+        let watch = DestinationWatch { name, session: status, latencies, retry };
         let holder = SessionHolder::Destination(Box::new(session));
         Self { watch, delivery: Mutex::new(Delivery { holder, changed: None }) }
     }

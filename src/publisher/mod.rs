@@ -22,7 +22,7 @@ use crate::queue::{
     QueueError, QueueStatus, Writer,
 };
 use crate::session::{DestinationWatch, SessionStatus};
-use crate::source::{Intake, RateCounts, Sample, Taken};
+use crate::source::{Intake, RateCounts, Sample, SourceActivity, Taken};
 
 /// The maximum time from the request to stop to the end of the process, however slow disk and
 /// network are.
@@ -74,6 +74,7 @@ pub struct DashboardPublisher {
     writer: Writer,
     intake: Intake,
     rate_counts: RateCounts,
+    activity: SourceActivity,
     destinations: Vec<Destination>,
     elsewhere: DeliveredElsewhere,
     closed: Closed,
@@ -129,6 +130,7 @@ impl DashboardPublisher {
         Ok(Self {
             intake: intake.following(rate.subscribe()).counting(rate_counts.clone()),
             rate_counts,
+            activity: SourceActivity::default(),
             rate,
             config: watch::Sender::new(Arc::new(config)),
             writer,
@@ -176,6 +178,11 @@ impl DashboardPublisher {
     /// What the rate limit leaves out of the sources.
     pub(crate) fn rate_counts(&self) -> RateCounts {
         self.rate_counts.clone()
+    }
+
+    /// What each source of the agent is doing.
+    pub(crate) fn activity(&self) -> SourceActivity {
+        self.activity.clone()
     }
 
     /// Where a hub records what other hubs have delivered of this queue.
@@ -315,7 +322,9 @@ impl DashboardPublisher {
 
     /// Creates an intake into this queue for another source; `rate_hz` 0 keeps every sample.
     pub fn intake(&self, source: &'static str, rate_hz: f64) -> Intake {
-        Intake::new(self.writer.clone(), source, rate_hz).counting(self.rate_counts.clone())
+        Intake::new(self.writer.clone(), source, rate_hz)
+            .counting(self.rate_counts.clone())
+            .reporting(self.activity.clone())
     }
 
     /// The writer of the queue.

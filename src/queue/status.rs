@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::ledger::Ledger;
 use super::watchdog::Stuck;
 use crate::config::SERVER;
-use crate::entry::{CapturedAt, CarId, Seq, StintId};
+use crate::entry::{CapturedAt, CarId, QueueTime, Seq, StintId};
 
 /// A stream and its current stint.
 pub type StreamStint = (CarId, StintId);
@@ -37,6 +37,9 @@ pub struct QueueStatus {
     pub undurable_since: Option<Instant>,
     /// Capture time of the oldest entry.
     pub oldest: Option<CapturedAt>,
+    /// When the oldest entry was queued.
+    #[serde(skip)]
+    pub oldest_queued_at: Option<QueueTime>,
     /// Capture time of the newest entry ever appended, even if it was delivered since.
     pub newest: Option<CapturedAt>,
     /// The stint to which the next entry is expected to belong.
@@ -76,6 +79,12 @@ impl QueueStatus {
         corrupt.max().unwrap_or_default()
     }
 
+    /// How long the oldest entry has been queued at `now`, whatever the wall clock shows; `None` if
+    /// the queue is empty.
+    pub fn oldest_age(&self, now: QueueTime) -> Option<Duration> {
+        age(self.oldest_queued_at, now)
+    }
+
     /// The destinations whose ledger does not balance.
     pub fn imbalanced(&self) -> impl Iterator<Item = &DestinationStatus> {
         self.destinations.iter().filter(|destination| destination.imbalance != 0)
@@ -90,6 +99,9 @@ pub struct DestinationStatus {
     pub queued: u64,
     /// Capture time of the oldest of these entries.
     pub oldest: Option<CapturedAt>,
+    /// When it was queued.
+    #[serde(skip)]
+    pub oldest_queued_at: Option<QueueTime>,
     /// How much earlier it was queued than the newest entry ever appended.
     pub lag: Duration,
     /// Entries accepted since the destination was configured, plus the entries queued at that time.
@@ -98,4 +110,17 @@ pub struct DestinationStatus {
     /// appended - (delivered + dropped + downsampled + dead letters) - queued. Anything but 0 is a
     /// bug in pitwire.
     pub imbalance: i64,
+}
+
+impl DestinationStatus {
+    /// How long the oldest of its entries has been queued at `now`, whatever the wall clock shows;
+    /// `None` if everything is delivered.
+    pub fn oldest_age(&self, now: QueueTime) -> Option<Duration> {
+        age(self.oldest_queued_at, now)
+    }
+}
+
+fn age(queued_at: Option<QueueTime>, now: QueueTime) -> Option<Duration> {
+    let age = now.0.saturating_sub(queued_at?.0);
+    Some(Duration::from_millis(u64::try_from(age).unwrap_or(0)))
 }

@@ -19,7 +19,8 @@
 //! - `poison`: isolates entries that the server can neither store nor refuse; `overtaken`: the ones
 //!   that another entry was sent before to do so.
 //! - `window`: sizes batches.
-//! - `status`, `latency`, `error`: what the operator and the driver see.
+//! - `status`, `latency`, `error`: what the operator and the driver see; `retry`: an operator's
+//!   request to try again at once.
 //!
 //! Only proof removes entries from the queue. A batch in flight when the link ends is read again.
 
@@ -37,6 +38,7 @@ mod poison;
 mod probe;
 mod publish;
 mod refused;
+mod retry;
 mod setup;
 mod status;
 mod stored;
@@ -50,7 +52,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use self::bindings::Bindings;
 use self::capability::{Evidence, ServerCapability};
@@ -62,6 +64,7 @@ pub use self::poison::Retrying;
 use self::probe::PROBE_BATCH_ENTRIES;
 pub use self::probe::PROBE_STINT;
 pub(crate) use self::publish::ECHO_GRACE;
+pub use self::retry::RetryRequests;
 use self::status::UnlinkOnDrop;
 pub use self::status::{DestinationWatch, SessionStatus};
 use self::stored::KnownStored;
@@ -119,6 +122,7 @@ pub struct Session<S> {
     status: watch::Sender<SessionStatus>,
     learned: Learned,
     latencies: Latencies,
+    retry: RetryRequests,
     meter: Meter,
     elsewhere: DeliveredElsewhere,
     /// When the last link ended, until the next one is bound.
@@ -148,6 +152,7 @@ impl<S: Sink> Session<S> {
             status,
             learned,
             latencies,
+            retry: RetryRequests::default(),
             meter,
             elsewhere,
             lost_at: None,
@@ -163,6 +168,11 @@ impl<S: Sink> Session<S> {
     /// A handle to the latencies of recent deliveries.
     pub fn latencies(&self) -> Latencies {
         self.latencies.clone()
+    }
+
+    /// A handle to request an attempt to connect at once.
+    pub fn retry_requests(&self) -> RetryRequests {
+        self.retry.clone()
     }
 
     /// Replaces the settings, and possibly the server; takes effect with the next [`Session::run`].
@@ -206,7 +216,7 @@ impl<S: Sink> Session<S> {
             let attempt = if was_connected { Duration::ZERO } else { began.elapsed() };
             let delay = self.delay_after(&error, attempt);
             self.show_failure(&error, delay);
-            sleep(delay).await;
+            self.retry.wait(delay).await;
             self.status.send_modify(|status| (status.retry_in, status.retry_at) = (None, None));
         }
     }
@@ -331,6 +341,7 @@ impl<S: Sink> Session<S> {
 
     async fn open(&mut self) -> Result<S::Link, SessionError> {
         let limit = self.settings.open_timeout;
+        self.status.send_modify(|status| status.connecting = true);
         // A failed connection is diagnosed before `open` returns.
         let opened = timeout(limit + DIAGNOSIS_TIMEOUT, self.sink.open())
             .await
@@ -340,7 +351,7 @@ impl<S: Sink> Session<S> {
                 self.meter.connect("ok");
                 let transport = link.transport();
                 self.status.send_modify(|status| {
-                    status.connected = true;
+                    (status.connecting, status.connected) = (false, true);
                     status.transport = transport;
                     status.connects += 1;
                 });

@@ -5,13 +5,15 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Latencies, Retrying};
+use super::{Latencies, RetryRequests, Retrying};
 use crate::entry::{MAX_SESSIONS, StintId};
 use crate::sink::{Proof, Transport};
 
 /// The status of a session, for the status page and the metrics.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct SessionStatus {
+    /// An attempt to open a link is running.
+    pub connecting: bool,
     /// A link to the server is open.
     pub connected: bool,
     /// The session of the newest stint bound on this link.
@@ -61,6 +63,7 @@ impl SessionStatus {
 
     /// Resets everything that is known of the link.
     pub(super) fn unlink(&mut self) {
+        self.connecting = false;
         self.connected = false;
         self.verified = false;
         self.proof = None;
@@ -77,6 +80,7 @@ pub struct DestinationWatch {
     pub name: String,
     pub session: watch::Receiver<SessionStatus>,
     pub latencies: Latencies,
+    pub retry: RetryRequests,
 }
 
 /// Sets the status to disconnected when a run of the session ends, even if it is dropped because the

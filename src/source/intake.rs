@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::Sample;
+use super::{Sample, SourceActivity};
 use super::omitted::OmittedValues;
 use super::rate::RateLimiter;
 use super::rate_counts::RateCounts;
@@ -52,6 +52,7 @@ pub struct Intake {
     is_patient: bool,
     rate: Mutex<RateLimiter>,
     counts: RateCounts,
+    activity: SourceActivity,
     /// When the last refusal was logged.
     refused_at: Mutex<Option<Instant>>,
     /// The timestamp of the last sample of a recording.
@@ -69,6 +70,7 @@ impl Intake {
             is_patient: false,
             rate,
             counts: RateCounts::default(),
+            activity: SourceActivity::default(),
             refused_at: Mutex::default(),
             last_recorded: Mutex::default(),
             omitted: OmittedValues::of(source),
@@ -86,6 +88,17 @@ impl Intake {
     #[must_use]
     pub(crate) fn counting(self, counts: RateCounts) -> Self {
         Self { counts, ..self }
+    }
+
+    /// Records in `activity` when samples arrive.
+    #[must_use]
+    pub(crate) fn reporting(self, activity: SourceActivity) -> Self {
+        Self { activity, ..self }
+    }
+
+    /// Where the activity of the source is recorded.
+    pub(super) fn activity(&self) -> SourceActivity {
+        self.activity.clone()
     }
 
     /// For a source that loses nothing by waiting, such as a file: [`Intake::take`] waits for the
@@ -139,6 +152,9 @@ impl Intake {
         let count = samples.len();
         let mut taken = Vec::with_capacity(count);
         let arrival = Instant::now();
+        if count > 0 {
+            self.activity.sampled(self.source);
+        }
         let appended = if self.is_patient {
             self.writer
                 .append_blocking(count, |stamps| self.admit(samples, arrival, stamps, &mut taken))
@@ -203,6 +219,7 @@ impl Intake {
     ) -> Result<Option<Seq>, QueueError> {
         let count = entries.len();
         entries.iter().for_each(|_| metrics::sampled(self.source));
+        self.activity.sampled(self.source);
         let appended = self.writer.append_blocking_from(car, count, |stamps| {
             entries
                 .into_iter()

@@ -1,6 +1,7 @@
 //! The sources of entries. Every source passes its samples to an [`Intake`]; none of them depends
 //! on sessions or sinks.
 
+pub(crate) mod activity;
 pub mod http;
 pub mod intake;
 pub mod line_counts;
@@ -17,6 +18,7 @@ pub mod simulator;
 pub mod socketio;
 pub(crate) mod thread_reader;
 
+pub(crate) use self::activity::{SourceActivity, SourceView};
 pub use self::intake::{Intake, Taken};
 pub use self::line_counts::LineCounts;
 pub(crate) use self::rate_counts::{RateCount, RateCounts};

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::Serialize;
+use tokio::time::Instant;
 
 use super::Badge;
 use super::drain::Drain;
@@ -35,11 +36,10 @@ struct HistoryData {
 }
 
 /// The length of the queue at a moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct QueueSample {
-    /// Milliseconds since 1970.
-    at: CapturedAt,
-    entries: u64,
+    pub at: Instant,
+    pub entries: u64,
 }
 
 /// A failure.
@@ -56,8 +56,9 @@ pub(super) struct Trouble {
 }
 
 impl StatusHistory {
-    /// Records the length of the queue.
-    pub fn look(&self, at: CapturedAt, entries: u64) {
+    /// Records the current length of the queue.
+    pub fn look(&self, entries: u64) {
+        let at = Instant::now();
         let mut memory = self.memory();
         if memory.looks.len() >= STATUS_LOOKS {
             memory.looks.pop_front();
@@ -138,8 +139,8 @@ mod tests {
     #[test]
     fn the_oldest_status_sample_is_evicted() {
         let board = StatusHistory::default();
-        (0..STATUS_LOOKS as i64 + 5).for_each(|at| board.look(CapturedAt(at), 1));
+        (0..STATUS_LOOKS as u64 + 5).for_each(|entries| board.look(entries));
         let memory = board.memory();
-        assert_eq!((memory.looks.len(), memory.looks[0].at), (STATUS_LOOKS, CapturedAt(5)));
+        assert_eq!((memory.looks.len(), memory.looks[0].entries), (STATUS_LOOKS, 5));
     }
 }

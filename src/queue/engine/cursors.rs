@@ -223,6 +223,7 @@ impl Engine {
                 name,
                 queued,
                 oldest: oldest.map(|oldest| oldest.captured_at),
+                oldest_queued_at: oldest.map(|oldest| oldest.queued_at),
                 lag: Duration::from_millis(u64::try_from(lag).unwrap_or(0)),
                 appended,
                 ledger,

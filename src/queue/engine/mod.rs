@@ -400,6 +400,7 @@ impl Engine {
         let (head, tail) = (self.store.head(), self.store.tail());
         let usage = self.store.usage();
         let destinations = self.destination_statuses();
+        let oldest = self.oldest().unwrap_or_default();
         QueueStatus {
             head,
             tail,
@@ -408,7 +409,8 @@ impl Engine {
             disk_bytes: self.store.disk_bytes(),
             max_entries: self.limits.max_entries,
             max_bytes: self.limits.max_bytes,
-            oldest: self.oldest().unwrap_or_default().map(|oldest| oldest.captured_at),
+            oldest: oldest.map(|oldest| oldest.captured_at),
+            oldest_queued_at: oldest.map(|oldest| oldest.queued_at),
             newest: self.newest.map(|newest| newest.captured_at),
             stint: self.stints.expected(),
             stints: self.stints.shown(),

@@ -40,7 +40,7 @@ use self::gaps::Gaps;
 pub use self::native::Native;
 pub use self::plugin::{About, Plugin};
 pub use self::snapshot::Snapshot;
-use super::{Intake, Sample};
+use super::{Intake, Sample, SourceActivity};
 use crate::config::{LmuConfig, Units};
 use crate::entry::CapturedAt;
 use crate::metrics;
@@ -65,6 +65,11 @@ const LMU_CHANNEL_SAMPLES: usize = 256;
 /// The label of this source in metrics.
 pub const NAME: &str = "lmu";
 
+/// What a driver is shown for each [`Presence`].
+pub(crate) const READING: &str = "Reading Le Mans Ultimate or rFactor 2";
+pub(crate) const NOT_RUNNING: &str = "Waiting for Le Mans Ultimate or rFactor 2 (not running)";
+const NOT_DRIVING: &str = "Waiting for you to drive: Le Mans Ultimate or rFactor 2 is running";
+
 /// Reads the game for ever, `rate_hz` times a second; 0 reads every update of the game.
 ///
 /// While the disk is slow, samples wait in memory, at 2 Hz for up to two minutes.
@@ -74,7 +79,10 @@ pub async fn run(intake: Intake, config: LmuConfig, rate_hz: f64) {
     let (presence, seen) = watch::channel(Presence::Away);
     let rate = if rate_hz > 0.0 { rate_hz.min(LMU_MAX_RATE_HZ) } else { LMU_MAX_RATE_HZ };
     let period = Duration::from_secs_f64(1.0 / rate);
-    let output = Output { units: config.units, samples, presence, gaps: Gaps::new(period) };
+    let activity = intake.activity();
+    activity.set_waiting(NAME, NOT_RUNNING);
+    let (units, gaps) = (config.units, Gaps::new(period));
+    let output = Output { units, samples, presence, activity, gaps };
     tokio::join!(
         watch_game(game, period, output),
         store(&intake, stored),
@@ -114,6 +122,7 @@ struct Output {
     units: Units,
     samples: mpsc::Sender<Value>,
     presence: watch::Sender<Presence>,
+    activity: SourceActivity,
     gaps: Gaps,
 }
 
@@ -142,6 +151,10 @@ impl Output {
             Presence::Waiting => tracing::info!("the game is running; the player is not driving"),
             Presence::Driven(way) => tracing::info!(memory = way.as_str(), "the player is driving"),
         }
+        self.activity.set_waiting(NAME, match presence {
+            Presence::Away => NOT_RUNNING,
+            Presence::Waiting | Presence::Driven(_) => NOT_DRIVING,
+        });
     }
 }
 
