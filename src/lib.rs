@@ -34,15 +34,15 @@
 //! | [`sink`] | speak to a server over one connection | retry, know the queue | config entry fields nats net platform remote_text |
 //! | [`publisher`] | wire queue, session and sink into one handle | – | backoff config fields metrics platform queue session sink source |
 //! | [`agent`] | the long-running program: publisher, sources, admin pages, reload | – | admin config entry metrics net platform publisher queue session source status |
-//! | [`admin`] | the routes of the admin address: metrics, health, status page, queue requests | – | config entry metrics net queue session sink status tools |
-//! | [`status`] | what the status page and `/status` show | – | entry net queue session sink tools |
+//! | [`admin`] | the routes of the admin address: metrics, health, status page, queue requests | – | config entry metrics net queue session sink source status tools |
+//! | [`status`] | what the status page and `/status` show | – | config entry net queue session sink source tools |
 //! | [`metrics`] | the Prometheus metrics | know who reports | entry |
 //! | `contract` | the server side of the dashboard's Socket.IO events | keep sessions | fields net |
 //! | [`tools`] | inspect and change a queue, here or over the admin address | know sessions | config entry fields net platform queue source |
 //! | [`net`] | accept and serve the connections of every listener, bounded and guarded; send HTTP requests | know the routes | config |
 //! | [`remote_text`] | make text from servers and other programs safe to log and show | – | config |
 //! | `nats` | one connection to a NATS server, for the sink and the source | retry | config remote_text |
-//! | [`dashboard`] | the reference dashboard server, for `serve`, demo and tests | know the agent | contract net |
+//! | [`dashboard`] | the reference dashboard server, for `serve`, demo and tests | know the agent | contract entry net platform |
 //! | [`config`] | settings with defaults, units and ranges; a limit that is not a setting is next to its user | – | – |
 //! | [`platform`] | the wall clock and the uptime, the allocator, threads for long computations | – | entry fields |
 //! | [`cli`] | the command line, one file per subcommand | – | admin agent config dashboard entry fields metrics net platform publisher queue remote_text session sink source status tools |

@@ -38,6 +38,7 @@ impl Sources {
             activity.add("stdin", "Reading standard input", "Waiting for standard input");
             finite.spawn(async move {
                 reading.await;
+                activity.remove_unused("stdin");
                 activity.end("stdin", "Standard input has ended");
             });
         }
@@ -80,7 +81,11 @@ impl Sources {
         if config.source.simulator.enabled {
             let (writer, seed) = (publisher.writer(), config.source.simulator.seed);
             let activity = publisher.activity();
-            activity.add("simulator", "A simulated car is driving", "Waiting for the simulated car");
+            activity.add(
+                "simulator",
+                "A simulated car is driving",
+                "Waiting for the simulated car",
+            );
             endless.spawn(at_each_rate(publisher.watch_rate(), move |rate| {
                 let intake = Intake::new(writer.clone(), "simulator", rate);
                 drive(intake.reporting(activity.clone()), rate, seed)

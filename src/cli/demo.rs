@@ -9,7 +9,6 @@ mod viewer;
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::fmt;
-use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -17,6 +16,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use self::faults::{Fault, Faults, Outage, outage};
 use self::harness::{FrameCounts, Harness};
+use crate::cli::terminal::StatusLine;
 use crate::cli::{Exit, eprint_line, log, print};
 use crate::config::{LogConfig, LogFormat, LogLevel};
 use crate::queue::ledger::Ledger;
@@ -25,11 +25,18 @@ use crate::source::simulator::SIMULATOR_RATE_HZ;
 /// The sample rate of the car with `--chaos`: enough frames in flight for every fault to hit some.
 const CHAOS_RATE_HZ: f64 = 20.0;
 
+/// The maximum length of the bar that shows the queue.
+const MAX_BAR_COLUMNS: usize = 12;
+
+/// How long a stopped terminal may delay the end of the demo.
+const TERMINAL_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Show how telemetry survives faults, without any setup.
 ///
 /// A dashboard server, a simulated car and the agent run in one process; open the link that the
 /// demo prints. After 10 s the network fails for 10 s, and the queue grows. When the network is
-/// back, the queue drains and the page receives every frame.
+/// back, the queue drains, and the page receives every frame and marks those that arrived late as
+/// replayed.
 ///
 /// With --chaos, random faults follow each other until the demo ends: the network is cut and
 /// stalled, the server is replaced by an empty one, the agent is stopped and restarted. The link
@@ -72,8 +79,9 @@ impl fmt::Display for DemoReport {
         let (faults, dropped) = (self.faults.values().sum::<u64>(), self.ledger.dropped_in_all());
         write!(
             f,
-            "{faults} faults; the queue's ledger: delivered {delivered}, dropped {dropped}, \
-             downsampled {thinned}, dead letters {quarantined}\n{}",
+            "faults {faults}\n\
+             ledger: delivered {delivered}, dropped {dropped}, downsampled {thinned}, dead letters \
+             {quarantined}\n{}",
             self.frames
         )
     }
@@ -84,9 +92,6 @@ pub async fn demo(args: Demo, shutdown: impl Future<Output = ()>) -> Exit {
     log::start(&LogConfig { level: LogLevel::Error, format: LogFormat::Text, file: None });
     match play(&args, shutdown).await {
         Ok(report) => {
-            if std::io::stderr().is_terminal() {
-                eprint_line("");
-            }
             say(args.json, &report.to_string());
             if args.json {
                 print(serde_json::to_string(&report).unwrap_or_default());
@@ -102,13 +107,32 @@ async fn play(
     shutdown: impl Future<Output = ()>,
 ) -> Result<DemoReport, Box<dyn Error>> {
     let mut harness = Harness::start(args.seed).await?;
-    say(args.json, &format!("dashboard: {}", harness.page()));
+    say(args.json, &introduction(args, &harness.page()));
     let mut faults =
         if args.chaos { Faults::random(args.seed) } else { Faults::outages(args.outage.clone()) };
-    drive(args, &mut harness, &mut faults, shutdown).await?;
+    let line = if args.chaos { None } else { StatusLine::begin(TERMINAL_PATIENCE) };
+    drive(args, &mut harness, &mut faults, line.as_ref(), shutdown).await?;
     faults.end(&mut harness)?;
-    let (frames, ledger) = harness.finish(|harness| show(args, "draining", harness)).await;
+    let draining = |harness: &Harness| {
+        if let Some(line) = &line {
+            line.show(status("draining", harness));
+        }
+    };
+    let (frames, ledger) = harness.finish(draining).await;
     Ok(DemoReport { frames, faults: faults.counts(), ledger })
+}
+
+/// What to look at, in lines of at most 80 columns.
+fn introduction(args: &Demo, page: &str) -> String {
+    let what = if args.chaos {
+        "Open this link in a browser: it keeps working through all faults."
+    } else {
+        "Open this link in a browser before the network fails. Once it is back, the page\n\
+         gets every missing frame, and its plots shade these frames as \"replayed\"."
+    };
+    format!(
+        "dashboard: {page}\n{what}\nCtrl-C ends the demo and prints what happened to the frames."
+    )
 }
 
 /// Drives the car and injects the faults until the demo is over.
@@ -116,6 +140,7 @@ async fn drive(
     args: &Demo,
     harness: &mut Harness,
     faults: &mut Faults,
+    line: Option<&StatusLine>,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), Box<dyn Error>> {
     let rate_hz = if args.chaos { CHAOS_RATE_HZ } else { SIMULATOR_RATE_HZ };
@@ -124,6 +149,7 @@ async fn drive(
     tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
     let start = Instant::now();
     let end = args.seconds.map(|seconds| start + Duration::from_secs(seconds));
+    let mut is_filling_a_gap = false;
     tokio::pin!(shutdown);
     loop {
         tokio::select! {
@@ -134,31 +160,38 @@ async fn drive(
         if end.is_some_and(|end| Instant::now() >= end) {
             return Ok(());
         }
-        if let Some(news) = faults.advance(harness, start.elapsed()).await? {
+        let mut news = faults.advance(harness, start.elapsed()).await?;
+        if faults.is_active() {
+            is_filling_a_gap = !args.chaos;
+        } else if is_filling_a_gap && harness.queued() == 0 && harness.is_live() {
+            is_filling_a_gap = false;
+            news = Some("the page has every frame; look for \"replayed\" in its plots".into());
+        }
+        if let Some(news) = news {
             let at = start.elapsed().as_secs();
             say(args.json, &format!("{at:>5} s: {news}"));
         }
         harness.step(period).await;
-        if !args.chaos {
-            show(args, if faults.is_active() { "net down" } else { "net up" }, harness);
+        if args.chaos {
+            continue;
+        }
+        let status = status(if faults.is_active() { "net down" } else { "net up" }, harness);
+        match line {
+            Some(line) => line.show(status),
+            None => say(args.json, &status),
         }
     }
 }
 
-/// Prints the status line; a terminal overwrites the previous one.
-fn show(args: &Demo, network: &str, harness: &Harness) {
+/// The status line, of at most 77 columns for up to 99,999 frames.
+fn status(network: &str, harness: &Harness) -> String {
     let link = if harness.is_live() { "live" } else { "offline" };
     let (produced, queued, seen) = (harness.produced(), harness.queued(), harness.seen());
-    let bar = "#".repeat((queued as usize).min(40));
-    let line = format!(
-        "{network:<8} | {link:<7} | produced {produced:>5} | queued {queued:>4} {bar:<40} | seen {seen:>5}"
-    );
-    let mut terminal = std::io::stderr();
-    if terminal.is_terminal() {
-        let _ = write!(terminal, "\r{line}").and_then(|()| terminal.flush());
-    } else if network != "draining" {
-        say(args.json, &line);
-    }
+    let bar = "#".repeat((queued as usize).min(MAX_BAR_COLUMNS));
+    format!(
+        "{network:<8} {link:<7} produced {produced:>5}, on the page {seen:>5}, \
+         queued {queued:>4} {bar}"
+    )
 }
 
 /// Prints a line for the user: on stderr if stdout is reserved for the JSON result.

@@ -1,7 +1,7 @@
 //! `pitwire serve`: runs the embedded dashboard server alone.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use super::{Exit, log, print};
 use crate::config::is_loopback;
 use crate::config::{self, ConfigFile, LogConfig, LogFormat, LogLevel, Overrides, Secret};
 use crate::dashboard::{Acks, Behaviour, Server};
+use crate::net::lan;
 use crate::net::loopback_guard::Access;
 
 /// Run the dashboard server alone.
@@ -21,6 +22,9 @@ use crate::net::loopback_guard::Access;
 ///
 /// GET /api/sessions, /api/sessions/ID/frames and /api/sessions/ID/setups return the stored data as
 /// JSON. DELETE /api/sessions deletes all sessions, as a restart would.
+///
+/// With --lan, phones and other PCs in the same network can connect; the command prints the
+/// addresses that they open.
 ///
 /// If other machines can connect, a token is required: publishers send it as their server.token,
 /// viewers open the link that is printed. Set it in the environment (PITWIRE_SERVE__TOKEN) or in
@@ -33,6 +37,17 @@ pub struct Serve {
     /// Address to listen on; port 0 takes any free port, 0.0.0.0:5000 allows other machines.
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:5000")]
     pub listen: SocketAddr,
+
+    /// Listen on all IPv4 addresses and print those that other devices can open.
+    #[arg(
+        long,
+        value_name = "PORT",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "5000",
+        conflicts_with = "listen"
+    )]
+    pub lan: Option<u16>,
 
     /// Configuration file, of which only the table serve is used [default: pitwire/pitwire.toml in ~/.config or %LOCALAPPDATA%, if it exists].
     #[arg(long, value_name = "FILE", env = "PITWIRE_CONFIG")]
@@ -90,6 +105,11 @@ pub struct Serve {
 const MISBEHAVIOUR: &str = "Misbehaviour";
 
 impl Serve {
+    /// The address to listen on.
+    fn address(&self) -> SocketAddr {
+        self.lan.map_or(self.listen, |port| SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)))
+    }
+
     fn behaviour(&self) -> Behaviour {
         Behaviour {
             silent: self.silent,
@@ -137,12 +157,13 @@ impl Serve {
                 Some(_) => Err("--insecure-public: serve.token is set; remove one of them".into()),
             };
         }
-        if token.reveal().is_none() && !is_loopback(self.listen.ip()) {
+        if token.reveal().is_none() && !is_loopback(self.address().ip()) {
+            let option = if self.lan.is_some() { "lan" } else { "listen" };
             return Err(format!(
-                "--listen: {} lets other machines in; add --token {} (publishers set it as their \
+                "--{option}: {} lets other machines in; add --token {} (publishers set it as their \
                  server.token, viewers open the link that is printed), or --insecure-public to let \
                  anyone read and write every session",
-                self.listen,
+                self.address(),
                 uuid::Uuid::new_v4().simple()
             ));
         }
@@ -150,26 +171,18 @@ impl Serve {
     }
 }
 
-/// The address for viewers. If the server listens on all addresses, one that other machines can
-/// reach.
-fn viewer_address(listening: SocketAddr) -> SocketAddr {
+/// The addresses that other devices can open: all of this PC if the server listens on all.
+fn open_addresses(listening: SocketAddr) -> Vec<SocketAddr> {
     if !listening.ip().is_unspecified() {
-        return listening;
+        return vec![listening];
     }
-    SocketAddr::new(network_address().unwrap_or(Ipv4Addr::LOCALHOST.into()), listening.port())
-}
-
-/// This PC's address in its network. Connecting a UDP socket selects it and sends nothing.
-fn network_address() -> io::Result<IpAddr> {
-    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
-    // RFC 5737 reserves 198.51.100.0/24 for documentation.
-    socket.connect((Ipv4Addr::new(198, 51, 100, 1), 9))?;
-    Ok(socket.local_addr()?.ip())
+    let addresses = lan::addresses().into_iter().map(IpAddr::V4);
+    addresses.map(|address| SocketAddr::new(address, listening.port())).collect()
 }
 
 /// The link that viewers open: the list of sessions, with the token if there is one.
-fn viewer_link(listening: SocketAddr, token: &Secret) -> String {
-    let base = format!("http://{}/", viewer_address(listening));
+fn viewer_link(address: SocketAddr, token: &Secret) -> String {
+    let base = format!("http://{address}/");
     match token.reveal() {
         Some(token) => {
             let token: String = form_urlencoded::byte_serialize(token.as_bytes()).collect();
@@ -177,6 +190,38 @@ fn viewer_link(listening: SocketAddr, token: &Secret) -> String {
         }
         None => base,
     }
+}
+
+/// The lines for the people who use the server: its address on this PC, and for other devices the
+/// links of viewers and the addresses for agents.
+fn greeting(listening: SocketAddr, addresses: &[SocketAddr], token: &Secret) -> Vec<String> {
+    let own = match listening.ip() {
+        IpAddr::V4(address) if address.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(address) if address.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        address => address,
+    };
+    let own = SocketAddr::new(own, listening.port());
+    let mut lines = vec![format!("dashboard server on http://{own}")];
+    let is_for_others = !is_loopback(listening.ip());
+    if !is_for_others && token.reveal().is_none() {
+        return lines;
+    }
+    if addresses.is_empty() {
+        lines.push(
+            "no network found: other devices cannot connect; this link works only on this PC"
+                .to_owned(),
+        );
+        lines.push(format!("viewers open {}", viewer_link(own, token)));
+    }
+    for (index, address) in addresses.iter().enumerate() {
+        let or = if index > 0 { "or " } else { "" };
+        lines.push(format!("{or}viewers open {}", viewer_link(*address, token)));
+    }
+    if let (true, Some(address)) = (is_for_others, addresses.first()) {
+        let and_token = if token.reveal().is_some() { ", and the same token" } else { "" };
+        lines.push(format!("agents use server.url = \"http://{address}\"{and_token}"));
+    }
+    lines
 }
 
 /// Prints the server's address on stdout and serves until `shutdown` resolves.
@@ -189,14 +234,53 @@ pub async fn run(args: Serve, shutdown: impl Future<Output = ()>) -> io::Result<
         Err(text) => return Ok(Exit::WrongUse.because(text)),
     };
     log::start(&LogConfig { level: LogLevel::Warn, format: LogFormat::Text, file: None });
-    let server = Server::start_for(args.listen, args.behaviour(), access).map_err(|error| {
-        io::Error::new(error.kind(), format!("cannot listen on {}: {error}", args.listen))
+    let address = args.address();
+    let server = Server::start_for(address, args.behaviour(), access).map_err(|error| {
+        io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
     })?;
-    print(format_args!("dashboard server on {}", server.url()));
-    if token.reveal().is_some() || !is_loopback(args.listen.ip()) {
-        print(format_args!("viewers open {}", viewer_link(server.addr(), &token)));
-    }
+    greeting(server.addr(), &open_addresses(server.addr()), &token).iter().for_each(print);
     shutdown.await;
     server.stop();
     Ok(Exit::Good)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(listening: &str, addresses: &[&str], token: Option<&str>) -> Vec<String> {
+        let addresses: Vec<_> = addresses.iter().map(|address| address.parse().unwrap()).collect();
+        let token = token.map_or_else(Secret::default, Secret::from);
+        greeting(listening.parse().unwrap(), &addresses, &token)
+    }
+
+    #[test]
+    fn the_printed_links_open_on_other_devices() {
+        let addresses = ["192.168.1.20:5000", "10.0.0.2:5000"];
+        assert_eq!(
+            lines("0.0.0.0:5000", &addresses, Some("a+token-of-16-ch")),
+            [
+                "dashboard server on http://127.0.0.1:5000",
+                "viewers open http://192.168.1.20:5000/?token=a%2Btoken-of-16-ch",
+                "or viewers open http://10.0.0.2:5000/?token=a%2Btoken-of-16-ch",
+                "agents use server.url = \"http://192.168.1.20:5000\", and the same token",
+            ]
+        );
+        assert_eq!(
+            lines("0.0.0.0:5000", &addresses[..1], None)[2],
+            "agents use server.url = \"http://192.168.1.20:5000\""
+        );
+        assert_eq!(
+            lines("127.0.0.1:5000", &[], None),
+            ["dashboard server on http://127.0.0.1:5000"]
+        );
+        let alone = lines("0.0.0.0:5000", &[], None);
+        assert_eq!(
+            alone[1..],
+            [
+                "no network found: other devices cannot connect; this link works only on this PC",
+                "viewers open http://127.0.0.1:5000/",
+            ]
+        );
+    }
 }

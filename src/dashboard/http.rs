@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::from_fn_with_state;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -20,7 +20,7 @@ use super::SharedState;
 use super::sessions::Summary;
 use crate::contract::{Events, SetupEvent};
 use crate::net::loopback_guard::{Access, guard};
-use crate::net::page::{FormPolicy, document};
+use crate::net::page::{FormPolicy, document, is_shown, message};
 
 /// The parts of the page; the scripts are in the order of their dependencies.
 const PAGE: [&str; 6] = [
@@ -31,6 +31,9 @@ const PAGE: [&str; 6] = [
     include_str!("page/page.js"),
     "</script>",
 ];
+
+/// The beginning of the list of sessions.
+const INDEX: &str = include_str!("page/index.html");
 
 /// The approximate size of the pieces in which a history is sent, so that it is never in memory
 /// twice.
@@ -52,26 +55,46 @@ pub(super) fn routes(hub: &Arc<SharedState>, events: Events, access: Access) -> 
         .route("/api/sessions", get(sessions).delete(forget_sessions))
         .route("/api/sessions/{session_id}/frames", get(frames))
         .route("/api/sessions/{session_id}/setups", get(setups))
-        .fallback(|| async { not_found("no such path") })
+        .fallback(no_such_path)
         .with_state(hub.clone())
         .layer(events)
         .layer(from_fn_with_state(access, guard))
         .merge(health)
 }
 
-/// A list of links to all sessions. It needs no escaping: the server generates the ids.
+/// A list of links to all sessions, newest first. It needs no escaping: the server generates the ids.
 async fn index(State(hub): State<Arc<SharedState>>) -> Response {
-    let mut html = String::from("<title>Sessions</title><h1>Sessions</h1><ul>");
     let sessions = hub.sessions().summaries();
-    for Summary { session_id, frames, .. } in sessions.iter().rev() {
+    let mut rows = String::new();
+    for Summary { session_id, frames, setups, .. } in sessions.iter().rev() {
         // Writing to a string cannot fail.
         let _ = write!(
-            html,
-            "<li><a href=\"/dashboard/{session_id}\">{session_id}</a>: {frames} frames"
+            rows,
+            "<tr><th scope=\"row\"><a href=\"/dashboard/{session_id}\">{session_id}</a></th>\
+             <td>{frames}</td><td>{setups}</td></tr>"
         );
     }
-    html.push_str(if sessions.is_empty() { "</ul><p>None yet." } else { "</ul>" });
-    document(FormPolicy::Nowhere, &[&html])
+    let table = [
+        "<table><thead><tr><th scope=\"col\">Session</th><th scope=\"col\">Frames</th>\
+         <th scope=\"col\">Setups</th></tr></thead><tbody>",
+        &rows,
+        "</tbody></table>",
+    ]
+    .concat();
+    let content = if sessions.is_empty() {
+        "<p>None yet. A session begins when a car connects."
+    } else {
+        &table
+    };
+    document(FormPolicy::Nowhere, &[INDEX, content, "</section></main>"])
+}
+
+async fn no_such_path(headers: HeaderMap) -> Response {
+    if !is_shown(&headers) {
+        return not_found("no such path");
+    }
+    let text = "This server has no such page. <a href=\"/\">All sessions</a>";
+    (StatusCode::NOT_FOUND, message("No such page", text)).into_response()
 }
 
 /// The page of a session. It does not depend on the session, which may not exist yet: the page
@@ -183,7 +206,14 @@ impl History {
                         next = position;
                         break;
                     }
-                    let parts = ["{\"telemetry\":", frame.get(), "}"];
+                    let received_at = frame.received_at.to_string();
+                    let parts = [
+                        "{\"received_at\":\"",
+                        &received_at,
+                        "\",\"telemetry\":",
+                        frame.telemetry.get(),
+                        "}",
+                    ];
                     append(&mut piece, separator, &parts);
                 }
             }

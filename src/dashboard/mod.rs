@@ -156,7 +156,7 @@ impl Server {
         let sessions = self.hub.sessions();
         let frames = sessions.frames(session_id, 0..u64::MAX);
         // Stored frames were parsed on arrival, so this skips none.
-        frames.filter_map(|(_, frame)| serde_json::from_str(frame.get()).ok()).collect()
+        frames.filter_map(|(_, frame)| serde_json::from_str(frame.telemetry.get()).ok()).collect()
     }
 
     /// All setups of a session as received, in order of arrival; empty for an unknown session.

@@ -12,6 +12,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::contract::{SetupEvent, new_session_id};
+use crate::entry::CapturedAt;
+use crate::platform::clock;
 
 /// The maximum size of all sessions together: 1 GiB, a week of frames at 2 Hz.
 pub(super) const HISTORY_BYTES: usize = 1 << 30;
@@ -24,7 +26,8 @@ const SESSIONS_KEPT: usize = 1_000;
 /// oldest of them is forgotten; they never displace sessions with data.
 const EMPTY_SESSIONS_KEPT: usize = 1_000;
 
-/// Memory of a frame or setup in addition to its text: pointers and allocator overhead.
+/// Memory of a frame or setup in addition to its text: pointers, the time of receipt and allocator
+/// overhead.
 const OVERHEAD_BYTES: usize = 64;
 
 /// A summary of one session.
@@ -58,10 +61,17 @@ pub(super) struct Sessions {
 struct StoredSession {
     assigned: u64,
     last_fed: u64,
-    frames: VecDeque<Box<RawValue>>,
+    frames: VecDeque<StoredFrame>,
     frames_dropped: u64,
     setups: VecDeque<SetupEvent>,
     setups_dropped: u64,
+}
+
+#[derive(Debug)]
+pub(super) struct StoredFrame {
+    /// When the server received it.
+    pub(super) received_at: CapturedAt,
+    pub(super) telemetry: Box<RawValue>,
 }
 
 impl Sessions {
@@ -84,7 +94,8 @@ impl Sessions {
         let size = frame_bytes(frame);
         let session = self.feed(id, size)?;
         let is_first = session.is_empty();
-        session.frames.push_back(frame.to_owned());
+        let frame = StoredFrame { received_at: clock::now(), telemetry: frame.to_owned() };
+        session.frames.push_back(frame);
         self.make_room();
         if is_first {
             self.forget_excess(|session| !session.is_empty(), SESSIONS_KEPT);
@@ -114,7 +125,7 @@ impl Sessions {
         let session = self.by_id.get(id);
         (
             session.and_then(|session| session.setups.back().cloned()),
-            session.and_then(|session| session.frames.back().cloned()),
+            session.and_then(|session| session.frames.back().map(|frame| frame.telemetry.clone())),
         )
     }
 
@@ -145,12 +156,12 @@ impl Sessions {
         &self,
         id: &str,
         positions: Range<u64>,
-    ) -> impl Iterator<Item = (u64, &RawValue)> {
+    ) -> impl Iterator<Item = (u64, &StoredFrame)> {
         self.by_id.get(id).into_iter().flat_map(move |session| {
             let skipped = positions.start.saturating_sub(session.frames_dropped);
             let first = session.frames_dropped + skipped;
             let frames = session.frames.iter().skip(usize::try_from(skipped).unwrap_or(usize::MAX));
-            (first..positions.end).zip(frames.map(AsRef::as_ref))
+            (first..positions.end).zip(frames)
         })
     }
 
@@ -246,7 +257,7 @@ impl StoredSession {
     fn give_up_oldest(&mut self) -> usize {
         if self.frames.len() > 1 {
             self.frames_dropped += 1;
-            self.frames.pop_front().map_or(0, |frame| frame_bytes(&frame))
+            self.frames.pop_front().map_or(0, |frame| frame_bytes(&frame.telemetry))
         } else {
             self.setups_dropped += 1;
             self.setups.pop_front().map_or(0, |setup| setup_bytes(&setup))
@@ -254,7 +265,7 @@ impl StoredSession {
     }
 
     fn bytes(&self) -> usize {
-        let frames: usize = self.frames.iter().map(|frame| frame_bytes(frame)).sum();
+        let frames: usize = self.frames.iter().map(|frame| frame_bytes(&frame.telemetry)).sum();
         let setups: usize = self.setups.iter().map(setup_bytes).sum();
         frames + setups
     }
@@ -279,7 +290,7 @@ mod tests {
 
     fn held(sessions: &Sessions, id: &str) -> Vec<String> {
         let all = sessions.frames(id, 0..u64::MAX);
-        all.map(|(position, frame)| format!("{position}:{}", frame.get())).collect()
+        all.map(|(position, frame)| format!("{position}:{}", frame.telemetry.get())).collect()
     }
 
     #[test]

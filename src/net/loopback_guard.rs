@@ -15,7 +15,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::{ConnectInfo, Request, State};
 use axum::http::header::{
-    ACCEPT, AUTHORIZATION, CACHE_CONTROL, COOKIE, FORWARDED, HOST, LOCATION, ORIGIN, SET_COOKIE,
+    AUTHORIZATION, CACHE_CONTROL, COOKIE, FORWARDED, HOST, LOCATION, ORIGIN, SET_COOKIE,
     WWW_AUTHENTICATE,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
@@ -28,7 +28,7 @@ use url::form_urlencoded;
 use crate::config::{CredentialFile, Secret, is_loopback, listener_token};
 use crate::net::cross_origin::is_preflight;
 use crate::net::host_kind::HostKind;
-use crate::net::page::{FormPolicy, document};
+use crate::net::page::{FormPolicy, document, is_shown, message};
 
 /// The cookie that stores the token of a link in the browser.
 const TOKEN_COOKIE: &str = "pitwire_token";
@@ -237,13 +237,8 @@ fn query_token(uri: &Uri) -> Option<String> {
 
 /// Whether the response is shown in a browser.
 fn is_page(claims: &Claims<'_>, uri: &Uri) -> bool {
-    let takes_html = claims
-        .headers
-        .get(ACCEPT)
-        .and_then(|types| types.to_str().ok())
-        .is_some_and(|types| types.contains("text/html"));
     let is_page = uri.path() == "/" || uri.path().starts_with("/dashboard/");
-    *claims.method == Method::GET && takes_html && is_page
+    *claims.method == Method::GET && is_shown(claims.headers) && is_page
 }
 
 /// Moves the token of a link into a cookie, so that it does not stay in the address bar.
@@ -295,17 +290,18 @@ impl Denied {
     /// A page for a browser: asks for the token if one would help.
     fn page(self) -> Response {
         if self.status() != StatusCode::UNAUTHORIZED {
-            return self.json();
+            return (self.status(), message("No access", &format!("{self}."))).into_response();
         }
-        let wrong = if self == Self::WrongToken { "<p>This token is wrong." } else { "" };
+        let wrong =
+            if self == Self::WrongToken { "<p role=\"alert\">This token is wrong." } else { "" };
         let page = document(
             FormPolicy::ThisServer,
             &[
-                "<title>pitwire: token</title><h1>This page needs a token</h1>",
+                "<title>pitwire: token</title><main><h1>This page needs a token</h1>",
                 wrong,
                 "<p>Open the link that <code>pitwire serve</code> printed, or enter its token.\
              <form><label>Token <input type=\"password\" name=\"token\" id=\"token\" required></label> \
-             <button>Open</button></form>",
+             <button>Open</button></form></main>",
             ],
         );
         (self.status(), page).into_response()

@@ -1,6 +1,6 @@
 //! The common head and HTTP headers of all HTML pages.
 
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::response::{Html, IntoResponse, Response};
 
 /// The beginning of every page: metadata and the common style.
@@ -33,4 +33,17 @@ pub(crate) fn document(forms: FormPolicy, parts: &[&str]) -> Response {
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
     (headers, Html([HEAD, &parts.concat(), "\n</html>\n"].concat())).into_response()
+}
+
+/// Builds a page with a title and a text, for an error or a wait. Neither is escaped: they must not
+/// contain text from a client.
+pub(crate) fn message(title: &str, text: &str) -> Response {
+    let title = ["<title>pitwire: ", title, "</title><main><h1>", title, "</h1><p>"].concat();
+    document(FormPolicy::Nowhere, &[&title, text, "</main>"])
+}
+
+/// Whether the client is a browser that shows the response, rather than a program or a script.
+pub(crate) fn is_shown(headers: &HeaderMap) -> bool {
+    let accepted = headers.get(header::ACCEPT).and_then(|types| types.to_str().ok());
+    accepted.is_some_and(|types| types.contains("text/html"))
 }

@@ -23,6 +23,8 @@ struct SourceState {
     /// What is shown otherwise, such as "Waiting for samples on standard input".
     waiting: String,
     sampled_at: Option<Instant>,
+    /// Whether it waits, although a sample may be recent.
+    is_waiting: bool,
 }
 
 /// The state of a source, for a driver.
@@ -43,15 +45,27 @@ impl SourceActivity {
         waiting: impl Into<String>,
     ) {
         let (active, waiting) = (active.into(), waiting.into());
-        self.states().push(SourceState { source, active, waiting, sampled_at: None });
+        self.states().push(SourceState {
+            source,
+            active,
+            waiting,
+            sampled_at: None,
+            is_waiting: true,
+        });
     }
 
-    /// Replaces the text to show while no samples arrive; ignores a source that was not added.
+    /// Shows that a source waits, until its next sample; ignores a source that was not added.
     pub(crate) fn set_waiting(&self, source: &str, text: &str) {
         let mut states = self.states();
         if let Some(state) = states.iter_mut().find(|state| state.source == source) {
             text.clone_into(&mut state.waiting);
+            state.is_waiting = true;
         }
+    }
+
+    /// Removes a source that has ended without a sample, such as an empty standard input.
+    pub(crate) fn remove_unused(&self, source: &str) {
+        self.states().retain(|state| state.source != source || state.sampled_at.is_some());
     }
 
     /// Replaces the text of a source that has read all its input.
@@ -68,6 +82,7 @@ impl SourceActivity {
         let mut states = self.states();
         if let Some(state) = states.iter_mut().find(|state| state.source == source) {
             state.sampled_at = Some(Instant::now());
+            state.is_waiting = false;
         }
     }
 
@@ -85,7 +100,7 @@ impl SourceActivity {
 impl SourceState {
     fn view(&self, now: Instant) -> SourceView {
         let age = self.sampled_at.map(|at| now.saturating_duration_since(at));
-        let active = age.is_some_and(|age| age < ACTIVE_FOR);
+        let active = !self.is_waiting && age.is_some_and(|age| age < ACTIVE_FOR);
         let text = match age {
             Some(_) if active => self.active.clone(),
             Some(age) => format!("{}; last sample {} ago", self.waiting, rounded(age)),
@@ -121,12 +136,18 @@ mod tests {
         sources.sampled("unknown");
         assert_eq!(texts(), ["Reading the game", "Waiting for samples"]);
         assert!(sources.views()[0].active && !sources.views()[1].active);
+        sources.set_waiting("lmu", "Waiting for the game (paused)");
+        assert_eq!(texts()[0], "Waiting for the game (paused); last sample 0 s ago");
+        sources.set_waiting("lmu", "Waiting for the game (not running)");
+        sources.sampled("lmu");
         for (wait, age) in [(10, "10 s"), (60, "1 min"), (7200, "2 h")] {
             advance(Duration::from_secs(wait)).await;
             let text = format!("Waiting for the game (not running); last sample {age} ago");
             assert_eq!(texts()[0], text);
         }
+        sources.remove_unused("lmu");
         sources.end("lmu", "The recording has been read");
-        assert_eq!(texts()[0], "The recording has been read");
+        sources.remove_unused("http");
+        assert_eq!(texts(), ["The recording has been read"]);
     }
 }

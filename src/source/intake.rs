@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use super::{Sample, SourceActivity};
 use super::omitted::OmittedValues;
 use super::rate::RateLimiter;
 use super::rate_counts::RateCounts;
+use super::{Sample, SourceActivity};
 use crate::entry::{CapturedAt, CarId, Seq, StintId};
 use crate::fields::{Omissions, Refused};
 use crate::metrics;

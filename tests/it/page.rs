@@ -1,4 +1,5 @@
-//! The pages that people use, in a real browser: the agent's own page and the dashboard.
+//! The pages that people use, in a real browser: the agent's own page and the dashboard. axe-core
+//! checks their accessibility.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -47,6 +48,7 @@ async fn the_pages_show_an_outage_and_the_recovery() {
     let drives = ["source.simulator.enabled=true", "update_rate_hz=10"];
     let agent = Agent::start(queue.path(), &proxy.url(), &drives);
     let link = agent.link(1).await;
+    // The proxy listens on 127.0.0.1 only.
     let dashboard_link = link.replace(&proxy.url(), &server.url());
     let mut dashboard = Browser::open(&dashboard_link, 900, false);
     let mut page = Browser::open(&agent.admin().await, 320, true);
@@ -59,12 +61,17 @@ async fn the_pages_show_an_outage_and_the_recovery() {
         page.shows(latency, |text| text.ends_with(" ms") || text.ends_with(" s")).await;
     }
     assert_eq!(page.ask("document.documentElement.scrollWidth <= 320"), true);
-    let code = "document.getElementById('server-qr').naturalWidth > 0";
-    page.comes_true(code).await;
+    page.comes_true("document.getElementById('server-advice').checkVisibility()").await;
+    assert!(page.text("server-advice").contains("pitwire serve --lan"));
+    assert_eq!(page.ask("document.getElementById('server-qr').checkVisibility()"), false);
+    page.shows("sources", |text| text.contains("A simulated car is driving")).await;
+    assert_eq!(page.ask("document.title"), "Live · pitwire");
+    page.is_accessible("a live status page");
     page.changes("server-delivered").await;
     dashboard.shows("state", |text| text == "Live").await;
     dashboard.changes("lap_time").await;
     dashboard.comes_true("plotted().length > 2").await;
+    dashboard.is_accessible("a live dashboard");
 
     proxy.set(Network::Down);
     let pulled = Instant::now();
@@ -73,6 +80,8 @@ async fn the_pages_show_an_outage_and_the_recovery() {
     assert!(noticed < NOTICED, "{noticed:?}");
     eprintln!("the page showed the outage after {:.1} s", noticed.as_secs_f64());
     dashboard.shows("state", |text| text == "Stale: no new frame").await;
+    dashboard.is_accessible("a stale dashboard");
+    page.shows("server-next", |text| text.starts_with("Next try in ")).await;
     page.shows("entries", |text| text.parse().is_ok_and(|entries: u64| entries > 60)).await;
     // The newest point of the plot is its highest.
     let highest = "Math.min(...document.getElementById('line').getAttribute('points').split(' ')\
@@ -82,6 +91,7 @@ async fn the_pages_show_an_outage_and_the_recovery() {
     let wrong = page.text("wrong");
     // The connection is refused, or cut in the middle of a handshake.
     assert!(wrong.contains("server"), "{wrong}");
+    page.is_accessible("an offline status page");
     page.shot("status-offline-320-dark.png");
 
     proxy.set(Network::UP);
@@ -94,11 +104,18 @@ async fn the_pages_show_an_outage_and_the_recovery() {
     assert!(span > pulled.elapsed().as_secs_f64() * 1000.0, "{span} ms, from before the outage");
     assert!(dashboard.longest_gap() < NO_GAP_MS, "{} ms", dashboard.longest_gap());
     dashboard.comes_true(&in_one_line("fuel")).await;
+    dashboard.shows("replayed", |text| text.starts_with("Shaded: replayed")).await;
+    let label = "document.querySelector('.plot > span').checkVisibility()";
+    assert_eq!(dashboard.ask(label), true);
+    dashboard.is_accessible("a dashboard with a replayed stretch");
     dashboard.shot("dashboard.png");
+    let mut later = Browser::open(&dashboard_link, 900, true);
+    later.shows("replayed", |text| text.starts_with("Shaded: replayed")).await;
+    later.is_accessible("a dark dashboard with a replayed stretch");
     let mut page = Browser::open(&agent.admin().await, 900, false);
     page.shows("pill", |text| text == "Live").await;
     page.shows("server-out", |text| text.parse().is_ok_and(|rate: f64| rate > 1.0)).await;
-    page.comes_true(code).await;
+    page.is_accessible("a light status page");
     page.shot("status.png");
 
     server.forget().await;
@@ -107,7 +124,152 @@ async fn the_pages_show_an_outage_and_the_recovery() {
     page.shows("server-page", |text| text != link).await;
 
     drop(agent);
-    page.shows("pill", |text| text == "The agent does not run").await;
+    page.shows("pill", |text| text == "Agent stopped").await;
+    assert_eq!(page.ask("document.title"), "Agent stopped · pitwire");
+    assert_eq!(page.ask("document.getElementById('server-try').checkVisibility()"), false);
+    page.is_accessible("the status page of a stopped agent");
+}
+
+/// After a refused token, the agent waits for half a minute.
+#[tokio::test]
+async fn the_try_now_button_reconnects_without_the_rest_of_the_wait() {
+    const TOKEN: &str = "0123456789abcdef";
+    let server = Peer::start(Kind::Embedded, &["--token", TOKEN]);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("token");
+    std::fs::write(&file, "wrong-0123456789").unwrap();
+    let token = format!("server.token_file={}", file.display());
+    let agent = Agent::start(&folder.path().join("queue"), &server.url(), &[&token]);
+    let mut page = Browser::open(&agent.admin().await, 900, true);
+    page.shows("server-next", |text| text.starts_with("Next try in 2")).await;
+    page.is_accessible("a waiting status page");
+    // Wait for a whole pause, so that its end cannot come before the button's effect.
+    page.shows("server-next", |text| ["29", "28"].iter().any(|left| text.contains(left))).await;
+    let started = Instant::now();
+    std::fs::write(&file, TOKEN).unwrap();
+    page.presses("#server-try");
+    page.shows("pill", |text| text == "Live").await;
+    let waited = started.elapsed();
+    assert!(waited < Duration::from_secs(25), "{waited:?}");
+    assert_eq!(page.ask("document.getElementById('server-try').checkVisibility()"), false);
+}
+
+#[tokio::test]
+async fn the_qr_code_of_a_server_on_this_pc_leads_other_devices_to_it() {
+    let server = Server::start(([0, 0, 0, 0], 0).into(), Behaviour::default()).unwrap();
+    let port = server.addr().port();
+    let queue = tempfile::tempdir().unwrap();
+    let agent = Agent::start(queue.path(), &format!("http://localhost:{port}"), &[]);
+    let link = agent.link(1).await;
+    let id = link.rsplit('/').next().unwrap();
+    let mut page = Browser::open(&agent.admin().await, 360, false);
+    page.comes_true("document.getElementById('server-qr').naturalWidth > 0").await;
+    assert_eq!(page.ask("document.getElementById('server-advice').checkVisibility()"), false);
+    let shared = page.text("server-page");
+    assert_eq!(shared, format!("http://{}:{port}/dashboard/{id}", network_address()));
+    let href = page.ask("document.getElementById('server-page').href");
+    assert_eq!(href, shared);
+}
+
+#[tokio::test]
+async fn the_status_page_shows_each_of_several_destinations() {
+    let server = Peer::start(Kind::Embedded, &[]);
+    let queue = tempfile::tempdir().unwrap();
+    let settings = [
+        "source.simulator.enabled=true",
+        "destination.league.url=http://127.0.0.1:1",
+        "delivery.backoff_min=10s",
+        "delivery.backoff_max=10s",
+    ];
+    let agent = Agent::start(queue.path(), &server.url(), &settings);
+    let mut page = Browser::open(&agent.admin().await, 900, false);
+    page.shows("pill", |text| text.starts_with("league: Offline")).await;
+    page.shows("server-pill", |text| text == "Live").await;
+    page.shows("league-pill", |text| text.starts_with("Offline")).await;
+    page.shows("league-next", |text| text.starts_with("Next try in ")).await;
+    let buttons = ["server", "league"]
+        .map(|name| page.ask(&format!("document.getElementById('{name}-try').checkVisibility()")));
+    assert_eq!(buttons, [false, true]);
+    page.shows("league-age", |text| text.ends_with(" s")).await;
+    // Each row of tiles is full, at any width.
+    for width in [320, 500, 900] {
+        page.resize(width);
+        let last_tops = "[...document.querySelectorAll('main dl')].map(list => { \
+             const tops = [...list.children].map(tile => tile.offsetTop); \
+             return tops.filter(top => top === tops.at(-1)).length === \
+                 tops.filter(top => top === tops[0]).length; })";
+        assert_eq!(page.ask(last_tops), json!([true, true, true]), "{width}");
+    }
+    page.is_accessible("a status page with two destinations");
+}
+
+#[tokio::test]
+async fn the_other_pages_are_accessible() {
+    let server = Peer::start(Kind::Embedded, &[]);
+    let mut page = Browser::open(&server.url(), 360, false);
+    page.is_accessible("an empty list of sessions");
+    let mut car = Car::new(&server).await;
+    car.frame(1.0, json!({"lap": 1})).await;
+    for (path, what) in [
+        ("/", "a list of sessions"),
+        ("/nowhere", "an unknown page"),
+        ("/dashboard/x", "an unknown session"),
+        ("/dashboard/latest", "the latest session"),
+    ] {
+        page.open_again(&format!("{}{path}", server.url()));
+        page.is_accessible(what);
+    }
+    let guarded = Peer::start(Kind::Embedded, &["--token", "0123456789abcdef"]);
+    for (path, what) in [("/", "a page with a token"), ("/?token=wrong", "a wrong token")] {
+        page.open_again(&format!("{}{path}", guarded.url()));
+        assert_eq!(page.ask("document.querySelectorAll('input[type=password]').length"), 1);
+        page.is_accessible(what);
+    }
+    let queue = tempfile::tempdir().unwrap();
+    let settings = ["source.socketio.enabled=true", "source.socketio.listen=127.0.0.1:0"];
+    let agent = Agent::start(queue.path(), &server.url(), &settings);
+    page.open_again(&format!("{}/dashboard/x", agent.address("publishers").await));
+    page.is_accessible("the page of an unknown publisher");
+}
+
+/// The rule for the replayed stretches, in cases that no server produces quickly.
+#[tokio::test]
+async fn only_frames_that_arrived_late_and_in_a_burst_are_marked_as_replayed() {
+    let server = Peer::start(Kind::Embedded, &[]);
+    let mut page = Browser::open(&format!("{}/dashboard/x", server.url()), 900, false);
+    // The delays, in seconds, of frames captured each second.
+    for (what, delays, expected) in [
+        ("live", "Array(300).fill(0.1)", json!([])),
+        ("jitter", "Array(300).fill(0).map((_, i) => i % 2)", json!([])),
+        ("other clocks", "Array(300).fill(-7200)", json!([])),
+        ("unknown", "Array(300).fill(NaN)", json!([])),
+        (
+            "outage",
+            "[...Array(9).fill(0), 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 0, 0]",
+            json!([[9, 16]]),
+        ),
+        ("two", "[0, 4, 3, 2, 1, 0, 0, 5, 4, 3, 2, 1, 0]", json!([[1, 2], [7, 9]])),
+        ("hours", "Array(7200).fill(0).map((_, i) => 7200 - i)", json!([[0, 7196]])),
+        ("clock set back", "[...Array(90).fill(0), ...Array(300).fill(3600)]", json!([])),
+        ("growing delay", "Array(300).fill(0).map((_, i) => i)", json!([])),
+    ] {
+        let stretches = page.ask(&format!(
+            "replayedStretches(({delays}).map((delay, i) => ({{ at: i * 1000, delay: delay * 1000 }})))\
+             .map(({{ from, to }}) => [from / 1000, to / 1000])"
+        ));
+        assert_eq!(stretches, expected, "{what}");
+    }
+    // A clock that is set forward leaves a gap in the timestamps.
+    let forward = "Array(200).fill(0).map((_, i) => i < 100 ? { at: i * 1000, delay: 3600e3 } \
+                   : { at: i * 1000 + 3600e3, delay: 0 })";
+    assert_eq!(page.ask(&format!("replayedStretches({forward})")), json!([]));
+}
+
+/// This machine's address in its network.
+fn network_address() -> std::net::IpAddr {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").unwrap();
+    let routed = socket.connect("198.51.100.1:9").and_then(|()| socket.local_addr());
+    routed.expect("this machine has an address besides 127.0.0.1, and a route").ip()
 }
 
 #[tokio::test]
@@ -140,6 +302,7 @@ async fn the_dashboard_escapes_markup_and_shows_when_it_is_stale() {
     assert_eq!(page.ask("document.documentElement.scrollWidth <= 320"), true);
 
     page.comes_true("document.getElementById('main').className == 'stale'").await;
+    page.is_accessible("a dark, stale dashboard with an open setup");
     page.shot("dashboard-320-dark.png");
 
     server.forget().await;
@@ -185,10 +348,12 @@ async fn the_dashboard_history_places_late_frames_at_their_own_time() {
     page.shows("lap", |text| text == "3").await;
 
     // A page that is opened late gets all frames too.
-    let held = page.ask("plotted()");
+    // The page measures the delays of live frames by its own clock.
+    let points = "plotted().map(({ delay, ...point }) => point)";
+    let held = page.ask(points);
     page.open_again(&car.page(&server.url()));
     page.comes_true("plotted().length == 180").await;
-    assert_eq!(page.ask("plotted()"), held);
+    assert_eq!(page.ask(points), held);
     page.shows("laps_range", |text| text == "last 0:50.000, best 0:50.000").await;
 }
 
@@ -355,6 +520,22 @@ impl Browser {
     /// Clicks on a link to another page, and waits for that page.
     pub fn clicks(&mut self, selector: &str) {
         self.tell(&json!({"click": selector}));
+    }
+
+    /// Presses a button.
+    fn presses(&mut self, selector: &str) {
+        self.tell(&json!({"press": selector}));
+    }
+
+    /// Changes the width of the window.
+    fn resize(&mut self, width: u32) {
+        self.tell(&json!({"resize": width}));
+    }
+
+    /// Checks that axe-core finds no violation on the page.
+    fn is_accessible(&mut self, what: &str) {
+        let violations = self.tell(&json!({"audit": true}));
+        assert_eq!(violations, json!([]), "{what}: {violations:#}");
     }
 
     /// The longest interval between neighbouring points of the dashboard's plots, in milliseconds.

@@ -1,12 +1,15 @@
 // Debian's Chromium, headless, controlled by one JSON object per line on stdin: {"open": url,
 // "width": px, "dark": bool}, {"ask": "an expression"}, {"ask_frame": "an expression"} for the
 // newest frame, {"type": text, "into": selector}, {"click": selector} for a link to another page,
-// or {"shot": path}. Without a width the page keeps the previous width and colour scheme. The
+// {"press": selector} for a button, {"resize": px},
+// {"shot": path}, or {"audit": true} for the violations that axe-core
+// finds. Without a width the page keeps the previous width and colour scheme. The
 // response to each is a line {"answer": …} or {"error": "…"}. If a page sends a request to another
 // machine, the next response is an error. The optional argument is a host name that resolves to
 // this machine.
 const readline = require("node:readline");
 const puppeteer = require("puppeteer-core");
+const axe = require("axe-core");
 const own = ["127.0.0.1", ...process.argv.slice(2)];
 
 (async () => {
@@ -43,6 +46,15 @@ const own = ["127.0.0.1", ...process.argv.slice(2)];
       return page.frames().at(-1).evaluate(line.ask_frame);
     } else if (line.click) {
       await Promise.all([page.waitForNavigation({ timeout: 20000 }), page.click(line.click)]);
+    } else if (line.resize) {
+      await page.setViewport({ width: line.resize, height: 900 });
+    } else if (line.press) {
+      await page.click(line.press);
+    } else if (line.audit) {
+      await page.evaluate(axe.source);
+      const { violations } = await page.evaluate("axe.run()");
+      return violations.flatMap(({ impact, id, nodes }) => nodes.map(({ target, failureSummary }) =>
+        `${impact} ${id}: ${target.join(" ")}: ${failureSummary}`));
     } else if (line.type) {
       await page.type(line.into, line.type);
     } else {

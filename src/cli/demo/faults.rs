@@ -132,7 +132,7 @@ impl Faults {
     }
 
     /// Begins or ends a fault if it is due `at` this time since the start of the demo. Returns a
-    /// line for the user if a random fault began.
+    /// line for the user if a fault began or an outage ended.
     ///
     /// # Errors
     /// If a stopped part cannot be started again.
@@ -143,10 +143,20 @@ impl Faults {
     ) -> Result<Option<String>, Box<dyn Error>> {
         let (wanted, news) = match &mut self.schedule {
             Schedule::Outages(outages) => {
-                let is_cut = outages
+                let current = outages
                     .iter()
-                    .any(|outage| (outage.start..outage.start + outage.length).contains(&at));
-                (is_cut.then_some(Fault::LinkCut), None)
+                    .find(|outage| (outage.start..outage.start + outage.length).contains(&at));
+                let news = match (self.active, current) {
+                    (None, Some(outage)) => Some(format!(
+                        "the network fails for {} s; the page turns stale, the queue grows",
+                        outage.length.as_secs()
+                    )),
+                    (Some(_), None) => {
+                        Some("the network is back; the agent sends what it has queued".to_owned())
+                    }
+                    (None, None) | (Some(_), Some(_)) => None,
+                };
+                (current.map(|_| Fault::LinkCut), news)
             }
             Schedule::Random { next_change, .. } if at < *next_change => (self.active, None),
             Schedule::Random { chance, next_change, .. } if self.active.is_some() => {

@@ -24,11 +24,12 @@ let oldest = Infinity;
 let newest = -Infinity;
 let isPainted = true;
 
-function remember(frame) {
+// `arrivedAt` is when the server received the frame, by its clock; NaN if that is not known.
+function remember(frame, arrivedAt) {
   const at = Date.parse(frame?.timestamp);
   if (isNaN(at) || at <= newest - HISTORY_MS) return;
   const warm = wheel => frame.tire_temps?.[wheel] > -273 ? frame.tire_temps[wheel] : null;
-  keep({ at, fuel: frame.fuel, fl: warm("fl"), fr: warm("fr"), rl: warm("rl"), rr: warm("rr") });
+  keep({ at, delay: arrivedAt - at, fuel: frame.fuel, fl: warm("fl"), fr: warm("fr"), rl: warm("rl"), rr: warm("rr") });
   rememberLap(frame, at);
   isPainted = false;
 }
@@ -49,6 +50,37 @@ function keep(point) {
     slotMs *= 2;
     for (const point of points) keep(point);
   }
+}
+
+// ---- Replayed stretches ----
+// After an outage the missing frames arrive together: the older a frame, the later it is. So a frame
+// counts as replayed if one that was captured up to a minute later had a delay that was shorter by
+// more than LATE_MS. This compares neighbours only: clocks that differ, or a clock that is set, do
+// not mark a whole history. Frames of a server that is always too slow are not marked.
+const LATE_MS = 2000;
+const NEIGHBOUR_MS = 60_000;
+
+// The replayed stretches, each from the first to the last of its points. `points` are in
+// chronological order.
+function replayedStretches(points) {
+  const known = points.filter(({ delay }) => Number.isFinite(delay));
+  const withinMs = Math.max(NEIGHBOUR_MS, 2 * slotMs);
+  const stretches = [];
+  let wasReplayed = false;
+  // The minimum of a sliding window: a queue of points with increasing delays.
+  let [end, queue] = [0, []];
+  known.forEach((point, index) => {
+    for (; end < known.length && known[end].at - point.at <= withinMs; end++) {
+      while (queue.length && known[queue[queue.length - 1]].delay >= known[end].delay) queue.pop();
+      queue.push(end);
+    }
+    while (queue[0] < index) queue.shift();
+    const isReplayed = point.delay - known[queue[0]].delay > LATE_MS;
+    if (isReplayed && wasReplayed) stretches[stretches.length - 1].to = point.at;
+    else if (isReplayed) stretches.push({ from: point.at, to: point.at });
+    wasReplayed = isReplayed;
+  });
+  return stretches;
 }
 
 function forgetHistory() {
@@ -92,8 +124,30 @@ function lapTimes() {
 }
 
 // ---- Plots ----
-const clock = at => new Date(at)
-  .toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hour12: false });
+const SHORT_MS = 600_000;   // a history shorter than this shows seconds on the time axis
+const REPLAYED_LISTED = 3; // maximum replayed stretches that are listed with their times
+
+// British time has 24 hours, whatever the language of the browser.
+const second = at => new Date(at).toLocaleTimeString("en-GB");
+const clock = at => second(at).slice(0, 5);
+
+const xOf = at => newest > oldest ? 1000 * (at - oldest) / (newest - oldest) : 1000;
+
+// Shades the replayed stretches in all plots, and labels the last one.
+function paintReplayed(stretches) {
+  const bands = stretches.map(({ from, to }) =>
+    `M${xOf(from).toFixed(1)} 0V100H${(Math.max(xOf(to), xOf(from) + 2)).toFixed(1)}V0Z`).join("");
+  for (const band of document.querySelectorAll(".band")) band.setAttribute("d", bands);
+  const last = stretches[stretches.length - 1];
+  for (const label of document.querySelectorAll(".plot > span")) {
+    label.hidden = !last;
+    // Beside the right edge the label would not fit.
+    if (last) label.style.left = `${Math.min(xOf(last.from) / 10, 80)}%`;
+  }
+  const times = stretches.slice(-REPLAYED_LISTED).map(({ from, to }) => `${second(from)} to ${second(to)}`);
+  const earlier = stretches.length > times.length ? ", and earlier" : "";
+  show("replayed", last ? `Shaded: replayed, which means that the frames arrived late: ${times.join(", ")}${earlier}` : "");
+}
 
 // A line through the points, interrupted at gaps longer than `gapMs`.
 function line(points, field, gapMs, y) {
@@ -101,8 +155,7 @@ function line(points, field, gapMs, y) {
   let last = -Infinity;
   for (const point of points) {
     if (!Number.isFinite(point[field])) continue;
-    const x = newest > oldest ? 1000 * (point.at - oldest) / (newest - oldest) : 1000;
-    const to = `${x.toFixed(1)} ${y(point[field]).toFixed(1)}`;
+    const to = `${xOf(point.at).toFixed(1)} ${y(point[field]).toFixed(1)}`;
     path += point.at - last > gapMs ? `M${to}h0` : `L${to}`;
     last = point.at;
   }
@@ -132,7 +185,9 @@ function paintPlots() {
     (low, high) => `${number(0)(low)} to ${number(0)(high)}`);
   plot("laps", "Lap times", ["lap"], lapTimes(), 0,
     (low, high, { lap }) => `last ${lapTime(lap)}, best ${lapTime(low)}`);
-  for (const from of document.querySelectorAll(".from")) from.textContent = clock(oldest);
-  for (const to of document.querySelectorAll(".to")) to.textContent = clock(newest);
+  paintReplayed(replayedStretches(points));
+  const edge = newest - oldest < SHORT_MS ? second : clock;
+  for (const from of document.querySelectorAll(".from")) from.textContent = edge(oldest);
+  for (const to of document.querySelectorAll(".to")) to.textContent = edge(newest);
 }
 setInterval(paintPlots, PAINT_MS);

@@ -10,6 +10,7 @@ let frame = null;       // the newest frame
 let movedAt = null;     // when it arrived, on this page's clock
 let link = "connecting";
 let known = true;       // the server knows the session
+let serverTimeMs = NaN; // the server's clock minus performance.now()
 
 const lapTime = value => {
   if (!Number.isFinite(value) || value < 0) return "–";
@@ -62,13 +63,13 @@ function paintState() {
   $("state").classList.toggle("live", live);
   $("main").classList.toggle("stale", !live);
   const captured = new Date(frame?.timestamp);
-  show("age", isNaN(captured) ? "" : (live ? "" : "last one of ") + captured.toLocaleTimeString());
+  show("age", isNaN(captured) ? "" : (live ? "" : "last one of ") + second(captured));
 }
 setInterval(paintState, 500);
 
 function takeFrame(next) {
   known = true;
-  remember(next);
+  remember(next, link === "joined" ? performance.now() + serverTimeMs : NaN);
   // A frame that fills a gap in the history is older than the one shown.
   if (frame !== null && Date.parse(next.timestamp) < Date.parse(frame.timestamp)) return;
   // On joining, the server sends the newest frame that it stored, which may be an hour old.
@@ -84,10 +85,14 @@ async function fetchHistory() {
     const path = `/api/sessions/${encodeURIComponent(session)}/${what}`;
     const answer = await fetch(path, { signal: AbortSignal.timeout(HISTORY_TIMEOUT_MS) });
     if (answer.status === 404) known = false;
+    // The header has whole seconds.
+    const date = Date.parse(answer.headers.get("date")) + 500;
+    if (!isNaN(date)) serverTimeMs = date - performance.now();
     return answer.ok ? answer.json() : [];
   };
   try {
-    for (const { telemetry } of await fetched(`frames?thin_to=${POINTS}`)) remember(telemetry);
+    for (const { telemetry, received_at } of await fetched(`frames?thin_to=${POINTS}`))
+      remember(telemetry, Date.parse(received_at));
     for (const setup of await fetched("setups?newest=2")) takeSetup(setup);
   } catch (error) {
     console.warn("cannot fetch the history:", error);

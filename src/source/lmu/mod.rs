@@ -151,10 +151,13 @@ impl Output {
             Presence::Waiting => tracing::info!("the game is running; the player is not driving"),
             Presence::Driven(way) => tracing::info!(memory = way.as_str(), "the player is driving"),
         }
-        self.activity.set_waiting(NAME, match presence {
-            Presence::Away => NOT_RUNNING,
-            Presence::Waiting | Presence::Driven(_) => NOT_DRIVING,
-        });
+        self.activity.set_waiting(
+            NAME,
+            match presence {
+                Presence::Away => NOT_RUNNING,
+                Presence::Waiting | Presence::Driven(_) => NOT_DRIVING,
+            },
+        );
     }
 }
 

@@ -1,7 +1,6 @@
 //! `/dashboard/<id>`: redirects from a publisher's session id to the page of its stint.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Path, State};
@@ -11,10 +10,7 @@ use axum::routing::get;
 
 use super::Publishers;
 use super::streams::PageTarget;
-use crate::net::page::{FormPolicy, document};
-
-/// How often a browser checks whether the page of a car exists yet.
-const PAGE_REFRESH: Duration = Duration::from_secs(2);
+use crate::net::page::message;
 
 /// Every route except `/socket.io/`.
 pub(super) fn routes(publishers: &Arc<Publishers>) -> Router {
@@ -65,12 +61,8 @@ async fn nothing() -> Response {
     (StatusCode::NOT_FOUND, note("Nothing to see", text)).into_response()
 }
 
-/// A page that reloads itself. It contains no text from a client.
+/// A page that leads to the page of the car as soon as there is one. It contains no text from a
+/// client.
 fn note(title: &str, text: &str) -> Response {
-    let again = PAGE_REFRESH.as_secs();
-    let page = format!(
-        "<title>pitwire: {title}</title><meta http-equiv=\"refresh\" content=\"{again}\">\
-         <h1>{title}</h1><p>{text}<p>This page reloads every {again} s."
-    );
-    document(FormPolicy::Nowhere, &[&page])
+    message(title, &[text, include_str!("wait.html")].concat())
 }

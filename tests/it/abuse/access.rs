@@ -8,6 +8,7 @@ use std::process::Stdio;
 use std::thread;
 use std::time::Duration;
 
+use pitwire::dashboard::{Behaviour, Server};
 use serde_json::json;
 use tempfile::tempdir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -140,8 +141,15 @@ const HTTP: &str = "`source.http.listen`";
 const SOCKETIO: &str = "`source.socketio.listen`";
 const SERVE: &str = "`pitwire serve`";
 const SCRAPES: &[&str] = &["GET /metrics", "GET /healthz", "GET /readyz"];
-const AGENT_PAGES: &[&str] =
-    &["GET /", "GET /status", "GET /qr.svg", "POST /queue/requests", "POST /reload"];
+const AGENT_PAGES: &[&str] = &[
+    "GET /",
+    "GET /status",
+    "GET /share",
+    "GET /qr.svg",
+    "POST /retry",
+    "POST /queue/requests",
+    "POST /reload",
+];
 const SAMPLES: &[&str] = &["POST /v1/telemetry", "POST /v1/setup"];
 const SOCKETS: &[&str] = &[
     "GET /socket.io/?EIO=4&transport=polling",
@@ -382,6 +390,10 @@ async fn a_server_on_the_network_does_not_start_without_a_token() {
         file.display().to_string()
     });
     let public = ["serve", "--listen", "0.0.0.0:0"];
+    let mut process = Process::start(&mut pitwire(&["serve", "--lan"]));
+    assert_eq!(process.ended().await, 2);
+    let told = process.stderr().join("\n");
+    assert!(told.contains("--lan: 0.0.0.0:5000 lets other machines in; add --token "), "{told}");
     for (args, said) in [
         (&[][..], "0.0.0.0:0 lets other machines in; add --token "),
         (&["--token", "hunter2"], "serve.token: \"***\" is a token that can be guessed"),
@@ -397,6 +409,12 @@ async fn a_server_on_the_network_does_not_start_without_a_token() {
     let link = server.viewer_link().await;
     let expected = format!("http://{}:{}/?token={TOKEN}", network_address(), port(&server.url));
     assert_eq!(link, expected);
+    let server = Dashboard::start(&["--lan=0", "--token-file", &good]).await;
+    let link = server.viewer_link().await;
+    let expected = format!("http://{}:{}/?token={TOKEN}", network_address(), port(&server.url));
+    assert_eq!(link, expected);
+    let answer = reqwest::Client::builder().no_proxy().build().unwrap().get(link).send().await;
+    assert!(answer.unwrap().status().is_success());
 }
 
 #[tokio::test]
@@ -473,10 +491,12 @@ fn answer_with_page(mut stream: std::net::TcpStream) {
 
 #[tokio::test]
 async fn a_foreign_page_in_a_browser_cannot_post_embed_read_or_connect() {
-    let server = Peer::start(Kind::Embedded, &[]);
+    // There is a QR code only for a server that other devices can reach.
+    let server = Server::start(([0, 0, 0, 0], 0).into(), Behaviour::default()).unwrap();
+    let server_url = format!("http://127.0.0.1:{}", server.addr().port());
     let queue = tempdir().unwrap();
     let settings = ["source.socketio.enabled=true", "source.socketio.listen=127.0.0.1:0"];
-    let agent = Agent::start(queue.path(), &server.url(), &settings);
+    let agent = Agent::start(queue.path(), &server_url, &settings);
     agent.feed(&[json!({"lap": 1}).to_string()]);
     agent.link(1).await;
     let (admin, source, events) = (
@@ -554,7 +574,7 @@ async fn a_viewer_gets_in_by_the_printed_link_or_by_entering_the_token() {
     let link = server.viewer_link().await;
     let mut browser = Browser::open(&link, 600, false);
     assert_eq!(browser.ask("location.href"), format!("{}/", server.url));
-    browser.comes_true("document.querySelectorAll('li a').length === 1").await;
+    browser.comes_true("document.querySelectorAll('tbody a').length === 1").await;
     browser.open_again(&page);
     browser.shows("state", |text| text == "Live").await;
     browser.comes_true("plotted().length > 1").await;

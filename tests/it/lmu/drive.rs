@@ -35,10 +35,12 @@ async fn check(way: Way) {
     let pit = Pit::start(&[]).await;
     sleep(Duration::from_millis(1500)).await;
     assert_eq!(pit.agent.metric(UP).await, 0.0);
+    pit.shows("Waiting for Le Mans Ultimate or rFactor 2 (not running)").await;
 
     let mut game = Fake::appear(way, pit.folder(), 1);
     pit.drives(&mut game, 20).await;
     assert_eq!(pit.agent.metric(UP).await, 1.0);
+    pit.shows("Reading Le Mans Ultimate or rFactor 2").await;
 
     // During the pause no frames arrive, but the game still counts as running.
     sleep(Duration::from_secs(1)).await;
@@ -46,11 +48,13 @@ async fn check(way: Way) {
     sleep(PAUSE).await;
     assert_eq!(pit.frames().await.len(), before);
     assert_eq!(pit.agent.metric(UP).await, 1.0);
+    pit.shows("Waiting for you to drive: Le Mans Ultimate or rFactor 2 is running").await;
     pit.drives(&mut game, 20).await;
 
     let next = game.update();
     game.disappear(pit.folder());
     pit.agent.metric_becomes(UP, |up| up == 0.0).await;
+    pit.shows("Waiting for Le Mans Ultimate or rFactor 2 (not running); last sample ").await;
     let mut game = Fake::appear(way, pit.folder(), next + 1);
     pit.drives(&mut game, 20).await;
 
@@ -174,6 +178,17 @@ pub struct Pit {
 impl Pit {
     pub async fn start(settings: &[&str]) -> Self {
         Self::start_in(tempfile::tempdir().unwrap(), settings).await
+    }
+
+    /// Waits until the status page shows this of the source.
+    async fn shows(&self, text: &str) {
+        eventually(text, async || {
+            let status: Value = serde_json::from_str(&self.agent.page("/status").await.1).unwrap();
+            let mut sources = status["sources"].as_array().unwrap().iter();
+            let game = sources.find(|source| source["source"] == "lmu").unwrap();
+            game["text"].as_str().unwrap().starts_with(text).then_some(())
+        })
+        .await;
     }
 
     async fn start_in(folder: TempDir, settings: &[&str]) -> Self {

@@ -282,7 +282,18 @@ async fn the_demo_loses_nothing_and_reports_it_in_json() {
     let args = ["demo", "--seconds", "20", "--outage", "5:5", "--json"];
     let mut demo = Process::start(pitwire(&args).stdin(Stdio::null()));
     assert_eq!(demo.ended().await, 0, "{:?}", demo.stderr());
-    demo.says("dashboard: http://").await;
+    for said in [
+        "dashboard: http://",
+        "shade these frames as \"replayed\"",
+        "    5 s: the network fails for 5 s; the page turns stale, the queue grows",
+        "s: the network is back; the agent sends what it has queued",
+        "s: the page has every frame; look for \"replayed\" in its plots",
+    ] {
+        demo.says(said).await;
+    }
+    for line in demo.stderr() {
+        assert!(line.chars().count() <= 80, "wider than 80 columns: {line}");
+    }
     let books: Value = serde_json::from_str(demo.stdout().last().unwrap()).unwrap();
     assert!(books["produced"].as_u64().unwrap() >= 35, "{books}");
     for same in ["delivered", "seen"] {

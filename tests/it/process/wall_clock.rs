@@ -1,7 +1,7 @@
 //! The wall clock is set while the agent runs, or between two runs.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pitwire::entry::CapturedAt;
 use serde_json::Value;
@@ -58,6 +58,27 @@ async fn a_step_between_two_runs_expires_nothing_and_continues_the_stint() {
         assert_eq!(entries.len(), 8, "{before} to {after}: {entries:?}");
         assert_eq!(entries[..6], first, "{before} to {after}");
         assert!(entries.iter().all(|(_, stint)| *stint == 1), "{before} to {after}: {entries:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_age_of_the_oldest_entry_does_not_depend_on_the_wall_clock() {
+    for step in ["+2h", "-2h"] {
+        let pc = Pc::new();
+        let started = Instant::now();
+        let agent = pc.start("+0");
+        pc.drive(&agent, 1..=3).await;
+        let shortest = 2.0 * INTERVAL.as_secs_f64();
+        pc.set_clock(step);
+        pc.drive(&agent, 4..=6).await;
+        let status: Value = serde_json::from_str(&agent.page("/status").await.1).unwrap();
+        let longest = started.elapsed().as_secs_f64();
+        let of_server = status["destinations"][0]["oldest_age"].as_f64().unwrap();
+        let metric = agent.metric("pitwire_queue_oldest_age_seconds").await;
+        for age in [status["oldest_age"].as_f64().unwrap(), of_server] {
+            assert!((shortest..=longest).contains(&age), "{step}: {age} s after {longest} s");
+        }
+        assert!((shortest..=started.elapsed().as_secs_f64()).contains(&metric), "{step}: {metric}");
     }
 }
 
