@@ -38,7 +38,7 @@ pub struct Serve {
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:5000")]
     pub listen: SocketAddr,
 
-    /// Listen on all IPv4 addresses and print those that other devices can open.
+    /// Listen on all IPv4 addresses, at port 5000 or this one, and print the links for other devices [default: listen on --listen only].
     #[arg(
         long,
         value_name = "PORT",

@@ -30,7 +30,9 @@ fn commands() -> Vec<(Command, String)> {
 /// The line of the help text that describes an option.
 fn line<'a>(help: &'a str, option: &Arg) -> &'a str {
     let name = format!("--{}", option.get_long().expect("a long name"));
-    let is_it = |line: &&str| line.split_whitespace().any(|word| word == name);
+    // A value that may be left out follows in brackets.
+    let is_it =
+        |line: &&str| line.split_whitespace().any(|word| word.split('[').next() == Some(&name));
     help.lines().find(is_it).unwrap_or_else(|| panic!("{name} is not in:\n{help}"))
 }
 

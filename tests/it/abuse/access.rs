@@ -547,7 +547,7 @@ async fn a_foreign_page_in_a_browser_cannot_post_embed_read_or_connect() {
     foreign.ask(&post);
     assert_eq!(foreign.ask(&image), "failed");
     assert_eq!(foreign.ask(&connect), "failed");
-    for url in [format!("{admin}/"), format!("{}/", server.url())] {
+    for url in [format!("{admin}/"), format!("{server_url}/")] {
         foreign.ask(&frame(&url));
         let text = foreign.ask_frame("document.body.innerText");
         let text = text.as_str().unwrap();
