@@ -69,7 +69,7 @@ async fn the_age_of_the_oldest_entry_does_not_depend_on_the_wall_clock() {
         let agent = pc.start("+0");
         pc.drive(&agent, 1..=3).await;
         let shortest = 2.0 * INTERVAL.as_secs_f64();
-        pc.set_clock(step);
+        pc.clock.set(step);
         pc.drive(&agent, 4..=6).await;
         let status: Value = serde_json::from_str(&agent.page("/status").await.1).unwrap();
         let longest = started.elapsed().as_secs_f64();
