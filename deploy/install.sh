@@ -46,6 +46,30 @@ is_new_enough() {
 # The oldest Rust version that builds pitwire.
 oldest_rust() { sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml; }
 
+# Builds the program for this machine. Scripts that share a target directory build it with the same
+# commit, so that only the first one does the work.
+build_release() {
+    headline "cargo build --release"
+    PITWIRE_COMMIT=$(source_commit) cargo build --locked --release --bin pitwire
+}
+
+package_version() { sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1; }
+
+# Prints the commit that the sources are, for `pitwire --version`: nothing if they were modified or
+# are not in a git repository. A container of a CI service may refuse git the repository's owner.
+source_commit() {
+    local commit=${GITHUB_SHA:-}
+    if [[ -z $commit ]] && git diff --quiet HEAD -- src deploy Cargo.toml Cargo.lock 2>/dev/null; then
+        commit=$(git rev-parse HEAD)
+    fi
+    printf '%.12s' "$commit"
+}
+
+# Prints the time of that commit, so that packages built twice have the same time stamps.
+source_time() {
+    git log -1 --format=%ct 2>/dev/null || stat --format %Y CHANGELOG.md
+}
+
 # Installs what the vendored OpenSSL and the linker need; Debian's perl-base lacks some modules.
 install_build_tools() {
     local missing=()

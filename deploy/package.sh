@@ -1,66 +1,95 @@
 #!/usr/bin/env bash
-# Builds the packages into target/packages, or into the given folder: a .deb and a tarball for
-# Linux, an .msi and a zip for Windows, all x86-64. Made for Debian 12 and its relatives.
+# Builds the packages: a .deb and a tarball for this processor, an .msi and a zip for Windows on
+# x86-64. Made for Debian 12 and its relatives.
+#
+#   deploy/package.sh [--linux | --windows] [FOLDER]     default: both, into target/packages
 #
 # Build dependencies come from apt, as root or through sudo. If anything cannot be installed or
 # built, the script fails.
+#
+# With WINDOWS_CERTIFICATE (a certificate and its key, PKCS #12 in base64) and
+# WINDOWS_CERTIFICATE_PASSWORD in the environment, the programs and the installer for Windows are
+# signed; WINDOWS_TIMESTAMP_URL names a time stamp server, so that the signatures outlive the
+# certificate.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source deploy/install.sh
 source deploy/windows.sh
 
-readonly out=$(realpath --canonicalize-missing "${1:-target/packages}")
-
 main() {
-    version=$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1)
+    local system=both
+    case ${1:-} in
+        --linux | --windows)
+            system=${1#--}
+            shift
+            ;;
+    esac
+    out=$(realpath --canonicalize-missing "${1:-target/packages}")
+    version=$(package_version)
+    PITWIRE_COMMIT=$(source_commit)
+    SOURCE_DATE_EPOCH=$(source_time)
+    export PITWIRE_COMMIT SOURCE_DATE_EPOCH
     mkdir -p "$out"
-    rm -f "$out"/pitwire[-_]*
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT
-    package_linux
-    prepare_windows
-    package_windows
+    if [[ $system != windows ]]; then
+        rm -f "$out"/pitwire_*.deb "$out"/pitwire-*-linux.tar.gz
+        package_linux
+    fi
+    if [[ $system != linux ]]; then
+        rm -f "$out"/pitwire-*-windows.{msi,zip}
+        prepare_windows
+        package_windows
+    fi
     headline "in $out"
     ls -l "$out"
 }
 
 package_linux() {
-    headline "cargo build --release"
-    cargo build --locked --release --bin pitwire
+    install_build_tools
+    ensure_rust
+    build_release
     local programs
     programs=$(realpath "${CARGO_TARGET_DIR:-target}/release")
-    local folder=pitwire-$version-x86_64-linux
+    local folder
+    folder=pitwire-$version-$(uname -m)-linux
     gather "$work/$folder" "$programs/pitwire" deploy/pitwire.service
     "$programs/pitwire" man "$work/$folder/man"
     complete_commands "$programs/pitwire" "$work/$folder"/completions/{pitwire.bash,_pitwire,pitwire.fish}
-    tar --create --gzip --owner 0 --group 0 --file "$out/$folder.tar.gz" --directory "$work" "$folder"
+    tar --create --sort name --mtime "@$SOURCE_DATE_EPOCH" --owner 0 --group 0 --numeric-owner \
+        --directory "$work" "$folder" | gzip --no-name >"$out/$folder.tar.gz"
     has dpkg-shlibdeps || apt_install dpkg-dev
     package_deb "$programs/pitwire"
 }
 
 package_deb() {
-    local program=$1 root=$work/deb
+    local program=$1 root=$work/deb architecture
+    architecture=$(dpkg --print-architecture)
     install -D --mode 755 "$program" "$root/usr/bin/pitwire"
-    install -D --mode 644 README.md LICENSE --target-directory "$root/usr/share/doc/pitwire"
+    local doc=$root/usr/share/doc/pitwire
+    install -D --mode 644 README.md --target-directory "$doc"
+    install -D --mode 644 LICENSE "$doc/copyright"
     # The README links to these pages.
-    mkdir "$root/usr/share/doc/pitwire/deploy"
-    cp --recursive deploy/docs "$root/usr/share/doc/pitwire/deploy/"
-    install -D --mode 644 deploy/pitwire.toml deploy/hub.toml --target-directory "$root/usr/share/doc/pitwire/examples"
+    mkdir "$doc/deploy"
+    cp --recursive deploy/docs "$doc/deploy/"
+    install -D --mode 644 deploy/pitwire.toml deploy/hub.toml --target-directory "$doc/examples"
     install -D --mode 644 <(sed 's|%h/.local/bin/|/usr/bin/|' deploy/pitwire.service) \
         "$root/usr/lib/systemd/user/pitwire.service"
     "$program" man "$root/usr/share/man/man1"
-    gzip -9n "$root"/usr/share/man/man1/*
     complete_commands "$program" "$root/usr/share/bash-completion/completions/pitwire" \
         "$root/usr/share/zsh/vendor-completions/_pitwire" \
         "$root/usr/share/fish/vendor_completions.d/pitwire.fish"
+    debian_changelog >"$doc/changelog"
+    gzip -9n "$root"/usr/share/man/man1/* "$doc/changelog"
     mkdir "$root/DEBIAN"
     cat >"$root/DEBIAN/control" <<END
 Package: pitwire
 Version: $version
-Architecture: amd64
-Maintainer: pitwire contributors <pitwire@localhost>
+Architecture: $architecture
+Maintainer: $MAINTAINER
 Section: games
 Priority: optional
+Installed-Size: $(du --summarize --block-size 1024 "$root/usr" | cut -f1)
 Depends: $(libraries "$program")
 Description: store-and-forward telemetry agent for sim racing
  Writes a race sim's telemetry and the car's setup to a bounded queue on disk and
@@ -68,7 +97,21 @@ Description: store-and-forward telemetry agent for sim racing
  .
  Start it at log-on with: pitwire autostart enable
 END
-    dpkg-deb --root-owner-group --build "$root" "$out/pitwire_${version}_amd64.deb"
+    # The files get these modes whatever the umask of the build is.
+    chmod -R u=rwX,go=rX "$root"
+    dpkg-deb --root-owner-group --build "$root" "$out/pitwire_${version}_$architecture.deb"
+}
+
+readonly MAINTAINER='pitwire contributors <contributors@pitwire.invalid>'
+
+debian_changelog() {
+    cat <<END
+pitwire ($version) unstable; urgency=medium
+
+  * Release $version. The changes are in CHANGELOG.md of the source.
+
+ -- $MAINTAINER  $(date --utc --rfc-email --date "@$SOURCE_DATE_EPOCH")
+END
 }
 
 # Writes the shell completions of a program to three files: for bash, zsh and fish.
@@ -91,15 +134,31 @@ libraries() {
 
 package_windows() {
     has wixl || apt_install wixl
-    windows_cargo build --locked --release
+    windows_cargo build --locked --release --features windowless
     local programs=$cache/target/$target/release
     local folder=pitwire-$version-x86_64-windows
     gather "$work/$folder" "$programs/pitwire.exe" "$programs/pitwirew.exe"
+    sign "$work/$folder/pitwire.exe"
+    sign "$work/$folder/pitwirew.exe"
     (cd "$work" && python3 -m zipfile --create "$folder.zip" "$folder")
     mv "$work/$folder.zip" "$out/"
-    # wixl finds only files below the folder of its input.
-    cp deploy/pitwire.wxs "$work/$folder/"
-    wixl --arch x64 --define "Version=$version" --output "$out/$folder.msi" "$work/$folder/pitwire.wxs"
+    build_msi "$work/$folder" "$version" "$out/$folder.msi"
+    sign "$out/$folder.msi"
+}
+
+# Signs a Windows program or installer in place, if there is a certificate.
+sign() {
+    [[ -n ${WINDOWS_CERTIFICATE:-} ]] || return 0
+    has osslsigncode || apt_install osslsigncode
+    local stamp=()
+    [[ -z ${WINDOWS_TIMESTAMP_URL:-} ]] || stamp=(-ts "$WINDOWS_TIMESTAMP_URL")
+    # In files that only this user can read: other users can see a command line.
+    (umask 077 && base64 --decode <<<"$WINDOWS_CERTIFICATE" >"$work/certificate" &&
+        printf %s "${WINDOWS_CERTIFICATE_PASSWORD:-}" >"$work/password")
+    osslsigncode sign -pkcs12 "$work/certificate" -readpass "$work/password" -h sha256 -n pitwire \
+        "${stamp[@]}" -in "$1" -out "$1.signed"
+    rm "$work/certificate" "$work/password"
+    mv "$1.signed" "$1"
 }
 
 # Makes a folder with the given files and those common to all packages.
@@ -110,4 +169,4 @@ gather() {
     cp --recursive deploy/docs "$folder/deploy/"
 }
 
-main
+main "$@"

@@ -25,6 +25,17 @@ windows_cargo() {
         debian_cargo "$command" --target-dir "$cache/target" --target "$target" "$@"
 }
 
+# Builds an installer from a folder with the program's files. wixl finds only files below the folder
+# of its input.
+build_msi() {
+    local folder=$1 version=$2 msi=$3
+    cp deploy/pitwire.wxs "$folder/"
+    # The entry in the Start menu opens it in the browser.
+    printf '[InternetShortcut]\r\nURL=http://127.0.0.1:9184/\r\n' >"$folder/pitwire.url"
+    wixl --arch x64 --define "Version=$version" --output "$msi" "$folder/pitwire.wxs"
+    rm "$folder/pitwire.wxs" "$folder/pitwire.url"
+}
+
 install_compiler() {
     has_compiler && return
     apt_install gcc-mingw-w64-x86-64 rustc-web cargo-web rust-web-src rust-web-clippy

@@ -166,10 +166,8 @@ fn end_of(path: &Path) -> io::Result<String> {
 /// Describes the program and the system.
 fn about() -> String {
     format!(
-        "pitwire {}\nbuilt for {} {}\nsystem {}\n",
-        env!("CARGO_PKG_VERSION"),
-        std::env::consts::OS,
-        std::env::consts::ARCH,
+        "pitwire {}\nsystem {}\n",
+        env!("PITWIRE_VERSION"),
         system()
     )
 }

@@ -17,6 +17,18 @@ const CLOSED_ADDRESS: &str = "http://127.0.0.1:9";
 /// The longest time from a signal to the exit of the process.
 const SHUTDOWN: Duration = Duration::from_secs(5);
 
+#[test]
+fn the_version_names_the_target_of_the_build() {
+    let output = pitwire(&["--version"]).output().unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let start = concat!("pitwire ", env!("CARGO_PKG_VERSION"), " (");
+    let target = format!("{}-unknown-linux-gnu)\n", std::env::consts::ARCH);
+    assert!(printed.starts_with(start), "{printed}");
+    if cfg!(all(target_os = "linux", target_env = "gnu")) {
+        assert!(printed.ends_with(&target), "{printed}");
+    }
+}
+
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn the_agent_runs_at_low_priority() {
