@@ -84,6 +84,6 @@ install_build_tools() {
 has() { command -v "$1" >/dev/null; }
 headline() { printf '\n==> %s\n' "$*"; }
 fail() {
-    printf 'error: %s\n' "$*"
+    printf 'error: %s\n' "$*" >&2
     exit 1
 }

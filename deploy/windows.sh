@@ -62,7 +62,7 @@ build_standard_library() {
     echo 'fn main() {}' >"$work/src/main.rs"
     # Only a nightly compiler builds it, or a stable one with RUSTC_BOOTSTRAP=1.
     (
-        cd "$work"
+        cd "$work" || exit
         RUSTC_BOOTSTRAP=1 debian_cargo build --release --target-dir target --target "$target" \
             -Z build-std=std,panic_abort,panic_unwind,test
     )

@@ -3,6 +3,7 @@
 # Installs Wine and creates its prefix, a drive C: with no programs installed.
 prepare_wine() {
     has wine || apt_install wine64 wine
+    # shellcheck disable=SC2154 # deploy/windows.sh sets it
     prefix=$cache/bare-$(WINEDEBUG=-all wine --version | cut -d' ' -f1)
     [[ ! -e $prefix ]] || return 0
     headline "making Wine's folder $prefix"

@@ -70,6 +70,8 @@ mod queue;
 mod reach;
 mod readme;
 #[cfg(target_os = "linux")]
+mod release;
+#[cfg(target_os = "linux")]
 mod screen;
 mod server;
 mod session;
