@@ -56,9 +56,9 @@ build_release() {
 package_version() { sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1; }
 
 # Prints the commit that the sources are, for `pitwire --version`: nothing if they were modified or
-# are not in a git repository. A container of a CI service may refuse git the repository's owner.
+# are not in a git repository. In a container, git may be missing or refuse the repository's owner.
 source_commit() {
-    local commit=${GITHUB_SHA:-}
+    local commit=${PITWIRE_COMMIT:-${GITHUB_SHA:-}}
     if [[ -z $commit ]] && git diff --quiet HEAD -- src deploy Cargo.toml Cargo.lock 2>/dev/null; then
         commit=$(git rev-parse HEAD)
     fi

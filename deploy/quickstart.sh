@@ -10,5 +10,5 @@ source deploy/install.sh
 install_build_tools
 ensure_rust
 headline "building pitwire (several minutes the first time)"
-cargo build --locked --release --bin pitwire
+build_release
 exec "${CARGO_TARGET_DIR:-target}/release/pitwire" demo "$@"

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # Installs the .deb over an older version of itself in fresh Debian systems, uses it, and removes it.
-# Needs root, debootstrap and unshare; it installs debootstrap with apt. See tests/README.md.
+# Needs root; debootstrap comes from apt. See tests/README.md.
 #
 #   tests/deb.sh PACKAGE [SUITE...]     default: bookworm trixie
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source deploy/install.sh
+source tests/debian.sh
 
-readonly cache=${XDG_CACHE_HOME:-$HOME/.cache}/pitwire
 # The version of the package that is installed first and then upgraded.
 readonly OLDER=0.0.1
 
@@ -34,9 +34,12 @@ make_older() {
 check_in() {
     local suite=$1 root=$work/$1
     headline "the .deb on Debian $suite"
-    make_system "$suite" "$root"
+    debian_image "$suite"
+    mkdir "$root"
+    tar --extract --gzip --file "$cache/debian-$suite.tar.gz" --directory "$root"
     cp "$work"/{old,new}.deb "$root/root/"
     chroot "$root" useradd --create-home --shell /bin/bash racer
+    tests/export.sh 20 >"$root/home/racer/frames.jsonl"
     steps >"$root/root/steps.sh"
     # Processes and mounts end with the namespaces.
     unshare --mount --pid --fork --kill-child bash -euc '
@@ -45,22 +48,6 @@ check_in() {
         exec chroot "$1" bash /root/steps.sh
     ' bash "$root"
     rm -rf --one-file-system "$root"
-}
-
-# A minimal Debian, made once and kept outside the clone.
-make_system() {
-    local suite=$1 root=$2 image=$cache/debian-$1.tar.gz made
-    if [[ ! -e $image ]]; then
-        mkdir -p "$cache"
-        debootstrap --variant=minbase "$suite" "$root"
-        rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*
-        made=$(mktemp "$image.XXXXXX")
-        tar --create --gzip --file "$made" --directory "$root" .
-        mv "$made" "$image"
-        return
-    fi
-    mkdir "$root"
-    tar --extract --gzip --file "$image" --directory "$root"
 }
 
 # Prints the script that runs in the new system.
@@ -81,15 +68,8 @@ racer 'mkdir -p .config/pitwire && echo "server.url = \"http://127.0.0.1:9\"" >.
 racer pitwire autostart enable
 before=$(racer pitwire autostart status)
 [[ $before == *pitwire* ]] || fail "autostart status: $before"
-racer 'pitwire simulate --frames 20 --speed 0 >frames.ndjson'
-racer 'pitwire run --until-drained --set source.http.enabled=false --set metrics.enabled=false \
-    --set source.lmu.enabled=false --set source.file.path=frames.ndjson >/dev/null 2>log & agent=$!
-    for try in {1..150}; do
-        [[ $(pitwire queue status | awk "\$1 == \"queued\" { print \$2 }") != 20 ]] || break
-        sleep 0.2
-    done
-    kill $agent; wait $agent' || true
-[[ $(queued) == 20 ]] || fail "queued: $(queued); $(cat /home/racer/log)"
+racer pitwire queue import /home/racer/frames.jsonl --apply
+[[ $(queued) == 20 ]] || fail "queued: $(queued)"
 
 dpkg --install /root/new.deb
 dpkg --verify pitwire

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Builds the packages and installs each: the .deb on this machine, as root or through sudo, and
-# removes it again; the tarball into a folder whose name contains a space and an accent; the .msi
-# and the zip under Wine. See tests/README.md.
+# Builds the packages and checks each: the .deb with lintian and on fresh Debian systems, the tarball
+# in a folder whose name contains a space and an accent, the .msi and the zip under Wine. See
+# tests/README.md.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source deploy/install.sh
@@ -13,6 +13,7 @@ main() {
     deploy/package.sh "$out"
     work=$(mktemp -d)
     trap 'stop_wine; rm -rf "$work"' EXIT
+    check_binstall
     check_deb
     check_tarball
     prepare_windows
@@ -27,22 +28,24 @@ main() {
 
 check_deb() {
     headline "the .deb"
-    [[ ! -e /usr/bin/pitwire ]] || fail "pitwire is installed here: take it off to test its package"
     has systemd-analyze || apt_install systemd
+    has lintian || apt_install lintian
+    local package
+    package=$(echo "$out"/pitwire_*.deb)
+    lintian --fail-on error "$package"
     # Extracted, not installed: a system may be configured to exclude manuals.
-    dpkg-deb --extract "$out"/pitwire_*.deb "$work/deb"
+    dpkg-deb --extract "$package" "$work/deb"
     local share=$work/deb/usr/share
     check_manual "$share"/man/man1/pitwire{,-run,-doctor,-queue-export}.1.gz
     check_completions "$share/bash-completion/completions/pitwire" \
         "$share/zsh/vendor-completions/_pitwire" "$share/fish/vendor_completions.d/pitwire.fish"
-    apt_get install -y -qq --no-install-recommends "$out"/pitwire_*.deb
-    demo /usr/bin/pitwire
-    local unit=/usr/lib/systemd/user/pitwire.service said
+    # The unit names the program where it will be installed.
+    local unit=$work/pitwire.service said
+    sed "s|/usr/bin/|$work/deb&|" "$work/deb/usr/lib/systemd/user/pitwire.service" >"$unit"
     # It exits with 0 even if it prints warnings.
     said=$(XDG_RUNTIME_DIR=$work systemd-analyze verify --user --man=no "$unit" 2>&1)
     [[ -z $said ]] || fail "systemd-analyze: $said"
-    apt_get remove -y -qq pitwire
-    [[ ! -e /usr/bin/pitwire && ! -e $unit ]] || fail "the .deb leaves its files behind"
+    tests/deb.sh "$package"
 }
 
 check_tarball() {
@@ -51,6 +54,7 @@ check_tarball() {
     mkdir "$folder"
     tar --extract --gzip --file "$out"/pitwire-*-linux.tar.gz --strip-components 1 --directory "$folder"
     demo "$folder/pitwire"
+    check_version "$("$folder/pitwire" --version)"
     check_manual "$folder"/man/pitwire{,-run,-doctor,-queue-export}.1
     check_completions "$folder"/completions/{pitwire.bash,_pitwire,pitwire.fish}
 }
@@ -80,22 +84,107 @@ check_zip() {
     headline "the zip"
     local folder="$work/Zoë's PC"
     python3 -m zipfile --extract "$out"/pitwire-*-windows.zip "$folder"
+    python3 -m zipfile --extract "$out"/pitwire-*-windows.zip "$work/zip"
     demo_under_wine "$folder"/pitwire-*-windows/pitwire.exe
 }
 
+# Installs an older version, uses it, installs this one over it, and removes it.
 check_msi() {
     headline "the .msi"
-    local msi=$work/pitwire.msi installed
-    installed=$prefix/drive_c/users/$(id -un)/AppData/Local/Programs/pitwire
-    cp "$out"/pitwire-*-windows.msi "$msi"
-    under_wine 120 wine msiexec /i "Z:${msi//\//\\}" /qn
-    [[ -e $installed/pitwirew.exe ]] || fail "the .msi puts nothing into $installed"
+    check_tables "$out"/pitwire-*-windows.msi
+    local user
+    user=$prefix/drive_c/users/$(id -un)
+    local installed=$user/AppData/Local/Programs/pitwire data=$user/AppData/Local/pitwire
+    local menu="$user/AppData/Roaming/Microsoft/Windows/Start Menu/Programs/pitwire.url"
+    # There is no earlier release yet, so the same files get an older version number.
+    build_msi "$(echo "$work/zip"/pitwire-*-windows)" "$OLDER" "$work/older.msi"
+    cp "$out"/pitwire-*-windows.msi "$work/newer.msi"
+    msiexec /i "$work/older.msi"
+    for file in "$installed"/{pitwire.exe,pitwirew.exe,pitwire.toml,hub.toml} "$menu"; do
+        [[ -e $file ]] || fail "the .msi does not install $file"
+    done
+    grep -q 'URL=http://127.0.0.1:9184/' "$menu" || fail "the Start menu leads elsewhere"
     demo_under_wine "$installed/pitwire.exe"
+    mkdir -p "$data"
+    printf 'server.url = "http://127.0.0.1:9"\n' >"$data/pitwire.toml"
+    tests/export.sh 20 >"$work/frames.jsonl"
+    under_wine 60 wine "$installed/pitwire.exe" queue import "Z:${work//\//\\}\frames.jsonl" --apply
     under_wine 60 wine "$installed/pitwire.exe" autostart enable
     starts_at_log_on || fail "the program does not start at log-on"
-    under_wine 120 wine msiexec /x "Z:${msi//\//\\}" /qn
-    [[ ! -e $installed ]] || fail "the .msi leaves $installed behind"
-    ! starts_at_log_on || fail "what is gone is still started at log-on"
+
+    msiexec /i "$work/newer.msi"
+    [[ $(products) == "$(package_version)" ]] || fail "installed after the upgrade: $(products)"
+    starts_at_log_on || fail "after the upgrade the program no longer starts at log-on"
+    [[ $(queued "$installed/pitwire.exe") == 20 ]] || fail "the upgrade changed the queue"
+    under_wine 60 wine "$installed/pitwire.exe" check
+    under_wine 60 wine "$installed/pitwire.exe" --version
+    check_version "$(tr -d '\r' <"$cache/wine.log")"
+
+    msiexec /x "$work/newer.msi"
+    [[ ! -e $installed && ! -e $menu ]] || fail "the .msi leaves $installed or $menu behind"
+    ! starts_at_log_on || fail "the removed program is still started at log-on"
+    [[ -s $data/pitwire.toml && -d $data/queue ]] || fail "the removal deleted $data"
+}
+
+# The version of the .msi that is installed first and then upgraded.
+readonly OLDER=0.0.1
+
+# Checks what Windows reads first: versions and codes for the upgrade, for one user, no empty columns.
+check_tables() {
+    has msiinfo || apt_install msitools
+    local properties upgrade
+    properties=$(msiinfo export "$1" Property | tr -d '\r')
+    [[ $(awk '$1 == "ProductVersion" { print $2 }' <<<"$properties") == "$(package_version)" ]] ||
+        fail "the .msi has another version: $properties"
+    ! grep -q '^ALLUSERS' <<<"$properties" || fail "the .msi is not for one user: $properties"
+    upgrade=$(awk '$1 == "UpgradeCode" { print toupper($2) }' <<<"$properties")
+    [[ $(msiinfo export "$1" Upgrade | grep -c "^$upgrade") == 2 ]] ||
+        fail "the .msi does not look for older and newer versions"
+    msiinfo export "$1" LaunchCondition | grep -q '^NOT WIX_DOWNGRADE_DETECTED' ||
+        fail "the .msi replaces a newer version"
+    # An identifier that two releases share would keep an old file.
+    [[ $(msiinfo export "$1" Component | cut -f2 | sort | uniq -d) == '' ]] ||
+        fail "two components have the same identifier"
+    msiinfo suminfo "$1" | grep -q '^Template: x64;1033' || fail "the .msi is not for x64"
+}
+
+msiexec() { under_wine 120 wine msiexec "$1" "Z:${2//\//\\}" /qn; }
+
+# Prints the versions of pitwire that are installed.
+products() {
+    in_wine timeout 60 wine reg query 'HKCU\Software\Microsoft\Windows\CurrentVersion\Uninstall' /s |
+        tr -d '\r' | awk '$1 == "DisplayVersion" { print $3 }'
+}
+
+queued() {
+    in_wine timeout 60 wine "$1" queue status | tr -d '\r' | awk '$1 == "queued" { print $2 }'
+}
+
+# Checks what `pitwire --version` prints.
+check_version() {
+    local start
+    start="pitwire $(package_version) ($(source_commit)"
+    [[ $1 == "$start"* ]] || fail "--version prints \"$1\" instead of \"$start…\""
+}
+
+# Checks that `cargo binstall` finds the archives that Cargo.toml describes, and the program in them.
+check_binstall() {
+    headline "cargo binstall"
+    python3 - "$out" <<'PYTHON'
+import pathlib, subprocess, sys, tarfile, tomllib, zipfile
+manifest = tomllib.loads(pathlib.Path("Cargo.toml").read_text())["package"]
+settings = manifest["metadata"]["binstall"]
+arch = subprocess.check_output(["uname", "-m"], text=True).strip()
+for entry in (settings, settings["overrides"]["x86_64-pc-windows-msvc"]):
+    def fill(text):
+        values = {"repo": "R", "version": manifest["version"], "target-arch": arch, "bin": "pitwire"}
+        for name, value in values.items():
+            text = text.replace("{ %s }" % name, value)
+        return text
+    path = pathlib.Path(sys.argv[1], fill(entry["pkg-url"]).rsplit("/", 1)[1])
+    names = zipfile.ZipFile(path).namelist() if path.suffix == ".zip" else tarfile.open(path).getnames()
+    assert fill(entry["bin-dir"]) in names, (path, entry["bin-dir"], names)
+PYTHON
 }
 
 # Otherwise Wine's server would keep writing into the folder.

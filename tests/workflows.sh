@@ -42,7 +42,7 @@ lint() {
     headline "shellcheck"
     local scripts
     mapfile -t scripts < <(git ls-files '*.sh' .ci/run)
-    shellcheck --shell=bash --severity=warning "${scripts[@]}"
+    shellcheck --shell=bash --external-sources --severity=warning "${scripts[@]}"
 }
 
 main "$@"
