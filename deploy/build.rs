@@ -12,7 +12,9 @@ fn main() {
     let (version, target) = (variable("CARGO_PKG_VERSION"), variable("TARGET"));
     let commit = variable("PITWIRE_COMMIT");
     if !commit.chars().all(|c| c.is_ascii_hexdigit()) {
-        eprintln!("PITWIRE_COMMIT is {commit:?}: set it to the hexadecimal id of a commit, or unset it");
+        eprintln!(
+            "PITWIRE_COMMIT is {commit:?}: set it to the hexadecimal id of a commit, or unset it"
+        );
         process::exit(1);
     }
     if commit.is_empty() {

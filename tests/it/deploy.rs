@@ -304,14 +304,23 @@ fn the_system_unit_passes_each_token_as_a_systemd_credential() {
     load(None, std::iter::empty(), &overrides).unwrap_or_else(|problems| panic!("{problems}"));
 }
 
+/// The workflows build in the same image.
 #[test]
-fn the_container_base_image_is_pinned_by_digest() {
+fn every_container_base_image_is_the_one_that_is_pinned_by_digest() {
     let text = text("Containerfile");
-    let bases: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("FROM ")).collect();
-    let [base] = &bases[..] else { panic!("{bases:?}") };
+    let base = text.lines().find_map(|line| line.strip_prefix("ARG BASE=")).unwrap();
     let (tag, digest) = base.split_once("@sha256:").unwrap();
     assert!(tag.contains(":12.") && digest.len() == 64, "{base}");
     assert!(digest.bytes().all(|byte| byte.is_ascii_hexdigit()), "{base}");
+    let stages = text.lines().filter(|line| line.starts_with("FROM "));
+    assert!(stages.clone().count() == 2 && stages.clone().all(|line| line.contains("FROM $BASE")));
+    for workflow in ["ci.yml", "release.yml"] {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(".github/workflows").join(workflow);
+        let text = fs::read_to_string(file).unwrap();
+        let images = text.lines().filter_map(|line| line.trim().strip_prefix("image: "));
+        let images: Vec<_> = images.collect();
+        assert!(!images.is_empty() && images.iter().all(|image| *image == base), "{images:?}");
+    }
 }
 
 /// The command of `HEALTHCHECK` with another port.

@@ -79,7 +79,11 @@ fn a_release_needs_a_matching_tag_a_date_and_a_repository() {
     fails(&tag, "set it to the address that offers the releases");
 
     project.change_manifest(|manifest| {
-        manifest.replacen("license =", "repository = \"https://git.example.org/pitwire\"\nlicense =", 1)
+        manifest.replacen(
+            "license =",
+            "repository = \"https://git.example.org/pitwire\"\nlicense =",
+            1,
+        )
     });
     let output = project.release(&["check", &tag]);
     assert!(output.status.success(), "{output:?}");
