@@ -87,13 +87,13 @@ Package: pitwire
 Version: $version
 Architecture: $architecture
 Maintainer: $MAINTAINER
-Section: games
+Section: net
 Priority: optional
 Installed-Size: $(du --summarize --block-size 1024 "$root/usr" | cut -f1)
 Depends: $(libraries "$program")
 Description: store-and-forward telemetry agent for sim racing
- Writes a race sim's telemetry and the car's setup to a bounded queue on disk and
- brings them to the team's dashboard, in order, through outages and crashes.
+ Writes a race sim's telemetry and the car's setup to a bounded queue on disk
+ and brings them to the team's dashboard, in order, through outages and crashes.
  .
  Start it at log-on with: pitwire autostart enable
 END
