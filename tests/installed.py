@@ -161,6 +161,7 @@ class Agent:
             f"source.http.listen=127.0.0.1:{self.http}",
             f"metrics.listen=127.0.0.1:{admin}",
             "source.lmu.enabled=false",
+            "update_rate_hz=0",
             *settings,
         ]
         command = [program, "run", "--server", url, "--queue", queue]
@@ -207,13 +208,12 @@ class Server:
             return json.load(answer)
 
     def sessions(self):
-        return [re.search(r"[0-9a-f-]{36}", json.dumps(item))[0] for item in
-                self.get("/api/sessions")]
+        return [session["session_id"] for session in self.get("/api/sessions")]
 
     def laps(self):
-        sessions = self.sessions()
-        return [int(frame["lap"]) for session in sessions
-                for frame in self.get(f"/api/sessions/{session}/frames")]
+        frames = [frame for session in self.sessions()
+                  for frame in self.get(f"/api/sessions/{session}/frames")]
+        return [int(frame["telemetry"]["lap"]) for frame in frames]
 
     def stop(self):
         self.process.kill()
