@@ -52,11 +52,13 @@ with_buildah() {
     # The package takes the place of the stage that builds it.
     mkdir -p "$work/build/packages"
     cp target/packages/pitwire_*.deb "$work/build/packages/"
-    in_storage bud --quiet --pull-never --format docker --build-arg BASE=localhost/base \
+    in_storage bud --quiet --pull-never --format docker --build-arg BASE=localhost/base --build-arg PITWIRE_COMMIT= \
         --build-context "build=$work/build" --file deploy/Containerfile --tag pitwire .
     container=$(in_storage from localhost/pitwire)
-    in_storage inspect --type image --format '{{json .Docker.config.Healthcheck.Test}}' localhost/pitwire |
-        python3 -c 'import json, shlex, sys; print(shlex.join(json.load(sys.stdin)[1:]))' >"$work/check.sh"
+    in_storage inspect --type image localhost/pitwire | python3 -c '
+import json, shlex, sys
+print(shlex.join(json.load(sys.stdin)["Docker"]["config"]["Healthcheck"]["Test"][1:]))
+' >"$work/check.sh"
     # With a network of its own, where the default ports are free.
     export -f in_storage
     export work container PATIENCE
@@ -67,9 +69,9 @@ with_buildah() {
                 pitwire run & agent=\$!
                 for ((second = 0; second < $PATIENCE; second++)); do
                     sleep 1
-                    ! bash /check.sh 2>/dev/null || exec kill \$agent
+                    ! bash /check.sh 2>/dev/null || break
                 done
-                exit 1"
+                bash /check.sh && kill \$agent && wait \$agent"
     ' || fail "after $PATIENCE s the program in the image is not healthy"
 }
 
