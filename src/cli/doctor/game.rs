@@ -5,10 +5,10 @@ use std::io;
 
 use super::{DoctorReport, disk};
 use crate::config::{GameApi, LmuConfig};
-use crate::source::lmu::About;
 use crate::source::lmu::memory::{self, Memory, Region};
 use crate::source::lmu::reader::{GameReader, GameReading, Way};
 use crate::source::lmu::rest::{Rest, RestError};
+use crate::source::lmu::{About, GameVersion};
 
 pub(super) const SUBJECT: &str = "game";
 
@@ -38,13 +38,16 @@ struct GameState {
     native: io::Result<GameReading>,
     plugin: io::Result<GameReading>,
     about: io::Result<About>,
+    /// `None` if the game itself shares no memory.
+    version: Option<GameVersion>,
 }
 
 impl GameState {
     fn look(memory: &dyn Memory) -> Self {
         let [native, plugin] = [Way::Native, Way::Plugin]
             .map(|way| GameReader::open(way, memory).map(|reader| reader.read()));
-        Self { native, plugin, about: About::of(memory) }
+        let version = GameVersion::of(memory).ok().flatten();
+        Self { native, plugin, about: About::of(memory), version }
     }
 
     /// Reports on the game's memory and returns whether the game is running.
@@ -52,6 +55,7 @@ impl GameState {
         let native = Region::Native.name();
         if is_live(&self.native) {
             report.ok(format!("it shares its own memory ({native})"));
+            self.say_version(report);
         }
         self.say_plugin(report, config);
         if let Err(error) = &self.native {
@@ -70,6 +74,20 @@ impl GameState {
             report.note(what, advice);
         }
         is_there
+    }
+
+    /// Reports a game that is newer than what pitwire was checked with: an update of the game may
+    /// move values in its memory.
+    fn say_version(&self, report: &mut DoctorReport) {
+        let newest = GameVersion::NEWEST_CHECKED;
+        match self.version {
+            Some(version) if version > newest => report.note(
+                format!("its version is {version}; pitwire was checked with 1.2 to {newest}"),
+                "compare the values on the dashboard with the game before a race",
+            ),
+            Some(version) => report.ok(format!("its version is {version}")),
+            None => {}
+        }
     }
 
     /// Reports on the plugin, unless it is not installed.

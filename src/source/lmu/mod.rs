@@ -37,7 +37,7 @@ use tokio::time::{Interval, MissedTickBehavior, interval, interval_at, sleep};
 
 use self::game::{Game, Look, Presence};
 use self::gaps::Gaps;
-pub use self::native::Native;
+pub use self::native::{GameVersion, Native};
 pub use self::plugin::{About, Plugin};
 pub use self::snapshot::Snapshot;
 use super::{Intake, Sample, SourceActivity};

@@ -3,6 +3,7 @@
 //! A copy counts as consistent if several copies in a row are equal. Two are not enough, because
 //! the game's thread may be descheduled in the middle of a write.
 
+use std::fmt::{self, Display, Formatter};
 use std::io;
 use std::thread::sleep;
 
@@ -32,6 +33,31 @@ const ROOM: usize = 104;
 /// The game's own shared memory, opened.
 #[derive(Debug)]
 pub struct Native(Box<dyn Mapping>);
+
+/// A version of Le Mans Ultimate; 142 is 1.4.2, for which the game writes 14200.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct GameVersion(i32);
+
+impl GameVersion {
+    /// The newest version whose memory pitwire was checked with.
+    pub const NEWEST_CHECKED: Self = Self(142);
+
+    /// Reads the version of the game that shares this memory; `None` if no game has written.
+    ///
+    /// # Errors
+    /// If the game shares no region, or one that is too small.
+    pub fn of(memory: &dyn Memory) -> io::Result<Option<Self>> {
+        let version = integer(&copy(&*memory.open(Region::Native)?, GAME_VERSION, 4)?, 0);
+        Ok((version != 0).then_some(Self(version / 100)))
+    }
+}
+
+impl Display for GameVersion {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Self(number) = self;
+        write!(f, "{}.{}.{}", number / 100, number / 10 % 10, number % 10)
+    }
+}
 
 /// One copy of the memory, with the update markers.
 #[derive(PartialEq)]

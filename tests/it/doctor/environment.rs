@@ -85,6 +85,16 @@ fn the_state_of_the_games_shared_memory_is_reported() {
 
     region(Region::Native, &own_buffer("race_lmu.bin", Region::Native));
     assert!(has(&pc.finds(&[]), "ok", "it shares its own memory (LMU_Data)"));
+    let version = |number: i32| {
+        let mut bytes = own_buffer("race_lmu.bin", Region::Native);
+        bytes[64..68].copy_from_slice(&number.to_le_bytes());
+        bytes
+    };
+    region(Region::Native, &version(13_310));
+    assert!(has(&pc.finds(&[]), "ok", "its version is 1.3.3"));
+    region(Region::Native, &version(15_000));
+    let newer = "its version is 1.5.0; pitwire was checked with 1.2 to 1.4.2";
+    assert!(has(&pc.finds(&[]), "note", newer));
     region(Region::Native, &vec![0; Region::Native.size()]);
     assert!(has(&pc.finds(&[]), "note", "its memory exists, but no game writes to it"));
     region(Region::Native, b"short");
