@@ -1,7 +1,9 @@
 """Checks a built or installed pitwire on Linux, macOS and Windows, with Python's standard library.
 
-    python3 tests/installed.py PROGRAM        checks this program
-    python tests/installed.py --msi FILE      installs FILE on Windows, checks it, and removes it
+    python3 tests/installed.py PROGRAM
+        checks this program
+    python tests/installed.py --msi FILE [--older OTHER]
+        installs FILE on Windows, checks it, and removes it; with --older as an upgrade of OTHER
 
 Needs openssl on the PATH. Ports are free ones, and all files are in a temporary directory; only the
 start at log-on and the installer change the user's account, and both are undone.
@@ -33,9 +35,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("program", nargs="?", type=Path)
     parser.add_argument("--msi", type=Path)
+    parser.add_argument("--older", type=Path)
     args = parser.parse_args()
     if args.msi:
-        check_installer(args.msi.resolve())
+        check_installer(args.msi.resolve(), args.older and args.older.resolve())
     else:
         check_program(args.program.resolve())
     print("all checks passed")
@@ -123,28 +126,35 @@ def check_autostart(program, folder):
     assert "does not start" in status, status
 
 
-def check_installer(msi):
+def check_installer(msi, older):
     local = Path(os.environ["LOCALAPPDATA"])
     program = local / "Programs" / "pitwire" / "pitwire.exe"
     menu = Path(os.environ["APPDATA"]) / "Microsoft/Windows/Start Menu/Programs/pitwire.url"
+    configuration = local / "pitwire" / "pitwire.toml"
     assert not program.exists(), f"{program} exists: remove pitwire before you test its installer"
-    step(f"installing {msi.name}")
-    run("msiexec", "/i", msi, "/qn", "/l*v", "install.log")
+    step(f"installing {(older or msi).name}")
+    run("msiexec", "/i", older or msi, "/qn", "/l*v", "install.log")
     for file in (program, program.with_name("pitwirew.exe"), program.with_name("hub.toml"), menu):
         assert file.is_file(), f"the installer did not create {file}"
-    check_program(program)
-    kept = local / "pitwire" / "pitwire.toml"
-    kept.parent.mkdir(exist_ok=True)
-    kept.write_text('server.url = "http://127.0.0.1:9"\n')
+    configuration.parent.mkdir(exist_ok=True)
+    configuration.write_text('server.url = "http://127.0.0.1:9"\n')
     run(program, "autostart", "enable")
+    if older:
+        step(f"upgrading to {msi.name}")
+        run("msiexec", "/i", msi, "/qn", "/l*v", "upgrade.log")
+        assert configuration.is_file(), f"the upgrade deleted {configuration}"
     assert "pitwirew.exe" in run_key(), run_key()
+    configuration.rename(configuration.with_suffix(".kept"))
+    check_program(program)
+    configuration.with_suffix(".kept").rename(configuration)
+    run(program, "autostart", "enable")
     step(f"removing {msi.name}")
     run("msiexec", "/x", msi, "/qn", "/l*v", "remove.log")
     for file in (program, menu):
         assert not file.exists(), f"the installer left {file}"
     assert "pitwire" not in run_key(), run_key()
-    assert kept.is_file(), f"the installer deleted {kept}"
-    kept.unlink()
+    assert configuration.is_file(), f"the installer deleted {configuration}"
+    configuration.unlink()
 
 
 def run_key():
