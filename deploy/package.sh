@@ -49,8 +49,10 @@ package_linux() {
     install_build_tools
     ensure_rust
     build_release
-    local programs
-    programs=$(realpath "${CARGO_TARGET_DIR:-target}/release")
+    # A panic message of a stripped program still names the file and the line.
+    local programs=$work/linux
+    mkdir "$programs"
+    strip -o "$programs/pitwire" "${CARGO_TARGET_DIR:-target}/release/pitwire"
     local folder
     folder=pitwire-$version-$(uname -m)-linux
     gather "$work/$folder" "$programs/pitwire" deploy/pitwire.service
@@ -138,6 +140,7 @@ package_windows() {
     local programs=$cache/target/$target/release
     local folder=pitwire-$version-x86_64-windows
     gather "$work/$folder" "$programs/pitwire.exe" "$programs/pitwirew.exe"
+    x86_64-w64-mingw32-strip "$work/$folder"/*.exe
     sign "$work/$folder/pitwire.exe"
     sign "$work/$folder/pitwirew.exe"
     (cd "$work" && python3 -m zipfile --create "$folder.zip" "$folder")
