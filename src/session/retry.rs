@@ -50,6 +50,7 @@ mod tests {
             std::future::pending().await
         };
         tokio::select! {
+            biased;
             () = requests.wait(Duration::from_secs(30)) => start.elapsed().as_secs(),
             () = send => unreachable!(),
         }

@@ -141,8 +141,8 @@ function paintReplayed(stretches) {
   const last = stretches[stretches.length - 1];
   for (const label of document.querySelectorAll(".plot > span")) {
     label.hidden = !last;
-    // Beside the right edge the label would not fit.
-    if (last) label.style.left = `${Math.min(xOf(last.from) / 10, 80)}%`;
+    // The label takes 5rem at most.
+    if (last) label.style.left = `min(${xOf(last.from) / 10}%, 100% - 5rem)`;
   }
   const times = stretches.slice(-REPLAYED_LISTED).map(({ from, to }) => `${second(from)} to ${second(to)}`);
   const earlier = stretches.length > times.length ? ", and earlier" : "";
