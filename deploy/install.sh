@@ -50,7 +50,7 @@ oldest_rust() { sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml; }
 # commit, so that only the first one does the work.
 build_release() {
     headline "cargo build --release"
-    PITWIRE_COMMIT=$(source_commit) cargo build --locked --release --bin pitwire
+    BUILD_COMMIT=$(source_commit) cargo build --locked --release --bin pitwire
 }
 
 package_version() { sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1; }
@@ -58,7 +58,7 @@ package_version() { sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1; 
 # Prints the commit that the sources are, for `pitwire --version`: nothing if they were modified or
 # are not in a git repository. In a container, git may be missing or refuse the repository's owner.
 source_commit() {
-    local commit=${PITWIRE_COMMIT:-${GITHUB_SHA:-}}
+    local commit=${BUILD_COMMIT:-${GITHUB_SHA:-}}
     if [[ -z $commit ]] && git diff --quiet HEAD -- src deploy Cargo.toml Cargo.lock 2>/dev/null; then
         commit=$(git rev-parse HEAD)
     fi

@@ -26,9 +26,9 @@ main() {
     esac
     out=$(realpath --canonicalize-missing "${1:-target/packages}")
     version=$(package_version)
-    PITWIRE_COMMIT=$(source_commit)
+    BUILD_COMMIT=$(source_commit)
     SOURCE_DATE_EPOCH=$(source_time)
-    export PITWIRE_COMMIT SOURCE_DATE_EPOCH
+    export BUILD_COMMIT SOURCE_DATE_EPOCH
     mkdir -p "$out"
     work=$(mktemp -d)
     trap 'rm -rf "$work"' EXIT

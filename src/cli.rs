@@ -41,7 +41,7 @@ use crate::remote_text::escape_lines;
 ///
 /// Every command exits with 0 on success, 1 on failure and 2 on wrong usage.
 #[derive(Debug, Parser)]
-#[command(version = env!("PITWIRE_VERSION"), propagate_version = true)]
+#[command(version = env!("BUILD_VERSION"), propagate_version = true)]
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,

@@ -19,7 +19,7 @@ main() {
 }
 
 with_docker() {
-    docker build --file deploy/Containerfile --tag pitwire --build-arg "PITWIRE_COMMIT=$(source_commit)" .
+    docker build --file deploy/Containerfile --tag pitwire --build-arg "BUILD_COMMIT=$(source_commit)" .
     work=$(mktemp -d)
     make_token
     container=$(docker run --detach --volume "$work/token:/run/secrets/pitwire-token:ro" \
@@ -52,7 +52,7 @@ with_buildah() {
     # The package takes the place of the stage that builds it.
     mkdir -p "$work/build/packages"
     cp target/packages/pitwire_*.deb "$work/build/packages/"
-    in_storage bud --quiet --pull-never --format docker --build-arg BASE=localhost/base --build-arg PITWIRE_COMMIT= \
+    in_storage bud --quiet --pull-never --format docker --build-arg BASE=localhost/base --build-arg BUILD_COMMIT= \
         --build-context "build=$work/build" --file deploy/Containerfile --tag pitwire .
     container=$(in_storage from localhost/pitwire)
     in_storage inspect --type image localhost/pitwire | python3 -c '

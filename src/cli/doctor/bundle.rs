@@ -165,7 +165,7 @@ fn end_of(path: &Path) -> io::Result<String> {
 
 /// Describes the program and the system.
 fn about() -> String {
-    format!("pitwire {}\nsystem {}\n", env!("PITWIRE_VERSION"), system())
+    format!("pitwire {}\nsystem {}\n", env!("BUILD_VERSION"), system())
 }
 
 #[cfg(windows)]

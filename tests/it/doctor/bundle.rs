@@ -76,7 +76,7 @@ async fn the_bundle_holds_diagnostics_but_no_secrets() {
     for (name, holds) in [
         ("findings.txt", "all is well"),
         ("findings.json", r#"{"findings":[{"severity":"ok","subject":"configuration""#),
-        ("about.txt", concat!("pitwire ", env!("PITWIRE_VERSION"), "\nsystem ")),
+        ("about.txt", concat!("pitwire ", env!("BUILD_VERSION"), "\nsystem ")),
         ("pitwire.toml", "token = \"***\" # --set"),
         ("queue-status.txt", "\nimbalance           0\n"),
         ("metrics.txt", "\npitwire_connected{destination=\"server\"} 1\n"),
