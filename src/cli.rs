@@ -117,9 +117,11 @@ pub fn print(line: impl Display) {
     terminal::write(OutputStream::Out, safe(&format!("{line}\n")));
 }
 
-/// Prints a line on stderr. Unlike `eprintln!`, does not panic if stderr is closed.
+/// Prints a line on stderr. Unlike `eprintln!`, does not panic if stderr is closed. A terminal
+/// breaks it between words.
 pub fn eprint_line(line: impl Display) {
-    terminal::write(OutputStream::Err, safe(&format!("{line}\n")));
+    let text = format!("{line}\n");
+    terminal::write(OutputStream::Err, safe(&terminal::folded(OutputStream::Err, &text, 2)));
 }
 
 /// Escapes control characters: driver names and server answers must not control the terminal.

@@ -39,7 +39,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
             Command::Serve(args) => {
                 serve::run(args, shutdown()).await.context("the dashboard server ended")?
             }
-            Command::Simulate(args) => simulate::simulate(&args),
+            Command::Simulate(args) => simulate::simulate(args, shutdown()).await,
             Command::Queue(args) => queue::queue(args).await,
             Command::Autostart(args) => autostart::autostart(&args),
             Command::Doctor(args) => doctor::doctor(args).await,

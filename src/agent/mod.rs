@@ -14,6 +14,7 @@ mod services;
 mod sources;
 mod stdin;
 
+use std::fmt;
 use std::future::pending;
 use std::pin::pin;
 use std::time::Duration;
@@ -27,7 +28,7 @@ use self::services::Services;
 use self::sources::Sources;
 use crate::config::Config;
 use crate::publisher::DashboardPublisher;
-use crate::queue::{OpenError, STORAGE_OPEN_INTERVAL};
+use crate::queue::{OpenError, QueueStatus, STORAGE_OPEN_INTERVAL};
 use crate::session::DestinationWatch;
 use crate::source::nats::{self, GateCommand, GateRequest};
 use crate::source::recording::Report;
@@ -48,35 +49,61 @@ pub enum Until {
     Drained,
 }
 
+/// What a run of the agent did.
+#[derive(Clone, Debug)]
+pub struct AgentReport {
+    /// What was read of the recording `source.file.path`, if there is one.
+    pub recording: Option<Report>,
+    /// The queue when the agent started, and after it was flushed at the end.
+    pub queue_before: QueueStatus,
+    pub queue: QueueStatus,
+}
+
 /// A callback that receives a status snapshot once a second.
 pub type SnapshotCallback = Box<dyn FnMut(&StatusSnapshot) + Send>;
 
-/// Runs the agent until `shutdown` resolves or, with [`Until::Drained`], its work is done. Calls
-/// `announce` with a line for each new dashboard page, and `look`, if given, once a second.
+/// Where the agent's output goes.
+pub struct AgentOutput {
+    /// Prints a line for each new dashboard page.
+    pub announce: fn(&str),
+    /// Prints a receipt for each line of standard input, with `source.stdin.receipts`.
+    pub receipt: fn(&str),
+    /// Called once a second.
+    pub look: Option<SnapshotCallback>,
+}
+
+impl fmt::Debug for AgentOutput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentOutput").finish_non_exhaustive()
+    }
+}
+
+/// Runs the agent until `shutdown` resolves or, with [`Until::Drained`], its work is done.
 ///
-/// Must run in a tokio runtime. Returns within 5 s of the shutdown; unsent entries stay queued. The
-/// report says what was read of the recording `source.file.path`, if there is one.
+/// Must run in a tokio runtime. Returns within 5 s of the shutdown; unsent entries stay queued.
+/// Returns `None` if the shutdown came before the queue was open.
 pub async fn run(
     config: Config,
     until: Until,
     metrics: Option<PrometheusHandle>,
     mut reload: Option<Reload>,
     shutdown: impl Future<Output = ()>,
-    mut announce: impl FnMut(&str),
-    mut look: Option<SnapshotCallback>,
-) -> Result<Option<Report>, OpenError> {
+    output: AgentOutput,
+) -> Result<Option<AgentReport>, OpenError> {
+    let AgentOutput { announce, receipt, mut look } = output;
     let mut shutdown = pin!(shutdown);
     let publisher = tokio::select! {
         publisher = open(config) => publisher?,
         () = &mut shutdown => return Ok(None),
     };
+    let queue_before = publisher.queue_status();
     let (gate, mut gate_requests) = nats::delivery_gate();
     // A hub starts the delivery through the gate, once no other hub delivers the same entries.
     let is_hub = publisher.config().source.nats.enabled;
     if !is_hub {
         publisher.start();
     }
-    let mut sources = Sources::start(&publisher, gate);
+    let mut sources = Sources::start(&publisher, gate, receipt);
     let history = StatusHistory::default();
     let reload_handle = reload.as_ref().map(Reload::handle);
     let services = Services::start(&publisher, metrics, reload_handle, history.clone());
@@ -115,8 +142,10 @@ pub async fn run(
     }
     drop(finished);
     services.end().await;
+    let writer = publisher.writer();
     publisher.close().await;
-    Ok(recording.map(|report| report.borrow().clone()))
+    let recording = recording.map(|report| report.borrow().clone());
+    Ok(Some(AgentReport { recording, queue_before, queue: writer.status() }))
 }
 
 /// Opens the queue; retries without end while the disk is full or read-only.

@@ -152,7 +152,7 @@ impl Services {
         let open = self.connections("metrics", admin::MAX_CONNECTIONS);
         self.tasks.spawn(listen(
             config.listen,
-            "metrics",
+            "status page and metrics",
             move || Access::to_metrics(&config.token, config.token_file.as_ref()),
             async move |listener, access| {
                 let routes = admin::router(view.clone(), access);

@@ -25,15 +25,21 @@ pub(super) struct Sources {
 }
 
 impl Sources {
-    /// Starts the enabled sources. The NATS source controls delivery through `gate`.
-    pub(super) fn start(publisher: &DashboardPublisher, gate: DeliveryGate) -> Self {
+    /// Starts the enabled sources. The NATS source controls delivery through `gate`; `receipt` gets
+    /// the receipts of standard input, if they are enabled.
+    pub(super) fn start(
+        publisher: &DashboardPublisher,
+        gate: DeliveryGate,
+        receipt: fn(&str),
+    ) -> Self {
         let config = publisher.config();
         let (mut finite, mut endless) = (JoinSet::new(), JoinSet::new());
         let mut recording = None;
         let rate = config.update_rate_hz;
         if config.source.stdin.enabled && !io::IsTerminal::is_terminal(&io::stdin()) {
             let intake = publisher.intake("stdin", rate).following(publisher.watch_rate());
-            let reading = stdin::read(intake, config.source.stdin.receipts);
+            let receipt = config.source.stdin.receipts.then_some(receipt);
+            let reading = stdin::read(intake, receipt);
             let activity = publisher.activity();
             activity.add("stdin", "Reading standard input", "Waiting for standard input");
             finite.spawn(async move {

@@ -1,21 +1,21 @@
-//! Reads samples from standard input and prints receipts for them on standard output.
+//! Reads samples from standard input and writes receipts for them.
 
-use std::io::{self, Write};
+use std::io;
 
 use crate::source::lines::{self, Pace};
 use crate::source::{Intake, LineCounts, Taken, thread_reader};
 
-/// Reads samples until standard input ends, and prints a receipt for each if `receipts` is set.
+/// Reads samples until standard input ends, and passes a receipt for each to `receipt`, if given.
 ///
 /// One dedicated thread reads; tokio's stdin uses two, and wakes one for each read.
-pub(super) async fn read(intake: Intake, receipts: bool) {
+pub(super) async fn read(intake: Intake, receipt: Option<fn(&str)>) {
     let mut counts = LineCounts::default();
     let end = match thread_reader::start("pitwire-stdin", |output| output.copy(io::stdin())) {
         Ok((stdin, failure)) => {
             let end = lines::run(stdin, &intake, Pace::AsTheyCome, |place, taken| {
                 counts.count(place, taken);
-                if receipts {
-                    print_receipt(place.line, taken);
+                if let Some(receipt) = receipt {
+                    receipt(&receipt_text(place.line, taken));
                 }
             });
             end.await.and(failure.await.map_or(Ok(()), Err))
@@ -30,8 +30,8 @@ pub(super) async fn read(intake: Intake, receipts: bool) {
     }
 }
 
-/// Prints one JSON object per line on stdout, so that the feeding program learns what was stored.
-fn print_receipt(line: u64, taken: &Taken) {
+/// One JSON object, from which the feeding program learns what was stored.
+fn receipt_text(line: u64, taken: &Taken) -> String {
     let outcome = match taken {
         Taken::Stored(seq) => format!(r#""seq":{seq}"#),
         Taken::Unchanged => r#""unchanged":true"#.into(),
@@ -40,7 +40,5 @@ fn print_receipt(line: u64, taken: &Taken) {
         Taken::Dropped(reason) => format!(r#""dropped":"{}""#, reason.as_str()),
         Taken::Refused(refused) => format!(r#""refused":"{}""#, refused.reason.as_str()),
     };
-    let mut out = io::stdout().lock();
-    // A closed stdout only means that the feeding program does not want receipts.
-    let _ = writeln!(out, r#"{{"line":{line},{outcome}}}"#).and_then(|()| out.flush());
+    format!(r#"{{"line":{line},{outcome}}}"#)
 }

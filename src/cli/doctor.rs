@@ -21,6 +21,7 @@ use futures_util::future::join_all;
 use self::bundle::Bundle;
 use self::finding::{DoctorFinding, DoctorReport, FindingSeverity, to_json, to_text};
 use crate::cli::settings::Settings;
+use crate::cli::terminal::{self, OutputStream};
 use crate::cli::{Exit, eprint_line, print};
 use crate::config::Config;
 use crate::remote_text::Secrets;
@@ -79,7 +80,12 @@ async fn examine(args: &Doctor) -> Result<Exit, String> {
     }
     let findings: Vec<_> = reports.into_iter().flat_map(|report| report.findings).collect();
     let findings: Vec<_> = findings.into_iter().map(|finding| finding.without(&secrets)).collect();
-    print(if args.json { to_json(&findings) } else { to_text(&findings) });
+    if args.json {
+        print(to_json(&findings));
+    } else {
+        let text = to_text(&findings);
+        print(terminal::folded(OutputStream::Out, &text, terminal::HANGING_INDENT));
+    }
     if let Some(bundle) = bundle {
         let path = bundle.write(&args.settings, &loaded, &findings, &secrets).await?;
         eprint_line(format_args!("wrote {path}; review it before you share it"));

@@ -1,16 +1,21 @@
 //! The log: on standard error, so that standard output is free for links and receipts, or in a file
 //! that is rotated at a size limit, with one old file.
 
+use std::fmt;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, OnceLock};
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::fmt::time::FormatTime;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
+use crate::cli::terminal::OutputStream;
 use crate::cli::{eprint_line, private_file, terminal};
 use crate::config::{LogConfig, LogFormat, LogLevel};
+use crate::platform::clock;
 use crate::remote_text::escape;
 
 /// The size at which a log file is rotated; it replaces the previous rotated file.
@@ -29,14 +34,18 @@ pub(super) fn start(log: &LogConfig) {
         }
     });
     let in_color = file.is_none() && terminal::has_colors();
+    let is_read_live =
+        file.is_none() && log.format == LogFormat::Text && io::stderr().is_terminal();
+    let timer = if is_read_live { LogTime::OfDay } else { LogTime::Full };
     let writer = match file {
         Some(file) => BoxMakeWriter::new(Mutex::new(OneLine(file))),
-        None => BoxMakeWriter::new(|| OneLine(ToTerminal)),
+        None => BoxMakeWriter::new(move || OneLine(ToTerminal { folds: is_read_live })),
     };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter(log.level))
         .with_ansi(in_color)
         .with_target(false)
+        .with_timer(timer)
         // It would print internal errors on stderr, and panic if that is closed.
         .log_internal_errors(false)
         .with_writer(writer);
@@ -99,13 +108,41 @@ fn one_line(line: &str) -> String {
     shown + end
 }
 
+/// The time at the start of a log line, in UTC.
+#[derive(Clone, Copy)]
+enum LogTime {
+    /// For a file or another program: date and time, such as `2026-05-31T14:03:07.421Z`.
+    Full,
+    /// For a person who watches the terminal: `14:03:07Z`.
+    OfDay,
+}
+
+impl FormatTime for LogTime {
+    fn format_time(&self, w: &mut Writer<'_>) -> fmt::Result {
+        let now = clock::now().to_string();
+        match (self, now.split_once('T').and_then(|(_, time)| time.split_once('.'))) {
+            (Self::OfDay, Some((time, _))) => write!(w, "{time}Z"),
+            _ => w.write_str(&now),
+        }
+    }
+}
+
 /// Writes to standard error, above the status line if there is one.
-struct ToTerminal;
+struct ToTerminal {
+    /// Whether long lines are broken between words.
+    folds: bool,
+}
 
 /// Each call is one line.
 impl Write for ToTerminal {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        terminal::log(line);
+        if self.folds {
+            let text = String::from_utf8_lossy(line);
+            let text = terminal::folded(OutputStream::Err, &text, terminal::HANGING_INDENT);
+            terminal::log(text.as_bytes());
+        } else {
+            terminal::log(line);
+        }
         Ok(line.len())
     }
 

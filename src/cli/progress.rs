@@ -62,7 +62,7 @@ pub(super) fn how_far(done: f64, of: f64, rate: Option<f64>) -> String {
 }
 
 /// Formats a number of seconds for people.
-fn span(seconds: f64) -> String {
+pub(super) fn span(seconds: f64) -> String {
     // Cap absurd estimates.
     let seconds = seconds.ceil().min(360_000_000.0) as u64;
     match seconds.div_ceil(60) {

@@ -3,7 +3,7 @@
 use crate::cli::queue::access::on_this_pc;
 use crate::cli::settings::Settings;
 use crate::cli::{Exit, print};
-use crate::config::{Config, ConfigChange};
+use crate::config::ConfigChange;
 use crate::tools::AdminClient;
 
 /// Make the running agent reload its configuration.
@@ -12,7 +12,8 @@ use crate::tools::AdminClient;
 /// mistake in them, it is printed and nothing changes. Otherwise the changes are printed, including
 /// those that need a restart of the agent to take effect. On Linux, SIGHUP does the same.
 ///
-/// The command finds the agent at metrics.listen, on this PC only.
+/// The command finds the agent at metrics.listen of its own configuration, on this PC only. If that
+/// has a mistake, it is printed and no agent is asked.
 #[derive(Debug, clap::Args)]
 pub struct ReloadCommand {
     /// Admin address of the agent, as the agent logs it [default: metrics.listen].
@@ -38,10 +39,14 @@ pub async fn reload(args: ReloadCommand) -> Exit {
 async fn ask(args: &ReloadCommand) -> Result<Vec<ConfigChange>, String> {
     let address = match &args.admin {
         Some(admin) => admin.clone(),
-        // The agent reports mistakes in its configuration; only the address is needed here.
         None => {
-            let config = args.settings.load().map_or_else(|_| Config::default(), |l| l.config);
-            on_this_pc(config.metrics.listen).to_string()
+            let loaded = args.settings.load().map_err(|problems| {
+                format!(
+                    "{problems}\nthe agent keeps its configuration; correct the mistakes above, or \
+                     name the agent's address with --admin"
+                )
+            })?;
+            on_this_pc(loaded.config.metrics.listen).to_string()
         }
     };
     let client = AdminClient::new(&address).map_err(|error| error.to_string())?;

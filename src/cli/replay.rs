@@ -1,13 +1,14 @@
 //! `pitwire replay`: sends a recording through the same path as live telemetry.
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use crate::agent::Until;
-use crate::cli::progress::{Rate, how_far};
+use crate::agent::{AgentReport, Until};
+use crate::cli::progress::{Rate, how_far, span};
 use crate::cli::terminal::colored;
-use crate::cli::{Exit, log, run, set_all};
+use crate::cli::{self, Exit, eprint_line, log, run, set_all};
 use crate::config::{self, Config, Overrides};
+use crate::queue::QueueStatus;
 use crate::source::recording;
 use crate::status::{StatusSnapshot, count};
 
@@ -16,8 +17,8 @@ use crate::status::{StatusSnapshot, count};
 /// The recording takes the same path as live telemetry, but update_rate_hz does not apply: every
 /// sample is kept. Samples are sent as far apart as they were recorded; pauses of more than 5 minutes
 /// are skipped. The command ends when everything is delivered; while the server cannot be reached,
-/// it waits. A terminal shows the progress. At the end, the number of lines and the first invalid
-/// ones are printed on standard error.
+/// it waits. A terminal shows the progress. At the end, the numbers of lines and of sent frames and the
+/// first invalid lines are printed on standard error.
 ///
 /// Exits with 1 if no line is a sample or the file cannot be read to its end.
 #[derive(Debug, clap::Args)]
@@ -64,7 +65,52 @@ pub async fn replay(args: Replay, shutdown: impl Future<Output = ()>) -> Exit {
     };
     log::start(&config.log);
     let words = progress(&args.file, bytes);
-    run::start(config, Until::Drained, None, shutdown, words).await
+    let start = Instant::now();
+    match run::start(config, Until::Drained, None, shutdown, words).await {
+        Ok(Some(AgentReport { recording, queue_before, queue })) => {
+            let exit = recording.map_or(Exit::Good, |recording| run::report(&recording));
+            if exit != Exit::Good {
+                return exit;
+            }
+            let took = start.elapsed();
+            eprint_line(format_args!("pitwire: {}", summary(&queue_before, &queue, took)));
+            if queue.entries > 0 {
+                eprint_line(match &args.queue {
+                    Some(_) => {
+                        "pitwire: the rest is saved: the next replay with this --queue sends it"
+                    }
+                    None => {
+                        "pitwire: the rest was in a temporary queue, which is deleted: run the same \
+                         command to send the whole recording again"
+                    }
+                });
+            }
+            exit
+        }
+        Ok(None) => Exit::Good,
+        Err(error) => Exit::Failed.because(format_args!("pitwire: {error}")),
+    }
+}
+
+/// Formats the outcome: "sent 60 frames in 3 s", and the entries that were not sent, if any.
+fn summary(before: &QueueStatus, after: &QueueStatus, took: Duration) -> String {
+    let ledger = |queue: &QueueStatus| {
+        queue.destinations.first().map(|server| server.ledger).unwrap_or_default()
+    };
+    let (before, now) = (ledger(before), ledger(after));
+    let sent = cli::queue::count(now.delivered.saturating_sub(before.delivered), "frame");
+    let mut summary = format!("sent {sent} in {}", span(took.as_secs_f64()));
+    for (entries, outcome) in [
+        (after.entries, "not sent"),
+        (now.dropped_in_all().saturating_sub(before.dropped_in_all()), "dropped"),
+        (now.downsampled.saturating_sub(before.downsampled), "downsampled"),
+        (now.dead_letters.saturating_sub(before.dead_letters), "refused by the server"),
+    ] {
+        if entries > 0 {
+            summary.push_str(&format!(", {entries} {outcome}"));
+        }
+    }
+    summary
 }
 
 fn configure(args: &Replay, queue: &Path) -> Result<Config, String> {

@@ -1,18 +1,20 @@
 //! `pitwire run`: runs the agent.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 #[cfg(unix)]
 use crate::admin::ReloadHandle;
 use crate::agent::reload::Reload;
-use crate::agent::{self, SnapshotCallback, Until};
+use crate::agent::{self, AgentOutput, AgentReport, SnapshotCallback, Until};
 use crate::cli::progress::Rate;
 use crate::cli::settings::Settings;
-use crate::cli::terminal::{StatusLine, colored};
-use crate::cli::{Exit, eprint_line, log, print, priority};
+use crate::cli::terminal::{self, StatusLine, colored};
+use crate::cli::{Exit, eprint_line, log, print, priority, queue};
 use crate::config::Config;
 use crate::metrics;
+use crate::queue::OpenError;
 use crate::source::recording::Report;
 use crate::status::{StatusSnapshot, count};
 
@@ -60,7 +62,32 @@ pub async fn run(args: Run, shutdown: impl Future<Output = ()>) -> Exit {
     );
     #[cfg(unix)]
     tokio::spawn(reload_at_hangup(reload.handle()));
-    start(loaded.config, until, Some(reload), shutdown, standing()).await
+    let folder = loaded.config.queue.path.clone();
+    match start(loaded.config, until, Some(reload), shutdown, standing()).await {
+        Ok(Some(AgentReport { recording, queue, .. })) => {
+            log_what_is_saved(queue.entries, &folder);
+            match recording.filter(|_| until == Until::Drained) {
+                Some(recording) => report(&recording),
+                None => Exit::Good,
+            }
+        }
+        Ok(None) => Exit::Good,
+        Err(error) => Exit::Failed.because(format_args!("pitwire: {error}")),
+    }
+}
+
+/// Logs what the agent leaves behind, and when it is sent.
+fn log_what_is_saved(entries: u64, queue: &Path) {
+    if entries == 0 {
+        tracing::info!("Stopped; nothing is waiting to be sent");
+        return;
+    }
+    let verb = if entries == 1 { "is" } else { "are" };
+    tracing::info!(
+        "Stopped; {} {verb} saved in {} and will be sent when pitwire runs again",
+        queue::count(entries, "frame"),
+        queue.display()
+    );
 }
 
 /// Reloads the configuration on SIGHUP, which `systemctl reload` sends. The outcome is logged.
@@ -87,14 +114,14 @@ fn standing() -> impl FnMut(&StatusSnapshot) -> String + Send + 'static {
 }
 
 /// Runs the agent with a configuration, printing each new dashboard link on stdout. `words` formats
-/// the status line of the terminal.
+/// the status line of the terminal. Returns `None` if it was stopped before the queue was open.
 pub(super) async fn start(
     config: Config,
     until: Until,
     reload: Option<Reload>,
     shutdown: impl Future<Output = ()>,
     mut words: impl FnMut(&StatusSnapshot) -> String + Send + 'static,
-) -> Exit {
+) -> Result<Option<AgentReport>, OpenError> {
     priority::lower();
     let recorder = match metrics::install() {
         Ok(handle) => Some(handle),
@@ -108,16 +135,20 @@ pub(super) async fn start(
     let line = if has_receipts { None } else { StatusLine::begin(TERMINAL_PATIENCE) };
     let look =
         line.map(|line| -> SnapshotCallback { Box::new(move |glance| line.show(words(glance))) });
-    match agent::run(config, until, recorder, reload, shutdown, |line| print(line), look).await {
-        Ok(Some(recording)) if until == Until::Drained => report(&recording),
-        Ok(_) => Exit::Good,
-        Err(error) => Exit::Failed.because(format_args!("pitwire: {error}")),
-    }
+    let output = AgentOutput { announce: |line| print(line), receipt: print_receipt, look };
+    agent::run(config, until, recorder, reload, shutdown, output).await
+}
+
+/// Prints a receipt on stdout, without the writer thread of the status line: a stopped terminal must
+/// not block the agent, and no status line is shown if the receipts go to the terminal.
+fn print_receipt(receipt: &str) {
+    let mut out = io::stdout().lock();
+    terminal::note_output(writeln!(out, "{receipt}").and_then(|()| out.flush()));
 }
 
 /// Prints what was read of a recording. It failed if it was not read to its end, unless the user
 /// stopped it, or if no line was a sample.
-fn report(Report { path, counts, end, .. }: &Report) -> Exit {
+pub(super) fn report(Report { path, counts, end, .. }: &Report) -> Exit {
     let path = path.display();
     let is_stopped = if end.is_none() { "stopped after " } else { "" };
     eprint_line(format_args!("pitwire: {path}: {is_stopped}{counts}"));

@@ -1,9 +1,13 @@
 //! `pitwire simulate`: prints a simulated car's samples on standard output.
 
+use std::convert::Infallible;
 use std::io::{self, Write};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
 use crate::cli::{Exit, terminal};
 use crate::source::simulator::Car;
@@ -37,24 +41,46 @@ pub struct Simulate {
     pub seed: u64,
 }
 
-/// Prints the samples on stdout.
-pub fn simulate(args: &Simulate) -> Exit {
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    terminal::note_output(run(args, &mut out, since_now()));
+/// How long a stopped command may take to write its last sample; the reader of a pipe may be slow.
+const LAST_SAMPLE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Prints the samples on stdout until the last one or until `shutdown` resolves.
+pub async fn simulate(args: Simulate, shutdown: impl Future<Output = ()>) -> Exit {
+    // Dropping `stop` wakes the printing thread.
+    let (stop, stopped) = mpsc::channel();
+    let mut printing = spawn_blocking(move || {
+        let mut out = io::BufWriter::new(io::stdout().lock());
+        terminal::note_output(run(&args, &mut out, since_now(stopped)));
+    });
+    tokio::select! {
+        biased;
+        // An error means that printing panicked, which the panic itself has reported.
+        printed = &mut printing => return printed.map_or(Exit::Failed, |()| Exit::Good),
+        () = shutdown => drop(stop),
+    }
+    let _ = timeout(LAST_SAMPLE_TIMEOUT, printing).await;
     Exit::Good
+}
+
+/// Whether to print the next sample.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    Print,
+    Stop,
 }
 
 /// Writes the samples to `out`, which should be buffered: it is flushed after each sample.
 ///
-/// `wait_until` blocks until the given time has passed since the start; [`since_now`] makes one. It
-/// is not called with `--speed 0`. A broken pipe counts as success: the reader has finished.
+/// `wait_until` blocks until the given time has passed since the start, or until the user stops the
+/// command; [`since_now`] makes one. With `--speed 0`, the time is always zero. A broken pipe counts
+/// as success: the reader has finished.
 ///
 /// # Errors
 /// If writing to `out` fails, except for a broken pipe.
 pub fn run(
     args: &Simulate,
     out: &mut impl Write,
-    wait_until: impl FnMut(Duration),
+    wait_until: impl FnMut(Duration) -> Next,
 ) -> io::Result<()> {
     match write_samples(args, out, wait_until) {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
@@ -62,24 +88,28 @@ pub fn run(
     }
 }
 
-/// Makes a `wait_until` that uses the real clock, starting now.
-pub fn since_now() -> impl FnMut(Duration) {
+/// Makes a `wait_until` that uses the real clock, starting now, until the sender of `stopped` is
+/// dropped.
+pub fn since_now(stopped: mpsc::Receiver<Infallible>) -> impl FnMut(Duration) -> Next {
     let start = Instant::now();
-    move |due| std::thread::sleep(due.saturating_sub(start.elapsed()))
+    move |due| match stopped.recv_timeout(due.saturating_sub(start.elapsed())) {
+        Err(RecvTimeoutError::Timeout) => Next::Print,
+        Err(RecvTimeoutError::Disconnected) => Next::Stop,
+    }
 }
 
 fn write_samples(
     args: &Simulate,
     out: &mut impl Write,
-    mut wait_until: impl FnMut(Duration),
+    mut wait_until: impl FnMut(Duration) -> Next,
 ) -> io::Result<()> {
     let step = Duration::from_secs_f64(args.rate_hz.recip());
     let mut car = Car::new(args.seed);
     for number in 0..args.frames.unwrap_or(u64::MAX) {
-        if args.speed > 0.0 {
-            // From the number, not from the last deadline, so that errors do not accumulate.
-            let due = number as f64 / (args.rate_hz * args.speed);
-            wait_until(Duration::try_from_secs_f64(due).unwrap_or(Duration::MAX));
+        // From the number, not from the last deadline, so that errors do not accumulate.
+        let due = if args.speed > 0.0 { number as f64 / (args.rate_hz * args.speed) } else { 0.0 };
+        if wait_until(Duration::try_from_secs_f64(due).unwrap_or(Duration::MAX)) == Next::Stop {
+            break;
         }
         serde_json::to_writer(&mut *out, &car.sample())?;
         out.write_all(b"\n")?;
@@ -124,7 +154,11 @@ mod tests {
     /// Returns the printed samples, and when each line was due.
     fn printed(args: &str) -> (Vec<Value>, Vec<Duration>) {
         let (mut out, mut dues) = (Vec::new(), Vec::new());
-        run(&typed(args).unwrap(), &mut out, |due| dues.push(due)).unwrap();
+        let wait_until = |due| {
+            dues.push(due);
+            Next::Print
+        };
+        run(&typed(args).unwrap(), &mut out, wait_until).unwrap();
         let lines = std::str::from_utf8(&out).unwrap().lines();
         (lines.map(|line| serde_json::from_str(line).unwrap()).collect(), dues)
     }
@@ -142,18 +176,33 @@ mod tests {
         let (paced, _) = printed("--frames 20 --seed 9");
         let (at_once, dues) = printed("--frames 20 --seed 9 --speed 0");
         assert_eq!(paced, at_once);
-        assert!(dues.is_empty());
+        assert_eq!(dues, [Duration::ZERO; 20]);
         assert_ne!(paced, printed("--frames 20 --seed 10").0);
     }
 
     #[test]
     fn waits_are_measured_from_the_start_of_the_simulation() {
         let start = Instant::now();
-        let mut wait_until = since_now();
+        let (stop, stopped) = mpsc::channel();
+        let mut wait_until = since_now(stopped);
         std::thread::sleep(Duration::from_millis(30));
-        wait_until(Duration::from_millis(20));
-        wait_until(Duration::from_millis(60));
+        assert_eq!(wait_until(Duration::from_millis(20)), Next::Print);
+        assert_eq!(wait_until(Duration::from_millis(60)), Next::Print);
         assert!(start.elapsed() >= Duration::from_millis(60));
+        drop(stop);
+        assert_eq!(wait_until(Duration::from_secs(3600)), Next::Stop);
+    }
+
+    #[test]
+    fn a_stopped_simulation_prints_no_further_sample() {
+        let mut out = Vec::new();
+        let mut left = 3;
+        let wait_until = |_| {
+            left -= 1;
+            if left < 0 { Next::Stop } else { Next::Print }
+        };
+        run(&typed("--speed 0").unwrap(), &mut out, wait_until).unwrap();
+        assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 3);
     }
 
     #[test]
@@ -168,7 +217,7 @@ mod tests {
             }
         }
         let [broken_pipe, full] = [io::ErrorKind::BrokenPipe, io::ErrorKind::StorageFull]
-            .map(|kind| run(&typed("").unwrap(), &mut Broken(kind), |_| {}));
+            .map(|kind| run(&typed("").unwrap(), &mut Broken(kind), |_| Next::Print));
         assert!(broken_pipe.is_ok());
         assert_eq!(full.unwrap_err().kind(), io::ErrorKind::StorageFull);
     }

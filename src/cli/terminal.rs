@@ -4,6 +4,7 @@
 //! While there is a status line, only a dedicated thread writes: the user can stop a terminal, with
 //! Ctrl-S or a click into a Windows console, and then writes to it block. The agent must not block.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -27,6 +28,13 @@ static LEFT_OUT: AtomicU64 = AtomicU64::new(0);
 /// Columns kept free to the right of the status line, for the ^C that a terminal echoes: if it
 /// wrapped to the next row, the status line could not be removed.
 const MARGIN: usize = 3;
+
+/// Terminals with fewer columns wrap the text themselves: folding would leave too little of a line.
+const MIN_FOLD_COLUMNS: usize = 30;
+
+/// The indentation of the lines that continue a log line or a finding of the doctor: the width of
+/// what is in front of their text.
+pub(super) const HANGING_INDENT: usize = 9;
 
 /// An output stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +85,45 @@ pub(super) fn log(text: &[u8]) {
         }
         Some(Err(TrySendError::Disconnected(_))) | None => write_at_once(OutputStream::Err, text),
     }
+}
+
+/// Folds a text between words to fit the terminal; unchanged if the stream is not a terminal.
+pub(super) fn folded(stream: OutputStream, text: &str, indent: usize) -> Cow<'_, str> {
+    let term = match stream {
+        OutputStream::Out => Term::stdout(),
+        OutputStream::Err => Term::stderr(),
+    };
+    match term.size_checked().filter(|_| term.is_term() && !console::is_dumb()) {
+        Some((_, columns)) if usize::from(columns) >= MIN_FOLD_COLUMNS => {
+            fold(text, columns.into(), indent).into()
+        }
+        _ => text.into(),
+    }
+}
+
+/// Breaks lines between words. A word that is longer than a line, such as an address, is not moved
+/// to a line of its own: it is broken by the terminal either way.
+fn fold(text: &str, columns: usize, indent: usize) -> String {
+    let mut folded = String::with_capacity(text.len());
+    for line in text.split_inclusive('\n') {
+        let mut column = 0;
+        for (number, word) in line.split(' ').enumerate() {
+            let width = console::measure_text_width(word.trim_end_matches('\n'));
+            let is_full = column + 1 + width > columns;
+            if number > 0 && is_full && column > indent && indent + width <= columns {
+                folded.push('\n');
+                folded.extend(std::iter::repeat_n(' ', indent));
+                column = indent;
+            } else if number > 0 {
+                folded.push(' ');
+                column += 1;
+            }
+            folded.push_str(word);
+            column =
+                if column + width > columns { (column + width) % columns } else { column + width };
+        }
+    }
+    folded
 }
 
 /// Whether standard error shows colours: it must be a terminal that is not dumb, and `NO_COLOR`
@@ -228,4 +275,23 @@ fn writer() -> MutexGuard<'static, Option<SyncSender<Piece>>> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_folded_between_words_unless_a_word_is_longer_than_a_line() {
+        for (text, expected) in [
+            ("a fit\n", "a fit\n"),
+            ("one two three four\nfive\n", "one two\n  three\n  four\nfive\n"),
+            ("see http://localhost:5000 now\n", "see http://localhost:5000\n  now\n"),
+            ("\u{1b}[2mone\u{1b}[0m two x\n", "\u{1b}[2mone\u{1b}[0m two\n  x\n"),
+            ("  -> do that\n", "  -> do\n  that\n"),
+            ("", ""),
+        ] {
+            assert_eq!(fold(text, 8, 2), expected, "{text:?}");
+        }
+    }
 }

@@ -10,7 +10,7 @@ use rand::SeedableRng;
 use rand::rngs::SmallRng;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
 use crate::backoff::Backoff;
 use crate::config::Config;
@@ -22,6 +22,8 @@ use crate::sink::server::AnyServer;
 #[derive(Debug)]
 pub(super) struct Destination {
     pub(super) watch: DestinationWatch,
+    /// The only destination: log lines do not have to name it.
+    is_only: bool,
     delivery: Mutex<Delivery>,
 }
 
@@ -49,6 +51,7 @@ impl Destination {
     /// Creates the session, which does not run yet.
     pub(super) fn new(config: &Config, reader: Reader, elsewhere: DeliveredElsewhere) -> Self {
         let name = reader.destination().to_owned();
+        let is_only = config.destinations.is_empty();
         let config = config.towards(&name);
         let (sender, status) = watch::channel(SessionStatus::default());
         let mut session = Session::new(
@@ -63,7 +66,7 @@ impl Destination {
         let (latencies, retry) = (session.latencies(), session.retry_requests());
         let watch = DestinationWatch { name, session: status, latencies, retry };
         let holder = SessionHolder::Destination(Box::new(session));
-        Self { watch, delivery: Mutex::new(Delivery { holder, changed: None }) }
+        Self { watch, is_only, delivery: Mutex::new(Delivery { holder, changed: None }) }
     }
 
     /// Whether the session runs: it is connected or tries to connect.
@@ -85,7 +88,11 @@ impl Destination {
         }
         let Delivery { holder, changed } = std::mem::take(&mut *delivery);
         let (stop, stopped) = watch::channel(false);
-        let span = tracing::error_span!("destination", name = self.watch.name);
+        let span = if self.is_only {
+            Span::none()
+        } else {
+            tracing::error_span!("destination", name = self.watch.name)
+        };
         let task = tokio::spawn(run(holder, changed, stopped).instrument(span));
         delivery.holder = SessionHolder::Task { stop, task };
     }

@@ -266,13 +266,11 @@ impl<S: Sink> Session<S> {
         let destination = self.reader.destination();
         let text = with_keys_of(&error.to_string(), destination);
         let user_message = with_keys_of(error.user_message(), destination);
+        let (next_try, saved) = (in_seconds(delay), self.reader.queued());
         if self.status.borrow().last_error.as_ref() == Some(&text) {
-            tracing::debug!(error = %text, retry_in = ?delay, "still cannot reach the server");
+            tracing::debug!("Still offline: {text}; {saved} saved, next try in {next_try}");
         } else {
-            tracing::warn!(
-                error = %text, retry_in = ?delay,
-                "cannot reach the server; entries are queued"
-            );
+            tracing::warn!("Offline: {text}; frames are saved, next try in {next_try}");
         }
         self.status.send_modify(|status| {
             status.unlink();
@@ -312,8 +310,8 @@ impl<S: Sink> Session<S> {
         let stint = self.reader.stint().await?;
         self.bind(link, bindings, stint).await?;
         if let Some(lost_at) = self.lost_at.take() {
-            let queued = self.reader.queued();
-            tracing::info!(downtime = ?lost_at.elapsed(), queued, "reconnected");
+            let (downtime, saved) = (in_seconds(lost_at.elapsed()), self.reader.queued());
+            tracing::info!("Reconnected after {downtime}; sending what was saved: {saved}");
         }
         loop {
             if self.is_probe_due() {
@@ -381,4 +379,9 @@ impl<S: Sink> Session<S> {
         let more_bytes = if is_overtaking { MAX_SAMPLE_BYTES } else { 0 };
         Limit { entries, bytes: batch_max_bytes as usize + more_bytes }
     }
+}
+
+/// Formats a wait for a log message, such as "0.6 s".
+fn in_seconds(wait: Duration) -> String {
+    format!("{:.1} s", wait.as_secs_f64())
 }

@@ -262,13 +262,13 @@ impl<S: Sink> Session<S> {
         self.learned.capability.observe(evidence);
         let proof = self.learned.capability.proof();
         let Some(learned) = proof.filter(|_| proof != before) else { return };
-        if learned == Proof::Written {
-            tracing::warn!(
-                "the server confirms nothing; an entry counts as delivered when the connection \
-                 outlives two heartbeats"
-            );
-        } else {
-            tracing::info!(proof = learned.as_str(), "proof of delivery");
+        match learned {
+            Proof::Written => tracing::warn!(
+                "Online, but the server confirms nothing: a frame counts as delivered when the \
+                 connection outlives two heartbeats"
+            ),
+            Proof::Ack => tracing::info!("Online: the server acknowledges each frame"),
+            Proof::Echo => tracing::info!("Online: the dashboard confirms each frame"),
         }
         self.status.send_modify(|status| status.proof = Some(learned));
     }

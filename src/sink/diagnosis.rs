@@ -77,7 +77,7 @@ impl Diagnosis {
             Cause::UnknownName(error) => {
                 format!("cannot reach {url}: its name does not resolve: {error}")
             }
-            Cause::NotListening => format!("cannot reach {url}: connection refused"),
+            Cause::NotListening => format!("nothing listens at {url}: connection refused"),
             Cause::NoAnswer(limit) => format!("cannot reach {url}: no answer in {limit:?}"),
             Cause::Unreachable(error) => format!("cannot reach {url}: {error}"),
             Cause::Untrusted(error) => {

@@ -137,7 +137,7 @@ async fn race(tool: &[&str], frames: u32) -> String {
     let mut agent = Agent::under(command, &queue, &server.url());
     let mut samples = Numbered::from(1);
     agent.feed(&[samples.next()]);
-    agent.process.says("proof of delivery").await;
+    agent.process.says("Online: ").await;
     for _ in 1..frames {
         agent.feed(&[samples.next()]);
         sleep(APART).await;

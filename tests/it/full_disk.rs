@@ -182,8 +182,7 @@ async fn start() {
         None,
         None,
         sleep(Duration::from_secs(6)),
-        |_| {},
-        None,
+        agent::AgentOutput { announce: |_| {}, receipt: |_| {}, look: None },
     ));
     sleep(Duration::from_secs(1)).await;
     assert!(!agent.is_finished());

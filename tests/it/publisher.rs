@@ -47,7 +47,7 @@ async fn a_failed_connect_is_retried_until_the_server_is_up() {
     let publisher = pit.publisher(&format!("http://{address}"));
     let error = publisher.connect().await.unwrap_err().to_string();
     assert!(
-        error.starts_with(&format!("cannot reach http://{address}: connection refused")),
+        error.starts_with(&format!("nothing listens at http://{address}: connection refused")),
         "{error}"
     );
     assert!(!publisher.is_connected());

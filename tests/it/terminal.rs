@@ -53,7 +53,10 @@ fn run(server: &str, queue: &Path, settings: &[&str]) -> Command {
 
 /// True if a row is a log line from its start, or a link.
 fn is_whole(row: &str) -> bool {
-    let is_moment = row.starts_with("20") && row.get(10..11) == Some("T");
+    let is_time =
+        |text: &str| text.len() == 9 && text.ends_with('Z') && text.get(2..3) == Some(":");
+    let time = row.split_whitespace().next().unwrap_or_default();
+    let is_moment = is_time(time) || row.starts_with("20") && row.get(10..11) == Some("T");
     let level = ["TRACE", "DEBUG", "INFO", "WARN", "ERROR"];
     row.starts_with("dashboard: http://")
         || is_moment && row.split_whitespace().nth(1).is_some_and(|word| level.contains(&word))
@@ -120,7 +123,7 @@ async fn no_color_removes_colors_and_a_dumb_terminal_the_status_line() {
     let folder = tempfile::tempdir().unwrap();
     let agent =
         |name: &str, settings: &[&str]| run(CLOSED_ADDRESS, &folder.path().join(name), settings);
-    let out_of_reach = |row: &str| row.contains("cannot reach the server;");
+    let out_of_reach = |row: &str| row.contains("Offline: nothing listens at");
 
     let mut plain = agent("plain", &[]);
     let plain = Screen::start(plain.env("NO_COLOR", "1"), WIDE, |_| {});
@@ -190,7 +193,7 @@ async fn an_agent_in_the_background_shows_no_status_line() {
     let mut screen = Screen::start(&shell, WIDE, |_| {});
     assert_eq!(screen.exit_code(PATIENCE).await, Some(0));
     let rows = screen.rows();
-    assert!(rows.iter().any(|row| row.contains("cannot reach the server;")), "{rows:#?}");
+    assert!(rows.iter().any(|row| row.contains("Offline: nothing listens at")), "{rows:#?}");
     assert!(!screen.written().contains(CLEAR), "{:?}", screen.written());
 }
 

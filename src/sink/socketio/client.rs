@@ -220,6 +220,20 @@ async fn emit_until_closed(
     }
 }
 
+/// The library's text for a connection that the server refused, in front of the server's JSON.
+const CONNECT_ERROR: &str = "Received an ConnectError frame: ";
+/// The library's text for a transport that failed, in front of the cause if it knows one.
+const TRANSPORT_ERROR: &str = "EngineIO Error";
+
+/// The server's reason for refusing a connection: the `message` of its JSON object, or all of it.
+fn refusal_text(json: &str) -> String {
+    let reason = serde_json::from_str(json).ok().and_then(|value: Value| match value {
+        Value::String(text) => Some(text),
+        value => value["message"].as_str().map(str::to_owned),
+    });
+    reason.unwrap_or_else(|| json.to_owned())
+}
+
 /// An event `error`, of the library or of the server.
 struct ErrorEvent {
     origin: ErrorOrigin,
@@ -229,7 +243,7 @@ struct ErrorEvent {
 enum ErrorOrigin {
     /// The server refused the connect packet.
     Connect,
-    /// The transport failed; the text is only "EngineIO Error".
+    /// The transport failed; the library's text names no cause.
     Transport,
     /// The server sent an event of that name.
     Server,
@@ -238,14 +252,14 @@ enum ErrorOrigin {
 impl ErrorEvent {
     fn of(payload: &Payload) -> Self {
         let text = text(payload);
-        let origin = if text.contains("ConnectError") {
-            ErrorOrigin::Connect
-        } else if text.contains("EngineIO Error") {
-            ErrorOrigin::Transport
-        } else {
-            ErrorOrigin::Server
-        };
-        Self { origin, text }
+        if let Some(refusal) = text.strip_prefix(CONNECT_ERROR) {
+            return Self { origin: ErrorOrigin::Connect, text: refusal_text(refusal) };
+        }
+        if text.contains(TRANSPORT_ERROR) {
+            let text = "the connection failed".to_owned();
+            return Self { origin: ErrorOrigin::Transport, text };
+        }
+        Self { origin: ErrorOrigin::Server, text }
     }
 
     /// Why the connection ended, if it did.
@@ -504,8 +518,12 @@ fn cause<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a
     None
 }
 
-/// The error and its causes in one line, without duplicate texts.
+/// The error and its causes in one line, without duplicate texts and without the library's name for
+/// its transport.
 fn chain(error: &(dyn Error + 'static)) -> String {
+    if let (TRANSPORT_ERROR, Some(cause)) = (&*error.to_string(), error.source()) {
+        return chain(cause);
+    }
     let mut line = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -82,7 +82,7 @@ pub async fn run(intake: Intake, config: LmuConfig, rate_hz: f64) {
     let activity = intake.activity();
     activity.set_waiting(NAME, NOT_RUNNING);
     let (units, gaps) = (config.units, Gaps::new(period));
-    let output = Output { units, samples, presence, activity, gaps };
+    let output = Output { units, samples, presence, activity, gaps, logged: None };
     tokio::join!(
         watch_game(game, period, output),
         store(&intake, stored),
@@ -124,6 +124,8 @@ struct Output {
     presence: watch::Sender<Presence>,
     activity: SourceActivity,
     gaps: Gaps,
+    /// The state of the game in the last log line about it; `None` before the first look.
+    logged: Option<Presence>,
 }
 
 impl Output {
@@ -140,16 +142,18 @@ impl Output {
         metrics::gaps(NAME, "agent", missing.by_agent);
     }
 
-    fn show(&self, presence: Presence) {
-        let before = self.presence.send_replace(presence);
-        if presence == before {
+    fn show(&mut self, presence: Presence) {
+        self.presence.send_replace(presence);
+        let before = self.logged.replace(presence);
+        if before == Some(presence) {
             return;
         }
         metrics::source_up(NAME, presence != Presence::Away);
         match presence {
-            Presence::Away => tracing::info!("the game has stopped"),
-            Presence::Waiting => tracing::info!("the game is running; the player is not driving"),
-            Presence::Driven(way) => tracing::info!(memory = way.as_str(), "the player is driving"),
+            Presence::Away if before.is_none() => tracing::info!("{NOT_RUNNING}"),
+            Presence::Away => tracing::info!("The game has stopped. {NOT_RUNNING}"),
+            Presence::Waiting => tracing::info!("The game runs; the player is not driving"),
+            Presence::Driven(way) => tracing::info!(memory = way.as_str(), "The player is driving"),
         }
         self.activity.set_waiting(
             NAME,

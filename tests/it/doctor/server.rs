@@ -21,7 +21,7 @@ fn an_unreachable_server_is_a_fault() {
     let findings = Pc::new().server(&format!("http://127.0.0.1:{port}")).finds(&[(
         "fault",
         "server",
-        &format!("cannot reach http://127.0.0.1:{port}: connection refused"),
+        &format!("nothing listens at http://127.0.0.1:{port}: connection refused"),
         "check that the dashboard server runs, and that server.url has its port",
     )]);
     assert!(has(&findings, "note", "not looked at: TLS, Socket.IO, its clock, sessions"));
@@ -49,7 +49,7 @@ fn every_destination_is_checked() {
     let findings = Pc::new().server(&server.url()).set(others).finds(&[(
         "fault",
         "destination.away",
-        &format!("cannot reach http://127.0.0.1:{port}: connection refused"),
+        &format!("nothing listens at http://127.0.0.1:{port}: connection refused"),
         "check that the dashboard server runs, and that destination.away.url has its port",
     )]);
     for subject in ["server", "destination.there"] {

@@ -94,7 +94,7 @@ async fn the_agent_finds_its_configuration_and_uses_its_log_file() {
     let mut agent = Process::start(&mut command);
     eventually("the log", async || {
         let text = fs::read_to_string(&log).ok()?;
-        text.contains("cannot reach the server").then_some(())
+        text.contains("Offline: nothing listens at").then_some(())
     })
     .await;
     agent.signal("-TERM");

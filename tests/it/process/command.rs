@@ -143,7 +143,7 @@ async fn the_log_is_json_when_requested() {
         command.args(["--set", setting]);
     }
     let agent = Process::start(&mut command);
-    agent.says("cannot reach the server;").await;
+    agent.says("Offline: ").await;
     let lines = agent.stderr();
     assert!(lines.len() > 2, "{lines:?}");
     for line in lines {

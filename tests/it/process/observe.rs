@@ -135,10 +135,10 @@ async fn a_reconnect_is_logged_and_the_wait_before_it_is_counted_down() {
     let is_less = async || retry_in().await.filter(|left| *left < first - 0.2);
     eventually("less of it", is_less).await;
     server.restart();
-    agent.process.says("reconnected downtime=").await;
+    agent.process.says("Reconnected after ").await;
     let lines = agent.process.stderr();
-    let line = lines.iter().find(|line| line.contains("reconnected")).unwrap();
-    assert!(line.contains("queued=20"), "{line}");
+    let line = lines.iter().find(|line| line.contains("Reconnected after ")).unwrap();
+    assert!(line.ends_with("; sending what was saved: 20"), "{line}");
 }
 
 #[tokio::test]
