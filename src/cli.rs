@@ -20,6 +20,7 @@ pub mod replay;
 pub mod run;
 pub mod serve;
 pub(crate) mod settings;
+pub mod setup;
 pub mod simulate;
 mod terminal;
 
@@ -50,6 +51,7 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     Demo(demo::Demo),
+    Setup(setup::SetupCommand),
     Run(run::Run),
     Reload(reload::ReloadCommand),
     Replay(replay::Replay),

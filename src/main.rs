@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Parser;
 use pitwire::cli::{
     Cli, Command, Exit, autostart, check, completions, config, demo, doctor, eprint_line, man,
-    print_usage, queue, reload, replay, run, serve, simulate,
+    print_usage, queue, reload, replay, run, serve, setup, simulate,
 };
 use pitwire::net::open_files;
 use pitwire::platform::memory;
@@ -33,6 +33,7 @@ fn execute(cli: Cli) -> anyhow::Result<Exit> {
     let exit = runtime.block_on(async {
         Ok(match cli.command {
             Command::Demo(args) => demo::demo(args, shutdown()).await,
+            Command::Setup(args) => setup::setup(args).await,
             Command::Run(args) => run::run(args, shutdown()).await,
             Command::Reload(args) => reload::reload(args).await,
             Command::Replay(args) => replay::replay(args, shutdown()).await,

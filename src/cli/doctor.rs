@@ -23,7 +23,7 @@ use self::finding::{DoctorFinding, DoctorReport, FindingSeverity, to_json, to_te
 use crate::cli::settings::Settings;
 use crate::cli::terminal::{self, OutputStream};
 use crate::cli::{Exit, eprint_line, print};
-use crate::config::Config;
+use crate::config::{Config, SERVER};
 use crate::remote_text::Secrets;
 
 /// How long the doctor waits for a disk, and for the verification of the whole queue.
@@ -83,8 +83,7 @@ async fn examine(args: &Doctor) -> Result<Exit, String> {
     if args.json {
         print(to_json(&findings));
     } else {
-        let text = to_text(&findings);
-        print(terminal::folded(OutputStream::Out, &text, terminal::HANGING_INDENT));
+        print_findings(&findings);
     }
     if let Some(bundle) = bundle {
         let path = bundle.write(&args.settings, &loaded, &findings, &secrets).await?;
@@ -92,6 +91,21 @@ async fn examine(args: &Doctor) -> Result<Exit, String> {
     }
     let worst = findings.iter().map(|finding| finding.severity).max();
     Ok(if worst >= Some(FindingSeverity::Warning) { Exit::Found } else { Exit::Good })
+}
+
+/// Prints the findings for people.
+fn print_findings(findings: &[DoctorFinding]) {
+    let text = to_text(findings);
+    print(terminal::folded(OutputStream::Out, &text, terminal::HANGING_INDENT));
+}
+
+/// Tries the server of a configuration and prints the findings. Returns whether there is no fault.
+pub(super) async fn try_server(config: &Config) -> bool {
+    let findings = server::look(config, SERVER).await.findings;
+    let secrets = Secrets::with_files_of(config);
+    let findings: Vec<_> = findings.into_iter().map(|finding| finding.without(&secrets)).collect();
+    print_findings(&findings);
+    findings.iter().all(|finding| finding.severity < FindingSeverity::Fault)
 }
 
 /// Runs all checks concurrently, since some wait for the network.

@@ -6,11 +6,13 @@
 //! - [`rates`]: sources within and above their rate.
 //! - [`recordings`]: real data, field by field; the pace of a replay, and files that it refuses.
 //! - [`reload`]: a configuration change while it runs.
+//! - [`messages`]: what the commands tell a driver.
 //! - [`observe`]: metrics, health and readiness.
 //! - [`autostart`]: the start at log-on.
 //! - `output`: standard output that fails.
 //! - [`command`]: signals, exit codes, the HTTP source, and `demo`.
 //! - [`settings`]: the configuration, checked and shown.
+//! - `setup`: the first-run dialogue.
 //! - [`tools`]: `pitwire queue`, on a running agent and on a folder.
 //! - [`wall_clock`]: the wall clock is set.
 //!
@@ -19,6 +21,7 @@
 mod autostart;
 mod command;
 mod crash;
+mod messages;
 mod observe;
 #[cfg(target_os = "linux")]
 mod output;
@@ -26,6 +29,8 @@ mod rates;
 mod recordings;
 mod reload;
 mod settings;
+#[cfg(target_os = "linux")]
+mod setup;
 mod tools;
 #[cfg(target_os = "linux")]
 mod wall_clock;

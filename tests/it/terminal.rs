@@ -273,6 +273,7 @@ async fn a_replay_shows_its_progress_and_why_it_waits() {
     progress_is_complete(&screen.written(), "| laps.ndjson: ");
     is_clean(&screen);
     let mut rows = screen.rows();
+    assert!(rows.pop().unwrap().starts_with("pitwire: sent 160 frames in "), "{rows:#?}");
     let report = rows.pop().unwrap();
     assert!(
         report.starts_with("pitwire: ") && report.ends_with("160 taken, 0 refused"),

@@ -69,6 +69,7 @@ impl Scene {
             ),
             format!("replay {laps} --server {url} --speed 0"),
             format!("reload --admin {admin}"),
+            format!("setup --server {url} --config {}", path("setup.toml")),
             format!("queue import {export} --queue {queue}"),
         ]);
         let tools = [
@@ -104,6 +105,47 @@ async fn a_command_whose_output_is_lost_fails() {
         assert_eq!(output.status.code(), Some(1), "{args}: {errors}");
         assert_eq!(errors.matches(LOST).count(), 1, "{args}: {errors}");
     }
+}
+
+/// A doctor that has nothing worse to report than a note would exit with 0.
+#[tokio::test]
+async fn a_doctor_whose_output_is_lost_fails() {
+    let scene = Scene::start().await;
+    let doctor = format!(
+        "doctor --json --server {} --queue {} --set source.http.enabled=false --set \
+         metrics.enabled=false --set source.lmu.enabled=false",
+        scene.server.url(),
+        scene.folder.path().join("fresh").display()
+    );
+    let output = scene.command(&doctor).stdout(full_disk()).output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert_eq!(errors.matches(LOST).count(), 1, "{errors}");
+}
+
+#[tokio::test]
+async fn an_agent_whose_receipts_are_lost_stores_every_sample_and_fails() {
+    let (folder, server) = (tempfile::tempdir().unwrap(), Peer::start(Kind::Embedded, &[]));
+    let samples = folder.path().join("samples");
+    fs::write(&samples, numbered_samples(1, 5).join("\n") + "\n").unwrap();
+    let url = server.url();
+    let mut run = pitwire(&["run", "--until-drained", "--server", &url]);
+    run.arg("--queue").arg(folder.path().join("queue"));
+    for setting in [
+        "source.stdin.receipts=true",
+        "source.http.enabled=false",
+        "metrics.enabled=false",
+        "source.lmu.enabled=false",
+        "update_rate_hz=0",
+    ] {
+        run.args(["--set", setting]);
+    }
+    run.stdin(File::open(&samples).unwrap()).stdout(full_disk());
+    let output = run.output().unwrap();
+    let errors = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert_eq!(errors.matches(LOST).count(), 1, "{errors}");
+    assert_eq!(server.all_frames().await.len(), 5);
 }
 
 #[tokio::test]

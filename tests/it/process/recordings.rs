@@ -66,7 +66,7 @@ async fn a_recording_on_stdin_arrives_intact_despite_an_outage() {
 /// The outcome of `pitwire replay`.
 struct Replayed {
     code: i32,
-    /// The lines on stderr that are not of the log.
+    /// The lines on stderr that are not of the log, without the summary of what was sent.
     said: Vec<String>,
     log: Vec<String>,
     took: Duration,
@@ -79,7 +79,9 @@ async fn replay(file: &Path, server: &str, options: &[&str]) -> Replayed {
     let mut replay = Process::start(&mut command);
     let code = replay.ended().await;
     let took = start.elapsed();
-    let (said, log) = replay.stderr().into_iter().partition(|line| line.starts_with("pitwire: "));
+    let (mut said, log): (Vec<_>, _) =
+        replay.stderr().into_iter().partition(|line| line.starts_with("pitwire: "));
+    said.retain(|line| !line.starts_with("pitwire: sent "));
     Replayed { code, said, log, took }
 }
 

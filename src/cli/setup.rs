@@ -1,0 +1,416 @@
+//! `pitwire setup`: asks what `pitwire run` needs to know and writes the configuration file.
+//!
+//! Each question has an option, so that the command also works without a terminal. A file that
+//! exists keeps its comments and its other settings; the changes are shown first.
+
+use std::fs;
+use std::io::{self, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+
+use clap::builder::BoolishValueParser;
+use console::Term;
+use toml_edit::{DocumentMut, Item, TableLike, Value};
+
+use crate::cli::autostart::{self, Action, Autostart};
+use crate::cli::{Exit, doctor, eprint_line, print, private_file};
+use crate::config::{self, Config, ConfigFile, Overrides, Secret};
+
+/// Maximum number of answers to one question; a program that types nonsense must come to an end.
+const MAX_ANSWERS: usize = 10;
+
+/// Maximum size of a token on standard input: more than a token or a JWT needs.
+const MAX_TOKEN_BYTES: u64 = 64 << 10;
+
+/// The file with the token, in the folder of the configuration file.
+const TOKEN_FILE: &str = "server-token";
+
+/// The first line of a new configuration file.
+const HEADER: &str = "# Written by pitwire setup. All settings: pitwire config --example\n";
+
+/// Set up pitwire: ask a few questions and write the configuration file.
+///
+/// Asks for the server and tries it, for its token, for the update rate, and whether to start at
+/// log-on. A file that exists keeps its comments and its other settings: the changes are shown and
+/// must be confirmed. The token is not shown and is stored in a file that only you can read.
+///
+/// Options replace the questions. Without a terminal, --server is required, and --yes to change a
+/// file that exists.
+#[derive(Debug, clap::Args)]
+pub struct SetupCommand {
+    /// Configuration file to write [default: pitwire/pitwire.toml in ~/.config or %LOCALAPPDATA%].
+    #[arg(long, value_name = "FILE", env = "PITWIRE_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Address of the server: a dashboard, or NATS by nats:// or tls:// [default: ask].
+    #[arg(long, value_name = "URL")]
+    pub server: Option<String>,
+    /// File with the server's token; - reads the token from standard input [default: ask].
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Rate limit for each source, in samples per second; 0 keeps all samples [default: ask].
+    #[arg(long, value_name = "HZ")]
+    pub rate: Option<String>,
+    /// Whether the agent starts when you log on, yes or no [default: ask].
+    #[arg(long, value_name = "YES|NO", value_parser = BoolishValueParser::new())]
+    pub autostart: Option<bool>,
+    /// Ask nothing: keep what no option sets, and change a file that exists.
+    #[arg(long)]
+    pub yes: bool,
+}
+
+/// Why the command wrote no configuration.
+enum SetupError {
+    WrongUse(String),
+    Failed(String),
+}
+
+impl From<io::Error> for SetupError {
+    fn from(error: io::Error) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+/// Sets up the configuration, and the start at log-on.
+pub async fn setup(args: SetupCommand) -> Exit {
+    match Dialogue::begin(args) {
+        Ok(dialogue) => dialogue.run().await,
+        Err(error) => Err(error),
+    }
+    .unwrap_or_else(|error| match error {
+        SetupError::WrongUse(text) => Exit::WrongUse.because(text),
+        SetupError::Failed(text) => Exit::Failed.because(format_args!("pitwire: {text}")),
+    })
+}
+
+struct Dialogue {
+    args: SetupCommand,
+    /// The configuration file, which may not exist yet.
+    path: PathBuf,
+    /// The text of the file; `None` if it does not exist.
+    text: Option<String>,
+    config: Config,
+    /// Whether a person answers.
+    asks: bool,
+}
+
+/// The token of the server.
+enum TokenAnswer {
+    /// As before, or none.
+    Unchanged,
+    InFile(PathBuf),
+    Typed(String),
+}
+
+impl Dialogue {
+    fn begin(args: SetupCommand) -> Result<Self, SetupError> {
+        let path = match ConfigFile::find(args.config.clone()) {
+            ConfigFile::Read(path) | ConfigFile::Missing(path) => std::path::absolute(path)?,
+            ConfigFile::NoDefault(error) => {
+                return Err(SetupError::WrongUse(format!("{error}; name a file with --config")));
+            }
+        };
+        if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json")) {
+            let text = format!("--config: {}: setup writes TOML; name a .toml file", path.display());
+            return Err(SetupError::WrongUse(text));
+        }
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => Some(text),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => {
+                return Err(SetupError::Failed(format!("cannot read {}: {error}", path.display())));
+            }
+        };
+        let existing = text.as_ref().map(|_| path.as_path());
+        let loaded = config::load(existing, std::iter::empty(), &Overrides::default());
+        let config = loaded.map_err(|problems| SetupError::WrongUse(problems.to_string()))?.config;
+        let asks = !args.yes && io::stdin().is_terminal() && io::stderr().is_terminal();
+        Ok(Self { args, path, text, config, asks })
+    }
+
+    async fn run(self) -> Result<Exit, SetupError> {
+        eprint_line(format_args!("configuration file: {}", self.path.display()));
+        let mut overrides = Overrides::default();
+        if self.args.server.is_none() && !self.asks && !self.args.yes {
+            return Err(SetupError::WrongUse(
+                "--server is missing: without a terminal, name the address of the server, such as \
+                 --server http://localhost:5000"
+                    .into(),
+            ));
+        }
+        let token = self.server_and_token(&mut overrides).await?;
+        let now = self.config.update_rate_hz;
+        let rate = self.answer(
+            ("update_rate_hz", "--rate", self.args.rate.as_deref()),
+            "Samples per second and source, 0 for all",
+            &now.to_string(),
+        )?;
+        overrides.set("update_rate_hz", &rate, "--rate");
+        let token_file = match &token {
+            TokenAnswer::Unchanged => None,
+            TokenAnswer::InFile(file) => Some(file.clone()),
+            TokenAnswer::Typed(_) => Some(self.path.with_file_name(TOKEN_FILE)),
+        };
+        if let Some(file) = &token_file {
+            overrides.set("server.token", "", "--token-file");
+            overrides.set("server.token_file", &file.to_string_lossy(), "--token-file");
+        }
+        let new = self.load(&overrides)?;
+        let changes = self.config.changes(&new);
+        if let Some(text) = self.text.as_deref().filter(|_| !changes.is_empty()) {
+            changes.iter().for_each(print);
+            self.confirm_change(text)?;
+        }
+        if let (TokenAnswer::Typed(token), Some(file)) = (&token, &token_file) {
+            write_private(file, token)?;
+        }
+        if self.text.is_none() || !changes.is_empty() {
+            let text = edited(self.text.as_deref().unwrap_or_default(), &new)
+                .map_err(|error| SetupError::Failed(format!("{}: {error}", self.path.display())))?;
+            let header = if self.text.is_none() { HEADER } else { "" };
+            write_private(&self.path, &format!("{header}{text}"))?;
+            print(format_args!("wrote {}", self.path.display()));
+        } else {
+            print("The configuration is unchanged.");
+        }
+        let exit = self.autostart()?;
+        print("Start the agent with pitwire run.");
+        Ok(exit)
+    }
+
+    /// Asks for the server and its token until the server works or the user accepts it as it is.
+    async fn server_and_token(&self, overrides: &mut Overrides) -> Result<TokenAnswer, SetupError> {
+        for _ in 0..MAX_ANSWERS {
+            let url = self.answer(
+                ("server.url", "--server", self.args.server.as_deref()),
+                "Address of the dashboard server",
+                self.config.server.url.as_str(),
+            )?;
+            let token = self.token()?;
+            let mut trial = Overrides::default();
+            trial.set("server.url", &url, "--server");
+            match &token {
+                TokenAnswer::Unchanged => {}
+                TokenAnswer::InFile(file) => {
+                    trial.set("server.token", "", "--token-file");
+                    trial.set("server.token_file", &file.to_string_lossy(), "--token-file");
+                }
+                TokenAnswer::Typed(token) => {
+                    trial.set("server.token_file", "", "--token-file");
+                    trial.set("server.token", token, "the token");
+                }
+            }
+            eprint_line(format_args!("trying {url} …"));
+            let works = doctor::try_server(&self.load(&trial)?).await;
+            let is_accepted = works
+                || !self.asks
+                || self.args.server.is_some()
+                || self.is_yes("Use this server anyway?", false)?;
+            if is_accepted {
+                if !works {
+                    eprint_line("pitwire saves the frames until the server works.");
+                }
+                overrides.set("server.url", &url, "--server");
+                return Ok(token);
+            }
+        }
+        Err(SetupError::Failed("no server was chosen; nothing was changed".into()))
+    }
+
+    fn token(&self) -> Result<TokenAnswer, SetupError> {
+        let typed = match &self.args.token_file {
+            Some(file) if file.as_os_str() == "-" => {
+                let mut token = String::new();
+                io::stdin().take(MAX_TOKEN_BYTES).read_to_string(&mut token)?;
+                token
+            }
+            Some(file) => return Ok(TokenAnswer::InFile(std::path::absolute(file)?)),
+            None if self.asks => {
+                eprint("Token of the server, not shown [unchanged]: ");
+                Term::stderr().read_secure_line()?
+            }
+            None => return Ok(TokenAnswer::Unchanged),
+        };
+        Ok(match Secret::from(&*typed).reveal() {
+            Some(token) => TokenAnswer::Typed(token.to_owned()),
+            None => TokenAnswer::Unchanged,
+        })
+    }
+
+    /// The value of a setting: that of its option, or the first answer that the configuration
+    /// accepts.
+    fn answer(
+        &self,
+        (key, option, given): (&str, &str, Option<&str>),
+        question: &str,
+        default: &str,
+    ) -> Result<String, SetupError> {
+        let check = |value: &str| {
+            let mut overrides = Overrides::default();
+            overrides.set(key, value, option);
+            self.load(&overrides)
+        };
+        if let Some(given) = given {
+            return check(given).map(|_| given.to_owned());
+        }
+        if !self.asks {
+            return Ok(default.to_owned());
+        }
+        for _ in 0..MAX_ANSWERS {
+            let answer = ask(&format!("{question} [{default}]: "))?;
+            let answer = if answer.is_empty() { default } else { &answer };
+            match check(answer) {
+                Ok(_) => return Ok(answer.to_owned()),
+                Err(SetupError::WrongUse(problem) | SetupError::Failed(problem)) => {
+                    eprint_line(problem);
+                }
+            }
+        }
+        Err(SetupError::Failed(format!("no usable answer to {option}; nothing was changed")))
+    }
+
+    /// The configuration of the file with these settings.
+    fn load(&self, overrides: &Overrides) -> Result<Config, SetupError> {
+        let existing = self.text.as_ref().map(|_| self.path.as_path());
+        let loaded = config::load(existing, std::iter::empty(), overrides);
+        Ok(loaded.map_err(|problems| SetupError::WrongUse(problems.to_string()))?.config)
+    }
+
+    fn confirm_change(&self, before: &str) -> Result<(), SetupError> {
+        let path = self.path.display();
+        if self.asks && !self.is_yes(&format!("Change {path} like this?"), true)? {
+            return Err(SetupError::Failed("nothing was changed".into()));
+        }
+        if !self.asks && !self.args.yes {
+            return Err(SetupError::WrongUse(format!(
+                "--yes is missing: {path} exists; the changes above were not made"
+            )));
+        }
+        // An editor may have saved the file meanwhile.
+        if fs::read_to_string(&self.path)? != before {
+            return Err(SetupError::Failed(format!("{path} has changed; run pitwire setup again")));
+        }
+        Ok(())
+    }
+
+    fn is_yes(&self, question: &str, default: bool) -> Result<bool, SetupError> {
+        let answer = ask(&format!("{question} [{}]: ", if default { "Y/n" } else { "y/N" }))?;
+        Ok(match answer.chars().next() {
+            Some(first) => first.eq_ignore_ascii_case(&'y'),
+            None => default,
+        })
+    }
+
+    /// Enables or disables the start at log-on, if that is a change.
+    fn autostart(&self) -> Result<Exit, SetupError> {
+        let is_enabled = autostart::registered().is_ok_and(|entry| entry.is_some());
+        let wanted = match self.args.autostart {
+            Some(wanted) => wanted,
+            None if self.asks => self.is_yes("Start pitwire when you log on?", is_enabled)?,
+            None => is_enabled,
+        };
+        let action = match (wanted, is_enabled) {
+            (true, _) => Action::Enable { config: self.args.config.clone() },
+            (false, true) => Action::Disable,
+            (false, false) => return Ok(Exit::Good),
+        };
+        Ok(autostart::autostart(&Autostart { action }))
+    }
+}
+
+/// The text of a configuration file with the settings that this command asks for.
+fn edited(text: &str, new: &Config) -> Result<String, toml_edit::TomlError> {
+    let mut document: DocumentMut = text.parse()?;
+    set(document.as_table_mut(), "update_rate_hz", new.update_rate_hz.into());
+    if document.get("server").is_none() {
+        document.insert("server", toml_edit::table());
+    }
+    if let Some(server) = document.get_mut("server").and_then(Item::as_table_like_mut) {
+        set(server, "url", new.server.url.as_str().into());
+        if let Some(file) = &new.server.token_file {
+            set(server, "token_file", file.to_string().into());
+            server.remove("token");
+        }
+    }
+    Ok(document.to_string())
+}
+
+/// Sets a key, and keeps the comment behind its value.
+fn set(table: &mut dyn TableLike, key: &str, mut value: Value) {
+    if let Some(before) = table.get(key).and_then(Item::as_value) {
+        *value.decor_mut() = before.decor().clone();
+    }
+    table.insert(key, Item::Value(value));
+}
+
+/// Replaces a file by one that only its owner may read. A crash leaves the old one or the new one.
+fn write_private(path: &Path, text: &str) -> Result<(), SetupError> {
+    let written = || {
+        // A link keeps its place: only its target is replaced.
+        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+        path.parent().map_or(Ok(()), private_file::create_folder)?;
+        let new = path.with_added_extension("new");
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = private_file::options().write(true).create_new(true).open(&new)?;
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&new, &path)
+    };
+    written().map_err(|error: io::Error| {
+        SetupError::Failed(format!("cannot write {}: {error}", path.display()))
+    })
+}
+
+/// Prints the start of a line.
+fn eprint(text: &str) {
+    // If the terminal is gone, reading from it fails too.
+    let _ = io::stderr().write_all(text.as_bytes());
+}
+
+/// Reads an answer. The end of the input is an error.
+fn ask(question: &str) -> Result<String, SetupError> {
+    eprint(question);
+    let mut answer = String::new();
+    if io::stdin().read_line(&mut answer)? == 0 {
+        return Err(SetupError::Failed("the input has ended; nothing was changed".into()));
+    }
+    Ok(answer.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_edited_file_keeps_its_comments_order_and_other_settings() {
+        let before = "# mine\nupdate_rate_hz = 2 # slow\n\n[queue] # disk\nmax_age = \"7d\"\n\n\
+                      [server]\nurl = \"http://old:1\" # pit wall\ntoken = \"x\"\n";
+        let mut new = Config::default();
+        new.update_rate_hz = 5.0;
+        new.server.url = "http://pit:5000".parse().unwrap();
+        let after = "# mine\nupdate_rate_hz = 5.0 # slow\n\n[queue] # disk\nmax_age = \"7d\"\n\n\
+                     [server]\nurl = \"http://pit:5000\" # pit wall\ntoken = \"x\"\n";
+        assert_eq!(edited(before, &new).unwrap(), after);
+        let inline = "server = { url = \"http://old:1\", ca_file = \"/a\" }\n";
+        let after = edited(inline, &new).unwrap();
+        assert!(after.contains("{ url = \"http://pit:5000\", ca_file = \"/a\" }"), "{after}");
+        let fresh = "update_rate_hz = 5.0\n\n[server]\nurl = \"http://pit:5000\"\n";
+        assert_eq!(edited("", &new).unwrap(), fresh);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_written_file_is_readable_only_by_its_owner_and_keeps_a_link() {
+        use std::os::unix::fs::PermissionsExt;
+
+        let folder = tempfile::tempdir().unwrap();
+        let (target, link) = (folder.path().join("target"), folder.path().join("link"));
+        fs::write(&target, "old").unwrap();
+        std::os::unix::fs::symlink(&target, &link).unwrap();
+        assert!(write_private(&link, "new").is_ok());
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert_eq!(fs::read_to_string(&target).unwrap(), "new");
+        assert_eq!(fs::metadata(&target).unwrap().permissions().mode() & 0o777, 0o600);
+    }
+}
