@@ -28,7 +28,7 @@ pub enum ConfigFile {
     Read(PathBuf),
     /// No file was named, and this default one does not exist.
     Missing(PathBuf),
-    /// No file was named, and there is no default one.
+    /// No file was named, and the platform has no default path.
     NoDefault(NoDefaultPath),
 }
 
@@ -59,7 +59,7 @@ impl ConfigFile {
     }
 }
 
-/// Names the file, or the reason why there is none, as one line.
+/// Names the file, or the reason for its absence, as one line.
 impl fmt::Display for ConfigFile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("configuration file: ")?;
@@ -76,7 +76,7 @@ pub fn settings() -> Result<PathBuf, NoDefaultPath> {
     settings_among(Platform::THIS, &|name| env::var_os(name))
 }
 
-/// The default log file when there is no console to log to: next to the queue's directory.
+/// The default log file of an agent without a console: next to the queue's directory.
 pub fn log_file() -> Result<PathBuf, NoDefaultPath> {
     Ok(queue()?.with_file_name("pitwire.log"))
 }

@@ -40,12 +40,12 @@ pub struct Frame {
 pub(crate) enum Form {
     /// Its known fields are mapped to the dashboard's names; other keys are left out.
     Mapped,
-    /// It stays as it was sent.
+    /// It is kept unchanged.
     AsSent,
 }
 
 impl Frame {
-    /// Parses a sample: a dashboard frame leaves as it came, any other sample is mapped.
+    /// Parses a sample: a dashboard frame is kept unchanged, any other sample is mapped.
     ///
     /// # Errors
     /// Refused if the text exceeds [`MAX_SAMPLE_BYTES`], is not UTF-8 or not JSON; and for the
@@ -98,7 +98,7 @@ impl Frame {
         }
     }
 
-    /// A frame that stays as it was sent, except for the values that no dashboard can show.
+    /// Keeps a frame unchanged, except for the values that no dashboard can show.
     fn as_sent(
         object: &Object<'_>,
         text: &str,
@@ -321,7 +321,7 @@ mod tests {
         })
     }
 
-    /// What a mapped frame has although the sample has no such field.
+    /// The default values of a mapped frame, for fields that the sample lacks.
     fn fills() -> Value {
         json!({
             "timestamp": NOW_TEXT, "lap": 0, "position": 0, "fuel": 0.0, "fuel_capacity": 90.0,

@@ -1,5 +1,5 @@
-//! Delivers one batch: sends what the server does not store yet, and removes the batch from the
-//! queue once it is proven.
+//! Delivers one batch: sends the entries that the server does not store yet, and removes the batch
+//! from the queue once they are proven.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::platform::clock;
 use crate::queue::Batch;
 use crate::sink::{Proof, Sink};
 
-/// The reason of a dead letter that the server acknowledged, in vain or with an error.
+/// The reason of a dead letter that the server acknowledged without storing it, or with an error.
 const REFUSED: &str = "the server refuses it";
 
 impl<S: Sink> Session<S> {
@@ -91,7 +91,7 @@ impl<S: Sink> Session<S> {
     }
 
     /// Binds the stints of a batch. Returns the entries that the server does not store yet, and
-    /// those that are undeliverable, with the reason.
+    /// the undeliverable ones, with the reason.
     async fn sort<'a>(
         &mut self,
         link: &mut S::Link,

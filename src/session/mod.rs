@@ -4,22 +4,22 @@
 //! In the order of a link's life:
 //!
 //! - `bind`: binds a session for each stint, and reuses it while the server knows it. It uses
-//!   `join` to ask the server, `find_stored` to find what an earlier link delivered, and `setup` to
+//!   `join` to ask the server, `find_stored` to find the deliveries of an earlier link, and `setup` to
 //!   send the setup in force.
 //! - `probe`: finds out whether a server that changed the order of entries keeps it again.
 //! - `deliver`: delivers one batch. It uses `isolate` to publish around a poison entry, `publish`
 //!   for what counts as proof, and `refused` for entries without an echo.
 //! - `verify`: asks whether the server stores what it only acknowledged.
 //!
-//! What the session knows:
+//! State of the session:
 //!
-//! - `bindings`: the sessions that are bound on the link, and what was sent on it.
+//! - `bindings`: the sessions that are bound on the link, and the entries sent on it.
 //! - `capability`: the model of the server; defines what "delivered" means.
 //! - `stored`: the entries that the server is known to store, identified by their content.
-//! - `poison`: isolates entries that the server can neither store nor refuse; `overtaken`: the ones
-//!   that another entry was sent before to do so.
+//! - `poison`: isolates entries that the server can neither store nor refuse; `overtaken`: the
+//!   entries that a later one was sent before, as a probe.
 //! - `window`: sizes batches.
-//! - `status`, `latency`, `error`: what the operator and the driver see; `retry`: an operator's
+//! - `status`, `latency`, `error`: shown to the operator and the driver; `retry`: an operator's
 //!   request to try again at once.
 //!
 //! Only proof removes entries from the queue. A batch in flight when the link ends is read again.

@@ -119,7 +119,7 @@ impl Dashboard {
         proxy.map_err(|error| SinkError::Proxy(RemoteText::new(error, &self.secrets)))
     }
 
-    /// Logs a transport other than that of the previous connection.
+    /// Logs the transport if it differs from the previous connection's.
     fn log_transport(&mut self, transport: Transport) {
         match (self.transport.replace(transport), transport) {
             (None, Transport::Websocket) => {}
@@ -354,8 +354,8 @@ impl Link for DashboardLink {
 }
 
 impl DashboardLink {
-    /// Reads what the server sends after a join into `shown`, until its acknowledgement or, if none
-    /// is pending, the frame, which the server sends last.
+    /// Reads the server's events after a join into `shown`. Stops at the acknowledgement if one is
+    /// pending, else at the frame, which the server sends last.
     async fn read_stored(
         &mut self,
         session: &str,
@@ -459,7 +459,7 @@ fn note_stored(event: &ServerEvent, session: &str, shown: &mut Shown) -> Option<
     Some(*kind)
 }
 
-/// Waits for the pending acknowledgement, or forever if there is none. Returns `None` if the
+/// Waits for the pending acknowledgement; never returns without one. Returns `None` if the
 /// connection ends first.
 async fn arrival(ack_out: &mut Option<AckReceiver>) -> Option<Value> {
     let Some(ack) = ack_out else { return std::future::pending().await };
@@ -473,7 +473,7 @@ fn envelope(session: &str, rest: &str) -> String {
     format!(r#"{{"session_id":{}{rest}}}"#, Value::from(session))
 }
 
-/// The JSON of a frame as it is sent; `is_marked` adds the entry's position.
+/// The JSON to send for a frame; `is_marked` adds the entry's position.
 fn telemetry(entry: &Entry, is_marked: bool) -> Cow<'_, str> {
     let marked = if is_marked { mark(&entry.json, entry.seq) } else { None };
     marked.map_or(Cow::Borrowed(&entry.json), Cow::Owned)

@@ -1,5 +1,5 @@
-//! What is wrong with a server's address, and what to do about it: one text for the log, the status
-//! page and `pitwire doctor`.
+//! Diagnoses of a server's address and advice for them: one text for the log, the status page and
+//! `pitwire doctor`.
 
 use std::fmt;
 use std::time::Duration;
@@ -50,16 +50,16 @@ pub(crate) enum NotFollowed {
     OtherPort,
     /// From https to http.
     Downgrade,
-    /// The path is not that of a Socket.IO request, for example a login page.
+    /// The path does not belong to a Socket.IO request, for example a login page.
     OtherPath,
     /// Without a valid `Location`.
     NoTarget,
 }
 
-/// What is wrong with a server's address, for the log, the status page and `pitwire doctor`.
+/// Why a server's address is not usable, for the log, the status page and `pitwire doctor`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnosis {
-    /// The address that was asked: that of the configuration, or the target of a redirect.
+    /// The address that was asked: the configured one, or the target of a redirect.
     url: RemoteText,
     pub(crate) cause: Cause,
 }
@@ -70,7 +70,7 @@ impl Diagnosis {
         Self { url: RemoteText::new(base.as_str().trim_end_matches('/'), secrets), cause }
     }
 
-    /// What is wrong, as one phrase.
+    /// The problem, as one phrase.
     pub(crate) fn what(&self) -> String {
         let url = &self.url;
         match &self.cause {

@@ -40,7 +40,7 @@ const PAUSE_FACTOR: u32 = 10;
 /// answer at all: a diagnosis would only delay the next attempt.
 const SLOW_FAILURE: Duration = Duration::from_secs(3);
 
-/// Maximum size of a response: that of a Socket.IO server has 200 bytes, an error page some more.
+/// Maximum size of a response: a Socket.IO server sends 200 bytes, an error page a few thousand.
 const MAX_RESPONSE_BYTES: usize = 64 << 10;
 /// Maximum number of addresses of one name that are tried.
 const MAX_ADDRESSES: usize = 8;
@@ -53,7 +53,7 @@ pub(crate) enum Passed {
     Certificate(String),
 }
 
-/// What is known about a server's address.
+/// The result of asking a server's address.
 #[derive(Debug)]
 pub(crate) struct Reached {
     pub(crate) passed: Vec<Passed>,
@@ -208,7 +208,7 @@ impl Probe<'_> {
             let tunnel = dialer.dial(self.base, Through::Tunnel);
             let error = match timeout(self.step_timeout, tunnel).await {
                 Ok(Ok(DialedStream::Plain(stream))) => return Ok(Ok(stream)),
-                // Without a connector there is no TLS.
+                // Impossible: the dialer has no TLS connector.
                 Ok(Ok(DialedStream::Tls(_))) => "unexpected TLS".to_owned(),
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => "it does not answer".to_owned(),

@@ -79,7 +79,7 @@ const MAX_REACH: usize = 1024;
 /// setups until the process ends. One entry at a time is isolated, so more are not expected.
 const MAX_UNDELIVERABLE: usize = 64;
 
-/// What the isolation knows about the entries at the head of the queue.
+/// The state of the isolation of the entries at the head of the queue.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 enum IsolationState {
     #[default]
@@ -318,7 +318,7 @@ impl Isolation {
         self.overtaker = self.overtaker.filter(|overtaker| *overtaker > last);
     }
 
-    /// The entries get another page, which has none of those that were proven.
+    /// The entries get another page, without the proven ones.
     pub(super) fn page_is_new(&mut self) {
         self.overtaker = None;
     }
@@ -380,8 +380,8 @@ impl Isolation {
         }
     }
 
-    /// The index of the probe among the entries after the suspect, oldest first; `None` if there
-    /// are none. The last one, if the queue is short.
+    /// The index of the probe among the entries after the suspect, oldest first: the last one if
+    /// the queue is short, `None` without any.
     pub(super) fn probe(&self, after: &[&Entry]) -> Option<usize> {
         let overtakers = after.iter().filter(|entry| Some(entry.seq) <= self.overtaker).count();
         let distance = self.suspect().map_or(1, Suspect::distance);
