@@ -76,7 +76,7 @@ pub enum Exit {
     /// A tool found a problem: exit code 1.
     Found,
     /// A tool could not do its work: exit code 2.
-    Cannot,
+    Unable,
 }
 
 impl Exit {
@@ -136,7 +136,7 @@ impl From<Exit> for ExitCode {
         Self::from(match exit {
             Exit::Good => 0,
             Exit::Failed | Exit::Found => 1,
-            Exit::WrongUse | Exit::Cannot => 2,
+            Exit::WrongUse | Exit::Unable => 2,
         })
     }
 }

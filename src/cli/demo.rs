@@ -75,13 +75,13 @@ struct DemoReport {
 
 impl fmt::Display for DemoReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Ledger { delivered, downsampled: thinned, dead_letters: quarantined, .. } = self.ledger;
+        let Ledger { delivered, downsampled, dead_letters, .. } = self.ledger;
         let (faults, dropped) = (self.faults.values().sum::<u64>(), self.ledger.dropped_in_all());
         write!(
             f,
             "faults {faults}\n\
-             ledger: delivered {delivered}, dropped {dropped}, downsampled {thinned}, dead letters \
-             {quarantined}\n{}",
+             ledger: delivered {delivered}, dropped {dropped}, downsampled {downsampled}, dead letters \
+             {dead_letters}\n{}",
             self.frames
         )
     }

@@ -58,16 +58,16 @@ pub struct Doctor {
 
 /// Runs all checks and prints the findings.
 pub async fn doctor(args: Doctor) -> Exit {
-    match examine(&args).await {
+    match run_checks(&args).await {
         Ok(exit) => exit,
         Err(why) => {
             eprint_line(format_args!("pitwire: {why}"));
-            Exit::Cannot
+            Exit::Unable
         }
     }
 }
 
-async fn examine(args: &Doctor) -> Result<Exit, String> {
+async fn run_checks(args: &Doctor) -> Result<Exit, String> {
     // Fail early: the checks can take minutes.
     let bundle = args.bundle.as_deref().map(Bundle::at).transpose()?;
     let loaded = args.settings.try_load()?;

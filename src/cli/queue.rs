@@ -88,7 +88,7 @@ pub async fn queue(args: Queue) -> Exit {
     };
     done.unwrap_or_else(|ToolError(why)| {
         eprint_line(format_args!("pitwire: {why}"));
-        Exit::Cannot
+        Exit::Unable
     })
 }
 

@@ -109,7 +109,8 @@ impl Dialogue {
             }
         };
         if path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json")) {
-            let text = format!("--config: {}: setup writes TOML; name a .toml file", path.display());
+            let text =
+                format!("--config: {}: setup writes TOML; name a .toml file", path.display());
             return Err(SetupError::WrongUse(text));
         }
         let text = match fs::read_to_string(&path) {

@@ -3,10 +3,10 @@
 //! Its companion library socketioxide is not used, because it closes a connection for a bare `NaN`
 //! in an event. Python clients send them and Python servers accept them.
 //!
-//! The reader of a connection calls [`Door`] for each packet, in order. `Door` puts events into the
+//! The reader of a connection calls [`Acceptor`] for each packet, in order. `Acceptor` puts events into the
 //! connection's inbox and returns at once; a worker handles them at its own speed.
 //!
-//! Unhandled events, unread packets and rooms are charged to the client's [`Account`] in bytes. A
+//! Unhandled events, unread packets and rooms are charged to the client's [`ClientMemory`] in bytes. A
 //! client whose events arrive faster than they are handled is slowed down ([`Backlog`]): its
 //! WebSocket is not read any further, and the answers to its POST requests are delayed.
 //!
@@ -237,7 +237,7 @@ pub(crate) struct Acceptor {
 
 impl fmt::Debug for Acceptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Door").finish_non_exhaustive()
+        f.debug_struct("Acceptor").finish_non_exhaustive()
     }
 }
 

@@ -210,7 +210,7 @@ impl Sessions {
                 .filter(|session| session.frames.len() > 1 || session.setups.len() > 1)
                 .min_by_key(|session| session.last_fed);
             match quietest {
-                Some(session) => self.bytes -= session.give_up_oldest(),
+                Some(session) => self.bytes -= session.evict_oldest(),
                 None if sessions > 1 => self.forget_quietest(),
                 None => return,
             }
@@ -254,7 +254,7 @@ impl StoredSession {
 
     /// Drops the oldest frame, or the oldest setup if only one frame is left; returns the freed
     /// bytes.
-    fn give_up_oldest(&mut self) -> usize {
+    fn evict_oldest(&mut self) -> usize {
         if self.frames.len() > 1 {
             self.frames_dropped += 1;
             self.frames.pop_front().map_or(0, |frame| frame_bytes(&frame.telemetry))

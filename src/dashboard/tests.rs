@@ -242,9 +242,9 @@ async fn the_history_holds_every_frame_in_order_of_arrival() {
     for (most, expected) in
         [(3, vec![1_000, 2_000, 3_000]), (1_999, (2..=3_000).step_by(2).collect())]
     {
-        let (_, thinned) = get(&server, &format!("/api/sessions/{id}/frames?thin_to={most}")).await;
-        let thinned: Vec<Value> = serde_json::from_str(&thinned).unwrap();
-        let laps = thinned.iter().map(|item| item["telemetry"]["lap"].as_u64().unwrap());
+        let (_, reduced) = get(&server, &format!("/api/sessions/{id}/frames?thin_to={most}")).await;
+        let reduced: Vec<Value> = serde_json::from_str(&reduced).unwrap();
+        let laps = reduced.iter().map(|item| item["telemetry"]["lap"].as_u64().unwrap());
         assert_eq!(laps.collect::<Vec<_>>(), expected);
     }
     assert_eq!(get(&server, &format!("/api/sessions/{id}/frames?thin_to=0")).await.0, 400);

@@ -337,7 +337,7 @@ pub(super) fn utf8(text: Vec<u8>) -> Result<String, Refused> {
     String::from_utf8(text).map_err(|error| refused(Reason::NotUtf8, format!("not UTF-8: {error}")))
 }
 
-/// Cannot happen: all keys are strings, and writing to memory does not fail.
+/// Impossible: all keys are strings, and writing to memory does not fail.
 fn not_written(error: serde_json::Error) -> Refused {
     refused(Reason::NotJson, format!("not JSON: {error}"))
 }

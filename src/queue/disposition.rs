@@ -34,7 +34,7 @@ pub enum Disposition {
 
 /// The disposition of an entry for one destination.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct DestinationFate {
+pub struct DestinationDisposition {
     pub destination: String,
     pub disposition: Disposition,
 }
@@ -99,9 +99,9 @@ impl DispositionRange {
     }
 
     /// Extends this range by `next` if it has the same disposition and follows directly; otherwise
-    /// returns it. A gap is allowed if the segment was downsampled (`is_thinned`).
-    pub(super) fn join(&mut self, next: Self, is_thinned: bool) -> Option<Self> {
-        let follows = next.first.0 == self.last.0 + 1 || is_thinned;
+    /// returns it. A gap is allowed if the segment was downsampled (`is_downsampled`).
+    pub(super) fn join(&mut self, next: Self, is_downsampled: bool) -> Option<Self> {
+        let follows = next.first.0 == self.last.0 + 1 || is_downsampled;
         if next.disposition != self.disposition || next.first <= self.last || !follows {
             return Some(next);
         }
@@ -244,10 +244,10 @@ mod tests {
 
     #[test]
     fn each_position_has_its_recorded_disposition() {
-        let run = |first, last, fate| DispositionRange {
+        let run = |first, last, disposition| DispositionRange {
             first: Seq(first),
             last: Seq(last),
-            disposition: fate,
+            disposition,
         };
         let six_to_twenty: Vec<Seq> = (6..=20).map(Seq).collect();
         let left: Vec<_> = [7, 8, 12, 16, 20].map(|seq| (Seq(seq), Vec::new())).to_vec();
@@ -259,7 +259,7 @@ mod tests {
         ]
         .join("\n");
         let growing = run(10, 16, Disposition::DeadLetter);
-        for (seq, fate) in [
+        for (seq, disposition) in [
             (0, Disposition::Unknown),
             (5, Disposition::Delivered),
             (6, Disposition::Downsampled),
@@ -271,16 +271,16 @@ mod tests {
             (18, Disposition::Downsampled),
             (20, Disposition::Unknown),
         ] {
-            assert_eq!(find(&lines, "server", Some(growing), Seq(seq)), fate, "{seq}");
+            assert_eq!(find(&lines, "server", Some(growing), Seq(seq)), disposition, "{seq}");
         }
     }
 
     #[test]
     fn an_earlier_disposition_wins_over_a_later_range_that_covers_it() {
-        let run = |first, last, fate| DispositionRange {
+        let run = |first, last, disposition| DispositionRange {
             first: Seq(first),
             last: Seq(last),
-            disposition: fate,
+            disposition,
         };
         let operator = Disposition::Dropped(DropReason::Operator);
         let lines = [
@@ -290,7 +290,7 @@ mod tests {
             run(1, 20, Disposition::Delivered).line("server"),
         ]
         .join("\n");
-        for (seq, fate) in [
+        for (seq, disposition) in [
             (7, Disposition::Downsampled),
             (9, Disposition::Downsampled),
             (10, operator),
@@ -298,16 +298,16 @@ mod tests {
             (14, Disposition::Downsampled),
             (16, Disposition::Delivered),
         ] {
-            assert_eq!(find(&lines, "server", None, Seq(seq)), fate, "{seq}");
+            assert_eq!(find(&lines, "server", None, Seq(seq)), disposition, "{seq}");
         }
     }
 
     #[test]
     fn each_destination_has_its_own_disposition() {
-        let run = |first, last, fate| DispositionRange {
+        let run = |first, last, disposition| DispositionRange {
             first: Seq(first),
             last: Seq(last),
-            disposition: fate,
+            disposition,
         };
         let before: Vec<Seq> = (1..=8).map(Seq).collect();
         let left: Vec<_> = [2, 4, 6, 8].map(|seq| (Seq(seq), Vec::new())).to_vec();

@@ -3,7 +3,7 @@
 //! The readers are not affected. Each call is one short step of the queue worker; longer work takes
 //! several calls.
 
-use super::disposition::DestinationFate;
+use super::disposition::DestinationDisposition;
 use super::engine::Engine;
 pub use super::engine::{Peeked, PurgeStep, StintSession};
 use super::fsck::{self, Repaired, SegmentReport};
@@ -35,7 +35,7 @@ impl Operator {
     }
 
     /// The disposition of the entry at `seq` for each destination.
-    pub async fn dispositions(&self, seq: Seq) -> Result<Vec<DestinationFate>, QueueError> {
+    pub async fn dispositions(&self, seq: Seq) -> Result<Vec<DestinationDisposition>, QueueError> {
         self.requests.ask(move |engine| engine.dispositions(seq)).await
     }
 

@@ -404,7 +404,7 @@ impl QueueWorker {
             return;
         }
         let mut lost = 0;
-        let booked = groups
+        let recorded = groups
             .iter_mut()
             .flat_map(|group| &mut group.entries)
             .try_for_each(|entry| {
@@ -424,7 +424,7 @@ impl QueueWorker {
                     .record_discarded(Discarded { dropped: discarded.dropped + lost, ..discarded })
             })
             .and_then(|()| self.engine.flush());
-        match booked {
+        match recorded {
             Ok(()) => {
                 let error = self.storage_error.as_deref().unwrap_or_default();
                 if lost > 0 {

@@ -2,7 +2,7 @@
 //! the server forgot.
 //!
 //! A server shows only the newest entry that it stores. An entry that was not echoed although a
-//! newer one was is therefore retried, and set aside as a dead letter if the retries fail.
+//! newer one was is therefore retried, and becomes a dead letter if the retries fail.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;

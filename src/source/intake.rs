@@ -38,7 +38,7 @@ pub enum Taken {
     RateLimited,
     /// Not stored; the queue counts it under this reason.
     Dropped(DropReason),
-    /// Held in memory, because the disk is too slow or fails.
+    /// Kept in memory, because the disk is too slow or fails.
     Buffered,
     /// Not stored: the sample is invalid.
     Refused(Refused),
@@ -249,14 +249,14 @@ impl Intake {
             Taken::RateLimited => metrics::rate_limited(self.source),
             Taken::Refused(refused) => {
                 metrics::rejected(self.source, refused.reason.as_str());
-                self.complain(refused);
+                self.log_refusal(refused);
             }
             Taken::Stored(_) | Taken::Unchanged | Taken::Dropped(_) | Taken::Buffered => {}
         }
     }
 
     /// Logs at most once per [`LOG_REPEAT_INTERVAL`]: a faulty source fails many times a second.
-    fn complain(&self, refused: &Refused) {
+    fn log_refusal(&self, refused: &Refused) {
         let now = Instant::now();
         let mut last = lock(&self.refused_at);
         if last.is_none_or(|last| now - last >= LOG_REPEAT_INTERVAL) {

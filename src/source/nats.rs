@@ -108,10 +108,10 @@ pub(crate) struct Parts<'a> {
 /// Runs the hub until the queue is closed.
 pub(crate) fn run(parts: Parts<'_>) -> impl Future<Output = ()> + Send + use<> {
     let me = name(parts.agent, parts.folder);
-    let Parts { intake, writer, config, gate: commander, elsewhere, .. } = parts;
+    let Parts { intake, writer, config, gate, elsewhere, .. } = parts;
     async move {
         let Some(newest_stored) = stored_at_last(&writer).await else { return };
-        let mut hub = Hub::new(me, intake, writer, newest_stored, config, commander, elsewhere);
+        let mut hub = Hub::new(me, intake, writer, newest_stored, config, gate, elsewhere);
         let mut backoff =
             Backoff::new(NATS_BACKOFF.start, NATS_BACKOFF.end, SmallRng::from_os_rng());
         let mut said = String::new();

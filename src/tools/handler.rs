@@ -119,14 +119,14 @@ impl Tools {
     }
 
     async fn trace(&self, seq: Seq) -> Result<EntryTrace, QueueError> {
-        let fates = self.operator.dispositions(seq).await?;
+        let dispositions = self.operator.dispositions(seq).await?;
         let mut entry = None;
-        if fates.iter().any(|one| one.disposition == Disposition::Queued) {
+        if dispositions.iter().any(|one| one.disposition == Disposition::Queued) {
             let page = self.peek(seq, 1, false).await?;
             let peeked = page.into_iter().find(|peeked| peeked.seq == seq);
             entry = peeked.and_then(|peeked| peeked.entry.ok());
         }
-        Ok(EntryTrace { seq, fates, entry, tail: self.writer.status().tail })
+        Ok(EntryTrace { seq, dispositions, entry, tail: self.writer.status().tail })
     }
 
     async fn count_dead_letters(&self) -> Result<DeadLetterCounts, QueueError> {

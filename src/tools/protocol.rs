@@ -5,7 +5,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::entry::{Entry, MAX_SEQ, Seq};
-use crate::queue::disposition::DestinationFate;
+use crate::queue::disposition::DestinationDisposition;
 use crate::queue::fsck::{Repaired, SegmentReport};
 use crate::queue::operator::{Peeked, PurgeStep};
 use crate::queue::{Appended, QueueStatus};
@@ -124,7 +124,7 @@ pub struct OperatorStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EntryTrace {
     pub seq: Seq,
-    pub fates: Vec<DestinationFate>,
+    pub dispositions: Vec<DestinationDisposition>,
     /// The entry without its JSON, while it is queued.
     pub entry: Option<Entry>,
     /// The sequence number that the next entry gets.

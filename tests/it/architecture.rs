@@ -1,4 +1,5 @@
-//! Checks the architecture map in `src/lib.rs` against the source: which module uses which.
+//! Checks the architecture map in `src/lib.rs` against the source: which module uses which; and that
+//! type names are unique.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -71,4 +72,35 @@ fn no_module_uses_itself_through_others() {
         }
     }
     assert!(left.is_empty(), "each of these uses another one of them: {left:#?}");
+}
+
+/// The types that a line defines. Associated types, which are indented, have the name of their
+/// trait's.
+fn type_of(line: &str) -> Option<&str> {
+    let is_indented = line.starts_with(' ');
+    let line = line.trim_start();
+    let line = match line.strip_prefix("pub(") {
+        Some(rest) => rest.split_once(") ")?.1,
+        None => line.strip_prefix("pub ").unwrap_or(line),
+    };
+    let (kind, rest) = line.split_once(' ')?;
+    let is_type = ["struct", "enum", "trait", "union"].contains(&kind);
+    let is_alias = kind == "type" && !is_indented;
+    let name = rest.split(|c: char| !c.is_alphanumeric()).next()?;
+    (is_type || is_alias).then_some(name)
+}
+
+#[test]
+fn no_two_types_have_the_same_name() {
+    let mut places = BTreeMap::<String, Vec<String>>::new();
+    for file in rust_files(&source()) {
+        if module_of(&file) == "vendor" {
+            continue;
+        }
+        for name in fs::read_to_string(&file).unwrap().lines().filter_map(type_of) {
+            places.entry(name.to_owned()).or_default().push(file.display().to_string());
+        }
+    }
+    places.retain(|_, files| files.len() > 1);
+    assert!(places.is_empty(), "{places:#?}");
 }

@@ -10,7 +10,7 @@
 //! Each test takes half a minute; with `LONG=1`, half an hour. `CHAOS_MINUTES` and `CHAOS_SEED`
 //! override the duration and the seed.
 
-mod books;
+mod audit;
 mod fault;
 mod race;
 

@@ -185,15 +185,15 @@ fn replacing_an_unreadable_segment_leaves_its_predecessor_intact() {
     let place = tempfile::tempdir().unwrap();
     let mut store = open(place.path(), "one");
     seal_ten(&mut store, 3);
-    let stretches = store.sealed_segments();
-    let [_, second, _] = stretches[..] else { panic!("{stretches:?}") };
+    let segments = store.sealed_segments();
+    let [_, second, _] = segments[..] else { panic!("{segments:?}") };
     drop(store);
     let name = format!("q-{:016x}-{:016x}", second.first.0, second.last.0);
     fs::write(place.path().join(name).join("db"), b"nothing of it").unwrap();
     let mut store = open(place.path(), "one");
     let read = store.read(second.first, Limit { entries: 100, bytes: usize::MAX }).unwrap();
     assert_eq!(read[0].0, Seq(21));
-    store.replace(second.first, second.last, 1, Vec::new(), b"books").unwrap();
+    store.replace(second.first, second.last, 1, Vec::new(), b"metadata").unwrap();
     let left: Vec<u64> = read_all(&mut store).0.into_keys().collect();
     assert!(left.iter().copied().eq((1..=10).chain(21..=30)), "{left:?}");
 }
@@ -294,7 +294,7 @@ fn a_replaced_segment_restored_by_a_power_cut_is_ignored() {
     let (all, _) = read_all(&mut store);
     let every_third = all.into_iter().filter(|(seq, _)| seq % 3 == 0);
     let kept = every_third.map(|(seq, record)| (Seq(seq), record)).collect();
-    store.replace(Seq(1), second.last, 1, kept, b"books").unwrap();
+    store.replace(Seq(1), second.last, 1, kept, b"metadata").unwrap();
     let journal = files(&folder).into_iter().rfind(|file| file.extension() == Some("log".as_ref()));
     let journal = fs::File::options().write(true).open(journal.unwrap()).unwrap();
     let len = journal.metadata().unwrap().len();
@@ -335,9 +335,10 @@ fn check(
         );
     }
     assert_eq!(store.usage().records, found.len() as u64, "{case}");
-    let books = store.metadata().map_or(0, |books| u64::from_le_bytes(books.try_into().unwrap()));
-    let accounted = books + store.lost() + store.usage().records;
-    assert_eq!(store.appended(), accounted, "{case}: the ledger is off, {books} released");
+    let released =
+        store.metadata().map_or(0, |released| u64::from_le_bytes(released.try_into().unwrap()));
+    let accounted = released + store.lost() + store.usage().records;
+    assert_eq!(store.appended(), accounted, "{case}: the ledger is off, {released} released");
     let given_out = written.last_key_value().map_or(0, |(seq, _)| *seq);
     assert!(store.tail().0 > last.max(given_out), "{case}: a position would be reused");
     // The store accepts records again, and the loss does not grow.
@@ -350,8 +351,8 @@ fn check(
 }
 
 /// Appends and seals segments of ten records each.
-fn seal_ten(store: &mut SegmentStore, stretches: usize) {
-    for _ in 0..stretches {
+fn seal_ten(store: &mut SegmentStore, segments: usize) {
+    for _ in 0..segments {
         for _ in 0..10 {
             store.append(b"record").unwrap();
         }

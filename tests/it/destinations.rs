@@ -175,14 +175,14 @@ fn a_new_destination_gets_the_backlog_and_a_removed_one_frees_it() {
 fn a_destination_added_later_begins_with_what_is_queued() {
     run(async {
         let disk = Disk::default();
-        let ((writer, mut reader), keeper) =
+        let ((writer, mut reader), worker) =
             single::with_store(disk.clone(), limits(100, WhenFull::Thin), single::at(0)).unwrap();
-        let keeper = tokio::spawn(keeper);
+        let worker = tokio::spawn(worker);
         append(&writer, 10, 0, Content::Frame(Situation::default())).await;
         let batch = reader.next_batch(Limit { entries: 4, bytes: 1 << 20 }).await.unwrap();
         reader.ack(batch).await.unwrap();
         drop((writer, reader));
-        keeper.await.unwrap();
+        worker.await.unwrap();
         let life = Life::open(disk, &limits(100, WhenFull::Thin), &NAMES);
         let queued: Vec<_> =
             life.writer.status().destinations.iter().map(|s| (s.queued, s.appended)).collect();
@@ -268,7 +268,7 @@ fn check(medium: impl Medium, max_entries: u64, when_full: WhenFull, steps: Vec<
             trial.check().await;
         }
         trial.drain().await;
-        trial.check_fates().await;
+        trial.check_dispositions().await;
     });
 }
 
@@ -305,7 +305,7 @@ impl Medium for TempDir {
 struct Life {
     writer: Writer,
     readers: Vec<Reader>,
-    keeper: JoinHandle<()>,
+    worker: JoinHandle<()>,
 }
 
 impl Life {
@@ -314,13 +314,13 @@ impl Life {
         let destinations = Destinations::Configured(&names);
         let opened =
             queue::with_store(Box::new(store), limits.clone(), destinations, single::at(0), |_| {});
-        let ((writer, readers), keeper) = opened.unwrap();
-        Self { writer, readers, keeper: tokio::spawn(keeper) }
+        let ((writer, readers), worker) = opened.unwrap();
+        Self { writer, readers, worker: tokio::spawn(worker) }
     }
 
     async fn end(self) {
         drop((self.writer, self.readers));
-        self.keeper.await.unwrap();
+        self.worker.await.unwrap();
     }
 }
 
@@ -410,8 +410,8 @@ impl<M: Medium> Trial<M> {
             Step::Wait => sleep(REMOVE_FLUSH_INTERVAL * 2).await,
             Step::Kill => {
                 let life = self.life.take().unwrap();
-                life.keeper.abort();
-                let _ = life.keeper.await;
+                life.worker.abort();
+                let _ = life.worker.await;
                 self.open();
             }
             Step::Restart => {
@@ -420,8 +420,8 @@ impl<M: Medium> Trial<M> {
             }
             Step::CutPower(survivors) => {
                 let life = self.life.take().unwrap();
-                life.keeper.abort();
-                let _ = life.keeper.await;
+                life.worker.abort();
+                let _ = life.worker.await;
                 self.medium.cut_power(survivors);
                 self.power_was_cut = true;
                 self.open();
@@ -463,8 +463,9 @@ impl<M: Medium> Trial<M> {
         let before = self.statuses().remove(of);
         for entry in batch.entries() {
             let is_refused = refuse && Some(entry) == batch.entries().first();
-            let fate = if is_refused { Disposition::DeadLetter } else { Disposition::Delivered };
-            self.had[of].insert(entry.seq, fate);
+            let disposition =
+                if is_refused { Disposition::DeadLetter } else { Disposition::Delivered };
+            self.had[of].insert(entry.seq, disposition);
             if entry.kind == Kind::Setup && !is_refused {
                 self.in_force[of].insert(entry.stint, entry.seq);
             }
@@ -519,16 +520,17 @@ impl<M: Medium> Trial<M> {
     }
 
     /// Checks that each destination reports its own dispositions.
-    async fn check_fates(&mut self) {
+    async fn check_dispositions(&mut self) {
         if self.power_was_cut || self.was_dropped {
             return;
         }
         let operator = self.life().writer.operator();
         for (of, had) in self.had.clone().into_iter().enumerate() {
-            for (seq, fate) in had {
+            for (seq, disposition) in had {
                 let all = operator.dispositions(seq).await.unwrap();
                 // An entry may have been dropped by a limit while it was in flight.
-                let may_be = [fate, Disposition::Dropped(queue::ledger::DropReason::QueueFull)];
+                let may_be =
+                    [disposition, Disposition::Dropped(queue::ledger::DropReason::QueueFull)];
                 let expired = Disposition::Dropped(queue::ledger::DropReason::Expired);
                 assert!(
                     may_be.contains(&all[of].disposition) || all[of].disposition == expired,

@@ -43,23 +43,23 @@ struct Platter {
     hangs_until: Option<Instant>,
     /// Error added to the counter of appended records.
     miscount: u64,
-    most: Held,
+    most: StoreUsage,
 }
 
 /// State of the disk. Released records are kept, so that tests can look at them.
 #[derive(Clone, Debug, Default)]
 struct Content {
     head: Option<Seq>,
-    books: Option<Vec<u8>>,
+    metadata: Option<Vec<u8>>,
     records: BTreeMap<Seq, Vec<u8>>,
-    held: Held,
+    held: StoreUsage,
     facts: BTreeMap<String, Vec<u8>>,
     /// Lowest position for the next record.
     floor: Option<Seq>,
     /// Number of records ever appended, replaced ones included.
     appended: u64,
     /// First position, last position and level of each sealed segment.
-    stretches: Vec<(Seq, Seq, u32)>,
+    segments: Vec<(Seq, Seq, u32)>,
     notes: [String; 2],
 }
 
@@ -68,12 +68,12 @@ enum Change {
     Append(Vec<u8>),
     Release(Seq, Vec<u8>),
     Seal,
-    Replace { first: Seq, last: Seq, level: u32, left: Vec<Seq>, books: Vec<u8> },
+    Replace { first: Seq, last: Seq, level: u32, left: Vec<Seq>, metadata: Vec<u8> },
 }
 
 /// Entries and bytes in a queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Held {
+pub struct StoreUsage {
     pub entries: u64,
     pub bytes: u64,
 }
@@ -156,12 +156,12 @@ impl Disk {
         self.platter().durable.records.contains_key(&seq)
     }
 
-    pub fn held(&self) -> Held {
+    pub fn held(&self) -> StoreUsage {
         self.platter().current.held
     }
 
     /// The largest content so far.
-    pub fn most_held(&self) -> Held {
+    pub fn most_held(&self) -> StoreUsage {
         self.platter().most
     }
 
@@ -209,16 +209,16 @@ impl Content {
             Change::Seal => {
                 let first = self.unsealed();
                 if first < self.tail() {
-                    self.stretches.push((first, Seq(self.tail().0 - 1), 0));
+                    self.segments.push((first, Seq(self.tail().0 - 1), 0));
                 }
             }
-            Change::Replace { first, last, level, left, books } => {
+            Change::Replace { first, last, level, left, metadata } => {
                 let (inside, mut others): (Vec<_>, Vec<_>) =
-                    self.stretches.drain(..).partition(|s| s.1 >= first && s.1 <= last);
+                    self.segments.drain(..).partition(|s| s.1 >= first && s.1 <= last);
                 assert!(!inside.is_empty(), "nothing to replace from {first} to {last}");
                 others.push((inside[0].0, last, level));
                 others.sort_unstable();
-                self.stretches = others;
+                self.segments = others;
                 let head = self.head();
                 // The newest records may be removed; keep the tail, so that their positions are not
                 // reused.
@@ -229,15 +229,15 @@ impl Content {
                         self.held.bytes -= record.len() as u64;
                     }
                 }
-                self.books = Some(books);
+                self.metadata = Some(metadata);
             }
-            Change::Release(head, books) => {
+            Change::Release(head, metadata) => {
                 for (_, record) in self.records.range(self.head()..head.max(self.head())) {
                     self.held.entries -= 1;
                     self.held.bytes -= record.len() as u64;
                 }
                 self.head = self.head.max(Some(head));
-                self.books = Some(books);
+                self.metadata = Some(metadata);
             }
         }
     }
@@ -253,7 +253,7 @@ impl Content {
 
     /// Position of the first record that is not in a sealed segment.
     fn unsealed(&self) -> Seq {
-        self.stretches.last().map_or(Seq(1), |(_, last, _)| Seq(last.0 + 1)).max(self.head())
+        self.segments.last().map_or(Seq(1), |(_, last, _)| Seq(last.0 + 1)).max(self.head())
     }
 }
 
@@ -270,7 +270,7 @@ impl Storage for Disk {
     }
 
     fn metadata(&self) -> Option<Vec<u8>> {
-        self.platter().current.books.clone()
+        self.platter().current.metadata.clone()
     }
 
     fn append(&mut self, record: &[u8]) -> io::Result<Seq> {
@@ -282,8 +282,8 @@ impl Storage for Disk {
         Ok(seq)
     }
 
-    fn truncate(&mut self, head: Seq, books: &[u8]) -> io::Result<()> {
-        self.platter().change(Change::Release(head, books.to_vec()))
+    fn truncate(&mut self, head: Seq, metadata: &[u8]) -> io::Result<()> {
+        self.platter().change(Change::Release(head, metadata.to_vec()))
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -319,7 +319,7 @@ impl Storage for Disk {
     }
 
     fn usage(&self) -> storage::Usage {
-        let Held { entries, bytes } = Self::held(self);
+        let StoreUsage { entries, bytes } = Self::held(self);
         storage::Usage { records: entries, bytes }
     }
 
@@ -349,9 +349,9 @@ impl Storage for Disk {
 
     fn sealed_segments(&self) -> Vec<SegmentInfo> {
         let platter = self.platter();
-        let Content { stretches, records, .. } = &platter.current;
+        let Content { segments, records, .. } = &platter.current;
         let head = platter.current.head();
-        let stretch = |&(first, last, level): &(Seq, Seq, u32)| {
+        let segment = |&(first, last, level): &(Seq, Seq, u32)| {
             let first = first.max(head);
             let held = match first <= last {
                 true => records.range(first..=last).count() as u64,
@@ -359,7 +359,7 @@ impl Storage for Disk {
             };
             SegmentInfo { first, last, usage: storage::Usage { records: held, bytes: 0 }, level }
         };
-        stretches.iter().map(stretch).filter(|stretch| stretch.usage.records > 0).collect()
+        segments.iter().map(segment).filter(|segment| segment.usage.records > 0).collect()
     }
 
     fn seal(&mut self) -> io::Result<()> {
@@ -372,12 +372,18 @@ impl Storage for Disk {
         last: Seq,
         level: u32,
         records: Vec<(Seq, Vec<u8>)>,
-        books: &[u8],
+        metadata: &[u8],
     ) -> io::Result<()> {
         // Flush first: a failed replacement must not change anything.
         self.flush()?;
         let left = records.into_iter().map(|(seq, _)| seq).collect();
-        self.platter().change(Change::Replace { first, last, level, left, books: books.into() })?;
+        self.platter().change(Change::Replace {
+            first,
+            last,
+            level,
+            left,
+            metadata: metadata.into(),
+        })?;
         self.flush()
     }
 

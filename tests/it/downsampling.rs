@@ -66,7 +66,7 @@ proptest! {
     }
 }
 
-/// Three hours into space for 8 minutes; with `LONG=1` 24 hours into space for one.
+/// Three hours in a queue with space for 8 minutes; with `LONG=1`, 24 hours in space for one.
 #[tokio::test(start_paused = true)]
 async fn a_long_race_fits_into_a_small_queue_by_downsampling() {
     let (hours, room) = if long::size(0, 1) == 1 { (24, 7_200) } else { (3, 960) };
@@ -95,23 +95,23 @@ async fn the_disposition_of_every_entry_can_be_queried() {
     drive.go(Event::Drive(500)).await;
     let left: BTreeSet<u64> = drive.queued().await.iter().map(|entry| entry.seq.0).collect();
     let operator = drive.writer.operator();
-    let fate = async |seq| single::fate(&operator, Seq(seq)).await;
+    let disposition = async |seq| single::disposition(&operator, Seq(seq)).await;
     for seq in 1..=600 {
         let expected = match seq {
             ..=100 => Disposition::Delivered,
             _ if left.contains(&seq) => Disposition::Queued,
             _ => Disposition::Downsampled,
         };
-        assert_eq!(fate(seq).await, expected, "{seq}");
+        assert_eq!(disposition(seq).await, expected, "{seq}");
     }
-    assert_eq!(fate(601).await, Disposition::NotAssigned);
+    assert_eq!(disposition(601).await, Disposition::NotAssigned);
     assert!(left.len() < 400, "no frame was downsampled");
     drive.reader.rewind();
     drive.deliver_all().await;
     for seq in 101..=600 {
         let expected =
             if left.contains(&seq) { Disposition::Delivered } else { Disposition::Downsampled };
-        assert_eq!(fate(seq).await, expected, "{seq}");
+        assert_eq!(disposition(seq).await, expected, "{seq}");
     }
 }
 
@@ -150,8 +150,8 @@ impl Drive {
             durability: Durability::Within(Duration::from_secs(1)),
             resume_after: Duration::from_secs(60),
         };
-        let ((writer, reader), keeper) = single::with_store(store, limits, single::at(0)).unwrap();
-        tokio::spawn(keeper);
+        let ((writer, reader), worker) = single::with_store(store, limits, single::at(0)).unwrap();
+        tokio::spawn(worker);
         Self {
             writer,
             reader,

@@ -264,7 +264,7 @@ fn ballast() {
     assert_eq!(reserved(), all);
     assert_eq!(fs::read_dir(queue.join("facts")).unwrap().count(), 0, "half a fact is left");
     // A release is recorded with its help.
-    store.truncate(Seq(2), b"books").unwrap();
+    store.truncate(Seq(2), b"metadata").unwrap();
     assert_eq!(reserved(), 0);
     free(&filler, 0);
     store.seal().unwrap();

@@ -63,7 +63,7 @@ impl Pit {
         assert_eq!(self.publisher.queue_status().server().imbalance, 0);
     }
 
-    /// The entries that were set aside: position and lap.
+    /// The dead letters: position and lap.
     pub fn refused(&self) -> Vec<(u64, u64)> {
         let file = self.folder.path().join("queue/quarantine/dead-letters.ndjson");
         let text = std::fs::read_to_string(file).unwrap();

@@ -390,9 +390,9 @@ impl Source {
             resume_after: Duration::from_mins(30),
         };
         let disk = Disk::default();
-        let ((writer, reader), keeper) =
+        let ((writer, reader), worker) =
             single::with_store(disk.clone(), limits, Clock::system()).unwrap();
-        tokio::spawn(keeper);
+        tokio::spawn(worker);
         let router =
             http::router(Arc::new(Intake::new(writer.clone(), "http", rate_hz)), Access::ThisPc);
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();

@@ -19,14 +19,14 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::hostile::Pit;
 
 /// The messages that an impostor sends, each with its delay.
-pub type Words = Vec<(Duration, Message)>;
+pub type TimedMessages = Vec<(Duration, Message)>;
 
 /// The messages that the impostor sends for the `count`th event of this name, starting at 1, before
 /// it answers.
-type Aside = dyn Fn(&str, usize) -> Words + Send + Sync;
+type Aside = dyn Fn(&str, usize) -> TimedMessages + Send + Sync;
 
 /// The answer to the `count`th request for a session, which has this id.
-type Assigns = dyn Fn(&str, usize) -> Words + Send + Sync;
+type Assigns = dyn Fn(&str, usize) -> TimedMessages + Send + Sync;
 
 pub struct Script {
     aside: Box<Aside>,
@@ -35,17 +35,17 @@ pub struct Script {
 
 impl Script {
     /// Follows the contract, but sends additional messages.
-    pub fn aside(aside: impl Fn(&str, usize) -> Words + Send + Sync + 'static) -> Self {
+    pub fn aside(aside: impl Fn(&str, usize) -> TimedMessages + Send + Sync + 'static) -> Self {
         Self { aside: Box::new(aside), assigns: Box::new(|id, _| at_once(assigned(id))) }
     }
 
     /// Follows the contract, except for the session id that it assigns.
-    fn assigns(assigns: impl Fn(&str, usize) -> Words + Send + Sync + 'static) -> Self {
+    fn assigns(assigns: impl Fn(&str, usize) -> TimedMessages + Send + Sync + 'static) -> Self {
         Self { aside: Box::new(|_, _| Vec::new()), assigns: Box::new(assigns) }
     }
 }
 
-fn at_once(message: Message) -> Words {
+fn at_once(message: Message) -> TimedMessages {
     vec![(Duration::ZERO, message)]
 }
 
@@ -153,7 +153,7 @@ fn answer(
         *count += 1;
         *count
     };
-    let mut speak = |words: Words| {
+    let mut speak = |words: TimedMessages| {
         for (delay, message) in words {
             if delay.is_zero() {
                 let _ = say.send(message);

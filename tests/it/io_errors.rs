@@ -91,7 +91,7 @@ fn open(folder: &Path) -> io::Result<SegmentStore> {
 const ATTEMPTS: usize = 3;
 
 /// Repeats `act` until it works, as the queue worker does.
-fn insist<T>(mut act: impl FnMut() -> io::Result<T>) -> T {
+fn retry<T>(mut act: impl FnMut() -> io::Result<T>) -> T {
     for attempt in 1.. {
         match act() {
             Ok(done) => return done,
@@ -108,7 +108,7 @@ fn sound<T>(
     store: &mut SegmentStore,
     mut act: impl FnMut(&mut SegmentStore) -> io::Result<T>,
 ) -> T {
-    insist(|| {
+    retry(|| {
         if !store.is_open() {
             store.reopen()?;
         }
@@ -163,7 +163,7 @@ fn each_call() {
 fn life(folder: &Path, errno: i32, skip: u64, count: u64) -> bool {
     let _ = fs::remove_dir_all(folder);
     inject(CALLS, errno, skip, count, (0, 0), "queue");
-    let mut store = insist(|| open(folder));
+    let mut store = retry(|| open(folder));
     (1..=6).for_each(|number| append(&mut store, number));
     sound(&mut store, SegmentStore::flush);
     seal_or_append(&mut store, 7, skip);
@@ -177,15 +177,15 @@ fn life(folder: &Path, errno: i32, skip: u64, count: u64) -> bool {
     sound(&mut store, SegmentStore::flush);
     sound(&mut store, SegmentStore::maintain);
     drop(store);
-    let mut store = insist(|| open(folder));
+    let mut store = retry(|| open(folder));
     append(&mut store, 13);
     // Downsample the oldest segment.
     let is_left = |record: &[u8]| record == b"record 08" || record > &b"record 12"[..];
     sound(&mut store, |store| {
-        let Some(stretch) = store.oldest_sealed_segment() else { return Ok(()) };
+        let Some(segment) = store.oldest_sealed_segment() else { return Ok(()) };
         let mut records = read_all(store)?;
-        records.retain(|(seq, record)| *seq <= stretch.last && is_left(record));
-        store.replace(stretch.first, stretch.last, 1, records, b"8")
+        records.retain(|(seq, record)| *seq <= segment.last && is_left(record));
+        store.replace(segment.first, segment.last, 1, records, b"8")
     });
     sound(&mut store, SegmentStore::flush);
     let was_hit = was_hit();
@@ -219,11 +219,11 @@ fn seal_or_append(store: &mut SegmentStore, number: u64, skip: u64) {
 }
 
 /// Releases everything before the record with this text.
-fn release(store: &mut SegmentStore, text: &str, books: &[u8]) {
+fn release(store: &mut SegmentStore, text: &str, metadata: &[u8]) {
     sound(store, |store| {
         let records = read_all(store)?;
         let first = records.into_iter().find(|(_, record)| **record >= *text.as_bytes());
-        store.truncate(first.map_or(Seq(0), |(seq, _)| seq), books)
+        store.truncate(first.map_or(Seq(0), |(seq, _)| seq), metadata)
     });
 }
 
@@ -259,7 +259,7 @@ fn bad_sectors() {
         match is_start {
             true => {
                 drop(store);
-                store = insist(|| open(&folder));
+                store = retry(|| open(&folder));
             }
             false if needle == "tail-" => drop(store.seal()),
             false => {}

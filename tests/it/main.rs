@@ -45,6 +45,7 @@ mod inputs;
 #[cfg(target_os = "linux")]
 mod io_errors;
 mod kill;
+mod language;
 mod lmu;
 mod long;
 #[cfg(unix)]

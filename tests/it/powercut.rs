@@ -76,7 +76,7 @@ fn explore(states: usize, seed: u64) {
             );
         }
     }
-    assert!(!promises.thinned.is_empty(), "no record was downsampled");
+    assert!(!promises.downsampled.is_empty(), "no record was downsampled");
     assert!(!promises.dropped.is_empty(), "no record was dropped");
     let events = log.len();
     eprintln!("{states} power cuts in {events} events: failed opens, lost, out of order: 0");
@@ -103,7 +103,7 @@ fn child() {
         Options { segment_bytes: 0, boot: boot.into(), ..Options::new(1_000_000, 64 << 20) };
     let mut store = SegmentStore::open(&folder, options).unwrap();
     let mut gone =
-        store.metadata().map_or(0, |books| u64::from_le_bytes(books.try_into().unwrap()));
+        store.metadata().map_or(0, |metadata| u64::from_le_bytes(metadata.try_into().unwrap()));
     for step in 0..150 {
         match rng.random_range(0..14) {
             0..7 => {
@@ -129,8 +129,8 @@ fn child() {
                 }
             }
             10 if step % 2 == 0 => {
-                let stretches = store.sealed_segments();
-                if let [first, .., last] | [first @ last] = &stretches[..stretches.len().min(2)] {
+                let segments = store.sealed_segments();
+                if let [first, .., last] | [first @ last] = &segments[..segments.len().min(2)] {
                     let limit = Limit { entries: usize::MAX, bytes: usize::MAX };
                     let mut records = Vec::new();
                     let mut from = first.first;
@@ -156,8 +156,8 @@ fn child() {
                 }
             }
             11 if step % 4 == 0 => {
-                let stretches = store.sealed_segments();
-                if let Some(dropped) = stretches.get(1) {
+                let segments = store.sealed_segments();
+                if let Some(dropped) = segments.get(1) {
                     let (first, last) = (dropped.first, dropped.last);
                     gone += store
                         .read(first, Limit { entries: usize::MAX, bytes: usize::MAX })
@@ -197,7 +197,7 @@ struct Promises {
     durable_head: u64,
     releasing: u64,
     /// Positions that may have been downsampled, or dropped.
-    thinned: BTreeSet<u64>,
+    downsampled: BTreeSet<u64>,
     dropped: BTreeSet<u64>,
 }
 
@@ -215,9 +215,9 @@ impl Promises {
             "releasing" => self.releasing = number(1),
             "thinning" => {
                 let gone = |seq: &u64| !seq.is_multiple_of(number(3));
-                self.thinned.extend((number(1)..=number(2)).filter(gone));
+                self.downsampled.extend((number(1)..=number(2)).filter(gone));
             }
-            "dropping" => self.thinned.extend(number(1)..=number(2)),
+            "dropping" => self.downsampled.extend(number(1)..=number(2)),
             "dropped" => self.dropped.extend(number(1)..=number(2)),
             _ => {}
         }
@@ -265,17 +265,17 @@ impl Promises {
         let known = self.appended.iter().chain(&self.trying);
         let last = records.last_key_value().map_or(0, |(seq, _)| *seq);
         for seq in known.filter(|&&seq| seq >= head && (seq < self.durable_tail || seq <= last)) {
-            let is_there = records.contains_key(seq) || self.thinned.contains(seq);
+            let is_there = records.contains_key(seq) || self.downsampled.contains(seq);
             assert!(is_there, "{seq} is missing");
         }
         let gone =
-            store.metadata().map_or(0, |books| u64::from_le_bytes(books.try_into().unwrap()));
+            store.metadata().map_or(0, |metadata| u64::from_le_bytes(metadata.try_into().unwrap()));
         assert_eq!(store.usage().records, records.len() as u64);
         assert_eq!(store.lost(), 0);
         assert_eq!(store.appended(), gone + store.usage().records, "the ledger does not balance");
-        let thinned = || self.thinned.contains(&self.releasing.max(FIRST.0));
+        let downsampled = || self.downsampled.contains(&self.releasing.max(FIRST.0));
         assert!(
-            head <= self.releasing.max(FIRST.0) || records.is_empty() || thinned(),
+            head <= self.releasing.max(FIRST.0) || records.is_empty() || downsampled(),
             "head {head}"
         );
     }

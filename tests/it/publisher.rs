@@ -390,11 +390,11 @@ mod leftovers {
         let publisher = pit.publisher(url);
         cycles(&publisher, 1..=WARM_UP).await;
         sleep(Duration::from_millis(500)).await;
-        let before = Held::now();
+        let before = ProcessUsage::now();
         cycles(&publisher, WARM_UP + 1..=WARM_UP + CYCLES).await;
         // The thread of the last connection may still be ending, here and before.
-        until("nothing is left", || Held::now().counts == before.counts).await;
-        let growth = Held::now().resident_bytes.saturating_sub(before.resident_bytes);
+        until("nothing is left", || ProcessUsage::now().counts == before.counts).await;
+        let growth = ProcessUsage::now().resident_bytes.saturating_sub(before.resident_bytes);
         println!("{before:?}, then {growth} bytes more");
         assert!(growth < MOST_GROWTH_BYTES, "{growth} bytes");
     }
@@ -411,13 +411,13 @@ mod leftovers {
     }
 
     #[derive(Debug)]
-    struct Held {
+    struct ProcessUsage {
         /// Open files and sockets, threads, tasks.
         counts: [usize; 3],
         resident_bytes: u64,
     }
 
-    impl Held {
+    impl ProcessUsage {
         fn now() -> Self {
             let count = |folder| std::fs::read_dir(folder).unwrap().count();
             let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();

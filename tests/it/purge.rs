@@ -227,7 +227,7 @@ fn check(medium: &impl Medium, steps: Vec<Step>) {
 struct Life {
     writer: Writer,
     reader: Reader,
-    keeper: JoinHandle<()>,
+    worker: JoinHandle<()>,
 }
 
 struct Trial<'a, M> {
@@ -280,9 +280,9 @@ impl<'a, M: Medium> Trial<'a, M> {
         };
         let store = self.medium.store();
         let clock = single::at(self.now);
-        let ((writer, reader), keeper) = single::with_store(store, limits, clock).unwrap();
+        let ((writer, reader), worker) = single::with_store(store, limits, clock).unwrap();
         self.read_to = writer.status().head;
-        self.life = Some(Life { writer, reader, keeper: tokio::spawn(keeper) });
+        self.life = Some(Life { writer, reader, worker: tokio::spawn(worker) });
     }
 
     fn writer(&self) -> &Writer {
@@ -329,9 +329,9 @@ impl<'a, M: Medium> Trial<'a, M> {
             }
             Step::Restart => {
                 self.rewind();
-                let Life { writer, reader, keeper } = self.life.take().unwrap();
+                let Life { writer, reader, worker } = self.life.take().unwrap();
                 drop((writer, reader));
-                keeper.await.unwrap();
+                worker.await.unwrap();
                 self.open();
             }
         }
@@ -443,14 +443,14 @@ impl<'a, M: Medium> Trial<'a, M> {
                 (_, true) => Disposition::Delivered,
                 _ => OPERATOR,
             };
-            assert_eq!(single::fate(&self.operator(), *seq).await, expected, "{seq}");
+            assert_eq!(single::disposition(&self.operator(), *seq).await, expected, "{seq}");
         }
         while !self.queued.is_empty() {
             self.deliver(7).await;
         }
         self.check().await;
-        let Life { writer, reader, keeper } = self.life.take().unwrap();
+        let Life { writer, reader, worker } = self.life.take().unwrap();
         drop((writer, reader));
-        keeper.await.unwrap();
+        worker.await.unwrap();
     }
 }

@@ -154,11 +154,11 @@ async fn a_full_memory_buffer_downsamples_then_drops_and_counts_both() {
 #[tokio::test]
 async fn a_stalled_disk_does_not_block_the_source() {
     let disk = Disk::default();
-    let ((writer, _reader), keeper) =
+    let ((writer, _reader), worker) =
         single::with_store(disk.clone(), roomy(), single::at(0)).unwrap();
-    let keeper = std::thread::spawn(move || {
+    let worker = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-        runtime.unwrap().block_on(keeper);
+        runtime.unwrap().block_on(worker);
     });
     disk.stall(Duration::from_secs(4));
     let content = Content::Frame(Situation::default());
@@ -177,7 +177,7 @@ async fn a_stalled_disk_does_not_block_the_source() {
     assert!(status.undurable_since.is_some_and(|since| since.elapsed() < Duration::from_secs(4)));
     disk.stall(Duration::ZERO);
     writer.close().await;
-    keeper.join().unwrap();
+    worker.join().unwrap();
     let status = writer.status();
     assert_eq!(
         (status.entries, status.buffered, status.server().imbalance),
@@ -262,8 +262,8 @@ async fn the_loss_window_closes_once_all_entries_are_durable() {
     let options = Options { segment_entries: 16, ..Options::new(1000, 64 << 20) };
     let store = SegmentStore::open(place.path(), options).unwrap();
     let limits = Limits { durability: Durability::Os, max_bytes: 64 << 20, ..roomy() };
-    let ((writer, reader), keeper) = single::with_store(store, limits, single::at(0)).unwrap();
-    let queue = Life { writer, reader, keeper: tokio::spawn(keeper) };
+    let ((writer, reader), worker) = single::with_store(store, limits, single::at(0)).unwrap();
+    let queue = Life { writer, reader, worker: tokio::spawn(worker) };
     queue.append_many(13).await.unwrap();
     assert!(queue.writer.status().undurable_since.is_some());
     queue.append_many(1).await.unwrap();
@@ -298,11 +298,11 @@ impl std::io::Write for Lines {
 async fn a_slow_disk_throttles_a_fast_source() {
     let disk = Disk::default();
     let limits = Limits { max_entries: 1_000_000, max_bytes: 1 << 30, ..roomy() };
-    let ((writer, _reader), keeper) =
+    let ((writer, _reader), worker) =
         single::with_store(disk.clone(), limits, single::at(0)).unwrap();
-    let keeper = std::thread::spawn(move || {
+    let worker = std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-        runtime.unwrap().block_on(keeper);
+        runtime.unwrap().block_on(worker);
     });
     disk.stall(APPEND_TIMEOUT + Duration::from_millis(300));
     let content = Content::Frame(Situation::default());
@@ -318,7 +318,7 @@ async fn a_slow_disk_throttles_a_fast_source() {
         writer.append(make).await.unwrap();
     }
     writer.close().await;
-    keeper.join().unwrap();
+    worker.join().unwrap();
     let status = writer.status();
     assert_eq!((status.entries, status.server().ledger.gone()), (total, 0), "{status:?}");
 }
@@ -376,7 +376,7 @@ async fn entries_appended_before_the_queue_closes_are_flushed() {
     let (mut queue, _) = Life::open(&disk, &Limits { durability, ..roomy() }, 0);
     let (appended, ()) = tokio::join!(queue.append("1"), queue.writer.close());
     assert_eq!(appended.unwrap(), [Appended::Stored(Seq(1))]);
-    queue.keeper.await.unwrap();
+    queue.worker.await.unwrap();
     assert!(disk.is_durable(Seq(1)));
     let read = queue.reader.next_batch(Limit::ONE).await;
     assert!(matches!(read, Err(QueueError::Closed)));
@@ -505,20 +505,20 @@ impl Medium for TempDir {
 struct Life {
     writer: Writer,
     reader: Reader,
-    keeper: JoinHandle<()>,
+    worker: JoinHandle<()>,
 }
 
 impl Life {
     /// Opens the queue, retrying while the disk fails, and returns its first status.
     fn open(medium: &impl Medium, limits: &Limits, now: i64) -> (Self, QueueStatus) {
-        let ((writer, reader), keeper) = loop {
+        let ((writer, reader), worker) = loop {
             match single::with_store(medium.store(), limits.clone(), single::at(now)) {
                 Ok(opened) => break opened,
                 Err(error) => assert!(error.to_string().contains("on demand"), "{error}"),
             }
         };
         let status = writer.status();
-        (Self { writer, reader, keeper: tokio::spawn(keeper) }, status)
+        (Self { writer, reader, worker: tokio::spawn(worker) }, status)
     }
 
     async fn append_many(&self, count: usize) -> Result<Vec<Appended>, QueueError> {
@@ -551,16 +551,16 @@ impl Life {
 
     /// Aborts the queue worker wherever it is.
     async fn kill(self) {
-        self.keeper.abort();
+        self.worker.abort();
         assert!(
-            self.keeper.await.is_err_and(|error| error.is_cancelled()),
+            self.worker.await.is_err_and(|error| error.is_cancelled()),
             "the queue worker panicked"
         );
     }
 
     async fn end(self) {
         drop((self.writer, self.reader));
-        self.keeper.await.unwrap();
+        self.worker.await.unwrap();
     }
 }
 

@@ -47,7 +47,7 @@ impl World {
         let options = Options::new(config.queue.max_entries, config.queue.max_bytes);
         let store = SegmentStore::open(folder.path(), options).unwrap();
         let limits = Limits::new(&config.queue, &config.stint);
-        let ((writer, reader), keeper) = single::with_store(store, limits, single::at(0)).unwrap();
+        let ((writer, reader), worker) = single::with_store(store, limits, single::at(0)).unwrap();
         let (sender, status) = watch::channel(SessionStatus::default());
         let backoff = Backoff::new(
             config.delivery.backoff_min,
@@ -57,7 +57,7 @@ impl World {
         let mut session =
             Session::new(choice, config.delivery, reader, server.clone(), backoff, sender);
         let mut tasks = JoinSet::new();
-        tasks.spawn(keeper);
+        tasks.spawn(worker);
         tasks.spawn(async move { drop(session.run().await) });
         Self { server, writer, status, frames: 0, tasks, folder }
     }

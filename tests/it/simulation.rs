@@ -43,22 +43,22 @@ fn entries_survive_every_fault_in_order_and_delivery_recovers() {
     let count = one.map_or(count.unwrap_or(SEEDS), |_| 1);
     let started = std::time::Instant::now();
     let mut time = Duration::ZERO;
-    let (mut delivered, mut thinned, mut dropped, mut set_aside) = (0, 0, 0, 0);
+    let (mut delivered, mut downsampled, mut dropped, mut dead_letters) = (0, 0, 0, 0);
     for seed in (from..from + count).chain(once.iter().copied()).chain(drawn) {
         let story = simulate(seed);
         time += story.time;
-        delivered += story.books.delivered;
-        thinned += story.books.downsampled;
-        dropped += story.books.dropped_in_all();
-        set_aside += story.books.dead_letters;
+        delivered += story.ledger.delivered;
+        downsampled += story.ledger.downsampled;
+        dropped += story.ledger.dropped_in_all();
+        dead_letters += story.ledger.dead_letters;
     }
     let hours = time.as_secs_f64() / 3600.0;
     println!("{count} seeds and {drawn:?}: {hours:.0} virtual hours in {:.1?}", started.elapsed());
     println!(
-        "{delivered} delivered, {thinned} downsampled, {dropped} dropped, {set_aside} set aside"
+        "{delivered} delivered, {downsampled} downsampled, {dropped} dropped, {dead_letters} dead letters"
     );
     if count >= SEEDS {
-        assert!(thinned > 0 && dropped > 0 && set_aside > 0, "nothing went wrong");
+        assert!(downsampled > 0 && dropped > 0 && dead_letters > 0, "nothing went wrong");
     }
 }
 
@@ -81,7 +81,7 @@ fn seed_of_the_commit() -> Option<u64> {
 struct Story {
     time: Duration,
     seen: Vec<(String, History)>,
-    books: Ledger,
+    ledger: Ledger,
 }
 
 fn simulate(seed: u64) -> Story {
@@ -107,8 +107,8 @@ fn simulate(seed: u64) -> Story {
         if let Some(Second { promises, server, .. }) = &world.second {
             promises.check_after_drain(server, &life).await;
         }
-        let books = life.writer.status().server().ledger;
-        Story { time: world.start.elapsed(), seen: world.server.seen(), books }
+        let ledger = life.writer.status().server().ledger;
+        Story { time: world.start.elapsed(), seen: world.server.seen(), ledger }
     })
 }
 

@@ -45,6 +45,6 @@ pub fn with_store<S: Store>(
 }
 
 /// The disposition of an entry.
-pub async fn fate(operator: &Operator, seq: Seq) -> Disposition {
+pub async fn disposition(operator: &Operator, seq: Seq) -> Disposition {
     operator.dispositions(seq).await.unwrap()[0].disposition
 }

@@ -506,9 +506,9 @@ async fn frames_not_on_disk_are_neither_acknowledged_nor_lost() {
         resume_after: Duration::from_mins(30),
     };
     let disk = Disk::default();
-    let ((writer, mut reader), keeper) =
+    let ((writer, mut reader), worker) =
         single::with_store(disk.clone(), limits, Clock::system()).unwrap();
-    tokio::spawn(keeper);
+    tokio::spawn(worker);
     let folder = tempfile::tempdir().unwrap();
     let intake = Intake::new(writer.clone(), "socketio", 0.0);
     let publishers = Arc::new(Publishers::new(

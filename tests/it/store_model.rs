@@ -29,7 +29,7 @@ enum Op {
     /// Keeps only every `every`-th record of one or two neighbouring segments.
     Thin {
         share: u8,
-        stretches: usize,
+        segments: usize,
         every: usize,
     },
     Flush,
@@ -52,7 +52,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0_u8..3, proptest::collection::vec(any::<u8>(), 0..50))
             .prop_map(|(key, value)| Op::Put { key, value }),
         2 => (any::<u8>(), 1_usize..3, 1_usize..60)
-            .prop_map(|(share, stretches, every)| Op::Thin { share, stretches, every }),
+            .prop_map(|(share, segments, every)| Op::Thin { share, segments, every }),
         2 => Just(Op::Flush),
         1 => Just(Op::Seal),
         3 => Just(Op::Maintain),
@@ -66,7 +66,7 @@ struct Model {
     head: u64,
     tail: u64,
     appended: u64,
-    books: Option<Vec<u8>>,
+    metadata: Option<Vec<u8>>,
     facts: BTreeMap<u8, Vec<u8>>,
 }
 
@@ -85,7 +85,7 @@ fn check(ops: &[Op]) {
         head: FIRST.0,
         tail: FIRST.0,
         appended: 0,
-        books: None,
+        metadata: None,
         facts: BTreeMap::new(),
     };
     for op in ops {
@@ -103,11 +103,11 @@ fn check(ops: &[Op]) {
             }
             Op::Release { share } => {
                 let head = at(&model, *share);
-                let books = vec![*share; 20];
-                store.truncate(Seq(head), &books).unwrap();
+                let metadata = vec![*share; 20];
+                store.truncate(Seq(head), &metadata).unwrap();
                 model.records = model.records.split_off(&head);
                 model.head = model.head.max(head);
-                model.books = Some(books);
+                model.metadata = Some(metadata);
             }
             Op::Read { share, entries, bytes } => {
                 let from = at(&model, *share);
@@ -125,13 +125,13 @@ fn check(ops: &[Op]) {
                 store.put(&format!("key-{key}"), value).unwrap();
                 model.facts.insert(*key, value.clone());
             }
-            Op::Thin { share, stretches, every } => {
+            Op::Thin { share, segments, every } => {
                 let found = store.sealed_segments();
                 if found.is_empty() {
                     continue;
                 }
                 let first = (found.len() - 1) * usize::from(*share) / 255;
-                let last = (first + stretches - 1).min(found.len() - 1);
+                let last = (first + segments - 1).min(found.len() - 1);
                 let inside = found[first].first.0..=found[last].last.0;
                 let mut number = 0;
                 model.records.retain(|seq, _| {
@@ -139,20 +139,20 @@ fn check(ops: &[Op]) {
                     !inside.contains(seq) || number % every == 0
                 });
                 let left = model.records.range(inside).map(|(seq, r)| (Seq(*seq), r.clone()));
-                let books = vec![*share; 30];
+                let metadata = vec![*share; 30];
                 let level = found[first].level + 1;
                 let (first, last) = (found[first].first, found[last].last);
                 let left: Vec<_> = left.collect();
                 let is_gone = left.is_empty();
-                store.replace(first, last, level, left, &books).unwrap();
-                model.books = Some(books);
-                let stretch =
-                    store.sealed_segments().into_iter().find(|stretch| stretch.last == last);
-                assert_eq!(stretch.map(|stretch| stretch.level), (!is_gone).then_some(level));
+                store.replace(first, last, level, left, &metadata).unwrap();
+                model.metadata = Some(metadata);
+                let segment =
+                    store.sealed_segments().into_iter().find(|segment| segment.last == last);
+                assert_eq!(segment.map(|segment| segment.level), (!is_gone).then_some(level));
             }
             Op::Seal => {
                 store.seal().unwrap();
-                let last = store.sealed_segments().last().map(|stretch| stretch.last.0);
+                let last = store.sealed_segments().last().map(|segment| segment.last.0);
                 assert!(last >= model.records.keys().next_back().copied(), "{last:?}");
             }
             Op::Flush => store.flush().unwrap(),
@@ -194,7 +194,7 @@ fn compare(store: &SegmentStore, model: &Model, op: &Op) {
     assert_eq!(store.appended(), model.appended, "after {op:?}");
     assert_eq!(store.lost(), 0, "after {op:?}");
     assert_eq!(store.tail().0, model.tail, "after {op:?}");
-    assert_eq!(store.metadata(), model.books, "after {op:?}");
+    assert_eq!(store.metadata(), model.metadata, "after {op:?}");
     for key in 0..3 {
         let fact = store.get(&format!("key-{key}")).unwrap();
         assert_eq!(fact.as_ref(), model.facts.get(&key), "after {op:?}");
@@ -237,7 +237,7 @@ fn a_segment_stays_until_its_truncation_is_durable() {
         let names = std::fs::read_dir(place.path()).unwrap().map(|item| item.unwrap().file_name());
         names.filter(|name| name.to_str().unwrap().starts_with("q-")).count()
     };
-    store.truncate(Seq(21), b"books").unwrap();
+    store.truncate(Seq(21), b"metadata").unwrap();
     store.maintain().unwrap();
     assert_eq!(segments(), 1);
     store.flush().unwrap();

@@ -112,13 +112,13 @@ fn a_deleted_write_ahead_log_loses_only_unacknowledged_records() {
     for _ in 0..100 {
         store.append(RECORD).unwrap();
     }
-    store.truncate(Seq(71), b"books").unwrap();
+    store.truncate(Seq(71), b"metadata").unwrap();
     store.flush().unwrap();
     drop(store);
     fs::remove_file(journal(place.path())).unwrap();
     let mut store = open(place.path());
     assert_eq!((store.appended(), store.lost()), (100, 30));
-    assert_eq!(store.metadata().as_deref(), Some(&b"books"[..]));
+    assert_eq!(store.metadata().as_deref(), Some(&b"metadata"[..]));
     assert_eq!(store.take_lost(), [(Seq(71), Seq(100))]);
 }
 
@@ -177,7 +177,11 @@ async fn a_lost_entry_is_traced_as_lost_and_stays_in_the_ledger() {
             (0, 50),
             "{start}: {status:?}"
         );
-        assert_eq!(single::fate(&writer.operator(), Seq(50)).await, Disposition::Lost, "{start}");
+        assert_eq!(
+            single::disposition(&writer.operator(), Seq(50)).await,
+            Disposition::Lost,
+            "{start}"
+        );
         drop((writer, reader));
         closed.wait().await;
     }

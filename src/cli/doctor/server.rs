@@ -52,8 +52,8 @@ pub(super) async fn look(config: &Config, destination: &str) -> DoctorReport {
 
 async fn steps(report: &mut DoctorReport, config: &Config) -> Result<(), Unchecked> {
     let mut dashboard = Dashboard::new(config);
-    let door = Dashboard::new(config);
-    let address = disk::in_time(move || door.address())
+    let probed = Dashboard::new(config);
+    let address = disk::in_time(move || probed.address())
         .await
         .unwrap_or_else(|| Err(SinkError::Auth("the disk with its files does not answer".into())));
     let address = address.map_err(|error| {

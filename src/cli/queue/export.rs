@@ -66,13 +66,13 @@ struct ExportCounts {
 
 /// Why an export failed.
 enum ExportError {
-    Cannot(ToolError),
+    Tool(ToolError),
     Output(io::Error),
 }
 
 impl From<ToolError> for ExportError {
     fn from(cannot: ToolError) -> Self {
-        Self::Cannot(cannot)
+        Self::Tool(cannot)
     }
 }
 
@@ -107,7 +107,7 @@ impl Export {
         queue.close().await;
         let written = match written {
             Ok(written) => written,
-            Err(ExportError::Cannot(cannot)) => return Err(cannot),
+            Err(ExportError::Tool(cannot)) => return Err(cannot),
             Err(ExportError::Output(error)) => {
                 let why = format!("cannot write the output: {error}; choose a disk with room");
                 return Err(ToolError(why));

@@ -2,7 +2,7 @@
 
 use super::{Exit, QueueTarget, ToolError, print, seq};
 use crate::entry::{Entry, Seq};
-use crate::queue::disposition::{DestinationFate, Disposition};
+use crate::queue::disposition::{DestinationDisposition, Disposition};
 use crate::queue::ledger::DropReason;
 use crate::tools::{EntryTrace, OperatorRequest};
 
@@ -25,24 +25,24 @@ impl Trace {
         let trace: EntryTrace = queue.send(OperatorRequest::Trace { seq: self.seq }).await?;
         queue.close().await;
         print(sentence(&trace));
-        let is_unknown = |one: &DestinationFate| {
+        let is_unknown = |one: &DestinationDisposition| {
             matches!(one.disposition, Disposition::Unknown | Disposition::NotAssigned)
         };
-        Ok(if trace.fates.iter().any(is_unknown) { Exit::Found } else { Exit::Good })
+        Ok(if trace.dispositions.iter().any(is_unknown) { Exit::Found } else { Exit::Good })
     }
 }
 
 /// Describes the disposition of an entry in a line per destination.
 pub(super) fn sentence(trace: &EntryTrace) -> String {
-    let EntryTrace { seq, fates, entry, tail } = trace;
-    let line = |DestinationFate { destination, disposition: fate }: &DestinationFate| {
-        format!("{destination}: entry {seq} {}", what(*fate, entry.as_ref(), *tail))
+    let EntryTrace { seq, dispositions, entry, tail } = trace;
+    let line = |DestinationDisposition { destination, disposition }: &DestinationDisposition| {
+        format!("{destination}: entry {seq} {}", what(*disposition, entry.as_ref(), *tail))
     };
-    fates.iter().map(line).collect::<Vec<_>>().join("\n")
+    dispositions.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-fn what(fate: Disposition, entry: Option<&Entry>, tail: Seq) -> String {
-    match fate {
+fn what(disposition: Disposition, entry: Option<&Entry>, tail: Seq) -> String {
+    match disposition {
         Disposition::Delivered => "was delivered: the server has it".into(),
         Disposition::DeadLetter => {
             "was refused by the server and is a dead letter; pitwire queue requeue queues it again".into()

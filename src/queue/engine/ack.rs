@@ -6,7 +6,7 @@ use super::Engine;
 use super::cursors::{Cursor, Index};
 use crate::entry::{Entry, Seq, content_members};
 use crate::queue::batch::RefusedEntry;
-use crate::queue::disposition::{self, DestinationFate, Disposition, DispositionRange};
+use crate::queue::disposition::{self, DestinationDisposition, Disposition, DispositionRange};
 use crate::queue::ledger::DropReason;
 use crate::queue::storage::SideLog;
 use crate::queue::{Batch, Limit};
@@ -55,9 +55,9 @@ impl Engine {
         batch: &Batch,
         head: Seq,
     ) -> io::Result<()> {
-        let is_thinned = self.is_downsampled_at(head);
+        let is_downsampled = self.is_downsampled_at(head);
         for &(seq, _) in batch.records.iter().filter(|(seq, _)| *seq >= head) {
-            let fate = match seq {
+            let disposition = match seq {
                 seq if batch.entries.binary_search_by_key(&seq, |entry| entry.seq).is_ok() => {
                     Disposition::Delivered
                 }
@@ -68,8 +68,8 @@ impl Engine {
             };
             self.record_disposition(
                 cursor,
-                DispositionRange { first: seq, last: seq, disposition: fate },
-                is_thinned,
+                DispositionRange { first: seq, last: seq, disposition },
+                is_downsampled,
             )?;
         }
         Ok(())
@@ -86,7 +86,10 @@ impl Engine {
     }
 
     /// The disposition of an entry for each destination.
-    pub(in crate::queue) fn dispositions(&mut self, seq: Seq) -> io::Result<Vec<DestinationFate>> {
+    pub(in crate::queue) fn dispositions(
+        &mut self,
+        seq: Seq,
+    ) -> io::Result<Vec<DestinationDisposition>> {
         let found = self.read_records(seq, Limit::ONE)?;
         let is_held = found.first().is_some_and(|(found, _)| *found == seq);
         let is_queued = |cursor: &Cursor| is_held && cursor.committed <= seq;
@@ -96,7 +99,7 @@ impl Engine {
         } else {
             self.store.lines(SideLog::Dispositions)?
         };
-        let fates = self.cursors.iter().map(|cursor| DestinationFate {
+        let dispositions = self.cursors.iter().map(|cursor| DestinationDisposition {
             destination: cursor.name.to_string(),
             disposition: if is_new {
                 Disposition::NotAssigned
@@ -106,7 +109,7 @@ impl Engine {
                 disposition::find(&lines, &cursor.name, cursor.disposition, seq)
             },
         });
-        Ok(fates.collect())
+        Ok(dispositions.collect())
     }
 }
 

@@ -180,13 +180,13 @@ impl Engine {
         &mut self,
         cursor: &mut Cursor,
         run: DispositionRange,
-        is_thinned: bool,
+        is_downsampled: bool,
     ) -> io::Result<()> {
         let Some(growing) = &mut cursor.disposition else {
             cursor.disposition = Some(run);
             return Ok(());
         };
-        if let Some(next) = growing.join(run, is_thinned) {
+        if let Some(next) = growing.join(run, is_downsampled) {
             // If a crash loses the metadata after this line was written, the line is written again:
             // harmless.
             self.store.append_line(SideLog::Dispositions, &growing.line(&cursor.name))?;

@@ -74,7 +74,7 @@ impl Engine {
         reason: DropReason,
     ) -> io::Result<()> {
         let Some(&(last, _)) = oldest.last() else { return Ok(()) };
-        let is_thinned = self.is_downsampled_at(self.store.head());
+        let is_downsampled = self.is_downsampled_at(self.store.head());
         let mut cursors = self.cursors.clone();
         for (of, cursor) in cursors.iter_mut().enumerate() {
             let own = &oldest[oldest.partition_point(|(seq, _)| *seq < cursor.committed)..];
@@ -91,7 +91,7 @@ impl Engine {
                     last: seq,
                     disposition: Disposition::Dropped(reason),
                 };
-                self.record_disposition(cursor, run, is_thinned)?;
+                self.record_disposition(cursor, run, is_downsampled)?;
                 cursor.ledger.drop(reason, 1);
             }
             cursor.advance(Seq(last.0 + 1), own.len() as u64);

@@ -113,7 +113,10 @@ impl StoreScan {
     }
 
     /// Reads every byte of the segment that contains `from`, or else of the next one.
-    pub(in crate::queue) fn examine(&self, from: Seq) -> io::Result<Option<SegmentContents>> {
+    pub(in crate::queue) fn inspect_segment(
+        &self,
+        from: Seq,
+    ) -> io::Result<Option<SegmentContents>> {
         let head = Seq(self.last_checkpoint.head);
         let from = from.max(head);
         match (self.ranges.iter().find(|range| range.last >= from), self.wal) {

@@ -75,6 +75,6 @@ impl Inspection {
     /// Checks the segment that contains `from`, or else the next one; `None` at the end of the
     /// queue.
     pub fn scan(&self, from: Seq) -> io::Result<Option<SegmentReport>> {
-        Ok(self.store.examine(from)?.as_ref().map(report))
+        Ok(self.store.inspect_segment(from)?.as_ref().map(report))
     }
 }

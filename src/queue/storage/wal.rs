@@ -69,9 +69,9 @@ impl Checkpoint {
         let (appended, rest) = number(rest)?;
         let (released, rest) = number(rest)?;
         let (first, rest) = number(rest)?;
-        let (last, books) = number(rest)?;
+        let (last, metadata) = number(rest)?;
         let replaced = (first, last);
-        Some(Self { head, tail, appended, released, replaced, metadata: books.to_vec() })
+        Some(Self { head, tail, appended, released, replaced, metadata: metadata.to_vec() })
     }
 }
 

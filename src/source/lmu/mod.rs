@@ -82,7 +82,7 @@ pub async fn run(intake: Intake, config: LmuConfig, rate_hz: f64) {
     let activity = intake.activity();
     activity.set_waiting(NAME, NOT_RUNNING);
     let (units, gaps) = (config.units, Gaps::new(period));
-    let output = Output { units, samples, presence, activity, gaps, logged: None };
+    let output = GameOutput { units, samples, presence, activity, gaps, logged: None };
     tokio::join!(
         watch_game(game, period, output),
         store(&intake, stored),
@@ -91,7 +91,7 @@ pub async fn run(intake: Intake, config: LmuConfig, rate_hz: f64) {
 }
 
 /// Reads the game once per period while its memory is open, otherwise once a second.
-async fn watch_game(mut game: Game, period: Duration, mut output: Output) {
+async fn watch_game(mut game: Game, period: Duration, mut output: GameOutput) {
     let mut ticks = interval(LMU_LOOK_INTERVAL);
     loop {
         let due = ticks.tick().await.into_std();
@@ -118,7 +118,7 @@ fn every(period: Duration) -> Interval {
 }
 
 /// Distributes the results of reading the game.
-struct Output {
+struct GameOutput {
     units: Units,
     samples: mpsc::Sender<Value>,
     presence: watch::Sender<Presence>,
@@ -128,7 +128,7 @@ struct Output {
     logged: Option<Presence>,
 }
 
-impl Output {
+impl GameOutput {
     fn hand_out(&mut self, look: Look, due: Instant, now: CapturedAt) {
         self.show(look.presence);
         let Presence::Driven(_) = look.presence else { return self.gaps.end() };

@@ -127,7 +127,7 @@ impl Hub {
         writer: Writer,
         stored: Newest,
         config: NatsConfig,
-        commander: DeliveryGate,
+        gate: DeliveryGate,
         elsewhere: DeliveredElsewhere,
     ) -> Self {
         Self {
@@ -136,7 +136,7 @@ impl Hub {
             writer,
             newest_stored: SharedNewest::new(Mutex::new(stored)),
             config,
-            gate: commander,
+            gate,
             elsewhere,
             liveness: Liveness::default(),
             until: watch::Sender::new(Instant::now()),

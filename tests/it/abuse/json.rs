@@ -1,5 +1,5 @@
 //! JSON that is slow to parse, such as objects with many keys or arrays with many objects, and
-//! bodies that are larger than the memory set aside for them.
+//! bodies that are larger than the memory reserved for them.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};

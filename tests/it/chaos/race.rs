@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::books::Books;
+use super::audit::AuditRecord;
 use super::fault::Fault;
 use crate::agent::{Agent, PATIENCE, within};
 use crate::full_disk::{fill, free};
@@ -55,7 +55,7 @@ pub struct Race {
     proxy: Proxy,
     server: Peer,
     viewer: Viewer,
-    books: Books,
+    audit: AuditRecord,
     /// Measurements of the current agent.
     vitals: Vitals,
     next_look: Instant,
@@ -66,9 +66,9 @@ impl Race {
     /// Starts all processes, without faults.
     pub fn start(disk: PathBuf, rate_hz: u32, seed: u64) -> Self {
         let paper = tempfile::tempdir().unwrap();
-        let books = Books::new(paper.path().join("record"));
+        let audit = AuditRecord::new(paper.path().join("record"));
         let sessions = paper.path().join("sessions");
-        let persist = ["--persist", sessions.to_str().unwrap(), "--record", books.record()];
+        let persist = ["--persist", sessions.to_str().unwrap(), "--record", audit.record()];
         let server = Peer::start(Kind::Flask, &[&persist[..], &["--keep", KEPT]].concat());
         let proxy = Proxy::start(server.port());
         let viewer = Viewer::start(&server.url());
@@ -85,7 +85,7 @@ impl Race {
             proxy,
             server,
             viewer,
-            books,
+            audit,
             vitals: Vitals::start(),
             next_look: now,
             fired: BTreeMap::new(),
@@ -173,7 +173,7 @@ impl Race {
             }
             Fault::ServerKilled => {
                 self.server.kill();
-                self.books.note_killed();
+                self.audit.note_killed();
                 self.drive_until_queued(fault).await;
                 self.endure(fault).await;
                 self.server.restart();
@@ -181,7 +181,7 @@ impl Race {
             Fault::ServerForgets => {
                 let pages = self.viewer.pages();
                 self.server.kill();
-                self.books.note_killed();
+                self.audit.note_killed();
                 fs::remove_file(self.paper.path().join("sessions")).unwrap();
                 self.endure(fault).await;
                 self.proxy.set(Network::UP);
@@ -208,7 +208,7 @@ impl Race {
     }
 
     async fn kill_agent(&mut self) {
-        self.books.links += self.links().await;
+        self.audit.links += self.links().await;
         self.agent.process.kill();
         self.note_life();
         self.first_fed = self.samples.number();
@@ -219,7 +219,7 @@ impl Race {
     /// Records the links and receipts of an agent that has exited.
     fn note_life(&mut self) {
         self.follow_links();
-        self.books.note_stored(&self.agent.receipts(), self.first_fed);
+        self.audit.note_stored(&self.agent.receipts(), self.first_fed);
     }
 
     /// Number of connections that the current agent has made so far.
@@ -264,28 +264,28 @@ impl Race {
         }
         let imbalance = self.agent.metric("pitwire_ledger_imbalance_entries").await;
         assert_eq!(imbalance, 0.0, "the ledger balances");
-        self.books.links += self.links().await;
+        self.audit.links += self.links().await;
         self.agent.stop().await;
         self.note_life();
         let all_seen = async || {
-            let unseen = self.books.unseen(&self.viewer.seen());
+            let unseen = self.audit.unseen(&self.viewer.seen());
             if unseen.is_empty() {
                 return Some(());
             }
             sleep(Duration::from_secs(1)).await;
             None
         };
-        // Frames that are still unseen are reported by `Books::check`.
+        // Frames that are still unseen are reported by `AuditRecord::check`.
         let _ = within(PATIENCE, all_seen).await;
         println!("chaos: {} faults: {:?}", self.fired.values().sum::<usize>(), self.fired);
-        println!("chaos: {}", self.books.check(&self.viewer.seen()));
+        println!("chaos: {}", self.audit.check(&self.viewer.seen()));
         self.is_flat();
         for fault in Fault::ALL {
             assert!(self.fired.contains_key(&fault), "{fault:?} was never injected");
         }
         let fed = self.samples.number() - 1;
-        let share = self.books.stored() as f64 / fed as f64;
-        assert!(share > 0.5, "only {} of {fed} frames were stored", self.books.stored());
+        let share = self.audit.stored() as f64 / fed as f64;
+        assert!(share > 0.5, "only {} of {fed} frames were stored", self.audit.stored());
     }
 
     /// Checks that memory and open files do not grow, if the current agent has run long enough.

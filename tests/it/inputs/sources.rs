@@ -4,11 +4,11 @@
 //! All sources agree on every row. They differ in what they are, not in how they parse:
 //! - The stand-in takes the object as its publisher sent it: it keeps the extra keys and the names of
 //!   the keys, and adds no fields, because the publisher has addressed it to a dashboard server.
-//!   [`Row::stand_in_stores`] says what it stores then.
+//!   [`Row::stand_in_stores`] has the stored frame.
 //! - Its input is part of a JSON text: a byte order mark is an error there, and a null counts as a
 //!   missing telemetry. [`Row::text_only`] marks the inputs that only the other sources get.
-//! - A line of a text is one sample, and an empty line is none; an HTTP body may be an array or go
-//!   over several lines. The tests in `http` cover that.
+//! - Each line of a text is one sample, and empty lines are skipped; an HTTP body may be an array or
+//!   have several lines. The tests in `http` cover that.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,7 +24,7 @@ use crate::agent::{Agent, Process, eventually, pitwire};
 /// No server listens there.
 const NO_SERVER: &str = "http://127.0.0.1:9";
 
-/// What a mapped frame has beside its readings and its timestamp.
+/// The default values of a mapped frame, beside its readings and its timestamp.
 const FILLS: &str = r#"{"lap":0,"position":0,"fuel":0.0,"fuel_capacity":90.0,"tire_pressures":{},
     "tire_temps":{},"tire_wear":{},"brake_temps":{},"player_name":"","car_name":"","track_name":"",
     "session_type":""}"#;
@@ -33,7 +33,7 @@ const FILLS: &str = r#"{"lap":0,"position":0,"fuel":0.0,"fuel_capacity":90.0,"ti
 struct Row {
     input: String,
     outcome: Outcome,
-    /// What the stand-in stores, if it is not the readings.
+    /// The frame that the stand-in stores, if it differs from the readings.
     as_sent: Option<Value>,
     /// How many values are omitted because they are not finite, and because they are out of range.
     omitted: [u64; 2],
@@ -44,7 +44,7 @@ struct Row {
 enum Outcome {
     /// A mapped frame with these readings.
     Readings(Value),
-    /// A frame that is stored as it is, with its own timestamp.
+    /// A frame that is stored unchanged, with its own timestamp.
     Whole(Value),
     Setup(Value),
     Refused(Reason, &'static str),
@@ -54,7 +54,7 @@ fn row(input: &str, outcome: Outcome) -> Row {
     Row { input: input.into(), outcome, as_sent: None, omitted: [0, 0], is_json_value: true }
 }
 
-/// A frame; the text is what is stored of the input.
+/// A frame; the text has the readings that are stored.
 fn frame(input: &str, readings: &str) -> Row {
     row(input, Outcome::Readings(serde_json::from_str(readings).unwrap()))
 }
@@ -94,7 +94,7 @@ impl Row {
         self
     }
 
-    /// What the source stores: a setup, or a frame without its timestamp if the source stamps it.
+    /// The entry that the source stores: a setup, or a frame without its timestamp if the source stamps it.
     fn stored_by(&self, source: &str) -> Option<Value> {
         match &self.outcome {
             Outcome::Whole(frame) => Some(json!({"frame": frame})),
@@ -272,7 +272,7 @@ async fn every_source_makes_the_same_of_each_input() {
         }
         agent.process.says("and was omitted; ").await;
 
-        // What is still buffered is stored at the end.
+        // Buffered entries are stored at the end.
         agent.process.signal("-INT");
         assert_eq!(agent.process.ended().await, 0);
         let stored = stored(folder.path()).await;

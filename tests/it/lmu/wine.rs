@@ -23,23 +23,23 @@ async fn frames_resume_after_game_restarts_and_a_killed_agent() {
     assert_eq!(pit.agent.metric(UP).await, 0.0);
 
     let mut game = Game::start(1);
-    game.told("drive");
+    game.tell("drive");
     pit.has_more(20).await;
     assert_eq!(pit.agent.metric(UP).await, 1.0);
 
-    game.told("pause");
+    game.tell("pause");
     sleep(PAUSE).await;
     let before = pit.frames().await.len();
     sleep(PAUSE).await;
     assert_eq!(pit.frames().await.len(), before, "frames arrived during the pause");
 
-    game.told("drive");
+    game.tell("drive");
     pit.has_more(20).await;
     let last = game.ends().await;
     pit.agent.metric_becomes(UP, |up| up == 0.0).await;
 
     let mut game = Game::start(last + 1);
-    game.told("drive");
+    game.tell("drive");
     pit.has_more(20).await;
     pit.agent.process.kill();
     pit.start_agent().await;
@@ -66,7 +66,7 @@ impl Game {
         Self { process, stdin: Some(stdin) }
     }
 
-    fn told(&mut self, what: &str) {
+    fn tell(&mut self, what: &str) {
         writeln!(self.stdin.as_mut().unwrap(), "{what}").unwrap();
     }
 

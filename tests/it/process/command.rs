@@ -306,13 +306,13 @@ async fn the_demo_loses_nothing_and_reports_it_in_json() {
     for line in demo.stderr() {
         assert!(line.chars().count() <= 80, "wider than 80 columns: {line}");
     }
-    let books: Value = serde_json::from_str(demo.stdout().last().unwrap()).unwrap();
-    assert!(books["produced"].as_u64().unwrap() >= 35, "{books}");
+    let report: Value = serde_json::from_str(demo.stdout().last().unwrap()).unwrap();
+    assert!(report["produced"].as_u64().unwrap() >= 35, "{report}");
     for same in ["delivered", "seen"] {
-        assert_eq!(books[same], books["produced"], "{books}");
+        assert_eq!(report[same], report["produced"], "{report}");
     }
     for none in ["lost", "out_of_order", "duplicated"] {
-        assert_eq!(books[none], 0, "{books}");
+        assert_eq!(report[none], 0, "{report}");
     }
 }
 

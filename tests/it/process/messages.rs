@@ -41,7 +41,8 @@ async fn a_stopped_agent_logs_what_is_saved_and_when_it_is_sent() {
     agent.process.signal("-INT");
     assert_eq!(agent.process.exit_code(SHUTDOWN).await, Some(0));
     let folder = queue.path().display();
-    let saved = format!("Stopped; 3 frames are saved in {folder} and will be sent when pitwire runs again");
+    let saved =
+        format!("Stopped; 3 frames are saved in {folder} and will be sent when pitwire runs again");
     line_with(&agent.process.stderr(), &saved);
 
     let server = Peer::start(Kind::Embedded, &[]);
@@ -79,7 +80,10 @@ async fn a_replay_ends_with_a_summary_of_what_was_sent() {
     let errors = String::from_utf8(output.stderr).unwrap();
     let summary = errors.lines().last().unwrap();
     assert_eq!(output.status.code(), Some(0), "{errors}");
-    assert!(summary.starts_with("pitwire: sent 40 frames in ") && summary.ends_with(" s"), "{errors}");
+    assert!(
+        summary.starts_with("pitwire: sent 40 frames in ") && summary.ends_with(" s"),
+        "{errors}"
+    );
 }
 
 #[tokio::test]

@@ -101,7 +101,8 @@ async fn setup_without_a_terminal_names_the_missing_option() {
 #[tokio::test]
 async fn an_existing_file_is_changed_only_on_request_and_keeps_the_rest() {
     let home = Home::new();
-    let before = "# mine\n[server] # pit wall\nurl = \"http://127.0.0.1:8\"\n[queue]\nmax_age = \"2d\"\n";
+    let before =
+        "# mine\n[server] # pit wall\nurl = \"http://127.0.0.1:8\"\n[queue]\nmax_age = \"2d\"\n";
     home.write(before);
     let (code, said) = home.run(&["--server", CLOSED_ADDRESS]);
     let change = format!("server.url: \"http://127.0.0.1:8\" -> \"{CLOSED_ADDRESS}\"");
@@ -112,7 +113,8 @@ async fn an_existing_file_is_changed_only_on_request_and_keeps_the_rest() {
     assert_eq!(code, 0, "{said}");
     assert!(said.contains("pitwire saves the frames until the server works."), "{said}");
     let after = home.text();
-    for kept in ["# mine\n", "[server] # pit wall\n", "[queue]\nmax_age = \"2d\"\n", CLOSED_ADDRESS] {
+    for kept in ["# mine\n", "[server] # pit wall\n", "[queue]\nmax_age = \"2d\"\n", CLOSED_ADDRESS]
+    {
         assert!(after.contains(kept), "{after}");
     }
 
@@ -129,8 +131,7 @@ async fn a_token_is_stored_in_a_private_file_and_never_shown() {
     let typed = home.0.path().join("typed");
     fs::write(&typed, format!("{TOKEN}\n")).unwrap();
     let options = ["--server", CLOSED_ADDRESS, "--token-file", "-", "--yes"];
-    let output =
-        home.command(&options).stdin(fs::File::open(&typed).unwrap()).output().unwrap();
+    let output = home.command(&options).stdin(fs::File::open(&typed).unwrap()).output().unwrap();
     let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
     assert_eq!(output.status.code(), Some(0), "{said}");
     let file = home.folder().join("server-token");

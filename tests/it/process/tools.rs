@@ -606,8 +606,8 @@ async fn trace_reports_the_disposition_of_each_entry() {
             .collect();
         assert_eq!(agent.post("/v1/telemetry", samples.join("\n")).await.status(), 200);
     }
-    let thinned = agent.metric(r#"pitwire_ledger_entries{state="downsampled"}"#).await;
-    assert!(thinned > 0.0, "{thinned}");
+    let downsampled = agent.metric(r#"pitwire_ledger_entries{state="downsampled"}"#).await;
+    assert!(downsampled > 0.0, "{downsampled}");
     let admin = agent.admin().await;
     assert_eq!(
         tool(&["drop", "--from", "640", "--to", "645", "--apply", "--admin", &admin]).code,

@@ -50,7 +50,7 @@ impl Life {
         // While the disk fails, the agent retries opening the queue, as the process does.
         let mut names = vec![SERVER.to_owned()];
         names.extend(world.second.iter().map(|_| SECOND.to_owned()));
-        let ((writer, mut readers), keeper) = loop {
+        let ((writer, mut readers), worker) = loop {
             let (store, limits) = (world.disk.clone(), limits.clone());
             let destinations = Destinations::Configured(&names);
             match queue::with_store(Box::new(store), limits, destinations, world.clock(), |_| {}) {
@@ -87,7 +87,7 @@ impl Life {
             );
             tasks.spawn(async move { drop(session.run().await) });
         }
-        tasks.spawn(world.disk.clone().hold_up(keeper));
+        tasks.spawn(world.disk.clone().hold_up(worker));
         tasks.spawn(async move { drop(session.run().await) });
         let (note, retries) = mpsc::unbounded_channel();
         tasks.spawn(note_retries(status.clone(), writer.clone(), note));

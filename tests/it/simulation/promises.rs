@@ -51,10 +51,10 @@ pub struct Promises {
     cars: BTreeMap<CapturedAt, usize>,
     /// Whether an earlier process of the agent ended in a crash or a power cut.
     has_crashed: bool,
-    /// The car and lap of each frame of this life. `thinned` is the last known number of
+    /// The car and lap of each frame of this life. `downsampled` is the last known number of
     /// downsampled entries, and `tail` the newest position.
     laps: BTreeMap<CapturedAt, (usize, i64)>,
-    thinned: u64,
+    downsampled: u64,
     tail: Seq,
 }
 
@@ -90,7 +90,7 @@ impl Promises {
             cars: BTreeMap::new(),
             has_crashed: false,
             laps: BTreeMap::new(),
-            thinned: 0,
+            downsampled: 0,
             tail: Seq(0),
         }
     }
@@ -169,8 +169,8 @@ impl Promises {
         let delivered =
             self.shown.len() as u64 + self.refusable + server.state().dropped.len() as u64;
         assert!(own.ledger.delivered <= delivered, "at most {delivered}: {queue:?}");
-        if own.ledger.downsampled != self.thinned {
-            self.thinned = own.ledger.downsampled;
+        if own.ledger.downsampled != self.downsampled {
+            self.downsampled = own.ledger.downsampled;
             self.check_downsampled(server, queue, own);
         }
     }
@@ -238,12 +238,12 @@ impl Promises {
     /// Checks that no more entries are downsampled than the ledger reports, and that each lap keeps
     /// its first and last frame.
     fn check_downsampled(&self, server: &Server, queue: &QueueStatus, own: &DestinationStatus) {
-        let is_thinned = |seq: &Seq| self.disk.record(*seq).is_none();
+        let is_downsampled = |seq: &Seq| self.disk.record(*seq).is_none();
         // Entries that only another destination still needs may be downsampled without appearing in
         // the ledger of this one.
         let is_owed = |seq| self.owed.get(seq).is_some_and(|frame| !self.may_pass(server, frame));
         let is_own = |seq| queue.destinations.len() == 1 || is_owed(seq);
-        let missing = self.names.iter().filter(|(seq, _)| is_thinned(seq) && is_own(seq));
+        let missing = self.names.iter().filter(|(seq, _)| is_downsampled(seq) && is_own(seq));
         let mut count = 0;
         for (seq, at) in missing {
             count += 1;
@@ -271,8 +271,8 @@ impl Promises {
         let operator = life.writer.operator();
         let mut lost = Vec::new();
         for (seq, frame) in &self.owed {
-            let fate = operator.dispositions(*seq).await.unwrap()[self.of].disposition;
-            let is_named = match fate {
+            let disposition = operator.dispositions(*seq).await.unwrap()[self.of].disposition;
+            let is_named = match disposition {
                 Disposition::Downsampled | Disposition::Dropped(_) => self.swarm.narrow,
                 Disposition::DeadLetter => self.may_pass(server, frame),
                 Disposition::Delivered => self.may_pass(server, frame),
@@ -282,7 +282,7 @@ impl Promises {
                 | Disposition::Unknown => false,
             };
             if !is_named {
-                lost.push((seq, fate, frame));
+                lost.push((seq, disposition, frame));
             }
         }
         assert!(lost.is_empty(), "lost: {lost:?} {queue:?} {:?}", self.swarm);

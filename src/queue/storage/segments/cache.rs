@@ -53,7 +53,7 @@ impl SegmentStore {
         records.retain(|(seq, _)| *seq >= self.head);
         self.rewrite(range, level, records, Replaced::Quarantine, None)?;
         // Only now: a failed attempt is repeated, and would report the loss again.
-        self.lost_stretches.extend(lost);
+        self.lost_ranges.extend(lost);
         Ok(LoadOutcome::Replaced)
     }
 

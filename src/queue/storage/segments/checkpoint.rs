@@ -106,7 +106,7 @@ mod tests {
     use super::*;
 
     fn checkpoint(tail: u64) -> SavedCheckpoint {
-        let mark = Checkpoint { tail, metadata: b"books".to_vec(), ..Checkpoint::default() };
+        let mark = Checkpoint { tail, metadata: b"metadata".to_vec(), ..Checkpoint::default() };
         SavedCheckpoint { base_seq: Seq(1), lost: 3, checkpoint: mark }
     }
 

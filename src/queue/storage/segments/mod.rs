@@ -27,7 +27,7 @@
 //!   through sled.
 //! - When the write-ahead log is full, its unreleased records are packed into a sled database:
 //!   written once, never changed. Every file and the folder are synced before the rename, and the
-//!   rename before the write-ahead log is deleted. Packed frames take a quarter of their size;
+//!   rename before the write-ahead log is deleted. Compressed frames take a quarter of their size;
 //!   records stored one by one took three times theirs.
 //! - A segment's folder is deleted once all its records are released and the release is durable.
 //! - After a power cut the write-ahead log is not appended to: its readable part is sealed, and the
@@ -145,7 +145,7 @@ pub struct SegmentStore {
     other_bytes: u64,
     checkpoints: CheckpointFile,
     /// Position ranges (inclusive) of lost records, until [`Storage::take_lost`].
-    lost_stretches: Vec<(Seq, Seq)>,
+    lost_ranges: Vec<(Seq, Seq)>,
     /// All facts, so that files deleted by another program can be restored.
     facts: BTreeMap<String, Vec<u8>>,
     /// `None` if the caller ensures that the folder has only one user.
@@ -370,7 +370,7 @@ impl Storage for SegmentStore {
     }
 
     fn take_lost(&mut self) -> Vec<(Seq, Seq)> {
-        std::mem::take(&mut self.lost_stretches)
+        std::mem::take(&mut self.lost_ranges)
     }
 
     fn maintain(&mut self) -> io::Result<()> {
@@ -446,7 +446,7 @@ impl Storage for SegmentStore {
         let trust = Trust::Nothing(self.checkpoint());
         let mut opened = Self::start(&self.folder, self.options.clone(), &trust)?;
         opened.lock = self.lock.take();
-        opened.lost_stretches.append(&mut self.lost_stretches);
+        opened.lost_ranges.append(&mut self.lost_ranges);
         for (key, value) in std::mem::take(&mut self.facts) {
             opened.facts.entry(key).or_insert(value);
         }

@@ -68,7 +68,7 @@ impl SegmentStore {
             largest_bytes: 0,
             other_bytes: 0,
             checkpoints: CheckpointFile::open(folder),
-            lost_stretches: Vec::new(),
+            lost_ranges: Vec::new(),
             facts,
             lock: None,
         };
@@ -186,13 +186,13 @@ impl SegmentStore {
             let found: Vec<_> = self.sealed.iter().map(|segment| segment.range).collect();
             for range in found.into_iter().filter(|range| range.last >= self.head) {
                 let last = Seq(range.base_seq.0.saturating_sub(1));
-                self.lost_stretches.extend(gaps(next, last, std::iter::empty(), 0));
+                self.lost_ranges.extend(gaps(next, last, std::iter::empty(), 0));
                 next = Seq(range.last.0 + 1);
             }
             let end = Seq(newest.0.saturating_sub(1));
-            self.lost_stretches.extend(gaps(next, end, std::iter::empty(), 0));
+            self.lost_ranges.extend(gaps(next, end, std::iter::empty(), 0));
         }
-        self.lost_stretches.extend(missing);
+        self.lost_ranges.extend(missing);
     }
 
     /// Finds the sealed segments below `newest`, and deletes the released ones.
@@ -232,7 +232,7 @@ impl SegmentStore {
             "the seal of a queue segment is missing or damaged; readable records are kept",
         );
         let seqs = records.iter().map(|(seq, _)| *seq);
-        self.lost_stretches.extend(gaps(range.base_seq.max(self.head), range.last, seqs, 0));
+        self.lost_ranges.extend(gaps(range.base_seq.max(self.head), range.last, seqs, 0));
         let segment = if records.is_empty() {
             None
         } else {

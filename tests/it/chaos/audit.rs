@@ -14,7 +14,7 @@ pub const BATCH: usize = 256;
 
 /// The record of one race.
 #[derive(Debug)]
-pub struct Books {
+pub struct AuditRecord {
     /// The file to which the server appends the frames it keeps, across restarts.
     record: PathBuf,
     /// Frame number by queue position, from the agent's receipts.
@@ -25,7 +25,7 @@ pub struct Books {
     pub links: usize,
 }
 
-impl Books {
+impl AuditRecord {
     pub fn new(record: PathBuf) -> Self {
         Self { record, stored: BTreeMap::new(), killed_at: Vec::new(), links: 0 }
     }
@@ -135,10 +135,10 @@ mod tests {
         };
         let record = folder.path().join("record");
         fs::write(&record, kept.iter().map(line).collect::<String>()).unwrap();
-        let mut books = Books::new(record);
-        books.note_stored(&[(1, 10), (2, 11), (3, 12)], 1);
-        books.links = 1;
-        let said = std::panic::catch_unwind(|| books.check(seen));
+        let mut audit = AuditRecord::new(record);
+        audit.note_stored(&[(1, 10), (2, 11), (3, 12)], 1);
+        audit.links = 1;
+        let said = std::panic::catch_unwind(|| audit.check(seen));
         said.map_err(|panic| panic.downcast_ref::<String>().cloned().unwrap_or_default())
     }
 
