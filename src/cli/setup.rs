@@ -3,16 +3,17 @@
 //! Each question has an option, so that the command also works without a terminal. A file that
 //! exists keeps its comments and its other settings; the changes are shown first.
 
+mod file;
+
 use std::fs;
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 
 use clap::builder::BoolishValueParser;
 use console::Term;
-use toml_edit::{DocumentMut, Item, TableLike, Value};
 
 use crate::cli::autostart::{self, Action, Autostart};
-use crate::cli::{Exit, doctor, eprint_line, print, private_file};
+use crate::cli::{Exit, doctor, eprint_line, print};
 use crate::config::{self, Config, ConfigFile, Overrides, Secret};
 
 /// Maximum number of answers to one question; a program that types nonsense must come to an end.
@@ -23,9 +24,6 @@ const MAX_TOKEN_BYTES: u64 = 64 << 10;
 
 /// The file with the token, in the folder of the configuration file.
 const TOKEN_FILE: &str = "server-token";
-
-/// The first line of a new configuration file.
-const HEADER: &str = "# Written by pitwire setup. All settings: pitwire config --example\n";
 
 /// Set up pitwire: ask a few questions and write the configuration file.
 ///
@@ -161,13 +159,12 @@ impl Dialogue {
             self.confirm_change(text)?;
         }
         if let (TokenAnswer::Typed(token), Some(file)) = (&token, &token_file) {
-            write_private(file, token)?;
+            write(file, token)?;
         }
         if self.text.is_none() || !changes.is_empty() {
-            let text = edited(self.text.as_deref().unwrap_or_default(), &new)
+            let text = file::edited(self.text.as_deref(), &self.config, &new)
                 .map_err(|error| SetupError::Failed(format!("{}: {error}", self.path.display())))?;
-            let header = if self.text.is_none() { HEADER } else { "" };
-            write_private(&self.path, &format!("{header}{text}"))?;
+            write(&self.path, &text)?;
             print(format_args!("wrote {}", self.path.display()));
         } else {
             print("The configuration is unchanged.");
@@ -317,50 +314,9 @@ impl Dialogue {
     }
 }
 
-/// The text of a configuration file with the settings that this command asks for.
-fn edited(text: &str, new: &Config) -> Result<String, toml_edit::TomlError> {
-    let mut document: DocumentMut = text.parse()?;
-    set(document.as_table_mut(), "update_rate_hz", new.update_rate_hz.into());
-    if document.get("server").is_none() {
-        document.insert("server", toml_edit::table());
-    }
-    if let Some(server) = document.get_mut("server").and_then(Item::as_table_like_mut) {
-        set(server, "url", new.server.url.as_str().into());
-        if let Some(file) = &new.server.token_file {
-            set(server, "token_file", file.to_string().into());
-            server.remove("token");
-        }
-    }
-    Ok(document.to_string())
-}
-
-/// Sets a key, and keeps the comment behind its value.
-fn set(table: &mut dyn TableLike, key: &str, mut value: Value) {
-    if let Some(before) = table.get(key).and_then(Item::as_value) {
-        *value.decor_mut() = before.decor().clone();
-    }
-    table.insert(key, Item::Value(value));
-}
-
-/// Replaces a file by one that only its owner may read. A crash leaves the old one or the new one.
-fn write_private(path: &Path, text: &str) -> Result<(), SetupError> {
-    let written = || {
-        // A link keeps its place: only its target is replaced.
-        let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-        path.parent().map_or(Ok(()), private_file::create_folder)?;
-        let new = path.with_added_extension("new");
-        match fs::remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = private_file::options().write(true).create_new(true).open(&new)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&new, &path)
-    };
-    written().map_err(|error: io::Error| {
-        SetupError::Failed(format!("cannot write {}: {error}", path.display()))
-    })
+fn write(path: &Path, text: &str) -> Result<(), SetupError> {
+    file::write_private(path, text)
+        .map_err(|error| SetupError::Failed(format!("cannot write {}: {error}", path.display())))
 }
 
 /// Prints the start of a line.
@@ -377,41 +333,4 @@ fn ask(question: &str) -> Result<String, SetupError> {
         return Err(SetupError::Failed("the input has ended; nothing was changed".into()));
     }
     Ok(answer.trim().to_owned())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_edited_file_keeps_its_comments_order_and_other_settings() {
-        let before = "# mine\nupdate_rate_hz = 2 # slow\n\n[queue] # disk\nmax_age = \"7d\"\n\n\
-                      [server]\nurl = \"http://old:1\" # pit wall\ntoken = \"x\"\n";
-        let mut new = Config::default();
-        new.update_rate_hz = 5.0;
-        new.server.url = "http://pit:5000".parse().unwrap();
-        let after = "# mine\nupdate_rate_hz = 5.0 # slow\n\n[queue] # disk\nmax_age = \"7d\"\n\n\
-                     [server]\nurl = \"http://pit:5000\" # pit wall\ntoken = \"x\"\n";
-        assert_eq!(edited(before, &new).unwrap(), after);
-        let inline = "server = { url = \"http://old:1\", ca_file = \"/a\" }\n";
-        let after = edited(inline, &new).unwrap();
-        assert!(after.contains("{ url = \"http://pit:5000\", ca_file = \"/a\" }"), "{after}");
-        let fresh = "update_rate_hz = 5.0\n\n[server]\nurl = \"http://pit:5000\"\n";
-        assert_eq!(edited("", &new).unwrap(), fresh);
-    }
-
-    #[cfg(unix)]
-    #[test]
-    fn a_written_file_is_readable_only_by_its_owner_and_keeps_a_link() {
-        use std::os::unix::fs::PermissionsExt;
-
-        let folder = tempfile::tempdir().unwrap();
-        let (target, link) = (folder.path().join("target"), folder.path().join("link"));
-        fs::write(&target, "old").unwrap();
-        std::os::unix::fs::symlink(&target, &link).unwrap();
-        assert!(write_private(&link, "new").is_ok());
-        assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
-        assert_eq!(fs::read_to_string(&target).unwrap(), "new");
-        assert_eq!(fs::metadata(&target).unwrap().permissions().mode() & 0o777, 0o600);
-    }
 }

@@ -3,11 +3,11 @@
 //! Its companion library socketioxide is not used, because it closes a connection for a bare `NaN`
 //! in an event. Python clients send them and Python servers accept them.
 //!
-//! The reader of a connection calls [`Acceptor`] for each packet, in order. `Acceptor` puts events into the
+//! The reader of a connection calls [`Acceptor`] for each packet, in order. It puts events into the
 //! connection's inbox and returns at once; a worker handles them at its own speed.
 //!
-//! Unhandled events, unread packets and rooms are charged to the client's [`ClientMemory`] in bytes. A
-//! client whose events arrive faster than they are handled is slowed down ([`Backlog`]): its
+//! Unhandled events, unread packets and rooms are charged to the client's [`ClientMemory`] in bytes.
+//! A client whose events arrive faster than they are handled is slowed down ([`Backlog`]): its
 //! WebSocket is not read any further, and the answers to its POST requests are delayed.
 //!
 //! Traps of the crate:

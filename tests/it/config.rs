@@ -15,29 +15,29 @@ use proptest::prelude::*;
 
 /// Settings of an operator; a file comes with the name under which it is stored.
 #[derive(Default)]
-struct ConfigSources<'a> {
+struct Sources<'a> {
     file: Option<(&'a str, &'a [u8])>,
     variables: &'a [(&'a str, &'a str)],
     flags: &'a [(&'a str, &'a str, &'a str)],
 }
 
-fn toml(text: &str) -> ConfigSources<'_> {
-    ConfigSources { file: Some(("pitwire.toml", text.as_bytes())), ..ConfigSources::default() }
+fn toml(text: &str) -> Sources<'_> {
+    Sources { file: Some(("pitwire.toml", text.as_bytes())), ..Sources::default() }
 }
 
-fn json(text: &str) -> ConfigSources<'_> {
-    ConfigSources { file: Some(("config.json", text.as_bytes())), ..ConfigSources::default() }
+fn json(text: &str) -> Sources<'_> {
+    Sources { file: Some(("config.json", text.as_bytes())), ..Sources::default() }
 }
 
-fn variables<'a>(variables: &'a [(&'a str, &'a str)]) -> ConfigSources<'a> {
-    ConfigSources { variables, ..ConfigSources::default() }
+fn variables<'a>(variables: &'a [(&'a str, &'a str)]) -> Sources<'a> {
+    Sources { variables, ..Sources::default() }
 }
 
-fn flags<'a>(flags: &'a [(&'a str, &'a str, &'a str)]) -> ConfigSources<'a> {
-    ConfigSources { flags, ..ConfigSources::default() }
+fn flags<'a>(flags: &'a [(&'a str, &'a str, &'a str)]) -> Sources<'a> {
+    Sources { flags, ..Sources::default() }
 }
 
-fn read(given: &ConfigSources<'_>) -> Result<Loaded, Problems> {
+fn read(given: &Sources<'_>) -> Result<Loaded, Problems> {
     let directory = tempfile::tempdir().expect("a directory");
     let path = given.file.map(|(name, bytes)| {
         let path = directory.path().join(name);
@@ -51,12 +51,12 @@ fn read(given: &ConfigSources<'_>) -> Result<Loaded, Problems> {
     load(path.as_deref(), environment, &Overrides(flags.collect()))
 }
 
-fn config(given: &ConfigSources<'_>) -> Config {
+fn config(given: &Sources<'_>) -> Config {
     read(given).unwrap_or_else(|problems| panic!("{problems}")).config
 }
 
 /// The messages about an invalid configuration, without the directory of the file.
-fn complaints(given: &ConfigSources<'_>) -> Vec<String> {
+fn complaints(given: &Sources<'_>) -> Vec<String> {
     let problems = read(given).expect_err("a wrong configuration");
     let name = |line: &str| match given.file {
         Some((name, _)) => match line.find(name) {
@@ -70,7 +70,7 @@ fn complaints(given: &ConfigSources<'_>) -> Vec<String> {
 
 #[test]
 fn an_empty_configuration_gives_the_defaults() {
-    let loaded = read(&ConfigSources::default()).expect("the default is valid");
+    let loaded = read(&Sources::default()).expect("the default is valid");
     assert_eq!(loaded.config, Config::default());
     assert_eq!(config(&toml("")), Config::default());
     assert_eq!(config(&json("{}")), Config::default());
@@ -80,7 +80,7 @@ fn an_empty_configuration_gives_the_defaults() {
 fn each_mistake_is_reported_in_one_line_with_advice() {
     let long_id = format!("server.session_id = \"{}\"", "x".repeat(129));
     #[rustfmt::skip]
-    let mistakes: &[(ConfigSources<'_>, &str)] = &[
+    let mistakes: &[(Sources<'_>, &str)] = &[
         // Numbers and switches.
         (toml("update_rate_hz = 1001"),
             "pitwire.toml:1: update_rate_hz: 1001 is out of range; write 0, or a number from 0.001 to 1000"),
@@ -217,9 +217,9 @@ fn each_mistake_is_reported_in_one_line_with_advice() {
             "pitwire.toml:2: is not TOML: invalid basic string, expected `\"`"),
         (toml("[log]\nlevel = \"off\"\nlevel = \"info\""),
             "pitwire.toml:3: is not TOML: duplicate key"),
-        (ConfigSources { file: Some(("pitwire.toml", b"update_rate_hz = 2 # \xff")), ..ConfigSources::default() },
+        (Sources { file: Some(("pitwire.toml", b"update_rate_hz = 2 # \xff")), ..Sources::default() },
             "pitwire.toml: is not text in UTF-8"),
-        (ConfigSources { file: Some(("pitwire.toml", &[b'\n'; (1 << 20) + 1])), ..ConfigSources::default() },
+        (Sources { file: Some(("pitwire.toml", &[b'\n'; (1 << 20) + 1])), ..Sources::default() },
             "pitwire.toml: has more than 1048576 bytes; is it a configuration?"),
         // The original client's file.
         (json("{\n  \"server_url\": 5000\n}"),
@@ -294,7 +294,7 @@ fn each_mistake_in_a_destination_is_reported_in_one_line() {
     let nine: String =
         (0..9).map(|n| format!("[destination.d{n}]\nurl = \"http://d{n}\"\n")).collect();
     #[rustfmt::skip]
-    let mistakes: &[(ConfigSources<'_>, &str)] = &[
+    let mistakes: &[(Sources<'_>, &str)] = &[
         (toml("[destination.B]\nurl = \"http://b\""),
             "pitwire.toml:2: destination.B.url: \"B\" is not a valid destination name; write 1 to 32 of a-z 0-9 _ -"),
         (toml("[destination.server]\nurl = \"http://b\""),
@@ -356,7 +356,7 @@ fn an_unreadable_file_is_reported() {
 fn all_mistakes_are_reported_at_once_in_line_order() {
     let text = "update_rate_hz = -1\n[queue]\nmax_age = 5\n[delivery]\nproof = \"all\"\n\
                 backoff_min = \"never\"\nbackoff_max = \"20ms\"\n[log]\nlevel = \"loud\"\n[log2]\n";
-    let given = ConfigSources {
+    let given = Sources {
         variables: &[("PITWIRE_LOG__FORMAT", "xml"), ("PITWIRE_COLOUR", "red")],
         flags: &[("server.session_id", "", "--session-id")],
         ..toml(text)
@@ -381,7 +381,7 @@ fn all_mistakes_are_reported_at_once_in_line_order() {
 #[test]
 fn the_command_line_overrides_the_environment_and_the_file() {
     let file = "update_rate_hz = 3\n[log]\nlevel = \"debug\"\n[stint]\nresume_after = \"1h\"\n";
-    let given = ConfigSources {
+    let given = Sources {
         variables: &[("Pitwire_Update_Rate_Hz", "4"), ("PITWIRE_LOG__LEVEL", "warn")],
         flags: &[("update_rate_hz", "5", "--update-rate-hz")],
         ..toml(file)
@@ -442,8 +442,7 @@ fn settings_that_are_probably_unintended_give_a_warning() {
         ("source.http.enabled", "false", "--no-http"),
         ("source.socketio.enabled", "true", "--stand-in"),
     ];
-    let loaded =
-        read(&ConfigSources { flags: &flags, ..ConfigSources::default() }).expect("it works");
+    let loaded = read(&Sources { flags: &flags, ..Sources::default() }).expect("it works");
     let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
     let expected = [
         format!(
@@ -575,7 +574,7 @@ proptest! {
 
     #[test]
     fn an_arbitrary_file_is_loaded_or_refused_without_panic(bytes: Vec<u8>, name in "pitwire\\.(toml|json)") {
-        let _ = read(&ConfigSources { file: Some((&name, &bytes)), ..ConfigSources::default() });
+        let _ = read(&Sources { file: Some((&name, &bytes)), ..Sources::default() });
     }
 
     #[test]

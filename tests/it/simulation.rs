@@ -55,7 +55,8 @@ fn entries_survive_every_fault_in_order_and_delivery_recovers() {
     let hours = time.as_secs_f64() / 3600.0;
     println!("{count} seeds and {drawn:?}: {hours:.0} virtual hours in {:.1?}", started.elapsed());
     println!(
-        "{delivered} delivered, {downsampled} downsampled, {dropped} dropped, {dead_letters} dead letters"
+        "{delivered} delivered, {downsampled} downsampled, {dropped} dropped, {dead_letters} dead \
+         letters"
     );
     if count >= SEEDS {
         assert!(downsampled > 0 && dropped > 0 && dead_letters > 0, "nothing went wrong");

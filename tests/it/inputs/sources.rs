@@ -94,7 +94,8 @@ impl Row {
         self
     }
 
-    /// The entry that the source stores: a setup, or a frame without its timestamp if the source stamps it.
+    /// The entry that the source stores: a setup, or a frame, without its timestamp if the source
+    /// stamps it.
     fn stored_by(&self, source: &str) -> Option<Value> {
         match &self.outcome {
             Outcome::Whole(frame) => Some(json!({"frame": frame})),
