@@ -66,7 +66,7 @@ pub async fn replay(args: Replay, shutdown: impl Future<Output = ()>) -> Exit {
     log::start(&config.log);
     let words = progress(&args.file, bytes);
     let start = Instant::now();
-    match run::start(config, Until::Drained, None, shutdown, words).await {
+    match run::start(config, Until::Drained, None, shutdown, words, |_| {}).await {
         Ok(Some(AgentReport { recording, queue_before, queue })) => {
             let exit = recording.map_or(Exit::Good, |recording| run::report(&recording));
             if exit != Exit::Good {

@@ -2,6 +2,7 @@
 
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 #[cfg(unix)]
@@ -63,9 +64,9 @@ pub async fn run(args: Run, shutdown: impl Future<Output = ()>) -> Exit {
     #[cfg(unix)]
     tokio::spawn(reload_at_hangup(reload.handle()));
     let folder = loaded.config.queue.path.clone();
-    match start(loaded.config, until, Some(reload), shutdown, standing()).await {
-        Ok(Some(AgentReport { recording, queue, .. })) => {
-            log_what_is_saved(queue.entries, &folder);
+    let ended = move |report: &AgentReport| log_what_is_saved(report.queue.entries, &folder);
+    match start(loaded.config, until, Some(reload), shutdown, standing(), ended).await {
+        Ok(Some(AgentReport { recording, .. })) => {
             match recording.filter(|_| until == Until::Drained) {
                 Some(recording) => report(&recording),
                 None => Exit::Good,
@@ -114,13 +115,15 @@ fn standing() -> impl FnMut(&StatusSnapshot) -> String + Send + 'static {
 }
 
 /// Runs the agent with a configuration, printing each new dashboard link on stdout. `words` formats
-/// the status line of the terminal. Returns `None` if it was stopped before the queue was open.
+/// the status line of the terminal; `ended` is called while there still is one, so that logging cannot
+/// block on a stopped terminal. Returns `None` if the agent was stopped before the queue was open.
 pub(super) async fn start(
     config: Config,
     until: Until,
     reload: Option<Reload>,
     shutdown: impl Future<Output = ()>,
     mut words: impl FnMut(&StatusSnapshot) -> String + Send + 'static,
+    ended: impl FnOnce(&AgentReport),
 ) -> Result<Option<AgentReport>, OpenError> {
     priority::lower();
     let recorder = match metrics::install() {
@@ -133,10 +136,17 @@ pub(super) async fn start(
     // If the terminal shows receipts, they would mix with the status line.
     let has_receipts = config.source.stdin.receipts && io::stdout().is_terminal();
     let line = if has_receipts { None } else { StatusLine::begin(TERMINAL_PATIENCE) };
-    let look =
-        line.map(|line| -> SnapshotCallback { Box::new(move |glance| line.show(words(glance))) });
+    let line = line.map(Arc::new);
+    let look = line
+        .clone()
+        .map(|line| -> SnapshotCallback { Box::new(move |snapshot| line.show(words(snapshot))) });
     let output = AgentOutput { announce: |line| print(line), receipt: print_receipt, look };
-    agent::run(config, until, recorder, reload, shutdown, output).await
+    let report = agent::run(config, until, recorder, reload, shutdown, output).await?;
+    if let Some(report) = &report {
+        ended(report);
+    }
+    drop(line);
+    Ok(report)
 }
 
 /// Prints a receipt on stdout, without the writer thread of the status line: a stopped terminal must

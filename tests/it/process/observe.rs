@@ -88,7 +88,7 @@ async fn the_agent_is_healthy_offline_and_ready_once_a_session_is_bound() {
         let (status, reasons) = agent.page("/readyz").await;
         assert_eq!(status, 503, "{reasons}");
         let says = |what| reasons.lines().any(|reason| reason.starts_with(what));
-        (says("server: not connected to the server") && says("server: cannot reach http://"))
+        (says("server: not connected to the server") && says("server: nothing listens at http://"))
             .then_some(())
     };
     eventually("both reasons", refused).await;

@@ -93,7 +93,7 @@ async fn setup_without_a_terminal_names_the_missing_option() {
         let (code, said) = home.run(&options);
         assert!(code == 2 && said.contains(expected), "{options:?}: {said}");
     }
-    let (code, said) = home.run(&["--server", CLOSED_ADDRESS, "--rate", "-1"]);
+    let (code, said) = home.run(&["--server", CLOSED_ADDRESS, "--rate", "3000"]);
     assert!(code == 2 && said.contains("--rate: update_rate_hz: "), "{said}");
     assert!(!home.folder().exists());
 }
