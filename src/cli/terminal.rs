@@ -148,7 +148,7 @@ pub(super) fn colored(pill: &Badge) -> String {
 pub(super) struct StatusLine {
     text: Arc<Mutex<String>>,
     /// Disconnects when the writer thread has removed the line.
-    removed: Receiver<Infallible>,
+    removed: Mutex<Receiver<Infallible>>,
     patience: Duration,
 }
 
@@ -162,7 +162,7 @@ impl StatusLine {
         }
         let (sender, pieces) = sync_channel(TERMINAL_TEXTS);
         let (remove, removed) = sync_channel(0);
-        let line = Self { text: Arc::default(), removed, patience };
+        let line = Self { text: Arc::default(), removed: Mutex::new(removed), patience };
         let text = Arc::clone(&line.text);
         thread::Builder::new()
             .name("terminal".into())
@@ -191,7 +191,7 @@ impl StatusLine {
 impl Drop for StatusLine {
     fn drop(&mut self) {
         writer().take();
-        let _ = self.removed.recv_timeout(self.patience);
+        let _ = lock(&self.removed).recv_timeout(self.patience);
     }
 }
 

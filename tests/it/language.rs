@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// Words that have a standard term, in lower case. They count as part of an identifier too:
 /// `is_thinned` and `Thinned` contain `thinned`.
-const WORDS: [(&str, &str); 12] = [
+const WORDS: [(&str, &str); 11] = [
     ("booked", "recorded"),
     ("books", "metadata or ledger"),
     ("commander", "delivery gate"),
@@ -17,7 +17,6 @@ const WORDS: [(&str, &str); 12] = [
     ("keeper", "queue worker"),
     ("mailbox", "inbox"),
     ("packer", "block writer"),
-    ("stretches", "ranges or segments"),
     ("thinned", "downsampled or rate-limited"),
 ];
 
@@ -57,7 +56,7 @@ const PHRASES: [(&str, &str); 4] = [
 
 // Not listed, because the project or its libraries use them in their usual meaning: journal
 // (systemd's), span (of tracing), frame, parse, remove, release, look, note, mark, order, line,
-// share, seen, run, waiting, plain.
+// share, seen, run, waiting, plain, stretch (of a plot).
 
 fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
