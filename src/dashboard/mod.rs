@@ -12,6 +12,7 @@
 mod http;
 mod schema;
 mod sessions;
+mod timing;
 
 use std::convert::Infallible;
 use std::fmt;
