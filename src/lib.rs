@@ -42,7 +42,7 @@
 //! | [`net`] | accept and serve the connections of every listener, bounded and guarded; send HTTP requests | know the routes | config |
 //! | [`remote_text`] | make text from servers and other programs safe to log and show | – | config |
 //! | `nats` | one connection to a NATS server, for the sink and the source | retry | config remote_text |
-//! | [`dashboard`] | the reference dashboard server, for `serve`, demo and tests | know the agent | contract entry net platform |
+//! | [`dashboard`] | the reference dashboard server, for `serve`, demo and tests | know the agent | contract entry fields net platform remote_text |
 //! | [`config`] | settings with defaults, units and ranges; a limit that is not a setting is next to its user | – | – |
 //! | [`platform`] | the wall clock and the uptime, the allocator, threads for long computations | – | entry fields |
 //! | [`cli`] | the command line, one file per subcommand | – | admin agent config dashboard entry fields metrics net platform publisher queue remote_text session sink source status tools |

@@ -6,6 +6,7 @@
 //!
 //! [`Secrets`] describes which forms of a secret are recognized.
 
+pub(crate) mod cells;
 mod secrets;
 
 use std::borrow::Cow;

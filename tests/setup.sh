@@ -45,6 +45,8 @@ install_system_packages() {
     compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || missing+=(libfaketime)
     # The pages are tested in a real browser.
     has chromium || missing+=(chromium)
+    # A proxy in front of the dashboard.
+    has nginx || [[ -x /usr/sbin/nginx ]] || missing+=(nginx)
     if ((${#missing[@]})); then
         apt_install "${missing[@]}"
     fi

@@ -18,10 +18,12 @@ use crate::net::loopback_guard::Access;
 /// Run the dashboard server alone.
 ///
 /// Agents publish to the server over Socket.IO, browsers watch at /dashboard/ID, or the newest
-/// session at /dashboard/latest. Sessions are kept in memory until the server stops.
+/// session at /dashboard/latest. Sessions are kept in memory until the server stops, or
+/// with --store on disk, under the same links after a restart.
 ///
-/// GET /api/sessions, /api/sessions/ID/frames and /api/sessions/ID/setups return the stored data as
-/// JSON. DELETE /api/sessions deletes all sessions, as a restart would.
+/// GET /api/sessions, /api/sessions/ID/frames, /api/sessions/ID/setups and /api/sessions/ID/timing
+/// (laps, stints and fuel) return the stored data as JSON; /api/sessions/ID/export.csv and
+/// /api/sessions/ID/export.ndjson download a session. DELETE /api/sessions deletes all sessions.
 ///
 /// With --lan, phones and other PCs in the same network can connect; the command prints the
 /// addresses that they open.
@@ -60,6 +62,10 @@ pub struct Serve {
     /// File that contains the token [default: serve.token_file, else none].
     #[arg(long, value_name = "FILE", conflicts_with = "token")]
     pub token_file: Option<String>,
+
+    /// Directory that keeps the sessions over a restart, at most about 2 GiB [default: none].
+    #[arg(long, value_name = "DIR")]
+    pub store: Option<PathBuf>,
 
     /// Let anyone who can connect read and write every session, without a token.
     #[arg(long, conflicts_with_all = ["token", "token_file"])]
@@ -234,10 +240,8 @@ pub async fn run(args: Serve, shutdown: impl Future<Output = ()>) -> io::Result<
         Err(text) => return Ok(Exit::WrongUse.because(text)),
     };
     log::start(&LogConfig { level: LogLevel::Warn, format: LogFormat::Text, file: None });
-    let address = args.address();
-    let server = Server::start_for(address, args.behaviour(), access).map_err(|error| {
-        io::Error::new(error.kind(), format!("cannot listen on {address}: {error}"))
-    })?;
+    let (address, store) = (args.address(), args.store.as_deref());
+    let server = Server::start_for(address, args.behaviour(), access, store)?;
     greeting(server.addr(), &open_addresses(server.addr()), &token).iter().for_each(print);
     shutdown.await;
     server.stop();

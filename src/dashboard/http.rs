@@ -1,6 +1,5 @@
 //! The HTTP routes: the page, and the sessions as JSON.
 
-use std::fmt::Write;
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,28 +15,29 @@ use futures_util::stream;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::SharedState;
 use super::sessions::Summary;
+use super::{SharedState, export, wall};
 use crate::contract::{Events, SetupEvent};
 use crate::net::loopback_guard::{Access, guard};
 use crate::net::page::{FormPolicy, document, is_shown, message};
 
 /// The parts of the page; the scripts are in the order of their dependencies.
-const PAGE: [&str; 6] = [
+const PAGE: [&str; 10] = [
     include_str!("page/page.html"),
     "<script>\n",
+    include_str!("page/basics.js"),
     include_str!("page/history.js"),
+    include_str!("page/plots.js"),
     include_str!("page/setup.js"),
+    include_str!("page/socket.js"),
     include_str!("page/page.js"),
+    include_str!("page/timing.js"),
     "</script>",
 ];
 
-/// The beginning of the list of sessions.
-const INDEX: &str = include_str!("page/index.html");
-
 /// The approximate size of the pieces in which a history is sent, so that it is never in memory
 /// twice.
-const PIECE_BYTES: usize = 1 << 20;
+pub(super) const PIECE_BYTES: usize = 1 << 20;
 
 /// All routes of the server, including the `events`, for clients that `access` admits.
 pub(super) fn routes(hub: &Arc<SharedState>, events: Events, access: Access) -> Router {
@@ -50,7 +50,8 @@ pub(super) fn routes(hub: &Arc<SharedState>, events: Events, access: Access) -> 
         .route("/healthz", get(|| async { "ok\n" }))
         .layer(from_fn_with_state(health_access, guard));
     Router::new()
-        .route("/", get(index))
+        .merge(wall::routes())
+        .merge(export::routes())
         .route("/dashboard/{session_id}", get(page))
         .route("/api/sessions", get(sessions).delete(forget_sessions))
         .route("/api/sessions/{session_id}/frames", get(frames))
@@ -60,33 +61,6 @@ pub(super) fn routes(hub: &Arc<SharedState>, events: Events, access: Access) -> 
         .layer(events)
         .layer(from_fn_with_state(access, guard))
         .merge(health)
-}
-
-/// A list of links to all sessions, newest first. It needs no escaping: the server generates the ids.
-async fn index(State(hub): State<Arc<SharedState>>) -> Response {
-    let sessions = hub.sessions().summaries();
-    let mut rows = String::new();
-    for Summary { session_id, frames, setups, .. } in sessions.iter().rev() {
-        // Writing to a string cannot fail.
-        let _ = write!(
-            rows,
-            "<tr><th scope=\"row\"><a href=\"/dashboard/{session_id}\">{session_id}</a></th>\
-             <td>{frames}</td><td>{setups}</td></tr>"
-        );
-    }
-    let table = [
-        "<table><thead><tr><th scope=\"col\">Session</th><th scope=\"col\">Frames</th>\
-         <th scope=\"col\">Setups</th></tr></thead><tbody>",
-        &rows,
-        "</tbody></table>",
-    ]
-    .concat();
-    let content = if sessions.is_empty() {
-        "<p>None yet. A session begins when a car connects."
-    } else {
-        &table
-    };
-    document(FormPolicy::Nowhere, &[INDEX, content, "</section></main>"])
 }
 
 async fn no_such_path(headers: HeaderMap) -> Response {
@@ -247,6 +221,6 @@ fn append(piece: &mut String, separator: &mut char, parts: &[&str]) {
     parts.iter().for_each(|part| piece.push_str(part));
 }
 
-fn not_found(reason: &str) -> Response {
+pub(super) fn not_found(reason: &str) -> Response {
     (StatusCode::NOT_FOUND, Json(json!({ "error": reason }))).into_response()
 }

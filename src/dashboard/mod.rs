@@ -5,20 +5,25 @@
 //! misbehave in the ways of real servers.
 //!
 //! - `contract` handles events one at a time, so the history is in order of arrival.
-//! - Sessions are kept in memory. A restart or [`Server::forget_sessions`] deletes them.
+//! - Sessions are kept in memory, and on disk if the server has a store. Without one, a restart
+//!   deletes them; [`Server::forget_sessions`] always does.
 //! - Memory is bounded: the history takes at most 1 GiB; unhandled and unread messages take at most
 //!   64 MiB, plus 64 KiB for each of up to 512 clients; an unfinished message takes up to 2 MB.
 
+mod export;
 mod http;
 mod schema;
 mod sessions;
+mod store;
 mod timing;
+mod wall;
 
 use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::num::NonZeroU64;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread::{self, JoinHandle};
@@ -72,7 +77,9 @@ pub async fn serve(
     behaviour: Behaviour,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) {
-    Arc::new(SharedState::new(behaviour, Access::ThisPc)).serve(listener, shutdown).await;
+    let sessions = Sessions::new(HISTORY_BYTES);
+    let shared = Arc::new(SharedState::new(behaviour, Access::ThisPc, sessions));
+    shared.serve(listener, shutdown).await;
 }
 
 /// A running server, on a dedicated thread and runtime.
@@ -94,19 +101,25 @@ impl Server {
     /// # Errors
     /// If the address cannot be bound, or no thread can be started.
     pub fn start(addr: SocketAddr, behaviour: Behaviour) -> io::Result<Self> {
-        Self::start_for(addr, behaviour, Access::ThisPc)
+        Self::start_for(addr, behaviour, Access::ThisPc, None)
     }
 
-    /// Starts a server for clients that `access` admits; port 0 picks a free port.
+    /// Starts a server for clients that `access` admits; port 0 picks a free port. With a `store`,
+    /// it has the sessions of that directory and keeps all sessions there.
     ///
     /// # Errors
-    /// If the address cannot be bound, or no thread can be started.
+    /// If the address cannot be bound, no thread can be started, or the store cannot be read.
     pub(crate) fn start_for(
         addr: SocketAddr,
         behaviour: Behaviour,
         access: Access,
+        store: Option<&Path>,
     ) -> io::Result<Self> {
-        let hub = Arc::new(SharedState::new(behaviour, access));
+        let sessions = match store {
+            Some(folder) => Sessions::open(HISTORY_BYTES, folder)?,
+            None => Sessions::new(HISTORY_BYTES),
+        };
+        let hub = Arc::new(SharedState::new(behaviour, access, sessions));
         let (stop, stopped) = oneshot::channel();
         let (life, ended) = oneshot::channel();
         let (bound, ready) = mpsc::channel();
@@ -127,7 +140,8 @@ impl Server {
                         runtime.block_on(live(hub, listener, stopped, ended));
                     }
                     Err(error) => {
-                        bound.send(Err(error)).ok();
+                        let text = format!("cannot listen on {addr}: {error}");
+                        bound.send(Err(io::Error::new(error.kind(), text))).ok();
                     }
                 }
             }
@@ -244,10 +258,10 @@ struct SharedState {
 }
 
 impl SharedState {
-    fn new(behaviour: Behaviour, access: Access) -> Self {
+    fn new(behaviour: Behaviour, access: Access, sessions: Sessions) -> Self {
         Self {
             access,
-            sessions: Mutex::new(Sessions::new(HISTORY_BYTES)),
+            sessions: Mutex::new(sessions),
             behaviour: watch::Sender::new(behaviour),
             frames_received: AtomicU64::new(0),
             connections: Connections::new("dashboard server", MAX_CONNECTIONS),

@@ -1,4 +1,5 @@
-//! The sessions in memory: the received frames and setups, as text.
+//! The sessions in memory, and on disk if the server has a store: the received frames and setups,
+//! as text.
 //!
 //! All sessions together hold at most [`HISTORY_BYTES`]. Beyond that, the least recently active
 //! session drops its oldest frames, then its oldest setups, but never the latest ones, so that a
@@ -6,11 +7,15 @@
 //! and setups of all sessions exceed the limit, the least recently active session is forgotten.
 
 use std::collections::{HashMap, VecDeque};
+use std::io;
 use std::ops::Range;
+use std::path::Path;
 
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::store::{SessionStore, StoredLine};
+use super::timing::{CarSummary, POINT_BYTES, Timing, TimingTables};
 use crate::contract::{SetupEvent, new_session_id};
 use crate::entry::CapturedAt;
 use crate::platform::clock;
@@ -26,9 +31,9 @@ const SESSIONS_KEPT: usize = 1_000;
 /// oldest of them is forgotten; they never displace sessions with data.
 const EMPTY_SESSIONS_KEPT: usize = 1_000;
 
-/// Memory of a frame or setup in addition to its text: pointers, the time of receipt and allocator
-/// overhead.
-const OVERHEAD_BYTES: usize = 64;
+/// Memory of a frame or setup in addition to its text: pointers, the time of receipt, its point in
+/// the tables, and allocator overhead.
+const OVERHEAD_BYTES: usize = 64 + POINT_BYTES;
 
 /// A summary of one session.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -55,16 +60,30 @@ pub(super) struct Sessions {
     limit_bytes: usize,
     /// A logical clock that counts assignments and stored events.
     clock: u64,
+    store: Option<SessionStore>,
 }
 
 #[derive(Debug, Default)]
 struct StoredSession {
     assigned: u64,
+    assigned_at: Option<CapturedAt>,
     last_fed: u64,
     frames: VecDeque<StoredFrame>,
     frames_dropped: u64,
     setups: VecDeque<SetupEvent>,
     setups_dropped: u64,
+    timing: Timing,
+}
+
+/// A row of the list of sessions.
+#[derive(Debug)]
+pub(super) struct SessionRow<'a> {
+    pub(super) session_id: &'a str,
+    /// The number of received frames, including those that were dropped.
+    pub(super) frames: u64,
+    /// When the last frame was received.
+    pub(super) received_at: Option<CapturedAt>,
+    pub(super) summary: &'a CarSummary,
 }
 
 #[derive(Debug)]
@@ -76,25 +95,80 @@ pub(super) struct StoredFrame {
 
 impl Sessions {
     pub(super) fn new(limit_bytes: usize) -> Self {
-        Self { by_id: HashMap::new(), bytes: 0, limit_bytes, clock: 0 }
+        Self { by_id: HashMap::new(), bytes: 0, limit_bytes, clock: 0, store: None }
+    }
+
+    /// The sessions of a directory, in which all changes are stored too.
+    ///
+    /// # Errors
+    /// If the directory cannot be read, or another server uses it.
+    pub(super) fn open(limit_bytes: usize, folder: &Path) -> io::Result<Self> {
+        let mut store = SessionStore::open(folder)?;
+        let mut sessions = Self::new(limit_bytes);
+        store.load(|id, line| sessions.restore(id, line))?;
+        store.retain(|id| Some(sessions.by_id.get(id)?.bytes()));
+        sessions.store = Some(store);
+        Ok(sessions)
+    }
+
+    fn restore(&mut self, id: &str, line: StoredLine<'_>) {
+        if !self.by_id.contains_key(id) {
+            self.forget_excess(StoredSession::is_empty, EMPTY_SESSIONS_KEPT - 1);
+            let assigned_at = match line {
+                StoredLine::Session { assigned_at } => Some(CapturedAt(assigned_at)),
+                StoredLine::Frame { .. } | StoredLine::Setup { .. } => None,
+            };
+            self.begin(id, assigned_at);
+        }
+        // The session was just created, so it is known.
+        let _ = match line {
+            StoredLine::Session { .. } => Ok(()),
+            StoredLine::Frame { received_at, telemetry } => {
+                let received_at = CapturedAt(received_at);
+                self.insert_frame(id, StoredFrame { received_at, telemetry: telemetry.to_owned() })
+            }
+            StoredLine::Setup { timestamp, setup } => {
+                let timestamp = timestamp.map(ToOwned::to_owned);
+                self.insert_setup(id, SetupEvent { timestamp, setup: setup.to_owned() })
+            }
+        };
+    }
+
+    fn begin(&mut self, id: &str, assigned_at: Option<CapturedAt>) {
+        let now = self.tick();
+        let session =
+            StoredSession { assigned: now, assigned_at, last_fed: now, ..StoredSession::default() };
+        self.by_id.insert(id.to_owned(), session);
     }
 
     /// Creates a session; its id is a random lower-case UUID.
     pub(super) fn assign(&mut self) -> String {
         self.forget_excess(StoredSession::is_empty, EMPTY_SESSIONS_KEPT - 1);
         let id = new_session_id();
-        let now = self.tick();
-        let session = StoredSession { assigned: now, last_fed: now, ..StoredSession::default() };
-        self.by_id.insert(id.clone(), session);
+        let now = clock::now();
+        self.begin(&id, Some(now));
+        if let Some(store) = &mut self.store {
+            store.append(&id, &StoredLine::Session { assigned_at: now.0 });
+        }
         id
     }
 
     /// Appends a frame to its session.
     pub(super) fn store_frame(&mut self, id: &str, frame: &RawValue) -> Result<(), UnknownSession> {
-        let size = frame_bytes(frame);
-        let session = self.feed(id, size)?;
-        let is_first = session.is_empty();
+        if !self.by_id.contains_key(id) {
+            return Err(UnknownSession);
+        }
         let frame = StoredFrame { received_at: clock::now(), telemetry: frame.to_owned() };
+        if let Some(store) = &mut self.store {
+            store.append(id, &frame.line());
+        }
+        self.insert_frame(id, frame)
+    }
+
+    fn insert_frame(&mut self, id: &str, frame: StoredFrame) -> Result<(), UnknownSession> {
+        let session = self.feed(id, frame_bytes(&frame.telemetry))?;
+        let is_first = session.is_empty();
+        session.timing.add(session.frames_dropped + session.frames.len() as u64, &frame.telemetry);
         session.frames.push_back(frame);
         self.make_room();
         if is_first {
@@ -109,8 +183,17 @@ impl Sessions {
         id: &str,
         setup: SetupEvent,
     ) -> Result<(), UnknownSession> {
-        let size = setup_bytes(&setup);
-        let session = self.feed(id, size)?;
+        if !self.by_id.contains_key(id) {
+            return Err(UnknownSession);
+        }
+        if let Some(store) = &mut self.store {
+            store.append(id, &StoredLine::setup(&setup));
+        }
+        self.insert_setup(id, setup)
+    }
+
+    fn insert_setup(&mut self, id: &str, setup: SetupEvent) -> Result<(), UnknownSession> {
+        let session = self.feed(id, setup_bytes(&setup))?;
         let is_first = session.is_empty();
         session.setups.push_back(setup);
         self.make_room();
@@ -142,6 +225,29 @@ impl Sessions {
                 frames_dropped: session.frames_dropped,
             })
             .collect()
+    }
+
+    /// The newest `most` sessions, newest first, each with its id.
+    pub(super) fn overview(&mut self, most: usize) -> Vec<SessionRow<'_>> {
+        let mut sessions: Vec<_> = self.by_id.iter_mut().collect();
+        sessions.sort_unstable_by_key(|(_, session)| std::cmp::Reverse(session.assigned));
+        sessions.truncate(most);
+        let rows = sessions.into_iter().map(|(id, session)| SessionRow {
+            session_id: id,
+            frames: session.frames_dropped + session.frames.len() as u64,
+            received_at: session.frames.back().map(|frame| frame.received_at),
+            summary: session.timing.summary(),
+        });
+        rows.collect()
+    }
+
+    /// The laps, stints and fuel of a session.
+    pub(super) fn tables(&mut self, id: &str) -> Option<TimingTables> {
+        Some(self.by_id.get_mut(id)?.timing.tables())
+    }
+
+    pub(super) fn count(&self) -> usize {
+        self.by_id.len()
     }
 
     /// The positions of the stored frames, counted from the first frame that the session received.
@@ -189,7 +295,11 @@ impl Sessions {
     /// Forgets every session, like a restart; returns their number.
     pub(super) fn forget_all(&mut self) -> usize {
         self.bytes = 0;
-        self.by_id.drain().count()
+        let forgotten = std::mem::take(&mut self.by_id);
+        if let Some(store) = &mut self.store {
+            forgotten.keys().for_each(|id| store.remove(id));
+        }
+        forgotten.len()
     }
 
     /// Charges `size` bytes to a session and returns it.
@@ -206,11 +316,17 @@ impl Sessions {
             let sessions = self.by_id.len();
             let quietest = self
                 .by_id
-                .values_mut()
-                .filter(|session| session.frames.len() > 1 || session.setups.len() > 1)
-                .min_by_key(|session| session.last_fed);
+                .iter_mut()
+                .filter(|(_, session)| session.frames.len() > 1 || session.setups.len() > 1)
+                .min_by_key(|(_, session)| session.last_fed);
             match quietest {
-                Some(session) => self.bytes -= session.evict_oldest(),
+                Some((id, session)) => {
+                    let freed = session.evict_oldest();
+                    self.bytes -= freed;
+                    if let Some(store) = &mut self.store {
+                        store.drop_oldest(id, freed, session.lines());
+                    }
+                }
                 None if sessions > 1 => self.forget_quietest(),
                 None => return,
             }
@@ -222,6 +338,9 @@ impl Sessions {
         let Some(id) = quietest.map(|(id, _)| id.clone()) else { return };
         if let Some(session) = self.by_id.remove(&id) {
             self.bytes -= session.bytes();
+            if let Some(store) = &mut self.store {
+                store.remove(&id);
+            }
             tracing::warn!(session = %id, "history full; forgot the least active session");
         }
     }
@@ -236,14 +355,28 @@ impl Sessions {
         for (_, id) in quietest.into_iter().take(excess) {
             if let Some(session) = self.by_id.remove(&id) {
                 self.bytes -= session.bytes();
+                if let Some(store) = &mut self.store {
+                    store.remove(&id);
+                }
                 tracing::warn!(session = %id, most, "too many sessions; forgot the least active one");
             }
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn close_files(&mut self) {
+        self.store.as_mut().unwrap().close_files();
+    }
+
     fn tick(&mut self) -> u64 {
         self.clock += 1;
         self.clock
+    }
+}
+
+impl StoredFrame {
+    fn line(&self) -> StoredLine<'_> {
+        StoredLine::frame(self.received_at, &self.telemetry)
     }
 }
 
@@ -257,11 +390,20 @@ impl StoredSession {
     fn evict_oldest(&mut self) -> usize {
         if self.frames.len() > 1 {
             self.frames_dropped += 1;
+            self.timing.remove_before(self.frames_dropped);
             self.frames.pop_front().map_or(0, |frame| frame_bytes(&frame.telemetry))
         } else {
             self.setups_dropped += 1;
             self.setups.pop_front().map_or(0, |setup| setup_bytes(&setup))
         }
+    }
+
+    /// The lines of its file.
+    fn lines(&self) -> impl Iterator<Item = StoredLine<'_>> {
+        let assigned_at = self.assigned_at.unwrap_or(CapturedAt(0)).0;
+        std::iter::once(StoredLine::Session { assigned_at })
+            .chain(self.setups.iter().map(StoredLine::setup))
+            .chain(self.frames.iter().map(StoredFrame::line))
     }
 
     fn bytes(&self) -> usize {

@@ -434,8 +434,8 @@ async fn the_api_lists_setups_and_deletes_sessions() {
     }
     let frames = get(&server, &format!("/api/sessions/{id}/frames")).await;
     assert_eq!(frames, (200, "[]".to_owned()));
-    let (_, index) = get(&server, "/").await;
-    assert!(index.contains(&format!("href=\"/dashboard/{id}\"")), "{index}");
+    let (_, overview) = get(&server, "/api/overview").await;
+    assert!(overview.contains(&id), "{overview}");
 
     let api = format!("{}/api/sessions", server.url());
     let forgotten = reqwest::Client::new().delete(api).send().await.unwrap();

@@ -248,7 +248,9 @@ fn keep_token(token: &str, uri: &Uri) -> Response {
     rest.extend_pairs(form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name != "token"));
     let rest = rest.finish();
     let separator = if rest.is_empty() { "" } else { "?" };
-    let location = format!("{}{separator}{rest}", uri.path());
+    // Relative, so that it stays below the path of a proxy in front of this server.
+    let page = uri.path().rsplit('/').next().unwrap_or_default();
+    let location = format!("./{page}{separator}{rest}");
     let value: String = form_urlencoded::byte_serialize(token.as_bytes()).collect();
     let seconds = COOKIE_LIFETIME.as_secs();
     let cookie =
@@ -415,7 +417,7 @@ mod tests {
     fn the_token_in_a_link_moves_from_the_url_to_a_cookie() {
         let uri = "/dashboard/x?a=1&token=so+me%3B&b=2".parse().unwrap();
         let response = keep_token("so me;", &uri);
-        assert_eq!(response.headers()[LOCATION], "/dashboard/x?a=1&b=2");
+        assert_eq!(response.headers()[LOCATION], "./x?a=1&b=2");
         let cookie = response.headers()[SET_COOKIE].to_str().unwrap().to_owned();
         let sent = cookie.split(';').next().unwrap();
         let headers = headers(&[(COOKIE, sent)]);

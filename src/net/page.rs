@@ -22,7 +22,7 @@ pub(crate) fn document(forms: FormPolicy, parts: &[&str]) -> Response {
     };
     let policy = format!(
         "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; \
-         img-src data:; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'; \
+         img-src data:; manifest-src 'self'; connect-src 'self'; base-uri 'none'; frame-ancestors 'none'; \
          form-action {form_action}"
     );
     let headers = [

@@ -98,3 +98,5 @@ mod unanswered;
 mod viewer;
 #[cfg(target_os = "linux")]
 mod vitals;
+#[cfg(target_os = "linux")]
+mod wall;

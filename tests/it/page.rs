@@ -533,7 +533,7 @@ impl Browser {
     }
 
     /// Checks that axe-core finds no violation on the page.
-    fn is_accessible(&mut self, what: &str) {
+    pub fn is_accessible(&mut self, what: &str) {
         let violations = self.tell(&json!({"audit": true}));
         assert_eq!(violations, json!([]), "{what}: {violations:#}");
     }
@@ -546,7 +546,7 @@ impl Browser {
     }
 
     /// Saves a screenshot for people to look at.
-    fn shot(&mut self, name: &str) {
+    pub fn shot(&mut self, name: &str) {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("screenshots");
         std::fs::create_dir_all(&folder).unwrap();
         self.tell(&json!({"shot": folder.join(name)}));

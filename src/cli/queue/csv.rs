@@ -9,6 +9,7 @@ use serde_json::{Number, Value};
 use crate::entry::Entry;
 use crate::fields;
 use crate::queue::MAX_FINDINGS;
+use crate::remote_text::cells::{harmless, is_formula, without_controls, write_row};
 
 /// The columns of an entry that precede those of its frame.
 const PLACE: [&str; 3] = ["seq", "stint", CAPTURED_AT];
@@ -157,34 +158,6 @@ fn number(column: &str, cell: &str) -> Result<Option<String>, String> {
     }
 }
 
-/// Makes a text safe for spreadsheets: prefixes what looks like a formula with `'`, and escapes
-/// control characters. [`original`] reverses it.
-fn harmless(text: &str) -> String {
-    let text = without_controls(text);
-    if is_formula(&text) { format!("'{text}") } else { text }
-}
-
-/// Whether a spreadsheet may treat a text as a formula, or [`original`] would mistake it for one.
-fn is_formula(text: &str) -> bool {
-    let text = text.trim_start_matches('\'').trim_start();
-    // A Japanese Excel treats the full-width forms like the ASCII ones.
-    text.starts_with(['=', '+', '-', '@', '＝', '＋', '－', '＠'])
-}
-
-/// Escapes control characters, invisible characters that change the direction of a text, and
-/// backslashes, which start an escape.
-fn without_controls(text: &str) -> String {
-    let mut visible = String::with_capacity(text.len());
-    for c in text.chars() {
-        let is_escaped = c.is_control()
-            || c == '\\'
-            || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
-            || matches!(c, '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{061c}');
-        if is_escaped { visible.extend(c.escape_default()) } else { visible.push(c) }
-    }
-    visible
-}
-
 /// The text that [`harmless`] turned into this cell. An unknown escape is kept.
 fn original(cell: &str) -> String {
     let mut rest = cell.strip_prefix('\'').filter(|rest| is_formula(rest)).unwrap_or(cell);
@@ -212,21 +185,6 @@ fn unescaped(escape: &str) -> Option<(char, usize)> {
         }
         _ => None,
     }
-}
-
-fn write_row(out: &mut impl Write, cells: impl Iterator<Item = String>) -> io::Result<()> {
-    for (index, cell) in cells.enumerate() {
-        if index > 0 {
-            out.write_all(b",")?;
-        }
-        // Some spreadsheets split at semicolons.
-        if cell.contains([',', ';', '"']) || cell.trim() != cell {
-            write!(out, "\"{}\"", cell.replace('"', "\"\""))?;
-        } else {
-            out.write_all(cell.as_bytes())?;
-        }
-    }
-    out.write_all(b"\r\n")
 }
 
 #[cfg(test)]

@@ -1,17 +1,3 @@
-"use strict";
-// Insert data of cars only through textContent: names may contain markup.
-const $ = id => document.getElementById(id);
-const isObject = value => typeof value === "object" && value !== null && !Array.isArray(value);
-const text = value => typeof value === "string" ? value : "";
-const number = digits => value => Number.isFinite(value) ? value.toFixed(digits) : "–";
-// The game sends -273.15 if it has no reading.
-const degrees = value => value > -273 ? number(0)(value) : "–";
-
-function show(id, value) {
-  // Replacing an unchanged text would cost a layout and make a screen reader repeat it.
-  if ($(id).textContent !== value) $(id).textContent = value;
-}
-
 // ---- The history: one point per time slot, with the timestamp of its frame ----
 const POINTS = 2000;                 // maximum points: more than a screen has columns
 const HISTORY_MS = 24 * 3600 * 1000; // maximum age of a point, relative to the newest
@@ -124,12 +110,7 @@ function lapTimes() {
 }
 
 // ---- Plots ----
-const SHORT_MS = 600_000;   // a history shorter than this shows seconds on the time axis
 const REPLAYED_LISTED = 3; // maximum replayed stretches that are listed with their times
-
-// British time has 24 hours, whatever the language of the browser.
-const second = at => new Date(at).toLocaleTimeString("en-GB");
-const clock = at => second(at).slice(0, 5);
 
 const xOf = at => newest > oldest ? 1000 * (at - oldest) / (newest - oldest) : 1000;
 
@@ -162,13 +143,17 @@ function line(points, field, gapMs, y) {
   return path;
 }
 
-function plot(name, title, fields, points, gapMs, words) {
+function plot(name, title, fields, points, gapMs, format, words) {
   const values = fields.flatMap(field => points.map(point => point[field])).filter(Number.isFinite);
   const low = values.reduce((a, b) => Math.min(a, b), Infinity);
   const high = values.reduce((a, b) => Math.max(a, b), -Infinity);
-  const y = value => high > low ? 95 - 90 * (value - low) / (high - low) : 50;
+  // A lap with a stop is drawn at the upper edge, so that it does not squash the others.
+  const top = name === "laps" ? robustHigh(values) : high;
+  const y = value => top > low ? 95 - 90 * (Math.min(value, top) - low) / (top - low) : 50;
   for (const field of fields)
     $(`${field === "lap" ? "laps" : field}_line`).setAttribute("d", line(points, field, gapMs, y));
+  paintAxes(name, { fields, points, low, top, y, format });
+  if (name === "laps") paintOutliers(points.filter(({ lap }) => lap > top));
   const said = values.length ? words(low, high, points[points.length - 1]) : "nothing yet";
   show(`${name}_range`, said);
   show(`${name}_title`, `${title}: ${said}`);
@@ -179,15 +164,12 @@ function paintPlots() {
   isPainted = true;
   const points = plotted();
   const gapMs = Math.max(STALE_MS, 3 * slotMs);
-  plot("fuel", "Fuel in litres", ["fuel"], points, gapMs,
+  plot("fuel", "Fuel in litres", ["fuel"], points, gapMs, number(1),
     (low, high) => `${number(1)(low)} to ${number(1)(high)}`);
-  plot("tyres", "Tyre temperatures in °C", ["fl", "fr", "rl", "rr"], points, gapMs,
+  plot("tyres", "Tyre temperatures in °C", ["fl", "fr", "rl", "rr"], points, gapMs, number(0),
     (low, high) => `${number(0)(low)} to ${number(0)(high)}`);
-  plot("laps", "Lap times", ["lap"], lapTimes(), 0,
+  plot("laps", "Lap times", ["lap"], lapTimes(), 0, lapTime,
     (low, high, { lap }) => `last ${lapTime(lap)}, best ${lapTime(low)}`);
   paintReplayed(replayedStretches(points));
-  const edge = newest - oldest < SHORT_MS ? second : clock;
-  for (const from of document.querySelectorAll(".from")) from.textContent = edge(oldest);
-  for (const to of document.querySelectorAll(".to")) to.textContent = edge(newest);
 }
 setInterval(paintPlots, PAINT_MS);

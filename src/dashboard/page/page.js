@@ -12,11 +12,6 @@ let link = "connecting";
 let known = true;       // the server knows the session
 let serverTimeMs = NaN; // the server's clock minus performance.now()
 
-const lapTime = value => {
-  if (!Number.isFinite(value) || value < 0) return "–";
-  const ms = Math.round(value * 1000);
-  return `${Math.floor(ms / 60000)}:${(ms % 60000 / 1000).toFixed(3).padStart(6, "0")}`;
-};
 const gear = value => value === -1 ? "R" : value === 0 ? "N" : number(0)(value);
 
 const FIELDS = {
@@ -47,8 +42,6 @@ function paintFrame() {
       show(`${field}.${wheel}`, format((frame[field] ?? {})[wheel]));
   $("tank").max = frame.fuel_capacity > 0 ? frame.fuel_capacity : 1;
   $("tank").value = Number.isFinite(frame.fuel) ? frame.fuel : 0;
-  document.title = [frame.player_name, frame.car_name].map(text).filter(Boolean).join(" · ")
-    || "Dashboard";
   paintState();
 }
 
@@ -62,6 +55,9 @@ function paintState() {
     ? "Waiting for the first frame" : live ? "Live" : "Stale: no new frame");
   $("state").classList.toggle("live", live);
   $("main").classList.toggle("stale", !live);
+  const names = [frame?.player_name, frame?.car_name].map(text).filter(Boolean);
+  const title = [live ? "" : frame === null ? "Waiting" : "Stale", ...names];
+  document.title = title.filter(Boolean).join(" · ") || "Dashboard";
   const captured = new Date(frame?.timestamp);
   show("age", isNaN(captured) ? "" : (live ? "" : "last one of ") + second(captured));
 }
@@ -82,8 +78,8 @@ function takeFrame(next) {
 // Fetches the frames and setups from before this page was opened or while it was disconnected.
 async function fetchHistory() {
   const fetched = async what => {
-    const path = `/api/sessions/${encodeURIComponent(session)}/${what}`;
-    const answer = await fetch(path, { signal: AbortSignal.timeout(HISTORY_TIMEOUT_MS) });
+    const url = `../api/sessions/${encodeURIComponent(session)}/${what}`;
+    const answer = await fetch(url, { signal: AbortSignal.timeout(HISTORY_TIMEOUT_MS) });
     if (answer.status === 404) known = false;
     // The header has whole seconds.
     const date = Date.parse(answer.headers.get("date")) + 500;
@@ -102,17 +98,16 @@ async function fetchHistory() {
 
 // The newest session of the server; null if it has none.
 async function newestSession() {
-  const answer = await fetch("/api/sessions", { signal: AbortSignal.timeout(HISTORY_TIMEOUT_MS) });
-  if (!answer.ok) throw new Error(`/api/sessions answers ${answer.status}`);
+  const answer = await fetch("../api/sessions", { signal: AbortSignal.timeout(HISTORY_TIMEOUT_MS) });
+  if (!answer.ok) throw new Error(`api/sessions answers ${answer.status}`);
   return (await answer.json()).at(-1)?.session_id ?? null;
 }
 
-// ---- A minimal Socket.IO client: Engine.IO 4 over one WebSocket ----
+// ---- A minimal Socket.IO client: Engine.IO 4 ----
 let attempt = 0;
 
 function connect() {
-  const scheme = location.protocol === "https:" ? "wss" : "ws";
-  const socket = new WebSocket(`${scheme}://${location.host}/socket.io/?EIO=4&transport=websocket`);
+  const socket = openTransport();
   let patience = 20000; // ms of silence after which the connection counts as lost
   let watchdog = 0;
   const heard = () => {

@@ -164,6 +164,11 @@ const DASHBOARD: &[&str] = &[
     "GET /api/sessions",
     "GET /api/sessions/x/frames",
     "GET /api/sessions/x/setups",
+    "GET /api/sessions/x/timing",
+    "GET /api/sessions/x/export.csv",
+    "GET /api/sessions/x/export.ndjson",
+    "GET /api/overview",
+    "GET /manifest.webmanifest",
 ];
 const DELETE: &[&str] = &["DELETE /api/sessions"];
 const HEALTH: &[&str] = &["GET /healthz"];
