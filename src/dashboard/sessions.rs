@@ -8,6 +8,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
+use std::num::NonZeroU16;
 use std::ops::Range;
 use std::path::Path;
 
@@ -15,7 +16,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::store::{SessionStore, StoredLine};
-use super::timing::{CarSummary, POINT_BYTES, Timing, TimingTables};
+use super::timing::{CarSummary, POINT_BYTES, SeriesStretch, Timing, TimingTables};
 use crate::contract::{SetupEvent, new_session_id};
 use crate::entry::CapturedAt;
 use crate::platform::clock;
@@ -168,7 +169,8 @@ impl Sessions {
     fn insert_frame(&mut self, id: &str, frame: StoredFrame) -> Result<(), UnknownSession> {
         let session = self.feed(id, frame_bytes(&frame.telemetry))?;
         let is_first = session.is_empty();
-        session.timing.add(session.frames_dropped + session.frames.len() as u64, &frame.telemetry);
+        let position = session.frames_dropped + session.frames.len() as u64;
+        session.timing.add(position, frame.received_at, &frame.telemetry);
         session.frames.push_back(frame);
         self.make_room();
         if is_first {
@@ -244,6 +246,11 @@ impl Sessions {
     /// The laps, stints and fuel of a session.
     pub(super) fn tables(&mut self, id: &str) -> Option<TimingTables> {
         Some(self.by_id.get_mut(id)?.timing.tables())
+    }
+
+    /// The history of a session for plots, in at most `most` stretches.
+    pub(super) fn series(&self, id: &str, most: NonZeroU16) -> Option<Vec<SeriesStretch<'_>>> {
+        Some(self.by_id.get(id)?.timing.series(most))
     }
 
     pub(super) fn count(&self) -> usize {

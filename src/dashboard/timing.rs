@@ -9,7 +9,8 @@
 //! frame, and the tables keep the newest [`LAPS_KEPT`] laps and [`STINTS_KEPT`] stints.
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
+use std::num::NonZeroU16;
 
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -49,6 +50,9 @@ const TYRES_CHANGED_PERCENT: f32 = 5.0;
 /// The longest stop that counts as one, in milliseconds: refuelling, new tyres and a new driver.
 const STOP_MS: i64 = 120_000;
 
+/// The longest series, in milliseconds: a day, like the plots of the page.
+const SERIES_MS: i64 = 24 * 3_600_000;
+
 /// The number of laps in the averages.
 const AVERAGED_LAPS: usize = 5;
 
@@ -56,12 +60,16 @@ const AVERAGED_LAPS: usize = 5;
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct CarPoint {
     at: i64,
+    /// When the server received the frame.
+    received_at: i64,
     /// The running time of the lap in seconds; NaN if unknown, like all numbers of this type.
     lap_time: f64,
     lap: u32,
     fuel: f32,
     /// The mean of the tyres, in percent.
     wear: f32,
+    /// The temperatures of the tyres fl, fr, rl, rr in °C.
+    temps: [f32; 4],
     driver: u16,
     session_type: u16,
 }
@@ -129,6 +137,48 @@ pub(super) struct LapRow {
     pub(super) is_estimated: bool,
 }
 
+/// A stretch of the history: its newest frame, and the range of each tyre temperature, so that no
+/// peak is lost. NaN is null in JSON.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(super) struct SeriesStretch<'a> {
+    at: i64,
+    received_at: i64,
+    session_type: &'a str,
+    lap: u32,
+    lap_time: f64,
+    fuel: f32,
+    temps: [f32; 4],
+    lowest: [f32; 4],
+    highest: [f32; 4],
+}
+
+impl<'a> SeriesStretch<'a> {
+    fn of(point: &CarPoint, session_type: &'a str) -> Self {
+        let CarPoint { at, received_at, lap_time, lap, fuel, temps, .. } = *point;
+        Self {
+            at,
+            received_at,
+            session_type,
+            lap,
+            lap_time,
+            fuel,
+            temps,
+            lowest: temps,
+            highest: temps,
+        }
+    }
+
+    fn merge(&mut self, other: &Self) {
+        // `f32::min` and `f32::max` prefer a number to NaN.
+        let lowest = std::array::from_fn(|wheel| self.lowest[wheel].min(other.lowest[wheel]));
+        let highest = std::array::from_fn(|wheel| self.highest[wheel].max(other.highest[wheel]));
+        if other.at >= self.at {
+            *self = *other;
+        }
+        (self.lowest, self.highest) = (lowest, highest);
+    }
+}
+
 /// How a lap was affected by a stop for fuel or tyres.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -186,7 +236,7 @@ struct NewestFrame {
 
 impl Timing {
     /// Adds the frame at this position of the history; one without a timestamp is ignored.
-    pub(super) fn add(&mut self, position: u64, frame: &RawValue) {
+    pub(super) fn add(&mut self, position: u64, received_at: CapturedAt, frame: &RawValue) {
         let Ok(reading) = serde_json::from_str::<Reading<'_>>(frame.get()) else { return };
         let Some(at) = reading.text(reading.timestamp).and_then(|text| CapturedAt::parse(&text))
         else {
@@ -194,13 +244,15 @@ impl Timing {
         };
         let point = CarPoint {
             at: at.0,
+            received_at: received_at.0,
             lap_time: reading
                 .number(reading.lap_time)
                 .filter(|time| *time >= 0.0)
                 .unwrap_or(f64::NAN),
             lap: reading.whole(reading.lap).unwrap_or(0),
             fuel: reading.number(reading.fuel).map_or(f32::NAN, |fuel| fuel as f32),
-            wear: reading.mean_wear(),
+            wear: mean_wear(reading.wheels(reading.tire_wear)),
+            temps: reading.wheels(reading.tire_temps).map(warm),
             driver: self.names.index(reading.text(reading.player_name)),
             session_type: self.names.index(reading.text(reading.session_type)),
         };
@@ -278,6 +330,26 @@ impl Timing {
         }
     }
 
+    /// The last day before the newest frame in at most `most` stretches of equal length, in
+    /// chronological order.
+    pub(super) fn series(&self, most: NonZeroU16) -> Vec<SeriesStretch<'_>> {
+        let Some(newest) = self.newest.as_ref().map(|newest| newest.at) else { return Vec::new() };
+        let points = || self.points.iter().map(|(_, point)| point);
+        let points = || points().filter(move |point| newest - point.at < SERIES_MS);
+        let Some(oldest) = points().map(|point| point.at).min() else { return Vec::new() };
+        let length = (newest - oldest) / i64::from(most.get()) + 1;
+        let mut stretches: BTreeMap<i64, SeriesStretch<'_>> = BTreeMap::new();
+        for point in points() {
+            let session_type = self.names.text(point.session_type);
+            let single = SeriesStretch::of(point, session_type);
+            stretches
+                .entry((point.at - oldest) / length)
+                .and_modify(|stretch| stretch.merge(&single))
+                .or_insert(single);
+        }
+        stretches.into_values().collect()
+    }
+
     /// Computes the state again from all points if a late frame was received. What ended before
     /// the first point is kept.
     fn refresh(&mut self) {
@@ -320,7 +392,11 @@ impl NameTable {
     }
 
     fn get(&self, index: u16) -> String {
-        self.0.get(usize::from(index)).map(|name| name.as_ref().to_owned()).unwrap_or_default()
+        self.text(index).to_owned()
+    }
+
+    fn text(&self, index: u16) -> &str {
+        self.0.get(usize::from(index)).map(AsRef::as_ref).unwrap_or_default()
     }
 }
 
@@ -345,6 +421,7 @@ struct Reading<'a> {
     position: Option<&'a RawValue>,
     fuel: Option<&'a RawValue>,
     tire_wear: Option<&'a RawValue>,
+    tire_temps: Option<&'a RawValue>,
     player_name: Option<&'a RawValue>,
     car_name: Option<&'a RawValue>,
     track_name: Option<&'a RawValue>,
@@ -366,16 +443,19 @@ impl<'a> Reading<'a> {
         is_whole.then_some(number as u32)
     }
 
-    fn mean_wear(&self) -> f32 {
-        #[derive(Deserialize)]
-        struct Wheels {
-            fl: f32,
-            fr: f32,
-            rl: f32,
-            rr: f32,
+    /// The values of the wheels fl, fr, rl, rr; NaN for those without a number.
+    fn wheels(&self, value: Option<&'a RawValue>) -> [f32; 4] {
+        #[derive(Default, Deserialize)]
+        struct Wheels<'a> {
+            #[serde(borrow)]
+            fl: Option<&'a RawValue>,
+            fr: Option<&'a RawValue>,
+            rl: Option<&'a RawValue>,
+            rr: Option<&'a RawValue>,
         }
-        let wheels = self.tire_wear.and_then(|wear| serde_json::from_str(wear.get()).ok());
-        wheels.map_or(f32::NAN, |Wheels { fl, fr, rl, rr }| (fl + fr + rl + rr) / 4.0)
+        let wheels = value.and_then(|value| serde_json::from_str::<Wheels<'_>>(value.get()).ok());
+        let Wheels { fl, fr, rl, rr } = wheels.unwrap_or_default();
+        [fl, fr, rl, rr].map(|wheel| self.number(wheel).map_or(f32::NAN, |number| number as f32))
     }
 }
 
@@ -656,6 +736,16 @@ impl LapRun {
     }
 }
 
+/// The mean of the four tyres; NaN if one of them is unknown.
+fn mean_wear(wheels: [f32; 4]) -> f32 {
+    wheels.iter().sum::<f32>() / 4.0
+}
+
+/// The game sends -273.15 °C if it has no reading.
+fn warm(temp: f32) -> f32 {
+    if temp > -273.0 { temp } else { f32::NAN }
+}
+
 /// How far a value rose, 0 if it dropped; NaN if one of them is unknown.
 fn rise(from: f32, to: f32) -> f64 {
     // `f64::max` would turn NaN into 0.
@@ -747,7 +837,7 @@ mod tests {
         fn tables(&self, order: impl IntoIterator<Item = usize>) -> TimingTables {
             let mut timing = Timing::default();
             for (position, index) in order.into_iter().enumerate() {
-                timing.add(position as u64, &self.frames[index]);
+                timing.add(position as u64, CapturedAt(0), &self.frames[index]);
             }
             timing.tables()
         }
@@ -851,7 +941,11 @@ mod tests {
         let mut timing = Timing::default();
         for (position, (second, mut frame)) in frames.into_iter().enumerate() {
             frame["timestamp"] = CapturedAt(second * 1000).to_string().into();
-            timing.add(position as u64, &serde_json::value::to_raw_value(&frame).unwrap());
+            timing.add(
+                position as u64,
+                CapturedAt(0),
+                &serde_json::value::to_raw_value(&frame).unwrap(),
+            );
         }
         timing.tables()
     }
@@ -901,7 +995,7 @@ mod tests {
         assert_eq!((tables.summary.driver.as_str(), tables.summary.fuel.litres), ("", None));
         let mut timing = Timing::default();
         for frame in ["7", "null", "{\"timestamp\": 7}", "{}"] {
-            timing.add(0, serde_json::from_str(frame).unwrap());
+            timing.add(0, CapturedAt(0), serde_json::from_str(frame).unwrap());
         }
         assert_eq!(timing.tables(), TimingTables::default());
     }
@@ -915,11 +1009,13 @@ mod tests {
                 json!({"timestamp": at, "lap": second / 100, "lap_time": second % 100, "fuel": 50});
             serde_json::value::to_raw_value(&frame).unwrap()
         };
-        (0..1_000).filter(|at| *at != 800).for_each(|at| timing.add(at as u64, &frame(at)));
+        (0..1_000)
+            .filter(|at| *at != 800)
+            .for_each(|at| timing.add(at as u64, CapturedAt(0), &frame(at)));
         let before = timing.tables();
         timing.remove_before(700);
         assert_eq!(timing.points.len(), 299);
-        timing.add(1_000, &frame(800));
+        timing.add(1_000, CapturedAt(0), &frame(800));
         assert_eq!(timing.tables().laps, before.laps);
     }
 
@@ -930,5 +1026,30 @@ mod tests {
         };
         let tables = tables((0..3_000).map(lap));
         assert_eq!((tables.laps.len(), tables.stints.len()), (LAPS_KEPT, STINTS_KEPT));
+    }
+
+    #[test]
+    fn a_series_keeps_the_peaks_of_every_tyre() {
+        let mut timing = Timing::default();
+        for second in 0..90_000_i64 {
+            let fl = if second == 80_001 { 140.0 } else { 80.0 };
+            let rr = if second == 70_001 { -273.15 } else { 60.0 };
+            let at = CapturedAt(second * 1000).to_string();
+            let frame = json!({"timestamp": at, "lap": 3, "fuel": 50.5, "session_type": "Race",
+                "tire_temps": {"fl": fl, "rr": rr}});
+            let frame = serde_json::value::to_raw_value(&frame).unwrap();
+            timing.add(second as u64, CapturedAt(second * 1000 + 40), &frame);
+        }
+        let series = timing.series(NonZeroU16::new(100).unwrap());
+        assert!((99..=100).contains(&series.len()), "{}", series.len());
+        assert!(series.is_sorted_by_key(|stretch| stretch.at));
+        let (first, last) = (series[0], series[series.len() - 1]);
+        assert!(first.at >= 3_600_000, "{first:?}");
+        assert_eq!((last.at, last.received_at), (89_999_000, 89_999_040));
+        assert_eq!((last.lap, last.session_type, last.fuel), (3, "Race", 50.5));
+        let peaks = series.iter().filter(|stretch| stretch.highest[0] == 140.0);
+        assert_eq!(peaks.count(), 1);
+        assert!(series.iter().all(|stretch| stretch.lowest[3] == 60.0));
+        assert!(serde_json::to_string(&first).unwrap().contains("\"temps\":[80.0,null,null,60.0]"));
     }
 }

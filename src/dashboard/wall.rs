@@ -1,14 +1,15 @@
 //! The routes for the people at the pit wall: the list of sessions, and the laps, stints and fuel
 //! of each.
 
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::SharedState;
 use super::http::not_found;
@@ -42,6 +43,7 @@ pub(super) fn routes() -> Router<Arc<SharedState>> {
         .route("/manifest.webmanifest", get(manifest))
         .route("/api/overview", get(overview))
         .route("/api/sessions/{session_id}/timing", get(timing))
+        .route("/api/sessions/{session_id}/series", get(series))
 }
 
 /// What a browser needs to install the page as an app.
@@ -105,4 +107,21 @@ async fn overview(State(hub): State<Arc<SharedState>>) -> Response {
 async fn timing(State(hub): State<Arc<SharedState>>, Path(id): Path<String>) -> Response {
     let tables = hub.sessions().tables(&id);
     tables.map_or_else(|| not_found("no such session"), |tables| Json(tables).into_response())
+}
+
+/// The query of a request for a series.
+#[derive(Debug, Deserialize)]
+struct SeriesQuery {
+    /// The maximum number of stretches.
+    points: NonZeroU16,
+}
+
+async fn series(
+    State(hub): State<Arc<SharedState>>,
+    Path(id): Path<String>,
+    Query(SeriesQuery { points }): Query<SeriesQuery>,
+) -> Response {
+    let sessions = hub.sessions();
+    let series = sessions.series(&id, points);
+    series.map_or_else(|| not_found("no such session"), |series| Json(series).into_response())
 }

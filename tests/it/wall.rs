@@ -312,7 +312,8 @@ impl Nginx {
              http {{ access_log off; {temporary}\n\
              server {{ listen 127.0.0.1:{port}; location /pit/ {{\n\
              proxy_pass http://127.0.0.1:{server}/; proxy_http_version 1.1; proxy_buffering off;\n\
-             proxy_set_header Host $http_host; {upgrade} }} }} }}\n",
+             proxy_set_header Host $http_host; proxy_set_header X-Forwarded-For $remote_addr;\n\
+             {upgrade} }} }} }}\n",
             path = folder.path().display(),
         );
         let file = folder.path().join("nginx.conf");

@@ -10,19 +10,47 @@ let oldest = Infinity;
 let newest = -Infinity;
 let isPainted = true;
 
+const WHEEL_NAMES = ["fl", "fr", "rl", "rr"];
+
 // `arrivedAt` is when the server received the frame, by its clock; NaN if that is not known.
 function remember(frame, arrivedAt) {
   const at = Date.parse(frame?.timestamp);
   if (isNaN(at) || at <= newest - HISTORY_MS) return;
-  const warm = wheel => frame.tire_temps?.[wheel] > -273 ? frame.tire_temps[wheel] : null;
-  keep({ at, delay: arrivedAt - at, fuel: frame.fuel, fl: warm("fl"), fr: warm("fr"), rl: warm("rl"), rr: warm("rr") });
+  const warm = WHEEL_NAMES.map(wheel =>
+    frame.tire_temps?.[wheel] > -273 ? frame.tire_temps[wheel] : null);
+  keepPoint(at, arrivedAt - at, frame.fuel, warm, warm, warm);
   rememberLap(frame, at);
   isPainted = false;
 }
 
+// Remembers a stretch that the server summarized: its newest frame, and the range of each tyre.
+function rememberStretch(stretch) {
+  if (stretch.at <= newest - HISTORY_MS) return;
+  const { at, received_at, fuel, temps, lowest, highest } = stretch;
+  keepPoint(at, received_at - at, fuel, temps, lowest, highest);
+  rememberLap(stretch, at);
+  isPainted = false;
+}
+
+// The lowest and the highest values keep a peak visible when a slot covers many frames.
+function keepPoint(at, delay, fuel, temps, lowest, highest) {
+  const byWheel = values => Object.fromEntries(WHEEL_NAMES.map((wheel, i) => [wheel, values[i]]));
+  keep({ at, delay, fuel: fuel ?? null, ...byWheel(temps), low: byWheel(lowest), high: byWheel(highest) });
+}
+
+// The newer of two points of a slot, with the range of both.
+function merged(one, other) {
+  const newer = one.at > other.at ? one : other;
+  const both = (choose, name) => Object.fromEntries(WHEEL_NAMES.map(wheel => {
+    const values = [one[name][wheel], other[name][wheel]].filter(value => value !== null);
+    return [wheel, values.length ? choose(...values) : null];
+  }));
+  return { ...newer, low: both(Math.min, "low"), high: both(Math.max, "high") };
+}
+
 function keep(point) {
   const slot = Math.floor(point.at / slotMs);
-  if (!(slots.get(slot)?.at > point.at)) slots.set(slot, point);
+  slots.set(slot, slots.has(slot) ? merged(slots.get(slot), point) : point);
   oldest = Math.min(oldest, point.at);
   newest = Math.max(newest, point.at);
   const start = newest - HISTORY_MS;
@@ -85,7 +113,7 @@ const STEADY_MS = 1000;
 const laps = new Map(); // by session and number
 
 function rememberLap({ session_type, lap, lap_time }, at) {
-  if (!Number.isInteger(lap) || !(lap_time >= 0)) return;
+  if (!Number.isInteger(lap) || !Number.isFinite(lap_time) || lap_time < 0) return;
   const name = number => `${text(session_type).slice(0, 100)}/${number}`;
   const began = at - lap_time * 1000;
   const seen = laps.get(name(lap))
@@ -138,13 +166,17 @@ function line(points, field, gapMs, y) {
     if (!Number.isFinite(point[field])) continue;
     const to = `${xOf(point.at).toFixed(1)} ${y(point[field]).toFixed(1)}`;
     path += point.at - last > gapMs ? `M${to}h0` : `L${to}`;
+    const [low, high] = [point.low?.[field], point.high?.[field]];
+    if (high > low) path += `V${y(high).toFixed(1)}V${y(low).toFixed(1)}L${to}`;
     last = point.at;
   }
   return path;
 }
 
 function plot(name, title, fields, points, gapMs, format, words) {
-  const values = fields.flatMap(field => points.map(point => point[field])).filter(Number.isFinite);
+  const all = (point, field) => [point[field], point.low?.[field], point.high?.[field]];
+  const values = fields.flatMap(field => points.flatMap(point => all(point, field)))
+    .filter(Number.isFinite);
   const low = values.reduce((a, b) => Math.min(a, b), Infinity);
   const high = values.reduce((a, b) => Math.max(a, b), -Infinity);
   // A lap with a stop is drawn at the upper edge, so that it does not squash the others.

@@ -87,8 +87,7 @@ async function fetchHistory() {
     return answer.ok ? answer.json() : [];
   };
   try {
-    for (const { telemetry, received_at } of await fetched(`frames?thin_to=${POINTS}`))
-      remember(telemetry, Date.parse(received_at));
+    for (const stretch of await fetched(`series?points=${POINTS}`)) rememberStretch(stretch);
     for (const setup of await fetched("setups?newest=2")) takeSetup(setup);
   } catch (error) {
     console.warn("cannot fetch the history:", error);

@@ -3,10 +3,52 @@ const SETUP_VALUES = 20000; // maximum values of a setup
 const SETUP_ROWS = 1000;    // maximum rows shown
 const SETUP_DEPTH = 20;     // deeper values are not flattened
 
+const WHEEL = /^WM_(.+)-W_([FR][LR])$/;
+const WORDS = {
+  ANTILOCKBRAKESYSTEMMAP: "ABS map", TRACTIONCONTROLMAP: "traction control map",
+  REVLIMITSETTING: "rev limit", ANTISWAY: "anti-roll bar",
+};
+// The first group that matches the key of a setting.
+const GROUPS = [
+  ["Wheels and suspension", /^WM_|ANTISWAY|TOE|CAMBER|SPRING|DAMPER|BUMP|REBOUND|RIDE|TIRE|PRESSURE_F/],
+  ["Brakes", /BRAKE|ANTILOCK/],
+  ["Aerodynamics and cooling", /WING|RADIATOR|SPLITTER|DUCT/],
+  ["Engine and drivetrain", /ENGINE|DIFF|GEAR|REV|TRACTION|FUEL|BOOST|REGEN|ENERGY|RATIO|FINAL/],
+  ["Controls and others", /^VM_/],
+];
+const OTHER_VALUES = "Other values";
+
 let setups = []; // the newest two that differ, the older one first
+const settings = new Map(); // by flattened name: the range of a setting of the garage
+
+// A setting of the game's garage: its text has the unit.
+const isSetting = value => isObject(value) && typeof value.stringValue === "string"
+  && Number.isFinite(value.minValue) && Number.isFinite(value.maxValue);
+
+// "carSetup.garageValues.WM_CAMBER-W_FL" becomes "Camber FL".
+function labelOf(name) {
+  if (!settings.has(name)) return name;
+  const key = name.split(".").pop();
+  const [, wheelKey, wheel] = WHEEL.exec(key) ?? [];
+  const words = (wheelKey ?? key.replace(/^[VW]M_/, "")).split("_")
+    .map(word => WORDS[word] ?? word.toLowerCase());
+  const label = [...words, ...(wheel ? [wheel] : [])].join(" ");
+  return label.charAt(0).toUpperCase() + label.slice(1);
+}
+
+function groupOf(name) {
+  const key = name.split(".").pop();
+  const group = settings.has(name) && GROUPS.find(([, pattern]) => pattern.test(key));
+  return group ? group[0] : OTHER_VALUES;
+}
 
 function flatten(value, name, depth, values) {
   if (values.size >= SETUP_VALUES) return;
+  if (isSetting(value)) {
+    values.set(name, value.stringValue);
+    settings.set(name, `steps ${value.minValue} to ${value.maxValue}`);
+    return;
+  }
   const isLeaf = typeof value !== "object" || value === null || Object.keys(value).length === 0;
   if (isLeaf || depth === 0) {
     const leaf = isLeaf ? value : Array.isArray(value) ? "[…]" : "{…}";
@@ -19,6 +61,7 @@ function flatten(value, name, depth, values) {
 
 function takeSetup({ setup, timestamp }) {
   const values = new Map();
+  if (settings.size > SETUP_VALUES) settings.clear();
   flatten(setup ?? null, "", SETUP_DEPTH, values);
   const [at, whole] = [Date.parse(timestamp), JSON.stringify([...values])];
   // The server resends the same setup on joining: that is not a change.
@@ -33,28 +76,43 @@ function paintSetup() {
   const before = setups.length > 1 ? setups[0].values : now.values;
   const wanted = $("filter").value.trim().toLowerCase();
   let [changes, found] = [0, 0];
-  const rows = [];
+  const rows = new Map([...GROUPS.map(([group]) => [group, []]), [OTHER_VALUES, []]]);
   const names = new Set([...now.values.keys(), ...before.keys()]);
   for (const name of names) {
     const [value, was] = [now.values.get(name), before.get(name)];
     const isChanged = value !== was;
     if (isChanged) changes++;
     if ($("changed").checked && !isChanged) continue;
-    if (!`${name} ${value}`.toLowerCase().includes(wanted)) continue;
-    if (++found <= SETUP_ROWS) rows.push(setupRow(name, value, was, isChanged));
+    if (!`${name} ${labelOf(name)} ${value}`.toLowerCase().includes(wanted)) continue;
+    if (++found <= SETUP_ROWS) rows.get(groupOf(name)).push(setupRow(name, value, was, isChanged));
   }
-  $("rows").replaceChildren(...rows);
+  const groups = [...rows].filter(([, rows]) => rows.length);
+  const headed = groups.length > 1 || groups[0]?.[0] !== OTHER_VALUES;
+  $("rows").replaceChildren(...groups.flatMap(([group, rows]) =>
+    headed ? [groupRow(group), ...rows] : rows));
   const of = isNaN(now.at) ? "" : `of ${clock(now.at)}, `;
   show("setup_summary", of + (setups.length < 2 ? "the first"
     : `${changes} ${changes === 1 ? "change" : "changes"} since the one before`));
   show("found", `${found} of ${names.size}` + (found > SETUP_ROWS ? `, ${SETUP_ROWS} shown` : ""));
 }
 
+function groupRow(group) {
+  const row = document.createElement("tr");
+  const head = document.createElement("th");
+  head.scope = "rowgroup";
+  head.colSpan = 3;
+  head.className = "group";
+  head.textContent = group;
+  row.append(head);
+  return row;
+}
+
 function setupRow(name, value, was, isChanged) {
   const row = document.createElement("tr");
   const head = document.createElement("th");
   head.scope = "row";
-  head.textContent = name;
+  head.textContent = labelOf(name);
+  head.title = [name, settings.get(name)].filter(Boolean).join(": ");
   row.append(head);
   const cell = row.insertCell();
   const shown = isChanged ? document.createElement("mark") : cell;

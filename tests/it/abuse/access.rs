@@ -165,6 +165,7 @@ const DASHBOARD: &[&str] = &[
     "GET /api/sessions/x/frames",
     "GET /api/sessions/x/setups",
     "GET /api/sessions/x/timing",
+    "GET /api/sessions/x/series?points=9",
     "GET /api/sessions/x/export.csv",
     "GET /api/sessions/x/export.ndjson",
     "GET /api/overview",
