@@ -3,10 +3,10 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pitwire::entry::CapturedAt;
 use pitwire::fields;
@@ -14,7 +14,7 @@ use pitwire::source::simulator::Car;
 use serde_json::{Value, json};
 use tempfile::tempdir;
 
-use crate::agent::{Agent, eventually};
+use crate::agent::{Agent, PATIENCE, Process, eventually, pitwire, within};
 use crate::contract::Client;
 use crate::page::Browser;
 use crate::peers::{Kind, Peer};
@@ -95,7 +95,7 @@ async fn the_list_shows_each_car_live_and_can_be_filtered() {
         page.shot(&format!("wall-list-{width}.png"));
 
         let best = "document.querySelector('tr.ended td:nth-child(7)').innerText";
-        assert!(page.ask(best).as_str().unwrap().starts_with("1:"), "{}", page.ask(best));
+        assert!(page.ask(best).as_str().unwrap().starts_with("2:"), "{}", page.ask(best));
         page.types("filter", "serra");
         page.comes_true("document.querySelectorAll('tbody tr').length === 1").await;
         page.ask("document.getElementById('live_only').click()");
@@ -169,6 +169,19 @@ async fn the_page_of_a_car_shows_its_laps_stints_and_fuel() {
         assert!(ticks.len() >= 6, "{ticks:?}");
         assert!(ticks.iter().all(|tick| tick.as_str().unwrap().len() == 5), "{ticks:?}");
         page.comes_true("document.title.startsWith('Stale · ')").await;
+
+        // The setup has groups and the game's own units.
+        page.ask("document.querySelector('details').open = true");
+        let groups = "[...document.querySelectorAll('#rows .group')].map(row => row.innerText)";
+        let groups = page.ask(groups);
+        assert_eq!(groups.as_array().unwrap().first().unwrap(), "Wheels and suspension");
+        page.types("filter", "camber fl");
+        page.shows("found", |text| text.starts_with("1 of ")).await;
+        let row = page.ask(&text_of("#rows tr:nth-child(2)"));
+        assert!(row.as_str().unwrap().starts_with("Camber FL -"), "{row}");
+        assert!(row.as_str().unwrap().ends_with(" deg"), "{row}");
+        page.ask("document.getElementById('filter').value = ''; paintSetup()");
+        page.shot(&format!("wall-setup-{width}.png"));
     }
 }
 
@@ -176,12 +189,17 @@ async fn the_page_of_a_car_shows_its_laps_stints_and_fuel() {
 /// that fetched every frame would take several times as long.
 #[tokio::test]
 async fn the_page_of_a_day_opens_quickly_and_stays_small() {
+    const READ: Duration = Duration::from_secs(240);
     const OPENS: f64 = 10_000.0;
     const PAINTS: f64 = 1_000.0;
     let folder = tempdir().unwrap();
     store_drive(folder.path(), 4, 86_400, |_| true);
-    let server = with_store(folder.path());
-    let mut page = Browser::open(&format!("{}/dashboard/{}", server.url(), id(4)), 1280, false);
+    let port = free_port();
+    let listen = format!("127.0.0.1:{port}");
+    let store = folder.path().to_str().unwrap();
+    let _server = Process::start(&mut pitwire(&["serve", "--listen", &listen, "--store", store]));
+    assert!(waits_for(port, READ).await, "the server has not read its store");
+    let mut page = Browser::open(&format!("http://{listen}/dashboard/{}", id(4)), 1280, false);
     page.comes_true(
         "document.querySelectorAll('#laps_rows tr').length > 700 \
                      && document.getElementById('fuel_line').getAttribute('d') !== null",
@@ -242,7 +260,10 @@ async fn a_session_can_be_downloaded_as_csv_and_json_lines() {
     assert_eq!(lines.len(), 201);
     assert!(lines[0]["setup"]["carSetup"].is_object());
     let frames = server.frames(&id(5)).await;
-    assert!(lines[1..].iter().map(|line| &line["telemetry"]).eq(&frames));
+    let captured = |frame: &Value| frame["timestamp"].as_str().unwrap().to_owned();
+    assert!(
+        lines[1..].iter().map(|line| captured(&line["telemetry"])).eq(frames.iter().map(captured))
+    );
 
     let csv = get(&format!("{export}.csv")).await.text().await.unwrap();
     let rows: Vec<_> = csv.lines().collect();
@@ -268,7 +289,7 @@ async fn the_pages_work_below_a_path_of_nginx_with_and_without_websocket() {
     let agent = Agent::start(folder.path(), &server.url(), &settings);
     agent.link(1).await;
     for (passes_websocket, is_polling) in [(true, "false"), (false, "true")] {
-        let nginx = Nginx::start(server.port(), passes_websocket);
+        let nginx = Nginx::start(server.port(), passes_websocket).await;
         let mut page = Browser::open(&format!("{}?token=0123456789abcdef", nginx.url), 900, false);
         assert_eq!(page.ask("location.href"), nginx.url);
         page.comes_true("document.querySelectorAll('tr.live').length === 1").await;
@@ -284,6 +305,17 @@ async fn the_pages_work_below_a_path_of_nginx_with_and_without_websocket() {
     }
 }
 
+/// A port outside the ephemeral range, so that the system does not assign it to another process.
+fn free_port() -> u16 {
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(|| rand::random_range(10_000..32_000)).take(1_000).find(is_free).unwrap()
+}
+
+/// Waits until a program listens on the port.
+async fn waits_for(port: u16, limit: Duration) -> bool {
+    within(limit, async || TcpStream::connect(("127.0.0.1", port)).ok()).await.is_some()
+}
+
 /// An nginx that serves the dashboard below `/pit/`.
 struct Nginx {
     child: Child,
@@ -292,12 +324,9 @@ struct Nginx {
 }
 
 impl Nginx {
-    fn start(server: u16, passes_websocket: bool) -> Self {
+    async fn start(server: u16, passes_websocket: bool) -> Self {
         let folder = tempdir().unwrap();
-        // Outside the ephemeral range, so that the system does not assign it to another process.
-        let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
-        let ports = std::iter::repeat_with(|| rand::random_range(10_000..32_000));
-        let port: u16 = ports.take(1_000).find(is_free).unwrap();
+        let port = free_port();
         let upgrade = if passes_websocket {
             "proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection \"upgrade\";"
         } else {
@@ -324,11 +353,7 @@ impl Nginx {
             .stdin(Stdio::null())
             .spawn()
             .expect("nginx is installed: tests/setup.sh");
-        let started = Instant::now();
-        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-            assert!(started.elapsed() < Duration::from_secs(30), "nginx does not listen");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        assert!(waits_for(port, PATIENCE).await, "nginx does not listen");
         Self { child, url: format!("http://127.0.0.1:{port}/pit/"), _folder: folder }
     }
 }

@@ -2,7 +2,8 @@
 const TICKS = 5; // maximum labelled times
 const TICK_STEPS_MS = [5, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200]
   .map(seconds => seconds * 1000);
-const ROBUST_SHARE = 1.07; // a lap that is this much slower than the median is an outlier
+const OUTLIER_SPREADS = 4; // a lap this many spreads above the median is an outlier
+const MIN_SPREAD = 0.002;  // the smallest spread of the faster half, as a share of the median
 
 const shown = {}; // the plots as painted, by name
 
@@ -28,10 +29,13 @@ for (const name of ["fuel", "tyres", "laps"]) {
   box.addEventListener("pointerleave", () => { parts.cursor.hidden = parts.reading.hidden = true; });
 }
 
-// The upper end of the scale: the highest value that is not an outlier.
+// The upper end of the scale: the highest value that is not an outlier. The spread is that of the
+// faster laps, because only slower ones are outliers.
 function robustHigh(values) {
   const sorted = [...values].sort((a, b) => a - b);
-  const limit = sorted[Math.floor(sorted.length / 2)] * ROBUST_SHARE;
+  const median = sorted[Math.floor(sorted.length / 2)];
+  const spread = Math.max(median - sorted[Math.floor(sorted.length / 10)], MIN_SPREAD * median);
+  const limit = median + OUTLIER_SPREADS * spread;
   return sorted.findLast(value => value <= limit) ?? -Infinity;
 }
 
