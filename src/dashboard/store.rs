@@ -32,6 +32,9 @@ const MAX_LINE_BYTES: u64 = 4 << 20;
 
 const EXTENSION: &str = "ndjson";
 
+/// A file that is being written again; a kill leaves it behind.
+const PARTIAL: &str = "partial";
+
 /// Held by the server that uses the directory.
 const LOCK: &str = "lock";
 
@@ -125,6 +128,9 @@ impl SessionStore {
         let mut found = Vec::new();
         for item in fs::read_dir(&self.folder)? {
             let path = item?.path();
+            if path.extension().is_some_and(|extension| extension == PARTIAL) {
+                fs::remove_file(&path)?;
+            }
             let Some(id) = session_id(&path) else { continue };
             let mut lines = BufReader::new(File::open(&path)?);
             let mut line = Vec::new();
@@ -189,6 +195,8 @@ impl SessionStore {
         if file.dropped_bytes < MIN_DROPPED_BYTES.max(file.bytes / 2) {
             return;
         }
+        // On a full disk, the next attempt is as far away as this one was.
+        file.dropped_bytes = 0;
         let rewritten = self.rewrite(id, kept);
         self.report(rewritten);
     }
@@ -207,16 +215,11 @@ impl SessionStore {
     }
 
     fn write(&mut self, id: &str, line: &[u8]) -> io::Result<()> {
-        let path = self.path(id);
-        let open_files = self.files.values().filter(|file| file.open.is_some()).count();
-        if open_files >= MAX_OPEN_FILES {
-            self.files.values_mut().for_each(|file| file.open = None);
-        }
-        let file = self.files.entry(id.to_owned()).or_default();
-        let mut open = match file.open.take() {
+        let mut open = match self.files.get_mut(id).and_then(|file| file.open.take()) {
             Some(open) => open,
-            None => private_file().create(true).append(true).open(path)?,
+            None => self.open_file(id)?,
         };
+        let file = self.files.entry(id.to_owned()).or_default();
         if std::mem::replace(&mut file.is_torn, true) {
             open.write_all(b"\n")?;
         }
@@ -227,13 +230,25 @@ impl SessionStore {
         Ok(())
     }
 
+    fn open_file(&mut self, id: &str) -> io::Result<File> {
+        let open_files = self.files.values().filter(|file| file.open.is_some()).count();
+        if open_files >= MAX_OPEN_FILES {
+            self.close_files();
+        }
+        private_file().create(true).append(true).open(self.path(id))
+    }
+
+    pub(super) fn close_files(&mut self) {
+        self.files.values_mut().for_each(|file| file.open = None);
+    }
+
     fn rewrite<'a>(
         &mut self,
         id: &str,
         kept: impl Iterator<Item = StoredLine<'a>>,
     ) -> io::Result<()> {
         let path = self.path(id);
-        let partial = path.with_extension("partial");
+        let partial = path.with_extension(PARTIAL);
         let file = self.files.entry(id.to_owned()).or_default();
         // Windows cannot replace an open file.
         file.open = None;
@@ -248,13 +263,8 @@ impl SessionStore {
         }
         out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
         fs::rename(partial, path)?;
-        (file.bytes, file.dropped_bytes, file.is_torn) = (bytes, 0, false);
+        (file.bytes, file.is_torn) = (bytes, false);
         Ok(())
-    }
-
-    #[cfg(test)]
-    pub(super) fn close_files(&mut self) {
-        self.files.values_mut().for_each(|file| file.open = None);
     }
 
     fn report(&mut self, written: io::Result<()>) {
