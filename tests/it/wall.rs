@@ -201,7 +201,7 @@ async fn the_page_of_a_day_opens_quickly_and_stays_small() {
     assert!(waits_for(port, READ).await, "the server has not read its store");
     let mut page = Browser::open(&format!("http://{listen}/dashboard/{}", id(4)), 1280, false);
     page.comes_true(
-        "document.querySelectorAll('#laps_rows tr').length > 700 \
+        "document.querySelectorAll('#laps_rows tr').length > 600 \
                      && document.getElementById('fuel_line').getAttribute('d') !== null",
     )
     .await;
