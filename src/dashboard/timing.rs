@@ -907,7 +907,8 @@ mod tests {
             seed in 0_u64..1_000,
             steps in 2_000_usize..14_400,
             lost in prop::collection::vec((any::<Index>(), 1_usize..2_000), 0..4),
-            downsampled in prop::collection::vec((any::<Index>(), 1_usize..4_000, 2_usize..64), 0..3),
+            downsampled in
+                prop::collection::vec((any::<Index>(), 1_usize..4_000, 2_usize..64), 0..3),
             late in prop::collection::vec((any::<Index>(), 1_usize..4_000), 0..4),
         ) {
             let drive = Drive::new(seed, steps);
@@ -968,8 +969,9 @@ mod tests {
     fn another_driver_or_session_type_begins_a_stint() {
         let drive = (0..900).map(|second| {
             let driver = if second < 300 { "Zoë" } else { "Tom" };
-            let (kind, lap) = if second < 600 { ("Practice", second / 100) } else { ("Race", second / 100 - 6) };
-            let frame = json!({"lap": lap, "lap_time": second % 100, "fuel": 50, "player_name": driver, "session_type": kind});
+            let (kind, first) = if second < 600 { ("Practice", 0) } else { ("Race", 6) };
+            let frame = json!({"lap": second / 100 - first, "lap_time": second % 100, "fuel": 50,
+                "player_name": driver, "session_type": kind});
             (second, frame)
         });
         let tables = tables(drive);
@@ -1022,7 +1024,7 @@ mod tests {
     #[test]
     fn the_tables_are_bounded() {
         let lap = |lap: i64| {
-            (200 * lap, json!({"lap": lap, "lap_time": 0.5, "player_name": format!("{lap}")}))
+            (200 * lap, json!({"lap": lap, "lap_time": 0.5, "player_name": (lap % 2).to_string()}))
         };
         let tables = tables((0..3_000).map(lap));
         assert_eq!((tables.laps.len(), tables.stints.len()), (LAPS_KEPT, STINTS_KEPT));

@@ -101,7 +101,8 @@ async fn the_list_shows_each_car_live_and_can_be_filtered() {
         page.ask("document.getElementById('live_only').click()");
         page.shows("note", |text| text == "No session matches.").await;
         // The row is updated in place: it becomes stale without a new page.
-        page.ask("document.getElementById('filter').value = ''; document.getElementById('live_only').click()");
+        page.ask("document.getElementById('filter').value = ''");
+        page.ask("document.getElementById('live_only').click()");
         page.comes_true("document.querySelectorAll('tr.stale').length >= 1").await;
         page.clicks("tr.stale a");
         page.shows("state", |text| text == "Stale: no new frame").await;

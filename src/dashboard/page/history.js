@@ -35,7 +35,8 @@ function rememberStretch(stretch) {
 // The lowest and the highest values keep a peak visible when a slot covers many frames.
 function keepPoint(at, delay, fuel, temps, lowest, highest) {
   const byWheel = values => Object.fromEntries(WHEEL_NAMES.map((wheel, i) => [wheel, values[i]]));
-  keep({ at, delay, fuel: fuel ?? null, ...byWheel(temps), low: byWheel(lowest), high: byWheel(highest) });
+  const [low, high] = [byWheel(lowest), byWheel(highest)];
+  keep({ at, delay, fuel: fuel ?? null, ...byWheel(temps), low, high });
 }
 
 // The newer of two points of a slot, with the range of both.

@@ -16,10 +16,12 @@ const COLUMNS = [
   ["Last lap", "", car => lapTime(car.last_lap)],
   ["Best lap", "", car => lapTime(car.best_lap)],
   ["Fuel L", "", car => number(1)(car.fuel.litres)],
-  ["Fuel for", "", car => car.fuel.laps_left === null ? "–" : `${number(1)(car.fuel.laps_left)} laps`],
+  ["Fuel for", "", ({ fuel }) =>
+    fuel.laps_left === null ? "–" : `${number(1)(fuel.laps_left)} laps`],
   ["Frames", "", car => String(car.frames)],
   ["Started", "", car => started(car.started_at)],
-  ["Last frame", "", car => car.silent_ms === null ? "–" : `${duration(car.silent_ms / 1000)} ago`],
+  ["Last frame", "", ({ silent_ms }) =>
+    silent_ms === null ? "–" : `${duration(silent_ms / 1000)} ago`],
 ];
 for (const [heading, className] of [["State", "state"], ["Driver and car", "name"], ...COLUMNS]) {
   const cell = document.createElement("th");

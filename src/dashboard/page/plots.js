@@ -26,7 +26,9 @@ for (const name of ["fuel", "tyres", "laps"]) {
   const read = event => readAt(name, event.clientX);
   box.addEventListener("pointermove", read);
   box.addEventListener("pointerdown", read);
-  box.addEventListener("pointerleave", () => { parts.cursor.hidden = parts.reading.hidden = true; });
+  box.addEventListener("pointerleave", () => {
+    parts.cursor.hidden = parts.reading.hidden = true;
+  });
 }
 
 // The upper end of the scale: the highest value that is not an outlier. The spread is that of the

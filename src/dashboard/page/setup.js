@@ -10,7 +10,7 @@ const WORDS = {
 };
 // The first group that matches the key of a setting.
 const GROUPS = [
-  ["Wheels and suspension", /^WM_|ANTISWAY|TOE|CAMBER|SPRING|DAMPER|BUMP|REBOUND|RIDE|TIRE|PRESSURE_F/],
+  ["Wheels and suspension", /^WM_|ANTISWAY|TOE|CAMBER|SPRING|DAMPER|BUMP|REBOUND|RIDE|TIRE/],
   ["Brakes", /BRAKE|ANTILOCK/],
   ["Aerodynamics and cooling", /WING|RADIATOR|SPLITTER|DUCT/],
   ["Engine and drivetrain", /ENGINE|DIFF|GEAR|REV|TRACTION|FUEL|BOOST|REGEN|ENERGY|RATIO|FINAL/],

@@ -15,7 +15,8 @@ async function fetchTables() {
   $("export_csv").href = `${base}/export.csv`;
   $("export_ndjson").href = `${base}/export.ndjson`;
   try {
-    const answer = await fetch(`${base}/timing`, { signal: AbortSignal.timeout(HISTORY_TIMEOUT_MS) });
+    const signal = AbortSignal.timeout(HISTORY_TIMEOUT_MS);
+    const answer = await fetch(`${base}/timing`, { signal });
     const json = answer.ok ? await answer.text() : "";
     if (wanted.session === session) {
       if (json && json !== tables.text) paintTables(JSON.parse(json));
@@ -58,7 +59,8 @@ function withTypes(items, columns, row) {
   const newestFirst = [...items].reverse();
   return newestFirst.flatMap((item, index) => {
     const isOther = index === 0 || newestFirst[index - 1].session_type !== item.session_type;
-    return types.size > 1 && isOther ? [typeRow(item.session_type, columns), row(item)] : [row(item)];
+    const heading = types.size > 1 && isOther ? [typeRow(item.session_type, columns)] : [];
+    return [...heading, row(item)];
   });
 }
 
