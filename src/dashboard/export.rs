@@ -27,15 +27,15 @@ pub(super) fn routes() -> Router<Arc<SharedState>> {
 }
 
 async fn json_lines(State(hub): State<Arc<SharedState>>, Path(id): Path<String>) -> Response {
-    export(hub, id, Format::JsonLines)
+    export(hub, id, ExportFormat::JsonLines)
 }
 
 async fn csv(State(hub): State<Arc<SharedState>>, Path(id): Path<String>) -> Response {
-    export(hub, id, Format::Csv)
+    export(hub, id, ExportFormat::Csv)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Format {
+enum ExportFormat {
     /// All setups, then all frames.
     JsonLines,
     /// The frames, with a column for each reading.
@@ -43,23 +43,23 @@ enum Format {
 }
 
 /// The state of a response, which is sent in pieces, so that the session is never in memory twice.
-struct Export {
+struct ExportState {
     hub: Arc<SharedState>,
     id: String,
-    format: Format,
+    format: ExportFormat,
     /// The positions of the frames that remain to be sent.
     rest: Range<u64>,
     /// Neither the setups nor the header row were sent.
     is_new: bool,
 }
 
-fn export(hub: Arc<SharedState>, id: String, format: Format) -> Response {
+fn export(hub: Arc<SharedState>, id: String, format: ExportFormat) -> Response {
     let Some(rest) = hub.sessions().frame_positions(&id) else {
         return not_found("no such session");
     };
     let (content_type, extension) = match format {
-        Format::JsonLines => ("application/x-ndjson", "ndjson"),
-        Format::Csv => ("text/csv; charset=utf-8", "csv"),
+        ExportFormat::JsonLines => ("application/x-ndjson", "ndjson"),
+        ExportFormat::Csv => ("text/csv; charset=utf-8", "csv"),
     };
     // The server generates the ids of known sessions, so this is a valid header.
     let name = format!("attachment; filename=\"pitwire-{id}.{extension}\"");
@@ -69,7 +69,7 @@ fn export(hub: Arc<SharedState>, id: String, format: Format) -> Response {
         (header::CACHE_CONTROL, "no-store"),
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
-    let state = Export { hub, id, format, rest, is_new: true };
+    let state = ExportState { hub, id, format, rest, is_new: true };
     let pieces = stream::unfold(state, |mut export| async move {
         (export.is_new || !export.rest.is_empty())
             .then(|| (Ok::<_, Infallible>(export.next_piece()), export))
@@ -77,19 +77,19 @@ fn export(hub: Arc<SharedState>, id: String, format: Format) -> Response {
     (headers, Body::from_stream(pieces)).into_response()
 }
 
-impl Export {
+impl ExportState {
     /// The next piece; skips frames that were dropped since the response began.
     fn next_piece(&mut self) -> Vec<u8> {
         let mut piece = Vec::new();
         let sessions = self.hub.sessions();
         if std::mem::take(&mut self.is_new) {
             match self.format {
-                Format::JsonLines => {
+                ExportFormat::JsonLines => {
                     for (_, setup) in sessions.setups(&self.id, 0..u64::MAX) {
                         append_setup(&mut piece, setup);
                     }
                 }
-                Format::Csv => append_row(&mut piece, header_row()),
+                ExportFormat::Csv => append_row(&mut piece, header_row()),
             }
         }
         let mut next = self.rest.end;
@@ -99,10 +99,10 @@ impl Export {
                 break;
             }
             match self.format {
-                Format::JsonLines => {
+                ExportFormat::JsonLines => {
                     append_line(&mut piece, &["{\"telemetry\":", frame.telemetry.get(), "}"]);
                 }
-                Format::Csv => append_row(&mut piece, frame_row(frame)),
+                ExportFormat::Csv => append_row(&mut piece, frame_row(frame)),
             }
         }
         self.rest.start = next;

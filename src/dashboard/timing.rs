@@ -237,7 +237,7 @@ struct NewestFrame {
 impl Timing {
     /// Adds the frame at this position of the history; one without a timestamp is ignored.
     pub(super) fn add(&mut self, position: u64, received_at: CapturedAt, frame: &RawValue) {
-        let Ok(reading) = serde_json::from_str::<Reading<'_>>(frame.get()) else { return };
+        let Ok(reading) = serde_json::from_str::<FrameReading<'_>>(frame.get()) else { return };
         let Some(at) = reading.text(reading.timestamp).and_then(|text| CapturedAt::parse(&text))
         else {
             return;
@@ -413,7 +413,7 @@ fn mean(values: impl Iterator<Item = f64>) -> Option<f64> {
 /// The fields of a frame that the tables need. A value of another type counts as absent, because
 /// the server stores any frame.
 #[derive(Deserialize)]
-struct Reading<'a> {
+struct FrameReading<'a> {
     #[serde(borrow)]
     timestamp: Option<&'a RawValue>,
     lap: Option<&'a RawValue>,
@@ -428,7 +428,7 @@ struct Reading<'a> {
     session_type: Option<&'a RawValue>,
 }
 
-impl<'a> Reading<'a> {
+impl<'a> FrameReading<'a> {
     fn text(&self, value: Option<&'a RawValue>) -> Option<Cow<'a, str>> {
         serde_json::from_str(value?.get()).ok()
     }
@@ -446,15 +446,16 @@ impl<'a> Reading<'a> {
     /// The values of the wheels fl, fr, rl, rr; NaN for those without a number.
     fn wheels(&self, value: Option<&'a RawValue>) -> [f32; 4] {
         #[derive(Default, Deserialize)]
-        struct Wheels<'a> {
+        struct WheelReadings<'a> {
             #[serde(borrow)]
             fl: Option<&'a RawValue>,
             fr: Option<&'a RawValue>,
             rl: Option<&'a RawValue>,
             rr: Option<&'a RawValue>,
         }
-        let wheels = value.and_then(|value| serde_json::from_str::<Wheels<'_>>(value.get()).ok());
-        let Wheels { fl, fr, rl, rr } = wheels.unwrap_or_default();
+        let wheels =
+            value.and_then(|value| serde_json::from_str::<WheelReadings<'_>>(value.get()).ok());
+        let WheelReadings { fl, fr, rl, rr } = wheels.unwrap_or_default();
         [fl, fr, rl, rr].map(|wheel| self.number(wheel).map_or(f32::NAN, |number| number as f32))
     }
 }
