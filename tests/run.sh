@@ -27,7 +27,7 @@ main() {
     step tests/packages.sh
     # Uses the release build that the packages have just made.
     step tests/budget.sh
-    step tests/workflows.sh
+    step tests/workflows.sh --lint
     printf '\n==> all good after %d s\n' "$SECONDS"
 }
 

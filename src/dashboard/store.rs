@@ -35,7 +35,7 @@ const EXTENSION: &str = "ndjson";
 /// A file that is being written again; a kill leaves it behind.
 const PARTIAL: &str = "partial";
 
-/// Held by the server that uses the directory.
+/// Locked by the server that uses the directory.
 const LOCK: &str = "lock";
 
 /// The files of all sessions.

@@ -42,12 +42,17 @@ pub(super) fn edited(
     Ok(format!("{header}{document}"))
 }
 
-/// Sets a key, and keeps the comment behind its value.
+/// Sets a key, and keeps the comments above it and behind its value.
 fn set(table: &mut dyn TableLike, key: &str, mut value: Value) {
-    if let Some(before) = table.get(key).and_then(Item::as_value) {
-        *value.decor_mut() = before.decor().clone();
+    match table.get_mut(key).and_then(Item::as_value_mut) {
+        Some(before) => {
+            *value.decor_mut() = before.decor().clone();
+            *before = value;
+        }
+        None => {
+            table.insert(key, Item::Value(value));
+        }
     }
-    table.insert(key, Item::Value(value));
 }
 
 /// Replaces a file by one that only its owner may read. A crash leaves the old one or the new one.
