@@ -370,7 +370,7 @@ impl Sessions {
         }
     }
 
-    #[cfg(test)]
+    #[cfg(all(test, target_os = "linux"))]
     pub(super) fn close_files(&mut self) {
         self.store.as_mut().unwrap().close_files();
     }

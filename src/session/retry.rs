@@ -15,8 +15,8 @@ const MIN_RETRY_WAIT: Duration = Duration::from_secs(2);
 pub struct RetryRequests(Arc<Notify>);
 
 impl RetryRequests {
-    /// Ends the current wait, but not before it has lasted [`MIN_RETRY_WAIT`]. Has no effect if the
-    /// session does not wait.
+    /// Ends the current wait, but not before it has lasted 2 s. Has no effect if the session does not
+    /// wait.
     pub fn request(&self) {
         // Unlike `notify_one`, this does not affect a later wait.
         self.0.notify_waiters();
