@@ -372,7 +372,7 @@ impl Sessions {
 
     #[cfg(all(test, target_os = "linux"))]
     pub(super) fn close_files(&mut self) {
-        self.store.as_mut().unwrap().close_files();
+        self.store.iter_mut().for_each(SessionStore::close_files);
     }
 
     fn tick(&mut self) -> u64 {
