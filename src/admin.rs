@@ -27,7 +27,7 @@ use crate::session::{DestinationWatch, SessionStatus};
 use crate::sink::Transport;
 use crate::source::SourceActivity;
 use crate::status::{self, PageState, StatusHistory};
-use crate::tools::{self, Tools};
+use crate::tools::{self, OperatorHandler};
 
 /// The maximum number of open connections: enough for a few scrapers, commands, and browsers with
 /// six connections each.
@@ -44,14 +44,14 @@ pub struct View {
     pub destinations: Vec<DestinationWatch>,
     /// `None` if pitwire did not install the metrics recorder of this process.
     pub metrics: Option<PrometheusHandle>,
-    pub board: StatusHistory,
+    pub history: StatusHistory,
     pub(crate) sources: SourceActivity,
 }
 
 /// The routes of the admin address. `access` applies to metrics and health; all other routes are
 /// for this PC only.
 pub fn router(view: View, access: Access) -> Router {
-    let tools = Tools::new(view.path.clone(), view.queue.clone());
+    let tools = OperatorHandler::new(view.path.clone(), view.queue.clone());
     let reload = Router::new()
         .route("/reload", post(reload))
         .layer(middleware::from_fn_with_state(Access::ThisPc, guard))
@@ -60,7 +60,7 @@ pub fn router(view: View, access: Access) -> Router {
         tools: tools.clone(),
         writer: view.queue.clone(),
         destinations: view.destinations.clone(),
-        board: view.board.clone(),
+        history: view.history.clone(),
         sources: view.sources.clone(),
     });
     Router::new()

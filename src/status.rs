@@ -35,12 +35,12 @@ use crate::queue::{DestinationStatus, QueueStatus, Writer};
 use crate::session::{DestinationWatch, FORGOTTEN, Latency};
 use crate::sink::Transport;
 use crate::source::{SourceActivity, SourceView};
-use crate::tools::{OperatorStatus, Tools};
+use crate::tools::{OperatorHandler, OperatorStatus};
 
 /// A status snapshot of the agent.
 #[derive(Clone, Debug)]
 pub struct StatusSnapshot {
-    pub pill: Badge,
+    pub badge: Badge,
     /// Entries in the queue.
     pub queued: u64,
     /// Entries ever accepted, and ever delivered to the slowest destination.
@@ -53,10 +53,10 @@ pub struct StatusSnapshot {
 /// The state behind the routes.
 #[derive(Debug)]
 pub(crate) struct PageState {
-    pub tools: Tools,
+    pub tools: OperatorHandler,
     pub writer: Writer,
     pub destinations: Vec<DestinationWatch>,
-    pub board: StatusHistory,
+    pub history: StatusHistory,
     pub sources: SourceActivity,
 }
 
@@ -79,7 +79,7 @@ async fn page() -> Response {
 /// The response to `/status`.
 #[derive(Debug, Serialize)]
 struct StatusResponse {
-    pill: Badge,
+    badge: Badge,
     sources: Vec<SourceView>,
     destinations: Vec<DestinationView>,
     /// The current problems of the queue, as messages for a driver.
@@ -97,7 +97,7 @@ struct StatusResponse {
 #[derive(Debug, Serialize)]
 struct DestinationView {
     name: String,
-    pill: Badge,
+    badge: Badge,
     /// The dashboard link.
     page: Option<String>,
     connecting: bool,
@@ -119,7 +119,7 @@ struct DestinationView {
 }
 
 impl DestinationView {
-    fn new(watch: &DestinationWatch, pill: Badge, oldest_age: Option<Duration>) -> Self {
+    fn new(watch: &DestinationWatch, badge: Badge, oldest_age: Option<Duration>) -> Self {
         let session = watch.session.borrow().clone();
         let wrong = if session.connected && was_forgotten(&session) {
             Some(FORGOTTEN.into())
@@ -137,7 +137,7 @@ impl DestinationView {
         };
         Self {
             name: watch.name.clone(),
-            pill,
+            badge,
             page: session.page,
             connecting: session.connecting,
             connected: session.connected,
@@ -154,19 +154,19 @@ impl DestinationView {
 }
 
 async fn status(State(view): State<Arc<PageState>>) -> Response {
-    let PageState { tools, writer, destinations, board, sources } = &*view;
+    let PageState { tools, writer, destinations, history, sources } = &*view;
     let (status, now) = (tools.status(), writer.now());
     let queue = &status.queue;
-    let (looks, troubles) = board.latest();
+    let (looks, troubles) = history.latest();
     let status = StatusResponse {
-        pill: board.pill(queue, destinations),
+        badge: history.badge(queue, destinations),
         sources: sources.views(),
         destinations: destinations
             .iter()
             .map(|watch| {
                 let own = queue.destination(&watch.name);
                 let age = own.and_then(|own| own.oldest_age(now));
-                DestinationView::new(watch, board.destination_pill(queue, watch), age)
+                DestinationView::new(watch, history.destination_badge(queue, watch), age)
             })
             .collect(),
         wrong: wrong(queue),
@@ -248,7 +248,7 @@ fn no_page() -> Response {
 fn wrong(queue: &QueueStatus) -> Vec<String> {
     let mut wrong = Vec::new();
     if queue.storage_error.is_some() {
-        wrong.push(disk_plainly(queue.disk_is_full).into());
+        wrong.push(disk_message(queue.disk_is_full).into());
     }
     for DestinationStatus { name, imbalance, .. } in queue.imbalanced() {
         wrong
@@ -258,7 +258,7 @@ fn wrong(queue: &QueueStatus) -> Vec<String> {
 }
 
 /// The message for a driver about a full or failing disk of the queue.
-pub(crate) fn disk_plainly(is_full: bool) -> &'static str {
+pub(crate) fn disk_message(is_full: bool) -> &'static str {
     if is_full {
         "The disk is full. Free some space; until then new frames wait in memory."
     } else {

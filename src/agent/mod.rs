@@ -199,7 +199,7 @@ fn snapshot(
     let queue = publisher.queue_status();
     let delivered = queue.destinations.iter().map(|one| one.ledger.delivered).min();
     StatusSnapshot {
-        pill: history.pill(&queue, destinations),
+        badge: history.badge(&queue, destinations),
         queued: queue.entries,
         appended: queue.appended(),
         delivered: delivered.unwrap_or_default(),

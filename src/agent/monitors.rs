@@ -81,7 +81,7 @@ pub(super) async fn watch_disk(queue: Writer, history: StatusHistory) {
         if let Some(error) = &disk.storage_error
             && Some(error) != storage_error.as_ref()
         {
-            let message = status::disk_plainly(disk.disk_is_full);
+            let message = status::disk_message(disk.disk_is_full);
             history.trouble(clock::now(), None, message, error.clone());
         }
         storage_error = disk.storage_error;
@@ -89,7 +89,7 @@ pub(super) async fn watch_disk(queue: Writer, history: StatusHistory) {
             && stuck_since != Some(stuck.since)
         {
             tracing::error!("{stuck}; new entries wait in memory");
-            history.trouble(clock::now(), None, status::disk_plainly(false), stuck.to_string());
+            history.trouble(clock::now(), None, status::disk_message(false), stuck.to_string());
             stuck_since = Some(stuck.since);
         }
         sleep(DISK_CHECK_INTERVAL).await;

@@ -70,7 +70,7 @@ impl Services {
                 queue: publisher.writer(),
                 destinations: publisher.watch_destinations(),
                 metrics,
-                board: history,
+                history,
                 sources: publisher.activity(),
             };
             services.start_admin(view, config.metrics.clone());

@@ -141,15 +141,15 @@ fn progress(
 ) -> impl FnMut(&StatusSnapshot) -> String + Send + 'static {
     let name = path.file_name().unwrap_or(path.as_os_str()).display().to_string();
     let (mut start, mut rate) = (None, Rate::default());
-    move |glance| {
-        let start = start.get_or_insert_with(|| glance.clone());
-        let pill = colored(&glance.pill);
+    move |snapshot| {
+        let start = start.get_or_insert_with(|| snapshot.clone());
+        let badge = colored(&snapshot.badge);
         let Some(bytes) = bytes else {
-            return format!("{pill} | {name} | queued {}", count(glance.queued));
+            return format!("{badge} | {name} | queued {}", count(snapshot.queued));
         };
-        let done = done(start, glance, bytes);
+        let done = done(start, snapshot, bytes);
         let rate = rate.look(Instant::now(), done);
-        format!("{pill} | {name}: {}", how_far(done, 1.0, rate))
+        format!("{badge} | {name}: {}", how_far(done, 1.0, rate))
     }
 }
 
@@ -170,9 +170,9 @@ mod tests {
     use super::*;
     use crate::status::{Badge, Severity};
 
-    fn glance(appended: u64, queued: u64, recording_bytes: u64) -> StatusSnapshot {
+    fn snapshot(appended: u64, queued: u64, recording_bytes: u64) -> StatusSnapshot {
         StatusSnapshot {
-            pill: Badge { mood: Severity::Good, text: "Live".into() },
+            badge: Badge { severity: Severity::Good, text: "Live".into() },
             queued,
             appended,
             delivered: 0,
@@ -182,20 +182,20 @@ mod tests {
 
     #[test]
     fn replay_progress_counts_samples_read_and_delivered() {
-        let (anew, continued) = (glance(0, 0, 0), glance(70, 20, 0));
+        let (anew, continued) = (snapshot(0, 0, 0), snapshot(70, 20, 0));
         for (start, now, fraction) in [
-            (&anew, glance(0, 0, 0), 0.0),
-            (&anew, glance(5, 5, 0), 0.0),
-            (&anew, glance(50, 50, 500), 0.0),
-            (&anew, glance(50, 10, 500), 0.4),
-            (&anew, glance(100, 1, 1000), 0.99),
-            (&anew, glance(100, 0, 1000), 1.0),
-            (&anew, glance(100, 0, 1001), 1.0),
+            (&anew, snapshot(0, 0, 0), 0.0),
+            (&anew, snapshot(5, 5, 0), 0.0),
+            (&anew, snapshot(50, 50, 500), 0.0),
+            (&anew, snapshot(50, 10, 500), 0.4),
+            (&anew, snapshot(100, 1, 1000), 0.99),
+            (&anew, snapshot(100, 0, 1000), 1.0),
+            (&anew, snapshot(100, 0, 1001), 1.0),
             // No line is a sample.
-            (&anew, glance(0, 0, 300), 0.3),
-            (&continued, glance(70, 20, 0), 0.0),
-            (&continued, glance(110, 50, 500), 0.1),
-            (&continued, glance(150, 0, 1000), 1.0),
+            (&anew, snapshot(0, 0, 300), 0.3),
+            (&continued, snapshot(70, 20, 0), 0.0),
+            (&continued, snapshot(110, 50, 500), 0.1),
+            (&continued, snapshot(150, 0, 1000), 1.0),
         ] {
             assert_eq!(done(start, &now, 1000), fraction, "{now:?}");
         }

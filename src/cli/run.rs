@@ -104,13 +104,13 @@ async fn reload_at_hangup(handle: ReloadHandle) {
 /// Formats the status of the agent for the status line.
 fn standing() -> impl FnMut(&StatusSnapshot) -> String + Send + 'static {
     let (mut into, mut out) = (Rate::default(), Rate::default());
-    move |glance| {
+    move |snapshot| {
         let now = Instant::now();
         let [appended, delivered] =
-            [into.look(now, glance.appended as f64), out.look(now, glance.delivered as f64)]
+            [into.look(now, snapshot.appended as f64), out.look(now, snapshot.delivered as f64)]
                 .map(|rate| rate.map_or("-".into(), |rate| format!("{rate:.1}/s")));
-        let (pill, queued) = (colored(&glance.pill), count(glance.queued));
-        format!("{pill} | queued {queued} | in {appended} | out {delivered}")
+        let (badge, queued) = (colored(&snapshot.badge), count(snapshot.queued));
+        format!("{badge} | queued {queued} | in {appended} | out {delivered}")
     }
 }
 

@@ -133,9 +133,9 @@ pub(super) fn has_colors() -> bool {
 }
 
 /// The text of a status badge in the colour of its severity.
-pub(super) fn colored(pill: &Badge) -> String {
-    let text = console::style(&pill.text).force_styling(has_colors());
-    match pill.mood {
+pub(super) fn colored(badge: &Badge) -> String {
+    let text = console::style(&badge.text).force_styling(has_colors());
+    match badge.severity {
         Severity::Good => text.green(),
         Severity::Waiting => text.yellow(),
         Severity::Bad => text.red(),

@@ -83,7 +83,7 @@ impl SessionError {
                 "The NATS server does not store entries for this PC. Ask the server's operator; \
                  the log has the reason."
             }
-            Self::Sink(SinkError::Diagnosed(diagnosis)) => diagnosis.plainly(),
+            Self::Sink(SinkError::Diagnosed(diagnosis)) => diagnosis.user_message(),
             Self::Sink(SinkError::Lost(_)) => {
                 "The connection to the server was lost. pitwire reconnects automatically."
             }

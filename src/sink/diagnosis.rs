@@ -188,7 +188,7 @@ impl Diagnosis {
     }
 
     /// The message for a driver.
-    pub(crate) fn plainly(&self) -> &'static str {
+    pub(crate) fn user_message(&self) -> &'static str {
         match &self.cause {
             Cause::UnknownName(_) => {
                 "The server's name is unknown. Check that this PC is online and that the server's \

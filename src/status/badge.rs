@@ -15,7 +15,7 @@ const FORGOTTEN_SHOWN: Duration = Duration::from_secs(60);
 /// The status badge: severity and text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Badge {
-    pub mood: Severity,
+    pub severity: Severity,
     pub text: String,
 }
 
@@ -35,27 +35,27 @@ impl Badge {
     /// The badge of the agent: the disk if it fails, else the first of the destinations in the worst
     /// state, with its name if there are several.
     pub(super) fn new(queue: &QueueStatus, destinations: Vec<(&str, Self)>) -> Self {
-        let on_disk = |text| Self { mood: Severity::Bad, text };
+        let on_disk = |text| Self { severity: Severity::Bad, text };
         if queue.storage_error.is_some() && queue.disk_is_full {
             return on_disk("Disk full".into());
         } else if queue.storage_error.is_some() || queue.stuck.is_some() {
             return on_disk(format!("Disk fails, {} in memory", count(queue.buffered)));
         }
         let has_several = destinations.len() > 1;
-        let worst = destinations.into_iter().min_by_key(|(_, pill)| Reverse(pill.mood));
+        let worst = destinations.into_iter().min_by_key(|(_, badge)| Reverse(badge.severity));
         match worst {
-            Some((name, Self { mood, text })) if has_several && mood > Severity::Good => {
-                Self { mood, text: format!("{name}: {text}") }
+            Some((name, Self { severity, text })) if has_several && severity > Severity::Good => {
+                Self { severity, text: format!("{name}: {text}") }
             }
-            Some((_, pill)) => pill,
-            None => Self { mood: Severity::Waiting, text: "No destination".into() },
+            Some((_, badge)) => badge,
+            None => Self { severity: Severity::Waiting, text: "No destination".into() },
         }
     }
 
     /// The badge of a destination: the most important fact about its session and its queue.
     pub(super) fn of_destination(queued: u64, session: &SessionStatus, drain: Drain) -> Self {
         let saved = count(queued);
-        let (mood, text) = match drain {
+        let (severity, text) = match drain {
             _ if was_forgotten(session) => (Severity::Waiting, "Server forgot the session".into()),
             _ if let Some(retrying) = session.stuck_on() => (
                 Severity::Waiting,
@@ -78,7 +78,7 @@ impl Badge {
             Drain::FallingBehind => (Severity::Bad, format!("Falling behind, {saved} saved")),
             Drain::Level => (Severity::Waiting, format!("Catching up, {saved} left")),
         };
-        Self { mood, text }
+        Self { severity, text }
     }
 }
 
@@ -133,7 +133,7 @@ mod tests {
         let stuck = SessionStatus { retrying: Some(retrying), ..bound.clone() };
         let catching_up = Drain::CatchingUp { ready_in: Duration::from_millis(14_700) };
         let (level, behind) = (Drain::Level, Drain::FallingBehind);
-        for (queued, session, drain, mood, text, page) in [
+        for (queued, session, drain, severity, text, page) in [
             (0, &bound, level, Severity::Good, "Live", LIVE),
             (7, &bound, behind, Severity::Good, "Live", LIVE),
             (1_204, &offline, level, Severity::Waiting, "Offline, 1,204 saved", OFFLINE),
@@ -158,28 +158,28 @@ mod tests {
                 SET_ASIDE,
             ),
         ] {
-            let pill = Badge::of_destination(queued, session, drain);
-            assert_eq!(pill, Badge { mood, text: text.into() });
+            let badge = Badge::of_destination(queued, session, drain);
+            assert_eq!(badge, Badge { severity, text: text.into() });
             leads_to(text, page);
         }
         advance(FORGOTTEN_SHOWN).await;
-        let pill = Badge::of_destination(900, &forgotten, Drain::Level);
-        assert_eq!(pill.text, "No session yet, 900 saved");
+        let badge = Badge::of_destination(900, &forgotten, Drain::Level);
+        assert_eq!(badge.text, "No session yet, 900 saved");
     }
 
     #[test]
     fn the_agent_shows_a_failing_disk_or_its_worst_destination() {
-        let pill = |mood, text: &str| Badge { mood, text: text.into() };
-        let live = ("server", pill(Severity::Good, "Live"));
-        let offline = ("league", pill(Severity::Waiting, "Offline, 200 saved"));
-        let behind = ("club", pill(Severity::Bad, "Falling behind, 900 saved"));
+        let badge = |severity, text: &str| Badge { severity, text: text.into() };
+        let live = ("server", badge(Severity::Good, "Live"));
+        let offline = ("league", badge(Severity::Waiting, "Offline, 200 saved"));
+        let behind = ("club", badge(Severity::Bad, "Falling behind, 900 saved"));
         let works = QueueStatus::default();
         let storage_error = Some("no room".to_owned());
         let fails = QueueStatus { storage_error, buffered: 12, ..works.clone() };
         let full = QueueStatus { disk_is_full: true, ..fails.clone() };
         let stuck = Some(Stuck { step: "flush", since: Instant::now() });
         let hangs = QueueStatus { stuck, buffered: 7, ..works.clone() };
-        for (queue, destinations, mood, text) in [
+        for (queue, destinations, severity, text) in [
             (&works, vec![live.clone()], Severity::Good, "Live"),
             (&works, vec![offline.clone()], Severity::Waiting, "Offline, 200 saved"),
             (&works, vec![live.clone(), live.clone()], Severity::Good, "Live"),
@@ -194,7 +194,7 @@ mod tests {
             (&hangs, vec![offline.clone()], Severity::Bad, "Disk fails, 7 in memory"),
             (&full, vec![offline], Severity::Bad, "Disk full"),
         ] {
-            assert_eq!(Badge::new(queue, destinations), pill(mood, text));
+            assert_eq!(Badge::new(queue, destinations), badge(severity, text));
             if text.starts_with("Disk") {
                 leads_to(text, DISK);
             }

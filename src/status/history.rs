@@ -50,7 +50,7 @@ pub(super) struct Trouble {
     /// The destination that it is about, if there are several.
     destination: Option<String>,
     /// The message for a driver.
-    plainly: String,
+    message: String,
     /// The technical error, for support.
     detail: String,
 }
@@ -67,16 +67,16 @@ impl StatusHistory {
     }
 
     /// The status badge of the agent.
-    pub fn pill(&self, queue: &QueueStatus, destinations: &[DestinationWatch]) -> Badge {
-        let pills = destinations
+    pub fn badge(&self, queue: &QueueStatus, destinations: &[DestinationWatch]) -> Badge {
+        let badges = destinations
             .iter()
-            .map(|watch| (&*watch.name, self.destination_pill(queue, watch)))
+            .map(|watch| (&*watch.name, self.destination_badge(queue, watch)))
             .collect();
-        Badge::new(queue, pills)
+        Badge::new(queue, badges)
     }
 
     /// The status badge of a destination.
-    pub(super) fn destination_pill(&self, queue: &QueueStatus, watch: &DestinationWatch) -> Badge {
+    pub(super) fn destination_badge(&self, queue: &QueueStatus, watch: &DestinationWatch) -> Badge {
         let queued = queue.destination(&watch.name).map_or(0, |destination| destination.queued);
         let drain = self.memory().drains.get(&watch.name).copied().unwrap_or_default();
         Badge::of_destination(queued, &watch.session.borrow(), drain)
@@ -92,21 +92,21 @@ impl StatusHistory {
         &self,
         at: CapturedAt,
         destination: Option<String>,
-        plainly: impl Into<String>,
+        message: impl Into<String>,
         detail: String,
     ) {
-        let plainly = plainly.into();
+        let message = message.into();
         let mut memory = self.memory();
         let troubles = &mut memory.troubles;
         let known = troubles
             .iter()
-            .position(|old| old.plainly == plainly && old.destination == destination);
+            .position(|old| old.message == message && old.destination == destination);
         if let Some(known) = known {
             troubles.remove(known);
         } else if troubles.len() >= STATUS_TROUBLES {
             troubles.pop_front();
         }
-        troubles.push_back(Trouble { at, destination, plainly, detail });
+        troubles.push_back(Trouble { at, destination, message, detail });
     }
 
     /// The latest queue lengths and the latest failures, oldest first.
@@ -126,21 +126,21 @@ mod tests {
 
     #[test]
     fn a_repeated_problem_is_listed_only_once() {
-        let board = StatusHistory::default();
+        let history = StatusHistory::default();
         let words = ["a", "b", "c", "d", "e", "f"];
-        for (at, plainly) in (0..).zip(words.iter().chain(&["c", "e"])) {
-            board.trouble(CapturedAt(at), None, *plainly, String::new());
+        for (at, message) in (0..).zip(words.iter().chain(&["c", "e"])) {
+            history.trouble(CapturedAt(at), None, *message, String::new());
         }
-        let (_, troubles) = board.latest();
-        let kept: Vec<_> = troubles.iter().map(|kept| (&*kept.plainly, kept.at.0)).collect();
+        let (_, troubles) = history.latest();
+        let kept: Vec<_> = troubles.iter().map(|kept| (&*kept.message, kept.at.0)).collect();
         assert_eq!(kept, [("b", 1), ("d", 3), ("f", 5), ("c", 6), ("e", 7)]);
     }
 
     #[test]
     fn the_oldest_status_sample_is_evicted() {
-        let board = StatusHistory::default();
-        (0..STATUS_LOOKS as u64 + 5).for_each(|entries| board.look(entries));
-        let memory = board.memory();
+        let history = StatusHistory::default();
+        (0..STATUS_LOOKS as u64 + 5).for_each(|entries| history.look(entries));
+        let memory = history.memory();
         assert_eq!((memory.looks.len(), memory.looks[0].entries), (STATUS_LOOKS, 5));
     }
 }

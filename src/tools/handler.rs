@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::IgnoredAny;
 
-use super::line::{Line, What};
+use super::line::{Line, LineContent};
 use super::protocol::{
     AppendCounts, DeadLetterCounts, EntryTrace, OperatorRequest, OperatorResponse, OperatorStatus,
 };
@@ -24,7 +24,7 @@ const MAX_IMPORT_LINES: usize = 10_000;
 
 /// The operator's access to a queue that this process has open. Clones share one queue.
 #[derive(Clone, Debug)]
-pub struct Tools {
+pub struct OperatorHandler {
     path: PathBuf,
     /// The configured limits of entries and bytes, reported if the queue was opened without limits.
     limits: Option<(u64, u64)>,
@@ -42,7 +42,7 @@ pub enum OperatorError {
     Queue(#[from] QueueError),
 }
 
-impl Tools {
+impl OperatorHandler {
     /// Access to the queue in this directory.
     pub fn new(path: PathBuf, writer: Writer) -> Self {
         Self { path, limits: None, operator: writer.operator(), writer }
@@ -134,9 +134,9 @@ impl Tools {
         let (lines, unreadable) = parse_dead_letters(&text, head);
         let mut counts = DeadLetterCounts { unreadable, ..DeadLetterCounts::default() };
         for line in &lines {
-            match line.what {
-                What::Frame(_) => counts.frames += 1,
-                What::Setup(_) => counts.setups += 1,
+            match line.content {
+                LineContent::Frame(_) => counts.frames += 1,
+                LineContent::Setup(_) => counts.setups += 1,
             }
         }
         counts.first = lines.iter().filter_map(|line| line.seq).min();

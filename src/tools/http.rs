@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio::time::timeout;
 
 use super::client::TOOL_TIMEOUT;
-use super::{MAX_LINE_BYTES, OperatorError, OperatorRequest, OperatorResponse, Tools};
+use super::{MAX_LINE_BYTES, OperatorError, OperatorHandler, OperatorRequest, OperatorResponse};
 use crate::fields::{Reason, Refused};
 use crate::net::body::{BodyBudget, BodyError};
 use crate::net::loopback_guard::{Access, guard};
@@ -31,7 +31,7 @@ pub(crate) const REQUESTS: &str = "/queue/requests";
 const MAX_REQUEST_BYTES: usize = 2 * (PAGE_BYTES + MAX_LINE_BYTES) + 64;
 
 /// Serves the operator protocol.
-pub(crate) fn router(tools: Tools) -> Router {
+pub(crate) fn router(tools: OperatorHandler) -> Router {
     Router::new()
         .route(REQUESTS, post(respond))
         .layer(middleware::from_fn_with_state(Access::ThisPc, guard))
@@ -41,7 +41,10 @@ pub(crate) fn router(tools: Tools) -> Router {
 /// Why a request was not carried out; the text says what to do.
 type Rejection = (StatusCode, String);
 
-async fn respond(State((tools, bodies)): State<(Tools, Arc<BodyBudget>)>, body: Body) -> Response {
+async fn respond(
+    State((tools, bodies)): State<(OperatorHandler, Arc<BodyBudget>)>,
+    body: Body,
+) -> Response {
     let handled = timeout(TOOL_TIMEOUT, handle(&tools, &bodies, body)).await;
     let handled = handled.unwrap_or_else(|_| {
         let error = format!("not completed within {TOOL_TIMEOUT:?}; check the agent's log");
@@ -56,7 +59,7 @@ async fn respond(State((tools, bodies)): State<(Tools, Arc<BodyBudget>)>, body: 
 }
 
 async fn handle(
-    tools: &Tools,
+    tools: &OperatorHandler,
     bodies: &BodyBudget,
     body: Body,
 ) -> Result<OperatorResponse, Rejection> {

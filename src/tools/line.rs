@@ -34,12 +34,12 @@ pub struct Line {
     /// The sequence number that the entry had; it gets a new one when it is appended.
     pub seq: Option<Seq>,
     pub captured_at: CapturedAt,
-    pub what: What,
+    pub content: LineContent,
 }
 
 /// The content of a line: a frame or a setup.
 #[derive(Clone, Debug, PartialEq)]
-pub enum What {
+pub enum LineContent {
     Frame(Frame),
     Setup(Setup),
 }
@@ -59,7 +59,7 @@ impl Line {
         let members = fields::members(&text)?;
         let seq = value(&members, "seq").map(Seq);
         let captured_at = captured_at(&members)?;
-        Ok(Self { seq, captured_at, what: what(&members)? })
+        Ok(Self { seq, captured_at, content: content(&members)? })
     }
 
     /// Converts the line to an entry, ready to be appended; `previous` is the capture time of the
@@ -67,11 +67,11 @@ impl Line {
     pub fn entry(&self, stamp: Stamp, previous: Option<CapturedAt>) -> NewEntry {
         let captured_at = self.captured_at;
         let pause = previous.map_or(Duration::ZERO, |previous| previous.age(captured_at));
-        let (content, json) = match &self.what {
-            What::Frame(frame) => {
+        let (content, json) = match &self.content {
+            LineContent::Frame(frame) => {
                 (Content::Frame(frame.situation()), frame.clone().json(captured_at))
             }
-            What::Setup(setup) => {
+            LineContent::Setup(setup) => {
                 (Content::Setup { fingerprint: setup.fingerprint() }, setup.entry_json(captured_at))
             }
         };
@@ -99,14 +99,14 @@ fn captured_at(members: &Members<'_>) -> Result<CapturedAt, Refused> {
     Ok(moment)
 }
 
-fn what(members: &Members<'_>) -> Result<What, Refused> {
+fn content(members: &Members<'_>) -> Result<LineContent, Refused> {
     let frame = members.get("frame").or_else(|| members.get("telemetry"));
     match (frame, members.get("setup")) {
-        (Some(frame), None) => self::frame(frame.get()).map(What::Frame),
+        (Some(frame), None) => self::frame(frame.get()).map(LineContent::Frame),
         (None, Some(setup)) => {
             let setup = Setup::parse(setup.get().as_bytes())?;
             let timestamp = members.get("timestamp").map_or("null", |timestamp| timestamp.get());
-            setup.with_timestamp(timestamp).map(What::Setup)
+            setup.with_timestamp(timestamp).map(LineContent::Setup)
         }
         (frame, _) => {
             let which = if frame.is_some() { "both" } else { "neither" };
@@ -150,11 +150,11 @@ mod tests {
         ] {
             let line = Line::parse(text.as_bytes()).unwrap();
             assert_eq!((line.seq, line.captured_at), (Some(Seq(7)), NOW));
-            assert_eq!(line.what, What::Frame(Frame::parse(br#"{"lap":3}"#).unwrap()));
+            assert_eq!(line.content, LineContent::Frame(Frame::parse(br#"{"lap":3}"#).unwrap()));
         }
         let text = format!(r#"{{"captured_at":"{at}","setup":{{"wing":7}}}}"#);
         let line = Line::parse(text.as_bytes()).unwrap();
-        assert_eq!(line.what, What::Setup(Setup::parse(br#"{"wing":7}"#).unwrap()));
+        assert_eq!(line.content, LineContent::Setup(Setup::parse(br#"{"wing":7}"#).unwrap()));
         assert_eq!(
             line.entry(STAMP, None).json,
             format!(r#"{{"timestamp":"{at}","setup":{{"wing":7}}}}"#)

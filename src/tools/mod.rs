@@ -1,6 +1,6 @@
 //! The operator protocol: inspects a queue, moves entries in and out of it.
 //!
-//! An [`OperatorRequest`] is handled in the process that has the queue open, by [`Tools::handle`].
+//! An [`OperatorRequest`] is handled in the process that has the queue open, by [`OperatorHandler::handle`].
 //! A command that opened the queue itself calls it directly; otherwise an [`AdminClient`] sends the
 //! request as JSON to the agent's admin address, where `router` serves it.
 
@@ -11,9 +11,9 @@ mod line;
 mod protocol;
 
 pub use self::client::{AdminClient, ClientError};
-pub use self::handler::{OperatorError, Tools};
+pub use self::handler::{OperatorError, OperatorHandler};
 pub(crate) use self::http::{REQUESTS, router};
-pub use self::line::{Line, MAX_LINE_BYTES, What, export_line};
+pub use self::line::{Line, LineContent, MAX_LINE_BYTES, export_line};
 pub use self::protocol::{
     AppendCounts, DeadLetterCounts, EntryTrace, OperatorRequest, OperatorResponse, OperatorStatus,
 };

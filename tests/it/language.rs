@@ -6,17 +6,21 @@ use std::path::{Path, PathBuf};
 
 /// Words that have a standard term, in lower case. They count as part of an identifier too:
 /// `is_thinned` and `Thinned` contain `thinned`.
-const WORDS: [(&str, &str); 11] = [
+const WORDS: [(&str, &str); 15] = [
     ("booked", "recorded"),
     ("books", "metadata or ledger"),
     ("commander", "delivery gate"),
     ("complain", "log_refusal"),
     ("fate", "disposition"),
     ("fates", "dispositions"),
+    ("glance", "snapshot"),
     ("insist", "retry"),
     ("keeper", "queue worker"),
     ("mailbox", "inbox"),
+    ("mood", "severity"),
     ("packer", "block writer"),
+    ("pill", "badge"),
+    ("plainly", "user_message"),
     ("thinned", "downsampled or rate-limited"),
 ];
 

@@ -53,7 +53,7 @@ async fn the_pages_show_an_outage_and_the_recovery() {
     let mut dashboard = Browser::open(&dashboard_link, 900, false);
     let mut page = Browser::open(&agent.admin().await, 320, true);
 
-    page.shows("pill", |text| text == "Live").await;
+    page.shows("badge", |text| text == "Live").await;
     page.shows("server-page", |text| text == link).await;
     page.shows("server-out", |text| text.parse().is_ok_and(|rate: f64| rate > 1.0)).await;
     page.shows("server-proof", |text| text == "seen by a viewer").await;
@@ -75,7 +75,7 @@ async fn the_pages_show_an_outage_and_the_recovery() {
 
     proxy.set(Network::Down);
     let pulled = Instant::now();
-    page.shows("pill", |text| text.starts_with("Offline, ")).await;
+    page.shows("badge", |text| text.starts_with("Offline, ")).await;
     let noticed = pulled.elapsed();
     assert!(noticed < NOTICED, "{noticed:?}");
     eprintln!("the page showed the outage after {:.1} s", noticed.as_secs_f64());
@@ -95,7 +95,7 @@ async fn the_pages_show_an_outage_and_the_recovery() {
     page.shot("status-offline-320-dark.png");
 
     proxy.set(Network::UP);
-    page.shows("pill", |text| text == "Live").await;
+    page.shows("badge", |text| text == "Live").await;
     page.shows("entries", |text| text.parse().is_ok_and(|entries: u64| entries < 10)).await;
     assert_eq!(page.ask("document.getElementById('trouble').hidden"), true);
     page.shows("troubles", |text| text.contains(&wrong)).await;
@@ -113,18 +113,18 @@ async fn the_pages_show_an_outage_and_the_recovery() {
     later.shows("replayed", |text| text.starts_with("Shaded: replayed")).await;
     later.is_accessible("a dark dashboard with a replayed stretch");
     let mut page = Browser::open(&agent.admin().await, 900, false);
-    page.shows("pill", |text| text == "Live").await;
+    page.shows("badge", |text| text == "Live").await;
     page.shows("server-out", |text| text.parse().is_ok_and(|rate: f64| rate > 1.0)).await;
     page.is_accessible("a light status page");
     page.shot("status.png");
 
     server.forget().await;
-    page.shows("pill", |text| text == "Server forgot the session").await;
+    page.shows("badge", |text| text == "Server forgot the session").await;
     page.shows("wrong", |text| text.contains("new page")).await;
     page.shows("server-page", |text| text != link).await;
 
     drop(agent);
-    page.shows("pill", |text| text == "Agent stopped").await;
+    page.shows("badge", |text| text == "Agent stopped").await;
     assert_eq!(page.ask("document.title"), "Agent stopped · pitwire");
     assert_eq!(page.ask("document.getElementById('server-try').checkVisibility()"), false);
     page.is_accessible("the status page of a stopped agent");
@@ -148,7 +148,7 @@ async fn the_try_now_button_reconnects_without_the_rest_of_the_wait() {
     let started = Instant::now();
     std::fs::write(&file, TOKEN).unwrap();
     page.presses("#server-try");
-    page.shows("pill", |text| text == "Live").await;
+    page.shows("badge", |text| text == "Live").await;
     let waited = started.elapsed();
     assert!(waited < Duration::from_secs(25), "{waited:?}");
     assert_eq!(page.ask("document.getElementById('server-try').checkVisibility()"), false);
@@ -183,9 +183,9 @@ async fn the_status_page_shows_each_of_several_destinations() {
     ];
     let agent = Agent::start(queue.path(), &server.url(), &settings);
     let mut page = Browser::open(&agent.admin().await, 900, false);
-    page.shows("pill", |text| text.starts_with("league: Offline")).await;
-    page.shows("server-pill", |text| text == "Live").await;
-    page.shows("league-pill", |text| text.starts_with("Offline")).await;
+    page.shows("badge", |text| text.starts_with("league: Offline")).await;
+    page.shows("server-badge", |text| text == "Live").await;
+    page.shows("league-badge", |text| text.starts_with("Offline")).await;
     page.shows("league-next", |text| text.starts_with("Next try in ")).await;
     let buttons = ["server", "league"]
         .map(|name| page.ask(&format!("document.getElementById('{name}-try').checkVisibility()")));

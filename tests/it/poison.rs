@@ -317,8 +317,8 @@ async fn readyz_the_status_page_and_the_log_name_the_entry_that_is_retried() {
     let status: Value = serde_json::from_str(&agent.page("/status").await.1).unwrap();
     let shown = status["destinations"][0]["retrying"].as_str().unwrap();
     assert!(shown.contains("entry 1 (frame)"), "{status}");
-    let pill = status["pill"]["text"].as_str().unwrap();
-    assert!(pill.starts_with("Retrying frame 1, attempt "), "{pill}");
+    let badge = status["badge"]["text"].as_str().unwrap();
+    assert!(badge.starts_with("Retrying frame 1, attempt "), "{badge}");
     agent.feed(&[line(2, "Ana"), line(3, "Ana"), line(4, "Ana")]);
     let quarantined = r#"pitwire_ledger_entries{state="dead_letters"}"#;
     let is_set_aside = async || (agent.metric(quarantined).await == 1.0).then_some(());

@@ -116,8 +116,8 @@ async fn is_named(url: &str, what: &str, driver: &str, is_slow: bool) {
     let error = pit.complaint().await;
     assert!(error.starts_with(what), "{error}");
     let status = pit.status();
-    let plainly = status.user_message.unwrap();
-    assert!(plainly.contains(driver), "{plainly}");
+    let user_message = status.user_message.unwrap();
+    assert!(user_message.contains(driver), "{user_message}");
     let pause = eventually("a pause", async || pit.status().retry_in).await;
     assert_eq!(pause >= Duration::from_secs(30), is_slow, "{error}: {pause:?}");
     let found = tokio::task::spawn_blocking({

@@ -194,8 +194,8 @@ async fn a_server_that_cannot_give_the_configured_proof_is_refused() {
     assert!(world.queue().entries >= 4, "{:?}", world.queue());
     let error = world.status().last_error.unwrap();
     assert!(error.contains("delivery.proof = \"echo\""), "{error}");
-    let plainly = world.status().user_message.unwrap();
-    assert!(plainly.contains("cannot confirm"), "{plainly}");
+    let user_message = world.status().user_message.unwrap();
+    assert!(user_message.contains("cannot confirm"), "{user_message}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -743,8 +743,8 @@ async fn an_unknown_fixed_session_is_named_and_shows_no_page() {
         let status = world.status();
         let error = status.last_error.unwrap();
         assert!(error.contains("does not know the session in server.session_id"), "{error}");
-        let plainly = status.user_message.unwrap();
-        assert!(plainly.contains("server.session_id"), "{plainly}");
+        let user_message = status.user_message.unwrap();
+        assert!(user_message.contains("server.session_id"), "{user_message}");
         assert_eq!((status.forgotten_at, world.queue().entries), (None, 6), "{proof:?}");
         assert!(world.server.state().links < 12, "retried slowly: {}", world.server.state().links);
     }

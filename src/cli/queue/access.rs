@@ -12,7 +12,7 @@ use crate::platform::clock::Clock;
 use crate::queue::fsck::Inspection;
 use crate::queue::{self, Closed, Destinations, Limits, OpenError, Reader, Writer};
 use crate::tools::{
-    AdminClient, OperatorRequest, OperatorResponse, OperatorStatus, REQUESTS, Tools,
+    AdminClient, OperatorHandler, OperatorRequest, OperatorResponse, OperatorStatus, REQUESTS,
 };
 
 /// Why a tool cannot do its work, with advice for the user.
@@ -28,7 +28,7 @@ impl<E: Error> From<E> for ToolError {
 /// A connection to a queue: to one that this process has open, or to the agent that has it open.
 pub(in crate::cli) enum QueueConnection {
     InProcess {
-        tools: Tools,
+        tools: OperatorHandler,
         /// The queue stays open as long as one of its ends exists.
         readers: Vec<Reader>,
         closed: Closed,
@@ -91,7 +91,7 @@ impl QueueTarget {
         let config = self.configure()?;
         match open(&config) {
             Ok((writer, readers, closed)) => {
-                let tools = Tools::with_configured_limits(config.queue, writer);
+                let tools = OperatorHandler::with_configured_limits(config.queue, writer);
                 Ok(QueueConnection::InProcess { tools, readers, closed })
             }
             Err(error) => connect(&config, error).await,

@@ -13,7 +13,7 @@ use crate::entry::CapturedAt;
 
 use crate::queue::{MAX_FINDINGS, PAGE_BYTES};
 use crate::source::lines::MAX_BATCH_LINES;
-use crate::tools::{AppendCounts, Line, MAX_LINE_BYTES, OperatorRequest, What};
+use crate::tools::{AppendCounts, Line, LineContent, MAX_LINE_BYTES, OperatorRequest};
 
 /// Queue the entries of an export again.
 ///
@@ -90,10 +90,10 @@ impl Import {
             let line =
                 text.and_then(|text| Line::parse(&text).map_err(|refused| refused.to_string()));
             match line {
-                Ok(Line { captured_at, what, .. }) => {
-                    match what {
-                        What::Frame(_) => check.frames += 1,
-                        What::Setup(_) => check.setups += 1,
+                Ok(Line { captured_at, content, .. }) => {
+                    match content {
+                        LineContent::Frame(_) => check.frames += 1,
+                        LineContent::Setup(_) => check.setups += 1,
                     }
                     check.first.get_or_insert(captured_at);
                     check.last = check.last.max(Some(captured_at));

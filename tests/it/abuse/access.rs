@@ -539,7 +539,7 @@ async fn a_foreign_page_in_a_browser_cannot_post_embed_read_or_connect() {
     assert_eq!(local.ask(&image), "shown");
     assert_eq!(local.ask(&connect), "open");
     local.ask(&frame(&format!("{admin}/")));
-    assert_eq!(local.ask_frame("document.getElementById('pill') === null"), true);
+    assert_eq!(local.ask_frame("document.getElementById('badge') === null"), true);
 
     // The CSP of pitwire's pages allows connections to their own server only.
     local.open_again(&format!("{admin}/"));

@@ -129,13 +129,13 @@ impl Pair {
         assert_eq!(self.agent.metric("pitwire_queue_entries").await as usize, waiting);
         let (_, status) = self.agent.page("/status").await;
         let status: serde_json::Value = serde_json::from_str(&status).unwrap();
-        assert_eq!(status["pill"]["text"], format!("{away}: Offline, {waiting} saved"));
+        assert_eq!(status["badge"]["text"], format!("{away}: Offline, {waiting} saved"));
         let named = |list: &serde_json::Value, name: &str| {
             list.as_array().unwrap().iter().find(|one| one["name"] == *name).unwrap().clone()
         };
-        assert_eq!(named(&status["destinations"], live)["pill"]["text"], "Live");
-        let pill = format!("Offline, {waiting} saved");
-        assert_eq!(named(&status["destinations"], away)["pill"]["text"], pill);
+        assert_eq!(named(&status["destinations"], live)["badge"]["text"], "Live");
+        let badge = format!("Offline, {waiting} saved");
+        assert_eq!(named(&status["destinations"], away)["badge"]["text"], badge);
         assert_eq!(named(&status["queue"]["destinations"], live)["queued"], 0);
         let ledger = named(&status["queue"]["destinations"], away);
         assert_eq!((&ledger["queued"], &ledger["imbalance"]), (&waiting.into(), &0.into()));

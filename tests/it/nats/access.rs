@@ -334,7 +334,7 @@ async fn delivery_to_nats_has_no_page_and_logs_the_stint_name() {
     let status = eventually("verified", verified).await;
     let destination = &status["destinations"][0];
     assert_eq!((&destination["page"], &destination["proof"]), (&Value::Null, &json!("ack")));
-    assert_eq!(status["pill"]["text"], "Live");
+    assert_eq!(status["badge"]["text"], "Live");
     assert_eq!(agent.page("/readyz").await, (200, "ok\n".into()));
     assert_eq!(agent.links(), Vec::<String>::new());
     let kept = server.kept("pc").await;
