@@ -453,7 +453,7 @@ async fn an_unreadable_token_file_keeps_a_listener_closed() {
         ["metrics.listen=0.0.0.0:0".to_owned(), format!("metrics.token_file={}", file.display())];
     let settings: Vec<&str> = settings.iter().map(String::as_str).collect();
     let agent = Agent::start(queue.path(), "http://127.0.0.1:9", &settings);
-    agent.process.says("cannot listen for metrics; retrying").await;
+    agent.process.says("cannot listen for status page and metrics; retrying").await;
     std::fs::write(&file, TOKEN).unwrap();
     // The failed attempt logged its address too, so take the newest logged address and wait until
     // it accepts connections.
