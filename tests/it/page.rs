@@ -163,7 +163,7 @@ async fn the_qr_code_of_a_server_on_this_pc_leads_other_devices_to_it() {
     let link = agent.link(1).await;
     let id = link.rsplit('/').next().unwrap();
     let mut page = Browser::open(&agent.admin().await, 360, false);
-    page.comes_true("document.getElementById('server-qr').naturalWidth > 0").await;
+    page.comes_true("document.getElementById('server-qr')?.naturalWidth > 0").await;
     assert_eq!(page.ask("document.getElementById('server-advice').checkVisibility()"), false);
     let shared = page.text("server-page");
     assert_eq!(shared, format!("http://{}:{port}/dashboard/{id}", network_address()));
@@ -491,7 +491,7 @@ impl Browser {
     }
 
     fn text(&mut self, id: &str) -> String {
-        let text = self.ask(&format!("document.getElementById('{id}').textContent"));
+        let text = self.ask(&format!("document.getElementById('{id}')?.textContent ?? ''"));
         text.as_str().unwrap().to_owned()
     }
 
