@@ -232,6 +232,21 @@ async fn the_other_pages_are_accessible() {
     page.is_accessible("the page of an unknown publisher");
 }
 
+#[tokio::test]
+async fn a_plot_draws_the_range_of_a_slot_only_where_it_is_a_peak() {
+    let server = Peer::start(Kind::Embedded, &[]);
+    let mut page = Browser::open(&format!("{}/dashboard/x", server.url()), 900, false);
+    for (what, low, high, expected) in
+        [("rising", 81, 82, 0), ("above", 81, 90, 1), ("below", 70, 82, 1), ("both", 70, 90, 2)]
+    {
+        let peaks = page.ask(&format!(
+            "line([{{ at: 0, fl: 80 }}, {{ at: 1000, fl: 82, low: {{ fl: {low} }}, \
+             high: {{ fl: {high} }} }}], 'fl', 3000, y => y).split('V').length - 1"
+        ));
+        assert_eq!(peaks, expected, "{what}");
+    }
+}
+
 /// The rule for the replayed stretches, in cases that no server produces quickly.
 #[tokio::test]
 async fn only_frames_that_arrived_late_and_in_a_burst_are_marked_as_replayed() {

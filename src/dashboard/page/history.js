@@ -159,17 +159,22 @@ function paintReplayed(stretches) {
   show("replayed", last ? `Shaded: replayed, which means that the frames arrived late: ${times.join(", ")}${earlier}` : "");
 }
 
-// A line through the points, interrupted at gaps longer than `gapMs`.
+// A line through the points, interrupted at gaps longer than `gapMs`, with the peaks within a point's
+// slot.
 function line(points, field, gapMs, y) {
   let path = "";
-  let last = -Infinity;
+  let last = { at: -Infinity };
   for (const point of points) {
     if (!Number.isFinite(point[field])) continue;
     const to = `${xOf(point.at).toFixed(1)} ${y(point[field]).toFixed(1)}`;
-    path += point.at - last > gapMs ? `M${to}h0` : `L${to}`;
-    const [low, high] = [point.low?.[field], point.high?.[field]];
-    if (high > low) path += `V${y(high).toFixed(1)}V${y(low).toFixed(1)}L${to}`;
-    last = point.at;
+    const goesOn = point.at - last.at <= gapMs;
+    path += goesOn ? `L${to}` : `M${to}h0`;
+    const ends = goesOn ? [last[field], point[field]] : [point[field]];
+    const isPeak = value => Number.isFinite(value) && (value > Math.max(...ends) || value < Math.min(...ends));
+    const peaks = [point.high?.[field], point.low?.[field]].filter(isPeak);
+    for (const peak of peaks) path += `V${y(peak).toFixed(1)}`;
+    if (peaks.length) path += `L${to}`;
+    last = point;
   }
   return path;
 }
