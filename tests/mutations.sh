@@ -87,7 +87,7 @@ build() {
     cd "$COPY/source"
     built=$(CARGO_TARGET_DIR=../target CARGO_INCREMENTAL=0 \
         cargo test --locked --no-run --lib --test it --message-format=short 2>&1 |
-        tee /dev/stderr)
+        tee --append /dev/stderr)
     LIB=$(sed -n 's/.*unittests src\/lib\.rs (\(.*\))/\1/p' <<<"$built")
     IT=$(sed -n 's/.*tests\/it\/main\.rs (\(.*\))/\1/p' <<<"$built")
 }

@@ -30,7 +30,7 @@ main() {
 
 # Builds tests and prints the path of the executable.
 test_program() {
-    windows_cargo test --locked --no-run "$@" 2>&1 | tee /dev/stderr |
+    windows_cargo test --locked --no-run "$@" 2>&1 | tee --append /dev/stderr |
         sed -n 's/^ *Executable .*(\(.*\.exe\))$/\1/p'
 }
 
