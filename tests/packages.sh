@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the packages and checks each: the .deb with lintian and on fresh Debian systems, the tarball
+# Builds the packages and checks each: the .deb with lintian and on a fresh Debian 12, the tarball
 # in a folder whose name contains a space and an accent, the .msi and the zip under Wine. Leaves an
 # .msi of an older version in target/older, for tests/installed.py on Windows. See tests/README.md.
 set -euo pipefail
@@ -45,7 +45,7 @@ check_deb() {
     # It exits with 0 even if it prints warnings.
     said=$(XDG_RUNTIME_DIR=$work systemd-analyze verify --user --man=no "$unit" 2>&1)
     [[ -z $said ]] || fail "systemd-analyze: $said"
-    tests/deb.sh "$package"
+    tests/deb.sh "$package" bookworm
 }
 
 check_tarball() {
