@@ -466,7 +466,8 @@ struct Progress {
     runs: VecDeque<LapRun>,
     stints: VecDeque<StintRun>,
     last: Option<CarPoint>,
-    /// The shortest lap so far, in milliseconds: tells a stop after the line from one before it.
+    /// The shortest lap so far, in milliseconds: distinguishes a stop after the line from one before
+    /// it.
     shortest_ms: Option<f64>,
 }
 
