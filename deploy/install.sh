@@ -53,7 +53,7 @@ build_release() {
     BUILD_COMMIT=$(source_commit) cargo build --locked --release --bin pitwire
 }
 
-package_version() { sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1; }
+package_version() { sed -n '/^version = /{s/.*"\(.*\)"/\1/p;q}' Cargo.toml; }
 
 # Prints the commit that the sources are, for `pitwire --version`: nothing if they were modified or
 # are not in a git repository. In a container, git may be missing or refuse the repository's owner.

@@ -119,7 +119,7 @@ first_failure() {
     case $status in
         0) return 1 ;;
         124) echo "no end after $LIMIT_SECONDS s: $2" ;;
-        *) sed -n 's/^test \(.*\) \.\.\. FAILED$/\1/p' <<<"$output" | head -n 1 ;;
+        *) sed -n '/^test .* FAILED$/{s/^test \(.*\) \.\.\. FAILED$/\1/p;q}' <<<"$output" ;;
     esac
 }
 

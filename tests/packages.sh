@@ -121,8 +121,8 @@ check_msi() {
         fail "installed after the upgrade: $(products)"
     # The start at log-on ends with a removal, but not with an upgrade, during which Windows sets this
     # property. Wine 8.0 does not; tests/installed.py checks it on Windows.
-    msiinfo export "$work/newer.msi" InstallExecuteSequence |
-        grep -qP '^NoAutostart\tREMOVE="ALL" AND NOT UPGRADINGPRODUCTCODE\t3490' ||
+    grep -qP '^NoAutostart\tREMOVE="ALL" AND NOT UPGRADINGPRODUCTCODE\t3490' \
+        <<<"$(msiinfo export "$work/newer.msi" InstallExecuteSequence)" ||
         fail "an upgrade ends the start at log-on"
     under_wine 60 wine "$installed/pitwire.exe" autostart enable
     [[ $(queued "$installed/pitwire.exe") == 20 ]] || fail "the upgrade changed the queue"
@@ -150,12 +150,12 @@ check_tables() {
     upgrade=$(awk '$1 == "UpgradeCode" { print toupper($2) }' <<<"$properties")
     [[ $(msiinfo export "$1" Upgrade | grep -c "^$upgrade") == 2 ]] ||
         fail "the .msi does not look for older and newer versions"
-    msiinfo export "$1" LaunchCondition | grep -q '^NOT WIX_DOWNGRADE_DETECTED' ||
+    grep -q '^NOT WIX_DOWNGRADE_DETECTED' <<<"$(msiinfo export "$1" LaunchCondition)" ||
         fail "the .msi replaces a newer version"
     # An identifier that two releases share would keep an old file.
     [[ $(msiinfo export "$1" Component | cut -f2 | sort | uniq -d) == '' ]] ||
         fail "two components have the same identifier"
-    msiinfo suminfo "$1" | grep -q '^Template: x64;1033' || fail "the .msi is not for x64"
+    grep -q '^Template: x64;1033' <<<"$(msiinfo suminfo "$1")" || fail "the .msi is not for x64"
 }
 
 msiexec() { under_wine 120 wine msiexec "$1" "Z:${2//\//\\}" /qn; }

@@ -99,7 +99,7 @@ install_program() {
         cp usr/*bin/"$program" "$bin/$program"
     )
     rm -rf "$unpacked"
-    "$bin/$program" --version | head -n 1
+    "$bin/$program" --version | sed -n 1p
 }
 
 download() {

@@ -43,6 +43,9 @@ lint() {
     local scripts
     mapfile -t scripts < <(git ls-files '*.sh' .ci/run)
     shellcheck --shell=bash --external-sources --severity=warning "${scripts[@]}"
+    # With pipefail, a program fails if it still writes to one that ended at its first match.
+    ! grep -Pzo '[^\n|]*[^|]\|\s*(head|grep -\w*q\w*)\b[^\n]*\n' "${scripts[@]}" ||
+        fail "a pipe into a program that does not read it to the end: use <<< instead"
 }
 
 main "$@"
