@@ -46,11 +46,21 @@ is_new_enough() {
 # The oldest Rust version that builds pitwire.
 oldest_rust() { sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml; }
 
-# Builds the program for this machine. Scripts that share a target directory build it with the same
-# commit, so that only the first one does the work.
+# Builds the program for this machine; arguments are further ones of cargo.
 build_release() {
-    headline "cargo build --release"
-    BUILD_COMMIT=$(source_commit) cargo build --locked --release --bin pitwire
+    headline "cargo build --release $*"
+    BUILD_COMMIT=$(source_commit) cargo build --locked --release --bin pitwire "$@"
+}
+
+# Builds the program of the packages, which brings OpenSSL along. Scripts that share a target
+# directory build it with the same commit, so that only the first one does the work.
+build_packaged() {
+    local missing=()
+    # OpenSSL's build needs modules that perl-base lacks.
+    perl -MFindBin -MIPC::Cmd -MFile::Compare -e 1 2>/dev/null || missing+=(perl)
+    has make || missing+=(make)
+    ((${#missing[@]} == 0)) || apt_install "${missing[@]}"
+    build_release --features vendored-openssl
 }
 
 package_version() { sed -n '/^version = /{s/.*"\(.*\)"/\1/p;q}' Cargo.toml; }
@@ -70,15 +80,12 @@ source_time() {
     git log -1 --format=%ct 2>/dev/null || stat --format %Y CHANGELOG.md
 }
 
-# Installs what the vendored OpenSSL and the linker need; Debian's perl-base lacks some modules.
+# Installs what the linker and the crates with C code need.
 install_build_tools() {
     local missing=()
-    perl -MFindBin -MIPC::Cmd -MFile::Compare -e 1 2>/dev/null || missing+=(perl)
-    has make || missing+=(make)
     has cc || missing+=(gcc libc6-dev)
-    if ((${#missing[@]})); then
-        apt_install "${missing[@]}"
-    fi
+    { has pkg-config && pkg-config --exists openssl; } || missing+=(pkg-config libssl-dev)
+    ((${#missing[@]} == 0)) || apt_install "${missing[@]}"
 }
 
 has() { command -v "$1" >/dev/null; }

@@ -48,7 +48,7 @@ main() {
 package_linux() {
     install_build_tools
     ensure_rust
-    build_release
+    build_packaged
     # A panic message of a stripped program still names the file and the line.
     local programs=$work/linux
     mkdir "$programs"

@@ -10,6 +10,6 @@ for tool in strace valgrind; do
     has "$tool" || missing+=("$tool")
 done
 [[ ${#missing[@]} == 0 ]] || apt_install "${missing[@]}"
-build_release
+build_packaged
 PITWIRE_BINARY=$(realpath "${CARGO_TARGET_DIR:-target}/release/pitwire") \
     cargo test --locked --test it -- --ignored --nocapture --test-threads 1 budget::

@@ -29,7 +29,7 @@ check_target() {
     # Only a nightly compiler builds the standard library, or a stable one with RUSTC_BOOTSTRAP=1.
     env RUSTC_BOOTSTRAP=1 "CC_$name=$tools/cc" "AR_$name=$tools/ar" "RANLIB_$name=true" \
         CARGO_INCREMENTAL=0 PATH="$debian:$PATH" RUSTC="$debian/rustc" RUSTFLAGS="-D warnings" \
-        "$debian/cargo" check --locked --lib --bins --features windowless --target "$1" \
+        "$debian/cargo" check --locked --lib --bins --features vendored-openssl,windowless --target "$1" \
         --target-dir "${CARGO_TARGET_DIR:-target}/targets" -Z build-std=std,panic_abort,panic_unwind
 }
 
