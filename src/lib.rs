@@ -66,7 +66,7 @@
 //!
 //! | from | to | through | bound | at the bound |
 //! | --- | --- | --- | --- | --- |
-//! | threads of standard input and the recording | main | `tokio::io::duplex` | 256 KiB each | the thread waits, and so does a pipe |
+//! | threads of the recording and of standard input that is no pipe | main | `tokio::io::duplex` | 256 KiB each | the thread waits, and so does a pipe |
 //! | game reader | storing task | `mpsc` of samples | 256, two minutes at 2 Hz | newer samples are dropped and counted as gaps |
 //! | listener | connection task | `net::Connections` | 32 to 512 a listener, by peer | closed or refused, logged |
 //! | HTTP bodies | source | `net::body` | 12 MiB in all | the request waits 5 s, then 503 |
