@@ -124,6 +124,10 @@ check_msi() {
     grep -qP '^NoAutostart\tREMOVE="ALL" AND NOT UPGRADINGPRODUCTCODE\t3490' \
         <<<"$(msiinfo export "$work/newer.msi" InstallExecuteSequence)" ||
         fail "an upgrade ends the start at log-on"
+    # Only an installation that a person attends ends with the questions of `pitwire setup`.
+    grep -qP '^AskSettings\tNOT Installed AND NOT WIX_UPGRADE_DETECTED AND UILevel > 2\t6650' \
+        <<<"$(msiinfo export "$work/newer.msi" InstallExecuteSequence)" ||
+        fail "the .msi does not offer the setup"
     under_wine 60 wine "$installed/pitwire.exe" autostart enable
     [[ $(queued "$installed/pitwire.exe") == 20 ]] || fail "the upgrade changed the queue"
     under_wine 60 wine "$installed/pitwire.exe" check

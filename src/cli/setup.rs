@@ -53,6 +53,9 @@ pub struct SetupCommand {
     /// Ask nothing: keep what no option sets, and change a file that exists.
     #[arg(long)]
     pub yes: bool,
+    /// Wait for Enter at the end, for a window that closes with the command.
+    #[arg(long)]
+    pub wait: bool,
 }
 
 /// Why the command wrote no configuration.
@@ -69,14 +72,20 @@ impl From<io::Error> for SetupError {
 
 /// Sets up the configuration, and the start at log-on.
 pub async fn setup(args: SetupCommand) -> Exit {
-    match Dialogue::begin(args) {
+    let waits = args.wait && io::stdin().is_terminal();
+    let exit = match Dialogue::begin(args) {
         Ok(dialogue) => dialogue.run().await,
         Err(error) => Err(error),
     }
     .unwrap_or_else(|error| match error {
         SetupError::WrongUse(text) => Exit::WrongUse.because(text),
         SetupError::Failed(text) => Exit::Failed.because(format_args!("pitwire: {text}")),
-    })
+    });
+    if waits {
+        eprint_line("Press Enter to close this window.");
+        let _ = io::stdin().read_line(&mut String::new());
+    }
+    exit
 }
 
 struct Dialogue {
