@@ -5,14 +5,16 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source deploy/install.sh
 
 step() {
+    local began=$SECONDS
     printf '\n==> %s\n' "$*"
     "$@"
+    printf -- '--- %d s: %s\n' "$((SECONDS - began))" "$*"
 }
 
 main() {
     ensure_rust rust-web-clippy rustfmt-web
-    printf '==> tests/setup.sh\n'
     PITWIRE_PEERS=$(tests/setup.sh)
+    printf -- '--- %d s: tests/setup.sh\n' "$SECONDS"
     export PITWIRE_PEERS
     install_rust_components
     step cargo fmt --check
