@@ -39,6 +39,12 @@ main() {
 make_machine() {
     debootstrap --variant=minbase --include=ca-certificates,git,sudo "$SUITE" "$root" "$MIRROR"
     cp /etc/resolv.conf /etc/hosts "$root/etc/"
+    # As Debian's installer sets it up: the newest Rust is a security update.
+    cat >"$root/etc/apt/sources.list" <<END
+deb $MIRROR $SUITE main
+deb $MIRROR $SUITE-updates main
+deb $MIRROR-security $SUITE-security main
+END
     # Networks with a private certificate authority need its certificates.
     if [ -d /usr/local/share/ca-certificates ]; then
         cp -r /usr/local/share/ca-certificates/. "$root/usr/local/share/ca-certificates/"
