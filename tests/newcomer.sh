@@ -1,39 +1,60 @@
 #!/usr/bin/env bash
 # Runs the commands of the README and of the pages for newcomers, in order and as written, on a
-# clean Debian 12: a fresh clone, and a user with sudo. Takes a quarter of an hour; needs root and
-# debootstrap. See tests/README.md.
+# clean Debian 12: a fresh clone, and a user with sudo. Needs root and debootstrap. See
+# tests/README.md.
 #
-#   tests/newcomer.sh           makes the machine and runs the commands there
+#   tests/newcomer.sh           runs the commands of the documentation: a quarter of an hour
+#   tests/newcomer.sh tests     runs tests/run.sh instead: more than an hour, as nothing is built yet
 #   tests/newcomer.sh commands  prints the commands
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source deploy/install.sh
 
 SUITE=bookworm
 MIRROR=http://deb.debian.org/debian
 
 main() {
-    if [ "${1:-}" = commands ]; then
-        script
-        return
-    fi
+    case ${1:-documented} in
+        commands) documented ;;
+        tests | documented) run_on_clean_machine "${1:-documented}" ;;
+        *) fail "unknown argument \"$1\": use tests or commands" ;;
+    esac
+}
+
+# Runs the commands that the given function prints.
+run_on_clean_machine() {
     root=$(mktemp -d)
     chmod 755 "$root"
     trap 'rm -rf --one-file-system "$root"' EXIT
     make_machine
     git clone --quiet . "$root/home/racer/pitwire"
-    script >"$root/home/racer/way.sh"
-    # Its processes and mounts end with the namespaces.
+    "$1" >"$root/home/racer/way.sh"
+    # Its processes and mounts end with the namespaces. With chroot instead of pivot_root, the kernel
+    # would refuse the user namespaces that some tests make.
     unshare --mount --pid --fork --kill-child bash -euc '
-        mount -t proc proc "$1/proc"
-        mount -t tmpfs shm "$1/dev/shm"
-        for device in null zero random urandom tty; do
-            touch "$1/dev/$device"
-            mount --bind "/dev/$device" "$1/dev/$device"
+        mount --bind "$1" "$1"
+        cd "$1"
+        mount -t proc proc proc
+        mount -t tmpfs shm dev/shm
+        mount -t devpts -o newinstance,ptmxmode=0666 devpts dev/pts
+        for device in null zero full random urandom tty; do
+            touch "dev/$device"
+            mount --bind "/dev/$device" "dev/$device"
         done
-        chroot "$1" chown -R racer: /home/racer
-        chroot "$1" su - racer -c "bash way.sh"
+        ln --symbolic --force pts/ptmx dev/ptmx
+        ln --symbolic --force --no-dereference /proc/self/fd dev/fd
+        mkdir outside
+        pivot_root . outside
+        umount --lazy outside
+        rmdir outside
+        chown -R racer: /home/racer
+        exec su - racer -c "bash way.sh"
     ' bash "$root"
-    echo "every command of the documentation ran, after $SECONDS s"
+    headline "every command ran, after $SECONDS s"
+}
+
+tests() {
+    printf 'set -eu\ncd ~/pitwire\ntests/run.sh\n'
 }
 
 make_machine() {
@@ -52,11 +73,11 @@ END
     fi
     chroot "$root" useradd --create-home --shell /bin/bash racer
     echo 'racer ALL=(ALL) NOPASSWD: ALL' >"$root/etc/sudoers.d/racer"
-    mkdir -p "$root/dev/shm"
+    mkdir -p "$root/dev/shm" "$root/dev/pts"
 }
 
-# Prints the shell blocks of these pages as one script.
-script() {
+# Prints the shell blocks of the documentation as one script.
+documented() {
     cat <<'SETUP'
 set -eux
 cd ~/pitwire
