@@ -323,6 +323,44 @@ fn every_container_base_image_is_the_one_that_is_pinned_by_digest() {
     }
 }
 
+/// In a container, a job runs as another user than the one that owns the checkout.
+#[test]
+fn every_job_in_a_container_may_use_git() {
+    let repository = tempfile::tempdir().unwrap();
+    let git = |args: &[&str]| {
+        let mut git = Command::new("git");
+        git.arg("-C").arg(repository.path()).args(args);
+        git
+    };
+    assert!(git(&["init", "--quiet"]).status().unwrap().success());
+    let mut jobs_in_containers = 0;
+    for workflow in ["ci.yml", "release.yml"] {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(".github/workflows").join(workflow);
+        let text = fs::read_to_string(file).unwrap();
+        let (_, jobs) = text.split_once("\njobs:\n").unwrap();
+        for job in jobs.split("\n\n").filter(|job| job.contains("\n    container:\n")) {
+            let mut status = git(&["status"]);
+            for line in job.lines().filter(|line| line.starts_with("      GIT_")) {
+                let (name, value) = line.trim().split_once(": ").unwrap();
+                status.env(name, value.trim_matches('"'));
+            }
+            // Git's own tests use this variable.
+            let output = status.env("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1").output().unwrap();
+            assert!(output.status.success(), "{workflow}: {job}: {output:?}");
+            jobs_in_containers += 1;
+        }
+    }
+    assert_eq!(jobs_in_containers, 3);
+}
+
+/// Git for Windows would otherwise add carriage returns, and bash would run no script.
+#[test]
+fn a_checkout_has_the_same_bytes_on_every_system() {
+    let attributes = Path::new(env!("CARGO_MANIFEST_DIR")).join(".gitattributes");
+    let attributes = fs::read_to_string(attributes).unwrap();
+    assert!(attributes.lines().any(|line| line == "* -text"), "{attributes}");
+}
+
 /// The command of `HEALTHCHECK` with another port.
 #[cfg(target_os = "linux")]
 fn healthcheck(port: u16) -> Command {
