@@ -25,12 +25,15 @@ ensure_rust() {
     PATH=$HOME/.cargo/bin:$PATH
     is_new_enough cargo && return
     has curl || apt_install curl ca-certificates
-    if curl --proto '=https' --tlsv1.2 -sSf --max-time 60 https://sh.rustup.rs >/tmp/rustup-init.$$; then
+    local installer
+    # The name cannot be predicted: another user could put a program of its own there.
+    installer=$(mktemp)
+    if curl --proto '=https' --tlsv1.2 -sSf --max-time 60 https://sh.rustup.rs >"$installer"; then
         headline "installing Rust with rustup"
-        sh /tmp/rustup-init.$$ -y --profile minimal
-        rm /tmp/rustup-init.$$
+        sh "$installer" -y --profile minimal
+        rm "$installer"
     else
-        rm -f /tmp/rustup-init.$$
+        rm "$installer"
         headline "sh.rustup.rs cannot be reached: installing Debian's Rust"
         apt_install rustc-web cargo-web "$@"
         PATH=/usr/bin:$PATH
