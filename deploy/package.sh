@@ -84,6 +84,9 @@ package_deb() {
     debian_changelog >"$doc/changelog"
     gzip -9n "$root"/usr/share/man/man1/* "$doc/changelog"
     mkdir "$root/DEBIAN"
+    local depends
+    # Not in the text below, where a failure would be ignored.
+    depends=$(libraries "$program")
     cat >"$root/DEBIAN/control" <<END
 Package: pitwire
 Version: $version
@@ -92,7 +95,7 @@ Maintainer: $MAINTAINER
 Section: net
 Priority: optional
 Installed-Size: $(du --summarize --block-size 1024 "$root/usr" | cut -f1)
-Depends: $(libraries "$program")
+Depends: $depends
 Description: store-and-forward telemetry agent for sim racing
  Writes a race sim's telemetry and the car's setup to a bounded queue on disk
  and brings them to the team's dashboard, in order, through outages and crashes.
