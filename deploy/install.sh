@@ -9,12 +9,17 @@ apt_install() {
 
 apt_get() {
     has apt-get || fail "no apt-get here: install the packages by hand and run this again"
-    local as_root=()
-    if ((EUID != 0)); then
-        has sudo || fail "neither root nor sudo: run as root: apt-get $*"
-        as_root=(sudo)
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get "$@"
+}
+
+# Runs a command as root, through sudo if necessary.
+as_root() {
+    if ((EUID == 0)); then
+        "$@"
+    else
+        has sudo || fail "neither root nor sudo: run as root: $*"
+        sudo "$@"
     fi
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get "$@"
 }
 
 # Puts a Rust toolchain that is new enough for Cargo.toml on the PATH: an installed one, else

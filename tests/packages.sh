@@ -47,7 +47,7 @@ check_deb() {
     # It exits with 0 even if it prints warnings.
     said=$(XDG_RUNTIME_DIR=$work systemd-analyze verify --user --man=no "$unit" 2>&1)
     [[ -z $said ]] || fail "systemd-analyze: $said"
-    tests/deb.sh "$package" bookworm
+    as_root tests/deb.sh "$package" bookworm
 }
 
 check_tarball() {
