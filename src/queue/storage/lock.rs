@@ -23,13 +23,13 @@ pub(in crate::queue) struct Lock {
     /// The lock file; `None` if the lock was lost and could not be taken again.
     file: Option<File>,
     /// Holds the lock on the folder, where that is supported.
-    _locked_folder: Option<File>,
+    locked_folder: Option<File>,
 }
 
 impl Lock {
     /// Takes the lock of the queue in `folder`, or returns the process that holds it.
     pub(in crate::queue) fn take(folder: &Path) -> io::Result<Result<Self, String>> {
-        let _locked_folder = match lock_folder(folder) {
+        let locked_folder = match lock_folder(folder) {
             Ok(locked) => locked,
             Err(TryLockError::WouldBlock) => return Ok(Err(holder(folder))),
             Err(TryLockError::Error(error)) => return Err(error),
@@ -60,7 +60,7 @@ impl Lock {
         if let Err(error) = Owner::set_process(folder) {
             tracing::warn!(%error, "cannot write the queue's owner file");
         }
-        Ok(Ok(Self { folder: folder.into(), file: Some(file), _locked_folder }))
+        Ok(Ok(Self { folder: folder.into(), file: Some(file), locked_folder }))
     }
 
     /// Whether the lock file on disk is still the locked one. If not, another process may have
@@ -79,7 +79,7 @@ impl Lock {
         }
         let folder = std::mem::take(&mut self.folder);
         // Release the folder lock first: it may be the same folder, which cannot be locked twice.
-        *self = Self { folder, file: None, _locked_folder: None };
+        *self = Self { folder, file: None, locked_folder: None };
         disk::create_folder(&self.folder)?;
         match Self::take(&self.folder)? {
             Ok(lock) => {
@@ -97,6 +97,17 @@ impl Lock {
                      the queue now; stop one of the two"
                 ),
             )),
+        }
+    }
+}
+
+impl Drop for Lock {
+    /// Unlocks explicitly: a program that another thread is starting has a copy of each open file
+    /// until it runs, and closing this one alone would leave the queue locked for that long.
+    fn drop(&mut self) {
+        for file in [&self.file, &self.locked_folder].into_iter().flatten() {
+            // Closing the file is the fallback.
+            let _ = file.unlock();
         }
     }
 }
@@ -156,6 +167,16 @@ mod tests {
         assert!(error.to_string().contains("another pitwire (process "), "{error}");
         drop(second);
         first.renew().unwrap();
+    }
+
+    #[test]
+    fn a_released_lock_is_free_although_a_starting_program_inherited_its_files() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = Lock::take(folder.path()).unwrap().unwrap();
+        let files = [&lock.file, &lock.locked_folder].into_iter().flatten();
+        let _inherited: Vec<_> = files.map(|file| file.try_clone().unwrap()).collect();
+        drop(lock);
+        Lock::take(folder.path()).unwrap().unwrap();
     }
 
     #[test]
