@@ -1,10 +1,11 @@
 //! The open connections of one listener, and the choice of which one to close at a limit.
 //!
 //! Programs on this PC share one address, so a plain limit would let one of them lock out the
-//! others. At a limit, the connection that has kept the server waiting longest is closed for the
-//! new one; connections with a pending response, and WebSockets in use, are never closed. A client
-//! that connects and sends its request at once is served even while another one keeps opening
-//! connections.
+//! others. At a limit, a connection that keeps the server waiting is closed for the new one;
+//! connections with a pending response, and WebSockets in use, are never closed. Connections whose
+//! request is incomplete are closed first, but only while there are as many of them as idle
+//! kept-alive ones: neither kind can crowd out the other. A client that connects and sends its
+//! request at once is served even while another one keeps opening connections.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -14,10 +15,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, watch};
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout};
 
 use super::open_files::affordable;
-use super::progress::TrackedConnection;
+use super::progress::{TrackedConnection, WaitsFor};
 
 /// How long a connection that is closed for a new one may take to free its descriptor. One poll of
 /// its task is enough; no other connection is accepted until then.
@@ -103,6 +105,12 @@ impl Connections {
     /// `None` if the connection is refused.
     pub(super) async fn admit(&self, peer: IpAddr) -> Option<Slot> {
         let peer = network_of(peer);
+        if let Some(slot) = self.insert_if_room(peer) {
+            return Some(slot);
+        }
+        // Lets the connections that were just accepted read what has arrived. Otherwise one with a
+        // complete request could be closed as one that keeps the server waiting.
+        yield_now().await;
         let victim = {
             let mut table = self.table();
             match table.admission(self.0.limits, peer, Instant::now()) {
@@ -118,11 +126,8 @@ impl Connections {
         let freed = timeout(EVICTION_TIMEOUT, async {
             loop {
                 let changed = self.0.changed.notified();
-                {
-                    let mut table = self.table();
-                    if table.lacks_room(self.0.limits, peer).is_none() {
-                        return self.insert(&mut table, peer);
-                    }
+                if let Some(slot) = self.insert_if_room(peer) {
+                    return slot;
                 }
                 changed.await;
             }
@@ -166,6 +171,12 @@ impl Connections {
     pub(super) async fn closing(&self) {
         // `self` owns the sender, so it cannot be dropped.
         let _ = self.0.is_closing.subscribe().wait_for(|is_closing| *is_closing).await;
+    }
+
+    fn insert_if_room(&self, peer: IpAddr) -> Option<Slot> {
+        let mut table = self.table();
+        let has_room = table.lacks_room(self.0.limits, peer).is_none();
+        has_room.then(|| self.insert(&mut table, peer))
     }
 
     fn insert(&self, table: &mut ConnectionTable, peer: IpAddr) -> Slot {
@@ -224,8 +235,14 @@ impl ConnectionTable {
             let (waits_for, waited) = open.connection.waits_for(now)?;
             Some((waits_for, Reverse(waited), *id))
         });
-        match waiting.min() {
-            Some((_, _, victim)) => Admission::Replace(victim),
+        let waiting: Vec<_> = waiting.collect();
+        let count = |kind| waiting.iter().filter(|(waits_for, ..)| *waits_for == kind).count();
+        let spares_requests = count(WaitsFor::Request) < count(WaitsFor::NextRequest);
+        let victims = waiting
+            .iter()
+            .filter(|(waits_for, ..)| !spares_requests || *waits_for != WaitsFor::Request);
+        match victims.min() {
+            Some((_, _, victim)) => Admission::Replace(*victim),
             None => Admission::Refuse,
         }
     }
@@ -340,6 +357,21 @@ mod tests {
             tokio::spawn(serve_until_killed(connections.admit(peer(1)).await.unwrap()));
         }
         assert!(!kept_alive.connection.kill_switch().is_killed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_new_connection_is_not_evicted_before_many_kept_alive_ones() {
+        let connections = connections();
+        for _ in 0..PER_PEER {
+            let slot = connections.admit(peer(1)).await.unwrap();
+            slot.connection.request_complete();
+            slot.connection.answered();
+            tokio::spawn(serve_until_killed(slot));
+        }
+        advance(Duration::from_secs(10)).await;
+        let new = connections.admit(peer(1)).await.unwrap();
+        let _newer = connections.admit(peer(1)).await.unwrap();
+        assert!(!new.connection.kill_switch().is_killed());
     }
 
     #[tokio::test(start_paused = true)]

@@ -272,6 +272,10 @@ mod tests {
     const MOMENT: Duration = Duration::from_secs(1);
 
     async fn start() -> (SocketAddr, Connections) {
+        start_with(64).await
+    }
+
+    async fn start_with(limit: usize) -> (SocketAddr, Connections) {
         let router = Router::new()
             .route("/", get(async |ConnectInfo(peer): ConnectInfo<SocketAddr>| peer.to_string()))
             .route("/echo", post(async |body: Bytes| body))
@@ -292,7 +296,7 @@ mod tests {
             );
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let connections = Connections::new("test", 64);
+        let connections = Connections::new("test", limit);
         let open = connections.clone();
         tokio::spawn(async move { serve(listener, &open, router).await });
         (address, connections)
@@ -370,6 +374,31 @@ mod tests {
         assert_eq!(connections.count(), 1);
         sleep(2 * WRITE_TIMEOUT).await;
         assert_eq!(connections.count(), 0);
+    }
+
+    #[tokio::test]
+    async fn every_request_of_a_burst_is_answered_beside_idle_connections() {
+        const REQUEST: &str = "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        let (address, connections) = start_with(8).await;
+        let mut idle = Vec::new();
+        for _ in 0..4 {
+            let mut stream = send(address, REQUEST).await;
+            assert_ne!(stream.read(&mut [0; 1024]).await.unwrap(), 0);
+            idle.push(stream);
+        }
+        assert_eq!(connections.count(), 4);
+        // The server runs on this thread: it finds all connections and requests at once.
+        let burst = (0..40).map(|_| {
+            let mut stream = std::net::TcpStream::connect(address).unwrap();
+            std::io::Write::write_all(&mut stream, REQUEST.as_bytes()).unwrap();
+            stream.set_nonblocking(true).unwrap();
+            TcpStream::from_std(stream).unwrap()
+        });
+        for mut stream in burst.collect::<Vec<_>>() {
+            let mut answer = [0; 1024];
+            let read = timeout(10 * MOMENT, stream.read(&mut answer)).await.unwrap().unwrap();
+            assert!(answer[..read].starts_with(b"HTTP/1.1 200"), "{read} bytes");
+        }
     }
 
     #[tokio::test]

@@ -55,7 +55,7 @@ enum Phase {
 }
 
 /// What the server waits for on an idle connection. At a limit, connections are closed in this
-/// order.
+/// order; while most of them wait for their next request, those are closed first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum WaitsFor {
     Request,
