@@ -204,6 +204,26 @@ async fn the_status_page_shows_each_of_several_destinations() {
 }
 
 #[tokio::test]
+async fn an_open_status_page_shows_the_destinations_of_a_restarted_agent() {
+    let server = Peer::start(Kind::Embedded, &[]);
+    let queue = tempfile::tempdir().unwrap();
+    let league = "destination.league.url=http://127.0.0.1:1";
+    let agent = Agent::start(queue.path(), &server.url(), &[league]);
+    let admin = agent.admin().await;
+    let mut page = Browser::open(&admin, 900, false);
+    page.shows("league-badge", |text| text.starts_with("Offline")).await;
+
+    drop(agent);
+    page.shows("badge", |text| text == "Agent stopped").await;
+    let listen = format!("metrics.listen={}", admin.strip_prefix("http://").unwrap());
+    let club = "destination.club.url=http://127.0.0.1:1";
+    let _agent = Agent::start(queue.path(), &server.url(), &[&listen, club]);
+    page.shows("badge", |text| text.starts_with("club: Offline")).await;
+    page.shows("club-badge", |text| text.starts_with("Offline")).await;
+    page.shows("server-badge", |text| text == "Live").await;
+}
+
+#[tokio::test]
 async fn the_other_pages_are_accessible() {
     let server = Peer::start(Kind::Embedded, &[]);
     let mut page = Browser::open(&server.url(), 360, false);
