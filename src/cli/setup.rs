@@ -224,11 +224,7 @@ impl Dialogue {
 
     fn token(&self) -> Result<TokenAnswer, SetupError> {
         let typed = match &self.args.token_file {
-            Some(file) if file.as_os_str() == "-" => {
-                let mut token = String::new();
-                io::stdin().take(MAX_TOKEN_BYTES).read_to_string(&mut token)?;
-                token
-            }
+            Some(file) if file.as_os_str() == "-" => token_from_stdin()?,
             Some(file) => return Ok(TokenAnswer::InFile(std::path::absolute(file)?)),
             None if self.asks => {
                 eprint("Token of the server, not shown [unchanged]: ");
@@ -306,13 +302,13 @@ impl Dialogue {
         })
     }
 
-    /// Enables or disables the start at log-on, if that is a change.
+    /// Enables or disables the start at log-on, unless neither an option nor an answer says so.
     fn autostart(&self) -> Result<Exit, SetupError> {
         let is_enabled = autostart::registered().is_ok_and(|entry| entry.is_some());
         let wanted = match self.args.autostart {
             Some(wanted) => wanted,
             None if self.asks => self.is_yes("Start pitwire when you log on?", is_enabled)?,
-            None => is_enabled,
+            None => return Ok(Exit::Good),
         };
         let action = match (wanted, is_enabled) {
             (true, _) => Action::Enable { config: self.args.config.clone() },
@@ -321,6 +317,25 @@ impl Dialogue {
         };
         Ok(autostart::autostart(&Autostart { action }))
     }
+}
+
+/// Reads the token from standard input.
+fn token_from_stdin() -> Result<String, SetupError> {
+    let mut token = String::new();
+    io::stdin().take(MAX_TOKEN_BYTES + 1).read_to_string(&mut token)?;
+    if token.trim().is_empty() {
+        let text = "--token-file: standard input is empty; write the token to it, or leave out the \
+                    option to keep the token of the file";
+        return Err(SetupError::WrongUse(text.into()));
+    }
+    if token.len() as u64 > MAX_TOKEN_BYTES {
+        let text = format!(
+            "--token-file: standard input has more than {MAX_TOKEN_BYTES} bytes; write only the \
+             token to it"
+        );
+        return Err(SetupError::WrongUse(text));
+    }
+    Ok(token)
 }
 
 fn write(path: &Path, text: &str) -> Result<(), SetupError> {

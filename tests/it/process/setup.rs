@@ -144,6 +144,38 @@ async fn a_token_is_stored_in_a_private_file_and_never_shown() {
 }
 
 #[tokio::test]
+async fn an_empty_or_oversized_token_is_refused() {
+    let home = Home::new();
+    let typed = home.0.path().join("typed");
+    for (token, expected) in
+        [(String::new(), "standard input is empty"), ("x".repeat(65_537), "more than 65536 bytes")]
+    {
+        fs::write(&typed, token).unwrap();
+        let options = ["--server", CLOSED_ADDRESS, "--token-file", "-"];
+        let output =
+            home.command(&options).stdin(fs::File::open(&typed).unwrap()).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && error.contains(expected), "{error}");
+        assert!(!home.folder().exists());
+    }
+}
+
+#[tokio::test]
+async fn an_enabled_start_at_log_on_is_changed_only_by_its_option() {
+    let home = Home::new();
+    let wanted = home.0.path().join("systemd/user/default.target.wants/pitwire.service");
+    let entry = "[Service]\nExecStart=/usr/bin/pitwire run --config /home/ana/league.toml\n";
+    fs::create_dir_all(wanted.parent().unwrap()).unwrap();
+    fs::write(&wanted, entry).unwrap();
+    let desktop = home.0.path().join("autostart/pitwire.desktop");
+    let (code, said) = home.run(&["--server", CLOSED_ADDRESS]);
+    assert_eq!(code, 0, "{said}");
+    assert_eq!((fs::read_to_string(&wanted).unwrap().as_str(), desktop.exists()), (entry, false));
+    let (code, said) = home.run(&["--server", CLOSED_ADDRESS, "--autostart", "no"]);
+    assert!(code == 0 && !wanted.exists(), "{said}");
+}
+
+#[tokio::test]
 async fn in_a_terminal_setup_asks_again_until_the_server_works() {
     let home = Home::new();
     let server = Peer::start(Kind::Embedded, &[]);
