@@ -2,11 +2,10 @@
 //! still has them under the same links.
 //!
 //! - A frame or setup is written before it is acknowledged, so a killed server loses none. Nothing
-//!   is synced: after a power cut, what the system had not written yet is missing.
-//! - A line that was cut off in the middle of a write is skipped, and the next one starts on a line
-//!   of its own.
-//! - The files are bounded by the limit of the history: a file is written again without the frames
-//!   that were dropped once these take more than half of it.
+//!   is synced: a power cut loses the data that the operating system had not written yet.
+//! - A line that a crash cut short is skipped, and the next one starts on a new line.
+//! - The files are bounded by the limit of the history: a file is rewritten without the
+//!   dropped frames once they take more than half of it.
 //! - If the disk fails, the server continues in memory, and warns once until a write succeeds.
 
 use std::collections::HashMap;
@@ -20,11 +19,11 @@ use serde_json::value::RawValue;
 use crate::contract::SetupEvent;
 use crate::entry::CapturedAt;
 
-/// The maximum files that stay open between two writes: more cars than a race has. Beyond that, all
-/// are closed.
+/// Maximum number of files that stay open between two writes: more cars than a race has. Beyond
+/// that, all are closed.
 const MAX_OPEN_FILES: usize = 64;
 
-/// A file is not written again for fewer dropped bytes than this: it would happen too often.
+/// A file with fewer dropped bytes than this is not rewritten: that would happen too often.
 const MIN_DROPPED_BYTES: u64 = 4 << 20;
 
 /// The longest line that is read: an event has at most 1 MB.
@@ -32,7 +31,7 @@ const MAX_LINE_BYTES: u64 = 4 << 20;
 
 const EXTENSION: &str = "ndjson";
 
-/// A file that is being written again; a kill leaves it behind.
+/// The extension of a file that is being rewritten; a killed server leaves it behind.
 const PARTIAL: &str = "partial";
 
 /// Locked by the server that uses the directory.
@@ -182,8 +181,8 @@ impl SessionStore {
         self.report(written);
     }
 
-    /// Counts what the session dropped from memory, and writes its file again with `kept` if half
-    /// of it was dropped.
+    /// Counts the bytes that the session dropped from memory, and rewrites its file with `kept` if
+    /// half of the file was dropped.
     pub(super) fn drop_oldest<'a>(
         &mut self,
         id: &str,
@@ -284,7 +283,7 @@ impl SessionStore {
     }
 }
 
-/// Reads a line with its end; one that is too long is read as an empty one. Returns the number of
+/// Reads a line with its line break; a line that is too long counts as empty. Returns the number of
 /// bytes, 0 at the end of the file.
 fn read_line(lines: &mut BufReader<File>, line: &mut Vec<u8>) -> io::Result<u64> {
     line.clear();

@@ -56,7 +56,7 @@ const SERIES_MS: i64 = 24 * 3_600_000;
 /// The number of laps in the averages.
 const AVERAGED_LAPS: usize = 5;
 
-/// What the tables need of a frame.
+/// The values of a frame that the tables are computed from.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct CarPoint {
     at: i64,
@@ -374,8 +374,8 @@ impl Timing {
 struct NameTable(Vec<Box<str>>);
 
 impl NameTable {
-    /// The index of a name, which is added if it is new; that of the empty name if there are too
-    /// many.
+    /// The index of a name. Adds a new name; if there are too many, returns the index of the empty
+    /// name instead.
     fn index(&mut self, name: Option<Cow<'_, str>>) -> u16 {
         let name = cut(name);
         if self.0.is_empty() {
@@ -713,7 +713,7 @@ impl LapRun {
         }
     }
 
-    /// Adds this share of what was used between two points. A rise of the fuel or a drop of the
+    /// Adds this share of the fuel and the tyre wear used between two points. Rising fuel or falling
     /// wear is a stop, not use.
     fn use_up(&mut self, last: &CarPoint, point: &CarPoint, share: f64) {
         self.fuel_used += share * rise(point.fuel, last.fuel);
@@ -844,7 +844,7 @@ mod tests {
             timing.tables()
         }
 
-        /// Checks a lap of the table against what was driven.
+        /// Checks a lap of the table against the lap that was driven.
         fn check(&self, row: &LapRow) {
             let index = row.lap as usize - 1;
             if let Some(time) = row.time {

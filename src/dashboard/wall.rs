@@ -19,10 +19,12 @@ use crate::entry::CapturedAt;
 use crate::net::page::{FormPolicy, document};
 use crate::platform::clock;
 
-/// The maximum sessions in the list: more than a person reads. Older ones are counted.
+/// Maximum number of sessions in the list: more than a person reads. The older ones are only
+/// counted.
 const SESSIONS_LISTED: usize = 200;
 
-/// A session is live if a frame was received within this time, in milliseconds, like on its page.
+/// A session is live if a frame was received within this time, in milliseconds. Its page uses the
+/// same limit.
 const STALE_MS: i64 = 5_000;
 
 /// A session without frames for this time, in milliseconds, has ended: longer than most outages.
@@ -46,7 +48,7 @@ pub(super) fn routes() -> Router<Arc<SharedState>> {
         .route("/api/sessions/{session_id}/series", get(series))
 }
 
-/// What a browser needs to install the page as an app.
+/// The manifest with which a browser installs the page as an app.
 async fn manifest() -> Response {
     let headers = [(header::CONTENT_TYPE, "application/manifest+json")];
     (headers, include_str!("page/manifest.json")).into_response()
@@ -74,7 +76,7 @@ struct OverviewRow<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 enum SessionState {
-    /// Without frames so far.
+    /// It has no frames yet.
     Waiting,
     Live,
     Stale,
@@ -112,7 +114,7 @@ async fn timing(State(hub): State<Arc<SharedState>>, Path(id): Path<String>) -> 
 /// The query of a request for a series.
 #[derive(Debug, Deserialize)]
 struct SeriesQuery {
-    /// The maximum number of stretches.
+    /// Maximum number of points to return.
     points: NonZeroU16,
 }
 
