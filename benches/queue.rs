@@ -1,5 +1,5 @@
-//! Cost of the queue, on the disk that holds the build. Meaningless on a RAM disk, where an fsync
-//! is free.
+//! Measures the queue on the disk of the build directory. A RAM disk gives meaningless figures: an
+//! fsync costs nothing there.
 #![allow(clippy::unwrap_used, missing_docs, reason = "a bench")]
 
 mod lap;
@@ -19,9 +19,10 @@ use pitwire::queue::{
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
-/// A live car gives one frame at a time; sources and delivery handle at most 256 at once.
+/// Entries per call: a live car sends one frame at a time; sources and delivery handle at most 256 at
+/// once.
 const BATCHES: [usize; 2] = [1, 256];
-/// Number of different frames, which are appended in turn.
+/// Number of distinct frames, which are appended in turn.
 const FRAMES: usize = 600;
 
 fn main() {
@@ -49,7 +50,7 @@ fn append(bencher: Bencher<'_, '_>, durability: Durability, batch: usize) {
     queue.into_inner().close();
 }
 
-/// Read and remove the oldest entries, as if the server had them.
+/// Read and remove the oldest entries, as after their delivery.
 #[divan::bench(args = BATCHES, sample_count = 50, sample_size = 1)]
 fn read_and_remove(bencher: Bencher<'_, '_>, batch: usize) {
     let queue = RefCell::new(Queue::open(Durability::Entry));

@@ -1,4 +1,4 @@
-# Helpers to install packages, shared by the scripts; to be sourced.
+# Functions that install packages; the other scripts source this file.
 # Missing packages come from apt (Debian 12 or a relative), as root or through sudo.
 
 apt_install() {
@@ -23,7 +23,7 @@ as_root() {
 }
 
 # Puts a Rust toolchain that is new enough for Cargo.toml on the PATH: an installed one, else
-# rustup's, else Debian's. Arguments are further Debian packages to install along with Debian's
+# rustup's, else Debian's. The arguments are further Debian packages to install together with Debian's
 # toolchain.
 ensure_rust() {
     is_new_enough cargo && return

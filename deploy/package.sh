@@ -98,11 +98,11 @@ Installed-Size: $(du --summarize --block-size 1024 "$root/usr" | cut -f1)
 Depends: $depends
 Description: store-and-forward telemetry agent for sim racing
  Writes a race sim's telemetry and the car's setup to a bounded queue on disk
- and brings them to the team's dashboard, in order, through outages and crashes.
+ and sends them to the team's dashboard in order, through outages and crashes.
  .
  Start it at log-on with: pitwire autostart enable
 END
-    # The files get these modes whatever the umask of the build is.
+    # These modes must not depend on the umask of the build.
     chmod -R u=rwX,go=rX "$root"
     dpkg-deb --root-owner-group --build "$root" "$out/pitwire_${version}_$architecture.deb"
 }
@@ -158,7 +158,7 @@ sign() {
     has osslsigncode || apt_install osslsigncode
     local stamp=()
     [[ -z ${WINDOWS_TIMESTAMP_URL:-} ]] || stamp=(-ts "$WINDOWS_TIMESTAMP_URL")
-    # In files that only this user can read: other users can see a command line.
+    # Files that only this user can read, because other users can see a command line.
     (umask 077 && base64 --decode <<<"$WINDOWS_CERTIFICATE" >"$work/certificate" &&
         printf %s "${WINDOWS_CERTIFICATE_PASSWORD:-}" >"$work/password")
     osslsigncode sign -pkcs12 "$work/certificate" -readpass "$work/password" -h sha256 -n pitwire \
@@ -167,7 +167,7 @@ sign() {
     mv "$1.signed" "$1"
 }
 
-# Makes a folder with the given files and those common to all packages.
+# Makes a folder with the given files and the files common to all packages.
 gather() {
     local folder=$1
     mkdir --parents "$folder/deploy"

@@ -78,7 +78,7 @@ winget() {
     local folder=$1 url=$2 out=$3 version msi product hash template
     version=$(package_version)
     msi=$(echo "$folder"/pitwire-*-windows.msi)
-    [[ -f $msi ]] || fail "there is no .msi in $folder"
+    [[ -f $msi ]] || fail "no .msi in $folder"
     has msiinfo || apt_install msitools
     product=$(msiinfo export "$msi" Property | tr -d '\r' | awk '$1 == "ProductCode" { print $2 }')
     hash=$(sha256sum "$msi" | cut -d' ' -f1)

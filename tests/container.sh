@@ -59,7 +59,7 @@ with_buildah() {
 import json, shlex, sys
 print(shlex.join(json.load(sys.stdin)["Docker"]["config"]["Healthcheck"]["Test"][1:]))
 ' >"$work/check.sh"
-    # With a network of its own, where the default ports are free.
+    # In a separate network, where the default ports are free.
     export -f in_storage
     export work container PATIENCE
     unshare --net bash -euc '

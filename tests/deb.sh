@@ -24,7 +24,7 @@ main() {
     done
 }
 
-# Makes the same package with an older version number: there is no earlier release yet.
+# Makes the same package with an older version number, in place of an earlier release.
 make_older() {
     dpkg-deb --raw-extract "$work/new.deb" "$work/older"
     sed -i "s/^Version: .*/Version: $OLDER/" "$work/older/DEBIAN/control"

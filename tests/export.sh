@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Prints an export of a queue with so many frames, for `pitwire queue import`.
+# Prints an export of a queue with the given number of frames, for `pitwire queue import`.
 set -euo pipefail
 
 now=$(date --utc +%FT%TZ)

@@ -81,7 +81,7 @@ documented() {
     cat <<'SETUP'
 set -eux
 cd ~/pitwire
-# Stands for the reader's own program.
+# Replaces the reader's own program.
 your-reader() { pitwire simulate; }
 # Interrupts the command after ten seconds; it must then exit with 0.
 for_ten_seconds() { timeout --preserve-status --signal=INT --kill-after=10 10 bash -euc "$1"; }

@@ -98,7 +98,7 @@ check_msi() {
     user=$prefix/drive_c/users/$(id -un)
     local installed=$user/AppData/Local/Programs/pitwire data=$user/AppData/Local/pitwire
     local menu="$user/AppData/Roaming/Microsoft/Windows/Start Menu/Programs/pitwire.url"
-    # There is no earlier release yet, so the same files get an older version number.
+    # Without an earlier release, the same files get an older version number.
     mkdir -p target/older
     build_msi "$(echo "$work/zip"/pitwire-*-windows)" "$OLDER" target/older/pitwire-older.msi
     cp target/older/pitwire-older.msi "$work/older.msi"

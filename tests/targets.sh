@@ -33,7 +33,7 @@ check_target() {
         --target-dir "${CARGO_TARGET_DIR:-target}/targets" -Z build-std=std,panic_abort,panic_unwind
 }
 
-# Stand in for a C compiler and an archiver: they write empty files. The preprocessor is real, because
+# Fake a C compiler and an archiver, which write empty files. The preprocessor is real, because
 # build scripts read version numbers with it.
 make_tools() {
     cat >"$tools/cc" <<'END'

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Lints the workflows, the action pins and the shell scripts, and runs each step for Linux as it is
-# written in the workflows. Steps that only the account or CI can run are listed in workflows.py with
+# Lints the workflows, the action pins and the shell scripts, and runs each step for Linux exactly
+# as written in the workflows. Steps that only the account or CI can run are listed in workflows.py with
 # the reason.
 #
 #   tests/workflows.sh          lints and runs

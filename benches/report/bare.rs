@@ -40,7 +40,7 @@ pub(crate) fn publish(server: &str) {
                 }
                 async {}.boxed()
             })
-            // Parse what comes back, as pitwire must.
+            // Parse the echoes, as pitwire must.
             .on("telemetry_update", |_, _| async {}.boxed())
             .connect()
             .await

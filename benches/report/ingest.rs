@@ -121,8 +121,8 @@ fn by_file(lines: &[String]) -> f64 {
     lines.len() as f64 / started.elapsed().as_secs_f64()
 }
 
-/// Waits until its disk queue is as large as what was sent, because it does not report what it has
-/// stored.
+/// Waits until its disk queue is as large as the input, because the daemon does not report what it
+/// has stored.
 fn by_syslog(daemon: Syslog, home: &Path, lines: &[String]) -> f64 {
     let place = place();
     let running = syslog::start(daemon, home, place.path(), 9);

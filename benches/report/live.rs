@@ -48,7 +48,7 @@ pub(crate) fn measure(report: &mut Report) {
     report.rows("live at 60 Hz by Node's socket.io-client", &figures, || {
         live(60, |server| started(node("live.js").arg(server)))
     });
-    report.rows("live at 60 Hz by rust_socketio by itself", &figures, || {
+    report.rows("live at 60 Hz by rust_socketio alone", &figures, || {
         live(60, |server| started(&mut bare::command(server)))
     });
     report.rows("live at 60 Hz by python-socketio", &figures, || {

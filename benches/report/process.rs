@@ -18,7 +18,7 @@ pub(crate) struct Look {
     pub(crate) rss_bytes: u64,
 }
 
-/// What a process used between two readings.
+/// The resources that a process used between two readings.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Took {
     pub(crate) cpu_seconds_a_minute: f64,
