@@ -336,11 +336,14 @@ fn refusal(error: &ServerError, secrets: &Secrets) -> NatsError {
     if is_about_access { NatsError::Auth(shown) } else { NatsError::Lost(shown) }
 }
 
-/// Maps an error of the library to what the caller does next. The actual cause is in the source
+/// The library's words in front of the system's error.
+const LIBRARY_IO_ERROR: &str = "IO error: ";
+
+/// Classifies an error of the library by the reaction of the caller. The actual cause is in the source
 /// chain.
 fn classify(error: &ConnectError, secrets: &Secrets) -> NatsError {
     let text = error.to_string();
-    let shown = RemoteText::new(&text, secrets);
+    let shown = RemoteText::new(text.strip_prefix(LIBRARY_IO_ERROR).unwrap_or(&text), secrets);
     let io = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
     let server = error.source().and_then(|cause| cause.downcast_ref::<ServerError>());
     match error.kind() {

@@ -7,6 +7,7 @@
 //! uses HTTP long-polling for this connection; the next connection tries WebSocket again.
 
 mod client;
+mod error_text;
 
 use std::fmt;
 use std::sync::Arc;

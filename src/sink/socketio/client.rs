@@ -41,6 +41,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 use url::Url;
 
+use super::error_text::{in_plain_words, is_ended};
 use super::{Address, Emit, Failure, Outgoing, Read, own, tls_connector};
 use crate::fields::MAX_SAMPLE_BYTES;
 use crate::net::http_client::USER_AGENT;
@@ -100,7 +101,7 @@ impl EventRate {
 /// too many events.
 pub(super) type HandOn = Arc<dyn Fn(&str, &RawValue) -> bool + Send + Sync>;
 
-/// Parses events and sends those that `read` keeps to a channel.
+/// Parses events and sends the ones that `read` keeps to a channel.
 pub(super) fn forwarder<E: Send + 'static>(read: Read<E>, events: mpsc::Sender<E>) -> HandOn {
     let rate = Mutex::new(EventRate::new());
     Arc::new(move |name, payload| {
@@ -211,8 +212,7 @@ async fn emit_until_closed(
             emit = emits.recv() => {
                 let Some(emit) = emit else { return SinkError::Lost("closed by us".into()) };
                 if let Err(error) = send(client, emit).await {
-                    let text = async_transports::take_last_error();
-                    let text = text.unwrap_or_else(|| chain(&error));
+                    let text = last_error().unwrap_or_else(|| chain(&error));
                     return SinkError::Lost(RemoteText::new(text, secrets));
                 }
             }
@@ -255,7 +255,7 @@ impl ErrorEvent {
         if let Some(refusal) = text.strip_prefix(CONNECT_ERROR) {
             return Self { origin: ErrorOrigin::Connect, text: refusal_text(refusal) };
         }
-        if text.contains(TRANSPORT_ERROR) {
+        if text.contains(TRANSPORT_ERROR) || is_ended(&text) {
             let text = "the connection failed".to_owned();
             return Self { origin: ErrorOrigin::Transport, text };
         }
@@ -265,10 +265,15 @@ impl ErrorEvent {
     /// Why the connection ended, if it did.
     fn reason(self) -> String {
         match self.origin {
-            ErrorOrigin::Transport => async_transports::take_last_error().unwrap_or(self.text),
+            ErrorOrigin::Transport => last_error().unwrap_or(self.text),
             ErrorOrigin::Connect | ErrorOrigin::Server => self.text,
         }
     }
+}
+
+/// Why the connection of this thread ended, if the transport knows it.
+fn last_error() -> Option<String> {
+    async_transports::take_last_error().map(|text| in_plain_words(&text))
 }
 
 /// Whether the client's reader has ended: the only task in this runtime besides the polling
@@ -357,7 +362,7 @@ fn client_builder(
         })
 }
 
-/// Takes the server's events, except those that are the client's own or that are no events.
+/// Takes the server's events, except malformed ones and ones with the name of a client event.
 fn install_event_tap(hand_on: HandOn, signals: mpsc::Sender<Signal>) {
     async_transports::set_event_tap(Box::new(move |event| {
         let Ok(parts) = serde_json::from_str::<Vec<&RawValue>>(event) else { return false };
@@ -518,8 +523,8 @@ fn cause<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a
     None
 }
 
-/// The error and its causes in one line, without duplicate texts and without the library's name for
-/// its transport.
+/// The error and its causes in one line and in plain words, without duplicate texts and without the
+/// library's name for its transport.
 fn chain(error: &(dyn Error + 'static)) -> String {
     if let (TRANSPORT_ERROR, Some(cause)) = (&*error.to_string(), error.source()) {
         return chain(cause);
@@ -534,7 +539,7 @@ fn chain(error: &(dyn Error + 'static)) -> String {
         }
         cause = error.source();
     }
-    line
+    in_plain_words(&line)
 }
 
 fn text(payload: &Payload) -> String {
@@ -545,5 +550,37 @@ fn text(payload: &Payload) -> String {
             None => String::new(),
         },
         _ => "binary data".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rust_engineio::Error as TransportError;
+    use rust_socketio::Error as LibraryError;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn errors_of_the_library_are_described_in_plain_words() {
+        let ended = "the connection ended unexpectedly";
+        let reset = || io::Error::from(io::ErrorKind::ConnectionReset);
+        for (error, expected) in [
+            (LibraryError::IllegalActionBeforeOpen(), ended),
+            (LibraryError::StoppedEngineIoSocket, ended),
+            (TransportError::IllegalActionBeforeOpen().into(), ended),
+            (TransportError::IncompleteIo(reset()).into(), "connection reset"),
+            (TransportError::PingTimeout().into(), "the server sent no heartbeat in time"),
+            (TransportError::IncompleteHttp(404).into(), "HTTP status 404"),
+        ] {
+            assert_eq!(chain(&error), expected);
+        }
+    }
+
+    #[test]
+    fn the_library_s_error_for_an_ended_connection_is_not_taken_for_the_server_s() {
+        let text = TransportError::IllegalActionBeforeOpen().to_string();
+        let event = ErrorEvent::of(&Payload::Text(vec![json!(text)]));
+        assert_eq!(event.reason(), "the connection failed");
     }
 }

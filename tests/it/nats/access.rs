@@ -140,7 +140,7 @@ async fn certificates_are_checked_and_a_configured_ca_is_trusted() {
     let config = format!("tls {{ cert_file: {certificate:?}, key_file: {key:?} }}");
     let server = NatsServer::configured("tls", &config);
     let stranger = agent(&folder.path().join("a"), &server.url(), &[]);
-    stranger.process.says("TLS failed: IO error: invalid peer certificate").await;
+    stranger.process.says("TLS failed: invalid peer certificate").await;
 
     let ca = format!("server.ca_file={}", ca.display());
     let friend = agent(&folder.path().join("b"), &server.url(), &[&ca]);
@@ -153,7 +153,7 @@ async fn certificates_are_checked_and_a_configured_ca_is_trusted() {
     // The certificate is for another host name.
     let other = server.url().replace("127.0.0.1", "localhost");
     let misled = agent(&folder.path().join("d"), &other, &[&ca]);
-    misled.process.says("TLS failed: IO error: invalid peer certificate").await;
+    misled.process.says("TLS failed: invalid peer certificate").await;
 
     let nowhere = agent(&folder.path().join("e"), &server.url(), &["server.ca_file=/nowhere.pem"]);
     nowhere.process.says("server.ca_file: no such file: /nowhere.pem; write").await;
@@ -202,13 +202,9 @@ async fn a_server_without_nats_or_jetstream_is_reported() {
     let html = answering(Some(b"HTTP/1.1 400 Bad Request\r\n\r\n"));
     let silent = answering(None);
     for (name, url, complaint) in [
-        (
-            "a",
-            html.as_str(),
-            "the NATS server accepts no entries: IO error: invalid server operation",
-        ),
+        ("a", html.as_str(), "the NATS server accepts no entries: invalid server operation"),
         ("b", silent.as_str(), "did not answer within 1s: it accepts no NATS connection"),
-        ("c", "nats://127.0.0.1:1", "cannot reach the server: IO error: Connection refused"),
+        ("c", "nats://127.0.0.1:1", "cannot reach the server: Connection refused"),
         ("d", "nats://pit.invalid", "cannot reach the server: DNS error"),
         ("e", &without_jetstream.url(), "it has no JetStream, or none yet"),
     ] {
